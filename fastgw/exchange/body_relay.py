@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias, cast, final
 
-from fastgw.shm.held_body_budget import HeldBodyBudget
+from fastgw.exchange.held_pieces import append_piece
+from fastgw.shm.held_body_budget import HeldBodyBudget, HeldBytes
 
 Trailers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
@@ -34,23 +35,20 @@ class RequestStages(Protocol):
     @property
     def complete(self) -> bool: ...
 
-    def feed(self, payload: bytes) -> bytes | None:
-        """None: the exchange is over."""
+    def feed(self, payload: bytes, is_last: bool) -> bytes | None:
+        """`is_last`: the body is complete, and `end` follows at once. None: the exchange is over."""
 
     def end(self, when_done: Callable[[bytes], None]) -> bytes | None:
         """None: the exchange is over, or a stage still computes the output, with which `when_done` is called later."""
+
+    def release_held(self) -> None:
+        """Give back the memory of their output so far: it was passed on."""
 
     def cancel(self) -> None: ...
 
 
 MAX_KEPT: Final = 65536
 """Default number of bytes of a request body that are kept so that it can be sent again."""
-
-
-SMALL: Final = 1024
-"""Pieces smaller than this are joined when kept: each separate object costs some fifty bytes more."""
-BLOCK: Final = 65536
-"""Maximum number of bytes in one kept piece, because appending to a piece copies it."""
 
 
 @final
@@ -74,13 +72,7 @@ class _Kept(list[bytes]):
             if not self._room.try_take(wanted):
                 return False
             self._bytes += wanted
-        block: bytes | bytearray = self[-1] if self else b""
-        if len(payload) >= SMALL:
-            self.append(payload)
-        elif isinstance(block, bytearray) and len(block) < BLOCK:
-            block += payload
-        else:
-            self.append(cast(bytes, bytearray(payload)))
+        append_piece(self, payload)
         return True
 
 
@@ -106,8 +98,8 @@ class Relay:
     in bytes; None: unknown until the end.
     """
 
-    __slots__ = ("_most_head", "_stages", "_when_head", "_when_whole", "bytes", "ended", "kept", "length",
-                 "most_kept", "paused", "sent_bytes", "sink", "source", "trailers")  # fmt: skip
+    __slots__ = ("_head_bytes", "_most_head", "_no_room", "_stages", "_when_head", "_when_whole", "bytes", "ended",
+                 "kept", "length", "most_kept", "paused", "sent_bytes", "sink", "source", "trailers")  # fmt: skip
 
     def __init__(self, source: BodySource, length: int | None = None) -> None:
         self.source = source
@@ -123,6 +115,8 @@ class Relay:
         self._stages: RequestStages | None = None
         self._when_whole: Callable[[], None] | None = None
         self._when_head: Callable[[], None] | None = None
+        self._no_room: Callable[[], None] | None = None
+        self._head_bytes: HeldBytes | None = None  # of the beginning that a filter needs
         self._most_head = 0
 
     @classmethod
@@ -146,12 +140,19 @@ class Relay:
         if most > MAX_KEPT and not self.ended and self.kept is not None and type(self.kept) is list:
             self.kept = _Kept(self.kept, room)
 
-    def await_head(self, most: int, when_there: "Callable[[], None]") -> bool:
+    def await_head(
+        self, most: int, when_there: "Callable[[], None]", room: HeldBodyBudget, no_room: "Callable[[], None]"
+    ) -> bool:
         """Receive the beginning of the body: this many bytes, or all of it. Returns whether it is there already;
-        otherwise `when_there` is called once it is. Call it before `begin_stages`.
+        otherwise `when_there` is called once it is, or `no_room`, which ends the exchange, if the memory for it is used
+        up. Call it before `begin_stages`.
         """
         if self.ended or self.bytes >= most:
             return True
+        self._head_bytes, self._no_room = HeldBytes(room), no_room
+        if not self._head_bytes.try_hold(self.bytes):
+            no_room()
+            return False
         self._most_head, self._when_head = most, when_there
         self.resume()
         return False
@@ -166,12 +167,13 @@ class Relay:
         If they buffer the body, `when_whole` is called once all output is available, unless it already is: see `waits`.
         """
         assert self.kept is not None
+        self._release_head()
         held = b"".join(self.kept)
         self.kept, self._stages = [], stages
         if not stages.keeps_length:
             self.length = None
         if held:
-            passed = stages.feed(held)
+            passed = stages.feed(held, self.ended)
             if passed is None:
                 return False
             if passed:
@@ -204,12 +206,23 @@ class Relay:
 
     def cancel_stages(self) -> None:
         """Cancel the stages, because the exchange has ended and their data is no longer needed."""
+        self._release_head()
         if self._stages is not None:
             self._stages.cancel()
 
     def forget_stages(self) -> None:
         """Release the stages: they refer back to the exchange, and only the garbage collector would find the cycle."""
-        self._stages = self._when_whole = self._when_head = None
+        self._stages = self._when_whole = self._when_head = self._no_room = None
+
+    def keep_no_more(self) -> None:
+        """Release the kept output: it will not be sent again."""
+        self.kept = None
+        if self._stages is not None:
+            self._stages.release_held()
+
+    def _release_head(self) -> None:
+        if self._head_bytes is not None:
+            self._head_bytes.release()
 
     def _keep_staged(self, passed: bytes) -> None:
         assert self.kept is not None
@@ -244,7 +257,7 @@ class Relay:
         stages = self._stages
         if stages is None:
             self._pass(payload)
-        elif passed := stages.feed(payload):
+        elif passed := stages.feed(payload, self.ended):
             self.sent_bytes += len(passed)
             self._pass(passed)
 
@@ -255,7 +268,7 @@ class Relay:
             if sink is not None and size > self.most_kept:
                 self.kept = None
             elif type(kept) is list:
-                kept.append(payload)
+                append_piece(kept, payload)
             elif not cast(_Kept, kept).add(payload, size):
                 if sink is None:  # at most one more read, and the next sink needs it
                     kept.append(payload)
@@ -264,7 +277,12 @@ class Relay:
         if sink is not None:
             sink.feed(payload)
         elif self._when_head is not None:
-            if self.bytes >= self._most_head and not self.ended:
+            assert self._head_bytes is not None
+            assert self._no_room is not None
+            if not self.ended and not self._head_bytes.try_hold(self.bytes):
+                self._when_head = None
+                self._no_room()
+            elif self.bytes >= self._most_head and not self.ended:
                 self.pause()
                 self._head_is_there()
         elif self._when_whole is None:
@@ -302,9 +320,13 @@ class Relay:
     def attach(self, sink: BodySink) -> bytes:
         """Attach a sink. Return all output so far, in one piece; later pieces go to `sink.feed`."""
         assert self.kept is not None
-        held = b"".join(self.kept)
-        if (self.bytes if self._stages is None else self.sent_bytes) > self.most_kept:
+        held, stages = b"".join(self.kept), self._stages
+        size = self.bytes if stages is None else self.sent_bytes
+        if size > self.most_kept:
             self.kept = None
+        if stages is not None and (self.kept is None or size <= MAX_KEPT):
+            stages.release_held()  # else it is held until it cannot be sent again
+        self._release_head()
         self.sink = sink
         self.resume()
         return held

@@ -3,7 +3,8 @@
 The hooks of a route are compiled into its chain; a stage is created for each exchange that a hook applies to.
 Rule 1: a stage holds no more than it declares: one that needs a whole body has a bound, above which the exchange fails.
 Rule 2: the output is framed after the stages have declared whether they keep the length. Rule 3: data that a stage
-could not check or change is not forwarded.
+could not check or change is not forwarded. Rule 4: what the stages of a body hold while more of it is to come, or while
+one computes its output, takes from the node's memory for held bodies; a body for which none is left is refused.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
 
 from fastgw.config.base.value_types import parse_size
+from fastgw.exchange.held_pieces import append_piece
 from fastgw.exchange.reply import Reply, Response
+from fastgw.shm.held_body_budget import HeldBodyBudget, HeldBytes
 
 if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange
@@ -70,12 +73,15 @@ class BodyStage:
     stage violates this. `changed`: whether the output differs from the input; False only if that is certain.
     `takes_empty`: `end` is called for an empty body, too; otherwise neither `feed` nor `end` is called for one.
     `may_wait`: `pending` is called before `end`; only for a stage that holds a whole body.
+    `held_bytes`: bytes that it holds back now, which count towards the node's memory for held bodies; only for a stage
+    that neither keeps the length nor needs the whole body, of which they are known.
     """
 
     keeps_length: bool = False
     changed: bool = True
     takes_empty: bool = False
     may_wait: bool = False
+    held_bytes: int = 0
 
     def check_length(self, length: int) -> None:
         """Raise the exception of `feed` for a request body of this declared length, if all of it is certain to be
@@ -140,6 +146,10 @@ class StageFactory:
 
 class BodyTooLong(Exception):
     """Raised for a body longer than allowed by a filter that needs all of it."""
+
+
+class NoRoomForBody(Exception):
+    """Raised for a body that cannot be held, because the node's memory for held bodies is used up."""
 
 
 class BodyRefused(Exception):
@@ -235,13 +245,13 @@ class WholeBodyStage(BodyStage):
         self._left -= len(payload)
         if self._left < 0:
             raise BodyTooLong
-        self._pieces.append(payload)
+        append_piece(self._pieces, payload)
         return b""
 
     def whole(self) -> bytes:
         """Return the body, once, at its end."""
         pieces, self._pieces = self._pieces, []
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return b"".join(pieces)
 
 
 class _Whole(WholeBodyStage):
@@ -304,17 +314,25 @@ class BodyStages:
     `failing`: the hook whose stage has raised, while the exception is handled. `holds`: a stage buffers the whole body.
     `takes_empty`: a stage takes an empty body.
     `changes`: whether the output may differ from the input. `complete`: all output was returned. `raised`: called in
-    the exception handler with the step of a hook whose stage raises on cancellation.
+    the exception handler with the step of a hook whose stage raises on cancellation. `budget`: of the bytes that they
+    hold, until they are cancelled, or `release_held` is called and they hold nothing back.
     """
 
-    __slots__ = ("_ended", "_fed", "_held", "_raised", "_stages", "changes", "complete", "failing", "holds",
-                 "keeps_length", "takes_empty")  # fmt: skip
+    __slots__ = ("_collected", "_ended", "_fed", "_held", "_held_bytes", "_raised", "_stages", "changes", "complete",
+                 "failing", "holds", "keeps_length", "takes_empty")  # fmt: skip
 
     def __init__(
-        self, stages: Iterable[tuple[BodyHook, BodyStage]], raised: Callable[[BodyFunction | StageFactory], object]
+        self,
+        stages: Iterable[tuple[BodyHook, BodyStage]],
+        raised: Callable[[BodyFunction | StageFactory], object],
+        budget: HeldBodyBudget,
     ) -> None:
         self._stages = tuple(stages)
         self._raised = raised
+        # Stages that need the whole body get it one after the other: at the end of the body, each passes on what the
+        # first one has collected, or its own output in place of it. So only the first one is counted.
+        self._collected = 0
+        self._held_bytes = HeldBytes(budget)
         self._fed = self.complete = False
         self._ended = 0  # number of stages that were ended or cancelled
         self._held = [0] * len(self._stages)  # bytes that each stage still owes, if it keeps the length
@@ -336,18 +354,34 @@ class BodyStages:
                 break
         self.failing = None
 
-    def feed(self, payload: bytes) -> bytes:
-        """Return the output of the last stage. An exception of a stage propagates."""
+    def feed(self, payload: bytes, is_last: bool = False) -> bytes:
+        """Return the output of the last stage. An exception of a stage propagates. Raises `NoRoomForBody`.
+
+        `is_last`: the body is complete, and `end` follows at once. Such a piece needs no memory of the node, so that
+        clients that stall cannot keep others from being served.
+        """
         self._fed = True
         payload = self._feed_from(0, payload)
         self.failing = None
+        if not is_last:
+            self._hold()
         return payload
+
+    def _hold(self) -> None:
+        if not self._held_bytes.try_hold(self._collected + self._held_back()):
+            raise NoRoomForBody
+
+    def _held_back(self) -> int:
+        """Return the bytes that stages hold which do not need the whole body."""
+        return sum(self._held) + sum([stage.held_bytes for _, stage in self._stages])
 
     def _feed_from(self, begin: int, payload: bytes) -> bytes:
         for place, (hook, stage) in enumerate(self._stages[begin:], begin):
             if not payload:
                 break
             self.failing = hook
+            if isinstance(stage, WholeBodyStage):
+                self._collected += len(payload)
             try:
                 payload = self._checked(place, len(payload), stage.feed(payload))
             except BodyRefused as refused:
@@ -363,7 +397,8 @@ class BodyStages:
 
     def end(self) -> bytes | PendingOutput:
         """Return the final output; nothing for an empty body, unless a stage takes it. An exception of a stage
-        propagates. A future: a stage waits for it; call `end_pending` once it is done.
+        propagates. A future: a stage waits for it; call `end_pending` once it is done. Raises `NoRoomForBody` if there
+        is no memory to hold the body meanwhile.
         """
         return self._end_from(b"", False)
 
@@ -387,14 +422,22 @@ class BodyStages:
                     raise
                 if stage.may_wait and (pending := stage.pending()) is not None:
                     self._checked(place, came, fed)
+                    self._hold()
                     return pending
             waited = False
             self._ended += 1
-            out = self._checked(place, came, fed + stage.end())
+            try:
+                out = self._checked(place, came, fed + stage.end())
+            except BodyRefused as refused:
+                refused.passed = fed + refused.passed
+                self._pass_on(place, refused)
+                raise
             if self._held[place]:
                 raise ValueError("a body stage that keeps the length returned fewer bytes than it got")
         self.failing = None
         self.complete = True
+        if not self.holds:
+            self._held_bytes.release()
         return out
 
     def _checked(self, place: int, came: int, out: bytes) -> bytes:
@@ -417,9 +460,16 @@ class BodyStages:
         return any(stage.changed for _, stage in self._stages)
 
     def cancel(self) -> None:
-        """Cancel the stages, because the body will not be completed."""
+        """Cancel the stages, because the body will not be completed, or the exchange has ended."""
+        self._held_bytes.release()
         while self._ended < len(self._stages):
             self._cancel_next()
+
+    def release_held(self) -> None:
+        """Give back the memory of the output so far, which was passed on; bytes that stages hold back still count."""
+        self._collected = 0
+        is_over = self._ended == len(self._stages)
+        self._held_bytes.try_hold(0 if is_over else self._held_back())  # less than before
 
     def _cancel_next(self) -> None:
         hook, stage = self._stages[self._ended]

@@ -25,8 +25,10 @@ from fastgw.exchange.body_stages import (
     BodyTooLong,
     Bounded,
     ChangeWhole,
+    NoRoomForBody,
     RemovedCodings,
     StageFactory,
+    WholeBodyStage,
 )
 from fastgw.exchange.reply import NO_NAMES, Reply, problem
 from fastgw.exchange.request_ids import RequestIds
@@ -37,6 +39,7 @@ from fastgw.http.grpc.status import GrpcStatus, parse_status
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.observe.tracing.trace import MOST_TIMELINE, EndedWait
 from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.shm.held_body_budget import WHY_NOT_HELD
 
 if TYPE_CHECKING:
     from fastgw.config.settings.gateway import FilterUse
@@ -244,7 +247,8 @@ class Hooks:
     `StageFactory` instead of the function makes a `BodyStage` for each exchange, which may hold back data. The hooks of
     the response are called in reverse order, also for responses of the gateway, except for faults. needs_body:
     `Bounded("1MiB")`: both functions get the whole body in one piece, and may change it; the exchange waits for it. A
-    longer request body is answered 413, a longer response body 502.
+    longer request body is answered 413, a longer response body 502, and one for which the node's memory for held bodies
+    is used up 503.
     trailers: `(exchange, trailers) -> trailers`, for the trailers of the response, pairs of name and value; the list
     may be empty.
     reply: `(exchange, reply) -> Reply`, for each response of the gateway itself on a route of the filter, before the
@@ -271,20 +275,20 @@ class Hooks:
     translate: `(exchange, forward) -> bool`, once all request steps and body hooks have let the request pass, for a
     route with an upstream. True: the filter has taken the exchange over and answers it, with a
     `upstream.client.translated_call` by `forward`. False: the next one of the chain is asked, and the exchange is
-    forwarded as usual if none has taken it. translates_copies: it also translates copies of the request for another
-    upstream (`mirror`), which then run this hook alone. sign: `(exchange, forward) -> bool`, after all translate steps,
-    and for each call of a filter that has taken the exchange over: its request is final, but for the gateway's
-    forwarding headers. True: the filter has answered the exchange. ready_answer: `(head, peer, route) -> None |
-    ReadyAnswer`, for a plain GET on a route where all steps of other filters have `sent_fields` or `response_fields`: a
-    whole response from memory, in place of all other steps, with those `response_fields`. None: the request is
-    processed as usual. fetch: of the same filter: `(request, forward) -> None | FastFetch`, in place of `translate`,
-    for such a request without a ready answer, if it can take the fast path. full_path: the request step replaces a side
-    of the exchange, so that no request of the route takes the fast path. body_head: a `BodyHead`, whose step runs once
-    all request steps have let a request with a body pass and the beginning of the body was received, which is
-    `exchange.request_body.head(most)`. The body stays as it is. Not called for sub-requests.
-    before_authentication: `(exchange) -> None`, before the first filter of the route that authenticates, for a filter
-    of a later phase: the request is as that filter sees it. The finish step runs then, even if a filter in between has
-    answered.
+    forwarded as usual if none has taken it. translate_copy: the same for copies of the request for another upstream
+    (`mirror`), which run no other hook: to translate them as well, or to change them as what is sent. sign: `(exchange,
+    forward) -> bool`, after all translate steps, and for each call of a filter that has taken the exchange over: its
+    request is final, but for the gateway's forwarding headers. True: the filter has answered the exchange.
+    ready_answer: `(head, peer, route) -> None | ReadyAnswer`, for a plain GET on a route where all steps of other
+    filters have `sent_fields` or `response_fields`: a whole response from memory, in place of all other steps, with
+    those `response_fields`. None: the request is processed as usual. fetch: of the same filter: `(request, forward) ->
+    None | FastFetch`, in place of `translate`, for such a request without a ready answer, if it can take the fast path.
+    full_path: the request step replaces a side of the exchange, so that no request of the route takes the fast path.
+    body_head: a `BodyHead`, whose step runs once all request steps have let a request with a body pass and the
+    beginning of the body was received, which is `exchange.request_body.head(most)`. The body stays as it is. Not called
+    for sub-requests. before_authentication: `(exchange) -> None`, before the first filter of the route that
+    authenticates, for a filter of a later phase: the request is as that filter sees it. The finish step runs then, even
+    if a filter in between has answered.
     """
 
     __slots__ = (
@@ -318,7 +322,7 @@ class Hooks:
         "stop",
         "trailers",
         "translate",
-        "translates_copies",
+        "translate_copy",
         "tunnel",
         "would",
     )
@@ -346,7 +350,7 @@ class Hooks:
         request_ids: RequestIds | None = None,
         tunnel: TunnelStep | None = None,
         translate: TranslateStep | None = None,
-        translates_copies: bool = False,
+        translate_copy: TranslateStep | None = None,
         sign: TranslateStep | None = None,
         ready_answer: ReadyStep | None = None,
         fetch: FetchStep | None = None,
@@ -384,7 +388,7 @@ class Hooks:
         self.request_ids = request_ids
         self.tunnel = tunnel
         self.translate, self.sign = translate, sign
-        self.translates_copies = translates_copies
+        self.translate_copy = translate_copy
         self.ready_answer = ready_answer
         self.fetch = fetch
         self.full_path = full_path
@@ -448,6 +452,8 @@ class Chain:
         "logged_at",
         "maps",
         "number",
+        "of_calls",
+        "of_copies",
         "pass_tests",
         "preflight",
         "ready_answer",
@@ -460,6 +466,7 @@ class Chain:
         "response_body_hooks",
         "response_fields",
         "response_steps",
+        "sent_settings",
         "sign_steps",
         "trailer_steps",
         "translate_steps",
@@ -481,6 +488,14 @@ class Chain:
         self.maps = maps  # results of the gateway's maps, by name, for values in this chain
         # Of a part of a traffic split: its label, and its number among parts of this label. A reload keeps both.
         self.variant: tuple[str, int] | None = None
+        # By what its requests differ from others of the route with the same upstream and path, for keys of caches: the
+        # name of a listener with filters of its own, and settings of a part. Unlike `variant`, they name the same
+        # requests when the order of the parts changes. b"": nothing.
+        self.sent_settings = b""
+        # Chains of requests of the gateway's own for exchanges of this one (`upstream.client.derived_exchange`), made
+        # when the first one is sent; None: none was.
+        self.of_calls: Chain | None = None
+        self.of_copies: Chain | None = None
         self.number = next(_NUMBERS)  # another one for each chain: filters may be kept over a reload, a route is not
         self.error_pages = error_pages  # for the gateway's own faults; None: they are answered with problem documents
         self.logged_at: dict[object, float] | None = None  # monotonic time of the last log line, by step
@@ -528,7 +543,7 @@ class Chain:
     def with_links(self, links: Iterable[FilterInstance]) -> Chain:
         """Return a chain of other filters at the same position."""
         chain = Chain(links, self.error_pages, self.maps)
-        chain.variant = self.variant
+        chain.variant, chain.sent_settings = self.variant, self.sent_settings
         return chain
 
     def _removed_codings(self) -> RemovedCodings | None:
@@ -1014,13 +1029,17 @@ def stages_of(hooks: Iterable[BodyHook], exchange: Exchange, kind: str) -> BodyS
             stage = hook.stage_for(exchange)
         except BaseException:  # the edge of a filter: data that it could not check is not forwarded
             why = raised(hook.step)
-            BodyStages(stages, raised).cancel()
+            BodyStages(stages, raised, exchange.client.held_body_budget).cancel()
             return why
         if stage is not None:
             stages.append((hook, stage))
-            if hook.changes and exchange.response is not None:
-                exchange.response.encoded_forms = None  # the next stages get another body
-    return BodyStages(stages, raised)
+            response = exchange.response
+            if response is None:
+                continue
+            if hook.changes:
+                response.encoded_forms = None  # the next stages get another body
+            response.is_held = response.is_held or isinstance(stage, WholeBodyStage)
+    return BodyStages(stages, raised, exchange.client.held_body_budget)
 
 
 def checked_whole(hook: BodyHook, exchange: Exchange, body: bytes) -> BodyStages | Reply | str | None:
@@ -1033,7 +1052,8 @@ def checked_whole(hook: BodyHook, exchange: Exchange, body: bytes) -> BodyStages
         return count_raised(hook.step, "body", exchange)
     if not isinstance(made, BodyStage):
         return made
-    return BodyStages(((hook, made),), partial(count_raised, kind="body", exchange=exchange))
+    raised = partial(count_raised, kind="body", exchange=exchange)
+    return BodyStages(((hook, made),), raised, exchange.client.held_body_budget)
 
 
 def changed_whole(hook: BodyHook, exchange: Exchange, body: bytes) -> bytes | BodyStages | str:
@@ -1049,13 +1069,17 @@ def changed_whole(hook: BodyHook, exchange: Exchange, body: bytes) -> bytes | Bo
     if type(made) is bytes:
         return made
     stages = () if made is None else ((hook, cast(BodyStage, made)),)
-    return BodyStages(stages, partial(count_raised, kind="response body", exchange=exchange))
+    raised = partial(count_raised, kind="response body", exchange=exchange)
+    return BodyStages(stages, raised, exchange.client.held_body_budget)
 
 
 def failed_stage(error: BaseException, stages: BodyStages, exchange: Exchange, kind: str, too_long: Fault) -> None:
     """End an exchange because a stage of a body has raised. Its stages are cancelled first. Called in the exception
     handler.
     """
+    if isinstance(error, NoRoomForBody):
+        exchange.fail(Fault.OVERLOADED, why=WHY_NOT_HELD)
+        return
     hook = stages.failing
     assert hook is not None
     if isinstance(error, BodyTooLong):

@@ -6,6 +6,7 @@ from fastgw.exchange.exchange import ClientSide, Exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.reply import Response
 from fastgw.http.messages import ResponseHead
+from fastgw.shm.held_body_budget import HeldBodyBudget
 
 
 class ClientWrapper(ClientSide):
@@ -65,6 +66,10 @@ class ClientWrapper(ClientSide):
     @property
     def counts(self) -> ExchangeCounts:
         return self.inner.counts
+
+    @property
+    def held_body_budget(self) -> HeldBodyBudget:
+        return self.inner.held_body_budget
 
     def filter_timeout(self) -> float:
         return self.inner.filter_timeout()

@@ -21,6 +21,7 @@ NO_CONTENT: Final = frozenset((204, 304))
 """Statuses of responses that never have a body (RFC 9110 section 6.4.1)."""
 
 UNKNOWN: Final = -1
+_LENGTH: Final = b"content-length"
 
 ALLOW: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 """The header `Allow` with all methods, for `OPTIONS *`."""
@@ -185,6 +186,9 @@ class Response(Struct, eq=False, gc=False):  # no reference cycles
     encoded_forms: EncodedForms | None = None
     """Forms of a complete response from a cache with content codings, stored beside it; None: it is not from one, or a
     filter has changed its body. Only to be used when a stage is made: they are those of the body that it gets."""
+    is_held: bool = False
+    """Whether a stage before the one that is made takes the whole body, so that the next ones get it in one piece, and
+    the head is sent after their end."""
 
     @property
     def headers(self) -> Fields:
@@ -217,10 +221,27 @@ class Response(Struct, eq=False, gc=False):  # no reference cycles
         return self.values if self._fields is not None or self.head is None else self.head.values
 
     def sent_fields(self) -> list[tuple[bytes, bytes]]:
-        """Return the header fields that are sent, without those that the client's side adds."""
+        """Return the header fields that are sent, without those that the client's side adds. A `Content-Length` is
+        there if the upstream has sent one. It is that of the body that is sent, and is left out if filters change the
+        body and its length is not known.
+        """
         dropped = names_alike(self.dropped)
         kept = [line for line in self.headers if folded(line[0]) not in dropped]
+        length = self.body_length
+        if length != AS_DECLARED:
+            kept = [
+                (name, b"%d" % length) if folded(name) == _LENGTH else (name, value)
+                for name, value in kept
+                if length >= 0 or folded(name) != _LENGTH
+            ]
         return kept + list(fields_in(self.added))
+
+    def sent_values(self, name: bytes) -> list[bytes]:
+        """Return all values of the field with this lower-case name in `sent_fields`. Cheaper, as `values` is."""
+        received = [] if self.dropped and folded(name) in names_alike(self.dropped) else self.values(name)
+        if received and name == _LENGTH and self.body_length != AS_DECLARED:
+            received = [b"%d" % self.body_length] if self.body_length >= 0 else []
+        return [*received, *(Fields.parse(self.added, 0).get_all(name) if self.added else ())]
 
     def may_become(self, before: int, method: bytes) -> bool:
         """Whether it can be sent with the new status in place of `before`. `method`: the request's."""

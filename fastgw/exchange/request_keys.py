@@ -18,6 +18,8 @@ class Traits(Protocol):
     def client_ip(self) -> str: ...
     @property
     def consumer(self) -> Consumer | None: ...
+    def current_values(self, name: bytes) -> list[bytes]:
+        """Return all values of a request header, by its lower-case name, with the changes of filters so far."""
 
 
 Reader = Callable[[Any], bytes]
@@ -25,12 +27,23 @@ Reader = Callable[[Any], bytes]
 
 
 def reader(trait: Trait) -> Reader:
-    """Return a reader for a key that is a part of the request, or its consumer."""
+    """Return a reader for a key that is a part of the request, as filters have changed it so far, or its consumer."""
+    name = trait.name.encode()
     if trait.kind == "header":
-        return _field(trait.name.encode())
+        return lambda asked: _only(asked.current_values(name))
     if trait.kind == "cookie":
-        return _cookie(trait.name.encode())
+        return lambda asked: cookie_in(asked.current_values(b"cookie"), name)
     return _PLAIN[trait.kind]
+
+
+def received_reader(trait: Trait) -> Reader:
+    """Return a reader for a header or a cookie as the client has sent it, for what is decided before the filters of the
+    route have run.
+    """
+    name = trait.name.encode()
+    if trait.kind == "header":
+        return lambda asked: _only(asked.head.values(name))
+    return lambda asked: cookie(asked.head, name)
 
 
 def cookies_named(head: RequestHead, name: bytes) -> list[bytes]:
@@ -40,24 +53,24 @@ def cookies_named(head: RequestHead, name: bytes) -> list[bytes]:
 
 def cookie(head: RequestHead, name: bytes) -> bytes:
     """The value of a cookie; b"" if there is none, or if several of this name have different values."""
+    return cookie_in(head.values(b"cookie"), name)
+
+
+def cookie_in(lines: list[bytes], name: bytes) -> bytes:
+    """The value of a cookie in these values of `Cookie`; b"" if there is none, or if several of this name have
+    different values.
+    """
     found = b""
-    for value in cookies_named(head, name):
+    for value in requirements.cookies_named(name, lines):
         if found and value != found:
             return b""
         found = value
     return found
 
 
-def _field(name: bytes) -> Reader:
-    def read(asked: Traits) -> bytes:
-        values = asked.head.values(name)
-        return values[0] if len(values) == 1 else b""
-
-    return read
-
-
-def _cookie(name: bytes) -> Reader:
-    return lambda asked: cookie(asked.head, name)
+def _only(values: list[bytes]) -> bytes:
+    """The value of a header; b"" if there is none, or if it is repeated with different values."""
+    return values[0] if values and all(value == values[0] for value in values) else b""
 
 
 def _ip(asked: Traits) -> bytes:

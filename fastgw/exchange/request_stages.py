@@ -84,8 +84,8 @@ class _RequestStages:
         self._run(self._stages.check_length, length)
         return not self._over
 
-    def feed(self, payload: bytes) -> bytes | None:
-        passed = self._run(self._stages.feed, payload)
+    def feed(self, payload: bytes, is_last: bool) -> bytes | None:
+        passed = self._run(self._stages.feed, payload, is_last)
         assert passed is None or isinstance(passed, bytes)
         return passed
 
@@ -103,6 +103,9 @@ class _RequestStages:
         rest = self._settled(self._run(self._stages.end_pending), when_done)
         if rest is not None:
             when_done(rest)
+
+    def release_held(self) -> None:
+        self._stages.release_held()
 
     def cancel(self) -> None:
         if not self._over:

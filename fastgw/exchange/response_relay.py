@@ -67,13 +67,14 @@ class ResponseRelay(BodySink):
 
     def _take_all(self, response: Response, payload: bytes) -> None:
         """Handle the complete body."""
-        passed = self._pass(payload)
-        rest = None if passed is None else self._pass_end(())
+        passed = self._pass(payload, True)
+        rest = None if passed is None else self._pass_end((), passed)
         if passed is not None and rest is not None:
             self._answer_whole(response, passed + rest, ())
 
     def _answer_whole(self, response: Response, body: bytes, trailers: Trailers) -> None:
         exchange, stages = self._exchange, self._stages
+        stages.release_held()  # the client's side counts what it has to hold
         if stages.holds and stages.changed:
             tell_of_change(response)
         trailers = self._pass_trailers(trailers)
@@ -130,13 +131,13 @@ class ResponseRelay(BodySink):
 
     # the stages
 
-    def _pass(self, payload: bytes) -> bytes | None:
-        passed = self._run(self._stages.feed, payload) if payload else b""
+    def _pass(self, payload: bytes, is_last: bool = False) -> bytes | None:
+        passed = self._run(self._stages.feed, payload, is_last) if payload else b""
         assert passed is None or isinstance(passed, bytes)
         return passed
 
-    def _pass_end(self, trailers: Trailers) -> bytes | None:
-        return self._settled(self._run(self._stages.end), trailers)
+    def _pass_end(self, trailers: Trailers, unsent: bytes = b"") -> bytes | None:
+        return self._settled(self._run(self._stages.end, unsent=unsent), trailers)
 
     def _settled(self, output: bytes | PendingOutput | None, trailers: Trailers) -> bytes | None:
         """Return the output. None: there is none, or a stage still computes it, so that the whole response is sent
@@ -155,13 +156,15 @@ class ResponseRelay(BodySink):
         if rest is not None and response is not None:
             self._answer_whole(response, rest, trailers)
 
-    def _run(self, step: Callable[..., bytes | PendingOutput], *given: bytes) -> bytes | PendingOutput | None:
-        """None: a stage has raised, and the exchange gets another response or is aborted."""
+    def _run(
+        self, step: Callable[..., bytes | PendingOutput], *given: bytes | bool, unsent: bytes = b""
+    ) -> bytes | PendingOutput | None:
+        """None: a stage has raised, and the exchange gets another response or is aborted. `unsent`: earlier output."""
         try:
             return step(*given)
         except BaseException as error:  # the edge of a filter: data that it could not check is not sent
-            if isinstance(error, BodyRefused) and error.passed and not self._stages.holds:
-                self._send_passed(error.passed)
+            if isinstance(error, BodyRefused) and (unsent or error.passed) and not self._stages.holds:
+                self._send_passed(unsent + error.passed)
             self.cancel()
             failed_stage(error, self._stages, self._exchange, "response body", Fault.RESPONSE_TOO_LARGE)
             return None

@@ -17,6 +17,7 @@ from fastgw.exchange.exchange_counts import NO_COUNTS
 from fastgw.exchange.reply import Response, fields_in
 from fastgw.http.fields import Fields
 from fastgw.http.messages import ResponseHead
+from fastgw.shm.held_body_budget import UNLIMITED, HeldBodyBudget
 
 _OWN: Final = frozenset(
     (
@@ -34,8 +35,10 @@ _OWN: Final = frozenset(
         "why",
     )
 )
+CODING: Final = frozenset((b"content-encoding",))
 _ALIKE: Final = tuple(name for name in Exchange.__slots__ if name not in _OWN)
-_AS_IT_GOES: Final = ("fault", "request_bytes", "response_bytes", "retries", "route", "state", "target", "upstream")
+_AS_IT_GOES: Final = ("chain", "fault", "request_bytes", "response_bytes", "retries", "route", "state", "target",
+                      "upstream")  # fmt: skip
 """Attributes that are set after a request step has run, and not by filters."""
 
 
@@ -49,14 +52,15 @@ class ShadowExchange(Exchange):
     `copy_progress` takes over later changes of the real one.
     """
 
-    __slots__ = ("_before", "_query_before", "known", "real")
+    __slots__ = ("_before", "_query_before", "is_decoded", "known", "real")
 
     def __init__(self, real: Exchange) -> None:
         for name in _ALIKE:
             setattr(self, name, getattr(real, name))
         self.real = real
         self.head = _Head(real.head)
-        self.client = self.response_sink = Nobody()
+        self.client = self.response_sink = nobody = Nobody()
+        nobody.held_body_budget = real.client.held_body_budget  # a shadow run holds real bytes
         self.service = None
         self.known: Who = (real.consumer, real.claims)  # set by enforcing filters
         self.claims, self.params = dict(real.claims), dict(real.params)
@@ -64,12 +68,19 @@ class ShadowExchange(Exchange):
         self.response = None
         self.shadowed, self.shadows, self.why = "", None, ""
         self.limits = None  # a shadow run does not refund units that were spent for real
+        self.is_decoded = False  # whether an earlier shadow filter would have removed the content codings of the body
         self._before, self._query_before = self._request(), self._query()
         self.copy_progress()
 
     def replace_headers(self, fields: Fields) -> None:
         """Use these request headers in place of the current ones of the real exchange."""
         self.head = _Head(self.real.head, fields)
+
+    def show_decoded(self) -> None:
+        """Leave out `Content-Encoding`, as an earlier shadow filter would have done."""
+        self.is_decoded = True
+        self.request_dropped |= CODING
+        self._before = self._request()
 
     def copy_progress(self) -> None:
         real = self.real
@@ -88,7 +99,9 @@ class ShadowExchange(Exchange):
         """Take a copy of this response."""
         head: Any = None if response.head is None else _Head(response.head)
         fields = None if head is not None else Fields(response.headers)
-        self.response = Response(response.status, head, response.added, response.dropped, _fields=fields)
+        self.response = Response(
+            response.status, head, response.added, response.dropped, response.body_length, _fields=fields
+        )
 
     def request_changes(self) -> list[str]:
         """Return the names of request headers that would differ for the upstream since the last call, and `query`."""
@@ -114,13 +127,14 @@ class ShadowExchange(Exchange):
 class ShadowRun:
     """The shadow run of one exchange: the request steps of its shadow filters, in sequence.
 
-    `over`: a filter would have answered, or might have: later ones do not run.
+    `over`: a filter would have answered, or might have: later ones do not run. `decodes`: a filter would have removed
+    the content codings of the body.
     """
 
-    __slots__ = ("_known", "_who", "over")
+    __slots__ = ("_known", "_who", "decodes", "over")
 
     def __init__(self) -> None:
-        self.over = False
+        self.over = self.decodes = False
         self._who: Who | None = None
         self._known: Who = (None, {})
 
@@ -195,6 +209,7 @@ class Nobody:
     fd = body_goes_to = -1
     accepts_more = True
     counts = NO_COUNTS
+    held_body_budget: HeldBodyBudget = UNLIMITED
 
     def send_interim(self, head: ResponseHead | None) -> None: ...
     def answer(self, response: Response, payload: bytes, ended: bool) -> None: ...

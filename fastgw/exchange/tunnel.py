@@ -19,6 +19,12 @@ class Tunnel(Protocol):
     def established(self) -> None:
         """Notify that the tunnel is established: bytes pass in both directions."""
 
+    def pause_client(self) -> None:
+        """Hold the client back (`ClientSide.pause_tunnel`): the upstream accepts no more. May be called again."""
+
+    def resume_client(self) -> None:
+        """Handle that the upstream accepts data again."""
+
     def drain(self) -> None:
         """Close soon, in the way of the tunnel's protocol, because the worker drains."""
 

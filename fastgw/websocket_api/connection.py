@@ -20,7 +20,9 @@ from fastgw.errors import Fault
 from fastgw.eventloop.addressed_connections import ConnectionOrder, ConnectionStatus, OrderAnswer, Result, Verb
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Exchange, Response
+from fastgw.exchange.chain import Chain
 from fastgw.exchange.states import ENDED
+from fastgw.filters.policies.websocket.filter import Websocket
 from fastgw.filters.policies.websocket.guard import WebsocketGuard
 from fastgw.http.http1.parser import parse_response
 from fastgw.http.websocket.frames import (
@@ -176,6 +178,8 @@ class ApiConnection(Timed):
         return early
 
     def established(self) -> None: ...
+    def pause_client(self) -> None: ...  # no upstream gets the client's data
+    def resume_client(self) -> None: ...
 
     def drain(self) -> None:
         self._close(GOING_AWAY, "the gateway is shutting down", None)
@@ -322,9 +326,21 @@ class ApiConnection(Timed):
             if isinstance(action, type(self._action)):
                 self._action = action
                 self._reader.limit_messages(action.settings.message_bytes)
+                assert match is not None
+                self._follow_filter(match[0].chain)
             else:
                 self._close(GOING_AWAY, "the route is gone", None)
         return self._action
+
+    def _follow_filter(self, chain: Chain) -> None:
+        """Give the limits of the filter `websocket` to the guard of an earlier one; without one there are none."""
+        guard = self._exchange.tunnel
+        if isinstance(guard, WebsocketGuard):
+            uses = [
+                link.use for link in chain.links if isinstance(link.use.settings, Websocket) and not link.use.shadow
+            ]
+            settings = uses[-1].settings if uses else Websocket()  # the last one of a chain has the tunnel
+            guard.replace_limits(settings.limits())
 
     def _send_event(self, action: "WebsocketApiAction", received: Received) -> None:
         opcode, payload = received

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple, final
 from fastgw.consumers.index import Consumer
 from fastgw.exchange import Chain, ClientSide, Relay, Trailers, new_exchange
 from fastgw.http.built_request import BuiltRequestHead
+from fastgw.http.content_coding.content_encoding import codings_in
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.tracing.trace import Trace
-from fastgw.shm.held_body_budget import HeldBodyBudget
+from fastgw.shm.held_body_budget import WHY_NOT_HELD, HeldBodyBudget
 from fastgw.upstream.client.subrequest import CANCELLED, Subrequest, SubrequestFailed, Subrequests
 from fastgw.upstream.forwarding.forward_action import Forward
 
@@ -94,7 +95,7 @@ class EventCall:
         if len(self._body) + len(payload) > self._most:
             why = f"the response has more than {self._most} bytes"
         elif not self._budget.try_take(len(payload)):
-            why = "the node's memory for held bodies is used up"
+            why = WHY_NOT_HELD
         if why:
             self._sent.cancel()
             self._finish(EventAnswer(why=why), CANCELLED)
@@ -105,6 +106,8 @@ class EventCall:
         head = self._head
         assert head is not None
         why = "" if 200 <= head.status < 300 else f"the response has the status {head.status}"
+        if not why and self._keeps and codings_in(head.values(b"content-encoding")):
+            why = "the response is compressed, although that is not accepted"  # a message has no content coding
         self._finish(EventAnswer(bytes(self._body), head.first(b"content-type") or b"", why), str(head.status))
 
     def on_failure(self, failure: SubrequestFailed) -> None:

@@ -14,18 +14,26 @@ CLOSE_CODE: Final = b"X-Close-Code"
 CONNECTIONS_URL: Final = b"X-Connections-Url"
 Lines = list[tuple[bytes, bytes]]
 _OURS: Final = frozenset(name.lower() for name in (CONNECTION_ID, EVENT_TYPE, ROUTE_KEY, CLOSE_CODE, CONNECTIONS_URL))
+_OF_RESPONSES: Final = frozenset(
+    b"accept-encoding if-match if-modified-since if-none-match if-range if-unmodified-since range".split()
+)
+"""Headers that ask for another form of the response, or for a part of it. The response to an event is read here."""
+_IDENTITY: Final = (b"Accept-Encoding", b"identity")
 _NOT_SENT: Final = (
     WRITTEN_HERE
     | FORWARDING
     | _OURS
+    | _OF_RESPONSES
     | {b"expect", b"via", b"content-type", b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions"}
 )
 
 
 def lines_of_filters(exchange: Exchange) -> Lines:
-    """Return the headers that filters have added for upstreams, such as the name of the consumer."""
+    """Return the headers that every request gets: those that filters have added for upstreams, such as the name of the
+    consumer, and a request for a response that is not compressed.
+    """
     added = exchange.request_added if exchange.for_others is None else exchange.for_others[0]
-    return [line for line in fields_in(added) if line[0].lower() not in _NOT_SENT]
+    return [*(line for line in fields_in(added) if line[0].lower() not in _NOT_SENT), _IDENTITY]
 
 
 def lines_of_client(exchange: Exchange) -> Lines:

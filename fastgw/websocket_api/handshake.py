@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 MOST_REFUSAL: Final = 64 * 1024
 """Maximum bytes of a response that refuses a connection."""
 _PROTOCOL: Final = b"sec-websocket-protocol"
-_PASSED: Final = (b"content-type", b"www-authenticate", b"retry-after", b"location", b"cache-control")
+_PASSED: Final = (
+    *(b"content-type", b"content-encoding", b"www-authenticate", b"retry-after", b"location", b"cache-control"),
+)
 """Headers of a response that refuses a connection which reach the client."""
 
 

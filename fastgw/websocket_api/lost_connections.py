@@ -18,6 +18,7 @@ from fastgw.http.websocket.frames import NO_CLOSE
 from fastgw.observe.tracing.tracer import RequestTracer
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.shm.connection_journal import ConnectionJournal
+from fastgw.shm.held_body_budget import HeldBodyBudget
 from fastgw.upstream.client.subrequest import Subrequests
 from fastgw.websocket_api import connection_record
 from fastgw.websocket_api.action import WebsocketApiAction
@@ -47,9 +48,10 @@ class RequestCounting(Protocol):
 class _NoClient(Nobody):
     """Client side of requests for a connection that does not exist any more."""
 
-    def __init__(self, server: RequestCounting) -> None:
+    def __init__(self, server: RequestCounting, held_body_budget: HeldBodyBudget) -> None:
         self._server = server
         self.counts = server.counts
+        self.held_body_budget = held_body_budget
 
     def filter_timeout(self) -> float:
         return self._server.timeouts.filters
@@ -69,7 +71,7 @@ class LostConnections:
     ) -> None:
         self._worker_loop, self._journal, self._find_action = worker_loop, journal, find_action
         self._server, self._ended = server, ended
-        self._client = _NoClient(server)
+        self._client = _NoClient(server, worker_loop.held_body_budget)
         self._records: Iterator[tuple[int, bytes]] = journal.records()
         self._give_up_at = worker_loop.loop.time() + GIVE_UP_S
         self._active = self._sent = self._failed = self._unsent = 0

@@ -279,6 +279,14 @@ cdef inline object _following(event, phase):
 
 
 cdef int _serve_request(connection, head) except -1:
+    try:
+        _begin_request(connection, head)
+    except Exception:  # the edge of a request without an exchange
+        connection._fail_unbegun(head)
+    return 0
+
+
+cdef int _begin_request(connection, head) except -1:
     server, listener = _server_of(connection), read(&of_connection.listener, connection)
     if read(&of_connection.trusts, connection) is not read(&of_listener.trusts, listener) and not connection._check_peer():
         connection._refuse_unread(Fault.CONNECTION_OUTDATED, None, head.raw)
@@ -340,10 +348,10 @@ cdef int _send_fast(connection, fast_path, server, listener, peer, head, route, 
     write(&of_connection.deadline, connection, INF)
     if read(&trusted_of_peer, peer):
         write(&of_path.client_ip, fast_path, client_address(head, peer, read(&of_listener.trusts, listener)))
-    write(&of_connection.is_fast, connection, True)
     tracer = read(&of_server.tracer, server)
     if tracer is not None:
         write(&of_path.trace, fast_path, tracer.begin_trace(head))
+    write(&of_connection.is_fast, connection, True)
     return send_request_on(fast_path, head, route, params)
 
 
@@ -354,30 +362,33 @@ cdef int _begin_exchange(
     stream = read(&of_connection.stream, connection) or connection.stream
     exchange = _reference["new_exchange"](head, stream, listener, peer, chain)
     stream.exchange = exchange
-    tracer = read(&of_server.tracer, server)
-    if tracer is not None:
-        exchange.trace = tracer.begin_trace(head)
-    if read(&trusted_of_peer, peer):
-        exchange.client_ip = client_address(head, peer, read(&of_listener.trusts, listener))
-    if read(&of_head.ordinary, head) and not read(&of_head.length, head):
-        write(&of_connection.deadline, connection, INF)
-        piece = _NO_BYTES
-    else:
-        piece = stream.expect_body(exchange, head)
-        if piece is None:
-            return 0  # refused
-    if fast_match is not None:
-        route, exchange.params = fast_match
-        exchange.route, exchange.answered_by = route, None
-        run_route_steps(stream, exchange, route, True)
-    elif not passed:
-        run_early_steps(stream, exchange, read(&of_listener.router, listener))
-    else:
-        write(&of_exchange.answered_by, exchange, None)  # all of them have run, or let it pass
-        if match is None or not _acts_at_once(exchange, early, match):
-            find_route(stream, exchange, read(&of_listener.router, listener), match)
-    if read(&of_connection.beginning, connection):
-        connection._handle_incomplete_body(piece)
+    try:
+        tracer = read(&of_server.tracer, server)
+        if tracer is not None:
+            exchange.trace = tracer.begin_trace(head)
+        if read(&trusted_of_peer, peer):
+            exchange.client_ip = client_address(head, peer, read(&of_listener.trusts, listener))
+        if read(&of_head.ordinary, head) and not read(&of_head.length, head):
+            write(&of_connection.deadline, connection, INF)
+            piece = _NO_BYTES
+        else:
+            piece = stream.expect_body(exchange, head)
+            if piece is None:
+                return 0  # refused
+        if fast_match is not None:
+            route, exchange.params = fast_match
+            exchange.route, exchange.answered_by = route, None
+            run_route_steps(stream, exchange, route, True)
+        elif not passed:
+            run_early_steps(stream, exchange, read(&of_listener.router, listener))
+        else:
+            write(&of_exchange.answered_by, exchange, None)  # all of them have run, or let it pass
+            if match is None or not _acts_at_once(exchange, early, match):
+                find_route(stream, exchange, read(&of_listener.router, listener), match)
+        if read(&of_connection.beginning, connection):
+            connection._handle_incomplete_body(piece)
+    except Exception:  # the edge of this exchange
+        connection.fail_exchange(exchange)
     return 0
 
 
@@ -440,12 +451,12 @@ cdef int _send_from_memory(connection, head, route, answer) except -1:
     server = _server_of(connection)
     write(&of_connection.deadline, connection, INF)
     record = _fast_path_of(connection)
-    request_id = begin_ready_on(record, head, route, answer)
     tracer = read(&of_server.tracer, server)
     if tracer is not None:
         trace = tracer.begin_trace(head)
         write(&of_path.trace, record, trace)
         lines = trace.response_line
+    request_id = begin_ready_on(record, head, route, answer)
     answer_head, body = read(&of_answer.head, answer), read(&of_answer.body, answer)
     fd, transport = read(&of_connection.fd, connection), read(&of_connection.transport, connection)
     write_paused = read(&of_connection.write_paused, connection)
@@ -468,15 +479,16 @@ cdef int _send_refusal(connection, server, listener, peer, head, route, refusal)
     record = _fast_path_of(connection)
     if read(&trusted_of_peer, peer):
         write(&of_path.client_ip, record, client_address(head, peer, read(&of_listener.trusts, listener)))
-    request_id = record.begin_refusal(head, route, refusal)
+    date_line = server.date_line()
     tracer = read(&of_server.tracer, server)
     if tracer is not None:
         trace = tracer.begin_trace(head)
         write(&of_path.trace, record, trace)
         lines += trace.response_line
+    request_id = record.begin_refusal(head, route, refusal)
     if request_id:
         lines += b"X-Request-Id: %b\r\n" % request_id
-    message = b"%bContent-Length: %d\r\n%b%b\r\n%b" % (lines, PyBytes_GET_SIZE(body), server.date_line(), last, body)
+    message = b"%bContent-Length: %d\r\n%b%b\r\n%b" % (lines, PyBytes_GET_SIZE(body), date_line, last, body)
     fd, transport = read(&of_connection.fd, connection), read(&of_connection.transport, connection)
     send_message(fd, message, transport, read(&of_connection.write_paused, connection))
     if read(&of_server.draining, server):

@@ -10,9 +10,11 @@ import asyncio
 import logging
 from collections.abc import Callable
 from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Final, cast, final
 
 from fastgw.compiled import twin
+from fastgw.downstream.http1.defect_response import answer_defect
 from fastgw.downstream.http1.rejected_head import unreadable
 from fastgw.downstream.http1.states import (
     ACTIVE,
@@ -38,10 +40,10 @@ from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.socket_send import send, send_parts
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unsent
-from fastgw.exchange import Exchange, Route, Trailers, new_exchange
+from fastgw.exchange import Exchange, Relay, Route, Trailers, new_exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
-from fastgw.exchange.states import ANSWERING
+from fastgw.exchange.states import ANSWERING, ENDED
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.body import BodyReader
@@ -56,6 +58,7 @@ from fastgw.http.http1.parser import (
 from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.http2.session import PREFACE
 from fastgw.http.malformed import Malformed
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.pipeline.request_pipeline import (
     find_route,
     run_early_steps,
@@ -108,6 +111,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         "_at",
         "_beginning",
         "_buffer",
+        "_head_begun_at",
         "_linger_end",
         "_searched",
         "_socket",
@@ -151,6 +155,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self._ahead = b""  # received bytes of the next requests, or read ahead; empty once they are processed
         self._at = 0  # offset of the next request in it
         self._searched = 0
+        self._head_begun_at = 0.0  # when the first bytes of an incomplete head came, in `HEAD`
         self._trusts = listener.trusts  # used to evaluate `peer`
         self._vouched: bytes | None = None  # over TLS: settings that verified its certificate (`ServerContexts`)
         self._address_limit: AddressLimit | None = None
@@ -240,7 +245,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         elif phase is ACTIVE or phase is FLUSHING:
             stream = self._stream
             if stream is not None and stream.reader is not None:
-                stream.read_body(chunk)
+                self._read_body(stream, chunk)
             else:
                 self._ahead = self._ahead[self._at :] + chunk
                 self._at = 0
@@ -340,6 +345,8 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                     return self._speak_http2(ahead)
                 return self._refuse_unread(fault_of(malformed), malformed.reason, ahead[at:])
             self._searched = 0
+            if self.phase is HEAD:
+                head.received_s = monotonic() - self._head_begun_at
             self._take_up_to(end)
             self._starting = True
             self._serve(head)
@@ -386,6 +393,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self._read_on()
         if self.phase is IDLE:
             self.phase = HEAD_BEGUN[self.phase]
+            self._head_begun_at = monotonic()
             if self.requests:  # the time of the first head runs from the connect
                 self.watch(self.server.timeouts.request_headers)
         return None
@@ -400,6 +408,12 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
 
     def _serve(self, head: Http1RequestHead) -> None:
         """Begin an exchange. `_ahead` contains the bytes after its head: its body or the next request."""
+        try:
+            self._begin_request(head)
+        except Exception:  # the edge of a request without an exchange
+            self._fail_unbegun(head)
+
+    def _begin_request(self, head: Http1RequestHead) -> None:
         listener = self.listener
         if self._trusts is not listener.trusts and not self._check_peer():
             self._refuse_unread(Fault.CONNECTION_OUTDATED, None, head.raw)
@@ -426,9 +440,9 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                         fast_path = self.fast_path or self.make_fast_path()
                         if peer.trusted:
                             fast_path.client_ip = client_address(head, peer, listener.trusts)
-                        self.is_fast = True
                         if self.server.tracer is not None:
                             fast_path.trace = self.server.tracer.begin_trace(head)
+                        self.is_fast = True
                         fast_path.send_request(head, route, params)
                         return
                     if not (length or plan.checks_path or plan.calls_only):  # otherwise `choose` has to check it
@@ -456,45 +470,49 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                             self.deadline = inf
                             if peer.trusted:
                                 fast_path.client_ip = client_address(head, peer, listener.trusts)
-                            self.is_fast = True
                             if self.server.tracer is not None:
                                 fast_path.trace = self.server.tracer.begin_trace(head)
+                            self.is_fast = True
                             fast_path.send_request(head, route, params)
                             return
         chain = early if fast_match is None else fast_match[0].chain
         stream = self._stream or self.stream
         exchange = stream.exchange = new_exchange(head, stream, listener, peer, chain)
-        if self.server.tracer is not None:
-            exchange.trace = self.server.tracer.begin_trace(head)
-        if peer.trusted:
-            exchange.client_ip = client_address(head, peer, listener.trusts)
-        piece: bytes | None
-        if ordinary and not length:
-            self.deadline, piece = inf, b""
-        else:
-            piece = stream.expect_body(exchange, head)
-            if piece is None:
-                return  # refused
-        if fast_match is not None:
-            route, exchange.params = fast_match
-            exchange.route, exchange.answered_by = route, None
-            run_route_steps(stream, exchange, route, True)
-        elif not passed:
-            run_early_steps(stream, exchange, listener.router)
-        else:
-            exchange.answered_by = None  # all of them have run, or let it pass
-            find_route(stream, exchange, listener.router, match)
-        if self._beginning:
-            self._handle_incomplete_body(piece)
+        try:
+            if self.server.tracer is not None:
+                exchange.trace = self.server.tracer.begin_trace(head)
+            if peer.trusted:
+                exchange.client_ip = client_address(head, peer, listener.trusts)
+            piece: bytes | None
+            if ordinary and not length:
+                self.deadline, piece = inf, b""
+            else:
+                piece = stream.expect_body(exchange, head)
+                if piece is None:
+                    return  # refused
+            if fast_match is not None:
+                route, exchange.params = fast_match
+                exchange.route, exchange.answered_by = route, None
+                run_route_steps(stream, exchange, route, True)
+            elif not passed:
+                run_early_steps(stream, exchange, listener.router)
+            else:
+                exchange.answered_by = None  # all of them have run, or let it pass
+                find_route(stream, exchange, listener.router, match)
+            if self._beginning:
+                self._handle_incomplete_body(piece)
+        except Exception:  # the edge of this exchange
+            self.fail_exchange(exchange)
 
     def _send_ready(self, head: Http1RequestHead, route: Route, answer: ReadyAnswer) -> None:
         """Answer a request with a response from memory."""
         self.deadline = inf
         record = self.fast_path or self.make_fast_path()
-        request_id = record.begin_ready(head, route, answer)
-        id_line = serializer.id_line(request_id) if request_id else b""
         if self.server.tracer is not None:
             record.trace = self.server.tracer.begin_trace(head)
+        request_id = record.begin_ready(head, route, answer)
+        id_line = serializer.id_line(request_id) if request_id else b""
+        if record.trace is not None:
             id_line += record.trace.response_line
         message_head = b"%b%b%b\r\n" % (answer.head, id_line, _CLOSE if self.closing else b"")
         if answer.length <= JOINED:
@@ -517,15 +535,16 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         record = self.fast_path or self.make_fast_path()
         if self.peer.trusted:
             record.client_ip = client_address(head, self.peer, self.listener.trusts)
-        request_id = record.begin_refusal(head, route, refusal)
         server, lines, body = self.server, refusal.lines, refusal.body
+        date_line = server.date_line()
         if server.tracer is not None:
             record.trace = server.tracer.begin_trace(head)
             lines += record.trace.response_line
+        request_id = record.begin_refusal(head, route, refusal)
         if request_id:
             lines += serializer.id_line(request_id)
         last = _CLOSE if self.closing else b""
-        message = b"%bContent-Length: %d\r\n%b%b\r\n%b" % (lines, len(body), server.date_line(), last, body)
+        message = b"%bContent-Length: %d\r\n%b%b\r\n%b" % (lines, len(body), date_line, last, body)
         send(self.fd, message, self.transport, self.write_paused)
         if server.draining:
             server.drained += 1
@@ -567,7 +586,11 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         reader = None if stream is None else stream.reader
         if stream is not None and reader is not None and self._ahead:
             exchange = stream.exchange
-            stream.read_body_ahead(reader)
+            assert exchange is not None
+            try:
+                stream.read_body_ahead(reader)
+            except Exception:  # the edge of this exchange
+                self.fail_exchange(exchange)
             if stream.reader is None and stream.exchange is exchange:  # the body has ended; further bytes may follow
                 if self._has_enough():
                     self.pause()
@@ -577,6 +600,45 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self._resume_requests()
         if not self._stopped and not self.resting and not self.transport.is_closing():
             self.transport.resume_reading()
+
+    def _read_body(self, stream: Http1Stream, chunk: bytes) -> None:
+        exchange = stream.exchange
+        assert exchange is not None
+        try:
+            stream.read_body(chunk)
+        except Exception:  # the edge of this exchange
+            self.fail_exchange(exchange)
+
+    # defects of the gateway
+
+    def _fail_unbegun(self, head: Http1RequestHead) -> None:
+        """End a request without an exchange after a defect: answer 500, or cut the connection if its response has
+        begun.
+        """
+        exchange, fast_path = self._under_way(), self.fast_path
+        if exchange is None and self.phase is ACTIVE and (fast_path is None or fast_path.response is None):
+            exchange = new_exchange(head, self.stream, self.listener, self.peer, self.listener.early)
+            if head.payload is None:
+                exchange.request_body = Relay(self, head.body_length)  # nothing was read yet
+        self.fail_exchange(exchange)
+
+    def fail_exchange(self, exchange: Exchange | None) -> None:
+        """End a request after a defect: answer 500, or cut the connection if its response has begun. None: its response
+        was sent without an exchange.
+        """
+        log_event(OperatorEvent.DEFECT, "a defect in a request of %s", self.peer.ip, error=True)
+        self._under_way()
+        self.closing = True
+        if self._beginning:
+            self._beginning = False
+            self._stop_or_start()
+        if exchange is not None and exchange.state is not ENDED:
+            self.stream.exchange = exchange  # the fast path may have taken it
+        if answer_defect(exchange, self.peer.ip):
+            return
+        if self.exchange is not None:
+            self._break_off(Fault.INTERNAL)
+        self.abort()
 
     # calls of the stream about the request's body
 
@@ -711,7 +773,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         """Return the exchange in flight; for a request on the fast path, one is created."""
         if self.is_fast:
             assert self.fast_path is not None
-            self.fast_path.leave_fast_path()
+            self.fast_path.become_exchange()
         return self.exchange
 
     # calls of the stream
@@ -771,6 +833,8 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     ) -> None:
         """Answer invalid input, and close."""
         head = unreadable(received)
+        if self.phase is HEAD:
+            head.received_s = monotonic() - self._head_begun_at
         stream = self.stream
         exchange = stream.exchange = new_exchange(head, stream, self.listener, self.peer, self.listener.early)
         self.phase = REQUEST[self.phase]

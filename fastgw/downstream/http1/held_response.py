@@ -12,6 +12,7 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, Response, Trailers
 from fastgw.exchange.body_relay import MAX_KEPT
 from fastgw.exchange.reply import NO_CONTENT, UNKNOWN
+from fastgw.shm.held_body_budget import WHY_NOT_HELD
 
 PIECE: Final = 65536
 """Bytes of a body that are sent at once."""
@@ -29,7 +30,7 @@ def send_held(exchange: Exchange, response: Response, body: bytes, trailers: Tra
     if upload is not None and not upload.ended and upload.sink is None:
         return False  # its client may read only after its request, whose rest is dropped once the response is complete
     if not worker_loop.held_body_budget.try_take(len(body) - MAX_KEPT):
-        exchange.why = "the node's memory for held bodies is used up"
+        exchange.why = WHY_NOT_HELD
         exchange.answer_instead(Fault.OVERLOADED)
         return True
     exchange.service = held = HeldBodySender(exchange, body, trailers, worker_loop)

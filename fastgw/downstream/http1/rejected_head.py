@@ -29,6 +29,7 @@ def unreadable(received: bytes) -> Http1RequestHead:
     head.request_target = head.authority = head.host = head.host_as_sent = head.scheme = head.path = b""
     head.minor = 1
     head.length = 0
+    head.received_s = 0.0
     head.chunked = head.expects_continue = head.accepts_trailers = head.ordinary = head.http2 = False
     head.connect_protocol = b""
     head.close = True

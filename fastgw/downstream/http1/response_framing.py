@@ -18,12 +18,13 @@ from fastgw.http.messages import AS_DECLARED, ResponseHead
 class Ending(IntEnum):
     """The ways of signalling the end of a body."""
 
-    LENGTH = 1  # or there is no body
+    LENGTH = 1
     CHUNKED = 2
     CLOSE = 3
+    NO_BODY = 4  # the end of the head; of a response to HEAD also if what has made the response sends a body
 
 
-LENGTH, CHUNKED, CLOSE = Ending
+LENGTH, CHUNKED, CLOSE, NO_BODY = Ending
 _OF_THE_REQUEST: Final = HOP_BY_HOP | {b"date", b"x-request-id"}
 
 
@@ -32,16 +33,13 @@ def framing_of(exchange: Exchange, response: Response, payload: bytes, ended: bo
 
     `payload`: first bytes of the body; `ended`: the body is complete.
     """
-    head = response.head
-    length = response.body_length
-    if head is None and ended:
-        if response.status in NO_CONTENT or length == UNKNOWN:
-            return LENGTH, serializer.UNFRAMED
-        return LENGTH, len(payload) if length == AS_DECLARED else length
-    if head is not None and not head.has_body:
-        if length == UNKNOWN:
-            return LENGTH, serializer.UNFRAMED
-        return LENGTH, _length_without_body(exchange, head, response.status)
+    head, length, status = response.head, response.body_length, response.status
+    if exchange.method == b"HEAD" or status in NO_CONTENT or (head is not None and not head.has_body):
+        if head is not None:
+            return NO_BODY, serializer.UNFRAMED if length == UNKNOWN else _length_without_body(exchange, head, status)
+        if ended and length == AS_DECLARED:
+            length = len(payload)
+        return NO_BODY, serializer.UNFRAMED if status in NO_CONTENT or length < 0 else length
     if ended:
         return LENGTH, len(payload)
     if length == AS_DECLARED and head is not None and head.body_length is not None:

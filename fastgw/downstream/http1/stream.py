@@ -12,18 +12,26 @@ from math import inf
 from typing import TYPE_CHECKING, Final, final
 
 from fastgw.downstream.http1.held_response import send_held
-from fastgw.downstream.http1.response_framing import CHUNKED, CLOSE, LENGTH, framing_of, own_answer, switching_head
+from fastgw.downstream.http1.response_framing import (
+    CHUNKED,
+    CLOSE,
+    LENGTH,
+    NO_BODY,
+    framing_of,
+    own_answer,
+    switching_head,
+)
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send
 from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, problem
 from fastgw.exchange.exchange_counts import ExchangeCounts
-from fastgw.exchange.reply import NO_CONTENT
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.body import BodyReader
 from fastgw.http.http1.parser import Http1RequestHead
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
 from fastgw.pipeline.request_pipeline import Waited, cancel_waiting
+from fastgw.shm.held_body_budget import HeldBodyBudget
 
 if TYPE_CHECKING:
     from fastgw.downstream.http1.connection import Http1ClientConnection
@@ -97,9 +105,16 @@ class Http1Stream:
         self.exchange, connection.is_fast = None, True
         return connection.fast_path or connection.make_fast_path()
 
+    def fail_after_defect(self, exchange: Exchange) -> None:
+        self._connection.fail_exchange(exchange)
+
     @property
     def counts(self) -> ExchangeCounts:
         return self._connection.server.counts
+
+    @property
+    def held_body_budget(self) -> HeldBodyBudget:
+        return self._connection.server.worker_loop.held_body_budget
 
     def filter_timeout(self) -> float:
         return self._connection.server.timeouts.filters
@@ -207,9 +222,9 @@ class Http1Stream:
         assert exchange is not None
         head = response.head
         ending, length = framing_of(exchange, response, payload, ended)
+        if ending is NO_BODY:
+            payload = b""
         if head is None:
-            if exchange.method == b"HEAD" or response.status in NO_CONTENT:
-                payload = b""
             exchange.response_bytes = len(payload)
         body = exchange.request_body
         if ending is CLOSE or (body is not None and not body.ended):
@@ -238,6 +253,8 @@ class Http1Stream:
         return send_held(exchange, response, body, trailers, self._connection.server.worker_loop)
 
     def feed(self, payload: bytes) -> None:
+        if self._ending is NO_BODY:
+            return
         connection = self._connection
         message = serializer.chunk(payload) if self._ending is CHUNKED else payload
         send(connection.fd, message, connection.transport, connection.write_paused)
@@ -288,6 +305,7 @@ class Http1Stream:
         assert exchange is not None
         assert exchange.service is not None
         self.tunnel_timeout, self._tunnel_ends = timeout, 0
+        self._ending = LENGTH  # not that of an earlier response on this connection
         ahead = self._connection.begin_tunnel(switching_head(exchange) + early)
         if ahead:
             self.read_raw(ahead)

@@ -13,6 +13,7 @@ from fastgw.http.http1._parser cimport Http1RequestHead
 from fastgw.upstream.forwarding._fast_path cimport accepts_on, lets_pass_by
 
 from math import inf
+from time import monotonic
 
 from fastgw.compiled import replace
 from fastgw.downstream.http1.rejected_head import unreadable
@@ -41,6 +42,7 @@ cdef struct OfConnection:
     Slot deadline
     Slot events
     Slot fd
+    Slot head_begun_at
     Slot filed_at
     Slot flush_is_due
     Slot last_calls
@@ -152,6 +154,7 @@ def adopt(type owner not None, type stream_owner not None):
     learn(&of_connection.deadline, owner, "deadline")
     learn(&of_connection.events, owner, "_events")
     learn(&of_connection.fd, owner, "fd")
+    learn(&of_connection.head_begun_at, owner, "_head_begun_at")
     learn(&of_connection.filed_at, owner, "filed_at")
     learn(&of_connection.flush_is_due, owner, "_flush_is_due")
     learn(&of_connection.last_calls, owner, "_last_calls")
@@ -242,23 +245,22 @@ cdef int _handle_all(connection, found) except -1:
     for kind, number, value in found:
         try:
             if kind == WHOLE:
-                _begin(connection, number, value, True, _NO_BYTES, None)
+                _begin(connection, number, value, _NO_BYTES, _NO_BYTES)
             elif kind == CLOSED:
                 stream = streams.pop(number, None)
                 if stream is not None:
                     _close(connection, stream)
             elif kind == REQUEST:
                 text, payload = value
-                _begin(connection, number, text, True, _NO_BYTES, payload)
+                _begin(connection, number, text, payload, _NO_BYTES)
             elif kind != PONG:  # also in place of a body that has become a part of its request
                 connection._handle_event(kind, number, value)
         except Exception:  # the edge of this stream: the others of the connection continue
-            log_event(OperatorEvent.DEFECT, "a defect in stream %d of %s", number, connection.peer.ip, error=True)
-            connection._fail_stream(number)
+            connection.fail_after_defect(number)
     return 0
 
 
-cdef int _begin(connection, number, text, bint ended, protocol, payload) except -1:
+cdef int _begin(connection, number, text, payload, protocol) except -1:
     server, listener = read(&of_connection.server, connection), read(&of_connection.listener, connection)
     if of_listener.trusts.name is NULL:
         _learn_listener(type(listener))
@@ -276,11 +278,13 @@ cdef int _begin(connection, number, text, bint ended, protocol, payload) except 
         return 0
     if protocol:
         head.came_by_connect(protocol)
+    if read(&of_connection.head_begun_at, connection) is not None:
+        connection._note_reception(head)
     streams, peer = read(&of_connection.streams, connection), read(&of_connection.peer, connection)
     spare = read(&of_connection.spare, connection)
     stream = spare.pop() if spare else Http2Stream(connection)
     write(&of_stream.id, stream, number)
-    write(&of_stream.receiving, stream, not ended)
+    write(&of_stream.receiving, stream, payload is None)
     write(&of_connection.requests, connection, read(&of_connection.requests, connection) + 1)
     if not streams:
         streams[number] = stream
@@ -351,9 +355,9 @@ def _handle(self, events):
     _handle_all(self, events)
 
 
-def _begin_request(self, number, text, bint ended, protocol=b"", payload=None):
+def _begin_request(self, number, text, payload, protocol=b""):
     """Compiled `Http2ClientConnection._begin_request`."""
-    _begin(self, number, text, ended, protocol, payload)
+    _begin(self, number, text, payload, protocol)
 
 
 def _stream_closed(self, stream):
@@ -395,6 +399,10 @@ cdef int _flush_now(connection) except -1:
         else:
             _handle_all(connection, found)
     state = session.state()
+    if not state & IN_HEAD:
+        write(&of_connection.head_begun_at, connection, None)
+    elif read(&of_connection.head_begun_at, connection) is None:
+        write(&of_connection.head_begun_at, connection, monotonic())
     if state & HAS_OUTPUT:
         connection._write_all()  # more than one piece, or the last words after an error
     sending = read(&of_connection.sending, connection)
@@ -496,10 +504,10 @@ cdef object _timeout_of_call(head):
 cdef int _send_fast(stream, fast_path, server, listener, peer, head, route, params) except -1:
     if read(&trusted_of_peer, peer):
         write(&of_path.client_ip, fast_path, client_address(head, peer, read(&of_listener.trusts, listener)))
-    write(&of_stream.is_fast, stream, True)
     tracer = server.tracer
     if tracer is not None:
         write(&of_path.trace, fast_path, tracer.begin_trace(head))
+    write(&of_stream.is_fast, stream, True)
     fast_path.send_request(head, route, params)
     return 0
 

@@ -9,9 +9,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from fastgw.compiled import twin
+from fastgw.downstream.http1.defect_response import answer_defect
 from fastgw.downstream.http1.rejected_head import unreadable
 from fastgw.downstream.http2.stream import Http2Stream
 from fastgw.errors import Fault, fault_of
@@ -22,13 +24,14 @@ from fastgw.exchange import Trailers
 from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.body import parse_trailers
-from fastgw.http.http1.parser import read_http2_request
+from fastgw.http.http1.parser import Http1RequestHead, read_http2_request
 from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.http2.session import (
     BROKEN,
     CLOSED,
     CONNECT,
     DATA,
+    DISCARDED,
     END,
     ENDING,
     FEW_EVENTS,
@@ -78,6 +81,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         "_closing",
         "_events",
         "_flush_is_due",
+        "_head_begun_at",
         "_last_calls",
         "_last_calls_at",
         "_read_while_unsent",
@@ -144,6 +148,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         self.read_since_rest = 0
         self.resting = False
         self._flush_is_due = False
+        self._head_begun_at: float | None = None  # when the first bytes of an incomplete head came
         self._awaits_head = False  # its deadline is that of an incomplete head, with other streams open
         self.sending: list[Http2Stream] = []
         """Streams with new response data since the last flush."""
@@ -290,7 +295,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         for kind, number, value in events:
             try:
                 if kind == WHOLE:
-                    self._begin_request(number, value, True)
+                    self._begin_request(number, value, b"")
                 elif kind == CLOSED:
                     stream = streams.pop(number, None)
                     if stream is not None:
@@ -298,8 +303,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
                 else:
                     self._handle_event(kind, number, value)
             except Exception:  # the edge of this stream: the others of the connection continue
-                log_event(OperatorEvent.DEFECT, "a defect in stream %d of %s", number, self.peer.ip, error=True)
-                self._fail_stream(number)
+                self.fail_after_defect(number)
 
     def _keep_rest_back(self, events: list[Event]) -> list[Event]:
         """Return the events up to the last request of this turn; the others are handled in the next one."""
@@ -318,12 +322,12 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         streams = self._streams
         if kind == CONNECT:
             protocol, text, ended = value
-            self._begin_request(number, upgrade_for(text, protocol), ended, protocol)
+            self._begin_request(number, upgrade_for(text, protocol), b"" if ended else None, protocol)
         elif kind == REQUEST:
             text, payload = value
-            self._begin_request(number, text, True, payload=payload)
+            self._begin_request(number, text, payload)
         elif kind == HEAD:
-            self._begin_request(number, value, False)
+            self._begin_request(number, value, None)
         elif kind == DATA:
             stream = streams.get(number)
             if stream is not None:
@@ -339,7 +343,8 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         elif kind == REFUSED:
             self._refuse(number, Fault.BAD_REQUEST, value)
         elif kind == TOO_LONG:
-            too_long = len(value) > self.server.header_bytes // 2
+            target = value.partition(b" ")[2].partition(b" ")[0]
+            too_long = len(target) > self.server.header_bytes // 2
             self._refuse(number, Fault.TARGET_TOO_LONG if too_long else Fault.HEAD_TOO_LARGE, None, value)
         elif kind == MALFORMED:
             if number not in streams:
@@ -348,21 +353,25 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             stream = streams.get(number)
             if stream is not None:  # it cannot be answered
                 stream.break_off(Fault.BAD_REQUEST)
+        elif kind == DISCARDED:
+            stream = streams.get(number)
+            if stream is not None:
+                stream.note_discarded(value)
 
-    def _fail_stream(self, number: int) -> None:
-        """End one stream after a defect of the gateway: answer 500, or reset it if its response has begun."""
+    def fail_after_defect(self, number: int) -> None:
+        """Log the exception that is being handled and end its stream: answer 500, or reset it if its response has
+        begun.
+        """
+        log_event(OperatorEvent.DEFECT, "a defect in stream %d of %s", number, self.peer.ip, error=True)
         stream = self._streams.get(number)
-        if stream is None:
-            self.session.reset(number, ErrorCode.INTERNAL_ERROR)
-            self.flush_soon()
-            return
-        exchange = stream.under_way()
-        if exchange is not None and exchange.state < ANSWERING:
-            exchange.fail(Fault.INTERNAL)
-        else:
+        if stream is not None:
+            exchange = stream.under_way()
+            stream.fast_path = None  # the defect may have left it half prepared
+            if answer_defect(exchange, self.peer.ip):
+                return
             stream.break_off(Fault.INTERNAL)
-            self.session.reset(number, ErrorCode.INTERNAL_ERROR)
-            self.flush_soon()
+        self.session.reset(number, ErrorCode.INTERNAL_ERROR)
+        self.flush_soon()
 
     def _resume_requests(self) -> None:
         """Continue with this client's requests, after other connections were served."""
@@ -372,11 +381,9 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._stop_or_start()
             self.flush_soon()
 
-    def _begin_request(
-        self, number: int, text: bytes, ended: bool, protocol: bytes = b"", payload: bytes | None = None
-    ) -> None:
-        """Begin the request of a head. `protocol`: that of an extended CONNECT. `payload`: the body, if it was received
-        with the head.
+    def _begin_request(self, number: int, text: bytes, payload: bytes | None, protocol: bytes = b"") -> None:
+        """Begin the request of a head. `payload`: the body, if all of the request was received with the head; None: its
+        end comes later. `protocol`: that of an extended CONNECT.
         """
         server, listener = self.server, self.listener
         if self._trusts is not listener.trusts and not self._check_peer():
@@ -390,10 +397,12 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             return
         if protocol:
             head.came_by_connect(protocol)
+        if self._head_begun_at is not None:
+            self._note_reception(head)
         streams, peer = self._streams, self.peer
         stream = self._spare.pop() if self._spare else Http2Stream(self)
         stream.id = number
-        stream.receiving = not ended
+        stream.receiving = payload is None
         self.requests += 1
         if not streams:
             streams[number] = stream
@@ -425,13 +434,21 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         head.came_by_http2()
         stream = self._streams.get(number)
         if stream is None:
+            if self._head_begun_at is not None:
+                self._note_reception(head)
             self._open(number).refuse(head, fault, detail)
         elif (exchange := stream.under_way()) is not None:
             exchange.fail(fault, detail)  # its trailers are invalid
 
+    def _note_reception(self, head: Http1RequestHead) -> None:
+        """Record how long a head took that came in more than one read."""
+        assert self._head_begun_at is not None
+        head.received_s, self._head_begun_at = monotonic() - self._head_begun_at, None
+
     def _end_request(self, stream: Http2Stream, lines: bytes) -> None:
         trailers: Trailers = ()
         if lines:
+            self._head_begun_at = None  # it was theirs
             try:
                 trailers = parse_trailers(b"\r\n" + lines + b"\r\n")
             except Malformed as malformed:
@@ -505,6 +522,10 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             else:
                 self._handle(events)
         state = session.state()
+        if not state & IN_HEAD:
+            self._head_begun_at = None
+        elif self._head_begun_at is None:
+            self._head_begun_at = monotonic()
         if state & HAS_OUTPUT:
             self._write_all()  # more than one piece, or the last words after an error
         if self.sending:
@@ -665,8 +686,9 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             if exchange.state < ANSWERING:
                 exchange.fail(Fault.GATEWAY_STOPPED)
             else:
+                code = stream.reset_code
                 stream.break_off(Fault.GATEWAY_STOPPED)
-                self.session.reset(stream.id, ErrorCode.INTERNAL_ERROR)
+                self.session.reset(stream.id, code)
         return count
 
 

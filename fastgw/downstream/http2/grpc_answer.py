@@ -14,8 +14,9 @@ _ENTITY = frozenset((b"content-type", b"content-length", b"content-encoding", b"
 
 
 def answers_grpc(exchange: Exchange, response: Response, ended: bool) -> bool:
-    """Whether a response of the gateway itself is sent as a gRPC status."""
-    return ended and response.status >= 400 and is_grpc(exchange.head)
+    """Whether a response of the gateway itself is sent as a gRPC status: to a call, whose method is POST."""
+    head = exchange.head
+    return ended and response.status >= 400 and head.method == b"POST" and is_grpc(head)
 
 
 def trailers_only(

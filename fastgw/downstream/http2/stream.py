@@ -12,7 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final, final
 
 from fastgw.downstream.http1.held_response import send_held
-from fastgw.downstream.http1.response_framing import CHUNKED, framing_of, own_answer, switching_head
+from fastgw.downstream.http1.response_framing import CHUNKED, NO_BODY, framing_of, own_answer, switching_head
 from fastgw.downstream.http2.grpc_answer import answers_grpc, late_status, trailers_only
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
@@ -20,7 +20,7 @@ from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, new_exch
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.fast_fetch import FastFetch
 from fastgw.exchange.ready_answer import ReadyAnswer
-from fastgw.exchange.reply import NO_CONTENT, body_at_once
+from fastgw.exchange.reply import body_at_once
 from fastgw.forwarded_headers import client_address
 from fastgw.http.grpc.calls import timeout_of_call
 from fastgw.http.http1 import serializer
@@ -30,6 +30,7 @@ from fastgw.http.messages import ResponseHead
 from fastgw.pipeline.request_pipeline import Waited, cancel_waiting, find_route, run_early_steps, run_route_steps
 from fastgw.routing.requirements import ClientUnknown
 from fastgw.routing.table import Match
+from fastgw.shm.held_body_budget import HeldBodyBudget
 from fastgw.upstream.forwarding.fast_path import FastPath
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Http2Stream(Timed):
         "_asked_to_continue",
         "_body_bytes",
         "_connection",
+        "_discarded",
+        "_has_body",
         "_held_at_last_look",
         "_linger_end",
         "_paused",
@@ -111,6 +114,8 @@ class Http2Stream(Timed):
         self._held_at_last_look = 0
         self._taken_at_last_look = 0
         self._linger_end = inf
+        self._has_body = True  # of the response, as far as its client expects one
+        self._discarded = 0  # bytes of the response that were not sent when the client reset the stream
         self.braked = False
         self.is_tunnel = False
         """Whether the upstream has switched: data belongs to a tunnel."""
@@ -144,9 +149,16 @@ class Http2Stream(Timed):
         (self.fast_path or self._make_fast_path()).send_fetch(exchange, fetch)
         return True
 
+    def fail_after_defect(self, exchange: Exchange) -> None:
+        self._connection.fail_after_defect(self.id)
+
     @property
     def counts(self) -> ExchangeCounts:
         return self._connection.server.counts
+
+    @property
+    def held_body_budget(self) -> HeldBodyBudget:
+        return self._connection.server.worker_loop.held_body_budget
 
     def filter_timeout(self) -> float:
         return self._connection.server.timeouts.filters
@@ -202,9 +214,9 @@ class Http2Stream(Timed):
                             self.watch(due_in)
                         if peer.trusted:
                             fast_path.client_ip = client_address(head, peer, listener.trusts)
-                        self.is_fast = True
                         if connection.server.tracer is not None:
                             fast_path.trace = connection.server.tracer.begin_trace(head)
+                        self.is_fast = True
                         fast_path.send_request(head, route, params)
                         return
                     if not (head.payload or plan.checks_path or plan.calls_only):
@@ -220,9 +232,9 @@ class Http2Stream(Timed):
                         if fast_path.begin_fetch(head, route, params, plan):
                             if peer.trusted:
                                 fast_path.client_ip = client_address(head, peer, listener.trusts)
-                            self.is_fast = True
                             if connection.server.tracer is not None:
                                 fast_path.trace = connection.server.tracer.begin_trace(head)
+                            self.is_fast = True
                             fast_path.send_request(head, route, params)
                             return
         chain = early if fast_match is None else fast_match[0].chain
@@ -435,10 +447,13 @@ class Http2Stream(Timed):
         if ending is CHUNKED or (not length and head is not None and head.version == 20 and head.body_length is None):
             length = serializer.UNFRAMED  # optional without a body, and gRPC responses have none
         date_line, shown = connection.server.date_line, exchange.id_shown
+        body = payload
+        self._has_body = ending is not NO_BODY
+        if not self._has_body:
+            payload = b""
         if head is None:
             as_grpc = response.status >= 400 and answers_grpc(exchange, response, ended)
-            body = payload
-            if as_grpc or exchange.method == b"HEAD" or response.status in NO_CONTENT:
+            if as_grpc:
                 payload = b""
             exchange.response_bytes = len(payload)
             if as_grpc:
@@ -462,6 +477,8 @@ class Http2Stream(Timed):
         return send_held(exchange, response, body, trailers, self._connection.server.worker_loop)
 
     def feed(self, payload: bytes) -> None:
+        if not self._has_body:
+            return
         connection = self._connection
         if connection.session.send(self.id, payload) > MOST_HELD:
             self._brake()
@@ -499,13 +516,18 @@ class Http2Stream(Timed):
             self._connection.flush_soon()
             self._complete()
             return
-        code = ErrorCode.CANCEL if self.is_tunnel else ErrorCode.INTERNAL_ERROR  # RFC 8441 section 5
+        code = self.reset_code
         self._connection.write_before_reset()
-        if exchange is not None and not self.is_tunnel:
-            exchange.response_bytes -= self._connection.session.held(self.id)  # discarded with the stream
+        if exchange is not None:
+            self._discount(exchange, self._unsent())
         self._connection.session.reset(self.id, code)
         self._connection.flush_soon()
         self._record()
+
+    @property
+    def reset_code(self) -> ErrorCode:
+        """Error code for the end of what cannot be completed."""
+        return ErrorCode.CANCEL if self.is_tunnel else ErrorCode.INTERNAL_ERROR  # RFC 8441 section 5
 
     def _complete(self) -> None:
         """Handle the end of the response."""
@@ -651,7 +673,7 @@ class Http2Stream(Timed):
         """Return the exchange in flight; for a request on the fast path, one is created."""
         if self.is_fast:
             assert self.fast_path is not None
-            self.fast_path.leave_fast_path()
+            self.fast_path.become_exchange()
         return self.exchange
 
     def break_off(self, fault: Fault) -> bool:
@@ -659,6 +681,27 @@ class Http2Stream(Timed):
         exchange = self.under_way()
         if exchange is None:
             return False
-        exchange.cancel(fault)
+        unsent = self._unsent()
+        self._discount(exchange, unsent)
+        if fault is Fault.CLIENT_LEFT and self._tunnel_ends & _TARGET and not unsent:
+            exchange.break_off()  # the client has got the end, so the tunnel is complete, as with its END_STREAM
+        else:
+            exchange.cancel(fault)
         self._record()
         return True
+
+    def note_discarded(self, unsent: int) -> None:
+        """Record the number of bytes that were not sent: the client has reset the stream, which ends next."""
+        if self.exchange is not None or self.is_fast:  # otherwise the response is recorded already
+            self._discarded = unsent
+
+    def _unsent(self) -> int:
+        """Number of bytes of the response that are discarded with the stream."""
+        return self._discarded + self._connection.session.held(self.id)
+
+    def _discount(self, exchange: Exchange, unsent: int) -> None:
+        """Subtract bytes that were not sent. The bytes of tunnels stay: they are counted before filters, which may add
+        close frames.
+        """
+        if not self.is_tunnel:
+            exchange.response_bytes = max(exchange.response_bytes - unsent, 0)

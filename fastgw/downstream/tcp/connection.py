@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast, final
 from fastgw.downstream.tcp.ends import End, EndState, PlainEnd, TlsEnd
 from fastgw.errors import Fault, Retry
 from fastgw.eventloop.timer_wheel import Timed
+from fastgw.eventloop.tls_transport import text_of
 from fastgw.forwarded_headers import Peer
 from fastgw.net.proxy_protocol import Address, ProxyTlvs, TerminatedTls, header_v1, header_v2
 from fastgw.net.server_name import Alert, ClientHello, HelloReader, InvalidHello
@@ -75,6 +76,7 @@ class ConnectionHead(NamedTuple):
     path: bytes = b""
     query: None = None
     connect_protocol: bytes = b""
+    received_s: float = 0.0
     upgrade: tuple[bytes, ...] = ()
 
     def first(self, name: bytes) -> None:
@@ -107,10 +109,10 @@ class TcpConnection(Timed):
         "_local",
         "_phase",
         "_record",
-        "_resort",
         "_retried",
         "_retrying",
         "_securing",
+        "_selected",
         "_server",
         "_target",
         "_target_end",
@@ -182,7 +184,7 @@ class TcpConnection(Timed):
         self._lent: SocketConnection | None = None
         self._record: AttemptRecord | None = None
         self._tried: tuple[Target, ...] = ()
-        self._resort: Target | None = None
+        self._selected: Target | None = None
         self._retried = 0
         self._retrying = False
         self._timer: asyncio.TimerHandle | None = None
@@ -292,7 +294,7 @@ class TcpConnection(Timed):
             assert self._upstream is not None
             self._end(self._upstream.unavailable())
             return
-        self._resort = target
+        self._selected = target
         self._connect(AttemptKind.FIRST)
 
     def connect_failed(self, target: Target, fault: Fault | None, why: str) -> None:
@@ -398,7 +400,7 @@ class TcpConnection(Timed):
         self._timer = None
         upstream = self._upstream
         assert upstream is not None
-        target, self._resort = self._resort or upstream.balancer.pick(cast(Any, self), self._tried), None
+        target, self._selected = self._selected or upstream.balancer.pick(cast(Any, self), self._tried), None
         if target is None:
             self._end(upstream.unavailable())
             return
@@ -479,12 +481,14 @@ class TcpConnection(Timed):
         (self._new_record(AttemptKind.FIRST) if record is None else record).give_up(fault, why, monotonic())
         self._tried += (target,)
         condition = CONNECT_FAILURE if fault.retry is Retry.SAFE else NEVER
-        decision = decide_retry(upstream, upstream.rules, condition, self._retried, self._tried, self._total_at, 0.0)
+        decision = decide_retry(
+            upstream, cast(Any, self), upstream.rules, condition, self._retried, self._tried, self._total_at, 0.0
+        )
         if decision.wait == inf or not (decision.is_free or self._take_place(upstream)):
             self._end(fault, why)
             return
         self._retried += 1
-        self._resort = decision.last_resort
+        self._selected = decision.target
         if decision.wait:
             self._timer = self._server.worker_loop.loop.call_later(decision.wait, self._connect, AttemptKind.RETRY)
         else:
@@ -689,8 +693,8 @@ def reason_of(error: Exception | None) -> str:
         return "reset"
     if isinstance(error, BrokenPipeError):
         return "closed while it was sent to"
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return f"TLS: {error.reason.lower().replace('_', ' ')}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {text_of(error)}"
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno).lower()
     return str(error)

@@ -77,7 +77,8 @@ class End(ByteSink, Protocol):
 
 def _address_of(connected: socket.socket) -> Address | None:
     name = connected.getsockname()
-    return (name[0], name[1]) if isinstance(name, tuple) else None
+    # On a dual-stack socket, which only a service manager opens, it is an IPv4-mapped IPv6 address for an IPv4 client.
+    return (name[0].removeprefix("::ffff:"), name[1]) if isinstance(name, tuple) else None
 
 
 @final

@@ -23,7 +23,7 @@ from fastgw.downstream.tls.on_demand import NameDecision
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send_at_once
 from fastgw.eventloop.timer_wheel import Timed
-from fastgw.eventloop.tls_transport import CLOSED, OPEN, SILENT, TlsTransport
+from fastgw.eventloop.tls_transport import CLOSED, OPEN, SILENT, TlsTransport, text_of
 from fastgw.forwarded_headers import Peer, TlsParameters
 from fastgw.http.malformed import Malformed
 from fastgw.net.client_certificate import ClientCertificate
@@ -462,10 +462,10 @@ class TlsConnection(TlsTransport):
 
 
 def _outcome_of(error: ssl.SSLError) -> tuple[HandshakeOutcome, str]:
-    reason = error.reason or type(error).__name__
-    outcome = _BY_REASON.get(reason)
+    reason = text_of(error)
+    outcome = _BY_REASON.get(error.reason or "")
     if outcome is None:
-        outcome = HandshakeOutcome.CLIENT_REFUSED if "ALERT" in reason else HandshakeOutcome.PROTOCOL_ERROR
+        outcome = HandshakeOutcome.CLIENT_REFUSED if "alert" in reason else HandshakeOutcome.PROTOCOL_ERROR
     if isinstance(error, ssl.SSLCertVerificationError):
         return outcome, error.verify_message
-    return outcome, reason.lower().replace("_", " ")
+    return outcome, reason

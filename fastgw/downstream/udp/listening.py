@@ -15,7 +15,7 @@ _V4: Final = struct.Struct("=I4s4s")
 _V6: Final = struct.Struct("=16sI")
 _ANCILLARY: Final = socket.CMSG_SPACE(_V4.size) + socket.CMSG_SPACE(_V6.size)
 
-Ancillary = list[tuple[int, int, bytes]]
+Ancillary = tuple[tuple[int, int, bytes], ...]
 
 
 class Datagram(NamedTuple):
@@ -23,7 +23,7 @@ class Datagram(NamedTuple):
     client: tuple[Any, ...]
     """Address of the client, as the socket returns it."""
     answer_from: Ancillary
-    """Ancillary data that sends a response from the address that the client has used."""
+    """Ancillary data that sends a response from the address that the client has used; it identifies that address."""
 
 
 def tell_destinations(listening: socket.socket) -> None:
@@ -37,7 +37,7 @@ def tell_destinations(listening: socket.socket) -> None:
 def receive(listening: socket.socket) -> Datagram:
     """Receive the next datagram. Raises `BlockingIOError` if there is none, and `OSError`."""
     payload, ancillary, _, client = listening.recvmsg(LONGEST, _ANCILLARY)
-    return Datagram(payload, client, [found for each in ancillary if (found := _answer_from(*each)) is not None])
+    return Datagram(payload, client, tuple(found for each in ancillary if (found := _answer_from(*each)) is not None))
 
 
 def _answer_from(level: int, kind: int, content: bytes) -> tuple[int, int, bytes] | None:

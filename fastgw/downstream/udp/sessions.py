@@ -1,4 +1,4 @@
-"""UDP sessions: a client's address and port, its target, and a socket connected to the target.
+"""UDP sessions: a client's address and port, the address that it sends to, a target, and a socket connected to it.
 
 A datagram of a client without a session starts one, which lasts as long as datagrams are received from either side
 (`timeouts.tunnel_idle`), at most `timeouts.total`. Responses are received on the session's connected socket, so only
@@ -19,7 +19,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from fastgw.downstream.tcp.connection import CONNECTED, ConnectionHead, Outcome
-from fastgw.downstream.udp.listening import LONGEST, Datagram, receive
+from fastgw.downstream.udp.listening import LONGEST, Ancillary, Datagram, receive
 from fastgw.errors import Fault, Retry
 from fastgw.eventloop.socket_poller import READABLE
 from fastgw.eventloop.timer_wheel import Timed
@@ -56,8 +56,9 @@ allows, or there is no memory for it. Neither side is gone."""
 _HEAD: Final = ConnectionHead(method=b"udp", version=UDP)
 _CONNECTED: Final = Outcome(CONNECTED)
 
-Key = tuple[str, tuple[Any, ...]]
-"""Name of the listener, and address of the client."""
+Key = tuple[str, tuple[Any, ...], Ancillary]
+"""Name of the listener, address of the client, and the address that the client sends to: a session has one, from which
+all its responses come."""
 
 
 @final
@@ -78,7 +79,7 @@ class UdpSessions:
                 datagram = receive(listening)
             except OSError:  # none is left; or an error of an earlier send, after which others may be readable
                 return
-            key = listener.name, datagram.client
+            key = listener.name, datagram.client, datagram.answer_from
             session = self.sessions.get(key)
             if session is not None and session.has_lost_target(listener):
                 session.end()
@@ -119,7 +120,7 @@ class UdpSession(Timed):
             "_is_listed",
             "_record",
             "_resolving",
-            "_resort",
+            "_selected",
             "_retried",
             "_sessions",
             "_server",
@@ -176,7 +177,7 @@ class UdpSession(Timed):
         self._kept: list[bytes] = []
         self._kept_bytes = 0
         self._tried: tuple[Target, ...] = ()
-        self._resort: Target | None = None
+        self._selected: Target | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._retried = 0
         self._in_retry_budget = False
@@ -199,7 +200,7 @@ class UdpSession(Timed):
         """Select a target, and look up its name if it has one."""
         self._timer = None
         upstream = self._upstream
-        target, self._resort = self._resort or upstream.balancer.pick(cast(Any, self), self._tried), None
+        target, self._selected = self._selected or upstream.balancer.pick(cast(Any, self), self._tried), None
         if target is None:
             self._finish(upstream.unavailable())
             return
@@ -339,7 +340,9 @@ class UdpSession(Timed):
         assert target is not None
         self._tried += (target,)
         condition = CONNECT_FAILURE if fault.retry is Retry.SAFE else NEVER
-        decision = decide_retry(upstream, upstream.rules, condition, self._retried, self._tried, self.deadline, 0.0)
+        decision = decide_retry(
+            upstream, cast(Any, self), upstream.rules, condition, self._retried, self._tried, self.deadline, 0.0
+        )
         if decision.wait == inf or not (decision.is_free or self._take_from_budget()):
             return False
         self._close_socket()
@@ -347,7 +350,7 @@ class UdpSession(Timed):
         for payload in sent + self._take_waiting():
             self._wait(payload)
         self._retried += 1
-        self._resort = decision.last_resort
+        self._selected = decision.target
         self._timer = self._server.worker_loop.loop.call_later(decision.wait, self.begin)
         return True
 

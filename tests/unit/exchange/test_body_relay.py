@@ -181,12 +181,13 @@ class Thrice:
     holds = keeps_length = False
     changes = changed = True
 
-    def feed(self, payload: bytes) -> bytes:
+    def feed(self, payload: bytes, is_last: bool) -> bytes:
         return payload * 3
 
     def end(self) -> bytes:
         return b""
 
+    def release_held(self) -> None: ...
     def cancel(self) -> None: ...
 
 

@@ -9,8 +9,9 @@ from fastgw.exchange import Exchange, Reply
 from fastgw.exchange.reply import ReplyBody
 from fastgw.filters.api import Phase
 from tests.support.http2 import frames
+from tests.support.http2.frames import Code
 from tests.support.memory import Plane, probe
-from tests.unit.downstream.http2.test_tunnels import HTTP2, asks, begins, data_on
+from tests.unit.downstream.http2.test_tunnels import HTTP2, asks, begins, data_on, resets
 
 pytestmark = pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
 
@@ -66,3 +67,23 @@ def test_a_window_that_takes_more_than_one_write_resumes_the_source() -> None:
     client.sends(frames.window_update(len(PIECE) * 3, 0) + frames.window_update(len(PIECE) * 3, 1))
     assert body.resumed == 1
     assert data_on(client, 1) == 3 * PIECE
+
+
+@pytest.mark.parametrize("how", ["resets", "leaves", "stalls"])
+def test_bytes_that_the_client_did_not_get_are_not_counted(how: str) -> None:
+    """As of a response that the upstream breaks off: what waits for the client's window is discarded."""
+    plane = Plane({**HTTP2, "timeouts": {"response_idle": "5s"}})
+    client = begins(plane, (frames.Setting.INITIAL_WINDOW_SIZE, 100))
+    asks(client, 1)
+    plane.connects().sends(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 80_000)
+    if how == "resets":
+        client.sends(frames.reset())
+    elif how == "leaves":
+        client.ends()
+    else:
+        plane.passes(6)
+        assert resets(client) == {1: Code.CANCEL}
+    plane.settle()
+    assert data_on(client, 1) == b"x" * 100
+    fault = "client_stalled" if how == "stalls" else "client_left"
+    assert [(each.fault, each.response_bytes) for each in plane.records] == [(fault, 100)]

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from fastgw.errors import Fault
+from fastgw.filters.api import Phase, Reply
 from fastgw.http.http2.session import Session
 from tests.support.http2 import frames
 from tests.support.http2.frames import Code, Type
 from tests.support.http2.upstream_connection import World
-from tests.support.memory import Plane
-from tests.unit.downstream.http2.test_tunnels import asks, begins, data_on, plane_of, resets, told
+from tests.support.memory import Plane, probe
+from tests.unit.downstream.http2.test_tunnels import HTTP2, asks, begins, data_on, plane_of, resets, told
 from tests.unit.downstream.test_drain import turns
 from tests.unit.upstream.connections.test_http2_liveness import HEAD
 
@@ -64,6 +65,59 @@ def test_a_request_that_could_not_begin_is_reset(monkeypatch: pytest.MonkeyPatch
         asks(client, 3)
         await answered(plane)
         assert data_on(client, 3) == b"ok"
+
+    asyncio.run(live())
+
+
+def test_the_choice_of_a_target_on_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no exchange yet. Other streams continue."""
+
+    async def live() -> None:
+        targets = [{"url": "http://127.0.0.1:9"}, {"url": "http://127.0.0.1:10"}]
+        plane = Plane({**HTTP2, "upstreams": {"u": {"targets": targets}}})
+        client = begins(plane)
+        with monkeypatch.context() as patched:
+            patched.setattr(type(plane.gateway.upstreams["u"].balancer), "pick", raises)
+            asks(client, 1)
+            await turns()
+        assert data_on(client, 1).startswith(b'{"type":"urn:fastgw:fault:internal"')
+        assert [(record.status, record.fault) for record in plane.records] == [(500, "internal")]
+        asks(client, 3)
+        await answered(plane)
+        assert data_on(client, 3) == b"ok"
+        assert not client.lost
+
+    asyncio.run(live())
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "again"])
+@pytest.mark.parametrize("fails", ["action", "target"])
+def test_a_request_whose_filter_has_waited(monkeypatch: pytest.MonkeyPatch, fails: str, again: bool) -> None:
+    """It is answered 500; if that has the same defect, it is reset. Other streams continue."""
+
+    async def live() -> None:
+        permitted: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
+        waits = probe("waits", Phase.AUTHENTICATE, request=lambda exchange: permitted)
+        targets = [{"url": "http://127.0.0.1:9"}, {"url": "http://127.0.0.1:10"}]
+        plane = Plane({**HTTP2, "upstreams": {"u": {"targets": targets}}}, probes=[waits])
+        client = begins(plane)
+        asks(client, 1)
+        with monkeypatch.context() as patched:
+            if fails == "action":
+                patched.setattr("fastgw.pipeline.request_pipeline.run_route_steps", raises)
+                patched.setattr("fastgw.pipeline.request_pipeline._run_action", raises)
+            else:
+                patched.setattr(type(plane.gateway.upstreams["u"].balancer), "pick", raises)
+            if again:
+                patched.setattr("fastgw.exchange.exchange.problem", raises)
+            permitted.set_result(None)
+            await turns()
+        if again:
+            assert resets(client) == {1: Code.INTERNAL_ERROR}
+        else:
+            assert data_on(client, 1).startswith(b'{"type":"urn:fastgw:fault:internal"')
+        assert [record.fault for record in plane.records] == ["internal"]
+        assert not client.lost
 
     asyncio.run(live())
 

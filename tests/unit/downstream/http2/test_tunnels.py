@@ -81,6 +81,16 @@ def data_on(client: Wire, stream: int) -> bytes:
     return b"".join(payload for kind, number, payload in told(client) if (kind, number) == (Type.DATA, stream))
 
 
+def ends_of(client: Wire) -> list[int]:
+    """Streams that END_STREAM has ended, which is read as the flag of the frame."""
+    made, at, sent = [], 0, client.received
+    while at < len(sent):
+        if sent[at + 3] in (Type.DATA, Type.HEADERS) and sent[at + 4] & frames.Flag.END_STREAM:
+            made.append(int.from_bytes(sent[at + 5 : at + 9], "big"))
+        at += 9 + int.from_bytes(sent[at : at + 3], "big")
+    return made
+
+
 def test_requests_beside_a_tunnel_have_their_own_time_in_a_drain() -> None:
     """At the end of `drain.requests` what has no answer is answered 503, and what has begun is reset; tunnels go on."""
 
@@ -119,6 +129,8 @@ def test_requests_beside_a_tunnel_have_their_own_time_in_a_drain() -> None:
 
 
 def test_tunnels_with_less_time_than_requests_are_cut_beside_them() -> None:
+    """RFC 8441 section 5: RST_STREAM with CANCEL stands for the reset of the tunnel's connection."""
+
     async def live() -> None:
         plane = plane_of()
         client = begins(plane)
@@ -128,7 +140,7 @@ def test_tunnels_with_less_time_than_requests_are_cut_beside_them() -> None:
         drain = asyncio.ensure_future(plane.server.drain(60, 0))
         await turns()
         plane.settle()
-        assert resets(client) == {1: Code.INTERNAL_ERROR}
+        assert resets(client) == {1: Code.CANCEL}
         upstream.sends(OK + b"abcd")
         plane.passes(2)
         await turns()
@@ -220,6 +232,41 @@ def test_a_tunnel_that_begins_in_a_drain_is_told_of_it(version: int) -> None:
         await drain
 
     asyncio.run(live())
+
+
+@pytest.mark.parametrize("how", ["resets", "leaves"])
+def test_a_client_that_closes_after_the_upstream_has_not_left(how: str) -> None:
+    """As over HTTP/1.1, where its FIN is the second end of the tunnel: browsers reset a stream that has ended."""
+    plane = plane_of()
+    client = begins(plane)
+    upstream = opens_tunnel(plane, client)
+    upstream.sends(b"last words")
+    upstream.ends()
+    assert data_on(client, 1) == b"last words"
+    assert ends_of(client) == [1]
+    if how == "resets":
+        client.sends(frames.reset())
+    else:
+        client.ends()
+    plane.settle()
+    assert [each.fault for each in plane.records] == [""]
+    assert upstream.lost
+
+
+@pytest.mark.parametrize("how", ["resets", "leaves"])
+def test_a_client_that_leaves_before_it_has_read_the_end_has_left(how: str) -> None:
+    plane = plane_of()
+    client = begins(plane, (frames.Setting.INITIAL_WINDOW_SIZE, 3))
+    upstream = opens_tunnel(plane, client)
+    upstream.sends(b"last words")
+    upstream.ends()
+    assert data_on(client, 1) == b"las"
+    if how == "resets":
+        client.sends(frames.reset())
+    else:
+        client.ends()
+    plane.settle()
+    assert [each.fault for each in plane.records] == ["client_left"]
 
 
 @pytest.mark.parametrize("changed", ["before", "meanwhile"])
