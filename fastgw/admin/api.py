@@ -25,6 +25,7 @@ from fastgw.admin.authorization import ACTOR, CERTIFIED, SAFE, Access, Gate
 from fastgw.admin.node_interface import (
     JSON,
     MOST_CACHED_SHOWN,
+    NDJSON,
     Analytics,
     CacheInfo,
     CachePurged,
@@ -63,7 +64,7 @@ from fastgw.admin.responses import answer, json_response, refused
 from fastgw.admin.stories import QUERY_PARAMETERS as QUERY_PARAMETERS_OF_STORIES
 from fastgw.admin.stories import StoryList, list_stories, one_story
 from fastgw.admin.tapped_request import TapRequest
-from fastgw.admin.taps import NDJSON, tap
+from fastgw.admin.taps import tap
 from fastgw.analytics.store import CannotKeepAnalytics
 from fastgw.analytics.usage import TooMuch
 from fastgw.capture.debug_token import MOST_S as MOST_DEBUGGED_S
@@ -563,7 +564,7 @@ async def _begin_recording(node: Node, request: Request) -> Response:
 async def _fetch_records(node: Node, request: Request) -> Response:
     records = await node.fetch_records(request.path_params["id"])
     if records is None:
-        raise HTTPException(404, "There is no such recording.")
+        raise HTTPException(404, "There is no such recording, or the gateway has ended it.")
     return answer(records, MESSAGE_PACK)
 
 
@@ -571,7 +572,7 @@ async def _end_recording(node: Node, request: Request) -> Response:
     await _no_body(request)
     ended = node.end_recording(request.path_params["id"])
     if ended is None:
-        raise HTTPException(404, "There is no such recording.")
+        raise HTTPException(404, "There is no such recording, or the gateway has ended it.")
     return json_response(ended)
 
 

@@ -7,6 +7,7 @@ import http.client
 import os
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from fastgw.admin import TOKEN
-from fastgw.admin.node_interface import JSON, Refusal
+from fastgw.admin.node_interface import JSON, NDJSON, Refusal
 from fastgw.config.base.value_types import Address, parse_address
 from fastgw.config.settings.secrets import Secret
 
@@ -78,6 +79,8 @@ class AdminClient:
     def __init__(self, admin: AdminAddress, token: str | None, certificate: str | None = None) -> None:
         self._admin = admin
         self._tls = _client_tls(certificate) if admin.tls else None
+        self.has_answered = False
+        """Whether there was a response, so that the address is right."""
         self._fields: dict[str, str | bytes] = (
             {} if token is None else {"Authorization": f"Bearer {token.strip()}".encode()}
         )
@@ -106,8 +109,11 @@ class AdminClient:
         """Send a request that changes something, and return its result, successful or not. `body`: sent as JSON."""
         return self._decoded(self._send_request("POST", path, CHANGE_TIMEOUT, body), kind)
 
-    def stream_lines(self, path: str, body: object) -> Iterator[bytes]:
-        """Send a request, and yield the lines of the response as they come, without empty ones."""
+    def stream_lines(self, path: str, body: object, seconds: float) -> Iterator[bytes]:
+        """Send a request, and yield the lines of the response as they come, without empty ones. `seconds`: duration of
+        the response; the gateway has ended one that is shorter, which is `Unreachable` too.
+        """
+        ends_at = time.monotonic() + seconds  # not later than the gateway's
         fields = {**self._fields, "Content-Type": JSON}
         connection = _Connection(self._admin, self._tls)
         try:
@@ -117,11 +123,18 @@ class AdminClient:
             response = connection.getresponse()
             if response.status != 200:
                 raise self._refused(response.status, response.read())
-            while line := response.readline():
+            if (kind := response.headers.get_content_type()) != NDJSON:
+                raise self._stranger(f"it answers with {kind}")
+            self.has_answered = True
+            while (line := response.readline()).endswith(b"\n"):
                 if line.strip():
                     yield line
+            if line or time.monotonic() < ends_at:
+                raise self._unreachable(ConnectionResetError())
         except OSError as error:
             raise self._unreachable(error) from error
+        except http.client.IncompleteRead as error:
+            raise self._unreachable(ConnectionResetError()) from error
         except http.client.HTTPException as error:
             raise self._stranger(f"it does not speak HTTP: {type(error).__name__}") from error
         finally:
@@ -143,9 +156,12 @@ class AdminClient:
             connection.sock.settimeout(timeout)
             connection.request(method, path, None if body is None else msgspec.json.encode(body), fields)
             response = connection.getresponse()
+            self.has_answered = True
             answer = response.read()
         except OSError as error:
             raise self._unreachable(error) from error
+        except http.client.IncompleteRead as error:
+            raise self._unreachable(ConnectionResetError()) from error
         except http.client.HTTPException as error:
             raise self._stranger(f"it does not speak HTTP: {type(error).__name__}") from error
         finally:
@@ -159,6 +175,8 @@ class AdminClient:
         if isinstance(error, ssl.SSLCertVerificationError):
             why = f"its certificate is not trusted ({error.verify_message})"
             return Unreachable(f"{text}: {why}; set SSL_CERT_FILE=FILE to the CA certificates to trust")
+        if isinstance(error, ConnectionResetError) and self.has_answered:
+            return Unreachable(f"the gateway at {text} has ended the connection; see its log")
         if isinstance(error, ConnectionResetError):  # after it was accepted: it may be TLS, or control may have ended
             hint = f", or {self._try_tls} if it has TLS" if self._may_be_tls else ""
             return Unreachable(f"{text} ended the connection without a response; see the gateway's log{hint}")

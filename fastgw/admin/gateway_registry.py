@@ -6,6 +6,7 @@ whatever process has its pid now, and is removed. A directory in which others ca
 trusted.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -228,6 +229,10 @@ class Registration:
 
     def __init__(self, path: str, fd: int) -> None:
         self.path, self.fd = path, fd
+        self.has_token = False
+        """Whether this program has written the token file."""
+        self.is_written = False
+        """Whether entry and token are as they were last wanted; False: there was no space for them."""
         self._length = 0
         # Programs that clean up /tmp by age skip a locked directory (tmpfiles.d(5)).
         self._directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -265,10 +270,12 @@ class Registration:
         """
         text = msgspec.json.encode(entry)
         self._length = max(self._length, os.fstat(self.fd).st_size, len(text))
-        os.pwrite(self.fd, text.ljust(self._length), 0)
+        if os.pwrite(self.fd, text.ljust(self._length), 0) < self._length:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def write_token(self, token: str | None) -> None:
-        """Write the token file; None: remove it. Raises `OSError`."""
+        """Write the token file; None: remove it. Raises `OSError`, and leaves nothing that is incomplete."""
+        self.has_token = False
         hidden = f"{self.token_file}.new"
         for each in (hidden, *(() if token is not None else (self.token_file,))):
             with suppress(FileNotFoundError):
@@ -279,9 +286,13 @@ class Registration:
             try:
                 os.fchmod(descriptor, 0o600)
                 os.write(descriptor, token.encode() + b"\n")
+                os.rename(hidden, self.token_file)  # concurrent readers see either version
+            except OSError as error:
+                os.unlink(hidden)
+                raise OSError(error.errno, error.strerror, self.token_file) from error
             finally:
                 os.close(descriptor)
-            os.rename(hidden, self.token_file)  # concurrent readers see either version
+            self.has_token = True
 
     def end(self) -> None:
         """Remove the entry at the end of the gateway."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MOST_CACHED_SHOWN: Final = 100
 """Maximum number of objects of each cache store that are shown."""
 JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
 PROBLEM: Final = "application/problem+json"
 """Content type of a `Refusal`; all other responses are `JSON`."""
 

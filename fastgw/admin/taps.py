@@ -13,14 +13,13 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from fastgw.admin.authorization import ACTOR
-from fastgw.admin.node_interface import CapturedExchanges, Node, TooManyCaptures
+from fastgw.admin.node_interface import NDJSON, CapturedExchanges, Node, TooManyCaptures
 from fastgw.admin.responses import NOTHING_LOADED, SAFE
 from fastgw.admin.tapped_request import TappedMessage, TappedRequest, TapRequest
 from fastgw.capture.captured_exchange import CapturedExchange
 from fastgw.capture.redaction import RedactedBody, Redaction, request_fields
 from fastgw.observe.access_log.formats import PROTOCOLS, rfc3339
 
-NDJSON: Final = "application/x-ndjson"
 LASTING: Final = "lasting"
 """Key in the request's state: function that lets the response take this number of seconds."""
 IDLE_S: Final = 5.0

@@ -582,7 +582,7 @@ cdef class Recorder:
         cdef int odd = 0
         cdef int path_marks = 0, query_marks = 0, referer_marks = 0, user_agent_marks = 0
         cdef int64_t date_ms, duration_us, upstream_us
-        cdef double duration_s, upstream_s
+        cdef double duration_s, upstream_s, received_s
         cdef long long request_bytes, response_bytes, retries
         cdef Py_ssize_t length, consumer_row = 0
         cdef uint64_t* words = self._words
@@ -593,9 +593,11 @@ cdef class Recorder:
         found = _read(exchange, ended, HEAD)
         if type(found) is Http1RequestHead:
             head = <Http1RequestHead>found
+            received_s = head.received_s
             method, version = _method(head), version_of(head)
         else:
             head = None
+            received_s = found.received_s
             method, version = -1, found.version
             if version == _TCP or version == _UDP:
                 method = _METHODS.index(found.method)
@@ -603,8 +605,11 @@ cdef class Recorder:
         if entry is NULL:
             return False
         sort = <Sort>entry.sort
-        duration_s = now - <double>_read(exchange, ended, BEGUN_AT)
+        # As `first_byte_at` and `upstream_s_of` of the reference.
+        duration_s = now - (<double>_read(exchange, ended, BEGUN_AT) - received_s)
         upstream_s = _read(exchange, ended, UPSTREAM_S)
+        if upstream_s >= 0.0:
+            upstream_s += received_s
         body = _read(exchange, ended, REQUEST_BODY)
         request_bytes = _count(_read(exchange, ended, REQUEST_BYTES) if body is None else self._body.read(body, 0))
         response_bytes = _count(_read(exchange, ended, RESPONSE_BYTES))

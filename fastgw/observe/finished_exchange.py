@@ -27,6 +27,8 @@ class FinishedHead(Protocol):
     def upgrade(self) -> tuple[bytes, ...]: ...
     @property
     def connect_protocol(self) -> bytes: ...
+    @property
+    def received_s(self) -> float: ...
     def first(self, name: bytes) -> bytes | None: ...
 
 
@@ -103,7 +105,9 @@ class FinishedExchange(Protocol):
     @property
     def response_bytes(self) -> int: ...
     @property
-    def begun_at(self) -> float: ...
+    def begun_at(self) -> float:
+        """When the request head was complete; timeouts begin then. See `first_byte_at`."""
+
     @property
     def upstream(self) -> str: ...
     @property
@@ -141,6 +145,19 @@ CLIENT_LEFT = 499
 """Status of an exchange whose client left before a response."""
 
 
+def first_byte_at(ended: FinishedExchange) -> float:
+    """Return when the first byte of the request was received: durations begin there, and so do its span and story."""
+    return ended.begun_at - ended.head.received_s
+
+
+def upstream_s_of(ended: FinishedExchange) -> float:
+    """Return the seconds from the first byte of the request to the end of the upstream's response head; negative: no
+    such head was complete.
+    """
+    seconds = ended.upstream_s
+    return seconds + ended.head.received_s if seconds >= 0.0 else seconds
+
+
 def record_of(ended: FinishedExchange, now: float, date: float) -> Record:
     """Return the record of an exchange that has ended. `now`: monotonic seconds; `date`: epoch seconds."""
     head, route, body, fault, trace = ended.head, ended.route, ended.request_body, ended.fault, ended.trace
@@ -159,12 +176,12 @@ def record_of(ended: FinishedExchange, now: float, date: float) -> Record:
         CLIENT_LEFT if ended.response is None else ended.response.status,
         ended.request_bytes if body is None else body.bytes,
         ended.response_bytes,
-        now - ended.begun_at,
+        now - first_byte_at(ended),
         "" if consumer is None else consumer.name,
         "" if route is None else route.name,
         ended.upstream,
         ended.target,
-        ended.upstream_s,
+        upstream_s_of(ended),
         ended.retries,
         "" if fault is None else fault.label,
         ended.why,

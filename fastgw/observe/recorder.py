@@ -23,7 +23,13 @@ from fastgw.observe.access_log.formats import (
 )
 from fastgw.observe.access_log.log import Log
 from fastgw.observe.access_log.record import LoggedBodies, Record
-from fastgw.observe.finished_exchange import CLIENT_LEFT, FinishedExchange, record_of
+from fastgw.observe.finished_exchange import (
+    CLIENT_LEFT,
+    FinishedExchange,
+    first_byte_at,
+    record_of,
+    upstream_s_of,
+)
 from fastgw.observe.metrics.counters import ExchangeCounters, SeriesWords, Words
 from fastgw.observe.metrics.families import METHOD_INDEXES
 from fastgw.observe.metrics.request_meter import RequestMeter
@@ -166,8 +172,9 @@ class Recorder:
         )
         words, template = self._kinds.get(kind) or self._learn(SeriesKey(*kind))
         request_bytes = ended.request_bytes if body is None else body.bytes
-        duration_s = now - ended.begun_at
-        self._counters.count(words, duration_s, request_bytes, ended.response_bytes, ended.upstream_s, ended.retries)
+        duration_s = now - first_byte_at(ended)
+        upstream_s = upstream_s_of(ended)
+        self._counters.count(words, duration_s, request_bytes, ended.response_bytes, upstream_s, ended.retries)
         if fault is not None and route is not None and kind[6] >= ERRORS:
             self.remember(ended)
         trace = ended.trace
@@ -238,7 +245,7 @@ class Recorder:
         self, ended: FinishedExchange, template: bytes, date: float, duration_s: float, request_bytes: int
     ) -> tuple[bytes, bytes]:
         """Return the line, and the text for `SecretNames.none_in`. Both empty: the line must be made from a record."""
-        head, request_id, upstream_s = ended.head, ended.request_id, ended.upstream_s
+        head, request_id, upstream_s = ended.head, ended.request_id, upstream_s_of(ended)
         host, path, query = head.host, head.raw_path, head.query
         user_agent, referer = head.first(b"user-agent") or b"", head.first(b"referer") or b""
         client = ended.client_ip.encode()

@@ -7,6 +7,7 @@ including later ones, as a feed. So they survive the death of any process, reloa
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Final, final
 
 import msgspec
@@ -45,10 +46,10 @@ class KnownAddresses:
     def __repr__(self) -> str:
         return f"<KnownAddresses of {len(self._names)} names>"
 
-    def of_host(self, host: str) -> Sequence[HostAddress]:
-        """Return the addresses found last; none if the host is unknown."""
+    def of_host(self, host: str) -> tuple[Sequence[HostAddress], float]:
+        """Return the addresses found last, and when (monotonic seconds); none if the host is unknown."""
         known = self._names.get(host)
-        return () if known is None else known.addresses
+        return ((), -inf) if known is None else (known.addresses, known.found_at)
 
     def add(self, host: str, addresses: Sequence[HostAddress], now: float) -> None:
         """Store the result of a lookup. `now`: monotonic seconds."""

@@ -7,8 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from fastgw.http.fields import Fields, folded
-from fastgw.http.http1.serializer import names_alike
+from fastgw.http.fields import Fields
 from fastgw.net.proxy_protocol import ProxyTlvs
 from fastgw.observe.access_log.credential_names import CredentialNames
 from fastgw.observe.access_log.formats import (
@@ -184,9 +183,9 @@ def _response_header(name: bytes) -> Value:
 def _response_values(response: Any, name: bytes) -> list[bytes]:
     if not hasattr(response, "values"):  # a ready answer, whose head is bytes
         return Fields.parse(response.head, response.head.find(b"\r\n") + 2).get_all(name)
-    added, dropped = getattr(response, "added", b""), getattr(response, "dropped", None)
-    received = [] if dropped and folded(name) in names_alike(dropped) else response.values(name)
-    return [*received, *(Fields.parse(added, 0).get_all(name) if added else ())]
+    if not hasattr(response, "sent_values"):  # a head that is sent as it was received
+        return response.values(name)  # type: ignore[no-any-return]  # of several types
+    return response.sent_values(name)  # type: ignore[no-any-return]
 
 
 def _joined(values: list[bytes], mask: Mask) -> str | None:

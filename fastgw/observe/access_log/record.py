@@ -7,6 +7,7 @@ import msgspec
 TCP: Final = 1
 UDP: Final = 2
 """Protocol in place of an HTTP version: a connection of a TCP listener, a session of a UDP listener."""
+_SWITCHING_PROTOCOLS: Final = 101
 
 
 class LoggedExchange(Protocol):
@@ -68,7 +69,7 @@ class Record(msgspec.Struct, gc=False):
     target: str = ""
     """`host:port` of the last attempt."""
     upstream_s: float = -1.0
-    """Seconds until the upstream's response head was complete."""
+    """Seconds from the same instant until the upstream's response head was complete; negative: it never was."""
     retries: int = 0
     fault: str = ""
     """Label of the fault that ended the exchange or caused its response."""
@@ -97,3 +98,10 @@ class Record(msgspec.Struct, gc=False):
     """The exchange itself, for the headers that a log shows."""
     bodies: LoggedBodies | None = None
     """Bodies of the exchange, for the logs that show them; None: no log does, or the request matched no route."""
+
+    @property
+    def is_tunnel(self) -> bool:
+        """Whether the request has become a tunnel: its duration is that of the tunnel. Over HTTP/2 that is a 2xx to an
+        extended CONNECT (RFC 8441 section 5).
+        """
+        return self.status == _SWITCHING_PROTOCOLS or (bool(self.connect_protocol) and 200 <= self.status < 300)

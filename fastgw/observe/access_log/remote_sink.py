@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from typing import Final, NamedTuple, Protocol, final
 
 from fastgw.observe.access_log.spool import HeldLines, Spool, UnreadableLines
-from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.operator_events import OperatorEvent, OutageReports, log_event
 
 RETRY_FIRST_S: Final = 1.0
 RETRY_MOST_S: Final = 30.0
@@ -124,7 +124,8 @@ class RemoteSink:
         self._lost = 0  # lines that `refresh` has found lost; `flush` tells them
         self._refused = 0  # lines refused for ever since that was reported
         self._report_at = 0.0
-        self._fails = self._is_full = False
+        self._reports = OutageReports()
+        self._is_full = False
         self._thread = _DeliveryThread(name, transport)
         self._in_flight: _InFlight | None = None
         self.abandoned = False
@@ -306,17 +307,16 @@ class RemoteSink:
             self._failed(f"its spool {spool.path} cannot be read: {error.strerror}", 0.0)
 
     def _failed(self, why: str, wait_s: float) -> None:
-        self._retry_at = time.monotonic() + min(max(wait_s, self._retry_s), 2 * RETRY_MOST_S)
+        now = time.monotonic()
+        self._retry_at = now + min(max(wait_s, self._retry_s), 2 * RETRY_MOST_S)
         self._retry_s = min(2 * self._retry_s, RETRY_MOST_S)
-        if not self._fails:
-            self._fails = True
+        if self._reports.is_due(why, now):
             kept = "kept in its spool" if self._spool is not None else "held in memory"
             log_event(OperatorEvent.ACCESS_LOG_FAILED, "access log %s: %s; lines are %s", self._name, why, kept)
 
     def _succeeded(self) -> None:
         self._retry_s, self._retry_at = RETRY_FIRST_S, -inf
-        if self._fails:
-            self._fails = False
+        if self._reports.has_ended():
             log_event(OperatorEvent.ACCESS_LOG_BACK, "access log %s can be written again", self._name)
 
 

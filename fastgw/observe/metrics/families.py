@@ -264,8 +264,8 @@ FILTER_HELPER_REQUESTS: Final = Family(
     "fastgw_filter_helper_requests_total",
     "counter",
     ("filter", "result"),
-    "Requests of a filter to its helper processes: answered, late (after the deadline), busy (the queue was full), "
-    "failed.",
+    "Requests of a filter to its helper processes: answered, late (after the deadline), busy (the queue was full, or "
+    "there was no process), failed.",
 )
 WAF_BLOCKED: Final = Family(
     "fastgw_waf_blocked_total",
@@ -348,7 +348,8 @@ GRPC_CALLS: Final = Family(
     "fastgw_grpc_calls_total",
     "counter",
     ("grpc_status", "route"),
-    "Finished gRPC calls with a status, of the target or of the gateway, by its name: OK, NOT_FOUND and so on.",
+    "Finished gRPC calls to upstreams with `protocol: grpc`, with a status of the target or of the gateway, by its "
+    "name: OK, NOT_FOUND and so on.",
 )
 ROUTES_FOLDED: Final = Family("fastgw_routes_folded", "gauge", (), 'Routes counted together as route="_other".')
 TARGETS_FOLDED: Final = Family(

@@ -26,7 +26,6 @@ from fastgw.observe.metrics.series_layout import METERS_AT, Series, SeriesCells,
 _MOST_KNOWN: Final = 8192
 """Maximum number of combinations whose rows are remembered: peers can send any method."""
 _ERRORS: Final = 500
-_SWITCHING: Final = 101
 
 
 class Objectives(NamedTuple):
@@ -93,6 +92,8 @@ class MeasuredRequest(Protocol):
     def version(self) -> int: ...
     @property
     def duration_s(self) -> float: ...
+    @property
+    def is_tunnel(self) -> bool: ...
 
 
 _HTTP_SINCE: Final = 10
@@ -164,7 +165,7 @@ class RequestMeter:
         column[words[SloCount.AVAILABILITY_ALL]] += 1
         if is_error:
             column[words[SloCount.AVAILABILITY_BAD]] += 1
-        elif latency_s is not None and record.version >= _HTTP_SINCE and record.status != _SWITCHING:
+        elif latency_s is not None and record.version >= _HTTP_SINCE and not record.is_tunnel:
             column[words[SloCount.LATENCY_ALL]] += 1
             if record.duration_s > latency_s:
                 column[words[SloCount.LATENCY_BAD]] += 1

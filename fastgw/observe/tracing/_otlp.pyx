@@ -83,9 +83,9 @@ cdef class OtlpEncoder:
         cdef uint8_t* start = buffer + HEADROOM
         cdef uint8_t* out = start
         cdef uint8_t* limit = buffer + MOST - FIXED
-        cdef const char* text
-        cdef Py_ssize_t length, given, pair
-        cdef uint64_t number
+        cdef const char* text = NULL
+        cdef Py_ssize_t length = 0, given, pair
+        cdef uint64_t number = 0
         cdef uint32_t flags
         cdef bytes fixed, key, state, parent_id
         trace, span_id, parent, is_remote, begun_ns, ended_ns, common, own, events = <tuple>span

@@ -15,7 +15,7 @@ from fastgw.errors import Side
 from fastgw.http.grpc.calls import is_grpc
 from fastgw.http.grpc.status import GrpcStatus
 from fastgw.observe.access_log.formats import Mask, masked_path, masked_words
-from fastgw.observe.finished_exchange import CLIENT_LEFT, FinishedExchange, target_of
+from fastgw.observe.finished_exchange import CLIENT_LEFT, FinishedExchange, first_byte_at, target_of
 from fastgw.observe.metrics.families import METHOD_INDEXES
 from fastgw.observe.tracing.trace import EndedAttempt, Trace
 from fastgw.routing.table import Conditions, Router
@@ -157,7 +157,7 @@ class SpanBuilder:
     def spans_of(self, ended: FinishedExchange, trace: Trace, now: float, date: float, ids: NewIds) -> list[bytes]:
         """Return the encoded spans of a request that has ended. `now`: monotonic seconds; `date`: epoch seconds."""
         offset = date - now
-        begun_ns, ended_ns = int((ended.begun_at + offset) * 1e9), int(date * 1e9)
+        begun_ns, ended_ns = int((first_byte_at(ended) + offset) * 1e9), int(date * 1e9)
         call = is_grpc(ended.head) if ended.head.version == 20 else False
         own, common = self._server(ended, call)
         own_span = trace.span_id
@@ -170,7 +170,8 @@ class SpanBuilder:
                 each = each._replace(request_line=b"%b %b" % (method, sent))
             spans.append(self.attempt_span(each, trace, offset, ids))
         if not trace.attempts and ended.target and not trace.is_sampled:
-            spans.append(self._encode(self._single(ended, trace, begun_ns, ended_ns, ids, call)))
+            sent_ns = int((ended.begun_at + offset) * 1e9)  # a head that came slowly is no time of the target
+            spans.append(self._encode(self._single(ended, trace, sent_ns, ended_ns, ids, call)))
         for wait in trace.waits:
             common = self._waits.get(wait.name) or self._wait(wait.name)
             times = int((wait.begun_at + offset) * 1e9), int((wait.ended_at + offset) * 1e9)

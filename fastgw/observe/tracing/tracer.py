@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, Final, Protocol, final
 
 from fastgw.compiled import twin
-from fastgw.observe.finished_exchange import FinishedExchange
+from fastgw.observe.finished_exchange import FinishedExchange, first_byte_at
 from fastgw.observe.tracing.context import NAMES, READERS, ContextHeaders
 from fastgw.observe.tracing.spans import SpanBuilder
 from fastgw.observe.tracing.trace import MOST_ATTEMPTS, EndedAttempt, Trace
@@ -186,7 +186,7 @@ class Tracer:
 
     def record(self, ended: FinishedExchange, trace: Trace, now: float, date: float) -> None:
         """Encode and queue the spans of a request that has ended. `now`: monotonic seconds; `date`: epoch seconds."""
-        self._note("" if ended.route is None else ended.route.name, trace.trace_id, now - ended.begun_at, date)
+        self._note("" if ended.route is None else ended.route.name, trace.trace_id, now - first_byte_at(ended), date)
         trace.recorded_offset = date - now
         self._add(self._builder.spans_of(ended, trace, now, date, self.ids))
 

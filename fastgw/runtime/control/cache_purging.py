@@ -11,6 +11,10 @@ import msgspec
 
 from fastgw.admin.node_interface import CachePurged, PurgeNotRecorded
 from fastgw.cache.store import Counting, Store
+from fastgw.config.settings.gateway import Config
+from fastgw.filters.policies.cache.filter import Cache, CacheKey
+from fastgw.gateway.compiler import uses
+from fastgw.http.caching.keys import QueryRule, filter_query
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.runtime.control.sharing.shared_stream import FIRST, LOG_MOST, SharedStream, run_command, run_transaction
 from fastgw.runtime.ipc.channel import MESSAGE_MAX, AnnouncePurge, PurgesAnnounced, PurgesSeen
@@ -148,21 +152,50 @@ class PurgeReplicator(SharedStream[PurgeOrder]):
         self._announced(ids)
 
 
+class KeyQueries:
+    """Query rules of a configuration's cache keys, by store. An object has the URL of a client that its rule leaves.
+
+    Each node applies its own, to what is purged anywhere: an announced purge has the URLs that it was asked for.
+    """
+
+    def __init__(self, configuration: Config | None) -> None:
+        self.configuration = configuration
+        self._rules: dict[str, dict[CacheKey, QueryRule]] = {}
+        for use in () if configuration is None else uses(configuration):
+            if isinstance(cache := use.settings, Cache) and (rule := cache.key.query_rule()) is not None:
+                self._rules.setdefault(cache.store, {})[CacheKey(query=cache.key.query)] = rule
+
+    def with_stored_urls(self, order: PurgeOrder) -> PurgeOrder:
+        """Return a purge of the URL that clients see as one of the URLs of the objects that are sent for it, too."""
+        if order.target is not PurgeTarget.URL:
+            return order
+        urls = dict.fromkeys(order.values)
+        for url in order.values:
+            resource, mark, query = url.partition(b"?")
+            for rule in self._rules.get(order.store, {}).values() if mark else ():
+                kept = filter_query(query, rule)
+                urls[resource if kept is None else b"%b?%b" % (resource, kept)] = None
+        return msgspec.structs.replace(order, values=tuple(urls))
+
+
 class CachePurging:
-    """Control's access to the stores. `store_of`: returns a store by its name; `names`: the names of all; `tell`: sends
-    a message to the supervisor, and returns False if that is not possible now; `backlog`: of the supervisor, as of the
-    fork; `file`: for purges that Redis does not have, None: they are lost when the gateway ends.
+    """Control's access to the stores. `store_of`: returns a store by its name; `names`: the names of all;
+    `configuration`: returns the current one; `tell`: sends a message to the supervisor, and returns False if that is
+    not possible now; `backlog`: of the supervisor, as of the fork; `file`: for purges that Redis does not have, None:
+    they are lost when the gateway ends.
     """
 
     def __init__(
         self,
         store_of: Callable[[str], Store | None],
         names: Callable[[], Iterable[str]],
+        configuration: Callable[[], Config | None],
         tell: Callable[[AnnouncePurge | PurgesAnnounced | PurgesSeen], bool],
         backlog: PurgeBacklog,
         file: PurgeFile | None,
     ) -> None:
         self._store_of, self._tell, self._file = store_of, tell, file
+        self._configuration, self._key_queries = configuration, KeyQueries(None)
         self._replicator = PurgeReplicator(self._begin_purge, names, self._are_announced, self._has_seen, backlog)
         self._waiters: dict[bytes, asyncio.Event] = {}
         self._kept: list[bytes] | None = None  # identities of those in the file; None: not known
@@ -291,7 +324,11 @@ class CachePurging:
     def _begin_purge(self, order: PurgeOrder) -> Counting | None:
         """Purge. Returns the count as work in steps; None: this node has no such store."""
         store = self._store_of(order.store)
-        return None if store is None else begin_purge(store, order)
+        if store is None:
+            return None
+        if self._key_queries.configuration is not (configuration := self._configuration()):
+            self._key_queries = KeyQueries(configuration)
+        return begin_purge(store, self._key_queries.with_stored_urls(order))
 
 
 def begin_purge(store: Store, order: PurgeOrder) -> Counting:

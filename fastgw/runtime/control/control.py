@@ -4,9 +4,7 @@ Workers never wait for it; if it dies it is replaced, and begins with the active
 """
 
 import asyncio
-import faulthandler
 import os
-import signal
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -26,7 +24,8 @@ from fastgw.downstream.tls.contexts import files_of, server_context
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.observe.access_log.formats import Mask, masker
 from fastgw.operator_events import OperatorEvent
-from fastgw.operator_log import STDERR, configure, described, notice
+from fastgw.operator_log import configure, described, notice
+from fastgw.runtime.control import statsd
 from fastgw.runtime.control.acme.issuing import Issuing
 from fastgw.runtime.control.analytics import Analytics
 from fastgw.runtime.control.auditing import Auditing
@@ -48,8 +47,10 @@ from fastgw.runtime.ipc.channel import (
     CertificateRequest,
     Channel,
     ChannelClosed,
+    ChannelFull,
     Columns,
     FeedRefreshRequest,
+    FeedUpdate,
     Ready,
     ReloadRequest,
     ReloadResult,
@@ -58,6 +59,7 @@ from fastgw.runtime.ipc.channel import (
     UseCache,
     UseWaker,
 )
+from fastgw.runtime.ipc.feed_values import RETRY_S, write_memfd
 from fastgw.runtime.node.cache_stores import disk_of, expires, redis_of, store_settings
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.runtime.node.heartbeat import ControlHeartbeat
@@ -66,11 +68,13 @@ from fastgw.runtime.node.purge_persistence import purge_file
 from fastgw.runtime.node.quota_persistence import QuotaKeeper
 from fastgw.runtime.process.event_loop import run_child_loop
 from fastgw.runtime.process.fallback_probes import status_server
+from fastgw.runtime.process.stack_dump import register_stack_dump
 from fastgw.runtime.process.transient_errors import RetryBackoff, is_passing
 from fastgw.runtime.reload.file_watch import LOOK_EVERY, FileWatch, SourceWatch
 from fastgw.runtime.reload.proposer import Proposer
 from fastgw.shm.wakers import WakeReader, WakeReason
 from fastgw.sync import debugging, known_addresses, recordings
+from fastgw.sync.feeds import MOST_BYTES
 from fastgw.upstream.client.http_client import Fetcher
 from fastgw.upstream.targets.dns import node_addresses
 
@@ -82,7 +86,7 @@ NICENESS: Final = 5
 
 def run_control(node_state: NodeState, channel: Channel) -> None:
     """Run the control process, after the fork, until it has to stop."""
-    faulthandler.register(signal.SIGUSR2, STDERR)  # the supervisor requests the stack of a hanging process
+    register_stack_dump()
     with suppress(PermissionError):  # a systemd unit may forbid it
         os.nice(NICENESS)
 
@@ -129,6 +133,7 @@ class Control:
         self._cache_purging = CachePurging(
             self._caches.get,
             lambda: store_settings(self._proposer.current.settings),
+            lambda: self._proposer.config,
             self._tell_supervisor,
             node_state.purges,
             self._purge_file,
@@ -261,11 +266,37 @@ class Control:
         await self._analytics.stop()
         await self._auditing.stop()
         await self._pushing.stop()  # after what is written to disk: the server may hang
+        await self._leave_value(statsd.FEED, self._pushing.handover())
         self._quotas.close()
         if self._purge_file is not None:
             self._purge_file.close()
         self._fetcher.stop()
         self._worker_loop.close()
+
+    async def _leave_value(self, key: str, value: bytes) -> None:
+        """Send the value of a feed, which the next control process starts with. b"": there is none."""
+        if not value:
+            return
+        try:
+            if len(value) > MOST_BYTES:
+                raise OSError(f"{len(value)} bytes; the most is {MOST_BYTES}")
+            descriptor = write_memfd(value)
+        except OSError as error:
+            why = error.strerror or error
+            notice(OperatorEvent.METRICS_NOT_PUSHED, f"counts cannot be left to the next control process: {why}")
+            return
+        try:
+            while True:
+                try:
+                    self._channel.send(FeedUpdate(generation=self._proposer.current.generation, key=key), [descriptor])
+                except ChannelFull:
+                    await asyncio.sleep(RETRY_S)
+                else:
+                    return
+        except ChannelClosed:
+            pass  # the supervisor has ended, so there is no next one
+        finally:
+            os.close(descriptor)
 
     def _feed(self, accepted: ConfigSnapshot) -> None:
         feeds, lazy, users = accepted.feeds, accepted.lazy_feeds, accepted.feed_users

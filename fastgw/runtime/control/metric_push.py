@@ -2,7 +2,8 @@
 
 Rule 1: no request waits for it, and no worker takes part: the counters are read from shared memory. Rule 2: what fails
 is repeated with the counts of then, so nothing piles up while a server is unreachable, and nothing is lost but what a
-server loses. Rule 3: a control process that ends pushes what was counted until then, in at most `LAST_PUSH_S`.
+server loses. Rule 3: a control process that ends pushes what was counted until then, in at most `LAST_PUSH_S`. Rule 4:
+to a StatsD server the next control process pushes what was counted since, or could not be sent (`CountsHandover`).
 """
 
 import asyncio
@@ -12,6 +13,8 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final, final
 
+import msgspec
+
 from fastgw import VERSION
 from fastgw.analytics.readings import NO_NAMES
 from fastgw.config.settings.telemetry import Metrics, OtlpMetrics, StatsdPush
@@ -19,14 +22,26 @@ from fastgw.gateway.compiler import collector_headers
 from fastgw.gateway.tables import CompileError
 from fastgw.http.grpc.protobuf import rejected_items
 from fastgw.observe.metrics.request_meter import MeterPlan
-from fastgw.operator_events import OperatorEvent
+from fastgw.operator_events import OperatorEvent, OutageReports
 from fastgw.operator_log import notice
 from fastgw.runtime.control.otlp_metrics import MetricsEncoder
-from fastgw.runtime.control.statsd import MOST_BYTES, StatsdCounts, datagrams, pushes, without_tags
+from fastgw.runtime.control.statsd import (
+    FEED,
+    MOST_BYTES,
+    NOTHING_COUNTED,
+    CountsHandover,
+    StatsdCounts,
+    counters_of,
+    datagrams,
+    handover_of,
+    pushes,
+    without_tags,
+)
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.runtime.node.metrics import EXPORTERS, Exposition
 from fastgw.runtime.node.node_state import NodeState
 from fastgw.shm.slot_assignment import SlotTable
+from fastgw.sync import feeds
 from fastgw.upstream.client.collector_client import (
     PROTOBUF,
     BatchRefused,
@@ -48,6 +63,7 @@ class MetricPush:
         self._node_state, self._exposition, self._fetcher = node_state, exposition, fetcher
         self._otlp: _OtlpPush | None = None
         self._statsd: _StatsdPush | None = None
+        self._left = node_state.feeds.get(FEED, b"")  # by the process before, for the first push alone
         self._ending: set[asyncio.Task[None]] = set()
 
     def use_configuration(self, accepted: ConfigSnapshot) -> None:
@@ -66,13 +82,15 @@ class MetricPush:
             statsd.read()  # with the names of before
             if metrics.statsd != statsd.settings:
                 statsd.is_replaced = True
-                self._end(statsd.stop())
+                self._end(self._stop_replaced(statsd))
                 self._statsd = None
         if metrics.statsd is not None:
             if self._statsd is None:
-                self._statsd = _StatsdPush(metrics.statsd, self._node_state, self._count)
+                counts = self._begun_counts(statsd)
+                self._statsd = _StatsdPush(metrics.statsd, self._node_state, counts, self._count)
             self._statsd.add_names(accepted.slot_table)
             self._statsd.plan = telemetry.meter_plan
+        self._left = b""
 
     def prepare(self, slot_table: SlotTable) -> None:
         """Add the names of a generation before it is committed, and workers count with them."""
@@ -90,6 +108,46 @@ class MetricPush:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+
+    def handover(self) -> bytes:
+        """Return the value of `statsd.FEED` for the next control process, after `stop`; b"": there is none."""
+        if self._statsd is None:
+            return b""
+        handover = self._statsd.handover()
+        value = handover.written()
+        if len(value) <= feeds.MOST_BYTES:
+            return value
+        lost = sum(handover.requests.values())
+        why = f"{lost} requests that could not be sent are lost: too many series"
+        notice(OperatorEvent.METRICS_NOT_PUSHED, f"metrics cannot be pushed (statsd): {why}")
+        return msgspec.structs.replace(handover, requests={}, durations={}).written()
+
+    def _begun_counts(self, before: "_StatsdPush | None") -> StatsdCounts:
+        """Return the counts of another push. They continue those of the push before, of this process or of another one.
+        The first one of a gateway has all counts since the start.
+        """
+        node_state = self._node_state
+        own, word = node_state.shared.supervisor.words, node_state.words.statsd_push
+        handover = handover_of(self._left, own[word])
+        is_first = not own[word] and _is_new(node_state)
+        own[word] = time.monotonic_ns()  # a counter would give the numbers of earlier memory again
+        if before is not None:
+            return StatsdCounts(before.counts.last)
+        if handover is not None:
+            counts = StatsdCounts(handover.last)
+            counts.put_back(handover.requests, handover.durations)
+            return counts
+        return StatsdCounts(NOTHING_COUNTED if is_first else counters_of(_columns(node_state)))
+
+    async def _stop_replaced(self, replaced: "_StatsdPush") -> None:
+        """Stop a push. The next one sends what it could not send, for example, to a wrong address."""
+        try:
+            await replaced.stop()
+        finally:
+            statsd = self._statsd
+            # Counts of the format `statsd` have no tags for another one.
+            if statsd is not None and statsd.settings.format in (replaced.settings.format, "statsd"):
+                statsd.counts.put_back(*replaced.counts.take_waiting())
 
     def _end(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -109,22 +167,21 @@ def _headers(settings: OtlpMetrics | None, accepted: ConfigSnapshot) -> Collecto
 
 
 class _Reports:
-    """Reports of failures in the operator log: the first one after a success, and the end."""
+    """Counts of pushes, and reports of failures in the operator log."""
 
     def __init__(self, exporter: str, count: Callable[[str, bool], None]) -> None:
         self._exporter, self._count = exporter, count
-        self._is_failing = False
+        self._outage = OutageReports()
 
-    def failed(self, why: str) -> None:
+    def failed(self, why: str, cause: str = "") -> None:
+        """Handle a failure. `cause`: the part of the text that tells the cause, if another part varies."""
         self._count(self._exporter, False)
-        if not self._is_failing:
-            self._is_failing = True
+        if self._outage.is_due(cause or why, time.monotonic()):
             notice(OperatorEvent.METRICS_NOT_PUSHED, f"metrics cannot be pushed ({self._exporter}): {why}")
 
     def succeeded(self) -> None:
         self._count(self._exporter, True)
-        if self._is_failing:
-            self._is_failing = False
+        if self._outage.has_ended():
             notice(OperatorEvent.METRICS_PUSHED, f"metrics are pushed again ({self._exporter})")
 
 
@@ -203,7 +260,7 @@ class _OtlpPush(_Periodic):
                     await self._pause(wait)
                 else:
                     if rejected:
-                        self._reports.failed(f"{self._client.origin}: {rejected} points were rejected")
+                        self._reports.failed(f"{self._client.origin}: {rejected} points were rejected", "rejected")
                         return
                     break
         self._reports.succeeded()
@@ -211,21 +268,23 @@ class _OtlpPush(_Periodic):
 
 @final
 class _StatsdPush(_Periodic):
-    def __init__(self, settings: StatsdPush, node_state: NodeState, count: Callable[[str, bool], None]) -> None:
-        self.settings = settings
-        self._shared, self._words = node_state.shared, node_state.words
+    def __init__(
+        self, settings: StatsdPush, node_state: NodeState, counts: StatsdCounts, count: Callable[[str, bool], None]
+    ) -> None:
+        self.settings, self.counts = settings, counts
+        self._node_state = node_state
         self._names = NO_NAMES
         self.plan: MeterPlan | None = None
-        own, begun = self._shared.supervisor.words, self._words.statsd_begun
-        self._counts = StatsdCounts(self._columns(), from_start=not own[begun] and _is_new(node_state))
-        own[begun] = 1
+        self._number = node_state.shared.supervisor.words[node_state.words.statsd_push]
         self._reports = _Reports("statsd", count)
         self.is_replaced = False
         """Whether another push counts from now on: this one sends what it has read."""
         super().__init__(settings.interval)
 
-    def _columns(self) -> list[memoryview]:
-        return [self._words.counted(column) for column in self._shared.columns]
+    def handover(self) -> CountsHandover:
+        """Return the counts for the next control process."""
+        counts = self.counts
+        return CountsHandover(self._number, counts.last, counts.requests, counts.durations)
 
     def add_names(self, slot_table: SlotTable) -> None:
         """Use the names of another generation for what is counted from now on."""
@@ -233,13 +292,13 @@ class _StatsdPush(_Periodic):
 
     def read(self) -> None:
         """Read the counters."""
-        self._counts.read(self._columns(), self._names, self.plan)
+        self.counts.read(_columns(self._node_state), self._names, self.plan)
 
     async def push(self) -> None:
         """Send what was counted. Series that cannot be sent stay for the next push."""
         if not self.is_replaced:
             self.read()
-        counts = self._counts
+        counts = self.counts
         if self.settings.format == "statsd":
             without_tags(counts)
         waiting = list(pushes(counts, self.settings.format))
@@ -283,6 +342,10 @@ def _connect(family: int, where: Any) -> socket.socket:
         made.close()
         raise
     return made
+
+
+def _columns(node_state: NodeState) -> list[memoryview]:
+    return [node_state.words.counted(column) for column in node_state.shared.columns]
 
 
 def _is_new(node_state: NodeState) -> bool:

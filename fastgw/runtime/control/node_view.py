@@ -57,14 +57,13 @@ from fastgw.runtime.node.node_state import NodeState, ReloadRecord
 from fastgw.runtime.process.process_stats import Process, process
 from fastgw.runtime.reload import certificate_files
 from fastgw.runtime.reload.proposer import Proposer
-from fastgw.shm.health_words import HealthVerdict
+from fastgw.shm.health_words import SHUNNED, HealthVerdict
 from fastgw.shm.last_errors import LastErrorEntry
 from fastgw.shm.slot_assignment import target_name
 from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.drained_targets import FEED
 from fastgw.sync.revocations import RevocationEvent
 from fastgw.upstream.health.circuit_breaker import BreakerPhase, phase_of
-from fastgw.upstream.health.upstream_health import SHUNNED
 from fastgw.upstream.targets.target import labels_of
 
 HEALTH: Final[Mapping[HealthVerdict, node_interface.Health]] = {
@@ -108,6 +107,7 @@ class NodeView:
             node_state.shared,
             node_state.words,
             node_state.begun_date,
+            node_state.begun_at,
             self.status_of_tls,
             lambda: self.feeds(),
             self._of_health,
@@ -464,7 +464,7 @@ class NodeView:
         return self._parts
 
     def _uptime_s(self) -> float:
-        return time.time() - self._node_state.begun_date
+        return time.monotonic() - self._node_state.begun_at
 
     def _state(self) -> node_interface.State:
         return "serving" if self._node_state.words.is_serving(self._node_state.shared) else "draining"

@@ -8,6 +8,8 @@ the bounds of the buckets allow. Of many durations in a bucket a part is sent, w
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, final
 
+import msgspec
+
 from fastgw.analytics.readings import RowNames
 from fastgw.observe.metrics.families import METHODS, OTHER
 from fastgw.observe.metrics.meter_rows import unpacked
@@ -20,6 +22,10 @@ MOST_TIMERS: Final = 64
 MOST_BYTES: Final = {"udp": 1432, "unix": 8192}
 """Maximum size of a datagram: what an Ethernet frame takes, and what StatsD servers read from a socket."""
 _TAGS: Final = ("route", "method", "status")
+FEED: Final = "StatsD counts"
+"""Key of the feed by which a control process leaves its counts to the next one. No other source has it: keys of
+filters' feeds begin with a URL.
+"""
 
 
 class Tags(NamedTuple):
@@ -44,25 +50,63 @@ class Durations(NamedTuple):
         return Durations(self.bounds, counts, self.total_us + other.total_us)
 
 
-class _Reading(NamedTuple):
-    requests: Mapping[int, int]
+class CountersReading(NamedTuple):
+    """Counters of all workers at a time. They only grow."""
+
+    requests: dict[int, int]
     uncelled: int
-    measured: Mapping[tuple[int, int], Sequence[int]]
+    measured: dict[tuple[int, int], Sequence[int]]
+
+
+NOTHING_COUNTED: Final = CountersReading({}, 0, {})
+
+
+class CountsHandover(msgspec.Struct, frozen=True):
+    """Counts of a control process that has ended, for the next one: else those between its last push and the start of
+    the next one would be in no push, as would those that could not be sent.
+    """
+
+    push: int
+    """Number of the push that has ended (`ShmLayout.statsd_push`)."""
+    last: CountersReading
+    requests: dict[Tags, int]
+    """Requests that were read and not sent."""
+    durations: dict[Tags, Durations]
+
+    def written(self) -> bytes:
+        """Return the value of the feed."""
+        return msgspec.msgpack.encode(self)
+
+
+def handover_of(value: bytes, push: int) -> CountsHandover | None:
+    """Return what the push with this number has left. None: nothing; the value is of an earlier one, for example,
+    because the process of this one was killed.
+
+    `push`: 0 if there was none in this memory. The value is of the memory before an upgrade then, whose counters had
+    another form; those of this memory begin at zero.
+    """
+    try:
+        handover = msgspec.msgpack.decode(value, type=CountsHandover)
+    except msgspec.DecodeError:  # none, or that of another version
+        return None
+    if not push:
+        return msgspec.structs.replace(handover, last=NOTHING_COUNTED)
+    return handover if handover.push == push else None
 
 
 @final
 class StatsdCounts:
-    """Counts that wait for a push. `from_start`: those since the gateway's start are among them."""
+    """Counts that wait for a push. `last`: counters that earlier pushes tell."""
 
-    def __init__(self, columns: Sequence[memoryview], *, from_start: bool) -> None:
-        self._last = _Reading({}, 0, {}) if from_start else _read(columns)
+    def __init__(self, last: CountersReading) -> None:
+        self.last = last
         self.requests: dict[Tags, int] = {}
         self.durations: dict[Tags, Durations] = {}
 
     def read(self, columns: Sequence[memoryview], names: RowNames, plan: MeterPlan | None) -> None:
         """Add what was counted since the last call, with these names."""
-        now, last = _read(columns), self._last
-        self._last = now
+        now, last = counters_of(columns), self.last
+        self.last = now
         for key, count in now.requests.items():
             if more := count - last.requests.get(key, 0):
                 _, row, method, status = cell_labels(key)
@@ -103,10 +147,11 @@ class StatsdCounts:
         self.requests[tags] = self.requests.get(tags, 0) + count
 
 
-def _read(columns: Sequence[memoryview]) -> _Reading:
+def counters_of(columns: Sequence[memoryview]) -> CountersReading:
+    """Read the columns of the workers."""
     words, cells = sums(columns)
     requests = {key: count for key, count in cells.items() if count and is_request_cell(key)}
-    return _Reading(requests, words[UNCELLED], measured_rows(columns)[0])
+    return CountersReading(requests, words[UNCELLED], dict(measured_rows(columns)[0]))
 
 
 class Push(NamedTuple):

@@ -67,15 +67,24 @@ def _check_name(name: str) -> None:
 
 
 def write_entry(node_state: NodeState) -> None:
-    """Write the current addresses, and the token if it is required."""
+    """Write the current addresses, and the token if it is required; log why it fails."""
     registration = node_state.registration
     if registration is None:
         return
+    registration.is_written = False
     try:
         registration.write_token(node_state.admin_token if _made_counts(node_state) else None)
         registration.write(_entry(node_state))
+        registration.is_written = True
     except OSError as error:
-        notice(OperatorEvent.START_WARNING, f"fastgw: warning: {registration.path}: {error.strerror}")
+        why = f"{error.filename or registration.path}: {error.strerror}"
+        advice = "commands do not find this gateway, or its token, until SIGHUP or another reload has written it"
+        notice(OperatorEvent.START_WARNING, f"fastgw: warning: {why}; {advice}")
+
+
+def is_entry_due(node_state: NodeState) -> bool:
+    """Whether the entry could not be written, so that the next reload tries again."""
+    return node_state.registration is not None and not node_state.registration.is_written
 
 
 def _made_counts(node_state: NodeState) -> bool:
@@ -88,7 +97,7 @@ def token_file_of(node_state: NodeState) -> str | None:
     settings, registration = node_state.sealed.settings.admin, node_state.registration
     if settings is not None and settings.token is not None:
         return settings.token.file or None
-    return registration.token_file if registration is not None and _made_counts(node_state) else None
+    return registration.token_file if registration is not None and registration.has_token else None
 
 
 def _entry(node_state: NodeState) -> GatewayEntry:
@@ -124,8 +133,8 @@ def own_addresses(node_state: NodeState, environment: Mapping[str, str] = os.env
         if not admin.address.path:
             url = f"{'http' if settings.tls is None else 'https'}://{_reachable(admin.address)}/"
         if _made_counts(node_state) and not admin.address.path:
-            if (file := token_file_of(node_state)) and _is_shared_log(environment):
-                url += f" (token: {file})"
+            if node_state.registration is not None and _is_shared_log(environment):
+                url += f" (token: {token_file_of(node_state) or 'its file could not be written'})"
             else:
                 url += f"#token={node_state.admin_token}"
         lines.append(f"dashboard {url}{_moved(node_state, 'admin')}")

@@ -1,6 +1,5 @@
 """Metrics of the node for Prometheus, read from shared memory and /proc, without involving the workers."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
@@ -71,7 +70,8 @@ KEPT_BODIES: Final = Family(
     "gauge",
     (),
     "Memory of bodies beyond 64 KiB of each: of requests that are buffered for retries, of answers of parts and "
-    "functions, and of responses made here that wait for their clients.",
+    "functions, and of responses made here that wait for their clients; and of bodies beyond 4 KiB of each that are "
+    "held for filters.",
 )
 REQUESTS_IN_FLIGHT: Final = Family(
     "fastgw_requests_in_flight",
@@ -379,7 +379,6 @@ OF_WORKERS: Final[Mapping[Family, Callable[[ShmLayout, Column], int | float]]] =
     GENERATION: lambda words, column: column.words[words.generation],
     WORKER_CONNECTIONS: lambda words, column: column.words[words.connections],
     WORKER_LAG: lambda words, column: words.lag_s(column),
-    WORKER_START: lambda words, column: time.time() - time.monotonic() + column.words[words.began] / 1e9,
 }
 OF_PROCESSES: Final[Mapping[Family, Callable[[Process], int | float]]] = {
     WORKER_CPU: lambda process: process.cpu_s,
@@ -408,6 +407,7 @@ FAMILIES: Final = (
     *OF_SLO,
     METRIC_PUSHES,
     *OF_WORKERS,
+    WORKER_START,
     *OF_PROCESSES,
 )
 """All metric families, in the order of a scrape."""
@@ -437,6 +437,7 @@ class Exposition:
         shared: SharedMemory,
         words: ShmLayout,
         begun_date: float,
+        begun_at: float,
         of_tls: Callable[[], OfTls] = lambda: ((), ()),
         feeds: Callable[[], Sequence[FeedInfo]] = tuple,
         health: Callable[[], Mapping[str, OfUpstream]] = dict,
@@ -451,16 +452,18 @@ class Exposition:
         on_demand: Callable[[], OnDemandInfo | None] = lambda: None,
         ocsp: Callable[[], Sequence[OcspInfo]] = tuple,
     ) -> None:
-        """`is_stale`: whether the configuration's own files differ from the active configuration; `keeps_files`:
-        whether the present contents of a referenced file are not active; `caches`: stores of the response cache;
-        `plan`: what is measured; `burn_rates`: of service level objectives, by route, objective and window;
-        `websocket_apis`: names of the routes with `websocket_api`, which are reported without connections as well.
+        """`begun_date`, `begun_at`: start of the gateway, in epoch and in monotonic seconds. `is_stale`: whether the
+        configuration's own files differ from the active configuration; `keeps_files`: whether the present contents of a
+        referenced file are not active; `caches`: stores of the response cache; `plan`: what is measured; `burn_rates`:
+        of service level objectives, by route, objective and window; `websocket_apis`: names of the routes with
+        `websocket_api`, which are reported without connections as well.
         """
         self._is_stale, self._keeps_files = is_stale, keeps_files
         self._generations = {0: series}
         self._shared = shared
         self._words = words
         self._begun_date = begun_date
+        self._zero_date = begun_date - begun_at  # of the monotonic clock, whatever the other one is set to later
         self._of_tls = of_tls
         self._feeds = feeds
         self._health = health
@@ -693,6 +696,8 @@ class Exposition:
         alive = [(worker, column) for worker, column in alive if column.words[self._words.pid]]
         for family, of_worker in OF_WORKERS.items():
             yield family, [("", labels(family, worker), of_worker(self._words, column)) for worker, column in alive]
+        starts = [(worker, self._zero_date + column.words[self._words.began] / 1e9) for worker, column in alive]
+        yield WORKER_START, [("", labels(WORKER_START, worker), date) for worker, date in starts]
         looked_at = [(worker, process(column.words[self._words.pid])) for worker, column in alive]
         for family, of_process in OF_PROCESSES.items():
             yield family, [("", labels(family, worker), of_process(seen)) for worker, seen in looked_at if seen]

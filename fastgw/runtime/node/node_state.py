@@ -22,8 +22,8 @@ from fastgw.routing.table import at_once
 from fastgw.runtime.ipc.channel import Origin, Subject
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot, RollbackPoint, seal, unseal
 from fastgw.runtime.node.shm_layout import ShmLayout
-from fastgw.runtime.sockets.listening_sockets import ListeningEndpoint, close_endpoints, open_endpoint, open_endpoints
-from fastgw.runtime.sockets.systemd_activation import Inherited
+from fastgw.runtime.sockets.listening_sockets import ListeningEndpoint, open_endpoint, open_endpoints
+from fastgw.runtime.sockets.systemd_activation import Inherited, Passed
 from fastgw.shm.memory import SharedMemory
 from fastgw.shm.quota_store import Claim
 from fastgw.sync.purge_backlog import PurgeBacklog
@@ -120,6 +120,8 @@ class NodeState:
     """Whether changes of the configuration's files are loaded automatically."""
     begun_date: float = 0.0
     """Start of the gateway (epoch seconds). Kept over upgrades."""
+    begun_at: float = field(default_factory=time.monotonic)
+    """Start of the gateway in monotonic seconds: the system's clock may be set meanwhile."""
     tickets: TicketKeySeeds = field(default_factory=lambda: TicketKeySeeds.generate(time.time()))
     """Seeds of the keys of TLS session tickets. Each child starts with a copy as of its fork."""
     run_key: bytes = field(default_factory=lambda: os.urandom(32))
@@ -154,7 +156,7 @@ class NodeState:
         taken = self.passed.claim_sockets(address)
         if not taken:
             return open_endpoints(address, slots, private=private)
-        return [ListeningEndpoint(address, [each], shared=True, foreign=True) for each in taken]
+        return [_endpoint_of(address, each) for each in taken]
 
     def open_one(self, address: Address, *, private: bool = False) -> ListeningEndpoint:
         """Open one endpoint of the control process; for a host name, at the first of its addresses. Raises
@@ -162,9 +164,26 @@ class NodeState:
         """
         if not (taken := self.passed.claim_sockets(address)):
             return open_endpoint(address, private=private)
-        first, *others = (ListeningEndpoint(address, [each], shared=True, foreign=True) for each in taken)
-        close_endpoints(others)
-        return first
+        first, *others = taken
+        self.passed.take_back(others)
+        return _endpoint_of(address, first)
+
+    def close_endpoints(self, endpoints: Iterable[ListeningEndpoint]) -> list[Passed]:
+        """Close these endpoints. Sockets of the service manager stay open, for a listener of a later generation; they
+        are returned.
+        """
+        kept = []
+        for endpoint in endpoints:
+            if endpoint.foreign:
+                kept += [Passed(each, endpoint.name) for each in endpoint.sockets]
+            else:
+                endpoint.close()
+        self.passed.take_back(kept)
+        return kept
+
+
+def _endpoint_of(address: Address, passed: Passed) -> ListeningEndpoint:
+    return ListeningEndpoint(address, [passed.socket], shared=True, foreign=True, name=passed.name)
 
 
 def assign_endpoints(
@@ -185,7 +204,7 @@ def assign_endpoints(
                 numbers = []
                 is_udp = listener.protocol == "udp"
                 for endpoint in node_state.open(listener.address, node_state.slots, for_datagrams=is_udp):
-                    undo.callback(endpoint.close)
+                    undo.callback(node_state.close_endpoints, [endpoint])
                     opened[node_state.endpoint_number] = endpoint
                     numbers.append(node_state.endpoint_number)
                     node_state.endpoint_number += 1

@@ -82,9 +82,9 @@ class ShmLayout:
         """Counters in the supervisor's column, written by control: pushes by OTLP that succeeded and failed, then those
         to StatsD.
         """
-        self.statsd_begun = layout.gauge("statsd_begun")
-        """Gauge in the supervisor's column, written by control: 1 once counts are pushed to StatsD, so that a later
-        control process does not push them again.
+        self.statsd_push = layout.gauge("statsd_begun")
+        """Gauge in the supervisor's column, written by control: number of the present push to StatsD, so that a later
+        control process does not push its counts again. It is unique, also over upgrades. 0: there was none.
         """
         self.acme_attempts = layout.counter("acme_attempts", 2)
         """Counters in the supervisor's column, written by control: successful attempts to obtain a certificate by ACME,

@@ -1,7 +1,8 @@
 """Startup of the supervisor, before any child: shared memory, sockets, the accepted configuration."""
 
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Final
 
@@ -22,7 +23,7 @@ from fastgw.runtime.node.node_state import NodeState, Sealed, assign_endpoints
 from fastgw.runtime.node.shm_layout import ShmLayout
 from fastgw.runtime.process.machine_capacity import file_limit_warning, raise_file_limit
 from fastgw.runtime.sockets.listening_sockets import AddressInUse, CannotListen, ListeningEndpoint, close_endpoints
-from fastgw.runtime.sockets.systemd_activation import Inherited
+from fastgw.runtime.sockets.systemd_activation import Inherited, unclaimed_line
 from fastgw.shm.memory import SharedMemory
 from fastgw.shm.wakers import close_wakers, open_wakers
 
@@ -71,6 +72,7 @@ def open_node_state(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherite
         wakers=wakers,
         passed=passed,
         begun_date=accepted.date,
+        begun_at=time.monotonic() - max(time.time() - accepted.date, 0.0),  # the same instant
     )
     opened.callback(close_node_state, node_state)
     words.set_awaits(shared, awaits(accepted.captured))
@@ -129,6 +131,12 @@ def warn(node_state: NodeState, *, again: bool = False) -> None:
             notice(OperatorEvent.START_WARNING, f"fastgw: warning: {warning}")
     for line in node_state.passed.unclaimed():
         notice(OperatorEvent.START_WARNING, f"fastgw: warning: {line}")
+
+
+def close_unused(node_state: NodeState, endpoints: Iterable[ListeningEndpoint]) -> None:
+    """Close endpoints that the active generation does not use; log the sockets that the service manager keeps open."""
+    for each in node_state.close_endpoints(endpoints):
+        notice(OperatorEvent.START_WARNING, f"fastgw: warning: {unclaimed_line(each)}")
 
 
 def close_node_state(node_state: NodeState) -> None:

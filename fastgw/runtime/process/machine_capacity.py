@@ -5,7 +5,7 @@ import os
 import re
 import resource
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,11 @@ WORKER_MEMORY: Final = 64 * 1024 * 1024
 
 OWN_FILES: Final = 64
 """Files of a worker other than connections and listening sockets: logs and those of its event loop."""
+
+SPARE_FILES: Final = 8
+"""Files that a worker has to be able to open when it is ready: a connection with that to its upstream, and those that
+a reload and the replacement of another worker pass to it.
+"""
 
 USUAL_FILES: Final = 1024
 """Default number of files that a process may open, if it is neither configured nor known."""
@@ -117,6 +122,18 @@ def file_limit(limits: Path = LIMITS) -> int:
         if found := re.search(r"^Max open files +(\d+)", limits.read_text(), re.MULTILINE):
             return int(found[1])
     return USUAL_FILES
+
+
+def verify_spare_files() -> None:
+    """Try whether this process can open `SPARE_FILES`. Raises `OSError`, which says what to do."""
+    with ExitStack() as opened:
+        try:
+            for _ in range(SPARE_FILES):
+                opened.callback(os.close, os.eventfd(0, os.EFD_CLOEXEC))
+        except OSError as error:
+            limit = file_limit()
+            why = f"{error.strerror}: with at most {limit} (ulimit -n) none would be left for connections; raise it"
+            raise OSError(error.errno, why) from error
 
 
 def connections_held(files: int) -> int:

@@ -28,11 +28,11 @@ from fastgw.runtime.node.cache_stores import store_settings
 from fastgw.runtime.node.child_slots import Child, cut_off
 from fastgw.runtime.node.config_snapshot import unsealing
 from fastgw.runtime.node.node_state import NodeState, ReloadRecord, Sealed, assign_endpoints
-from fastgw.runtime.node.startup import OWN, open_own
+from fastgw.runtime.node.startup import OWN, close_unused, open_own
 from fastgw.runtime.process.transient_errors import is_passing
 from fastgw.runtime.reload.rollback_history import retained_generations
 from fastgw.runtime.reload.two_phase_commit import TwoPhaseCommit, send_caches, send_prepare, send_sockets
-from fastgw.runtime.sockets.listening_sockets import CannotListen, ListeningEndpoint, close_endpoints, release_endpoints
+from fastgw.runtime.sockets.listening_sockets import CannotListen, ListeningEndpoint, release_endpoints
 
 RECORDS: Final = 20
 """Maximum number of recorded attempts."""
@@ -120,7 +120,7 @@ class Reloading:
             self._open_own(sealed.settings, own)
             caches = self._node_state.caches.planned(store_settings(sealed.settings))
         except (CannotListen, UnreadableSnapshot, Untimely, OSError) as error:
-            close_endpoints([*opened.values(), *own.values()])
+            self._node_state.close_endpoints([*opened.values(), *own.values()])
             passing = error.passing if isinstance(error, Untimely) else is_passing(error)
             os.close(descriptor)
             self._give_up(message, str(error), passing)
@@ -271,7 +271,7 @@ class Reloading:
         assert self._proposal is not None
         two_phase_commit, self._two_phase_commit = self._two_phase_commit, None
         if why:
-            close_endpoints([*two_phase_commit.opened.values(), *self._own.values()])
+            self._node_state.close_endpoints([*two_phase_commit.opened.values(), *self._own.values()])
             os.close(two_phase_commit.sealed.descriptor)
             self._give_up(self._proposal, why, two_phase_commit.passing)
             return
@@ -279,7 +279,8 @@ class Reloading:
         unused = node_state.endpoints.keys() - {
             number for numbers in node_state.listeners.values() for number in numbers
         }
-        close_endpoints([node_state.endpoints.pop(number) for number in unused])  # queued connections were accepted
+        # Queued connections were accepted by the workers.
+        close_unused(node_state, [node_state.endpoints.pop(number) for number in unused])
         asked = {child for child in self._present | two_phase_commit.asked_to_prepare if not child.leaving}
         wanted = node_state.sealed.accepted.workers
         outcome = ReloadResult(

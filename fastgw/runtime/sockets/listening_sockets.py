@@ -43,6 +43,8 @@ class ListeningEndpoint:
     """Inode of a unix socket's file, if the gateway has to remove it."""
     foreign: bool = False
     """Whether a service manager has opened it, and keeps it open after the end of the gateway."""
+    name: str = ""
+    """Name that the service manager has given to its socket."""
 
     def of_slot(self, slot: int) -> socket.socket:
         return self.sockets[0 if self.shared else slot]
@@ -102,6 +104,18 @@ def open_endpoints(
         raise _listen_error(error, address) from error
 
 
+def _needs_capability(address: Address) -> bool:
+    """Whether this process lacks the right to listen on a port of the operating system."""
+    return 0 < address.port < _unprivileged_ports() and not _may_bind_low_ports()
+
+
+def _low_port(port: int) -> str:
+    return (
+        f"port {port} needs a capability that this user lacks: CAP_NET_BIND_SERVICE (in a unit of systemd: "
+        f"AmbientCapabilities), or net.ipv4.ip_unprivileged_port_start of at most {port}"
+    )
+
+
 def why_not_listen(address: Address) -> str:
     """Return the reason why this process could not listen there, if it can be determined without binding; "": none. It
     does not check whether the address is in use, because the running gateway usually uses it.
@@ -113,11 +127,8 @@ def why_not_listen(address: Address) -> str:
         if _is_other_file(address.path):
             return f"the file {address.path} exists and is no socket"
         return "" if os.access(folder, os.W_OK | os.X_OK) else f"this user cannot create a socket in {folder}"
-    if 0 < address.port < _unprivileged_ports() and not _may_bind_low_ports():
-        return (
-            f"port {address.port} needs a capability that this user lacks: CAP_NET_BIND_SERVICE (in a unit of systemd: "
-            f"AmbientCapabilities), or net.ipv4.ip_unprivileged_port_start of at most {address.port}"
-        )
+    if _needs_capability(address):
+        return _low_port(address.port)
     try:
         for family, host in _resolve(address):
             _bind(family, (host, 0), shared=False).close()
@@ -175,6 +186,8 @@ def _describe_error(error: OSError, address: Address) -> str:
     if error.errno == errno.EADDRINUSE:
         holder = holder_of(address)
         return f"the address is in use ({holder}, has it)" if holder else "the address is in use"
+    if error.errno == errno.EACCES and not address.path and _needs_capability(address):
+        return f"{error.strerror}: {_low_port(address.port)}; or take a port from {_unprivileged_ports()} on"
     return str(error.strerror)
 
 

@@ -4,8 +4,9 @@ systemd owns them. Never shut one down, because clients would be refused until t
 remove the file of a unix socket. Connections that are queued when the gateway stops wait for the next one.
 
 The supervisor calls `inherited` at its start and `claim_sockets` before it binds an address itself. Workers share a
-socket that was taken, unless `ReusePort=` gave several for the address. An upgrade keeps these sockets over its exec
-like the supervisor's own, and those that are `left`: the environment no longer names them.
+socket that was taken, unless `ReusePort=` gave several for the address. When its listener is removed, the socket is
+given back (`take_back`): systemd passes it once, and no other socket could be bound to its address. An upgrade keeps
+these sockets over its exec like the supervisor's own, and those that are `left`: the environment no longer names them.
 """
 
 import os
@@ -29,7 +30,7 @@ class Passed(NamedTuple):
 
 
 class Inherited:
-    """Sockets that systemd has passed and no listener has taken yet. `refused`: those that cannot be used, in words."""
+    """Sockets that systemd has passed and no listener has taken. `refused`: those that cannot be used, in words."""
 
     def __init__(self, passed: Iterable[Passed], refused: Iterable[str] = ()) -> None:
         self.left = tuple(passed)
@@ -38,8 +39,9 @@ class Inherited:
     def __repr__(self) -> str:
         return f"<Inherited {', '.join(f'{each.name}={bound_to(each.socket)}' for each in self.left) or 'nothing'}>"
 
-    def claim_sockets(self, address: Address) -> tuple[socket.socket, ...]:
-        """Return the sockets bound to this address; () = there are none. The caller closes them.
+    def claim_sockets(self, address: Address) -> tuple[Passed, ...]:
+        """Return the sockets bound to this address; () = there are none. The caller gives them back, or closes them at
+        the end of the gateway.
 
         A host name means all its addresses. A socket for `[::]` that listens for IPv4 too, which is what a bare port in
         a socket unit makes, is also used for `0.0.0.0` if no other socket is bound to it, and for `:port`.
@@ -49,16 +51,18 @@ class Inherited:
         if not taken and address.host == "0.0.0.0":
             taken = [each for each in self.left if _is_dual(each.socket, address.port)]
         self.left = tuple(each for each in self.left if each not in taken)
-        return tuple(each.socket for each in taken)
+        return tuple(taken)
+
+    def take_back(self, unused: Iterable[Passed]) -> None:
+        """Take back sockets that no listener uses any more."""
+        self.left += tuple(unused)
 
     def unclaimed(self) -> tuple[str, ...]:
         """Return a line for each socket that was not taken: connections to it are not answered.
 
         They stay open: a listener of a later generation may use them.
         """
-        waiting = [f"{bound_to(each.socket)} ({each.name})" for each in self.left]
-        advice = "no listener has that address; write a listener with this address, or change ListenStream"
-        return (*self._refused, *(f"systemd listens on {each}, and {advice}" for each in waiting))
+        return (*self._refused, *map(unclaimed_line, self.left))
 
     def close(self) -> None:
         """Close the remaining sockets."""
@@ -91,6 +95,12 @@ def inherited(environ: MutableMapping[str, str] = os.environ) -> Inherited:
             why = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
             refused.append(f"descriptor {fd} from systemd ({name}) is not used: {why}")
     return Inherited(passed, refused)
+
+
+def unclaimed_line(passed: Passed) -> str:
+    """Return the line that reports a socket without a listener."""
+    advice = "no listener has that address; write a listener with this address, or change ListenStream"
+    return f"systemd listens on {bound_to(passed.socket)} ({passed.name}), and {advice}"
 
 
 def bound_to(listening: socket.socket) -> Address:

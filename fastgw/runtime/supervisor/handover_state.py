@@ -42,15 +42,18 @@ class OpenEndpoint(msgspec.Struct):
     shared: bool
     foreign: bool
     inode: int
+    name: str = "unknown"
+    """Name of a service manager's socket; unknown to older versions."""
 
     @classmethod
     def of(cls, endpoint: ListeningEndpoint) -> "OpenEndpoint":
         sockets = [each.fileno() for each in endpoint.sockets]
-        return cls(str(endpoint.address), sockets, endpoint.shared, endpoint.foreign, endpoint.inode)
+        return cls(str(endpoint.address), sockets, endpoint.shared, endpoint.foreign, endpoint.inode, endpoint.name)
 
     def endpoint(self) -> ListeningEndpoint:
         sockets = [socket.socket(fileno=descriptor) for descriptor in self.sockets]
-        return ListeningEndpoint(parse_address(self.address), sockets, self.shared, self.inode, self.foreign)
+        address = parse_address(self.address)
+        return ListeningEndpoint(address, sockets, self.shared, self.inode, self.foreign, self.name)
 
 
 class ChildHandover(msgspec.Struct):
@@ -143,10 +146,13 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
     """Sockets of a service manager that no listener uses, with descriptors and names."""
     records: list[ReloadRecord]
     begun_date: float
+    """Start of the gateway (epoch seconds)."""
     feeds: dict[str, bytes]
     """Last values of feeds by key."""
     reload_due: bool
     """Whether a signal has requested a reload that has not begun."""
+    begun_at: float | None = None
+    """Start of the gateway in monotonic seconds; None: the old version does not know."""
     tickets: TicketKeySeeds | None = None
     """None: the old version has none."""
     run_key: bytes = b""
@@ -205,6 +211,7 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
             passed=[(each.socket.fileno(), each.name) for each in node_state.passed.left],
             records=node_state.records,
             begun_date=node_state.begun_date,
+            begun_at=node_state.begun_at,
             feeds=node_state.feeds,
             reload_due=reload_due,
             tickets=node_state.tickets,

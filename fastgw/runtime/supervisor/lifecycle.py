@@ -102,6 +102,8 @@ class Lifecycle:
 
     def stop(self) -> None:
         """Stop now."""
+        if not self._end_began_at:  # otherwise `start_shutdown` has reported it
+            self._notifier.stopping(STOP_GRACE)
         self._begin_end(LifecyclePhase.STOPPING, STOP_GRACE)
         for child in self._children:
             child.send(Stop(generation=child.generation))

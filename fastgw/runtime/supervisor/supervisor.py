@@ -29,6 +29,7 @@ from fastgw.audit.chain import AuditEntry
 from fastgw.audit.log import AuditLog
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import RareNotice, call_ourselves, notice, notice_logs
+from fastgw.runtime.control import statsd
 from fastgw.runtime.control.control import import_admin
 from fastgw.runtime.ipc.channel import (
     AnnouncePurge,
@@ -62,12 +63,12 @@ from fastgw.runtime.ipc.outbox import AGAIN_S
 from fastgw.runtime.node.bound_addresses import Bound, write_ready
 from fastgw.runtime.node.cache_stores import column_of
 from fastgw.runtime.node.child_slots import LOOP_DEATHS, SETTLED, Child, Slot, Work, cut_off
-from fastgw.runtime.node.gateway_registration import own_addresses, write_entry
+from fastgw.runtime.node.gateway_registration import is_entry_due, own_addresses, write_entry
 from fastgw.runtime.node.heartbeat_monitor import SILENT_S
 from fastgw.runtime.node.node_state import NodeState, ReloadRecord
 from fastgw.runtime.node.purge_persistence import keep_waiting
 from fastgw.runtime.node.quota_persistence import file_of
-from fastgw.runtime.node.startup import CannotStart
+from fastgw.runtime.node.startup import CannotStart, close_unused
 from fastgw.runtime.node.systemd_notify import Notifier
 from fastgw.runtime.process.signals import Signals, outcome
 from fastgw.runtime.reload.coordinator import Reloading
@@ -102,8 +103,11 @@ _LASTING: Final = {
     ocsp_responses.FEED,
     on_demand.FEED,
     recordings.FEED,
+    statsd.FEED,
 }
 """Feeds of the gateway itself, which no configuration names."""
+_OF_CONTROL: Final = {statsd.FEED}
+"""Feeds that no worker needs."""
 
 
 class Supervisor:
@@ -405,7 +409,7 @@ class Supervisor:
 
     def _was_fed(self, child: Child, message: FeedUpdate) -> None:
         descriptors = child.channel.take_descriptors()
-        for worker in self._children.that_work():
+        for worker in () if message.key in _OF_CONTROL else self._children.that_work():
             worker.send(FeedUpdate(generation=worker.generation, key=message.key), descriptors)
         for descriptor in descriptors:
             if value := read_memfd(descriptor):
@@ -551,6 +555,8 @@ class Supervisor:
             hash=self._node_state.sealed.accepted.hash,
         )
         self._notifier.ready(f"listening on {bound}")
+        if self._reload_due:
+            self._notifier.reloading()
         if self._ready_fd is not None:
             write_ready(self._ready_fd, bound)
             self._ready_fd = None
@@ -650,6 +656,8 @@ class Supervisor:
                 OperatorEvent.RELOAD_REFUSED,
                 "SIGHUP: nothing to reload: the configuration came from the command line",
             )
+        elif self._life.phase is LifecyclePhase.STARTING:
+            self._reload_due = True  # the file may have changed since it was read
         elif not self._life.goes_on:  # control would stop them as soon as readiness is off
             drains = self._life.phase is LifecyclePhase.SERVING
             notice(
@@ -690,13 +698,15 @@ class Supervisor:
             node_state.quota_claim = None
         if (control := self._children.control.child) is not None:
             send_caches(control, node_state.caches.stores)
-        if own or (now.status, now.admin) != (before.status, before.admin):
-            for name in [name for name in node_state.own if name in own or getattr(now, name) is None]:
-                node_state.own.pop(name).close()
+        has_moved = own or (now.status, now.admin) != (before.status, before.admin)
+        if has_moved:
+            replaced = [name for name in node_state.own if name in own or getattr(now, name) is None]
+            close_unused(node_state, map(node_state.own.pop, replaced))
             node_state.own |= own
+        if has_moved or is_entry_due(node_state):
             write_entry(node_state)
             self._tell_own_addresses()
-            if self._children.control.child is not None:
+            if has_moved and self._children.control.child is not None:
                 self._children.control.child.dismiss()  # it listens on the addresses of its start
 
     def _tell_own_addresses(self) -> None:

@@ -3,6 +3,7 @@ state.
 """
 
 import asyncio
+import os
 import time
 from contextlib import ExitStack
 
@@ -63,7 +64,9 @@ def preflight(handover: HandoverState, accepted: ConfigSnapshot, gateway: Gatewa
         finally:
             loop.remove_reader(theirs)
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with ExitStack() as held, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        for _ in handover.descriptors:  # a worker of the new program begins with these files too
+            held.callback(os.close, os.eventfd(0, os.EFD_CLOEXEC))
         runner.run(live())
     if not is_ready:
         raise RuntimeError("a worker did not become ready")
@@ -92,6 +95,10 @@ def take_over(handover: HandoverState, accepted: ConfigSnapshot, gateway: Gatewa
         feeds=handover.feeds,
         begun_date=handover.begun_date,
     )
+    if handover.begun_at is None:
+        node_state.begun_at -= max(time.time() - handover.begun_date, 0.0)
+    else:
+        node_state.begun_at = handover.begun_at
     node_state.tickets = handover.tickets or node_state.tickets
     node_state.run_key = handover.run_key or node_state.run_key
     node_state.admin_token = handover.admin_token or node_state.admin_token

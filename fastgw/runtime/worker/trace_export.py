@@ -23,7 +23,7 @@ from fastgw.observe.tracing.queue import SpanQueue
 from fastgw.observe.tracing.spans import Encoder, SpanBuilder
 from fastgw.observe.tracing.tracer import RequestTracer, Tracer, fast_tracer
 from fastgw.observe.tracing.zipkin import ZipkinEncoder, ZipkinEnvelope
-from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.operator_events import OperatorEvent, OutageReports, log_event
 from fastgw.upstream.client.collector_client import BatchRefused, CollectorClient, CollectorHeaders, RetryPause
 from fastgw.upstream.client.http_client import Fetcher
 from fastgw.upstream.forwarding.forward_action import sent_target_of
@@ -69,7 +69,7 @@ class TraceExport:
         self.tracer = fast_tracer(Tracer(settings, gateway.workers, builder, self.queue.add, observer.note_exemplar))
         self._builder = builder
         self._in_flight = 0  # spans of the batch that is being sent
-        self._is_failing = False
+        self._outage = OutageReports()
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -149,19 +149,18 @@ class TraceExport:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
 
-    def _note_failure(self, reason: str, is_final: bool) -> None:
-        """Log the first failure after a success."""
-        if self._is_failing:
-            return
-        self._is_failing = True
-        event = OperatorEvent.TRACES_REJECTED if is_final else OperatorEvent.TRACES_FAILED
-        log_event(event, "spans cannot be exported: %s", reason)
+    def _note_failure(self, reason: str, is_final: bool, cause: str = "") -> None:
+        """Log a failure, if it is the first one or has another cause. `cause`: the part of the text that tells the
+        cause, if another part varies.
+        """
+        if self._outage.is_due(cause or reason, monotonic()):
+            event = OperatorEvent.TRACES_REJECTED if is_final else OperatorEvent.TRACES_FAILED
+            log_event(event, "spans cannot be exported: %s", reason)
 
     def _note_success(self, rejected: int) -> None:
         if rejected:
-            self._note_failure(f"{self._export.endpoint.origin}: {rejected} spans were rejected", True)
-        elif self._is_failing:
-            self._is_failing = False
+            self._note_failure(f"{self._export.endpoint.origin}: {rejected} spans were rejected", True, "rejected")
+        elif self._outage.has_ended():
             log_event(OperatorEvent.TRACES_BACK, "spans are exported again")
 
 

@@ -9,7 +9,6 @@ import asyncio
 import faulthandler
 import gc
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -78,6 +77,8 @@ from fastgw.runtime.node.metrics import Exposition
 from fastgw.runtime.node.node_state import NodeState
 from fastgw.runtime.process.event_loop import run_child_loop
 from fastgw.runtime.process.fallback_probes import Probes
+from fastgw.runtime.process.machine_capacity import verify_spare_files
+from fastgw.runtime.process.stack_dump import register_stack_dump
 from fastgw.runtime.worker.accepting_sockets import AcceptingSockets
 from fastgw.runtime.worker.acceptor import Acceptor
 from fastgw.runtime.worker.address_sharing import AddressSharing
@@ -239,6 +240,7 @@ class Worker:
                 self._shared,
                 words,
                 node_state.begun_date,
+                node_state.begun_at,
                 caches=lambda: self._caches.numbers(store_settings(self._table_swap.gateway.config)),
                 plan=lambda: self._table_swap.gateway.config.telemetry.meter_plan,
             ).text(accept),
@@ -293,6 +295,8 @@ class Worker:
         self._server.use_ocsp_responses(responses.value)
         self._on_demand.use_configuration(self._table_swap.gateway.config.acme)
         self._server.on_demand = self._on_demand
+        if not self._words.is_serving(self._shared):  # a start or a preflight, which it refuses by this
+            verify_spare_files()
         self._loop.add_reader(self._channel, self._receive_orders)
         self._table_swap.once_ready(self._tell_ready)
         try:
@@ -529,7 +533,7 @@ def run_worker(bootstrap: WorkerBootstrap, channel: Channel) -> None:
     sys.setswitchinterval(THREAD_TURN_S)
     gc.set_threshold(YOUNG_OBJECTS)
     faulthandler.enable(2)
-    faulthandler.register(signal.SIGUSR2, 2)
+    register_stack_dump()
     gateway = bootstrap.gateway()
 
     async def live() -> None:

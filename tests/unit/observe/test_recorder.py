@@ -153,6 +153,7 @@ def exchanges(draw: st.DrawFn) -> Exchange:
         reject()
     if draw(st.booleans()):
         ended.head.fields().set(b"User-Agent", b"edited")
+    ended.head.received_s = draw(st.one_of(st.just(0.0), SECONDS))
     return ended
 
 
@@ -367,6 +368,12 @@ def test_what_has_a_slot_is_in_the_line() -> None:
     assert [name for name in fields if name in JSON_SLOTS] == list(JSON_SLOTS)
 
 
+def in_several_reads(ended: Exchange, seconds: float) -> Exchange:
+    """Its head took this long from its first byte."""
+    ended.head.received_s = seconds
+    return ended
+
+
 ORDINARY = [
     over(b"User-Agent: probe/1\r\nReferer: http://h/a%20b?c=d%20e\r\n", b"GET /a?b=c%20d&e HTTP/1.1", request_id=b"7"),
     over(upstream="users", target="t", upstream_s=0.25, retries=1, request_body=Body(7)),
@@ -374,6 +381,7 @@ ORDINARY = [
     over(response=None, fault=Fault.CLIENT_LEFT),
     over(line=b"GET / HTTP/1.0"),
     over(line=b"GET /a;v=1/token HTTP/1.1"),
+    in_several_reads(over(upstream="users", target="t", upstream_s=0.25), 0.5),
 ]
 
 

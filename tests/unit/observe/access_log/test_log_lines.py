@@ -15,7 +15,11 @@ import pytest
 
 from fastgw.config.settings.gateway import AccessLog
 from fastgw.config.settings.log_lines import LogCondition
+from fastgw.exchange import Response
+from fastgw.exchange.reply import UNKNOWN
+from fastgw.http.fields import Fields
 from fastgw.http.http1.parser import parse_request
+from fastgw.http.messages import AS_DECLARED
 from fastgw.observe.access_log import line_formats
 from fastgw.observe.access_log.formats import json_line, masker
 from fastgw.observe.access_log.line_formats import ECS_FIELDS, FORMATS, format_of, w3c_directives
@@ -30,26 +34,21 @@ FULL = changed(
 )
 
 
-@dataclass
-class Answered:
-    lines: dict[bytes, list[bytes]]
-    added: bytes = b""
-    status: int = 200
-    dropped: frozenset[bytes] = frozenset()
-
-    def values(self, name: bytes) -> list[bytes]:
-        return self.lines.get(name, [])
+def answered(
+    fields: dict[bytes, bytes] | None = None, added: bytes = b"", dropped: frozenset[bytes] = frozenset()
+) -> Response:
+    return Response(200, None, added, dropped, _fields=Fields((fields or {}).items()))
 
 
 @dataclass
 class Ended:
     head: Any
-    response: Any = field(default_factory=lambda: Answered({}))
+    response: Any = field(default_factory=answered)
 
 
-def of_request(fields: bytes, response: Answered | None = None) -> Any:
+def of_request(fields: bytes, response: Response | None = None) -> Any:
     head = parse_request(b"GET / HTTP/1.1\r\nHost: a.test\r\n" + fields + b"\r\n")
-    return changed(PROXIED, exchange=Ended(head, response or Answered({})))
+    return changed(PROXIED, exchange=Ended(head, response or answered()))
 
 
 def shown(record: Any, *fields: str, format: str = "json", redact: tuple[str, ...] = ()) -> Any:
@@ -95,16 +94,24 @@ def test_what_is_no_field_is_refused(text):
 
 class TestHeaders:
     def test_values_are_those_that_the_client_sent_and_the_response_has(self):
-        response = Answered({b"content-type": [b"text/plain"]}, b"X-Added: by-a-filter\r\n")
+        response = answered({b"content-type": b"text/plain"}, b"X-Added: by-a-filter\r\n")
         record = of_request(b"X-Tenant: a\r\nx-tenant: b\r\n", response)
         names = ("header.X-Tenant", "response_header.Content-Type", "response_header.x-added", "header.X-None")
         assert [*shown(record, *names).values()] == ["a, b", "text/plain", "by-a-filter", None]
 
     def test_those_that_filters_leave_out_are_not_shown(self):
-        received = {b"x-a": [b"theirs"], b"x_b": [b"theirs"], b"x-c": [b"theirs"]}
-        record = of_request(b"", Answered(received, b"X-A: ours\r\n", dropped=frozenset((b"x-a", b"x-b"))))
+        received = {b"x-a": b"theirs", b"x_b": b"theirs", b"x-c": b"theirs"}
+        record = of_request(b"", answered(received, b"X-A: ours\r\n", dropped=frozenset((b"x-a", b"x-b"))))
         names = ("response_header.X-A", "response_header.X_B", "response_header.X-C")
         assert [*shown(record, *names).values()] == ["ours", None, "theirs"]
+
+    @pytest.mark.parametrize(("length", "value"), [(AS_DECLARED, "9"), (4, "4"), (UNKNOWN, None)])
+    def test_the_length_is_that_of_the_body_that_is_sent(self, length, value):
+        response = answered({b"content-length": b"9"})
+        response.body_length = length
+        assert shown(of_request(b"", response), "response_header.Content-Length").popitem()[1] == value
+        sent = [] if value is None else [(b"content-length", value.encode())]
+        assert response.sent_fields() == sent  # those of a tap
 
     @pytest.mark.parametrize("name", ["Authorization", "Cookie", "X-Api-Key", "x-amz-security-token", "X-Mine"])
     def test_credentials_are_masked(self, name):
@@ -112,11 +119,11 @@ class TestHeaders:
         assert shown(record, f"header.{name}", redact=("x-mine",)) == {f"header.{name}": "***"}
         assert shown(of_request(b""), f"header.{name}", redact=("x-mine",)) == {f"header.{name}": None}
         assert shown(record, f"a=<{{header.{name}}}>", redact=("x-mine",)) == {"a": "<***>"}
-        response = Answered({name.lower().encode(): [b"planted"]})
+        response = answered({name.lower().encode(): b"planted"})
         assert shown(of_request(b"", response), f"response_header.{name}", redact=("x-mine",)).popitem()[1] == "***"
 
     def test_urls_in_values_are_masked(self):
-        record = of_request(b"", Answered({b"location": [b"/cb?code=planted&x=1"]}))
+        record = of_request(b"", answered({b"location": b"/cb?code=planted&x=1"}))
         assert shown(record, "response_header.location").popitem()[1] == "/cb?code=***&x=1"
 
     def test_a_connection_has_none(self):

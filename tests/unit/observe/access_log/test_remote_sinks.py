@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 
+from fastgw import operator_events
 from fastgw.config.base.value_types import parse_endpoint, parse_target_url
 from fastgw.config.settings.log_sinks import (
     ElasticsearchSink,
@@ -423,6 +424,25 @@ class TestHttp:
         assert sink.flush() == 0
         assert server.bodies == [b"1\n"] * 2
         assert f"it answers {status}; lines are held in memory" in caplog.text
+
+    @pytest.mark.usefixtures("quick")
+    @pytest.mark.parametrize(
+        ("interval", "reported"), [(0.0, ["503", "401", "503"]), (operator_events.OUTAGE_REPORT_S, ["503"])]
+    )
+    def test_another_cause_of_an_outage_is_reported_once_in_a_while(
+        self, make, server, caplog, monkeypatch, interval, reported
+    ):
+        """As when a server is back, and its credentials have been changed: the first cause would mislead."""
+        monkeypatch.setattr(operator_events, "OUTAGE_REPORT_S", interval)
+        server.answers = [(status, {}, b"") for status in (503, 503, 401, 401, 503, 204)]
+        sink = make(**http_sink(server))
+        sink.write(lines("1"))
+        assert sink.flush() == 0
+        *failures, back = caplog.messages
+        assert [told.partition("it answers ")[2] for told in failures] == [
+            f"{status}; lines are held in memory" for status in reported
+        ]
+        assert back.endswith("can be written again")
 
     @pytest.mark.parametrize(
         "pieces",

@@ -8,8 +8,9 @@ from fastgw.observe import Record
 from fastgw.observe.metrics import meter_rows
 from fastgw.observe.metrics.carry_over import CounterCarryOver
 from fastgw.observe.metrics.counters import ExchangeCounters
+from fastgw.observe.metrics.families import SloCount
 from fastgw.observe.metrics.meter_rows import MeterKey, unpacked
-from fastgw.observe.metrics.request_meter import MeterPlan
+from fastgw.observe.metrics.request_meter import MeterPlan, Objectives
 from fastgw.observe.metrics.series_layout import WORDS, series_of
 from fastgw.observe.metrics.totals import totals
 from fastgw.shm.slot_assignment import SlotNames, first
@@ -52,3 +53,28 @@ def test_counts_of_a_removed_route_are_those_of_others() -> None:
     CounterCarryOver(added, returned).carry([own], before, after)
     found = totals(series_of(after), [own], added, returned).measured
     assert {unpacked(key).route: sum(counts[:-1]) for (key, _), counts in found.items() if any(counts)} == {0: 1}
+
+
+@pytest.mark.parametrize(
+    ("method", "version", "status", "connect_protocol", "counts"),
+    [
+        (b"GET", 11, 200, b"", True),
+        (b"GET", 11, 101, b"", False),
+        (b"CONNECT", 20, 200, b"websocket", False),
+        (b"CONNECT", 20, 403, b"websocket", True),
+        (b"GET", 20, 200, b"", True),
+    ],
+)
+def test_a_tunnel_is_no_request_of_the_latency_objective(
+    method: bytes, version: int, status: int, connect_protocol: bytes, counts: bool
+) -> None:
+    """Over HTTP/2 its status is 200 (RFC 8441 section 5). A refused one is a request like others."""
+    series, own = series_of(first(SlotNames(routes=["a"]))), column()
+    objectives = Objectives(0.99, 0.3, 0.99)
+    finished = record("a", status, method)
+    finished.version, finished.connect_protocol = version, connect_protocol
+    ExchangeCounters(series, own).meter(MeterPlan((), (), {}, objectives, {})).add_record(finished)
+    expected = {("a", SloCount.AVAILABILITY_ALL): 1}
+    if counts:
+        expected |= {("a", SloCount.LATENCY_ALL): 1, ("a", SloCount.LATENCY_BAD): 1}
+    assert totals(series, [own]).objectives == expected

@@ -11,6 +11,8 @@ import pytest
 from fastgw.admin.node_interface import CachePurged, PurgeNotRecorded
 from fastgw.cache.process_store import ProcessStore
 from fastgw.cache.store import Refusal
+from fastgw.config import load_text
+from fastgw.filters import TYPES
 from fastgw.runtime.control.cache_purging import CachePurging
 from fastgw.runtime.control.sharing.shared_stream import FIRST
 from fastgw.runtime.ipc.channel import AnnouncePurge, PurgesAnnounced, PurgesSeen
@@ -22,6 +24,13 @@ from tests.support.redis_server import RedisServer
 DEADLINE_S = 30.0
 URL = b"http://a.test/b"
 OF_URL = PurgeOrder("main", PurgeTarget.URL, (URL,))
+CONFIG = """
+version: 1
+listeners: {{main: {{address: "127.0.0.1:0"}}}}
+caches: {{main: {{memory: 1MiB}}}}
+upstreams: {{a: {{targets: ["http://127.0.0.1:1"]}}}}
+routes: [{{name: a, paths: ["/*"], upstream: a, filters: {{cache: {{key: {{query: {query}}}}}}}}}]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +42,10 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 class Node:
     """A node with a store of its own. `backlog`: of its supervisor."""
 
-    def __init__(self, *, supervised: bool = True, run_key: bytes = b"") -> None:
-        """`run_key`: of a gateway that reads what waits, and has a state directory if there is one."""
+    def __init__(self, *, supervised: bool = True, run_key: bytes = b"", query: str = "all") -> None:
+        """`run_key`: of a gateway that reads what waits, and has a state directory if there is one. `query`: rule of
+        its cache keys."""
+        self.configuration = load_text(CONFIG.format(query=query).encode(), "gateway.yaml", TYPES).config
         self.store = ProcessStore(asyncio.get_running_loop().call_soon)
         self.backlog, self.supervised, self.run_key = PurgeBacklog(), supervised, run_key
         if run_key:
@@ -44,7 +55,14 @@ class Node:
     def control(self) -> CachePurging:
         """Return a control process as it begins."""
         file = purge_file(self.run_key) if self.run_key else None
-        return CachePurging({"main": self.store}.get, lambda: ["main"], self.tell, copy.deepcopy(self.backlog), file)
+        return CachePurging(
+            {"main": self.store}.get,
+            lambda: ["main"],
+            lambda: self.configuration,
+            self.tell,
+            copy.deepcopy(self.backlog),
+            file,
+        )
 
     def tell(self, message: AnnouncePurge | PurgesAnnounced | PurgesSeen) -> bool:
         if isinstance(message, PurgesAnnounced):
@@ -126,6 +144,30 @@ def test_nodes_purge_what_others_purge_and_catch_up(redis: RedisServer) -> None:
             await until(lambda: not late.has())
         finally:
             for node in (one, two, late):
+                node.purging.stop()
+            await asyncio.sleep(0)
+
+    play(act)
+
+
+def test_each_node_purges_what_its_own_rules_leave_of_a_url(redis: RedisServer) -> None:
+    """Nodes may have different configurations: what is announced is the URL as it was given."""
+
+    async def act() -> None:
+        one, two, three = Node(query="none"), Node(query="{only: [id]}"), Node()
+        nodes = {one: URL, two: URL + b"?id=1", three: URL + b"?id=1&x=2"}
+        for node, url in nodes.items():
+            node.purging.use_state((redis.url, "rules"))
+            await until(lambda node=node: node.purging._replicator.is_there)
+            node.fill(b"k", url)
+            node.fill(b"l", URL + b"?id=2")
+        try:
+            order = PurgeOrder("main", PurgeTarget.URL, (URL + b"?id=1&x=2",))
+            assert await one.purging.purge(order) == CachePurged(1, "shared")
+            await until(lambda: not (one.has() or two.has() or three.has()))
+            assert [node.has(b"l") for node in nodes] == [True] * 3
+        finally:
+            for node in nodes:
                 node.purging.stop()
             await asyncio.sleep(0)
 

@@ -29,12 +29,11 @@ def test_what_a_consumer_has_used():
     ],
 )
 def test_a_key_that_is_named_is_the_one_that_requests_have(trait, value, seen):
-    class Head:
-        def values(self, name: bytes) -> list[bytes]:
-            return [seen.encode()]
-
     class Asked:
-        client_ip, head = seen, Head()
+        client_ip = seen
+
+        def current_values(self, name: bytes) -> list[bytes]:
+            return [seen.encode()]
 
     for times in (1, 2):
         traits = [trait] * times

@@ -1,9 +1,14 @@
-"""Percentiles from the buckets of a histogram."""
+"""Percentiles from the buckets of a histogram, and the time since the start."""
+
+import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from fastgw.observe.metrics.families import BOUNDS_S
 from fastgw.observe.metrics.totals import quantile
+from fastgw.runtime.control.node_view import NodeView
 
 
 def row(counts: dict[int, int]) -> list[int]:
@@ -42,3 +47,11 @@ def test_a_higher_share_is_never_quicker():
     shares = [share / 100 for share in range(1, 101)]
     seen = [quantile(counts, share) for share in shares]
     assert seen == sorted(seen)
+
+
+def test_the_time_since_the_start_does_not_depend_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock may be set back, and then the gateway would have started in the future."""
+    view: Any = SimpleNamespace(_node_state=SimpleNamespace(begun_date=time.time(), begun_at=time.monotonic() - 60.0))
+    date = time.time()
+    monkeypatch.setattr(time, "time", lambda: date - 7200.0)
+    assert 60.0 <= NodeView._uptime_s(view) < 7200.0

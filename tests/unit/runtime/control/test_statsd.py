@@ -11,8 +11,19 @@ import pytest
 
 from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.runtime.control.metric_push import MetricPush
-from fastgw.runtime.control.statsd import MOST_TIMERS, Durations, Push, StatsdCounts, Tags, datagrams, timer_values
+from fastgw.runtime.control.statsd import (
+    FEED,
+    MOST_TIMERS,
+    NOTHING_COUNTED,
+    Durations,
+    Push,
+    StatsdCounts,
+    Tags,
+    datagrams,
+    timer_values,
+)
 from fastgw.runtime.node.node_state import Sealed
+from fastgw.sync import feeds
 from tests.support.node import accepted_of, close_node, document, node_state_of, sealed_document
 from tests.support.on_loop import on_loop, until
 
@@ -55,7 +66,7 @@ def test_datagrams_have_whole_lines_and_the_series_that_end_in_them() -> None:
 
 def test_series_that_were_not_sent_are_added_to_those_counted_since() -> None:
     one, other = Tags("a", "GET", "200"), Tags("b", "GET", "200")
-    counts = StatsdCounts([], from_start=False)
+    counts = StatsdCounts(NOTHING_COUNTED)
     counts.requests, counts.durations = {one: 1}, {one: Durations(BOUNDS, (1, 0, 0, 0), 10)}
     requests, durations = counts.take_waiting()
     counts.requests = {one: 2, other: 3}
@@ -151,7 +162,132 @@ async def test_a_push_in_flight_is_followed_by_the_last_one(pushed: Pushed) -> N
     statsd = push._statsd
     assert statsd is not None
     statsd._interval = 0.0
-    await until(lambda: bool(statsd._counts._last.requests))  # it looks up the address
+    await until(lambda: bool(statsd.counts.last.requests))  # it looks up the address
     pushed.count(5)
     await push.stop()
     assert pushed.received() == 15
+
+
+async def unreachable(kind: str) -> socket.socket:
+    raise OSError("down")
+
+
+async def left_by(pushed: Pushed, push: MetricPush) -> None:
+    """End a push as control does, and leave its counts to the next one."""
+    await push.stop()
+    pushed.node_state.feeds[FEED] = push.handover()
+
+
+@on_loop
+async def test_the_next_process_pushes_what_was_counted_since_the_last_push(pushed: Pushed) -> None:
+    """An upgrade, and a reload with another admin address, replace the control process."""
+    for _ in range(2):
+        push = pushed.begin()
+        pushed.count(10)
+        await left_by(pushed, push)
+        pushed.count(5)
+    await pushed.begin().stop()
+    assert pushed.received() == 30
+
+
+@on_loop
+async def test_the_next_process_pushes_what_could_not_be_sent(pushed: Pushed) -> None:
+    push = pushed.begin()
+    statsd = push._statsd
+    assert statsd is not None
+    statsd._connected = unreachable  # type: ignore[method-assign]
+    pushed.count(10)
+    await left_by(pushed, push)
+    pushed.count(5)
+    assert pushed.received() == 0
+    await pushed.begin().stop()
+    assert pushed.received() == 15
+
+
+@on_loop
+async def test_a_push_with_the_right_address_pushes_what_the_one_before_could_not_send(pushed: Pushed) -> None:
+    push = pushed.begin()
+    statsd = push._statsd
+    assert statsd is not None
+    statsd._connected = unreachable  # type: ignore[method-assign]
+    pushed.count(10)
+    await statsd.push()
+    push.use_configuration(pushed.changed().accepted)
+    pushed.count(5)
+    await left_by(pushed, push)
+    await pushed.begin().stop()
+    assert pushed.received() == 15
+
+
+@on_loop
+async def test_more_than_a_feed_takes_leaves_the_counters_alone(
+    pushed: Pushed, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Requests that could not be sent are lost; those counted since are not."""
+    push = pushed.begin()
+    statsd = push._statsd
+    assert statsd is not None
+    statsd._connected = unreachable  # type: ignore[method-assign]
+    pushed.count(3)
+    await push.stop()
+    statsd.counts.requests |= {Tags("a" * feeds.MOST_BYTES, "GET", "200"): 4}
+    capfd.readouterr()
+    pushed.node_state.feeds[FEED] = push.handover()
+    assert "7 requests that could not be sent are lost: too many series" in capfd.readouterr().err
+    following = pushed.begin()
+    pushed.count(5)
+    await following.stop()
+    assert pushed.received() == 5
+
+
+@on_loop
+async def test_after_a_killed_process_nothing_is_pushed_twice(pushed: Pushed) -> None:
+    """The counts that an earlier process has left are out of date."""
+    push = pushed.begin()
+    pushed.count(10)
+    await left_by(pushed, push)
+    killed = pushed.begin()
+    pushed.count(5)
+    await killed.stop()  # without leaving its counts
+    pushed.count(2)
+    last = pushed.begin()
+    pushed.count(1)
+    await last.stop()
+    assert pushed.received() == 16
+
+
+@on_loop
+async def test_new_memory_begins_with_what_the_earlier_one_could_not_send(pushed: Pushed) -> None:
+    """An upgrade to a version with another layout: its counters begin at zero, below those of the last push."""
+    former = Pushed("dogstatsd")
+    try:
+        push = former.begin()
+        statsd = push._statsd
+        assert statsd is not None
+        former.count(100)
+        await statsd.push()
+        statsd._connected = unreachable  # type: ignore[method-assign]
+        former.count(10)
+        await left_by(former, push)
+        assert former.received() == 100
+        pushed.node_state.feeds[FEED] = former.node_state.feeds[FEED]
+    finally:
+        former.close()
+    pushed.count(7)
+    killed = pushed.begin()
+    await killed.stop()  # without leaving its counts
+    assert pushed.received() == 17
+    pushed.count(2)
+    last = pushed.begin()
+    pushed.count(1)
+    await last.stop()
+    assert pushed.received() == 1
+
+
+@on_loop
+async def test_counts_of_another_version_are_ignored(pushed: Pushed) -> None:
+    pushed.node_state.feeds[FEED] = b"\x93\x01"
+    push = pushed.begin()
+    pushed.count(3)
+    await push.stop()
+    assert pushed.received() == 3

@@ -77,7 +77,7 @@ class Node:
             FeedInfo("https://new.example/keys", None, ""),
         ]
         self.exposition = Exposition(
-            *(self.gateway.series, self.shared, self.words, BEGUN),
+            *(self.gateway.series, self.shared, self.words, BEGUN, 1000.0),
             lambda: ([shown], verifiers),
             lambda: feeds,
             lambda: {"users": OfUpstream({HealthVerdict.HEALTHY: 2, HealthVerdict.EJECTED: 1}, BreakerPhase.OPEN)},
@@ -132,7 +132,7 @@ def test_histograms_have_the_labels_that_were_asked_for_though_statsd_needs_othe
     assert plan is not None
     assert {*STATSD_LABELS} <= {*plan.labels}
     node.exposition = Exposition(
-        *(node.gateway.series, node.shared, node.words, BEGUN),
+        *(node.gateway.series, node.shared, node.words, BEGUN, 1000.0),
         *(lambda: ([], []), list, dict, dict),
         plan=lambda: plan,
     )
@@ -145,6 +145,13 @@ def test_histograms_have_the_labels_that_were_asked_for_though_statsd_needs_othe
     assert node.value(f"{name}_count", status_class="2xx", upstream=NONE) == 2.0
     assert node.value(f"{name}_count", status_class="5xx", upstream=NONE) == 1.0
     assert node.value(f"{name}_sum", status_class="2xx", upstream=NONE) == 0.5
+
+
+def test_the_start_of_a_worker_does_not_move_with_the_clock(node: Node) -> None:
+    """It is told from the start of the gateway, which is a date as well."""
+    node.own.words[node.words.began] = 1_060 * 10**9
+    assert node.value("fastgw_start_time_seconds") == BEGUN
+    assert node.value("fastgw_worker_start_time_seconds", worker="1") == BEGUN + 60.0
 
 
 OPEN = b"application/openmetrics-text; version=1.0.0"

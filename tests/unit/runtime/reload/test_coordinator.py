@@ -26,6 +26,7 @@ from fastgw.runtime.node.child_slots import Child
 from fastgw.runtime.reload.coordinator import RECORDS, Reloading, changed_files, describe_outcome
 from fastgw.runtime.reload.rollback_history import KEPT
 from fastgw.runtime.sockets.listening_sockets import ListeningEndpoint, open_endpoint
+from fastgw.runtime.sockets.systemd_activation import Inherited, Passed, bound_to
 from fastgw.runtime.supervisor import hang_detection
 from tests.support.gateway import messages
 from tests.support.node import ANYWHERE, Crew, close_node, node_state_of, sealed_document
@@ -60,8 +61,14 @@ class Node(Crew):
             lambda reload, changes: self.recorded.append((reload.source, reload.ok, changes)),
         )
 
-    def propose(self, generation: int = 2, listeners: Sequence[str] = ("main",), more: str = "") -> None:
-        sealed = sealed_document(generation, listeners, more)
+    def propose(
+        self,
+        generation: int = 2,
+        listeners: Sequence[str] = ("main",),
+        more: str = "",
+        address: str = "127.0.0.1:0",
+    ) -> None:
+        sealed = sealed_document(generation, listeners, more, address)
         self.reloading.propose(Propose(generation=generation, source="signal"), sealed.descriptor)
 
     def commits(self, child: Child) -> None:
@@ -69,9 +76,15 @@ class Node(Crew):
         child.generation = self.node_state.sealed.generation
         self.reloading.was_committed(child)
 
-    def change(self, generation: int = 2, listeners: Sequence[str] = ("main",), more: str = "") -> None:
+    def change(
+        self,
+        generation: int = 2,
+        listeners: Sequence[str] = ("main",),
+        more: str = "",
+        address: str = "127.0.0.1:0",
+    ) -> None:
         """The whole of it."""
-        self.propose(generation, listeners, more)
+        self.propose(generation, listeners, more, address)
         for child in self.children:
             self.reloading.prepared(child, generation)
         for child in self.children:
@@ -198,6 +211,52 @@ def test_a_listener_that_comes_back_has_sockets_that_the_workers_are_told_of(nod
     assert node.told(one) == [Sockets, Prepare, Commit]
     counts = [(each.listeners_added, each.listeners_removed) for each in node.outcomes]
     assert counts == [(1, 0), (0, 1), (1, 0)]
+
+
+@pytest.fixture
+def passed(node: Node) -> Iterator[Passed]:
+    """A socket that systemd has passed and holds too, and no listener uses."""
+    with socket.create_server(("127.0.0.1", 0)) as held, held.dup() as listening:
+        passed = Passed(listening, "web")
+        node.node_state.passed = Inherited([passed])
+        yield passed
+
+
+def test_a_socket_of_systemd_stays_open_without_its_listener_and_the_next_one_has_it(node, passed, capfd):
+    """systemd passes it once, and the gateway could not bind its address."""
+    address = str(bound_to(passed.socket))
+    node.change(2, address=address)
+    assert node.node_state.passed.left == ()
+    assert "systemd listens" not in capfd.readouterr().err
+    node.change(3)
+    assert node.node_state.passed.left == (passed,)
+    assert f"warning: systemd listens on {address} (web), and no listener has that address" in capfd.readouterr().err
+    node.change(4, address=address)
+    assert [each.why for each in node.outcomes] == ["", "", ""]
+    assert [each.sockets for each in node.node_state.endpoints.values()] == [[passed.socket]]
+
+
+@pytest.mark.parametrize("more", ["", STATUS])
+def test_a_change_that_is_refused_gives_back_the_sockets_of_systemd(node, passed, capfd, more):
+    """The listener's, or that of control. No log line repeats what the start has logged."""
+    address = str(bound_to(passed.socket))
+    main, more = ("127.0.0.1:0", more.replace("127.0.0.1:0", address)) if more else (address, "")
+    node.propose(address=main, more=more)
+    assert node.node_state.passed.left == ()
+    node.reloading.refused(node.children[0], 2, "no memory")
+    assert node.node_state.passed.left == (passed,)
+    assert "systemd listens" not in capfd.readouterr().err
+    node.change(address=main, more=more)
+    assert [each.why for each in node.outcomes] == ["worker 1: no memory", ""]
+
+
+def test_a_listener_that_cannot_listen_leaves_the_sockets_of_systemd_to_the_next_change(node, passed):
+    address = str(bound_to(passed.socket))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        node.propose(address=address, more=f"status: {{address: {bound_to(other)}}}")
+    assert not node.outcomes[0].ok
+    node.change(address=address)
+    assert node.outcomes[1].ok
 
 
 def test_a_change_that_takes_too_long_is_given_up(node):

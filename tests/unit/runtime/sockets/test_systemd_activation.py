@@ -11,7 +11,7 @@ import pytest
 
 from fastgw.config.base.value_types import Address, parse_address
 from fastgw.runtime.sockets import systemd_activation
-from fastgw.runtime.sockets.systemd_activation import Inherited, Passed, bound_to, inherited
+from fastgw.runtime.sockets.systemd_activation import Inherited, bound_to, inherited
 
 FIRST_FD = 600  # of this test, where pytest has none of its own
 
@@ -142,7 +142,7 @@ class TestTaking:
         address = parse_address(f"{host}:{port_of(tcp)}")
         found = find(passing(other, tcp))
         (taken,) = found.claim_sockets(address)
-        assert bound_to(taken) == parse_address(f"{bound}:{address.port}")
+        assert bound_to(taken.socket) == parse_address(f"{bound}:{address.port}")
         assert found.claim_sockets(address) == ()
         assert len(found.left) == 1
 
@@ -158,7 +158,7 @@ class TestTaking:
         six = listening(f"[::1]:{port_of(four)}")
         address = Address(host="localhost", port=port_of(four))
         taken = find(passing(four, six)).claim_sockets(address)
-        assert {bound_to(each).host for each in taken} <= {"127.0.0.1", "::1"}
+        assert {bound_to(each.socket).host for each in taken} <= {"127.0.0.1", "::1"}
         assert len(taken) == len({info[4][0] for info in socket.getaddrinfo("localhost", address.port)})
 
     def test_all_that_share_an_address(self, passing, listening, find):
@@ -173,7 +173,7 @@ class TestTaking:
         both = listening("[::]:0", dual=True)
         address = Address(host="0.0.0.0", port=port_of(both))
         (taken,) = find(passing(both)).claim_sockets(address)
-        assert bound_to(taken).host == "::"
+        assert bound_to(taken.socket).host == "::"
 
     def test_ipv6_alone_is_not_ipv4(self, passing, listening, find):
         six = listening("[::]:0")
@@ -187,7 +187,7 @@ class TestTaking:
         port = port_of(four)
         six = listening(f"[::]:{port}", reused=True)
         (taken,) = find(passing(six, four)).claim_sockets(Address(host="0.0.0.0", port=port))
-        assert taken.family == socket.AF_INET
+        assert taken.socket.family == socket.AF_INET
 
     def test_a_path_however_it_is_written(self, passing, listening, find, tmp_path):
         (tmp_path / "run").mkdir()
@@ -195,7 +195,7 @@ class TestTaking:
         found = find(passing(listening(f"unix:{tmp_path}/run/gw.sock")))
         assert found.claim_sockets(Address(path=f"{tmp_path}/run/other.sock")) == ()
         (taken,) = found.claim_sockets(Address(path=f"{tmp_path}/var/gw.sock"))
-        assert taken.family == socket.AF_UNIX
+        assert taken.socket.family == socket.AF_UNIX
 
 
 class TestWhatIsLeft:
@@ -219,10 +219,18 @@ class TestWhatIsLeft:
         tcp = listening()
         address = bound_to(tcp)
         found = find(passing(tcp, LISTEN_FDNAMES="public"))
-        ((still, name),) = found.left
-        carried = Inherited([Passed(still, name)])
+        (still,) = found.left
+        carried = Inherited([still])
         assert carried.claim_sockets(address) == (still,)
         assert carried.unclaimed() == ()
+
+    def test_is_also_what_a_listener_has_given_back(self, passing, listening, find):
+        found = find(passing(listening(), LISTEN_FDNAMES="public"))
+        address = bound_to(found.left[0].socket)
+        taken = found.claim_sockets(address)
+        found.take_back(taken)
+        assert found.unclaimed()[0].startswith(f"systemd listens on {address} (public), and ")
+        assert found.claim_sockets(address) == taken
 
     def test_is_closed_at_the_end(self, passing, listening, find):
         found = find(passing(listening()))

@@ -1,6 +1,7 @@
 """The phases of a gateway's life: who is told what, and when."""
 
 import signal
+import socket
 from collections.abc import Iterator
 from math import inf
 
@@ -29,7 +30,7 @@ class Clock:
 class Node(Crew):
     """Two workers and control, all ready."""
 
-    def __init__(self, delay: str) -> None:
+    def __init__(self, delay: str, notifier: Notifier | None = None) -> None:
         super().__init__(3)
         more = f"timeouts: {{drain: {{delay: {delay}, requests: 30s, tunnels: 300s}}}}\nstatus: null"
         self.node_state = node_state_of(sealed=sealed_document(1, more=more))
@@ -40,7 +41,7 @@ class Node(Crew):
             slot.child = child
         self.slots.control.child = self.control
         self.control.column = None
-        self.life = Lifecycle(self.node_state, self.slots, Notifier(""))
+        self.life = Lifecycle(self.node_state, self.slots, notifier or Notifier(""))
 
     def dies(self, index: int) -> None:
         self.slots.workers[index].child = None
@@ -208,6 +209,28 @@ def test_who_was_sent_away_before_is_not_told_to_drain_again(node, clock):
     node.life.terminate("SIGTERM")
     node.life.do_what_is_due(clock.now)
     assert node.told(first) == []
+
+
+@pytest.mark.parametrize("asked", ["SIGINT", "SIGTERM twice", "SIGTERM in the start"])
+def test_an_end_at_once_is_reported_once_to_systemd(tmp_path, clock, asked):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        node = Node("5s", Notifier(str(tmp_path / "notify")))
+        if asked != "SIGTERM in the start":
+            node.life.serve()
+        if asked == "SIGINT":
+            node.life.stop()
+        else:
+            node.life.terminate("SIGTERM")
+            clock.now += REPEATED
+        if asked == "SIGTERM twice":
+            node.life.terminate("SIGTERM")
+        assert node.life.phase is LifecyclePhase.STOPPING
+        assert systemd.recv(99).startswith(b"STOPPING=1\nEXTEND_TIMEOUT_USEC=")
+        with pytest.raises(BlockingIOError):
+            systemd.recv(99)
+        node.close()
 
 
 def test_a_start_that_is_interrupted_ends_at_once():

@@ -1,0 +1,47 @@
+"""The entry of a gateway in the runtime directory, and what its log says of the token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastgw.admin.gateway_registry import Registration
+from fastgw.config import load_text
+from fastgw.config.base.value_types import Address
+from fastgw.filters import TYPES
+from fastgw.runtime.node.config_snapshot import seal
+from fastgw.runtime.node.gateway_registration import is_entry_due, own_addresses, token_file_of, write_entry
+from fastgw.runtime.node.node_state import Sealed
+from fastgw.runtime.sockets.listening_sockets import open_endpoint
+from tests.support.node import FILE, accepted_of, close_node, node_state_of
+from tests.support.small_file_system import full_disk
+
+DOCUMENT = b"""\
+version: 1
+listeners: {main: {address: "127.0.0.1:0"}}
+status: null
+routes: [{name: all, respond: {body: ok}}]
+"""
+POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+
+
+def test_a_token_file_is_named_only_when_it_is_there(tmp_path: Path) -> None:
+    """On a full disk the log of a pod, which others read, has no token either. The next attempt completes the entry."""
+    accepted = accepted_of(load_text(DOCUMENT, FILE, TYPES))
+    node_state = node_state_of(sealed=Sealed(accepted, seal(accepted)))
+    node_state.own["admin"] = open_endpoint(Address(host="127.0.0.1", port=0))
+    node_state.registration = registration = Registration.create_entry({"RUNTIME_DIRECTORY": str(tmp_path)})
+    try:
+        with full_disk():
+            write_entry(node_state)
+        assert (token_file_of(node_state), is_entry_due(node_state)) == (None, True)
+        (shown,) = own_addresses(node_state, POD)
+        assert "/ (token: its file could not be written)" in shown
+        write_entry(node_state)
+        assert (token_file_of(node_state), is_entry_due(node_state)) == (registration.token_file, False)
+        (shown,) = own_addresses(node_state, POD)
+        assert f"/ (token: {registration.token_file})" in shown
+        assert Path(registration.token_file).read_text() == f"{node_state.admin_token}\n"
+    finally:
+        registration.end()
+        close_node(node_state)
+    assert list(tmp_path.iterdir()) == []
