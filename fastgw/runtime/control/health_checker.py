@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 from ssl import SSLContext, SSLError
 from time import monotonic
 from typing import Final
@@ -269,49 +270,52 @@ class _Journal:
             if upstream.circuit_breaker is not None:
                 self._breakers[name] = slot_table.upstreams[name]
         self._in_order: Sequence[int] = tuple(self._targets.values())
-        self.logged_states: dict[str, str] = {}
-        """The last log line about each target that is ejected and each breaker that is not closed."""
+        self.logged_states: dict[str, tuple[str, float]] = {}
+        """The last log line about each target that is ejected and each breaker that is not closed: the state, and when
+        it ends (monotonic seconds).
+        """
 
     @property
     def keys(self) -> Iterable[str]:
         return {*self._targets, *self._breakers}
 
     def refresh_verdicts(self, now: float, quiet: bool = False) -> float:
-        again = [float("inf")]
+        again = [inf]
         views = self._shared.views
         for key, (verdict, until) in zip(
             self._targets, self._words.read_verdicts(self._shared.supervisor, self._in_order, now), strict=True
         ):
+            state = ""
             if verdict is HealthVerdict.EJECTED:
                 again.append(until)
-            state = "ejected" if verdict is HealthVerdict.EJECTED else ""
-            if state != self.logged_states.get(key, ""):
+                state = "ejected"
+            if self._follow_state(key, state, until, now) and not quiet:
                 upstream, _, label = key.rpartition(" ")
                 if state:
-                    lasting = f"for {until - now:.1f} s"
-                    text = f"upstream {upstream}: {label} is ejected {lasting}: it keeps failing"
-                    self._log_change(OperatorEvent.TARGET_EJECTED, key, state, text, quiet)
+                    text = f"upstream {upstream}: {label} is ejected for {until - now:.1f} s: it keeps failing"
+                    log_event(OperatorEvent.TARGET_EJECTED, "%s", text)
                 else:
-                    text = f"upstream {upstream}: {label} is no longer ejected"
-                    self._log_change(OperatorEvent.TARGET_RESTORED, key, state, text, quiet)
+                    log_event(OperatorEvent.TARGET_RESTORED, "upstream %s: %s is no longer ejected", upstream, label)
         for name, slot in self._breakers.items():
             breaker = self._words.breaker(views, slot)
             phase = phase_of(breaker, now)
+            ends_at = inf
             if phase is BreakerPhase.OPEN:
-                again.append(breaker.until)
+                ends_at = breaker.until
+                again.append(ends_at)
             state = "" if phase is BreakerPhase.CLOSED else phase.value
-            if state != self.logged_states.get(name, ""):
-                text = f"upstream {name}: {BREAKER_MESSAGES[phase]}"
-                self._log_change(OperatorEvent.BREAKER_CHANGED, name, state, text, quiet)
+            if self._follow_state(name, state, ends_at, now) and not quiet:
+                log_event(OperatorEvent.BREAKER_CHANGED, "upstream %s: %s", name, BREAKER_MESSAGES[phase])
         return min(again)
 
-    def _log_change(self, event: OperatorEvent, key: str, state: str, text: str, quiet: bool) -> None:
+    def _follow_state(self, key: str, state: str, ends_at: float, now: float) -> bool:
+        """Return whether this state is another than the logged one, or has begun again since that one ended."""
+        state_before, ended_at = self.logged_states.get(key, ("", inf))
         if state:
-            self.logged_states[key] = state
-        else:
+            self.logged_states[key] = state, ends_at
+        elif state_before:
             del self.logged_states[key]
-        if not quiet:
-            log_event(event, "%s", text)
+        return state != state_before or ended_at <= now
 
 
 BREAKER_MESSAGES: Final = {

@@ -19,7 +19,7 @@ from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.runtime.control import health_checker
 from fastgw.runtime.control.health_checker import AT_ONCE, Checks
-from fastgw.shm.health_words import HealthVerdict, HealthWords
+from fastgw.shm.health_words import BreakerState, Ejection, HealthVerdict, HealthWords
 from fastgw.shm.memory import Layout, SharedMemory
 from fastgw.shm.slot_assignment import SlotNames, SlotTable, first
 from fastgw.upstream.connections.connect import ConnectFailed
@@ -429,4 +429,39 @@ async def test_a_control_process_goes_on_with_what_the_one_before_it_knew(node: 
     assert [each.message for each in caplog.records] == [
         "upstream users: a:80 is unhealthy: status 500",
         "upstream users: a:80 is healthy again",
+    ]
+
+
+# --- the log of ejections and breakers ---
+
+
+@in_control
+async def test_what_begins_again_between_two_readings_has_a_line_each_time(node: Node, told: Told, caplog: Any) -> None:
+    """An ejected target is asked when its time is over, and is ejected again at once; a probe opens a breaker again."""
+    passive = settings.HealthChecks(passive=settings.PassiveHealth())
+    breaker = settings.CircuitBreaker()
+    both = replace(users("a", "b")["users"], health_checks=passive, circuit_breaker=breaker)
+    node.follow({"users": both})
+    journal = node.checks._journal
+    assert journal is not None
+    column, words = node.shared.supervisor, node.words
+    target, upstream = node.slot_table.targets["users a:80"], node.slot_table.upstreams["users"]
+    words.eject(column, target, Ejection(until=101.0, level=1))
+    words.set_breaker(column, upstream, BreakerState(round=1, until=101.5, is_open=True))
+    assert journal.refresh_verdicts(100.0) == 101.0
+    assert journal.refresh_verdicts(100.5) == 101.0
+    words.eject(column, target, Ejection(until=103.0, level=2))
+    words.set_breaker(column, upstream, BreakerState(round=3, until=103.5, is_open=True))
+    assert journal.refresh_verdicts(101.75) == 103.0
+    # Another worker that has ejected the same target at the same time extends the ejection, which is no other one.
+    words.eject(column, target, Ejection(until=103.1, level=2))
+    assert journal.refresh_verdicts(102.0) == 103.1
+    assert journal.refresh_verdicts(104.0) == float("inf")
+    assert [each.message for each in caplog.records] == [
+        "upstream users: a:80 is ejected for 1.0 s: it keeps failing",
+        "upstream users: its breaker is open: too many requests failed",
+        "upstream users: a:80 is ejected for 1.2 s: it keeps failing",
+        "upstream users: its breaker is open: too many requests failed",
+        "upstream users: a:80 is no longer ejected",
+        "upstream users: its breaker is half-open: some requests are let through",
     ]
