@@ -1,6 +1,7 @@
 """The commands. Errors are reported in one line each, without a traceback.
 
-Exit codes: 0 success, 1 invalid file or request, 2 usage, 3 the gateway could not start or be reached.
+Exit codes: 0 success, 1 invalid file or request, 2 usage, 3 the gateway could not start or be reached, 70 an internal
+error, 74 the output cannot be written.
 
 PERF: each command imports what it needs. `fastgw reload` takes 0.17 s of user time instead of 0.46, `--version` 0.10,
 `check` 0.38 instead of 0.43 (CPython 3.11, `time fastgw reload`).
@@ -16,7 +17,9 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
+from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
 import msgspec
@@ -49,7 +52,10 @@ COMPLETE: Final = "_FASTGW_COMPLETE"
 """Environment variable by which a shell requests completions."""
 STORY_S: Final = 5.0
 """Seconds to wait for the story of a request that was answered."""
+OUTPUT_LOST: Final = 74  # EX_IOERR of sysexits.h
 DEFECT: Final = 70  # EX_SOFTWARE of sysexits.h: an internal error
+GATEWAYS: Final = (["run"], ["demo"])
+"""Commands that start a gateway."""
 UNCOLLECTED: Final = 200_000
 """Number of new objects after which a command collects garbage, or a gateway that is importing. Imports make fewer."""
 USUAL: Final = gc.get_threshold()
@@ -354,14 +360,14 @@ def explain(
     from fastgw.gateway.compiler import compile
     from fastgw.gateway.tables import CompileError
 
-    loaded = _read(lambda: _load(file, syntax))
+    loaded = _read(lambda: _load(file, syntax), answer)
     logging.getLogger("fastgw").addHandler(logging.NullHandler())  # exceptions of filters are part of the explanation
     try:
         gateway = compile(loaded.config, 1, loaded.captured)
         shown = None if certificate is None else certificate_in(certificate)
         explanation = explanation_of(gateway, method, url, header or (), client, listener, shown, loaded.config.routes)
     except CompileError as error:
-        _fail(WRONG, *map(str, error.problems(loaded, TYPES)))
+        _refuse(answer, [*error.problems(loaded, TYPES)])
     except ValueError as error:
         _fail(WRONG, f"fastgw: {error}")
     if answer is Format.JSON:
@@ -395,7 +401,7 @@ def diff(
             problems += error.problems
             excerpts |= error.excerpts
     if problems:
-        _fail(WRONG, *_with_excerpts([*dict.fromkeys(problems)], excerpts))
+        _refuse(answer, [*dict.fromkeys(problems)], excerpts)
     found = differences(*loaded)
     if answer is Format.JSON:
         _print_json(found)
@@ -473,25 +479,40 @@ def tap(
     """Show requests and responses of a running gateway with their bodies, as they end. Secrets are masked. Options for
     routes, statuses, methods and consumers may be repeated.
     """
+    from fastgw.admin.client import Unreachable
     from fastgw.admin.tap_text import as_text
     from fastgw.admin.tapped_request import TappedRequest, TapRequest
-    from fastgw.config.base.value_types import parse_size
+    from fastgw.capture.captured_exchange import MOST_BODY
+    from fastgw.config.base.value_types import parse_size, write_size
 
     try:
         size = 0 if body == "0" else parse_size(body)
+        if size > MOST_BODY:
+            raise ValueError(f"--body: {body} is more than {write_size(MOST_BODY)}")
         methods = [each.upper() for each in method or ()]
         wanted = TapRequest(route or (), methods, status or (), path, consumer or (), sample, body_bytes=size)
     except ValueError as error:
         _fail(USAGE, f"fastgw: {error}")
 
-    def show(client: AdminClient) -> None:
-        for count, line in enumerate(client.stream_lines("/tap", wanted), 1):
-            text = line.decode() if answer is Format.JSON else as_text(msgspec.json.decode(line, type=TappedRequest))
-            typer.echo(text, nl=answer is not Format.JSON)
-            if count == requests:
-                return
+    def show(client: AdminClient) -> str:
+        """Return why the tap has ended early; "": it has not."""
+        lines = client.stream_lines("/tap", wanted, wanted.seconds)
+        try:
+            for count, line in enumerate(lines, 1):
+                if answer is Format.JSON:
+                    typer.echo(line.decode(), nl=False)
+                else:
+                    typer.echo(as_text(msgspec.json.decode(line, type=TappedRequest)))
+                if count == requests:
+                    return ""
+        except Unreachable as error:
+            if not client.has_answered:
+                raise
+            return str(error)
+        return "the time is over"
 
-    _query_gateway(_gateway_choice(file, name, admin, token_file), certificate, show)
+    if why := _query_gateway(_gateway_choice(file, name, admin, token_file), certificate, show):
+        _fail(WRONG, f"fastgw: the tap has ended early: {why}")
 
 
 @app.command()
@@ -547,11 +568,14 @@ def debug(
     from fastgw.admin.client import send_debugged
     from fastgw.admin.node_interface import DebugTokenMade, DebugWanted
     from fastgw.admin.story_text import as_text
-    from fastgw.config.base.value_types import parse_duration
+    from fastgw.capture.debug_token import MOST_S
+    from fastgw.config.base.value_types import parse_duration, write_duration
     from fastgw.observe.access_log.formats import rfc3339
 
     try:
         wanted = DebugWanted(route, parse_duration(lifetime))
+        if not 0.0 < wanted.seconds <= MOST_S:
+            raise ValueError(f"--for: {lifetime} is not above 0 and at most {write_duration(MOST_S)}")
         fields = dict(_header(each) for each in header or ())
     except ValueError as error:
         _fail(USAGE, f"fastgw: {error}")
@@ -750,8 +774,11 @@ def token(
     ] = False,
 ) -> None:
     """Print the token of a running gateway's admin API."""
-    held = _chosen(_gateway_choice(file, name, admin, token_file)).token
+    wanted = _gateway_choice(file, name, admin, token_file)
+    held = _chosen(wanted).token
     if held is None:
+        if admin is not None:  # others are known to run
+            _query_gateway(wanted, None, _is_answered)
         _fail(WRONG, "fastgw: the gateway has no token, or its token file cannot be read")
     typer.echo(f"Authorization: Bearer {held}" if header else held)
 
@@ -836,13 +863,14 @@ def audit_verify(
                     first, last = first or link, link
                     met = met or link.hash == expect
         except OSError as error:
-            _fail(WRONG, f"fastgw: {file}: {error.strerror}")
+            _refuse(answer, [config.Problem(file, 0, 0, "", error.strerror or str(error))])
         except BrokenChain as flaw:
-            _fail(WRONG, f"{file}:{flaw.line}: {flaw}")
+            _refuse(answer, [config.Problem(file, flaw.line, 0, "", str(flaw))])
     if first is None or last is None:
-        _fail(WRONG, f"fastgw: {files[-1]}: there are no entries")
+        _refuse(answer, [config.Problem(files[-1], 0, 0, "", "there are no entries")])
     if not met:
-        _fail(WRONG, f"fastgw: no entry has the hash {expect}: entries were removed, or the log was written anew")
+        missing = f"no entry has the hash {expect}: entries were removed, or the log was replaced"
+        _refuse(answer, [config.Problem(files[-1], 0, 0, "", missing)])
     if answer is Format.JSON:
         _print_json({"entries": last.number - first.number + 1, "first": first.number, "hash": last.hash})
     else:
@@ -1061,16 +1089,20 @@ def kyma_services(
     from fastgw.config.kyma.service_manifests import services_of
 
     made: dict[str, Any] = {}
+    errors: list[str] = []
     for file in files:
         try:
             content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         except OSError as error:
             _fail(WRONG, f"fastgw: {file}: {error.strerror}")
         name = "standard input.json" if file == "-" and content.lstrip().startswith((b"{", b"[")) else file
-        services, problems = services_of(name, content, namespace, gateway)
-        for each in problems:
+        services = services_of(name, content, namespace, gateway)
+        for each in services.notes:
             typer.echo(f"note: {each}", err=True)
-        made |= {each["metadata"]["name"]: each for each in services}
+        errors.extend(map(str, services.errors))
+        made |= {each["metadata"]["name"]: each for each in services.manifests}
+    if errors:  # no part of the list, because what reads it would take it for the whole
+        _fail(WRONG, *errors)
     _print_json({"apiVersion": "v1", "kind": "List", "items": [*made.values()]})
 
 
@@ -1190,11 +1222,21 @@ def _load(file: str, syntax: Syntax) -> config.Loaded:
         raise config.ConfigError([*error.problems, hint], error.excerpts) from error
 
 
-def _read(source: Callable[[], T]) -> T:
+def _read(source: Callable[[], T], answer: Format = Format.TEXT) -> T:
     try:
         return source()
     except config.ConfigError as error:
-        _fail(WRONG, *_with_excerpts(error.problems, error.excerpts))
+        _refuse(answer, error.problems, error.excerpts)
+
+
+def _refuse(
+    answer: Format, problems: Sequence[config.Problem], excerpts: Mapping[config.Problem, str] = {}
+) -> NoReturn:
+    """Report that files are invalid: on stderr, or as JSON in place of the output."""
+    if answer is not Format.JSON:
+        _fail(WRONG, *_with_excerpts(problems, excerpts))
+    _print_json({"problems": problems})
+    raise typer.Exit(WRONG)
 
 
 def _with_excerpts(problems: Sequence[config.Problem], excerpts: Mapping[config.Problem, str]) -> Iterator[str]:
@@ -1255,6 +1297,14 @@ def _query_gateway(wanted: GatewayChoice, certificate: str | None, ask: Callable
         _fail(UNREACHABLE, f"fastgw: {error}")
     except RefusedByGateway as error:
         _fail(WRONG, f"fastgw: {error}")
+
+
+def _is_answered(client: AdminClient) -> None:
+    """Raise `Unreachable` if no gateway answers. Any response to a request without a token will do."""
+    from fastgw.admin.client import RefusedByGateway
+
+    with suppress(RefusedByGateway):
+        client.get("/status")
 
 
 def _all_status(client: AdminClient) -> str:
@@ -1331,6 +1381,35 @@ def _fail(code: int, *lines: str) -> NoReturn:
     raise typer.Exit(code)
 
 
+class OutputLost(Exception):
+    """Standard output cannot be written: its disk is full, for example."""
+
+
+class _StandardOutput(FileIO):
+    """Standard output, whose errors are `OutputLost`, unlike those of other files. A closed pipe is left to click."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputLost(error.strerror) from error
+
+
+def _name_output_errors() -> None:
+    usual = sys.stdout
+    if isinstance(usual, TextIOWrapper):
+        raw = _StandardOutput(usual.fileno(), "wb", closefd=False)
+        sys.stdout = TextIOWrapper(
+            BufferedWriter(raw),
+            usual.encoding,
+            usual.errors,
+            line_buffering=usual.line_buffering,
+            write_through=usual.write_through,
+        )
+
+
 def _fill_standard_descriptors() -> None:
     """Open /dev/null in place of a closed stdin, stdout or stderr; otherwise the next opened file would take its
     number.
@@ -1366,12 +1445,26 @@ def main() -> None:
     gc.set_threshold(UNCOLLECTED, *USUAL[1:])
     try:
         _fill_standard_descriptors()
+        if sys.argv[1:2] in GATEWAYS:
+            from fastgw.runtime.process.signals import hold_signals_of_start
+
+            hold_signals_of_start()
+        _name_output_errors()
         _keep_command(sys.argv[1:2])
         app(prog_name=PROGRAM)
     except CallRefused as error:
         typer.echo(f"fastgw: {error}", err=True)
         sys.exit(CANNOT_START)
+    except OutputLost as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter writes the rest when it ends
+        typer.echo(f"fastgw: the output cannot be written: {error}", err=True)
+        sys.exit(OUTPUT_LOST)
     except Exception as error:
+        if isinstance(error, OSError) and "--install-completion" in sys.argv:  # typer writes files of the user's home
+            reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+            typer.echo(f"fastgw: the completion cannot be installed: {reason}", err=True)
+            typer.echo("`fastgw completion bash` prints it; likewise zsh, fish and powershell.", err=True)
+            sys.exit(WRONG)
         from fastgw.operator_log import described
 
         typer.echo(f"fastgw: internal error: {described(error)}", err=True)

@@ -148,7 +148,7 @@ class Fault(Enum):
         _UP,
         Retry.NEVER,
         "http_response_timeout",
-        "The upstream service stopped sending its response.",
+        "The response was not complete in time.",  # whether the service was silent or `timeouts.total` was over
     )
     TUNNEL_IDLE = 504, _UP, Retry.NEVER, "connection_read_timeout", "The tunnel was idle for too long."
     TUNNEL_EXPIRED = 504, _GATEWAY, Retry.NEVER, "connection_timeout", "The connection was open for too long."

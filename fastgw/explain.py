@@ -5,6 +5,7 @@ the request for the upstream is shown instead of sent.
 """
 
 import inspect
+import re
 import ssl
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -62,6 +63,7 @@ from fastgw.pipeline.route_selection import (
     too_long,
 )
 from fastgw.routing.table import Candidate
+from fastgw.shm.held_body_budget import UNLIMITED
 from fastgw.upstream.forwarding.fallback import Fallback
 from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward, is_translated
 from fastgw.upstream.policies.retry import CONNECT_FAILURE, IDEMPOTENT, SAFE
@@ -142,6 +144,7 @@ class _Listening:
 
     fd = body_goes_to = -1
     counts = NO_COUNTS
+    held_body_budget = UNLIMITED
 
     def __init__(self) -> None:
         self.answered = False
@@ -183,14 +186,44 @@ def certificate_of(pem: bytes, name: str) -> ClientCertificate:
         raise ValueError(f"{name}: it contains no certificate; expected a PEM file") from error
 
 
+def _check_client(address: str) -> None:
+    try:
+        ip_address(address)
+    except ValueError as error:
+        raise ValueError(f'"{address}" is not the address of a client; expected an IPv4 or IPv6 address') from error
+
+
+def _check_text(argument: str, shown: str) -> None:
+    """Check that an argument of the command line was UTF-8: other bytes are surrogates in it. `shown`: in the error."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError as error:
+        shown = shown.encode("utf-8", "backslashreplace").decode()
+        raise ValueError(f"{shown} is not UTF-8; expected UTF-8, other bytes of a URL as %FF, for example") from error
+
+
 def request_bytes(method: str, url: str, fields: Iterable[str]) -> bytes:
     """Return the request head that a client sends for `METHOD URL -H 'Name: value'…`.
 
-    Raises `ValueError` for a URL without host and a header without colon.
+    Raises `ValueError` for a URL without host or with an invalid port, a header without colon, and text that is not
+    UTF-8.
     """
-    split = urlsplit(url)
+    _check_text(method, f'"{method}"')
+    _check_text(url, f'"{url}"')
+    for line in fields:
+        name = re.split("[:=]", line, maxsplit=1)[0]
+        _check_text(line, f'header "{name}"')  # without its value, which may be a secret
+    no_url = f'"{url}" is not a URL; expected one such as "http://api.example.com/users/7?debug=1"'
+    try:
+        split = urlsplit(url)
+    except ValueError as error:  # brackets around something other than an IPv6 address
+        raise ValueError(no_url) from error
     if split.scheme not in ("http", "https") or not split.netloc:
-        raise ValueError(f'"{url}" is not a URL; expected one such as "http://api.example.com/users/7?debug=1"')
+        raise ValueError(no_url)
+    try:
+        split.port  # noqa: B018  # reading it checks it
+    except ValueError as error:
+        raise ValueError(f'"{url}" has an invalid port; expected a number from 0 to 65535') from error
     lines = [line.strip() for line in fields]
     for line in lines:
         if ":" not in line:
@@ -226,7 +259,7 @@ def explain(
     present state, and returns the fault if no request passes its circuit breaker. Raises `ValueError` if the URL, the
     client or the listener's name is invalid, or if the listener requests no client certificate.
     """
-    ip_address(client)
+    _check_client(client)
     raw = request_bytes(method, url, fields)
     chosen = _listener(gateway, url, listener)
     explanation = Explanation(listener=chosen.name)

@@ -136,3 +136,29 @@ def log_event(event: OperatorEvent, text: str, *values: object, error: BaseExcep
     """Log an event; `text` is formatted with `values`. `error` is appended; True: the exception being handled."""
     if not _silent.get():
         _log.log(event.level, text, *values, exc_info=error, extra={"event": event})
+
+
+OUTAGE_REPORT_S: Final = 60.0
+"""Minimum interval in seconds between reports of an outage."""
+
+
+class OutageReports:
+    """Selects the failures to report of what is repeated until it succeeds: the first one of an outage, and one whose
+    cause is another than the cause reported last, once in `OUTAGE_REPORT_S`, because causes may alternate.
+    """
+
+    def __init__(self) -> None:
+        self._cause: str | None = None
+        self._due_at = 0.0
+
+    def is_due(self, cause: str, now: float) -> bool:
+        """Handle a failure; return whether to report it. `now`: monotonic seconds."""
+        if self._cause is not None and (cause == self._cause or now < self._due_at):
+            return False
+        self._cause, self._due_at = cause, now + OUTAGE_REPORT_S
+        return True
+
+    def has_ended(self) -> bool:
+        """Handle a success; return whether it ends an outage."""
+        cause, self._cause = self._cause, None
+        return cause is not None

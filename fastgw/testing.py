@@ -599,6 +599,9 @@ class _Pool:
         self._connected[0].set_result(wire)
         return connection
 
+    def may_open(self) -> bool:
+        return True
+
     def is_queued(self, borrower: Any) -> bool:
         return False
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from types import MappingProxyType
 from typing import Final, NamedTuple, final
+from weakref import WeakSet
 
 from fastgw.cache.store import (
     LEASE_S,
@@ -18,6 +19,7 @@ from fastgw.cache.store import (
     OUTGROWN_S,
     Counting,
     Eviction,
+    FetchMoment,
     KeyWatch,
     Lease,
     NotStored,
@@ -143,14 +145,22 @@ class _Writer:
 
 
 @final
+class _Moment:
+    """See `FetchMoment`. `purges`: those since then."""
+
+    def __init__(self, date: float) -> None:
+        self.date = date
+        self.purges: list[_Purge] = []
+
+
+@final
 class _Lease:
-    def __init__(self, store: "ProcessStore", key: bytes, until: float) -> None:
+    def __init__(self, store: "ProcessStore", key: bytes, until: float, begun: _Moment) -> None:
         self.key = key
         self.until = until
-        self.purges: list[_Purge] = []  # since it began
+        self.begun = begun
         self.why_not = NotStored.FULL
         self._store = store
-        self._date = store.date()
         self._ended = False
 
     def store(
@@ -221,11 +231,12 @@ class _Lease:
         return None
 
     def _admit(self, entry: _Entry) -> bool:
-        entry.date = self._date
-        if any(purge.matches(entry) for purge in self.purges if not purge.soft):
+        begun = self.begun
+        entry.date = begun.date
+        if any(purge.matches(entry) for purge in begun.purges if not purge.soft):
             self.why_not = NotStored.PURGED
             return False
-        entry.is_soft_purged = any(purge.matches(entry) for purge in self.purges)
+        entry.is_soft_purged = any(purge.matches(entry) for purge in begun.purges)
         if not self._store.insert(entry):
             self.why_not = NotStored.FULL
             return False
@@ -266,13 +277,13 @@ class ProcessStore:
         self._bytes = 0
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._leases: dict[bytes, _Lease] = {}  # which others wait for
-        self._fetches: set[_Lease] = set()  # these and those that a purge has made others not wait for
+        self._fetches: WeakSet[_Moment] = WeakSet()  # those with a lease, also if a purge has ended it, and without one
         self._marks: dict[bytes, float] = {}
         self._watches: dict[bytes, list[_Watch]] = {}
         self._evictions: Counter[Eviction] = Counter()
 
     def __repr__(self) -> str:
-        return f"<ProcessStore: {len(self._entries)} objects, {self._bytes} bytes, {len(self._fetches)} leases>"
+        return f"<ProcessStore: {len(self._entries)} objects, {self._bytes} bytes, {len(self._fetches)} fetches>"
 
     def is_absent(self, key: bytes) -> bool:
         return key not in self._entries
@@ -292,17 +303,23 @@ class ProcessStore:
         assert isinstance(stamp, _Entry)
         return self.holds(stamp) and not stamp.is_soft_purged
 
-    def lease(self, key: bytes) -> Lease | Refusal:
+    def lease(self, key: bytes, begun: FetchMoment | None = None) -> Lease | Refusal:
         now = self._clock()
         if (held := self._leases.get(key)) is not None and held.until > now:
             return Refusal.IN_FLIGHT
         if (until := self._marks.get(key)) is not None:
-            if until > now:
+            if until > now and begun is None:
                 return Refusal.OUTGROWN if until - now > OUTGROWN_S else Refusal.UNCACHEABLE
             del self._marks[key]
-        lease = self._leases[key] = _Lease(self, key, now + LEASE_S)
-        self._fetches.add(lease)
+        moment = self.present_moment() if begun is None else begun
+        assert isinstance(moment, _Moment)
+        lease = self._leases[key] = _Lease(self, key, now + LEASE_S, moment)
         return lease
+
+    def present_moment(self) -> FetchMoment:
+        moment = _Moment(self.date())
+        self._fetches.add(moment)
+        return moment
 
     has_slower_tiers = False
 
@@ -382,7 +399,7 @@ class ProcessStore:
 
     def end_lease(self, lease: _Lease, mark_s: float) -> None:
         """Forget a lease. `mark_s`: as of `Lease.give_up`."""
-        self._fetches.discard(lease)
+        self._fetches.discard(lease.begun)
         if self._leases.get(lease.key) is lease:
             del self._leases[lease.key]
             if mark_s > 0:
@@ -402,8 +419,8 @@ class ProcessStore:
                 entry.is_soft_purged = True
             else:
                 self.drop(entry)
-        for lease in self._fetches:
-            lease.purges.append(purge)
+        for begun in self._fetches:
+            begun.purges.append(purge)
         ended = list(self._leases if not_joined is None else not_joined)
         for key in ended:
             del self._leases[key]

@@ -4,9 +4,9 @@ No call blocks, waits for another process or raises because the store is full or
 without the store. All calls are made from the thread of the worker's event loop.
 
 Purges are ordered by a number, the *purge sequence*, and not by clocks: a fetch remembers the number at its lease, and
-every later purge has a higher one. An object is valid while no purge of its key, its tags, its URL's prefixes or of
-everything is newer than its fetch. A fetch in flight at the time of a purge is not joined afterwards, unless that was a
-purge of another key.
+every later purge has a higher one. A fetch without a lease remembers it in a `FetchMoment`, for a lease that it takes
+later. An object is valid while no purge of its key, its tags, its URL's prefixes or of everything is newer than its
+fetch. A fetch in flight at the time of a purge is not joined afterwards, unless that was a purge of another key.
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -42,6 +42,21 @@ class Refusal(Enum):
     NO_SLOT = "too many fetches are in flight: fetch without the store"
 
 
+class FetchMoment(Protocol):
+    """The moment at which a fetch began, in the order of purges."""
+
+    @property
+    def date(self) -> float:
+        """Epoch seconds, as of `StoredObject.stored_date`."""
+
+
+class RefusedLease(NamedTuple):
+    """Reason why a fetch has no lease, and the moment at which it began."""
+
+    reason: Refusal
+    begun: FetchMoment
+
+
 class NotStored(Enum):
     """Reason why something that may be stored is not in the store. The value is the `detail` of `Cache-Status`."""
 
@@ -56,7 +71,7 @@ class NotStored(Enum):
     PURGED = b"purged"
     """A purge during the fetch concerns the object."""
     CONTESTED = b"contested"
-    """Another request has stored it at the same time."""
+    """Another request has stored it meanwhile."""
     EXPIRED = b"expired"
     """The lease has ended."""
     GONE = b"gone"
@@ -269,8 +284,15 @@ class Store(Protocol):
         of something else. Some of the calls count as a `find`, which shows which objects are popular.
         """
 
-    def lease(self, key: bytes) -> Lease | Refusal:
-        """Ask for the right to fetch a key, whether there is an object or not."""
+    def lease(self, key: bytes, begun: FetchMoment | None = None) -> Lease | Refusal:
+        """Ask for the right to fetch a key, whether there is an object or not.
+
+        `begun`: of `present_moment`: the fetch has begun then without a lease, and its response may be stored. The mark
+        of the key ends. Objects of this lease are as old as the fetch, so purges since then concern them.
+        """
+
+    def present_moment(self) -> FetchMoment:
+        """Return the moment for a fetch that begins now without a lease."""
 
     def watch(self, key: bytes, callback: Callable[[], None]) -> KeyWatch:
         """Call back from the event loop whenever the object of a key, or the fetch of it, may have changed: it has
@@ -312,3 +334,10 @@ class Store(Protocol):
 
     def close(self) -> None:
         """End all watches of this handle. Objects that were found stay valid until their release."""
+
+
+def begin_with(asked: Lease | Refusal, store: Store) -> tuple[Lease | None, RefusedLease | None]:
+    """Return what a fetch begins with: the lease, or the reason why there is none, with the present moment."""
+    if isinstance(asked, Refusal):
+        return None, RefusedLease(asked, store.present_moment())
+    return asked, None

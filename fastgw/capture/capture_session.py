@@ -16,7 +16,7 @@ from fastgw.capture.observed_tables import observer_link
 from fastgw.exchange import Exchange
 from fastgw.exchange.body_stages import StageFactory
 from fastgw.exchange.chain import Hooks, Outcome, Route
-from fastgw.observe.finished_exchange import CLIENT_LEFT
+from fastgw.observe.finished_exchange import CLIENT_LEFT, first_byte_at, upstream_s_of
 from fastgw.routing.table import Routable
 
 
@@ -95,7 +95,7 @@ def captured_exchange(exchange: Exchange, captured: CollectedExchange, status: i
     request_bytes = exchange.request_bytes if body is None else body.bytes
     return CapturedExchange(
         date=time(),
-        duration_s=monotonic() - exchange.begun_at,
+        duration_s=monotonic() - first_byte_at(exchange),
         listener=exchange.listener.name,
         route="" if exchange.route is None else exchange.route.name,
         client_ip=exchange.client_ip,
@@ -118,7 +118,7 @@ def captured_exchange(exchange: Exchange, captured: CollectedExchange, status: i
         claims=dict(exchange.claims) or None,
         upstream=exchange.upstream,
         target=exchange.target,
-        upstream_s=exchange.upstream_s,
+        upstream_s=upstream_s_of(exchange),
         retries=exchange.retries,
         fault="" if exchange.fault is None else exchange.fault.label,
         why=exchange.why,

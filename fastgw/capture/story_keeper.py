@@ -9,7 +9,7 @@ from typing import Any, Final, final
 
 from fastgw.capture.story_record import Story, StoryAttempt, StoryFilter, StoryOrder, encode
 from fastgw.exchange.chain import Chain, FilterInstance, before_any, by_path
-from fastgw.observe.finished_exchange import CLIENT_LEFT, FinishedExchange
+from fastgw.observe.finished_exchange import CLIENT_LEFT, FinishedExchange, first_byte_at, upstream_s_of
 from fastgw.observe.tracing.trace import EndedAttempt, EndedWait
 
 MOST_TEXT: Final = 1024
@@ -56,7 +56,7 @@ def story_of(ended: FinishedExchange, now: float, date: float) -> Story:
     begun_at = max((each.ended_at for each in ended_waits), default=ended.begun_at)
     return Story(
         date=round(date, 6),
-        duration_s=_seconds(ended.begun_at, now),
+        duration_s=_seconds(first_byte_at(ended), now),
         reason="error" if status >= ERRORS else "slow",
         listener=ended.listener.name,
         client=ended.client_ip,
@@ -73,7 +73,7 @@ def story_of(ended: FinishedExchange, now: float, date: float) -> Story:
         fault_detail=ended.why[:MOST_TEXT] or None,
         upstream=ended.upstream or None,
         target=ended.target or None,
-        upstream_s=_seconds(0.0, ended.upstream_s) if ended.upstream_s >= 0.0 else None,
+        upstream_s=_seconds(0.0, upstream_s_of(ended)) if ended.upstream_s >= 0.0 else None,
         retries=ended.retries,
         cache=ended.cache_result or None,
         grpc_status=ended.grpc_status or None,
@@ -84,7 +84,7 @@ def story_of(ended: FinishedExchange, now: float, date: float) -> Story:
         request_id=_text(ended.request_id) or None,
         trace_id=None if trace is None else _text(trace.trace_id),
         filters=_filters(ended, waits)[:MOST_PARTS],
-        attempts=[_attempt(each, ended.begun_at) for each in attempts[:MOST_PARTS]]
+        attempts=[_attempt(each, first_byte_at(ended)) for each in attempts[:MOST_PARTS]]
         or _only_attempt(ended, now, begun_at),
     )
 
@@ -148,11 +148,11 @@ def _only_attempt(ended: FinishedExchange, now: float, begun_at: float) -> list[
     """
     if not ended.target:
         return []
-    first_byte = _seconds(0.0, ended.upstream_s) if ended.upstream_s >= 0.0 else None
-    ended_s = _seconds(ended.begun_at, now)
+    first_byte = _seconds(0.0, upstream_s_of(ended)) if ended.upstream_s >= 0.0 else None
+    ended_s = _seconds(first_byte_at(ended), now)
     status = None if ended.response is None or first_byte is None else ended.response.status
     fault = None if ended.fault is None else ended.fault.label
-    begun_s = min(_seconds(ended.begun_at, begun_at), ended_s if first_byte is None else first_byte)
+    begun_s = min(_seconds(first_byte_at(ended), begun_at), ended_s if first_byte is None else first_byte)
     times = begun_s, None, None, None, begun_s, first_byte, ended_s
     return [StoryAttempt(ended.upstream, ended.target, "first", 1, True, status, fault, *times)]
 

@@ -1,19 +1,18 @@
 """One request of a part: sends it, and collects its answer within the limits of the composition."""
 
 from math import inf
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, final
 
 from fastgw.composition.part import CompiledPart, PartRequest
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Trailers
 from fastgw.http.messages import ResponseHead
+from fastgw.shm.held_body_budget import WHY_NOT_HELD
 from fastgw.upstream.client.direct_subrequest import send_direct
 from fastgw.upstream.client.subrequest import ActiveSubrequest, SubrequestFailed, send_subrequest
 
 if TYPE_CHECKING:
     from fastgw.composition.run import ComposeRun
-
-NO_MEMORY: Final = "the node's memory for held bodies is used up"
 
 
 @final
@@ -166,6 +165,6 @@ class PartCall:
             self._refuse(f"the response has more than {run.most_bytes} bytes")
             return False
         if not run.take_memory(size):
-            self._refuse(NO_MEMORY)
+            self._refuse(WHY_NOT_HELD)
             return False
         return True

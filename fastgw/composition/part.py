@@ -156,7 +156,8 @@ class CompiledPart:
     def key_values(self, exchange: Exchange) -> Iterator[bytes | None]:
         """Yield the values of the request in the requests of this part, except for those of its URL."""
         for name in self._headers:
-            yield b"\n".join(value for _, value in passed_fields(exchange, (name,))) or None
+            values = [value for _, value in passed_fields(exchange, (name,))]
+            yield b"\n".join(values) if values else None  # an empty header is sent, too
         for variable in self._variables:
             try:
                 yield raw_value(variable)(exchange)

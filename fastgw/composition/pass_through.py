@@ -2,6 +2,8 @@
 
 Rule 1: no body is held: a client that does not read stops the part, and a part that does not read stops the client.
 Rule 2: `timeout` counts until the response head; after that the timeouts of the upstream apply.
+Rule 3: the head of the response is one for the method of the client, whatever the part was requested with: filters, a
+cache and the client's side see from it whether there is a body.
 """
 
 from typing import TYPE_CHECKING, Final, final
@@ -10,6 +12,10 @@ from fastgw.composition.part import CompiledPart
 from fastgw.composition.templates import MissingValue, RequestValues
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Relay, Response, Trailers, problem
+from fastgw.exchange.reply import NO_CONTENT
+from fastgw.http.field_names import DIGESTS
+from fastgw.http.http1 import serializer
+from fastgw.http.http1.parser import parse_response, read_http2_response
 from fastgw.http.messages import ResponseHead
 from fastgw.upstream.client.response_action import is_for_cache
 from fastgw.upstream.client.subrequest import SubrequestFailed
@@ -19,6 +25,9 @@ if TYPE_CHECKING:
     from fastgw.composition.action import ComposeAction
 
 _SAFE: Final = (b"GET", b"HEAD")
+_OF_THE_BODY: Final = DIGESTS | {b"content-encoding"}
+"""Headers that would be wrong with an empty body in place of the one that they describe."""
+_MOST_FIELDS: Final = 10_000  # they were within the limit of the upstream
 
 
 @final
@@ -30,7 +39,7 @@ class PassThrough(SubrequestService):
     def __init__(self, action: "ComposeAction", exchange: Exchange) -> None:
         super().__init__(exchange)
         self._action = action
-        self._head: ResponseHead | None = None  # of a response without a body, until its end
+        self._head: ResponseHead | None = None  # of a response without a body for the client, until its end
 
     def __repr__(self) -> str:
         return f"<PassThrough {self._sent!r}>"
@@ -93,10 +102,19 @@ class PassThrough(SubrequestService):
             return
         exchange.keep_no_body()
         exchange.response_bytes = 0
+        head = self._head_for(exchange.method, head)
         if head.has_body:
             exchange.respond(self._response(exchange, head), b"", False)
         else:
             self._head = head
+
+    def _head_for(self, method: bytes, head: ResponseHead) -> ResponseHead:
+        """Return the head of the response to a client with this method."""
+        if method == b"HEAD":
+            return _remade(head, method, head.body_length) if head.has_body else head
+        if self._part.method == b"HEAD" and head.status not in NO_CONTENT:
+            return _remade(head, method, 0, _OF_THE_BODY)
+        return head
 
     def _response(self, exchange: Exchange, head: ResponseHead) -> Response:
         action = self._action
@@ -107,7 +125,7 @@ class PassThrough(SubrequestService):
 
     def on_data(self, payload: bytes) -> None:
         exchange = self._exchange
-        if exchange is not None:
+        if exchange is not None and self._head is None:
             exchange.response_bytes += len(payload)
             exchange.response_sink.feed(payload)
 
@@ -124,3 +142,16 @@ class PassThrough(SubrequestService):
     def on_failure(self, failure: SubrequestFailed) -> None:
         self._sent = None
         self._fail(failure)
+
+
+def _remade(
+    head: ResponseHead, method: bytes, length: int | None, dropped: frozenset[bytes] = frozenset()
+) -> ResponseHead:
+    """Return a head as that of the response to another method. `length`: that it declares; None: none."""
+    lines = serializer.end_to_end(head, dropped)
+    if length is not None:
+        lines += b"Content-Length: %d\r\n" % length
+    raw = b"%b%b\r\n" % (serializer.status_line(head.status, head.reason), lines)
+    if head.version == 20:
+        return read_http2_response(raw, len(raw), method, _MOST_FIELDS)
+    return parse_response(raw, method, _MOST_FIELDS)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast, final
 
 from fastgw.compiled import twin
 from fastgw.composition.answers import UnusableAnswer, UsedAnswer, decode_answer, use_answer
-from fastgw.composition.call import NO_MEMORY, PartAnswer, PartCall
+from fastgw.composition.call import PartAnswer, PartCall
 from fastgw.composition.freshness import cache_fields, tag_fields
 from fastgw.composition.outputs import XML, OutputForm, TooDeep, Unwritable, XmlTooLong
 from fastgw.composition.part import CompiledPart, SentRequest
@@ -29,6 +29,7 @@ from fastgw.http.json_splices import MOST_AT_ONCE, elements_of, path_of, value_a
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.http.preconditions import PreconditionResult, Validators, evaluate
 from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.shm.held_body_budget import WHY_NOT_HELD
 from fastgw.upstream.client.held_body import HeldBody
 from fastgw.upstream.client.response_action import is_for_cache, send_made
 from fastgw.upstream.upstream import Upstream
@@ -363,7 +364,7 @@ class ComposeRun(Timed):
         if self.take_memory(most):
             self._compute(most, lambda: decode_answer(answer, most), lambda made: self._decoded(call, answer, made))
         else:
-            self._note_next(call, PartAnswer.failed(Fault.RESPONSE_TOO_LARGE, NO_MEMORY, answer.head), None)
+            self._note_next(call, PartAnswer.failed(Fault.RESPONSE_TOO_LARGE, WHY_NOT_HELD, answer.head), None)
 
     def _decoded(self, call: PartCall, coded: PartAnswer, answer: PartAnswer | UnusableAnswer) -> None:
         """Use a decoded answer; from now on, its memory is held, and neither the maximum nor that of its coding."""
@@ -545,7 +546,7 @@ class ComposeRun(Timed):
             self._fail_whole(None, PartAnswer.failed(Fault.COMPOSITION_FAILED, f"the response is {made}"))
             return
         if form is XML and not self.take_memory(len(made.body)):
-            self._fail_whole(None, PartAnswer.failed(Fault.COMPOSITION_FAILED, f"the response: {NO_MEMORY}"))
+            self._fail_whole(None, PartAnswer.failed(Fault.COMPOSITION_FAILED, f"the response: {WHY_NOT_HELD}"))
             return
         fields = [
             (b"Content-Type", form.media_type),

@@ -16,6 +16,7 @@ is called: data that is not decrypted yet is taken out of it (`_kept`).
 """
 
 import asyncio
+import re
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,8 +36,17 @@ OWN_ANSWERS: Final = 1024
 PERF: 1,200 key updates in one read held up all other clients of a worker for 100 ms and more (OpenSSL 3.0).
 """
 
+_ORIGIN: Final = re.compile(r"^\[[^]]*] | \([^()]*\.c:[0-9]+\)$")
+"""Parts of an error's text that say where it comes from, as in `[SSL] bad length (_ssl.c:1006)`."""
 _Read = Callable[[int, memoryview], int]
 """`SSLObject.read` into a buffer."""
+
+
+def text_of(error: ssl.SSLError) -> str:
+    """Return the reason of an error, such as an alert, in a few words for logs."""
+    if error.reason:
+        return error.reason.lower().replace("_", " ")
+    return _ORIGIN.sub("", str(error)) or type(error).__name__  # CPython has no `reason` for newer errors of OpenSSL
 
 
 class Above(Protocol):

@@ -169,8 +169,12 @@ class Rests:
         """Pause reading from `transport` until it is the connection's turn again: then `end_rest` is called."""
         if connection.resting or transport.is_closing():
             return
-        connection.resting = True
         transport.pause_reading()
+        self.wait_for_turn(connection)
+
+    def wait_for_turn(self, connection: Resting) -> None:
+        """Call `end_rest` when it is the turn of the connection, which keeps the data that it has read already."""
+        connection.resting = True
         self._line.append(connection)
         if not self._turn_is_due:
             self._turn_is_due = True

@@ -26,6 +26,7 @@ from fastgw.operator_events import OperatorEvent, log_event
 METHODS: Final = frozenset((b"GET", b"HEAD"))
 _SPECIAL: Final = (b"range", b"if-match", b"if-unmodified-since", b"expect")
 """Headers of requests that a ready response does not answer."""
+_ACCEPT_ENCODING: Final = b"accept-encoding"
 _ANY: Final = b""
 """Key of the ready response of a file without precompressed siblings."""
 MAX_CODINGS: Final = 16
@@ -124,7 +125,7 @@ class FilesAction:
         key = fields, _coding_key(head, held.resource)
         if key in held.ready and head.path in self._ready:
             return
-        variant = variant_for(head, held.resource)
+        variant = variant_for(head.values(_ACCEPT_ENCODING), held.resource)
         if variant.reply is None or len(held.ready) >= MAX_CODINGS or len(key[1]) > MAX_CODING:
             return
         whole = ReadyReply.of(variant.reply, fields.dropped, fields.added)
@@ -239,7 +240,10 @@ class FilesAction:
 
     @staticmethod
     def _reply_with_file(exchange: Exchange, found: FileResource) -> Reply:
-        return reply_with_file(exchange.head, found, time(), ranges=b"range" not in exchange.request_dropped)
+        # A filter that changes the content has dropped these headers, as for an upstream.
+        accepted = exchange.current_values(_ACCEPT_ENCODING)
+        ranges = b"range" not in exchange.request_dropped
+        return reply_with_file(exchange.head, found, time(), accepted=accepted, ranges=ranges)
 
 
 def _exchanges_of(waiting: list[_Waiting]) -> Iterator[Exchange]:
@@ -258,4 +262,4 @@ def _fail_all(waiting: list[_Waiting], fault: Fault, why: str) -> None:
 
 def _coding_key(head: RequestHead, resource: FileResource) -> bytes:
     """Return the key of ready responses: `Accept-Encoding`, if the file has precompressed siblings."""
-    return _ANY if len(resource.variants) == 1 else b", ".join(head.values(b"accept-encoding"))
+    return _ANY if len(resource.variants) == 1 else b", ".join(head.values(_ACCEPT_ENCODING))

@@ -28,7 +28,8 @@ SMALL_PIECE: Final = 16_384
 LARGE_PIECE: Final = 524_288
 """Most bytes that sendfile gets at once."""
 PER_TURN: Final = 1_048_576
-"""Bytes of one body that are sent in one turn of the loop; then other connections are served."""
+"""Bytes of one body that are sent in one turn of the loop; then other connections are served. Filters of the body get
+`PIECE` bytes in a turn: they may compress them."""
 
 _CHANGED: Final = "the file was truncated or overwritten while it was sent"
 
@@ -113,7 +114,10 @@ class _FileSender:
 
     def _send(self) -> None:
         self._scheduled = False
-        budget = PER_TURN
+        exchange = self._exchange
+        if exchange is None:
+            return
+        budget = PER_TURN if exchange.response_sink is exchange.client else PIECE
         while not self._paused and self._exchange is not None and self._file is not None:
             if not self._left and not self._take_part():
                 self._finish(self._exchange)
@@ -129,7 +133,7 @@ class _FileSender:
             if given:
                 budget -= given
                 continue
-            count = min(self._left, SMALL_PIECE if _is_plain(self._exchange) else PIECE)
+            count = min(self._left, budget, SMALL_PIECE if _is_plain(self._exchange) else PIECE)
             piece = read_at_once(self._file.fd, count, self._at)
             if piece is None:
                 self._scheduled = True

@@ -47,10 +47,10 @@ class Entry(NamedTuple):
 
     name: bytes
     is_folder: bool
-    size: int
-    """Bytes of a file."""
-    modified: int
-    """Time of the last change, in seconds since the epoch."""
+    size: int | None
+    """Bytes of a file; None for a link."""
+    modified: int | None
+    """Time of the last change, in seconds since the epoch; None for a link."""
 
 
 def read_entries(folder: int) -> tuple[list[Entry], bool]:
@@ -75,7 +75,7 @@ def read_entries(folder: int) -> tuple[list[Entry], bool]:
             if len(entries) == MAX_ENTRIES:
                 return entries, True
             entries.append(
-                Entry(name, is_folder, *((0, 0) if status is None else (status.st_size, int(status.st_mtime))))
+                Entry(name, is_folder, *((None, None) if status is None else (status.st_size, int(status.st_mtime))))
             )
     return entries, False
 
@@ -99,6 +99,10 @@ def _sorted(entries: Sequence[Entry]) -> Iterator[Entry]:
     return merge(*runs, key=_order)
 
 
+def _written_date(date: int) -> str:
+    return format_date(date).decode() if date in WRITABLE else ""
+
+
 def render_listing(path: bytes, entries: Sequence[Entry], truncated: bool, is_root: bool) -> bytes:
     """Return the page for a directory. `path`: of the request, in normal form. `truncated`: there are more entries."""
     rows = [] if is_root else [_ROW.format(link="../", name="../", size="", modified="")]
@@ -108,8 +112,8 @@ def render_listing(path: bytes, entries: Sequence[Entry], truncated: bool, is_ro
             _ROW.format(
                 link="./" + quote_from_bytes(each.name, safe="") + slash,  # a colon does not begin a scheme
                 name=escape(each.name.decode(errors="replace")) + slash,
-                size="" if each.is_folder or not each.modified else each.size,
-                modified=format_date(each.modified).decode() if each.modified and each.modified in WRITABLE else "",
+                size="" if each.is_folder or each.size is None else each.size,
+                modified="" if each.modified is None else _written_date(each.modified),
             )
         )
     rest = f"<p>There are more entries than these {MAX_ENTRIES}.</p>\n" if truncated else ""

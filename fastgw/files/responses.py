@@ -17,9 +17,13 @@ _IN_304: Final = frozenset((b"ETag", b"Last-Modified", b"Vary"))
 """Headers of a 304 (RFC 9110 section 15.4.5)."""
 
 
-def reply_with_file(head: RequestHead, resource: FileResource, now: float, *, ranges: bool) -> Reply:
-    """Return the response to a GET or HEAD. `now`: seconds since the epoch. `ranges`: whether Range is considered."""
-    variant = variant_for(head, resource)
+def reply_with_file(
+    head: RequestHead, resource: FileResource, now: float, *, accepted: list[bytes], ranges: bool
+) -> Reply:
+    """Return the response to a GET or HEAD. `now`: seconds since the epoch. `accepted`: values of `Accept-Encoding`, as
+    filters have changed it. `ranges`: whether Range is considered.
+    """
+    variant = variant_for(accepted, resource)
     result = evaluate(head, variant.validators, now)
     if result is PreconditionResult.FAILED:
         return problem(Fault.PRECONDITION_FAILED)
@@ -34,14 +38,14 @@ def reply_with_file(head: RequestHead, resource: FileResource, now: float, *, ra
     return _reply_with_parts(variant, selected)
 
 
-def variant_for(head: RequestHead, resource: FileResource) -> Variant:
-    """Return the representation that the client prefers; the one without a coding is always acceptable."""
+def variant_for(accepted: list[bytes], resource: FileResource) -> Variant:
+    """Return the representation that these values of `Accept-Encoding` prefer; the one without a coding is always
+    acceptable.
+    """
     variants = resource.variants
-    if len(variants) > 1:
-        values = head.values(b"accept-encoding")
-        if values:
-            coding = negotiate(values, tuple(each.coding for each in variants if each.coding is not None)).coding
-            return next(each for each in variants if each.coding == coding)
+    if len(variants) > 1 and accepted:
+        coding = negotiate(accepted, tuple(each.coding for each in variants if each.coding is not None)).coding
+        return next(each for each in variants if each.coding == coding)
     return variants[-1]
 
 

@@ -22,6 +22,7 @@ from fastgw.functions.responses import FunctionResponse, UnusableResponse, parse
 from fastgw.functions.streamed import StreamedResponse
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.shm.held_body_budget import WHY_NOT_HELD
 from fastgw.upstream.client.held_body import HeldBody
 from fastgw.upstream.client.response_action import send_made
 from fastgw.upstream.client.subrequest import SubrequestFailed
@@ -178,7 +179,7 @@ class Invocation(SubrequestService):
         if self._held + len(payload) > self._action.settings.max_bytes:
             self.fail(Fault.RESPONSE_TOO_LARGE, f"the response has more than {self._action.settings.max_bytes} bytes")
         elif not self._action.upstream.worker_loop.held_body_budget.try_take(len(payload)):
-            self.fail(Fault.OVERLOADED, "the node's memory for held bodies is used up")
+            self.fail(Fault.OVERLOADED, WHY_NOT_HELD)
         else:
             self._held += len(payload)
             self._pieces.append(payload)

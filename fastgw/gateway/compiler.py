@@ -571,6 +571,8 @@ class _Building:
         for position, (part, label) in enumerate(zip(parts, names, strict=True)):
             part.chain.ready_answer = None  # it is asked before an upstream is chosen
             part.chain.variant = label, names[:position].count(label)
+        for part, each in zip(parts, route.variants, strict=False):
+            part.chain.sent_settings += each.sent_settings
         divided = Route(
             *(route.name, parts[0].action, parts[0].chain, parts[0].steps, parts[0].check_path),
             filter_timeout=parts[0].filter_timeout,
@@ -615,6 +617,8 @@ class _Building:
         if route.error_pages:
             pages = self._error_pages(self._plan.settings.listeners[listener].error_pages, route.error_pages)
         chain = Chain(stay + links, pages, self._maps)
+        if self._plan.settings.listeners[listener].filters:
+            chain.sent_settings = b"\xfe%b\xff" % listener.encode()  # no name, nor setting, has these bytes
         if isinstance(action, FilesAction | RespondAction) and chain.is_bare:
             chain.ready_answer = action.ready_answer
         if isinstance(action, Forward) and action.checks_path:

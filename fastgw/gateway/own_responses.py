@@ -34,6 +34,8 @@ and the origin."""
 
 _PATH_END: Final = re.compile(rb"[?#]")
 _DOT_SEGMENT: Final = re.compile(rb"/(?:\.|%2e){1,2}(?=/|\Z)", re.IGNORECASE)
+_NOT_IN_XML: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+"""Characters that XML does not allow, not even as a reference (XML 1.0 section 2.2)."""
 _HALF_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
@@ -193,5 +195,5 @@ def _in_json(value: bytes) -> bytes:
 
 
 def _in_markup(value: bytes) -> bytes:
-    """Escape a value within an element or a quoted attribute."""
-    return escape(value.decode("utf-8", "replace")).encode()
+    """Escape a value within an element or a quoted attribute. Characters that have no escape are replaced."""
+    return escape(_NOT_IN_XML.sub("\ufffd", value.decode("utf-8", "replace"))).encode()

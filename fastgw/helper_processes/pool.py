@@ -2,7 +2,8 @@
 
 Rule 1: nothing here waits, except the start of a process for its exec. Rule 2: each process has at most one request.
 Rule 3: a caller always gets a result or a `HelperError`, at the latest after its deadline. A process that has ended or
-was killed is replaced, with an increasing delay as long as none answers.
+was killed is replaced, with an increasing delay as long as none answers. The request that it was working on fails, and
+is not tried again: it may be the reason. Requests in the queue wait for the next process, unless none can be started.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ class HelperError(Exception):
 
 
 class HelperBusy(HelperError):
-    """The queue is full, or no process runs at the moment."""
+    """The queue is full, no process can be started, or none starts before the deadline."""
 
 
 class HelperLate(HelperError):
@@ -66,16 +67,18 @@ class _State(Enum):
 
 @final
 class _Job:
-    """A request and the future of its caller."""
+    """A request and the future of its caller. The future gets a `HelperError` as its result: it is still held when the
+    caller has left, and the traceback of an exception would hold the caller's frames, and the body in them.
+    """
 
     __slots__ = ("longest_run_s", "message", "result")
 
-    def __init__(self, message: bytes, result: "asyncio.Future[bytes]", longest_run_s: float) -> None:
+    def __init__(self, message: bytes, result: "asyncio.Future[bytes | HelperError]", longest_run_s: float) -> None:
         self.message, self.result, self.longest_run_s = message, result, longest_run_s
 
     def fail(self, error: HelperError) -> None:
         if not self.result.done():
-            self.result.set_exception(error)
+            self.result.set_result(error)
 
 
 class HelperPool:
@@ -91,6 +94,7 @@ class HelperPool:
         self._waiting: deque[_Job] = deque()
         self._open = False
         self._was_ready = False
+        self._can_start = True  # the last process has started, or is starting
         self._failures = 0  # processes that have ended since one has answered
         self._restarts: set[asyncio.TimerHandle] = set()
         self._ending: set[_Process] = set()
@@ -122,20 +126,32 @@ class HelperPool:
         """
         seconds = self.program.deadline_s if deadline_s is None else deadline_s
         longest_run_s = seconds if self.program.kill_after_s is None else self.program.kill_after_s
+        if not self._was_ready:
+            seconds += self.program.start_s
         job = _Job(frame(request), self._loop.create_future(), longest_run_s)
         if self._idle:
             self._idle.pop().run(job)
-        elif len(self._waiting) >= self.program.queue or not self._helpers:
+        elif not self._helpers and not (self._restarts and self._can_start):
+            raise HelperBusy("there is no process, and none could be started")
+        elif not self._helpers and self._next_start_at() - self._loop.time() > seconds:
+            raise HelperBusy(f"there is no process, and none starts within {seconds:g} s")
+        elif len(self._waiting) >= self.program.queue:
             raise HelperBusy(f"{len(self._waiting)} requests are waiting for {len(self._helpers)} processes")
         else:
             self._waiting.append(job)
-        if not self._was_ready:
-            seconds += self.program.start_s
         timer = self._loop.call_later(seconds, job.fail, HelperLate(f"no result after {seconds:g} s"))
         try:
-            return await job.result
+            result = await job.result
         finally:
             timer.cancel()
+            with suppress(ValueError):
+                self._waiting.remove(job)  # late or cancelled in the queue
+        if isinstance(result, bytes):
+            return result
+        raise type(result)(str(result))  # not itself: see `_Job`
+
+    def _next_start_at(self) -> float:
+        return min(timer.when() for timer in self._restarts)
 
     def close(self) -> None:
         """Kill the processes. Requests that wait fail."""
@@ -145,7 +161,7 @@ class HelperPool:
         self._restarts.clear()
         for helper in tuple(self._helpers):
             helper.end("closed")
-        self._fail_waiting("closed")
+        self._fail_waiting(HelperDied, "closed")
         self._has_started()
 
     async def ended(self) -> None:
@@ -164,7 +180,7 @@ class HelperPool:
             self._loop.call_later(delay, self.reap, process, min(2 * delay, MOST_REAP_S))
 
     def became_idle(self, helper: "_Helper", answered: bool) -> None:
-        self._was_ready = True
+        self._was_ready = self._can_start = True
         if not self.started.done() and self.ready == self.program.processes:
             self._has_started()
         if answered and self._failures:
@@ -177,7 +193,8 @@ class HelperPool:
                 return
         self._idle.append(helper)
 
-    def has_ended(self, helper: "_Helper", why: str) -> None:
+    def has_ended(self, helper: "_Helper", why: str, was_ready: bool) -> None:
+        """`was_ready`: it could start, so the next one probably can as well."""
         self._helpers.discard(helper)
         if helper in self._idle:
             self._idle.remove(helper)
@@ -194,18 +211,23 @@ class HelperPool:
             why,
             delay,
         )
-        if not self._helpers:
-            self._fail_waiting(why)
+        if not was_ready:
+            self._cannot_start(why)
         self._start_later(delay)
+
+    def _cannot_start(self, why: str) -> None:
+        self._can_start = False
+        if not self._helpers:
+            self._fail_waiting(HelperBusy, why)
 
     def _has_started(self) -> None:
         if not self.started.done():
             self.started.set_result(None)
 
-    def _fail_waiting(self, why: str) -> None:
+    def _fail_waiting(self, error: type[HelperError], why: str) -> None:
         waiting, self._waiting = self._waiting, deque()
         for job in waiting:
-            job.fail(HelperDied(why))
+            job.fail(error(why))
 
     def _start_later(self, delay: float) -> None:
         def start() -> None:
@@ -229,6 +251,7 @@ class HelperPool:
                 error.strerror or error,
                 delay,
             )
+            self._cannot_start(f"it cannot be started: {error.strerror or error}")
             self._start_later(delay)
 
 
@@ -270,7 +293,7 @@ class _Helper:
         """Kill the process, and fail its request."""
         if self.state is _State.ENDED:
             return
-        self.state = _State.ENDED
+        was_ready, self.state = self.state is not _State.STARTING, _State.ENDED
         if self._timer is not None:
             self._timer.cancel()
         descriptor = self._socket.fileno()
@@ -283,7 +306,7 @@ class _Helper:
         job, self._job = self._job, None
         if job is not None:
             job.fail(HelperDied(why))
-        self._pool.has_ended(self, why)
+        self._pool.has_ended(self, why, was_ready)
 
     def _limit_time(self, seconds: float, why: str) -> None:
         if self._timer is not None:

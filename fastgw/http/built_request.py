@@ -41,6 +41,7 @@ class BuiltRequestHead:
     upgrade = ()
     connect_protocol = b""
     payload = None
+    received_s = 0.0
     expects_continue = ordinary = forwarded = False
 
     def __init__(

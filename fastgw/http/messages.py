@@ -89,6 +89,10 @@ class RequestHead(Head, Protocol):
         """Whether the length of the body is declared, also if it is 0 (RFC 9110 section 8.6)."""
 
     @property
+    def received_s(self) -> float:
+        """Seconds from the first byte of the head to its end; 0.0 if it came in one read."""
+
+    @property
     def connect_protocol(self) -> bytes:
         """Protocol requested by an extended CONNECT of HTTP/2 (RFC 8441), also in `upgrade`; empty: none."""
 

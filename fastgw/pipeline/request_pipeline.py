@@ -23,6 +23,7 @@ from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.pipeline.route_selection import choose
 from fastgw.routing.table import Match, Router
+from fastgw.shm.held_body_budget import WHY_NOT_HELD
 
 Waited = asyncio.Future[Reply | None]
 """Future that a step of a filter waits for."""
@@ -39,6 +40,11 @@ class RequestStream(ClientSide, Protocol):
 
     def send_fast(self, exchange: Exchange, route: Route) -> None:
         """Forward the exchange on the route's fast path. Called only if `fast` was passed to `run_route_steps`."""
+
+    def fail_after_defect(self, exchange: Exchange) -> None:
+        """Log the exception that is being handled and end the exchange: with a 500, or cut off if its response has
+        begun.
+        """
 
 
 def run_early_steps(stream: RequestStream, exchange: Exchange, router: Router[Route]) -> None:
@@ -123,7 +129,8 @@ def _inspect_body(stream: RequestStream, exchange: Exchange) -> None:
         if not body.bytes:
             exchange.client.send_interim(None)
     inspect = partial(_run_body_head_steps, stream, exchange, [each.step for each in heads])
-    if body.await_head(max(each.most for each in heads), inspect):
+    no_room = partial(exchange.fail, Fault.OVERLOADED, why=WHY_NOT_HELD)
+    if body.await_head(max(each.most for each in heads), inspect, exchange.client.held_body_budget, no_room):
         inspect()
 
 
@@ -168,12 +175,16 @@ def _wait(
         stream.waiting = None
         if done.cancelled():  # cancelled by others: the step shared an awaitable
             log_event(OperatorEvent.DEFECT, "the operation that a filter awaited was cancelled")
-            go_on(problem(Fault.INTERNAL))
+            result: Outcome = problem(Fault.INTERNAL)
         elif (error := done.exception()) is not None:
             log_event(OperatorEvent.DEFECT, "the operation that a filter awaited failed", error=error)
-            go_on(problem(Fault.INTERNAL))
+            result = problem(Fault.INTERNAL)
         else:
-            go_on(done.result())
+            result = done.result()
+        try:
+            go_on(result)
+        except Exception:  # the edge of this exchange: the event loop would only log it
+            stream.fail_after_defect(exchange)
 
     loop = stream.loop
     stream.waiting = waiting = asyncio.ensure_future(outcome, loop=loop)

@@ -21,6 +21,7 @@ from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import find_head_end, parse_request
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import RequestHead, ResponseHead
+from fastgw.observe.finished_exchange import first_byte_at
 from fastgw.observe.tracing.trace import MOST_ATTEMPTS, EndedAttempt, EndedWait, Trace
 from fastgw.recording.records import RecordedBody, RecordedCall, RecordedIdentity, RecordedRequest
 from fastgw.recording.redaction import RecordRedaction, TooLongToMask
@@ -209,7 +210,7 @@ class RecordedTrace:
         by = exchange.chain.name_of(answered_by) if answered_by is not None else ""
         record = RecordedRequest(
             time(),
-            monotonic() - exchange.begun_at,
+            monotonic() - first_byte_at(exchange),
             exchange.listener.name,
             exchange.scheme,
             peer.ip,

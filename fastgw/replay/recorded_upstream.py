@@ -11,11 +11,15 @@ from typing import Any, Final, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import Trailers
+from fastgw.exchange.request_keys import cookies_named
+from fastgw.forwarded_headers import Peer, client_scheme
 from fastgw.http.http1.parser import parse_response
 from fastgw.http.malformed import Malformed
-from fastgw.recording.records import RecordedBody, RecordedCall, RecordedRequest
+from fastgw.http.messages import RequestHead
+from fastgw.recording.records import MASK, RecordedBody, RecordedCall, RecordedRequest
 from fastgw.recording.tap import is_copy
 from fastgw.upstream.connections.stream import NOT_ESTABLISHED
+from fastgw.upstream.load_balancing.sticky_sessions import Cookies
 from fastgw.upstream.targets.target import Target
 
 _FAULTS: Final = {fault.label: fault for fault in Fault}
@@ -84,9 +88,50 @@ class RecordedState:
         lines = _lines_with(names, self.recorded.response)
         return b"".join(b"%b\r\n" % line for line in lines if line not in others)
 
+    def own_cookie(self, name: bytes) -> bytes | None:
+        """Return the value of the cookie with this name that the response sets and no upstream has set. None: it sets
+        none.
+        """
+        for line in self.own_cookies().split(b"\r\n"):
+            pair = line.partition(b":")[2].partition(b";")[0]
+            if pair.partition(b"=")[0].strip() == name:
+                return pair.partition(b"=")[2].strip()
+        return None
+
 
 def _lines_with(names: frozenset[bytes], head: bytes) -> list[bytes]:
     return [line for line in head.split(b"\r\n")[1:] if line.partition(b":")[0].strip().lower() in names]
+
+
+@final
+class RecordedCookies:
+    """Cookies of the sticky sessions of an upstream (`Cookies`, which are `inner`), set where the recorded gateway has
+    set one. Whether the cookie of a client was valid is known from the recording alone: its value is masked there, and
+    the key may have been that of a run which is over.
+    """
+
+    def __init__(self, inner: Cookies, name: str) -> None:
+        self._inner, self._name = inner, name.encode()
+
+    def name_of(self, target: Target) -> bytes:
+        return self._inner.name_of(target)
+
+    def named(self, head: RequestHead) -> bytes:
+        return self._inner.named(head)
+
+    def line_for(self, head: RequestHead, peer: Peer, target: Target) -> bytes:
+        state = getattr(peer, "state", None)
+        if not isinstance(state, RecordedState):
+            return self._inner.line_for(head, peer, target)
+        if not any(call.status for call in state.recorded.calls):
+            return b""  # the recorded response came from a cache, or the gateway has made it
+        value = state.own_cookie(self._name)
+        if value is None:
+            if cookies_named(head, self._name):
+                return b""
+            value = MASK
+        before, equals, rest = self._inner.line(target, client_scheme(head, peer) == b"https").partition(b"=")
+        return before + equals + value + rest[rest.find(b";") :]
 
 
 @final
@@ -119,6 +164,9 @@ class RecordedPool:
     def try_lend(self, target: Target, idle_at_most: float = inf) -> None:
         return None
 
+    def may_open(self) -> bool:
+        return True
+
     def is_queued(self, borrower: Any) -> bool:
         return False
 
@@ -126,6 +174,7 @@ class RecordedPool:
         self._waiting.discard(borrower)
 
     def share(self, workers: int) -> None: ...
+    def follow_limits(self, later: "RecordedPool") -> None: ...
     def retire(self) -> None: ...
     def stop(self) -> None: ...
 

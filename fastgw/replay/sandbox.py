@@ -49,17 +49,19 @@ from fastgw.http.http1.parser import Http1RequestHead, parse_request, read_http2
 from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.pipeline.request_pipeline import Waited, cancel_waiting, run_early_steps
 from fastgw.recording.record_observer import RecordObserver
 from fastgw.recording.records import MASK, RecordedBody, RecordedRequest
 from fastgw.recording.redaction import RecordRedaction
 from fastgw.recording.tap import RecordedTrace
-from fastgw.replay.recorded_upstream import RecordedPool, RecordedState
+from fastgw.replay.recorded_upstream import RecordedCookies, RecordedPool, RecordedState
 from fastgw.shm.node_limits import own_counts
 from fastgw.shm.rate_limit_table import own_table
 from fastgw.sync.feeds import Feeds
 from fastgw.upstream.client.http_client import FetchFailed
 from fastgw.upstream.connections.pool import LocalLimit
+from fastgw.upstream.load_balancing.sticky_sessions import Cookies
 
 REQUEST_S: Final = 30.0
 """Maximum seconds for a request in the sandbox."""
@@ -120,6 +122,12 @@ class Sandbox:
             else:
                 pool: Any = RecordedPool(upstream.name, self._loop)
                 upstream.worker_loop, upstream.pool = self._worker_loop, pool
+            sticky = upstream.settings.load_balancing.sticky
+            if sticky is not None:
+                inner = upstream.cookies or Cookies(sticky, upstream.name, self._services.run_key)
+                cookies: Any = RecordedCookies(inner, sticky.cookie)
+                upstream.cookies = cookies
+                upstream.settle()
         observer = RecordObserver(self._sample)
         self._own_hooks = observer.link.hooks
         self._listeners: dict[str, Listener] = {}
@@ -364,7 +372,7 @@ def _head_of(recorded: RecordedRequest) -> tuple[Http1RequestHead, bytes]:
     raw = b"\r\n".join((first, *kept, b"", b""))
     if recorded.version == 20:
         with suppress(Malformed):
-            return read_http2_request(raw, MOST_FIELDS, body or None), body
+            return read_http2_request(raw, MOST_FIELDS, body), body
     return parse_request(raw, MOST_FIELDS), body
 
 
@@ -391,6 +399,10 @@ class _ReplayStream(ClientSide):
 
     def send_fast(self, exchange: Exchange, route: Route) -> None:
         route.action(exchange)
+
+    def fail_after_defect(self, exchange: Exchange) -> None:
+        log_event(OperatorEvent.DEFECT, "a defect in a replayed request", error=True)
+        exchange.fail(Fault.INTERNAL)
 
     def send_interim(self, head: ResponseHead | None) -> None: ...
 

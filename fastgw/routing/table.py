@@ -415,8 +415,10 @@ class RouteEntry(Generic[R]):
             self.mixed = tuple(
                 [(_segment_regex(each), n) for n, each in enumerate(path.segments, 1) if isinstance(each, MixedSegment)]
             )
-        elif path is not None and b"(?P<" in path.regex:
-            self.regex = re2.compile(path.regex, re2_options())
+        elif path is not None and b"<" in path.regex:  # may have names: RE2 reads both (?P<name>...) and (?<name>...)
+            regex = re2.compile(path.regex, re2_options())
+            if regex.groupindex:
+                self.regex = regex
         self.ready = None if self.places or self.mixed or self.regex is not None else (route, _NO_PARAMETERS)
 
     @property

@@ -82,11 +82,11 @@ class Leases:
         mark = self._word(self._tag(key), _Kind.MARK, min(mark_s, MOST_S)) if mark_s > 0 and is_current else 0
         self._swap(cell.at, cell.word, mark)
 
-    def forget(self, key: KeyHash) -> None:
-        """Remove the lease and the mark of a key that is purged. The lease's holder may go on."""
+    def forget(self, key: KeyHash, *, only_mark: bool = False) -> None:
+        """Remove the lease and the mark of a key that is purged, or its mark alone. The lease's holder may go on."""
         first, tag = self._bucket(key), self._tag(key)
         for at, word in enumerate(self._words[first : first + LEASE_BUCKET].tolist(), first):
-            if word and word >> _TAG_AT == tag:
+            if word and word >> _TAG_AT == tag and (not only_mark or word >> _KIND_AT & 1):
                 self._swap(at, word, 0)
 
     def end_all(self, owner: int) -> None:

@@ -40,7 +40,7 @@ class LeaseStore(StoreParts, Protocol):
 
 
 class FetchBegin(NamedTuple):
-    """The begin of a fetch: purge sequence, and epoch seconds."""
+    """The begin of a fetch: purge sequence, and epoch seconds. Implements `FetchMoment`."""
 
     began: int
     date: float
@@ -64,7 +64,9 @@ class SharedLease:
     __slots__ = ("_began", "_cell", "_date", "_ended", "_store", "key", "why_not")
 
     def __init__(self, store: LeaseStore, key: bytes, cell: LeaseCell | None, former: FetchBegin | None = None) -> None:
-        """`cell`: None: it restores an object of a former fetch, `former`, and keeps no other from fetching."""
+        """`cell`: None: it restores an object, and keeps no other from fetching. `former`: the begin of a fetch
+        that has begun without this lease.
+        """
         self.key = key
         self.why_not = NotStored.FULL
         self._store, self._cell = store, cell

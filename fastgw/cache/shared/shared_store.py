@@ -28,6 +28,7 @@ from fastgw.cache.store import (
     MOST_URL,
     Counting,
     Eviction,
+    FetchMoment,
     KeyWatch,
     Refusal,
     StoredObject,
@@ -181,16 +182,22 @@ class SharedStore:
             found.release()
         return self._words[stamp.position] == stamp.entry and self._words[PURGE_SEQUENCE] == stamp.sequence
 
-    def lease(self, key: bytes) -> SharedLease | Refusal:
+    def lease(self, key: bytes, begun: FetchMoment | None = None) -> SharedLease | Refusal:
         cell: LeaseCell | Refusal
+        assert begun is None or isinstance(begun, FetchBegin)
+        if begun is not None:
+            self.leases.forget(self.index.hash(key), only_mark=True)
         if self.ordinary is not None:
             at = self.ordinary.take_lease(key, *self.leases.ticks(LEASE_S))
             if at >= 0:
-                return SharedLease(self, key, LeaseCell(at, self.ordinary.lease_word))
+                return SharedLease(self, key, LeaseCell(at, self.ordinary.lease_word), begun)
             if at in _REFUSALS:
                 return _REFUSALS[at]
         cell = self.leases.try_take(self.index.hash(key), LEASE_S)
-        return cell if isinstance(cell, Refusal) else SharedLease(self, key, cell)
+        return cell if isinstance(cell, Refusal) else SharedLease(self, key, cell, begun)
+
+    def present_moment(self) -> FetchBegin:
+        return FetchBegin(self.purges.sequence, self.date())
 
     def recall(self, keys: Sequence[bytes], callback: Callable[[StoredObject | None], None]) -> bool:
         return False

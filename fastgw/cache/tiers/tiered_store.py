@@ -6,9 +6,9 @@ another one. See `Store` for the calls; all that concerns one object in memory i
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Literal, final
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, final
 
-from fastgw.cache.shared.lifecycle import SharedLease
+from fastgw.cache.shared.lifecycle import FetchBegin, SharedLease
 from fastgw.cache.shared.objects import SharedObject, SharedWriter
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import (
@@ -16,6 +16,7 @@ from fastgw.cache.store import (
     MOST_TAGS,
     MOST_URL,
     Counting,
+    FetchMoment,
     Lease,
     NotStored,
     Refusal,
@@ -31,7 +32,7 @@ from fastgw.cache.tiers.purge_journal import Purge
 from fastgw.cache.tiers.redis_values import key_name, tag_name
 
 if TYPE_CHECKING:
-    from fastgw.cache.tiers.redis_tier import RedisTier
+    from fastgw.cache.tiers.redis_tier import PurgePosition, RedisTier
 
 
 @final
@@ -61,9 +62,19 @@ class TieredStore:
     def __repr__(self) -> str:
         return f"<TieredStore: {self.memory!r}, {self.disk!r}, {self.redis!r}>"
 
-    def lease(self, key: bytes) -> Lease | Refusal:
-        lease = self.memory.lease(key)
-        return lease if isinstance(lease, Refusal) else TieredLease(self, lease)
+    def lease(self, key: bytes, begun: FetchMoment | None = None) -> Lease | Refusal:
+        assert begun is None or isinstance(begun, _TieredMoment)
+        lease = self.memory.lease(key, None if begun is None else begun.memory)
+        if isinstance(lease, Refusal):
+            return lease
+        return TieredLease(self, lease, self._position if begun is None else begun.position)
+
+    def present_moment(self) -> FetchMoment:
+        return _TieredMoment(self.memory.present_moment(), self._position)
+
+    @property
+    def _position(self) -> "PurgePosition | None":
+        return None if self.redis is None else self.redis.position
 
     def stamp(self, found: StoredObject) -> object | None:
         return None if isinstance(found, DiskObject) else self.memory.stamp(found)
@@ -185,13 +196,23 @@ _REDIS_KINDS: Final[Mapping[str, tuple[bytes, Callable[[bytes], bytes]]]] = {
 """Kinds of purges in Redis, and what their values are made of."""
 
 
+class _TieredMoment(NamedTuple):
+    """See `FetchMoment`. `position`: of the purges in Redis."""
+
+    memory: FetchBegin
+    position: "PurgePosition | None"
+
+    @property
+    def date(self) -> float:
+        return self.memory.date
+
+
 @final
 class TieredLease:
-    """See `Lease`."""
+    """See `Lease`. `position`: of the purges in Redis as of the begin of the fetch."""
 
-    def __init__(self, store: TieredStore, inner: SharedLease) -> None:
-        self._store, self._inner = store, inner
-        self._position = None if store.redis is None else store.redis.position
+    def __init__(self, store: TieredStore, inner: SharedLease, position: "PurgePosition | None") -> None:
+        self._store, self._inner, self._position = store, inner, position
         self._is_pending = False  # it ends when the disk has written
 
     def __repr__(self) -> str:

@@ -285,7 +285,9 @@ def parse_redirect(text: str) -> Template:
             f"{text!r} is not a valid redirect location; expected a path such as /new/{{id}} or an http(s) URL"
         )
     if url is not None and "{" in url[0]:
-        raise ValueError(f"{text!r} lets the client choose the host; expected parameters in the path only")
+        raise ValueError(
+            f"{text!r} has a parameter in the host; expected them after it, such as https://new.example/{{path}}"
+        )
     pieces = _TEMPLATE_PARAMETER.split(text)
     for literal in pieces[::2]:
         if wrong := _NOT_IN_URL.search(literal):

@@ -421,6 +421,15 @@ def parse_name(text: str) -> str:
     return text
 
 
+def parse_route_name(text: str) -> str:
+    """Validate the name of a route: not empty, and no control characters, which terminals obey."""
+    if not text:
+        raise ValueError("an empty name")
+    if (control := _CONTROLS.search(text)) is not None:
+        raise ValueError(f"the control character U+{ord(control[0]):04X} in a name")
+    return text
+
+
 def parse_segment(text: str) -> str:
     """Validate the name of an application, a service or an entry: one element of a path, or part of a host."""
     if re.fullmatch(_SEGMENT, text) is None:
@@ -743,6 +752,14 @@ FieldPattern = Annotated[
 FieldValue = Annotated[str, Notation("a single-line string", parse_field_value, {"type": "string"})]
 Method = Annotated[str, Notation('a method such as "GET"', parse_method, _written(_TOKEN))]
 Name = Annotated[str, Notation("a name of letters, digits, `_`, `-`, `.`, `/` and `@`", parse_name, _written(_NAME))]
+RouteName = Annotated[
+    str,
+    Notation(
+        "a name without control characters",
+        parse_route_name,
+        {"type": "string", "minLength": 1, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]+$"},
+    ),
+]
 Identity = Annotated[
     str, Notation("a name of letters, digits, `_`, `-`, `.`, `/` and `@`", parse_identity, _written(_NAME))
 ]

@@ -246,12 +246,19 @@ class ChoiceDecoder(Decoder):
             return value
         if format_value(value) in self.values:
             return _read_unquoted(self, value, path, reading)
-        words = [each for each in self.values if isinstance(each, str)]
-        if isinstance(value, str) and words[1:] and (near := nearest(value, words)) is not None:
+        if isinstance(value, str) and (near := self._nearest(value)) is not None:
             return reading.report(
                 path, format_value(value), f"did you mean {format_value(near)}? expected {self.expected}"
             )
         return self.read_variable(value, path, reading)
+
+    def has_like(self, text: str) -> bool:
+        """Whether the text is one of the values, or like one."""
+        return text in self.values or self._nearest(text) is not None
+
+    def _nearest(self, text: str) -> str | None:
+        words = [each for each in self.values if isinstance(each, str)]
+        return nearest(text, words) if words[1:] else None
 
     def plain(self, text: str) -> Any:
         return next((each for each in self.values if text in (each, format_value(each))), text)
@@ -279,7 +286,9 @@ class InNotation(Decoder):
             except ValueError as error:
                 if self._is_right(value + self.notation.unit):
                     return self._refuse_unitless(value, path, reading)
-                return reading.report(path, str(error), f"expected {self.expected}")
+                said = str(error)
+                says_form = said.startswith("expected ") or "; expected " in said
+                return reading.report(path, said, "" if says_form else f"expected {self.expected}")
         if (self.bounds.least, self.bounds.most) != (None, None) and not self.bounds.allows(held):
             return reading.report(path, format_value(value), f"expected {self._bounded}")
         return held
@@ -584,7 +593,10 @@ class Either(Decoder):
             ]
             meant = [*known] if len(known) == 1 else meant
         if len(meant) == 1 and not self._lost_by_quotes(value, path, reading):  # and in this form
-            return meant[0].read(value, path, reading)
+            only = meant[0]
+            if isinstance(only, ChoiceDecoder) and isinstance(value, str) and not only.has_like(value):
+                return self.refuse(value, path, reading)
+            return only.read(value, path, reading)
         for shape in self.shapes:
             trial = reading.trial()
             held = shape.read(value, path, trial)
@@ -745,7 +757,8 @@ class Structure(Decoder):
         if here is not None:
             return (None, here) if is_advice(here) else (here, _did_you_mean(here))
         filter_type = FILTERS.get(key, key)
-        if "filters" in known and filter_type in reading.filter_types:
+        filters = known.get("filters")  # in `timeouts` it is a duration
+        if filters is not None and isinstance(filters.shape, Table) and filter_type in reading.filter_types:
             return None, f'expected {"it" if filter_type == key else format_value(filter_type)} in "filters"'
         if (near := nearest(key, known)) is not None:
             return near, _did_you_mean(near)

@@ -6,7 +6,7 @@ host`).
 """
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fastgw.config.base.problems import Problem
 from fastgw.config.kyma.names import access_service
@@ -16,30 +16,39 @@ from fastgw.config.kyma.services import GROUP
 APP_LABEL: Final = "application"
 
 
-def services_of(name: str, content: bytes, namespace: str, gateway: str) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """Return the manifests for all Applications of a file, and the problems in it.
+class ServiceManifests(NamedTuple):
+    """Manifests of the Services for a file, unless it has errors; notes on the services that get none."""
+
+    manifests: list[dict[str, Any]]
+    notes: list[Problem]
+    errors: list[Problem]
+
+
+def services_of(name: str, content: bytes, namespace: str, gateway: str) -> ServiceManifests:
+    """Return the manifests for all Applications of a file. Objects of other kinds are ignored, but a file without an
+    Application is an error: it is another file than was meant.
 
     `namespace`: of the manifests. `gateway`: DNS name of the gateway's own Service.
     """
     file = ObjectFile(name, content)
-    problems = list(file.problems)
+    apps = [each for each in file.objects if each.kind == "Application" and each.version.partition("/")[0] == GROUP]
+    errors = list(file.problems)
+    if not apps and not errors:
+        errors.append(Problem(name, 0, 0, "", "no Application", f"expected objects of {GROUP}, kind Application"))
+    notes: list[Problem] = []
     made: dict[str, dict[str, Any]] = {}
-    for each in file.objects:
-        if each.kind != "Application" or each.version.partition("/")[0] != GROUP:
-            continue
+    for each in apps:
         for index, service_id in _ids(each):
             host = access_service(each.name, service_id)
             if not host:
                 wrong = "the name and the id do not form a valid Service name"
-                problems.append(
-                    each.problem(("spec", "services", index), wrong, "expected letters, digits and hyphens")
-                )
+                notes.append(each.problem(("spec", "services", index), wrong, "expected letters, digits and hyphens"))
             elif host in made:
                 wrong = f"the Service {host} is already used for another application or service"
-                problems.append(each.problem(("spec", "services", index), wrong, "expected another id"))
+                notes.append(each.problem(("spec", "services", index), wrong, "expected another id"))
             else:
                 made[host] = _service(host, each.name, namespace, gateway)
-    return [*made.values()], problems
+    return ServiceManifests([*made.values()], notes, errors)
 
 
 def _ids(app: Object) -> Iterator[tuple[int, str]]:

@@ -252,7 +252,8 @@ def _validated(
     names = [*(document.name for document in documents), *of_kyma.files, *of_kubernetes.files]
     order = {name: number for number, name in enumerate(names)}
     problems = found.problems + of_extensions + [problem for reading in readings for problem in reading.problems]
-    problems += _odd_paths({*names, *files.contents_read})
+    odd_paths = _odd_paths({*names, *files.contents_read})
+    problems = [each for each in problems if each.line or each.file not in odd_paths] + [*odd_paths.values()]
     if problems:
         excerpts = {problem: text for document in documents for problem, text in document.excerpts.items()}
         raise ConfigError(sorted_problems(problems, order), excerpts)
@@ -277,13 +278,15 @@ def _validated(
     return loaded, merged
 
 
-def _odd_paths(names: Iterable[str]) -> list[Problem]:
-    """Return the problems of file names that are not valid text: they can neither be passed between processes nor
-    shown.
+def _odd_paths(names: Iterable[str]) -> dict[str, Problem]:
+    """Return the problems of file names that are not valid text, by name: they can neither be passed between processes
+    nor shown.
     """
     shown = {name: name.encode("utf-8", "backslashreplace").decode() for name in names}
     expected = "expected folders and files with names in UTF-8"
-    return [Problem(text, 0, 0, "", "the path is not UTF-8", expected) for name, text in shown.items() if name != text]
+    return {
+        name: Problem(text, 0, 0, "", "the path is not UTF-8", expected) for name, text in shown.items() if name != text
+    }
 
 
 def _with_defaults(made: Config, filter_types: Mapping[str, type]) -> Config:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from fastgw.config.base.problems import Path, format_value, shorten
+from fastgw.config.base.value_types import parse_route_name
 from fastgw.config.decoding.decoder import BROKEN, Structure
 from fastgw.config.openapi.bodies import request_body_of, responses_of
 from fastgw.config.openapi.document import Spec
@@ -88,6 +89,12 @@ def operations_of(spec: Spec, schemas: Schemas, base_path: str | None, *, with_r
             extension, filter_paths = _merged((outer, item_extension, _extension(spec, operation, path)))
             security, security_path = _security(operation, path, spec)
             name = operation.get("operationId")
+            if isinstance(name, str) and name:
+                try:
+                    parse_route_name(name)
+                except ValueError as error:
+                    spec.report((*path, "operationId"), str(error), "expected a name without control characters")
+                    continue
             found.append(
                 ApiOperation(
                     method=method,

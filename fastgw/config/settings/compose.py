@@ -49,7 +49,7 @@ class Part(Settings):
     """One request of a composed route, and how its answer is used.
 
     In `path`, `headers` and `body`, `{name}` stands for a path parameter, `{query.NAME}`, `{header.NAME}` and
-    `{cookie.NAME}` for values of the client's request, `{part.NAME.PATH}` for a value in the answer of an earlier part,
+    `{cookie.NAME}` for values of the request, `{part.NAME.PATH}` for a value in the answer of an earlier part,
     as it was received, and `{item}` or `{item.PATH}` for the element of `for_each`; further variables are those of the
     `headers` filter. Values are encoded for their position, so that none adds a segment, a parameter or a line. If a
     value is missing, empty, or an object or array, the part fails and is not sent.

@@ -53,6 +53,7 @@ from fastgw.config.base.value_types import (
     ReadableFile,
     Regex,
     RelativePath,
+    RouteName,
     RpcMethod,
     RpcService,
     ServerNamePattern,
@@ -62,6 +63,7 @@ from fastgw.config.base.value_types import (
     Url,
     Username,
     trait,
+    write_size,
 )
 from fastgw.config.settings.acme import Acme, AcmeCertificate
 from fastgw.config.settings.compose import Compose, FlatmapStep, Part, StaticData
@@ -368,8 +370,8 @@ class Listener(Settings):
     """`http`: requests, which `routes` at the top direct. `tcp`: connections of any protocol, to `upstream`; with `tls`
     their TLS ends here, and `routes` may direct them by server name (SNI), and pass the TLS of some names through.
     `tls`: TLS passthrough: connections are directed by the server name (SNI) of their ClientHello, and not decrypted.
-    `udp`: datagrams, to `upstream`; a client's address and port is a session, which stays with its target for as long
-    as datagrams come (`timeouts.tunnel_idle` of the upstream)."""
+    `udp`: datagrams, to `upstream`; a client's address and port, with the address that it sends to, is a session, which
+    stays with its target for as long as datagrams come (`timeouts.tunnel_idle` of the upstream)."""
     upstream: Upstreams | None = None
     """Upstream of a listener with `protocol: tcp` or `udp`, or several upstreams with their shares, one of which is
     random for each connection or session."""
@@ -592,10 +594,15 @@ class Respond(Settings):
     body: str = ""
     """Body, sent as UTF-8. Its type is `text/plain; charset=utf-8` unless `headers` has another `Content-Type`. In the
     `respond` of a route, path parameters and variables as in the `headers` filter (`{id}`, `{uuid}`, `{claim.sub}`) are
-    replaced by their values, in body and headers; other braces are text. In JSON, HTML and XML values are escaped; a
-    missing value is empty in the body, and its header is left out."""
+    replaced by their values, in body and headers; other braces are text. In JSON, HTML and XML values are escaped, and
+    characters that XML does not allow become U+FFFD in HTML and XML; a missing value is empty in the body, and its
+    header is left out."""
     headers: Mapping[FieldName, FieldValue] = NONE
     """Further headers."""
+
+    def __post_init__(self) -> None:
+        if self.status == 205 and self.body:
+            raise ValueError("body: a response of status 205 has no content; expected an empty body or status 200")
 
 
 class Redirect(Settings):
@@ -675,6 +682,15 @@ class Variant(Settings):
             return f"respond {self.respond.status}"
         assert self.redirect is not None
         return f"redirect {self.redirect.status}"
+
+    @property
+    def sent_settings(self) -> bytes:
+        """Return the settings that change what is sent to the upstream, but for its path; b"": there are none. Two
+        variants with equal ones send the same requests to the same URL.
+        """
+        if self.host_header is None and not self.use:
+            return b""
+        return b"\xff".join(text.encode() for text in (self.host_header or "", *self.use))  # not a byte of UTF-8
 
 
 _OF_VARIANT: Final = ("strip_prefix", "add_prefix", "rewrite", "host_header")
@@ -804,7 +820,7 @@ class Route(Settings):
     """Conditions, and the action for requests that meet all of them: one of `upstream`, `respond`, `redirect`,
     `variants`, `compose`, `lambda`, `websocket_api` and `files`."""
 
-    name: Annotated[str, Meta(min_length=1)]
+    name: RouteName
     """Name of the route in logs, metrics and `explain`."""
     listeners: Some[str] = ()
     """Names of the listeners that serve the route. Left out = all."""
@@ -814,7 +830,7 @@ class Route(Settings):
     """`/users/{id}`, `/orders/{id}:cancel`, `/files/*`, `/apps/{app}/{rest:path}` or, after `~`, a regular expression.
     Left out = any path.
 
-    The named groups of a regular expression, `(?P<name>…)`, are its path parameters.
+    The named groups of a regular expression, `(?P<name>…)` or `(?<name>…)`, are its path parameters.
     """
     trailing_slash: Literal["distinct", "same"] = "distinct"
     """Whether `/users/{id}` and `/users/{id}/` are different paths. `same`: the route matches both, unless another
@@ -1112,7 +1128,8 @@ class CacheStore(Settings):
 
     def __post_init__(self) -> None:
         if self.disk is not None and self.disk.size < self.max_object:
-            raise ValueError("`disk.size` is less than `max_object`")
+            size, least = write_size(self.disk.size), write_size(self.max_object)
+            raise ValueError(f"disk.size: {size} is less than `max_object`; expected at least {least}")
 
 
 class Quotas(Settings):

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from fastgw.config.base.settings_base import NONE, Filters, FilterUse, Inner, Settings, Some
-from fastgw.config.base.value_types import Destination, Duration, ReadableFile, Size
+from fastgw.config.base.value_types import Destination, Duration, ReadableFile, RouteName, Size
 from fastgw.config.settings.upstreams import RouteRetries, RouteTimeouts
 
 LONGEST_BODY: Final = 128 * 1024
@@ -54,7 +54,7 @@ class OpenApiRoutes(Settings):
 
     openapi: OpenApi
     """The document."""
-    name: Annotated[str, Meta(min_length=1)] | None = None
+    name: RouteName | None = None
     """Prefix of the names of the routes, followed by a dot. null = none."""
     listeners: Some[str] = ()
     """Names of the listeners that serve the routes. Left out = all."""

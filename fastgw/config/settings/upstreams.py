@@ -45,7 +45,9 @@ class Target(Settings):
     """Share of the requests, relative to the other targets. 0 = none: the target is drained."""
     priority: Annotated[int, Meta(ge=0, le=100)] = 0
     """Priority group of the target. Requests go to the group with the lowest number, and also to the next group while
-    too few targets of the first are available (`load_balancing.spill_below`)."""
+    too few targets of the first are available (`load_balancing.spill_below`). A retry goes to the next group as well if
+    all targets of the first were tried, except after `reset_before_response` and requests that the target has refused
+    unprocessed."""
 
 
 WrittenTarget = Annotated[Target, Shorthand("url", "a URL or an object")]
@@ -102,7 +104,11 @@ class Resolve(Settings):
     """Interval between lookups of a name, in `url` as well as in `dns` and `srv`. If a lookup fails, the last known
     addresses stay in use, also after a reload or an upgrade and in workers that are started later; a restart of the
     gateway forgets them. While one is running they stay in use, too, and no reload or other change waits for it for
-    more than half a second. Names of `dns` and `srv` that are new are waited for at most 10 s, all together."""
+    more than half a second. Names of `dns` and `srv` that are new are waited for at most 10 s, all together.
+
+    Each worker looks up a name in `url` while it uses the name or has connections to it. The first request after an
+    interval without any waits for a lookup, half a second at most, so that it does not go to an address that may be
+    another host's by now."""
 
 
 SHORTEST_KEY: Final = 16
@@ -115,7 +121,8 @@ class Sticky(Settings):
     cookie: Token
     """Name of a cookie that the gateway sets. The cookie is signed, and does not reveal the target's address. A forged
     or expired cookie, or one whose target is not available, is ignored, and a new one is set. Clients stay with a
-    target that is drained until it is removed, and with a target of another priority group than the one in use."""
+    target that is drained until it is removed, and with a target of another priority group than the one in use. No
+    cookie is set for a backup to which only a retry was sent, while other targets are in use."""
     ttl: Duration | None = None
     """Lifetime of the session; after it the client may be given another target. null = until the browser is closed."""
     path: Annotated[str, Meta(pattern=r"^/[!-:<-~]*$")] = "/"
@@ -155,7 +162,8 @@ class LoadBalancing(Settings):
     `consistent_hash`: by `hash_on`; when a target is added or removed, only its own share of the keys moves."""
     hash_on: Annotated[Trait, trait("ip", "header", "cookie", "consumer")] | None = None
     """Hash key of `consistent_hash`: `ip`, `header:NAME`, `cookie:NAME` or `consumer`; null = `ip`. A request without
-    the key, or with several different values of it, is balanced round robin."""
+    the key, or with several different values of it, is balanced round robin. Headers and cookies are those of the
+    request as filters have changed it, except that headers of `credentials` are not used."""
     load_factor: Annotated[float, Meta(ge=1.01, le=100)] | None = 1.25
     """Bounded load of `consistent_hash`: a target gets no further requests while it has more than this many times its
     share of the requests in flight on the node, and at least 10; they go to the next target of their hash. null = no
@@ -194,10 +202,12 @@ class UpstreamTimeouts(Settings):
     tls: Duration | None = None
     """Timeout for the TLS handshake, once connected. Answered 504. null = the handshake is a part of `connect`."""
     response_headers: Duration = 30.0
-    """Timeout for the response head, once the request is sent. Answered 504."""
+    """Timeout for the response head, once the request is sent. Over HTTP/2 the last 64 KiB of a request count as sent
+    while they wait for the target's flow-control window. Answered 504."""
     idle: Duration = 60.0
-    """Timeout for the next byte in either direction while bodies are transferred. Answered 504 if no response has
-    begun, else the connection is aborted."""
+    """Timeout for the next byte in either direction while bodies are transferred, also for a target that does not
+    accept the rest of a request, except for what counts as sent (see `response_headers`). Answered 504 if no response
+    has begun, else the connection is aborted."""
     tunnel_idle: Duration = 3600.0
     """Timeout for the next byte in either direction of a tunnel such as a WebSocket connection, of a connection of a
     TCP listener (also if one direction has ended), and of a UDP session."""
@@ -278,12 +288,14 @@ class Retries(Settings):
     """`connect_failure`: no connection could be opened, so the upstream has not seen the request. In the other cases it
     may have processed the request, and would process it twice, so they apply only to idempotent requests (GET, HEAD,
     OPTIONS, PUT, DELETE): `reset_before_response`: a reused connection was closed before any response, in most cases
-    because it had been idle; `reset`: the connection was lost before any response, also a new one; `per_try_timeout`:
-    no response head within that time, or within `timeouts.response_headers`; `"503"` or another status from 400 to 599:
-    the target answered with it; `cancelled`, `deadline_exceeded`, `internal`, `resource_exhausted`, `unavailable`: the
-    response to a call of gRPC is this status alone (Trailers-Only); after response headers the call is committed (gRFC
-    A6). Calls are POST: see `non_idempotent`. The last response is forwarded as it is, also if no other target is
-    available after it (all are ejected, or the circuit breaker has opened).
+    because it had been idle; `reset`: the connection was lost before any response, also a new one (it includes
+    `reset_before_response`); `per_try_timeout`: no response head within that time, or within
+    `timeouts.response_headers`, or a target that does not accept the request for `timeouts.idle`; `"503"` or another
+    status from 400 to 599: the target answered with it; `cancelled`,
+    `deadline_exceeded`, `internal`, `resource_exhausted`, `unavailable`: the response to a call of gRPC is this status
+    alone (Trailers-Only); after response headers the call is committed (gRFC A6). Calls are POST: see `non_idempotent`.
+    The last response is forwarded as it is, also if no other target is available after it (all are ejected, or the
+    circuit breaker has opened).
 
     A request that the target has refused unprocessed, over HTTP/2 by `GOAWAY` or `REFUSED_STREAM`, is sent again up to
     six times, POST too, with any conditions; not if `max` is 0."""
@@ -300,7 +312,7 @@ class Retries(Settings):
     (`body_bytes`) has no such limit once it was sent. null = no separate limit."""
     backoff: Backoff = Backoff()
     """Wait before a retry at a target that was tried before, and after a response whose status is in `conditions` in
-    any case. There is no wait after `reset_before_response`."""
+    any case. There is no wait after the loss of a reused connection."""
     body_bytes: Annotated[Size, Meta(ge=0, le=16 * 1024**2)] = 64 * 1024
     """Maximum size of a request body that is kept for retries. A request with a longer body is retried only if nothing
     of it was sent. The parts of bodies beyond 64 KiB each may use 64 MiB on the node, which `fastgw_kept_body_bytes`
@@ -339,7 +351,8 @@ class Hedge(Settings):
     """Hedged requests: send the request to a second target as well if the first is slow; the first response is used,
     and the other attempt is cancelled.
 
-    For GET, HEAD and OPTIONS without a body, within the budget of `retries`, and if there is another target.
+    For GET, HEAD and OPTIONS without a body, within the budget of `retries`, and if there is another target. A hedged
+    request never waits for a connection: it is not sent if `pool.max_connections` are in use.
     """
 
     after: Literal["p95"] | Duration = "p95"
@@ -443,8 +456,8 @@ class PassiveHealth(Settings):
 
     Failed connects count, name lookup and TLS handshake included. If `failures` is set, other failures of a target
     count as well: no response in time, a response that is not valid HTTP or is incomplete, or a status of 500 and
-    above. If the other targets fail in the same way, the requests are the cause and none is ejected, unless it cannot
-    be connected to.
+    above. If the other targets of the priority group fail in the same way, the requests are the cause and none is
+    ejected, unless it cannot be connected to.
     """
 
     failures: Threshold | None = None
@@ -466,8 +479,10 @@ class PassiveHealth(Settings):
     max_eject: Duration = 300.0
     """Maximum ejection time."""
     max_ejected: Percent = 0.5
-    """Share of the targets that may be ejected at the same time. Of two or more targets, one may always be ejected,
-    unless this is 0%. The only target of an upstream is never ejected."""
+    """Share of the targets of each priority group (`targets.priority`) that may be ejected at the same time. Of two or
+    more targets, one may always be ejected, unless this is 0%. While a target of another priority group is available,
+    all targets of a group may be ejected, so that requests go to the other group; 0% = none is ever ejected. The only
+    target of an upstream is never ejected."""
 
 
 class HealthChecks(Settings):

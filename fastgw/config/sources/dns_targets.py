@@ -220,8 +220,6 @@ def _find_targets(name: str) -> bytes:
     split = urlsplit(name)
     found = _addresses if split.scheme == "dns" else _services
     targets = found(split.netloc, _options(name)["scheme"])
-    if not targets:
-        raise SyntaxProblem(f"{split.netloc} is not a valid target")
     return json.dumps(sorted(targets, key=lambda each: (each.get("priority", 0), each["url"]))).encode()
 
 
@@ -255,6 +253,10 @@ def _services(name: str, scheme: str) -> list[dict[str, Any]]:
         answers = [*resolver.resolve(name, "SRV", lifetime=TIMEOUT_S)]
     except (exception.DNSException, OSError) as error:
         raise SyntaxProblem(f"{name} cannot be resolved: {error}") from error
+    if all(each.target.to_text() == "." for each in answers):  # RFC 2782
+        raise SyntaxProblem(
+            f"{name} cannot be used: its SRV record says that the service is not available (target `.`)"
+        )
     ranks = {priority: rank for rank, priority in enumerate(sorted({each.priority for each in answers}))}
     targets = [
         {
@@ -263,7 +265,7 @@ def _services(name: str, scheme: str) -> list[dict[str, Any]]:
             "priority": ranks[each.priority],
         }
         for each in answers
-        if each.target.to_text() != "."  # the service is decidedly not available (RFC 2782)
+        if each.target.to_text() != "."
     ]
     scale_weights(targets)
     return targets

@@ -51,15 +51,35 @@ class FilterRules:
                 level, [gateway, *(listeners[each] for each in listeners if each in reached_by[name])]
             )
         for location, route in self.merged.routes_to_validate():
-            farther = [gateway, *(listeners[name] for name in self._listeners_of(route) if name in listeners)]
-            farther += [upstreams[name] for name in route.destinations if name in upstreams]
-            found: list[Problem] = []
-            for level in self._own_levels(location, route):
-                found += self._compare(level, farther)
-                farther.append(level)
+            outer = [gateway, *(listeners[name] for name in self._listeners_of(route) if name in listeners)]
+            found = list(self._compare_route(location, route, outer, upstreams))
             self.merged.note(route, found)
             notes += found
         return [*notes, *self._shadows()]
+
+    def _compare_route(
+        self, location: SourceLocation, route: Route, outer: Sequence[Level], upstreams: Mapping[Any, Level]
+    ) -> Iterator[Problem]:
+        """Compare the filter sets of a route, those of each variant, and the route's own filters with the levels around
+        them. A request has one variant: its sets are compared neither with those of the others nor with the upstreams
+        of the others.
+        """
+        farther = [*outer, *(upstreams[name] for name in route.destinations if name in upstreams)]
+        sets = list(self._sets(location.below("use"), route.use))
+        for level in sets:
+            yield from self._compare(level, farther)
+            farther.append(level)
+        for place, variant in enumerate(route.variants):
+            if isinstance(variant, Broken):
+                continue
+            of_variant = [*outer, *(upstreams[name] for name in (variant.upstream,) if name in upstreams), *sets]
+            for level in self._sets(location.below("variants", place, "use"), variant.use):
+                yield from self._compare(level, of_variant)
+                of_variant.append(level)
+                farther.append(level)
+        if route.filters:
+            level = Level("the route", "a route", _uses(location.below("filters"), route.filters))
+            yield from self._compare(level, farther)
 
     def _shadows(self) -> Iterator[Problem]:
         """Yield a note for each filter in shadow mode."""
@@ -84,22 +104,15 @@ class FilterRules:
             if owner.filters
         }
 
-    def _own_levels(self, location: SourceLocation, route: Route) -> Iterator[Level]:
-        """Yield a route's filter sets, if they exist, then its own filters."""
-        sets = self.merged.maps["filter_sets"]
-        used = [(location.below("use", index), name) for index, name in enumerate(route.use)]
-        for place, variant in enumerate(route.variants):
-            if not isinstance(variant, Broken):
-                at = location.below("variants", place, "use")
-                used += [(at.below(index), name) for index, name in enumerate(variant.use)]
-        for at, name in used:
-            _, filters = sets.get(name, (None, BROKEN))
+    def _sets(self, location: SourceLocation, names: Sequence[str]) -> Iterator[Level]:
+        """Yield the filter sets that a route or one of its variants uses, if they exist."""
+        for index, name in enumerate(names):
+            _, filters = self.merged.maps["filter_sets"].get(name, (None, BROKEN))
             if not isinstance(filters, Broken):
+                at = location.below(index)
                 yield Level(
                     f"filter set {format_value(name)}", "a route", {key: (at, use) for key, use in filters.items()}
                 )
-        if route.filters:
-            yield Level("the route", "a route", _uses(location.below("filters"), route.filters))
 
     def _listeners_of(self, route: Route) -> Sequence[str]:
         return route.listeners or tuple(self.merged.maps["listeners"])

@@ -14,11 +14,12 @@ from fastgw.config.base.value_types import Url, write_size
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.egress.expand import NAME as EGRESS
-from fastgw.config.settings.gateway import AccessLog, Files, FilterUse, Route
+from fastgw.config.settings.gateway import AccessLog, Files, FilterUse, Respond, Route
 from fastgw.config.settings.log_sinks import OtlpSink
 from fastgw.config.settings.telemetry import OtlpExport
 from fastgw.config.validation.listener_protocols import upstreams_of_events
 from fastgw.http.error_templates import VALUES, unknown_placeholders
+from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.observe.access_log.selection import listed
 
 _EXPANSION: Final = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*(:?[-+?=][^}]*)?\}")
@@ -80,6 +81,7 @@ def lint(merged: Merged) -> list[Problem]:
         *_of_routes(merged),
         *_configuration_in_roots(merged),
         *_missing_pages(merged),
+        *_parts_of_responses_that_are_not_sent(merged),
         *_placeholders_of_error_pages(merged),
         *_never_reached(merged),
         *_credentials_that_nobody_reads(merged),
@@ -259,7 +261,7 @@ def _templates(route: Route) -> Iterator[tuple[Path, str]]:
 def _configuration_in_roots(merged: Merged) -> Iterator[Problem]:
     """Yield a note for each root of static files with a file of this configuration, or a private key that it names."""
     roots = [
-        (location.below("files", "root"), route.files.root + os.sep)
+        (location.below("files", "root"), route.files.root)
         for location, route in merged.routes()
         if isinstance(route.files, Files) and isinstance(route.files.root, str)
     ]
@@ -268,12 +270,29 @@ def _configuration_in_roots(merged: Merged) -> Iterator[Problem]:
     names = {os.path.abspath(reading.document.name) for reading in merged.readings if reading.document.name}
     captured = merged.readings[0].files.contents_read
     names |= {name for name, content in captured.items() if name.startswith("/") and _PRIVATE_KEY in content}
+    real = {name: os.path.realpath(name) for name in names.union(root for _, root in roots)}
     for location, root in roots:
-        served = sorted(name for name in names if name.startswith(root) and "/." not in name[len(root) - 1 :])
+        served = sorted(name for name in names if _is_served(name, root, real))
         if served:
             yield location.value_problem(
                 f"it contains {served[0]}, which is a part of this configuration: it is served"
             )
+
+
+def _is_served(name: str, root: str, real: Mapping[str, str]) -> bool:
+    """Whether a file lies beneath a root, with a path there that is not hidden: its own one, or that of a link. `real`:
+    their paths without symbolic links.
+    """
+    own = _path_below(real[name], real[root])
+    return own is not None and any(
+        path is not None and "/." not in f"/{path}" for path in (own, _path_below(name, root))
+    )
+
+
+def _path_below(name: str, folder: str) -> str | None:
+    """Return the path of a file relative to a folder above it; None: it lies elsewhere."""
+    beginning = os.path.join(folder, "")
+    return name[len(beginning) :] if name.startswith(beginning) else None
 
 
 def _missing_pages(merged: Merged) -> Iterator[Problem]:
@@ -284,6 +303,32 @@ def _missing_pages(merged: Merged) -> Iterator[Problem]:
             continue
         if location.reading.files.is_missing(os.path.join(files.root, files.spa)):
             yield location.below("files", "spa").value_problem("no such file in `root`: its paths are answered 404")
+
+
+def _parts_of_responses_that_are_not_sent(merged: Merged) -> Iterator[Problem]:
+    """Yield a note for each body of `respond` with a status without content, and for each header that frames it."""
+    for location, respond in _responses(merged):
+        if respond.status in (204, 304) and respond.body:
+            yield location.below("body").value_problem(
+                f"it is not sent: a response with the status {respond.status} has no content"
+            )
+        for name in respond.headers:
+            if name.lower().encode() in HOP_BY_HOP:
+                yield location.below("headers", name).value_problem(
+                    "it is not sent: it is about a connection, or the length of a body, which the gateway sets itself"
+                )
+
+
+def _responses(merged: Merged) -> Iterator[tuple[SourceLocation, Respond]]:
+    """Yield each `respond` of routes, their variants and their fallbacks."""
+    for location, route in merged.routes():
+        places: list[tuple[tuple[str | int, ...], object]] = [(("respond",), route.respond)]
+        places += [(("variants", number, "respond"), each.respond) for number, each in enumerate(route.variants)]
+        if route.fallback is not None:
+            places.append((("fallback", "respond"), route.fallback.respond))
+        for place, respond in places:
+            if isinstance(respond, Respond):
+                yield location.below(*place), respond
 
 
 def _placeholders_of_error_pages(merged: Merged) -> Iterator[Problem]:

@@ -427,6 +427,23 @@ def roots_of_files_exist(merged: Merged) -> None:
             at.report(f"{format_value(route.files.root)}: {why}", "expected a directory with files", at_key=False)
 
 
+def error_pages_are_utf_8(merged: Merged) -> None:
+    holders = [
+        *merged.single_entry("error_pages"),
+        *((location.below("error_pages"), each.error_pages) for location, _, each in merged.whole("listeners")),
+        *((location.below("error_pages"), each.error_pages) for location, each in merged.routes_to_validate()),
+    ]
+    for location, pages in holders:
+        for status, page in {} if pages is BROKEN else pages.items():
+            if page is BROKEN or page.file in (None, BROKEN):
+                continue
+            try:
+                location.reading.files.read(page.file).decode()
+            except UnicodeDecodeError:
+                at = location.below(status, "file")
+                at.report(f"{format_value(page.file)} is not UTF-8", "expected a page in UTF-8", at_key=False)
+
+
 def responses_that_are_no_scripts(merged: Merged) -> None:
     """Check that no value of a request is inserted into a script or style sheet, for which no encoding is right at each
     position, and that none decides the type of a body with values. Maps in it must exist.
@@ -547,7 +564,7 @@ def _parameters(paths: Any) -> frozenset[str]:
     """Return the names of the parameters in paths; invalid paths are skipped."""
     names: set[str] = set()
     for _, path in _whole(() if paths is BROKEN else paths):
-        if "{" not in path and "(?P<" not in path:
+        if "{" not in path and "<" not in path:  # no segment has a parameter, and no group a name
             continue
         with suppress(ValueError):
             names.update(patterns.parse_path(path).names)
@@ -704,6 +721,7 @@ RULES: Final[tuple[Rule, ...]] = (
     names_are_known,
     route_patterns,
     roots_of_files_exist,
+    error_pages_are_utf_8,
     responses_that_are_no_scripts,
     values_of_requests_that_there_are,
     upstreams_of_filters,

@@ -7,6 +7,8 @@ from fastgw.http.fields import Fields
 
 NAME: Final = b"Cache-Status"
 _CACHE: Final = b"fastgw"
+PURGE: Final = b"%b; detail=purge" % _CACHE
+"""The value for a request with the method PURGE, which is answered here, but not from a stored response."""
 
 
 class Forwarded(Enum):

@@ -52,16 +52,24 @@ def decoded_name(parameter: bytes) -> bytes:
 
 
 def resource_text(
-    *, endpoint: bytes, authority: bytes, path: bytes, upstream: bytes, parts: Sequence[bytes | None] = ()
+    *,
+    endpoint: bytes,
+    authority: bytes,
+    path: bytes,
+    sent_path: bytes | None = None,
+    upstream: bytes,
+    parts: Sequence[bytes | None] = (),
 ) -> bytes:
     """Return what the keys of a resource have in common, in a form in which no two resources are equal.
 
     `endpoint`: scheme and port of the listener. `authority`: as clients see it, normalized; with the port if the client
-    has sent it. `path`: raw path as it is forwarded. `upstream`: name of the upstream (of a split, the one that was
-    chosen). `parts`: values of headers and cookies in the key, and identities; None: the request has none.
+    has sent it. `path`: of the client's URL, in its normal form: a purge by URL has to find the response. `sent_path`:
+    raw path as it is forwarded; None: the same. `upstream`: name of the upstream (of a split, the one that was chosen).
+    `parts`: values of headers and cookies in the key, and identities; None: the request has none.
     """
-    return b"%d:%b%d:%b%d:%b%d:%b%b/" % (
-        *(len(endpoint), endpoint, len(authority), authority, len(path), path, len(upstream), upstream),
+    return b"%d:%b%d:%b%d:%b%b%d:%b%b/" % (
+        *(len(endpoint), endpoint, len(authority), authority, len(path), path),
+        *(_part(sent_path), len(upstream), upstream),
         b"".join([_part(part) for part in parts]),
     )
 

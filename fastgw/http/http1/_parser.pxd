@@ -54,6 +54,7 @@ cdef class Head:
 cdef class Http1RequestHead(Head):
     cdef readonly bint sized
     cdef readonly bint accepts_trailers
+    cdef public double received_s  # see the reference
     cdef bint read_in_two_ways  # see `paths.has_other_readings`
     cdef Span method_at
     cdef Span target_at  # the request target: path and query

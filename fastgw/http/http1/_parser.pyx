@@ -808,14 +808,17 @@ def read_request(bytes raw not None, int max_fields):
     return heads.read_request(raw, max_fields) if head is None else head
 
 
-def read_http2_request(bytes raw not None, int max_fields, bytes payload=None):
+def read_http2_request(bytes raw not None, int max_fields, bytes payload):
     """Compiled `parser_reference.read_http2_request`."""
     cdef Http1RequestHead head = _request_head(raw, max_fields, True, True)
     if head is None:
         return heads.read_http2_request(raw, max_fields, payload)
     if not _has_common_method(head):
         check_method(method_of(head))
-    if payload is not None and not head.whole:
+    if payload is None:
+        if head.whole:  # by its declared length, 0
+            head.drop_payload()
+    elif not head.whole:
         head._payload = payload
         head.whole = True
         _show(head, PAYLOAD, payload)

@@ -206,6 +206,7 @@ class Http1RequestHead(_Head):
         "path",
         "query",
         "raw_path",
+        "received_s",
         "request_target",
         "scheme",
         "sized",
@@ -234,6 +235,8 @@ class Http1RequestHead(_Head):
     accepts_trailers: bool
     sized: bool
     """Whether there is a Content-Length."""
+    received_s: float
+    """Seconds from the first byte of the head to its end; 0.0 if it came in one read. Set by the connection."""
     ordinary: bool
     """Whether the request was received as a whole (`payload`), and only its route is still to be decided.
 
@@ -351,16 +354,17 @@ def parse_request(raw: bytes, max_fields: int = 100) -> Http1RequestHead:
     return _parsed_again(read_request(raw, max_fields), raw)
 
 
-def read_http2_request(raw: bytes, max_fields: int, payload: bytes | None = None) -> Http1RequestHead:
+def read_http2_request(raw: bytes, max_fields: int, payload: bytes | None) -> Http1RequestHead:
     """Parse a request head that was received by HTTP/2 and rendered; its second parser is nghttp2. Raises `Malformed`.
 
     nghttp2 accepts any method: those that llhttp rejects over HTTP/1.1 are rejected here.
-    `payload`: its body, if all of it was received; otherwise the body, if there is one, arrives by HTTP/2 too.
+    `payload`: its body, if all of the request was received. None: its end arrives by HTTP/2 too, also after a declared
+    length of 0, which trailers may follow.
     """
     head = read_request(raw, max_fields)
     check_method(head.method)
     head.came_by_http2()
-    head.payload = payload if head.length or head.chunked else b""
+    head.payload = payload if payload is None or head.length or head.chunked else b""
     head.ordinary = (
         head.payload is not None
         and _is_ordinary(head, _EXTRAORDINARY_BY_HTTP2)
@@ -404,6 +408,7 @@ def read_request(raw: bytes, max_fields: int) -> Http1RequestHead:
             raise Malformed("The request line is malformed: there is an empty line before the request line.")
         raise Malformed("The request line is malformed.")
     head = Http1RequestHead()
+    head.received_s = 0.0
     head.http2 = False
     head.connect_protocol = b""
     head.raw = raw

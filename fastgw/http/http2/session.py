@@ -40,7 +40,7 @@ class EventKind(IntEnum):
     """The head of an interim response, as in `HEAD`."""
     PONG = 7
     TOO_LONG = 8
-    """A head above the limits; the value is its path, as far as it was read."""
+    """A head above the limits. The value is as in `HEAD` what was read of a request until then, empty for others."""
     MALFORMED = 9
     """A head rejected by the library; the stream was reset. The value is the reason."""
     SENT = 10
@@ -57,6 +57,10 @@ class EventKind(IntEnum):
     """The stream was reset here, as the peer has broken the protocol on it. `CLOSED` follows."""
     REQUEST = 15
     """A request that was received in one piece: its head as HTTP/1.1 text, as in `HEAD`, and its body, not empty."""
+    DISCARDED = 16
+    """The stream was reset before all of its response was sent; the value is the number of bytes that were not.
+    `CLOSED` follows.
+    """
 
 
 (
@@ -76,6 +80,7 @@ class EventKind(IntEnum):
     SETTINGS,
     BROKEN,
     REQUEST,
+    DISCARDED,
 ) = map(int, EventKind)
 
 

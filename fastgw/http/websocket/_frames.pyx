@@ -36,6 +36,8 @@ cdef uint64_t UNLIMITED = ~<uint64_t>0
 cdef Key NO_KEY = key_of(b"\0\0\0\0")
 cdef bytes DEFLATE_TAIL = frames.DEFLATE_TAIL
 cdef Py_ssize_t PIECE = frames.PIECE
+cdef Py_ssize_t INFLATED_PER_CALL = frames.INFLATED_PER_CALL
+cdef Py_ssize_t INFLATE_COST = frames.INFLATE_COST
 
 
 @cython.final
@@ -47,7 +49,9 @@ cdef class FrameReader:
     cdef uint64_t _limit
     cdef object _deflate
     cdef object _inflater
+    cdef Py_ssize_t _inflated
     cdef bytes _held
+    cdef Py_ssize_t _resume_at
     cdef uint64_t _left
     cdef Key _key
     cdef unsigned _key_at
@@ -65,6 +69,7 @@ cdef class FrameReader:
     cdef public object allowance
     cdef public bytes own_pong
     cdef readonly object close
+    cdef readonly bint unfinished
     cdef readonly object violation
 
     def __cinit__(self, bint masked, message_bytes=None, deflate=None):
@@ -81,13 +86,18 @@ cdef class FrameReader:
 
     @property
     def at_boundary(self):
-        return not self._left
+        return not self._left or self._resume_at > 0
 
-    def limit_messages(self, uint64_t message_bytes):
-        self._limit = min(message_bytes, <uint64_t>1 << 63)
+    def limit_messages(self, message_bytes):
+        self._limit = UNLIMITED if message_bytes is None else min(message_bytes, 1 << 63)
 
     def rest(self, bytes chunk not None):
-        cdef uint64_t length = PyBytes_GET_SIZE(chunk)
+        cdef uint64_t length
+        if self._left and PyBytes_GET_SIZE(self._held):
+            chunk = self._held + chunk
+            self._held = b""
+        self.unfinished = False
+        length = PyBytes_GET_SIZE(chunk)
         if length <= self._left:
             self._left -= length
             return chunk
@@ -97,9 +107,11 @@ cdef class FrameReader:
 
     def feed(self, bytes chunk not None):
         cdef const uint8_t* start
-        cdef Py_ssize_t at = 0, passed = 0, size, end, payload_at, begin = -1
+        cdef Py_ssize_t at = self._resume_at, passed = 0, size, end, payload_at, begin = 0 if at else -1
         cdef int opcode
         cdef list cut = None
+        self.unfinished = False
+        self._inflated = self._resume_at = 0
         if self.violation is not None or self.close is not None:
             return b""
         if PyBytes_GET_SIZE(self._held):
@@ -109,10 +121,17 @@ cdef class FrameReader:
         start = <const uint8_t*>PyBytes_AS_STRING(chunk)
         try:
             while at < size and self.close is None:
+                if self._inflated >= INFLATED_PER_CALL:
+                    self.unfinished = True
+                    if self._left and begin >= 0:  # the frame is not forwarded before it is checked
+                        self._resume_at = at - begin
+                        at = begin
+                    self._held = PyBytes_FromStringAndSize(<const char*>start + at, size - at)
+                    break
                 if self._left:
                     end = size if self._left > <uint64_t>(size - at) else at + <Py_ssize_t>self._left
                     if self._checked:
-                        self._check(start + at, end - at, self._message and <uint64_t>(end - at) == self._left)
+                        end = at + self._check(start + at, end - at, self._message and <uint64_t>(end - at) == self._left)
                     self._left -= end - at
                     at = end
                     if not self._left:
@@ -228,7 +247,7 @@ cdef class FrameReader:
         self._message = first >= 128
         self._left = length
         self._key_at = 0
-        if not self._compressed and self._limit != UNLIMITED:
+        if not self._compressed:
             self._size += length
         return 0
 
@@ -265,28 +284,38 @@ cdef class FrameReader:
         cdef Key key = key_of(source - 4) if self._masked else NO_KEY
         return _unmasked(source, length, &key, 0)
 
-    cdef int _check(self, const uint8_t* source, Py_ssize_t length, bint last) except -1:
-        """Check payload of text, or that is compressed. `last`: the message ends with it."""
+    cdef Py_ssize_t _check(self, const uint8_t* source, Py_ssize_t length, bint last) except -1:
+        """Check payload of text, or that is compressed; return how much of it was checked: less if enough was inflated.
+        `last`: the message ends with it.
+        """
         cdef unsigned key_at = self._key_at
-        cdef bytes part
+        cdef Py_ssize_t left = 0
+        if self._compressed:
+            left = self._inflate(_unmasked(source, length, &self._key, key_at), last)
+            length -= left
         self._key_at = (key_at + <unsigned>(length & 3)) & 3
+        if left:
+            return length
         if not self._compressed:
             if not takes_text(&self._text, source, length, &self._key, key_at):
                 raise _invalid_text()
-        else:
-            part = _unmasked(source, length, &self._key, key_at)
-            self._inflate(part + DEFLATE_TAIL if last else part)
         if last:
             if self._opcode == TEXT and self._text.missing:
                 raise _invalid_text()
             if self._compressed and not self._deflate.keeps_context:
                 self._inflater = zlib.decompressobj(-self._deflate.window_bits)
-        return 0
+        return length
 
-    cdef int _inflate(self, bytes part) except -1:
-        cdef Py_ssize_t room
+    cdef Py_ssize_t _inflate(self, bytes part, bint last) except -1:
+        """Inflate payload; return how many bytes of it are left, because enough was inflated."""
+        cdef Py_ssize_t room, own = 0  # `own`: bytes at the end that were not sent
         cdef bytes made
+        if last:
+            own = PyBytes_GET_SIZE(DEFLATE_TAIL)
+            part = part + DEFLATE_TAIL
         while part:
+            if self._inflated >= INFLATED_PER_CALL and PyBytes_GET_SIZE(part) > own:
+                return PyBytes_GET_SIZE(part) - own
             room = PIECE
             if self._limit != UNLIMITED and self._limit - self._size < <uint64_t>PIECE:
                 room = <Py_ssize_t>(self._limit - self._size) + 1
@@ -295,6 +324,7 @@ cdef class FrameReader:
             except zlib.error:
                 raise Refused(frames.INVALID_TEXT, "compressed message is malformed") from None
             self._size += PyBytes_GET_SIZE(made)
+            self._inflated += PyBytes_GET_SIZE(made) + INFLATE_COST
             if self._limit != UNLIMITED and self._size > self._limit:
                 raise Refused(frames.TOO_BIG, "message too big")
             if self._opcode == TEXT and not takes_text(

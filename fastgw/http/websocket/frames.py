@@ -21,6 +21,12 @@ _CODES: Final = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015)))
 """Close codes below 3000 that a peer may send (RFC 6455 section 7.4, and the IANA registry)."""
 PIECE: Final = 65536
 """Number of bytes that are inflated at a time."""
+INFLATED_PER_CALL: Final = 262_144
+"""Inflated bytes after which a call of `FrameReader.feed` returns: less than a millisecond's worth. A received byte can
+stand for a thousand.
+"""
+INFLATE_COST: Final = 1024
+"""Inflated bytes that cost as much as a call of zlib does by itself."""
 DEFLATE_TAIL: Final = b"\x00\x00\xff\xff"
 """End of each compressed message, which is not sent (RFC 7692 section 7.2.1)."""
 _decoder: Final = getincrementaldecoder("utf-8")
@@ -60,6 +66,7 @@ class FrameReader:
         "_compressed",
         "_deflate",
         "_held",
+        "_inflated",
         "_inflater",
         "_key",
         "_key_at",
@@ -68,6 +75,7 @@ class FrameReader:
         "_masked",
         "_message",
         "_opcode",
+        "_resume_at",
         "_size",
         "_text",
         "_wire",
@@ -80,12 +88,16 @@ class FrameReader:
         "pings",
         "pongs",
         "texts",
+        "unfinished",
         "violation",
     )
 
     def __init__(self, masked: bool, message_bytes: int | None = None, deflate: Deflate | None = None) -> None:
         self._masked, self._limit, self._deflate = masked, message_bytes, deflate
-        self._held = b""  # an incomplete header or control frame
+        self._held = b""  # an incomplete header or control frame, or data for the next call if this one is unfinished
+        self._resume_at = (
+            0  # payload in `_held` that is checked already, after a header; 0: there is no header before it
+        )
         self._left = 0  # remaining bytes of the current data frame
         self._key = b""
         self._key_at = 0
@@ -97,6 +109,7 @@ class FrameReader:
         self._checked = False  # whether its payload is checked
         self._text = _decoder()
         self._inflater = None if deflate is None else zlib.decompressobj(-deflate.window_bits)
+        self._inflated = 0  # bytes inflated in this call of `feed`, with the cost of zlib's calls
         self.texts = 0
         """Number of text messages that have begun."""
         self.binaries = 0
@@ -114,6 +127,8 @@ class FrameReader:
         """Payload of the gateway's ping, whose response is not forwarded. None: it was answered."""
         self.close: int | None = None
         """Code of the received close frame, `NO_CODE` if it has none. Later data is dropped."""
+        self.unfinished = False
+        """Whether `feed` has returned before the end of its data, which it keeps. The next call continues."""
         self.violation: Violation | None = None
         """Violation after which nothing is read."""
 
@@ -125,34 +140,46 @@ class FrameReader:
     @property
     def at_boundary(self) -> bool:
         """Whether the forwarded bytes end with a complete frame."""
-        return not self._left
+        return not self._left or self._resume_at > 0
 
-    def limit_messages(self, message_bytes: int) -> None:
-        """Set the maximum payload of a message from the next frame header on. Only for readers without `deflate`."""
+    def limit_messages(self, message_bytes: int | None) -> None:
+        """Set the maximum payload of a message from the next frame header on; None: unlimited. Only for readers without
+        `deflate`.
+        """
         self._limit = message_bytes
 
     def rest(self, chunk: bytes) -> bytes:
-        """Return the part of a chunk that belongs to the current frame, unchecked."""
+        """Return the data that belongs to the current frame, unchecked: what `feed` has kept, and a part of a chunk."""
+        if self._left and self._held:
+            chunk, self._held = self._held + chunk, b""
+        self.unfinished = False
         part = chunk[: self._left]
         self._left -= len(part)
         return part
 
     def feed(self, chunk: bytes) -> bytes:
-        """Parse received bytes; return those that may be forwarded. Sets `close` or `violation`."""
+        """Parse received bytes; return those that may be forwarded. Sets `close`, `violation` or `unfinished`."""
         self.notes.clear()
+        self.unfinished, self._inflated = False, 0
         if self.violation is not None or self.close is not None:
             return b""
         if self._held:
             chunk, self._held = self._held + chunk, b""
-        at, start, size = 0, 0, len(chunk)
+        at, start, size = self._resume_at, 0, len(chunk)
         cut: list[bytes] = []  # bytes before frames that are not forwarded
-        begin = -1  # start of the frame at `at` in this chunk
+        begin = 0 if at else -1  # start of the frame at `at` in this chunk
+        self._resume_at = 0
         try:
             while at < size and self.close is None:
+                if self._inflated >= INFLATED_PER_CALL:
+                    self.unfinished = True
+                    if self._left and begin >= 0:  # the frame is not forwarded before it is checked
+                        self._resume_at, at = at - begin, begin
+                    break
                 if self._left:
                     end = min(at + self._left, size)
                     if self._checked:
-                        self._check(chunk[at:end], self._message and end - at == self._left)
+                        end = at + self._check(chunk[at:end], self._message and end - at == self._left)
                     self._left -= end - at
                     at = end
                     if not self._left:
@@ -290,20 +317,27 @@ class FrameReader:
     def _unmasked(self, chunk: bytes, at: int, end: int) -> bytes:
         return unmask(chunk[at:end], chunk[at - 4 : at], 0) if self._masked else chunk[at:end]
 
-    def _check(self, part: bytes, last: bool) -> None:
-        """Check payload of text or compressed messages. `last`: the message ends with it."""
+    def _check(self, part: bytes, last: bool) -> int:
+        """Check payload of text or compressed messages; return how much of it was checked: less if enough was inflated.
+        `last`: the message ends with it.
+        """
+        size = len(part)
+        at = self._key_at
         if self._masked:
-            at, self._key_at = self._key_at, (self._key_at + len(part)) & 3
             part = unmask(part, self._key, at)
         if self._compressed:
-            self._inflate(part + DEFLATE_TAIL if last else part)
-        elif self._opcode == TEXT:
+            size -= self._inflate(part, last)
+        self._key_at = (at + size) & 3
+        if size < len(part):
+            return size
+        if not self._compressed and self._opcode == TEXT:
             self._check_text(part)
         if last:
             if self._opcode == TEXT:
                 self._check_text(b"", final=True)
             if self._compressed and self._deflate is not None and not self._deflate.keeps_context:
                 self._inflater = zlib.decompressobj(-self._deflate.window_bits)
+        return size
 
     def _check_text(self, text: bytes, final: bool = False) -> None:
         try:
@@ -313,9 +347,15 @@ class FrameReader:
         if final:
             self._text.reset()
 
-    def _inflate(self, part: bytes) -> None:
+    def _inflate(self, part: bytes, last: bool) -> int:
+        """Inflate payload; return how many bytes of it are left, because enough was inflated."""
         assert self._deflate is not None
+        own = len(DEFLATE_TAIL) if last else 0  # bytes at the end that were not sent
+        if last:
+            part += DEFLATE_TAIL
         while part:
+            if self._inflated >= INFLATED_PER_CALL and len(part) > own:
+                return len(part) - own
             assert self._inflater is not None
             room = PIECE if self._limit is None else min(PIECE, self._limit - self._size + 1)
             try:
@@ -323,6 +363,7 @@ class FrameReader:
             except zlib.error:
                 raise Refused(INVALID_TEXT, "compressed message is malformed") from None
             self._size += len(made)
+            self._inflated += len(made) + INFLATE_COST
             if self._limit is not None and self._size > self._limit:
                 raise Refused(TOO_BIG, "message too big")
             if self._opcode == TEXT:
@@ -332,7 +373,8 @@ class FrameReader:
                 part = self._inflater.unused_data
                 self._inflater = zlib.decompressobj(-self._deflate.window_bits)
                 if part == DEFLATE_TAIL:
-                    return
+                    break
+        return 0
 
 
 def unmask(payload: bytes, key: bytes, at: int) -> bytes:
