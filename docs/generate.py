@@ -46,8 +46,11 @@ MEANINGS: Final[Mapping[str, str]] = {
     "fault_detail": "The exact error, such as `ECONNREFUSED`. It is never sent to clients.",
     "request_bytes": "Bytes of the request body.",
     "response_bytes": "Bytes of the response body.",
-    "duration_s": "Seconds from the first byte of the request to the end of the exchange.",
-    "upstream_s": "Seconds until the head of the upstream's response was complete.",
+    "duration_s": (
+        "Seconds from the first byte of the request to the end of the exchange. A pipelined request begins with the "
+        "end of the response before it, a request over HTTP/2 with the complete frame header of its `HEADERS`."
+    ),
+    "upstream_s": "Seconds from the same instant until the head of the upstream's response was complete.",
     "retries": "Attempts after the first one.",
     "request_id": "The id of the request (filter `request_id`).",
     "user_agent": "The header `User-Agent`.",
@@ -57,9 +60,15 @@ MEANINGS: Final[Mapping[str, str]] = {
         "`upstream target status seconds` of each; without a complete response, a fault or `cancelled` in place of the "
         "status. Left out if there are none."
     ),
-    "grpc_status": "Status that a gRPC call has ended with: `OK`, `UNAVAILABLE` and others. Left out otherwise.",
-    "trace_id": "The [trace](../guides/tracing.md) of the request, 32 hexadecimal digits. Left out without traces.",
-    "span_id": "The span of the request in it, 16 hexadecimal digits. Left out without traces.",
+    "grpc_status": (
+        "Status that a gRPC call to an upstream with `protocol: grpc` has ended with: `OK`, `UNAVAILABLE` and others. "
+        "Left out otherwise."
+    ),
+    "trace_id": (
+        "The [trace](../guides/tracing.md) of the request, 32 hexadecimal digits. Left out without traces, and for "
+        "requests that are refused before their exchange begins, such as malformed ones."
+    ),
+    "span_id": "The span of the request in it, 16 hexadecimal digits. Left out where `trace_id` is.",
     "cache": (
         "What the filter `cache` did: `hit`, `stale`, `revalidated`, `miss`, `collapsed` (answered with the response "
         "to an equal request) or `bypass`. Left out on routes without the filter."
@@ -216,9 +225,9 @@ def commands() -> Iterator[str]:
     """reference/commands.md."""
     yield from _head("Commands")
     yield """\
-`fastgw COMMAND --help` prints the same. Commands for a running gateway (`reload`, `rollback`, `drain`, `status`,
-`token`) find it automatically if the same user runs only one; else select it by `--config FILE`, `--name NAME` or
-`--admin ADDRESS`.
+`fastgw COMMAND --help` prints the same, with required arguments in braces. Commands for a running gateway (`reload`,
+`rollback`, `drain`, `status`, `token`) find it automatically if the same user runs only one; else select it by
+`--config FILE`, `--name NAME` or `--admin ADDRESS`.
 
 | exit code | meaning |
 |---|---|
@@ -226,6 +235,8 @@ def commands() -> Iterator[str]:
 | 1 | the file or the request is invalid |
 | 2 | usage: unknown command, option or argument |
 | 3 | the gateway could not start, or no gateway answers |
+| 70 | an internal error |
+| 74 | the output cannot be written, for example on a full disk |
 
 | signal to `fastgw run` | effect |
 |---|---|
@@ -237,7 +248,7 @@ def commands() -> Iterator[str]:
     for name, command in _leaves(typer.main.get_command(app)):
         arguments = [each for each in command.params if each.param_type_name == "argument"]
         options = [each for each in command.params if each.param_type_name == "option" and not each.hidden]
-        usage = " ".join(each.metavar if each.required else f"[{each.metavar}]" for each in arguments)
+        usage = " ".join(each.metavar if each.required else f"[{each.metavar.strip('[]')}]" for each in arguments)
         yield from ("", f"## fastgw {name}", "", " ".join((command.help or "").split()), "")
         yield from ("```text", f"fastgw {name} [OPTIONS] {usage}".rstrip(), "```", "")
         for each in arguments:

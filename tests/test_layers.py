@@ -134,6 +134,9 @@ EDGES = {
     "exchange/chain.py": 9,  # a filter's step or test that raises is a fault, never a pass
     "exchange/exchange.py": 5,  # likewise
     "exchange/request_stages.py": 1,  # likewise
+    "downstream/http1/defect_response.py": 1,  # a defect in the 500 of a defect
+    "downstream/http1/connection.py": 4,  # a defect is answered 500: before an exchange, in it, in its body
+    "pipeline/request_pipeline.py": 1,  # likewise, after a filter has waited
     "downstream/http2/connection.py": 1,  # a defect ends its stream, not the connection of the others
     "upstream/connections/http2_connection.py": 2,  # likewise
     "eventloop/body_iterator.py": 1,  # what closing the pieces of a filter's body raises

@@ -32,6 +32,7 @@ class Group:
         self.targets = build_targets(self.settings)
         self.shunned: Set[Target] = frozenset()
         self.ejected: Set[Target] = frozenset()
+        self.drained: Set[Target] = frozenset()
 
     def settle(self) -> None:
         pass

@@ -272,7 +272,9 @@ def test_control_that_is_killed_at_any_step_obtains_the_certificate_with_one_mor
         made = Service(tmp_path, issuer, {"domains": ["a.test"]})
         with made.gateway as gateway:
             assert issuer.is_held.wait(DEADLINE)
-            os.kill(gateway.control_pid, signal.SIGKILL)
+            killed = gateway.control_pid
+            os.kill(killed, signal.SIGKILL)
+            wait_until(lambda: not name_of(killed), "its end", DEADLINE)  # and that of its child, which asks the issuer
             issuer.behaviour.held_step = ""
             issuer.resumed.set()
             made.wait_for("a.test")

@@ -53,6 +53,14 @@ def test_every_change_is_recorded_with_its_actor_and_result_in_one_chain(tmp_pat
     log.write_bytes(log.read_bytes().replace(b'"signal"', b'"nobody"'))
     verified = CliRunner().invoke(app, ["audit", "verify", str(rotated), str(log)])
     assert (verified.exit_code, verified.stderr) == (1, f"{log}:1: its hash is wrong: the entry was changed\n")
+    verified = CliRunner().invoke(app, ["audit", "verify", str(rotated), str(log), "--format", "json"])
+    (problem,) = json.loads(verified.stdout)["problems"]
+    assert (verified.exit_code, verified.stderr) == (1, "")
+    assert [problem[key] for key in ("file", "line", "wrong")] == [
+        str(log),
+        1,
+        "its hash is wrong: the entry was changed",
+    ]
     verified = CliRunner().invoke(app, ["audit", "verify", str(rotated), "--expect", "0" * 64])
     assert verified.exit_code == 1
     assert "no entry has the hash" in verified.stderr

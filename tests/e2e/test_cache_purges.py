@@ -45,6 +45,9 @@ class Counting(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+KEY_QUERIES = {"none": "none", "only": {"only": ["id"]}, "except": {"except": ["utm_*"]}}
+
+
 class Front:
     """The gateway in front of it."""
 
@@ -100,6 +103,15 @@ def config(redis: RedisServer) -> Iterator[dict[str, Any]]:
                     "upstream": origin.origin,
                     "filters": {"cache": {"purge_method": {"allow": ["127.0.0.0/8"]}}},
                 },
+                *(
+                    {
+                        "name": name,
+                        "paths": [f"/{name}"],
+                        "upstream": origin.origin,
+                        "filters": {"cache": {"key": {"query": query}}},
+                    }
+                    for name, query in KEY_QUERIES.items()
+                ),
                 {
                     "name": "shared",
                     "paths": ["/shared/*"],
@@ -149,11 +161,29 @@ def test_a_purge_removes_what_it_names_with_all_variants(front: Front, body: Any
     assert [target for target, is_stored in found if not is_stored] == [t for t in targets for _ in "ab" if t in purged]
 
 
+@pytest.mark.parametrize(
+    ("target", "other"),
+    [("/none?x=1", "/red"), ("/only?id=1&y=2", "/only?id=2&y=2"), ("/except?utm_a=1&b=2", "/except?utm_a=1&b=3")],
+)
+def test_a_purge_of_a_url_reaches_what_is_stored_without_parts_of_its_query(
+    front: Front, target: str, other: str
+) -> None:
+    """`url` is the URL as clients see it, also where `key.query` leaves parameters out of the key."""
+    front.ask(target)
+    front.ask(other)
+    assert front.is_stored(target)
+    told = front.post({"url": f"http://a.test{target}"})
+    assert told.json()["objects"] > 0
+    assert not front.is_stored(target)
+    assert front.is_stored(other)
+
+
 def test_the_method_purges_for_those_who_may(front: Front) -> None:
     for language in ("en", "de"):
         front.ask("/method", language)
     told = front.ask("/method", method="PURGE", more="Fastgw-Soft-Purge: 1\r\n")
     assert (told.status, json.loads(told.body)["objects"] >= 2) == (200, True)
+    assert told.get(b"Cache-Status") == b"fastgw; detail=purge"
     assert b"fwd=stale" in (front.ask("/method").get(b"Cache-Status") or b"")
     assert front.is_stored("/method")
     told = front.ask("/method", method="PURGE")

@@ -382,6 +382,14 @@ def test_nobody_reading_the_answer_is_no_drama():
         assert process.stderr.read() == b""
 
 
+@pytest.mark.parametrize("arguments", [("version",), ("schema",), ("filters", "cache"), ("--help",)], ids=" ".join)
+def test_output_that_cannot_be_written_is_said(arguments: tuple[str, ...]) -> None:
+    """A full disk is no defect of the command."""
+    with open("/dev/full", "wb") as full:
+        told = subprocess.run([FASTGW, *arguments], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (told.returncode, told.stderr) == (74, "fastgw: the output cannot be written: No space left on device\n")
+
+
 def test_the_version_tells_what_it_runs_on():
     told = fastgw("version").stdout.splitlines()
     assert told[0].split() == ["fastgw:", VERSION]

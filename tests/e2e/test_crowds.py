@@ -97,7 +97,9 @@ def test_idle_connections_cost_nobody_anything(nginx: Nginx, front: Gateway) -> 
 def test_h2load_with_2000_clients(nginx: Nginx, tmp_path: Path) -> None:
     """Ten requests from each of 2,000 connections of a real client: every one is answered with 200."""
     config = fronting(nginx="origin")
-    config["upstreams"] = {"origin": {"targets": [{"url": nginx.url}], "pool": {"max_pending": CROWD}}}
+    # How long nginx takes to accept a thousand connections says how busy the machine is.
+    patient = {"pool": {"max_pending": CROWD, "pending_timeout": "60s"}, "timeouts": {"connect": "60s"}}
+    config["upstreams"] = {"origin": {"targets": [{"url": nginx.url}], **patient}}
     with Gateway(config, tmp_path) as gateway:
         told = run("h2load", "--h1", "-n", str(10 * CROWD), "-c", str(CROWD), f"{gateway.url('nginx')}/empty.txt")
     assert re.search(rf"{10 * CROWD} succeeded, 0 failed, 0 errored, 0 timeout", told), told

@@ -431,7 +431,7 @@ def test_control_away_is_said_and_it_comes_back(page: Page, stub: AdminStub) -> 
     assert page.run(BARRIERS) == []
     stub.come()
     page.until("document.getElementById('state').textContent === 'Serving'")
-    assert not page.run("document.getElementById('notice').offsetHeight")
+    page.until("document.getElementById('notice').offsetHeight === 0")
     page.until("document.getElementById('tile-requests').textContent === '100/s'")
 
 

@@ -180,7 +180,8 @@ def test_the_command_makes_a_token_or_shows_the_story_of_a_request(gateway: Relo
     assert "  size: passed" in shown.stdout
     elsewhere = gateway.command("debug", f"http://{gateway.address()}/said", "--route", "users")
     assert (elsewhere.returncode, "has no story" in elsewhere.stderr) == (1, True)
-    assert gateway.command("debug", "--for", "2h").returncode == 1
+    assert gateway.command("debug", "--for", "2h").returncode == 2
+    assert admin(gateway, "POST /debug", json.dumps({"seconds": 7200}), JSON).status == 400
     assert gateway.command("debug", "localhost").returncode == 2
     logged = [each for each in entries(Path(gateway.config["audit"]["path"])) if each["action"] == "POST /debug"]
     assert {each["result"][:3] for each in logged} >= {"200", "400", "404"}

@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import pytest
+
+from fastgw.runtime.process.machine_capacity import SPARE_FILES
 from tests.e2e.admin_calls import is_served, read
-from tests.e2e.test_reload import Reloadable, gateway_saying
-from tests.support.gateway import STOP_DEADLINE, wait_until
+from tests.e2e.test_reload import ANYWHERE, Reloadable, gateway_saying
+from tests.support.gateway import STOP_DEADLINE, Gateway, GatewayFailed, wait_until
 
 
 def descriptors_of(pid: int) -> list[int]:
@@ -68,3 +71,36 @@ def test_control_that_begins_without_any_serves_once_there_are_some(tmp_path: Pa
         if b"the admin listener cannot be served: Too many open files; tried again in 1 s" in told:
             break
     assert b"the admin listener is served" in told
+
+
+def test_a_gateway_does_not_start_with_too_few_to_serve_a_client(tmp_path: Path) -> None:
+    """It would be ready, and each client would wait for good."""
+    config = {
+        "workers": 2,
+        "status": None,
+        "admin": None,
+        "listeners": {"main": ANYWHERE, "more": ANYWHERE},
+        "routes": [{"name": "all", "respond": {"body": "ok"}}],
+    }
+    with Gateway(config, tmp_path) as gateway:
+        at_rest = max(len(descriptors_of(pid)) for pid in gateway.worker_pids)
+    with pytest.raises(GatewayFailed, match=r"Too many open files: with at most \d+ \(ulimit -n\) none would be left"):
+        Gateway(config, tmp_path, launcher=["prlimit", f"--nofile={at_rest}:{at_rest}"])
+    enough = at_rest + SPARE_FILES + 1  # one that was closed when it was ready
+    with Gateway(config, tmp_path, launcher=["prlimit", f"--nofile={enough}:{enough}"]) as gateway:
+        for listener in ("main", "more"):
+            with gateway.connect(listener) as client:
+                assert client.exchange(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").body == b"ok"
+        gateway.signal(signal.SIGHUP)
+        gateway.stderr.wait_for(lambda line: line.startswith(b"reloaded: generation 2 on 2/2 workers"))
+        with gateway.connect() as client:
+            assert client.exchange(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").body == b"ok"
+        too_few = at_rest + SPARE_FILES - 1
+        resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, (too_few, too_few))
+        gateway.signal(signal.SIGUSR2)
+        refused = gateway.stderr.wait_for(lambda line: line.startswith(b"not upgraded"), STOP_DEADLINE)
+        assert (
+            b"Too many open files: with at most %d (ulimit -n) none would be left for connections" % too_few in refused
+        )
+        with gateway.connect() as client:
+            assert client.exchange(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").body == b"ok"

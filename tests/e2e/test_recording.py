@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -386,6 +387,8 @@ def test_the_death_of_control_ends_a_recording_which_is_kept(scene: Scene) -> No
         assert call(gateway, "/said") == "200"
     assert recorder.code == 1
     assert "ended early" in recorder.output
+    assert re.search("the gateway (at .*)?has ended", recorder.output), recorder.output
+    assert "https://" not in recorder.output
     recording = read_recording(str(recorder.file), read_key(str(scene.directory / "key")))
     assert len(recording.requests) <= 1
     wait_until(lambda: control not in gateway.child_pids and gateway.status() != {}, "another control process", LONG)

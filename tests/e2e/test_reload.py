@@ -314,3 +314,40 @@ def test_workers_that_a_reload_adds_are_woken_like_the_others(tmp_path: Path) ->
         assert gateway.generations() == [2] * 6
         processes = [*pids(gateway), gateway.control_pid]
         wait_until(lambda: len(set.intersection(*map(eventfds, processes))) >= len(processes), "wakers of all")
+
+
+SIGNALLING = """
+import os, signal
+from pathlib import Path
+from fastgw.filters.api import Filter, Hooks, Phase
+
+once = Path(__file__).with_name("sent")
+if not once.exists():
+    once.touch()
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(os.getpid(), number)
+
+
+class Signalling(Filter, name="signalling", phase=Phase.TRANSFORM):
+    'Do nothing.'
+
+    def build(self, env):
+        return Hooks()
+"""
+
+
+def test_signals_of_tools_do_not_end_a_gateway_that_is_starting(tmp_path: Path) -> None:
+    """A hook that renews a certificate or rotates a log may hit a start: the file is read again once it serves."""
+    (tmp_path / "signalling.py").write_text(SIGNALLING)
+    config = {
+        "extensions": ["signalling"],
+        "listeners": {"main": ANYWHERE},
+        "routes": [
+            {"name": "all", "respond": {"body": "ok"}, "filters": {"nothing": {"type": "signalling:Signalling"}}}
+        ],
+    }
+    with Gateway(config, tmp_path, ["--extension-dir", str(tmp_path)]) as gateway:
+        assert (tmp_path / "sent").exists()
+        gateway.stderr.wait_for(lambda line: line.startswith(b"reloaded: generation 2 "))
+        with gateway.connect() as client:
+            assert client.exchange(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").body == b"ok"

@@ -141,6 +141,23 @@ def test_requests_that_wait_for_a_connection_or_for_an_answer_are_served(tmp_pat
         assert ask(gateway.address(), "/after").body == b"ok"
 
 
+def test_requests_that_wait_get_the_connections_that_a_reload_adds(tmp_path: Path, origin: Origin) -> None:
+    """At both workers, while the connection that they waited for is still in use."""
+    answered = threading.Event()
+    origin.answer(answered, OK)
+    origin.serve()
+    config = {**before(origin, pool={"max_connections": 1}), "workers": 2}
+    with Reloadable(config, tmp_path) as gateway, ThreadPoolExecutor(24) as pool:
+        asked = [pool.submit(ask, gateway.address(), f"/{number}") for number in range(24)]
+        origin.wait_for_requests(1)
+        wait_until(lambda: queued(gateway) == 23, "all others in the queue")
+        more = {"max_connections": 24}
+        reload(gateway, 1, upstreams={"service": {"targets": [{"url": origin.url}], "pool": more}})
+        origin.wait_for_requests(24)
+        answered.set()
+        assert [each.result().body for each in asked] == [b"ok"] * 24
+
+
 def queued(gateway: Reloadable) -> int:
     upstreams = httpx.get(f"http://{gateway.ready['admin']}/upstreams", headers=gateway.shown, timeout=DEADLINE).json()[
         "upstreams"

@@ -17,11 +17,12 @@ import pytest
 
 from tests.e2e.programs import Printing, environment, program
 from tests.e2e.test_processes import GET, GET_AND_CLOSE, answering, forwarding
-from tests.support.client import Client
+from tests.support.client import Client, connect
 from tests.support.forked import COMMAND_DEADLINE, FASTGW
 from tests.support.gateway import Gateway, write_config
 from tests.support.installed import Installed
 from tests.support.origin import OK, Origin
+from tests.support.tcp import read_exactly, tcp_config, tcp_target
 
 pytestmark = pytest.mark.usefixtures("new_programs")  # systemd starts programs
 
@@ -172,6 +173,22 @@ class TestActivation:
             assert running.wait() == 0
         assert '"127.0.0.1"' in log.read_text()
 
+    @pytest.mark.parametrize("version", ["v1", "v2"])
+    def test_a_client_of_a_bare_port_has_a_proxy_header_of_ipv4(self, tmp_path, opened, systemd, version):
+        """Its own address and the one that it has connected to, both as the client sees them."""
+        held, address = listening(opened, host="::", family=socket.AF_INET6, dualstack_ipv6=True)
+        target = opened.enter_context(tcp_target())
+        port = held.getsockname()[1]
+        config = {"version": 1, **tcp_config(target.url, {"address": f"0.0.0.0:{port}"}, proxy_protocol=version)}
+        with passed(config, tmp_path, [held], NOTIFY_SOCKET=systemd.address):
+            systemd.wait_until_told("READY")
+            with connect(address, DEADLINE) as client, target.accept() as service:
+                here = client.getsockname()[1]
+                expected = f"PROXY TCP4 127.0.0.1 127.0.0.1 {here} {port}\r\n".encode()
+                if version == "v2":
+                    expected = b"\r\n\r\n\0\r\nQUIT\n\x21\x11"
+                assert read_exactly(service, len(expected)) == expected
+
     def test_a_socket_that_no_listener_has_is_told(self, tmp_path, opened):
         (held, _), (other, idle) = listening(opened), listening(opened)
         with passed(answering("127.0.0.1:0"), tmp_path, [held, other]) as running:
@@ -215,6 +232,45 @@ class TestActivation:
             running.process.send_signal(signal.SIGHUP)
             systemd.wait_until_told("RELOADING")
             systemd.wait_until_told("READY")
+            with Client(second, DEADLINE) as client:
+                assert client.exchange(GET).status == 200
+
+    def test_a_listener_that_is_removed_and_comes_back_has_it_again(self, tmp_path, opened, systemd):
+        """By two reloads with an upgrade between them; who connects meanwhile is answered by the listener."""
+        (held, first), (other, second) = listening(opened), listening(opened)
+        one = answering(first)
+        two = {**one, "listeners": {"main": {"address": first}, "more": {"address": second}}}
+
+        def reload(config: Mapping[str, Any]) -> None:
+            write_config(config, tmp_path)
+            running.process.send_signal(signal.SIGHUP)
+            systemd.wait_until_told("RELOADING")
+            systemd.wait_until_told("READY")
+
+        with passed(two, tmp_path, [held, other], NOTIFY_SOCKET=systemd.address) as running:
+            systemd.wait_until_told("READY")
+            reload(one)
+            running.lines.wait_for(lambda line: f"systemd listens on {second}".encode() in line)
+            with Client(second, DEADLINE) as waiting:
+                waiting.send(GET_AND_CLOSE)
+                running.process.send_signal(signal.SIGUSR2)
+                systemd.wait_until_told("RELOADING")
+                systemd.wait_until_told("READY")
+                reload(two)
+                assert waiting.read_response().status == 200
+
+    def test_the_admin_listener_gives_it_back_too(self, tmp_path, opened, systemd):
+        (held, first), (other, second) = listening(opened), listening(opened)
+        one = answering(first)
+        with passed(
+            {**one, "admin": {"address": second}}, tmp_path, [held, other], NOTIFY_SOCKET=systemd.address
+        ) as running:
+            systemd.wait_until_told("READY")
+            for config in (one, {**one, "listeners": {"main": {"address": first}, "more": {"address": second}}}):
+                write_config(config, tmp_path)
+                running.process.send_signal(signal.SIGHUP)
+                systemd.wait_until_told("RELOADING")
+                systemd.wait_until_told("READY")
             with Client(second, DEADLINE) as client:
                 assert client.exchange(GET).status == 200
 

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -176,3 +177,31 @@ def test_requests_go_on_over_a_reload_during_a_tap(gateway: Reloadable, tmp_path
         gateway.change(routes=[*CONFIG["routes"], {"name": "late", "paths": ["/late"], "respond": {"body": "ok"}}])
         gateway.reload()
         assert shown_of(lines, lambda: ask(gateway, "GET", "/late"))["route"] == "late"
+
+
+@pytest.mark.parametrize("order", [signal.SIGKILL, signal.SIGUSR2], ids=["death", "upgrade"])
+def test_the_end_of_control_ends_the_command_with_a_message(gateway: Reloadable, order: int) -> None:
+    command = [FASTGW, "tap", "--admin", str(gateway.ready["admin"])]
+    token = {**os.environ, "FASTGW_ADMIN_TOKEN": gateway.token}
+    with start(command, env=token, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        shown = process.stdout
+        over = threading.Event()
+
+        def repeat() -> None:
+            while not over.is_set():
+                ask(gateway, "GET", "/users/7")
+
+        repeating = threading.Thread(target=repeat)
+        repeating.start()
+        try:
+            assert shown.readline().startswith("* ")
+        finally:
+            over.set()
+            repeating.join()
+        control = gateway.control_pid
+        os.kill(control if order == signal.SIGKILL else gateway.pid, order)
+        _, told = process.communicate(timeout=TIMEOUT)
+    assert told.startswith("fastgw: the tap has ended early: the gateway at ")
+    assert process.returncode == 1
+    wait_until(lambda: control not in gateway.child_pids and gateway.status() != {}, "another control process")

@@ -20,7 +20,10 @@ TEXTS = (
     *(b"\xf4\x90\x80\x80", b"\xc0\xaf", b"\xf5", b"\x80", b"\xc3", b"\xe2\x82", b"\xf0\x9f\x98", b"\xff"),
 )
 OWN_PONG = b"8 bytes!"
-COUNTS = ("texts", "binaries", "pings", "pongs", "frames", "messages", "close", "at_boundary", "allowance", "own_pong")
+COUNTS = (
+    *("texts", "binaries", "pings", "pongs", "frames", "messages"),
+    *("close", "at_boundary", "allowance", "own_pong", "unfinished"),
+)
 
 
 def write(random: Random) -> bytes:

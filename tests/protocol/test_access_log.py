@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from fastgw.compiled import PURE
 from tests.support.gateway import Gateway, wait_until
+from tests.support.http2.client import Http2Client
+from tests.support.http2.frames import block, continuation, get, headers, pseudo
 from tests.support.lanes import Lane
-from tests.support.origin import OK
+from tests.support.origin import OK, Origin
 
 
 def test_a_request_is_one_record(lane: Lane) -> None:
@@ -231,3 +234,96 @@ def test_a_retry_is_counted(lane: Lane) -> None:
     lane.accept().answer(OK)
     client.read_response()
     assert lane.gateway.wait_for_record(host=lane.host.decode(), path="/counted-retry")["retries"] == 1
+
+
+# --- heads that come in more than one read ---
+
+SLOWLY = {
+    "on the fast path": (b"GET /fast HTTP/1.1\r\nHo", b"st: slow\r\n\r\n", 200),
+    "through filters": (b"GET /full HTTP/1.1\r\nHost: slow\r\n", b"\r\n", 200),
+    "answered by the gateway": (b"G", b"ET /own HTTP/1.1\r\nHost: slow\r\n\r\n", 200),
+    "malformed": (b"GET /own HTTP/1.1\r\nHost: slow\r\n", b"A B: c\r\n\r\n", 400),
+    "too long": (b"GET /own HTTP/1.1\r\nHost: slow\r\n", b"A: " + b"a" * 100_000, 431),
+}
+"""Requests in two parts, and the status of the response."""
+
+
+@pytest.fixture(scope="module")
+def timed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with Origin() as origin:
+        origin.serve()
+        config = {
+            "workers": 1,
+            "listeners": {"main": {"address": "127.0.0.1:0", "protocols": ["http1"] if PURE else ["http1", "http2"]}},
+            "upstreams": {"origin": {"targets": [origin.url]}},
+            "routes": [
+                {"name": "own", "paths": ["/own"], "respond": {"body": "here"}},
+                {"name": "fast", "paths": ["/fast", "/within/*"], "upstream": "origin"},
+                {
+                    "name": "full",
+                    "paths": ["/full"],
+                    "upstream": "origin",
+                    "filters": {"headers": {"response": {"set": {"X-Time": "{latency}"}}}},
+                },
+            ],
+        }
+        with Gateway(config, tmp_path_factory.mktemp("timed")) as gateway:
+            yield gateway
+
+
+def pass_time(gateway: Gateway, name: str) -> float:
+    """Make requests on another connection, and return the seconds that they have taken."""
+    numbers = range(20)
+    with gateway.connect() as client:
+        for number in numbers:
+            path = f"/within/{name.replace(' ', '-')}/{number}"
+            assert client.exchange(f"GET {path} HTTP/1.1\r\nHost: a.test\r\n\r\n".encode()).status == 200
+    gateway.wait_for_record(path=path)
+    return sum(float(each["duration_s"]) for each in gateway.records if str(each["path"]).startswith(path[:-3]))
+
+
+@pytest.mark.parametrize("name", SLOWLY)
+def test_the_duration_begins_with_the_first_byte_of_the_head(timed: Gateway, name: str) -> None:
+    first, second, status = SLOWLY[name]
+    with timed.connect() as client:
+        assert client.exchange(b"GET /within/first HTTP/1.1\r\nHost: a.test\r\n\r\n").status == 200
+        before = len(timed.records)
+        client.send(first)
+        passed = pass_time(timed, name)
+        client.send(second)
+        response = client.read_response()
+        assert response.status == status
+    path = first.split()[1].decode() if b" " in first else "/own"
+    record = wait_for_next(timed, before, path)
+    assert record["status"] == status
+    assert record["duration_s"] > passed
+    if record["upstream"] is not None:
+        assert record["duration_s"] >= record["upstream_s"] > passed
+    if path == "/full":
+        assert float(response.get(b"X-Time")) > passed
+
+
+def wait_for_next(gateway: Gateway, before: int, path: str) -> dict[str, Any]:
+    """Return the first record of the path after the first ones."""
+
+    def found() -> list[dict[str, Any]]:
+        return [record for record in gateway.records[before:] if record["path"] == path]
+
+    gateway.stdout.wait_for(lambda _: bool(found()))
+    return found()[0]
+
+
+@pytest.mark.twin
+@pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")
+@pytest.mark.parametrize("path", ["/own", "/fast", "/full"])
+def test_the_duration_begins_with_the_first_frame_of_the_head(timed: Gateway, path: str) -> None:
+    fields = block(*pseudo(path=path.encode()))
+    with Http2Client(timed.address()) as client:
+        client.begin_plainly().send(get(path=b"/within/first"))
+        assert client.wait_for(1).status == 200
+        before = len(timed.records)
+        client.send(headers(fields[:5], stream=3, whole=False))
+        passed = pass_time(timed, f"frames {path[1:]}")
+        client.send(continuation(fields[5:], stream=3))
+        assert client.wait_for(3).status == 200
+    assert wait_for_next(timed, before, path)["duration_s"] > passed

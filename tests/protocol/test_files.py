@@ -12,14 +12,45 @@ from pathlib import Path
 
 import pytest
 
+import fastgw
 from tests.support.certificates import Certificates, client_tls
 from tests.support.client import Client, Response
+from tests.support.extension import install
 from tests.support.gateway import Gateway, wait_until
 from tests.support.http2.translation import TranslatedClient
 
 SIZE = 1_200_000
 SETTLED = 1_000_000_000
 CONTENT = random.Random(1).randbytes(SIZE)
+
+PIECES_OF_TURNS = '''
+"""A filter of a test."""
+
+import asyncio
+
+from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase
+
+
+class PiecesOfTurns(Filter, name="pieces_of_turns", phase=Phase.TRANSFORM):
+    """Write one line for each turn of the event loop with pieces of a response: their lengths."""
+
+    notes: str
+
+    def build(self, env: Env) -> Hooks:
+        turn: list[int] = []
+
+        def end_turn() -> None:
+            with open(self.notes, "a") as notes:
+                print(*turn, file=notes)
+            turn.clear()
+
+        def response_body(exchange: Exchange, payload: bytes) -> None:
+            if not turn:
+                asyncio.get_running_loop().call_soon(end_turn)
+            turn.append(len(payload))
+
+        return Hooks(response_body=response_body)
+'''
 
 
 class Site:
@@ -31,6 +62,8 @@ class Site:
         (self.root / "index.html").write_text("<h1>home</h1>")
         (self.root / "app.js").write_text("let a = 1")
         (self.root / "app.js.gz").write_bytes(gzip.compress(b"let a = 1", mtime=0))
+        (self.root / "price.json").write_bytes(b'{"price":1,"secret":2}')
+        (self.root / "price.json.gz").write_bytes(gzip.compress(b'{"price":1,"secret":2}', mtime=0))
         (self.root / "empty").write_bytes(b"")
         (self.root / "large").write_bytes(CONTENT)
         (self.root / ".env").write_text("secret")
@@ -42,6 +75,8 @@ class Site:
         for file in self.root.rglob("*"):
             if not file.is_symlink():
                 os.utime(file, (SETTLED, SETTLED))
+        self.turns = folder / "turns"
+        install(folder, "pieces_of_turns", {"turns.py": PIECES_OF_TURNS}, {"pieces_of_turns": "turns:PiecesOfTurns"})
         authority = Certificates(folder)
         certificate, key = authority.issue("a.test")
         self.tls = client_tls(authority)
@@ -49,6 +84,7 @@ class Site:
         self.gateway = Gateway(
             {
                 "workers": 1,
+                "extensions": ["pieces_of_turns"],
                 "listeners": {
                     "main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]},
                     "tls": {
@@ -65,10 +101,35 @@ class Site:
                         "strip_prefix": "/listed",
                         "files": {**files, "listing": True},
                     },
+                    {
+                        "name": "compressed",
+                        "paths": ["/compressed/*"],
+                        "strip_prefix": "/compressed",
+                        "files": files,
+                        "filters": {
+                            "compress": {"types": ["application/octet-stream"]},
+                            "pieces_of_turns": {"notes": str(self.turns)},
+                        },
+                    },
+                    {
+                        "name": "transformed",
+                        "paths": ["/transformed/*"],
+                        "strip_prefix": "/transformed",
+                        "files": files,
+                        "filters": {"transform": {"response": {"json": {"deny": ["secret"]}}}},
+                    },
+                    {
+                        "name": "uncoded",
+                        "paths": ["/uncoded/*"],
+                        "strip_prefix": "/uncoded",
+                        "files": files,
+                        "filters": {"headers": {"request": {"set": {"Accept-Encoding": "br, identity"}}}},
+                    },
                     {"name": "app", "hosts": ["app.test"], "files": {**files, "spa": "index.html"}},
                 ],
             },
             folder,
+            environment={"PYTHONPATH": f"{folder}:{Path(fastgw.__file__).parents[1]}"},
         )
         self._clients: list[Client] = []
 
@@ -152,6 +213,26 @@ def test_the_precompressed_file_is_served_to_those_who_accept_it(ask: Ask) -> No
     assert ask("/index.html", "Accept-Encoding: gzip").get(b"vary") is None
 
 
+@pytest.mark.parametrize(
+    "line", ["Accept-Encoding: gzip", "Range: bytes=0-5", "Accept-Encoding: gzip\r\nRange: bytes=0-5"]
+)
+def test_a_file_that_is_transformed_is_taken_whole_and_without_a_coding(ask: Ask, line: str) -> None:
+    """As from an upstream, which is asked for the content without ranges and content codings."""
+    plain = ask("/transformed/price.json")
+    assert (plain.status, plain.body) == (200, b'{"price":1}')
+    response = ask("/transformed/price.json", *line.split("\r\n"))
+    assert (response.status, response.body, response.get(b"content-encoding")) == (200, b'{"price":1}', None)
+    assert response.get(b"etag") == plain.get(b"etag")
+    head = ask("/transformed/price.json", *line.split("\r\n"), method="HEAD")
+    assert (head.status, head.get(b"content-encoding"), head.get(b"etag")) == (200, None, plain.get(b"etag"))
+    assert ask("/transformed/price.json", line, f"If-None-Match: {(plain.get(b'etag') or b'').decode()}").status == 304
+
+
+def test_the_accepted_codings_are_those_that_filters_leave(ask: Ask) -> None:
+    response = ask("/uncoded/price.json", "Accept-Encoding: gzip")
+    assert (response.status, response.get(b"content-encoding")) == (200, None)
+
+
 @pytest.mark.parametrize("path", ["/large", "/app.js"])
 def test_ranges(ask: Ask, path: str) -> None:
     content = CONTENT if path == "/large" else b"let a = 1"
@@ -191,6 +272,16 @@ def test_a_large_file_comes_whole(ask: Ask) -> None:
     assert hashlib.sha256(response.body).digest() == hashlib.sha256(CONTENT).digest()
     assert ask("/empty").body == b""
     assert ask("/large", method="HEAD").get(b"content-length") == b"%d" % SIZE
+
+
+def test_filters_get_one_piece_of_a_file_in_a_turn_of_the_event_loop(site: Site, ask: Ask) -> None:
+    """Other connections are served between two pieces: to compress one may take milliseconds."""
+    site.turns.write_text("")
+    response = ask("/compressed/large", "Accept-Encoding: gzip")
+    assert gzip.decompress(response.body) == CONTENT
+    turns = [[int(length) for length in line.split()] for line in site.turns.read_text().splitlines()]
+    assert sum(map(sum, turns)) == SIZE
+    assert all(len(lengths) == 1 and lengths[0] <= 65_536 for lengths in turns)
 
 
 @pytest.mark.parametrize(

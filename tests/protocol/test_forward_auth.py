@@ -126,6 +126,16 @@ class World:
                         }
                     }
                 ),
+                "shown": Kind(
+                    route={
+                        "filters": {
+                            "forward_auth": {"url": f"{self.service.url}/shown", "copy_headers": ["X-User"]},
+                            "headers": {"request": {"set": {"X-Out": "{header.X-User}"}}},
+                            "transform": {"request": {"json": {"set": {"user": "{header.X-User}"}}}},
+                            "query_parameters": {"set": {"user": "{header.X-User}"}},
+                        }
+                    }
+                ),
             },
             count=4,
             settings={
@@ -293,6 +303,20 @@ def test_filters_behind_it_may_change_other_fields(world: World, take: Take) -> 
     world.says(b"HTTP/1.1 200 OK\r\nX-User: ann\r\nContent-Length: 0\r\n\r\n")
     got, _ = lane.forward(lane.get(fields=b"X-User: root\r\n"))
     assert (got.get_all(b"X-User"), got.get(b"X-Gateway")) == ([b"ann"], b"1")
+
+
+@pytest.mark.parametrize("answered", [b"", b"X-User: ann\r\n"])
+@pytest.mark.parametrize("sent", [b"", b"X-User: root\r\n"])
+def test_filters_behind_it_read_the_copied_field_and_never_the_clients(
+    world: World, take: Take, sent: bytes, answered: bytes
+) -> None:
+    lane = take("shown")
+    world.says(b"HTTP/1.1 200 OK\r\n" + answered + b"Content-Length: 0\r\n\r\n")
+    got, _ = lane.forward(lane.post(b"{}", sent + b"Content-Type: application/json\r\n"))
+    user = ["ann"] if answered else []
+    assert [value.decode() for value in got.get_all(b"X-Out")] == user
+    assert json.loads(got.body).get("user") == (user[0] if user else None)
+    assert got.request_target == (b"/?user=ann" if user else b"/")
 
 
 def test_a_body_waits_for_the_decision_and_is_sent_whole(world: World, take: Take) -> None:

@@ -37,6 +37,7 @@ REFUSALS = [
 ONCE_MORE = {"retries": {"conditions": ["unavailable"], "non_idempotent": True}}
 OPENS = {"circuit_breaker": {"min_requests": 5, "window": "1m"}, "retries": {"max": 0}}
 OPENS_SOON = {"circuit_breaker": {"min_requests": 2, "window": "1m"}, "retries": {"max": 0}}
+TOTAL = {"timeouts": {"total": "1s"}}
 OPENS_BY_THREE = {"circuit_breaker": {"min_requests": 3, "window": "1m"}, "retries": {"max": 0}}
 HALF_OPENS = {
     "circuit_breaker": {"min_requests": 2, "window": "1m", "open": "50ms", "probes": 1},
@@ -55,6 +56,7 @@ SHARED: list[tuple[int, Settings]] = [
     (1, {"upstream": BREAKS}),
     (1, {"route": ONE_METHOD}),
     (24, {"scripted": {}}),
+    (1, {"scripted": TOTAL}),
     (1, {"scripted": OPENS_SOON}),
     (2, {"scripted": RETRIES}),
     (10, {"scripted": OPENS_BY_THREE}),
@@ -144,7 +146,8 @@ def test_an_injected_fault_is_a_status_for_calls_of_each_kind(make: Any) -> None
     for call in (lambda: world.unary()(b"x", timeout=DEADLINE), lambda: [*stream(iter([b"x"]), timeout=DEADLINE)]):
         with pytest.raises(grpc.RpcError) as failed:
             call()
-        assert (failed.value.code(), failed.value.details()) == (CODES.RESOURCE_EXHAUSTED, "injected fault")
+        message = "This failure was injected for a test."  # as over gRPC-Web and Connect
+        assert (failed.value.code(), failed.value.details()) == (CODES.RESOURCE_EXHAUSTED, message)
     assert world.greeter.seen == []
 
 
@@ -268,9 +271,30 @@ def test_a_deadline_in_the_middle_of_a_response_ends_it_with_a_status(make: Any)
             peer.data(request.stream, b"\0\0\0\0\1x")
             response = client.read_message(stream)
             assert (response.status, response.body) == (200, b"\0\0\0\0\1x")
-            assert dict(response.trailers)[b"grpc-status"] == b"4"
+            trailers = dict(response.trailers)
+            assert (trailers[b"grpc-status"], trailers[b"grpc-message"]) == (
+                *(b"4", b"The response was not complete in time."),
+            )
         record = world.gateway.wait_for_record(fault="upstream_stalled")
         assert record["fault_detail"] == "grpc-timeout of the call"
+
+
+def test_the_total_time_in_the_middle_of_a_stream_is_not_called_a_silence_of_the_service(make: Any) -> None:
+    with scripted(make, **TOTAL) as (world, origin):
+        with Http2Client(world.gateway.address()) as client:
+            fields = [(b"content-type", b"application/grpc+proto"), (b"te", b"trailers")]
+            stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
+            peer = origin.accept()
+            request = peer.read_message()
+            peer.headers(request.stream, [(b":status", b"200"), (b"content-type", b"application/grpc")])
+            peer.data(request.stream, b"\0\0\0\0\1x")
+            response = client.read_message(stream)
+            trailers = dict(response.trailers)
+            assert (trailers[b"grpc-status"], trailers[b"grpc-message"]) == (
+                *(b"4", b"The response was not complete in time."),
+            )
+        record = world.gateway.wait_for_record(fault="upstream_stalled")
+        assert record["fault_detail"] == "timeouts.total: 1 s"
 
 
 def test_a_late_head_takes_nothing_else_from_the_deadline(make: Any) -> None:
@@ -495,8 +519,21 @@ def test_a_call_with_another_method_than_post_is_not_sent(make_own: Any, method:
         with Http2Client(world.gateway.address()) as client:
             body = None if method == b"GET" else b"\0\0\0\0\0"
             response = client.exchange([(b"content-type", b"application/grpc")], body, method=method, path=b"/a/b")
-        assert (response.status, response.get(b"grpc-status"), response.get(b"allow")) == (200, b"12", b"POST")
+        assert (response.status, response.get(b"grpc-status"), response.get(b"allow")) == (405, None, b"POST")
+        assert response.get(b"content-type") == b"application/problem+json"
         assert origin.none_waits()
+
+
+def test_metadata_above_the_limit_is_a_status(make: Any) -> None:
+    """Its head is not served; the beginning says that it is a call."""
+    world = make()
+    with pytest.raises(grpc.RpcError) as failed:
+        world.unary()(b"x", timeout=DEADLINE, metadata=[(f"x-{number}", "a" * 4000) for number in range(10)])
+    assert failed.value.code() is CODES.RESOURCE_EXHAUSTED
+    assert not world.greeter.seen
+    record = world.gateway.wait_for_record(path="/test.Greeter/Unary")
+    assert (record["method"], record["status"], record["fault"]) == ("POST", 431, "head_too_large")
+    assert record["grpc_status"] == "RESOURCE_EXHAUSTED"
 
 
 def test_what_is_no_call_does_not_open_the_breaker(make: Any) -> None:

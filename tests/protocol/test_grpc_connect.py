@@ -272,10 +272,10 @@ def test_headers_that_are_removed_do_not_return_as_metadata(make: Any, origin: H
     [
         (GRPC, [], OK_STATUS, 501, "unimplemented"),  # a stream was called as if it were none
         (GRPC, [framed(b"a"), framed(b"b")], OK_STATUS, 501, "unimplemented"),
-        (GRPC, [framed(b"abc")[:7]], OK_STATUS, 502, "unavailable"),
-        (GRPC, [framed(b"a", 0x80)], OK_STATUS, 502, "unavailable"),
-        (GRPC, [framed(b"a", 1)], OK_STATUS, 502, "unavailable"),  # compressed, and nobody knows how
-        (GRPC, [b"\0\xff\xff\xff\xff"], OK_STATUS, 502, "unavailable"),
+        (GRPC, [framed(b"abc")[:7]], OK_STATUS, 503, "unavailable"),
+        (GRPC, [framed(b"a", 0x80)], OK_STATUS, 503, "unavailable"),
+        (GRPC, [framed(b"a", 1)], OK_STATUS, 503, "unavailable"),  # compressed, and nobody knows how
+        (GRPC, [b"\0\xff\xff\xff\xff"], OK_STATUS, 503, "unavailable"),
         (GRPC, [framed(b"a")], [(b"x-a", b"1")], 500, "unknown"),
         (GRPC, [framed(b"a")], [(b"grpc-status", b"99")], 500, "unknown"),
         (GRPC, [framed(b"a")], [(b"grpc-status", b"+0")], 500, "unknown"),
@@ -359,7 +359,7 @@ def test_what_is_held_is_bounded(make: Any, call: Call) -> None:
     assert call(world, b"x" * 1024, PROTO, b"Unary", VERSION).body == b"x" * 1024
     more = [] if call is call_http1 else [(b"content-length", b"1025")]
     got = call(world, b"x" * 1025, PROTO, b"Unary", VERSION, *more)
-    assert (got.status, error_in(got)["code"]) == (502, "unavailable")
+    assert (got.status, error_in(got)["code"]) == (503, "unavailable")
     assert len(world.greeter.seen) == 2
     with StreamingCall(world, call is call_http2, PROTO, b"Unary", VERSION) as client:
         client.send(b"x" * 1024)
@@ -394,7 +394,7 @@ def test_a_length_that_no_message_can_have_is_refused_at_the_head(make_own: Any,
             )
             response = plain.read_response()
         status, body = response.status, response.body
-    assert (status, json.loads(body)["code"]) == (413, "resource_exhausted")
+    assert (status, json.loads(body)["code"]) == (429, "resource_exhausted")
     assert "4294967295 bytes" in json.loads(body)["message"]
 
 
@@ -432,7 +432,7 @@ def test_a_server_that_is_away_is_unavailable(make_own: Any, call: Call) -> None
     own_world = make_own()
     own_world.server.stop(0).wait()
     got = call(own_world, b"x", PROTO, b"Unary", VERSION)
-    assert (got.status, error_in(got)["code"]) == (502, "unavailable")
+    assert (got.status, error_in(got)["code"]) == (503, "unavailable")
 
 
 @both

@@ -7,6 +7,7 @@ import gzip
 import json
 import struct
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,7 +61,7 @@ class Scripted(NamedTuple):
     gateway: ListenerLane
 
 
-SCRIPTED = 23
+SCRIPTED = 37
 """How many tests have one, with no settings of their own."""
 
 
@@ -285,10 +286,12 @@ def test_messages_are_bounded_both_ways(make: Any) -> None:
         exact = b'{"text": "' + b"x" * (1000 - 12) + b'"}'
         assert client.post("/v1/echo", content=exact, headers=JSON).status_code == 200
         assert client.post("/v1/echo", content=exact + b" ", headers=JSON).status_code == 413
-        large = {"text": "large", "number": 995}
-        assert client.post("/v1/echo", json=large).status_code == 200  # 998 bytes
-        got = client.post("/v1/echo", json={**large, "number": 998})
-        assert (got.status_code, got.json()["type"]) == (502, "urn:fastgw:fault:response_too_large")
+        large = {"text": "large", "number": 1000 - 11}
+        got = client.post("/v1/echo", json=large)
+        assert (got.status_code, len(got.content)) == (200, 1000)
+        for number in (1000 - 10, 998):  # too long as JSON, and as Protobuf
+            got = client.post("/v1/echo", json={**large, "number": number})
+            assert (got.status_code, got.json()["type"]) == (502, "urn:fastgw:fault:response_too_large")
         line = b'{"text": "' + b"x" * 1000 + b'"}'
         got = client.post("/v1/sum", content=b'{"number": 1}\n' + line, headers=LINES)
         assert (got.status_code, got.json()["type"]) == (413, "urn:fastgw:fault:body_too_large")
@@ -436,6 +439,15 @@ def test_the_deadline_is_the_clients(world: World, client: httpx.Client) -> None
     assert client.get("/v1/shelves/7", headers={"grpc-timeout": "soon"}).status_code == 400
 
 
+def test_the_deadline_is_that_of_conversions_too(world: World, client: httpx.Client) -> None:
+    """This body is converted for seconds, and then too long as Protobuf."""
+    body = b'{"value": [%b[]]}' % (b"[]," * 349_000)
+    got = client.post("/v1/echo", content=body, headers={**JSON, "grpc-timeout": "300m"})
+    assert (got.status_code, got.json()["type"]) == (504, "urn:fastgw:fault:filter_timeout")
+    assert client.post("/v1/echo", json={"text": "x" * 6000}).status_code == 200  # it does not wait for that
+    assert [each[0] for each in world.store.seen] == ["Echo"]
+
+
 def test_the_timeout_of_the_route_applies(make: Any) -> None:
     world = make(route={"timeout": "300ms"})
     with _client(world) as client:
@@ -499,8 +511,8 @@ def framed(made: Any, flags: int = 0) -> bytes:
     return struct.pack(">BI", flags, len(content)) + content
 
 
-def _answer(peer: Http2Peer, stream: int, body: bytes, trailers: Any = OK) -> None:
-    peer.headers(stream, [(b":status", b"200"), *GRPC])
+def _answer(peer: Http2Peer, stream: int, body: bytes, trailers: Any = OK, head: Any = ()) -> None:
+    peer.headers(stream, [(b":status", b"200"), *GRPC, *head])
     if body:
         peer.data(stream, body)
     peer.headers(stream, trailers, end=True)
@@ -517,7 +529,7 @@ SHELF = framed(b"\x0a\x01n")
         (b"", OK, "upstream_malformed"),  # OK, and no message
         (SHELF + SHELF, OK, "upstream_malformed"),
         (framed(b"\xff\xff"), OK, "upstream_malformed"),
-        (framed(b"\x0a\x01n", 1), OK, "upstream_malformed"),  # compressed, which was not offered
+        (framed(b"\x0a\x01n", 1), OK, "upstream_malformed"),  # compressed, without a `grpc-encoding`
         (framed(b"\x0a\x01n", 2), OK, "upstream_malformed"),
         (b"\0\xff\xff\xff\xff", OK, "response_too_large"),
         (SHELF, [(b"x-other", b"1")], "upstream_malformed"),  # no status
@@ -532,6 +544,56 @@ def test_a_response_that_lies_is_a_502(lanes: ListenerLanes, body: bytes, traile
             response = client.read_message(stream)
         assert (response.status, json.loads(response.body)["type"]) == (502, f"urn:fastgw:fault:{fault}")
         assert world.gateway.wait_for_record(path="/v1/shelves/7")["fault"] == fault
+
+
+GZIPPED = gzip.compress(b"\x0a\x01n")
+
+
+@pytest.mark.parametrize(
+    ("encodings", "body", "answered"),
+    [
+        ([b"gzip"], framed(GZIPPED, 1), {"name": "n"}),
+        ([b"GZIP"], framed(GZIPPED, 1), {"name": "n"}),
+        ([b"deflate"], framed(zlib.compress(b"\x0a\x01n"), 1), {"name": "n"}),
+        ([b"gzip"], SHELF, {"name": "n"}),  # this message is not compressed
+        ([b"gzip"], framed(gzip.compress(b""), 1), {}),
+        ([b"gzip"], framed(b"", 1), "upstream_malformed"),
+        ([b"gzip"], framed(GZIPPED[:-1], 1), "upstream_malformed"),
+        ([b"gzip"], framed(GZIPPED + b"x", 1), "upstream_malformed"),
+        ([b"gzip"], framed(b"\x0a\x01n", 1), "upstream_malformed"),
+        ([b"gzip"], framed(gzip.compress(b"\xff\xff"), 1), "upstream_malformed"),
+        ([b"gzip"], framed(gzip.compress(bytes(1024 * 1024 + 1)), 1), "response_too_large"),
+        ([b"identity"], framed(GZIPPED, 1), "upstream_malformed"),
+        ([b"snappy"], framed(GZIPPED, 1), "upstream_malformed"),
+        ([b"gzip", b"gzip"], framed(GZIPPED, 1), "upstream_malformed"),
+    ],
+    ids=range(14),
+)
+def test_compressed_messages_are_decompressed(
+    lanes: ListenerLanes, encodings: list[bytes], body: bytes, answered: Any
+) -> None:
+    with scripted(lanes) as (world, origin), Http2Client(world.gateway.address()) as client:
+        stream = client.ask(path=b"/v1/shelves/7")
+        peer = origin.accept()
+        asked = peer.read_message()
+        assert asked.get(b"grpc-accept-encoding") == b"identity"
+        _answer(peer, asked.stream, body, head=[(b"grpc-encoding", encoding) for encoding in encodings])
+        response = client.read_message(stream)
+        told = json.loads(response.body)
+        if isinstance(answered, str):
+            assert (response.status, told["type"]) == (502, f"urn:fastgw:fault:{answered}")
+        else:
+            assert (response.status, told, response.get(b"grpc-encoding")) == (200, answered, None)
+
+
+def test_a_server_that_compresses_by_default(make: Any) -> None:
+    """grpcio does not look at what the client accepts."""
+    world = make(compression=grpc.Compression.Gzip)
+    text = "x" * 10_000
+    with _client(world) as client:
+        assert client.post("/v1/echo", json={"text": text}).json() == {"text": text}
+        lines = client.get("/v1/watch/x", params={"number": "50"}).text.splitlines()
+    assert [json.loads(line).get("number", 0) for line in lines] == list(range(50))
 
 
 @pytest.mark.parametrize(
@@ -590,6 +652,46 @@ def test_a_stream_that_breaks_off_is_not_taken_for_whole(lanes: ListenerLanes) -
             peer.rst(number, 2)
             response = client.read_message(stream)
         assert response.body == b'{"number":1}\n'
+        assert response.reset is not None
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "headers"),
+    [({"total": "1s"}, []), ({"idle": "1s"}, []), ({}, [(b"grpc-timeout", b"1S")])],
+    ids=["total", "idle", "call"],
+)
+def test_a_stream_that_is_late_says_so_in_its_last_line(
+    make: Any, timeouts: dict[str, str], headers: list[tuple[bytes, bytes]]
+) -> None:
+    with Http2Origin() as origin:
+        world = make(upstream={"targets": [{"url": origin.url}], "timeouts": timeouts})
+        with Http2Client(world.gateway.address()) as client:
+            stream = client.ask(headers, path=b"/v1/watch/x")
+            peer = origin.accept()
+            number = peer.read_message().stream
+            peer.headers(number, [(b":status", b"200"), *GRPC])
+            peer.data(number, framed(message("Everything")(number=1)))
+            response = client.read_message(stream)
+        assert (response.status, response.reset) == (200, None)
+        lines = [json.loads(line) for line in response.body.splitlines()]
+        assert (lines[0], len(lines)) == ({"number": 1}, 2)
+        error = lines[1]["error"]
+        assert (error["type"], error["code"], error["status"]) == ("urn:fastgw:grpc:deadline_exceeded", 4, 504)
+        record = world.gateway.wait_for_record(path="/v1/watch/x")
+        assert (record["fault"], record["grpc_status"]) == ("upstream_stalled", "DEADLINE_EXCEEDED")
+
+
+def test_a_stream_of_bytes_that_is_late_breaks_off(make: Any) -> None:
+    with Http2Origin() as origin:
+        world = make(upstream={"targets": [{"url": origin.url}], "timeouts": {"total": "1s"}})
+        with Http2Client(world.gateway.address()) as client:
+            stream = client.ask(path=b"/v1/streams/x")
+            peer = origin.accept()
+            number = peer.read_message().stream
+            peer.headers(number, [(b":status", b"200"), *GRPC])
+            peer.data(number, framed(message("google.api.HttpBody")(content_type="text/csv", data=b"a")))
+            response = client.read_message(stream)
+        assert response.body == b"a"
         assert response.reset is not None
 
 
@@ -778,5 +880,8 @@ def test_explain_names_the_call(tmp_path: Path) -> None:
         ":method: POST · :scheme: http · :path: /bookstore.v1.Bookstore/GetShelf · :authority: 127.0.0.1:1"
     )
     assert "content-type: application/grpc" in sends
+    url = "http://127.0.0.1/v1/echo?" + "&".join(["numbers=1e2"] * 100)  # too many to be converted on a loop
+    told = ended("explain", str(config), "GET", url, directory=tmp_path)
+    assert ":path: /bookstore.v1.Bookstore/Echo" in told.output
     told = ended("explain", str(config), "GET", "http://127.0.0.1/v1/nothing", directory=tmp_path)
     assert "answers 404" in told.output

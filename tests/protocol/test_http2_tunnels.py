@@ -26,6 +26,7 @@ KINDS = {
     "plain": Kind(),
     "listed": Kind(route={"upgrade": ["websocket", "echo"]}),
     "none": Kind(route={"upgrade": []}),
+    "guarded": Kind(route={"filters": {"websocket": {}}}),
 }
 VERSION = (b"sec-websocket-version", b"13")
 
@@ -395,6 +396,29 @@ def test_the_log_has_connect_and_200(lane: Lane, client: Http2Client) -> None:
     assert record["method"] == "CONNECT"
     assert (record["protocol"], record["status"], record["fault"]) == ("websocket", 200, None)
     assert (record["request_bytes"], record["response_bytes"]) == (3, 5)
+
+
+CLOSE = b"\x88\x02\x03\xe8"
+
+
+@of_kind("guarded")
+@pytest.mark.parametrize("closes", [True, False], ids=["both closed", "lost"])
+def test_a_reset_after_the_end_of_a_websocket_is_no_fault(lane: Lane, client: Http2Client, closes: bool) -> None:
+    """Clients reset a stream of which they have got the end, where one of HTTP/1.1 would send its FIN."""
+    client.send(connect(lane, path=b"/closed"))
+    upstream = lane.accept()
+    switch(upstream)
+    if closes:
+        client.send(frames.data(b"\x88\x82\0\0\0\0\x03\xe8", end=False))
+        assert upstream.read_exactly(8).startswith(b"\x88\x82")
+        upstream.send(CLOSE)
+    upstream.sock.shutdown(socket.SHUT_WR)
+    client.wait(lambda: client.answer(1).ended, "END_STREAM")
+    client.send(frames.reset())
+    record = lane.gateway.wait_for_record(path="/closed", host=lane.host.decode())
+    assert record["fault"] is None
+    told = record["websocket"]
+    assert (told["closed_by"], told["close_code"]) == (("client", 1000) if closes else ("upstream", 1011))
 
 
 def test_requests_and_tunnels_share_a_connection(lane: Lane, tunnel: tuple[Http2Client, OriginConnection]) -> None:

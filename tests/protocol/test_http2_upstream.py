@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import ssl
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.support.certificates import Certificates, server_tls
 from tests.support.client import Client
 from tests.support.faults import assert_fault
 from tests.support.gateway import wait_until
+from tests.support.http2.frames import pseudo
 from tests.support.http2_peer import (
     CANCEL,
     CONTINUATION,
@@ -38,6 +40,7 @@ from tests.support.http2_peer import (
     SETTINGS,
     WINDOW_UPDATE,
     Http2Client,
+    Http2Message,
     Http2Origin,
     answer,
     frame,
@@ -71,8 +74,9 @@ FILTERS: dict[str, dict[str, Any]] = {
 }
 SOON = {"timeouts": {"response_headers": "200ms", "idle": "200ms"}, "retries": {"max": 0}}
 UNBLAMED = {"health_checks": {"passive": None}, "retries": {"max": 2}}
+DEMANDING = {"demands_certificate": True, "retries": {"max": 0}}
 SHARED: list[tuple[int, Settings]] = [
-    (89, {}),
+    (92, {}),
     (2, {"retries": {"max": 0}}),
     (2, {"retries": {"conditions": ["connect_failure"]}}),
     (1, {"pool": {"idle_timeout": "200ms"}}),
@@ -83,19 +87,23 @@ SHARED: list[tuple[int, Settings]] = [
     (1, {"alpn": ["http/1.1"]}),
     *((1, {"alpn": [offered], "protocol": "auto"}) for offered in ("h2", "http/1.1", "x")),
     (3, {"alpn": ["h2", "http/1.1"], "protocol": "auto"}),
+    *((1, {"alpn": ["h2"], "protocol": choice, **DEMANDING}) for choice in ("http2", "auto")),
 ]
 """Settings of upstreams, and how many tests have them. A test with other ones has a gateway of its own."""
 
 
 def part_of(ca: str, certificate: tuple[str, str], name: str, settings: Settings) -> Part:
-    """`filters`: of the route. With `alpn` the target speaks TLS and offers that. The rest is the upstream's."""
+    """`filters`: of the route. With `alpn` the target speaks TLS and offers that; `demands_certificate`: of clients.
+    The rest is the upstream's.
+    """
     left = {**settings}
     filters, alpn = left.pop("filters", {}), left.pop("alpn", None)
+    clients = ca if left.pop("demands_certificate", False) else None
     origin: Any
     if alpn is None:
         origin = Http2Origin()
     else:
-        tls = server_tls(certificate)
+        tls = server_tls(certificate, clients=clients)
         tls.set_alpn_protocols(alpn)
         origin = Http2Origin(tls) if "h2" in alpn else Origin(tls=tls).serve()
         left["tls"] = {"ca": ca, "server_name": "inside.test"}
@@ -241,6 +249,21 @@ def test_trailers_of_a_request_are_sent(world: World) -> None:
     assert (request.body, request.trailers) == (b"abc", [(b"x-sum", b"6")])
     assert request.get(b"content-length") is None
     assert client.read_response(b"POST").body == b"ok"
+
+
+@pytest.mark.parametrize("length", [0, 3, None])
+def test_trailers_of_a_request_pass_whatever_length_is_declared(world: World, length: int | None) -> None:
+    client = world.client2()
+    declared = [] if length is None else [(b"content-length", b"%d" % length)]
+    body = b"abc" if length else b""
+    client.messages[1] = Http2Message(1)
+    client.headers(1, [*pseudo(b"POST"), *declared])
+    if body:
+        client.data(1, body)
+    client.headers(1, [(b"x-sum", b"6")], end=True)
+    request = answer(world.origin.accept())
+    assert (request.body, request.trailers) == (body, [(b"x-sum", b"6")])
+    assert client.read_message(1).status == 200
 
 
 def test_interim_responses_are_passed_on(world: World) -> None:
@@ -679,6 +702,22 @@ def test_a_target_that_must_speak_http2_and_does_not_is_a_failed_handshake(make:
     client = world.client()
     client.send(GET % b"/")
     assert_fault(client.read_response(), "tls_failed")
+
+
+@pytest.mark.parametrize("protocol", ["http2", "auto"])
+def test_a_refusal_behind_the_handshake_is_a_failure_of_tls(make: Any, protocol: str) -> None:
+    """RFC 8446 section 4.4.3: a target refuses a client without a certificate when the client has completed already."""
+    world = make(alpn=["h2"], protocol=protocol, **DEMANDING)
+    client = world.client()
+    client.send(GET % b"/")
+    with pytest.raises(ssl.SSLError, match="PEER_DID_NOT_RETURN_A_CERTIFICATE"):
+        world.origin.accept_plain()
+    assert_fault(client.read_response(), "tls_failed")
+    why = "tlsv13 alert certificate required"
+    line = world.gateway.stderr.wait_for(lambda line: world.origin.address.encode() in line).decode()
+    assert why in line
+    assert "HTTP/2" not in line
+    assert world.gateway.wait_for_record(fault="tls_failed")["fault_detail"] == f"TLS: {why}"
 
 
 HOSTILE: dict[str, list[tuple[bytes, bytes]]] = {

@@ -112,3 +112,38 @@ def test_a_file_of_w3c_begins_with_its_directives(folder: Path) -> None:
     assert sorted(held[3:]) == [
         *("200 /edited", "200 /plain", "200 /ready", "400 -", "404 /none", "499 /left", "503 /fails")
     ]
+
+
+COMPRESSED = """
+version: 1
+workers: 1
+listeners: {main: {address: "127.0.0.1:0"}}
+upstreams: {origin: {targets: ["http://AUTHORITY"]}}
+routes:
+  - {name: plain, paths: ["/plain/*"], upstream: origin}
+  - {name: fast, paths: ["/fast/*"], upstream: origin, filters: {compress: {}}}
+  - {name: full, paths: ["/full/*"], upstream: origin, filters: {compress: {}, headers: {response: {set: {X-A: a}}}}}
+access_logs: [{sink: FOLDER/sent.log, fields: [path, response_header.Content-Encoding, response_header.Content-Length]}]
+"""
+
+
+@pytest.mark.twin
+def test_the_length_of_a_response_is_the_one_that_its_client_gets(tmp_path: Path) -> None:
+    """A filter changes the body: as a whole, or piece by piece, so that the length of the result is not known."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+    got = {}
+    with Origin() as origin:
+        text = COMPRESSED.replace("AUTHORITY", origin.authority).replace("FOLDER", str(tmp_path))
+        with Gateway(text, tmp_path) as gateway:
+            for path in ("/plain/whole", "/fast/whole", "/full/whole", "/fast/pieces", "/full/pieces"):
+                with gateway.connect() as client:
+                    client.send(b"GET %b HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n" % path.encode())
+                    length = 1_000_000 if path.endswith("pieces") else 4000  # the former is more than one read
+                    origin.accept().answer(head % length + b"a" * length)
+                    response = client.read_response()
+                    got[path] = response.get(b"Content-Encoding"), response.get(b"Content-Length")
+            wait_until(lambda: written(tmp_path / "sent.log") >= len(got), "the lines")
+    assert [length for _, length in got.values()].count(None) == 2
+    assert [coding for coding, _ in got.values()] == [None, *[b"gzip"] * 4]
+    for path, *sent in (line.values() for line in lines(tmp_path / "sent.log")):
+        assert [None if value is None else str(value).encode() for value in sent] == [*got[str(path)]], path

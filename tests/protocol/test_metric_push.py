@@ -11,6 +11,7 @@ import subprocess
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_C
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.e2e.programs import program
-from tests.support.gateway import STOP_DEADLINE, Gateway, wait_until, write_config
+from tests.support.gateway import STOP_DEADLINE, Gateway, name_of, wait_until, write_config
 from tests.support.telemetry import Collector
 
 LINE = re.compile(r"(fastgw\.request[a-z.]+):([0-9.e+-]+)\|(c|ms)(?:\|@([0-9.]+))?(?:\|#(.*))?")
@@ -269,6 +270,31 @@ def test_a_statsd_server_gets_each_request_once(tmp_path: Path) -> None:
     assert dict(server.requests) == {a: 13, b: 4, bad: 2}
     assert {tags: round(count) for tags, count in server.durations.items()} == {a: 13, b: 4, bad: 2}
     assert all(0 < total < 60_000 for total in server.sum_ms.values())
+
+
+def test_an_upgrade_loses_no_counts(tmp_path: Path) -> None:
+    """The next control process pushes what was counted since the last push of the one before."""
+    server = StatsdServer()
+    push = {"statsd": {"address": server.address, "format": "dogstatsd", "interval": "1s"}}
+    sent = 0
+
+    def has_upgraded(gateway: Gateway, before: int, upgrades: int) -> bool:
+        nonlocal sent
+        get(gateway, "/a", 10)
+        sent += 10
+        others = {"fastgw control"} & {name_of(pid) for pid in gateway.child_pids if pid != before}
+        return bool(others) and gateway.stderr.text().count("all 2 workers are new") == upgrades
+
+    try:
+        with running(configuration(push, "a"), tmp_path) as gateway:
+            for upgrades in (1, 2):
+                before = gateway.control_pid
+                gateway.signal(signal.SIGUSR2)
+                wait_until(partial(has_upgraded, gateway, before, upgrades), "the upgrade")
+        server.read()
+    finally:
+        server.close()
+    assert dict(server.requests) == {"route:a,method:GET,status:200": sent}
 
 
 @pytest.mark.parametrize("form", ["statsd", "graphite"])

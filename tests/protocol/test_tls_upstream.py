@@ -17,6 +17,9 @@ from tests.support.origin import Origin
 
 NAME = "inside.test"  # what the target's certificate is for
 
+NO_APPLICATION_PROTOCOL = 120
+"""Alert of RFC 7301 section 3.2. Python's servers send none when ALPN fails, so it comes as the answer to SNI."""
+
 
 class World:
     """One gateway with several upstreams that turn to the same TLS target in different ways."""
@@ -31,6 +34,9 @@ class World:
         plain.sni_callback = self._note
         self.origin = stack.enter_context(Origin(tls=plain)).serve()
         self.strict = stack.enter_context(Origin(tls=strict)).serve()
+        disagreeing = server_tls(issued)
+        disagreeing.sni_callback = lambda *_: NO_APPLICATION_PROTOCOL
+        self.disagreeing = stack.enter_context(Origin(tls=disagreeing)).serve()
         alice, bob = (
             dict(zip(("certificate", "key"), authority.issue(name), strict=True)) for name in ("alice", "bob")
         )
@@ -47,6 +53,7 @@ class World:
             "alice": (self.strict, {**trusting, **alice}),
             "bob": (self.strict, {**trusting, **bob}),
             "nobody": (self.strict, trusting),
+            "disagreeing": (self.disagreeing, trusting),
         }
         config = {
             "workers": 1,
@@ -104,6 +111,13 @@ def test_a_client_certificate_is_shown(world: World) -> None:
         assert record["fault_detail"] == f"TLS: {why.decode()}"
     else:
         world.gateway.stderr.wait_for(lambda line: b"tls_failed" in line and why in line)
+
+
+def test_an_alert_that_cpython_does_not_know_is_told(world: World) -> None:
+    """RFC 7301 section 3.2: `SSLError.reason` of CPython 3.11 is None for a target that speaks no offered protocol."""
+    assert_fault(world.ask("disagreeing"), "tls_failed")
+    why = "tlsv1 alert no application protocol"
+    assert world.gateway.wait_for_record(host="disagreeing.test")["fault_detail"] == f"TLS: {why}"
 
 
 def test_connections_of_different_identities_are_never_shared(world: World) -> None:

@@ -256,6 +256,14 @@ def play_calls(world: World) -> None:
             )
             scene.status = call.code()
             world.over(scene)
+        scene, context = world.begin("cancelled call")
+        stream = channel.unary_stream("/test.Greeter/Endless")(
+            b"", metadata=(("traceparent", context),), timeout=DEADLINE
+        )
+        assert next(stream)
+        stream.cancel()
+        scene.status = stream.code()
+        world.over(scene)
         scene, context = world.begin("call of an unknown method")
         call = channel.unary_unary("/test.Greeter/Random1").future(b"", metadata=(("traceparent", context),))
         scene.status = call.code()
@@ -445,6 +453,16 @@ def test_a_call_has_the_attributes_of_rpc(world: World, name: str) -> None:
         assert not {"rpc.system", "rpc.service", "rpc.grpc.status_code"} & {*found}  # the names up to version 1.37
     assert attributes(server).get("error.type") == (name if name == "UNAVAILABLE" else None)
     assert attributes(client).get("error.type") == (None if name == "OK" else name)
+
+
+@pytest.mark.twin
+@pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")
+def test_a_call_that_its_client_cancels_has_the_response_that_had_begun(world: World) -> None:
+    scene = world.scenes["cancelled call"]
+    assert scene.status == CODES.CANCELLED
+    client = scene.only(CLIENT, upstream="greeter")
+    assert attributes(client)["http.response.status_code"] == 200
+    assert client.events[-1].name == "fastgw.first_byte"
 
 
 @pytest.mark.twin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.client
 import json
 import os
@@ -39,6 +40,7 @@ EVENTS = {
     "$default": {"path": "/bytes", "reply": True},
     "echo": {"path": "/echo", "reply": True},
     "fail": {"path": "/fail", "reply": True},
+    "gzip": {"path": "/gzip", "reply": True},
     "held": {"path": "/held", "reply": True},
     "note": {"path": "/note?a=1"},
     "7": {"path": "/echo", "reply": True},
@@ -132,6 +134,15 @@ def scraped(gateway: Gateway) -> str:
     text = response.read().decode()
     admin.close()
     return text
+
+
+def reloaded(gateway: Gateway) -> int:
+    """Reload by the admin API, which answers when all workers have the new configuration. Returns the status."""
+    admin = http.client.HTTPConnection(gateway.ready["admin"], timeout=DEADLINE)
+    admin.request("POST", "/reload", headers=gateway.shown)
+    status = admin.getresponse().status
+    admin.close()
+    return status
 
 
 def message(action: Any, **more: Any) -> str:
@@ -261,6 +272,40 @@ def test_a_failed_request_is_told_to_the_client(gateway: Gateway, back_end: Even
         back_end.next()
         record = gateway.wait_for_record(route=path, fault_detail="fail: the response has the status 500")
         assert record["websocket"]["failed_messages"] == 1
+
+
+@both
+def test_requests_ask_for_a_response_that_the_gateway_can_read(
+    gateway: Gateway, back_end: EventBackend, path: str
+) -> None:
+    """Neither compressed, nor a part, nor a 304: the client has asked for these, not for the response to an event."""
+    with Client(gateway.address()) as client:
+        fields = b'Accept-Encoding: gzip\r\nRange: bytes=0-1\r\nIf-None-Match: "a"\r\nIf-Range: "a"\r\nX-Own: 1\r\n'
+        client.send(b"GET /%b?deny_in_gzip HTTP/1.1\r\n%b%b" % (path.encode(), fields, HANDSHAKE))
+        response = client.read_response()
+    headers = back_end.next().headers
+    assert headers.get_all("Accept-Encoding") == ["identity"]
+    assert headers["X-Own"] == "1"
+    assert not {"Range", "If-None-Match", "If-Range"} & set(headers)
+    # A service that compresses all the same: the client learns of it.
+    assert (response.status, response.get(b"Content-Encoding")) == (403, b"gzip")
+    assert gzip.decompress(response.body) == b"no"
+
+
+@both
+def test_a_compressed_reply_is_no_message(gateway: Gateway, back_end: EventBackend, path: str) -> None:
+    with opened(gateway, back_end, path) as (client, event):
+        client.send(message("gzip"))
+        assert back_end.next().headers.get_all("Accept-Encoding") == ["identity"]
+        assert json.loads(client.recv(DEADLINE)) == {
+            "message": "Internal server error",
+            "connectionId": event.connection,
+        }
+        client.close(1000)
+        assert back_end.next().headers.get_all("Accept-Encoding") == ["identity"]
+        gateway.wait_for_record(
+            route=path, fault_detail="gzip: the response is compressed, although that is not accepted"
+        )
 
 
 def test_a_message_without_a_request_is_refused(gateway: Gateway, back_end: EventBackend) -> None:
@@ -473,6 +518,58 @@ def test_a_reload_and_a_worker_that_is_killed(back_end: EventBackend, tmp_path: 
         assert ended.headers["X-User"] == "ann"
         assert ended.headers["Traceparent"].split("-")[1] == event.headers["Traceparent"].split("-")[1]
         gateway.stderr.wait_for(lambda line: b"of a worker that has ended: $disconnect sent for 1" in line)
+
+
+def reload_with(gateway: Gateway, directory: Path, limits: dict[str, Any] | None) -> None:
+    """Reload with these settings of the filter `websocket`; None: without it."""
+    (file,) = directory.glob("*.json")
+    settings = json.loads(file.read_text())
+    (guarded,) = [route for route in settings["routes"] if route["name"] == "guarded"]
+    guarded["filters"].pop("websocket", None)
+    if limits is not None:
+        guarded["filters"]["websocket"] = limits
+    file.write_text(json.dumps(settings))
+    assert reloaded(gateway) == 200
+
+
+def test_limits_of_the_filter_that_change(back_end: EventBackend, tmp_path: Path) -> None:
+    """Open connections have the filter's new limits, also if it had none, and none if the filter is gone."""
+    settings = configuration(back_end)
+    (guarded,) = [route for route in settings["routes"] if route["name"] == "guarded"]
+    guarded["websocket_api"] = {**guarded["websocket_api"], "message_bytes": 5000}
+
+    def echo(text: str) -> Any:
+        client.send(message("echo", text=text))
+        assert back_end.next().target == "/echo"
+        return json.loads(client.recv(DEADLINE))["text"]
+
+    with Gateway(settings, tmp_path) as gateway, opened(gateway, back_end, "guarded") as (client, _):
+        reload_with(gateway, tmp_path, {"message_bytes": 3000, "rate": "1/h", "total": "1h", "ping": "1h"})
+        assert echo("y" * 2000) == "y" * 2000
+        reload_with(gateway, tmp_path, {"message_bytes": 4000})
+        assert echo("y" * 3500) == "y" * 3500
+        reload_with(gateway, tmp_path, None)
+        assert echo("y" * 4500) == "y" * 4500
+        reload_with(gateway, tmp_path, {"message_bytes": 2000})
+        client.send("z" * 2001)
+        with pytest.raises(ConnectionClosed):
+            client.recv(DEADLINE)
+        assert client.close_code == 1009
+        assert back_end.next().headers["X-Close-Code"] == "1009"
+
+
+@pytest.mark.parametrize("limits", [{"idle": "100ms"}, {"total": "100ms"}])
+def test_times_of_the_filter_that_change(back_end: EventBackend, tmp_path: Path, limits: dict[str, Any]) -> None:
+    """Open connections have them too: `total` counts from their beginning."""
+    with (
+        Gateway(configuration(back_end), tmp_path) as gateway,
+        opened(gateway, back_end, "guarded") as (client, _),
+    ):
+        reload_with(gateway, tmp_path, limits)
+        with pytest.raises(ConnectionClosed):
+            client.recv(DEADLINE)
+        assert client.close_code == 1001
+        assert back_end.next().headers["X-Close-Code"] == "1001"
 
 
 def test_a_limit_of_messages_that_changes(back_end: EventBackend, tmp_path: Path) -> None:

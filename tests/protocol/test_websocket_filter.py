@@ -12,6 +12,7 @@ import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -49,6 +50,7 @@ KINDS = {
     "shadow": kind(message_bytes=1, rate="1/s", shadow=True),
     "origins": kind(origins=["https://app.example", "https://*.wild.example"]),
     "pass": kind(extensions="pass", message_bytes=1000),
+    "large": kind(extensions="pass", message_bytes=None),
     "told": kind(log_messages="1000/s", extensions="pass"),
     "few": kind(log_messages="2/h"),
 }
@@ -197,15 +199,17 @@ def open_plain(lane: Lane, fields: bytes = b"", more: bytes = b"", answer: bytes
     return PlainSide(client, masked=True), PlainSide(upstream, masked=False)
 
 
-def open_stream(lane: Lane, path: bytes = b"/ws") -> Ends:
+def open_stream(lane: Lane, path: bytes = b"/ws", offer: bytes = b"", answer: bytes = b"") -> Ends:
+    """`offer`: of extensions; `answer`: headers of the upstream's response."""
     client = Http2Client(lane.gateway.address("main"))
     lane._peers.append(client)
     client.begin()
     pseudo = [*frames.pseudo(b"CONNECT", path, lane.host), (b":protocol", b"websocket")]
-    client.send(frames.headers(frames.block(*pseudo, (b"sec-websocket-version", b"13")), 1, False))
+    offers = [(b"sec-websocket-extensions", offer)] if offer else []
+    client.send(frames.headers(frames.block(*pseudo, (b"sec-websocket-version", b"13"), *offers), 1, False))
     upstream = lane.accept()
     request = upstream.read_head()
-    upstream.send(switched(request.get(b"sec-websocket-key") or b""))
+    upstream.send(switched(request.get(b"sec-websocket-key") or b"", answer))
     client.wait(lambda: client.answer(1).heads, "an answer")
     assert client.answer(1).status == 200
     return StreamSide(client), PlainSide(upstream, masked=False)
@@ -607,8 +611,7 @@ def compressed(lane: Lane) -> Ends:
     upstream = lane.accept()
     request = upstream.read_head()
     assert request.get(b"Sec-WebSocket-Extensions") == b"permessage-deflate; client_max_window_bits"
-    accepted = b"permessage-deflate; client_no_context_takeover; server_no_context_takeover"
-    upstream.send(switched(KEY, b"Sec-WebSocket-Extensions: " + accepted + b"\r\n"))
+    upstream.send(switched(KEY, b"Sec-WebSocket-Extensions: " + DEFLATE + b"\r\n"))
     assert client.read_response().status == 101
     return PlainSide(client, masked=True), PlainSide(upstream, masked=False)
 
@@ -629,6 +632,75 @@ def test_compressed_messages_pass_up_to_the_limit(compressed: Ends) -> None:
 def test_compressed_messages_are_inflated_to_be_checked(compressed: Ends, payload: bytes, code: int) -> None:
     compressed[0].frame(1, payload, rsv=4)
     assert_closes(compressed, code)
+
+
+LARGE = deflated(bytes(9_000_000))
+MANY = [deflated(b"%d" % number + bytes(200_000)) for number in range(40)]
+DEFLATE = b"permessage-deflate; client_no_context_takeover; server_no_context_takeover"
+
+
+@of_kind("large")
+def test_large_compressed_messages_pass_in_order_to_the_end_of_their_side(compressed: Ends) -> None:
+    """They are inflated a little at a time; what came meanwhile, and the end, follow them."""
+    for here, there in (compressed, compressed[::-1]):
+        here.send(
+            frame(2, LARGE, rsv=4, masked=here.masked)
+            + b"".join(frame(1, payload, rsv=4, masked=here.masked) for payload in MANY)
+            + frame(9, b"behind", masked=here.masked)
+        )
+        here.frame(2, b"later")
+        assert there.read_frame() == (0xC2, LARGE)
+        assert [there.read_frame() for _ in MANY] == [(0xC1, payload) for payload in MANY]
+        assert there.read_frame() == (0x89, b"behind")
+        assert there.read_frame() == (0x82, b"later")
+    client, upstream = compressed
+    client.send(frame(2, LARGE, rsv=4) + close(1000))
+    client.peer.sock.shutdown(socket.SHUT_WR)
+    assert upstream.read_frame() == (0xC2, LARGE)
+    assert upstream.read_close() == 1000
+    upstream.assert_ended()
+
+
+@of_kind("large")
+def test_no_part_of_a_large_compressed_message_passes_before_it_is_checked(compressed: Ends) -> None:
+    compressed[0].frame(1, deflated(b"x" * 9_000_000 + b"\xff"), rsv=4)
+    assert_closes(compressed, 1007)
+
+
+@of_kind("large")
+@pytest.mark.twin
+def test_large_compressed_messages_pass_over_http2(lane: Lane) -> None:
+    """Other pieces of the stream are in the same read, so they come while the first one is inflated."""
+    client, upstream = open_stream(lane, offer=DEFLATE, answer=b"Sec-WebSocket-Extensions: " + DEFLATE + b"\r\n")
+    for here, there in ((client, upstream), (upstream, client)):
+        for payload in (LARGE, *MANY):
+            here.send(frame(2, payload, rsv=4, masked=here.masked))
+        assert [there.read_frame() for _ in (LARGE, *MANY)] == [(0xC2, payload) for payload in (LARGE, *MANY)]
+
+
+@of_kind("large")
+@pytest.mark.parametrize("side", ["client", "upstream"])
+def test_a_side_that_does_not_read_holds_back_compressed_messages(compressed: Ends, side: str) -> None:
+    sender, receiver = compressed if side == "client" else compressed[::-1]
+    payload = deflated(Random(1).randbytes(8000) + bytes(100_000))
+    piece = frame(2, payload, rsv=4, masked=sender.masked)
+    sender.peer.sock.settimeout(0.5)
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        while sent < 64 << 20:
+            sent += sender.peer.sock.send(piece[sent % len(piece) :])
+    assert sent < 64 << 20
+    sender.peer.sock.settimeout(9)
+    assert receiver.read_frame() == (0xC2, payload)
+
+
+@of_kind("large")
+def test_an_end_of_the_upstream_follows_its_large_messages(compressed: Ends) -> None:
+    client, upstream = compressed
+    upstream.frame(2, LARGE, rsv=4)
+    upstream.peer.close()
+    assert client.read_frame() == (0xC2, LARGE)
+    assert client.read_close() == 1011
 
 
 # --- ends ---

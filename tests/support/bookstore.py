@@ -199,7 +199,7 @@ class World:
 
     def __init__(self, directory: Path, stack: contextlib.ExitStack, **more: Any) -> None:
         self.store = Bookstore()
-        self.server = grpc.server(futures.ThreadPoolExecutor(10))
+        self.server = grpc.server(futures.ThreadPoolExecutor(10), compression=more.pop("compression", None))
         self.server.add_generic_rpc_handlers((self.store,))
         port = self.server.add_insecure_port("127.0.0.1:0")
         self.server.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import queue
 from dataclasses import dataclass
 from email.message import Message
@@ -56,7 +57,9 @@ class _Answering(BaseHTTPRequestHandler):
             case "/connect":
                 if "hold" in self.path:
                     server.open.wait(DEADLINE)
-                if "deny" in self.path:
+                if "deny_in_gzip" in self.path:
+                    status, answer, more = 403, gzip.compress(b"no"), {"Content-Encoding": "gzip"}
+                elif "deny" in self.path:
                     status, answer, more = 401, b'{"error": "who"}', {"WWW-Authenticate": "Bearer"}
                 elif self.headers["Sec-WebSocket-Protocol"]:
                     more = {"Sec-WebSocket-Protocol": "chat.v2"}
@@ -64,6 +67,8 @@ class _Answering(BaseHTTPRequestHandler):
                 answer = body
             case "/bytes":
                 kind, answer = "application/octet-stream", b"\x00\xff" + body
+            case "/gzip":
+                answer, more = gzip.compress(body), {"Content-Encoding": "gzip"}
             case "/fail":
                 status, answer = 500, b"secrets of the back end"
             case "/held":

@@ -172,6 +172,12 @@ class Wire:
             self.ended = True
         self.plane.settle()
 
+    def takes_some(self, count: int) -> None:
+        """Read so many of the waiting bytes, and leave others: the transport does not report that."""
+        assert count < len(self._unsent)
+        self.received += self._unsent[:count]
+        self._unsent = self._unsent[count:]
+
     def _deliver(self) -> None:
         while self._unread and self.reading and not self._closing:
             chunk = self._unread[0]
@@ -304,6 +310,10 @@ class Pool:
         self.worker_loop = worker_loop
         self.waiting: list[tuple[Any, Target]] = []
         self.open: set[UpstreamConnection] = set()
+        self.is_full = False
+
+    def may_open(self) -> bool:
+        return not self.is_full
 
     def lend(
         self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf, http1: bool = False

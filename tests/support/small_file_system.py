@@ -39,3 +39,16 @@ def small_file_system(folder: Path) -> Iterator[Callable[[], AbstractContextMana
         yield little_space
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def full_disk(longest: int = 0) -> Iterator[None]:
+    """Let no file of this process get longer within the context than so many bytes. The error is EFBIG; a write across
+    the limit is a short one.
+    """
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (longest, former[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)

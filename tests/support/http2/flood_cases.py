@@ -84,9 +84,9 @@ FLOODS: Final = [
     Case("empty-data-flood", "CVE-2019-9518", post() + times(data(b"", end=False)), FLOODED),
     Case("data-of-padding", "CVE-2019-9518", post() + times(data(b"", end=False, padding=1)), FLOODED),
     Case("data-padded-of-0-flood", "CVE-2019-9518", post() + times(data(b"", end=False, padding=0)), FLOODED),
-    Case("empty-continuations", "CVE-2024-27316", EMPTY_CONTINUATIONS, CUT),
-    Case("full-continuations", "CVE-2024-27316", FULL_CONTINUATIONS, CUT),
-    Case("small-continuations", "CVE-2024-27316", PADDED_CONTINUATIONS, CUT),
+    Case("empty-continuations", "CVE-2024-27316", EMPTY_CONTINUATIONS, FLOODED),
+    Case("full-continuations", "CVE-2024-27316", FULL_CONTINUATIONS, FLOODED),
+    Case("small-continuations", "CVE-2024-27316", PADDED_CONTINUATIONS, FLOODED),
     Case(
         "empty-headers-and-continuations",
         "CVE-2019-9518",

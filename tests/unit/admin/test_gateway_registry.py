@@ -24,6 +24,7 @@ from fastgw.admin.gateway_registry import (
     running,
     usable_directory,
 )
+from tests.support.small_file_system import full_disk
 
 OTHER = 65534  # nobody
 
@@ -232,3 +233,23 @@ def test_an_entry_is_written_in_one_piece(here, registered):
     content = Path(registered.path).read_bytes()
     assert len(content) == long
     assert msgspec.json.decode(content, type=GatewayEntry).name == "y"
+
+
+def test_an_entry_for_which_there_is_too_little_space_is_an_error_and_is_written_again(here, registered):
+    """A full disk takes the beginning of it."""
+    registered.write(entry(name="y"))
+    length = os.fstat(registered.fd).st_size
+    with full_disk(length + 100), pytest.raises(OSError, match="No space left on device"):
+        registered.write(entry(name="x" * 200))
+    registered.write(entry(name="x" * 200))
+    assert names(here) == ["x" * 200]
+
+
+def test_a_token_for_which_there_is_no_space_leaves_no_file(here, registered):
+    with full_disk(), pytest.raises(OSError, match="File too large") as raised:
+        registered.write_token("secret")
+    assert raised.value.filename == registered.token_file
+    assert not registered.has_token
+    assert os.listdir(here["RUNTIME_DIRECTORY"]) == [os.path.basename(registered.path)]
+    registered.write_token("secret")
+    assert registered.has_token

@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 
 from fastgw.cache.shared.layout import CONTROL, REDIS_PENDING
-from fastgw.cache.store import Counting, RedisNumbers, Store, StoredObject
+from fastgw.cache.store import Counting, RedisNumbers, Refusal, Store, StoredObject
 from fastgw.cache.tiers import redis_script, redis_tier
 from fastgw.cache.tiers.node_stores import DiskSettings, NodeStores, StoreHandles, StoreSettings
 from fastgw.cache.tiers.tiered_store import TieredStore
@@ -166,6 +166,28 @@ def test_a_purge_of_one_node_holds_for_what_others_find_later(redis: RedisServer
         await b.settle()
         a.forget()
         assert await a.recall(K) == (b"head", b"new")
+
+    play(scene, redis)
+
+
+@pytest.mark.parametrize("purge", range(len(PURGES)))
+def test_a_lease_that_is_taken_late_writes_nothing_that_another_node_has_purged_since(
+    redis: RedisServer, purge: int
+) -> None:
+    async def scene(a: SharingNode, b: SharingNode) -> None:
+        leased(b.store, K).give_up(mark_s=60.0)
+        begun = b.store.present_moment()
+        purged: list[None] = []
+        PURGES[purge](a.store, False)
+        a.store.when_purged(lambda: purged.append(None))
+        await until(lambda: purged)
+        await b.settle()  # it knows the position after the purge
+        lease = b.store.lease(K, begun)
+        assert not isinstance(lease, Refusal)
+        lease.store_whole(b"head", b"of before the purge", url=URL, tags=[b"t"])
+        await b.settle()
+        assert await a.recall(K) is None
+        assert redis.ask("EXISTS", object_name(K)) == b":0\r\n"
 
     play(scene, redis)
 

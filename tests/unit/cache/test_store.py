@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from fastgw.cache.store import LEASE_S, MOST_HEAD, MOST_TAGS, MOST_URL, Eviction, NotStored, Refusal
+from fastgw.cache.store import (
+    LEASE_S,
+    MOST_HEAD,
+    MOST_TAGS,
+    MOST_URL,
+    Counting,
+    Eviction,
+    NotStored,
+    Refusal,
+    Store,
+)
 from fastgw.cache.tiers.tiered_store import TieredStore
 from fastgw.routing.table import at_once
 from tests.unit.cache.nodes import (
@@ -386,6 +396,57 @@ def test_a_purge_reaches_the_variants_of_a_key(node: Node) -> None:
     assert writer.complete()
     assert at_once(node.b.purge_key(K)) == 2
     assert node.a.find(K) is node.a.find(L) is None
+
+
+PURGES: dict[str, Callable[[Store, bool], Counting]] = {
+    "key": lambda store, soft: store.purge_key(K, soft=soft),
+    "tags": lambda store, soft: store.purge_tags([b"red"], soft=soft),
+    "prefix": lambda store, soft: store.purge_prefix(b"http://h/", soft=soft),
+    "all": lambda store, soft: store.purge_all(soft=soft),
+}
+
+
+@pytest.mark.parametrize("how", PURGES)
+def test_a_lease_that_is_taken_late_is_as_old_as_the_fetch(node: Node, how: str) -> None:
+    """A mark has refused it when the fetch began. What was purged since is not stored, nor what the purge made stale as
+    fresh.
+    """
+    for soft in (False, True):
+        leased(node.a, K).give_up(mark_s=60.0)
+        begun = node.a.present_moment()
+        node.date.now += 5
+        PURGES[how](node.b, soft)
+        lease = node.a.lease(K, begun)
+        assert not isinstance(lease, Refusal)
+        writer = lease.store(b"head", url=b"http://h/a", tags=[b"red"])
+        assert (writer is None) is not soft
+        if writer is None:
+            assert lease.why_not is NotStored.PURGED
+            lease.give_up()
+            assert node.a.find(K) is None
+        else:
+            assert writer.complete()
+            found = node.b.find(K)
+            assert found is not None
+            assert found.is_soft_purged
+            assert found.stored_date == begun.date == node.date.now - 5
+            found.release()
+
+
+def test_a_lease_that_is_taken_late_ends_the_mark_alone(node: Node) -> None:
+    put(node.a, K, b"before")
+    put(node.a, L, b"of another key")
+    leased(node.a, K).give_up(mark_s=60.0)
+    begun = node.a.present_moment()
+    lease = node.a.lease(K, begun)
+    assert not isinstance(lease, Refusal)
+    assert node.b.lease(K) is Refusal.IN_FLIGHT
+    assert node.b.lease(K, node.b.present_moment()) is Refusal.IN_FLIGHT  # it ends marks, and no leases
+    assert read(node.b, K) == (b"head", b"before")
+    assert lease.store_whole(b"head", b"after", url=b"http://h/a", tags=())
+    assert read(node.b, K) == (b"head", b"after")
+    assert read(node.b, L) == (b"head", b"of another key")
+    leased(node.b, K).give_up()
 
 
 @pytest.mark.parametrize("how", ["key", "tags", "prefix", "all"])

@@ -271,6 +271,18 @@ class TestPlaces:
         assert (found.address, found.tls) == (address, tls)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["debug", "--for", "2h"], "--for: 2h is not above 0 and at most 1h"),
+        (["tap", "--body", "99GiB"], "--body: 99GiB is more than 1MiB"),
+    ],
+)
+def test_a_value_that_is_out_of_range_is_refused_by_the_name_of_its_option(arguments, said):
+    ended = run(*arguments)
+    assert (ended.exit_code, ended.stderr) == (2, f"fastgw: {said}\n")
+
+
 class TestNobody:
     @pytest.mark.parametrize("command", COMMANDS)
     def test_nothing_listens_there(self, command):
@@ -281,8 +293,9 @@ class TestNobody:
         told = f"fastgw: no gateway answers at {where}: connection refused; give --admin ADDR\n"
         assert (ended.stdout, ended.stderr, ended.exit_code) == ("", told, 3)
 
-    def test_no_such_socket(self, tmp_path):
-        ended = run("status", "--admin", f"unix:{tmp_path}/none.sock")
+    @pytest.mark.parametrize("command", ["status", "token"])
+    def test_no_such_socket(self, tmp_path, command):
+        ended = run(command, "--admin", f"unix:{tmp_path}/none.sock", FASTGW_ADMIN_TOKEN=None)
         assert "no such file or directory; give --admin ADDR" in ended.stderr
         assert ended.exit_code == 3
 
@@ -294,7 +307,7 @@ class TestNobody:
             (b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno", "it answers 404"),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "it answers 200"),
             (JSON + b"Content-Length: 2\r\n\r\n{}", "its response is invalid"),
-            (JSON + b"Content-Length: 9\r\n\r\n{}", "it does not speak HTTP"),
+            (JSON + b"Content-Length: 9\r\n\r\n{}", "has ended the connection; see its log"),
         ],
     )
     def test_what_answers_is_something_else(self, answer, said):
@@ -321,6 +334,36 @@ class TestNobody:
             thread.join()
         told = f"fastgw: unix:{path} ended the connection without a response; see the gateway's log\n"
         assert (ended.stderr, ended.exit_code) == (told, 3)
+
+
+class TestTap:
+    @pytest.mark.parametrize(
+        "end",
+        [b"", b'40\r\n{"a": ', b'6\r\n{"a": \r\n', b"0\r\n\r\n"],
+        ids=["cut", "cut_in_chunk", "cut_in_line", "ended"],
+    )
+    def test_a_tap_that_the_gateway_ends_is_a_failure(self, end):
+        """The death of control cuts it, an upgrade may end it properly: requests that follow are not shown."""
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+        with speaking(head + b"1\r\n\n\r\n" + b"3\r\n{}\n\r\n" + end) as where:
+            ended = run("tap", "--admin", where, "--format", "json")
+        why = f"the gateway at {where} has ended the connection; see its log"
+        assert ended.stderr == f"fastgw: the tap has ended early: {why}\n"
+        assert (ended.stdout, ended.exit_code) == ("{}\n", 1)
+
+    def test_lines_of_another_server_are_no_tap(self):
+        with speaking(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 9\r\n\r\nIt works\n") as where:
+            ended = run("tap", "--admin", where)
+        assert ended.stderr == (
+            f"fastgw: {where} is not the admin API of fastgw: it answers with text/html; give --admin ADDR\n"
+        )
+        assert (ended.stdout, ended.exit_code) == ("", 3)
+
+    def test_a_tap_with_as_many_requests_as_wanted_has_not_ended_early(self):
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+        with speaking(head + b"6\r\n{}\n{}\n\r\n") as where:
+            ended = run("tap", "--admin", where, "--format", "json", "--requests", "2")
+        assert (ended.stdout, ended.stderr, ended.exit_code) == ("{}\n{}\n", "", 0)
 
 
 @contextlib.contextmanager

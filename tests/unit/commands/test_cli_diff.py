@@ -52,6 +52,15 @@ def test_as_json(files):
     assert [item["name"] for item in told["routes"]["added"]] == ["y"]
 
 
+@pytest.mark.parametrize("command", [["diff", "bad.yaml", "old.yaml"], ["explain", "bad.yaml", "GET", "http://a/"]])
+def test_what_is_wrong_is_json_too_if_that_is_asked_for(files, command):
+    """The same problems as of `check`."""
+    ended = CliRunner().invoke(app, [*command, "--format", "json"], prog_name="fastgw")
+    checked = CliRunner().invoke(app, ["check", "bad.yaml", "--format", "json"], prog_name="fastgw")
+    assert (ended.exit_code, ended.stderr) == (1, "")
+    assert json.loads(ended.stdout) == {"problems": json.loads(checked.stdout)["problems"]}
+
+
 def test_what_is_wrong_with_either_file_is_told(files):
     ended = diff("bad.yaml", "worse.yaml")
     assert (ended.stdout, ended.exit_code) == ("", 1)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import typer
 import typer.main
@@ -37,3 +41,16 @@ def test_all_are_there_where_none_is_named(named: list[str], monkeypatch: pytest
     monkeypatch.setattr(cli.app, "registered_commands", list(cli.app.registered_commands))
     cli._keep_command(named)
     assert set(all_of_them().commands) == expected
+
+
+def test_completion_that_cannot_be_installed_is_no_internal_error() -> None:
+    """Such as for a user of a service, whose home is no directory."""
+    command = [sys.executable, "-m", "fastgw", "--install-completion", "bash"]
+    # typer finds the shell among the parent processes, unless this is set.
+    environment = {**os.environ, "HOME": "/dev/null", "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "fastgw: the completion cannot be installed: /dev/null: File exists\n"
+        "`fastgw completion bash` prints it; likewise zsh, fish and powershell.\n"
+    )

@@ -20,6 +20,7 @@ from tests.support.generations import load_document
 from tests.support.memory import SERVICE, probe
 
 SECRET = "s3cr3t"
+NO_URL = 'is not a URL; expected one such as "http://api.example.com/users/7?debug=1"'
 
 
 def gateway(folder: Path, **settings: object) -> Gateway:
@@ -327,6 +328,41 @@ def test_a_field_without_a_colon_is_no_request(tmp_path: Path) -> None:
         explain(gateway(tmp_path), "GET", "http://a.test/", ["X-Api-Key=secret"])
 
 
+@pytest.mark.parametrize(
+    ("url", "fields", "client", "error"),
+    [
+        ("http://a.test/", [], "1.2.3", '"1.2.3" is not the address of a client; expected an IPv4 or IPv6 address'),
+        ("http://a:99999/", [], "::1", '"http://a:99999/" has an invalid port; expected a number from 0 to 65535'),
+        ("http://[::1/", [], "::1", f'"http://[::1/" {NO_URL}'),
+        ("http://[zz]/", [], "::1", f'"http://[zz]/" {NO_URL}'),
+        ("http://a.test:b/", [], "::1", '"http://a.test:b/" has an invalid port; expected a number from 0 to 65535'),
+        (
+            "http://a.test/\udcff",
+            [],
+            "::1",
+            '"http://a.test/\\udcff" is not UTF-8; expected UTF-8, other bytes of a URL as %FF, for example',
+        ),
+        (
+            "http://a.test/",
+            ["X-Key: secret\udcff"],
+            "::1",
+            'header "X-Key" is not UTF-8; expected UTF-8, other bytes of a URL as %FF, for example',
+        ),
+        (
+            "http://a.test/",
+            ["X-Key=secret\udcff"],
+            "::1",
+            'header "X-Key" is not UTF-8; expected UTF-8, other bytes of a URL as %FF, for example',
+        ),
+    ],
+    ids=["client", "port", "no_end_of_address", "no_address", "no_number", "url", "header", "header_without_colon"],
+)
+def test_an_invalid_argument_is_named(tmp_path: Path, url: str, fields: list[str], client: str, error: str) -> None:
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        explain(gateway(tmp_path), "GET", url, fields, client)
+    assert str(caught.value) == error
+
+
 # --- which target, and why ---
 
 
@@ -466,6 +502,24 @@ def test_an_answer_in_place_of_a_forwarded_request_is_shown_with_its_reason(tmp_
     shown = as_text(explain(gateway(tmp_path, routes=[route]), "GET", "http://a.test/"))
     assert "\nanswers   400 bad_request (rewrite: {header.X-T} has no value)" in shown
     assert "\nsends" not in shown
+
+
+@pytest.mark.parametrize("filters", [{}, {"cache": {}}], ids=["alone", "cache"])
+@pytest.mark.parametrize(
+    ("rewrite", "shown"),
+    [
+        ("/{map.release}{path}", "GET /v2/x HTTP/1.1"),
+        ("/of/{route}", "GET /of/all HTTP/1.1"),
+        ("/x/{header.X-T}", "answers   400 bad_request (rewrite: {header.X-T} has no value)"),
+    ],
+)
+def test_a_path_with_values_of_the_request_is_shown(
+    tmp_path: Path, rewrite: str, shown: str, filters: dict[str, Any]
+) -> None:
+    maps = {"release": {"source": "{cookie.release}", "values": {"beta": "v2"}, "default": "v1"}}
+    route = {"name": "all", "paths": ["/*"], "upstream": "http://127.0.0.1:9000", "rewrite": rewrite}
+    asked = gateway(tmp_path, routes=[{**route, "filters": filters}], maps=maps)
+    assert shown in as_text(explain(asked, "GET", "http://a.test/x", ["Cookie: release=beta"]))
 
 
 def test_without_listeners_it_says_where_those_of_a_cluster_are_known(tmp_path: Path) -> None:

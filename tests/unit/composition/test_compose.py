@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,13 +21,14 @@ from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.exchange.body_relay import MAX_KEPT
 from fastgw.explain import as_text, explain
+from fastgw.filters.api import Phase
 from fastgw.gateway.compiler import compile
 from fastgw.http.http1.parser import parse_response
 from fastgw.upstream.client.direct_subrequest import DirectSubrequest, RequestPlan
 from fastgw.upstream.client.subrequest import Subrequests
 from tests.support.commands import ended
 from tests.support.generations import load_document
-from tests.support.memory import SERVICE, Plane, Wire
+from tests.support.memory import SERVICE, Plane, Wire, probe
 from tests.support.replaced import use_references
 
 GET = b"GET /d/7?page=2&tag=a%26b HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer s\r\nX-A: 1\r\n\r\n"
@@ -42,10 +43,17 @@ def answer(body: bytes | str | Any, status: int = 200, *fields: str) -> bytes:
 class Composed:
     """A gateway with one composed route; its upstreams answer by path."""
 
-    def __init__(self, *parts: Mapping[str, Any], path: str = "/d/{id}", more: Mapping[str, Any] = {}, **compose: Any):
+    def __init__(
+        self,
+        *parts: Mapping[str, Any],
+        path: str = "/d/{id}",
+        more: Mapping[str, Any] = {},
+        also: Sequence[Any] = (),
+        **compose: Any,
+    ):
         whole = [{"upstream": "u", "path": f"/{part['name']}", **part} for part in parts]
         route = {"name": "all", "paths": [path], "compose": {"parts": whole, **compose}}
-        self.plane = Plane({"routes": [route], **more})
+        self.plane = Plane({"routes": [route, *also], **more})
         self.client = self.plane.client()
         self.open: dict[str, Wire] = {}
         self.requests: list[bytes] = []
@@ -1019,6 +1027,90 @@ def test_head_of_the_only_part() -> None:
     made.ended()
 
 
+HEAD_AND_GET = b"HEAD /d/7 HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /own HTTP/1.1\r\nHost: a\r\n\r\n"
+OWN = {"name": "own", "paths": ["/own"], "respond": {"body": "own"}}
+CONTENT = b'HTTP/1.1 200 X\r\nContent-Type: application/json\r\nETag: "1"\r\n'
+OF_BODIES: dict[str, dict[str, Any]] = {
+    "no filter": {},
+    "compress": {"compress": {"min_bytes": 1}},
+    "transform": {"transform": {"response": {"json": {"set": {"b": 2}}}}},
+}
+
+
+@pytest.mark.parametrize("filters", OF_BODIES.values(), ids=OF_BODIES)
+@pytest.mark.parametrize("framing", ["length", "chunks", "close"])
+@pytest.mark.parametrize(
+    "part", [{"method": "POST"}, {"method": "DELETE"}, {"method": "POST", "body": "pass"}, {"body": {"a": 1}}]
+)
+def test_head_of_a_part_that_is_no_get_has_the_head_only(
+    part: dict[str, Any], framing: str, filters: dict[str, Any]
+) -> None:
+    """The body of the part is read and dropped: whatever follows on the connection is the next response."""
+    made = Composed({"name": "a", "method": "PUT", **part}, output="no-op", more={"filters": filters}, also=[OWN])
+    made.asks(HEAD_AND_GET[0])
+    assert made.requests[0].split(b" ")[0].decode() == part.get("method", "PUT")
+    wire = made.open["/a"]
+    body = b'{"a":"HTTP/1.1 200 X"}'
+    if framing == "length":
+        wire.sends(CONTENT + b"Content-Length: %d\r\n\r\n" % len(body) + body[:5])
+        wire.sends(body[5:])
+    elif framing == "chunks":
+        wire.sends(CONTENT + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(body), body))
+        wire.sends(b"0\r\nX-Trailer: 1\r\n\r\n")
+    else:
+        wire.sends(CONTENT + b"\r\n" + body)
+        wire.ends()
+    made.plane.settle()
+    assert (made.status, made.body) == (200, b"")
+    assert made.header("Content-Type") == "application/json"
+    assert made.header("Transfer-Encoding") is None
+    if framing == "length" and not {"compress", "transform"}.intersection(filters):
+        assert made.header("Content-Length") == str(len(body))
+    made.client.sends(HEAD_AND_GET[1])
+    assert made.body.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert made.body.endswith(b"\r\n\r\nown")
+    assert [record.response_bytes for record in made.plane.records] == [0, 3]
+    made.ended()
+
+
+def test_head_of_a_part_that_breaks_off_has_no_head_either() -> None:
+    made = Composed({"name": "a", "method": "POST"}, output="no-op").asks(HEAD_AND_GET[0])
+    wire = made.open["/a"]
+    wire.sends(b"HTTP/1.1 200 X\r\nContent-Length: 10\r\n\r\nabc")
+    wire.resets()
+    made.plane.settle()
+    assert made.status == 502
+    made.ended()
+
+
+@pytest.mark.parametrize("filters", OF_BODIES.values(), ids=OF_BODIES)
+@pytest.mark.parametrize("length", [b"Content-Length: 11\r\n", b""])
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_a_part_that_is_a_head_gives_other_clients_an_empty_body(
+    method: bytes, length: bytes, filters: dict[str, Any]
+) -> None:
+    """What the part says about its body would be wrong: its length, its digest and its content coding."""
+    made = Composed({"name": "a", "method": "HEAD"}, output="no-op", more={"filters": filters}, also=[OWN])
+    made.asks(b"%b /d/7 HTTP/1.1\r\nHost: a\r\n\r\n" % method)
+    described = b"Content-Encoding: gzip\r\nContent-Digest: sha-256=:AA==:\r\nX-A: 1\r\n"
+    made.gets("/a", CONTENT + described + length + b"\r\n")
+    assert (made.status, made.body) == (200, b"")
+    assert made.header("Content-Length") == "0"
+    assert made.header("X-A") == "1"
+    assert made.header("Content-Encoding") is made.header("Content-Digest") is None
+    made.client.sends(HEAD_AND_GET[1])
+    assert made.body.endswith(b"\r\n\r\nown")
+    made.ended()
+
+
+@pytest.mark.parametrize(("status", "length"), [(204, b""), (304, b"Content-Length: 11\r\n")])
+def test_a_status_without_a_body_of_a_part_that_is_a_head_stays_as_it_is(status: int, length: bytes) -> None:
+    made = Composed({"name": "a", "method": "HEAD"}, output="no-op").asks()
+    made.gets("/a", b"HTTP/1.1 %d X\r\n%b\r\n" % (status, length))
+    assert (made.status, made.body, made.header("Content-Length")) == (status, b"", "11" if length else None)
+    made.ended()
+
+
 def test_an_only_part_without_a_response() -> None:
     late = Composed({"name": "a"}, output="no-op", timeout="1s").asks()
     late.plane.passes(1.5)
@@ -1438,3 +1530,31 @@ def test_a_response_within_the_free_allowance_is_sent_at_once() -> None:
     made.client.takes()
     assert made.body == body
     made.ended()
+
+
+def test_a_list_that_has_no_text_says_so_where_there_is_no_header() -> None:
+    def identify(exchange: Any) -> None:
+        exchange.claims = {"roles": ["a", "b,c"]}
+
+    part = {"name": "a", "upstream": "u", "path": "/a", "method": "POST", "body": {"roles": "{claim.roles}"}}
+    route = {"name": "all", "paths": ["/d"], "compose": {"parts": [part], "all_or_nothing": True}}
+    plane = Plane({"routes": [route]}, probes=[probe("identify", Phase.AUTHENTICATE, request=identify)])
+    plane.client().sends(b"GET /d HTTP/1.1\r\nHost: a\r\n\r\n")
+    why = "{claim.roles} is a list, and a value in it has a comma, a quote, or space at its beginning or end"
+    assert plane.records[-1].fault_detail == f"part a: {why}"
+
+
+@pytest.mark.parametrize(
+    ("text", "passes"),
+    [
+        (b"1e308", True),
+        (b"1e400", False),
+        (b"[" * 250 + b"]" * 250, True),
+        (b"[" * 260 + b"]" * 260, False),
+    ],
+    ids=["1e308", "1e400", "250 levels", "260 levels"],
+)
+def test_numbers_beyond_a_double_and_deep_answers_are_failures(text: bytes, passes: bool) -> None:
+    made = Composed({"name": "a"}).asks()
+    made.gets("/a", answer(b'{"v":' + text + b"}"))
+    assert made.header("Fastgw-Completed") == ("true" if passes else "false")

@@ -13,7 +13,7 @@ import pytest
 
 from fastgw.eventloop import tls_transport
 from fastgw.eventloop import worker_loop as worker_loop_module
-from fastgw.eventloop.tls_transport import CLOSED, OPEN
+from fastgw.eventloop.tls_transport import CLOSED, OPEN, text_of
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN
 from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
 from fastgw.upstream.targets.tls import Resuming
@@ -369,3 +369,19 @@ def test_nothing_is_left_of_a_handshake_that_fails(tmp_path: Path, issued: tuple
     assert isinstance(connection.done.result(), ssl.SSLCertVerificationError)
     assert (worker_loop.tls_memory.incoming.pending, worker_loop.tls_memory.outgoing.pending) == (0, 0)
     assert connection.server.closed
+
+
+@pytest.mark.parametrize(
+    ("told", "text"),
+    [
+        ("[SSL] tlsv1 alert no application protocol (_ssl.c:1006)", "tlsv1 alert no application protocol"),
+        ("tlsv1 alert no application protocol (_ssl.c:1006)", "tlsv1 alert no application protocol"),
+        ("[SSL] bad (very) length (_ssl.c:1)", "bad (very) length"),
+        ("", "SSLError"),
+    ],
+)
+def test_an_error_without_a_name_has_its_text(told: str, text: str) -> None:
+    """CPython knows the names of the OpenSSL that it was built with; newer ones have only a text."""
+    error = ssl.SSLError(1, told)
+    error.reason = None  # type: ignore[assignment]  # as the module ssl does
+    assert text_of(error) == text

@@ -169,6 +169,16 @@ def test_a_listing_shows_names_as_text(root: Path) -> None:
     assert 'href="../"' in page
 
 
+def test_a_listing_shows_size_and_date_of_files_and_only_the_name_of_links(root: Path) -> None:
+    (root / "empty" / "old").write_bytes(b"12345")
+    settle(root / "empty" / "old", date=0)
+    (root / "empty" / "link").symlink_to("old")
+    found = find(root, b"empty", True, listing=True)
+    assert isinstance(found, Listing)
+    assert b'>old</a><td align="right">5<td>Thu, 01 Jan 1970 00:00:00 GMT\n' in found.page
+    assert b'>link</a><td align="right"><td>\n' in found.page
+
+
 def test_a_listing_of_too_many_entries_says_that_there_are_more(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are any ones, in order: which the file system returns first is up to it."""
     for name in "abcde":

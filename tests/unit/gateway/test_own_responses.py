@@ -43,6 +43,15 @@ def test_a_body_has_values_escaped_for_its_type(kind: str, body: str, sent: byte
     assert answer({"respond": respond}, "/x/7", b'X-A: "<b>\r\n').endswith(b"\r\n\r\n" + sent)
 
 
+@pytest.mark.parametrize("kind", ["application/soap+xml", "text/xml; charset=utf-8", "text/html"])
+@pytest.mark.parametrize("value", ["%00", "%01", "%1F", "%EF%BF%BE", "%FF"])
+def test_a_value_puts_no_character_into_xml_that_xml_does_not_allow(kind: str, value: str) -> None:
+    """No escape stands for one (XML 1.0 section 2.2): it is replaced, as bytes are that are not UTF-8."""
+    respond = {"body": "<a>{query.q}</a>", "headers": {"Content-Type": kind}}
+    got = answer({"respond": respond}, f"/x/7?q=1%09{value}2")
+    assert got.endswith("\r\n\r\n<a>1\t\ufffd2</a>".encode())
+
+
 def test_a_header_has_values_too_and_is_left_out_without_them() -> None:
     headers = {"X-Id": "{id}/{method}", "X-None": "a{query.none}"}
     got = answer({"respond": {"body": "ok", "headers": headers}}, "/x/7")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,9 @@ from fastgw.helper_processes import pool as pools
 from fastgw.helper_processes.pool import HelperBusy, HelperDied, HelperError, HelperFailed, HelperLate, HelperPool
 from fastgw.helper_processes.program import MOST_BYTES, Program
 from fastgw.helper_processes.shared_pool import SharedPool
+from tests.support.collector import no_collector
+from tests.support.on_loop import turns
+from tests.unit.downstream.test_reference_circles import garbage
 
 ROOT = Path(__file__).parents[3]
 T = TypeVar("T")
@@ -126,9 +130,96 @@ def test_a_late_request_fails_in_time_and_its_process_is_replaced() -> None:
             first = await pool.run_request(b"pid")
             with pytest.raises(HelperDied, match="took too long"):
                 await pool.run_request(b"sleep 600")
-            with pytest.raises(HelperBusy):
+            assert await pool.run_request(b"pid") != first  # it waits for the next process
+
+    run(test)
+
+
+def test_requests_in_the_queue_wait_for_the_next_process() -> None:
+    """Only the request that the process was working on fails, and it is not tried again: it would end each process."""
+
+    async def test() -> None:
+        async with asyncio.timeout(PATIENT_S), running() as pool:
+            first = await pool.run_request(b"pid")
+            requests = [b"die", b"pid", b"die", b"pid", b"pid"]
+            found = await asyncio.gather(*map(pool.run_request, requests), return_exceptions=True)
+            assert [type(each) for each in found] == [HelperDied, bytes, HelperDied, bytes, bytes]
+            assert len({first, found[1], found[3]}) == 3
+            assert found[3] == found[4]
+
+    run(test)
+
+
+def test_the_queue_is_bounded_while_there_is_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "FIRST_DELAY_S", pools.MOST_DELAY_S)
+
+    async def test() -> None:
+        async with running(queue=1) as pool:
+            await pool.run_request(b"pid")
+            with pytest.raises(HelperDied):
+                await pool.run_request(b"die")
+            waiting = asyncio.ensure_future(pool.run_request(b"pid"))
+            await turns()
+            with pytest.raises(HelperBusy, match="1 requests are waiting for 0 processes"):
                 await pool.run_request(b"pid")
-            assert await answered(pool, b"pid") != first
+        with pytest.raises(HelperDied, match="closed"):
+            await waiting
+        with pytest.raises(HelperBusy):
+            await pool.run_request(b"pid")
+
+    run(test)
+
+
+def test_nobody_waits_for_a_process_that_starts_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request would wait until its deadline for nothing."""
+    monkeypatch.setattr(pools, "FIRST_DELAY_S", pools.MOST_DELAY_S)
+
+    async def test() -> None:
+        async with asyncio.timeout(PATIENT_S), running(processes=2) as pool:
+            await pool.started
+            for _ in range(2):
+                with pytest.raises(HelperDied):
+                    await pool.run_request(b"die")
+            with pytest.raises(HelperBusy, match="there is no process, and none starts within 10 s"):
+                await pool.run_request(b"pid", deadline_s=10)
+            assert repr(pool) == "<HelperPool test: no process, 0 waiting>"
+
+    run(test)
+
+
+def test_a_request_waits_for_a_process_that_starts_before_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two processes that start again, the first one counts."""
+
+    async def test() -> None:
+        async with asyncio.timeout(PATIENT_S), running(processes=2) as pool:
+            await pool.started
+            for delay in (pools.MOST_DELAY_S, 0.1):
+                monkeypatch.setattr(pools, "FIRST_DELAY_S", delay / 2**pool._failures)
+                with pytest.raises(HelperDied):
+                    await pool.run_request(b"die")
+            assert pool.ready == 0
+            assert await pool.run_request(b"pid", deadline_s=20)
+
+    run(test)
+
+
+@pytest.mark.parametrize("command", [("/nothing/here",), (sys.executable, "-c", "")], ids=["not found", "ends"])
+def test_nobody_waits_for_a_process_that_cannot_be_started_any_more(
+    monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    async def test() -> None:
+        async with asyncio.timeout(PATIENT_S), running() as pool:
+            await pool.run_request(b"pid")
+            works, broken = pools.COMMAND, command
+            monkeypatch.setattr(pools, "COMMAND", broken)
+            ended, waiting = await asyncio.gather(
+                pool.run_request(b"die"), pool.run_request(b"pid"), return_exceptions=True
+            )
+            assert (type(ended), type(waiting)) == (HelperDied, HelperBusy)
+            with pytest.raises(HelperBusy, match="there is no process, and none could be started"):
+                await pool.run_request(b"pid")
+            monkeypatch.setattr(pools, "COMMAND", works)
+            assert await answered(pool, b"pid")
 
     run(test)
 
@@ -144,6 +235,64 @@ def test_a_caller_does_not_wait_for_a_process_that_may_go_on() -> None:
             with pytest.raises(HelperLate):  # the time in the queue counts
                 await pool.run_request(b"pid", deadline_s=0.01)
             assert await pool.run_request(b"pid") == first
+
+    run(test)
+
+
+def test_a_request_whose_caller_does_not_wait_any_more_is_not_in_the_queue() -> None:
+    """It would hold its body, and the place of another one, until a process is idle."""
+
+    async def test() -> None:
+        async with running(queue=1, kill_after_s=PATIENT_S) as pool:
+            await pool.run_request(b"pid")
+            loop = asyncio.get_running_loop()
+            running_one = loop.create_task(pool.run_request(b"sleep 600"))
+            await turns()
+            for _ in range(3):
+                with pytest.raises(HelperLate):
+                    await pool.run_request(b"echo late", deadline_s=0.01)
+                left = loop.create_task(pool.run_request(b"echo cancelled"))
+                await turns()
+                assert repr(pool) == "<HelperPool test: busy, 1 waiting>"
+                left.cancel()
+                await turns()
+                assert repr(pool) == "<HelperPool test: busy, 0 waiting>"
+            running_one.cancel()
+
+    run(test)
+
+
+def test_a_late_request_holds_nothing_of_its_caller_while_its_process_goes_on() -> None:
+    async def call(pool: HelperPool) -> weakref.ref[set[bytes]]:
+        held = {b"a body"}
+        try:
+            await pool.run_request(b"sleep 600", deadline_s=0.01)
+        except HelperLate:
+            return weakref.ref(held)
+        raise AssertionError
+
+    async def test() -> None:
+        async with running(kill_after_s=PATIENT_S) as pool:
+            await pool.run_request(b"pid")
+            with no_collector():
+                held = await call(pool)
+                assert repr(pool) == "<HelperPool test: busy, 0 waiting>"
+                assert held() is None
+
+    run(test)
+
+
+def test_a_late_request_leaves_nothing_to_the_collector() -> None:
+    """It may be large, and is in no budget once its caller has its error."""
+
+    async def test() -> None:
+        async with running(kill_after_s=PATIENT_S) as pool:
+            await pool.run_request(b"pid")
+            with garbage() as found:
+                with pytest.raises(HelperLate):
+                    await pool.run_request(b"sleep 0.5", deadline_s=0.01)
+                await pool.run_request(b"pid")
+            assert found == []
 
     run(test)
 
@@ -183,7 +332,7 @@ def test_a_process_that_dies_is_replaced_and_its_caller_hears_of_it() -> None:
 def test_a_program_that_cannot_start_is_named(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with running(argument=b"broken") as pool:
-            with pytest.raises(HelperDied, match="ValueError: these rules do not load"):
+            with pytest.raises(HelperBusy, match="ValueError: these rules do not load"):
                 await pool.run_request(b"pid")
 
     run(test)

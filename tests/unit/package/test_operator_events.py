@@ -15,7 +15,7 @@ import pytest
 
 from fastgw import operator_log
 from fastgw.config.settings.gateway import Log
-from fastgw.operator_events import LEVELS, OperatorEvent, log_event
+from fastgw.operator_events import LEVELS, OUTAGE_REPORT_S, OperatorEvent, OutageReports, log_event
 from fastgw.operator_log import LINE_MAX, NoticeLog, configure, line_of
 
 PACKAGE = Path(__file__).parents[3] / "fastgw"
@@ -142,3 +142,15 @@ def test_a_message_of_a_library_says_whose_it_is(monkeypatch: pytest.MonkeyPatch
     NoticeLog().emit(logging.LogRecord("asyncio", logging.ERROR, __file__, 1, "slow %s", ("callback",), None))
     assert b" error fastgw[" in told[0]
     assert told[0].endswith(b" library: asyncio: slow callback\n")
+
+
+def test_an_outage_is_reported_with_its_first_cause_and_others_once_in_a_while() -> None:
+    reports = OutageReports()
+    assert reports.is_due("refused", 0.0)
+    assert not reports.is_due("refused", 2 * OUTAGE_REPORT_S)
+    assert reports.is_due("timed out", 2 * OUTAGE_REPORT_S)
+    assert not reports.is_due("refused", 3 * OUTAGE_REPORT_S - 1.0)
+    assert reports.is_due("refused", 3 * OUTAGE_REPORT_S)
+    assert reports.has_ended()
+    assert not reports.has_ended()
+    assert reports.is_due("refused", 3 * OUTAGE_REPORT_S)

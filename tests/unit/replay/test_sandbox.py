@@ -277,3 +277,51 @@ def test_every_kind_of_upstream_answers_as_recorded(upstream: dict[str, Any], tm
             call = request.calls[0]
             call.request = call.request.replace(b"Host: a", b"Host: h:1")
     assert found(replayed(requests, tmp_path, upstream)) == []
+
+
+STICKY = {"load_balancing": {"sticky": {"cookie": "s", "ttl": "1h"}}}
+SET = b"Set-Cookie: s=%b; Path=/; HttpOnly; SameSite=Lax; Max-Age=3600; Secure\r\n"
+
+
+def with_session(asked: bytes, answered: bytes) -> RecordedRequest:
+    """A request with this value of the cookie of a sticky session, to which the gateway has set this one; b"": none."""
+    request = recorded("/a")
+    if asked:
+        request.request = request.request[:-2] + b"Cookie: s=%b\r\n\r\n" % asked
+        (call,) = request.calls
+        call.request = call.request[:-2] + b"Cookie: s=%b\r\n\r\n" % asked
+    if answered:
+        request.response = OK[:-2] + SET % answered + b"\r\n"
+    return request
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered"),
+    [
+        (b"", b"***"),  # the first request of a session
+        (b"***", b""),  # its cookie names the target
+        (b"***", b"***"),  # its cookie was not valid, or its target was not healthy
+        (b"", b"MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkw"),  # with `--keep-cookies`
+        (b"MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkw", b""),
+    ],
+)
+@pytest.mark.parametrize("key", [None, "0123456789abcdef0123456789abcdef"])
+def test_sticky_sessions_are_those_of_the_recording(
+    asked: bytes, answered: bytes, key: str | None, tmp_path: Path
+) -> None:
+    sticky: dict[str, Any] = {"cookie": "s", "ttl": "1h"} | ({} if key is None else {"key": key})
+    upstream = {"load_balancing": {"sticky": sticky}}
+    assert found(replayed([with_session(asked, answered)], tmp_path, upstream)) == []
+
+
+def test_changed_sticky_sessions_are_differences(tmp_path: Path) -> None:
+    changed = {"load_balancing": {"sticky": {"cookie": "s", "ttl": "2h"}}}
+    set_cookie = [("header", "Set-Cookie", 1)]
+    assert found(replayed([with_session(b"", b"***")], tmp_path, changed)) == set_cookie
+    assert found(replayed([with_session(b"", b"***")], tmp_path)) == set_cookie  # there are none any more
+    assert found(replayed([with_session(b"", b"")], tmp_path, STICKY)) == set_cookie  # they are new
+
+
+def test_a_response_from_a_cache_begins_no_sticky_session(tmp_path: Path) -> None:
+    hit = recorded("/a", cache_result="hit", calls=())
+    assert found(replayed([hit], tmp_path, STICKY)) == []

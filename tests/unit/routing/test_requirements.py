@@ -165,18 +165,29 @@ def test_conditions_that_cannot_be_meant(condition: dict[str, Any], wrong: str) 
 # captures
 
 
-def test_named_groups_are_parameters() -> None:
-    routes = [
-        {
-            "name": "v",
-            "paths": [r"~^/v(?P<version>[0-9]+)/(?P<rest>.*)$"],
-            "upstream": "u",
-            "rewrite": "/{rest}/{version}",
-        }
-    ]
+@pytest.mark.parametrize("name", ["?P<{}>", "?<{}>"], ids=["python", "perl"])
+def test_named_groups_are_parameters(name: str) -> None:
+    """RE2 reads both spellings; the second one is that of PCRE, as in nginx."""
+    path = f"~^/v({name.format('version')}[0-9]+)/({name.format('rest')}.*)$"
+    routes = [{"name": "v", "paths": [path], "upstream": "u", "rewrite": "/{rest}/{version}"}]
     client = (there := Plane({"routes": routes})).client()
     client.sends(b"GET /v12/a%2Fb/c?q HTTP/1.1\r\nHost: a\r\n\r\n")
     assert there.connects().received.startswith(b"GET /a%2Fb/c/12?q HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("name", ["?P<n>", "?<n>"], ids=["python", "perl"])
+def test_headers_know_named_groups(name: str) -> None:
+    routes = [
+        {
+            "name": "v",
+            "paths": [f"~^/v({name}[0-9]+)/"],
+            "upstream": "u",
+            "filters": {"headers": {"request": {"set": {"X-N": "{n}"}}}},
+        }
+    ]
+    client = (there := Plane({"routes": routes})).client()
+    client.sends(b"GET /v12/ HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert b"\r\nX-N: 12\r\n" in there.connects().received
 
 
 @pytest.mark.parametrize(

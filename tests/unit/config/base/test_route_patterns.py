@@ -328,5 +328,14 @@ def test_a_redirect_to_where_only_the_client_knows_is_refused(text):
         parse_redirect(text)
 
 
+@pytest.mark.parametrize("text", ["https://{id}/a", "https://a.example{path}", "https://{id}.example/"])
+def test_a_redirect_with_a_parameter_in_its_host_is_refused_with_a_url_that_is_valid(text):
+    """Also `{path}`, which begins with a slash: others would make another host of this one."""
+    with pytest.raises(ValueError, match="has a parameter in the host; expected") as caught:
+        parse_redirect(text)
+    advised = str(caught.value).rpartition(" ")[2]
+    assert parse_redirect(advised).parameters == ("path",)
+
+
 def test_a_template_tells_its_parameters():
     assert parse_rewrite("/{a}/x/{b}").parameters == ("a", "b")

@@ -30,6 +30,7 @@ from fastgw.config.base import value_types
         (value_types.parse_rpc_service, "Greeter", "Greeter"),
         (value_types.parse_rpc_method, "SayHello", "SayHello"),
         (value_types.parse_http_version, "http2", "http2"),
+        (value_types.parse_route_name, "Bestellungen für {id}: 注文 🛒", "Bestellungen für {id}: 注文 🛒"),
     ],
 )
 def test_what_is_written_is_held(parse, text, held):
@@ -50,6 +51,7 @@ def test_what_is_written_is_held(parse, text, held):
         (value_types.parse_method, ["get", "G T", ""]),
         (value_types.parse_host_header, ["a b", "a:b", "http://a"]),
         (value_types.parse_name, ["", "a b", "-a", "a:b"]),
+        (value_types.parse_route_name, ["", "a\nb", "\x1b[31m", "\0", "a\x7f", "\x9b2J"]),
         (value_types.parse_rpc_service, ["", "a b", "a..B", ".a", "a.", "1a", "a/B", "a.B\n"]),
         (value_types.parse_rpc_method, ["", "a b", "a.B", "1a", "B\n"]),
         (value_types.parse_http_version, ["", "h2", "http3", "HTTP1"]),

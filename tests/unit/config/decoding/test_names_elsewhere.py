@@ -117,6 +117,26 @@ def test_keys_at_the_top_level(tmp_path, key, advice):
     assert problems(tmp_path, f"{HEAD}{key}: {{}}\n{ROUTE}") == [f"{key}: unknown key; {advice}"]
 
 
+@pytest.mark.parametrize(
+    ("key", "advice"),
+    [
+        ("request_body", 'did you mean "request_body_idle"?'),
+        ("request_header", 'did you mean "request_headers"?'),
+        *(
+            (
+                key,
+                'expected one of "drain", "filters", "keepalive", "request_body_idle", "request_headers", '
+                '"response_idle"',
+            )
+            for key in ("cors", "gzip")
+        ),
+    ],
+)
+def test_keys_of_timeouts_are_not_looked_for_among_filters(tmp_path, key, advice):
+    """`timeouts.filters` is a duration."""
+    assert problems(tmp_path, f"{HEAD}timeouts: {{{key}: 3s}}\n{ROUTE}") == [f"timeouts.{key}: unknown key; {advice}"]
+
+
 def test_listeners_by_another_name_are_not_missing_too(tmp_path):
     assert problems(tmp_path, f"version: 1\nservers: {{}}\n{ROUTE}") == [
         'servers: unknown key; did you mean "listeners"?'

@@ -180,7 +180,7 @@ def test_check_shows_the_line_and_json_does_not(tmp_path):
             'version: 1\nworkers: "4"',
             'workers: "4" in quotes; expected a whole number from 1 to 1024 or "auto" without quotes',
         ),
-        ('version: 1\nworkers: "0"', 'workers: "0"; expected "auto"'),
+        ('version: 1\nworkers: "0"', 'workers: "0"; expected a whole number from 1 to 1024 or "auto"'),
         (
             'version: 1\nlimits: {connections: "10"}',
             'limits.connections: "10" in quotes; expected a whole number from 1 to 10000000 without quotes',

@@ -266,6 +266,16 @@ def test_what_may_be_meant_is_let_through(tmp_path, text):
 
 
 @pytest.mark.parametrize(
+    ("text", "control"), [("a\\n", "000A"), ("\\e[2J", "001B"), ("\\x7f", "007F"), ("\\x9b", "009B")]
+)
+def test_the_name_of_a_route_has_no_control_character(tmp_path: Path, text: str, control: str) -> None:
+    """Terminals would obey it, in `explain` and in logs."""
+    assert lines(tmp_path, f'{HEAD}{U}routes: [{{name: "{text}", upstream: u}}]') == [
+        f"4:17: routes[0].name: the control character U+{control} in a name; expected a name without control characters"
+    ]
+
+
+@pytest.mark.parametrize(
     "setting",
     [
         "access_logs: [{sink: {syslog: {address: '%s'}}}]",
@@ -414,6 +424,15 @@ def test_a_path_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
     shown = f"{tmp_path}/\\udcff"
     wrong = "the path is not UTF-8; expected folders and files with names in UTF-8"
     assert sorted(map(str, caught.value.problems)) == [f"{shown}/gw.yaml: {wrong}", f"{shown}/token: {wrong}"]
+    with pytest.raises(config.ConfigError) as caught:
+        config.load(str(folder / "missing.yaml"), TYPES)
+    assert [*map(str, caught.value.problems)] == [f"{shown}/missing.yaml: {wrong}"]
+
+
+def test_an_error_tells_the_correct_form_once(tmp_path: Path) -> None:
+    text = f"{HEAD}{U}routes: [{{name: a, upstream: u, headers: {{X: {{regex: '(a'}}}}}}]"
+    (line,) = lines(tmp_path, text)
+    assert line.endswith("regex: '(a': missing ): (a; expected a regular expression in RE2 syntax")
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,66 @@ def test_replacing_and_removing_is_noted(tmp_path):
     ]
 
 
+VARIANTS = """
+version: 1
+listeners:
+  public: {address: "127.0.0.1:0"}
+upstreams:
+  a: {targets: [{url: "http://a"}], filters: {x: {type: limit, body: 1, enforced: true}}}
+  b: {targets: [{url: "http://b"}]}
+filter_sets:
+  one: {key: {type: limit, body: 1, enforced: true}}
+  two: {key: {type: limit, body: 2}}
+  none: {key: null}
+  x: {x: {type: limit, body: 2}}
+routes:
+  - name: r
+    use: [USE]
+    filters: {FILTERS}
+    variants:
+      - {weight: 1, upstream: a, use: [FIRST]}
+      - {weight: 1, upstream: b, use: [SECOND]}
+"""
+
+
+def of_variants(use="", filters="", first="", second=""):
+    given = {"USE": use, "FILTERS": filters, "FIRST": first, "SECOND": second}
+    text = VARIANTS
+    for name, value in given.items():
+        text = text.replace(name, value)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("one", "two"), ("one", "one"), ("one", "x"), ("one", "")],
+    ids=["another set", "the same set", "a filter of the other upstream", "no set"],
+)
+def test_variants_replace_nothing_of_each_other(tmp_path, first, second):
+    """A request has one of them: its sets, and the filters of its upstream."""
+    assert config.load(write(tmp_path, of_variants(first=first, second=second)), TYPES).notes == ()
+
+
+def test_a_variant_replaces_filters_of_its_upstream_its_route_and_its_earlier_sets(tmp_path):
+    notes = config.load(write(tmp_path, of_variants(use="two", first="two", second="two, none")), TYPES).notes
+    assert [str(note).replace(f"{tmp_path}/", "").split(": ", 1)[1] for note in notes] == [
+        'routes[0].variants[0].use[0]: filter set "two" has "key", replaces that of filter set "two" (gw.yaml:15)',
+        'routes[0].variants[1].use[0]: filter set "two" has "key", replaces that of filter set "two" (gw.yaml:15)',
+        'routes[0].variants[1].use[1]: filter set "none" has "key", removes that of filter set "two" (gw.yaml:19)',
+    ]
+    assert told(tmp_path, of_variants(first="x")) == [
+        'gw.yaml:18:40: routes[0].variants[0].use[0]: filter set "x" has "x", enforced by upstream "a" (gw.yaml:6); '
+        "a route cannot replace it"
+    ]
+
+
+def test_filters_of_a_route_replace_those_of_all_its_variants(tmp_path):
+    (note,) = config.load(write(tmp_path, of_variants(filters="key: null", second="two")), TYPES).notes
+    assert str(note).endswith(f'filters.key: removes that of filter set "two" ({tmp_path}/gw.yaml:19)')
+    (only,) = told(tmp_path, of_variants(filters="key: null", first="one", second="two"))
+    assert only.endswith('filters.key: enforced by filter set "one" (gw.yaml:18); a route cannot switch it off')
+
+
 @pytest.mark.parametrize(
     ("gateway", "route", "advice"),
     [

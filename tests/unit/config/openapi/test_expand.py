@@ -260,6 +260,11 @@ def test_schemas_that_are_equal_in_python_alone_are_not_the_same(tmp_path: Path)
     assert '"const":true}' in route.filters["openapi"].settings.operation
 
 
+def test_an_operation_id_with_a_control_character(tmp_path: Path) -> None:
+    said = problems(tmp_path, document({"/a": {"get": operation(operationId="\x1b[2J")}}))
+    assert "paths./a.get.operationId: the control character U+001B in a name; expected a name without" in said
+
+
 def test_bombs_are_refused_and_cycles_are_not(tmp_path: Path) -> None:
     levels = "\n".join(f"  - &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9))
     assert "aliases that repeat more than" in problems(

@@ -150,12 +150,17 @@ def test_srv_records_say_ports_weights_and_groups(server: NameServer, tmp_path: 
 
 
 def test_a_service_that_is_decidedly_not_there(server: NameServer, tmp_path: Path) -> None:
+    """RFC 2782: the target `.`. As a name without records, it is an error, and the last list stays."""
     server.records = ["0 0 0 ."]
     made = loaded(tmp_path, f"{{srv: {NAME}}}")
-    assert (told(made), [each.wrong.partition(": requests")[0] for each in made.notes]) == (
-        [],
-        [f"srv: {NAME}: {NAME} is not a valid target"],
-    )
+    why = f"srv: {NAME}: {NAME} cannot be used: its SRV record says that the service is not available (target `.`)"
+    assert (told(made), [each.wrong.partition(": requests")[0] for each in made.notes]) == ([], [why])
+    server.records = ["10 1 9001 a.test."]
+    before = read_again(made.captured)
+    server.records = ["0 0 0 ."]
+    failed = dict.fromkeys(before, "")
+    assert read_again(before, failed) == before
+    assert any("says that the service is not available" in each for each in failed.values())
 
 
 def test_what_cannot_be_looked_up_yet_has_no_targets_and_is_told(server: NameServer, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -346,6 +347,19 @@ class TestWhatRunWouldFind:
         assert ports["status.address"].startswith(
             "port 443 needs a capability that this user lacks: CAP_NET_BIND_SERVICE"
         )
+
+        def refuse(*_):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("fastgw.runtime.sockets.listening_sockets._open_tcp", refuse)
+            with pytest.raises(CannotListen) as caught:
+                open_endpoints(parse_address("127.0.0.1:81"), 1)
+        assert str(caught.value) == (
+            "cannot listen on 127.0.0.1:81: Permission denied: port 81 needs a capability that this user lacks: "
+            "CAP_NET_BIND_SERVICE (in a unit of systemd: AmbientCapabilities), or "
+            "net.ipv4.ip_unprivileged_port_start of at most 81; or take a port from 1024 on"
+        )
         monkeypatch.setattr("fastgw.runtime.sockets.listening_sockets._unprivileged_ports", lambda: 80)
         assert why_not_listen(parse_address("127.0.0.1:80")) == ""
 
@@ -446,6 +460,72 @@ def test_a_root_with_the_configuration_or_a_key_is_noted(tmp_path):
     assert told(".") == ["a.yaml:3:34: routes[0].files.root: " + wrong.format("a.yaml")]
     keys = Path(certificate).parent
     assert told(keys) == ["a.yaml:3:34: routes[0].files.root: " + wrong.format(Path(key).relative_to(tmp_path))]
+    (tmp_path / "linked").symlink_to(tmp_path)
+    for root in ("/", "linked"):
+        assert told(root) == ["a.yaml:3:34: routes[0].files.root: " + wrong.format("a.yaml")]
+
+
+def test_an_error_page_that_is_not_utf_8_is_an_error_where_it_is_named(tmp_path):
+    (tmp_path / "latin.html").write_bytes(b"<h1>\xe9</h1>")
+    page = "error_pages: {4xx: {file: latin.html}}"
+    text = (
+        f"version: 1\n{page}\nlisteners: {{main: {{address: '127.0.0.1:0', {page}}}}}\n"
+        f"routes: [{{name: a, respond: {{}}, {page}}}, {{name: a, upstrem: u}}]\n"
+    )
+    wrong = '"latin.html" is not UTF-8; expected a page in UTF-8'
+    found = problems(tmp_path, text)
+    assert [each for each in found if "UTF-8" in each] == [
+        f"a.yaml:2:27: error_pages.4xx.file: {wrong}",
+        f"a.yaml:3:70: listeners.main.error_pages.4xx.file: {wrong}",
+        f"a.yaml:4:59: routes[0].error_pages.4xx.file: {wrong}",
+    ]
+    assert any("upstrem: unknown key" in each for each in found)
+
+
+@pytest.mark.parametrize(
+    ("around", "place"),
+    [
+        ("variants: [{weight: 1, respond: %s}, {weight: 1, respond: {}}]", "variants[0].respond"),
+        ("upstream: u, fallback: {respond: %s}", "fallback.respond"),
+    ],
+)
+def test_parts_that_variants_and_fallbacks_do_not_send_are_noted(tmp_path, around: str, place: str):
+    respond = "{status: 204, body: ok}"
+    found = notes(tmp_path, HEAD + "routes: [{name: a, %s}]\n" % (around % respond))
+    why = "it is not sent: a response with the status 204 has no content"
+    assert [each.partition(": ")[2] for each in found if why in each] == [f"routes[0].{place}.body: {why}"]
+
+
+def test_parts_of_a_response_that_are_not_sent_are_noted_and_a_body_of_205_is_refused(tmp_path):
+    """RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5; a 205 with a length above 0 has a body."""
+    route = HEAD + "routes: [{name: a, respond: {status: %d, body: ok, headers: {Content-Length: '2', X-A: b}}}]\n"
+    framing = "it is not sent: it is about a connection, or the length of a body, which the gateway sets itself"
+    at = "a.yaml:4:%d: routes[0].respond."
+    header = at % 79 + f"headers.Content-Length: {framing}"
+    assert notes(tmp_path, route % 200) == [header]
+    body = "body: it is not sent: a response with the status %d has no content"
+    assert notes(tmp_path, route % 204) == [at % 49 + body % 204, header]
+    assert notes(tmp_path, route % 304) == [at % 49 + body % 304, header]
+    wrong = "body: a response of status 205 has no content; expected an empty body or status 200"
+    assert problems(tmp_path, route % 205) == ["a.yaml:4:29: routes[0].respond: " + wrong]
+
+
+def test_a_root_with_a_link_to_a_key_is_noted_if_the_key_lies_beneath_it(tmp_path):
+    """A link that leads out of the root is answered 404; one to a hidden file beneath it is followed."""
+    (tmp_path / "public" / ".keys").mkdir(parents=True)
+    (tmp_path / "keys").mkdir()
+    text = (
+        "version: 1\nlisteners: {main: {address: '127.0.0.1:0', "
+        "tls: {certificates: [{certificate: public/a.crt, key: public/a.key}]}}}\n"
+        "routes: [{name: r, files: {root: public}}]\n"
+    )
+    for folder, is_noted in (("keys", False), ("public/.keys", True)):
+        certificate, key = Certificates(tmp_path / folder).issue("a.test")
+        for link, target in (("a.crt", certificate), ("a.key", key)):
+            (tmp_path / "public" / link).unlink(missing_ok=True)
+            (tmp_path / "public" / link).symlink_to(os.path.relpath(target, tmp_path / "public"))
+        told = [each for each in notes(tmp_path, text) if "expires soon" not in each]
+        assert [("it contains public/a.key" in each) for each in told] == [True] * is_noted
 
 
 def test_a_misspelt_placeholder_of_an_error_page_is_noted_where_it_stands(tmp_path):
