@@ -17,7 +17,7 @@ from typing import Final, final
 
 from fastgw.audit.chain import BEGIN, LINE_MAX, AuditEntry, BrokenChain, Link, chained_line, read_link
 from fastgw.damaged_files import set_aside
-from fastgw.operator_events import OperatorEvent
+from fastgw.operator_events import OperatorEvent, OutageReports
 from fastgw.operator_log import notice
 
 WAITING_MAX: Final = 1_000
@@ -51,7 +51,7 @@ class AuditLog:
         self._known_path: str | None = None  # of the file that `_last` is of
         self._broken_at: Link | None = None
         self._lock = threading.Lock()
-        self._fails = False
+        self._reports = OutageReports()
 
     def record(self, entry: AuditEntry) -> None:
         """Add an entry, to be written by `write`."""
@@ -71,17 +71,16 @@ class AuditLog:
             try:
                 self._append(self.path)
             except (OSError, CannotWrite) as error:
-                self.due_at = time.monotonic() + RETRY_S
-                if not self._fails:
-                    why = error.strerror if isinstance(error, OSError) else str(error)
+                now = time.monotonic()
+                self.due_at = now + RETRY_S
+                why = (isinstance(error, OSError) and error.strerror) or str(error)
+                if self._reports.is_due(why, now):
                     notice(
                         OperatorEvent.AUDIT_NOT_WRITTEN,
                         f"audit: {self.path} cannot be written: {why}; entries wait in memory",
                     )
-                self._fails = True
                 return
-            if self._fails:
-                self._fails = False
+            if self._reports.has_ended():
                 notice(OperatorEvent.AUDIT_WRITTEN, f"audit: {self.path} is written again")
 
     def close(self) -> None:

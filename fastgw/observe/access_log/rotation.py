@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, final
 
-from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.operator_events import OperatorEvent, OutageReports, log_event
 
 _STAMP: Final = r"\.[0-9]{8}-[0-9]{6}-[0-9]{6}"
 _COPIED: Final = 256 * 1024
@@ -35,7 +35,7 @@ class Rotation:
     def __init__(self, path: str, most: int | None, every_s: float | None, keep: int, compresses: bool) -> None:
         self._path, self._most, self._every_s, self._keep, self._compresses = path, most, every_s, keep, compresses
         self._retry_at = 0.0
-        self._fails = False
+        self._reports = OutageReports()
 
     def __repr__(self) -> str:
         return f"<Rotation of {self._path}>"
@@ -75,17 +75,18 @@ class Rotation:
                 raise FileExistsError(17, "the name of the rotated file is taken")
             os.rename(self._path, target)
         except OSError as error:
-            self._retry_at = time.monotonic() + _RETRY_S
-            if not self._fails:
-                self._fails = True
+            tried_at = time.monotonic()
+            self._retry_at = tried_at + _RETRY_S
+            why = error.strerror or str(error)
+            if self._reports.is_due(why, tried_at):
                 log_event(
                     OperatorEvent.ACCESS_LOG_FAILED,
                     "access log %s: it cannot be rotated: %s; lines are written to it nevertheless",
                     self._path,
-                    error.strerror,
+                    why,
                 )
             return False
-        self._fails = False
+        self._reports.has_ended()
         threading.Thread(target=self.tidy, name=f"rotation of {self._path}", daemon=True).start()
         return True
 

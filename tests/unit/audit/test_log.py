@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from fastgw.audit import log as log_module
 from fastgw.audit.chain import AuditEntry, BrokenChain, chained_line, verify
 from fastgw.audit.log import WAITING_MAX, AuditLog
+from fastgw.operator_events import OUTAGE_REPORT_S
 
 
 def _entry(text: str) -> AuditEntry:
@@ -175,6 +177,26 @@ def test_entries_wait_while_the_file_cannot_be_written_and_losses_are_told(path,
     messages = capfd.readouterr().err
     assert messages.count("audit_not_written") == messages.count("audit_written") == 1
     assert log.due_at == float("inf")
+
+
+def test_another_cause_of_an_outage_is_told(path, make, capfd, monkeypatch):
+    """Once a minute at most; the same cause is not repeated."""
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    path.mkdir()
+    log = make()
+    _write(log, "a")
+    path.rmdir()
+    os.mkfifo(path)
+    for passed in (OUTAGE_REPORT_S - 1, 1, 2 * OUTAGE_REPORT_S):
+        now += passed
+        log.write()
+    path.unlink()
+    log.write()
+    told = [line for line in capfd.readouterr().err.splitlines() if "audit_not_written" in line]
+    assert len(told) == 2
+    assert "Is a directory" in told[0]
+    assert "it is not a regular file" in told[1]
 
 
 def test_a_full_disk_leaves_whole_entries_only(path, make, capfd):

@@ -19,6 +19,7 @@ from fastgw.config.settings.log_sinks import FileSink, RemoteSink
 from fastgw.observe.access_log.rotation import Rotation
 from fastgw.observe.access_log.sink import Sink, why_not
 from fastgw.observe.access_log.sink_kinds import sink_of
+from fastgw.operator_events import OUTAGE_REPORT_S
 from tests.support.small_file_system import small_file_system
 
 KIB = 1024
@@ -212,6 +213,28 @@ def test_a_file_that_cannot_be_renamed_is_written_to_nevertheless(
     assert path.stat().st_size == 8 * KIB
     (told,) = (record.getMessage() for record in caplog.records)
     assert told.endswith("it cannot be rotated: Operation not permitted; lines are written to it nevertheless")
+
+
+def test_another_reason_why_a_file_cannot_be_renamed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reasons = ["Operation not permitted", "Operation not permitted", "Read-only file system"]
+    now = time.monotonic()
+
+    def refuse(source: str, target: str) -> None:
+        raise OSError(1, reasons.pop(0))
+
+    monkeypatch.setattr(os, "rename", refuse)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    path = tmp_path / "access.log"
+    sink = Sink(str(path), b"", Rotation(str(path), KIB, None, 5, False))
+    for passed in (0, 0, OUTAGE_REPORT_S, OUTAGE_REPORT_S):  # the first time, the file is empty
+        now += passed
+        assert sink.write(b"x\n" * KIB) == 0
+    sink.close()
+    assert not reasons
+    told = [record.getMessage().partition("cannot be rotated: ")[2] for record in caplog.records]
+    assert [each.partition(";")[0] for each in told] == ["Operation not permitted", "Read-only file system"]
 
 
 def test_settings(tmp_path: Path) -> None:
