@@ -72,7 +72,8 @@ def _asked(number: int, cookies: Cookies, target: Target) -> Any:
     cookie = cookies.line(target, False).partition(b": ")[2].partition(b";")[0]
     lines = b"GET / HTTP/1.1\r\nHost: a\r\nX-User: %d\r\nAccept: */*\r\nCookie: a=b; %b\r\n\r\n" % (number, cookie)
     ip = f"10.0.{number >> 8}.{number & 255}"
-    return SimpleNamespace(head=parse_request(lines), client_ip=ip, consumer=None, is_fast=True)
+    head = parse_request(lines)
+    return SimpleNamespace(head=head, current_values=head.values, client_ip=ip, consumer=None, is_fast=True)
 
 
 def _counted(listener: AttemptListener, record: AttemptRecord) -> None:
