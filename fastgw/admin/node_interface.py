@@ -751,6 +751,9 @@ class CachePurged(Struct, frozen=True):
     reach: RevokedEverywhere
     """`shared`: the Redis of `state` has it for the other nodes. `away`: it reaches them when Redis is reachable again,
     unless the whole gateway ends before."""
+    holds_after_restart: bool = True
+    """Whether it also holds after a restart of the gateway. `false`: the disk tier of the store could neither be
+    written nor emptied, or did not answer in time; until it can be, a restart serves what was purged."""
 
 
 class PurgeNotRecorded(Exception):

@@ -109,6 +109,8 @@ class DiskNumbers(NamedTuple):
     """Files that were removed because they did not pass their check."""
     has_failed: bool
     """Whether it is not used any more, because a purge could not be written."""
+    may_be_undone: bool = False
+    """Whether the next start would undo that purge: the journal without it could not be removed yet."""
 
 
 class RedisNumbers(NamedTuple):

@@ -199,3 +199,17 @@ def test_what_was_whole_survives_kill_9_and_what_was_purged_does_not(tmp_path: P
             purged = {"/large/tagged", "/tagged", "/prefix/a", "/small/0", "/posted"}
             for path in paths:
                 assert hit(gateway, path) == (path not in purged), path
+
+
+def test_a_purge_while_the_directory_is_away_is_not_undone(tmp_path: Path) -> None:
+    with Threaded(Origin, None) as origin:
+        origin.begin()
+        front = Front(origin.origin, tmp_path)
+        with front.killed() as gateway:
+            assert not hit(gateway, "/small/0")
+            wait_until(lambda: on_disk(gateway) == 1, "the file", LONG)
+            front.cache.rename(tmp_path / "moved")
+            purge(gateway, all=True)
+            (tmp_path / "moved").rename(front.cache)
+        with front.start() as gateway:
+            assert not hit(gateway, "/small/0")

@@ -41,6 +41,11 @@ BUCKET: Final = 16
 """Words of the index among which a key is looked for."""
 LEASE_BUCKET: Final = 8
 
+JOURNAL_LEFT: Final = 1
+"""Of `DISK_FAILED`: the journal is valid yet, without that purge: the next start would undo it."""
+JOURNAL_ENDED: Final = 2
+"""Of `DISK_FAILED`: there is no valid journal, so the next start begins with an empty directory."""
+
 _PAGE: Final = mmap.PAGESIZE
 _LEAST_SEGMENT: Final = 1 << 16
 _MOST_SEGMENT: Final = 1 << 20
@@ -63,7 +68,7 @@ COLUMNS: Final = 88
 ALL_EVENTS: Final = 96
 """Number of events that concern all keys."""
 DISK_FAILED: Final = 104
-"""1: a purge could not be written to the disk tier, which is not used any more."""
+"""A purge could not be written to the disk tier, which is not used any more; see `JOURNAL_LEFT`."""
 DISK_SHARD: Final = 112
 """Number for the turns over the directories of the disk tier."""
 DISK_COUNTS: Final = 256

@@ -4,7 +4,7 @@ Queues are bounded. An object that finds the queue of writes full is not written
 many before it, or that takes too long, is a miss. Rule 1: nothing is believed that does not pass its check; a file that
 fails it is removed. Rule 2: a purge holds by its number in the shared memory, for files as for objects in memory; the
 journal keeps it over a restart. If a purge cannot be written there, the tier is not used any more, in all processes,
-and the journal is removed: the next start begins with an empty one.
+and the journal is removed, as soon as that is possible: the next start begins with an empty one.
 """
 
 import errno
@@ -102,7 +102,7 @@ class DiskTier:
         expires: Callable[[bytes], float],
         date: Callable[[], float] = time.time,
     ) -> None:
-        self.disk, self._store, self._loop, self.expires, self._date = disk, store, loop, expires, date
+        self.disk, self._store, self.loop, self.expires, self._date = disk, store, loop, expires, date
         self.counts = MemoryCounts(store.memory)
         self.longest_promoted = min(LONGEST_PROMOTED, store.most_bytes)
         self.memory = store.memory
@@ -111,6 +111,8 @@ class DiskTier:
         self.purges = PurgeWriter(self)
         self._opening = threading.Lock()
         self._directory: ObjectDirectory | None = None
+        self.folder = -1
+        """The directory of the tier, open as soon as it was used, so that it is found where it was moved to."""
         self._verified: dict[tuple[int, int, int], None] = {}
         self._recalls: dict[tuple[bytes, ...], _Recall] = {}
         self._writes = 0
@@ -140,7 +142,7 @@ class DiskTier:
             if self.has_failed or len(self._recalls) >= MOST_RECALLS:
                 return False
             recall = self._recalls[name] = _Recall()
-            timer = self._loop.call_later(RECALL_S, lambda: self._end_recall(name, recall, None))
+            timer = self.loop.call_later(RECALL_S, lambda: self._end_recall(name, recall, None))
 
             def done(found: _Found | None) -> None:
                 timer.cancel()
@@ -351,6 +353,7 @@ class DiskTier:
             total(DISK_EVICTED),
             total(DISK_DAMAGED),
             bool(self._words[DISK_FAILED]),
+            self.purges.may_be_undone,
         )
 
     def close(self, *, wait: bool = True) -> None:
@@ -362,6 +365,9 @@ class DiskTier:
                 held.release()
             self._held.clear()
             self._directory = None
+            if self.folder >= 0:
+                os.close(self.folder)
+                self.folder = -1
 
     # in threads
 
@@ -370,6 +376,8 @@ class DiskTier:
         with self._opening:
             if self._directory is None:
                 path = os.path.join(self.disk.path, OBJECTS + self.disk.id)
+                if self.folder < 0:
+                    self.folder = os.open(self.disk.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 self._directory = ObjectDirectory(
                     path, self.counts, DiskGhosts(self._store.index), self.disk.most_bytes
                 )

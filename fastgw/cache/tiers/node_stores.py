@@ -2,15 +2,17 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, final
 
-from fastgw.cache.shared.layout import CONTROL, MOST_COLUMNS, CacheMemory
+from fastgw.cache.shared.layout import CONTROL, DISK_FAILED, JOURNAL_LEFT, MOST_COLUMNS, CacheMemory
 from fastgw.cache.shared.popular import Popular
 from fastgw.cache.shared.recovery import clean_up
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import Store, StoreNumbers
-from fastgw.cache.tiers.disk_claims import DiskClaims, restore_purges
+from fastgw.cache.tiers.disk_claims import DiskClaims, UnusableDisk, restore_purges
 from fastgw.cache.tiers.disk_tier import DiskLocation, DiskTier
+from fastgw.cache.tiers.purge_journal import end_journal
 from fastgw.cache.tiers.redis_purges import ALL
 from fastgw.cache.tiers.redis_tier import RedisTier
 from fastgw.cache.tiers.tier_threads import TierLoop
@@ -37,6 +39,11 @@ class NodeStore(NamedTuple):
     def settings(self) -> "StoreSettings":
         disk = None if self.disk is None else DiskSettings(self.disk.path, self.disk.most_bytes)
         return StoreSettings(self.memory.memory, self.most_bytes, disk, self.redis)
+
+    def end_failed_journal(self) -> None:
+        """End the journal of a disk tier that lacks a purge. Raises `OSError`."""
+        if self.disk is not None and self.memory.words[DISK_FAILED] == JOURNAL_LEFT:
+            end_journal(self.disk.path, self.disk.id)
 
 
 class DiskSettings(NamedTuple):
@@ -92,6 +99,13 @@ class NodeStores:
             if disk is not None and former is not None and disk.path == former.path:
                 used = former._replace(most_bytes=disk.most_bytes)
                 return NodeStore(self.next_number, before.memory, wanted.most_bytes, used, wanted.redis)
+        if before is not None and before.disk is not None:
+            try:
+                before.end_failed_journal()
+            except OSError as error:
+                if disk is not None and disk.path == before.disk.path:
+                    why = f"a purge could not be written to {disk.path}: {error.strerror}"
+                    raise UnusableDisk(f"cache: {why}") from error
         memory = CacheMemory(wanted.memory)
         if disk is None:
             return NodeStore(self.next_number, memory, wanted.most_bytes, None, wanted.redis)
@@ -108,6 +122,9 @@ class NodeStores:
 
     def close(self) -> None:
         """Release all directories."""
+        for store in self.stores.values():
+            with suppress(OSError):  # its processes have tried it as well, and said so
+                store.end_failed_journal()
         self.claims.release()
 
 
@@ -222,6 +239,7 @@ class StoreHandles:
             made = TieredStore(shared, most_bytes, self._expires, disk_tier, redis_tier)
         if disk_tier is not None and self._column == CONTROL:
             disk_tier.begin_scan()
+            disk_tier.purges.begin_ending()
         if (before := self._handles.get(name)) is not None:
             for each in self._former[:-1]:
                 if isinstance(each, TieredStore) and each.disk is not None:

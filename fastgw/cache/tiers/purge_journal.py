@@ -103,6 +103,54 @@ def remove_journal(path: str) -> None:
         os.unlink(os.path.join(path, _NAME))
 
 
+def end_journal(path: str, id_: str, folder: int = -1) -> None:
+    """Make a journal invalid for good: at the next start all objects are gone. Raises `OSError` if it may be valid yet.
+
+    `folder`: the directory as it was opened earlier; -1: it is not open. It is the right one when the path leads
+    elsewhere meanwhile, and can be written when another mount covers it. A journal of another id is left alone.
+    """
+    head, failure, there = _MAGIC + bytes.fromhex(id_), None, -1
+    try:
+        there = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        if folder < 0 or not isinstance(error, FileNotFoundError | NotADirectoryError):
+            failure = error
+    try:
+        for each in (there, folder):
+            if each >= 0:
+                try:
+                    _end(each, head)
+                except OSError as error:
+                    failure = error
+    finally:
+        if there >= 0:
+            os.close(there)
+    if failure is not None:
+        raise failure
+
+
+def _end(folder: int, head: bytes) -> None:
+    try:
+        fd = os.open(_NAME, os.O_RDONLY | _FLAGS, dir_fd=folder)
+    except FileNotFoundError:
+        fd = -1
+    if fd >= 0:
+        try:
+            if os.pread(fd, len(head), 0) != head:
+                return
+        finally:
+            os.close(fd)
+        try:
+            os.unlink(_NAME, dir_fd=folder)
+        except OSError:  # a directory may be read-only where its files are not
+            fd = os.open(_NAME, os.O_WRONLY | os.O_TRUNC | _FLAGS, dir_fd=folder)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+    os.fsync(folder)  # also if it was removed before: that may not be on the disk yet
+
+
 def compacted(purges: Iterable[Purge]) -> list[Purge]:
     """Return the entries in the order of their numbers, the last one of equal ones."""
     last: dict[tuple[str, bool, bytes], Purge] = {}

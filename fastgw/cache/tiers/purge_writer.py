@@ -1,12 +1,17 @@
-"""Writes the purges of one process to the journal of a disk tier, one batch after another."""
+"""Writes the purges of one process to the journal of a disk tier, one batch after another.
+
+A purge that cannot be written ends the journal, as the next start would undo the purge. Where that is not possible
+either, it is tried again: by this process when it ends, and by the control process every second.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from errno import EDQUOT, ENOSPC
 from typing import TYPE_CHECKING, Final, final
 
-from fastgw.cache.shared.layout import DISK_FAILED
-from fastgw.cache.tiers.purge_journal import DamagedJournal, Purge, append_purges, remove_journal
+from fastgw.cache.shared.layout import DISK_FAILED, JOURNAL_ENDED, JOURNAL_LEFT
+from fastgw.cache.shared.watches import TimerHandle
+from fastgw.cache.tiers.purge_journal import DamagedJournal, Purge, append_purges, end_journal
 from fastgw.cache.tiers.tier_threads import Work
 from fastgw.operator_events import OperatorEvent, log_event
 
@@ -15,6 +20,8 @@ if TYPE_CHECKING:
 
 MOST_PURGES: Final = 10_000
 """Purges that are yet to be written; with more, everything is purged from the disk."""
+LOOK_S: Final = 1.0
+"""Seconds between two attempts to end the journal."""
 _ATTEMPTS: Final = 3
 
 
@@ -26,7 +33,8 @@ class PurgeWriter:
         self._tier = tier
         self._pending: list[Purge] = []
         self._waiting: list[Callable[[], None]] = []
-        self._is_writing = False
+        self._is_writing = self._is_ending = False
+        self._timer: TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<PurgeWriter pending={len(self._pending)}>"
@@ -52,8 +60,48 @@ class PurgeWriter:
         else:
             callback()
 
+    @property
+    def may_be_undone(self) -> bool:
+        """Whether the next start would undo a purge: it could not be written, and the journal could not be ended."""
+        return self._tier.memory.words[DISK_FAILED] == JOURNAL_LEFT
+
+    def begin_ending(self) -> None:
+        """End the journal once that is possible after a purge could not be written, by any process. For one process
+        of the node.
+        """
+
+        def done(_: bool | None) -> None:
+            self._is_ending = False
+
+        if self.may_be_undone and not self._is_ending:
+            self._is_ending = True
+            self._tier.threads.run(Work.PURGE, self.end_journal, done)
+        self._timer = self._tier.loop.call_later(LOOK_S, self.begin_ending)
+
+    def end_journal(self) -> bool:
+        """End the journal if a purge could not be written, in a thread. False: it may be valid yet."""
+        tier = self._tier
+        if not self.may_be_undone:
+            return True
+        try:
+            end_journal(tier.disk.path, tier.disk.id, tier.folder)
+        except OSError:
+            return False
+        tier.memory.words[DISK_FAILED] = JOURNAL_ENDED
+        log_event(
+            OperatorEvent.CACHE_DISK_TROUBLE,
+            "cache: the purges of %s are removed: the next start begins with an empty directory",
+            tier.disk.path,
+        )
+        return True
+
     def close(self) -> None:
         """Write what is left, without calls of the loop."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.may_be_undone:
+            self._tier.threads.run(Work.PURGE, self.end_journal, lambda is_ended: None)
         purges, self._pending = self._pending, []
         if purges:
             self._tier.threads.run(Work.PURGE, lambda: self._append(purges), lambda is_written: None)
@@ -78,6 +126,8 @@ class PurgeWriter:
     def _append(self, purges: Sequence[Purge]) -> bool:
         """Append to the journal, in a thread."""
         tier = self._tier
+        if tier.memory.words[DISK_FAILED]:
+            return False  # another process has reported it
         why: OSError | DamagedJournal | None = None
         for attempt in range(_ATTEMPTS):
             try:
@@ -89,13 +139,16 @@ class PurgeWriter:
                         tier.opened().evict_down_to(tier.counts.size * (9 - attempt) // 10)
             else:
                 return True
-        tier.memory.words[DISK_FAILED] = 1
+        tier.memory.words[DISK_FAILED] = JOURNAL_LEFT
         with suppress(OSError):
-            remove_journal(tier.disk.path)
+            end_journal(tier.disk.path, tier.disk.id, tier.folder)
+            tier.memory.words[DISK_FAILED] = JOURNAL_ENDED
+        undone = "; until it can be written the next start would serve what was purged" if self.may_be_undone else ""
         log_event(
             OperatorEvent.CACHE_DISK_FAILED,
-            "cache: a purge cannot be written to %s: %s; the disk is not used until the next start",
+            "cache: a purge cannot be written to %s: %s; the disk is not used until the next start%s",
             tier.disk.path,
             getattr(why, "strerror", None) or why,
+            undone,
         )
         return False

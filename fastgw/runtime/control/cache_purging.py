@@ -274,14 +274,13 @@ class CachePurging:
             return None
         if self._replicator.is_alone:
             count = await count_objects(counting)
-            await self._wait_for_disk(order.store)
-            return CachePurged(count, "node")
+            return CachePurged(count, "node", await self._wait_for_disk(order.store))
         announced = self._waiters[order.id] = asyncio.Event()
         try:
             is_recorded = self._tell(AnnouncePurge(generation=0, order=_recordable(order)))
             self._publish(order)
             count = await count_objects(counting)
-            await self._wait_for_disk(order.store)
+            is_kept = await self._wait_for_disk(order.store)
             with suppress(TimeoutError):
                 async with asyncio.timeout(ANNOUNCED_S if self._replicator.is_there else 0.0):
                     await announced.wait()
@@ -291,16 +290,23 @@ class CachePurging:
             del self._waiters[order.id]
         if not (is_recorded or announced.is_set()):
             raise PurgeNotRecorded
-        return CachePurged(count, "shared" if announced.is_set() else "away")
+        return CachePurged(count, "shared" if announced.is_set() else "away", is_kept)
 
-    async def _wait_for_disk(self, name: str) -> None:
-        """Wait until the purges of a store would also hold after a restart, unless its disk hangs."""
+    async def _wait_for_disk(self, name: str) -> bool:
+        """Wait until the purges of a store would also hold after a restart. False: its disk hangs, or the purge could
+        not be written and the journal without it is valid yet.
+        """
         store, written = self._store_of(name), asyncio.Event()
-        if store is not None:
-            store.when_purged(written.set)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(DISK_S):
-                    await written.wait()
+        if store is None:
+            return True
+        store.when_purged(written.set)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DISK_S):
+                await written.wait()
+        numbers = store.numbers()
+        if numbers.disk is None or numbers.disk.may_be_undone:
+            return numbers.disk is None
+        return written.is_set() or numbers.redis is not None  # Redis may be what was waited for
 
     def purge_recorded(self, message: AnnouncePurge) -> None:
         """Announce a purge that a worker has carried out."""

@@ -21,6 +21,7 @@ from fastgw.cache.tiers.disk_object import DiskObject
 from fastgw.cache.tiers.object_directory import ObjectDirectory
 from fastgw.cache.tiers.object_file import BLOCK, ObjectRecord, read_blocks, read_record
 from fastgw.cache.tiers.shard_counts import DiskGhosts, MemoryCounts
+from fastgw.cache.tiers.tier_threads import Work
 from fastgw.cache.tiers.tiered_store import TieredStore
 from fastgw.routing.table import at_once
 from tests.support.small_file_system import small_file_system
@@ -575,6 +576,78 @@ def test_a_purge_that_cannot_be_written_ends_the_tier(
     assert disk.has_failed
     assert not node.b.recall([K], lambda found: None)
     assert restart(node).recall(K) is None
+
+
+def failed_purge(node: TieredNode) -> tuple[bool, bool]:
+    """Purge while nothing can be written, and return whether the tier has failed, and may have its purge undone."""
+    with mock.patch.object(os, "fdatasync", side_effect=OSError(errno.EROFS, "read-only file system")):
+        at_once(node.a.purge_tags([b"t"]))
+        node.settle()
+        disk = node.b.numbers().disk
+    assert disk is not None
+    return disk.has_failed, disk.may_be_undone
+
+
+def may_be_undone(node: TieredNode) -> bool:
+    disk = node.b.numbers().disk
+    assert disk is not None
+    assert disk.has_failed
+    return disk.may_be_undone
+
+
+def test_a_journal_that_cannot_be_removed_is_removed_later(
+    node: TieredNode, restart: Callable[[TieredNode], TieredNode]
+) -> None:
+    store_one(node)
+    assert isinstance(node.b, TieredStore)
+    node.b.disk.purges.begin_ending()
+    with mock.patch.object(purge_journal, "_end", side_effect=OSError(errno.EROFS, "read-only file system")):
+        assert failed_purge(node) == (True, True)
+        (timer,) = node.loops[2].later
+        timer.callback()
+        node.b.disk.threads.run(Work.PURGE, lambda: None, lambda done: None)  # the last job, after the attempt
+        node.ready.get(timeout=60)()
+        node.ready.get(timeout=60)()
+        assert may_be_undone(node)
+    assert (Path(node.path) / "purges").exists()
+    node.loops[2].later[-1].callback()
+    node.ready.get(timeout=60)()
+    assert not may_be_undone(node)
+    assert not (Path(node.path) / "purges").exists()
+    assert restart(node).recall(K) is None
+
+
+def test_a_journal_is_removed_at_the_end_at_the_latest(
+    node: TieredNode, restart: Callable[[TieredNode], TieredNode]
+) -> None:
+    store_one(node)
+    with mock.patch.object(purge_journal, "_end", side_effect=OSError(errno.EROFS, "read-only file system")):
+        assert failed_purge(node) == (True, True)
+    assert restart(node).recall(K) is None
+
+
+def test_a_directory_that_was_moved_has_no_purge_undone(
+    node: TieredNode, restart: Callable[[TieredNode], TieredNode]
+) -> None:
+    store_one(node)
+    os.rename(node.path, f"{node.path}.moved")
+    at_once(node.a.purge_tags([b"t"]))
+    node.settle()
+    assert not may_be_undone(node)
+    os.rename(f"{node.path}.moved", node.path)
+    assert restart(node).recall(K) is None
+
+
+def test_a_journal_in_a_directory_that_cannot_be_changed_is_emptied(tmp_path: Path) -> None:
+    run = purge_journal.begin_run(str(tmp_path), rewrite=True)
+    with mock.patch.object(os, "unlink", side_effect=OSError(errno.EACCES, "permission denied")):
+        purge_journal.end_journal(str(tmp_path), "0" * 16)
+        assert purge_journal.begin_run(str(tmp_path), rewrite=False).id == run.id  # another journal is left alone
+        purge_journal.end_journal(str(tmp_path), run.id)
+    assert (tmp_path / "purges").read_bytes() == b""
+    assert purge_journal.begin_run(str(tmp_path), rewrite=True).id != run.id
+    with pytest.raises(FileNotFoundError):
+        purge_journal.end_journal(str(tmp_path / "none"), run.id)
 
 
 def test_the_journal_is_rewritten_when_it_has_grown(

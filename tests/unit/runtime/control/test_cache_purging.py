@@ -10,6 +10,7 @@ import pytest
 
 from fastgw.admin.node_interface import CachePurged, PurgeNotRecorded
 from fastgw.cache.process_store import ProcessStore
+from fastgw.cache.shared.layout import DISK_FAILED, JOURNAL_ENDED, JOURNAL_LEFT
 from fastgw.cache.store import Refusal
 from fastgw.config import load_text
 from fastgw.filters import TYPES
@@ -20,6 +21,7 @@ from fastgw.runtime.node.purge_persistence import purge_file, restore_waiting
 from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, url_tag
 from fastgw.sync.purge_backlog import RECENT_S, PurgeBacklog
 from tests.support.redis_server import RedisServer
+from tests.unit.cache.nodes import TieredNode
 
 DEADLINE_S = 30.0
 URL = b"http://a.test/b"
@@ -331,6 +333,25 @@ def test_a_purge_outlives_a_gateway_that_is_killed_before_redis_is_back(
                 await asyncio.gather(keeping, return_exceptions=True)
 
     play(act)
+
+
+def test_a_purge_that_a_restart_would_undo_says_so(tmp_path: Path) -> None:
+    tiered = TieredNode(str(tmp_path / "cache"))
+
+    async def act() -> None:
+        node = Node()
+        node.store = tiered.a  # type: ignore[assignment]
+        node.purging = node.control()
+        assert await node.purging.purge(OF_URL) == CachePurged(0, "node")
+        tiered.settle()
+        tiered.memory.words[DISK_FAILED] = JOURNAL_LEFT
+        assert await node.purging.purge(OF_URL) == CachePurged(0, "node", holds_after_restart=False)
+        tiered.memory.words[DISK_FAILED] = JOURNAL_ENDED
+        assert await node.purging.purge(OF_URL) == CachePurged(0, "node")
+
+    tiered.loops[1].call_soon_threadsafe = lambda callback: callback()
+    play(act)
+    tiered.close()
 
 
 def test_a_control_process_carries_out_no_purge_of_the_time_of_the_former_one(redis: RedisServer) -> None:
