@@ -16,7 +16,7 @@ from fastgw.gateway.compiler import compile
 from fastgw.gateway.tables import CompileError
 from fastgw.kernel import when_alone
 from fastgw.net import openssl
-from fastgw.operator_log import call_process, configure
+from fastgw.operator_log import call_process, configure, notice_logs
 from fastgw.runtime.ipc.channel import FIRST_GENERATION
 from fastgw.runtime.node.analytics_writer import write_last_counts
 from fastgw.runtime.node.bound_addresses import Bound
@@ -66,6 +66,7 @@ def run_gateway(
     settings = loaded.config
     call_process("supervisor")
     configure(settings.log)
+    notice_logs()
     workers = auto_workers(usable_cpus()) if settings.workers == "auto" else settings.workers
     index = index_of(settings.consumers, loaded.captured)
     try:

@@ -19,6 +19,7 @@ from typing import Final, final
 from fastgw.cache.shared.layout import CacheMemory
 from fastgw.cache.shared.purges import Purges
 from fastgw.cache.tiers.purge_journal import Run, begin_run, remove_journal
+from fastgw.operator_events import OperatorEvent, log_event
 
 LEAVING_S: Final = 2.0
 """Seconds that a start waits for a gateway that is ending."""
@@ -81,13 +82,7 @@ class DiskClaims:
                 self.held[path] = _locked(path, timeout)
             if path in self._left:
                 remove_journal(path)
-            try:
-                return begin_run(path, rewrite=is_new)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                _make_space(path)
-                return begin_run(path, rewrite=is_new)
+            return _begun(path, rewrite=is_new)
         except BlockingIOError:
             raise UnusableDisk(f"cache: {path} is used by another gateway; each needs its own directory") from None
         except OSError as error:
@@ -125,11 +120,35 @@ def _locked(path: str, timeout: float) -> int:
         raise
 
 
-def _make_space(path: str) -> None:
-    """Remove some files of a full disk, so that a run can begin."""
-    for each in islice(Path(path).glob("objects-*/*/*"), _MOST_REMOVED):
-        with suppress(OSError):
-            each.unlink()
+def _begun(path: str, *, rewrite: bool) -> Run:
+    """Begin a run; on a full disk after the removal of as few files as that needs. Raises `OSError`."""
+    files = islice(Path(path).glob("objects-*/*/*"), _MOST_REMOVED)
+    evicted = 0
+    while True:
+        try:
+            run = begin_run(path, rewrite=rewrite)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not any(map(_unlink, files)):
+                raise
+            evicted += 1
+        else:
+            break
+    if evicted:
+        log_event(
+            OperatorEvent.CACHE_DISK_TROUBLE,
+            "cache: %s is full: %d cached responses were removed to begin its file of purges",
+            path,
+            evicted,
+        )
+    return run._replace(evicted=evicted)
+
+
+def _unlink(file: Path) -> bool:
+    try:
+        file.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def restore_purges(memory: CacheMemory, run: Run) -> None:

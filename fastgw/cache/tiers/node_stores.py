@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, final
 
-from fastgw.cache.shared.layout import CONTROL, DISK_FAILED, JOURNAL_LEFT, MOST_COLUMNS, CacheMemory
+from fastgw.cache.shared.layout import CONTROL, DISK_EVICTED, DISK_FAILED, JOURNAL_LEFT, MOST_COLUMNS, CacheMemory
 from fastgw.cache.shared.popular import Popular
 from fastgw.cache.shared.recovery import clean_up
 from fastgw.cache.shared.shared_store import SharedStore
@@ -111,6 +111,7 @@ class NodeStores:
             return NodeStore(self.next_number, memory, wanted.most_bytes, None, wanted.redis)
         run = self.claims.begin_run(disk.path, timeout)
         restore_purges(memory, run)
+        memory.add(memory.use_column(CONTROL) + DISK_EVICTED, run.evicted)
         used = DiskLocation(disk.path, run.id, disk.most_bytes)
         return NodeStore(self.next_number, memory, wanted.most_bytes, used, wanted.redis)
 

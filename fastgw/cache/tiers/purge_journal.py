@@ -57,6 +57,8 @@ class Run(NamedTuple):
     number: int
     """The first number of the run."""
     purges: list[Purge]
+    evicted: int = 0
+    """Files that were removed from a full disk, so that it could begin."""
 
 
 def begin_run(path: str, *, rewrite: bool) -> Run:

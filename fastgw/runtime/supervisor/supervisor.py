@@ -28,7 +28,7 @@ from fastgw import VERSION
 from fastgw.audit.chain import AuditEntry
 from fastgw.audit.log import AuditLog
 from fastgw.operator_events import OperatorEvent
-from fastgw.operator_log import RareNotice, call_ourselves, notice, notice_logs
+from fastgw.operator_log import RareNotice, call_ourselves, notice
 from fastgw.runtime.control import statsd
 from fastgw.runtime.control.control import import_admin
 from fastgw.runtime.ipc.channel import (
@@ -191,7 +191,6 @@ class Supervisor:
         self._signals.catch()
         call_ourselves("fastgw")  # after an upgrade it has the interpreter's name
         self._selector.register(self._signals, selectors.EVENT_READ, self._handle_signals)
-        notice_logs()
         if "admin" in self._node_state.own:
             import_admin()
         gc.collect()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fastgw.cache.shared.layout import DISK_EVICTED
 from fastgw.cache.tiers import disk_claims
 from fastgw.cache.tiers.disk_claims import DiskClaims, UnusableDisk, why_not_disk
 from fastgw.cache.tiers.node_stores import DiskSettings, NodeStores, StoreSettings
@@ -59,7 +60,9 @@ def test_unusable_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "belongs to another user" in str(why_not_disk(str(tmp_path / "own")))
 
 
-def test_a_full_file_system_is_an_error_that_leaves_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_file_system_is_an_error_that_leaves_no_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(path: str, *, rewrite: bool) -> None:
         raise OSError(28, "No space left on device")
 
@@ -70,18 +73,25 @@ def test_a_full_file_system_is_an_error_that_leaves_no_claim(tmp_path: Path, mon
             claims.begin_run(str(tmp_path), 0.0)
     assert not claims.held
     (tmp_path / "objects-0" / "00").mkdir(parents=True)
-    (tmp_path / "objects-0" / "00" / "file").touch()
+    for number in range(10):
+        (tmp_path / "objects-0" / "00" / f"file {number}").touch()
     begin_run, calls = disk_claims.begin_run, []
 
-    def fail_once(path: str, *, rewrite: bool) -> object:
+    def fail_twice(path: str, *, rewrite: bool) -> object:
         calls.append(path)
-        return begin_run(path, rewrite=rewrite) if len(calls) > 1 else fail(path, rewrite=rewrite)
+        return begin_run(path, rewrite=rewrite) if len(calls) > 2 else fail(path, rewrite=rewrite)
 
+    stores = NodeStores()
     with monkeypatch.context() as patched:
-        patched.setattr(disk_claims, "begin_run", fail_once)
-        claims.begin_run(str(tmp_path), 0.0)
-    assert not (tmp_path / "objects-0" / "00" / "file").exists()
-    claims.release()
+        patched.setattr(disk_claims, "begin_run", fail_twice)
+        wanted = StoreSettings(1 << 20, 1 << 16, DiskSettings(str(tmp_path), DISK))
+        stores.use_stores(stores.planned({"main": wanted}))
+    assert len([*(tmp_path / "objects-0" / "00").iterdir()]) == 8  # no more than it needs
+    assert stores.stores["main"].memory.total(DISK_EVICTED) == 2
+    assert [each.getMessage() for each in caplog.records] == [
+        f"cache: {tmp_path} is full: 2 cached responses were removed to begin its file of purges"
+    ]
+    stores.close()
 
 
 def test_a_change_of_the_disk_keeps_what_it_can(tmp_path: Path) -> None:
