@@ -19,6 +19,11 @@ from fastgw.config.base.value_types import Address
 
 FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
 VARIABLES: Final = ("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES")
+MOST_REPORTED: Final = 32
+"""Descriptors that cannot be used and have a line of their own."""
+MOST_FILES: Final = 1 << 20
+"""Usual maximum of a kernel for the limit of open files (fs.nr_open)."""
+_MOST_DIGITS: Final = 20
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
@@ -71,29 +76,37 @@ class Inherited:
         self.left = ()
 
 
-def inherited(environ: MutableMapping[str, str] = os.environ) -> Inherited:
+def inherited(environ: MutableMapping[str, str] = os.environ, files: int = MOST_FILES) -> Inherited:
     """Find the sockets that systemd has passed, once: the variables are removed, so that children do not use them.
 
-    The sockets do not block, and an exec closes them.
+    The sockets do not block, and an exec closes them. `files`: limit of open files of this process.
     """
     environment = {name: environ.pop(name, "") for name in VARIABLES}
     pid, count = environment["LISTEN_PID"], environment["LISTEN_FDS"]
     if not pid or not count:
         return Inherited(())
-    if not (pid.isdecimal() and count.isdecimal()):
+    if not (pid.isdecimal() and count.isdecimal() and len(pid + count) <= _MOST_DIGITS):
         return Inherited((), [f"what systemd passes is not used: LISTEN_PID={pid} LISTEN_FDS={count} are no numbers"])
     if int(pid) != os.getpid():
         why = f"it is for process {pid}, and this is {os.getpid()}: start fastgw without a shell, or by its `exec`"
         return Inherited((), [f"what systemd passes is not used: {why}"])
+    if 0 <= (most := files - FIRST_FD) < int(count):
+        why = f"LISTEN_FDS={count} is more than the {most} that this process may have (ulimit -n)"
+        return Inherited((), [f"what systemd passes is not used: {why}"])
     names = environment["LISTEN_FDNAMES"].split(":") if environment["LISTEN_FDNAMES"] else []
-    passed, refused = [], []
+    passed, refused, more = [], [], 0
     for index in range(int(count)):
         fd, name = FIRST_FD + index, names[index] if index < len(names) else "unknown"
         try:
             passed.append(Passed(_listening(fd), name))
         except (OSError, ValueError) as error:
+            if len(refused) >= MOST_REPORTED:
+                more += 1
+                continue
             why = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
             refused.append(f"descriptor {fd} from systemd ({name}) is not used: {why}")
+    if more:
+        refused.append(f"{more} more descriptors from systemd are not used")
     return Inherited(passed, refused)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import pytest
 
 from fastgw.config.base.value_types import Address, parse_address
 from fastgw.runtime.sockets import systemd_activation
-from fastgw.runtime.sockets.systemd_activation import Inherited, bound_to, inherited
+from fastgw.runtime.sockets.systemd_activation import MOST_REPORTED, Inherited, bound_to, inherited
 
 FIRST_FD = 600  # of this test, where pytest has none of its own
 
@@ -111,6 +112,23 @@ class TestWhatIsPassed:
         found = inherited(dict(zip(("LISTEN_PID", "LISTEN_FDS"), numbers, strict=True)))
         (told,) = found.unclaimed()
         assert "no numbers" in told
+
+    def test_is_not_tried_beyond_the_limit_of_open_files(self):
+        found = inherited({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1000000"}, files=1024)
+        (told,) = found.unclaimed()
+        assert "LISTEN_FDS=1000000 is more than the 1021 that this process may have (ulimit -n)" in told
+        found = inherited({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "9" * 5000})
+        (told,) = found.unclaimed()
+        assert "no numbers" in told
+
+    def test_is_reported_in_a_few_lines_when_much_of_it_is_closed(self, monkeypatch):
+        def closed(fd: int) -> socket.socket:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+
+        monkeypatch.setattr(systemd_activation, "_listening", closed)
+        found = inherited({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(MOST_REPORTED + 8)})
+        *_, last = lines = found.unclaimed()
+        assert (len(lines), last) == (MOST_REPORTED + 1, "8 more descriptors from systemd are not used")
 
     def test_is_checked(self, passing, listening, find, opened, tmp_path):
         """One that cannot be used is told, and the others are."""
