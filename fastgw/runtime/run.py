@@ -26,8 +26,8 @@ from fastgw.runtime.node.gateway_registration import register
 from fastgw.runtime.node.ocsp_storage import restore_responses
 from fastgw.runtime.node.purge_persistence import restore_waiting
 from fastgw.runtime.node.quota_persistence import claim_file, keep_all, restore_all
-from fastgw.runtime.node.startup import CannotStart, UnusableSettings, open_node_state
-from fastgw.runtime.process.machine_capacity import auto_workers, usable_cpus
+from fastgw.runtime.node.startup import CannotStart, UnusableSettings, enough_files, open_node_state
+from fastgw.runtime.process.machine_capacity import auto_workers, file_limit, usable_cpus
 from fastgw.runtime.reload.config_notes import key_of, log_notes, new_among, notes_of
 from fastgw.runtime.reload.sink_checks import unusable_sinks
 from fastgw.runtime.sockets.systemd_activation import inherited
@@ -78,18 +78,19 @@ def run_gateway(
     if handover is None and (unwritable := locate_settings(loaded, TYPES, unusable_sinks(loaded))):
         raise UnusableSettings(unwritable)
     notes = notes_of(loaded, gateway)
-    accepted = accept(
-        loaded,
-        generation=FIRST_GENERATION if handover is None else handover.generation,
-        date=time.time() if handover is None else handover.date,
-        source="start" if handover is None else handover.source,
-        slot_table=gateway.slot_table,
-        workers=workers,
-        base=None,
-        index=index,
-        known_notes=map(key_of, notes),
-        rest=gateway.config,
-    )
+    with enough_files():
+        accepted = accept(
+            loaded,
+            generation=FIRST_GENERATION if handover is None else handover.generation,
+            date=time.time() if handover is None else handover.date,
+            source="start" if handover is None else handover.source,
+            slot_table=gateway.slot_table,
+            workers=workers,
+            base=None,
+            index=index,
+            known_notes=map(key_of, notes),
+            rest=gateway.config,
+        )
     del loaded, settings  # they may be large, and children would inherit them
     if trial is not None:
         preflight(trial, accepted, gateway)
@@ -98,25 +99,27 @@ def run_gateway(
         gc.freeze()
         raise SystemExit(PASSED)  # its own status: a program that does nothing exits with 0
     with ExitStack() as opened:
-        if past is None:
-            node_state = open_node_state(accepted, gateway, inherited(), opened)
-            log_notes(new_among(notes, ()))
-        else:
-            node_state = take_over(past, accepted, gateway, opened)
-            ready_fd = None  # already written; the number may be reused
-        node_state.follows_files, node_state.name = follow_files, name
-        try:
-            claimed = -1 if past is None else past.quota_claim
-            node_state.quota_claim = claim_file(accepted.settings, node_state.run_key, claimed)
-        except InUse as error:
-            raise CannotStart(f"quotas: {error}") from error
-        restore_all(node_state.shared.quotas, accepted.settings)
-        if past is None:
-            restore_waiting(node_state.purges, node_state.caches.stores, node_state.run_key)
-            restore_responses(accepted, node_state.feeds)
-        register(node_state)
-        if node_state.registration is not None:
-            opened.callback(node_state.registration.end)
-        Supervisor(node_state, announce, ready_fd, companions, past).run()
+        with enough_files():
+            if past is None:
+                node_state = open_node_state(accepted, gateway, inherited(files=file_limit()), opened)
+                log_notes(new_among(notes, ()))
+            else:
+                node_state = take_over(past, accepted, gateway, opened)
+                ready_fd = None  # already written; the number may be reused
+            node_state.follows_files, node_state.name = follow_files, name
+            try:
+                claimed = -1 if past is None else past.quota_claim
+                node_state.quota_claim = claim_file(accepted.settings, node_state.run_key, claimed)
+            except InUse as error:
+                raise CannotStart(f"quotas: {error}") from error
+            restore_all(node_state.shared.quotas, accepted.settings)
+            if past is None:
+                restore_waiting(node_state.purges, node_state.caches.stores, node_state.run_key)
+                restore_responses(accepted, node_state.feeds)
+            register(node_state)
+            if node_state.registration is not None:
+                opened.callback(node_state.registration.end)
+            supervisor = Supervisor(node_state, announce, ready_fd, companions, past)
+        supervisor.run()
         write_last_counts(node_state)
         keep_all(node_state.shared.quotas, node_state.sealed.settings, node_state.run_key, node_state.quota_claim)

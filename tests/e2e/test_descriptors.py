@@ -104,3 +104,12 @@ def test_a_gateway_does_not_start_with_too_few_to_serve_a_client(tmp_path: Path)
         )
         with gateway.connect() as client:
             assert client.exchange(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").body == b"ok"
+
+
+@pytest.mark.parametrize("files", [14, 18, 21, 23])
+def test_a_start_with_too_few_says_so(files: int, tmp_path: Path) -> None:
+    """How many there are decides where it fails; it has no defect anywhere."""
+    config = {"listeners": {"main": ANYWHERE}, "workers": 1, "routes": [{"name": "all", "respond": {"body": "ok"}}]}
+    with pytest.raises(GatewayFailed, match=r"Too many open files") as failed:
+        Gateway(config, tmp_path, launcher=["prlimit", f"--nofile={files}:{files}"])
+    assert "internal error" not in str(failed.value)

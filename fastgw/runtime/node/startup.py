@@ -1,9 +1,10 @@
 """Startup of the supervisor, before any child: shared memory, sockets, the accepted configuration."""
 
+import errno
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from fastgw import compiled
@@ -21,7 +22,7 @@ from fastgw.runtime.node.cache_stores import open_stores
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.runtime.node.node_state import NodeState, Sealed, assign_endpoints
 from fastgw.runtime.node.shm_layout import ShmLayout
-from fastgw.runtime.process.machine_capacity import file_limit_warning, raise_file_limit
+from fastgw.runtime.process.machine_capacity import file_limit, file_limit_warning, raise_file_limit
 from fastgw.runtime.sockets.listening_sockets import AddressInUse, CannotListen, ListeningEndpoint, close_endpoints
 from fastgw.runtime.sockets.systemd_activation import Inherited, unclaimed_line
 from fastgw.shm.memory import SharedMemory
@@ -37,6 +38,18 @@ class CannotStart(Exception):
     """The gateway could not start; the text is the error message in one line."""
 
 
+@contextmanager
+def enough_files() -> Iterator[None]:
+    """Raise `CannotStart`, which says what to do, where the block fails because too many files are open."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        why = f"{error.strerror}: with at most {file_limit()} (ulimit -n) the gateway cannot start; raise it"
+        raise CannotStart(why) from error
+
+
 class UnusableSettings(CannotStart):
     """The configuration is valid, but this machine cannot use some settings."""
 
@@ -46,7 +59,9 @@ class UnusableSettings(CannotStart):
 
 
 def open_node_state(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherited, opened: ExitStack) -> NodeState:
-    """Create everything for a start; closed by `opened`. Raises `CannotListen` and `CannotStart`."""
+    """Create everything for a start; closed by `opened`. Raises `CannotListen`, `CannotStart`, and `OSError` where too
+    many files are open.
+    """
     settings = accepted.settings
     words = ShmLayout(gateway)
     try:
@@ -56,6 +71,8 @@ def open_node_state(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherite
     except UnusableDisk as error:
         raise CannotStart(str(error)) from error
     except (MemoryError, OverflowError, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EMFILE:
+            raise
         raise CannotStart(
             f"cannot have the shared memory that workers: {accepted.workers}, limits.connections: "
             f"{settings.limits.connections} and caches need; lower them"

@@ -68,7 +68,7 @@ from fastgw.runtime.node.heartbeat_monitor import SILENT_S
 from fastgw.runtime.node.node_state import NodeState, ReloadRecord
 from fastgw.runtime.node.purge_persistence import keep_waiting
 from fastgw.runtime.node.quota_persistence import file_of
-from fastgw.runtime.node.startup import CannotStart, close_unused
+from fastgw.runtime.node.startup import CannotStart, close_unused, enough_files
 from fastgw.runtime.node.systemd_notify import Notifier
 from fastgw.runtime.process.signals import Signals, outcome
 from fastgw.runtime.reload.coordinator import Reloading
@@ -192,7 +192,8 @@ class Supervisor:
         call_ourselves("fastgw")  # after an upgrade it has the interpreter's name
         self._selector.register(self._signals, selectors.EVENT_READ, self._handle_signals)
         if "admin" in self._node_state.own:
-            import_admin()
+            with enough_files():
+                import_admin()
         gc.collect()
         gc.freeze()  # keeps these objects in pages shared with the children
         try:
