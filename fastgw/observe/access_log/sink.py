@@ -20,6 +20,7 @@ from fastgw.operator_events import OperatorEvent, log_event
 STDOUT: Final = "stdout"
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _MODE: Final = 0o640
+_DROPPED: Final = "are dropped until it can be written"
 _LOOK_MS: Final = 100  # interval at which a wait for a reader checks whether it was abandoned
 
 
@@ -61,7 +62,7 @@ class Sink:
         self._poll = select.poll()
         self._current = False
         self._torn = False
-        self._trouble: int | None = None
+        self._trouble: tuple[int | None, bool] | None = None
         self.abandoned = False
         """Set by another thread: stop waiting for a reader."""
 
@@ -71,7 +72,7 @@ class Sink:
 
     def refresh(self) -> None:
         """Reopen the destination if that is due. If it cannot be opened, lines are still written to the previous
-        one.
+        one, unless that was deleted: then they are lost.
         """
         if self._current:
             return
@@ -80,7 +81,7 @@ class Sink:
             fd = _open_stdout() if self._name == STDOUT else os.open(self._name, _FLAGS | os.O_CREAT, _MODE)
         except OSError as error:
             self._current = False
-            self._report_error(error)
+            self._report_error(error, is_kept=self._fd >= 0 and not self._is_deleted)
             return
         self.close()
         self._fd, self._torn = fd, False
@@ -121,7 +122,16 @@ class Sink:
             return lines.count(b"\n")
         if self._regular and self._rotation is not None:
             return self._append_rotated(lines, self._rotation)
-        return self._append(lines) if self._regular else sum(map(self._append, _packed(lines)))
+        return self._append_regular(lines) if self._regular else sum(map(self._append, _packed(lines)))
+
+    @property
+    def _is_deleted(self) -> bool:
+        """Whether the open file has no name any more."""
+        return self._regular and not os.fstat(self._fd).st_nlink
+
+    def _append_regular(self, lines: bytes) -> int:
+        """Append lines to the open file, which is the previous one if the destination cannot be opened."""
+        return lines.count(b"\n") if not self._current and self._is_deleted else self._append(lines)
 
     def _append_rotated(self, lines: bytes, rotation: Rotation) -> int:
         """Append lines to the present file, which may have to be rotated first."""
@@ -133,7 +143,7 @@ class Sink:
             self.expire()
             self.refresh()
             if not self._current:  # it cannot be opened
-                return self._append(lines)
+                return self._append_regular(lines)
 
     def _append(self, batch: bytes) -> int:
         """Append lines, after directives that are due, and return the number of lost ones."""
@@ -182,17 +192,19 @@ class Sink:
         except OSError:
             self._torn = True
 
-    def _report_error(self, error: OSError | None) -> None:
-        trouble = error.errno if error else None
+    def _report_error(self, error: OSError | None, *, is_kept: bool = False) -> None:
+        """Report a change of what is wrong. `is_kept`: lines go to the file that was open before."""
+        trouble = (error.errno, is_kept) if error else None
         if trouble == self._trouble:
             return
         self._trouble = trouble
         if error:
             log_event(
                 OperatorEvent.ACCESS_LOG_FAILED,
-                "access log %s: %s; lines are dropped until it can be written",
+                "access log %s: %s; lines %s",
                 self._name,
                 error.strerror,
+                "go to the file that is open until it can be opened" if is_kept else _DROPPED,
             )
         else:
             log_event(OperatorEvent.ACCESS_LOG_BACK, "access log %s can be written again", self._name)

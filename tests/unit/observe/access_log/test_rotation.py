@@ -161,6 +161,55 @@ def test_a_file_that_begins_on_a_full_disk_has_its_directives_before_its_lines(t
         assert path.read_bytes() in (directives + b"b\n", directives + b"a\nb\n")
 
 
+def test_lines_for_a_file_whose_directory_was_deleted_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    path = folder / "access.log"
+    sink = Sink(str(path), b"", Rotation(str(path), 64 * KIB, None, 3, True))
+    assert sink.write(b"1\n") == 0
+    shutil.rmtree(folder)
+    assert sink.write(b"2\n3\n") == 2
+    assert sink.write(b"4\n") == 1
+    folder.mkdir()
+    assert sink.write(b"5\n") == 0
+    folder.rename(tmp_path / "moved")
+    assert sink.write(b"6\n") == 0
+    shutil.rmtree(tmp_path / "moved")
+    assert sink.write(b"7\n") == 1
+    folder.mkdir()
+    assert sink.write(b"8\n") == 0
+    sink.close()
+    assert path.read_bytes() == b"8\n"
+    gone, kept, back = (
+        f"access log {path}: No such file or directory; lines are dropped until it can be written",
+        f"access log {path}: No such file or directory; lines go to the file that is open until it can be opened",
+        f"access log {path} can be written again",
+    )
+    assert [each.getMessage() for each in caplog.records] == [gone, back, kept, gone, back]
+
+
+@pytest.mark.parametrize("is_rotated", [False, True])
+def test_lines_after_a_reopen_that_fails_go_to_the_open_file_while_it_has_a_name(
+    is_rotated: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, moved = tmp_path / "logs", tmp_path / "moved"
+    folder.mkdir()
+    path = folder / "access.log"
+    sink = Sink(str(path), b"", Rotation(str(path), 64 * KIB, None, 3, True) if is_rotated else None)
+    assert sink.write(b"1\n") == 0
+    folder.rename(moved)
+    sink.expire()
+    assert sink.write(b"2\n") == 0
+    assert (moved / "access.log").read_bytes() == b"1\n2\n"
+    assert caplog.records[-1].getMessage().endswith("; lines go to the file that is open until it can be opened")
+    shutil.rmtree(moved)
+    assert sink.write(b"3\n") == 1
+    assert caplog.records[-1].getMessage().endswith("; lines are dropped until it can be written")
+    sink.close()
+
+
 def test_the_oldest_are_deleted_and_other_files_stay(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     others = ("access.log.1", "access.log.20260131-235959-123456.bak", "access.logs.20260131-235959-123456")
