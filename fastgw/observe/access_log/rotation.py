@@ -20,6 +20,7 @@ from typing import Final, final
 from fastgw.operator_events import OperatorEvent, OutageReports, log_event
 
 _STAMP: Final = r"\.[0-9]{8}-[0-9]{6}-[0-9]{6}"
+_PART: Final = ".gz.part"
 _COPIED: Final = 256 * 1024
 _LEVEL: Final = 6
 _RETRY_S: Final = 60.0
@@ -96,10 +97,14 @@ class Rotation:
         folder = folder or os.curdir
         pattern = re.compile(re.escape(name) + _STAMP + r"(\.gz)?")
         try:
-            rotated = sorted(each for each in os.listdir(folder) if pattern.fullmatch(each))
+            present = os.listdir(folder)
+            rotated = sorted(each for each in present if pattern.fullmatch(each))
             for each in rotated[: -self._keep]:
                 with suppress(FileNotFoundError):  # another worker was first
                     os.unlink(os.path.join(folder, each))
+            for each in present:
+                if each.endswith(_PART) and pattern.fullmatch(each.removesuffix(_PART)):
+                    _remove_abandoned(os.path.join(folder, each))
             if self._compresses:
                 for each in rotated[-self._keep :]:
                     if not each.endswith(".gz"):
@@ -121,9 +126,29 @@ def _is_named(path: str, fd: int) -> bool:
     return os.path.samestat(there, os.fstat(fd))
 
 
+def _remove_abandoned(temporary: str) -> None:
+    """Remove what a killed worker has begun to compress, if no worker can go on with it: its source was deleted. Raises
+    `OSError`.
+    """
+    if os.path.lexists(temporary.removesuffix(_PART)):
+        return
+    try:
+        fd = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return  # another worker was first
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_named(temporary, fd):
+            os.unlink(temporary)
+    except BlockingIOError:
+        pass  # a worker compresses it, and has the source open
+    finally:
+        os.close(fd)
+
+
 def _compress(path: str) -> None:
     """Replace a rotated file by a compressed one. Raises `OSError`."""
-    temporary = f"{path}.gz.part"
+    temporary = f"{path}{_PART}"
     with open(temporary, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import multiprocessing
 import os
@@ -245,6 +246,23 @@ def test_what_a_killed_worker_has_left_is_compressed_later(tmp_path: Path) -> No
     left.with_name(f"{left.name}.gz.part").write_bytes(b"half")
     Rotation(str(path), KIB, None, 5, True).tidy()
     assert [(each.name, content(each)) for each in rotated(path)] == [(f"{left.name}.gz", b"left\n")]
+
+
+def test_what_a_killed_worker_has_begun_to_compress_is_removed_once_its_source_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    kept, gone, busy = (tmp_path / f"access.log.2026010{day}-000000-000000" for day in (3, 1, 2))
+    other = tmp_path / "access.log.gz.part"
+    kept.write_bytes(b"kept\n")
+    for each in (kept, gone, busy):
+        Path(f"{each}.gz.part").write_bytes(b"half")
+    other.touch()
+    with open(f"{busy}.gz.part", "ab") as compressing:
+        fcntl.flock(compressing, fcntl.LOCK_EX)
+        Rotation(str(path), 4 * KIB, None, 1, True).tidy()
+        assert rotated(path) == [Path(f"{busy}.gz.part"), Path(f"{kept}.gz"), other]
+    Rotation(str(path), 4 * KIB, None, 1, True).tidy()
+    assert rotated(path) == [Path(f"{kept}.gz"), other]
+    assert content(Path(f"{kept}.gz")) == b"kept\n"
 
 
 def test_a_file_that_cannot_be_renamed_is_written_to_nevertheless(
