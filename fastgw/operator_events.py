@@ -26,6 +26,7 @@ class OperatorEvent(Enum):
     LISTENING = INFO, "The gateway serves."
     LISTENER_LEFT_OUT = WARNING, "A default listener has no address: its port is taken."
     START_WARNING = WARNING, "A warning at the start; the gateway serves nevertheless."
+    MESSAGES_LOST = WARNING, "Messages of a process were lost: stderr could not be written, as on a full disk."
     CONFIG_NOTE = WARNING, "A note on the active configuration."
     DRAINING = INFO, "The gateway drains: it accepts no new connections and stops when all requests have finished."
     STOPPED = INFO, "The gateway has stopped."

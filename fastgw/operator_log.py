@@ -1,13 +1,16 @@
 """Operator log of the gateway: one line on stderr, from any process, without blocking.
 
 A line has the time, the level, the process, the event (`fastgw.operator_events`) and a text; as text or as JSON, by the
-setting `log`. A full pipe must not stop a worker: a line that would block is dropped. A line is a single `write` of at
-most `LINE_MAX` bytes, so lines of several processes do not mix.
+setting `log`. A full pipe must not stop a worker: a line that would block is dropped, and so is one that a full disk
+does not take whole. The next line is preceded by one with the number of dropped ones. A line is a single `write` of at
+most `LINE_MAX` bytes, so lines of several processes do not mix. No lock is taken: a signal handler or a fork may come
+at any moment.
 """
 
 import logging
 import os
 import select
+import stat
 import time
 import traceback
 from contextlib import suppress
@@ -32,6 +35,14 @@ class _Form:
     least = LEVELS[Log().level]
 
 
+class _Losses:
+    """Lines of this process that could not be written since the last one that could."""
+
+    count = 0
+    is_torn = False
+    """Whether the last bytes in the file are the beginning of such a line."""
+
+
 def configure(settings: Log) -> None:
     """Set the format of this process's lines."""
     _Form.settings, _Form.least = settings, LEVELS[settings.level]
@@ -40,6 +51,7 @@ def configure(settings: Log) -> None:
 def call_process(name: str) -> None:
     """Set the name of this process in its lines: `supervisor`, `control`, `worker 1`."""
     _Form.process = name
+    _Losses.count, _Losses.is_torn = 0, False  # after a fork: those of the parent are its own
 
 
 def call_ourselves(name: str) -> None:
@@ -53,14 +65,50 @@ def notice(event: OperatorEvent, text: str, level: int | None = None) -> None:
     level = event.level if level is None else level
     if level < _Form.least:
         return
-    line = line_of(event, text, level, time.time())
+    now = time.time()
+    if lost := _Losses.count:
+        event_level = max(OperatorEvent.MESSAGES_LOST.level, _Form.least)
+        text_of_losses = f"{lost} message{' was' if lost == 1 else 's were'} lost: stderr could not be written"
+        if _write(line_of(OperatorEvent.MESSAGES_LOST, text_of_losses, event_level, now)):
+            _Losses.count -= lost
+    if not _write(line_of(event, text, level, now)):
+        _Losses.count += 1
+
+
+def _write(line: bytes) -> bool:
+    """Write a line, unless that would block. False: it is lost."""
     poll = select.poll()
     poll.register(STDERR, select.POLLOUT)
+    end = b"\n" if _Losses.is_torn else b""
     try:
-        if any(events & select.POLLOUT for _, events in poll.poll(0)):
-            os.write(STDERR, line)
+        if not any(events & select.POLLOUT for _, events in poll.poll(0)):
+            return False
+        written = os.write(STDERR, end + line)
     except OSError:
-        pass  # stderr is closed, or its reader is gone
+        return False  # stderr is closed, its reader is gone, or the disk is full
+    if written:
+        _Losses.is_torn = False
+    begun = written - len(end)
+    if begun == len(line):
+        return True
+    if begun > 0:
+        _Losses.is_torn = not _take_back(begun)
+    return False
+
+
+def _take_back(begun: int) -> bool:
+    """Remove the first bytes of a line whose rest did not fit, or the next line would continue it. False: they stay, as
+    in an append-only file, or where another process has written after them.
+    """
+    try:
+        status, end = os.fstat(STDERR), os.lseek(STDERR, 0, os.SEEK_CUR)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != end:
+            return False
+        os.ftruncate(STDERR, end - begun)
+        os.lseek(STDERR, end - begun, os.SEEK_SET)
+    except OSError:
+        return False
+    return True
 
 
 def line_of(event: OperatorEvent, text: str, level: int, date: float) -> bytes:

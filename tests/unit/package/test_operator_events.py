@@ -122,7 +122,7 @@ def test_a_long_text_is_cut_and_the_line_stays_whole(form: str, sign: str) -> No
 
 def test_what_is_less_important_than_the_level_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[bytes] = []
-    monkeypatch.setattr(operator_log.os, "write", lambda descriptor, line: told.append(line))
+    monkeypatch.setattr(operator_log.os, "write", lambda descriptor, line: told.append(line) or len(line))
     handler, logger = NoticeLog(), logging.getLogger("fastgw")
     logger.addHandler(handler)
     try:
@@ -138,7 +138,7 @@ def test_what_is_less_important_than_the_level_is_not_told(monkeypatch: pytest.M
 
 def test_a_message_of_a_library_says_whose_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[bytes] = []
-    monkeypatch.setattr(operator_log.os, "write", lambda descriptor, line: told.append(line))
+    monkeypatch.setattr(operator_log.os, "write", lambda descriptor, line: told.append(line) or len(line))
     NoticeLog().emit(logging.LogRecord("asyncio", logging.ERROR, __file__, 1, "slow %s", ("callback",), None))
     assert b" error fastgw[" in told[0]
     assert told[0].endswith(b" library: asyncio: slow callback\n")
