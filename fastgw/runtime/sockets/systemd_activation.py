@@ -94,7 +94,9 @@ def inherited(environ: MutableMapping[str, str] = os.environ, files: int = MOST_
         why = f"LISTEN_FDS={count} is more than the {most} that this process may have (ulimit -n)"
         return Inherited((), [f"what systemd passes is not used: {why}"])
     names = environment["LISTEN_FDNAMES"].split(":") if environment["LISTEN_FDNAMES"] else []
-    passed, refused, more = [], [], 0
+    passed: list[Passed] = []
+    refused: list[str] = []
+    more = 0
     for index in range(int(count)):
         fd, name = FIRST_FD + index, names[index] if index < len(names) else "unknown"
         try:
