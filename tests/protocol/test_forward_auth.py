@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from base64 import b64encode
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.certificates import Certificates, server_tls
-from tests.support.client import Response
+from tests.support.client import Client, Response
 from tests.support.faults import assert_fault
 from tests.support.lanes import Kind, Lane, Lanes
 from tests.support.origin import Origin, OriginConnection, Request, Step, close, reset
@@ -575,6 +576,57 @@ def test_requests_that_come_together_are_one_question(world: World, take: Take) 
         lane.accept().answer(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
     assert [client.read_response().status for client in clients[1:]] == [204] * 3
     assert len(world.service.requests) == before + 1
+
+
+def send_together(world: World, lane: Lane, count: int, path: bytes) -> list[Client]:
+    """Send equal requests, and return when all of them wait for one question to the service."""
+    before = len(world.service.requests)
+    clients = [lane.client() for _ in range(count)]
+    for client in clients:
+        client.send(lane.get(path, b"Cookie: lang=de\r\n"))
+    world.service.wait_for_requests(before + 1)
+    probe = lane.client()  # by the time that this is answered, the others have been read
+    probe.send(b"GET / HTTP/1.1\r\nHost: unknown.test\r\n\r\n")
+    assert probe.read_response().status == 404
+    return clients
+
+
+def test_a_refusal_belongs_to_the_client_that_asked(world: World, take: Take) -> None:
+    """Its cookie, `state` or nonce may be those of one login: each request that has waited for it is asked about."""
+    lane = take("cached")
+    decided, numbers = threading.Event(), itertools.count(1)
+
+    def refuse(connection: OriginConnection) -> None:
+        head = b"HTTP/1.1 302 Found\r\nLocation: https://login.test/?state=%d\r\nSet-Cookie: login=%d\r\n"
+        number = next(numbers)
+        connection.send(head % (number, number) + b"Content-Length: 0\r\n\r\n")
+
+    world.says(decided, refuse)
+    clients = send_together(world, lane, 4, b"/refused")
+    before = len(world.service.requests)
+    decided.set()
+    responses = [client.read_response() for client in clients]
+    assert [response.status for response in responses] == [302] * 4
+    shown = {(response.get(b"Location"), *response.get_all(b"Set-Cookie")) for response in responses}
+    assert shown == {(b"https://login.test/?state=%d" % n, b"login=%d" % n) for n in range(1, 5)}
+    assert len(world.service.requests) == before + 3
+
+
+def test_a_request_that_has_waited_for_a_refusal_may_be_allowed(world: World, take: Take) -> None:
+    lane = take("cached")
+    decided, numbers = threading.Event(), itertools.count()
+
+    def answer(connection: OriginConnection) -> None:
+        connection.send(ANN if next(numbers) else b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    world.says(decided, answer)
+    clients = send_together(world, lane, 2, b"/waited")
+    before = len(world.service.requests)
+    decided.set()
+    lane.accept().answer(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+    assert sorted(client.read_response().status for client in clients) == [204, 403]
+    lane.forward(lane.get(b"/waited", b"Cookie: lang=de\r\n"))
+    assert len(world.service.requests) == before + 1, "the decision is cached"
 
 
 def test_a_memory_is_bounded_and_may_look_at_the_fields_alone(world: World, take: Take) -> None:

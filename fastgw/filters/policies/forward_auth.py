@@ -92,7 +92,9 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
     """Header of the service's response with the name of the consumer: one of `consumers`, or else a consumer without
     groups."""
     cache: Remembering | None = None
-    """Cache of positive decisions. null = the service is asked about each request."""
+    """Cache of positive decisions. null = the service is asked about each request. Equal requests that arrive while the
+    service is being asked wait for its decision. A refusal is never shared, because its headers may belong to one
+    client: the service is asked about each of them."""
     max_body_bytes: Annotated[Bytes, Renamed("max_body")] = 65536
     """Maximum size of the body of the service's response, in bytes; a longer response is invalid."""
 
@@ -220,11 +222,16 @@ class _ForwardAuthUse:
         self, memory: _Memory, key: bytes, trace: Trace | None, question: Iterable[tuple[bytes, bytes]]
     ) -> Answer:
         """Ask the service, unless an equal request is pending. Headers for the client go to the request that has
-        asked.
+        asked, and so do refusals: their cookie, the `state` in their location or the nonce of their challenge may be
+        that of one client, even where several have the same cache key. Requests that have waited for a refusal ask the
+        service themselves, all at once, as they would without a cache.
         """
         is_own = not memory.single_flight.has(key)
-        answer = await memory.single_flight.join(key, partial(self._request_decision, trace, question, key))
-        return answer._replace(to_client=b"") if isinstance(answer, Granted) and not is_own else answer
+        ask = partial(self._request_decision, trace, question, key)
+        answer = await memory.single_flight.join(key, ask)
+        if is_own or isinstance(answer, str):
+            return answer
+        return answer._replace(to_client=b"") if isinstance(answer, Granted) else await ask()
 
     async def _request_decision(
         self, trace: Trace | None, question: Iterable[tuple[bytes, bytes]], key: bytes = b""
