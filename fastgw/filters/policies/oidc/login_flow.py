@@ -9,7 +9,8 @@ Rule 4: when a session ends, all copies of its cookie are invalid, whenever and 
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from hmac import compare_digest
 from typing import Final, NamedTuple, final
 
@@ -48,8 +49,10 @@ from fastgw.sync.credential_cache import TokenCache
 from fastgw.sync.revocations import event_of, mark_of, record_of
 from fastgw.upstream.targets.tls import ClientTls
 
-MOST_ATTEMPTS: Final = 4
-"""Maximum number of concurrent login attempts of a browser, such as in several tabs."""
+MOST_ATTEMPTS: Final = 16
+"""Maximum number of concurrent login attempts of a browser, such as in several tabs; the oldest are dropped first."""
+MOST_ATTEMPT_BYTES: Final = 8192
+"""Maximum bytes of their cookies: together with the longest session they fit into the default `header_bytes`."""
 AGAIN_S: Final = 10.0
 """Seconds that a session continues before an unreachable provider is asked again."""
 MOST_KNOWN: Final = 2_000
@@ -236,17 +239,11 @@ class Flow:
     def _use_session(self, exchange: Exchange, jar: Jar, site: _Site, known: KnownLogin) -> Outcome:
         session, now = known.session, time.time()
         limits = self._login.session
-        if known.stamp is not self._trust.roster.stamp:
-            self._look_again(known, now)
-        if known.ended or now >= session.begun_date + limits.lifetime:
-            return self._require_login(exchange, jar, site, known.ended or "the session has reached its lifetime")
-        if limits.idle is not None:
-            if now >= session.used_date + limits.idle:
-                return self._require_login(exchange, jar, site, "the session was idle for too long")
-            if now >= session.used_date + limits.idle * _IDLE_SHARE:
-                self._replace_session(known, replace(session, used_date=now))
-        if self._login.pass_access_token and not session.refresh_token and 0 < session.ends_date <= now:
-            return self._require_login(exchange, jar, site, "the access token has expired")
+        over = self._why_over(known, now)
+        if over:
+            return self._require_login(exchange, jar, site, over)
+        if limits.idle is not None and now >= session.used_date + limits.idle * _IDLE_SHARE:
+            self._replace_session(known, replace(session, used_date=now))
         is_due = session.due_date and now >= max(session.due_date, known.retry_date)
         if is_due and not isinstance(exchange, ShadowExchange):
             renewal = self._renewals.get(session.refresh_token)
@@ -254,6 +251,21 @@ class Flow:
                 return self._renew(exchange, jar, site, known)
         self._pass(exchange, jar, site, known)
         return None
+
+    def _why_over(self, known: KnownLogin, now: float) -> str:
+        """Return the reason why a session is over; "": it is valid."""
+        session, limits = known.session, self._login.session
+        if known.stamp is not self._trust.roster.stamp:
+            self._look_again(known, now)
+        if known.ended:
+            return known.ended
+        if now >= session.begun_date + limits.lifetime:
+            return "the session has reached its lifetime"
+        if limits.idle is not None and now >= session.used_date + limits.idle:
+            return "the session was idle for too long"
+        if self._login.pass_access_token and not session.refresh_token and 0 < session.ends_date <= now:
+            return "the access token has expired"
+        return ""
 
     def _pass(self, exchange: Exchange, jar: Jar, site: _Site, known: KnownLogin) -> None:
         exchange.claims, exchange.consumer = known.claims, known.consumer
@@ -415,12 +427,10 @@ class Flow:
             "code_challenge": attempt.challenge,
             "code_challenge_method": "S256",
         }
-        others = self._attempts(jar, site)
-        cookies = _cleared(others if len(others) >= MOST_ATTEMPTS else (), site, jar)
         attributes = site.attributes + b"; Max-Age=%d" % self._login.timeout
-        cookies += set_cookies(
-            attempt_name(site.cookie, attempt.state), self._trust.sealed.seal_attempt(attempt), attributes, {}
-        )
+        name, sealed = attempt_name(site.cookie, attempt.state), self._trust.sealed.seal_attempt(attempt)
+        cookies = _cleared(self._surplus_attempts(jar, site, len(name) + len(sealed)), site, jar)
+        cookies += set_cookies(name, sealed, attributes, {})
         return _sent(302, with_query(metadata.authorization_endpoint, parameters).encode(), cookies)
 
     def _unavailable(self, exchange: Exchange, why: str) -> Reply:
@@ -432,6 +442,27 @@ class Flow:
         """Return the names of the cookies of login attempts."""
         return tuple(name for name in jar.ours if name.startswith(attempt_name(site.cookie, "")))
 
+    def _surplus_attempts(self, jar: Jar, site: _Site, added: int) -> list[bytes]:
+        """Return the cookies of login attempts that make way for a new one of `added` bytes, the oldest first: each tab
+        has its own attempt. Attempts that cannot be read count as the oldest.
+        """
+        begin = len(attempt_name(site.cookie, ""))
+        sizes: Counter[bytes] = Counter()
+        for name in self._attempts(jar, site):
+            sizes[name[:begin] + name[begin:].partition(b".")[0]] += len(name) + len(jar.ours[name])
+        surplus: list[bytes] = []
+        count, size = len(sizes) + 1, sizes.total() + added
+        for name in sorted(sizes, key=lambda name: self._begun_date(name, jar)):
+            if count <= MOST_ATTEMPTS and size <= MOST_ATTEMPT_BYTES:
+                break
+            surplus.append(name)
+            count, size = count - 1, size - sizes[name]
+        return surplus
+
+    def _begun_date(self, name: bytes, jar: Jar) -> float:
+        attempt = self._unsealed_attempt(name, jar)
+        return 0.0 if attempt is None else attempt.begun_date
+
     async def _return(self, exchange: Exchange, jar: Jar, site: _Site) -> Reply:
         """Handle the callback from the provider."""
         if exchange.method != b"GET":
@@ -441,9 +472,7 @@ class Flow:
             return exchange.refuse(Fault.BAD_REQUEST, _UNKNOWN, [_NO_STORE], why="the callback has no state")
         attempt = self._attempt(given["state"], jar, site)
         if attempt is None:
-            return exchange.refuse(
-                Fault.BAD_REQUEST, _UNKNOWN, [_NO_STORE], why="the callback belongs to no pending login"
-            )
+            return self._return_without_attempt(exchange, jar, site)
         over = _cleared((attempt_name(site.cookie, attempt.state),), site, jar)
         if not self._is_from_provider(given):
             return exchange.refuse(Fault.BAD_REQUEST, _UNKNOWN, _fields(over), why="the callback has another issuer")
@@ -478,12 +507,29 @@ class Flow:
             return exchange.refuse(Fault.INTERNAL, _TOO_LONG, _fields(over), why=f"the session: {error}")
         return _sent(303, attempt.return_to, over + cookies)
 
-    def _attempt(self, state: str, jar: Jar, site: _Site) -> LoginAttempt | None:
+    def _return_without_attempt(self, exchange: Exchange, jar: Jar, site: _Site) -> Reply:
+        """Answer a callback that belongs to no pending login. Its code is never used, because it may be that of another
+        browser (login CSRF). A browser with a session has gone back to a callback or reloaded it: it stays logged in,
+        and is redirected to the start page, since the page that it wanted is known to the attempt alone.
+        """
+        exchange.why = "the callback belongs to no pending login"
         try:
-            sealed = jar.value(attempt_name(site.cookie, state))
+            known = self._session(jar, site)
+        except AmbiguousCookie:
+            known = None
+        if known is not None and not self._why_over(known, time.time()):
+            return _sent(303, b"/", [])
+        return exchange.refuse(Fault.BAD_REQUEST, _UNKNOWN, [_NO_STORE], why=exchange.why)
+
+    def _unsealed_attempt(self, name: bytes, jar: Jar) -> LoginAttempt | None:
+        try:
+            sealed = jar.value(name)
         except AmbiguousCookie:
             return None
-        attempt = None if sealed is None else self._trust.sealed.attempt(sealed)
+        return None if sealed is None else self._trust.sealed.attempt(sealed)
+
+    def _attempt(self, state: str, jar: Jar, site: _Site) -> LoginAttempt | None:
+        attempt = self._unsealed_attempt(attempt_name(site.cookie, state), jar)
         if attempt is None or not compare_digest(attempt.state.encode(), state.encode()):
             return None
         return attempt if time.time() < attempt.begun_date + self._login.timeout else None
@@ -576,7 +622,7 @@ class Flow:
         return _Site(origin, self._name, _ATTRIBUTES)
 
 
-def _cleared(names: tuple[bytes, ...], site: _Site, jar: Jar) -> list[bytes]:
+def _cleared(names: Iterable[bytes], site: _Site, jar: Jar) -> list[bytes]:
     return [value for name in names for value in clear(name, site.attributes, jar.ours)]
 
 

@@ -153,7 +153,8 @@ class Login(Settings):
     pass_access_token: FieldName | None = None
     """Header that forwards the access token to the upstream; in `Authorization` it follows `Bearer`. null = none."""
     timeout: Annotated[Duration, Renamed("patience")] = 600.0
-    """Timeout of a login, from the redirect to the provider until the callback."""
+    """Timeout of a login, from the redirect to the provider until the callback. A browser can have 16 logins pending at
+    a time, such as in several tabs; fewer if their URLs are very long. Beyond that the oldest are dropped."""
 
     def __post_init__(self) -> None:
         if "openid" not in self.scopes:

@@ -395,6 +395,33 @@ def test_nothing_secret_is_told() -> None:
         assert secret not in told
 
 
+CALLBACK = "/oauth2/callback?code=planted-code&state=planted-state"
+
+
+def test_a_callback_without_its_login_is_redirected_where_a_session_is_valid_and_refused_elsewhere() -> None:
+    """As with the back button of a browser, which has no use for an error."""
+    plane, now = plane_of(), time.time()
+    answer = logged_out(plane, cookie(), target=CALLBACK)
+    assert answer.startswith("HTTP/1.1 303 ")
+    assert "\r\nLocation: /\r\n" in answer
+    assert "Set-Cookie" not in answer
+    revoked = cookie({"sub": "bob"})
+    logged_out(plane, revoked, *OWN_PAGES[0])
+    twice = cookie().removeprefix("Cookie: ")
+    for line in (
+        "Accept: text/html",
+        revoked,
+        cookie(begun_date=now - 9 * 3600),
+        cookie(used_date=now - 3601),
+        cookie(meaning=_with("other", {})),
+        f"Cookie: {twice}; {twice}",
+    ):
+        answer = logged_out(plane, line, target=CALLBACK)
+        assert answer.startswith("HTTP/1.1 400 "), line
+        assert "This login is unknown or has expired" in answer
+    assert "planted" not in reported(plane.records, plane.gateway)
+
+
 def logged_out(plane: Plane, *lines: str, target: str = "/oauth2/logout") -> str:
     """The answer to who asks to be logged out."""
     client = plane.client()
