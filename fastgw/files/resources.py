@@ -36,10 +36,11 @@ _DENIED: Final = frozenset((errno.EACCES, errno.EPERM))
 class OpenFile:
     """An open regular file. Its descriptor is closed with the last reference."""
 
-    __slots__ = ("_sample", "fd", "modified_ns", "size")
+    __slots__ = ("_sample", "changed_ns", "fd", "modified_ns", "size")
 
     def __init__(self, fd: int, status: os.stat_result) -> None:
         self.fd, self.size, self.modified_ns = fd, status.st_size, status.st_mtime_ns
+        self.changed_ns = status.st_ctime_ns
         self._sample = b""
         if self.size > SMALL_BYTES:
             sample = self._read_sample()
@@ -208,7 +209,7 @@ class FileFinder:
         for coding in self._codings:
             opened, _ = _opened(root, name + SUFFIXES[coding])
             sibling = _regular(opened) if opened >= 0 else None
-            if sibling is not None and sibling.modified_ns >= file.modified_ns:  # else the file has changed since
+            if sibling is not None and _is_up_to_date(sibling, file):
                 siblings.append((coding, sibling))
         varies = bool(siblings)
         variants = [_variant(coding, sibling, content_type, varies) for coding, sibling in siblings]
@@ -231,6 +232,16 @@ def _regular(fd: int) -> OpenFile | None:
         return OpenFile(fd, status)
     os.close(fd)
     return None
+
+
+def _is_up_to_date(sibling: OpenFile, file: OpenFile) -> bool:
+    """Whether a file is as it was when its sibling was made. brotli and pigz give a sibling the time of the file
+    without the fraction of the second: its inode must not have been changed before the file was.
+    """
+    if sibling.modified_ns >= file.modified_ns:
+        return True
+    whole = file.modified_ns - file.modified_ns % 10**9
+    return sibling.modified_ns == whole and sibling.changed_ns >= file.modified_ns
 
 
 def _variant(coding: bytes | None, file: OpenFile, content_type: bytes, varies: bool) -> Variant:

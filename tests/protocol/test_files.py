@@ -68,6 +68,8 @@ class Site:
         (self.root / "large").write_bytes(CONTENT)
         (self.root / ".env").write_text("secret")
         (self.root / "sub" / "notes").write_text("notes")
+        (self.root / "sub" / "late.js").write_text("let b = 2")
+        (self.root / "sub" / "late.js.gz").write_bytes(gzip.compress(b"let b = 2", mtime=0))
         (folder / "secret").write_text("secret")
         (self.root / "out").symlink_to("../secret")
         (self.root / "inner").symlink_to("sub/notes")
@@ -75,6 +77,7 @@ class Site:
         for file in self.root.rglob("*"):
             if not file.is_symlink():
                 os.utime(file, (SETTLED, SETTLED))
+        os.utime(self.root / "sub" / "late.js", (SETTLED, SETTLED + 0.25))
         self.turns = folder / "turns"
         install(folder, "pieces_of_turns", {"turns.py": PIECES_OF_TURNS}, {"pieces_of_turns": "turns:PiecesOfTurns"})
         authority = Certificates(folder)
@@ -211,6 +214,13 @@ def test_the_precompressed_file_is_served_to_those_who_accept_it(ask: Ask) -> No
             b"Accept-Encoding",
         )
     assert ask("/index.html", "Accept-Encoding: gzip").get(b"vary") is None
+
+
+def test_a_precompressed_file_with_whole_seconds_is_served(ask: Ask) -> None:
+    """brotli and pigz keep the time of the file without the fraction of the second."""
+    packed = ask("/sub/late.js", "Accept-Encoding: gzip")
+    assert (packed.get(b"content-encoding"), gzip.decompress(packed.body)) == (b"gzip", b"let b = 2")
+    assert packed.get(b"last-modified") == ask("/sub/late.js").get(b"last-modified")
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,38 @@ def test_precompressed_siblings_are_used_unless_they_are_older(root: Path) -> No
     assert dict(file(find(root, b"app.js.gz")).variants[-1].fields)[b"Content-Type"] == b"application/gzip"
 
 
+def test_a_sibling_that_keeps_only_whole_seconds_is_not_older(root: Path) -> None:
+    """As brotli and pigz write it: with the time of the file, without the fraction of the second."""
+    sibling = root / "app.js.br"
+    sibling.write_bytes(b"brotli")
+    second = 1_000_000_000 * 10**9
+    for file_ns, sibling_ns, is_used in (
+        (second + 281_193_297, second, True),
+        (second + 281_193_297, second + 281_193_296, False),
+        (second + 281_193_297, second - 1, False),
+        (second + 10**9, second, False),
+        (second + 10**9 + 1, second, False),
+    ):
+        os.utime(root / "app.js", ns=(file_ns, file_ns))
+        os.utime(sibling, ns=(sibling_ns, sibling_ns))
+        codings = [each.coding for each in file(find(root, b"app.js")).variants]
+        assert codings == ([b"br", None] if is_used else [None]), (file_ns, sibling_ns)
+
+
+def test_a_file_that_has_changed_within_the_second_of_its_sibling_is_newer(root: Path) -> None:
+    """The inode of the sibling was changed before."""
+    sibling = root / "app.js.br"
+    sibling.write_bytes(b"brotli")
+    second = (int(time.time()) - 1) * 10**9
+    while second // 10**9 < sibling.stat().st_ctime_ns // 10**9:  # until utime and its ctime are in one second
+        second = sibling.stat().st_ctime_ns // 10**9 * 10**9
+        os.utime(sibling, ns=(second, second))
+    changed_ns = sibling.stat().st_ctime_ns
+    for file_ns, is_used in ((changed_ns, True), (changed_ns + 1, False)):
+        os.utime(root / "app.js", ns=(file_ns, file_ns))
+        assert (len(file(find(root, b"app.js")).variants) == 2) is is_used
+
+
 def test_directories(root: Path) -> None:
     assert file(find(root, b"", True)).name == b"index.html"
     assert find(root, b"empty") == Folder()
