@@ -38,7 +38,8 @@ _PLAIN_LINES: Final = re.compile(
     r"|\$argon2id\$v=19\$m=[1-9][0-9]{3,4},t=[1-9],p=[1-8]\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43})$",
     re.MULTILINE,
 )
-_LONGEST_FOR_BCRYPT: Final = 72
+LONGEST_FOR_BCRYPT: Final = 72
+"""Maximum bytes of a password with a bcrypt hash: bcrypt reads no more of it."""
 _DEAREST_BCRYPT: Final = 14
 _DEAREST_ARGON2_KIB: Final = 256 * 1024
 _DEAREST_ARGON2_TIMES: Final = 16
@@ -111,6 +112,10 @@ class Htpasswd:
             return False
         return _matches(kept, password)
 
+    def is_too_long(self, username: str, password: str) -> bool:
+        """Whether the hash of this user cannot verify so long a password."""
+        return self._hashes.get(username, "").startswith("$2") and len(password.encode()) > LONGEST_FOR_BCRYPT
+
 
 def _plain(text: str) -> dict[str, str]:
     """Return the users of a file with only plain lines; empty if it has to be parsed line by line.
@@ -145,8 +150,8 @@ def _matches(kept: str, password: str) -> bool:
     shown = password.encode()
     if kept.startswith("$2"):
         # Longer passwords are never truncated: their hash depends on the program that has written it.
-        fits = len(shown) <= _LONGEST_FOR_BCRYPT
-        return bcrypt.checkpw(shown if fits else shown[:_LONGEST_FOR_BCRYPT], kept.encode()) and fits
+        fits = len(shown) <= LONGEST_FOR_BCRYPT
+        return bcrypt.checkpw(shown if fits else shown[:LONGEST_FOR_BCRYPT], kept.encode()) and fits
     try:
         return _ARGON2.verify(kept, shown)
     except (Argon2Error, InvalidHashError):

@@ -15,7 +15,7 @@ from fastgw.eventloop.single_flight import SingleFlight
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply, WarningContext
 from fastgw.filters.api.credential_locations import AUTHORIZATION, CredentialLocations
 from fastgw.filters.api.warning_context import ClientIdentity
-from fastgw.filters.authentication.htpasswd import Busy, Checking, Htpasswd
+from fastgw.filters.authentication.htpasswd import LONGEST_FOR_BCRYPT, Busy, Checking, Htpasswd
 from fastgw.filters.policies.key_auth import explain_consumer
 from fastgw.sync.credential_cache import TokenCache
 
@@ -35,7 +35,8 @@ class BasicAuth(Filter, name="basic_auth", phase=Phase.AUTHENTICATE):
     """
 
     htpasswd: ReadableFile | None = None
-    """File of users, as written by `htpasswd -B`: bcrypt or argon2. A user is the consumer with this name, or a
+    """File of users, as written by `htpasswd -B`: bcrypt or argon2. bcrypt reads only 72 bytes of a password: longer
+    passwords are refused, never truncated, and need an argon2 hash. A user is the consumer with this name, or a
     consumer without groups if `consumers` has none. With a file, passwords in `consumers` are not used. null =
     passwords in `consumers` only."""
     hide_credentials: bool = False
@@ -139,6 +140,10 @@ class _BasicAuthUse:
         right = await self._single_flight.join(credential, ask)
         if isinstance(right, Fault):
             return exchange.refuse(right, why="too many password checks are pending")
+        if not right and htpasswd.is_too_long(username, password):
+            return self._refuse(
+                exchange, f"the password has more than {LONGEST_FOR_BCRYPT} bytes, which bcrypt cannot verify"
+            )
         return self._conclude(exchange, credential, username, self._user(username) if right else None)
 
     def _conclude(

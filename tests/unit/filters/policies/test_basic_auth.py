@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
@@ -418,6 +419,31 @@ def test_passwords_longer_than_bcrypt_reads_are_never_cut() -> None:
     htpasswd = Htpasswd(f"a:{hashed('x' * 72)}".encode())
     assert htpasswd.is_right("a", "x" * 72)
     assert not htpasswd.is_right("a", "x" * 73)
+
+
+@on_loop
+async def test_only_the_log_has_the_reason_why_a_password_is_too_long(tmp_path: Path) -> None:
+    """Clients get the same answer as for a wrong one, be there such a user or not."""
+    users = tmp_path / "users"
+    users.write_text(f"alice:{hashed('x' * 72)}\ndora:{CHEAP.hash('x' * 73)}\n")
+    asking = Asking(users)
+    try:
+        answers, reasons = set(), []
+        for username, password in [("alice", "x" * 73), ("alice", "y" * 72), ("dora", "y" * 73), ("nobody", "x" * 73)]:
+            client = asked(asking.plane, basic(username, password))
+            while not client.received:
+                await asyncio.sleep(0.001)
+                asking.plane.settle()
+            answers.add(re.sub(rb"(?m)^(Date: |X-Request-Id: ).*", b"", client.received))
+            reasons.append(asking.plane.records[-1].fault_detail)
+        assert len(answers) == 1
+        assert reasons == [
+            "the password has more than 72 bytes, which bcrypt cannot verify",
+            *["unknown user or wrong password"] * 3,
+        ]
+        assert await asking.answer(basic("dora", "x" * 73)) == "dora"
+    finally:
+        asking.close()
 
 
 def test_credentials_are_read_in_one_way_only() -> None:
