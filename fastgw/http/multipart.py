@@ -11,13 +11,17 @@ _MOST_PARTS: Final = 200
 _MOST_HEADERS: Final = 4096
 """Bytes of the headers of a part."""
 _BOUNDARY: Final = re.compile(
-    rb'(?:^|;)[ \t]*boundary=(?:"([^"\\]{1,70})"|([^;" \t]{1,70}))[ \t]*(?=;|$)', re.IGNORECASE
+    rb'(?:^|;)[ \t]*boundary=(?:"([^"\\]{1,70})"|([^;," \t]{1,70}))[ \t]*(?=;|$)', re.IGNORECASE
 )
+_MENTION: Final = re.compile(rb"(?:^|[;\s,])boundary[*0-9]*+\s*+=", re.IGNORECASE)
+"""A parameter that is the boundary to some readers, such as `boundary*0` (RFC 2231)."""
 _BOUNDARY_TEXT: Final = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 _DISPOSITION: Final = re.compile(
     rb'form-data((?:[ \t]*;[ \t]*[a-z*]+=(?:"(?:[^"\\\r\n]|\\.)*"|[^;"\s]+))*)[ \t]*', re.I
 )
 _PARAMETER: Final = re.compile(rb';[ \t]*([a-z*]+)=(?:"((?:[^"\\\r\n]|\\.)*)"|([^;"\s]+))', re.IGNORECASE)
+_MENTIONED_NAME: Final = re.compile(rb"""[;\s"'](?:file)?name[*0-9]*+\s*+=""", re.IGNORECASE)
+"""A name to readers that do not know quoted or escaped text."""
 
 
 class InvalidMultipart(ValueError):
@@ -26,9 +30,16 @@ class InvalidMultipart(ValueError):
 
 def boundary_of(content_type: bytes) -> bytes:
     """Return the boundary of a multipart content type (RFC 2046 section 5.1.1). Raises `InvalidMultipart`."""
-    found = _BOUNDARY.findall(content_type.partition(b";")[2])
-    boundary = (found[0][0] or found[0][1]) if len(found) == 1 else b""
-    if _BOUNDARY_TEXT.fullmatch(boundary) is None:
+    kind, _, parameters = content_type.partition(b";")
+    found = _BOUNDARY.search(parameters)
+    boundary = b"" if found is None else found[1] or found[2]
+    if (
+        found is None
+        or _BOUNDARY_TEXT.fullmatch(boundary) is None
+        or b"boundary" in kind.lower()
+        or b"boundary" in parameters[: found.start()].lower()  # which PHP takes for it
+        or _MENTION.search(parameters, found.end())
+    ):
         raise InvalidMultipart("expected a boundary")
     return bytes(boundary)
 
@@ -78,11 +89,14 @@ def names_of(headers: Mapping[bytes, bytes]) -> tuple[bytes, bytes | None]:
     disposition = _DISPOSITION.fullmatch(headers.get(b"content-disposition", b""))
     parameters = _PARAMETER.findall(disposition[1]) if disposition is not None else []
     names = [quoted or token for key, quoted, token in parameters if key.lower() == b"name"]
-    if len(names) != 1:
+    mentioned = len(_MENTIONED_NAME.findall(headers.get(b"content-disposition", b"")))
+    if len(names) != 1 or any(key.lower() == b"name*" for key, _, _ in parameters):
         raise InvalidMultipart("expected each part to have one name")
     files = [quoted or token for key, quoted, token in parameters if key.lower() == b"filename"]
     if len(files) > 1 or any(key.lower() == b"filename*" for key, _, _ in parameters):  # RFC 7578 section 4.2
         raise InvalidMultipart("expected each part to have at most one filename, and no filename*")
+    if mentioned > len(names) + len(files):
+        raise InvalidMultipart("expected no further names in quotes")
     return _unescaped(names[0]), _unescaped(files[0]) if files else None
 
 

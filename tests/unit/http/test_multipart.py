@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastgw.http.multipart import InvalidMultipart, names_of, parts_of
+from fastgw.http.multipart import InvalidMultipart, boundary_of, names_of, parts_of
 
 FIELD = b'Content-Disposition: form-data; name="%b"'
 
@@ -55,3 +55,56 @@ def test_a_file_with_two_names_to_some_readers_is_refused(files):
 @pytest.mark.parametrize(("files", "name"), [(b"", None), (b'; filename=""', b""), (b"; FILENAME=a.txt", b"a.txt")])
 def test_a_file_has_one_name(files, name):
     assert names_of({b"content-disposition": b'form-data; name="a"' + files}) == (b"a", name)
+
+
+@pytest.mark.parametrize(
+    "disposition",
+    [
+        b"name=\"a\"; name*=utf-8''b",
+        b"name*=utf-8''b",
+        b'name="a"; name*0="b"',
+        b'name="a\\"; name=\\"b"',  # `b` to a reader without escapes
+        b'name="a"; filename="x\\"; name=\\"b"',
+        b'name="a"; filename="x; name=b"',
+        b'name="a"; x="; filename=b"',
+        b'name="a"; x="y\\" NAME =b"',
+    ],
+)
+def test_a_part_with_another_name_to_some_readers_is_refused(disposition):
+    with pytest.raises(InvalidMultipart, match="expected"):
+        names_of({b"content-disposition": b"form-data; " + disposition})
+
+
+def test_quotes_and_words_in_names_are_no_other_names():
+    """As curl writes quotes, and as people name files."""
+    assert names_of({b"content-disposition": b'form-data; name="my \\"name\\""; filename="name of \\"x\\".txt"'}) == (
+        b'my "name"',
+        b'name of "x".txt',
+    )
+
+
+@pytest.mark.parametrize(
+    ("parameters", "boundary"),
+    [
+        (b"boundary=B", b"B"),
+        (b' Boundary="a b:c" ; charset=utf-8', b"a b:c"),
+        (b"charset=utf-8; boundary=----WebKitFormBoundaryx;", b"----WebKitFormBoundaryx"),
+        (b'type="text/xml"; boundary="MIMEBoundary_1"; start="<a@boundary>"', b"MIMEBoundary_1"),
+    ],
+)
+def test_the_boundary_is_a_parameter_of_the_content_type(parameters, boundary):
+    assert boundary_of(b"multipart/form-data; " + parameters) == boundary
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        *(b"", b"boundary", b"boundary=", b'boundary="a', b"boundary = a", b"boundary=a b", b"boundary=a; boundary=b"),
+        *(b"boundary=a;boundary*=utf-8''b", b"boundary*0=b; boundary=a", b"boundary=a; boundary =b"),
+        *(b'x="; boundary=a"; boundary=b', b"xboundary=a; boundary=b", b"x=boundary; boundary=b"),  # `a` to PHP
+        *(b"boundary=a,b", b'boundary="a\\b"', b"boundary=\xe9", b"boundary=" + b"a" * 71),
+    ],
+)
+def test_a_boundary_that_is_another_one_to_some_readers_is_refused(parameters):
+    with pytest.raises(InvalidMultipart, match="expected a boundary"):
+        boundary_of(b"multipart/form-data; " + parameters)

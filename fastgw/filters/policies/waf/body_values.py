@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from fastgw.filters.policies.waf.content_type import CHARSETS, parameters_of
+from fastgw.filters.policies.waf.content_type import CHARSETS
 from fastgw.filters.policies.waf.multipart_values import multipart_values
 from fastgw.filters.policies.waf.normalization import decoded
 
@@ -62,7 +62,7 @@ def values_of(content_type: bytes | None, body: bytes) -> InspectedBody:
     if kind.endswith((b"/xml", b"+xml")):
         return InspectedBody([*_xml_values(body)], counts=False, is_encoded=_is_encoded_xml(body))
     if kind.startswith(b"multipart/"):
-        arguments, is_malformed = multipart_values(parameters_of(content_type or b"", b"boundary"), body)
+        arguments, is_malformed = multipart_values(content_type or b"", body)
         return InspectedBody(arguments, body if is_malformed else b"", is_malformed)
     if kind.startswith(b"text/") or not _BINARY(body[:512]):
         return InspectedBody(form_values(body) if b"=" in body[:256] else [], body, counts=False)

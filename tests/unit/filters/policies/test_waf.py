@@ -230,6 +230,108 @@ def test_no_reader_of_multipart_bodies_gets_an_attack(body: bytes) -> None:
     assert run(WAF, post("multipart/form-data; boundary=b", body)).status == 403
 
 
+PASSWD = b"../../../../etc/passwd"
+ENCODED_PASSWD = b"..%2f..%2f..%2f..%2fetc%2fpasswd"
+
+
+@pytest.mark.parametrize(
+    "disposition",
+    [
+        b'name="a"; filename="ok.txt"; filename*=UTF-8\'\'' + ENCODED_PASSWD,
+        b'name="a"; filename="ok.txt"; FileName*=UTF-8\'en\'' + ENCODED_PASSWD,
+        b'name="a"; filename*="utf-8\'\'' + ENCODED_PASSWD + b'"; filename="ok.txt"',
+        b"name=\"a\"; filename*=''" + ENCODED_PASSWD,
+        b"name=\"a\"; filename*=UTF-8''%3Cscript%3Ealert(1)%3C/script%3E",
+        b"name=\"a\"; filename=ok.txt; filename*=utf-16''%00%2e",  # Python decodes it
+        b"name=\"a\"; filename=ok.txt; filename*=utf-7''+ADw-",
+        b'name="a"; filename="ok.txt"; filename="' + PASSWD + b'"',
+        b'name="a"; filename="ok.txt"; filename="ok2.txt"',
+        b'name="a"; filename*0="../../../../"; filename*1="etc/passwd"',
+        b"name=\"a\"; filename*0*=utf-8''..%2f..%2f; filename*1=..%2fetc%2fpasswd",
+        b'name="a"; filename="x\\"' + PASSWD + b'"',
+        b'name="a"; filename="x\\"; filename="' + PASSWD + b'"',
+        b'name="a"; filename=x ' + PASSWD,
+        b'name="a"; filename=\'' + PASSWD + b"'",
+        b'name="a"; filename="' + ENCODED_PASSWD + b'"',
+        b'name="a"; filename="=?utf-8?B?Li4vLi4vLi4vLi4vZXRjL3Bhc3N3ZA==?="',
+        b'name="a"; filename="=?UTF-8*en?q?..=2F..=2F?= =?utf-8?Q?..=2F..=2Fetc=2Fpasswd?="',
+        b'name="a"; filename="=?utf-7?Q?+ADw-?="',
+        b'name="ok"; name="' + SCRIPT + b'"',
+        b'name="x\\"' + SCRIPT + b'"',
+        b"name=\"ok\"; name*=utf-8''%3Cscript%3Ealert(1)%3C/script%3E",
+        b'name="a";\r\n filename="' + PASSWD + b'"',
+        b'name="a"; filename="ok.txt"\r\nX-Any: ' + SCRIPT,
+        b'name="a"; filename="ok.txt"\r\nContent-Type: text/plain; name="' + PASSWD + b'"',
+        b'name="a"; filename="ok.txt"\r\nContent-Type: text/plain; name*=utf-8\'\'' + ENCODED_PASSWD,
+        b'name="a"; filename="ok.txt"\r\nContent-Disposition : form-data; name="a"; filename="y"',
+        b'name="a; filename=x.php"',
+        b"name=\"a\"; filename='..\\..\\..\\windows\\win.ini'",
+    ],
+)
+def test_names_that_some_server_takes_are_searched(disposition: bytes) -> None:
+    body = b"--b\r\nContent-Disposition: form-data; " + disposition + b"\r\n\r\nx\r\n--b--\r\n"
+    assert run(WAF, post("multipart/form-data; boundary=b", body)).status == 403
+
+
+@pytest.mark.parametrize(
+    "disposition",
+    [
+        b'name="files[]"; filename="O\'Brien; a photo, 100% of it.jpeg"',
+        b"name=file; filename=\"b\xc3\xbccher.txt\"; filename*=utf-8''b%C3%BCcher.txt",  # .NET
+        b'name="f"; filename="=?UTF-8?Q?b=C3=BCcher.txt?="; filename*=UTF-8\'\'b%C3%BCcher.txt',  # Spring
+        b'name="my \\"name\\""; filename="the \\"best\\" name.txt"',  # curl
+        b'name="f"; filename="the %22best%22 name.txt"',
+        b'name="f"; filename="C:\\Documents\\x.txt"',
+        b"name=f; filename=b\xc3\xbccher.txt; size=17",
+        b"name='f'; filename='my file.txt';",
+        b'name="f"; filename="x.xml"\r\nContent-Type: application/xop+xml; charset=UTF-8;\r\n type="text/xml"\r\n'
+        b"Content-Transfer-Encoding: binary\r\nContent-ID: <root.message@cxf.apache.org>\r\nContent-Length: 1",
+    ],
+)
+def test_ordinary_names_of_fields_and_files_pass(disposition: bytes) -> None:
+    body = b"--b\r\nContent-Disposition: form-data; " + disposition + b"\r\n\r\nx\r\n--b--\r\n"
+    assert run(WAF, post("multipart/form-data; boundary=b", body)).passed
+    for size in range(3, len(body)):  # the inspected beginning may end anywhere
+        values = values_of(b"multipart/form-data; boundary=b", body[:size])
+        assert not values.is_malformed, size
+
+
+def test_an_exclusion_is_for_a_field_that_has_one_name() -> None:
+    excluding = configured(Waf, exclude=[{"rules": [2004], "tags": ["attack-xss"], "arguments": ["html"]}])
+    for disposition, passes in (
+        (b'name="html"', True),
+        (b'name="other"', False),
+        (b'name="html"; name="other"', False),
+        (b"name=\"html\"; name*=utf-8''other", False),
+        (b'name="html\\"; name=\\"other"', False),
+    ):
+        body = b"--b\r\nContent-Disposition: form-data; " + disposition + b"\r\n\r\n" + SCRIPT + b"\r\n--b--\r\n"
+        assert run(excluding, post("multipart/form-data; boundary=b", body)).passed is passes
+
+
+@pytest.mark.parametrize(
+    "boundary",
+    [
+        *("c; boundary=b", "b; boundary=c", "b; boundary*=utf-8''c", "b; boundary*0=c"),
+        *("b,c", 'b; x="; boundary=c"', " b"),
+    ],
+)
+def test_a_boundary_that_two_servers_read_differently_is_refused(boundary: str) -> None:
+    body = FIELD.replace(SCRIPT, b"x")
+    assert run(WAF, post("multipart/form-data; boundary=b; charset=utf-8", body)).passed
+    assert run(WAF, post(f"multipart/form-data; boundary={boundary}", body)).status == 403
+    assert run(WAF, post('multipart/form-data; x="; boundary=c"; boundary=b', body)).status == 403  # `c` to PHP
+
+
+def test_a_part_in_parts_and_a_field_with_the_charset_of_all_are_no_way_around() -> None:
+    inner = b"--n\r\nContent-Disposition: attachment; filename=" + PASSWD + b"\r\n\r\nx\r\n--n--"
+    outer = b'name="a"; filename="f"\r\nContent-Type: multipart/mixed; boundary=n\r\n\r\n' + inner
+    charset = b'name="_charset_"\r\n\r\n%b'
+    for part, passes in ((outer, False), (charset % b"ibm037", False), (charset % b"UTF-8", True)):
+        body = b"--b\r\nContent-Disposition: form-data; " + part + b"\r\n--b--\r\n"
+        assert run(WAF, post("multipart/form-data; boundary=b", body)).passed is passes
+
+
 def test_ordinary_uploads_pass() -> None:
     """As browsers and curl send them: the content of a file is not inspected."""
     upload = (
