@@ -42,9 +42,9 @@ BUCKET: Final = 16
 LEASE_BUCKET: Final = 8
 
 JOURNAL_LEFT: Final = 1
-"""Of `DISK_FAILED`: the journal is valid yet, without that purge: the next start would undo it."""
+"""Value of `DISK_FAILED`: the journal is still valid, without that purge: the next start would undo it."""
 JOURNAL_ENDED: Final = 2
-"""Of `DISK_FAILED`: there is no valid journal, so the next start begins with an empty directory."""
+"""Value of `DISK_FAILED`: there is no valid journal, so the next start begins with an empty directory."""
 
 _PAGE: Final = mmap.PAGESIZE
 _LEAST_SEGMENT: Final = 1 << 16

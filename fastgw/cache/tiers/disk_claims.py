@@ -82,7 +82,7 @@ class DiskClaims:
                 self.held[path] = _locked(path, timeout)
             if path in self._left:
                 remove_journal(path)
-            return _begun(path, rewrite=is_new)
+            return _begin_with_space(path, rewrite=is_new)
         except BlockingIOError:
             raise UnusableDisk(f"cache: {path} is used by another gateway; each needs its own directory") from None
         except OSError as error:
@@ -120,7 +120,7 @@ def _locked(path: str, timeout: float) -> int:
         raise
 
 
-def _begun(path: str, *, rewrite: bool) -> Run:
+def _begin_with_space(path: str, *, rewrite: bool) -> Run:
     """Begin a run; on a full disk after the removal of as few files as that needs. Raises `OSError`."""
     files = islice(Path(path).glob("objects-*/*/*"), _MOST_REMOVED)
     evicted = 0

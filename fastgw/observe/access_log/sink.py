@@ -193,7 +193,7 @@ class Sink:
             self._torn = True
 
     def _report_error(self, error: OSError | None, *, is_kept: bool = False) -> None:
-        """Report a change of what is wrong. `is_kept`: lines go to the file that was open before."""
+        """Report a new error, or the end of one. `is_kept`: lines go to the file that was open before."""
         trouble = (error.errno, is_kept) if error else None
         if trouble == self._trouble:
             return
