@@ -46,7 +46,7 @@ class GatewayEntry(Struct, frozen=True, kw_only=True):
     name: str
     """Name given by `run --name`; else that of the configuration file, without its suffix."""
     config: str
-    """Absolute path of the configuration file; "" if the gateway is configured on the command line."""
+    """Absolute path of the configuration file, without links; "" if the gateway is configured on the command line."""
     version: str
     began_date: float
     admin: str | None
@@ -55,6 +55,9 @@ class GatewayEntry(Struct, frozen=True, kw_only=True):
     token_file: str | None = None
     """File with the token; null = no token is needed, or it is not in a file."""
     status: str | None = None
+    given: str = ""
+    """Absolute path of the configuration file as given, with its links, which may lead elsewhere later; "" if there is
+    no file, or the gateway is of a version that did not write it."""
 
 
 class Found(Struct, frozen=True):

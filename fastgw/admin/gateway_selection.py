@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from msgspec import Struct
 
 from fastgw.admin.client import DEFAULT, AdminAddress, parse_admin_address, token_of
-from fastgw.admin.gateway_registry import Found, directories, running
+from fastgw.admin.gateway_registry import Found, GatewayEntry, directories, running
 from fastgw.config.base.value_types import parse_address
 
 
@@ -62,12 +63,20 @@ def choose(wanted: GatewayChoice, ask: Callable[[Sequence[Found]], Found] | None
 
 
 def _fitting(found: Sequence[Found], wanted: GatewayChoice) -> list[Found]:
-    config = None if wanted.config is None else os.path.realpath(wanted.config)
-    return [
-        each
-        for each in found
-        if (config is None or each.entry.config == config) and (wanted.name is None or each.entry.name == wanted.name)
-    ]
+    named = [each for each in found if wanted.name is None or each.entry.name == wanted.name]
+    if wanted.config is None:
+        return named
+    file = os.path.realpath(wanted.config)
+    # A release, or a volume of Kubernetes, switches a link in the path: the gateway reads the file it leads to now.
+    reading = [each for each in named if _file_of(each.entry) == file]
+    return reading or [each for each in named if each.entry.config == file]
+
+
+def _file_of(entry: GatewayEntry) -> str:
+    """Return the path without links of the file that the gateway would read now; "": unknown."""
+    with suppress(ValueError):  # no path has a null byte, but the entry of another user may
+        return os.path.realpath(entry.given) if entry.given else entry.config
+    return ""
 
 
 def _named(admin: AdminAddress, found: Sequence[Found]) -> tuple[AdminAddress, Found | None]:

@@ -143,6 +143,26 @@ def test_several_are_listed_and_named(tmp_path: Path, runtime: Path) -> None:
         two.process.returncode = 0
 
 
+
+def test_a_gateway_is_found_by_its_file_after_the_link_to_a_release_is_switched(tmp_path: Path) -> None:
+    for number in ("1", "2"):
+        config = {**LISTENING, "admin": ANYWHERE, "status": None, "routes": saying(f"v{number}")}
+        (folder(tmp_path, number) / "gateway.json").write_text(json.dumps(config))
+    current = tmp_path / "current"
+    current.symlink_to("1")
+    file = str(current / "gateway.json")
+    with Gateway(Path("current/gateway.json"), tmp_path) as gateway:
+        current.unlink()
+        current.symlink_to("2")
+        assert command("reload", "--config", file).stdout == "reloaded: generation 2 on 1/1 workers\n"
+        gateway.signal(signal.SIGUSR2)
+        gateway.stderr.wait_for(lambda line: b"only worker is new" in line, COMMAND_DEADLINE)
+        current.unlink()
+        current.symlink_to("1")
+        assert command("status", "--config", file).returncode == 0
+        assert "generation 3" in command("reload", "--config", file).stdout
+
+
 def test_a_name(tmp_path: Path) -> None:
     config = {**LISTENING, "admin": ANYWHERE, "status": None}
     with (

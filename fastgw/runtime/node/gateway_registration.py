@@ -113,6 +113,8 @@ def _entry(node_state: NodeState) -> GatewayEntry:
         admin_tls=settings is not None and settings.tls is not None,
         token_file=token_file_of(node_state),
         status=own.get("status"),
+        # Not normalized: `link/..` is not the directory of the link. The working directory may have been removed.
+        given=file if not file or os.path.isabs(file) else os.path.join(os.getcwd(), file),
     )
 
 

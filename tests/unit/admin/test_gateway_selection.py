@@ -76,6 +76,34 @@ def test_of_several_one_is_named(run, tmp_path):
     assert choose(GatewayChoice(admin="127.0.0.1:2")).token == "other"
 
 
+def test_a_file_is_found_by_its_path_as_given_also_after_a_link_in_it_is_switched(run, tmp_path, monkeypatch):
+    releases = [tmp_path / "1", tmp_path / "2"]
+    for release in releases:
+        release.mkdir()
+        (release / "gateway.yaml").touch()
+    (current := tmp_path / "current").symlink_to("1")
+    file = current / "gateway.yaml"
+    run("linked", token="linked", config=os.path.realpath(file), given=str(file))
+    assert choose(GatewayChoice(config=str(file))).token == "linked"
+    current.unlink()
+    current.symlink_to("2")
+    assert choose(GatewayChoice(config=str(file))).token == "linked"
+    assert choose(GatewayChoice(config=str(releases[1] / "gateway.yaml"))).token == "linked"
+    assert choose(GatewayChoice(config=str(releases[0] / "gateway.yaml"))).token == "linked"  # which it has read
+    monkeypatch.chdir(tmp_path)
+    assert choose(GatewayChoice(config="current/gateway.yaml")).token == "linked"
+    direct = {"config": str(releases[0] / "gateway.yaml"), "given": "", "pid": 1}  # of a version without `given`
+    run("direct", token="direct", **direct)
+    assert choose(GatewayChoice(config=str(releases[0] / "gateway.yaml"))).token == "direct"
+    assert choose(GatewayChoice(config=str(file))).token == "linked"
+
+
+def test_an_entry_with_an_impossible_path_is_left_out(run):
+    run("bad", given="/etc/\\0")
+    run("good", token="other")
+    assert choose(GatewayChoice(config="/etc/good.yaml")).token == "other"
+
+
 def test_of_several_somebody_is_asked(run):
     run("one")
     run("two", token="other")
