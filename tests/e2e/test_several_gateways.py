@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -53,8 +54,9 @@ def test_a_token_is_made_told_asked_for_and_removed(tmp_path: Path, runtime: Pat
         assert file.parent == runtime
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert len(gateway.token) == 43
-        line = f"fastgw: dashboard http://{gateway.ready['admin']}/#token={gateway.token}\n"
+        line = f"fastgw: dashboard http://{gateway.ready['admin']}/ (token: {file}; fastgw token prints it)\n"
         gateway.stderr.wait_for(lambda each: each.decode().endswith(line))
+        assert gateway.token not in gateway.stderr.text()
         for request in ("GET /status", "GET /metrics", "GET /config", "POST /reload", "POST /drain", "GET /nowhere"):
             assert admin(gateway, request, token="").status == 401
             assert admin(gateway, request, token="wrong").status == 401
@@ -105,12 +107,25 @@ def test_a_private_socket_needs_none_and_another_does(tmp_path: Path) -> None:
         assert admin(gateway, "GET /status", token="sesame").status == 200
 
 
-def test_where_many_read_the_log_it_has_the_file_and_not_the_token(tmp_path: Path) -> None:
-    config = {**LISTENING, "admin": ANYWHERE}
-    with Gateway(config, tmp_path, environment={"KUBERNETES_SERVICE_HOST": "10.0.0.1"}) as gateway:
-        line = gateway.stderr.wait_for(lambda line: b"fastgw: dashboard " in line)
-        assert gateway.ready["token_file"] in line.decode()
-        assert gateway.token not in gateway.stderr.text()
+@pytest.mark.parametrize("in_pod", [False, True])
+def test_a_terminal_alone_shows_the_token_and_not_that_of_a_pod(tmp_path: Path, in_pod: bool) -> None:
+    """The output of a pod is collected, also with `tty: true`."""
+    config = {**LISTENING, "admin": ANYWHERE, "status": None}
+    shown, terminal = pty.openpty()
+    launcher = ["sh", "-c", f'exec "$@" 2>{os.ttyname(terminal)}', "sh"]
+    environment = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"} if in_pod else {}
+    try:
+        with Gateway(config, tmp_path, environment=environment, launcher=launcher) as gateway:
+            text = b""
+            while b"fastgw: dashboard " not in text or not text.endswith(b"\n"):
+                text += os.read(shown, 65_536)
+            link = f"dashboard http://{gateway.ready['admin']}/"
+            added = f" (token: {gateway.ready['token_file']}; " if in_pod else f"#token={gateway.token}\r\n"
+            assert (link + added).encode() in text
+            assert (gateway.token.encode() in text) == (not in_pod)
+    finally:
+        os.close(terminal)
+        os.close(shown)
 
 
 def test_a_directory_that_others_can_write_to_is_left_alone(tmp_path: Path) -> None:

@@ -122,7 +122,8 @@ def own_addresses(node_state: NodeState, environment: Mapping[str, str] = os.env
     """Return the addresses of the dashboard and of the probes, one per line, with the reason if they are not the
     defaults.
 
-    The token follows `#`, which browsers do not send. It is left out if stderr is read by others, such as a journal.
+    The token follows `#`, which browsers do not send. It is shown on a terminal only: a file, a pipe or the journal may
+    be read by others, who would have it as long as the gateway runs.
     """
     lines = []
     settings, admin, status = (
@@ -135,10 +136,7 @@ def own_addresses(node_state: NodeState, environment: Mapping[str, str] = os.env
         if not admin.address.path:
             url = f"{'http' if settings.tls is None else 'https'}://{_reachable(admin.address)}/"
         if _made_counts(node_state) and not admin.address.path:
-            if node_state.registration is not None and _is_shared_log(environment):
-                url += f" (token: {token_file_of(node_state) or 'its file could not be written'})"
-            else:
-                url += f"#token={node_state.admin_token}"
+            url += f"#token={node_state.admin_token}" if _is_terminal(environment) else f" ({_token_hint(node_state)})"
         lines.append(f"dashboard {url}{_moved(node_state, 'admin')}")
     if status is not None:
         shown = str(status.address) if status.address.path else f"http://{_reachable(status.address)}/metrics"
@@ -160,12 +158,14 @@ def _reachable(address: Address) -> Address:
     )
 
 
-def _is_shared_log(environment: Mapping[str, str]) -> bool:
-    """Whether stderr is the journal, or the log of a pod, which is collected and read by others."""
-    if "KUBERNETES_SERVICE_HOST" in environment:
-        return True
-    try:
-        found = os.fstat(STDERR)
-    except OSError:
-        return False
-    return environment.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+def _token_hint(node_state: NodeState) -> str:
+    """Return where the generated token is."""
+    if node_state.registration is None:
+        return "no token file: set admin.token"
+    file = token_file_of(node_state)
+    return f"token: {file}; fastgw token prints it" if file else "token: its file could not be written"
+
+
+def _is_terminal(environment: Mapping[str, str]) -> bool:
+    """Whether stderr is shown to the user alone. That of a pod is collected, also if it is a terminal (`tty: true`)."""
+    return "KUBERNETES_SERVICE_HOST" not in environment and os.isatty(STDERR)

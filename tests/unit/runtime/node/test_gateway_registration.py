@@ -21,11 +21,10 @@ listeners: {main: {address: "127.0.0.1:0"}}
 status: null
 routes: [{name: all, respond: {body: ok}}]
 """
-POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
 
 
 def test_a_token_file_is_named_only_when_it_is_there(tmp_path: Path) -> None:
-    """On a full disk the log of a pod, which others read, has no token either. The next attempt completes the entry."""
+    """On a full disk the log, which others may read, has no token either. The next attempt completes the entry."""
     accepted = accepted_of(load_text(DOCUMENT, FILE, TYPES))
     node_state = node_state_of(sealed=Sealed(accepted, seal(accepted)))
     node_state.own["admin"] = open_endpoint(Address(host="127.0.0.1", port=0))
@@ -34,14 +33,17 @@ def test_a_token_file_is_named_only_when_it_is_there(tmp_path: Path) -> None:
         with full_disk():
             write_entry(node_state)
         assert (token_file_of(node_state), is_entry_due(node_state)) == (None, True)
-        (shown,) = own_addresses(node_state, POD)
+        (shown,) = own_addresses(node_state, {})
         assert "/ (token: its file could not be written)" in shown
         write_entry(node_state)
         assert (token_file_of(node_state), is_entry_due(node_state)) == (registration.token_file, False)
-        (shown,) = own_addresses(node_state, POD)
-        assert f"/ (token: {registration.token_file})" in shown
+        (shown,) = own_addresses(node_state, {})
+        assert f"/ (token: {registration.token_file}; fastgw token prints it)" in shown
         assert Path(registration.token_file).read_text() == f"{node_state.admin_token}\n"
     finally:
         registration.end()
+        node_state.registration = None
+        (shown,) = own_addresses(node_state, {})
+        assert "/ (no token file: set admin.token)" in shown
         close_node(node_state)
     assert list(tmp_path.iterdir()) == []
