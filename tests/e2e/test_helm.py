@@ -69,6 +69,7 @@ def test_by_default_it_has_the_objects_of_kustomize() -> None:
             (ours,), (theirs,) = pods_of(made)["containers"], pods_of(wanted)["containers"]
             assert (ours["image"], theirs["image"]) == ("registry.example/fastgw:latest", "fastgw")
             ours["image"] = theirs["image"]
+            del item["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
         if name == "configmap":
             assert gateway_file(made) == gateway_file(wanted)
         else:
@@ -99,6 +100,23 @@ def test_values_change_what_clusters_differ_in() -> None:
     assert pods["imagePullSecrets"] == [{"name": "registry"}]
     assert [each["name"] for each in pods["containers"][0]["env"]] == ["WORD"]
     assert [each["type"] for each in made["horizontalpodautoscaler"]["spec"]["metrics"]] == ["Resource"]
+
+
+def test_pods_are_replaced_when_their_file_changes_and_not_otherwise() -> None:
+    """Pods read the file at their start."""
+
+    def template(*values: str) -> Any:
+        return rendered(*values)["deployment"]["spec"]["template"]
+
+    def checksum(made: Any) -> str:
+        return str(made["metadata"]["annotations"]["checksum/config"])
+
+    before = template('service.type="LoadBalancer"')
+    assert template('service.type="NodePort"') == before
+    for change in ('settings.limits={"connections": 1000}', 'ingressClass="other"', 'sharedConsumers=["infra"]'):
+        after = template(change)
+        assert checksum(after) != checksum(before)
+        assert after["spec"] == before["spec"]
 
 
 def permitted(*roles: Item) -> set[tuple[str, str, str]]:
