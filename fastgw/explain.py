@@ -202,17 +202,29 @@ def _check_text(argument: str, shown: str) -> None:
         raise ValueError(f"{shown} is not UTF-8; expected UTF-8, other bytes of a URL as %FF, for example") from error
 
 
+def _check_line(argument: str, shown: str) -> None:
+    """Check that an argument has no line break, with which it would be further lines of the head. `shown`: in the
+    error, without the argument, whose lines would be further lines of the message.
+    """
+    if "\r" in argument or "\n" in argument:
+        raise ValueError(f"{shown} contains a line break; expected it in one line")
+
+
 def request_bytes(method: str, url: str, fields: Iterable[str]) -> bytes:
     """Return the request head that a client sends for `METHOD URL -H 'Name: value'…`.
 
-    Raises `ValueError` for a URL without host or with an invalid port, a header without colon, and text that is not
-    UTF-8.
+    Raises `ValueError` for a URL without host or with an invalid port, a header without colon, text that is not UTF-8,
+    and line breaks. The gateway answers everything else, also what is invalid.
     """
+    _check_line(method, "the method")
+    _check_line(url, "the URL")
     _check_text(method, f'"{method}"')
     _check_text(url, f'"{url}"')
-    for line in fields:
-        name = re.split("[:=]", line, maxsplit=1)[0]
+    lines = [line.strip() for line in fields]
+    for line in lines:
+        name = re.split("[:=\r\n]", line, maxsplit=1)[0]
         _check_text(line, f'header "{name}"')  # without its value, which may be a secret
+        _check_line(line, f'header "{name}"')
     no_url = f'"{url}" is not a URL; expected one such as "http://api.example.com/users/7?debug=1"'
     try:
         split = urlsplit(url)
@@ -224,7 +236,6 @@ def request_bytes(method: str, url: str, fields: Iterable[str]) -> bytes:
         split.port  # noqa: B018  # reading it checks it
     except ValueError as error:
         raise ValueError(f'"{url}" has an invalid port; expected a number from 0 to 65535') from error
-    lines = [line.strip() for line in fields]
     for line in lines:
         if ":" not in line:
             name = line.partition("=")[0]

@@ -231,6 +231,11 @@ def test_a_request_is_explained_by_what_is_served(tmp_path: Path) -> None:
         first = explained()
         assert (first["generation"], first["explanation"]["route"]) == (1, "old")
         assert "route     old   any host, path /old" in first["text"]
+        for wrong in ({"method": "GET / HTTP/1.1\r\nA: b"}, {"url": "http://a/\r\nA: b"}, {"headers": ["A: b\nC: d"]}):
+            asked = {"method": "GET", "url": "http://a.test/old", **wrong}
+            told = admin(gateway, "POST /explain", json.dumps(asked), "application/json")
+            assert told.status == 400
+            assert "contains a line break; expected it in one line" in told.json["detail"]
         gateway.change(routes=[routes[1], {**routes[0], "name": "again"}])
         assert admin(gateway, "POST /reload").status == 200
         assert (explained()["generation"], explained()["explanation"]["route"]) == (2, "again")

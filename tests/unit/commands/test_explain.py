@@ -363,6 +363,28 @@ def test_an_invalid_argument_is_named(tmp_path: Path, url: str, fields: list[str
     assert str(caught.value) == error
 
 
+@pytest.mark.parametrize(
+    ("method", "url", "field", "which"),
+    [
+        ("GET / HTTP/1.1\r\nA: b", "http://a.test/x", "X: a", "the method"),
+        ("GET\n", "http://a.test/x", "X: a", "the method"),
+        ("GET", "http://a.test/x HTTP/1.1\r\nA: b", "X: a", "the URL"),
+        ("GET", "http://a.test\n/x", "X: a", "the URL"),
+        ("GET", "http://a.test/x", "X: secret\r\nY: b", 'header "X"'),
+        ("GET", "http://a.test/x", "X: secret\rY: b", 'header "X"'),
+        ("GET", "http://a.test/x", "X\nY: b", 'header "X"'),
+    ],
+)
+def test_a_line_break_adds_no_header(tmp_path: Path, method: str, url: str, field: str, which: str) -> None:
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        explain(gateway(tmp_path), method, url, [field])
+    assert str(caught.value) == f"{which} contains a line break; expected it in one line"
+
+
+def test_the_line_break_at_the_end_of_a_header_is_that_of_its_file(tmp_path: Path) -> None:
+    assert "X: a" in as_text(explain(balanced(tmp_path), "GET", "http://a.test/", ["X: a\r\n"]))
+
+
 # --- which target, and why ---
 
 
