@@ -9,6 +9,7 @@ PERF: each command imports what it needs. `fastgw reload` takes 0.17 s of user t
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -529,15 +530,16 @@ def stories(
     answer: FormatOption = Format.TEXT,
 ) -> None:
     """Show the stories of failed and slow requests of a running gateway: filters, attempts and timings."""
-    from urllib.parse import quote, urlencode
-
+    from fastgw.admin.client import resource_path
     from fastgw.admin.story_text import as_table, as_text
     from fastgw.observe.access_log.formats import rfc3339
 
     asked = {"limit": str(limit), **({"route": route} if route else {}), **({"status": status} if status else {})}
-    path = f"/stories?{urlencode(asked)}" if story is None else f"/stories/{quote(story, safe='')}"
+    names, query = (("stories",), asked) if story is None else (("stories", story), {})
     wanted = _gateway_choice(file, name, admin, token_file)
-    found = _query_gateway(wanted, certificate, lambda client: client.read(path, dict[str, Any]))
+    found = _query_gateway(
+        wanted, certificate, lambda client: client.read(resource_path(*names, query=query), dict[str, Any])
+    )
     if answer is Format.JSON:
         _print_json(found)
     elif story is not None:
@@ -565,7 +567,7 @@ def debug(
     answer: FormatOption = Format.TEXT,
 ) -> None:
     """Show the story of a request to URL; without a URL, make a token for the header X-Fastgw-Debug of any request."""
-    from fastgw.admin.client import send_debugged
+    from fastgw.admin.client import parse_debugged_request, send_debugged
     from fastgw.admin.node_interface import DebugTokenMade, DebugWanted
     from fastgw.admin.story_text import as_text
     from fastgw.capture.debug_token import MOST_S
@@ -576,37 +578,26 @@ def debug(
         wanted = DebugWanted(route, parse_duration(lifetime))
         if not 0.0 < wanted.seconds <= MOST_S:
             raise ValueError(f"--for: {lifetime} is not above 0 and at most {write_duration(MOST_S)}")
-        fields = dict(_header(each) for each in header or ())
+        request = None if url is None else parse_debugged_request(url, method, header or ())
     except ValueError as error:
         _fail(USAGE, f"fastgw: {error}")
 
     def debugged(client: AdminClient) -> None:
         made = client.change("/debug", DebugTokenMade, wanted)
-        if url is None:
+        if request is None:
             if answer is Format.JSON:
                 _print_json(made)
             else:
                 typer.echo(f"X-Fastgw-Debug: {made.token}")
                 typer.echo(f"valid until {rfc3339(made.expires_date)}", err=True)
             return
-        story = _debugged_story(client, lambda: send_debugged(url, method, fields, made.token))
+        story = _debugged_story(client, lambda: send_debugged(request, made.token))
         if answer is Format.JSON:
             _print_json(story)
         else:
             typer.echo(as_text(story, rfc3339))
 
-    try:
-        _query_gateway(_gateway_choice(file, name, admin, token_file), certificate, debugged)
-    except ValueError as error:
-        _fail(USAGE, f"fastgw: {error}")
-
-
-def _header(text: str) -> tuple[str, str]:
-    """Return name and value of a header. Raises `ValueError`."""
-    name, colon, value = text.partition(":")
-    if not colon:
-        raise ValueError(f"\"{text}\" is not a header; expected 'Name: value'")
-    return name.strip(), value.strip()
+    _query_gateway(_gateway_choice(file, name, admin, token_file), certificate, debugged)
 
 
 def _debugged_story(client: AdminClient, send: Callable[[], tuple[int, str]]) -> dict[str, Any]:
@@ -741,18 +732,20 @@ def analytics(
     answer: Annotated[AnalyticsFormat, typer.Option("--format", help="Output format.")] = AnalyticsFormat.TABLE,
 ) -> None:
     """Show the requests of a running gateway by route, consumer, plan, status or method, over minutes to weeks."""
-    from urllib.parse import urlencode
-
+    from fastgw.admin.client import resource_path
     from fastgw.admin.node_interface import Analytics
 
     given = {"until": until, "step": step, "route": route, "consumer": consumer, "plan": plan}
-    asked = {"by": by.value, "since": since, "limit": limit, **{key: each for key, each in given.items() if each}}
-    path = f"/analytics?{urlencode(asked)}"
+    query = {"by": by.value, "since": since, "limit": str(limit), **{key: each for key, each in given.items() if each}}
     wanted = _gateway_choice(file, name, admin, token_file)
     if answer is AnalyticsFormat.JSON:
-        typer.echo(_query_gateway(wanted, certificate, lambda client: client.get(path)))
+        typer.echo(
+            _query_gateway(wanted, certificate, lambda client: client.get(resource_path("analytics", query=query)))
+        )
         return
-    found = _query_gateway(wanted, certificate, lambda client: client.read(path, Analytics))
+    found = _query_gateway(
+        wanted, certificate, lambda client: client.read(resource_path("analytics", query=query), Analytics)
+    )
     if answer is AnalyticsFormat.CSV:
         from fastgw.admin.analytics_csv import as_csv
 
@@ -1095,7 +1088,7 @@ def kyma_services(
     errors: list[str] = []
     for file in files:
         try:
-            content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+            content = _read_stdin() if file == STDIN else Path(file).read_bytes()
         except OSError as error:
             _fail(WRONG, f"fastgw: {file}: {error.strerror}")
         name = "standard input.json" if file == "-" and content.lstrip().startswith((b"{", b"[")) else file
@@ -1215,7 +1208,11 @@ def _load(file: str, syntax: Syntax) -> config.Loaded:
 
     if file != STDIN:
         return config.load(file, TYPES)
-    text = sys.stdin.buffer.read(LARGEST + 1)
+    try:
+        text = _read_stdin(LARGEST + 1)
+    except OSError as error:
+        problem = config.Problem("<stdin>", 0, 0, "", f"cannot be read: {error.strerror or error}")
+        raise config.ConfigError([problem]) from error
     try:
         return config.load_text(text, "<stdin>", TYPES, f".{syntax}")
     except config.ConfigError as error:
@@ -1223,6 +1220,13 @@ def _load(file: str, syntax: Syntax) -> config.Loaded:
             raise
         hint = config.Problem("<stdin>", 0, 0, "", "it looks like TOML", f"expected YAML, or --syntax {Syntax.TOML}")
         raise config.ConfigError([*error.problems, hint], error.excerpts) from error
+
+
+def _read_stdin(size: int = -1) -> bytes:
+    """Return at most `size` bytes of stdin; -1: all. Raises `OSError`, also if it was closed at the start."""
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, "it is closed")
+    return sys.stdin.buffer.read(size)
 
 
 def _read(source: Callable[[], T], answer: Format = Format.TEXT) -> T:
@@ -1262,7 +1266,7 @@ def _chosen(wanted: GatewayChoice) -> Choice:
     """Return the selected gateway, and its token."""
     from fastgw.admin.gateway_selection import AmbiguousGateway, NoSuchGateway, choose
 
-    is_asked = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+    is_asked = all(each is not None and each.isatty() for each in (sys.stdin, sys.stderr))
     try:
         return choose(wanted, _ask_which if is_asked else None)
     except ValueError as error:
@@ -1289,7 +1293,7 @@ def _ask_which(found: Sequence[Found]) -> Found:
 
 def _query_gateway(wanted: GatewayChoice, certificate: str | None, ask: Callable[[AdminClient], T]) -> T:
     """Return the response of a running gateway."""
-    from fastgw.admin.client import AdminClient, RefusedByGateway, Unreachable
+    from fastgw.admin.client import AdminClient, NotUtf8, RefusedByGateway, Unreachable
 
     choice = _chosen(wanted)
     if certificate is not None and not choice.admin.tls:
@@ -1300,6 +1304,8 @@ def _query_gateway(wanted: GatewayChoice, certificate: str | None, ask: Callable
         _fail(UNREACHABLE, f"fastgw: {error}")
     except RefusedByGateway as error:
         _fail(WRONG, f"fastgw: {error}")
+    except NotUtf8 as error:
+        _fail(USAGE, f"fastgw: {error}")
 
 
 def _is_answered(client: AdminClient) -> None:
@@ -1375,7 +1381,23 @@ def _check_open(descriptor: int) -> None:
 
 
 def _print_json(value: object) -> None:
-    typer.echo(msgspec.json.format(msgspec.json.encode(value)))
+    try:
+        text = msgspec.json.encode(value)
+    except UnicodeEncodeError:  # an argument, such as the name of a file, is in it and not UTF-8
+        text = msgspec.json.encode(_printable(msgspec.to_builtins(value)))
+    typer.echo(msgspec.json.format(text))
+
+
+def _printable(value: Any) -> Any:
+    """Return the value with other bytes than UTF-8 in its texts as `\\udcff`, as the text of errors has them."""
+    match value:
+        case str():
+            return value.encode(errors="backslashreplace").decode()
+        case list() | tuple():
+            return [_printable(each) for each in value]
+        case dict():
+            return {_printable(key): _printable(each) for key, each in value.items()}
+    return value
 
 
 def _fail(code: int, *lines: str) -> NoReturn:
@@ -1391,7 +1413,13 @@ class OutputLost(Exception):
 class _StandardOutput(FileIO):
     """Standard output, whose errors are `OutputLost`, unlike those of other files. A closed pipe is left to click."""
 
+    was_closed = False
+    """Whether it was closed at the start, so that /dev/null is in its place: the first write is the error."""
+
     def write(self, data: Any, /) -> int:
+        if self.was_closed:
+            self.was_closed = False
+            raise OutputLost("it is closed")
         try:
             return super().write(data)
         except BrokenPipeError:
@@ -1411,6 +1439,10 @@ def _name_output_errors() -> None:
             line_buffering=usual.line_buffering,
             write_through=usual.write_through,
         )
+    elif usual is None:
+        raw = _StandardOutput(1, "wb", closefd=False)
+        raw.was_closed = True
+        sys.stdout = TextIOWrapper(BufferedWriter(raw), "utf-8", "surrogateescape")
 
 
 def _fill_standard_descriptors() -> None:

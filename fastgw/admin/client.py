@@ -5,12 +5,14 @@ Uses `http.client`, which takes a few milliseconds to import; commands send one 
 
 import http.client
 import os
+import re
 import socket
 import ssl
+import string
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -19,6 +21,7 @@ from fastgw.admin import TOKEN
 from fastgw.admin.node_interface import JSON, NDJSON, Refusal
 from fastgw.config.base.value_types import Address, parse_address
 from fastgw.config.settings.secrets import Secret
+from fastgw.http.grammar import IS_TOKEN
 
 MESSAGE_PACK: Final = "application/vnd.msgpack"
 DEFAULT: Final = "127.0.0.1:9901"
@@ -27,6 +30,9 @@ TIMEOUT: Final = 10.0
 CHANGE_TIMEOUT: Final = 180.0
 """Timeout in seconds for the response to a configuration change."""
 _PORTS: Final = {"http": 80, "https": 443}
+_NOT_IN_HOSTS: Final = re.compile(r"[\x00-\x20\x7f\udc80-\udcff]")
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+"""Matches what no value of a header may contain."""
 
 T = TypeVar("T")
 
@@ -37,6 +43,13 @@ class Unreachable(Exception):
 
 class RefusedByGateway(Exception):
     """The gateway rejects the request. The text is one line for the user."""
+
+
+class NotUtf8(ValueError):
+    """An argument cannot be sent, because it is not UTF-8. The text is one line for the user."""
+
+    def __init__(self, error: UnicodeEncodeError) -> None:
+        super().__init__(f'"{error.object.encode(errors="backslashreplace").decode()}" is not UTF-8')
 
 
 class AdminAddress(Struct, frozen=True):
@@ -72,9 +85,27 @@ def _parsed_admin_address(text: str) -> AdminAddress:
     return AdminAddress(text, Address(host=parts.hostname, port=port or _PORTS[parts.scheme]), parts.scheme == "https")
 
 
+def resource_path(*names: str, query: Mapping[str, str] = {}) -> str:
+    """Return the path of a resource of the admin API: these names, encoded. Raises `NotUtf8`."""
+    try:
+        path = "".join(f"/{quote(name, safe='')}" for name in names)
+        return f"{path}?{urlencode(query)}" if query else path
+    except UnicodeEncodeError as error:
+        raise NotUtf8(error) from error
+
+
+def _as_json(body: object) -> bytes:
+    """Return the body of a request. Raises `NotUtf8`."""
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError as error:
+        raise NotUtf8(error) from error
+
+
 class AdminClient:
     """Client of one gateway. Methods raise `Unreachable` or `RefusedByGateway`; so does the constructor if
-    `certificate`, the name of a PEM file with a client certificate and its key, is invalid."""
+    `certificate`, the name of a PEM file with a client certificate and its key, is invalid. Methods that send a body
+    raise `NotUtf8` as well."""
 
     def __init__(self, admin: AdminAddress, token: str | None, certificate: str | None = None) -> None:
         self._admin = admin
@@ -113,13 +144,14 @@ class AdminClient:
         """Send a request, and yield the lines of the response as they come, without empty ones. `seconds`: duration of
         the response; the gateway has ended one that is shorter, which is `Unreachable` too.
         """
+        content = _as_json(body)
         ends_at = time.monotonic() + seconds  # not later than the gateway's
         fields = {**self._fields, "Content-Type": JSON}
         connection = _Connection(self._admin, self._tls)
         try:
             connection.connect()
             connection.sock.settimeout(TIMEOUT)
-            connection.request("POST", path, msgspec.json.encode(body), fields)
+            connection.request("POST", path, content, fields)
             response = connection.getresponse()
             if response.status != 200:
                 raise self._refused(response.status, response.read())
@@ -148,13 +180,14 @@ class AdminClient:
 
     def _send_request(self, method: str, path: str, timeout: float, body: object = None, kind: str = JSON) -> bytes:
         fields: dict[str, str | bytes] = {**self._fields}
-        if body is not None:
+        content = None if body is None else _as_json(body)
+        if content is not None:
             fields["Content-Type"] = JSON
         connection = _Connection(self._admin, self._tls)
         try:
             connection.connect()
             connection.sock.settimeout(timeout)
-            connection.request(method, path, None if body is None else msgspec.json.encode(body), fields)
+            connection.request(method, path, content, fields)
             response = connection.getresponse()
             self.has_answered = True
             answer = response.read()
@@ -205,27 +238,78 @@ class AdminClient:
         return Unreachable(f"{self._admin.text} is not the admin API of fastgw: {why}; give --admin ADDR")
 
 
-def send_debugged(url: str, method: str, fields: dict[str, str], token: str) -> tuple[int, str]:
+class DebuggedRequest(Struct, frozen=True):
+    """Request of `fastgw debug`."""
+
+    url: str
+    """URL as given by the user."""
+    tls: bool
+    host: str
+    port: int
+    method: str
+    target: str
+    """Path and query, percent-encoded."""
+    fields: Mapping[str, bytes]
+
+
+def parse_debugged_request(url: str, method: str, headers: Sequence[str]) -> DebuggedRequest:
+    """Parse the arguments of `fastgw debug`. The target is percent-encoded, as browsers do, where it has spaces or
+    characters beyond ASCII; values of headers are sent as they were typed. Raises `ValueError`.
+    """
+    no_url = f'"{url}" is not a URL; expected http://host:port/path'
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+        (parts.hostname or "").encode("idna")  # as the connection does
+    except ValueError as error:
+        raise ValueError(no_url) from error
+    if parts.scheme not in _PORTS or not parts.hostname or _NOT_IN_HOSTS.search(parts.netloc):
+        raise ValueError(no_url)
+    if not IS_TOKEN(method.encode(errors="replace")):
+        raise ValueError(f'"{method}" is not a method; expected one such as GET')
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return DebuggedRequest(
+        url,
+        parts.scheme == "https",
+        parts.hostname,
+        port or _PORTS[parts.scheme],
+        method,
+        quote(target, safe=string.punctuation, errors="surrogateescape"),
+        dict(map(_header, headers)),
+    )
+
+
+def _header(text: str) -> tuple[str, bytes]:
+    """Return name and value of a header. Errors have the name alone: the value may be a secret."""
+    name, colon, value = text.partition(":")
+    name, value = name.strip(), value.strip()
+    if not colon:
+        raise ValueError(f"\"{text}\" is not a header; expected 'Name: value'")
+    if not IS_TOKEN(name.encode(errors="replace")):
+        raise ValueError(f'"{name}" is not the name of a header')
+    if _CONTROLS.search(value):
+        raise ValueError(f'header "{name}" contains a line break or another control character')
+    return name, value.encode(errors="surrogateescape")
+
+
+def send_debugged(request: DebuggedRequest, token: str) -> tuple[int, str]:
     """Send a request with a debug token; return its status and the id of its story, "" if it was not debugged.
 
-    Raises `ValueError` for an invalid URL or header, and `Unreachable`.
+    Raises `Unreachable`.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in _PORTS or not parts.hostname:
-        raise ValueError(f'"{url}" is not a URL; expected http://host:port/path')
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname, parts.port or _PORTS[parts.scheme], timeout=CHANGE_TIMEOUT)
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    kind = http.client.HTTPSConnection if request.tls else http.client.HTTPConnection
+    connection = kind(request.host, request.port, timeout=CHANGE_TIMEOUT)
     try:
-        connection.request(method, target, headers={**fields, "X-Fastgw-Debug": token})
+        fields: dict[str, str | bytes] = {**request.fields, "X-Fastgw-Debug": token}
+        connection.request(request.method, request.target, headers=fields)
         response = connection.getresponse()
         while response.read(65536):
             pass
         return response.status, response.headers.get("X-Fastgw-Debug-Story", "")
     except OSError as error:
-        raise Unreachable(f"{url}: {_error_text(error)}") from error
+        raise Unreachable(f"{request.url}: {_error_text(error)}") from error
     except http.client.HTTPException as error:
-        raise Unreachable(f"{url}: it does not speak HTTP: {type(error).__name__}") from error
+        raise Unreachable(f"{request.url}: it does not speak HTTP: {type(error).__name__}") from error
     finally:
         connection.close()
 

@@ -390,6 +390,30 @@ def test_output_that_cannot_be_written_is_said(arguments: tuple[str, ...]) -> No
     assert (told.returncode, told.stderr) == (74, "fastgw: the output cannot be written: No space left on device\n")
 
 
+@pytest.mark.parametrize("command", ["check good.yaml", "version", "--help"])
+def test_output_that_is_closed_is_said(command: str, files: Path) -> None:
+    shell = f"exec {FASTGW} {command} >&-"
+    told = subprocess.run(["sh", "-c", shell], cwd=files, capture_output=True, text=True, timeout=COMMAND_DEADLINE)
+    assert (told.returncode, told.stderr) == (74, "fastgw: the output cannot be written: it is closed\n")
+
+
+@pytest.mark.parametrize(
+    "command", ["check -", "explain - GET http://a/", "diff - good.yaml", "diff good.yaml -", "kyma-services -"]
+)
+def test_input_that_is_closed_cannot_be_read(command: str, files: Path) -> None:
+    shell = f"exec {FASTGW} {command} <&- 2>&1"
+    told = subprocess.run(["sh", "-c", shell], cwd=files, capture_output=True, text=True, timeout=COMMAND_DEADLINE)
+    wanted = "fastgw: -: it is closed\n" if "kyma" in command else "<stdin>: cannot be read: it is closed\n"
+    assert (told.returncode, told.stdout) == (1, wanted)
+
+
+def test_a_name_that_is_not_utf8_is_shown_in_json() -> None:
+    told = fastgw("audit", "verify", "--format", "json", "bad\udcff.log")
+    (problem,) = json.loads(told.stdout)["problems"]
+    assert (told.returncode, problem["file"]) == (1, "bad\\udcff.log")
+    assert problem["wrong"] == "No such file or directory"
+
+
 def test_the_version_tells_what_it_runs_on():
     told = fastgw("version").stdout.splitlines()
     assert told[0].split() == ["fastgw:", VERSION]

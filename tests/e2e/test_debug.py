@@ -169,6 +169,12 @@ def test_tokens_are_valid_over_reloads_and_a_new_control_process(gateway: Reload
     wait_until(is_kept, "a story")
 
 
+def test_the_command_sends_what_http_has_to_encode(gateway: Reloadable) -> None:
+    shown = gateway.command("debug", f"{gateway.url()}/said/ü b", "-H", "X: ☃", "--format", "json")
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["path"] == "/said/%C3%BC%20b"
+
+
 def test_the_command_makes_a_token_or_shows_the_story_of_a_request(gateway: Reloadable) -> None:
     made = gateway.command("debug", "--for", "1m")
     assert made.returncode == 0, made.stderr

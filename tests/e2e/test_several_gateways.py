@@ -158,7 +158,6 @@ def test_several_are_listed_and_named(tmp_path: Path, runtime: Path) -> None:
         two.process.returncode = 0
 
 
-
 def test_a_gateway_is_found_by_its_file_after_the_link_to_a_release_is_switched(tmp_path: Path) -> None:
     for number in ("1", "2"):
         config = {**LISTENING, "admin": ANYWHERE, "status": None, "routes": saying(f"v{number}")}

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fastgw.admin import status_tables
-from fastgw.admin.client import AdminClient, parse_admin_address
+from fastgw.admin.client import AdminClient, parse_admin_address, parse_debugged_request
 from fastgw.admin.node_interface import Status
 from fastgw.cli import app
 from fastgw.config.base.value_types import Address
@@ -381,3 +381,47 @@ def speaking(answer: bytes) -> Iterator[str]:
         thread.start()
         yield f"127.0.0.1:{listening.getsockname()[1]}"
         thread.join()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("analytics", "--route", "\udcff"),
+        ("stories", "\udcff"),
+        ("stories", "--route", "\udcff"),
+        ("tap", "--route", "\udcff"),
+        ("debug", "--route", "\udcff"),
+    ],
+    ids=" ".join,
+)
+def test_an_argument_that_is_not_utf8_is_refused(here: Served, arguments: tuple[str, ...]) -> None:
+    ended = run(*arguments, place(here))
+    assert (ended.stderr, ended.exit_code) == ('fastgw: "\\udcff" is not UTF-8\n', 2)
+
+
+def test_a_debugged_request_is_encoded() -> None:
+    request = parse_debugged_request("http://a.test/ü b%20c?q=é#f", "GET", ["X: ☃", "Y: a\udcff"])
+    assert (request.host, request.port, request.tls) == ("a.test", 80, False)
+    assert request.target == "/%C3%BC%20b%20c?q=%C3%A9"
+    assert request.fields == {"X": "☃".encode(), "Y": b"a\xff"}
+
+
+@pytest.mark.parametrize(
+    ("url", "method", "header", "error"),
+    [
+        ("http://a b/", "GET", "X: a", '"http://a b/" is not a URL; expected http://host:port/path'),
+        ("http://[::1", "GET", "X: a", '"http://[::1" is not a URL; expected http://host:port/path'),
+        ("http://a:x/", "GET", "X: a", '"http://a:x/" is not a URL; expected http://host:port/path'),
+        ("http://a..b/", "GET", "X: a", '"http://a..b/" is not a URL; expected http://host:port/path'),
+        ("http://a/", "GET /x", "X: a", '"GET /x" is not a method; expected one such as GET'),
+        ("http://a/", "GET", "X Y: a", '"X Y" is not the name of a header'),
+        ("http://a/", "GET", "X", "\"X\" is not a header; expected 'Name: value'"),
+        ("http://a/", "GET", "X: s\nY: b", 'header "X" contains a line break or another control character'),
+    ],
+)
+def test_an_invalid_debugged_request_is_refused_before_a_token_is_made(
+    here: Served, url: str, method: str, header: str, error: str
+) -> None:
+    ended = run("debug", url, "-X", method, "-H", header, place(here))
+    assert (ended.stderr, ended.exit_code) == (f"fastgw: {error}\n", 2)
+    assert here.node.told == []
