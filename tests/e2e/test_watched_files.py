@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.e2e.admin_calls import JSON, admin
 from tests.e2e.test_processes import samples
 from tests.e2e.test_reload import ANYWHERE, Reloadable, saying
 from tests.support.certificates import Certificates, server_tls
@@ -128,3 +129,26 @@ def shown(origin: Origin) -> str:
     """Whose certificate the last connection showed."""
     names: str = origin.connections[-1].sock.getpeercert()["subjectAltName"][0][1]  # type: ignore[attr-defined]
     return names
+
+
+@pytest.mark.parametrize(
+    ("count", "wrong"), [(30_000, b"expected at most 5000 elements"), (300_000, b"longer than 1 MiB")]
+)
+def test_a_list_of_very_many_targets_is_refused_and_the_last_one_stays(
+    tmp_path: Path, count: int, wrong: bytes
+) -> None:
+    """Workers that set up such a list are silent for longer than the supervisor waits."""
+    urls = [f"http://10.0.0.1:{80 + at}" for at in range(count)]
+    file = tmp_path / "targets.yaml"
+    with Origin().serve() as origin:
+        file.write_text(f"- {origin.url}\n")
+        config = {"upstreams": {"u": {"targets": {"file": "targets.yaml"}}}, "routes": [{"name": "u", "upstream": "u"}]}
+        with Reloadable(config, tmp_path) as gateway:
+            file.with_suffix(".new").write_text("".join(f"- {url}\n" for url in urls))
+            os.replace(file.with_suffix(".new"), file)
+            gateway.stderr.wait_for(lambda line: b"targets.yaml" in line and wrong in line)
+            told = admin(gateway, "PUT /upstreams/u/targets", json.dumps(urls[:5001]), JSON)
+            assert (told.status, told.json["problems"][0]["expected"]) == (422, "at most 5000 elements")
+            assert gateway.answer()[0] == 200
+            assert gateway.generations() == [1, 1]
+            assert "hangs" not in gateway.stderr.text()

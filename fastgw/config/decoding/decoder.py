@@ -492,7 +492,7 @@ class Sequence(Decoder):
             least = "one" if self.shortest == 1 else self.shortest
             return reading.report(path, found, f"expected at least {least}")
         if self.longest is not None and len(value) > self.longest:
-            return reading.report(path, f"a list of {len(value)}", f"expected at most {self.longest}")
+            return reading.report(path, f"a list of {len(value)}", f"expected at most {self.longest} elements")
         return tuple(self.each.read(inner, (*path, index), reading) for index, inner in enumerate(value))
 
     @property

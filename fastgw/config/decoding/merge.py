@@ -25,6 +25,8 @@ from fastgw.config.sources.followed_files import FollowedFile, is_discovered
 
 MAPS: Final = ("listeners", "upstreams", "maps", "filter_sets", "filters")
 LISTS: Final = ("include", "extensions", "access_logs", "consumers", "consumer_files", "routes")
+MOST_BYTES: Final = 1024 * 1024
+"""Maximum size in bytes of a file with a list of targets: parsing a larger one would hold up the process that does."""
 ANYWHERE: Final = ("version",)
 """Keys allowed in every file, because only one value is valid."""
 
@@ -324,7 +326,8 @@ def targets_in_files(
             notes.append(location.below("targets").problem(f"{why}: requests are answered 503 until it can be"))
         elif file is not BROKEN:
             suffix = "" if isinstance(source, TargetsFile) else ".json"
-            document = Document(file, partial(files.read, file), suffix=suffix, upstream=name, quotes=bool(suffix))
+            read = partial(_list_in, files, file)
+            document = Document(file, read, suffix=suffix, upstream=name, quotes=bool(suffix))
             if document.value is None:
                 reading = Reading(document, filter_types, files, [*document.problems])
             else:
@@ -336,6 +339,14 @@ def targets_in_files(
         else:
             merged.maps["upstreams"][name] = location, BROKEN
     return readings, notes
+
+
+def _list_in(files: Files, file: str) -> bytes:
+    """Return the content of a file with a list of targets. Raises `SyntaxProblem`."""
+    content = files.read(file)
+    if len(content) > MOST_BYTES:
+        raise SyntaxProblem(f"longer than {MOST_BYTES // 1024**2} MiB", expected="expected a shorter list of targets")
+    return content
 
 
 def _is_unknown(file: str, files: Files) -> bool:

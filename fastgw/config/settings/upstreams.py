@@ -33,6 +33,10 @@ from fastgw.config.settings.secrets import Secret
 from fastgw.net.tls_profiles import VersionName
 
 PoolNumber = Annotated[int, Meta(le=1_000_000)]
+MOST_LISTED: Final = 5000
+"""Maximum number of targets of one upstream. A worker sets up the targets of an upstream in one step: these take it
+about 0.2 s, in which it answers nothing, and 60,000 so long that it would be killed.
+"""
 
 
 class Target(Settings):
@@ -52,7 +56,7 @@ class Target(Settings):
 
 WrittenTarget = Annotated[Target, Shorthand("url", "a URL or an object")]
 """A target, which may be written as its URL alone."""
-Targets = Some[WrittenTarget]
+Targets = Annotated[tuple[WrittenTarget, ...], Meta(min_length=1, max_length=MOST_LISTED)]
 """Targets as written: a list."""
 
 
@@ -61,7 +65,7 @@ class TargetsFile(Settings):
     the file is invalid or missing, its previous contents stay in use."""
 
     file: ReadableFile
-    """YAML or JSON file, by its extension, which contains only the list."""
+    """YAML or JSON file of at most 1 MiB, by its extension, which contains only the list."""
 
 
 class TargetsDns(Settings):
@@ -520,10 +524,10 @@ class CircuitBreaker(Settings):
 class Upstream(Settings):
     """Upstream: a named group of targets that serve the same requests."""
 
-    targets: Annotated[tuple[WrittenTarget, ...], OrFrom(_TARGET_SOURCES)]
+    targets: Annotated[tuple[WrittenTarget, ...], OrFrom(_TARGET_SOURCES), Meta(max_length=MOST_LISTED)]
     """Targets of the upstream: a list of `{url: …}` or of URLs, or a source of targets: `{file: path}`, `{dns: name,
     port: 9000}`, `{srv: name}`, `{consul: name}`, `{nacos: name}`, `{eureka: name}` or `{docker: label}`. Changes in a
-    source take effect without a reload."""
+    source take effect without a reload. At most 5,000 targets, and 65,536 in all upstreams together."""
     protocol: Literal["http1", "http2", "auto", "grpc"] = "auto"
     """Protocol spoken to the targets. `http1`: HTTP/1.1; `http2`: HTTP/2, which `https` targets must select by ALPN and
     others must support by prior knowledge; `auto`: the version that an `https` target selects by ALPN, HTTP/1.1 for

@@ -15,6 +15,7 @@ from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.settings.gateway import Listener, Route, shares_of
 from fastgw.config.settings.upstreams import Upstream
+from fastgw.shm.slot_assignment import MAX_TARGETS
 
 _HTTP_SCHEMES: Final = ("http", "https")
 _TRANSPORT: Final = {"tcp": "tcp", "tls": "tcp", "udp": "udp"}
@@ -37,6 +38,18 @@ _NOWHERE: Final = "expected no such setting"
 
 Schemes = Mapping[str, str]
 """Target scheme of each upstream: `http`, `tcp`, `udp`, or "" for one that fits HTTP and TCP."""
+
+
+def targets_have_slots(merged: Merged) -> None:
+    """Check that the targets of all upstreams together have slots in the node's shared memory."""
+    count = 0
+    for location, _, upstream in merged.whole("upstreams"):
+        if isinstance(upstream.targets, tuple):
+            count += len(upstream.targets)
+            if count > MAX_TARGETS:
+                wrong = f"more than {MAX_TARGETS} targets in all upstreams together"
+                location.below("targets").report(wrong, "expected fewer targets")
+                return
 
 
 def targets_of_one_protocol(merged: Merged) -> None:

@@ -41,6 +41,7 @@ from fastgw.config.validation.listener_protocols import (
     check_takes_requests,
     destinations_at,
     listeners_of_one_protocol,
+    targets_have_slots,
     targets_of_one_protocol,
 )
 from fastgw.config.validation.tls import served_tls_that_works, tls_that_works
@@ -735,6 +736,7 @@ RULES: Final[tuple[Rule, ...]] = (
     composed_routes,
     functions_have_upstreams,
     events_have_upstreams,
+    targets_have_slots,
     targets_of_one_protocol,
     listeners_of_one_protocol,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,40 @@ def test_what_is_wrong_is_told_at_its_place(file: Path, text: str, told: str) ->
 def test_what_names_no_file_is_told_in_the_configuration(file: Path, targets: str, told: str) -> None:
     (file.parent.parent / "gw.yaml").write_text(MAIN.replace("{file: lists/targets.yaml}", targets))
     assert wrong(file)[0].startswith(f"gw.yaml:{told}")
+
+
+def urls(count: int) -> list[str]:
+    return [f"http://10.{number >> 16}.{number >> 8 & 255}.{number & 255}:80" for number in range(count)]
+
+
+def test_an_upstream_has_a_bounded_number_of_targets(file: Path) -> None:
+    """A worker would be silent for so long that it is killed."""
+    main = file.parent.parent / "gw.yaml"
+    file.write_text("".join(f"- {url}\n" for url in urls(5000)))
+    made = loaded(file)
+    assert len(made.config.upstreams["u"].targets) == 5000
+    file.write_text("".join(f"- {url}\n" for url in urls(5001)))
+    assert wrong(file) == ["lists/targets.yaml:1:1: not a valid value; expected at most 5000 elements"]
+    main.write_text(MAIN.replace("{file: lists/targets.yaml}", json.dumps(urls(5001))))
+    assert wrong(file) == ["gw.yaml:4:16: upstreams.u.targets: a list of 5001; expected at most 5000 elements"]
+    put = config.Source("upstreams.u.targets", json.dumps(urls(5001)).encode(), suffix=".json", upstream="u")
+    with pytest.raises(config.ConfigError) as raised:
+        config.load_sources([*made.sources, put], made.captured, TYPES)
+    assert "a list of 5001; expected at most 5000 elements" in str(raised.value)
+
+
+def test_a_list_of_targets_has_a_bounded_size(file: Path) -> None:
+    """The count is known only after a file was parsed."""
+    file.write_text("- http://127.0.0.1:9001\n" + "#" * 1024 * 1024)
+    assert wrong(file) == ["lists/targets.yaml: longer than 1 MiB; expected a shorter list of targets"]
+
+
+def test_all_upstreams_together_have_a_bounded_number_of_targets(file: Path) -> None:
+    """More have no slots in the node's shared memory: `check` says so, and not only the start."""
+    upstreams = {f"u{number}": {"targets": urls(5000)} for number in range(14)}
+    given = {"version": 1, "listeners": {"main": {"address": "127.0.0.1:0"}}, "upstreams": upstreams, "routes": []}
+    (file.parent.parent / "gw.yaml").write_text(json.dumps(given))
+    (said,) = wrong(file)
+    assert said.endswith(
+        "upstreams.u13.targets: more than 65536 targets in all upstreams together; expected fewer targets"
+    )
