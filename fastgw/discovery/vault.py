@@ -27,6 +27,8 @@ LONGEST_S: Final = 10 * 365 * 86400
 """Lifetime beyond which a token counts as one without an end."""
 SHORTEST_S: Final = 5.0
 """Lifetime below which a renewed token is replaced by a new login: it has reached its maximum."""
+REVOKED_S: Final = 2.0
+"""Timeout in seconds of the revocation of a token that is no longer used: it ends by itself."""
 _SHOWN: Final = 200
 _MOST_TOKEN: Final = 64 * 1024
 _HINTS: Final[Mapping[int, str]] = {
@@ -81,22 +83,37 @@ class VaultSession:
         self._renewable = False
         self._ends_at = inf
         self._renew_at = inf
+        self._forbidden: set[str] = set()
+        """Paths that a new token could not read either: for them there is no other login."""
 
     def __repr__(self) -> str:
         return f"<VaultSession {'with' if self._token else 'without'} a token>"
 
     async def read(self, path: str) -> dict[str, str]:
         """Return the values of a secret by key. Values that are not text are left out. Raises `SourceFailed`."""
-        had_token = bool(self._token)
         await self.keep_token()
         try:
-            return await self._read(path)
+            values = await self._read(path)
         except SourceRefused as error:
-            if error.status != 403 or not had_token or self._settings.auth.token is not None:
+            if error.status != 403 or self._settings.auth.token is not None or await self._is_accepted(path):
                 raise
-        self._token = ""  # it may have been revoked
-        await self.keep_token()
-        return await self._read(path)
+            await self._log_in()  # the token was revoked
+            try:
+                values = await self._read(path)
+            except SourceRefused as again:
+                if again.status == 403:
+                    self._forbidden.add(path)
+                raise
+        self._forbidden.discard(path)
+        return values
+
+    async def _is_accepted(self, path: str) -> bool:
+        """Whether the token is valid, so that its policy is why it may not read a path. Raises `SourceFailed`."""
+        try:
+            await self._call_api("/v1/auth/token/lookup-self", None)
+        except SourceRefused as error:
+            return error.status != 403 or path in self._forbidden  # a policy may deny this question too
+        return True
 
     async def keep_token(self) -> None:
         """Log in, or renew the token, if it is time. Raises `SourceFailed`."""
@@ -122,13 +139,17 @@ class VaultSession:
     async def revoke(self) -> None:
         """Revoke the token of a login that is no longer used. Failures are ignored: it ends by itself."""
         token, self._token = self._token, ""
+        await self._revoke(token)
+
+    async def _revoke(self, token: str) -> None:
         if token and self._settings.auth.token is None:
-            with suppress(SourceFailed):
-                await self._call_api("/v1/auth/token/revoke-self", {}, token)
+            with suppress(SourceFailed, TimeoutError):
+                async with asyncio.timeout(REVOKED_S):
+                    await self._call_api("/v1/auth/token/revoke-self", {}, token)
 
     async def _log_in(self) -> None:
-        auth = self._settings.auth
-        self._token = ""
+        """Replace the token, and revoke the previous one: each counts against the quotas of Vault until it ends."""
+        auth, replaced = self._settings.auth, self._token if time.monotonic() < self._ends_at else ""
         if auth.token is not None:
             token = self._value(auth.token).strip()
             try:
@@ -155,6 +176,7 @@ class VaultSession:
         if held is None or not held.client_token:
             raise SourceFailed("Vault has answered a login without a token")
         self._use(held.client_token, held.lease_duration, held.renewable)
+        await self._revoke(replaced)
 
     def _value(self, secret: Secret) -> str:
         try:

@@ -224,3 +224,39 @@ def test_a_credential_that_is_not_there_is_named(
     assert f"consumers[0].key_auth[0].key.credential: {wrong}".replace(
         "none cannot", f"{tmp_path}/none cannot"
     ) in check(said, tmp_path)
+
+
+@pytest.mark.parametrize("may_look_up", [True, False])
+def test_a_forbidden_path_does_not_cost_another_login(
+    may_look_up: bool, vault: VaultServer, authority: Certificates, tmp_path: Path
+) -> None:
+    """A login again and again leaves tokens behind until Vault refuses all logins. Where the policy denies
+    `lookup-self` as well, one login shows that a new token is of no use.
+    """
+    vault.secrets["secret/other"] = {"key": "third-key"}
+    with Reloadable(config(by_approle(vault, authority), "secret/app#key", "secret/other#key"), tmp_path) as gateway:
+        wait_until(lambda: len(vault.logins) == 2, "the login of the control process", TAKEN_S)
+        vault.forbidden.add("secret/other")
+        if not may_look_up:
+            vault.forbidden.add("auth/token/lookup-self")
+        refused = "/v1/secret/data/other"
+        wait_until(lambda: vault.refused.count(refused) >= 5, "some reads", TAKEN_S)
+        assert len(vault.logins) == (2 if may_look_up else 3)
+        assert len(vault.tokens) == 1, "replaced tokens were revoked"
+        assert "secret/other: Vault says 403" in feed(gateway)["problem"]
+        vault.secrets["secret/app"] = {"key": "second-key"}
+        wait_until(lambda: is_let_in(gateway, "second-key"), "the other secret", TAKEN_S)
+        vault.tokens.clear()
+        vault.secrets["secret/app"] = {"key": "fourth-key"}
+        wait_until(lambda: is_let_in(gateway, "fourth-key"), "another login after a revocation", TAKEN_S)
+
+
+def test_a_reload_and_a_stop_revoke_the_token(vault: VaultServer, authority: Certificates, tmp_path: Path) -> None:
+    vault.secrets["secret/other"] = {"key": "third-key"}
+    with Reloadable(config(by_approle(vault, authority)), tmp_path) as gateway:
+        wait_until(lambda: len(vault.logins) == 2, "the login of the control process", TAKEN_S)
+        gateway.change(consumers=consumer("secret/app#key", "secret/other#key"))
+        gateway.reload()
+        wait_until(lambda: "hvs.approle.1" in vault.revoked, "the token of the previous follower", TAKEN_S)
+        wait_until(lambda: len(vault.tokens) == 1, "one token that is in use", TAKEN_S)
+    assert not vault.tokens

@@ -1,7 +1,8 @@
 """A Vault of the tests, written from its HTTP API: AppRole, Kubernetes and token authentication, and KV version 2.
 
 Strict: it answers only what the API knows, a token must be valid and not revoked, and a secret is read at the path of
-its mount. `down`: it answers 503 as a sealed Vault does; `broken`: bytes in place of each answer.
+its mount. `down`: it answers 503 as a sealed Vault does; `broken`: bytes in place of each answer, `broken_paths` of
+reads of these; `forbidden`: paths that no policy allows to read, where `auth/token/lookup-self` may be one.
 """
 
 from __future__ import annotations
@@ -38,9 +39,12 @@ class VaultServer(Threaded):
         self.logins: list[str] = []
         self.revoked: list[str] = []
         self.reads: list[str] = []
+        self.refused: list[str] = []
         self.namespaces: set[str | None] = set()
         self.down = False
         self.broken: bytes | None = None
+        self.broken_paths: dict[str, bytes] = {}
+        self.forbidden: set[str] = set()
         self.lock = threading.Lock()
         self.begin()
 
@@ -110,13 +114,18 @@ class _Answering(BaseHTTPRequestHandler):
         vault = self.server
         if (token := self._token()) is None:
             self._say(403, errors=["permission denied"])
+        elif self.path.removeprefix("/v1/").replace("/data/", "/") in vault.forbidden:
+            vault.refused.append(self.path)
+            self._say(403, errors=["permission denied"])
         elif self.path == "/v1/auth/token/lookup-self":
             self._say(200, data={"ttl": token.ttl, "renewable": token.renewable})
         elif self.path.startswith("/v1/") and "/data/" in self.path:
             mount, path = self.path.removeprefix("/v1/").split("/data/", 1)
             vault.reads.append(f"{mount}/{path}")
             values = vault.secrets.get(f"{mount}/{path}", "absent")
-            if values == "absent":
+            if (broken := vault.broken_paths.get(f"{mount}/{path}")) is not None:
+                self._send(200, broken)
+            elif values == "absent":
                 self._say(404, errors=[])
             elif values is None:  # deleted: its metadata is still there
                 self._say(404, data={"data": None, "metadata": {"deletion_time": "2026-01-01T00:00:00Z", "version": 1}})

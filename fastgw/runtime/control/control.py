@@ -250,7 +250,7 @@ class Control:
         self._view.recording.stop()
         self._feeding.stop()
         self._watching.stop()
-        self._followed.stop()
+        await self._followed.stop()
         await self._cluster.end()
         self._issuing.stop()
         self._stapling.stop()

@@ -83,6 +83,12 @@ class _Follower:
         self._running = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
+        try:
+            await self._keep_following()
+        finally:
+            await self._end()
+
+    async def _keep_following(self) -> None:
         from fastgw.discovery.http_client import SourceFailed
 
         while True:
@@ -99,8 +105,13 @@ class _Follower:
         """Follow until `SourceFailed` is raised."""
         raise NotImplementedError
 
-    def stop(self) -> None:
+    async def _end(self) -> None:
+        """Give back what the service holds for this follower, within a bounded time."""
+
+    def stop(self) -> asyncio.Task[None]:
+        """Follow the service no longer. Returns the task, which ends soon."""
         self._running.cancel()
+        return self._running
 
 
 class _ListFollower(_Follower):
@@ -143,6 +154,9 @@ class _VaultFollower(_Follower):
         self._files = VaultFiles(self._session)
         super().__init__(f"{VAULT}: {settings.address}", publish)
 
+    async def _end(self) -> None:
+        await self._session.revoke()
+
     async def _follow_service(self) -> None:
         while True:
             contents, problems = await self._files.fetch(self._names)
@@ -162,6 +176,7 @@ class FollowedSources:
     def __init__(self, look_at_files: Callable[[], Awaitable[None]]) -> None:
         self._look_at_files = look_at_files
         self._following: dict[str, tuple[object, _Follower]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
         self._look_again = False
 
@@ -185,7 +200,7 @@ class FollowedSources:
         for name in [
             name for name, (key, _) in self._following.items() if name not in wanted or wanted[name][0] != key
         ]:
-            self._following.pop(name)[1].stop()
+            self._stop_follower(self._following.pop(name)[1])
         for name, (key, begin) in wanted.items():
             if name not in self._following:
                 self._following[name] = key, begin()
@@ -199,13 +214,19 @@ class FollowedSources:
         """Return the states of the sources."""
         return [follower.report.info for _, follower in self._following.values()]
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Follow nothing any more."""
         for _, follower in self._following.values():
-            follower.stop()
+            self._stop_follower(follower)
         self._following.clear()
         if self._looking is not None:
             self._looking.cancel()
+        await asyncio.gather(*self._ending, return_exceptions=True)
+
+    def _stop_follower(self, follower: _Follower) -> None:
+        ending = follower.stop()
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
 
     def _publish(self, name: str, content: bytes) -> None:
         if set_content(name, content):
