@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 import msgspec
 
-from fastgw.config.base.problems import VAULT
 from fastgw.config.settings.secrets import Secret, SecretError
 from fastgw.config.settings.vault import Vault
 from fastgw.config.sources.files import read_file
@@ -30,6 +29,10 @@ SHORTEST_S: Final = 5.0
 REVOKED_S: Final = 2.0
 """Timeout in seconds of the revocation of a token that is no longer used: it ends by itself."""
 _SHOWN: Final = 200
+MOST_BROKEN: Final = 3
+"""Number of paths in a row without an answer after which the others are not read in the same round: each may take the
+whole timeout.
+"""
 _MOST_TOKEN: Final = 64 * 1024
 _HINTS: Final[Mapping[int, str]] = {
     307: "this node is a standby: set `vault.address` to the active one",
@@ -232,22 +235,39 @@ class VaultFiles:
 
     def __init__(self, session: VaultSession) -> None:
         self._session = session
+        self._broken: set[str] = set()
+        """Paths without a valid answer in the last round: they are read after the others."""
 
     async def fetch(self, names: list[str]) -> tuple[dict[str, bytes], dict[str, str]]:
         """Return the contents of followed files, and the reasons why others cannot be fetched. Each path is read once.
         Raises `SourceFailed` if Vault cannot be used at all.
         """
+        await self._session.keep_token()
         paths: dict[str, list[str]] = {}
         for name in names:
             paths.setdefault(followed_in(name).subject.partition("#")[0], []).append(name)
         contents: dict[str, bytes] = {}
         problems: dict[str, str] = {}
-        for path, wanted in paths.items():
+        in_a_row = 0
+        for path in sorted(paths, key=self._broken.__contains__):
+            wanted = paths[path]
+            if in_a_row == MOST_BROKEN:
+                problems |= dict.fromkeys(wanted, "other paths were not answered")
+                continue
             try:
                 values = await self._session.read(path)
             except SourceRefused as error:
+                in_a_row = 0
+                self._broken.discard(path)
                 problems |= dict.fromkeys(wanted, str(error))
                 continue
+            except SourceFailed as error:
+                in_a_row += 1
+                self._broken.add(path)
+                problems |= dict.fromkeys(wanted, f"{path}: {error}")
+                continue
+            in_a_row = 0
+            self._broken.discard(path)
             for name in wanted:
                 key = followed_in(name).subject.partition("#")[2]
                 if values.get(key):
@@ -261,7 +281,7 @@ def _decode(content: bytes, kind: type[Any]) -> Any:
     try:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SourceFailed(f"{VAULT}: an invalid answer") from error  # its text may show a secret
+        raise SourceFailed("an invalid answer") from error  # its text may show a secret
 
 
 def _refusal(got: ServiceAnswer) -> SourceRefused:

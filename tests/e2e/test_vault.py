@@ -138,9 +138,8 @@ def test_a_token_is_renewed_before_it_ends_and_replaced_at_its_longest_lifetime(
     with VaultServer(server_tls(authority.issue("127.0.0.1", stem="short")), ttl=8, max_ttl=10) as vault:
         vault.secrets["secret/app"] = {"key": "first-key"}
         with Reloadable(config(by_approle(vault, authority)), tmp_path) as gateway:
-            renewed = "hvs.approle.1"
             wait_until(lambda: len(vault.logins) >= 3, "the third login, after that of the start", 30.0)
-            assert vault.tokens[renewed].renewals == 1
+            assert vault.renewed.count("hvs.approle.1") == 1
             assert not feed(gateway)["problem"], "there was never a read without a valid token"
             assert "permission denied" not in gateway.stderr.text()
 
@@ -260,3 +259,32 @@ def test_a_reload_and_a_stop_revoke_the_token(vault: VaultServer, authority: Cer
         wait_until(lambda: "hvs.approle.1" in vault.revoked, "the token of the previous follower", TAKEN_S)
         wait_until(lambda: len(vault.tokens) == 1, "one token that is in use", TAKEN_S)
     assert not vault.tokens
+
+
+def test_one_path_with_an_invalid_answer_does_not_hold_up_the_others(
+    vault: VaultServer, authority: Certificates, tmp_path: Path
+) -> None:
+    vault.secrets["secret/zebra"] = {"key": "third-key"}
+    with Reloadable(config(by_approle(vault, authority), "secret/app#key", "secret/zebra#key"), tmp_path) as gateway:
+        vault.broken_paths["secret/app"] = b"<html>planted</html>"
+        vault.secrets["secret/zebra"] = {"key": "fourth-key"}
+        wait_until(lambda: is_let_in(gateway, "fourth-key"), "the other secret", TAKEN_S)
+        wait_until(lambda: bool(feed(gateway)["problem"]), "the problem", TAKEN_S)
+        assert feed(gateway)["problem"] == "secret/app: an invalid answer"
+        assert is_let_in(gateway, "first-key")
+        vault.broken_paths.clear()
+        wait_until(lambda: not feed(gateway)["problem"], "it to be over", TAKEN_S)
+        assert "planted" not in gateway.stderr.text()
+
+
+def test_a_sealed_vault_is_asked_again_soon_whatever_the_interval_and_its_refusals_are_no_success(
+    vault: VaultServer, authority: Certificates, tmp_path: Path
+) -> None:
+    with Reloadable(config(by_approle(vault, authority, interval="3s")), tmp_path) as gateway:
+        wait_until(lambda: len(vault.logins) == 2, "the login of the control process", TAKEN_S)
+        vault.down = True
+        wait_until(lambda: bool(feed(gateway)["problem"]), "it to be reported", TAKEN_S)
+        last, asked = feed(gateway)["last_success_date"], vault.asked
+        wait_until(lambda: vault.asked >= asked + 2, "other attempts", TAKEN_S)
+        assert feed(gateway)["last_success_date"] == last
+        assert "Vault is sealed" in feed(gateway)["problem"]

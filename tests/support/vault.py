@@ -25,7 +25,6 @@ class Token:
         self.ttl, self.renewable = ttl, renewable
         self.until = time.monotonic() + ttl
         self.last = time.monotonic() + max_ttl
-        self.renewals = 0
 
 
 class VaultServer(Threaded):
@@ -37,10 +36,12 @@ class VaultServer(Threaded):
         self.secrets: dict[str, dict[str, Any] | None] = {}
         self.tokens: dict[str, Token] = {}
         self.logins: list[str] = []
+        self.renewed: list[str] = []
         self.revoked: list[str] = []
         self.reads: list[str] = []
         self.refused: list[str] = []
         self.namespaces: set[str | None] = set()
+        self.asked = 0
         self.down = False
         self.broken: bytes | None = None
         self.broken_paths: dict[str, bytes] = {}
@@ -68,6 +69,7 @@ class _Answering(BaseHTTPRequestHandler):
     def _answer(self, body: Any) -> None:
         vault = self.server
         with vault.lock:
+            vault.asked += 1
             vault.namespaces.add(self.headers.get("X-Vault-Namespace"))
             if vault.broken is not None:
                 self._send(200, vault.broken)
@@ -98,7 +100,7 @@ class _Answering(BaseHTTPRequestHandler):
             if not token.renewable:
                 self._say(400, errors=["lease is not renewable"])
                 return
-            token.renewals += 1
+            vault.renewed.append(self.headers["X-Vault-Token"])
             token.until = min(time.monotonic() + token.ttl, token.last)
             left = max(0, int(token.until - time.monotonic()))
             self._say(200, auth={"client_token": "", "lease_duration": left, "renewable": True})

@@ -158,16 +158,41 @@ class _VaultFollower(_Follower):
         await self._session.revoke()
 
     async def _follow_service(self) -> None:
+        """Read all secrets after each interval, and in between those that could not be read."""
         while True:
-            contents, problems = await self._files.fetch(self._names)
-            for name, content in contents.items():
-                self._publish(name, content)
-            self._backoff.succeeded()
-            self.report.succeeded("; ".join(dict.fromkeys(problems.values())))
             until = time.monotonic() + self._interval * random.uniform(0.9, 1.1)
-            while (left := until - time.monotonic()) > 0:
-                await asyncio.sleep(min(left, max(self._session.wait, EVERY_S)))
-                await self._session.keep_token()
+            names = self._names
+            while names:
+                problems = await self._fetch(names)
+                again_at = until
+                if problems:
+                    again_at = min(until, time.monotonic() + self._backoff.failed())
+                else:
+                    self._backoff.succeeded()
+                await self._hold_token(again_at)
+                names = sorted(problems) if again_at < until else []
+
+    async def _fetch(self, names: Collection[str]) -> Mapping[str, str]:
+        """Fetch secrets, and return why others cannot be fetched. Raises `SourceFailed` if no secret can be."""
+        from fastgw.discovery.http_client import SourceFailed
+
+        contents, problems = await self._files.fetch([*names])
+        for name, content in contents.items():
+            self._publish(name, content)
+        problem = "; ".join(dict.fromkeys(problems.values()))
+        if len(problems) == len(self._names):
+            raise SourceFailed(problem)
+        if contents:
+            self.report.succeeded(problem)
+        else:
+            self.report.failed(problem)
+        return problems
+
+    async def _hold_token(self, until: float) -> None:
+        """Keep the token valid until a time. Raises `SourceFailed`."""
+        while (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, max(self._session.wait, EVERY_S)))
+            await self._session.keep_token()
 
 
 class FollowedSources:
