@@ -89,9 +89,10 @@ class _NewOrder(acme_messages.NewOrder):
 
 
 class _Network(client.ClientNetwork):
-    """Network of the library, which remembers the delay that an error demands."""
+    """Network of the library, which remembers the delay that an error demands, and the last answer."""
 
     retry_after = 0.0
+    answer: requests.Response | None = None
 
     def _send_request(self, method: str, url: str, *args: Any, **options: Any) -> requests.Response:
         if not url.startswith("https://"):
@@ -99,6 +100,7 @@ class _Network(client.ClientNetwork):
         response = super()._send_request(method, url, *args, allow_redirects=False, **options)
         if not response.ok and (text := response.headers.get("Retry-After", "")):
             self.retry_after = max(_seconds_of(text), self.retry_after)
+        self.answer = response
         return response
 
 
@@ -212,12 +214,25 @@ def _ask_renewal(job: Job, content: bytes) -> Failed | Renewal:
         try:
             asked = _connected(known[0], None, stack)
             date, again = asked.renewal_time(content)
+            if _is_reversed(asked.net):
+                return Failed("the renewal date is unknown: the issuer's window ends before it starts")
         except errors.ARIError as error:
             return Failed(f"the renewal date is unknown: {error}"[:_TEXT])
         except UNUSABLE as error:
             return Failed(_words(error))
     ask_date = min(max(again.timestamp(), now + 60), now + 24 * 3600)
     return Renewal(0.0 if date is None else date.timestamp(), ask_date)
+
+
+def _is_reversed(network: Any) -> bool:
+    """Whether the last answer is a renewal window that ends before it starts, which counts as none (RFC 9773 section
+    4.2). The library picks a date in it nevertheless.
+    """
+    said = network.answer.json()
+    if not isinstance(said, dict) or "suggestedWindow" not in said:
+        return False
+    window = acme_messages.RenewalInfo.from_json(said).suggested_window
+    return bool(window.end < window.start)
 
 
 def _connected(issuer: Issuer, key: Any, stack: ExitStack) -> _Client:

@@ -186,6 +186,21 @@ def test_requests_for_other_tokens_meet_the_filters(service: Service) -> None:
         )
 
 
+def test_a_renewal_window_that_ends_before_it_starts_is_no_answer(service: Service) -> None:
+    """RFC 9773 section 4.2."""
+    before = service.wait_for("alpn.test")
+    wait_until(lambda: service.info("alpn.test")["renews_date"] is not None, "the renewal date", DEADLINE)
+    service.issuer.behaviour.window = (-1800, -3600)
+    asked, renews = len(service.issuer.asked_renewals), service.info("alpn.test")["renews_date"]
+    service.renew("alpn.test")
+    wait_until(lambda: len(service.issuer.asked_renewals) > asked, "the question", DEADLINE)
+    state = service.file("alpn.test").with_suffix(".json")
+    wait_until(lambda: json.loads(state.read_text())["ask_date"] > 0, "its answer", DEADLINE)
+    service.issuer.behaviour.window = None
+    assert service.info("alpn.test")["renews_date"] == renews
+    assert service.wait_for("alpn.test") == before
+
+
 def test_a_renewal_that_the_issuer_suggests_is_in_force_without_a_reload(service: Service) -> None:
     before = service.wait_for("alpn.test")
     old = service.file("alpn.test").read_bytes()

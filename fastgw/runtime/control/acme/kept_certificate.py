@@ -37,6 +37,7 @@ from fastgw.runtime.control.acme.schedule import (
     due_date,
     following,
     held_in,
+    latest_renewal,
     with_renewal,
 )
 from fastgw.runtime.control.acme.shared_issuing import (
@@ -130,7 +131,7 @@ class KeptCertificate:
             issuer=state.issuer,
             issued=held is not None,
             expires_date=None if held is None else held.until,
-            renews_date=state.renew_date if held is not None and state.renew_date else None,
+            renews_date=min(state.renew_date, latest_renewal(held)) if held is not None and state.renew_date else None,
             attempt_date=state.attempt_date or None,
             next_attempt_date=due_date(state, held, time.time()),
             failures=state.failures,

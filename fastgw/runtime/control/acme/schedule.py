@@ -45,6 +45,11 @@ def default_renewal(held: Held) -> float:
     return held.until - period / 3 + random.uniform(0, period / 30)
 
 
+def latest_renewal(held: Held) -> float:
+    """Return the date after which no renewal may be put off: a sixth of the validity period is left."""
+    return held.until - (held.until - held.since) / 6
+
+
 def following(state: CertificateState, held: Held, now: float) -> CertificateState:
     """Return the state for this certificate: a new one gets a renewal date."""
     if state.serial == held.serial and state.renew_date:
@@ -56,7 +61,10 @@ def due_date(state: CertificateState, held: Held | None, now: float) -> float:
     """Return when the next attempt is due. A date of a clock that was wrong does not delay it by more than the longest
     delay.
     """
-    wanted = now if held is None or held.until <= now or now < held.since else state.renew_date
+    wanted = now
+    if held is not None and held.since <= now < held.until:
+        # A date of the issuer that is too late to renew in time is not obeyed, nor one in an older state file.
+        wanted = min(state.renew_date, latest_renewal(held))
     retry_date = state.retry_date if state.retry_date <= now + LONGEST_RETRY_S * 1.3 else now
     return max(wanted, retry_date)
 

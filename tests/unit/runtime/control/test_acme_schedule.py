@@ -80,6 +80,12 @@ def test_the_issuer_moves_the_renewal_date() -> None:
     assert (unknown.renew_date, unknown.ask_date >= NOW + 3600) == (state.renew_date, True)
 
 
+def test_no_date_of_the_issuer_lets_a_certificate_expire() -> None:
+    state = with_renewal(following(CertificateState(), HELD, NOW), Renewal(HELD.until + 4000 * DAY, NOW + 3600), NOW)
+    assert due_date(state, HELD, NOW) == HELD.until - 15 * DAY
+    assert due_date(after_failure(state, Failed("refused"), HELD.until - DAY), HELD, HELD.until - DAY) < HELD.until
+
+
 def test_another_certificate_gets_a_date_of_its_own() -> None:
     state = CertificateState(serial="CD", renew_date=NOW, issuer="issuer")
     assert following(state, HELD, NOW).renew_date > NOW
