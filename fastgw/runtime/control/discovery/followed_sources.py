@@ -18,7 +18,7 @@ from fastgw.config.decoding.followed_services import services_of
 from fastgw.config.settings.vault import Vault
 from fastgw.config.sources.followed_files import FollowedFile, followed_in, is_followed
 from fastgw.config.sources.virtual_files import forget, set_content
-from fastgw.operator_events import OperatorEvent
+from fastgw.operator_events import OperatorEvent, OutageReports
 from fastgw.operator_log import described, notice
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 
@@ -31,22 +31,24 @@ WELL_S: Final = 10.0
 
 
 class SourceReport:
-    """State of one source, for the admin API, metrics and the log, which has each problem once."""
+    """State of one source, for the admin API, metrics and the log, which has each cause of an outage."""
 
     def __init__(self, feed: str) -> None:
         self.info = FeedInfo(feed, None, "")
+        self._reports = OutageReports()
 
     def succeeded(self, problem: str = "") -> None:
         """Record a success. `problem`: error of a part of it."""
-        if self.info.problem and not problem:
+        if problem:
+            if self._reports.is_due(problem, time.monotonic()):
+                notice(OperatorEvent.FEED_FAILED, f"{self.info.feed}: {problem}")
+        elif self._reports.has_ended():
             notice(OperatorEvent.FEED_BACK, f"{self.info.feed}: reachable again")
-        elif problem and problem != self.info.problem:
-            notice(OperatorEvent.FEED_FAILED, f"{self.info.feed}: {problem}")
         self.info = FeedInfo(self.info.feed, time.time(), problem)
 
     def failed(self, why: str) -> None:
         """Record a failure."""
-        if not self.info.problem:
+        if self._reports.is_due(why, time.monotonic()):
             notice(OperatorEvent.FEED_FAILED, f"{self.info.feed}: {why}; the last known content stays in use")
         self.info = FeedInfo(self.info.feed, self.info.last_success_date, why)
 
