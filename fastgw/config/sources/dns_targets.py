@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 from fastgw.config.base.problems import LOOKUPS
 from fastgw.config.formats.positions import MissingPackage, SyntaxProblem
 from fastgw.config.sources.target_weights import scale_weights
+from fastgw.operator_events import OperatorEvent, log_event
 
 TIMEOUT_S: Final = 5.0
 """Timeout of an SRV lookup, in seconds; other lookups use the timeout of the system's resolver."""
@@ -82,6 +83,8 @@ class _Lookup:
 _changed = threading.Condition()
 """Lock of all that follows; notified when a lookup has ended."""
 _lookups: Final[dict[str, _Lookup]] = {}
+_left_out: Final[dict[str, int]] = {}
+"""Number of SRV records that were left out of the last answer, by name."""
 _queue: Final[deque[tuple[str, _Lookup]]] = deque()
 _threads = 0
 
@@ -91,6 +94,7 @@ def _forget_lookups() -> None:
     global _changed, _threads
     _changed = threading.Condition()
     _lookups.clear()
+    _left_out.clear()
     _queue.clear()
     _threads = 0
 
@@ -129,6 +133,7 @@ def keep_lookups(names: Container[str]) -> None:
     with _changed:
         for name in [name for name, each in _lookups.items() if name not in names and not each.running]:
             del _lookups[name]
+            _left_out.pop(urlsplit(name).netloc, None)
 
 
 def begin_lookups(names: Iterable[str]) -> None:
@@ -244,6 +249,17 @@ def _addresses(where: str, scheme: str) -> list[dict[str, Any]]:
     return [{"url": f"{scheme}://{f'[{each}]' if ':' in each else each}:{port}"} for each in addresses]
 
 
+def _report_left_out(name: str, count: int) -> None:
+    """Report SRV records with port 0, once until their number changes: one must not hold up all others."""
+    with _changed:
+        before = _left_out.pop(name, 0)
+        if count:
+            _left_out[name] = count
+    if count and count != before:
+        noun = "record has port 0 and is" if count == 1 else "records have port 0 and are"
+        log_event(OperatorEvent.FEED_FAILED, "srv: %s: %d %s left out", name, count, noun)
+
+
 def _services(name: str, scheme: str) -> list[dict[str, Any]]:
     try:
         from dns import exception, resolver
@@ -257,6 +273,11 @@ def _services(name: str, scheme: str) -> list[dict[str, Any]]:
         raise SyntaxProblem(
             f"{name} cannot be used: its SRV record says that the service is not available (target `.`)"
         )
+    usable = [each for each in answers if each.port or each.target.to_text() == "."]
+    _report_left_out(name, len(answers) - len(usable))
+    answers = usable
+    if all(each.target.to_text() == "." for each in answers):
+        raise SyntaxProblem(f"{name} cannot be used: its SRV records have no port")
     ranks = {priority: rank for rank, priority in enumerate(sorted({each.priority for each in answers}))}
     targets = [
         {

@@ -130,6 +130,15 @@ def test_an_address_that_comes_and_one_that_goes_are_new_contents(
     assert any("users.test cannot be resolved: Name or service not known" in why for why in away.values())
 
 
+def test_an_srv_record_with_port_0_is_left_out(
+    server: NameServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.records = ["0 1 0 a.test.", "0 1 8001 b.test."]
+    (target,) = loaded(tmp_path, f"{{srv: {NAME}}}").config.upstreams["u"].targets
+    assert target.url.port == 8001
+    assert f"srv: {NAME}: 1 record has port 0 and is left out" in caplog.text
+
+
 def test_srv_records_say_ports_weights_and_groups(server: NameServer, tmp_path: Path) -> None:
     server.records = ["10 60 9001 a.test.", "10 0 9002 b.test.", "20 5000 9003 c.test."]
     made = loaded(tmp_path, f"{{srv: {NAME}, scheme: https}}")
