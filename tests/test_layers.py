@@ -331,7 +331,7 @@ def test_a_command_that_asks_a_running_gateway_imports_nothing_of_one() -> None:
     folders = {folder_named(name) for name in names if name.startswith("fastgw.")}
     assert folders == {
         *("admin", "cli", "config", "config/base", "config/formats", "config/settings", "config/sources"),
-        *("analytics", "http", "kernel", "redis", "sync"),
+        *("analytics", "http", "kernel", "operator_events", "redis", "sync"),
     }
     assert not {"fastgw.config.settings.gateway", "fastgw.config.loading", "asyncio", "cryptography", "yaml"} & set(
         names
