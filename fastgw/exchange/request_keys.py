@@ -70,6 +70,8 @@ def cookie_in(lines: list[bytes], name: bytes) -> bytes:
 
 def _only(values: list[bytes]) -> bytes:
     """The value of a header; b"" if there is none, or if it is repeated with different values."""
+    if len(values) == 1:
+        return values[0]
     return values[0] if values and all(value == values[0] for value in values) else b""
 
 
