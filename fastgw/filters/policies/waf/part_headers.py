@@ -17,7 +17,8 @@ _MOST_NAMES: Final = 16
 for each KiB. More are malformed.
 """
 _SIMPLE: Final = re.compile(
-    rb"""(?i)[a-z-]+((?:[ \t]*;[ \t]*[a-z]+[*]?=(?:"(?:[^"\\]|\\(?!"))*"|[^;"'\s\\]+))*)[ \t]*;?"""
+    rb"""(?i)[a-z-]+((?:[ \t]*;[ \t]*[a-z]+[*]?=(?:"(?:[^"\\]|\\(?!"))*"|[^;"'\s\\]+"""
+    rb"""|(?<=[*]=)[a-z0-9-]+'[a-z0-9-]*'[^;"'\s\\]*))*)[ \t]*;?"""
 ).fullmatch
 """Matches a `Content-Disposition` that has one meaning: no escaped quotation mark, no other quoting."""
 _PARAMETER: Final = re.compile(rb"""(?i);[ \t]*([a-z]+[*]?)=(?:"([^"]*)"|([^;"'\s\\]+))""").findall
