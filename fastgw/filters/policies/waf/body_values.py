@@ -12,8 +12,8 @@ from fastgw.filters.policies.waf.multipart_values import multipart_values
 from fastgw.filters.policies.waf.normalization import decoded
 
 _JSON_STRING: Final = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)(?:"|\\?\Z)[ \t\r\n]*(:?)', re.DOTALL).finditer
-_JSON_BESIDE_STRINGS: Final = b" \t\r\n{}[],:0123456789+-.eEtrufalsn"
-"""Characters of JSON outside of strings."""
+_JSON_BESIDE_STRINGS: Final = b" \t\r\n\x1e{}[],:0123456789+-.eEtrufalsn"
+"""Characters of JSON outside of strings, and the separator of records."""
 _JSON_ESCAPE: Final = re.compile(rb'\\(?:(["\\/bfnrt])|u([0-9a-fA-F]{4}))').sub
 _JSON_SIGNS: Final = {b"b": b"\x08", b"f": b"\x0c", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _XML_MARKUP: Final = re.compile(
@@ -31,20 +31,61 @@ _XML_ENCODING: Final = re.compile(rb"""encoding\s*=\s*["']?([^"'?]*)""").findall
 _XML_NOT_ASCII: Final = re.compile(rb"[\x80-\xff]|Lo\xa7\x94|[^\0]{0,3}\0", re.DOTALL).match
 """Beginning of a document in UTF-16, UTF-32 or EBCDIC (XML 1.0, appendix F)."""
 _BOM: Final = b"\xef\xbb\xbf"
-_BINARY: Final = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]").search
-"""Finds a byte that no text has (WHATWG MIME Sniffing, "binary data byte")."""
+_BLANK: Final = b" \t\r\n\x1e" + _BOM
+"""Bytes before a document: white space, a byte order mark, and the separator of records of JSON (RFC 7464)."""
+_IS_JSON: Final = re.compile(rb"(?:[/.+_-]|nd)json").search
+_CONTROLS: Final = bytes((*range(9), 11, *range(14, 27), *range(28, 32)))
+"""Bytes that no text has (WHATWG MIME Sniffing, "binary data byte")."""
+_HAS_CONTROL: Final = re.compile(b"[%b]" % re.escape(_CONTROLS)).search
+_SNIFFED: Final = 512
+_BINARY_SHARE: Final = 4
+"""One of so many bytes is a control character or no UTF-8 in a binary body. Compressed data has more than a half."""
+_SIGNED: Final = re.compile(
+    rb"(?:image|audio|video|font)/|application/(?:.*[.+-])?(?:(?:g?zip|x?z|bzip2?|zstd|tar|7z.*|rar)(?:-compressed)?|"
+    rb"octet-stream|pdf|msword|ogg|mp4|font-.*|wasm)"
+).match
+"""Matches the types of files that are recognized by their first bytes."""
+_SIGNATURE: Final = re.compile(
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF|BM.{4}\0\0|II\*\0|MM\0\*|\0\0\x01\0|.{4}ftyp|\x1a\x45\xdf\xa3|OggS\0|"
+    rb"fLaC\0|ID3[\x02-\x04]\0|\xff[\xe2-\xfb]|wOF[F2]|OTTO\0|\0\x01\0\0|PK[\x03\x05][\x04\x06]|\x1f\x8b|"
+    rb"7z\xbc\xaf\x27\x1c|\xfd7zXZ\0|BZh[1-9]1AY&SY|\x28\xb5\x2f\xfd|Rar!\x1a\x07|%PDF-[12]|\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1|"
+    rb"\0asm|.{257}ustar",
+    re.DOTALL,
+).match
+"""Matches such files: metadata, and what they store without compression, is text that may fill the first bytes."""
+_SERIALIZED: Final = re.compile(
+    rb"application/(?:.*[.+-])?(?:protobuf|grpc-web|msgpack|cbor|avro|bson|thrift|parquet|amf|ocsp-request)"
+).match
+"""Matches types of serialized values. To their readers, text is in them, but they are not text."""
+_WIDE: Final = re.compile(rb"(?:\xff\xfe|\xfe\xff|[\t\n\r -~]\0|\0(?:\0\0(?=.\0))?[\t\n\r -~])", re.DOTALL).match
+"""Matches what may be text in UTF-16 or UTF-32, whose ASCII characters are found when its NUL bytes are removed."""
+_WIDE_ENCODINGS: Final = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+_STRICT_XML: Final = re.compile(
+    rb"[^<&]+|&(?:#[0-9]+|#x[0-9a-fA-F]+|[\w:.-]+);|<!--.*?(?:-->|\Z)|<\?.*?(?:\?>|\Z)|<!\[CDATA\[.*?(?:\]\]>|\Z)|"
+    rb"</?+[\w:.\x80-\xff-]++(?:\s++[\w:.\x80-\xff-]++\s*+=\s*+(?:\"[^\"<&]*+(?:&[\w#:.-]++;[^\"<&]*+)*\"|"
+    rb"'[^'<&]*+(?:&[\w#:.-]++;[^'<&]*+)*'))*\s*+/?+>",
+    re.DOTALL,
+).finditer
+"""Iterates over the text and the markup of XML without a document type. All of these, except names of
+elements and attributes, is in `_xml_values`.
+"""
+_CUT_MARKUP: Final = re.compile(
+    rb"""<(?:!(?:-|\[[A-Z]{0,5})?|/?[\w:.\x80-\xff-]*+(?:\s++[\w:.\x80-\xff-]++\s*+=\s*+(?:"[^"<]*+"|'[^'<]*+'))*"""
+    rb"""(?:\s++(?:[\w:.\x80-\xff-]++\s*+(?:=\s*+(?:"[^"<]*|'[^'<]*)?)?)?|/)?)""",
+).fullmatch
+"""Matches a tag without its end, and the beginning of a comment or a section."""
 
 
 class InspectedBody(NamedTuple):
     """Values of a body. `arguments`: names and values; `text`: a body without structure; `is_malformed`: its parts
-    cannot be separated. `counts`: its arguments count towards the limit. `is_encoded`: it is in an encoding of which
-    these are no values.
+    cannot be separated. `counted`: number of arguments for the limit. `is_encoded`: it is in an encoding of which these
+    are no values.
     """
 
     arguments: list[tuple[bytes, bytes]]
     text: bytes = b""
     is_malformed: bool = False
-    counts: bool = True
+    counted: int = 0
     is_encoded: bool = False
 
 
@@ -52,21 +93,85 @@ def values_of(content_type: bytes | None, body: bytes) -> InspectedBody:
     """Return the values of a body, or of its beginning."""
     kind = (content_type or b"").partition(b";")[0].strip().lower()
     if kind == b"application/x-www-form-urlencoded" or not kind:
-        if not kind and body.lstrip()[:1] in (b"{", b"["):
+        values = _document(body)
+        if values is not None and not kind:
+            return _untyped_xml(body, values) if _begins_xml(body) else values
+        pairs = form_values(body)
+        # clients such as curl send any body as a form by default, and a service may read it as what it is
+        arguments = pairs if values is None else [*pairs, *values.arguments]
+        return InspectedBody(arguments, counted=len(pairs), is_encoded=values is not None and values.is_encoded)
+    if _IS_JSON(kind):
+        if _begins_json(body) or body.lstrip(_BLANK)[:1] == b'"':
             return _json_body(body)
-        return InspectedBody(form_values(body))
-    if kind == b"application/json" or kind.endswith(b"+json") or kind in (b"text/json", b"application/x-ndjson"):
-        if body.lstrip(b" \t\r\n\xef\xbb\xbf")[:1] in (b"{", b"[", b'"'):
-            return _json_body(body)
-        return InspectedBody(form_values(body), body)
+        pairs = form_values(body)
+        return InspectedBody(pairs, body, counted=len(pairs))
     if kind.endswith((b"/xml", b"+xml")):
-        return InspectedBody([*_xml_values(body)], counts=False, is_encoded=_is_encoded_xml(body))
+        values = _xml_body(body)
+        if values.is_encoded or not body.strip() or _begins_xml(body):
+            return values
+        return InspectedBody([*form_values(body), *values.arguments], body)
     if kind.startswith(b"multipart/"):
         arguments, is_malformed = multipart_values(content_type or b"", body)
-        return InspectedBody(arguments, body if is_malformed else b"", is_malformed)
-    if kind.startswith(b"text/") or not _BINARY(body[:512]):
-        return InspectedBody(form_values(body) if b"=" in body[:256] else [], body, counts=False)
-    return InspectedBody([])
+        return InspectedBody(arguments, body if is_malformed else b"", is_malformed, len(arguments))
+    if not kind.startswith(b"text/"):
+        if _is_binary(kind, body):
+            return InspectedBody([])
+        body = body.replace(b"\0", b"")
+    pairs = form_values(body) if b"=" in body[:256] else []
+    values = None if kind == b"text/html" else _document(body)
+    return InspectedBody(pairs if values is None else [*pairs, *values.arguments], body)
+
+
+def _document(body: bytes) -> InspectedBody | None:
+    """Return the values of a body that is JSON or XML by its first character. None: it is neither."""
+    if _begins_json(body):
+        return _json_body(body)
+    return _xml_body(body) if _begins_xml(body) else None
+
+
+def _begins_json(body: bytes) -> bool:
+    return body.lstrip(_BLANK)[:1] in (b"{", b"[")
+
+
+def _begins_xml(body: bytes) -> bool:
+    return body.lstrip(_BLANK)[:1] == b"<"
+
+
+def _untyped_xml(body: bytes, values: InspectedBody) -> InspectedBody:
+    """Return the values of XML, and what is no XML as a form: all, or what follows at its end. In XML, markup
+    is no attack, but in a form it may be.
+    """
+    end = 0
+    for found in _STRICT_XML(body):
+        if found.start() > end:
+            break
+        end = found.end()
+    rest = body[end:]
+    pairs = form_values(body if b"<" in rest[1:] else rest) if rest and not _CUT_MARKUP(rest) else []
+    encoded = [(b"", decoded(text, plus=True)) for _, text in values.arguments if b"%" in text]
+    return values._replace(arguments=[*values.arguments, *encoded, *pairs], counted=len(pairs))
+
+
+def _is_binary(kind: bytes, body: bytes) -> bool:
+    """Whether a body of a type without text is binary. A few control characters in a text do not make it so."""
+    beginning = body[:_SNIFFED]
+    if not _HAS_CONTROL(beginning):
+        return False
+    if (_SIGNED(kind) and _SIGNATURE(body)) or _SERIALIZED(kind):
+        return True
+    if _WIDE(body) and any(_is_text(beginning, each) for each in _WIDE_ENCODINGS):
+        return False
+    controls = len(beginning) - len(beginning.translate(None, _CONTROLS))
+    others = len(beginning) - len(beginning.decode(errors="ignore").encode())
+    return (controls + others) * _BINARY_SHARE >= len(beginning)
+
+
+def _is_text(beginning: bytes, encoding: str) -> bool:
+    try:
+        text = beginning[: len(beginning) & ~3].decode(encoding)
+    except UnicodeDecodeError as error:
+        return 4 < len(beginning) - 8 <= error.start  # the last character is cut off
+    return not _HAS_CONTROL(text.encode())
 
 
 def form_values(text: bytes) -> list[tuple[bytes, bytes]]:
@@ -100,7 +205,7 @@ def _json_body(body: bytes) -> InspectedBody:
         pairs.append((name, b"" if colon else text))
     others.append(body[at:])
     beside_strings = b"".join(others).removeprefix(_BOM).translate(None, _JSON_BESIDE_STRINGS)
-    return InspectedBody(pairs, body if beside_strings else b"", counts=False)
+    return InspectedBody(pairs, body if beside_strings else b"")
 
 
 def _of_json(found: re.Match[bytes]) -> bytes:
@@ -108,6 +213,10 @@ def _of_json(found: re.Match[bytes]) -> bytes:
         code = int(found[2], 16)
         return bytes((code,)) if code < 256 else chr(code).encode(errors="replace")
     return _JSON_SIGNS.get(found[1], found[1])
+
+
+def _xml_body(body: bytes) -> InspectedBody:
+    return InspectedBody([*_xml_values(body)], is_encoded=_is_encoded_xml(body))
 
 
 def _is_encoded_xml(body: bytes) -> bool:

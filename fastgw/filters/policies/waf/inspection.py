@@ -183,7 +183,7 @@ class Inspector:
             found += self._anomaly(protocol.ODD_CHARSET)
         if values.is_malformed:
             found += self._anomaly(protocol.BAD_MULTIPART)
-        if values.counts and len(values.arguments) > self.most_arguments:
+        if values.counted > self.most_arguments:
             found += self._anomaly(protocol.TOO_MANY_ARGUMENTS)
         found += self._inspect_arguments(values.arguments)
         if values.text:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import random
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +298,50 @@ def test_ordinary_names_of_fields_and_files_pass(disposition: bytes) -> None:
         assert not values.is_malformed, size
 
 
+@pytest.mark.parametrize(
+    "disposition",
+    [
+        *(b'filename="b\xc3\xbccher und \xe6\x97\xa5\xe6\x9c\xac.png"', b'filename="b\xfccher.png"'),
+        *(b'filename="a %22b%22 (1).png"', b'filename="a; b=c & d.png"', b"filename=\"O'Brien's.png\""),
+        b"filename=\"na_ve.png\"; filename*=UTF-8''na%C3%AFve.png",
+        b"filename=na_ve.png; filename*=utf-8''na%C3%AFve.png",  # .NET
+        b"filename*=UTF-8''na%C3%AFve.png; filename=\"na_ve.png\"",
+        b"filename=\"na?ve.png\"; filename*=iso-8859-1'en'na%EFve.png",
+    ],
+)
+def test_files_with_ordinary_names_are_files(disposition: bytes) -> None:
+    """Their content is not inspected, as that of every file."""
+    content = b"\x89PNG\r\n\x1a\n\0\0" + SCRIPT + b"\xc0\x80"
+    head = b'--b\r\nContent-Disposition: form-data; name="f"; ' + disposition + b"\r\nContent-Type: image/png\r\n\r\n"
+    assert run(WAF, post("multipart/form-data; boundary=b", head + content + b"\r\n--b--\r\n")).passed
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *(b'name="_charset_"\r\n\r\n' + each for each in (b"UTF-8", b"utf-8", b"windows-1252", b"")),
+        b'name="f"; filename=""\r\nContent-Type: application/octet-stream\r\n\r\n',
+    ],
+)
+def test_hidden_charsets_and_empty_file_inputs_of_browsers_pass(field: bytes) -> None:
+    other = b'\r\n--b\r\nContent-Disposition: form-data; name="a"\r\n\r\nna\xc3\xafve'
+    body = b"--b\r\nContent-Disposition: form-data; " + field + other + b"\r\n--b--\r\n"
+    assert run(WAF, post("multipart/form-data; boundary=b", body)).passed
+
+
+@pytest.mark.parametrize(
+    "disposition",
+    [
+        b"filename*=UTF-8''a.png",  # a field to PHP
+        b'filename="a.png"; filename*=UTF-8\'a"b\'c',
+        b"filename=a.png; x='; filename*=utf-8''b",
+    ],
+)
+def test_what_is_a_field_to_a_server_is_searched(disposition: bytes) -> None:
+    body = b'--b\r\nContent-Disposition: form-data; name="f"; ' + disposition + b"\r\n\r\n" + SCRIPT + b"\r\n--b--\r\n"
+    assert run(WAF, post("multipart/form-data; boundary=b", body)).status == 403
+
+
 def test_an_exclusion_is_for_a_field_that_has_one_name() -> None:
     excluding = configured(Waf, exclude=[{"rules": [2004], "tags": ["attack-xss"], "arguments": ["html"]}])
     for disposition, passes in (
@@ -569,8 +615,150 @@ def test_ordinary_xml_passes() -> None:
         assert run(WAF, post("text/xml; charset=utf-8", document)).passed
 
 
+SQL = b"1' or '1'='1"
+ENTITIES = b"<a>" + b"".join(b"&#x%x;" % each for each in b"<script>alert(1)</script>") + b"</a>"
+UNTYPED = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        ENTITIES,
+        b"\xef\xbb\xbf \r\n" + ENTITIES,
+        b"<a>' union <!-- one text -->sel<![CDATA[ect password from users]]></a>",
+        b'<?xml version="1.0" encoding="UTF-7"?><a>+ADw-script+AD4-alert(1)</a>',
+        b'\xef\xbb\xbf{"a": "\\u003cscript\\u003ealert(1)"}',
+        *('{"a": "<script>alert(1)"}'.encode(encoding) for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32")),
+        *(XML.encode(encoding) for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32")),
+    ],
+)
+def test_a_body_is_read_as_what_it_is_without_a_type_and_as_a_form(body: bytes) -> None:
+    """curl sends files as a form, unless it is told their type."""
+    assert run(WAF, UNTYPED.encode() % len(body) + body).status == 403
+    assert run(WAF, post("application/x-www-form-urlencoded", body)).status == 403
+    assert run(WAF, post("application/json", body)).status == 403
+
+
+def test_ordinary_documents_without_a_type_pass() -> None:
+    items = [{"name": "O'Brien", "note": "1 < 2 & 3", "price": each} for each in range(300)]
+    document = b"<items>" + b"<item to='you'>1 &lt; 2 &amp; 3</item>" * 300 + b"</items>"
+    for body in (
+        json.dumps(items).encode(),
+        b'<?xml version="1.0" encoding="UTF-8"?>\n' + document,
+        b"\xef\xbb\xbf<a/>",
+    ):
+        for waf in (WAF, configured(Waf, body_bytes=100_000)):
+            assert run(waf, UNTYPED.encode() % len(body) + body).passed
+    assert run(WAF, post("application/x-www-form-urlencoded", json.dumps(items[:3]).encode())).passed
+
+
+ORDINARY_XML = (
+    b'<?xml version="1.0" encoding="UTF-8"?>\n<!-- a request -->\n<s:Envelope xmlns:s="http://schemas.xmlsoap.org/'
+    b"soap/envelope/\" xmlns:m='http://example.com/m'><s:Body><m:Item>Apples &amp; pears &#169;</m:Item></s:Body>"
+    b"</s:Envelope>",
+    b'<rss version="2.0"><channel><link>https://example.com/?a=1&amp;b=2</link><item><title>It\'s on</title>'
+    b"<description><![CDATA[<p>Hello <b>all</b></p>]]></description></item></channel></rss>",
+    b'<svg xmlns="http://www.w3.org/2000/svg"><path d="M0 0 L 10 10" style="fill:none;stroke:#000"/></svg>',
+    b'<?xml version="1.0"?>\r\n<d:propfind xmlns:d="DAV:"><d:prop><d:getetag/></d:prop></d:propfind>',
+)
+
+
+@pytest.mark.parametrize("body", ORDINARY_XML)
+def test_ordinary_xml_without_a_type_passes(body: bytes) -> None:
+    assert run(WAF, UNTYPED.encode() % len(body) + body).passed
+    # the inspected beginning may end anywhere
+    refused = [
+        size
+        for size in range(1, len(body))
+        if run(WAF, post("text/xml", body[:size])).passed and not run(WAF, UNTYPED.encode() % size + body[:size]).passed
+    ]
+    assert refused == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<script>alert(1)</script>",
+        b"<a>id=1' or '1'='1</a>",
+        b"<a>&id=1%27+or+%271%27=%271</a>",
+        b"<!--&id=1%27+or+%271%27=%271-->",
+        b"<a b='%3Cscript%3Ealert(1)'/>",
+        b"<a></a><b &id=1%27+or+%271%27=%271",
+        b"<a &id=1%27+or+%271%27=%271 ></a>",
+        b"<a <b>&id=1' or '1'='1",
+        b"< &id=1' or '1'='1",
+        b"<!DOCTYPE a SYSTEM 'file:///etc/passwd'><a/>",
+    ],
+)
+def test_a_body_that_begins_as_xml_hides_no_form(body: bytes) -> None:
+    assert run(WAF, UNTYPED.encode() % len(body) + body).status == 403
+
+
+@pytest.mark.parametrize("body", [b"id=" + SQL, b"id=1%27+or+%271%27=%271", b"query: " + SQL, SCRIPT, ENTITIES])
+@pytest.mark.parametrize("kind", ["application/yaml", "application/graphql", "application/x-foo", "image/png"])
+def test_control_characters_do_not_switch_the_inspection_off(kind: str, body: bytes) -> None:
+    for before, after in ((b"", b""), (b"\x01", b""), (b"\0", b""), (b"\x1e", b"\n\x1f"), (b"", b"\x00\xff" * 300)):
+        assert run(WAF, post(kind, before + body + b" " * 500 + after)).status == 403
+        assert run(WAF, post(kind, before + b"x " * 400 + body + after)).status == 403
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+def test_text_in_utf_16_and_utf_32_is_searched(encoding: str) -> None:
+    """Parsers of YAML and JSON recognize it by its first bytes."""
+    for text in ('"\u7535\u5f71": <script>alert(1)</script>', "a: \u7535\u5f71 <script>alert(1)</script>"):
+        for kind in ("application/yaml", "text/yaml", "application/x-foo"):
+            assert run(WAF, post(kind, text.encode(encoding))).status == 403
+        if encoding in ("utf-16", "utf-32"):  # with a byte order mark
+            assert run(WAF, post("application/yaml", ("\u7535" + text).encode(encoding))).status == 403
+    assert run(WAF, post("application/yaml", "name: O'Brien".encode(encoding))).passed
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("application/json-seq", "application/geo+json-seq", "application/x-json", "application/jsonl"),
+        *("application/x-jsonlines", "application/json5", "text/x-json", "application/vnd.api+json"),
+    ],
+)
+def test_records_of_json_are_read_as_json(kind: str) -> None:
+    fine = b'\x1e{"a": "O\'Brien"}\n\x1e{"b": [1, true]}\n'
+    assert run(WAF, post(kind, fine)).passed
+    for text in (
+        b'"<script>alert(1)</script>"',
+        b'"\\u003cscript\\u003ealert(1)"',
+        b'"\\u0031\\u0027 or \\u00271\\u0027=\\u00271"',
+    ):
+        ran = run(WAF, post(kind, fine + b'\x1e{"name": ' + text + b"}\n"))
+        assert "in arguments 'name'" in ran.record.fault_detail
+
+
+def test_a_form_with_the_type_of_xml_is_searched() -> None:
+    assert run(WAF, post("application/xml", f"id={ATTACK}".encode())).status == 403
+
+
 def test_binary_content_is_not_searched() -> None:
-    assert run(WAF, post("image/png", b"\x89PNG\r\n\x1a\n<script>alert(1)</script>")).passed
+    chunk = b"\0\0\0\rIHDR\0\0\3\x20\0\0\2\x58\x08\6\0\0\0\x9a\x76\x82\x70"
+    metadata = b"\0\0\4\0iTXtXML:com.adobe.xmp\0\0\0\0\0<x:xmpmeta xmlns:x='adobe:ns:meta/'>" + b" " * 600
+    assert run(WAF, post("image/png", b"\x89PNG\r\n\x1a\n" + chunk + metadata + SCRIPT)).passed
+    compressed = zlib.compress(bytes(range(256)) * 4)[2:]
+    for body in (
+        gzip.compress(random.Random(7).randbytes(4000)),
+        random.Random(7).randbytes(4000) + SCRIPT,
+        b"\x89PNG\r\n\x1a\n" + chunk + random.Random(7).randbytes(2000),
+        b"a.txt" + bytes(507) + SCRIPT + bytes(2000),  # tar
+        compressed * 3,
+    ):
+        for kind in ("application/octet-stream", "application/x-tar", "image/png"):
+            assert run(WAF, post(kind, body)).passed
+    for kind, body in (
+        ("application/zip", b"PK\3\4\x14\0\0\0\0\0" + bytes(16) + b"a.html" + b" " * 500 + SCRIPT),
+        ("application/pdf", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj <</Filter /FlateDecode>> stream\nx\x9c\1" + SCRIPT),
+        ("application/vnd.openxmlformats-officedocument.wordprocessingml.document", b"PK\3\4" + bytes(300) + SCRIPT),
+        ("application/x-protobuf", b"\n\x1c\x12\x1aSELECT * FROM users WHERE id=1 or 1=1" + SCRIPT),
+        ("application/octet-stream", b" \0\0\0" + random.Random(7).randbytes(2000) + SCRIPT),
+        ("application/octet-stream", b"\xff\xfe" + random.Random(7).randbytes(2000) + SCRIPT),
+    ):
+        assert run(WAF, post(kind, body)).passed
 
 
 def test_200_parameters_pass() -> None:
