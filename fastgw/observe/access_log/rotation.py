@@ -102,13 +102,14 @@ class Rotation:
             for each in rotated[: -self._keep]:
                 with suppress(FileNotFoundError):  # another worker was first
                     os.unlink(os.path.join(folder, each))
-            for each in present:
-                if each.endswith(_PART) and pattern.fullmatch(each.removesuffix(_PART)):
-                    _remove_abandoned(os.path.join(folder, each))
             if self._compresses:
                 for each in rotated[-self._keep :]:
                     if not each.endswith(".gz"):
                         _compress(os.path.join(folder, each))
+            for each in present:
+                if each.endswith(_PART) and pattern.fullmatch(each.removesuffix(_PART)):
+                    with suppress(OSError):  # of another user, or a link: it is no reason to report each rotation
+                        _remove_abandoned(os.path.join(folder, each))
         except OSError as error:
             log_event(
                 OperatorEvent.ACCESS_LOG_FAILED,

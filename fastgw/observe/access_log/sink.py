@@ -62,7 +62,8 @@ class Sink:
         self._poll = select.poll()
         self._current = False
         self._torn = False
-        self._trouble: tuple[int | None, bool] | None = None
+        self._reopen_trouble: tuple[int | None, bool] | None = None  # and whether lines go to the open file
+        self._write_trouble: int | None = None
         self.abandoned = False
         """Set by another thread: stop waiting for a reader."""
 
@@ -81,7 +82,7 @@ class Sink:
             fd = _open_stdout() if self._name == STDOUT else os.open(self._name, _FLAGS | os.O_CREAT, _MODE)
         except OSError as error:
             self._current = False
-            self._report_error(error, is_kept=self._fd >= 0 and not self._is_deleted)
+            self._report_reopening(error, is_kept=self._fd >= 0 and not self._is_deleted)
             return
         self.close()
         self._fd, self._torn = fd, False
@@ -163,11 +164,11 @@ class Sink:
                 with suppress(BlockingIOError):  # another worker has filled the pipe in the meantime
                     written += os.write(self._fd, batch[written:])
         except OSError as error:
-            self._report_error(error)
+            self._report_writing(error)
             self._take_back(written - (batch.rfind(b"\n", 0, written) + 1))
         else:
             if self._current:
-                self._report_error(None)
+                self._report_end()
         return batch.count(b"\n", written)
 
     def _wait(self) -> None:
@@ -192,21 +193,26 @@ class Sink:
         except OSError:
             self._torn = True
 
-    def _report_error(self, error: OSError | None, *, is_kept: bool = False) -> None:
-        """Report a new error, or the end of one. `is_kept`: lines go to the file that was open before."""
-        trouble = (error.errno, is_kept) if error else None
-        if trouble == self._trouble:
-            return
-        self._trouble = trouble
-        if error:
-            log_event(
-                OperatorEvent.ACCESS_LOG_FAILED,
-                "access log %s: %s; lines %s",
-                self._name,
-                error.strerror,
-                "go to the file that is open until it can be opened" if is_kept else _DROPPED,
-            )
-        else:
+    def _report_reopening(self, error: OSError, *, is_kept: bool) -> None:
+        """Report an error of opening, if it is new. `is_kept`: lines go to the file that was open before."""
+        trouble = (error.errno, is_kept)
+        if trouble != self._reopen_trouble:
+            self._reopen_trouble = trouble
+            self._report(error, "go to the file that is open until it can be opened" if is_kept else _DROPPED)
+
+    def _report_writing(self, error: OSError) -> None:
+        """Report an error of writing, if it is new. Both may last at a time, as on a file system that is read-only."""
+        if error.errno != self._write_trouble:
+            self._write_trouble = error.errno
+            self._report(error, _DROPPED)
+
+    def _report(self, error: OSError, lines: str) -> None:
+        log_event(OperatorEvent.ACCESS_LOG_FAILED, "access log %s: %s; lines %s", self._name, error.strerror, lines)
+
+    def _report_end(self) -> None:
+        """Report the end of what was reported."""
+        if self._reopen_trouble is not None or self._write_trouble is not None:
+            self._reopen_trouble = self._write_trouble = None
             log_event(OperatorEvent.ACCESS_LOG_BACK, "access log %s can be written again", self._name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import errno
 import gzip
 import multiprocessing
 import os
@@ -302,6 +303,39 @@ def test_another_reason_why_a_file_cannot_be_renamed_is_told(
     assert not reasons
     told = [record.getMessage().partition("cannot be rotated: ")[2] for record in caplog.records]
     assert [each.partition(";")[0] for each in told] == ["Operation not permitted", "Read-only file system"]
+
+
+def test_a_beginning_that_cannot_be_removed_hinders_no_compression(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    left = tmp_path / "access.log.20260131-235959-123456"
+    left.write_bytes(b"left\n")
+    (tmp_path / "access.log.20260130-235959-123456.gz.part").symlink_to(tmp_path / "elsewhere")
+    Rotation(str(path), KIB, None, 5, True).tidy()
+    assert (tmp_path / f"{left.name}.gz").exists()
+
+
+def test_a_file_that_can_neither_be_opened_nor_written_is_reported_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "access.log"
+    sink = Sink(str(path), b"", None)
+    assert sink.write(b"x\n") == 0
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastgw.observe.access_log.sink.os.open", refuse)
+        patch.setattr("fastgw.observe.access_log.sink.os.write", refuse)
+        sink.expire()
+        assert sum(sink.write(b"x\n") for _ in range(10)) == 10
+    assert sink.write(b"x\n") == 0
+    sink.close()
+    assert [record.getMessage().partition(": ")[2].partition("; ")[2] for record in caplog.records] == [
+        "lines go to the file that is open until it can be opened",
+        "lines are dropped until it can be written",
+        "",
+    ]
 
 
 def test_settings(tmp_path: Path) -> None:
