@@ -657,8 +657,10 @@ def purge(
         if purged.objects == 0 and re.match(r"https?://[^/?]*:[0-9]+(?:[/?]|$)", url or prefix or ""):
             typer.echo("hint: URLs are stored without the port of the listener", err=True)
     if not purged.holds_after_restart:
-        why = "the disk of the store can neither be written nor emptied"
-        _fail(WRONG, f"fastgw: the purge holds now, and would be undone by a restart: {why}; make it writable first")
+        why = "the disk of the store can neither be written nor emptied, or did not answer in time"
+        _fail(
+            WRONG, f"fastgw: the purge holds now, but a restart may undo it: {why}; see the log for cache_disk_failed"
+        )
 
 
 @app.command()

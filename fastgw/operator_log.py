@@ -98,7 +98,8 @@ def _write(line: bytes) -> bool:
 
 def _take_back(begun: int) -> bool:
     """Remove the first bytes of a line whose rest did not fit, or the next line would continue it. False: they stay, as
-    in an append-only file, or where another process has written after them.
+    in an append-only file, or where another process has written after them. One that writes between the check and the
+    removal, for which another program has to free space just then, loses its line.
     """
     try:
         status, end = os.fstat(STDERR), os.lseek(STDERR, 0, os.SEEK_CUR)

@@ -111,6 +111,8 @@ class DiskNumbers(NamedTuple):
     """Whether it is not used any more, because a purge could not be written."""
     may_be_undone: bool = False
     """Whether the next start would undo that purge: the journal without it could not be removed yet."""
+    is_behind: bool = False
+    """Whether purges are yet to be written."""
 
 
 class RedisNumbers(NamedTuple):

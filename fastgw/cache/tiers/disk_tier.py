@@ -12,6 +12,7 @@ import os
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -111,6 +112,7 @@ class DiskTier:
         self.purges = PurgeWriter(self)
         self._opening = threading.Lock()
         self._directory: ObjectDirectory | None = None
+        self._close_folder: Callable[[], object] = lambda: None
         self.folder = -1
         """The directory of the tier, open as soon as it was used, so that it is found where it was moved to."""
         self._verified: dict[tuple[int, int, int], None] = {}
@@ -354,6 +356,7 @@ class DiskTier:
             total(DISK_DAMAGED),
             bool(self._words[DISK_FAILED]),
             self.purges.may_be_undone,
+            self.purges.is_busy,
         )
 
     def close(self, *, wait: bool = True) -> None:
@@ -365,9 +368,8 @@ class DiskTier:
                 held.release()
             self._held.clear()
             self._directory = None
-            if self.folder >= 0:
-                os.close(self.folder)
-                self.folder = -1
+            self._close_folder()
+            self.folder = -1
 
     # in threads
 
@@ -378,6 +380,8 @@ class DiskTier:
                 path = os.path.join(self.disk.path, OBJECTS + self.disk.id)
                 if self.folder < 0:
                     self.folder = os.open(self.disk.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                    # Threads may use it after `close`, so it is closed with the tier.
+                    self._close_folder = weakref.finalize(self, os.close, self.folder)
                 self._directory = ObjectDirectory(
                     path, self.counts, DiskGhosts(self._store.index), self.disk.most_bytes
                 )

@@ -306,7 +306,8 @@ class CachePurging:
         numbers = store.numbers()
         if numbers.disk is None or numbers.disk.may_be_undone:
             return numbers.disk is None
-        return written.is_set() or numbers.redis is not None  # Redis may be what was waited for
+        # Redis may be what was waited for.
+        return written.is_set() or not numbers.disk.is_behind
 
     def purge_recorded(self, message: AnnouncePurge) -> None:
         """Announce a purge that a worker has carried out."""
