@@ -261,6 +261,17 @@ def test_a_reload_and_a_stop_revoke_the_token(vault: VaultServer, authority: Cer
     assert not vault.tokens
 
 
+def test_a_silent_vault_does_not_get_control_killed_at_the_stop(
+    vault: VaultServer, authority: Certificates, tmp_path: Path
+) -> None:
+    with Reloadable(config(by_approle(vault, authority, interval="1h")), tmp_path) as gateway:
+        wait_until(lambda: len(vault.reads) == 2, "the read of the control process", TAKEN_S)
+        with vault.lock:
+            gateway.signal(signal.SIGTERM)
+            assert gateway.wait(TAKEN_S) == 0
+        assert "did not stop in time" not in gateway.stderr.text()
+
+
 def test_one_path_with_an_invalid_answer_does_not_hold_up_the_others(
     vault: VaultServer, authority: Certificates, tmp_path: Path
 ) -> None:

@@ -250,7 +250,7 @@ class Control:
         self._view.recording.stop()
         self._feeding.stop()
         self._watching.stop()
-        await self._followed.stop()
+        self._followed.stop()
         await self._cluster.end()
         self._issuing.stop()
         self._stapling.stop()
@@ -267,6 +267,7 @@ class Control:
         await self._auditing.stop()
         await self._pushing.stop()  # after what is written to disk: the server may hang
         await self._leave_value(statsd.FEED, self._pushing.handover())
+        await self._followed.finish()  # after all else that others wait for: what it does is a courtesy to Vault
         self._quotas.close()
         if self._purge_file is not None:
             self._purge_file.close()

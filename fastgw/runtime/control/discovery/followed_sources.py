@@ -26,6 +26,8 @@ FIRST_BACKOFF_S: Final = 0.5
 MOST_BACKOFF_S: Final = 30.0
 EVERY_S: Final = 0.2
 """Minimum interval between two lists of one source."""
+FINISHED_S: Final = 0.5
+"""Seconds that the end of the process waits for all services together."""
 WELL_S: Final = 10.0
 """Seconds after which a source that works again begins with the shortest delay at its next failure."""
 
@@ -241,14 +243,22 @@ class FollowedSources:
         """Return the states of the sources."""
         return [follower.report.info for _, follower in self._following.values()]
 
-    async def stop(self) -> None:
-        """Follow nothing any more."""
+    def stop(self) -> None:
+        """Follow nothing any more. What services hold for the followers is given back from now on."""
         for _, follower in self._following.values():
             self._stop_follower(follower)
         self._following.clear()
         if self._looking is not None:
             self._looking.cancel()
-        await asyncio.gather(*self._ending, return_exceptions=True)
+
+    async def finish(self) -> None:
+        """Wait after `stop` until the services have got back what they held, but for `FINISHED_S` at most: the
+        supervisor kills a process that waits for a silent service.
+        """
+        if self._ending:
+            _, late = await asyncio.wait(self._ending, timeout=FINISHED_S)
+            for task in late:
+                task.cancel()
 
     def _stop_follower(self, follower: _Follower) -> None:
         ending = follower.stop()
