@@ -215,7 +215,7 @@ def _ask_renewal(job: Job, content: bytes) -> Failed | Renewal:
             asked = _connected(known[0], None, stack)
             date, again = asked.renewal_time(content)
             if _is_reversed(asked.net):
-                return Failed("the renewal date is unknown: the issuer's window ends before it starts")
+                return Failed("the renewal date is unknown: the issuer's window does not end after it starts")
         except errors.ARIError as error:
             return Failed(f"the renewal date is unknown: {error}"[:_TEXT])
         except UNUSABLE as error:
@@ -225,14 +225,14 @@ def _ask_renewal(job: Job, content: bytes) -> Failed | Renewal:
 
 
 def _is_reversed(network: Any) -> bool:
-    """Whether the last answer is a renewal window that ends before it starts, which counts as none (RFC 9773 section
-    4.2). The library picks a date in it nevertheless.
+    """Whether the last answer is a renewal window that does not end after it starts, which counts as none (RFC 9773
+    section 4.2). The library picks a date in it nevertheless.
     """
     said = network.answer.json()
     if not isinstance(said, dict) or "suggestedWindow" not in said:
         return False
     window = acme_messages.RenewalInfo.from_json(said).suggested_window
-    return bool(window.end < window.start)
+    return bool(window.end <= window.start)
 
 
 def _connected(issuer: Issuer, key: Any, stack: ExitStack) -> _Client:
