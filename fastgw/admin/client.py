@@ -283,10 +283,11 @@ def _header(text: str) -> tuple[str, bytes]:
     """Return name and value of a header. Errors have the name alone: the value may be a secret."""
     name, colon, value = text.partition(":")
     name, value = name.strip(), value.strip()
+    named = re.split("[:=\r\n]", text.strip(), maxsplit=1)[0].strip()
     if not colon:
-        raise ValueError(f"\"{text}\" is not a header; expected 'Name: value'")
+        raise ValueError(f"\"{named}\" is not a header; expected 'Name: value'")
     if not IS_TOKEN(name.encode(errors="replace")):
-        raise ValueError(f'"{name}" is not the name of a header')
+        raise ValueError(f'"{named}" is not the name of a header')
     if _CONTROLS.search(value):
         raise ValueError(f'header "{name}" contains a line break or another control character')
     return name, value.encode(errors="surrogateescape")

@@ -416,6 +416,10 @@ def test_a_debugged_request_is_encoded() -> None:
         ("http://a/", "GET /x", "X: a", '"GET /x" is not a method; expected one such as GET'),
         ("http://a/", "GET", "X Y: a", '"X Y" is not the name of a header'),
         ("http://a/", "GET", "X", "\"X\" is not a header; expected 'Name: value'"),
+        ("http://a/", "GET", "X-Api-Key=s3cret", "\"X-Api-Key\" is not a header; expected 'Name: value'"),
+        ("http://a/", "GET", "X-Api-Key\r\ns3cret", "\"X-Api-Key\" is not a header; expected 'Name: value'"),
+        ("http://a/", "GET", "X-Api-Key=s3cret:b", '"X-Api-Key" is not the name of a header'),
+        ("http://a/", "GET", "X-Api-Key\ns3cret: b", '"X-Api-Key" is not the name of a header'),
         ("http://a/", "GET", "X: s\nY: b", 'header "X" contains a line break or another control character'),
     ],
 )
