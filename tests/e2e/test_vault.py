@@ -299,3 +299,13 @@ def test_a_sealed_vault_is_asked_again_soon_whatever_the_interval_and_its_refusa
         wait_until(lambda: vault.asked >= asked + 2, "other attempts", TAKEN_S)
         assert feed(gateway)["last_success_date"] == last
         assert "Vault is sealed" in feed(gateway)["problem"]
+
+
+def test_a_sealed_vault_is_asked_again_after_the_interval_at_the_latest(
+    vault: VaultServer, authority: Certificates, tmp_path: Path
+) -> None:
+    with Reloadable(config(by_approle(vault, authority, interval="50ms")), tmp_path) as gateway:
+        vault.down = True
+        wait_until(lambda: bool(feed(gateway)["problem"]), "it to be reported", TAKEN_S)
+        asked = vault.asked
+        wait_until(lambda: vault.asked >= asked + 20, "more attempts than longer and longer delays allow", TAKEN_S)

@@ -56,10 +56,11 @@ class SourceReport:
 
 
 class Backoff:
-    """Increasing, randomized delay between attempts that fail."""
+    """Increasing, randomized delay between attempts that fail. `most`: the longest in seconds."""
 
-    def __init__(self) -> None:
-        self._seconds = FIRST_BACKOFF_S
+    def __init__(self, most: float = MOST_BACKOFF_S) -> None:
+        self._first, self._most = min(FIRST_BACKOFF_S, most), min(MOST_BACKOFF_S, most)
+        self._seconds = self._first
         self._well_at = 0.0
 
     def succeeded(self) -> None:
@@ -67,23 +68,25 @@ class Backoff:
         now = time.monotonic()
         self._well_at = self._well_at or now
         if now - self._well_at >= WELL_S:
-            self._seconds = FIRST_BACKOFF_S
+            self._seconds = self._first
 
     def failed(self) -> float:
         """Return the seconds until the next attempt."""
         seconds = self._seconds * random.uniform(0.5, 1.0)
-        self._seconds = min(MOST_BACKOFF_S, 2 * self._seconds)
+        self._seconds = min(self._most, 2 * self._seconds)
         self._well_at = 0.0
         return seconds
 
 
 class _Follower:
-    """Follows one service, or one list of it. `publish`: sets the content of a file."""
+    """Follows one service, or one list of it. `publish`: sets the content of a file; `most_backoff`: longest delay
+    after a failure in seconds.
+    """
 
-    def __init__(self, feed: str, publish: Callable[[str, bytes], None]) -> None:
+    def __init__(self, feed: str, publish: Callable[[str, bytes], None], most_backoff: float = MOST_BACKOFF_S) -> None:
         self.report = SourceReport(feed)
         self._publish = publish
-        self._backoff = Backoff()
+        self._backoff = Backoff(most_backoff)
         self._running = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
@@ -156,7 +159,7 @@ class _VaultFollower(_Follower):
         self._names = sorted(names)
         self._session = vault_session(settings, files)
         self._files = VaultFiles(self._session)
-        super().__init__(f"{VAULT}: {settings.address}", publish)
+        super().__init__(f"{VAULT}: {settings.address}", publish, settings.interval)
 
     async def _end(self) -> None:
         await self._session.revoke()
