@@ -38,19 +38,24 @@ class SourceReport:
     def __init__(self, feed: str) -> None:
         self.info = FeedInfo(feed, None, "")
         self._reports = OutageReports()
+        self._partial = ""
+        """Error of a part of the last success."""
 
     def succeeded(self, problem: str = "") -> None:
         """Record a success. `problem`: error of a part of it."""
+        was_down = self._reports.has_ended()
         if problem:
-            if self._reports.is_due(problem, time.monotonic()):
+            if was_down or problem != self._partial:
                 notice(OperatorEvent.FEED_FAILED, f"{self.info.feed}: {problem}")
-        elif self._reports.has_ended():
+        elif was_down or self._partial:
             notice(OperatorEvent.FEED_BACK, f"{self.info.feed}: reachable again")
+        self._partial = problem
         self.info = FeedInfo(self.info.feed, time.time(), problem)
 
     def failed(self, why: str) -> None:
         """Record a failure."""
-        if self._reports.is_due(why, time.monotonic()):
+        # The part of a success that failed is tried again by itself: its error is in the log already.
+        if why != self._partial and self._reports.is_due(why, time.monotonic()):
             notice(OperatorEvent.FEED_FAILED, f"{self.info.feed}: {why}; the last known content stays in use")
         self.info = FeedInfo(self.info.feed, self.info.last_success_date, why)
 
@@ -186,7 +191,7 @@ class _VaultFollower(_Follower):
         contents, problems = await self._files.fetch([*names])
         for name, content in contents.items():
             self._publish(name, content)
-        problem = "; ".join(dict.fromkeys(problems.values()))
+        problem = "; ".join(sorted(set(problems.values())))  # in one order: another text is another line of the log
         if len(problems) == len(self._names):
             raise SourceFailed(problem)
         if contents:
