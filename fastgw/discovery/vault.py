@@ -28,6 +28,10 @@ SHORTEST_S: Final = 5.0
 """Lifetime below which a renewed token is replaced by a new login: it has reached its maximum."""
 REVOKED_S: Final = 2.0
 """Timeout in seconds of the revocation of a token that is no longer used: it ends by itself."""
+LOGIN_AGAIN_S: Final = 300.0
+"""Age in seconds from which a token that may not read a path is replaced: it keeps the policies that its role had at
+the login. Not sooner, because each login costs a token of Vault's quotas.
+"""
 _SHOWN: Final = 200
 MOST_BROKEN: Final = 3
 """Number of paths in a row without an answer after which the others are not read in the same round: each may take the
@@ -86,8 +90,10 @@ class VaultSession:
         self._renewable = False
         self._ends_at = inf
         self._renew_at = inf
+        self._login_at = -inf
+        """Time of the last login, or attempt at one."""
         self._forbidden: set[str] = set()
-        """Paths that a new token could not read either: for them there is no other login."""
+        """Paths that a new token could not read either: for them there is no other login until it is old."""
 
     def __repr__(self) -> str:
         return f"<VaultSession {'with' if self._token else 'without'} a token>"
@@ -98,9 +104,15 @@ class VaultSession:
         try:
             values = await self._read(path)
         except SourceRefused as error:
-            if error.status != 403 or self._settings.auth.token is not None or await self._is_accepted(path):
+            if error.status != 403 or self._settings.auth.token is not None:
                 raise
-            await self._log_in()  # the token was revoked
+            if time.monotonic() - self._login_at >= LOGIN_AGAIN_S:
+                with suppress(SourceFailed):  # the token may be valid, and of use for other paths
+                    await self._log_in()
+            elif await self._is_accepted(path):
+                raise
+            else:
+                await self._log_in()  # the token was revoked
             try:
                 values = await self._read(path)
             except SourceRefused as again:
@@ -152,6 +164,7 @@ class VaultSession:
 
     async def _log_in(self) -> None:
         """Replace the token, and revoke the previous one: each counts against the quotas of Vault until it ends."""
+        self._login_at = time.monotonic()
         auth, replaced = self._settings.auth, self._token if time.monotonic() < self._ends_at else ""
         if auth.token is not None:
             token = self._value(auth.token).strip()

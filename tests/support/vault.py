@@ -2,7 +2,8 @@
 
 Strict: it answers only what the API knows, a token must be valid and not revoked, and a secret is read at the path of
 its mount. `down`: it answers 503 as a sealed Vault does; `broken`: bytes in place of each answer, `broken_paths` of
-reads of these; `forbidden`: paths that no policy allows to read, where `auth/token/lookup-self` may be one.
+reads of these; `forbidden`: paths that no policy allows to read, where `auth/token/lookup-self` may be one;
+`outside_role`: paths that no policy of the role allows to read, for the whole life of a token that is issued meanwhile.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ JWT = "eyJh.account.token"
 
 
 class Token:
-    def __init__(self, ttl: int, max_ttl: int, renewable: bool = True) -> None:
-        self.ttl, self.renewable = ttl, renewable
+    def __init__(self, ttl: int, max_ttl: int, forbidden: frozenset[str], renewable: bool = True) -> None:
+        self.ttl, self.forbidden, self.renewable = ttl, forbidden, renewable
         self.until = time.monotonic() + ttl
         self.last = time.monotonic() + max_ttl
 
@@ -46,11 +47,12 @@ class VaultServer(Threaded):
         self.broken: bytes | None = None
         self.broken_paths: dict[str, bytes] = {}
         self.forbidden: set[str] = set()
+        self.outside_role: set[str] = set()
         self.lock = threading.Lock()
         self.begin()
 
     def issue(self, name: str, ttl: int | None = None) -> Token:
-        token = self.tokens[name] = Token(self.ttl if ttl is None else ttl, self.max_ttl)
+        token = self.tokens[name] = Token(self.ttl if ttl is None else ttl, self.max_ttl, frozenset(self.outside_role))
         return token
 
 
@@ -116,7 +118,7 @@ class _Answering(BaseHTTPRequestHandler):
         vault = self.server
         if (token := self._token()) is None:
             self._say(403, errors=["permission denied"])
-        elif self.path.removeprefix("/v1/").replace("/data/", "/") in vault.forbidden:
+        elif self.path.removeprefix("/v1/").replace("/data/", "/") in vault.forbidden | token.forbidden:
             vault.refused.append(self.path)
             self._say(403, errors=["permission denied"])
         elif self.path == "/v1/auth/token/lookup-self":
