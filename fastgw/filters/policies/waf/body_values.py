@@ -78,8 +78,8 @@ _CUT_MARKUP: Final = re.compile(
 
 class InspectedBody(NamedTuple):
     """Values of a body. `arguments`: names and values; `text`: a body without structure; `is_malformed`: its parts
-    cannot be separated. `counted`: number of arguments for the limit. `is_encoded`: it is in an encoding of which these
-    are no values.
+    cannot be separated. `counted`: number of parameters for the limit. `is_encoded`: it is in an encoding of which
+    these are no values.
     """
 
     arguments: list[tuple[bytes, bytes]]
@@ -111,8 +111,8 @@ def values_of(content_type: bytes | None, body: bytes) -> InspectedBody:
             return values
         return InspectedBody([*form_values(body), *values.arguments], body)
     if kind.startswith(b"multipart/"):
-        arguments, is_malformed = multipart_values(content_type or b"", body)
-        return InspectedBody(arguments, body if is_malformed else b"", is_malformed, len(arguments))
+        arguments, is_malformed, counted = multipart_values(content_type or b"", body)
+        return InspectedBody(arguments, body if is_malformed else b"", is_malformed, counted)
     if not kind.startswith(b"text/"):
         if _is_binary(kind, body):
             return InspectedBody([])

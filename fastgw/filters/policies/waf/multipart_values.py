@@ -21,28 +21,30 @@ _IDENTITIES: Final = (b"7bit", b"8bit", b"binary")
 _READ_ELSEWHERE: Final = (b"content-disposition", b"content-transfer-encoding")
 
 
-def multipart_values(content_type: bytes, body: bytes) -> tuple[list[tuple[bytes, bytes]], bool]:
-    """Return names and values, and whether the body is malformed. `body`: may be cut off."""
+def multipart_values(content_type: bytes, body: bytes) -> tuple[list[tuple[bytes, bytes]], bool, int]:
+    """Return names and values, whether the body is malformed, and the number of its parts. `body`: may be cut off."""
     try:
         boundary = boundary_of(content_type)
     except InvalidMultipart:
-        return [], True
+        return [], True, 0
     pieces = (b"\r\n" + body).split(b"\n--" + boundary)
     if len(pieces) < 2 or pieces[0].strip():
-        return [], True
+        return [], True, 0
     arguments: list[tuple[bytes, bytes]] = []
+    counted = 0
     is_malformed = not pieces[0].endswith(b"\r") or b"\r--" + boundary in body
     for number, piece in enumerate(pieces[1:], 2):
         is_last = number == len(pieces)
         if is_last and _AFTER_LAST(piece):
             break
+        counted += 1  # its headers and the readings of its name are values, too, but no parameters of the client
         line_end = _AFTER_DELIMITER(piece)
         if line_end is None or not (is_last or piece.endswith(b"\r")):
             is_malformed = True
         found, is_odd = _part_values(piece if line_end is None else piece[line_end.end() :], is_last)
         arguments += found
         is_malformed = is_malformed or is_odd
-    return arguments, is_malformed
+    return arguments, is_malformed, counted
 
 
 def _part_values(part: bytes, is_last: bool) -> tuple[list[tuple[bytes, bytes]], bool]:

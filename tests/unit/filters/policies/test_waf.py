@@ -770,6 +770,17 @@ MANY = "".join(f"a{each}=1&" for each in range(250))
 MANY_FIELDS = b"".join(b'--b\r\nContent-Disposition: form-data; name="a%d"\r\n\r\n1\r\n' % each for each in range(250))
 
 
+@pytest.mark.parametrize(("parts", "passes"), [(150, True), (200, True), (201, False)])
+def test_parts_are_counted_as_parameters_and_their_headers_are_not(parts: int, passes: bool) -> None:
+    """As OkHttp sends fields, and a file name whose escaped quotes have several readings."""
+    head = b'Content-Disposition: form-data; name="a%d"; filename="a\\"b"\r\nContent-Transfer-Encoding: binary\r\n'
+    head += b"Content-Type: text/plain\r\nContent-Length: 1\r\n\r\n1"
+    body = b"".join(b"--b\r\n" + head % each + b"\r\n" for each in range(parts)) + b"--b--\r\n"
+    ran = run(configured(Waf, body_bytes="64KiB"), post("multipart/form-data; boundary=b", body))
+    assert ran.passed is passes
+    assert ("2001" in (ran.record.fault_detail or "")) is not passes
+
+
 @pytest.mark.parametrize(
     "settings",
     [
