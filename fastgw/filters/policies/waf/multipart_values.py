@@ -85,9 +85,17 @@ def _part_values(part: bytes, is_last: bool) -> tuple[list[tuple[bytes, bytes]],
             texts, is_odd = values_of_header(value)
             is_malformed = is_malformed or is_odd
             values += [(label, text) for text in texts]
-    if label == b"_charset_" and content.strip().lower() not in CHARSETS:  # of all fields (RFC 7578 section 4.6)
+    if label == b"_charset_" and not _is_inspected(content, is_last):  # of all fields (RFC 7578 section 4.6)
         is_malformed = True
     return values, is_malformed
+
+
+def _is_inspected(charset: bytes, may_be_cut: bool) -> bool:
+    """Whether a charset is one whose text is inspected, or the beginning of one, if the inspected bytes end in it."""
+    if not may_be_cut:
+        return charset.strip().lower() in CHARSETS
+    beginning = charset.partition(b"\r\n")[0].strip().lower()  # a delimiter may have begun
+    return any(each.startswith(beginning) for each in CHARSETS)
 
 
 def _is_multipart(content_type: bytes) -> bool:

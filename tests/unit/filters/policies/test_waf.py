@@ -378,6 +378,15 @@ def test_a_part_in_parts_and_a_field_with_the_charset_of_all_are_no_way_around()
         assert run(WAF, post("multipart/form-data; boundary=b", body)).passed is passes
 
 
+def test_a_charset_that_the_inspected_bytes_cut_off_is_judged_by_its_beginning() -> None:
+    head = b'--b\r\nContent-Disposition: form-data; name="_charset_"\r\n\r\n'
+    whole = head + b"windows-1252\r\n--b\r\n"
+    for size in range(len(head), len(whole)):
+        assert not values_of(b"multipart/form-data; boundary=b", whole[:size]).is_malformed, size
+    for body in (head + b"ibm037", head + b"windows\r\n--b--\r\n"):
+        assert values_of(b"multipart/form-data; boundary=b", body).is_malformed
+
+
 def test_ordinary_uploads_pass() -> None:
     """As browsers and curl send them: the content of a file is not inspected."""
     upload = (
