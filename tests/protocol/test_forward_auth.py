@@ -612,6 +612,27 @@ def test_a_refusal_belongs_to_the_client_that_asked(world: World, take: Take) ->
     assert len(world.service.requests) == before + 3
 
 
+@pytest.mark.parametrize("status", [b"503 Service Unavailable", b"429 Too Many Requests"])
+def test_a_service_that_is_overloaded_is_not_asked_again_by_all_that_wait(
+    world: World, take: Take, status: bytes
+) -> None:
+    lane = take("cached")
+    decided = threading.Event()
+    own = (
+        b"Set-Cookie: login=1\r\nWWW-Authenticate: Digest nonce=1\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n"
+    )
+    world.says(decided, b"HTTP/1.1 " + status + b"\r\nRetry-After: 7\r\n" + own + b"\r\nann")
+    clients = send_together(world, lane, 4, b"/overloaded" + status[:3])
+    before = len(world.service.requests)
+    decided.set()
+    responses = [client.read_response() for client in clients]
+    assert [(each.status, each.get(b"Retry-After")) for each in responses] == [(int(status[:3]), b"7")] * 4
+    assert len(world.service.requests) == before
+    names = (b"Set-Cookie", b"WWW-Authenticate")
+    shown = [(each.body == b"ann", *(name in each for name in names)) for each in responses]
+    assert sorted(shown) == [(False, False, False)] * 3 + [(True, True, True)]
+
+
 def test_a_request_that_has_waited_for_a_refusal_may_be_allowed(world: World, take: Take) -> None:
     lane = take("cached")
     decided, numbers = threading.Event(), itertools.count()

@@ -94,7 +94,8 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
     cache: Remembering | None = None
     """Cache of positive decisions. null = the service is asked about each request. Equal requests that arrive while the
     service is being asked wait for its decision. A refusal is never shared, because its headers may belong to one
-    client: the service is asked about each of them."""
+    client: the service is asked about each of them. A 5xx or 429 is no decision: all that wait get its status, with
+    `Retry-After` alone."""
     max_body_bytes: Annotated[Bytes, Renamed("max_body")] = 65536
     """Maximum size of the body of the service's response, in bytes; a longer response is invalid."""
 
@@ -224,14 +225,16 @@ class _ForwardAuthUse:
         """Ask the service, unless an equal request is pending. Headers for the client go to the request that has
         asked, and so do refusals: their cookie, the `state` in their location or the nonce of their challenge may be
         that of one client, even where several have the same cache key. Requests that have waited for a refusal ask the
-        service themselves, all at once, as they would without a cache.
+        service themselves, all at once, as they would without a cache; but not if it is overloaded or fails.
         """
         is_own = not memory.single_flight.has(key)
         ask = partial(self._request_decision, trace, question, key)
         answer = await memory.single_flight.join(key, ask)
         if is_own or isinstance(answer, str):
             return answer
-        return answer._replace(to_client=b"") if isinstance(answer, Granted) else await ask()
+        if isinstance(answer, Granted):
+            return answer._replace(to_client=b"")
+        return _failure(answer) if answer.status == 429 or answer.status >= 500 else await ask()
 
     async def _request_decision(
         self, trace: Trace | None, question: Iterable[tuple[bytes, bytes]], key: bytes = b""
@@ -303,6 +306,11 @@ class _ForwardAuthUse:
                 fields.append((b"WWW-Authenticate", b"ForwardAuth"))
         exchange.why = f"the authorization service answered {status}"
         return Reply(status, answer.body, fields, None if elsewhere else fault, invites=elsewhere and not shown)
+
+
+def _failure(answer: Fetched) -> Fetched:
+    """Return what an answer of an overloaded or failing service says to any client: not its body and other headers."""
+    return Fetched(answer.status, Fields.parse(_lines(answer.fields, (b"Retry-After",)), 0), b"")
 
 
 def _lines(fields: Fields, names: Iterable[bytes]) -> bytes:
