@@ -7,8 +7,9 @@ RFC 7578 has one `name` and one `filename`, in quotes. Servers also take extende
 import re
 from binascii import Error, a2b_base64, a2b_qp
 from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
 
-from fastgw.filters.policies.waf.content_type import CHARSETS
+from fastgw.filters.policies.waf.content_type import CHARSETS, DECODED_CHARSETS
 from fastgw.filters.policies.waf.normalization import decoded
 
 _MOST_BYTES: Final = 4096
@@ -18,7 +19,7 @@ for each KiB. More are malformed.
 """
 _SIMPLE: Final = re.compile(
     rb"""(?i)[a-z-]+((?:[ \t]*;[ \t]*[a-z]+[*]?=(?:"(?:[^"\\]|\\(?!"))*"|[^;"'\s\\]+"""
-    rb"""|(?<=[*]=)[a-z0-9-]+'[a-z0-9-]*'[^;"'\s\\]*))*)[ \t]*;?"""
+    rb"""|(?<=[*]=)[a-z0-9_-]+'[a-z0-9-]*'[^;"'\s\\]*))*)[ \t]*;?"""
 ).fullmatch
 """Matches a `Content-Disposition` that has one meaning: no escaped quotation mark, no other quoting."""
 _PARAMETER: Final = re.compile(rb"""(?i);[ \t]*([a-z]+[*]?)=(?:"([^"]*)"|([^;"'\s\\]+))""").findall
@@ -32,6 +33,8 @@ _UNQUOTED_NAMES: Final = re.compile(_NAME + rb"""()()["']?([^;"'\s]*)""").findal
 _ESCAPE: Final = re.compile(rb"\\(.)", re.DOTALL).sub
 _ENCODED_WORD: Final = re.compile(rb"=\?([^?\s]{1,40})\?([bBqQ])\?([^?\s]*)\?=(?:\s++(?==\?))?").sub
 _EXTENDED: Final = re.compile(rb"([^']*)'[^']*'(.*)", re.DOTALL).fullmatch
+_AS_IN_ASCII: Final = {0xA5: "\\", 0x203E: "~"}
+"""Characters of JIS X 0201 in the place of ASCII characters, for which some servers take them."""
 
 
 class Disposition(NamedTuple):
@@ -72,8 +75,13 @@ def read_disposition(disposition: bytes) -> Disposition:
             text = b"".join(values).rstrip()
             extended = _EXTENDED(text) if extension else None
             if extended is not None:
-                is_malformed = is_malformed or extended[1].strip().lower() not in CHARSETS
-                text = extended[2]
+                charset, text = extended[1].strip().lower(), extended[2]
+                if charset not in CHARSETS:
+                    held[key][text] = None
+                    # ISO-2022-JP has ASCII bytes in its characters, which are text to a server that takes all for UTF-8
+                    name = None if b"2022" in charset else _from_charset(charset, unquote_to_bytes(text))
+                    is_malformed = is_malformed or name is None
+                    text = text if name is None else name
             unescaped = text if simple else _ESCAPE(rb"\1", text)
             if key == b"name":
                 labels.add(unescaped)
@@ -94,15 +102,14 @@ def values_of_header(text: bytes) -> tuple[list[bytes], bool]:
     """
     if len(text) > _MOST_BYTES:
         return [text], True
-    texts = [text]
-    charsets: set[bytes] = set()
+    texts = {text: None}
+    others: set[bytes] = set()
     if b"=?" in text:
-        plain = _ENCODED_WORD(lambda found: _decoded_word(found, charsets), text)
-        if plain != text:
-            texts.append(plain)
+        # not also the bytes of charsets that are decoded: in ASCII, a quarter of Japanese names looks like an attack
+        texts[_ENCODED_WORD(lambda found: _word_of_charset(found, others), text)] = None
     if b"%" in text:
-        texts.append(decoded(text, plus=False))
-    return texts, not charsets <= CHARSETS
+        texts[decoded(text, plus=False)] = None
+    return [*texts], bool(others)
 
 
 def _is_file(simple: re.Match[bytes]) -> bool:
@@ -114,9 +121,32 @@ def _is_file(simple: re.Match[bytes]) -> bool:
     return any(name.lower() == b"filename" and (quoted or token) for name, quoted, token in parameters)
 
 
-def _decoded_word(found: re.Match[bytes], charsets: set[bytes]) -> bytes:
-    charsets.add(found[1].partition(b"*")[0].lower())
+def _decoded_word(found: re.Match[bytes]) -> bytes:
     try:
         return a2b_qp(found[3], header=True) if found[2] in b"qQ" else a2b_base64(found[3])
     except Error:
         return found[0]
+
+
+def _word_of_charset(found: re.Match[bytes], others: set[bytes]) -> bytes:
+    """Return an encoded word in UTF-8, or as it is. `others`: gets its charset, if it cannot be decoded."""
+    charset, word = found[1].partition(b"*")[0].lower(), _decoded_word(found)
+    if charset in CHARSETS:
+        return word
+    text = _from_charset(charset, word)
+    if text is None:
+        others.add(charset)
+        return word
+    return text
+
+
+def _from_charset(charset: bytes, text: bytes) -> bytes | None:
+    """Return a text in UTF-8. None: its readers may differ, because of the charset or of bytes that are none of it."""
+    codec = DECODED_CHARSETS.get(charset)
+    if codec is None:
+        return None
+    try:
+        # with an ASCII character behind it, which must be one there, too: in ISO-2022-JP, the end may be in another set
+        return (text + b"<").decode(codec)[:-1].translate(_AS_IN_ASCII).encode()
+    except UnicodeError:
+        return None

@@ -258,6 +258,14 @@ ENCODED_PASSWD = b"..%2f..%2f..%2f..%2fetc%2fpasswd"
         b'name="a"; filename="=?utf-8?B?Li4vLi4vLi4vLi4vZXRjL3Bhc3N3ZA==?="',
         b'name="a"; filename="=?UTF-8*en?q?..=2F..=2F?= =?utf-8?Q?..=2F..=2Fetc=2Fpasswd?="',
         b'name="a"; filename="=?utf-7?Q?+ADw-?="',
+        b'name="a"; filename="=?iso-2022-jp?Q?..=1B(B/..=1B(B/..=1B(B/e=1B(Btc/pass=1B(Bwd?="',
+        b'name="a"; filename="=?iso-2022-jp?Q?=1B$B?="',  # the next word is read in another set by some
+        b'name="a"; filename="=?iso-2022-jp?Q?a=1B(Ib?="',
+        b'name="a"; filename="=?gbk?Q?../../../../etc/passwd?="',
+        b"name=\"a\"; filename=ok.txt; filename*=gbk''" + ENCODED_PASSWD,
+        b"name=\"a\"; filename=ok.txt; filename*=gb2312''%81s",  # bytes of none of its characters
+        b'name="a"; filename="=?iso-2022-kr?Q?a?="',
+        b"name=\"a\"; filename=ok.txt; filename*=iso-2022-jp''%1B$Babcd%1B(B",
         b'name="ok"; name="' + SCRIPT + b'"',
         b'name="x\\"' + SCRIPT + b'"',
         b"name=\"ok\"; name*=utf-8''%3Cscript%3Ealert(1)%3C/script%3E",
@@ -307,6 +315,11 @@ def test_ordinary_names_of_fields_and_files_pass(disposition: bytes) -> None:
         b"filename=na_ve.png; filename*=utf-8''na%C3%AFve.png",  # .NET
         b"filename*=UTF-8''na%C3%AFve.png; filename=\"na_ve.png\"",
         b"filename=\"na?ve.png\"; filename*=iso-8859-1'en'na%EFve.png",
+        b'filename="=?ISO-2022-JP?B?GyRCRnxLXBsoQi5wbmc=?="',
+        b"filename=\"a.png\"; filename*=GBK''%D6%D0%B9%FA.png",
+        b'filename="=?gb2312?B?1tC5+i5wbmc=?="',
+        b'filename="=?koi8-r?Q?=C6=C1=CA=CC?= =?koi8-r?Q?.png?="',
+        b"filename=\"a.png\"; filename*=Shift_JIS''%95%5C.png",  # the second byte is a backslash in ASCII
     ],
 )
 def test_files_with_ordinary_names_are_files(disposition: bytes) -> None:
