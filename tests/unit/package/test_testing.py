@@ -353,7 +353,7 @@ def test_what_differs_on_one_path_is_no_difference_between_them(values: Iterable
 
 
 def test_state_of_a_filter_sees_a_request_once() -> None:
-    """What `build` makes is made for each of both paths."""
+    """What `build` makes is made for each run: one on each path, and more where a time differs between them."""
     made: list[list[bytes]] = []
 
     class Keeping(Filter, name="keeping", phase=Phase.LIMIT_CLIENT):
@@ -363,4 +363,5 @@ def test_state_of_a_filter_sees_a_request_once() -> None:
             return Hooks(request=lambda exchange: seen.append(exchange.path))
 
     assert run(Keeping(), GET).passed
-    assert made == [[b"/users/7"], [b"/users/7"]]
+    assert len(made) >= 2
+    assert all(seen == [b"/users/7"] for seen in made)
