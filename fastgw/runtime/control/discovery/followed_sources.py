@@ -252,7 +252,7 @@ class FollowedSources:
         return [follower.report.info for _, follower in self._following.values()]
 
     def stop(self) -> None:
-        """Follow nothing any more. Values that services hold for the followers, such as tokens, are given back by `finish`."""
+        """Follow nothing any more. Values that services hold for the followers, such as tokens, are given back."""
         for _, follower in self._following.values():
             self._stop_follower(follower)
         self._following.clear()
