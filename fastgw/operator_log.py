@@ -10,7 +10,6 @@ at any moment.
 import logging
 import os
 import select
-import stat
 import time
 import traceback
 from contextlib import suppress
@@ -21,6 +20,7 @@ import orjson
 
 from fastgw.config.settings.gateway import Log
 from fastgw.operator_events import LEVELS, OperatorEvent
+from fastgw.torn_lines import remove_torn_line
 
 STDERR: Final = 2
 LINE_MAX: Final = select.PIPE_BUF  # bytes that a writable pipe accepts at once
@@ -92,24 +92,8 @@ def _write(line: bytes) -> bool:
     if begun == len(line):
         return True
     if begun > 0:
-        _Losses.is_torn = not _take_back(begun)
+        _Losses.is_torn = not remove_torn_line(STDERR, begun)
     return False
-
-
-def _take_back(begun: int) -> bool:
-    """Remove the first bytes of a line whose rest did not fit, or the next line would continue it. False: they stay, as
-    in an append-only file, or where another process has written after them. One that writes between the check and the
-    removal, for which another program has to free space just then, loses its line.
-    """
-    try:
-        status, end = os.fstat(STDERR), os.lseek(STDERR, 0, os.SEEK_CUR)
-        if not stat.S_ISREG(status.st_mode) or status.st_size != end:
-            return False
-        os.ftruncate(STDERR, end - begun)
-        os.lseek(STDERR, end - begun, os.SEEK_SET)
-    except OSError:
-        return False
-    return True
 
 
 def line_of(event: OperatorEvent, text: str, level: int, date: float) -> bytes:

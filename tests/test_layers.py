@@ -29,6 +29,7 @@ ORDER = [
         "jose",
         "kernel",
         "operator_events",
+        "torn_lines",
     },
     {"http/content_coding", "http/json_projection", "http/json_splices"},
     {"cache", "errors", "http/caching", "http/grpc", "http/http1", "http/http2", "http/websocket", "net", "shm"},

@@ -16,6 +16,7 @@ from typing import Final
 from fastgw.observe.access_log.rotation import Rotation
 from fastgw.observe.access_log.sink_tls import sink_context
 from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.torn_lines import remove_torn_line
 
 STDOUT: Final = "stdout"
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -165,7 +166,9 @@ class Sink:
                     written += os.write(self._fd, batch[written:])
         except OSError as error:
             self._report_writing(error)
-            self._take_back(written - (batch.rfind(b"\n", 0, written) + 1))
+            begun = written - (batch.rfind(b"\n", 0, written) + 1)
+            if begun:  # another worker would append its next line to it; this one can begin its own with a newline
+                self._torn = not remove_torn_line(self._fd, begun)
         else:
             if self._current:
                 self._report_end()
@@ -175,23 +178,6 @@ class Sink:
         while not self._poll.poll(0 if self.abandoned else _LOOK_MS):
             if self.abandoned:
                 raise TimeoutError(errno.ETIMEDOUT, "no process reads it")
-
-    def _take_back(self, begun: int) -> None:
-        """Remove the last line, of which only the first `begun` bytes were written.
-
-        Otherwise another worker would append its next line to it. If it cannot be removed (append-only file, or more
-        lines after it), this worker's next line begins with a newline.
-        """
-        if not begun:
-            return
-        try:
-            end = os.lseek(self._fd, 0, os.SEEK_CUR)
-            self._torn = os.fstat(self._fd).st_size != end
-            if not self._torn:
-                os.ftruncate(self._fd, end - begun)
-                os.lseek(self._fd, end - begun, os.SEEK_SET)  # stdout may be a file opened without O_APPEND
-        except OSError:
-            self._torn = True
 
     def _report_reopening(self, error: OSError, *, is_kept: bool) -> None:
         """Report an error of opening, if it is new. `is_kept`: lines go to the file that was open before."""
