@@ -59,7 +59,7 @@ def run(*command: str | Path, directory: Path, path: Path | None = None) -> str:
         [*map(str, command)],
         cwd=directory,
         # What is compiled here need not be fast, but soon; Python compiles what it imports of all that is installed.
-        env={**environment(), "PYTHONPATH": "", "CFLAGS": "-O0", "PIP_NO_COMPILE": "0", **found},
+        env={**environment(), "PYTHONPATH": "", "CFLAGS": "-O0 -g0", "PIP_NO_COMPILE": "0", **found},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
