@@ -35,6 +35,10 @@ class Fault(Enum):
     `type`.
     """
 
+    # PERF: each member is one object, so its identity is its hash: 600 instructions less for each look-up in a mapping
+    # than the hash of `Enum`, a function in Python (CPython 3.11, callgrind, micro/limits).
+    __hash__ = object.__hash__
+
     # status, side, retry, Proxy-Status error (RFC 9209 section 2.3), message for the client
     BAD_REQUEST = 400, _DOWN, Retry.NEVER, "http_request_error", "The request is malformed."
     AMBIGUOUS_PATH = (

@@ -74,7 +74,8 @@ def set_tightest_headers(exchange: Exchange) -> None:
 
 def refusal(fault: Fault, wait: float) -> Reply:
     """Return the response of a limit that is reached. `wait`: seconds, rounded up to whole ones."""
-    return _refusal(fault, max(ceil(wait), 1))
+    seconds = ceil(wait)
+    return _refusal(fault, seconds if seconds > 1 else 1)
 
 
 # Cached, because a flood is answered with few different replies.
