@@ -384,8 +384,13 @@ class Exchange:
 
         Headers that are intended for the upstream of the route only, such as credentials, are not among them.
         """
-        added, dropped, _ = self.for_others or (self.request_added, self.request_dropped, None)
-        return changed_values(self.head, name, added, dropped)
+        if self.for_others is None:
+            added, dropped = self.request_added, self.request_dropped
+        else:
+            added, dropped, _ = self.for_others
+        if added or dropped:
+            return changed_values(self.head, name, added, dropped)
+        return self.head.values(name)
 
     def refuse(
         self, fault: Fault, detail: str | None = None, fields: Iterable[tuple[bytes, bytes]] = (), why: str = ""

@@ -64,7 +64,7 @@ def query_requirement(name: bytes, test: ValueTest | None) -> Requirement:
 def cookie_requirement(name: bytes, test: ValueTest | None) -> Requirement:
     """Return a requirement on a cookie. `test`: None = it is absent."""
     if test is None:
-        return lambda request: not any(True for _ in cookies_named(name, request.values(b"cookie")))
+        return lambda request: not cookies_named(name, request.values(b"cookie"))
     accepts = test
     return lambda request: any(map(accepts, cookies_named(name, request.values(b"cookie"))))
 
@@ -92,13 +92,15 @@ def parameters_named(name: bytes, query: bytes | None) -> Iterable[bytes]:
             yield _decoded(value)
 
 
-def cookies_named(name: bytes, lines: Iterable[bytes]) -> Iterable[bytes]:
-    """Yield the values of a cookie (RFC 6265 section 5.4)."""
+def cookies_named(name: bytes, lines: Iterable[bytes]) -> list[bytes]:
+    """Return the values of a cookie (RFC 6265 section 5.4)."""
+    found = []  # PERF: not a generator
     for line in lines:
         for pair in line.split(b";"):
             key, _, value = pair.partition(b"=")
             if key.strip() == name:
-                yield value.strip()
+                found.append(value.strip())
+    return found
 
 
 def _decoded(raw: bytes) -> bytes:

@@ -16,6 +16,7 @@ from fastgw.jose import claim_path, find_claim
 KEY: Final = trait("ip", "consumer", "route", "host", "header", "cookie", "claim")
 REMEMBERED: Final = 8192
 """Maximum number of IPv6 addresses whose network is cached."""
+_LENGTHS: Final = tuple(b"%d:" % length for length in range(256))
 
 KeyOf = Callable[[Exchange], bytes]
 
@@ -53,7 +54,10 @@ def key_of(traits: Sequence[Trait], ipv6_prefix: int, name: bytes = b"") -> KeyO
         made = begins
         for read in readers:
             part = read(exchange)
-            made += b"%d:%b" % (len(part), part)
+            length = len(part)
+            # PERF: lengths are written once, and joined by `+`: 600 instructions less for each part than `%` (CPython
+            # 3.11, callgrind, micro/limits).
+            made += (_LENGTHS[length] if length < len(_LENGTHS) else b"%d:" % length) + part
         return made
 
     return key

@@ -12,7 +12,7 @@ from time import time
 from typing import Final, final
 
 from fastgw.config.settings import gateway as config
-from fastgw.exchange.request_keys import cookie
+from fastgw.exchange.request_keys import cookie_in
 from fastgw.forwarded_headers import Peer, client_scheme
 from fastgw.http.messages import RequestHead
 from fastgw.upstream.load_balancing import Balancer, BalancingRequest
@@ -51,7 +51,7 @@ class Cookies:
 
     def named(self, head: RequestHead) -> bytes:
         """Return the name in the cookie of a request; b"": there is none, it is invalid, or it has expired."""
-        value = cookie(head, self._name)
+        value = cookie_in(head.values(b"cookie"), self._name)
         known = self._known.get(value)
         if known is None:
             known = self._read(value)
@@ -112,7 +112,7 @@ class StickySessions:
 
     def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
         if not tried:
-            target = self.named(asked.head)
+            target = self._targets.get(self._cookies.named(asked.head))
             if target is not None:
                 return target
             if asked.is_fast:

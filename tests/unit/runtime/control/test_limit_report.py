@@ -26,6 +26,8 @@ def test_what_a_consumer_has_used():
         (Trait("ip"), "192.0.2.1", "192.0.2.1"),
         (Trait("ip"), "2001:db8::1", "2001:db8::ffff"),
         (Trait("header", "x-tenant"), "a", "a"),
+        (Trait("header", "x-tenant"), "a" * 255, "a" * 255),
+        (Trait("header", "x-tenant"), "a" * 256, "a" * 256),
     ],
 )
 def test_a_key_that_is_named_is_the_one_that_requests_have(trait, value, seen):
