@@ -113,10 +113,14 @@ class Latencies:
     attempts in flight, with which the latency is multiplied, are those of the node (`loads`).
     """
 
-    __slots__ = ("_clock", "_decay", "_loads", "_penalty", "_seen")
+    __slots__ = ("_clock", "_decay", "_loads", "_penalty", "_seen", "attempt_begun", "attempt_ended")
 
     def __init__(self, loads: Loads, decay: float, penalty: float, clock: LoadClock = monotonic) -> None:
         self._loads = loads
+        # PERF: attributes and not methods: an attempt is counted without two calls in between (CPython 3.11,
+        # micro/balance).
+        self.attempt_begun = loads.attempt_begun
+        self.attempt_ended = loads.attempt_ended
         self._decay = decay
         self._penalty = penalty
         self._clock = clock
@@ -143,19 +147,15 @@ class Latencies:
 
     # calls of attempts
 
-    def attempt_begun(self, attempt: AttemptRecord) -> None:
-        self._loads.attempt_begun(attempt)
-
     def attempt_connected(self, attempt: AttemptRecord) -> None: ...
 
     def attempt_answered(self, attempt: AttemptRecord) -> None:
-        seconds = attempt.head_at - _begin_of(attempt, attempt.head_at)
-        self._record_latency(
-            attempt.target, max(seconds, self._penalty) if attempt.status in GATEWAY_ERRORS else seconds
-        )
-
-    def attempt_ended(self, attempt: AttemptRecord) -> None:
-        self._loads.attempt_ended(attempt)
+        head_at, sent_at = attempt.head_at, attempt.sent_at
+        # PERF: as `_begin_of`, without a call for each response.
+        seconds = head_at - (sent_at if sent_at and sent_at <= head_at else attempt.begun_at)
+        if attempt.status in GATEWAY_ERRORS:
+            seconds = max(seconds, self._penalty)
+        self._record_latency(attempt.target, seconds)
 
     def attempt_given_up(self, attempt: AttemptRecord, fault: Fault | None, why: str) -> None:
         if fault is not None and fault.side is Side.UPSTREAM:
@@ -170,5 +170,6 @@ class Latencies:
             self._seen[target] = _SeenLatency(now, seconds)
             return
         kept = exp((seen.at - now) / self._decay)
-        seen.cost = seconds if seconds > seen.cost * kept else seen.cost * kept + seconds * (1 - kept)
+        decayed = seen.cost * kept
+        seen.cost = seconds if seconds > decayed else decayed + seconds * (1.0 - kept)
         seen.at = now
