@@ -56,6 +56,8 @@ EQUALS: Final = ord("=")
 _PERCENT, _AT = ord("%"), ord("@")
 _REMEMBERED, _REMEMBERED_LENGTH = 4096, 64  # peers choose these names
 _NOT_PLAIN = re.compile(rb'[^\x20-\x7e]|["\\]')
+_PLAIN: Final = bytes(byte for byte in range(256) if not _NOT_PLAIN.match(bytes([byte])))
+_MILLISECONDS: Final = tuple(f".{ms:03d}Z" for ms in range(1000))
 # In UTF-8: U+0080-009F (C1), U+2028-202E (line separators, text direction) and U+2066-2069 (text direction).
 _OBEYED = re.compile(rb"\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
 
@@ -202,8 +204,8 @@ def _json_fields(record: Record, mask: Mask) -> dict[str, Any]:
         "fault_detail": record.fault_detail or None,
         "request_bytes": record.request_bytes,
         "response_bytes": record.response_bytes,
-        "duration_s": round(record.duration_s, 6),
-        "upstream_s": round(record.upstream_s, 6) if record.upstream_s >= 0.0 else None,
+        "duration_s": _micros(record.duration_s),
+        "upstream_s": _micros(record.upstream_s) if record.upstream_s >= 0.0 else None,
         "retries": record.retries,
         "request_id": text_of(record.request_id),
         "user_agent": text_of(masked_words(record.user_agent, mask)),
@@ -263,7 +265,7 @@ def ecs_line(record: Record, mask: Mask) -> bytes:
     out.
     """
     is_http = record.version in VERSIONS
-    fields = {
+    fields: dict[str, Any] = {
         "@timestamp": rfc3339(record.ended_date),
         "ecs.version": ECS_VERSION,
         "event.kind": "event",
@@ -291,7 +293,7 @@ def ecs_line(record: Record, mask: Mask) -> bytes:
         "fastgw.route": record.route,
         "fastgw.upstream": record.upstream,
         "fastgw.target": record.target,
-        "fastgw.upstream_s": round(record.upstream_s, 6) if record.upstream_s >= 0.0 else None,
+        "fastgw.upstream_s": _micros(record.upstream_s) if record.upstream_s >= 0.0 else None,
         "fastgw.retries": record.retries,
         "fastgw.cache": record.cache,
         "fastgw.grpc_status": record.grpc_status,
@@ -300,12 +302,14 @@ def ecs_line(record: Record, mask: Mask) -> bytes:
         "trace.id": text_of(record.trace_id),
         "span.id": text_of(record.span_id),
         "fastgw.websocket": record.tunnel,
-        "network.transport": None if is_http else PROTOCOLS[record.version].lower(),
-        "source.bytes": None if is_http else record.request_bytes,
-        "destination.bytes": None if is_http else record.response_bytes,
-        "fastgw.status": None if is_http else record.status,
     }
-    return fitted({name: value for name, value in fields.items() if value or value == 0})
+    if not is_http:
+        fields["network.transport"] = PROTOCOLS[record.version].lower()
+        fields["source.bytes"] = record.request_bytes
+        fields["destination.bytes"] = record.response_bytes
+        fields["fastgw.status"] = record.status
+    # `is not None` comes first: a comparison of two types is slow.
+    return fitted({name: value for name, value in fields.items() if value or (value is not None and value == 0)})
 
 
 def combined_line(record: Record, mask: Mask) -> bytes:
@@ -328,7 +332,7 @@ def _common_line(record: Record, mask: Mask, quoted: tuple[bytes | None, ...]) -
         request = b"%b %b %b" % (record.scheme, record.host or b"-", protocol)
     client = record.client.encode(errors="backslashreplace")
     consumer = record.consumer.encode(errors="backslashreplace")
-    date = _common_date(int(record.ended_date)).encode()
+    date = _common_date(int(record.ended_date))
     limit = 2 * MAX_LINE
     while True:  # terminates: with 16 bytes of each value, escaped or not, the line fits
         limit //= 2
@@ -340,7 +344,9 @@ def _common_line(record: Record, mask: Mask, quoted: tuple[bytes | None, ...]) -
             record.status,
             record.response_bytes,
         )
-        line = b"%b%b\n" % (line, b"".join(b' "%b"' % _quoted(value, limit) for value in quoted))
+        for value in quoted:
+            line += b' "' + _quoted(value, limit) + b'"'
+        line += b"\n"
         if len(line) <= MAX_LINE:
             return line
 
@@ -377,7 +383,27 @@ def cut(text: str, limit: int) -> str:
 
 
 def text_of(value: bytes | None) -> str | None:
-    return value.decode(errors="backslashreplace") if value else None
+    if not value:
+        return None
+    try:
+        return value.decode()  # PERF: a third faster than with `errors` (CPython 3.11, micro/observe).
+    except UnicodeDecodeError:
+        return value.decode(errors="backslashreplace")
+
+
+def _micros(seconds: float) -> float:
+    """Return the seconds rounded to microseconds, as `round` does."""
+    # PERF: `round` takes twice as long: it works on the decimal digits, which only matter in the middle between two
+    # microseconds (CPython 3.11, micro/observe).
+    if 0.0 <= seconds < 1e6:
+        micros = seconds * 1e6
+        below = int(micros)
+        rest = micros - below
+        if rest < 0.499:
+            return below / 1e6
+        if rest > 0.501:
+            return (below + 1) / 1e6
+    return round(seconds, 6)
 
 
 def _quoted(value: bytes | None, limit: int) -> bytes:
@@ -385,12 +411,20 @@ def _quoted(value: bytes | None, limit: int) -> bytes:
         return b"-"
     if len(value) > limit:
         value = value[: limit - len(CUT)] + CUT.encode()
+    # PERF: nearly all values are plain: a tenth of the time of the pattern (CPython 3.11, timeit, 110 bytes).
+    if not value.translate(None, _PLAIN):
+        return value
     return _NOT_PLAIN.sub(lambda byte: b"\\x%02X" % byte[0][0], value)
 
 
 def rfc3339(date: float) -> str:
     second, ms = divmod(int(date * 1000), 1000)
-    return f"{second_text(second).decode()}.{ms:03d}Z"
+    return _second(second) + _MILLISECONDS[ms]
+
+
+@lru_cache(4)
+def _second(date: int) -> str:
+    return second_text(date).decode()
 
 
 @lru_cache(4)  # cached: thousands of lines share a second
@@ -399,8 +433,8 @@ def second_text(date: int) -> bytes:
 
 
 @lru_cache(4)
-def _common_date(date: int) -> str:
+def _common_date(date: int) -> bytes:
     at = gmtime(date)
     return (
         f"{at.tm_mday:02d}/{MONTHS[at.tm_mon - 1]}/{at.tm_year}:{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} +0000"
-    )
+    ).encode()

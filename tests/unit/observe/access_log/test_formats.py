@@ -310,6 +310,13 @@ def test_times_are_utc_with_milliseconds(date: float, shown: str) -> None:
     assert orjson.loads(line(changed(PROXIED, ended_date=date)))["time"] == shown
 
 
+@given(st.one_of(st.floats(0.0, 1e7), st.integers(0, 10**9).map(lambda halves: halves * 5e-7)))
+def test_durations_are_rounded_to_microseconds(seconds: float) -> None:
+    record = Record(0.0, "", "public", b"GET", b"http", b"a", b"/", None, 11, 200, 0, 0, seconds, upstream_s=seconds)
+    shown = orjson.loads(formats.json_line(record, lambda query: query))
+    assert (shown["duration_s"], shown["upstream_s"]) == (round(seconds, 6), round(seconds, 6))
+
+
 def test_a_long_query_is_read_no_further_than_a_line_can_show() -> None:
     """And a secret that the cut leaves without its end is masked like any other."""
     mask = masker(())
