@@ -355,7 +355,7 @@ class _Region:
         """Return the cells of the two buckets."""
         bucket = hash_ & self._buckets - 1
         other = bucket ^ 1 + (hash_ >> 32) % (self._group - 1)
-        first, second = (self._first + 2 * _BUCKET * each for each in (bucket, other))
+        first, second = self._first + 2 * _BUCKET * bucket, self._first + 2 * _BUCKET * other
         return range(first, first + 2 * _BUCKET, 2), range(second, second + 2 * _BUCKET, 2)
 
 
@@ -505,15 +505,17 @@ class _LockedLimit:
             part, count = seen, state & _COUNT
         elif part <= seen + parts:
             words[self._part_word(cell, seen)] = state
-        oldest = max(part - parts, 0)
-        counts = [self._count(cell, earlier) for earlier in range(oldest, part)]
-        spent = sum(counts) + count
-        self.renewed_at = self._instant(part)
+        oldest, counts, spent = part, [], count
+        if parts:
+            oldest = max(part - parts, 0)
+            counts = [self._count(cell, earlier) for earlier in range(oldest, part)]
+            spent += sum(counts)
+        self.renewed_at = instant = self._instant(part)
         if most:
             cost = max(min(cost, most - spent), 0)
         spent += cost
         if most or spent <= self._limit:
-            words[cell + 1] = self._instant(part) | count + cost
+            words[cell + 1] = instant | count + cost
             return 0
         leaving = oldest  # with this part, enough permits will have left the window
         for each in counts:
@@ -544,7 +546,7 @@ class _LockedLimit:
 
     def _count(self, cell: int, part: int) -> int:
         word = self._words[self._part_word(cell, part)]
-        return word & _COUNT if word & ~_COUNT == self._instant(part) else 0
+        return word & _COUNT if word and word & ~_COUNT == self._instant(part) else 0
 
     def _hash(self, key: bytes) -> int:
         digest = blake2b(self._identity + key, digest_size=8, key=self._secret).digest()
