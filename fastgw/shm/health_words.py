@@ -39,6 +39,9 @@ SHUNNED: Final = frozenset((HealthVerdict.UNHEALTHY, HealthVerdict.EJECTED))
 """Results with which a target gets no requests."""
 
 
+_NOT_KNOWN: Final = HealthVerdict.UNKNOWN, 0.0  # PERF: one tuple for all such targets (CPython 3.11, micro/health)
+
+
 class Ejection(NamedTuple):
     """Ejection of a target, which gets no requests. `until`: monotonic seconds; 0: never ejected. `level`: multiplier
     of the duration.
@@ -162,7 +165,7 @@ class HealthWords:
             if until_ms > now_ms:
                 found.append((HealthVerdict(word & (1 << _VERDICT_BITS) - 1), until_ms / 1000))
             else:
-                found.append((HealthVerdict.UNKNOWN, 0.0))
+                found.append(_NOT_KNOWN)
         return found
 
     def read_attempts(self, column: Column, targets: Sequence[int]) -> list[tuple[tuple[tuple[int, int], ...], float]]:

@@ -340,9 +340,8 @@ class HealthPoller(Timed):
         changes, word = 0, self._changes
         for view in self._views:
             changes += view[word]
-        changed = changes != self._seen
-        if changed or now >= self._due_at:
-            self._seen = changes
+        if changes != self._seen or now >= self._due_at:
+            changed, self._seen = changes != self._seen, changes
             self._followers = [
                 (follower.refresh_verdicts(now) if changed or now >= due_at else due_at, follower)
                 for due_at, follower in self._followers
