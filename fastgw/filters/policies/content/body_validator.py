@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast, final
+from typing import Any, final
 
 import orjson
 
@@ -44,9 +44,10 @@ class BodyValidator:
         PERF: 4 us for 1 KB that conforms, the reference 23; 0.3 ms for 100 KB, 3.4 (CPython 3.11, micro/validation).
         """
         if self._checks is not None:
-            found = self._checks.errors(payload, MOST_ERRORS if len(payload) <= ALL_ERRORS_BYTES else 1)
+            most = MOST_ERRORS if len(payload) <= ALL_ERRORS_BYTES else 1
+            found: Errors | None = self._checks.errors(payload, most)
             if found is not None:
-                return cast(Errors, found)
+                return found
         return body_errors(self.reference, payload)
 
 

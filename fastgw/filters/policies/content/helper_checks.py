@@ -15,8 +15,11 @@ from fastgw.helper_processes.shared_pool import SharedPool, event_of, fault_of
 from fastgw.observe.metrics.families import FilterEvent
 
 Errors = list[dict[str, str]]
-_LINES: Final = refusal_lines(Fault.VALIDATION_FAILED)
-_DOCUMENT_BEGIN: Final = problem_document(Fault.VALIDATION_FAILED)[:-1] + b',"errors":'
+# PERF: looked up once, and not for each refusal (CPython 3.11, micro/content).
+_FAULT: Final = Fault.VALIDATION_FAILED
+_STATUS: Final = _FAULT.status
+_LINES: Final = refusal_lines(_FAULT)
+_DOCUMENT_BEGIN: Final = problem_document(_FAULT)[:-1] + b',"errors":'
 
 
 def summary(errors: Errors) -> str:
@@ -29,13 +32,13 @@ def summary(errors: Errors) -> str:
 
 def refusal(exchange: Exchange, errors: Errors) -> Reply:
     """Return the problem (RFC 9457) with the errors."""
-    return extended(exchange.refuse(Fault.VALIDATION_FAILED, why=summary(errors)), {"errors": errors})
+    return extended(exchange.refuse(_FAULT, why=summary(errors)), {"errors": errors})
 
 
 def ready_refusal(errors: Errors) -> ReadyRefusal:
     """Return the same problem for the fast path."""
-    document = b"%b%b}" % (_DOCUMENT_BEGIN, orjson.dumps(errors))
-    return ReadyRefusal(Fault.VALIDATION_FAILED, Fault.VALIDATION_FAILED.status, _LINES, document, summary(errors))
+    document = _DOCUMENT_BEGIN + orjson.dumps(errors) + b"}"
+    return ReadyRefusal(_FAULT, _STATUS, _LINES, document, summary(errors))
 
 
 @final
