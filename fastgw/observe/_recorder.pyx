@@ -345,9 +345,13 @@ cdef inline int _method(Http1RequestHead head) noexcept:
 
 cdef inline int _bucket(double seconds) noexcept nogil:
     """Return the bucket, as `bisect_left` of the bounds does."""
-    cdef int bucket = 0
-    while bucket < _BOUND_COUNT and _BOUNDS[bucket] < seconds:
-        bucket += 1
+    cdef int bucket = 0, above = _BOUND_COUNT, middle
+    while bucket < above:
+        middle = (bucket + above) // 2
+        if _BOUNDS[middle] < seconds:
+            bucket = middle + 1
+        else:
+            above = middle
     return bucket
 
 

@@ -26,9 +26,7 @@ from fastgw.observe.access_log.record import LoggedBodies, Record
 from fastgw.observe.finished_exchange import (
     CLIENT_LEFT,
     FinishedExchange,
-    first_byte_at,
     record_of,
-    upstream_s_of,
 )
 from fastgw.observe.metrics.counters import ExchangeCounters, SeriesWords, Words
 from fastgw.observe.metrics.families import METHOD_INDEXES
@@ -171,20 +169,24 @@ class Recorder:
             head.version,
         )
         words, template = self._kinds.get(kind) or self._learn(SeriesKey(*kind))
+        status = kind[6]
         request_bytes = ended.request_bytes if body is None else body.bytes
-        duration_s = now - first_byte_at(ended)
-        upstream_s = upstream_s_of(ended)
+        # PERF: as `first_byte_at` and `upstream_s_of`, without a call of each.
+        received_s, upstream_s = head.received_s, ended.upstream_s
+        duration_s = now - (ended.begun_at - received_s)
+        if upstream_s >= 0.0:
+            upstream_s += received_s
         self._counters.count(words, duration_s, request_bytes, ended.response_bytes, upstream_s, ended.retries)
-        if fault is not None and route is not None and kind[6] >= ERRORS:
+        if fault is not None and status >= ERRORS and route is not None:
             self.remember(ended)
         trace = ended.trace
-        if trace is not None and trace.is_kept(kind[6], duration_s):
+        if trace is not None and trace.is_kept(status, duration_s):
             trace.record(ended, now, date)
-        if (kind[6] >= self.story_status or duration_s > self.slower_than) and self.keep_story is not None:
+        if (status >= self.story_status or duration_s > self.slower_than) and self.keep_story is not None:
             self.keep_story(ended, now, date)
         if ended.consumer is not None:
             self.count_consumer(
-                ended.consumer.name, kind[6], duration_s, request_bytes, ended.response_bytes, ended.cache_result
+                ended.consumer.name, status, duration_s, request_bytes, ended.response_bytes, ended.cache_result
             )
         if ended.cache_result:
             self.count_cache(kind[1], ended.cache_result)
@@ -194,7 +196,9 @@ class Recorder:
             self.log_others(ended, now, date)
         if self.json_logs:
             line, searched = (
-                self._plain_line(ended, template, date, duration_s, request_bytes) if template else (b"", b"")
+                self._plain_line(ended, template, date, duration_s, upstream_s, request_bytes)
+                if template
+                else (b"", b"")
             )
             for log in self.json_logs:
                 if line and log.secrets.none_in(searched):
@@ -242,22 +246,30 @@ class Recorder:
         return learned
 
     def _plain_line(
-        self, ended: FinishedExchange, template: bytes, date: float, duration_s: float, request_bytes: int
+        self,
+        ended: FinishedExchange,
+        template: bytes,
+        date: float,
+        duration_s: float,
+        upstream_s: float,
+        request_bytes: int,
     ) -> tuple[bytes, bytes]:
         """Return the line, and the text for `SecretNames.none_in`. Both empty: the line must be made from a record."""
-        head, request_id, upstream_s = ended.head, ended.request_id, upstream_s_of(ended)
+        head, request_id = ended.head, ended.request_id
         host, path, query = head.host, head.raw_path, head.query
         user_agent, referer = head.first(b"user-agent") or b"", head.first(b"referer") or b""
         client = ended.client_ip.encode()
         consumer = b"" if ended.consumer is None else ended.consumer.name.encode(errors="backslashreplace")
-        searched = b"%b&%b=" % (referer, query or b"")
+        # PERF: bytes are joined by `+` and not by `%`: 300 instructions less each time (CPython 3.11, callgrind,
+        # micro/observe).
+        searched = referer + b"&" + (query or b"") + b"="
         if EQUALS in path:
-            searched = b"%b&%b" % (path, searched)
+            searched = path + b"&" + searched
         shown = b" ".join((searched, path, user_agent))
         if EQUALS in user_agent or may_hide(shown):  # hardly any user agent has parameters
             return b"", b""
-        told = "" if ended.subrequests is None else str(ended.subrequests)
-        subrequests = told.encode(errors="backslashreplace")
+        asked = ended.subrequests
+        subrequests = b"" if asked is None else str(asked).encode(errors="backslashreplace")
         sent = b" ".join((shown, host, request_id, client, consumer, subrequests))
         if not (host and path and client and sent.isascii()) or ended.why or ended.shadowed:
             return b"", b""
@@ -272,18 +284,18 @@ class Recorder:
             second_text(second),
             ms,
             client,
-            b'"%b"' % consumer if consumer else b"null",
+            b'"' + consumer + b'"' if consumer else b"null",
             host,
             path,
-            b'"%b"' % query if query else b"null",
+            b'"' + query + b'"' if query else b"null",
             request_bytes,
             ended.response_bytes,
             duration_s,
             b"%.6f" % upstream_s if upstream_s >= 0.0 else b"null",
             ended.retries,
-            b'"%b"' % request_id if request_id else b"null",
-            b'"%b"' % user_agent if user_agent else b"null",
-            b'"%b"' % referer if referer else b"null",
+            b'"' + request_id + b'"' if request_id else b"null",
+            b'"' + user_agent + b'"' if user_agent else b"null",
+            b'"' + referer + b'"' if referer else b"null",
         )
         if ended.cache_result:
             line = b'%b,"cache":"%b"}\n' % (line[:-2], ended.cache_result.encode())

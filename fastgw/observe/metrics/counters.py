@@ -160,7 +160,17 @@ class ExchangeCounters:
             column[row + ROUTE_REQUEST_BYTES] += request_bytes
         if response_bytes:
             column[row + ROUTE_RESPONSE_BYTES] += response_bytes
-        self.count_upstream(upstream_row, target_row, server_error, upstream_s, retries)
+        if upstream_s >= 0.0:
+            # PERF: as `count_upstream`, without a call of it.
+            bucket, taken_us = bisect_left(BOUNDS_S, upstream_s), int(upstream_s * 1e6)
+            column[upstream_row + bucket] += 1
+            column[upstream_row + SUM] += taken_us
+            column[target_row + bucket] += 1
+            column[target_row + SUM] += taken_us
+            if server_error:
+                column[server_error] += 1
+        if retries:
+            column[upstream_row + UPSTREAM_RETRIES] += retries
         if fault:
             column[fault] += 1
 
