@@ -124,7 +124,8 @@ class HealthWords:
 
     def ejection(self, views: Iterable[memoryview], target: int) -> Ejection:
         """Return the ejection that lasts longest."""
-        word = max(view[self._ejection + target] for view in views)
+        at = self._ejection + target
+        word = max([view[at] for view in views])
         return Ejection((word >> _LEVEL_BITS) / 1000, word & MOST_LEVEL)
 
     def repeat_ejection(self, column: Column, target: int) -> None:

@@ -39,7 +39,11 @@ class Window:
         last read before this time, it starts again.
         """
         self._add(now, counts, erred, since)
-        return sum(slot[1] for slot in self._slots), sum(slot[2] for slot in self._slots)
+        attempts = errors = 0
+        for _, of_part, failed in self._slots:
+            attempts += of_part
+            errors += failed
+        return attempts, errors
 
     def read_counts(self, now: float, counts: Counts, since: float) -> None:
         """Read the counters, although no error was counted just now: next to nothing to do if there were no attempts.
@@ -73,8 +77,10 @@ class Window:
 
     def _added(self, counts: Counts) -> tuple[int, int]:
         attempts = errors = 0
+        earlier = self._before
+        known = len(earlier)
         for column, now in enumerate(counts):
-            before = self._before[column] if column < len(self._before) else (0, 0)
+            before = earlier[column] if column < known else (0, 0)
             if now == before:
                 continue
             if now[0] < before[0]:  # the column has a new process, which began at 0
