@@ -218,6 +218,7 @@ cdef enum:
     SWEPT = 64  # of them that are looked at whenever a kind is learned
     PROBES = 4  # places that a kind may have, one behind the other
     MAX_LINE = 4096
+    MOST_SECONDS = 1000000  # of those that are counted here, as of `nearest_micros`
     SLOTS = 16  # of a line, see `lines.JSON_SLOTS`; and the route and the reason of a fault
     MOST_BOUNDS = 32
     SHORT = 32  # bytes of a name that its entry has room for
@@ -618,9 +619,9 @@ cdef class Recorder:
         request_bytes = _count(_read(exchange, ended, REQUEST_BYTES) if body is None else self._body.read(body, 0))
         response_bytes = _count(_read(exchange, ended, RESPONSE_BYTES))
         retries = _count(_read(exchange, ended, RETRIES))
-        duration_us = nearest_micros(duration_s)
-        upstream_us = nearest_micros(upstream_s) if upstream_s >= 0.0 else 0
-        if duration_us < 0 or upstream_us < 0 or request_bytes < 0 or response_bytes < 0 or retries < 0:
+        if not (0.0 <= duration_s < MOST_SECONDS and upstream_s < MOST_SECONDS):
+            return False
+        if request_bytes < 0 or response_bytes < 0 or retries < 0:
             return False
 
         cache_result = _read(exchange, ended, CACHE_RESULT)
@@ -635,7 +636,9 @@ cdef class Recorder:
             if not 0 <= consumer_row < _CONSUMER_ROWS:
                 raise ValueError("a consumer's index outside of the column")
         if self._held:
-            if _is_given(_read(exchange, ended, SHADOWED)):
+            duration_us = nearest_micros(duration_s)
+            upstream_us = nearest_micros(upstream_s) if upstream_s >= 0.0 else 0
+            if duration_us < 0 or upstream_us < 0 or _is_given(_read(exchange, ended, SHADOWED)):
                 return False
             why = _read(exchange, ended, WHY)
             asked = _read(exchange, ended, SUBREQUESTS)
