@@ -362,7 +362,7 @@ class _Attempts:
         exchange = self._exchange
         self._refusals.append((way, reply, exchange.why))
         restore_attributes(exchange, self._before)
-        head, edited = exchange.head, self._before.edited
+        head, (_, edited) = exchange.head, self._before
         if head.edited() is not None:
             if edited is None:
                 edited = head.received_fields()

@@ -68,8 +68,9 @@ def _copy_of(exchange: Exchange, state: RequestState) -> ShadowExchange:
     copy = ShadowExchange(exchange)
     copy.begun_at = monotonic()
     restore_attributes(copy, state)
+    _, edited = state
     copy.for_others = None  # filters that authenticate add nothing for one upstream only
-    copy.replace_headers(exchange.head.received_fields() if state.edited is None else state.edited.copy())
+    copy.replace_headers(exchange.head.received_fields() if edited is None else edited.copy())
     return copy
 
 

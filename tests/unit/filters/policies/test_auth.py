@@ -16,7 +16,7 @@ from fastgw.exchange import Exchange
 from fastgw.explain import as_text, explain
 from fastgw.filters import TYPES
 from fastgw.filters.api import Consumer, Env, Fault, FeedSource, Filter, Hooks, Outcome, Phase, Reply
-from fastgw.filters.authentication.request_state import CHANGED
+from fastgw.filters.authentication.request_state import restore_attributes, state_of
 from fastgw.gateway.compiler import compile as compile_tables
 from fastgw.gateway.tables import CompileError
 from tests.support.generations import load_document, load_with_files
@@ -318,10 +318,25 @@ def test_explain_tells_which_way_and_why(settings: dict[str, Any], told: str) ->
     assert told in as_text(explain(gateway, "GET", "http://a.test/"))
 
 
+class _Unedited:
+    def edited(self) -> None:
+        return None
+
+
 def test_everything_that_a_filter_may_change_is_put_back() -> None:
-    """What else is on an exchange is not a filter's to change while requests are judged."""
-    not_a_filters = set(Exchange.__slots__) - set(CHANGED)
-    assert not_a_filters == {
+    """Filters do not change the other attributes of an exchange while requests are authenticated."""
+    exchange: Any = Exchange.__new__(Exchange)
+    before = {name: f"{name} before" for name in Exchange.__slots__ if name != "head"}
+    for name, value in before.items():
+        setattr(exchange, name, value)
+    exchange.head = _Unedited()
+    state = state_of(exchange)
+    for name in before:
+        setattr(exchange, name, "changed")
+    restore_attributes(exchange, state)
+    restored = {name for name in before if getattr(exchange, name) != "changed"}
+    assert {name: getattr(exchange, name) for name in restored} == {name: before[name] for name in restored}
+    assert set(Exchange.__slots__) - restored == {
         "answered_by",
         "begun_at",
         "cache_result",
