@@ -132,7 +132,8 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
                 # Serialized lines are possible only if no later filter reads the headers. PERF: 1 us for a header with
                 # the consumer's name; 3.5 with parsed headers, and 10 more for a head that is parsed and re-serialized
                 # (CPython 3.11, micro/filters).
-                if exchange.chain.request_steps[-1:] == (itself(),) and exchange.head.edited() is None:
+                steps = exchange.chain.request_steps
+                if steps and steps[-1] is itself() and exchange.head.edited() is None:
                     to_request.in_lines(exchange)
                 else:
                     to_request(exchange.headers, exchange)
@@ -252,19 +253,21 @@ class _Edit:
         """Add lines to a request whose headers are unchanged and not read later. Raises `Unfit`."""
         lines = self._lines_for(exchange)
         if self._dropped:
-            self.take_over(exchange)
-            exchange.request_dropped |= self._dropped
+            if exchange.request_added or exchange.request_dropped:
+                self.take_over(exchange)
+            dropped = exchange.request_dropped
+            exchange.request_dropped = dropped | self._dropped if dropped else self._dropped
         exchange.request_added += lines
 
     def _lines_for(self, exchange: Exchange) -> bytes:
         if self.fixed is not None:
             return self.fixed.added
-        lines = b""
+        lines, identities = b"", self._identities
         for begin, value in self._added:
-            held = value if isinstance(value, bytes) else value(exchange)
+            held = value if type(value) is bytes else value(exchange)
             if held is not None:
                 lines += _line(begin, held)
-                if begin in self._identities:
+                if identities and begin in identities:
                     exchange.sends_client_authorization = True
         return lines
 
@@ -280,8 +283,8 @@ class _Edit:
         """Apply the changes. Raises `Unfit` for an identity that is not allowed in a header."""
         set_, add = self._set, self._add
         if self._is_computed:  # first: values may depend on headers that are removed or replaced here
-            set_, add = _computed(set_, exchange), _computed(add, exchange)
-        if self._strict:
+            set_, add = _computed(set_, exchange), _computed(add, exchange) if add else add
+        if self._strict and (exchange.request_added or exchange.request_dropped):
             self.take_over(exchange)
         for name in self._remove:
             fields.remove(name)
@@ -301,16 +304,16 @@ class _Edit:
             self._note_identity(name, exchange)
 
     def _note_identity(self, name: bytes, exchange: Exchange) -> None:
-        if name + b": " in self._identities:
+        if self._identities and name + b": " in self._identities:
             exchange.sends_client_authorization = True
 
 
 def _line(begin: bytes, value: bytes) -> bytes:
-    return b"%b%b\r\n" % (begin, value.strip(b" \t"))
+    return begin + value.strip(b" \t") + b"\r\n"
 
 
 def _computed(values: _Values, exchange: Exchange) -> _Values:
-    return tuple((name, value if isinstance(value, bytes) else value(exchange)) for name, value in values)
+    return tuple([(name, value if type(value) is bytes else value(exchange)) for name, value in values])
 
 
 def _values(

@@ -126,14 +126,15 @@ class _KeyAuthUse:
         """Request step for one name in one location."""
         name, keys, roster, authenticate = self.only_name, self._keys, self._roster, self._authenticate
         hide = self._places.hide if self._hides else None
-        twins = self._twins
+        search = None if self._twins is None else self._twins.search
 
         # PERF: 0.3 us for a cached key, 3 us more for another among 100,000 (CPython 3.11, micro/filters).
         def request(exchange: Exchange) -> Outcome:
-            found = exchange.head.values(name)
+            head = exchange.head
+            found = head.values(name)
             if len(found) == 1 and keys.index is roster.index:
                 consumer = keys.found.get(found[0])
-                if consumer is not None and (twins is None or not exchange.head.any_line(twins.search)):
+                if consumer is not None and (search is None or not head.any_line(search)):
                     exchange.consumer = consumer
                     if hide is not None:
                         hide(exchange)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastgw.http.fields import Fields
+from fastgw.http.fields import Fields, twins_of
 
 LINES = [(b"A", b"1"), (b"B", b"2"), (b"a", b"3")]
 
@@ -91,3 +91,29 @@ def test_a_value_that_would_end_its_line_is_refused(value: bytes):
 
 def test_a_repr_tells_names_and_no_values():
     assert repr(Fields([(b"Cookie", b"s3cret"), (b"A", b"b")])) == "<Fields Cookie, A>"
+
+
+def test_twins_are_names_that_differ_in_punctuation_only():
+    names = (b"x-api-key", b"x_api_key", b"key", b"x.token")
+    pattern = twins_of(names)
+    assert pattern is not None
+    heads = {
+        b"X-Api-Key": False,
+        b"X_API_KEY": False,
+        b"X.Token": False,
+        b"Key": False,
+        b"X-Api_Key": True,
+        b"x.api.KEY": True,
+        b"X-Token": True,
+        b"X-Api-Keys": False,
+        b"Y-X-Api_Key": False,
+        b"XApiKey": False,
+    }
+    for name, is_twin in heads.items():
+        for head in (
+            b"GET / HTTP/1.1\r\n%b: v\r\nHost: a\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\nX-Api-Key: v\r\n%b: v\r\n\r\n",
+        ):
+            assert (pattern.search(head % name) is not None) is is_twin, name
+    assert pattern.search(b"GET / HTTP/1.1\r\nHost: X-Api_Key: v\r\n\r\n") is None
+    assert twins_of((b"key",)) is None
