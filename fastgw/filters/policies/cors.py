@@ -124,6 +124,7 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
         exposed = _line(b"Access-Control-Expose-Headers", self.expose)
         may_read = _allowed(self.origins, self.credentials, exposed + vary, self.reflect)
         may_call = _allowed(self.origins, self.credentials, self._preflight_headers() + exposed, self.reflect)
+        to_everybody = may_read(b"") if everybody else None
         asked_lines = self._asked_lines()
         asked = [] if everybody else ["Origin"]
         asked += ["Access-Control-Request-Method", "Access-Control-Request-Headers"]
@@ -157,26 +158,28 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
             dropped = answer.dropped
             if dropped and _SPOKEN in dropped:
                 return  # an inner level's filter was first
-            head = exchange.head
-            if exchange.method == b"OPTIONS" and is_preflight(head):
+            if exchange.method == b"OPTIONS" and is_preflight(head := exchange.head):
                 if forwards and answer.head is not None:
                     answer.dropped = dropped | {_SPOKEN}
                     return
                 fields = preflight_fields(head)
+            elif to_everybody is not None:
+                fields = to_everybody
             else:
-                fields = lines_for(head)
+                origin = exchange.head.first(b"origin")
+                fields = may_read(origin) or vary if origin is not None else vary
             answer.dropped = dropped | OURS if dropped else OURS
-            answer.added = answer.added + fields if answer.added else fields
-
-        def lines_for(head: RequestHead) -> bytes:
-            return may_read(b"" if everybody else head.first(b"origin") or b"") or vary
+            added = answer.added
+            answer.added = added + fields if added else fields
 
         known: dict[bytes, SentFields] = {}
 
         def fields_for(head: RequestHead, peer: Peer) -> SentFields | None:
             if head.method == b"OPTIONS":  # which may be a preflight
                 return None
-            lines = lines_for(head)
+            lines = to_everybody
+            if lines is None:
+                lines = may_read(head.first(b"origin") or b"") or vary
             fields = known.get(lines)
             if fields is None:
                 fields = SentFields(OURS, lines)
