@@ -33,3 +33,17 @@ def test_the_key_has_what_a_filter_has_written_and_nothing_of_the_client(name: s
     assert b"ann" in ann
     assert bob == ann.replace(b"ann", b"bob")
     assert b"same" not in ann
+
+
+def test_requests_that_differ_in_one_part_have_different_keys() -> None:
+    memory = _Memory(Remembering(key_headers=("A", "B")))
+    keys: list[bytes | None] = []
+    plane = Plane(probes=[probe("own", Phase.AUTHENTICATE, request=lambda each: keys.append(memory.key_of(each)))])
+    targets = (b"/", b"/?", b"/?q", b"/q")
+    lines = (b"A: 1\r\nA: 2\r\n", b"A: 1\r\nB: 2\r\n", b"A: 12\r\n", b"B: 12\r\n", b"A: 1, 2\r\n", b"A: \r\nB: 12\r\n")
+    for method in (b"GET", b"HEAD"):
+        for target in targets:
+            for each in lines:
+                plane.client().sends(b"%b %b HTTP/1.1\r\nHost: a\r\n%b\r\n" % (method, target, each))
+    assert None not in keys
+    assert len(set(keys)) == len(keys) == 2 * len(targets) * len(lines)
