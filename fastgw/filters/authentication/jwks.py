@@ -6,7 +6,7 @@ longer publishes is invalid, and so are tokens verified with it.
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
@@ -24,8 +24,8 @@ from fastgw.filters.outbound.refresh_throttle import Allowance
 from fastgw.jose import KeySet, UnknownKey, UnusableKey, read_set
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.sync.feeds import mark_of
-from fastgw.upstream.client.http_client import FetchFailed
-from fastgw.upstream.targets.tls import read_tls
+from fastgw.upstream.client.http_client import Fetched, FetchFailed
+from fastgw.upstream.targets.tls import ClientTls, read_tls
 
 T = TypeVar("T")
 
@@ -62,49 +62,62 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
 
     async def run(self, node: NodeSide) -> None:
         tls = read_tls(self.tls, node.read)
-        value, complaint, allowance = node.feeds[self.key].value, "", Allowance(monotonic())
-        while True:
-            wait, has_succeeded = AWAY_S, False
-            try:
-                fetched = await node.fetcher.fetch(
-                    self.url, tls=tls, timeout=FETCH_S, most=MOST, fields=[(b"Accept", b"application/json")]
-                )
-                _check(fetched.status, fetched.body)
-            except (FetchFailed, UnusableKey) as problem:
-                if str(problem) != complaint:
-                    complaint = str(problem)
-                    log_event(
-                        OperatorEvent.FEED_FAILED, "%s: %s; %s", self._title, complaint, _KEPT if value else _NONE
-                    )
-                node.attempted(complaint)
-            else:
-                if complaint:
-                    log_event(OperatorEvent.FEED_BACK, "%s: fetched again", self._title)
-                if fetched.body != value:
-                    self._log_skipped_keys(read_set(fetched.body))
-                node.attempted()
-                complaint, value, has_succeeded = "", fetched.body, True
-                wait = good_for(fetched.fields.get(b"cache-control"))
-            # An unchanged response may be older than a request made meanwhile: fetch again for it.
-            if await node.asked(0) and has_succeeded and node.is_outdated(value):
-                rest = allowance.take_token(monotonic())
-                if not rest:
-                    continue
-                wait = min(wait, rest)
-            node.publish(value)
-            await _until_due(node, value, wait, allowance)
+
+        async def fetch() -> tuple[Fetched, float]:
+            return await fetch_key_set(node, self.url, tls), LATEST_S
+
+        await follow_key_set(node, self.key, self.name, fetch)
 
     @property
     def name(self) -> str:
         return f"{self.url.origin}{self.url.target.partition('?')[0]}"
 
-    @property
-    def _title(self) -> str:
-        return f"keys of {self.name}"
 
-    def _log_skipped_keys(self, keys: KeySet) -> None:
-        for each in keys.passed_over:
-            log_event(OperatorEvent.KEY_PASSED_OVER, "%s: skipped: %s", self._title, each)
+async def fetch_key_set(node: NodeSide, url: Endpoint | str, tls: ClientTls) -> Fetched:
+    """Fetch a key set that may replace the previous one. Raises `FetchFailed` and `UnusableKey`."""
+    fetched = await node.fetcher.fetch(
+        url, tls=tls, timeout=FETCH_S, most=MOST, fields=[(b"Accept", b"application/json")]
+    )
+    _check(fetched.status, fetched.body)
+    return fetched
+
+
+async def follow_key_set(
+    node: NodeSide, key: str, name: str, fetch: Callable[[], Awaitable[tuple[Fetched, float]]]
+) -> None:
+    """Fetch and publish a key set, again and again, until cancelled. `key`, `name`: of the source.
+
+    `fetch`: returns a usable key set, and the maximum seconds until the next fetch. Raises `FetchFailed` and
+    `UnusableKey`.
+    """
+    title = f"keys of {name}"
+    value, complaint, allowance = node.feeds[key].value, "", Allowance(monotonic())
+    while True:
+        wait, has_succeeded = AWAY_S, False
+        try:
+            fetched, longest = await fetch()
+        except (FetchFailed, UnusableKey) as problem:
+            if str(problem) != complaint:
+                complaint = str(problem)
+                log_event(OperatorEvent.FEED_FAILED, "%s: %s; %s", title, complaint, _KEPT if value else _NONE)
+            node.attempted(complaint)
+        else:
+            if complaint:
+                log_event(OperatorEvent.FEED_BACK, "%s: fetched again", title)
+            if fetched.body != value:
+                for each in read_set(fetched.body).passed_over:
+                    log_event(OperatorEvent.KEY_PASSED_OVER, "%s: skipped: %s", title, each)
+            node.attempted()
+            complaint, value, has_succeeded = "", fetched.body, True
+            wait = min(good_for(fetched.fields.get(b"cache-control")), longest)
+        # An unchanged response may be older than a request made meanwhile: fetch again for it.
+        if await node.asked(0) and has_succeeded and node.is_outdated(value):
+            rest = allowance.take_token(monotonic())
+            if not rest:
+                continue
+            wait = min(wait, rest)
+        node.publish(value)
+        await _until_due(node, value, wait, allowance)
 
 
 async def _until_due(node: NodeSide, value: bytes, wait: float, allowance: Allowance) -> None:

@@ -16,10 +16,9 @@ from urllib.parse import urlencode
 import msgspec
 import orjson
 
-from fastgw.config.base.value_types import parse_endpoint
 from fastgw.config.settings.gateway import UpstreamTls
 from fastgw.filters.api import Feed, FeedSource, Fetcher, NodeSide
-from fastgw.filters.authentication.jwks import JwksSource
+from fastgw.filters.authentication.jwks import fetch_key_set, follow_key_set
 from fastgw.filters.outbound.client_authentication import ClientAuth
 from fastgw.filters.policies.oidc.refresh_coordinator import (
     CoordinatorUnavailable,
@@ -32,10 +31,10 @@ from fastgw.filters.policies.oidc.refresh_coordinator import (
     request_refresh,
 )
 from fastgw.filters.policies.oidc.urls import is_safe
-from fastgw.jose import TokenRefused
+from fastgw.jose import TokenRefused, UnusableKey
 from fastgw.jose.strict import members
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.upstream.client.http_client import FetchFailed
+from fastgw.upstream.client.http_client import Fetched, FetchFailed
 from fastgw.upstream.targets.tls import ClientTls, read_tls
 
 log = logging.getLogger("fastgw")
@@ -115,34 +114,54 @@ class KeysSource(FeedSource, frozen=True, kw_only=True):
         return f"{self.issuer} (keys)"
 
     async def run(self, node: NodeSide) -> None:
-        tls = read_tls(self.tls, node.read)
-        where, following, tell = "", asyncio.create_task(asyncio.sleep(0)), _Telling(f"oidc: keys of {self.issuer}")
+        located = _LocatedKeys(node, self.issuer, read_tls(self.tls, node.read))
+        await follow_key_set(node, self.key, self.issuer, located.fetch)
+
+
+@final
+class _LocatedKeys:
+    """Key set whose URL is looked up with each fetch: the provider may have moved it together with its new keys."""
+
+    def __init__(self, node: NodeSide, issuer: str, tls: ClientTls) -> None:
+        self._node, self._issuer, self._tls = node, issuer, tls
+        self._url = ""
+        """URL in the last metadata."""
+        self._tell = _Telling(f"oidc: metadata of {issuer}")
+
+    async def fetch(self) -> tuple[Fetched, float]:
+        """Return the key set, and the maximum seconds until the next fetch. Raises `FetchFailed` and `UnusableKey`."""
+        if not self._url:
+            try:
+                self._url = await self._locate()
+            except Away as problem:
+                raise UnusableKey(str(problem)) from problem
+            return await self._fetch(self._url), EVERY_S
+        # Both at once: workers wait no longer for keys that have not moved, whatever becomes of the metadata.
+        url, fetched = await asyncio.gather(self._locate(), self._fetch(self._url), return_exceptions=True)
+        seconds = EVERY_S
+        if isinstance(url, Away):
+            self._tell(str(url))
+            seconds = AGAIN_S
+        elif isinstance(url, BaseException):
+            raise url
+        else:
+            self._tell("")
+            if url != self._url:
+                self._url = url
+                return await self._fetch(url), seconds
+        if isinstance(fetched, BaseException):
+            raise fetched
+        return fetched, seconds
+
+    async def _locate(self) -> str:
+        """Return the URL of the keys. Raises `Away`."""
+        return (await _discover(self._node.fetcher, self._issuer, self._tls)).jwks_uri
+
+    async def _fetch(self, url: str) -> Fetched:
         try:
-            while True:
-                wait = EVERY_S
-                try:
-                    metadata = await _discover(node.fetcher, self.issuer, tls)
-                except Away as problem:
-                    wait = AGAIN_S
-                    tell(str(problem))
-                    if not where:
-                        node.attempted(str(problem))
-                else:
-                    tell("")
-                    if metadata.jwks_uri != where:
-                        following.cancel()
-                        where = metadata.jwks_uri
-                        keys = JwksSource(key=self.key, url=parse_endpoint(where), tls=self.tls)
-                        following = asyncio.create_task(keys.run(node))
-                if where:
-                    await asyncio.wait((following,), timeout=wait)
-                    if following.done():
-                        following.result()  # raises its exception
-                elif await node.asked(wait):
-                    node.publish(b"")  # ends the wait of workers without a value
-                    await asyncio.sleep(REST_S)
-        finally:
-            following.cancel()
+            return await fetch_key_set(self._node, url, self._tls)
+        except (UnusableKey, ValueError) as problem:
+            raise UnusableKey(f"{url.partition('?')[0]}: {problem}") from problem
 
 
 @final
