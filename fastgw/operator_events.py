@@ -55,6 +55,7 @@ class OperatorEvent(Enum):
     CERTIFICATE_MISSING = WARNING, "A certificate is not issued yet: clients get a self-signed placeholder."
     CERTIFICATE_ISSUED = INFO, "A certificate was obtained by ACME."
     CERTIFICATE_NOT_ISSUED = ERROR, "A certificate could not be obtained by ACME; it is tried again."
+    CERTIFICATE_RENEWAL_DELAYED = WARNING, "An issuer demands renewals of certificates that it has just issued."
     CERTIFICATE_REVOKED = ERROR, "An OCSP responder says that a server certificate is revoked."
     OCSP_NOT_RENEWED = WARNING, "An OCSP response for a certificate could not be fetched or stored; it is tried again."
     OCSP_RESPONSE_BACK = INFO, "The OCSP response for a certificate was renewed again."

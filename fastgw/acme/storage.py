@@ -49,6 +49,10 @@ class CertificateState(Struct, frozen=True):
     """Reason why the last attempt has failed; "" = it has not."""
     issuer: str = ""
     """Directory of the issuer of the certificate."""
+    issued_date: float = 0.0
+    """Date on which the certificate was obtained."""
+    early: int = 0
+    """Number of renewals in a row that replaced a certificate which had just been obtained."""
     renew_date: float = 0.0
     """Date of the renewal."""
     ask_date: float = 0.0

@@ -219,6 +219,23 @@ def test_a_renewal_that_the_issuer_suggests_is_in_force_without_a_reload(service
     assert len(service.issuer.accounts) == 1
 
 
+def test_a_second_early_renewal_in_a_row_is_delayed_and_logged(tmp_path: Path) -> None:
+    with AcmeIssuer(tmp_path) as issuer:
+        issuer.behaviour.window = (-3600, -1800)
+        with Service(tmp_path, issuer, {"domains": ["a.test"]}) as service:
+            first = service.wait_for("a.test")
+            service.renew("a.test")
+            second = service.wait_for("a.test", other_than=first)
+            service.renew("a.test")
+            line = service.gateway.stderr.wait_for(lambda line: b"demands to renew" in line)
+            assert issuer.directory.encode() in line
+            info = service.info("a.test")
+            assert info["renews_date"] == pytest.approx(info["attempt_date"] + 3600)
+            assert info["next_attempt_date"] == info["renews_date"]
+            assert service.serial("a.test") == second
+            assert len(issuer.behaviour.orders) == 2
+
+
 def test_a_rate_limited_issuer_is_asked_again_only_after_its_delay(service: Service) -> None:
     before = service.wait_for("http.test")
     service.issuer.behaviour.rate_limited = 7200

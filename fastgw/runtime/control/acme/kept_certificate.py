@@ -32,12 +32,14 @@ from fastgw.runtime.control.acme.schedule import (
     LONGEST_RETRY_S,
     Held,
     after_failure,
+    after_issue_elsewhere,
     after_success,
     before_attempt,
     due_date,
+    early_bound,
     following,
     held_in,
-    latest_renewal,
+    renewal_date,
     with_renewal,
 )
 from fastgw.runtime.control.acme.shared_issuing import (
@@ -105,6 +107,7 @@ class KeptCertificate:
         self._away_since: float | None = None  # while it waits for Redis
         self._ordered_by: OrderedBy = ""
         self._complain = RareNotice()
+        self._delayed = ""  # serial number of the last certificate whose renewal was delayed
         self._task = asyncio.get_running_loop().create_task(self._keep_valid())
         self._task.add_done_callback(self._report_defect)
 
@@ -123,7 +126,7 @@ class KeptCertificate:
 
     @property
     def info(self) -> AcmeInfo:
-        state, held = self._state, self._held
+        state, held, now = self._state, self._held, time.time()
         return AcmeInfo(
             certificate=str(self._file),
             names=self._domains,
@@ -131,9 +134,9 @@ class KeptCertificate:
             issuer=state.issuer,
             issued=held is not None,
             expires_date=None if held is None else held.until,
-            renews_date=min(state.renew_date, latest_renewal(held)) if held is not None and state.renew_date else None,
+            renews_date=renewal_date(state, held, now) if held is not None and state.renew_date else None,
             attempt_date=state.attempt_date or None,
-            next_attempt_date=due_date(state, held, time.time()),
+            next_attempt_date=due_date(state, held, now),
             failures=state.failures,
             problem=state.error,
             ordered_by=self._ordered_by,
@@ -228,7 +231,7 @@ class KeptCertificate:
                 OperatorEvent.CERTIFICATE_NOT_ISSUED, f"{self._file} cannot be written: {error.strerror or error}"
             )
             return
-        await self._change_state(after_success(self._state, record.state.issuer, now))
+        await self._change_state(after_issue_elsewhere(self._state, record.state, now))
         self._held = await asyncio.to_thread(self._read_certificate)
         notice(OperatorEvent.CERTIFICATE_ISSUED, f"a certificate for {self.names} was obtained by another node")
         await self._was_issued()
@@ -301,7 +304,7 @@ class KeptCertificate:
             now = time.time()
             if isinstance(result, Issued):
                 self._issuing.count(True)
-                await self._change_state(after_success(self._state, result.issuer, now))
+                await self._change_state(after_success(self._state, result.issuer, now, self._held))
                 self._held = await asyncio.to_thread(self._read_certificate)
                 by = f" by {result.issuer}" if result.issuer else ", which another gateway has obtained"
                 more = f"; others have failed: {result.failed}" if result.failed else ""
@@ -325,7 +328,23 @@ class KeptCertificate:
         async with self._turns:
             answer = await self._run_job(asks=True)
         answer = answer if isinstance(answer, Renewal | Failed) else Failed("")
-        await self._change_state(with_renewal(self._state, answer, time.time()))
+        now = time.time()
+        await self._change_state(with_renewal(self._state, answer, now))
+        self._report_delay(now)
+
+    def _report_delay(self, now: float) -> None:
+        """Log once for a certificate that the issuer wants it to be renewed too soon."""
+        state, held = self._state, self._held
+        if held is None or held.serial == self._delayed or state.renew_date >= early_bound(state, held, now):
+            return
+        self._delayed = held.serial
+        wait = early_bound(state, held, now) - now
+        if wait > 0:
+            notice(
+                OperatorEvent.CERTIFICATE_RENEWAL_DELAYED,
+                f"{state.issuer} demands to renew the certificate for {self.names} again, {state.early} early"
+                f" renewal{'s' * (state.early > 1)} after the last regular one; it is kept for {wait:.0f} s more",
+            )
 
     async def _run_job(self, *, asks: bool) -> Issued | Renewal | Failed:
         try:
