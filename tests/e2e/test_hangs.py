@@ -125,6 +125,22 @@ class TestAWorkerHangsWhileTheOthersTakeAnotherConfiguration:
                     assert client.exchange(GET_AND_CLOSE).body == b"v2"
 
 
+class TestAllWorkersHangWhileAnotherConfigurationIsProposed:
+    def test_it_is_in_force_once_a_worker_has_prepared_it(self, tmp_path):
+        """The worker is given the time of any other that hangs; its replacement takes the configuration."""
+        with Reloadable({"workers": 1, "routes": saying("v1")}, tmp_path) as gateway:
+            (worker,) = gateway.worker_pids
+            freeze(worker, gateway)
+            gateway.change(routes=saying("v2"))
+            gateway.signal(signal.SIGHUP)
+            gateway.stderr.wait_for(
+                lambda line: b"reloaded: generation 2 on 1/2 workers, 1 does not answer" in line, HUNG_DEADLINE
+            )
+            assert b"would keep serving the old configuration" not in gateway.stderr.text().encode()
+            with gateway.connect() as client:
+                assert client.exchange(GET_AND_CLOSE).body == b"v2"
+
+
 def answer_of(client: Client) -> bytes:
     """The body of an answer; empty where the connection is cut."""
     try:

@@ -131,7 +131,8 @@ class Reloading:
             sealed, message.source, listeners, opened, caches, time.monotonic(), self._commit, self._end
         )
         self._present = frozenset(self._workers())
-        self._two_phase_commit.start_prepare(child for child in self._present if child.able)
+        able = [child for child in self._present if child.able]
+        self._two_phase_commit.start_prepare(able, silent=len(able) < len(self._present))
 
     def propose_targets(self, message: ProposeTargets, descriptor: int, change: int, children: Iterable[Child]) -> None:
         """Use other targets in the active generation: later processes start with them, and workers (`children`)

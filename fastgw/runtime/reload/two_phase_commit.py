@@ -2,7 +2,8 @@
 
 Until the last worker is prepared nothing changes. From the commit on new processes start with the new generation,
 including replacements of workers that die in between. A late worker (not ready yet, or silent) is not waited for: it is
-updated before it accepts again.
+updated before it accepts again. But as long as there are workers at least one has to prepare: if all are silent, none
+is killed for a configuration that no worker has tried; the first one that answers again, or replaces another, joins.
 """
 
 import time
@@ -58,6 +59,7 @@ class TwoPhaseCommit:
         self._prepared: set[Child] = set()
         self._gone: set[Child] = set()
         self._committing: set[Child] | None = None  # None: not yet
+        self._has_workers = False  # when it began
 
     def __repr__(self) -> str:
         stage = "preparing" if self._committing is None else "committing"
@@ -67,7 +69,10 @@ class TwoPhaseCommit:
     def is_committing(self) -> bool:
         return self._committing is not None
 
-    def start_prepare(self, children: Iterable[Child]) -> None:
+    def start_prepare(self, children: Iterable[Child], *, silent: bool = False) -> None:
+        """Begin the prepare phase with these workers. `silent`: there are others, which do not answer."""
+        children = list(children)
+        self._has_workers = silent or bool(children)
         for child in children:
             self.join(child)
         self._advance_phase()
@@ -82,6 +87,8 @@ class TwoPhaseCommit:
             send_sockets(child, self.opened)
             send_caches(child, self.caches)
             send_prepare(child, self.sealed, self.listeners)
+        elif child in self._prepared:
+            self._advance_phase()
 
     def prepared(self, child: Child) -> None:
         self._preparing.discard(child)
@@ -103,7 +110,9 @@ class TwoPhaseCommit:
     def is_late(self) -> None:
         """Handle the deadline. Before the commit nothing changes; after it, late workers are replaced."""
         if self._committing is None:
-            self.abort("not all workers were prepared in time", passing=True)
+            some = self._preparing or self._prepared
+            why = "not all workers were prepared in time" if some else "no worker answers"
+            self.abort(why, passing=True)
             return
         self.due_at = inf
         for child in tuple(self._committing):
@@ -119,7 +128,8 @@ class TwoPhaseCommit:
         self._ended(why)
 
     def _advance_phase(self) -> None:
-        if self._committing is None and not self._preparing:
+        is_tried = not self._has_workers or bool(self._prepared - self._gone)
+        if self._committing is None and not self._preparing and is_tried:
             self.due_at = time.monotonic() + COMMIT_S
             self._committing = self._prepared - self._gone
             self._commit()

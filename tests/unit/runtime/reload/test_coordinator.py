@@ -305,6 +305,24 @@ def test_a_worker_that_hangs_is_killed_before_anybody_serves_the_next_generation
     assert tells(node).startswith("reloaded: generation 2 on 1/2 workers, 1 does not answer")
 
 
+def test_where_all_workers_hang_none_is_killed_and_the_change_waits(node, monkeypatch):
+    """They may all have been stopped for a moment, together with the machine."""
+    one, two = node.children
+    one.silent = two.silent = True
+    monkeypatch.setattr(hang_detection.os, "kill", lambda pid, number: pytest.fail("it is killed"))
+    node.propose()
+    assert (node.node_state.sealed.generation, node.outcomes) == (1, [])
+    for child in (one, two):
+        child.silent = False
+        node.reloading.is_ready(child)
+        assert Prepare in node.told(child)
+    for child in (one, two):
+        node.reloading.prepared(child, 2)
+    for child in (one, two):
+        node.commits(child)
+    assert [(each.ok, each.committed, each.workers) for each in node.outcomes] == [(True, 2, 2)]
+
+
 def test_a_late_worker_that_cannot_follow_is_to_be_replaced(node):
     late, other = node.children
     node.propose()

@@ -172,3 +172,43 @@ def test_a_worker_that_is_born_meanwhile_joins(begun):
 def test_where_nobody_serves_it_is_in_force_at_once(change):
     change.two_phase_commit.start_prepare([])
     assert change.log == ["commit", "done"]
+
+
+def test_where_all_are_silent_nothing_changes_until_one_has_prepared(change):
+    one, *others = change.children
+    change.two_phase_commit.start_prepare([], silent=True)
+    for child in others:
+        change.two_phase_commit.child_gone(child)
+    assert change.log == []
+    change.two_phase_commit.join(one)
+    assert change.told(one) == [Sockets, Prepare]
+    change.two_phase_commit.prepared(one)
+    assert change.log == ["commit"]
+
+
+def test_where_no_worker_answers_in_time_nothing_changes(change):
+    change.two_phase_commit.start_prepare([], silent=True)
+    change.two_phase_commit.is_late()
+    assert change.log == ["no worker answers"]
+    assert change.two_phase_commit.passing
+
+
+def test_what_kills_all_workers_that_prepare_it_is_not_in_force(begun):
+    for child in begun.children:
+        begun.two_phase_commit.child_gone(child)
+    assert begun.log == []
+    born = begun.born()
+    begun.two_phase_commit.join(born)
+    begun.two_phase_commit.prepared(born)
+    assert begun.log == ["commit"]
+
+
+def test_one_that_is_prepared_and_alone_and_silent_for_a_while_commits_when_it_is_back(begun):
+    one, *others = begun.children
+    begun.two_phase_commit.prepared(one)
+    begun.two_phase_commit.child_gone(one)
+    for child in others:
+        begun.two_phase_commit.child_gone(child)
+    assert begun.log == []
+    begun.two_phase_commit.join(one)
+    assert begun.log == ["commit"]
