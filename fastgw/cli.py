@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
 import msgspec
 import typer
+from typer.core import TyperCommand
 from typer.main import get_command_name
 
 from fastgw import VERSION, config
@@ -137,6 +138,13 @@ STDIN: Final = "-"
 """Argument in place of a file's name."""
 _LIKE_TOML: Final = re.compile(rb"^(\[\[?[\w.\"' -]+\]\]?[ \t]*(#.*)?\r?|[\w.-]+[ \t]*=[ \t]*\S.*)$", re.MULTILINE)
 """Matches a line that begins a table, or assigns a value to a key."""
+_BYTES_ALLOWED: Final = frozenset(
+    (
+        *("against", "allow", "certificate", "extension_dir", "file", "key_file", "new", "out", "recording"),
+        *("token_file", "header"),
+    )
+)
+"""Options that name files or are headers."""
 MORE_FILES: Final = {"allow_extra_args": True}
 """Settings of commands that refuse further arguments themselves (`_expect_one_file`), with a hint."""
 FileArgument = Annotated[
@@ -1406,6 +1414,27 @@ def _fail(code: int, *lines: str) -> NoReturn:
     for line in lines:
         typer.echo(line, err=True)
     raise typer.Exit(code)
+
+
+class _TextCommand(TyperCommand):
+    """Command that refuses an option whose value is not UTF-8, unless bytes are of use there: files that it reads or
+    writes, and headers. Arguments are refused where they are used.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        for each in self.params:
+            value = ctx.params.get(each.name or "")
+            if each.param_type_name != "option" or each.name in _BYTES_ALLOWED:
+                continue
+            for text in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(text, str) and (shown := _printable(text)) != text:
+                    _fail(USAGE, f'fastgw: {each.opts[-1]}: "{shown}" is not UTF-8')
+        return rest
+
+
+for _each in (*app.registered_commands, *audit_app.registered_commands):
+    _each.cls = _TextCommand
 
 
 class OutputLost(Exception):

@@ -386,16 +386,28 @@ def speaking(answer: bytes) -> Iterator[str]:
 @pytest.mark.parametrize(
     "arguments",
     [
+        ("run", "--name", "\udcff"),
+        ("run", "--access-log", "\udcff"),
+        ("run", "--listen", "\udcff"),
+        ("run", "--status", "\udcff"),
+        ("run", "--to", "\udcff"),
         ("analytics", "--route", "\udcff"),
-        ("stories", "\udcff"),
+        ("drain", "--name", "\udcff"),
+        ("kyma-services", "none", "--namespace", "\udcff"),
+        ("record", "--requests", "1", "--out", "\udcfe", "--key-file", "\udcfe", "--redact", "a", "--redact", "\udcff"),
         ("stories", "--route", "\udcff"),
-        ("tap", "--route", "\udcff"),
-        ("debug", "--route", "\udcff"),
+        ("tap", "--status", "\udcff"),
+        ("audit", "verify", "none", "--expect", "\udcff"),
     ],
-    ids=" ".join,
+    ids=lambda arguments: " ".join(arguments[:3]).encode("ascii", "replace").decode(),
 )
-def test_an_argument_that_is_not_utf8_is_refused(here: Served, arguments: tuple[str, ...]) -> None:
-    ended = run(*arguments, place(here))
+def test_an_option_that_is_not_utf8_is_refused(arguments: tuple[str, ...]) -> None:
+    ended = run(*arguments)
+    assert (ended.stderr, ended.exit_code) == (f'fastgw: {arguments[-2]}: "\\udcff" is not UTF-8\n', 2)
+
+
+def test_an_argument_that_is_not_utf8_is_refused(here: Served) -> None:
+    ended = run("stories", "\udcff", place(here))
     assert (ended.stderr, ended.exit_code) == ('fastgw: "\\udcff" is not UTF-8\n', 2)
 
 
