@@ -115,6 +115,20 @@ class DiskNumbers(NamedTuple):
     """Whether purges are yet to be written."""
 
 
+PURGE_WAIT_S: Final = 5.0
+"""Seconds that who purges waits for the disk."""
+
+
+def holds_after_restart(store: "Store", *, is_written: bool) -> bool:
+    """Whether a purge also holds after a restart of the gateway. `is_written`: `when_purged` has called back. False:
+    the disk hangs, or the purge could not be written and the journal without it is valid yet.
+    """
+    disk = store.numbers().disk
+    if disk is None or disk.may_be_undone:
+        return disk is None
+    return is_written or not disk.is_behind  # Redis may be what was waited for
+
+
 class RedisNumbers(NamedTuple):
     """Counts of a Redis tier on this node since the start, for metrics."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from fastgw.admin.node_interface import CachePurged, PurgeNotRecorded
-from fastgw.cache.store import Counting, Store
+from fastgw.cache.store import PURGE_WAIT_S, Counting, Store, holds_after_restart
 from fastgw.config.settings.gateway import Config
 from fastgw.filters.policies.cache.filter import Cache, CacheKey
 from fastgw.gateway.compiler import uses
@@ -27,8 +27,6 @@ from fastgw.sync.purge_backlog import RECENT_S, PurgeBacklog
 if TYPE_CHECKING:
     from fastgw.redis.pipelined_connection import Pipe
 
-DISK_S: Final = 5.0
-"""Seconds that a purge waits for the disk."""
 ANNOUNCED_S: Final = 3.0
 """Seconds that a purge waits for Redis."""
 _RECONNECT_S: Final = 60.0
@@ -259,7 +257,7 @@ class CachePurging:
         self._keepers.append(kept)
         self._keep_now.set()
         with suppress(TimeoutError):
-            async with asyncio.timeout(DISK_S):
+            async with asyncio.timeout(PURGE_WAIT_S):
                 await kept.wait()
 
     async def purge(self, order: PurgeOrder) -> CachePurged | None:
@@ -301,13 +299,9 @@ class CachePurging:
             return True
         store.when_purged(written.set)
         with suppress(TimeoutError):
-            async with asyncio.timeout(DISK_S):
+            async with asyncio.timeout(PURGE_WAIT_S):
                 await written.wait()
-        numbers = store.numbers()
-        if numbers.disk is None or numbers.disk.may_be_undone:
-            return numbers.disk is None
-        # Redis may be what was waited for.
-        return written.is_set() or not numbers.disk.is_behind
+        return holds_after_restart(store, is_written=written.is_set())
 
     def purge_recorded(self, message: AnnouncePurge) -> None:
         """Announce a purge that a worker has carried out."""

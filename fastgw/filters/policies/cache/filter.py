@@ -1,5 +1,6 @@
 """cache: answer requests from stored responses (RFC 9111)."""
 
+from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from math import ceil
@@ -7,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, field
 
-from fastgw.cache.store import Counting
+from fastgw.cache.store import PURGE_WAIT_S, Counting, Store, holds_after_restart
 from fastgw.config.base.value_types import Method, Name, Network, Notation, Token, write_duration
 from fastgw.config.settings.gateway import NONE, CacheStore, Some
 from fastgw.filters.api import (
@@ -193,7 +194,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
 
     purge_method: PurgeMethod | None = None
     """Clients that may purge a URL, with all its variants, by a request to it with the method PURGE, which is answered
-    200 with the number of objects: `{"objects":2}`. With the header `Fastgw-Soft-Purge: 1` they become stale instead of
+    200 with the number of objects: `{"objects":2}`, and with `"holds_after_restart":false` if a restart of the gateway
+    may undo the purge, as `POST /cache/purge` is. With the header `Fastgw-Soft-Purge: 1` they become stale instead of
     being removed. It reaches all nodes, as `fastgw purge` does. null = PURGE is forwarded like any other method."""
 
     def __post_init__(self) -> None:
@@ -294,9 +296,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                 is_soft = exchange.head.first(_SOFT_PURGE) == b"1"
                 counting = policy.store.purge_tags([tag for url in urls for tag in tags_to_purge(url)], soft=is_soft)
                 announce[0](PurgeOrder(self.store, PurgeTarget.URL, urls, is_soft))
-                exchange.service = waiting = _PurgeWait(exchange, counting, policy.worker_loop.loop.call_soon)
-                policy.store.when_purged(waiting.note_written)
-                waiting.count_next()
+                exchange.service = waiting = _PurgeWait(exchange, policy.store, counting, policy.worker_loop.loop)
+                waiting.start()
 
         def response(exchange: Exchange) -> None:
             answer = exchange.response
@@ -402,19 +403,36 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
 
 
 class _PurgeWait:
-    """Service side of a request with PURGE, until the purge holds over restarts, too, and its objects are counted."""
+    """Service side of a request with PURGE, until its objects are counted and the purge holds over restarts, too, or
+    the disk hangs.
+    """
 
-    def __init__(
-        self, exchange: Exchange, counting: Counting, call_soon: Callable[[Callable[[], None]], object]
-    ) -> None:
+    def __init__(self, exchange: Exchange, store: Store, counting: Counting, loop: AbstractEventLoop) -> None:
         self._exchange: Exchange | None = exchange
-        self._counting, self._call_soon = counting, call_soon
+        self._store, self._counting, self._loop = store, counting, loop
         self._objects: int | None = None
-        self._is_written = False
+        self._is_written = self._is_over = False
+        self._timer: TimerHandle | None = None
 
-    def note_written(self) -> None:
+    def start(self) -> None:
+        self._store.when_purged(self._note_written)
+        if not self._is_written:
+            self._timer = self._loop.call_later(PURGE_WAIT_S, self._note_end)
+        self.count_next()
+
+    def _note_written(self) -> None:
         self._is_written = True
+        self._note_end()
+
+    def _note_end(self) -> None:
+        self._is_over = True
+        self._stop_timer()
         self._answer()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def count_next(self) -> None:
         """Count some objects, with turns of the event loop in between."""
@@ -427,13 +445,16 @@ class _PurgeWait:
                 self._objects = int(end.value)
                 self._answer()
                 return
-        self._call_soon(self.count_next)
+        self._loop.call_soon(self.count_next)
 
     def _answer(self) -> None:
         exchange = self._exchange
-        if exchange is not None and self._is_written and self._objects is not None:
+        if exchange is not None and self._is_over and self._objects is not None:
             self._exchange = exchange.service = None
-            exchange.reply(Reply(200, b'{"objects":%d}' % self._objects, [(b"Content-Type", b"application/json")]))
+            is_kept = holds_after_restart(self._store, is_written=self._is_written)
+            more = b"" if is_kept else b',"holds_after_restart":false'
+            body = b'{"objects":%d%b}' % (self._objects, more)
+            exchange.reply(Reply(200, body, [(b"Content-Type", b"application/json")]))
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
@@ -442,6 +463,7 @@ class _PurgeWait:
 
     def cancel(self) -> None:
         self._exchange = None
+        self._stop_timer()
 
 
 def _tiers_of(store: CacheStore | None) -> str:

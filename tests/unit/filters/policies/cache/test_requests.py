@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ from unittest.mock import patch
 
 import pytest
 
+from fastgw.cache.shared.layout import DISK_FAILED, JOURNAL_LEFT
+from fastgw.cache.store import PURGE_WAIT_S
 from fastgw.errors import Fault
 from fastgw.filters.policies.cache import Cache
 from fastgw.filters.policies.cache.ready_answers import ReadyMemory
@@ -727,6 +730,36 @@ def test_who_may_purge_a_url_by_its_method_does_so_on_all_nodes() -> None:
     stale = world.client(b"/a?b")
     world.upstream().sends(FRESH)
     assert status(stale) == b"fastgw; fwd=stale; ttl=60; stored"
+    world.plane.assert_quiet()
+
+
+@pytest.fixture
+def tiered(tmp_path: Path) -> Iterator[TieredNode]:
+    node = TieredNode(str(tmp_path / "cache"))
+    yield node
+    node.close()
+
+
+def test_a_purge_by_its_method_that_a_restart_would_undo_says_so(tiered: TieredNode) -> None:
+    world = World(tiered.a, purge_method={"allow": ["127.0.0.0/8"]})
+    kept = world.client(method=b"PURGE")
+    tiered.settle()
+    assert kept.received.endswith(b'{"objects":0}')
+    tiered.memory.words[DISK_FAILED] = JOURNAL_LEFT
+    lost = world.client(method=b"PURGE")
+    assert lost.received.startswith(b"HTTP/1.1 200 ")
+    assert lost.received.endswith(b'{"objects":0,"holds_after_restart":false}')
+    world.plane.assert_quiet()
+
+
+def test_a_purge_by_its_method_does_not_wait_for_a_disk_that_hangs(tiered: TieredNode) -> None:
+    world = World(tiered.a, purge_method={"allow": ["127.0.0.0/8"]})
+    waiting = world.client(method=b"PURGE")  # callbacks of threads run in `settle`
+    world.plane.passes(PURGE_WAIT_S - 0.1)
+    assert not waiting.received
+    world.plane.passes(0.2)
+    assert waiting.received.endswith(b'{"objects":0,"holds_after_restart":false}')
+    tiered.settle()
     world.plane.assert_quiet()
 
 
