@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import pytest
 
 from tests.e2e.test_processes import samples
 from tests.e2e.test_tcp_clients import free_port
-from tests.support.gateway import Gateway, GatewayFailed, wait_until
+from tests.support.gateway import Gateway, GatewayFailed, wait_until, write_config
 from tests.support.threaded import Threaded
 
 LARGE: Final = 3_000_000
@@ -212,4 +213,25 @@ def test_a_purge_while_the_directory_is_away_is_not_undone(tmp_path: Path) -> No
             purge(gateway, all=True)
             (tmp_path / "moved").rename(front.cache)
         with front.start() as gateway:
+            assert not hit(gateway, "/small/0")
+
+
+def test_a_purge_after_a_reload_has_left_the_directory_is_not_undone(tmp_path: Path) -> None:
+    with Threaded(Origin, None) as origin:
+        origin.begin()
+        front = Front(origin.origin, tmp_path)
+        store, left = front.config["caches"]["main"], front.cache / "left"
+        before = store["disk"]
+        with front.killed() as gateway:
+            assert not hit(gateway, "/small/0")
+            wait_until(lambda: on_disk(gateway) == 1, "the file", LONG)
+            store["disk"] = {**before, "path": str(tmp_path / "other")}
+            write_config({"version": 1, **front.config}, tmp_path / "1")
+            gateway.signal(signal.SIGHUP)
+            gateway.stderr.wait_for(lambda line: b"reloaded: generation 2" in line)
+            wait_until(left.exists, "the mark", LONG)
+            purge(gateway, all=True)
+        store["disk"] = before
+        with front.killed() as gateway:
+            assert not left.exists()
             assert not hit(gateway, "/small/0")

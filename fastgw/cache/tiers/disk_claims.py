@@ -2,7 +2,7 @@
 
 The claim is a lock on a file, which the processes of the gateway inherit: while one of them lives, no other gateway
 uses the directory. So a directory that a reload leaves stays claimed, and can be used again; purges of the meantime are
-not in its journal, so it is empty then.
+not in its journal, so it is empty then. The same holds after a restart or an upgrade, by a file in the directory.
 """
 
 import errno
@@ -18,14 +18,16 @@ from typing import Final, final
 
 from fastgw.cache.shared.layout import CacheMemory
 from fastgw.cache.shared.purges import Purges
-from fastgw.cache.tiers.purge_journal import Run, begin_run, remove_journal
+from fastgw.cache.tiers.purge_journal import JOURNAL, Run, begin_run, remove_journal
 from fastgw.operator_events import OperatorEvent, log_event
 
 LEAVING_S: Final = 2.0
 """Seconds that a start waits for a gateway that is ending."""
 _LOCK: Final = "lock"
+_LEFT: Final = "left"
 _WAIT_S: Final = 0.05
 _MOST_REMOVED: Final = 256
+_FLAGS_OF_MARK: Final = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
@@ -80,9 +82,13 @@ class DiskClaims:
                 with suppress(FileExistsError):
                     os.mkdir(path, 0o700)
                 self.held[path] = _locked(path, timeout)
-            if path in self._left:
+            mark = os.path.join(path, _LEFT)
+            if path in self._left or (is_new and os.path.lexists(mark)):
                 remove_journal(path)
-            return _begin_with_space(path, rewrite=is_new)
+            run = _begin_with_space(path, rewrite=is_new)
+            with suppress(FileNotFoundError):
+                os.unlink(mark)  # only now: the objects of before are gone
+            return run
         except BlockingIOError:
             raise UnusableDisk(f"cache: {path} is used by another gateway; each needs its own directory") from None
         except OSError as error:
@@ -98,6 +104,32 @@ class DiskClaims:
         """Release all directories. Processes that have inherited a claim go on to hold it."""
         while self.held:
             os.close(self.held.popitem()[1])
+
+
+def mark_left(path: str) -> None:
+    """Note in a directory that it was left by a reload: later purges are not in its journal, and it is empty when it
+    is used again. Not for an event loop: the disk may hang. Problems are logged.
+    """
+    try:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            try:
+                os.close(os.open(_LEFT, os.O_WRONLY | _FLAGS_OF_MARK, 0o600, dir_fd=folder))
+            except OSError:  # it is full, for example
+                os.unlink(JOURNAL, dir_fd=folder)
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except FileNotFoundError:
+        pass  # without a directory or a journal it is empty
+    except OSError as error:
+        log_event(
+            OperatorEvent.CACHE_DISK_TROUBLE,
+            "cache: %s is not used any more, and cannot be marked as such: %s; remove its file `purges` before it is "
+            "used again: it lacks later purges",
+            path,
+            error.strerror,
+        )
 
 
 def _locked(path: str, timeout: float) -> int:

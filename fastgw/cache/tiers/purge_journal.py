@@ -23,7 +23,8 @@ RUN_AT: Final = 32
 """Numbers of a run begin at the number of the run, times 2 to the power of this."""
 MOST_BYTES: Final = 8 * 1024 * 1024
 """Length from which on a journal is rewritten. A rewritten one has at most half of it."""
-_NAME: Final = "purges"
+JOURNAL: Final = "purges"
+"""Name of its file."""
 _MAGIC: Final = b"fastgwP\x01"
 _ID: Final = 8
 _ENTRY: Final = Struct("<I8s")
@@ -102,7 +103,7 @@ def append_purges(path: str, id_: str, purges: Sequence[Purge]) -> None:
 def remove_journal(path: str) -> None:
     """Remove the journal: at the next start all objects are gone. Raises `OSError`."""
     with suppress(FileNotFoundError):
-        os.unlink(os.path.join(path, _NAME))
+        os.unlink(os.path.join(path, JOURNAL))
 
 
 def end_journal(path: str, id_: str, folder: int = -1) -> None:
@@ -133,7 +134,7 @@ def end_journal(path: str, id_: str, folder: int = -1) -> None:
 
 def _end(folder: int, head: bytes) -> None:
     try:
-        fd = os.open(_NAME, os.O_RDONLY | _FLAGS, dir_fd=folder)
+        fd = os.open(JOURNAL, os.O_RDONLY | _FLAGS, dir_fd=folder)
     except FileNotFoundError:
         fd = -1
     if fd >= 0:
@@ -143,9 +144,9 @@ def _end(folder: int, head: bytes) -> None:
         finally:
             os.close(fd)
         try:
-            os.unlink(_NAME, dir_fd=folder)
+            os.unlink(JOURNAL, dir_fd=folder)
         except OSError:  # a directory may be read-only where its files are not
-            fd = os.open(_NAME, os.O_WRONLY | os.O_TRUNC | _FLAGS, dir_fd=folder)
+            fd = os.open(JOURNAL, os.O_WRONLY | os.O_TRUNC | _FLAGS, dir_fd=folder)
             try:
                 os.fsync(fd)
             finally:
@@ -172,10 +173,10 @@ def compacted(purges: Iterable[Purge]) -> list[Purge]:
 def _locked(folder: int) -> Iterator[int]:
     """Open the journal with its lock. Raises `FileNotFoundError` and other `OSError`."""
     while True:
-        fd = os.open(_NAME, os.O_RDWR | os.O_APPEND | _FLAGS, dir_fd=folder)
+        fd = os.open(JOURNAL, os.O_RDWR | os.O_APPEND | _FLAGS, dir_fd=folder)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.fstat(fd).st_ino == os.stat(_NAME, dir_fd=folder, follow_symlinks=False).st_ino:
+            if os.fstat(fd).st_ino == os.stat(JOURNAL, dir_fd=folder, follow_symlinks=False).st_ino:
                 yield fd
                 return
         finally:
@@ -195,7 +196,7 @@ def _append(fd: int, purges: Iterable[Purge]) -> None:
 
 
 def _rewrite(folder: int, id_: bytes, purges: Iterable[Purge]) -> None:
-    name = f"{_NAME}.new"
+    name = f"{JOURNAL}.new"
     with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=folder)
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600, dir_fd=folder)
@@ -206,7 +207,7 @@ def _rewrite(folder: int, id_: bytes, purges: Iterable[Purge]) -> None:
         os.fdatasync(fd)
     finally:
         os.close(fd)
-    os.rename(name, _NAME, src_dir_fd=folder, dst_dir_fd=folder)
+    os.rename(name, JOURNAL, src_dir_fd=folder, dst_dir_fd=folder)
     os.fsync(folder)
 
 

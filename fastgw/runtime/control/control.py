@@ -60,7 +60,7 @@ from fastgw.runtime.ipc.channel import (
     UseWaker,
 )
 from fastgw.runtime.ipc.feed_values import RETRY_S, write_memfd
-from fastgw.runtime.node.cache_stores import disk_of, expires, redis_of, store_settings
+from fastgw.runtime.node.cache_stores import LeftDirectories, disk_of, expires, redis_of, store_settings
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.runtime.node.heartbeat import ControlHeartbeat
 from fastgw.runtime.node.node_state import NodeState
@@ -129,6 +129,7 @@ class Control:
         loop = asyncio.get_running_loop()
         self._caches = StoreHandles(CONTROL, loop, node_state.caches, node_state.wakers, expires)
         WakeReader(CONTROL, loop, node_state.wakers).listen(WakeReason.CACHE, self._caches.due)
+        self._left_directories = LeftDirectories(node_state.caches.claims.held)
         self._purge_file = purge_file(node_state.run_key)
         self._cache_purging = CachePurging(
             self._caches.get,
@@ -307,6 +308,7 @@ class Control:
         self._revoking.use_state(source)
         self._cache_purging.use_state(source)
         self._caches.use_redis(redis_of(accepted.settings, source))
+        self._left_directories.use_configuration(accepted.settings)
         self._watching.watch_provider(accepted.settings.providers, accepted.captured)
         self._followed.use_configuration(accepted)
         self._cluster.watch_provider(accepted.settings.providers, accepted.captured)

@@ -1,9 +1,12 @@
 """Stores of the response cache that a configuration asks for."""
 
 import os
+import threading
+from collections.abc import Iterable
+from typing import final
 
 from fastgw.cache.shared.layout import CONTROL
-from fastgw.cache.tiers.disk_claims import LEAVING_S
+from fastgw.cache.tiers.disk_claims import LEAVING_S, mark_left
 from fastgw.cache.tiers.disk_tier import DiskLocation
 from fastgw.cache.tiers.node_stores import DiskSettings, NodeStores, StoreSettings
 from fastgw.config.settings.gateway import CacheStore, Config
@@ -60,3 +63,22 @@ def expires(head: bytes) -> float:
         return 0.0
     stale = max(record.stale_while_revalidate, record.stale_if_error, record.stale_when_unreachable)
     return max(1.0, record.stored_date - record.initial_age + record.lifetime + stale)
+
+
+@final
+class LeftDirectories:
+    """Directories of disk tiers that reloads leave. Control marks them, as the supervisor does not wait for disks.
+
+    `claimed`: directories that the gateway has used so far.
+    """
+
+    def __init__(self, claimed: Iterable[str]) -> None:
+        self._known = set(claimed)
+
+    def use_configuration(self, settings: Config) -> None:
+        """Mark the directories that this configuration, which is active, does not use any more."""
+        used = {each.disk.path for each in store_settings(settings).values() if each.disk is not None}
+        left, self._known = self._known - used, used
+        for path in left:
+            # A disk that hangs may be why it was left: a thread of its own, which does not delay the end of control.
+            threading.Thread(target=mark_left, args=(path,), name="left directory", daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from fastgw.cache.shared.layout import DISK_EVICTED
 from fastgw.cache.tiers import disk_claims
-from fastgw.cache.tiers.disk_claims import DiskClaims, UnusableDisk, why_not_disk
+from fastgw.cache.tiers.disk_claims import DiskClaims, UnusableDisk, mark_left, why_not_disk
 from fastgw.cache.tiers.node_stores import DiskSettings, NodeStores, StoreSettings
 
 DISK = 1 << 26
@@ -119,6 +120,37 @@ def test_a_change_of_the_disk_keeps_what_it_can(tmp_path: Path) -> None:
     assert not stores.claims.in_use
     stores.close()
     assert not stores.claims.held
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_directory_that_was_left_is_empty_after_a_restart_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_full: bool
+) -> None:
+    path, ids = str(tmp_path / "cache"), []
+    for number in range(4):
+        claims = DiskClaims({})
+        ids.append(claims.begin_run(path, 0.0).id)
+        claims.release()
+        if number == 1:
+            with monkeypatch.context() as patched:
+                if is_full:
+                    patched.setattr(disk_claims, "_LEFT", "no/such/directory")
+                mark_left(path)
+    assert ids[0] == ids[1] != ids[2] == ids[3]
+    assert {each.name for each in (tmp_path / "cache").iterdir()} == {"lock", "purges"}
+
+
+def test_a_directory_that_cannot_be_marked_as_left_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(folder: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    mark_left(str(tmp_path / "gone"))
+    assert not caplog.text
+    monkeypatch.setattr(os, "fsync", fail)
+    mark_left(str(tmp_path))
+    assert "cannot be marked as such: Input/output error; remove its file `purges`" in caplog.text
 
 
 def test_a_directory_that_was_left_is_empty_when_it_is_used_again(tmp_path: Path) -> None:
