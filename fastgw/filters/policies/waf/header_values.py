@@ -8,7 +8,7 @@ from fastgw.compiled import twin
 UNSKIPPED = b"${"
 """Text with which a value is searched whatever its name is: services log any header (Log4Shell)."""
 
-FILENAME = b'filename="%b"'
+FILENAME = b"filename=%b"
 """A file name as a part of a multipart body has it."""
 
 

@@ -8,6 +8,7 @@ import re
 from typing import Final
 
 from fastgw.filters.policies.waf.content_type import CHARSETS, charset_of
+from fastgw.filters.policies.waf.header_values import FILENAME
 from fastgw.filters.policies.waf.part_headers import read_disposition, values_of_header
 from fastgw.http.multipart import InvalidMultipart, boundary_of
 
@@ -72,7 +73,7 @@ def _part_values(part: bytes, is_last: bool) -> tuple[list[tuple[bytes, bytes]],
     label = disposition.label
     values = [(label, name) for name in disposition.names if name != label]
     for name in disposition.file_names:
-        values.append((label, b'filename="%b"' % name.replace(b'"', b"")))
+        values.append((label, FILENAME % name.replace(b'"', b"")))
         if b'"' in name:
             values.append((label, name))
     if disposition.text:

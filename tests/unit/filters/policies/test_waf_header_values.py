@@ -30,6 +30,6 @@ def test_both_return_the_same_values(lines: list[tuple[bytes, bytes]]) -> None:
 def test_a_name_of_a_file_is_returned_as_one_even_if_another_header_had_its_value() -> None:
     head = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\nX-A: known\r\nX-File-Name: known\r\n\r\n")
     assert header_values.unknown_values(head, SKIPPED, OF_FILES, KNOWN, KNOWN) == (
-        [(b"X-File-Name", b'filename="known"')],
+        [(b"X-File-Name", b"filename=known")],
         [],
     )

@@ -95,8 +95,8 @@ LANGUAGE_RULES: Final = (
          rb"fsockopen|gzinflate|gzuncompress|move_uploaded_file|shell_exec|proc_open|str_rot13|posix_getuid|"
          rb"\$\{[^}]*\} ?\([^)]*\)|\([a-z_]*(?:system|exec|passthru|popen|eval|assert|phpinfo)[a-z_]*\) ?\("
          rb"|\([a-z]+\.\([a-z]+\)\.[a-z]+\)\(|\[ ?[a-z_]{3,} ?\] ?\[ ?[0-9]+ ?\] ?\("),
-    Rule(3309, "php", CRITICAL, 1, HEADERS_AND_ARGUMENTS, rb"^filename=\"[^\"]*\.(?:php[0-9]?|phtml|phar|pht"
-         rb"|phps)\.*\""),
+    Rule(3309, "php", CRITICAL, 1, HEADERS_AND_ARGUMENTS, rb"^filename=[^\"]*\.(?:php[0-9]?|phtml|phar|pht"
+         rb"|phps)\.*$"),
     Rule(3310, "php", CRITICAL, 3, ARGUMENTS, rb"\b[a-z_]{2,}[0-9]* ?\([^)]*\)|\$[a-z_]\w*"),
     # 934: JavaScript on a server
     Rule(3401, "generic", CRITICAL, 1, PATH_AND_ARGUMENTS,
