@@ -210,8 +210,7 @@ def _json_body(body: bytes) -> InspectedBody:
 
 def _of_json(found: re.Match[bytes]) -> bytes:
     if found[2]:
-        code = int(found[2], 16)
-        return bytes((code,)) if code < 256 else chr(code).encode(errors="replace")
+        return chr(int(found[2], 16)).encode(errors="replace")
     return _JSON_SIGNS.get(found[1], found[1])
 
 

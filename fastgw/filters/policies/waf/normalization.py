@@ -26,8 +26,15 @@ _ESCAPES: Final = re.compile(
     rb"0{0,4}([0-9a-fA-F]{2})(?=[ ;]))"
 ).sub
 _ENTITY: Final = re.compile(rb"&(?:#0*([0-9]{1,7});?|#[xX]0*([0-9a-fA-F]{1,6});?|([A-Za-z][A-Za-z0-9]{1,15});?)").sub
-_SPACES: Final = re.compile(rb"[\x00-\x20\x7f\x85\xa0]+").sub
-_SPECIAL_SPACE: Final = re.compile(rb"[\x00-\x1f\x7f\x85\xa0]|  ").search
+_SPACES: Final = re.compile(rb"[\x00-\x20\x7f]+").sub
+_SPECIAL_SPACE: Final = re.compile(rb"[\x00-\x1f\x7f]|  ").search
+_LATIN_1_SPACES: Final = re.compile(
+    rb"[\x85\xa0](?:(?<![\xc2-\xf4].)|(?<=[\xe0-\xf4].)(?![\x80-\xbf]))(?<![\xe0-\xf4][\x80-\xbf].)"
+    rb"(?<![\xf0-\xf4][\x80-\xbf]{2}.)",
+    re.DOTALL,
+).sub
+"""Replaces the spaces of Latin-1, but not the same bytes within a character of UTF-8: a space there would divide words
+in Cyrillic, Greek, Arabic and East Asian text."""
 # RE2, because a search for the end of each comment would be quadratic.
 _COMMENTS: Final = re2.compile(rb"/\*(?:[^!*](?:[^*]|\*+[^*/])*)?\*+/").sub
 _OVERLONG: Final = re.compile(rb"\xc0([\x80-\xbf])|\xc1([\x80-\xbf])|\xe0\x80([\x80-\xbf])").sub
@@ -70,6 +77,8 @@ def normalized(text: bytes) -> bytes:
     text = text.lower()
     if b"/*" in text:
         text = _COMMENTS(b" ", text)
+    if not text.isascii():
+        text = _LATIN_1_SPACES(b" ", text.replace(b"\xc2\xa0", b" ").replace(b"\xc2\x85", b" "))
     if _SPECIAL_SPACE(text):
         text = _SPACES(_of_space, text.replace(b"\0", b""))
     if _IS_QUOTED(text):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import random
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote, quote_plus, urlencode
 
 import pytest
 
 from fastgw.filters.policies.waf.inspection import Inspector, Match, score_of
+from fastgw.filters.policies.waf.normalization import normalized
 from fastgw.filters.policies.waf.rules import DEFAULT_RULES
 from fastgw.http.http1.parser import parse_request
 from fastgw.http.malformed import Malformed
-from tests.support.waf import HARMLESS, Case, regression_cases
+from tests.support.waf import HARMLESS, Case, form, get, in_json, regression_cases
 
 GUIDE = Path(__file__).parents[4] / "docs/guides/waf.md"
 CLASSES = {
@@ -75,3 +80,141 @@ def test_ordinary_requests_pass(number: int) -> None:
 
 def test_the_guide_says_how_many_ordinary_requests_there_are() -> None:
     assert f"All of {len(HARMLESS)} ordinary requests pass" in GUIDE.read_text()
+
+
+LETTERS = {
+    "Chinese": ((0x4E00, 0x9FA5),),
+    "Japanese": ((0x3041, 0x3096), (0x30A1, 0x30FC), (0x4E00, 0x8FFF)),
+    "Korean": ((0xAC00, 0xD7A3),),
+    "Cyrillic": ((0x400, 0x45F),),
+    "Greek": ((0x388, 0x38A), (0x391, 0x3A1), (0x3A3, 0x3CE)),
+    "Thai": ((0xE01, 0xE3A), (0xE40, 0xE4E)),
+    "Arabic": ((0x621, 0x64A),),
+    "Latin": ((0x61, 0x7A), (0xC0, 0x17F)),
+    "symbols": ((0x1F300, 0x1F64F),),
+}
+
+
+def names_in(script: str) -> Sequence[str]:
+    """Return 1,000 names: one to three words of two to six random letters."""
+    rng = random.Random(script)
+
+    def word() -> str:
+        return "".join(chr(rng.randint(*rng.choice(LETTERS[script]))) for _ in range(rng.randint(2, 6)))
+
+    return [" ".join(word() for _ in range(rng.randint(1, 3))) for _ in range(1000)]
+
+
+def _part(disposition: str, content: str) -> str:
+    return f"--b\r\nContent-Disposition: form-data; {disposition}\r\n\r\n{content}\r\n"
+
+
+def multipart(body: str) -> bytes:
+    head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    content = f"{body}--b--\r\n".encode()
+    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+
+
+def requests_with(names: Sequence[str]) -> Iterator[bytes]:
+    for first in range(0, len(names), 50):
+        some = names[first : first + 50]
+        yield get("/people?" + urlencode([("name", each) for each in some]))
+        yield get("/people/" + "/".join(quote(each) for each in some))
+        yield get("/", "Cookie: " + "; ".join(f"n{number}={quote(each)}" for number, each in enumerate(some)))
+        yield form(urlencode([("name", each) for each in some]))
+        yield in_json(some)
+        ascii_only = json.dumps(some).encode()
+        head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        yield head + b"Content-Length: %d\r\n\r\n%b" % (len(ascii_only), ascii_only)
+        yield multipart("".join(_part('name="a"', each) for each in some))
+        yield multipart("".join(_part(f'name="a"; filename="{each}.png"', "x") for each in some))
+
+
+@pytest.mark.parametrize("script", LETTERS)
+def test_names_in_any_script_pass(script: str) -> None:
+    """The bytes 85, A0, BC and BE are spaces and signs in Latin-1, but the ends of characters in UTF-8."""
+    for request in requests_with(names_in(script)):
+        assert matches(request) == [], request.decode(errors="replace")[:2000]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u30fcscript \u30be",  # the last bytes are BC and BE
+        "\u00fcscript \u00be",
+        "\U0001f4bcscript \U0001f4be",
+        "1\u00bc cups of flour, 2\u00be of water",
+        "sizes \u00bc/\u00bd/\u00be",
+        "1\u00bc body lengths, 2\u00be hours",
+        "\u0445or 1 \u0445or 2",  # in Latin-1, a space before `or`
+    ],
+)
+def test_characters_with_these_bytes_pass(text: str) -> None:
+    for request in requests_with([text]):
+        assert matches(request) == []
+
+
+@pytest.mark.parametrize(
+    "before", [b"", b"a", b"\xe9", b"\xc3\xa9", b"\xe6\x97\xa5", b"\xf0\x9f\x98\x80", b"\xbc", b"\xbe", b"\xff"]
+)
+@pytest.mark.parametrize(("opens", "closes"), [(b"\xbc", b"\xbe"), (b"\xc2\xbc", b"\xc2\xbe")])
+@pytest.mark.parametrize("element", [b"script", b"iframe src=x", b"/b", b"svg/x"])
+def test_markup_for_readers_of_us_ascii_is_refused(before: bytes, opens: bytes, closes: bytes, element: bytes) -> None:
+    """Such readers leave out the highest bit. No character before it hides it."""
+    text = before + opens + element + closes
+    for request in (get("/?a=" + quote_plus(text)), form("a=" + quote_plus(text))):
+        assert 4110 in {match.rule.id for match in matches(request)}
+
+
+@pytest.mark.parametrize(
+    "space", [b"\xa0", b"\x85", b"\xc2\xa0", b"\xc2\x85", b"\xa0\xa0", b"&nbsp;", b"\xc2\xa0\xa0 "]
+)
+@pytest.mark.parametrize("before", [b"1'", b"\xe6\x97\xa5'", b"\xe9'"])
+def test_no_break_spaces_hide_nothing(space: bytes, before: bytes) -> None:
+    text = before + space.join((b"", b"or", b"1=1")) + b" --"
+    plain = before + b" or 1=1 --"
+    expected = {match.rule.id for match in matches(get("/?a=" + quote_plus(plain)))}
+    assert expected
+    assert {match.rule.id for match in matches(get("/?a=" + quote_plus(text)))} == expected
+
+
+def test_a_space_of_latin_1_is_one_behind_each_other_character() -> None:
+    for before in (b"a", b"\xe9", b"\xc3\xa9", b"\xe6\x97\xa5", b"\xf0\x9f\x98\x80", b"\xa4", b"\x97\xa5"):
+        assert normalized(before + b"\xa0or") == before + b" or", before
+    for character in "\u00e0\u0445\u0420\u3045\u5800\U0001f145\U00010800":
+        assert normalized(character.encode() + b"or") == character.encode() + b"or", character
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Set `timeout` to 30 s, and `find` it in the `message_bytes` of the `id`.",
+        "Call `user.find(id)` or `list.sort()`; `node` and `ls` are names here.",
+        "- `time`: the time\n- `process`: its `id`",
+    ],
+)
+def test_names_of_commands_in_the_code_of_a_text_pass(text: str) -> None:
+    for request in (get("/?a=" + quote_plus(text)), in_json({"markdown": text})):
+        assert 3209 not in {match.rule.id for match in matches(request)}
+
+
+@pytest.mark.parametrize(
+    "command", ["id", "env ls", "sudo cat x", "exec /bin/sh", "timeout 5s wget x", "ls -la", "uname"]
+)
+def test_commands_in_backticks_are_refused(command: str) -> None:
+    assert matches(get("/?a=" + quote_plus(f"x`{command}`"))) != []
+
+
+@pytest.mark.parametrize("name", ["#1 of 3.jpg", "# Notes.txt", "-- draft.txt", "- 1.png", "a; .txt", "=x.jpg"])
+def test_signs_at_the_beginning_of_a_file_name_pass(name: str) -> None:
+    """The name is searched as the value of a parameter, not with a quotation mark before it."""
+    assert matches(multipart(_part(f'name="a"; filename="{name}"', "x"))) == []
+    assert matches(get("/", f"X-File-Name: {name}")) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["a.php", "a.php.", "../../etc/passwd", "x' or '1'='1", "$(id).txt", "a;\ncat /etc/passwd"]
+)
+def test_attacks_in_file_names_are_refused(name: str) -> None:
+    name = name.replace("\n", "%0A")
+    assert matches(multipart(_part(f'name="a"; filename="{name}"', "x"))) != []

@@ -15,6 +15,12 @@ from fastgw.filters.policies.waf.rules.rule import (
 _XSS: Final = HEADERS_AND_ARGUMENTS | {RequestPart.PATH}
 _SPACED_JAVASCRIPT: Final = b"[ \\n]?".join(bytes([letter]) for letter in b"javascript")
 _SPACED_VBSCRIPT: Final = b"[ \\n]?".join(bytes([letter]) for letter in b"vbscript")
+_LATIN_1_QUARTER: Final = (
+    rb"(?:^|[\x00-\x7f\xc0-\xc2\xe0-\xff]|(?:^|[\x00-\x7f\xc0-\xdf\xf0-\xff])[\x80-\xbf]"
+    rb"|(?:^|[^\xf0-\xf4])[\x80-\xbf][\x80-\xbf])\xbc"
+)
+"""The sign 1/4, which some readers of US-ASCII take for `<`, in Latin-1 or in UTF-8: not the last byte of another
+character in UTF-8, as in most names of some East Asian languages."""
 
 XSS_RULES: Final = (
     Rule(4101, "xss", CRITICAL, 1, _XSS, rb"<[ /]*(?:script|x:script|xss|noscript)\b|<[^>]*[:]script[ />]"),
@@ -76,7 +82,11 @@ XSS_RULES: Final = (
          rb"\{\{ ?constructor\.constructor|\bconstructor\.constructor\(|\bng-(?:app|init|click)\b ?=|"
          rb"\bv-(?:html|bind|on)\b[:=]|\bx-(?:data|init|html)\b ?="),
     Rule(4110, "xss", CRITICAL, 1, ARGUMENTS,
-         rb"\+/v[89+/]?|\+adw-|\+ad4-|\xbcscript|\xbc[^\xbe]*\xbe|(?:!!? ?\[\]|\[\] ?\[|\(! ?\[\] ?\+|\+ ?\[\]\)? "
+         rb"\+/v[89+/]?|\+adw-|\+ad4-|" + _LATIN_1_QUARTER
+         + rb"(?:script|(?: ?/ ?[a-z]|" + alternatives(
+             "applet audio base body button embed form frame(?:set)? i(?:frame|mg|nput) link m(?:arquee|ath|eta) "
+             "object style svg textarea video xml"
+         ) + rb"\b)[^\xbe]*\xbe)|(?:!!? ?\[\]|\[\] ?\[|\(! ?\[\] ?\+|\+ ?\[\]\)? "
          rb"?\[|\[ ?\+ ?!)"
          rb"[()\[\]!+ ]{6,}|\bsource=[^ ]+ ?;.*\b(?:eval|with)\b"),
     Rule(4111, "xss", CRITICAL, 2, _XSS,
