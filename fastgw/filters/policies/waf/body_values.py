@@ -117,6 +117,8 @@ def values_of(content_type: bytes | None, body: bytes) -> InspectedBody:
         if _is_binary(kind, body):
             return InspectedBody([])
         body = body.replace(b"\0", b"")
+        if kind == b"application/octet-stream" and _begins_xml(body):
+            return _untyped_xml(body, _xml_body(body))  # the type says no more than none (RFC 9110 section 8.3)
     pairs = form_values(body) if b"=" in body[:256] else []
     values = None if kind == b"text/html" else _document(body)
     return InspectedBody(pairs if values is None else [*pairs, *values.arguments], body)

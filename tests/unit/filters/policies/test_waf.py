@@ -688,6 +688,7 @@ ORDINARY_XML = (
 @pytest.mark.parametrize("body", ORDINARY_XML)
 def test_ordinary_xml_without_a_type_passes(body: bytes) -> None:
     assert run(WAF, UNTYPED.encode() % len(body) + body).passed
+    assert run(WAF, post("application/octet-stream", body)).passed
     # the inspected beginning may end anywhere
     refused = [
         size
@@ -714,6 +715,7 @@ def test_ordinary_xml_without_a_type_passes(body: bytes) -> None:
 )
 def test_a_body_that_begins_as_xml_hides_no_form(body: bytes) -> None:
     assert run(WAF, UNTYPED.encode() % len(body) + body).status == 403
+    assert run(WAF, post("application/octet-stream", body)).status == 403
 
 
 @pytest.mark.parametrize("body", [b"id=" + SQL, b"id=1%27+or+%271%27=%271", b"query: " + SQL, SCRIPT, ENTITIES])
