@@ -1,9 +1,11 @@
 """Compiled settings of one use of the filter, and the keys of requests."""
 
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from time import time
 from typing import Final, NamedTuple, cast, final
+from urllib.parse import unquote_to_bytes
 
 from msgspec import structs
 from msgspec.msgpack import decode, encode
@@ -14,7 +16,6 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, Route
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.fast_fetch import FetchRequest
-from fastgw.exchange.request_keys import cookies_named
 from fastgw.filters.policies.cache.ready_answers import ReadyAnswers, ReadyMemory
 from fastgw.filters.policies.cache.ready_hits import ReadyHits
 from fastgw.forwarded_headers import Peer, client_authority, client_scheme
@@ -23,6 +24,7 @@ from fastgw.http.caching.storing import StorePolicy
 from fastgw.http.caching.validation import CONDITIONS
 from fastgw.http.caching.vary import RequestFields, normalized_value
 from fastgw.http.messages import RequestHead, ResponseHead
+from fastgw.routing.requirements import cookies_named
 from fastgw.upstream.client.response_action import ResponseAction
 from fastgw.upstream.forwarding.forward_action import Forward
 
@@ -43,6 +45,10 @@ UNKEYED: Final = frozenset(
 what others get (cache poisoning). The last two describe a body, which is not forwarded either."""
 _PRESENT: Final = b""
 """Part of the key of requests of which something holds that does not hold of others, whose key has None there."""
+_MAY_DIFFER: Final = re.compile(rb'[",]|(?:^|;)[^=;]*%').search
+"""Finds in a line of cookies what servers read differently."""
+_BESIDE_QUOTES: Final = re.compile(rb'(?:"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[^;"])++', re.DOTALL).findall
+_WITH_COMMAS: Final = re.compile(rb"[^;,]+").findall
 _PORTS: Final[Mapping[bytes, bytes]] = {b"http": b":80", b"https": b":443"}
 
 
@@ -217,7 +223,7 @@ class CachePolicy:
         ]
         if self.key_headers or self.key_cookies:
             parts += (normalized_value(name, fields.values(name)) for name in self.key_headers)
-            parts += (_joined(cookies_named(head, name)) for name in self.key_cookies)
+            parts += (_cookie_part(head.values(b"cookie"), name) for name in self.key_cookies)
         if self.by_consumer:
             parts.append(None if request.consumer is None else request.consumer.name.encode())
         authority = head.authority
@@ -243,9 +249,31 @@ class CachePolicy:
         return client_url(client_origin(exchange.head, exchange.peer), exchange.path, query)
 
 
-def _joined(values: list[bytes]) -> bytes | None:
-    """Return the values of a cookie as a part of a key. One without characters is not a missing one."""
+def _cookie_part(lines: list[bytes], name: bytes) -> bytes | None:
+    """Return the values of a cookie as a part of a key. One without characters is not a missing one.
+
+    Servers that take `;` in quotes for a part of a value, a comma for a separator (RFC 2109), or that decode or unquote
+    names may find other values. Where they do, all cookies are the part: otherwise a client could store what it gets
+    for one value under the key of another.
+    """
+    values = [*cookies_named(name, lines)]
+    if any(map(_MAY_DIFFER, lines)) and _reads_otherwise(lines, name, values):
+        return b"\r" + b"\n".join(lines)  # no value begins so
     return b"\n".join(values) if values else None
+
+
+def _reads_otherwise(lines: list[bytes], name: bytes, values: list[bytes]) -> bool:
+    """Whether another server may find other values of a cookie."""
+    for pattern in (_BESIDE_QUOTES, _WITH_COMMAS):
+        found = []
+        for line in lines:
+            for pair in pattern(line):
+                key, _, value = pair.partition(b"=")
+                if unquote_to_bytes(key).strip(b' \t"') == name:
+                    found.append(value.strip())
+        if found != values:
+            return True
+    return False
 
 
 def route_part(route: Route) -> bytes:

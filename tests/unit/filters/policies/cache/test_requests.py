@@ -1007,6 +1007,43 @@ def test_an_empty_cookie_in_the_key_is_not_a_missing_one() -> None:
     world.plane.assert_quiet()
 
 
+@pytest.mark.parametrize(
+    "cookies",
+    [
+        b'x="; lang=de; y="',  # servers that know quotes find one cookie, and answer as without `lang`
+        b'x="a\\"; lang=de; y="',
+        b'x="; lang=de',
+        b"lang=de; lang=fr",
+        b"lang=fr; lang=de",
+        b'lang="de"',
+        b"lang=de,x=1",  # one cookie, or two
+        b'"lang"=fr; lang=de',
+        b"l%61ng=fr; lang=de",
+        b"lang=de; x=1,lang=fr",
+    ],
+)
+def test_no_other_reading_of_cookies_has_the_key_of_a_value(cookies: bytes) -> None:
+    """The client gets what the upstream makes of its cookies, and others with the value do not."""
+    world = World(key={"cookies": ["lang"]})
+    for fields in (b"Cookie: %b\r\n" % cookies, b"Cookie: lang=de\r\n", b"Cookie: lang=fr\r\n", b""):
+        client = world.client(fields=fields)
+        assert not client.received, fields
+        world.upstream().sends(FRESH.replace(b"max-age", b"s-maxage"))
+        assert status(client) == b"fastgw; fwd=uri-miss; ttl=60; stored"
+        assert status(world.client(fields=fields)) == b"fastgw; hit; ttl=60"
+    world.plane.assert_quiet()
+
+
+@pytest.mark.parametrize("other", [b'p={"a":"b","lang":"x"}; ', b"p=a%2Cb; ", b"q=1,2; ", b'p="x"; '])
+def test_cookies_that_all_servers_read_alike_leave_the_key_alone(other: bytes) -> None:
+    world = World(key={"cookies": ["lang"]})
+    client = world.client(fields=b"Cookie: lang=de\r\n")
+    world.upstream().sends(FRESH.replace(b"max-age", b"s-maxage"))
+    assert status(client) == b"fastgw; fwd=uri-miss; ttl=60; stored"
+    assert status(world.client(fields=b"Cookie: %blang=de\r\n" % other)) == b"fastgw; hit; ttl=60"
+    world.plane.assert_quiet()
+
+
 def test_routes_do_not_share_responses() -> None:
     """Their filters may send other headers to the same URL of the upstream."""
     world = World()
