@@ -659,3 +659,44 @@ def test_a_route_that_is_gone_closes_its_connections(back_end: EventBackend, tmp
         counted = re.compile(r'^fastgw_websocket_closes_total\{.*by="gateway",code="1001".*\} 1\.0$', re.MULTILINE)
         wait_until(lambda: counted.search(scraped(gateway)) is not None, "the end to be counted")
         assert back_end.next().kind[0] == "DISCONNECT"
+
+
+def _upgraded(gateway: Gateway, path: bytes) -> socket.socket:
+    host, _, port = gateway.address().rpartition(":")
+    opened = socket.create_connection((host, int(port)), timeout=DEADLINE)
+    opened.sendall(b"GET %b HTTP/1.1\r\n%b" % (path, HANDSHAKE))
+    received = b""
+    while not received.endswith(b"\r\n\r\n"):
+        received += opened.recv(1)
+    assert received.startswith(b"HTTP/1.1 101 ")
+    return opened
+
+
+def test_incomplete_messages_share_the_memory_for_held_bodies(back_end: EventBackend, tmp_path: Path) -> None:
+    """Clients that do not end their messages hold 64 MiB together; those for which none is left are closed."""
+    api = {"upstream": "events", "message_bytes": "1MiB", "routes": {"echo": {"path": "/echo", "reply": True}}}
+    config = {
+        "workers": 2,
+        "admin": {"address": "127.0.0.1:0"},
+        "status": {"address": "127.0.0.1:0"},
+        "listeners": {"main": {"address": "127.0.0.1:0"}},
+        "upstreams": {"events": {"targets": [back_end.origin]}},
+        "routes": [{"name": "all", "paths": ["/*"], "websocket_api": api}],
+    }
+    most, held = 64 * 1024**2, "fastgw_kept_body_bytes"
+    incomplete = b"\x81\xff" + (1024**2).to_bytes(8, "big") + bytes(4) + b"x" * (1024**2 - 1)
+    with Gateway(config, tmp_path) as gateway, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(_upgraded(gateway, b"/")) for _ in range(64)]
+        for client in clients:
+            client.sendall(incomplete)
+        wait_until(lambda: gateway.sum_of(held) > most - 1024**2, "64 incomplete messages are counted")
+        late = stack.enter_context(_upgraded(gateway, b"/"))
+        with contextlib.suppress(ConnectionError):  # it is closed meanwhile
+            late.sendall(incomplete)
+        assert late.recv(4)[:1] == b"\x88"  # a close frame
+        assert gateway.sum_of(held) <= most
+        clients[0].sendall(b"x")  # the end of its message, which is answered
+        assert clients[0].recv(2)[:1] == b"\x81"
+        for client in clients:
+            client.close()
+        wait_until(lambda: gateway.sum_of(held) == 0, "nothing is held any more")

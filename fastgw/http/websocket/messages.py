@@ -28,11 +28,16 @@ class WebsocketMessageReader:
         self._frames = FrameReader(True, message_bytes)
         self._received = bytearray()  # an incomplete frame
         self._opcode = 0
-        self._message = b""  # the frames of a message so far
+        self._message = bytearray()  # the frames of a message so far
 
     def limit_messages(self, message_bytes: int) -> None:
         """Set the maximum payload of messages from the next frame on."""
         self._frames.limit_messages(message_bytes)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of an incomplete message."""
+        return len(self._received) + len(self._message)
 
     @property
     def close(self) -> int | None:
@@ -72,9 +77,9 @@ class WebsocketMessageReader:
         if opcode in _CONTROL:
             return Received(opcode, payload)
         if opcode != CONTINUATION:
-            self._opcode, self._message = opcode, b""
+            self._opcode, self._message = opcode, bytearray()
         self._message += payload
         if not first & 128:
             return None
-        message, self._message = self._message, b""
+        message, self._message = bytes(self._message), bytearray()
         return Received(self._opcode, message)
