@@ -47,7 +47,7 @@ _PRESENT: Final = b""
 """Part of the key of requests of which something holds that does not hold of others, whose key has None there."""
 _MAY_DIFFER: Final = re.compile(rb'[",]|(?:^|;)[^=;]*%').search
 """Finds in a line of cookies what servers read differently."""
-_BESIDE_QUOTES: Final = re.compile(rb'(?:"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[^;"])++', re.DOTALL).findall
+_BESIDE_QUOTES: Final = re.compile(rb'(?:"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[^;"])+', re.DOTALL).findall
 _WITH_COMMAS: Final = re.compile(rb"[^;,]+").findall
 _PORTS: Final[Mapping[bytes, bytes]] = {b"http": b":80", b"https": b":443"}
 
