@@ -1,7 +1,7 @@
 """hmac: authenticate consumers by a signature of the request (RFC 9421)."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, cast, final
@@ -38,6 +38,9 @@ class Hmac(Filter, name="hmac", phase=Phase.AUTHENTICATE):
     (RFC 9530): the last part of the body is forwarded only after the digest of the whole has been verified. The
     signature protects the content of a request, but not against replay: within `max_age` the same request can be sent
     again.
+
+    The scheme in `@scheme` and `@target-uri` is the client's: behind a trusted proxy that terminates TLS, that of its
+    `X-Forwarded-Proto`. The host in `@authority` and `@target-uri` is that of `Host`, unless `forwarded_host` is set.
     """
 
     components: Annotated[Some[str], Meta(max_length=32)] = ("@method", "@authority", "@path", "@query")
@@ -51,6 +54,10 @@ class Hmac(Filter, name="hmac", phase=Phase.AUTHENTICATE):
     """Clock skew of consumers that is tolerated."""
     tag: str | None = None
     """`tag` of the signature for this gateway, to tell it from others. null = a request has only one signature."""
+    forwarded_host: bool = False
+    """Whether `@authority` and `@target-uri` have the host of a trusted proxy's `X-Forwarded-Host`, if it sends one:
+    for a proxy that replaces `Host`. The proxy must set the header itself: if it forwards the header of clients, a
+    request that was signed for one host can be sent to another one."""
     hide_credentials: bool = False
     """Whether to strip the signature before forwarding."""
     realm: Realm = "fastgw"
@@ -140,11 +147,15 @@ class _HmacUse:
         # Where no signatures are verified, it is not imported: a start would take 15 ms longer.
         from http_message_signatures import HTTPMessageSignaturesException, HTTPMessageVerifier
 
-        self._invalid = HTTPMessageSignaturesException
+        from fastgw.filters.authentication.signed_components import SignedComponents, SignedMessage
+
+        self._invalid, self._message = HTTPMessageSignaturesException, SignedMessage
         self._keys = env.shared(("hmac", env.namespace), lambda: SigningKeys(env.roster))
         keys = cast("HTTPSignatureKeyResolver", self._keys)
         self._verifiers = {
-            name: HTTPMessageVerifier(signature_algorithm=each, key_resolver=keys)
+            name: HTTPMessageVerifier(
+                signature_algorithm=each, key_resolver=keys, component_resolver_class=SignedComponents
+            )
             for name, each in signature_algorithms().items()
         }
         for verifier in self._verifiers.values():
@@ -154,6 +165,7 @@ class _HmacUse:
         self._body = settings.body
         self._max_age = timedelta(seconds=settings.max_age)
         self._tag = settings.tag
+        self._forwarded_host = settings.forwarded_host
         self._hidden = frozenset((_SIGNATURE, _INPUT)) if settings.hide_credentials else frozenset()
         # If the signature is forwarded, the upstream might read another one from a header that differs only in
         # punctuation; hidden headers are removed with all variants.
@@ -217,7 +229,10 @@ class _HmacUse:
         verifier = self._verifiers[key.algorithm]
         try:
             (verified,) = verifier.verify(
-                SignedMessage(exchange), max_age=self._max_age, expect_tag=self._tag, require_components=tuple(required)
+                self._message(exchange, self._forwarded_host),
+                max_age=self._max_age,
+                expect_tag=self._tag,
+                require_components=tuple(required),
             )
         except self._invalid as error:
             raise Unsigned(f"{type(error).__name__}: {error}"[:200]) from error
@@ -272,23 +287,3 @@ def _digest_in(field: bytes) -> tuple[Any, bytes]:
     except (ValueError, TypeError, LookupError) as error:
         raise Unsigned("Content-Digest is malformed") from error
     raise Unsigned("Content-Digest has neither SHA-256 nor SHA-512")
-
-
-class SignedMessage:
-    """Adapter of an exchange to the library's request interface."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        self.method = exchange.method.decode("latin-1")
-        query = exchange.query
-        asked = exchange.raw_path if query is None else b"%b?%b" % (exchange.raw_path, query)
-        self.request_target = exchange.head.request_target.decode("latin-1")
-        self.url = (b"%b://%b%b" % (exchange.scheme, exchange.authority, asked)).decode("latin-1")
-        self.headers = _Lines(exchange)
-
-
-class _Lines:
-    def __init__(self, exchange: Exchange) -> None:
-        self._fields = exchange.headers
-
-    def items(self) -> Iterator[tuple[str, str]]:
-        return ((name.decode("latin-1"), value.decode("latin-1")) for name, value in self._fields)

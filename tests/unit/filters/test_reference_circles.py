@@ -123,6 +123,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "max_age": "1m",
             "clock_skew": "1s",
             "tag": "t",
+            "forwarded_host": True,
             "hide_credentials": True,
             "realm": "r",
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ from tests.unit.consumers.test_index import of
 SECRET = "a-secret-of-alice-0123456789"
 SHARED = SECRET.encode()
 BINARY = bytes(range(200, 232))
+MISMATCH = "InvalidSignature: Signature did not match digest."
 COMPONENTS = ("@method", "@authority", "@path", "@query")
 PRIVATE: dict[str, Any] = {
     "ed25519": ed25519.Ed25519PrivateKey.generate(),
@@ -93,10 +95,22 @@ def signed(
     return [f"{name}: {value}" for name, value in request.headers.items()]
 
 
-def plane_of(settings: Mapping[str, Any] | None = None, consumers: Any = CONSUMERS) -> Plane:
+def plane_of(settings: Mapping[str, Any] | None = None, consumers: Any = CONSUMERS, **more: Any) -> Plane:
     route = {"name": "all", "upstream": "u", "filters": {"hmac": settings or {}}}
     headers = {"headers": {"request": {"set": {"X-Consumer": "{consumer.name}"}}}}
-    return Plane({"routes": [route], "filters": headers, "consumers": consumers})
+    return Plane({"routes": [route], "filters": headers, "consumers": consumers, **more})
+
+
+def computed(values: Mapping[str, str], parameters: str = "") -> list[str]:
+    """The signature header lines, computed by hand from the values of components: the library refuses some URLs."""
+    names = " ".join(name if name.startswith('"') else f'"{name}"' for name in values)
+    signed_parameters = f'({names});created={int(datetime.now(UTC).timestamp())};keyid="alice-1"{parameters}'
+    lines = [
+        f"{name if name.startswith(chr(34)) else chr(34) + name + chr(34)}: {value}" for name, value in values.items()
+    ]
+    base = "\n".join([*lines, f'"@signature-params": {signed_parameters}'])
+    signature = b64encode(hmac.digest(SHARED, base.encode(), "sha256")).decode()
+    return [f"Signature-Input: sig={signed_parameters}", f"Signature: sig=:{signature}:"]
 
 
 def asked(plane: Plane, lines: Sequence[str], target: str = "/a?x=1", method: str = "GET", body: bytes = b"") -> Wire:
@@ -232,6 +246,93 @@ def test_of_several_signatures_ours_is_told_by_its_tag() -> None:
     assert "no signatures with the expected tag" in refused(tagged, signed())
     assert "2 signatures with the expected tag" in refused(plane_of(), both)
     assert b';tag="ours"\r\n' in asked(tagged, []).received
+
+
+@pytest.mark.parametrize("character", "[]{}|^`")
+def test_characters_that_clients_do_not_encode(character: str) -> None:
+    plane = plane_of()
+    path, query = f"/a{character}b", f"x{character}=1"
+    values = {"@method": "GET", "@authority": "a.test", "@path": path, "@query": f"?{query}"}
+    lines = computed(values | {"@target-uri": f"http://a.test{path}?{query}", "@request-target": f"{path}?{query}"})
+    assert passed(plane, lines, f"{path}?{query}") == "alice"
+    assert refused(plane, lines, f"/a{character}?{query}") == MISMATCH
+    assert refused(plane, lines, f"{path}?{query}{character}") == MISMATCH
+    parts = plane_of({"components": ["@method"]})
+    assert passed(parts, computed({"@method": "GET"}), f"{path}?{query}") == "alice"
+
+
+def test_a_query_parameter_is_signed() -> None:
+    plane = plane_of({"components": ["@method"]})
+    lines = computed({"@method": "GET", '"@query-param";name="a%5Bb%5D"': "x%20y%2B%7E"})
+    for query in ("a[b]=x+y%2b~&c={1}", "c=1&a%5bb%5d=x%20y%2B%7e"):
+        assert passed(plane, lines, f"/?{query}") == "alice"
+    assert refused(plane, lines, "/?a[b]=x") == MISMATCH
+    assert "has 2 values" in refused(plane, lines, "/?a[b]=x+y%2b~&a[b]=1")
+    assert "has no values" in refused(plane, lines, "/?b=1")
+    assert "not encoded" in refused(plane, lines, "/?a[b]=x+y%2b~&c=%f")
+
+
+@pytest.mark.parametrize(
+    ("host", "authority"),
+    [("a.test:80", "a.test"), ("a.test:443", "a.test:443"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]")],
+)
+def test_the_default_port_is_no_part_of_the_authority(host: str, authority: str) -> None:
+    lines = computed({"@method": "GET", "@authority": authority, "@path": "/a", "@query": "?"})
+    client = plane_of().client()
+    client.sends("\r\n".join(["GET /a HTTP/1.1", f"Host: {host}", *lines, "", ""]).encode())
+    assert not client.received
+
+
+def test_options_of_the_whole_server() -> None:
+    values = {"@method": "OPTIONS", "@authority": "a.test", "@path": "/", "@query": "?", "@target-uri": "http://a.test"}
+    route = {"name": "all", "respond": {"status": 204}, "filters": {"hmac": {}}}
+    client = asked(Plane({"routes": [route], "consumers": CONSUMERS}), computed(values), "*", "OPTIONS")
+    assert b"credentials" not in client.received
+
+
+def test_without_a_host_there_is_no_authority() -> None:
+    lines = computed({"@method": "GET", "@authority": "", "@path": "/a", "@query": "?"})
+    plane = plane_of()
+    client = plane.client()
+    client.sends("\r\n".join(["GET /a HTTP/1.0", *lines, "", ""]).encode())
+    assert b" 401 " in client.received
+    assert "has no Host" in plane.records[-1].fault_detail
+
+
+# --- behind a proxy ---
+
+TRUSTED = {"main": {"address": "127.0.0.1:0", "trusted_proxies": ["10.0.0.0/8"]}}
+
+
+def status_behind(plane: Plane, lines: Sequence[str], ip: str = "10.0.0.1") -> str:
+    """The reason of a refusal; "": passed."""
+    client = plane.client(ip)
+    client.sends("\r\n".join(["GET /a HTTP/1.1", "Host: a.test", *lines, "", ""]).encode())
+    if client.received:
+        return plane.records[-1].fault_detail
+    plane.connects()
+    return ""
+
+
+@pytest.mark.parametrize("component", [("@scheme", "https"), ("@target-uri", "https://a.test/a")])
+def test_a_trusted_proxy_tells_the_scheme(component: tuple[str, str]) -> None:
+    plane = plane_of({"components": [component[0]]}, listeners=TRUSTED)
+    lines = computed(dict([component]))
+    by_https = [*lines, "X-Forwarded-Proto: https"]
+    assert not status_behind(plane, by_https)
+    assert status_behind(plane, lines) == MISMATCH
+    assert status_behind(plane, by_https, "192.0.2.1") == MISMATCH  # anyone can send it
+
+
+@pytest.mark.parametrize("component", [("@authority", "shop.test"), ("@target-uri", "https://shop.test/a")])
+def test_a_trusted_proxy_tells_the_host_if_it_is_believed(component: tuple[str, str]) -> None:
+    lines = [*computed(dict([component])), "X-Forwarded-Proto: https", "X-Forwarded-Host: shop.test"]
+    plane = plane_of({"components": [component[0]], "forwarded_host": True}, listeners=TRUSTED)
+    assert not status_behind(plane, lines)
+    assert status_behind(plane, lines, "192.0.2.1") == MISMATCH
+    assert status_behind(plane, changed(lines, "-Host: shop.test", "-Host: b.test")) == MISMATCH
+    # A proxy may forward the header of its client: a signature for one host would be valid for this one.
+    assert status_behind(plane_of({"components": [component[0]]}, listeners=TRUSTED), lines) == MISMATCH
 
 
 def test_what_is_hidden_does_not_reach_the_upstream() -> None:
