@@ -7,6 +7,7 @@ from hmac import compare_digest
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, cast, final
 
 import http_sf
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from msgspec import Meta
 
@@ -235,6 +236,8 @@ class _HmacUse:
                 require_components=tuple(required),
             )
         except self._invalid as error:
+            if isinstance(error.__cause__, InvalidSignature):  # it has no text, or one about a digest
+                raise Unsigned("the signature does not match") from error
             raise Unsigned(f"{type(error).__name__}: {error}"[:200]) from error
         if verified.label != label:
             raise Unsigned("the request has another verified signature")
