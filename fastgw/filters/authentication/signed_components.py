@@ -18,9 +18,14 @@ _IS_ENCODED: Final = re.compile(r"(?:[!-$&-~]|%[0-9A-Fa-f]{2})*").fullmatch
 
 
 class SignedMessage:
-    """Adapter of an exchange to the library's request interface."""
+    """Adapter of an exchange to the library's request interface.
 
-    def __init__(self, exchange: Exchange, forwarded_host: bool) -> None:
+    `signature_fields`: `Signature-Input` and `Signature` with the one signature to verify. Components are those of the
+    request itself, which may have more signatures.
+    """
+
+    def __init__(self, exchange: Exchange, signature_fields: dict[str, str], forwarded_host: bool) -> None:
+        self.headers = signature_fields
         head, peer = exchange.head, exchange.peer
         self.scheme = client_scheme(head, peer).decode("ascii")
         authority = client_authority(head, peer) if forwarded_host else head.authority
@@ -29,7 +34,6 @@ class SignedMessage:
         self.path = path if path.startswith("/") else ""  # `OPTIONS *` has no path (RFC 9110 section 7.1)
         self.query = None if query is None else query.decode("latin-1")
         self.request = _RequestView(exchange)
-        self.headers = self.request.headers
 
 
 class _RequestView:

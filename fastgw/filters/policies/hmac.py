@@ -54,7 +54,8 @@ class Hmac(Filter, name="hmac", phase=Phase.AUTHENTICATE):
     clock_skew: Delay = 5.0
     """Clock skew of consumers that is tolerated."""
     tag: str | None = None
-    """`tag` of the signature for this gateway, to tell it from others. null = a request has only one signature."""
+    """`tag` of the signature for this gateway, to tell it from others, which are not verified. null = a request has
+    only one signature."""
     forwarded_host: bool = False
     """Whether `@authority` and `@target-uri` have the host of a trusted proxy's `X-Forwarded-Host`, if it sends one:
     for a proxy that replaces `Host`. The proxy must set the header itself: if it forwards the header of clients, a
@@ -133,6 +134,14 @@ class Unsigned(Exception):
     """The request has no valid signature. The text is the reason, without signed content."""
 
 
+class ChosenSignature(NamedTuple):
+    """The signature for this gateway, without those for others."""
+
+    key: SigningKey
+    fields: dict[str, str]
+    """`Signature-Input` and `Signature` with this signature alone."""
+
+
 class SignedBody(NamedTuple):
     """Verification of a body as it arrives, against its expected digest."""
 
@@ -194,43 +203,46 @@ class _HmacUse:
                 raise Unsigned(
                     "a header name imitates a signature header: it has another character in place of a hyphen"
                 )
-            label, key = self._key_of(b", ".join(inputs))
-            covered = self._verify(
-                exchange, key, label, self._with_body if has_body and self._body else self._components
-            )
+            chosen = self._choose(b", ".join(inputs), b", ".join(signatures))
+            covered = self._verify(exchange, chosen, self._with_body if has_body and self._body else self._components)
             if self._body and "content-digest" in covered:
                 self._expect(exchange, values(_DIGEST))
         except Unsigned as unsigned:
             return exchange.refuse(Fault.CREDENTIALS_INVALID, fields=self._challenge, why=str(unsigned))
-        exchange.consumer = key.consumer
+        exchange.consumer = chosen.key.consumer
         if self._hidden:
             exchange.request_dropped |= self._hidden
         return None
 
-    def _key_of(self, inputs: bytes) -> tuple[str, SigningKey]:
-        """Return the label of the only signature for this gateway, and its key id."""
-        try:
-            parsed: Any = http_sf.parse(inputs, tltype="dictionary")
-            ours = [(label, each[1]) for label, each in parsed.items() if self._tag in (None, each[1].get("tag"))]
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise Unsigned("Signature-Input is malformed") from error
+    def _choose(self, inputs: bytes, signatures: bytes) -> ChosenSignature:
+        """Return the only signature for this gateway. Of the others only the syntax is looked at: they are those of
+        other parties. Raises `Unsigned`.
+        """
+        described, repeated = _members_of(inputs, "Signature-Input")
+        made, made_twice = _members_of(signatures, "Signature")
+        ours = [label for label, (_, parameters) in described.items() if self._tag in (None, parameters.get("tag"))]
         if len(ours) != 1:
             raise Unsigned(f"there are {len(ours) or 'no'} signatures with the expected tag")
-        label, parameters = ours[0]
-        key_id = parameters.get("keyid")
+        label = ours[0]
+        if label in repeated or label in made_twice:
+            raise Unsigned("the label of the signature is used twice")
+        if label not in made or (self._tag is None and len(made) > 1):
+            raise Unsigned("Signature and Signature-Input have different labels")
+        key_id = described[label][1].get("keyid")
         key = self._keys.find(key_id) if isinstance(key_id, str) else None
         if key is None:
             raise Unsigned("the keyid is unknown")
-        return label, key
+        fields = {"Signature-Input": described, "Signature": made}
+        return ChosenSignature(key, {name: http_sf.ser({label: each[label]}) for name, each in fields.items()})
 
-    def _verify(self, exchange: Exchange, key: SigningKey, label: str, required: Iterable[str]) -> set[str]:
+    def _verify(self, exchange: Exchange, chosen: ChosenSignature, required: Iterable[str]) -> set[str]:
         """Verify the signature, and return the components that it covers: names without parameters. Raises
         `Unsigned`.
         """
-        verifier = self._verifiers[key.algorithm]
+        verifier = self._verifiers[chosen.key.algorithm]
         try:
             (verified,) = verifier.verify(
-                self._message(exchange, self._forwarded_host),
+                self._message(exchange, chosen.fields, self._forwarded_host),
                 max_age=self._max_age,
                 expect_tag=self._tag,
                 require_components=tuple(required),
@@ -239,8 +251,6 @@ class _HmacUse:
             if isinstance(error.__cause__, InvalidSignature):  # it has no text, or one about a digest
                 raise Unsigned("the signature does not match") from error
             raise Unsigned(f"{type(error).__name__}: {error}"[:200]) from error
-        if verified.label != label:
-            raise Unsigned("the request has another verified signature")
         covered = {name[1:-1] for name in verified.covered_components}
         # A component with parameters is written `"name";parameters`.
         names = {name.split('"')[1].encode() for name in verified.covered_components}
@@ -276,6 +286,20 @@ class _HmacUse:
 
     def finish(self, exchange: Exchange) -> None:
         self._bodies.pop(exchange, None)
+
+
+def _members_of(field: bytes, name: str) -> tuple[dict[str, Any], set[str]]:
+    """Return the members of a dictionary, and the labels that it has more than once. Raises `Unsigned`."""
+    repeated: set[str] = set()
+
+    def note(label: str, context: str) -> None:
+        if context == "dictionary":
+            repeated.add(label)
+
+    try:
+        return cast(dict[str, Any], http_sf.parse(field, tltype="dictionary", on_duplicate_key=note)), repeated
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise Unsigned(f"{name} is malformed") from error
 
 
 def _digest_in(field: bytes) -> tuple[Any, bytes]:

@@ -202,13 +202,13 @@ def not_ours() -> dict[str, Any]:
         "too little covered": (signed(covered=("@method", "@authority", "@path")), '"@query" was not covered'),
         "another algorithm": (changed(signed(), "hmac-sha256", "ed25519"), "Unexpected algorithm"),
         "an unknown parameter": (changed(signed(), ";keyid", ";more=1;keyid"), "InvalidSignature"),
-        "no signature": (signed()[:1], "InvalidSignature"),
+        "no signature": (signed()[:1], "different labels"),
         "nothing but a signature": (signed()[1:], "there are no signatures"),
         "a signature cut off": (changed(signed(), "Signature: pyhms=:", "Signature: pyhms=:AAAA"), MISMATCH),
         "not structured": (["Signature-Input: ((", "Signature: x"], "Signature-Input is malformed"),
         "not a list": (['Signature-Input: pyhms="a";keyid="alice-1"', "Signature: pyhms=:AA==:"], "InvalidSignature"),
-        "a signature twice": ([*signed(), signed()[1]], "InvalidSignature"),
-        "an input twice": ([*signed(), signed()[0]], "InvalidSignature"),
+        "a signature twice": ([*signed(), signed()[1]], "used twice"),
+        "an input twice": ([*signed(), signed()[0]], "used twice"),
         "too long": (["Signature-Input: " + "a" * 9000, "Signature: x"], "too long"),
         "not text": (["Signature-Input: sig=(\xfc)", "Signature: sig=:AA==:"], "Signature-Input is malformed"),
         "a number for a key": (
@@ -248,6 +248,33 @@ def test_of_several_signatures_ours_is_told_by_its_tag() -> None:
     assert "no signatures with the expected tag" in refused(tagged, signed())
     assert "2 signatures with the expected tag" in refused(plane_of(), both)
     assert b';tag="ours"\r\n' in asked(tagged, []).received
+
+
+def test_signatures_of_other_parties_are_not_verified() -> None:
+    plane, ours = plane_of({"tag": "ours"}), signed(tag="ours")
+    for theirs in (
+        ('x=("@method");created=1.5;keyid="zz";tag="theirs"', "x=:AAAA:"),
+        ('x=("@method");created="soon";tag=1', "x=:AAAA:"),
+        ("x=?1", "x=1"),
+        ("x=(), x=()", "x=:AAAA:, x=:BBBB:"),
+        ("x=()", "y=:AAAA:"),
+    ):
+        both = [f"{line}, {other}" for line, other in zip(ours, theirs, strict=True)]
+        assert passed(plane, both) == "alice", theirs
+    assert "used twice" in refused(plane, [*ours, "Signature: pyhms=:AAAA:"])
+    assert "used twice" in refused(plane, ["Signature-Input: pyhms=()", *ours])
+    assert "different labels" in refused(plane_of(), [*signed(), "Signature: x=:AAAA:"])
+
+
+def test_a_signature_covers_the_signature_of_another_party() -> None:
+    """RFC 9421 section 4.3: the component is that of the request, with all signatures."""
+    theirs = "theirs=:AAAA:"
+    values = {"@method": "GET", "@authority": "a.test", "@path": "/a", "@query": "?x=1"}
+    values['"signature";key="theirs"'] = ":AAAA:"
+    lines = [*computed(values, ';tag="ours"'), 'Signature-Input: theirs=("@method")', f"Signature: {theirs}"]
+    plane = plane_of({"tag": "ours"})
+    assert passed(plane, lines) == "alice"
+    assert refused(plane, changed(lines, theirs, "theirs=:BBBB:")) == MISMATCH
 
 
 @pytest.mark.parametrize("character", "[]{}|^`")
