@@ -11,8 +11,10 @@ from fastgw.config.base.problems import format_value, nearest
 from fastgw.config.base.value_types import Identity
 from fastgw.config.settings.gateway import FilterUse, Inner
 from fastgw.consumers.index import Index, Roster
+from fastgw.exchange.body_stages import BodyHook
 from fastgw.exchange.chain import checked
 from fastgw.filters.api import (
+    BodyStage,
     Consumer,
     Env,
     Exchange,
@@ -24,6 +26,7 @@ from fastgw.filters.api import (
     Phase,
     Reply,
     Services,
+    StageFactory,
     WarningContext,
 )
 from fastgw.filters.api.credential_locations import NOWHERE, CredentialLocations
@@ -105,21 +108,30 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
         )
         hooks = [way.hooks for way in ways]
         for way in ways:
-            if way.hooks.changes_body or way.hooks.needs_body or way.hooks.response_body or way.hooks.trailers:
+            changes = way.hooks.request_body is not None and _body_hook(way.hooks.request_body).changes
+            if changes or any(
+                (way.hooks.changes_body, way.hooks.needs_body, way.hooks.response_body, way.hooks.trailers)
+            ):
                 raise ValueError(f"{way.name} changes bodies or trailers; expected a filter that only authenticates")
-        follows = any(h.response or h.request_body or h.finish for h in hooks)
+        reads = any(h.request_body is not None for h in hooks)
+        follows = reads or any(h.response or h.finish for h in hooks)
         starts = any(h.start is not None for h in hooks)
         stops = any(h.stop is not None for h in hooks)
         return Hooks(
             request=any_of.request_followed if follows else any_of.request,
             response=any_of.response if any(h.response is not None for h in hooks) else None,
-            request_body=any_of.request_body if any(h.request_body is not None for h in hooks) else None,
+            request_body=StageFactory(any_of.body_stage, reads_only=True) if reads else None,
             finish=any_of.finish if follows else None,
             start=any_of.start if starts else None,
             stop=any_of.stop if stops else None,
             explain=any_of.explain,
             asks=" or ".join(h.asks for h in hooks if h.asks),
         )
+
+
+def _body_hook(step: Any) -> BodyHook:
+    """Return the hook of a method that reads bodies."""
+    return BodyHook(step, None, changes_body=False)
 
 
 def named_methods(uses: Iterable[FilterUse]) -> Iterator[tuple[str, FilterUse]]:
@@ -286,13 +298,10 @@ class _AnyOf:
                 if way.hooks.response is not None:
                     way.hooks.response(exchange)
 
-    def request_body(self, exchange: Exchange, payload: bytes) -> Reply | None:
+    def body_stage(self, exchange: Exchange) -> BodyStage | None:
         case = self._cases.get(exchange)
-        step: Any = None if case is None or case.accepted is None else case.accepted.hooks.request_body
-        if step is None:
-            return None
-        outcome: Reply | None = step(exchange, payload)
-        return outcome
+        step = None if case is None or case.accepted is None else case.accepted.hooks.request_body
+        return None if step is None else _body_hook(step).stage_for(exchange)
 
     def finish(self, exchange: Exchange) -> None:
         case = self._cases.pop(exchange, None)

@@ -1,7 +1,7 @@
 """hmac: authenticate consumers by a signature of the request (RFC 9421)."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import timedelta
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, cast, final
@@ -15,7 +15,21 @@ from fastgw.config.base.value_types import Delay, Duration, Realm
 from fastgw.config.settings.gateway import Some
 from fastgw.consumers.credentials import signature_algorithms
 from fastgw.consumers.index import Roster
-from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply, WarningContext
+from fastgw.exchange.body_stages import BodyRefused
+from fastgw.filters.api import (
+    BodyStage,
+    Consumer,
+    Env,
+    Exchange,
+    Fault,
+    Filter,
+    Hooks,
+    Outcome,
+    Phase,
+    Reply,
+    StageFactory,
+    WarningContext,
+)
 from fastgw.filters.api.credential_locations import CredentialLocations
 from fastgw.filters.api.warning_context import CONSUMERS, ClientIdentity
 from fastgw.filters.policies.key_auth import explain_consumer
@@ -36,9 +50,8 @@ class Hmac(Filter, name="hmac", phase=Phase.AUTHENTICATE):
     """Authenticate the consumer with an HTTP Message Signature (RFC 9421) by one of the keys in its `hmac`.
 
     The signature must have `created` and `keyid`, and cover all `components`. The body is covered by `Content-Digest`
-    (RFC 9530): the last part of the body is forwarded only after the digest of the whole has been verified. The
-    signature protects the content of a request, but not against replay: within `max_age` the same request can be sent
-    again.
+    (RFC 9530): the end of the body is forwarded only after the digest of the whole has been verified. The signature
+    protects the content of a request, but not against replay: within `max_age` the same request can be sent again.
 
     The scheme in `@scheme` and `@target-uri` is the client's: behind a trusted proxy that terminates TLS, that of its
     `X-Forwarded-Proto`. The host in `@authority` and `@target-uri` is that of `Host`, unless `forwarded_host` is set.
@@ -48,7 +61,7 @@ class Hmac(Filter, name="hmac", phase=Phase.AUTHENTICATE):
     """Components that a signature must cover, at least: derived components, and header names in lower case."""
     body: bool = True
     """Whether `Content-Digest` must be present and covered for requests with a body. Then the request must have a
-    `Content-Length`, too."""
+    `Content-Length`, too. A digest that the signature covers is verified in any case; it must be SHA-256 or SHA-512."""
     max_age: Duration = 300.0
     """Maximum age of a signature."""
     clock_skew: Delay = 5.0
@@ -87,7 +100,12 @@ class Hmac(Filter, name="hmac", phase=Phase.AUTHENTICATE):
 
     def build(self, env: Env) -> Hooks:
         use = _HmacUse(self, env)
-        return Hooks(request=use.request, request_body=use.request_body, finish=use.finish, explain=explain_consumer)
+        return Hooks(
+            request=use.request,
+            request_body=StageFactory(use.body_stage, reads_only=True),
+            finish=use.finish,
+            explain=explain_consumer,
+        )
 
 
 _DERIVED: Final = frozenset(("@method", "@target-uri", "@authority", "@scheme", "@request-target", "@path", "@query"))
@@ -142,11 +160,37 @@ class ChosenSignature(NamedTuple):
     """`Signature-Input` and `Signature` with this signature alone."""
 
 
-class SignedBody(NamedTuple):
-    """Verification of a body as it arrives, against its expected digest."""
+@final
+class _SignedBody(BodyStage):
+    """Verification of a body as it arrives, against its expected digest.
 
-    wanted: bytes
-    digest: Any
+    The last part of a body of known length waits for it. One of unknown length fails at its end, without which the
+    upstream has no complete request.
+    """
+
+    keeps_length = True
+    changed = False
+    takes_empty = True  # one of unknown length may be
+
+    def __init__(self, digest: Any, wanted: bytes, use: "_HmacUse", exchange: Exchange) -> None:
+        self._digest, self._wanted, self._use, self._exchange = digest, wanted, use, exchange
+        self._left = exchange.body_length
+
+    def feed(self, payload: bytes) -> bytes:
+        self._digest.update(payload)
+        if self._left is not None:
+            self._left -= len(payload)
+            if self._left == 0:
+                self._verify()
+        return payload
+
+    def end(self) -> bytes:
+        self._verify()
+        return b""
+
+    def _verify(self) -> None:
+        if not compare_digest(self._digest.digest(), self._wanted):
+            raise BodyRefused(self._use.refuse_body(self._exchange))
 
 
 @final
@@ -186,7 +230,7 @@ class _HmacUse:
             (b"WWW-Authenticate", f'Signature realm="{settings.realm}"'.encode()),
             (b"Accept-Signature", f"sig=({wanted});created;keyid{tagged}".encode()),
         )
-        self._bodies: dict[Exchange, SignedBody] = {}
+        self._bodies: dict[Exchange, _SignedBody] = {}
 
     def request(self, exchange: Exchange) -> Outcome:
         values = exchange.head.values
@@ -204,9 +248,11 @@ class _HmacUse:
                     "a header name imitates a signature header: it has another character in place of a hyphen"
                 )
             chosen = self._choose(b", ".join(inputs), b", ".join(signatures))
-            covered = self._verify(exchange, chosen, self._with_body if has_body and self._body else self._components)
-            if self._body and "content-digest" in covered:
-                self._expect(exchange, values(_DIGEST))
+            algorithms = self._verify(
+                exchange, chosen, self._with_body if has_body and self._body else self._components
+            )
+            if algorithms:
+                self._expect(exchange, values(_DIGEST), algorithms)
         except Unsigned as unsigned:
             return exchange.refuse(Fault.CREDENTIALS_INVALID, fields=self._challenge, why=str(unsigned))
         exchange.consumer = chosen.key.consumer
@@ -235,9 +281,9 @@ class _HmacUse:
         fields = {"Signature-Input": described, "Signature": made}
         return ChosenSignature(key, {name: http_sf.ser({label: each[label]}) for name, each in fields.items()})
 
-    def _verify(self, exchange: Exchange, chosen: ChosenSignature, required: Iterable[str]) -> set[str]:
-        """Verify the signature, and return the components that it covers: names without parameters. Raises
-        `Unsigned`.
+    def _verify(self, exchange: Exchange, chosen: ChosenSignature, required: Iterable[str]) -> Collection[str]:
+        """Verify the signature, and return the algorithms of the digests in `Content-Digest` that it covers; none if
+        it does not cover the header. Raises `Unsigned`.
         """
         verifier = self._verifiers[chosen.key.algorithm]
         try:
@@ -251,35 +297,27 @@ class _HmacUse:
             if isinstance(error.__cause__, InvalidSignature):  # it has no text, or one about a digest
                 raise Unsigned("the signature does not match") from error
             raise Unsigned(f"{type(error).__name__}: {error}"[:200]) from error
-        covered = {name[1:-1] for name in verified.covered_components}
-        # A component with parameters is written `"name";parameters`.
+        # A component is written `"name"`, with parameters `"name";parameters`.
         names = {name.split('"')[1].encode() for name in verified.covered_components}
         fields = {folded(name): name for name in names if not name.startswith(b"@")}
         if any(fields.get(folded(name), name.lower()) != name.lower() for name, _ in exchange.headers):
             raise Unsigned("a header name imitates a signed header: it has another character in place of a hyphen")
-        return covered
+        return _digests_in(verified.covered_components) if _DIGEST in names else ()
 
     # body
 
-    def _expect(self, exchange: Exchange, lines: list[bytes]) -> None:
+    def _expect(self, exchange: Exchange, lines: list[bytes], algorithms: Collection[str]) -> None:
         """Start to verify the body by its digest. An empty body is verified at once. Raises `Unsigned`."""
-        digest, wanted = _digest_in(b", ".join(lines))
+        digest, wanted = _digest_in(b", ".join(lines), algorithms)
         if exchange.request_body is not None and exchange.has_body:
-            self._bodies[exchange] = SignedBody(wanted, digest)
+            self._bodies[exchange] = _SignedBody(digest, wanted, self, exchange)
         elif not compare_digest(digest.digest(), wanted):
             raise Unsigned("Content-Digest does not match the empty body")
 
-    def request_body(self, exchange: Exchange, payload: bytes) -> Reply | None:
-        body = self._bodies.get(exchange)
-        if body is None:
-            return None
-        body.digest.update(payload)
-        assert exchange.request_body is not None
-        if exchange.request_body.bytes < (exchange.body_length or 0):
-            return None
-        del self._bodies[exchange]
-        if compare_digest(body.digest.digest(), body.wanted):
-            return None
+    def body_stage(self, exchange: Exchange) -> BodyStage | None:
+        return self._bodies.pop(exchange, None)
+
+    def refuse_body(self, exchange: Exchange) -> Reply:
         return exchange.refuse(
             Fault.CREDENTIALS_INVALID, fields=self._challenge, why="the body does not match Content-Digest"
         )
@@ -302,12 +340,26 @@ def _members_of(field: bytes, name: str) -> tuple[dict[str, Any], set[str]]:
         raise Unsigned(f"{name} is malformed") from error
 
 
-def _digest_in(field: bytes) -> tuple[Any, bytes]:
-    """Return the first digest of `Content-Digest` with a known algorithm (RFC 9530 section 2). Raises `Unsigned`."""
+def _digests_in(covered: Iterable[str]) -> Collection[str]:
+    """Return the algorithms of the digests that are signed: all of the header, or members of it (`;key="sha-256"`)."""
+    signed = []
+    for component in covered:
+        name, parameters = cast(tuple[str, dict[str, Any]], http_sf.parse(component.encode(), tltype="item"))
+        if name == "content-digest":
+            if "key" not in parameters:
+                return _HASHES
+            signed.append(parameters["key"])
+    return signed
+
+
+def _digest_in(field: bytes, algorithms: Collection[str]) -> tuple[Any, bytes]:
+    """Return the first digest of `Content-Digest` with a known algorithm (RFC 9530 section 2), which is one of these.
+    Raises `Unsigned`.
+    """
     try:
         parsed: Any = http_sf.parse(field, tltype="dictionary")
         for name, make in _HASHES.items():
-            if name in parsed:
+            if name in parsed and name in algorithms:
                 wanted = parsed[name][0]
                 if isinstance(wanted, bytes):
                     return make(), wanted

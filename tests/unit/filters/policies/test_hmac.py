@@ -497,8 +497,78 @@ def test_a_body_of_no_known_length_cannot_be_judged() -> None:
     client = asked(plane, lines, method="POST", body=b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY))
     assert client.received.startswith(b"HTTP/1.1 411 ")
     plane.assert_quiet()
-    unjudged = plane_of({"body": False})
-    assert not asked(unjudged, lines, method="POST", body=b"1\r\nx\r\n0\r\n\r\n").received
+
+
+CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n"
+OTHER = BODY.replace(b"100", b"999")
+
+
+@pytest.mark.parametrize("authenticated_by", ["hmac", "auth"])
+def test_a_digest_that_is_signed_is_verified_also_if_none_is_required(authenticated_by: str) -> None:
+    single = {"hmac": {"body": False}}
+    filters = single if authenticated_by == "hmac" else {"auth": {"any_of": [single, {"key_auth": {}}]}}
+    route = {"name": "all", "upstream": "u", "filters": filters}
+
+    def plane() -> Plane:
+        return Plane({"routes": [route], "consumers": CONSUMERS})
+
+    why = "the body does not match Content-Digest"
+    chunked = ["Transfer-Encoding: chunked", *signed(method="POST", body=BODY)]
+    for lines, is_chunked in ((posted(), False), (chunked, True)):
+        assert not asked(
+            plane(), lines, method="POST", body=CHUNKED % (len(BODY), BODY) if is_chunked else BODY
+        ).received
+        known = plane()
+        client = asked(known, lines, method="POST", body=CHUNKED % (len(OTHER), OTHER) if is_chunked else OTHER)
+        assert client.received.startswith(b"HTTP/1.1 401 ")
+        assert known.records[-1].fault_detail == why
+        known.assert_quiet()
+    unsigned = ["Transfer-Encoding: chunked", *signed(method="POST")]
+    assert not asked(plane(), unsigned, method="POST", body=CHUNKED % (1, b"x")).received
+
+
+def test_another_body_of_no_known_length_does_not_reach_its_end() -> None:
+    plane = plane_of({"body": False})
+    lines = ["Transfer-Encoding: chunked", *signed(method="POST", body=BODY)]
+    client = asked(plane, lines, method="POST", body=b"%x\r\n%b\r\n" % (len(OTHER), OTHER))
+    upstream = plane.connects()
+    assert upstream.received.endswith(OTHER + b"\r\n")
+    client.sends(b"0\r\n\r\n")
+    assert upstream.received.endswith(OTHER + b"\r\n")
+    assert upstream.lost
+    assert client.received.startswith(b"HTTP/1.1 401 ")
+
+
+def test_a_body_of_no_known_length_that_turns_out_empty_is_verified() -> None:
+    plane = plane_of({"body": False})
+    client = asked(plane, ["Transfer-Encoding: chunked", *signed(method="POST", body=BODY)], method="POST")
+    client.sends(b"0\r\n\r\n")
+    assert client.received.startswith(b"HTTP/1.1 401 ")
+
+
+@pytest.mark.parametrize("algorithm", ["sha-256", "sha-512"])
+def test_a_member_of_the_digest_is_signed(algorithm: str) -> None:
+    """Only that member is verified: others could have been changed with the body."""
+    digests = {name: hashlib.new(name.replace("-", ""), BODY).digest() for name in ("sha-256", "sha-512")}
+    value = f":{b64encode(digests[algorithm]).decode()}:"
+    lines = computed({"@method": "POST", f'"content-digest";key="{algorithm}"': value})
+    settings = {"components": ["@method"], "body": False}
+    for body, status in ((BODY, b""), (OTHER, b"HTTP/1.1 401 ")):
+        changed_digests = digests | {
+            name: hashlib.new(name.replace("-", ""), body).digest() for name in digests if name != algorithm
+        }
+        header = ", ".join(f"{name}=:{b64encode(each).decode()}:" for name, each in changed_digests.items())
+        fields = [f"Content-Length: {len(body)}", f"Content-Digest: {header}", *lines]
+        client = asked(plane_of(settings), fields, method="POST", body=body)
+        assert client.received[:13] == status
+
+
+def test_a_signed_digest_that_cannot_be_verified_is_refused() -> None:
+    value = "md5=:rL0Y20zC+Fzt72VPzMSk2A==:"
+    lines = computed({"@method": "POST", "content-digest": value})
+    fields = [f"Content-Length: {len(BODY)}", f"Content-Digest: {value}", *lines]
+    settings = {"components": ["@method"], "body": False}
+    assert "neither SHA-256" in refused(plane_of(settings), fields, method="POST", body=BODY)
 
 
 # --- settings and secrecy ---
