@@ -566,6 +566,30 @@ def test_a_session_ends_with_the_list_that_was_good_when_it_began(tmp_path: Path
         gateway.stderr.wait_for(lambda line: b"list has expired since the session began" in line, DEADLINE)
 
 
+@pytest.mark.parametrize("listener", ["optional", "required"])
+def test_a_renewed_certificate_is_accepted_when_the_former_one_expires(place: Place, listener: str) -> None:
+    """A client that offers the session of the former one gets a full handshake, not a closed connection."""
+    held = []
+    former = place.authority.issue("alice.example", stem="former", days=4 / 86_400)
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        tls = client_tls(place.authority, former)
+        tls.minimum_version = tls.maximum_version = version
+        with place.client(tls, listener=listener) as client:
+            held.append((tls, client.session()))
+    renewed = place.authority.issue("alice.example", stem="renewed")
+    for tls, session in held:
+        tls.load_cert_chain(*renewed)
+
+        def is_full() -> bool:
+            try:
+                with place.client(tls, listener=listener, session=session) as client:  # noqa: B023
+                    return client.ask().status == 200 and not client.sock.session_reused
+            except (OSError, Unexpected):  # it has expired in the middle of this handshake
+                return False
+
+        wait_until(is_full, "the former certificate to expire", 3 * DEADLINE)
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_without_tickets_there_is_nothing_to_resume(place: Place, version: ssl.TLSVersion) -> None:
     tls = client_tls(place.authority)

@@ -356,11 +356,14 @@ class TlsConnection(TlsTransport):
             self._end_challenge(last)
             return
         certificate = self._certificate()
-        # OpenSSL verifies nothing when a session is resumed. The new ticket that it has created is not sent.
+        # OpenSSL verifies nothing when a session is resumed, and ignores those of certificates that have expired before
+        # the handshake. The new ticket that it has created is not sent.
         if certificate is not None and self._tls.session_reused:
             now = time()
-            if certificate.expires_date < now or self._until <= now:
-                what = "certificate has" if certificate.expires_date < now else "authority or revocation list has"
+            if (expired := certificate.expires_date < now) or self._until <= now:
+                if expired and self.listener.tls is not None:
+                    self.listener.tls.forget_sessions()
+                what = "certificate has" if expired else "authority or revocation list has"
                 self._fail(HandshakeOutcome.CERTIFICATE_REFUSED, f"the {what} expired since the session began")
                 return
         self._send(last)

@@ -192,12 +192,23 @@ class ServerContexts:
         elif self.until <= time() and not openssl.is_reached():
             # No ticket is valid any more, and no valid one can be issued. Nor are TLS 1.2 sessions that OpenSSL stores
             # itself if it issues no tickets: only a new context has no sessions.
-            made = self._anew()
+            made = self._without_sessions()
             made.options |= ssl.OP_NO_TICKET
             made.num_tickets = 0
-            staple(made, self._responses)
             return made
         return self._entries[0]
+
+    def forget_sessions(self) -> None:
+        """Invalidate all sessions because the client certificate of one has expired, if OpenSSL cannot ignore that one
+        (`openssl.ignore_expired`): its client would resume it again and again.
+        """
+        if not openssl.is_reached():
+            self._entries = [self._without_sessions(), *self._entries[1:]]
+
+    def _without_sessions(self) -> ssl.SSLContext:
+        made = self._anew()
+        staple(made, self._responses)
+        return made
 
     def _set_keys(self, seeds: TicketKeySeeds) -> None:
         self._day = seeds.day
@@ -341,6 +352,7 @@ def _context(tls: ServerTls, held: Mapping[str, bytes], pairs: Sequence[Pair], a
         context.num_tickets = 0
     if tls.client_auth is not None:
         context.verify_mode = MODES[tls.client_auth.mode]
+        openssl.ignore_expired(context)
         with as_file(_read(tls.client_auth.ca, held)) as file:
             context.load_verify_locations(file)
         if tls.client_auth.crl is not None:

@@ -222,6 +222,52 @@ def test_a_ticket_ends_when_what_verified_its_client_is_out_of_date(
         assert Shaken(each, client, Shaken(each, client).session).resumed is reached
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("mode", ["optional", "required"])
+def test_a_ticket_of_a_certificate_that_has_expired_is_ignored(
+    authority: Certificates, reached: bool, monkeypatch: pytest.MonkeyPatch, mode: str, version: ssl.TLSVersion
+) -> None:
+    """Its client shakes hands in full with the certificate that it has by then, and gets a ticket for that one."""
+    now = [time.time()]
+    monkeypatch.setattr("fastgw.downstream.tls.contexts.time", lambda: now[0])
+    monkeypatch.setattr("fastgw.net.openssl.time", lambda: now[0])
+    auth = ClientAuth(ca=authority.ca, mode=mode)  # type: ignore[arg-type]
+    server = contexts(settings(authority, client_auth=auth))
+    server.use_keys(TicketKeySeeds.generate(now[0]))
+    client = one_version(authority, version)
+    client.load_cert_chain(*authority.issue("alice.example", stem="old", days=0.1))
+    first = Shaken(server, client)
+    assert Shaken(server, client, first.session).resumed
+    client.load_cert_chain(*authority.issue("alice.example", stem="new", days=1))
+    now[0] += 0.1 * DAY_S - 60
+    assert Shaken(server, client, first.session).resumed, "until the end of the old one"
+    now[0] += 120
+    server.forget_sessions()  # as connections do where OpenSSL cannot be reached
+    again = Shaken(server, client, first.session)
+    assert not again.resumed
+    assert Shaken(server, client, again.session).resumed
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_sessions_of_clients_without_a_certificate_are_resumed(
+    authority: Certificates, reached: bool, version: ssl.TLSVersion
+) -> None:
+    server = contexts(settings(authority, client_auth=ClientAuth(ca=authority.ca, mode="optional")))
+    client = one_version(authority, version)
+    assert Shaken(server, client, Shaken(server, client).session).resumed
+
+
+def test_tickets_of_others_are_replaced(authority: Certificates) -> None:
+    """One that OpenSSL cannot read is answered with one that it can."""
+    assert openssl.verify()
+    auth = ClientAuth(ca=authority.ca)
+    client = client_tls(authority, authority.issue("alice.example"))
+    one, other = (contexts(settings(authority, client_auth=auth)) for _ in range(2))
+    again = Shaken(other, client, Shaken(one, client).session)
+    assert not again.resumed
+    assert Shaken(other, client, again.session).resumed
+
+
 def test_equal_files_and_settings_are_the_same_contexts(authority: Certificates) -> None:
     tls = settings(authority)
     identity = server_identity("public", tls, {})
