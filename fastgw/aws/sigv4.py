@@ -1,11 +1,13 @@
 """AWS Signature Version 4: headers that sign a request.
 
 Rule: the caller sends exactly what is signed: `canonical_query` is the query to send, and the path is the one that is
-sent. Source: "Signature Version 4 signing process" of the AWS General Reference.
+sent. Sources: "Signature Version 4 signing process" of the AWS General Reference; "Signature Calculations for the
+Authorization Header" of the API reference of S3, for the headers that have to be signed.
 """
 
 import hmac
 import time
+from collections.abc import Iterable
 from hashlib import sha256
 from typing import Final, NamedTuple, final
 from urllib.parse import quote, unquote_to_bytes
@@ -19,6 +21,8 @@ _ALGORITHM: Final = "AWS4-HMAC-SHA256"
 _UNRESERVED: Final = "-_.~"
 _UNENCODED: Final = f"/{_UNRESERVED}"
 _S3: Final = "s3"
+_SIGNED_PREFIX: Final = b"x-amz-"
+_SIGNED_TOO: Final = b"content-md5"
 
 
 class AwsKeys(NamedTuple):
@@ -56,16 +60,26 @@ class AwsSigner:
     def __repr__(self) -> str:
         return f"<AwsSigner {self._region}/{self._service}>"
 
-    def sign(self, method: bytes, host: bytes, path: bytes, query: bytes | None, digest: str, now: float) -> bytes:
+    def sign(
+        self,
+        method: bytes,
+        host: bytes,
+        path: bytes,
+        query: bytes | None,
+        digest: str,
+        now: float,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+    ) -> bytes:
         """Return the header lines for a request.
 
         `path`: as it is sent. `query`: from `canonical_query`. `digest`: SHA-256 of the body in hexadecimal, or
-        `UNSIGNED`. `now`: seconds since the epoch.
+        `UNSIGNED`. `now`: seconds since the epoch. `headers`: all others that are sent, without those in `FIELDS`.
         """
         at = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-        signed = [("host", host.decode("latin-1")), ("x-amz-content-sha256", digest), ("x-amz-date", at)]
+        own = [("x-amz-content-sha256", digest), ("x-amz-date", at)]
         if self._keys.token:
-            signed.append(("x-amz-security-token", self._keys.token))
+            own.append(("x-amz-security-token", self._keys.token))
+        signed = sorted([("host", host.decode("latin-1")), *own, *_signed_headers(headers).items()])
         names = ";".join(name for name, _ in signed)
         canonical = "\n".join(
             (
@@ -79,12 +93,12 @@ class AwsSigner:
             )
         )
         scope = f"{at[:8]}/{self._region}/{self._service}/aws4_request"
-        to_sign = f"{_ALGORITHM}\n{at}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
+        to_sign = f"{_ALGORITHM}\n{at}\n{scope}\n{sha256(canonical.encode(*_AS_SENT)).hexdigest()}"
         signature = hmac.digest(self._key_of(at[:8]), to_sign.encode(), "sha256").hex()
         credential = f"{self._keys.access_key_id}/{scope}"
         lines = [
             f"Authorization: {_ALGORITHM} Credential={credential}, SignedHeaders={names}, Signature={signature}\r\n",
-            *(f"{_WRITTEN[name]}: {value}\r\n" for name, value in signed if name in _WRITTEN),
+            *(f"{_WRITTEN[name]}: {value}\r\n" for name, value in own),
         ]
         return "".join(lines).encode()
 
@@ -105,6 +119,19 @@ class AwsSigner:
         return self._key
 
 
+def _signed_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return those of the headers that services require to be signed, by their lower-case names: the values of equal
+    names joined, and each run of spaces as one space.
+    """
+    signed: dict[str, str] = {}
+    for each, value in headers:
+        name = each.lower()
+        if name.startswith(_SIGNED_PREFIX) or name == _SIGNED_TOO:
+            key, text = name.decode("ascii"), b" ".join(value.split()).decode(*_AS_SENT)
+            signed[key] = f"{signed[key]},{text}" if key in signed else text
+    return signed
+
+
 def _normal_path(path: bytes) -> bytes:
     """Return a path without dot segments (RFC 3986 section 5.2.4) and empty ones."""
     segments: list[bytes] = []
@@ -122,6 +149,8 @@ def _canonical_pairs(query: bytes | None) -> str:
     return "&".join(f"{name}={value}" for name, value in sorted((name, value) for name, _, value in pairs))
 
 
+_AS_SENT: Final = "utf-8", "surrogateescape"
+"""Encoding by which the bytes of a header are signed as they are."""
 _WRITTEN: Final = {
     "x-amz-content-sha256": "X-Amz-Content-Sha256",
     "x-amz-date": "X-Amz-Date",

@@ -29,7 +29,7 @@ def check_signature(raw: bytes, token: str = "") -> tuple[str, str]:
     for line in lines:
         name, _, value = line.partition(": ")
         assert name.lower() not in fields or name.lower() not in ("authorization", "x-amz-date"), f"{name} twice"
-        fields[name.lower()] = value
+        fields[name.lower()] = f"{fields[name.lower()]},{value}" if name.lower() in fields else value
     found = _SCOPE.fullmatch(fields["authorization"])
     assert found is not None, fields["authorization"]
     access_key, day, region, service, names, signature = found.groups()
@@ -37,6 +37,7 @@ def check_signature(raw: bytes, token: str = "") -> tuple[str, str]:
     assert fields["x-amz-date"].startswith(day)
     signed = {name: fields[name] for name in names.split(";")}
     assert {"host", "x-amz-date", "x-amz-content-sha256"} <= signed.keys()
+    assert not [name for name in fields if name.startswith("x-amz-") and name not in signed], "S3 answers 403"
     assert signed.get("x-amz-security-token", "") == token
     if signed["x-amz-content-sha256"] != "UNSIGNED-PAYLOAD":
         assert signed["x-amz-content-sha256"] == sha256(body).hexdigest()

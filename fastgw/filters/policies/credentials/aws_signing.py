@@ -1,6 +1,7 @@
 """Signatures of AWS for requests to an API.
 
-Rule: a request is signed last, when filters and caches have changed its query: the signature covers what is sent.
+Rule: a request is signed last, when filters and caches have changed its query and headers: the signature covers what is
+sent.
 """
 
 import time
@@ -14,7 +15,7 @@ from fastgw.errors import Fault
 from fastgw.exchange.body_relay import Relay
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.filters.api import Bounded, Env, Exchange, Hooks
-from fastgw.http.fields import folded, without_fields
+from fastgw.http.fields import Fields, folded, without_fields
 from fastgw.upstream.client.response_action import ResponseAction
 from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
 
@@ -80,9 +81,13 @@ class _Signing:
         assert target is not None  # only an unchanged query leaves it unchanged
         sent_host = action.host_header(first)
         host = exchange.authority if sent_host is None else sent_host
-        path, digest = target.partition(b"?")[0], self._digest_of(exchange.request_body)
-        lines = self._signer.sign(exchange.method, host, path, query, digest, time.time())
-        exchange.request_added = without_fields(exchange.request_added, _ALIKE) + lines
+        digest = self._digest_of(exchange.request_body)
+        path = target.partition(b"?")[0]
+        exchange.request_added = without_fields(exchange.request_added, _ALIKE)
+        raw = action.request(exchange, first)
+        headers = Fields.parse(raw, raw.index(b"\n") + 1)
+        lines = self._signer.sign(exchange.method, host, path, query, digest, time.time(), headers)
+        exchange.request_added += lines
         return False
 
     def _digest_of(self, body: Relay | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 from typing import Any
 
@@ -57,6 +58,28 @@ def test_parameters_that_are_added_are_signed() -> None:
     raw = sent(plane({"filters": parameters}), b"GET /x?b=2&a=1 HTTP/1.1\r\nHost: a.test\r\n\r\n")
     assert raw.split(b" ")[1] == b"/base/x?b=2&a=1&z=1%202"
     assert check_signature(raw)
+
+
+AMZ = (
+    b"X-Amz-Meta-B:  two   words\t \r\nx-amz-acl: public-read\r\nX-AMZ-Meta-A: 2\r\nX-Amz-Content-SHA256: zz\r\n"
+    b"x-amz-meta-a: 1\r\nX-Amz-Gone: x\r\nX-Amz-Hop: y\r\nConnection: x-amz-hop\r\nX-Amz-Meta-Empty:\r\n"
+    b"Content-MD5: XUFAKrxLKna5cZ2REBfFkg==\r\n"
+)
+CHANGES = {"request": {"set": {"X-Amz-Meta-Set": "{path}"}, "remove": ["X-Amz-Gone"], "add": {"X-Amz-Meta-A": "3"}}}
+
+
+@pytest.mark.parametrize("service", ["s3", "execute-api"])
+@pytest.mark.parametrize("filters", [{}, {"headers": CHANGES}])
+def test_headers_of_aws_are_signed_as_they_are_sent(service: str, filters: dict[str, Any]) -> None:
+    """S3 answers 403 for a request with one that is not. Some come from filters, some are dropped."""
+    made = plane({"filters": filters}, service=service, session_token="tok")
+    raw = sent(made, b"PUT /k HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n%b\r\nhello" % (OWN + AMZ))
+    assert check_signature(raw, "tok") == ("eu-central-1", service)
+    (names,) = re.findall(rb"SignedHeaders=([^,]*)", raw)
+    expected = {b"content-md5", b"x-amz-acl", b"x-amz-meta-a", b"x-amz-meta-b", b"x-amz-meta-empty"}
+    expected |= {b"x-amz-meta-set"} if filters else {b"x-amz-gone"}
+    own = {b"host", b"x-amz-content-sha256", b"x-amz-date", b"x-amz-security-token"}
+    assert names.split(b";") == sorted(expected | own)
 
 
 @pytest.mark.parametrize(
