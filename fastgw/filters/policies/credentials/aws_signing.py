@@ -82,6 +82,9 @@ class _Signing:
         sent_host = action.host_header(first)
         host = exchange.authority if sent_host is None else sent_host
         digest = self._digest_of(exchange.request_body)
+        if not digest:
+            exchange.fail(Fault.INTERNAL, why="aws_sigv4: the body is not there as a whole, so it cannot be signed")
+            return True
         path = target.partition(b"?")[0]
         exchange.request_added = without_fields(exchange.request_added, _ALIKE)
         raw = action.request(exchange, first)
@@ -91,8 +94,11 @@ class _Signing:
         return False
 
     def _digest_of(self, body: Relay | None) -> str:
+        """Return the digest to sign; "": it is unknown, and services would accept any body with another one."""
         if body is None or body.length == 0:
             return EMPTY_DIGEST
-        if not (self._signs_bodies and body.ended and body.kept is not None):
+        if not self._signs_bodies:
             return UNSIGNED
+        if not body.ended or body.kept is None:
+            return ""
         return sha256(b"".join(body.kept)).hexdigest()  # trailers are not part of it

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from fastgw.config import ConfigError
+from fastgw.exchange import Exchange
+from fastgw.filters.policies.credentials.aws_signing import _Signing
+from fastgw.upstream.forwarding.forward_action import Forward
 from tests.support.aws import ACCESS_KEY, SECRET_KEY, check_signature
 from tests.support.memory import Plane
 from tests.unit.filters.policies.cache.test_hits import FRESH
@@ -135,6 +138,23 @@ def test_a_body_may_be_unsigned() -> None:
     made = plane(service="s3", sign_body=False)
     made.client().sends(b"PUT /k HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc")
     assert check_signature(made.connects().received)
+
+
+def test_a_body_that_is_not_kept_is_not_sent_unsigned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another digest than that of the body, services would accept any body."""
+    sign = _Signing.sign
+
+    def sign_without(self: _Signing, exchange: Exchange, forward: Forward) -> bool:
+        assert exchange.request_body is not None
+        exchange.request_body.keep_no_more()
+        return sign(self, exchange, forward)
+
+    monkeypatch.setattr(_Signing, "sign", sign_without)
+    made = plane()
+    client = made.client()
+    client.sends(b"PUT /k HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabcdef")
+    assert client.received.startswith(b"HTTP/1.1 500 ")
+    assert not made.pool.waiting
 
 
 def test_targets_have_one_host() -> None:
