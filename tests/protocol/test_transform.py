@@ -79,6 +79,21 @@ def test_the_client_sees_each_event_before_the_next_is_sent(lane: Lane) -> None:
     assert client.read_chunk() == b""
 
 
+def test_a_keep_alive_is_sent_before_the_next_event(lane: Lane) -> None:
+    client = lane.client()
+    client.send(lane.get())
+    upstream = lane.accept()
+    upstream.read_request()
+    upstream.send(OK + b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert client.read_response_head().status == 200
+    event = b'data: {"n":1}\n\n'
+    for piece, sent in ((b": ping\n", b": ping\n"), (event[:5] + b"\n:\n", b":\n"), (event, event)):
+        upstream.send(b"%x\r\n%b\r\n" % (len(piece), piece))
+        assert client.read_chunk() == sent
+    upstream.send(b"0\r\n\r\n")
+    assert client.read_chunk() == b""
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_the_client_gets_the_events_before_one_that_cannot_be_mapped(lane: Lane, together: bool) -> None:
     """However they have arrived; the response is cut off behind them, and not ended."""

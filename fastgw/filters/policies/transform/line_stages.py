@@ -84,15 +84,17 @@ class LineStage(_StreamStage):
 
 
 class EventStage(_StreamStage):
-    """Stage that maps the data of each server-sent event. Other fields and comments stay; an event without its end is
-    left out, as clients do, and so is a byte order mark before the first one.
+    """Stage that maps the data of each server-sent event. Other fields stay; an event without its end is left out, as
+    clients do, and so is a byte order mark before the first one.
 
-    The data of an event is one line then. Empty data and `[DONE]` stay.
+    The data of an event is one line then. Empty data and `[DONE]` stay. A comment belongs to no event (WHATWG HTML
+    section 9.2.6): it is passed when its line is complete, also within an event, because it keeps the connection alive.
     """
 
     def __init__(self, change: LineFunction, most: int, refuse: Refuse) -> None:
         super().__init__(change, most, refuse)
         self._event: list[bytes] = []  # lines of the incomplete event
+        self._event_bytes = 0  # in them, with their ends: counted, because comments may come between any two of them
         self._has_lines = False  # the first line is complete
         self._ended_cr = False  # the last line has ended with CR, to which a following LF belongs
 
@@ -116,15 +118,18 @@ class EventStage(_StreamStage):
         self._pieces = [rest] if rest else []
         event = self._event
         for line in lines:
-            if line:
+            if line.startswith(b":"):
+                out.append(line + b"\n")
+            elif line:
                 event.append(line)
+                self._event_bytes += len(line) + 1
             elif event:
                 out.append(self._completed(event))
                 event = self._event = []
+                self._event_bytes = 0
             else:
                 out.append(b"\n")
-        if out:
-            self.held_bytes = len(rest) + sum(map(len, event))
+        self.held_bytes = self._event_bytes + len(rest)
         self._check_bound()
 
     def _check_bound(self) -> None:

@@ -465,6 +465,20 @@ def test_events_and_lines_are_mapped_one_by_one(size: int) -> None:
     assert ran.body == b'{"a":1.10}\n\n{}\n{"a":[1]}'
 
 
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+def test_comments_count_towards_no_event_and_do_not_wait_for_its_end(size: int) -> None:
+    """WHATWG HTML section 9.2.6: a comment belongs to no event. A keep-alive is one, often without an empty line."""
+    pings = b": ping\n" * 50
+    stream = b'data: {"a":1}\n\n' + pings + b'id: 1\n:\r\ndata: {"s":1,\n' + pings + b'data: "b":2}\n\n' + pings
+    pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+    transform = configured(Transform, response={"json": {"deny": ["s"]}, "max_bytes": "100B"})
+    ran = run(transform, GET, response=[EVENTS, *pieces])
+    assert ran.body == b'data: {"a":1}\n\n' + pings + b":\n" + pings + b'id: 1\ndata: {"b":2}\n\n' + pings
+    stream = b"id: 1\n: ping\n" * 50  # an event without an end has its bound all the same
+    pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+    assert "an event is longer than 100 bytes" in run(transform, GET, response=[EVENTS, *pieces]).why
+
+
 def test_a_cache_has_the_response_of_the_upstream_and_each_client_its_own_transformation() -> None:
     transform = {"response": {"json": {"deny": ["s"], "set": {"n": "{header.X-N}"}}}}
     made = World(route={"filters": {"transform": transform}})
