@@ -194,6 +194,33 @@ def test_white_space_of_values_survives_the_parser_that_reads_them() -> None:
 
 
 @pytest.mark.parametrize(
+    ("template", "sent"),
+    [
+        ("<p>Dear {{ n }} <b>and</b> the {{ n }}</p>", "<p>Dear X <b>and</b> the X</p>"),
+        ("<p>\n  Dear {{ n }}\n  <b>and</b>\n  the {{ n }}\n</p>", "<p>Dear X\n  <b>and</b>\n  the X</p>"),
+        ("<p><b>{{ n }}</b> <b>{{ n }}</b>\n  <b/> </p>", "<p><b>X</b> <b>X</b><b></b> </p>"),
+        ("<p><b> {{ n }}</b>{{ n }}\n</p>", "<p><b> X</b>X</p>"),
+        ("<p>\n  {{ n }}\n</p>", "<p>X</p>"),
+        ("<p> {{ none }} </p>", "<p>  </p>"),
+        ("<p>&#160;{{ n }}&#160;</p>", "<p>\u00a0X\u00a0</p>"),
+        ("<p>\n  a <b>\n b\n </b></p>", "<p>\n  a <b>\n b\n </b></p>"),
+        ("<p>" + "x" * 8191 + "{{ n }}</p>", "<p>" + "x" * 8191 + "X</p>"),
+    ],
+)
+def test_spaces_between_words_of_a_template_are_sent_and_indentation_is_not(template: str, sent: str) -> None:
+    transform = configured(Transform, request={"output": "xml", "xml_template": template})
+    ran = run(transform, post(b'{"n":"X"}', b"application/json"))
+    assert ran.sent_body.decode().partition("\n")[2] == sent
+
+
+def test_an_object_is_refused_as_a_text_with_spaces_around_it() -> None:
+    """It would be missing within a longer text."""
+    for template in ("<p> {{ n }} </p>", "<p>\n  {{ n }}\n</p>"):
+        transform = configured(Transform, request={"output": "xml", "xml_template": template})
+        assert run(transform, post(b'{"n":{}}', b"application/json")).status == 400
+
+
+@pytest.mark.parametrize(
     ("settings", "error"),
     [
         ({"input": "xml"}, "need each other"),
