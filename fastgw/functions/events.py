@@ -17,6 +17,7 @@ from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.forwarded_headers import fields_for_upstream
 from fastgw.http.field_names import HOP_BY_HOP
+from fastgw.jose import claim_json
 
 MOST_PARAMETERS: Final = 1000
 """Maximum number of query parameters of a request."""
@@ -121,7 +122,7 @@ def _event_2(request: EventRequest) -> dict[str, Any]:
         "timeEpoch": int(request.begun_date * 1000),
     }
     if request.claims:
-        context["authorizer"] = {"jwt": {"claims": dict(request.claims), "scopes": None}}
+        context["authorizer"] = {"jwt": {"claims": _claims(request), "scopes": None}}
     event: dict[str, Any] = {
         "version": "2.0",
         "routeKey": _STAGE,
@@ -159,7 +160,7 @@ def _event_1(request: EventRequest) -> dict[str, Any]:
         "resourcePath": request.path,
     }
     if request.claims:
-        context["authorizer"] = {"claims": dict(request.claims)}
+        context["authorizer"] = {"claims": _claims(request)}
     return {
         "version": "1.0",
         "resource": request.path,
@@ -184,6 +185,10 @@ def _context(request: EventRequest) -> dict[str, Any]:
         "requestId": request.request_id,
         "stage": _STAGE,
     }
+
+
+def _claims(request: EventRequest) -> orjson.Fragment:
+    return orjson.Fragment(claim_json(dict(request.claims)))
 
 
 def _time_of(request: EventRequest) -> str:

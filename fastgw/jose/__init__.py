@@ -8,7 +8,7 @@ UTF-8), and so are unknown critical headers (`crit`). Rule 4: an error names its
 """
 
 from fastgw.jose.algorithms import ALGORITHMS, Algorithm
-from fastgw.jose.claims import ClaimPath, Claims, Expected, check_claims, claim_path, find_claim, scopes_of
+from fastgw.jose.claims import ClaimPath, Claims, Expected, check_claims, claim_json, claim_path, find_claim, scopes_of
 from fastgw.jose.keys import (
     Key,
     KeySet,
@@ -36,6 +36,7 @@ __all__ = [
     "UnknownKey",
     "UnusableKey",
     "check_claims",
+    "claim_json",
     "claim_path",
     "find_claim",
     "key_from_secret",

@@ -1,8 +1,11 @@
 """Claims of a verified token: validity in time, audience, and paths to claims (RFC 7519 section 4)."""
 
+import json
 from collections.abc import Mapping
 from math import inf, isfinite
 from typing import Any, Final, NamedTuple, TypeAlias
+
+import orjson
 
 from fastgw.jose.strict import TokenRefused
 
@@ -128,3 +131,16 @@ def scopes_of(claims: Claims) -> frozenset[str]:
             scopes.update(each for each in said if isinstance(each, str))
     scopes.discard("")
     return frozenset(scopes)
+
+
+def claim_json(value: Any, *, sort_keys: bool = False) -> bytes:
+    """Return claims, or the value of one, as JSON; a value that is none is written as a text. An integer has all its
+    digits. Raises `ValueError` for a text that is not valid Unicode.
+    """
+    try:
+        return orjson.dumps(value, default=str, option=orjson.OPT_SORT_KEYS if sort_keys else 0)
+    except TypeError:  # an integer of more than 64 bits, which JSON allows
+        text = json.dumps(
+            value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=str, sort_keys=sort_keys
+        )
+        return text.encode()

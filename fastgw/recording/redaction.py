@@ -8,6 +8,7 @@ values of cookies and parameters, of which few are secrets, are replaced in bodi
 bodies, only names are masked that can hardly be anything but credentials: what is masked is not compared by a replay.
 """
 
+import json
 import re
 from base64 import b64decode
 from binascii import Error
@@ -16,8 +17,6 @@ from functools import lru_cache
 from typing import Any, Final, final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-import orjson
-
 from fastgw.capture.redaction import (
     COOKIES,
     content_fields,
@@ -25,6 +24,7 @@ from fastgw.capture.redaction import (
     received_fields,
 )
 from fastgw.exchange import Trailers
+from fastgw.jose import claim_json
 from fastgw.observe.access_log.credential_names import CredentialNames, is_credential_header, is_credential_member
 from fastgw.observe.access_log.formats import BETWEEN_WORDS, EQUALS, MAX_LINE, may_hide
 from fastgw.recording.records import MASK, RecordedBody, RecordedRequest
@@ -300,4 +300,4 @@ def _cleaned_json(document: bytes, clean: Callable[[bytes], bytes]) -> bytes:
             return list(map(cleaned, value))
         return {name: cleaned(each) for name, each in value.items()} if isinstance(value, dict) else value
 
-    return orjson.dumps(cleaned(orjson.loads(document))) if document else b""
+    return claim_json(cleaned(json.loads(document))) if document else b""

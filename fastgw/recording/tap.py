@@ -11,8 +11,6 @@ from contextlib import suppress
 from time import monotonic, time
 from typing import Any, Final, Protocol, final
 
-import orjson
-
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Response, Trailers
 from fastgw.exchange.client_wrapper import ClientWrapper
@@ -21,6 +19,7 @@ from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import find_head_end, parse_request
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import RequestHead, ResponseHead
+from fastgw.jose import claim_json
 from fastgw.observe.finished_exchange import first_byte_at
 from fastgw.observe.tracing.trace import MOST_ATTEMPTS, EndedAttempt, EndedWait, Trace
 from fastgw.recording.records import RecordedBody, RecordedCall, RecordedIdentity, RecordedRequest
@@ -262,7 +261,7 @@ def _received_head(head: RequestHead) -> bytes:
 def _identity_of(exchange: Exchange) -> RecordedIdentity:
     consumer, claims = exchange.consumer, exchange.claims
     try:
-        encoded = orjson.dumps(dict(claims), default=str) if claims else b""
+        encoded = claim_json(dict(claims)) if claims else b""
     except (TypeError, ValueError):
         encoded = b""
     return RecordedIdentity(

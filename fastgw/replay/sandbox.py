@@ -7,13 +7,13 @@ the time of the recording. Rule 3: a filter that authenticates takes the recorde
 """
 
 import asyncio
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from inspect import isawaitable
 from typing import Any, Final, final
 
-import orjson
 from msgspec.structs import replace
 
 from fastgw.cache.process_store import ProcessStore
@@ -271,7 +271,7 @@ def _recorded_authentication(use: config.FilterUse, own: Hooks, gateway_of: Call
         exchange.consumer = consumer
         exchange.is_authenticated = True
         if identity.claims:
-            exchange.claims = orjson.loads(identity.claims)
+            exchange.claims = json.loads(identity.claims)  # with all digits of integers
         if locations:
             locations.hide(exchange)
         if written:

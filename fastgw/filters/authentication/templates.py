@@ -13,8 +13,6 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
-import orjson
-
 from fastgw.config.base.value_templates import PARAM_PREFIX, is_known, template_pieces
 from fastgw.config.base.variables import MAP_PREFIX, claim_name
 from fastgw.config.settings.value_maps import ValueMap
@@ -22,7 +20,7 @@ from fastgw.exchange.request_keys import cookie_in
 from fastgw.filters.api import Exchange
 from fastgw.forwarded_headers import client_scheme
 from fastgw.http.grammar import IS_VALUE
-from fastgw.jose import claim_path, find_claim
+from fastgw.jose import claim_json, claim_path, find_claim
 from fastgw.net.proxy_protocol import ProxyTlvs
 from fastgw.routing.requirements import parameters_named, regex_test
 
@@ -273,13 +271,7 @@ def _claim(name: str) -> Value:
 
 def _text(name: str, value: Any) -> str:
     """Return a string as it is, anything else as JSON."""
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:  # a lone surrogate, which JSON can escape
-            raise Unfit(name, "is not valid Unicode") from None
-        return value
     try:
-        return orjson.dumps(value).decode()
-    except TypeError:
-        raise Unfit(name, "is not valid JSON") from None
+        return (value.encode() if isinstance(value, str) else claim_json(value)).decode()
+    except ValueError:  # a lone surrogate, which JSON can escape
+        raise Unfit(name, "is not valid Unicode") from None

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, final
 
-import orjson
 from msgspec import Struct
 
 from fastgw.consumers.index import Consumer, Roster
@@ -35,6 +34,7 @@ from fastgw.jose import (
     TokenRules,
     UnknownKey,
     check_claims,
+    claim_json,
     find_claim,
     read_token,
     scopes_of,
@@ -363,22 +363,19 @@ def field_value(claim: str, value: Any) -> bytes:
     if value is None:
         return b""
     if isinstance(value, list) and not any(isinstance(each, list | dict) for each in value):
-        texts = [_text(claim, each) for each in value]
+        texts = [_text(each) for each in value]
         fit = all(map(is_element, texts))
         raw = ",".join(texts).encode()
     else:
-        text = _text(claim, value)
+        text = _text(value)
         raw, fit = text.encode(), text == text.strip()
     if not fit or IS_VALUE(raw) is None:
         raise TokenRefused(f"the claim `{claim}` cannot be sent in a header")
     return raw
 
 
-def _text(claim: str, value: Any) -> str:
-    try:
-        return value if isinstance(value, str) else orjson.dumps(value).decode()
-    except TypeError:  # an integer of more than 64 bits
-        raise TokenRefused(f"the claim `{claim}` cannot be sent in a header") from None
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else claim_json(value).decode()
 
 
 def values_of(claim: Any) -> Sequence[Any]:

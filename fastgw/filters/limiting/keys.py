@@ -5,13 +5,11 @@ from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Final
 
-import orjson
-
 from fastgw.config.base.value_types import Trait, trait
 from fastgw.exchange import Exchange
 from fastgw.exchange.request_keys import reader
 from fastgw.filters.api import WarningContext
-from fastgw.jose import claim_path, find_claim
+from fastgw.jose import claim_json, claim_path, find_claim
 
 KEY: Final = trait("ip", "consumer", "route", "host", "header", "cookie", "claim")
 REMEMBERED: Final = 8192
@@ -143,4 +141,4 @@ def _single(trait: Trait, network: Callable[[str], bytes]) -> KeyOf:
 def _text(claim: Any) -> bytes:
     if isinstance(claim, str):
         return claim.encode("utf-8", "surrogatepass")
-    return b"" if claim is None else orjson.dumps(claim, option=orjson.OPT_SORT_KEYS)
+    return b"" if claim is None else claim_json(claim, sort_keys=True)

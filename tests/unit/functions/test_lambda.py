@@ -6,6 +6,7 @@ import json
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from math import inf
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -151,6 +152,18 @@ def test_an_event_of_format_1() -> None:
     assert event["pathParameters"] == {"id": "7 x", "rest": "r"}
     assert event["requestContext"]["identity"]["userAgent"] == "t"
     assert (event["body"], event["isBase64Encoded"]) == (None, False)
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_an_event_has_the_claims_with_all_digits(version: str) -> None:
+    claims = {"sub": "\u00e9", "list": [1.5, 10**30], "deep": {"n": -(2**64)}}
+
+    def identify(exchange: Exchange) -> None:
+        exchange.claims = MappingProxyType(claims)
+
+    made = Invoked(payload_format=version, probes=[probe("who", Phase.AUTHENTICATE, request=identify)])
+    authorizer = made.event["requestContext"]["authorizer"]
+    assert (authorizer if version == "1.0" else authorizer["jwt"])["claims"] == claims
 
 
 @pytest.mark.parametrize(

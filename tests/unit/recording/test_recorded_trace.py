@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from fastgw.observe.tracing.trace import EndedAttempt
+from fastgw.recording import tap
 from fastgw.recording.tap import RecordedTrace
 
 NO_SPAN = b"0" * 16
@@ -34,3 +35,8 @@ def test_an_attempt_that_is_recorded_but_not_sampled_has_no_span_id(is_sampled: 
     assert span_id == (expected or NO_SPAN)  # so that it is recorded
     trace.add_attempt(EndedAttempt(span_id, "u", "t", b"http", "first", 1, False, 0, "", 0.0, 0.0, 0.0, 0.0, b"GET /"))
     assert [each.span_id for each in inner.attempts] == [expected]
+
+
+def test_claims_are_recorded_with_all_their_digits() -> None:
+    exchange: Any = SimpleNamespace(consumer=None, claims={"n": [10**30]}, is_authenticated=True)
+    assert tap._identity_of(exchange).claims == b'{"n":[1%b]}' % (b"0" * 30)

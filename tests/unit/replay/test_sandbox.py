@@ -174,6 +174,16 @@ def test_a_key_that_one_of_several_methods_hides_is_hidden(tmp_path: Path) -> No
     assert found(replayed(requests, tmp_path, filters=auth(False))) == [("upstream", "X-Api-Key", 1)]
 
 
+def test_an_integer_of_the_claims_has_all_its_digits(tmp_path: Path) -> None:
+    identity = RecordedIdentity("", (), b'{"n":12345678901234567890123}', True)
+    requests = [with_headers(b"", b"X-N: 12345678901234567890123\r\n", identity=identity)]
+    filters = {
+        "jwt": {"algorithms": ["HS256"], "secret": "0" * 32},
+        "headers": {"request": {"set": {"X-N": "{claims.n}"}}},
+    }
+    assert found(replayed(requests, tmp_path, filters=filters)) == []
+
+
 def test_the_session_of_a_provider_is_that_of_the_recording(tmp_path: Path) -> None:
     oidc = {
         "issuer": "https://idp.example",

@@ -1,5 +1,6 @@
 """State of a browser in encrypted cookies: a login attempt, and then the session."""
 
+import json
 import os
 import time
 from base64 import urlsafe_b64encode
@@ -68,7 +69,8 @@ class LoginSession(msgspec.Struct, array_like=True, frozen=True):
     @property
     def claims(self) -> dict[str, Any]:
         """Claims of the ID token."""
-        claims: dict[str, Any] = orjson.loads(unencoded(self.id_token.split(b".")[1], "a verified token"))
+        # orjson reads an integer of more than 64 bits as a float, unlike what verified the token.
+        claims: dict[str, Any] = json.loads(unencoded(self.id_token.split(b".")[1], "a verified token"))
         return claims
 
     @property

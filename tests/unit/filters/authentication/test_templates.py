@@ -90,6 +90,8 @@ ALICE = Consumer("alice", frozenset(("staff", "admin")))
         ("{claims.address.city}", "Zürich".encode()),
         ("{claims.https://ns.example/roles}", b"a,b"),
         ("{claims.level}", b"3"),
+        ("{claims.big}", b"12345678901234567890123"),
+        ("{claims.bigs}", b'{"a":-12345678901234567890123,"b":"\xc3\xa9"}'),
         ("{claims.paid}", b"true"),
         ("{claims.address}", '{"city":"Zürich"}'.encode()),
         ("{claims./dotted.name}", b"whole"),
@@ -99,6 +101,8 @@ ALICE = Consumer("alice", frozenset(("staff", "admin")))
 )
 def test_who_it_is(value: str, expected: bytes) -> None:
     claims = {
+        "big": 12345678901234567890123,
+        "bigs": {"a": -12345678901234567890123, "b": "é"},
         "sub": "u-1",
         "address": {"city": "Zürich"},
         "https://ns.example/roles": ["a", "b"],

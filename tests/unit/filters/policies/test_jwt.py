@@ -373,7 +373,6 @@ def test_claims_go_to_the_upstream_in_fields_that_no_client_can_write(keys: str)
         ["user", "admin\u00a0"],
         ["a\r\n"],
         "a\x1bb",
-        10**40,
     ],
 )
 def test_a_claim_that_cannot_stand_in_a_field_is_a_reason_to_refuse(keys: str, value: Any) -> None:
@@ -382,7 +381,15 @@ def test_a_claim_that_cannot_stand_in_a_field_is_a_reason_to_refuse(keys: str, v
 
 
 def test_values_of_fields_are_what_readers_of_them_expect() -> None:
-    for value, written in ((None, b""), ("", b""), ([], b""), (True, b"true"), ([1, "b"], b"1,b"), ("a,b", b"a,b")):
+    for value, written in (
+        (None, b""),
+        ("", b""),
+        ([], b""),
+        (True, b"true"),
+        ([1, "b"], b"1,b"),
+        ("a,b", b"a,b"),
+        (10**40, b"1" + b"0" * 40),
+    ):
         assert field_value("x", value) == written
     assert field_value("x", [["a"], {"b": 1}]) == b'[["a"],{"b":1}]'
     with pytest.raises(TokenRefused):

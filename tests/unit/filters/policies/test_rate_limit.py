@@ -256,7 +256,7 @@ def identified(exchange: Exchange) -> None:
     name, _, groups = (exchange.field(b"x-who") or b"").decode().partition(" ")
     if name:
         exchange.consumer = Consumer(name, frozenset(groups.split()))
-        exchange.claims = {"org": {"id": name[0]}, "list": [1]}
+        exchange.claims = {"org": {"id": name[0]}, "list": [1], "number": 10**30 + ord(name[0])}
 
 
 WHO = probe("who", Phase.AUTHENTICATE, request=identified)
@@ -281,6 +281,7 @@ def test_consumers_wherever_they_are_and_the_address_of_nobody() -> None:
         ("header:X-K", "X-K: 1\r\n", "X-K: 1\r\nX-L: 1\r\n", "X-K: 2\r\n"),
         ("cookie:s", "Cookie: s=1; t=2\r\n", "Cookie: t=3; s=1\r\n", "Cookie: s=2\r\n"),
         ("claim:org.id", "X-Who: alice\r\n", "X-Who: anne\r\n", "X-Who: bob\r\n"),
+        ("claim:number", "X-Who: alice\r\n", "X-Who: anne\r\n", "X-Who: bob\r\n"),
         ("header:x-k", "", "X-K: 1\r\nX-K: 2\r\n", "X-K: 1\r\n"),  # none, or more than one
         (["header:x-k", "header:x-l"], "X-K: 1\r\nX-L: 1\r\n", "X-L: 1\r\nX-K: 1\r\n", "X-K: 1\r\n"),
         (["header:x-k", "header:x-l"], "X-K: a\r\n", "X-K: a\r\n", "X-L: a\r\n"),

@@ -121,6 +121,11 @@ def test_a_claim_that_cannot_stand_in_a_field_lets_nobody_in() -> None:
         refused(plane, cookie({"name": name}))
 
 
+def test_an_integer_of_a_session_has_all_its_digits() -> None:
+    head, _ = passed(plane_of(claims_to_headers={"n": "X-N"}), cookie({"n": 12345678901234567890123}))
+    assert "X-N: 12345678901234567890123\r\n" in head
+
+
 def test_a_session_has_a_lifetime_and_may_not_be_idle() -> None:
     plane = plane_of({"session": {**LOGIN["session"], "lifetime": "1h", "idle": "10m"}})
     now = time.time()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fastgw.filters.api import Exchange, Phase
 from fastgw.filters.policies.content_coding import Compress
 from fastgw.filters.policies.headers import Headers
 from fastgw.filters.policies.transform import Transform
@@ -18,7 +19,7 @@ from fastgw.filters.policies.transform.expressions import compile_jq
 from fastgw.filters.policies.transform.values import IN_HELPER, CostlyBody, UnmappableBody
 from fastgw.http import json_tree
 from fastgw.testing import ConfigError, Ran, configured, run
-from tests.support.memory import Plane
+from tests.support.memory import Plane, probe
 from tests.unit.filters.policies.cache.world import World
 
 JSON = b"application/json"
@@ -144,6 +145,21 @@ def test_path_parameters_are_decoded(target: bytes, body: str) -> None:
 def test_claims_that_are_no_text_refuse_the_request() -> None:
     transform = configured(Transform, request={"json": {"set": {"q": "{query.q}"}}})
     assert run(transform, post(b"{}", target=b"/?q=%ff")).fault == "bad_request"
+
+
+def test_an_integer_of_any_size_is_a_value_of_the_request() -> None:
+    claims = {"n": 10**30, "list": [1, -(10**30)]}
+
+    def identify(exchange: Exchange) -> None:
+        exchange.claims = claims
+
+    transform = {"request": {"json": {"set": {"n": "{claims.n}", "list": "{claims.list}"}}}}
+    plane = Plane(
+        {"routes": [{"name": "all", "upstream": "u", "filters": {"transform": transform}}]},
+        probes=[probe("who", Phase.AUTHENTICATE, request=identify)],
+    )
+    plane.client().sends(post(b"{}"))
+    assert plane.connects().received.endswith(b'\r\n\r\n{"n":"1%b","list":"1,-1%b"}' % (b"0" * 30, b"0" * 30))
 
 
 @pytest.mark.parametrize(
