@@ -9,6 +9,7 @@ from fastgw.config.settings.websocket_api import CONNECT, DEFAULT, DISCONNECT, M
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, problem
+from fastgw.http.strict_json import InvalidJson, parse_json
 from fastgw.http.websocket.frames import BINARY
 from fastgw.http.websocket.handshake import WEBSOCKET, fault_in_request
 from fastgw.upstream.forwarding.forward_action import Forward
@@ -95,13 +96,15 @@ class WebsocketApiAction:
         return True
 
     def event_of(self, opcode: int, payload: bytes) -> tuple[CompiledEvent | None, bytes]:
-        """Return the request for a message, and its content type. None: there is none."""
+        """Return the request for a message, and its content type. None: there is none, or the message is JSON that a
+        service may read differently.
+        """
         if opcode == BINARY:
             return self.default, b"application/octet-stream"
         try:
-            value: Any = orjson.loads(payload)
-        except ValueError:
-            return self.default, b"text/plain; charset=utf-8"
+            value: Any = parse_json(payload)
+        except InvalidJson:
+            return None if _is_json(payload) else self.default, b"text/plain; charset=utf-8"
         for name in self._path:
             value = value.get(name) if isinstance(value, dict) else None
         if isinstance(value, int) and not isinstance(value, bool):
@@ -116,3 +119,11 @@ class WebsocketApiAction:
             f"{key}: POST {route.path} to {route.upstream or settings.upstream}{', with reply' if route.reply else ''}"
             for key, route in settings.routes.items()
         ]
+
+
+def _is_json(payload: bytes) -> bool:
+    try:
+        orjson.loads(payload)
+    except ValueError:
+        return False
+    return True

@@ -318,6 +318,23 @@ def test_a_message_without_a_request_is_refused(gateway: Gateway, back_end: Even
         assert back_end.next().headers["X-Connections-Url"] == "http://10.0.0.1:9901"
 
 
+def test_a_message_that_can_be_read_in_two_ways_is_refused(gateway: Gateway, back_end: EventBackend) -> None:
+    with opened(gateway, back_end, "plain") as (client, event):
+        for text in (
+            '{"head": {"action": "echo", "action": "note"}}',
+            '{"head": {"action": "echo", "\\u0061ction": "other"}}',
+            '{"head": {"action": "note"}, "head": {"action": "echo"}}',
+            '{"head": {"action": "echo"}, "data": [{"a": 1, "a": 2}]}',
+        ):
+            client.send(text)
+            assert json.loads(client.recv(DEADLINE)) == {"message": "Forbidden", "connectionId": event.connection}
+        client.send(same := '{"head": {"action": "echo"}, "data": ["head", {"head": "\\u0022"}]}')
+        assert client.recv(DEADLINE) == same
+        assert back_end.next().target == "/echo"
+        client.close(1000)
+        assert back_end.next().target == "/disconnect"
+
+
 def test_messages_of_a_connection_keep_their_order_and_wait(gateway: Gateway, back_end: EventBackend) -> None:
     """The second message is not sent before the first is answered; many wait without being read."""
     with opened(gateway, back_end, "plain") as (client, _):
