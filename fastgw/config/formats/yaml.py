@@ -5,7 +5,6 @@ routes instead of 0.3. Anchors and aliases are supported; tags, complex keys and
 """
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -52,15 +51,6 @@ MOST_BY_ALIAS: Final = 100_000
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,1000}|0o[0-7]{1,1000}|0x[0-9a-fA-F]{1,1000}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,4})?")
-_OTHER_SPACES: Final = "\u00a0\u1680\u2000-\u200b\u202f\u205f\u2060\u3000\ufeff"
-"""Characters that look like a space, or like nothing, and are letters to YAML: text from web pages has them."""
-_SPACE_IN_PLAIN: Final = re.compile(rf"(?:[-?] *)?([{_OTHER_SPACES}])").match
-"""Matches an unquoted string that begins with such a space, also behind the sign of a list item."""
-_SPACE_IN_KEY: Final = re.compile(rf":([{_OTHER_SPACES}])").search
-_SPACE_AT_END: Final = re.compile(rf"([{_OTHER_SPACES}])\Z").search
-_SPACE_IN_LINE: Final = re.compile(rf"(?:^[ -]*|[:,\[{{-] *)([{_OTHER_SPACES}])").search
-_LINES_BEFORE: Final = 3
-"""Number of lines before the position of an error in which such a space is looked for, which may be its cause."""
 _WORDS: Final = {"": None, "~": None, "null": None, "Null": None, "NULL": None, "true": True, "false": False}
 
 
@@ -128,9 +118,6 @@ def _flaw(text: str, error: MarkedYAMLError) -> SyntaxProblem:
     assert found is not None
     began = error.context_mark
     lines = text.splitlines()
-    for row in range(min(found.line, len(lines) - 1), max(found.line - _LINES_BEFORE, 0) - 1, -1):
-        if space := _SPACE_IN_LINE(lines[row]):
-            return SyntaxProblem(*_other_space(space[1], (row + 1, space.start(1) + 1)))
     here = lines[found.line] if found.line < len(lines) else ""
     signs = {
         "end": not here[found.column :].strip() and not any(line.strip() for line in lines[found.line + 1 :]),
@@ -144,25 +131,6 @@ def _flaw(text: str, error: MarkedYAMLError) -> SyntaxProblem:
         syntax_messages.YAML, said, _mark_of(found), None if began is None else _mark_of(began)
     )
     return SyntaxProblem(f"not valid YAML: {wrong}", mark, expected)
-
-
-def _other_space(space: str, mark: Mark) -> tuple[str, Mark, str]:
-    name = unicodedata.name(space).lower()
-    article = "an" if name[0] in "aeio" else "a"
-    wrong = f"not valid YAML: {article} {name} (U+{ord(space):04X}) in place of a space"
-    return wrong, mark, "expected a space, or quotes around the string"
-
-
-def _check_spaces(event: Any, is_key: bool) -> None:
-    """Raise `SyntaxProblem` for an unquoted string with another space where YAML expects one."""
-    text = event.value
-    found = _SPACE_IN_PLAIN(text) or _SPACE_AT_END(text) or (_SPACE_IN_KEY(text) if is_key else None)
-    if found is None:
-        return
-    (line, column), end = _mark(event), event.end_mark
-    if end.line + 1 == line and end.column + 1 - column == len(text):
-        column += found.start(1)
-    raise SyntaxProblem(*_other_space(found[1], (line, column)))
 
 
 def _mark_of(mark: Any) -> Mark:
@@ -215,19 +183,13 @@ class _Reader:
         self._made += 1
         value: Any
         if kind is ScalarEvent:
-            value = event.value
-            if event.implicit[0]:
-                if not value.isascii():
-                    _check_spaces(event, is_key=False)
-                value = plain(value)
+            value = plain(event.value) if event.implicit[0] else event.value
         elif kind is MappingStartEvent:
             value = {}
             while type(event_of_key := self._next()) is not MappingEndEvent:
                 if type(event_of_key) is not ScalarEvent:
                     _refuse(event_of_key, "a key that is not a string")
                 key = event_of_key.value
-                if event_of_key.implicit[0] and not key.isascii():
-                    _check_spaces(event_of_key, is_key=True)
                 each = self._value(self._next(), deeper - 1)
                 self.repeats |= key in value
                 value.setdefault(key, each)

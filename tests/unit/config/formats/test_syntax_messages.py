@@ -35,17 +35,6 @@ YAML = {
     "a: |x\n x": ("an invalid character behind `|` or `>`", 1, 5),
     "%YAML 3.0\n---\na: 1": ("an invalid directive", 1, 1),
     "a: 1\nb: \x01": ("a control character", 2, 4),
-    "a:\u00a01\nb: 2": ("a no-break space (U+00A0) in place of a space", 1, 3),
-    "a: 1\nb:\u00a0{c: 1}": ("a no-break space (U+00A0) in place of a space", 2, 3),
-    "a:\n\u00a0 b: 1": ("a no-break space (U+00A0) in place of a space", 2, 1),
-    "a:\n \u00a0b: 1": ("a no-break space (U+00A0) in place of a space", 2, 2),
-    "a:\n  b: \u2003c": ("an em space (U+2003) in place of a space", 2, 6),
-    "a: b\u00a0\nc: 1": ("a no-break space (U+00A0) in place of a space", 1, 5),
-    "{a: {\u3000b: 1}}": ("an ideographic space (U+3000) in place of a space", 1, 6),
-    "{a: {b:\u200b1}}": ("a zero width space (U+200B) in place of a space", 1, 8),
-    "a:\n  -\u00a0b: 1\n    c: 2": ("a no-break space (U+00A0) in place of a space", 2, 4),
-    "a:\n  -\u00a0b": ("a no-break space (U+00A0) in place of a space", 2, 4),
-    "a: [1,\u00a02": ("a no-break space (U+00A0) in place of a space", 1, 7),
 }
 TOML = {
     "a = ": ("the file ends where a value is missing", 1, 4),
@@ -216,10 +205,3 @@ def test_a_second_file_is_a_clear_mistake() -> None:
     told = CliRunner().invoke(app, ["check", "a.yaml", "b.yaml", "c.yaml"])
     assert told.exit_code == 2
     assert "expected one FILE, but got b.yaml, c.yaml too; one FILE may `include` others" in told.output
-
-
-def test_other_spaces_within_and_in_quotes_are_characters_of_a_string() -> None:
-    text = "\ufeffa: 10\u00a0% off\nb: \"\u00a0c \"\n\u00e9\u00a0d: '\u3000'\ne: |\n  \u00a0f\n  g\u00a0\n"
-    assert yaml.read(text)[0] == {
-        "a": "10\u00a0% off", "b": "\u00a0c ", "\u00e9\u00a0d": "\u3000", "e": "\u00a0f\ng\u00a0\n"
-    }  # fmt: skip
