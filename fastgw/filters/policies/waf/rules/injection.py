@@ -128,10 +128,8 @@ INJECTION_RULES: Final = (
          rb"\bfor(?:/[dflr].*)? %+[^ ]+ in ?\(.*\) ?do|\bif(?:/i)?(?: not)?(?: exist\b| defined\b| errorlevel\b|"
          rb" cmdextversion\b|(?: |.*(?:==|\bgeq\b|\bequ\b|\bneq\b|\bleq\b|\bgtr\b|\blss\b)) ?%)|"
          rb"\bfor /[dflr] |\bif(?:/i)?(?: not)?[ (].*(?:==|\bgeq\b|\bequ\b|\bneq\b|\bleq\b|\bgtr\b|\blss\b)"),
-    # not any backticks with the name of a command between them: half of the texts with code in Markdown have some
-    Rule(3209, "rce", CRITICAL, 1, ARGUMENTS,
-         rb"` ?(?:builtin|command|env|eval|exec|nice|nohup|sudo|time(?:out [0-9.]+[smhd]?)?|xargs) " + _PATH_TO
-         + rb"(?:" + _UNIX + rb"|" + _UNIX_WORDS + rb")" + _END + rb"|\$\{[a-z@]*[/#%:][^}]*\}|\$[@*]"),
+    Rule(3209, "rce", CRITICAL, 1, ARGUMENTS, rb"`[^`]*\b(?:" + _UNIX + rb"|" + _UNIX_WORDS + rb")\b[^`]*`"
+         rb"|\$\{[a-z@]*[/#%:][^}]*\}|\$[@*]"),
     Rule(3210, "rce", CRITICAL, 1, ARGUMENTS, rb"^ ?" + _PATH_TO + alternatives(
         "cat curl wget nc ncat netcat ping nslookup chmod chown uname whoami ifconfig ipconfig netstat systeminfo")
         + rb" (?:-[a-z0-9]|/[a-z]|https?:|[0-9]{1,3}\.[0-9])"),
