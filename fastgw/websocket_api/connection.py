@@ -1,10 +1,9 @@
 """One connection of a WebSocket API, from its acceptance to the end of its last request.
 
 Rule 1: an accepted message is sent, also if the client leaves; then `$disconnect` follows, once. Rule 2: a queue is
-bounded: a client whose messages wait is not read from, and one that does not read gets no more. Held messages take from
-the node's memory for held bodies; without room the connection is closed. Rule 3: after the close frames the client's
-connection ends as soon as `$disconnect` is answered, and `HOLD_S` later in any case: so a worker that drains has sent
-it.
+bounded: a client whose messages wait is not read from, and one that does not read gets no more. Rule 3: after the close
+frames the client's connection ends as soon as `$disconnect` is answered, and `HOLD_S` later in any case: so a worker
+that drains has sent it.
 """
 
 import re
@@ -37,7 +36,6 @@ from fastgw.http.websocket.frames import (
     PONG,
     TEXT,
     TOO_BIG,
-    TRY_AGAIN_LATER,
     close_frame,
     control_frame,
     message_frame,
@@ -45,7 +43,6 @@ from fastgw.http.websocket.frames import (
 from fastgw.http.websocket.handshake import accept_for
 from fastgw.http.websocket.messages import Received, WebsocketMessageReader
 from fastgw.observe.metrics.families import WebsocketMessage, WebsocketSide
-from fastgw.shm.held_body_budget import WHY_NOT_HELD, HeldBytes
 from fastgw.upstream.client.response_action import MARKS
 from fastgw.upstream.client.subrequest import Subrequests
 from fastgw.websocket_api.connection_record import ConnectionRecord, encode
@@ -87,7 +84,6 @@ class ApiConnection(Timed):
         "_finish_by",
         "_has_ended",
         "_heard_at",
-        "_held",
         "_hold_until",
         "_is_full",
         "_is_leaving",
@@ -95,14 +91,12 @@ class ApiConnection(Timed):
         "_is_working",
         "_journal_number",
         "_last_active_date",
-        "_last_sent",
         "_paused",
         "_pong",
         "_queue",
         "_queued_bytes",
         "_reader",
         "_router",
-        "_unread",
         "_worker_loop",
         "id",
         "route_name",
@@ -127,11 +121,6 @@ class ApiConnection(Timed):
         self._reader = WebsocketMessageReader(action.settings.message_bytes)
         self._queue: deque[Received] = deque()
         self._queued_bytes = self._active = self._failed = 0
-        self._held = HeldBytes(self._worker_loop.held_body_budget)
-        self._last_sent = 0  # bytes of the last message to the client
-        self._unread = (
-            0  # bytes of messages to the client that it may not have read: from the one that fills its buffer on
-        )
         self._counts = {WebsocketSide.CLIENT: 0, WebsocketSide.UPSTREAM: 0}  # messages
         self._connected_date = self._last_active_date = time.time()
         self._heard_at = self._worker_loop.wheel.now
@@ -220,11 +209,9 @@ class ApiConnection(Timed):
 
     def pause(self) -> None:
         self._paused = True
-        self._unread = self._last_sent
 
     def resume(self) -> None:
         self._paused = False
-        self._unread = 0
         pong, self._pong = self._pong, None
         if pong is not None and not self._close_sent:
             self._send_frame(control_frame(PONG, pong, masked=False))
@@ -257,9 +244,7 @@ class ApiConnection(Timed):
         self._ended_without_close()
         self._count(_SIDES[self._closed_by], NO_CLOSE if self._close_code is None else self._close_code)
         self._worker_loop.wheel.drop(self)
-        self._unread = 0
         self._leave()
-        self._check_held()
 
     def _ended_without_close(self) -> None:
         if not self._closed_by:
@@ -295,22 +280,7 @@ class ApiConnection(Timed):
         self._heard_at, self._last_active_date = self._worker_loop.wheel.now, time.time()
         self._counts[WebsocketSide.UPSTREAM] += 1
         self._count(WebsocketSide.UPSTREAM, _KINDS[opcode])
-        self._last_sent = len(payload)
-        if self._paused:
-            self._unread += len(payload)
         self._send_frame(message_frame(opcode, payload))
-
-    # memory
-
-    def _try_hold(self, more: int = 0) -> bool:
-        """Take what is held, and this many bytes more, from the node's memory for held bodies. False: no room."""
-        return self._held.try_hold(self._reader.held_bytes + self._queued_bytes + self._unread + more)
-
-    def _check_held(self) -> None:
-        """Close a connection whose messages the node has no memory for."""
-        if not self._try_hold() and not self._is_leaving:
-            self._close(TRY_AGAIN_LATER, WHY_NOT_HELD, Fault.OVERLOADED)
-            self._leave()
 
     # requests
 
@@ -330,7 +300,6 @@ class ApiConnection(Timed):
                 self._send_disconnect(action)
         finally:
             self._is_working = False
-        self._check_held()
         self._set_full(
             not self._close_sent
             and not self._is_leaving
@@ -402,7 +371,6 @@ class ApiConnection(Timed):
         if self._worker_loop.loop.time() > self._finish_by:
             self._failed += len(self._queue)
             self._queue.clear()
-            self._queued_bytes = 0
         self._work()
 
     def _send_error(self, text: str) -> None:
@@ -442,10 +410,9 @@ class ApiConnection(Timed):
         is_text = order.verb is Verb.SEND_TEXT
         if len(order.payload) > self._action.settings.message_bytes or (is_text and not _is_utf8(order.payload)):
             return OrderAnswer(Result.INVALID)
-        if self._paused or not self._try_hold(len(order.payload)):
+        if self._paused:
             return OrderAnswer(Result.BUSY)
         self._send_message(TEXT if is_text else BINARY, order.payload)
-        self._check_held()
         return OrderAnswer(Result.DONE)
 
     def _status(self) -> ConnectionStatus:
@@ -494,7 +461,6 @@ class ApiConnection(Timed):
         if self._is_leaving:
             return
         self._is_leaving = True
-        self._reader = WebsocketMessageReader(self._action.settings.message_bytes)  # an incomplete message is dropped
         self._worker_loop.connections.remove(self.id)
         now = self._worker_loop.loop.time()
         self._finish_by, self._hold_until = now + self._action.settings.timeout, now + HOLD_S

@@ -35,11 +35,6 @@ class WebsocketMessageReader:
         self._frames.limit_messages(message_bytes)
 
     @property
-    def held_bytes(self) -> int:
-        """Bytes of an incomplete message."""
-        return len(self._received) + len(self._message)
-
-    @property
     def close(self) -> int | None:
         """Code of the received close frame, as in `FrameReader`."""
         return self._frames.close
