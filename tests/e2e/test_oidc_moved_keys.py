@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,3 +75,14 @@ def test_keys_rotate_while_the_metadata_are_invalid(world: World) -> None:
     world.provider.says[METADATA] = 200, json.dumps({"issuer": "https://another.example"}).encode()
     world.provider.says[KEYS] = 200, key_set(NEW)
     assert world.status("idp", NEW) == 200
+
+
+def test_keys_rotate_while_the_metadata_hang(world: World) -> None:
+    """New keys do not wait until the metadata are given up."""
+    held = world.provider.holds[METADATA] = threading.Event()
+    try:
+        world.provider.says[KEYS] = 200, key_set(NEW)
+        assert world.status("idp", NEW) == 200
+        assert "metadata of" not in world.gateway.stderr.text()
+    finally:
+        held.set()

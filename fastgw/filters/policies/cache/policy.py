@@ -49,6 +49,10 @@ _MAY_DIFFER: Final = re.compile(rb'[",]|(?:^|;)[^=;]*%').search
 """Finds in a line of cookies what servers read differently."""
 _BESIDE_QUOTES: Final = re.compile(rb'(?:"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[^;"])+', re.DOTALL).findall
 _WITH_COMMAS: Final = re.compile(rb"[^;,]+").findall
+_PAIRS: Final = re.compile(rb"[^;]+").findall
+_BESIDE_NAMES: Final = bytes({*range(0x20), *b'"', *range(0x7F, 0x100)})
+"""Bytes that some server does not take for a part of a cookie's name: Django removes a no-break space."""
+_FOLDING: Final = bytes.maketrans(b" .+[ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"____abcdefghijklmnopqrstuvwxyz")
 _PORTS: Final[Mapping[bytes, bytes]] = {b"http": b":80", b"https": b":443"}
 
 
@@ -252,28 +256,34 @@ class CachePolicy:
 def _cookie_part(lines: list[bytes], name: bytes) -> bytes | None:
     """Return the values of a cookie as a part of a key. One without characters is not a missing one.
 
-    Servers that take `;` in quotes for a part of a value, a comma for a separator (RFC 2109), or that decode or unquote
-    names may find other values. Where they do, all cookies are the part: otherwise a client could store what it gets
-    for one value under the key of another.
+    Servers that take `;` in quotes for a part of a value, a comma for a separator (RFC 2109), or that decode, unquote
+    or fold names (ASP.NET Core ignores case, PHP makes `_` of some signs) may find other values. Where they do, all
+    cookies are the part: otherwise a client could store what it gets for one value under the key of another.
     """
-    values = [*cookies_named(name, lines)]
-    if any(map(_MAY_DIFFER, lines)) and _reads_otherwise(lines, name, values):
+    values = cookies_named(name, lines)
+    if _reads_otherwise(lines, name, values):
         return b"\r" + b"\n".join(lines)  # no value begins so
     return b"\n".join(values) if values else None
 
 
 def _reads_otherwise(lines: list[bytes], name: bytes, values: list[bytes]) -> bool:
     """Whether another server may find other values of a cookie."""
-    for pattern in (_BESIDE_QUOTES, _WITH_COMMAS):
+    wanted = _folded(name)
+    for pattern in (_PAIRS, _BESIDE_QUOTES, _WITH_COMMAS) if any(map(_MAY_DIFFER, lines)) else (_PAIRS,):
         found = []
         for line in lines:
             for pair in pattern(line):
                 key, _, value = pair.partition(b"=")
-                if unquote_to_bytes(key).strip(b' \t"') == name:
+                if _folded(key) == wanted or (b"[" in key and _folded(key.partition(b"[")[0]) == wanted):
                     found.append(value.strip())
         if found != values:
             return True
     return False
+
+
+def _folded(name: bytes) -> bytes:
+    """Return the name of a cookie, in the form that is the same for all names that some server takes for it."""
+    return unquote_to_bytes(name).translate(None, _BESIDE_NAMES).strip(b" ").translate(_FOLDING)
 
 
 def route_part(route: Route) -> bytes:

@@ -42,6 +42,8 @@ log = logging.getLogger("fastgw")
 EVERY_S: Final = 600.0
 """Seconds between fetches of the metadata, without requests for newer ones."""
 AGAIN_S: Final = 10.0
+PATIENCE_S: Final = 0.5
+"""Seconds for which new keys wait for the metadata, which may name another URL: requests wait for the keys."""
 """Seconds between attempts while the provider is unreachable."""
 REST_S: Final = 1.0
 """Minimum seconds between fetches on request."""
@@ -126,6 +128,7 @@ class _LocatedKeys:
         self._node, self._issuer, self._tls = node, issuer, tls
         self._url = ""
         """URL in the last metadata."""
+        self._body = b""  # the last key set
         self._tell = _Telling(f"oidc: metadata of {issuer}")
 
     async def fetch(self) -> tuple[Fetched, float]:
@@ -135,22 +138,44 @@ class _LocatedKeys:
                 self._url = await self._locate()
             except Away as problem:
                 raise UnusableKey(str(problem)) from problem
-            return await self._fetch(self._url), EVERY_S
-        # Both at once: workers wait no longer for keys that have not moved, whatever becomes of the metadata.
-        url, fetched = await asyncio.gather(self._locate(), self._fetch(self._url), return_exceptions=True)
-        seconds = EVERY_S
-        if isinstance(url, Away):
-            self._tell(str(url))
+            fetched = await self._fetch(self._url)
+            self._body = fetched.body
+            return fetched, EVERY_S
+        locating = asyncio.create_task(self._locate())
+        locating.add_done_callback(_retrieve)
+        try:
+            return await self._fetch_beside(locating)
+        finally:
+            locating.cancel()
+
+    async def _fetch_beside(self, locating: asyncio.Task[str]) -> tuple[Fetched, float]:
+        """Fetch the key set while its URL is looked up. Keys that have changed wait only `PATIENCE_S` for the URL, which
+        is looked up again soon.
+        """
+        fetched, failed, seconds = None, None, EVERY_S
+        try:
+            fetched = await self._fetch(self._url)
+        except (FetchFailed, UnusableKey) as problem:
+            failed = problem
+        if fetched is not None and fetched.body != self._body:
+            await asyncio.wait((locating,), timeout=PATIENCE_S)
+            if not locating.done():
+                self._body = fetched.body
+                return fetched, AGAIN_S
+        try:
+            url = await locating
+        except Away as problem:
+            self._tell(str(problem))
             seconds = AGAIN_S
-        elif isinstance(url, BaseException):
-            raise url
         else:
             self._tell("")
             if url != self._url:
                 self._url = url
-                return await self._fetch(url), seconds
-        if isinstance(fetched, BaseException):
-            raise fetched
+                fetched = await self._fetch(url)
+        if fetched is None:
+            assert failed is not None
+            raise failed
+        self._body = fetched.body
         return fetched, seconds
 
     async def _locate(self) -> str:
@@ -162,6 +187,12 @@ class _LocatedKeys:
             return await fetch_key_set(self._node, url, self._tls)
         except (UnusableKey, ValueError) as problem:
             raise UnusableKey(f"{url.partition('?')[0]}: {problem}") from problem
+
+
+def _retrieve(ended: asyncio.Task[Any]) -> None:
+    """Mark the exception of a task as seen: nothing may wait for it any more."""
+    if not ended.cancelled():
+        ended.exception()
 
 
 @final

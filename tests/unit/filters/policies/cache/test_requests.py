@@ -1020,6 +1020,10 @@ def test_an_empty_cookie_in_the_key_is_not_a_missing_one() -> None:
         b'"lang"=fr; lang=de',
         b"l%61ng=fr; lang=de",
         b"lang=de; x=1,lang=fr",
+        b"LANG=de",  # ASP.NET Core ignores case
+        b"Lang=de; lang=fr",
+        b"\xc2\xa0lang=de",  # Django removes such spaces
+        b"lang[0]=de",  # PHP makes a list of it
     ],
 )
 def test_no_other_reading_of_cookies_has_the_key_of_a_value(cookies: bytes) -> None:
@@ -1034,7 +1038,21 @@ def test_no_other_reading_of_cookies_has_the_key_of_a_value(cookies: bytes) -> N
     world.plane.assert_quiet()
 
 
-@pytest.mark.parametrize("other", [b'p={"a":"b","lang":"x"}; ', b"p=a%2Cb; ", b"q=1,2; ", b'p="x"; '])
+@pytest.mark.parametrize("sign", [b".", b" ", b"+", b"["])
+def test_signs_of_names_that_php_replaces_have_not_the_key_of_a_value(sign: bytes) -> None:
+    """PHP takes the first one for `my_lang`."""
+    world = World(key={"cookies": ["my_lang"]})
+    for cookies in (b"my%blang=de; my_lang=fr" % sign, b"my_lang=fr"):
+        client = world.client(fields=b"Cookie: %b\r\n" % cookies)
+        assert not client.received, cookies
+        world.upstream().sends(FRESH.replace(b"max-age", b"s-maxage"))
+        assert status(client) == b"fastgw; fwd=uri-miss; ttl=60; stored"
+    world.plane.assert_quiet()
+
+
+@pytest.mark.parametrize(
+    "other", [b'p={"a":"b","lang":"x"}; ', b"p=a%2Cb; ", b"q=1,2; ", b'p="x"; ', b"LANGUAGE=x; ", b"x-lang=y; "]
+)
 def test_cookies_that_all_servers_read_alike_leave_the_key_alone(other: bytes) -> None:
     world = World(key={"cookies": ["lang"]})
     client = world.client(fields=b"Cookie: lang=de\r\n")
