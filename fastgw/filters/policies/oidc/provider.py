@@ -149,7 +149,7 @@ class _LocatedKeys:
             locating.cancel()
 
     async def _fetch_beside(self, locating: asyncio.Task[str]) -> tuple[Fetched, float]:
-        """Fetch the key set while its URL is looked up. Keys that have changed wait only `PATIENCE_S` for the URL, which
+        """Fetch the key set while its URL is looked up. Keys that have changed wait `PATIENCE_S` for the URL, which
         is looked up again soon.
         """
         fetched, failed, seconds = None, None, EVERY_S
