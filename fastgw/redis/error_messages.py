@@ -13,7 +13,6 @@ _MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
         "LOADING": "it is loading its data",
         "READONLY": "it is a read-only replica",
         "MISCONF": "it rejects writes: it cannot persist its data",
-        "NOREPLICAS": "it rejects writes: too few of its replicas are connected",
         "MASTERDOWN": "it is a replica that has lost its master",
         "CLUSTERDOWN": "its cluster is down",
         "MOVED": "it is a cluster node, and another node has the key",

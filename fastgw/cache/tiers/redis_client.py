@@ -19,7 +19,7 @@ _EPOCH_BYTES: Final = 16
 class CacheRedis(ScriptClient):
     """Calls of `redis_script` for all tiers of a process. `connected`: called after each new connection."""
 
-    _passing = ("OOM", "READONLY", "MISCONF", "NOREPLICAS", "WRONGTYPE")
+    _passing = ("OOM", "READONLY", "MISCONF", "WRONGTYPE")
 
     def __init__(self, source: RedisSource, connected: Callable[[], None]) -> None:
         super().__init__(source.url, source.timeout, SCRIPT.encode(), "cache")

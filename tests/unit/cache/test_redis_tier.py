@@ -429,28 +429,6 @@ def test_a_full_redis_costs_objects_only(tmp_path: Path) -> None:
         asyncio.run(run(redis))
 
 
-def test_a_redis_without_its_replicas_costs_writes_only(tmp_path: Path) -> None:
-    async def run(redis: RedisServer) -> None:
-        async with SharingNode(redis) as a, SharingNode(redis) as b:
-            put(a.store, K, b"old", url=URL, tags=[b"t"])
-            await a.settle()
-            redis.ask("CONFIG", "SET", "min-replicas-to-write", "1")
-            put(b.store, L, b"new", url=URL)
-            await b.settle()
-            assert b.numbers.dropped == 1
-            assert await b.recall(K) == (b"head", b"old")
-            b.forget()
-            a.store.purge_tags([b"t"])
-            await a.settle()
-            assert a.tier.purges.is_busy
-            redis.ask("CONFIG", "SET", "min-replicas-to-write", "0")
-            await until(lambda: not a.tier.purges.is_busy)
-            assert await b.recall(K) is None
-
-    with RedisServer(tmp_path) as redis:
-        asyncio.run(run(redis))
-
-
 def test_disk_is_asked_first_and_both_are_written(redis: RedisServer, tmp_path: Path) -> None:
     async def run() -> None:
         async with SharingNode(redis, str(tmp_path / "cache")) as a, SharingNode(redis) as b:
