@@ -22,6 +22,10 @@ _UNRESERVED: Final = "-_.~"
 _UNENCODED: Final = f"/{_UNRESERVED}"
 _S3: Final = "s3"
 _SIGNED_PREFIX: Final = b"x-amz-"
+_SIGNED_OF_S3: Final = b"x-amz-meta-", b"x-amz-checksum-", b"x-amz-sdk-"
+"""Of headers to S3 those that describe the data. Others are commands, such as to copy another object or to make it
+public: the keys may do more than routes let clients do, so they are sent without a signature, and S3 refuses them.
+"""
 _SIGNED_TOO: Final = b"content-md5"
 
 
@@ -79,7 +83,7 @@ class AwsSigner:
         own = [("x-amz-content-sha256", digest), ("x-amz-date", at)]
         if self._keys.token:
             own.append(("x-amz-security-token", self._keys.token))
-        signed = sorted([("host", host.decode("latin-1")), *own, *_signed_headers(headers).items()])
+        signed = sorted([("host", host.decode("latin-1")), *own, *self._signed_headers(headers).items()])
         names = ";".join(name for name, _ in signed)
         canonical = "\n".join(
             (
@@ -102,6 +106,19 @@ class AwsSigner:
         ]
         return "".join(lines).encode()
 
+    def _signed_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+        """Return those of the headers that are signed, by their lower-case names: the values of equal names joined, and
+        each run of spaces as one space.
+        """
+        prefixes = _SIGNED_OF_S3 if self._service == _S3 else _SIGNED_PREFIX
+        signed: dict[str, str] = {}
+        for each, value in headers:
+            name = each.lower()
+            if name.startswith(prefixes) or name == _SIGNED_TOO:
+                key, text = name.decode("ascii"), b" ".join(value.split()).decode(*_AS_SENT)
+                signed[key] = f"{signed[key]},{text}" if key in signed else text
+        return signed
+
     def _canonical_path(self, path: bytes) -> str:
         """Return the path as the service reads it. All but S3 encode its percent signs again, and remove dot segments
         and repeated slashes.
@@ -117,19 +134,6 @@ class AwsSigner:
                 key = hmac.digest(key, part.encode(), "sha256")
             self._day, self._key = day, key
         return self._key
-
-
-def _signed_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return those of the headers that services require to be signed, by their lower-case names: the values of equal
-    names joined, and each run of spaces as one space.
-    """
-    signed: dict[str, str] = {}
-    for each, value in headers:
-        name = each.lower()
-        if name.startswith(_SIGNED_PREFIX) or name == _SIGNED_TOO:
-            key, text = name.decode("ascii"), b" ".join(value.split()).decode(*_AS_SENT)
-            signed[key] = f"{signed[key]},{text}" if key in signed else text
-    return signed
 
 
 def _normal_path(path: bytes) -> bytes:

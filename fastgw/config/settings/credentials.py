@@ -106,9 +106,11 @@ _NEEDED: Final[Mapping[str, str]] = {"none": "", "certificate": "", "private_key
 class AwsSigV4(Settings):
     """Signature of each request with AWS Signature Version 4.
 
-    It covers method, host, path, query, body, and the headers that S3 requires to be signed: `Content-MD5`, and all
-    that begin with `X-Amz-`. The client's own `X-Amz-Date`, `X-Amz-Content-Sha256` and `X-Amz-Security-Token` are
-    replaced. The body is held until it is complete. All targets of the API must have the same host and base path.
+    It covers method, host, path, query, body, and headers: `Content-MD5`, and all that begin with `X-Amz-`; with
+    `service: s3` only `X-Amz-Meta-*`, `X-Amz-Checksum-*` and `X-Amz-Sdk-*`, because others are commands that S3 would
+    obey with these keys, such as `X-Amz-Copy-Source` and `X-Amz-Acl`: it refuses them without a signature. The client's
+    own `X-Amz-Date`, `X-Amz-Content-Sha256` and `X-Amz-Security-Token` are replaced. The body is held until it is
+    complete. All targets of the API must have the same host and base path.
     """
 
     region: Annotated[str, Meta(pattern="^[a-z0-9-]+$", examples=["eu-central-1"])]
