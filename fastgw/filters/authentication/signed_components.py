@@ -93,7 +93,10 @@ class SignedComponents(HTTPSignatureComponentResolver):
         # Another query with bytes that are not encoded, or half an escape, could have the same values once decoded.
         if not isinstance(name, str) or not _IS_ENCODED(query) or not _IS_ENCODED(name):
             raise HTTPMessageSignaturesException("a query parameter is not encoded as in a form")
-        values = parse_qs(query, keep_blank_values=True).get(unquote(name), ())
+        try:
+            values = parse_qs(query, keep_blank_values=True, errors="strict").get(unquote(name, errors="strict"), ())
+        except UnicodeDecodeError:  # all such bytes would have the same signature
+            raise HTTPMessageSignaturesException("a query parameter is not UTF-8") from None
         if len(values) != 1:
             raise HTTPMessageSignaturesException(f"a signed query parameter has {len(values) or 'no'} values")
         # The percent-encode set of forms, with %20 for a space (RFC 9421 section 2.2.8).

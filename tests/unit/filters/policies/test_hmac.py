@@ -299,6 +299,7 @@ def test_a_query_parameter_is_signed() -> None:
     assert "has 2 values" in refused(plane, lines, "/?a[b]=x+y%2b~&a[b]=1")
     assert "has no values" in refused(plane, lines, "/?b=1")
     assert "not encoded" in refused(plane, lines, "/?a[b]=x+y%2b~&c=%f")
+    assert "not UTF-8" in refused(plane, lines, "/?a[b]=x+y%2b~&c=%fe")
 
 
 @pytest.mark.parametrize(
