@@ -325,6 +325,10 @@ def test_a_message_that_can_be_read_in_two_ways_is_refused(gateway: Gateway, bac
             '{"head": {"action": "echo", "\\u0061ction": "other"}}',
             '{"head": {"action": "note"}, "head": {"action": "echo"}}',
             '{"head": {"action": "echo"}, "data": [{"a": 1, "a": 2}]}',
+            # Not all parsers take these for JSON, but those of services may.
+            '{"head": {"action": "note"}, "head": {"action": "echo"}, "data": "\\ud800"}',
+            '{"head": {"action": "note"}, "head": {"action": "echo"}, "data": 1e400}',
+            '{"head": {"action": "echo"}, "data": ' + 400 * "[" + 400 * "]" + "}",
         ):
             client.send(text)
             assert json.loads(client.recv(DEADLINE)) == {"message": "Forbidden", "connectionId": event.connection}
