@@ -41,9 +41,9 @@ log = logging.getLogger("fastgw")
 
 EVERY_S: Final = 600.0
 """Seconds between fetches of the metadata, without requests for newer ones."""
+PATIENCE_S: Final = 2.0
+"""Seconds for which keys wait for the metadata, which may name another URL: requests wait for the keys."""
 AGAIN_S: Final = 10.0
-PATIENCE_S: Final = 0.5
-"""Seconds for which new keys wait for the metadata, which may name another URL: requests wait for the keys."""
 """Seconds between attempts while the provider is unreachable."""
 REST_S: Final = 1.0
 """Minimum seconds between fetches on request."""
@@ -117,7 +117,10 @@ class KeysSource(FeedSource, frozen=True, kw_only=True):
 
     async def run(self, node: NodeSide) -> None:
         located = _LocatedKeys(node, self.issuer, read_tls(self.tls, node.read))
-        await follow_key_set(node, self.key, self.issuer, located.fetch)
+        try:
+            await follow_key_set(node, self.key, self.issuer, located.fetch)
+        finally:
+            located.close()
 
 
 @final
@@ -128,7 +131,8 @@ class _LocatedKeys:
         self._node, self._issuer, self._tls = node, issuer, tls
         self._url = ""
         """URL in the last metadata."""
-        self._body = b""  # the last key set
+        self._locating: asyncio.Task[str] | None = None
+        """Look-up that goes on, or whose result was not used yet: keys wait `PATIENCE_S` for it."""
         self._tell = _Telling(f"oidc: metadata of {issuer}")
 
     async def fetch(self) -> tuple[Fetched, float]:
@@ -138,45 +142,45 @@ class _LocatedKeys:
                 self._url = await self._locate()
             except Away as problem:
                 raise UnusableKey(str(problem)) from problem
-            fetched = await self._fetch(self._url)
-            self._body = fetched.body
-            return fetched, EVERY_S
-        locating = asyncio.create_task(self._locate())
-        locating.add_done_callback(_retrieve)
-        try:
-            return await self._fetch_beside(locating)
-        finally:
-            locating.cancel()
-
-    async def _fetch_beside(self, locating: asyncio.Task[str]) -> tuple[Fetched, float]:
-        """Fetch the key set while its URL is looked up. Keys that have changed wait `PATIENCE_S` for the URL, which
-        is looked up again soon.
-        """
-        fetched, failed, seconds = None, None, EVERY_S
+            return await self._fetch(self._url), EVERY_S
+        if self._locating is not None and self._locating.done():
+            self._learn(self._locating)
+        locating = self._locating
+        if locating is None:
+            locating = self._locating = asyncio.create_task(self._locate())
+        fetched, failed = None, None
         try:
             fetched = await self._fetch(self._url)
         except (FetchFailed, UnusableKey) as problem:
             failed = problem
-        if fetched is not None and fetched.body != self._body:
-            await asyncio.wait((locating,), timeout=PATIENCE_S)
-            if not locating.done():
-                self._body = fetched.body
-                return fetched, AGAIN_S
-        try:
-            url = await locating
-        except Away as problem:
-            self._tell(str(problem))
-            seconds = AGAIN_S
-        else:
-            self._tell("")
-            if url != self._url:
-                self._url = url
-                fetched = await self._fetch(url)
+        await asyncio.wait((locating,), timeout=None if fetched is None else PATIENCE_S)
+        seconds = AGAIN_S
+        if locating.done():
+            before = self._url
+            if self._learn(locating):
+                seconds = EVERY_S
+            if self._url != before:
+                return await self._fetch(self._url), seconds
         if fetched is None:
             assert failed is not None
             raise failed
-        self._body = fetched.body
         return fetched, seconds
+
+    def close(self) -> None:
+        """End a look-up that goes on."""
+        if self._locating is not None and not self._locating.cancel():
+            self._locating.exception()  # it is known, and of no use
+
+    def _learn(self, located: asyncio.Task[str]) -> bool:
+        """Use the URL that was looked up. False: there is none."""
+        self._locating = None
+        try:
+            self._url = located.result()
+        except Away as problem:
+            self._tell(str(problem))
+            return False
+        self._tell("")
+        return True
 
     async def _locate(self) -> str:
         """Return the URL of the keys. Raises `Away`."""
@@ -187,12 +191,6 @@ class _LocatedKeys:
             return await fetch_key_set(self._node, url, self._tls)
         except (UnusableKey, ValueError) as problem:
             raise UnusableKey(f"{url.partition('?')[0]}: {problem}") from problem
-
-
-def _retrieve(ended: asyncio.Task[Any]) -> None:
-    """Mark the exception of a task as seen: nothing may wait for it any more."""
-    if not ended.cancelled():
-        ended.exception()
 
 
 @final

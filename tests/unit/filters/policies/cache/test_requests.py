@@ -1024,6 +1024,10 @@ def test_an_empty_cookie_in_the_key_is_not_a_missing_one() -> None:
         b"Lang=de; lang=fr",
         b"\xc2\xa0lang=de",  # Django removes such spaces
         b"lang[0]=de",  # PHP makes a list of it
+        b"lang%5B0%5D=fr; lang=de",
+        b"+lang=fr; lang=de",
+        b"lang%00x=fr; lang=de",
+        b"LANG=fr; lang=de; " + b"a;" * 4000,  # too many to compare
     ],
 )
 def test_no_other_reading_of_cookies_has_the_key_of_a_value(cookies: bytes) -> None:
