@@ -123,16 +123,13 @@ def test_a_long_text_is_cut_and_the_line_stays_whole(form: str, sign: str) -> No
 def test_what_is_less_important_than_the_level_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[bytes] = []
     monkeypatch.setattr(operator_log.os, "write", lambda descriptor, line: told.append(line) or len(line))
-    handler, logger = NoticeLog(), logging.getLogger("fastgw")
-    logger.addHandler(handler)
-    try:
-        configure(Log(level="error"))
-        log_event(OperatorEvent.TARGET_FAILED, "not %s", "this")
-        log_event(OperatorEvent.DEFECT, "but %s", "this")
-        configure(Log(level="warning"))
-        log_event(OperatorEvent.TARGET_FAILED, "and %s", "this")
-    finally:
-        logger.removeHandler(handler)
+    # Commands that tests call in this process may have left one.
+    monkeypatch.setattr(logging.getLogger("fastgw"), "handlers", [NoticeLog()])
+    configure(Log(level="error"))
+    log_event(OperatorEvent.TARGET_FAILED, "not %s", "this")
+    log_event(OperatorEvent.DEFECT, "but %s", "this")
+    configure(Log(level="warning"))
+    log_event(OperatorEvent.TARGET_FAILED, "and %s", "this")
     assert [LINE.fullmatch(line.decode().rstrip("\n"))[4] for line in told] == ["defect", "target_failed"]  # type: ignore[index]
 
 

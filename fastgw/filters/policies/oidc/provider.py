@@ -41,7 +41,7 @@ log = logging.getLogger("fastgw")
 
 EVERY_S: Final = 600.0
 """Seconds between fetches of the metadata, without requests for newer ones."""
-PATIENCE_S: Final = 2.0
+METADATA_WAIT_S: Final = 2.0
 """Seconds for which keys wait for the metadata, which may name another URL: requests wait for the keys."""
 AGAIN_S: Final = 10.0
 """Seconds between attempts while the provider is unreachable."""
@@ -132,7 +132,7 @@ class _LocatedKeys:
         self._url = ""
         """URL in the last metadata."""
         self._locating: asyncio.Task[str] | None = None
-        """Look-up that goes on, or whose result was not used yet: keys wait `PATIENCE_S` for it."""
+        """Look-up that goes on, or whose result was not used yet: keys wait `METADATA_WAIT_S` for it."""
         self._tell = _Telling(f"oidc: metadata of {issuer}")
 
     async def fetch(self) -> tuple[Fetched, float]:
@@ -153,7 +153,7 @@ class _LocatedKeys:
             fetched = await self._fetch(self._url)
         except (FetchFailed, UnusableKey) as problem:
             failed = problem
-        await asyncio.wait((locating,), timeout=None if fetched is None else PATIENCE_S)
+        await asyncio.wait((locating,), timeout=None if fetched is None else METADATA_WAIT_S)
         seconds = AGAIN_S
         if locating.done():
             before = self._url

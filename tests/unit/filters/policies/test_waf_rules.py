@@ -186,19 +186,6 @@ def test_a_space_of_latin_1_is_one_behind_each_other_character() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "Set `timeout` to 30 s, and `find` it in the `message_bytes` of the `id`.",
-        "Call `user.find(id)` or `list.sort()`; `node` and `ls` are names here.",
-        "- `time`: the time\n- `process`: its `id`",
-    ],
-)
-def test_names_of_commands_in_the_code_of_a_text_pass(text: str) -> None:
-    for request in (get("/?a=" + quote_plus(text)), in_json({"markdown": text})):
-        assert 3209 not in {match.rule.id for match in matches(request)}
-
-
-@pytest.mark.parametrize(
     "command", ["id", "env ls", "sudo cat x", "exec /bin/sh", "timeout 5s wget x", "ls -la", "uname"]
 )
 def test_commands_in_backticks_are_refused(command: str) -> None:
