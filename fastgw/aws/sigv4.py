@@ -23,7 +23,7 @@ _UNENCODED: Final = f"/{_UNRESERVED}"
 _S3: Final = "s3"
 _SIGNED_PREFIX: Final = b"x-amz-"
 _SIGNED_OF_S3: Final = b"x-amz-meta-", b"x-amz-checksum-", b"x-amz-sdk-"
-"""Of headers to S3 those that describe the data. Others are commands, such as to copy another object or to make it
+"""Headers to S3 that describe the data. Others are commands, such as to copy another object or to make it
 public: the keys may do more than routes let clients do, so they are sent without a signature, and S3 refuses them.
 """
 _SIGNED_TOO: Final = b"content-md5"
