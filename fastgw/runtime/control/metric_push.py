@@ -29,7 +29,6 @@ from fastgw.runtime.control.statsd import (
     FEED,
     MOST_BYTES,
     NOTHING_COUNTED,
-    NOTHING_LEFT,
     CountsHandover,
     StatsdCounts,
     counters_of,
@@ -91,8 +90,6 @@ class MetricPush:
                 self._statsd = _StatsdPush(metrics.statsd, self._node_state, counts, self._count)
             self._statsd.add_names(accepted.slot_table)
             self._statsd.plan = telemetry.meter_plan
-        elif statsd is not None or self._left:  # what an earlier push has left is not to be sent: it was switched off
-            self._node_state.shared.supervisor.words[self._node_state.words.statsd_push] = time.monotonic_ns()
         self._left = b""
 
     def prepare(self, slot_table: SlotTable) -> None:
@@ -113,11 +110,9 @@ class MetricPush:
             await asyncio.gather(*late, return_exceptions=True)
 
     def handover(self) -> bytes:
-        """Return the value of `statsd.FEED` for the next control process, after `stop`; b"": there is none, and none
-        is left by the one before.
-        """
+        """Return the value of `statsd.FEED` for the next control process, after `stop`; b"": there is none."""
         if self._statsd is None:
-            return NOTHING_LEFT if self._node_state.feeds.get(FEED) else b""
+            return b""
         handover = self._statsd.handover()
         value = handover.written()
         if len(value) <= feeds.MOST_BYTES:

@@ -26,8 +26,6 @@ FEED: Final = "StatsD counts"
 """Key of the feed by which a control process leaves its counts to the next one. No other source has it: keys of
 filters' feeds begin with a URL.
 """
-NOTHING_LEFT: Final = b"\xc0"
-"""Value of this feed that replaces one of a process before, once StatsD is switched off. No counts are read from it."""
 
 
 class Tags(NamedTuple):

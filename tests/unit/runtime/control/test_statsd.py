@@ -106,10 +106,6 @@ class Pushed:
         accepted = accepted_of(document(more=self._settings(60)), 2)
         return Sealed(accepted, -1)
 
-    def without_statsd(self) -> Sealed:
-        """The next generation, in which StatsD is switched off."""
-        return Sealed(accepted_of(document(more="status: null"), 2), -1)
-
     def count(self, number: int) -> None:
         counted = self._counters.series_words("main", "all", "", b"GET", 200, "")
         for _ in range(number):
@@ -295,59 +291,3 @@ async def test_counts_of_another_version_are_ignored(pushed: Pushed) -> None:
     pushed.count(3)
     await push.stop()
     assert pushed.received() == 3
-
-
-@on_loop
-async def test_what_is_counted_while_it_is_switched_off_is_not_pushed(pushed: Pushed) -> None:
-    push = pushed.begin()
-    pushed.count(10)
-    push.use_configuration(pushed.without_statsd().accepted)
-    pushed.count(5)
-    push.use_configuration(pushed.changed().accepted)
-    pushed.count(7)
-    await push.stop()
-    assert pushed.received() == 17
-
-
-@pytest.mark.parametrize("is_killed", [False, True])
-@on_loop
-async def test_a_process_without_statsd_ends_what_the_one_before_has_left(pushed: Pushed, is_killed: bool) -> None:
-    push = pushed.begin()
-    statsd = push._statsd
-    assert statsd is not None
-    pushed.count(10)
-    await statsd.push()
-    statsd._connected = unreachable  # type: ignore[method-assign]
-    pushed.count(1)
-    await left_by(pushed, push)
-    without = MetricPush(pushed.node_state, cast("Any", None), cast("Any", None))
-    without.use_configuration(pushed.without_statsd().accepted)
-    pushed.count(5)
-    if is_killed:
-        await without.stop()
-    else:
-        await left_by(pushed, without)
-    last = pushed.begin()
-    pushed.count(7)
-    await last.stop()
-    assert pushed.received() == 17
-
-
-@on_loop
-async def test_an_upgrade_does_not_push_what_was_left_before_it_was_switched_off(pushed: Pushed) -> None:
-    former = Pushed("dogstatsd")
-    try:
-        push = former.begin()
-        assert push._statsd is not None
-        push._statsd._connected = unreachable  # type: ignore[method-assign]
-        former.count(100)
-        await left_by(former, push)
-        without = MetricPush(former.node_state, cast("Any", None), cast("Any", None))
-        without.use_configuration(former.without_statsd().accepted)
-        await left_by(former, without)
-        pushed.node_state.feeds[FEED] = former.node_state.feeds[FEED]
-    finally:
-        former.close()
-    pushed.count(7)
-    await pushed.begin().stop()
-    assert pushed.received() == 7
