@@ -27,8 +27,7 @@ _LOCK: Final = "lock"
 _LEFT: Final = "left"
 _WAIT_S: Final = 0.05
 _MOST_REMOVED: Final = 256
-_FLAGS_OF_MARK: Final = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_FLAGS: Final = os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 class UnusableDisk(OSError):
@@ -114,7 +113,7 @@ def mark_left(path: str) -> None:
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             try:
-                os.close(os.open(_LEFT, os.O_WRONLY | _FLAGS_OF_MARK, 0o600, dir_fd=folder))
+                os.close(os.open(_LEFT, os.O_WRONLY | _FLAGS, 0o600, dir_fd=folder))
             except OSError:  # it is full, for example
                 os.unlink(JOURNAL, dir_fd=folder)
             os.fsync(folder)
@@ -134,7 +133,7 @@ def mark_left(path: str) -> None:
 
 def _locked(path: str, timeout: float) -> int:
     """Return a descriptor with the lock of a directory. Raises `BlockingIOError` and other `OSError`."""
-    fd, ends_at = os.open(os.path.join(path, _LOCK), _FLAGS, 0o600), time.monotonic() + timeout
+    fd, ends_at = os.open(os.path.join(path, _LOCK), os.O_RDWR | _FLAGS, 0o600), time.monotonic() + timeout
     try:
         while True:
             try:
