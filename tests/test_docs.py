@@ -13,6 +13,7 @@ import re
 import shlex
 import socket
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_BLOCK = re.compile(r"^`(\S+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PORT = re.compile(r"(?<=[:\s])(?:8080|900[0-9]|990[12])\b")
+KINDS_OF_CHANGE = ("Security", "Changed", "Added", "Fixed")
 TRY_IT = re.compile(r"Try it: (.*)")
 
 
@@ -135,6 +137,15 @@ def test_the_readme_is_short_and_has_one_picture():
 def test_the_real_configuration_has_five_lines():
     ((name, text), *_) = FILE_BLOCK.findall(text_of("README.md"))
     assert (name, len(text.splitlines())) == ("gateway.yaml", 5)
+
+
+def test_the_changes_name_each_change_once():
+    text = text_of("CHANGELOG.md")
+    headings = re.findall(r"^#+ .*", text, re.MULTILINE)
+    assert headings == ["# Changes", "## 0.1.0 (not released)", *(f"### {each}" for each in KINDS_OF_CHANGE)]
+    changes = re.split(r"^(?:- |#)", text, flags=re.MULTILINE)
+    assert len(changes) > 500
+    assert not [each for each, times in Counter(changes).items() if times > 1]
 
 
 AVOIDED = re.compile(
