@@ -7,7 +7,7 @@ Authorization Header" of the API reference of S3, for the headers that have to b
 
 import hmac
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from hashlib import sha256
 from typing import Final, NamedTuple, final
 from urllib.parse import quote, unquote_to_bytes
@@ -22,9 +22,9 @@ _UNRESERVED: Final = "-_.~"
 _UNENCODED: Final = f"/{_UNRESERVED}"
 _S3: Final = "s3"
 _SIGNED_PREFIX: Final = b"x-amz-"
-_SIGNED_OF_S3: Final = b"x-amz-meta-", b"x-amz-checksum-", b"x-amz-sdk-"
-"""Headers to S3 that describe the data. Others are commands, such as to copy another object or to make it
-public: the keys may do more than routes let clients do, so they are sent without a signature, and S3 refuses them.
+_SIGNED_OF_CLIENTS: Final = b"x-amz-meta-", b"x-amz-checksum-", b"x-amz-sdk-"
+"""Headers to S3 that describe the data. Others are commands, such as to copy another object or to make it public: the
+keys may do more than routes let clients do, so those of clients are sent without a signature, and S3 refuses them.
 """
 _SIGNED_TOO: Final = b"content-md5"
 
@@ -73,17 +73,19 @@ class AwsSigner:
         digest: str,
         now: float,
         headers: Iterable[tuple[bytes, bytes]] = (),
+        of_client: Container[bytes] = frozenset(),
     ) -> bytes:
         """Return the header lines for a request.
 
         `path`: as it is sent. `query`: from `canonical_query`. `digest`: SHA-256 of the body in hexadecimal, or
         `UNSIGNED`. `now`: seconds since the epoch. `headers`: all others that are sent, without those in `FIELDS`.
+        `of_client`: lower-case names of those that the client has sent, also where a filter has changed the value.
         """
         at = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
         own = [("x-amz-content-sha256", digest), ("x-amz-date", at)]
         if self._keys.token:
             own.append(("x-amz-security-token", self._keys.token))
-        signed = sorted([("host", host.decode("latin-1")), *own, *self._signed_headers(headers).items()])
+        signed = sorted([("host", host.decode("latin-1")), *own, *self._signed_headers(headers, of_client).items()])
         names = ";".join(name for name, _ in signed)
         canonical = "\n".join(
             (
@@ -106,15 +108,16 @@ class AwsSigner:
         ]
         return "".join(lines).encode()
 
-    def _signed_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    def _signed_headers(self, headers: Iterable[tuple[bytes, bytes]], of_client: Container[bytes]) -> dict[str, str]:
         """Return those of the headers that are signed, by their lower-case names: the values of equal names joined, and
         each run of spaces as one space.
         """
-        prefixes = _SIGNED_OF_S3 if self._service == _S3 else _SIGNED_PREFIX
+        prefixes = _SIGNED_OF_CLIENTS if self._service == _S3 else _SIGNED_PREFIX
         signed: dict[str, str] = {}
         for each, value in headers:
             name = each.lower()
-            if name.startswith(prefixes) or name == _SIGNED_TOO:
+            is_ours = name.startswith(_SIGNED_PREFIX) and name not in of_client
+            if is_ours or name.startswith(prefixes) or name == _SIGNED_TOO:
                 key, text = name.decode("ascii"), b" ".join(value.split()).decode(*_AS_SENT)
                 signed[key] = f"{signed[key]},{text}" if key in signed else text
         return signed

@@ -89,7 +89,9 @@ class _Signing:
         exchange.request_added = without_fields(exchange.request_added, _ALIKE)
         raw = action.request(exchange, first)
         headers = Fields.parse(raw, raw.index(b"\n") + 1)
-        lines = self._signer.sign(exchange.method, host, path, query, digest, time.time(), headers)
+        received = frozenset(map(folded, exchange.head.received_names()))
+        of_client = frozenset(name.lower() for name, _ in headers if folded(name) in received)
+        lines = self._signer.sign(exchange.method, host, path, query, digest, time.time(), headers, of_client)
         exchange.request_added += lines
         return False
 
