@@ -104,15 +104,7 @@ _NEEDED: Final[Mapping[str, str]] = {"none": "", "certificate": "", "private_key
 
 
 class AwsSigV4(Settings):
-    """Signature of each request with AWS Signature Version 4.
-
-    It covers method, host, path, query, body, and headers: `Content-MD5`, and all that begin with `X-Amz-`; with
-    `service: s3` of those that clients send only `X-Amz-Meta-*`, `X-Amz-Checksum-*` and `X-Amz-Sdk-*`, because others
-    are commands that S3 would obey with these keys, such as `X-Amz-Copy-Source` and `X-Amz-Acl`: it refuses them
-    without a signature. All that filters set, such as `X-Amz-Storage-Class`, are signed unless the client has sent one
-    of that name. The client's own `X-Amz-Date`, `X-Amz-Content-Sha256` and `X-Amz-Security-Token` are replaced. The
-    body is held until it is complete. All targets of the API must have the same host and base path.
-    """
+    """Signature of each request with AWS Signature Version 4."""
 
     region: Annotated[str, Meta(pattern="^[a-z0-9-]+$", examples=["eu-central-1"])]
     """Region of the service."""

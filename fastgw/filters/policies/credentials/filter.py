@@ -107,7 +107,15 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
     gcp_id_token: GcpIdToken | None = None
     """Google-signed ID token that the gateway fetches for itself, sent as `Authorization: Bearer`."""
     aws_sigv4: AwsSigV4 | None = None
-    """Signature of each request for a service of AWS."""
+    """Signature of each request for a service of AWS (Signature Version 4).
+
+    It covers method, host, path, query, body, and headers: `Content-MD5`, and all that begin with `X-Amz-`; with
+    `service: s3` of those that clients send only `X-Amz-Meta-*`, `X-Amz-Checksum-*` and `X-Amz-Sdk-*`, because others
+    are commands that S3 would obey with these keys, such as `X-Amz-Copy-Source` and `X-Amz-Acl`: it refuses them
+    without a signature. All that filters set, such as `X-Amz-Storage-Class`, are signed unless the client has sent one
+    of that name. The client's own `X-Amz-Date`, `X-Amz-Content-Sha256` and `X-Amz-Security-Token` are replaced. The
+    body is held until it is complete. All targets of the API must have the same host and base path.
+    """
     csrf: Csrf | None = None
     """CSRF token that the API requires as well. null = none."""
     access_token_header: FieldName | None = None
