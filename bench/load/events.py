@@ -1,19 +1,23 @@
 """Event streams that stay open, and the contestant's memory for each."""
 
 import socket
+import sys
 import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backports import zstd
-
 from bench.load.idle import SPARE_FILES, allow_files, settled_memory
 from bench.load.load import Environment, NoAnswers
 from bench.origin.events import event
 from bench.peers.peer import HOST, Running, without_revision
 from bench.samples import Told
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 TIMEOUT = 20.0
 READ_SIZE = 1 << 16

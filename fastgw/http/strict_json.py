@@ -80,7 +80,9 @@ def check_json(text: bytes) -> None:
 
 
 def check_json_in_steps(text: bytes) -> None:
-    """Check a text in steps, between which the interpreter gives other threads their turns."""
+    """Check a text in steps, between which the interpreter gives other threads their turns. Levels: as many as its
+    stack allows, 920 with CPython 3.11 and 65,000 with 3.14.
+    """
     try:
         _SCANNER.decode(text.decode())
     except InvalidJson:

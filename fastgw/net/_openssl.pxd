@@ -26,7 +26,7 @@ cdef inline void* session_of(session) noexcept:
 cdef inline bint is_known_python() except -1:
     """Whether this is a supported version of CPython."""
     import sys
-    return (3, 11) <= sys.version_info[:2] <= (3, 13) and sys.implementation.name == "cpython"
+    return (3, 11) <= sys.version_info[:2] <= (3, 14) and sys.implementation.name == "cpython"
 
 
 cdef inline void* library_of(session) except? NULL:

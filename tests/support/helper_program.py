@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from glob import glob
 from pathlib import Path
 
 
@@ -38,13 +39,19 @@ def start(argument: bytes) -> Callable[[bytes], bytes]:
     return work
 
 
+_LIBFFI = {(each.st_dev, each.st_ino) for each in map(os.stat, glob("/usr/lib/*/libffi.so*"))}
+
+
 def _descriptors() -> list[int]:
-    """Return the open descriptors; /proc cannot be listed, because the process may not open anything."""
+    """Return the open descriptors; /proc cannot be listed, because the process may not open anything. Without that by
+    which libffi 3.5, the library of `ctypes`, maps itself once more.
+    """
     found = []
     for number in range(256):
         try:
-            os.fstat(number)
+            state = os.fstat(number)
         except OSError:
             continue
-        found.append(number)
+        if (state.st_dev, state.st_ino) not in _LIBFFI:
+            found.append(number)
     return found

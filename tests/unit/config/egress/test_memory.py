@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 import tracemalloc
 from types import SimpleNamespace
 
@@ -53,10 +54,12 @@ def taken(services: int) -> int:
 
 
 def test_the_tables_of_a_service_take_a_few_kilobytes() -> None:
-    """9.7 with CPython 3.11; 19.1 when each had sets, counts and filters of its own that are the same for all."""
+    """9.7 with CPython 3.11, 11.3 with 3.14; 19.1 when each had sets, counts and filters of its own that are the same
+    for all.
+    """
     taken(1)  # with what is made once
     each = (taken(2 * SERVICES) - taken(SERVICES)) / SERVICES
-    assert each < 11 * 1024
+    assert each < (11 if sys.version_info < (3, 14) else 12) * 1024
 
 
 def test_filters_that_may_stand_anywhere_are_one_for_equal_uses() -> None:

@@ -1,5 +1,7 @@
 """Syntax errors are told in words of our own, where the mistake is, and the same whichever parser has found them."""
 
+import sys
+
 import pytest
 from typer.testing import CliRunner
 
@@ -57,7 +59,10 @@ TOML = {
     "a = {x=1,}": ("a key cannot start with this character", 1, 10),
 }
 JSON = {
-    '{"a": 1,\n}': ("a key is missing", 2, 1),
+    '{"a": 1,\n}': (
+        "a key is missing",
+        *((1, 8) if sys.version_info >= (3, 13) else (2, 1)),
+    ),  # the comma is named there
     "{'a': 1}": ("a key is missing", 1, 2),
     '{"a": }': ("a value is missing", 1, 7),
     '{"a" 1}': ("a key without `:`", 1, 6),
