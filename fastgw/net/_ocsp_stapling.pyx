@@ -105,7 +105,7 @@ cdef int _find_openssl() except -1:
     cdef void* library
     cdef int index
     if not is_known_python():
-        _why_missing = "it needs CPython 3.11, 3.12 or 3.13"
+        _why_missing = "it needs CPython 3.11 to 3.14"
         return 0
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)._sslobj
