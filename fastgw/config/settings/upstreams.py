@@ -356,7 +356,8 @@ class Hedge(Settings):
     and the other attempt is cancelled.
 
     For GET, HEAD and OPTIONS without a body, within the budget of `retries`, and if there is another target. A hedged
-    request never waits for a connection: it is not sent if `pool.max_connections` are in use.
+    request never waits for a connection: it is not sent if `pool.max_connections` are in use. None is sent while the
+    circuit breaker is half-open.
     """
 
     after: Literal["p95"] | Duration = "p95"
@@ -504,8 +505,8 @@ class CircuitBreaker(Settings):
 
     Closed: all requests pass. Too many errors open the breaker: requests are answered 503 with `Retry-After`. After the
     time `open` it is half-open: `probes` requests pass, on the whole node. If all of them succeed the breaker closes;
-    if one fails it opens again. If probes have no result because their clients have left, as many may pass after a
-    further `open`.
+    if one fails it opens again. In the place of one that ends without a result, because its client has left, another
+    request passes; if some have no result after a further `open`, as many as at first.
     """
 
     error_rate: Percent = 0.5

@@ -152,10 +152,13 @@ class Forwarding(Timed):
 
     def _hedge(self) -> None:
         """Begin a hedge at another target, because the attempts in flight are slow. Only where it gets a connection at
-        once: it must not wait in the queue, where it would take the places of requests.
+        once: it must not wait in the queue, where it would take the places of requests. And not while the circuit
+        breaker is half-open: it would take the place of a request that may pass, and double the load of a test.
         """
         self._timer = None
         upstream, exchange = self.upstream, self.exchange
+        if upstream.is_recovering:
+            return
         assert self.current is not None
         tried = {*self._tried, self.current.target, *(hedge.target for hedge in self._hedges)}
         if not upstream.pool.may_open():

@@ -4,7 +4,9 @@ Rule 1: every transition begins a round, which the deciding worker writes to sha
 highest round is the state of the node (`shm.health_words`). The half-open state is not written: it follows from the
 time. Rule 2: probes are counted by round, over all workers: add, check the sum, subtract again if it is too high (as in
 `shm.node_limits.NodeLimit`). Rule 3: attempts that began before a round do not count in it. Attempts in flight when the
-breaker opened fail late.
+breaker opened fail late. Rule 4: a probe that ends without a result (its client has left, another attempt was faster)
+is given back, or the round would have fewer results than it needs to close the breaker. The worker that sent it does
+so; probes of earlier rounds are forgotten with their round.
 """
 
 from collections.abc import Callable, Container
@@ -16,6 +18,7 @@ from fastgw.shm.health_words import NEVER_OPEN, BreakerState, HealthWords
 from fastgw.shm.memory import Column
 from fastgw.upstream.health.error_window import SLOTS, Window
 from fastgw.upstream.load_balancing import Balancer, BalancingRequest, NoTarget
+from fastgw.upstream.targets.attempt_listener import AttemptRecord
 from fastgw.upstream.targets.target import Target
 
 
@@ -44,9 +47,11 @@ class Breaker:
         "_column",
         "_on_change",
         "_on_open",
+        "_probing",
         "_settings",
         "_slot",
         "_state",
+        "_taken",
         "_trying_since",
         "_window",
         "_words",
@@ -76,6 +81,8 @@ class Breaker:
         self._state = NEVER_OPEN
         self._begun = 0, 0  # the round, the number of its probes at the last check, and the time of that number
         self._begun_at = 0.0
+        self._taken = 0  # probes of this worker in the round whose attempts have not begun yet
+        self._probing: set[AttemptRecord] = set()  # those whose attempts have no result yet: at most `probes`
         self._trying_since = 0.0  # when it first became half-open; attempts from then on are probes
         self._window = Window(settings.window)
         self.phase = BreakerPhase.CLOSED
@@ -89,6 +96,7 @@ class Breaker:
             return
         self._state, self.phase = before._state, before.phase
         self._begun, self._begun_at, self._trying_since = before._begun, before._begun_at, before._trying_since
+        self._taken, self._probing = before._taken, before._probing
         self._window = before._window
 
     def clear_words(self) -> None:
@@ -109,6 +117,7 @@ class Breaker:
         own = words.counted(self._column.words, words.probes, slot, round)
         words.count(self._column, words.probes, slot, round, own + 1)
         if words.counted_by_all(self._column, words.probes, slot, round) <= self._settings.probes:
+            self._taken += 1
             return True
         words.count(self._column, words.probes, slot, round, own)
         return False
@@ -120,6 +129,26 @@ class Breaker:
         return max(self._state.until - self._clock(), 1.0 if self.phase is BreakerPhase.HALF_OPEN else 0.001)
 
     # results
+
+    def begin_probe(self, attempt: AttemptRecord) -> None:
+        """Handle the begin of an attempt while the breaker is not closed: if a probe was taken, this is its attempt."""
+        if self._taken:
+            self._taken -= 1
+            self._probing.add(attempt)
+
+    def has_result(self, attempt: AttemptRecord) -> None:
+        """Count the probe of this attempt as used."""
+        self._probing.discard(attempt)
+
+    def give_back_probe(self, attempt: AttemptRecord) -> None:
+        """Give back the probe of an attempt that has ended, if it belongs to this round and had no result."""
+        if attempt not in self._probing:
+            return
+        self._probing.discard(attempt)
+        words, round, slot = self._words, self._state.round, self._slot
+        own = words.counted(self._column.words, words.probes, slot, round)
+        if own:
+            words.count(self._column, words.probes, slot, round, own - 1)
 
     def erred(self, now: float, begun_at: float) -> None:
         """Handle the failure of an attempt that began at this time."""
@@ -163,7 +192,7 @@ class Breaker:
         return self._state.until if self.phase is BreakerPhase.OPEN else now + self._settings.open / SLOTS
 
     def _look_for_probes(self, now: float) -> None:
-        """Let further probes pass if the earlier ones have no result (clients disconnected, a worker was killed)."""
+        """Let further probes pass if the earlier ones have no result (they last, or a worker was killed)."""
         words, round = self._words, self._state.round
         begun = words.counted_by_all(self._column, words.probes, self._slot, round)
         if (round, begun) != self._begun:
@@ -188,6 +217,9 @@ class Breaker:
 
     def _adopt_state(self, state: BreakerState, now: float) -> None:
         self._words.set_breaker(self._column, self._slot, state)  # in case the deciding worker dies
+        if state.round != self._state.round:
+            self._taken = 0
+            self._probing.clear()
         before, self._state = self.phase, state
         self.phase = phase_of(state, now)
         if self.phase is BreakerPhase.HALF_OPEN and before is not BreakerPhase.HALF_OPEN:

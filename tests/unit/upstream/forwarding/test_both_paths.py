@@ -221,6 +221,35 @@ def test_who_is_refused_by_a_half_open_breaker_is_picked_for_once(algorithm: str
     assert [record.status for record in play.plane.records][-4:] == [200] * 4
 
 
+def leaving_client(play: Play) -> None:
+    """A client that leaves before it is answered."""
+    client = play.plane.client("127.0.0.3")
+    client.sends(GET)
+    client.resets()
+
+
+@pytest.mark.parametrize("probes", [(), (PASSING,), (MEETING,)], ids=["at once", "behind a step", "met"])
+@pytest.mark.parametrize("algorithm", ["round_robin", "random", "least_connections", "latency", "consistent_hash"])
+def test_a_half_open_breaker_closes_although_clients_leave_and_slow_requests_are_hedged(
+    algorithm: str, probes: Any
+) -> None:
+    """A probe without a result is given back; and a slow one is not hedged, which would be two for one request."""
+    settings = upstream(
+        2,
+        circuit_breaker={**BREAKER, "probes": 3},
+        load_balancing={"algorithm": algorithm},
+        retries={"max": 0},
+        hedge={"after": "50ms", "max": 1},
+    )
+    steps: list[Step] = [step for _ in range(5) for step in (sends(GET), answers_if_asked(ERROR))]
+    steps += [passes(2.2), *[leaving_client] * 7]
+    steps += [step for _ in range(3) for step in (sends(GET), passes(0.2), answers_if_asked(OK))]
+    play = both(steps, settings, probes)
+    assert [record.status for record in play.plane.records][-3:] == [200] * 3
+    assert [record.retries for record in play.plane.records][-3:] == [0] * 3
+    assert "closed" in repr(play.plane.gateway.upstreams["u"].health.breaker)  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("probes", [(), (PASSING,)], ids=["at once", "behind a step"])
 def test_a_client_without_a_sticky_cookie_is_given_one_on_either_path(probes: Any) -> None:
     settings = upstream(2, load_balancing={"sticky": {"cookie": "at", "key": "k" * 32}})

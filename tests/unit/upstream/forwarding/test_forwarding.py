@@ -679,7 +679,7 @@ def test_a_hedge_looks_once_at_each_of_many_targets_of_a_full_pool(free: bool, m
     def pick(request: object, tried: Container[Busy]) -> None:
         picked.extend(target for target in targets if target not in tried)
 
-    upstream = SimpleNamespace(in_use=targets, pool=pool, balancer=SimpleNamespace(pick=pick))
+    upstream = SimpleNamespace(in_use=targets, pool=pool, balancer=SimpleNamespace(pick=pick), is_recovering=False)
     forwarding: Any = SimpleNamespace(
         upstream=upstream,
         exchange=None,

@@ -21,6 +21,7 @@ from fastgw.upstream.health.error_window import SLOTS, Window
 from fastgw.upstream.health.outlier_ejection import most_ejected
 from fastgw.upstream.health.upstream_health import Health, HealthEvent, HealthPoller
 from fastgw.upstream.load_balancing import BalancingRequest
+from fastgw.upstream.targets.attempt_listener import AttemptRecord
 from fastgw.upstream.targets.target import Target, build_targets
 from tests.support.attempts import record
 
@@ -659,6 +660,96 @@ def test_probes_that_come_to_nothing_are_made_up_for() -> None:
     assert [worker.passes() for worker in node.workers * 2] == [True] * 3 + [False] * 3
     node.workers[0].fails(0, seconds=5.5)
     assert node.phase() is BreakerPhase.OPEN
+
+
+def begun(worker: Group, index: int = 0) -> AttemptRecord | None:
+    """Begin an attempt, as a forwarding does; None: the breaker lets no more pass."""
+    if not worker.passes():
+        return None
+    attempt = record(worker.targets[index])
+    worker.health.attempt_begun(attempt)
+    return attempt
+
+
+@pytest.mark.parametrize("fault", [None, Fault.CLIENT_LEFT, Fault.POOL_FULL])
+def test_a_probe_without_a_result_is_given_back_to_the_next_request(fault: Fault | None) -> None:
+    """Its client has left, or another attempt was faster: without this, too few results would follow to close it."""
+    node = Node(breaker=BREAKER)
+    opened(node)
+    node.passes(5.0)
+    assert node.phase() is BreakerPhase.HALF_OPEN
+    for number in range(30):
+        worker = node.workers[number % 3]
+        attempts = [begun(worker) for _ in range(4)]
+        assert [attempt is not None for attempt in attempts] == [True] * 3 + [False]
+        for attempt in attempts:
+            if attempt is not None:
+                worker.health.attempt_given_up(attempt, fault, "")
+    for worker in node.workers:
+        attempt = begun(worker)
+        assert attempt is not None
+        assert node.phase() is BreakerPhase.HALF_OPEN
+        attempt.status = 200
+        worker.health.attempt_answered(attempt)
+        worker.health.attempt_ended(attempt)
+    assert node.phase() is BreakerPhase.CLOSED
+
+
+def test_a_probe_that_had_a_result_is_not_given_back() -> None:
+    """Its response is aborted after the head, or its attempt ends: it was counted."""
+    node = Node(breaker=BREAKER)
+    opened(node)
+    node.passes(5.0)
+    assert node.phase() is BreakerPhase.HALF_OPEN
+    first, second, third = node.workers
+    for worker, end in ((first, first.health.attempt_ended), (second, None)):
+        attempt = begun(worker)
+        assert attempt is not None
+        attempt.status = 200
+        worker.health.attempt_answered(attempt)
+        if end is None:
+            worker.health.attempt_given_up(attempt, Fault.CLIENT_LEFT, "")
+        else:
+            end(attempt)
+    assert begun(third) is not None
+    assert [begun(worker) for worker in node.workers] == [None, None, None]
+
+
+def test_a_probe_of_an_earlier_round_is_not_given_to_a_later_one() -> None:
+    node = Node(breaker=BREAKER)
+    opened(node)
+    node.passes(5.0)
+    worker = node.workers[0]
+    assert node.phase() is BreakerPhase.HALF_OPEN
+    earlier = [begun(worker) for _ in range(3)]
+    node.passes(6.2)  # no result for so long: another round
+    later = [begun(worker) for _ in range(4)]
+    assert [attempt is not None for attempt in (*earlier, *later)] == [True] * 6 + [False]
+    for attempt in earlier:
+        assert attempt is not None
+        worker.health.attempt_given_up(attempt, None, "")
+    assert begun(worker) is None
+    assert later[0] is not None
+    worker.health.attempt_given_up(later[0], None, "")
+    assert begun(worker) is not None
+    assert begun(worker) is None
+
+
+def test_an_attempt_that_took_no_probe_gives_none_back() -> None:
+    """One from before it opened, and one of a retry at an ejected target, which asks no balancer."""
+    node = Node(breaker=BREAKER)
+    worker = node.workers[0]
+    before = begun(worker)
+    opened(node)
+    node.passes(5.0)
+    assert node.phase() is BreakerPhase.HALF_OPEN
+    assert [begun(each) is not None for each in (worker, worker, worker, worker)] == [True] * 3 + [False]
+    unasked = record(worker.targets[1])
+    worker.health.attempt_begun(unasked)
+    for attempt in (before, unasked):
+        assert attempt is not None
+        worker.health.attempt_given_up(attempt, None, "")
+    assert begun(worker) is None
 
 
 def test_it_stays_open_when_the_worker_that_opened_it_is_killed() -> None:
