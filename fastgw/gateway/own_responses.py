@@ -113,7 +113,7 @@ def redirect_action(route: config.Route, redirect: config.Redirect) -> Callable[
     if redirect.to is None:
         return _parts_redirect(redirect)
     to = parse_redirect(redirect.to)
-    has_query = any(b"?" in literal for literal in to.literals)
+    has_query = "?" in redirect.to.partition("#")[0]  # after it, a `?` belongs to the fragment
     expand, status = expander(to, route, fit_value), redirect.status
     dot_segments = _dot_segments(to.expand(dict.fromkeys(to.parameters, b"value")))
 
@@ -127,7 +127,8 @@ def redirect_action(route: config.Route, redirect: config.Redirect) -> Callable[
             exchange.fail(Fault.BAD_REQUEST, "The redirect has a dot segment or an incomplete escape.")
             return
         if not has_query and exchange.query_shown is not None:
-            location += b"?" + exchange.query_shown
+            url, mark, fragment = location.partition(b"#")  # values have none: it is percent-encoded
+            location = b"%b?%b%b%b" % (url, exchange.query_shown, mark, fragment)
         exchange.reply(Reply(status, fields=((b"Location", location),)))
 
     return answer

@@ -124,7 +124,8 @@ class Template:
     literals: tuple[bytes, ...]
     parameters: tuple[str, ...]
     query_from: int = sys.maxsize
-    """Position of the first parameter in a query: its value is one value there, whatever it contains."""
+    """Position of the first parameter in a query: its value is one value there, whatever it contains. A `?` in the
+    fragment counts, too: scripts read the query of `/#/login?next={path}` like any other."""
 
     def expand(self, values: Mapping[str, bytes]) -> bytes:
         """Replace the parameters by `values` (normal-form path bytes). The result never begins with `//`, which

@@ -618,8 +618,8 @@ class Redirect(Settings):
     percent-encoded, only `{path}` and `{map.NAME}` keep their slashes, of which the first may stand before them
     (`/{path}`). If a value is missing, the request is answered 400, or 403 if it is the consumer's or a claim.
 
-    If the value has no query, the query of the request is appended, without credentials that filters hide. null = the
-    parts below.
+    If the value has no query, the query of the request is appended, before a fragment, without credentials that filters
+    hide. null = the parts below.
     """
     scheme: Literal["http", "https"] | None = None
     """Scheme of the URL. null = the scheme of the request."""

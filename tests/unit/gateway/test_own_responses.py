@@ -121,6 +121,27 @@ def test_a_redirect_has_values_percent_encoded(to: str, target: str, location: b
 
 
 @pytest.mark.parametrize(
+    ("to", "target", "location"),
+    [
+        ("/new#sec", "/x/7?a=1", b"/new?a=1#sec"),
+        ("/new#sec?x", "/x/7?a=1", b"/new?a=1#sec?x"),
+        ("/new#sec?x={id}", "/x/7?a=1", b"/new?a=1#sec?x=7"),
+        ("/new#{id}", "/x/7?a=1", b"/new?a=1#7"),
+        ("/new#{query.a}", "/x/7?a=%23b", b"/new?a=%23b#%23b"),
+        ("/new?b#sec", "/x/7?a=1", b"/new?b#sec"),
+        ("/new?b=#sec?x", "/x/7?a=1", b"/new?b=#sec?x"),
+        ("https://b.test#sec", "/x/7?a=1", b"https://b.test?a=1#sec"),
+        ("https://b.test/#/{id}?x#", "/x/7?", b"https://b.test/?#/7?x#"),
+        ("/new#sec", "/x/7", b"/new#sec"),
+    ],
+)
+def test_the_query_of_a_redirect_precedes_the_fragment(to: str, target: str, location: bytes) -> None:
+    """RFC 3986 section 3.5: all that follows the first `#` is the fragment, a `?` as well."""
+    got = answer({"redirect": {"to": to}}, target)
+    assert b"\r\nLocation: " + location + b"\r\n" in got
+
+
+@pytest.mark.parametrize(
     ("path", "to", "target", "location"),
     [
         ("/old/{a}.html", "/new/{a}/x", "/old/...html", b""),
