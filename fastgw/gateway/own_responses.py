@@ -11,7 +11,7 @@ from typing import Final, final
 
 import orjson
 
-from fastgw.config.base.route_patterns import parse_path, parse_redirect
+from fastgw.config.base.route_patterns import parse_path, parse_plain_path, parse_redirect
 from fastgw.config.base.variables import inserted_values
 from fastgw.config.settings import gateway as config
 from fastgw.errors import Fault
@@ -23,7 +23,6 @@ from fastgw.forwarded_headers import Peer, client_scheme
 from fastgw.http.authority import DEFAULT_PORTS, parse_authority
 from fastgw.http.grammar import IS_VALUE
 from fastgw.http.messages import RequestHead
-from fastgw.http.path_normalization import normalize
 from fastgw.upstream.policies.path_rewrite import MissingVariable, expander, path_replacer
 
 Parts = tuple[bytes | Value, ...]
@@ -142,7 +141,7 @@ def _dot_segments(location: bytes) -> int:
 def _parts_redirect(redirect: config.Redirect) -> Callable[[Exchange], None]:
     """Return the action of a redirect to the URL of the request with other parts."""
     path_of = path_replacer(redirect.strip_prefix, redirect.add_prefix)
-    whole = None if redirect.path is None else normalize(redirect.path.encode())
+    whole = None if redirect.path is None else parse_plain_path(redirect.path)
     host = None if redirect.host is None else redirect.host.encode()
     scheme = None if redirect.scheme is None else redirect.scheme.encode()
     keeps_path = redirect.strip_prefix is redirect.add_prefix is None

@@ -260,7 +260,7 @@ def parse_plain_path(text: str) -> bytes:
         raise ValueError(f"{text!r} does not start with a slash; expected a plain path such as /api")
     if written[-1] == "*" or any(_PARAMETER.fullmatch(part) for part in written):
         raise ValueError(f"{text!r} is a pattern; expected a plain path such as /api")
-    return b"/".join(_normal(part) for part in written)
+    return b"/".join(_normal(part, whole=text) for part in written)
 
 
 def parse_rewrite(text: str) -> Template:
@@ -272,7 +272,7 @@ def parse_rewrite(text: str) -> Template:
     if not text.startswith("/") or text.startswith("//"):
         raise ValueError(f"{text!r} does not start with exactly one slash; expected a path such as /internal/{{id}}")
     pieces = _TEMPLATE_PARAMETER.split(text)
-    literals = (b"/".join(_normal(part) for part in literal.split("/")) for literal in pieces[::2])
+    literals = (b"/".join(_normal(part, whole=text) for part in literal.split("/")) for literal in pieces[::2])
     return Template(tuple(literals), tuple(pieces[1::2]))
 
 
@@ -375,9 +375,9 @@ def _mixed(segment: str, pieces: list[str]) -> MixedSegment:
     return MixedSegment(text, names, regex + b"$", shape)
 
 
-def _normal(text: str, segment: str = "") -> bytes:
+def _normal(text: str, segment: str = "", whole: str = "") -> bytes:
     """Return text within a segment in normal form. Non-ASCII characters are percent-encoded as UTF-8. `segment`: the
-    whole segment, if the text is beside a parameter.
+    whole segment, if the text is beside a parameter. `whole`: the whole path, if it is no pattern: it matches nothing.
     """
     if _PLAIN.fullmatch(text):  # PERF: most text is plain, and thousands of routes are checked
         return text.encode()
@@ -389,10 +389,17 @@ def _normal(text: str, segment: str = "") -> bytes:
         normal = normalize(b"/-/" + encoded).removeprefix(b"/-/")
     except Malformed as refusal:
         reason = refusal.reason.removesuffix(".")
+        if whole:
+            raise ValueError(
+                f"{whole!r} is not a valid path ({reason}); expected plain text or percent-encoding, without a query or"
+                " fragment"
+            ) from refusal
         raise ValueError(
             f"{segment or text!r} cannot match any request ({reason}); expected plain text or percent-encoding"
         ) from refusal
     if text and normal in (b"", b"/"):
+        if whole:
+            raise ValueError(f"{whole!r} is not a valid path (dot segments are resolved); expected a path without them")
         raise ValueError(f"{text!r} cannot match any request (dot segments are resolved); expected a path without them")
     return normal[1:-1] if segment else normal
 

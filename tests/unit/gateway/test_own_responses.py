@@ -141,6 +141,11 @@ def test_the_query_of_a_redirect_precedes_the_fragment(to: str, target: str, loc
     assert b"\r\nLocation: " + location + b"\r\n" in got
 
 
+@pytest.mark.parametrize(("path", "sent"), [("/a b", b"/a%20b"), ("/ä", b"/%C3%A4"), ("/a%7eb//c", b"/a~b//c")])
+def test_the_path_of_a_redirect_is_encoded(path: str, sent: bytes) -> None:
+    assert b"\r\nLocation: http://a.test%b?q\r\n" % sent in answer({"redirect": {"path": path}}, "/x/7?q")
+
+
 @pytest.mark.parametrize(
     ("path", "to", "target", "location"),
     [

@@ -13,6 +13,7 @@ from fastgw.config.base.route_patterns import (
     PathKind,
     parse_host,
     parse_path,
+    parse_plain_path,
     parse_redirect,
     parse_rewrite,
     parse_strip_prefix,
@@ -133,6 +134,21 @@ def test_a_path_that_is_wrong_or_can_never_match_is_refused_with_what_was_expect
 def test_a_segment_that_is_wrong_is_quoted_as_written(text, quoted):
     with pytest.raises(ValueError, match=f"^{re.escape(quoted)}; expected "):
         parse_path(text)
+
+
+@pytest.mark.parametrize("parse", [parse_plain_path, parse_strip_prefix, parse_rewrite])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("/x y?z", "The path has an invalid character"),
+        ("/a/b#c", "The path has an invalid character"),
+        ("/a%zz/b", "The path has an invalid percent-encoding"),
+        ("/a/../b", "dot segments are resolved"),
+    ],
+)
+def test_a_path_that_is_sent_and_matches_nothing_is_quoted_as_a_whole(parse, text, reason):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{text!r} is not a valid path ({reason}); expected ')}"):
+        parse(text)
 
 
 @given(st.text(alphabet="ab./%2eF5c;~ü |", max_size=8))
