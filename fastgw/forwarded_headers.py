@@ -36,6 +36,8 @@ MOST_PROXIES: Final = 32
 """Maximum number of proxies between the client and the gateway: entries further to the left are ignored."""
 MOST_BYTES: Final = 4096
 """Maximum bytes of `Forwarded`, counted from its end: elements further to the left are ignored."""
+_EMPTY: Final = b", \t"
+"""Bytes of empty members of a list, with the commas around them."""
 LONGEST_NODE: Final = 64
 """Maximum bytes of an address with its port; a longer one is invalid."""
 
@@ -153,7 +155,7 @@ def _appended(peer: Peer, head: RequestHead, client_ip: str, dropped: frozenset[
     """Append to the received lists. Address and scheme of the client are accepted from a trusted peer only."""
     if client_ip == peer.ip and not head.forwarded and head.edited() is None:
         return peer.set_lines(head.authority)  # there is no earlier proxy
-    heard = _list_of(head, b"x-forwarded-for")
+    heard = _addresses_of(head)
     forwarded = _well_formed_end(_forwarded_of(head))
     # If a trusted proxy writes one of the two lists, readers of the other get the same entries.
     if peer.trusted and forwarded and not heard:
@@ -236,9 +238,16 @@ def _list_of(head: RequestHead, name: bytes) -> bytes:
     return b", ".join(value for value in head.received_values(name) if value)
 
 
+def _addresses_of(head: RequestHead) -> bytes:
+    """Return `X-Forwarded-For`, without empty members at its ends; empty if it has no others."""
+    return _list_of(head, b"x-forwarded-for").strip(_EMPTY)
+
+
 def _last_of(heard: bytes) -> list[bytes]:
-    """Return the last members of `X-Forwarded-For`, at most `MOST_PROXIES`."""
-    return heard.rsplit(b",", MOST_PROXIES)[-MOST_PROXIES:]
+    """Return the last members of `X-Forwarded-For`, of at most `MOST_PROXIES` with the empty ones between them, which
+    are ignored (RFC 9110 section 5.6.1.2).
+    """
+    return [member for member in heard.rsplit(b",", MOST_PROXIES)[-MOST_PROXIES:] if member.strip(_EMPTY)]
 
 
 def _forwarded_of(head: RequestHead) -> bytes:
@@ -255,11 +264,12 @@ def client_address(head: RequestHead, peer: Peer, trusts: Callable[[str], bool])
     """Return the client's address: from right to left, the first that is not a trusted proxy.
 
     Read from `X-Forwarded-For`, or, if that is missing, from `Forwarded`. An invalid address ends the search at the
-    proxy that forwarded it: entries left of it are not trustworthy.
+    proxy that forwarded it: entries left of it are not trustworthy. An empty entry is none (RFC 9110 section 5.6.1.2):
+    a client gains nothing by one, because its proxy appends its address behind it.
     """
     if not peer.trusted or not head.forwarded:
         return peer.ip
-    heard = _list_of(head, b"x-forwarded-for")
+    heard = _addresses_of(head)
     names: Iterable[bytes] = reversed(_last_of(heard)) if heard else map(_for, _elements(_forwarded_of(head)))
     known = peer.ip
     for name in islice(names, MOST_PROXIES):
@@ -281,10 +291,10 @@ def client_scheme(head: RequestHead, peer: Peer) -> bytes:
     if peer.trusted:
         heard = head.first(b"x-forwarded-proto")
         if heard is None and (forwarded := head.first(b"forwarded")) is not None:
-            match = _PROTO.search(forwarded.partition(b",")[0])
+            match = _PROTO.search(forwarded.lstrip(_EMPTY).partition(b",")[0])
             heard = match[1] if match else None
         if heard is not None:
-            scheme = heard.partition(b",")[0].strip(b" \t").lower()
+            scheme = heard.lstrip(_EMPTY).partition(b",")[0].strip(b" \t").lower()
             if scheme in (b"http", b"https"):
                 return scheme
     return peer.scheme
@@ -295,26 +305,27 @@ def client_authority(head: RequestHead, peer: Peer) -> bytes:
     if peer.trusted:
         heard = head.first(b"x-forwarded-host")
         if heard is not None:
-            authority = heard.partition(b",")[0].strip(b" \t").lower()
+            authority = heard.lstrip(_EMPTY).partition(b",")[0].strip(b" \t").lower()
             if _IS_AUTHORITY(authority):
                 return authority
     return head.authority
 
 
 def _elements(forwarded: bytes) -> Iterator[bytes]:
-    """Yield the elements of `Forwarded` from the right, as long as they are well-formed.
+    """Yield the elements of `Forwarded` from the right, as long as they are well-formed; empty ones are ignored.
 
     From the right, because a client may leave a quote open that would hide its proxy's element. Each byte is read once
     on the way to a comma, because clients may send thousands of them.
     """
     backwards = forwarded[::-1]
     at = 0
-    while match := _TO_COMMA_BACKWARDS.match(backwards, at):
-        element = match[1][::-1].strip(b" \t")
-        if not _IS_ELEMENT(element):
-            return
-        yield element
+    while at < len(backwards) and (match := _TO_COMMA_BACKWARDS.match(backwards, at)):
         at = match.end()
+        element = match[1][::-1].strip(b" \t")
+        if _IS_ELEMENT(element):
+            yield element
+        elif element:
+            return
 
 
 def _well_formed_end(forwarded: bytes) -> bytes:

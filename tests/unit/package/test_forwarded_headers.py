@@ -7,7 +7,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastgw.config.base.value_types import parse_network
-from fastgw.forwarded_headers import FAMILY, Peer, _elements, client_address, fields_for_upstream
+from fastgw.forwarded_headers import (
+    FAMILY,
+    Peer,
+    _elements,
+    client_address,
+    client_authority,
+    client_scheme,
+    fields_for_upstream,
+)
 from fastgw.gateway.compiler import trust
 from fastgw.http.grammar import TOKEN
 from fastgw.http.http1.parser import parse_request
@@ -42,7 +50,26 @@ def added(policy: str | None, peer: Peer, *fields: bytes) -> dict[bytes, bytes]:
         ([b"X-Forwarded-For: 6.6.6.6", b"X-Forwarded-For: 198.51.100.1"], "198.51.100.1"),
         ([b"X-Forwarded-For: 10.0.0.1, 10.0.0.2"], "10.0.0.1"),
         ([b"X-Forwarded-For: 6.6.6.6, unknown, 10.0.0.1"], "10.0.0.1"),
-        ([b"X-Forwarded-For: 6.6.6.6,, 10.0.0.1"], "10.0.0.1"),
+        # empty members are none (RFC 9110 section 5.6.1.2), wherever they stand; so many at most between others
+        ([b"X-Forwarded-For: 198.51.100.1,"], "198.51.100.1"),
+        ([b"X-Forwarded-For: 198.51.100.1, , 10.0.0.1"], "198.51.100.1"),
+        ([b"X-Forwarded-For: , 198.51.100.1 ,\t, ,10.0.0.1, ,"], "198.51.100.1"),
+        ([b"X-Forwarded-For: 198.51.100.1", b"X-Forwarded-For: ,", b"X-Forwarded-For: 10.0.0.1"], "198.51.100.1"),
+        ([b"X-Forwarded-For: 198.51.100.1" + b"," * 9000], "198.51.100.1"),
+        ([b"X-Forwarded-For: 198.51.100.1" + b"," * 30 + b"10.0.0.1"], "198.51.100.1"),
+        ([b"X-Forwarded-For: 198.51.100.1" + b"," * 32 + b"10.0.0.1"], "10.0.0.1"),
+        ([b"X-Forwarded-For: 6.6.6.6, unknown,, 10.0.0.1,"], "10.0.0.1"),
+        ([b"X-Forwarded-For: 6.6.6.6,,,, 198.51.100.1, 10.0.0.1"], "198.51.100.1"),
+        ([b"X-Forwarded-For: ,"], "10.0.0.9"),
+        ([b"X-Forwarded-For: , ,", b"Forwarded: for=198.51.100.1"], "198.51.100.1"),
+        ([b"Forwarded: for=198.51.100.1,"], "198.51.100.1"),
+        ([b"Forwarded: for=198.51.100.1,,for=10.0.0.1"], "198.51.100.1"),
+        ([b"Forwarded: , for=198.51.100.1 ,\t, for=10.0.0.1, ,"], "198.51.100.1"),
+        ([b"Forwarded: for=198.51.100.1" + b"," * 4000 + b"for=10.0.0.1"], "198.51.100.1"),
+        ([b"Forwarded: for=198.51.100.1" + b"," * 4096 + b"for=10.0.0.1"], "10.0.0.1"),
+        ([b"Forwarded: for=6.6.6.6, for=_hidden,, for=10.0.0.1,"], "10.0.0.1"),
+        ([b'Forwarded: for="6.6.6.6,,, for=198.51.100.1,'], "198.51.100.1"),
+        ([b"Forwarded: ,"], "10.0.0.9"),
         ([b"X-Forwarded-For: 010.1.1.1"], "10.0.0.9"),
         ([b"X-Forwarded-For: 2001:DB8::1"], "2001:db8::1"),
         ([b"X-Forwarded-For: [2001:db8::1]:80"], "2001:db8::1"),
@@ -145,7 +172,7 @@ LAST_ELEMENT = re.compile(rb"(?:\A|,)[ \t]*+(" + ELEMENT + rb")[ \t]*+\Z")
 def elements_by_search(forwarded: bytes) -> list[bytes]:
     """The definition, at any cost: again and again the longest element that ends where the last one begins."""
     found = []
-    while match := LAST_ELEMENT.search(forwarded):
+    while match := LAST_ELEMENT.search(forwarded.rstrip(b", ")):
         found.append(match[1])
         forwarded = forwarded[: match.start()]
     return found
@@ -193,6 +220,26 @@ def test_a_trusted_proxys_word_is_taken_and_its_own_added() -> None:
     }
 
 
+@pytest.mark.parametrize("heard", [b"198.51.100.1,", b", 198.51.100.1 ,,"])
+def test_empty_members_at_the_ends_of_a_list_are_not_passed_on(heard: bytes) -> None:
+    lines = added("append", PROXY, b"X-Forwarded-For: " + heard)
+    assert lines[b"X-Forwarded-For"] == b"198.51.100.1, 10.0.0.9"
+    assert lines[b"Forwarded"] == b'for=198.51.100.1, for=10.0.0.9;host="a.test";proto=http'
+    assert lines[b"X-Real-IP"] == b"198.51.100.1"
+
+
+def test_an_empty_member_between_others_is_no_unknown_client() -> None:
+    lines = added("append", PROXY, b"X-Forwarded-For: 198.51.100.1,, 10.0.0.1")
+    assert lines[b"Forwarded"] == b'for=198.51.100.1, for=10.0.0.1, for=10.0.0.9;host="a.test";proto=http'
+
+
+@pytest.mark.parametrize("empty", [b"", b", ", b",,\t,"])
+def test_empty_members_hide_neither_scheme_nor_host(empty: bytes) -> None:
+    for fields in ([b"X-Forwarded-Proto: " + empty + b"https, http"], [b"Forwarded: " + empty + b"proto=https, for=a"]):
+        assert client_scheme(head(*fields), PROXY) == b"https"
+    assert client_authority(head(b"X-Forwarded-Host: " + empty + b"b.test, c"), PROXY) == b"b.test"
+
+
 def test_append_adds_a_stranger_to_its_lists_and_believes_nothing_else() -> None:
     """`forwarded: append` keeps what the client says of those before it; how and where it came is ours to say."""
     lines = added(
@@ -221,7 +268,8 @@ def test_append_adds_a_stranger_to_its_lists_and_believes_nothing_else() -> None
         (b"for=1.1.1.1, for=2.2.2.2", b"for=1.1.1.1, for=2.2.2.2, "),
         (b'for="x, for=198.51.100.1', b"for=198.51.100.1, "),
         (b'for="x', b""),
-        (b"for=1.1.1.1,, for=2.2.2.2", b"for=2.2.2.2, "),
+        (b"for=1.1.1.1,, for=2.2.2.2,", b"for=1.1.1.1, for=2.2.2.2, "),
+        (b",", b""),
     ],
 )
 def test_an_open_quote_does_not_swallow_our_element(heard: bytes, kept: bytes) -> None:
