@@ -65,8 +65,9 @@ FieldName = Annotated[str, Notation('a header name such as "X-Tenant", or "*"', 
 class Cors(Filter, name="cors", phase=Phase.ADMIT):
     """Cross-origin resource sharing (CORS): allow pages of other origins to call this route.
 
-    The gateway answers preflight requests for the route that handles the requested method, unless the route has OPTIONS
-    among its methods. A preflight has none of the headers of the later request, so it does not match routes with header
+    The gateway answers preflight requests, with the settings of the route that handles the requested method, or, if the
+    path has a route with OPTIONS among its methods, with those of that route; one without `cors` gets preflights like
+    any request. A preflight has none of the headers of the later request, so it does not match routes with header
     conditions. All other responses, errors of the gateway included, have the CORS headers that browsers need to let the
     page read them. Responses to an origin that is not allowed have no CORS headers; its requests are handled like those
     of any client. CORS protects the users of browsers, not the service.

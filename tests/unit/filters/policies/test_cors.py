@@ -283,6 +283,35 @@ def test_a_preflight_is_for_the_route_that_it_is_about(path: str, asked: str, ro
     plane.assert_quiet()
 
 
+@pytest.mark.parametrize("preflights", ["answer", "forward"])
+@pytest.mark.parametrize("methods", [["GET", "PUT"], ["GET", "PUT", "OPTIONS"], ["OPTIONS"]])
+def test_the_route_that_has_options_among_its_methods_says_who_answers_a_preflight(
+    methods: list[str], preflights: str
+) -> None:
+    """The method selects the route and its settings; `preflight` says whether its service is asked."""
+    plane = Plane(
+        {
+            "routes": [
+                {
+                    "name": "r",
+                    "paths": ["/o"],
+                    "methods": methods,
+                    "upstream": "u",
+                    "filters": {"cors": {**FULL, "preflight": preflights}},
+                },
+                {"name": "any", "upstream": "u", "filters": {"cors": {"origins": ["https://other.example"]}}},
+            ]
+        }
+    )
+    answer = preflight(plane, path="/o")
+    if preflights == "answer":
+        assert answer.startswith(b"HTTP/1.1 204 ")
+        assert about(answer)["access-control-allow-methods"] == ["GET, PUT"]
+    else:
+        assert plane.connects().received.startswith(b"OPTIONS /o ")
+        assert answer == b""
+
+
 def test_a_preflight_meets_none_of_the_routes_other_filters() -> None:
     """It has no credentials (Fetch standard, section 4.8): who asks for them would refuse every page."""
     met: list[str] = []
