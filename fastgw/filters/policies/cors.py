@@ -70,7 +70,8 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
     any request. A preflight has none of the headers of the later request, so it does not match routes with header
     conditions. All other responses, errors of the gateway included, have the CORS headers that browsers need to let the
     page read them. Responses to an origin that is not allowed have no CORS headers; its requests are handled like those
-    of any client. CORS protects the users of browsers, not the service.
+    of any client. A request with several `Origin` headers counts as one without an origin. CORS protects the users
+    of browsers, not the service.
     """
 
     by_route: ClassVar[bool] = True
@@ -137,13 +138,13 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
 
         def preflight(exchange: Exchange) -> Outcome:
             if forwards:
-                origins = exchange.head.values(b"origin")
-                if len(origins) == 1 and may_call(origins[0]) is not None:
+                origin = _origin_of(exchange.head)
+                if origin is not None and may_call(origin) is not None:
                     return None
             return Reply(204)
 
         def preflight_fields(head: RequestHead) -> bytes:
-            fields = may_call(head.first(b"origin") or b"")
+            fields = may_call(_origin_of(head) or b"")
             if fields is None:
                 return preflight_vary
             if head.first(b"access-control-request-private-network") == b"true":
@@ -167,7 +168,7 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
             elif to_everybody is not None:
                 fields = to_everybody
             else:
-                origin = exchange.head.first(b"origin")
+                origin = _origin_of(exchange.head)
                 fields = may_read(origin) or vary if origin is not None else vary
             answer.dropped = dropped | OURS if dropped else OURS
             added = answer.added
@@ -180,7 +181,7 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
                 return None
             lines = to_everybody
             if lines is None:
-                lines = may_read(head.first(b"origin") or b"") or vary
+                lines = may_read(_origin_of(head) or b"") or vary
             fields = known.get(lines)
             if fields is None:
                 fields = SentFields(OURS, lines)
@@ -218,6 +219,12 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
 def is_preflight(head: RequestHead) -> bool:
     """Whether a request with the method OPTIONS is a preflight (Fetch standard, section 3.2.2)."""
     return head.first(b"access-control-request-method") is not None and head.first(b"origin") is not None
+
+
+def _origin_of(head: RequestHead) -> bytes | None:
+    """Return the origin of a request; None: it has none, or several, of which others may read another one."""
+    origin = head.first(b"origin")
+    return origin if origin is None or len(head.values(b"origin")) == 1 else None
 
 
 def _allowed(origins: Iterable[str], credentials: bool, more: bytes, reflect: bool) -> Callable[[bytes], bytes | None]:
