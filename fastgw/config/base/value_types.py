@@ -138,10 +138,20 @@ def parse_percent(text: str) -> float:
     match = re.fullmatch(_PERCENT, text)
     if match is None:
         raise ValueError(f'"{text}" is not a percentage')
-    share = float(match[1]) / 100
+    share = float(
+        f"{match[1]}e-2"
+    )  # rounded once, as the quotient of two counts is: both are equal if their values are
     if share > 1:
         raise ValueError(f"{text} is more than 100%")
     return share
+
+
+def count_within(share: float, whole: int) -> int:
+    """Return the largest count that is at most this share of `whole`. Their product may be just below it: 100 * 0.29 is
+    28.999999999999996.
+    """
+    count = int(whole * share)
+    return count + 1 if count < whole and (count + 1) / whole <= share else count
 
 
 class Trait(Struct, frozen=True):

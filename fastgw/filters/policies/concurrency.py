@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, final
 
 from msgspec import Meta
 
-from fastgw.config.base.value_types import Duration, FieldName, Identity, Percent, Trait
+from fastgw.config.base.value_types import Duration, FieldName, Identity, Percent, Trait, count_within
 from fastgw.config.settings.gateway import NONE, Settings
 from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Services, WarningContext
 from fastgw.filters.limiting.adaptive_concurrency import AdaptiveLimit
@@ -148,7 +148,7 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
     def _fixed(
         self, env: Env, limit: int, level_of: "LevelOf", shares: Mapping[Level, float], refuse: "Refuse"
     ) -> Hooks:
-        most = {level: max(1, int(limit * share)) for level, share in shares.items()}
+        most = {level: max(1, count_within(share, limit)) for level, share in shares.items()}
         read = key_of(self.traits, self.ipv6_prefix, _use(env).encode())
         keyed = bool(self.traits)
         held: dict[Exchange, Cells] = {}

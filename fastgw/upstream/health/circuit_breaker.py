@@ -157,7 +157,7 @@ class Breaker:
                 self._open(now)
         elif self.phase is BreakerPhase.CLOSED:
             attempts, errors = self._window.count_attempts(now, self._counts())
-            if attempts >= self._settings.min_requests and errors >= self._settings.error_rate * attempts:
+            if attempts >= self._settings.min_requests and errors / attempts >= self._settings.error_rate:
                 self._open(now)
 
     def succeeded(self, begun_at: float) -> None:

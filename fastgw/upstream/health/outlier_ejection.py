@@ -20,6 +20,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from math import inf
 from typing import Final, final
 
+from fastgw.config.base.value_types import count_within
 from fastgw.config.settings.gateway import PassiveHealth, Upstream
 from fastgw.config.settings.gateway import Target as ConfiguredTarget
 from fastgw.shm.health_words import MOST_LEVEL, SHUNNED, Ejection, HealthWords
@@ -41,7 +42,7 @@ def most_ejected(targets: int, share: float) -> int:
     """Return how many of this number of targets may be ejected at a time."""
     if targets < 2 or not share:
         return 0
-    return min(max(int(targets * share + 1e-9), 1), targets)
+    return max(count_within(share, targets), 1)
 
 
 def may_eject(settings: Upstream) -> bool:
@@ -235,7 +236,7 @@ class Outliers:
         """Whether the error rate of the target is too high, and that of its neighbours is lower."""
         attempts, errors = self._rate(slot, now, erred=True)
         others = [self._rate(other, now, erred=False) for other in self._neighbours(slot)]
-        if attempts < self._settings.min_requests or errors < rate * attempts:
+        if attempts < self._settings.min_requests or errors / attempts < rate:
             return False
         of_others, errors_of_others = sum(each[0] for each in others), sum(each[1] for each in others)
         return 2 * errors_of_others * attempts <= errors * of_others

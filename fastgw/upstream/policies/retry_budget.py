@@ -7,6 +7,7 @@ node.
 
 from typing import Final, final
 
+from fastgw.config.base.value_types import count_within
 from fastgw.upstream.connections.pool import LocalLimit, PoolLimit
 
 SPARE_RETRIES: Final = 3
@@ -43,7 +44,7 @@ class RetryBudget:
 
     def try_take(self, active: int) -> bool:
         """Take one retry of the budget, which is returned at the end of the request. `active`: requests in flight."""
-        if self.in_use - self._spared + 1 > self._share * active:
+        if self.in_use - self._spared + 1 > count_within(self._share, active):
             self._spare = self._spare or LocalLimit(SPARE_RETRIES)
             if not self._spare.try_take():
                 self._counts[self._denied_at] += 1

@@ -37,12 +37,20 @@ def test_what_is_written_is_held(parse, text, held):
     assert parse(text) == held
 
 
+@pytest.mark.parametrize("whole", [0, 1, 7, 10, 100, 300, 1000, 12_345, 10_000_000])
+def test_a_share_is_that_of_whole_numbers(whole):
+    """Without the errors of floating point: 100 * 0.29 is less than 29, 100 * 0.07 more than 7."""
+    for tenths in range(1001):
+        share = value_types.parse_percent(f"{tenths // 10}.{tenths % 10}%")
+        assert value_types.count_within(share, whole) == whole * tenths // 1000
+
+
 @pytest.mark.parametrize(
     ("parse", "texts"),
     [
         (value_types.parse_duration, ["10", "10 s", "-1s", "0s", "1h30m", "1w", "", "\u0661s"]),
         (value_types.parse_size, ["32", "32K", "1.5MiB", "-1B", "32kib"]),
-        (value_types.parse_percent, ["20", "101%", "-1%", "%"]),
+        (value_types.parse_percent, ["20", "101%", "100.1%", "-1%", "%", "9" * 5000 + "%"]),
         (value_types.parse_statuses, ["", "20", "99", "600", "399-200", "200-", "2xx", "200 - 399"]),
         (value_types.parse_check_path, ["", "healthz", "/a b", "/a#b", "/a\r\nX: y", "/\u00e4"]),
         (value_types.parse_network, ["10.0.0.1/8", "10.0.0.0/33", "localhost", ""]),

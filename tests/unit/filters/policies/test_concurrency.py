@@ -114,6 +114,12 @@ def test_parts_of_a_key_cannot_run_into_each_other():
     assert plane.asks("A: 1", "B: :xy")
 
 
+@pytest.mark.parametrize(("share", "admitted"), [("29%", 29), ("57%", 57), ("58%", 58), ("0.5%", 1), ("28.9%", 28)])
+def test_a_share_of_the_limit_is_exact(share, admitted):
+    plane = Served({"limit": 100, "priority": {"low": "0.1%", "normal": share}})
+    assert [plane.asks() for _ in range(admitted + 1)] == [True] * admitted + [False]
+
+
 def test_who_is_less_urgent_is_shed_first():
     plane = Served({"limit": 4, "priority": {"header": "X-Priority", "low": "50%", "normal": "75%"}})
     low, normal, high = "X-Priority: low", "X-Priority: whatever", "X-Priority: high"

@@ -361,7 +361,18 @@ def test_no_ejection_lasts_longer_than_the_longest() -> None:
 
 @pytest.mark.parametrize(
     ("targets", "share", "most"),
-    [(1, 1.0, 0), (2, 0.5, 1), (2, 0.1, 1), (3, 0.5, 1), (4, 0.5, 2), (10, 0.3, 3), (10, 0.0, 0), (3, 1.0, 3)],
+    [
+        (100, 0.29, 29),
+        (1000, 0.001, 1),
+        (1, 1.0, 0),
+        (2, 0.5, 1),
+        (2, 0.1, 1),
+        (3, 0.5, 1),
+        (4, 0.5, 2),
+        (10, 0.3, 3),
+        (10, 0.0, 0),
+        (3, 1.0, 3),
+    ],
 )
 def test_how_many_may_be_ejected(targets: int, share: float, most: int) -> None:
     assert most_ejected(targets, share) == most
@@ -586,6 +597,19 @@ def test_a_breaker_opens_by_the_share_of_errors_on_the_node() -> None:
     assert not any(worker.passes() for worker in node.workers)
     assert node.workers[2].health.breaker.wait() == pytest.approx(4.9, abs=0.02)
     assert [worker.events for worker in node.workers] == [[], [HealthEvent.OPENED], []]
+
+
+@pytest.mark.parametrize("percent", [7, 14, 28, 55, 56])
+def test_the_share_at_which_a_breaker_opens_is_exact(percent: int) -> None:
+    """7 of 100 are 7 %, although 0.07 * 100 is more than 7."""
+    for errors in (percent - 1, percent):
+        node = Node(breaker=msgspec.structs.replace(BREAKER, error_rate=percent / 100, min_requests=100))
+        for _ in range(100 - errors):
+            node.workers[0].answers(0)
+        node.workers[0].health.breaker.refresh_state(node.now)
+        for _ in range(errors):
+            node.workers[1].answers(0, 500)
+        assert (node.phase() is BreakerPhase.OPEN) is (errors == percent)
 
 
 def test_few_errors_among_many_successes_open_nothing() -> None:
