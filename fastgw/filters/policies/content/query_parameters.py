@@ -67,7 +67,8 @@ class _Change:
     __slots__ = ("_added", "_dropped", "_renamed")
 
     def __init__(self, settings: QueryParameters) -> None:
-        kept = {name: new for name, new in settings.rename.items() if new not in settings.set}
+        renamed = ((name, new) for name, new in settings.rename.items() if name not in settings.remove)
+        kept = {name: new for name, new in renamed if new not in settings.set}
         self._renamed = {name.encode(): _encoded(new) for name, new in kept.items()}
         gone = {*settings.remove, *settings.rename, *settings.rename.values(), *settings.set} - {*kept}
         self._dropped = frozenset(name.encode() for name in gone)
