@@ -10,6 +10,7 @@ import ssl
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import yaml
@@ -47,6 +48,8 @@ class _Server(Api):  # type: ignore[misc]  # the runner has no types
     failing: frozenset[str] = frozenset()
     """Resources of which no list and no watch succeeds."""
     has_definitions = False
+    replies: Mapping[str, tuple[int, bytes, str]] = MappingProxyType({})
+    """Status, body and media type for all requests of a path; " watch" behind the path: for its watches."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -68,6 +71,10 @@ class _Server(Api):  # type: ignore[misc]  # the runner has no types
         said = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if self.tokens and said not in self.tokens:
             return web.json_response(status_of(401, "Unauthorized", "Unauthorized"), status=401)
+        asked = f"{request.path} watch" if request.query.get("watch") else request.path
+        if asked in self.replies:
+            status, body, media_type = self.replies[asked]
+            return web.Response(status=status, body=body, content_type=media_type)
         if not request.headers.get("User-Agent", "").startswith("kubectl"):
             call = _call_of(request)
             self.calls.add(call)

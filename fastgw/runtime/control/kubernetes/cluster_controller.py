@@ -38,8 +38,8 @@ server that refuses one kind must not stop the others."""
 PROTECTING: Final = ("Namespace", "BackendTLSPolicy", "HTTPRoute", "GRPCRoute", "Ingress", "FastgwPolicy")
 """Kinds whose first lists are awaited without limit. Without their objects more would be served than with them: routes
 without their policies, plaintext to TLS backends, routes of namespaces that a selector excludes, and requests by a less
-specific or newer route in place of theirs, with other policies or none. A kind that the API server does not know is
-empty."""
+specific or newer route in place of theirs, with other policies or none. A kind that the API server
+does not have, as its API discovery says, is empty."""
 PODS_KINDS: Final = frozenset(("Service", "EndpointSlice"))
 """Kinds that are also read in the namespace of the gateway's own pods."""
 SHOWN_AFTER: Final = 3
@@ -186,7 +186,8 @@ def watches_of(
 ) -> list[Following]:
     def following(where: str, namespace: str = "") -> Following:
         feed, path = f"{FILE}/{kind.plural}{where}", kind.path(namespace)
-        return Following(f"{kind.name}{where}", access, "", objects, feed, path, kind.optional, kind.field_selector)
+        optional = kind if kind.optional else None
+        return Following(f"{kind.name}{where}", access, "", objects, feed, path, optional, kind.field_selector)
 
     if not kind.namespaced or not namespaces:
         return [following("")]

@@ -3,8 +3,9 @@
 The known objects are one file of the configuration (`kubernetes_objects`), and reach the workers like a changed file.
 Rule 1: a failed list changes nothing; the known objects stay. Rule 2: a list or watch that ends is restarted from the
 version that was reached, with an increasing delay if it ends early. Everything is listed again only if the API server
-no longer has that version, or was unreachable for longer: its data may have been restored to an older state, and a
-watch from a future version reports nothing.
+no longer has that version, refuses the watch repeatedly, or was unreachable for longer: its data may have been restored
+to an older state, and a watch from a future version reports nothing. Rule 3: a 404 is a failure as well. A kind has no
+objects because there is no such kind only if API discovery says so.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from typing import Final, Protocol
 import msgspec
 
 from fastgw.admin.node_interface import FeedInfo
+from fastgw.config.kubernetes.cluster import ObjectKind
 from fastgw.config.kyma.provider import PROVIDER
 from fastgw.config.settings.egress import Providers
 from fastgw.config.sources.virtual_files import set_content, watched_name
@@ -33,6 +35,7 @@ from fastgw.runtime.control.kubernetes.api_client import (
     TooLong,
     refusal,
 )
+from fastgw.runtime.control.kubernetes.api_discovery import lacks_kind
 from fastgw.runtime.control.kubernetes.nesting import without_deep_values
 from fastgw.runtime.control.kubernetes.object_store import APPLICATIONS, KINDS, SECRETS, Objects
 
@@ -159,10 +162,10 @@ class Following:
         objects: WatchedObjects,
         feed: str,
         path: str = "",
-        optional: bool = False,
+        optional: ObjectKind | None = None,
         field_selector: str = "",
     ) -> None:
-        """`path`: of the objects; "": that of the kind. `optional`: whether the API server may not know the kind.
+        """`path`: of the objects; "": that of the kind. `optional`: the kind, if the API server may lack it.
         `field_selector`: of the objects; "": all.
         """
         self._kind = kind
@@ -192,19 +195,15 @@ class Following:
                 finally:
                     await client.close(failed)
             except CannotAsk as error:
-                if self._optional and isinstance(error, RequestRefused) and error.status == _NOT_FOUND:
-                    self._objects.replace(self._kind, {}, ())
-                    self.has_listed.set()
+                if isinstance(error, RequestRefused) and error.status == _GONE:
                     self._since = ""
-                    await asyncio.sleep(MISSING_S)
-                    continue
                 was_well, self._well_at = self._well_at, inf
                 pause = self._pauses.next_delay(soon=time.monotonic() - was_well < SOON_S)
-                # Connections end, tokens are replaced, servers restart: only repeated failures are errors.
+                # Connections end, tokens are replaced, servers restart, versions expire: only repeated failures are
+                # errors.
                 if was_well == inf or self._pauses.tries > UNLOGGED_TRIES or isinstance(error, Nonsense):
                     self.report.failed(*_describe_error(error, self._kind))
-                    if not isinstance(error, RequestRefused):
-                        self._since = ""
+                    self._since = ""
                 await asyncio.sleep(pause)
 
     async def _list_and_watch(self, client: ClusterClient) -> None:
@@ -215,14 +214,32 @@ class Following:
                 if not self._since:
                     await self._list(client)
                 await self._watch(client)
-            except RequestRefused as error:
-                if error.status != _GONE:
-                    raise
-                self._since = ""
             except msgspec.DecodeError as error:
                 self._since = ""  # an event was missed
                 raise Nonsense(f"the API server sent an invalid response: {error}") from error
+            except RequestRefused as error:
+                if error.status != _NOT_FOUND or self._optional is None:
+                    raise
+                await self._confirm_missing(client, self._optional, error)
+                self._objects.replace(self._kind, {}, ())
+                self.has_listed.set()
+                self._since = ""
+                self._watch_succeeded()
+                await asyncio.sleep(MISSING_S)
+                continue
             await asyncio.sleep(self._pauses.next_delay(soon=time.monotonic() - begun_at < SOON_S))
+
+    async def _confirm_missing(self, client: ClusterClient, kind: ObjectKind, error: RequestRefused) -> None:
+        """Raise the error, a 404, unless API discovery says that the API server does not have the kind."""
+        try:
+            if await lacks_kind(client, kind):
+                return
+            why = "has this kind"
+        except RequestRefused as refused:
+            why = f"does not confirm that this kind is missing: {refused}"
+        except msgspec.DecodeError as invalid:
+            why = f"does not confirm that this kind is missing: an invalid response: {invalid}"
+        raise RequestRefused(error.status, f"{error}; API discovery {why}") from error
 
     async def _list(self, client: ClusterClient) -> None:
         found: dict[str, bytes] = {}
@@ -251,7 +268,6 @@ class Following:
         self._objects.replace(self._kind, found, named)
         self._since = since
         self.has_listed.set()
-        self._watch_succeeded()
 
     async def _watch(self, client: ClusterClient) -> None:
         async with client.watch(self._since, random.randint(*WATCH_S), **self._selected) as events:
