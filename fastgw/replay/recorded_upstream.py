@@ -18,7 +18,7 @@ from fastgw.http.malformed import Malformed
 from fastgw.http.messages import RequestHead
 from fastgw.recording.records import MASK, RecordedBody, RecordedCall, RecordedRequest
 from fastgw.recording.tap import is_copy
-from fastgw.upstream.connections.stream import NOT_ESTABLISHED
+from fastgw.upstream.connections.stream import NOT_ESTABLISHED, UpstreamStream
 from fastgw.upstream.load_balancing.sticky_sessions import Cookies
 from fastgw.upstream.targets.target import Target
 
@@ -144,7 +144,7 @@ class RecordedPool:
 
     def lend(
         self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf, http1: bool = False
-    ) -> "RecordedStream | Fault | None":
+    ) -> UpstreamStream | Fault | None:
         exchange = borrower.exchange
         state = getattr(exchange.peer, "state", None)
         if not isinstance(state, RecordedState):
@@ -184,7 +184,7 @@ class RecordedStream:
     """Stream whose response was recorded. `state`: of the client's request; None: it is the copy of a mirror."""
 
     frames_bodies = False
-    reused = write_paused = False
+    reused = write_paused = paused = False
     established = NOT_ESTABLISHED
 
     def __init__(
@@ -194,10 +194,11 @@ class RecordedStream:
         self._loop, self._upstream, self._state = loop, upstream, state
         self._listener: Any = None
         self._request, self._method = b"", b""
+        self.awaits_target = False
 
     def send_request(self, listener: Any, request: bytes, method: bytes) -> None:
         self._listener, self._request, self._method = listener, request, method
-        self._loop.call_soon(self._answer)
+        self._begin_answer()
 
     def begin_special(
         self,
@@ -214,15 +215,19 @@ class RecordedStream:
     ) -> None:
         self._listener, self._request, self._method = listener, request, method
         if whole:
-            self._loop.call_soon(self._answer)
+            self._begin_answer()
 
     def send_body(self, payload: bytes) -> None: ...
 
     def end_body(self, trailers: Trailers) -> None:
-        self._loop.call_soon(self._answer)
+        self._begin_answer()
 
     def hand_over(self, listener: Any) -> None:
         self._listener = listener
+
+    def _begin_answer(self) -> None:
+        self.awaits_target = True
+        self._loop.call_soon(self._answer)
 
     def _answer(self) -> None:
         listener = self._listener

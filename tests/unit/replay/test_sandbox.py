@@ -263,6 +263,23 @@ def test_a_failed_attempt_fails_again_and_the_retry_is_answered(tmp_path: Path) 
     assert found(replayed([request], tmp_path)) == []
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("fault", ["connection_lost", "upstream_timeout"])
+def test_a_request_whose_only_attempt_lost_its_connection_fails_as_recorded(
+    method: str, fault: str, tmp_path: Path
+) -> None:
+    """With a body, too, and at once: the sandbox does not wait for a response that was never recorded."""
+    body = b"x" if method == "POST" else b""
+    status = {"connection_lost": 502, "upstream_timeout": 504}[fault]
+    request = recorded("/a", request_body=RecordedBody(body, len(body)), status=status, fault=fault)
+    line = f"{method} /a HTTP/1.1\r\nHost: a\r\n{f'Content-Length: {len(body)}' if body else 'X: y'}\r\n"
+    request.request, sent = f"{line}\r\n".encode(), f"{line}Via: 1.1 fastgw\r\n\r\n".encode()
+    request.calls = (RecordedCall("users", "h:1", sent, RecordedBody(body, len(body)), fault=fault),)
+    report = replayed([request], tmp_path)
+    assert report.left_out == []
+    assert [each for each in found(report) if each[0] == "status"] == []
+
+
 def test_responses_due_to_a_state_are_not_compared_and_hits_of_a_cache_are_answered(tmp_path: Path) -> None:
     limited = recorded("/a", status=429, fault="rate_limited", answered_by="rate_limit", calls=())
     assert found(replayed([limited], tmp_path)) == []
