@@ -288,7 +288,9 @@ class Hooks:
     beginning of the body was received, which is `exchange.request_body.head(most)`. The body stays as it is. Not called
     for sub-requests. before_authentication: `(exchange) -> None`, before the first filter of the route that
     authenticates, for a filter of a later phase: the request is as that filter sees it. The finish step runs then, even
-    if a filter in between has answered.
+    if a filter in between has answered. effect: for a filter whose steps only serve an effect on others, such as a copy
+    of the request: the part of it that does not exist in shadow mode, for people ("copies are not sent"). In shadow
+    mode none of its steps runs.
     """
 
     __slots__ = (
@@ -296,6 +298,7 @@ class Hooks:
         "before_authentication",
         "body_head",
         "changes_body",
+        "effect",
         "explain",
         "fetch",
         "finish",
@@ -363,6 +366,7 @@ class Hooks:
         response_fields: SentFields | FieldsStep | None = None,
         response_lines: ResponseLines | None = None,
         before_authentication: Callable[[Exchange], None] | None = None,
+        effect: str = "",
     ) -> None:
         self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
         self.response_body, self.trailers = response_body, trailers
@@ -400,6 +404,7 @@ class Hooks:
         self.response_fields = response_fields
         self.response_lines = response_lines
         self.before_authentication = before_authentication
+        self.effect = effect
 
 
 @final

@@ -89,6 +89,7 @@ class ShadowExchange(Exchange):
         if real.request_body is not None:
             body: Any = self.request_body
             body.bytes, body.ended = real.request_body.bytes, real.request_body.ended
+            body.passed = real.request_body.passed
 
     def show_beginning(self, payload: bytes) -> None:
         """Give the filter this beginning of the request body; see `Relay.head`."""
@@ -191,7 +192,7 @@ class _Body:
 
     def __init__(self) -> None:
         self.beginning = b""
-        self.bytes, self.ended, self.paused = 0, False, False
+        self.bytes, self.ended, self.passed, self.paused = 0, False, False, False
         self.kept: list[bytes] | None = None
         self.source: object = None
         self.trailers: Trailers = ()

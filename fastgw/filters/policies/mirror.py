@@ -28,6 +28,7 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
     the body of a GET.
     Calls of gRPC-Web and Connect are copied as calls of gRPC; `grpc_transcode` translates copies for an upstream with
     `protocol: grpc`, and others get the JSON of the client.
+    In shadow mode nothing is copied.
     Requests are not copied if the client has left, if the body is longer than `body_bytes`, or if they ask for a
     tunnel. Results are counted in `fastgw_filter_copies_total`.
     """
@@ -44,6 +45,10 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
     compare: bool = False
     """Whether responses are compared by status and body length, as the upstreams have sent them; differences are
     counted as `different`. Responses to calls that are translated are compared in the protocol of the client."""
+
+    @property
+    def unknown_in_shadow(self) -> str:
+        return "copies of requests"
 
     def upstream_names(self) -> Iterable[tuple[str, str]]:
         return (("upstream", self.upstream),)
@@ -125,6 +130,7 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
             finish=finish,
             start=start,
             explain=explain,
+            effect="copies are not sent",
         )
 
 

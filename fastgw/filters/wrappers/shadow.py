@@ -10,6 +10,9 @@ can be tried together. After a shadow filter that would have answered, later one
 one that waits, they run once it has decided. After one that would have decompressed the body, they see no
 `Content-Encoding`, and what they would decide by the body is not known.
 
+A filter that only serves an effect on others (`Hooks.effect`), such as copies of requests, does not run at all. Others
+run their finish step, which gives back what their steps hold.
+
 The stages of request bodies run on a copy of the body, as it passes, and so do steps that decide by its beginning, once
 it has passed: the request does not wait for it. Effects that cannot be had without acting, on
 bodies of responses, messages of a WebSocket and requests that a filter takes over, are not known: the decision is
@@ -54,6 +57,8 @@ MOST_WAITING: Final = 1000
 
 def in_shadow(instance: str, own: Hooks) -> Hooks:
     """Return hooks that call the filter's own, and suppress their effects."""
+    if own.effect:
+        own = Hooks(request=lambda exchange: None, effect=own.effect)
     if own.request_ids is not None:
         own = Hooks(request=own.request_ids.identify, response=own.response)
     shadow = _Shadow(instance, own)
@@ -345,6 +350,8 @@ class _Shadow:
             case.decide(FilterEvent.ANSWER, reported)
         if exchange.sent and not case.over and (self._own.translate is not None or self._own.sign is not None):
             case.unjudged = "requests are not taken over or signed in shadow"
+        if self._own.effect and not case.over:
+            case.unjudged = f"{self._own.effect} in shadow"
         if case.task is not None and case.waits:
             texts = [*case.decisions, "unknown: it is still waiting"]
             case.task.add_done_callback(lambda task: self._count(client, exchange, case))

@@ -11,6 +11,7 @@ from msgspec import Meta, field
 from fastgw.cache.store import PURGE_WAIT_S, Counting, Store, holds_after_restart
 from fastgw.config.base.value_types import Method, Name, Network, Notation, Token, write_duration
 from fastgw.config.settings.gateway import NONE, CacheStore, Some
+from fastgw.exchange.shadow_exchange import ShadowExchange
 from fastgw.filters.api import (
     Duration,
     Env,
@@ -306,7 +307,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                 return
             answer.added += b"Cache-Status: %b\r\n" % exchange.cache_status
             if (
-                answer.head is not None
+                not isinstance(exchange, ShadowExchange)  # its requests go past another cache, and this store stays
+                and answer.head is not None
                 and exchange.cache_result == "bypass"
                 and invalidates(exchange.method, answer.head.status)
             ):

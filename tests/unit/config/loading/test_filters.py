@@ -289,6 +289,7 @@ def test_a_filter_that_does_not_act_is_noted(tmp_path, where, line):
     [
         ("websocket: {shadow: true}", "messages"),
         ("cache: {shadow: true}", "stored responses"),
+        ("mirror: {upstream: u, shadow: true}", "copies of requests"),
         ("grpc_web: {shadow: true}", "translated requests"),
         ("transform: {shadow: true, response: {json: {deny: [a]}}}", "bodies of responses"),
         ("transform: {shadow: true, request: {json: {deny: [a]}}}", ""),

@@ -121,6 +121,31 @@ def test_a_body_goes_with_it(framing: bytes) -> None:
     mirrored.plane.assert_quiet()
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n", b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 7\r\n\r\npayload"],
+    ids=["GET", "POST"],
+)
+def test_nothing_is_copied_in_shadow(request_: bytes) -> None:
+    """A copy may pay a bill twice: the dry run of a mirror sends none."""
+    upstreams = {name: {"targets": [{"url": f"http://127.0.0.{at}:9"}]} for at, name in ((1, "u"), (2, "v"))}
+    use = {"upstream": "v", "compare": True, "shadow": True}
+    plane = Plane({"upstreams": upstreams, "routes": [{"name": "all", "upstream": "u", "filters": {"mirror": use}}]})
+    nothing: Any = None
+    services = Services(nothing, nothing, nothing, nothing, own_counts(), upstreams=plane.gateway.upstreams.get)
+    for link in plane.gateway.live:
+        if link.hooks.start is not None:
+            link.hooks.start(services)
+    client = plane.client()
+    client.sends(request_)
+    plane.connects().sends(OK)
+    assert client.received.endswith(b"ok")
+    assert not plane.pool.waiting
+    assert [record.shadowed for record in plane.records] == ["mirror: unknown: copies are not sent in shadow"]
+    assert plane.observer.filters == [("mirror", FilterEvent.UNKNOWN)]
+    plane.assert_quiet()
+
+
 def test_what_is_for_one_upstream_alone_is_not_copied() -> None:
     """A mirror is another host: it gets no secret that the gateway brings for the upstream of the route."""
     parameters = {"headers": {"X-Tenant": "t1"}, "query": {"key": "of u"}}

@@ -254,6 +254,11 @@ def test_bodies_and_queries_of_requests_are_judged(
             "p: unknown: requests are not taken over or signed in shadow",
         ),
         (
+            {"request": broken, "request_body": broken, "finish": broken, "effect": "copies are not sent"},
+            FilterEvent.UNKNOWN,
+            "p: unknown: copies are not sent in shadow",
+        ),
+        (
             {"request_body": lambda exchange, payload: b"x", "needs_body": Bounded(10)},
             FilterEvent.CHANGE,
             "p: change request body",
@@ -277,6 +282,19 @@ def test_effects_that_are_not_known_are_not_told_as_pass(hooks: dict[str, Any], 
     assert told(plane) == [said]
     assert plane.observer.filters == [("p", event)]
     plane.assert_quiet()
+
+
+def test_a_finish_step_sees_whether_the_request_has_passed() -> None:
+    seen: list[tuple[bool, bool, int]] = []
+
+    def finish(exchange: Exchange) -> None:
+        assert exchange.request_body is not None
+        seen.append((exchange.request_body.ended, exchange.request_body.passed, exchange.request_body.bytes))
+
+    plane = plane_of(probe("p", Phase.TRANSFORM, request=lambda exchange: None, finish=finish))
+    exchanged(plane, POST)
+    assert seen == [(True, True, 3)]
+    assert plane.observer.filters == [("p", FilterEvent.PASS)]
 
 
 def test_a_body_that_does_not_end_is_not_told_as_pass() -> None:
