@@ -8,15 +8,12 @@ from typing import Any, Final
 
 import msgspec
 
-from fastgw.config.base.value_types import parse_target_url
+from fastgw.config.sources.target_addresses import MOST_PRIORITY, add_target, target_url
 from fastgw.config.sources.target_weights import scale_weights
 from fastgw.discovery.http_client import SourceFailed
 
 MOST_TARGETS: Final = 1000
 """Maximum number of targets of one list."""
-MOST_PRIORITY: Final = 100
-MOST_HOST: Final = 253
-"""Maximum length of a host name (RFC 1035 section 2.3.4)."""
 
 
 @dataclass(frozen=True)
@@ -44,29 +41,18 @@ def target_list(instances: Iterable[ServiceInstance], scheme: str) -> TargetList
     found: dict[str, dict[str, Any]] = {}
     unusable = 0
     for each in instances:
-        url = f"{scheme}://{f'[{each.host}]' if ':' in each.host else each.host}:{each.port}"
-        if not _is_address(url, each):
+        url = target_url(scheme, each.host, each.port)
+        if url is None:
             unusable += 1
             continue
         weight, priority = max(each.weight, 0), min(max(each.priority, 0), MOST_PRIORITY)
-        found[url] = {"url": url, "weight": weight, "priority": priority}
+        add_target(found, {"url": url, "weight": weight, "priority": priority})
         if len(found) > MOST_TARGETS:
             raise SourceFailed(f"a list of more than {MOST_TARGETS} targets")
     scale_weights([*found.values()])
     content = json.dumps(sorted(found.values(), key=lambda each: (each["priority"], each["url"]))).encode()
     noun = "instance has" if unusable == 1 else "instances have"
     return TargetList(content, f"{unusable} {noun} no valid address and port" if unusable else "")
-
-
-def _is_address(url: str, instance: ServiceInstance) -> bool:
-    """Whether the URL of an instance has its host and port, and nothing else."""
-    if len(instance.host) > MOST_HOST:
-        return False
-    try:
-        parsed = parse_target_url(url)
-    except ValueError:
-        return False
-    return parsed.port == instance.port and not parsed.base_path
 
 
 def decode_answer(content: bytes, kind: Any) -> Any:

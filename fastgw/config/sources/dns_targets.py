@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from fastgw.config.base.problems import LOOKUPS
 from fastgw.config.formats.positions import MissingPackage, SyntaxProblem
+from fastgw.config.sources.target_addresses import MOST_PRIORITY, add_target, target_url
 from fastgw.config.sources.target_weights import scale_weights
 from fastgw.operator_events import OperatorEvent, log_event
 
@@ -83,8 +84,8 @@ class _Lookup:
 _changed = threading.Condition()
 """Lock of all that follows; notified when a lookup has ended."""
 _lookups: Final[dict[str, _Lookup]] = {}
-_left_out: Final[dict[str, int]] = {}
-"""Number of SRV records that were left out of the last answer, by name."""
+_unusable: Final[dict[str, str]] = {}
+"""Problems of SRV records in the last answer, by name."""
 _queue: Final[deque[tuple[str, _Lookup]]] = deque()
 _threads = 0
 
@@ -94,7 +95,7 @@ def _forget_lookups() -> None:
     global _changed, _threads
     _changed = threading.Condition()
     _lookups.clear()
-    _left_out.clear()
+    _unusable.clear()
     _queue.clear()
     _threads = 0
 
@@ -133,7 +134,7 @@ def keep_lookups(names: Container[str]) -> None:
     with _changed:
         for name in [name for name, each in _lookups.items() if name not in names and not each.running]:
             del _lookups[name]
-            _left_out.pop(urlsplit(name).netloc, None)
+            _unusable.pop(urlsplit(name).netloc, None)
 
 
 def begin_lookups(names: Iterable[str]) -> None:
@@ -249,15 +250,21 @@ def _addresses(where: str, scheme: str) -> list[dict[str, Any]]:
     return [{"url": f"{scheme}://{f'[{each}]' if ':' in each else each}:{port}"} for each in addresses]
 
 
-def _report_left_out(name: str, count: int) -> None:
-    """Report SRV records with port 0, once until their number changes: one must not hold up all others."""
+def _report_unusable(name: str, problems: Iterable[str]) -> None:
+    """Report SRV records that are not used as they are, once until that changes: one must not hold up all others."""
+    text = "; ".join(problems)
     with _changed:
-        before = _left_out.pop(name, 0)
-        if count:
-            _left_out[name] = count
-    if count and count != before:
-        noun = "record has port 0 and is" if count == 1 else "records have port 0 and are"
-        log_event(OperatorEvent.FEED_FAILED, "srv: %s: %d %s left out", name, count, noun)
+        before = _unusable.pop(name, "")
+        if text:
+            _unusable[name] = text
+    if text and text != before:
+        log_event(OperatorEvent.FEED_FAILED, "srv: %s: %s", name, text)
+
+
+def _left_out(count: int, what: str) -> Iterable[str]:
+    """Yield the problem of this number of records, if there are any."""
+    if count:
+        yield f"{count} {f'record has {what} and is' if count == 1 else f'records have {what} and are'} left out"
 
 
 def _services(name: str, scheme: str) -> list[dict[str, Any]]:
@@ -273,20 +280,24 @@ def _services(name: str, scheme: str) -> list[dict[str, Any]]:
         raise SyntaxProblem(
             f"{name} cannot be used: its SRV record says that the service is not available (target `.`)"
         )
-    usable = [each for each in answers if each.port or each.target.to_text() == "."]
-    _report_left_out(name, len(answers) - len(usable))
-    answers = usable
-    if all(each.target.to_text() == "." for each in answers):
-        raise SyntaxProblem(f"{name} cannot be used: its SRV records have no port")
-    ranks = {priority: rank for rank, priority in enumerate(sorted({each.priority for each in answers}))}
-    targets = [
-        {
-            "url": f"{scheme}://{each.target.to_text(omit_final_dot=True)}:{each.port}",
-            "weight": max(each.weight, 1),
-            "priority": ranks[each.priority],
-        }
-        for each in answers
-        if each.target.to_text() != "."
-    ]
+    records = [each for each in answers if each.target.to_text() != "."]
+    with_port = [each for each in records if each.port]
+    found: dict[str, dict[str, Any]] = {}
+    unusable = 0
+    ranks = {priority: rank for rank, priority in enumerate(sorted({each.priority for each in with_port}))}
+    for each in with_port:
+        url = target_url(scheme, each.target.to_text(omit_final_dot=True), each.port)
+        if url is None:
+            unusable += 1
+        else:
+            priority = min(ranks[each.priority], MOST_PRIORITY)
+            add_target(found, {"url": url, "weight": max(each.weight, 1), "priority": priority})
+    problems = [*_left_out(len(records) - len(with_port), "port 0"), *_left_out(unusable, "no valid host name")]
+    if len(ranks) > MOST_PRIORITY + 1:
+        problems.append(f"{len(ranks)} priorities, and all after {MOST_PRIORITY + 1} count as the last one of these")
+    _report_unusable(name, problems)
+    if not found:
+        raise SyntaxProblem(f"{name} cannot be used: no SRV record has a valid host name and a port")
+    targets = [*found.values()]
     scale_weights(targets)
     return targets

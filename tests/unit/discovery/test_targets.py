@@ -42,6 +42,26 @@ def test_each_priority_group_is_scaled_by_itself() -> None:
     assert weights(target_list(instances, "http").content) == [1000, 250, 20, 10]
 
 
+@pytest.mark.parametrize("step", [1, -1])
+def test_instances_of_one_address_are_one_target_in_whatever_order(step: int) -> None:
+    """The first priority and the greatest weight count, however the address is written."""
+    instances = [
+        ServiceInstance("10.0.0.1", 80, 1),
+        ServiceInstance("10.0.0.1", 80, 5),
+        ServiceInstance("10.0.0.1", 80, 9, priority=1),
+        ServiceInstance("LOCALHOST", 80, 2),
+        ServiceInstance("localhost", 80, 0),
+        ServiceInstance("::1", 80),
+        ServiceInstance("0:0:0:0:0:0:0:1", 80),
+    ]
+    listed = json.loads(target_list(instances[::step], "http").content)
+    assert [(each["url"], each["weight"], each["priority"]) for each in listed] == [
+        ("http://10.0.0.1:80", 5, 0),
+        ("http://[::1]:80", 1, 0),
+        ("http://localhost:80", 2, 0),
+    ]
+
+
 @on_loop
 async def test_weights_of_consul() -> None:
     services = [

@@ -72,6 +72,7 @@ class NameServer:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
     made = NameServer(NAME)
+    dns_targets.keep_lookups(())  # what another test has had reported of the name is reported again
     resolver = dns.resolver.Resolver(configure=False)
     resolver.nameservers, resolver.port = ["127.0.0.1"], made.port
     monkeypatch.setattr(dns.resolver, "default_resolver", resolver)
@@ -137,6 +138,41 @@ def test_an_srv_record_with_port_0_is_left_out(
     (target,) = loaded(tmp_path, f"{{srv: {NAME}}}").config.upstreams["u"].targets
     assert target.url.port == 8001
     assert f"srv: {NAME}: 1 record has port 0 and is left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "host", ["-host.test.", r"ho\032st.test.", r"ho\047st.test.", r"ho\063st.test.", r"a\064b.test.", "10.0.0.999."]
+)
+def test_an_srv_record_without_a_valid_host_is_left_out(
+    server: NameServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, host: str
+) -> None:
+    """The others are used, at the start as well. A label may have a slash: it is no base path."""
+    server.records = [f"0 5 8000 {host}", "0 5 8001 host2.test."]
+    assert told(loaded(tmp_path, f"{{srv: {NAME}}}")) == [("http://host2.test:8001", 5, 0)]
+    assert f"srv: {NAME}: 1 record has no valid host name and is left out" in caplog.text
+
+
+def test_srv_records_that_are_all_unusable_are_an_error(server: NameServer, tmp_path: Path) -> None:
+    server.records = ["0 5 8000 -host.test.", "0 5 0 host2.test."]
+    made = loaded(tmp_path, f"{{srv: {NAME}}}")
+    why = f"srv: {NAME}: {NAME} cannot be used: no SRV record has a valid host name and a port"
+    assert [each.wrong.partition(": requests")[0] for each in made.notes] == [why]
+
+
+def test_srv_records_with_more_priorities_than_there_are_share_the_last(
+    server: NameServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.records = [f"{1000 + at} 5 {8000 + at} h.test." for at in range(110)]
+    made = told(loaded(tmp_path, f"{{srv: {NAME}}}"))
+    assert [priority for _, _, priority in made] == [min(at, 100) for at in range(110)]
+    assert f"srv: {NAME}: 110 priorities, and all after 101 count as the last one of these" in caplog.text
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_srv_records_of_one_target_are_one(server: NameServer, tmp_path: Path, step: int) -> None:
+    """In whatever order: the first priority and the greatest weight count."""
+    server.records = ["5 1 8000 A.test.", "5 9 8000 a.test.", "9 99 8000 a.test.", "9 2 8001 a.test."][::step]
+    assert told(loaded(tmp_path, f"{{srv: {NAME}}}")) == [("http://a.test:8000", 9, 0), ("http://a.test:8001", 2, 1)]
 
 
 def test_srv_records_say_ports_weights_and_groups(server: NameServer, tmp_path: Path) -> None:
