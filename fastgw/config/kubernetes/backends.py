@@ -2,18 +2,23 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from fastgw.config.kubernetes import backend_tls
 from fastgw.config.kubernetes.cluster import GATEWAY_GROUP, ClusterObject, key_of
 from fastgw.config.kubernetes.model import ServedGateway, TranslationContext
+from fastgw.config.settings.upstreams import MOST_LISTED
+from fastgw.config.sources.target_addresses import target_url
 
 PROTOCOLS: Final[Mapping[str, str]] = MappingProxyType(
     {"kubernetes.io/h2c": "http2", "kubernetes.io/ws": "http1", "grpc": "grpc", "kubernetes.io/wss": "http1"}
 )
 """Protocol of an upstream by the `appProtocol` of a Service."""
 _LARGEST_SHARE: Final = 1_000_000
+_url_of: Final = lru_cache(65_536)(target_url)
+"""URLs of endpoints: all of a Service are listed again after each change of one."""
 
 
 @dataclass(frozen=True)
@@ -154,34 +159,53 @@ def _why_no_port(service: ClusterObject, said: int | str | None, transport: str)
 def targets_of(
     service: ClusterObject, port: ClusterObject, scheme: str, context: TranslationContext
 ) -> list[dict[str, Any]]:
-    """Return the ready endpoints of a port of a Service; those that still serve while they end, if no other is."""
+    """Return the ready endpoints of a port of a Service; those that still serve while they end, if no other is.
+
+    Of more than an upstream may have, the first ones by address are used, the same in all replicas: the last list would
+    soon name pods that are gone.
+    """
     ready: set[str] = set()
     ending: set[str] = set()
     name = port.get("name") or ""
     for each in context.cluster.slices.get(key_of(service), ()):
-        context.contain(("EndpointSlice", *key_of(each)), _add_targets, each, name, scheme, ready, ending)
-    return [{"url": url} for url in sorted(ready or ending)]
+        id_ = "EndpointSlice", *key_of(each)
+        unusable = context.contain(id_, _add_targets, each, name, scheme, ready, ending)
+        if unusable:
+            context.warnings.setdefault(
+                id_, f"endpoints without a valid address are left out, such as {unusable[:100]}"
+            )
+    found = sorted(ready or ending)
+    if len(found) > MOST_LISTED:
+        why = f"more than {MOST_LISTED} ready endpoints; the first {MOST_LISTED} by address get requests"
+        context.warnings.setdefault(("Service", *key_of(service)), why)
+    return [{"url": url} for url in found[:MOST_LISTED]]
 
 
-def _add_targets(endpoints: ClusterObject, port: str, scheme: str, ready: set[str], ending: set[str]) -> None:
-    """Add the URLs of the endpoints of an EndpointSlice. `port`: name of the port; one without a number has none."""
+def _add_targets(endpoints: ClusterObject, port: str, scheme: str, ready: set[str], ending: set[str]) -> str:
+    """Add the URLs of the endpoints of an EndpointSlice, and return one of the addresses that are left out; "": none
+    is. `port`: name of the port; one without a number has none.
+    """
     if endpoints.get("addressType", "IPv4") == "FQDN":
-        return
+        return ""
     ports = endpoints.get("ports") or ()
     number = next((each.get("port") for each in ports if (each.get("name") or "") == port), None)
     if number is None:
-        return
+        return ""
+    unusable = ""
     for endpoint in endpoints.get("endpoints") or ():
         conditions = endpoint.get("conditions") or {}
-        urls = [_url(scheme, address, number) for address in endpoint.get("addresses") or ()]
+        urls: list[str] = []
+        for address in endpoint.get("addresses") or ():
+            url = _url_of(scheme, address, number)
+            if url is None:
+                unusable = unusable or f"{address}:{number}"
+            else:
+                urls.append(url)
         if conditions.get("ready") is not False:
             ready.update(urls)
         elif conditions.get("serving"):
             ending.update(urls)
-
-
-def _url(scheme: str, address: str, port: int) -> str:
-    return f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"
+    return unusable
 
 
 def add_upstreams(context: TranslationContext) -> None:
