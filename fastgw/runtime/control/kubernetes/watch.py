@@ -89,6 +89,7 @@ class _Object(msgspec.Struct):
 
 class _Page(msgspec.Struct):
     metadata: ObjectMetadata
+    kind: str = "List"
     items: list[msgspec.Raw] | None = None
 
 
@@ -254,6 +255,8 @@ class Following:
                 limit = max(1, limit // 4)
                 continue
             page = msgspec.json.decode(without_deep_values(raw), type=_Page)
+            if not page.kind.endswith("List"):  # a Status has metadata, too, and would be an empty list
+                raise Nonsense(f"the API server answered a list with an object of the kind {page.kind[:100]}")
             since = since or page.metadata.resource_version
             for each in page.items or ():
                 name = self._objects.name_of(msgspec.json.decode(each, type=_Object).metadata)

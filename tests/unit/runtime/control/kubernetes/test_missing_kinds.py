@@ -177,6 +177,21 @@ def test_a_kind_that_discovery_does_not_have_is_empty(cluster: ClusterStandIn, t
     asyncio.run(run())
 
 
+def test_a_status_is_no_empty_list(cluster: ClusterStandIn, tmp_path: Path) -> None:
+    """Some proxies answer 200 with the body of an error."""
+    reply = 200, *STATUS[1:]
+
+    async def run() -> None:
+        async with watched(cluster, tmp_path) as policies:
+            await policies.until(lambda: policies.names == {"auth"})
+            cluster.api.replies = {LIST: reply, f"{LIST} watch": STATUS}
+            await asyncio.to_thread(cluster.drop_watches)
+            await policies.until(lambda: "an object of the kind Status" in policies.problem)
+            assert policies.names == {"auth"}
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("status", [400, 403, 410, 500, 504])
 def test_a_watch_that_is_refused_is_replaced_by_lists(cluster: ClusterStandIn, tmp_path: Path, status: int) -> None:
     """Its version may be what the API server stumbles over. That no watch succeeds is reported."""
