@@ -108,6 +108,7 @@ EDGES = {
     "runtime/supervisor/children.py": 1,  # the end of a child
     "runtime/reload/proposer.py": 1,  # a configuration that shows a defect is refused, and all goes on
     "runtime/reload/document_checks.py": 1,  # likewise, in the process that checks what was sent
+    "runtime/process/lasting_tasks.py": 1,  # a loop that fails is reported, and begins again
     "runtime/control/feed_runner.py": 1,  # a source that fails begins anew
     "config/kubernetes/model.py": 1,  # an object whose translation shows a defect is refused, and the others serve
     "runtime/control/discovery/followed_sources.py": 1,  # likewise

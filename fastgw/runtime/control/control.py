@@ -68,6 +68,7 @@ from fastgw.runtime.node.purge_persistence import purge_file
 from fastgw.runtime.node.quota_persistence import QuotaKeeper
 from fastgw.runtime.process.event_loop import run_child_loop
 from fastgw.runtime.process.fallback_probes import status_server
+from fastgw.runtime.process.lasting_tasks import keep_running
 from fastgw.runtime.process.stack_dump import register_stack_dump
 from fastgw.runtime.process.transient_errors import RetryBackoff, is_passing
 from fastgw.runtime.reload.file_watch import LOOK_EVERY, FileWatch, SourceWatch
@@ -218,21 +219,22 @@ class Control:
         self._worker_loop.start()
         node_addresses.merge(self._node_state.feeds.get(known_addresses.FEED, b""))
         self._feed(self._proposer.current)
-        self._start_task(self._cache_purging.run())
+        self._start_task(keep_running("purges of caches", self._cache_purging.run))
         self._quotas.use_configuration(self._proposer.current.settings, begins=True)
-        self._start_task(self._quotas.run())
-        self._start_task(self._auditing.run())
+        self._start_task(keep_running("quotas", self._quotas.run))
+        self._start_task(keep_running("audit log", self._auditing.run))
         self._analytics.use_configuration(self._proposer.current, begins=True)
-        self._start_task(self._analytics.run())
+        self._start_task(keep_running("analytics", self._analytics.run))
         self._pushing.use_configuration(self._proposer.current)
-        self._start_task(self._view.slo.run())
+        self._start_task(keep_running("objectives", self._view.slo.run))
         self._view.debugging.start(self._node_state.feeds.get(debugging.FEED, b""))
         self._view.recording.start(self._node_state.feeds.get(recordings.FEED, b""))
         self._view.past.tick()  # a reference for later counts
-        self._start_task(self._view.past.run())
-        self._start_task(self._watch_files())
+        self._start_task(keep_running("traffic history", self._view.past.run))
+        self._start_task(keep_running("file watch", self._watch_files))
         if self._node_state.follows_files:
-            self._start_task(self._follow_sources())
+            watch = SourceWatch()
+            self._start_task(keep_running("configuration files", lambda: self._follow_sources(watch)))
         for name, endpoint in self._node_state.own.items():
             if name == "status":
                 pages = StatusPages(self._view.is_ready, self._view.metrics)
@@ -394,7 +396,7 @@ class Control:
 
     async def _watch_files(self) -> None:
         """Load new contents of the files that the configuration names: certificates are renewed without a reload."""
-        watch = FileWatch()
+        watch = FileWatch()  # after a failure a change may not be loaded yet: all files count as changed
         while True:
             captured = self._proposer.current.captured
             watch.watch(captured)
@@ -434,15 +436,18 @@ class Control:
             if not await asyncio.to_thread(watch.changed):
                 return
 
-    async def _follow_sources(self) -> None:
+    async def _follow_sources(self, watch: SourceWatch) -> None:
         """Load the configuration's own files when they have changed and are stable."""
-        watch = SourceWatch()
         while True:
             current = self._proposer.current
             posted = current.source in ("api", "rollback")
             try:
                 if await asyncio.to_thread(watch.settled, current.sources, posted=posted):
-                    await self._proposer.propose_file()
+                    try:
+                        await self._proposer.propose_file()
+                    except Exception:
+                        watch.forget_settled()  # the change is not loaded yet
+                        raise
             except SyntaxProblem as flaw:
                 notice(OperatorEvent.FILES_NOT_WATCHED, f"the configuration's files are not watched: {flaw.wrong}")
                 return

@@ -249,13 +249,14 @@ class _Source:
         value = self._unsent
         if value is None:
             return  # it was replaced in between
-        descriptor = write_memfd(value)
         try:
-            self._feeding.channel.send(FeedUpdate(generation=self.generation, key=self._source.key), [descriptor])
+            descriptor = write_memfd(value)
+            try:
+                self._feeding.channel.send(FeedUpdate(generation=self.generation, key=self._source.key), [descriptor])
+            finally:
+                os.close(descriptor)
             self._unsent = None
-        except ChannelFull:
+        except (ChannelFull, OSError):  # OSError: too many open files, for example
             asyncio.get_running_loop().call_later(RETRY_S, self._send)
         except ChannelClosed:
             self._unsent = None  # the supervisor has ended, so this process ends too
-        finally:
-            os.close(descriptor)

@@ -17,6 +17,7 @@ from fastgw.config.settings.gateway import ActiveHealth, Target, Upstream
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.runtime.node.metrics import OfUpstream
+from fastgw.runtime.process.lasting_tasks import keep_running
 from fastgw.shm.health_words import HealthVerdict, HealthWords
 from fastgw.shm.memory import SharedMemory
 from fastgw.shm.slot_assignment import SlotTable, target_name
@@ -197,7 +198,6 @@ class _Checked:
         self._good = self._bad = 0
         self._began_at = monotonic()
         self.task = asyncio.get_running_loop().create_task(self._run())
-        self.task.add_done_callback(_tell_defects)
 
     def is_same_check(self, wanted: _Spec | None) -> bool:
         """Whether its check is unchanged."""
@@ -211,24 +211,27 @@ class _Checked:
         )
 
     async def _run(self) -> None:
-        active = self._active
         try:
-            await asyncio.sleep(random.uniform(0, min(active.interval, FIRST_S)))
-            while True:
-                before, self._began_at = self._began_at, monotonic()
-                async with self._checks.turns:
-                    try:
-                        why = await self._check(self._checks.worker_loop)
-                    except CannotCheck as error:
-                        log_event(OperatorEvent.TARGET_NOT_CHECKED, "%s: cannot be checked: %s", self._label, error)
-                    else:
-                        # With more targets than can be checked in an interval, a round takes longer.
-                        round_s = max(active.interval, monotonic() - self._began_at, self._began_at - before)
-                        self._record_result(why, monotonic() + HOLDS * round_s + active.timeout)
-                pause = active.interval * random.uniform(1 - JITTER, 1 + JITTER)
-                await asyncio.sleep(max(self._began_at + pause - monotonic(), 0))
+            await keep_running(f"health checks of {self._label}", self._keep_checking)
         finally:
             self._check.stop()
+
+    async def _keep_checking(self) -> None:
+        active = self._active
+        await asyncio.sleep(random.uniform(0, min(active.interval, FIRST_S)))
+        while True:
+            before, self._began_at = self._began_at, monotonic()
+            async with self._checks.turns:
+                try:
+                    why = await self._check(self._checks.worker_loop)
+                except CannotCheck as error:
+                    log_event(OperatorEvent.TARGET_NOT_CHECKED, "%s: cannot be checked: %s", self._label, error)
+                else:
+                    # With more targets than can be checked in an interval, a round takes longer.
+                    round_s = max(active.interval, monotonic() - self._began_at, self._began_at - before)
+                    self._record_result(why, monotonic() + HOLDS * round_s + active.timeout)
+            pause = active.interval * random.uniform(1 - JITTER, 1 + JITTER)
+            await asyncio.sleep(max(self._began_at + pause - monotonic(), 0))
 
     def _record_result(self, why: str, until: float) -> None:
         before, active = self._verdict, self._active

@@ -23,7 +23,7 @@ from fastgw.gateway.tables import CompileError
 from fastgw.http.grpc.protobuf import rejected_items
 from fastgw.observe.metrics.request_meter import MeterPlan
 from fastgw.operator_events import OperatorEvent, OutageReports
-from fastgw.operator_log import notice
+from fastgw.operator_log import RareNotice, notice
 from fastgw.runtime.control.otlp_metrics import MetricsEncoder
 from fastgw.runtime.control.statsd import (
     FEED,
@@ -40,6 +40,7 @@ from fastgw.runtime.control.statsd import (
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.runtime.node.metrics import EXPORTERS, Exposition
 from fastgw.runtime.node.node_state import NodeState
+from fastgw.runtime.process.lasting_tasks import attempted
 from fastgw.shm.slot_assignment import SlotTable
 from fastgw.sync import feeds
 from fastgw.upstream.client.collector_client import (
@@ -191,6 +192,7 @@ class _Periodic:
     def __init__(self, interval: float) -> None:
         self._interval = interval
         self._stopping = asyncio.Event()
+        self._complain = RareNotice()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
@@ -203,7 +205,7 @@ class _Periodic:
         while not is_last:
             await self._pause(self._interval)
             is_last = self._stopping.is_set()
-            await self.push()
+            await attempted("metrics", self.push, self._complain)
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):

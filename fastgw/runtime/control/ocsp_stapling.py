@@ -28,12 +28,13 @@ from fastgw.net.ocsp import (
 from fastgw.net.ocsp_stapling import Staple
 from fastgw.net.placeholder import holds_placeholder
 from fastgw.operator_events import OperatorEvent
-from fastgw.operator_log import described, notice
+from fastgw.operator_log import notice
 from fastgw.runtime.ipc.channel import Channel
 from fastgw.runtime.ipc.published_feed import PublishedFeed
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.runtime.node.node_state import NodeState
 from fastgw.runtime.node.ocsp_storage import folder_of, read_response, remove_old, stapled_files, write_response
+from fastgw.runtime.process.lasting_tasks import keep_running
 from fastgw.sync import feeds
 from fastgw.sync.ocsp_responses import FEED, read, written
 from fastgw.upstream.client.http_client import Fetcher, FetchFailed
@@ -127,20 +128,15 @@ class StapledCertificate:
         self._problem = ""
         self._failures = 0
         self._due_date = 0.0
-        self._task = asyncio.get_running_loop().create_task(self._keep_current())
-        self._task.add_done_callback(self._report_defect)
+        self._task = asyncio.get_running_loop().create_task(
+            keep_running(f"the OCSP response for {file}", self._keep_current)
+        )
 
     def __repr__(self) -> str:
         return f"<StapledCertificate {self._file}>"
 
     def stop(self) -> None:
         self._task.cancel()
-
-    def _report_defect(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            notice(
-                OperatorEvent.DEFECT, f"the OCSP response for {self._file} is not renewed any more: {described(error)}"
-            )
 
     @property
     def info(self) -> OcspInfo:

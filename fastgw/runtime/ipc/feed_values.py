@@ -13,8 +13,12 @@ RETRY_S: Final = 0.05
 def write_memfd(value: bytes) -> int:
     """Write the value to a memory file and return its descriptor. Raises `OSError`."""
     descriptor = memory_file("fastgw-feed")
-    with open(descriptor, "wb", closefd=False) as file:
-        file.write(value)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(value)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from fastgw.config.formats.positions import SyntaxProblem
+from fastgw.config.formats.positions import OutOfResources, SyntaxProblem
 from fastgw.config.sources.dns_targets import is_lookup, keep_lookups, turn_of
 from fastgw.config.sources.documents import Source, patterns_of
 from fastgw.config.sources.files import pattern_in
@@ -39,11 +39,15 @@ class FileWatch:
         keep_lookups(self._seen)
 
     def changed(self) -> bool:
-        """Whether any has changed since the last check."""
+        """Whether any has changed since the last check. Without descriptors or memory to find out: not yet."""
         search = Search()
         before = self._seen
-        self._seen = {name: _trait_of_pattern(search, name) if pattern_in(name) else trait_of(name) for name in before}
-        return self._seen != before
+        try:
+            now = {name: _trait_of_pattern(search, name) if pattern_in(name) else trait_of(name) for name in before}
+        except OutOfResources:
+            return False
+        self._seen = now
+        return now != before
 
 
 class SourceWatch:
@@ -63,12 +67,15 @@ class SourceWatch:
         `SyntaxProblem` if they include more files than can be checked.
         """
         is_other = sources is not self._sources
-        if is_other:
-            self._sources, self._patterns = sources, patterns_of(sources)
+        patterns = patterns_of(sources) if is_other else self._patterns
         search = Search()
         names = {each.name for each in sources if not each.upstream}  # targets set by the API are not a file
-        for folder, pattern in self._patterns:
-            names.update(search.find(folder, pattern))
+        try:
+            for folder, pattern in patterns:
+                names.update(search.find(folder, pattern))
+        except OutOfResources:
+            return False  # the next check finds out
+        self._sources, self._patterns = sources, patterns
         before, self._seen = self._seen, {name: trait_of(name) for name in names}
         if is_other and posted and (before is None or self._taken is not None):
             known = self._taken or {}
@@ -77,6 +84,10 @@ class SourceWatch:
             return False
         self._taken = self._seen
         return True
+
+    def forget_settled(self) -> None:
+        """Report the last change again: it could not be loaded."""
+        self._taken = None
 
 
 def _trait_of_pattern(search: Search, name: str) -> Trait | None:

@@ -24,6 +24,7 @@ from fastgw.observe.tracing.spans import Encoder, SpanBuilder
 from fastgw.observe.tracing.tracer import RequestTracer, Tracer, fast_tracer
 from fastgw.observe.tracing.zipkin import ZipkinEncoder, ZipkinEnvelope
 from fastgw.operator_events import OperatorEvent, OutageReports, log_event
+from fastgw.runtime.process.lasting_tasks import keep_running
 from fastgw.upstream.client.collector_client import BatchRefused, CollectorClient, CollectorHeaders, RetryPause
 from fastgw.upstream.client.http_client import Fetcher
 from fastgw.upstream.forwarding.forward_action import sent_target_of
@@ -86,7 +87,7 @@ class TraceExport:
 
     def start(self) -> None:
         """Start exporting."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task = asyncio.get_running_loop().create_task(keep_running("trace export", self._run))
 
     async def stop(self, seconds: float) -> None:
         """Export what is queued, for at most this many seconds; the rest is dropped and counted."""

@@ -55,13 +55,14 @@ class ChallengeBoard:
     def _send_now(self, turn: int) -> None:
         if turn != self._turn:
             return  # replaced in between
-        descriptor = write_memfd(written(self._sent))
         try:
-            generation = self._node_state.sealed.generation
-            self._channel.send(FeedUpdate(generation=generation, key=FEED), [descriptor])
-        except ChannelFull:
+            descriptor = write_memfd(written(self._sent))
+            try:
+                generation = self._node_state.sealed.generation
+                self._channel.send(FeedUpdate(generation=generation, key=FEED), [descriptor])
+            finally:
+                os.close(descriptor)
+        except (ChannelFull, OSError):  # OSError: too many open files, for example
             asyncio.get_running_loop().call_later(RETRY_S, self._send_now, turn)
         except ChannelClosed:
             pass  # the supervisor has ended, so this process ends too
-        finally:
-            os.close(descriptor)

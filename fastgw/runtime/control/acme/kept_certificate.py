@@ -25,7 +25,7 @@ from fastgw.config.settings.secrets import SecretError, secret_in
 from fastgw.config.sources.files import read_file
 from fastgw.config.sources.virtual_files import issued_in
 from fastgw.operator_events import OperatorEvent
-from fastgw.operator_log import RareNotice, described, notice
+from fastgw.operator_log import RareNotice, notice
 from fastgw.runtime.control.acme.challenge_board import ChallengeBoard
 from fastgw.runtime.control.acme.issuing_process import run_job
 from fastgw.runtime.control.acme.schedule import (
@@ -52,6 +52,7 @@ from fastgw.runtime.control.acme.shared_issuing import (
     may_order_alone,
     shared_name,
 )
+from fastgw.runtime.process.lasting_tasks import keep_running
 
 ATTEMPT_S: Final = 300.0
 """Time limit of an attempt, without the hook's."""
@@ -59,6 +60,8 @@ ASK_S: Final = 60.0
 """Time limit of a question for the renewal date."""
 LONGEST_SLEEP_S: Final = 600.0
 """Seconds after which dates are compared again: the clock may have been set."""
+AFTER_DEFECT_S: Final = 600.0
+"""Shortest pause in seconds after a defect: an issuer limits the orders of an hour."""
 MOST_BYTES: Final = 1024 * 1024
 ORDERED_BY: Final[Mapping[OrderLease, OrderedBy]] = MappingProxyType(
     {OrderLease.TAKEN: "this_node", OrderLease.HELD: "another_node", OrderLease.AWAY: "waits_for_redis"}
@@ -108,8 +111,10 @@ class KeptCertificate:
         self._ordered_by: OrderedBy = ""
         self._complain = RareNotice()
         self._delayed = ""  # serial number of the last certificate whose renewal was delayed
-        self._task = asyncio.get_running_loop().create_task(self._keep_valid())
-        self._task.add_done_callback(self._report_defect)
+        self._task = asyncio.get_running_loop().create_task(
+            keep_running(f"the certificate for {self.names}", self._keep_valid, AFTER_DEFECT_S)
+        )
+        self._task.add_done_callback(self._has_ended)
 
     def is_of(self, acme: Acme | None, certificate: AcmeCertificate | None) -> bool:
         return acme == self._acme and certificate == self._certificate
@@ -117,12 +122,8 @@ class KeptCertificate:
     def stop(self) -> None:
         self._task.cancel()
 
-    def _report_defect(self, task: asyncio.Task[None]) -> None:
+    def _has_ended(self, task: asyncio.Task[None]) -> None:
         self._shared.ignore(self._shared_name, self._record_changed.set)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            notice(
-                OperatorEvent.DEFECT, f"the certificate for {self.names} is not renewed any more: {described(error)}"
-            )
 
     @property
     def info(self) -> AcmeInfo:

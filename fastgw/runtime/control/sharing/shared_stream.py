@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from fastgw.admin.node_interface import RevokedEverywhere
 from fastgw.config.settings.secrets import SecretError, secret_in
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.operator_log import described, notice
+from fastgw.operator_log import notice
 from fastgw.redis.error_messages import in_words
 from fastgw.redis.url import server_of
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
+from fastgw.runtime.process.lasting_tasks import keep_running
 
 if TYPE_CHECKING:
     from fastgw.redis.pipelined_connection import Pipe
@@ -58,7 +59,7 @@ def shared_state(accepted: ConfigSnapshot) -> tuple[str, str] | None:
 
 class SharedStream(Generic[Item]):
     """A stream as one node uses it. `topic`: of the log lines. `back`, `alone`: what they say about the time after and
-    during an outage. `defect`: event for a defect that ends it.
+    during an outage. `defect`: event for a defect that interrupts it.
     """
 
     def __init__(self, topic: str, back: str, alone: str, defect: OperatorEvent) -> None:
@@ -76,8 +77,9 @@ class SharedStream(Generic[Item]):
             self.stop()
             self._source = source
             if source is not None:
-                self._sharing = asyncio.get_running_loop().create_task(self.replicate(*source))
-                self._sharing.add_done_callback(partial(_report_defect, self._defect, self._topic))
+                self._sharing = asyncio.get_running_loop().create_task(
+                    keep_running(self._topic, partial(self.replicate, *source), event=self._defect)
+                )
 
     def stop(self) -> None:
         if self._sharing is not None:
@@ -207,11 +209,6 @@ class SharedStream(Generic[Item]):
     def _adding(self, *fields: bytes) -> Sequence[bytes]:
         """Return the command that adds an entry."""
         return (b"XADD", self._stream, b"MAXLEN", b"~", b"%d" % LOG_MOST, b"*", *fields)
-
-
-def _report_defect(event: OperatorEvent, topic: str, sharing: asyncio.Task[None]) -> None:
-    if not sharing.cancelled() and (error := sharing.exception()) is not None:
-        notice(event, f"{topic} are not shared any more: {described(error)}")
 
 
 async def run_command(redis: "Pipe", *words: bytes) -> Any:

@@ -1,9 +1,13 @@
 """Whether a watched file has changed."""
 
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fastgw.config import Source
+from fastgw.config.sources.files import pattern_name
 from fastgw.runtime.reload.file_watch import FileWatch, SourceWatch
 
 
@@ -139,3 +143,53 @@ def test_of_a_pattern_what_it_finds_is_watched(tmp_path):
     assert not watch.changed()
     (tmp_path / "a.yaml").unlink()
     assert watch.changed()
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Without a descriptor that is free, as the kernel says it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_pattern_that_cannot_be_looked_at_has_not_changed_yet(tmp_path):
+    (tmp_path / "one.yaml").write_text("[]")
+    watch = FileWatch()
+    watch.watch([pattern_name(str(tmp_path), "*.yaml")])
+    assert watch.changed()
+    (tmp_path / "two.yaml").write_text("[]")
+    with no_descriptors():
+        assert not watch.changed()
+    assert watch.changed()
+    assert not watch.changed()
+
+
+def test_includes_that_cannot_be_looked_at_have_not_changed_yet(tmp_path):
+    main = tmp_path / "gateway.yaml"
+    main.write_text('include: ["routes/*.yaml"]\n')
+    (tmp_path / "routes").mkdir()
+    sources, watch = [Source(str(main), main.read_bytes())], SourceWatch()
+    with no_descriptors():
+        assert not watch.settled(sources, posted=True)
+    assert not watch.settled(sources, posted=True)
+    assert not watch.settled(sources, posted=True)  # the first look takes them as they are
+    (tmp_path / "routes" / "one.yaml").write_text("{}")
+    assert not watch.settled(sources, posted=True)
+    with no_descriptors():
+        assert not watch.settled(sources, posted=True)
+    assert watch.settled(sources, posted=True)
+
+
+def test_a_change_that_could_not_be_loaded_is_told_again(tmp_path):
+    main = tmp_path / "gateway.yaml"
+    main.write_text("{}")
+    sources, watch = [Source(str(main), b"{}")], SourceWatch()
+    assert not watch.settled(sources, posted=False)
+    assert watch.settled(sources, posted=False)
+    assert not watch.settled(sources, posted=False)
+    watch.forget_settled()
+    assert watch.settled(sources, posted=False)
