@@ -81,7 +81,7 @@ class Document:
         self._most_values = most_values
         self.trusted, self.quotes = trusted, quotes
         self.upstream = upstream
-        self.folder = folder or os.path.dirname(os.path.abspath(name))
+        self.folder = folder or _folder_of(name)
         self.problems: list[Problem] = []
         self.excerpts: dict[Problem, str] = {}
         """Lines of syntax errors with a mark below the column, for users who may read the file (`excerpt`)."""
@@ -202,6 +202,24 @@ class Document:
             self.problems.append(self.problem((), wrong, f"expected {expected}"))
 
 
+def _folder_of(name: str) -> str:
+    """Return the folder of a file as an absolute path, or as it is given if the working directory has been removed:
+    then the file cannot be read either, and that is the error to report.
+    """
+    try:
+        return os.path.dirname(os.path.abspath(name))
+    except FileNotFoundError:
+        return os.path.dirname(name)
+
+
+def _real_path(name: str) -> str:
+    """Return the path of a file without links, or as it is given if the working directory has been removed."""
+    try:
+        return os.path.realpath(name)
+    except FileNotFoundError:
+        return name
+
+
 def _is_within(value: Any, most: int) -> bool:
     """Whether the number of values is within a maximum; values repeated by aliases count each time."""
     waiting, count = [value], 1
@@ -246,7 +264,7 @@ def read_all(
     if not trusted and _patterns(main):
         main = Document(name, read, suffix=suffix, trusted=trusted, quotes=False)
     waiting = [main]
-    met = {os.path.realpath(name)}
+    met = {_real_path(name)}
     while waiting:
         document = waiting.pop(0)
         all_found.add(document)
@@ -269,7 +287,7 @@ def read_all(
                         document.problem(path, f"{format_value(pattern)}: {escaped}: a name that is not UTF-8")
                     )
                     continue
-                real = os.path.realpath(each)
+                real = _real_path(each)
                 if real not in met:
                     met.add(real)
                     waiting.append(Document(each, partial(disk.read, each), quotes=main.quotes))
@@ -279,7 +297,7 @@ def read_all(
 def patterns_of(sources: Sequence[Source]) -> list[tuple[str, str]]:
     """Return the include patterns of these files, file by file: folder and relative pattern."""
     texts = Memory({source.name: source.text for source in sources})
-    documents = [Document(each.name, partial(texts.read, each.name), suffix=each.suffix) for each in sources]
+    documents = [Document(each.name, partial(texts.read, each.name), each.folder, each.suffix) for each in sources]
     return [(os.path.dirname(each.name), pattern) for each in documents for pattern in _patterns(each)]
 
 

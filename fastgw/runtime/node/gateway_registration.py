@@ -113,9 +113,18 @@ def _entry(node_state: NodeState) -> GatewayEntry:
         admin_tls=settings is not None and settings.tls is not None,
         token_file=token_file_of(node_state),
         status=own.get("status"),
-        # Not normalized: `link/..` is not the directory of the link. The working directory may have been removed.
-        given=file if not file or os.path.isabs(file) else os.path.join(os.getcwd(), file),
+        given=_given(file),
     )
+
+
+def _given(file: str) -> str:
+    """Return the absolute path of the file as given. Not normalized: `link/..` is not the directory of the link."""
+    if not file or os.path.isabs(file):
+        return file
+    try:
+        return os.path.join(os.getcwd(), file)
+    except FileNotFoundError:  # the working directory has been removed, and the file with it
+        return ""
 
 
 def own_addresses(node_state: NodeState, environment: Mapping[str, str] = os.environ) -> list[str]:
