@@ -54,7 +54,7 @@ class ControlFetch(FeedSource, frozen=True, kw_only=True):
                 last = node.feeds[self.key].value
                 is_ours = (last_record := read(last)) is not None and last_record.material == record.material
                 now_date = time.time()
-                if (is_ours and not node.is_outdated(last)) or now_date < record.failed_until_date:
+                if (is_ours and not node.is_outdated(last)) or record.rests_until(now_date, getter.negative_ttl):
                     pass  # answered already, or too early
                 else:
                     await keep_pace(record, allowed)

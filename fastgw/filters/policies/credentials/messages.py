@@ -91,6 +91,12 @@ class FetchedRecord(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     def is_good(self, now_date: float) -> bool:
         return bool(self.value) and now_date < self.good_until_date
 
+    def rests_until(self, now_date: float, first_s: float) -> float:
+        """Return the date before which no attempt is made; 0: none is due to a failure. A date farther away than the
+        longest rest is of before the clock was set back. `first_s`: as in `failed`.
+        """
+        return self.failed_until_date if now_date < self.failed_until_date <= now_date + longest_rest(first_s) else 0.0
+
     def problem(self) -> Unavailable | None:
         """Problem of the last attempt."""
         if not self.fault:
@@ -118,11 +124,16 @@ def succeeded(record: FetchedRecord, got: FetchResult) -> FetchedRecord:
     )
 
 
+def longest_rest(first_s: float) -> float:
+    """Return the maximum seconds for which a failure is cached. `first_s`: those of the first one."""
+    return max(LONGEST_S, first_s)
+
+
 def failed(record: FetchedRecord, problem: Unavailable, first_s: float) -> FetchedRecord:
     """Return the state after a failure. `first_s`: seconds for which the first failure is cached; doubled for each
     further one.
     """
-    rest_s = min(first_s * 2 ** min(record.failures, 16), max(LONGEST_S, first_s))
+    rest_s = min(first_s * 2 ** min(record.failures, 16), longest_rest(first_s))
     return msgspec.structs.replace(
         record,
         fault=problem.fault.name,

@@ -128,7 +128,8 @@ class WorkerCache(Generic[T]):
         """Whether the cached value is so old that another token may have replaced it: see
         `rejected_throttle.AGAIN_S`.
         """
-        return time.time() - self._record.fetched_date >= AGAIN_S
+        # A date in the future is of before the clock was set back.
+        return not 0.0 <= time.time() - self._record.fetched_date < AGAIN_S
 
     async def obtain(self, seen: T | None = None) -> T:
         """Wait for the value, for a bounded time. Raises `Unavailable`.
@@ -152,18 +153,24 @@ class WorkerCache(Generic[T]):
 
     def renew(self, seen: T) -> None:
         """Request a newer value than this, which the API rejects or which expires soon; does not wait."""
-        known = self._record.failed_until_date > time.time()
-        if self._held == seen and not known and (self._background is None or self._background.done()):
+        if (
+            self._held == seen
+            and not self._rests_until(time.time())
+            and (self._background is None or self._background.done())
+        ):
             joined = self._single_flight.join(self.key, partial(self._fetch_shared, self._record))
             self._background = asyncio.get_running_loop().create_task(joined)
 
     def _problem(self) -> Unavailable | None:
         """Return the reason why no attempt is made now."""
-        if self._record.failed_until_date > time.time():
+        if self._rests_until(time.time()):
             return self._record.problem()
         if self._silent is not None and monotonic() < self._silent[0]:
             return self._silent[1]
         return None
+
+    def _rests_until(self, now_date: float) -> float:
+        return self._record.rests_until(now_date, self._getter.negative_ttl)
 
     def _accept_record(self, value: bytes) -> None:
         record = read(value)
@@ -171,14 +178,15 @@ class WorkerCache(Generic[T]):
             return
         if record.material != self._getter.material and not self._is_over(record):
             return
-        now_date, now = time.time(), monotonic()
+        # The clock may have been set back since the fetch: no value lives longer for it.
+        now_date, now = max(time.time(), record.fetched_date), monotonic()
         if not record.is_good(now_date):
             self._held, self._good_until, self._look_at = None, 0.0, 0.0
         else:
             if self._held is None or record.value != self._record.value:
                 self._held = self._parse(record.value)
             self._good_until = now + record.good_until_date - now_date
-            look_date = max(record.renew_from_date, record.failed_until_date)
+            look_date = max(record.renew_from_date, record.rests_until(now_date, self._getter.negative_ttl))
             self._look_at = min(self._good_until, now + look_date - now_date)
         self._record = record
 

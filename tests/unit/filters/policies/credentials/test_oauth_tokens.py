@@ -15,7 +15,7 @@ import pytest
 
 from fastgw.config.settings.secrets import Secret
 from fastgw.errors import Fault
-from fastgw.filters.policies.credentials import control_fetcher
+from fastgw.filters.policies.credentials import control_fetcher, messages
 from fastgw.filters.policies.credentials import rejected_throttle as refused_by
 from fastgw.filters.policies.credentials import worker_cache as cache
 from fastgw.filters.policies.credentials.messages import LONGEST_S, FetchedRecord, Unavailable, failed, read, renewal
@@ -537,6 +537,31 @@ async def test_an_endpoint_that_is_gone_is_unavailable_until_it_is_back(issuer: 
                 break
             except Unavailable:
                 await asyncio.sleep(0.01)
+
+
+@on_loop
+async def test_a_failure_of_before_the_clock_was_set_back_is_forgotten(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No request waits for the date of the failure to come again; and a token lives no longer for it."""
+    ahead = 3600.0
+    clock = SimpleNamespace(time=lambda: time.time() + ahead, monotonic=monotonic)
+    for each in (messages, cache, control_fetcher):
+        monkeypatch.setattr(each, "time", clock)
+    issuer.fail(503)
+    async with node_of(workers=2) as node:
+        one, other = node.tokens(oauth2(issuer.url, negative_ttl=30.0))
+        assert (await problem_of(one)).retry_after == 30
+        asked = issuer.asked
+        issuer.recover()
+        node.hears[1] = False
+        ahead = 0.0
+        assert word(await one.obtain()) == "token-1"
+        assert issuer.asked == asked + 1
+        ahead = -3600.0
+        assert one.fetched_earlier
+        other._accept_record(node.kept[other.key])
+        assert other._good_until - monotonic() <= issuer.expires_in
 
 
 @on_loop
