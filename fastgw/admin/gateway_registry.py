@@ -237,9 +237,11 @@ class Registration:
         self.is_written = False
         """Whether entry and token are as they were last wanted; False: there was no space for them."""
         self._length = 0
-        # Programs that clean up /tmp by age skip a locked directory (tmpfiles.d(5)).
-        self._directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        self._directory = -1
+        with suppress(OSError):  # it may have been removed before an upgrade
+            # Programs that clean up /tmp by age skip a locked directory (tmpfiles.d(5)).
+            self._directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(self._directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     @classmethod
     def create_entry(cls, environment: Mapping[str, str] = os.environ) -> "Registration":
@@ -261,6 +263,14 @@ class Registration:
         except OSError as error:
             raise Unregistered(f"{directory}: {error.strerror}") from error
         return cls(path, fd)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the entry is still in its directory, where commands look for it."""
+        try:
+            return os.path.samestat(os.fstat(self.fd), os.lstat(self.path))
+        except OSError:
+            return False
 
     @property
     def token_file(self) -> str:
@@ -308,8 +318,9 @@ class Registration:
         """
         if self.fd >= 0:
             os.close(self.fd)
-            os.close(self._directory)
-            self.fd = -1
+            if self._directory >= 0:
+                os.close(self._directory)
+            self.fd = self._directory = -1
 
 
 def is_private(address: Address) -> bool:

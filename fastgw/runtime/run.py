@@ -22,7 +22,7 @@ from fastgw.runtime.node.analytics_writer import write_last_counts
 from fastgw.runtime.node.bound_addresses import Bound
 from fastgw.runtime.node.child_slots import Work
 from fastgw.runtime.node.config_snapshot import accept
-from fastgw.runtime.node.gateway_registration import register
+from fastgw.runtime.node.gateway_registration import end_registration, register
 from fastgw.runtime.node.ocsp_storage import restore_responses
 from fastgw.runtime.node.purge_persistence import restore_waiting
 from fastgw.runtime.node.quota_persistence import claim_file, keep_all, restore_all
@@ -111,14 +111,16 @@ def run_gateway(
                 claimed = -1 if past is None else past.quota_claim
                 node_state.quota_claim = claim_file(accepted.settings, node_state.run_key, claimed)
             except InUse as error:
-                raise CannotStart(f"quotas: {error}") from error
-            restore_all(node_state.shared.quotas, accepted.settings)
+                if past is None:
+                    raise CannotStart(f"quotas: {error}") from error
+                # A reload has named this file: control reports it, and claims and reads the file as soon as it is free.
+            else:
+                restore_all(node_state.shared.quotas, accepted.settings)
             if past is None:
                 restore_waiting(node_state.purges, node_state.caches.stores, node_state.run_key)
                 restore_responses(accepted, node_state.feeds)
-            register(node_state)
-            if node_state.registration is not None:
-                opened.callback(node_state.registration.end)
+            register(node_state, is_upgrade=past is not None)
+            opened.callback(end_registration, node_state)
             supervisor = Supervisor(node_state, announce, ready_fd, companions, past)
         supervisor.run()
         write_last_counts(node_state)

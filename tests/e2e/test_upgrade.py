@@ -10,6 +10,7 @@ import select
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections import Counter
@@ -21,6 +22,7 @@ from typing import Any
 import pytest
 
 from fastgw.runtime.ipc.channel import PROTOCOL
+from fastgw.shm.quota_store import Claim
 from tests.e2e.clients import LoadCounts, call
 from tests.e2e.programs import started
 from tests.e2e.test_nothing_lost import PAUSE, client_ports, enough
@@ -209,6 +211,10 @@ FAILS: Mapping[str, tuple[Mapping[str, Change], str]] = {
             )
         },
         "exit status 70: fastgw: internal error: OSError: no clock",
+    ),
+    "cannot import its admin API": (
+        {"admin/api.py": ("", "\n\nraise ImportError('no such name')\n")},
+        "exit status 70: fastgw: internal error: ImportError: no such name",
     ),
     "hangs": (
         {"runtime/supervisor/take_over.py": ("", "\nimport time\n\n\ndef preflight(*_):\n    time.sleep(1000)\n")},
@@ -453,6 +459,41 @@ def settled(gateway: Upgradable) -> None:
 
 def kinds(pid: int) -> list[str]:
     return [re.sub(r"\[\d+\]", "", each) for each in descriptors(pid)]
+
+
+def test_an_entry_that_was_removed_with_its_directory_is_there_again(tmp_path: Path) -> None:
+    """After the upgrade; it is the owner's alone."""
+    runtime = Path(os.environ["XDG_RUNTIME_DIR"]) / "fastgw"
+
+    def entries() -> list[Path]:
+        return [*runtime.glob(f"{gateway.process.pid}-*.json")]
+
+    with upgradable(tmp_path) as gateway:
+        (before,) = entries()
+        before.unlink()
+        gateway.upgrade()
+        (now,) = entries()
+        assert now != before
+        assert stat.S_IMODE(now.stat().st_mode) == 0o600
+        assert gateway.answer() == (200, b"v1")
+    assert entries() == []
+
+
+def test_quotas_in_the_file_of_another_gateway_end_no_upgrade(tmp_path: Path) -> None:
+    """Control goes on to say so; the counts are kept in memory."""
+    taken = tmp_path / "taken.sqlite3"
+    claim = Claim(str(taken), b"another gateway")
+    claim.acquire()
+    try:
+        with upgradable(tmp_path, quotas={"file": str(tmp_path / "own.sqlite3")}) as gateway:
+            gateway.change(quotas={"file": str(taken)})
+            gateway.reload()
+            gateway.told("is used by another gateway")
+            gateway.upgrade()
+            gateway.told("is used by another gateway", 2)
+            assert gateway.answer() == (200, b"v1")
+    finally:
+        claim.close()
 
 
 def test_no_variable_is_handed_on(tmp_path: Path) -> None:

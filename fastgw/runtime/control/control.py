@@ -220,7 +220,9 @@ class Control:
         node_addresses.merge(self._node_state.feeds.get(known_addresses.FEED, b""))
         self._feed(self._proposer.current)
         self._start_task(keep_running("purges of caches", self._cache_purging.run))
-        self._quotas.use_configuration(self._proposer.current.settings, begins=True)
+        # Without a claim of the supervisor it has not read the file.
+        is_read = self._node_state.quota_claim is not None
+        self._quotas.use_configuration(self._proposer.current.settings, begins=is_read)
         self._start_task(keep_running("quotas", self._quotas.run))
         self._start_task(keep_running("audit log", self._auditing.run))
         self._analytics.use_configuration(self._proposer.current, begins=True)

@@ -27,10 +27,10 @@ def wants_token(settings: Admin, bound: Address) -> bool:
     return settings.token is None and not required and not is_private(bound)
 
 
-def register(node_state: NodeState) -> None:
+def register(node_state: NodeState, *, is_upgrade: bool = False) -> None:
     """Create the entry, or continue with that of the previous program; without a directory, log that there is none.
 
-    Raises `CannotStart` if another gateway has the given name.
+    Raises `CannotStart` if another gateway has the given name, except in an upgrade, which nothing may end.
     """
     begins = node_state.registration is None
     if begins:
@@ -42,7 +42,7 @@ def register(node_state: NodeState) -> None:
                 f"fastgw: warning: not registered, so commands need --admin and --token-file: {error}",
             )
     registration = node_state.registration
-    if not begins or registration is None or not node_state.name:
+    if is_upgrade or not begins or registration is None or not node_state.name:
         write_entry(node_state)
         return
     try:
@@ -55,6 +55,12 @@ def register(node_state: NodeState) -> None:
         node_state.registration = None
         registration.end()
         raise
+
+
+def end_registration(node_state: NodeState) -> None:
+    """Remove the entry at the end of the gateway: the one of then."""
+    if node_state.registration is not None:
+        node_state.registration.end()
 
 
 def _check_name(name: str) -> None:
@@ -71,6 +77,8 @@ def write_entry(node_state: NodeState) -> None:
     registration = node_state.registration
     if registration is None:
         return
+    if not registration.is_there:
+        registration = _registered_again(node_state, registration)
     registration.is_written = False
     try:
         registration.write_token(node_state.admin_token if _made_counts(node_state) else None)
@@ -82,9 +90,24 @@ def write_entry(node_state: NodeState) -> None:
         notice(OperatorEvent.START_WARNING, f"fastgw: warning: {why}; {advice}")
 
 
+def _registered_again(node_state: NodeState, gone: Registration) -> Registration:
+    """Create an entry in place of one that was removed, with its directory for example. Returns the one that is used
+    from now on.
+    """
+    try:
+        created = Registration.create_entry()
+    except Unregistered as error:
+        notice(OperatorEvent.START_WARNING, f"fastgw: warning: {gone.path} was removed, and there is no other: {error}")
+        return gone
+    gone.close()
+    node_state.registration = created
+    return created
+
+
 def is_entry_due(node_state: NodeState) -> bool:
-    """Whether the entry could not be written, so that the next reload tries again."""
-    return node_state.registration is not None and not node_state.registration.is_written
+    """Whether the entry could not be written, or was removed, so that the next reload tries again."""
+    held = node_state.registration
+    return held is not None and not (held.is_written and held.is_there)
 
 
 def _made_counts(node_state: NodeState) -> bool:

@@ -17,6 +17,7 @@ from fastgw.cache.tiers.node_stores import NodeStore, NodeStores
 from fastgw.gateway.tables import Gateway
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
+from fastgw.runtime.control.control import import_admin
 from fastgw.runtime.ipc.channel import Channel, Ready, Stop
 from fastgw.runtime.node.cache_stores import store_settings
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
@@ -35,6 +36,8 @@ def preflight(handover: HandoverState, accepted: ConfigSnapshot, gateway: Gatewa
 
     It uses its own shared memory, because every column of the gateway's may be assigned to a worker at any time.
     """
+    if "admin" in handover.own:
+        import_admin()  # the supervisor does so after the exec
     words = ShmLayout(gateway)  # completes the layout
     attached(handover, gateway, accepted.workers)  # checks that it can be read
     node_state = NodeState(

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import stat
 from pathlib import Path
 
-from fastgw.admin.gateway_registry import Registration
+import pytest
+
+from fastgw.admin.gateway_registry import Registration, running
 from fastgw.config import load_text
 from fastgw.config.base.value_types import Address
 from fastgw.filters import TYPES
 from fastgw.runtime.node.config_snapshot import seal
-from fastgw.runtime.node.gateway_registration import is_entry_due, own_addresses, token_file_of, write_entry
+from fastgw.runtime.node.gateway_registration import (
+    end_registration,
+    is_entry_due,
+    own_addresses,
+    token_file_of,
+    write_entry,
+)
 from fastgw.runtime.node.node_state import Sealed
 from fastgw.runtime.sockets.listening_sockets import open_endpoint
 from tests.support.node import FILE, accepted_of, close_node, node_state_of
@@ -47,3 +58,29 @@ def test_a_token_file_is_named_only_when_it_is_there(tmp_path: Path) -> None:
         assert "/ (no token file: set admin.token)" in shown
         close_node(node_state)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_entry_is_registered_again_after_its_directory_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory is made again, for the owner alone; the lock that the previous program has passed on is no reason
+    to fail."""
+    directory = tmp_path / "fastgw"
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(directory))
+    accepted = accepted_of(load_text(DOCUMENT, FILE, TYPES))
+    node_state = node_state_of(sealed=Sealed(accepted, seal(accepted)))
+    former = Registration.create_entry()
+    shutil.rmtree(directory)
+    node_state.registration = passed_on = Registration(former.path, os.dup(former.fd))
+    former.close()
+    try:
+        assert is_entry_due(node_state)
+        write_entry(node_state)
+        assert not is_entry_due(node_state)
+        assert node_state.registration is not passed_on
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        assert os.getpid() in {each.entry.pid for each in running()}
+    finally:
+        end_registration(node_state)
+        close_node(node_state)
+    assert list(directory.iterdir()) == []
