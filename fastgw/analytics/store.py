@@ -94,6 +94,7 @@ class AnalyticsStore:
         database = self._open()
         database.execute("BEGIN IMMEDIATE")
         try:
+            self._make_space(database, readings[-1].date)
             self._add(database, readings)
             self._thin_out(database, readings[-1].date)
             database.execute("COMMIT")
@@ -134,6 +135,16 @@ class AnalyticsStore:
             "INSERT OR REPLACE INTO counted VALUES (?, ?, ?)", ((self._memory, key, counted[key]) for key in changed)
         )
         database.execute("INSERT OR REPLACE INTO memories VALUES (?, ?)", (self._memory, readings[-1].date))
+
+    def _make_space(self, database: sqlite3.Connection, now: float) -> None:
+        """Delete before anything is added: after `size` was lowered, there may be no page for it."""
+        for _ in range(HOURS_AT_ONCE):
+            used = _used(database)
+            if used <= _FULL * self._size:
+                return
+            self._thin_out(database, now)
+            if _used(database) >= used:
+                return
 
     def _thin_out(self, database: sqlite3.Connection, now: float) -> None:
         """Delete what is too old, or too much for the file."""

@@ -211,6 +211,27 @@ def test_the_file_stays_within_its_size(tmp_path: Path) -> None:
     assert (tmp_path / "a.db").stat().st_size <= size
 
 
+def test_a_size_that_was_lowered_is_reached_while_counts_are_written(tmp_path: Path) -> None:
+    """The earliest minutes go first, their hours stay, and no write fails for it."""
+    path = tmp_path / "a.db"
+    counts = [cell_name(1, 2, method, status) for method in range(3) for status in range(200, 600, 10)]
+    large = store_at(path)
+    for at in range(180):
+        large.write([reading(NOW + at * 10 * MINUTE, dict.fromkeys(counts, at + 1))])
+    large.close()
+    size = path.stat().st_size // 2
+    small = store_at(path, size=size)
+    more = [cell_name(1, 2, method, status) for method in range(3) for status in range(205, 600, 10)]
+    for at in range(180, 190):
+        small.write([reading(NOW + at * 10 * MINUTE, {**dict.fromkeys(counts, at + 1), **dict.fromkeys(more, at)})])
+    small.close()
+    with closing(sqlite3.connect(path)) as database:
+        (pages,) = database.execute("PRAGMA page_count").fetchone()
+        (free,) = database.execute("PRAGMA freelist_count").fetchone()
+    assert (pages - free) * 4096 <= size
+    assert sum(each.requests for each in stored(path, until_date=NOW + 3 * DAY)) == len(counts) * 190 + len(more) * 189
+
+
 def test_a_full_disk_leaves_what_was_written_and_loses_nothing_later(tmp_path: Path) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
