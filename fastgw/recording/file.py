@@ -57,8 +57,12 @@ def read_key(path: str, *, create: bool = False) -> bytes:
     try:
         if create and not os.path.exists(path):
             made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(made, "wb") as file:
-                file.write(os.urandom(32).hex().encode() + b"\n")
+            try:
+                with open(made, "wb") as file:
+                    file.write(os.urandom(32).hex().encode() + b"\n")
+            except BaseException:  # the disk is full: an incomplete key would be used the next time
+                os.unlink(path)
+                raise
         with open(path, "rb") as file:
             content = file.read(LONGEST_KEY + 1).strip()
     except OSError as error:
@@ -102,7 +106,11 @@ class RecordingWriter:
             os.unlink(self._part)
         descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._file: BinaryIO = open(descriptor, "wb", buffering=0)  # noqa: SIM115  # `finish` and `discard` close it
-        self._write(self._header)
+        try:
+            self._write(self._header)
+        except BaseException:
+            self.discard()
+            raise
 
     def __repr__(self) -> str:
         return f"<RecordingWriter {self._path} requests={self.requests}>"
