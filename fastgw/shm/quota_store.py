@@ -82,13 +82,17 @@ class Claim:
 class QuotaFile:
     """Database of quota counts, opened on first use and again after a failure. `strange`: number of invalid rows
     read. `aside`: new name of the file, if it was damaged: it is a new one then, without counts; "" = it was not.
+    `is_new`: whether the file was not there, so that it is a new one too; `is_removed`: while it was open.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.strange = 0
         self.aside = ""
+        self.is_new = self.is_removed = False
         self._database: sqlite3.Connection | None = None
+        self._identity = (0, 0)
+        self._follows_aside = False  # the next file is a new one because the damaged one was set aside
 
     def read(self, now_date: float) -> Iterator[StoredCount]:
         """Yield the rows whose period has not ended; none if the file does not exist. Raises `CannotKeep`."""
@@ -136,9 +140,16 @@ class QuotaFile:
 
     def _open(self) -> sqlite3.Connection:
         if self._database is not None:
-            return self._database
+            if self._is_there():
+                return self._database
+            self.close()
+            self.is_new = self.is_removed = True
         with suppress(FileExistsError):
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            self.is_new = self.is_new or not self._follows_aside
+            self._follows_aside = False
+        found = os.stat(self.path)
+        self._identity = found.st_dev, found.st_ino
         # Used by one thread at a time, but not always the same.
         database = sqlite3.connect(self.path, timeout=_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         self._database = database
@@ -162,6 +173,14 @@ class QuotaFile:
             write_identity(database)
         return database
 
+    def _is_there(self) -> bool:
+        """Whether the file of this path is still the one that is open."""
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return False
+        return (found.st_dev, found.st_ino) == self._identity
+
     def _set_aside(self, error: Exception) -> bool:
         """Rename the file if it is damaged. False: it is not, or cannot be renamed."""
         try:
@@ -169,6 +188,7 @@ class QuotaFile:
                 return False
             self.close()
             self.aside = set_aside(self.path, "-wal", "-shm")
+            self._follows_aside = True
         except OSError:
             return False
         return True

@@ -25,7 +25,8 @@ from fastgw.shm.quota_table import Full, QuotaTable, StoredCount
 
 EVERY_S: Final = 1.0
 LOOK_EVERY: Final = 60
-"""Number of writes after which all blocks are scanned: a killed process may not have marked its changes."""
+"""Number of writes after which all blocks are scanned: a killed process may not have marked its changes. The file is
+looked at, too."""
 ROWS_AT_ONCE: Final = 20_000
 RETRY_MOST_S: Final = 15.0
 LEAVING_S: Final = 2.0
@@ -108,6 +109,8 @@ def keep_all(quotas: QuotaTable, settings: Config, run_key: bytes, claim: Claim 
     file, claim = QuotaFile(path), claim or Claim(path, run_of(run_key))
     try:
         claim.acquire()
+        file.try_to_write()
+        follow_new_file(quotas, file)
         for part in parts_of(quotas, quotas.in_use()):
             file.write([row for _, _, row in part], time.time())
             if follow_new_file(quotas, file):
@@ -124,14 +127,22 @@ def keep_all(quotas: QuotaTable, settings: Config, run_key: bytes, claim: Claim 
 
 
 def follow_new_file(quotas: QuotaTable, file: QuotaFile) -> bool:
-    """Report that a damaged file was set aside, and mark all counts as not saved. False: it was not."""
-    if not file.aside:
+    """Mark all counts as not saved if the file is a new one, and report why: a damaged one was set aside, or the file
+    was removed. False: it is not.
+    """
+    if not file.aside and not file.is_new:
         return False
-    notice(
-        OperatorEvent.FILE_SET_ASIDE,
-        f"quotas: {file.path} is damaged, and is {file.aside} now; a new one begins with the counts in memory",
-    )
-    file.aside = ""
+    if file.aside:
+        notice(
+            OperatorEvent.FILE_SET_ASIDE,
+            f"quotas: {file.path} is damaged, and is {file.aside} now; a new one begins with the counts in memory",
+        )
+    elif file.is_removed:
+        notice(
+            OperatorEvent.QUOTAS_NOT_KEPT,
+            f"quotas: {file.path} was removed or replaced while it was in use; all counts in memory are written again",
+        )
+    file.aside, file.is_new, file.is_removed = "", False, False
     quotas.mark_unsaved()
     return True
 
@@ -206,6 +217,7 @@ class QuotaKeeper:
             self._changed.clear()
             rounds += 1
             if rounds % LOOK_EVERY == 0:
+                self._is_tried = False  # the file may have been removed
                 self._pending.update(self._quotas.in_use())
             await self.write_changes()
             with suppress(TimeoutError):
@@ -228,9 +240,12 @@ class QuotaKeeper:
             if not self._is_tried:
                 await self._aside(file.try_to_write)
                 self._is_tried = True
+                if file.is_new and follow_new_file(self._quotas, file):
+                    self._pending.update(self._quotas.in_use())
+                    blocks = sorted(self._pending)
             for part in parts_of(self._quotas, blocks):
                 await self._aside(partial(file.write, [row for _, _, row in part], time.time()))
-                if file.aside:
+                if file.aside or file.is_new:
                     break
                 apply_writes(self._quotas, part)
         except CannotKeep as error:

@@ -18,6 +18,6 @@ def test_a_key_that_could_not_be_written_is_not_there(tmp_path: Path, longest: i
 
 @pytest.mark.parametrize("longest", [0, 5])
 def test_a_recording_that_could_not_be_begun_is_not_there(tmp_path: Path, longest: int) -> None:
-    with full_disk(longest), pytest.raises(OSError):
+    with full_disk(longest), pytest.raises(OSError, match="File too large"):
         RecordingWriter(str(tmp_path / "a.rec"), b"k" * 32)
     assert list(tmp_path.iterdir()) == []

@@ -533,3 +533,38 @@ def test_a_file_is_one_runs_whichever_of_its_processes_has_the_lock(tmp_path):
     other.close()
     with pytest.raises(CannotKeep, match="cannot be written: No such file or directory"):
         Claim(str(tmp_path / "nowhere" / "q"), b"one").acquire()
+
+
+def removed(tmp_path: Path) -> None:
+    for each in tmp_path.glob("q*"):
+        each.unlink()
+
+
+@pytest.mark.parametrize("is_seen_by", ["a write", "the next look", "the last write"])
+def test_a_file_that_is_removed_while_the_gateway_runs_is_written_again_with_all_counts(tmp_path, capfd, is_seen_by):
+    table, settings = own_quotas(1024), config_of(tmp_path)
+
+    async def run() -> None:
+        keeper = QuotaKeeper(table, b"run")
+        keeper.use_configuration(settings, begins=True)
+        await keeper.write_changes()
+        removed(tmp_path)
+        if is_seen_by == "a write":
+            table.spend(*slot_of(table, b"0"), TODAY, 1, 3)
+            await keeper.write_changes()
+            await keeper.write_changes()  # `run` does so at once
+        elif is_seen_by == "the next look":
+            keeper._is_tried = False
+            await keeper.write_changes()
+        keeper.close()
+
+    for number in range(500):
+        table.spend(*slot_of(table, b"%d" % number), TODAY, 1, 3)
+    asyncio.run(run())
+    if is_seen_by == "the last write":
+        keep_all(table, settings, b"run", None)
+    else:
+        assert "q was removed or replaced while it was in use" in capfd.readouterr().err
+    file = QuotaFile(str(tmp_path / "q"))
+    assert sum(row.used for row in file.read(0)) == 500 + (is_seen_by == "a write")
+    file.close()
