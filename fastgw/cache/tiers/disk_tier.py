@@ -112,6 +112,7 @@ class DiskTier:
         self.purges = PurgeWriter(self)
         self._opening = threading.Lock()
         self._directory: ObjectDirectory | None = None
+        self._was_removed = False  # the last directory, so that its counts are wrong
         self._close_folder: Callable[[], object] = lambda: None
         self.folder = -1
         """The directory of the tier, open as soon as it was used, so that it is found where it was moved to."""
@@ -382,15 +383,30 @@ class DiskTier:
                     self.folder = os.open(self.disk.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                     # Threads may use it after `close`, so it is closed with the tier.
                     self._close_folder = weakref.finalize(self, os.close, self.folder)
-                self._directory = ObjectDirectory(
-                    path, self.counts, DiskGhosts(self._store.index), self.disk.most_bytes
-                )
+                directory = ObjectDirectory(path, self.counts, DiskGhosts(self._store.index), self.disk.most_bytes)
+                if self._was_removed:
+                    for shard in range(SHARDS):
+                        directory.count_shard(shard)
+                    self._was_removed = False
+                self._directory = directory
             return self._directory
+
+    def _forget_removed(self) -> None:
+        """Forget the directory if it was removed: the next job makes another one. Its purges are in the memory."""
+        with self._opening:
+            if self._directory is None or not self._directory.is_removed:
+                return
+            self._directory, self._was_removed = None, True
+            if os.fstat(self.folder).st_nlink == 0:
+                self._close_folder()
+                self.folder = -1
 
     def _on_error(self, error: Exception) -> None:
         """Count a failure, and log it now and then."""
         self.count(DISK_ERRORS)
         now = time.monotonic()
+        with suppress(OSError):
+            self._forget_removed()
         if isinstance(error, OSError) and error.errno in _FULL:
             self._full_until = now + PAUSE_S
             with suppress(OSError):

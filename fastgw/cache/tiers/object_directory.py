@@ -107,6 +107,11 @@ class ObjectDirectory:
         with suppress(AttributeError, OSError):
             os.close(self._fd)
 
+    @property
+    def is_removed(self) -> bool:
+        """Whether the directory was removed: nothing can be written to it any more."""
+        return os.fstat(self._fd).st_nlink == 0
+
     # reading
 
     def open_object(self, key: bytes) -> int | None:

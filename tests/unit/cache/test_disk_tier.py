@@ -753,3 +753,23 @@ def test_a_file_system_that_is_really_full_costs_files_only(tmp_path: Path) -> N
             assert content(node.recall(K)) == (b"head", b"k" * 100_000)
         finally:
             node.close()
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_directory_that_was_emptied_is_made_again(node: TieredNode, is_full: bool) -> None:
+    """Its files are counted again; and each process finds the new one."""
+    for number in range(8):
+        store_one(node, bytes([number]) * 16)
+    for each in Path(node.path).iterdir():
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
+    if is_full:  # by the counts of before
+        node.a.disk.counts.set_shard(0, 1, node.a.disk.disk.most_bytes)
+    store_one(node, K)  # fails, and shows it
+    store_one(node, L)
+    node.forget()
+    assert content(node.recall(L)) is not None
+    assert content(node.recall(K)) is None
+    disk = node.a.numbers().disk
+    assert disk is not None
+    assert (disk.objects, disk.errors) == (1, 1)
+    assert [each.name for each in files_in(node)] == [L.hex()]
