@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from math import inf
+from types import MappingProxyType
 from typing import Any, Final
 
 from fastgw.admin.node_interface import CertificateInfo, VerifierInfo
@@ -43,10 +44,13 @@ Why = Mapping[str, str]
 """Reason why a file's present contents, or those of a related file, are not active, by file."""
 
 
-def settled(config: Config, before: Files, now: Files) -> tuple[dict[str, bytes], dict[str, str]]:
+def settled(
+    config: Config, before: Files, now: Files, away: Why = MappingProxyType({})
+) -> tuple[dict[str, bytes], dict[str, str]]:
     """Return the present contents of files that can be active, and the reasons why the others cannot.
 
-    `before`: the active contents; new files have none. Related files are used together or not at all.
+    `before`: the active contents; new files have none. `away`: files that cannot be read, which have their active
+    contents in `now`, with the reason; "" = one can be. Related files are used together or not at all.
     """
     date = time.time()
     taken, why = dict(now), dict[str, str]()
@@ -61,6 +65,7 @@ def settled(config: Config, before: Files, now: Files) -> tuple[dict[str, bytes]
             if not wrong and files[1:]:  # a certificate and its key
                 wrong = _refusal_reason(files[0], before, taken, date)
             if wrong:
+                wrong = next((away[file] for file in files if away.get(file)), wrong)  # it is the cause
                 why |= dict.fromkeys(files, wrong)
                 taken |= {file: before[file] for file in files}
                 again = True

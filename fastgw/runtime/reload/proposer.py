@@ -442,7 +442,7 @@ class Proposer:
             kept = directory_in(kyma, before)  # it may be being remounted; without it all services would disappear
             now |= kept
             away |= dict.fromkeys(kept, f"{kyma.directory}: {gone}")
-        taken, why = settled(self.config, before, now)
+        taken, why = settled(self.config, before, now, away)
         self._due_date = looked_at_again(why, before, now)
         return taken, {file: wrong for file, wrong in away.items() if wrong} | why
 

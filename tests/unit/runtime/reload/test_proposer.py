@@ -588,6 +588,25 @@ async def test_a_certificate_that_is_broken_holds_up_no_other_change(tmp_path, w
 
 
 @on_loop
+async def test_a_key_that_is_missing_for_a_new_certificate_is_called_missing(tmp_path):
+    """The active one would not match, but that is not what has to be mended."""
+    control = Certified(tmp_path)
+    try:
+        (tmp_path / "gateway.yaml").write_text(control.text(0))
+        assert (await control.reloaded()).ok
+        (tmp_path / "other").mkdir()
+        other, _ = map(Path, Certificates(tmp_path / "other").issue("a.test"))
+        control.certificate.write_bytes(other.read_bytes())
+        control.key.unlink()
+        await control.proposer.refresh()
+        why = f"{control.key}: cannot be read: No such file or directory"
+        withheld = control.proposer.withheld
+        assert (withheld[str(control.key)], withheld[str(control.certificate)]) == (why, why)
+    finally:
+        control.close()
+
+
+@on_loop
 async def test_a_certificate_that_has_expired_is_not_taken_by_a_reload_either(tmp_path):
     control = Certified(tmp_path)
     try:
