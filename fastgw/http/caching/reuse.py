@@ -9,6 +9,9 @@ from fastgw.http.caching.records import StoredHead
 ERRORS: Final = frozenset((500, 502, 503, 504))
 """Statuses of the upstream in place of which a stale response may be sent (RFC 5861 section 4)."""
 
+CLOCK_S: Final = 60.0
+"""Seconds by which a response may be from the future. Beyond, a clock is or was wrong, and it counts as stale."""
+
 
 class Reuse(Enum):
     """Permitted use of a stored response."""
@@ -39,8 +42,11 @@ class Trouble(Enum):
 
 def find_age(stored: StoredHead, now: float) -> int:
     """Return `current_age` (RFC 9111 section 4.2.3), in whole seconds."""
-    # A clock that is set back makes nothing younger than it was when it was stored.
-    return min(LONGEST, stored.initial_age + max(0, int(now - stored.stored_date)))
+    elapsed = now - stored.stored_date
+    if elapsed < -CLOCK_S:
+        return LONGEST  # the clock was set back, and by how much is unknown
+    # A clock that is set back a little makes nothing younger than it was when it was stored.
+    return min(LONGEST, stored.initial_age + max(0, int(elapsed)))
 
 
 def decide_reuse(

@@ -23,7 +23,9 @@ def stored(lifetime: int = 60, age: int = 0, **settings: int | bool) -> StoredHe
         (stored(), NONE, 59.9, Reuse.FRESH),
         (stored(), NONE, 60, Reuse.VALIDATE),
         (stored(age=30), NONE, 30, Reuse.VALIDATE),
-        (stored(), NONE, -100, Reuse.FRESH),  # the clock was set back
+        (stored(), NONE, -59, Reuse.FRESH),  # the clock was set back a little
+        (stored(), NONE, -61, Reuse.VALIDATE),  # or so much that its age is unknown
+        (stored(stale_while_revalidate=1000), NONE, -3600, Reuse.VALIDATE),
         (stored(no_cache=True), NONE, 0, Reuse.VALIDATE),
         (stored(), RequestDirectives(no_cache=True), 0, Reuse.VALIDATE_BY_REQUEST),
         (stored(), RequestDirectives(no_store=True), 0, Reuse.FRESH),
