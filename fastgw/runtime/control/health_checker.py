@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from math import inf
 from ssl import SSLContext, SSLError
 from time import monotonic
@@ -63,8 +64,8 @@ class Checks:
         self._upstreams, self._slot_table = upstreams, slot_table
         if self._following is not None:
             self._following.cancel()
-        self._following = asyncio.get_running_loop().create_task(self._update_checks(upstreams, slot_table, files))
-        self._following.add_done_callback(_tell_defects)
+        update = partial(self._update_checks, upstreams, slot_table, files)
+        self._following = asyncio.get_running_loop().create_task(keep_running("health checks", update))
         watched = {name: each for name, each in upstreams.items() if may_eject(each) or each.circuit_breaker}
         before = self._journal
         self._journal = _Journal(watched, slot_table, self._shared, self._words)
@@ -248,11 +249,6 @@ class _Checked:
             log_event(OperatorEvent.TARGET_UNHEALTHY, "%s is unhealthy: %s", self._label, why)
         elif before is HealthVerdict.UNHEALTHY:
             log_event(OperatorEvent.TARGET_HEALTHY, "%s is healthy again", self._label)
-
-
-def _tell_defects(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log_event(OperatorEvent.DEFECT, "a defect of health checks", error=error)
 
 
 class _Journal:
