@@ -12,6 +12,8 @@ from ipaddress import IPv6Address, ip_address
 from itertools import islice
 from typing import Final, Literal, NamedTuple, TypeAlias
 
+from fastgw.http.field_names import CHOSEN
+from fastgw.http.fields import without_fields
 from fastgw.http.grammar import TOKEN, VALUE
 from fastgw.http.messages import RequestHead
 from fastgw.net.client_certificate import ClientCertificate
@@ -136,8 +138,23 @@ def fields_for_upstream(
     to add.
 
     `policy` None: `append` for a trusted peer, else `set`. `dropped`: lower-case names of headers that others have
-    removed from the request: nothing is appended to a `Forwarded` of these.
+    removed from the request: nothing is appended to a `Forwarded` of these, and with a mark (`CHOSEN`) none of the
+    lines to add has this name.
     """
+    names, lines = _of_policy(policy, peer, head, client_ip, dropped)
+    return names, without_chosen(lines, dropped) if dropped else lines
+
+
+def without_chosen(lines: bytes, dropped: frozenset[bytes]) -> bytes:
+    """Return the gateway's own lines without those that filters set or remove by name."""
+    if CHOSEN.isdisjoint(dropped):
+        return lines
+    return without_fields(lines, {mark[1:] for mark in CHOSEN & dropped})
+
+
+def _of_policy(
+    policy: Policy | None, peer: Peer, head: RequestHead, client_ip: str, dropped: frozenset[bytes]
+) -> tuple[frozenset[bytes], bytes]:
     if policy is None:
         policy = "append" if peer.trusted else "set"
     if policy == "set":

@@ -17,6 +17,10 @@ FORWARDING: Final = frozenset(
 )
 """Fields in which proxies send the address of the client."""
 
+CHOSEN: Final = frozenset(b":" + name for name in FORWARDING)
+"""Marks among the names that filters drop, which no field can have: the operator sets or removes this field of
+`FORWARDING` by name, so the gateway's own line is not sent. The name alone drops that of the client only."""
+
 READ_IN_REQUESTS: Final = (
     WRITTEN_HERE | FORWARDING | frozenset((b"trailer", b"via", b"x-request-id", b"expect", b"max-forwards"))
 )

@@ -14,6 +14,23 @@ KINDS = {"default": Kind()} | {
 }
 WRITTEN = {"set": {"X-Forwarded-Prefix": "/shop", "X-Client-IP": "{client_ip}"}}
 KINDS["prefixed"] = Kind(route={"filters": {"headers": {"request": WRITTEN}}})
+CHOSEN = {
+    "set": {"X-Forwarded-Proto": "https", "X_Forwarded_For": "1.2.3.4", "Forwarded": "for=1.2.3.4"},
+    "remove": ["X-Real-IP", "X-Forwarded-Port"],
+}
+COMPUTED = {"request": CHOSEN | {"add": {"X-Id": "{client_ip}"}}}
+CHOICES = {
+    "chosen": {"headers": {"request": CHOSEN}},  # the same lines for all requests
+    "computed": {"headers": COMPUTED},
+    "edited": {"headers": COMPUTED, "later": {"type": "headers", "request": {"set": {"X-Later": "1"}}}},
+    "twice": {"headers": {"request": {"set": {"X-Real-IP": "9.9.9.9"}}}, "later": {"type": "headers"} | COMPUTED},
+}
+for choice, filters in CHOICES.items():
+    KINDS |= {
+        choice: Kind(route={"filters": filters}),
+        f"{choice}-pass": Kind(route={"forwarded": "pass"} | {"filters": filters}),
+    }
+KINDS["added"] = Kind(route={"filters": {"headers": {"request": {"add": {"X-Real-IP": "9.9.9.9"}}}}})
 LISTENERS = {
     "main": {"address": "127.0.0.1:0"},
     "own": {"address": "127.0.0.1:0", "reserved_headers": ["X-Own-*", "x-secret"]},
@@ -203,3 +220,28 @@ def test_what_a_filter_writes_under_such_a_name_is_sent(lanes: Lanes) -> None:
     assert request.get_all(b"X-Forwarded-Prefix") == [b"/shop"]
     assert request.get_all(b"X-Client-IP") == [b"127.0.0.1"]
     assert b"True-Client-IP" not in request
+
+
+@pytest.mark.parametrize("policy", ["", "-pass"])
+@pytest.mark.parametrize("listener", ["main", "behind"])
+@pytest.mark.parametrize("fields", [SENT, b""], ids=["sent", "none"])
+@pytest.mark.parametrize("choice", CHOICES)
+def test_what_the_operator_sets_or_removes_by_name_replaces_the_gateways_own(
+    lanes: Lanes, choice: str, fields: bytes, listener: str, policy: str
+) -> None:
+    """Two lines that contradict each other let each reader believe another one."""
+    lane, request = got_through(lanes, choice + policy, listener, fields)
+    assert request.get_all(b"X-Forwarded-Proto") == [b"https"]
+    assert (request.get_all(b"X_Forwarded_For"), request.get_all(b"X-Forwarded-For")) == ([b"1.2.3.4"], [])
+    assert request.get_all(b"Forwarded") == [b"for=1.2.3.4"]
+    assert (request.get_all(b"X-Real-IP"), request.get_all(b"X-Forwarded-Port")) == ([], [])
+    if not policy:  # the others are the gateway's, and never those of an untrusted client
+        trusted = bool(fields) and listener == "behind"
+        assert request.get(b"X-Forwarded-Host") == (b"shop.example" if trusted else lane.host)
+        assert (b"X-Forwarded-Client-Cert" in request) == trusted
+
+
+@pytest.mark.parametrize("fields", [SENT, b""], ids=["sent", "none"])
+def test_what_the_operator_adds_stands_beside_the_gateways_own(lanes: Lanes, fields: bytes) -> None:
+    _, request = got_through(lanes, "added", "main", fields)
+    assert request.get_all(b"X-Real-IP") == [b"127.0.0.1", b"9.9.9.9"]

@@ -29,7 +29,7 @@ from fastgw.filters.api import (
 )
 from fastgw.filters.api.warning_context import is_built_in
 from fastgw.filters.authentication.templates import Unfit, Value, compiled, look_up_in
-from fastgw.http.field_names import WRITTEN_HERE
+from fastgw.http.field_names import FORWARDING, WRITTEN_HERE
 from fastgw.http.fields import Fields, folded, without_fields
 from fastgw.http.grammar import IS_VALUE
 from fastgw.operator_events import OperatorEvent, log_event
@@ -51,10 +51,11 @@ class Edits(Settings):
     """
 
     remove: Names = ()
-    """Names of headers to remove."""
+    """Names of headers to remove; of requests also the gateway's own `X-Forwarded-*`, `X-Real-IP` and `Forwarded`."""
     set: Mapping[FieldName, FieldValue] = NONE
-    """Headers to set, replacing others with the same name; `{env: NAME}` or `{file: path}` for a secret. Headers with
-    these names from the sender are also removed if a value is missing."""
+    """Headers to set, replacing others with the same name, also those that the route's `forwarded` writes;
+    `{env: NAME}` or `{file: path}` for a secret. Headers with these names from the sender are also removed if a value
+    is missing."""
     add: Mapping[FieldName, FieldValue] = NONE
     """Headers to add, after those with the same name."""
 
@@ -201,10 +202,12 @@ class _Edit:
     __slots__ = (
         "_add",
         "_added",
+        "_chosen",
         "_dropped",
         "_identities",
         "_is_computed",
         "_joined",
+        "_owned",
         "_remove",
         "_set",
         "_strict",
@@ -221,6 +224,11 @@ class _Edit:
         self._add: _Values = tuple(_values(edits.add, env, maps, strict))
         self._dropped = frozenset(name.lower() for name in (*self._remove, *(name for name, _ in self._set)))
         self._taken_over = frozenset(map(folded, self._dropped))
+        # Forwarding headers of these names are the filter's, in place of the gateway's own lines.
+        self._chosen = self._taken_over & FORWARDING if strict else NO_NAMES
+        self._owned = frozenset(name for name in self._dropped if folded(name) in self._chosen)
+        self._owned |= self._chosen | {b":" + name for name in self._chosen}
+        self._dropped |= self._owned
         self._added = tuple((name + b": ", value) for name, value in (*self._set, *self._add))
         self._is_computed = not all(isinstance(value, bytes) for _, value in self._added)
         computed = {begin for begin, value in self._added if not isinstance(value, bytes)}
@@ -286,6 +294,8 @@ class _Edit:
             set_, add = _computed(set_, exchange), _computed(add, exchange) if add else add
         if self._strict and (exchange.request_added or exchange.request_dropped):
             self.take_over(exchange)
+        if self._chosen:
+            exchange.request_dropped |= self._owned
         for name in self._remove:
             fields.remove(name)
         for name, held in set_:
@@ -293,11 +303,13 @@ class _Edit:
                 fields.remove(name)
             else:
                 fields.set(name, held)
+                if self._chosen and folded(name) in self._chosen:
+                    exchange.request_added += _line(name + b": ", held)  # that of the head is dropped, as the client's
                 self._note_identity(name, exchange)
         for name, held in add:
             if held is None:
                 continue
-            if self._strict and folded(name) in map(folded, exchange.request_dropped):
+            if self._strict and (folded(name) in FORWARDING or folded(name) in map(folded, exchange.request_dropped)):
                 exchange.request_added += _line(name + b": ", held)  # others of this name are dropped
             else:
                 fields.add(name, held)

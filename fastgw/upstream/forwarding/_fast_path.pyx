@@ -17,7 +17,7 @@ from time import monotonic
 from fastgw.compiled import replace
 from fastgw.errors import Fault
 from fastgw.exchange import Chain, Exchange, FastPathPlan, Route
-from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
+from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream, without_chosen
 from fastgw.exchange.chain import NO_SENT_FIELDS, SentFields
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.ready_answer import ReadyAnswer
@@ -350,10 +350,13 @@ cdef int _send(self, head, route, params) except -1:
     try:
         peer = read(&of_path.peer, self)
         forwarded = read(&of_forward.forwarded, forward)
+        sent_fields = read(&of_plan.sent_fields, plan)
         if forwarded is None and not read(&of_peer.trusted, peer):
             drop, added = FAMILY, _set_lines(peer, read(&of_head.authority, head))
+            if sent_fields is not NO_SENT_FIELDS and fetch is None:
+                added = without_chosen(added, sent_fields.dropped)
         else:
-            dropped = read(&of_plan.sent_fields, plan).dropped if fetch is None else fetch.dropped
+            dropped = sent_fields.dropped if fetch is None else fetch.dropped
             drop, added = fields_for_upstream(forwarded, peer, head, self.client_ip, dropped)
         call_due_at = read(&of_path.call_due_at, self)
         if fetch is not None:
@@ -362,7 +365,6 @@ cdef int _send(self, head, route, params) except -1:
             drop = forward.joined(drop, GRPC_TIMEOUT)
             added += timeout_line(call_due_at - upstream.worker_loop.wheel.now)
         else:
-            sent_fields = read(&of_plan.sent_fields, plan)
             if sent_fields is not NO_SENT_FIELDS:
                 drop = _joined(forward, drop, sent_fields.dropped)
                 added += sent_fields.added
@@ -457,6 +459,8 @@ def send_exchange(self, exchange, route):
         forwarded = read(&of_forward.forwarded, forward)
         if forwarded is None and not read(&of_peer.trusted, peer):
             drop, added = FAMILY, _set_lines(peer, read(&of_head.authority, head))
+            if dropped:
+                added = without_chosen(added, dropped)
         else:
             drop, added = fields_for_upstream(forwarded, peer, head, read(&of_exchange.client_ip, exchange), dropped)
         if dropped or read(&of_forward.marks, forward):

@@ -32,7 +32,7 @@ from fastgw.exchange.fast_fetch import FastFetch
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
 from fastgw.exchange.response_relay import tell_of_change
 from fastgw.exchange.states import ANSWER_BEGUN, FORWARDING
-from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
+from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream, without_chosen
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, timeout_line
 from fastgw.http.grpc.status import check_trailers, outcome_of, parse_status, status_at_end
 from fastgw.http.http1 import serializer
@@ -246,10 +246,12 @@ class FastPath:
         if self._attempt is not None:
             self._attempt.connect(stream.reused, self._attempt.begun_at)
         try:
+            dropped = plan.sent_fields.dropped if fetch is None else fetch.dropped
             if forward.forwarded is None and not self.peer.trusted:
                 drop, added = FAMILY, self.peer.set_lines(head.authority)
+                if dropped:
+                    added = without_chosen(added, dropped)
             else:
-                dropped = plan.sent_fields.dropped if fetch is None else fetch.dropped
                 drop, added = fields_for_upstream(forward.forwarded, self.peer, head, self.client_ip, dropped)
             if fetch is not None:
                 drop = forward.joined(drop, fetch.dropped)
@@ -358,6 +360,8 @@ class FastPath:
                 dropped = dropped | fetch.dropped if dropped else fetch.dropped
             if forward.forwarded is None and not peer.trusted:
                 drop, added = FAMILY, peer.set_lines(head.authority)
+                if dropped:
+                    added = without_chosen(added, dropped)
             else:
                 drop, added = fields_for_upstream(forward.forwarded, peer, head, exchange.client_ip, dropped)
             if dropped or forward.marks:
