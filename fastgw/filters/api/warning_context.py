@@ -43,6 +43,23 @@ UNKNOWN: Final = ClientIdentity(known=True, foreign_groups=True)
 ANYBODY: Final = ClientIdentity(known=True, foreign_groups=True, foreign_names=True)
 
 
+def hint_at(name: str, known: Iterable[str]) -> str:
+    """Return the end of a warning about an unknown name: the known one that is probably meant; "": there is none."""
+    meant = nearest(name, known)
+    return "" if meant is None else f"; did you mean {format_value(meant)}?"
+
+
+def _gives_other_names(settings: Any) -> bool:
+    """Whether a filter, or one that it contains, may name clients that are not among `consumers`."""
+    identity = identity_by(settings)
+    inner = [*getattr(settings, "any_of", ()), *getattr(settings, "methods", ())] if is_built_in(settings) else []
+    return (
+        identity.foreign_names
+        or identity.foreign_groups
+        or any(_gives_other_names(each.settings) for each in inner if isinstance(each, FilterUse))
+    )
+
+
 def is_built_in(settings: Any) -> bool:
     """Whether a filter is one of fastgw's own."""
     return bool(type(settings).__module__.startswith("fastgw."))
@@ -245,6 +262,18 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
         return not self.consumer_files and not any(identity_by(use.settings).foreign_groups for use in self.preceding)
 
     @property
+    def known_names(self) -> frozenset[str] | None:
+        """All names of consumers that clients here can have; None: a filter before it, or a file, may give others."""
+        if self.consumer_files or not self.identified:
+            return None
+        names = {consumer.name for consumer in self.consumers}
+        for use in self.preceding:
+            if _gives_other_names(use.settings):
+                return None
+            names.update({getattr(use.settings, "anonymous", None)} - {None})
+        return frozenset(names)
+
+    @property
     def groups(self) -> frozenset[str]:
         """The groups of `consumers`."""
         return self._surroundings.groups_of(self._use.namespace)
@@ -254,9 +283,7 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
         if self.identified and self.knows_all_groups:
             for group in groups:
                 if group not in self.groups:
-                    meant = nearest(group, self.groups)
-                    hint = "" if meant is None else f"; did you mean {format_value(meant)}?"
-                    yield f"no consumer is in the group {format_value(group)}{hint}"
+                    yield f"no consumer is in the group {format_value(group)}{hint_at(group, self.groups)}"
 
     def no_consumer_with(self, credential: str) -> Iterator[str]:
         """Yield a warning if no client can authenticate, because no consumer has this setting, such as `key_auth`."""

@@ -1,13 +1,13 @@
 """authorize: authorization of authenticated clients."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from fastgw.config.base.problems import format_value
 from fastgw.config.base.value_types import CertificateName, CertificateSubject, Fingerprint, Identity, Realm
 from fastgw.config.settings.gateway import NONE, Settings
 from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply, WarningContext
-from fastgw.filters.api.warning_context import identity_by
+from fastgw.filters.api.warning_context import hint_at, identity_by
 from fastgw.filters.authentication.bearer import challenge
 from fastgw.filters.policies.auth import Auth
 from fastgw.filters.policies.jwt import ClaimName, Scope
@@ -141,6 +141,42 @@ class Authorize(Condition, Filter, name="authorize", phase=Phase.AUTHORIZE):
                 lacking = [*self.groups.any]
             if lacking:
                 yield f"no consumer is in the group {' or '.join(map(format_value, lacking))}: every request is refused"
+        yield from self._unknown_consumers(context)
+        if context.identified and context.knows_all_groups:
+            yield from self._empty_groups(context)
+
+    def _conditions(self) -> Iterator[tuple[str, Condition]]:
+        """Yield all conditions, each with its place; "": that of the filter itself."""
+        yield "", self
+        for key, conditions in (("any_of", self.any_of), ("none_of", self.none_of)):
+            for index, condition in enumerate(conditions):
+                yield f"{key}[{index}].", condition
+
+    def _unknown_consumers(self, context: WarningContext) -> Iterator[str]:
+        known = context.known_names
+        if known is None:
+            return
+        for where, condition in self._conditions():
+            for key in ("all", "any", "none"):
+                for name in getattr(condition.consumers, key):
+                    if name not in known:
+                        hint = hint_at(name, known)
+                        yield f"`{where}consumers.{key}`: {format_value(name)} is an unknown consumer{hint}"
+
+    def _empty_groups(self, context: WarningContext) -> Iterator[str]:
+        """Yield a warning for each group without members that a condition needs, or that is to be refused: a list of
+        refusals admits whom it does not name.
+        """
+        for where, condition in self._conditions():
+            groups = condition.groups
+            refused = where.startswith("none_of")
+            needed = [("all", group) for group in groups.all if where]
+            if where and (refused or context.groups.isdisjoint(groups.any)):
+                needed += [("any", group) for group in groups.any]
+            for key, group in (*needed, *(("none", group) for group in groups.none)):
+                if group not in context.groups:
+                    named, hint = format_value(group), hint_at(group, context.groups)
+                    yield f"`{where}groups.{key}`: no consumer is in the group {named}{hint}"
 
     def _shared_name(self, context: WarningContext) -> str:
         """Return a permitted name that methods of `auth` may give to two different clients; "": none."""

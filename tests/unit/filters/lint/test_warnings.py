@@ -211,12 +211,79 @@ def test_a_group_that_nobody_is_in_is_noted(tmp_path: Path, groups: dict[str, An
 
 
 @pytest.mark.parametrize(
+    ("authorize", "note"),
+    [
+        (
+            {"none_of": [{"consumers": {"any": ["alcie"]}}]},
+            '`none_of[0].consumers.any`: "alcie" is an unknown consumer',
+        ),
+        ({"any_of": [{"consumers": {"all": ["alcie"]}}]}, '`any_of[0].consumers.all`: "alcie" is an unknown consumer'),
+        ({"consumers": {"any": ["alice", "alcie"]}}, '`consumers.any`: "alcie" is an unknown consumer'),
+        ({"consumers": {"none": ["alcie"]}}, '`consumers.none`: "alcie" is an unknown consumer'),
+        (
+            {"none_of": [{"groups": {"any": ["staff", "stafff"]}}]},
+            "`none_of[0].groups.any`: no consumer is in the group",
+        ),
+        (
+            {"none_of": [{"groups": {"all": ["stafff"]}}]},
+            '`none_of[0].groups.all`: no consumer is in the group "stafff"',
+        ),
+        ({"any_of": [{"groups": {"any": ["stafff"]}}]}, '`any_of[0].groups.any`: no consumer is in the group "stafff"'),
+        ({"groups": {"none": ["stafff"]}}, '`groups.none`: no consumer is in the group "stafff"'),
+    ],
+)
+def test_a_name_that_no_condition_can_meet_is_noted(tmp_path: Path, authorize: dict[str, Any], note: str) -> None:
+    """A deny list with a misspelt name admits the client that it is to refuse."""
+    (told,) = notes_of(tmp_path, filters={"key_auth": {}, "authorize": authorize}, consumers=[ALICE])
+    assert told.startswith(f"filters.authorize: {note}")
+    assert told.endswith(('; did you mean "alice"?', '; did you mean "staff"?'))
+
+
+NAMES: dict[str, Any] = {
+    "consumers": {"any": ["bob"]},
+    "any_of": [{"groups": {"any": ["ops"]}}],
+    "none_of": [{"consumers": {"any": ["bob"]}, "groups": {"any": ["ops"]}}],
+}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"filters": {"key_auth": {}, "authorize": NAMES}, "consumer_files": ["none/*.yaml"]},
+        {"filters": {"jwt": JWT, "authorize": NAMES}},
+        {"filters": {"auth": {"any_of": [{"jwt": JWT}, {"key_auth": {}}]}, "authorize": NAMES}},
+        {"filters": {"key_auth": {}, "jwt": JWT, "authorize": NAMES}},
+        {
+            "filters": {
+                "auth": {"any_of": [{"key_auth": {}}], "anonymous": "guest"},
+                "authorize": {"none_of": [{"consumers": {"any": ["guest"]}}]},
+            }
+        },
+        {
+            "filters": {
+                "key_auth": {},
+                "authorize": {"any_of": [{"consumers": {"any": ["alice"]}}, {"groups": {"any": ["ops", "staff"]}}]},
+            }
+        },
+    ],
+)
+def test_a_name_that_may_be_known_is_not(tmp_path: Path, settings: dict[str, Any]) -> None:
+    assert notes_of(tmp_path, consumers=[ALICE], **settings) == []
+
+
+def test_a_name_is_not_noted_if_a_filter_of_another_package_may_give_it(tmp_path: Path) -> None:
+    types = {**TYPES, "own": probe("own", Phase.ADMIT, request=lambda exchange: None)}
+    filters: dict[str, Any] = {"own": {}, "authorize": {"none_of": [{"consumers": {"any": ["bob"]}}]}}
+    assert notes_of(tmp_path, types=types, filters=filters, consumers=[ALICE]) == []
+
+
+@pytest.mark.parametrize(
     "settings",
     [
         {"filters": {"key_auth": {}, "hmac": {}}, "consumers": [ALICE]},
         {"filters": {"key_auth": {}}, "consumer_files": ["none/*.yaml"]},
         {"filters": {"key_auth": {}, "authorize": {"groups": {"any": ["ops", "staff"]}}}, "consumers": [ALICE]},
-        {"filters": {"key_auth": {}, "authorize": {"groups": {"none": ["ops"]}}}, "consumers": [ALICE]},
+        {"filters": {"key_auth": {}, "authorize": {"groups": {"none": ["staff"]}}}, "consumers": [ALICE]},
         {"filters": {"jwt": JWT, "authorize": {"groups": {"any": ["ops"]}}}},
         {"filters": {"auth": {"any_of": [{"jwt": JWT}, {"key_auth": {}}]}, "authorize": {"groups": {"any": ["ops"]}}}},
         {"filters": {"jwt": JWT, "headers": NAMING}},
