@@ -93,6 +93,7 @@ def lint(merged: Merged) -> list[Problem]:
         *_caches_that_nobody_uses(merged),
         *_caches_too_small_for_workers(merged),
         *_maps_that_nobody_uses(merged),
+        *_filter_sets_without_use(merged),
         *_filters_of_events(merged),
         *_certificates_of_each_node(merged),
     ]
@@ -509,6 +510,16 @@ def _maps_that_nobody_uses(merged: Merged) -> Iterator[Problem]:
     for location, name, _ in merged.whole("maps"):
         if not any(f"{{map.{name}}}" in reading.document.text for reading in merged.readings):
             yield location.problem(f"it is unused: no value has {{map.{name}}}")
+
+
+def _filter_sets_without_use(merged: Merged) -> Iterator[Problem]:
+    used: set[str] = set()
+    for _, route in merged.routes():
+        used.update(name for uses in (route.use, *(each.use for each in route.variants)) for name in uses)
+    for location, name, _ in merged.whole("filter_sets"):
+        # Those of a cluster were made for a route, which answers 500 while something else of it is refused.
+        if name not in used and not location.reading.document.is_generated:
+            yield location.problem("it is unused: no route has it in `use`")
 
 
 def _caches_too_small_for_workers(merged: Merged) -> Iterator[Problem]:

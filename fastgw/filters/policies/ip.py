@@ -32,6 +32,10 @@ class Ip(Filter, name="ip", phase=Phase.ADMIT, order=-10):  # type: ignore[liter
     """Whether clients of a unix socket, which have no address, are allowed. null = they are treated like an address in
     no network."""
 
+    def __post_init__(self) -> None:
+        if not self.allow and not self.deny and self.unix is None:
+            raise ValueError("no addresses, so every request is allowed; expected `allow` or `deny`")
+
     def build(self, env: Env) -> Hooks:
         check_address = env.shared(
             ("ip", self.allow, self.deny, self.unix), lambda: address_check(self.allow, self.deny, self.unix)

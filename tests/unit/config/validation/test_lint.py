@@ -66,6 +66,10 @@ def problems(folder, text):
             ("routes: [{name: a, paths: ['~^/x{id}$'], upstream: u}]"),
             "paths[0]: `{…}` in a regular expression is not a parameter",
         ),
+        (
+            "routes: [{name: a, upstream: u}]\nfilter_sets: {guarded: {size: {body: 1KiB}}}",
+            "a.yaml:5:15: filter_sets.guarded: it is unused: no route has it in `use`",
+        ),
         ("routes: [{name: a, headers: {x-v: '~^2'}, upstream: u}]", "headers.x-v: it is compared literally"),
         ("routes: [{name: a, query: {v: '{id}'}, upstream: u}]", "query.v: it is compared literally"),
         ("routes: [{name: a, rewrite: /b/$1, upstream: u}]", "routes[0].rewrite: `$1` is taken literally: use a named"),
@@ -159,7 +163,7 @@ def test_what_may_well_be_meant_is_not_told(tmp_path, text):
         ("routes: [{name: a, upstream: 'http://127.0.0.1:9', fallback: {upstream: v}}]", ["u"]),
         ("routes: [{name: a, upstream: u, filters: {mirror: {upstream: v}}}]", []),
         ("routes: [{name: a, upstream: u}]\nfilters: {mirror: {upstream: v}}", []),
-        ("routes: [{name: a, upstream: u}]\nfilter_sets: {s: {copy: {type: mirror, upstream: v}}}", []),
+        ("routes: [{name: a, upstream: u, use: [s]}]\nfilter_sets: {s: {copy: {type: mirror, upstream: v}}}", []),
         ("routes: [{name: a, upstream: u}]\nextensions: [fastgw]", []),  # its filters may ask any upstream
     ],
 )
@@ -564,3 +568,19 @@ def test_a_missing_page_of_a_single_page_application_is_noted(tmp_path):
     assert notes(tmp_path, text) == [f"a.yaml:3:47: routes[0].files.spa: {wrong}"]
     (tmp_path / "public" / "app.html").write_text("<!doctype html>")
     assert notes(tmp_path, text) == []
+
+
+@pytest.mark.parametrize(
+    "route",
+    ["{name: a, upstream: u, use: [guarded]}", "{name: a, variants: [{use: [guarded], upstream: u}, {upstream: u}]}"],
+)
+def test_a_filter_set_in_use_is_not_noted(tmp_path, route):
+    sets = "filter_sets: {guarded: {security_headers: {}}}"
+    assert not [each for each in notes(tmp_path, f"{HEAD}routes: [{route}]\n{sets}") if "filter_sets" in each]
+
+
+def test_a_list_of_addresses_without_any_is_refused(tmp_path):
+    """A filter that is there to refuse, and refuses none."""
+    assert problems(tmp_path, f"{HEAD}routes: [{{name: a, upstream: u, filters: {{ip: {{}}}}}}]") == [
+        "a.yaml:4:47: routes[0].filters.ip: no addresses, so every request is allowed; expected `allow` or `deny`"
+    ]

@@ -499,7 +499,7 @@ def test_what_runs_is_told_as_it_is_done() -> None:
         {"name": "none", "paths": ["/none"], "upstream": "u", "filters": {"cors": None}},
         {"name": "same", "upstream": "u"},
     ]
-    loaded = load_document({**SERVICE, "filters": {"cors": FULL, "ip": {}}, "routes": routes})
+    loaded = load_document({**SERVICE, "filters": {"cors": FULL, "ip": {"deny": ["192.0.2.1"]}}, "routes": routes})
     gateway = compile_tables(loaded, 1)
     told = {route.name: [use.name for use in running(loaded, "main", route)] for route in loaded.routes}
     assert told == {"own": ["ip", "cors", "size"], "none": ["ip"], "same": ["ip", "cors"]}
