@@ -666,6 +666,10 @@ class Field:
         return self.key in value or (self.former != "" and self.former in value)
 
 
+_LONGEST_BUG: Final = 500
+"""Maximum number of characters of an exception of a filter that is shown."""
+
+
 @dataclass(frozen=True)
 class Structure(Decoder):
     """Decoder of a struct, written as a mapping of its fields; with `shorthand` also as the value of that field
@@ -723,6 +727,10 @@ class Structure(Decoder):
         except ValueError as error:
             wrong, _, expected = str(error).partition("; ")
             return reading.report(path, wrong, expected)
+        except Exception as error:  # the edge of third-party code: a filter that validates its settings
+            if self.type.__module__.partition(".")[0] == "fastgw":
+                raise
+            return reading.report(path, f"a bug: {type(error).__name__}: {' '.join(str(error).split())[:_LONGEST_BUG]}")
 
     def read_fields(
         self, value: dict[str, Any], path: Path, reading: Reading, also: tuple[str, ...] = ()

@@ -270,7 +270,9 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
         for use in self.preceding:
             if _gives_other_names(use.settings):
                 return None
-            names.update({getattr(use.settings, "anonymous", None)} - {None})
+            anonymous: str | None = getattr(use.settings, "anonymous", None)
+            if anonymous is not None:
+                names.add(anonymous)
         return frozenset(names)
 
     @property

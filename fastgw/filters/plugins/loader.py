@@ -15,7 +15,7 @@ from fastgw.config.base.problems import format_value, nearest
 from fastgw.config.base.settings_codec import check_class
 from fastgw.config.decoding.json_schema import schema
 from fastgw.config.sources.extension_packages import Types, UnknownType
-from fastgw.filters.api import API, Filter
+from fastgw.filters.api import API, Filter, Phase
 
 GROUP: Final = "fastgw.filters"
 """Entry point group of filters."""
@@ -176,6 +176,12 @@ def _check(found: Any, where: str, name: str) -> None:
     if not hasattr(found, "phase"):
         expected = f"expected `class {found.__name__}(Filter, name=…, phase=Phase.…)`"
         raise UnknownType(f"{format_value(where)} has no phase", expected)
+    if not isinstance(found.phase, Phase):
+        meant = nearest(str(found.phase).upper(), Phase.__members__)
+        expected = f"did you mean `Phase.{meant}`?" if meant else f"expected one of {', '.join(Phase.__members__)}"
+        raise UnknownType(f"the phase of {format_value(where)} is not a `Phase`", expected)
+    if type(found.order) is not int:
+        raise UnknownType(f"the order of {format_value(where)} is not an integer")
     if found.api != API:
         raise UnknownType(
             f"{format_value(where)} is written for filter API version {found.api}", f"expected {API}, which fastgw has"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,6 +132,18 @@ def test_nothing_is_imported_that_is_not_named(folder: Path) -> None:
             {"greeting": "m:Greeting"},
             '"m:Greeting" is written for filter API version 2; expected 1, which fastgw has',
         ),
+        (
+            "a-b",
+            {"m.py": re.sub(r"phase=[\w.]+", "phase='authorize'", FILTER)},
+            {"greeting": "m:Greeting"},
+            'the phase of "m:Greeting" is not a `Phase`; did you mean `Phase.AUTHORIZE`?',
+        ),
+        (
+            "a-b",
+            {"m.py": FILTER.replace("phase=", "order='1', phase=")},
+            {"greeting": "m:Greeting"},
+            'the order of "m:Greeting" is not an integer',
+        ),
         ("b-c", {}, {}, 'package "a-b" is not installed; expected the name of an installed package, as pip shows it'),
         ("aa-b", {"m.py": FILTER}, {"greeting": "m:Greeting"}, 'package "a-b" is not installed; did you mean "aa-b"?'),
     ],
@@ -185,3 +198,13 @@ def test_the_same_in_json(folder: Path) -> None:
     said = {**SERVICE, "extensions": ["fastgw-greeting"], "filters": {"greeting": {"word": 1}}}
     with pytest.raises(config.ConfigError, match="word: 1 without quotes"):
         config.load_text(json.dumps(said).encode(), "/nowhere/a.json", TYPES)
+
+
+def test_settings_that_raise_are_a_bug_of_their_filter(tmp_path: Path) -> None:
+    """The load ends with an error at the filter, as for a `build` that raises: a reload leaves the running one."""
+    raising = "    def __post_init__(self) -> None:\n        len(1)\n\n    def build"
+    install(tmp_path, "a-b", {"m.py": FILTER.replace("    def build", raising)}, {"greeting": "m:Greeting"})
+    with importable(tmp_path):
+        assert wrong("extensions: [a-b]\nfilters: {greeting: {}}\n") == [
+            "4:21: filters.greeting: a bug: TypeError: object of type 'int' has no len()"
+        ]
