@@ -327,8 +327,7 @@ def test_what_the_tutorial_shows_is_what_happens(tmp_path):
                 terminal.type(command, expected)
 
 
-CONSUMERS = "docs/guides/consumers.md"
-TYPED = [page for page in PAGES if "```console" in text_of(page) and page not in (TUTORIAL, CONSUMERS)]
+TYPED = [page for page in PAGES if "```console" in text_of(page) and page != TUTORIAL]
 
 
 @pytest.mark.parametrize("page", TYPED)
@@ -336,22 +335,8 @@ def test_what_a_page_shows_is_what_happens(page, tmp_path):
     """As a reader does it: its files are there, its commands are typed one after the other."""
     with Terminal(tmp_path) as terminal:
         for name, text in FILE_BLOCK.findall(text_of(page)):
-            (tmp_path / name).write_text(terminal.moved(text))
-        for block in blocks(page):
-            for command, expected in commands(block):
-                terminal.type(command, expected)
-
-
-def test_what_the_page_about_consumers_shows_is_what_happens(tmp_path):
-    secrets = {
-        "alice.key": "a-key",
-        "alice.password": "a password",
-        "alice.hmac": "c2hhcmVkIHNlY3JldCBvZiBib3RoIHNpZGVz",
-    }
-    with Terminal(tmp_path) as terminal:
-        for name, text in (*FILE_BLOCK.findall(text_of(CONSUMERS)), *secrets.items()):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_text(terminal.moved(text))
-        for block in blocks(CONSUMERS):
+        for block in blocks(page):
             for command, expected in commands(block):
                 terminal.type(command, expected)
