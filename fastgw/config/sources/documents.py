@@ -287,11 +287,22 @@ def read_all(
                         document.problem(path, f"{format_value(pattern)}: {escaped}: a name that is not UTF-8")
                     )
                     continue
+                if os.path.isdir(each):
+                    folder = each if has_magic(pattern) else pattern
+                    wrong = f"{format_value(folder)} is a directory"
+                    all_found.problems.append(
+                        document.problem(path, wrong, f"expected a pattern such as {format_value(_files_in(folder))}")
+                    )
+                    continue
                 real = _real_path(each)
                 if real not in met:
                     met.add(real)
                     waiting.append(Document(each, partial(disk.read, each), quotes=main.quotes))
     return all_found
+
+
+def _files_in(folder: str) -> str:
+    return f"{folder.rstrip('/')}/*.yaml"
 
 
 def patterns_of(sources: Sequence[Source]) -> list[tuple[str, str]]:
