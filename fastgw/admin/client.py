@@ -52,6 +52,9 @@ class NotUtf8(ValueError):
         super().__init__(f'"{error.object.encode(errors="backslashreplace").decode()}" is not UTF-8')
 
 
+_HINT: Final = "start it, or give the address of its admin API by --admin ADDR"
+
+
 class AdminAddress(Struct, frozen=True):
     """Address of an admin API."""
 
@@ -213,7 +216,7 @@ class AdminClient:
         if isinstance(error, ConnectionResetError):  # after it was accepted: it may be TLS, or control may have ended
             hint = f", or {self._try_tls} if it has TLS" if self._may_be_tls else ""
             return Unreachable(f"{text} ended the connection without a response; see the gateway's log{hint}")
-        hint = "give --admin ADDR"
+        hint = _HINT
         if isinstance(error, ssl.SSLError) and "CERTIFICATE_REQUIRED" in (error.reason or ""):
             hint = "give --certificate FILE"
         return Unreachable(f"no gateway answers at {text}: {_error_text(error)}; {hint}")
@@ -235,7 +238,9 @@ class AdminClient:
         return RefusedByGateway(f"{self._admin.text}: {refusal.detail.removesuffix('.') or refusal.title}{hint}")
 
     def _stranger(self, why: str) -> Unreachable:
-        return Unreachable(f"{self._admin.text} is not the admin API of fastgw: {why}; give --admin ADDR")
+        return Unreachable(
+            f"{self._admin.text} is not the admin API of fastgw: {why}; {_HINT.removeprefix('start it, or ')}"
+        )
 
 
 class DebuggedRequest(Struct, frozen=True):

@@ -130,7 +130,9 @@ class TestCommands:
         with socket.socket() as bound:
             bound.bind(("127.0.0.1", 0))
             ended = fastgw("status", "--admin", f"127.0.0.1:{bound.getsockname()[1]}")
-        assert ended.stderr.endswith(": connection refused; give --admin ADDR\n")
+        assert ended.stderr.endswith(
+            ": connection refused; start it, or give the address of its admin API by --admin ADDR\n"
+        )
         assert (ended.stdout, ended.returncode) == ("", 3)
 
     def test_watching_in_a_terminal_until_ctrl_c(self, here):

@@ -22,6 +22,10 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         **dict.fromkeys(("domains", "host"), "hosts"),
         **dict.fromkeys(("stripPath", "strip_path"), "strip_prefix"),
         **dict.fromkeys(("plugins", "middlewares"), "filters"),
+        **dict.fromkeys(
+            ("circuit_breaker", "pool", "health_checks", "load_balancing"),
+            "expected it in upstreams.NAME, where NAME is the `upstream` of the route",
+        ),
         "preserve_host": "expected `host_header: preserve`",
         "handler": 'expected the action itself: "upstream", "redirect", "respond" or "files"',
         "add_headers": f'expected the filter "headers": {_HEADERS.format("response")}, or `request`',

@@ -161,6 +161,7 @@ _LOCATIONS: Final = (
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:path)?\}")
 _PART: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _TEMPLATE_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*(?:\.[^{}/?#\s]+)?)\}")
+_NUMBERED: Final = re.compile(r"\{[0-9]+\}")
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _HOST_LENGTH_MAX: Final = 253  # in dotted form (RFC 1035 section 2.3.4)
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")  # already in normal form: unreserved letters only, no dot
@@ -272,6 +273,15 @@ def parse_rewrite(text: str) -> Template:
     if not text.startswith("/") or text.startswith("//"):
         raise ValueError(f"{text!r} does not start with exactly one slash; expected a path such as /internal/{{id}}")
     pieces = _TEMPLATE_PARAMETER.split(text)
+    if any("?" in literal for literal in pieces[::2]):
+        raise ValueError(
+            f"{text!r} has a query; expected the path alone, and the filter `query_parameters` to change the query"
+        )
+    if (numbered := _NUMBERED.search(text)) is not None:
+        raise ValueError(
+            f"{text!r} has {numbered[0]!r}; expected the name of a path parameter, such as {{rest}} "
+            "with the path /old/{rest:path}"
+        )
     literals = (b"/".join(_normal(part, whole=text) for part in literal.split("/")) for literal in pieces[::2])
     return Template(tuple(literals), tuple(pieces[1::2]))
 

@@ -290,13 +290,16 @@ class TestNobody:
             bound.bind(("127.0.0.1", 0))
             where = f"127.0.0.1:{bound.getsockname()[1]}"
             ended = run(command, "--admin", where)
-        told = f"fastgw: no gateway answers at {where}: connection refused; give --admin ADDR\n"
+        hint = "start it, or give the address of its admin API by --admin ADDR"
+        told = f"fastgw: no gateway answers at {where}: connection refused; {hint}\n"
         assert (ended.stdout, ended.stderr, ended.exit_code) == ("", told, 3)
 
     @pytest.mark.parametrize("command", ["status", "token"])
     def test_no_such_socket(self, tmp_path, command):
         ended = run(command, "--admin", f"unix:{tmp_path}/none.sock", FASTGW_ADMIN_TOKEN=None)
-        assert "no such file or directory; give --admin ADDR" in ended.stderr
+        assert (
+            "no such file or directory; start it, or give the address of its admin API by --admin ADDR" in ended.stderr
+        )
         assert ended.exit_code == 3
 
     @pytest.mark.parametrize(
@@ -355,7 +358,8 @@ class TestTap:
         with speaking(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 9\r\n\r\nIt works\n") as where:
             ended = run("tap", "--admin", where)
         assert ended.stderr == (
-            f"fastgw: {where} is not the admin API of fastgw: it answers with text/html; give --admin ADDR\n"
+            f"fastgw: {where} is not the admin API of fastgw: it answers with text/html; "
+            "give the address of its admin API by --admin ADDR\n"
         )
         assert (ended.stdout, ended.exit_code) == ("", 3)
 

@@ -27,7 +27,7 @@ _DEFLATE: Final = b"permessage-deflate"
 _SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 Rate = Annotated[str, Meta(pattern="^[1-9][0-9]{0,8}/[smh]$", examples=["100/s"])]
-Origin = Annotated[str, Meta(pattern=r"^([a-z][a-z0-9+.-]*://(\*\.)?[^/*\s]+|null)$")]
+Origin = Annotated[str, Meta(pattern=r"^([a-z][a-z0-9+.-]*://(\*\.)?[^/*\s]+|null)$", examples=["https://app.example"])]
 
 
 class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):  # type: ignore[literal-required]  # order: ours

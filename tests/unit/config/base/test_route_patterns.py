@@ -140,7 +140,7 @@ def test_a_segment_that_is_wrong_is_quoted_as_written(text, quoted):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("/x y?z", "The path has an invalid character"),
+        ("/x y#z", "The path has an invalid character"),
         ("/a/b#c", "The path has an invalid character"),
         ("/a%zz/b", "The path has an invalid percent-encoding"),
         ("/a/../b", "dot segments are resolved"),
@@ -284,6 +284,18 @@ def test_a_rewrite_fills_in_parameters(text, expanded):
 )
 def test_a_rewrite_that_could_leave_the_normal_form_is_refused(text):
     with pytest.raises(ValueError, match="expected "):
+        parse_rewrite(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("/x?a=1", "'/x?a=1' has a query; expected the path alone, and the filter `query_parameters`"),
+        ("/new/{1}", "'/new/{1}' has '{1}'; expected the name of a path parameter, such as {rest}"),
+    ],
+)
+def test_a_rewrite_is_sent_and_matches_nothing(text, wrong):
+    with pytest.raises(ValueError, match=f"^{re.escape(wrong)}"):
         parse_rewrite(text)
 
 
