@@ -5,11 +5,12 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
+from fastgw.config.base.problems import format_value
 from fastgw.config.base.route_patterns import parse_regex
 from fastgw.config.base.settings_base import Settings
 from fastgw.config.base.value_templates import maps_in, names_in, parse_template
 from fastgw.config.base.value_types import FieldValue, Notation, parse_field_value
-from fastgw.config.base.variables import is_of_response
+from fastgw.config.base.variables import is_of_response, is_variable
 
 FieldTemplate = Annotated[
     str,
@@ -41,9 +42,20 @@ class ValueMap(Settings):
             raise ValueError("the `source` of a map is another map; expected other variables")
 
     @property
+    def has_constant_source(self) -> bool:
+        """Whether it looks up the same value for all requests."""
+        return not names_in(self.source)
+
+    @property
     def reads_response(self) -> bool:
         """Whether it looks up a value that is known in responses only."""
         return any(map(is_of_response, names_in(self.source)))
+
+
+def constant_source(source: str) -> str:
+    """Return the note on a source without variables."""
+    meant = source if is_variable(source) else "NAME"
+    return f"{format_value(source)} is a constant, so the result is always the same; a variable is written {{{meant}}}"
 
 
 def is_whole(table: Any) -> bool:

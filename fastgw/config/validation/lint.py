@@ -14,9 +14,10 @@ from fastgw.config.base.value_types import Url, write_size
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.egress.expand import NAME as EGRESS
-from fastgw.config.settings.gateway import AccessLog, Files, FilterUse, Respond, Route
+from fastgw.config.settings.gateway import AccessLog, Files, FilterUse, Respond, Route, Variant
 from fastgw.config.settings.log_sinks import OtlpSink
 from fastgw.config.settings.telemetry import OtlpExport
+from fastgw.config.settings.value_maps import constant_source
 from fastgw.config.validation.listener_protocols import upstreams_of_events
 from fastgw.http.error_templates import VALUES, unknown_placeholders
 from fastgw.http.field_names import HOP_BY_HOP
@@ -246,10 +247,23 @@ def _of_route(location: SourceLocation, route: Route, catching_all: list[Route])
             if value.startswith("~") or _BRACES.search(value) is not None or value == "*":
                 wrong = "it is compared literally: a pattern is written {regex: ...} or {prefix: ...}"
                 yield location.below(key, name).value_problem(wrong)
+    for at, rewrite in _rewrites(location, route):
+        if rewrite.endswith("/*"):
+            wrong = "its `*` is sent literally: use a path parameter, such as /new/{rest} for the path /old/{rest:path}"
+            yield at.value_problem(wrong)
     for steps, template in _templates(route):
         if (group := _GROUP.search(template)) is not None:
             wrong = f"`{group[0]}` is taken literally: use a named path parameter, `{{name}}`, and a path that has it"
             yield location.below(*steps).value_problem(wrong)
+
+
+def _rewrites(location: SourceLocation, route: Route) -> Iterator[tuple[SourceLocation, str]]:
+    """Yield the rewrites of a route and its variants."""
+    places: list[tuple[SourceLocation, Route | Variant]] = [(location, route)]
+    places += ((location.below("variants", i), each) for i, each in enumerate(route.variants))
+    for at, owner in places:
+        if owner.rewrite is not None:
+            yield at.below("rewrite"), owner.rewrite
 
 
 def _templates(route: Route) -> Iterator[tuple[Path, str]]:
@@ -507,7 +521,10 @@ def _caches_that_nobody_uses(merged: Merged) -> Iterator[Problem]:
 
 
 def _maps_that_nobody_uses(merged: Merged) -> Iterator[Problem]:
-    for location, name, _ in merged.whole("maps"):
+    """Yield a note for each map without use, and for each whose result is always the same."""
+    for location, name, table in merged.whole("maps"):
+        if table.has_constant_source:
+            yield location.below("source").value_problem(constant_source(table.source))
         if not any(f"{{map.{name}}}" in reading.document.text for reading in merged.readings):
             yield location.problem(f"it is unused: no value has {{map.{name}}}")
 

@@ -155,6 +155,9 @@ def sinks_are_no_urls(merged: Merged) -> None:
             form = _SINKS["syslog" if kind in ("udp", "tcp", "syslog") else "kafka" if kind == "kafka" else "http"]
             expected = f"expected the kind of server, such as {form}"
             location.below("sink").report(f"a URL ({kind}://…)", expected, at_key=False)
+        elif isinstance(sink, str) and sink.startswith("syslog:"):  # as in nginx
+            expected = f"expected {_SINKS['syslog']}"
+            location.below("sink").report(f"{format_value(sink)} is a name of a file", expected, at_key=False)
 
 
 def sinks_share_no_files(merged: Merged) -> None:

@@ -12,7 +12,7 @@ from fastgw.config.base.value_types import FieldName, Name
 from fastgw.config.base.variables import MAP_PREFIX, OF_UPSTREAMS
 from fastgw.config.settings.gateway import NONE, FilterUse, Settings
 from fastgw.config.settings.secrets import Elsewhere
-from fastgw.config.settings.value_maps import FieldTemplate, ValueMap, is_whole
+from fastgw.config.settings.value_maps import FieldTemplate, ValueMap, constant_source, is_whole
 from fastgw.exchange.reply import NO_NAMES, Response
 from fastgw.filters.api import (
     Env,
@@ -61,6 +61,10 @@ class Edits(Settings):
 
     def __post_init__(self) -> None:
         for name in (*self.remove, *self.set, *self.add):
+            if name.lower() == "host":
+                raise ValueError(
+                    "`Host` cannot be changed by a filter; expected `host_header` of the upstream or route"
+                )
             if name.lower().encode() in _OURS:
                 raise ValueError(f"`{name}` is a connection header, which is set by the gateway")
 
@@ -101,6 +105,8 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
         for name in self.maps:
             if name not in used:
                 yield f"`maps.{name}` is unused: no value of this filter has {{map.{name}}}"
+            if self.maps[name].has_constant_source:
+                yield f"`maps.{name}.source`: {constant_source(self.maps[name].source)}"
         for edit in (self.request.set, self.request.add):
             for name, value in edit.items():
                 if isinstance(value, str) and not OF_UPSTREAMS.isdisjoint(names_in(value)):

@@ -70,6 +70,19 @@ def problems(folder, text):
             "routes: [{name: a, upstream: u}]\nfilter_sets: {guarded: {size: {body: 1KiB}}}",
             "a.yaml:5:15: filter_sets.guarded: it is unused: no route has it in `use`",
         ),
+        (
+            "routes: [{name: a, paths: ['/x/*'], rewrite: '/new/*', upstream: u}]",
+            "a.yaml:4:46: routes[0].rewrite: its `*` is sent literally: use a path parameter",
+        ),
+        (
+            "routes: [{name: a, variants: [{rewrite: '/new/*', upstream: u}, {upstream: u}]}]",
+            "routes[0].variants[0].rewrite: its `*` is sent literally",
+        ),
+        (
+            "routes: [{name: a, upstream: u, filters: {headers: {request: {set: {X-M: '{map.m}'}}}}}]\n"
+            "maps: {m: {source: path, values: {/a: b}}}",
+            'maps.m.source: "path" is a constant, so the result is always the same; a variable is written {path}',
+        ),
         ("routes: [{name: a, headers: {x-v: '~^2'}, upstream: u}]", "headers.x-v: it is compared literally"),
         ("routes: [{name: a, query: {v: '{id}'}, upstream: u}]", "query.v: it is compared literally"),
         ("routes: [{name: a, rewrite: /b/$1, upstream: u}]", "routes[0].rewrite: `$1` is taken literally: use a named"),
@@ -583,4 +596,24 @@ def test_a_list_of_addresses_without_any_is_refused(tmp_path):
     """A filter that is there to refuse, and refuses none."""
     assert problems(tmp_path, f"{HEAD}routes: [{{name: a, upstream: u, filters: {{ip: {{}}}}}}]") == [
         "a.yaml:4:47: routes[0].filters.ip: no addresses, so every request is allowed; expected `allow` or `deny`"
+    ]
+
+
+@pytest.mark.parametrize("key", ["circuit_breaker", "pool", "health_checks", "load_balancing"])
+def test_a_setting_of_upstreams_on_a_route_is_told_its_place(tmp_path, key):
+    (told,) = problems(tmp_path, f"{HEAD}routes: [{{name: a, upstream: u, {key}: {{}}}}]\n")
+    assert told.endswith(": unknown key; expected it in upstreams.NAME, where NAME is the `upstream` of the route")
+
+
+def test_an_origin_without_a_scheme_is_told_the_form_and_no_regular_expression(tmp_path):
+    filters = "filters: {websocket: {origins: [app.example]}}"
+    (told,) = problems(tmp_path, f"{HEAD}routes: [{{name: a, upstream: u, {filters}}}]\n")
+    assert told.endswith('origins[0]: "app.example"; expected a string such as "https://app.example"')
+
+
+@pytest.mark.parametrize("sink", ["syslog:server=127.0.0.1:514", "syslog:server=unix:/dev/log"])
+def test_a_sink_in_the_form_of_nginx_is_told_ours(tmp_path, sink):
+    assert problems(tmp_path, f"{HEAD}routes: []\naccess_logs: [{{sink: '{sink}'}}]\n") == [
+        f'a.yaml:5:22: access_logs[0].sink: "{sink}" is a name of a file; '
+        'expected {syslog: {address: "udp://logs.internal:514"}}'
     ]

@@ -545,3 +545,12 @@ def test_filters_for_grpc_need_an_upstream_that_speaks_it(tmp_path: Path, name: 
     routes[1]["filters"] = {name: {}}
     assert notes_of(tmp_path, upstreams=upstreams, routes=routes) == []
     assert len(notes_of(tmp_path, upstreams=upstreams, routes=routes[:1], filters={name: {}})) == 1
+
+
+def test_a_map_of_a_constant_is_noted(tmp_path: Path) -> None:
+    maps = {"m": {"source": "plan", "values": {"gold": "1"}}}
+    filters = {"headers": {"request": {"set": {"X-M": "{map.m}"}}, "maps": maps}}
+    assert notes_of(tmp_path, filters=filters) == [
+        'filters.headers: `maps.m.source`: "plan" is a constant, so the result is always the same; '
+        "a variable is written {NAME}"
+    ]

@@ -139,7 +139,7 @@ def test_a_shared_answer_is_not_changed_for_good() -> None:
     assert [answer.count(b"X-A: 1") for answer in answers] == [1, 1, 1]
 
 
-@pytest.mark.parametrize("name", ["Connection", "content-length", "Transfer-Encoding", "Host", "Upgrade", "TE"])
+@pytest.mark.parametrize("name", ["Connection", "content-length", "Transfer-Encoding", "Upgrade", "TE"])
 @pytest.mark.parametrize("edit", ["remove", "set", "add"])
 def test_framing_and_hop_by_hop_fields_are_out_of_reach(tmp_path: Path, name: str, edit: str) -> None:
     """They are the connection's: refused when the configuration is read."""
@@ -147,6 +147,14 @@ def test_framing_and_hop_by_hop_fields_are_out_of_reach(tmp_path: Path, name: st
     file = tmp_path / "gateway.json"
     file.write_text(json.dumps({**SERVICE, "filters": {"headers": {"request": {edit: value}}}}))
     with pytest.raises(config.ConfigError, match="is a connection header, which is set by the gateway"):
+        config.load(str(file), TYPES)
+
+
+@pytest.mark.parametrize("name", ["Host", "host"])
+def test_the_host_has_a_setting_of_its_own(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "gateway.json"
+    file.write_text(json.dumps({**SERVICE, "filters": {"headers": {"request": {"set": {name: "{host}"}}}}}))
+    with pytest.raises(config.ConfigError, match="expected `host_header` of the upstream or route"):
         config.load(str(file), TYPES)
 
 
