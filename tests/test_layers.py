@@ -103,6 +103,7 @@ OUTSIDE = {"asyncio", "uvloop", "selectors", "select", "threading", "subprocess"
 
 # The edges of the processes, where what nobody foresaw is logged and answered: path -> how many `except Exception`.
 EDGES = {
+    "config/decoding/decoder.py": 1,  # settings of a third-party filter
     "acme/issuing.py": 2,  # the end of the process: control reports it; what an issuer makes its libraries raise
     "cli.py": 1,  # a defect of a command is one line too
     "runtime/supervisor/children.py": 1,  # the end of a child

@@ -5,16 +5,19 @@ the gateway runs.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, TypeVar, final
 
 import msgspec
 
 from fastgw.config.base.problems import format_value, nearest
 from fastgw.config.decoding.filter_levels import running, running_before_routing
-from fastgw.config.settings.gateway import Config, Consumer, FilterUse
+from fastgw.config.settings.gateway import Config, Consumer, FilterUse, Route
+
+F = TypeVar("F")
+T = TypeVar("T")
 
 MOST: Final = 20
 """Maximum number of warnings of one use of a filter."""
@@ -51,13 +54,17 @@ def hint_at(name: str, known: Iterable[str]) -> str:
 
 def _gives_other_names(settings: Any) -> bool:
     """Whether a filter, or one that it contains, may name clients that are not among `consumers`."""
-    identity = identity_by(settings)
+    identities = map(identity_by, _with_inner(settings))
+    return any(identity.foreign_names or identity.foreign_groups for identity in identities)
+
+
+def _with_inner(settings: Any) -> Iterator[Any]:
+    """Yield the settings of a filter, and of those inside `auth` and `all_of`."""
+    yield settings
     inner = [*getattr(settings, "any_of", ()), *getattr(settings, "methods", ())] if is_built_in(settings) else []
-    return (
-        identity.foreign_names
-        or identity.foreign_groups
-        or any(_gives_other_names(each.settings) for each in inner if isinstance(each, FilterUse))
-    )
+    for each in inner:
+        if isinstance(each, FilterUse):
+            yield from _with_inner(each.settings)
 
 
 def is_built_in(settings: Any) -> bool:
@@ -100,6 +107,7 @@ class Surroundings:
         self._warned = {id(use) for use in warned}
         self._preceding: dict[int, Collection[FilterUse]] = {}
         self._groups: dict[str, frozenset[str]] = {}
+        self._shared: dict[Any, Any] = {}
 
     def __repr__(self) -> str:
         return f"<Surroundings of {len(self._warned)} filters>"
@@ -147,6 +155,22 @@ class Surroundings:
         """Return the consumers that filters of a namespace know; "": the operator's filters."""
         of_all = self._consumers.get("", ())
         return [*self._consumers.get(namespace, ()), *of_all] if namespace else of_all
+
+    def uses_of(self, kind: type[F]) -> Iterator[tuple[F, Route]]:
+        """Yield the filters of a type that may warn, and those inside of others, each with the routes they run for."""
+        routes = {route.name: route for route in self.config.routes}
+        for positions in self.positions.values():
+            use = positions[0].running[positions[0].place]
+            found = [each for each in _with_inner(use.settings) if isinstance(each, kind)]
+            for name in dict.fromkeys(position.route for position in positions) if found else ():
+                yield from ((each, routes[name]) for each in found)
+
+    def shared(self, key: Any, make: Callable[[], T]) -> T:
+        """Return what `make` returns: it is called once for each key."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        made: T = self._shared[key]
+        return made
 
     def groups_of(self, namespace: str) -> frozenset[str]:
         """Return the groups of these consumers."""
@@ -218,6 +242,14 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
     def preceding(self) -> Collection[FilterUse]:
         """Return the filters that run before it at any position, each once."""
         return self._surroundings.preceding(self._use)
+
+    def uses_of(self, kind: type[F]) -> Iterator[tuple[F, Route]]:
+        """Yield all filters of a type that has warnings, with the routes that they run for."""
+        return self._surroundings.uses_of(kind)
+
+    def shared(self, key: Any, make: Callable[[], T]) -> T:
+        """Return what `make` returns, which is called once for all filters of the configuration with this key."""
+        return self._surroundings.shared(key, make)
 
     @property
     def protocols(self) -> frozenset[str]:

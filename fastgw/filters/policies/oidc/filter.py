@@ -6,6 +6,7 @@ from typing import Final, Literal, final
 
 import msgspec
 
+from fastgw.config.base.problems import format_value
 from fastgw.config.base.value_types import Delay, FieldName, Realm
 from fastgw.config.settings.gateway import NONE, Some, UpstreamTls
 from fastgw.exchange import RequestStep
@@ -22,6 +23,7 @@ from fastgw.filters.policies.jwt import ClaimName, TokenCacheSettings
 from fastgw.filters.policies.oidc.cookies import attempts_of, names_of, own_name
 from fastgw.filters.policies.oidc.id_token import IdTokens
 from fastgw.filters.policies.oidc.login_flow import Flow, PolicyIdentity
+from fastgw.filters.policies.oidc.login_paths import own_paths, reached_paths
 from fastgw.filters.policies.oidc.provider import KeysSource, Provider, ProviderSource
 from fastgw.filters.policies.oidc.session import LoginSession, SealedSession, meaning_of
 from fastgw.filters.policies.oidc.settings import Bearer, Issuer, Login
@@ -101,6 +103,15 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
     def warnings(self, context: WarningContext) -> Iterable[str]:
         if self.login is not None and self.login.public_url is None:
             yield "no `login.public_url`: the `redirect_uri` is made from the Host header of each request"
+        if self.login is not None and context.positions and not context.generated:
+            reached = context.shared(
+                reached_paths,
+                lambda: reached_paths((each.login, route) for each, route in context.uses_of(Oidc) if each.login),
+            )
+            for key, path in own_paths(self.login):
+                if path not in reached:
+                    effect = ": no login can be completed" if key == "callback" else ""
+                    yield f"`login.{key}`: no route with this filter matches {format_value(path)}{effect}"
 
     def client_identity(self) -> ClientIdentity:
         return ANYBODY

@@ -554,3 +554,58 @@ def test_a_map_of_a_constant_is_noted(tmp_path: Path) -> None:
         'filters.headers: `maps.m.source`: "plan" is a constant, so the result is always the same; '
         "a variable is written {NAME}"
     ]
+
+
+def logins_of(folder: Path, *routes: dict[str, Any], wrap: bool = False, **settings: Any) -> list[str]:
+    """Return the notes on paths of a login, where each route has the filter; `wrap`: inside of `auth`."""
+    login = {**BROWSERS, "public_url": "https://a.test", **settings}
+    oidc = {"oidc": {"issuer": "https://idp.test", "login": login}}
+    filters = {"auth": {"any_of": [oidc]}} if wrap else oidc
+    named = [{"name": f"r{i}", "respond": {}, "filters": filters, **route} for i, route in enumerate(routes)]
+    return [each for each in notes_of(folder, routes=named) if "no route with this filter matches" in each]
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+@pytest.mark.parametrize(
+    "path", ["/app/*", "/app", "/{id}", "~^/app/", "/oauth2/{x}/callback", "/oauth2/c{x}/y", "/oauth2"]
+)
+def test_a_callback_that_no_route_matches_is_noted(tmp_path: Path, path: str, wrap: bool) -> None:
+    """The login ends with 404, or before a route that has no filter to complete it."""
+    (note,) = logins_of(tmp_path, {"paths": [path]}, wrap=wrap)
+    assert '`login.callback`: no route with this filter matches "/oauth2/callback": no login can be completed' in note
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        *(["/*"], ["/app/*", "/oauth2/*"], ["/oauth2/callback"], ["/oauth2/{x}"], ["/{rest:path}"], ["~^/oauth2/"]),
+        *(["/oauth2/call{x}"], ["/oauth2/callback/*"], ["/oauth2/callback/"]),
+    ],
+)
+def test_a_callback_that_a_route_matches_is_not(tmp_path: Path, paths: list[str]) -> None:
+    assert logins_of(tmp_path, {"paths": paths}) == []
+
+
+def test_another_route_with_the_same_login_may_match_its_callback(tmp_path: Path) -> None:
+    routes = {"paths": ["/app/*"]}, {"paths": ["/oauth2/*"], "hosts": ["a.test"]}
+    assert logins_of(tmp_path, *routes) == []
+    assert logins_of(tmp_path, routes[0], {**routes[1], "filters": {}}) != []
+
+
+def test_a_filter_of_the_gateway_runs_for_all_routes(tmp_path: Path) -> None:
+    oidc = {"issuer": "https://idp.test", "login": {**BROWSERS, "public_url": "https://a.test"}}
+    routes = [{"name": "a", "paths": ["/app/*"], "respond": {}}, {"name": "b", "paths": ["/oauth2/*"], "respond": {}}]
+    assert notes_of(tmp_path, filters={"oidc": oidc}, routes=routes) == []
+    (note,) = notes_of(tmp_path, filters={"oidc": oidc}, routes=routes[:1])
+    assert "`login.callback`: no route" in note
+
+
+def test_other_paths_of_a_login_are_noted_if_they_are_set(tmp_path: Path) -> None:
+    paths = {"callback": "/app/callback", "login": "/login", "logout": "/logout", "backchannel_logout": "/ended"}
+    notes = logins_of(tmp_path, {"paths": ["/app/*"]}, **paths)
+    assert [note.partition("`login.")[2].partition("`")[0] for note in notes] == [
+        "login",
+        "logout",
+        "backchannel_logout",
+    ]
+    assert logins_of(tmp_path, {"paths": ["/app/*"]}, callback="/app/callback") == []
