@@ -6,6 +6,7 @@ Rule: lint rejects nothing, and reports only what is almost certain. Values that
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address
 from typing import Any, Final
 
 from fastgw.config.base.problems import Path, Problem, format_value, shorten, suggest
@@ -95,6 +96,7 @@ def lint(merged: Merged) -> list[Problem]:
         *_caches_too_small_for_workers(merged),
         *_maps_that_nobody_uses(merged),
         *_filter_sets_without_use(merged),
+        *_targets_kept_in_use(merged),
         *_filters_of_events(merged),
         *_certificates_of_each_node(merged),
     ]
@@ -527,6 +529,42 @@ def _maps_that_nobody_uses(merged: Merged) -> Iterator[Problem]:
             yield location.below("source").value_problem(constant_source(table.source))
         if not any(f"{{map.{name}}}" in reading.document.text for reading in merged.readings):
             yield location.problem(f"it is unused: no value has {{map.{name}}}")
+
+
+def _targets_kept_in_use(merged: Merged) -> Iterator[Problem]:
+    """Yield a note for each upstream with health checks that cannot take its heaviest target out of use alone: the
+    others have too little weight. Names may have several addresses, and a threshold that is set is meant.
+    """
+    for location, _, upstream in merged.whole("upstreams"):
+        written = location.raw
+        if not isinstance(written, dict):
+            continue
+        checks, balancing = written.get("health_checks"), written.get("load_balancing")
+        if not isinstance(checks, dict) or not (checks.get("passive") or checks.get("active")):
+            continue
+        if (isinstance(balancing, dict) and "panic_threshold" in balancing) or not isinstance(upstream.targets, tuple):
+            continue
+        weighted = [(each.weight, index, each) for index, each in enumerate(upstream.targets) if each.weight]
+        if len(weighted) < 2 or len({each.priority for _, _, each in weighted}) > 1:
+            continue
+        weight, index, heaviest = max(weighted, key=lambda each: each[0])
+        left = 1 - weight / sum(each[0] for each in weighted)
+        threshold = upstream.load_balancing.panic_threshold
+        if left < threshold and _is_address(heaviest.url.host):
+            wrong = (
+                f"it gets requests even if its health checks fail: without it {left:.0%} of the weight is left, less "
+                f"than `panic_threshold` ({threshold:.0%}); set `load_balancing: {{panic_threshold: 0%}}` to take it "
+                "out of use, or the threshold that is meant"
+            )
+            yield location.below("targets", index).value_problem(wrong)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _filter_sets_without_use(merged: Merged) -> Iterator[Problem]:

@@ -617,3 +617,43 @@ def test_a_sink_in_the_form_of_nginx_is_told_ours(tmp_path, sink):
         f'a.yaml:5:22: access_logs[0].sink: "{sink}" is a name of a file; '
         'expected {syslog: {address: "udp://logs.internal:514"}}'
     ]
+
+
+def kept_in_use(folder, targets, settings="health_checks: {passive: {failures: 2}}"):
+    """Return the notes on targets that health checks cannot take out of use."""
+    urls = ", ".join(f"{{url: '{url}', weight: {weight}}}" for url, weight in targets)
+    head = "version: 1\nlisteners: {main: {address: '127.0.0.1:0'}}\n"
+    text = f"{head}upstreams: {{u: {{targets: [{urls}], {settings}}}}}\n"
+    return [each for each in notes(folder, f"{text}routes: [{{name: a, upstream: u}}]\n") if "panic" in each]
+
+
+def test_a_target_that_no_check_takes_out_of_use_is_noted(tmp_path):
+    (note,) = kept_in_use(tmp_path, [("http://127.0.0.1:1", 1), ("http://127.0.0.1:2", 3)])
+    assert note.startswith(
+        "a.yaml:3:67: upstreams.u.targets[1]: it gets requests even if its health checks fail: without it 25% of the "
+        "weight is left, less than `panic_threshold` (50%); set "
+    )
+    active = "health_checks: {active: {path: /}}"
+    assert len(kept_in_use(tmp_path, [("http://127.0.0.1:1", 3), ("http://127.0.0.1:2", 1)], active)) == 1
+
+
+@pytest.mark.parametrize(
+    ("weights", "settings"),
+    [
+        ([3], "health_checks: {passive: {failures: 2}}"),
+        ([1, 1], "health_checks: {passive: {failures: 2}}"),
+        ([2, 1, 1], "health_checks: {passive: {failures: 2}}"),
+        ([3, 0], "health_checks: {passive: {failures: 2}}"),
+        ([3, 1], "health_checks: {passive: {failures: 2}}, load_balancing: {panic_threshold: 50%}"),
+        ([3, 1], "health_checks: {passive: {failures: 2}}, load_balancing: {panic_threshold: 0%}"),
+        ([3, 1], "retries: {max: 1}"),
+    ],
+)
+def test_a_target_that_may_be_taken_out_of_use_is_not(tmp_path, weights, settings):
+    assert (
+        kept_in_use(tmp_path, [(f"http://127.0.0.1:{9 + i}", each) for i, each in enumerate(weights)], settings) == []
+    )
+
+
+def test_a_name_with_perhaps_several_addresses_is_not_noted(tmp_path):
+    assert kept_in_use(tmp_path, [("http://heavy.test", 3), ("http://light.test", 1)]) == []
