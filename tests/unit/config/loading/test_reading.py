@@ -398,12 +398,12 @@ def test_what_could_be_read_for_ever_is_not_opened(tmp_path):
 
 
 @pytest.mark.parametrize("pattern", ["sub", "sub/", "s*"])
-def test_a_folder_among_the_includes_is_told_at_its_place(tmp_path, pattern):
+def test_a_folder_among_the_includes_is_reported_at_its_place(tmp_path, pattern):
     (tmp_path / "sub").mkdir()
-    (told,) = problems(tmp_path, main_yaml=f"{MINIMAL}include: [{pattern}]\n")
-    assert told.startswith("main.yaml:3:11: include[0]: ")
-    assert told.endswith('sub/*.yaml"')
-    assert " is a directory; expected a pattern such as " in told
+    (reported,) = problems(tmp_path, main_yaml=f"{MINIMAL}include: [{pattern}]\n")
+    assert reported.startswith("main.yaml:3:11: include[0]: ")
+    assert reported.endswith('sub/*.yaml"')
+    assert " is a directory; expected a pattern such as " in reported
 
 
 def test_what_two_files_say_is_an_error_that_names_both(tmp_path):

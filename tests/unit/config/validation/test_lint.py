@@ -600,19 +600,19 @@ def test_a_list_of_addresses_without_any_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["circuit_breaker", "pool", "health_checks", "load_balancing"])
-def test_a_setting_of_upstreams_on_a_route_is_told_its_place(tmp_path, key):
-    (told,) = problems(tmp_path, f"{HEAD}routes: [{{name: a, upstream: u, {key}: {{}}}}]\n")
-    assert told.endswith(": unknown key; expected it in upstreams.NAME, where NAME is the `upstream` of the route")
+def test_a_setting_of_upstreams_on_a_route_is_pointed_to_its_place(tmp_path, key):
+    (reported,) = problems(tmp_path, f"{HEAD}routes: [{{name: a, upstream: u, {key}: {{}}}}]\n")
+    assert reported.endswith(": unknown key; expected it in upstreams.NAME, where NAME is the `upstream` of the route")
 
 
-def test_an_origin_without_a_scheme_is_told_the_form_and_no_regular_expression(tmp_path):
+def test_an_origin_without_a_scheme_shows_the_form_and_no_regular_expression(tmp_path):
     filters = "filters: {websocket: {origins: [app.example]}}"
-    (told,) = problems(tmp_path, f"{HEAD}routes: [{{name: a, upstream: u, {filters}}}]\n")
-    assert told.endswith('origins[0]: "app.example"; expected a string such as "https://app.example"')
+    (reported,) = problems(tmp_path, f"{HEAD}routes: [{{name: a, upstream: u, {filters}}}]\n")
+    assert reported.endswith('origins[0]: "app.example"; expected a string such as "https://app.example"')
 
 
 @pytest.mark.parametrize("sink", ["syslog:server=127.0.0.1:514", "syslog:server=unix:/dev/log"])
-def test_a_sink_in_the_form_of_nginx_is_told_ours(tmp_path, sink):
+def test_a_sink_in_the_form_of_nginx_shows_ours(tmp_path, sink):
     assert problems(tmp_path, f"{HEAD}routes: []\naccess_logs: [{{sink: '{sink}'}}]\n") == [
         f'a.yaml:5:22: access_logs[0].sink: "{sink}" is a name of a file; '
         'expected {syslog: {address: "udp://logs.internal:514"}}'

@@ -234,9 +234,9 @@ def test_a_group_that_nobody_is_in_is_noted(tmp_path: Path, groups: dict[str, An
 )
 def test_a_name_that_no_condition_can_meet_is_noted(tmp_path: Path, authorize: dict[str, Any], note: str) -> None:
     """A deny list with a misspelt name admits the client that it is to refuse."""
-    (told,) = notes_of(tmp_path, filters={"key_auth": {}, "authorize": authorize}, consumers=[ALICE])
-    assert told.startswith(f"filters.authorize: {note}")
-    assert told.endswith(('; did you mean "alice"?', '; did you mean "staff"?'))
+    (reported,) = notes_of(tmp_path, filters={"key_auth": {}, "authorize": authorize}, consumers=[ALICE])
+    assert reported.startswith(f"filters.authorize: {note}")
+    assert reported.endswith(('; did you mean "alice"?', '; did you mean "staff"?'))
 
 
 NAMES: dict[str, Any] = {
