@@ -284,7 +284,10 @@ def _configuration_in_roots(merged: Merged) -> Iterator[Problem]:
     ]
     if not roots:
         return
-    names = {os.path.abspath(reading.document.name) for reading in merged.readings if reading.document.name}
+    documents = [reading.document for reading in merged.readings if reading.document.name]
+    names = {os.path.join(each.folder, os.path.basename(each.name)) for each in documents}
+    # Relative: the working directory has been removed, and with it the file.
+    names = {name for name in names if os.path.isabs(name)}
     captured = merged.readings[0].files.contents_read
     names |= {name for name, content in captured.items() if name.startswith("/") and _PRIVATE_KEY in content}
     real = {name: os.path.realpath(name) for name in names.union(root for _, root in roots)}

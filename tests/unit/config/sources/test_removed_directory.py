@@ -17,14 +17,15 @@ listeners: {public: {address: ":0"}}
 include: ["routes/*.yaml"]
 """
 ROUTE = 'routes: [{name: all, paths: ["/"], respond: {body: ok}}]\n'
+FILES = 'routes: [{name: all, paths: ["/*"], files: {root: "%s"}}]\n'
 
 
-@pytest.fixture
-def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> config.Loaded:
+@pytest.fixture(params=["respond", "files"])
+def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> config.Loaded:
     folder = tmp_path / "current"
     (folder / "routes").mkdir(parents=True)
     (folder / "gateway.yaml").write_text(TEXT)
-    (folder / "routes" / "all.yaml").write_text(ROUTE)
+    (folder / "routes" / "all.yaml").write_text(ROUTE if request.param == "respond" else FILES % tmp_path)
     monkeypatch.chdir(folder)
     read = config.load("gateway.yaml", TYPES)
     shutil.rmtree(folder)
@@ -47,3 +48,10 @@ def test_a_reload_says_that_the_file_cannot_be_read(loaded: config.Loaded) -> No
 def test_contents_of_other_files_are_taken(loaded: config.Loaded) -> None:
     again = config.load_sources(loaded.sources, loaded.captured, TYPES)
     assert [each.name for each in again.config.routes] == ["all"]
+
+
+def test_another_document_is_taken(loaded: config.Loaded) -> None:
+    route = loaded.sources[1].text.decode()
+    for name in ("gateway.yaml", loaded.sources[0].name):
+        document = TEXT.replace('include: ["routes/*.yaml"]', route).encode()
+        assert [each.name for each in config.load_text(document, name, TYPES).config.routes] == ["all"]
