@@ -19,6 +19,7 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.runtime.node.metrics import OfUpstream
 from fastgw.runtime.process.lasting_tasks import keep_running
+from fastgw.runtime.process.transient_errors import is_passing
 from fastgw.shm.health_words import HealthVerdict, HealthWords
 from fastgw.shm.memory import SharedMemory
 from fastgw.shm.slot_assignment import SlotTable, target_name
@@ -111,23 +112,35 @@ class Checks:
         for identity, client in tls.items():
             if identity not in self._contexts:
                 self._contexts[identity] = asyncio.create_task(made_context(client))
+        failed: dict[Identity, Exception] = {}
         for key, (upstream, target, active, own) in wanted.items():
-            if key in self._running:
+            if key in self._running or own in failed:
                 continue
-            context = None if own is None else await self._context(own)
-            if own is not None and context is None:
-                continue
+            context = None
+            if own is not None:
+                try:
+                    context = await self._context(own)
+                except Exception as error:  # the checks of other targets begin nevertheless
+                    failed[own] = error
+                    continue
             check = Check(upstream, target, context, active)
             label = "upstream {}: {}".format(*key.rsplit(" ", 1))
             self._running[key] = _Checked(self, label, slot_table.targets[key], check, (upstream, target, active, own))
             await asyncio.sleep(0)
+        for why in failed.values():
+            if is_passing(why) or not isinstance(why, OSError | SSLError):
+                raise why  # tried again, by `keep_running`
+            # It was created once, when the configuration was accepted.
+            log_event(OperatorEvent.TARGET_NOT_CHECKED, "health checks over TLS cannot be made: %s", why)
 
-    async def _context(self, identity: Identity) -> SSLContext | None:
+    async def _context(self, identity: Identity) -> SSLContext:
+        making = self._contexts[identity]
         try:
-            return await asyncio.shield(self._contexts[identity])
-        except (OSError, SSLError) as error:  # it was created once, when the configuration was accepted
-            log_event(OperatorEvent.TARGET_NOT_CHECKED, "health checks over TLS cannot be made: %s", error)
-            return None
+            return await asyncio.shield(making)
+        except Exception:
+            if self._contexts.get(identity) is making:
+                del self._contexts[identity]  # the next attempt is another one
+            raise
 
     def stop(self) -> None:
         for running in self._running.values():

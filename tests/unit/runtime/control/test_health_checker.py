@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from inspect import signature
 from pathlib import Path
+from ssl import SSLContext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,12 +22,15 @@ from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.runtime.control import health_checker
 from fastgw.runtime.control.health_checker import AT_ONCE, Checks
+from fastgw.runtime.process import lasting_tasks
 from fastgw.shm.health_words import BreakerState, Ejection, HealthVerdict, HealthWords
 from fastgw.shm.memory import Layout, SharedMemory
 from fastgw.shm.slot_assignment import SlotNames, SlotTable, first
+from fastgw.upstream.client.http_client import made_context
 from fastgw.upstream.connections.connect import ConnectFailed
 from fastgw.upstream.health import active_check as checks
 from fastgw.upstream.health.active_check import CannotCheck, Check
+from fastgw.upstream.targets.tls import ClientTls, Identity
 from tests.support.certificates import Certificates, made_tls, server_tls
 from tests.support.on_loop import on_loop, until
 from tests.support.origin import Origin, close, read_rest, reset
@@ -430,6 +436,51 @@ async def test_a_control_process_goes_on_with_what_the_one_before_it_knew(node: 
         "upstream users: a:80 is unhealthy: status 500",
         "upstream users: a:80 is healthy again",
     ]
+
+
+@pytest.mark.parametrize("lack", [MemoryError(), OSError(errno.EMFILE, "Too many open files")], ids=["memory", "fds"])
+def test_a_context_that_could_not_be_made_is_made_later_and_holds_no_other_check_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lack: Exception
+) -> None:
+    """The first attempt of each of two contexts fails; one of them is that of two targets."""
+    attempts: list[Identity] = []
+    pauses: list[float] = []
+
+    async def made(tls: ClientTls) -> SSLContext:
+        attempts.append(tls.identity)
+        if attempts.count(tls.identity) == 1:
+            raise lack
+        return await made_context(tls)
+
+    real_sleep = asyncio.sleep
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        await until(lambda: "plain" in told.asked)  # before the second attempt
+        await real_sleep(0)
+
+    @in_control
+    async def test(node: Node, stand_ins: Told) -> None:
+        nonlocal told
+        told = stand_ins
+        secure = ("https://a:80", "https://b:80"), ("https://c:80",)
+        upstreams = {
+            protocol: replace(
+                users()["users"],
+                targets=tuple(settings.Target(url=parse_url(url)) for url in urls),
+                protocol=protocol,  # those of ALPN are a part of the context
+            )
+            for protocol, urls in zip(("http1", "http2"), secure, strict=True)
+        }
+        node.follow({**upstreams, **users("plain")})
+        await until(lambda: {"a", "b", "c", "plain"} <= told.asked.keys())
+
+    told: Told
+    monkeypatch.setattr(health_checker, "made_context", made)
+    monkeypatch.setattr(lasting_tasks, "asyncio", SimpleNamespace(sleep=pause))
+    test(monkeypatch, caplog)
+    assert pauses == [1.0]
+    assert sorted(map(attempts.count, set(attempts))) == [2, 2]
 
 
 # --- the log of ejections and breakers ---
