@@ -238,6 +238,7 @@ class Registration:
         """Whether entry and token are as they were last wanted; False: there was no space for them."""
         self._length = 0
         self._directory = -1
+        self._last: GatewayEntry | None = None
         with suppress(OSError):  # it may have been removed before an upgrade
             # Programs that clean up /tmp by age skip a locked directory (tmpfiles.d(5)).
             self._directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -276,11 +277,24 @@ class Registration:
     def token_file(self) -> str:
         return self.path.removesuffix(_ENTRY) + _TOKEN
 
+    def replace_entry(self, former: "Registration") -> None:
+        """Take the place of an entry that was removed."""
+        self._last = former.last
+
+    @property
+    def last(self) -> GatewayEntry | None:
+        """The entry as it was last written, by the program before an upgrade for example; None: it was not."""
+        if self._last is None:
+            with suppress(OSError, msgspec.MsgspecError):
+                self._last = _decoded(self.fd)
+        return self._last
+
     def write(self, entry: GatewayEntry) -> None:
         """Write the entry in place, padded with spaces to the previous length: concurrent readers see either version.
 
         Raises `OSError`.
         """
+        self._last = entry  # also if there is no space for it
         text = msgspec.json.encode(entry)
         self._length = max(self._length, os.fstat(self.fd).st_size, len(text))
         if os.pwrite(self.fd, text.ljust(self._length), 0) < self._length:

@@ -99,6 +99,7 @@ def _registered_again(node_state: NodeState, gone: Registration) -> Registration
     except Unregistered as error:
         notice(OperatorEvent.START_WARNING, f"fastgw: warning: {gone.path} was removed, and there is no other: {error}")
         return gone
+    created.replace_entry(gone)
     gone.close()
     node_state.registration = created
     return created
@@ -126,28 +127,31 @@ def token_file_of(node_state: NodeState) -> str | None:
 def _entry(node_state: NodeState) -> GatewayEntry:
     settings, file = node_state.sealed.settings.admin, node_state.sealed.accepted.file
     own = {name: str(endpoint.address) for name, endpoint in node_state.own.items()}
+    config, given = _paths_of(file, node_state.registration)
     return GatewayEntry(
         pid=os.getpid(),
         name=node_state.name or (Path(file).stem if file else NAMELESS),
-        config=os.path.realpath(file) if file else "",
+        config=config,
         version=VERSION,
         began_date=node_state.begun_date,
         admin=own.get("admin"),
         admin_tls=settings is not None and settings.tls is not None,
         token_file=token_file_of(node_state),
         status=own.get("status"),
-        given=_given(file),
+        given=given,
     )
 
 
-def _given(file: str) -> str:
-    """Return the absolute path of the file as given. Not normalized: `link/..` is not the directory of the link."""
-    if not file or os.path.isabs(file):
-        return file
+def _paths_of(file: str, registration: Registration | None) -> tuple[str, str]:
+    """Return the absolute paths of the configuration file: without links, and as given."""
+    if not file:
+        return "", ""
     try:
-        return os.path.join(os.getcwd(), file)
-    except FileNotFoundError:  # the working directory has been removed, and the file with it
-        return ""
+        # Not normalized: `link/..` is not the directory of the link.
+        return os.path.realpath(file), file if os.path.isabs(file) else os.path.join(os.getcwd(), file)
+    except FileNotFoundError:  # the working directory has been removed; commands know the gateway by its former paths
+        last = None if registration is None else registration.last
+        return (file, "") if last is None else (last.config, last.given)
 
 
 def own_addresses(node_state: NodeState, environment: Mapping[str, str] = os.environ) -> list[str]:

@@ -84,3 +84,35 @@ def test_an_entry_is_registered_again_after_its_directory_was_removed(
         end_registration(node_state)
         close_node(node_state)
     assert list(directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_written_by", ["this program", "the one before an upgrade", "no program"])
+def test_an_entry_is_written_after_the_working_directory_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written_by: str
+) -> None:
+    """It has the paths of before: in place, and where it was removed as well and is registered again."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "fastgw"))
+    folder = tmp_path / "current"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    accepted = accepted_of(load_text(DOCUMENT, "gateway.yaml", TYPES))
+    node_state = node_state_of(sealed=Sealed(accepted, seal(accepted)))
+    node_state.registration = registration = Registration.create_entry()
+    try:
+        if is_written_by != "no program":
+            write_entry(node_state)
+        if is_written_by == "the one before an upgrade":
+            node_state.registration = Registration(registration.path, os.dup(registration.fd))
+            registration.close()
+        folder.rmdir()
+        before = str(folder / "gateway.yaml")
+        expected = ("gateway.yaml", "") if is_written_by == "no program" else (before, before)
+        for again in (False, True):
+            if again:
+                shutil.rmtree(tmp_path / "fastgw")
+            write_entry(node_state)
+            (found,) = (each.entry for each in running() if each.entry.pid == os.getpid())
+            assert (found.config, found.given) == expected
+    finally:
+        end_registration(node_state)
+        close_node(node_state)
