@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from functools import partial
 from math import inf
 from typing import Final
 
@@ -58,13 +59,22 @@ class Auditing:
                 pass
             self._due.clear()
             written, self._written = self._written, asyncio.get_running_loop().create_future()
-            await asyncio.to_thread(self._log.write)
+            try:
+                await asyncio.to_thread(self._log.write)
+            except Exception:  # no thread can be started, for example: the entries wait for the next attempt
+                self._due.set()
+                self._written.add_done_callback(partial(_set_done, written))
+                raise
             written.set_result(None)
 
     async def stop(self) -> None:
         """Write what waits."""
         await asyncio.to_thread(self._log.write)
         self._log.close()
+
+
+def _set_done(earlier: asyncio.Future[None], _: asyncio.Future[None]) -> None:
+    earlier.set_result(None)
 
 
 def described_revocation(event: RevocationEvent) -> dict[str, str]:
