@@ -213,8 +213,10 @@ class CachePurging:
 
     async def run(self) -> None:
         """Carry out what a former gateway could not announce, and keep the file up to date, until cancelled."""
-        for order in self._replicator.backlog.restored:
-            self._begin_purge(order)
+        restored = self._replicator.backlog.restored
+        while restored:  # each once, also if this begins again after an exception
+            self._begin_purge(restored[0])
+            del restored[0]
         if self._file is None:
             return
         has_failed = False

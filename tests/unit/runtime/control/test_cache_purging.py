@@ -5,6 +5,7 @@ import copy
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from time import monotonic
+from typing import NoReturn
 
 import pytest
 
@@ -379,5 +380,32 @@ def test_a_control_process_carries_out_no_purge_of_the_time_of_the_former_one(re
             one.purging.stop()
             two.purging.stop()
             await asyncio.sleep(0)
+
+    play(act)
+
+
+def test_what_a_former_gateway_left_is_purged_once_also_if_the_loop_begins_again() -> None:
+    async def act() -> None:
+        node = Node()
+        node.backlog.restore(PurgeOrder("main", PurgeTarget.ALL, id=b"1"), 0.0)
+        node.backlog.restore(PurgeOrder("main", PurgeTarget.TAGS, (b"red",), id=b"2"), 0.0)
+        purging, purge_tags = node.control(), node.store.purge_tags
+
+        def purge_without_memory(tags: object, *, soft: bool = False) -> NoReturn:
+            raise MemoryError
+
+        node.fill()
+        node.store.purge_tags = purge_without_memory  # type: ignore[method-assign]
+        with pytest.raises(MemoryError):
+            await purging.run()
+        assert not node.has()
+        node.store.purge_tags = purge_tags  # type: ignore[method-assign]
+        node.fill()
+        node.fill(b"m", b"http://a.test/c", b"red")
+        await purging.run()
+        assert [name for name in (b"k", b"m") if node.has(name)] == [b"k"]
+        node.fill(b"m", b"http://a.test/c", b"red")
+        await purging.run()
+        assert node.has(b"m")
 
     play(act)
