@@ -55,6 +55,7 @@ class SourceWatch:
 
     def __init__(self) -> None:
         self._taken: Traits | None = None  # None: unknown
+        self._again = False  # whether the last change is reported once more
         self._seen: Traits | None = None
         self._sources: Sequence[Source] = ()
         self._patterns: Sequence[tuple[str, str]] = ()  # patterns of these sources
@@ -77,17 +78,19 @@ class SourceWatch:
             return False  # the next check finds out
         self._sources, self._patterns = sources, patterns
         before, self._seen = self._seen, {name: trait_of(name) for name in names}
+        if is_other and posted:
+            self._again = False  # the operator has decided after the change
         if is_other and posted and (before is None or self._taken is not None):
             known = self._taken or {}
             self._taken = {name: known.get(name, trait) for name, trait in self._seen.items()}
-        if self._seen != before or self._seen == self._taken:
+        if self._seen != before or (self._seen == self._taken and not self._again):
             return False
-        self._taken = self._seen
+        self._taken, self._again = self._seen, False
         return True
 
     def forget_settled(self) -> None:
         """Report the last change again: it could not be loaded."""
-        self._taken = None
+        self._again = True
 
 
 def _trait_of_pattern(search: Search, name: str) -> Trait | None:

@@ -193,3 +193,19 @@ def test_a_change_that_could_not_be_loaded_is_told_again(tmp_path):
     assert not watch.settled(sources, posted=False)
     watch.forget_settled()
     assert watch.settled(sources, posted=False)
+
+
+def test_a_change_that_could_not_be_loaded_is_not_loaded_over_what_was_posted_later(tmp_path):
+    main = tmp_path / "gateway.yaml"
+    main.write_text("{}")
+    sources, watch = [Source(str(main), b"{}")], SourceWatch()
+    assert [watch.settled(sources, posted=False) for _ in range(3)] == [False, True, False]
+    main.write_text("version: 1")
+    assert [watch.settled(sources, posted=False) for _ in range(2)] == [False, True]
+    watch.forget_settled()
+    posted = [Source(str(main), b"version: 1 # posted")]
+    assert [watch.settled(posted, posted=True) for _ in range(3)] == [False] * 3
+    main.write_text("version: 1 # later")
+    assert [watch.settled(posted, posted=True) for _ in range(3)] == [False, True, False]
+    watch.forget_settled()
+    assert [watch.settled(posted, posted=True) for _ in range(2)] == [True, False]
