@@ -24,7 +24,7 @@ from fastgw.observe.tracing.spans import Encoder, SpanBuilder
 from fastgw.observe.tracing.tracer import RequestTracer, Tracer, fast_tracer
 from fastgw.observe.tracing.zipkin import ZipkinEncoder, ZipkinEnvelope
 from fastgw.operator_events import OperatorEvent, OutageReports, log_event
-from fastgw.runtime.process.lasting_tasks import keep_running
+from fastgw.runtime.process.lasting_tasks import keep_running, pause
 from fastgw.upstream.client.collector_client import BatchRefused, CollectorClient, CollectorHeaders, RetryPause
 from fastgw.upstream.client.http_client import Fetcher
 from fastgw.upstream.forwarding.forward_action import sent_target_of
@@ -87,7 +87,9 @@ class TraceExport:
 
     def start(self) -> None:
         """Start exporting."""
-        self._task = asyncio.get_running_loop().create_task(keep_running("trace export", self._run))
+        self._task = asyncio.get_running_loop().create_task(
+            keep_running("trace export", self._run, stopping=self._stopping)
+        )
 
     async def stop(self, seconds: float) -> None:
         """Export what is queued, for at most this many seconds; the rest is dropped and counted."""
@@ -115,8 +117,11 @@ class TraceExport:
                 self._pressed.clear()
             while batch := self.queue.pop_batch():
                 self._in_flight = len(batch)
-                await self._deliver(batch)
-                self._in_flight = 0
+                try:
+                    await self._deliver(batch)
+                except Exception:
+                    self._count(failed=self._in_flight)  # 0: it is counted
+                    raise
                 await asyncio.sleep(0)
             if self._stopping.is_set():
                 return
@@ -124,31 +129,27 @@ class TraceExport:
     async def _deliver(self, batch: list[bytes]) -> None:
         """Send a batch until it is accepted, or given up."""
         body = await self._client.prepare(self._envelope.seal(batch))
-        until, pause = monotonic() + GIVE_UP_S, RetryPause()
+        until, backoff = monotonic() + GIVE_UP_S, RetryPause()
         while True:
             try:
                 response = await self._client.send(body)
             except BatchRefused as refused:
                 self._note_failure(str(refused), refused.wait is None)
                 if refused.wait is None or monotonic() >= until:
-                    self._observer.count_spans(failed=len(batch))
+                    self._count(failed=len(batch))
                     return
-                await self._pause(pause.after(refused.wait))
+                await pause(backoff.after(refused.wait), self._stopping)
             else:
                 is_otlp = isinstance(self._export, OtlpExport)
                 rejected = min(rejected_items(response), len(batch)) if is_otlp else 0
-                self._observer.count_spans(exported=len(batch) - rejected, failed=rejected)
+                self._count(len(batch) - rejected, rejected)
                 self._note_success(rejected)
                 return
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait; once the worker ends, only briefly, because there is little time."""
-        if self._stopping.is_set():
-            await asyncio.sleep(min(seconds, 0.1))
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
+    def _count(self, exported: int = 0, failed: int = 0) -> None:
+        """Count the spans of the batch that is being sent, which is not any more."""
+        self._in_flight = 0
+        self._observer.count_spans(exported=exported, failed=failed)
 
     def _note_failure(self, reason: str, is_final: bool, cause: str = "") -> None:
         """Log a failure, if it is the first one or has another cause. `cause`: the part of the text that tells the

@@ -49,6 +49,14 @@ def test_work_of_others_is_not_repeated_soon(pauses, capfd):
     assert (len(rounds), pauses) == (2, [600.0])
 
 
+def test_pauses_are_short_but_pauses_once_the_work_is_to_end(pauses):
+    rounds, work = failing(3, MemoryError())
+    stopping = asyncio.Event()
+    stopping.set()
+    asyncio.run(keep_running("an export", work, stopping=stopping))
+    assert (len(rounds), pauses) == (4, [lasting_tasks.STOPPING_S] * 3)
+
+
 @on_loop
 async def test_work_that_is_cancelled_ends():
     task = asyncio.create_task(keep_running("the watch", asyncio.Event().wait))
