@@ -82,16 +82,16 @@ class Claim:
 class QuotaFile:
     """Database of quota counts, opened on first use and again after a failure. `strange`: number of invalid rows
     read. `aside`: new name of the file, if it was damaged: it is a new one then, without counts; "" = it was not.
-    `is_new`: whether the file was not there, so that it is a new one too; `is_removed`: while it was open.
+    `is_new`: whether the file was not there, so that it is a new one too, or is another one than before; `is_removed`:
+    while it was in use. `identity`: device and inode of the file that was used last; (0, 0): not known.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, identity: tuple[int, int] = (0, 0)) -> None:
+        self.path, self.identity = path, identity
         self.strange = 0
         self.aside = ""
         self.is_new = self.is_removed = False
         self._database: sqlite3.Connection | None = None
-        self._identity = (0, 0)
         self._follows_aside = False  # the next file is a new one because the damaged one was set aside
 
     def read(self, now_date: float) -> Iterator[StoredCount]:
@@ -149,7 +149,10 @@ class QuotaFile:
             self.is_new = self.is_new or not self._follows_aside
             self._follows_aside = False
         found = os.stat(self.path)
-        self._identity = found.st_dev, found.st_ino
+        identity, before = (found.st_dev, found.st_ino), self.identity
+        if before not in ((0, 0), identity):  # also after a failure, which has closed the former one
+            self.is_new = self.is_removed = True
+        self.identity = identity
         # Used by one thread at a time, but not always the same.
         database = sqlite3.connect(self.path, timeout=_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         self._database = database
@@ -179,7 +182,7 @@ class QuotaFile:
             found = os.stat(self.path)
         except FileNotFoundError:
             return False
-        return (found.st_dev, found.st_ino) == self._identity
+        return (found.st_dev, found.st_ino) == self.identity
 
     def _set_aside(self, error: Exception) -> bool:
         """Rename the file if it is damaged. False: it is not, or cannot be renamed."""
@@ -188,7 +191,7 @@ class QuotaFile:
                 return False
             self.close()
             self.aside = set_aside(self.path, "-wal", "-shm")
-            self._follows_aside = True
+            self._follows_aside, self.identity = True, (0, 0)
         except OSError:
             return False
         return True

@@ -45,7 +45,8 @@ _OVERFLOW: Final = 1024
 _PAGE: Final = mmap.PAGESIZE
 _SLOT: Final = 8  # words
 _ID_HIGH, _ID_LOW, _STATE, _UNTIL, _KEPT = range(5)  # words of a slot
-_MAKER, _OVERFLOWED, _SECRET = 2, 3, 4  # words of the first page; the first two are locked by their bytes; two secrets
+# Words of the first page; the first two are locked by their bytes. Two secrets; device and inode of the file.
+_MAKER, _OVERFLOWED, _SECRET, _FILE = 2, 3, 4, 6
 _PLACING: Final = 8
 """Byte that is locked while a slot is assigned."""
 NOT_OURS: Final = -1
@@ -138,6 +139,15 @@ class QuotaTable:
     def overflowed(self) -> int:
         """Number of keys that found no slot of their own."""
         return self._words[_OVERFLOWED]
+
+    @property
+    def file_identity(self) -> tuple[int, int]:
+        """Device and inode of the file with the counts that are marked as saved; (0, 0): not known."""
+        return self._words[_FILE], self._words[_FILE + 1]
+
+    @file_identity.setter
+    def file_identity(self, identity: tuple[int, int]) -> None:
+        self._words[_FILE], self._words[_FILE + 1] = identity
 
     @property
     def slots(self) -> int:

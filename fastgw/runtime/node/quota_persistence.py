@@ -91,6 +91,7 @@ def restore_all(quotas: QuotaTable, settings: Config) -> None:
     try:
         restore(quotas, file, file.read(time.time()))
         follow_new_file(quotas, file)
+        quotas.file_identity = file.identity
     except CannotKeep as error:
         notice(
             OperatorEvent.QUOTAS_NOT_KEPT, f"quotas: {error}; the counters start at zero and are kept in memory only"
@@ -106,7 +107,7 @@ def keep_all(quotas: QuotaTable, settings: Config, run_key: bytes, claim: Claim 
     path = file_of(settings)
     if path is None:
         return
-    file, claim = QuotaFile(path), claim or Claim(path, run_of(run_key))
+    file, claim = QuotaFile(path, quotas.file_identity), claim or Claim(path, run_of(run_key))
     try:
         claim.acquire()
         file.try_to_write()
@@ -200,7 +201,10 @@ class QuotaKeeper:
             return
         self._wanted = path
         self._give_up_claim()
-        self._file = None if path is None else QuotaFile(path)
+        if not begins:
+            self._quotas.file_identity = (0, 0)
+        # Of the process before: the file may have been replaced since.
+        self._file = None if path is None else QuotaFile(path, self._quotas.file_identity)
         self._claim = None if path is None else Claim(path, self._run)
         self._is_tried = False
         self._is_read = begins
@@ -256,6 +260,8 @@ class QuotaKeeper:
                 )
             self._problem, self._failures = str(error), self._failures + 1
             return
+        if file is self._file:
+            self._quotas.file_identity = file.identity
         if follow_new_file(self._quotas, file):
             self._pending.update(self._quotas.in_use())
             self._changed.set()

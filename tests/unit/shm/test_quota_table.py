@@ -25,6 +25,7 @@ from fastgw.shm.calendar_periods import calendar_of
 from fastgw.shm.quota_store import CannotKeep, Claim, InUse, QuotaFile
 from fastgw.shm.quota_table import NOT_OURS, USED_UP, KeyDigest, Period, QuotaTable, StoredCount, own_quotas
 from tests.support.quota_races import NOW, begin_together, span
+from tests.support.small_file_system import full_disk
 from tests.support.small_process import run_in_small_process
 
 TODAY = Period(20_000, NOW, NOW + 86_400)
@@ -567,4 +568,44 @@ def test_a_file_that_is_removed_while_the_gateway_runs_is_written_again_with_all
         assert "q was removed or replaced while it was in use" in capfd.readouterr().err
     file = QuotaFile(str(tmp_path / "q"))
     assert sum(row.used for row in file.read(0)) == 500 + (is_seen_by == "a write")
+    file.close()
+
+
+@pytest.mark.parametrize("is_replaced", ["after a failed write", "before the next control process", "before the end"])
+def test_a_file_that_is_replaced_while_it_is_closed_is_written_again_with_all_counts(tmp_path, capfd, is_replaced):
+    table, settings = own_quotas(1024), config_of(tmp_path)
+    older = QuotaFile(str(tmp_path / "backup"))
+    older.write((), 0.0)
+    older.close()
+
+    async def run() -> None:
+        keeper = QuotaKeeper(table, b"run")
+        keeper.use_configuration(settings, begins=True)
+        await keeper.write_changes()
+        await keeper.write_changes()  # `run` does so at once
+        if is_replaced == "after a failed write":
+            table.spend(*slot_of(table, b"0"), TODAY, 1, 3)
+            with full_disk():
+                await keeper.write_changes()
+            assert keeper.file_info.problem
+        else:
+            keeper.close()
+        removed(tmp_path)
+        (tmp_path / "backup").rename(tmp_path / "q")
+        if is_replaced == "before the next control process":
+            keeper = QuotaKeeper(table, b"run")
+            keeper.use_configuration(settings, begins=True)
+        if is_replaced != "before the end":
+            await keeper.write_changes()
+            await keeper.write_changes()
+            keeper.close()
+
+    for number in range(500):
+        table.spend(*slot_of(table, b"%d" % number), TODAY, 1, 3)
+    asyncio.run(run())
+    if is_replaced == "before the end":
+        keep_all(table, settings, b"run", None)
+    assert "q was removed or replaced while it was in use" in capfd.readouterr().err
+    file = QuotaFile(str(tmp_path / "q"))
+    assert sum(row.used for row in file.read(0)) == 500 + (is_replaced == "after a failed write")
     file.close()
