@@ -13,8 +13,8 @@ import shutil
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple, final
 
@@ -114,7 +114,7 @@ class DiskTier:
         self._directory: ObjectDirectory | None = None
         self._was_removed = False  # the last directory, so that its counts are wrong
         self._close_folder: Callable[[], object] = lambda: None
-        self.folder = -1
+        self._folder = -1
         """The directory of the tier, open as soon as it was used, so that it is found where it was moved to."""
         self._verified: dict[tuple[int, int, int], None] = {}
         self._recalls: dict[tuple[bytes, ...], _Recall] = {}
@@ -370,7 +370,7 @@ class DiskTier:
             self._held.clear()
             self._directory = None
             self._close_folder()
-            self.folder = -1
+            self._folder = -1
 
     # in threads
 
@@ -379,10 +379,10 @@ class DiskTier:
         with self._opening:
             if self._directory is None:
                 path = os.path.join(self.disk.path, OBJECTS + self.disk.id)
-                if self.folder < 0:
-                    self.folder = os.open(self.disk.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                if self._folder < 0:
+                    self._folder = os.open(self.disk.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                     # Threads may use it after `close`, so it is closed with the tier.
-                    self._close_folder = weakref.finalize(self, os.close, self.folder)
+                    self._close_folder = weakref.finalize(self, os.close, self._folder)
                 directory = ObjectDirectory(path, self.counts, DiskGhosts(self._store.index), self.disk.most_bytes)
                 if self._was_removed:
                     for shard in range(SHARDS):
@@ -391,15 +391,29 @@ class DiskTier:
                 self._directory = directory
             return self._directory
 
+    @contextmanager
+    def held_folder(self) -> Iterator[int]:
+        """Hold the directory of the tier open as it was found; -1: it is not open. Raises `OSError`.
+
+        Another thread may close its descriptor, whose number then becomes that of any other file.
+        """
+        with self._opening:
+            held = os.dup(self._folder) if self._folder >= 0 else -1
+        try:
+            yield held
+        finally:
+            if held >= 0:
+                os.close(held)
+
     def _forget_removed(self) -> None:
         """Forget the directory if it was removed: the next job makes another one. Its purges are in the memory."""
         with self._opening:
             if self._directory is None or not self._directory.is_removed:
                 return
             self._directory, self._was_removed = None, True
-            if os.fstat(self.folder).st_nlink == 0:
+            if os.fstat(self._folder).st_nlink == 0:
                 self._close_folder()
-                self.folder = -1
+                self._folder = -1
 
     def _on_error(self, error: Exception) -> None:
         """Count a failure, and log it now and then."""

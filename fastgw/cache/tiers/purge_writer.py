@@ -84,7 +84,8 @@ class PurgeWriter:
         if not self.may_be_undone:
             return True
         try:
-            end_journal(tier.disk.path, tier.disk.id, tier.folder)
+            with tier.held_folder() as folder:
+                end_journal(tier.disk.path, tier.disk.id, folder)
         except OSError:
             return False
         tier.memory.words[DISK_FAILED] = JOURNAL_ENDED
@@ -141,7 +142,8 @@ class PurgeWriter:
                 return True
         tier.memory.words[DISK_FAILED] = JOURNAL_LEFT
         with suppress(OSError):
-            end_journal(tier.disk.path, tier.disk.id, tier.folder)
+            with tier.held_folder() as folder:
+                end_journal(tier.disk.path, tier.disk.id, folder)
             tier.memory.words[DISK_FAILED] = JOURNAL_ENDED
         undone = "; until it can be written the next start would serve what was purged" if self.may_be_undone else ""
         log_event(

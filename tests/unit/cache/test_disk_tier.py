@@ -14,9 +14,9 @@ import pytest
 from msgspec import structs
 
 from fastgw.cache.shared.index import ObjectIndex
-from fastgw.cache.shared.layout import CacheMemory
+from fastgw.cache.shared.layout import DISK_FAILED, JOURNAL_ENDED, JOURNAL_LEFT, CacheMemory
 from fastgw.cache.store import Counting, Store, StoredObject
-from fastgw.cache.tiers import disk_tier, purge_journal
+from fastgw.cache.tiers import disk_tier, purge_journal, purge_writer
 from fastgw.cache.tiers.disk_object import DiskObject
 from fastgw.cache.tiers.object_directory import ObjectDirectory
 from fastgw.cache.tiers.object_file import BLOCK, ObjectRecord, read_blocks, read_record
@@ -773,3 +773,33 @@ def test_a_directory_that_was_emptied_is_made_again(node: TieredNode, is_full: b
     assert disk is not None
     assert (disk.objects, disk.errors) == (1, 1)
     assert [each.name for each in files_in(node)] == [L.hex()]
+
+
+def test_a_journal_is_ended_where_it_was_also_if_the_directory_is_closed_meanwhile(
+    node: TieredNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of its descriptor is that of another directory then."""
+    store_one(node)
+    disk, other = node.a.disk, tmp_path / "other"
+    assert disk is not None
+    other.mkdir()
+    shutil.copy(Path(node.path, purge_journal.JOURNAL), other)
+    open_before = set(os.listdir("/proc/self/fd"))
+    reused: list[int] = []
+
+    def end_after_removal(path: str, id_: str, folder: int) -> None:
+        shutil.rmtree(node.path)
+        disk._forget_removed()
+        for _ in open_before:  # the lowest free numbers
+            reused.append(os.open(other, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        purge_journal.end_journal(path, id_, folder)
+
+    monkeypatch.setattr(purge_writer, "end_journal", end_after_removal)
+    disk.memory.words[DISK_FAILED] = JOURNAL_LEFT
+    try:
+        assert disk.purges.end_journal()
+    finally:
+        for each in reused:
+            os.close(each)
+    assert disk.memory.words[DISK_FAILED] == JOURNAL_ENDED
+    assert (other / purge_journal.JOURNAL).exists()
