@@ -178,7 +178,8 @@ class WorkerCache(Generic[T]):
             return
         if record.material != self._getter.material and not self._is_over(record):
             return
-        # The clock may have been set back since the fetch: no value lives longer for it.
+        # The clock may have been set back since the fetch: a value lives on for its lifetime from now, at most. In this
+        # worker from its fetch; a worker that starts after the step cannot know how much of it is over.
         now_date, now = max(time.time(), record.fetched_date), monotonic()
         if not record.is_good(now_date):
             self._held, self._good_until, self._look_at = None, 0.0, 0.0
