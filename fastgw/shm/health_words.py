@@ -61,6 +61,11 @@ class BreakerState(NamedTuple):
     """Monotonic seconds: open until then, half-open afterwards. 0: closed."""
     is_open: bool
 
+    @property
+    def trial(self) -> int:
+        """Key for what is counted over all half-open rounds since it was last open: they have the same `until`."""
+        return round(self.until * 100) % (1 << _ROUND_BITS)
+
 
 NEVER_OPEN: Final = BreakerState(0, 0.0, False)
 
@@ -88,7 +93,7 @@ class HealthWords:
         self.probes = layout.gauge("breaker_probes", 2 * MAX_UPSTREAMS)
         """Probes started in a half-open round."""
         self.proven = layout.gauge("breaker_proven", 2 * MAX_UPSTREAMS)
-        """Successful probes of the round."""
+        """Successful probes of all half-open rounds since the breaker was last open."""
         self._of_target = (*(self._verdict, self._ejection, self.attempts, self.errors, self.failures, self.streak),)
         self._of_upstream = (*(self.upstream_attempts, self.upstream_errors, self._breaker, self.probes, self.proven),)
 
@@ -192,7 +197,7 @@ class HealthWords:
 
     def set_breaker(self, column: Column, upstream: int, state: BreakerState) -> None:
         """Write this process's breaker state. A single atomic store."""
-        until = int(state.until * 100) if state.is_open else 0
+        until = int(state.until * 100 + 0.001) if state.is_open else 0  # as it was read: 0.29 * 100 is less than 29
         word = (state.round % (1 << _ROUND_BITS)) << _UNTIL_BITS | until << 1 | state.is_open
         column.words[self._breaker + upstream] = word
 
@@ -206,17 +211,17 @@ class HealthWords:
         until = (word & (1 << _UNTIL_BITS) - 1) >> 1
         return BreakerState(word >> _UNTIL_BITS, until / 100, bool(word & 1))
 
-    def counted(self, view: memoryview, word: int, upstream: int, round: int) -> int:
-        """Return the number of `probes` or `proven` that this process has counted in this round."""
+    def counted(self, view: memoryview, word: int, upstream: int, during: int) -> int:
+        """Return the number that this process has counted: `probes` by round, `proven` by `BreakerState.trial`."""
         held = view[word + upstream]
-        return held & (1 << _COUNT_BITS) - 1 if held >> _COUNT_BITS == round else 0
+        return held & (1 << _COUNT_BITS) - 1 if held >> _COUNT_BITS == during else 0
 
-    def count(self, column: Column, word: int, upstream: int, round: int, number: int) -> None:
-        column.words[word + upstream] = round << _COUNT_BITS | number
+    def count(self, column: Column, word: int, upstream: int, during: int, number: int) -> None:
+        column.words[word + upstream] = during << _COUNT_BITS | number
 
-    def counted_by_all(self, column: Column, word: int, upstream: int, round: int) -> int:
+    def counted_by_all(self, column: Column, word: int, upstream: int, during: int) -> int:
         column.fence()
-        return sum(self.counted(view, word, upstream, round) for view in column.views)
+        return sum(self.counted(view, word, upstream, during) for view in column.views)
 
 
 def _span(slots: Sequence[int]) -> tuple[int, int] | None:

@@ -505,8 +505,8 @@ class CircuitBreaker(Settings):
 
     Closed: all requests pass. Too many errors open the breaker: requests are answered 503 with `Retry-After`. After the
     time `open` it is half-open: `probes` requests pass, on the whole node. If all of them succeed the breaker closes;
-    if one fails it opens again. In the place of one that ends without a result, because its client has left, another
-    request passes; if some have no result after a further `open`, as many as at first.
+    if one fails it opens again. If some have no result, because their clients have left or the target refused them, as
+    many pass after a further `open`, and so on: the breaker closes as soon as `probes` requests have succeeded.
     """
 
     error_rate: Percent = 0.5
@@ -519,7 +519,8 @@ class CircuitBreaker(Settings):
     open: Duration = 5.0
     """Time for which the breaker stays open."""
     probes: Threshold = 3
-    """Number of requests that pass while the breaker is half-open, and that must succeed to close it."""
+    """Number of requests that pass while the breaker is half-open, in each further `open`, and that must succeed to
+    close it."""
 
 
 class Upstream(Settings):

@@ -4,9 +4,11 @@ Rule 1: every transition begins a round, which the deciding worker writes to sha
 highest round is the state of the node (`shm.health_words`). The half-open state is not written: it follows from the
 time. Rule 2: probes are counted by round, over all workers: add, check the sum, subtract again if it is too high (as in
 `shm.node_limits.NodeLimit`). Rule 3: attempts that began before a round do not count in it. Attempts in flight when the
-breaker opened fail late. Rule 4: a probe that ends without a result (its client has left, another attempt was faster)
-is given back, or the round would have fewer results than it needs to close the breaker. The worker that sent it does
-so; probes of earlier rounds are forgotten with their round.
+breaker opened fail late. Rule 4: a probe that ends without a result (its client has left, the target refused it) is
+not given back, otherwise a failing upstream would get any number of requests. If all probes of a round are taken and
+the breaker is still half-open after a further `open`, the next round begins: so at most `probes` requests pass in each
+`open`. Successes are counted over all rounds since it was last open, so that it closes although probes of each round
+have no result.
 """
 
 from collections.abc import Callable, Container
@@ -18,7 +20,6 @@ from fastgw.shm.health_words import NEVER_OPEN, BreakerState, HealthWords
 from fastgw.shm.memory import Column
 from fastgw.upstream.health.error_window import SLOTS, Window
 from fastgw.upstream.load_balancing import Balancer, BalancingRequest, NoTarget
-from fastgw.upstream.targets.attempt_listener import AttemptRecord
 from fastgw.upstream.targets.target import Target
 
 
@@ -41,17 +42,15 @@ class Breaker:
     """
 
     __slots__ = (
-        "_begun",
-        "_begun_at",
         "_clock",
         "_column",
+        "_full_at",
+        "_full_round",
         "_on_change",
         "_on_open",
-        "_probing",
         "_settings",
         "_slot",
         "_state",
-        "_taken",
         "_trying_since",
         "_window",
         "_words",
@@ -79,10 +78,8 @@ class Breaker:
         self._on_change = on_change
         self._on_open = on_open
         self._state = NEVER_OPEN
-        self._begun = 0, 0  # the round, the number of its probes at the last check, and the time of that number
-        self._begun_at = 0.0
-        self._taken = 0  # probes of this worker in the round whose attempts have not begun yet
-        self._probing: set[AttemptRecord] = set()  # those whose attempts have no result yet: at most `probes`
+        self._full_round = -1  # the round of which all probes were taken at the last check; -1: none
+        self._full_at = 0.0  # when this was seen first
         self._trying_since = 0.0  # when it first became half-open; attempts from then on are probes
         self._window = Window(settings.window)
         self.phase = BreakerPhase.CLOSED
@@ -95,8 +92,8 @@ class Breaker:
         if (self._settings, self._slot) != (before._settings, before._slot):
             return
         self._state, self.phase = before._state, before.phase
-        self._begun, self._begun_at, self._trying_since = before._begun, before._begun_at, before._trying_since
-        self._taken, self._probing = before._taken, before._probing
+        self._full_round, self._full_at = before._full_round, before._full_at
+        self._trying_since = before._trying_since
         self._window = before._window
 
     def clear_words(self) -> None:
@@ -116,8 +113,9 @@ class Breaker:
         words, round, slot = self._words, self._state.round, self._slot
         own = words.counted(self._column.words, words.probes, slot, round)
         words.count(self._column, words.probes, slot, round, own + 1)
-        if words.counted_by_all(self._column, words.probes, slot, round) <= self._settings.probes:
-            self._taken += 1
+        begun = words.counted_by_all(self._column, words.probes, slot, round)
+        # Workers that know of a later round count no longer in this one.
+        if begun <= self._settings.probes and words.breaker(self._column.views, slot) == self._state:
             return True
         words.count(self._column, words.probes, slot, round, own)
         return False
@@ -129,26 +127,6 @@ class Breaker:
         return max(self._state.until - self._clock(), 1.0 if self.phase is BreakerPhase.HALF_OPEN else 0.001)
 
     # results
-
-    def begin_probe(self, attempt: AttemptRecord) -> None:
-        """Handle the begin of an attempt while the breaker is not closed: if a probe was taken, this is its attempt."""
-        if self._taken:
-            self._taken -= 1
-            self._probing.add(attempt)
-
-    def has_result(self, attempt: AttemptRecord) -> None:
-        """Count the probe of this attempt as used."""
-        self._probing.discard(attempt)
-
-    def give_back_probe(self, attempt: AttemptRecord) -> None:
-        """Give back the probe of an attempt that has ended, if it belongs to this round and had no result."""
-        if attempt not in self._probing:
-            return
-        self._probing.discard(attempt)
-        words, round, slot = self._words, self._state.round, self._slot
-        own = words.counted(self._column.words, words.probes, slot, round)
-        if own:
-            words.count(self._column, words.probes, slot, round, own - 1)
 
     def erred(self, now: float, begun_at: float) -> None:
         """Handle the failure of an attempt that began at this time."""
@@ -164,11 +142,11 @@ class Breaker:
         """Handle the success of an attempt that began at this time; called while it is half-open."""
         if self.phase is not BreakerPhase.HALF_OPEN or begun_at < self._trying_since:
             return
-        words, round, slot = self._words, self._state.round, self._slot
-        own = words.counted(self._column.words, words.proven, slot, round)
-        words.count(self._column, words.proven, slot, round, own + 1)
-        if words.counted_by_all(self._column, words.proven, slot, round) >= self._settings.probes:
-            self._start_transition(BreakerState(round + 1, 0.0, False))
+        words, trial, slot = self._words, self._state.trial, self._slot
+        own = words.counted(self._column.words, words.proven, slot, trial)
+        words.count(self._column, words.proven, slot, trial, own + 1)
+        if words.counted_by_all(self._column, words.proven, slot, trial) >= self._settings.probes:
+            self._start_transition(BreakerState(self._state.round + 1, 0.0, False))
 
     def _counts(self) -> list[tuple[int, int]]:
         attempts, errors = self._words.upstream_attempts + self._slot, self._words.upstream_errors + self._slot
@@ -185,20 +163,23 @@ class Breaker:
         if state != self._state or (self.phase is BreakerPhase.OPEN and now >= state.until):
             self._adopt_state(state, now)
         elif self.phase is BreakerPhase.HALF_OPEN:
-            self._look_for_probes(now)
+            self._replace_stuck_round(now)
         if self.phase is BreakerPhase.CLOSED:
             self._window.count_attempts(now, self._counts(), erred=False)
             return now + self._settings.window / SLOTS
         return self._state.until if self.phase is BreakerPhase.OPEN else now + self._settings.open / SLOTS
 
-    def _look_for_probes(self, now: float) -> None:
-        """Let further probes pass if the earlier ones have no result (they last, or a worker was killed)."""
+    def _replace_stuck_round(self, now: float) -> None:
+        """Let as many requests pass again if all probes of the round were taken and some have no result: their clients
+        have left, their target refused them, they last, or a worker was killed. While some are left, requests pass.
+        """
         words, round = self._words, self._state.round
-        begun = words.counted_by_all(self._column, words.probes, self._slot, round)
-        if (round, begun) != self._begun:
-            self._begun, self._begun_at = (round, begun), now
-        elif begun and now >= self._begun_at + self._settings.open:
-            self._start_transition(BreakerState(round + 1, now, True))
+        if words.counted_by_all(self._column, words.probes, self._slot, round) < self._settings.probes:
+            self._full_round = -1
+        elif round != self._full_round:
+            self._full_round, self._full_at = round, now
+        elif now >= self._full_at + self._settings.open:
+            self._start_transition(self._state._replace(round=round + 1))
 
     def _open(self, now: float) -> None:
         state = self._words.breaker(self._column.views, self._slot)
@@ -217,9 +198,6 @@ class Breaker:
 
     def _adopt_state(self, state: BreakerState, now: float) -> None:
         self._words.set_breaker(self._column, self._slot, state)  # in case the deciding worker dies
-        if state.round != self._state.round:
-            self._taken = 0
-            self._probing.clear()
         before, self._state = self.phase, state
         self.phase = phase_of(state, now)
         if self.phase is BreakerPhase.HALF_OPEN and before is not BreakerPhase.HALF_OPEN:

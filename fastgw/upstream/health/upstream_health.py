@@ -204,26 +204,15 @@ class Health:
 
     # results of attempts (`AttemptListener`)
 
-    def attempt_begun(self, attempt: AttemptRecord) -> None:
-        if self.tries:
-            assert self.breaker is not None
-            self.breaker.begin_probe(attempt)
-
+    def attempt_begun(self, attempt: AttemptRecord) -> None: ...
     def attempt_connected(self, attempt: AttemptRecord) -> None: ...
-
-    def attempt_ended(self, attempt: AttemptRecord) -> None:
-        if self.tries:
-            assert self.breaker is not None
-            self.breaker.give_back_probe(attempt)  # if it has no result: its target was removed
+    def attempt_ended(self, attempt: AttemptRecord) -> None: ...
 
     def attempt_answered(self, attempt: AttemptRecord) -> None:
         words, target = self._mine, attempt.target
         counted_at = self._attempts_at.get(target)
         if counted_at is None:
             return  # the target was removed while the request was in flight
-        if self.tries:
-            assert self.breaker is not None
-            self.breaker.has_result(attempt)
         words[self._attempts] += 1
         words[counted_at] += 1
         seconds = attempt.head_at - attempt.begun_at
@@ -235,9 +224,6 @@ class Health:
 
     def attempt_given_up(self, attempt: AttemptRecord, fault: Fault | None, why: str) -> None:
         sent, target = None if fault is None else OWN_FAULTS.get(fault), attempt.target
-        if self.tries:
-            assert self.breaker is not None
-            self.breaker.give_back_probe(attempt)  # if this failure opens it again, the round is over
         if sent is None or target not in self._slots:  # or the target was removed while the request was in flight
             return
         if not self._watches_answers:

@@ -233,7 +233,7 @@ def leaving_client(play: Play) -> None:
 def test_a_half_open_breaker_closes_although_clients_leave_and_slow_requests_are_hedged(
     algorithm: str, probes: Any
 ) -> None:
-    """A probe without a result is given back; and a slow one is not hedged, which would be two for one request."""
+    """After a further `open` as many pass; and a slow one is not hedged, which would be two for one request."""
     settings = upstream(
         2,
         circuit_breaker={**BREAKER, "probes": 3},
@@ -242,7 +242,7 @@ def test_a_half_open_breaker_closes_although_clients_leave_and_slow_requests_are
         hedge={"after": "50ms", "max": 1},
     )
     steps: list[Step] = [step for _ in range(5) for step in (sends(GET), answers_if_asked(ERROR))]
-    steps += [passes(2.2), *[leaving_client] * 7]
+    steps += [passes(2.2), *[leaving_client] * 7, passes(2.6)]
     steps += [step for _ in range(3) for step in (sends(GET), passes(0.2), answers_if_asked(OK))]
     play = both(steps, settings, probes)
     assert [record.status for record in play.plane.records][-3:] == [200] * 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -21,7 +22,6 @@ from fastgw.upstream.health.error_window import SLOTS, Window
 from fastgw.upstream.health.outlier_ejection import most_ejected
 from fastgw.upstream.health.upstream_health import Health, HealthEvent, HealthPoller
 from fastgw.upstream.load_balancing import BalancingRequest
-from fastgw.upstream.targets.attempt_listener import AttemptRecord
 from fastgw.upstream.targets.target import Target, build_targets
 from tests.support.attempts import record
 
@@ -622,7 +622,7 @@ def test_few_errors_among_many_successes_open_nothing() -> None:
 
 def opened(node: Node) -> None:
     for number in range(40):
-        node.workers[number % 3].fails(0)
+        node.workers[number % len(node.workers)].fails(0)
     assert node.phase() is BreakerPhase.OPEN
 
 
@@ -686,94 +686,72 @@ def test_probes_that_come_to_nothing_are_made_up_for() -> None:
     assert node.phase() is BreakerPhase.OPEN
 
 
-def begun(worker: Group, index: int = 0) -> AttemptRecord | None:
-    """Begin an attempt, as a forwarding does; None: the breaker lets no more pass."""
-    if not worker.passes():
-        return None
-    attempt = record(worker.targets[index])
-    worker.health.attempt_begun(attempt)
-    return attempt
-
-
-@pytest.mark.parametrize("fault", [None, Fault.CLIENT_LEFT, Fault.POOL_FULL])
-def test_a_probe_without_a_result_is_given_back_to_the_next_request(fault: Fault | None) -> None:
-    """Its client has left, or another attempt was faster: without this, too few results would follow to close it."""
+@pytest.mark.parametrize("fault", [None, Fault.CLIENT_LEFT, Fault.POOL_FULL, Fault.STREAM_REFUSED])
+def test_however_probes_end_no_more_pass_in_each_open_time(fault: Fault | None) -> None:
+    """Also if the target causes it: it refuses each at once, or hangs until their clients leave."""
     node = Node(breaker=BREAKER)
     opened(node)
     node.passes(5.0)
     assert node.phase() is BreakerPhase.HALF_OPEN
-    for number in range(30):
-        worker = node.workers[number % 3]
-        attempts = [begun(worker) for _ in range(4)]
-        assert [attempt is not None for attempt in attempts] == [True] * 3 + [False]
-        for attempt in attempts:
-            if attempt is not None:
+    passed: list[float] = []
+    for _ in range(400):
+        for worker in node.workers * 10:
+            if worker.passes():
+                passed.append(node.now)
+                attempt = record(worker.targets[0])
+                worker.health.attempt_begun(attempt)
                 worker.health.attempt_given_up(attempt, fault, "")
-    for worker in node.workers:
-        attempt = begun(worker)
-        assert attempt is not None
+        node.passes(0.1)
+    assert node.phase() is BreakerPhase.HALF_OPEN
+    rounds = [passed[at : at + 3] for at in range(0, len(passed), 3)]
+    assert all(begun[0] == begun[-1] for begun in rounds)  # nothing holds back those that may pass
+    gaps = [later[0] - earlier[0] for earlier, later in itertools.pairwise(rounds)]
+    assert len(gaps) >= 6
+    assert 5.0 <= min(gaps) <= max(gaps) <= 6.2
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_it_closes_although_probes_of_each_round_have_no_result(workers: int) -> None:
+    """Successes of all rounds count, those of other workers too."""
+    node = Node(breaker=msgspec.structs.replace(BREAKER, probes=6), workers=workers)
+    opened(node)
+    node.passes(5.0)
+    rounds = 0
+    while node.phase() is BreakerPhase.HALF_OPEN:
+        rounds += 1
+        assert rounds <= 3
+        taken = [worker for worker in node.workers * 10 if worker.passes()]
+        assert len(taken) == 6
+        for worker in taken[:2]:
+            worker.answers(0)
+        node.passes(6.2)
+    assert (rounds, node.phase()) == (3, BreakerPhase.CLOSED)
+
+
+def test_successes_from_before_it_opened_again_do_not_close_it() -> None:
+    node = Node(breaker=BREAKER)
+    opened(node)
+    for _ in range(4):
+        node.passes(5.0)
         assert node.phase() is BreakerPhase.HALF_OPEN
-        attempt.status = 200
-        worker.health.attempt_answered(attempt)
-        worker.health.attempt_ended(attempt)
+        first, second, third = node.workers
+        for worker in (first, second):
+            assert worker.passes()
+            worker.answers(0)
+        assert node.phase() is BreakerPhase.HALF_OPEN
+        third.fails(0)
+        assert node.phase() is BreakerPhase.OPEN
+
+
+def test_it_closes_however_rare_requests_are() -> None:
+    node = Node(breaker=BREAKER)
+    opened(node)
+    for worker in node.workers:
+        node.passes(30.0)
+        assert node.phase() is BreakerPhase.HALF_OPEN
+        assert worker.passes()
+        worker.answers(0)
     assert node.phase() is BreakerPhase.CLOSED
-
-
-def test_a_probe_that_had_a_result_is_not_given_back() -> None:
-    """Its response is aborted after the head, or its attempt ends: it was counted."""
-    node = Node(breaker=BREAKER)
-    opened(node)
-    node.passes(5.0)
-    assert node.phase() is BreakerPhase.HALF_OPEN
-    first, second, third = node.workers
-    for worker, end in ((first, first.health.attempt_ended), (second, None)):
-        attempt = begun(worker)
-        assert attempt is not None
-        attempt.status = 200
-        worker.health.attempt_answered(attempt)
-        if end is None:
-            worker.health.attempt_given_up(attempt, Fault.CLIENT_LEFT, "")
-        else:
-            end(attempt)
-    assert begun(third) is not None
-    assert [begun(worker) for worker in node.workers] == [None, None, None]
-
-
-def test_a_probe_of_an_earlier_round_is_not_given_to_a_later_one() -> None:
-    node = Node(breaker=BREAKER)
-    opened(node)
-    node.passes(5.0)
-    worker = node.workers[0]
-    assert node.phase() is BreakerPhase.HALF_OPEN
-    earlier = [begun(worker) for _ in range(3)]
-    node.passes(6.2)  # no result for so long: another round
-    later = [begun(worker) for _ in range(4)]
-    assert [attempt is not None for attempt in (*earlier, *later)] == [True] * 6 + [False]
-    for attempt in earlier:
-        assert attempt is not None
-        worker.health.attempt_given_up(attempt, None, "")
-    assert begun(worker) is None
-    assert later[0] is not None
-    worker.health.attempt_given_up(later[0], None, "")
-    assert begun(worker) is not None
-    assert begun(worker) is None
-
-
-def test_an_attempt_that_took_no_probe_gives_none_back() -> None:
-    """One from before it opened, and one of a retry at an ejected target, which asks no balancer."""
-    node = Node(breaker=BREAKER)
-    worker = node.workers[0]
-    before = begun(worker)
-    opened(node)
-    node.passes(5.0)
-    assert node.phase() is BreakerPhase.HALF_OPEN
-    assert [begun(each) is not None for each in (worker, worker, worker, worker)] == [True] * 3 + [False]
-    unasked = record(worker.targets[1])
-    worker.health.attempt_begun(unasked)
-    for attempt in (before, unasked):
-        assert attempt is not None
-        worker.health.attempt_given_up(attempt, None, "")
-    assert begun(worker) is None
 
 
 def test_it_stays_open_when_the_worker_that_opened_it_is_killed() -> None:
