@@ -182,13 +182,13 @@ def _appended(peer: Peer, head: RequestHead, client_ip: str, dropped: frozenset[
         forwarded = b""
     if peer.trusted and heard and not forwarded:
         forwarded = b", ".join(b"for=" + _node(_address(name) or "unix:") for name in _last_of(heard))
-    first = head.first if peer.trusted else _unheard
+    reported = reported_value if peer.trusted else _unheard
     return _lines(
         for_=b", ".join(part for part in (heard, _ip(peer.ip)) if part),
         node=_node(peer.ip),
-        proto=first(b"x-forwarded-proto") or client_scheme(head, peer),
-        host=first(b"x-forwarded-host") or head.authority,
-        port=first(b"x-forwarded-port") or (b"%d" % peer.server_port if peer.server_port else b""),
+        proto=reported(head, b"x-forwarded-proto") or client_scheme(head, peer),
+        host=reported(head, b"x-forwarded-host") or head.authority,
+        port=reported(head, b"x-forwarded-port") or (b"%d" % peer.server_port if peer.server_port else b""),
         real_ip=_ip(client_ip),
         forwarded=forwarded,
         own_proto=peer.scheme,
@@ -201,8 +201,8 @@ def _appended(peer: Peer, head: RequestHead, client_ip: str, dropped: frozenset[
     )
 
 
-def _unheard(name: bytes) -> None:
-    return None
+def _unheard(head: RequestHead, name: bytes) -> bytes:
+    return b""
 
 
 def _lines(
@@ -260,6 +260,13 @@ def _addresses_of(head: RequestHead) -> bytes:
     return _list_of(head, b"x-forwarded-for").strip(_EMPTY)
 
 
+def reported_value(head: RequestHead, name: bytes) -> bytes:
+    """Return all lines of a header of a trusted proxy, such as `X-Forwarded-Proto`, as one list without empty members
+    at its ends; empty if it has no others. The gateway decides by its first member, and the upstream gets all of it.
+    """
+    return b", ".join(value for value in head.values(name) if value).strip(_EMPTY)
+
+
 def _last_of(heard: bytes) -> list[bytes]:
     """Return the last members of `X-Forwarded-For`, of at most `MOST_PROXIES` with the empty ones between them, which
     are ignored (RFC 9110 section 5.6.1.2).
@@ -306,25 +313,22 @@ def client_scheme(head: RequestHead, peer: Peer) -> bytes:
     A client that forges it, behind a proxy that only appends to the list, affects its own responses only.
     """
     if peer.trusted:
-        heard = head.first(b"x-forwarded-proto")
-        if heard is None and (forwarded := head.first(b"forwarded")) is not None:
-            match = _PROTO.search(forwarded.lstrip(_EMPTY).partition(b",")[0])
-            heard = match[1] if match else None
-        if heard is not None:
-            scheme = heard.lstrip(_EMPTY).partition(b",")[0].strip(b" \t").lower()
-            if scheme in (b"http", b"https"):
-                return scheme
+        heard = reported_value(head, b"x-forwarded-proto")
+        if not heard and (match := _PROTO.search(reported_value(head, b"forwarded").partition(b",")[0])):
+            heard = match[1]
+        scheme = heard.partition(b",")[0].strip(b" \t").lower()
+        if scheme in (b"http", b"https"):
+            return scheme
     return peer.scheme
 
 
 def client_authority(head: RequestHead, peer: Peer) -> bytes:
     """Return the host (with its port, if given) that the client has requested, by the same rules."""
     if peer.trusted:
-        heard = head.first(b"x-forwarded-host")
-        if heard is not None:
-            authority = heard.lstrip(_EMPTY).partition(b",")[0].strip(b" \t").lower()
-            if _IS_AUTHORITY(authority):
-                return authority
+        heard = reported_value(head, b"x-forwarded-host")
+        authority = heard.partition(b",")[0].strip(b" \t").lower()
+        if _IS_AUTHORITY(authority):
+            return authority
     return head.authority
 
 

@@ -240,6 +240,51 @@ def test_empty_members_hide_neither_scheme_nor_host(empty: bytes) -> None:
     assert client_authority(head(b"X-Forwarded-Host: " + empty + b"b.test, c"), PROXY) == b"b.test"
 
 
+@pytest.mark.parametrize("policy", ["append", None])
+@pytest.mark.parametrize(
+    ("lines", "sent"),
+    [
+        ([b", %b"], b"%b"),
+        ([b"%b ,\t,"], b"%b"),
+        ([b"", b"%b"], b"%b"),
+        ([b",", b" , %b"], b"%b"),
+        ([b"%b", b"", b"x"], b"%b, x"),
+        ([b", %b,, x"], b"%b,, x"),
+    ],
+)
+def test_the_upstream_gets_scheme_host_and_port_as_the_gateway_reads_them(
+    policy: str | None, lines: list[bytes], sent: bytes
+) -> None:
+    def field(name: bytes, value: bytes) -> list[bytes]:
+        return [name + b": " + (line % value if b"%" in line else line) for line in lines]
+
+    fields = [
+        *field(b"X-Forwarded-Proto", b"https"),
+        *field(b"X-Forwarded-Host", b"b.test"),
+        *field(b"X-Forwarded-Port", b"444"),
+    ]
+    assert client_scheme(head(*fields), PROXY) == b"https"
+    assert client_authority(head(*fields), PROXY) == b"b.test"
+    to_upstream = added(policy, PROXY, *fields)
+    assert to_upstream[b"X-Forwarded-Proto"] == sent % b"https"
+    assert to_upstream[b"X-Forwarded-Host"] == sent % b"b.test"
+    assert to_upstream[b"X-Forwarded-Port"] == sent % b"444"
+
+
+@pytest.mark.parametrize("empty", [[], [b""], [b","], [b"", b", ,"]])
+def test_headers_of_empty_members_count_as_missing(empty: list[bytes]) -> None:
+    """`Forwarded` says the scheme then, and what it says is in its first line that has a member."""
+    fields = [b"%b: %b" % (b"X-Forwarded-" + name, line) for name in (b"Proto", b"Host", b"Port") for line in empty]
+    forwarded = [*(b"Forwarded: " + line for line in empty), b"Forwarded: proto=https;for=198.51.100.1"]
+    assert client_scheme(head(*fields), PROXY) == b"http"
+    assert client_scheme(head(*fields, *forwarded), PROXY) == b"https"
+    assert client_authority(head(*fields), PROXY) == b"a.test"
+    to_upstream = added("append", PROXY, *fields, *forwarded)
+    assert to_upstream[b"X-Forwarded-Proto"] == b"https"
+    assert to_upstream[b"X-Forwarded-Host"] == b"a.test"
+    assert to_upstream[b"X-Forwarded-Port"] == b"80"
+
+
 def test_append_adds_a_stranger_to_its_lists_and_believes_nothing_else() -> None:
     """`forwarded: append` keeps what the client says of those before it; how and where it came is ours to say."""
     lines = added(

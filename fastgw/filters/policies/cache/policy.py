@@ -18,7 +18,7 @@ from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.fast_fetch import FetchRequest
 from fastgw.filters.policies.cache.ready_answers import ReadyAnswers, ReadyMemory
 from fastgw.filters.policies.cache.ready_hits import ReadyHits
-from fastgw.forwarded_headers import Peer, client_authority, client_scheme
+from fastgw.forwarded_headers import Peer, client_authority, client_scheme, reported_value
 from fastgw.http.caching.keys import QueryRule, filter_query, resource_text
 from fastgw.http.caching.storing import StorePolicy
 from fastgw.http.caching.validation import CONDITIONS
@@ -234,7 +234,8 @@ class CachePolicy:
         authority = head.authority
         if is_reported:  # they reach the upstream as the trusted proxy has sent them
             authority = client_authority(head, peer)
-            parts += (head.first(name) for name in (b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port"))
+            reported = (b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port")
+            parts += (reported_value(head, name) or None for name in reported)
             parts += (scheme, head.authority)
         path_of = forward.path_of if isinstance(forward, Forward) else None
         sent_path = None if path_of is None else path_of(request)

@@ -996,6 +996,21 @@ def test_after_a_reload_no_value_passes_for_one_of_another_kind(before: str, aft
         world.plane.assert_quiet()
 
 
+@pytest.mark.parametrize("name", [b"Proto", b"Host", b"Port"])
+@pytest.mark.parametrize("lines", [[b"", b"a, evil"], [b"a", b"evil"], [b", a,, evil"]])
+def test_all_that_the_upstream_gets_of_a_proxys_headers_is_in_the_key(name: bytes, lines: list[bytes]) -> None:
+    """A client that adds to them, where the proxy lets it, chooses nothing of what others get."""
+    world = World(also=PROXIES)
+    for fields in (lines, [b"a"]):
+        sent = b"".join(b"X-Forwarded-%b: %b\r\n" % (name, line) for line in fields)
+        client = world.client(fields=sent)
+        assert not client.received
+        world.upstream().sends(FRESH)
+        assert status(client) == b"fastgw; fwd=uri-miss; ttl=60; stored"
+        assert status(world.client(fields=sent)) == b"fastgw; hit; ttl=60"
+    world.plane.assert_quiet()
+
+
 def test_an_empty_cookie_in_the_key_is_not_a_missing_one() -> None:
     """The upstream gets it."""
     world = World(key={"cookies": ["lang"]})
