@@ -70,8 +70,8 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
     any request. A preflight has none of the headers of the later request, so it does not match routes with header
     conditions. All other responses, errors of the gateway included, have the CORS headers that browsers need to let the
     page read them. Responses to an origin that is not allowed have no CORS headers; its requests are handled like those
-    of any client. A request with several `Origin` headers counts as one without an origin. CORS protects the users
-    of browsers, not the service.
+    of any client. With several `Origin` headers a response has no CORS headers, and a preflight is answered 204 without
+    them, unless `*` gives the same ones to every origin. CORS protects the users of browsers, not the service.
     """
 
     by_route: ClassVar[bool] = True

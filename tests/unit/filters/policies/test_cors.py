@@ -335,6 +335,17 @@ def test_a_request_with_several_origins_has_none(
     assert not [name for name in about(client.received) if name.endswith(("-origin", "-credentials"))]
 
 
+def test_a_request_with_several_origins_has_the_headers_that_every_origin_gets() -> None:
+    """They are the same whichever of them another program reads."""
+    several = origin(APP) + origin("https://other.example")
+    settings = {"origins": ["*"]}
+    assert answered(settings, several)["access-control-allow-origin"] == ["*"]
+    client = Plane({"filters": {"cors": settings}}).client()
+    client.sends(b"OPTIONS / HTTP/1.1\r\n" + HOST + several + b"Access-Control-Request-Method: PUT\r\n\r\n")
+    assert client.received.startswith(b"HTTP/1.1 204 ")
+    assert about(client.received)["access-control-allow-origin"] == ["*"]
+
+
 def test_a_preflight_meets_none_of_the_routes_other_filters() -> None:
     """It has no credentials (Fetch standard, section 4.8): who asks for them would refuse every page."""
     met: list[str] = []
