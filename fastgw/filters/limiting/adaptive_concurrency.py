@@ -91,7 +91,9 @@ class AdaptiveLimit:
 
     def try_take(self, share: float = 1.0) -> bool:
         """Admit a request if the requests in flight stay within this share of the limit. It is returned once."""
-        if self.in_flight >= max(1.0, self.limit * share):
+        # A quotient, which is rounded as the percentage is: 100 * 0.07 is more than 7. A limit between two numbers is
+        # rounded up, otherwise a small one is never nearly reached by requests with a share, and does not grow.
+        if self.in_flight and self.in_flight / self.limit >= share:
             return False
         self.in_flight += 1
         if self.in_flight > self._peak:

@@ -95,6 +95,25 @@ def test_an_upstream_that_is_slower_for_good_is_measured_anew():
     assert upstream.turns(100, 0.2) == 100
 
 
+@pytest.mark.parametrize(
+    ("limit", "share", "admitted"),
+    [
+        (100, 0.07, 7),
+        (100, 0.29, 29),
+        (100, 0.57, 57),
+        (100, 0.28, 28),
+        (10, 0.25, 3),
+        (2.5, 0.5, 2),
+        (10.5, 1.0, 11),
+        (1, 0.1, 1),
+    ],
+)
+def test_a_share_of_the_limit_is_exact(limit, share, admitted):
+    """100 * 0.07 is more than 7. One between two numbers is rounded up, or a small limit would not grow."""
+    upstream = Upstream(least=limit)
+    assert [upstream.limit.try_take(share) for _ in range(admitted + 1)] == [True] * admitted + [False]
+
+
 def test_never_more_than_a_share_nor_less_than_one():
     upstream = Upstream(least=10)
     taken = 0

@@ -114,10 +114,16 @@ def test_parts_of_a_key_cannot_run_into_each_other():
     assert plane.asks("A: 1", "B: :xy")
 
 
-@pytest.mark.parametrize(("share", "admitted"), [("29%", 29), ("57%", 57), ("58%", 58), ("0.5%", 1), ("28.9%", 28)])
-def test_a_share_of_the_limit_is_exact(share, admitted):
-    plane = Served({"limit": 100, "priority": {"low": "0.1%", "normal": share}})
+@pytest.mark.parametrize("limit", [{"limit": 100}, {"adaptive": {"min": 100, "max": 200}}])
+@pytest.mark.parametrize(("share", "admitted"), [("7%", 7), ("29%", 29), ("57%", 57), ("58%", 58), ("0.5%", 1)])
+def test_a_share_of_the_limit_is_exact(limit, share, admitted):
+    plane = Served({**limit, "priority": {"low": "0.1%", "normal": share}})
     assert [plane.asks() for _ in range(admitted + 1)] == [True] * admitted + [False]
+
+
+def test_a_share_between_two_numbers_is_rounded_down():
+    plane = Served({"limit": 100, "priority": {"low": "0.1%", "normal": "28.9%"}})
+    assert [plane.asks() for _ in range(29)] == [True] * 28 + [False]
 
 
 def test_who_is_less_urgent_is_shed_first():
