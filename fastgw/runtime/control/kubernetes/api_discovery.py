@@ -9,11 +9,15 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from fastgw.config.kubernetes.cluster import ObjectKind
+from fastgw.config.kubernetes.cluster import KINDS, ObjectKind
 from fastgw.runtime.control.kubernetes.api_client import ClusterClient, RequestRefused
 from fastgw.runtime.control.kubernetes.nesting import without_deep_values
 
 _NOT_FOUND: Final = 404
+_ALWAYS_THERE: Final = KINDS["EndpointSlice"].api_version
+"""Version of a group that every API server has. An aggregator that starts answers `GET /apis` with its own group
+alone: a list without this version is not complete.
+"""
 _T = TypeVar("_T", bound=msgspec.Struct)
 
 
@@ -57,7 +61,7 @@ async def lacks_kind(client: ClusterClient, kind: ObjectKind) -> bool:
         return found.version == kind.api_version and all(each.name != kind.plural for each in found.resources)
     groups = _decode(await client.get("/apis"), _GroupList).groups
     versions = {version.version for each in groups for version in each.versions}
-    return bool(groups) and kind.api_version not in versions
+    return _ALWAYS_THERE in versions and kind.api_version not in versions
 
 
 def _decode(raw: bytes, type_: type[_T]) -> _T:

@@ -48,11 +48,12 @@ def groups(*versions: str) -> Reply:
     return document(kind="APIGroupList", groups=held)
 
 
+BUILT_IN = "apps/v1", "discovery.k8s.io/v1"
 CONFIRMED = {
     "the version has other kinds": {DISCOVERY: resources("fastgwconsumers", "fastgwconsumers/status")},
     "the version has no kinds": {DISCOVERY: resources()},
-    "the group has other versions": {DISCOVERY: TEXT, "/apis": groups("apps/v1", "fastgw.dev/v2")},
-    "there is no such group": {DISCOVERY: TEXT, "/apis": groups("apps/v1", "networking.k8s.io/v1")},
+    "the group has other versions": {DISCOVERY: TEXT, "/apis": groups(*BUILT_IN, "fastgw.dev/v2")},
+    "there is no such group": {DISCOVERY: TEXT, "/apis": groups(*BUILT_IN)},
 }
 UNCONFIRMED = {
     "discovery has the kind": {},
@@ -62,6 +63,8 @@ UNCONFIRMED = {
     "a proxy answers 200 to the groups": {DISCOVERY: HTML, "/apis": HTML_200},
     "the version is missing while its group is there": {DISCOVERY: TEXT},
     "there are no groups at all": {DISCOVERY: TEXT, "/apis": groups()},
+    "an aggregator that starts has its own group only": {DISCOVERY: TEXT, "/apis": groups("apiregistration.k8s.io/v1")},
+    "groups without one that is always there": {DISCOVERY: TEXT, "/apis": groups("apps/v1", "fastgw.dev/v2")},
     "discovery is of another version": {DISCOVERY: resources(version="fastgw.dev/v2")},
     "discovery is another document": {DISCOVERY: resources(kind="Status")},
     "discovery without a list": {DISCOVERY: document(kind="APIResourceList", groupVersion="fastgw.dev/v1")},
