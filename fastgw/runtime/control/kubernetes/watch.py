@@ -88,9 +88,12 @@ class _Object(msgspec.Struct):
 
 
 class _Page(msgspec.Struct):
+    """Page of a list. Each member is required: an object that lacks one, such as an error of a proxy, is no list."""
+
     metadata: ObjectMetadata
-    kind: str = "List"
-    items: list[msgspec.Raw] | None = None
+    kind: str
+    items: list[msgspec.Raw] | None
+    """Null is the API server's empty list, as Go writes it."""
 
 
 class _Event(msgspec.Struct):
@@ -255,7 +258,7 @@ class Following:
                 limit = max(1, limit // 4)
                 continue
             page = msgspec.json.decode(without_deep_values(raw), type=_Page)
-            if not page.kind.endswith("List"):  # a Status has metadata, too, and would be an empty list
+            if not page.kind.endswith("List"):
                 raise Nonsense(f"the API server answered a list with an object of the kind {page.kind[:100]}")
             since = since or page.metadata.resource_version
             for each in page.items or ():

@@ -87,7 +87,7 @@ class ApiServer:
     async def list(self, **asked: Any) -> bytes:
         self._answer()
         self.lists += 1
-        return json.dumps({"metadata": {"resourceVersion": "7"}, "items": self.items}).encode()
+        return json.dumps({"kind": "ServiceList", "metadata": {"resourceVersion": "7"}, "items": self.items}).encode()
 
     @asynccontextmanager
     async def watch(self, since: str, seconds: float, **asked: Any) -> AsyncIterator[AsyncIterator[bytes]]:

@@ -180,17 +180,40 @@ def test_a_kind_that_discovery_does_not_have_is_empty(cluster: ClusterStandIn, t
     asyncio.run(run())
 
 
-def test_a_status_is_no_empty_list(cluster: ClusterStandIn, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("reply", "problem"),
+    [
+        ((200, *STATUS[1:]), "missing required field `items`"),
+        (document(metadata={}, error="bad gateway"), "missing required field `kind`"),
+        (document(metadata={}, items=[]), "missing required field `kind`"),
+        (document(kind="FastgwPolicyList", metadata={}), "missing required field `items`"),
+        (document(kind="Status", metadata={}, items=None), "an object of the kind Status"),
+    ],
+)
+def test_another_object_is_no_empty_list(
+    cluster: ClusterStandIn, tmp_path: Path, reply: Reply, problem: str
+) -> None:
     """Some proxies answer 200 with the body of an error."""
-    reply = 200, *STATUS[1:]
 
     async def run() -> None:
         async with watched(cluster, tmp_path) as policies:
             await policies.until(lambda: policies.names == {"auth"})
             cluster.api.replies = {LIST: reply, f"{LIST} watch": STATUS}
             await asyncio.to_thread(cluster.drop_watches)
-            await policies.until(lambda: "an object of the kind Status" in policies.problem)
+            await policies.until(lambda: problem in policies.problem)
             assert policies.names == {"auth"}
+
+    asyncio.run(run())
+
+
+def test_null_is_an_empty_list(cluster: ClusterStandIn, tmp_path: Path) -> None:
+    """Go writes a list without items so."""
+
+    async def run() -> None:
+        cluster.api.replies = {LIST: document(kind="FastgwPolicyList", metadata={"resourceVersion": "1"}, items=None)}
+        async with watched(cluster, tmp_path) as policies:
+            await policies.until(policies.following.has_listed.is_set)
+            assert policies.names == set()
 
     asyncio.run(run())
 
