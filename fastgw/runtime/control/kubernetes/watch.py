@@ -3,8 +3,9 @@
 The known objects are one file of the configuration (`kubernetes_objects`), and reach the workers like a changed file.
 Rule 1: a failed list changes nothing; the known objects stay. Rule 2: a list or watch that ends is restarted from the
 version that was reached, with an increasing delay if it ends early. Everything is listed again only if the API server
-no longer has that version, refuses the watch repeatedly, or was unreachable for longer: its data may have been restored
-to an older state, and a watch from a future version reports nothing. Rule 3: a 404 is a failure as well. A kind has no
+no longer has that version, refuses the watch repeatedly for another reason than its load (429) or the credentials
+(401), or was unreachable for longer: its data may have been restored to an older state, and a watch from a future
+version reports nothing. Rule 3: a 404 is a failure as well. A kind has no
 objects because there is no such kind only if API discovery says so.
 """
 
@@ -63,6 +64,10 @@ MISSING_S: Final = 15.0
 """Seconds until the API server is asked again about a kind that it does not know."""
 _UNAUTHORIZED: Final = 401
 _GONE: Final = 410
+_NOT_OF_THE_VERSION: Final = frozenset((_UNAUTHORIZED, 429))
+"""Statuses of refusals that another version would get as well. Whole lists would be more load for an API server that
+has too much of it.
+"""
 _NOT_FOUND: Final = 404
 HINTS: Final[Mapping[tuple[int, str], str]] = {
     (401, APPLICATIONS): "expected a token that it accepts",
@@ -199,7 +204,8 @@ class Following:
                 finally:
                     await client.close(failed)
             except CannotAsk as error:
-                if isinstance(error, RequestRefused) and error.status == _GONE:
+                status = error.status if isinstance(error, RequestRefused) else 0
+                if status == _GONE:
                     self._since = ""
                 was_well, self._well_at = self._well_at, inf
                 pause = self._pauses.next_delay(soon=time.monotonic() - was_well < SOON_S)
@@ -207,7 +213,8 @@ class Following:
                 # errors.
                 if was_well == inf or self._pauses.tries > UNLOGGED_TRIES or isinstance(error, Nonsense):
                     self.report.failed(*_describe_error(error, self._kind))
-                    self._since = ""
+                    if status not in _NOT_OF_THE_VERSION:
+                        self._since = ""
                 await asyncio.sleep(pause)
 
     async def _list_and_watch(self, client: ClusterClient) -> None:

@@ -19,7 +19,7 @@ from fastgw.runtime.control.kubernetes import leader_election, watch
 from fastgw.runtime.control.kubernetes.api_client import CannotAsk, RequestRefused
 from fastgw.runtime.control.kubernetes.cluster_objects import ClusterObjects
 from fastgw.runtime.control.kubernetes.leader_election import DURATION_S, EVERY_S, LeaderElection
-from fastgw.runtime.control.kubernetes.watch import LONGEST_PAUSE_S, Following
+from fastgw.runtime.control.kubernetes.watch import LONGEST_PAUSE_S, WATCH_S, Following
 from tests.support.gateway import messages
 
 HOUR = 3600.0
@@ -69,7 +69,7 @@ class ApiServer:
     def __init__(self) -> None:
         self.is_away = False
         self.token = self.accepted = "first"
-        self.attempts = self.lists = 0
+        self.attempts = self.asked_lists = self.lists = self.refused = 0
         self.items: list[dict[str, Any]] = []
         self.lease: dict[str, Any] | None = None
 
@@ -83,8 +83,11 @@ class ApiServer:
             raise CannotAsk("connection refused")
         if self._shown != self.accepted:
             raise RequestRefused(401, "Unauthorized")
+        if self.refused:
+            raise RequestRefused(self.refused, "no")
 
     async def list(self, **asked: Any) -> bytes:
+        self.asked_lists += 1
         self._answer()
         self.lists += 1
         return json.dumps({"kind": "ServiceList", "metadata": {"resourceVersion": "7"}, "items": self.items}).encode()
@@ -152,6 +155,26 @@ def test_objects_stay_for_the_hour_and_are_listed_again_within_seconds_after_it(
         "kubernetes/Service: connection refused; the last known objects stay in use",
         "kubernetes/Service: reachable again",
     ]
+
+
+@pytest.mark.parametrize("status", [401, 429])
+def test_a_watch_that_is_refused_for_an_hour_goes_on_without_a_list(clock: Clock, status: int) -> None:
+    """Lists of everything are no answer to a token that has expired or an API server with too much load."""
+    server = ApiServer()
+    objects = ClusterObjects(lambda: None, lambda: None)
+    following = Following("Service", server, "", objects, "kubernetes/Service")  # type: ignore[arg-type]
+
+    async def live() -> None:
+        await clock.run(following.run, 300.0)
+        server.refused, server.attempts = status, 0
+        await clock.run(following.run, HOUR)
+        assert server.attempts >= HOUR / LONGEST_PAUSE_S
+        assert following.report.info.problem == "no"
+        server.refused = 0
+        await clock.run(following.run, LONGEST_PAUSE_S + WATCH_S[1])
+        assert (following.report.info.problem, server.asked_lists) == ("", 1)
+
+    asyncio.run(live())
 
 
 @pytest.mark.parametrize("who", ["itself", "another replica, gone since", "another replica"])
