@@ -58,6 +58,7 @@ PAUSE_S: Final = 0.1
 """Approximate seconds before a restart; doubled after each further early end."""
 LONGEST_PAUSE_S: Final = 5.0
 SOON_S: Final = 1.0
+"""Seconds within which the end of a watch counts as early, and after which a watch without events resolves a problem."""
 UNLOGGED_TRIES: Final = 5
 """Number of times in a row that a watch may end soon before that is reported."""
 MISSING_S: Final = 15.0
@@ -235,7 +236,8 @@ class Following:
                 self._objects.replace(self._kind, {}, ())
                 self.has_listed.set()
                 self._since = ""
-                self._watch_succeeded()
+                self._begin_well()
+                self.report.succeeded()
                 await asyncio.sleep(MISSING_S)
                 continue
             await asyncio.sleep(self._pauses.next_delay(soon=time.monotonic() - begun_at < SOON_S))
@@ -284,14 +286,22 @@ class Following:
 
     async def _watch(self, client: ClusterClient) -> None:
         async with client.watch(self._since, random.randint(*WATCH_S), **self._selected) as events:
-            self._watch_succeeded()
-            async for event in events:
-                self._apply_event(event)
-                self._watch_succeeded()
-
-    def _watch_succeeded(self) -> None:
-        self._well_at = min(self._well_at, time.monotonic())
+            self._begin_well()
+            # An API server that no longer has the version answers 200, too, with an event that says so. A problem is
+            # over once there is another event, or none for a while.
+            wait_s = SOON_S if self.report.info.problem else 0.0
+            success = asyncio.get_running_loop().call_later(wait_s, self.report.succeeded)
+            try:
+                async for event in events:
+                    self._apply_event(event)
+                    success.cancel()
+                    self.report.succeeded()
+            finally:
+                success.cancel()
         self.report.succeeded()
+
+    def _begin_well(self) -> None:
+        self._well_at = min(self._well_at, time.monotonic())
 
     def _apply_event(self, line: bytes) -> None:
         event = msgspec.json.decode(without_deep_values(line), type=_Event)

@@ -147,7 +147,9 @@ def test_objects_stay_for_the_hour_and_are_listed_again_within_seconds_after_it(
         server.items, server.token, server.accepted = [service("books")], "second", "second"
         server.is_away = False
         await clock.run(following.run, LONGEST_PAUSE_S)
-        assert (known(), server.lists, following.report.info.problem) == ({"books"}, 2, "")
+        assert (known(), server.lists) == ({"books"}, 2)
+        await clock.run(following.run, WATCH_S[1])  # a watch that ends in time
+        assert (server.lists, following.report.info.problem) == (2, "")
 
     asyncio.run(live())
     told = messages(capfd.readouterr().err)

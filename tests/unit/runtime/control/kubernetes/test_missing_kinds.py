@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from fastgw.runtime.control.kubernetes.cluster_controller import watches_of
 from fastgw.runtime.control.kubernetes.cluster_objects import ClusterObjects
 from fastgw.runtime.control.kubernetes.watch import Following
 from tests.support.cluster import ClusterStandIn, policy
+from tests.support.gateway import messages
 from tests.support.kubernetes import status_of
 from tests.unit.runtime.control.kubernetes.test_watch import all_closed
 
@@ -248,5 +250,59 @@ def test_lists_that_always_expire_are_reported(cluster: ClusterStandIn, tmp_path
             await asyncio.to_thread(cluster.drop_watches)
             await policies.until(lambda: "410: too old" in policies.problem)
             assert policies.names == {"auth"}
+
+    asyncio.run(run())
+
+
+def test_watches_that_always_expire_are_reported_once(
+    cluster: ClusterStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The ordinary form of it is an event of a response with 200, behind a list that succeeds."""
+    monkeypatch.setattr(watch, "LONGEST_PAUSE_S", 0.05)
+    expired = json.dumps({"type": "ERROR", "object": status_of(410, "too old resource version")}).encode()
+    lists = 0
+    listed = ClusterObjects.replace
+
+    def replace(*arguments: Any) -> None:
+        nonlocal lists
+        lists += 1
+        listed(*arguments)
+
+    monkeypatch.setattr(ClusterObjects, "replace", replace)
+
+    async def run() -> None:
+        nonlocal lists
+        async with watched(cluster, tmp_path) as policies:
+            await policies.until(lambda: policies.names == {"auth"})
+            cluster.api.replies = {f"{LIST} watch": (200, expired + b"\n", "application/json")}
+            await asyncio.to_thread(cluster.drop_watches)
+            await policies.until(lambda: "410: too old" in policies.problem)
+            lists = 0
+            await policies.until(lambda: lists > 3 or not policies.problem)
+            assert "410: too old" in policies.problem
+            cluster.api.replies = {}
+            await policies.until(lambda: not policies.problem)
+
+    asyncio.run(run())
+    failed, back = messages(capfd.readouterr().err)
+    assert "410: too old resource version; the last known objects stay in use" in failed
+    assert back.endswith("reachable again")
+
+
+def test_an_event_resolves_a_problem_at_once(
+    cluster: ClusterStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "SOON_S", 1000.0)
+
+    async def run() -> None:
+        cluster.api.replies = {LIST: (500, b"", "text/plain")}
+        async with watched(cluster, tmp_path) as policies:
+            await policies.until(lambda: "500" in policies.problem)
+            cluster.api.replies = {}
+            await policies.until(lambda: policies.names == {"auth"})
+            assert "500" in policies.problem
+            await asyncio.to_thread(cluster.put, policy("limits", {}, "cart"))
+            await policies.until(lambda: policies.names == {"auth", "limits"})
+            await policies.until(lambda: not policies.problem)
 
     asyncio.run(run())
