@@ -24,6 +24,8 @@ _SHARED: Final[Mapping[str, str]] = {"parents": "parentRef", "ancestors": "ances
 """Members of statuses with entries of several controllers, and what each entry is about."""
 _MOST_TEXT: Final = 1024
 """Maximum number of characters of the message of an Event."""
+_GENERATED: Final = frozenset(("EndpointSlice",))
+"""Kinds that the cluster writes itself, and changes with every pod: their generation says nothing about a problem."""
 _CONFLICT: Final = 409
 _NOT_FOUND: Final = 404
 
@@ -237,7 +239,8 @@ def _is_current(item: ClusterObject, wanted: Mapping[str, Any]) -> bool:
 
 
 def _warning_of(item: ClusterObject, why: str) -> tuple[str, str]:
-    return str(generation_of(item)), why
+    """Return the version of an object, "" if it is of no interest, and its problem: there is an Event for both."""
+    return "" if item["kind"] in _GENERATED else str(generation_of(item)), why
 
 
 def _with_owner(child: ManagedObject) -> dict[str, Any]:
