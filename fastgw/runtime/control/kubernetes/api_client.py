@@ -41,6 +41,8 @@ MOST_LINE: Final = 4 * 1024 * 1024
 _TOKEN: Final = "BearerToken"
 """The library's name for the credential in `Authorization`."""
 _WHY_MOST: Final = 500
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError)
+"""Errors of bodies that are not JSON of the expected type; msgspec raises the latter for text that is not UTF-8."""
 _ODD: Final = (OSError, ValueError, TypeError, KeyError, AttributeError, AssertionError)
 """Errors that the library raises about an invalid kubeconfig, in addition to its own exception."""
 
@@ -88,7 +90,7 @@ def refusal(content: bytes, status: int = 0) -> RequestRefused:
     """
     try:
         answer = msgspec.json.decode(content, type=_Status)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         answer = _Status()
     status = status or answer.code
     return RequestRefused(status, f"the API server says {status}: {answer.message[:_WHY_MOST] or 'and not why'}")

@@ -49,7 +49,7 @@ class _GroupList(msgspec.Struct, tag_field="kind", tag="APIGroupList"):
 
 async def lacks_kind(client: ClusterClient, kind: ObjectKind) -> bool:
     """Return whether the API server says that it does not have a kind of a group. Raises `CannotAsk`, and
-    `msgspec.DecodeError` for a response that is not that of API discovery.
+    one of `UNREADABLE` for a response that is not that of API discovery.
     """
     try:
         raw = await client.get(f"/apis/{kind.api_version}")

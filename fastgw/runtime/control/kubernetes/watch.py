@@ -28,6 +28,7 @@ from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import described, notice
 from fastgw.runtime.control.kubernetes.api_client import (
     MOST_BYTES,
+    UNREADABLE,
     CannotAsk,
     ClusterAccess,
     ClusterClient,
@@ -226,7 +227,7 @@ class Following:
                 if not self._since:
                     await self._list(client)
                 await self._watch(client)
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 self._since = ""  # an event was missed
                 raise Nonsense(f"the API server sent an invalid response: {error}") from error
             except RequestRefused as error:
@@ -250,7 +251,7 @@ class Following:
             why = "has this kind"
         except RequestRefused as refused:
             why = f"does not confirm that this kind is missing: {refused}"
-        except msgspec.DecodeError as invalid:
+        except UNREADABLE as invalid:
             why = f"does not confirm that this kind is missing: an invalid response: {invalid}"
         raise RequestRefused(error.status, f"{error}; API discovery {why}") from error
 

@@ -67,6 +67,9 @@ UNCONFIRMED = {
     "there are no groups at all": {DISCOVERY: TEXT, "/apis": groups()},
     "an aggregator that starts has its own group only": {DISCOVERY: TEXT, "/apis": groups("apiregistration.k8s.io/v1")},
     "groups without one that is always there": {DISCOVERY: TEXT, "/apis": groups("apps/v1", "fastgw.dev/v2")},
+    "discovery is not UTF-8": {
+        DISCOVERY: (200, b'{"kind": "APIResourceList", "groupVersion": "\xff"}', "application/json")
+    },
     "discovery is of another version": {DISCOVERY: resources(version="fastgw.dev/v2")},
     "discovery is another document": {DISCOVERY: resources(kind="Status")},
     "discovery without a list": {DISCOVERY: document(kind="APIResourceList", groupVersion="fastgw.dev/v1")},
@@ -192,9 +195,7 @@ def test_a_kind_that_discovery_does_not_have_is_empty(cluster: ClusterStandIn, t
         (document(kind="Status", metadata={}, items=None), "an object of the kind Status"),
     ],
 )
-def test_another_object_is_no_empty_list(
-    cluster: ClusterStandIn, tmp_path: Path, reply: Reply, problem: str
-) -> None:
+def test_another_object_is_no_empty_list(cluster: ClusterStandIn, tmp_path: Path, reply: Reply, problem: str) -> None:
     """Some proxies answer 200 with the body of an error."""
 
     async def run() -> None:
