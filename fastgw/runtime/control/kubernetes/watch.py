@@ -59,7 +59,7 @@ PAUSE_S: Final = 0.1
 """Approximate seconds before a restart; doubled after each further early end."""
 LONGEST_PAUSE_S: Final = 5.0
 SOON_S: Final = 1.0
-"""Seconds within which the end of a watch counts as early, and after which a watch without events resolves a problem."""
+"""Seconds within which the end of a watch counts as early, and after which one without events resolves a problem."""
 UNLOGGED_TRIES: Final = 5
 """Number of times in a row that a watch may end soon before that is reported."""
 MISSING_S: Final = 15.0

@@ -1,4 +1,4 @@
-"""Events about objects without conditions: one for each problem of a version, except of versions that the cluster writes itself."""
+"""Events about objects without conditions: one for each problem of a version, unless the cluster makes the versions."""
 
 from __future__ import annotations
 
