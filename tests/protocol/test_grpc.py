@@ -20,7 +20,7 @@ from fastgw.compiled import PURE
 from tests.support.client import Client
 from tests.support.gateway import wait_until
 from tests.support.grpc_world import CODES, DEADLINE, LIMITS, Server, World, grpc_part
-from tests.support.http2_peer import RST_STREAM, Http2Client, Http2Origin, Http2Peer, answer
+from tests.support.http2_peer import CANCEL, RST_STREAM, Http2Client, Http2Origin, Http2Peer, answer
 from tests.support.listener_lanes import ListenerLanes, Part, Settings
 
 pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
@@ -55,9 +55,9 @@ SHARED: list[tuple[int, Settings]] = [
     (1, {"upstream": HALF_OPENS}),
     (1, {"upstream": BREAKS}),
     (1, {"route": ONE_METHOD}),
-    (24, {"scripted": {}}),
+    (26, {"scripted": {}}),
     (1, {"scripted": TOTAL}),
-    (1, {"scripted": OPENS_SOON}),
+    (3, {"scripted": OPENS_SOON}),
     (2, {"scripted": RETRIES}),
     (10, {"scripted": OPENS_BY_THREE}),
 ]
@@ -407,6 +407,53 @@ def test_deadlines_of_callers_do_not_open_the_circuit(make: Any) -> None:
                 assert response.get(b"grpc-status") == b"4"
         for record in (world.gateway.wait_for_record(fault="upstream_timeout") for _ in range(4)):
             assert record["target"] == origin.address
+
+
+def late_call(
+    client: Http2Client, peer: Http2Peer | None, origin: Http2Origin, begins: bool
+) -> tuple[int, Http2Peer, int]:
+    """Send a call, on a connection that is there, and wait until its time is up for the server, which notices that
+    before the gateway does. Return its stream at both sides. `begins`: whether the response has begun.
+    """
+    fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
+    if peer is None:
+        stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
+        peer = origin.accept()
+        peer.headers(peer.read_message().stream, [*HEAD, (b"grpc-status", b"0")], end=True)
+        assert client.read_message(stream).get(b"grpc-status") == b"0"
+    fields.append((b"grpc-timeout", b"100m"))
+    begun = time.monotonic()
+    stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
+    asked = peer.read_head().stream
+    if begins:
+        peer.headers(asked, HEAD)
+        peer.data(asked, b"\0\0\0\0\1x")
+    wait_until(lambda: time.monotonic() > begun + 0.085, "the end of the time, but for some milliseconds")
+    return stream, peer, asked
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_reset_at_the_deadline_is_the_callers(make: Any, begins: bool) -> None:
+    """A server may notice the end first, and cancels the call (grpc-java): that is no failure of it."""
+    with scripted(make, **OPENS_SOON) as (world, origin), Http2Client(world.gateway.address()) as client:
+        peer = None
+        for _ in range(4):
+            stream, peer, asked = late_call(client, peer, origin, begins)
+            peer.rst(asked, CANCEL)
+            peer.messages.clear()
+            assert status_of(client.read_message(stream)) == b"4"
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_connection_that_ends_at_the_deadline_is_not_lost(make: Any, begins: bool) -> None:
+    with scripted(make) as (world, origin), Http2Client(world.gateway.address()) as client:
+        stream, peer, _ = late_call(client, None, origin, begins)
+        peer.close()
+        assert status_of(client.read_message(stream)) == b"4"
+
+
+def status_of(response: Any) -> bytes | None:
+    return response.get(b"grpc-status") or dict(response.trailers).get(b"grpc-status")
 
 
 def test_the_deadline_of_a_caller_may_end_while_the_gateway_connects(make: Any) -> None:

@@ -1,7 +1,7 @@
 """Heads of gRPC calls: content type and deadline. Which requests are calls of gRPC, gRPC-Web or Connect."""
 
 import re
-from math import inf
+from math import ceil, inf
 from types import MappingProxyType
 from typing import Final, Protocol
 
@@ -74,9 +74,11 @@ def timeout_of_call(head: CallHead) -> float | None:
 
 
 def timeout_line(seconds: float) -> bytes:
-    """Return the header line with the remaining seconds, in at most eight digits; never 0."""
+    """Return the header line with the remaining seconds, in at most eight digits; never 0. It is rounded up, so that
+    the server's deadline is not before the caller's.
+    """
     for unit in (b"m", b"S", b"H"):
-        count = int(seconds / _UNITS[unit])
+        count = ceil(round(seconds / _UNITS[unit], 3))  # a difference of two times is inexact
         if count <= _MOST:
             return b"Grpc-Timeout: %d%b\r\n" % (max(count, 1), unit)
     return b"Grpc-Timeout: %dH\r\n" % _MOST

@@ -90,10 +90,26 @@ class ErrorCode(IntEnum):
     NO_ERROR = 0
     PROTOCOL_ERROR = 1
     INTERNAL_ERROR = 2
+    FLOW_CONTROL_ERROR = 3
+    SETTINGS_TIMEOUT = 4
+    STREAM_CLOSED = 5
+    FRAME_SIZE_ERROR = 6
     REFUSED_STREAM = 7
     CANCEL = 8
+    COMPRESSION_ERROR = 9
+    CONNECT_ERROR = 10
     ENHANCE_YOUR_CALM = 11
+    INADEQUATE_SECURITY = 12
     HTTP_1_1_REQUIRED = 13
+
+
+RESET: Final = "reset: "
+"""Beginning of the reason of a failure by RST_STREAM; its code follows."""
+
+
+def reset_reason(code: int) -> str:
+    """Return the reason of a failure by RST_STREAM, for the log."""
+    return RESET + (ErrorCode(code).name if code <= ErrorCode.HTTP_1_1_REQUIRED else str(code))
 
 
 ENDING, IN_HEAD, HAS_OUTPUT, HOLDS = 1, 2, 4, 8

@@ -15,7 +15,7 @@ from fastgw.exchange import Trailers
 from fastgw.exchange.reply import NO_CONTENT
 from fastgw.http.http1.body import parse_trailers
 from fastgw.http.http1.parser import Http1ResponseHead, read_http2_response
-from fastgw.http.http2.session import ErrorCode
+from fastgw.http.http2.session import ErrorCode, reset_reason
 from fastgw.http.malformed import Malformed
 from fastgw.upstream.connections.http1_connection import (
     AWAITING,
@@ -37,7 +37,7 @@ MOST_HELD: Final = 65536
 """Bytes of a request that wait for the target's window above which its source is paused until half of them are sent."""
 MAX_FIELDS: Final = 101
 """Maximum number of header lines of a response, plus the line for the framing of its text."""
-NEEDS_HTTP1: Final = "reset: HTTP_1_1_REQUIRED"
+NEEDS_HTTP1: Final = reset_reason(ErrorCode.HTTP_1_1_REQUIRED)
 """Reason of a refusal after which the request may be sent over HTTP/1.1 (RFC 9113 section 7)."""
 _UNSIZED: Final = b"transfer-encoding: chunked\r\n\r\n"
 """End of the text of a head whose body has no declared length. No target can send it: HTTP/2 forbids this header."""
@@ -398,9 +398,8 @@ class Http2UpstreamStream(Timed):
         elif code == ErrorCode.REFUSED_STREAM and self._has_no_response:  # otherwise something was processed
             self.lose(Fault.STREAM_REFUSED, "")
         else:
-            why = f"reset: {ErrorCode(code).name}" if code in ErrorCode.__members__.values() else f"reset: {code}"
             fault = Fault.UPSTREAM_INCOMPLETE if self.phase is RECEIVING else Fault.CONNECTION_LOST
-            self._fail(fault, why, silent=False)
+            self._fail(fault, reset_reason(code), silent=False)
 
     @property
     def _has_no_response(self) -> bool:

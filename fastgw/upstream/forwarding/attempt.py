@@ -17,6 +17,8 @@ from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.http.field_names import EXPECT
 from fastgw.http.grpc.status import STATUS, check_status, check_trailers, outcome_of, parse_status, status_at_end
 from fastgw.http.http1 import serializer
+from fastgw.http.http2.session import RESET as RESET_REASON
+from fastgw.http.http2.session import ErrorCode, reset_reason
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.recording.tap import RecordedTrace
@@ -35,6 +37,9 @@ JUST_USED_S: Final = 1.0
 """Maximum seconds since its last use for an idle connection to carry a request that cannot be sent again; otherwise
 such a request gets a fresh connection.
 """
+EARLY_S: Final = 0.02
+"""Maximum seconds by which the clock of a target may be ahead when it ends a call at the caller's deadline."""
+_CANCELLED: Final = reset_reason(ErrorCode.CANCEL)
 
 
 @final
@@ -310,9 +315,12 @@ class Attempt(Timed):
 
     def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
         stream, forwarding = self.stream, self._forwarding
+        assert stream is not None
+        if self._is_at_deadline(fault, why):
+            forwarding.expire(forwarding.call_due_at)
+            return
         if self._answered_at:
             self._tell_outcome(None)
-        assert stream is not None
         self.stream = None
         condition = NEVER
         if fault is Fault.STREAM_REFUSED and self.exchange.may_be_sent_again:
@@ -328,6 +336,15 @@ class Attempt(Timed):
         # A target may close idle connections, and refuse unprocessed requests: these are not failures.
         self._give_up(None if condition in (RESET, REFUSED) else fault, why, stream)
         forwarding.attempt_lost(self, fault, condition, why)
+
+    def _is_at_deadline(self, fault: Fault, why: str) -> bool:
+        """Whether a failure is the end of the call at the caller's deadline, which the target has noticed first: it
+        has cancelled the stream, or closed a connection that it drains.
+        """
+        due_at = self._forwarding.call_due_at
+        if due_at == inf or fault not in (Fault.CONNECTION_LOST, Fault.UPSTREAM_INCOMPLETE):
+            return False
+        return (why == _CANCELLED or not why.startswith(RESET_REASON)) and due_at - monotonic() <= EARLY_S
 
     # calls of a tunnel (`TunnelListener`)
 
