@@ -20,7 +20,7 @@ from fastgw.compiled import PURE
 from tests.support.client import Client
 from tests.support.gateway import wait_until
 from tests.support.grpc_world import CODES, DEADLINE, LIMITS, Server, World, grpc_part
-from tests.support.http2_peer import CANCEL, RST_STREAM, Http2Client, Http2Origin, Http2Peer, answer
+from tests.support.http2_peer import CANCEL, INTERNAL_ERROR, RST_STREAM, Http2Client, Http2Origin, Http2Peer, answer
 from tests.support.listener_lanes import ListenerLanes, Part, Settings
 
 pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
@@ -55,7 +55,7 @@ SHARED: list[tuple[int, Settings]] = [
     (1, {"upstream": HALF_OPENS}),
     (1, {"upstream": BREAKS}),
     (1, {"route": ONE_METHOD}),
-    (26, {"scripted": {}}),
+    (33, {"scripted": {}}),
     (1, {"scripted": TOTAL}),
     (3, {"scripted": OPENS_SOON}),
     (2, {"scripted": RETRIES}),
@@ -311,6 +311,39 @@ def test_a_late_head_takes_nothing_else_from_the_deadline(make: Any) -> None:
         response = client.read_message(stream)
         assert dict(response.trailers)[b"grpc-status"] == b"4"
         assert time.monotonic() > begun + 3.5
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "why"),
+    [
+        (0, b"13", "reset: NO_ERROR"),
+        (INTERNAL_ERROR, b"13", "reset: INTERNAL_ERROR"),
+        (3, b"13", "reset: FLOW_CONTROL_ERROR"),
+        (CANCEL, b"1", "reset: CANCEL"),
+        (11, b"8", "reset: ENHANCE_YOUR_CALM"),
+        (12, b"7", "reset: INADEQUATE_SECURITY"),
+        (99, b"13", "reset: 99"),
+    ],
+)
+def test_a_reset_has_the_status_of_its_code(make: Any, code: int, status: bytes, why: str) -> None:
+    """After "gRPC over HTTP2": UNAVAILABLE would invite the client to repeat a call that the server has processed."""
+    with scripted(make) as (world, origin), Http2Client(world.gateway.address()) as client:
+        fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", b"1H")]
+        peer = None
+        for begins in (False, True):
+            path = b"/test.Greeter/%b" % (b"Begun" if begins else b"Unary")
+            stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=path)
+            peer = peer or origin.accept()
+            asked = peer.read_message().stream
+            if begins:
+                peer.headers(asked, HEAD)
+                client.read_head(stream)
+            peer.rst(asked, code)
+            assert status_of(client.read_message(stream)) == status
+            record = world.gateway.wait_for_record(path=path.decode())
+            assert (record["fault"], record["fault_detail"]) == (
+                *("upstream_incomplete" if begins else "connection_lost", why),
+            )
 
 
 @pytest.mark.parametrize("value", [b"1", b"x", b"-1S", b"123456789S", b"1 S"])

@@ -600,6 +600,6 @@ def test_a_stream_that_breaks_off_ends_with_an_error(
         assert client.read(len(sent)) == sent
         peer.rst(request.stream, INTERNAL_ERROR)
         if whole:
-            assert end_of(client)["error"]["code"] == "unavailable"
+            assert end_of(client)["error"]["code"] == "internal"
         else:
             assert not client.is_whole()

@@ -160,7 +160,9 @@ def _reply(exchange: Exchange, reply: Reply) -> Reply:
     if _is_error(reply.body):
         return reply
     fields = [line for line in reply.fields if line[0].lower() not in KEPT_OF_REPLIES]
-    code = _code_of(reply.fault, reply.status) if reply.grpc_status is None else reply.grpc_status
+    code = reply.grpc_status
+    if code is None:
+        code = _code_of(reply.fault, reply.status, exchange.why)
     # The protocol has one status for each code, but 405 for a method that is not called by GET.
     status = reply.status if reply.fault is Fault.METHOD_NOT_ALLOWED else TO_HTTP[code]
     exchange.grpc_status = code.name
@@ -176,9 +178,9 @@ def _is_error(body: bytes) -> bool:
         return False
 
 
-def _code_of(fault: Fault | None, status: int) -> GrpcStatus:
+def _code_of(fault: Fault | None, status: int, why: str) -> GrpcStatus:
     """Return the code for a reply of the gateway: 400 means the request, as it says over HTTP."""
-    return GrpcStatus.INVALID_ARGUMENT if status == 400 else status_of(fault, status)
+    return GrpcStatus.INVALID_ARGUMENT if status == 400 else status_of(fault, status, why)
 
 
 def _error_reply(
@@ -305,7 +307,7 @@ class StreamBridge(ConnectBridge):
 
     def end_with_fault(self, fault: Fault, detail: str) -> bool:
         if self._between_messages:
-            code = _code_of(fault, fault.status)
+            code = _code_of(fault, fault.status, self.exchange.why)
             self.exchange.grpc_status = code.name
             self.finish(connect.end_of_stream(connect.error_of(code, detail)))
         return self._between_messages

@@ -69,7 +69,9 @@ def _reply(exchange: Exchange, reply: Reply) -> Reply:
         return reply
     fields = [line for line in reply.fields if line[0].lower() not in KEPT_OF_REPLIES]
     message = message_of(reply.fault, reply.status, reply.body)
-    code = status_of(reply.fault, reply.status) if reply.grpc_status is None else reply.grpc_status
+    code = reply.grpc_status
+    if code is None:
+        code = status_of(reply.fault, reply.status, exchange.why)
     exchange.grpc_status = code.name
     return _status_reply(exchange, kind, code, message, fields, reply.fault)
 
@@ -142,7 +144,7 @@ class WebBridge(CallBridge):
     def end_with_fault(self, fault: Fault, detail: str) -> bool:
         if not self._response.between_messages:
             return False
-        code = status_of(fault, fault.status)
+        code = status_of(fault, fault.status, self.exchange.why)
         self.exchange.grpc_status = code.name
         self.finish(self._response.end(status_trailers(code, detail)))
         return True
