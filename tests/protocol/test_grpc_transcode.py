@@ -61,7 +61,7 @@ class Scripted(NamedTuple):
     gateway: ListenerLane
 
 
-SCRIPTED = 37
+SCRIPTED = 38
 """How many tests have one, with no settings of their own."""
 
 
@@ -424,6 +424,37 @@ def test_bodies_of_any_type_pass_as_they_are(client: httpx.Client) -> None:
     assert (got.headers["content-type"], got.content) == ("text/csv", b"one\ntwo")
     got = client.post("/v1/uploads/x", content=b"\xff\0", headers={"content-type": "image/gif"})
     assert got.json() == {"text": "image/gif", "data": "/wA="}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"  line1 \r\nline2\n\n\0\xff  ", b"\n\n", b"", bytes(range(256)) * 10_000],
+    ids=["lines", "newlines", "empty", "large"],
+)
+def test_a_body_of_any_type_is_a_stream_of_pieces(world: World, client: httpx.Client, body: bytes) -> None:
+    """All of its bytes arrive, in messages that are not too long, and the first one has its type."""
+    got = client.post("/v1/streams", content=body, headers={"content-type": "image/png"})
+    messages = [each[1] for each in world.store.seen]
+    assert got.status_code == 200
+    assert b"".join(each.data for each in messages) == body
+    assert [each.content_type for each in messages] == ["image/png", *[""] * (len(messages) - 1)]
+    assert got.json()["number"] == len(messages)
+    assert all(each.ByteSize() <= 1024 * 1024 for each in messages)
+
+
+def test_a_stream_of_any_type_is_passed_on_as_it_arrives(lanes: ListenerLanes) -> None:
+    with scripted(lanes) as (world, origin), Http2Client(world.gateway.address()) as client:
+        stream = client.next
+        client.next += 2
+        head = [(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"a"), (b":path", b"/v1/streams")]
+        client.headers(stream, [*head, (b"content-type", b"text/csv")])
+        client.data(stream, b"one\n")
+        expected = framed(message("google.api.HttpBody")(content_type="text/csv", data=b"one\n"))
+        peer = origin.accept()
+        while (call := peer.read_head()).body != expected:
+            peer.read_frame()
+        client.data(stream, b" two", end=True)
+        assert peer.read_message(call.stream).body == expected + framed(message("google.api.HttpBody")(data=b" two"))
 
 
 # time, and ends

@@ -179,6 +179,13 @@ class Bookstore(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._note("Upload", request, context)
         return message("Everything")(text=request.file.content_type, data=request.file.data)
 
+    def _UploadStream(self, requests: Iterator[Any], context: Any) -> Any:
+        count = 0
+        for request in requests:
+            self._note("UploadStream", request, context)
+            count += 1
+        return message("Everything")(number=count)
+
     def _Download(self, request: Any, context: Any) -> Any:
         return message("google.api.HttpBody")(content_type="image/png", data=b"\x89PNG\0" + request.name.encode())
 

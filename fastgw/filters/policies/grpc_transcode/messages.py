@@ -80,6 +80,8 @@ class RequestReader:
         self, binding: Binding, segments: list[bytes], query: bytes | None, format: JsonFormat, api: Api
     ) -> None:
         self._binding, self._format, self._api = binding, format, api
+        self.is_raw = binding.body is not None and is_http_body(binding.method.input, binding.body)
+        """Whether messages hold a body of any type, which passes as it is."""
         self._tree: dict[str, Any] = {}
         self._given = len(binding.variables)  # values of the path and the query
         for place, fields in binding.variables:
@@ -96,7 +98,7 @@ class RequestReader:
     def cost(self, body: bytes) -> int:
         """Return the cost of the conversion of a body, as `conversions` counts it."""
         binding = self._binding
-        if binding.body is None or is_http_body(binding.method.input, binding.body):
+        if binding.body is None or self.is_raw:
             return len(body) // _COPIED + _READ_VALUE * self._given
         # Each value is behind a bracket or a comma.
         values = self._given + body.count(b",") + body.count(b"[") + body.count(b"{")
@@ -109,7 +111,7 @@ class RequestReader:
         if binding.body is None:
             if body and not self._format.ignores_unknown_fields:
                 raise InvalidRequest("This request takes no body.")
-        elif is_http_body(binding.method.input, binding.body):
+        elif self.is_raw:
             holder = message if binding.body == WHOLE else getattr(message, binding.body.name)
             holder.data, holder.content_type = body, content_type.decode("latin-1")
         elif body:

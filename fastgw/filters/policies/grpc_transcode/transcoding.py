@@ -65,6 +65,8 @@ _NOT_SHOWN: Final = HOP_BY_HOP | frozenset(
     b"accept-encoding content-digest content-encoding content-md5 content-type digest repr-digest trailer".split()
 )
 """Headers of the upstream that describe its message."""
+_RAW_PIECE: Final = 64 * 1024
+"""Maximum bytes of a body of any type in a message of a stream, which is copied on the loop."""
 _GRPC: Final = b"grpc-"
 _CHALLENGE: Final = (b"WWW-Authenticate", b"Bearer")
 _CALL: Final = ((b"Content-Type", b"application/grpc"), (b"Grpc-Accept-Encoding", b"identity"))
@@ -118,6 +120,7 @@ class Transcoding(BodySink, CallListener):
         "_binding",
         "_body",
         "_call",
+        "_content_type",
         "_conversions",
         "_deadline",
         "_exchange",
@@ -149,6 +152,7 @@ class Transcoding(BodySink, CallListener):
         self._frames = MessageReader(use.message_bytes, COMPRESSED)
         self._body: Relay | None = None  # the request's, as long as more of it may come
         self._held = bytearray()  # bytes of the request's body that are not a message yet
+        self._content_type: bytes | None = b""  # of the next message; None: it has none, because the first had it
         self._sent: Relay | None = None  # the call's, where messages are streamed
         self._response: Response | None = None
         self._message: tuple[bytes, bytes] | None = None  # the response's with its encoding, where it is only one
@@ -162,6 +166,7 @@ class Transcoding(BodySink, CallListener):
 
     def begin(self) -> None:
         exchange, body = self._exchange, self._exchange.request_body
+        self._content_type = exchange.field(b"content-type") or b""
         if self._binding.method.client_streams:
             self._sent = Relay(self)
             self._send(self._sent)
@@ -197,6 +202,11 @@ class Transcoding(BodySink, CallListener):
             if len(held) > self._use.message_bytes:
                 self._refuse_long()
             return
+        if self._reader.is_raw:
+            most = min(_RAW_PIECE, max(self._use.message_bytes // 2, 1))  # the message has other fields as well
+            for start in range(0, len(payload), most):
+                self._add_request(payload[start : start + most])
+            return
         searched = len(held)
         held += payload
         start = 0
@@ -216,10 +226,12 @@ class Transcoding(BodySink, CallListener):
         rest = bytes(self._held)
         self._held.clear()
         if self._sent is None:
-            content_type = self._exchange.field(b"content-type") or b""
-            self._add_request(rest, content_type)
+            self._add_request(rest)
             return
-        self._read_line(rest)
+        if not self._reader.is_raw:
+            self._read_line(rest)
+        elif self._content_type is not None:  # an empty body
+            self._add_request(b"")
         self._conversions.add(0, bool, lambda _: self._sent_all())
 
     def _refuse_long(self) -> None:
@@ -233,9 +245,10 @@ class Transcoding(BodySink, CallListener):
         elif line:
             self._add_request(line)
 
-    def _add_request(self, body: bytes, content_type: bytes = b"") -> None:
+    def _add_request(self, body: bytes) -> None:
         reader = self._reader
-        convert = partial(reader.read, body, content_type)
+        convert = partial(reader.read, body, self._content_type or b"")
+        self._content_type = None
         self._conversions.add(reader.cost(body), convert, self._message_read, may_refuse=True)
 
     def _message_read(self, message: bytes | Exception) -> None:

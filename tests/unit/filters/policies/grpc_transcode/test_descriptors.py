@@ -32,10 +32,10 @@ def _rule(text: str) -> str:
 def test_each_rule_of_each_method_is_a_binding():
     made = read_api(api(), (), False)
     rules = {binding.rule: binding.method for binding in made.bindings}
-    assert len(rules) == len(made.bindings) == 21
+    assert len(rules) == len(made.bindings) == 22
     assert rules["SEARCH /v1/{name=shelves/*}"].path == b"/bookstore.v1.Bookstore/GetShelf"
     assert (rules["POST /v1/chat"].client_streams, rules["POST /v1/chat"].server_streams) == (True, True)
-    assert made.methods == 13
+    assert made.methods == 14
 
 
 def test_methods_without_a_rule_are_mapped_where_asked():
