@@ -457,6 +457,32 @@ def test_a_stream_of_any_type_is_passed_on_as_it_arrives(lanes: ListenerLanes) -
         assert peer.read_message(call.stream).body == expected + framed(message("google.api.HttpBody")(data=b" two"))
 
 
+def test_the_coding_of_a_body_of_any_type_is_passed_on(make: Any) -> None:
+    """The body is not described by its content type alone; other filters find the coding where they look for it."""
+    world = make(filters={"compress": {"min_bytes": 1}})
+    with _client(world) as client:
+        got = client.get("/v1/downloads/coded:x", headers={"accept-encoding": "gzip, br"})
+        assert (got.headers["content-encoding"], got.content) == ("gzip", b"x" * 2000)
+        assert got.headers["content-digest"] == "sha-256=:AA==:"
+        got = client.get("/v1/downloads/coded:failed", headers={"accept-encoding": "identity"})
+        assert (got.status_code, got.json()["message"]) == (404, "failed")
+        assert not {"content-encoding", "content-digest"} & set(got.headers)
+        for path, name in (("/v1/uploads/x", "Upload"), ("/v1/streams", "UploadStream")):
+            headers = {"content-type": "text/plain", "content-encoding": "gzip", "content-language": "de"}
+            assert client.post(path, content=gzip.compress(b"y"), headers=headers).status_code == 200
+            called, _, metadata, _ = world.store.seen[-1]
+            assert (called, metadata["content-encoding"], metadata["content-language"]) == (name, "gzip", "de")
+
+
+def test_a_body_of_any_type_that_was_decompressed_has_no_coding(make: Any) -> None:
+    world = make(filters={"decompress": {}})
+    headers = {"content-type": "text/plain", "content-encoding": "gzip", "content-digest": "sha-256=:AA==:"}
+    with _client(world) as client:
+        got = client.post("/v1/uploads/x", content=gzip.compress(b"y"), headers=headers)
+    assert got.json() == {"text": "text/plain", "data": "eQ=="}
+    assert not {"content-encoding", "content-digest"} & set(world.store.seen[-1][2])
+
+
 # time, and ends
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import subprocess
 import sys
 import threading
@@ -187,6 +188,11 @@ class Bookstore(grpc.GenericRpcHandler):  # type: ignore[misc]
         return message("Everything")(number=count)
 
     def _Download(self, request: Any, context: Any) -> Any:
+        if request.name.startswith("coded:"):
+            context.send_initial_metadata((("content-encoding", "gzip"), ("content-digest", "sha-256=:AA==:")))
+            if request.name == "coded:failed":
+                context.abort(grpc.StatusCode.NOT_FOUND, "failed")
+            return message("google.api.HttpBody")(content_type="text/plain", data=gzip.compress(b"x" * 2000))
         return message("google.api.HttpBody")(content_type="image/png", data=b"\x89PNG\0" + request.name.encode())
 
     def _DownloadStream(self, request: Any, context: Any) -> Iterator[Any]:

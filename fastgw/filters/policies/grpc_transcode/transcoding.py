@@ -33,7 +33,7 @@ from fastgw.filters.policies.grpc_transcode.messages import (
     status_details,
 )
 from fastgw.http.built_request import BuiltRequestHead
-from fastgw.http.field_names import HOP_BY_HOP, NOT_IN_TRAILERS, WRITTEN_HERE
+from fastgw.http.field_names import DIGESTS, HOP_BY_HOP, NOT_IN_TRAILERS, WRITTEN_HERE
 from fastgw.http.grpc.calls import TIMEOUT, is_grpc, timeout_of
 from fastgw.http.grpc.compression import IDENTITY, declared_bytes, decompress, is_known
 from fastgw.http.grpc.frames import COMPRESSED, FrameError, FrameTooLarge, MessageReader, frame
@@ -55,15 +55,17 @@ from fastgw.upstream.forwarding.forward_action import Forward
 JSON: Final = b"application/json"
 LINES: Final = b"application/x-ndjson"
 _PROBLEM: Final = b"application/problem+json"
-_NOT_SENT: Final = WRITTEN_HERE | frozenset(
-    b"accept accept-charset accept-encoding accept-language content-digest content-disposition content-encoding "
-    b"content-language content-location content-md5 content-type digest expect if-match if-modified-since "
-    b"if-none-match if-range if-unmodified-since range repr-digest trailer".split()
+_NOT_SENT_RAW: Final = WRITTEN_HERE | frozenset(
+    b"accept accept-charset accept-encoding accept-language content-type expect if-match if-modified-since "
+    b"if-none-match if-range if-unmodified-since range trailer".split()
 )
+"""Headers of the client that describe the resource over HTTP, and not the call with a body of any type."""
+_OF_JSON: Final = b"content-disposition content-encoding content-language content-location".split()
+_NOT_SENT: Final = _NOT_SENT_RAW | DIGESTS.union(_OF_JSON)
 """Headers of the client that describe JSON, or the resource over HTTP, and not the call."""
-_NOT_SHOWN: Final = HOP_BY_HOP | frozenset(
-    b"accept-encoding content-digest content-encoding content-md5 content-type digest repr-digest trailer".split()
-)
+_NOT_SHOWN_RAW: Final = HOP_BY_HOP | frozenset((b"accept-encoding", b"content-type", b"trailer"))
+"""Headers of the upstream that describe its message, and not the body of any type in it."""
+_NOT_SHOWN: Final = _NOT_SHOWN_RAW | DIGESTS | {b"content-encoding"}
 """Headers of the upstream that describe its message."""
 _RAW_PIECE: Final = 64 * 1024
 """Maximum bytes of a body of any type in a message of a stream, which is copied on the loop."""
@@ -187,7 +189,10 @@ class Transcoding(BodySink, CallListener):
 
     def _send(self, body: Relay) -> None:
         exchange, path = self._exchange, self._binding.method.path
-        fields = [(name, value) for name, value in exchange.headers if _is_metadata(name.lower(), _NOT_SENT)]
+        left_out = _NOT_SENT_RAW if self._reader.is_raw else _NOT_SENT
+        if exchange.request_body is not None and exchange.request_body.changed:
+            left_out |= DIGESTS
+        fields = [(name, value) for name, value in exchange.headers if _is_metadata(name.lower(), left_out)]
         authority = exchange.authority or b"localhost"
         head = BuiltRequestHead(b"POST", authority, path, (*fields, *_CALL), body.length, accepts_trailers=True)
         self._call.send(head, body)
@@ -474,7 +479,7 @@ class Transcoding(BodySink, CallListener):
         assert not isinstance(written, Exception)
         self.on_cancel()
         content_type, payload = written
-        response = self._own(200, ((b"Content-Type", content_type),) if content_type else ())
+        response = self._own_body(content_type)
         fields = _metadata(trailers)
         if fields and exchange.head.accepts_trailers and exchange.method != b"HEAD":
             response.body_length = UNKNOWN
@@ -499,7 +504,7 @@ class Transcoding(BodySink, CallListener):
 
     def _begin(self, content_type: bytes) -> None:
         """Begin a streamed response."""
-        self._begun = response = self._own(200, ((b"Content-Type", content_type),) if content_type else ())
+        self._begun = response = self._own_body(content_type)
         response.body_length = UNKNOWN
         exchange = self._exchange
         if exchange.method == b"HEAD":  # what would follow is not needed
@@ -538,12 +543,19 @@ class Transcoding(BodySink, CallListener):
             if exchange.still_sends(self._begun):
                 exchange.response_sink.end(((b"grpc-status", b"%d" % status.code),))
 
-    def _own(self, status: int, fields: Iterable[tuple[bytes, bytes]]) -> Response:
+    def _own_body(self, content_type: bytes) -> Response:
+        """Return the response for messages, whose metadata describe them where they are a body of any type."""
+        fields = ((b"Content-Type", content_type),) if content_type else ()
+        return self._own(200, fields, _NOT_SHOWN_RAW if self._writer.is_raw else _NOT_SHOWN)
+
+    def _own(
+        self, status: int, fields: Iterable[tuple[bytes, bytes]], left_out: frozenset[bytes] = _NOT_SHOWN
+    ) -> Response:
         """Return a response with the metadata that the upstream has sent at the beginning."""
         received = self._response
         assert received is not None
         assert received.head is not None
-        there = [(name, value) for name, value in received.head.fields() if _is_metadata(name.lower(), _NOT_SHOWN)]
+        there = [(name, value) for name, value in received.head.fields() if _is_metadata(name.lower(), left_out)]
         response = own_response(Reply(status, b"", (*there, *fields)))
         response.added, response.dropped = received.added, received.dropped or NO_NAMES
         if serializer.NO_VIA not in received.dropped:
