@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from math import inf, isinf
+from struct import Struct
 from typing import Any, Final, NamedTuple, final
 
 WRAPPERS: Final = frozenset(
@@ -22,8 +23,8 @@ MOST_DEPTH: Final = 100
 """Levels of nested messages and values."""
 _TOO_DEEP: Final = "The JSON is nested too deeply."
 _INTEGERS: Final = frozenset((1, 2, 3, 4))  # kinds of values, as the library numbers them
-_MOST: Final = {5: float.fromhex("0x1.fffffffffffffp+1023"), 6: float.fromhex("0x1.fffffep+127")}
-"""Largest number of each kind of floating-point values."""
+_REALS: Final = {5: Struct("<d"), 6: Struct("<f")}
+"""Formats of each kind of floating-point values."""
 _MOST_DIGITS: Final = 20
 """Digits of the largest integer of 64 bits."""
 _MOST_KEY: Final = 100
@@ -181,8 +182,8 @@ class JsonChecker:
             return self.check(value, field.message_type, depth + 1)
         if kind in _INTEGERS:
             return _integer(value, name)
-        if kind in _MOST:
-            return _real(value, _MOST[kind], name)
+        if kind in _REALS:
+            return _real(value, _REALS[kind], name)
         if kind == _ENUM:
             return _enum_value(value, field.enum_type, name)
         if (
@@ -253,16 +254,18 @@ def _enum_value(value: Any, kind: Any, name: str) -> Any:
     return value
 
 
-def _real(value: Any, most: float, name: str) -> Any:
-    """Return a number as a float, at most `most`; the library refuses values that are none."""
+def _real(value: Any, format: Struct, name: str) -> Any:
+    """Return a number as the float that the field holds: the shortest text of the largest one of 32 bits, which
+    responses have, is a larger double. The library refuses values that are none.
+    """
     if isinstance(value, bool) or (isinstance(value, str) and not _IS_NUMBER(value) and value not in _NO_NUMBERS):
         raise InvalidRequest(f"{_shown(value)} is not a number, for {quoted(name)}.")
     if not isinstance(value, (str, int, float)) or value in _NO_NUMBERS:
         return value
     try:
-        number = float(value)
+        number: float = format.unpack(format.pack(float(value)))[0]
     except OverflowError:
         number = inf
-    if abs(number) > most:
+    if isinf(number):
         raise InvalidRequest(f"{_shown(value)} is too large, for {quoted(name)}.")
     return number

@@ -108,6 +108,13 @@ def as_dict(read: Any) -> Any:
         ("POST /v1/numbers", b'[1.0, "2e0"]', {"numbers": [1, 2]}),
         ("GET /v1/echo?fraction=1e-3", b"", {"fraction": 0.001}),
         ("GET /v1/echo?fraction=-1.7976931348623157e308", b"", {"fraction": -1.7976931348623157e308}),
+        (
+            "POST /v1/echo",
+            b'{"single": 3.4028235e+38}',
+            {"single": 3.4028235e38},
+        ),  # as it is written: above the largest
+        ("POST /v1/echo", b'{"single": "-3.4028235e+38"}', {"single": -3.4028235e38}),
+        ("GET /v1/echo?single=0.1", b"", {"single": 0.1}),
         ("GET /v1/echo?lasting=-0.000000001s", b"", {"lasting": "-0.000000001s"}),
         ("GET /v1/echo?at=2020-01-01T00:00:00.5-23:59", b"", {"at": "2020-01-01T23:59:00.500Z"}),
         ("GET /v1/echo?fraction=NaN", b"", {"fraction": "NaN"}),
@@ -197,6 +204,7 @@ REFUSED = [
     ("POST /v1/echo", b'{"fraction": 1' + b"0" * 400 + b"}", "1000"),
     ("POST /v1/echo", b'{"fraction": true}', 'true is not a number, for "fraction".'),
     ("POST /v1/echo", b'{"single": "1e39"}', '"1e39" is too large, for "single".'),
+    ("POST /v1/echo", b'{"single": 3.4028236e+38}', '3.4028236e+38 is too large, for "single".'),
     ("POST /v1/echo", b'{"single": 1e39}', '1e+39 is too large, for "single".'),
     ("POST /v1/echo", b'{"single": 1' + b"0" * 39 + b"}", "1000"),
     ("POST /v1/echo", b'{"color": 1.5}', '"1.5" is not an integer'),
