@@ -234,7 +234,7 @@ def test_details_are_json_if_their_type_is_known(client: httpx.Client) -> None:
         (b"{", "The JSON is malformed"),
         (b'{"text": "a", "text": "b"}', 'The JSON has the key "text" twice in one object.'),
         (b'{"number": 1e99}', '"1e99" is not an integer of 64 bits, for "number".'),
-        (b'{"text": 5}', "Failed to parse text field"),
+        (b'{"text": 5}', 'Expected a string for "text".'),
         (b'{"nothing": 1}', 'Message type "bookstore.v1.Everything" has no field named "nothing"'),
         (b"[" * 100_000, "The JSON is nested too deeply."),
         (b'{"value": ' + b"[" * 5000 + b"]" * 5000 + b"}", ""),

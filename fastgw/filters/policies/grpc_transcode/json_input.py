@@ -31,6 +31,8 @@ _MOST_KEY: Final = 100
 """Characters of a key that is a number, with zeros at its beginning."""
 _ENUM: Final = 8
 _MESSAGE: Final = 10
+_BOOL: Final = 7
+_STRING: Final = 9
 _BYTES: Final = 12  # a type, not a kind
 _IS_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?").fullmatch
 _IS_INTEGER: Final = re.compile(r"-?[0-9]+").fullmatch
@@ -45,6 +47,15 @@ _TIMES: Final = {
     "google.protobuf.Duration": (_IS_DURATION, 'a duration such as "1.5s"'),
     "google.protobuf.Timestamp": (_IS_TIMESTAMP, 'a time (RFC 3339) such as "2026-01-31T12:00:00Z"'),
 }
+_SHAPES: Final[Mapping[str, tuple[type, str]]] = {
+    "google.protobuf.Any": (dict, "an object"),
+    "google.protobuf.Empty": (dict, "an object"),
+    "google.protobuf.FieldMask": (str, 'a string such as "name,displayName"'),
+    "google.protobuf.ListValue": (list, "an array"),
+    "google.protobuf.Struct": (dict, "an object"),
+    **{name: (str, expected) for name, (_, expected) in _TIMES.items()},
+}
+"""The JSON of messages that is not an object of their fields."""
 _NO_NUMBERS: Final = frozenset(("NaN", "Infinity", "-Infinity"))
 
 
@@ -125,18 +136,21 @@ class JsonChecker:
     def __init__(self) -> None:
         self._fields: dict[str, Mapping[str, _Field]] = {}
 
-    def check(self, value: Any, kind: Any, depth: int = 0) -> Any:
+    def check(self, value: Any, kind: Any, depth: int = 0, name: str = "") -> Any:
         """Return the value, with numbers as the library converts them exactly; an object is changed in place.
 
-        Raises `InvalidRequest`. `kind`: the message that `value` is in JSON.
+        Raises `InvalidRequest`. `kind`: the message that `value` is in JSON. `name`: of its field; "" = it has none.
         """
         if depth > MOST_DEPTH:
             raise InvalidRequest(_TOO_DEEP)
         if kind.file.package == "google.protobuf":
-            if kind.full_name in WRAPPERS and value is not None:
-                return self._check_value(value, kind.fields_by_name["value"], kind.full_name, depth)
+            if kind.full_name in WRAPPERS:
+                return self._check_value(value, kind.fields_by_name["value"], name or kind.full_name, depth)
+            shape, expected = _SHAPES.get(kind.full_name, (object, ""))
+            if not isinstance(value, shape):
+                raise InvalidRequest(f"Expected {expected} for {quoted(name or kind.full_name)}.")
             if kind.full_name == _ANY and isinstance(value, dict):
-                self._check_any(value, kind.file.pool, depth)
+                self._check_any(value, kind.file.pool, depth, name or kind.full_name)
             is_valid, expected = _TIMES.get(kind.full_name, (None, ""))
             if is_valid is not None and isinstance(value, str) and not is_valid(value):
                 raise InvalidRequest(f"{quoted(value)} is not {expected}.")
@@ -155,22 +169,29 @@ class JsonChecker:
             if inner is None:
                 continue
             if known.is_map:
-                if isinstance(inner, dict):
-                    self._check_keys(inner, field, name)
-                    for key, each in inner.items():
-                        inner[key] = self._check_value(each, known.values, name, depth)
+                if not isinstance(inner, dict):
+                    raise InvalidRequest(f"Expected an object for {quoted(name)}.")
+                self._check_keys(inner, field, name)
+                for key, each in inner.items():
+                    inner[key] = self._check_value(each, known.values, name, depth)
             elif field.is_repeated:
-                if isinstance(inner, list):
-                    inner[:] = [self._check_value(each, field, name, depth) for each in inner]
+                if not isinstance(inner, list):
+                    raise InvalidRequest(f"Expected an array for {quoted(name)}.")
+                inner[:] = [self._check_value(each, field, name, depth) for each in inner]
             else:
                 value[name] = self._check_value(inner, field, name, depth)
         return value
 
-    def _check_any(self, value: dict[str, Any], pool: Any, depth: int) -> None:
+    def _check_any(self, value: dict[str, Any], pool: Any, depth: int, name: str) -> None:
+        if not value:
+            return
+        url = value.get("@type")
+        if not isinstance(url, str):
+            raise InvalidRequest(f'Expected a string for "@type" in {quoted(name)}.')
         try:
-            kind = pool.FindMessageTypeByName(str(value.get("@type")).rpartition("/")[2])
+            kind = pool.FindMessageTypeByName(url.rpartition("/")[2])
         except KeyError:
-            return  # the library refuses it
+            raise InvalidRequest(f"The type {quoted(url)} of {quoted(name)} is unknown.") from None
         if kind.file.package != "google.protobuf":
             self.check(value, kind, depth + 1)  # no field is named @type
         elif "value" in value:
@@ -179,18 +200,18 @@ class JsonChecker:
     def _check_value(self, value: Any, field: Any, name: str, depth: int) -> Any:
         kind = field.cpp_type
         if kind == _MESSAGE:
-            return self.check(value, field.message_type, depth + 1)
+            return self.check(value, field.message_type, depth + 1, name)
         if kind in _INTEGERS:
             return _integer(value, name)
         if kind in _REALS:
             return _real(value, _REALS[kind], name)
         if kind == _ENUM:
             return _enum_value(value, field.enum_type, name)
-        if (
-            field.type == _BYTES
-            and isinstance(value, str)
-            and not (_IS_BASE64(value) and len(value.rstrip("=")) % 4 != 1)
-        ):
+        if kind == _BOOL and not isinstance(value, bool):
+            raise InvalidRequest(f"Expected true or false for {quoted(name)}.")
+        if kind == _STRING and not isinstance(value, str):
+            raise InvalidRequest(f"Expected a string for {quoted(name)}.")
+        if field.type == _BYTES and not (_IS_BASE64(value) and len(value.rstrip("=")) % 4 != 1):
             raise InvalidRequest(f"{quoted(name)} is not Base64.")
         return value
 
@@ -226,6 +247,8 @@ def _shown(value: str | float) -> str:
 def _integer(value: Any, name: str) -> Any:
     """Return an integer that is written with a fraction or an exponent as it is; the library checks the rest."""
     text = value.text if isinstance(value, _Number) else value
+    if isinstance(text, bool) or not isinstance(text, (str, int, float)):
+        raise InvalidRequest(f"Expected an integer for {quoted(name)}.")
     if not isinstance(text, str):
         return value
     if not _IS_NUMBER(text):
@@ -247,6 +270,8 @@ def _decimal(text: str) -> Decimal | None:
 
 
 def _enum_value(value: Any, kind: Any, name: str) -> Any:
+    if value is None:
+        return value  # which is one of google.protobuf.NullValue
     if not isinstance(value, (str, bool)):
         return _integer(value, name)
     if isinstance(value, bool) or (value not in kind.values_by_name and not _IS_INTEGER(value)):
@@ -256,11 +281,13 @@ def _enum_value(value: Any, kind: Any, name: str) -> Any:
 
 def _real(value: Any, format: Struct, name: str) -> Any:
     """Return a number as the float that the field holds: the shortest text of the largest one of 32 bits, which
-    responses have, is a larger double. The library refuses values that are none.
+    responses have, is a larger double.
     """
     if isinstance(value, bool) or (isinstance(value, str) and not _IS_NUMBER(value) and value not in _NO_NUMBERS):
         raise InvalidRequest(f"{_shown(value)} is not a number, for {quoted(name)}.")
-    if not isinstance(value, (str, int, float)) or value in _NO_NUMBERS:
+    if not isinstance(value, (str, int, float)):
+        raise InvalidRequest(f"Expected a number for {quoted(name)}.")
+    if value in _NO_NUMBERS:
         return value
     try:
         number: float = format.unpack(format.pack(float(value)))[0]

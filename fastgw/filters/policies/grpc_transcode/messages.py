@@ -140,6 +140,9 @@ class RequestReader:
                 max_recursion_depth=MOST_DEPTH,
             )
         except Exception as error:  # the edge of the library, which raises many kinds
+            if _is_of_python(error):
+                name = message.DESCRIPTOR.full_name
+                raise InvalidRequest(f"The JSON has a value of another type than {name} has.") from error
             raise InvalidRequest(_shown(error)) from error
 
     def _read_query(self, query: bytes) -> None:
@@ -224,6 +227,14 @@ def _value_of(field: Any, text: str, where: str) -> Any:
             raise InvalidRequest(f"{where[0].upper()}{where[1:]} is not true or false.")
         return text == "true"
     return text
+
+
+def _is_of_python(error: Exception) -> bool:
+    """Whether an error of the library has the text of an exception of Python, which says nothing to a client."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, (TypeError, AttributeError, LookupError, OverflowError)):
+        cause = cause.__cause__
+    return cause is not None and str(cause).rstrip(".") in str(error)
 
 
 def _shown(error: Exception) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fastgw.filters.policies.grpc_transcode.conversions import AT_ONCE, PIECE
 from fastgw.filters.policies.grpc_transcode.descriptors import Binding, read_api
-from fastgw.filters.policies.grpc_transcode.json_input import InvalidRequest
+from fastgw.filters.policies.grpc_transcode.json_input import InvalidRequest, JsonChecker
 from fastgw.filters.policies.grpc_transcode.messages import (
     InvalidResponse,
     JsonFormat,
@@ -170,17 +170,21 @@ REFUSED = [
     ("POST /v1/echo", b'{"fraction": -Infinity}', "The JSON has -Infinity, which is not a JSON value"),
     ("POST /v1/echo", b'{"fraction": 1e999}', "The JSON has a number that is too large."),
     ("POST /v1/echo", b'{"value": 1e999}', "The JSON has a number that is too large."),
-    ("POST /v1/echo", b'{"value": 1' + b"0" * 4000 + b"}", "int too large to convert to float"),
+    (
+        "POST /v1/echo",
+        b'{"value": 1' + b"0" * 4000 + b"}",
+        "The JSON has a value of another type than bookstore.v1.Everything has.",
+    ),
     ("POST /v1/echo", b'{"number": ' + b"9" * 5000 + b"}", "The JSON has a number that is too long."),
     ("POST /v1/echo", b'{"number": 2147483648}', "Failed to parse number field"),
     ("POST /v1/echo", b'{"number": 1.5}', '"1.5" is not an integer of 64 bits, for "number".'),
     ("POST /v1/echo", b'{"number": "x"}', '"x" is not a number, for "number".'),
-    ("POST /v1/echo", b'{"number": true}', "Failed to parse number field"),
-    ("POST /v1/echo", b'{"text": 5}', "Failed to parse text field"),
-    ("POST /v1/echo", b'{"flag": "true"}', "Failed to parse flag field"),
+    ("POST /v1/echo", b'{"number": true}', 'Expected an integer for "number".'),
+    ("POST /v1/echo", b'{"text": 5}', 'Expected a string for "text".'),
+    ("POST /v1/echo", b'{"flag": "true"}', 'Expected true or false for "flag".'),
     ("POST /v1/echo", b'{"inner": []}', "Expected a JSON object for bookstore.v1.Inner."),
-    ("POST /v1/echo", b'{"words": "a"}', "Failed to parse words field"),
-    ("POST /v1/echo", b'{"words": [null]}', "Failed to parse words field"),
+    ("POST /v1/echo", b'{"words": "a"}', 'Expected an array for "words".'),
+    ("POST /v1/echo", b'{"words": [null]}', 'Expected a string for "words".'),
     ("POST /v1/echo", b'{"counts": {"a": "b"}}', '"b" is not a number, for "counts".'),
     ("POST /v1/echo", b'{"color": "BLUE"}', '"BLUE" is not a value of bookstore.v1.Color.'),
     ("POST /v1/echo", b'{"data": "***"}', '"data" is not Base64.'),
@@ -188,11 +192,11 @@ REFUSED = [
     ("GET /v1/echo?at=2020-01-01T00:00:00%2B99:99", b"", '"2020-01-01T00:00:00+99:99" is not a time'),
     ("GET /v1/echo?at=2020-1-01T00:00:00Z", b"", '"2020-1-01T00:00:00Z" is not a time'),
     ("GET /v1/echo?at=2020-02-30T00:00:00Z", b"", "Failed to parse at field"),
-    ("POST /v1/echo", b'{"at": 5}', "Failed to parse at field"),
+    ("POST /v1/echo", b'{"at": 5}', 'Expected a time (RFC 3339) such as "2026-01-31T12:00:00Z" for "at".'),
     ("GET /v1/echo?lasting=1_0s", b"", '"1_0s" is not a duration such as "1.5s".'),
     ("GET /v1/echo?lasting=%201s", b"", '" 1s" is not a duration'),
     ("GET /v1/echo?lasting=1.0000000001s", b"", '"1.0000000001s" is not a duration'),
-    ("POST /v1/echo", b'{"lasting": 5}', "Failed to parse lasting field"),
+    ("POST /v1/echo", b'{"lasting": 5}', 'Expected a duration such as "1.5s" for "lasting".'),
     ("POST /v1/echo", b'{"longNumber": "9007199254740992.5"}', '"9007199254740992.5" is not an integer'),
     ("POST /v1/echo", b'{"longNumber": 9007199254740992.5}', '"9007199254740992.5" is not an integer'),
     ("POST /v1/echo", b'{"longNumber": "9.223372036854775808e18"}', "Failed to parse longNumber field"),
@@ -210,7 +214,7 @@ REFUSED = [
     ("POST /v1/echo", b'{"color": 1.5}', '"1.5" is not an integer'),
     ("POST /v1/echo", b'{"color": true}', "true is not a value of bookstore.v1.Color."),
     ("POST /v1/echo", b'{"color": 99999999999}', "Failed to parse color field"),
-    ("POST /v1/echo", b'{"any": {"@type": "type.googleapis.com/no.such.Type"}}', "Failed to parse any field"),
+    ("POST /v1/echo", b'{"any": {"@type": "x/no.such.Type"}}', 'The type "x/no.such.Type" of "any" is unknown.'),
     (
         "POST /v1/echo",
         b'{"any": {"@type": "type.googleapis.com/bookstore.v1.Everything", "color": true}}',
@@ -238,7 +242,19 @@ REFUSED = [
     ("GET /v1/echo?number=+1", b"", '" 1" is not a number, for "number".'),
     ("GET /v1/echo?number=", b"", '"" is not a number, for "number".'),
     ("GET /v1/echo?color=BLUE", b"", '"BLUE" is not a value of bookstore.v1.Color.'),
-    ("POST /v1/numbers", b"{}", "Failed to parse numbers field"),
+    ("POST /v1/numbers", b"{}", 'Expected an array for "numbers".'),
+    ("POST /v1/numbers", b"[true]", 'Expected an integer for "numbers".'),
+    ("POST /v1/echo", b'{"text": 1.5}', 'Expected a string for "text".'),
+    ("POST /v1/echo", b'{"data": {}}', 'Expected a string for "data".'),
+    ("POST /v1/echo", b'{"number": []}', 'Expected an integer for "number".'),
+    ("POST /v1/echo", b'{"fraction": {}}', 'Expected a number for "fraction".'),
+    ("POST /v1/echo", b'{"single": [null]}', 'Expected a number for "single".'),
+    ("POST /v1/echo", b'{"maybe": []}', 'Expected an integer for "maybe".'),
+    ("POST /v1/echo", b'{"counts": []}', 'Expected an object for "counts".'),
+    ("POST /v1/echo", b'{"counts": {"a": null}}', 'Expected an integer for "counts".'),
+    ("POST /v1/echo", b'{"object": 1}', 'Expected an object for "object".'),
+    ("POST /v1/echo", b'{"any": 1}', 'Expected an object for "any".'),
+    ("POST /v1/echo", b'{"any": {"a": 1}}', 'Expected a string for "@type" in "any".'),
     ("POST /v1/echo", b'{"inner": ' * 500 + b"{}" + b"}" * 500, ""),
     ("POST /v1/echo", b'{"value": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "The JSON is nested too deeply."),
     ("POST /v1/echo", b'{"value": ' + b"[" * 300 + b"]" * 300 + b"}", ""),
@@ -252,6 +268,12 @@ def test_a_request_that_is_no_message_is_refused_with_the_reason(line, body, why
         read(line, body)
     assert str(refused.value).startswith(why)
     assert len(str(refused.value)) <= 301
+
+
+def test_null_is_no_request_of_a_single_value():
+    with pytest.raises(InvalidRequest) as refused:
+        JsonChecker().check(None, message("google.protobuf.Int64Value").DESCRIPTOR)
+    assert str(refused.value) == 'Expected an integer for "google.protobuf.Int64Value".'
 
 
 def test_what_is_unknown_is_ignored_where_that_is_asked():
