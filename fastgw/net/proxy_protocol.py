@@ -50,12 +50,14 @@ UNKNOWN_V1: Final = b"PROXY UNKNOWN\r\n"
 _TLV_LENGTHS: Final = {_V2_ALPN: (0, 255), _V2_AUTHORITY: (0, 255), _V2_UNIQUE_ID: (0, 128), _V2_CRC32C: (4, 4)}
 """Shortest and longest value of each TLV that is read. Every other type is skipped (section 2.2)."""
 _TLV_TYPES: Final = (_V2_ALPN, _V2_AUTHORITY, _V2_UNIQUE_ID)
-"""Types of the values in `ProxyTlvs`, in its order."""
+"""Types of the texts in `ProxyTlvs`, in its order."""
 _VISIBLE: Final = re.compile(rb"[\x21-\x7e]+")
 
 
 class ProxyTlvs(NamedTuple):
-    """Values of a PROXY header of version 2 about the client's connection; "" = none, or not visible ASCII."""
+    """Values of a PROXY header of version 2 about the client's connection; "" = none. Texts are visible ASCII: a
+    protocol or a server name that is not is "", and an id is hexadecimal then.
+    """
 
     alpn: str = ""
     """Protocol that the sender has negotiated with the client, such as `h2`."""
@@ -63,9 +65,15 @@ class ProxyTlvs(NamedTuple):
     """Server name that the client has sent (SNI)."""
     unique_id: str = ""
     """Id of the connection, given by the sender."""
+    raw_authority: bytes = b""
+    """Server name as it is passed on, if it is not visible ASCII: in UTF-8."""
+    raw_id: bytes = b""
+    """Id as it is passed on, if it is not visible ASCII: any bytes."""
 
 
 NO_TLVS: Final = ProxyTlvs()
+TLV_TEXTS: Final = ("alpn", "authority", "unique_id")
+"""Names of the texts in `ProxyTlvs`, for logs and variables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +188,19 @@ def _read_tlvs(header: bytes, start: int) -> ProxyTlvs:
         if _crc32c(cleared) != int.from_bytes(header[checksum], "big"):
             raise Malformed("The checksum of the PROXY protocol header is wrong.")
     values = [header[found[kind]] if kind in found else b"" for kind in _TLV_TYPES]
-    return ProxyTlvs(*(value.decode("ascii") if _VISIBLE.fullmatch(value) else "" for value in values))
+    alpn, authority, unique_id = (value.decode("ascii") if _VISIBLE.fullmatch(value) else "" for value in values)
+    raw_authority = b"" if authority or not _is_name(values[1]) else values[1]
+    raw_id = b"" if unique_id else values[2]
+    return ProxyTlvs(alpn, authority, unique_id or raw_id.hex(), raw_authority, raw_id)
+
+
+def _is_name(value: bytes) -> bool:
+    """Whether a value is UTF-8 without control characters and spaces."""
+    try:
+        text = value.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return text.isprintable() and " " not in text
 
 
 def _crc32c(content: bytes) -> int:
@@ -225,9 +245,10 @@ def header_v2(
         family = 0x11 if addresses[0].version == 4 else 0x21
         ports = source[1].to_bytes(2) + destination[1].to_bytes(2)
         block = addresses[0].packed + addresses[1].packed + ports
-    for kind, value in zip(_TLV_TYPES, tlvs, strict=True):
+    values = tlvs.alpn.encode(), tlvs.raw_authority or tlvs.authority.encode(), tlvs.raw_id or tlvs.unique_id.encode()
+    for kind, value in zip(_TLV_TYPES, values, strict=True):
         if value:
-            block += _tlv(kind, value.encode())
+            block += _tlv(kind, value)
     if tls is not None:
         flags = _CLIENT_SSL | (_CLIENT_CERT_CONN if tls.has_certificate else 0)
         verified = 0 if tls.has_certificate else 1  # 0: the client presented a valid certificate

@@ -503,16 +503,19 @@ def test_what_a_header_of_version_2_says_is_told_on(place: Place, tmp_path: Path
     """Server name, ALPN protocol and id of the connection; a connection without an id gets one, which is logged."""
     listener = {"proxy_protocol": "required", "trusted_proxies": ["127.0.0.0/8"]}
     told = ProxyTlvs("h2", "a.test", "id-1")
+    raw = ProxyTlvs(raw_authority="bücher.example".encode(), raw_id=b"\0\r\n\xff")
     with Gateway(tcp_config(place.a, listener, proxy_protocol="v2"), tmp_path) as gateway:
-        for tlvs in (told, NO_TLVS):
+        for tlvs in (told, NO_TLVS, raw):
             with connected(gateway.port()) as client:
                 client.sendall(header_v2(("192.0.2.1", 1111), ("192.0.2.2", 2222), tlvs))
                 with place.a.accept() as service:
                     sent = _behind_header(service)
-            given = gateway.wait_for_record(client="192.0.2.1", request_id=sent[5].decode())
-            assert given["status"] == 200
+            logged = sent[5].hex() if tlvs is raw else sent[5].decode()
+            assert gateway.wait_for_record(client="192.0.2.1", request_id=logged)["status"] == 200
             if tlvs is told:
                 assert sent == {1: b"h2", 2: b"a.test", 5: b"id-1"}
+            elif tlvs is raw:
+                assert sent == {2: raw.raw_authority, 5: raw.raw_id}
             else:
                 assert set(sent) == {5}
                 assert len(sent[5]) == 32

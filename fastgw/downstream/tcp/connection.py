@@ -24,7 +24,7 @@ from fastgw.errors import Fault, Retry
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.tls_transport import text_of
 from fastgw.forwarded_headers import Peer
-from fastgw.net.proxy_protocol import Address, ProxyTlvs, TerminatedTls, header_v1, header_v2
+from fastgw.net.proxy_protocol import Address, TerminatedTls, header_v1, header_v2
 from fastgw.net.server_name import Alert, ClientHello, HelloReader, InvalidHello
 from fastgw.observe.access_log.record import TCP
 from fastgw.operator_events import OperatorEvent, log_event
@@ -508,8 +508,11 @@ class TcpConnection(Timed):
             return header_v1(source, local)
         if not self.request_id:
             self.request_id = os.urandom(_ID_BYTES).hex().encode()
-        name = self.head.host.decode() or peer.tlvs.authority
-        return header_v2(source, local, ProxyTlvs(peer.tlvs.alpn, name, self.request_id.decode()), self._tls)
+        name = self.head.host.decode()
+        tlvs = peer.tlvs._replace(unique_id=self.request_id.decode())
+        if name:
+            tlvs = tlvs._replace(authority=name, raw_authority=b"")
+        return header_v2(source, local, tlvs, self._tls)
 
     def _open(self, target: End) -> None:
         """Connect both ends with each other."""

@@ -21,7 +21,7 @@ from fastgw.filters.api import Exchange
 from fastgw.forwarded_headers import client_scheme
 from fastgw.http.grammar import IS_VALUE
 from fastgw.jose import claim_json, claim_path, find_claim
-from fastgw.net.proxy_protocol import ProxyTlvs
+from fastgw.net.proxy_protocol import TLV_TEXTS
 from fastgw.routing.requirements import parameters_named, regex_test
 
 Value: TypeAlias = Callable[[Exchange], bytes | None]
@@ -96,7 +96,7 @@ VALUES: Final[Mapping[str, Value]] = {
     "tls.cipher": _of_handshake("cipher"),
     "tls.sni": _of_handshake("server_name"),
     **{f"tls.{name}": _of_certificate(name) for name in _OF_CERTIFICATES},
-    **{f"proxy.{name}": _of_proxy(name) for name in ProxyTlvs._fields},
+    **{f"proxy.{name}": _of_proxy(name) for name in TLV_TEXTS},
     **{f"tls.client_{name}": _of_certificate(name) for name in _OF_CERTIFICATES},
 }
 """Functions of the variables with a fixed name (`config.base.variables.FIXED`)."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from fastgw.http.fields import Fields
-from fastgw.net.proxy_protocol import ProxyTlvs
+from fastgw.net.proxy_protocol import TLV_TEXTS
 from fastgw.observe.access_log.credential_names import CredentialNames
 from fastgw.observe.access_log.formats import (
     PROTOCOLS,
@@ -34,7 +34,7 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _VARIABLE: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _REQUEST, _RESPONSE = "header.", "response_header."
 _PROXY: Final = "proxy."
-_OF_PROXY: Final = frozenset(f"{_PROXY}{name}" for name in ProxyTlvs._fields)
+_OF_PROXY: Final = frozenset(f"{_PROXY}{name}" for name in TLV_TEXTS)
 """Values of the PROXY header of the client's connection."""
 
 

@@ -114,7 +114,14 @@ BEHIND_ADDRESSES = ((0x11, V4_BLOCK), (0x21, V6_BLOCK), (0x31, UNIX_BLOCK), (0x0
         (tlv(1, b"h2") + tlv(2, b"a.test") + tlv(5, b"id-1"), ProxyTlvs("h2", "a.test", "id-1")),
         (tlv(4, b"") + tlv(5, b"x" * 128) + tlv(0x20, bytes(5)) + tlv(4, bytes(9)), ProxyTlvs(unique_id="x" * 128)),
         (tlv(2, b"x" * 255) + tlv(1, b""), ProxyTlvs(authority="x" * 255)),
-        (tlv(2, "ü".encode()) + tlv(5, b"a b") + tlv(1, b"h2\r\n"), NO_TLVS),
+        (
+            tlv(2, "bücher.example".encode()) + tlv(5, b"a\xff\0") + tlv(1, b"h2\r\n"),
+            ProxyTlvs("", "", "61ff00", "bücher.example".encode(), b"a\xff\0"),
+        ),
+        (tlv(5, bytes(range(16))), ProxyTlvs(unique_id=bytes(range(16)).hex(), raw_id=bytes(range(16)))),
+        (tlv(2, b"a.test\r\nX: y") + tlv(5, b""), NO_TLVS),
+        (tlv(2, b"\xff.test") + tlv(1, b"\x0a\x0a"), NO_TLVS),
+        (tlv(2, "a\u2028b c".encode()), NO_TLVS),
         (tlv(0xEA, b"one") + tlv(0xEA, b"two") + tlv(0xFF, b"") + bytes(3), NO_TLVS),  # types that nobody knows
     ],
 )
