@@ -74,10 +74,12 @@ FILTERS: dict[str, dict[str, Any]] = {
 }
 SOON = {"timeouts": {"response_headers": "200ms", "idle": "200ms"}, "retries": {"max": 0}}
 UNBLAMED = {"health_checks": {"passive": None}, "retries": {"max": 2}}
+IMPATIENT = {"retries": {"max": 0}, "timeouts": {"connect": "1s"}}
 DEMANDING = {"demands_certificate": True, "retries": {"max": 0}}
 SHARED: list[tuple[int, Settings]] = [
     (92, {}),
     (2, {"retries": {"max": 0}}),
+    (1, IMPATIENT),
     (2, {"retries": {"conditions": ["connect_failure"]}}),
     (1, {"pool": {"idle_timeout": "200ms"}}),
     (1, SOON),
@@ -397,13 +399,28 @@ def test_a_client_that_leaves_resets_its_stream_alone(world: World) -> None:
     assert other.read_message(waiting).body == b"ok"
 
 
-def test_a_target_that_takes_no_requests_is_one_that_cannot_be_connected_to(make: Any) -> None:
-    """SETTINGS_MAX_CONCURRENT_STREAMS may be 0: nothing waits for it in a connection, neither at first nor later."""
+def test_a_target_may_accept_requests_some_time_after_its_first_settings(make: Any) -> None:
+    """SETTINGS_MAX_CONCURRENT_STREAMS may be 0 for a short time (RFC 9113 section 6.5.2): the request waits."""
     world = make(retries={"max": 0})
     client = world.client()
     client.send(GET % b"/")
+    peer = world.origin.accept({MAX_CONCURRENT_STREAMS: 0})
+    peer.wait_until_read()
+    peer.set({MAX_CONCURRENT_STREAMS: 0})
+    peer.wait_until_read()
+    assert not peer.messages
+    peer.set({MAX_CONCURRENT_STREAMS: 1})
+    answer(peer)
+    assert client.read_response().status == 200
+
+
+def test_a_target_that_takes_no_requests_is_one_that_cannot_be_connected_to(make: Any) -> None:
+    """Nothing waits for longer than the connect timeout, and nothing in a connection that was in use."""
+    world = make(**IMPATIENT)
+    client = world.client()
+    client.send(GET % b"/")
     world.origin.accept({MAX_CONCURRENT_STREAMS: 0})
-    assert client.read_response().status in (502, 503)
+    assert client.read_response().status == 504
     client = world.client()
     client.send(GET % b"/")
     peer = world.origin.accept()

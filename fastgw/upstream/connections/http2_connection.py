@@ -361,18 +361,16 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     def _settle(self, wrong: str) -> None:
         """Handle the target's SETTINGS; `wrong`: the error instead."""
-        most = self.session.peer_max_streams
+        most, settled = self.session.peer_max_streams, self._settled
         if not most and not wrong:
-            if self._settled is None or self._settled.done():
+            if settled is None or settled.done():
                 self._leave()
-                return
-            wrong = "the target accepts no requests (SETTINGS_MAX_CONCURRENT_STREAMS is 0)"
+            return  # at first it may be 0 for a short time (RFC 9113 section 6.5.2): the connect timeout goes on
         self.capacity = max(min(most, MOST_STREAMS), 1)
         if self._tls_is_new and not wrong:
             self._tls_is_new = False
             if self._tls is not None and not self._tls.is_closing():
                 self._tls.remember()
-        settled = self._settled
         if settled is not None and not settled.done():
             settled.set_result(wrong)
 
