@@ -15,6 +15,8 @@ _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS: Final = MappingProxyType({b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9})
 _MOST: Final = 99_999_999
 """Maximum of a timeout: eight digits."""
+_INEXACT_S: Final = 1e-8
+"""Seconds by which the difference of two times may be too large."""
 
 
 class Fielded(Protocol):
@@ -74,11 +76,12 @@ def timeout_of_call(head: CallHead) -> float | None:
 
 
 def timeout_line(seconds: float) -> bytes:
-    """Return the header line with the remaining seconds, in at most eight digits; never 0. It is rounded up, so that
-    the server's deadline is not before the caller's.
+    """Return the header line with the remaining seconds, in at most eight digits; never 0. They are rounded up to the
+    smallest unit that has so many, so that the server's deadline is not before the caller's. A caller
+    cannot say so long a time in a smaller unit but nanoseconds: the server gets no more than any other caller has said.
     """
-    for unit in (b"m", b"S", b"H"):
-        count = ceil(round(seconds / _UNITS[unit], 3))  # a difference of two times is inexact
+    for unit in (b"u", b"m", b"S", b"M", b"H"):
+        count = ceil((seconds - _INEXACT_S) / _UNITS[unit])
         if count <= _MOST:
             return b"Grpc-Timeout: %d%b\r\n" % (max(count, 1), unit)
     return b"Grpc-Timeout: %dH\r\n" % _MOST
