@@ -210,6 +210,7 @@ class Exchange:
         "request_bytes",
         "request_dropped",
         "request_id",
+        "reset_code",
         "response",
         "response_bytes",
         "response_sink",
@@ -265,6 +266,8 @@ class Exchange:
         self.state: ExchangeState = CHOOSING
         self.fault: Fault | None = None
         self.why = ""  # exact reason of a fault: for the log, not for the client
+        # Code of the RST_STREAM that `fault` is the result of; None: it has another reason.
+        self.reset_code: int | None = None
         self.limits: Any = None  # units spent on rate limits: `filters.limiting.counter_store.Record`
         self.grpc_status = ""  # name of the status that a gRPC call has ended with; "": no call, or none was sent
         self.cache_status = b""  # value of `Cache-Status` for the response; b"": no cache was asked

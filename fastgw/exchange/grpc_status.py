@@ -1,5 +1,6 @@
 """gRPC statuses for replies of the gateway itself: for a fault, or for a filter's reply."""
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -8,35 +9,32 @@ import orjson
 from fastgw.errors import Fault
 from fastgw.http.grpc.status import OF_HTTP, GrpcStatus
 from fastgw.http.http1.serializer_reference import PHRASES
-from fastgw.http.http2.session import RESET, ErrorCode, reset_reason
+from fastgw.http.http2.session import ErrorCode
 
 _LATE: Final = frozenset((Fault.UPSTREAM_TIMEOUT, Fault.UPSTREAM_STALLED, Fault.FILTER_TIMEOUT))
-_OF_RESETS: Final = MappingProxyType(
+_OF_RESETS: Final[Mapping[int, GrpcStatus]] = MappingProxyType(
     {
-        reset_reason(code): status
-        for code, status in (
-            (ErrorCode.STREAM_CLOSED, GrpcStatus.UNAVAILABLE),  # the specification has none
-            (ErrorCode.REFUSED_STREAM, GrpcStatus.UNAVAILABLE),
-            (ErrorCode.CANCEL, GrpcStatus.CANCELLED),
-            (ErrorCode.ENHANCE_YOUR_CALM, GrpcStatus.RESOURCE_EXHAUSTED),
-            (ErrorCode.INADEQUATE_SECURITY, GrpcStatus.PERMISSION_DENIED),
-            (ErrorCode.HTTP_1_1_REQUIRED, GrpcStatus.UNAVAILABLE),  # nothing was processed
-        )
+        ErrorCode.STREAM_CLOSED: GrpcStatus.UNAVAILABLE,  # the specification has none
+        ErrorCode.REFUSED_STREAM: GrpcStatus.UNAVAILABLE,
+        ErrorCode.CANCEL: GrpcStatus.CANCELLED,
+        ErrorCode.ENHANCE_YOUR_CALM: GrpcStatus.RESOURCE_EXHAUSTED,
+        ErrorCode.INADEQUATE_SECURITY: GrpcStatus.PERMISSION_DENIED,
+        ErrorCode.HTTP_1_1_REQUIRED: GrpcStatus.UNAVAILABLE,  # nothing was processed
     }
 )
-"""Statuses for the codes of RST_STREAM ("gRPC over HTTP2", Errors), by the reason for the log; INTERNAL for all others,
-because the server may have processed the call: UNAVAILABLE invites clients to repeat it.
+"""Statuses for the codes of RST_STREAM ("gRPC over HTTP2", Errors); INTERNAL for all others, the server may have processed
+the call: UNAVAILABLE invites clients to repeat it.
 """
 
 
-def status_of(fault: Fault | None, status: int, why: str = "") -> GrpcStatus:
-    """Return the gRPC status for a fault, or for the HTTP status of a filter's reply. `why`: reason of the fault, for
-    the log.
+def status_of(fault: Fault | None, status: int, reset_code: int | None = None) -> GrpcStatus:
+    """Return the gRPC status for a fault, or for the HTTP status of a filter's reply. `reset_code`: as of the
+    exchange.
     """
     if fault in _LATE:
         return GrpcStatus.DEADLINE_EXCEEDED
-    if fault in (Fault.CONNECTION_LOST, Fault.UPSTREAM_INCOMPLETE) and why.startswith(RESET):
-        return _OF_RESETS.get(why, GrpcStatus.INTERNAL)
+    if fault in (Fault.CONNECTION_LOST, Fault.UPSTREAM_INCOMPLETE) and reset_code is not None:
+        return _OF_RESETS.get(reset_code, GrpcStatus.INTERNAL)
     return OF_HTTP.get(status, GrpcStatus.UNKNOWN)
 
 

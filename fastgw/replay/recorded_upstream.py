@@ -184,6 +184,7 @@ class RecordedStream:
     """Stream whose response was recorded. `state`: of the client's request; None: it is the copy of a mirror."""
 
     frames_bodies = False
+    reset_code = None
     reused = write_paused = paused = False
     established = NOT_ESTABLISHED
 

@@ -31,7 +31,7 @@ def trailers_only(
         lines += date_line()
     message = message_of(fault, response.status, body)
     block = response.headers.render(dropped | HOP_BY_HOP | _ENTITY)
-    status = status_of(fault, response.status, exchange.why)
+    status = status_of(fault, response.status, exchange.reset_code)
     exchange.grpc_status = status.name
     lines += b"content-type: application/grpc\r\n" + status_lines(status, message)
     return b"%b%b%b\r\n" % (serializer.status_line(200), block, lines)
@@ -44,6 +44,6 @@ def late_status(exchange: Exchange, fault: Fault) -> bytes | None:
         return None
     if response.head.first(b"content-length") is not None:
         return None
-    status = status_of(fault, fault.status, exchange.why)
+    status = status_of(fault, fault.status, exchange.reset_code)
     exchange.grpc_status = status.name
     return status_lines(status, fault.detail)

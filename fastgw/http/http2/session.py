@@ -103,13 +103,9 @@ class ErrorCode(IntEnum):
     HTTP_1_1_REQUIRED = 13
 
 
-RESET: Final = "reset: "
-"""Beginning of the reason of a failure by RST_STREAM; its code follows."""
-
-
 def reset_reason(code: int) -> str:
     """Return the reason of a failure by RST_STREAM, for the log."""
-    return RESET + (ErrorCode(code).name if code <= ErrorCode.HTTP_1_1_REQUIRED else str(code))
+    return f"reset: {ErrorCode(code).name if code <= ErrorCode.HTTP_1_1_REQUIRED else code}"
 
 
 ENDING, IN_HEAD, HAS_OUTPUT, HOLDS = 1, 2, 4, 8

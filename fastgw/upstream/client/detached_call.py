@@ -102,7 +102,7 @@ class DetachedCall(CallSide):
         """Update the exchange of a client, for its log, with the state of the call."""
         call = self._call
         exchange.target, exchange.upstream_s, exchange.retries = call.target, call.upstream_s, call.retries
-        exchange.sent = call.sent
+        exchange.sent, exchange.reset_code = call.sent, call.reset_code
         exchange.fault, exchange.why = exchange.fault or call.fault, exchange.why or call.why
         if exchange.subrequests is None and call.subrequests is not None:
             exchange.subrequests = call.subrequests.log_of_another()  # some may go on, and outlive this exchange

@@ -143,7 +143,7 @@ class TranslatedCall(CallSide):
         """Update the client's exchange, for the log and the fallback, with the state of the call."""
         exchange = self._exchange
         exchange.target, exchange.upstream_s, exchange.retries = call.target, call.upstream_s, call.retries
-        exchange.sent, exchange.grpc_status = call.sent, call.grpc_status
+        exchange.sent, exchange.grpc_status, exchange.reset_code = call.sent, call.grpc_status, call.reset_code
 
     def _fail(self, reply: Reply, fault: Fault) -> None:
         listener = self._end()

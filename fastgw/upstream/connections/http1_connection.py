@@ -120,6 +120,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     capacity: Final = 1
     frames_bodies: Final = True
+    reset_code: Final = None
 
     def __init__(self, worker_loop: WorkerLoop, pool: Lender, target: Target) -> None:
         Timed.__init__(self)

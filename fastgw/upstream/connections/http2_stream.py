@@ -66,6 +66,7 @@ class Http2UpstreamStream(Timed):
         "idle_timeout",
         "paused",
         "phase",
+        "reset_code",
         "reused",
         "target",
         "write_paused",
@@ -79,6 +80,7 @@ class Http2UpstreamStream(Timed):
         self._wheel = connection.worker_loop.wheel
         self.target = target
         self.reused = reused
+        self.reset_code: int | None = None
         self.phase = IDLE
         self.paused = self.write_paused = False
         self.idle_timeout = target.timeouts.idle
@@ -399,6 +401,7 @@ class Http2UpstreamStream(Timed):
             self.lose(Fault.STREAM_REFUSED, "")
         else:
             fault = Fault.UPSTREAM_INCOMPLETE if self.phase is RECEIVING else Fault.CONNECTION_LOST
+            self.reset_code = code
             self._fail(fault, reset_reason(code), silent=False)
 
     @property

@@ -127,6 +127,10 @@ class UpstreamStream(Protocol):
     def established(self) -> tuple[float, float]:
         """When TCP and TLS of its connection were established, in monotonic seconds; 0.0: not known, or no TLS."""
 
+    @property
+    def reset_code(self) -> int | None:
+        """Code of the RST_STREAM that has ended it; None: it was not ended so."""
+
     def limit_times(self, head: float, idle: float) -> None:
         """Set the timeouts of this request, in seconds, in place of the target's: for the response head, and for the
         next byte. Called before the request is sent.

@@ -17,8 +17,7 @@ from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.http.field_names import EXPECT
 from fastgw.http.grpc.status import STATUS, check_status, check_trailers, outcome_of, parse_status, status_at_end
 from fastgw.http.http1 import serializer
-from fastgw.http.http2.session import RESET as RESET_REASON
-from fastgw.http.http2.session import ErrorCode, reset_reason
+from fastgw.http.http2.session import ErrorCode
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.recording.tap import RecordedTrace
@@ -39,7 +38,8 @@ such a request gets a fresh connection.
 """
 EARLY_S: Final = 0.02
 """Maximum seconds by which the clock of a target may be ahead when it ends a call at the caller's deadline."""
-_CANCELLED: Final = reset_reason(ErrorCode.CANCEL)
+EARLY_SHARE: Final = 0.1
+"""The same as a share of the time that the caller has given: all of a short call would be at its deadline otherwise."""
 
 
 @final
@@ -316,7 +316,7 @@ class Attempt(Timed):
     def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
         stream, forwarding = self.stream, self._forwarding
         assert stream is not None
-        if self._is_at_deadline(fault, why):
+        if self._is_at_deadline(fault, stream.reset_code):
             forwarding.expire(forwarding.call_due_at)
             return
         if self._answered_at:
@@ -335,16 +335,17 @@ class Attempt(Timed):
                 condition = PER_TRY_TIMEOUT
         # A target may close idle connections, and refuse unprocessed requests: these are not failures.
         self._give_up(None if condition in (RESET, REFUSED) else fault, why, stream)
-        forwarding.attempt_lost(self, fault, condition, why)
+        forwarding.attempt_lost(self, fault, condition, why, stream.reset_code)
 
-    def _is_at_deadline(self, fault: Fault, why: str) -> bool:
+    def _is_at_deadline(self, fault: Fault, reset_code: int | None) -> bool:
         """Whether a failure is the end of the call at the caller's deadline, which the target has noticed first: it
         has cancelled the stream, or closed a connection that it drains.
         """
         due_at = self._forwarding.call_due_at
         if due_at == inf or fault not in (Fault.CONNECTION_LOST, Fault.UPSTREAM_INCOMPLETE):
             return False
-        return (why == _CANCELLED or not why.startswith(RESET_REASON)) and due_at - monotonic() <= EARLY_S
+        early = min(EARLY_S, (due_at - self.exchange.begun_at) * EARLY_SHARE)
+        return reset_code in (None, ErrorCode.CANCEL) and due_at - monotonic() <= early
 
     # calls of a tunnel (`TunnelListener`)
 

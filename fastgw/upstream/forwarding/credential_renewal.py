@@ -58,6 +58,7 @@ class CredentialRenewal:
         "_trailers",
         "attempt",
         "fault",
+        "reset_code",
         "sent",
         "why",
     )
@@ -74,6 +75,7 @@ class CredentialRenewal:
         self._trailers: Trailers = ()
         self.fault: Fault | None = None  # fault by which the response was aborted
         self.why = ""
+        self.reset_code: int | None = None
         self.sent = 0  # bytes of the request's body that were sent to this target
 
     def __repr__(self) -> str:
@@ -169,6 +171,8 @@ class CredentialRenewal:
 
     def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
         self.fault, self.why = fault, why
+        if self.attempt.stream is not None:
+            self.reset_code = self.attempt.stream.reset_code
         self._forwarding.current = None
         self.attempt.give_up(fault)
 

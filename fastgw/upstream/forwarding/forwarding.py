@@ -201,15 +201,17 @@ class Forwarding(Timed):
             exchange.drop_everywhere(EXPECT)  # it is met: another attempt need not ask
         exchange.client.send_interim(head)
 
-    def attempt_lost(self, attempt: Attempt, fault: Fault, condition: str, why: str = "") -> None:
+    def attempt_lost(
+        self, attempt: Attempt, fault: Fault, condition: str, why: str = "", reset_code: int | None = None
+    ) -> None:
         """Handle an attempt that has failed, or whose response was aborted. `condition`: the retry condition that it
-        meets.
+        meets. `reset_code`: of its stream.
         """
         if self._drop(attempt):
             return
         wait = inf if condition == NEVER else self._decide_retry(condition, self._tried)
         if wait == inf:
-            self.fail(fault, why)
+            self.fail(fault, why, reset_code=reset_code)
         else:
             # The loss of an HTTP/2 connection affects many requests: they share the next one.
             fresh = condition == RESET and attempt.target.capacity == 1
@@ -442,7 +444,7 @@ class Forwarding(Timed):
         stream, body = attempt.stream, exchange.request_body
         self._timer = None
         if renewal.fault is not None:
-            self.fail(renewal.fault, renewal.why)
+            self.fail(renewal.fault, renewal.why, reset_code=renewal.reset_code)
             return
         if stream is None:
             self._pass_on(held)
@@ -527,14 +529,15 @@ class Forwarding(Timed):
         self._end()
         exchange.service = None
 
-    def fail(self, fault: Fault, why: str = "", wait: float = 0.0) -> None:
-        """Answer with a fault. `wait`: seconds until a retry is useful, if known."""
+    def fail(self, fault: Fault, why: str = "", wait: float = 0.0, reset_code: int | None = None) -> None:
+        """Answer with a fault. `wait`: seconds until a retry is useful, if known. `reset_code`: of the stream."""
         if self._held is not None and fault in NOBODY:
             self._pass_on(self._held)
             return
         exchange = self.exchange
         self._end()
         exchange.service = None
+        exchange.reset_code = reset_code  # not that of an upstream before, whose fallback this one is
         exchange.fail(fault, why=why, wait=wait)
 
     def _end(self) -> None:

@@ -162,7 +162,7 @@ def _reply(exchange: Exchange, reply: Reply) -> Reply:
     fields = [line for line in reply.fields if line[0].lower() not in KEPT_OF_REPLIES]
     code = reply.grpc_status
     if code is None:
-        code = _code_of(reply.fault, reply.status, exchange.why)
+        code = _code_of(reply.fault, reply.status, exchange.reset_code)
     # The protocol has one status for each code, but 405 for a method that is not called by GET.
     status = reply.status if reply.fault is Fault.METHOD_NOT_ALLOWED else TO_HTTP[code]
     exchange.grpc_status = code.name
@@ -178,9 +178,9 @@ def _is_error(body: bytes) -> bool:
         return False
 
 
-def _code_of(fault: Fault | None, status: int, why: str) -> GrpcStatus:
+def _code_of(fault: Fault | None, status: int, reset_code: int | None) -> GrpcStatus:
     """Return the code for a reply of the gateway: 400 means the request, as it says over HTTP."""
-    return GrpcStatus.INVALID_ARGUMENT if status == 400 else status_of(fault, status, why)
+    return GrpcStatus.INVALID_ARGUMENT if status == 400 else status_of(fault, status, reset_code)
 
 
 def _error_reply(
@@ -307,7 +307,7 @@ class StreamBridge(ConnectBridge):
 
     def end_with_fault(self, fault: Fault, detail: str) -> bool:
         if self._between_messages:
-            code = _code_of(fault, fault.status, self.exchange.why)
+            code = _code_of(fault, fault.status, self.exchange.reset_code)
             self.exchange.grpc_status = code.name
             self.finish(connect.end_of_stream(connect.error_of(code, detail)))
         return self._between_messages

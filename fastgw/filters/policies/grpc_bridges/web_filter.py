@@ -71,7 +71,7 @@ def _reply(exchange: Exchange, reply: Reply) -> Reply:
     message = message_of(reply.fault, reply.status, reply.body)
     code = reply.grpc_status
     if code is None:
-        code = status_of(reply.fault, reply.status, exchange.why)
+        code = status_of(reply.fault, reply.status, exchange.reset_code)
     exchange.grpc_status = code.name
     return _status_reply(exchange, kind, code, message, fields, reply.fault)
 
@@ -144,7 +144,7 @@ class WebBridge(CallBridge):
     def end_with_fault(self, fault: Fault, detail: str) -> bool:
         if not self._response.between_messages:
             return False
-        code = status_of(fault, fault.status, self.exchange.why)
+        code = status_of(fault, fault.status, self.exchange.reset_code)
         self.exchange.grpc_status = code.name
         self.finish(self._response.end(status_trailers(code, detail)))
         return True
