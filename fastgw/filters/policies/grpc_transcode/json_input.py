@@ -56,6 +56,12 @@ _SHAPES: Final[Mapping[str, tuple[type, str]]] = {
     **{name: (str, expected) for name, (_, expected) in _TIMES.items()},
 }
 """The JSON of messages that is not an object of their fields."""
+_IN_VALUE: Final = WRAPPERS | _SHAPES.keys() - {"google.protobuf.Empty"} | {"google.protobuf.Value"}
+"""Messages whose JSON in an Any is its `value`."""
+_ESCAPES: Final = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F])|.)", re.DOTALL
+)
+"""Escape sequences in JSON. The group: half of a surrogate pair."""
 _NO_NUMBERS: Final = frozenset(("NaN", "Infinity", "-Infinity"))
 
 
@@ -71,7 +77,8 @@ def quoted(name: str) -> str:
 def read_json(text: bytes) -> Any:
     """Parse JSON strictly. Raises `InvalidRequest`."""
     try:
-        return _decode(text.decode("utf-8"))
+        characters = text.decode("utf-8")
+        value = _decode(characters)
     except UnicodeDecodeError:
         raise InvalidRequest("The JSON is not UTF-8.") from None
     except RecursionError:
@@ -83,6 +90,10 @@ def read_json(text: bytes) -> Any:
         raise InvalidRequest(f"The JSON is malformed: {error.msg} at {where}.") from None
     except ValueError:  # an integer of thousands of digits
         raise InvalidRequest("The JSON has a number that is too long.") from None
+    # No string of a message can have it, and names with it are no text that the library can look for.
+    if "\\u" in characters and any(found[1] for found in _ESCAPES.finditer(characters)):
+        raise InvalidRequest("The JSON has half of a surrogate pair.")
+    return value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -194,7 +205,10 @@ class JsonChecker:
             raise InvalidRequest(f"The type {quoted(url)} of {quoted(name)} is unknown.") from None
         if kind.file.package != "google.protobuf":
             self.check(value, kind, depth + 1)  # no field is named @type
-        elif "value" in value:
+        elif "value" not in value:
+            if kind.full_name in _IN_VALUE:
+                raise InvalidRequest(f'"value" is missing in {quoted(name)}, which is a {kind.full_name}.')
+        else:
             value["value"] = self.check(value["value"], kind, depth + 1)
 
     def _check_value(self, value: Any, field: Any, name: str, depth: int) -> Any:

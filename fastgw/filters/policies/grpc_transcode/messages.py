@@ -140,7 +140,10 @@ class RequestReader:
                 max_recursion_depth=MOST_DEPTH,
             )
         except Exception as error:  # the edge of the library, which raises many kinds
-            if _is_of_python(error):
+            cause = _cause_in_python(error)
+            if isinstance(cause, OverflowError):
+                raise InvalidRequest("The JSON has a number that is too large.") from error
+            if cause is not None:
                 name = message.DESCRIPTOR.full_name
                 raise InvalidRequest(f"The JSON has a value of another type than {name} has.") from error
             raise InvalidRequest(_shown(error)) from error
@@ -229,12 +232,12 @@ def _value_of(field: Any, text: str, where: str) -> Any:
     return text
 
 
-def _is_of_python(error: Exception) -> bool:
-    """Whether an error of the library has the text of an exception of Python, which says nothing to a client."""
+def _cause_in_python(error: Exception) -> BaseException | None:
+    """Return the exception of Python whose text an error of the library has; it says nothing to a client."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, (TypeError, AttributeError, LookupError, OverflowError)):
         cause = cause.__cause__
-    return cause is not None and str(cause).rstrip(".") in str(error)
+    return cause if cause is not None and str(cause).rstrip(".") in str(error) else None
 
 
 def _shown(error: Exception) -> str:
