@@ -72,6 +72,7 @@ class Http2UpstreamStream(Timed):
         "write_paused",
     )
 
+    reset_code: int | None  # once it has failed
     frames_bodies: Final = False
 
     def __init__(self, connection: "Http2UpstreamConnection", target: Target, reused: bool) -> None:
@@ -80,7 +81,6 @@ class Http2UpstreamStream(Timed):
         self._wheel = connection.worker_loop.wheel
         self.target = target
         self.reused = reused
-        self.reset_code: int | None = None
         self.phase = IDLE
         self.paused = self.write_paused = False
         self.idle_timeout = target.timeouts.idle
@@ -401,8 +401,7 @@ class Http2UpstreamStream(Timed):
             self.lose(Fault.STREAM_REFUSED, "")
         else:
             fault = Fault.UPSTREAM_INCOMPLETE if self.phase is RECEIVING else Fault.CONNECTION_LOST
-            self.reset_code = code
-            self._fail(fault, reset_reason(code), silent=False)
+            self._fail(fault, reset_reason(code), silent=False, reset_code=code)
 
     @property
     def _has_no_response(self) -> bool:
@@ -421,8 +420,15 @@ class Http2UpstreamStream(Timed):
         if self.phase is not OVER and self._listener is not None:
             self._fail(fault, why, silent=None if fault is Fault.UPSTREAM_TIMEOUT else False, reset=True)
 
-    def _fail(self, fault: Fault, why: str, silent: bool | None = None, reset: bool = False) -> None:
-        listener = self._listener
+    def _fail(
+        self,
+        fault: Fault,
+        why: str,
+        silent: bool | None = None,
+        reset: bool = False,
+        reset_code: int | None = None,
+    ) -> None:
+        listener, self.reset_code = self._listener, reset_code
         if silent is None:
             silent = self.phase is AWAITING and not self._informed
         self._end(reset)

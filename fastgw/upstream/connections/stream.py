@@ -129,7 +129,7 @@ class UpstreamStream(Protocol):
 
     @property
     def reset_code(self) -> int | None:
-        """Code of the RST_STREAM that has ended it; None: it was not ended so."""
+        """Code of the RST_STREAM that has ended it; None: it was not ended so. Read in `on_failure` only."""
 
     def limit_times(self, head: float, idle: float) -> None:
         """Set the timeouts of this request, in seconds, in place of the target's: for the response head, and for the
