@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fastgw.compiled import PURE
+from fastgw.upstream.connections.http2_connection import NO_STREAMS
 from fastgw.upstream.policies.retry import MOST_REFUSED
 from tests.support.certificates import Certificates, server_tls
 from tests.support.client import Client
@@ -78,7 +79,7 @@ IMPATIENT = {"retries": {"max": 0}, "timeouts": {"connect": "1s"}}
 DEMANDING = {"demands_certificate": True, "retries": {"max": 0}}
 SHARED: list[tuple[int, Settings]] = [
     (92, {}),
-    (2, {"retries": {"max": 0}}),
+    (4, {"retries": {"max": 0}}),
     (1, IMPATIENT),
     (2, {"retries": {"conditions": ["connect_failure"]}}),
     (1, {"pool": {"idle_timeout": "200ms"}}),
@@ -421,6 +422,8 @@ def test_a_target_that_takes_no_requests_is_one_that_cannot_be_connected_to(make
     client.send(GET % b"/")
     world.origin.accept({MAX_CONCURRENT_STREAMS: 0})
     assert client.read_response().status == 504
+    detail = world.gateway.wait_for_record(status=504)["fault_detail"]
+    assert detail == f"HTTP/2 timed out after 1 s: {NO_STREAMS}"
     client = world.client()
     client.send(GET % b"/")
     peer = world.origin.accept()
@@ -431,6 +434,21 @@ def test_a_target_that_takes_no_requests_is_one_that_cannot_be_connected_to(make
     client.send(GET % b"/")
     answer(world.origin.accept())
     assert client.read_response().status == 200
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_target_that_accepts_no_requests_and_ends_the_connection_speaks_http2(make: Any, leaves: bool) -> None:
+    world = make(retries={"max": 0})
+    client = world.client()
+    client.send(GET % b"/")
+    peer = world.origin.accept({MAX_CONCURRENT_STREAMS: 0})
+    if leaves:
+        peer.goaway(0)
+    else:
+        peer.wait_until_read()
+        peer.close()
+    assert client.read_response().status == 502
+    assert world.gateway.wait_for_record(status=502)["fault_detail"] == f"HTTP/2: {NO_STREAMS}"
 
 
 @pytest.mark.parametrize("method", [b"GET", b"POST"])

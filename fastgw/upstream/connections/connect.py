@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, cast, final
 from fastgw.errors import Fault
 from fastgw.eventloop.tls_transport import text_of
 from fastgw.eventloop.worker_loop import WorkerLoop
-from fastgw.upstream.connections.http2_connection import Http2UpstreamConnection
+from fastgw.upstream.connections.http2_connection import NO_STREAMS, Http2UpstreamConnection
 from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
 from fastgw.upstream.connections.socket_connection import SocketConnection
 from fastgw.upstream.connections.tls_client import Client, TlsBroken, TlsClientTransport
@@ -130,7 +130,14 @@ async def connect(
     except TlsBroken as error:  # also while the SETTINGS were awaited, as in TLS 1.3 the target may refuse only then
         raise _failed(ConnectStep.HANDSHAKE, error, timeout) from error
     except OSError as error:
-        raise _failed(step, error, timeout) from error
+        raise _failed(step, error, timeout, _late_reason(step, protocol)) from error
+
+
+def _late_reason(step: ConnectStep, protocol: Connecting) -> str:
+    """Return what a step that is late waits for; "" = that is not known."""
+    connection = protocol.chosen if isinstance(protocol, NegotiatingConnection) else protocol
+    waits = step is ConnectStep.SETTINGS and isinstance(connection, Http2UpstreamConnection) and connection.accepts_none
+    return f": {NO_STREAMS}" if waits else ""
 
 
 def _note_steps(protocol: Connecting, target: Target, tcp_at: float) -> None:
@@ -160,8 +167,11 @@ def not_connected(error: OSError, timeout: float, address: TargetAddress | None)
     return _failed(ConnectStep.CONNECT, error, timeout)
 
 
-def _failed(step: ConnectStep, error: OSError, timeout: float) -> ConnectFailed:
-    return ConnectFailed(_fault(step, error), f"{step.text}: {_reason(error, timeout)}", _detail(step, error, timeout))
+def _failed(step: ConnectStep, error: OSError, timeout: float, late_reason: str = "") -> ConnectFailed:
+    if isinstance(error, TimeoutError) and error.errno is None:
+        late = f"timed out after {timeout:g} s{late_reason}"
+        return ConnectFailed(step.late, f"{step.text}: {late}", f"{step.text} {late}"[:DETAIL_MAX])
+    return ConnectFailed(_fault(step, error), f"{step.text}: {_reason(error)}", _detail(step, error))
 
 
 def _fault(step: ConnectStep, error: OSError) -> Fault:
@@ -170,15 +180,11 @@ def _fault(step: ConnectStep, error: OSError) -> Fault:
     return _CONNECT_FAULTS.get(error.errno or 0, step.failed) if step is ConnectStep.CONNECT else step.failed
 
 
-def _reason(error: OSError, timeout: float) -> str:
-    if isinstance(error, TimeoutError) and error.errno is None:
-        return f"timed out after {timeout:g} s"
+def _reason(error: OSError) -> str:
     return str(error) or type(error).__name__
 
 
-def _detail(step: ConnectStep, error: OSError, timeout: float) -> str:
-    if isinstance(error, TimeoutError) and error.errno is None:
-        return f"{step.text} timed out after {timeout:g} s"
+def _detail(step: ConnectStep, error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: {error.verify_message}"[:DETAIL_MAX]
     if isinstance(error, ssl.SSLError):

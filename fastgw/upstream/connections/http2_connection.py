@@ -57,6 +57,7 @@ and end the connection, unless they have sent something else in between."""
 NOT_HTTP2: Final = "the target does not speak HTTP/2"
 SPEAKS_HTTP1: Final = "the target has answered with HTTP/1, not HTTP/2: it needs `protocol: http1` or `auto`"
 NO_SETTINGS: Final = "the target has closed the connection before its SETTINGS: it may not speak HTTP/2"
+NO_STREAMS: Final = "the target accepts no requests (SETTINGS_MAX_CONCURRENT_STREAMS is 0)"
 _HTTP1: Final = b"HTTP/1."
 
 
@@ -146,6 +147,11 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         wrong = await self._settled
         if wrong:
             raise (TlsBroken if wrong == self.lost_by else ConnectionError)(wrong)
+
+    @property
+    def accepts_none(self) -> bool:
+        """Whether the SETTINGS of the target allow no streams."""
+        return not self.session.peer_max_streams
 
     def open_stream(self) -> Http2UpstreamStream:
         return Http2UpstreamStream(self, self.target, self.uses > 1)
@@ -378,7 +384,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         """Lend no more streams; those in flight continue."""
         if not self.closed:
             self.closed = True
-            self._settle(NOT_HTTP2)
+            self._settle(NO_STREAMS if self.accepts_none else NOT_HTTP2)
             self.pool.forget(self)
 
     def _lose(self, fault: Fault, why: str) -> None:
@@ -386,8 +392,12 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if self._gone:
             return
         self.closed = True
-        broken = self.session.error is not None or self.session.done
-        self._settle(NOT_HTTP2 if broken else self.lost_by or NO_SETTINGS)
+        if self.session.error is not None:
+            self._settle(NOT_HTTP2)
+        elif self.accepts_none:
+            self._settle(self.lost_by or NO_STREAMS)
+        else:
+            self._settle(NOT_HTTP2 if self.session.done else self.lost_by or NO_SETTINGS)
         for stream in tuple(self._begun):  # received before
             self._report_begin(stream)
         for stream in tuple(self._streams.values()):
