@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, NamedTuple
+from unicodedata import category
 
 from fastgw.http.malformed import Malformed
 
@@ -51,6 +52,9 @@ _TLV_LENGTHS: Final = {_V2_ALPN: (0, 255), _V2_AUTHORITY: (0, 255), _V2_UNIQUE_I
 """Shortest and longest value of each TLV that is read. Every other type is skipped (section 2.2)."""
 _TLV_TYPES: Final = (_V2_ALPN, _V2_AUTHORITY, _V2_UNIQUE_ID)
 """Types of the texts in `ProxyTlvs`, in its order."""
+_NOT_IN_NAMES: Final = frozenset(("Cc", "Cs", "Zs", "Zl", "Zp"))
+"""Categories of characters that no server name has: control characters, surrogates and spaces."""
+_DIRECTION_MARKS: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _VISIBLE: Final = re.compile(rb"[\x21-\x7e]+")
 
 
@@ -195,12 +199,14 @@ def _read_tlvs(header: bytes, start: int) -> ProxyTlvs:
 
 
 def _is_name(value: bytes) -> bool:
-    """Whether a value is UTF-8 without control characters and spaces."""
+    """Whether a value is UTF-8 without control characters, spaces, and the marks that turn the direction of a line,
+    which could make a log say something else. Other marks without a shape, such as U+200C, are legal in names (IDNA).
+    """
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError:
         return False
-    return text.isprintable() and " " not in text
+    return not any(category(character) in _NOT_IN_NAMES or character in _DIRECTION_MARKS for character in text)
 
 
 def _crc32c(content: bytes) -> int:

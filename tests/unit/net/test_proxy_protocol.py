@@ -122,6 +122,10 @@ BEHIND_ADDRESSES = ((0x11, V4_BLOCK), (0x21, V6_BLOCK), (0x31, UNIX_BLOCK), (0x0
         (tlv(2, b"a.test\r\nX: y") + tlv(5, b""), NO_TLVS),
         (tlv(2, b"\xff.test") + tlv(1, b"\x0a\x0a"), NO_TLVS),
         (tlv(2, "a\u2028b c".encode()), NO_TLVS),
+        (tlv(2, "a\u202eb".encode()), NO_TLVS),
+        (tlv(2, "a\u2067b".encode()), NO_TLVS),
+        (tlv(2, "a\u0085b".encode()), NO_TLVS),
+        (tlv(2, "ك\u200cب.example".encode()), ProxyTlvs(raw_authority="ك\u200cب.example".encode())),
         (tlv(0xEA, b"one") + tlv(0xEA, b"two") + tlv(0xFF, b"") + bytes(3), NO_TLVS),  # types that nobody knows
     ],
 )
