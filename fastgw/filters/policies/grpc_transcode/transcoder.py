@@ -112,13 +112,13 @@ def _is_rpc(exchange: Exchange) -> bool:
 
 
 def _refuse_content(exchange: Exchange, binding: Binding) -> Reply | None:
-    """Refuse a body that does not say that it is JSON: pages of other origins may send such without asking."""
+    """Refuse a body that does not say that it is JSON: pages of other origins may send such without asking. No body is
+    taken with a coding: a message of gRPC has no place to name it.
+    """
     if exchange.request_body is None or binding.body is None:
         return None
-    if is_http_body(binding.method.input, binding.body):
-        return None
     coded = refuse_coded_body(exchange)
-    if coded is not None:
+    if coded is not None or is_http_body(binding.method.input, binding.body):
         return coded
     value = exchange.field(b"content-type")
     if value is None:

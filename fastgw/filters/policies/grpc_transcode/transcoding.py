@@ -55,13 +55,14 @@ from fastgw.upstream.forwarding.forward_action import Forward
 JSON: Final = b"application/json"
 LINES: Final = b"application/x-ndjson"
 _PROBLEM: Final = b"application/problem+json"
-_NOT_SENT_RAW: Final = WRITTEN_HERE | frozenset(
-    b"accept accept-charset accept-encoding accept-language content-type expect if-match if-modified-since "
-    b"if-none-match if-range if-unmodified-since range trailer".split()
+_NOT_SENT_RAW: Final = WRITTEN_HERE | DIGESTS.union(
+    b"accept accept-charset accept-encoding accept-language content-encoding content-type expect if-match "
+    b"if-modified-since if-none-match if-range if-unmodified-since range trailer".split()
 )
-"""Headers of the client that describe the resource over HTTP, and not the call with a body of any type."""
-_OF_JSON: Final = b"content-disposition content-encoding content-language content-location".split()
-_NOT_SENT: Final = _NOT_SENT_RAW | DIGESTS.union(_OF_JSON)
+"""Headers of the client that describe the resource over HTTP, or bytes that are framed in the call, where the body is of
+any type.
+"""
+_NOT_SENT: Final = _NOT_SENT_RAW.union(b"content-disposition content-language content-location".split())
 """Headers of the client that describe JSON, or the resource over HTTP, and not the call."""
 _NOT_SHOWN_RAW: Final = HOP_BY_HOP | frozenset((b"accept-encoding", b"content-type", b"trailer"))
 """Headers of the upstream that describe its message, and not the body of any type in it."""
@@ -190,8 +191,6 @@ class Transcoding(BodySink, CallListener):
     def _send(self, body: Relay) -> None:
         exchange, path = self._exchange, self._binding.method.path
         left_out = _NOT_SENT_RAW if self._reader.is_raw else _NOT_SENT
-        if exchange.request_body is not None and exchange.request_body.changed:
-            left_out |= DIGESTS
         fields = [(name, value) for name, value in exchange.headers if _is_metadata(name.lower(), left_out)]
         authority = exchange.authority or b"localhost"
         head = BuiltRequestHead(b"POST", authority, path, (*fields, *_CALL), body.length, accepts_trailers=True)
