@@ -177,7 +177,7 @@ class Forward:
                 exchange.fail(Fault.BAD_REQUEST, "The grpc-timeout header is malformed.")
                 return
             if due_in != inf or self.timeout is not inf:
-                # The wheel is behind by a turn of the loop: the server must not get more than the caller has said (`timeout_line`).
+                # The wheel is behind by a turn of the loop: the server gets no more than the caller has said.
                 due_at = min(upstream.worker_loop.wheel.now, exchange.begun_at) + due_in
                 forwarding.limit_time(due_at)
                 if due_at <= upstream.worker_loop.wheel.now:  # filters have waited for so long

@@ -59,8 +59,8 @@ _NOT_SENT_RAW: Final = WRITTEN_HERE | DIGESTS.union(
     b"accept accept-charset accept-encoding accept-language content-encoding content-type expect if-match "
     b"if-modified-since if-none-match if-range if-unmodified-since range trailer".split()
 )
-"""Headers of the client that describe the resource over HTTP, or bytes that are framed in the call, where the body is of
-any type.
+"""Headers of the client that describe the resource over HTTP, or bytes that are framed in the call, where the body is
+of any type.
 """
 _NOT_SENT: Final = _NOT_SENT_RAW.union(b"content-disposition content-language content-location".split())
 """Headers of the client that describe JSON, or the resource over HTTP, and not the call."""

@@ -58,7 +58,11 @@ def as_dict(read: Any) -> Any:
         ("GET /v1/shelf-of/a%2Fb", b"", {"name": "a/b"}),
         ("GET /v1/shelves?page_size=3", b"", {"page_size": 3}),
         ("POST /v1/echo", b'{"text": "\\ud83d\\uDE00 \\\\ud800"}', {"text": "\U0001f600 \\ud800"}),
-        ("POST /v1/echo", b'{"any": {"@type": "x/google.protobuf.Empty"}}', {"any": {"@type": "x/google.protobuf.Empty"}}),
+        (
+            "POST /v1/echo",
+            b'{"any": {"@type": "x/google.protobuf.Empty"}}',
+            {"any": {"@type": "x/google.protobuf.Empty"}},
+        ),
         ("GET /v1/shelves?pageSize=3", b"", {"page_size": 3}),
         ("POST /v1/shelves?request_id=r", b'{"name": "n"}', {"shelf": {"name": "n"}, "request_id": "r"}),
         ("POST /v1/shelves", b"", {}),
