@@ -22,8 +22,8 @@ _OF_RESETS: Final[Mapping[int, GrpcStatus]] = MappingProxyType(
         ErrorCode.HTTP_1_1_REQUIRED: GrpcStatus.UNAVAILABLE,  # nothing was processed
     }
 )
-"""Statuses for the codes of RST_STREAM ("gRPC over HTTP2", Errors); INTERNAL for all others, because the server may have
-processed the call: UNAVAILABLE invites clients to repeat it.
+"""Statuses for the codes of RST_STREAM ("gRPC over HTTP2", Errors); INTERNAL for all others: the server may have
+processed the call, and UNAVAILABLE invites clients to repeat it.
 """
 
 

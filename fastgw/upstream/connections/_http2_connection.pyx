@@ -75,6 +75,7 @@ cdef struct OfStream:
     Slot number
     Slot paused
     Slot phase
+    Slot reset_code
     Slot reused
     Slot sending
     Slot source
@@ -171,6 +172,7 @@ def adopt(type owner not None, type stream_owner not None):
     learn(&of_stream.number, stream_owner, "_number")
     learn(&of_stream.paused, stream_owner, "paused")
     learn(&of_stream.phase, stream_owner, "phase")
+    learn(&of_stream.reset_code, stream_owner, "reset_code")
     learn(&of_stream.reused, stream_owner, "reused")
     learn(&of_stream.sending, stream_owner, "_sending")
     learn(&of_stream.source, stream_owner, "_source")
@@ -417,6 +419,7 @@ def open_stream(self):
     write(&of_stream.early, stream, [])
     write(&of_stream.kept, stream, None)
     write(&of_stream.ended, stream, None)
+    write(&of_stream.reset_code, stream, None)
     return stream
 
 

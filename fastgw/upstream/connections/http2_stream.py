@@ -72,7 +72,6 @@ class Http2UpstreamStream(Timed):
         "write_paused",
     )
 
-    reset_code: int | None  # once it has failed
     frames_bodies: Final = False
 
     def __init__(self, connection: "Http2UpstreamConnection", target: Target, reused: bool) -> None:
@@ -97,6 +96,7 @@ class Http2UpstreamStream(Timed):
         self._early: list[bytes] = []  # its body so far
         self._kept: deque[bytes] | None = None  # received while it was paused
         self._ended: Trailers | None = None  # end of the response that is not reported yet
+        self.reset_code: int | None = None  # by which the target has ended it
 
     def __repr__(self) -> str:
         return f"<Http2UpstreamStream {self._number} {self.target.label} {self.phase.name}>"
