@@ -133,7 +133,7 @@ async def connect(
         raise _failed(step, error, timeout, _late_reason(step, protocol)) from error
 
 
-def _late_reason(step: ConnectStep, protocol: Connecting) -> str:
+def _late_reason(step: ConnectStep, protocol: "Connecting | SocketConnection") -> str:
     """Return what a step that is late waits for; "" = that is not known."""
     connection = protocol.chosen if isinstance(protocol, NegotiatingConnection) else protocol
     waits = step is ConnectStep.SETTINGS and isinstance(connection, Http2UpstreamConnection) and connection.accepts_none
