@@ -700,10 +700,10 @@ class TestSpool:
             each.write_bytes(b"%d\n" % number)
         opened = os.open
 
-        def open_file(name, *more):
+        def open_file(name, *more, **named):
             if str(name) == str(broken):
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return opened(name, *more)
+            return opened(name, *more, **named)
 
         monkeypatch.setattr(os, "open", open_file)
         make(**http_sink(server, spool=spooled)).refresh()
