@@ -145,7 +145,8 @@ class Breaker:
         words, trial, slot = self._words, self._state.trial, self._slot
         own = words.counted(self._column.words, words.proven, slot, trial)
         words.count(self._column, words.proven, slot, trial, own + 1)
-        if words.counted_by_all(self._column, words.proven, slot, trial) >= self._settings.probes:
+        proven = words.counted_by_all(self._column, words.proven, slot, trial)
+        if proven >= self._settings.probes and self._is_current(self._clock()):
             self._start_transition(BreakerState(self._state.round + 1, 0.0, False))
 
     def _counts(self) -> list[tuple[int, int]]:
@@ -182,12 +183,18 @@ class Breaker:
             self._start_transition(self._state._replace(round=round + 1))
 
     def _open(self, now: float) -> None:
-        state = self._words.breaker(self._column.views, self._slot)
-        if state != self._state:  # another worker was first
+        if self._is_current(now):
+            self._on_open()
+            self._start_transition(BreakerState(self._state.round + 1, now + self._settings.open, True))
+
+    def _is_current(self, now: float) -> bool:
+        """Whether no other worker has opened or closed it meanwhile. A new round of probes changes nothing of what has
+        been decided: it is adopted.
+        """
+        before, state = self._state, self._words.breaker(self._column.views, self._slot)
+        if state != before:
             self._adopt_state(state, now)
-            return
-        self._on_open()
-        self._start_transition(BreakerState(self._state.round + 1, now + self._settings.open, True))
+        return state == before or (self.phase is BreakerPhase.HALF_OPEN and state.trial == before.trial)
 
     def _start_transition(self, state: BreakerState) -> None:
         """Make a transition in this worker."""

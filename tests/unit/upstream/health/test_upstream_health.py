@@ -728,6 +728,29 @@ def test_it_closes_although_probes_of_each_round_have_no_result(workers: int) ->
     assert (rounds, node.phase()) == (3, BreakerPhase.CLOSED)
 
 
+@pytest.mark.parametrize("is_well", [True, False])
+def test_results_count_in_a_worker_that_has_not_seen_the_next_round(is_well: bool) -> None:
+    node = Node(breaker=BREAKER)
+    opened(node)
+    node.passes(5.0)
+    assert [worker.passes() for worker in node.workers * 2] == [True] * 3 + [False] * 3
+    node.passes(4.9)
+    first, second = node.workers[0].health.breaker, node.workers[1].health.breaker
+    assert first is not None
+    assert second is not None
+    while first._state == second._state:
+        node.now += 0.1
+        first.refresh_state(node.now)
+    assert first.phase is second.phase is BreakerPhase.HALF_OPEN
+    for _ in range(3 if is_well else 1):
+        if is_well:
+            node.workers[1].answers(0, seconds=5.5)
+        else:
+            node.workers[1].fails(0, seconds=5.5)
+    assert second.phase is (BreakerPhase.CLOSED if is_well else BreakerPhase.OPEN)
+    assert node.phase() is second.phase
+
+
 def test_successes_from_before_it_opened_again_do_not_close_it() -> None:
     node = Node(breaker=BREAKER)
     opened(node)
