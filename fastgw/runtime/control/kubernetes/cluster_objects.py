@@ -44,18 +44,18 @@ class ClusterObjects:
         return True
 
     def replace(self, feed: str, raws: Mapping[str, bytes], named: Collection[str]) -> None:
-        """Replace all objects of a feed."""
-        held = self._by_feed.setdefault(feed, {})
-        gone = held.keys() - {_key(name) for name in raws}
+        """Replace all objects of a feed, or none: raises for one that cannot be decoded."""
+        items = {_key(name): _decoded(feed, raw) for name, raw in raws.items()}
+        gone = self._by_feed.setdefault(feed, {}).keys() - items.keys()
         changed = bool(gone)
         for key in gone:
             self._drop(feed, key)
-        for name, raw in raws.items():
-            changed = self._store(feed, _key(name), raw) or changed
+        for key, item in items.items():
+            changed = self._store(feed, key, item) or changed
         (self._changed if changed else self._seen)()
 
     def store(self, feed: str, name: str, raw: bytes) -> None:
-        (self._changed if self._store(feed, _key(name), raw) else self._seen)()
+        (self._changed if self._store(feed, _key(name), _decoded(feed, raw)) else self._seen)()
 
     def delete(self, feed: str, name: str) -> None:
         if self._drop(feed, _key(name)):
@@ -71,9 +71,8 @@ class ClusterObjects:
         feed = next(each for each, held in self._by_feed.items() if kind_of(each) == kind and key in held)
         self.store(feed, "/".join(key), raw)
 
-    def _store(self, feed: str, key: ObjectKey, raw: bytes) -> bool:
+    def _store(self, feed: str, key: ObjectKey, item: ClusterObject) -> bool:
         kind = kind_of(feed)
-        item = trimmed(kind, msgspec.json.decode(raw))
         self._latest[kind, *key] = item
         before = self._by_feed.setdefault(feed, {}).get(key)
         if before is not None and _essence(kind, before) == _essence(kind, item):
@@ -89,6 +88,10 @@ class ClusterObjects:
 def kind_of(feed: str) -> str:
     """Return the kind of a feed: feeds of single namespaces have them after an @."""
     return feed.partition("@")[0]
+
+
+def _decoded(feed: str, raw: bytes) -> ClusterObject:
+    return trimmed(kind_of(feed), msgspec.json.decode(raw))
 
 
 def _key(name: str) -> ObjectKey:

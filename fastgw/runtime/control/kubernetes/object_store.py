@@ -42,6 +42,10 @@ class ClusterSecret(msgspec.Struct):
 SHAPES: Final[Mapping[str, type[Application | ClusterSecret]]] = {APPLICATIONS: Application, SECRETS: ClusterSecret}
 
 
+def _decoded(kind: str, raw: bytes) -> Application | ClusterSecret:
+    return msgspec.json.decode(raw, type=SHAPES[kind])
+
+
 def secrets_named(spec: Any) -> Iterator[Name]:
     """Return the Secrets that an Application names, in any position."""
     left = [spec]
@@ -100,13 +104,13 @@ class Objects:
 
     def replace(self, kind: str, raws: Mapping[Name, bytes], named: Collection[Name]) -> None:
         """Replace all objects of a kind by these; for Secrets only those in `named`, which were requested. Others that
-        were named meanwhile may have been fetched separately.
+        were named meanwhile may have been fetched separately. Replaces none and raises for one that cannot be decoded.
         """
+        decoded = {name: _decoded(kind, raw) for name, raw in raws.items() if self.is_wanted(kind, name)}
         lines = self._lines[kind]
         before, was_known = {**lines}, self.is_known
-        for name, raw in raws.items():
-            if self.is_wanted(kind, name):
-                self._store(kind, name, raw)
+        for name, shaped in decoded.items():
+            self._store(kind, name, shaped)
         for name in before.keys() - raws.keys():  # last, because others may name their Secrets now
             if kind == APPLICATIONS or name in named:
                 self._drop(kind, name)
@@ -119,7 +123,7 @@ class Objects:
 
     def store(self, kind: str, name: Name, raw: bytes) -> None:
         """Store an object, if it is wanted."""
-        if self._store(kind, name, raw):
+        if self._store(kind, name, _decoded(kind, raw)):
             self._changed()
 
     def delete(self, kind: str, name: Name) -> None:
@@ -136,8 +140,7 @@ class Objects:
         lines = [self._lines[kind][name] for kind in KINDS for name in sorted(self._lines[kind])]
         return b"[\n" + b",\n".join(lines) + b"\n]\n" if lines else b"[]\n"
 
-    def _store(self, kind: str, name: Name, raw: bytes) -> bool:
-        shaped = msgspec.json.decode(raw, type=SHAPES[kind])
+    def _store(self, kind: str, name: Name, shaped: Application | ClusterSecret) -> bool:
         shaped.metadata = {key: shaped.metadata[key] for key in _METADATA if shaped.metadata.get(key)}
         line = msgspec.json.encode(shaped, order="deterministic")
         if isinstance(shaped, Application):

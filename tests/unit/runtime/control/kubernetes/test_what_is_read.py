@@ -160,3 +160,21 @@ def test_the_answer_to_a_write_replaces_nothing_that_was_seen_since(
     assert (latest and (latest["metadata"]["resourceVersion"], latest["spec"]["hostnames"][0])) == known
     served = objects.cluster().get("HTTPRoute", "shop", "cart")
     assert (served and served["spec"]) == (latest and latest["spec"])
+
+
+def test_a_list_with_an_object_that_cannot_be_decoded_replaces_none() -> None:
+    """Otherwise the next list would find the objects gone that this one has taken away, and report no change."""
+    changes: list[None] = []
+    objects = ClusterObjects(lambda: changes.append(None), lambda: None)
+    objects.store("HTTPRoute", "shop/cart", version(5, "a.example"))
+    objects.store("HTTPRoute", "shop/till", version(5, "b.example"))
+    changes.clear()
+    with pytest.raises(UnicodeDecodeError):
+        objects.replace("HTTPRoute", {"shop/till": version(6, "c.example").replace(b"c.e", b"\xff.e")}, ())
+    assert (
+        sorted(objects.cluster().get("HTTPRoute", "shop", each) is not None for each in ("cart", "till")) == [True] * 2
+    )
+    assert not changes
+    objects.replace("HTTPRoute", {"shop/till": version(5, "b.example")}, ())
+    assert objects.cluster().get("HTTPRoute", "shop", "cart") is None
+    assert len(changes) == 1
