@@ -364,6 +364,19 @@ def test_a_reset_by_a_fallback_has_the_status_of_its_code(make_own: Any) -> None
             assert status_of(client.read_message(stream)) == b"13"
 
 
+def test_a_reply_as_fallback_has_its_own_status_after_a_reset(make_own: Any) -> None:
+    with Http2Origin() as origin:
+        upstreams = {"u": {"targets": [{"url": origin.url}], "protocol": "grpc"}}
+        fallback = {"respond": {"status": 429}, "conditions": ["broken"]}
+        world = make_own(upstreams=upstreams, route={"fallback": fallback})
+        fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
+        with Http2Client(world.gateway.address()) as client:
+            stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
+            peer = origin.accept()
+            peer.rst(peer.read_message().stream, INTERNAL_ERROR)
+            assert status_of(client.read_message(stream)) == b"8"
+
+
 @pytest.mark.parametrize("value", [b"1", b"x", b"-1S", b"123456789S", b"1 S"])
 def test_a_deadline_that_cannot_be_read_is_refused(make: Any, value: bytes) -> None:
     with scripted(make) as (world, _), Http2Client(world.gateway.address()) as client:

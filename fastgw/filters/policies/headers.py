@@ -51,11 +51,12 @@ class Edits(Settings):
     """
 
     remove: Names = ()
-    """Names of headers to remove; of requests also the gateway's own `X-Forwarded-*`, `X-Real-IP` and `Forwarded`."""
+    """Names of headers to remove; of requests also the gateway's own `X-Forwarded-*`, `X-Real-IP` and `Forwarded`,
+    except those for the events of a `websocket_api`."""
     set: Mapping[FieldName, FieldValue] = NONE
-    """Headers to set, replacing others with the same name, also those that the route's `forwarded` writes;
-    `{env: NAME}` or `{file: path}` for a secret. Headers with these names from the sender are also removed if a value
-    is missing."""
+    """Headers to set, replacing others with the same name, also those that the route's `forwarded` writes, except for
+    the events of a `websocket_api`; `{env: NAME}` or `{file: path}` for a secret. Headers with these names from the
+    sender are also removed if a value is missing."""
     add: Mapping[FieldName, FieldValue] = NONE
     """Headers to add, after those with the same name."""
 

@@ -60,6 +60,7 @@ class Fallback:
             return False
         if self._reply is not None:
             exchange.fault = fault  # for log and metrics; the client gets the fallback reply
+            exchange.reset_code = None
             exchange.refuse_late(self._reply)
             return True
         forward = self._forward
