@@ -120,7 +120,7 @@ class Checks:
             if own is not None:
                 try:
                     context = await self._context(own)
-                except Exception as error:  # the checks of other targets begin nevertheless
+                except (OSError, MemoryError) as error:  # the checks of other targets begin nevertheless
                     failed[own] = error
                     continue
             check = Check(upstream, target, context, active)

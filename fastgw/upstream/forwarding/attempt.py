@@ -39,7 +39,7 @@ such a request gets a fresh connection.
 EARLY_S: Final = 0.02
 """Maximum seconds by which the clock of a target may be ahead when it ends a call at the caller's deadline."""
 EARLY_SHARE: Final = 0.1
-"""The same as a share of the time that the caller has given: all of a short call would be at its deadline otherwise."""
+"""Share of the time that the caller has given, for short calls: all of them would be at their deadline otherwise."""
 
 
 @final

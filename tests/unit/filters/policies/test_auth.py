@@ -356,6 +356,7 @@ def test_everything_that_a_filter_may_change_is_put_back() -> None:
         "renewed_earlier",
         "request_body",
         "request_bytes",
+        "reset_code",
         "response",
         "response_bytes",
         "response_sink",
