@@ -27,6 +27,17 @@ def set_aside(path: str, *companions: str) -> str:
     return aside
 
 
+def is_still_there(path: str, identity: tuple[int, int]) -> bool:
+    """Whether the file of a path is the one with this device and inode, and not removed or replaced. Raises `OSError`,
+    but not for a file that is not there.
+    """
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return (found.st_dev, found.st_ino) == identity
+
+
 def write_identity(database: sqlite3.Connection) -> None:
     """Copy what was committed from the write-ahead log into the file: its application id is read there when the file is
     damaged, which may be before SQLite would do so. Not within a transaction.

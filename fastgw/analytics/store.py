@@ -18,7 +18,7 @@ from typing import Final, final
 
 from fastgw.analytics.queries import DAY, HOUR, MINUTE
 from fastgw.analytics.readings import CELL, CounterReading, SeriesLabels, labels_of
-from fastgw.damaged_files import is_damaged_database, set_aside, write_identity
+from fastgw.damaged_files import is_damaged_database, is_still_there, set_aside, write_identity
 
 HOURS_AT_ONCE: Final = 48
 """Maximum number of hours that a write deletes, so that it ends soon."""
@@ -81,7 +81,9 @@ class AnalyticsStore:
             try:
                 self._write(readings)
             except sqlite3.DatabaseError as error:
-                if not self._is_there() or not is_damaged(self.path, error):  # else another process was faster
+                if not is_still_there(self.path, self._file) or not is_damaged(
+                    self.path, error
+                ):  # else another process was faster
                     raise
                 self.close()
                 aside = set_aside(self.path, "-wal", "-shm")
@@ -165,7 +167,7 @@ class AnalyticsStore:
                 _delete_before(database, last if first is None or first >= last - DAY else first + DAY)
 
     def _open(self) -> sqlite3.Connection:
-        if self._database is not None and self._is_there():
+        if self._database is not None and is_still_there(self.path, self._file):
             return self._database
         self.close()
         # O_NONBLOCK: a FIFO without a reader would block.
@@ -203,14 +205,6 @@ class AnalyticsStore:
         if not version:
             write_identity(database)
         return database
-
-    def _is_there(self) -> bool:
-        """Whether the file of this path is still the one that is open."""
-        try:
-            found = os.stat(self.path)
-        except FileNotFoundError:
-            return False
-        return (found.st_dev, found.st_ino) == self._file
 
     def _failed(self, what: str, error: Exception) -> CannotKeepAnalytics:
         self.close()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final, final
 
-from fastgw.damaged_files import is_damaged_database, set_aside, write_identity
+from fastgw.damaged_files import is_damaged_database, is_still_there, set_aside, write_identity
 from fastgw.shm.quota_table import COUNT_MAX, PERIODS, KeyDigest, StoredCount
 
 _APPLICATION_ID: Final = 0x66677771  # "fgwq"
@@ -140,7 +140,7 @@ class QuotaFile:
 
     def _open(self) -> sqlite3.Connection:
         if self._database is not None:
-            if self._is_there():
+            if is_still_there(self.path, self.identity):
                 return self._database
             self.close()
             self.is_new = self.is_removed = True
@@ -175,14 +175,6 @@ class QuotaFile:
             database.execute(f"PRAGMA application_id={_APPLICATION_ID}")
             write_identity(database)
         return database
-
-    def _is_there(self) -> bool:
-        """Whether the file of this path is still the one that is open."""
-        try:
-            found = os.stat(self.path)
-        except FileNotFoundError:
-            return False
-        return (found.st_dev, found.st_ino) == self.identity
 
     def _set_aside(self, error: Exception) -> bool:
         """Rename the file if it is damaged. False: it is not, or cannot be renamed."""
