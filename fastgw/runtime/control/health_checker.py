@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from math import inf
-from ssl import SSLContext, SSLError
+from ssl import SSLContext
 from time import monotonic
 from typing import Final
 
@@ -120,7 +120,7 @@ class Checks:
             if own is not None:
                 try:
                     context = await self._context(own)
-                except (OSError, MemoryError) as error:  # the checks of other targets begin nevertheless
+                except (OSError, MemoryError, RuntimeError) as error:  # the checks of other targets begin nevertheless
                     failed[own] = error
                     continue
             check = Check(upstream, target, context, active)
@@ -128,7 +128,7 @@ class Checks:
             self._running[key] = _Checked(self, label, slot_table.targets[key], check, (upstream, target, active, own))
             await asyncio.sleep(0)
         for why in failed.values():
-            if is_passing(why) or not isinstance(why, OSError | SSLError):
+            if is_passing(why) or not isinstance(why, OSError):
                 raise why  # tried again, by `keep_running`
             # It was created once, when the configuration was accepted.
             log_event(OperatorEvent.TARGET_NOT_CHECKED, "health checks over TLS cannot be made: %s", why)
