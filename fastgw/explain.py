@@ -26,9 +26,9 @@ from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.downstream.tls.presented import describe_certificate
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Chain, Exchange, FilterInstance, Reply, Response, Route, Trailers, problem
-from fastgw.exchange.chain import abandon, checked
 from fastgw.exchange.exchange_counts import NO_COUNTS
 from fastgw.exchange.explain_exchange import OpenExchange, OpenShadow
+from fastgw.exchange.filter_steps import abandon, checked
 from fastgw.exchange.request_keys import cookie, reader
 from fastgw.exchange.request_stages import drop_ranges
 from fastgw.exchange.shadow_exchange import ShadowRun

@@ -15,7 +15,8 @@ from fastgw.capture.captured_exchange import CapturedExchange, CaptureOrder, enc
 from fastgw.capture.observed_tables import observer_link
 from fastgw.exchange import Exchange
 from fastgw.exchange.body_stages import StageFactory
-from fastgw.exchange.chain import Hooks, Outcome, Route
+from fastgw.exchange.hooks import Hooks, Outcome
+from fastgw.exchange.route import Route
 from fastgw.observe.finished_exchange import CLIENT_LEFT, first_byte_at, upstream_s_of
 from fastgw.routing.table import Routable
 

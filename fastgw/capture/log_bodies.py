@@ -14,7 +14,8 @@ from fastgw.capture.observed_tables import observer_link
 from fastgw.capture.redaction import Redaction
 from fastgw.exchange import Exchange
 from fastgw.exchange.body_stages import StageFactory
-from fastgw.exchange.chain import Hooks, Outcome, Route
+from fastgw.exchange.hooks import Hooks, Outcome
+from fastgw.exchange.route import Route
 from fastgw.observe.access_log.formats import CUT
 from fastgw.observe.access_log.log_fields import MOST_BODY, shows_bodies
 from fastgw.observe.access_log.record import LoggedBodies

@@ -11,7 +11,9 @@ from typing import Any, Final, Protocol, cast, final
 
 from fastgw.config.base.settings_base import FilterUse
 from fastgw.exchange import Exchange
-from fastgw.exchange.chain import Chain, Division, FilterInstance, Hooks, Route
+from fastgw.exchange.chain import Chain, FilterInstance
+from fastgw.exchange.hooks import Hooks
+from fastgw.exchange.route import Division, Route
 from fastgw.routing.table import Match, Routable, Router
 
 ChoosePart = Callable[[Exchange, Division], Route]

@@ -6,20 +6,12 @@ another version. Filters use the exchange only.
 """
 
 from fastgw.exchange.body_relay import MAX_KEPT, Relay, Trailers
-from fastgw.exchange.chain import (
-    Chain,
-    Division,
-    FastPathPlan,
-    FilterInstance,
-    Hooks,
-    Looks,
-    Outcome,
-    RequestStep,
-    Route,
-    run_request,
-)
+from fastgw.exchange.chain import Chain, FilterInstance
 from fastgw.exchange.exchange import CallSide, ClientSide, Exchange, ServiceSide, new_exchange
+from fastgw.exchange.filter_steps import run_request
+from fastgw.exchange.hooks import Hooks, Looks, Outcome, RequestStep
 from fastgw.exchange.reply import Reply, Response, problem
+from fastgw.exchange.route import Division, FastPathPlan, Route
 from fastgw.exchange.states import EVENTS, Event, ExchangeState, IllegalTransition
 
 __all__ = [

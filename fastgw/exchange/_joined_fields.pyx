@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Compiled call of `chain.JoinedFields`, and the choice between them and `SentFields` for other compiled modules."""
+"""Compiled call of `sent_fields.JoinedFields`, and the choice between them and `SentFields` for other compiled modules."""
 
 from fastgw._slots cimport Slot, learn, read
 

@@ -10,17 +10,10 @@ from fastgw.compiled import twin
 from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
 from fastgw.exchange.body_relay import MAX_KEPT, BodySink, Relay, Trailers
-from fastgw.exchange.chain import (
-    Chain,
-    RequestStep,
-    Route,
-    before_any,
-    changed_whole,
-    checked,
-    count_raised,
-    stages_of,
-)
+from fastgw.exchange.chain import Chain
 from fastgw.exchange.exchange_counts import ExchangeCounts
+from fastgw.exchange.filter_steps import before_any, changed_whole, checked, count_raised, stages_of
+from fastgw.exchange.hooks import RequestStep
 from fastgw.exchange.reply import (
     NO_CONTENT,
     NO_NAMES,
@@ -33,6 +26,7 @@ from fastgw.exchange.reply import (
     problem,
 )
 from fastgw.exchange.response_relay import ResponseRelay, tell_of_change
+from fastgw.exchange.route import Route
 from fastgw.exchange.states import (
     ANSWER_BEGUN,
     ANSWER_ENDED,

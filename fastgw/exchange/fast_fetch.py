@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from fastgw.consumers.index import Consumer
-from fastgw.exchange.chain import Route
 from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.route import Route
 from fastgw.http.http1.parser import Http1ResponseHead
 from fastgw.http.messages import RequestHead
 

@@ -6,8 +6,8 @@ from typing import Final, TypeVar, final
 
 from fastgw.errors import Fault
 from fastgw.exchange.body_stages import BodyRefused, BodyStages, PendingOutput
-from fastgw.exchange.chain import checked_whole, failed_stage, stages_of
 from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.filter_steps import checked_whole, failed_stage, stages_of
 from fastgw.exchange.reply import Reply
 from fastgw.http.field_names import EXPECT
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, final
 from fastgw.errors import Fault
 from fastgw.exchange.body_relay import BodySink, Trailers
 from fastgw.exchange.body_stages import BodyRefused, BodyStages, PendingOutput
-from fastgw.exchange.chain import count_raised, failed_stage
+from fastgw.exchange.filter_steps import count_raised, failed_stage
 from fastgw.exchange.reply import UNKNOWN, Response
 from fastgw.exchange.states import ANSWER_BEGUN
 from fastgw.http.field_names import DIGESTS, NOT_IN_TRAILERS

@@ -3,8 +3,8 @@
 from collections import OrderedDict
 from typing import Final, NamedTuple, final
 
-from fastgw.exchange.chain import SentFields
 from fastgw.exchange.ready_answer import ReadyReply
+from fastgw.exchange.sent_fields import SentFields
 from fastgw.files.request_path import FilePath
 from fastgw.files.resources import FileResource
 

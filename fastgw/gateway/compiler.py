@@ -35,18 +35,12 @@ from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.downstream.tls.contexts import ServerContexts, server_contexts, server_identity
 from fastgw.downstream.trusted_proxies import trust
 from fastgw.exchange import Chain, Division, Exchange, FastPathPlan, FilterInstance, Hooks, Route
-from fastgw.exchange.chain import (
-    NO_SENT_FIELDS,
-    JoinedFields,
-    PassTest,
-    RefuseStep,
-    SentFields,
-    join_fields,
-    pass_tests,
-    request_steps_of,
-)
+from fastgw.exchange.chain import request_steps_of
 from fastgw.exchange.error_pages import ErrorPage, ErrorPages
+from fastgw.exchange.filter_steps import pass_tests
+from fastgw.exchange.hooks import PassTest, RefuseStep
 from fastgw.exchange.request_stages import RANGE
+from fastgw.exchange.sent_fields import NO_SENT_FIELDS, JoinedFields, SentFields, join_fields
 from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
 from fastgw.files.action import FilesAction
 from fastgw.files.resources import FileFinder

@@ -16,8 +16,8 @@ from fastgw.config.base.variables import inserted_values
 from fastgw.config.settings import gateway as config
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Route
-from fastgw.exchange.chain import SentFields
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyReply
+from fastgw.exchange.sent_fields import SentFields
 from fastgw.filters.authentication.templates import Value, fit_value
 from fastgw.forwarded_headers import Peer, client_scheme
 from fastgw.http.authority import DEFAULT_PORTS, parse_authority

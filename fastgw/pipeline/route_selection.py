@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from fastgw.errors import Fault
 from fastgw.exchange import Chain, Exchange, Reply, Route, problem, run_request
-from fastgw.exchange.chain import by_path
+from fastgw.exchange.filter_steps import by_path
 from fastgw.exchange.reply import ALLOW
 from fastgw.exchange.request_ids import identify_anew
 from fastgw.filters.policies.cors import is_preflight

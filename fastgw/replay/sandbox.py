@@ -37,8 +37,9 @@ from fastgw.exchange import (
     new_exchange,
     problem,
 )
-from fastgw.exchange.chain import Division, abandon
 from fastgw.exchange.exchange_counts import NO_COUNTS
+from fastgw.exchange.filter_steps import abandon
+from fastgw.exchange.route import Division
 from fastgw.exchange.states import ENDED
 from fastgw.filters.api import Hooks, Phase, Services, secret_names
 from fastgw.filters.api.credential_locations import NOWHERE

@@ -27,7 +27,8 @@ from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, Hooks, Looks, Outcome, Reply
 from fastgw.exchange.body_stages import BodyStage, Bounded, StageFactory
-from fastgw.exchange.chain import BodyHead, ResponseLines, SentFields
+from fastgw.exchange.hooks import BodyHead, ResponseLines
+from fastgw.exchange.sent_fields import SentFields
 from fastgw.filters.api.credential_locations import NOWHERE, CredentialLocations
 from fastgw.filters.api.reply_bodies import FileRange, Pieces
 from fastgw.filters.api.warning_context import NOBODY, UNKNOWN, ClientIdentity, WarningContext

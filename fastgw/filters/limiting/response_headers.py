@@ -9,7 +9,7 @@ from typing import Final, Literal, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Response, problem
-from fastgw.exchange.chain import ResponseLines
+from fastgw.exchange.hooks import ResponseLines
 from fastgw.filters.limiting.counter_store import Left, LimitSpec, Record
 
 Style = Literal["draft", "legacy", "legacy_epoch", "none"]

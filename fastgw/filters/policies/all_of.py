@@ -8,7 +8,8 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from fastgw.config.settings.gateway import FilterUse, Inner
-from fastgw.exchange.chain import RequestStep, checked
+from fastgw.exchange.filter_steps import checked
+from fastgw.exchange.hooks import RequestStep
 from fastgw.filters.api import (
     Env,
     Exchange,

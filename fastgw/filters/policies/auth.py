@@ -12,7 +12,7 @@ from fastgw.config.base.value_types import Identity
 from fastgw.config.settings.gateway import FilterUse, Inner
 from fastgw.consumers.index import Index, Roster
 from fastgw.exchange.body_stages import BodyHook
-from fastgw.exchange.chain import checked
+from fastgw.exchange.filter_steps import checked
 from fastgw.filters.api import (
     BodyStage,
     Consumer,

@@ -11,7 +11,7 @@ from fastgw.config.base.value_types import FieldName, Realm
 from fastgw.config.settings.gateway import Some
 from fastgw.consumers.credentials import LONGEST_KEY
 from fastgw.consumers.index import Roster
-from fastgw.exchange.chain import RequestStep
+from fastgw.exchange.hooks import RequestStep
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, WarningContext
 from fastgw.filters.api.credential_locations import CredentialLocations
 from fastgw.filters.api.warning_context import CONSUMERS, ClientIdentity

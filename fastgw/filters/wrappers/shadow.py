@@ -40,8 +40,9 @@ from fastgw.exchange.body_stages import (
     StageFactory,
     WholeBodyStage,
 )
-from fastgw.exchange.chain import LOG_EVERY_S, RequestStep, abandon, checked
+from fastgw.exchange.filter_steps import LOG_EVERY_S, abandon, checked
 from fastgw.exchange.held_pieces import append_piece
+from fastgw.exchange.hooks import RequestStep
 from fastgw.exchange.reply import Response, body_at_once, problem
 from fastgw.exchange.shadow_exchange import CODING, ShadowExchange, ShadowRun
 from fastgw.observe.metrics.families import FilterEvent

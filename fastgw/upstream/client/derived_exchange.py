@@ -7,7 +7,8 @@ renew credentials may contain them. The caller adds what it sends: body, headers
 from collections.abc import Callable, Iterable
 
 from fastgw.exchange import Chain, ClientSide, Exchange, Route, new_exchange
-from fastgw.exchange.chain import FilterInstance, Hooks
+from fastgw.exchange.chain import FilterInstance
+from fastgw.exchange.hooks import Hooks
 from fastgw.exchange.upstream_chains import NO_FILTERS
 from fastgw.http.messages import RequestHead
 

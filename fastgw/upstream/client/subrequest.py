@@ -29,8 +29,8 @@ from fastgw.exchange import (
     problem,
     run_request,
 )
-from fastgw.exchange.chain import LOG_EVERY_S
 from fastgw.exchange.exchange_counts import ExchangeCounts
+from fastgw.exchange.filter_steps import LOG_EVERY_S
 from fastgw.exchange.reply import body_at_once
 from fastgw.exchange.request_stages import begin_request_stages
 from fastgw.exchange.shadow_exchange import Nobody, ShadowExchange

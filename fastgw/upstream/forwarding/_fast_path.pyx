@@ -18,7 +18,7 @@ from fastgw.compiled import replace
 from fastgw.errors import Fault
 from fastgw.exchange import Chain, Exchange, FastPathPlan, Route
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream, without_chosen
-from fastgw.exchange.chain import NO_SENT_FIELDS, SentFields
+from fastgw.exchange.sent_fields import NO_SENT_FIELDS, SentFields
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import NO_NAMES, Response

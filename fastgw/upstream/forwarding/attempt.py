@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, final
 from fastgw.errors import Fault, Retry
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Exchange, Relay, Trailers
-from fastgw.exchange.chain import rejects_credentials
+from fastgw.exchange.filter_steps import rejects_credentials
 from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.http.field_names import EXPECT
 from fastgw.http.grpc.status import STATUS, check_status, check_trailers, outcome_of, parse_status, status_at_end

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Trailers
-from fastgw.exchange.chain import RenewStep, count_raised
 from fastgw.exchange.exchange import filter_timeout_of
+from fastgw.exchange.filter_steps import count_raised
+from fastgw.exchange.hooks import RenewStep
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event

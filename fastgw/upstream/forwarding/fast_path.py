@@ -25,12 +25,12 @@ from fastgw.exchange import (
     new_exchange,
 )
 from fastgw.exchange.body_stages import ChangeWhole
-from fastgw.exchange.chain import NO_SENT_FIELDS, SentFields
 from fastgw.exchange.exchange import UNCHANGED_QUERY, changed_values
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.fast_fetch import FastFetch
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
 from fastgw.exchange.response_relay import tell_of_change
+from fastgw.exchange.sent_fields import NO_SENT_FIELDS, SentFields
 from fastgw.exchange.states import ANSWER_BEGUN, FORWARDING
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream, without_chosen
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, timeout_line

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 from fastgw.config.settings.gateway import RouteRetries, RouteTimeouts
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange
-from fastgw.exchange.chain import count_raised
 from fastgw.exchange.exchange import UNCHANGED_QUERY
+from fastgw.exchange.filter_steps import count_raised
 from fastgw.exchange.reply import NO_NAMES, problem
 from fastgw.forwarded_headers import Policy, fields_for_upstream
 from fastgw.http.built_request import BuiltRequestHead

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, final
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Exchange, Relay, Response
-from fastgw.exchange.chain import abandon, asked_to_renew, rejects_credentials
+from fastgw.exchange.filter_steps import abandon, asked_to_renew, rejects_credentials
 from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED, HOLDING
 from fastgw.http.field_names import EXPECT
 from fastgw.http.grpc.status import STATUS_FIELDS, GrpcStatus, parse_status, status_lines

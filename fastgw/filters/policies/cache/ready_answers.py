@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, final
 from fastgw.cache.store import Store, StoredObject
 from fastgw.compiled import twin
 from fastgw.exchange import Chain, Exchange, Route
-from fastgw.exchange.chain import SentFields
 from fastgw.exchange.ready_answer import ReadyAnswer
+from fastgw.exchange.sent_fields import SentFields
 from fastgw.forwarded_headers import Peer
 from fastgw.http.caching.records import StoredHead
 from fastgw.http.caching.validation import CONDITIONS

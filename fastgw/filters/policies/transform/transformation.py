@@ -15,8 +15,8 @@ from fastgw.exchange.body_stages import (
     PendingOutput,
     WholeBodyStage,
 )
-from fastgw.exchange.chain import SentFields
 from fastgw.exchange.reply import Response
+from fastgw.exchange.sent_fields import SentFields
 from fastgw.filters.api import BodyStage, Env, Exchange, Fault, Outcome, Reply
 from fastgw.filters.api.coded_bodies import CODING, refuse_coded_body
 from fastgw.filters.policies.transform.body_types import BodyType, body_type

@@ -10,9 +10,11 @@ from time import monotonic
 from typing import Final
 
 from fastgw.errors import Fault
-from fastgw.exchange.chain import RequestStep, Route, checked, count_raised
 from fastgw.exchange.exchange import Exchange, filter_timeout_of
+from fastgw.exchange.filter_steps import checked, count_raised
+from fastgw.exchange.hooks import RequestStep
 from fastgw.exchange.reply import Reply, body_at_once
+from fastgw.exchange.route import Route
 from fastgw.exchange.shadow_exchange import ShadowExchange
 from fastgw.filters.api import Hooks, Phase
 from fastgw.filters.authentication.request_state import RequestState, restore_attributes

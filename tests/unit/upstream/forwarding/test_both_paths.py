@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw.errors import Fault
-from fastgw.exchange.chain import Looks
+from fastgw.exchange.hooks import Looks
 from fastgw.filters.api import Consumer, Exchange, Filter, Phase, Reply
 from fastgw.upstream.forwarding.fast_path import NO_HEAD, NO_ROUTE
 from tests.support.counted_plane import CountedPlane, acting, played

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fastgw.exchange.body_stages import BodyStage, StageFactory
-from fastgw.exchange.chain import SentFields
+from fastgw.exchange.sent_fields import SentFields
 from fastgw.filters.api import Exchange, Outcome, Phase
 from fastgw.http.messages import RequestHead
 from fastgw.upstream.forwarding.fast_path import FastPath

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from fastgw.exchange.chain import NO_SENT_FIELDS, Looks, ResponseLines, SentFields
+from fastgw.exchange.hooks import Looks, ResponseLines
+from fastgw.exchange.sent_fields import NO_SENT_FIELDS, SentFields
 from fastgw.filters.api import Exchange, Filter, Hooks, Phase
 from tests.support.counted_plane import played
 from tests.support.memory import probe
