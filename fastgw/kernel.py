@@ -5,6 +5,7 @@ Such a refusal lasts for the life of a process, so the required ones are tried o
 
 import errno
 import os
+import struct
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -17,6 +18,15 @@ _PURPOSES: Final[Mapping[str, str]] = {
 
 
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
+_SCHED_ATTR: Final = struct.Struct("=IIQiIQQQ")
+"""`struct sched_attr` of sched_setattr(2): size, policy, flags, nice, priority, runtime, deadline, period. The runtime
+of SCHED_OTHER is the time slice in ns."""
+_SCHED_OTHER: Final = 0
+_SCHED_FLAG_RESET_ON_FORK: Final = 1
+_SCHED_CALLS: Final = {"x86_64": (314, 315), "aarch64": (274, 275), "riscv64": (274, 275)}
+"""Numbers of sched_setattr and sched_getattr, for which there is no function before glibc 2.41."""
+_SHORTEST_SLICE_NS: Final = 100_000
+"""The least that the kernel takes."""
 
 
 class CallRefused(Exception):
@@ -56,3 +66,29 @@ def when_alone(number: int) -> None:
     except (ImportError, MemoryError):  # some sandboxes forbid its actions on import
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
+def run_when_woken() -> None:
+    """Let this thread run as soon as it is woken, although another one, such as that of a helper process, has the
+    processor and has not used up its time slice.
+
+    It asks for the shortest slices, which do not change its share of the processor (Linux 6.12; older kernels ignore
+    it). Threads and processes that it starts have usual slices. If a user has chosen another policy, it is kept.
+    """
+    # PERF: half of the median latency, three quarters of the 99th percentile, with a load average of 17 on 2 cores
+    # (Linux 6.18; docs/guides/tuning.md).
+    try:
+        import ctypes
+    except (ImportError, MemoryError):  # as in `when_alone`
+        return
+    if (calls := _SCHED_CALLS.get(os.uname().machine)) is None:
+        return
+    system_call = ctypes.CDLL(None).syscall
+    attributes = ctypes.create_string_buffer(_SCHED_ATTR.size)
+    if system_call(calls[1], 0, attributes, _SCHED_ATTR.size, 0):
+        return
+    _, policy, flags, nice, *_ = _SCHED_ATTR.unpack(attributes.raw)
+    if policy == _SCHED_OTHER:
+        flags |= _SCHED_FLAG_RESET_ON_FORK
+        wanted = _SCHED_ATTR.pack(_SCHED_ATTR.size, policy, flags, nice, 0, _SHORTEST_SLICE_NS, 0, 0)
+        system_call(calls[0], 0, wanted, 0)

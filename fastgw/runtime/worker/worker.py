@@ -31,6 +31,7 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.filters.api import Services
 from fastgw.gateway.compiler import building
 from fastgw.gateway.tables import Gateway, drained_now
+from fastgw.kernel import run_when_woken
 from fastgw.observe import Observer
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.operator_log import RareNotice, configure, described
@@ -530,6 +531,7 @@ def _log_unforeseen(loop: asyncio.AbstractEventLoop, report: dict[str, Any]) -> 
 
 def run_worker(bootstrap: WorkerBootstrap, channel: Channel) -> None:
     """Run a worker process, after the fork, until it ends."""
+    run_when_woken()
     sys.setswitchinterval(THREAD_TURN_S)
     gc.set_threshold(YOUNG_OBJECTS)
     faulthandler.enable(2)
