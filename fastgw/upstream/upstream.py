@@ -17,6 +17,7 @@ from fastgw.upstream.connections.connection_maker import connection_maker
 from fastgw.upstream.connections.pool import Pool, PoolLimit, PoolQueue
 from fastgw.upstream.connections.socket_connection import SocketConnection
 from fastgw.upstream.health.attempt_counters import AttemptCounters, Note
+from fastgw.upstream.health.circuit_breaker import HalfOpenGate
 from fastgw.upstream.health.outlier_ejection import may_eject
 from fastgw.upstream.health.upstream_health import Health, HealthWindows
 from fastgw.upstream.load_balancing import Balancer, BalancingRequest, Member, NoTarget
@@ -213,6 +214,16 @@ class Upstream:
     def is_recovering(self) -> bool:
         """Whether its circuit breaker is not closed: successes decide about that."""
         return self.health is not None and self.health.tries
+
+    def is_probe(self, begun_at: float) -> bool:
+        """Whether an attempt that began at this time is a probe of its half-open circuit breaker."""
+        breaker = None if self.health is None else self.health.breaker
+        return breaker is not None and breaker.is_probe(begun_at)
+
+    def pick_for_probe(self, request: BalancingRequest, tried: Container[Target]) -> Target | None:
+        """Return the target for the retry of a probe, which takes no second one; None: there is none."""
+        balancer = self.balancer
+        return (balancer.balancer if isinstance(balancer, HalfOpenGate) else balancer).pick(request, tried)
 
     def look_after(self, health: Health) -> None:
         """Follow the health of the upstream: from now on the node's decisions exclude targets, and an open breaker

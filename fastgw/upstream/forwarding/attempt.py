@@ -334,8 +334,10 @@ class Attempt(Timed):
             elif fault.retry is Retry.IF_ASKED:
                 condition = PER_TRY_TIMEOUT
         # A target may close idle connections, and refuse unprocessed requests: these are not failures.
-        self._give_up(None if condition in (RESET, REFUSED) else fault, why, stream)
-        forwarding.attempt_lost(self, fault, condition, why, stream.reset_code)
+        unprocessed, record = condition in (RESET, REFUSED), self._record
+        is_probe = unprocessed and record is not None and self._upstream.is_probe(record.begun_at)
+        self._give_up(None if unprocessed else fault, why, stream)
+        forwarding.attempt_lost(self, fault, condition, why, stream.reset_code, is_probe)
 
     def _is_at_deadline(self, fault: Fault, reset_code: int | None) -> bool:
         """Whether a failure is the end of the call at the caller's deadline, which the target has noticed first: it

@@ -124,14 +124,16 @@ class Forwarding(Timed):
 
     # attempts
 
-    def attempt(self, fresh: bool, target: Target | None = None, again: bool = True) -> None:
+    def attempt(self, fresh: bool, target: Target | None = None, again: bool = True, has_probe: bool = False) -> None:
         """Begin an attempt. `fresh`: on a connection that has not carried a request. `again`: it follows another one.
 
         `target`: target selected earlier; None: select one. If it is no longer in use another one is selected.
+        `has_probe`: the attempt before was a probe of the circuit breaker that the target has not processed.
         """
         upstream = self.upstream
         if target is None or (target not in upstream.in_use and target is not self._retry_target):
-            target = upstream.balancer.pick(self.exchange, self._tried)
+            pick = upstream.pick_for_probe if has_probe else upstream.balancer.pick
+            target = pick(self.exchange, self._tried)
         if target is None:
             self.fail(upstream.unavailable(), wait=upstream.wait())
             return
@@ -202,10 +204,16 @@ class Forwarding(Timed):
         exchange.client.send_interim(head)
 
     def attempt_lost(
-        self, attempt: Attempt, fault: Fault, condition: str, why: str = "", reset_code: int | None = None
+        self,
+        attempt: Attempt,
+        fault: Fault,
+        condition: str,
+        why: str = "",
+        reset_code: int | None = None,
+        is_probe: bool = False,
     ) -> None:
         """Handle an attempt that has failed, or whose response was aborted. `condition`: the retry condition that it
-        meets. `reset_code`: of its stream.
+        meets. `reset_code`: of its stream. `is_probe`: of the circuit breaker, and not processed.
         """
         if self._drop(attempt):
             return
@@ -215,7 +223,7 @@ class Forwarding(Timed):
         else:
             # The loss of an HTTP/2 connection affects many requests: they share the next one.
             fresh = condition == RESET and attempt.target.capacity == 1
-            self._schedule_retry(wait, fresh=fresh, target=self._retry_target)
+            self._schedule_retry(wait, fresh=fresh, target=self._retry_target, has_probe=is_probe)
 
     def response_received(
         self,
@@ -363,23 +371,23 @@ class Forwarding(Timed):
             self._retrying = self.upstream.retry_budget.try_take(self.upstream.active)
         return self._retrying
 
-    def _schedule_retry(self, wait: float, fresh: bool, target: Target | None = None) -> None:
-        """Begin another attempt after this many seconds. `target`: as in `attempt`."""
+    def _schedule_retry(self, wait: float, fresh: bool, target: Target | None = None, has_probe: bool = False) -> None:
+        """Begin another attempt after this many seconds. `target`, `has_probe`: as in `attempt`."""
         exchange = self.exchange
         self._retried += 1
         if exchange.request_body is not None:
             exchange.request_body.detach()
         exchange.state = ATTEMPT_FAILED[exchange.state]
         if wait:
-            self._timer = self.upstream.worker_loop.loop.call_later(wait, self._waited, fresh, target)
+            self._timer = self.upstream.worker_loop.loop.call_later(wait, self._waited, fresh, target, has_probe)
         else:
-            self.attempt(fresh, target)
+            self.attempt(fresh, target, has_probe=has_probe)
 
-    def _waited(self, fresh: bool, target: Target | None) -> None:
+    def _waited(self, fresh: bool, target: Target | None, has_probe: bool) -> None:
         self._timer = None
         if target is not None and target is self._retry_target:  # it may have become unavailable meanwhile
             target = self._retry_target = self.upstream.backup(self.exchange, self._tried)
-        self.attempt(fresh, target)
+        self.attempt(fresh, target, has_probe=has_probe)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

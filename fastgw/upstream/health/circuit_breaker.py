@@ -7,8 +7,9 @@ time. Rule 2: probes are counted by round, over all workers: add, check the sum,
 breaker opened fail late. Rule 4: a probe that ends without a result (its client has left, the target refused it) is
 not given back, otherwise a failing upstream would get any number of requests. If all probes of a round are taken and
 the breaker is still half-open after a further `open`, the next round begins: so at most `probes` requests pass in each
-`open`. Successes are counted over all rounds since it was last open, so that it closes although probes of each round
-have no result.
+`open`. Rule 5: the retry of a probe that its target has not processed (it had closed the idle connection, or refused
+the stream) is the same probe, because it is the same request. Successes are counted over all rounds since it was last
+open, so that it closes although probes of each round have no result.
 """
 
 from collections.abc import Callable, Container
@@ -120,6 +121,10 @@ class Breaker:
         words.count(self._column, words.probes, slot, round, own)
         return False
 
+    def is_probe(self, begun_at: float) -> bool:
+        """Whether an attempt that began at this time is a probe of the half-open state that lasts."""
+        return self.phase is BreakerPhase.HALF_OPEN and begun_at >= self._trying_since
+
     def wait(self) -> float:
         """Seconds until a retry may be useful; 0: it is closed."""
         if self.phase is BreakerPhase.CLOSED:
@@ -131,7 +136,7 @@ class Breaker:
     def erred(self, now: float, begun_at: float) -> None:
         """Handle the failure of an attempt that began at this time."""
         if self.phase is BreakerPhase.HALF_OPEN:
-            if begun_at >= self._trying_since:
+            if self.is_probe(begun_at):
                 self._open(now)
         elif self.phase is BreakerPhase.CLOSED:
             attempts, errors = self._window.count_attempts(now, self._counts())
@@ -140,7 +145,7 @@ class Breaker:
 
     def succeeded(self, begun_at: float) -> None:
         """Handle the success of an attempt that began at this time; called while it is half-open."""
-        if self.phase is not BreakerPhase.HALF_OPEN or begun_at < self._trying_since:
+        if not self.is_probe(begun_at):
             return
         words, trial, slot = self._words, self._state.trial, self._slot
         own = words.counted(self._column.words, words.proven, slot, trial)
@@ -219,14 +224,15 @@ class Breaker:
 class HalfOpenGate:
     """Balancer that lets as many requests pass as a half-open breaker allows."""
 
-    __slots__ = ("_balancer", "_breaker")
+    __slots__ = ("_breaker", "balancer")
 
     def __init__(self, breaker: Breaker, balancer: Balancer) -> None:
         self._breaker = breaker
-        self._balancer = balancer
+        self.balancer = balancer
+        """The balancer behind the gate: it selects the target for a request that has its probe already."""
 
     def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
         if asked.is_fast:
             return None  # decided on the full path, otherwise a rejected request would be counted twice
-        target = self._balancer.pick(asked, tried)
+        target = self.balancer.pick(asked, tried)
         return target if target is not None and self._breaker.take_probe() else None

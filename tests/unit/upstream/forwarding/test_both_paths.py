@@ -221,6 +221,16 @@ def test_who_is_refused_by_a_half_open_breaker_is_picked_for_once(algorithm: str
     assert [record.status for record in play.plane.records][-4:] == [200] * 4
 
 
+@pytest.mark.parametrize("probes", [(), (PASSING,)], ids=["at once", "behind a step"])
+def test_the_retry_of_a_probe_on_a_closed_connection_is_the_same_probe(probes: Any) -> None:
+    """The target had closed the idle connection and processed nothing: the only probe of the node goes on."""
+    steps: list[Step] = [sends(GET), answers(ERROR)] * 3
+    steps += [passes(2.2), sends(GET), hangs_up, other_client(GET), connects, answers(OK), sends(GET), answers(OK)]
+    play = both(steps, upstream(circuit_breaker=BREAKER), probes)
+    assert [(record.status, record.retries) for record in play.plane.records][-3:] == [(503, 0), (200, 1), (200, 0)]
+    assert "closed" in repr(play.plane.gateway.upstreams["u"].health.breaker)  # type: ignore[union-attr]
+
+
 def leaving_client(play: Play) -> None:
     """A client that leaves before it is answered."""
     client = play.plane.client("127.0.0.3")
