@@ -1,12 +1,15 @@
 """The phases of a gateway's life: who is told what, and when."""
 
+import re
 import signal
 import socket
 from collections.abc import Iterator
 from math import inf
+from pathlib import Path
 
 import pytest
 
+from fastgw.config.settings.gateway import DrainTimeouts
 from fastgw.runtime.ipc.channel import Drain, Drained, Stop
 from fastgw.runtime.node.systemd_notify import Notifier
 from fastgw.runtime.process.signals import Signals
@@ -15,6 +18,8 @@ from fastgw.runtime.supervisor.children import Children
 from fastgw.runtime.supervisor.lifecycle import FLUSH_GRACE, REPEATED, STOP_GRACE, Lifecycle, LifecyclePhase
 from tests.support.gateway import messages
 from tests.support.node import Crew, close_node, node_state_of, sealed_document
+
+PROJECT = Path(__file__).parents[4]
 
 
 class Clock:
@@ -238,3 +243,19 @@ def test_a_start_that_is_interrupted_ends_at_once():
     node.life.terminate("SIGTERM")
     assert node.life.phase is LifecyclePhase.STOPPING
     node.close()
+
+
+@pytest.mark.parametrize(
+    ("file", "stated"),
+    [
+        ("docs/guides/containers.md", r"docker stop -t (\d+)"),
+        ("docs/guides/containers.md", r"stop_grace_period: (\d+)s"),
+        ("deploy/systemd/fastgw.service", r"TimeoutStopSec=(\d+)"),
+    ],
+)
+def test_what_stops_a_gateway_is_advised_to_wait_for_its_longest_drain(file: str, stated: str) -> None:
+    """With the defaults of `timeouts.drain`: what kills it earlier cuts tunnels that it would have let end."""
+    drain = DrainTimeouts()
+    found = re.search(stated, (PROJECT / file).read_text())
+    assert found is not None
+    assert int(found[1]) >= drain.delay + max(drain.requests, drain.tunnels) + FLUSH_GRACE + STOP_GRACE
