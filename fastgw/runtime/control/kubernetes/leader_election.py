@@ -16,7 +16,15 @@ from typing import Any, Final
 
 import msgspec
 
-from fastgw.runtime.control.kubernetes.api_client import CannotAsk, ClusterClient, RequestRefused, SharedAccess
+from fastgw.operator_events import OperatorEvent
+from fastgw.operator_log import RareNotice
+from fastgw.runtime.control.kubernetes.api_client import (
+    UNREADABLE,
+    CannotAsk,
+    ClusterClient,
+    RequestRefused,
+    SharedAccess,
+)
 
 LEASE: Final = "fastgw-controller"
 DURATION_S: Final = 15
@@ -24,6 +32,20 @@ EVERY_S: Final = 5.0
 RETRY_S: Final = 2.0
 _CONFLICT: Final = 409
 _NOT_FOUND: Final = 404
+
+
+class _LeaseSpec(msgspec.Struct):
+    """Members of a Lease that decide the election. Null is as good as missing."""
+
+    holder: str | None = msgspec.field(name="holderIdentity", default=None)
+    renewed: str | None = msgspec.field(name="renewTime", default=None)
+    acquired: str | None = msgspec.field(name="acquireTime", default=None)
+    duration_s: int | None = msgspec.field(name="leaseDurationSeconds", default=None)
+    transitions: int | None = msgspec.field(name="leaseTransitions", default=None)
+
+
+class _Lease(msgspec.Struct):
+    spec: _LeaseSpec | None = None
 
 
 class LeaderElection:
@@ -36,6 +58,7 @@ class LeaderElection:
         self._renewed_at = -inf
         self._seen: tuple[Any, float] = (None, -inf)
         self._was_leader = False
+        self._complain = RareNotice()
 
     @property
     def is_leader(self) -> bool:
@@ -56,6 +79,9 @@ class LeaderElection:
                         await client.close(failed)
                 except CannotAsk:
                     pass  # the watches report that the API server is unreachable
+                except UNREADABLE as error:
+                    why = f"the Lease {self._namespace}/{self._name} is invalid: {error}; delete it to have a new one"
+                    self._complain(OperatorEvent.FEED_FAILED, f"leader election: {why}", str(error))
                 if self._was_leader != self.is_leader:
                     self._was_leader = self.is_leader
                     self._changed()
@@ -74,26 +100,28 @@ class LeaderElection:
     async def _take_part(self, client: ClusterClient) -> None:
         began_at = time.monotonic()
         try:
-            lease = msgspec.json.decode(await client.get(self._path(self._name)))
+            raw = await client.get(self._path(self._name))
         except RequestRefused as error:
             if error.status != _NOT_FOUND:
                 raise
-            await self._write(client, "POST", None, began_at)
+            await self._write(client, "POST", None, _LeaseSpec(), began_at)
             return
-        spec = lease.get("spec") or {}
-        said = spec.get("holderIdentity"), spec.get("renewTime")
+        spec = msgspec.json.decode(raw, type=_Lease).spec or _LeaseSpec()
+        said = spec.holder, spec.renewed
         if said != self._seen[0]:
             self._seen = said, began_at
-        is_over = began_at - self._seen[1] > (spec.get("leaseDurationSeconds") or DURATION_S)
-        if spec.get("holderIdentity") in ("", None, self.identity) or is_over:
-            await self._write(client, "PUT", lease, began_at)
+        is_over = began_at - self._seen[1] > (spec.duration_s or DURATION_S)
+        if spec.holder in ("", None, self.identity) or is_over:
+            await self._write(client, "PUT", msgspec.json.decode(raw), spec, began_at)
         else:
             self._renewed_at = -inf
 
-    async def _write(self, client: ClusterClient, method: str, lease: Any, began_at: float) -> None:
+    async def _write(self, client: ClusterClient, method: str, lease: Any, before: _LeaseSpec, began_at: float) -> None:
+        """Write the Lease with this replica as its holder. `lease`: the whole one, with the members that only others
+        know; None: there is none. `before`: its spec.
+        """
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        before = (lease or {}).get("spec") or {}
-        is_same = before.get("holderIdentity") == self.identity
+        is_same = before.holder == self.identity
         body = lease or {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
@@ -102,9 +130,9 @@ class LeaderElection:
         body["spec"] = {
             "holderIdentity": self.identity,
             "leaseDurationSeconds": DURATION_S,
-            "acquireTime": before.get("acquireTime") if is_same else now,
+            "acquireTime": before.acquired if is_same else now,
             "renewTime": now,
-            "leaseTransitions": (before.get("leaseTransitions") or 0) + (not is_same and lease is not None),
+            "leaseTransitions": (before.transitions or 0) + (not is_same and lease is not None),
         }
         try:
             await client.send(method, self._path(self._name if lease else ""), body)

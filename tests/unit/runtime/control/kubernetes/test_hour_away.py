@@ -67,7 +67,8 @@ class ApiServer:
     """Stand-in, and the access to it."""
 
     def __init__(self) -> None:
-        self.is_away = False
+        self.is_away = self.ends_watches = False
+        self.watches = 0
         self.token = self.accepted = "first"
         self.attempts = self.asked_lists = self.lists = self.refused = 0
         self.items: list[dict[str, Any]] = []
@@ -95,9 +96,10 @@ class ApiServer:
     @asynccontextmanager
     async def watch(self, since: str, seconds: float, **asked: Any) -> AsyncIterator[AsyncIterator[bytes]]:
         self._answer()
+        self.watches += 1
 
         async def events() -> AsyncIterator[bytes]:
-            await watch.asyncio.sleep(seconds)  # nothing happens until the watch ends
+            await watch.asyncio.sleep(0 if self.ends_watches else seconds)  # nothing happens until the watch ends
             self._answer()
             return
             yield b""
@@ -177,6 +179,52 @@ def test_a_watch_that_is_refused_for_an_hour_goes_on_without_a_list(clock: Clock
         assert (following.report.info.problem, server.asked_lists) == ("", 1)
 
     asyncio.run(live())
+
+
+def test_watches_that_end_at_once_without_an_event_are_begun_again_seldom(clock: Clock) -> None:
+    """As those that are refused, though each is answered with 200."""
+    server = ApiServer()
+    objects = ClusterObjects(lambda: None, lambda: None)
+    following = Following("Service", server, "", objects, "kubernetes/Service")  # type: ignore[arg-type]
+
+    async def live() -> None:
+        server.ends_watches = True
+        await clock.run(following.run, HOUR)
+        assert HOUR / LONGEST_PAUSE_S <= server.watches <= 2 * HOUR / LONGEST_PAUSE_S + 10
+        assert server.lists == 1
+
+    asyncio.run(live())
+
+
+INVALID_LEASES = [
+    [],
+    "x",
+    {"spec": []},
+    {"spec": {"holderIdentity": 7}},
+    {"spec": {"leaseDurationSeconds": "long"}},
+    {"spec": {"holderIdentity": "", "leaseTransitions": "many"}},
+]
+
+
+@pytest.mark.parametrize("lease", INVALID_LEASES, ids=str)
+def test_an_invalid_lease_ends_no_election(clock: Clock, lease: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """A leader no longer writes, and `changed` is called. The log has one line; a valid Lease is taken soon."""
+    server = ApiServer()
+    changes: list[bool] = []
+    election = LeaderElection(server, "fastgw", "lease", lambda: changes.append(election.is_leader))  # type: ignore[arg-type]
+
+    async def live() -> None:
+        await clock.run(election.run, 60.0)
+        server.lease = lease
+        await clock.run(election.run, HOUR)
+        assert (election.is_leader, changes) == (False, [True, False])
+        server.lease = None
+        await clock.run(election.run, DURATION_S)
+        assert (election.is_leader, changes) == (True, [True, False, True])
+
+    asyncio.run(live())
+    (line,) = [each for each in messages(capfd.readouterr().err) if "Lease" in each]
+    assert line.startswith("leader election: the Lease fastgw/lease is invalid: Expected ")
 
 
 @pytest.mark.parametrize("who", ["itself", "another replica, gone since", "another replica"])
