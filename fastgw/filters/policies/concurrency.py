@@ -41,7 +41,8 @@ class Adaptive(Settings):
     shrinks as soon as latency rises or the upstream refuses requests.
 
     Each worker has a limit of its own, from its own measurements; `min` and `max` apply to the node and are divided
-    evenly among the workers.
+    evenly among the workers, so that together they admit `max` at most. Each worker admits at least one request: with a
+    `max` below the number of workers, as many as there are workers may be in flight.
     """
 
     min: Annotated[int, Meta(ge=1)] = 10
@@ -242,7 +243,7 @@ class Divided:
             self._counts.add_permits(self._limits, -self._counted_limit)
 
     def start(self, services: Services) -> None:
-        self._bounds.workers = services.workers
+        self._bounds.workers, self._bounds.slot = services.workers, services.slot
         if self._counts is None:
             self.limit.use_bounds()
             self._counts = services.in_flight
@@ -263,16 +264,21 @@ class Divided:
 @final
 class _Bounds:
     """Bounds of the adaptive limit of one worker, its share of the node's. A separate object, to avoid a reference
-    cycle.
+    cycle. `slot`: number of the worker, from 0.
+
+    The maximum is a whole number, because a limit is rounded up when it admits requests: the first workers have the
+    remainder.
     """
 
     def __init__(self, adaptive: Adaptive) -> None:
         self.workers: Callable[[], int] = lambda: 1
+        self.slot = 0
         self._least, self._most = adaptive.min, adaptive.max
 
     def now(self) -> tuple[float, float]:
         workers = self.workers()
-        return max(1.0, self._least / workers), max(1.0, self._most / workers)
+        most = max(1, self._most // workers + (self.slot < self._most % workers))
+        return min(max(1.0, self._least / workers), most), most
 
 
 def scope(level: str, route: str | None, instance: str) -> str:

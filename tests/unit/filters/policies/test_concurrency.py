@@ -11,6 +11,7 @@ import pytest
 from fastgw.config import ConfigError
 from fastgw.errors import Fault
 from fastgw.filters.api import Phase, Services
+from fastgw.filters.limiting.adaptive_concurrency import SAMPLES, WINDOW_S
 from fastgw.filters.policies.concurrency import Adaptive, Divided, cells_of, scope
 from fastgw.shm.node_limits import own_counts
 from tests.support.generations import load_document
@@ -254,3 +255,32 @@ def test_what_a_limit_says_of_itself_goes_with_it():
         assert counts.count(limits) == 0
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "workers", "admitted"),
+    [
+        (5, 5, 4, [2, 1, 1, 1]),
+        (1, 5, 4, [2, 1, 1, 1]),
+        (8, 8, 4, [2, 2, 2, 2]),
+        (2, 3, 4, [1, 1, 1, 1]),
+        (7, 7, 1, [7]),
+    ],
+)
+def test_the_shares_of_all_workers_admit_the_maximum_of_the_node_and_no_more(
+    least: int, most: int, workers: int, admitted: list[int]
+) -> None:
+    """However far each has grown. One of which there is less than one for each worker is one for each."""
+    nothing: Any = None
+    taken = []
+    for slot in range(workers):
+        divided = Divided(Adaptive(min=least, max=most), "name")
+        divided.start(Services(nothing, nothing, nothing, nothing, own_counts(), workers=lambda: workers, slot=slot))
+        limit, now = divided.limit, 0.0
+        for _ in range(20):  # windows in which all that it admits is answered at once
+            count = sum(limit.try_take() for _ in range(SAMPLES))
+            now += WINDOW_S
+            for _ in range(count):
+                limit.record_response(now, now, 0.01)
+        taken.append(sum(limit.try_take() for _ in range(most + 1)))
+    assert taken == admitted
