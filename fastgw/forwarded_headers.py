@@ -61,6 +61,8 @@ _FOR: Final = re.compile(
     + rb'"?((?<=")(?>(?:[^"\\]++|\\.)*)|[^\s",;]++)'
 )
 _IS_AUTHORITY: Final = re.compile(rb"(?:[a-z0-9._~-]++|\[[0-9a-f:.]++\])(?::[0-9]{1,5})?").fullmatch
+_SCHEMES: Final = {b"http": b"http", b"https": b"https", b"ws": b"http", b"wss": b"https"}
+"""Schemes by the names that proxies report: some send that of a WebSocket (RFC 6455 section 3)."""
 _PROTO: Final = re.compile(rb'(?:^|;)[ \t]*+[Pp][Rr][Oo][Tt][Oo]="?([A-Za-z]++)')
 
 
@@ -186,7 +188,7 @@ def _appended(peer: Peer, head: RequestHead, client_ip: str, dropped: frozenset[
     return _lines(
         for_=b", ".join(part for part in (heard, _ip(peer.ip)) if part),
         node=_node(peer.ip),
-        proto=reported(head, b"x-forwarded-proto") or client_scheme(head, peer),
+        proto=client_scheme(head, peer),
         host=reported(head, b"x-forwarded-host") or head.authority,
         port=reported(head, b"x-forwarded-port") or (b"%d" % peer.server_port if peer.server_port else b""),
         real_ip=_ip(client_ip),
@@ -262,7 +264,7 @@ def _addresses_of(head: RequestHead) -> bytes:
 
 def reported_value(head: RequestHead, name: bytes) -> bytes:
     """Return all lines of a header of a trusted proxy, such as `X-Forwarded-Proto`, as one list without empty members
-    at its ends; empty if it has no others. The gateway decides by its first member, and the upstream gets all of it.
+    at its ends; empty if it has no others. The gateway decides by its first member.
     """
     return b", ".join(value for value in head.values(name) if value).strip(_EMPTY)
 
@@ -308,7 +310,7 @@ def client_address(head: RequestHead, peer: Peer, trusts: Callable[[str], bool])
 
 def client_scheme(head: RequestHead, peer: Peer) -> bytes:
     """Return the client's scheme, `http` or `https`: reported by the first trusted proxy, otherwise the scheme of the
-    peer's connection.
+    peer's connection. The upstream gets this one value, so that it and the gateway cannot read different ones.
 
     A client that forges it, behind a proxy that only appends to the list, affects its own responses only.
     """
@@ -317,8 +319,8 @@ def client_scheme(head: RequestHead, peer: Peer) -> bytes:
         if not heard and (match := _PROTO.search(reported_value(head, b"forwarded").partition(b",")[0])):
             heard = match[1]
         scheme = heard.partition(b",")[0].strip(b" \t").lower()
-        if scheme in (b"http", b"https"):
-            return scheme
+        if scheme in _SCHEMES:
+            return _SCHEMES[scheme]
     return peer.scheme
 
 

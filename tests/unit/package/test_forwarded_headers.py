@@ -266,7 +266,7 @@ def test_the_upstream_gets_scheme_host_and_port_as_the_gateway_reads_them(
     assert client_scheme(head(*fields), PROXY) == b"https"
     assert client_authority(head(*fields), PROXY) == b"b.test"
     to_upstream = added(policy, PROXY, *fields)
-    assert to_upstream[b"X-Forwarded-Proto"] == sent % b"https"
+    assert to_upstream[b"X-Forwarded-Proto"] == b"https"
     assert to_upstream[b"X-Forwarded-Host"] == sent % b"b.test"
     assert to_upstream[b"X-Forwarded-Port"] == sent % b"444"
 
@@ -350,3 +350,21 @@ def test_without_a_host_none_is_claimed() -> None:
     _, lines = fields_for_upstream(None, Peer("203.0.113.6", 1, 80, trusted=False), request, "203.0.113.6")
     assert b"Forwarded: for=203.0.113.6;proto=http\r\n" in lines
     assert b"X-Forwarded-Host" not in lines
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent"),
+    [
+        ([b"X-Forwarded-Proto: https"], b"https"),
+        ([b"X-Forwarded-Proto: https", b"X-Forwarded-Proto: http"], b"https"),
+        ([b"X-Forwarded-Proto: http, https"], b"http"),
+        ([b"X-Forwarded-Proto: , HTTPS ,http"], b"https"),
+        ([b"X-Forwarded-Proto: wss"], b"https"),
+        ([b"X-Forwarded-Proto: gopher, https"], b"http"),
+        ([b"Forwarded: for=198.51.100.1;proto=https"], b"https"),
+    ],
+)
+def test_the_upstream_gets_the_one_scheme_that_the_gateway_uses(fields: list[bytes], sent: bytes) -> None:
+    fields = [b"X-Forwarded-For: 198.51.100.1", *fields]
+    assert client_scheme(head(*fields), PROXY) == sent
+    assert added("append", PROXY, *fields)[b"X-Forwarded-Proto"] == sent

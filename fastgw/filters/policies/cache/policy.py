@@ -232,7 +232,7 @@ class CachePolicy:
         if self.by_consumer:
             parts.append(None if request.consumer is None else request.consumer.name.encode())
         authority = head.authority
-        if is_reported:  # they reach the upstream as the trusted proxy has sent them
+        if is_reported:  # the upstream gets host and port as the trusted proxy has sent them, and the first scheme
             authority = client_authority(head, peer)
             reported = (b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port")
             parts += (reported_value(head, name) or None for name in reported)
