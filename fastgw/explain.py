@@ -262,7 +262,8 @@ def explain(
     not_ordered: str = "",
     state: Callable[[Upstream], Fault | None] = lambda upstream: None,
 ) -> Explanation:
-    """Explain the result of this request from `client`. `listener`: None = the one with the URL's port.
+    """Explain the result of this request from `client`. `listener`: None = the one with the URL's port, and if
+    there is none, the first: a proxy in front may have that port, and end TLS.
 
     `certificate`: client certificate, which counts as verified. `routes`: routes of the configuration, to name the
     nearest one if none matches. `not_ordered`: reason why the gateway orders no certificate on demand for the URL's
@@ -279,6 +280,13 @@ def explain(
         explanation.server_certificate = describe_certificate(chosen.tls, gateway.config.acme, host, not_ordered)
     if chosen.tcp is not None:
         return _of_connection(explanation, chosen.tcp, urlsplit(url).hostname or "", client)
+    if listener is None and chosen.tls is None and url.startswith("https:") and chosen.address.port == _port(url):
+        explanation.client = client
+        explanation.detail = (
+            "TLS handshake fails: this listener is in clear text; expected http:// in the URL, or --listener "
+            f"{chosen.name} if a proxy in front ends TLS"
+        )
+        return explanation
     shown = _Shown(name for access_log in gateway.config.access_logs for name in access_log.redact)
     scheme = b"http" if chosen.tls is None else b"https"
     peer = Peer(client, 0, chosen.address.port or 0, chosen.trusts(client), scheme, certificate)
@@ -478,12 +486,17 @@ def _listener(gateway: Gateway, url: str, name: str | None) -> Listener:
         known = ", ".join(listener.name for listener in listeners)
         raise ValueError(f'there is no listener "{name}"; expected one of: {known}')
     split = urlsplit(url)
-    port = split.port or (443 if split.scheme == "https" else 80)
+    port = _port(url)
     alike = [each for each in listeners if (each.tls is not None) == (split.scheme == "https")]
     others = [each for each in listeners if each not in alike]
     found = next((each for each in (*alike, *others) if each.address.port == port), None)
     of_requests = (each for each in (*alike, *others) if each.tcp is None)
     return found or next(of_requests, (*alike, *others)[0])
+
+
+def _port(url: str) -> int:
+    split = urlsplit(url)
+    return split.port or (443 if split.scheme == "https" else 80)
 
 
 def _of_connection(explanation: Explanation, routes: TcpRoutes, name: str, client: str) -> Explanation:

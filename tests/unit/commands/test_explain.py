@@ -323,6 +323,17 @@ def test_a_client_that_shows_a_certificate(tmp_path: Path, mode: str) -> None:
     assert asked == "1 fastgw: listener plain does not request client certificates\n"
 
 
+def test_an_https_url_of_a_listener_in_clear_text_is_not_served(tmp_path: Path) -> None:
+    """Unless TLS ends in front of the gateway: on a port that no listener has, or as `listener` says."""
+    tables = gateway(tmp_path, listeners={"public": {"address": "127.0.0.1:8080"}})
+    refused = explain(tables, "GET", "https://a.test:8080/")
+    assert "TLS handshake fails: this listener is in clear text" in refused.detail
+    assert "--listener public" in refused.detail
+    assert (refused.status, refused.route) == (0, "")
+    for url, listener in (("http://a.test:8080/", None), ("https://a.test/", None), ("https://a.test:8080/", "public")):
+        assert "handshake" not in as_text(explain(tables, "GET", url, listener=listener))
+
+
 def test_a_field_without_a_colon_is_no_request(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^\"X-Api-Key\" has no colon; expected a header such as \"X-Tenant: t1\"$"):
         explain(gateway(tmp_path), "GET", "http://a.test/", ["X-Api-Key=secret"])
