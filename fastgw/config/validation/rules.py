@@ -30,7 +30,7 @@ from fastgw.config.decoding.decoder import BROKEN, fields_of
 from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.egress import Kubernetes, Kyma, Providers
-from fastgw.config.settings.gateway import Config, Route, Variant
+from fastgw.config.settings.gateway import AccessLog, Config, Route, Variant
 from fastgw.config.settings.kubernetes import KubernetesProvider
 from fastgw.config.settings.secrets import SecretError, secret_in
 from fastgw.config.settings.upstreams import SHORTEST_KEY, Retries
@@ -161,26 +161,35 @@ def sinks_are_no_urls(merged: Merged) -> None:
 
 
 def sinks_share_no_files(merged: Merged) -> None:
-    """Check that no two logs use one spool, whose lines would go to either server, or a file that one of them
-    rotates.
+    """Check that no two logs use one spool, whose lines would go to either server, or a file that one of them rotates
+    or whose directives say which fields the lines have. Lines of other logs in one file are whole.
     """
     spools: dict[str, int] = {}
-    files: dict[str, tuple[int, bool]] = {}
+    files: dict[str, tuple[int, AccessLog]] = {}
     for number, (location, access_log) in enumerate(merged.lists.get("access_logs", ()), 1):
         sink = None if access_log is BROKEN else access_log.sink
         for kind in _SINKS:
             spool = getattr(getattr(sink, kind, None), "spool", None)
-            if spool is not None and (first := spools.setdefault(spool.path, number)) != number:
+            if spool is not None and (first := spools.setdefault(os.path.realpath(spool.path), number)) != number:
                 setting = location.below("sink", kind, "spool")
                 setting.report(f"the spool of access log {first} as well", "expected a directory of its own")
         rotated = getattr(sink, "file", None)
         path = sink if isinstance(sink, str) else None if rotated is None else rotated.path
         if path is None or path == "stdout":
             continue
-        first, is_rotated = files.setdefault(path, (number, rotated is not None))
-        if first != number and (is_rotated or rotated is not None):
-            wrong = f"the file of access log {first} as well, and one of the two rotates it"
+        first, other = files.setdefault(os.path.realpath(path), (number, access_log))
+        if first != number and (why := _why_not_in_one_file(access_log, other)):
+            wrong = f"the file of access log {first} as well, and {why}"
             location.below("sink").report(wrong, "expected a file of its own", at_key=False)
+
+
+def _why_not_in_one_file(*logs: AccessLog) -> str:
+    """Return why lines of two logs cannot be in one file; "": they can."""
+    if not all(isinstance(each.sink, str) for each in logs):
+        return "one of the two rotates it"
+    if any(each.format == "w3c" for each in logs) and len({(each.format, each.fields) for each in logs}) > 1:
+        return "its `#Fields` would not be those of all lines"
+    return ""
 
 
 def proxy_protocol_needs_trust(merged: Merged) -> None:

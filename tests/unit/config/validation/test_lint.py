@@ -222,6 +222,31 @@ def test_a_sink_that_is_a_url_is_told_the_form_of_its_kind(tmp_path, sink, form)
             "expected a file of its own",
         ),
         (
+            "[{sink: {file: {path: a.log, size: 1GiB}}}, {sink: link.log}]",
+            "access_logs[1].sink: the file of access log 1 as well, and one of the two rotates it; "
+            "expected a file of its own",
+        ),
+        (
+            "[{sink: {file: {path: folder/a.log, size: 1GiB}}}, {sink: {file: {path: ./a.log, size: 1GiB}}}]",
+            "access_logs[1].sink: the file of access log 1 as well, and one of the two rotates it; "
+            "expected a file of its own",
+        ),
+        (
+            "[{sink: {http: {url: 'http://a/', spool: {path: s, size: 1GiB}}}}, "
+            "{sink: {http: {url: 'http://b/', spool: {path: folder/s, size: 1GiB}}}}]",
+            "access_logs[1].sink.http.spool: the spool of access log 1 as well; expected a directory of its own",
+        ),
+        (
+            "[{sink: a.log, format: w3c, fields: [status]}, {sink: link.log, format: w3c, fields: [path]}]",
+            "access_logs[1].sink: the file of access log 1 as well, and its `#Fields` would not be those of all lines; "
+            "expected a file of its own",
+        ),
+        (
+            "[{sink: a.log}, {sink: a.log, format: w3c}]",
+            "access_logs[1].sink: the file of access log 1 as well, and its `#Fields` would not be those of all lines; "
+            "expected a file of its own",
+        ),
+        (
             "[{sink: {elasticsearch: {url: 'http://a/_bulk', index: web}}, format: combined}]",
             "access_logs[0]: `format: combined` is not JSON, as `elasticsearch` needs; expected `json`",
         ),
@@ -236,6 +261,8 @@ def test_a_sink_that_is_a_url_is_told_the_form_of_its_kind(tmp_path, sink, form)
     ],
 )
 def test_plausible_mistakes_in_sinks_are_told_with_what_to_do(tmp_path, sinks, problem):
+    (tmp_path / "link.log").symlink_to("a.log")
+    (tmp_path / "folder").symlink_to(".")
     (told,) = problems(tmp_path, f"{HEAD}routes: []\naccess_logs: {sinks}\n")
     assert told.startswith("a.yaml:5:")
     assert told.endswith(problem)
