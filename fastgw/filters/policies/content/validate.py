@@ -217,10 +217,8 @@ class _Validation:
             if not exchange.has_body:
                 if self._requires_body:
                     errors.append(validation_error("body", "required", "expected a body"))
-            elif not _has_json(exchange):
-                return self._answer(exchange, exchange.refuse(Fault.UNSUPPORTED_MEDIA_TYPE, why="expected JSON"))
-            elif (coded := refuse_coded_body(exchange)) is not None:
-                return self._answer(exchange, coded)
+            elif exchange.body_length is not None and (unsupported := _refuse_type(exchange)) is not None:
+                return self._answer(exchange, unsupported)
         return self._answer(exchange, refusal(exchange, errors)) if errors else None
 
     def lets_pass(self, head: RequestHead) -> bool:
@@ -253,12 +251,14 @@ class _Validation:
 
     def request_stage(self, exchange: Exchange) -> BodyStage | None:
         """Return the stage that checks the body."""
+        check, helper = partial(self._check, exchange), self.helper
         if not _has_json(exchange) or is_coded(exchange):
-            return None  # reported already
-        check = partial(self._check, exchange)
+            if exchange.body_length is not None:
+                return None  # reported already
+            check, helper = partial(self._check_length, exchange), None
         if self._reports:
             return BodyObserver(check, self._most, exchange.client.held_body_budget)
-        return BodyCheck(check, None if self.helper is None else partial(self._submit, exchange, self.helper))
+        return BodyCheck(check, None if helper is None else partial(self._submit, exchange, helper))
 
     def check_whole(self, exchange: Exchange, payload: bytes) -> Reply | BodyStage | None:
         """Check a body that is complete."""
@@ -290,6 +290,13 @@ class _Validation:
         else:
             errors = self._body.errors(payload)
         return self._answer(exchange, refusal(exchange, errors)) if errors else None
+
+    def _check_length(self, exchange: Exchange, payload: bytes) -> Reply | None:
+        """Return the response to a body of another type. One that turns out to be empty is none, and has no type."""
+        if not payload:
+            return self._check(exchange, payload)
+        unsupported = _refuse_type(exchange)
+        return None if unsupported is None else self._answer(exchange, unsupported)
 
     def response_stage(self, exchange: Exchange) -> BodyStage | None:
         """Return the stage that checks the response; None: it is not one of the service, or not JSON."""
@@ -351,6 +358,13 @@ class Reports:
 
 def _not_counted(route: str, message: str) -> None:
     """Stand in for the counts of a worker, for `explain` and tests."""
+
+
+def _refuse_type(exchange: Exchange) -> Reply | None:
+    """Return the response to a body that is not JSON, or has a content coding."""
+    if not _has_json(exchange):
+        return exchange.refuse(Fault.UNSUPPORTED_MEDIA_TYPE, why="expected JSON")
+    return refuse_coded_body(exchange)
 
 
 def _text_of(env: Env, schema: Schema) -> bytes:

@@ -31,13 +31,17 @@ PAGE = {"properties": {"page": {"type": "integer", "minimum": 1}}, "additionalPr
 
 
 class Checked:
-    """A gateway with the filter, and what becomes of one request."""
+    """A gateway with the filter, and what becomes of one request. `later`: its end, if it comes in two pieces."""
 
-    def __init__(self, settings: dict[str, Any], request: bytes, paths: list[str] | None = None) -> None:
+    def __init__(
+        self, settings: dict[str, Any], request: bytes, paths: list[str] | None = None, later: bytes = b""
+    ) -> None:
         route = {"name": "all", "upstream": "u", "filters": {"validate": settings}}
         self.plane = Plane({"routes": [{**route, "paths": paths} if paths else route]})
         self.client = self.plane.client()
         self.client.sends(request)
+        if later:
+            self.client.sends(later)
         self.passed = bool(self.plane.pool.waiting)
         self.sent = b""
         if self.passed:
@@ -440,6 +444,24 @@ def test_an_empty_body_without_a_length_is_no_body() -> None:
     checked = Checked({"body": {"inline": ORDER}}, CHUNKED + b"0\r\n\r\n")
     assert (checked.passed, checked.status, checked.errors) == (False, 400, [("body", "", "required")])
     assert Checked({"body": {"inline": ORDER, "required": False}}, CHUNKED + b"0\r\n\r\n").passed
+
+
+@pytest.mark.parametrize("mode", ["enforce", "report"])
+@pytest.mark.parametrize("line", [b"", b"Content-Type: text/plain\r\n", b"Content-Encoding: gzip\r\n"])
+def test_an_empty_body_without_a_length_needs_no_type(line: bytes, mode: str) -> None:
+    """As no other request without a body does; one that is not empty is refused as soon as that is known."""
+    settings = {"body": {"inline": ORDER, "required": False}, "mode": mode}
+    chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n" + line + b"\r\n"
+    for empty in (Checked(settings, chunked + b"0\r\n\r\n"), Checked(settings, chunked, later=b"0\r\n\r\n")):
+        assert empty.passed
+        assert [record.shadowed for record in empty.plane.records] == [""]
+    other = Checked(settings, chunked, later=b"2\r\n{}\r\n0\r\n\r\n")
+    (record,) = other.plane.records
+    if mode == "enforce":
+        assert (other.passed, other.status) == (False, 415)
+    else:
+        assert other.passed
+        assert record.shadowed.startswith("validate: refuse 415 unsupported_media_type")
 
 
 def test_a_long_body_passes_in_the_mode_report() -> None:
