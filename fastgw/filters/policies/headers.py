@@ -316,9 +316,11 @@ class _Edit:
         for name, held in add:
             if held is None:
                 continue
-            if self._strict and (folded(name) in FORWARDING or folded(name) in map(folded, exchange.request_dropped)):
-                exchange.request_added += _line(name + b": ", held)  # others of this name are dropped
-            else:
+            wanted = folded(name)
+            is_dropped = self._strict and (wanted in FORWARDING or wanted in map(folded, exchange.request_dropped))
+            if is_dropped:
+                exchange.request_added += _line(name + b": ", held)
+            if not is_dropped or wanted in FORWARDING & fields.taken:  # those that are set in the head are sent from it
                 fields.add(name, held)
             self._note_identity(name, exchange)
 

@@ -10,7 +10,8 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
-from fastgw.http.fields import folded
+from fastgw.http.field_names import FORWARDING
+from fastgw.http.fields import folded, without_fields
 from fastgw.http.grammar import IS_TOKEN
 from fastgw.http.http1.parser_reference import Http1RequestHead, Http1ResponseHead
 from fastgw.http.messages import AS_DECLARED, Head, RequestHead, ResponseHead
@@ -54,7 +55,8 @@ def request(
 
     It contains the end-to-end lines of `head` without those in `also`, `added` (serialized lines), its framing, and
     `Via` unless `NO_VIA` is in `also`. `target` and `host` None: as sent by the client. `request_id`: if not empty, it
-    is the only value of `X-Request-Id`. `length`: of the body, or `UNFRAMED`, `IN_CHUNKS`, `AS_DECLARED`.
+    is the only value of `X-Request-Id`. `length`: of the body, or `UNFRAMED`, `IN_CHUNKS`, `AS_DECLARED`. Fields of
+    `FORWARDING` that were set or removed in the fields of `head` are sent as they are there.
     """
     if request_id:
         sent = head.values(REQUEST_ID)
@@ -64,8 +66,11 @@ def request(
                 also |= REQUEST_IDS
     if target is None:
         target = head.request_target
+    edited = head.edited()
     if host is None:
-        host = head.host_as_sent if head.edited() is None else head.first(b"host") or head.host_as_sent
+        host = head.host_as_sent if edited is None else head.first(b"host") or head.host_as_sent
+    if edited is not None and (chosen := FORWARDING & edited.taken):  # a filter's, in place of the gateway's own
+        also, added = also - chosen, without_fields(added, chosen)
     if length == AS_DECLARED:
         declared = head.body_length
         length = IN_CHUNKS if declared is None else declared if head.sized else UNFRAMED

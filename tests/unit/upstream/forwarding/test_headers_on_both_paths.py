@@ -371,3 +371,27 @@ def test_what_filters_change_in_requests_is_read_alike(name: str) -> None:
 def test_fixed_headers_stand_for_a_step_that_changes_lines(hooks: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected response and response_lines, too"):
         Hooks(response_fields=NO_SENT_FIELDS, **hooks)
+
+
+@pytest.mark.parametrize("policy", ["append", "set", "strip", "pass"])
+def test_forwarding_headers_that_a_filter_changes_replace_the_gateways_own(policy: str) -> None:
+    """As those that the filter `headers` sets or removes: two lines that contradict each other would be sent."""
+
+    def step(exchange: Exchange) -> None:
+        exchange.headers.set(b"X-Forwarded-Proto", b"https")
+        exchange.headers.set(b"X_Forwarded_For", b"1.2.3.4")
+        exchange.headers.set(b"Forwarded", b"for=1.2.3.4")
+        exchange.headers.remove(b"X-Real-IP")
+
+    lines = [b"X-Forwarded-For: 6.6.6.6", b"X-Real-IP: 6.6.6.6", b"Forwarded: for=6.6.6.6"]
+    routes = [{"name": "all", "upstream": "u", "forwarded": policy}]
+    probes = [probe("edits", Phase.TRANSFORM, request=step)]
+    play = both([sends(asking(b"GET /a", *lines)), answers(OK)], {**upstream(), "routes": routes}, probes)
+    sent = play.upstream.received.rpartition(b"GET /a")[2].split(b"\r\n")
+    values = {name: [line for line in sent if line.lower().startswith(name)] for name in (b"forwarded:", b"x-real-ip:")}
+    assert values == {b"forwarded:": [b"Forwarded: for=1.2.3.4"], b"x-real-ip:": []}
+    assert [line for line in sent if line.startswith(b"X-Forwarded-Proto")] == [b"X-Forwarded-Proto: https"]
+    clients = [line for line in sent if line[:15].replace(b"_", b"-") == b"X-Forwarded-For"]
+    assert clients == [b"X_Forwarded_For: 1.2.3.4"]
+    hosts = [line for line in sent if line.startswith(b"X-Forwarded-Host")]
+    assert bool(hosts) is (policy in ("append", "set"))  # the others are the gateway's
