@@ -176,6 +176,10 @@ def test_a_connection_from_its_beginning_to_its_end(gateway: Gateway, back_end: 
         assert (said["client_messages"], said["upstream_messages"]) == (1, 1)
         assert (said["closed_by"], said["close_code"]) == ("client", 4000)
         assert len(said["connection_id"]) == 24
+        assert record["request_bytes"] == len(message("echo", text="ü").encode()) + 6 + 11  # with the close frame
+        assert record["response_bytes"] > 0
+        counted = re.compile(rf'^fastgw_websocket_messages_total\{{.*route="{path}".*\}} (.*)$', re.MULTILINE)
+        wait_until(lambda: counted.findall(scraped(gateway)) == ["1.0", "1.0"], "a message of each side is counted")
         traces = {each.headers["Traceparent"].split("-")[1] for each in (event, echoed, ended)}
         assert traces == {record["trace_id"]}
         sent = [each.split() for each in record["subrequests"].split(", ")]
