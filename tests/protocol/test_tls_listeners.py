@@ -590,6 +590,25 @@ def test_a_renewed_certificate_is_accepted_when_the_former_one_expires(place: Pl
         wait_until(is_full, "the former certificate to expire", 3 * DEADLINE)
 
 
+def test_a_connection_takes_no_more_requests_once_the_certificate_of_its_client_has_expired(place: Place) -> None:
+    """It is no longer verified who the client is. Its connections would be kept alive for as long as it asks."""
+    brief = place.authority.issue("alice.example", stem="brief", days=4 / 86_400)
+    tls, tls_of_http2 = client_tls(place.authority, brief), client_tls(place.authority, brief)
+    tls_of_http2.set_alpn_protocols(["h2"])
+    with (
+        place.client(tls, listener="required") as idle,
+        place.client(tls, listener="required") as asking,
+        place.client(tls_of_http2, listener="required") as multiplexed,
+    ):
+        multiplexed.sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000"))
+        assert [client.ask().status for client in (idle, asking)] == [200, 200]
+        assert idle.sock.recv(1) == b""
+        with contextlib.suppress(OSError, Unexpected):  # it is closed as well, or is about to be
+            assert asking.ask().status == 421
+        frames = b"".join(iter(lambda: multiplexed.sock.recv(65_536), b""))
+        assert bytes.fromhex("0000080700000000007fffffff00000000") in frames  # GOAWAY, as its announcement
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_without_tickets_there_is_nothing_to_resume(place: Place, version: ssl.TLSVersion) -> None:
     tls = client_tls(place.authority)

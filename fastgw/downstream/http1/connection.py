@@ -102,6 +102,11 @@ JOINED: Final = 8192
 TOKEN_START: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
+def _trusts_nothing(address: str) -> bool:
+    """Trust no peer: no listener has this function, so each request of a connection with it has its peer checked."""
+    return False
+
+
 @final
 class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     __slots__ = (
@@ -925,6 +930,12 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self.closing = True
         if self.phase is IDLE:
             self.watch(LAST_REQUEST_S)
+
+    def certificate_expired(self) -> None:
+        """Accept no further request, because the client's certificate has expired. A tunnel has none, and continues."""
+        if self.phase is not TUNNEL:
+            self.trust_as_of(_trusts_nothing, b"")
+            self.leave()
 
     def end_outdated(self) -> None:
         """End a tunnel at once if the verification of its client certificate is outdated: it will send no further

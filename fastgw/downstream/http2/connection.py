@@ -619,6 +619,10 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._last_calls_at = self._wheel.now + LAST_REQUEST_S
             self.watch(LAST_REQUEST_S)
 
+    def certificate_expired(self) -> None:
+        """Accept no further streams, because the client's certificate has expired."""
+        self.leave()
+
     def _call_last(self) -> None:
         self._last_calls, self._last_calls_at = 2, inf
         self.session.goaway()

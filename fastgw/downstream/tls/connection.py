@@ -105,6 +105,20 @@ class _Limit(Timed):
 
 
 @final
+class _CertificateExpiry(Timed):
+    """Expiry of the client's certificate, for a connection that is open then."""
+
+    __slots__ = ("_above",)
+
+    def __init__(self, above: Http1ClientConnection | Http2ClientConnection) -> None:
+        super().__init__()
+        self._above = above
+
+    def expire(self, now: float) -> None:
+        self._above.certificate_expired()
+
+
+@final
 class _WaitingHello:
     """ClientHello whose answer waits for a certificate. `received`: all bytes of the client."""
 
@@ -148,7 +162,7 @@ class TlsConnection(TlsTransport):
         self.listener = listener
         self.peer = peer
         self._server = server
-        self._limit: _Limit | None = None
+        self._limit: _Limit | _CertificateExpiry | None = None  # of the handshake; then of what it has verified
         self._hello: HelloBuffer | None = None
         self._greeting: HelloReader | None = None  # in its place where some names are passed through
         self._admitted = False
@@ -390,6 +404,9 @@ class TlsConnection(TlsTransport):
         self._open(above)
         above.attach_transport(cast(asyncio.Transport, self), self._address_limit)
         above.trust_as_of(self._trusts, self._vouched)
+        if certificate is not None:
+            wheel, self._limit = server.worker_loop.wheel, _CertificateExpiry(above)
+            wheel.watch(self._limit, wheel.now + max(0.0, certificate.expires_date - time()))
         self._read_early()
 
     def _end_challenge(self, last: bytes) -> None:
