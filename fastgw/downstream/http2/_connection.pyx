@@ -10,7 +10,8 @@ from libc.string cimport memcpy
 
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.http.http1._parser cimport Http1RequestHead
-from fastgw.upstream.forwarding._fast_path cimport accepts_on, lets_pass_by
+from fastgw.http.http2 cimport _session
+from fastgw.upstream.forwarding._fast_path cimport accepts_on, forget_on, lets_pass_by, send_request_on
 
 from math import inf
 from time import monotonic
@@ -86,6 +87,17 @@ cdef struct OfListener:
     Slot router
     Slot trusts
 
+cdef struct OfServer:
+    Slot body_bytes
+    Slot date_line
+    Slot drained
+    Slot draining
+    Slot finish
+    Slot header_count
+    Slot keepalive
+    Slot tracer
+    Slot worker_loop
+
 cdef struct OfPath:
     Slot call_due_at
     Slot client_ip
@@ -104,6 +116,7 @@ cdef OfConnection of_connection
 cdef OfStream of_stream
 cdef OfHead of_head
 cdef OfListener of_listener
+cdef OfServer of_server
 cdef OfPath of_path
 cdef OfPlan of_plan
 cdef OfRoute of_route
@@ -191,23 +204,43 @@ def adopt(type owner not None, type stream_owner not None):
     _stream_class = of_stream.id.reads
 
 
-cdef int _learn_listener(type owner) except -1:
-    """Learn where listeners keep their attributes, by the first one: their class is defined after the connections."""
-    learn(&of_listener.early, owner, "early")
-    learn(&of_listener.reserved, owner, "reserved")
-    learn(&of_listener.router, owner, "router")
-    learn(&of_listener.trusts, owner, "trusts")
+cdef int _learn_server(type server, type listener) except -1:
+    """Learn where servers and listeners keep their attributes, by the first ones: their classes are defined after the
+    connections.
+    """
+    learn(&of_server.body_bytes, server, "body_bytes")
+    learn(&of_server.date_line, server, "date_line")
+    learn(&of_server.drained, server, "drained")
+    learn(&of_server.draining, server, "draining")
+    learn(&of_server.finish, server, "finish")
+    learn(&of_server.header_count, server, "header_count")
+    learn(&of_server.keepalive, server, "keepalive")
+    learn(&of_server.tracer, server, "tracer")
+    learn(&of_server.worker_loop, server, "worker_loop")
+    learn(&of_listener.early, listener, "early")
+    learn(&of_listener.reserved, listener, "reserved")
+    learn(&of_listener.router, listener, "router")
+    learn(&of_listener.trusts, listener, "trusts")
     return 0
+
+
+cdef inline object _server_of(connection):
+    """Return the server of a connection; its attributes are learned then."""
+    server = read(&of_connection.server, connection)
+    if of_server.worker_loop.name is NULL:
+        _learn_server(type(server), type(read(&of_connection.listener, connection)))
+    return server
 
 
 # --- what is received ---
 
 
-cdef int _receive(connection, received, length) except -1:
+cdef int _receive(connection, received, Py_ssize_t length) except -1:
+    cdef list found
+    cdef Py_ssize_t read_so_far
     session = read(&of_connection.session, connection)
-    found = session.feed(received, length, read(&now_of_wheel, read(&of_connection.wheel, connection)))
-    count = len(found)
-    if count:
+    found = _session.feed(session, received, length, read(&now_of_wheel, read(&of_connection.wheel, connection)))
+    if found:
         waiting = read(&of_connection.events, connection)
         if waiting:
             waiting.extend(found)  # after earlier events
@@ -221,13 +254,13 @@ cdef int _receive(connection, received, length) except -1:
         write(&of_connection.awaits_head, connection, False)
         if _may_wait(connection) and read(&of_connection.streams, connection):
             write(&of_connection.deadline, connection, INF)
-    framing = framing_bytes(found) if count > FEW_EVENTS else 0
-    read_so_far = read(&of_connection.read_since_rest, connection) + length
+    framing = framing_bytes(found) if len(found) > FEW_EVENTS else 0
+    read_so_far = <Py_ssize_t>read(&of_connection.read_since_rest, connection) + length
     if framing or read_so_far >= _BODY_BYTES_PER_TURN:
-        read(&of_connection.server, connection).worker_loop.count_body(connection, length, framing)
+        read(&of_server.worker_loop, _server_of(connection)).count_body(connection, length, framing)
     else:
         write(&of_connection.read_since_rest, connection, read_so_far)
-    if not read(&of_connection.flush_is_due, connection) and session.state():
+    if not read(&of_connection.flush_is_due, connection) and _session.state_of(session):
         _flush_later(connection)
     return 0
 
@@ -237,12 +270,14 @@ cdef bint _may_wait(connection) except -1:
     return not read(&of_connection.write_paused, connection) and not read(&of_connection.last_calls, connection)
 
 
-cdef int _handle_all(connection, found) except -1:
+cdef int _handle_all(connection, list found) except -1:
     cdef int kind
-    if len(found) > _reference["REQUESTS_PER_TURN"]:
+    cdef dict streams
+    if len(found) > 1 and len(found) > _reference["REQUESTS_PER_TURN"]:
         found = connection._keep_rest_back(found)
     streams = read(&of_connection.streams, connection)
-    for kind, number, value in found:
+    for event in found:
+        kind, number, value = <tuple>event
         try:
             if kind == WHOLE:
                 _begin(connection, number, value, _NO_BYTES, _NO_BYTES)
@@ -261,9 +296,9 @@ cdef int _handle_all(connection, found) except -1:
 
 
 cdef int _begin(connection, number, text, payload, protocol) except -1:
-    server, listener = read(&of_connection.server, connection), read(&of_connection.listener, connection)
-    if of_listener.trusts.name is NULL:
-        _learn_listener(type(listener))
+    cdef dict streams
+    cdef list spare
+    server, listener = _server_of(connection), read(&of_connection.listener, connection)
     if (
         read(&of_connection.trusts, connection) is not read(&of_listener.trusts, listener)
         and not connection._check_peer()
@@ -272,7 +307,7 @@ cdef int _begin(connection, number, text, payload, protocol) except -1:
         connection.leave()
         return 0
     try:
-        head = _reference["read_http2_request"](text, server.header_count, payload)
+        head = _reference["read_http2_request"](text, read(&of_server.header_count, server), payload)
     except Malformed as malformed:
         connection._refuse(number, fault_of(malformed), malformed.reason, text)
         return 0
@@ -308,16 +343,17 @@ cdef int _begin(connection, number, text, payload, protocol) except -1:
 
 cdef int _close(connection, stream) except -1:
     cdef double deadline
+    cdef list spare
     if read(&of_stream.exchange, stream) is not None or read(&of_stream.is_fast, stream):
         stream.break_off(Fault.CLIENT_LEFT)
-    server = read(&of_connection.server, connection)
+    server = _server_of(connection)
     if <double>read(&of_stream.filed_at, stream) != _INF:
         read(&of_connection.wheel, connection).drop(stream)
     if read(&of_stream.has_place, stream):
         write(&of_stream.has_place, stream, False)
         server.release(read(&of_connection.peer, connection), read(&of_stream.address_limit, stream))
     spare = read(&of_connection.spare, connection)
-    if len(spare) < _reference["SPARE_STREAMS"]:
+    if not spare or len(spare) < _reference["SPARE_STREAMS"]:
         if read(&of_stream.has_had_exchange, stream):
             stream.reset()
         spare.append(stream)
@@ -328,7 +364,7 @@ cdef int _close(connection, stream) except -1:
         _flush_later(connection)
     elif not last_calls and not read(&of_connection.write_paused, connection):
         wheel = read(&of_connection.wheel, connection)
-        deadline = <double>read(&now_of_wheel, wheel) + <double>server.keepalive
+        deadline = <double>read(&now_of_wheel, wheel) + <double>read(&of_server.keepalive, server)
         write(&of_connection.deadline, connection, deadline)
         if deadline < <double>read(&of_connection.filed_at, connection):
             wheel.file(connection, deadline)
@@ -371,7 +407,7 @@ def _stream_closed(self, stream):
 cdef int _flush_later(connection) except -1:
     if not read(&of_connection.flush_is_due, connection):
         write(&of_connection.flush_is_due, connection, True)
-        read(&of_connection.server, connection).worker_loop.loop.call_soon(connection._flush)
+        read(&of_server.worker_loop, _server_of(connection)).loop.call_soon(connection._flush)
     return 0
 
 
@@ -383,22 +419,23 @@ cdef int _flush_if_alone(connection) except -1:
 
 cdef int _flush_now(connection) except -1:
     cdef int state
+    cdef list found, sending
     write(&of_connection.flush_is_due, connection, False)
     if read(&of_connection.closed, connection) or read(&of_connection.closing, connection):
         return 0
     session = read(&of_connection.session, connection)
     if not read(&of_connection.write_paused, connection):
-        rest = session.send_on(read(&of_connection.fd, connection))
+        rest = _session.send_on(session, read(&of_connection.fd, connection))
         if rest:
             connection.transport.write(rest)
-    found = session.events()
+    found = _session.take_events(session)
     if found:
         waiting = read(&of_connection.events, connection)
         if waiting:
             waiting.extend(found)
         else:
             _handle_all(connection, found)
-    state = session.state()
+    state = _session.state_of(session)
     if not state & IN_HEAD:
         write(&of_connection.head_begun_at, connection, None)
     elif read(&of_connection.head_begun_at, connection) is None:
@@ -443,10 +480,8 @@ def _flush(self):
 
 cdef int _serve(stream, head) except -1:
     connection = read(&of_stream.connection, stream)
-    server = read(&of_connection.server, connection)
+    server = _server_of(connection)
     listener, peer = read(&of_connection.listener, connection), read(&of_connection.peer, connection)
-    if of_listener.trusts.name is NULL:
-        _learn_listener(type(listener))
     early = read(&of_listener.early, listener)
     match = fast_match = None
     ordinary, passed = read(&of_head.ordinary, head), lets_pass_by(early, head)
@@ -460,7 +495,7 @@ cdef int _serve(stream, head) except -1:
             payload = read(&of_head.payload, head)
             plan = read(&of_route.fast_path, route)
             if plan is not None and accepts_on(plan, head):
-                fits = not payload or len(payload) <= server.body_bytes
+                fits = not payload or len(payload) <= read(&of_server.body_bytes, server)
                 calls_only = read(&of_plan.calls_only, plan)
                 due_in = _timeout_of_call(head) if calls_only else INF
                 if read(&of_plan.at_once, plan) and fits and due_in is not None:
@@ -504,12 +539,11 @@ cdef object _timeout_of_call(head):
 cdef int _send_fast(stream, fast_path, server, listener, peer, head, route, params) except -1:
     if read(&trusted_of_peer, peer):
         write(&of_path.client_ip, fast_path, client_address(head, peer, read(&of_listener.trusts, listener)))
-    tracer = server.tracer
+    tracer = read(&of_server.tracer, server)
     if tracer is not None:
         write(&of_path.trace, fast_path, tracer.begin_trace(head))
     write(&of_stream.is_fast, stream, True)
-    fast_path.send_request(head, route, params)
-    return 0
+    return send_request_on(fast_path, head, route, params)
 
 
 cdef int _begin_exchange(
@@ -519,7 +553,7 @@ cdef int _begin_exchange(
     write(&of_stream.has_had_exchange, stream, True)
     exchange = new_exchange(head, stream, listener, peer, chain)
     write(&of_stream.exchange, stream, exchange)
-    tracer = server.tracer
+    tracer = read(&of_server.tracer, server)
     if tracer is not None:
         exchange.trace = tracer.begin_trace(head)
     if read(&trusted_of_peer, peer):
@@ -554,28 +588,28 @@ def serve(self, head):
 
 
 cdef int _end_answer(stream, connection, server, exchange) except -1:
-    read(&of_connection.sending, connection).append(stream)
-    if server.draining:
-        server.drained += 1
+    (<list>read(&of_connection.sending, connection)).append(stream)
+    if read(&of_server.draining, server):
+        write(&of_server.drained, server, read(&of_server.drained, server) + 1)
     if exchange is None:
         fast_path = read(&of_stream.fast_path, stream)
         assert fast_path is not None
-        server.finish(fast_path)
-        fast_path.forget()
+        read(&of_server.finish, server)(fast_path)
+        forget_on(fast_path)
     else:
         exchange.finish()
-        server.finish(exchange)
+        read(&of_server.finish, server)(exchange)
     return _flush_if_alone(connection)
 
 
 def answer_fast(self, head, exchange, dropped, added, request_id, changed=None):
     """Compiled `Http2Stream.answer_fast`."""
     connection = read(&of_stream.connection, self)
-    server = read(&of_connection.server, connection)
+    server = _server_of(connection)
     write(&of_stream.is_fast, self, False)
     write(&of_stream.deadline, self, INF)  # that of a call
-    message = _serializer["whole"](head, server.date_line, _NO_BYTES, dropped, added, request_id, changed)
-    read(&of_connection.session, connection).respond(read(&of_stream.id, self), message, True)
+    message = _serializer["whole"](head, read(&of_server.date_line, server), _NO_BYTES, dropped, added, request_id, changed)
+    _session.respond(read(&of_connection.session, connection), read(&of_stream.id, self), message, _NO_BYTES)
     _end_answer(self, connection, server, exchange)
 
 
@@ -602,13 +636,13 @@ cdef bytes _lines_of(tuple trailers):
 def answer_with_trailers(self, head, payload, trailers, dropped, request_id):
     """Compiled `Http2Stream.answer_with_trailers`."""
     connection = read(&of_stream.connection, self)
-    server = read(&of_connection.server, connection)
+    server = _server_of(connection)
     write(&of_stream.is_fast, self, False)
     length = _UNFRAMED if head.chunked else head.length
     message = _serializer["response"](
-        head, head.status, dropped, _NO_BYTES, payload, length, server.date_line, _NO_BYTES, request_id
+        head, head.status, dropped, _NO_BYTES, payload, length, read(&of_server.date_line, server), _NO_BYTES, request_id
     )
     lines = _lines_of(trailers)
     write(&of_stream.deadline, self, INF)  # that of the call
-    read(&of_connection.session, connection).respond(read(&of_stream.id, self), message, True, lines)
+    _session.respond(read(&of_connection.session, connection), read(&of_stream.id, self), message, lines)
     _end_answer(self, connection, server, None)

@@ -696,5 +696,6 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         return count
 
 
-if not TYPE_CHECKING and (_twin := twin("fastgw.downstream.http2._connection")) is not None:
+# Without the library there is no session, and no connection: the compiled module could not be imported.
+if not TYPE_CHECKING and Session is not None and (_twin := twin("fastgw.downstream.http2._connection")) is not None:
     _twin.adopt(Http2ClientConnection, Http2Stream)

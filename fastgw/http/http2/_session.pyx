@@ -16,7 +16,7 @@ from collections import deque
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy
 
@@ -153,6 +153,7 @@ cdef enum:
     DATA_FLAG_NO_END_STREAM = 2
     DATA_FLAG_NO_COPY = 4
     NV_NO_INDEX = 1
+    NV_NO_COPY = 6  # neither of the name nor of the value
     ERR_WOULDBLOCK = -504
     ERR_DEFERRED = -508
     ERR_PAUSE = -526
@@ -214,7 +215,7 @@ cdef enum:
     FIELD_OVERHEAD = 32  # of a field in the size of a head (RFC 9113 section 6.5.2)
     DATE_LENGTH = 29  # of an HTTP date (RFC 9110 section 5.6.7)
     FIELDS_ON_STACK = 256  # fields of a sent head; more of them are in memory of their own
-    NAMES_ON_STACK = 2048  # bytes of a sent head in which the names are kept there
+    USUAL_NAMES = 1024  # bytes of the names of a sent head; longer ones are in further memory
     OUT_BYTES = 65536
     FRAME_HEAD = 9
     FRAME = FRAME_HEAD + 16384
@@ -266,8 +267,8 @@ cdef struct ReceivedHead:
 
 cdef struct SentHead:
     # Fields of a head that is sent, and the memory of their names.
-    uint8_t names_on_stack[NAMES_ON_STACK]
-    uint8_t* names  # longer ones
+    uint8_t* names
+    uint8_t* more_names  # further ones; NULL: there are none
     nghttp2_nv* fields
     nghttp2_nv* many  # their memory, if there are too many for the stack
     int date  # place of the last Date; 0: there is none
@@ -337,6 +338,7 @@ cdef class Session
 
 
 @cython.final
+@cython.freelist(64)  # PERF: 150 instructions less per response (CPython 3.11, micro/http2)
 cdef class _Outgoing:
     """Bytes of a stream's body that wait to be sent. nghttp2 fetches them when the windows allow it."""
 
@@ -350,6 +352,20 @@ cdef class _Outgoing:
     cdef bint deferred
     cdef bint noted  # report when some of it is sent
     cdef bytes trailers  # serialized lines, or empty
+    # The head, and memory of its names, until it is sent: nghttp2 makes no copy of its fields.
+    cdef bytes head
+    cdef uint8_t* names
+    cdef uint8_t* more_names
+
+    def __dealloc__(self):
+        free(self.names)
+        free(self.more_names)
+
+    cdef inline void release_head(self) noexcept:
+        free(self.names)
+        free(self.more_names)
+        self.names = self.more_names = NULL
+        self.head = None
 
 
 cdef struct Span:
@@ -486,7 +502,7 @@ cdef class Session:
 
     # input
 
-    def feed(self, buffer, Py_ssize_t length, double now):
+    cpdef list feed(self, buffer, Py_ssize_t length, double now):
         """Parse bytes of the peer; return the resulting events, in order."""
         cdef Py_buffer view
         cdef ssize_t taken
@@ -511,7 +527,7 @@ cdef class Session:
             self._events.clear()  # nothing further begins: the connection ends
         return self.events()
 
-    def events(self):
+    cpdef list events(self):
         """Return events since the last call, including those caused by sending."""
         cdef list events = self._events
         if self.error is not None and not self._ended:
@@ -811,6 +827,9 @@ cdef class Session:
 
         A status below 200 has no body, and further responses follow. HTTP/1.1 framing lines are left out.
         """
+        self._respond(stream, message, ended, trailers)
+
+    cdef int _respond(self, int32_t stream, bytes message, bint ended, bytes trailers) except -1:
         cdef nghttp2_nv on_stack[FIELDS_ON_STACK]
         cdef SentHead head
         cdef Py_ssize_t end = 0
@@ -818,28 +837,36 @@ cdef class Session:
         cdef nghttp2_data_provider provider
         cdef _Outgoing outgoing
         cdef bint informs = PyBytes_AS_STRING(message)[9] == c"1"
-        head.names, head.fields, head.many = NULL, on_stack, NULL
+        cdef int place
+        _begin_sent_head(&head, on_stack)
         try:
             count = _take_apart(message, &head, False, False, &end)
             if informs:
                 nghttp2_submit_headers(self._session, 0, stream, NULL, head.fields, count, NULL)
-                return
+                return 0
             if head.date:
                 self._index_repeated_date(&head.fields[head.date])
             if nghttp2_session_find_stream(self._session, stream) is NULL:
-                return  # the client has reset it
+                return 0  # the client has reset it
             if ended and end == PyBytes_GET_SIZE(message) and not PyBytes_GET_SIZE(trailers):
                 nghttp2_submit_response(self._session, stream, head.fields, count, NULL)
-                return
+                return 0
             outgoing = self._out(stream, message, end, ended)
             outgoing.trailers = trailers
+            # PERF: 2,300 instructions less per response than if nghttp2 copied each name and value, and made lower case
+            # of the names once more (CPython 3.11, micro/http2).
+            for place in range(count):
+                head.fields[place].flags |= NV_NO_COPY
+            outgoing.head = message
+            outgoing.names, outgoing.more_names = head.names, head.more_names
+            head.names = head.more_names = NULL
             provider.source.ptr = <void*>outgoing
             provider.read_callback = _length_of_data
             if nghttp2_submit_response(self._session, stream, head.fields, count, &provider):
                 self._outgoing.pop(stream, None)
         finally:
-            free(head.names)
-            free(head.many)
+            _end_sent_head(&head)
+        return 0
 
     def request(self, bytes message not None, bint ended):
         """Send a request, like `respond`. Returns its stream; -1: no further stream can be opened; -2: the peer does
@@ -852,7 +879,7 @@ cdef class Session:
         cdef int32_t stream
         cdef nghttp2_data_provider provider
         cdef _Outgoing outgoing
-        head.names, head.fields, head.many = NULL, on_stack, NULL
+        _begin_sent_head(&head, on_stack)
         try:
             count = _take_apart(message, &head, True, self._secure, &end)
             if end + FIELD_OVERHEAD * count > nghttp2_session_get_remote_settings(
@@ -870,8 +897,7 @@ cdef class Session:
                 self._outgoing[stream] = outgoing
             return stream
         finally:
-            free(head.names)
-            free(head.many)
+            _end_sent_head(&head)
 
     cdef void _index_repeated_date(self, nghttp2_nv* date) noexcept:
         """Make a Date an entry of HPACK's table only if it is that of the previous response as well.
@@ -986,7 +1012,7 @@ cdef class Session:
         cdef size_t total = self._fill()
         return PyBytes_FromStringAndSize(<const char*>_out, total) if total else b""
 
-    def send_on(self, int fd):
+    cpdef bytes send_on(self, int fd):
         """Send on a socket as much as it accepts without waiting. Returns the bytes that it did not accept, like
         `to_send`; further ones may follow. `fd`: -1: only the transport can send, so it accepts nothing.
         """
@@ -1009,7 +1035,7 @@ cdef class Session:
         """Whether nothing more is received or sent: the connection can be closed."""
         return not nghttp2_session_want_read(self._session) and not nghttp2_session_want_write(self._session)
 
-    def state(self):
+    cpdef int state(self) except -1:
         """Return flags. `ENDING`: the connection has to end. `IN_HEAD`: a head is incomplete. `HAS_OUTPUT`: there are
         bytes to send. `HOLDS`: bytes of bodies wait to be sent.
         """
@@ -1048,6 +1074,35 @@ cdef class Session:
         return nghttp2_session_get_remote_settings(self._session, SETTING_MAX_CONCURRENT_STREAMS)
 
 
+# PERF: methods of a session, without a call through Python each: 1,500 instructions less per request (CPython 3.11,
+# micro/http2).
+
+
+cdef list feed(session, received, Py_ssize_t length, double now):
+    """Call `Session.feed`."""
+    return (<Session?>session).feed(received, length, now)
+
+
+cdef list take_events(session):
+    """Call `Session.events`."""
+    return (<Session?>session).events()
+
+
+cdef int respond(session, int32_t stream, bytes message, bytes trailers) except -1:
+    """Call `Session.respond` with a whole response."""
+    return (<Session?>session)._respond(stream, message, True, trailers)
+
+
+cdef bytes send_on(session, int fd):
+    """Call `Session.send_on`."""
+    return (<Session?>session).send_on(fd)
+
+
+cdef int state_of(session) except -1:
+    """Call `Session.state`."""
+    return (<Session?>session).state()
+
+
 cdef bytes _without_body(bytes text):
     """Return the text of a request whose body has turned out to be empty, as if its head had ended the stream."""
     if not text.endswith(_OF_UNKNOWN_LENGTH):
@@ -1062,12 +1117,54 @@ cdef inline uint8_t* _put(uint8_t* out, const void* text, size_t length) noexcep
     return out + length
 
 
+cdef inline void _put_in_lower_case(uint8_t* out, const uint8_t* text, size_t length) noexcept nogil:
+    """Write ASCII text in lower case: eight bytes at once, then the rest.
+
+    PERF: 700 instructions less per response than a byte at a time (CPython 3.11, micro/http2).
+    """
+    cdef uint64_t eight, low, upper
+    cdef size_t place = 0
+    while place + 8 <= length:
+        memcpy(&eight, text + place, 8)
+        low = eight & 0x7F7F7F7F7F7F7F7FULL
+        # The highest bit of each byte that is from A, to Z, and ASCII; two below is the one of lower case.
+        upper = (low + 0x3F3F3F3F3F3F3F3FULL) & ~(low + 0x2525252525252525ULL) & ~eight & 0x8080808080808080ULL
+        eight |= upper >> 2
+        memcpy(out + place, &eight, 8)
+        place += 8
+    while place < length:
+        out[place] = _lower[text[place]]
+        place += 1
+
+
 cdef inline void _set_field(
     nghttp2_nv* field, const uint8_t* name, size_t namelen, const uint8_t* value, size_t length
 ) noexcept nogil:
     field.name, field.namelen = <uint8_t*>name, namelen
     field.value, field.valuelen = <uint8_t*>value, length
     field.flags = 0
+
+
+cdef inline void _begin_sent_head(SentHead* head, nghttp2_nv* fields) noexcept nogil:
+    head.names = head.more_names = NULL
+    head.fields, head.many = fields, NULL
+
+
+cdef inline void _end_sent_head(SentHead* head) noexcept nogil:
+    free(head.names)
+    free(head.more_names)
+    free(head.many)
+
+
+cdef int _grow_fields(SentHead* head, int count) except -1:
+    """Double the memory of so many fields, that are all it has room for."""
+    cdef nghttp2_nv* grown = <nghttp2_nv*>realloc(head.many, 2 * count * sizeof(nghttp2_nv))
+    if grown is NULL:
+        raise MemoryError
+    if head.many is NULL:
+        memcpy(grown, head.fields, count * sizeof(nghttp2_nv))
+    head.fields = head.many = grown
+    return 2 * count
 
 
 cdef int _take_apart(
@@ -1077,90 +1174,82 @@ cdef int _take_apart(
 
     `end_at`: start of the body.
     """
-    cdef nghttp2_nv* fields = head.fields
-    cdef size_t lines = 4  # beside the lines: those that begin with a colon
     cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(message)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(message)
     cdef const uint8_t* stop = base + size
     cdef const uint8_t* at
     cdef const uint8_t* line_end
-    cdef const uint8_t* colon
+    cdef const uint8_t* name_end
     cdef const uint8_t* value
     cdef uint8_t* name
+    cdef uint8_t* names_end
     cdef size_t namelen, place
-    cdef int count = 0
-    cdef bint has_host
+    cdef int count, room = FIELDS_ON_STACK
+    cdef bint has_host = False
     head.date = 0
     line_end = <const uint8_t*>memchr(base, c"\r", size)
     if line_end is NULL:
         raise ValueError("no head")
     if not is_request:
-        _set_field(&fields[0], b":status", 7, base + 9, 3)
+        _set_field(&head.fields[0], b":status", 7, base + 9, 3)
         count = 1
-        at = line_end + 2
     elif line_end > base:
-        colon = <const uint8_t*>memchr(base, c" ", line_end - base)
-        value = <const uint8_t*>memchr(colon + 1, c" ", line_end - colon - 1)
-        _set_field(&fields[0], b":method", 7, base, colon - base)
+        name_end = <const uint8_t*>memchr(base, c" ", line_end - base)
+        value = <const uint8_t*>memchr(name_end + 1, c" ", line_end - name_end - 1)
+        _set_field(&head.fields[0], b":method", 7, base, name_end - base)
         if secure:
-            _set_field(&fields[1], b":scheme", 7, b"https", 5)
+            _set_field(&head.fields[1], b":scheme", 7, b"https", 5)
         else:
-            _set_field(&fields[1], b":scheme", 7, b"http", 4)
-        _set_field(&fields[2], b":path", 5, colon + 1, value - colon - 1)
-        _set_field(&fields[3], b":authority", 10, b"", 0)
+            _set_field(&head.fields[1], b":scheme", 7, b"http", 4)
+        _set_field(&head.fields[2], b":path", 5, name_end + 1, value - name_end - 1)
+        _set_field(&head.fields[3], b":authority", 10, b"", 0)
         count = 4
-        at = line_end + 2
     else:
         raise ValueError("no request line")
-    # Lower-case names, in one block that does not move: the length of a head is enough.
-    line_end = at
-    while line_end < stop and line_end[0] != c"\r":
-        line_end = <const uint8_t*>memchr(line_end, c"\n", stop - line_end) + 1
-        lines += 1
-    name = head.names_on_stack
-    if line_end - at > NAMES_ON_STACK:
-        name = head.names = <uint8_t*>malloc(line_end - at)
-        if name is NULL:
-            raise MemoryError
-    if lines > FIELDS_ON_STACK:
-        head.many = <nghttp2_nv*>malloc(lines * sizeof(nghttp2_nv))
-        if head.many is NULL:
-            raise MemoryError
-        memcpy(head.many, fields, count * sizeof(nghttp2_nv))
-        fields = head.fields = head.many
-    stop = line_end
-    has_host = False
-    end_at[0] = line_end + 2 - base
-    while at < stop:
+    at = line_end + 2
+    name = head.names = <uint8_t*>malloc(USUAL_NAMES)
+    if name is NULL:
+        raise MemoryError
+    names_end = name + USUAL_NAMES
+    while at < stop and at[0] != c"\r":
         line_end = <const uint8_t*>memchr(at, c"\r", stop - at)
-        colon = <const uint8_t*>memchr(at, c":", line_end - at)
-        namelen = colon - at
-        for place in range(namelen):
-            name[place] = _lower[at[place]]
-        value = colon + 1
+        if line_end is NULL:
+            raise ValueError("the head has no end")
+        if head.more_names is NULL and name + (line_end - at) > names_end:
+            name = head.more_names = <uint8_t*>malloc(stop - at)  # enough for this name and all others
+            if name is NULL:
+                raise MemoryError
+        name_end = <const uint8_t*>memchr(at, c":", line_end - at)
+        if name_end is NULL:
+            raise ValueError("a line without a colon")
+        namelen = name_end - at
+        _put_in_lower_case(name, at, namelen)
+        value = name_end + 1
+        at = line_end + 2
         while value < line_end and (value[0] == c" " or value[0] == c"\t"):
             value += 1
-        colon = line_end
-        while colon > value and ((colon - 1)[0] == c" " or (colon - 1)[0] == c"\t"):
-            colon -= 1
-        at = line_end + 2
+        while line_end > value and ((line_end - 1)[0] == c" " or (line_end - 1)[0] == c"\t"):
+            line_end -= 1
         if _is_of_http1(name, namelen):
             continue
         if is_request and namelen == 4 and not memcmp(name, b"host", 4):
-            has_host = colon > value
-            _set_field(&fields[3], b":authority", 10, value, colon - value)
+            has_host = line_end > value
+            _set_field(&head.fields[3], b":authority", 10, value, line_end - value)
             continue
-        _set_field(&fields[count], name, namelen, value, colon - value)
+        if count == room:
+            room = _grow_fields(head, count)
+        _set_field(&head.fields[count], name, namelen, value, line_end - value)
         if _is_of_one_message(name, namelen):
-            fields[count].flags = NV_NO_INDEX
+            head.fields[count].flags = NV_NO_INDEX
         elif namelen == 4 and not memcmp(name, b"date", 4):
             head.date = count
         count += 1
         name += namelen
+    end_at[0] = at + 2 - base
     if is_request and not has_host:  # an HTTP/1.0 client: an empty authority is left out (RFC 9113 section 8.3.1)
         count -= 1
         for place in range(3, <size_t>count):
-            fields[place] = fields[place + 1]
+            head.fields[place] = head.fields[place + 1]
     return count
 
 
@@ -1205,6 +1294,8 @@ cdef ssize_t _length_of_data(
     """Return the length of the stream's next DATA frame, whose payload `_send_data` writes."""
     cdef _Outgoing outgoing = <_Outgoing>source.ptr
     cdef size_t held = <size_t>outgoing.held
+    if outgoing.names is not NULL:
+        outgoing.release_head()  # it is sent
     if held > room:
         flags[0] |= DATA_FLAG_NO_COPY
         return room
@@ -1266,15 +1357,14 @@ cdef bint _submit_trailers(nghttp2_session* session, int32_t stream, bytes trail
     cdef Py_ssize_t end = 0
     cdef int count
     cdef bytes text = b"HTTP/1.1 200 \r\n" + trailers + b"\r\n"  # the fields point into it until they are submitted
-    head.names, head.fields, head.many = NULL, on_stack, NULL
+    _begin_sent_head(&head, on_stack)
     try:
         count = _take_apart(text, &head, False, False, &end)
         return count > 1 and not nghttp2_submit_trailer(session, stream, head.fields + 1, count - 1)
     except (ValueError, MemoryError):
         return False
     finally:
-        free(head.names)
-        free(head.many)
+        _end_sent_head(&head)
 
 
 # callbacks of nghttp2
@@ -1413,16 +1503,17 @@ cdef int _on_invalid_frame(nghttp2_session* session, const nghttp2_frame* frame,
 
 cdef int _on_stream_close(nghttp2_session* session, int32_t stream, uint32_t code, void* user) noexcept:
     cdef Session self = <Session>user
-    cdef _Outgoing outgoing = self._outgoing.pop(stream, None)
+    cdef object number = stream
+    cdef _Outgoing outgoing = self._outgoing.pop(number, None)
     if outgoing is not None:
         self.held_by_all -= outgoing.held
         if outgoing.held and not self._is_client:
-            self._events.append((E_DISCARDED, stream, outgoing.held))
+            self._events.append((E_DISCARDED, number, outgoing.held))
         outgoing.owner = None  # avoids a reference cycle
-    if self._widened and stream in self._widened:
-        self._widened.remove(stream)
+    if self._widened and number in self._widened:
+        self._widened.remove(number)
         self._spare_capacity += self._stream_window - self._first_window
-    self._events.append((E_CLOSED, stream, code))
+    self._events.append((E_CLOSED, number, code))
     return 0
 
 

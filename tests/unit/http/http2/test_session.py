@@ -500,7 +500,7 @@ def test_nothing_is_begun_behind_an_error():
     assert not [stream for kind, stream, _ in events if kind in (HEAD, WHOLE) and stream != 1]
 
 
-@pytest.mark.parametrize("count", [255, 256])
+@pytest.mark.parametrize("count", [255, 256, 257, 600])
 def test_many_fields_of_a_response(count: int):
     """Those of an upstream are bounded by `limits.header_count`, not by what is on a stack here."""
     session = server()
@@ -508,6 +508,48 @@ def test_many_fields_of_a_response(count: int):
     session.respond(1, text(b"HTTP/1.1 200 OK", [(b"x-%d" % number, b"1") for number in range(count - 1)]), True)
     reader.exchange()
     assert len(reader.heads[0]) == count
+
+
+@pytest.mark.parametrize("length", [10, 900, 5000])
+def test_names_of_a_response_however_long(length: int):
+    """They are made lower case in memory that does not move, for more of them than is usual as well."""
+    session = server()
+    reader = Reader(session)
+    fields = [(b"X-%d-%b" % (number, b"N" * length), b"v" * number) for number in range(4)]
+    session.respond(1, text(b"HTTP/1.1 200 OK", [*fields, (b"X-Short", b"1")]) + b"body", True)
+    reader.exchange()
+    assert reader.heads[0] == [(b":status", b"200"), *[(n.lower(), v) for n, v in fields], (b"x-short", b"1")]
+    assert reader.body == b"body"
+
+
+def test_heads_that_wait_to_be_sent_are_sent_as_they_were_said():
+    """Many at once, of which the client resets some before: the memory of each lasts until it is sent."""
+    gets = [get(stream=stream) for stream in range(1, 41, 2)]
+    session, _ = fed(settings((4, 1 << 20)), window_update(1 << 20), *gets)
+    session.to_send()
+    for stream in range(1, 41, 2):
+        head = [(b"X-Stream", b"%d" % stream), (b"X-%d" % stream, b"v" * stream)]
+        session.respond(stream, text(b"HTTP/1.1 200 OK", head) + b"%d" % stream, True)
+    gone = b"".join(frames.reset(stream) for stream in range(3, 41, 4))
+    session.feed(gone, len(gone), 0.0)
+    decoder, heads, bodies = Decoder(), [], []
+    for kind, _, payload in received(session.to_send()):
+        if kind == DATA_FRAME:
+            bodies.append(payload)
+        else:
+            heads.append(plain(decoder.decode(payload, raw=True)))
+    left = range(1, 41, 4)
+    assert sorted(bodies) == sorted(b"%d" % stream for stream in left)
+    assert heads == [
+        [(b":status", b"200"), (b"x-stream", b"%d" % stream), (b"x-%d" % stream, b"v" * stream)] for stream in left
+    ]
+
+
+@pytest.mark.parametrize("message", [b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n", b"HTTP/1.1 200 OK\r\na: b"])
+def test_a_message_that_is_no_head_is_an_error_of_the_caller(message: bytes):
+    session, _ = fed(get())
+    with pytest.raises(ValueError, match=r"colon|end"):
+        session.respond(1, message, True)
 
 
 @pytest.mark.parametrize(
