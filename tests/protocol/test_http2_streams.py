@@ -28,6 +28,11 @@ SETTINGS = {
     "listeners": {
         "main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]},
         "old": {"address": "127.0.0.1:0"},
+        "trusting": {
+            "address": "127.0.0.1:0",
+            "protocols": ["http1", "http2"],
+            "trusted_proxies": ["127.0.0.0/8"],
+        },
     },
     "timeouts": {"response_idle": "1s", "request_body_idle": "1s", "request_headers": "1s", "keepalive": "1s"},
     "limits": {"body_bytes": "16MiB", "header_bytes": "8KiB"},
@@ -68,6 +73,19 @@ def test_interim_responses_pass(lane: Lane, client: Http2Client) -> None:
     upstream.send(HINTS + b"HTTP/1.1 102 Processing\r\n\r\n" + OK)
     assert client.wait_for(1).statuses == [103, 103, 102, 200]
     assert answer.body == b"ok"
+
+
+@pytest.mark.parametrize("listener", ["main", "trusting"])
+def test_a_debug_token_reaches_no_upstream(lane: Lane, listener: str) -> None:
+    """It is for the gateway alone, valid or not, whether or not the client is a trusted proxy."""
+    with Http2Client(lane.gateway.address(listener)) as client:
+        client.begin().send(request(lane, fields=((b"x-fastgw-debug", b"of-no-key"), (b"x-other", b"1"))))
+        upstream = lane.accept()
+        forwarded = upstream.read_request()
+        upstream.send(OK)
+        assert client.wait_for(1).statuses == [200]
+    assert forwarded.get(b"X-Other") == b"1"
+    assert b"X-Fastgw-Debug" not in forwarded
 
 
 def test_expect_is_answered_by_the_upstream(lane: Lane, client: Http2Client) -> None:

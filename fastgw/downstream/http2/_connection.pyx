@@ -27,6 +27,7 @@ from fastgw.exchange import FastPathPlan, Relay, Route, new_exchange, problem
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.http.grpc.calls import TIMEOUT, timeout_of_call
 from fastgw.http.http1 import serializer
+from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.http2 import session as kinds
 from fastgw.http.http2.session import ErrorCode, framing_bytes
 from fastgw.http.malformed import Malformed
@@ -333,8 +334,7 @@ cdef int _begin(connection, number, text, payload, protocol) except -1:
             return 0
         write(&of_stream.has_place, stream, True)
         write(&of_stream.address_limit, stream, server.address_limit)
-    if not read(&trusted_of_peer, peer):
-        read(&of_listener.reserved, listener).take_out_of(head)
+    (OWN_FIELDS if read(&trusted_of_peer, peer) else read(&of_listener.reserved, listener)).take_out_of(head)
     if type_of(stream) is _stream_class:
         return _serve(stream, head)
     stream.serve(head)
