@@ -48,7 +48,7 @@ class OperatorEvent(Enum):
     RELOADED = INFO, "A new configuration is active."
     RELOAD_REFUSED = ERROR, "A configuration was rejected; the previous one stays active."
     CONFIG_PROBLEM = ERROR, "An error in a configuration that was rejected."
-    FILE_KEPT = ERROR, "A file's new contents are invalid; the previous contents stay active."
+    FILE_KEPT = ERROR, "A file's new contents are invalid; the previous contents stay active (a new file is not used)."
     FILE_BACK = INFO, "A file is valid again."
     FILE_WARNING = WARNING, "A note on the active contents of a file."
     FILES_NOT_WATCHED = ERROR, "The configuration's files are no longer watched."

@@ -135,6 +135,9 @@ def test_a_file_that_is_wrong_changes_nothing_and_is_told(known: Known) -> None:
     line = known.stderr.wait_for(lambda line: b"wrong.json" in line, TAKEN_S)
     assert b"is already used at" in line
     assert known.says("/key", {"K": OTHER_KEY}) == 200
+    assert line.endswith(b": the file is not used\n")
+    known.put("wrong", [{"name": "eve", "key_auth": [{"key": LATER_KEY}]}])
+    wait_until(lambda: known.says("/key", {"K": LATER_KEY}) == 200, "the file to be used once it is right", TAKEN_S)
     (known.folder / "wrong.json").unlink()
 
 

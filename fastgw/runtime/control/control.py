@@ -400,8 +400,8 @@ class Control:
         """Load new contents of the files that the configuration names: certificates are renewed without a reload."""
         watch = FileWatch()  # after a failure a change may not be loaded yet: all files count as changed
         while True:
-            captured = self._proposer.current.captured
-            watch.watch(captured)
+            watched = self._proposer.watched_files
+            watch.watch(watched)
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY):
                     await self._look_now.wait()
@@ -411,7 +411,7 @@ class Control:
                 if self._proposer.is_to_be_tried_again:
                     await self._proposer.try_again()
                 if await asyncio.to_thread(self._files_changed, watch) or self._proposer.is_due:
-                    if any(map(pattern_in, captured)):
+                    if any(map(pattern_in, watched)):
                         await self._until_still(watch)
                     await self._proposer.refresh()
             finally:

@@ -7,7 +7,7 @@ a change gets the result of the next one, which reads the file after the request
 import asyncio
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from math import inf
@@ -197,6 +197,13 @@ class Proposer:
             for why, files in alike.items()
         ]
 
+    @property
+    def watched_files(self) -> Collection[str]:
+        """Files whose changes are loaded: those of the active configuration, and withheld ones, which it lacks if they
+        were never valid.
+        """
+        return self.current.captured.keys() | self.withheld.keys()
+
     def look_at_files(self) -> None:
         """Check whether the files differ from the active configuration. Reads files: call in a thread."""
         self._staleness.check_files(lambda: self.current)
@@ -264,7 +271,7 @@ class Proposer:
         if not dry_run:
             return CheckedDocument()
         notes = new_among(loaded.notes, self.current.known_notes)
-        return CheckedDocument(changes=self._changes(loaded) + _kept_note(loaded), notes=notes)
+        return CheckedDocument(changes=self._changes(loaded) + self._kept_note(loaded), notes=notes)
 
     @property
     def _most_values(self) -> int | None:
@@ -326,15 +333,16 @@ class Proposer:
             if with_previous(before, now, seen) != before:
                 outcome = await self._offer(self._read_now(now), "file", present=(now, why), subject="contents")
                 if outcome.reason == "rejected":
-                    self._withhold_all(changed(before, now))
+                    self._withhold_all({file: now[file] for file in changed(before, now)})
             else:
                 mended = [file for file in self.withheld if not pattern_in(file)]
                 self._withhold({**why, **{file: self.withheld[file] for file in seen if file in self.withheld}})
                 if mended := [file for file in mended if file not in self.withheld]:
                     await self._tell_mended(mended)
 
-    def _withhold_all(self, files: Sequence[str]) -> None:
+    def _withhold_all(self, files: Contents) -> None:
         """Withhold files that were rejected together: more than one is invalid, or the invalid one is unknown."""
+        self._untaken = files
         if unknown := [file for file in files if file not in self.withheld]:
             self._withhold({**self.withheld, **dict.fromkeys(unknown, self.records[-1].summary)})
 
@@ -451,10 +459,11 @@ class Proposer:
         before, self.withheld = self.withheld, why
         dates, now = self._withheld_dates, time.time()
         self._withheld_dates = {file: dates.get(file, now) for file in why}
-        lacking = {file for file in why if self.current.captured.get(file) == UNKNOWN}  # reported when it was activated
+        held = self.current.captured
+        lacking = {file for file in why if held.get(file) == UNKNOWN}  # reported when it was activated
         why = {file: each for file, each in why.items() if file not in lacking}
-        for each in dict.fromkeys(each for each in why.values() if each not in before.values()):
-            notice(OperatorEvent.FILE_KEPT, f"{each}: the previous contents stay active")
+        for each in _kept_notes({file: each for file, each in why.items() if each not in before.values()}, held):
+            notice(OperatorEvent.FILE_KEPT, each)
 
     async def rollback(self, generation: int | None) -> Outcome:
         """Roll back to the files of a kept generation; None: to the previous one, each time one step further.
@@ -585,7 +594,7 @@ class Proposer:
         if of_targets is not None and of_targets[0] is accepted:
             return await self._use_targets(accepted, of_targets[1], loaded, descriptor, source, subject, alone)
         try:
-            kept = _kept_note(loaded)
+            kept = self._kept_note(loaded)
             self.on_accept(accepted)
             self._answer = asyncio.get_running_loop().create_future()
             # If the files have not changed since they became active, this counts as a reload of them.
@@ -884,18 +893,22 @@ class Proposer:
             changes += "\naddresses are not tried"
         return changes
 
+    def _kept_note(self, loaded: Loaded) -> str:
+        """Describe the files of a proposal whose contents are not part of it."""
+        return "".join(f"; {each}" for each in _kept_notes(loaded.withheld, self.current.captured))
+
     def _refused(self, reason: Reason, summary: str) -> Outcome:
         stays, workers = self.current.generation, Committed(0, self.current.workers)
         return Outcome(ok=False, generation=stays, workers=workers, summary=summary, reason=reason)
 
 
-def _kept_note(loaded: Loaded) -> str:
-    return "".join(f"; {why}: the previous contents stay active" for why in _reasons(loaded))
-
-
-def _reasons(loaded: Loaded) -> Iterable[str]:
-    """Return the reasons why contents of files are not active, each once."""
-    return dict.fromkeys(loaded.withheld.values())
+def _kept_notes(withheld: Why, active: Contents) -> list[str]:
+    """Return the reasons why contents of files are not active, each once, with what is active instead."""
+    known = {why for file, why in withheld.items() if file in active}
+    return [
+        f"{why}: {'the previous contents stay active' if why in known else 'the file is not used'}"
+        for why in dict.fromkeys(withheld.values())
+    ]
 
 
 def _renamed(problem: Problem, file: str, name: str) -> Problem:
