@@ -1,9 +1,11 @@
-"""HTTP dates (RFC 9110 section 5.6.7): one parser and one formatter for every field with a date."""
+"""HTTP dates (RFC 9110 section 5.6.7): one parser and one formatter for every field with a date, and a lenient parser
+for those that servers send to the gateway.
+"""
 
 import re
 from calendar import timegm
-from datetime import date
-from email.utils import formatdate
+from datetime import UTC, date
+from email.utils import formatdate, parsedate_to_datetime
 from functools import lru_cache
 from time import gmtime
 from typing import Final
@@ -50,6 +52,17 @@ def parse_date(value: bytes, now: float) -> int | None:
                 year -= 100
         return _seconds_of(found, year)
     return None
+
+
+def parse_lenient_date(value: bytes) -> float | None:
+    """Return the seconds since the epoch of a date in any form that servers send, such as `01-Jan-1970 00:00:00 GMT` in
+    cookies; None: it is not one.
+    """
+    try:
+        found = parsedate_to_datetime(value.decode("latin-1"))
+        return found.replace(tzinfo=found.tzinfo or UTC).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):  # also for invalid years and zones
+        return None
 
 
 @lru_cache(maxsize=1024)

@@ -1,9 +1,9 @@
 """`Retry-After` (RFC 9110 section 10.2.3), as servers send it to the gateway."""
 
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from math import inf
 from time import time
+
+from fastgw.http.dates import parse_lenient_date
 
 
 def wait_in(value: bytes | None) -> float:
@@ -12,8 +12,5 @@ def wait_in(value: bytes | None) -> float:
         return 0.0
     if value.isdigit():
         return float(value) if len(value) < 10 else inf
-    try:
-        date = parsedate_to_datetime(value.decode("latin-1"))
-        return max(date.replace(tzinfo=date.tzinfo or UTC).timestamp() - time(), 0.0)
-    except (ValueError, TypeError, IndexError, OverflowError):  # also for invalid years and zones
-        return 0.0
+    date = parse_lenient_date(value)
+    return 0.0 if date is None else max(date - time(), 0.0)

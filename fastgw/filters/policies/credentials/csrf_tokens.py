@@ -2,8 +2,9 @@
 
 import asyncio
 import re
+import time
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple, final
 
 import msgspec
@@ -27,6 +28,7 @@ from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenHolder,
 from fastgw.filters.policies.credentials.rejected_throttle import AGAIN_S
 from fastgw.filters.policies.credentials.token_endpoint import MOST, ReadFile, SecretReader, await_fetched, key_of
 from fastgw.filters.policies.credentials.worker_cache import SLACK_S, WorkerCache
+from fastgw.http.dates import parse_lenient_date
 from fastgw.http.fields import Fields
 from fastgw.upstream.client.http_client import Fetched
 
@@ -34,6 +36,7 @@ _ASKS: Final = ((b"X-CSRF-Token", b"fetch"), (b"Accept", b"*/*"), (b"Cache-Contr
 _IS_TOKEN: Final = re.compile(rb"[!-~]+").fullmatch
 _COOKIE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+)=([!#-:<-\[\]-~]*|\"[!#-:<-\[\]-~]*\")")
 """Cookie pair (RFC 6265 section 4.1.1), with commas, which some values contain."""
+_IS_MAX_AGE: Final = re.compile(rb"-?[0-9]+").fullmatch
 _NO_TOKENS: Final = frozenset((b"required", b"fetch"))
 """Header values that APIs send instead of a token if there is none."""
 
@@ -173,12 +176,34 @@ def read_csrf(answer: Fetched) -> bytes:
         raise Unavailable(Fault.TOKEN_REFUSED, "its answer has no `X-CSRF-Token`")
     if not _IS_TOKEN(token):
         raise Unavailable(Fault.TOKEN_REFUSED, "its `X-CSRF-Token` has invalid characters")
-    cookies = {}
-    for line in answer.fields.get_all(b"set-cookie"):
-        pair = _COOKIE.fullmatch(line.partition(b";")[0].strip(b" \t"))
-        if pair is not None:
-            cookies[pair[1]] = pair[2]
-    return msgspec.msgpack.encode((token, tuple(cookies.items())))
+    return msgspec.msgpack.encode((token, _cookies_in(answer.fields.get_all(b"set-cookie"), time.time())))
+
+
+def _cookies_in(lines: Iterable[bytes], now_date: float) -> tuple[tuple[bytes, bytes], ...]:
+    """Return names and values of the cookies that these values of `Set-Cookie` store (RFC 6265 section 5.3)."""
+    stored: dict[tuple[bytes, bytes, bytes], bytes] = {}
+    for line in lines:
+        first, *others = line.split(b";")
+        pair = _COOKIE.fullmatch(first.strip(b" \t"))
+        if pair is None:
+            continue
+        parts = (each.partition(b"=") for each in others)
+        attributes = {name.strip(b" \t").lower(): value.strip(b" \t") for name, _, value in parts}
+        identity = pair[1], attributes.get(b"domain", b"").lower(), attributes.get(b"path", b"")
+        if _is_deletion(attributes, now_date):
+            stored.pop(identity, None)
+        else:
+            stored[identity] = pair[2]
+    return tuple({name: value for (name, _, _), value in stored.items()}.items())
+
+
+def _is_deletion(attributes: Mapping[bytes, bytes], now_date: float) -> bool:
+    """Whether a cookie with these attributes has expired. `Max-Age` has precedence."""
+    max_age = attributes.get(b"max-age", b"")
+    if _IS_MAX_AGE(max_age):
+        return max_age.startswith(b"-") or not max_age.strip(b"0")
+    expires_date = parse_lenient_date(attributes.get(b"expires", b""))
+    return expires_date is not None and expires_date <= now_date
 
 
 def _static(shown: Shown, reader: SecretReader) -> list[tuple[bytes, bytes]]:

@@ -153,6 +153,36 @@ async def test_cookies_that_no_request_may_have_are_left_out(api: Api) -> None:
         assert (await only.obtain()).cookies == ((b"a", b"2"), (b"e", b"1,2"))
 
 
+DELETIONS = (
+    *("gone=; Max-Age=0", "gone=x; max-age=-1; Expires=Fri, 01 Jan 2100 00:00:00 GMT", "gone=; Path=/; Max-Age=000"),
+    "gone=; expires=Tue, 01-Jan-1980 00:00:00 GMT; path=/; secure",
+    "gone=; Expires=Thu, 01 Jan 1970 00:00:00 GMT",
+)
+KEPT = (
+    *("kept=1; Max-Age=60; Expires=Thu, 01 Jan 1970 00:00:00 GMT", "kept=1; Max-Age=x", "kept=1; Expires=soon"),
+    *("kept=1; Expires=Fri, 01-Jan-2100 00:00:00 GMT", "kept=1\nkept=; Path=/old; Max-Age=0"),
+)
+
+
+@pytest.mark.parametrize("lines", [*DELETIONS, *KEPT])
+@on_loop
+async def test_a_cookie_that_is_deleted_is_not_sent(api: Api, lines: str) -> None:
+    """RFC 6265 sections 5.2 and 5.3: `Max-Age` has precedence over `Expires`, invalid ones are ignored."""
+    api.cookies = f"sid=s1\n{lines}"
+    async with node_of(workers=1) as node:
+        (only,) = node.csrf_tokens(csrf(api), BASIC)
+        kept = ((b"kept", b"1"),) if lines in KEPT else ()
+        assert (await only.obtain()).cookies == ((b"sid", b"s1"), *kept)
+
+
+@on_loop
+async def test_a_cookie_that_is_deleted_by_a_later_line_is_not_sent(api: Api) -> None:
+    api.cookies = "sid=s1; Path=/\nother=1\nsid=; Path=/; Max-Age=0"
+    async with node_of(workers=1) as node:
+        (only,) = node.csrf_tokens(csrf(api), BASIC)
+        assert (await only.obtain()).cookies == ((b"other", b"1"),)
+
+
 def test_two_with_the_same_url_and_other_credentials_share_nothing() -> None:
     def source(url: str = "https://api.example/csrf", **shown: Any) -> str:
         return CsrfSource.of(Csrf(token_url=parse_endpoint(url)), Shown(**shown)).key
