@@ -26,7 +26,14 @@ from fastgw.filters.policies.credentials.messages import (
 )
 from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenHolder, TokenSource
 from fastgw.filters.policies.credentials.rejected_throttle import AGAIN_S
-from fastgw.filters.policies.credentials.token_endpoint import MOST, ReadFile, SecretReader, await_fetched, key_of
+from fastgw.filters.policies.credentials.token_endpoint import (
+    MOST,
+    ReadFile,
+    SecretReader,
+    await_fetched,
+    key_of,
+    problem_of_status,
+)
 from fastgw.filters.policies.credentials.worker_cache import SLACK_S, WorkerCache
 from fastgw.http.dates import parse_lenient_date
 from fastgw.http.fields import Fields
@@ -170,12 +177,12 @@ class CsrfEndpoint:
 def read_csrf(answer: Fetched) -> bytes:
     """Return token and cookies of a response, packed. Raises `Unavailable`."""
     if not 200 <= answer.status < 300:
-        raise Unavailable(Fault.TOKEN_REFUSED, f"it answers {answer.status}")
+        raise problem_of_status(answer)
     token = answer.fields.get(b"x-csrf-token") or b""
     if not token or token.lower() in _NO_TOKENS:
-        raise Unavailable(Fault.TOKEN_REFUSED, "its answer has no `X-CSRF-Token`")
+        raise Unavailable(Fault.TOKEN_UNAVAILABLE, "its answer has no `X-CSRF-Token`")
     if not _IS_TOKEN(token):
-        raise Unavailable(Fault.TOKEN_REFUSED, "its `X-CSRF-Token` has invalid characters")
+        raise Unavailable(Fault.TOKEN_UNAVAILABLE, "its `X-CSRF-Token` has invalid characters")
     return msgspec.msgpack.encode((token, _cookies_in(answer.fields.get_all(b"set-cookie"), time.time())))
 
 

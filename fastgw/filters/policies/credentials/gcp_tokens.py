@@ -34,6 +34,7 @@ from fastgw.filters.policies.credentials.token_endpoint import (
     ReadFile,
     SecretReader,
     await_fetched,
+    problem_of_status,
 )
 from fastgw.jose import TokenRefused
 from fastgw.jose.strict import members
@@ -102,7 +103,7 @@ class GcpIdentity:
         except TimeoutError as late:
             raise Unavailable(Fault.TOKEN_TIMEOUT, f"no answer within {self.timeout:g} s") from late
         if answer.status != 200:
-            raise Unavailable(Fault.TOKEN_REFUSED, f"it answers {answer.status}")
+            raise problem_of_status(answer)
         token = _token_of(answer, self._sign is not None)
         now_date = time.time()
         seconds = min(_lifetime(token, now_date), LONGEST_S)
@@ -160,11 +161,11 @@ def _token_of(answer: Fetched, is_json: bool) -> str:
         try:
             token = members(answer.body, "its answer").get("id_token")
         except TokenRefused as refusal:
-            raise Unavailable(Fault.TOKEN_REFUSED, str(refusal)) from refusal
+            raise Unavailable(Fault.TOKEN_UNAVAILABLE, str(refusal)) from refusal
     elif answer.body.isascii():
         token = answer.body.decode("ascii").strip()
     if not isinstance(token, str) or _IS_JWT(token) is None:
-        raise Unavailable(Fault.TOKEN_REFUSED, "its answer has no ID token")
+        raise Unavailable(Fault.TOKEN_UNAVAILABLE, "its answer has no ID token")
     return token
 
 

@@ -44,7 +44,12 @@ ERRORS: Final = frozenset(
 )
 """Error codes of token endpoints (RFC 6749 section 5.2 and the registry of RFC 6749 section 11.4)."""
 LATE: Final = frozenset((Fault.CONNECT_TIMEOUT, Fault.UPSTREAM_TIMEOUT, Fault.UPSTREAM_STALLED, Fault.POOL_TIMEOUT))
-NONSENSE: Final = frozenset((Fault.UPSTREAM_MALFORMED, Fault.UPGRADE_UNEXPECTED))
+REFUSALS: Final = frozenset((400, 401, 403))
+"""Statuses by which an endpoint refuses the gateway's credentials, or what is requested with them. All other responses
+without a token are failures of the endpoint, such as the page of a proxy in front of it.
+"""
+_PASSING: Final = frozenset(("server_error", "temporarily_unavailable", "slow_down"))
+"""Error codes of an endpoint that refuses nothing."""
 _FORM: Final = (b"Content-Type", b"application/x-www-form-urlencoded")
 _OURS: Final = frozenset((b"host", b"content-length", b"content-type", b"transfer-encoding", b"connection"))
 _IS_TOKEN: Final = re.compile(r"[!-~]+").fullmatch
@@ -211,11 +216,14 @@ async def await_fetched(fetching: Any) -> Fetched:
     except FetchFailed as failure:
         if failure.fault in LATE:
             raise Unavailable(Fault.TOKEN_TIMEOUT, failure.reason) from failure
-        fault = Fault.TOKEN_REFUSED if failure.fault in NONSENSE else Fault.TOKEN_UNAVAILABLE
-        raise Unavailable(fault, failure.reason) from failure
-    if answer.status >= 500 or answer.status == 429:
-        raise Unavailable(Fault.TOKEN_UNAVAILABLE, f"it answers {answer.status}")
+        raise Unavailable(Fault.TOKEN_UNAVAILABLE, failure.reason) from failure
     return answer
+
+
+def problem_of_status(answer: Fetched, error: str = "") -> Unavailable:
+    """Return the problem of a response whose status says that it has no token. `error`: its error code."""
+    fault = Fault.TOKEN_REFUSED if answer.status in REFUSALS and error not in _PASSING else Fault.TOKEN_UNAVAILABLE
+    return Unavailable(fault, f"it answers {answer.status} {error}".rstrip())
 
 
 def _unauthenticated(form: dict[str, str]) -> list[tuple[bytes, bytes]]:
@@ -227,18 +235,18 @@ def read_token(answer: Fetched, types: frozenset[str] = _BEARER) -> tuple[str, f
     `Unavailable`.
     """
     if answer.status != 200:
-        raise Unavailable(Fault.TOKEN_REFUSED, f"it answers {answer.status} {_error(answer)}".rstrip())
+        raise problem_of_status(answer, _error(answer))
     try:
         said = members(answer.body, "its answer")
     except TokenRefused as refusal:
-        raise Unavailable(Fault.TOKEN_REFUSED, str(refusal)) from refusal
+        raise Unavailable(Fault.TOKEN_UNAVAILABLE, str(refusal)) from refusal
     token, kind = said.get("access_token"), said.get("token_type")
     if not isinstance(token, str) or not token:
-        raise Unavailable(Fault.TOKEN_REFUSED, "its answer has no `access_token`")
+        raise Unavailable(Fault.TOKEN_UNAVAILABLE, "its answer has no `access_token`")
     if not _IS_TOKEN(token):
-        raise Unavailable(Fault.TOKEN_REFUSED, "its token has characters that are not allowed in a header")
+        raise Unavailable(Fault.TOKEN_UNAVAILABLE, "its token has characters that are not allowed in a header")
     if kind is not None and (not isinstance(kind, str) or kind.lower() not in types):
-        raise Unavailable(Fault.TOKEN_REFUSED, "its token is not a bearer token")
+        raise Unavailable(Fault.TOKEN_UNAVAILABLE, "its token is not a bearer token")
     return token, _seconds(said.get("expires_in"))
 
 
@@ -248,7 +256,7 @@ def _seconds(expires_in: object) -> float:
     if expires_in is None or expires_in is False:
         return UNSAID_S
     if isinstance(expires_in, bool) or not isinstance(expires_in, int | float) or expires_in < 0:
-        raise Unavailable(Fault.TOKEN_REFUSED, "its `expires_in` is not a number of seconds")
+        raise Unavailable(Fault.TOKEN_UNAVAILABLE, "its `expires_in` is not a number of seconds")
     if isinstance(expires_in, float) and not isfinite(expires_in):
         return LONGEST_S
     return min(float(min(expires_in, LONGEST_S)), LONGEST_S) or UNSAID_S

@@ -115,9 +115,9 @@ def test_by_the_metadata_server() -> None:
     [
         (403, "no", Fault.TOKEN_REFUSED),
         (503, "no", Fault.TOKEN_UNAVAILABLE),
-        (200, "no token", Fault.TOKEN_REFUSED),
-        (200, "a.b.c\r\nX: y", Fault.TOKEN_REFUSED),
-        (200, "", Fault.TOKEN_REFUSED),
+        (200, "no token", Fault.TOKEN_UNAVAILABLE),
+        (200, "a.b.c\r\nX: y", Fault.TOKEN_UNAVAILABLE),
+        (200, "", Fault.TOKEN_UNAVAILABLE),
     ],
 )
 def test_answers_without_a_token(status: int, body: str, fault: Fault) -> None:

@@ -124,12 +124,12 @@ async def test_a_worker_gets_both_for_itself_while_control_is_away(api: Api, iss
 
 
 FAILURES: dict[str, tuple[int, dict[str, str], Fault]] = {
-    "no token": (200, {}, Fault.TOKEN_REFUSED),
-    "an empty one": (200, {"X-CSRF-Token": ""}, Fault.TOKEN_REFUSED),
-    "one is wanted": (200, {"X-CSRF-Token": "Required"}, Fault.TOKEN_REFUSED),
-    "one with a blank": (200, {"X-CSRF-Token": "a b"}, Fault.TOKEN_REFUSED),
+    "no token": (200, {}, Fault.TOKEN_UNAVAILABLE),
+    "an empty one": (200, {"X-CSRF-Token": ""}, Fault.TOKEN_UNAVAILABLE),
+    "one is wanted": (200, {"X-CSRF-Token": "Required"}, Fault.TOKEN_UNAVAILABLE),
+    "one with a blank": (200, {"X-CSRF-Token": "a b"}, Fault.TOKEN_UNAVAILABLE),
     "forbidden": (403, {"X-CSRF-Token": "Required"}, Fault.TOKEN_REFUSED),
-    "another place": (302, {"X-CSRF-Token": "a", "Location": "/login"}, Fault.TOKEN_REFUSED),
+    "another place": (302, {"X-CSRF-Token": "a", "Location": "/login"}, Fault.TOKEN_UNAVAILABLE),
     "away": (503, {}, Fault.TOKEN_UNAVAILABLE),
 }
 

@@ -296,7 +296,8 @@ def test_a_head_that_nobody_has_changed_keeps_its_bytes() -> None:
             Fetched(401, Fields([]), b'{"error": "invalid_client", "error_description": "planted-8f1c"}'),
             Fault.TOKEN_REFUSED,
         ),
-        (Fetched(200, Fields([]), b"planted-8f1c"), Fault.TOKEN_REFUSED),
+        (Fetched(200, Fields([]), b"planted-8f1c"), Fault.TOKEN_UNAVAILABLE),
+        (FetchFailed(Fault.UPSTREAM_MALFORMED, "malformed"), Fault.TOKEN_UNAVAILABLE),
     ],
 )
 @pytest.mark.parametrize("asked", [IDP, API])
