@@ -117,7 +117,8 @@ class AwsSigV4(Settings):
     session_token: Secret | None = None
     """Token of temporary credentials. null = they are permanent."""
     body_bytes: Annotated[Size, Meta(ge=1, le=8 * 1024**2)] = 1024**2
-    """Maximum size of a request body. A longer one is answered 413."""
+    """Maximum size of a client's request body. A longer one is answered 413. For functions of AWS Lambda only their
+    `max_bytes` applies."""
     sign_body: bool = True
     """Whether the signature covers the body. `false`: `UNSIGNED-PAYLOAD`, for services that accept it (S3 over TLS);
     the body is then sent as it arrives, whatever its size."""

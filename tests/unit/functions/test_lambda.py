@@ -16,6 +16,7 @@ from fastgw.errors import Fault
 from fastgw.exchange.body_relay import MAX_KEPT
 from fastgw.explain import as_text, explain
 from fastgw.filters.api import Bounded, Exchange, Filter, Phase
+from fastgw.functions import invocation
 from fastgw.gateway.compiler import compile
 from tests.support.aws import ACCESS_KEY, SECRET_KEY, STREAM_END, check_signature, stream_message, stream_piece
 from tests.support.generations import load_document
@@ -188,6 +189,18 @@ def test_a_body_is_a_text_or_base64(kind: str, body: bytes, is_text: bool) -> No
     assert (event["body"].encode() if is_text else b64decode(event["body"])) == body
     assert made.returns({"statusCode": 204}).status == 204
     made.ended()
+
+
+@pytest.mark.parametrize(("length", "settings"), [(1024**2, {}), (4_000_000, {"max_bytes": "6MiB"})])
+def test_a_body_within_max_bytes_is_sent_whatever_the_bound_of_the_signature(
+    length: int, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is signed is the event, which is a third longer than the body, and not the body of a client."""
+    monkeypatch.setattr(invocation, "MOST_AT_ONCE", inf)  # no thread
+    head = b"POST /d/7/r HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % length
+    made = Invoked(head + b"\xff" * length, **settings)
+    assert check_signature(made.sent) == ("eu-central-1", "lambda")
+    assert b64decode(made.event["body"]) == b"\xff" * length
 
 
 def test_a_body_has_a_bound() -> None:

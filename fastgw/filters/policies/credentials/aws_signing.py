@@ -14,9 +14,10 @@ from fastgw.config.settings.credentials import AwsSigV4
 from fastgw.errors import Fault
 from fastgw.exchange.body_relay import Relay
 from fastgw.exchange.exchange import UNCHANGED_QUERY
-from fastgw.filters.api import Bounded, Env, Exchange, Hooks
+from fastgw.filters.api import BodyStage, Bounded, Env, Exchange, Hooks, StageFactory
 from fastgw.http.fields import Fields, folded, without_fields
 from fastgw.upstream.client.response_action import ResponseAction
+from fastgw.upstream.client.subrequest import Subrequest
 from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
 
 _ALIKE: Final = frozenset(map(folded, FIELDS))
@@ -34,11 +35,29 @@ def signing_hooks(settings: AwsSigV4, env: Env, removed: str | None) -> Hooks:
     use = _Signing(AwsSigner(keys, settings.region, settings.service), settings.sign_body, dropped)
     return Hooks(
         request=use.request,
-        request_body=use.hold_body if settings.sign_body else None,
+        request_body=StageFactory(_stage_of_body) if settings.sign_body else None,
         needs_body=Bounded(settings.body_bytes) if settings.sign_body else None,
         sign=use.sign,
         explain=partial(_explain, settings),
     )
+
+
+class _Unchanged(BodyStage):
+    """Stage of a body that is held until it was received completely, because its digest precedes it."""
+
+    changed = False
+
+    def feed(self, payload: bytes) -> bytes:
+        return payload
+
+
+def _stage_of_body(exchange: Exchange) -> BodyStage | None:
+    """Return the stage of a request body. One that the gateway has made, such as an event of a function, is complete,
+    and bounded by who has made it.
+    """
+    body = exchange.request_body
+    is_made = type(exchange.client) is Subrequest and body is not None and body.whole_payload() is not None
+    return None if is_made else _Unchanged()
 
 
 def _explain(settings: AwsSigV4, exchange: Exchange) -> str:
@@ -60,9 +79,6 @@ class _Signing:
     def request(self, exchange: Exchange) -> None:
         exchange.keep_from_others(self._dropped)
         exchange.request_dropped = exchange.request_dropped | self._dropped
-
-    def hold_body(self, exchange: Exchange, payload: bytes) -> None:
-        """Let the body pass once it was received completely, because its digest precedes it."""
 
     def sign(self, exchange: Exchange, forward: Forward | CallRecorder | ResponseAction) -> bool:
         if exchange.for_others is None:
