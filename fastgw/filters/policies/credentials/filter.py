@@ -262,10 +262,10 @@ class _Ways(NamedTuple):
     tokens: TokenHolder | None
     csrf: CsrfHolder | None
 
-    async def obtain(self) -> tuple[bytes, CsrfToken | None]:
-        """Return the credentials to send. Raises `Unavailable`."""
-        line = self.lines if self.tokens is None else (await self.tokens.obtain()).line
-        return line, None if self.csrf is None else await self.csrf.obtain()
+    async def obtain(self, repeatable: bool) -> tuple[bytes, CsrfToken | None]:
+        """Return the credentials to send. `repeatable`: as in `WorkerCache.obtain`. Raises `Unavailable`."""
+        line = self.lines if self.tokens is None else (await self.tokens.obtain(repeatable=repeatable)).line
+        return line, None if self.csrf is None else await self.csrf.obtain(repeatable=repeatable)
 
     def renewed_earlier(self, line: bytes, csrf: CsrfToken | None, carried: bytes) -> bool:
         """Whether a value that is not in `carried` had been fetched before this renewal."""
@@ -300,16 +300,16 @@ class _Ways(NamedTuple):
 
 
 def _renew(cache: WorkerCache[T], carried: bytes) -> None:
-    held = cache.current(monotonic())
+    held = cache.unexpired(monotonic())
     if held is not None and held.line in carried:
-        cache.renew(held)
+        cache.reject(held)
 
 
 async def _newer(cache: WorkerCache[T], carried: bytes) -> tuple[T, Unavailable | None]:
     """Return a newer value than the one in `carried`; or the current one, and the reason why there is none. Raises
     `Unavailable`.
     """
-    held = cache.current(monotonic())
+    held = cache.unexpired(monotonic())
     if held is not None and held.line not in carried:
         return held, None
     try:
@@ -444,9 +444,10 @@ class _CredentialsUse:
     async def _obtain(self, exchange: Exchange) -> Reply | None:
         use = self._newest.use or self
         own = self._shows_own(exchange)
+        repeatable = exchange.request_body is None
         while True:
             try:
-                line, csrf = await self._ways_of(use, exchange, own).obtain()
+                line, csrf = await self._ways_of(use, exchange, own).obtain(repeatable)
             except Unavailable as problem:
                 newest = self._newest.use or use
                 if newest is not use:  # its secret has changed in between

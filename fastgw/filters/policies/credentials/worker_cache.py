@@ -54,6 +54,7 @@ class WorkerCache(Generic[T]):
         "_getter",
         "_good_until",
         "_held",
+        "_is_rejected",
         "_look_at",
         "_parse",
         "_record",
@@ -70,6 +71,7 @@ class WorkerCache(Generic[T]):
         self._getter = getter
         self._parse = parse
         self._held: T | None = None
+        self._is_rejected = False  # the API has rejected it, and another one is being fetched
         self._record = FetchedRecord(material=getter.material)
         self._good_until = 0.0
         self._look_at = 0.0
@@ -96,7 +98,7 @@ class WorkerCache(Generic[T]):
             self._accept_record(self._feed.value)
         elif self._record.material != self._getter.material:  # a later configuration has our material again
             self._record, self._used = FetchedRecord(material=self._getter.material), False
-            self._held, self._good_until, self._look_at = None, 0.0, 0.0
+            self._held, self._good_until, self._look_at, self._is_rejected = None, 0.0, 0.0, False
 
     def stop(self) -> None:
         """Stop the cache, once for each `start`."""
@@ -117,11 +119,16 @@ class WorkerCache(Generic[T]):
         """
         if now < self._look_at:
             return self._held
-        if self._held is None or now >= self._good_until:
+        if self._is_rejected or self.unexpired(now) is None:
             return None
+        assert self._held is not None
         self.renew(self._held)
         self._look_at = min(self._good_until, now + SOONEST_S)
         return self._held
+
+    def unexpired(self, now: float) -> T | None:
+        """Return the value, even if the API has rejected it; None: there is none, or it has expired."""
+        return self._held if now < self._good_until else None
 
     @property
     def fetched_earlier(self) -> bool:
@@ -131,28 +138,40 @@ class WorkerCache(Generic[T]):
         # A date in the future is of before the clock was set back.
         return not 0.0 <= time.time() - self._record.fetched_date < AGAIN_S
 
-    async def obtain(self, seen: T | None = None) -> T:
+    async def obtain(self, seen: T | None = None, *, repeatable: bool = False) -> T:
         """Wait for the value, for a bounded time. Raises `Unavailable`.
 
-        `seen`: the value that the API has rejected: another one is returned.
+        `seen`: the value that the API has rejected: another one is returned. `repeatable`: the request can be sent
+        again, so it does not wait while a rejected value is being replaced.
         """
         self._used = True
         if self._feed is not None:
             self._accept_record(self._feed.value)
-        held = self.current(monotonic())
+        held = self.unexpired(monotonic()) if repeatable else self.current(monotonic())
         if held is not None and held != seen:
             return held
-        if (problem := self._problem()) is not None:
-            raise problem
-        got = await self._single_flight.join(self.key, partial(self._fetch_shared, self._record))
+        got = self._problem() or await self._single_flight.join(self.key, partial(self._fetch_shared, self._record))
         if isinstance(got, Unavailable):
+            self._is_rejected = False
+            if seen is None and (held := self.unexpired(monotonic())) is not None:
+                return held  # the API may have rejected it for other reasons
             raise Unavailable(got.fault, got.why, got.retry_after)
         if got == seen:
             raise Unavailable(Fault.TOKEN_REFUSED, "there is no newer credential than the rejected one")
         return got
 
+    def reject(self, seen: T) -> None:
+        """Request a newer value than this, which the API has rejected; does not wait.
+
+        Until it is there, `current` returns none, because requests that cannot be sent again would be rejected, too. A
+        value that was rejected soon after its fetch is sent all the same: the API must have another reason.
+        """
+        if self._held == seen and self.fetched_earlier and not self._rests_until(time.time()):
+            self._is_rejected, self._look_at = True, 0.0
+        self.renew(seen)
+
     def renew(self, seen: T) -> None:
-        """Request a newer value than this, which the API rejects or which expires soon; does not wait."""
+        """Request a newer value than this, which expires soon or was rejected; does not wait."""
         if (
             self._held == seen
             and not self._rests_until(time.time())
@@ -189,7 +208,7 @@ class WorkerCache(Generic[T]):
             self._good_until = now + record.good_until_date - now_date
             look_date = max(record.renew_from_date, record.rests_until(now_date, self._getter.negative_ttl))
             self._look_at = min(self._good_until, now + look_date - now_date)
-        self._record = record
+        self._record, self._is_rejected = record, False
 
     def _is_over(self, record: FetchedRecord) -> bool:
         """Whether a value with other material belongs to a later configuration, and not to an earlier one."""

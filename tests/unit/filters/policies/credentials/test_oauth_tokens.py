@@ -177,6 +177,43 @@ async def test_a_token_that_an_api_refuses_is_renewed_all_the_same_before_it_exp
 
 
 @on_loop
+async def test_a_rejected_token_is_not_sent_with_the_next_body(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that was streamed is not sent again: the next of its kind waits, others can be sent again themselves."""
+    monkeypatch.setattr(cache, "AGAIN_S", 0.0)  # all tokens are old
+    async with node_of(workers=1) as node:
+        (only,) = node.tokens(oauth2(issuer.url))
+        token = await only.obtain()
+        only.reject(token)
+        assert only.current(monotonic()) is None
+        assert await only.obtain(repeatable=True) == token
+        assert {word(each) for each in await asyncio.gather(*(only.obtain() for _ in range(10)))} == {"token-2"}
+        assert held_now([only]) == ["token-2"]
+        only.reject(token)  # by a call that has begun before
+        assert held_now([only]) == ["token-2"]
+        assert issuer.asked == 2
+
+
+@on_loop
+async def test_a_rejected_token_is_sent_all_the_same_if_there_is_no_other(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API may have rejected a single call, for reasons of its own."""
+    async with node_of(workers=1) as node:
+        (only,) = node.tokens(oauth2(issuer.url, negative_ttl=30.0))
+        token = await only.obtain()
+        issuer.answer = lambda question: (503, {}, b"")
+        only.reject(token)  # it was fetched within the last second
+        assert only.current(monotonic()) == token
+        await until(lambda: issuer.asked == 2)
+        monkeypatch.setattr(cache, "AGAIN_S", 0.0)
+        await until(lambda: only.current(monotonic()) == token)
+        node.workers[0].feeds.deliver(only.key, node.kept[only.key])
+        only.reject(token)
+        assert await only.obtain() == token
+        assert held_now([only]) == ["token-1"]
+
+
+@on_loop
 async def test_an_ask_that_is_lost_is_repeated(issuer: Issuer) -> None:
     async with node_of(workers=1) as node:
         (only,) = node.tokens(oauth2(issuer.url))
