@@ -277,6 +277,10 @@ class _Collected(WholeBodyStage):
         self.takes_empty, self.may_wait = stage.takes_empty, stage.may_wait
         self._passed: bytes | None = None
 
+    def check_length(self, length: int) -> None:
+        super().check_length(length)
+        self._stage.check_length(length)
+
     def pending(self) -> PendingOutput | None:
         self._passed = self._feed()
         return self._stage.pending()

@@ -246,8 +246,8 @@ class Chain:
     def _ready_answer(self, hooks: Iterable[Hooks]) -> ReadyStep | None:
         """Return the step that answers from memory, if no other filter has to see the request or the response."""
         ready = [h for h in hooks if h.ready_answer is not None]
-        if len(ready) != 1 or self.treats_bodies or self.finish_steps:
-            return None
+        if len(ready) != 1 or self.treats_responses or self.finish_steps:
+            return None  # hooks for the bodies of requests do not count: it is asked for those without a body only
         others = [h for h in hooks if h is not ready[0]]
         is_alone = all(
             (h.request is None or h.sent_fields is not None)

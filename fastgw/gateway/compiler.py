@@ -660,7 +660,7 @@ class _Building:
                 )
                 plan = self._fast_paths.setdefault(plan, plan)
         elif is_fast and isinstance(action, Forward) and not action.grpc:
-            chain.allows_fetch = len(chain.translate_steps) == 1 and not (chain.treats_bodies or chain.renew_steps)
+            chain.allows_fetch = len(chain.translate_steps) == 1 and not (chain.treats_responses or chain.renew_steps)
             if (fetch := chain.fetch_step) is not None:
                 id_of = None if chain.request_ids is None else chain.request_ids.of
                 chain.fetch_plan = FastPathPlan(

@@ -14,6 +14,7 @@ from msgspec import msgpack
 from fastgw.config.base.settings_base import Json
 from fastgw.config.settings.openapi import LONGEST_BODY
 from fastgw.config.sources.virtual_files import check_derived
+from fastgw.exchange.body_stages import BodyRefused
 from fastgw.filters.api import (
     BodyStage,
     Bounded,
@@ -54,6 +55,7 @@ from fastgw.filters.policies.openapi.parameters import (
     query_pairs,
 )
 from fastgw.helper_processes.shared_pool import SharedPool
+from fastgw.http.messages import RequestHead
 from fastgw.http.strict_json import MOST_CONTAINERS, takes_long
 
 
@@ -62,7 +64,7 @@ class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
     nowhere yourself.
 
     A request that does not conform is answered 400 (`validation_failed`) with `errors`, as by `validate`; a body of
-    another content type or with a content coding, 415; a longer one, 413.
+    another content type, with a content coding or for an operation without `requestBody`, 415; a longer one, 413.
     """
 
     operation: Json
@@ -98,6 +100,13 @@ class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
                     hooks |= {"start": partial(_start, reports, helper), "stop": helper.pool.stop}
             elif requests.checks_bodies:
                 hooks["request_body"] = StageFactory(requests.stage, reads_only=True)
+            if not requests.has_body:
+                only_reads = self.mode == "report"
+                hooks["request_body"] = StageFactory(requests.stage_without_body, reads_only=only_reads)
+                if not only_reads:
+                    hooks["needs_body"] = Bounded(self.max_body)  # the upstream sees no head before an empty body ends
+                if not requests.is_needed:
+                    hooks["lets_pass"] = _has_no_body
         if "responses" in plan:
             responses = _Responses(reports, plan["responses"], document.schemas, self.max_body)
             hooks["response_body"] = StageFactory(responses.stage, reads_only=True)
@@ -122,6 +131,10 @@ def _helper(env: Env, file: str) -> HelperChecks:
 def _start(reports: Reports, helper: HelperChecks, services: Services) -> None:
     reports.start(services)
     helper.start(services)
+
+
+def _has_no_body(head: RequestHead) -> bool:
+    return not head.payload
 
 
 @final
@@ -234,7 +247,8 @@ class _Requests:
         if self._known is not None and "query" not in self._parameters:
             self._locations.append("query")
         body = plan["body"]
-        self._has_body = body is not None
+        self.has_body = body is not None
+        """Whether the operation has request bodies."""
         self._requires_body = body is not None and body["required"]
         content = {} if body is None else body["content"]
         self._content = Content(content, document.schemas)
@@ -245,7 +259,7 @@ class _Requests:
     @property
     def is_needed(self) -> bool:
         """Whether there is anything to check before the body."""
-        return bool(self._locations) or self._has_body
+        return bool(self._locations) or self.has_body
 
     def request(self, exchange: Exchange) -> Outcome:
         """Check the parameters, and whether there is a body of the right type."""
@@ -263,7 +277,7 @@ class _Requests:
                 errors.append(
                     validation_error("query", "unknown", "expected no other parameters than those of the operation")
                 )
-        if self._has_body and not errors:
+        if self.has_body and not errors:
             if not exchange.has_body:
                 if self._requires_body:
                     errors.append(validation_error("body", "required", "expected a body"))
@@ -289,6 +303,16 @@ class _Requests:
         if self._only_reports:
             return BodyObserver(check, self._max_body, exchange.client.held_body_budget)
         return BodyCheck(check, None if self.helper is None else partial(self._submit, exchange, body, self.helper))
+
+    def stage_without_body(self, exchange: Exchange) -> BodyStage:
+        """Return the stage for a request of an operation without bodies."""
+        return _NoBody(partial(self._refuse_body, exchange))
+
+    def _refuse_body(self, exchange: Exchange) -> Reply | None:
+        reply = exchange.refuse(
+            Fault.UNSUPPORTED_MEDIA_TYPE, "A request body is not supported here.", why="expected no body"
+        )
+        return self._answer(exchange, reply)
 
     def _submit(self, exchange: Exchange, body: TypedBody, helper: HelperChecks, payload: bytes) -> Task[Reply | None]:
         """Check a body in a helper process, and return the future of the response to one that does not conform."""
@@ -323,6 +347,30 @@ class _Requests:
             return reply
         self._reports.report_request(exchange, reply)
         return None
+
+
+@final
+class _NoBody(BodyStage):
+    """Stage for a request that has no body, although one of unknown length may be announced. `refuse`: called for the
+    first byte; returns the response, or None if the body passes.
+    """
+
+    keeps_length = True
+    changed = False
+
+    def __init__(self, refuse: Callable[[], Reply | None]) -> None:
+        self._refuse: Callable[[], Reply | None] | None = refuse
+
+    def check_length(self, length: int) -> None:
+        if length:
+            self.feed(b"")
+
+    def feed(self, payload: bytes) -> bytes:
+        refuse, self._refuse = self._refuse, None
+        reply = None if refuse is None else refuse()
+        if reply is not None:
+            raise BodyRefused(reply)
+        return payload
 
 
 @final

@@ -167,6 +167,62 @@ def test_a_body_is_what_its_schema_says(tmp_path: Path) -> None:
     assert shop.errors == [("body", "", "required")]
 
 
+WITHOUT_BODY = {
+    "/x": {"get": operation(), "post": operation(), "delete": operation()},
+    "/y": {"get": operation(parameters=[parameter("query", SCALAR)])},
+}
+
+
+@pytest.mark.parametrize("target", ["GET /x", "POST /x", "DELETE /x", "GET /y?p=1"])
+@pytest.mark.parametrize("kind", ["", "Content-Type: application/json\r\n"])
+def test_an_operation_without_request_body_has_bodies_of_no_type(target: str, kind: str, tmp_path: Path) -> None:
+    """Also one whose length is not declared: the upstream gets nothing before that has turned out to be empty."""
+    shop = Shop(tmp_path, document(WITHOUT_BODY))
+    begin = f"{target} HTTP/1.1\r\nHost: a\r\n{kind}"
+    chunked = f"{begin}Transfer-Encoding: chunked\r\n\r\n".encode()
+    for refused in (f"{begin}Content-Length: 2\r\n\r\n{{}}".encode(), chunked + b"2\r\n{}\r\n0\r\n\r\n"):
+        assert shop.sends(refused) == 415
+        assert shop.forwarded == b""
+    assert b"A request body is not supported here." in shop.body
+    for accepted in (f"{begin}\r\n".encode(), f"{begin}Content-Length: 0\r\n\r\n".encode(), chunked + b"0\r\n\r\n"):
+        assert shop.sends(accepted) == 204
+        assert shop.forwarded.startswith(target.encode())
+
+
+def test_a_body_that_an_operation_does_not_have_is_refused_before_it_is_sent(tmp_path: Path) -> None:
+    """RFC 9110 section 10.1.1: the answer comes in place of a 100."""
+    shop = Shop(tmp_path, document(WITHOUT_BODY))
+    lines = "Host: a", "Expect: 100-continue", "Content-Length: 9", "", ""
+    assert shop.sends("\r\n".join(["POST /x HTTP/1.1", *lines]).encode()) == 415
+    client = shop.plane.client()
+    client.sends(b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert not shop.plane.pool.waiting  # nothing is forwarded
+    client.sends(b"1\r\na\r\n0\r\n\r\n")
+    assert client.received.startswith(b"HTTP/1.1 415 ")
+    assert not shop.plane.pool.waiting
+
+
+def test_requests_without_body_of_an_operation_without_parameters_keep_their_fast_ways(tmp_path: Path) -> None:
+    cached = {"x-fastgw": {"filters": {"cache": {}}}}
+    shop = Shop(tmp_path, document({"/x": {"get": operation()}, "/y": {"get": operation(**cached)}}))
+    rules = [rule[0].route for routes in shop.plane.gateway.routes for rule in routes.rules]
+    plain, stored = (next(each for each in rules if each.name == name) for name in ("GET /x", "GET /y"))
+    assert plain.fast_path is not None
+    assert plain.fast_path.at_once
+    assert stored.chain.ready_answer is not None
+    assert stored.chain.fetch_plan is not None
+    assert stored.chain.allows_fetch
+
+
+def test_a_body_that_an_operation_does_not_have_is_reported(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, document(WITHOUT_BODY), {"validate": "report"})
+    assert shop.sends(post("/x", b"{}")) == 204
+    assert shop.forwarded.endswith(b"\r\n\r\n{}")
+    assert "openapi: refuse 415 unsupported_media_type (expected no body)" in shop.plane.records[-1].shadowed
+    assert shop.sends(post("/x", b"")) == 204
+    assert not shop.plane.records[-1].shadowed
+
+
 def test_a_refusal_has_nothing_of_the_request_and_few_errors(tmp_path: Path) -> None:
     described = document(
         {"/x": {"post": operation(requestBody=json_body({"type": "array", "items": {"type": "integer"}}))}}
