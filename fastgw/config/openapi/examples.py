@@ -12,8 +12,12 @@ from fastgw.config.openapi.schemas import Schemas, as_reference
 from fastgw.http.grammar import IS_TOKEN, IS_VALUE
 
 _MOST_VALUES: Final = 500
-"""Maximum number of values in an example that is made."""
+"""Number of values in an example that is made, above which it gets only those that its schema requires."""
 _DEEPEST: Final = 8
+"""Number of levels, likewise."""
+_MOST_REQUIRED: Final = 5000
+"""Maximum number of values that are made for an example, with those of alternatives that have none."""
+_DEEPEST_REQUIRED: Final = 64
 _MOST_COMBINED: Final = 200
 """Maximum number of schemas that `allOf` combines in one."""
 _OF_OBJECTS: Final = frozenset(("properties", "oneOf", "anyOf"))
@@ -171,15 +175,23 @@ def example_of(schemas: Schemas, raw: Any) -> Any:
 
 
 class _Maker:
+    """Maker of one example. A schema that refers to itself has no value within its own: members that lead back to it
+    are left out, so that the example is finite if the schema has a finite value at all.
+    """
+
     def __init__(self, schemas: Schemas) -> None:
         self._schemas = schemas
-        self._left = _MOST_VALUES
+        self._made = 0
+        self._begun: set[int] = set()
+        """Identities of the schemas around the value that is made."""
 
     def value(self, raw: Any, depth: int) -> Any:
-        """Return a value; `_NOTHING` where the example would be too large."""
-        self._left -= 1
-        if depth > _DEEPEST or self._left < 0:
+        """Return a value; `_NOTHING` if there is none, or it would be too large."""
+        self._made += 1
+        if depth > _DEEPEST_REQUIRED or self._made > _MOST_REQUIRED:
             return _NOTHING
+        # A reference with keywords beside it is another schema than the one it leads to, which it combines with them.
+        written = raw if self._schemas.has_keywords_beside(raw) else self._schemas.followed(raw)
         schema = self._combined_in(self._with_reference(raw))
         for key in ("example", "default", "const"):
             if key in schema:
@@ -187,14 +199,25 @@ class _Maker:
         for key in ("examples", "enum"):
             if isinstance(schema.get(key), list) and schema[key]:
                 return schema[key][0]
+        made = _NOTHING
+        if id(written) not in self._begun:
+            self._begun.add(id(written))
+            made = self._of_schema(schema, depth)
+            self._begun.remove(id(written))
+        return None if made is _NOTHING and _takes_null(schema) else made
+
+    def _of_schema(self, schema: dict[str, Any], depth: int) -> Any:
         for key in ("oneOf", "anyOf"):
             listed = schema.get(key)
             if isinstance(listed, list) and listed:
                 branch, chosen = self._first_of(listed, depth)
-                if not isinstance(chosen, dict):
-                    return chosen
-                return self._with_members(chosen, schema, depth) | _discriminated(schema, branch)
+                made = self._with_members(chosen, schema, depth) if isinstance(chosen, dict) else chosen
+                return made | _discriminated(schema, branch) if isinstance(made, dict) else made
         return self._of_type(schema, depth)
+
+    def _is_full(self, depth: int) -> bool:
+        """Whether values at this level are left out unless they are required."""
+        return depth > _DEEPEST or self._made > _MOST_VALUES
 
     def _of_type(self, schema: dict[str, Any], depth: int) -> Any:
         kind = next((each for each in _types(schema) if each != "null"), "null")
@@ -245,14 +268,23 @@ class _Maker:
                 break
         return chosen
 
-    def _elements(self, schema: dict[str, Any], depth: int) -> list[Any]:
+    def _elements(self, schema: dict[str, Any], depth: int) -> Any:
         first = schema.get("prefixItems")
-        made = [self.value(each, depth + 1) for each in (first if isinstance(first, list) else ())]
         least, most = schema.get("minItems"), schema.get("maxItems")
-        count = max(min(least, 20) if isinstance(least, int) else 1, 1)
+        required = min(least, 20) if isinstance(least, int) else 0
+        made: list[Any] = []
+        for each in first if isinstance(first, list) else ():
+            value = self.value(each, depth + 1)
+            if value is _NOTHING:
+                return made if len(made) >= required else _NOTHING
+            made.append(value)
+        count = required if self._is_full(depth + 1) else max(required, 1)
         if len(made) < count and schema.get("items") is not False:
-            made += [self.value(schema.get("items", {}), depth + 1)] * (count - len(made))
-        made = [each for each in made if each is not _NOTHING]
+            value = self.value(schema.get("items", {}), depth + 1)
+            if value is not _NOTHING:
+                made += [value] * (count - len(made))
+            elif len(made) < required:
+                return _NOTHING
         return made[:most] if isinstance(most, int) and most >= 0 else made
 
     def _combined(self, schema: dict[str, Any], depth: int) -> Any:
@@ -265,20 +297,29 @@ class _Maker:
             made |= held
         return self._with_members(made, schema, depth)
 
-    def _with_members(self, made: dict[str, Any], schema: dict[str, Any], depth: int) -> dict[str, Any]:
-        properties = schema.get("properties")
+    def _with_members(self, made: dict[str, Any], schema: dict[str, Any], depth: int) -> Any:
+        properties, required = schema.get("properties"), schema.get("required")
         for name, each in properties.items() if isinstance(properties, dict) else ():
             if True in (self._with_reference(each).get("writeOnly"), self._schemas.followed(each).get("writeOnly")):
+                continue
+            is_required = isinstance(required, list) and name in required
+            if self._is_full(depth + 1) and not is_required:
                 continue
             value = self.value(each, depth + 1)
             if value is not _NOTHING:
                 made[name] = value
+            elif is_required:
+                return _NOTHING
         return made
 
 
 def _types(schema: dict[str, Any]) -> list[Any]:
     listed = schema.get("type")
     return listed if isinstance(listed, list) else [listed]
+
+
+def _takes_null(schema: dict[str, Any]) -> bool:
+    return "null" in _types(schema) or schema.get("nullable") is True
 
 
 def _discriminated(schema: dict[str, Any], chosen: Any) -> dict[str, str]:

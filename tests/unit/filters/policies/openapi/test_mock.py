@@ -243,6 +243,70 @@ def test_a_value_that_is_made_conforms_to_its_schema(schema: dict[str, Any], val
     assert shop.sends(post("/x", shop.body)) == 200
 
 
+NODE = "#/components/schemas/Node"
+RECURSIVE: dict[str, Any] = {
+    "Node": {
+        "type": "object",
+        "required": ["v"],
+        "properties": {
+            "v": {"type": "integer"},
+            "next": {"$ref": NODE},
+            "kids": {"type": "array", "items": {"$ref": NODE}},
+            "pair": {"type": "array", "items": {"$ref": NODE}, "minItems": 2},
+        },
+    },
+    "Nullable": {
+        "type": ["object", "null"],
+        "required": ["up"],
+        "properties": {"up": {"$ref": "#/components/schemas/Nullable"}},
+    },
+    "Sum": {
+        "type": "object",
+        "required": ["left"],
+        "properties": {"left": {"$ref": "#/components/schemas/Expression"}},
+    },
+    "Expression": {"oneOf": [{"$ref": "#/components/schemas/Sum"}, {"type": "integer"}]},
+    "Base": {"type": "object", "properties": {"best": {"$ref": "#/components/schemas/Derived"}, "n": {"const": 1}}},
+    "Derived": {
+        "allOf": [{"$ref": "#/components/schemas/Base"}, {"required": ["d"], "properties": {"d": {"const": 2}}}]
+    },
+    "Described": {"required": ["v"], "properties": {"v": {"$ref": NODE, "description": "beside"}}},
+}
+DEEP: dict[str, Any] = {"const": 1}
+for _ in range(12):
+    DEEP = {"type": "object", "required": ["a"], "properties": {"a": DEEP}}
+WIDE = {f"m{n}": {"const": n} for n in range(600)}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"$ref": NODE}, {"v": 0, "kids": []}),
+        (
+            {"type": "object", "properties": {"a": {"$ref": NODE}, "b": {"$ref": NODE}}},
+            {"a": {"v": 0, "kids": []}, "b": {"v": 0, "kids": []}},
+        ),
+        ({"$ref": "#/components/schemas/Nullable"}, {"up": None}),
+        ({"$ref": "#/components/schemas/Sum"}, {"left": 0}),
+        ({"$ref": "#/components/schemas/Expression"}, 0),
+        ({"$ref": "#/components/schemas/Derived"}, {"n": 1, "d": 2}),
+        ({"$ref": "#/components/schemas/Described"}, {"v": {"v": 0, "kids": []}}),
+        (DEEP, json.loads('{"a":' * 12 + "1" + "}" * 12)),
+        ({"required": [*WIDE], "properties": WIDE}, {name: each["const"] for name, each in WIDE.items()}),
+    ],
+)
+def test_a_value_of_a_schema_that_refers_to_itself_conforms_to_it(
+    schema: dict[str, Any], value: Any, tmp_path: Path
+) -> None:
+    """What is optional is left out where it leads back; large values have all that is required."""
+    media = {"application/json": {"schema": schema}}
+    responses = {"200": {"description": "", "content": media}}
+    paths = {"/x": {"post": operation(requestBody={"content": media}, responses=responses)}}
+    shop = Shop(tmp_path, document(paths, "3.1.0", components={"schemas": RECURSIVE}), {"mock": True, "upstream": None})
+    assert shop.sends(post("/x", json.dumps(value).encode())) == 200
+    assert json.loads(shop.body) == value
+
+
 @pytest.mark.parametrize(
     ("statuses", "expected"),
     [
