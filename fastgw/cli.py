@@ -920,7 +920,7 @@ def record(
 ) -> None:
     """Record requests of a running gateway with their responses, without credentials, for `fastgw replay`."""
     from fastgw.admin.node_interface import RecordingWanted
-    from fastgw.recording.file import UnusableRecordingKey, is_exposed, read_key
+    from fastgw.recording.file import UnusableRecordingFile, UnusableRecordingKey, is_exposed, read_key
     from fastgw.replay.capture import CannotWriteRecording, capture, describe_size
 
     try:
@@ -942,15 +942,19 @@ def record(
             certificate,
             lambda client: capture(client, wanted, out, key, began),
         )
-    except CannotWriteRecording as error:
+    except UnusableRecordingFile as error:
         _fail(USAGE, f"fastgw: {error}")
+    except CannotWriteRecording as error:
+        _fail(OUTPUT_LOST, f"fastgw: the output cannot be written: {error}")
     if captured.why:
         typer.echo(f"fastgw: the recording has ended early: {captured.why}", err=True)
     if answer is Format.JSON:
-        _print_json({"requests": captured.requests, "dropped": captured.dropped, "file": out})
+        written = out if captured.requests else None
+        _print_json({"requests": captured.requests, "dropped": captured.dropped, "file": written})
     else:
         dropped = f", {captured.dropped} dropped" if captured.dropped else ""
-        typer.echo(f"{out}: {captured.requests} requests recorded{dropped}, {describe_size(out)}")
+        result = describe_size(out) if captured.requests else "no file is written"
+        typer.echo(f"{out}: {captured.requests} requests recorded{dropped}, {result}")
     if captured.why:
         raise typer.Exit(WRONG)
 

@@ -45,6 +45,10 @@ class UnusableRecordingKey(Exception):
     """The key file cannot be used. The text is one line for the user, without the key."""
 
 
+class UnusableRecordingFile(Exception):
+    """No recording can be written to this path. The text is one line for the user."""
+
+
 class UnreadableRecording(Exception):
     """The recording cannot be read. The text is one line for the user."""
 
@@ -91,21 +95,49 @@ def _nonce(number: int, is_last: bool) -> bytes:
     return number.to_bytes(11, "big") + bytes((is_last,))
 
 
+def _resolve(path: str) -> str:
+    """Return the path of the regular file, existing or not, that a recording replaces: behind symbolic links.
+
+    Raises `UnusableRecordingFile`: the complete recording is renamed to its path, which would replace a device, such as
+    /dev/null, by a regular file, and fails for a directory.
+    """
+    try:
+        is_regular = stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        is_regular = True  # it is created
+    except OSError as error:
+        raise UnusableRecordingFile(f"{path}: {error.strerror}") from error
+    if not is_regular:
+        raise UnusableRecordingFile(f"{path}: it is not a regular file; expected a new file or one to replace")
+    return os.path.realpath(path)
+
+
+def _create(path: str) -> int:
+    """Open a new file of mode 0600 in place of one of an earlier attempt. Raises `UnusableRecordingFile`."""
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise UnusableRecordingFile(f"{path}: {error.strerror}") from error
+
+
 @final
 class RecordingWriter:
-    """Writes a recording of mode 0600. It has its name only once it is complete (`finish`). Methods raise `OSError`."""
+    """Writes a recording of mode 0600. It has its name only once it is complete (`finish`).
+
+    Raises `UnusableRecordingFile`; methods raise `OSError`.
+    """
 
     def __init__(self, path: str, key: bytes) -> None:
-        self._path, self._part = path, f"{path}.part"
+        self._path = _resolve(path)
+        self._part, self._is_complete = f"{self._path}.part", False
         salt = os.urandom(_SALT)
         self._cipher, check = _derive(key, salt)
         self._header = MAGIC + salt + check
         self._pieces: list[bytes] = []
         self._bytes = self._number = self.requests = 0
-        with suppress(FileNotFoundError):
-            os.unlink(self._part)
-        descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        self._file: BinaryIO = open(descriptor, "wb", buffering=0)  # noqa: SIM115  # `finish` and `discard` close it
+        self._file: BinaryIO = open(_create(self._part), "wb", buffering=0)  # noqa: SIM115  # `discard` closes it
         try:
             self._write(self._header)
         except BaseException:
@@ -145,14 +177,18 @@ class RecordingWriter:
         self._add(encode(RecordingEnd(self.requests, dropped)))
         self._flush(True)
         os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._part, self._path)
+        self._is_complete = True
+        try:
+            os.replace(self._part, self._path)
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}; the complete recording is {self._part}") from error
 
     def discard(self) -> None:
-        """Remove the incomplete file."""
+        """Close the file, and remove it unless it is complete."""
         self._file.close()
-        with suppress(OSError):
-            os.unlink(self._part)
+        if not self._is_complete:
+            with suppress(OSError):
+                os.unlink(self._part)
 
 
 class Recording(msgspec.Struct, frozen=True):

@@ -35,9 +35,11 @@ def capture(
     key: bytes,
     began: Callable[[], None] = lambda: None,
 ) -> Captured:
-    """Record until the recording ends, and write it. `began`: called once requests are recorded.
+    """Record until the recording ends, and write it. If nothing was recorded, an earlier file is left as it is.
+    `began`: called once requests are recorded.
 
-    Raises `CannotWriteRecording`; `Unreachable` or `RefusedByGateway` if the recording cannot begin.
+    Raises `CannotWriteRecording`; `UnusableRecordingFile`, `Unreachable` or `RefusedByGateway` if the recording cannot
+    begin.
     """
     try:
         writer = RecordingWriter(path, key)
@@ -51,7 +53,8 @@ def capture(
             writer.write_begin(RecordingBegin(begun.version, begun.generation, time.time()))
             began()
             dropped, why = _fetch_all(client, begun.id, writer, wanted.requests, until, is_interrupted)
-        writer.finish(dropped)
+        if writer.requests:
+            writer.finish(dropped)
     except OSError as error:
         raise CannotWriteRecording(f"{path}: {error.strerror}") from error
     finally:

@@ -389,8 +389,10 @@ def test_the_death_of_control_ends_a_recording_which_is_kept(scene: Scene) -> No
     assert "ended early" in recorder.output
     assert re.search("the gateway (at .*)?has ended", recorder.output), recorder.output
     assert "https://" not in recorder.output
-    recording = read_recording(str(recorder.file), read_key(str(scene.directory / "key")))
-    assert len(recording.requests) <= 1
+    if "0 requests recorded, no file is written" in recorder.output:  # control died before it had the record
+        assert not recorder.file.exists()
+    else:
+        assert len(read_recording(str(recorder.file), read_key(str(scene.directory / "key"))).requests) == 1
     wait_until(lambda: control not in gateway.child_pids and gateway.status() != {}, "another control process", LONG)
     with Recorder(gateway, scene.directory, 1, name="after.bin") as again:
         assert call(gateway, "/said") == "200"
@@ -435,8 +437,8 @@ def test_a_client_that_leaves_ends_its_recording_and_no_space_is_an_error(scene:
         finally:
             sender.set()
             thread.join()
-        assert full.code == 2, full.output
-        assert out in full.output
+        assert full.code == 74, full.output
+        assert f"the output cannot be written: {out}: No space left on device" in full.output
         assert not [*folder.iterdir()]
     with Recorder(scene.gateway, scene.directory, 1, name="next.bin") as recorder:  # the last one has been ended
         assert call(scene.gateway, "/said") == "200"
