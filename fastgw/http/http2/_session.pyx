@@ -141,6 +141,7 @@ cdef enum:
     F_SETTINGS = 4
     F_PING = 6
     F_GOAWAY = 7
+    F_WINDOW_UPDATE = 8
     F_CONTINUATION = 9
     FIRST_UNKNOWN = 10
     LAST_UNKNOWN = 255
@@ -228,6 +229,13 @@ cdef enum:
     CONTROL_PER_STREAM = 10
     CONTROL_PER_DATA = 3
     CONTROL_PER_SECOND = 10
+    # WINDOW_UPDATE frames that a peer may send for what it was sent, before they count as control frames. When to give a
+    # window back is the receiver's choice (RFC 9113 section 6.9): servers of Go before 1.20 send two for each read of a
+    # body, however short; later ones and its clients two for each 4 KiB. Envoy allows 20 per DATA frame, which is too few
+    # for reads of 1 KiB, and nginx any number up to 7 times the bytes of the payload.
+    UPDATES_PER_DATA = 20
+    BYTES_PER_UPDATE = 64  # further ones for the payload, by its length
+    MOST_UPDATES = 100_000  # a window of 6.4 MB in pieces of `BYTES_PER_UPDATE`; those of clients are of 4 to 16 MB
     CONTINUATIONS = 8
     MOST_IN_FRAME = 16384
     # Maximum number of closed streams that are remembered.
@@ -412,6 +420,7 @@ cdef class Session:
     cdef double _at
     cdef int _empty_data
     cdef double _control
+    cdef int _window_updates  # WINDOW_UPDATE frames that the peer may send for DATA sent to it
     cdef readonly object error
     cdef uint32_t _code  # error code of `error`
     # windows
@@ -1386,6 +1395,8 @@ cdef int _on_begin_frame(nghttp2_session* session, const nghttp2_frame_hd* hd, v
             self._fail("a frame is too large", FRAME_SIZE_ERROR)
         elif self._continuations > CONTINUATIONS:
             self._flooded("too many CONTINUATION frames")
+    elif hd.type == F_WINDOW_UPDATE and self._window_updates:
+        self._window_updates -= 1
     else:
         self._count_control()
         if hd.type == F_SETTINGS and not hd.flags & FLAG_ACK:
@@ -1479,6 +1490,9 @@ cdef int _on_sent(nghttp2_session* session, const nghttp2_frame* frame, void* us
     cdef Session self = <Session>user
     if frame.hd.type == F_DATA:
         self._control = min(self._control + CONTROL_PER_DATA, CONTROL_BURST)
+        self._window_updates = min(
+            self._window_updates + UPDATES_PER_DATA + <int>(frame.hd.length // BYTES_PER_UPDATE), MOST_UPDATES
+        )
     elif frame.hd.type == F_RST_STREAM:
         self._remember_reset(frame.hd.stream_id)
         if frame.rst_stream.error_code not in (NO_ERROR, INTERNAL_ERROR, CANCEL):

@@ -454,6 +454,79 @@ def test_pings_of_hours_are_no_flood():
     assert session.error is None
 
 
+class Receiver:
+    """A peer that is sent a body on stream 1. `returned_per`: bytes for which it returns both windows, by a frame each.
+
+    A server of Go before 1.20 returns them for each read of a body; later ones, and clients of Go, for 4 KiB.
+    """
+
+    def __init__(self, is_server: bool, window: int) -> None:
+        beginning = settings((4, window)) + window_update(window - 65_535)
+        self.session = session = client() if is_server else fed(get())[0]
+        session.feed(beginning, len(beginning), 0.0)
+        if is_server:
+            assert session.request(b"POST / HTTP/1.1\r\nhost: a.test\r\n\r\n", False) == 1
+        else:
+            session.respond(1, b"HTTP/1.1 200 OK\r\n\r\n", False)
+        session.to_send()  # what comes before the body
+
+    def receive(self, returned_per: int) -> int:
+        """Receive all that the windows allow, then return them. Returns the number of bytes."""
+        sent = b"".join(iter(self.session.to_send, b""))
+        length = sum(len(payload) for kind, _, payload in received(sent) if kind == DATA_FRAME)
+        updates = (window_update(returned_per) + window_update(returned_per, 1)) * (length // returned_per)
+        self.session.feed(updates, len(updates), 0.0)
+        assert self.session.error is None
+        return length
+
+    def may_send_updates(self, count: int) -> bool:
+        updates = window_update(1, 1) * count
+        self.session.feed(updates, len(updates), 0.0)
+        assert self.session.error in (None, "too many control frames")
+        return self.session.error is None
+
+
+@pytest.mark.parametrize("is_server", [False, True], ids=["client", "server"])
+@pytest.mark.parametrize("window", [65_536, 1 << 22])
+@pytest.mark.parametrize("piece", [512, 1024, 4096])
+def test_a_window_that_is_returned_in_small_pieces_is_no_flood(is_server: bool, window: int, piece: int) -> None:
+    """When to return it is the receiver's choice (RFC 9113 section 6.9): it may have been sent all of its window."""
+    receiver = Receiver(is_server, window)
+    received_bytes = 0
+    while received_bytes < 10_000_000:
+        receiver.session.send(1, b"x" * window)
+        assert receiver.receive(piece) == window
+        received_bytes += window
+
+
+@pytest.mark.parametrize("is_server", [False, True], ids=["client", "server"])
+def test_a_window_that_is_returned_in_two_reads_of_each_small_message_is_no_flood(is_server: bool) -> None:
+    """As of gRPC: the prefix of 5 bytes, and the message."""
+    receiver = Receiver(is_server, 65_536)
+    for _ in range(5000):
+        receiver.session.send(1, bytes(10))
+        assert receiver.receive(5) == 10
+
+
+@pytest.mark.parametrize("is_server", [False, True], ids=["client", "server"])
+def test_window_updates_beyond_those_for_sent_data_are_a_flood(is_server: bool) -> None:
+    assert Receiver(is_server, 65_536).may_send_updates(990)
+    assert not Receiver(is_server, 65_536).may_send_updates(1001)
+    receiver = Receiver(is_server, 1 << 20)
+    receiver.session.send(1, bytes(1 << 20))
+    assert receiver.receive(1 << 20) == 1 << 20
+    assert receiver.may_send_updates(10_000)
+    assert not receiver.may_send_updates(10_000)
+
+
+def test_window_updates_are_saved_up_for_no_more_than_a_large_window() -> None:
+    receiver = Receiver(False, 1 << 20)
+    for _ in range(20):
+        receiver.session.send(1, bytes(1 << 20))
+        assert receiver.receive(1 << 20) == 1 << 20
+    assert not receiver.may_send_updates(101_001)
+
+
 def test_resets_of_hours_are_no_flood():
     session, _ = fed()
     for number in range(5_000):
