@@ -241,7 +241,6 @@ cdef enum:
     # Maximum number of closed streams that are remembered.
     KEPT_RESETS = 256
     KEPT_GAPS = 32
-    LEAST_WINDOW = 1024
     MOST_SENT_HEAD = 32 * 1024 * 1024  # the bounds are those of the configuration
     MANY_DIGITS = 5  # digits of a Content-Length
 
@@ -427,7 +426,7 @@ cdef class Session:
     cdef int32_t _first_window  # initial window of a stream
     cdef int32_t _stream_window  # window of a stream later, while there is capacity
     cdef Py_ssize_t _spare_capacity
-    cdef set _widened  # streams
+    cdef dict _widened  # stream -> bytes by which its window is larger than the initial one
     cdef bint _settled  # the peer has acknowledged our SETTINGS
     cdef size_t _received_before
     # streams of the peer
@@ -453,7 +452,7 @@ cdef class Session:
         self._control = CONTROL_BURST
         self._last_stream = -1
         self._reset_here = {}
-        self._widened = set()
+        self._widened = {}
 
     def __init__(
         self,
@@ -479,7 +478,7 @@ cdef class Session:
         self._stream_window = self._first_window = stream_window
         if <Py_ssize_t>stream_window * max_streams > connection_window:
             # Each stream is guaranteed its share of one half; the other half is for streams that use it.
-            self._first_window = max(min(stream_window, connection_window // 2 // max_streams), LEAST_WINDOW)
+            self._first_window = min(stream_window, max(connection_window // 2 // max_streams, 1))
             self._spare_capacity = connection_window - <Py_ssize_t>self._first_window * max_streams
         if client:
             failed = nghttp2_session_client_new2(&self._session, _client_callbacks, <void*>self, _options)
@@ -718,12 +717,23 @@ cdef class Session:
         self._events[body_at] = (E_PONG, 0, None)  # nothing
 
     cdef void _widen(self, int32_t stream) noexcept:
-        """Increase the window of a stream, if there is capacity."""
-        cdef int32_t more = self._stream_window - self._first_window
-        if 0 < more <= self._spare_capacity and stream not in self._widened:
-            self._widened.add(stream)
+        """Increase the window of a stream, as far as there is capacity."""
+        cdef int32_t before = self._widened.get(stream, 0)
+        cdef int32_t more = <int32_t>min(
+            <Py_ssize_t>(self._stream_window - self._first_window - before), self._spare_capacity
+        )
+        if more > 0:
+            self._widened[stream] = before + more
             self._spare_capacity -= more
-            nghttp2_session_set_local_window_size(self._session, 0, stream, self._stream_window)
+            if self._settled:
+                self._announce_window(stream)
+
+    cdef void _announce_window(self, int32_t stream) noexcept:
+        """Send the increase of a widened stream. Not before the peer has acknowledged our SETTINGS: until then libnghttp2
+        counts from the default window of 65,535 bytes, and lowers it by the difference to ours when it has.
+        """
+        cdef int32_t more = self._widened[stream]
+        nghttp2_session_set_local_window_size(self._session, 0, stream, self._first_window + more)
 
     cdef bytes _lines(self):
         return PyBytes_FromStringAndSize(<const char*>self._head.fields.bytes, self._head.fields.length)
@@ -1477,6 +1487,8 @@ cdef int _on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* u
         elif not self._settled:  # from now on the peer uses our initial window
             self._settled = True
             nghttp2_session_consume_connection(session, self._received_before)
+            for stream in self._widened:
+                self._announce_window(stream)
     elif frame.hd.type == F_GOAWAY:
         # First, because the streams that it ends are retried, which must not be on this connection.
         self._begun.clear()
@@ -1524,9 +1536,8 @@ cdef int _on_stream_close(nghttp2_session* session, int32_t stream, uint32_t cod
         if outgoing.held and not self._is_client:
             self._events.append((E_DISCARDED, number, outgoing.held))
         outgoing.owner = None  # avoids a reference cycle
-    if self._widened and number in self._widened:
-        self._widened.remove(number)
-        self._spare_capacity += self._stream_window - self._first_window
+    if self._widened:
+        self._spare_capacity += self._widened.pop(number, 0)
     self._events.append((E_CLOSED, number, code))
     return 0
 

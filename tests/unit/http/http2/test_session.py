@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 import h2.config
@@ -298,6 +299,85 @@ def test_capacity_of_uploads_that_have_ended_is_for_others():
 def test_windows_that_are_large_enough_together_are_never_narrow():
     uploads = Uploads(server(connection_window=100 * 65_536), 100)
     assert set(uploads.held.values()) == {65_536}
+
+
+class EarlyUpload:
+    """A client that has sent HEADERS and as much of a body as it may before it has our SETTINGS: 65,535 bytes."""
+
+    def __init__(self, session: Session, fields: Fields) -> None:
+        self.session = session
+        sent = frames.BEGINNING + post(*fields) + data(bytes(16_384), end=False) * 3 + data(bytes(16_383), end=False)
+        self.window = 65_535 - sum(len(value) for kind, _, value in session.feed(sent, len(sent), 0.0) if kind == DATA)
+
+    def receive(self) -> int:
+        """Receive our frames in order. Returns the window of the stream."""
+        sent = b"".join(iter(self.session.to_send, b""))
+        for kind, flags, payload, stream in framed(sent):
+            if kind == frames.Type.SETTINGS and not flags:
+                values = dict(struct.iter_unpack("!HI", payload))
+                self.window += values[frames.Setting.INITIAL_WINDOW_SIZE] - 65_535
+            elif kind == frames.Type.WINDOW_UPDATE and stream == 1:
+                self.window += int.from_bytes(payload)
+        return self.window
+
+    def acknowledge(self) -> None:
+        ack = frames.frame(frames.Type.SETTINGS, flags=1)
+        self.session.feed(ack, len(ack), 0.0)
+
+
+def framed(sent: bytes) -> Iterator[tuple[int, int, bytes, int]]:
+    """Yield kind, flags, payload and stream of each frame."""
+    at = 0
+    while at < len(sent):
+        length = int.from_bytes(sent[at : at + 3])
+        yield sent[at + 3], sent[at + 4], sent[at + 9 : at + 9 + length], int.from_bytes(sent[at + 5 : at + 9])
+        at += 9 + length
+
+
+@pytest.mark.parametrize("fields", [(), ((b"content-length", b"2000000"),)], ids=["of unknown length", "long"])
+@pytest.mark.parametrize("consumed_first", [True, False])
+def test_an_upload_that_begins_before_our_settings_are_known_is_widened_as_later_ones(
+    fields: tuple[tuple[bytes, bytes], ...], consumed_first: bool
+) -> None:
+    upload = EarlyUpload(server(), list(fields))
+    if consumed_first:
+        upload.session.consume(1, 65_535)
+        assert upload.receive() == (1 << 19) // 100
+        upload.acknowledge()
+    else:
+        assert upload.receive() < 0
+        upload.acknowledge()
+        upload.receive()
+        upload.session.consume(1, 65_535)
+    assert 65_536 - 100 <= upload.receive() <= 65_536
+
+
+def test_before_our_settings_are_acknowledged_no_window_grows() -> None:
+    """Until then a stream may send 65,535 bytes; one that is widened, no more than that."""
+    upload = EarlyUpload(server(), [(b"content-length", b"2000000")])
+    upload.session.to_send()
+    beyond = data(bytes(1), end=False)
+    upload.session.feed(beyond, len(beyond), 0.0)
+    assert upload.session.to_send() == frames.reset(1, Code.FLOW_CONTROL_ERROR)
+
+
+@pytest.mark.parametrize(
+    ("streams", "connection_window"), [(100, 1 << 16), (600, 1 << 20), (2_000, 1 << 20), (10_000, 1 << 16)]
+)
+def test_uploads_share_any_window_of_the_connection_however_many_there_may_be(
+    streams: int, connection_window: int
+) -> None:
+    """Each has its share of one half at first; the other half is for those that move, one after the other."""
+    uploads = Uploads(server(max_streams=streams, connection_window=connection_window), min(streams, 600))
+    share = connection_window // 2 // streams
+    assert set(uploads.held.values()) == {share}
+    uploads.consume(1, share)
+    uploads.send()
+    assert uploads.held[1] >= min(connection_window // 2, 65_536 - share)
+    for stream, held in list(uploads.held.items()):
+        uploads.consume(stream, held)
+    uploads.send()
+    assert sum(uploads.held.values()) <= connection_window
 
 
 def test_a_client_that_does_not_acknowledge_settings_has_one_window_of_the_connection():
