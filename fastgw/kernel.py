@@ -73,7 +73,8 @@ def run_when_woken() -> None:
     processor and has not used up its time slice.
 
     It asks for the shortest slices, which do not change its share of the processor (Linux 6.12; older kernels ignore
-    it). Threads and processes that it starts have usual slices. If a user has chosen another policy, it is kept.
+    it). Threads and processes that it starts have usual slices. If a user has chosen another policy or a negative nice
+    value, everything is left as it is.
     """
     # PERF: half of the median latency, three quarters of the 99th percentile, with a load average of 17 on 2 cores
     # (Linux 6.18; docs/guides/tuning.md).
@@ -88,7 +89,7 @@ def run_when_woken() -> None:
     if system_call(calls[1], 0, attributes, _SCHED_ATTR.size, 0):
         return
     _, policy, flags, nice, *_ = _SCHED_ATTR.unpack(attributes.raw)
-    if policy == _SCHED_OTHER:
-        flags |= _SCHED_FLAG_RESET_ON_FORK
+    if policy == _SCHED_OTHER and nice >= 0:
+        flags |= _SCHED_FLAG_RESET_ON_FORK  # it would take a negative nice value from threads and helper processes
         wanted = _SCHED_ATTR.pack(_SCHED_ATTR.size, policy, flags, nice, 0, _SHORTEST_SLICE_NS, 0, 0)
         system_call(calls[0], 0, wanted, 0)

@@ -697,7 +697,7 @@ class _Building:
         how = route.forwarded, upgrade, route.timeout, deadline_name
         own = route.retries, route.timeouts, rewrites_variables(route), route.host_header
         differs = upstream, path_of(route, fit_value), *how, folder_of(route), route.via == "on", *own
-        # Shared by all routes with equal behaviour, to stay in the CPU caches: see `exchange.chain.Route`.
+        # Shared by all routes with equal behaviour, to stay in the CPU caches: see `exchange.route.Route`.
         forward = self._forwards.get(differs)
         if forward is None:
             forward = self._forwards[differs] = Forward(*differs)

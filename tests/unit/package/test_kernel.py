@@ -2,13 +2,16 @@
 
 import ctypes
 import os
+import re
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from fastgw.kernel import run_when_woken
 
-_SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}[os.uname().machine]
+_SCHED_GETATTR = 315 if os.uname().machine == "x86_64" else 275
 _SHORTEST_NS = 100_000
 
 
@@ -25,8 +28,9 @@ def _in_a_thread(look: Callable[[], tuple[int, int]]) -> tuple[int, int]:
 
 
 def _has_slices() -> bool:
-    major, minor = map(int, os.uname().release.split(".")[:2])
-    return (major, minor) >= (6, 12)
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    assert found is not None
+    return tuple(map(int, found.groups())) >= (6, 12)
 
 
 def test_a_thread_that_runs_when_woken_has_the_shortest_slices():
@@ -44,6 +48,17 @@ def test_what_it_starts_has_usual_slices():
         return _in_a_thread(_policy_and_slice)
 
     assert _in_a_thread(look) == _in_a_thread(_policy_and_slice)
+
+
+def test_a_negative_nice_value_is_kept_for_what_it_starts():
+    def look() -> tuple[int, int]:
+        os.setpriority(os.PRIO_PROCESS, 0, -5)  # of this thread
+        run_when_woken()
+        return _in_a_thread(lambda: (os.getpriority(os.PRIO_PROCESS, 0), _policy_and_slice()[1]))
+
+    if os.geteuid():
+        pytest.skip("a lower nice value takes root")
+    assert _in_a_thread(look) == (-5, _in_a_thread(_policy_and_slice)[1])
 
 
 def test_a_policy_that_was_chosen_is_kept():
