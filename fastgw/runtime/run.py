@@ -17,14 +17,12 @@ from fastgw.gateway.tables import CompileError
 from fastgw.kernel import when_alone
 from fastgw.net import openssl
 from fastgw.operator_log import call_process, configure, notice_logs
-from fastgw.runtime.control.control import import_admin
 from fastgw.runtime.ipc.channel import FIRST_GENERATION
 from fastgw.runtime.node.analytics_writer import write_last_counts
 from fastgw.runtime.node.bound_addresses import Bound
 from fastgw.runtime.node.child_slots import Work
 from fastgw.runtime.node.config_snapshot import accept
 from fastgw.runtime.node.gateway_registration import end_registration, register
-from fastgw.runtime.node.node_state import NodeState
 from fastgw.runtime.node.ocsp_storage import restore_responses
 from fastgw.runtime.node.purge_persistence import restore_waiting
 from fastgw.runtime.node.quota_persistence import claim_file, keep_all, restore_all
@@ -36,7 +34,7 @@ from fastgw.runtime.sockets.systemd_activation import inherited
 from fastgw.runtime.supervisor.handover_state import PREFLIGHT, TAKE_OVER, HandoverState
 from fastgw.runtime.supervisor.supervisor import Supervisor
 from fastgw.runtime.supervisor.take_over import preflight, take_over
-from fastgw.runtime.supervisor.upgrade import PASSED, retried_take_over
+from fastgw.runtime.supervisor.upgrade import PASSED
 from fastgw.shm.quota_store import InUse
 
 
@@ -55,34 +53,11 @@ def run_gateway(
     of the gateway for commands.
     Raises `ConfigError`, `CompileError`, `CannotListen`, `CannotStart`, `CallRefused`, `IncompatibleHandover`.
     """
+    kernel.verify()
+    openssl.verify()  # in a child, before there are threads
     trial, past = HandoverState.read(PREFLIGHT), HandoverState.read(TAKE_OVER)
     if trial is not None:
         when_alone(signal.SIGKILL)  # no program is left to replace
-    if past is not None:
-        ready_fd = None  # already written; the number may be reused
-    with ExitStack() as opened:
-        with retried_take_over(past):
-            node_state = _open(load, trial, past, opened)
-            node_state.follows_files, node_state.name = follow_files, name
-            with enough_files():
-                register(node_state, is_upgrade=past is not None)
-                opened.callback(end_registration, node_state)
-                supervisor = Supervisor(node_state, announce, ready_fd, companions, past)
-                if "admin" in node_state.own:
-                    import_admin()  # pages shared with the children
-        supervisor.run()
-        write_last_counts(node_state)
-        keep_all(node_state.shared.quotas, node_state.sealed.settings, node_state.run_key, node_state.quota_claim)
-
-
-def _open(
-    load: Callable[[], Loaded], trial: HandoverState | None, past: HandoverState | None, opened: ExitStack
-) -> NodeState:
-    """Read the configuration, and create or take over all that the gateway needs; `opened` closes it. A preflight ends
-    here.
-    """
-    kernel.verify()
-    openssl.verify()  # in a child, before there are threads
     handover = trial or past
     if handover is None or not handover.sources:
         loaded = load()
@@ -123,22 +98,30 @@ def _open(
         # takes 1.5 s of CPU instead of 2.0 (CPython 3.11 on a busy machine, `utime` of the children after an upgrade).
         gc.freeze()
         raise SystemExit(PASSED)  # its own status: a program that does nothing exits with 0
-    with enough_files():
-        if past is None:
-            node_state = open_node_state(accepted, gateway, inherited(files=file_limit()), opened)
-            log_notes(new_among(notes, ()))
-        else:
-            node_state = take_over(past, accepted, gateway, opened)
-        try:
-            claimed = -1 if past is None else past.quota_claim
-            node_state.quota_claim = claim_file(accepted.settings, node_state.run_key, claimed)
-        except InUse as error:
+    with ExitStack() as opened:
+        with enough_files():
             if past is None:
-                raise CannotStart(f"quotas: {error}") from error
-            # A reload has named this file: control reports it, and claims and reads the file as soon as it is free.
-        else:
-            restore_all(node_state.shared.quotas, accepted.settings)
-        if past is None:
-            restore_waiting(node_state.purges, node_state.caches.stores, node_state.run_key)
-            restore_responses(accepted, node_state.feeds)
-    return node_state
+                node_state = open_node_state(accepted, gateway, inherited(files=file_limit()), opened)
+                log_notes(new_among(notes, ()))
+            else:
+                node_state = take_over(past, accepted, gateway, opened)
+                ready_fd = None  # already written; the number may be reused
+            node_state.follows_files, node_state.name = follow_files, name
+            try:
+                claimed = -1 if past is None else past.quota_claim
+                node_state.quota_claim = claim_file(accepted.settings, node_state.run_key, claimed)
+            except InUse as error:
+                if past is None:
+                    raise CannotStart(f"quotas: {error}") from error
+                # A reload has named this file: control reports it, and claims and reads the file as soon as it is free.
+            else:
+                restore_all(node_state.shared.quotas, accepted.settings)
+            if past is None:
+                restore_waiting(node_state.purges, node_state.caches.stores, node_state.run_key)
+                restore_responses(accepted, node_state.feeds)
+            register(node_state, is_upgrade=past is not None)
+            opened.callback(end_registration, node_state)
+            supervisor = Supervisor(node_state, announce, ready_fd, companions, past)
+        supervisor.run()
+        write_last_counts(node_state)
+        keep_all(node_state.shared.quotas, node_state.sealed.settings, node_state.run_key, node_state.quota_claim)

@@ -286,41 +286,6 @@ def test_an_exec_that_fails_changes_nothing(tmp_path: Path, record_property: Cal
         assert_nothing_lost(under_load(gateway, events), gateway, record_property)
 
 
-ONCE = """        import os
-
-        if not os.path.exists({0!r}):
-            os.mkdir({0!r})
-            raise OSError(24, "Too many open files")
-"""
-"""A statement of a method that fails for a lack of descriptors when it runs first."""
-
-
-def test_a_new_version_that_lacks_descriptors_takes_over_once_there_are_some(tmp_path: Path) -> None:
-    """It begins again with the state of the old one. A step of its main loop that fails ends nothing."""
-    with upgradable(tmp_path) as gateway:
-        fails_once = ONCE.format(str(tmp_path / "has failed"))
-        fails = 'raise OSError(24, "Too many open files")'
-        gateway.installed.put(
-            {
-                "runtime/process/signals.py": (
-                    "        self._out, self._in",
-                    f"{fails_once}        self._out, self._in",
-                ),
-                "runtime/supervisor/supervisor.py": (
-                    "def _reopen(self) -> None:",
-                    f"def _reopen(self) -> None:\n        {fails}",
-                ),
-            }
-        )
-        gateway.upgrade()
-        gateway.told("the installed version cannot take over yet: Too many open files")
-        gateway.signal(signal.SIGUSR1)
-        gateway.told("supervisor: OSError: [Errno 24] Too many open files")
-        gateway.change(routes=answering("v2"))
-        assert gateway.reload() == "reloaded: generation 2 on 2/2 workers"
-        assert gateway.answer() == (200, b"v2")
-
-
 def test_workers_that_die_only_after_the_exec_replace_nobody(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from fastgw.operator_events import OperatorEvent
@@ -51,18 +51,11 @@ async def pause(seconds: float, stopping: asyncio.Event | None = None) -> None:
 
 
 async def attempted(name: str, work: Work, complain: RareNotice, event: OperatorEvent = OperatorEvent.DEFECT) -> bool:
-    """Run work once. False: it has raised an exception, which is reported."""
-    with reported(name, complain, event):
-        await work()
-        return True
-    return False
-
-
-@contextmanager
-def reported(name: str, complain: RareNotice, event: OperatorEvent = OperatorEvent.DEFECT) -> Iterator[None]:
-    """Report an exception of the block, at most once a minute and kind, and go on behind the block."""
+    """Run work once. False: it has raised an exception, which is reported, at most once a minute and kind."""
     try:
-        yield
+        await work()
     except Exception as error:  # the edge of a task: a lack of memory or descriptors may show anywhere, and passes
         with suppress(MemoryError):  # there is none for the line either
             complain(event, f"{name}: {described(error)}; tried again", type(error).__name__)
+        return False
+    return True

@@ -30,6 +30,7 @@ from fastgw.audit.log import AuditLog
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import RareNotice, call_ourselves, notice
 from fastgw.runtime.control import statsd
+from fastgw.runtime.control.control import import_admin
 from fastgw.runtime.ipc.channel import (
     AnnouncePurge,
     AnyMessage,
@@ -67,9 +68,8 @@ from fastgw.runtime.node.heartbeat_monitor import SILENT_S
 from fastgw.runtime.node.node_state import NodeState, ReloadRecord
 from fastgw.runtime.node.purge_persistence import keep_waiting
 from fastgw.runtime.node.quota_persistence import file_of
-from fastgw.runtime.node.startup import CannotStart, close_unused
+from fastgw.runtime.node.startup import CannotStart, close_unused, enough_files
 from fastgw.runtime.node.systemd_notify import Notifier
-from fastgw.runtime.process.lasting_tasks import reported
 from fastgw.runtime.process.signals import Signals, outcome
 from fastgw.runtime.reload.coordinator import Reloading
 from fastgw.runtime.reload.two_phase_commit import send_caches, send_sockets
@@ -108,8 +108,6 @@ _LASTING: Final = {
 """Feeds of the gateway itself, which no configuration names."""
 _OF_CONTROL: Final = {statsd.FEED}
 """Feeds that no worker needs."""
-FAILED_S: Final = 0.1
-"""Pause in seconds after a step of the main loop that has failed: what it failed at may be due again at once."""
 
 
 class Supervisor:
@@ -164,7 +162,6 @@ class Supervisor:
             DrainAll: lambda child, message: self._life.start_shutdown("the admin API"),
         }
         self._complain = RareNotice()
-        self._has_failed = False  # a step of the main loop, since the last pause
         self._captures = CaptureRelay()
         self._orphans = OrphanedJournals([] if past is None else past.orphaned_journals)
         self._selector = selectors.EpollSelector()  # poll fails for more than the limit of descriptors
@@ -194,6 +191,9 @@ class Supervisor:
         self._signals.catch()
         call_ourselves("fastgw")  # after an upgrade it has the interpreter's name
         self._selector.register(self._signals, selectors.EVENT_READ, self._handle_signals)
+        if "admin" in self._node_state.own:
+            with enough_files():
+                import_admin()
         gc.collect()
         gc.freeze()  # keeps these objects in pages shared with the children
         try:
@@ -202,9 +202,6 @@ class Supervisor:
                     slot.child = self._fork(slot)
             while self._life.phase in (LifecyclePhase.STARTING, LifecyclePhase.SERVING) or any(self._children):
                 self._run_once()
-                if self._has_failed:
-                    self._has_failed = False
-                    time.sleep(FAILED_S)
         except CannotStart:
             self._end_all()
             raise
@@ -259,25 +256,10 @@ class Supervisor:
 
     # main loop
 
-    def _attempt(self, step: Callable[[], None]) -> None:
-        """Run a step of the main loop. Once the gateway serves, an exception is reported and the loop goes on: the
-        children would end with their supervisor, and a lack of memory or descriptors passes.
-        """
-        if self._life.phase is LifecyclePhase.STARTING:
-            step()
-            return
-        self._has_failed, before = True, self._has_failed
-        with reported("supervisor", self._complain):
-            step()
-            self._has_failed = before
-
     def _run_once(self) -> None:
         for key, _ in self._selector.select(self._select_timeout()):
             if key.fd in self._selector.get_map():  # otherwise an earlier event has closed it
-                self._attempt(key.data)
-        self._attempt(self._do_what_is_due)
-
-    def _do_what_is_due(self) -> None:
+                key.data()
         for child in self._children:
             child.flush()
         self._node_state.tickets.advance(time.time())
@@ -328,7 +310,7 @@ class Supervisor:
     def _handle_signals(self) -> None:
         for number in self._signals.read_pending():
             if action := self._actions.get(number):
-                self._attempt(action)
+                action()
 
     # --- births ---
 
@@ -481,10 +463,10 @@ class Supervisor:
                         self._record("gateway", "upgrade", "refused: the installed version cannot serve; see the log")
                 # As process 1 of a container we also inherit orphans, which have to be reaped.
                 for child in [child for child in self._children if child.pid == pid]:
-                    self._attempt(partial(self._died, child, code))
+                    self._died(child, code)
 
     def _died(self, child: Child, code: int) -> None:
-        self._attempt(partial(self._receive_messages, child))  # its last messages
+        self._receive_messages(child)  # its last messages
         self._stop_listening_to(child)
         child.close()
         self._adoption.forget(child)

@@ -17,7 +17,6 @@ from fastgw.kernel import memory_file
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 from fastgw.runtime.process.signals import outcome
-from fastgw.runtime.process.transient_errors import is_passing
 from fastgw.runtime.supervisor.handover_state import PREFLIGHT, TAKE_OVER, HandoverState
 
 PREFLIGHT_S: Final = 60.0
@@ -25,9 +24,6 @@ PREFLIGHT_S: Final = 60.0
 PASSED: Final = 93
 """Exit status of a version that has passed the preflight."""
 NOT_UPGRADED: Final = "not upgraded, nothing has changed"
-TAKE_OVER_AGAIN_S: Final = 1.0
-"""Seconds until a new version that lacked descriptors tries once more to take over."""
-ENDING: Final = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 REPORT_MAX: Final = 4096
 """Maximum bytes that are read from the end of the new version's output."""
 
@@ -111,50 +107,14 @@ class Upgrade:
         """Replace this program (exec). Returns only if that fails."""
         self.has_passed = False
         try:
-            with handed_over(handover):
+            with inheritable(handover.write(), handover.descriptors) as descriptor:
+                os.environ[TAKE_OVER] = str(descriptor)
                 notice(OperatorEvent.UPGRADING, "upgrade: the installed version takes over")
                 os.execv(sys.executable, sys.orig_argv)
         except OSError as error:
             notice(OperatorEvent.UPGRADE_REFUSED, f"{NOT_UPGRADED}: {sys.executable}: {error.strerror}")
-
-
-@contextmanager
-def retried_take_over(past: HandoverState | None) -> Iterator[None]:
-    """Execute the new version once more if it lacks descriptors or memory in the block, in which it takes over. Its
-    children serve meanwhile; without a supervisor they would end.
-
-    `past`: the state that it takes over, whose descriptors are open until the end of the block. None: it takes over
-    none, and the error is raised. So it is after a signal that ends the gateway: signals are blocked in the block.
-    """
-    try:
-        yield
-    except Exception as error:
-        if past is not None and is_passing(error):
-            _exec_again(past, error)
-        raise
-
-
-def _exec_again(past: HandoverState, error: BaseException) -> None:
-    """Replace this program (exec) as soon as that works. Returns only if the gateway has to end."""
-    notice(OperatorEvent.UPGRADING, f"upgrade: the installed version cannot take over yet: {error}; tried again")
-    while signal.sigtimedwait(ENDING, TAKE_OVER_AGAIN_S) is None:
-        try:
-            with handed_over(past):
-                os.execv(sys.executable, sys.orig_argv)
-        except OSError as why:
-            if not is_passing(why):
-                return
-
-
-@contextmanager
-def handed_over(handover: HandoverState) -> Iterator[None]:
-    """Keep the state, and the descriptors in it, for a program that replaces this one in the block (exec)."""
-    try:
-        with inheritable(handover.write(), handover.descriptors) as descriptor:
-            os.environ[TAKE_OVER] = str(descriptor)
-            yield
-    finally:
-        os.environ.pop(TAKE_OVER, None)
+        finally:
+            os.environ.pop(TAKE_OVER, None)
 
 
 @contextmanager
