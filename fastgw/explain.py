@@ -280,12 +280,17 @@ def explain(
         explanation.server_certificate = describe_certificate(chosen.tls, gateway.config.acme, host, not_ordered)
     if chosen.tcp is not None:
         return _of_connection(explanation, chosen.tcp, urlsplit(url).hostname or "", client)
-    if listener is None and chosen.tls is None and url.startswith("https:") and chosen.address.port == _port(url):
+    uses_tls = urlsplit(url).scheme == "https"
+    if listener is None and uses_tls != (chosen.tls is not None) and chosen.address.port == _port(url):
         explanation.client = client
-        explanation.detail = (
-            "TLS handshake fails: this listener is in clear text; expected http:// in the URL, or --listener "
-            f"{chosen.name} if a proxy in front ends TLS"
-        )
+        if uses_tls:
+            explanation.detail = (
+                "TLS handshake fails: this listener is in clear text; expected http:// in the URL, or --listener "
+                f"{chosen.name} if a proxy in front ends TLS"
+            )
+        else:
+            explanation.status, explanation.fault = Fault.TLS_REQUIRED.status, Fault.TLS_REQUIRED.label
+            explanation.detail = "this listener uses TLS; expected https:// in the URL"
         return explanation
     shown = _Shown(name for access_log in gateway.config.access_logs for name in access_log.redact)
     scheme = b"http" if chosen.tls is None else b"https"

@@ -321,12 +321,15 @@ def test_a_client_that_shows_a_certificate(tmp_path: Path, mode: str) -> None:
     assert said("--certificate", "/nowhere") == "1 fastgw: /nowhere: No such file or directory\n"
     asked = said("--certificate", alice, url="http://a.test:8080/")
     assert asked == "1 fastgw: listener plain does not request client certificates\n"
+    unencrypted = said(url="http://a.test:8443/")
+    assert "answers   400 tls_required (this listener uses TLS; expected https:// in the URL)" in unencrypted
+    assert "route" not in unencrypted
 
 
 def test_an_https_url_of_a_listener_in_clear_text_is_not_served(tmp_path: Path) -> None:
     """Unless TLS ends in front of the gateway: on a port that no listener has, or as `listener` says."""
     tables = gateway(tmp_path, listeners={"public": {"address": "127.0.0.1:8080"}})
-    refused = explain(tables, "GET", "https://a.test:8080/")
+    refused = explain(tables, "GET", "HTTPS://a.test:8080/")
     assert "TLS handshake fails: this listener is in clear text" in refused.detail
     assert "--listener public" in refused.detail
     assert (refused.status, refused.route) == (0, "")
