@@ -74,10 +74,9 @@ def key_kind(certificate: bytes) -> str:
 
 
 class Together(NamedTuple):
-    """Certificates of one context: for the same names, each with a different key type."""
+    """Certificates of one context, each with a different key type, and the names that they are presented for."""
 
     names: list[str]
-    kinds: set[str]
     indexes: list[int]
 
 
@@ -90,32 +89,37 @@ def any_labels(name: str) -> str:
 
 
 class Grouping:
-    """Groups a listener's certificates by context."""
+    """Groups a listener's certificates by context. Each name has the first certificate for it of each key type."""
 
     def __init__(self) -> None:
-        self.groups: list[Together] = []
-        """Groups in the order of their first certificates."""
-        self._by_names: dict[frozenset[str], list[Together]] = {}
-        self._count = 0
+        self._kinds: list[str] = []
+        self._by_name: dict[str, list[int]] = {}
+        self._first: Sequence[str] = ()
 
-    def add(self, certificate: bytes, hosts: Sequence[str] = ()) -> Together:
-        """Return the group that the next certificate belongs to. `hosts`: names in place of those in it. Raises
-        `ssl.SSLError`.
-        """
+    def add(self, certificate: bytes, hosts: Sequence[str] = ()) -> Sequence[str]:
+        """Add the next certificate; return its names. `hosts`: names in place of those in it. Raises `ssl.SSLError`."""
         own = dns_names(decoded(certificate))
         names = [_ANY_LABELS + each.lower() if each.startswith("*.") else each.lower() for each in hosts] or own
-        kind, index = key_kind(certificate), self._count
-        self._count += 1
-        alike = self._by_names.setdefault(frozenset(names), [])
-        for group in alike if kind and names else ():
-            if kind not in group.kinds:
-                group.kinds.add(kind)
-                group.indexes.append(index)
-                return group
-        group = Together(names, {kind}, [index])
-        alike.append(group)
-        self.groups.append(group)
-        return group
+        kind, index = key_kind(certificate), len(self._kinds)
+        self._kinds.append(kind)
+        if not index:
+            self._first = names
+        for name in names:
+            indexes = self._by_name.setdefault(name, [])
+            if not indexes or (kind and all(kind != self._kinds[each] for each in indexes)):
+                indexes.append(index)
+        return names
+
+    def groups(self) -> list[Together]:
+        """Return the groups. The first has the first certificate, for clients without a known name, with those that are
+        for all of its names; it may be for no name.
+        """
+        alike = [self._by_name[name] for name in self._first]
+        common = tuple(index for index in alike[0] if all(index in each for each in alike)) if alike else (0,)
+        found: dict[tuple[int, ...], list[str]] = {common: []}
+        for name, indexes in self._by_name.items():
+            found.setdefault(tuple(indexes), []).append(name)
+        return [Together(names, [*indexes]) for indexes, names in found.items()]
 
 
 def pair_problem(certificate: bytes, key: bytes) -> PairProblem | None:

@@ -64,6 +64,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         "one.wild.test": authority.issue("one.wild.test"),
         "rsa": authority.issue("a.test", "127.0.0.1", stem="rsa", rsa=True),
         "one.wild.test rsa": authority.issue("one.wild.test", stem="one-rsa", rsa=True),
+        "two.test": authority.issue("two.test", "www.two.test"),
+        "two.test rsa": authority.issue("two.test", stem="two-rsa", rsa=True),
         "alice": authority.issue("alice.example", "spiffe://example/alice", subject="alice"),
         "mallory": authority.issue("mallory.example", subject="mallory"),
         "late": authority.issue("late.example", subject="late", days=-1),
@@ -75,7 +77,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     ]
     of_both_kinds = [
         {"certificate": issued[name][0], "key": issued[name][1]}
-        for name in ("a.test", "one.wild.test rsa", "rsa", "one.wild.test")
+        for name in ("a.test", "one.wild.test rsa", "rsa", "one.wild.test", "two.test", "two.test rsa")
     ]
     tls = {"certificates": certificates, "handshake_timeout": "1s"}
     by_host = [
@@ -198,7 +200,7 @@ def test_the_certificate_is_the_one_for_the_name(place: Place, asked: str | None
         (["-tls1_3", "-sigalgs", "ecdsa_secp256r1_sha256"], ""),
     ],
 )
-@pytest.mark.parametrize("name", ["a.test", "one.wild.test", ""])
+@pytest.mark.parametrize("name", ["a.test", "one.wild.test", "two.test", ""])
 def test_of_two_certificates_for_a_name_the_client_gets_the_one_that_it_can_verify(
     place: Place, able: list[str], kind: str, name: str
 ) -> None:

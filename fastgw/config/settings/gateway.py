@@ -254,8 +254,8 @@ class ServerTls(Settings):
 
     certificates: Some[ServerCertificate]
     """Certificates, selected by SNI: one for the exact name that the client asks for, else one with a wildcard for it
-    (`*.`), else the first. If two certificates for the same names have keys of different kinds (RSA, ECDSA), the client
-    gets the one that it can verify."""
+    (`*.`), else the first. If two certificates for that name have keys of different kinds (RSA, ECDSA), the client gets
+    the one that it can verify; without a known name, it does if the second one is for all names of the first."""
     on_demand: bool = False
     """Whether clients that ask for another name (SNI) get a certificate of `acme.on_demand`, which is ordered when its
     name is first asked for. Listeners only, not the admin listener."""

@@ -5,7 +5,7 @@ All of them apply to the captured bytes, not to the files' current contents.
 
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any, Final
@@ -247,15 +247,16 @@ def _certificate_warnings(certificate: dict[str, Any], now: float) -> Iterator[s
 
 def _never_shown(tls: Any, at: SourceLocation) -> Iterator[Problem]:
     """Yield certificates whose names are all covered by earlier ones with keys of the same kind."""
-    grouping, taken = Grouping(), set[str]()
+    grouping, added = Grouping(), list[tuple[int, Any, Sequence[str]]]()
     for index, pair in _whole(tls.certificates):
         if _decoded(_file_of(pair), at) is None:
             return
-        group = grouping.add(at.reading.files.read(pair.certificate_file), pair.hosts)
-        if group is grouping.groups[-1] and len(group.indexes) == 1 and group.names and taken.issuperset(group.names):
+        added.append((index, pair, grouping.add(at.reading.files.read(pair.certificate_file), pair.hosts)))
+    used = {each for group in grouping.groups() for each in group.indexes}
+    for number, (index, pair, names) in enumerate(added):
+        if number not in used and names:
             wrong = "the certificate is never used: earlier ones cover the same names"
             yield at.below("certificates", index, _key_of(pair)).problem(wrong)
-        taken.update(group.names)
 
 
 def _late_verifiers(tls: Any, at: SourceLocation, now: float) -> Iterator[Problem]:

@@ -117,7 +117,7 @@ class ServerContexts:
         self.names = _Names()
         """Names of the certificates."""
         self.certificates: Mapping[ssl.SSLContext | None, Sequence[ServerCertificate]] = {}
-        """Certificates of each context in `names`, alternatives for the same names."""
+        """Certificates of each context in `names`, alternatives for the same name."""
         self._responses = NO_RESPONSES
         self.on_demand: dict[str, OnDemandContext] = {}
         """On-demand certificates by name, those used last at the end."""
@@ -250,25 +250,26 @@ def server_contexts(
     for (certificate, _), each in zip(pairs, tls.certificates, strict=True):
         yield
         grouping.add(certificate, each.hosts)
-    first = [pairs[index] for index in grouping.groups[0].indexes]
+    groups = grouping.groups()
+    first = [pairs[index] for index in groups[0].indexes]
     certificates: dict[ssl.SSLContext | None, Sequence[ServerCertificate]] = {}
-    for group in grouping.groups:
+    for group in groups:
         yield
         context = None  # handshakes begin with the first certificate's
-        if group is not grouping.groups[0]:
+        if group is not groups[0]:
             context = _context(tls, held, [pairs[index] for index in group.indexes], alpn)
         certificates[context] = [tls.certificates[index] for index in group.indexes]
         for host in group.names:
             if below := any_labels(host):
-                names.wider.setdefault(below, context)
+                names.wider[below] = context
                 continue
             those = names.wild if host.startswith("*.") else names.exact
-            those.setdefault(host.removeprefix("*."), context)
+            those[host.removeprefix("*.")] = context
     choose = _chooser(names, on_demand)
 
     def entry(held: Mapping[str, bytes]) -> ssl.SSLContext:
         made = _context(tls, held, first, alpn)
-        if len(grouping.groups) > 1 or tls.on_demand:
+        if len(groups) > 1 or tls.on_demand:
             made.sni_callback = choose
         return made
 

@@ -151,6 +151,18 @@ def test_a_certificate_that_is_never_shown_is_noted(tmp_path: Path, authority: C
     ]
 
 
+def test_a_certificate_for_some_names_of_one_with_another_kind_of_key_is_shown(
+    tmp_path: Path, authority: Certificates
+) -> None:
+    issued = [
+        authority.issue("a.test", "b.test", stem="a", days=30),
+        authority.issue("b.test", stem="b", days=30, rsa=True),
+        authority.issue("a.test", "c.test", stem="c", days=30, rsa=True),
+    ]
+    listed = ", ".join(f"{{certificate: {certificate}, key: {key}}}" for certificate, key in issued)
+    assert notes(tmp_path, f"{{certificates: [{listed}]}}") == []
+
+
 @pytest.mark.parametrize(
     ("days", "told"),
     [
