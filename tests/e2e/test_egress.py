@@ -458,22 +458,32 @@ class TestReload:
             assert ([*counters.statuses], counters.lost) == ([200], [])
             assert issuer.asked == 1  # what has not changed goes on with the token that it has
 
-    def test_a_secret_that_cannot_be_shown_harms_no_other(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("contents", "why"),
+        [
+            (b"a:b", "(RFC 7617) ({file})"),
+            (b"\n", "{file} is empty"),
+            (b"\xff", "{file} is not UTF-8"),
+        ],
+    )
+    def test_a_secret_that_cannot_be_shown_harms_no_other(self, tmp_path: Path, contents: bytes, why: str) -> None:
         """Not at the start either; and once it was good, what spoils it is not taken."""
         file = tmp_path / "username"
-        file.write_text("a:b")
+        file.write_bytes(contents)
         basic = {"type": "basic", "username": {"file": str(file)}, "password": SECRET}
         with ApiOrigin() as api:
             services = {"basic": {"url": api.url, "credentials": basic}, "plain": {"url": api.url}}
             with gateway_of(tmp_path, services) as gateway:
                 refused = ask(gateway, "/shop/basic/x")
                 assert (refused.status, said(refused)["code"]) == (500, 500)
-                assert str(said(refused)["error"]).endswith(f"(RFC 7617) ({file})")
+                assert str(said(refused)["error"]).endswith(why.format(file=file))
                 assert ask(gateway, "/shop/plain/x").status == 200
-                gateway.stderr.wait_for(lambda line: f"({file}): calls are answered 500".encode() in line)
+                gateway.stderr.wait_for(
+                    lambda line: f"{why.format(file=file)}: calls are answered 500".encode() in line
+                )
                 file.write_text("mended")
                 wait_until(lambda: ask(gateway, "/shop/basic/x").status == 200, "it to be mended", ASKED_ANEW_S)
-                file.write_text("c:d")
+                file.write_bytes(contents)
                 gateway.stderr.wait_for(lambda line: b"stay active" in line and str(file).encode() in line)
                 assert ask(gateway, "/shop/basic/x").status == 200
             assert api.calls[-1].value("Authorization") == "Basic " + b64encode(f"mended:{SECRET}".encode()).decode()

@@ -71,10 +71,12 @@ class Reading:
     """Whether keys are being read, so that problems point at keys."""
     notes: dict[Path, Problem] = field(default_factory=dict)
     """Notes on deprecated keys and misspelt keywords, by path: each once, however often it is read."""
+    secret_files_later: bool = False
+    """Whether a file without a valid secret is left to the filter that uses it: an error of its service alone."""
 
     def trial(self) -> "Reading":
         """Return a reading of the same file whose problems do not count, to try one of several forms."""
-        return Reading(self.document, self.filter_types, self.files, notes=self.notes)
+        return replace(self, problems=[], misspelt=set(), of_keys=False)
 
     def report(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> Broken:
         self.problems.append(self.document.problem(path, wrong, expected, at_key=at_key or self.of_keys))
@@ -460,6 +462,8 @@ class Hidden(Decoder):
             if self.checked is not None:
                 self.checked.check(said)
         except SecretError as error:
+            if secret.file and reading.secret_files_later:
+                return secret
             return reading.report(path, str(error), "expected a secret")
         except ValueError as error:
             assert self.checked is not None
@@ -737,6 +741,8 @@ class Structure(Decoder):
     ) -> dict[str, Any]:
         """Return the fields that are present and valid; required fields that are invalid are `BROKEN`."""
         held: dict[str, Any] = {}
+        if hasattr(self.type, "secret_files_later"):
+            reading = replace(reading, secret_files_later=True)
         known = self.fields
         other_forms = VALUES.get(self.type.__name__, {})
         for key, inner in value.items():

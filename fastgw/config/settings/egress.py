@@ -110,6 +110,8 @@ class EgressCredentials(Settings):
     key: ReadableFile | None = None
     """PEM file with the key of `certificate`."""
 
+    secret_files_later = True
+
     def __post_init__(self) -> None:
         needed, possible = OF_TYPES[self.type]
         for name in needed:
