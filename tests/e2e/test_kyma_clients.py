@@ -117,7 +117,7 @@ class TestTheTokenEndpoint:
             ((429, b"{}"), "token_unavailable"),
             ((400, b'{"error": "invalid_scope"}'), "token_refused"),
             ((401, b'{"error": "invalid_client"}'), "token_refused"),
-            ((200, b"<html>"), "token_refused"),
+            ((200, b"<html>"), "token_unavailable"),
         ],
     )
     def test_one_that_fails_or_refuses_is_a_502(
