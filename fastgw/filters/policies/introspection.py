@@ -76,7 +76,7 @@ class Answers(Settings):
 
     ttl: Annotated[Delay, Meta(le=86400)] = 60.0
     """Maximum time for which a response about an active token is fresh; never longer than the token is valid. A token
-    that is revoked in this time is still accepted."""
+    that is revoked in this time is still accepted: by some workers and not by others, for each caches for itself."""
     negative_ttl: Annotated[Delay, Meta(le=3600)] = 5.0
     """Time for which a response about an inactive token is fresh."""
     entries: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
