@@ -70,7 +70,7 @@ class Reading:
     of_keys: bool = False
     """Whether keys are being read, so that problems point at keys."""
     notes: dict[Path, Problem] = field(default_factory=dict)
-    """Notes on deprecated keys and misspelt keywords, by path: each once, however often it is read."""
+    """Notes on deprecated keys and probable mistakes, by path: each once, however often it is read."""
     secret_files_later: bool = False
     """Whether a file without a valid secret is left to the filter that uses it: an error of its service alone."""
 
@@ -82,9 +82,13 @@ class Reading:
         self.problems.append(self.document.problem(path, wrong, expected, at_key=at_key or self.of_keys))
         return BROKEN
 
+    def note(self, path: Path, wrong: str, expected: str = "") -> None:
+        """Note what is probably a mistake at a key, but not an error."""
+        self.notes[path] = self.document.problem(path, wrong, expected, at_key=True)
+
     def note_keyword(self, path: Path, meant: str) -> None:
         """Note a misspelt keyword of a JSON Schema in this file."""
-        self.notes[path] = self.document.problem(path, UNKNOWN_KEYWORD, _did_you_mean(meant), at_key=True)
+        self.note(path, UNKNOWN_KEYWORD, _did_you_mean(meant))
 
 
 class Decoder(ABC):
@@ -814,7 +818,7 @@ class Structure(Decoder):
             reading.report(at, f"`{field.former}` and `{field.key}` are the same setting", "expected one", at_key=True)
             return {}
         wrong = f"`{field.former}` is deprecated; use `{field.key}`"
-        reading.notes[at] = reading.document.problem(at, wrong, at_key=True)
+        reading.note(at, wrong)
         held = field.shape.read(value[field.former], at, reading)
         return {field.name: held} if held is not BROKEN or field.required else {}
 

@@ -38,6 +38,10 @@ class Spec:
     def report(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> None:
         self.reading.report(path, wrong, expected, at_key=at_key)
 
+    def note(self, path: Path, wrong: str, expected: str) -> None:
+        """Note what is probably a mistake at a key, but not an error."""
+        self.reading.note(path, wrong, expected)
+
     def mapping(self, value: Any, path: Path) -> dict[str, Any]:
         """Return an object; an empty one, with a problem, for anything else."""
         if isinstance(value, dict):

@@ -18,6 +18,10 @@ from fastgw.config.settings.openapi import OperationExtension
 _METHODS: Final = ("head", "get", "put", "post", "delete", "options", "patch", "trace")
 """HEAD comes first: a route for GET matches it, too."""
 _TEMPLATE: Final = re.compile(r"\{([^{}/]+)\}")
+_BRACE: Final = re.compile(r"[{}]")
+_NOT_PATH: Final = {"?": "query", "#": "fragment"}
+"""Components of a URI after the path, by their delimiters."""
+_NOT_IN_PATHS: Final = re.compile(r"[?#]")
 _WRITTEN_OTHERWISE: Final = re.compile(r"[{}*?#]|%(?![0-9A-Fa-f]{2})")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 EXTENSION: Final = "x-fastgw"
@@ -66,6 +70,13 @@ def operations_of(spec: Spec, schemas: Schemas, base_path: str | None, *, with_r
                 at, f"{shorten(format_value(template))} does not start with a slash", "expected a path", at_key=True
             )
             continue
+        if _BRACE.search(_TEMPLATE.sub("", template)):
+            wrong = f"{shorten(format_value(template))} has a brace that is no part of a parameter"
+            spec.report(at, wrong, "expected parameters such as {id}", at_key=True)
+            continue
+        if (odd := _NOT_IN_PATHS.search(template)) is not None:
+            wrong = f"`{odd[0]}` is matched literally: no request with a {_NOT_PATH[odd[0]]} matches this path"
+            spec.note(at, wrong, "expected a path alone; `parameters` of an operation describe its query")
         resolved = spec.resolved(item, at)
         if resolved is None:
             continue

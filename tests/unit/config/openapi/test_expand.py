@@ -82,8 +82,12 @@ def test_paths_are_literal_but_for_their_parameters(path: str, pattern: str, tmp
         {"name": name, "in": "path", "required": True, "schema": {}} for name in "bk" if f"{{{name}}}" in path
     ]
     described = document({path: {"get": operation(parameters=parameters)}, "/plain": {"get": operation()}})
-    odd, plain = load(tmp_path, described).config.routes
+    loaded = load(tmp_path, described)
+    odd, plain = loaded.config.routes
     assert (odd.paths, plain.paths) == ((pattern,), ("/plain",))
+    notes = [str(note) for note in loaded.notes if "is matched literally" in str(note)]
+    assert len(notes) == ("?" in path or "#" in path)
+    assert all(note.startswith(f"{tmp_path}/shop.json:8:3: ") for note in notes)
 
 
 def test_openapi_3_2_has_more_methods(tmp_path: Path) -> None:
@@ -190,6 +194,10 @@ LOOP = {"$ref": "#/components/schemas/A"}
         ({"openapi": "4.0.0", "paths": {}}, 'version "4.0.0"'),
         (document({}), "no operations"),
         (document({"a": {}}), "does not start with a slash"),
+        *(
+            (document({path: {"get": operation()}}), "has a brace that is no part of a parameter")
+            for path in ("/a/{id", "/a/id}", "/a/{}", "/a/{b/c}", "/a/{{id}}")
+        ),
         (document({"/{a}": {"get": operation()}}), 'the path parameter "a" is not described'),
         (
             document({"/a": {"get": operation(parameters=[{"name": "a", "in": "body"}])}}),
