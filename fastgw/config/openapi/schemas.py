@@ -293,15 +293,20 @@ class Schemas:
         if not isinstance(name, str):
             self._spec.report((*at, "propertyName"), "missing", "expected the name of a property", at_key=True)
             return None
-        key = "oneOf" if "oneOf" in raw else "anyOf"
-        branches = raw.get(key)
-        if not isinstance(branches, list) or not branches:
-            return None  # of a schema that others extend: it only names the property
         mapping = self._spec.mapping_at(held, "mapping", at)
         values: dict[str, list[str]] = {}
         for value, meant in mapping.items():
             values.setdefault(as_reference(meant), []).append(value)
         default = as_reference(held["defaultMapping"]) if self._spec.is_3_2 and "defaultMapping" in held else None
+        targets = [(reference, (*at, "mapping", named[0])) for reference, named in values.items()]
+        if default is not None:
+            targets.append((default, (*at, "defaultMapping")))
+        if [reference for reference, its_path in targets if self._leads_nowhere(reference, its_path)]:
+            return None
+        key = "oneOf" if "oneOf" in raw else "anyOf"
+        branches = raw.get(key)
+        if not isinstance(branches, list) or not branches:
+            return None  # of a schema that others extend: it only names the property
         fallback: Any = None
         chosen: list[Any] = []
         names: list[str] = []
@@ -333,6 +338,16 @@ class Schemas:
         else:
             chosen.append({"if": is_named, "else": fallback})
         return [{"anyOf": [_NULL, alternatives]} if null else alternatives]
+
+    def _leads_nowhere(self, reference: str, path: Path) -> bool:
+        """Whether a value of a discriminator refers to a part of the document that does not exist, which is reported.
+        Those that refer to other documents are not looked at.
+        """
+        if not reference.startswith("#") or self.looked_up(reference) is not None:
+            return False
+        wrong = f"{shorten(format_value(reference))} does not exist"
+        self._spec.report(path, wrong, "expected the name of a schema of this document, or a reference to it")
+        return True
 
 
 def as_reference(meant: Any) -> str:

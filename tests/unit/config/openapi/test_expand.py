@@ -198,6 +198,18 @@ LOOP = {"$ref": "#/components/schemas/A"}
             (document({path: {"get": operation()}}), "has a brace that is no part of a parameter")
             for path in ("/a/{id", "/a/id}", "/a/{}", "/a/{b/c}", "/a/{{id}}")
         ),
+        *(
+            (
+                schema({"discriminator": {"propertyName": "k", "mapping": {"a": meant}}, **more}, A={"type": "object"}),
+                '"#/components/schemas/Nope" does not exist; expected the name of a schema of this document',
+            )
+            for meant in ("Nope", "#/components/schemas/Nope")
+            for more in ({}, {"oneOf": [{"type": "object"}]}, {"oneOf": [LOOP]}, {"anyOf": [LOOP, {"type": "null"}]})
+        ),
+        (
+            schema({"discriminator": {"propertyName": "k", "defaultMapping": "Nope"}, "oneOf": [{}]}, "3.2.0"),
+            '"#/components/schemas/Nope" does not exist',
+        ),
         (document({"/{a}": {"get": operation()}}), 'the path parameter "a" is not described'),
         (
             document({"/a": {"get": operation(parameters=[{"name": "a", "in": "body"}])}}),
