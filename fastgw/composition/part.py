@@ -44,6 +44,7 @@ class CompiledPart:
         "_fields",
         "_headers",
         "_list_name",
+        "_own_parameters",
         "_query",
         "_variables",
         "after",
@@ -110,6 +111,7 @@ class CompiledPart:
             passed[_TYPE] = None
         self._headers = tuple(name.encode() for name in passed if name not in own)
         parameters = (*query_to_pass, *settings.query_to_pass)
+        self._own_parameters = frozenset(_parameter_names(settings.path))
         self._query = None if _ALL in parameters else frozenset(name.encode() for name in parameters)
         self.fixed = self._fixed_fields()
         """Header lines of each request; None: they have values of the request."""
@@ -213,8 +215,16 @@ class CompiledPart:
         if query is UNCHANGED_QUERY:
             query = exchange.query
         for pair in query.split(b"&") if query else ():
-            if pair and (self._query is None or decoded(pair.partition(b"=")[0]) in self._query):
+            name = decoded(pair.partition(b"=")[0])
+            if pair and name not in self._own_parameters and (self._query is None or name in self._query):
                 yield pair
+
+
+def _parameter_names(target: str) -> Iterator[bytes]:
+    """Yield the names of the parameters in the query of a path, as it is written."""
+    query = target.partition("?")[2]
+    for pair in query.encode().split(b"&") if query else ():
+        yield decoded(pair.partition(b"=")[0])
 
 
 def passed_fields(exchange: Exchange, names: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:

@@ -63,7 +63,7 @@ class Part(Settings):
     method: Method = "GET"
     """Method of the request."""
     path: Annotated[str, Meta(pattern="^/", examples=["/users/{id}"])]
-    """Path and query of the request."""
+    """Path and query of the request. Parameters of the query here replace those of the client with the same name."""
     headers: Mapping[FieldName, str] = NONE
     """Headers of the request. They replace those of the client, and a `Content-Type` here that of `body`."""
     headers_to_pass: _Names = ()

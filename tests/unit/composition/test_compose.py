@@ -143,6 +143,17 @@ def test_nothing_of_the_client_is_sent_unless_it_is_named() -> None:
     assert b"x-a: 1\r\n" in every.requests[0]
 
 
+@pytest.mark.parametrize("passed", [["*"], ["page", "tag"]])
+def test_parameters_in_the_path_of_a_part_replace_those_of_the_client(passed: list[str]) -> None:
+    """As its headers do: servers that take the last of two would let the client choose the value."""
+    parts = {"name": "a", "path": "/a?page=1&x=3"}, {"name": "b", "path": "/b?p%61ge={query.tag}"}
+    made = Composed(*parts, query_to_pass=passed).asks()
+    assert [each.partition(b" HTTP/")[0] for each in made.requests] == [
+        b"GET /a?page=1&x=3&tag=a%26b",
+        b"GET /b?p%61ge=a%26b&tag=a%26b",
+    ]
+
+
 # templates
 
 
