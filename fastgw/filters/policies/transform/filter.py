@@ -276,7 +276,8 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
     double and at most 254 levels. A request with another body is answered 400, a too large one 413, and one with a
     content coding 415 (see `decompress`); a response is replaced by a 502, with the reason in the log. A stream that
     has begun is cut off. Transformed responses are requested without ranges and content codings, and are sent with a
-    weak ETag and without digests. gRPC and tunnels do not change.
+    weak ETag and without digests; if the rules have values that are not in the URL, such as `{header.X-User}`, without
+    any ETag and `Last-Modified`. gRPC and tunnels do not change.
 
     Request bodies are transformed after `validate`. A `cache` on the route stores responses as the upstream sends them,
     and each client gets its own transformation: a store on disk also has what `deny` removes.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar, cast, final
 
+from fastgw.config.base.value_templates import is_known
 from fastgw.exchange.body_stages import (
     NOT_AT_ONCE,
     AnsweredRequest,
@@ -49,6 +50,9 @@ _CONTENT_TYPE: Final = frozenset((b"content-type",))
 IDENTITY: Final = SentFields(frozenset((b"accept-encoding",)), b"Accept-Encoding: identity\r\n")
 _XML_AT_ONCE: Final = 16 * 1024
 """Bytes of a body from or to XML that are transformed in the event loop."""
+_VALIDATORS: Final = frozenset((b"etag", b"last-modified"))
+_OF_URL: Final = frozenset(("scheme", "host", "method", "path", "query", "listener", "route"))
+"""Variables that requests with the same method and URL have in common, as they have `query.NAME`."""
 _PARTIAL: Final = frozenset((206, 226))
 _TYPES_WRITTEN: Final = {
     "json": b"application/json",
@@ -146,6 +150,8 @@ class _Direction:
         self._streams = change.input == "json" and change.output == "json" and not change.is_program
         self._change_line = compile_change(change, IN_STREAM) if self._streams else self._change
         self._has_variables = bool(names)
+        self._varies = any(is_known(name) and not name.startswith("query.") for name in names - _OF_URL)
+        """Whether requests for one URL may get different bodies. Names that are not known are path parameters."""
         self._type_written = b"" if change.input == change.output else _TYPES_WRITTEN[change.output]
         if change.content_type is not None:
             self._type_written = change.content_type.encode()
@@ -290,6 +296,7 @@ class ResponseTransformation(_Direction):
         response = exchange.response
         assert response is not None
         if response.status == 304:  # so that its ETag is weak, as that of the transformed response
+            self._hide_validators(response)
             return self._stage(
                 exchange, BodyType.JSON, partial(self._too_long, exchange), partial(self._refused, exchange)
             )
@@ -308,10 +315,16 @@ class ResponseTransformation(_Direction):
         return self._stage(exchange, kind, partial(self._too_long, exchange), refuse, values[0] if values else b"")
 
     def _describe(self, response: Response) -> None:
-        """Give a response the content type of its transformed body."""
+        """Give a response the headers of its transformed body."""
+        self._hide_validators(response)
         if self._type_written:
             response.dropped |= _CONTENT_TYPE
             response.added += b"Content-Type: %b\r\n" % self._type_written
+
+    def _hide_validators(self, response: Response) -> None:
+        """Drop the validators of a body that differs with the client: they would confirm another one by a 304."""
+        if self._varies:
+            response.dropped |= _VALIDATORS
 
     def explain(self, exchange: Exchange) -> str:
         return f"{self._input} responses are transformed, up to {self._most} bytes"

@@ -281,6 +281,23 @@ def test_header_fields_that_described_the_received_body_are_dropped() -> None:
     assert not ran.sent_fields.get_all(b"range")
 
 
+@pytest.mark.parametrize(
+    ("variable", "kept"),
+    [("header.X-U", False), ("cookie.u", False), ("client_ip", False), ("query.u", True), ("path", True)],
+)
+def test_a_body_with_values_that_are_not_in_the_url_has_no_validators(variable: str, kept: bool) -> None:
+    """RFC 9110 section 8.8.1: those of the upstream say nothing about it, so that no 304 confirms another body."""
+    lines = b'ETag: "v1"\r\nLast-Modified: Sat, 28 Nov 2026 00:00:00 GMT\r\n'
+    request = b"GET /?u=1 HTTP/1.1\r\nHost: a\r\nX-U: 1\r\nCookie: u=1\r\n\r\n"
+    rules = {"set": {"u": f"x{{{variable}}}"}}
+    ran = answered(ok(b'{"a":1}', lines=lines), request, json=rules)
+    assert ran.status == 200
+    assert ran.fields.get_all(b"etag") == [b'W/"v1"'] * kept
+    assert (ran.fields.get(b"last-modified") is not None) == kept
+    ran = answered(b"HTTP/1.1 304 Not Modified\r\n" + lines + b"\r\n", request, json=rules)
+    assert ran.fields.get_all(b"etag") == [b'W/"v1"'] * kept
+
+
 def test_head_and_not_modified_are_told_the_same() -> None:
     lines = b'ETag: "v1"\r\n'
     head = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\nETag: "v1"\r\n\r\n'
