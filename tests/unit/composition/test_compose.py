@@ -154,6 +154,15 @@ def test_parameters_in_the_path_of_a_part_replace_those_of_the_client(passed: li
     ]
 
 
+@pytest.mark.parametrize("status", [200, 201, 204])
+def test_an_answer_without_a_body_is_an_object_without_members(status: int) -> None:
+    """RFC 9110 section 15.3.1: also a 200 may say that its content has zero length."""
+    empty = answer(b"", status) if status != 204 else b"HTTP/1.1 204 No Content\r\n\r\n"
+    made = composed({"/a": empty, "/b": answer({"b": 1})}, {"name": "a", "group": "a"}, {"name": "b"})
+    assert made.body == b'{"a":{},"b":1}'
+    assert made.header("Fastgw-Completed") == "true"
+
+
 # templates
 
 
