@@ -341,7 +341,7 @@ class Schemas:
 
     def _leads_nowhere(self, reference: str, path: Path) -> bool:
         """Whether a value of a discriminator refers to a part of the document that does not exist, which is reported.
-        Those that refer to other documents are not looked at.
+        References to other documents are not followed.
         """
         if not reference.startswith("#") or self.looked_up(reference) is not None:
             return False
