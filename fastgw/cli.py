@@ -18,7 +18,6 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from enum import StrEnum
 from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
@@ -75,6 +74,13 @@ app.add_typer(audit_app, name="audit")
 
 
 T = TypeVar("T")
+
+
+def _checked_share(share: float) -> float:
+    """Return the value of an option, which click's ranges cannot check: `nan` is in all of them."""
+    if not 0.0 < share <= 1.0:
+        raise typer.BadParameter(f"{share:g} is not above 0 and at most 1")
+    return share
 
 
 class Format(StrEnum):
@@ -475,7 +481,10 @@ def tap(
     method: Annotated[list[str] | None, typer.Option(metavar="METHOD", help="Requests with this method.")] = None,
     path: Annotated[str, typer.Option(metavar="PREFIX", help="Requests whose path begins like this.")] = "",
     consumer: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Requests of this consumer.")] = None,
-    sample: Annotated[float, typer.Option(metavar="RATIO", help="Share of these requests: 0.1 = one in ten.")] = 1.0,
+    sample: Annotated[
+        float,
+        typer.Option(metavar="RATIO", help="Share of these requests: 0.1 = one in ten.", callback=_checked_share),
+    ] = 1.0,
     body: Annotated[str, typer.Option(metavar="SIZE", help="Maximum size of each body; 0: no bodies.")] = "16KiB",
     requests: Annotated[int, typer.Option(metavar="N", min=0, help="End after N requests; 0: with Ctrl-C.")] = 0,
     file: ConfigOption = None,
@@ -783,9 +792,10 @@ def token(
     wanted = _gateway_choice(file, name, admin, token_file)
     held = _chosen(wanted).token
     if held is None:
-        if admin is not None:  # others are known to run
-            _query_gateway(wanted, None, _is_answered)
-        _fail(WRONG, "fastgw: the gateway has no token, or its token file cannot be read")
+        if not _query_gateway(wanted, None, _requires_token):
+            _fail(WRONG, "fastgw: the gateway requires no token")
+        where = "in the gateway's configuration (`admin.token`), or in a file that cannot be read"
+        _fail(WRONG, f"fastgw: the token is {where}; give --token-file FILE or set {TOKEN}")
     typer.echo(f"Authorization: Bearer {held}" if header else held)
 
 
@@ -899,7 +909,10 @@ def record(
     status: Annotated[
         list[str] | None, typer.Option("--status", metavar="STATUS", help="Only responses of 404 or 5xx. Repeatable.")
     ] = None,
-    ratio: Annotated[float, typer.Option(metavar="SHARE", help="Share of the requests, from 0 to 1.")] = 1.0,
+    ratio: Annotated[
+        float,
+        typer.Option(metavar="SHARE", help="Share of the requests: 0.1 = one in ten.", callback=_checked_share),
+    ] = 1.0,
     seconds: Annotated[float, typer.Option(metavar="S", help="End after this time, whatever was recorded.")] = 3600.0,
     body_bytes: Annotated[
         int, typer.Option("--body-bytes", min=0, metavar="N", help="Bytes that are kept of each body.")
@@ -1322,12 +1335,15 @@ def _query_gateway(wanted: GatewayChoice, certificate: str | None, ask: Callable
         _fail(USAGE, f"fastgw: {error}")
 
 
-def _is_answered(client: AdminClient) -> None:
-    """Raise `Unreachable` if no gateway answers. Any response to a request without a token will do."""
+def _requires_token(client: AdminClient) -> bool:
+    """Whether the gateway rejects a request without a token. Raises `Unreachable`."""
     from fastgw.admin.client import RefusedByGateway
 
-    with suppress(RefusedByGateway):
+    try:
         client.get("/status")
+    except RefusedByGateway:
+        return True
+    return False
 
 
 def _all_status(client: AdminClient) -> str:

@@ -358,6 +358,8 @@ def _client_tls(certificate: str | None) -> ssl.SSLContext:
 def _error_text(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return "timed out"
+    if isinstance(error, ssl.SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
+        return "it does not speak TLS"
     said = error.strerror or str(error)
     return said[:1].lower() + said[1:]
 

@@ -84,7 +84,7 @@ def test_a_token_that_a_reload_takes_away_is_followed_by_one_that_was_made(tmp_p
     with gateway_saying("v1", tmp_path, admin={**ANYWHERE, "token": "configured"}) as gateway:
         assert gateway.ready["token_file"] is None
         assert admin(gateway, "GET /status", token="configured").status == 200
-        assert "the gateway has no token, or its token file" in command("token").stderr
+        assert "the token is in the gateway's configuration (`admin.token`), or" in command("token").stderr
         gateway.change(admin=ANYWHERE)
         assert admin(gateway, "POST /reload", token="configured").status == 200
         wait_until(lambda: command("status").returncode == 0, "the token that was made")

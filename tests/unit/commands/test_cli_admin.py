@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fastgw.admin import status_tables
-from fastgw.admin.client import AdminClient, parse_admin_address, parse_debugged_request
+from fastgw.admin.client import AdminClient, Unreachable, parse_admin_address, parse_debugged_request, send_debugged
 from fastgw.admin.node_interface import Status
 from fastgw.cli import app
 from fastgw.config.base.value_types import Address
@@ -182,6 +182,19 @@ class TestToken:
             assert ended.exit_code == 1
             assert ended.stderr.startswith(f"fastgw: {tmp_path / name} ")
 
+    def test_one_of_the_configuration_is_not_printed_and_its_place_is_named(self):
+        with served(Secret(text="s3cret")) as here:
+            ended = run("token", place(here), FASTGW_ADMIN_TOKEN=None)
+        where = "in the gateway's configuration (`admin.token`), or in a file that cannot be read"
+        assert ended.stderr == f"fastgw: the token is {where}; give --token-file FILE or set FASTGW_ADMIN_TOKEN\n"
+        assert (ended.stdout, ended.exit_code) == ("", 1)
+
+    def test_a_gateway_that_requires_none_is_named_as_such(self, tmp_path):
+        with served(path=tmp_path / "admin.sock"):
+            ended = run("token", "--admin", f"unix:{tmp_path}/admin.sock", FASTGW_ADMIN_TOKEN=None)
+        assert (ended.stdout, ended.stderr) == ("", "fastgw: the gateway requires no token\n")
+        assert ended.exit_code == 1
+
 
 class TestPlaces:
     def test_a_unix_socket(self, tmp_path):
@@ -281,6 +294,19 @@ class TestPlaces:
 def test_a_value_that_is_out_of_range_is_refused_by_the_name_of_its_option(arguments, said):
     ended = run(*arguments)
     assert (ended.exit_code, ended.stderr) == (2, f"fastgw: {said}\n")
+
+
+@pytest.mark.parametrize("share", ["2", "0", "-1", "nan"])
+@pytest.mark.parametrize(
+    ("option", "arguments"),
+    [("--sample", ["tap"]), ("--ratio", ["record", "--requests", "1", "--out", "o", "--key-file", "k"])],
+)
+def test_a_share_that_is_none_is_a_matter_of_usage(tmp_path, monkeypatch, option, arguments, share):
+    monkeypatch.chdir(tmp_path)
+    ended = run(*arguments, option, share, "--admin", f"unix:{tmp_path}/none.sock")
+    assert ended.exit_code == 2
+    assert f"Invalid value for '{option}': {share} is not above 0 and at most 1" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 class TestNobody:
@@ -420,6 +446,13 @@ def test_a_debugged_request_is_encoded() -> None:
     assert (request.host, request.port, request.tls) == ("a.test", 80, False)
     assert request.target == "/%C3%BC%20b%20c?q=%C3%A9"
     assert request.fields == {"X": "☃".encode(), "Y": b"a\xff"}
+
+
+def test_a_debugged_request_over_tls_to_a_port_without_it_is_explained() -> None:
+    with speaking(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n") as where:
+        request = parse_debugged_request(f"https://{where}/users", "GET", ())
+        with pytest.raises(Unreachable, match=f"^https://{where}/users: it does not speak TLS$"):
+            send_debugged(request, "token")
 
 
 @pytest.mark.parametrize(
