@@ -22,6 +22,7 @@ from fastgw.admin import browser_sessions, cache_purges, dashboard, revocations
 from fastgw.admin.analytics_csv import CSV, as_csv
 from fastgw.admin.analytics_query import QUERY_PARAMETERS, read_query
 from fastgw.admin.authorization import ACTOR, CERTIFIED, SAFE, Access, Gate
+from fastgw.admin.browser_sessions import SessionCookie
 from fastgw.admin.node_interface import (
     JSON,
     MOST_CACHED_SHOWN,
@@ -141,7 +142,7 @@ def create_app(node: Node, access: Access) -> Starlette:
     paths = dict.fromkeys(each.path for each in OPERATIONS)
     app = Starlette(
         routes=[_route(node, [each for each in OPERATIONS if each.path == path]) for path in paths],
-        middleware=[Middleware(Gate, access, node.record)],
+        middleware=[Middleware(Gate, access, node.record, node.is_revoked)],
         exception_handlers={HTTPException: _refuse, ClientDisconnect: _incomplete_request, Exception: _own_fault},
     )
     app.router.redirect_slashes = False
@@ -302,33 +303,40 @@ async def _begin_session(node: Node, request: Request) -> Response:
     await _no_body(request)
     access: Access = request.app.state.access
     try:
-        token = _token_of(request, access)
-        cookie, session = browser_sessions.create_session(token.value(), time.time())
+        token, renewed = _authenticated_with(node, request, access)
+        cookie, session = browser_sessions.create_session(token.value(), time.time(), renewed)
     except SecretError as error:
         raise HTTPException(503, "The token cannot be read; see the gateway's log.") from error
     return json_response(session, Set_Cookie=_cookie(request, access, cookie))
 
 
-def _token_of(request: Request, access: Access) -> Secret:
-    """Return the token that the client has authenticated with, which its session begins with. Raises `SecretError`."""
+def _authenticated_with(node: Node, request: Request, access: Access) -> tuple[Secret, SessionCookie | None]:
+    """Return the token that the client has authenticated with, now or when its session began, and the session. Raises
+    `SecretError`.
+    """
     if access.anonymous or getattr(request.state, CERTIFIED, False):
-        return access.token
+        return access.token, None
     shown = request.headers.get("authorization")
-    if shown is not None:
+    found: tuple[Secret, SessionCookie | None] | None
+    if shown is None:
+        found = _session_of(node, request, access)
+    else:
         token = access.token_in(shown)
-    else:  # a session is renewed
-        name = browser_sessions.cookie_name(request.headers["host"], tls=access.tls)
-        cookie = browser_sessions.cookie_in(request.headers.get("cookie", ""), name)
-        token = access.session_token(cookie or "", time.time())
-    if token is None:  # it has changed, or the session has ended, since the request was let in
+        found = None if token is None else (token, None)
+    if found is None:  # the token has changed, or the session has ended, since the request was let in
         raise HTTPException(401, "The token is wrong.")
-    return token
+    return found
+
+
+def _session_of(node: Node, request: Request, access: Access) -> tuple[Secret, SessionCookie] | None:
+    """Return the session of the request, and the token that it began with. Raises `SecretError`."""
+    return access.session_in(request.headers.get("cookie", ""), request.headers["host"], node.is_revoked)
 
 
 async def _role(node: Node, request: Request) -> Response:
     access: Access = request.app.state.access
     try:
-        is_full = _token_of(request, access) is access.token
+        is_full = _authenticated_with(node, request, access)[0] is access.token
     except SecretError as error:
         raise HTTPException(503, "The token cannot be read; see the gateway's log.") from error
     return json_response(browser_sessions.SessionRole("full" if is_full else "read_only"))
@@ -336,7 +344,14 @@ async def _role(node: Node, request: Request) -> Response:
 
 async def _end_session(node: Node, request: Request) -> Response:
     await _no_body(request)
-    return json_response(Ended(), Set_Cookie=_cookie(request, request.app.state.access, ""))
+    access: Access = request.app.state.access
+    try:
+        found = _session_of(node, request, access)
+    except SecretError as error:
+        raise HTTPException(503, "The token cannot be read; see the gateway's log.") from error
+    if found is not None:
+        node.revoke(*found[1].end())
+    return json_response(Ended(), Set_Cookie=_cookie(request, access, ""))
 
 
 def _cookie(request: Request, access: Access, value: str) -> str:
@@ -635,7 +650,13 @@ OPERATIONS: Final = (
         _role,
         {200: browser_sessions.SessionRole},
     ),
-    Operation("DELETE", "/session", "End the dashboard session: the cookie is deleted.", _end_session, {200: Ended}),
+    Operation(
+        "DELETE",
+        "/session",
+        "End the dashboard session, with all its renewals: the cookie is deleted, and no longer valid.",
+        _end_session,
+        {200: Ended},
+    ),
     Operation(
         "GET", "/status", "Status of the node and its workers.", _telling(lambda node: node.status()), {200: Status}
     ),

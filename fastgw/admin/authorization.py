@@ -30,6 +30,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fastgw.admin import browser_sessions
+from fastgw.admin.browser_sessions import SessionCookie
 from fastgw.admin.gateway_registry import is_private
 from fastgw.admin.responses import refused
 from fastgw.config.base.value_types import Address
@@ -63,6 +64,8 @@ _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/@]+)(?::[0-9]{1,5})?")
 
 Record = Callable[[str, str, str, Mapping[str, str]], Awaitable[None]]
 """Type of `Node.record`."""
+IsRevoked = Callable[[bytes], bool]
+"""Type of `Node.is_revoked`."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +125,23 @@ class Access:
         ]
         return fitting[0] if fitting else None
 
-    def session_token(self, cookie: str, now_date: float) -> Secret | None:
-        """Return the token that a session began with. None: it has ended. Raises `SecretError`."""
-        tokens = (self.token,) if self.read_only is None else (self.token, self.read_only)
-        return next((each for each in tokens if browser_sessions.is_good(each.value(), cookie, now_date)), None)
+    def session_in(self, cookies: str, host: str, is_revoked: IsRevoked) -> tuple[Secret, SessionCookie] | None:
+        """Return the session of the `Cookie` header, and the token that it began with. None: there is none, or it has
+        ended. `host`: value of the `Host` header. Raises `SecretError`.
+        """
+        value = self.cookie_in(cookies, host)
+        if value is None:
+            return None
+        now = time.time()
+        for token in (self.token,) if self.read_only is None else (self.token, self.read_only):
+            session = browser_sessions.read_cookie(token.value(), value, now)
+            if session is not None:
+                return None if is_revoked(session.mark) else (token, session)
+        return None
+
+    def cookie_in(self, cookies: str, host: str) -> str | None:
+        """Return the value of the session's cookie, valid or not. None: there is none, or there are several."""
+        return browser_sessions.cookie_in(cookies, browser_sessions.cookie_name(host, tls=self.tls))
 
 
 def _is_ip(host: str) -> bool:
@@ -160,10 +176,11 @@ class Denials:
 class Gate:
     """Middleware in front of the routes: accepts or rejects each request."""
 
-    def __init__(self, app: ASGIApp, access: Access, record: Record) -> None:
+    def __init__(self, app: ASGIApp, access: Access, record: Record, is_revoked: IsRevoked) -> None:
         self._app = app
         self._access = access
         self._record = record
+        self._is_revoked = is_revoked
         self._complain = RareNotice()
         self._denials = Denials()
 
@@ -223,15 +240,15 @@ class Gate:
             if given is not None:
                 return self._overreach(given, method, path)
             return refused(401, "The token is wrong.", WWW_Authenticate=f'{challenge}, error="invalid_token"')
-        name = browser_sessions.cookie_name(fields["host"], tls=self._access.tls)
-        cookie = browser_sessions.cookie_in(fields.get("cookie", ""), name)
-        if cookie is None:
+        cookies, host = fields.get("cookie", ""), fields["host"]
+        if self._access.cookie_in(cookies, host) is None:
             return refused(401, "A token is required: Authorization: Bearer …", WWW_Authenticate=challenge)
-        begun_with = self._access.session_token(cookie, time.time())
-        if begun_with is None:
+        found = self._access.session_in(cookies, host, self._is_revoked)
+        if found is None:
             return refused(401, "The session has ended.", WWW_Authenticate=challenge)
+        begun_with, session = found
         csrf = fields.get(browser_sessions.CSRF, "")
-        if method in SAFE or browser_sessions.may_change(begun_with.value(), cookie, csrf):
+        if method in SAFE or browser_sessions.may_change(begun_with.value(), session, csrf):
             return self._overreach(begun_with, method, path)
         return refused(
             403,

@@ -902,6 +902,9 @@ class Node(Protocol):
     def reset_quota(self, instance: str, consumer: str | None, keys: Sequence[str]) -> int | None:
         """Reset the counts of a key. Returns the number of uses that had counts; None: no quota counts by this key."""
 
+    def is_revoked(self, mark: bytes) -> bool:
+        """Whether the revocation list covers this mark (`fastgw.sync.revocations`)."""
+
     def revoke(self, records: bytes, about: RevocationEvent) -> RevokedEverywhere:
         """Add these records (`fastgw.sync.revocations`). `about`: description for people."""
 

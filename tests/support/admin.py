@@ -7,6 +7,7 @@ import contextlib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ from fastgw.config.base.value_types import Address
 from fastgw.config.settings.secrets import Secret
 from fastgw.runtime.control.admin_listener import serve
 from fastgw.runtime.sockets.listening_sockets import BACKLOG
-from fastgw.sync.revocations import LENGTH, RevocationEvent
+from fastgw.sync.revocations import LENGTH, RevocationEvent, RevocationList
 from tests.support.peer import DEADLINE
 
 PROBLEM = Problem("gw.yaml", 2, 20, "routes[0].upstrem", "unknown key", 'did you mean "upstream"?')
@@ -81,6 +82,7 @@ class FakeNode:
             UpstreamInfo("users", "round_robin", 1, [TargetInfo("http://u1:9001", 3, "healthy", 2, 5, 0)])
         ]
         self.broken: Exception | None = None
+        self.revoked = RevocationList()
         self.hold: Future[None] | None = None
         """Changes of the configuration wait for this event."""
 
@@ -163,7 +165,11 @@ class FakeNode:
     def revocations(self) -> Revocations:
         return Revocations(1, 100_000, "shared", [RevocationEvent("jti", 1.0, 2.0, "https://idp.example", jti="1")])
 
+    def is_revoked(self, mark: bytes) -> bool:
+        return self.revoked.covers([(mark, 0.0)], time.time())
+
     def revoke(self, records: bytes, about: RevocationEvent) -> RevokedEverywhere:
+        self.revoked.add(records, time.time())
         self.told.append(("revoke", len(records) // LENGTH, about.kind, about.issuer, about.subject, about.jti))
         return "away"
 

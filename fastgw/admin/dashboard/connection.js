@@ -31,7 +31,9 @@ export const session = {
   },
 
   async end(timeout) {
-    await send(SESSION, timeout, { method: "DELETE" });
+    const response = await send(SESSION, timeout, { method: "DELETE" });
+    const hasEnded = response.ok || response.status === 401; // it may have before
+    if (!hasEnded) throw await refusal(SESSION, response, session.number);
     localStorage.removeItem(CSRF);
   },
 

@@ -405,6 +405,9 @@ class NodeView:
     def revocations(self) -> node_interface.Revocations:
         return self._revoking.status()
 
+    def is_revoked(self, mark: bytes) -> bool:
+        return self._revoking.is_revoked(mark)
+
     def revoke(self, records: bytes, about: RevocationEvent) -> node_interface.RevokedEverywhere:
         return self._revoking.revoke(records, about)
 

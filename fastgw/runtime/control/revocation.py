@@ -36,6 +36,10 @@ class Revoking:
     def stop(self) -> None:
         self._replicator.stop()
 
+    def is_revoked(self, mark: bytes) -> bool:
+        """Whether the list covers this mark, whenever its credential was issued."""
+        return self._node_state.revoked.covers([(mark, 0.0)], time.time())
+
     def revoke(self, records: bytes, about: RevocationEvent) -> RevokedEverywhere:
         """Revoke on request."""
         if fresh := self._add_records(records, [about]):

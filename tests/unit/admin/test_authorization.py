@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
 from pathlib import Path
@@ -247,16 +248,19 @@ class TestSession:
         with served() as here:
             cookie, csrf = self.begin(here)
             name, _, value = cookie.removeprefix("Cookie: ").partition("=")
-            date, _, signature = value.partition(".")
-            later = f"{int(date) + 1}.{signature}"
+            known, begun, date, signature = value.split(".")
             for wrong in (
-                later,
+                f"{known}.{begun}.{int(date) + 1}.{signature}",
+                f"{known}.{int(begun) + 1}.{date}.{signature}",
+                f"{'0' * 32}.{begun}.{date}.{signature}",
                 "",
                 ".",
                 date,
-                f"{date}.",
-                f"x.{signature}",
-                f"-1.{signature}",
+                f"{known}.{begun}.{date}",
+                f"{known}.{begun}.{date}.",
+                f"{known}.x.{date}.{signature}",
+                f"{known}.{begun}.-1.{signature}",
+                f"{date}.{signature}",
                 f"{'9' * 30}.x",
                 "\xb2.x",
             ):
@@ -267,15 +271,50 @@ class TestSession:
 
     def test_it_ends_with_its_time_and_with_the_token(self):
         value, told = browser_sessions.create_session("token", 1000.0)
-        assert browser_sessions.is_good("token", value, told.expires_date - 1)
-        assert not browser_sessions.is_good("token", value, told.expires_date)
-        assert not browser_sessions.is_good("another", value, 1000.0)
+        assert browser_sessions.read_cookie("token", value, told.expires_date - 1) is not None
+        assert browser_sessions.read_cookie("token", value, told.expires_date) is None
+        assert browser_sessions.read_cookie("another", value, 1000.0) is None
+
+    def test_one_of_an_earlier_version_has_ended(self):
+        signature = hmac.digest(MADE.encode(), b"fastgw admin session 99999999999", "sha256").hex()
+        with served() as here:
+            name = f"fastgw-admin-{here.address.port}"
+            refused(here, 401, "GET /status", f"Cookie: {name}=99999999999.{signature}")
+
+    def test_renewals_keep_its_identity_and_its_longest_time(self):
+        value, first = browser_sessions.create_session("token", 1000.0)
+        other, _ = browser_sessions.create_session("token", 1000.0)
+        assert other != value  # each has an identity of its own
+        end, now, csrf = 1000.0 + browser_sessions.LONGEST_S, 1000.0, first.csrf
+        for _ in range(9):
+            now = min(now + browser_sessions.LIFETIME_S, end) - 1
+            session = browser_sessions.read_cookie("token", value, now)
+            assert session is not None
+            value, renewed = browser_sessions.create_session("token", now, session)
+            assert renewed.csrf == csrf  # another tab of the browser has it too
+        assert renewed.expires_date == end
+        assert browser_sessions.read_cookie("token", value, end) is None
 
     def test_signing_out_takes_the_cookie_back(self):
         with served() as here:
             cookie, csrf = self.begin(here)
             status, head, _ = here.ask("DELETE /session", cookie, csrf)
             assert (status, f"fastgw-admin-{here.address.port}=; Path=/; Max-Age=0;" in head) == (200, True)
+
+    def test_signing_out_ends_the_session_and_its_renewals_at_the_server_and_no_other(self):
+        with served() as here:
+            cookie, csrf = self.begin(here)
+            other = self.begin(here)
+            _, head, _ = here.ask("POST /session", cookie, csrf)
+            renewed = "Cookie: " + head.partition("set-cookie: ")[2].partition(";")[0]
+            assert here.ask("GET /status", renewed, csrf)[0] == 200
+            assert here.ask("DELETE /session", cookie, csrf)[0] == 200
+            here.node.told.clear()
+            for shown in (cookie, renewed):
+                for request in ("GET /status", "GET /session", "POST /session", "DELETE /session", "POST /reload"):
+                    refused(here, 401, request, shown, csrf)
+            assert here.ask("GET /status", *other)[0] == 200
+            assert here.ask("POST /session", *other)[0] == 200
 
     def test_over_tls_it_is_sent_over_tls_alone(self):
         assert browser_sessions.set_cookie("a", "b", tls=True).endswith("; HttpOnly; SameSite=Strict; Secure")

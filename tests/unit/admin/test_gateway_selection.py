@@ -15,7 +15,9 @@ from fastgw.admin import gateway_selection
 from fastgw.admin.gateway_registry import Found, GatewayEntry, Registration, running
 from fastgw.admin.gateway_selection import AmbiguousGateway, GatewayChoice, NoSuchGateway, choose
 from fastgw.config.base.value_types import parse_address
+from fastgw.config.settings.secrets import Secret
 from tests.support import commands
+from tests.support.admin import served
 
 
 @pytest.fixture(autouse=True)
@@ -190,9 +192,11 @@ class TestToken:
         assert ended("token", "--header").stdout == "Authorization: Bearer made\n"
 
     def test_where_there_is_none_that_is_told(self, run):
-        run(token_file=None)
-        told = ended("token")
+        with served(Secret(text="configured")) as here:
+            run(admin=here.authority, token_file=None)
+            told = ended("token")
         assert (told.exit_code, told.stdout) == (1, "")
+        assert "the token is in the gateway's configuration" in told.stderr
 
 
 def test_only_one_of_the_ways_to_name_it_is_taken():
