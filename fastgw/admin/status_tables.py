@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastgw.admin.client import AdminClient, RefusedByGateway, Unreachable
+from fastgw.admin.fitting_table import FittingTable
 from fastgw.admin.node_interface import (
     AcmeInfo,
     CacheStoreInfo,
@@ -172,7 +173,7 @@ def _health(target: TargetInfo) -> Text:
     return _state(target.health) + Text(", drained" if target.drained else "", "yellow")
 
 
-def _workers(workers: Iterable[Worker]) -> Table:
+def _workers(workers: Iterable[Worker]) -> FittingTable:
     numbers = ("pid", "gen", "up", "conns", "requests", "memory", "cpu", "lag")
     table = _table("workers", ("slot", "state"), numbers)
     for each in workers:
@@ -188,10 +189,10 @@ def _workers(workers: Iterable[Worker]) -> Table:
             f"{each.cpu_s:,.1f} s",
             f"{each.loop_lag_s * 1000:,.1f} ms",
         )
-    return table
+    return FittingTable(table, "gen", "cpu", "lag", "pid", "memory", "up", "conns")
 
 
-def _targets(upstreams: Upstreams) -> Table:
+def _targets(upstreams: Upstreams) -> FittingTable:
     numbers = ("rate", "p50", "p99", "weight", "in use", "idle", "waiting")
     table = _table("upstreams", ("upstream", "target", "health", "errors", "last error", "problem"), numbers)
     for upstream in upstreams.upstreams:
@@ -205,7 +206,8 @@ def _targets(upstreams: Upstreams) -> Table:
             speed = f"{each.rate:,.1f}/s", _ms(each.p50_s), _ms(each.p99_s)
             busy = map(str, (each.weight, each.in_use, each.idle, each.waiting))
             table.add_row(name, Text(each.url), _health(each), *words, *speed, *busy)
-    return table
+    spare = "idle", "waiting", "weight", "last error", "p50", "in use", "errors", "p99", "problem", "rate", "upstream"
+    return FittingTable(table, *spare)
 
 
 def _routes_to_show(routes: Iterable[RouteInfo]) -> list[RouteInfo]:
@@ -219,7 +221,7 @@ def _routes_to_show(routes: Iterable[RouteInfo]) -> list[RouteInfo]:
     return sorted((route for route in routes if route.requests), key=weight, reverse=True)[:ROUTES_SHOWN]
 
 
-def _routes(routes: Iterable[RouteInfo], count: int) -> Table:
+def _routes(routes: Iterable[RouteInfo], count: int) -> FittingTable:
     title = "routes" if count <= ROUTES_SHOWN else f"routes: {ROUTES_SHOWN} of {count:,}"
     shown = list(routes)
     has_cache = ("cache",) if any(each.cache for each in shown) else ()
@@ -228,7 +230,7 @@ def _routes(routes: Iterable[RouteInfo], count: int) -> Table:
         words = Text(each.name), Text(each.to), _errors(each.faults), _last(each.last_error)
         numbers = f"{each.requests:,}", f"{each.rate:,.1f}/s", _ms(each.p50_s), _ms(each.p99_s)
         table.add_row(*words, *numbers, *((_hits(each.cache),) if has_cache else ()))
-    return table
+    return FittingTable(table, "p50", "cache", "last error", "to", "requests", "p99", "errors")
 
 
 def _hits(results: Mapping[str, int]) -> str:

@@ -13,6 +13,7 @@ from rich.live import Live as Display
 from rich.table import Table
 
 from fastgw.admin.client import AdminClient, RefusedByGateway, Unreachable
+from fastgw.admin.fitting_table import FittingTable
 from fastgw.admin.node_interface import Effective, Live, Routes
 from fastgw.admin.status_tables import PLAIN_WIDTH
 
@@ -124,7 +125,7 @@ def top_table(top: Top) -> RenderableType:
         if not rows:
             continue
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column(title)
+        table.add_column(title, overflow="fold")
         for name in ("req/s", "errors/s", "p50", "p99", "requests"):
             table.add_column(name, justify="right")
         for row in rows[:ROWS_SHOWN]:
@@ -138,7 +139,7 @@ def top_table(top: Top) -> RenderableType:
             )
         if len(rows) > ROWS_SHOWN:
             table.caption = f"and {len(rows) - ROWS_SHOWN} more"
-        parts.append(table)
+        parts.append(FittingTable(table, "p50", "requests", "p99", "errors/s"))
     return Group(*parts)
 
 
