@@ -11,6 +11,7 @@ from bench.peers.peer import HOST, Running, without_revision
 from bench.prove import NotTheSameWork, client_of, expect
 from bench.scenarios.bodies import LOADS
 from bench.scenarios.scenario import CPU_US, RATE, SYSTEM_US, USER_US, Comparison, Scenario, Table
+from fastgw.filters.policies.transform.values import IN_HELPER
 from fastgw.filters.policies.transform.xml_writing import compile_xml_template
 from fastgw.http.json_projection import Projection
 
@@ -24,7 +25,7 @@ def _without_variables(name: str) -> str | None:
     return None
 
 
-_write_xml = compile_xml_template(XML)
+_write_xml = compile_xml_template(XML, IN_HELPER)
 EXPECTED: Mapping[str, Callable[[bytes], bytes]] = {
     MAPPED: PROJECTION.apply,
     TO_XML: lambda content: _write_xml(content, _without_variables),

@@ -30,7 +30,7 @@ def compile_change(change: BodyChange, most: int = AT_ONCE) -> JsonFunction:
         return mapped
     read = _READERS[change.input] if change.xml is None else compile_xml_input(change.xml)
     if change.xml_template is not None:
-        build = compile_xml_template(change.xml_template)
+        build = compile_xml_template(change.xml_template, most)
         return lambda body, variables: build(mapped(read(body), variables), variables)
     write = json_to_form if change.output == "form" else _same
     return lambda body, variables: write(mapped(read(body), variables))

@@ -214,8 +214,8 @@ class BodyChange(Settings):
     deadline: Annotated[Duration, Meta(gt=0, le=_LONGEST_DEADLINE_S)] = 1.0
     """Maximum time for a body in a helper process, including its time in the queue of 16 bodies per worker. A process
     that takes longer is killed and replaced, and bodies in the queue wait for the next one. It gets bodies of `jq` and
-    `jsonata`, those above 128 KiB, and those that take too long for the event loop: XML above 16 KiB, and bodies of
-    which more than 400 values are opened one by one. """
+    `jsonata`, those above 128 KiB, and those that take too long for the event loop: XML above 16 KiB, bodies of
+    which more than 400 values are opened one by one, and those for which expressions take more than 1,600 steps."""
     on_timeout: Literal["pass", "refuse"] = "refuse"
     """Result if a helper process has not transformed a body: the deadline has passed, the queue is full, the process
     has ended while it worked on the body, or none starts before the deadline. `refuse`: 504, or 503 if no process was

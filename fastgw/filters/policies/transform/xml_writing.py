@@ -12,6 +12,7 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
 from fastgw.filters.policies.transform.values import (
+    AT_ONCE,
     LARGEST_VALUE,
     BodyValues,
     Maker,
@@ -37,8 +38,10 @@ Piece: TypeAlias = "str | Callable[[BodyValues, list[str]], None]"
 """Markup, or a function that appends the text of values."""
 
 
-def compile_xml_template(template: str) -> Callable[[bytes, Variables], bytes]:
-    """Return the function that builds an XML document from a JSON body. Raises `ValueError`."""
+def compile_xml_template(template: str, most: int = AT_ONCE) -> Callable[[bytes, Variables], bytes]:
+    """Return the function that builds an XML document from a JSON body. Raises `ValueError`. `most`: as for
+    `compile_mapping`.
+    """
     try:
         parse_xml(template.encode())  # namespaces, no document type
     except UnmappableBody as error:
@@ -55,7 +58,7 @@ def compile_xml_template(template: str) -> Callable[[bytes, Variables], bytes]:
 
     def build(body: bytes, variables: Variables) -> bytes:
         out = [_DECLARATION]
-        _write(pieces, BodyValues(body, variables), out)
+        _write(pieces, BodyValues(body, variables, most), out)
         return "".join(out).encode()
 
     return build
@@ -148,7 +151,9 @@ def _repeat(expression: Callable[[BodyValues], Any], pieces: list[Piece]) -> Pie
         if not isinstance(held, list):
             raise UnmappableBody(f"the expression of `{EACH}` is no array")
         for element in held:
-            _write(pieces, BodyValues(rendered(element), values.variables), out)
+            part = values.part(rendered(element))
+            _write(pieces, part, out)
+            values.steps = part.steps
             if len(out) > LARGEST_VALUE // 8:
                 raise UnmappableBody("the XML is too large")
 

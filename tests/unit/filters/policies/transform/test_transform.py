@@ -16,7 +16,7 @@ from fastgw.filters.policies.headers import Headers
 from fastgw.filters.policies.transform import Transform
 from fastgw.filters.policies.transform.compiled_change import compile_change
 from fastgw.filters.policies.transform.expressions import compile_jq
-from fastgw.filters.policies.transform.values import IN_HELPER, CostlyBody, UnmappableBody
+from fastgw.filters.policies.transform.values import IN_HELPER, IN_STREAM, CostlyBody, UnmappableBody
 from fastgw.http import json_tree
 from fastgw.testing import ConfigError, Ran, configured, run
 from tests.support.memory import Plane, probe
@@ -723,7 +723,8 @@ def test_in_shadow_nothing_changes() -> None:
         ({"set": {"*.x": 1}}, 401),
         ({"move": {"*.a": "*.b"}}, 401),
         ({"default": {"*.*.x": 1}}, 401),
-        ({"set": {"x": "{{ length(@) }}"}, "wrap": "l"}, 401),
+        ({"set": {"x": "{{ [?length(@) > `0`] }}"}, "wrap": "l"}, 401),
+        ({"set": {"x": "{{ length(@) }}"}, "wrap": "l"}, 8002),
         ({"set": {"y": 1}, "wrap": "l"}, 8002),
     ],
 )
@@ -739,6 +740,71 @@ def test_bodies_of_which_very_many_values_are_opened_are_left_to_a_helper_proces
     with pytest.raises(CostlyBody):
         change(many, lambda name: None)
     assert compile_change(request, IN_HELPER)(many, lambda name: None)
+
+
+SCALARS = {
+    "numbers": b"7",
+    "texts": b'"a"',
+    "arrays": b"[]",
+}
+EXPRESSIONS = [
+    "l[?@ == `5`]",
+    "l[*].[@, @]",
+    "l[]",
+    "sum(l[?type(@) == 'number'])",
+    "l[0]",
+    "[to_string(l), to_string(l)]",
+]
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+@pytest.mark.parametrize("value", SCALARS.values(), ids=SCALARS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda expression: {"template": {"n": expression}},
+        lambda expression: {"json": {"set": {"n": expression}}},
+        lambda expression: {"json": {"default": {"n": expression}}},
+        lambda expression: {"output": "xml", "xml_template": f'<a><b each="l[?`false`]"/>{expression}</a>'},
+    ],
+    ids=["template", "set", "default", "xml_template"],
+)
+def test_the_values_of_expressions_are_counted_whatever_their_kind(change: Any, value: bytes, expression: str) -> None:
+    """An array of a hundred thousand bytes is left to a helper process by each kind of change, and a line that has it
+    ends a stream."""
+    body = b'{"l":[%b]}' % b",".join([value] * (100_000 // (len(value) + 1)))
+    request = configured(Transform, request=change("{{ " + expression + " }}")).request
+    assert request is not None
+    with pytest.raises(CostlyBody):
+        compile_change(request)(body, lambda name: None)
+
+
+@pytest.mark.parametrize("expression", ["l[?@ == `5`]", "l[*].[@, @]", "l[*].to_string(@)"])
+def test_a_line_of_a_stream_has_more_steps_but_not_any_number(expression: str) -> None:
+    response = configured(Transform, response={"template": {"n": "{{ " + expression + " }}"}}).response
+    assert response is not None
+    change = compile_change(response, IN_STREAM)
+    assert change(b'{"l":[%b]}' % b",".join([b"7"] * 500), lambda name: None)
+    with pytest.raises(CostlyBody):
+        change(b'{"l":[%b]}' % b",".join([b"7"] * 20_000), lambda name: None)
+
+
+def test_the_steps_of_all_expressions_are_those_of_one_body() -> None:
+    """Thirty expressions are no cheaper than one that takes thirty times as many steps, nor are repeated elements."""
+    body = b'{"l":[%b]}' % b",".join([b"7"] * 200)
+    one = {"template": {"n": "{{ l[?@ == `5`] }}"}}
+    thirty = {"template": {f"n{number}": "{{ l[?@ == `5`] }}" for number in range(30)}}
+    repeated = {"output": "xml", "xml_template": '<a><b each="l">{{ @ == `1` || @ == `2` || @ == `7` }}</b></a>'}
+    for change, costly in ((one, False), (thirty, True), (repeated, True)):
+        request = configured(Transform, request=change).request
+        assert request is not None
+        try:
+            compile_change(request)(body, lambda name: None)
+        except CostlyBody:
+            assert costly, change
+        else:
+            assert not costly, change
+        assert compile_change(request, IN_HELPER)(body, lambda name: None)
 
 
 def test_a_costly_body_is_transformed_in_a_helper_process() -> None:
