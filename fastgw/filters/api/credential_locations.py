@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from typing import Final, final
-from urllib.parse import unquote_to_bytes
 
 from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
+from fastgw.http.percent_encoding import decode_form_text
 
 
 @final
@@ -103,9 +103,8 @@ def _parameters(query: bytes | None, names: frozenset[bytes]) -> Iterator[bytes]
             yield decoded(value)
 
 
-def decoded(raw: bytes) -> bytes:
-    """Decode the name or value of a query parameter as forms do (WHATWG URL, section 5.1)."""
-    return unquote_to_bytes(raw.replace(b"+", b" ")) if b"%" in raw or b"+" in raw else raw
+decoded: Final = decode_form_text
+"""Function that decodes the name or value of a query parameter as forms do."""
 
 
 def _cookies(line: bytes, names: frozenset[bytes]) -> list[bytes]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from typing import Any, Final
-from urllib.parse import quote_plus, unquote_to_bytes
+from urllib.parse import quote_plus
 
 import orjson
 
 from fastgw.filters.policies.transform.values import UnmappableBody
 from fastgw.http.json_tree import opened, text_of
 from fastgw.http.multipart import InvalidMultipart, boundary_of, names_of, parts_of
+from fastgw.http.percent_encoding import decode_form_text, find_invalid
 
-_INVALID: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})").search
 _END_OF_TYPE: Final = b"\n"  # no content type has it
 MOST_PAIRS: Final = 1000
 """Maximum number of fields of a form."""
@@ -105,9 +104,9 @@ def _check_count(body: bytes) -> None:
 
 
 def _decoded(text: bytes) -> str:
-    if _INVALID(text) is not None:
+    if find_invalid(text) is not None:
         raise UnmappableBody("the form has an invalid percent-encoding")
-    return _text(unquote_to_bytes(text.replace(b"+", b" ")))
+    return _text(decode_form_text(text))
 
 
 def _text(raw: bytes) -> str:
