@@ -292,6 +292,10 @@ class ServerTls(Settings):
         return self.min_version or PROFILES[self.profile].min_version
 
 
+LEAST_STREAM_SHARE: Final = 1024
+"""Bytes of a request's body that its client should be able to send at once: most messages of gRPC are shorter."""
+
+
 class Http2(Settings):
     """Limits of an HTTP/2 connection. Data is read from a peer only as fast as its receiver accepts it."""
 
@@ -301,10 +305,17 @@ class Http2(Settings):
     stream_window: Annotated[Size, Meta(ge=16_384, le=16 * 1024**2)] = 65_536
     """Maximum number of bytes of a request's body that are buffered until the upstream reads on. A client learns of a
     smaller window first, its share of `connection_window`, which grows as the upstream reads."""
-    connection_window: Annotated[Size, Meta(ge=65_536, le=256 * 1024**2)] = 1024**2
+    connection_window: Annotated[Size, Meta(ge=65_536, le=256 * 1024**2)] | None = None
     """Maximum number of bytes of request bodies that are buffered for all requests of a connection together. Each may
-    use its share of one half, so that no request waits for another; the other half is for those whose upstream
-    reads."""
+    use its share of one half, so that no request waits for another; the other half is for those whose upstream reads.
+    null = 1 MiB, or 2 KiB for each of `max_concurrent_streams`, if that is more."""
+
+    @property
+    def shared_window(self) -> int:
+        """Bytes of `connection_window`, or of its default."""
+        if self.connection_window is not None:
+            return self.connection_window
+        return max(1024**2, 2 * LEAST_STREAM_SHARE * self.max_concurrent_streams)
 
 
 Share = Annotated[int, Meta(ge=0, le=1_000_000)]

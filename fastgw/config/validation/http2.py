@@ -1,10 +1,10 @@
-"""Notes on listeners with HTTP/2 if this installation does not support it."""
+"""Notes on listeners with HTTP/2: this installation does not support it, or the windows are too small."""
 
 from fastgw.compiled import PURE
 from fastgw.config.base.problems import Problem
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged
-from fastgw.config.settings.gateway import Listener
+from fastgw.config.settings.gateway import LEAST_STREAM_SHARE, Http2, Listener
 from fastgw.http.http2.session import why_missing
 
 _CURE = "install libnghttp2 and a fastgw that was compiled with it"
@@ -21,9 +21,24 @@ def lacks_http2(listener: Listener) -> str | None:
 
 
 def http2_notes(merged: Merged) -> list[Problem]:
-    """Return a note for each listener without the configured HTTP/2."""
+    """Return a note for each listener without the configured HTTP/2, or with streams that share too small a window."""
     notes = []
     for location, _, listener in merged.whole("listeners"):
-        if BROKEN not in (listener.protocols, listener.tls) and (wrong := lacks_http2(listener)) is not None:
+        if BROKEN in (listener.protocols, listener.tls):
+            continue
+        if (wrong := lacks_http2(listener)) is not None:
             notes.append(location.problem(wrong))
+        if listener.wants_http2 and (wrong := _small_share(listener.http2)) is not None:
+            notes.append(location.below("http2", "connection_window").problem(wrong))
     return notes
+
+
+def _small_share(http2: Http2) -> str | None:
+    streams = http2.max_concurrent_streams
+    share = http2.shared_window // 2 // streams
+    if share >= LEAST_STREAM_SHARE:
+        return None
+    return (
+        f"it is shared by {streams:,} streams (`max_concurrent_streams`): a client may send only {share:,} bytes of a "
+        f"body before it has to wait; expected at least {2 * LEAST_STREAM_SHARE * streams // 1024}KiB, 2 KiB for each"
+    )

@@ -121,7 +121,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             wheel.now,
             bounds.max_concurrent_streams,
             bounds.stream_window,
-            bounds.connection_window,
+            bounds.shared_window,
             server.header_bytes,
             server.header_count,
             listener.takes_tunnels,

@@ -1,0 +1,42 @@
+"""What `fastgw check` says of the windows of HTTP/2, and where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fastgw.config import load
+from fastgw.config.loading.load import Loaded
+
+
+def loaded(folder: Path, http2: str, protocols: str = "[http2]") -> Loaded:
+    file = folder / "a.yaml"
+    listener = f"  l1:\n    address: a:1\n    protocols: {protocols}\n    http2: {http2}\n"
+    file.write_text(f"version: 1\nadmin: null\nlisteners:\n{listener}")
+    return load(str(file), {})
+
+
+def notes(folder: Path, http2: str, protocols: str = "[http2]") -> list[str]:
+    found = [str(each).removeprefix(f"{folder}/") for each in loaded(folder, http2, protocols).notes]
+    return [each for each in found if "connection_window" in each]
+
+
+@pytest.mark.parametrize(("streams", "window"), [(1, 1 << 20), (100, 1 << 20), (512, 1 << 20), (10_000, 20_480_000)])
+def test_the_window_of_a_connection_is_enough_for_its_streams_by_default(
+    tmp_path: Path, streams: int, window: int
+) -> None:
+    """1 MiB, or 2 KiB for each."""
+    http2 = loaded(tmp_path, f"{{max_concurrent_streams: {streams}}}").config.listeners["l1"].http2
+    assert http2.shared_window == window
+    assert notes(tmp_path, f"{{max_concurrent_streams: {streams}}}") == []
+
+
+def test_a_window_that_is_too_small_for_its_streams_is_noted(tmp_path: Path) -> None:
+    assert notes(tmp_path, "{max_concurrent_streams: 10000, connection_window: 1MiB}") == [
+        "a.yaml:7:44: listeners.l1.http2.connection_window: it is shared by 10,000 streams (`max_concurrent_streams`): "
+        "a client may send only 52 bytes of a body before it has to wait; expected at least 20000KiB, 2 KiB for each"
+    ]
+    assert len(notes(tmp_path, "{connection_window: 64KiB}")) == 1
+    assert notes(tmp_path, "{connection_window: 200KiB}") == []
+    assert notes(tmp_path, "{connection_window: 64KiB}", "[http1]") == []
