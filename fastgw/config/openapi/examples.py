@@ -14,7 +14,7 @@ from fastgw.http.grammar import IS_TOKEN, IS_VALUE
 _MOST_VALUES: Final = 500
 """Number of values in an example that is made, above which it gets only those that its schema requires."""
 _DEEPEST: Final = 8
-"""Number of levels, likewise."""
+"""Number of levels, above which it gets only those, too."""
 _MOST_REQUIRED: Final = 5000
 """Maximum number of values that are made for an example, with those of alternatives that have none."""
 _DEEPEST_REQUIRED: Final = 64
