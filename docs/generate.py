@@ -194,8 +194,8 @@ def metrics() -> Iterator[str]:
     yield """\
 `/metrics` of the [status listener](settings.md#status) and of the admin API answers in the formats of Prometheus
 and OpenMetrics. A separate process answers, so that a scrape does not disturb the workers. Counters
-continue over reloads, upgrades and replaced workers, but for `fastgw_worker_cpu_seconds_total`, which begins at 0 with each
-process of a worker. Histograms have the usual `_bucket`, `_sum` and `_count`.
+continue over reloads, upgrades and replaced workers, but for `fastgw_worker_cpu_seconds_total`, which begins at 0 with
+each process of a worker. Histograms have the usual `_bucket`, `_sum` and `_count`.
 [Observing](../guides/observing.md) has queries and alerts to begin with.
 
 ```yaml
