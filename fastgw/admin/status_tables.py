@@ -4,16 +4,17 @@ import signal
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from copy import copy
+from dataclasses import replace
 from typing import Final
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from fastgw.admin.client import AdminClient, RefusedByGateway, Unreachable
-from fastgw.admin.fitting_table import FittingTable
 from fastgw.admin.node_interface import (
     AcmeInfo,
     CacheStoreInfo,
@@ -36,6 +37,8 @@ WATCH_EVERY: Final = 1.0
 """Seconds between two updates."""
 PLAIN_WIDTH: Final = 240
 """Width in columns without a terminal: wide enough that lines for `grep` are not wrapped."""
+SHORTEST_TEXT: Final = 8
+"""Columns of a narrow terminal to which a text may be folded."""
 COLOURS: Final = {
     "serving": "green",
     "ready": "green",
@@ -56,7 +59,46 @@ SOON_S: Final = 14 * 86400
 LIST_SOON_S: Final = 86400
 """Seconds before its expiry from which a revocation list is shown as expiring: many are renewed weekly."""
 _SIZES: Final = ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
+_ANY_WIDTH: Final = 10_000
 _SPANS: Final = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
+
+
+class FittingTable:
+    """A table, and the headers of the columns that a narrow terminal does without, the least important first."""
+
+    __slots__ = ("_spare", "_table")
+
+    def __init__(self, table: Table, *spare: str) -> None:
+        self._table, self._spare = table, spare
+        for column in table.columns:
+            if column.justify == "right":  # rich folds other columns first
+                column.no_wrap = True
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = self._table
+        for header in self._spare:
+            if _least_width(table, console, options) <= options.max_width:
+                break
+            table = _without(table, header)
+        yield table
+
+
+def _least_width(table: Table, console: Console, options: ConsoleOptions) -> int:
+    """Return the width in which all numbers are whole."""
+    wide = options.update(width=_ANY_WIDTH)
+    width = console.measure(table, options=wide).maximum
+    for column in table.columns:
+        if column.justify != "right":
+            cells = max((console.measure(each, options=wide).maximum for each in column.cells), default=0)
+            width -= max(max(cells, len(str(column.header))) - SHORTEST_TEXT, 0)
+    return width
+
+
+def _without(table: Table, header: str) -> Table:
+    kept: list[Column] = [each for each in table.columns if each.header != header]
+    fitted = copy(table)
+    fitted.columns = [replace(each, _index=index) for index, each in enumerate(kept)]
+    return fitted
 
 
 def console() -> Console:

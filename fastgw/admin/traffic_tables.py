@@ -13,9 +13,8 @@ from rich.live import Live as Display
 from rich.table import Table
 
 from fastgw.admin.client import AdminClient, RefusedByGateway, Unreachable
-from fastgw.admin.fitting_table import FittingTable
 from fastgw.admin.node_interface import Effective, Live, Routes
-from fastgw.admin.status_tables import PLAIN_WIDTH
+from fastgw.admin.status_tables import PLAIN_WIDTH, FittingTable
 
 ROWS_SHOWN: Final = 20
 ERRORS_FROM: Final = 500
