@@ -46,7 +46,7 @@ class Comparisons(NamedTuple):
 
     all: int = 0
     fractions: int = 0
-    """Those that are no integers below 2^53."""
+    """Number of them that are no integers below 2^53."""
 
     def or_of(self, other: Comparisons) -> Comparisons:
         return Comparisons(max(self.all, other.all), max(self.fractions, other.fractions))

@@ -110,7 +110,7 @@ class BodyValues:
 
     @property
     def value(self) -> Any:
-        """Raises `UnmappableBody`, also `CostlyBody`."""
+        """Parsed body. Raises `UnmappableBody`, also `CostlyBody`."""
         if self._value is self:
             check_members(self.text, self._most)
             try:
