@@ -236,11 +236,13 @@ cdef inline object _server_of(connection):
 # --- what is received ---
 
 
-cdef int _receive(connection, received, Py_ssize_t length) except -1:
+cdef int _receive(connection, received, nbytes) except -1:
     cdef list found
-    cdef Py_ssize_t read_so_far
+    cdef Py_ssize_t length, read_so_far
     session = read(&of_connection.session, connection)
-    found = _session.feed(session, received, length, read(&now_of_wheel, read(&of_connection.wheel, connection)))
+    now = read(&now_of_wheel, read(&of_connection.wheel, connection))
+    length = nbytes
+    found = _session.feed(session, received, length, now)
     if found:
         waiting = read(&of_connection.events, connection)
         if waiting:
@@ -271,12 +273,12 @@ cdef bint _may_wait(connection) except -1:
     return not read(&of_connection.write_paused, connection) and not read(&of_connection.last_calls, connection)
 
 
-cdef int _handle_all(connection, list found) except -1:
+cdef int _handle_all(connection, events) except -1:
     cdef int kind
-    cdef dict streams
+    cdef dict streams = read(&of_connection.streams, connection)
+    cdef list found = events
     if len(found) > 1 and len(found) > _reference["REQUESTS_PER_TURN"]:
         found = connection._keep_rest_back(found)
-    streams = read(&of_connection.streams, connection)
     for event in found:
         kind, number, value = <tuple>event
         try:
