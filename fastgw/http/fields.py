@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Final, final
 
+from fastgw.http.field_names import FORWARDING
 from fastgw.http.grammar import IS_TOKEN, IS_VALUE
 
 _FOLDED: Final = bytes(
@@ -27,7 +28,9 @@ class Fields:
     __slots__ = ("_lines", "changed", "taken")
 
     changed: bool
-    """Whether a line was set, added or removed since the fields were created."""
+    """Whether a line was set, added or removed since the fields were created, or a field of `FORWARDING` was removed
+    that had no line: the gateway's own is not sent then.
+    """
     taken: frozenset[bytes]
     """The names, `folded`, that were set or removed, even if there was no such line: other sources must not add them.
     """
@@ -103,7 +106,7 @@ class Fields:
         wanted, size = folded(name), len(name)
         self.taken |= {wanted}
         kept = [line for line in self._lines if len(line[0]) != size or folded(line[0]) != wanted]
-        if len(kept) != len(self._lines):
+        if len(kept) != len(self._lines) or wanted in FORWARDING:
             self._lines = kept
             self.changed = True
 

@@ -11,6 +11,8 @@ import pytest
 from fastgw.exchange.hooks import Looks, ResponseLines
 from fastgw.exchange.sent_fields import NO_SENT_FIELDS, SentFields
 from fastgw.filters.api import Exchange, Filter, Hooks, Phase
+from fastgw.http.field_names import FORWARDING
+from fastgw.http.fields import folded
 from tests.support.counted_plane import played
 from tests.support.memory import probe
 from tests.unit.upstream.forwarding.test_both_paths import MEETING, PASSING, both, upstream
@@ -395,3 +397,37 @@ def test_forwarding_headers_that_a_filter_changes_replace_the_gateways_own(polic
     assert clients == [b"X_Forwarded_For: 1.2.3.4"]
     hosts = [line for line in sent if line.startswith(b"X-Forwarded-Host")]
     assert bool(hosts) is (policy in ("append", "set"))  # the others are the gateway's
+
+
+@pytest.mark.parametrize("lines", [[], [b"X-Real-IP: 6.6.6.6"]], ids=["not sent", "sent"])
+@pytest.mark.parametrize("policy", ["append", "set", "strip", "pass"])
+def test_forwarding_headers_that_a_filter_removes_are_not_sent_whether_the_client_sends_them_or_not(
+    policy: str, lines: list[bytes]
+) -> None:
+    """Otherwise the client would decide whether the upstream gets the gateway's own."""
+
+    def step(exchange: Exchange) -> None:
+        exchange.headers.remove(b"X-Real-IP")
+        exchange.headers.remove(b"X_Forwarded_For")
+
+    play = both([sends(asking(b"GET /a", *lines)), answers(OK)], _forwarding(policy), [_probe(step)])
+    names = _forwarding_names(play.upstream.received)
+    assert names.isdisjoint({b"x-real-ip", b"x-forwarded-for"})
+    assert (b"x-forwarded-host" in names) is (policy in ("append", "set"))  # the others are the gateway's
+
+
+def _forwarding(policy: str) -> dict[str, Any]:
+    return {**upstream(), "routes": [{"name": "all", "upstream": "u", "forwarded": policy}]}
+
+
+def _probe(step: Any, phase: Phase = Phase.TRANSFORM) -> type[Filter]:
+    return probe("edits", phase, request=step)
+
+
+def _lines_sent(received: bytes) -> list[tuple[bytes, bytes]]:
+    sent = received.rpartition(b"GET /a")[2].partition(b"\r\n\r\n")[0]
+    return [(name, value.strip()) for name, _, value in (line.partition(b":") for line in sent.split(b"\r\n")[1:])]
+
+
+def _forwarding_names(received: bytes) -> set[bytes]:
+    return {folded(name) for name, _ in _lines_sent(received)} & FORWARDING
