@@ -70,7 +70,7 @@ def request(
     if host is None:
         host = head.host_as_sent if edited is None else head.first(b"host") or head.host_as_sent
     if edited is not None and (chosen := FORWARDING & edited.taken):  # a filter's, in place of the gateway's own
-        also, added = also - chosen, without_fields(added, chosen)
+        also, added = frozenset(name for name in also if folded(name) not in chosen), without_fields(added, chosen)
     if length == AS_DECLARED:
         declared = head.body_length
         length = IN_CHUNKS if declared is None else declared if head.sized else UNFRAMED

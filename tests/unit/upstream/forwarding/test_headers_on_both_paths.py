@@ -416,6 +416,24 @@ def test_forwarding_headers_that_a_filter_removes_are_not_sent_whether_the_clien
     assert (b"x-forwarded-host" in names) is (policy in ("append", "set"))  # the others are the gateway's
 
 
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "X_Forwarded_For", "x.real-ip"])
+@pytest.mark.parametrize("policy", ["append", "set", "strip", "pass"])
+@pytest.mark.parametrize("is_edited", [False, True], ids=["lines", "step"])
+def test_the_filter_headers_sets_forwarding_headers_and_twins_of_them(name: str, policy: str, is_edited: bool) -> None:
+    """By lines, or by a step, if another filter has changed the headers."""
+
+    def step(exchange: Exchange) -> None:
+        exchange.headers.set(b"X-Mine", b"1")
+
+    lines = [b"X-Forwarded-For: 6.6.6.6", b"X-Real-IP: 6.6.6.6"]
+    filters = {"headers": {"request": {"set": {name: "1.2.3.4"}}}}
+    probes = [_probe(step, Phase.ADMIT)] if is_edited else []
+    config = {**_forwarding(policy), "filters": filters}
+    play = both([sends(asking(b"GET /a", *lines)), answers(OK)], config, probes)
+    alike = [line for line in _lines_sent(play.upstream.received) if folded(line[0]) == folded(name.encode())]
+    assert alike == [(name.encode(), b"1.2.3.4")]
+
+
 def _forwarding(policy: str) -> dict[str, Any]:
     return {**upstream(), "routes": [{"name": "all", "upstream": "u", "forwarded": policy}]}
 
