@@ -102,11 +102,6 @@ JOINED: Final = 8192
 TOKEN_START: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
-def _trusts_nothing(address: str) -> bool:
-    """Trust no peer: no listener has this function, so each request of a connection with it has its peer checked."""
-    return False
-
-
 @final
 class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     __slots__ = (
@@ -116,6 +111,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         "_at",
         "_beginning",
         "_buffer",
+        "_certificate_expired",
         "_head_begun_at",
         "_linger_end",
         "_searched",
@@ -161,7 +157,9 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self._at = 0  # offset of the next request in it
         self._searched = 0
         self._head_begun_at = 0.0  # when the first bytes of an incomplete head came, in `HEAD`
-        self._trusts = listener.trusts  # used to evaluate `peer`
+        # Used to evaluate `peer`. None: the client's certificate expires soon, so each request has its peer checked.
+        self._trusts: Callable[[str], bool] | None = listener.trusts
+        self._certificate_expired = False
         self._vouched: bytes | None = None  # over TLS: settings that verified its certificate (`ServerContexts`)
         self._address_limit: AddressLimit | None = None
         self._asks = False  # counted in the listener's `askers`
@@ -569,14 +567,18 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self._buffer = self.server.worker_loop.buffer_for(piece, piece, reader.assured, stream.body_goes_to)
 
     def _check_peer(self) -> bool:
-        """Evaluate the peer again, because the trusted proxies of the configuration have changed.
+        """Evaluate the peer again, because the trusted proxies of the configuration have changed, or because its client
+        certificate expires soon, which the response announces.
 
         False: its client certificate is no longer valid.
         """
         listener = self.listener
-        if listener.is_outdated(self._vouched):
+        if self._certificate_expired or listener.is_outdated(self._vouched):
             return False
-        self._trusts = listener.trusts
+        if self._trusts is None:
+            self.server.worker_loop.loop.call_soon(self.leave)  # when the request has begun
+        else:
+            self._trusts = listener.trusts
         peer = listener.reassess(self.peer)
         if peer is not self.peer:  # the exchange in flight continues with its peer
             self.peer, self.fast_path = peer, None
@@ -931,11 +933,15 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         if self.phase is IDLE:
             self.watch(LAST_REQUEST_S)
 
+    def certificate_expires_soon(self) -> None:
+        """Announce the end with each following response, because the client's certificate expires soon."""
+        self._trusts = None
+        self.leave()
+
     def certificate_expired(self) -> None:
         """Accept no further request, because the client's certificate has expired. A tunnel has none, and continues."""
-        if self.phase is not TUNNEL:
-            self.trust_as_of(_trusts_nothing, b"")
-            self.leave()
+        self._certificate_expired = True
+        self.certificate_expires_soon()
 
     def end_outdated(self) -> None:
         """End a tunnel at once if the verification of its client certificate is outdated: it will send no further

@@ -132,7 +132,8 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         self._spare: list[Http2Stream] = []
         self._events: deque[Event] = deque()  # events for the next loop iteration
         self.requests = 0  # requests begun on this connection
-        self._trusts = listener.trusts  # used to evaluate `peer`
+        # Used to evaluate `peer`. None: the client's certificate has expired, so each request has its peer checked.
+        self._trusts: Callable[[str], bool] | None = listener.trusts
         self._vouched: bytes | None = None  # over TLS: settings that verified its certificate (`ServerContexts`)
         self._address_limit: AddressLimit | None = None
         self._asks = False  # counted in the listener's `askers`
@@ -484,7 +485,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         certificate is no longer valid.
         """
         listener = self.listener
-        if listener.is_outdated(self._vouched):
+        if self._trusts is None or listener.is_outdated(self._vouched):
             return False
         self._trusts = listener.trusts
         peer = listener.reassess(self.peer)
@@ -631,8 +632,13 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._last_calls_at = self._wheel.now + LAST_REQUEST_S
             self.watch(LAST_REQUEST_S)
 
+    def certificate_expires_soon(self) -> None:
+        """Announce the end, because the client's certificate expires soon."""
+        self.leave()
+
     def certificate_expired(self) -> None:
-        """Accept no further streams, because the client's certificate has expired."""
+        """Accept no further streams, because the client's certificate has expired. Tunnels continue."""
+        self._trusts = None
         self.leave()
 
     def _call_last(self) -> None:

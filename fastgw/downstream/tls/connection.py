@@ -22,7 +22,7 @@ from fastgw.downstream.tls.contexts import ServerContexts
 from fastgw.downstream.tls.on_demand import NameDecision
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send_at_once
-from fastgw.eventloop.timer_wheel import Timed
+from fastgw.eventloop.timer_wheel import Timed, Wheel
 from fastgw.eventloop.tls_transport import CLOSED, OPEN, SILENT, TlsTransport, text_of
 from fastgw.forwarded_headers import Peer, TlsParameters
 from fastgw.http.malformed import Malformed
@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 
 ACME_TLS: Final = acme_challenges.PROTOCOL.encode()
 _HTTP1: Final = frozenset((b"http/1.1", b"http/1.0"))
+EXPIRY_NOTICE_S: Final = 5.0
+"""How long before the expiry of a client's certificate the end of its connection is announced; longer than HTTP/2 takes
+between its two GOAWAY (`LAST_REQUEST_S`)."""
+CLOCK_CHECK_S: Final = 600.0
 
 
 class HandshakeOutcome(IntEnum):
@@ -106,16 +110,33 @@ class _Limit(Timed):
 
 @final
 class _CertificateExpiry(Timed):
-    """Expiry of the client's certificate, for a connection that is open then."""
+    """Expiry of the client's certificate, for a connection that is open then. It is announced `EXPIRY_NOTICE_S` before,
+    so that clients connect again in time; a connection that begins later has no notice.
+    """
 
-    __slots__ = ("_above",)
+    __slots__ = ("_above", "_expires_date", "_is_announced", "_wheel")
 
-    def __init__(self, above: Http1ClientConnection | Http2ClientConnection) -> None:
+    def __init__(self, above: Http1ClientConnection | Http2ClientConnection, expires_date: float, wheel: Wheel) -> None:
         super().__init__()
-        self._above = above
+        self._above, self._expires_date, self._wheel = above, expires_date, wheel
+        left = expires_date - time()
+        self._is_announced = left <= EXPIRY_NOTICE_S
+        self._watch(left, wheel.now)
 
     def expire(self, now: float) -> None:
-        self._above.certificate_expired()
+        left = self._expires_date - time()
+        if left <= 0:
+            self._above.certificate_expired()
+            return
+        if not self._is_announced and left <= EXPIRY_NOTICE_S:
+            self._is_announced = True
+            self._above.certificate_expires_soon()
+        self._watch(left, now)
+
+    def _watch(self, left: float, now: float) -> None:
+        """Look again when something is due, and from time to time: the clock may be set, and the machine suspended."""
+        due = left if self._is_announced else left - EXPIRY_NOTICE_S
+        self._wheel.watch(self, now + min(max(due, 0.0), CLOCK_CHECK_S))
 
 
 @final
@@ -405,8 +426,7 @@ class TlsConnection(TlsTransport):
         above.attach_transport(cast(asyncio.Transport, self), self._address_limit)
         above.trust_as_of(self._trusts, self._vouched)
         if certificate is not None:
-            wheel, self._limit = server.worker_loop.wheel, _CertificateExpiry(above)
-            wheel.watch(self._limit, wheel.now + max(0.0, certificate.expires_date - time()))
+            self._limit = _CertificateExpiry(above, certificate.expires_date, server.worker_loop.wheel)
         self._read_early()
 
     def _end_challenge(self, last: bytes) -> None:

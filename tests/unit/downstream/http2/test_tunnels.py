@@ -295,3 +295,24 @@ def test_a_tunnel_ends_with_what_verified_its_client(changed: str) -> None:
         assert upstream.lost
 
     asyncio.run(live())
+
+
+def test_after_the_expiry_of_the_clients_certificate_streams_are_refused_and_tunnels_continue() -> None:
+    """Those in flight are completed; the end is announced."""
+
+    async def live() -> None:
+        plane = plane_of()
+        client = begins(plane)
+        upstream = opens_tunnel(plane, client)
+        client.protocol.certificate_expired()
+        client.sends(frames.get(stream=3))
+        await turns()
+        assert [(each.status, each.fault) for each in plane.records] == [(421, "connection_outdated")]
+        assert frames.goaway(2**31 - 1) in client.received
+        plane.passes(2)
+        upstream.sends(b"\x81\x01a")
+        await turns()
+        assert data_on(client, 1) == b"\x81\x01a"
+        client.resets()
+
+    asyncio.run(live())
