@@ -356,6 +356,9 @@ class Figures:
     async def rollback(self, generation: int | None) -> dict[str, Any]:
         return self._changed("rollback" if generation is None else f"rollback to {generation}")
 
+    def is_revoked(self, mark: bytes) -> bool:
+        return False
+
     async def record(self, *_: object) -> None:
         """This node has no audit log."""
 
