@@ -62,7 +62,6 @@ class OperatorEvent(Enum):
     # clients
     CONNECTION_REFUSED = WARNING, "A client connection was refused."
     TLS_HANDSHAKE_FAILED = WARNING, "A client's TLS handshake failed or was aborted."
-    CLIENT_PROTOCOL_ERROR = WARNING, "A client's HTTP/2 connection was ended: a protocol error, or a flood of frames."
     # upstreams
     TARGET_FAILED = WARNING, "A target could not be connected to."
     TARGET_UNHEALTHY = WARNING, "Health checks find that a target fails."

@@ -13,7 +13,7 @@ from tests.support.client import Client
 from tests.support.gateway import wait_until
 from tests.support.http2 import frames
 from tests.support.http2.client import Http2Client
-from tests.support.http2.frames import Code, Field, Setting, block, data, headers, ping, pseudo, window_update
+from tests.support.http2.frames import Code, Field, Setting, block, data, headers, pseudo, window_update
 from tests.support.lanes import Kind, Lane, Lanes, running
 from tests.support.origin import OK, OriginConnection
 from tests.support.peer import Unexpected
@@ -416,34 +416,6 @@ def test_a_request_that_breaks_the_protocol_is_reset_and_logged_as_that(
     client.send(request(lane, 3))
     lane.accept().answer()
     assert client.wait_for(3).body == b"ok"
-
-
-BROKEN_CONNECTIONS = {
-    "a flood": (ping() * 5000, "too many control frames"),
-    "an error": (frames.priority(0), "PRIORITY on stream 0"),
-}
-
-
-@pytest.mark.parametrize(("sent", "why"), BROKEN_CONNECTIONS.values(), ids=BROKEN_CONNECTIONS)
-def test_a_connection_that_breaks_the_protocol_is_ended_and_logged_as_that(
-    lane: Lane, client: Http2Client, sent: bytes, why: str
-) -> None:
-    """It is not the client that has left: each request in flight names the reason, and the operator is warned."""
-    path = b"/broken/%d" % len(sent)
-    client.begin().send(request(lane, 1, path + b"/1") + request(lane, 3, path + b"/3"))
-    for _ in range(2):
-        upstream = lane.accept()
-        if upstream.read_request_head().request_target.endswith(b"1"):
-            upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
-    answer = client.answer(1)
-    client.wait(lambda: answer.heads, "the head of the first response")
-    client.send(sent)
-    for stream, status in ((1, 200), (3, 499)):
-        record = lane.gateway.wait_for_record(route=lane.name, path=f"{path.decode()}/{stream}")
-        assert (record["fault"], record["fault_detail"]) == ("bad_request", f"HTTP/2: {why}")
-        assert record["status"] == status
-    ended = f"listener main: the HTTP/2 connection of 127.0.0.1 is ended: {why}"
-    assert ended.encode() in lane.gateway.stderr.wait_for(lambda line: why.encode() in line)
 
 
 @pytest.mark.parametrize("length", [None, b"16777217"], ids=["streamed", "declared"])

@@ -454,7 +454,8 @@ cdef int _flush_now(connection) except -1:
         connection._end(ErrorCode.NO_ERROR)
     elif state & ENDING:
         if (session.error is not None or session.done) and not read(&of_connection.write_paused, connection):
-            connection.end_broken()
+            connection._break_off_all(Fault.CLIENT_LEFT)
+            connection.close()
     elif state & IN_HEAD and <double>read(&of_connection.deadline, connection) == _INF:
         write(&of_connection.awaits_head, connection, True)
         connection.watch(read(&of_connection.server, connection).timeouts.request_headers)

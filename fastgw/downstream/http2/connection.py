@@ -538,7 +538,8 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._end(ErrorCode.NO_ERROR)
         elif state & ENDING:
             if (session.error is not None or session.done) and not self.write_paused:
-                self.end_broken()
+                self._break_off_all(Fault.CLIENT_LEFT)
+                self.close()
         elif state & IN_HEAD and self.deadline == inf:
             self._awaits_head = True
             self.watch(self.server.timeouts.request_headers)
@@ -568,24 +569,11 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
 
     # endings
 
-    def end_broken(self) -> None:
-        """Close after GOAWAY of one side: the session accepts and sends nothing any more. What a client has done wrong
-        is the fault of its requests in flight, and is logged.
-        """
-        why = self.session.error
-        if why is None:
-            self._break_off_all(Fault.CLIENT_LEFT)
-        else:
-            self._break_off_all(Fault.BAD_REQUEST, f"HTTP/2: {why}")
-            text = f"listener {self.listener.name}: the HTTP/2 connection of {self.peer.ip} is ended: {why}"
-            self.server.complain(OperatorEvent.CLIENT_PROTOCOL_ERROR, text, why)
-        self.close()
-
-    def _break_off_all(self, fault: Fault, why: str = "") -> int:
-        """Cancel the exchanges of all streams; return their number. `why`: for the log."""
+    def _break_off_all(self, fault: Fault) -> int:
+        """Cancel the exchanges of all streams; return their number."""
         count = 0
         for stream in tuple(self._streams.values()):
-            count += stream.break_off(fault, why)
+            count += stream.break_off(fault)
         return count
 
     def close(self) -> None:

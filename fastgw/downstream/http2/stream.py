@@ -676,8 +676,8 @@ class Http2Stream(Timed):
             self.fast_path.become_exchange()
         return self.exchange
 
-    def break_off(self, fault: Fault, why: str = "") -> bool:
-        """Cancel the exchange in flight. False: there is none. `why`: for the log."""
+    def break_off(self, fault: Fault) -> bool:
+        """Cancel the exchange in flight. False: there is none."""
         exchange = self.under_way()
         if exchange is None:
             return False
@@ -686,7 +686,6 @@ class Http2Stream(Timed):
         if fault is Fault.CLIENT_LEFT and self._tunnel_ends & _TARGET and not unsent:
             exchange.break_off()  # the client has got the end, so the tunnel is complete, as with its END_STREAM
         else:
-            exchange.why = exchange.why or why
             exchange.cancel(fault)
         self._record()
         return True
