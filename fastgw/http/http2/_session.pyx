@@ -844,7 +844,8 @@ cdef class Session:
         """Send a response: `message` is its head as HTTP/1.1 text, and the body after it. `trailers`: serialized lines,
         if it has `ended`.
 
-        A status below 200 has no body, and further responses follow. HTTP/1.1 framing lines are left out.
+        A status below 200 has no body, and further responses follow. HTTP/1.1 framing lines are left out. Raises
+        `ValueError`: it is no complete head.
         """
         self._respond(stream, message, ended, trailers)
 
@@ -855,12 +856,11 @@ cdef class Session:
         cdef int count
         cdef nghttp2_data_provider provider
         cdef _Outgoing outgoing
-        cdef bint informs = PyBytes_AS_STRING(message)[9] == c"1"
         cdef int place
         _begin_sent_head(&head, on_stack)
         try:
             count = _take_apart(message, &head, False, False, &end)
-            if informs:
+            if head.fields[0].value[0] == c"1":
                 nghttp2_submit_headers(self._session, 0, stream, NULL, head.fields, count, NULL)
                 return 0
             if head.date:
@@ -1109,6 +1109,8 @@ cdef list take_events(session):
 
 cdef int respond(session, int32_t stream, bytes message, bytes trailers) except -1:
     """Call `Session.respond` with a whole response."""
+    if message is None or trailers is None:
+        raise TypeError("expected bytes")
     return (<Session?>session)._respond(stream, message, True, trailers)
 
 
@@ -1191,7 +1193,7 @@ cdef int _take_apart(
 ) except -1:
     """Split a head as HTTP/1.1 text into fields. `head`: memory for them and their names. Returns their number.
 
-    `end_at`: start of the body.
+    `end_at`: start of the body. Raises `ValueError`: it is no complete head. Nothing behind its end is read.
     """
     cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(message)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(message)
@@ -1210,11 +1212,17 @@ cdef int _take_apart(
     if line_end is NULL:
         raise ValueError("no head")
     if not is_request:
+        if line_end - base < 12:
+            raise ValueError("no status line")
         _set_field(&head.fields[0], b":status", 7, base + 9, 3)
         count = 1
-    elif line_end > base:
+    else:
         name_end = <const uint8_t*>memchr(base, c" ", line_end - base)
+        if name_end is NULL:
+            raise ValueError("no request line")
         value = <const uint8_t*>memchr(name_end + 1, c" ", line_end - name_end - 1)
+        if value is NULL:
+            raise ValueError("no request line")
         _set_field(&head.fields[0], b":method", 7, base, name_end - base)
         if secure:
             _set_field(&head.fields[1], b":scheme", 7, b"https", 5)
@@ -1223,8 +1231,6 @@ cdef int _take_apart(
         _set_field(&head.fields[2], b":path", 5, name_end + 1, value - name_end - 1)
         _set_field(&head.fields[3], b":authority", 10, b"", 0)
         count = 4
-    else:
-        raise ValueError("no request line")
     at = line_end + 2
     name = head.names = <uint8_t*>malloc(USUAL_NAMES)
     if name is NULL:
@@ -1264,6 +1270,8 @@ cdef int _take_apart(
             head.date = count
         count += 1
         name += namelen
+    if stop - at < 2 or at[1] != c"\n":
+        raise ValueError("the head has no end")
     end_at[0] = at + 2 - base
     if is_request and not has_host:  # an HTTP/1.0 client: an empty authority is left out (RFC 9113 section 8.3.1)
         count -= 1

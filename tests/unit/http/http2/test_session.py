@@ -698,11 +698,47 @@ def test_heads_that_wait_to_be_sent_are_sent_as_they_were_said():
     ]
 
 
-@pytest.mark.parametrize("message", [b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n", b"HTTP/1.1 200 OK\r\na: b"])
-def test_a_message_that_is_no_head_is_an_error_of_the_caller(message: bytes):
+NO_RESPONSES = [
+    b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\na: b",
+    b"HTTP/1.1 200 OK\r\na: b\r",
+    b"HTTP/1.1 200 OK\r\na: b\r\n",
+    b"HTTP/1.1 200 OK\r\na: b\r\n\r",
+    b"HTTP/1.1 200 OK\r\na: b\r\n\r-body",
+    b"HTTP/1.1 200 OK\r\n%b: b\r\n" % (b"n" * 2000),
+    b"HTTP/1.1 200 OK\r\n",
+    b"HTTP/1.1 200 OK\r",
+    b"HTTP/1.1 200 OK",
+    b"HTTP/1.1 20\r\n\r\n",
+    b"HTTP/1.1 \r\n\r\n",
+    b"HTTP/1\r\n\r\n",
+    b"\r\n\r\n",
+    b"",
+]
+
+
+@pytest.mark.parametrize("ended", [True, False])
+@pytest.mark.parametrize("message", NO_RESPONSES)
+def test_a_message_that_is_no_head_is_an_error_of_the_caller(message: bytes, ended: bool):
+    """Nothing behind its end is read, and nothing of it is sent."""
     session, _ = fed(get())
-    with pytest.raises(ValueError, match=r"colon|end"):
-        session.respond(1, message, True)
+    session.to_send()
+    with pytest.raises(ValueError, match=r"colon|end|no head|no status line"):
+        session.respond(1, message, ended)
+    assert session.to_send() == b""
+    assert session.held_by_all == 0
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b"", b"\r\n\r\n", b"GET\r\n\r\n", b"GET /\r\n\r\n", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nhost: a.test\r\n"],
+)
+def test_a_message_that_is_no_head_of_a_request_is_an_error_of_the_caller(message: bytes):
+    session = client()
+    session.to_send()
+    with pytest.raises(ValueError, match=r"end|no head|no request line"):
+        session.request(message, True)
+    assert session.to_send() == b""
 
 
 @pytest.mark.parametrize(
