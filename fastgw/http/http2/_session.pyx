@@ -345,9 +345,12 @@ cdef class Session
 
 
 @cython.final
-@cython.freelist(64)  # PERF: 150 instructions less per response (CPython 3.11, micro/http2)
 cdef class _Outgoing:
-    """Bytes of a stream's body that wait to be sent. nghttp2 fetches them when the windows allow it."""
+    """Bytes of a stream's body that wait to be sent. nghttp2 fetches them when the windows allow it.
+
+    It has a pointer to this object, without a reference. So there is no freelist: sanitizers could not see a use of one
+    that is freed, for 150 instructions less per response (0.2 %).
+    """
 
     cdef Session owner
     cdef bytes piece
@@ -359,19 +362,23 @@ cdef class _Outgoing:
     cdef bint deferred
     cdef bint noted  # report when some of it is sent
     cdef bytes trailers  # serialized lines, or empty
-    # The head, and memory of its names, until it is sent: nghttp2 makes no copy of its fields.
+    # The head, and memory of its names, until it is sent: nghttp2 makes no copy of its fields. If the stream is closed
+    # before, they are released before `_on_not_sent` is called with the frame: nghttp2 looks for the stream first, and
+    # reads no field of a frame without one. So nothing may read `frame.headers.nva` there.
     cdef bytes head
     cdef uint8_t* names
     cdef uint8_t* more_names
 
     def __dealloc__(self):
-        free(self.names)
-        free(self.more_names)
+        self.release_names()
 
-    cdef inline void release_head(self) noexcept:
+    cdef inline void release_names(self) noexcept:
         free(self.names)
         free(self.more_names)
         self.names = self.more_names = NULL
+
+    cdef inline void release_head(self) noexcept:
+        self.release_names()
         self.head = None
 
 
@@ -845,7 +852,7 @@ cdef class Session:
         if it has `ended`.
 
         A status below 200 has no body, and further responses follow. HTTP/1.1 framing lines are left out. Raises
-        `ValueError`: it is no complete head.
+        `ValueError`: it is no complete head, or the stream has a response with a body already.
         """
         self._respond(stream, message, ended, trailers)
 
@@ -867,6 +874,8 @@ cdef class Session:
                 self._index_repeated_date(&head.fields[head.date])
             if nghttp2_session_find_stream(self._session, stream) is NULL:
                 return 0  # the client has reset it
+            if stream in self._outgoing:  # nghttp2 has pointers into the first until it is sent
+                raise ValueError("the stream has a response already")
             if ended and end == PyBytes_GET_SIZE(message) and not PyBytes_GET_SIZE(trailers):
                 nghttp2_submit_response(self._session, stream, head.fields, count, NULL)
                 return 0

@@ -741,6 +741,24 @@ def test_a_message_that_is_no_head_of_a_request_is_an_error_of_the_caller(messag
     assert session.to_send() == b""
 
 
+@pytest.mark.parametrize("body", [b"second", b""])
+@pytest.mark.parametrize("sent", [False, True], ids=["the first is queued", "its body waits"])
+def test_a_second_response_on_a_stream_is_an_error_of_the_caller(sent: bool, body: bytes):
+    """libnghttp2 has pointers into the first until it is sent, which is sent as it was said."""
+    session, _ = fed(settings((4, 0)), get())
+    session.to_send()
+    session.respond(1, b"HTTP/1.1 200 OK\r\nX-A: 1\r\n\r\nfirst", True)
+    sent_before = session.to_send() if sent else b""
+    with pytest.raises(ValueError, match="a response already"):
+        session.respond(1, b"HTTP/1.1 500 Oh\r\nX-B: 2\r\n\r\n" + body, True)
+    update = window_update(100, 1)
+    session.feed(update, len(update), 0.0)
+    first, second = received(sent_before + session.to_send())
+    assert plain(Decoder().decode(first[2], raw=True)) == [(b":status", b"200"), (b"x-a", b"1")]
+    assert second[2] == b"first"
+    assert session.held_by_all == 0
+
+
 @pytest.mark.parametrize(
     "name",
     [
