@@ -20,6 +20,9 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy
 
+cdef extern from "<string.h>" nogil:  # of POSIX 2024, and of C libraries before
+    void* memmem(const void* text, size_t length, const void* part, size_t part_length)
+
 cdef extern from "sys/socket.h" nogil:
     enum:
         MSG_DONTWAIT
@@ -1209,6 +1212,7 @@ cdef int _take_apart(
     cdef const uint8_t* stop = base + size
     cdef const uint8_t* at
     cdef const uint8_t* line_end
+    cdef const uint8_t* head_end
     cdef const uint8_t* name_end
     cdef const uint8_t* value
     cdef uint8_t* name
@@ -1249,14 +1253,21 @@ cdef int _take_apart(
         line_end = <const uint8_t*>memchr(at, c"\r", stop - at)
         if line_end is NULL:
             raise ValueError("the head has no end")
-        if head.more_names is NULL and name + (line_end - at) > names_end:
-            name = head.more_names = <uint8_t*>malloc(stop - at)  # enough for this name and all others
-            if name is NULL:
-                raise MemoryError
         name_end = <const uint8_t*>memchr(at, c":", line_end - at)
         if name_end is NULL:
             raise ValueError("a line without a colon")
         namelen = name_end - at
+        if namelen > <size_t>(names_end - name):
+            # Enough for this name and all others, that are in the rest of the head; without the length of the body,
+            # for the memory is kept until a client reads.
+            head_end = <const uint8_t*>memmem(at, stop - at, b"\r\n\r\n", 4)
+            if head_end is NULL:
+                raise ValueError("the head has no end")
+            stop = head_end + 4
+            name = head.more_names = <uint8_t*>malloc(stop - at)
+            if name is NULL:
+                raise MemoryError
+            names_end = name + (stop - at)
         _put_in_lower_case(name, at, namelen)
         value = name_end + 1
         at = line_end + 2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import h2.config
 import h2.connection
@@ -81,6 +83,11 @@ class Reader:
                     self._connection.acknowledge_received_data(event.flow_controlled_length, 1)
                 elif isinstance(event, h2.events.StreamEnded):
                     self.ended = True
+
+
+def address_space() -> int:
+    """Return the bytes that this process has reserved, whether or not it has written to them."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def text(start: bytes, fields: Fields) -> bytes:
@@ -757,6 +764,20 @@ def test_a_second_response_on_a_stream_is_an_error_of_the_caller(sent: bool, bod
     assert plain(Decoder().decode(first[2], raw=True)) == [(b":status", b"200"), (b"x-a", b"1")]
     assert second[2] == b"first"
     assert session.held_by_all == 0
+
+
+@pytest.mark.parametrize("long", [(b"Content-Security-Policy", b"v" * 1100), (b"X-" + b"N" * 1100, b"v")])
+def test_responses_that_wait_take_no_memory_for_their_bodies_once_more(long: tuple[bytes, bytes]):
+    """That of their names is of the length of the head at most, for as long as a client does not read."""
+    streams = range(1, 200, 2)
+    session, _ = fed(settings((4, 0)), *[get(stream=stream) for stream in streams])
+    message = text(b"HTTP/1.1 200 OK", [long]) + b"b" * 1_000_000  # one body, which they have in common
+    before = address_space()
+    for stream in streams:
+        session.respond(stream, message, True)
+        session.to_send()
+    assert session.held_by_all == len(streams) * 1_000_000
+    assert address_space() - before < 20_000_000
 
 
 @pytest.mark.parametrize(
