@@ -22,11 +22,13 @@ from tests.support.origin import OriginConnection
 
 pytestmark = pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
 
+SHOWN = {"X-Token-Seen": "{header.X-Fastgw-Debug}", "X-Origin-Seen": "{header.Origin}"}
 KINDS = {
     "plain": Kind(),
     "listed": Kind(route={"upgrade": ["websocket", "echo"]}),
     "none": Kind(route={"upgrade": []}),
     "guarded": Kind(route={"filters": {"websocket": {}}}),
+    "showing": Kind(route={"filters": {"headers": {"request": {"set": SHOWN}}}}),
 }
 VERSION = (b"sec-websocket-version", b"13")
 
@@ -35,6 +37,11 @@ VERSION = (b"sec-websocket-version", b"13")
 def lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
     listeners: dict[str, Any] = {
         "main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]},
+        "trusting": {
+            "address": "127.0.0.1:0",
+            "protocols": ["http1", "http2"],
+            "trusted_proxies": ["127.0.0.0/8"],
+        },
         "small": {"address": "127.0.0.1:0", "protocols": ["http2"], "http2": {"stream_window": 16_384}},
     }
     settings = {"listeners": listeners, "limits": {"connections": 500}}
@@ -110,6 +117,19 @@ def test_settings_offer_it(client: Http2Client) -> None:
     """RFC 8441 section 3: SETTINGS_ENABLE_CONNECT_PROTOCOL is 1."""
     client.synchronize()
     assert client.settings[8] == 1
+
+
+@of_kind("showing")
+@pytest.mark.parametrize("listener", ["main", "trusting"])
+def test_a_debug_token_reaches_no_filter_and_no_upstream(lane: Lane, listener: str) -> None:
+    """As with other requests: it is for the gateway alone, whether or not the client is a trusted proxy."""
+    with Http2Client(lane.gateway.address(listener)) as client:
+        client.begin_plainly()
+        client.send(connect(lane, VERSION, (b"x-fastgw-debug", b"of-no-key"), (b"origin", b"http://a.test")))
+        request = switch(lane.accept())
+    assert request.get(b"X-Origin-Seen") == b"http://a.test"
+    assert b"X-Token-Seen" not in request
+    assert b"X-Fastgw-Debug" not in request
 
 
 def test_the_handshake_is_translated(lane: Lane, client: Http2Client) -> None:
