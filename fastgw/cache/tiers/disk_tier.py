@@ -380,9 +380,6 @@ class DiskTier:
             if self._directory is None:
                 path = os.path.join(self.disk.path, OBJECTS + self.disk.id)
                 if self._folder < 0:
-                    if self._was_removed:  # one that was moved away is not made again: it would hide that
-                        with suppress(FileExistsError):
-                            os.mkdir(self.disk.path, 0o700)
                     self._folder = os.open(self.disk.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                     # Threads may use it after `close`, so it is closed with the tier.
                     self._close_folder = weakref.finalize(self, os.close, self._folder)

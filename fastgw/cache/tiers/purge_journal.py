@@ -132,19 +132,6 @@ def end_journal(path: str, id_: str, folder: int = -1) -> None:
         raise failure
 
 
-def is_journal_removed(path: str, folder: int) -> bool:
-    """Whether a journal that is not there was removed, with its directory or without: the next start finds none, and
-    begins with an empty directory. False: the directory was moved. `folder`: it, as it was opened earlier. Raises
-    `OSError`.
-    """
-    held = os.fstat(folder)
-    if not held.st_nlink:
-        return True
-    with suppress(FileNotFoundError):
-        return os.path.samestat(os.stat(path), held)
-    return False
-
-
 def _end(folder: int, head: bytes) -> None:
     try:
         fd = os.open(JOURNAL, os.O_RDONLY | _FLAGS, dir_fd=folder)

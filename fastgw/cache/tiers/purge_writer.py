@@ -1,8 +1,7 @@
 """Writes the purges of one process to the journal of a disk tier, one batch after another.
 
 A purge that cannot be written ends the journal, as the next start would undo the purge. Where that is not possible
-either, it is tried again: by this process when it ends, and by the control process every second. A journal that was
-removed, as by a user who empties the cache, needs no purges: the next start begins with an empty directory without it.
+either, it is tried again: by this process when it ends, and by the control process every second.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from fastgw.cache.shared.layout import DISK_FAILED, JOURNAL_ENDED, JOURNAL_LEFT
 from fastgw.cache.shared.watches import TimerHandle
-from fastgw.cache.tiers.purge_journal import DamagedJournal, Purge, append_purges, end_journal, is_journal_removed
+from fastgw.cache.tiers.purge_journal import DamagedJournal, Purge, append_purges, end_journal
 from fastgw.cache.tiers.tier_threads import Work
 from fastgw.operator_events import OperatorEvent, log_event
 
@@ -34,7 +33,7 @@ class PurgeWriter:
         self._tier = tier
         self._pending: list[Purge] = []
         self._waiting: list[Callable[[], None]] = []
-        self._is_writing = self._is_ending = self._has_no_journal = False
+        self._is_writing = self._is_ending = False
         self._timer: TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -136,8 +135,6 @@ class PurgeWriter:
                 append_purges(tier.disk.path, tier.disk.id, purges)
             except (OSError, DamagedJournal) as error:
                 why = error
-                if isinstance(error, FileNotFoundError) and self._is_journal_removed():
-                    return True
                 if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
                     with suppress(OSError):
                         tier.opened().evict_down_to(tier.counts.size * (9 - attempt) // 10)
@@ -157,23 +154,3 @@ class PurgeWriter:
             undone,
         )
         return False
-
-    def _is_journal_removed(self) -> bool:
-        """Whether the journal was removed, for good, in a thread. It is logged once."""
-        tier = self._tier
-        try:
-            tier.opened()
-            with tier.held_folder() as folder:
-                if not is_journal_removed(tier.disk.path, folder):
-                    return False
-                end_journal(tier.disk.path, tier.disk.id, folder)  # so that a crash does not bring it back
-        except OSError:
-            return False
-        if not self._has_no_journal:
-            self._has_no_journal = True
-            log_event(
-                OperatorEvent.CACHE_DISK_TROUBLE,
-                "cache: the file of purges of %s was removed: the next start begins with an empty directory",
-                tier.disk.path,
-            )
-        return True

@@ -775,33 +775,6 @@ def test_a_directory_that_was_emptied_is_made_again(node: TieredNode, is_full: b
     assert [each.name for each in files_in(node)] == [L.hex()]
 
 
-@pytest.mark.parametrize("is_noticed", [False, True])
-@pytest.mark.parametrize("keeps_directory", [False, True])
-def test_a_purge_after_the_directory_was_removed_leaves_the_tier_in_use(
-    node: TieredNode, restart: Callable[[TieredNode], TieredNode], keeps_directory: bool, is_noticed: bool
-) -> None:
-    """As after `rm -rf` of it. The purge needs no journal: the next start finds none, and begins with nothing."""
-    store_one(node, K)
-    shutil.rmtree(node.path)
-    if keeps_directory:
-        os.mkdir(node.path, 0o700)
-    if is_noticed:
-        store_one(node, L)  # fails
-    at_once(node.a.purge_tags([b"t"]))
-    node.settle()
-    disk = node.a.numbers().disk
-    assert disk is not None
-    assert not disk.has_failed
-    store_one(node, K)  # fails, if that was not noticed before
-    store_one(node, L)
-    node.forget()
-    assert content(node.recall(L)) is not None
-    at_once(node.a.purge_tags([b"t"]))
-    node.settle()
-    assert os.stat(node.path).st_mode & 0o777 == 0o700
-    assert restart(node).recall(L) is None
-
-
 def test_a_journal_is_ended_where_it_was_also_if_the_directory_is_closed_meanwhile(
     node: TieredNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
