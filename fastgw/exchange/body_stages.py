@@ -86,7 +86,8 @@ class BodyStage:
     def check_length(self, length: int) -> None:
         """Raise the exception of `feed` for a request body of this declared length, if all of it is certain to be
         refused: called before the first piece, so that the client need not send it. Not called after a stage that
-        changes the length.
+        changes the length. Where no length is declared, it is called with a lower one than the body will have: 1 if the
+        client waits for 100 (Continue), and the size of the first piece, if the body is then held as a whole.
         """
 
     def feed(self, payload: bytes) -> bytes:
@@ -280,6 +281,11 @@ class _Collected(WholeBodyStage):
     def check_length(self, length: int) -> None:
         super().check_length(length)
         self._stage.check_length(length)
+
+    def feed(self, payload: bytes) -> bytes:
+        if not self._pieces:
+            self._stage.check_length(len(payload))  # so that nothing is held of a body that is refused whatever follows
+        return super().feed(payload)
 
     def pending(self) -> PendingOutput | None:
         self._passed = self._feed()

@@ -41,7 +41,10 @@ def begin_request_stages(exchange: Exchange, go_on: Callable[[Exchange], None]) 
     if not made:
         return True
     stages = _RequestStages(exchange, made)
-    if exchange.body_length and not stages.accepts_length(exchange.body_length):
+    length = exchange.body_length
+    if length is None and exchange.head.expects_continue:
+        length = 1  # at least: a client must not wait with an empty body (RFC 9110 section 10.1.1)
+    if length and not stages.accepts_length(length):
         return False
     if made.holds and exchange.head.expects_continue:
         exchange.drop_everywhere(EXPECT)  # the gateway itself requests the body
@@ -80,7 +83,7 @@ class _RequestStages:
         return self._stages.complete
 
     def accepts_length(self, length: int) -> bool:
-        """Whether a body of this declared length may pass. False: the exchange is over."""
+        """Whether a body of this length may pass; see `BodyStage.check_length`. False: the exchange is over."""
         self._run(self._stages.check_length, length)
         return not self._over
 

@@ -110,3 +110,41 @@ class BodyObserver(BodyStage):
     def cancel(self) -> None:
         self._pieces = None
         self._held_bytes.release()
+
+
+@final
+class EmptyBodyCheck(BodyStage):
+    """Stage for a body that passes only if it is empty, which is known at its first byte or its end if no length was
+    declared.
+
+    `refuse`: called for the first byte; returns the response, or None if the body passes all the same. `check_empty`:
+    called for an empty body; returns the response to it. None: it passes.
+    """
+
+    keeps_length = True
+    changed = False
+
+    def __init__(
+        self, refuse: Callable[[], Reply | None], check_empty: Callable[[], Reply | None] | None = None
+    ) -> None:
+        self._refuse: Callable[[], Reply | None] | None = refuse
+        self._check_empty = check_empty
+        self.takes_empty = check_empty is not None
+
+    def check_length(self, length: int) -> None:
+        if length:
+            self.feed(b"")
+
+    def feed(self, payload: bytes) -> bytes:
+        refuse, self._refuse = self._refuse, None
+        reply = None if refuse is None else refuse()
+        if reply is not None:
+            raise BodyRefused(reply)
+        return payload
+
+    def end(self) -> bytes:
+        if self._refuse is not None and self._check_empty is not None:
+            reply = self._check_empty()
+            if reply is not None:
+                raise BodyRefused(reply)
+        return b""

@@ -33,7 +33,7 @@ from fastgw.filters.api import (
 )
 from fastgw.filters.api.coded_bodies import CODING, is_coded, refuse_coded_body
 from fastgw.filters.api.credential_locations import decoded
-from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver
+from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver, EmptyBodyCheck
 from fastgw.filters.policies.content.body_validator import BodyValidator
 from fastgw.filters.policies.content.charsets import is_utf8
 from fastgw.filters.policies.content.helper_checks import Errors, HelperChecks, ready_refusal, refusal, summary
@@ -222,8 +222,8 @@ class _Validation:
             if not exchange.has_body:
                 if self._requires_body:
                     errors.append(validation_error("body", "required", "expected a body"))
-            elif exchange.body_length is not None and (unsupported := _refuse_type(exchange)) is not None:
-                return self._answer(exchange, unsupported)
+            elif exchange.body_length is not None:  # else it may turn out to be empty: see `request_stage`
+                return self._check_type(exchange)
         return self._answer(exchange, refusal(exchange, errors)) if errors else None
 
     def lets_pass(self, head: RequestHead) -> bool:
@@ -259,14 +259,14 @@ class _Validation:
 
     def request_stage(self, exchange: Exchange, *, is_costly: bool = False) -> BodyStage | None:
         """Return the stage that checks the body. `is_costly`: whether that takes too long for the event loop."""
-        check, helper = partial(self._check, exchange), self.helper
+        check = partial(self._check, exchange)
         if not _has_json(exchange) or is_coded(exchange):
             if exchange.body_length is not None:
                 return None  # reported already
-            check, helper = partial(self._check_length, exchange), None
+            return EmptyBodyCheck(partial(self._check_type, exchange), partial(check, b""))
         if self._reports:
             return BodyObserver(check, self._most, exchange.client.held_body_budget)
-        submit = None if helper is None else partial(self._submit, exchange, helper)
+        submit = None if self.helper is None else partial(self._submit, exchange, self.helper)
         return BodyCheck(check, submit, is_costly=is_costly)
 
     def check_whole(self, exchange: Exchange, payload: bytes) -> Reply | BodyStage | None:
@@ -308,10 +308,8 @@ class _Validation:
                 return None
         return self._answer(exchange, refusal(exchange, errors)) if errors else None
 
-    def _check_length(self, exchange: Exchange, payload: bytes) -> Reply | None:
-        """Return the response to a body of another type. One that turns out to be empty is none, and has no type."""
-        if not payload:
-            return self._check(exchange, payload)
+    def _check_type(self, exchange: Exchange) -> Reply | None:
+        """Return the response to a body of another type, or with a content coding."""
         unsupported = _refuse_type(exchange)
         return None if unsupported is None else self._answer(exchange, unsupported)
 

@@ -14,7 +14,6 @@ from msgspec import msgpack
 from fastgw.config.base.settings_base import Json
 from fastgw.config.settings.openapi import LONGEST_BODY
 from fastgw.config.sources.virtual_files import check_derived
-from fastgw.exchange.body_stages import BodyRefused
 from fastgw.filters.api import (
     BodyStage,
     Bounded,
@@ -32,7 +31,7 @@ from fastgw.filters.api import (
 )
 from fastgw.filters.api.coded_bodies import is_coded, refuse_coded_body
 from fastgw.filters.api.credential_locations import decoded
-from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver
+from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver, EmptyBodyCheck
 from fastgw.filters.policies.content.charsets import is_utf8
 from fastgw.filters.policies.content.helper_checks import Errors, HelperChecks, refusal, summary
 from fastgw.filters.policies.content.parameter_pairs import Unreadable
@@ -306,7 +305,7 @@ class _Requests:
 
     def stage_without_body(self, exchange: Exchange) -> BodyStage:
         """Return the stage for a request of an operation without bodies."""
-        return _NoBody(partial(self._refuse_body, exchange))
+        return EmptyBodyCheck(partial(self._refuse_body, exchange))
 
     def _refuse_body(self, exchange: Exchange) -> Reply | None:
         reply = exchange.refuse(
@@ -354,30 +353,6 @@ class _Requests:
             return reply
         self._reports.report_request(exchange, reply)
         return None
-
-
-@final
-class _NoBody(BodyStage):
-    """Stage for a request that has no body, although one of unknown length may be announced. `refuse`: called for the
-    first byte; returns the response, or None if the body passes.
-    """
-
-    keeps_length = True
-    changed = False
-
-    def __init__(self, refuse: Callable[[], Reply | None]) -> None:
-        self._refuse: Callable[[], Reply | None] | None = refuse
-
-    def check_length(self, length: int) -> None:
-        if length:
-            self.feed(b"")
-
-    def feed(self, payload: bytes) -> bytes:
-        refuse, self._refuse = self._refuse, None
-        reply = None if refuse is None else refuse()
-        if reply is not None:
-            raise BodyRefused(reply)
-        return payload
 
 
 @final

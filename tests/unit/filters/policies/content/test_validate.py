@@ -463,6 +463,7 @@ def test_settings_that_cannot_be_meant(settings: dict[str, Any], wrong: str) -> 
 
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+TYPELESS = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
 
 
 def test_an_empty_body_without_a_length_is_no_body() -> None:
@@ -474,19 +475,46 @@ def test_an_empty_body_without_a_length_is_no_body() -> None:
 @pytest.mark.parametrize("mode", ["enforce", "report"])
 @pytest.mark.parametrize("line", [b"", b"Content-Type: text/plain\r\n", b"Content-Encoding: gzip\r\n"])
 def test_an_empty_body_without_a_length_needs_no_type(line: bytes, mode: str) -> None:
-    """As no other request without a body does; one that is not empty is refused as soon as that is known."""
+    """As no other request without a body does."""
     settings = {"body": {"inline": ORDER, "required": False}, "mode": mode}
-    chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n" + line + b"\r\n"
+    chunked = TYPELESS + line + b"\r\n"
     for empty in (Checked(settings, chunked + b"0\r\n\r\n"), Checked(settings, chunked, later=b"0\r\n\r\n")):
         assert empty.passed
         assert [record.shadowed for record in empty.plane.records] == [""]
-    other = Checked(settings, chunked, later=b"2\r\n{}\r\n0\r\n\r\n")
+    missing = Checked({"body": {"inline": ORDER}}, chunked, later=b"0\r\n\r\n")
+    assert (missing.status, missing.errors) == (400, [("body", "", "required")])
+
+
+@pytest.mark.parametrize("mode", ["enforce", "report"])
+@pytest.mark.parametrize("line", [b"", b"Content-Type: text/plain\r\n", b"Content-Encoding: gzip\r\n"])
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("is_long", [False, True])
+def test_a_body_of_another_type_without_a_length(line: bytes, mode: str, pieces: int, is_long: bool) -> None:
+    """Also if it is longer than `max_bytes`: its type is wrong, whatever its length."""
+    settings = {"body": {"inline": ORDER, "max_bytes": 10}, "mode": mode}
+    body = b"14\r\n" + b"x" * 20 if is_long else b"2\r\n{}"
+    sent = [TYPELESS + line + b"\r\n", body + b"\r\n0\r\n\r\n"]
+    other = Checked(settings, *sent[:1], later=sent[1]) if pieces == 2 else Checked(settings, b"".join(sent))
     (record,) = other.plane.records
     if mode == "enforce":
         assert (other.passed, other.status) == (False, 415)
     else:
         assert other.passed
         assert record.shadowed.startswith("validate: refuse 415 unsupported_media_type")
+
+
+def test_a_body_of_another_type_without_a_length_is_refused_at_its_first_byte() -> None:
+    """Nothing of it is held, and a client that would wait with it need not send it."""
+    settings = {"body": {"inline": ORDER, "required": False}}
+    begun = Checked(settings, TYPELESS + b"\r\n", later=b"5\r\nx")
+    assert (begun.passed, begun.status) == (False, 415)
+    waiting = Checked(settings, TYPELESS + b"Expect: 100-continue\r\n\r\n")
+    assert (waiting.passed, waiting.status) == (False, 415)
+
+
+def test_a_client_that_waits_with_json_without_a_length_is_asked_for_it() -> None:
+    waiting = Checked({"body": {"inline": ORDER}}, CHUNKED[:-2] + b"Expect: 100-continue\r\n\r\n")
+    assert (waiting.passed, waiting.status) == (False, 100)
 
 
 def test_a_long_body_passes_in_the_mode_report() -> None:
