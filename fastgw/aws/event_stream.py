@@ -1,6 +1,7 @@
 """Messages of `application/vnd.amazon.eventstream`: framing, checksums and string headers.
 
-Source: the Amazon Event Stream Specification of Smithy, and `eventstream.py` of botocore, read as facts.
+Source: "Event stream encoding" of the Amazon Transcribe developer guide, and `eventstream.py` of botocore,
+read as facts.
 """
 
 from binascii import crc32
@@ -8,10 +9,10 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import Final, NamedTuple, final
 
-MOST_PAYLOAD: Final = 24 * 1024 * 1024
-"""Maximum bytes of the payload of a message, by the specification; Lambda's are as long as what a function writes."""
-MOST_HEADERS: Final = 128 * 1024
-"""Maximum bytes of the headers of a message, by the specification."""
+MOST_MESSAGE: Final = 1024 * 1024
+"""Maximum bytes of a message; Lambda sends pieces of a stream in messages that are much shorter."""
+MOST_HEADERS: Final = 16 * 1024
+"""Maximum bytes of the headers of a message."""
 _PRELUDE: Final = Struct(">III")
 _CRC: Final = Struct(">I")
 _SIZES: Final = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
@@ -64,8 +65,7 @@ class EventStreamParser:
         length, of_headers, checksum = _PRELUDE.unpack(prelude)
         if crc32(prelude[:8]) != checksum:
             raise InvalidEventStream("the checksum of a prelude is wrong")
-        of_payload = length - _PRELUDE.size - of_headers - _CRC.size
-        if not 0 <= of_payload <= MOST_PAYLOAD or of_headers > MOST_HEADERS:
+        if not _PRELUDE.size + of_headers + _CRC.size <= length <= MOST_MESSAGE or of_headers > MOST_HEADERS:
             raise InvalidEventStream("a message has an invalid length")
         return int(length)
 
