@@ -247,6 +247,16 @@ def test_a_sink_that_is_a_url_is_told_the_form_of_its_kind(tmp_path, sink, form)
             "expected a file of its own",
         ),
         (
+            "[{sink: stdout}, {sink: stdout, format: w3c}]",
+            "access_logs[1].sink: the file of access log 1 as well, and its `#Fields` would not be those of all lines; "
+            "expected a file of its own",
+        ),
+        (
+            "[{sink: stdout, format: w3c}, {sink: /dev/stdout}]",
+            "access_logs[1].sink: the file of access log 1 as well, and its `#Fields` would not be those of all lines; "
+            "expected a file of its own",
+        ),
+        (
             "[{sink: {elasticsearch: {url: 'http://a/_bulk', index: web}}, format: combined}]",
             "access_logs[0]: `format: combined` is not JSON, as `elasticsearch` needs; expected `json`",
         ),
@@ -270,6 +280,11 @@ def test_plausible_mistakes_in_sinks_are_told_with_what_to_do(tmp_path, sinks, p
 
 def test_logs_may_share_a_file_that_none_rotates(tmp_path):
     assert notes(tmp_path, f"{HEAD}routes: []\naccess_logs: [{{sink: a.log}}, {{sink: a.log}}, {{}}, {{}}]\n") == []
+
+
+def test_any_logs_may_be_discarded(tmp_path):
+    logs = "[{sink: /dev/null, format: w3c}, {sink: /dev/null}]"
+    assert notes(tmp_path, f"{HEAD}routes: []\naccess_logs: {logs}\n") == []
 
 
 @pytest.mark.parametrize(
