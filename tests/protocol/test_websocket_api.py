@@ -151,6 +151,8 @@ def message(action: Any, **more: Any) -> str:
 
 @both
 def test_a_connection_from_its_beginning_to_its_end(gateway: Gateway, back_end: EventBackend, path: str) -> None:
+    counted = re.compile(rf'^fastgw_websocket_messages_total\{{.*route="{path}".*\}} (.*)$', re.MULTILINE)
+    before = [float(each) for each in counted.findall(scraped(gateway))] or [0.0, 0.0]
     with opened(gateway, back_end, path) as (client, event):
         assert event.kind == ("CONNECT", "$connect")
         assert event.target == "/connect?room=5"
@@ -171,15 +173,18 @@ def test_a_connection_from_its_beginning_to_its_end(gateway: Gateway, back_end: 
         ended = back_end.next()
         assert ended.kind == ("DISCONNECT", "$disconnect")
         assert (ended.connection, ended.headers["X-Close-Code"]) == (event.connection, "4000")
-        record = gateway.wait_for_record(route=path, status=101)
+        record = json.loads(
+            gateway.stdout.wait_for(lambda line: b'"connection_id":"%b"' % event.connection.encode() in line)
+        )
         said = record["websocket"]
+        assert record["status"] == 101
         assert (said["client_messages"], said["upstream_messages"]) == (1, 1)
         assert (said["closed_by"], said["close_code"]) == ("client", 4000)
         assert len(said["connection_id"]) == 24
         assert record["request_bytes"] == len(message("echo", text="ü").encode()) + 6 + 11  # with the close frame
         assert record["response_bytes"] > 0
-        counted = re.compile(rf'^fastgw_websocket_messages_total\{{.*route="{path}".*\}} (.*)$', re.MULTILINE)
-        wait_until(lambda: counted.findall(scraped(gateway)) == ["1.0", "1.0"], "a message of each side is counted")
+        after = [str(count + 1) for count in before]
+        wait_until(lambda: counted.findall(scraped(gateway)) == after, "a message of each side is counted")
         traces = {each.headers["Traceparent"].split("-")[1] for each in (event, echoed, ended)}
         assert traces == {record["trace_id"]}
         sent = [each.split() for each in record["subrequests"].split(", ")]
