@@ -35,7 +35,7 @@ class Question:
 class Issuer(Threaded):
     """Answers `token 1`, `token 2`…, each valid for `expires_in` seconds; only the last one is live.
 
-    `answer`: another response. `hold`: while set, requests are not answered.
+    `answer`: another response. `open`: while it is not set, requests are not answered.
     """
 
     request_queue_size = 256

@@ -35,6 +35,9 @@ SOONEST_S: Final = 1.0
 """Minimum seconds between background requests for newer values."""
 SPREAD_S: Final = 0.2
 """Seconds over which workers spread their own fetches: most find the value of the first one."""
+REPLACED_WITHIN_S: Final = 2.0
+"""Seconds that a call waits for another value than a rejected one, which may be valid, and rejected for other reasons.
+"""
 
 
 @final
@@ -150,11 +153,18 @@ class WorkerCache(Generic[T]):
         held = self.unexpired(monotonic()) if repeatable else self.current(monotonic())
         if held is not None and held != seen:
             return held
-        got = self._problem() or await self._single_flight.join(self.key, partial(self._fetch_shared, self._record))
+        rejected = self.unexpired(monotonic()) if seen is None else None
+        try:
+            async with asyncio.timeout(None if rejected is None else REPLACED_WITHIN_S):
+                got = self._problem() or await self._single_flight.join(
+                    self.key, partial(self._fetch_shared, self._record)
+                )
+        except TimeoutError:
+            got = Unavailable(Fault.TOKEN_UNAVAILABLE, "the token endpoint has not answered yet")
         if isinstance(got, Unavailable):
             self._is_rejected = False
-            if seen is None and (held := self.unexpired(monotonic())) is not None:
-                return held  # the API may have rejected it for other reasons
+            if rejected is not None:
+                return rejected  # the API may have rejected it for other reasons
             raise Unavailable(got.fault, got.why, got.retry_after)
         if got == seen:
             raise Unavailable(Fault.TOKEN_REFUSED, "there is no newer credential than the rejected one")

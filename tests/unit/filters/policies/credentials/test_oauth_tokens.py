@@ -214,6 +214,22 @@ async def test_a_rejected_token_is_sent_all_the_same_if_there_is_no_other(
 
 
 @on_loop
+async def test_a_rejected_token_is_sent_all_the_same_if_another_takes_long(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "AGAIN_S", 0.0)
+    monkeypatch.setattr(cache, "REPLACED_WITHIN_S", 0.01)
+    async with node_of(workers=1) as node:
+        (only,) = node.tokens(oauth2(issuer.url))
+        token = await only.obtain()
+        issuer.open.clear()
+        only.reject(token)
+        assert await only.obtain() == token
+        assert only.current(monotonic()) == token  # no call waits for the same answer again
+        issuer.open.set()
+
+
+@on_loop
 async def test_an_ask_that_is_lost_is_repeated(issuer: Issuer) -> None:
     async with node_of(workers=1) as node:
         (only,) = node.tokens(oauth2(issuer.url))
