@@ -7,7 +7,6 @@ from typing import final
 from fastgw.exchange.body_stages import BodyRefused, PendingOutput
 from fastgw.exchange.held_pieces import append_piece
 from fastgw.filters.api import BodyStage, Reply
-from fastgw.filters.policies.content.reference_cost import CostlyCheck
 from fastgw.http.strict_json import takes_long
 from fastgw.shm.held_body_budget import HeldBodyBudget, HeldBytes
 
@@ -26,13 +25,11 @@ class BodyCheck(BodyStage):
         self,
         check: Callable[[bytes], Reply | None],
         submit: Callable[[bytes], Task[Reply | None]] | None = None,
-        *,
-        is_costly: bool = False,
     ) -> None:
-        """`check`: returns the response to a body that is refused, or raises `CostlyCheck`. `submit`: does so outside
-        the event loop, for those bodies and those of JSON that `takes_long`. `is_costly`: whether `check` has raised.
+        """`check`: returns the response to a body that is refused. `submit`: does so outside the event loop, for bodies
+        of JSON that `takes_long`.
         """
-        self._check, self._submit, self._is_costly = check, submit, is_costly
+        self._check, self._submit = check, submit
         self.may_wait = submit is not None
         self._fed = False
         self._held = b""
@@ -40,19 +37,11 @@ class BodyCheck(BodyStage):
 
     def feed(self, payload: bytes) -> bytes:
         self._fed = True
-        if self._submit is None:
-            self._refuse(self._check(payload))
-            return payload
-        if not self._is_costly and not takes_long(payload):
-            try:
-                reply = self._check(payload)
-            except CostlyCheck:
-                pass
-            else:
-                self._refuse(reply)
-                return payload
-        self._held, self._task = payload, self._submit(payload)
-        return b""
+        if self._submit is not None and takes_long(payload):
+            self._held, self._task = payload, self._submit(payload)
+            return b""
+        self._refuse(self._check(payload))
+        return payload
 
     def pending(self) -> PendingOutput | None:
         return self._task

@@ -8,8 +8,7 @@ from typing import Any, final
 import orjson
 
 from fastgw.compiled import twin
-from fastgw.filters.policies.content.reference_cost import CostlyCheck, ReferenceCost, comparisons_in
-from fastgw.filters.policies.content.schema_plan import ARRAY, OBJECT, plan_of
+from fastgw.filters.policies.content.schema_plan import plan_of
 from fastgw.filters.policies.content.schemas import (
     ALL_ERRORS_BYTES,
     MOST_ERRORS,
@@ -28,41 +27,28 @@ _compiled: Any = twin("fastgw.filters.policies.content._schema_checks")
 class BodyValidator:
     """Validator of the bodies of one schema."""
 
-    __slots__ = ("_checks", "_cost", "_delegated_cost", "reference")
+    __slots__ = ("_checks", "reference")
 
     def __init__(self, schema: Any) -> None:
         """Raises `UnusableSchema`."""
         self.reference = compile_schema(schema)
         """Validator of values."""
-        self._cost = ReferenceCost(comparisons_in(schema))
-        self._delegated_cost: ReferenceCost | None = None
-        """Cost of the arrays and objects that are left to the reference. None: there are none."""
         self._checks: Any = None
         plan = None if _compiled is None else plan_of(schema, expected_text)
         if plan is not None:
             self._checks = _compiled.CompiledChecks(plan, _reference_for)
-            delegated = [node.schema for node in plan if node.delegated & (ARRAY | OBJECT)]
-            self._delegated_cost = ReferenceCost(comparisons_in(delegated)) if delegated else None
 
-    @property
-    def most_at_once(self) -> int:
-        """Length of the bodies that the event loop checks whatever they have."""
-        return self._cost.free_bytes
-
-    def errors(self, payload: bytes, *, at_once: bool = False) -> Errors:
-        """Return the first errors of a body: [] if it conforms. `at_once`: whether it is checked in an event loop;
-        raises `CostlyCheck` then.
+    def errors(self, payload: bytes) -> Errors:
+        """Return the first errors of a body: [] if it conforms.
 
         PERF: 4 us for 1 KB that conforms, the reference 23; 0.3 ms for 100 KB, 3.4 (CPython 3.11, micro/validation).
         """
-        if at_once and self._delegated_cost is not None and self._delegated_cost.exceeds_turn(payload, with_error=True):
-            raise CostlyCheck
         if self._checks is not None:
             most = MOST_ERRORS if len(payload) <= ALL_ERRORS_BYTES else 1
             found: Errors | None = self._checks.errors(payload, most)
             if found is not None:
                 return found
-        return body_errors(self.reference, payload, self._cost if at_once else None)
+        return body_errors(self.reference, payload)
 
 
 def _reference_for(schema: Any) -> Callable[[bytes], Errors]:

@@ -92,7 +92,7 @@ def may_repeat(schema: Any) -> bool:
     of the value if the schema is recursive, otherwise by each level of the schema.
     """
     refers = branches = False
-    for each in objects_in(schema):
+    for each in _objects(schema):
         branches = branches or not each.keys().isdisjoint(_BRANCHES)
         references = _references_of(each)
         if references:
@@ -124,14 +124,14 @@ def with_steps(schema: Any, *, has_if: bool, keeps_siblings: bool) -> Any:
         return others | {"allOf": [*held.get("allOf", ()), *guards]}
 
     copy = _replaced(schema, with_step)
-    if changed != sum(1 for each in objects_in(schema) if _references_of(each)):
+    if changed != sum(1 for each in _objects(schema) if _references_of(each)):
         raise ValueError("a value, such as that of `default`, has a reference, and may be used as a schema")
-    if any(isinstance(each.get("$schema"), str) for each in objects_in(schema) if each is not schema):
+    if any(isinstance(each.get("$schema"), str) for each in _objects(schema) if each is not schema):
         raise ValueError("a part of the schema may be of another draft")
     return copy
 
 
-def objects_in(schema: Any) -> Iterator[dict[str, Any]]:
+def _objects(schema: Any) -> Iterator[dict[str, Any]]:
     """Yield all objects in a schema: sub-schemas, and what is none."""
     left = [schema]
     while left:

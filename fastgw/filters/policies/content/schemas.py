@@ -15,7 +15,6 @@ from urllib.parse import unquote
 from fastgw.config.base import redacted_problems
 from fastgw.config.formats import json
 from fastgw.config.formats.positions import SyntaxProblem
-from fastgw.filters.policies.content.reference_cost import CostlyCheck, ReferenceCost
 from fastgw.filters.policies.content.schema_copies import (
     STEP,
     failed_keyword,
@@ -302,21 +301,13 @@ def syntax_error_in(content: bytes) -> str:
     return f"{repeat.mark[0]}:{repeat.mark[1]}: duplicate key; first defined on line {repeat.first[0]}"
 
 
-def body_errors(validator: SchemaValidator, payload: bytes, cost: ReferenceCost | None) -> list[dict[str, str]]:
-    """Return the errors of a JSON body: [] if it conforms. `cost`: of a check in an event loop; raises `CostlyCheck`
-    for a body that takes too long there.
-    """
-    if cost is not None and cost.exceeds_turn(payload, with_error=False):
-        raise CostlyCheck
+def body_errors(validator: SchemaValidator, payload: bytes) -> list[dict[str, str]]:
+    """Return the errors of a JSON body: [] if it conforms."""
     try:
         value = parse_json(payload)
     except InvalidJson as error:
         return [validation_error("body", "json", str(error))]
-    if validator.is_valid(value):
-        return []
-    if cost is not None and cost.exceeds_turn(payload, with_error=True):
-        raise CostlyCheck
-    return errors_of(validator, value, "body", len(payload))
+    return [] if validator.is_valid(value) else errors_of(validator, value, "body", len(payload))
 
 
 def validation_error(location: str, keyword: str, detail: str) -> dict[str, str]:

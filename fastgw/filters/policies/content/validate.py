@@ -39,7 +39,6 @@ from fastgw.filters.policies.content.charsets import is_utf8
 from fastgw.filters.policies.content.helper_checks import Errors, HelperChecks, ready_refusal, refusal, summary
 from fastgw.filters.policies.content.helper_program import BodyToCheck
 from fastgw.filters.policies.content.parameter_pairs import Unreadable, check_count, pairs_in
-from fastgw.filters.policies.content.reference_cost import CostlyCheck
 from fastgw.filters.policies.content.schemas import (
     Parameters,
     SchemaValidator,
@@ -55,7 +54,7 @@ from fastgw.filters.policies.content.schemas import (
 from fastgw.helper_processes.program import Program
 from fastgw.helper_processes.shared_pool import SharedPool
 from fastgw.http.messages import RequestHead
-from fastgw.http.strict_json import MOST_INLINE, takes_long
+from fastgw.http.strict_json import MOST_CONTAINERS, MOST_INLINE, takes_long
 from fastgw.observe.metrics.families import FilterEvent
 
 T = TypeVar("T")
@@ -92,12 +91,10 @@ class BodySchema(Schema):
     """Whether a request without a body is refused."""
     max_bytes: Annotated[Size, Meta(ge=1, le=_MOST_OFFLOADED)] = MOST_INLINE
     """Maximum size of a body, which is held until it is complete. A longer one is answered 413: at once if its length
-    is declared. A helper process of each worker checks bodies above 128 KiB, those with more than 16,000 arrays and
-    objects, and those whose check takes more than a few milliseconds, such as `contains`, `uniqueItems` or
-    `multipleOf: 0.01` for thousands of numbers. With more than 128 KiB it starts with the worker, otherwise with the
-    first such body. All bodies that are held for filters share 64 MiB on the node, without 4 KiB of each
-    (`fastgw_kept_body_bytes`); where none is left, the request is answered 503 (`overloaded`), or passes unchecked
-    with `mode: report`."""
+    is declared. A helper process of each worker checks bodies above 128 KiB, and those with more than 16,000 arrays and
+    objects. With more than 128 KiB it starts with the worker, otherwise with the first such body. All bodies that are
+    held for filters share 64 MiB on the node, without 4 KiB of each (`fastgw_kept_body_bytes`); where none is left, the
+    request is answered 503 (`overloaded`), or passes unchecked with `mode: report`."""
     deadline: Annotated[Duration, Meta(gt=0, le=_LONGEST_DEADLINE_S)] = 1.0
     """Maximum time for a body in a helper process, including its time in the queue of 16 bodies per worker. Afterwards
     the request is answered 504, or 503 if no process was free."""
@@ -130,12 +127,10 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
     """Schema of the cookies."""
     response: Schema | None = None
     """Schema of the JSON bodies of successful responses. They always pass; the log has their errors in `shadow`. One
-    that is longer than 128 KiB, has more than 16,000 arrays and objects or a content coding, or whose check takes more
-    than a few milliseconds, is not checked."""
+    that is longer than 128 KiB, has more than 16,000 arrays and objects or a content coding is not checked."""
     mode: Literal["enforce", "report"] = "enforce"
     """`report`: the request passes; the log has the errors in `shadow`, and they are counted as decisions in shadow
-    mode. A body that is longer than `max_bytes`, has more than 16,000 arrays and objects, or whose check takes more
-    than a few milliseconds, passes unchecked."""
+    mode. A body that is longer than `max_bytes` or has more than 16,000 arrays and objects passes unchecked."""
 
     def __post_init__(self) -> None:
         if not any((self.body, self.query, self.path, self.headers, self.cookies, self.response)):
@@ -187,11 +182,11 @@ class _Validation:
         self._refused = _NOTHING  # the last request whose body `lets_pass` found not to conform, until it is refused
         self._reports = settings.mode == "report"
         body = settings.body
-        checked = self._body = None if body is None else _compiled(env, body, BodyValidator)[0]
+        self._body = None if body is None else _compiled(env, body, BodyValidator)[0]
         self._schema = b"" if body is None else _text_of(env, body)
         self.helper: HelperChecks | None = None
         """Checks of bodies that take too long for the event loop."""
-        if body and checked and body.max_bytes > checked.most_at_once and not self._reports:
+        if body is not None and body.max_bytes > MOST_CONTAINERS and not self._reports:
             pool = env.shared(_PROGRAM, lambda: SharedPool(_PROGRAM))
             at_once = body.max_bytes > MOST_INLINE
             self.helper = HelperChecks(pool, "validate", env.instance, body.deadline, at_once=at_once)
@@ -238,10 +233,7 @@ class _Validation:
             return not self._requires_body
         if len(payload) > self._most or takes_long(payload) or not _has_json(head) or head.values(CODING):
             return False
-        try:
-            errors = self._body.errors(payload, at_once=True)
-        except CostlyCheck:
-            return False
+        errors = self._body.errors(payload)
         if errors:
             self._refused = head, errors
         return not errors
@@ -257,8 +249,8 @@ class _Validation:
         """Whether it is the body that `lets_pass` found not to conform, as it was received."""
         return exchange.head is self._refused[0] and payload is exchange.head.payload
 
-    def request_stage(self, exchange: Exchange, *, is_costly: bool = False) -> BodyStage | None:
-        """Return the stage that checks the body. `is_costly`: whether that takes too long for the event loop."""
+    def request_stage(self, exchange: Exchange) -> BodyStage | None:
+        """Return the stage that checks the body."""
         check = partial(self._check, exchange)
         if not _has_json(exchange) or is_coded(exchange):
             if exchange.body_length is not None:
@@ -266,8 +258,7 @@ class _Validation:
             return EmptyBodyCheck(partial(self._check_type, exchange), partial(check, b""))
         if self._reports:
             return BodyObserver(check, self._most, exchange.client.held_body_budget)
-        submit = None if self.helper is None else partial(self._submit, exchange, self.helper)
-        return BodyCheck(check, submit, is_costly=is_costly)
+        return BodyCheck(check, None if self.helper is None else partial(self._submit, exchange, self.helper))
 
     def check_whole(self, exchange: Exchange, payload: bytes) -> Reply | BodyStage | None:
         """Check a body that is complete."""
@@ -276,10 +267,7 @@ class _Validation:
                 return self.request_stage(exchange)
             if len(payload) > self._most:
                 return None  # in the mode `report`
-        try:
-            return self._check(exchange, payload)
-        except CostlyCheck:
-            return self.request_stage(exchange, is_costly=True)
+        return self._check(exchange, payload)
 
     def start(self, services: Services) -> None:
         self.reports.start(services)
@@ -291,7 +279,7 @@ class _Validation:
         return helper.submit(exchange, msgpack.encode(BodyToCheck(self._schema, payload)))
 
     def _check(self, exchange: Exchange, payload: bytes) -> Reply | None:
-        """Return the response to a body that does not conform. Raises `CostlyCheck`, unless it is only reported."""
+        """Return the response to a body that does not conform."""
         assert self._body is not None
         if not payload:
             errors = [validation_error("body", "required", "expected a body")] if self._requires_body else []
@@ -300,12 +288,7 @@ class _Validation:
         elif self._is_refused(exchange, payload):
             errors, self._refused = self._refused[1], _NOTHING
         else:
-            try:
-                errors = self._body.errors(payload, at_once=True)
-            except CostlyCheck:
-                if not self._reports:
-                    raise
-                return None
+            errors = self._body.errors(payload)
         return self._answer(exchange, refusal(exchange, errors)) if errors else None
 
     def _check_type(self, exchange: Exchange) -> Reply | None:
@@ -327,12 +310,7 @@ class _Validation:
 
     def _check_response(self, exchange: Exchange, payload: bytes) -> None:
         assert self._response is not None
-        if not payload or takes_long(payload):
-            return
-        try:
-            errors = self._response.errors(payload, at_once=True)
-        except CostlyCheck:
-            return
+        errors = self._response.errors(payload) if payload and not takes_long(payload) else []
         if errors:
             self.reports.report_response(exchange, f"response does not conform ({summary(errors)})")
 

@@ -9,12 +9,6 @@ from typing import Any, Final, final
 import orjson
 
 from fastgw.filters.policies.content.parameter_pairs import Unreadable
-from fastgw.filters.policies.content.reference_cost import (
-    CostlyCheck,
-    ReferenceCost,
-    comparisons_by_name,
-    comparisons_in,
-)
 from fastgw.filters.policies.content.schemas import SchemaValidator, converted, errors_of, validation_error
 from fastgw.filters.policies.openapi.forms import MultipartForm, UrlencodedForm
 from fastgw.filters.policies.openapi.xml import XmlDocument, xml_element
@@ -40,16 +34,6 @@ class OperationSchemas:
     def definitions(self) -> SchemaValidator:
         """Validator of the definitions."""
         return compile_operation_schema(orjson.loads(self._text))
-
-    @cached_property
-    def _costs(self) -> dict[str, ReferenceCost]:
-        found = comparisons_by_name(orjson.loads(self._text)["$defs"])
-        return {name: ReferenceCost(each) for name, each in found.items()}
-
-    def cost(self, schema: Any) -> ReferenceCost:
-        """Return the cost of a check by a schema."""
-        reference = schema.get("$ref") if isinstance(schema, dict) else None
-        return ReferenceCost(comparisons_in(schema)) if reference is None else self._costs[reference.rpartition("/")[2]]
 
     def validator(self, schema: Any) -> SchemaValidator | Definition | None:
         """Return the validator of a schema, which equal schemas share. None: every value is valid."""
@@ -156,7 +140,6 @@ class TypedBody:
 
     def __init__(self, plan: Mapping[str, Any], schemas: OperationSchemas) -> None:
         self.plan = plan
-        self._schemas = schemas
         self._kind: str = plan["kind"]
         self._validator = schemas.validator(plan.get("schema", True))
         self._form = UrlencodedForm(plan["fields"], plan["others"]) if self._kind == "form" else None
@@ -166,16 +149,7 @@ class TypedBody:
         self.checks = self._kind != "any"
         """Whether anything about such bodies is checked."""
 
-    @cached_property
-    def _cost(self) -> ReferenceCost:
-        return self._schemas.cost(self.plan.get("schema", True))
-
-    def errors(self, payload: bytes, content_type: bytes, *, at_once: bool = False) -> list[Error]:
-        """Return the first errors of a body: [] if it conforms. `at_once`: whether it is checked in an event loop;
-        raises `CostlyCheck` then.
-        """
-        if at_once and self._validator is not None and self._cost.exceeds_turn(payload, with_error=False):
-            raise CostlyCheck
+    def errors(self, payload: bytes, content_type: bytes) -> list[Error]:
         try:
             value = self._value(payload, content_type)
         except InvalidJson as error:
@@ -184,8 +158,6 @@ class TypedBody:
             return [validation_error("body", error.keyword, error.detail)]
         if self._validator is None or self._validator.is_valid(value):
             return []
-        if at_once and self._cost.exceeds_turn(payload, with_error=True):
-            raise CostlyCheck
         return errors_in(self._validator, value, "body", len(payload))
 
     def _value(self, payload: bytes, content_type: bytes) -> Any:

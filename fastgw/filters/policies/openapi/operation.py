@@ -35,7 +35,6 @@ from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver,
 from fastgw.filters.policies.content.charsets import is_utf8
 from fastgw.filters.policies.content.helper_checks import Errors, HelperChecks, refusal, summary
 from fastgw.filters.policies.content.parameter_pairs import Unreadable
-from fastgw.filters.policies.content.reference_cost import CostlyCheck
 from fastgw.filters.policies.content.schemas import converted, validation_error
 from fastgw.filters.policies.content.validate import Reports
 from fastgw.filters.policies.openapi.bodies import (
@@ -56,7 +55,7 @@ from fastgw.filters.policies.openapi.parameters import (
 )
 from fastgw.helper_processes.shared_pool import SharedPool
 from fastgw.http.messages import RequestHead
-from fastgw.http.strict_json import takes_long
+from fastgw.http.strict_json import MOST_CONTAINERS, takes_long
 
 
 class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
@@ -95,8 +94,9 @@ class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
                 hooks["request"] = requests.request
             if requests.checks_bodies and self.mode == "enforce":
                 hooks |= {"request_body": StageFactory(requests.stage), "needs_body": Bounded(self.max_body)}
-                helper = requests.helper = _helper(env, self.schemas)
-                hooks |= {"start": partial(_start, reports, helper), "stop": helper.pool.stop}
+                if self.max_body > MOST_CONTAINERS:
+                    helper = requests.helper = _helper(env, self.schemas)
+                    hooks |= {"start": partial(_start, reports, helper), "stop": helper.pool.stop}
             elif requests.checks_bodies:
                 hooks["request_body"] = StageFactory(requests.stage, reads_only=True)
             if not requests.has_body:
@@ -319,18 +319,11 @@ class _Requests:
         return helper.submit(exchange, msgpack.encode(OperationBody(orjson.dumps(body.plan), content_type, payload)))
 
     def _check(self, exchange: Exchange, body: TypedBody, payload: bytes) -> Reply | None:
-        """Return the response to a body that does not conform; in the mode `report` None, once it is noted. Raises
-        `CostlyCheck`, unless it is only reported.
-        """
+        """Return the response to a body that does not conform; in the mode `report` None, once it is noted."""
         if self._only_reports and takes_long(payload):
             errors = []
         elif payload:
-            try:
-                errors = body.errors(payload, exchange.field(b"content-type") or b"", at_once=True)
-            except CostlyCheck:
-                if not self._only_reports:
-                    raise
-                return None
+            errors = body.errors(payload, exchange.field(b"content-type") or b"")
         else:
             errors = [validation_error("body", "required", "expected a body")] if self._requires_body else []
         return self._answer(exchange, refusal(exchange, errors)) if errors else None
@@ -392,12 +385,7 @@ class _Responses:
             return None
 
         def report(payload: bytes, body: TypedBody = body) -> None:
-            if not payload or takes_long(payload):
-                return
-            try:
-                errors = body.errors(payload, b"", at_once=True)
-            except CostlyCheck:
-                return
+            errors = body.errors(payload, b"") if payload and not takes_long(payload) else []
             if errors:
                 self._report(exchange, f"response {status} does not conform ({summary(errors)})")
 

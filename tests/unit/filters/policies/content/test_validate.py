@@ -333,31 +333,6 @@ def test_a_body_of_very_many_arrays_and_objects_is_checked_outside_of_the_event_
     assert (checked, submitted) == ([AT_MOST], [ABOVE])
 
 
-NUMBERS = b"[" + b",".join([b"1e308"] * 20_000) + b"]"
-CONTAINS: Any = {"type": "array", "contains": {"const": 5}}
-
-
-def test_a_body_whose_check_takes_too_long_is_checked_there_too() -> None:
-    """The check itself says so; its answer is that of the helper process."""
-    plane = Plane(
-        {"routes": [{"name": "all", "upstream": "u", "filters": {"validate": {"body": {"inline": CONTAINS}}}}]}
-    )
-    (link,) = plane.gateway.live
-    validation: Any = link.hooks.request.__self__  # type: ignore[union-attr]
-    held: list[bytes] = []
-    validation.helper = SimpleNamespace(submit=lambda exchange, message: held.append(message))
-    client = plane.client()
-    client.sends(post(NUMBERS))
-    assert (len(held), NUMBERS in held[0], client.received, plane.records) == (1, True, b"", [])
-
-
-@pytest.mark.parametrize("payload", [NUMBERS, NUMBERS[:8000] + b"]"])
-def test_such_a_body_passes_where_it_is_only_reported(payload: bytes) -> None:
-    checked = Checked({"body": {"inline": CONTAINS}, "mode": "report"}, post(payload))
-    assert checked.passed
-    assert checked.plane.records[0].shadowed == ""
-
-
 @pytest.mark.parametrize(("payload", "reports"), [(AT_MOST, True), (ABOVE, False)])
 def test_what_is_only_reported_passes_unchecked_there(payload: bytes, reports: bool) -> None:
     checked = Checked({"body": {"inline": {"type": "object"}}, "mode": "report"}, post(payload))
