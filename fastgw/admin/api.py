@@ -82,6 +82,7 @@ from fastgw.eventloop.addressed_connections import (
 )
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.operator_log import described
+from fastgw.sync.revocations import MOST_ENDED_SESSIONS
 
 BODY_TIMEOUT: Final = 30.0
 """Timeout in seconds for a whole request body."""
@@ -142,7 +143,7 @@ def create_app(node: Node, access: Access) -> Starlette:
     paths = dict.fromkeys(each.path for each in OPERATIONS)
     app = Starlette(
         routes=[_route(node, [each for each in OPERATIONS if each.path == path]) for path in paths],
-        middleware=[Middleware(Gate, access, node.record, node.is_revoked)],
+        middleware=[Middleware(Gate, access, node.record, node.has_session_ended)],
         exception_handlers={HTTPException: _refuse, ClientDisconnect: _incomplete_request, Exception: _own_fault},
     )
     app.router.redirect_slashes = False
@@ -304,7 +305,7 @@ async def _begin_session(node: Node, request: Request) -> Response:
     access: Access = request.app.state.access
     try:
         token, renewed = _authenticated_with(node, request, access)
-        cookie, session = browser_sessions.create_session(token.value(), time.time(), renewed)
+        cookie, session = browser_sessions.create_session(access.session_key(token), time.time(), renewed)
     except SecretError as error:
         raise HTTPException(503, "The token cannot be read; see the gateway's log.") from error
     return json_response(session, Set_Cookie=_cookie(request, access, cookie))
@@ -330,7 +331,7 @@ def _authenticated_with(node: Node, request: Request, access: Access) -> tuple[S
 
 def _session_of(node: Node, request: Request, access: Access) -> tuple[Secret, SessionCookie] | None:
     """Return the session of the request, and the token that it began with. Raises `SecretError`."""
-    return access.session_in(request.headers.get("cookie", ""), request.headers["host"], node.is_revoked)
+    return access.session_in(request.headers.get("cookie", ""), request.headers["host"], node.has_session_ended)
 
 
 async def _role(node: Node, request: Request) -> Response:
@@ -350,7 +351,11 @@ async def _end_session(node: Node, request: Request) -> Response:
     except SecretError as error:
         raise HTTPException(503, "The token cannot be read; see the gateway's log.") from error
     if found is not None:
-        node.revoke(*found[1].end())
+        token, session = found
+        most = MOST_ENDED_SESSIONS if token is access.token else browser_sessions.ENDED_BY_READERS
+        if not node.end_session(session.end, most):
+            why = "too many have ended in 30 days, or the gateway is busy"
+            raise HTTPException(503, f"The session has not ended: {why}. Try again later, or change the token.")
     return json_response(Ended(), Set_Cookie=_cookie(request, access, ""))
 
 
@@ -639,7 +644,7 @@ OPERATIONS: Final = (
     Operation(
         "POST",
         "/session",
-        "Start a dashboard session: returns a session cookie and a CSRF token.",
+        "Start a dashboard session, which a restart of the gateway ends: returns a session cookie and a CSRF token.",
         _begin_session,
         {200: browser_sessions.Session},
     ),

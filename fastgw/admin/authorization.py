@@ -20,10 +20,11 @@ Browsers also send requests made by other sites' pages. Each rule stops one kind
 
 import hmac
 import ipaddress
+import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -50,7 +51,9 @@ ACTOR: Final = "actor"
 SAFE: Final = ("GET", "HEAD")
 """Methods that change nothing."""
 FOR_READERS: Final = frozenset(("/session", "/explain"))
-"""Paths that the read-only token may be used for with any method: they change nothing in the gateway."""
+"""Paths that the read-only token may be used for with any method: they change nothing in the gateway, except that
+a client ends its own session. The number of those is bounded (`browser_sessions.ENDED_BY_READERS`).
+"""
 RECORDINGS: Final = "/recordings/"
 """Beginning of the paths that the read-only token may be used for with no method: records have bodies, and are removed
 as they are fetched.
@@ -64,8 +67,8 @@ _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/@]+)(?::[0-9]{1,5})?")
 
 Record = Callable[[str, str, str, Mapping[str, str]], Awaitable[None]]
 """Type of `Node.record`."""
-IsRevoked = Callable[[bytes], bool]
-"""Type of `Node.is_revoked`."""
+HasEnded = Callable[[bytes], bool]
+"""Type of `Node.has_session_ended`."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +90,18 @@ class Access:
     """Token of clients that may only look; None: there is none."""
     connections: Secret | None = None
     """Token of clients that may only use the connections of WebSocket APIs; None: there is none."""
+    run_key: bytes = field(default_factory=lambda: os.urandom(32), repr=False)
+    """Secret of the gateway's run: sessions of another run are not valid."""
 
     @classmethod
-    def of(cls, admin: Admin, made: str) -> "Access":
-        """Return the rules of a listener. `made`: generated token, used if none is configured."""
+    def of(cls, admin: Admin, made: str, run_key: bytes) -> "Access":
+        """Return the rules of a listener. `made`: generated token, used if none is configured; `run_key`: secret of the
+        gateway's run.
+        """
         token = admin.token or Secret(text=made)
         tls, made_one = admin.tls is not None, admin.token is None
         others = admin.read_only_token, admin.connections_token
-        return cls(admin.address, token, tls, made_one, admin.document_bytes, *others)
+        return cls(admin.address, token, tls, made_one, admin.document_bytes, *others, run_key)
 
     @property
     def anonymous(self) -> bool:
@@ -125,7 +132,7 @@ class Access:
         ]
         return fitting[0] if fitting else None
 
-    def session_in(self, cookies: str, host: str, is_revoked: IsRevoked) -> tuple[Secret, SessionCookie] | None:
+    def session_in(self, cookies: str, host: str, has_ended: HasEnded) -> tuple[Secret, SessionCookie] | None:
         """Return the session of the `Cookie` header, and the token that it began with. None: there is none, or it has
         ended. `host`: value of the `Host` header. Raises `SecretError`.
         """
@@ -134,10 +141,14 @@ class Access:
             return None
         now = time.time()
         for token in (self.token,) if self.read_only is None else (self.token, self.read_only):
-            session = browser_sessions.read_cookie(token.value(), value, now)
+            session = browser_sessions.read_cookie(self.session_key(token), value, now)
             if session is not None:
-                return None if is_revoked(session.mark) else (token, session)
+                return None if has_ended(session.mark) else (token, session)
         return None
+
+    def session_key(self, token: Secret) -> bytes:
+        """Return the key of the sessions that begin with this token. Raises `SecretError`."""
+        return browser_sessions.session_key(self.run_key, token.value())
 
     def cookie_in(self, cookies: str, host: str) -> str | None:
         """Return the value of the session's cookie, valid or not. None: there is none, or there are several."""
@@ -176,11 +187,11 @@ class Denials:
 class Gate:
     """Middleware in front of the routes: accepts or rejects each request."""
 
-    def __init__(self, app: ASGIApp, access: Access, record: Record, is_revoked: IsRevoked) -> None:
+    def __init__(self, app: ASGIApp, access: Access, record: Record, has_ended: HasEnded) -> None:
         self._app = app
         self._access = access
         self._record = record
-        self._is_revoked = is_revoked
+        self._has_ended = has_ended
         self._complain = RareNotice()
         self._denials = Denials()
 
@@ -243,12 +254,12 @@ class Gate:
         cookies, host = fields.get("cookie", ""), fields["host"]
         if self._access.cookie_in(cookies, host) is None:
             return refused(401, "A token is required: Authorization: Bearer …", WWW_Authenticate=challenge)
-        found = self._access.session_in(cookies, host, self._is_revoked)
+        found = self._access.session_in(cookies, host, self._has_ended)
         if found is None:
             return refused(401, "The session has ended.", WWW_Authenticate=challenge)
         begun_with, session = found
         csrf = fields.get(browser_sessions.CSRF, "")
-        if method in SAFE or browser_sessions.may_change(begun_with.value(), session, csrf):
+        if method in SAFE or browser_sessions.may_change(self._access.session_key(begun_with), session, csrf):
             return self._overreach(begun_with, method, path)
         return refused(
             403,

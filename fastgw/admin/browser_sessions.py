@@ -1,28 +1,30 @@
 """Sessions of the dashboard: a browser exchanges the token for a cookie, and does not store the token.
 
-A session is its random id, the dates of its beginning and its expiry, and an HMAC of them under the token. Active ones
-are not stored: they end when the token changes, and survive a restart of the control process. One that is ended earlier
-is in the node's revocation list until no renewal of it would be valid. The cookie's name contains the port, because
-browsers send cookies to all ports of a host. Another server may listen on one of them, so the cookie alone changes
-nothing: requests also need a second value, which the page stores for its own origin only and sends in a header
-(`CSRF`).
+A session is its random id, the dates of its beginning and its expiry, and an HMAC of them under the token and the
+secret of the gateway's run. Active ones are not stored: they end when the token changes and when the gateway restarts,
+and survive reloads, upgrades and a restart of the control process. One that is ended earlier is in a list of the node,
+which lives as long as that secret, until no renewal of it would be valid. The list is apart from revoked tokens: a
+client that may only sign in and out must not displace them. The cookie's name contains the port, because browsers send
+cookies to all ports of a host. Another server may listen on one of them, so the cookie alone changes nothing: requests
+also need a second value, which the page stores for its own origin only and sends in a header (`CSRF`).
 """
 
 import hmac
 import secrets
+from hashlib import blake2b
 from typing import Final, Literal
 
 from msgspec import Struct
 
-from fastgw.sync.revocations import RevocationEvent, event_of, mark_of, record_of
+from fastgw.sync.revocations import MOST_ENDED_SESSIONS, mark_of, record_of
 
 LIFETIME_S: Final = 7 * 86_400.0
 """Seconds after which a session expires unless it is renewed."""
 LONGEST_S: Final = 30 * 86_400.0
 """Seconds after its beginning at which a session expires, however often it was renewed."""
 CSRF: Final = "X-CSRF-Token"
-ISSUER: Final = "fastgw admin"
-"""Issuer of the sessions, in the events of their revocation."""
+ENDED_BY_READERS: Final = MOST_ENDED_SESSIONS // 2
+"""Number of ended sessions from which those of the read-only token cannot be ended: the others still can."""
 _PREFIX: Final = "fastgw-admin"
 _COOKIES_MAX: Final = 8 * 1024
 
@@ -35,7 +37,8 @@ class SessionRole(Struct, frozen=True):
 
 class Session(Struct, frozen=True):
     """Session of the dashboard: the values that the page needs to change anything. Sent together with the cookie. It
-    expires after 7 days unless it is renewed, and 30 days after it began at the latest.
+    expires after 7 days unless it is renewed, and 30 days after it began at the latest. A restart of
+    the gateway ends it.
     """
 
     csrf: str
@@ -54,46 +57,49 @@ class SessionCookie(Struct, frozen=True):
 
     @property
     def mark(self) -> bytes:
-        """Mark of the session in the revocation list."""
+        """Mark of the session in the list of ended ones."""
         return mark_of("admin_session", self.id)
 
-    def end(self) -> tuple[bytes, RevocationEvent]:
-        """Return the record that revokes the session with all its renewals, and the event."""
-        latest = self.begun_date + LONGEST_S
-        return record_of(self.mark, latest), event_of("session", latest, issuer=ISSUER)
+    @property
+    def end(self) -> bytes:
+        """Record that ends the session with all its renewals."""
+        return record_of(self.mark, self.begun_date + LONGEST_S)
 
 
-def create_session(token: str, now_date: float, renewed: SessionCookie | None = None) -> tuple[str, Session]:
+def session_key(run_key: bytes, token: str) -> bytes:
+    """Return the key of the sessions that begin with a token. `run_key`: secret of the gateway's run."""
+    return blake2b(token.encode(), digest_size=32, key=run_key, person=b"admin_session").digest()
+
+
+def create_session(key: bytes, now_date: float, renewed: SessionCookie | None = None) -> tuple[str, Session]:
     """Return the cookie's value, and the session for the page. `renewed`: the session to prolong; None: a new one."""
     session_id = secrets.token_hex(16) if renewed is None else renewed.id
     begun = int(now_date) if renewed is None else renewed.begun_date
     expires = int(min(now_date + LIFETIME_S, begun + LONGEST_S))
     content = f"{session_id}.{begun}.{expires}"
-    return f"{content}.{_signed(token, 'session', content)}", Session(
-        _signed(token, "csrf", session_id), float(expires)
-    )
+    return f"{content}.{_signed(key, 'session', content)}", Session(_signed(key, "csrf", session_id), float(expires))
 
 
-def read_cookie(token: str, value: str, now_date: float) -> SessionCookie | None:
-    """Return the content of a cookie. None: it was not made with this token, or has expired."""
+def read_cookie(key: bytes, value: str, now_date: float) -> SessionCookie | None:
+    """Return the content of a cookie. None: it was not made with this key (`session_key`), or has expired."""
     content, _, signature = value.rpartition(".")
     parts = content.split(".")
-    expected = _signed(token, "session", content)
+    expected = _signed(key, "session", content)
     if len(parts) != 3 or not hmac.compare_digest(signature.encode(errors="replace"), expected.encode()):
         return None
     session = SessionCookie(parts[0], int(parts[1]), int(parts[2]))
     return session if now_date < session.expires_date else None
 
 
-def may_change(token: str, session: SessionCookie, csrf: str) -> bool:
+def may_change(key: bytes, session: SessionCookie, csrf: str) -> bool:
     """Whether the CSRF header belongs to the session."""
-    expected = _signed(token, "csrf", session.id)
+    expected = _signed(key, "csrf", session.id)
     return hmac.compare_digest(csrf.encode(errors="replace"), expected.encode())
 
 
-def _signed(token: str, purpose: str, content: str) -> str:
+def _signed(key: bytes, purpose: str, content: str) -> str:
     message = f"fastgw admin {purpose} {content}"
-    return hmac.digest(token.encode(), message.encode(errors="replace"), "sha256").hex()
+    return hmac.digest(key, message.encode(errors="replace"), "sha256").hex()
 
 
 def cookie_name(host: str, *, tls: bool) -> str:

@@ -902,8 +902,13 @@ class Node(Protocol):
     def reset_quota(self, instance: str, consumer: str | None, keys: Sequence[str]) -> int | None:
         """Reset the counts of a key. Returns the number of uses that had counts; None: no quota counts by this key."""
 
-    def is_revoked(self, mark: bytes) -> bool:
-        """Whether the revocation list covers this mark (`fastgw.sync.revocations`)."""
+    def has_session_ended(self, mark: bytes) -> bool:
+        """Whether the dashboard session with this mark (`fastgw.sync.revocations`) was ended."""
+
+    def end_session(self, record: bytes, most: int) -> bool:
+        """End a dashboard session. False: it has not ended, because it cannot be stored; `most`: number of ended
+        sessions from which that is so.
+        """
 
     def revoke(self, records: bytes, about: RevocationEvent) -> RevokedEverywhere:
         """Add these records (`fastgw.sync.revocations`). `about`: description for people."""

@@ -15,6 +15,8 @@ from msgspec import Struct
 
 MOST: Final = 100_000
 """Maximum number of records in a process. Beyond it, those that expire first are removed."""
+MOST_ENDED_SESSIONS: Final = 10_000
+"""Maximum number of records of ended dashboard sessions, which are in a list of their own."""
 LENGTH: Final = 26
 """Length of a record in bytes."""
 MARK: Final = 16
@@ -127,6 +129,11 @@ class RevocationList:
             self._known[mark] = value
             fresh.append(mark + value.to_bytes(LENGTH - MARK))
         return b"".join(fresh)
+
+    def has_room(self, most: int, now: float) -> bool:
+        """Whether there are fewer than `most` records, so that one more removes none."""
+        self._forget(now)
+        return len(self._known) < most
 
     def _forget(self, now: float) -> None:
         """Remove expired records."""

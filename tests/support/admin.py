@@ -51,7 +51,7 @@ from fastgw.config.base.value_types import Address
 from fastgw.config.settings.secrets import Secret
 from fastgw.runtime.control.admin_listener import serve
 from fastgw.runtime.sockets.listening_sockets import BACKLOG
-from fastgw.sync.revocations import LENGTH, RevocationEvent, RevocationList
+from fastgw.sync.revocations import LENGTH, MOST_ENDED_SESSIONS, RevocationEvent, RevocationList
 from tests.support.peer import DEADLINE
 
 PROBLEM = Problem("gw.yaml", 2, 20, "routes[0].upstrem", "unknown key", 'did you mean "upstream"?')
@@ -82,7 +82,7 @@ class FakeNode:
             UpstreamInfo("users", "round_robin", 1, [TargetInfo("http://u1:9001", 3, "healthy", 2, 5, 0)])
         ]
         self.broken: Exception | None = None
-        self.revoked = RevocationList()
+        self.ended_sessions = RevocationList(MOST_ENDED_SESSIONS)
         self.hold: Future[None] | None = None
         """Changes of the configuration wait for this event."""
 
@@ -165,11 +165,14 @@ class FakeNode:
     def revocations(self) -> Revocations:
         return Revocations(1, 100_000, "shared", [RevocationEvent("jti", 1.0, 2.0, "https://idp.example", jti="1")])
 
-    def is_revoked(self, mark: bytes) -> bool:
-        return self.revoked.covers([(mark, 0.0)], time.time())
+    def has_session_ended(self, mark: bytes) -> bool:
+        return self.ended_sessions.covers([(mark, 0.0)], time.time())
+
+    def end_session(self, record: bytes, most: int) -> bool:
+        has_room = self.ended_sessions.has_room(most, time.time())
+        return has_room and bool(self.ended_sessions.add(record, time.time()))
 
     def revoke(self, records: bytes, about: RevocationEvent) -> RevokedEverywhere:
-        self.revoked.add(records, time.time())
         self.told.append(("revoke", len(records) // LENGTH, about.kind, about.issuer, about.subject, about.jti))
         return "away"
 

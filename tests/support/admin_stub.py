@@ -356,8 +356,11 @@ class Figures:
     async def rollback(self, generation: int | None) -> dict[str, Any]:
         return self._changed("rollback" if generation is None else f"rollback to {generation}")
 
-    def is_revoked(self, mark: bytes) -> bool:
+    def has_session_ended(self, mark: bytes) -> bool:
         return False
+
+    def end_session(self, record: bytes, most: int) -> bool:
+        return True
 
     async def record(self, *_: object) -> None:
         """This node has no audit log."""

@@ -373,7 +373,7 @@ class Control:
 
         settings, endpoint = self._admin_settings, self._node_state.own["admin"]
         tls = None if settings.tls is None else server_context(settings.tls, self._proposer.current.captured)
-        access = Access.of(settings, self._node_state.admin_token)
+        access = Access.of(settings, self._node_state.admin_token, self._node_state.run_key)
         await serve(create_app(self._view, access), endpoint.of_slot(0), tls, served)
 
     @property

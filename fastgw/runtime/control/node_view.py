@@ -405,8 +405,11 @@ class NodeView:
     def revocations(self) -> node_interface.Revocations:
         return self._revoking.status()
 
-    def is_revoked(self, mark: bytes) -> bool:
-        return self._revoking.is_revoked(mark)
+    def has_session_ended(self, mark: bytes) -> bool:
+        return self._revoking.has_session_ended(mark)
+
+    def end_session(self, record: bytes, most: int) -> bool:
+        return self._revoking.end_session(record, most)
 
     def revoke(self, records: bytes, about: RevocationEvent) -> node_interface.RevokedEverywhere:
         return self._revoking.revoke(records, about)

@@ -9,7 +9,7 @@ from typing import Final
 
 from fastgw.admin.node_interface import Revocations, RevokedEverywhere
 from fastgw.runtime.control.revocation_replication import RevocationReplicator
-from fastgw.runtime.ipc.channel import Channel, ChannelClosed, ChannelFull, Revoke
+from fastgw.runtime.ipc.channel import Channel, ChannelClosed, ChannelFull, EndSession, Revoke
 from fastgw.runtime.ipc.feed_values import RETRY_S
 from fastgw.runtime.node.node_state import NodeState
 from fastgw.sync.revocations import LENGTH, MOST, RevocationEvent
@@ -36,9 +36,20 @@ class Revoking:
     def stop(self) -> None:
         self._replicator.stop()
 
-    def is_revoked(self, mark: bytes) -> bool:
-        """Whether the list covers this mark, whenever its credential was issued."""
-        return self._node_state.revoked.covers([(mark, 0.0)], time.time())
+    def has_session_ended(self, mark: bytes) -> bool:
+        return self._node_state.ended_sessions.covers([(mark, 0.0)], time.time())
+
+    def end_session(self, record: bytes, most: int) -> bool:
+        """End a dashboard session (`Node.end_session`). The supervisor stores it first, for later control processes."""
+        ended, now = self._node_state.ended_sessions, time.time()
+        if not ended.has_room(most, now):
+            return False
+        try:
+            self._channel.send(EndSession(generation=self._node_state.sealed.generation, record=record))
+        except (ChannelFull, ChannelClosed):
+            return False
+        ended.add(record, now)
+        return True
 
     def revoke(self, records: bytes, about: RevocationEvent) -> RevokedEverywhere:
         """Revoke on request."""

@@ -267,6 +267,12 @@ class Revoke(Message):
     events: list[RevocationEvent] = msgspec.field(default_factory=list, name="told")
 
 
+class EndSession(Message):
+    """Control: a session of the dashboard has ended; the supervisor keeps its record for the next control process."""
+
+    record: bytes
+
+
 class AnnouncePurge(Message):
     """Worker, then supervisor: a worker has purged a cache of this node; control announces it to the other nodes.
 
@@ -333,6 +339,7 @@ AnyMessage = (
     | FeedRefreshRequest
     | CertificateRequest
     | Revoke
+    | EndSession
     | AnnouncePurge
     | PurgesAnnounced
     | PurgesSeen

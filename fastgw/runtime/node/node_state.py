@@ -27,7 +27,7 @@ from fastgw.runtime.sockets.systemd_activation import Inherited, Passed
 from fastgw.shm.memory import SharedMemory
 from fastgw.shm.quota_store import Claim
 from fastgw.sync.purge_backlog import PurgeBacklog
-from fastgw.sync.revocations import MOST_EVENTS, RevocationEvent, RevocationList
+from fastgw.sync.revocations import MOST_ENDED_SESSIONS, MOST_EVENTS, RevocationEvent, RevocationList
 
 
 @dataclass
@@ -114,6 +114,8 @@ class NodeState:
     """Revocation list. Each child starts with a copy as of its fork."""
     revocation_events: deque[RevocationEvent] = field(default_factory=lambda: deque(maxlen=MOST_EVENTS))
     """The most recent revocations, for the status."""
+    ended_sessions: RevocationList = field(default_factory=lambda: RevocationList(MOST_ENDED_SESSIONS))
+    """Sessions of the dashboard that have ended. Control starts with a copy as of its fork."""
     purges: PurgeBacklog = field(default_factory=PurgeBacklog)
     """Purges that other nodes may not have received. Control starts with a copy as of its fork."""
     follows_files: bool = False

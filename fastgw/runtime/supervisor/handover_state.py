@@ -160,6 +160,8 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
     revoked: bytes = b""
     """The revocation list, as records."""
     revocation_events: list[RevocationEvent] = msgspec.field(default_factory=list, name="revoked_told")
+    ended_sessions: bytes = b""
+    """Sessions of the dashboard that have ended, as records."""
     purges: list[PurgeOrder] = []
     """Purges that other nodes may not have received."""
     purges_seen: tuple[bytes, float] | None = None
@@ -218,6 +220,7 @@ class HandoverState(msgspec.Struct, kw_only=True, rename={"slot_table": "places"
             run_key=node_state.run_key,
             revoked=node_state.revoked.joined(time.time()),
             revocation_events=list(node_state.revocation_events),
+            ended_sessions=node_state.ended_sessions.joined(time.time()),
             purges=[*node_state.purges.announced, *node_state.purges.waiting],
             purges_seen=(node_state.purges.seen, node_state.purges.seen_at),
             quota_claim=-1 if node_state.quota_claim is None else node_state.quota_claim.fd,

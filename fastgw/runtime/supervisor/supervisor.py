@@ -40,6 +40,7 @@ from fastgw.runtime.ipc.channel import (
     ControlAway,
     DrainAll,
     Drained,
+    EndSession,
     FeedRefreshRequest,
     FeedUpdate,
     GenerationCommitted,
@@ -153,6 +154,7 @@ class Supervisor:
             FeedRefreshRequest: self._was_asked,
             CertificateRequest: self._was_asked,
             Revoke: self._was_revoked,
+            EndSession: self._session_ended,
             AnnouncePurge: self._has_purged,
             PurgesAnnounced: lambda child, message: self._node_state.purges.confirm(message.ids, time.monotonic()),
             PurgesSeen: self._has_seen_purges,
@@ -447,6 +449,9 @@ class Supervisor:
         for other in (*self._children.that_work(), self._children.control.child):
             if other is not None and other is not child:
                 other.send(Revoke(generation=other.generation, records=fresh, events=message.events))
+
+    def _session_ended(self, child: Child, message: EndSession) -> None:
+        self._node_state.ended_sessions.add(message.record, time.time())
 
     # --- deaths ---
 

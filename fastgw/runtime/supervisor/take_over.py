@@ -108,6 +108,7 @@ def take_over(handover: HandoverState, accepted: ConfigSnapshot, gateway: Gatewa
     node_state.registration = handover.registration and Registration(*handover.registration)
     node_state.revoked.add(handover.revoked, time.time())
     node_state.revocation_events.extend(handover.revocation_events)
+    node_state.ended_sessions.add(handover.ended_sessions, time.time())
     for order in handover.purges:
         node_state.purges.add(order, time.monotonic())
     if handover.purges_seen is not None:

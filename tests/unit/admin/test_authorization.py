@@ -5,19 +5,24 @@ from __future__ import annotations
 import hmac
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from fastgw.admin import browser_sessions
 from fastgw.admin.authorization import Access, Denials
+from fastgw.admin.browser_sessions import session_key
 from fastgw.config.base.value_types import Address
 from fastgw.config.settings.gateway import Admin
 from fastgw.config.settings.secrets import Secret
+from fastgw.sync.revocations import MOST_ENDED_SESSIONS, mark_of, record_of
 from tests.support.admin import MADE, Served, served
 
+KEY = session_key(b"run", "token")
 TOKEN = "s3cret-token-✓"
 SHOWN = "Authorization: Bearer " + TOKEN.encode().decode("latin-1")
+TOKEN_SETTING = Secret(text=TOKEN)
 EVERYWHERE = [
     "GET /status",
     "GET /live",
@@ -204,13 +209,13 @@ class TestWhereNothingHasToBeShown:
 
     @pytest.mark.parametrize("bound", ["127.0.0.1", "::1"])
     def test_never_over_tcp(self, bound):
-        access = Access.of(Admin(address=Address(host=bound, port=1)), "made")
+        access = Access.of(Admin(address=Address(host=bound, port=1)), "made", b"run")
         assert not access.anonymous
         assert access.token_in("Bearer made") is access.token
         assert access.token_in("Bearer ") is None
 
     def test_what_is_configured_stands_in_place_of_what_was_made(self):
-        access = Access.of(Admin(token=Secret(text="x")), "made")
+        access = Access.of(Admin(token=Secret(text="x")), "made", b"run")
         assert access.token_in("Bearer x") is access.token
         assert access.token_in("Bearer made") is None
 
@@ -270,10 +275,11 @@ class TestSession:
             assert here.ask("GET /status", f"Cookie: a=b; {name}={value}; c=d")[0] == 200
 
     def test_it_ends_with_its_time_and_with_the_token(self):
-        value, told = browser_sessions.create_session("token", 1000.0)
-        assert browser_sessions.read_cookie("token", value, told.expires_date - 1) is not None
-        assert browser_sessions.read_cookie("token", value, told.expires_date) is None
-        assert browser_sessions.read_cookie("another", value, 1000.0) is None
+        value, told = browser_sessions.create_session(KEY, 1000.0)
+        assert browser_sessions.read_cookie(KEY, value, told.expires_date - 1) is not None
+        assert browser_sessions.read_cookie(KEY, value, told.expires_date) is None
+        assert browser_sessions.read_cookie(session_key(b"run", "another"), value, 1000.0) is None
+        assert browser_sessions.read_cookie(session_key(b"another run", "token"), value, 1000.0) is None
 
     def test_one_of_an_earlier_version_has_ended(self):
         signature = hmac.digest(MADE.encode(), b"fastgw admin session 99999999999", "sha256").hex()
@@ -282,18 +288,18 @@ class TestSession:
             refused(here, 401, "GET /status", f"Cookie: {name}=99999999999.{signature}")
 
     def test_renewals_keep_its_identity_and_its_longest_time(self):
-        value, first = browser_sessions.create_session("token", 1000.0)
-        other, _ = browser_sessions.create_session("token", 1000.0)
+        value, first = browser_sessions.create_session(KEY, 1000.0)
+        other, _ = browser_sessions.create_session(KEY, 1000.0)
         assert other != value  # each has an identity of its own
         end, now, csrf = 1000.0 + browser_sessions.LONGEST_S, 1000.0, first.csrf
         for _ in range(9):
             now = min(now + browser_sessions.LIFETIME_S, end) - 1
-            session = browser_sessions.read_cookie("token", value, now)
+            session = browser_sessions.read_cookie(KEY, value, now)
             assert session is not None
-            value, renewed = browser_sessions.create_session("token", now, session)
+            value, renewed = browser_sessions.create_session(KEY, now, session)
             assert renewed.csrf == csrf  # another tab of the browser has it too
         assert renewed.expires_date == end
-        assert browser_sessions.read_cookie("token", value, end) is None
+        assert browser_sessions.read_cookie(KEY, value, end) is None
 
     def test_signing_out_takes_the_cookie_back(self):
         with served() as here:
@@ -315,6 +321,40 @@ class TestSession:
                     refused(here, 401, request, shown, csrf)
             assert here.ask("GET /status", *other)[0] == 200
             assert here.ask("POST /session", *other)[0] == 200
+
+    def test_one_of_an_earlier_run_of_the_gateway_has_ended(self):
+        """The list of ended sessions is not kept longer than the run."""
+        with served(TOKEN_SETTING) as here:
+            _, head, _ = here.ask("POST /session", SHOWN)
+        value = head.partition("set-cookie: ")[2].partition(";")[0].partition("=")[2]
+        with served(TOKEN_SETTING) as here:
+            refused(here, 401, "GET /status", f"Cookie: fastgw-admin-{here.address.port}={value}")
+
+    def test_readers_that_sign_out_leave_room_for_the_others_and_the_revoked_tokens_alone(self):
+        reader = Secret(text="reader")
+        with served(TOKEN_SETTING, read_only=reader) as here:
+
+            def sign_out(shown: str) -> tuple[int, int]:
+                """Statuses of the end, and of the next request with the cookie."""
+                _, head, body = here.ask("POST /session", shown)
+                cookie = "Cookie: " + head.partition("set-cookie: ")[2].partition(";")[0]
+                status, head, _ = here.ask("DELETE /session", cookie, f"X-CSRF-Token: {json.loads(body)['csrf']}")
+                assert ("set-cookie" in head) == (status == 200)
+                return status, here.ask("GET /status", cookie)[0]
+
+            assert sign_out("Authorization: Bearer reader") == (200, 401)
+            self.fill(here, browser_sessions.ENDED_BY_READERS)
+            assert sign_out("Authorization: Bearer reader") == (503, 200)
+            assert sign_out(SHOWN) == (200, 401)
+            self.fill(here, MOST_ENDED_SESSIONS)
+            assert sign_out(SHOWN) == (503, 200)
+            assert here.node.told == []  # no token was revoked, and none of the list displaced
+            assert here.node.ended_sessions.dropped == 0
+
+    def fill(self, here: Served, number: int) -> None:
+        ended, later = here.node.ended_sessions, time.time() + 60
+        for each in range(number - len(ended)):
+            ended.add(record_of(mark_of("test", f"{number} {each}"), later), time.time())
 
     def test_over_tls_it_is_sent_over_tls_alone(self):
         assert browser_sessions.set_cookie("a", "b", tls=True).endswith("; HttpOnly; SameSite=Strict; Secure")
