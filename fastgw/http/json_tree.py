@@ -7,7 +7,7 @@ Values that are not opened are written as they came, so numbers keep their digit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias, cast
 
 import msgspec
@@ -34,11 +34,11 @@ def opened(node: Node) -> Node:
     return node
 
 
-def value_at(node: Node, path: Sequence[str]) -> Node | None:
-    """Return the value at a path of names and indexes; None: there is none. Values on the way are opened in place, so
-    that each is parsed once.
+def value_at(node: Node, path: Sequence[str], open_node: Callable[[Node], Node] = opened) -> Node | None:
+    """Return the value at a path of names and indexes; None: there is none. Values on the way are opened in place by
+    `open_node`, so that each is parsed once.
     """
-    held = opened(node) if path else node
+    held = open_node(node) if path else node
     for position, step in enumerate(path, 1):
         index: int = -1
         if isinstance(held, dict):
@@ -51,7 +51,7 @@ def value_at(node: Node, path: Sequence[str]) -> Node | None:
         else:
             return None
         if position < len(path) and isinstance(found, bytes):
-            found = opened(found)
+            found = open_node(found)
             if isinstance(held, dict):
                 held[step] = found
             else:

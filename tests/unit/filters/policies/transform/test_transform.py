@@ -789,6 +789,51 @@ def test_a_line_of_a_stream_has_more_steps_but_not_any_number(expression: str) -
         change(b'{"l":[%b]}' % b",".join([b"7"] * 20_000), lambda name: None)
 
 
+@pytest.mark.parametrize(
+    ("path", "made"),
+    [
+        ("id", b'"a"'),
+        ("far.from[0]", b"1.50"),
+        ("@.far", b'{"from":[1.50]}'),
+        ("numbers", b"[%b]" % b",".join([b"12.345"] * 10_000)),
+    ],
+)
+def test_values_beside_those_that_a_path_opens_cost_nothing(path: str, made: bytes) -> None:
+    """A path opens the objects and arrays on its way: neither what is beside them nor the value itself, however many
+    numbers and commas they have."""
+    body = b'{"id":"a","text":"%b","numbers":[%b],"far":{"from":[1.50]}}' % (
+        b"," * 10_000,
+        b",".join([b"12.345"] * 10_000),
+    )
+    template = configured(Transform, request={"template": {"n": "{{ " + path + " }}"}}).request
+    assert template is not None
+    assert compile_change(template)(body, lambda name: None) == b'{"n":%b}' % made
+    if path == "id":
+        xml = configured(Transform, request={"output": "xml", "xml_template": "<n>{{ id }}</n>"}).request
+        assert xml is not None
+        assert compile_change(xml)(body, lambda name: None).endswith(b"<n>a</n>")
+
+
+@pytest.mark.parametrize(
+    ("paths", "elements"),
+    [
+        (["l[0]"], 10_000),
+        (["l[0]", "m[0]"], 5_000),
+        (["l[0]", *["l"] * 20], 1_000),
+    ],
+)
+def test_a_path_that_opens_very_many_values_is_left_to_a_helper_process(paths: list[str], elements: int) -> None:
+    """Those of all paths together, with the values that are written again because another path has opened them."""
+    template = {f"n{number}": "{{ " + path + " }}" for number, path in enumerate(paths)}
+    request = configured(Transform, request={"template": template}).request
+    assert request is not None
+    few, many = (b'{"l":[%b],"m":[%b]}' % (numbers, numbers) for numbers in (b"7", b",".join([b"7"] * elements)))
+    assert compile_change(request)(few, lambda name: None)
+    with pytest.raises(CostlyBody):
+        compile_change(request)(many, lambda name: None)
+    assert compile_change(request, IN_HELPER)(many, lambda name: None)
+
+
 def test_the_steps_of_all_expressions_are_those_of_one_body() -> None:
     """Thirty expressions are no cheaper than one that takes thirty times as many steps, nor are repeated elements."""
     body = b'{"l":[%b]}' % b",".join([b"7"] * 200)
