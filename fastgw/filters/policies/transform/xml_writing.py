@@ -22,7 +22,7 @@ from fastgw.filters.policies.transform.values import (
     compile_value,
 )
 from fastgw.filters.policies.transform.xml_reading import parse_xml
-from fastgw.http.json_tree import opened, rendered, text_of
+from fastgw.http.json_tree import rendered, text_of
 
 EACH: Final = "each"
 """Attribute of an element that is repeated: an expression whose result is an array. Expressions within the element look
@@ -33,6 +33,11 @@ _DECLARATION: Final = '<?xml version="1.0" encoding="UTF-8"?>\n'
 # XML 1.0 section 2.2.
 # PERF: as the complement of the allowed ones it takes 4 ms to compile, not 0.1 (CPython 3.11, `python -X importtime`).
 _FORBIDDEN: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]").search
+
+_ELEMENT_STEPS: Final = 3
+"""Steps (`BodyValues.take_steps`) that each element of a repeated one takes, without those of its values.
+
+PERF: 6 us for an element with one value, 35 us with six (CPython 3.11)."""
 
 Piece: TypeAlias = "str | Callable[[BodyValues, list[str]], None]"
 """Markup, or a function that appends the text of values."""
@@ -147,9 +152,10 @@ def _attribute(name: str, make: Maker) -> Piece:
 def _repeat(expression: Callable[[BodyValues], Any], pieces: list[Piece]) -> Piece:
     def write(values: BodyValues, out: list[str]) -> None:
         found = expression(values)
-        held = [] if found is None else opened(found)
+        held = [] if found is None else values.open_node(found)
         if not isinstance(held, list):
             raise UnmappableBody(f"the expression of `{EACH}` is no array")
+        values.take_steps(_ELEMENT_STEPS * len(held))
         for element in held:
             part = values.part(rendered(element))
             _write(pieces, part, out)

@@ -779,6 +779,34 @@ def test_the_values_of_expressions_are_counted_whatever_their_kind(change: Any, 
         compile_change(request)(body, lambda name: None)
 
 
+@pytest.mark.parametrize(
+    ("template", "elements"),
+    [
+        ('<a><b each="l">{{ a }}</b></a>', 600),
+        ('<a><b each="l">{{ @ }}</b></a>', 600),
+        ('<a><b each="l" c="{{ a }}"><d>{{ a }}</d>{{ a }}{{ a }}{{ a }}{{ a }}</b></a>', 120),
+        ('<a><b each="l"/><b each="l"/><b each="l"/><b each="l"/></a>', 150),
+    ],
+)
+def test_repeated_elements_take_steps_for_each_of_their_values(template: str, elements: int) -> None:
+    request = configured(Transform, request={"output": "xml", "xml_template": template}).request
+    assert request is not None
+    value = b"1" if "@" in template else b'{"a":1}'
+    few, many = (b'{"l":[%b]}' % b",".join([value] * number) for number in (50, elements))
+    assert compile_change(request)(few, lambda name: None)
+    with pytest.raises(CostlyBody):
+        compile_change(request)(many, lambda name: None)
+    assert compile_change(request, IN_HELPER)(many, lambda name: None)
+
+
+@pytest.mark.parametrize("expression", ["l[*].{id: a, name: b.c, price: d}", "l[*].[to_string(a), b.c]"])
+def test_members_that_are_selected_of_hundreds_of_elements_are_selected_at_once(expression: str) -> None:
+    request = configured(Transform, request={"template": {"n": "{{ " + expression + " }}"}}).request
+    assert request is not None
+    body = b'{"l":[%b]}' % b",".join([b'{"a":1,"b":{"c":"x"},"d":1.5}'] * 200)
+    assert compile_change(request)(body, lambda name: None)
+
+
 @pytest.mark.parametrize("expression", ["l[?@ == `5`]", "l[*].[@, @]", "l[*].to_string(@)"])
 def test_a_line_of_a_stream_has_more_steps_but_not_any_number(expression: str) -> None:
     response = configured(Transform, response={"template": {"n": "{{ " + expression + " }}"}}).response
