@@ -42,6 +42,7 @@ from fastgw.runtime.control.admin_listener import serve
 from tests.support.peer import DEADLINE
 
 STARTED_DATE = 1_790_000_000.0
+RUN_KEY = b"run"
 NAMES_OF = {"route": ["user", "order"], "consumer": ["alice", "bob", "carol"], "plan": ["gold", ""]}
 BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -566,4 +567,4 @@ class AdminStub:
         if not token:
             return create_app(cast(Node, self.figures), Open(self._address, Secret(text="made")))
         reader = Secret(text=self.read_only_token) if self.read_only_token else None
-        return create_app(cast(Node, self.figures), Access(self._address, Secret(text=token), read_only=reader))
+        return create_app(cast(Node, self.figures), Access(self._address, Secret(text=token), read_only=reader, run_key=RUN_KEY))
