@@ -790,9 +790,10 @@ def token(
 ) -> None:
     """Print the token of a running gateway's admin API."""
     wanted = _gateway_choice(file, name, admin, token_file)
-    held = _chosen(wanted).token
+    choice = _chosen(wanted)
+    held = choice.token
     if held is None:
-        if not _query_gateway(wanted, None, _requires_token):
+        if not _query_chosen(choice, None, _requires_token):
             _fail(WRONG, "fastgw: the gateway requires no token")
         where = "in the gateway's configuration (`admin.token`), or in a file that cannot be read"
         _fail(WRONG, f"fastgw: the token is {where}; give --token-file FILE or set {TOKEN}")
@@ -1320,9 +1321,12 @@ def _ask_which(found: Sequence[Found]) -> Found:
 
 def _query_gateway(wanted: GatewayChoice, certificate: str | None, ask: Callable[[AdminClient], T]) -> T:
     """Return the response of a running gateway."""
+    return _query_chosen(_chosen(wanted), certificate, ask)
+
+
+def _query_chosen(choice: Choice, certificate: str | None, ask: Callable[[AdminClient], T]) -> T:
     from fastgw.admin.client import AdminClient, NotUtf8, RefusedByGateway, Unreachable
 
-    choice = _chosen(wanted)
     if certificate is not None and not choice.admin.tls:
         raise typer.BadParameter("a client certificate needs https://", param_hint="--certificate")
     try:
