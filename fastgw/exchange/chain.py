@@ -155,7 +155,7 @@ class Chain:
         # Response steps run in reverse order.
         self.response_steps = tuple(h.response for h in reversed(hooks) if h.response is not None)
         # Those of them that may change headers by lines: no later step and no body hook reads or replaces them.
-        self.line_steps = frozenset() if self.treats_responses else _line_steps(hooks)
+        self.line_steps = () if self.treats_responses else _line_steps(hooks)
         self.reply_steps = tuple(h.reply for h in reversed(hooks) if h.reply is not None)
         self.tunnel_steps = tuple(h.tunnel for h in reversed(hooks) if h.tunnel is not None)
         self.renew_steps = tuple(h.renew for h in reversed(hooks) if h.renew is not None)
@@ -364,7 +364,7 @@ def _is_early(link: FilterInstance) -> bool:
     return link.always or link.early or link.use.settings.phase.early
 
 
-def _line_steps(hooks: Iterable[Hooks]) -> frozenset[Callable[[Exchange], None]]:
+def _line_steps(hooks: Iterable[Hooks]) -> tuple[Callable[[Exchange], None], ...]:
     """Return the response steps that may change headers by lines. `hooks`: in the order of requests, so that the last
     response step comes first.
     """
@@ -384,7 +384,7 @@ def _line_steps(hooks: Iterable[Hooks]) -> frozenset[Callable[[Exchange], None]]
             break
         if not lines.replaces:
             later |= lines.names
-    return frozenset(steps)
+    return tuple(steps)  # 160 bytes less in each of thousands of chains than a set
 
 
 def _hooks_of(link: FilterInstance) -> tuple[object, ...]:
