@@ -123,8 +123,9 @@ def test_a_long_text_is_cut_and_the_line_stays_whole(form: str, sign: str) -> No
 def test_what_is_less_important_than_the_level_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[bytes] = []
     monkeypatch.setattr(operator_log.os, "write", lambda descriptor, line: told.append(line) or len(line))
-    # Commands that tests call in this process may have left one.
+    # Commands that tests call in this process may have left one, here or at the root.
     monkeypatch.setattr(logging.getLogger("fastgw"), "handlers", [NoticeLog()])
+    monkeypatch.setattr(logging.getLogger("fastgw"), "propagate", False)
     configure(Log(level="error"))
     log_event(OperatorEvent.TARGET_FAILED, "not %s", "this")
     log_event(OperatorEvent.DEFECT, "but %s", "this")
