@@ -567,4 +567,6 @@ class AdminStub:
         if not token:
             return create_app(cast(Node, self.figures), Open(self._address, Secret(text="made")))
         reader = Secret(text=self.read_only_token) if self.read_only_token else None
-        return create_app(cast(Node, self.figures), Access(self._address, Secret(text=token), read_only=reader, run_key=RUN_KEY))
+        return create_app(
+            cast(Node, self.figures), Access(self._address, Secret(text=token), read_only=reader, run_key=RUN_KEY)
+        )
