@@ -592,6 +592,7 @@ def test_a_renewed_certificate_is_accepted_when_the_former_one_expires(place: Pl
         wait_until(is_full, "the former certificate to expire", 3 * DEADLINE)
 
 
+@pytest.mark.twin  # HTTP/2 is compiled only
 def test_a_connection_ends_before_the_certificate_of_its_client_expires(place: Place) -> None:
     """It is not verified then who the client is. Its connections would be kept alive for as long as it asks."""
     brief = place.authority.issue("alice.example", stem="brief", days=8 / 86_400)
