@@ -81,9 +81,8 @@ class AnalyticsStore:
             try:
                 self._write(readings)
             except sqlite3.DatabaseError as error:
-                if not is_still_there(self.path, self._file) or not is_damaged(
-                    self.path, error
-                ):  # else another process was faster
+                is_ours = is_still_there(self.path, self._file)  # else another process was faster
+                if not is_ours or not is_damaged(self.path, error):
                     raise
                 self.close()
                 aside = set_aside(self.path, "-wal", "-shm")

@@ -7,9 +7,9 @@ time. Rule 2: probes are counted by round, over all workers: add, check the sum,
 breaker opened fail late. Rule 4: a probe that ends without a result (its client has left, the target refused it) is
 not given back, otherwise a failing upstream would get any number of requests. If all probes of a round are taken and
 the breaker is still half-open after a further `open`, the next round begins: so at most `probes` requests pass in each
-`open`. Rule 5: the retry of a probe that its target has not processed (it had closed the idle connection, or refused
-the stream) is the same probe, because it is the same request. Successes are counted over all rounds since it was last
-open, so that it closes although probes of each round have no result.
+`open`. Successes are counted over all rounds since it was last open, so that it closes although probes of each round
+have no result. Rule 5: the retry of a probe that its target has not processed (it had closed the idle connection, or
+refused the stream) is the same probe, because it is the same request.
 """
 
 from collections.abc import Callable, Container

@@ -160,11 +160,12 @@ class WorkerCache(Generic[T]):
                     self.key, partial(self._fetch_shared, self._record)
                 )
         except TimeoutError:
-            got = Unavailable(Fault.TOKEN_UNAVAILABLE, "the token endpoint has not answered yet")
-        if isinstance(got, Unavailable):
+            got = None
+        if got is None or isinstance(got, Unavailable):
             self._is_rejected = False
             if rejected is not None:
                 return rejected  # the API may have rejected it for other reasons
+            assert got is not None  # only a wait with a rejected value ends so
             raise Unavailable(got.fault, got.why, got.retry_after)
         if got == seen:
             raise Unavailable(Fault.TOKEN_REFUSED, "there is no newer credential than the rejected one")
