@@ -13,9 +13,9 @@ from fastgw.config.base.part_templates import Pieces, TemplateVariable, parse_li
 from fastgw.config.settings.compose import Part
 from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
-from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.authentication.templates import Unfit, raw_value
 from fastgw.http.json_splices import OF_VALUES
+from fastgw.http.percent_encoding import decode_form_text
 from fastgw.upstream.client.direct_subrequest import RequestPlan
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream
@@ -215,7 +215,7 @@ class CompiledPart:
         if query is UNCHANGED_QUERY:
             query = exchange.query
         for pair in query.split(b"&") if query else ():
-            name = decoded(pair.partition(b"=")[0])
+            name = decode_form_text(pair.partition(b"=")[0])
             if pair and name not in self._own_parameters and (self._query is None or name in self._query):
                 yield pair
 
@@ -224,7 +224,7 @@ def _parameter_names(target: str) -> Iterator[bytes]:
     """Yield the names of the parameters in the query of a path, as it is written."""
     query = target.partition("?")[2]
     for pair in query.encode().split(b"&") if query else ():
-        yield decoded(pair.partition(b"=")[0])
+        yield decode_form_text(pair.partition(b"=")[0])
 
 
 def passed_fields(exchange: Exchange, names: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import unquote_to_bytes
 
 import re2
 
 from fastgw.config.base.route_patterns import re2_options
 from fastgw.http.header_conditions import any_value
+from fastgw.http.percent_encoding import decode_form_text
 
 if TYPE_CHECKING:
     from fastgw.routing.table import Routable
@@ -88,8 +88,8 @@ def parameters_named(name: bytes, query: bytes | None) -> Iterable[bytes]:
     """Yield the decoded values of a query parameter."""
     for pair in query.split(b"&") if query else ():
         key, _, value = pair.partition(b"=")
-        if key == name or (key and _decoded(key) == name):
-            yield _decoded(value)
+        if key == name or (key and decode_form_text(key) == name):
+            yield decode_form_text(value)
 
 
 def cookies_named(name: bytes, lines: Iterable[bytes]) -> list[bytes]:
@@ -101,7 +101,3 @@ def cookies_named(name: bytes, lines: Iterable[bytes]) -> list[bytes]:
             if key.strip() == name:
                 found.append(value.strip())
     return found
-
-
-def _decoded(raw: bytes) -> bytes:
-    return unquote_to_bytes(raw.replace(b"+", b" ")) if b"%" in raw or b"+" in raw else raw

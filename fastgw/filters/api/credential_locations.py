@@ -68,7 +68,9 @@ class CredentialLocations:
         exchange.request_dropped |= self._dropped
         query = exchange.query if exchange.query_sent is UNCHANGED_QUERY else exchange.query_sent
         if self._parameters and query:  # without those that other filters have hidden
-            kept = [part for part in query.split(b"&") if decoded(part.partition(b"=")[0]) not in self._parameters]
+            kept = [
+                part for part in query.split(b"&") if decode_form_text(part.partition(b"=")[0]) not in self._parameters
+            ]
             rest = b"&".join(kept)
             if rest != query:
                 exchange.query_sent = rest or None
@@ -99,12 +101,8 @@ def _parameters(query: bytes | None, names: frozenset[bytes]) -> Iterator[bytes]
     """Return the values of these parameters, decoded."""
     for part in query.split(b"&") if query else ():
         name, _, value = part.partition(b"=")
-        if decoded(name) in names:
-            yield decoded(value)
-
-
-decoded: Final = decode_form_text
-"""Function that decodes the name or value of a query parameter as forms do."""
+        if decode_form_text(name) in names:
+            yield decode_form_text(value)
 
 
 def _cookies(line: bytes, names: frozenset[bytes]) -> list[bytes]:

@@ -11,9 +11,9 @@ from fastgw.config.settings.gateway import NONE
 from fastgw.config.settings.secrets import Secret
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase
-from fastgw.filters.api.credential_locations import decoded
 from fastgw.http.fields import folded
 from fastgw.http.grammar import IS_VALUE
+from fastgw.http.percent_encoding import decode_form_text
 
 _SIGN: Final = re.compile(rb"[^0-9A-Za-z]")
 
@@ -117,7 +117,7 @@ class _Added:
         return b"".join(lines for name, lines in self._lines.items() if name not in said)
 
     def _missing_parameters(self, query: bytes) -> bytes:
-        said = {decoded(part.partition(b"=")[0]) for part in query.split(b"&")}
+        said = {decode_form_text(part.partition(b"=")[0]) for part in query.split(b"&")}
         if said.isdisjoint(self._parameters):
             return self._all_parameters
         return b"&".join(text for name, text in self._parameters.items() if name not in said)

@@ -16,6 +16,7 @@ import orjson
 from fastgw.http.grpc.details import Detail
 from fastgw.http.grpc.frames import END_OF_STREAM, frame
 from fastgw.http.grpc.status import GrpcStatus
+from fastgw.http.percent_encoding import decode_form_text
 
 VERSION: Final = b"connect-protocol-version"
 TIMEOUT: Final = b"connect-timeout-ms"
@@ -81,7 +82,7 @@ def parse_get(query: bytes) -> GetCall:
         name = unquote_to_bytes(name)
         if name in _PARAMETERS and name in found:
             raise ValueError(f"The query has more than one `{name.decode()}`.")
-        found[name] = unquote_to_bytes(value.replace(b"+", b" "))
+        found[name] = decode_form_text(value)
     for name in (b"encoding", b"message"):
         if name not in found:
             raise ValueError(f"The query has no `{name.decode()}`.")

@@ -11,8 +11,8 @@ from fastgw.config.base.value_types import Notation
 from fastgw.config.settings.gateway import NONE
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase
-from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.authentication.templates import Unfit, Value, compiled
+from fastgw.http.percent_encoding import decode_form_text
 
 _MOST: Final = 100
 ParameterName = Annotated[str, Meta(min_length=1)]
@@ -95,7 +95,7 @@ class _Change:
     def _kept(self, pair: bytes) -> bytes | None:
         """Return a pair as it is sent; None: it is removed."""
         name, mark, value = pair.partition(b"=")
-        key = decoded(name)
+        key = decode_form_text(name)
         if key in self._dropped:
             return None
         renamed = self._renamed.get(key)

@@ -32,7 +32,6 @@ from fastgw.filters.api import (
     WarningContext,
 )
 from fastgw.filters.api.coded_bodies import CODING, is_coded, refuse_coded_body
-from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver, EmptyBodyCheck
 from fastgw.filters.policies.content.body_validator import BodyValidator
 from fastgw.filters.policies.content.charsets import is_utf8
@@ -54,6 +53,7 @@ from fastgw.filters.policies.content.schemas import (
 from fastgw.helper_processes.program import Program
 from fastgw.helper_processes.shared_pool import SharedPool
 from fastgw.http.messages import RequestHead
+from fastgw.http.percent_encoding import decode_form_text
 from fastgw.http.strict_json import MOST_CONTAINERS, MOST_INLINE, takes_long
 from fastgw.observe.metrics.families import FilterEvent
 
@@ -429,7 +429,7 @@ Reader = Callable[[Any, tuple[str, ...]], Iterable[tuple[bytes, bytes]]]
 def _of_query(request: Exchange | RequestHead, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
     for pair in pairs_in(request.query or b"", b"&", "parameters"):
         name, _, value = pair.partition(b"=")
-        yield decoded(name), decoded(value)
+        yield decode_form_text(name), decode_form_text(value)
 
 
 def _of_path(exchange: Exchange, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:

@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, final
 
-from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.charsets import is_utf8
 from fastgw.filters.policies.content.parameter_pairs import Unreadable
 from fastgw.filters.policies.content.schemas import converted
 from fastgw.filters.policies.openapi.parameters import MISSING, Style, json_value, query_pairs
 from fastgw.http.multipart import InvalidMultipart, boundary_of, names_of, parts_of
+from fastgw.http.percent_encoding import decode_form_text
 
 _MEDIA_TYPE: Final = re.compile(rb"[!#-'*+.0-9A-Z^-z|~-]+/[!#-'*+.0-9A-Z^-z|~-]+").fullmatch
 _ANY: Final[Mapping[str, Any]] = {"shape": "scalar", "types": (), "json": False}
@@ -46,10 +46,10 @@ class UrlencodedForm:
             if raw_name in self._json:
                 name, listed = self._json[raw_name]
                 for raw in values:
-                    _add(made, name, json_value(decoded(raw)), listed=listed)
+                    _add(made, name, json_value(decode_form_text(raw)), listed=listed)
             elif raw_name not in taken:
                 for raw in values:
-                    self._add_other(made, _decoded_text(raw_name), decoded(raw))
+                    self._add_other(made, _decoded_text(raw_name), decode_form_text(raw))
         return made
 
     def _add_other(self, made: dict[str, Any], name: str, value: bytes) -> None:

@@ -30,7 +30,6 @@ from fastgw.filters.api import (
     StageFactory,
 )
 from fastgw.filters.api.coded_bodies import is_coded, refuse_coded_body
-from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver, EmptyBodyCheck
 from fastgw.filters.policies.content.charsets import is_utf8
 from fastgw.filters.policies.content.helper_checks import Errors, HelperChecks, refusal, summary
@@ -55,6 +54,7 @@ from fastgw.filters.policies.openapi.parameters import (
 )
 from fastgw.helper_processes.shared_pool import SharedPool
 from fastgw.http.messages import RequestHead
+from fastgw.http.percent_encoding import decode_form_text
 from fastgw.http.strict_json import MOST_CONTAINERS, takes_long
 
 
@@ -191,18 +191,18 @@ class _Parameter:
             lines = exchange.values(self.style.name.lower())
             return self._read(b",".join(lines)) if lines else MISSING
         if self.location == "querystring" and self._json:
-            return json_value(decoded(exchange.query)) if exchange.query else MISSING
+            return json_value(decode_form_text(exchange.query)) if exchange.query else MISSING
         if self._json:
             values = pairs.get(self.style.name, [])
             if len(values) > 1:
                 raise Unreadable("repeated", "expected the parameter once")
-            decode = unquote_to_bytes if self.location == "cookie" else decoded
+            decode = unquote_to_bytes if self.location == "cookie" else decode_form_text
             return json_value(decode(values[0])) if values else MISSING
         return self.style.from_pairs(pairs)
 
     def _read(self, raw: bytes) -> Any:
         if self._json:
-            return json_value(decoded(raw) if self.location == "path" else raw)
+            return json_value(decode_form_text(raw) if self.location == "path" else raw)
         if self.location == "header" and self.style.shape == "scalar":
             try:
                 return converted(raw.decode(), self.style.types)

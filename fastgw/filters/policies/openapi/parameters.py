@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, final
 from urllib.parse import unquote_to_bytes
 
-from fastgw.filters.api.credential_locations import decoded
 from fastgw.filters.policies.content.parameter_pairs import Unreadable, pairs_in
 from fastgw.filters.policies.content.schemas import converted
+from fastgw.http.percent_encoding import decode_form_text
 from fastgw.http.strict_json import InvalidJson, parse_json
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _text(raw: bytes) -> str:
 
 def _form_text(raw: bytes) -> str:
     try:
-        return decoded(raw).decode()
+        return decode_form_text(raw).decode()
     except UnicodeDecodeError:
         raise Unreadable("encoding", "expected UTF-8") from None
 
@@ -250,7 +250,7 @@ def query_pairs(query: bytes | None, called: str = "parameters") -> Pairs:
     pairs: dict[bytes, list[bytes]] = {}
     for pair in pairs_in(query or b"", b"&", called):
         name, _, value = pair.partition(b"=")
-        pairs.setdefault(decoded(name), []).append(value)
+        pairs.setdefault(decode_form_text(name), []).append(value)
     return pairs
 
 
