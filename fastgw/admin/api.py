@@ -331,7 +331,8 @@ def _authenticated_with(node: Node, request: Request, access: Access) -> tuple[S
 
 def _session_of(node: Node, request: Request, access: Access) -> tuple[Secret, SessionCookie] | None:
     """Return the session of the request, and the token that it began with. Raises `SecretError`."""
-    return access.session_in(request.headers.get("cookie", ""), request.headers["host"], node.has_session_ended)
+    cookie = access.cookie_in(request.headers.get("cookie", ""), request.headers["host"])
+    return None if cookie is None else access.session_in(cookie, node.has_session_ended)
 
 
 async def _role(node: Node, request: Request) -> Response:

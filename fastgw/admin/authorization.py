@@ -20,7 +20,6 @@ Browsers also send requests made by other sites' pages. Each rule stops one kind
 
 import hmac
 import ipaddress
-import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -90,7 +89,7 @@ class Access:
     """Token of clients that may only look; None: there is none."""
     connections: Secret | None = None
     """Token of clients that may only use the connections of WebSocket APIs; None: there is none."""
-    run_key: bytes = field(default_factory=lambda: os.urandom(32), repr=False)
+    run_key: bytes = field(kw_only=True, repr=False)
     """Secret of the gateway's run: sessions of another run are not valid."""
 
     @classmethod
@@ -101,7 +100,7 @@ class Access:
         token = admin.token or Secret(text=made)
         tls, made_one = admin.tls is not None, admin.token is None
         others = admin.read_only_token, admin.connections_token
-        return cls(admin.address, token, tls, made_one, admin.document_bytes, *others, run_key)
+        return cls(admin.address, token, tls, made_one, admin.document_bytes, *others, run_key=run_key)
 
     @property
     def anonymous(self) -> bool:
@@ -132,16 +131,13 @@ class Access:
         ]
         return fitting[0] if fitting else None
 
-    def session_in(self, cookies: str, host: str, has_ended: HasEnded) -> tuple[Secret, SessionCookie] | None:
-        """Return the session of the `Cookie` header, and the token that it began with. None: there is none, or it has
-        ended. `host`: value of the `Host` header. Raises `SecretError`.
+    def session_in(self, cookie: str, has_ended: HasEnded) -> tuple[Secret, SessionCookie] | None:
+        """Return the session of a cookie (`cookie_in`), and the token that it began with. None: it has ended. Raises
+        `SecretError`.
         """
-        value = self.cookie_in(cookies, host)
-        if value is None:
-            return None
         now = time.time()
         for token in (self.token,) if self.read_only is None else (self.token, self.read_only):
-            session = browser_sessions.read_cookie(self.session_key(token), value, now)
+            session = browser_sessions.read_cookie(self.session_key(token), cookie, now)
             if session is not None:
                 return None if has_ended(session.mark) else (token, session)
         return None
@@ -151,7 +147,9 @@ class Access:
         return browser_sessions.session_key(self.run_key, token.value())
 
     def cookie_in(self, cookies: str, host: str) -> str | None:
-        """Return the value of the session's cookie, valid or not. None: there is none, or there are several."""
+        """Return the value of the session's cookie in a `Cookie` header, valid or not. None: there is none, or there
+        are several. `host`: value of the `Host` header.
+        """
         return browser_sessions.cookie_in(cookies, browser_sessions.cookie_name(host, tls=self.tls))
 
 
@@ -251,10 +249,10 @@ class Gate:
             if given is not None:
                 return self._overreach(given, method, path)
             return refused(401, "The token is wrong.", WWW_Authenticate=f'{challenge}, error="invalid_token"')
-        cookies, host = fields.get("cookie", ""), fields["host"]
-        if self._access.cookie_in(cookies, host) is None:
+        cookie = self._access.cookie_in(fields.get("cookie", ""), fields["host"])
+        if cookie is None:
             return refused(401, "A token is required: Authorization: Bearer …", WWW_Authenticate=challenge)
-        found = self._access.session_in(cookies, host, self._has_ended)
+        found = self._access.session_in(cookie, self._has_ended)
         if found is None:
             return refused(401, "The session has ended.", WWW_Authenticate=challenge)
         begun_with, session = found

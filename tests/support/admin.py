@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 import threading
@@ -275,7 +276,9 @@ def served(
         if path is not None and token is None:
             path.chmod(0o600)
         here = Served(address, token=MADE if token is None and path is None else "")
-        access = Access(configured, token or Secret(text=MADE), tls is not None, token is None, read_only=read_only)
+        proof = token or Secret(text=MADE)
+        run_key = os.urandom(32)
+        access = Access(configured, proof, tls is not None, token is None, read_only=read_only, run_key=run_key)
         app = create_app(here.node, access)
         started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = Future()
 

@@ -565,7 +565,7 @@ class AdminStub:
 
     def _app(self, token: str) -> ASGIApp:
         if not token:
-            return create_app(cast(Node, self.figures), Open(self._address, Secret(text="made")))
+            return create_app(cast(Node, self.figures), Open(self._address, Secret(text="made"), run_key=RUN_KEY))
         reader = Secret(text=self.read_only_token) if self.read_only_token else None
         return create_app(
             cast(Node, self.figures), Access(self._address, Secret(text=token), read_only=reader, run_key=RUN_KEY)

@@ -152,7 +152,7 @@ class TestTheEnd:
         node.hold = Future()
         with socket.create_server(("127.0.0.1", 0)) as listening:
             address = listening.getsockname()
-            app = create_app(node, Access(Address(host="127.0.0.1", port=1), Secret(text=MADE)))
+            app = create_app(node, Access(Address(host="127.0.0.1", port=1), Secret(text=MADE), run_key=b"run"))
             task = asyncio.create_task(serve(app, listening))
             idle, idle_writer = await asyncio.open_connection(*address)
             reader, writer = await asyncio.open_connection(*address)
@@ -187,7 +187,7 @@ class TestTheEnd:
         node = FakeNode()
         node.hold = Future()
         with socket.create_server(("127.0.0.1", 0)) as listening:
-            app = create_app(node, Access(Address(host="127.0.0.1", port=1), Secret(text=MADE)))
+            app = create_app(node, Access(Address(host="127.0.0.1", port=1), Secret(text=MADE), run_key=b"run"))
             task = asyncio.create_task(serve(app, listening))
             reader, writer = await asyncio.open_connection(*listening.getsockname())
             writer.write(RELOAD)
