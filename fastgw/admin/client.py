@@ -20,7 +20,7 @@ from msgspec import Struct
 from fastgw.admin import TOKEN
 from fastgw.admin.node_interface import JSON, NDJSON, Refusal
 from fastgw.config.base.value_types import Address, parse_address
-from fastgw.config.settings.secrets import Secret
+from fastgw.config.settings.secrets import Secret, SecretError
 from fastgw.http.grammar import IS_TOKEN
 
 MESSAGE_PACK: Final = "application/vnd.msgpack"
@@ -366,6 +366,9 @@ def _error_text(error: OSError) -> str:
 
 def token_of(file: str | None) -> str | None:
     """Return the token to send: from the file, else from the environment. Raises `SecretError`."""
-    if file is not None:
-        return Secret(file=os.path.abspath(file)).value()
-    return Secret(env=TOKEN).value() if os.environ.get(TOKEN) else None
+    if file is None and not os.environ.get(TOKEN):
+        return None
+    token = (Secret(env=TOKEN) if file is None else Secret(file=os.path.abspath(file))).value().strip()
+    if _CONTROLS.search(token):
+        raise SecretError(f"{file or TOKEN} is not a valid token: it contains a control character")
+    return token

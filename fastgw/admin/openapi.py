@@ -11,7 +11,7 @@ from fastgw import VERSION
 from fastgw.admin.browser_sessions import CSRF
 from fastgw.admin.node_interface import JSON, PROBLEM, Refusal
 from fastgw.admin.operation import Operation
-from fastgw.http.http1.serializer_reference import PHRASES
+from fastgw.http.reason_phrases import PHRASES
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 

@@ -8,7 +8,7 @@ import msgspec
 from starlette.responses import Response
 
 from fastgw.admin.node_interface import JSON, PROBLEM, Refusal
-from fastgw.http.http1.serializer_reference import PHRASES
+from fastgw.http.reason_phrases import PHRASES
 
 NOTHING_LOADED: Final = "default-src 'none'; frame-ancestors 'none'"
 """Content security policy of responses other than the page."""

@@ -207,8 +207,8 @@ def test_only_one_of_the_ways_to_name_it_is_taken():
 def test_somebody_at_a_terminal_chooses(run, monkeypatch):
     run("one")
     run("two")
-    monkeypatch.setattr("fastgw.cli.typer.prompt", lambda *_, **options: options["type"].convert("2", None, None))
-    from fastgw.cli import _ask_which
+    monkeypatch.setattr("typer.prompt", lambda *_, **options: options["type"].convert("2", None, None))
+    from fastgw.commands.running_gateway import _ask_which
 
     found: list[Found] = running()
     assert _ask_which(found).entry.name == "two"

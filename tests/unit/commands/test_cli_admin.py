@@ -182,6 +182,17 @@ class TestToken:
             assert ended.exit_code == 1
             assert ended.stderr.startswith(f"fastgw: {tmp_path / name} ")
 
+    @pytest.mark.parametrize("command", [("token", "--header"), ("status",)])
+    def test_one_that_would_be_several_headers_is_refused(self, here, tmp_path, command):
+        (tmp_path / "two").write_text("s3cret\nX-A: 1\n")
+        ended = run(command[0], place(here), *command[1:], "--token-file", str(tmp_path / "two"))
+        why = "is not a valid token: it contains a control character"
+        assert (ended.stdout, ended.exit_code) == ("", 1)
+        assert ended.stderr == f"fastgw: {tmp_path / 'two'} {why}\n"
+        ended = run(*command, place(here), FASTGW_ADMIN_TOKEN="s3cret\rX-A: 1")
+        assert (ended.stderr, ended.exit_code) == (f"fastgw: FASTGW_ADMIN_TOKEN {why}\n", 1)
+        assert run(*command, place(here), FASTGW_ADMIN_TOKEN=f"{MADE}\n").exit_code == 0
+
     def test_one_of_the_configuration_is_not_printed_and_its_place_is_named(self):
         with served(Secret(text="s3cret")) as here:
             ended = run("token", place(here), FASTGW_ADMIN_TOKEN=None)
