@@ -101,8 +101,11 @@ class _Found:
 
 @final
 class _Writer:
-    def __init__(self, store: "ProcessStore", lease: "_Lease", entry: _Entry) -> None:
-        self._store, self._lease, self._entry = store, lease, entry
+    def __init__(self, store: "ProcessStore", lease: "_Lease", entry: _Entry, replaced: _Entry | None) -> None:
+        self._store, self._lease, self._entry, self._replaced = store, lease, entry, replaced
+
+    def hold(self, key: bytes) -> StoredObject:
+        return _Found(self._entry)
 
     @property
     def _goes_on(self) -> bool:
@@ -114,13 +117,13 @@ class _Writer:
             return False
         length = entry.length + len(data)
         if length > self._store.most_bytes or (entry.size is not None and length > entry.size):
-            self.abort()
+            self._fail()
+            return False
+        if not self._store.make_space(entry, len(data)):
+            self._fail()
             return False
         entry.body.append(bytes(data))
         entry.length = length
-        if not self._store.make_space(entry, len(data)):
-            self.abort()
-            return False
         self._store.changed(entry.key)
         return True
 
@@ -136,12 +139,19 @@ class _Writer:
         self._store.changed(entry.key)
         return self._store.holds(entry)
 
-    def abort(self) -> None:
+    def abort(self, mark_s: float = 0.0) -> None:
         if self._goes_on:
-            self._entry.has_failed = True
+            self._fail(self._replaced, mark_s)
+
+    def _fail(self, former: _Entry | None = None, mark_s: float = 0.0) -> None:
+        """`former`: comes back; None: there is none, or it is outdated by a response that is whole but does not fit."""
+        self._entry.has_failed = True
+        if self._store.holds(self._entry):
             self._store.drop(self._entry)
-            self._lease.end()
-            self._store.changed(self._entry.key)
+            if former is not None and former.is_complete:
+                self._lease.put_back(former)
+        self._lease.end(mark_s)
+        self._store.changed(self._entry.key)
 
 
 @final
@@ -172,11 +182,13 @@ class _Lease:
         url: bytes = b"",
         tags: Iterable[bytes] = (),
     ) -> Writer | None:
-        entry = self._entry(head, size, self.key if key is None else key, url, tags)
+        key = self.key if key is None else key
+        replaced = self._store.entry_of(key)
+        entry = self._entry(head, size, key, url, tags)
         if entry is None:
             return None
         self._store.changed(self.key)
-        return _Writer(self._store, self, entry)
+        return _Writer(self._store, self, entry, replaced)
 
     def store_head(
         self, head: bytes, *, key: bytes | None = None, url: bytes = b"", tags: Iterable[bytes] = ()
@@ -204,6 +216,8 @@ class _Lease:
         entry.groups = before.groups
         entry.body, entry.length, entry.is_complete = before.body, before.length, True
         if not self._admit(entry):
+            if self.why_not is NotStored.FULL:
+                self._store.insert(before)  # it stays as it was
             return False
         self.end()
         self._store.changed(entry.key)
@@ -216,6 +230,13 @@ class _Lease:
     def end(self, mark_s: float = 0.0) -> None:
         self._ended = True
         self._store.end_lease(self, mark_s)
+
+    def put_back(self, former: _Entry) -> None:
+        """Put back what the failed object has replaced, unless it was purged since the fetch began."""
+        purges = [purge for purge in self.begun.purges if purge.matches(former)]
+        if all(purge.soft for purge in purges):
+            former.is_soft_purged |= bool(purges)
+            self._store.insert(former)
 
     def _entry(self, head: bytes, size: int | None, key: bytes, url: bytes, tags: Iterable[bytes]) -> _Entry | None:
         entry = _Entry(key, head, size, url, frozenset(tags))
@@ -368,13 +389,16 @@ class ProcessStore:
         """Whether requests find this entry."""
         return self._entries.get(entry.key) is entry
 
+    def entry_of(self, key: bytes) -> _Entry | None:
+        return self._entries.get(key)
+
     def insert(self, entry: _Entry) -> bool:
         """Add an entry, in the place of another one of its key. False: there is not enough space."""
         if (before := self._entries.get(entry.key)) is not None:
             self.drop(before)
         self._entries[entry.key] = entry
         if not self.make_space(entry, entry.weight):
-            self.drop(entry)
+            del self._entries[entry.key]
             return False
         return True
 
@@ -385,7 +409,9 @@ class ProcessStore:
             self._bytes -= entry.weight
 
     def make_space(self, entry: _Entry, count: int) -> bool:
-        """Count these additional bytes of an entry, and evict others for them. False: there is not enough space."""
+        """Count these additional bytes of an entry, and evict others for them. False: there is not enough space, and
+        they are not counted.
+        """
         if not self.holds(entry):
             return True  # it was purged; those that read it go on
         self._bytes += count
@@ -395,7 +421,10 @@ class ProcessStore:
                 self._evictions[Eviction.CAPACITY] += 1
                 if self._bytes <= self._memory:
                     break
-        return self._bytes <= self._memory
+        if self._bytes > self._memory:
+            self._bytes -= count
+            return False
+        return True
 
     def end_lease(self, lease: _Lease, mark_s: float) -> None:
         """Forget a lease. `mark_s`: as of `Lease.give_up`."""

@@ -197,7 +197,14 @@ class StoredObject(Protocol):
 
 
 class Writer(Protocol):
-    """Writes the body of one object, which other requests can already read."""
+    """Writes the body of one object, which other requests can already read; one of known length once there is space for
+    all of it.
+    """
+
+    def hold(self, key: bytes) -> StoredObject | None:
+        """Return the object, like one that was found under this key; it does not count as one. Its size is not known
+        before there is space for all of it. None: it cannot be read before it is complete.
+        """
 
     def append(self, data: bytes | bytearray | memoryview) -> bool:
         """Append body bytes. False: they do not fit, and the object has failed; further calls return False."""
@@ -205,8 +212,11 @@ class Writer(Protocol):
     def complete(self) -> bool:
         """End the object; it is in the store from now on. False: it has failed, or has another size than announced."""
 
-    def abort(self) -> None:
-        """Drop the object; those that read it see `has_failed`. Does nothing after the end."""
+    def abort(self, mark_s: float = 0.0) -> None:
+        """Drop the object, which is not whole; those that read it see `has_failed`. A complete one that it has replaced
+        is found again, if there is space for it and it was not removed meanwhile. `mark_s`: as of `Lease.give_up`. Does
+        nothing after the end.
+        """
 
 
 class Lease(Protocol):
@@ -252,8 +262,8 @@ class Lease(Protocol):
 
     def freshen(self, found: StoredObject, head: bytes) -> bool:
         """Give a complete object another head (a 304 has validated it), as if it had been fetched under this lease, and
-        end the lease. False: the object is gone, was purged since the lease, or cannot be changed. `found` stays as it
-        is; the next `find` has the new head.
+        end the lease. False: the object is gone, was purged since the lease, or cannot be changed, such as for want of
+        space: it stays as it was. `found` stays as it is; the next `find` has the new head.
         """
 
     @property

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import signal
+import socket
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +24,8 @@ from tests.support.threaded import Threaded
 
 LARGE: Final = 3_000_000
 """Bytes of a body that memory does not take."""
+LONGEST: Final = 8_000_000
+"""Bytes of a body that sockets do not hold while its client does not read."""
 LONG: Final = 60.0
 
 
@@ -44,7 +48,7 @@ class Origin(BaseHTTPRequestHandler):
             self.send_response(304)
             body = b""
         else:
-            body = body_of(name, LARGE if "large" in self.path else 500)
+            body = body_of(name, LONGEST if "longest" in self.path else LARGE if "large" in self.path else 500)
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "max-age=1" if "short" in self.path else "max-age=600")
@@ -235,3 +239,44 @@ def test_a_purge_after_a_reload_has_left_the_directory_is_not_undone(tmp_path: P
         with front.killed() as gateway:
             assert not left.exists()
             assert not hit(gateway, "/small/0")
+
+
+def test_a_file_that_is_damaged_while_it_is_sent_is_not_sent_whole(tmp_path: Path) -> None:
+    """It was whole when it was opened and checked. Its client sees that the response is not complete, and the next
+    one gets another response of the upstream."""
+    Origin.asked.clear()
+    path = "/longest"
+    whole = body_of(f"{path} en", LONGEST)
+    with Threaded(Origin, None) as origin:
+        origin.begin()
+        front = Front(origin.origin, tmp_path)
+        front.cache.mkdir(mode=0o700)
+        with front.killed() as gateway:
+            _check_damage_while_sending(gateway, front.cache, path, whole)
+
+
+def _check_damage_while_sending(gateway: Gateway, cache: Path, path: str, whole: bytes) -> None:
+    assert ask(gateway, path).content == whole
+    wait_until(lambda: on_disk(gateway) == 1.0, "the file", LONG)
+    assert ask(gateway, path).headers["Cache-Status"].startswith("fastgw; hit")
+    host, _, port = gateway.address().rpartition(":")
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(LONG)
+        client.connect((host, int(port)))
+        client.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: cache.test\r\nAccept-Language: en\r\nConnection: close\r\n\r\n".encode()
+        )
+        answer = client.recv(1 << 16)
+        (file,) = (each for each in cache.glob("objects-*/*/*") if each.stat().st_size > LONGEST)
+        with file.open("r+b") as changed:
+            changed.seek(-LONGEST // 8, os.SEEK_END)
+            changed.write(b"damaged")
+        with suppress(ConnectionResetError):
+            while piece := client.recv(1 << 20):
+                answer += piece
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"fastgw; hit" in head
+    assert len(body) < LONGEST
+    assert ask(gateway, path).content == whole
+    assert Origin.asked[f"{path} en"] == 2

@@ -25,7 +25,9 @@ REFLECTED: Final = (
     *("x-forwarded-host", "x-forwarded-server", "x-forwarded-scheme", "x-forwarded-prefix", "x-forwarded-port"),
     *("x-forwarded-ssl", "x-host", "x-original-host", "x-original-url", "x-rewrite-url", "x-url-scheme"),
     *("x-http-host-override", "x-http-method", "x-http-method-override", "x-method-override", "front-end-https"),
-    *("forwarded", "content-type"),
+    *("x-forwarded-uri", "x-forwarded-url", "x-forwarded-path", "x-forwarded-context", "x-forwarded-method"),
+    *("x-script-name", "x-http-path-override", "x-envoy-original-path", "x-method", "x-matched-path"),
+    *("x-invoke-status", "x-middleware-prefetch", "forwarded", "content-type", "x-lang"),
 )
 OVERRIDES: Final = ("x-http-method-override", "x-http-method", "x-method-override")
 LAST_MODIFIED: Final = ("Last-Modified", "Sun, 06 Nov 1994 08:49:37 GMT")
@@ -164,7 +166,7 @@ class Front:
 def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     with Threaded(Worst, None) as origin:
         origin.begin()
-        tracked = {"key": {"query": {"except": ["utm_*"]}}}
+        tracked = {"key": {"query": {"except": ["utm_*", "*_click", "a*b*c"]}}}
         config = {
             "workers": 1,
             "listeners": {"main": {"address": "127.0.0.1:0"}},
@@ -187,6 +189,15 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
                     "hosts": ["own.test"],
                     "upstream": "origin",
                     "filters": {"key_auth": {"hide_credentials": True}, "cache": {"vary_by": ["consumer"]}},
+                },
+                {
+                    "name": "translated",
+                    "hosts": ["translated.test"],
+                    "upstream": "origin",
+                    "filters": {
+                        "headers": {"request": {"set": {"X-Lang": "{query.utm_lang}"}}},
+                        "cache": {"key": {"query": {"except": ["utm_*"]}, "headers": ["X-Lang"]}},
+                    },
                 },
                 {"name": "shop", "hosts": ["shop.test", "other.test"], "upstream": "origin", "filters": {"cache": {}}},
             ],
@@ -233,6 +244,18 @@ UNKEYED = [
     b"X-HTTP-Method-Override: evil",
     b"X-HTTP-Method: evil",
     b"X-Method-Override: evil",
+    b"X-Forwarded-Uri: /evil",
+    b"X-Forwarded-Url: https://evil.test/",
+    b"X-Forwarded-Path: /evil",
+    b"X-Forwarded-Context: /evil",
+    b"X-Forwarded-Method: evil",
+    b"X-Script-Name: /evil",
+    b"X-HTTP-Path-Override: /evil",
+    b"X-Envoy-Original-Path: /evil",
+    b"X-Method: evil",
+    b"X-Matched-Path: /evil",
+    b"x-invoke-status: evil",
+    b"x-middleware-prefetch: evil",
     b"Front-End-Https: evil",
     b"Forwarded: host=evil.test",
     b"Forwarded: for=1.2.3.4;host=evil.test;proto=evil",
@@ -266,6 +289,9 @@ def test_a_body_of_a_get_changes_nothing_for_others(front: Front) -> None:
         b"&&utm_source=evil",
         b"utm_source[]=evil",
         b"utm_source=evil#",
+        b"ad_click=evil",
+        b"ad%5Fclick_click=evil",
+        b"a1b2c=evil",
     ],
 )
 def test_a_parameter_that_is_not_in_the_key_does_not_reach_the_upstream(front: Front, query: bytes) -> None:
@@ -275,9 +301,27 @@ def test_a_parameter_that_is_not_in_the_key_does_not_reach_the_upstream(front: F
     assert EVIL not in front.ask(path, host=b"tracked.test").body
 
 
+def test_a_value_that_a_filter_sends_is_in_the_key_with_its_header(front: Front) -> None:
+    """A filter writes a parameter that is not in the key into a header that is: `check` refuses it without."""
+    path = front.path("fresh")
+    for _ in range(3):
+        assert EVIL in front.ask(path + b"?utm_lang=evil", host=b"translated.test").body
+        assert_honest(front.ask(path, host=b"translated.test"), path)
+        assert EVIL not in front.ask(path + b"?utm_lang=de", host=b"translated.test").body
+    assert is_hit(front.ask(path + b"?utm_lang=evil", host=b"translated.test"))
+    assert is_hit(front.ask(path, b"X-Lang: evil", host=b"translated.test"))
+
+
 @pytest.mark.parametrize(
     "query",
-    [b"id=evil;utm_source=1", b"UTM_source=evil", b"id=1&utm-source=evil", b"xutm_source=evil", b"%2575tm_a=evil"],
+    [
+        b"id=evil;utm_source=1",
+        b"UTM_source=evil",
+        b"id=1&utm-source=evil",
+        b"xutm_source=evil",
+        b"%2575tm_a=evil",
+        b"_clicks=evil",
+    ],
 )
 def test_a_parameter_that_reaches_the_upstream_is_in_the_key(front: Front, query: bytes) -> None:
     path = front.path("fresh")

@@ -34,6 +34,7 @@ cdef struct NewRecord:
 cdef enum:
     MOST_HASHES = 520
     SECRETS = 4
+    NO_SPACE = -6  # result of `write_record`
 
 
 @cython.final
@@ -47,8 +48,10 @@ cdef class Ordinary:
     cdef readonly uint64_t lease_word  # of the lease that was taken last
     cdef readonly bint is_inserted  # whether the record that was written last is in the index
     cdef readonly bint is_disputed  # whether the index may have another entry for the record that was written last
+    cdef readonly uint64_t replaced  # entry of its key that the record that was written last has replaced; 0: none
     cdef readonly int queue
     cdef readonly int64_t segment, offset, total, body  # location and lengths of the record that was written last
+    # (`queue` and `total` also of one for which there was no space)
     cdef readonly uint64_t generation
 
     cdef uint64_t _mix(self, uint64_t first, uint64_t second) noexcept nogil

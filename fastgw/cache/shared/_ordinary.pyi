@@ -6,6 +6,7 @@ class Ordinary:
     lease_word: int
     is_inserted: bool
     is_disputed: bool
+    replaced: int
     queue: int
     segment: int
     offset: int

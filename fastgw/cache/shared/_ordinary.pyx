@@ -103,7 +103,7 @@ cdef enum:
     EPOCH_MASK = 0x7FF
     ENDS_MASK = 0x3FFFFFF
     OUTGROWN_TICKS = 32  # `OUTGROWN_S`
-    # Results
+    # Results, but for `NO_SPACE`
     MISS = -1
     NOT_ORDINARY = -2
     IN_FLIGHT = -1
@@ -363,8 +363,9 @@ cdef class Ordinary:
         """Write a record, pin its segment, and add it to the index; return its first word.
 
         `size`: of the body; -1: not known. `whole`: its body; None: it follows. `date`: microseconds. `small`, `main`:
-        the open segment of each queue; -1: there is none. `NOT_ORDINARY`: nothing was written. Otherwise see
-        `is_inserted` and `is_disputed`.
+        the open segment of each queue; -1: there is none. `NO_SPACE`: another segment is to be opened for `queue`,
+        with `total` bytes. `NOT_ORDINARY`: this is left to the reference. With both of them nothing was written.
+        Otherwise see `is_inserted`, `is_disputed` and `replaced`.
         """
         cdef Key wanted
         cdef NewRecord made
@@ -402,12 +403,17 @@ cdef class Ordinary:
         self.queue = SMALL
         if self._words[self._ghosts + <int64_t> (wanted.hash >> 20 & self._ghost_mask)] == wanted.hash:
             self.queue = MAIN
+        self.total = total
         where.segment = main if self.queue == MAIN else small
-        if not 0 <= where.segment < self._segments:
+        if where.segment < 0:
+            return NO_SPACE
+        if where.segment >= self._segments:
             return NOT_ORDINARY
         used = self._words + self._used + where.segment
-        if <int64_t> used[0] + total > self._segment or used[0] % UNIT:
+        if used[0] % UNIT:
             return NOT_ORDINARY
+        if <int64_t> used[0] + total > self._segment:
+            return NO_SPACE
         bucket = self._bucket(wanted)
         for number in range(BUCKET):
             entry = fastgw_cache_load(bucket + number)
@@ -444,9 +450,9 @@ cdef class Ordinary:
         fastgw_cache_store(used, used[0] + total)
         self._pin(where.segment)
         self.segment, self.offset, self.generation = where.segment, where.offset, where.generation
-        self.total, self.body = total, body
+        self.body = body
         entry = self._entry(wanted, &where)
-        self.is_inserted = fastgw_cache_swap(bucket + slot, seen, entry)
+        self.is_inserted, self.replaced = fastgw_cache_swap(bucket + slot, seen, entry), seen
         self.is_disputed = False
         if self.is_inserted and not seen:
             self._words[self._column + INSERTED] += 1
@@ -543,7 +549,7 @@ cdef class Ordinary:
             found[queue][at], orders[queue][at], words[queue][at] = segment, order, word
         oldest = []
         for queue in (SMALL, MAIN) if 10 * small >= self._segments else (MAIN, SMALL):
-            oldest += [(found[queue][at], words[queue][at]) for at in range(min(counts[queue], most - len(oldest)))]
+            oldest += [(found[queue][at], words[queue][at]) for at in range(counts[queue])]
         return oldest
 
     def is_cold(self, int64_t segment, uint64_t generation):

@@ -30,8 +30,6 @@ class LeaseStore(StoreParts, Protocol):
 
     def end_lease(self, cell: LeaseCell, key: bytes, mark_s: float) -> None: ...
 
-    def insert(self, hash_: KeyHash, where: Location) -> bool: ...
-
     def settle(self, hash_: KeyHash, where: Location) -> bool: ...
 
     def key_tag(self, key: bytes) -> int: ...
@@ -47,7 +45,7 @@ class FetchBegin(NamedTuple):
 
 
 class _Written(NamedTuple):
-    """A record that is in the index, and whose segment is pinned."""
+    """A record whose segment is pinned."""
 
     queue: Queue
     extent: Extent
@@ -55,6 +53,10 @@ class _Written(NamedTuple):
     key: bytes
     body: int
     """Offset of the body from the start of the record."""
+    replaced: int | None
+    """Entry of the index that it has replaced; 0: there was none. None: it is not in the index, as space for a part of
+    its body, whose length is known, is still to be reserved.
+    """
 
 
 @final
@@ -88,12 +90,17 @@ class SharedLease:
         written = self._write(head, size, key, url, tags, RecordStatus.GROWING)
         if written is None:
             return None
+        writer = self._writer_of(written, size)
+        if written.replaced is None:
+            why_not = writer.begin_body(self.key)
+            if why_not is not None:
+                self.why_not = why_not
+                return None
+            return writer
         if key is not None and key != self.key:
             self._store.report(self.key)
         self._store.report(written.key)
-        return SharedWriter(
-            self._store, written.queue, written.extent, written.where, written.key, written.body, size, self.give_up
-        )
+        return writer
 
     def store_head(
         self, head: bytes, *, key: bytes | None = None, url: bytes = b"", tags: Iterable[bytes] = ()
@@ -173,24 +180,32 @@ class SharedLease:
         store.report(found.key)
         return True
 
-    def _freshen_by_copy(self, found: SharedObject, head: bytes, url: bytes, tags: list[int]) -> bool:
-        """Replace an object of several segments by a copy with another head."""
-        if found.length > _MOST_COPIED:
-            self.why_not = NotStored.BODY_SIZE
-            return False
-        written = self._write_record_of(found.key, head, url, tags, found.length, RecordStatus.GROWING, None)
-        if written is None:
-            return False
-        writer = SharedWriter(
+    def _writer_of(self, written: _Written, size: int | None) -> SharedWriter:
+        return SharedWriter(
             self._store,
             written.queue,
             written.extent,
             written.where,
             written.key,
             written.body,
-            found.length,
+            size,
             self.give_up,
+            written.replaced,
         )
+
+    def _freshen_by_copy(self, found: SharedObject, head: bytes, url: bytes, tags: list[int]) -> bool:
+        """Replace an object of several segments by a copy with another head. False: there is none, see `why_not`."""
+        if found.length > min(_MOST_COPIED, self._store.most_bytes):
+            self.why_not = NotStored.BODY_SIZE
+            return False
+        written = self._write_record_of(found.key, head, url, tags, found.length, RecordStatus.GROWING, None)
+        if written is None:
+            return False
+        writer = self._writer_of(written, found.length)
+        why_not = writer.begin_body(self.key)
+        if why_not is not None:
+            self.why_not = why_not
+            return False
         is_whole = all(writer.append(piece) for piece in found.pieces()) and writer.complete()
         if not is_whole:
             self.why_not = NotStored.FULL
@@ -222,7 +237,9 @@ class SharedLease:
         status: RecordStatus,
         body: bytes | None = None,
     ) -> _Written | None:
-        """Write a record and add it to the index; its segment is pinned then. `body`: None if it follows."""
+        """Write a record and add it to the index, if its body has space; its segment is pinned then. `body`: None if it
+        follows.
+        """
         store = self._store
         key = self.key if key is None else key
         names = frozenset(tags)
@@ -270,7 +287,8 @@ class SharedLease:
         if extent is None:
             return None
         where, at = self._write_record(extent, hash_, parts, hashes, url, head)
-        words[at + words_of.SIZE] = 0 if size is None else size + 1
+        is_divided = size is not None and extent.length < wanted
+        words[at + words_of.SIZE] = 0 if size is None or is_divided else size + 1
         words[at + words_of.CHECKED] = self._began << 1 | validity.is_soft_purged
         words[at + words_of.STATUS] = status
         if body is not None:
@@ -279,7 +297,8 @@ class SharedLease:
             words[at + words_of.LENGTH] = words[at + words_of.CAPACITY] = len(body)
         store.space.commit(extent)
         store.segments.pin(where.segment)
-        return self._insert(_Written(queue, extent, where, key, parts.body), at)
+        written = _Written(queue, extent, where, key, parts.body, None)
+        return written if is_divided else self._insert(written, at)
 
     def _write_ordinarily(
         self,
@@ -302,7 +321,7 @@ class SharedLease:
             return None
         where = Location(made.segment, made.offset, made.generation)
         extent = Extent(made.segment, made.offset, made.total)
-        written = _Written(Queue(made.queue), extent, where, key, made.body)
+        written = _Written(Queue(made.queue), extent, where, key, made.body, made.replaced)
         if made.is_inserted and not made.is_disputed:
             return written
         return self._insert(written, at, is_inserted=made.is_inserted)
@@ -310,8 +329,11 @@ class SharedLease:
     def _insert(self, written: _Written, at: int, *, is_inserted: bool = False) -> _Written | None:
         """Add a record to the index, whose segment is pinned. `is_inserted`: only settle it with other processes."""
         store, hash_ = self._store, self._store.index.hash(written.key)
-        if store.settle(hash_, written.where) if is_inserted else store.insert(hash_, written.where):
-            return written
+        if is_inserted:
+            if store.settle(hash_, written.where):
+                return written
+        elif (replaced := store.insert(hash_, written.where)) is not None:
+            return written._replace(replaced=replaced)
         store.memory.words[at + words_of.STATUS] = RecordStatus.FAILED
         store.segments.unpin(written.where.segment)
         self.why_not = NotStored.CONTESTED

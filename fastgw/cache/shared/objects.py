@@ -9,6 +9,7 @@ from fastgw.cache.shared.layout import UNIT, CacheMemory
 from fastgw.cache.shared.records import CHUNK_HEADER, Records, RecordStatus
 from fastgw.cache.shared.segments import Queue, Segments
 from fastgw.cache.shared.space import Extent, Space
+from fastgw.cache.store import NotStored
 
 if TYPE_CHECKING:
     from fastgw.cache.shared._ordinary import Ordinary
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 _LEAST_CHUNK: Final = 4096
 _MOST_CHUNK: Final = 256 * 1024
 """Bytes of space that a body of unknown length asks for ahead, at most."""
+_RESERVING_S: Final = 0.002
+"""Time after which no more space is reserved in a turn of the event loop for a body of known length."""
 
 
 class StoreParts(Protocol):
@@ -28,12 +31,21 @@ class StoreParts(Protocol):
     most_bytes: int
     index: ObjectIndex
     ordinary: "Ordinary | None"
+    clock: Callable[[], float]
 
     def report(self, key: bytes) -> None:
         """Report a change of a key to all that watch it."""
 
+    def insert(self, hash_: KeyHash, where: Location) -> int | None:
+        """Add an object to the index; return the entry that it has replaced, 0: there was none. None: it was not added,
+        as others were faster.
+        """
+
     def remove_entry(self, hash_: KeyHash, where: Location) -> bool:
         """Remove an object from the index; False: it was not in it any more."""
+
+    def put_back(self, hash_: KeyHash, where: Location, former: int) -> bool:
+        """Put the entry that an object has replaced back in its place; False: that is not possible."""
 
     def holds(self, hash_: KeyHash, where: Location) -> bool:
         """Whether requests find this object."""
@@ -124,7 +136,37 @@ class SharedObject:
 
 @final
 class SharedWriter:
-    """See `Writer`. The segment in which its record begins is pinned until the end."""
+    """See `Writer`. The segment in which its record begins is pinned until the end.
+
+    A body of known length that its record has no space for is added to the index once space for all of it is reserved:
+    those that read along are never cut off for want of space. Chunks that were reserved in vain, also by a process that
+    has died, are recycled with their segments, which no pin holds any more.
+    """
+
+    __slots__ = (
+        "_announced",
+        "_at",
+        "_capacity_at",
+        "_copied_up_to",
+        "_ended",
+        "_extent",
+        "_extent_at",
+        "_free",
+        "_goes_on",
+        "_key",
+        "_last_next_at",
+        "_lease_key",
+        "_length",
+        "_missing",
+        "_most",
+        "_next_at",
+        "_position",
+        "_queue",
+        "_replaced",
+        "_store",
+        "_where",
+        "_words",
+    )
 
     def __init__(
         self,
@@ -135,17 +177,22 @@ class SharedWriter:
         key: bytes,
         body: int,
         size: int | None,
-        ended: Callable[[], None],
+        ended: Callable[[float], None],
+        replaced: int | None,
     ) -> None:
         """`extent`: of the record. `body`: offset of the body from its start. `size`: of the body, as announced.
-        `ended`: called at the end.
+        `ended`: called at the end (`Lease.give_up`). `replaced`: entry of the index that comes back if it is aborted;
+        0: there is none; None: the object is not in the index yet, see `begin_body`.
         """
+        self._replaced = replaced
         self._store, self._words, self._queue = store, store.memory.words, queue
         self._where, self._key, self._ended, self._announced = where, key, ended, size
         self._at = store.records.at(where.segment, where.offset)
         self._extent, self._extent_at = extent, self._at
         self._most = store.most_bytes if size is None else min(size, store.most_bytes)
+        self._copied_up_to = self._most if replaced is not None else -1  # a body up to this length is only copied
         self._capacity_at, self._next_at = self._at + words_of.CAPACITY, self._at + words_of.NEXT
+        self._last_next_at = self._next_at  # of the last chunk that is reserved
         self._position = 8 * self._at + body
         self._free = extent.length - body
         self._length = 0
@@ -163,7 +210,7 @@ class SharedWriter:
         if (
             type(data) is bytes
             and store.ordinary is not None
-            and length <= self._most
+            and length <= self._copied_up_to
             and store.ordinary.append(self._at, self._position, self._free, data, length)
         ):
             self._position, self._free, self._length = self._position + count, self._free - count, length
@@ -171,12 +218,12 @@ class SharedWriter:
             return True
         view = memoryview(data).cast("B")
         length = self._length + len(view)
-        if length > self._most:
-            self.abort()
+        if length > self._most or (self._replaced is None and self._reserve_more() is not None):
+            self._fail()
             return False
         while view:
             if not self._free and not self._grow(len(view)):
-                self.abort()
+                self._fail()
                 return False
             count = min(self._free, len(view))
             self._store.memory.data[self._position : self._position + count] = view[:count]
@@ -212,49 +259,131 @@ class SharedWriter:
         return held
 
     def hold(self, key: bytes) -> SharedObject:
-        """Return the object, pinned like one that was found. It does not count as one."""
         self._store.segments.pin(self._where.segment)
         return SharedObject(self._store, self._at, self._where.segment, key, is_soft_purged=False)
 
-    def abort(self) -> None:
+    def abort(self, mark_s: float = 0.0) -> None:
         if self._goes_on:
-            self._words[self._at + words_of.STATUS] = RecordStatus.FAILED
-            self._store.remove_entry(self._store.index.hash(self._key), self._where)
-            self._end()
+            self._fail(self._replaced or 0, mark_s)
 
-    def _end(self) -> None:
+    def _fail(self, former: int = 0, mark_s: float = 0.0) -> None:
+        """`former`: entry of the index that comes back; 0: there is none, or it is outdated by a response that is whole
+        but does not fit.
+        """
+        hash_ = self._store.index.hash(self._key)
+        if self._replaced is not None and (not former or not self._store.put_back(hash_, self._where, former)):
+            self._store.remove_entry(hash_, self._where)
+        # Only now: a worker that is killed in between leaves no failed object that is found, see `recovery.clean_up`.
+        self._words[self._at + words_of.STATUS] = RecordStatus.FAILED
+        self._end(mark_s)
+
+    def _end(self, mark_s: float = 0.0) -> None:
         self._goes_on = False
         self._store.segments.unpin(self._where.segment)
-        self._ended()
+        self._ended(mark_s)
         self._store.report(self._key)
 
+    # space
+
+    def begin_body(self, lease_key: bytes) -> NotStored | None:
+        """Reserve space for the body, if the object is not in the index yet: all of it, or as much as there is time
+        for; each `append` reserves more then. Returns why it cannot be stored; the writer has ended then, its lease has
+        not. `lease_key`: of the lease; it is reported as well when the object is found.
+        """
+        self._lease_key = lease_key
+        self._missing = (self._announced or 0) - self._free  # bytes of the body without space
+        why_not = self._reserve_more()
+        if why_not is not None:
+            self._words[self._at + words_of.STATUS] = RecordStatus.FAILED
+            self._goes_on = False
+            self._store.segments.unpin(self._where.segment)
+        return why_not
+
+    def _reserve_more(self) -> NotStored | None:
+        """Reserve space for a body of known length until the object is in the index, or no time is left. Returns why
+        that cannot be done.
+        """
+        until = self._store.clock() + _RESERVING_S
+        while self._replaced is None:
+            why_not = self._reserve_next()
+            if why_not is not None or self._store.clock() >= until:
+                return why_not
+        return None
+
+    def _reserve_next(self) -> NotStored | None:
+        """Reserve one more chunk of a body of known length; with the last one, the object is added to the index.
+        Returns why that cannot be done.
+        """
+        store, words = self._store, self._words
+        at = self._reserve_chunk(self._missing)
+        if at is None:
+            return NotStored.FULL
+        self._missing -= words[at + words_of.CHUNK_CAPACITY]
+        if self._missing > 0:
+            return None
+        assert self._announced is not None
+        words[self._at + words_of.SIZE] = self._announced + 1
+        replaced = None if self._is_outdated() else store.insert(store.index.hash(self._key), self._where)
+        if replaced is None:
+            return NotStored.CONTESTED
+        self._replaced, self._copied_up_to = replaced, self._most
+        if self._lease_key != self._key:
+            store.report(self._lease_key)
+        store.report(self._key)
+        return None
+
+    def _is_outdated(self) -> bool:
+        """Whether a later response was stored meanwhile, as after a purge or the end of the lease."""
+        store, words = self._store, self._words
+        found = store.records.open(store.index.hash(self._key))
+        if found is None:
+            return False
+        is_later = words[found.at + words_of.DATE] > words[self._at + words_of.DATE]
+        store.segments.unpin(found.segment)
+        return is_later
+
     def _grow(self, count: int) -> bool:
-        """Get space for more bytes, behind the present ones if nothing else is there."""
-        ahead = min(max(self._length, _LEAST_CHUNK), _MOST_CHUNK)
-        wanted = max(count, ahead) if self._announced is None else self._announced - self._length
-        wanted = min(wanted, self._store.segments.size)
+        """Go on in the next chunk. That of a body of unknown length is reserved now, unless what follows the present
+        bytes is free.
+        """
+        if self._announced is None:
+            wanted = max(count, min(max(self._length, _LEAST_CHUNK), _MOST_CHUNK))
+            if self._lengthen(wanted):
+                return True
+            if self._reserve_chunk(wanted) is None:
+                return False
+        elif not self._words[self._next_at] and self._reserve_next() is not None:
+            return False
+        self._begin_next_chunk()
+        return True
+
+    def _lengthen(self, wanted: int) -> bool:
+        """Make the record or chunk longer. False: something follows it."""
         longer = self._store.space.resize(self._extent, self._extent_at, self._extent.length + wanted)
         if longer.length > self._extent.length:
             self._free = longer.length - self._extent.length
             self._words[self._capacity_at] += self._free
             self._extent = longer
             return True
-        return self._begin_chunk(wanted)
+        return False
 
-    def _begin_chunk(self, wanted: int) -> bool:
+    def _reserve_chunk(self, wanted: int) -> int | None:
+        """Reserve a chunk of up to this many bytes behind the last one; return its first word. None: there is no space
+        for it.
+        """
         store, words = self._store, self._words
         wanted = min(wanted, store.segments.size - CHUNK_HEADER)
         least = CHUNK_HEADER + min(wanted, _LEAST_CHUNK)
         for _ in range(2):
             extent = store.space.reserve(self._queue, least, CHUNK_HEADER + wanted)
             if extent is None:
-                return False
+                return None
             if store.segments.add_origin(extent.segment, self._where.segment):
                 break
             if not store.space.renew(self._queue, least):
-                return False
+                return None
         else:
-            return False
+            return None
         generation = store.segments.state(extent.segment).generation
         at = store.records.at(extent.segment, extent.offset)
         words[at + words_of.CHUNK_RECORD] = self._where.word
@@ -264,8 +393,13 @@ class SharedWriter:
         words[at] = store.records.seal(generation, extent.segment, extent.offset, chunk=True)
         store.space.commit(extent)
         store.memory.fence()
-        words[self._next_at] = Location(extent.segment, extent.offset, generation).word
-        self._extent, self._extent_at = extent, at
+        words[self._last_next_at] = Location(extent.segment, extent.offset, generation).word
+        self._last_next_at = at + words_of.CHUNK_NEXT
+        return at
+
+    def _begin_next_chunk(self) -> None:
+        where = location(self._words[self._next_at])
+        at = self._store.records.at(where.segment, where.offset)
+        self._extent, self._extent_at = Extent(where.segment, where.offset, self._words[at + words_of.TOTAL]), at
         self._capacity_at, self._next_at = at + words_of.CHUNK_CAPACITY, at + words_of.CHUNK_NEXT
-        self._position, self._free = 8 * at + CHUNK_HEADER, extent.length - CHUNK_HEADER
-        return True
+        self._position, self._free = 8 * at + CHUNK_HEADER, self._extent.length - CHUNK_HEADER

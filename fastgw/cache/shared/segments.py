@@ -177,8 +177,8 @@ class Segments:
                 yield segment, state_of(word)
 
     def sealed(self, most: int) -> Iterator[tuple[int, StateWord]]:
-        """Yield at most so many segments to recycle, in this order: the oldest new ones while these are more than a
-        tenth.
+        """Yield at most so many segments of each queue to recycle, in this order: the oldest new ones while these are
+        more than a tenth.
         """
         orders = self._words[self.orders : self.orders + self.count].tolist()
         found: tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]] = ([], [])
@@ -187,5 +187,4 @@ class Segments:
                 found[word >> _QUEUE_AT & 1].append((orders[segment], segment, word))
         small, main = found
         first = (small, main) if 10 * len(small) >= self.count else (main, small)
-        oldest = [each for queue in first for each in nsmallest(most, queue)]
-        return ((segment, state_of(word)) for _, segment, word in oldest[:most])
+        return ((segment, state_of(word)) for queue in first for _, segment, word in nsmallest(most, queue))

@@ -83,6 +83,7 @@ class SharedStore:
         "_unchanged",
         "_watches",
         "_words",
+        "clock",
         "counters",
         "date",
         "index",
@@ -108,7 +109,7 @@ class SharedStore:
         clock: Callable[[], float] = time.monotonic,
         date: Callable[[], float] = time.time,
     ) -> None:
-        self.memory, self.date = memory, date
+        self.memory, self.clock, self.date = memory, clock, date
         self.most_bytes = min(most_bytes, memory.geometry.segments * memory.geometry.segment // _SHARE)
         self._words = memory.words
         self.counters = memory.use_column(column)
@@ -211,13 +212,14 @@ class SharedStore:
 
     def remove(self, key: bytes) -> bool:
         hash_ = self.index.hash(key)
-        found = self.records.open(hash_)
-        if found is None:
-            return False
-        is_valid = self._check(found) >= 0
-        self._drop(found)
-        self.report(key)
-        return is_valid
+        # Again, if another process has changed the entry meanwhile: what it has put there may be the same object with
+        # another head, or one that breaks off, so that the object comes back.
+        while (found := self.records.open(hash_)) is not None:
+            is_valid = self._check(found) >= 0
+            if self._drop(found):
+                self.report(key)
+                return is_valid
+        return False
 
     # --- purges ---
 
@@ -328,15 +330,17 @@ class SharedStore:
         """Return the hash by which a purge of a tag finds its objects."""
         return self.purges.hash(b"t", tag) if self.ordinary is None else self.ordinary.name_tag(tag)
 
-    def insert(self, hash_: KeyHash, where: Location) -> bool:
-        """Add a record to the index, in place of another one of its key. False: others were always faster."""
+    def insert(self, hash_: KeyHash, where: Location) -> int | None:
+        """Add a record to the index, in place of another one of its key. Returns the entry that it has replaced, 0:
+        there was none. None: others were always faster.
+        """
         index, entry = self.index, self.index.entry(hash_, where)
         for _ in range(_TRIES):
             before = self.records.open(hash_)
             if before is not None:
                 self.segments.unpin(before.segment)
                 if index.replace(before.position, before.entry, entry):
-                    return True
+                    return before.entry
                 continue
             for position, seen in index.slots(hash_, self._coldness):
                 is_eviction = seen != 0 and self._coldness(seen) >= 0
@@ -346,8 +350,8 @@ class SharedStore:
                 if is_eviction:
                     self._words[self.counters + REMOVED] += 1
                     self._words[self.counters + EVICTED_FROM_INDEX] += 1
-                return self._settle(hash_, position, entry)
-        return False
+                return 0 if self._settle(hash_, position, entry) else None
+        return None
 
     def settle(self, hash_: KeyHash, where: Location) -> bool:
         """Leave one of two entries of a key, one of which is of this record. False: it is the other one."""
@@ -391,6 +395,20 @@ class SharedStore:
             return False
         self._words[self.counters + REMOVED] += 1
         return True
+
+    def put_back(self, hash_: KeyHash, where: Location, former: int) -> bool:
+        """Put the entry that a record has replaced back in its place. False: the record that it points to is gone, or
+        the new one was removed meanwhile. Purges since then are checked when it is found.
+        """
+        position, found = self.index.position(hash_, where.word), None
+        if position is not None:
+            found = self.records.open_entry(hash_, position, former)
+        if found is None:
+            return False
+        is_complete = self._words[found.at + words_of.STATUS] == RecordStatus.COMPLETE
+        is_back = is_complete and self.index.replace(found.position, self.index.entry(hash_, where), former)
+        self.segments.unpin(found.segment)
+        return is_back
 
     def _drop(self, found: OpenRecord) -> bool:
         """Remove a pinned record from the index, and unpin it."""

@@ -153,7 +153,7 @@ class Space:
             if not segments.change(segment, state, recycling):
                 continue
             if segments.is_pinned(segment):
-                segments.change(segment, recycling, state)
+                segments.seal(segment)  # as the youngest: the next searches find others, however long it is read
                 continue
             survivors, live = ([], 0) if forced or self._is_cold(segment, state) else self._survivors(segment, state)
             if 2 * live > segments.size:

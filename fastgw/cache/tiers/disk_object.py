@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 from typing import final
 
-from fastgw.cache.tiers.object_file import ObjectRecord
+from fastgw.cache.tiers.object_file import ObjectRecord, find_body_time
 
 
 @final
@@ -17,7 +17,7 @@ class DiskFile:
         """Takes over the descriptor."""
         self.fd = fd
         status = os.fstat(fd)
-        self.inode, self.modified_ns, self._total = status.st_ino, status.st_mtime_ns, status.st_size
+        self.inode, self.modified_ns, self._total = status.st_ino, find_body_time(fd), status.st_size
         self.first = self.length = 0
 
     def __del__(self) -> None:
@@ -32,8 +32,16 @@ class DiskFile:
 
     @property
     def is_intact(self) -> bool:
-        """Whether it has its full length. Its body never changes; only its owner may overwrite it by hand."""
-        return os.fstat(self.fd).st_size == self._total
+        """Whether its body is that of the opening, after which it was checked: by length and modification time. Its
+        body never changes; only its owner may overwrite it by hand, or the disk lose it.
+        """
+        status = os.fstat(self.fd)
+        if status.st_size != self._total or status.st_mtime_ns == self.modified_ns:
+            return status.st_size == self._total
+        try:
+            return find_body_time(self.fd, wait=False) == self.modified_ns
+        except BlockingIOError:  # its record is being replaced
+            return True
 
 
 @final

@@ -427,6 +427,16 @@ class DiskTier:
                 self.count(DISK_EVICTED, self.opened().evict_down_to(self.counts.size * 63 // 64))
         if now >= self._reported_at + REPORT_S or not self._reported_at:
             self._reported_at = now
+            was_removed = self._was_removed and self._folder < 0
+            if was_removed and not os.path.exists(self.disk.path):
+                # It is not made again: its file system may not be mounted.
+                log_event(
+                    OperatorEvent.CACHE_DISK_TROUBLE,
+                    "cache: the directory %s was removed: nothing is stored on disk until it is there again; a restart "
+                    "of the gateway creates it",
+                    self.disk.path,
+                )
+                return
             log_event(
                 OperatorEvent.CACHE_DISK_TROUBLE,
                 "cache: %s cannot be used for the moment: %s",

@@ -20,10 +20,10 @@ _BATCH: Final = 4
 
 @final
 class DiskWriter:
-    """See `Writer`. `ended`: called once, when the file is complete or dropped."""
+    """See `Writer`. `ended`: called once, when the file is complete or dropped (`Lease.give_up`)."""
 
     def __init__(
-        self, tier: "DiskTier", key: bytes, record: ObjectRecord, size: int, ended: Callable[[], None]
+        self, tier: "DiskTier", key: bytes, record: ObjectRecord, size: int, ended: Callable[[float], None]
     ) -> None:
         self._tier, self._key, self._record, self._size, self._ended = tier, key, record, size, ended
         self._layout = layout_for(record, size)
@@ -31,6 +31,9 @@ class DiskWriter:
         self._blocks: deque[bytes] = deque()
         self._ahead = self._length = 0
         self._is_writing = self._is_complete = self._has_ended = self._has_failed = False
+        self._mark_s = 0.0
+        self._removes_former = False
+        """Whether a whole response that is not stored outdates the stored one, which a part of one does not."""
         # of the jobs, one after another
         self._file: NewFile | None = None
         tier.begin_write()
@@ -42,6 +45,9 @@ class DiskWriter:
     def __del__(self) -> None:
         self.abort()
 
+    def hold(self, key: bytes) -> None:
+        """Return nothing: see `Writer.hold`."""
+
     def append(self, data: bytes | bytearray | memoryview) -> bool:
         if self._has_failed or self._is_complete:
             return False
@@ -49,6 +55,7 @@ class DiskWriter:
         self._ahead += len(data)
         if self._length > self._size or self._ahead > MOST_AHEAD:
             self._tier.count(DISK_DROPPED)
+            self._removes_former = True
             self.abort()
             return False
         self._pending += data
@@ -71,9 +78,9 @@ class DiskWriter:
         self._write_next()
         return True
 
-    def abort(self) -> None:
+    def abort(self, mark_s: float = 0.0) -> None:
         if not self._is_complete and not self._has_failed:
-            self._has_failed = True
+            self._has_failed, self._mark_s = True, mark_s
             self._blocks.clear()
             self._write_next()
 
@@ -93,7 +100,7 @@ class DiskWriter:
                 self._end(failed=is_written is None)
                 return
             if is_written is None:
-                self._has_failed, self._is_complete = True, False
+                self._has_failed, self._is_complete, self._removes_former = True, False, True
                 self._blocks.clear()
             self._write_next()
 
@@ -101,11 +108,11 @@ class DiskWriter:
 
     def _end(self, *, failed: bool) -> None:
         self._has_ended = True
-        if failed or self._has_failed:
-            self._has_failed = True
+        if failed or self._removes_former:
             self._tier.remove(self._key)  # an older one
+        self._has_failed |= failed
         self._tier.end_write()
-        self._ended()
+        self._ended(self._mark_s)
 
     def _write(self, batch: list[bytes], is_last: bool) -> bool:
         """Write blocks, in a thread. Raises `OSError`."""

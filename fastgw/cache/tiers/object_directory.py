@@ -27,6 +27,7 @@ from fastgw.cache.tiers.object_file import (
     cut_blocks,
     encode_header,
     encode_slot,
+    find_body_time,
     layout_for,
     read_record,
     slot_offset,
@@ -136,9 +137,8 @@ class ObjectDirectory:
     def mark_used(self, fd: int) -> None:
         """Note that an object was used."""
         with suppress(OSError):
-            status = os.fstat(fd)
-            state = _decode_state(status.st_atime_ns).found()
-            os.utime(fd, ns=(_encode_state(state), status.st_mtime_ns))
+            state = _decode_state(os.fstat(fd).st_atime_ns).found()
+            os.utime(fd, ns=(_encode_state(state), find_body_time(fd)))
 
     # writing
 
@@ -254,6 +254,7 @@ class ObjectDirectory:
         if slot is None:
             self._unlink(folder, key[0], key.hex())
             return False
+        fcntl.flock(fd, fcntl.LOCK_EX)  # until it is closed: see `find_body_time`
         before = os.fstat(fd)
         write_all(fd, slot, slot_offset(found.layout, found.number + 1))
         os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))  # the time of a change is that of the body
@@ -313,7 +314,9 @@ class ObjectDirectory:
                     self._ghosts.remember(bytes.fromhex(file.name))
                 return True
             with suppress(OSError):
-                times = _encode_state(state), file.modified_ns
+                # Under the lock: the listing may be older than the file of this name.
+                modified_ns = os.stat(file.name, dir_fd=folder, follow_symlinks=False).st_mtime_ns
+                times = _encode_state(state), modified_ns
                 os.utime(file.name, ns=times, dir_fd=folder, follow_symlinks=False)
             return False
 

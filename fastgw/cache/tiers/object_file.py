@@ -5,6 +5,7 @@ without its digest. The header and the body never change. A new record (a 304 ha
 the slot that is not in use; if the writer dies in between, the other slot still has the former record.
 """
 
+import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
@@ -181,6 +182,17 @@ def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     while view:
         count = os.pwrite(fd, view, offset)
         view, offset = view[count:], offset + count
+
+
+def find_body_time(fd: int, *, wait: bool = True) -> int:
+    """Return the modification time of a file in nanoseconds, which is that of its body except while its record is
+    replaced: who does that has the file's lock. Without `wait` it raises `BlockingIOError` then.
+    """
+    fcntl.flock(fd, fcntl.LOCK_SH | (0 if wait else fcntl.LOCK_NB))
+    try:
+        return os.fstat(fd).st_mtime_ns
+    finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def _read_all(fd: int, count: int, offset: int) -> bytes:

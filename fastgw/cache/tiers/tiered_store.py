@@ -314,9 +314,9 @@ class TieredLease:
             return None
         self._store.memory.remove(key)  # an older one
 
-        def ended() -> None:
+        def ended(mark_s: float) -> None:
             self._is_pending = False
-            inner.give_up()
+            inner.give_up(mark_s)
 
         self._is_pending = True
         return DiskWriter(tier, key, record, size, ended)
@@ -329,7 +329,8 @@ class TieredWriter:
     def __init__(self, lease: TieredLease, inner: SharedWriter, key: bytes, record: ObjectRecord) -> None:
         self._lease, self._inner, self._key, self._record = lease, inner, key, record
         self.append: Callable[[bytes | bytearray | memoryview], bool] = inner.append
-        self.abort: Callable[[], None] = inner.abort
+        self.abort: Callable[..., None] = inner.abort
+        self.hold: Callable[[bytes], SharedObject] = inner.hold
 
     def complete(self) -> bool:
         held = self._inner.hold(self._key)

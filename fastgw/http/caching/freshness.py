@@ -16,10 +16,26 @@ _LONGEST_HEURISTIC: Final = 86_400
 def parse_age(head: ReceivedHead) -> int:
     """Return the value of `Age`, the first member of the first line; 0: it is missing or invalid (section 5.1)."""
     line = head.first(b"age")
-    if line is None:
-        return 0
+    return 0 if line is None else _read_age(line) or 0
+
+
+def corrected_age(head: ReceivedHead) -> bytes | None:
+    """Return the value that is forwarded in place of `Age`, that of `parse_age`; empty: it is invalid, and none is
+    forwarded. None: the response has no `Age`, or a single number, which is forwarded as it is.
+    """
+    lines = head.values(b"age")
+    age = _read_age(lines[0]) if lines else None
+    if not lines or lines == [b"%d" % (age or 0)]:
+        return None
+    return b"" if age is None else b"%d" % age
+
+
+def _read_age(line: bytes) -> int | None:
     value = line.partition(b",")[0].strip(b" \t")
-    return (min(int(value), LONGEST) if len(value) <= 20 else LONGEST) if value.isdigit() else 0
+    if not value.isdigit():
+        return None
+    digits = value.lstrip(b"0")
+    return min(int(digits or b"0"), LONGEST) if len(digits) <= 20 else LONGEST
 
 
 def find_initial_age(head: ReceivedHead, request_date: float, response_date: float) -> int:

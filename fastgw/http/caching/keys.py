@@ -10,8 +10,9 @@ from hashlib import blake2b
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from fastgw.wildcards import wildcard_expression
+
 KEY_BYTES: Final = 16
-_ANYTHING: Final = re.compile(rb"\*")
 
 
 class QueryRule:
@@ -23,8 +24,8 @@ class QueryRule:
     __slots__ = ("_keep", "_matches")
 
     def __init__(self, names: Iterable[bytes], *, keep: bool) -> None:
-        patterns = [b".*+".join(map(re.escape, _ANYTHING.split(name))) for name in names]
-        self._matches = re.compile(b"|".join(patterns) or b"(?!)", re.DOTALL).fullmatch
+        expressions = [*map(wildcard_expression, names)] or [b"(?!)"]
+        self._matches = re.compile(b"|".join(expressions), re.DOTALL).fullmatch
         self._keep = keep
 
     def keeps(self, name: bytes) -> bool:

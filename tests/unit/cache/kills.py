@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
@@ -12,11 +13,13 @@ from typing import Any
 from fastgw.cache.shared.layout import CacheMemory
 from fastgw.cache.shared.recovery import clean_up
 from fastgw.cache.shared.segments import SegmentState
+from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import Refusal
 from fastgw.routing.table import at_once
 from tests.unit.cache.nodes import PlainNode, SharedNode, begin, body_of, leased, objects_in, pins_in, put, read
 
 MEMORY = 1 << 20
+LONG = 100_000  # of several segments
 NODES: dict[str, type[SharedNode]] = {each.__name__: each for each in (SharedNode, PlainNode)}
 
 
@@ -64,6 +67,7 @@ def deadly(memory: CacheMemory, countdown: int) -> CacheMemory:
 
 def live_and_die(node: SharedNode, countdown: int, version: int) -> bool:
     """Let a child use the store until it dies at this change; return whether it has."""
+    passing = itertools.count()
     pid = os.fork()
     if pid == 0:
         try:
@@ -75,6 +79,18 @@ def live_and_die(node: SharedNode, countdown: int, version: int) -> bool:
                     writer.append(content(number, version, 20_000)[at : at + 5000])
                 writer.complete()
                 read(store, key_of(number))
+                writer = begin(store, key_of(number), size=None)
+                writer.append(content(number, version, 20_000)[:5000])
+                writer.abort()
+            writer = begin(store, key_of(4), size=LONG)  # reserved at once
+            for at in range(0, LONG, 30_000):
+                writer.append(content(4, version, LONG)[at : at + 30_000])
+            writer.complete()
+            assert isinstance(store, SharedStore)
+            store.clock = lambda: float(next(passing))
+            writer = begin(store, key_of(4), size=LONG)  # reserved as the body arrives
+            writer.append(content(4, version, LONG)[:5000])
+            writer.abort()
             lease = leased(store, key_of(0))
             if (found := store.find(key_of(0))) is not None:
                 lease.freshen(found, b"head")
@@ -111,10 +127,11 @@ def check_all(node: SharedNode, version: int) -> None:
         for segment in range(store.segments.count)
         if store.segments.state(segment).owner == 2 or store.segments.state(segment).state is SegmentState.RECYCLING
     ]
-    for number in range(4):
+    for number in range(5):
         found = read(store, key_of(number))
         if found is not None:
-            versions = {content(number, each, 20_000) for each in range(max(0, version - 3), version + 1)}
+            length = LONG if number == 4 else 20_000
+            versions = {content(number, each, length) for each in range(max(0, version - 3), version + 1)}
             assert found[1] in versions or found[1] == b"other"
     put(store, key_of(version % 4), b"other")
     assert read(store, key_of(version % 4)) == (b"head", b"other")

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -16,7 +17,7 @@ from msgspec import structs
 from fastgw.cache.shared.index import ObjectIndex
 from fastgw.cache.shared.layout import DISK_FAILED, JOURNAL_ENDED, JOURNAL_LEFT, CacheMemory
 from fastgw.cache.store import Counting, Store, StoredObject
-from fastgw.cache.tiers import disk_tier, purge_journal, purge_writer
+from fastgw.cache.tiers import disk_tier, object_directory, purge_journal, purge_writer
 from fastgw.cache.tiers.disk_object import DiskObject
 from fastgw.cache.tiers.object_directory import ObjectDirectory
 from fastgw.cache.tiers.object_file import BLOCK, ObjectRecord, read_blocks, read_record
@@ -221,12 +222,13 @@ def test_a_large_object_goes_to_its_file_and_frees_those_that_wait(node: TieredN
     assert woken
     found = content(node.recall(K, node.b))
     assert found == (b"head", b"x" * (LARGE - LARGE % 1000) + b"y" * (LARGE % 1000))
-    for wrong in (b"x" * (LARGE - 1), b"x" * LARGE + b"!"):
+    former = found
+    for wrong, left in ((b"x" * (LARGE - 1), former), (b"x" * LARGE + b"!", None)):  # not whole, and too long
         writer = begin(node.a, K, size=LARGE, url=URL)
         writer.append(wrong)
         assert not writer.complete()
         node.settle()
-        assert node.recall(K) is None
+        assert content(node.recall(K)) == left
 
 
 def _flip(at: int) -> Callable[[Path], None]:
@@ -268,6 +270,43 @@ def test_a_damaged_file_is_a_deletion(node: TieredNode, damage: str) -> None:
     store_one(node, K, b"again")
     node.forget()
     assert content(node.recall(K)) == (b"head", b"again")
+
+
+@pytest.mark.parametrize("damage", ["body", "short", "zeros"])
+def test_an_object_that_is_damaged_after_its_check_is_not_intact(node: TieredNode, damage: str) -> None:
+    store_one(node, K, b"k" * LARGE)
+    found = node.recall(K)
+    assert isinstance(found, DiskObject)
+    file = found.file
+    assert file is not None
+    assert file.is_intact
+    DAMAGES[damage](file_of(node))
+    assert not file.is_intact
+    found.release()
+    assert node.recall(K) is None
+
+
+def test_an_object_is_intact_while_its_record_is_replaced(node: TieredNode) -> None:
+    store_one(node, K, b"k" * LARGE)
+    found = node.recall(K)
+    assert isinstance(found, DiskObject)
+    file = found.file
+    assert file is not None
+    states: list[bool] = []
+
+    def utime(*about: Any, **named: Any) -> None:
+        states.append(file.is_intact)  # the record has been written, the time not yet
+        original(*about, **named)
+
+    original = os.utime
+    lease = leased(node.a, K)
+    with mock.patch.object(os, "utime", utime):
+        assert lease.freshen(found, b"validated")
+        node.settle()
+    assert states
+    assert all(states)
+    assert file.is_intact
+    assert content(node.recall(K)) == (b"validated", b"k" * LARGE)
 
 
 def test_nothing_but_regular_files_is_followed(node: TieredNode, tmp_path: Path) -> None:
@@ -803,3 +842,58 @@ def test_a_journal_is_ended_where_it_was_also_if_the_directory_is_closed_meanwhi
             os.close(each)
     assert disk.memory.words[DISK_FAILED] == JOURNAL_ENDED
     assert (other / purge_journal.JOURNAL).exists()
+
+
+def test_a_directory_that_was_removed_is_reported_and_used_when_it_is_there_again(
+    node: TieredNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The gateway does not make it: it may be on a file system that is not mounted."""
+    store_one(node)
+    shutil.rmtree(node.path)
+    store_one(node, L)
+    node.forget()
+    assert node.recall(L) is node.recall(K) is None
+    assert not Path(node.path).exists()
+    assert [each.getMessage() for each in caplog.records] == [
+        f"cache: the directory {node.path} was removed: nothing is stored on disk until it is there again; "
+        "a restart of the gateway creates it"
+    ]
+    disk = node.a.numbers().disk
+    assert disk is not None
+    assert disk.errors > 0
+    os.mkdir(node.path, 0o700)
+    store_one(node, M)
+    node.forget()
+    assert content(node.recall(M)) == (b"head", b"body")
+
+
+def test_a_directory_that_was_renamed_is_not_reported_as_removed(
+    node: TieredNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After it is renamed the tier goes on in it, so what is reported is the error of a write."""
+    store_one(node)
+    os.rename(node.path, node.path + ".moved")
+    with mock.patch.object(object_directory, "write_all", side_effect=OSError(errno.EIO, "Input/output error")):
+        store_one(node, L)
+    assert [each.getMessage() for each in caplog.records] == [
+        f"cache: {node.path} cannot be used for the moment: Input/output error"
+    ]
+    store_one(node, M)
+    node.forget()
+    assert content(node.recall(M)) == (b"head", b"body")
+
+
+def test_a_directory_that_was_removed_and_cannot_be_opened_is_reported_with_the_error(
+    node: TieredNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    store_one(node)
+    shutil.rmtree(node.path)
+    Path(node.path).touch()
+    disk = node.a.disk
+    assert disk is not None
+    disk._forget_removed()
+    store_one(node, L)
+    os.unlink(node.path)
+    assert [each.getMessage() for each in caplog.records] == [
+        f"cache: {node.path} cannot be used for the moment: Not a directory"
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import random
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fastgw.cache.shared import lifecycle, shared_store
+from fastgw.cache.shared.index import ObjectIndex
 from fastgw.cache.shared.layout import CacheMemory, OtherCacheLayout
 from fastgw.cache.shared.recovery import clean_up
 from fastgw.cache.shared.segments import Queue, SegmentState, StateWord
@@ -195,6 +197,210 @@ def test_readers_and_writers_that_hold_all_memory_make_it_full_and_not_wrong(nod
     assert read(node.b, key_of(0)) == (b"head", b"again")
 
 
+def hold_all(node: SharedNode) -> list[StoredObject]:
+    """Read objects until there is no space for another one, and return them."""
+    held: list[StoredObject] = []
+    for length in (40_000, 5000, 0):
+        for number in range(1000, 2000):
+            lease = leased(node.b, key_of(number))
+            if not lease.store_whole(b"head", bytes(length), url=b"", tags=()):
+                assert lease.why_not is NotStored.FULL
+                lease.give_up()
+                break
+            found = node.b.find(key_of(number))
+            assert found is not None
+            held.append(found)
+    return held
+
+
+def release(held: list[StoredObject]) -> None:
+    for found in held:
+        found.release()
+    held.clear()
+
+
+@pytest.mark.parametrize("step", [1000, 100_000])
+def test_an_object_of_known_length_that_is_found_has_space_for_all_of_its_body(node: SharedNode, step: int) -> None:
+    body = content(1, 0, 100_000)
+    writer = begin(node.a, key_of(1), size=len(body))
+    found = node.b.find(key_of(1))
+    assert found is not None
+    held = hold_all(node)
+    for at in range(0, len(body), step):
+        assert writer.append(body[at : at + step]), at
+    assert writer.complete()
+    assert body_of(found) == body
+    release([*held, found])
+    assert pins_in(node.memory) == 0
+
+
+def test_an_object_of_known_length_without_space_for_all_of_its_body_is_not_stored(node: SharedNode) -> None:
+    put(node.a, key_of(1), b"former")
+    lease = leased(node.a, key_of(1))
+    held = hold_all(node)
+    pins = pins_in(node.memory)
+    assert lease.store(b"head", 100_000) is None
+    assert lease.why_not is NotStored.FULL
+    assert read(node.b, key_of(1)) in (None, (b"head", b"former"))
+    assert node.b.lease(key_of(1)) is Refusal.IN_FLIGHT
+    lease.give_up(1)
+    assert node.b.lease(key_of(1)) is Refusal.UNCACHEABLE
+    assert pins_in(node.memory) == pins
+    release(held)
+    for number in range(3, 10):
+        put(node.a, key_of(number), content(number, 0, 100_000))
+    assert pins_in(node.memory) == 0
+
+
+@pytest.fixture(params=[SharedNode, PlainNode])
+def slow_node(request: pytest.FixtureRequest) -> Iterator[SharedNode]:
+    """A larger node, whose clock goes on whenever a writer reads it: a call reserves space in one segment, no more."""
+    made: SharedNode = request.param(4 << 20)
+    passing = itertools.count(2000)
+    for store in (made.a, made.b):
+        assert isinstance(store, shared_store.SharedStore)
+        store.clock = lambda: float(next(passing))
+    yield made
+    made.close()
+
+
+def test_an_object_whose_space_takes_long_to_reserve_is_found_when_there_is_all_of_it(slow_node: SharedNode) -> None:
+    node = slow_node
+    body = content(1, 0, 300_000)
+    put(node.a, key_of(1), b"former")
+    changes: list[None] = []
+    watch = node.b.watch(key_of(2), lambda: changes.append(None))
+    writer = leased(node.a, key_of(2)).store(b"head", len(body), key=key_of(1))  # as a variant
+    assert writer is not None
+    assert read(node.b, key_of(1)) == (b"head", b"former")
+    own = writer.hold(key_of(1))
+    assert own is not None
+    length, found = 0, None
+    while found is None:
+        assert own.size is None
+        assert writer.append(body[length : length + 1000])
+        length += 1000
+        found = node.b.find(key_of(1))
+        if found is not None and found.is_complete:  # the former one
+            found.release()
+            found = None
+    assert length > 1000
+    assert found.size == own.size == len(body)
+    assert body_of(found) == body_of(own) == body[:length]
+    node.run()
+    assert changes
+    held = hold_all(node)
+    assert writer.append(body[length:])
+    assert writer.complete()
+    assert body_of(found) == body_of(own) == body
+    watch.cancel()
+    release([found, own, *held])
+    assert pins_in(node.memory) == 0
+
+
+@pytest.mark.parametrize("end", ["space", "abort", "early"])
+def test_an_object_that_ends_before_there_is_space_for_all_of_it_was_never_found(
+    slow_node: SharedNode, end: str
+) -> None:
+    node = slow_node
+    put(node.a, key_of(1), b"former")
+    former = node.a.find(key_of(1))
+    assert former is not None
+    writer = begin(node.a, key_of(1), size=300_000)
+    own = writer.hold(key_of(1))
+    held = hold_all(node) if end == "space" else []
+    if end == "space":
+        assert not writer.append(b"half")
+    elif end == "abort":
+        writer.abort()
+    assert not writer.complete()
+    assert own is not None
+    assert own.has_failed
+    assert read(node.b, key_of(1)) == (b"head", b"former")
+    release([former, own, *held])
+    assert pins_in(node.memory) == 0
+    leased(node.b, key_of(1)).give_up()
+    for number in range(3, 30):
+        put(node.a, key_of(number), content(number, 0, 300_000))
+    assert node.a.numbers().objects == objects_in(node.a)
+
+
+def test_of_two_writers_that_have_half_of_the_space_each_one_gives_it_up(slow_node: SharedNode) -> None:
+    node = slow_node
+    segments, held = node.a.segments, []
+    for number in range(segments.count - 8):  # one in a segment each
+        put(node.a, key_of(100 + number), bytes(segments.size - 1000))
+        held.append(node.a.find(key_of(100 + number)))
+    writers = {number: begin(store, key_of(number), size=300_000) for number, store in ((1, node.a), (2, node.b))}
+    whole = []
+    for at in range(0, 300_000, 10_000):
+        for number in list(writers):
+            if not writers[number].append(content(number, 0, 300_000)[at : at + 10_000]):
+                del writers[number]
+    for number, writer in writers.items():
+        assert writer.complete()
+        whole.append(number)
+    assert len(whole) == 1
+    assert read(node.b, key_of(whole[0])) == (b"head", content(whole[0], 0, 300_000))
+    release(held)
+    put(node.b, key_of(3 - whole[0]), content(0, 0, 300_000))
+    assert pins_in(node.memory) == 0
+
+
+@pytest.mark.parametrize("found_before", [0, 400])
+def test_a_few_objects_that_are_read_slowly_do_not_make_the_store_full(
+    slow_node: SharedNode, found_before: int
+) -> None:
+    """Their segments are the oldest ones after a while, and more than are passed over in one search. `found_before`:
+    objects that were found, so that most segments are in the main queue.
+    """
+    node = slow_node
+    held, refused = [], 0
+    for number in range(found_before):
+        put(node.a, key_of(2000 + number), content(number, 0, 20_000))
+        read(node.b, key_of(2000 + number))
+    for number in range(24):  # one in a segment each
+        put(node.a, key_of(number), content(number, 0, 60_000))
+        held.append(node.b.find(key_of(number)))
+    for number in range(1000, 1300):
+        lease = leased((node.a, node.b)[number % 2], key_of(number))
+        refused += lease.store(b"head", 60_000) is None
+        lease.give_up()
+    assert refused < 20
+    for number, found in enumerate(held):
+        assert found is not None
+        assert body_of(found) == content(number, 0, 60_000)
+        found.release()
+    assert pins_in(node.memory) == 0
+
+
+def test_a_long_object_that_may_no_longer_be_stored_stays_as_it_was_when_it_is_validated(slow_node: SharedNode) -> None:
+    """`max_object` has become smaller."""
+    node, body = slow_node, content(0, 0, 300_000)
+    put(node.a, key_of(0), body, b"old")
+    for store in (node.a, node.b):
+        assert isinstance(store, shared_store.SharedStore)
+        store.most_bytes = 200_000
+    found, lease = node.a.find(key_of(0)), leased(node.b, key_of(0))
+    assert found is not None
+    assert not lease.freshen(found, b"new")
+    found.release()
+    assert read(node.a, key_of(0)) == (b"old", body)
+
+
+def test_an_object_whose_space_takes_long_to_reserve_does_not_replace_a_later_one(slow_node: SharedNode) -> None:
+    node = slow_node
+    writer = begin(node.a, key_of(0), b"older", size=300_000)
+    node.clock.now += 31
+    node.date.now += 31
+    put(node.b, key_of(0), b"x" * 200, b"newer")
+    for _ in range(30):
+        writer.append(bytes(10_000))
+    assert not writer.complete()
+    assert read(node.b, key_of(0)) == (b"newer", b"x" * 200)
+    assert pins_in(node.memory) == 0
+
+
 def test_what_is_forgotten_is_released(node: SharedNode) -> None:
     """A handler that is cancelled may drop what it holds."""
     put(node.a, key_of(0), b"body")
@@ -364,6 +570,7 @@ class StoreModel(RuleBasedStateMachine):
         self.node: SharedNode = SharedNode(MEMORY)
         self.version = 0
         self.valid: dict[int, tuple[bytes, bytes, frozenset[bytes], bool]] = {}  # head, body, tags, soft
+        self.replaced: dict[int, tuple[bytes, bytes, frozenset[bytes], bool] | None] = {}
         self.writers: dict[int, tuple[Writer, bytes, bytes, frozenset[bytes], list[bool]]] = {}
         self.held: list[tuple[StoredObject, bytes]] = []
 
@@ -384,7 +591,7 @@ class StoreModel(RuleBasedStateMachine):
         lease = leased(self.handle(second), key_of(key))
         writer = lease.store(head, length if known else None, url=b"http://h/%d" % key, tags=tags)
         assert writer is not None, lease.why_not
-        self.valid.pop(key, None)
+        self.replaced[key] = self.valid.pop(key, None)
         self.writers[key] = writer, head, body, tags, [False, False]
 
     def purged(self, key: int) -> bool:
@@ -400,7 +607,8 @@ class StoreModel(RuleBasedStateMachine):
         assert writer.append(body[half:])
         if second:
             writer.abort()
-            self.valid.pop(key, None)
+            if (replaced := self.replaced[key]) is not None:
+                self.valid[key] = replaced
         elif writer.complete():
             assert not purged
             self.valid[key] = head, body, tags, soft
@@ -552,3 +760,66 @@ def test_a_head_of_an_object_of_several_segments_is_replaced(node: SharedNode) -
         lease.give_up()
         assert read(node.b, key_of(2)) == (b"head", body)
     assert not pins_in(node.memory)
+
+
+@pytest.mark.parametrize("meanwhile", ["broken off", "freshened"])
+def test_a_removal_holds_also_if_the_object_is_replaced_meanwhile(node: SharedNode, meanwhile: str) -> None:
+    """The other worker comes between the look-up and the change of the entry."""
+    key = key_of(1)
+    put(node.a, key, b"old")
+    found, lease = node.b.find(key), leased(node.b, key)
+    assert found is not None
+    begun: list[Writer] = []
+    replace = ObjectIndex.replace
+
+    def replace_later(index: ObjectIndex, at: int, seen: int, wanted: int) -> bool:
+        patched.stop()
+        if meanwhile == "freshened":
+            assert lease.freshen(found, b"new head")
+        else:
+            writer = lease.store(b"head", 8)
+            assert writer is not None
+            begun.append(writer)
+        return replace(index, at, seen, wanted)
+
+    patched = mock.patch.object(ObjectIndex, "replace", replace_later)
+    patched.start()
+    assert node.a.remove(key)
+    for writer in begun:
+        writer.abort()
+    found.release()
+    assert node.a.find(key) is node.b.find(key) is None
+    assert node.a.numbers().objects == objects_in(node.a) == pins_in(node.memory) == 0
+
+
+def test_a_long_object_that_cannot_be_copied_stays_as_it_was(node: SharedNode) -> None:
+    """Its new head would need a copy, for which there is no space, or not enough of it."""
+    key, body = key_of(1), random.Random(1).randbytes(100_000)
+    put(node.a, key, body, b"old")
+    found, held = node.a.find(key), []
+    assert found is not None
+    for number in range(2, 1000):
+        lease = leased(node.a, key_of(number))
+        if not lease.store_head(b"h" * 30_000):
+            lease.give_up()
+            break
+        lease.give_up()
+        held.append(node.a.find(key_of(number)))
+    outcomes = set()
+    while True:
+        is_fresh = leased(node.b, key).freshen(found, b"new")
+        outcomes.add(is_fresh)
+        assert read(node.b, key) == (b"new" if is_fresh else b"old", body)
+        if is_fresh or not held:
+            break
+        for each in held[-1:]:
+            assert each is not None
+            each.release()
+        held.pop()
+    assert outcomes == {False, True}
+    found.release()
+    for each in held:
+        assert each is not None
+        each.release()
+    assert node.a.numbers().objects == objects_in(node.a)
+    assert pins_in(node.memory) == 0

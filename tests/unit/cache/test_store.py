@@ -18,6 +18,7 @@ from fastgw.cache.store import (
     NotStored,
     Refusal,
     Store,
+    Writer,
 )
 from fastgw.cache.tiers.tiered_store import TieredStore
 from fastgw.routing.table import at_once
@@ -157,6 +158,83 @@ def test_an_aborted_object_is_gone_and_those_who_read_it_see_it(node: Node) -> N
     assert body_of(found) == b"half"
     found.release()
     assert node.b.numbers().objects == 0
+
+
+def end_early(writer: Writer) -> None:
+    """End an object of 8 bytes before it is whole."""
+    writer.append(b"half")
+    writer.abort()
+
+
+def complete_early(writer: Writer) -> None:
+    writer.append(b"half")
+    assert not writer.complete()
+
+
+@pytest.mark.parametrize("end", [end_early, complete_early])
+def test_what_an_aborted_object_has_replaced_comes_back(node: Node, end: Callable[[Writer], None]) -> None:
+    put(node.a, K, b"first", tags=[b"t"])
+    for _ in range(3):
+        writer = begin(node.b, K, size=8)
+        reader = node.a.find(K)
+        assert reader is not None
+        assert not reader.is_complete
+        end(writer)
+        assert reader.has_failed
+        reader.release()
+        assert read(node.a, K) == (b"head", b"first")
+        assert node.a.numbers().objects == 1
+    leased(node.a, K).give_up()
+    assert at_once(node.b.purge_tags([b"t"])) == 1
+    assert node.a.find(K) is None
+
+
+@pytest.mark.parametrize("purge", ["key", "tag", "prefix", "all", "remove"])
+def test_what_was_purged_meanwhile_does_not_come_back(node: Node, purge: str) -> None:
+    put(node.a, K, b"first", url=b"http://a.test/x", tags=[b"t"])
+    writer = begin(node.b, K, tags=[b"other"], url=b"http://a.test/x")
+    writer.append(b"half")
+    if purge == "key":
+        at_once(node.a.purge_key(K))
+    elif purge == "tag":
+        at_once(node.a.purge_tags([b"t"]))
+    elif purge == "prefix":
+        at_once(node.a.purge_prefix(b"http://a.test/"))
+    elif purge == "all":
+        at_once(node.a.purge_all())
+    else:
+        node.a.remove(K)
+    writer.abort()
+    assert node.a.find(K) is node.b.find(K) is None
+
+
+def test_what_was_soft_purged_meanwhile_comes_back_stale(node: Node) -> None:
+    put(node.a, K, b"first", tags=[b"t"])
+    writer = begin(node.b, K, tags=[b"other"])
+    at_once(node.a.purge_tags([b"t"], soft=True))
+    writer.abort()
+    found = node.a.find(K)
+    assert found is not None
+    assert found.is_soft_purged
+    assert body_of(found) == b"first"
+    found.release()
+
+
+def test_what_another_request_has_stored_meanwhile_stays(node: Node) -> None:
+    put(node.a, K, b"first")
+    writer = begin(node.b, K)
+    node.clock.now += LEASE_S + 1
+    put(node.a, K, b"second")
+    writer.abort()
+    assert read(node.a, K) == (b"head", b"second")
+
+
+def test_a_whole_object_that_does_not_fit_leaves_nothing_of_the_one_it_outdates(node: Node) -> None:
+    put(node.a, K, b"first")
+    writer = begin(node.b, K)
+    while writer.append(bytes(100_000)):
+        pass
+    assert node.a.find(K) is node.b.find(K) is None
 
 
 @pytest.mark.parametrize("given", [b"short", b"too long to fit"])
@@ -303,6 +381,23 @@ def test_a_head_of_an_object_that_is_gone_is_not_replaced(node: Node) -> None:
     lease.give_up()
     found.release()
     assert read(node.b, K) == (b"head", b"again")
+
+
+def test_an_object_whose_new_head_finds_no_space_stays_as_it_was() -> None:
+    node = ProcessNode(100_000)
+    put(node.a, K, b"body", b"old")
+    found = node.a.find(K)
+    assert found is not None
+    growing = [begin(node.a, bytes([number]) * 16) for number in range(9)]
+    for writer in growing:
+        assert writer.append(b"x" * 10_000)
+    lease = leased(node.a, K)
+    assert not lease.freshen(found, b"n" * 10_000)
+    assert lease.why_not is NotStored.FULL
+    lease.give_up()
+    assert read(node.a, K) == (b"old", b"body")
+    assert leased(node.a, K).freshen(found, b"new")
+    assert read(node.a, K) == (b"new", b"body")
 
 
 def test_a_purge_during_a_revalidation_is_not_undone(node: Node) -> None:

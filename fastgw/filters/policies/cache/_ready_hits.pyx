@@ -46,7 +46,6 @@ cdef struct OfForward:
     Slot marks
 
 cdef struct OfHit:
-    Slot age_line
     Slot body
     Slot born_date
     Slot head
@@ -121,7 +120,6 @@ def adopt(type owner not None, type memory not None, type hit not None, type sel
     learn(&of_hits.memory, owner, "_memory")
     learn(&of_hits.number, owner, "_number")
     learn(&of_hits.store, owner, "store")
-    learn(&of_hit.age_line, hit, "age_line")
     learn(&of_hit.body, hit, "body")
     learn(&of_hit.born_date, hit, "born_date")
     learn(&of_hit.head, hit, "head")
@@ -209,7 +207,5 @@ def answer(self, exchange, forward):
     write(&of_exchange.cache_status, exchange, read(&of_hit.status, hit))
     write(&of_exchange.response_bytes, exchange, PyBytes_GET_SIZE(<bytes?>body))
     made = parse_response(read(&of_hit.head, hit), _GET, _MOST_FIELDS)
-    exchange.respond(
-        Response(made.status, made, read(&of_hit.age_line, hit), read(&of_forward.marks, forward)), body, True
-    )
+    exchange.respond(Response(made.status, made, b"", read(&of_forward.marks, forward)), body, True)
     return True

@@ -14,7 +14,7 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 from fastgw.http.http1._parser cimport Http1ResponseHead
 
 from fastgw.http.caching.directives import LONGEST, TARGETS, parse_short
-from fastgw.http.caching.freshness import HEURISTIC, parse_age
+from fastgw.http.caching.freshness import HEURISTIC
 from fastgw.http.caching.records import StoredHead, VariantsRecord
 from fastgw.http.caching.storing import NOT_STORED, RequestIdentity, Unstorable
 from fastgw.http.caching.vary import find_varying
@@ -28,6 +28,7 @@ cdef enum:
     LONGEST_TAG = 1024
     MOST_KEPT = 1024
     FIXDATE = 29  # bytes
+    MOST_DIGITS = 9  # of an age; longer ones are left to Python
     NONE = -1  # in place of a number that is not stated
 
 cdef object _AUTHORIZATION = Unstorable.AUTHORIZATION
@@ -260,6 +261,15 @@ cdef inline int _digits(const char* text, int count) noexcept:
     return value
 
 
+cdef inline int64_t _age(const Value* value) noexcept:
+    """Return the value of `Age`; NONE: it is not a single short number, see `freshness.corrected_age`."""
+    if not value.lines:
+        return 0
+    if value.lines > 1 or not 0 < value.length <= MOST_DIGITS or (value.text[0] == c"0" and value.length > 1):
+        return NONE
+    return _digits(value.text, <int>value.length)
+
+
 cdef inline int _name(const char* text, const char* names, int count) noexcept:
     """Return the place of three letters, in any case, among lower-case names of three letters; -1: it is none."""
     cdef int place
@@ -350,7 +360,7 @@ cdef char* _put_int(char* out, int64_t value) noexcept:
         if value <= 0xFFFF:
             out[0] = <char>0xCD
             return _put_big(out + 1, bits, 2)
-        if value <= 0xFFFFFFFF:
+        if value <= 0xFFFFFFFFLL:
             out[0] = <char>0xCE
             return _put_big(out + 1, bits, 4)
         out[0] = <char>0xCF
@@ -452,7 +462,7 @@ cdef object decide_on(
     cdef Fields fields
     cdef tuple vary
     cdef bytes lines, date_line
-    cdef int64_t lifetime, age = 0, date = 0, last_modified = 0, arrived = <int64_t>response_date
+    cdef int64_t lifetime, age, date = 0, last_modified = 0, arrived = <int64_t>response_date
     cdef int64_t waited = <int64_t>rint(response_date - request_date)
     cdef bint date_is_valid = True, has_etag, was_modified, never, only_stated, may_default
     cdef char* out = _buffer
@@ -461,7 +471,8 @@ cdef object decide_on(
     if head.status < 200 or head.status == 206 or head.status == 304:
         return None
     _find_fields(head, &fields)
-    if fields.targeted.lines:
+    age = _age(&fields.age)
+    if fields.targeted.lines or age < 0:
         return None
     stated = _stated_by(&fields.cache_control)
     if stated is None or not stated.is_ordinary:
@@ -503,8 +514,6 @@ cdef object decide_on(
                 _last_seconds = date
     else:
         date = arrived
-    if fields.age.lines:
-        age = parse_age(head)
     age += max(waited, 0)
     if date_is_valid:
         age = max(age, arrived - date)

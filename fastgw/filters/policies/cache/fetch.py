@@ -23,6 +23,7 @@ from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
 from fastgw.http.caching.directives import RequestDirectives
+from fastgw.http.caching.freshness import corrected_age, find_initial_age
 from fastgw.http.caching.keys import own_validation_key
 from fastgw.http.caching.no_vary_search import SearchVariance, equivalent_key, parse_search_variance
 from fastgw.http.caching.records import SearchRecord, StoredHead, VariantsRecord, encode_record
@@ -31,6 +32,7 @@ from fastgw.http.caching.storing import Times, Unstorable, decide_storing, find_
 from fastgw.http.caching.validation import CONDITIONS, freshen, make_conditions, merge_fields
 from fastgw.http.caching.vary import join_varying, variant_key
 from fastgw.http.field_names import WRITTEN_HERE
+from fastgw.http.fields import folded
 from fastgw.http.http1.serializer import end_to_end
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.sync.cache_purges import search_tag, url_tag
@@ -56,18 +58,23 @@ def sent_head(exchange: Exchange, query: bytes | None, method: bytes = b"GET") -
     return BuiltRequestHead(method, head.authority or b"localhost", target, fields)
 
 
-def dropped_for(policy: CachePolicy, method: bytes) -> frozenset[bytes]:
-    """Return the names of headers of clients that are not sent. The response to HEAD is for its client alone, so the
-    upstream may evaluate the conditions of the client.
+def dropped_for(policy: CachePolicy, exchange: Exchange, method: bytes) -> frozenset[bytes]:
+    """Return the names of headers of the client that are not sent. A header that a filter has set or removed is not
+    the client's. The response to HEAD is for its client alone, so the upstream may evaluate the client's conditions.
     """
-    return policy.dropped if method == b"GET" else policy.dropped - _CONDITIONS
+    dropped = policy.dropped if method == b"GET" else policy.dropped - _CONDITIONS
+    edited = exchange.head.edited()
+    if edited is None or not edited.taken:
+        return dropped
+    return frozenset(name for name in dropped if name in _CONDITIONS or folded(name) not in edited.taken)
 
 
 def explain_fetch(policy: CachePolicy, exchange: Exchange, recorder: CallRecorder) -> None:
     """Let `explain` show the request that fetches a response."""
     query = policy.query_of(exchange)
     call = DetachedCall(exchange, recorder, _NoListener())
-    call.send(exchange, sent_head(exchange, query, exchange.method), query, dropped_for(policy, exchange.method), b"")
+    method = exchange.method
+    call.send(exchange, sent_head(exchange, query, method), query, dropped_for(policy, exchange, method), b"")
 
 
 def narrow_copy(policy: CachePolicy, copy: Exchange) -> None:
@@ -75,8 +82,8 @@ def narrow_copy(policy: CachePolicy, copy: Exchange) -> None:
     that are not in the key. Its conditions stay: no stored response answers them for it.
     """
     query = copy.head.query if copy.query_sent is UNCHANGED_QUERY else copy.query_sent
+    copy.request_dropped |= dropped_for(policy, copy, b"HEAD")
     copy.head, copy.request_body = sent_head(copy, query, copy.method), None
-    copy.request_dropped |= dropped_for(policy, b"HEAD")
 
 
 def mark_own_validations(store: Store, key: bytes) -> None:
@@ -143,7 +150,7 @@ class Fetch:
         self._is_authenticated = request.is_authenticated
         self._is_authorized = exchange.sends_client_authorization
         self._route = "" if exchange.route is None else exchange.route.name
-        self._leader = Leader(exchange, self) if has_client else None
+        self._leader = Leader(exchange, self, request.policy.worker_loop) if has_client else None
         self._writer: Writer | None = None
         self._request_date = 0.0
         self._has_response = False
@@ -164,12 +171,14 @@ class Fetch:
         """Go on with a request that is sent on the fast path. Returns the exchange of the call."""
         self._request_date = request_date
         self._call = DetachedCall(exchange, self._forward, self)
-        return self._call.prepare(exchange, self._head, self._query, self._policy.dropped, b"")
+        dropped = dropped_for(self._policy, exchange, b"GET")
+        return self._call.prepare(exchange, self._head, self._query, dropped, b"")
 
     def _send(self, exchange: Exchange, conditions: Sequence[tuple[bytes, bytes]]) -> None:
         self._call = DetachedCall(exchange, self._forward, self)
         added = b"".join(b"%b: %b\r\n" % line for line in conditions)
-        self._call.send(exchange, self._head, self._query, dropped_for(self._policy, self._method), added)
+        dropped = dropped_for(self._policy, exchange, self._method)
+        self._call.send(exchange, self._head, self._query, dropped, added)
 
     @property
     def upstream_call(self) -> DetachedCall:
@@ -197,6 +206,10 @@ class Fetch:
         assert head is not None
         now = self._policy.clock()
         self._has_response = True
+        if (age := corrected_age(head)) is not None:
+            response.headers.remove(b"Age")
+            if age:
+                response.headers.add(b"Age", age)
         record = self._record
         times = Times(self._request_date, now)
         if record is not None:
@@ -294,9 +307,8 @@ class Fetch:
             return lease.why_not.value
         self._key = key
         leader = self._leader
-        # Otherwise each object would count as found once, also those that no other request asks for.
         if leader is not None and (whole is None or leader.may_get_less):
-            leader.found = policy.store.find(key)
+            leader.found = self._writer.hold(key)
         return None
 
     def _late_lease(self, refused: RefusedLease, *, is_size_known: bool) -> Lease | NotStored:
@@ -371,7 +383,10 @@ class Fetch:
             if is_about_stored:
                 policy.store.remove(self._key)
             record = structs.replace(
-                record, lines=merge_fields(record, head).render(), stored_date=times.response_date, initial_age=0
+                record,
+                lines=merge_fields(record, head).render(),
+                stored_date=times.response_date,
+                initial_age=find_initial_age(head, *times),
             )
         if is_about_stored:
             self._end_lease(MARK_S)
@@ -469,7 +484,7 @@ class Fetch:
         leader, writer = self._leader, self._writer
         if writer is not None:
             self._writer = None
-            writer.abort()
+            writer.abort(MARK_S)
         trouble = Trouble.UNREACHABLE if fault in UNREACHABLE else Trouble.ERROR
         if (
             not self._has_response

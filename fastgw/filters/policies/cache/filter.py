@@ -30,7 +30,7 @@ from fastgw.filters.api import (
 from fastgw.filters.policies.cache.cached_request import CachedRequest
 from fastgw.filters.policies.cache.fast_fetch import begin_exchange_fetch, begin_fetch
 from fastgw.filters.policies.cache.fetch import explain_fetch, narrow_copy
-from fastgw.filters.policies.cache.policy import CachePolicy, is_authenticated
+from fastgw.filters.policies.cache.policy import CachePolicy, dropped_with, is_authenticated
 from fastgw.filters.policies.cache.ready_answers import ReadyMemory
 from fastgw.filters.policies.ip import address_check
 from fastgw.http.caching.cache_status import PURGE, Forwarded, forwarded_status
@@ -107,6 +107,16 @@ class CacheKey(Settings):
             return QueryRule((name.encode() for name in names), keep=query.only is not None)
         return NO_QUERY if query == "none" else None
 
+    def leaves_out(self, variable: str) -> bool:
+        """Whether a variable stands for what neither the key has nor the upstream gets of a request: a query parameter
+        (`query.NAME`) or a header (`header.NAME`), or for a query with such parameters (`query`).
+        """
+        source, _, name = variable.partition(".")
+        if source == "header":
+            return name.lower().encode() in dropped_with(tuple(sorted(each.lower().encode() for each in self.headers)))
+        rule = self.query_rule()
+        return source == "query" and rule is not None and not (name and rule.keeps(name.encode()))
+
 
 class Bypass(Settings):
     """Requests that are forwarded past the cache."""
@@ -129,22 +139,25 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     `CDN-Cache-Control` and `fastgw-Cache-Control` (RFC 9213), `Vary`, and `No-Vary-Search` for query parameters that
     make no difference. Stale responses are validated with `ETag` or `Last-Modified`. Equal requests at the same time
     are one request to the upstream, over all workers; the waiting clients get the response while it arrives.
-    Conditional requests, HEAD and single ranges are answered from the stored response to a GET. A successful POST, PUT,
-    PATCH or DELETE, and any other unsafe method, removes what is stored for its URL on this node and in Redis; other
-    nodes keep what they have until it is stale or purged.
+    Conditional requests, HEAD and single ranges are answered from the stored response to a GET. HEAD requests that none
+    answers are forwarded each by itself, as no response to them is stored. A successful POST, PUT, PATCH or DELETE, and
+    any other unsafe method, removes what is stored for its URL on this node and in Redis; other nodes keep what they
+    have until it is stale or purged.
 
     The key is what was routed and what is forwarded: route, scheme, port of the listener, host, path, query, upstream,
     the `host_header` and `use` of the variant if the route has `variants`, and the name of a listener that has filters
     of its own. If the route changes the path, both are part of it, the client's and the one that is sent: two URLs of
     clients for which the same path is sent have a response each, because a purge names the URL of clients.
     Headers that change what many upstreams answer without being part of the key (`X-Forwarded-Host`, `X-Original-URL`,
-    `X-HTTP-Method-Override` and the like) and bodies of GET requests do not reach the upstream, unless they are in
-    `key`; with `forwarded: pass` neither do `X-Forwarded-Proto` and `Forwarded`, and with `append` a received
-    `Forwarded` is replaced by one with the addresses that trusted proxies report. Responses to clients that have
-    authenticated are only stored if they are marked `public` or `s-maxage`, or with `vary_by: [consumer]`. The same
-    holds for requests with `Authorization`, the client's own or one that a filter writes for it (`access_token_header`
-    of `credentials`, `headers` with values of the request), unless it is in `key.headers`; the gateway's own
-    credentials are the same for all. Responses with `Set-Cookie` are not stored.
+    `X-Forwarded-Uri`, `X-Script-Name`, `X-HTTP-Method-Override` and the like) and bodies of GET requests do not
+    reach the upstream, unless they are in `key`; with `forwarded: pass` neither do `X-Forwarded-Proto` and
+    `Forwarded`, and with `append` a received `Forwarded` is replaced by one with the addresses that trusted proxies
+    report. A filter `headers` that would send a value of one of them, or of a query parameter that is not in
+    `key.query`, is refused when the configuration is loaded, unless the header that it writes is in `key.headers`.
+    Responses to clients that have authenticated are only stored if they are marked `public` or `s-maxage`, or with
+    `vary_by: [consumer]`. The same holds for requests with `Authorization`, the client's own or one that a filter
+    writes for it (`access_token_header` of `credentials`, `headers` with values of the request), unless it is in
+    `key.headers`; the gateway's own credentials are the same for all. Responses with `Set-Cookie` are not stored.
 
     Responses of `compose` and `lambda` are stored as a whole. Their key also has the values of the request that the
     parts are made of. An incomplete composition is not stored, nor is the status of a required part that has failed.
@@ -307,10 +320,10 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                 return
             answer.added += b"Cache-Status: %b\r\n" % exchange.cache_status
             if (
-                not isinstance(exchange, ShadowExchange)  # its requests go past another cache, and this store stays
+                exchange.cache_result == "bypass"
                 and answer.head is not None
-                and exchange.cache_result == "bypass"
                 and invalidates(exchange.method, answer.head.status)
+                and not isinstance(exchange, ShadowExchange)  # its requests go past another cache, and this store stays
             ):
                 _invalidate(policy, exchange)
 

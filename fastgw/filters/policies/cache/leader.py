@@ -1,12 +1,16 @@
-"""Leader: the client for which a response is fetched. It gets it from the fetch directly, or from the stored object."""
+"""Leader: the client for which a response is fetched. It gets it from the fetch directly, or from the stored object.
+
+Rule: a client that has paused reads on from the object, in each turn of the event loop as much as `StoredBody` sends.
+"""
 
 from typing import TYPE_CHECKING, final
 
 from fastgw.cache.store import StoredObject
 from fastgw.errors import Fault
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, Response, Trailers
 from fastgw.exchange.states import ANSWERING, HOLDING
-from fastgw.filters.policies.cache.stored_answer import AT_ONCE
+from fastgw.filters.policies.cache.stored_answer import PER_TURN, read_piece
 from fastgw.http.caching.records import StoredHead
 from fastgw.http.caching.validation import CONDITIONS, find_part, has_any, is_unchanged_for
 
@@ -21,13 +25,24 @@ class Leader:
     `found`: the object that is being stored; None: it is not stored.
     """
 
-    __slots__ = ("_fetch", "_is_paused", "_pending", "_sent", "_trailers", "exchange", "found")
+    __slots__ = (
+        "_fetch",
+        "_is_paused",
+        "_is_scheduled",
+        "_loop",
+        "_pending",
+        "_sent",
+        "_trailers",
+        "exchange",
+        "found",
+    )
 
-    def __init__(self, exchange: Exchange, fetch: "Fetch") -> None:
+    def __init__(self, exchange: Exchange, fetch: "Fetch", worker_loop: WorkerLoop) -> None:
         self.exchange = exchange
         self.found: StoredObject | None = None
         self._fetch: Fetch | None = fetch
-        self._is_paused = False
+        self._loop = worker_loop.loop
+        self._is_paused = self._is_scheduled = False
         self._sent = 0
         self._pending: bytes | None = None  # what has come after the object was lost, while the client reads the object
         self._trailers: Trailers | None = None  # the response has ended
@@ -74,14 +89,14 @@ class Leader:
             return
         if self._pending is not None:
             self._pending += payload
-        elif self._is_paused and self.found is not None:
+        elif self._is_behind:
             return  # it is read from the object later
         else:
             self._send(payload)
 
     def lose_object(self) -> None:
         """The object cannot take the whole response."""
-        if self._is_paused and self.found is not None:
+        if self._is_behind:
             self._pending = b""
             assert self._fetch is not None
             self._fetch.upstream_call.pause()
@@ -90,7 +105,7 @@ class Leader:
 
     def end(self, trailers: Trailers) -> None:
         self._trailers = trailers
-        if not (self._is_paused and self.found is not None):
+        if not self._is_behind:
             self._finish()
 
     def fail(self, fault: Fault) -> None:
@@ -114,12 +129,10 @@ class Leader:
 
     def resume(self) -> None:
         self._is_paused = False
-        if self.found is not None and not self._catch_up():
-            return
-        if self._trailers is not None:
-            self._finish()
-        elif self._fetch is not None:
-            self._fetch.upstream_call.resume()
+        if self.found is None:
+            self._continue_response()
+        else:
+            self._schedule()
 
     def feed_raw(self, chunk: bytes) -> None: ...
     def end_raw(self) -> None: ...
@@ -132,22 +145,45 @@ class Leader:
 
     # the body
 
-    def _catch_up(self) -> bool:
-        """Send what the client has missed. False: it reads no more for now."""
-        found = self.found
-        assert found is not None
-        while self._sent < found.length:
-            if self._is_paused:
-                return False
-            self._send(bytes(found.pieces(self._sent)[0][:AT_ONCE]))
-            if self.found is None:  # the exchange has ended
-                return False
+    @property
+    def _is_behind(self) -> bool:
+        """Whether the client reads the object, not what arrives."""
+        return self.found is not None and (self._is_paused or self._is_scheduled)
+
+    def _schedule(self) -> None:
+        """Send what the client has missed from the next turn of the loop on."""
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        self._is_scheduled = False
+        left = PER_TURN if self.exchange.response_sink is self.exchange.client else 1
+        while True:
+            found = self.found
+            if found is None or self._is_paused:  # the exchange has ended, or `resume` schedules it
+                return
+            if not left:
+                self._schedule()
+                return
+            if self._sent >= found.length:
+                break
+            left -= 1
+            self._send(read_piece(found, self._sent))
         pending, self._pending = self._pending, None
         if pending is not None:
             self._let_go()
             if pending:
                 self._send(pending)
-        return not self._is_paused
+        if not self._is_paused:
+            self._continue_response()
+
+    def _continue_response(self) -> None:
+        """Let the upstream send more, or end the response if the upstream has."""
+        if self._trailers is not None:
+            self._finish()
+        elif self._fetch is not None:
+            self._fetch.upstream_call.resume()
 
     def _send(self, payload: bytes) -> None:
         self._sent += len(payload)

@@ -37,8 +37,10 @@ MOST_TAGS: Final = 500
 """Maximum number of tags of a response; one with more is not stored, because purges would not find it."""
 UNKEYED: Final = frozenset(
     b"forwarded x-forwarded-proto x-forwarded-host x-forwarded-scheme x-forwarded-prefix x-forwarded-server "
-    b"x-forwarded-ssl x-forwarded-port x-original-url x-original-host x-rewrite-url x-url-scheme x-host "
-    b"x-http-host-override x-http-method x-http-method-override x-method-override front-end-https content-type "
+    b"x-forwarded-ssl x-forwarded-port x-forwarded-uri x-forwarded-url x-forwarded-path x-forwarded-context "
+    b"x-forwarded-method x-original-url x-original-host x-rewrite-url x-url-scheme x-host x-http-host-override "
+    b"x-script-name x-http-path-override x-envoy-original-path x-matched-path x-http-method x-http-method-override "
+    b"x-method-override x-method x-invoke-status x-middleware-prefetch front-end-https content-type "
     b"content-encoding".split()
 )
 """Headers of clients that change what an upstream answers without being in the key: with them one client could choose
@@ -58,7 +60,7 @@ _PORTS: Final[Mapping[bytes, bytes]] = {b"http": b":80", b"https": b":443"}
 
 
 @lru_cache(maxsize=64)
-def _dropped_with(key_headers: tuple[bytes, ...]) -> frozenset[bytes]:
+def dropped_with(key_headers: tuple[bytes, ...]) -> frozenset[bytes]:
     """Return the headers that are not forwarded, the same object for all uses with these headers in the key."""
     return (UNKEYED | frozenset(CONDITIONS)) - frozenset(key_headers)
 
@@ -146,7 +148,7 @@ class CachePolicy:
         if not key_cookies:
             self.ready_hits = ReadyHits(ready_memory, answers, key_headers, by_consumer, time)
         self.clock: Callable[[], float] = time  # epoch seconds
-        self.dropped = _dropped_with(key_headers)
+        self.dropped = dropped_with(key_headers)
 
     def storing_of(self, consumer: Consumer | None, *, is_authenticated: bool) -> StorePolicy:
         """Return the rules that decide whether the response to this request is stored.

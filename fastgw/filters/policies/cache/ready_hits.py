@@ -40,21 +40,21 @@ _MOST_FIELDS: Final = 1000
 
 @final
 class _Hit:
-    """A response. `head`: serialized, without the lines that depend on the time."""
+    """A response. `head`: serialized, as of `second`. `lines`: its part that does not depend on the time."""
 
-    __slots__ = ("age_line", "body", "born_date", "head", "lifetime", "second", "stamp", "status", "weight")
+    __slots__ = ("body", "born_date", "head", "lifetime", "lines", "second", "stamp", "status", "weight")
 
-    def __init__(self, head: bytes, body: bytes, born_date: float, lifetime: int, stamp: object) -> None:
+    def __init__(self, lines: bytes, body: bytes, born_date: float, lifetime: int, stamp: object) -> None:
         """`born_date`: when its age was 0."""
-        self.head, self.body, self.born_date, self.lifetime, self.stamp = head, body, born_date, lifetime, stamp
-        self.weight = OVERHEAD + len(head) + len(body)
+        self.lines, self.body, self.born_date, self.lifetime, self.stamp = lines, body, born_date, lifetime, stamp
+        self.weight = OVERHEAD + 2 * len(lines) + len(body)
         self.second = -1
-        self.age_line = self.status = b""
+        self.head = self.status = b""
 
     def tell_age(self, age: int) -> None:
-        """Set the lines that depend on its age."""
+        """Set what depends on its age."""
         self.second = age
-        self.age_line, self.status = b"Age: %d\r\n" % age, hit_status(self.lifetime - age)
+        self.head, self.status = b"%bAge: %d\r\n\r\n" % (self.lines, age), hit_status(self.lifetime - age)
 
 
 @final
@@ -105,9 +105,9 @@ class ReadyHits:
         stamp = self.store.stamp(found)
         if stamp is None:
             return
-        head = b"HTTP/1.1 %d %b\r\n%bContent-Length: %d\r\n\r\n" % (record.status, record.reason, record.lines, length)
+        lines = b"HTTP/1.1 %d %b\r\n%bContent-Length: %d\r\n" % (record.status, record.reason, record.lines, length)
         born_date = record.stored_date - record.initial_age
-        self._memory.put_answer(key, _Hit(head, b"".join(found.pieces()), born_date, record.lifetime, stamp))
+        self._memory.put_answer(key, _Hit(lines, b"".join(found.pieces()), born_date, record.lifetime, stamp))
 
     def answer(self, exchange: Exchange, forward: Forward) -> bool:
         """Answer a GET. False: it has to be looked up in the store."""
@@ -135,7 +135,7 @@ class ReadyHits:
         exchange.response_bytes = len(hit.body)
         # Parsed for each request: a filter may change its fields.
         head = parse_response(hit.head, b"GET", _MOST_FIELDS)
-        exchange.respond(Response(head.status, head, hit.age_line, forward.marks), hit.body, True)
+        exchange.respond(Response(head.status, head, dropped=forward.marks), hit.body, True)
         return True
 
     def _applies(self, exchange: Exchange, forward: Forward) -> bool:

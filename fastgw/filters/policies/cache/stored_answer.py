@@ -1,7 +1,8 @@
 """Responses from stored objects: whole, not modified, or a range; of complete objects, and of those that still grow.
 
-The response has the head that the upstream has sent, parsed again, so the response steps of filters see what they would
-see of the upstream's own response. Rule: an object that is read stays pinned until its last byte was sent.
+The response has the head that the upstream has sent, with the present age, parsed again, so the response steps of
+filters see what they would see of the upstream's own response. Rule: an object that is read stays pinned until its last
+byte was sent.
 """
 
 from typing import Final, final
@@ -23,7 +24,8 @@ from fastgw.http.http1.parser import Http1ResponseHead, parse_response
 AT_ONCE: Final = 64 * 1024
 """Maximum bytes of a body that are sent together with the head; more are sent in pieces of this size."""
 PER_TURN: Final = 4
-"""Maximum pieces that are sent in one iteration of the event loop."""
+"""Maximum pieces of one body that are sent in one turn of the event loop. Filters of the body get one in a turn: they
+may compress it."""
 MOST_FIELDS: Final = 1000
 """Maximum header lines of a stored head: more than an upstream may send."""
 _PARTIAL, _NOT_MODIFIED, _UNSATISFIED = 206, 304, 416
@@ -43,7 +45,8 @@ def answer_from(
     status, reason, lines = record.status, record.reason, record.lines
     if is_unchanged_for(head, record, now):
         found.release()
-        _send_head(exchange, _head(_NOT_MODIFIED, b"Not Modified", not_modified_lines(record), b"GET"), age, dropped)
+        made = _head(_NOT_MODIFIED, b"Not Modified", not_modified_lines(record), age, b"GET")
+        _send_head(exchange, made, dropped)
         return
     if end is not None:
         may_be_part = exchange.method == b"GET" and b"range" not in exchange.request_dropped
@@ -51,19 +54,19 @@ def answer_from(
         if part is not None and not part:
             found.release()
             lines = b"Content-Range: %b\r\nContent-Length: 0\r\n" % unsatisfied_range(end)
-            _send_head(exchange, _head(_UNSATISFIED, b"Range Not Satisfiable", lines, b"GET"), age, dropped)
+            _send_head(exchange, _head(_UNSATISFIED, b"Range Not Satisfiable", lines, age, b"GET"), dropped)
             return
         if part is not None:
             status, reason, lines = _PARTIAL, b"Partial Content", part_lines(record, part[0], end)
             first, end = part[0].first, part[0].last + 1
         if status not in NO_CONTENT:
             lines += b"Content-Length: %d\r\n" % (end - first)
-    made = _head(status, reason, lines, exchange.method)
+    made = _head(status, reason, lines, age, exchange.method)
     if exchange.method == b"HEAD" or not made.has_body:
         found.release()
-        _send_head(exchange, made, age, dropped)
+        _send_head(exchange, made, dropped)
         return
-    response = Response(status, made, b"Age: %d\r\n" % age, dropped)
+    response = Response(status, made, dropped=dropped)
     if status == 200 and found.is_complete and exchange.chain.treats_responses:
         response.encoded_forms = StoredForms(policy.store, found)
     if isinstance(found, DiskObject):
@@ -93,14 +96,14 @@ def _send_file(exchange: Exchange, found: DiskObject, response: Response, first:
         sender.start_sending()
 
 
-def _head(status: int, reason: bytes, lines: bytes, method: bytes) -> Http1ResponseHead:
-    return parse_response(b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, reason, lines), method, MOST_FIELDS)
+def _head(status: int, reason: bytes, lines: bytes, age: int, method: bytes) -> Http1ResponseHead:
+    return parse_response(b"HTTP/1.1 %d %b\r\n%bAge: %d\r\n\r\n" % (status, reason, lines, age), method, MOST_FIELDS)
 
 
-def _send_head(exchange: Exchange, head: Http1ResponseHead, age: int, dropped: frozenset[bytes]) -> None:
+def _send_head(exchange: Exchange, head: Http1ResponseHead, dropped: frozenset[bytes]) -> None:
     """Send a response without a body."""
     exchange.response_bytes = 0
-    exchange.respond(Response(head.status, head, b"Age: %d\r\n" % age, dropped), b"", True)
+    exchange.respond(Response(head.status, head, dropped=dropped), b"", True)
 
 
 @final
@@ -131,8 +134,10 @@ class StoredBody:
 
     def send_more(self) -> None:
         """Send what can be sent now."""
-        found, left = self._found, PER_TURN
-        while (exchange := self._exchange) is not None and not self._paused:
+        found, left = self._found, 0
+        if self._exchange is not None:
+            left = PER_TURN if self._exchange.response_sink is self._exchange.client else 1
+        while (exchange := self._exchange) is not None and not self._paused and not self._is_waiting:
             # In this order: the object may grow and end in between.
             is_complete, has_failed = found.is_complete, found.has_failed
             end = found.length if self._end is None else min(found.length, self._end)
@@ -145,15 +150,19 @@ class StoredBody:
                     exchange.fail(Fault.UPSTREAM_INCOMPLETE, why="the fetch of a cached response has failed")
                 return
             if not left:
-                if not self._is_waiting:
-                    self._is_waiting = True
-                    self._loop.call_soon(self._continue)
+                self._schedule()
                 return
             left -= 1
-            payload = _piece(found, self._at, min(end - self._at, AT_ONCE))
+            payload = read_piece(found, self._at, min(end - self._at, AT_ONCE))
             self._at += len(payload)
             exchange.response_bytes += len(payload)
             exchange.response_sink.feed(payload)
+
+    def _schedule(self) -> None:
+        """Continue in the next turn of the loop; until then, nothing is sent."""
+        if not self._is_waiting and self._exchange is not None:
+            self._is_waiting = True
+            self._loop.call_soon(self._continue)
 
     def _continue(self) -> None:
         self._is_waiting = False
@@ -178,9 +187,7 @@ class StoredBody:
 
     def resume(self) -> None:
         self._paused = False
-        if not self._is_waiting and self._exchange is not None:
-            self._is_waiting = True
-            self._loop.call_soon(self._continue)
+        self._schedule()
 
     def feed_raw(self, chunk: bytes) -> None: ...
     def end_raw(self) -> None: ...
@@ -190,6 +197,12 @@ class StoredBody:
             self._let_go()
 
 
-def _piece(found: StoredObject, offset: int, count: int) -> bytes:
-    """Return this many bytes of the body, or fewer: those of one piece."""
-    return bytes(found.pieces(offset)[0][:count])
+def read_piece(found: StoredObject, offset: int, count: int = AT_ONCE) -> bytes:
+    """Return this many bytes of the body, or fewer if no more are there."""
+    taken = []
+    for part in found.pieces(offset):
+        taken.append(part[:count])
+        count -= len(taken[-1])
+        if not count:
+            break
+    return b"".join(taken)

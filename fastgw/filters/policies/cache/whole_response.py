@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, final
 
 from fastgw.cache.store import Lease, NotStored, RefusedLease
 from fastgw.exchange import Exchange
-from fastgw.filters.policies.cache.fetch import Fetch
+from fastgw.filters.policies.cache.fetch import Fetch, dropped_for
 from fastgw.filters.policies.cache.policy import MARK_S, MOST_TAGS, CachePolicy
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status
+from fastgw.http.caching.freshness import corrected_age
 from fastgw.http.caching.records import StoredHead, VariantsRecord, encode_record
 from fastgw.http.caching.storing import Times, Unstorable, decide_storing
 from fastgw.http.caching.vary import RequestFields, variant_key
@@ -38,6 +39,8 @@ def take_whole(
     `lease`: of the primary key of a resource of which nothing is stored; None: there is none. `fields`: the request as
     the upstream has got it.
     """
+    if corrected_age(head) is not None:
+        return None
     if isinstance(judged, Unstorable):
         return _end_unstored(policy, lease, why, route, judged.value)
     payload = head.payload
@@ -85,7 +88,7 @@ class ExchangeFetch:
         request_date: float,
     ) -> None:
         self._request, self._lease, self._refused, self._why = request, lease, refused, why
-        self.forward, self.dropped = request.forward, request.policy.dropped
+        self.forward, self.dropped = request.forward, dropped_for(request.policy, request.exchange, b"GET")
         self._request_date = request_date
         self.result = "miss"
 

@@ -40,6 +40,56 @@ def test_the_query_of_the_key_is_the_query_of_the_upstream(
     assert filter_query(query, rule) == kept
 
 
+@pytest.mark.parametrize(
+    ("pattern", "matching", "others"),
+    [
+        (b"*_id", [b"_id", b"ad_id", b"a_id_id", b"\n_id"], [b"id", b"ad_ids", b"ad_ID"]),
+        (b"a*b", [b"ab", b"abb", b"a1b2b"], [b"a", b"b", b"abc", b"xab"]),
+        (b"aba*aba", [b"abaaba", b"aba1aba"], [b"aba", b"ababa"]),
+        (b"a*b*", [b"ab", b"axbx"], [b"a", b"ax", b"ba"]),
+        (b"*a*b*c*", [b"abc", b"1a2b3c4"], [b"acb", b"ab"]),
+        (b"*ab*b*", [b"abb", b"aab1b"], [b"ab", b"bab"]),
+        (b"a**b", [b"ab", b"a1b"], [b"a", b"abc"]),
+        (b"*", [b"", b"a", b"\r\n"], []),
+        (b"**", [b"", b"a"], []),
+        (b"a.*", [b"a.", b"a.b"], [b"ab"]),
+        (b"a", [b"a"], [b"", b"aa", b"a\n"]),
+    ],
+)
+def test_a_star_stands_for_any_characters_wherever_it_is(
+    pattern: bytes, matching: list[bytes], others: list[bytes]
+) -> None:
+    only = QueryRule((b"none", pattern), keep=True)
+    assert [name for name in [*matching, *others] if only.keeps(name)] == matching
+    all_but = QueryRule((b"none", pattern), keep=False)
+    assert [name for name in [*matching, *others] if all_but.keeps(name)] == others
+
+
+def matches(pattern: bytes, name: bytes) -> bool:
+    """Whether a name matches, by trying each length that a star may stand for."""
+    if not pattern:
+        return not name
+    if pattern[:1] == b"*":
+        return any(matches(pattern[1:], name[at:]) for at in range(len(name) + 1))
+    return pattern[:1] == name[:1] and matches(pattern[1:], name[1:])
+
+
+@given(
+    st.lists(st.text("ab*.", max_size=8).map(str.encode), max_size=3),
+    st.text("ab.\n", max_size=10).map(str.encode),
+)
+def test_names_with_stars_match_as_when_each_length_is_tried(patterns: list[bytes], name: bytes) -> None:
+    expected = any(matches(pattern, name) for pattern in patterns)
+    assert QueryRule(patterns, keep=True).keeps(name) is expected
+
+
+def test_many_stars_do_not_try_all_ways_to_divide_a_long_name() -> None:
+    """That would not end: there are more of them than 10 to the 60th."""
+    rule = QueryRule((b"*a" * 20 + b"*ab*b", b"*" + b"a*" * 20 + b"b"), keep=True)
+    assert not rule.keeps(b"a" * 10_000)
+    assert rule.keeps(b"a" * 10_000 + b"b")
+
+
 def key(**parts: object) -> bytes:
     whole = {"endpoint": b"https:443", "authority": b"a.test", "path": b"/a", "upstream": b"u", **parts}
     query = whole.pop("query", None)

@@ -231,6 +231,36 @@ def test_the_usual_miss_of_a_shared_store_is_compiled(response: bytes, told: byt
     world.plane.assert_quiet()
 
 
+@pytest.mark.twin
+@pytest.mark.parametrize("beside", ["shared", "behind shared"])
+@pytest.mark.parametrize("vary", [b"", b"Vary: Accept-Encoding\r\n"])
+def test_a_miss_that_needs_another_segment_is_compiled(vary: bytes, beside: str) -> None:
+    """Also the first one of all, and those for which a segment is recycled."""
+    world = connected(ALL[beside])
+    store = world.store
+    assert isinstance(store, SharedStore)
+    count, body = 2 * store.segments.count, b"x" * (store.segments.size // 20)
+    response = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n%bContent-Length: %d\r\n\r\n%b" % (
+        vary,
+        len(body),
+        body,
+    )
+    with (
+        patch.object(fast_fetch.StoringFetch, "take_response", side_effect=AssertionError),
+        patch.object(whole_response.ExchangeFetch, "take_response", side_effect=AssertionError),
+    ):
+        for number in range(20 * count):
+            client = world.client(b"/%d" % number)
+            world.upstream().sends(response)
+            assert status(client) == STORED
+    assert store.numbers().objects == objects_in(store)
+    assert pins_in(store.memory) == 0
+    client = world.client(b"/%d" % (20 * count - 1))
+    assert status(client) == b"fastgw; hit; ttl=60"
+    assert client.received.endswith(b"\r\n\r\n" + body)
+    world.plane.assert_quiet()
+
+
 @pytest.mark.parametrize("beside", ["shared", "behind shared"])
 @pytest.mark.parametrize(
     "purge",
@@ -575,6 +605,79 @@ def test_a_response_in_pieces_goes_on_on_the_full_path(results: Results, filters
     world.plane.assert_quiet()
 
 
+@pytest.mark.parametrize("stated", [b"max-age=60", b"private"])
+@pytest.mark.parametrize(
+    ("received", "sent"),
+    [
+        *((b"Age: 0", 0), (b"Age: 7", 7), (b"Age: 7, 0", 7), (b"Age: 7\r\nAge: 0", 7), (b"Age: 07", 7)),
+        *((b"Age:", None), (b"Age: abc", None), (b"Age: -7", None), (b"Age: 7.0", None), (b"Age: , 7", None)),
+        *((b"Age: " + b"9" * 99, 2**31), (b"Age: %b5" % (b"0" * 24), 5), (b"Age: " + b"0" * 25, 0)),
+    ],
+)
+def test_the_client_of_a_miss_gets_the_age_with_which_the_response_is_stored(
+    filters: dict[str, Any], received: bytes, sent: int | None, stated: bytes
+) -> None:
+    """So a cache in front of the gateway does not take another one from a list, or from what is no number."""
+    world = connected(filters)
+    client = world.client()
+    world.upstream().sends(FRESH.replace(b"max-age=60", b'%b\r\nETag: "a"\r\n%b' % (stated, received)))
+    ages = [line for line in lines(client) if line.lower().startswith(b"age:")]
+    assert ages == ([] if sent is None else [b"Age: %d" % sent])
+    assert client.received.endswith(b"\r\n\r\nhello")
+    if stated == b"max-age=60":
+        assert status(client) == b"fastgw; fwd=uri-miss; ttl=%d; stored" % (60 - (sent or 0))
+    world.plane.assert_quiet()
+
+
+@pytest.mark.parametrize("route", [{}, {"timeout": "10s"}])  # the fast path, and the full one
+@pytest.mark.parametrize("is_shared", [False, True])
+@pytest.mark.parametrize(
+    ("edits", "sent"),
+    [
+        ({"set": {"Age": "77"}}, [b"77"]),
+        ({"remove": ["Age"]}, []),
+        ({"add": {"Age": "78"}}, [None, b"78"]),
+        ({"set": {"X-Age": "{response_header.Age}"}}, [None]),
+    ],
+)
+@pytest.mark.parametrize(("received", "age"), [(b"5", b"5"), (b"5, 6", b"5"), (b"5\r\nAge: 6", b"5"), (b"abc", None)])
+def test_the_filter_headers_changes_the_age_of_misses_and_hits_alike(
+    route: dict[str, Any],
+    is_shared: bool,
+    edits: dict[str, Any],
+    sent: list[bytes | None],
+    received: bytes,
+    age: bytes | None,
+) -> None:
+    """`None` in `sent`: the age with which the gateway counts."""
+    world = connected({"headers": {"response": edits}, **(SHARED if is_shared else {})}, **route)
+
+    def check_ages(client: Wire, age: bytes | None) -> None:
+        found = [line for line in lines(client) if line.startswith((b"Age: ", b"X-Age: "))]
+        ages = [each or age for each in sent if each or age]
+        shown = [b"X-Age: %b" % age] if age and "X-Age" in edits.get("set", ()) else []
+        assert found == [b"Age: %b" % each for each in ages if each] + shown
+
+    fresh = FRESH.replace(b"max-age=60", b'max-age=60\r\nETag: "a"\r\nAge: %b' % received)
+    for method, target, response in (
+        (b"HEAD", b"/", fresh.removesuffix(b"hello")),
+        (b"GET", b"/private", fresh.replace(b"max-age=60", b"private")),
+        (b"GET", b"/", fresh),
+    ):
+        client = world.client(target, method=method)
+        world.upstream().sends(response)
+        check_ages(client, age)
+    for fields in (b"", b"", b'If-None-Match: "a"\r\n', b"Range: bytes=0-1\r\n", b"Range: bytes=9-\r\n"):
+        check_ages(world.client(fields=fields), age or b"0")
+    check_ages(world.client(method=b"HEAD"), age or b"0")
+    world.now += 7
+    for _ in range(2):
+        client = world.client()
+        assert status(client).startswith(b"fastgw; hit; ttl=")
+        check_ages(client, b"%d" % (int(age or 0) + 7))
+    world.plane.assert_quiet()
+
+
 def test_an_interim_response_is_passed_on(results: Results, filters: dict[str, Any]) -> None:
     world = connected(filters)
     client = world.client()
@@ -621,7 +724,7 @@ def test_a_defect_in_the_filter_is_a_500(filters: dict[str, Any], caplog: pytest
     client = world.client()
     module = whole_response if has_exchanges(filters) else fast_fetch
     with patch.object(module, "decide_storing", side_effect=ZeroDivisionError):
-        world.upstream().sends(FRESH)
+        world.upstream().sends(SEARCHED)  # it is left to the reference
     assert client.received.startswith(b"HTTP/1.1 500 ")
     assert world.store.numbers().objects == 0
     assert "a fetch on the fast path" in caplog.text

@@ -9,6 +9,8 @@ import pytest
 from fastgw.downstream.http1.connection import Http1ClientConnection
 from fastgw.filters.policies.cache import ready_answers
 from fastgw.filters.policies.cache.ready_answers import ReadyAnswers, ReadyMemory
+from fastgw.forwarded_headers import Peer
+from fastgw.http.http1.parser import parse_request
 from fastgw.upstream.forwarding.fast_path import FastPath
 from tests.support.memory import Wire
 from tests.support.replaced import use_references
@@ -46,6 +48,24 @@ def ready(world: World) -> int:
     (link,) = (each for each in world.plane.gateway.live if each.hooks.ready_answer is not None)
     (memory,) = (kept.value for kept in link.keeps if isinstance(getattr(kept, "value", None), ReadyMemory))
     return sum(type(entry).__name__ != "_Hit" for entry in memory._entries.values())
+
+
+@pytest.mark.parametrize(
+    ("line", "needs"),
+    [
+        (b"If-None-Match: x", True),
+        (b"cache-control:no-cache", True),
+        (b"PRAGMA: x", True),
+        (b"X-Bypass:", True),
+        (b"X-Bypass-2: 1", False),
+        (b"A: If-None-Match: x", False),
+        (b"Accept: */*", False),
+    ],
+)
+def test_the_full_path_reads_conditions_directives_and_the_header_of_bypass(line: bytes, needs: bool) -> None:
+    answers = ReadyAnswers(ReadyMemory(), b"x-bypass", (), lambda: 0.0)
+    head = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n" % line)
+    assert answers.needs_full_path(head, Peer("192.0.2.1", 1, 80, False)) is needs
 
 
 @pytest.mark.parametrize("length", [5, 60_000])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator
-from itertools import permutations
+from itertools import count, permutations
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -12,10 +14,12 @@ from unittest.mock import patch
 import pytest
 
 from fastgw.cache.shared.layout import DISK_FAILED, JOURNAL_LEFT
-from fastgw.cache.store import PURGE_WAIT_S
+from fastgw.cache.shared.shared_store import SharedStore
+from fastgw.cache.store import PURGE_WAIT_S, Refusal, StoredObject
 from fastgw.errors import Fault
 from fastgw.filters.policies.cache import Cache
 from fastgw.filters.policies.cache.ready_answers import ReadyMemory
+from fastgw.filters.policies.cache.stored_answer import AT_ONCE
 from fastgw.testing import configured
 from tests.support.counted_plane import CountedPlane, played
 from tests.support.memory import SERVICE
@@ -93,8 +97,9 @@ def test_a_304_that_is_not_for_all_is_for_its_client_alone(fields: bytes, of_304
     stored(world)
     world.now += 11
     client = world.client(fields=fields)
-    world.upstream().sends(b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\n%b\r\n' % of_304)
+    world.upstream().sends(b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\nAge: 5\r\n%b\r\n' % of_304)
     assert (value(client, b"X-Own"), client.received[-5:]) == (b"ann", b"hello")
+    assert value(client, b"Age") == b"5"
     assert world.store.numbers().objects == kept
     other = world.client(fields=b"Origin: http://b.test\r\n")
     assert (b"If-None-Match" in world.busy()[0].received.rpartition(b"GET /")[2]) is bool(kept)
@@ -560,6 +565,31 @@ def test_only_if_cached_and_the_bypass_header() -> None:
     world.plane.assert_quiet()
 
 
+@pytest.mark.parametrize("pieces", [1, 2, 4])
+def test_a_client_that_catches_up_gets_a_piece_for_which_the_store_is_full_once(pieces: int) -> None:
+    world = World()
+    slow, upstream, body = behind(world, b"Transfer-Encoding: chunked")
+    most = world.store.most_bytes
+    key, left = 0, 8 * most - world.store.numbers().bytes
+    while left > 0x8000:  # with objects that cannot be evicted, because they grow
+        lease = world.store.lease(b"%d" % key)
+        assert not isinstance(lease, Refusal)
+        writer = lease.store(b"head")
+        assert writer is not None
+        for _ in range(min(left, most) // 0x4000 - 1):
+            assert writer.append(b"x" * 0x4000)
+        key, left = key + 1, 8 * most - world.store.numbers().bytes
+    piece = b"y" * 0x8000
+    with patch.object(world.plane, "settle"):
+        for _ in range(pieces):
+            upstream.sends(b"8000\r\n%b\r\n" % piece)
+        slow.takes()
+    world.plane.settle()
+    upstream.sends(b"0\r\n\r\n")
+    assert dechunked(slow.received) == body + piece * pieces
+    world.plane.assert_quiet()
+
+
 def test_the_response_steps_of_other_filters_run_on_each_response_and_not_on_the_stored_one() -> None:
     world = World(route={"filters": {"headers": {"response": {"set": {"X-Mark": "1"}}}}})
     client = world.client()
@@ -582,6 +612,218 @@ def test_a_client_that_reads_slowly_does_not_hold_up_others() -> None:
     assert len(slow.received) <= 1000
     slow.takes()
     assert slow.received.endswith(b"\r\n\r\n" + body)
+    world.plane.assert_quiet()
+
+
+def behind(world: World, framing: bytes, fields: bytes = b"") -> tuple[Any, Any, bytes]:
+    """Return a client that has paused and reads again, of which the event loop has not taken notice in its next turn,
+    the upstream, and the part of the body that was sent to the client: all that has arrived. `fields`: of the client.
+    """
+    slow = world.client(fields=fields)
+    slow.room = 1000
+    upstream = world.upstream()
+    upstream.sends(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n%b\r\n\r\n" % framing)
+    body = Random(1).randbytes(256_000)
+    chunked = b"chunked" in framing
+    for at in range(0, len(body), 32_000):
+        part = body[at : at + 32_000]
+        upstream.sends(b"7d00\r\n%b\r\n" % part if chunked else part)
+    assert len(slow.received) <= 1000
+    return slow, upstream, body
+
+
+def dechunked(response: bytes) -> bytes:
+    """Return the body of a chunked response, which has no trailers."""
+    left = response.partition(b"\r\n\r\n")[2]
+    body = b""
+    while not left.startswith(b"0\r\n"):
+        size, _, left = left.partition(b"\r\n")
+        length = int(size, 16)
+        assert left[length : length + 2] == b"\r\n"
+        body += left[:length]
+        left = left[length + 2 :]
+    assert left == b"0\r\n\r\n"
+    return body
+
+
+def test_a_client_that_catches_up_gets_what_arrives_meanwhile_after_what_it_has_missed() -> None:
+    world = World()
+    later = b"later" * 1000
+    slow, upstream, body = behind(world, b"Content-Length: %d" % (256_000 + 2 * len(later)))
+    with patch.object(world.plane, "settle"):
+        slow.takes()
+        assert len(slow.received) < len(body) // 2
+        upstream.sends(later)
+    world.plane.settle()
+    assert slow.received.endswith(body + later)
+    upstream.sends(later)
+    assert slow.received.endswith(b"\r\n\r\n" + body + later + later)
+    assert world.client().received.endswith(body + later + later)
+    world.plane.assert_quiet()
+
+
+def test_a_client_that_catches_up_gets_several_pieces_in_a_turn_of_the_loop() -> None:
+    world = World()
+    slow, upstream, body = behind(world, b"Content-Length: 256003")
+    soon = world.plane.soon
+    with patch.object(world.plane, "settle"):
+        slow.takes()
+        (catch_up,) = soon
+        soon.clear()
+        catch_up()
+        assert slow.received.endswith(b"\r\n\r\n" + body)
+        assert len(soon) == 1  # what has come meanwhile is for the next turn
+    world.plane.settle()
+    upstream.sends(b"end")
+    assert slow.received.endswith(body + b"end")
+    world.plane.assert_quiet()
+
+
+def test_a_client_whose_response_is_compressed_gets_one_piece_in_a_turn_of_the_loop() -> None:
+    """Else its compression would hold up other requests."""
+    world = World(route={"filters": {"compress": {"min_bytes": 1}}})
+    framing = b"Content-Type: text/plain\r\nContent-Length: 256003"
+    slow, upstream, body = behind(world, framing, b"Accept-Encoding: gzip\r\n")
+    soon, turns = world.plane.soon, 0
+    with patch.object(world.plane, "settle"):
+        slow.takes()
+        while soon:
+            (catch_up,) = soon
+            soon.clear()
+            before = len(slow.received)
+            catch_up()
+            slow.takes()
+            assert len(slow.received) - before < AT_ONCE + 1000
+            turns += 1
+    assert turns >= len(body) // AT_ONCE
+    upstream.sends(b"end")
+    assert gzip.decompress(dechunked(slow.received)) == body + b"end"
+    world.plane.assert_quiet()
+
+
+def test_a_response_that_ends_while_its_client_catches_up_is_complete() -> None:
+    world = World()
+    slow, upstream, body = behind(world, b"Transfer-Encoding: chunked")
+    with patch.object(world.plane, "settle"):
+        slow.takes()
+        upstream.sends(b"3\r\nend\r\n0\r\n\r\n")
+        assert b"end" not in slow.received
+    world.plane.settle()
+    assert dechunked(slow.received) == body + b"end"
+    world.plane.assert_quiet()
+
+
+def test_a_response_that_the_store_loses_while_its_client_catches_up_is_complete() -> None:
+    world = World()
+    slow, upstream, body = behind(world, b"Transfer-Encoding: chunked")
+    chunk = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
+    with patch.object(world.plane, "settle"):
+        slow.takes()
+        for _ in range(80):
+            upstream.sends(chunk)
+        assert not upstream.reading
+        upstream.sends(b"3\r\nend\r\n0\r\n\r\n")
+    world.plane.settle()
+    assert dechunked(slow.received) == body + b"x" * (80 * 0x8000) + b"end"
+    assert world.store.numbers().objects == 0
+    world.plane.assert_quiet()
+
+
+def full(world: World) -> list[StoredObject]:
+    """Read objects until the store has no space for another one, and return them."""
+    held: list[StoredObject] = []
+    for length in (40_000, 4000, 0):
+        for number in range(1000):
+            key = b"%016d" % number
+            lease = world.store.lease(key)
+            assert not isinstance(lease, Refusal)
+            if not lease.store_whole(b"head", bytes(length), url=b"", tags=()):
+                lease.give_up()
+                break
+            found = world.store.find(key)
+            assert found is not None
+            held.append(found)
+    return held
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_a_response_of_known_length_is_whole_for_all_that_read_along_however_full_the_store_is(
+    is_refused: bool,
+) -> None:
+    """It is stored with all of its space, or passed on, and each one that waits fetches for itself."""
+    world = World(is_shared=True)
+    body = bytes(range(250)) * 400
+    response = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    clients = [world.client() for _ in range(3)]
+    held = full(world) if is_refused else []
+    upstream = world.upstream()
+    upstream.sends(response[:1000])
+    held = held or full(world)
+    upstream.sends(response[1000:])
+    assert clients[0].received.endswith(b"\r\n\r\n" + body)
+    for upstream in world.busy():
+        upstream.sends(response)
+    while world.plane.pool.waiting:
+        world.upstream().sends(response)
+    assert [client.received.rpartition(b"\r\n\r\n")[2] == body for client in clients] == [True] * 3
+    assert status(clients[0]) == (
+        b"fastgw; fwd=uri-miss; detail=store-full" if is_refused else b"fastgw; fwd=uri-miss; ttl=60; stored"
+    )
+    assert [b"collapsed" in status(client) for client in clients[1:]] == [not is_refused] * 2
+    for found in held:
+        found.release()
+    world.plane.assert_quiet()
+
+
+@pytest.mark.parametrize("fields", [b"", b"Range: bytes=0-9\r\n"])
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_response_whose_space_takes_long_to_reserve_is_read_along_when_there_is_all_of_it(
+    is_full: bool, fields: bytes
+) -> None:
+    world = World(is_shared=True)
+    assert isinstance(world.store, SharedStore)
+    head = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: %d\r\n\r\n"
+    stored(world, head % 50_000 + bytes(50_000), b"/a")
+    passing = count()
+    world.store.clock = lambda: float(next(passing))  # a call reserves space in one segment, no more
+    body = bytes(range(250)) * 400
+    head %= len(body)
+    slow, other = world.client(fields=fields), world.client()
+    slow.room = 1000
+    upstream = world.upstream()
+    upstream.sends(head)
+    assert other.received == b""
+    held = full(world) if is_full else []
+    upstream.sends(body[:60_000])
+    if is_full:
+        world.upstream().sends(head + body)
+    else:
+        assert other.received.endswith(b"\r\n\r\n" + body[:60_000])
+    slow.takes()
+    upstream.sends(body[60_000:])
+    for client in (slow, other):
+        assert client.received.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert client.received.endswith(b"\r\n\r\n" + body)
+    assert (b"collapsed" in status(other)) is not is_full
+    for found in held:
+        found.release()
+    world.plane.assert_quiet()
+
+
+@pytest.mark.parametrize("leaves", ["client", "upstream"])
+def test_nothing_is_sent_after_a_client_that_catches_up_or_its_upstream_has_left(leaves: str) -> None:
+    world = World()
+    slow, upstream, body = behind(world, b"Content-Length: 256003")
+    with patch.object(world.plane, "settle"):
+        slow.takes()
+        received = slow.received
+        (slow if leaves == "client" else upstream).resets()
+    world.plane.settle()
+    assert (slow.received, slow.lost) == (received, True)
+    if leaves == "client":
+        upstream.sends(b"end")
+        assert world.client().received.endswith(body + b"end")
+    assert world.store.numbers().objects == (leaves == "client")
     world.plane.assert_quiet()
 
 
@@ -1092,3 +1334,46 @@ def test_routes_do_not_share_responses() -> None:
     assert not client.received
     world.upstream().sends(FRESH)
     assert status(client).startswith(b"fastgw; fwd=uri-miss")
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+@pytest.mark.parametrize(
+    "after",
+    [
+        {},
+        {"more": {"type": "headers", "request": {"set": {"X-B": "1"}}}},
+        {"more": {"type": "query_parameters", "add": {"z": "1"}}},
+    ],
+)
+def test_headers_that_a_filter_sets_are_sent_wherever_it_is(after: dict[str, Any], is_shared: bool) -> None:
+    """They are the operator's; those of the client do not reach the upstream."""
+    ours = {"type": "headers", "request": {"set": {"X-Script-Name": "/app", "X-Original-URL": "{path}"}}}
+    world = World(route={"filters": {"ours": ours, **after}}, is_shared=is_shared)
+    world.client(fields=b"X-Script-Name: /evil\r\nX-Original-URL: /evil\r\nX-Method: evil\r\nX-Host: evil\r\n")
+    sent = world.upstream().received
+    assert b"\r\nX-Script-Name: /app\r\n" in sent
+    assert b"\r\nX-Original-URL: /" in sent
+    assert b"evil" not in sent
+
+
+OLD = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=1, %b=600\r\nContent-Length: 3\r\n\r\nold"
+CUT = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=100\r\nContent-Length: 9000\r\n\r\nnew"
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+@pytest.mark.parametrize("allowed", [b"stale-if-error", b"stale-while-revalidate"])
+def test_after_a_response_that_broke_off_the_stale_one_is_sent_for_a_second(allowed: bytes, is_shared: bool) -> None:
+    """As after another failed validation: otherwise each request would begin a fetch that may break off again."""
+    world = World(is_shared=is_shared)
+    world.client()
+    world.upstream().sends(OLD % allowed)
+    world.now += 5
+    world.client()
+    upstream = world.upstream()
+    upstream.sends(CUT)
+    upstream.resets()
+    for _ in range(3):
+        client = world.client()
+        assert client.received.endswith(b"old")
+        assert not world.plane.pool.waiting
+        assert not world.busy()

@@ -24,6 +24,7 @@ DIRECTIVES = (
 LINES = (
     *(b"Date: " + DATE, b"Date: " + EARLIER, b"Date: " + LATER, b"Date: mon, 21 sep 2026 14:13:20 gmt"),
     *(b"Date: yesterday", b"Date: Mon Sep 21 14:13:20 2026", b"Age: 7", b"Age: 7, 9", b"Age: x", b"Age: 9999999999"),
+    *(b"Age: 07", b"Age: 0", b"Age:", b"Age: 999999999"),
     *(b'ETag: "a"', b'ETag: W/"a"', b"ETag: a", b'ETag: "a", "b"', b'ETag: ""', b'etag: "\xff"'),
     *(b"Last-Modified: " + EARLIER, b"Last-Modified: 0", b"Last-Modified: Thu, 29 Feb 1900 00:00:00 GMT"),
     *(b"Last-Modified: Thu, 01 Jan 0001 00:00:00 GMT", b"Expires: " + LATER, b"Set-Cookie: a=b"),
