@@ -17,6 +17,7 @@ from typing import Final, NoReturn
 from msgspec import msgpack
 
 from fastgw.helper_processes.program import FAILED, LENGTH_BYTES, MOST_BYTES, READY, RESULT, Program, Work, frame
+from fastgw.helper_processes.turns import in_turns, prepare_turns
 from fastgw.kernel import when_alone
 from fastgw.operator_log import call_ourselves
 
@@ -42,6 +43,7 @@ def main() -> NoReturn:
     except BaseException as error:  # the edge of the process: its worker reports the exception
         connection.sendall(frame(bytes([FAILED]) + _text_of(error)))
         os._exit(1)
+    prepare_turns()
     connection.sendall(frame(bytes([READY]) + "; ".join(_limit(program)).encode()))
     for request in requests:
         connection.sendall(_answer(work, request, program.longest_run_s))
@@ -76,7 +78,9 @@ def _answer(work: Work, request: bytes, seconds: float) -> bytes:
     # Of processor time: ends a process that its worker does not kill, because the worker itself has no time.
     signal.setitimer(signal.ITIMER_PROF, 2 * seconds + 1)
     try:
-        return frame(bytes([RESULT]) + work(request))
+        with in_turns():
+            result = work(request)
+        return frame(bytes([RESULT]) + result)
     except Exception as error:  # the edge of the process: the request fails, and the process goes on
         return frame(bytes([FAILED]) + _text_of(error))
     finally:

@@ -7,10 +7,13 @@ is not tried again: it may be the reason. Requests in the queue wait for the nex
 """
 
 import asyncio
+import errno
+import os
 import socket
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 from typing import Final, final
@@ -26,6 +29,10 @@ COMMAND: Final = (sys.executable, "-P", "-B", "-m", "fastgw.helper_processes.chi
 PURE_ENVIRONMENT: Final = {"FASTGW_PURE_PYTHON": "1"}
 FIRST_DELAY_S: Final = 0.1
 MOST_DELAY_S: Final = 30.0
+ROOM_AFTER_S: Final = 0.02
+"""Seconds after which the descriptors of closed connections are free: uvloop closes them in a later turn of the event
+loop, behind the timers that are due in it.
+"""
 REAP_S: Final = 0.005
 """Seconds until the first check whether a killed process has ended; doubled up to `MOST_REAP_S`."""
 MOST_REAP_S: Final = 1.0
@@ -81,10 +88,21 @@ class _Job:
             self.result.set_result(error)
 
 
+def nothing_to_close() -> bool:
+    return False
+
+
 class HelperPool:
     """The processes of a program. `start` starts them, `close` kills them; both in the loop's thread."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, program: Program) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        program: Program,
+        make_room: Callable[[], bool] = nothing_to_close,
+    ) -> None:
+        """`make_room`: called if no descriptors are left for a process; True: some are free `ROOM_AFTER_S` later."""
+        self._make_room = make_room
         self.program = program
         self.started: asyncio.Future[None] = loop.create_future()
         """Done once all first processes are ready, or one of them has ended."""
@@ -229,18 +247,21 @@ class HelperPool:
         for job in waiting:
             job.fail(error(why))
 
-    def _start_later(self, delay: float) -> None:
+    def _start_later(self, delay: float, *, again: bool = False) -> None:
         def start() -> None:
             self._restarts.discard(timer)
-            self._start_one()
+            self._start_one(again=again)
 
         timer = self._loop.call_later(delay, start)
         self._restarts.add(timer)
 
-    def _start_one(self) -> None:
+    def _start_one(self, *, again: bool = False) -> None:
         try:
             self._helpers.add(_Helper(self._loop, self))
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE) and not again and self._make_room():
+                self._start_later(ROOM_AFTER_S, again=True)
+                return
             self._has_started()
             delay = min(FIRST_DELAY_S * 2**self._failures, MOST_DELAY_S)
             self._failures = min(self._failures + 1, 20)
@@ -326,6 +347,7 @@ class _Helper:
             return
         except OSError:
             self._loop.call_soon(self.end, self._outcome())
+        self._unsent = memoryview(b"")  # it refers to the message
         self._loop.remove_writer(self._socket.fileno())
 
     def _readable(self) -> None:
@@ -346,9 +368,11 @@ class _Helper:
         if not 0 < length <= MOST_BYTES + 1 or len(self._received) > end:
             self.end("it has sent an invalid message")
         elif len(self._received) == end:
-            message = bytes(self._received[LENGTH_BYTES:])
-            self._received.clear()
-            self._handle(message[0], message[1:])
+            kind = self._received[LENGTH_BYTES]
+            with memoryview(self._received) as received:  # one copy: a result may have 32 MiB
+                message = bytes(received[LENGTH_BYTES + 1 :])
+            self._received = bytearray()
+            self._handle(kind, message)
 
     def _handle(self, kind: int, message: bytes) -> None:
         job, self._job = self._job, None
@@ -408,14 +432,23 @@ def try_program(program: Program) -> str:
     return message[1:].decode(errors="replace") or "the process has ended without a message"
 
 
+def _paths() -> dict[str, str]:
+    """Return the variable by which Python finds packages that are not installed for it (`pip install --target`)."""
+    folders = "" if sys.flags.ignore_environment else os.environ.get("PYTHONPATH", "")
+    absolute = [os.path.abspath(folder) for folder in folders.split(os.pathsep) if folder]  # it runs in another folder
+    return {"PYTHONPATH": os.pathsep.join(absolute)} if absolute else {}
+
+
 def _start_process(standard_input: socket.socket) -> _Process:
-    """Start a helper process with nothing of this one but the choice of plain Python. Raises `OSError`."""
+    """Start a helper process with nothing of this one but the choice of plain Python and the folders of packages.
+    Raises `OSError`.
+    """
     return _Process(
         COMMAND,
         stdin=standard_input.fileno(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=PURE_ENVIRONMENT if compiled.PURE else {},
+        env=(PURE_ENVIRONMENT if compiled.PURE else {}) | _paths(),
         cwd="/",
         close_fds=True,
     )

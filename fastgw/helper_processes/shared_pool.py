@@ -9,7 +9,7 @@ from typing import final
 from msgspec.structs import replace
 
 from fastgw.errors import Fault
-from fastgw.helper_processes.pool import HelperBusy, HelperDied, HelperError, HelperLate, HelperPool
+from fastgw.helper_processes.pool import HelperBusy, HelperDied, HelperError, HelperLate, HelperPool, nothing_to_close
 from fastgw.helper_processes.program import Program
 from fastgw.observe.metrics.families import FilterEvent
 
@@ -33,6 +33,7 @@ class SharedPool:
         self._pool: HelperPool | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._share = 1
+        self._make_room: Callable[[], bool] = nothing_to_close
         self._uses = 0
         self._requests = 0  # in flight
 
@@ -45,12 +46,14 @@ class SharedPool:
         workers: int,
         slot: int,
         wait_for: Callable[[asyncio.Future[None]], None] | None,
+        make_room: Callable[[], bool] = nothing_to_close,
     ) -> None:
         """Begin a use by this worker (`share_of`). `wait_for`: called with the future of the start of the processes
-        (`HelperPool.started`); None: they start with the first request.
+        (`HelperPool.started`); None: they start with the first request. `make_room`: see `HelperPool`.
         """
         self._uses += 1
         self._loop, self._share = loop, share_of(self._processes, workers, slot)
+        self._make_room = make_room
         if wait_for is not None:
             if self._pool is None:
                 self._pool = self._started(loop)
@@ -61,13 +64,18 @@ class SharedPool:
         self._uses -= 1
         self._close_unused()
 
-    def _close_unused(self) -> None:
-        if not self._uses and not self._requests and self._pool is not None:
+    def close(self) -> None:
+        """End the processes. Requests fail."""
+        if self._pool is not None:
             self._pool.close()
             self._pool = None
 
+    def _close_unused(self) -> None:
+        if not self._uses and not self._requests:
+            self.close()
+
     def _started(self, loop: asyncio.AbstractEventLoop) -> HelperPool:
-        pool = HelperPool(loop, replace(self._program, processes=self._share))
+        pool = HelperPool(loop, replace(self._program, processes=self._share), self._make_room)
         pool.start()
         return pool
 

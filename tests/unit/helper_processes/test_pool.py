@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import resource
 import sys
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -385,6 +387,44 @@ def test_a_shared_pool_ends_with_its_last_use_and_its_last_request() -> None:
     run(test)
 
 
+def test_a_process_that_finds_no_descriptor_starts_once_there_is_room(caplog: pytest.LogCaptureFixture) -> None:
+    """At once, and with nothing in the log: idle connections are closed for it."""
+    held: list[int] = []
+
+    def make_room() -> bool:
+        for descriptor in held[:16]:
+            os.close(descriptor)
+        del held[:16]
+        return True
+
+    async def test() -> None:
+        pool = HelperPool(asyncio.get_running_loop(), program(), make_room)
+        with all_descriptors(held):
+            pool.start()
+            await pool.run_request(b"pid")
+        pool.close()
+        async with asyncio.timeout(PATIENT_S):
+            await pool.ended()
+
+    run(test)
+    assert not caplog.records
+
+
+@contextlib.contextmanager
+def all_descriptors(held: list[int]) -> Iterator[None]:
+    """Leave no descriptor to this process: `held` has them."""
+    former = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 40, former[1]))
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+            held.extend(iter(lambda: os.dup(0), -1))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, former)
+        for descriptor in held:
+            os.close(descriptor)
+
+
 def test_a_closed_pool_leaves_no_process() -> None:
     async def test() -> list[int]:
         async with running(processes=2) as pool:
@@ -400,3 +440,12 @@ def test_a_closed_pool_leaves_no_process() -> None:
     for pid in run(test):
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_a_process_finds_the_packages_of_its_gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It runs in another folder, where an empty or relative one would be a different one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "packages::/opt/more:")
+    assert pools._paths() == {"PYTHONPATH": f"{tmp_path}/packages:/opt/more"}
+    monkeypatch.setenv("PYTHONPATH", "")
+    assert pools._paths() == {}
