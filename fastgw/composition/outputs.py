@@ -6,14 +6,16 @@ never adds an element or an attribute.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import Final, NamedTuple, cast, final
 
 import msgspec
 
+from fastgw.composition.rules import Rule
 from fastgw.http.accept import parse_accept, weight_of
-from fastgw.http.json_splices import OF_VALUES, path_of, value_at
-from fastgw.http.json_tree import Node, Object, opened, text_of
+from fastgw.http.json_splices import OF_VALUES, merge_objects, path_of, value_at
+from fastgw.http.json_tree import Node, Object, opened, rendered, text_of
 
 DEEPEST: Final = 200
 """Maximum levels of a response as XML."""
@@ -26,6 +28,7 @@ _NOT_IN_XML: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe
 _ESCAPED: Final = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord("\r"): "&#13;"}
 _CONTENT: Final = path_of(["content"])
 _NULL: Final = b"null"
+_TAG_DIGITS: Final = 24
 
 
 class Unwritable(ValueError):
@@ -34,6 +37,9 @@ class Unwritable(ValueError):
 
 class TooDeep(Unwritable):
     """The response has more than `DEEPEST` levels."""
+
+    def __init__(self) -> None:
+        super().__init__("nested too deeply")
 
 
 class XmlTooLong(Unwritable):
@@ -57,6 +63,29 @@ NEGOTIATED: Final = "negotiate"
 _XML_TYPES: Final = (b"application/xml", b"text/xml")
 
 
+class Composed(NamedTuple):
+    """Body of a composed response. `etag`: b"" for an incomplete one."""
+
+    body: bytes
+    etag: bytes
+
+
+def written(write: Callable[[], Composed]) -> Composed | Unwritable:
+    """Return what `write` returns, or why the response cannot be written."""
+    try:
+        return write()
+    except Unwritable as error:
+        return error
+    except RecursionError:
+        return TooDeep()
+
+
+def composed(body: bytes, complete: bool) -> Composed:
+    """Return a response with its entity tag."""
+    # PERF: 2.1 us for 3.3 KB, by BLAKE2b 3.8 (CPython 3.11, OpenSSL 3 on a processor with instructions for SHA).
+    return Composed(body, b'"%b"' % sha256(body).hexdigest()[:_TAG_DIGITS].encode() if complete else b"")
+
+
 def negotiate_form(accept: Sequence[bytes]) -> OutputForm:
     """Return XML if the client prefers it to JSON by its `Accept`, else JSON, also if it accepts neither of them."""
     if not accept:
@@ -71,6 +100,17 @@ def write_output(form: OutputForm, content: bytes, most: int) -> bytes:
     if form is JSON:
         return content
     return _text(content) if form is STRING else _xml(cast(Object, opened(content)), most)
+
+
+def write_response(
+    contents: Sequence[bytes], flatmap: Rule | None, static: bytes | None, form: OutputForm, most: int
+) -> bytes:
+    """Return the body of a response with the members of all these objects, after the steps of a `flatmap`, and with the
+    fixed members (`static`). `most`: maximum bytes of XML. Raises `Unwritable`.
+    """
+    if flatmap is not None:
+        contents = [rendered(flatmap(cast(Object, opened(merge_objects(contents)))))]
+    return write_output(form, merge_objects(contents if static is None else [*contents, static]), most)
 
 
 def _text(content: bytes) -> bytes:
@@ -110,7 +150,7 @@ class _XmlText:
     def write_element(self, name: bytes, node: Node, level: int) -> None:
         """Write an element with this value; for an array, one for each of its values."""
         if level > DEEPEST:
-            raise TooDeep("nested too deeply")
+            raise TooDeep
         held = opened(node)
         if isinstance(held, list):
             if not held:

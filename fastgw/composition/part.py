@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from codecs import utf_8_decode
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from typing import Final, NamedTuple
 
 import orjson
+from msgspec import msgpack
 
-from fastgw.composition.rules import is_kept, member, member_begin, shaping
+from fastgw.composition.rules import AnswerRules, is_kept, member_begin, shaping
 from fastgw.composition.templates import Body, TargetTemplate, TemplateValues, header_value
 from fastgw.config.base.part_templates import Pieces, TemplateVariable, parse_list, parse_pieces
 from fastgw.config.settings.compose import Part
@@ -21,6 +24,8 @@ from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream
 
 _ALL: Final = "*"
+_MOST_DESCRIBED: Final = 64 * 1024
+"""Bytes of the body of a failure in its description."""
 _UNIQUE: Final = frozenset(("request_id", "uuid", "latency"))
 """Variables that no two requests have in common."""
 _TYPE: Final = "content-type"
@@ -43,13 +48,14 @@ class CompiledPart:
         "_body",
         "_fields",
         "_headers",
-        "_list_name",
+        "_list_begin",
         "_own_parameters",
         "_query",
         "_variables",
         "after",
         "cost",
         "default",
+        "encoded_rules",
         "error_name",
         "fixed",
         "followers",
@@ -63,6 +69,7 @@ class CompiledPart:
         "method",
         "name",
         "plan",
+        "rules",
         "settings",
         "shape",
         "sources",
@@ -87,12 +94,13 @@ class CompiledPart:
         """Parts that wait for this one; set when all are compiled."""
         self.name = settings.name
         self.method = settings.method.encode()
-        self.shape = shaping(settings)
-        names = [*settings.allow, *settings.deny, *settings.mapping]
-        self.cost = OF_VALUES if settings.flatmap or any("*" in name for name in names) else 1
+        self.rules = AnswerRules.of(settings)
+        self.encoded_rules = msgpack.encode(self.rules)
+        self.shape = shaping(self.rules)
+        self.cost = OF_VALUES if self.rules.make_values else 1
         """How many times as long as the check of an answer its use takes."""
         self.group_begin = None if settings.group is None else member_begin(settings.group)
-        self._list_name = member(settings.group or settings.wrap)
+        self._list_begin = member_begin(settings.group or settings.wrap)
         self.list_at = None if settings.for_each is None else parse_list(settings.for_each)
         default = settings.default
         self.default = default.encode() if default is not None and default.startswith("{") else None
@@ -124,7 +132,7 @@ class CompiledPart:
             and self._query == frozenset()
         )
         """Whether it waits for nothing, and its request has values of the client's in its target only."""
-        self.keeps_answers = is_kept(settings)
+        self.keeps_answers = is_kept(self.rules)
         """Whether it uses answers, which are objects, as they are."""
         self.takes_short_json = settings.encoding == "json" and self.cost == 1
         """Whether the use of its answers takes no longer than their check."""
@@ -194,17 +202,19 @@ class CompiledPart:
 
     def merged_list(self, results: Sequence[bytes]) -> bytes:
         """Return the part, an object, for the answers to all elements."""
-        return self._list_name(b"[" + b",".join(results) + b"]")
+        return joined_list(results, self._list_begin + b"[", b"]}")
 
     def grouped(self, content: bytes) -> bytes:
         return content if self.group_begin is None else self.group_begin + content + b"}"
 
     def described_failure(self, status: int, body: bytes, body_type: bytes) -> bytes:
-        """Return an object that describes a failure. Only if `error_as` is set."""
+        """Return an object that describes a failure, with the beginning of its body. Only if `error_as` is set."""
         assert self.error_name is not None
+        # A character that the limit cuts is left out; one that the body itself cuts is replaced.
+        begin, _ = utf_8_decode(body[:_MOST_DESCRIBED], "replace", len(body) <= _MOST_DESCRIBED)
         said = {
             "http_status_code": status,
-            "http_body": body.decode(errors="replace"),
+            "http_body": begin,
             "http_body_encoding": body_type.decode("latin-1"),
         }
         return orjson.dumps({self.error_name: {name: value for name, value in said.items() if value}})
@@ -218,6 +228,17 @@ class CompiledPart:
             name = decode_form_text(pair.partition(b"=")[0])
             if pair and name not in self._own_parameters and (self._query is None or name in self._query):
                 yield pair
+
+
+def joined_list(elements: Sequence[bytes], begin: bytes = b"[", end: bytes = b"]") -> bytes:
+    """Return the text of an array, of any length: other threads have their turns between the elements."""
+    text = BytesIO()
+    for element in elements:
+        text.write(begin)
+        text.write(element)
+        begin = b","
+    text.write(end if elements else begin + end)
+    return text.getvalue()
 
 
 def _parameter_names(target: str) -> Iterator[bytes]:

@@ -7,7 +7,9 @@ are KrakenD's. Each rule makes one text of another; only `flatmap`, and names th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
+
+from msgspec import Struct
 
 from fastgw.config.settings.compose import FlatmapStep, Part
 from fastgw.http.json_projection import EACH, Projection
@@ -26,12 +28,37 @@ class Unusable(ValueError):
     """An answer that a part cannot use. The message has nothing of it."""
 
 
-def shaping(part: Part) -> TextRule:
-    """Return the function that applies the rules to one checked answer, except `group`; its result is an object. It
-    raises `Unusable`, or `InvalidJson` for one with too many unusual names or numbers.
+class AnswerRules(Struct, frozen=True, array_like=True):
+    """The settings of a part for its answers, without `group`: as a helper process gets them. `wrap`: None = the answer
+    is an object.
     """
-    wrap = member_begin(part.wrap) if part.is_collection else None
-    rules = tuple(_rules(part))
+
+    encoding: Literal["json", "string"]
+    wrap: str | None
+    target: str | None
+    allow: tuple[str, ...]
+    deny: tuple[str, ...]
+    mapping: dict[str, str]
+    flatmap: tuple[FlatmapStep, ...]
+
+    @classmethod
+    def of(cls, part: Part) -> AnswerRules:
+        wrap = part.wrap if part.is_collection else None
+        return cls(part.encoding, wrap, part.target, part.allow, part.deny, dict(part.mapping), part.flatmap)
+
+    @property
+    def make_values(self) -> bool:
+        """Whether they need the values of an answer, and not its text alone."""
+        names = (*self.allow, *self.deny, *self.mapping)
+        return bool(self.flatmap) or any(EACH in name for name in names) or _has_equal_values(self.mapping)
+
+
+def shaping(settings: AnswerRules) -> TextRule:
+    """Return the function that applies the rules to one checked answer; its result is an object. It raises `Unusable`,
+    or `InvalidJson` for one with too many unusual names or numbers.
+    """
+    wrap = None if settings.wrap is None else member_begin(settings.wrap)
+    rules = tuple(_rules(settings))
 
     def shape(text: bytes) -> bytes:
         if wrap is not None:
@@ -47,9 +74,9 @@ def shaping(part: Part) -> TextRule:
     return shape
 
 
-def is_kept(part: Part) -> bool:
+def is_kept(settings: AnswerRules) -> bool:
     """Whether the rules leave an answer as it is."""
-    return not part.is_collection and not any(True for _ in _rules(part))
+    return settings.wrap is None and not any(True for _ in _rules(settings))
 
 
 def member_begin(name: str) -> bytes:
@@ -75,30 +102,34 @@ def flatmapping(steps: Sequence[FlatmapStep]) -> Rule:
     return flatmap
 
 
-def _rules(part: Part) -> Iterator[TextRule]:
-    if part.target is not None:
-        target = path_of(part.target.split("."), members_only=True)
+def _rules(settings: AnswerRules) -> Iterator[TextRule]:
+    if settings.target is not None:
+        target = path_of(settings.target.split("."), members_only=True)
 
         def object_at(text: bytes) -> bytes:
             found = value_at(text, target)
             return found if found is not None and found[:1] == b"{" else b"{}"
 
         yield object_at
-    if part.flatmap:
-        yield _opening(flatmapping(part.flatmap))
+    if settings.flatmap:
+        yield _opening(flatmapping(settings.flatmap))
         return
-    allow = [tuple(path.split(".")) for path in part.allow]
-    deny = [] if allow else [tuple(path.split(".")) for path in part.deny]
+    allow = [tuple(path.split(".")) for path in settings.allow]
+    deny = [] if allow else [tuple(path.split(".")) for path in settings.deny]
     if any(EACH in path for path in (*allow, *deny)):  # here it is a name like any other
-        tree = _tree(part.allow or part.deny)
+        tree = _tree(settings.allow or settings.deny)
         yield _opening(lambda content: _only(content, tree) if allow else _without(content, tree))
     elif allow or deny:
         yield Projection(allow, deny).apply
-    names = part.mapping
-    if EACH in names or len({*names.values()}) < len(names):  # of members that get the same name the last one stays
+    names = settings.mapping
+    if EACH in names or _has_equal_values(names):  # of members that get the same name the last one stays
         yield _opening(lambda content: _renamed(content, names))
     elif names:
         yield Projection(rename={(old,): new for old, new in names.items()}).apply
+
+
+def _has_equal_values(names: Mapping[str, str]) -> bool:
+    return len({*names.values()}) < len(names)
 
 
 def _opening(rule: Rule) -> TextRule:

@@ -1,30 +1,36 @@
 """One composed exchange: sends the parts when the answers that they need are there, and merges them.
 
 Rule 1: each part is settled once. Rule 2: once the response is decided, or the client has left, all other requests are
-cancelled. Rule 3: nothing longer than `json_splices.MOST_AT_ONCE` is parsed or written in the event loop.
+cancelled. Rule 3: nothing longer than `json_splices.MOST_AT_ONCE` is parsed or written in the event loop; a thread does
+it as long as it needs no lock of the interpreter, or not for long, and else a helper process (`value_work`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from math import inf
 from time import time
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast, final
 
 from fastgw.compiled import twin
 from fastgw.composition.answers import UnusableAnswer, UsedAnswer, decode_answer, use_answer
 from fastgw.composition.call import PartAnswer, PartCall
 from fastgw.composition.freshness import cache_fields, tag_fields
-from fastgw.composition.outputs import XML, OutputForm, TooDeep, Unwritable, XmlTooLong
-from fastgw.composition.part import CompiledPart, SentRequest
+from fastgw.composition.helper_program import AnswerToUse, ResponseToWrite
+from fastgw.composition.outputs import XML, Composed, OutputForm, Unwritable, XmlTooLong, written
+from fastgw.composition.part import CompiledPart, SentRequest, joined_list
 from fastgw.composition.templates import MissingValue
+from fastgw.composition.value_work import MOST_IN_THREAD, MOST_WRITTEN, MOST_XML_IN_THREAD, ValueWork
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Exchange, Reply, Response, problem
 from fastgw.exchange.body_relay import MAX_KEPT
+from fastgw.helper_processes.pool import HelperBusy, HelperError
+from fastgw.helper_processes.shared_pool import fault_of
 from fastgw.http.json_splices import MOST_AT_ONCE, elements_of, path_of, value_at
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.http.preconditions import PreconditionResult, Validators, evaluate
@@ -35,12 +41,12 @@ from fastgw.upstream.client.response_action import is_for_cache, send_made
 from fastgw.upstream.upstream import Upstream
 
 if TYPE_CHECKING:
-    from fastgw.composition.action import ComposeAction, Composed
+    from fastgw.composition.action import ComposeAction
 
 T = TypeVar("T")
 
 _threads: Final = ThreadPoolExecutor(1, "json")
-"""Thread for long texts: the interpreter runs one at a time anyway, and gives the event loop its turns."""
+"""Thread for long texts, without the interpreter's lock, and for the values of short ones."""
 _SAFE: Final = (b"GET", b"HEAD")
 _NO_ANSWERS: Final[list[bytes]] = []
 _CONDITIONS: Final = (b"if-none-match", b"if-match")
@@ -88,7 +94,7 @@ class _PartState:
         """Values of the elements of `for_each` that its requests use."""
         self.next = self.left = self.in_flight = 0
         self.received: bytes | None = None
-        """The answer as received, for the templates of others."""
+        """The answer as received, for the templates of others; None if no other part waits for it."""
         self.values: _Found | None = None
         """Values in it that others have used."""
         self.answers: list[bytes] = _NO_ANSWERS
@@ -141,7 +147,7 @@ class ComposeRun(Timed):
         self._unsettled = len(action.parts)
         self._ready: deque[Callable[[], None]] = deque()
         self._draining = False
-        self._calls: set[PartCall] = set()
+        self._calls: set[PartCall | _OffloadedWork] = set()
         self._held = self._taken = 0
         self._heads: list[ResponseHead] = []
         self._body: HeldBody | None = None
@@ -162,7 +168,8 @@ class ComposeRun(Timed):
         if body is None:
             self._start_parts()
             return
-        self._body = HeldBody(exchange, self._action.most_bytes, self._upstream.worker_loop, self._start_with)
+        most, worker_loop = self._action.most_bytes, self._upstream.worker_loop
+        self._body = HeldBody(exchange, "compose.max_bytes", most, worker_loop, self._start_with)
         self._body.collect(body)
 
     def _start_with(self, body: bytes) -> None:
@@ -381,7 +388,16 @@ class ComposeRun(Timed):
             self._note_next(call, answer, None)
             return
         part = call.part
-        size = len(answer.body) * part.cost
+        length = len(answer.body)
+        size = length * part.cost
+        if length > MOST_IN_THREAD and part.cost > 1:  # its rules make values
+            assert self._exchange is not None
+            request = AnswerToUse(part.encoded_rules, answer.body)
+            self._offload(
+                self._upstream.worker_loop.attached(ValueWork).use_answer(request, self._exchange.client.counts),
+                lambda used: self._used_elsewhere(call, answer, used),
+            )
+            return
         if size <= MOST_AT_ONCE:
             try:
                 used = use_answer(part, answer)
@@ -392,8 +408,21 @@ class ComposeRun(Timed):
             return
         self._compute(size, lambda: use_answer(part, answer), lambda used: self._used(call, answer, used))
 
-    def _used(self, call: PartCall, answer: PartAnswer, used: UsedAnswer | UnusableAnswer) -> None:
-        if isinstance(used, UnusableAnswer):
+    def _used_elsewhere(
+        self, call: PartCall, answer: PartAnswer, used: UsedAnswer | UnusableAnswer | HelperError
+    ) -> None:
+        """Handle what a helper process has made of an answer. If there is none, a thread does it."""
+        if isinstance(used, HelperBusy):
+            part = call.part
+            self._compute_in_thread(lambda: use_answer(part, answer), partial(self._used, call, answer))
+        else:
+            self._used(call, answer, used)
+
+    def _used(self, call: PartCall, answer: PartAnswer, used: UsedAnswer | UnusableAnswer | HelperError) -> None:
+        if isinstance(used, HelperError):
+            failed = PartAnswer.failed(fault_of(used), f"the answer cannot be used: {used}", answer.head)
+            self._note_next(call, failed, None)
+        elif isinstance(used, UnusableAnswer):
             self._note_next(call, PartAnswer.failed(Fault.UPSTREAM_MALFORMED, used.why, answer.head), None)
         else:
             self._note_next(call, answer, used)
@@ -423,19 +452,40 @@ class ComposeRun(Timed):
                 self._report_defect()
                 raise
             then(result)
+        else:
+            self._compute_in_thread(work, then)
+
+    def _compute_in_thread(self, work: Callable[[], T], then: Callable[[T], None]) -> None:
+        future = self._upstream.worker_loop.loop.run_in_executor(_threads, work)
+        future.add_done_callback(lambda done: self._computed(done, then))
+
+    def _offload(self, work: Coroutine[None, None, T], then: Callable[[T], None]) -> None:
+        """Run work of a helper process, until this run is cancelled."""
+        task = self._upstream.worker_loop.loop.create_task(work)
+        held = _OffloadedWork(task)
+        self._calls.add(held)
+
+        def done(task: asyncio.Task[T]) -> None:
+            self._calls.discard(held)
+            self._computed(task, then)
+
+        task.add_done_callback(done)
+
+    def _computed(self, done: asyncio.Future[T], then: Callable[[T], None]) -> None:
+        if done.cancelled():
             return
-        loop = self._upstream.worker_loop.loop
-
-        def done(future: asyncio.Future[T]) -> None:
-            if self._exchange is None or future.cancelled():
-                return
-            if (error := future.exception()) is not None:
-                log_event(OperatorEvent.DEFECT, "an answer could not be processed", error=error)
-                self._exchange.fail(Fault.INTERNAL)
-            else:
-                then(future.result())
-
-        loop.run_in_executor(_threads, work).add_done_callback(done)
+        error = done.exception()
+        if self._exchange is None:
+            return
+        if error is not None:
+            log_event(OperatorEvent.DEFECT, "an answer could not be processed", error=error)
+            self._exchange.fail(Fault.INTERNAL)
+            return
+        try:
+            then(done.result())
+        except BaseException:
+            self._report_defect()
+            raise
 
     def _note(self, call: PartCall, answer: PartAnswer, used: UsedAnswer | None) -> None:
         """Note the result of a request. `used`: None = it has failed."""
@@ -461,7 +511,7 @@ class ComposeRun(Timed):
         elif used is None:
             self._settle_failed(part, answer)
         else:
-            state.received = used.received
+            state.received = used.received if part.followers else None
             state.content = part.grouped(used.content)
             self._settle(part, state)
 
@@ -470,9 +520,19 @@ class ComposeRun(Timed):
         if state.failure is not None and all(each == b"null" for each in state.answers):
             self._settle_failed(part, state.failure)
             return
-        state.received = b"[" + b",".join(state.answers) + b"]"
-        state.content = part.merged_list(state.answers)
-        self._settle(part, state)
+        state.left = -1  # it is joined once
+        answers = state.answers
+
+        def join() -> tuple[bytes, bytes]:
+            return (joined_list(answers) if part.followers else b""), part.merged_list(answers)
+
+        def settle(joined: tuple[bytes, bytes]) -> None:
+            state.received, state.content = joined
+            state.answers = _NO_ANSWERS
+            self._ready.append(lambda: self._settle(part, state))
+            self._drain()
+
+        self._compute(sum(map(len, answers)), join, settle)
 
     def _decides(self, part: CompiledPart) -> bool:
         return part.settings.required or self._action.settings.all_or_nothing
@@ -517,31 +577,46 @@ class ComposeRun(Timed):
         form = action.form_for(exchange)
 
         def write(most: int) -> Composed | Unwritable:
-            try:
-                return action.finished(contents, static, form, complete, most)
-            except Unwritable as error:
-                return error
-            except RecursionError:
-                return TooDeep("nested too deeply")
+            return written(lambda: action.finished(contents, static, form, complete, most))
 
-        def reply(made: Composed | Unwritable) -> None:
+        def reply(made: Composed | Unwritable | HelperError) -> None:
             self._reply(made, form, failed)
 
-        def reply_or_go_on(made: Composed | Unwritable) -> None:
-            if isinstance(made, XmlTooLong):  # for the event loop, at first
-                self._compute(MOST_AT_ONCE + 1, lambda: write(action.most_xml), reply)
+        def offload() -> None:
+            most = min(action.most_xml, MOST_WRITTEN)
+            request = ResponseToWrite(contents, action.settings.flatmap, static, form.name, complete, most)
+            work = self._upstream.worker_loop.attached(ValueWork)
+            self._offload(work.write_response(request, exchange.client.counts), reply_or_write)
+
+        def reply_or_write(made: Composed | Unwritable | HelperError) -> None:
+            if isinstance(made, HelperBusy):  # there is no helper process
+                self._compute_in_thread(lambda: write(min(action.most_xml, MOST_WRITTEN)), reply)
             else:
                 reply(made)
 
-        size = self._held * action.cost_of(form)
-        if size <= MOST_AT_ONCE:
-            self._compute(size, lambda: write(min(action.most_xml, MOST_AT_ONCE)), reply_or_go_on)
-        else:
-            self._compute(size, lambda: write(action.most_xml), reply)
+        def reply_or_go_on(made: Composed | Unwritable) -> None:
+            if isinstance(made, XmlTooLong) and most < action.most_xml:
+                offload()
+            else:
+                reply(made)
 
-    def _reply(self, made: Composed | Unwritable, form: OutputForm, failed: list[CompiledPart]) -> None:
+        cost = action.cost_of(form)
+        size = self._held * cost
+        if cost == 1:
+            self._compute(size, lambda: write(action.most_xml), reply)
+        elif self._held > MOST_IN_THREAD:
+            offload()
+        else:
+            most = min(action.most_xml, MOST_AT_ONCE if size <= MOST_AT_ONCE else MOST_XML_IN_THREAD)
+            self._compute(size, lambda: write(most), reply_or_go_on)
+
+    def _reply(self, made: Composed | Unwritable | HelperError, form: OutputForm, failed: list[CompiledPart]) -> None:
         exchange, action = self._exchange, self._action
         assert exchange is not None
+        if isinstance(made, HelperError):
+            exchange.why = f"the response could not be written: {made}"
+            self._finish(exchange, problem(fault_of(made), None, ((action.completed_name, b"false"),)))
+            return
         if isinstance(made, Unwritable):
             self._fail_whole(None, PartAnswer.failed(Fault.COMPOSITION_FAILED, f"the response is {made}"))
             return
@@ -623,6 +698,21 @@ class ComposeRun(Timed):
         self.cancel()
         exchange.service = None
         send_made(exchange, reply, stored)
+
+
+@final
+class _OffloadedWork:
+    """Work of a helper process, among the calls of a run. The time of the whole is for the answers, not for it."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+    def expire(self) -> None: ...
 
 
 def _is_for_client(answer: PartAnswer) -> bool:

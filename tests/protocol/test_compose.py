@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fastgw.config.base.value_types import parse_name
+from fastgw.observe.metrics.families import COMPOSITIONS
 from tests.support.client import Client, Response
-from tests.support.gateway import OFF, Gateway
+from tests.support.gateway import OFF, Gateway, name_of, wait_until
 from tests.support.http2.translation import TranslatedClient
 from tests.support.origin import Origin
 
+STEPS = [{"type": "move", "args": ["items", "moved"]}]
+STATIC = {"strategy": "complete", "data": {"source": "gateway"}}
+NUMBERS = b"[" + b",".join([b"%d.10" % place for place in range(100_000)]) + b"]"
 VERSIONS = ["http1", pytest.param("http2", marks=pytest.mark.twin)]
 
 
@@ -39,6 +47,7 @@ def gateway(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         **OFF,
         "workers": 1,
         "listeners": {"main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}},
+        "status": {"address": "127.0.0.1:0"},
         "upstreams": {"u": {"targets": [{"url": origin.url}], "retries": {"max": 0}}},
         "routes": [
             route("three", part("a"), part("b"), part("c", after=["a"], required=True)),
@@ -50,6 +59,10 @@ def gateway(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             ),
             route("encoded", part("gzip"), part("bomb"), part("odd"), max_bytes="2MiB"),
             route("whole", part("huge"), output="no-op"),
+            route("xml", part("numbers"), output="xml", max_bytes="4MiB"),
+            route("joined", part("numbers"), part("few"), flatmap=STEPS, static=STATIC, output="xml", max_bytes="4MiB"),
+            route("shaped", part("array", mapping={"*": "other"}, is_collection=True, wrap="all"), max_bytes="4MiB"),
+            route("needed", part("needed", path="/{query.of}", flatmap=STEPS, required=True), max_bytes="4MiB"),
             route("moved", part("big"), flatmap=[{"type": "del", "args": ["items.*.id"]}], max_bytes="4MiB"),
         ],
     }
@@ -85,6 +98,59 @@ def test_large_answers_are_processed_beside_the_loop(client: Client, origin: Ori
     assert response.get_all(b"fastgw-completed") == [b"false"]
     moved = get(client, "/moved")
     assert json.loads(moved.body) == {"items": [{"text": "x" * 50}] * 20_000, "other": 1}
+
+
+def test_large_answers_as_xml(client: Client, origin: Origin) -> None:
+    elements = "".join(f"<items>{place}.10</items>" for place in range(100_000))
+    origin.answer(answer(b'{"items":%b,"other":"<"}' % NUMBERS), path=b"/numbers")
+    origin.answer(answer(b'{"few":1}'), path=b"/few")
+    response = get(client, "/xml")
+    assert (response.status, response.get_all(b"fastgw-completed")) == (200, [b"true"])
+    assert response.body.decode() == f"<doc>{elements}<other>&lt;</other></doc>"
+    joined = get(client, "/joined")
+    moved = elements.replace("items", "moved")
+    assert joined.body.decode() == f"<doc><few>1</few>{moved}<other>&lt;</other><source>gateway</source></doc>"
+    assert joined.get_all(b"etag") != response.get_all(b"etag") != []
+
+
+def test_large_answers_with_rules_of_values(client: Client, origin: Origin) -> None:
+    for name, body in (
+        ("array", NUMBERS),
+        ("object", b'{"items":%b}' % NUMBERS),
+        ("twice", b'{"a":1,' + b'"b":1,' * 50_000 + b'"b":1}'),
+    ):
+        origin.answer(answer(body), path=f"/{name}".encode())
+    assert get(client, "/shaped").body == b'{"all":%b}' % NUMBERS
+    assert get(client, "/needed?of=object").body == b'{"moved":%b}' % NUMBERS
+    assert get(client, "/needed?of=array").status == 502
+    assert get(client, "/needed?of=twice").status == 502
+
+
+def test_a_helper_process_that_has_died_is_replaced(gateway: Gateway, client: Client, origin: Origin) -> None:
+    origin.answer(answer(b'{"items":%b}' % NUMBERS), path=b"/object")
+    assert get(client, "/needed?of=object").status == 200
+    (helper,) = helpers_of(gateway)
+    os.kill(helper, signal.SIGKILL)
+    wait_until(lambda: helper not in helpers_of(gateway), "that the worker has noticed it")
+    assert get(client, "/needed?of=object").body == b'{"moved":%b}' % NUMBERS
+    assert len(helpers_of(gateway)) == 1
+
+
+def test_requests_to_the_helper_process_are_counted(gateway: Gateway, client: Client, origin: Origin) -> None:
+    origin.answer(answer(b'{"items":%b}' % NUMBERS), path=b"/object")
+    """Not together with those of a filter, whatever its name."""
+    answered = r'fastgw_filter_helper_requests_total\{filter="\(compose\)",result="answered"\}'
+    with pytest.raises(ValueError, match="is not a name"):
+        parse_name(COMPOSITIONS)
+    before = gateway.sum_of(answered)
+    assert get(client, "/needed?of=object").status == 200
+    assert gateway.sum_of(answered) == before + 1
+
+
+def helpers_of(gateway: Gateway) -> list[int]:
+    (worker,) = gateway.worker_pids
+    children = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
+    return [int(pid) for pid in children if name_of(int(pid)) == "fastgw compose"]
 
 
 def test_a_list_in_a_large_answer(client: Client, origin: Origin) -> None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
+import tracemalloc
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import orjson
 import pytest
 
-from fastgw.composition import run
+from fastgw.composition import helper_program, run
 from fastgw.composition.action import ComposeAction
 from fastgw.composition.call import PartCall
 from fastgw.composition.freshness import cache_fields
+from fastgw.composition.rules import AnswerRules
 from fastgw.config import ConfigError
+from fastgw.config.settings.compose import Part
 from fastgw.downstream.http1.stream import Http1Stream
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Wheel
@@ -23,12 +29,14 @@ from fastgw.exchange.body_relay import MAX_KEPT
 from fastgw.explain import as_text, explain
 from fastgw.filters.api import Phase
 from fastgw.gateway.compiler import compile
+from fastgw.helper_processes.pool import HelperBusy, HelperDied, HelperError, HelperFailed, HelperLate
 from fastgw.http.http1.parser import parse_response
+from fastgw.observe.metrics.families import FilterEvent
 from fastgw.upstream.client.direct_subrequest import DirectSubrequest, RequestPlan
 from fastgw.upstream.client.subrequest import Subrequests
 from tests.support.commands import ended
 from tests.support.generations import load_document
-from tests.support.memory import SERVICE, Plane, Wire, probe
+from tests.support.memory import SERVICE, Plane, ProgramHere, Wire, probe
 from tests.support.replaced import use_references
 
 GET = b"GET /d/7?page=2&tag=a%26b HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer s\r\nX-A: 1\r\n\r\n"
@@ -247,6 +255,7 @@ def test_the_body_of_the_client_is_passed_to_those_that_take_it() -> None:
     long = Composed({"name": "a", "method": "POST", "body": "pass"}, max_bytes=5)
     long.asks(b"POST /d/7 HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabcdef")
     assert long.status == 413
+    assert long.plane.records[-1].fault_detail == "compose.max_bytes: the body has more than 5 bytes"
     assert long.plane.worker_loop.held_body_budget.in_use == 0
 
 
@@ -326,6 +335,45 @@ def test_for_each_keeps_the_order_and_its_bound() -> None:
     assert made.body == b'{"bs":[{"n":1.0},{"n":2},null]}'
     assert made.header("Fastgw-Completed") == "false"
     made.ended()
+
+
+def test_for_each_of_long_answers_is_joined_in_a_thread() -> None:
+    text = "x" * (run.MOST_AT_ONCE // 2)
+    each = {"name": "b", "after": ["a"], "for_each": "{part.a.items}", "path": "/b/{item}", "group": "b"}
+    last = {"name": "c", "after": ["b"], "path": "/c/{part.b.1.n}"}
+    made = Composed({"name": "a", "deny": ["items"]}, each, last).asks()
+    made.gets("/a", answer({"items": [1, 2, 3]}))
+    turns = made.plane.worker_loop.turns
+    before = turns.offloaded
+    for number in (3, 1, 2):
+        made.gets(f"/b/{number}", answer({"n": number, "text": text}))
+    assert turns.offloaded > before
+    made.gets("/c/2", answer({"c": 1}))
+    assert json.loads(made.body) == {"b": [{"n": number, "text": text} for number in (1, 2, 3)], "c": 1}
+    made.ended()
+
+
+def test_a_failure_is_described_with_the_beginning_of_its_body() -> None:
+    failed = answer(b"y" * 100_000, 500, "Content-Type: text/plain")
+    made = composed({"/a": failed, "/b": answer({"b": 1})}, {"name": "a", "error_as": "e"}, {"name": "b"})
+    described = json.loads(made.body)["e"]
+    assert (described["http_status_code"], described["http_body"]) == (500, "y" * 65_536)
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_the_beginning_in_the_description_of_a_failure_ends_with_a_character(shift: int) -> None:
+    body = b"y" * shift + "\U0001f600".encode() * 20_000
+    made = composed({"/a": answer(body, 500), "/b": answer({})}, {"name": "a", "error_as": "e"}, {"name": "b"})
+    fit = (65_536 - shift) // 4
+    assert json.loads(made.body)["e"]["http_body"] == "y" * shift + "\U0001f600" * fit
+    short = composed({"/a": answer(b"y\xf0\x9f", 500), "/b": answer({})}, {"name": "a", "error_as": "e"}, {"name": "b"})
+    assert json.loads(short.body)["e"]["http_body"] == "y\ufffd"  # sent like that
+
+
+@pytest.mark.parametrize(("names", "expected"), [({"a": "x", "b": "x"}, True), ({"a": "x", "b": "y"}, False)])
+def test_two_names_that_become_one_need_values(names: dict[str, str], expected: bool) -> None:
+    part = Part(name="p", upstream="u", path="/", mapping=names)
+    assert AnswerRules.of(part).make_values is expected
 
 
 @pytest.mark.parametrize(("items", "expected"), [([], b'{"collection":[]}'), ([1, 2, 3], b"{}"), ({"a": 1}, b"{}")])
@@ -441,6 +489,19 @@ def test_a_defect_with_an_answer_ends_the_composition(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(run, "use_answer", raises)
     assert composed({"/a": answer({"a": 1})}, {"name": "a"}).status == 500
+
+
+@pytest.mark.parametrize("length", [100, 20_000])
+def test_a_defect_with_a_response_ends_the_composition(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raises(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(run.ComposeRun, "_reply", raises)
+    made = Composed({"name": "a"}, output="xml").asks()
+    with suppress(RuntimeError, AssertionError):  # the loop of a worker logs it
+        made.gets("/a", answer({"items": [1] * length}))
+    made.plane.settle()
+    assert made.status == 500
 
 
 def test_none_there_is_a_failure_that_names_the_parts() -> None:
@@ -901,6 +962,86 @@ def test_xml_has_a_bound_for_its_size(max_bytes: int, length: int, count: int) -
 
 
 @pytest.mark.parametrize(
+    ("error", "status", "label", "event"),
+    [
+        (HelperLate("no result after 10 s"), 504, "filter_timeout", FilterEvent.HELPER_LATE),
+        (HelperDied("killed by signal 9"), 504, "filter_timeout", FilterEvent.HELPER_FAILED),
+        (HelperFailed("MemoryError"), 500, "internal", FilterEvent.HELPER_FAILED),
+    ],
+)
+def test_a_helper_process_has_no_result(
+    error: HelperError, status: int, label: str, event: FilterEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(self: ProgramHere, request: bytes) -> bytes:
+        raise error
+
+    monkeypatch.setattr(ProgramHere, "run_request", fails)
+    long = answer({"items": [1] * 20_000})
+    whole = composed({"/a": long}, {"name": "a"}, output="xml")
+    assert (whole.status, whole.header("Fastgw-Completed")) == (status, "false")
+    assert label in whole.body.decode()
+    assert whole.plane.observer.filters == [("(compose)", event)]
+    steps = [{"type": "del", "args": ["items.0"]}]
+    part = composed({"/a": long, "/b": answer({"b": 1})}, {"name": "a", "flatmap": steps}, {"name": "b"})
+    assert (part.status, part.body, part.header("Fastgw-Completed")) == (200, b'{"b":1}', "false")
+    assert part.plane.observer.filters == [("(compose)", event)]
+    part.ended()
+
+
+def test_where_no_helper_process_can_start_a_thread_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(self: ProgramHere, request: bytes) -> bytes:
+        raise HelperBusy("there is no process, and none could be started")
+
+    monkeypatch.setattr(ProgramHere, "run_request", fails)
+    long = answer({"items": [1] * 20_000})
+    whole = composed({"/a": long}, {"name": "a"}, output="xml")
+    assert (whole.status, whole.body) == (200, b"<doc>%b</doc>" % (b"<items>1</items>" * 20_000))
+    assert whole.plane.observer.filters == [("(compose)", FilterEvent.HELPER_BUSY)]
+    part = composed({"/a": long}, {"name": "a", "flatmap": [{"type": "move", "args": ["items", "moved"]}]})
+    assert json.loads(part.body) == {"moved": [1] * 20_000}
+
+
+@pytest.mark.parametrize("beyond", ["memory", "length"])
+def test_what_is_too_long_for_a_helper_process_is_a_failure(beyond: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> bytes:
+        raise MemoryError
+
+    if beyond == "memory":
+        monkeypatch.setattr(helper_program, "write_response", fails)
+        monkeypatch.setattr(helper_program, "use_body", fails)
+    else:
+        monkeypatch.setattr(helper_program, "MOST_BYTES", 100_000)
+    long = answer({"items": [1] * 40_000})
+    whole = composed({"/a": long}, {"name": "a"}, output="xml")
+    assert whole.status == 502
+    assert whole.plane.records[-1].fault_detail.endswith("the response is too long to be processed")
+    steps = [{"type": "del", "args": ["items.0"]}]
+    part = composed({"/a": long, "/b": answer({"b": 1})}, {"name": "a", "flatmap": steps}, {"name": "b"})
+    assert (part.body, part.header("Fastgw-Completed")) == (b'{"b":1}', "false")
+    assert "part a: the answer is too long to be processed" in part.plane.records[-1].fault_detail
+
+
+def test_a_client_that_leaves_ends_the_wait_for_a_helper_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = []
+
+    async def waits(self: ProgramHere, request: bytes) -> bytes:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(request)
+        raise AssertionError
+
+    monkeypatch.setattr(ProgramHere, "run_request", waits)
+    made = Composed({"name": "a"}, output="xml").asks()
+    made.gets("/a", answer({"items": [1] * 20_000}))
+    assert not ended
+    made.client.resets()
+    made.plane.settle()
+    assert len(ended) == 1
+    made.ended()
+
+
+@pytest.mark.parametrize(
     "more",
     [
         {"path": "/b/{part.a.last}"},
@@ -987,6 +1128,42 @@ def test_the_client_may_choose(accept: str | None, kind: str) -> None:
 def test_a_text(body: Any, expected: str) -> None:
     made = composed({"/a": answer(body)}, {"name": "a"}, output="string")
     assert (made.header("Content-Type"), made.body.decode()) == ("text/plain; charset=utf-8", expected)
+
+
+EACH = {"name": "a", "path": "/a/{item}", "after": ["l"], "for_each": "{part.l.items}"}
+
+
+@pytest.mark.parametrize("part", [{"name": "a"}, {"name": "a", "deny": ["other"]}, {"name": "a", "group": "g"}, EACH])
+def test_an_answer_is_held_once(part: dict[str, Any]) -> None:
+    body = json.dumps({"items": [1, 2], "text": "x" * 500_000, "other": 1}).encode()
+    made = Composed({"name": "l", "deny": ["items"]}, {"name": "b"}, part).asks()
+    made.gets("/l", answer({"items": [1, 2]}))
+    paths = ["/a/1", "/a/2"] if part is EACH else ["/a"]
+    tracemalloc.start()
+    try:
+        for path in paths:
+            made.gets(path, answer(body))
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < len(body) * len(paths) * 1.2
+    made.gets("/b", answer({}))
+    assert made.status == 200
+    assert b"x" * 500_000 in made.body
+    made.ended()
+
+
+@pytest.mark.parametrize("shift", range(4))
+@pytest.mark.parametrize("length", [4 * 4096, 16 * 4096])
+def test_a_long_text_is_one_value(length: int, shift: int) -> None:
+    text = "y" * shift + '"\U0001f600\n\u00e4' * (length // 8) + "z"
+    text = text.encode()[:length].decode(errors="ignore")
+    made = composed({"/a": answer(text.encode())}, {"name": "a", "encoding": "string"})
+    assert made.body == orjson.dumps({"content": text})
+    broken = {"/a": answer(text.encode() + b"\xf0\x9f"), "/b": answer({"b": 1})}
+    whole = composed(broken, {"name": "a", "encoding": "string"}, {"name": "b"})
+    assert (whole.body, whole.header("Fastgw-Completed")) == (b'{"b":1}', "false")
+    assert whole.plane.records[-1].fault_detail.endswith("not UTF-8")
 
 
 def test_a_part_may_be_a_text() -> None:

@@ -67,7 +67,8 @@ class OffloadedChange:
 
     def start(self, services: Services) -> None:
         wait_for = services.wait_for if self._starts_at_once else None
-        self._pool.start(services.worker_loop.loop, services.workers(), services.slot, wait_for)
+        loop = services.worker_loop
+        self._pool.start(loop.loop, services.workers(), services.slot, wait_for, loop.make_room)
 
     def stop(self) -> None:
         self._pool.stop()

