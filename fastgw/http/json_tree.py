@@ -38,7 +38,7 @@ def value_at(node: Node, path: Sequence[str], open_node: Callable[[Node], Node] 
     """Return the value at a path of names and indexes; None: there is none. Values on the way are opened in place by
     `open_node`, so that each is parsed once.
     """
-    held = open_node(node) if path else node
+    held = open_node(node) if path and isinstance(node, bytes) else node
     for position, step in enumerate(path, 1):
         index: int = -1
         if isinstance(held, dict):

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from fastgw.config.formats import yaml
 from fastgw.config.formats.positions import SyntaxProblem
+from fastgw.wildcards import wildcard_expression
 
 KEYS: Final = {
     "status": "status",
@@ -84,5 +85,4 @@ def _rule(where: str, given: Any) -> DifferenceRule:
 
 
 def _pattern(text: str, ignores_case: bool = False) -> re.Pattern[str]:
-    pattern = ".*".join(re.escape(piece) for piece in text.split("*"))
-    return re.compile(pattern, re.DOTALL | (re.IGNORECASE if ignores_case else 0))
+    return re.compile(wildcard_expression(text), re.DOTALL | (re.IGNORECASE if ignores_case else 0))

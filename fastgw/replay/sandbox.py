@@ -61,7 +61,7 @@ from fastgw.shm.node_limits import own_counts
 from fastgw.shm.rate_limit_table import own_table
 from fastgw.sync.feeds import Feeds
 from fastgw.upstream.client.http_client import FetchFailed
-from fastgw.upstream.connections.pool import LocalLimit
+from fastgw.upstream.connections.pool_limit import LocalLimit
 from fastgw.upstream.load_balancing.sticky_sessions import Cookies
 
 REQUEST_S: Final = 30.0

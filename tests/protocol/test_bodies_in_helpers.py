@@ -48,6 +48,13 @@ KINDS = {
     "nested": Kind(
         route={"filters": {"validate": {"body": {"inline": {"items": {"type": "array"}}, "deadline": "30s"}}}}
     ),
+    "compared": Kind(
+        route={
+            "filters": {
+                "validate": {"body": {"inline": {"contains": {"const": 2}}, "max_bytes": "8KiB", "deadline": "30s"}}
+            }
+        }
+    ),
     "endless": _kind({"jq": ENDLESS, "deadline": "1s"}, None),
     "endless_pass": _kind(None, {"jq": ENDLESS, "deadline": "1s", "on_timeout": "pass"}),
 }
@@ -142,6 +149,16 @@ def test_large_bodies_are_validated_and_forwarded_as_they_are(lane: Lane) -> Non
     assert got.get(b"Content-Length") == b"%d" % len(_large(b"1"))
 
 
+@on("compared")
+def test_numbers_that_take_long_to_check_are_validated(lane: Lane) -> None:
+    numbers = b"[" + b"1e-300," * 1000
+    client = lane.client()
+    client.send(lane.post(numbers + b"1]", JSON))
+    assert client.read_response().status == 400
+    got, _ = lane.forward(lane.post(numbers + b"2]", JSON), whole(b"{}"))
+    assert got.body == numbers + b"2]"
+
+
 @on("nested")
 def test_short_bodies_of_very_many_arrays_are_validated_and_forwarded_as_they_are(lane: Lane) -> None:
     arrays = b",".join([b"[" * 100 + b"]" * 100] * 600)
@@ -158,9 +175,13 @@ def test_short_bodies_of_very_many_arrays_are_validated_and_forwarded_as_they_ar
 def shop(tmp_path: Path) -> Iterator[Lane]:
     """A gateway with an operation of an OpenAPI document whose bodies are arrays of arrays."""
     lists = {"type": "array", "items": {"$ref": "#/components/schemas/List"}}
+    prices = {"type": "array", "items": {"$ref": "#/components/schemas/Price"}}
     described = document(
-        {"/lists": {"post": operation(requestBody=json_body(lists))}},
-        components={"schemas": {"List": {"type": "array"}}},
+        {
+            "/lists": {"post": operation(requestBody=json_body(lists))},
+            "/prices": {"post": operation(requestBody=json_body(prices))},
+        },
+        components={"schemas": {"List": {"type": "array"}, "Price": {"enum": [each / 2 for each in range(100)]}}},
     )
     (tmp_path / "shop.json").write_text(json.dumps(described))
     origin = Origin()
@@ -190,6 +211,19 @@ def test_bodies_of_an_operation_with_very_many_arrays_are_validated_and_forwarde
     got, _ = shop.forward(shop.post(b"[%b]" % arrays, JSON, b"/lists"), whole(b"{}"))
     assert got.body == b"[%b]" % arrays
     assert shop.gateway.sum_of("fastgw_filter_helper_requests_total") == 3
+
+
+@pytest.mark.parametrize(("numbers", "in_helper"), [(80, 0), (81, 1)])
+def test_bodies_of_an_operation_whose_numbers_are_compared_with_many(shop: Lane, numbers: int, in_helper: int) -> None:
+    fitting = b"[%b]" % b",".join([b"9.5"] * numbers)
+    got, _ = shop.forward(shop.post(fitting, JSON, b"/prices"), whole(b"{}"))
+    assert got.body == fitting
+    assert shop.gateway.sum_of("fastgw_filter_helper_requests_total") == in_helper
+    client = shop.client()
+    client.send(shop.post(fitting.replace(b"9.5]", b"9.6]"), JSON, b"/prices"))
+    response = client.read_response()
+    (error,) = json.loads(response.body)["errors"]
+    assert (response.status, error["pointer"], error["keyword"]) == (400, f"/{numbers - 1}", "enum")
 
 
 @on("endless")

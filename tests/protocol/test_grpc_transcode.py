@@ -61,7 +61,7 @@ class Scripted(NamedTuple):
     gateway: ListenerLane
 
 
-SCRIPTED = 38
+SCRIPTED = 42
 """How many tests have one, with no settings of their own."""
 
 
@@ -714,6 +714,33 @@ def test_a_stream_that_breaks_off_is_not_taken_for_whole(lanes: ListenerLanes) -
             response = client.read_message(stream)
         assert response.body == b'{"number":1}\n'
         assert response.reset is not None
+
+
+@pytest.mark.parametrize("accepts", [[], [(b"te", b"trailers")]], ids=["plain", "trailers"])
+@pytest.mark.parametrize(
+    ("end", "trailers"),
+    [
+        ([(b"grpc-status", b"0"), (b"x-trailing", b"t")], [(b"x-trailing", b"t")]),
+        ([(b"grpc-status", b"5")], [(b"grpc-status", b"5")]),
+    ],
+    ids=["OK", "failed"],
+)
+def test_trailers_of_a_stream_are_for_those_who_accept_them(
+    lanes: ListenerLanes, end: Any, trailers: Any, accepts: list[tuple[bytes, bytes]]
+) -> None:
+    with scripted(lanes) as (world, origin):
+        with Http2Client(world.gateway.address()) as client, world.gateway.connect() as old:
+            stream = client.ask(accepts, path=b"/v1/watch/x")
+            peer = origin.accept()
+            streamed = framed(message("Everything")(number=1))
+            _answer(peer, peer.read_message().stream, streamed, end)
+            response = client.read_message(stream)
+            old.send(b"GET /v1/watch/x HTTP/1.1\r\nHost: a.test\r\n%b\r\n" % (b"TE: trailers\r\n" if accepts else b""))
+            _answer(peer, peer.read_message().stream, streamed, end)
+            old_response = old.read_response()
+        assert response.body == old_response.body
+        assert response.body.startswith(b'{"number":1}\n')
+        assert response.trailers == old_response.trailers == (trailers if accepts else [])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ one pass, and leaves texts with unusual names or numbers, and all invalid ones, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import Any, Final, NamedTuple, TypeAlias, cast, final
 
@@ -221,4 +221,10 @@ def written_name(name: str) -> bytes:
     return orjson.dumps(name)
 
 
+def _count_separators(text: bytes) -> int:
+    """Return the number of commas and opening brackets: a valid text has at most one more value."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
+
+
 _compiled: Any = twin("fastgw.http.json_projection._projection")
+count_separators: Final[Callable[[bytes], int]] = _count_separators if _compiled is None else _compiled.count_separators

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgw.http.json_projection import CostlyJson, Projection
+from fastgw.http.json_projection import CostlyJson, Projection, count_separators
 from fastgw.http.strict_json import InvalidJson
 
 NAMES = st.sampled_from(["a", "b", "c", "é", "*", ""])
@@ -185,3 +185,13 @@ def test_escaped_names_are_read_by_the_reference_in_texts_with_few_objects_only(
     with pytest.raises(CostlyJson, match="more than 400 objects"):
         projection.apply(text)
     assert projection.apply(text, 500) == text.replace(b"\\u0061", b"a")
+
+
+NEAR_SEPARATORS = b",[{;kKZ\x5a\x5c\x7a\x7c\xac\xdb\xfb\x0c\x2b\x2d\x00\xff"
+"""Commas and opening brackets, and bytes that differ from them in one bit, or by one."""
+
+
+@pytest.mark.twin
+@given(st.lists(st.sampled_from(NEAR_SEPARATORS), max_size=40).map(bytes))
+def test_the_compiled_module_counts_the_same_separators(text: bytes) -> None:
+    assert count_separators(text) == sum(text.count(each) for each in (b",", b"[", b"{"))

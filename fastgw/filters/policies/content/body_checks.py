@@ -7,6 +7,7 @@ from typing import final
 from fastgw.exchange.body_stages import BodyRefused, PendingOutput
 from fastgw.exchange.held_pieces import append_piece
 from fastgw.filters.api import BodyStage, Reply
+from fastgw.filters.policies.content.number_comparisons import TakesLong
 from fastgw.http.strict_json import takes_long
 from fastgw.shm.held_body_budget import HeldBodyBudget, HeldBytes
 
@@ -25,11 +26,12 @@ class BodyCheck(BodyStage):
         self,
         check: Callable[[bytes], Reply | None],
         submit: Callable[[bytes], Task[Reply | None]] | None = None,
+        takes_long: Callable[[bytes], bool] = takes_long,
     ) -> None:
-        """`check`: returns the response to a body that is refused. `submit`: does so outside the event loop, for bodies
-        of JSON that `takes_long`.
+        """`check`: returns the response to a body that is refused, or raises `TakesLong`. `submit`: does so outside the
+        event loop, for such bodies and those that `takes_long`.
         """
-        self._check, self._submit = check, submit
+        self._check, self._submit, self._takes_long = check, submit, takes_long
         self.may_wait = submit is not None
         self._fed = False
         self._held = b""
@@ -37,11 +39,18 @@ class BodyCheck(BodyStage):
 
     def feed(self, payload: bytes) -> bytes:
         self._fed = True
-        if self._submit is not None and takes_long(payload):
-            self._held, self._task = payload, self._submit(payload)
-            return b""
-        self._refuse(self._check(payload))
-        return payload
+        submit = self._submit
+        if submit is None:
+            self._refuse(self._check(payload))
+            return payload
+        try:
+            if not self._takes_long(payload):
+                self._refuse(self._check(payload))
+                return payload
+        except TakesLong:
+            pass
+        self._held, self._task = payload, submit(payload)
+        return b""
 
     def pending(self) -> PendingOutput | None:
         return self._task

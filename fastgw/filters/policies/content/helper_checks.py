@@ -54,7 +54,8 @@ class HelperChecks:
 
     def start(self, services: Services) -> None:
         wait_for = services.wait_for if self._at_once else None
-        self.pool.start(services.worker_loop.loop, services.workers(), services.slot, wait_for)
+        loop = services.worker_loop
+        self.pool.start(loop.loop, services.workers(), services.slot, wait_for, loop.make_room)
 
     def submit(self, exchange: Exchange, message: bytes) -> Task[Reply | None]:
         """Return the future of the response to a body that does not conform. `message`: request of the program."""

@@ -38,4 +38,4 @@ def _run(message: bytes) -> bytes:
 
 @lru_cache(64)
 def _compiled(schema: bytes) -> BodyValidator:
-    return BodyValidator(read_schema(schema))
+    return BodyValidator(read_schema(schema), at_once=False)

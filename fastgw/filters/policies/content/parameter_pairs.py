@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
+
+from fastgw.filters.policies.content.number_comparisons import parameters_take_long_to_check
 
 MOST_PAIRS: Final = 1000
 """Maximum number of names and values of a query, of a form, or of all cookies.
@@ -30,3 +32,11 @@ def check_count(count: int, called: str) -> None:
     """Raise `Unreadable` for more values than a request may have."""
     if count > MOST_PAIRS:
         raise Unreadable("maxItems", f"expected at most {MOST_PAIRS} {called}")
+
+
+def check_numbers(value: Any, listed: int) -> None:
+    """Raise `Unreadable` for more numbers than parameters may have, because their comparison takes long. `value`: an
+    array, or an object whose members may be arrays. `listed`: numbers that the schema lists (`numbers_listed`).
+    """
+    if parameters_take_long_to_check(value, listed):
+        raise Unreadable("maxItems", "expected fewer numbers")

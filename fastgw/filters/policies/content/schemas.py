@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, final
 from urllib.parse import unquote
 
 from fastgw.config.base import redacted_problems
+from fastgw.config.base.problems import format_value
 from fastgw.config.formats import json
 from fastgw.config.formats.positions import SyntaxProblem
+from fastgw.filters.policies.content.number_comparisons import numbers_listed
+from fastgw.filters.policies.content.parameter_pairs import check_numbers
 from fastgw.filters.policies.content.schema_copies import (
     STEP,
     failed_keyword,
@@ -57,10 +60,12 @@ _MOST_REFERENCES: Final = 32
 
 
 class UnusableSchema(ValueError):
-    """A schema is no JSON Schema that can be used. The message has nothing of the schema. `path`: to the keyword."""
+    """A schema is no JSON Schema that can be used. The message has nothing of the schema. `path`: to the keyword.
+    `shown`: its value for people; "" = it may be data, such as a secret among the values of `enum`.
+    """
 
-    def __init__(self, wrong: str, path: Iterable[str | int] = ()) -> None:
-        self.wrong, self.path = wrong, tuple(path)
+    def __init__(self, wrong: str, path: Iterable[str | int] = (), shown: str = "") -> None:
+        self.wrong, self.path, self.shown = wrong, tuple(path), shown
         at = pointer_of(self.path)
         super().__init__(f"{at}: {wrong}" if at else wrong)
 
@@ -254,20 +259,125 @@ def compile_header_schema(schema: Any) -> SchemaValidator:
     return validator if copy == schema else compile_schema(copy)
 
 
+_LATEST_DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+
+def all_errors(schema: Any, first: UnusableSchema) -> Iterable[UnusableSchema]:
+    """Return the errors of a schema of draft 2020-12, of which compiling it has found the first; of an older draft the
+    first alone.
+    """
+    import jsonschema_rs
+
+    found = {first.path: first}
+    if isinstance(schema, dict) and schema.get("$schema", _LATEST_DRAFT) == _LATEST_DRAFT:
+        for error in jsonschema_rs.validator_for({"$ref": _LATEST_DRAFT}, offline=True, mask="").iter_errors(schema):
+            each = _unusable(error, schema)
+            if each.path:
+                found.setdefault(each.path, each)
+    return islice(found.values(), MOST_ERRORS)
+
+
+_TYPES: Final[Mapping[str, str]] = {
+    "object": "an object",
+    "array": "a list",
+    "string": "a string",
+    "number": "a number",
+    "integer": "a whole number",
+    "boolean": "true or false",
+    "null": "null",
+}
+"""Types of JSON Schema as people are shown them, in the order in which alternatives are listed."""
+
+
+def expected_of_keyword(keyword: str, kind: Any) -> str:
+    """Return what a keyword of JSON Schema may have. `kind`: of the error that the meta-schema has found."""
+    if keyword == "type":
+        return f"expected {', '.join(sorted(_TYPES))}, or a list of them"
+    if kind.name == "type":
+        return f"expected {' or '.join(text for name, text in _TYPES.items() if name in kind.types)}"
+    if kind.name == "minimum":
+        return f"expected a number from {kind.limit}"
+    return "expected a value that the keyword may have"
+
+
+_NAMED: Final = frozenset({
+    "properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependentRequired", "dependencies",
+})  # fmt: skip
+"""Keywords of objects whose members have names of a user's choice."""
+_DATA: Final = frozenset({"enum", "const", "default", "examples", "pattern"})
+"""Keywords whose values are data. They are never shown."""
+_WORDS: Final = frozenset({
+    "$ref", "$schema", "type", "format", "required", "additionalItems", "additionalProperties", "maximum", "minimum",
+    "exclusiveMaximum", "exclusiveMinimum", "multipleOf", "maxLength", "minLength", "maxItems", "minItems",
+    "uniqueItems", "maxContains", "minContains", "maxProperties", "minProperties",
+})  # fmt: skip
+"""Keywords whose texts are shown: words of JSON Schema, names, and numbers in quotes."""
+
+
 def _unusable(error: Any, schema: Any) -> UnusableSchema:
-    path = tuple(getattr(error, "instance_path", ()))
-    keyword = next((each for each in reversed(path) if isinstance(each, str)), "")
-    if "meta-schema" in str(error):
-        return UnusableSchema("unknown draft; expected draft 2020-12, 2019-09, 7, 6 or 4", ("$schema",))
-    if not path:
-        return UnusableSchema(
-            "a `$ref` leads to another document, or to nothing; expected a part of this schema, such as #/$defs/NAME",
-            next((path for path, target in _references(schema, ()) if target in str(error)), ()),
-        )
-    if keyword == "pattern" or "patternProperties" in path or error.kind.name == "format":
+    steps = tuple(getattr(error, "instance_path", ()))
+    if not steps and str(error).startswith("Unknown meta-schema"):
+        wrong = "unknown draft; expected draft 2020-12, 2019-09, 7, 6 or 4"
+        return _unusable_at(wrong, schema, _written_path(schema, ("$schema",), None))
+    if not steps:
+        wrong = "a `$ref` leads to another document, or to nothing"
+        path = next((path for path, target in _references(schema, ()) if target in str(error)), ())
+        return _unusable_at(f"{wrong}; expected a part of this schema, such as #/$defs/NAME", schema, path)
+    if error.kind.name == "format" and error.kind.format == "regex":
         wrong = "the pattern is not valid, or takes more than linear time"
-        return UnusableSchema(f"{wrong}; expected a regular expression without look-around and back-references", path)
-    return UnusableSchema(f"not valid JSON Schema: `{keyword}`; expected a value that the keyword may have", path)
+        wrong = f"{wrong}; expected a regular expression without look-around and back-references"
+        return UnusableSchema(wrong, _written_path(schema, steps, error.instance))
+    path = _written_path(schema, steps, error.instance)
+    named = next((each for each in reversed(path) if isinstance(each, str)), "")
+    expected = expected_of_keyword(_keyword_at(path), error.kind)
+    return _unusable_at(f"not valid JSON Schema: `{named}`; {expected}", schema, path)
+
+
+def _unusable_at(wrong: str, schema: Any, path: tuple[str | int, ...]) -> UnusableSchema:
+    """Return the error at a path of the schema, with the value there unless it may be data."""
+    value = schema
+    for step in path:
+        value = value[step]
+    keyword = _keyword_at(path)
+    hidden = not path or keyword in _DATA or (isinstance(value, str) and keyword not in _WORDS)
+    return UnusableSchema(wrong, path, "" if hidden else format_value(value))
+
+
+def _keyword_at(path: Iterable[str | int]) -> str:
+    """Return the last keyword of JSON Schema on a path; "" = a name of a user's choice stands there."""
+    keyword, is_named = "", False
+    for step in path:
+        if is_named:
+            keyword, is_named = "", False
+        elif isinstance(step, str):
+            keyword, is_named = step, step in _NAMED
+    return keyword
+
+
+def _written_path(schema: Any, steps: Iterable[str | int], instance: Any) -> tuple[str | int, ...]:
+    """Return the path of an error as the schema has it, or to the nearest enclosing value. jsonschema-rs makes a number
+    of a name that reads as one, such as "007", and leaves out empty names; `instance`, the value of the error, says
+    which of several paths is meant.
+    """
+    found: list[tuple[tuple[str | int, ...], Any]] = [((), schema)]
+    for step in steps:
+        below = [((*path, name), value[name]) for path, value in found for name in _names_of(step, value)]
+        if not below:
+            break
+        found = below
+        for path, value in found:  # grows: an empty name may be in an object with an empty name
+            if isinstance(value, dict) and "" in value:
+                found.append(((*path, ""), value[""]))
+    return next((path for path, value in found if value == instance), found[0][0])
+
+
+def _names_of(step: str | int, value: Any) -> list[str | int]:
+    """Return the names or the index in a value that a step of jsonschema-rs may mean."""
+    if isinstance(value, dict):
+        if isinstance(step, str):
+            return [step] if step in value else []
+        return [name for name in value if re.fullmatch(rf"\+?0*{step}", name)]
+    return [step] if isinstance(value, list) and isinstance(step, int) and step < len(value) else []
 
 
 def _references(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -375,7 +485,7 @@ _ABOUT_VALUES: Final = frozenset(
 class Parameters:
     """Converter of texts (of a query, headers, cookies or a path) to an object, by the types in its schema."""
 
-    __slots__ = ("_types", "names")
+    __slots__ = ("_listed", "_types", "names")
 
     def __init__(self, schema: Any) -> None:
         properties = schema.get("properties", {}) if isinstance(schema, dict) else {}
@@ -383,10 +493,15 @@ class Parameters:
         self.names = tuple(properties)
         """Names of the properties in the schema."""
         self._types = {name: _types_of(each, schema) for name, each in properties.items()}
+        self._listed = numbers_listed(schema, (schema,))[0]
 
     def value(self, pairs: Mapping[str, list[str]]) -> dict[str, Any]:
-        """Return the object. A repeated name is an array; an array in the schema may have one element."""
-        return {name: self._converted(name, texts) for name, texts in pairs.items()}
+        """Return the object. A repeated name is an array; an array in the schema may have one element. Raises
+        `Unreadable` for too many numbers that take long to compare.
+        """
+        made = {name: self._converted(name, texts) for name, texts in pairs.items()}
+        check_numbers(made, self._listed)
+        return made
 
     def _converted(self, name: str, texts: list[str]) -> Any:
         types, items = self._types.get(name, ((), ()))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from asyncio import Task
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import lru_cache, partial
 from typing import Annotated, Any, Final, Literal, TypeVar, final
 from urllib.parse import unquote_to_bytes
 
-from msgspec import Meta, msgpack
+from msgspec import Meta, json, msgpack
 
-from fastgw.config.base.settings_base import InlineSchema
+from fastgw.config.base.problems import Path, format_value
+from fastgw.config.base.route_patterns import parse_path
+from fastgw.config.base.settings_base import InlineSchema, SettingsErrors
 from fastgw.config.base.value_types import SchemaFile
 from fastgw.config.settings.gateway import Settings
 from fastgw.exchange.ready_answer import ReadyRefusal
@@ -32,16 +34,20 @@ from fastgw.filters.api import (
     WarningContext,
 )
 from fastgw.filters.api.coded_bodies import CODING, is_coded, refuse_coded_body
+from fastgw.filters.api.warning_context import hint_at
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver, EmptyBodyCheck
 from fastgw.filters.policies.content.body_validator import BodyValidator
 from fastgw.filters.policies.content.charsets import is_utf8
+from fastgw.filters.policies.content.declared_headers import DeclaredHeaders
 from fastgw.filters.policies.content.helper_checks import Errors, HelperChecks, ready_refusal, refusal, summary
 from fastgw.filters.policies.content.helper_program import BodyToCheck
+from fastgw.filters.policies.content.number_comparisons import TakesLong
 from fastgw.filters.policies.content.parameter_pairs import Unreadable, check_count, pairs_in
 from fastgw.filters.policies.content.schemas import (
     Parameters,
     SchemaValidator,
     UnusableSchema,
+    all_errors,
     compile_header_schema,
     compile_schema,
     errors_of,
@@ -54,7 +60,7 @@ from fastgw.helper_processes.program import Program
 from fastgw.helper_processes.shared_pool import SharedPool
 from fastgw.http.messages import RequestHead
 from fastgw.http.percent_encoding import decode_form_text
-from fastgw.http.strict_json import MOST_CONTAINERS, MOST_INLINE, takes_long
+from fastgw.http.strict_json import MOST_INLINE, takes_long
 from fastgw.observe.metrics.families import FilterEvent
 
 T = TypeVar("T")
@@ -91,13 +97,17 @@ class BodySchema(Schema):
     """Whether a request without a body is refused."""
     max_bytes: Annotated[Size, Meta(ge=1, le=_MOST_OFFLOADED)] = MOST_INLINE
     """Maximum size of a body, which is held until it is complete. A longer one is answered 413: at once if its length
-    is declared. A helper process of each worker checks bodies above 128 KiB, and those with more than 16,000 arrays and
-    objects. With more than 128 KiB it starts with the worker, otherwise with the first such body. All bodies that are
-    held for filters share 64 MiB on the node, without 4 KiB of each (`fastgw_kept_body_bytes`); where none is left, the
-    request is answered 503 (`overloaded`), or passes unchecked with `mode: report`."""
+    is declared. A helper process of each worker checks bodies above 128 KiB, those with more than 16,000 arrays and
+    objects, and those with more than 100 numbers such as `1e-30`, or with more than 8,000 comparisons of a number with
+    those that `enum` and `const` list: with an `enum` of 10 numbers, 800 short numbers. With more than 128 KiB it
+    starts with the worker, otherwise with the first such body. All bodies that are held for filters share 64 MiB on
+    the node, without 4 KiB of each (`fastgw_kept_body_bytes`); where none is left, the request is answered 503
+    (`overloaded`), or passes unchecked with `mode: report`."""
     deadline: Annotated[Duration, Meta(gt=0, le=_LONGEST_DEADLINE_S)] = 1.0
     """Maximum time for a body in a helper process, including its time in the queue of 16 bodies per worker. Afterwards
-    the request is answered 504, or 503 if no process was free."""
+    the request is answered 504, or 503 if no process was free. The start of a worker's first process is not included:
+    bodies that come before it is ready wait up to 30 s longer, usually less than a second. Meanwhile their memory
+    counts (`max_bytes`), and the body of a client that leaves is released."""
 
 
 class Validate(Filter, name="validate", phase=Phase.VALIDATE):
@@ -111,8 +121,10 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
     refused. Formats are checked.
 
     Parameters form an object with a member for each name, whose text becomes a number or boolean if the schema's
-    `properties` say so; a repeated one is an array. There are at most 1000 in a location. All parameters of query and
-    path are members; of headers (in any case) and cookies only those that `properties` name.
+    `properties` say so; a repeated one is an array. There are at most 1000 in a location, with as many comparisons of
+    numbers as a body for the event loop. All parameters of query and path are members; of headers (in any case) and
+    cookies only those that `properties` name. A header whose name differs from one of these in punctuation only, such
+    as `X_Tenant`, does not conform: many servers read it as that one.
     """
 
     body: BodySchema | None = None
@@ -127,10 +139,11 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
     """Schema of the cookies."""
     response: Schema | None = None
     """Schema of the JSON bodies of successful responses. They always pass; the log has their errors in `shadow`. One
-    that is longer than 128 KiB, has more than 16,000 arrays and objects or a content coding is not checked."""
+    that is longer than 128 KiB, that a helper process would check as a request (`max_bytes`), or that has a content
+    coding is not checked."""
     mode: Literal["enforce", "report"] = "enforce"
     """`report`: the request passes; the log has the errors in `shadow`, and they are counted as decisions in shadow
-    mode. A body that is longer than `max_bytes` or has more than 16,000 arrays and objects passes unchecked."""
+    mode. A body that is longer than `max_bytes`, or that a helper process would check, passes unchecked."""
 
     def __post_init__(self) -> None:
         if not any((self.body, self.query, self.path, self.headers, self.cookies, self.response)):
@@ -139,17 +152,45 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
             raise ValueError("`mode: report` checks no body above 128 KiB; expected a smaller `max_bytes`")
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
-        """Warn about a schema for bodies that no request has."""
+        """Warn about schemas for what no request has."""
         if self.body is not None and context.without_bodies:
             result = "every request is refused, unless `body.required` is false" if self.body.required else "no effect"
             yield f"`body`: {context.without_bodies} requests have no body: {result}"
+        for name in ("query", "path", "headers", "cookies"):
+            types = _keyword_in(getattr(self, name), "type")
+            if types is not None and types != "object" and "object" not in types:
+                said = types if isinstance(types, str) else f"[{', '.join(types)}]"
+                yield f"`{name}`: parameters are an object, so no request conforms to `type: {said}`"
+        if self.path is not None and (routes := context.reached_routes):
+            known = {parameter for route in routes for path in route.paths for parameter in parse_path(path).names}
+            yield from _unknown_parameters(self.path, known)
+
+    def _schema_errors(self, env: Env) -> Iterator[tuple[Path, str]]:
+        """Yield the errors of all schemas, each with the steps to the value."""
+        for name in ("body", "response", "query", "path", "headers", "cookies"):
+            schema: Schema | None = getattr(self, name)
+            if schema is None:
+                continue
+            try:
+                _compiled(env, schema, compile_header_schema if name == "headers" else compile_schema)
+            except UnusableSchema as error:
+                for each in all_errors(read_schema((schema.inline or "").encode()), error):
+                    said = f"{each.shown}: {each.wrong}" if each.shown else each.wrong
+                    yield (name, "inline", *each.path), said
+            except ValueError as error:
+                yield (name, "inline" if schema.schema is None else "schema"), str(error)
 
     def build(self, env: Env) -> Hooks:
         try:
             import jsonschema_rs  # noqa: F401
         except ModuleNotFoundError as error:
             raise ValueError("the package jsonschema_rs is missing; install fastgw[validate]") from error
-        use = _Validation(env, self)
+        try:
+            use = _Validation(env, self)
+        except ValueError as error:
+            if errors := [*self._schema_errors(env)]:
+                raise SettingsErrors(errors) from error
+            raise
         hooks: dict[str, Any] = {}
         if self.body is not None and self.mode == "enforce":
             checked = StageFactory(use.request_stage, check_whole=use.check_whole)
@@ -170,11 +211,28 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
         return Hooks(request=use.request, **hooks)
 
 
+def _unknown_parameters(schema: Schema, known: Collection[str]) -> Iterator[str]:
+    """Warn about parameters in a schema for the path that no path has."""
+    required = [name for name in _keyword_in(schema, "required") or () if name not in known]
+    for name in required:
+        yield f"`path` requires {format_value(name)}, which no path here has: no request conforms{hint_at(name, known)}"
+    for name in _keyword_in(schema, "properties") or ():
+        if name not in known and name not in required:
+            wrong = f"`path` has the property {format_value(name)}, which no path here has"
+            yield f"{wrong}: it is never checked{hint_at(name, known)}"
+
+
+def _keyword_in(schema: Schema | None, name: str) -> Any:
+    """Return a keyword at the top of a schema that is in the configuration itself; None: it is not there."""
+    made = None if schema is None or schema.inline is None else json.decode(schema.inline)
+    return made.get(name) if isinstance(made, dict) else None
+
+
 @final
 class _Validation:
     """Validation of the requests of a route."""
 
-    __slots__ = ("_body", "_most", "_parameters", "_refused", "_reports", "_requires_body",
+    __slots__ = ("_body", "_headers", "_most", "_parameters", "_refused", "_reports", "_requires_body",
                  "_response", "_schema", "helper", "reports")  # fmt: skip
 
     def __init__(self, env: Env, settings: Validate) -> None:
@@ -186,7 +244,7 @@ class _Validation:
         self._schema = b"" if body is None else _text_of(env, body)
         self.helper: HelperChecks | None = None
         """Checks of bodies that take too long for the event loop."""
-        if body is not None and body.max_bytes > MOST_CONTAINERS and not self._reports:
+        if body is not None and not self._reports:
             pool = env.shared(_PROGRAM, lambda: SharedPool(_PROGRAM))
             at_once = body.max_bytes > MOST_INLINE
             self.helper = HelperChecks(pool, "validate", env.instance, body.deadline, at_once=at_once)
@@ -194,6 +252,7 @@ class _Validation:
         self._response = None if response is None else _compiled(env, response, BodyValidator)[0]
         self._most = MOST_INLINE if settings.body is None else settings.body.max_bytes
         self._requires_body = settings.body is not None and settings.body.required
+        self._headers: DeclaredHeaders | None = None
         self._parameters: list[tuple[str, SchemaValidator, Parameters, Reader]] = []
         for location, schema in (
             ("query", settings.query),
@@ -204,13 +263,16 @@ class _Validation:
             if schema is not None:
                 compile_named = compile_header_schema if location == "header" else compile_schema
                 validator, content = _compiled(env, schema, compile_named)
-                self._parameters.append((location, validator, Parameters(content), _READERS[location]))
+                parameters = Parameters(content)
+                self._parameters.append((location, validator, parameters, _READERS[location]))
+                if location == "header":
+                    self._headers = DeclaredHeaders(parameters.names)
 
     def request(self, exchange: Exchange) -> Outcome:
         """Check the parameters, and whether there is a body of the right type."""
         if exchange.head is self._refused[0]:
             return None  # `lets_pass` has found its body not to conform, and checked all else before it
-        errors: Errors = []
+        errors: Errors = [] if self._headers is None else self._headers.errors(exchange.head)
         for location, validator, parameters, read in self._parameters:
             errors += _parameter_errors(exchange, location, validator, parameters, read)
         if self._body is not None and not errors:
@@ -223,6 +285,8 @@ class _Validation:
 
     def lets_pass(self, head: RequestHead) -> bool:
         """Whether a request that was received as a whole conforms, without parameters in its path. False: it may."""
+        if self._headers is not None and self._headers.errors(head):
+            return False
         for location, validator, parameters, read in self._parameters:
             if _parameter_errors(head, location, validator, parameters, read):
                 return False
@@ -233,7 +297,10 @@ class _Validation:
             return not self._requires_body
         if len(payload) > self._most or takes_long(payload) or not _has_json(head) or head.values(CODING):
             return False
-        errors = self._body.errors(payload)
+        try:
+            errors = self._body.errors(payload)
+        except TakesLong:
+            return False
         if errors:
             self._refused = head, errors
         return not errors
@@ -267,7 +334,10 @@ class _Validation:
                 return self.request_stage(exchange)
             if len(payload) > self._most:
                 return None  # in the mode `report`
-        return self._check(exchange, payload)
+        try:
+            return self._check(exchange, payload)
+        except TakesLong:
+            return self.request_stage(exchange)
 
     def start(self, services: Services) -> None:
         self.reports.start(services)
@@ -279,14 +349,14 @@ class _Validation:
         return helper.submit(exchange, msgpack.encode(BodyToCheck(self._schema, payload)))
 
     def _check(self, exchange: Exchange, payload: bytes) -> Reply | None:
-        """Return the response to a body that does not conform."""
+        """Return the response to a body that does not conform. Raises `TakesLong`, unless it is only reported."""
         assert self._body is not None
         if not payload:
             errors = [validation_error("body", "required", "expected a body")] if self._requires_body else []
-        elif self._reports and takes_long(payload):
-            errors = []
         elif self._is_refused(exchange, payload):
             errors, self._refused = self._refused[1], _NOTHING
+        elif self._reports:
+            errors = _errors_to_report(self._body, payload)
         else:
             errors = self._body.errors(payload)
         return self._answer(exchange, refusal(exchange, errors)) if errors else None
@@ -310,7 +380,7 @@ class _Validation:
 
     def _check_response(self, exchange: Exchange, payload: bytes) -> None:
         assert self._response is not None
-        errors = self._response.errors(payload) if payload and not takes_long(payload) else []
+        errors = _errors_to_report(self._response, payload) if payload else []
         if errors:
             self.reports.report_response(exchange, f"response does not conform ({summary(errors)})")
 
@@ -358,6 +428,14 @@ def _not_counted(route: str, message: str) -> None:
     """Stand in for the counts of a worker, for `explain` and tests."""
 
 
+def _errors_to_report(validator: BodyValidator, payload: bytes) -> Errors:
+    """Return the errors of a body that passes in any case: none if its check takes too long for the event loop."""
+    try:
+        return [] if takes_long(payload) else validator.errors(payload)
+    except TakesLong:
+        return []
+
+
 def _refuse_type(exchange: Exchange) -> Reply | None:
     """Return the response to a body that is not JSON, or has a content coding."""
     if not _has_json(exchange):
@@ -394,11 +472,11 @@ def _parameter_errors(
     try:
         for name, text in read(request, parameters.names):
             pairs.setdefault(name.decode(), []).append(text.decode())
+        value = parameters.value(pairs)
     except UnicodeDecodeError:
         return [validation_error(location, "encoding", "expected UTF-8")]
     except Unreadable as error:
         return [validation_error(location, error.keyword, error.detail)]
-    value = parameters.value(pairs)
     return [] if validator.is_valid(value) else errors_of(validator, value, location, len(repr(value)))
 
 

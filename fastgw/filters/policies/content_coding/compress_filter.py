@@ -1,16 +1,23 @@
 """compress: settings of the filter."""
 
+from collections.abc import Iterable
 from typing import Annotated, ClassVar, Final, Literal
 
 from msgspec import Meta
 
 from fastgw.config.base.value_types import Size
-from fastgw.filters.api import Env, Filter, Hooks, Phase, StageFactory
+from fastgw.filters.api import Env, Filter, Hooks, Phase, StageFactory, WarningContext
 from fastgw.filters.policies.content_coding.media_types import MediaTypes
 
 Encoding = Literal["zstd", "br", "gzip"]
 MediaType = Annotated[
-    str, Meta(pattern=r"^[a-z0-9!#$&^_.+-]+/(\*|(\*\+)?[a-z0-9!#$&^_.+-]+)$", max_length=100, examples=["text/html"])
+    str,
+    Meta(
+        pattern=r"^[a-z0-9!#$&^_.+-]+/(\*|(\*\+)?[a-z0-9!#$&^_.+-]+)$",
+        max_length=100,
+        title="a media type in lower case without parameters",
+        examples=["text/html"],
+    ),
 ]
 
 TYPES: Final = (
@@ -75,6 +82,10 @@ class Compress(Filter, name="compress", phase=Phase.VALIDATE, order=-20):  # typ
     @property
     def unknown_in_shadow(self) -> str:
         return "bodies of responses"
+
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        if not self.types:
+            yield "`types` is empty: nothing is compressed"
 
     def build(self, env: Env) -> Hooks:
         try:

@@ -479,8 +479,8 @@ class Transcoding(BodySink, CallListener):
         self.on_cancel()
         content_type, payload = written
         response = self._own_body(content_type)
-        fields = _metadata(trailers)
-        if fields and exchange.head.accepts_trailers and exchange.method != b"HEAD":
+        fields = _accepted(exchange, _metadata(trailers))
+        if fields and exchange.method != b"HEAD":
             response.body_length = UNKNOWN
             exchange.response_bytes = len(payload)
             exchange.respond(response, payload, False)
@@ -516,7 +516,7 @@ class Transcoding(BodySink, CallListener):
         if self._begun is None and exchange.still_sends(None):
             self._begin(b"" if self._writer.is_raw else LINES)
         if not self._over and exchange.still_sends(self._begun):
-            exchange.response_sink.end(_metadata(trailers))
+            exchange.response_sink.end(_accepted(exchange, _metadata(trailers)))
         self.on_cancel()
 
     def _answer_status(self, status: Status) -> None:
@@ -540,7 +540,7 @@ class Transcoding(BodySink, CallListener):
             exchange.response_bytes += len(line)
             exchange.response_sink.feed(line)
             if exchange.still_sends(self._begun):
-                exchange.response_sink.end(((b"grpc-status", b"%d" % status.code),))
+                exchange.response_sink.end(_accepted(exchange, ((b"grpc-status", b"%d" % status.code),)))
 
     def _own_body(self, content_type: bytes) -> Response:
         """Return the response for messages, whose metadata describe them where they are a body of any type."""
@@ -574,3 +574,8 @@ def _is_metadata(name: bytes, left_out: frozenset[bytes]) -> bool:
 def _metadata(trailers: Trailers) -> Trailers:
     """Return the trailers that are the method's own."""
     return tuple((name, value) for name, value in trailers if _is_metadata(name.lower(), NOT_IN_TRAILERS))
+
+
+def _accepted(exchange: Exchange, trailers: Trailers) -> Trailers:
+    """Return the trailers, or none if the client does not accept any (RFC 9110 section 6.5.1)."""
+    return trailers if exchange.head.accepts_trailers else ()

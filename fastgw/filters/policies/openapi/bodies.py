@@ -8,13 +8,26 @@ from typing import Any, Final, final
 
 import orjson
 
+from fastgw.filters.policies.content.number_comparisons import (
+    form_takes_long_to_check,
+    numbers_listed,
+    takes_long_to_check,
+    xml_takes_long_to_check,
+)
 from fastgw.filters.policies.content.parameter_pairs import Unreadable
 from fastgw.filters.policies.content.schemas import SchemaValidator, converted, errors_of, validation_error
 from fastgw.filters.policies.openapi.forms import MultipartForm, UrlencodedForm
 from fastgw.filters.policies.openapi.xml import XmlDocument, xml_element
-from fastgw.http.strict_json import InvalidJson, parse_json
+from fastgw.http.strict_json import InvalidJson, parse_json, takes_long
 
 Error = dict[str, str]
+_TAKES_LONG: Final = {
+    "json": takes_long_to_check,
+    "form": form_takes_long_to_check,
+    "multipart": form_takes_long_to_check,
+    "xml": xml_takes_long_to_check,
+}
+"""Functions that say whether the check of a body takes longer than the event loop may wait, by kind."""
 _ANY: Final = ""
 """Kind of the bodies of a key that are all checked alike."""
 _KINDS: Final = {"application/x-www-form-urlencoded": "form", "multipart/form-data": "multipart"}
@@ -34,6 +47,19 @@ class OperationSchemas:
     def definitions(self) -> SchemaValidator:
         """Validator of the definitions."""
         return compile_operation_schema(orjson.loads(self._text))
+
+    @cached_property
+    def _listed_in_definitions(self) -> dict[str, int]:
+        definitions = orjson.loads(self._text)
+        held = definitions.get("$defs", {})
+        return dict(zip(held, numbers_listed(definitions, held.values()), strict=True))
+
+    def listed(self, schema: Any) -> int:
+        """Return how many numbers a schema lists for one value (`numbers_listed`)."""
+        reference = schema.get("$ref") if isinstance(schema, dict) else None
+        if reference is not None:
+            return self._listed_in_definitions[reference.rpartition("/")[2]]
+        return numbers_listed(schema, (schema,))[0]
 
     def validator(self, schema: Any) -> SchemaValidator | Definition | None:
         """Return the validator of a schema, which equal schemas share. None: every value is valid."""
@@ -146,8 +172,14 @@ class TypedBody:
         self._multipart = MultipartForm(plan["fields"], plan["others"]) if self._kind == "multipart" else None
         self._xml = XmlDocument(plan["xml"]) if "xml" in plan else None
         self._types: tuple[str, ...] = tuple(plan.get("types", ()))
+        self._listed = schemas.listed(plan.get("schema", True)) if self._kind in _TAKES_LONG else 0
         self.checks = self._kind != "any"
         """Whether anything about such bodies is checked."""
+
+    def takes_long(self, payload: bytes) -> bool:
+        """Return whether the check of a body takes longer than the event loop may wait."""
+        check = _TAKES_LONG.get(self._kind)
+        return takes_long(payload) if check is None else check(payload, self._listed)
 
     def errors(self, payload: bytes, content_type: bytes) -> list[Error]:
         try:

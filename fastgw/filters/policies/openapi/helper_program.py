@@ -13,7 +13,8 @@ from fastgw.filters.policies.openapi.bodies import OperationSchemas, TypedBody
 from fastgw.helper_processes.program import Program, Work
 
 DEADLINE_S: Final = 10.0
-"""Seconds for a body, including its time in the queue, and the start of the process with the first such body."""
+"""Seconds for a body, including its time in the queue; the start of the first process is not included
+(`HelperPool.run_request`)."""
 
 
 class OperationBody(Struct, frozen=True, array_like=True):

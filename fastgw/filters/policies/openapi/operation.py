@@ -32,8 +32,9 @@ from fastgw.filters.api import (
 from fastgw.filters.api.coded_bodies import is_coded, refuse_coded_body
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver, EmptyBodyCheck
 from fastgw.filters.policies.content.charsets import is_utf8
+from fastgw.filters.policies.content.declared_headers import DeclaredHeaders
 from fastgw.filters.policies.content.helper_checks import Errors, HelperChecks, refusal, summary
-from fastgw.filters.policies.content.parameter_pairs import Unreadable
+from fastgw.filters.policies.content.parameter_pairs import Unreadable, check_numbers
 from fastgw.filters.policies.content.schemas import converted, validation_error
 from fastgw.filters.policies.content.validate import Reports
 from fastgw.filters.policies.openapi.bodies import (
@@ -49,13 +50,12 @@ from fastgw.filters.policies.openapi.parameters import (
     Pairs,
     Style,
     cookie_pairs,
-    json_value,
+    json_parameter,
     query_pairs,
 )
 from fastgw.helper_processes.shared_pool import SharedPool
 from fastgw.http.messages import RequestHead
 from fastgw.http.percent_encoding import decode_form_text
-from fastgw.http.strict_json import MOST_CONTAINERS, takes_long
 
 
 class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
@@ -94,9 +94,8 @@ class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
                 hooks["request"] = requests.request
             if requests.checks_bodies and self.mode == "enforce":
                 hooks |= {"request_body": StageFactory(requests.stage), "needs_body": Bounded(self.max_body)}
-                if self.max_body > MOST_CONTAINERS:
-                    helper = requests.helper = _helper(env, self.schemas)
-                    hooks |= {"start": partial(_start, reports, helper), "stop": helper.pool.stop}
+                helper = requests.helper = _helper(env, self.schemas)
+                hooks |= {"start": partial(_start, reports, helper), "stop": helper.pool.stop}
             elif requests.checks_bodies:
                 hooks["request_body"] = StageFactory(requests.stage, reads_only=True)
             if not requests.has_body:
@@ -157,7 +156,7 @@ class _Document:
 class _Parameter:
     """A parameter of operations."""
 
-    __slots__ = ("_json", "_key", "_validator", "allows_empty", "location", "name", "required", "style")
+    __slots__ = ("_json", "_key", "_listed", "_validator", "allows_empty", "location", "name", "required", "style")
 
     def __init__(self, plan: Mapping[str, Any], schemas: OperationSchemas) -> None:
         self.name: str = plan["name"]
@@ -168,11 +167,14 @@ class _Parameter:
         self._key: str = plan.get("key", "")
         self.style = Style(self.name, plan)
         self._validator = schemas.validator(plan.get("schema", True))
+        self._listed = schemas.listed(plan.get("schema", True))
 
     def errors(self, exchange: Exchange, pairs: Pairs) -> Errors:
         """Return the errors of the parameter. `pairs`: names and values of its location."""
         try:
             value = self._value(exchange, pairs)
+            if self.style.shape != "scalar":
+                check_numbers(value, self._listed)
         except Unreadable as error:
             return [self._error(error.keyword, error.detail)]
         if value is MISSING:
@@ -191,18 +193,18 @@ class _Parameter:
             lines = exchange.values(self.style.name.lower())
             return self._read(b",".join(lines)) if lines else MISSING
         if self.location == "querystring" and self._json:
-            return json_value(decode_form_text(exchange.query)) if exchange.query else MISSING
+            return json_parameter(decode_form_text(exchange.query), self._listed) if exchange.query else MISSING
         if self._json:
             values = pairs.get(self.style.name, [])
             if len(values) > 1:
                 raise Unreadable("repeated", "expected the parameter once")
             decode = unquote_to_bytes if self.location == "cookie" else decode_form_text
-            return json_value(decode(values[0])) if values else MISSING
+            return json_parameter(decode(values[0]), self._listed) if values else MISSING
         return self.style.from_pairs(pairs)
 
     def _read(self, raw: bytes) -> Any:
         if self._json:
-            return json_value(decode_form_text(raw) if self.location == "path" else raw)
+            return json_parameter(decode_form_text(raw) if self.location == "path" else raw, self._listed)
         if self.location == "header" and self.style.shape == "scalar":
             try:
                 return converted(raw.decode(), self.style.types)
@@ -238,6 +240,8 @@ class _Requests:
             where: [each for each in held if each.location == where]
             for where in dict.fromkeys(p.location for p in held)
         }
+        headers = self._parameters.get("header")
+        self._headers = DeclaredHeaders(each.name for each in headers) if headers else None
         self._known: frozenset[bytes] | None = None
         if "known" in plan and "querystring" not in self._parameters:
             self._known = frozenset(name.encode() for name in plan["known"])
@@ -262,7 +266,7 @@ class _Requests:
 
     def request(self, exchange: Exchange) -> Outcome:
         """Check the parameters, and whether there is a body of the right type."""
-        errors: Errors = []
+        errors: Errors = [] if self._headers is None else self._headers.errors(exchange.head)
         for where in self._locations:
             read = _PAIRS.get(where)
             try:
@@ -301,7 +305,8 @@ class _Requests:
         check = partial(self._check, exchange, body)
         if self._only_reports:
             return BodyObserver(check, self._max_body, exchange.client.held_body_budget)
-        return BodyCheck(check, None if self.helper is None else partial(self._submit, exchange, body, self.helper))
+        submit = None if self.helper is None else partial(self._submit, exchange, body, self.helper)
+        return BodyCheck(check, submit, body.takes_long)
 
     def stage_without_body(self, exchange: Exchange) -> BodyStage:
         """Return the stage for a request of an operation without bodies."""
@@ -320,7 +325,7 @@ class _Requests:
 
     def _check(self, exchange: Exchange, body: TypedBody, payload: bytes) -> Reply | None:
         """Return the response to a body that does not conform; in the mode `report` None, once it is noted."""
-        if self._only_reports and takes_long(payload):
+        if self._only_reports and body.takes_long(payload):
             errors = []
         elif payload:
             errors = body.errors(payload, exchange.field(b"content-type") or b"")
@@ -385,7 +390,7 @@ class _Responses:
             return None
 
         def report(payload: bytes, body: TypedBody = body) -> None:
-            errors = body.errors(payload, b"") if payload and not takes_long(payload) else []
+            errors = body.errors(payload, b"") if payload and not body.takes_long(payload) else []
             if errors:
                 self._report(exchange, f"response {status} does not conform ({summary(errors)})")
 

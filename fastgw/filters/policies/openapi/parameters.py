@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, final
 from urllib.parse import unquote_to_bytes
 
+from fastgw.filters.policies.content.number_comparisons import takes_long_to_check
 from fastgw.filters.policies.content.parameter_pairs import Unreadable, pairs_in
 from fastgw.filters.policies.content.schemas import converted
 from fastgw.http.percent_encoding import decode_form_text
@@ -36,6 +37,7 @@ MISSING: Final = object()
 _ONCE: Final = "expected the parameter once"
 _MOST_ELEMENTS: Final = f"expected at most {MOST_MEMBERS} elements"
 _MOST_OF_OBJECT: Final = f"expected at most {MOST_MEMBERS} members"
+_MOST_OF_JSON: Final = f"expected at most {MOST_MEMBERS} elements and members, and fewer numbers"
 
 
 def _text(raw: bytes) -> str:
@@ -243,6 +245,32 @@ def json_value(raw: bytes) -> Any:
         return parse_json(raw)
     except InvalidJson as error:
         raise Unreadable("json", str(error)) from None
+
+
+def json_parameter(raw: bytes, listed: int) -> Any:
+    """Return the value of a parameter that is JSON. `listed`: numbers that its schema lists (`numbers_listed`).
+
+    Raises `Unreadable`, also for one with more than `MOST_MEMBERS` elements and members in all its arrays and objects,
+    or with numbers that take long to compare.
+    """
+    if takes_long_to_check(raw, listed):
+        raise Unreadable("maxItems", _MOST_OF_JSON)
+    value = json_value(raw)
+    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > MOST_MEMBERS and _members_of(value) > MOST_MEMBERS:
+        raise Unreadable("maxItems", _MOST_OF_JSON)
+    return value
+
+
+def _members_of(value: Any) -> int:
+    """Return the number of elements and members in a value and all values below."""
+    count, left = 0, [value]
+    while left:
+        each = left.pop()
+        inner = each.values() if isinstance(each, dict) else each
+        if isinstance(each, dict | list):
+            count += len(each)
+            left += inner
+    return count
 
 
 def query_pairs(query: bytes | None, called: str = "parameters") -> Pairs:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import orjson
 from msgspec import Meta
 
+from fastgw.config.base.problems import Path as Steps
 from fastgw.config.base.problems import format_value
-from fastgw.config.base.settings_base import Json
+from fastgw.config.base.settings_base import Json, SettingsErrors
 from fastgw.config.base.value_templates import KnownNames
 from fastgw.config.base.value_types import Duration, Size, Statuses
-from fastgw.config.settings.gateway import NONE, Settings
+from fastgw.config.settings.gateway import NONE, Route, Settings
 from fastgw.filters.api import (
     Env,
     Exchange,
@@ -38,6 +39,7 @@ _MOST = 200
 _MOST_OFFLOADED = 8 * 1024**2
 _LONGEST_DEADLINE_S = 30
 _INDEXED = re.compile(r"\[(?:-?\d*|\*)\]$")
+_MEDIA_TYPE: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*(?:;|$)")
 Expression = Annotated[str, Meta(min_length=1, max_length=LONGEST_PROGRAM)]
 Path = Annotated[str, Meta(min_length=1, max_length=500)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -82,23 +84,50 @@ class JsonRules(Settings):
         rules = self.wrap, self.allow, self.deny, self.rename, self.move, self.default, self.set, self.group
         if not any(rules):
             raise ValueError("expected at least one of wrap, allow, deny, rename, move, default, set and group")
-        for path in (*self.allow, *self.deny, *self.rename, *self.move, *self.move.values(), *self.default, *self.set):
-            steps_of(path)
-        if len({(*steps_of(path)[:-1], name) for path, name in self.rename.items()}) < len(self.rename):
-            raise ValueError("`rename` gives two members the same name; expected different names")
-        for path in (*self.rename, *self.default, *self.set):
-            if steps_of(path)[-1] == EACH:
-                raise ValueError(f'"{path}" ends with `*`; expected the name of a member at the end')
+        if errors := [*self._errors()]:
+            raise SettingsErrors(errors)
+
+    def _errors(self) -> Iterator[tuple[Steps, str]]:
+        """Yield the errors, each with the steps to the value. A path with an error of its own is not compared."""
+        sound: dict[str, tuple[str, ...]] = {}
+        for at, path in self._paths():
+            try:
+                sound[path] = steps_of(path)
+            except ValueError as error:
+                yield at, str(error)
+        named: dict[tuple[str, ...], str] = {}
+        for path, name in self.rename.items():
+            if path in sound and (other := named.setdefault((*sound[path][:-1], name), path)) != path:
+                wrong = f"`rename` gives two members the same name, as for {format_value(other)}"
+                yield ("rename", path), f"{wrong}; expected different names"
+        for rule in ("rename", "default", "set"):
+            for path in getattr(self, rule):
+                if path in sound and sound[path][-1] == EACH:
+                    yield (rule, path), f'"{path}" ends with `*`; expected the name of a member at the end'
         for source, destination in self.move.items():
-            if steps_of(destination).count(EACH) > steps_of(source).count(EACH):
-                raise ValueError(f'"{destination}" has more `*` than "{source}"; expected at most as many')
-            if steps_of(destination)[-1] == EACH:
-                raise ValueError(f'"{destination}" ends with `*`; expected the name of a member at the end')
-        for path in (*self.rename, *self.move):
-            self._check_source(path)
+            if source not in sound or destination not in sound:
+                continue
+            if sound[destination].count(EACH) > sound[source].count(EACH):
+                yield ("move", source), f'"{destination}" has more `*` than "{source}"; expected at most as many'
+            elif sound[destination][-1] == EACH:
+                yield ("move", source), f'"{destination}" ends with `*`; expected the name of a member at the end'
+        for rule in ("rename", "move"):
+            for path in getattr(self, rule):
+                if path in sound and (wrong := self._why_missing(path, sound)):
+                    yield (rule, path), wrong
+
+    def _paths(self) -> Iterator[tuple[Steps, str]]:
+        """Yield all paths, each with the steps to it."""
+        for rule in ("allow", "deny"):
+            yield from (((rule, index), path) for index, path in enumerate(getattr(self, rule)))
+        for rule in ("rename", "move", "default", "set"):
+            yield from (((rule, path), path) for path in getattr(self, rule))
+        yield from ((("move", source), path) for source, path in self.move.items())
 
     def foreign_paths(self, *, names_have_brackets: bool) -> Iterator[str]:
-        """Warn about paths in the form of JSONPath and JMESPath: here they are names, which no member has."""
+        """Warn about paths in the form of JSONPath and JMESPath: here they are names, which no member has; and about
+        values that are moved to where they are.
+        """
         for path in dict.fromkeys((*self.allow, *self.deny, *self.rename, *self.move, *self.default, *self.set)):
             steps = steps_of(path)
             indexed = next((step for step in steps if _INDEXED.search(step)), None)
@@ -112,15 +141,20 @@ class JsonRules(Settings):
             if "." in name:
                 wrong = f"{format_value(path)} gets a name with a dot, {format_value(name)}"
                 yield f"{wrong}: `rename` takes a name, not a path; `move` takes a path"
+        for path, destination in self.move.items():
+            if path == destination:
+                yield f"`move` of {format_value(path)} has no effect: its new path is the same"
 
-    def _check_source(self, path: str) -> None:
-        """Raise `ValueError` for a rule whose path is never there."""
-        steps = steps_of(path)
-        hiding = next((each for each in self.deny if _covers(steps_of(each), steps)), None)
+    def _why_missing(self, path: str, sound: Mapping[str, tuple[str, ...]]) -> str:
+        """Return why the path of a rule is never there; "": it may be. `sound`: the steps of the valid paths."""
+        steps = sound[path]
+        hiding = next((each for each in self.deny if each in sound and _covers(sound[each], steps)), None)
         if hiding is not None:
-            raise ValueError(f'"{path}" never exists, because `deny` removes "{hiding}"; expected a path that is kept')
-        if path in self.rename and self.allow and not any(_paths_overlap(steps_of(each), steps) for each in self.allow):
-            raise ValueError(f'"{path}" never exists, because `allow` does not cover it; expected it in `allow`')
+            return f'"{path}" never exists, because `deny` removes "{hiding}"; expected a path that is kept'
+        allowed = [sound[each] for each in self.allow if each in sound]
+        if path in self.rename and allowed and not any(_paths_overlap(each, steps) for each in allowed):
+            return f'"{path}" never exists, because `allow` does not cover it; expected it in `allow`'
+        return ""
 
 
 def _covers(outer: tuple[str, ...], path: tuple[str, ...]) -> bool:
@@ -212,8 +246,10 @@ class BodyChange(Settings):
     node, without 4 KiB of each (`fastgw_kept_body_bytes`); where none is left, the request is answered 503
     (`overloaded`)."""
     deadline: Annotated[Duration, Meta(gt=0, le=_LONGEST_DEADLINE_S)] = 1.0
-    """Maximum time for a body in a helper process, including its time in the queue of 16 bodies per worker. A process
-    that takes longer is killed and replaced, and bodies in the queue wait for the next one. It gets bodies of `jq` and
+    """Maximum time for a body in a helper process, including its time in the queue of 16 bodies per worker. The start
+    of a worker's first process is not included: bodies that come before it is ready wait up to 30 s longer, usually
+    less than a second. A process that takes longer than `deadline` is killed and replaced, and bodies in the queue wait
+    for the next one. It gets bodies of `jq` and
     `jsonata`, those above 128 KiB, and those that take too long for the event loop: XML above 16 KiB, bodies of
     which more than 400 values are opened one by one, and those for which expressions take more than 1,600 steps."""
     on_timeout: Literal["pass", "refuse"] = "refuse"
@@ -244,6 +280,10 @@ class BodyChange(Settings):
         """Whether the change is an expression that runs in helper processes only."""
         return self.jq is not None or self.jsonata is not None
 
+    def program_at(self, side: str) -> Steps:
+        """Return the steps to the expression that is compiled last; to the change as a whole if there is none."""
+        return (side,) if self.jq is None else (side, "jq")
+
     @property
     def needs_helper(self) -> bool:
         """Whether ordinary bodies need a helper process, which starts with the worker. Otherwise it starts with the
@@ -266,6 +306,11 @@ class ResponseChange(BodyChange):
 
     statuses: Annotated[tuple[Statuses, ...], Meta(min_length=1)] = (range(200, 300),)
     """Status codes of responses that are transformed; others pass unchanged. Faults of the gateway always do."""
+
+    def leaves_redirect(self, route: Route) -> bool:
+        """Whether a route answers by a redirect, with a status that is not transformed."""
+        status = None if route.redirect is None else route.redirect.status
+        return status is not None and not any(status in each for each in self.statuses)
 
 
 class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # type: ignore[literal-required]  # order: ours
@@ -303,8 +348,21 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
             ResponseTransformation,
         )
 
-        to_request = None if self.request is None else RequestTransformation(env, self.request)
-        to_response = None if self.response is None else ResponseTransformation(env, self.response)
+        to_request: RequestTransformation | None = None
+        to_response: ResponseTransformation | None = None
+        errors: list[tuple[Steps, str]] = []
+        if self.request is not None:
+            try:
+                to_request = RequestTransformation(env, self.request)
+            except ValueError as error:
+                errors.append((self.request.program_at("request"), str(error)))
+        if self.response is not None:
+            try:
+                to_response = ResponseTransformation(env, self.response)
+            except ValueError as error:
+                errors.append((self.response.program_at("response"), str(error)))
+        if errors:
+            raise SettingsErrors(errors)
         steps = [each.request for each in (to_request, to_response) if each is not None]
         first, *second = steps
         offloaded = [each.offloaded for each in (to_request, to_response) if each is not None]
@@ -366,10 +424,20 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
                 yield from _unknown_variables((side, "xml_template"), change.xml_template, known)
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
-        """Warn about paths of other languages, which match nothing here, and about requests that have no body."""
+        """Warn about paths of other languages, which match nothing here, and about requests and responses without a
+        body.
+        """
+        routes = context.reached_routes
         if self.request is not None and context.without_bodies:
             yield f"`request` has no effect: {context.without_bodies} requests have no body"
-        for change in (self.request, self.response):
+        elif self.request is not None and routes and all(route.files is not None for route in routes):
+            yield "`request` has no effect: static files answer GET and HEAD only, whose requests have no body"
+        if self.response is not None and routes and all(map(self.response.leaves_redirect, routes)):
+            yield "`response` has no effect: redirects have no body"
+        for key, change in (("request", self.request), ("response", self.response)):
+            if change is not None and change.content_type is not None and not _MEDIA_TYPE.match(change.content_type):
+                shown = format_value(change.content_type)
+                yield f"`{key}.content_type` is {shown}, which is not a media type such as application/json"
             if change is not None and change.json is not None:
                 yield from change.json.foreign_paths(names_have_brackets=change.input in ("form", "multipart"))
 

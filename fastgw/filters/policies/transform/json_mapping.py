@@ -7,7 +7,7 @@ the result as they were written.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import orjson
@@ -118,9 +118,7 @@ def _move(source: Path, destination: Path, most: int) -> Rule:
     def move(content: Node, document: BodyValues) -> None:
         if isinstance(content, bytes):
             return
-        matched = list(islice(_matched(content, source, (), most), most + 1))
-        if len(matched) > most:
-            raise CostlyBody(f"a path matches more than {most} values")
+        matched = _matched(content, source, most)
         values = [holder[key] for holder, key, _ in matched]
         for holder, key, _ in matched:  # all first: a new path may lead through the position of another value
             holder[key] = _NOTHING
@@ -138,22 +136,27 @@ def _move(source: Path, destination: Path, most: int) -> Rule:
     return move
 
 
-def _matched(holder: Holder, path: Path, bound: tuple[str | int, ...], most: int) -> Iterator[Match]:
-    """Yield the positions of the values that a path matches, each with what its `*` have matched."""
-    step, rest = path[0], path[1:]
-    keys: Sequence[str | int]
-    if isinstance(holder, dict):
-        keys = list(holder) if step == EACH else [step] if step in holder else []
-    else:
-        keys = range(len(holder)) if step == EACH else []
-    if len(keys) > most:
+def _matched(content: Holder, path: Path, most: int) -> list[Match]:
+    """Return the positions of the values that a path matches, each with what its `*` have matched."""
+    matched: list[Match] = [({"": content}, "", ())]
+    for step in path:
+        found: list[Match] = []
+        opened_count = 0
+        for holder, key, bound in matched:
+            inner = _inner(holder, key)
+            if isinstance(inner, bytes):
+                continue
+            opened_count += 1
+            if opened_count > most:
+                raise CostlyBody(f"a path matches more than {most} objects and arrays")
+            if step == EACH:
+                found += [(inner, name, (*bound, name)) for name in _keys(inner, EACH, most)]
+            elif isinstance(inner, dict) and step in inner:
+                found.append((inner, step, bound))
+        matched = found
+    if len(matched) > most:
         raise CostlyBody(f"a path matches more than {most} values")
-    for key in keys:
-        now_bound = (*bound, key) if step == EACH else bound
-        if not rest:
-            yield holder, key, now_bound
-        elif not isinstance(inner := _inner(holder, key), bytes):
-            yield from _matched(inner, rest, now_bound, most)
+    return matched
 
 
 def _object_for(content: Holder, steps: Sequence[str | int]) -> dict[str, Node] | None:

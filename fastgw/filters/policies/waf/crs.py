@@ -62,7 +62,8 @@ class CrsUse:
         )
 
     def start(self, services: Services) -> None:
-        self._pool.start(services.worker_loop.loop, services.workers(), services.slot, services.wait_for)
+        loop = services.worker_loop
+        self._pool.start(loop.loop, services.workers(), services.slot, services.wait_for, loop.make_room)
 
     def stop(self) -> None:
         self._pool.stop()

@@ -6,7 +6,9 @@ import msgspec
 from msgspec import Meta
 
 from fastgw.config.base import redacted_problems
+from fastgw.config.base.problems import Path
 from fastgw.config.base.route_patterns import parse_regex
+from fastgw.config.base.settings_base import SettingsErrors
 from fastgw.config.formats import yaml
 from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.filters.api import Settings
@@ -47,7 +49,7 @@ class CustomRule(Settings):
 
 
 def read_rules(content: bytes, file: str) -> list[CustomRule]:
-    """Read a YAML list of rules. Raises `ValueError`, whose text has the file and the line."""
+    """Read a YAML list of rules. Raises `ValueError`, whose text has the file and the position of each wrong rule."""
     try:
         text = content.decode()
         entries, _ = yaml.read(text)
@@ -58,10 +60,13 @@ def read_rules(content: bytes, file: str) -> list[CustomRule]:
         raise ValueError(f"{file}: expected UTF-8") from error
     except SyntaxProblem as error:
         raise ValueError(f"{file}:{error.mark[0]}: {redacted_problems.wrong(error.wrong)}") from error
-    rules = []
+    rules, errors = [], list[tuple[Path, str]]()
     for index, entry in enumerate(entries):
         try:
             rules.append(msgspec.convert(entry, CustomRule))
         except msgspec.ValidationError as error:
-            raise ValueError(f"{file}:{lines.find((index,)).value[0]}: {error}") from error
+            line, column = lines.find((index,)).value
+            errors.append((("rules_file",), f"{file}:{line}:{column}: {error}"))
+    if errors:
+        raise SettingsErrors(errors)
     return rules

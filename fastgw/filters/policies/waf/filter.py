@@ -42,6 +42,7 @@ from fastgw.filters.policies.waf.rules import DEFAULT_RULES
 from fastgw.http.grpc.calls import is_grpc
 from fastgw.http.messages import RequestHead
 from fastgw.observe.metrics.families import WAF_ATTACKS
+from fastgw.wildcards import wildcard_expression
 
 MOST_BODY: Final = 128 * 1024
 AT_ONCE: Final = 2048
@@ -81,7 +82,9 @@ class Crs(Settings):
     """Number of processes for the node, of about 80 MiB each. They are divided among the workers, of which each has at
     least one: with more workers than `processes` there are as many as workers."""
     deadline: Duration = 0.05
-    """Maximum time for one request, including its time in the queue."""
+    """Maximum time for one request, including its time in the queue. Processes start with the worker, which accepts
+    connections once they are ready or have failed; requests that come before the first of them is ready wait up to 30 s
+    longer."""
     on_timeout: Literal["pass", "refuse"] = "pass"
     """Result for a request that was not inspected: the deadline has passed, the queue is full, the process has failed,
     or the body is longer than `body_bytes` and JSON or XML, which cannot be read in part. Such requests are counted in
@@ -118,7 +121,7 @@ class Waf(Filter, name="waf", phase=Phase.INSPECT):
     none is left, the request is answered 503 (`overloaded`)."""
     long_body: Literal["pass", "refuse"] = "pass"
     """Treatment of a body longer than `body_bytes`: its rest passes without inspection, or the request is answered
-    413."""
+    413; with `body_bytes: 0` every request with a body is, except calls of gRPC over HTTP/2."""
     max_arguments: Annotated[int, Meta(ge=1, le=2000)] = 200
     """Maximum number of parameters of a query, and of fields of a form; more are a match of rule 2001. All are
     searched."""
@@ -138,9 +141,17 @@ class Waf(Filter, name="waf", phase=Phase.INSPECT):
                 f"`crs.processes: {self.crs.processes}` is less than `workers: {workers}`: each worker has a process, "
                 f"so there are {workers}"
             )
-
         if self.crs is None:
             yield from self._exclusions_of_nothing()
+        for path in (path for each in self.exclude for path in each.paths):
+            if not path.startswith(("/", "*")):
+                yield f"`exclude` has {format_value(path)}, which is the path of no request: paths begin with `/`"
+        for rule in self.custom:
+            if rule.paranoia > self.paranoia:
+                yield (
+                    f"`custom` has rule {rule.id} with `paranoia: {rule.paranoia}`, and `paranoia` of the filter is "
+                    f"{self.paranoia}: the rule is not used"
+                )
 
     def _exclusions_of_nothing(self) -> Iterator[str]:
         """Warn about exclusions of rules and tags that do not exist; those of `rules_file` are not known here."""
@@ -174,7 +185,7 @@ class Waf(Filter, name="waf", phase=Phase.INSPECT):
             request=use.request,
             lets_pass=use.lets_pass if crs is None else None,
             body_head=None
-            if not self.body_bytes
+            if not use.awaits_body
             else BodyHead(
                 use.inspect_body,
                 self.body_bytes + (self.long_body == "refuse"),  # of a longer one, one byte more is seen
@@ -192,7 +203,16 @@ class Waf(Filter, name="waf", phase=Phase.INSPECT):
 class _WafUse:
     """One use of the filter."""
 
-    __slots__ = ("_body_bytes", "_crs", "_inspector", "_instance", "_matched", "_refuses_long", "_threshold")
+    __slots__ = (
+        "_body_bytes",
+        "_crs",
+        "_inspector",
+        "_instance",
+        "_matched",
+        "_refuses_long",
+        "_threshold",
+        "awaits_body",
+    )
 
     def __init__(self, instance: str, settings: Waf, inspector: Inspector, crs: CrsUse | None) -> None:
         self._instance = instance
@@ -200,6 +220,8 @@ class _WafUse:
         self._threshold, self._body_bytes = settings.threshold, settings.body_bytes
         self._matched: tuple[RequestHead | None, list[Match]] = None, []  # of the last request without `lets_pass`
         self._refuses_long = settings.long_body == "refuse"
+        self.awaits_body = bool(self._body_bytes) or self._refuses_long
+        """Whether requests wait for the beginning of their body."""
 
     def request(self, exchange: Exchange) -> Outcome:
         """Inspect path, query, headers and cookies."""
@@ -280,7 +302,7 @@ class _WafUse:
 
     def _is_declared_long(self, exchange: Exchange) -> bool:
         """Whether the request can be refused before its body is sent, for which a client may wait (`Expect`)."""
-        is_long = self._refuses_long and (exchange.body_length or 0) > self._body_bytes > 0
+        is_long = self._refuses_long and (exchange.body_length or 0) > self._body_bytes
         return is_long and _has_plain_body(exchange.head)
 
     def _refuse_long(self, exchange: Exchange) -> Reply:
@@ -307,7 +329,7 @@ class _WafUse:
         if self._is_declared_long(exchange):
             return self._refuse_long(exchange)
         if self._crs is None or (
-            self._body_bytes and exchange.request_body is not None and _has_plain_body(exchange.head)
+            self.awaits_body and exchange.request_body is not None and _has_plain_body(exchange.head)
         ):
             return None  # with a body, the CRS sees all at once
         return self._ask_crs(self._crs, exchange, b"", False)
@@ -379,6 +401,6 @@ def _has_plain_body(head: RequestHead) -> bool:
 
 
 def _exclusion_of(settings: Exclude) -> Exclusion:
-    paths = [re.compile(b".*".join(map(re.escape, path.encode().split(b"*"))), re.DOTALL) for path in settings.paths]
+    paths = [re.compile(wildcard_expression(path.encode()), re.DOTALL) for path in settings.paths]
     names = frozenset(name.encode() for name in settings.arguments)
     return Exclusion(frozenset(settings.rules), frozenset(settings.tags), paths, names)

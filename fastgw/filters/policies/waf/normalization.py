@@ -37,8 +37,13 @@ _LATIN_1_SPACES: Final = re.compile(
 in Cyrillic, Greek, Arabic and East Asian text."""
 # RE2, because a search for the end of each comment would be quadratic.
 _COMMENTS: Final = re2.compile(rb"/\*(?:[^!*](?:[^*]|\*+[^*/])*)?\*+/").sub
-_OVERLONG: Final = re.compile(rb"\xc0([\x80-\xbf])|\xc1([\x80-\xbf])|\xe0\x80([\x80-\xbf])").sub
-IS_OVERLONG: Final = re.compile(rb"\xc0[\x80-\xbf]|\xc1[\x80-\xbf]|\xe0\x80[\x80-\xbf]").search
+_OVERLONG_CHARACTER: Final = (
+    rb"(?:[\xc0\xc1]|\xe0[\x80\x81]|\xf0\x80[\x80\x81]|\xf8\x80{2}[\x80\x81]|\xfc\x80{3}[\x80\x81])[\x80-\xbf]"
+)
+"""An ASCII character in more than one byte, up to the 6 of RFC 2279. Rules search for no others, and such as E0 82 are
+parts of words in Shift_JIS and Windows-1251."""
+_OVERLONG: Final = re.compile(_OVERLONG_CHARACTER).sub
+IS_OVERLONG: Final = re.compile(_OVERLONG_CHARACTER).search
 _FULL_WIDTH: Final = re.compile(rb"\xef(?:\xbc([\x81-\xbf])|\xbd([\x80-\x9e]))").sub
 _QUOTING: Final = re.compile(rb"[\"'\\^]|\$\(\)|\$[@*!]").sub
 _FIELD_SEPARATORS: Final = re.compile(rb"\$\{?ifs(?:%[^}]*|:[^}]*)?\}?(?:\$[0-9])?|[<>]\(\)").sub
@@ -130,9 +135,11 @@ def _of_space(found: re.Match[bytes]) -> bytes:
 
 
 def _of_overlong(found: re.Match[bytes]) -> bytes:
-    if found[2] is not None:
-        return bytes((found[2][0] & 0x3F | 0x40,))
-    return bytes(((found[1] or found[3])[0] & 0x3F,))
+    lead, *continuation = found[0]
+    code = lead & 0x3F >> len(continuation)
+    for byte in continuation:
+        code = code << 6 | byte & 0x3F
+    return _character(code)
 
 
 def _of_full_width(found: re.Match[bytes]) -> bytes:

@@ -27,7 +27,14 @@ _DEFLATE: Final = b"permessage-deflate"
 _SECONDS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 Rate = Annotated[str, Meta(pattern="^[1-9][0-9]{0,8}/[smh]$", examples=["100/s"])]
-Origin = Annotated[str, Meta(pattern=r"^([a-z][a-z0-9+.-]*://(\*\.)?[^/*\s]+|null)$", examples=["https://app.example"])]
+Origin = Annotated[
+    str,
+    Meta(
+        pattern=r"^([a-z][a-z0-9+.-]*://(\*\.)?[^/*\s]+|null)$",
+        title="an origin without a path",
+        examples=["https://app.example"],
+    ),
+]
 
 
 class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):  # type: ignore[literal-required]  # order: ours
@@ -76,7 +83,12 @@ class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):
     inflated to check them, within `message_bytes`."""
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
-        return key_warnings(context, self.per_consumer is not None and self.reauthenticate is not None, ())
+        yield from key_warnings(context, self.per_consumer is not None and self.reauthenticate is not None, ())
+        if context.positions and not context.websockets:
+            yield (
+                "no WebSocket connection is possible on the routes that it runs for: it needs GET, an upstream that "
+                "speaks HTTP/1.1, and `upgrade` of the route with `websocket`"
+            )
 
     @property
     def unknown_in_shadow(self) -> str:

@@ -609,3 +609,137 @@ def test_other_paths_of_a_login_are_noted_if_they_are_set(tmp_path: Path) -> Non
         "backchannel_logout",
     ]
     assert logins_of(tmp_path, {"paths": ["/app/*"]}, callback="/app/callback") == []
+
+
+HTTP2 = {"targets": [{"url": "http://127.0.0.1:9"}], "protocol": "http2"}
+NO_WEBSOCKETS = "filters.websocket: no WebSocket connection is possible on the routes that it runs for"
+
+
+@pytest.mark.parametrize(
+    ("route", "noted"),
+    [
+        ({"upstream": "u"}, False),
+        ({"upstream": "u", "upgrade": ["tls", "WebSocket"]}, False),
+        ({"upstream": "u", "upgrade": []}, True),
+        ({"upstream": "u", "upgrade": ["tls"]}, True),
+        ({"upstream": "u", "methods": ["GET", "POST"]}, False),
+        ({"upstream": "u", "methods": ["POST"]}, True),
+        ({"upstream": "h2"}, True),
+        ({"upstream": {"h2": 1, "u": 1}}, False),
+        ({"upstream": "h2", "fallback": {"upstream": "u"}}, False),
+        ({"upstream": "http://a.test"}, False),
+        ({"respond": {"body": "x"}}, True),
+        ({"compose": {"parts": [{"name": "u", "upstream": "u", "path": "/"}]}}, True),
+        ({"websocket_api": {"upstream": "u", "routes": {"$default": {"path": "/"}}}}, False),
+    ],
+)
+def test_limits_of_websockets_where_none_can_come_are_noted(tmp_path: Path, route: dict[str, Any], noted: bool) -> None:
+    routes = [{"name": "r", "paths": ["/r"], **route}]
+    upstreams = {**SERVICE["upstreams"], "h2": HTTP2}
+    told = notes_of(tmp_path, upstreams=upstreams, routes=routes, filters={"websocket": {"rate": "1/s"}})
+    assert [each.startswith(NO_WEBSOCKETS) for each in told] == [True] * noted
+    two = [*routes, {"name": "s", "paths": ["/s"], "upstream": "u"}]
+    assert notes_of(tmp_path, upstreams=upstreams, routes=two, filters={"websocket": {"rate": "1/s"}}) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        (
+            {"exclude": [{"rules": [4201], "paths": ["cms/*", "/cms/*", "*.php"]}]},
+            ['`exclude` has "cms/*", which is the path of no request: paths begin with `/`'],
+        ),
+        ({"exclude": [{"rules": [4201], "paths": [""]}], "crs": {}}, ['`exclude` has "", which is the path of no']),
+        (
+            {"custom": [{**CUSTOM, "paranoia": 3}]},
+            ["`custom` has rule 10001 with `paranoia: 3`, and `paranoia` of the filter is 1: the rule is not used"],
+        ),
+        ({"custom": [{**CUSTOM, "paranoia": 2}], "paranoia": 2}, []),
+    ],
+)
+def test_parts_of_a_waf_that_never_count_are_noted(tmp_path: Path, settings: dict[str, Any], wanted: list[str]) -> None:
+    told = notes_of(tmp_path, filters={"waf": settings})
+    assert len(told) == len(wanted), told
+    assert all(note.startswith(f"filters.waf: {each}") for note, each in zip(told, wanted, strict=True)), told
+
+
+@pytest.mark.parametrize(
+    ("validate", "wanted"),
+    [
+        (
+            {"path": {"inline": {"properties": {"idd": {"type": "integer"}}}}},
+            ['`path` has the property "idd", which no path here has: it is never checked; did you mean "id"?'],
+        ),
+        (
+            {"path": {"inline": {"properties": {"x": {}}, "required": ["x", "id"]}}},
+            ['`path` requires "x", which no path here has: no request conforms'],
+        ),
+        ({"path": {"inline": {"properties": {"id": {}, "rest": {}}, "required": ["id"]}}}, []),
+        (
+            {"query": {"inline": {"type": "array"}}},
+            ["`query`: parameters are an object, so no request conforms"],
+        ),
+        (
+            {"headers": {"inline": {"type": ["null", "array"]}}},
+            ["`headers`: parameters are an object, so no request confo"],
+        ),
+        ({"query": {"inline": {"type": ["null", "object"]}}, "cookies": {"inline": {"type": "object"}}}, []),
+        ({"query": {"inline": {"properties": {"idd": {}}, "required": ["x"]}}}, []),
+        ({"path": {"inline": True}}, []),
+    ],
+)
+def test_parameters_that_no_request_has_are_noted(tmp_path: Path, validate: dict[str, Any], wanted: list[str]) -> None:
+    routes = [
+        {"name": "r", "paths": ["/r/{id}"], "upstream": "u"},
+        {"name": "s", "paths": ["/s/{rest:path}", "~^/x"], "upstream": "u"},
+    ]
+    told = notes_of(tmp_path, filters={"validate": validate}, routes=routes)
+    assert len(told) == len(wanted), told
+    assert all(note.startswith(f"filters.validate: {each}") for note, each in zip(told, wanted, strict=True)), told
+
+
+JSON_RULES = {"json": {"allow": ["a"]}}
+NO_REDIRECTS = "`response` has no effect: redirects have no body"
+NO_FILES = "`request` has no effect: static files answer GET and HEAD only, whose requests have no body"
+
+
+@pytest.mark.parametrize(
+    ("route", "transform", "wanted"),
+    [
+        ({"redirect": {"to": "http://x/"}}, {"response": JSON_RULES}, NO_REDIRECTS),
+        ({"redirect": {"to": "http://x/", "status": 301}}, {"response": {**JSON_RULES, "statuses": ["200-301"]}}, ""),
+        ({"redirect": {"to": "http://x/"}}, {"request": JSON_RULES}, ""),
+        ({"respond": {"body": "{}"}}, {"response": JSON_RULES}, ""),
+        ({"files": {"root": "public"}}, {"request": JSON_RULES}, NO_FILES),
+        ({"files": {"root": "public"}}, {"response": JSON_RULES}, ""),
+        ({"upstream": "u"}, {"request": JSON_RULES, "response": JSON_RULES}, ""),
+        (
+            {"upstream": "u"},
+            {"response": {**JSON_RULES, "content_type": "nonsense"}},
+            '`response.content_type` is "nonsense", which is not a media type such as application/json',
+        ),
+        ({"upstream": "u"}, {"request": {**JSON_RULES, "content_type": "text/json; charset=utf-8"}}, ""),
+        (
+            {"upstream": "u"},
+            {"request": {"json": {"move": {"a": "a", "b": "c"}}}},
+            '`move` of "a" has no effect: its new path is the same',
+        ),
+    ],
+)
+def test_transformations_of_nothing_are_noted(
+    tmp_path: Path, route: dict[str, Any], transform: dict[str, Any], wanted: str
+) -> None:
+    routes = [{"name": "r", "paths": ["/r"], **route}]
+    (tmp_path / "public").mkdir()
+    told = notes_of(tmp_path, filters={"transform": transform}, routes=routes)
+    assert told == [f"filters.transform: {wanted}"] * bool(wanted)
+    if wanted in (NO_REDIRECTS, NO_FILES):
+        two = [*routes, {"name": "s", "paths": ["/s"], "upstream": "u"}]
+        assert "has no effect" not in str(notes_of(tmp_path, filters={"transform": transform}, routes=two))
+
+
+def test_a_compression_of_no_type_is_noted(tmp_path: Path) -> None:
+    assert notes_of(tmp_path, filters={"compress": {"types": []}}) == [
+        "filters.compress: `types` is empty: nothing is compressed"
+    ]
+    assert notes_of(tmp_path, filters={"compress": {}}) == []

@@ -122,7 +122,7 @@ def test_mistakes_in_own_rules_are_errors(tmp_path: Path) -> None:
         configured(Waf, rules="none")
     file = tmp_path / "rules.yaml"
     file.write_text("- {id: 10001, pattern: fine}\n\n- id: 10002\n  pattern: '(?=look)'\n")
-    with pytest.raises(Exception, match=r"rules\.yaml:3: .*RE2 syntax"):
+    with pytest.raises(Exception, match=r"rules\.yaml:3:3: .*RE2 syntax"):
         run(configured(Waf, rules_file=str(file)), get("/"))
 
 
@@ -464,6 +464,28 @@ def test_a_body_that_is_declared_too_long_is_not_asked_for() -> None:
         assert bytes(client.received).startswith(start)
 
 
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"Content-Length: 1\r\n\r\nx", b"413"),
+        (b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", b"413"),
+        (b"Content-Length: 1\r\nContent-Encoding: gzip\r\n\r\nx", b"413"),
+        (b"Content-Length: 0\r\n\r\n", None),
+        (b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", None),
+        (b"\r\n", None),
+    ],
+)
+def test_with_no_bytes_to_inspect_every_body_is_too_long(body: bytes, status: bytes | None) -> None:
+    waf = {"waf": {"body_bytes": 0, "long_body": "refuse"}}
+    plane = Plane({"routes": [{"name": "r", "upstream": "u", "filters": waf}]})
+    client = plane.client()
+    client.sends(b"POST / HTTP/1.1\r\nHost: a\r\n" + body)
+    if status is None:
+        assert plane.connects().received.startswith(b"POST / HTTP/1.1\r\n")
+    else:
+        assert bytes(client.received).startswith(b"HTTP/1.1 " + status)
+
+
 @pytest.mark.parametrize("first", [4095, 4096, 4097])
 def test_a_body_without_a_length_is_refused_where_its_first_part_ends_at_the_limit(first: int) -> None:
     waf = {"waf": {"body_bytes": "4KiB", "long_body": "refuse"}}
@@ -608,6 +630,8 @@ def test_matches_are_found_in_the_same_values_however_they_are_searched() -> Non
         "/?a=1%0AuNioN%09aLl%0DseLecT%201,2",
         "/?a=..%2f..%2f..%2fetc%2fpasswd",
         "/?a=%c0%ae%c0%ae%c0%afetc%c0%afpasswd",
+        "/?a=%e0%81%b5nion+%e0%81%b3elect+password+from+users",
+        "/?a=%e0%81%81",
         "/?a=;c'a't%20/e't'c/passwd",
         "/?a=;cat$%7BIFS%7D/etc/passwd",
         "/?a=%24%7Bjndi:ldap://x/a%7D",

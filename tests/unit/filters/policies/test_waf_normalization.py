@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastgw.filters.policies.waf import normalization
-from fastgw.filters.policies.waf.normalization import _cookie_text, _search_text
+from fastgw.filters.policies.waf.normalization import IS_OVERLONG, _cookie_text, _search_text, normalized
 
 PIECES = st.sampled_from(
     [
@@ -19,6 +19,8 @@ PIECES = st.sampled_from(
             b"; theme=dark",
             b"=;=",
             b"\xc0\xaf",
+            b"\xe0\x81\xb3",
+            b"\xfc\x80\x80\x80\x81\xb3",
             b"\xef\xbc\x9c",
             b"\xe2\x80\x99",
             b"$()",
@@ -65,3 +67,52 @@ def test_texts_are_in_lower_case_with_their_variants() -> None:
         assert normalization.search_text(texts) == _search_text(texts)
     assert normalization.search_text((b"A b", b"c'A't")) == (b"a b\0c'a't\0cat", False)
     assert normalization.search_text((b"A b", b"C")) == (b"a b\0c", True)
+
+
+def in_utf_8(code: int, length: int) -> bytes:
+    """Return a character in this number of bytes (RFC 2279 section 2), which may be more than it needs."""
+    continuation = [code >> 6 * place & 0x3F | 0x80 for place in range(length - 2, -1, -1)]
+    return bytes((0xFF << 8 - length & 0xFF | code >> 6 * (length - 1), *continuation))
+
+
+@pytest.mark.parametrize("length", range(2, 7))
+@pytest.mark.parametrize("character", b"./<'SU\x7f")
+def test_an_overlong_character_is_read_as_the_shortest(character: int, length: int) -> None:
+    overlong = in_utf_8(character, length)
+    assert IS_OVERLONG(overlong)
+    assert normalized(b"(%b)" % overlong) == normalized(b"(%c)" % character)
+    assert normalization.cookie_text(b"f=%b" % overlong)[0] == b"f\0" + normalized(b"%c" % character)
+
+
+@given(st.integers(0, 0x7FFFFFFF), st.integers(2, 6))
+@example(0x7F, 2)
+@example(0x80, 2)
+@example(0x7FF, 3)
+@example(0x800, 3)
+@example(0xFFFF, 4)
+@example(0x10000, 4)
+@example(0x1FFFFF, 5)
+@example(0x200000, 5)
+@example(0x3FFFFFF, 6)
+@example(0x4000000, 6)
+def test_overlong_is_ascii_in_more_than_one_byte(code: int, length: int) -> None:
+    most = {1: 0x7F, 2: 0x7FF, 3: 0xFFFF, 4: 0x1FFFFF, 5: 0x3FFFFFF, 6: 0x7FFFFFFF}
+    code %= most[length] + 1
+    assert bool(IS_OVERLONG(in_utf_8(code, length))) is (code <= 0x7F)
+
+
+@pytest.mark.parametrize(
+    ("text", "charset"),
+    [
+        ("もしもし もちろん 今日もいい天気", "shift_jis"),
+        ("мама мыла раму «здравствуй»", "windows-1251"),
+        ("été à Noël", "latin-1"),
+    ],
+)
+def test_other_encodings_are_not_overlong(text: str, charset: str) -> None:
+    assert not IS_OVERLONG(text.encode(charset))
+
+
+@given(st.text())
+def test_valid_utf_8_is_not_overlong(text: str) -> None:
+    assert not IS_OVERLONG(text.encode("utf-8", "surrogatepass"))

@@ -207,6 +207,69 @@ def test_names_of_headers_are_compared_without_case(schema: Any, lines: list[str
     assert errors is None or checked.errors == errors
 
 
+@pytest.mark.parametrize("count", [100, 101])
+def test_parameters_have_few_numbers_that_take_long_to_compare(count: int) -> None:
+    schema = {"properties": {"n": {"type": "array", "items": {"type": "number"}}}}
+    checked = Checked({"query": {"inline": schema}}, get(f"/?{'&'.join(['n=1e-300'] * count)}"))
+    assert checked.passed is (count == 100)
+    assert checked.passed or checked.errors == [("query", "", "maxItems")]
+
+
+@pytest.mark.parametrize(
+    ("body", "passes"),
+    [
+        (b'{"n":10.0000000000000000000001}', True),
+        (b'{"n":10.000000000000002}', False),
+        (b'{"exact":9007199254740993}', False),
+        (b'{"long":12345678901234567890124}', True),
+        (b'{"whole":1.0000000000000000000001}', True),
+    ],
+)
+@pytest.mark.parametrize("more", [{}, {"not": {"required": ["x"]}}])
+def test_numbers_are_compared_as_doubles_and_forwarded_as_written(
+    more: dict[str, Any], body: bytes, passes: bool
+) -> None:
+    """The guide says so. Integers of 64 bits are compared as they are."""
+    bounds = {"n": 10, "exact": 9007199254740992, "long": 12345678901234567890123}
+    properties = {name: {"maximum": most} for name, most in bounds.items()}
+    schema = {"properties": {**properties, "whole": {"type": "integer"}}, **more}
+    checked = Checked({"body": {"inline": schema}}, post(body))
+    assert checked.passed is passes
+    assert checked.sent.endswith(body) is passes
+
+
+ALIASED = [("header", "/X-Tenant", "name")]
+
+
+@pytest.mark.parametrize(
+    ("lines", "errors"),
+    [
+        (["X_Tenant: A"], ALIASED),
+        (["x.tenant: a"], ALIASED),
+        (["X-Tenant: a", "X_Tenant: a"], ALIASED),
+        (["X_Tenant: a", "X-Tenant: A"], [*ALIASED, ("header", "/X-Tenant", "pattern")]),
+        (["X_Other: A", "XTenant: A", "X-Tenant-: A", "X-Tenant: a"], None),
+        (["Connection: x_tenant", "X_Tenant: A"], None),  # it is not forwarded
+        (["b_c: 1"], None),
+        (["b.c: 1"], [("header", "/b-c", "name")]),
+    ],
+)
+@pytest.mark.parametrize("mode", ["enforce", "report"])
+def test_a_header_that_services_read_as_a_declared_one_is_an_error(
+    lines: list[str], errors: list[Any] | None, mode: str
+) -> None:
+    """CGI and WSGI make `HTTP_X_TENANT` of `X-Tenant` and `X_Tenant` (RFC 3875 section 4.1.18)."""
+    schema = {"properties": {"X-Tenant": {"pattern": "^[a-z]$"}, "b_c": {}, "b-c": {}}}
+    settings = {"headers": {"inline": schema}, "mode": mode}
+    checked = Checked(settings, get("/", *lines))
+    if mode == "report":
+        assert checked.passed
+        assert ("name" in checked.plane.records[0].shadowed) is (errors is not None)
+    else:
+        assert checked.passed is (errors is None)
+        assert errors is None or checked.errors == errors
+
+
 @pytest.mark.parametrize("count", [1000, 1001])
 @pytest.mark.parametrize("location", ["query", "headers", "cookies"])
 def test_values_are_counted_before_they_are_read(location: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,6 +403,14 @@ def test_what_is_only_reported_passes_unchecked_there(payload: bytes, reports: b
     assert bool(checked.plane.records[0].shadowed) is reports
 
 
+@pytest.mark.parametrize(("numbers", "reports"), [(100, True), (101, False)])
+def test_numbers_with_exponents_pass_unchecked_if_they_are_only_reported(numbers: int, reports: bool) -> None:
+    payload = b"[" + b",".join([b"1e-30"] * numbers) + b"]"
+    checked = Checked({"body": {"inline": {"contains": {"const": 2}}}, "mode": "report"}, post(payload))
+    assert checked.passed
+    assert bool(checked.plane.records[0].shadowed) is reports
+
+
 class CountingPlane(Plane):
     """Whose filters are started, with the counts of a worker."""
 
@@ -407,8 +478,11 @@ def test_a_file_that_is_no_json_is_located_and_not_quoted(tmp_path: Path, text: 
     assert "secret" not in str(refused.value)
 
 
+INLINE = r'body\.inline\.properties\.a\.type: "strin": not valid JSON Schema: `type`; expected array, boolean, '
+
+
 def test_an_inline_schema_that_cannot_be_used_says_where() -> None:
-    with pytest.raises(CompileError, match="/properties/a/type: not valid JSON Schema: `type`"):
+    with pytest.raises(CompileError, match=INLINE):
         Checked({"body": {"inline": {"properties": {"a": {"type": "strin"}}}}}, post(b"{}"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import pytest
 
@@ -101,6 +101,37 @@ def test_headers_and_cookies_are_parameters(tmp_path: Path) -> None:
         ("cookie", "/session", "minLength"),
         ("query", "/filter", "json"),
     ]
+
+
+def test_a_header_that_services_read_as_a_parameter_is_an_error(tmp_path: Path) -> None:
+    given = [{"name": "X-N", "in": "header", "schema": {"type": "integer"}}]
+    shop = Shop(tmp_path, document({"/x": {"get": operation(parameters=given)}}))
+    assert shop.sends(get("/x", "X-N: 1", "X-M_: a")) == 204
+    for line in ("X_N: 1", "x.n: x"):
+        assert shop.sends(get("/x", line)) == 400
+        assert shop.errors == [("header", "/X-N", "name")]
+
+
+@pytest.mark.parametrize(
+    ("text", "errors"),
+    [
+        ("[" + "1," * 999 + "1]", []),
+        ("[" + "1," * 1000 + "1]", [("query", "/p", "maxItems")]),
+        ('["' + "," * 2000 + '"]', []),
+        ("[" + "[1]," * 499 + "[1]]", []),
+        ("[" + "[1]," * 500 + "[1]]", [("query", "/p", "maxItems")]),
+        ("{" + ",".join(f'"{place}":{{}}' for place in range(1001)) + "}", [("query", "/p", "maxItems")]),
+        ("[" + "1," * 1000 + "]", [("query", "/p", "json")]),
+        ("[" + "1e10," * 100 + "1e10]", [("query", "/p", "maxItems")]),
+    ],
+)
+def test_a_parameter_of_json_has_as_many_elements_and_members_as_others(
+    text: str, errors: list[tuple[str, str, str]], tmp_path: Path
+) -> None:
+    given = [{"name": "p", "in": "query", "content": {"application/json": {"schema": {}}}}]
+    shop = Shop(tmp_path, document({"/x": {"get": operation(parameters=given)}}))
+    assert shop.sends(get(f"/x?p={quote(text, safe='')}")) == (400 if errors else 204)
+    assert not errors or shop.errors == errors
 
 
 @pytest.mark.parametrize(
@@ -338,6 +369,44 @@ def test_parameters_are_counted_before_they_are_read(where: str, count: int, tmp
 
 
 @pytest.mark.parametrize(
+    ("number", "count", "fits"), [("1e-300", 100, True), ("1e-300", 101, False), ("0.5", 101, True)]
+)
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"in": "query"}, "/x?{many}"),
+        ({"in": "query", "explode": False}, "/x?p={many}"),
+        ({"in": "header"}, "{many}"),
+        ({"in": "query", "explode": False, "schema": {"additionalProperties": {"type": "number"}}}, "/x?p={many}"),
+    ],
+)
+def test_parameters_have_few_numbers_that_take_long_to_compare(
+    given: dict[str, Any], text: str, number: str, count: int, fits: bool, tmp_path: Path
+) -> None:
+    schema = {"type": "array", "items": {"type": "number"}}
+    if "schema" in given:
+        schema, elements = {"type": "object", **given["schema"]}, [f"a{place},{number}" for place in range(count)]
+    else:
+        elements = [number] * count
+    many = "p=" + "&p=".join(elements) if text == "/x?{many}" else ",".join(elements)
+    parameter = {"name": "p", **given, "schema": schema}
+    shop = Shop(tmp_path, document({"/x": {"get": operation(parameters=[parameter])}}))
+    sent = text.format(many=many)
+    assert shop.sends(get(sent) if sent.startswith("/") else get("/x", f"p: {sent}")) == (204 if fits else 400)
+    assert fits or shop.errors == [(given["in"], "/p", "maxItems")]
+
+
+@pytest.mark.parametrize(("number", "fits"), [("0.00001", True), ("1e-05", False)])
+def test_numbers_of_a_parameter_that_is_json_are_counted_as_they_are_written(
+    number: str, fits: bool, tmp_path: Path
+) -> None:
+    schema = {"type": "array", "items": {"type": "number"}}
+    parameter = {"name": "p", "in": "query", "content": {"application/json": {"schema": schema}}}
+    shop = Shop(tmp_path, document({"/x": {"get": operation(parameters=[parameter])}}))
+    assert shop.sends(get(f"/x?p=[{','.join([number] * 101)}]")) == (204 if fits else 400)
+
+
+@pytest.mark.parametrize(
     ("schema", "text", "keyword"),
     [
         (LIST, b",".join([b"1"] * 1001), "maxItems"),
@@ -500,6 +569,25 @@ def test_the_discriminator_chooses_the_schema(tmp_path: Path) -> None:
     assert shop.sends(post("/x", b'{"kind": "x"}')) == 400
     assert ("body", "/kind", "enum") in shop.errors
     assert shop.sends(post("/x", b'{"lives": 9}')) == 400
+
+
+@pytest.mark.parametrize("version", ["3.0.3", "3.1.0"])
+def test_a_value_in_the_mapping_of_a_discriminator_is_not_the_name_of_a_schema(version: str, tmp_path: Path) -> None:
+    schemas = {
+        "Cat": {"type": "object", "required": ["lives"]},
+        "Dog": {"type": "object", "required": ["bark"]},
+        "Animal": {
+            "oneOf": [{"$ref": "#/components/schemas/Cat"}, {"$ref": "#/components/schemas/Dog"}],
+            "discriminator": {"propertyName": "kind", "mapping": {"Cat": "Dog", "c": "Cat"}},
+        },
+    }
+    animal = json_body({"$ref": "#/components/schemas/Animal"})
+    described = document({"/x": {"post": operation(requestBody=animal)}}, version, components={"schemas": schemas})
+    shop = Shop(tmp_path, described)
+    assert shop.sends(post("/x", b'{"kind": "Cat", "bark": 1}')) == 204
+    assert shop.sends(post("/x", b'{"kind": "Cat", "lives": 1}')) == 400
+    assert shop.sends(post("/x", b'{"kind": "c", "lives": 1}')) == 204
+    assert shop.sends(post("/x", b'{"kind": "Dog", "bark": 1}')) == 204
 
 
 @pytest.mark.parametrize(
@@ -709,6 +797,35 @@ def test_bodies_of_very_many_arrays_and_objects_are_not_checked_to_be_reported(
     assert shop.sends(post("/x", body), answer) == 200
     shadowed = shop.plane.records[-1].shadowed
     assert ("refuse 400" in shadowed, "response 200 does not conform" in shadowed) == (reports, reports)
+
+
+@pytest.mark.parametrize(("numbers", "reports"), [(100, True), (101, False)])
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
+def test_numbers_with_exponents_are_not_checked_to_be_reported(
+    kind: str, numbers: int, reports: bool, tmp_path: Path
+) -> None:
+    array = b"[" + b",".join([b"1e-30"] * numbers) + b"]"
+    body = array if kind == "application/json" else b"n=" + array
+    never = {"type": "array", "maxItems": 2}
+    schema = never if kind == "application/json" else {"type": "object", "properties": {"n": never}}
+    content = {kind: {"schema": schema, "encoding": {"n": {"contentType": "application/json"}}}}
+    answers = {"200": {"description": "", "content": {"application/json": {"schema": never}}}}
+    described = document({"/x": {"post": operation(requestBody={"content": content}, responses=answers)}})
+    shop = Shop(tmp_path, described, {"validate": "report", "responses": "report"})
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(array), array)
+    assert shop.sends(post("/x", body, kind), answer) == 200
+    shadowed = shop.plane.records[-1].shadowed
+    assert ("refuse 400" in shadowed, "response 200 does not conform" in shadowed) == (reports, reports)
+
+
+@pytest.mark.parametrize("media", [{}, {"example": {"a": 1}}])
+def test_a_media_type_without_a_schema(media: dict[str, Any], tmp_path: Path) -> None:
+    content = {"application/json": media, "application/problem+json": media}
+    answers = {"200": {"description": "", "content": content}}
+    described = document({"/x": {"post": operation(requestBody={"content": content}, responses=answers)}})
+    shop = Shop(tmp_path, described)
+    assert shop.sends(post("/x", b"[1]")) == 204
+    assert shop.sends(post("/x", b"[1")) == 400
 
 
 def test_responses_that_do_not_conform_are_reported(tmp_path: Path) -> None:

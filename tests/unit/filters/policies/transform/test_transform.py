@@ -742,6 +742,17 @@ def test_bodies_of_which_very_many_values_are_opened_are_left_to_a_helper_proces
     assert compile_change(request, IN_HELPER)(many, lambda name: None)
 
 
+@pytest.mark.parametrize("rules", [{"move": {"*.*.a": "*.*.b"}}, {"set": {"*.*.a": 1}}, {"default": {"*.*.a.b": 1}}])
+def test_objects_that_a_path_opens_in_vain_count(rules: dict[str, Any]) -> None:
+    request = configured(Transform, request={"json": rules}).request
+    assert request is not None
+    few, many = (b"[%b]" % b",".join([b"[%b]" % b",".join([b'{"c":1}'] * number)] * number) for number in (10, 30))
+    assert compile_change(request)(few, lambda name: None)
+    with pytest.raises(CostlyBody):
+        compile_change(request)(many, lambda name: None)
+    assert compile_change(request, IN_HELPER)(many, lambda name: None)
+
+
 SCALARS = {
     "numbers": b"7",
     "texts": b'"a"',
