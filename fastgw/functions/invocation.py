@@ -67,7 +67,8 @@ class Invocation(SubrequestService):
         if exchange.request_body is None:
             self._invoke(b"")
             return
-        self._body = HeldBody(exchange, action.settings.max_bytes, action.upstream.worker_loop, self._invoke)
+        most, worker_loop = action.settings.max_bytes, action.upstream.worker_loop
+        self._body = HeldBody(exchange, "lambda.max_bytes", most, worker_loop, self._invoke)
         self._body.collect(exchange.request_body)
 
     def _invoke(self, body: bytes) -> None:
@@ -90,7 +91,7 @@ class Invocation(SubrequestService):
             exchange.fail(Fault.BAD_REQUEST, "There are too many query parameters.")
             return
         if len(event) > MOST_PAYLOAD:
-            exchange.fail(Fault.BODY_TOO_LARGE, why="the event is longer than 6 MiB")
+            exchange.fail(Fault.BODY_TOO_LARGE, why="lambda: the event has more than 6 MiB, the limit of Lambda")
             return
         self._send(
             exchange,
@@ -176,8 +177,9 @@ class Invocation(SubrequestService):
             elif self._streamed.is_over:
                 self.cancel()
             return
-        if self._held + len(payload) > self._action.settings.max_bytes:
-            self.fail(Fault.RESPONSE_TOO_LARGE, f"the response has more than {self._action.settings.max_bytes} bytes")
+        most = self._action.settings.max_bytes
+        if self._held + len(payload) > most:
+            self.fail(Fault.RESPONSE_TOO_LARGE, f"the response has more than {most} bytes (lambda.max_bytes)")
         elif not self._action.upstream.worker_loop.held_body_budget.try_take(len(payload)):
             self.fail(Fault.OVERLOADED, WHY_NOT_HELD)
         else:

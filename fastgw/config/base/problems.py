@@ -157,14 +157,14 @@ def nearest(name: str, known: Iterable[str], similarity: float = 0.6) -> str | N
     return near[0] if near else None
 
 
-def suggest(name: str, known: Iterable[str], first: Sequence[str] = ()) -> str:
+def suggest(name: str, known: Iterable[str], first: Sequence[str] = (), similarity: float = 0.6) -> str:
     """Suggest names in place of an unknown one: the nearest known one, or all of them when none is near. `first`: known
-    names to list before the others.
+    names to list before the others; `similarity`: as for `nearest`.
     """
     if _hints_left.get() <= 0:
         return ""
     names = [*first, *sorted({*known}.difference(first))]
-    near = nearest(name, names)
+    near = nearest(name, names, similarity)
     if near is not None:
         return f'did you mean "{near}"?'
     listed = ", ".join(f'"{known_name}"' for known_name in names[:_NAMES_LISTED])

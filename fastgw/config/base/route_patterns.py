@@ -8,7 +8,6 @@ import re
 import string
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
 from ipaddress import IPv6Address
@@ -16,6 +15,8 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
 import re2
+from msgspec import Struct
+from msgspec.structs import replace
 
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
@@ -33,8 +34,7 @@ class PathKind(IntEnum):
     REGEX = 3  # ~^/v[0-9]+/
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(Struct, frozen=True):
     """A path parameter. It matches one non-empty segment; with `rest`, everything after a slash, slashes included, or
     nothing.
     """
@@ -43,8 +43,7 @@ class Parameter:
     rest: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class MixedSegment:
+class MixedSegment(Struct, frozen=True):
     """A segment of text and path parameters: `{id}:cancel`. Each of them matches one or more characters."""
 
     text: bytes
@@ -70,8 +69,7 @@ class MixedSegment:
 Segment: TypeAlias = bytes | Parameter | MixedSegment
 
 
-@dataclass(frozen=True, slots=True)
-class PathPattern:
+class PathPattern(Struct, frozen=True):
     text: str
     """Pattern as written."""
     kind: PathKind
@@ -106,8 +104,7 @@ class PathPattern:
         return b"".join(b"/" + segment for segment in self.segments if isinstance(segment, bytes))
 
 
-@dataclass(frozen=True, slots=True)
-class HostPattern:
+class HostPattern(Struct, frozen=True):
     text: str
     """Pattern as written."""
     name: bytes
@@ -117,8 +114,7 @@ class HostPattern:
     wildcard: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(Struct, frozen=True):
     """Text with parameters of the path and variables of the request: `literals[0] parameters[0] literals[1] ...`."""
 
     literals: tuple[bytes, ...]

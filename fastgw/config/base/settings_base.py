@@ -2,7 +2,7 @@
 changed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, TypeVar, dataclass_transform
 import msgspec
 from msgspec import Meta, Struct, StructMeta
 
+from fastgw.config.base.problems import Path, path_text
 from fastgw.config.base.value_types import Name
 
 T = TypeVar("T")
@@ -62,6 +63,16 @@ class FilterUse(Struct, frozen=True):
     def __post_init__(self) -> None:
         if type(self.settings) in (dict, list):  # decoded by a type that does not know the filter's settings
             msgspec.structs.force_setattr(self, "settings", DECODED_SETTINGS.get()(self.type, self.settings))
+
+
+class SettingsErrors(ValueError):
+    """Several errors of a section, or of a filter that cannot be built: the steps from it to each value, and the text,
+    in which the expected form follows "; ".
+    """
+
+    def __init__(self, errors: Iterable[tuple[Path, str]]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("\n".join(": ".join(filter(None, (path_text(steps), text))) for steps, text in self.errors))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from fastgw.config.base.variables import CLAIM_PREFIXES, FIXED, MAP_PREFIX, RESP
 
 PARAM_PREFIX: Final = "param."
 _PIECE: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
+_SIMILAR: Final = 0.7
+"""Similarity of a name that is suggested in place of a path parameter. `id` is no misspelt `uuid`, which has 0.67."""
 _PARAMETER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -24,7 +26,8 @@ def template_pieces(text: str) -> tuple[tuple[bytes, str | None], ...]:
         piece, name = match[0], match[1]
         if name is not None:
             if not is_known(name) and not _PARAMETER.fullmatch(name.removeprefix(PARAM_PREFIX)):
-                raise ValueError(f'"{text}" has the unknown variable {{{name}}}')
+                wrong = f'"{text}" has the unknown variable {{{name}}}'
+                raise ValueError(f"{wrong}; expected a variable such as {{header.X-Tenant}}, or a path parameter")
             pieces.append((b"", name))
         elif piece in "{}":
             raise ValueError(f'"{text}" has a single brace')
@@ -79,7 +82,7 @@ class KnownNames(NamedTuple):
             return None
         if not is_map:
             wrong = f"unknown variable {{{name}}}: no path of this route has such a parameter"
-            return wrong, suggest(name, [*FIXED, *self.names])
+            return wrong, suggest(name, [*FIXED, *self.names], similarity=_SIMILAR)
         known = [each.removeprefix(MAP_PREFIX) for each in self.names if each.startswith(MAP_PREFIX)]
         unknown = name.removeprefix(MAP_PREFIX)
         expected = suggest(unknown, known) if known else "expected a name of `maps`, which is empty"

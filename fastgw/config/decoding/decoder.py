@@ -10,7 +10,7 @@ import re
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from types import MappingProxyType
@@ -23,7 +23,7 @@ from fastgw.config.base.names_elsewhere import FILTERS, KEYS, MOST_USED, VALUES,
 from fastgw.config.base.problems import VAULT, Path, Problem, format_value, nearest, shown_file, suggest
 from fastgw.config.base.redacted_problems import UNKNOWN_KEYWORD
 from fastgw.config.base.schema_keywords import misspelt_keywords
-from fastgw.config.base.settings_base import AnyValue, Besides, Generated, OrEntry, Renamed, Shorthand
+from fastgw.config.base.settings_base import AnyValue, Besides, Generated, OrEntry, Renamed, SettingsErrors, Shorthand
 from fastgw.config.base.value_types import FileName, Notation
 from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.gateway import FilterUse, Inner, OrFrom
@@ -38,7 +38,20 @@ from fastgw.config.sources.virtual_files import is_derived
 
 
 class Broken:
-    """Marker for a value that could not be decoded."""
+    """Marker for a value that could not be decoded. It has no elements, and its attributes could not be decoded either:
+    rules that read on below it find nothing to report, and go on with the other values.
+    """
+
+    def __getattr__(self, name: str) -> "Broken":
+        if name.startswith("__"):  # protocols of Python, such as `copy`, which it does not have
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> "Broken":
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
 
 
 BROKEN: Final = Broken()
@@ -527,7 +540,8 @@ class Table(Decoder):
     def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
         if self.example:
             return f"at least one, such as {self.example}"
-        return f"an object (each key: {self.key.expected}; each value: {self.each.expected})"
+        kind = "a non-empty object" if self.shortest else "an object"
+        return f"{kind} (each key: {self.key.expected}; each value: {self.each.expected})"
 
     @property
     def is_secret(self) -> bool:
@@ -732,6 +746,11 @@ class Structure(Decoder):
             return BROKEN
         try:
             return self.type(**held)
+        except SettingsErrors as error:
+            for steps, text in error.errors:
+                wrong, _, expected = text.partition("; ")
+                reading.report((*path, *steps), wrong, expected)
+            return BROKEN
         except ValueError as error:
             wrong, _, expected = str(error).partition("; ")
             return reading.report(path, wrong, expected)
@@ -1016,7 +1035,8 @@ def shape_of(annotation: Any) -> Decoder:
         besides = next((note for note in notes if isinstance(note, Besides)), None)
         return Table(shape_of(inner[0]), shape_of(inner[1]), shortest, example, besides)
     if annotation is str:
-        return Text(shortest, _constraint(notes, "pattern"), (_constraint(notes, "examples") or [""])[0])
+        form = _constraint(notes, "title") or "a string"
+        return Text(shortest, _constraint(notes, "pattern"), (_constraint(notes, "examples") or [""])[0], form)
     if annotation is bool:
         return Truth()
     if annotation in (int, float):

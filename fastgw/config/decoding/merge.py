@@ -10,6 +10,7 @@ from glob import has_magic
 from types import MappingProxyType
 from typing import Any, Final
 
+from msgspec import Struct
 from msgspec.structs import astuple, fields, replace
 
 from fastgw.config.base.problems import Path, Problem, format_value, shown_file, suggest
@@ -31,9 +32,12 @@ ANYWHERE: Final = ("version",)
 """Keys allowed in every file, because only one value is valid."""
 
 
-@dataclass(frozen=True)
-class SourceLocation:
-    """A value in a document."""
+class SourceLocation(Struct, frozen=True, dict=True):
+    """A value in a document.
+
+    PERF: a `Struct` is made in 0.3 us, a frozen dataclass in 2.6 (CPython 3.11); loading an OpenAPI document of 10,000
+    operations makes 110,000.
+    """
 
     reading: Reading
     path: Path
@@ -76,15 +80,14 @@ class SourceLocation:
         return self.reading.document.location(self.path)
 
 
-@dataclass(frozen=True)
-class Derived(SourceLocation):
+class Derived(SourceLocation, frozen=True):
     """Source position of generated configuration, such as a route generated from an egress service. Problems are
     reported at the setting that it was generated from. `find_parts`: parts with a position of their own, by their path
     in the generated configuration; rarely called. `made`: its form in a file, as far as rules read it.
     """
 
-    find_parts: Callable[[], Mapping[Path, SourceLocation]] = field(default=dict, compare=False)
-    made: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    find_parts: Callable[[], Mapping[Path, SourceLocation]] = dict
+    made: Mapping[str, Any] = MappingProxyType({})
     steps: Path = ()
     """Path within the generated configuration."""
 
@@ -372,7 +375,7 @@ def _discovered_name(source: DiscoveredTargets, location: SourceLocation, files:
     """Return the file with the targets of service discovery; `BROKEN` if it is unknown. A registry whose settings are
     written and not valid has been reported.
     """
-    if any(each is BROKEN for each in astuple(source)):
+    if any(each is BROKEN or (isinstance(each, tuple) and BROKEN in each) for each in astuple(source)):
         return BROKEN
     kind = next(iter(fields(source))).name
     identity = files.remotes.identities.get(kind)

@@ -81,11 +81,10 @@ class PieceDocument(Document):
         return self._of
 
 
-@dataclass(frozen=True)
-class PieceLocation(SourceLocation):
+class PieceLocation(SourceLocation, frozen=True):
     """Position in a piece. `elsewhere`: parts whose problems are those of other objects, by their path."""
 
-    elsewhere: Mapping[Path, SourceLocation] = field(default_factory=dict, compare=False)
+    elsewhere: Mapping[Path, SourceLocation] = MappingProxyType({})
 
     def below(self, *steps: str | int) -> SourceLocation:
         path = (*self.path, *steps)
@@ -139,16 +138,17 @@ class KubernetesKept:
         later = (held[raw] for held in (self._not_compiled, self.unbound) if raw in held)
         return [*refused, *made.problems, *later]
 
-    def refuse(self, wrongs: Iterable[tuple[tuple[str, str, str], str]]) -> bool:
+    def refuse(self, wrongs: Iterable[tuple[tuple[str, str, str, Path], str]]) -> bool:
         """Refuse the pieces whose parts cannot be compiled, for as long as they stay the same, in the next readings.
 
-        `wrongs`: part, owner and use (`locate_filter.Where`), and the error. Returns whether there is any such piece.
+        `wrongs`: part, owner, use and steps (`locate_filter.Where`), and the error. Returns whether there is any such
+        piece.
         """
         known = len(self._not_compiled)
-        for (part, owner, use), why in wrongs:
+        for (part, owner, use, steps), why in wrongs:
             for raw, made in self.pieces.items():
                 if location := _part_of(made, part, owner, use):
-                    self._not_compiled.setdefault(raw, made.document.problem(location, why))
+                    self._not_compiled.setdefault(raw, made.document.problem((*location, *steps), why))
         return len(self._not_compiled) > known
 
     def refuse_unbound(self, why: str) -> bool:

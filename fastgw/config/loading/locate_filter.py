@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from fastgw.config.base.problems import Problem, format_value
+from fastgw.config.base.problems import Path, Problem, format_value
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourceLocation, merge
 from fastgw.config.egress.expand import NAME as EGRESS
@@ -22,7 +22,7 @@ from fastgw.config.sources.files import Files, Memory
 
 
 class Where(NamedTuple):
-    """One use of a filter."""
+    """One use of a filter, or a setting of it."""
 
     part: str
     """Part of the configuration: `filters`, `listeners`, `upstreams`, `filter_sets` or `routes`."""
@@ -30,6 +30,8 @@ class Where(NamedTuple):
     """The listener, upstream, filter set or route; "" = the gateway."""
     use: str
     """Name of the instance; "" = the hash key of an upstream, or the paths of a route."""
+    steps: Path = ()
+    """Steps from the instance to the setting; () = the instance itself."""
 
 
 def documents_of(loaded: Loaded, filter_types: Mapping[str, type]) -> tuple[FoundFile, Mapping[str, type], Files]:
@@ -66,11 +68,13 @@ def locate(
     locations = dict(_locations(merged, {where[:2] for where, _ in wrongs}))
     problems = []
     for where, wrong in wrongs:
-        if where in locations:
+        use = where._replace(steps=())
+        if use in locations:
             # For a route generated from `egress`, the position names application and service.
             own = where.part == "routes" and not where.owner.startswith(f"{EGRESS}/")
             owner = f" (route {format_value(where.owner)})" if own else ""
-            problems.append(locations[where].problem(f"{wrong}{owner}"))
+            at = locations[use].below(*where.steps)
+            problems.append((at.value_problem if where.steps else at.problem)(f"{wrong}{owner}"))
     return sorted_problems(problems, {document.name: number for number, document in enumerate(found.documents)})
 
 

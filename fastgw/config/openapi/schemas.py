@@ -321,7 +321,8 @@ class Schemas:
             schema = self._made(branch, (*path, key, index), response, edges, depth + 1, frozenset())
             if reference == default:
                 fallback = schema
-            for value in dict.fromkeys((*values.pop(reference, ()), reference.rpartition("/")[2])):
+            own = reference.rpartition("/")[2]
+            for value in (*values.pop(reference, ()), *(() if own in mapping else (own,))):
                 names.append(value)
                 is_it = {"properties": {name: {"const": value}}, "required": [name]}
                 chosen.append({"if": is_it, "then": schema})

@@ -1116,6 +1116,8 @@ class CacheDisk(Settings):
     def __post_init__(self) -> None:
         if self.size < 1 << 24:
             raise ValueError("`size` is less than 16MiB")
+        if "\0" in self.path:
+            raise ValueError("`path` has a null byte; expected the name of a directory")
 
 
 class CacheStore(Settings):
@@ -1148,10 +1150,11 @@ class Quotas(Settings):
 
     file: Annotated[str, Meta(min_length=1)] | None = None
     """SQLite database that stores the counts: read at the start, written about once a second and at the end. The
-    gateway creates it if it does not exist, readable only by its own user; a lock file beside it (`-lock`) prevents a
-    second gateway from starting with the same file. If the file cannot be written, counting continues in memory, and
-    log and status report it. null = `quotas.sqlite3` in the directory that systemd gives to the service
-    (`StateDirectory`), else counts are lost when the gateway stops."""
+    gateway creates it if it does not exist, readable only by its own user; a lock file beside it (`-lock`) prevents
+    a second gateway from starting with the same file. If the file cannot be written, counting continues in memory,
+    and log and status report it. If it cannot be read, counting begins at zero, and the file is not written until
+    it can be read: then the higher count of each key holds. null = `quotas.sqlite3` in the directory that
+    systemd gives to the service (`StateDirectory`), else counts are lost when the gateway stops."""
 
 
 class Audit(Settings):

@@ -31,8 +31,10 @@ class OpenApi(Settings):
     """Validation of responses: one that does not conform passes, and log and metrics have its errors."""
     max_body: Annotated[Size, Meta(ge=1, le=LONGEST_BODY)] = LONGEST_BODY
     """Maximum size of a body that is validated. A longer request body is answered 413; a longer response is not
-    validated. A request body with more than 16,000 arrays and objects is validated in a helper process, within 10 s;
-    such a response, and such a request with `validate: report`, is not validated."""
+    validated. A request body with more than 16,000 arrays and objects, with more than 100 numbers such as `1e-30`, or
+    with more than 8,000 comparisons of a number with those that `enum` and `const` list, is validated in a helper
+    process, within 10 s, without the start of a worker's first process (at most 30 s); such a response, and such a
+    request with `validate: report`, is not validated."""
     unknown_paths: Literal["pass", "refuse"] = "refuse"
     """Handling of requests below the base path for which the document has no operation. `refuse`: there is no route for
     them, so they are answered 404 or 405 unless another route matches; `pass`: they are forwarded without

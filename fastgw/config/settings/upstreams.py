@@ -214,7 +214,7 @@ class UpstreamTimeouts(Settings):
     has begun, else the connection is aborted."""
     tunnel_idle: Duration = 3600.0
     """Timeout for the next byte in either direction of a tunnel such as a WebSocket connection, of a connection of a
-    TCP listener (also if one direction has ended), and of a UDP session."""
+    TCP listener (at most 60 s once the service has ended its direction), and of a UDP session."""
     total: Duration | None = None
     """Timeout for the whole exchange, all attempts and the response body included; for a TCP or UDP listener, for
     the whole connection or session. null = no limit while bytes are transferred."""

@@ -1,19 +1,21 @@
 """Rules about composed routes: their parts, the order of these, and the variables in their templates."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import orjson
+from msgspec import structs
 
 from fastgw.config.base import route_patterns as patterns
 from fastgw.config.base.part_templates import TemplateVariable, parse_list, parse_pieces, parse_target, variables_in
-from fastgw.config.base.problems import format_value, suggest
+from fastgw.config.base.problems import Problem, format_value, suggest
 from fastgw.config.base.value_templates import KnownNames
 from fastgw.config.base.variables import MAP_PREFIX, RESPONSE_PREFIX
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.settings.compose import Compose, Part
+from fastgw.config.settings.gateway import Route
 from fastgw.config.validation.listener_protocols import upstreams_of_events
 from fastgw.config.validation.value_maps import known_maps
 from fastgw.http.field_names import HOP_BY_HOP, READ_IN_REQUESTS
@@ -25,6 +27,7 @@ _OF_RESPONSES = HOP_BY_HOP | frozenset(
     b"x-request-id".split()
 )
 """Headers of composed responses, by which clients and caches read them."""
+_DEFAULTS: Final = {field.name: field.default for field in structs.fields(Part)}
 
 
 def composed_routes(merged: Merged) -> None:
@@ -55,6 +58,41 @@ def composed_routes(merged: Merged) -> None:
 
 
 _RULES = ("for_each", "default", "is_collection", "target", "allow", "deny", "mapping", "group", "flatmap", "error_as")
+
+
+def notes_on_parts(location: SourceLocation, route: Route) -> Iterator[Problem]:
+    """Yield the notes on settings of the parts of a valid route that have no effect."""
+    compose = route.compose
+    for index, part in enumerate(() if compose is None else compose.parts):
+        assert compose is not None
+        at = location.below("compose", "parts", index)
+        for key, why in _ineffective_in(part, compose, route.methods):
+            yield at.below(key).problem(why)
+        if part.body is not None and part.method == "GET" and "method" not in at.raw:
+            yield at.below("body").problem("it is the body of a GET request: `method` is left out, and GET by default")
+        for key, paths in (("target", (part.target or ".",)), ("allow", part.allow), ("deny", part.deny)):
+            for path in paths:
+                if path != "." and "" in path.split("."):
+                    wrong = f"{format_value(path)} has an empty step: it is the path of a member without a name"
+                    yield at.below(key).problem(wrong)
+
+
+def _ineffective_in(part: Part, compose: Compose, methods: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the settings of a part without effect, each with the reason."""
+    if part.for_each is None:
+        for key in ("concurrency", "max"):
+            if getattr(part, key) != _DEFAULTS[key]:
+                yield key, "it has no effect without `for_each`"
+        if part.wrap != _DEFAULTS["wrap"] and not part.is_collection:
+            yield "wrap", "it has no effect: the answer is an object, unless `is_collection` is true"
+    decides = "required" if part.required else "all_or_nothing" if compose.all_or_nothing else ""
+    if decides and part.default is not None:
+        yield "default", f"it has no effect: if the part fails, the response fails (`{decides}`)"
+    if part.error_as is not None and (decides or part.default is not None):
+        why = f"if the part fails, the response fails (`{decides}`)" if decides else "`default` stands in its place"
+        yield "error_as", f"it has no effect: {why}"
+    if part.takes_body and methods and {"GET", "HEAD"}.issuperset(methods):
+        yield "body", f"it has no effect: {' and '.join(sorted(methods))} requests have no body"
 
 
 def functions_have_upstreams(merged: Merged) -> None:
@@ -104,8 +142,11 @@ def _check_names(compose: Compose, at: SourceLocation) -> bool:
         names.add(part.name)
     sound = True
     for place, part in enumerate(compose.parts):
-        for index, name in enumerate(part.after):
-            if name not in names or name == part.name:
+        after: tuple[Any, ...] = part.after
+        for index, name in enumerate(after):
+            if name is BROKEN:
+                sound = False
+            elif name not in names or name == part.name:
                 below = at.below("parts", place, "after", index)
                 if name == part.name:
                     below.report("the part waits for itself", "expected the name of another part", at_key=False)
@@ -187,8 +228,10 @@ def _variables_of(part: Part, at: SourceLocation) -> Iterator[tuple[SourceLocati
 
 def _templates_of(part: Part, at: SourceLocation) -> Iterator[tuple[SourceLocation, Callable[[str], Any], str]]:
     yield at.below("path"), parse_target, part.path
-    for name, text in part.headers.items():
-        yield at.below("headers", name), parse_pieces, text
+    headers: Mapping[str, Any] = part.headers
+    for name, text in headers.items():
+        if text is not BROKEN:
+            yield at.below("headers", name), parse_pieces, text
     if part.for_each is not None:
         yield at.below("for_each"), parse_list, part.for_each
     if part.body is not None and not part.takes_body:

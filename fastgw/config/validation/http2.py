@@ -2,6 +2,7 @@
 
 from fastgw.compiled import PURE
 from fastgw.config.base.problems import Problem
+from fastgw.config.base.value_types import write_size
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged
 from fastgw.config.settings.gateway import LEAST_STREAM_SHARE, Http2, Listener
@@ -21,7 +22,7 @@ def lacks_http2(listener: Listener) -> str | None:
 
 
 def http2_notes(merged: Merged) -> list[Problem]:
-    """Return a note for each listener without the configured HTTP/2, or with streams that share too small a window."""
+    """Return the notes on listeners without the configured HTTP/2, and on windows that do not fit together."""
     notes = []
     for location, _, listener in merged.whole("listeners"):
         if BROKEN in (listener.protocols, listener.tls):
@@ -30,6 +31,13 @@ def http2_notes(merged: Merged) -> list[Problem]:
             notes.append(location.problem(wrong))
         if listener.wants_http2 and (wrong := _small_share(listener.http2)) is not None:
             notes.append(location.below("http2", "connection_window").problem(wrong))
+        http2 = listener.http2
+        if listener.wants_http2 and http2.stream_window > http2.shared_window:
+            most = write_size(http2.shared_window)
+            wrong = (
+                f"no request may use more than {most}, which all requests of a connection share (`connection_window`)"
+            )
+            notes.append(location.below("http2", "stream_window").value_problem(wrong))
     return notes
 
 

@@ -10,6 +10,7 @@ from fastgw.config.base.value_types import write_duration
 from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.settings.gateway import Listener, Route, Upstream
 from fastgw.config.validation import unspoken_protocols
+from fastgw.config.validation.composition import notes_on_parts
 
 _TRANSCODES: Final = "grpc_transcode"
 _FOR_SEVERAL: Final = {
@@ -29,10 +30,12 @@ def idle_settings(merged: Merged) -> list[Problem]:
     listeners = {name: listener for _, name, listener in merged.whole("listeners")}
     for location, _, listener in merged.whole("listeners"):
         notes += unspoken_protocols.of_listener(location, listener)
-    notes += _of_routes_without_listener(merged, listeners)
+    notes += _without_listener(merged, listeners)
+    notes += _upstreams_of_mocks(merged)
     for location, route in merged.routes_to_validate():
         found = [
             *_of_route(location, route, upstreams),
+            *notes_on_parts(location, route),
             *unspoken_protocols.of_route(location, route, listeners, upstreams),
         ]
         merged.note(route, found)
@@ -40,14 +43,34 @@ def idle_settings(merged: Merged) -> list[Problem]:
     return notes
 
 
-def _of_routes_without_listener(merged: Merged, listeners: Mapping[str, Listener]) -> Iterator[Problem]:
-    """Yield one note on all routes if no listener takes HTTP requests; a provider of Kubernetes may add one."""
+def _without_listener(merged: Merged, listeners: Mapping[str, Listener]) -> Iterator[Problem]:
+    """Yield the notes on routes, filters and error pages if no listener takes HTTP requests; a provider of Kubernetes
+    may add one.
+    """
     if any(each.protocol == "http" for each in listeners.values()) or merged.is_written("providers", "kubernetes"):
         return
+    why = "no listener has `protocol: http`"
     locations = [location for location, _ in merged.routes()]
     if locations:
         who = "it gets" if len(locations) == 1 else f"all {len(locations)} routes get"
-        yield locations[0].problem(f"{who} no requests: no listener has `protocol: http`")
+        yield locations[0].problem(f"{who} no requests: {why}")
+    unused = [location for location, use in merged.maps["filters"].values() if use is not None]
+    unused += [location for location, pages in merged.single_entry("error_pages") if pages]
+    for location in unused:
+        yield location.problem(f"it has no effect: {why}")
+
+
+def _upstreams_of_mocks(merged: Merged) -> Iterator[Problem]:
+    """Yield a note for each OpenAPI document with an upstream that none of its routes sends requests to."""
+    listed = merged.lists.get("routes", [])
+    for first, count, entry in merged.openapi_entries:
+        routes = listed[first : first + count]
+        if entry.openapi.upstream is not None and not any(route.upstream is not None for _, route in routes):
+            key, setting = "mock", "mock: false"
+            if not entry.openapi.mock:
+                key, setting = "x-fastgw: {mock: true}", "x-fastgw: {mock: false}"
+            wrong = f"it gets no requests: `{key}` answers all operations; with `{setting}` requests are sent to it"
+            yield routes[0][0].below("upstream").problem(wrong)
 
 
 def overlaid_targets(merged: Merged, upstream: str) -> list[Problem]:

@@ -352,14 +352,16 @@ def _responses(merged: Merged) -> Iterator[tuple[SourceLocation, Respond]]:
 
 
 def _placeholders_of_error_pages(merged: Merged) -> Iterator[Problem]:
-    """Yield a note for each name in braces that is sent as it is."""
+    """Yield a note for each name in braces that is sent as it is, and for each empty page."""
     holders = [
         *((location, pages) for location, pages in merged.single_entry("error_pages") if pages is not BROKEN),
         *((location.below("error_pages"), each.error_pages) for location, _, each in merged.whole("listeners")),
-        *((location.below("error_pages"), each.error_pages) for location, each in merged.routes()),
+        *((location.below("error_pages"), each.error_pages) for location, each in merged.routes() if each.error_pages),
     ]
     for location, pages in holders:
         for status, page in pages.items():
+            if page.html == "":
+                yield location.below(status, "html").value_problem("browsers get an empty page")
             for key, text in (("html", page.html), ("json", page.json)):
                 for _, name in unknown_placeholders(text or "", is_html=key == "html"):
                     yield location.below(status, key).value_problem(_not_replaced(name))

@@ -74,7 +74,8 @@ def _schemes(location: SourceLocation, upstream: Any) -> set[str]:
     if not targets:
         source = location.raw.get("targets")
         scheme = source.get("scheme", "http") if isinstance(source, dict) else ""
-        return {"http" if scheme in _HTTP_SCHEMES else scheme} if scheme else set()
+        is_valid = isinstance(scheme, str) and scheme != ""  # it is as in the file
+        return {"http" if scheme in _HTTP_SCHEMES else scheme} if is_valid else set()
     urls = [target.url for target in targets if target is not BROKEN and target.url is not BROKEN]
     return {"http" if url.scheme in _HTTP_SCHEMES else url.scheme for url in urls if url.scheme != "unix"}
 
@@ -120,7 +121,7 @@ def listeners_of_one_protocol(merged: Merged) -> None:
             continue
         if listener.protocol == "http":
             for key in ("upstream", "routes"):
-                if getattr(listener, key) not in (None, (), BROKEN):
+                if getattr(listener, key) not in (None, (), BROKEN) and not _is_unknown_protocol(location):
                     meant = "tls" if key == "routes" else "tcp"
                     wrong = "has no effect with `protocol: http`, whose requests go by the routes at the top"
                     location.below(key).report(wrong, f"expected `protocol: {meant}`, or no `{key}`")
@@ -190,6 +191,12 @@ def _upstreams(location: SourceLocation, listener: Any) -> Iterator[tuple[Source
         location.report(f"`protocol: {protocol}` needs an upstream", "expected `upstream: NAME`")
     else:
         yield from _named(location.below("upstream"), listener.upstream)
+
+
+def _is_unknown_protocol(location: SourceLocation) -> bool:
+    """Whether a listener has an unknown protocol, which is reported already: the default stands in its place."""
+    written = location.raw.get("protocol", "http")
+    return written != "http" and not isinstance(written, dict)  # an environment variable may be "http"
 
 
 def _named(at: SourceLocation, said: Any) -> Iterator[tuple[SourceLocation, str]]:

@@ -236,8 +236,10 @@ def routes_have_their_own_names(merged: Merged) -> None:
 def calls_of_grpc(merged: Merged) -> None:
     for location, route in merged.routes_to_validate():
         for name in ("paths", "methods") if location.raw.get("grpc") is not None else ():
-            written = location.raw.get(name)
-            if written and [*written] != [*getattr(route, name, ())]:  # equal where defaults are spelled out
+            written = location.raw.get(
+                name
+            )  # equal where defaults are spelled out; what is no list is reported already
+            if written and isinstance(written, Sequence) and [*written] != [*getattr(route, name, ())]:
                 location.below(name).report(f"`{name}` and `grpc` are mutually exclusive", "expected one of them")
     for location, _, upstream in merged.whole("upstreams"):
         active = None if upstream.health_checks is BROKEN else upstream.health_checks.active
@@ -266,14 +268,15 @@ def route_retries_fit_upstreams(merged: Merged) -> None:
 
 def routes_have_one_end(merged: Merged) -> None:
     for location, _ in merged.routes_to_validate():
-        given = [end for end in ENDS if location.raw.get(end) is not None and location.raw[end] != []]
+        raw = location.raw
+        given = [end for end in ENDS if raw.get(end) is not None and raw[end] != []]
         if len(given) > 1:
             location.report(f"{' and '.join(given)} are mutually exclusive", "expected one of them")
         elif not given and not any(location.below(end).misspelt for end in ENDS):
             location.report("the route has no action", f"expected one of {', '.join(ENDS)}")
         if given and not {"upstream", "variants"}.intersection(given):
             for key in OF_UPSTREAM:
-                if key in location.raw and (key, given[0]) != ("strip_prefix", "files"):
+                if key in raw and (key, given[0]) != ("strip_prefix", "files"):
                     location.below(key).report(
                         "has no effect without an upstream", f"mutually exclusive with {given[0]}"
                     )
@@ -316,7 +319,7 @@ def names_are_known(merged: Merged) -> None:
         if isinstance(route.upstream, Mapping) and not any(route.upstream.values()):
             location.below("upstream").report("all shares are 0", "expected at least one share above 0")
         elif route.variants:
-            if not any(each.weight for _, each in _whole(route.variants)):
+            if BROKEN not in route.variants and not any(each.weight for each in route.variants):
                 location.below("variants").report("all weights are 0", "expected at least one weight above 0")
         elif not split and route.split is not None:
             location.below("split").report(
@@ -449,7 +452,11 @@ def error_pages_are_utf_8(merged: Merged) -> None:
     holders = [
         *merged.single_entry("error_pages"),
         *((location.below("error_pages"), each.error_pages) for location, _, each in merged.whole("listeners")),
-        *((location.below("error_pages"), each.error_pages) for location, each in merged.routes_to_validate()),
+        *(
+            (location.below("error_pages"), each.error_pages)
+            for location, each in merged.routes_to_validate()
+            if each.error_pages
+        ),
     ]
     for location, pages in holders:
         for status, page in {} if pages is BROKEN else pages.items():
@@ -496,6 +503,8 @@ def _check_maps(respond: Any, at: SourceLocation, maps: KnownNames) -> None:
 
 def sources_of_maps(merged: Merged) -> None:
     """Check the variables that the gateway's maps look up: each map may be used on any route."""
+    if not merged.maps["maps"]:
+        return
     known = KnownNames(_parameters_anywhere(merged))
     for location, _, table in merged.whole("maps"):
         for name in names_in(table.source) if is_whole(table) else ():

@@ -113,9 +113,13 @@ class Surroundings:
         return f"<Surroundings of {len(self._warned)} filters>"
 
     @cached_property
-    def routes(self) -> frozenset[str]:
-        """Return the names of all routes."""
-        return frozenset(route.name for route in self.config.routes)
+    def routes(self) -> Mapping[str, Route]:
+        """Return all routes by name."""
+        return {route.name: route for route in self.config.routes}
+
+    @cached_property
+    def route_names(self) -> frozenset[str]:
+        return frozenset(self.routes)
 
     @cached_property
     def positions(self) -> Mapping[int, Sequence[FilterPosition]]:
@@ -158,12 +162,11 @@ class Surroundings:
 
     def uses_of(self, kind: type[F]) -> Iterator[tuple[F, Route]]:
         """Yield the filters of a type that may warn, and those inside of others, each with the routes they run for."""
-        routes = {route.name: route for route in self.config.routes}
         for positions in self.positions.values():
             use = positions[0].running[positions[0].place]
             found = [each for each in _with_inner(use.settings) if isinstance(each, kind)]
             for name in dict.fromkeys(position.route for position in positions) if found else ():
-                yield from ((each, routes[name]) for each in found)
+                yield from ((each, self.routes[name]) for each in found)
 
     def shared(self, key: Any, make: Callable[[], T]) -> T:
         """Return what `make` returns: it is called once for each key."""
@@ -200,7 +203,13 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def routes(self) -> frozenset[str]:
         """Names of all routes."""
-        return self._surroundings.routes
+        return self._surroundings.route_names
+
+    @property
+    def reached_routes(self) -> Sequence[Route]:
+        """Routes whose requests it runs for. None: it never runs."""
+        names = dict.fromkeys(position.route for position in self.positions)
+        return [self._surroundings.routes[name] for name in names]
 
     @property
     def consumers(self) -> Sequence[Consumer]:
@@ -254,16 +263,12 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def protocols(self) -> frozenset[str]:
         """`protocol` of the upstreams that the requests it runs for are sent to; for URLs `http1`."""
-        config = self._surroundings.config
-        routes = {position.route for position in self.positions}
-        destinations = {each for route in config.routes if route.name in routes for each in route.destinations}
-        return frozenset(config.upstreams[each].protocol if isinstance(each, str) else "http1" for each in destinations)
+        return frozenset(protocol for route in self.reached_routes for protocol in self._protocols_of(route))
 
     @property
     def methods(self) -> frozenset[str]:
         """Methods of the requests that it runs for. None: any method."""
-        routes = {position.route for position in self.positions}
-        held = [route.methods for route in self._surroundings.config.routes if route.name in routes]
+        held = [route.methods for route in self.reached_routes]
         return frozenset(method for methods in held for method in methods) if all(held) else frozenset()
 
     @property
@@ -274,9 +279,26 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def only_own_answers(self) -> bool:
         """Whether the gateway answers all requests that it runs for by itself: by `respond`, `redirect` or `files`."""
-        routes = {position.route for position in self.positions}
-        held = [route for route in self._surroundings.config.routes if route.name in routes]
+        held = self.reached_routes
         return bool(held) and all(any((route.respond, route.redirect, route.files)) for route in held)
+
+    @property
+    def websockets(self) -> bool:
+        """Whether any request that it runs for may begin a WebSocket connection."""
+        return any(self._takes_websockets(route) for route in self.reached_routes)
+
+    def _takes_websockets(self, route: Route) -> bool:
+        if route.methods and "GET" not in route.methods:
+            return False
+        if route.websocket_api is not None:
+            return True
+        speaks_http1 = not self._protocols_of(route) <= {"http2", "grpc"}
+        return "websocket" in map(str.lower, route.upgrade) and (speaks_http1 or route.fallback is not None)
+
+    def _protocols_of(self, route: Route) -> frozenset[str]:
+        """Return `protocol` of the upstreams of a route; for URLs `http1`."""
+        upstreams = self._surroundings.config.upstreams
+        return frozenset(upstreams[each].protocol if isinstance(each, str) else "http1" for each in route.destinations)
 
     @property
     def client_certificates(self) -> bool:

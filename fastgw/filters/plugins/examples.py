@@ -1108,7 +1108,7 @@ routes:
           is_collection: false
           wrap: prices
           flatmap: [{type: move, args: [price.amount, amount]}]
-          error_as: "error_{name}"
+        - {name: offers, upstream: "http://127.0.0.1:9003", path: /offers, error_as: "error_{name}"}
 """,
     "routes[].lambda": """\
 upstreams:

@@ -203,9 +203,20 @@ def test_a_body_within_max_bytes_is_sent_whatever_the_bound_of_the_signature(
     assert b64decode(made.event["body"]) == b"\xff" * length
 
 
+def test_an_event_has_the_bound_of_lambda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body in Base64 is a third longer than it was."""
+    monkeypatch.setattr(invocation, "MOST_AT_ONCE", inf)  # no thread
+    head = b"POST /d/7/r HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (5 * 1024**2)
+    made = Invoked(head + b"\xff" * (5 * 1024**2), max_bytes="6MiB")
+    assert made.status == 413
+    assert made.plane.records[-1].fault_detail == "lambda: the event has more than 6 MiB, the limit of Lambda"
+    made.ended()
+
+
 def test_a_body_has_a_bound() -> None:
     made = Invoked(b"POST /d/7/r HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabcdef", max_bytes=5)
     assert made.status == 413
+    assert made.plane.records[-1].fault_detail == "lambda.max_bytes: the body has more than 5 bytes"
     made.ended()
     many = b"GET /d/7/r?%b HTTP/1.1\r\nHost: a\r\n\r\n" % b"&".join([b"a"] * 1001)
     assert Invoked(many).status == 400
@@ -289,6 +300,7 @@ def test_lambda_refuses_an_invocation(status: int, expected: int) -> None:
 def test_a_response_has_a_bound_and_a_time() -> None:
     long = Invoked(max_bytes=10).returns({"statusCode": 200})
     assert long.status == 502
+    assert long.plane.records[-1].fault_detail.endswith("the response has more than 10 bytes (lambda.max_bytes)")
     long.ended()
     late = Invoked(timeout="1s")
     late.plane.passes(2)

@@ -102,9 +102,35 @@ def test_what_only_the_compiler_finds_wrong_is_refused_alone(
     with pytest.raises(CompileError) as raised:
         compile(made.config, 1, made.captured)
     error = raised.value
-    assert remembered.kubernetes.refuse([*error.unbuilt.items(), *error.parts.items()])
+    assert remembered.kubernetes.refuse([*error.unbuilt, *error.parts.items()])
     made = read()
     kind = "Gateway" if part == "listeners" else "Service"
     assert [*made.refused_objects] == [f"{kind}/shop/a"]
     assert sorted(made.config.listeners) == (["b"] if part == "listeners" else ["a", "b"])
     compile(made.config, 1, made.captured)
+
+
+def test_an_error_in_a_setting_of_a_filter_has_its_path() -> None:
+    schema = {"properties": {"a": {"type": "strin"}}}
+    route = {
+        "name": "r",
+        "paths": ["/"],
+        "upstream": "http://127.0.0.1:1",
+        "filters": {"validate": {"body": {"inline": schema}}},
+    }
+    gateway = {"object": "Gateway/shop/g", "listeners": {"g": {"address": "127.0.0.9:80"}}}
+    pieces = [gateway, {"object": "HTTPRoute/shop/r", "routes": [route]}]
+    remembered = Remembered()
+
+    def read() -> Any:
+        text = b"version: 1\nadmin: null\nproviders: {kubernetes: {kubeconfig: kube}}\n"
+        kube = b"current-context: a\ncontexts: [{name: a, context: {}}]\n"
+        contents = {"/etc/kube": kube, FILE: msgspec.json.encode(pieces)}
+        return load_text(text, "/etc/gw.yaml", TYPES, instead=contents, remembered=remembered)
+
+    made = read()
+    with pytest.raises(CompileError) as raised:
+        compile(made.config, 1, made.captured)
+    assert remembered.kubernetes.refuse(raised.value.unbuilt)
+    (why,) = read().refused_objects.values()
+    assert 'filters.validate.body.inline.properties.a.type: "strin": not valid JSON Schema: `type`' in why

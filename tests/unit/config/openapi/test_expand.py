@@ -327,3 +327,27 @@ def test_a_changed_document_is_read_again_from_what_was_captured(tmp_path: Path)
     again = config.load_sources(loaded.sources, loaded.captured, TYPES)
     assert again.config == loaded.config
     assert again.captured == loaded.captured
+
+
+@pytest.mark.parametrize(
+    ("own", "entry", "noted"),
+    [
+        ({}, {"mock": True}, "`mock` answers all operations; with `mock: false` requests"),
+        ({}, {}, ""),
+        ({}, {"mock": True, "upstream": None}, ""),
+        ({}, {"mock": True, "unknown_paths": "pass"}, ""),
+        ({"x-fastgw": {"mock": False}}, {"mock": True}, ""),
+        (
+            {"x-fastgw": {"mock": True}},
+            {},
+            "`x-fastgw: {mock: true}` answers all operations; with `x-fastgw: {mock: false}` requests",
+        ),
+    ],
+)
+def test_an_upstream_beside_mocks_that_gets_no_requests_is_noted(
+    own: dict[str, Any], entry: dict[str, Any], noted: str, tmp_path: Path
+) -> None:
+    loaded = load(tmp_path, document({"/a": {"get": operation(**own)}}), entry)
+    told = [str(each) for each in loaded.notes if each.path == "routes[0].openapi.upstream"]
+    assert len(told) == bool(noted)
+    assert not noted or f"it gets no requests: {noted} are sent to it" in told[0]

@@ -40,3 +40,15 @@ def test_a_window_that_is_too_small_for_its_streams_is_noted(tmp_path: Path) -> 
     assert len(notes(tmp_path, "{connection_window: 64KiB}")) == 1
     assert notes(tmp_path, "{connection_window: 200KiB}") == []
     assert notes(tmp_path, "{connection_window: 64KiB}", "[http1]") == []
+
+
+def test_a_window_of_a_request_above_that_of_the_connection_is_noted(tmp_path: Path) -> None:
+    (told,) = loaded(tmp_path, "{stream_window: 2MiB, connection_window: 1MiB}").notes
+    wanted = (
+        "a.yaml:7:28: listeners.l1.http2.stream_window: no request may use more than 1MiB, which all requests of a "
+        "connection share (`connection_window`)"
+    )
+    assert str(told).removeprefix(f"{tmp_path}/") == wanted
+    assert len(loaded(tmp_path, "{stream_window: 2MiB}").notes) == 1
+    assert loaded(tmp_path, "{stream_window: 1MiB}").notes == ()
+    assert loaded(tmp_path, "{stream_window: 2MiB, connection_window: 2MiB}").notes == ()

@@ -172,3 +172,53 @@ def test_the_note_on_targets_that_were_put_names_the_registry(tmp_path: Path, ki
     put = config.Source("put", b'[{"url": "http://put.test"}]', suffix=".json", upstream="v")
     notes = config.load_sources([*made.sources, put], made.captured, TYPES).notes
     assert any(f"the admin API has replaced the targets of `{kind}: users`;" in each.wrong for each in notes)
+
+
+EMPTY_STEP = "has an empty step: it is the path of a member without a name"
+
+
+@pytest.mark.parametrize(
+    ("part", "route", "wanted"),
+    [
+        ("target: a..b", "", [f'target: "a..b" {EMPTY_STEP}']),
+        ("target: a.b, allow: [x, .y]", "", [f'allow: ".y" {EMPTY_STEP}']),
+        ("deny: [x.]", "", [f'deny: "x." {EMPTY_STEP}']),
+        ("wrap: x", "", ["wrap: it has no effect: the answer is an object, unless `is_collection` is true"]),
+        ("wrap: x, is_collection: true", "", []),
+        ("concurrency: 3, max: 5", "", ["concurrency: it has no effect without `for_each`", "max: it has no effect"]),
+        (
+            "required: true, default: {}, error_as: x",
+            "",
+            [
+                "default: it has no effect: if the part fails, the response fails (`required`)",
+                "error_as: it has no effect: if the part fails, the response fails (`required`)",
+            ],
+        ),
+        ("default: {}, error_as: x", "", ["error_as: it has no effect: `default` stands in its place"]),
+        ("error_as: x", "", []),
+        ("default: {}", "", []),
+        ("body: pass, method: POST", ", methods: [GET]", ["body: it has no effect: GET requests have no body"]),
+        ("body: pass, method: POST", ", methods: [GET, POST]", []),
+        ("body: {a: 1}", "", ["body: it is the body of a GET request: `method` is left out, and GET by default"]),
+        ("body: {a: 1}, method: GET", "", []),
+    ],
+)
+def test_settings_of_parts_that_do_nothing(tmp_path: Path, part: str, route: str, wanted: list[str]) -> None:
+    parts = f"compose: {{parts: [{{name: a, upstream: u, path: /a, {part}}}]}}{route}"
+    told = [str(each) for each in loaded(tmp_path, route=parts).notes]
+    assert len(told) == len(wanted), told
+    where = "routes[0].compose.parts[0]."
+    assert all(where + each in note for each, note in zip(wanted, told, strict=True)), told
+
+
+def test_a_default_that_a_response_of_all_parts_never_has(tmp_path: Path) -> None:
+    parts = "compose: {all_or_nothing: true, parts: [{name: a, upstream: u, path: /a, default: {}}]}"
+    (note,) = loaded(tmp_path, route=parts).notes
+    assert "parts[0].default: it has no effect: if the part fails, the response fails (`all_or_nothing`)" in str(note)
+
+
+def test_settings_for_the_elements_of_a_list(tmp_path: Path) -> None:
+    of_list = "for_each: '{part.a.ids}', after: [a], max: 5, concurrency: 2, wrap: x"
+    each = f"{{name: b, upstream: u, path: '/b/{{item}}', {of_list}}}"
+    parts = f"compose: {{parts: [{{name: a, upstream: u, path: /a}}, {each}]}}"
+    assert loaded(tmp_path, route=parts).notes == ()

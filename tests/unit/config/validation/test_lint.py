@@ -43,6 +43,10 @@ def problems(folder, text):
     ("text", "note"),
     [
         (
+            "error_pages: {'502': {html: ''}}\nroutes: [{name: a, upstream: u}]",
+            "a.yaml:4:29: error_pages.502.html: browsers get an empty page",
+        ),
+        (
             ("routes: [{name: a, paths: [/], upstream: u}]"),
             "4:28: routes[0].paths[0]: `/` matches that path only; `/*` matches all paths",
         ),
@@ -650,7 +654,9 @@ def test_a_setting_of_upstreams_on_a_route_is_pointed_to_its_place(tmp_path, key
 def test_an_origin_without_a_scheme_shows_the_form_and_no_regular_expression(tmp_path):
     filters = "filters: {websocket: {origins: [app.example]}}"
     (reported,) = problems(tmp_path, f"{HEAD}routes: [{{name: a, upstream: u, {filters}}}]\n")
-    assert reported.endswith('origins[0]: "app.example"; expected a string such as "https://app.example"')
+    assert reported.endswith(
+        'origins[0]: "app.example"; expected an origin without a path such as "https://app.example"'
+    )
 
 
 @pytest.mark.parametrize("sink", ["syslog:server=127.0.0.1:514", "syslog:server=unix:/dev/log"])
