@@ -7,9 +7,11 @@ file would overwrite each other's counts, so each gateway holds a `Claim` to its
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from secrets import randbits
 from typing import Final, final
+from urllib.parse import quote
 
 from fastgw.damaged_files import is_damaged_database, is_still_there, set_aside, write_identity
 from fastgw.shm.quota_table import COUNT_MAX, PERIODS, KeyDigest, StoredCount
@@ -25,6 +27,10 @@ _FORGOTTEN_S: Final = 86_400.0
 _FARTHEST_S: Final = 100 * 366 * 86_400.0
 """Maximum seconds from now to the end of a period."""
 _DIGEST: Final = 16
+_TOKEN_BITS: Final = 62
+"""Bits of the random token of a write: fits in an integer of SQLite and in a word of the shared memory."""
+Tokens = tuple[int, int]
+"""Tokens of the last write that is known to be in the file, and of one that may be; (0, 0): not known."""
 
 
 class CannotKeep(Exception):
@@ -56,6 +62,8 @@ class Claim:
             fd = os.open(os.path.realpath(self.path) + "-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.pwrite(fd, self._run, 0)  # in place: on a full disk, too
+                os.ftruncate(fd, len(self._run))
             except BlockingIOError:
                 holder = os.pread(fd, len(self._run) + 1, 0)
                 os.close(fd)
@@ -66,8 +74,6 @@ class Claim:
                 os.close(fd)
                 raise
             self.fd = fd
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, self._run, 0)
         except OSError as error:
             raise CannotKeep(f"{self.path} cannot be written: {error.strerror}") from error
 
@@ -83,11 +89,19 @@ class QuotaFile:
     """Database of quota counts, opened on first use and again after a failure. `strange`: number of invalid rows
     read. `aside`: new name of the file, if it was damaged: it is a new one then, without counts; "" = it was not.
     `is_new`: whether the file was not there, so that it is a new one too, or is another one than before; `is_removed`:
-    while it was in use. `identity`: device and inode of the file that was used last; (0, 0): not known.
+    while it was in use.
+
+    Each write leaves its token in the file, in its own transaction. A file without the token of the last write is
+    another one: a new one, or a copy that lacks writes. `remember` is called with the tokens before and after each
+    write, except while `is_new` or `aside` is set: until counts are no longer marked as saved, the former tokens hold.
     """
 
-    def __init__(self, path: str, identity: tuple[int, int] = (0, 0)) -> None:
-        self.path, self.identity = path, identity
+    def __init__(
+        self, path: str, last_write: Tokens = (0, 0), remember: Callable[[Tokens], None] = lambda tokens: None
+    ) -> None:
+        self.path, self.last_write = path, last_write
+        self._remember = remember
+        self._inode = (0, 0)  # device and inode of the file that is open
         self.strange = 0
         self.aside = ""
         self.is_new = self.is_removed = False
@@ -97,15 +111,18 @@ class QuotaFile:
     def read(self, now_date: float) -> Iterator[StoredCount]:
         """Yield the rows whose period has not ended; none if the file does not exist. Raises `CannotKeep`."""
         self.strange = 0
-        if not os.path.lexists(self.path):
-            return
         try:
-            found = self._open().execute("SELECT id, period, used, until FROM quota WHERE until > ?", (int(now_date),))
-            for id_, period, used, until in found:
-                if _is_sound(id_, period, used, until, now_date):
-                    yield StoredCount(KeyDigest.read(id_), period, used, until)
-                else:
-                    self.strange += 1
+            os.lstat(self.path)
+            with self._reader() as database:
+                wanted = "SELECT id, period, used, until FROM quota WHERE until > ?"
+                for id_, period, used, until in database.execute(wanted, (int(now_date),)):
+                    if _is_sound(id_, period, used, until, now_date):
+                        yield StoredCount(KeyDigest.read(id_), period, used, until)
+                    else:
+                        self.strange += 1
+        except FileNotFoundError as error:
+            if not os.path.isdir(os.path.dirname(os.path.realpath(self.path))):  # it may be mounted later
+                raise self._failed("cannot be read", error) from error
         except (sqlite3.Error, OSError) as error:
             if not self._set_aside(error):
                 raise self._failed("cannot be read", error) from error
@@ -119,14 +136,18 @@ class QuotaFile:
         the file was set `aside`.
         """
         try:
-            database = self._open()
+            database, token = self._open(), randbits(_TOKEN_BITS) | 1
+            self._set_last_write((self.last_write[0], token))  # a crash may follow the commit
             database.execute("BEGIN IMMEDIATE")
             database.executemany(
                 "INSERT OR REPLACE INTO quota (id, period, used, until) VALUES (?, ?, ?, ?)",
                 ((row.id.digest, row.period, row.used, row.until) for row in rows),
             )
             database.execute("DELETE FROM quota WHERE until < ?", (int(now_date - _FORGOTTEN_S),))
+            database.execute("CREATE TABLE IF NOT EXISTS last_write (row INTEGER PRIMARY KEY, token INTEGER NOT NULL)")
+            database.execute("INSERT OR REPLACE INTO last_write (row, token) VALUES (1, ?)", (token,))
             database.execute("COMMIT")
+            self._set_last_write((token, token))
         except (sqlite3.Error, OSError) as error:
             if not self._set_aside(error):
                 raise self._failed("cannot be written", error) from error
@@ -140,28 +161,21 @@ class QuotaFile:
 
     def _open(self) -> sqlite3.Connection:
         if self._database is not None:
-            if is_still_there(self.path, self.identity):
+            if is_still_there(self.path, self._inode):
                 return self._database
             self.close()
             self.is_new = self.is_removed = True
+        is_created = False
         with suppress(FileExistsError):
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             self.is_new = self.is_new or not self._follows_aside
-            self._follows_aside = False
+            self._follows_aside, is_created = False, True
         found = os.stat(self.path)
-        identity, before = (found.st_dev, found.st_ino), self.identity
-        if before not in ((0, 0), identity):  # also after a failure, which has closed the former one
-            self.is_new = self.is_removed = True
-        self.identity = identity
+        self._inode = found.st_dev, found.st_ino
         # Used by one thread at a time, but not always the same.
         database = sqlite3.connect(self.path, timeout=_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         self._database = database
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        (application,) = database.execute("PRAGMA application_id").fetchone()
-        if application not in (0, _APPLICATION_ID):
-            raise sqlite3.DatabaseError("it is a database of another program")
-        if version not in (0, _VERSION):
-            raise sqlite3.DatabaseError(f"it was written by another version of fastgw ({version})")
+        version, application = _identity_of(database)
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=FULL")
         if not version:
@@ -174,7 +188,55 @@ class QuotaFile:
         if not application:  # an earlier version did not set it
             database.execute(f"PRAGMA application_id={_APPLICATION_ID}")
             write_identity(database)
+        self._compare_token(database, is_created)
         return database
+
+    @contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        try:
+            database = self._open()
+        except sqlite3.OperationalError as error:
+            self.close()
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                raise
+            try:
+                database = self._open_alone()
+            except sqlite3.Error:
+                raise error  # noqa: B904 - the first failure says more
+            with closing(database):
+                yield database
+        else:
+            yield database
+
+    def _open_alone(self) -> sqlite3.Connection:
+        """Open the file for reading on a disk that is full or read-only: without the `-shm` file, which is shared with
+        other processes and takes space. Commits in a write-ahead log that a killed process has left count, too.
+        """
+        path = os.path.realpath(self.path)
+        has_log = any(os.path.exists(log) and os.path.getsize(log) for log in (f"{path}-wal", f"{path}-journal"))
+        uri = f"file:{quote(os.fsencode(path))}?{'mode=rw' if has_log else 'immutable=1'}"
+        database = sqlite3.connect(uri, timeout=_TIMEOUT_S, isolation_level=None, check_same_thread=False, uri=True)
+        try:
+            database.execute("PRAGMA locking_mode=EXCLUSIVE")
+            if not _identity_of(database)[0]:
+                raise sqlite3.OperationalError("it has no counts yet")
+            self._compare_token(database, is_created=False)
+        except sqlite3.Error:
+            database.close()
+            raise
+        return database
+
+    def _compare_token(self, database: sqlite3.Connection, is_created: bool) -> None:
+        token = _read_token(database)
+        if self.last_write != (0, 0) and token not in self.last_write:  # replaced while no process had it open
+            self.is_new = True
+            self.is_removed = self.is_removed or is_created or token > 0  # 0: of an earlier version
+        self.last_write = token, token
+
+    def _set_last_write(self, tokens: Tokens) -> None:
+        self.last_write = tokens
+        if not self.is_new and not self.aside:
+            self._remember(tokens)
 
     def _set_aside(self, error: Exception) -> bool:
         """Rename the file if it is damaged. False: it is not, or cannot be renamed."""
@@ -183,7 +245,7 @@ class QuotaFile:
                 return False
             self.close()
             self.aside = set_aside(self.path, "-wal", "-shm")
-            self._follows_aside, self.identity = True, (0, 0)
+            self._follows_aside, self.last_write = True, (0, 0)
         except OSError:
             return False
         return True
@@ -191,7 +253,30 @@ class QuotaFile:
     def _failed(self, what: str, error: Exception) -> CannotKeep:
         self.close()
         why = error.strerror if isinstance(error, OSError) else str(error)
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMSIZE:
+            why = "database or disk is full"  # SQLite says "disk I/O error"
         return CannotKeep(f"{self.path} {what}: {why}")
+
+
+def _identity_of(database: sqlite3.Connection) -> tuple[int, int]:
+    """Return the version and the application id; 0: not written yet. Raises `sqlite3.DatabaseError` for a database
+    that this version cannot use.
+    """
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    (application,) = database.execute("PRAGMA application_id").fetchone()
+    if application not in (0, _APPLICATION_ID):
+        raise sqlite3.DatabaseError("it is a database of another program")
+    if version not in (0, _VERSION):
+        raise sqlite3.DatabaseError(f"it was written by another version of fastgw ({version})")
+    return version, application
+
+
+def _read_token(database: sqlite3.Connection) -> int:
+    """Return the token of the last write; 0: there is none, such as in a file of an earlier version."""
+    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'last_write'").fetchone():
+        return 0
+    (token,) = database.execute("SELECT max(token) FROM last_write").fetchone()
+    return token if isinstance(token, int) and 0 < token < 1 << _TOKEN_BITS else 0
 
 
 def _is_sound(id_: object, period: object, used: object, until: object, now_date: float) -> bool:

@@ -45,8 +45,8 @@ _OVERFLOW: Final = 1024
 _PAGE: Final = mmap.PAGESIZE
 _SLOT: Final = 8  # words
 _ID_HIGH, _ID_LOW, _STATE, _UNTIL, _KEPT = range(5)  # words of a slot
-# Words of the first page; the first two are locked by their bytes. Two secrets; device and inode of the file.
-_MAKER, _OVERFLOWED, _SECRET, _FILE = 2, 3, 4, 6
+# Words of the first page; the first two are locked by their bytes. Two secrets; tokens of the last write to the file.
+_MAKER, _OVERFLOWED, _SECRET, _LAST_WRITE, _UNREAD = 2, 3, 4, 6, 8
 _PLACING: Final = 8
 """Byte that is locked while a slot is assigned."""
 NOT_OURS: Final = -1
@@ -141,13 +141,24 @@ class QuotaTable:
         return self._words[_OVERFLOWED]
 
     @property
-    def file_identity(self) -> tuple[int, int]:
-        """Device and inode of the file with the counts that are marked as saved; (0, 0): not known."""
-        return self._words[_FILE], self._words[_FILE + 1]
+    def last_write(self) -> tuple[int, int]:
+        """Tokens of the last write to the file with the counts that are marked as saved, and of one that may have
+        followed; (0, 0): not known.
+        """
+        return self._words[_LAST_WRITE], self._words[_LAST_WRITE + 1]
 
-    @file_identity.setter
-    def file_identity(self, identity: tuple[int, int]) -> None:
-        self._words[_FILE], self._words[_FILE + 1] = identity
+    @last_write.setter
+    def last_write(self, tokens: tuple[int, int]) -> None:
+        self._words[_LAST_WRITE], self._words[_LAST_WRITE + 1] = tokens
+
+    @property
+    def is_file_unread(self) -> bool:
+        """Whether the file has counts that are not in memory yet. Nothing is written to it before they are."""
+        return bool(self._words[_UNREAD])
+
+    @is_file_unread.setter
+    def is_file_unread(self, is_unread: bool) -> None:
+        self._words[_UNREAD] = is_unread
 
     @property
     def slots(self) -> int:

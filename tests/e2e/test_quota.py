@@ -59,7 +59,7 @@ def test_exactly_the_limit_whatever_happens(tmp_path):
     whole gateway that is killed."""
     with Gateway(settings(tmp_path, admin={"address": "127.0.0.1:0"}), tmp_path) as gateway:
         line = gateway.stderr.wait_for(lambda line: b"quotas: " in line)  # before anything is counted
-        assert b"quotas.sqlite3 cannot be written: No such file or directory; the counters are kept in memory" in line
+        assert b"quotas.sqlite3 cannot be read: No such file or directory; the counters are kept in memory" in line
         assert "No such file" in told(gateway)["problem"]
         assert admitted(gateway) == LIMIT
         (tmp_path / "kept").mkdir()

@@ -71,6 +71,8 @@ class ReloadRecord:
     problems: tuple[Problem, ...] = ()
     """The first errors, as long as the control process that has found them runs."""
     subject: Subject = "file"
+    again: bool = False
+    """Whether the file is read again later: the failure was transient. Unknown to older versions."""
 
 
 @dataclass

@@ -1,9 +1,10 @@
 """Persistence of quota counts: read before there are workers, written by control about once a second, and once more
 after all workers have ended.
 
-If the file fails, counts continue in memory, writes are retried, and log, status and metrics report it. A file of
-another gateway prevents the start. The supervisor holds the claim to the file of the start, also over upgrades; control
-holds claims to later files, and retries them at each write.
+If the file fails, counts continue in memory, writes are retried, and log, status and metrics report it. A file that
+cannot be read is not written: once it can be read, the higher count of each key holds. A file of another gateway
+prevents the start. The supervisor holds the claim to the file of the start, also over upgrades; control holds claims to
+later files, and retries them at each write.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from fastgw.config.settings.gateway import Config
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 from fastgw.runtime.node.state_directory import state_directory
-from fastgw.shm.quota_store import CannotKeep, Claim, InUse, QuotaFile
+from fastgw.shm.quota_store import CannotKeep, Claim, InUse, QuotaFile, Tokens
 from fastgw.shm.quota_table import Full, QuotaTable, StoredCount
 
 EVERY_S: Final = 1.0
@@ -28,7 +29,10 @@ LOOK_EVERY: Final = 60
 """Number of writes after which all blocks are scanned: a killed process may not have marked its changes. The file is
 looked at, too."""
 ROWS_AT_ONCE: Final = 20_000
+ROWS_PER_TURN: Final = 1000
+"""Rows of the file that are restored in a turn of the event loop: 10 ms."""
 RETRY_MOST_S: Final = 15.0
+NOT_READ: Final = "the file is not written until it can be read; the higher count of each key holds then"
 LEAVING_S: Final = 2.0
 """Seconds that a start waits for a gateway that is ending."""
 
@@ -68,18 +72,34 @@ def claim_file(settings: Config, run_key: bytes, fd: int = -1) -> Claim | None:
             return claim
 
 
-def restore(quotas: QuotaTable, file: QuotaFile, rows: Iterable[StoredCount]) -> None:
-    """Restore the counts in the file. Raises `CannotKeep`."""
-    try:
-        for row in rows:
+def restore(quotas: QuotaTable, rows: Iterable[StoredCount]) -> int:
+    """Raise counts to at least those of the file. Returns the number of keys for which there is no slot. Raises
+    `CannotKeep` if they cannot be read.
+    """
+    left_out = 0
+    for row in rows:
+        try:
             quotas.restore(row)
-    except Full as error:
-        raise CannotKeep(f"{file.path}: it has more keys than the shared memory has slots") from error
+        except Full:
+            left_out += 1
+    return left_out
+
+
+def end_reading(quotas: QuotaTable, file: QuotaFile, left_out: int) -> None:
+    """Record that all counts of the file are restored, so that it may be written. `left_out`: see `restore`."""
+    if left_out:
+        notice(
+            OperatorEvent.QUOTAS_NOT_KEPT,
+            f"quotas: {file.path} has more keys than the shared memory has slots: {left_out} of them start at zero",
+        )
     if file.strange:
         notice(
             OperatorEvent.QUOTAS_NOT_KEPT,
             f"quotas: {file.path} holds {file.strange} invalid rows: they are ignored",
         )
+    quotas.is_file_unread = False
+    follow_new_file(quotas, file)
+    quotas.last_write = file.last_write
 
 
 def restore_all(quotas: QuotaTable, settings: Config) -> None:
@@ -87,15 +107,12 @@ def restore_all(quotas: QuotaTable, settings: Config) -> None:
     path = file_of(settings)
     if path is None:
         return
-    file = QuotaFile(path)
+    file = QuotaFile(path, quotas.last_write)  # that of the previous program, at an upgrade
+    quotas.is_file_unread = True
     try:
-        restore(quotas, file, file.read(time.time()))
-        follow_new_file(quotas, file)
-        quotas.file_identity = file.identity
+        end_reading(quotas, file, restore(quotas, file.read(time.time())))
     except CannotKeep as error:
-        notice(
-            OperatorEvent.QUOTAS_NOT_KEPT, f"quotas: {error}; the counters start at zero and are kept in memory only"
-        )
+        notice(OperatorEvent.QUOTAS_NOT_KEPT, f"quotas: {error}; the counters are kept in memory only, and {NOT_READ}")
     finally:
         file.close()
 
@@ -107,9 +124,11 @@ def keep_all(quotas: QuotaTable, settings: Config, run_key: bytes, claim: Claim 
     path = file_of(settings)
     if path is None:
         return
-    file, claim = QuotaFile(path, quotas.file_identity), claim or Claim(path, run_of(run_key))
+    file, claim = QuotaFile(path, quotas.last_write), claim or Claim(path, run_of(run_key))
     try:
         claim.acquire()
+        if quotas.is_file_unread:
+            end_reading(quotas, file, restore(quotas, file.read(time.time())))
         file.try_to_write()
         follow_new_file(quotas, file)
         for part in parts_of(quotas, quotas.in_use()):
@@ -145,6 +164,7 @@ def follow_new_file(quotas: QuotaTable, file: QuotaFile) -> bool:
         )
     file.aside, file.is_new, file.is_removed = "", False, False
     quotas.mark_unsaved()
+    quotas.last_write = file.last_write  # only now: before, a crash would leave marks that hold for another file
     return True
 
 
@@ -186,7 +206,6 @@ class QuotaKeeper:
         self._failures = 0
         self._changed = asyncio.Event()
         self._wanted: str | None = None
-        self._is_read = True  # by the supervisor
         self._work: asyncio.Future[None] | None = None
 
     @property
@@ -202,14 +221,14 @@ class QuotaKeeper:
         self._wanted = path
         self._give_up_claim()
         if not begins:
-            self._quotas.file_identity = (0, 0)
+            self._quotas.mark_unsaved()
+            self._quotas.last_write = (0, 0)
+            if path is not None:
+                self._quotas.is_file_unread = True
         # Of the process before: the file may have been replaced since.
-        self._file = None if path is None else QuotaFile(path, self._quotas.file_identity)
+        self._file = None if path is None else QuotaFile(path, self._quotas.last_write, self._remember_write)
         self._claim = None if path is None else Claim(path, self._run)
         self._is_tried = False
-        self._is_read = begins
-        if not begins:
-            self._quotas.mark_unsaved()
         self._problem, self._failures, self._written_date = "", 0, None
         self._pending.update(self._quotas.in_use())
         self._changed.set()
@@ -234,13 +253,15 @@ class QuotaKeeper:
         self._pending.update(self._quotas.marked())
         if self._work is not None:
             await asyncio.wait((self._work,))
-        if file is None or claim is None or (self._is_tried and self._is_read and not self._pending):
+        if file is None or claim is None or (self._is_tried and not self._quotas.is_file_unread and not self._pending):
             return
-        blocks = sorted(self._pending)
         try:
             await self._aside(claim.acquire)
-            if not self._is_read:
+            if self._quotas.is_file_unread:
                 await self._restore(file)
+            if file is not self._file:
+                return  # the configuration names another one meanwhile, which is read first
+            blocks = sorted(self._pending)
             if not self._is_tried:
                 await self._aside(file.try_to_write)
                 self._is_tried = True
@@ -249,19 +270,19 @@ class QuotaKeeper:
                     blocks = sorted(self._pending)
             for part in parts_of(self._quotas, blocks):
                 await self._aside(partial(file.write, [row for _, _, row in part], time.time()))
-                if file.aside or file.is_new:
+                if file is not self._file or file.aside or file.is_new:
                     break
                 apply_writes(self._quotas, part)
         except CannotKeep as error:
             if not self._problem:
+                retried = NOT_READ if self._quotas.is_file_unread else "writing is retried"
                 notice(
-                    OperatorEvent.QUOTAS_NOT_KEPT,
-                    f"quotas: {error}; the counters are kept in memory, and writing is retried",
+                    OperatorEvent.QUOTAS_NOT_KEPT, f"quotas: {error}; the counters are kept in memory, and {retried}"
                 )
             self._problem, self._failures = str(error), self._failures + 1
             return
-        if file is self._file:
-            self._quotas.file_identity = file.identity
+        if file is not self._file:
+            return  # the configuration names another one meanwhile, which has none of these counts
         if follow_new_file(self._quotas, file):
             self._pending.update(self._quotas.in_use())
             self._changed.set()
@@ -271,11 +292,19 @@ class QuotaKeeper:
         self._problem, self._failures, self._written_date = "", 0, time.time()
         self._pending.difference_update(blocks)
 
+    def _remember_write(self, tokens: Tokens) -> None:
+        self._quotas.last_write = tokens
+
     async def _restore(self, file: QuotaFile) -> None:
         rows: list[StoredCount] = []
         await self._aside(lambda: rows.extend(file.read(time.time())))
-        restore(self._quotas, file, rows)
-        self._is_read = True
+        left_out = 0
+        for begin in range(0, len(rows), ROWS_PER_TURN):
+            left_out += restore(self._quotas, rows[begin : begin + ROWS_PER_TURN])
+            await asyncio.sleep(0)
+        if file is self._file:  # else the configuration names another one meanwhile
+            end_reading(self._quotas, file, left_out)
+            self._pending.update(self._quotas.in_use())
 
     async def _aside(self, act: Callable[[], None]) -> None:
         """Run a blocking call in a thread. It continues if the caller is cancelled."""

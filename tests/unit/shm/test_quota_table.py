@@ -5,11 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sqlite3
+import sys
+import threading
 from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from datetime import datetime
+from itertools import count
 from pathlib import Path
+from types import FrameType
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -19,13 +26,13 @@ from hypothesis import strategies as st
 from fastgw.config import load
 from fastgw.config.settings.gateway import Config
 from fastgw.filters import TYPES
-from fastgw.runtime.node.quota_persistence import QuotaKeeper, keep_all, restore, restore_all
+from fastgw.runtime.node.quota_persistence import QuotaKeeper, end_reading, keep_all, restore, restore_all
 from fastgw.shm import compare_and_swap, quota_table
 from fastgw.shm.calendar_periods import calendar_of
 from fastgw.shm.quota_store import CannotKeep, Claim, InUse, QuotaFile
 from fastgw.shm.quota_table import NOT_OURS, USED_UP, KeyDigest, Period, QuotaTable, StoredCount, own_quotas
 from tests.support.quota_races import NOW, begin_together, span
-from tests.support.small_file_system import full_disk
+from tests.support.small_file_system import full_disk, small_file_system
 from tests.support.small_process import run_in_small_process
 
 TODAY = Period(20_000, NOW, NOW + 86_400)
@@ -364,7 +371,7 @@ def test_a_file_that_is_no_database_is_told_and_left_alone(tmp_path, capfd):
     table, settings = own_quotas(1024), config_of(tmp_path)
     restore_all(table, settings)
     told = capfd.readouterr().err
-    assert "q cannot be read: file is not a database; the counters start at zero and are kept in memory only" in told
+    assert "q cannot be read: file is not a database; the counters are kept in memory only, and the file is not" in told
     table.spend(*slot_of(table, b"a"), TODAY, 1, 3)
     keep_all(table, settings, b"run", None)
     assert "q cannot be " in (told := capfd.readouterr().err)
@@ -493,8 +500,9 @@ def test_rows_that_no_gateway_has_written_count_for_nothing(tmp_path, capfd, row
     written(file)
     assert file._database is not None
     file._database.execute("INSERT INTO quota VALUES (?, ?, ?, ?)", row)
-    table = own_quotas(1024)
-    restore(table, file, file.read(NOW - 1))
+    file.close()
+    file, table = QuotaFile(file.path), own_quotas(1024)
+    end_reading(table, file, restore(table, file.read(NOW - 1)))
     file.close()
     assert file.strange == 1
     assert b"q holds 1 invalid rows" in capfd.readouterr().err.encode()
@@ -507,7 +515,7 @@ def test_a_count_that_is_as_large_as_any_is_the_one_of_its_period(tmp_path):
     row = StoredCount(KeyDigest.of(b"a"), (1 << 20) - 1, (1 << 44) - 1, int(NOW) + 1)
     file.write([row], NOW)
     table = own_quotas(1024)
-    restore(table, file, file.read(NOW))
+    restore(table, file.read(NOW))
     file.close()
     assert table.look_up(row.id, Period((1 << 20) - 1, NOW - 86_400, NOW + 1)) == (1 << 44) - 1
 
@@ -609,3 +617,300 @@ def test_a_file_that_is_replaced_while_it_is_closed_is_written_again_with_all_co
     file = QuotaFile(str(tmp_path / "q"))
     assert sum(row.used for row in file.read(0)) == 500 + (is_replaced == "after a failed write")
     file.close()
+
+
+@pytest.mark.parametrize("is_replaced", ["after a failed write", "before the next control process", "before the end"])
+def test_a_file_that_is_replaced_by_its_own_backup_is_written_again_with_all_counts(tmp_path, capfd, is_replaced):
+    """In place, so that device and inode are the same."""
+    table, settings = own_quotas(1024), config_of(tmp_path)
+
+    async def keep(before_the_end: Callable[[QuotaKeeper], Awaitable[None]]) -> None:
+        keeper = QuotaKeeper(table, b"run")
+        keeper.use_configuration(settings, begins=True)
+        await keeper.write_changes()
+        await keeper.write_changes()  # `run` does so at once
+        await before_the_end(keeper)
+        keeper.close()
+
+    async def fail(keeper: QuotaKeeper) -> None:
+        table.spend(*slot_of(table, b"0"), TODAY, 1, 3)
+        with full_disk():
+            await keeper.write_changes()
+        assert keeper.file_info.problem
+        put_back(tmp_path, backup)
+        await keeper.write_changes()
+        await keeper.write_changes()
+
+    async def go_on(keeper: QuotaKeeper) -> None: ...
+
+    table.spend(*slot_of(table, b"one of few"), TODAY, 1, 3)
+    asyncio.run(keep(go_on))
+    backup = (tmp_path / "q").read_bytes()
+    for number in range(500):
+        table.spend(*slot_of(table, b"%d" % number), TODAY, 1, 3)
+    asyncio.run(keep(fail if is_replaced == "after a failed write" else go_on))
+    if is_replaced != "after a failed write":
+        put_back(tmp_path, backup)
+    if is_replaced == "before the next control process":
+        asyncio.run(keep(go_on))
+    elif is_replaced == "before the end":
+        keep_all(table, settings, b"run", None)
+    assert "q was removed or replaced while it was in use" in capfd.readouterr().err
+    assert kept_in(tmp_path) == 501 + (is_replaced == "after a failed write")
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_a_process_that_is_killed_at_any_line_loses_no_count(tmp_path, first):
+    """It follows a file that was replaced by its own backup; the next process goes on."""
+    table, settings = own_quotas(1024), config_of(tmp_path)
+
+    async def follow() -> None:
+        keeper = QuotaKeeper(table, b"run")
+        keeper.use_configuration(settings, begins=True)
+        for _ in range(3):
+            table.spend(*slot_of(table, b"busy"), TODAY, 1, 1_000_000)
+            await keeper.write_changes()
+        keeper.close()
+
+    asyncio.run(follow())
+    backup = (tmp_path / "q").read_bytes()
+    for line in count(first, 13):
+        table.spend(*slot_of(table, b"idle"), TODAY, 1, 1_000_000)
+        asyncio.run(follow())
+        put_back(tmp_path, backup)
+        is_killed = is_killed_at(line, lambda: asyncio.run(follow()))
+        asyncio.run(follow())
+        spent = sum(table.look_up(KeyDigest.of(key), TODAY) for key in (b"idle", b"busy"))
+        assert kept_in(tmp_path) == spent, f"killed at line {line}"
+        if not is_killed:
+            break
+    assert line > 100
+
+
+def put_back(tmp_path: Path, backup: bytes) -> None:
+    for each in tmp_path.glob("q-[ws]*"):  # not the lock
+        each.unlink()
+    (tmp_path / "q").write_bytes(backup)
+
+
+def kept_in(tmp_path: Path) -> int:
+    file = QuotaFile(str(tmp_path / "q"))
+    used = sum(row.used for row in file.read(0))
+    file.close()
+    return used
+
+
+def is_killed_at(line: int, act: Callable[[], None], *files: str) -> bool:
+    """Do this in another process, which is killed at so many lines of the code of the file, unless it ends before.
+    `files`: of the code; none: those that write.
+    """
+    files = files or ("quota_store.py", "quota_persistence.py")
+    pid = os.fork()
+    if not pid:
+        left = line
+
+        def trace(frame: FrameType, event: str, arg: object) -> Any:
+            nonlocal left
+            if not frame.f_code.co_filename.endswith(files):
+                return None
+            left -= event == "line"
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+
+        threading.settrace(trace)
+        sys.settrace(trace)
+        act()
+        os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+
+
+def spend(table: QuotaTable, key: bytes, cost: int) -> None:
+    table.spend(*slot_of(table, key), TODAY, cost, 1_000_000)
+
+
+def used(table: QuotaTable, *keys: bytes) -> list[int]:
+    return [table.look_up(KeyDigest.of(key), TODAY) for key in keys]
+
+
+def left_by_an_earlier_run(tmp_path: Path, *, is_killed: bool = False) -> Config:
+    """Its file has 50 of `a` and 7 of `b`. `is_killed`: the last commits are in the write-ahead log."""
+    tmp_path.mkdir(exist_ok=True)
+    table, settings = own_quotas(1024), config_of(tmp_path)
+    spend(table, b"a", 50)
+    if is_killed:
+        file = QuotaFile(str(tmp_path / "q"))
+        file.try_to_write()
+        file.close()
+        spend(table, b"b", 7)
+        assert is_killed_at(10**9, lambda: write_and_die(table, settings))
+        (tmp_path / "q-shm").unlink()  # else it needs no space
+        assert (tmp_path / "q-wal").stat().st_size
+    else:
+        spend(table, b"b", 7)
+        keep_all(table, settings, b"run", None)
+    return settings
+
+
+def write_and_die(table: QuotaTable, settings: Config) -> None:
+    async def write() -> None:
+        keeper = QuotaKeeper(table, b"run")
+        keeper.use_configuration(settings, begins=True)
+        await keeper.write_changes()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    asyncio.run(write())
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_start_on_a_full_disk_reads_the_counts(tmp_path, capfd, is_killed):
+    settings, table = left_by_an_earlier_run(tmp_path, is_killed=is_killed), own_quotas(1024)
+
+    async def run() -> None:
+        keeper = QuotaKeeper(table, b"run")
+        keeper.use_configuration(settings, begins=True)
+        with full_disk():
+            await keeper.write_changes()
+        assert keeper.file_info.problem
+        spend(table, b"b", 1)
+        await keeper.write_changes()
+        assert "q is written again" in capfd.readouterr().err
+        keeper.close()
+
+    with full_disk():
+        restore_all(table, settings)
+    assert used(table, b"a", b"b") == [50, 7]
+    spend(table, b"a", 2)
+    asyncio.run(run())
+    assert kept_in(tmp_path) == 60
+    assert sorted(each.name for each in tmp_path.glob("q*")) == ["q", "q-lock"]
+
+
+def test_a_disk_that_is_full_is_said_to_be(tmp_path):
+    with small_file_system(tmp_path):
+        if not tmp_path.is_mount():
+            pytest.skip("nothing may be mounted here")
+        file = QuotaFile(str(tmp_path / "q"))
+        written(file)
+        file.close()
+        with pytest.raises(OSError, match="No space left"):
+            (tmp_path / "large").write_bytes(bytes(5_000_000))
+        with pytest.raises(CannotKeep, match="q cannot be written: database or disk is full"):
+            written(file)
+        assert len([*file.read(0)]) == 1
+
+
+@pytest.mark.parametrize("is_read", ["by control", "by a reload and control", "by the last write"])
+def test_a_file_that_cannot_be_read_at_the_start_is_not_written_until_it_is(tmp_path, capfd, is_read):
+    """Another program locks it. The higher count of each key holds then."""
+    settings, table = left_by_an_earlier_run(tmp_path), own_quotas(1024)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    async def run() -> None:
+        keeper = QuotaKeeper(table, b"run")
+        keeper.use_configuration(settings, begins=True)
+        with locked(tmp_path):
+            await keeper.write_changes()
+        assert "is not written until it can be read" in capfd.readouterr().err
+        if is_read == "by a reload and control":
+            keeper.use_configuration(config_of(elsewhere))
+            await keeper.write_changes()
+            keeper.use_configuration(settings)
+        if is_read != "by the last write":
+            await keeper.write_changes()
+        keeper.close()
+
+    with locked(tmp_path):
+        restore_all(table, settings)
+    assert (
+        "q cannot be read: database is locked; the counters are kept in memory only, and the file is not written until "
+        "it can be read" in capfd.readouterr().err
+    )
+    for key, cost in ((b"a", 10), (b"c", 3)):
+        spend(table, key, cost)
+    asyncio.run(run())
+    if is_read == "by the last write":
+        keep_all(table, settings, b"run", None)
+    assert used(table, b"a", b"b", b"c") == [50, 7, 3]
+    assert kept_in(tmp_path) == 60
+
+
+def test_a_count_of_a_period_that_ended_before_the_file_can_be_read_does_not_count(tmp_path):
+    settings, table = left_by_an_earlier_run(tmp_path), own_quotas(1024)
+    with locked(tmp_path):
+        restore_all(table, settings)
+    table.spend(*slot_of(table, b"a"), TOMORROW, 10, 1_000)
+    keep_all(table, settings, b"run", None)
+    assert table.look_up(KeyDigest.of(b"a"), TOMORROW) == 10
+    assert used(table, b"b") == [7]
+
+
+@pytest.mark.parametrize("first", [1, 6])
+def test_a_process_that_is_killed_while_it_restores_the_counts_of_the_file_loses_none(tmp_path, first):
+    settings = left_by_an_earlier_run(tmp_path)
+    backup = (tmp_path / "q").read_bytes()
+
+    async def add() -> None:
+        keeper = QuotaKeeper(table, b"run")
+        keeper.use_configuration(settings, begins=True)
+        await keeper.write_changes()
+        keeper.close()
+
+    for line in count(first, 17):
+        table = own_quotas(1024)
+        table.is_file_unread = True
+        spend(table, b"a", 10)
+        is_killed = is_killed_at(line, lambda: asyncio.run(add()), "quota_persistence.py", "quota_table.py")
+        spend(table, b"c", 1)
+        asyncio.run(add())
+        assert used(table, b"a", b"b", b"c") == [50, 7, 1], f"killed at line {line}"
+        assert kept_in(tmp_path) == 58, f"killed at line {line}"
+        put_back(tmp_path, backup)
+        if not is_killed:
+            break
+    assert line > 100
+
+
+def test_counts_of_a_file_that_was_replaced_by_its_backup_before_an_upgrade_are_written_again(tmp_path, capfd):
+    settings, table = config_of(tmp_path), own_quotas(1024)
+    restore_all(table, settings)
+    spend(table, b"a", 1)
+    keep_all(table, settings, b"run", None)
+    backup = (tmp_path / "q").read_bytes()
+    spend(table, b"a", 49)
+    keep_all(table, settings, b"run", None)
+    put_back(tmp_path, backup)
+    restore_all(table, settings)  # by the next program, with the same table
+    assert "was removed or replaced" in capfd.readouterr().err
+    keep_all(table, settings, b"run", None)
+    assert kept_in(tmp_path) == 50
+
+
+def test_a_file_whose_directory_is_there_later_is_read_before_it_is_written(tmp_path):
+    settings, table = left_by_an_earlier_run(tmp_path / "later"), own_quotas(1024)
+    (tmp_path / "later").rename(tmp_path / "elsewhere")
+    restore_all(table, settings)
+    spend(table, b"a", 1)
+    (tmp_path / "elsewhere").rename(tmp_path / "later")
+    keep_all(table, settings, b"run", None)
+    assert kept_in(tmp_path / "later") == 57
+
+
+def test_a_claim_on_a_full_disk_keeps_no_other_process_of_the_gateway_out(tmp_path):
+    claim, beside = Claim(str(tmp_path / "q"), b"one"), Claim(str(tmp_path / "q"), b"one")
+    with full_disk(), pytest.raises(CannotKeep):
+        claim.acquire()
+    beside.acquire()
+    claim.acquire()
+    beside.close()
+    claim.close()
+
+
+@contextlib.contextmanager
+def locked(tmp_path: Path) -> Iterator[None]:
+    with closing(sqlite3.connect(tmp_path / "q", isolation_level=None)) as database:
+        database.execute("PRAGMA locking_mode=EXCLUSIVE")
+        database.execute("BEGIN EXCLUSIVE")
+        yield
+        database.execute("COMMIT")
