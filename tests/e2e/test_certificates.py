@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from tests.support.gateway import Gateway, wait_until
 from tests.support.origin import Origin, OriginConnection
 from tests.support.peer import DEADLINE
 from tests.support.secured import REQUEST, Secured
+from tests.support.tcp import connected, is_reset, tcp_config, tcp_target
 
 UPLOAD = 300_000
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
@@ -328,3 +330,117 @@ def test_a_tunnel_ends_with_what_verified_its_client(tmp_path: Path, opened: str
                 assert b"hello" not in client.read_to_end()
             other.send(b"goes on")
             assert other.read_exactly(7) == b"goes on"
+
+
+def test_a_tcp_client_without_a_certificate_is_ended_only_once_one_is_required(tmp_path: Path) -> None:
+    """Another list or authority does not concern it; it ends the connections that were verified before."""
+    authority = Certificates(tmp_path)
+    revoked, file = tmp_path / "revoked-now.pem", tmp_path / "gateway.yaml"
+    revoked.write_bytes(Path(authority.revoke()).read_bytes())
+    certificate, key = authority.issue("a.test")
+    alice = authority.issue("alice")
+
+    def write(mode: str) -> None:
+        asking = {"mode": mode, "ca": str(authority.ca), "crl": str(revoked)}
+        tls = {"certificates": [{"certificate": certificate, "key": key}], "client_auth": asking}
+        config = tcp_config(target, {"tls": tls})
+        file.write_text(json.dumps({"version": 1, "status": None, "admin": None, **config}))
+
+    def connect(tls: ssl.SSLContext) -> ssl.SSLSocket:
+        return tls.wrap_socket(connected(gateway.port()), server_hostname="a.test")
+
+    with tcp_target() as target:
+        write("optional")
+        with (
+            Gateway(file, tmp_path) as gateway,
+            connect(client_tls(authority, alice)) as verified,
+            target.accept() as of_verified,
+            connect(client_tls(authority)) as other,
+            target.accept() as of_other,
+        ):
+            verified.sendall(b"1")
+            other.sendall(b"1")
+            assert (of_verified.recv(1), of_other.recv(1)) == (b"1", b"1")
+            revoked.write_bytes(Path(authority.revoke(alice[0])).read_bytes())
+            gateway.signal(signal.SIGHUP)
+            assert is_reset(of_verified)
+            other.sendall(b"2")
+            assert of_other.recv(1) == b"2"
+            of_other.sendall(b"3")
+            assert other.recv(1) == b"3"
+            write("required")
+            gateway.signal(signal.SIGHUP)
+            assert is_reset(of_other)
+
+
+class HeldHandshake:
+    """A TLS handshake of a client whose last flight is held back."""
+
+    def __init__(self, connection: socket.socket, context: ssl.SSLContext) -> None:
+        self._connection = connection
+        self._received, self._sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._received, self._sent, server_hostname="a.test")
+        while not self._is_done():
+            connection.sendall(self._sent.read())
+            self._received.write(connection.recv(65536))
+
+    def _is_done(self) -> bool:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
+
+    def finish(self, data: bytes) -> None:
+        self._tls.write(data)
+        self._connection.sendall(self._sent.read())
+
+
+def test_a_handshake_that_a_reload_overtakes_is_verified_again(tmp_path: Path) -> None:
+    """A certificate that was revoked meanwhile, and none where one is required now, do not reach the service."""
+    authority = Certificates(tmp_path)
+    revoked, file = tmp_path / "revoked-now.pem", tmp_path / "gateway.yaml"
+    revoked.write_bytes(Path(authority.revoke()).read_bytes())
+    certificate, key = authority.issue("a.test")
+    alice, bob = authority.issue("alice"), authority.issue("bob")
+
+    def write(mode: str) -> None:
+        asking = {"mode": mode, "ca": str(authority.ca), "crl": str(revoked)}
+        tls = {"certificates": [{"certificate": certificate, "key": key}], "client_auth": asking}
+        config = tcp_config(target, {"tls": tls})
+        file.write_text(json.dumps({"version": 1, "status": None, "admin": None, **config}))
+
+    with tcp_target() as target:
+        write("optional")
+        with Gateway(file, tmp_path) as gateway, connected(gateway.port()) as first, connected(gateway.port()) as other:
+            held = HeldHandshake(first, client_tls(authority)), HeldHandshake(other, client_tls(authority, alice))
+            revoked.write_bytes(Path(authority.revoke(alice[0])).read_bytes())
+            write("required")
+            gateway.signal(signal.SIGHUP)
+            wait_until(lambda: is_refused(gateway.port(), client_tls(authority)), "that a certificate is required")
+            for handshake in held:
+                handshake.finish(b"x")
+            for client in (first, other):
+                with contextlib.suppress(ConnectionError):
+                    while client.recv(65536):
+                        pass
+            with client_tls(authority, bob).wrap_socket(connected(gateway.port()), server_hostname="a.test") as allowed:
+                allowed.sendall(b"b")
+                received = set()
+                while b"b" not in received:
+                    with target.accept() as reached, contextlib.suppress(ConnectionError):
+                        received.add(reached.recv(1))
+                assert received <= {b"b", b""}
+
+
+def is_refused(port: int, tls: ssl.SSLContext) -> bool:
+    """Whether a handshake is refused for the lack of a certificate."""
+    with tls.wrap_socket(connected(port), server_hostname="a.test") as client:
+        client.settimeout(0.2)
+        try:
+            client.recv(1)
+        except ssl.SSLError as error:
+            return "certificate required" in str(error).lower().replace("_", " ")
+        except TimeoutError:
+            pass
+    return False

@@ -6,6 +6,8 @@ import contextlib
 import os
 import resource
 import signal
+import socket
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -71,6 +73,48 @@ def test_control_that_begins_without_any_serves_once_there_are_some(tmp_path: Pa
         if b"the admin listener cannot be served: Too many open files; tried again in 1 s" in told:
             break
     assert b"the admin listener is served" in told
+
+
+IDLE = 30
+
+
+def test_a_reload_that_finds_no_descriptor_has_those_of_idle_upstream_connections(tmp_path: Path) -> None:
+    """The log says what to do, and the next attempt succeeds."""
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        thread = threading.Thread(target=answer_all_at_once, args=(service,))
+        thread.start()
+        config = {
+            "workers": 1,
+            "listeners": {"main": ANYWHERE},
+            "upstreams": {"o": {"targets": [f"http://127.0.0.1:{service.getsockname()[1]}"]}},
+            "routes": [{"name": "all", "upstream": "o"}],
+        }
+        with Gateway(config, tmp_path) as gateway, contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(gateway.connect()) for _ in range(IDLE)]
+            for client in clients:
+                client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert {client.read_response().status for client in clients} == {204}
+            (worker,) = gateway.worker_pids
+            opened, most = descriptors_of(worker), resource.prlimit(worker, resource.RLIMIT_NOFILE)[1]
+            first_free = next(number for number in range(len(opened) + 1) if number not in opened)
+            resource.prlimit(worker, resource.RLIMIT_NOFILE, (first_free, most))
+            gateway.signal(signal.SIGHUP)
+            line = gateway.stderr.wait_for(lambda line: b"not reloaded" in line, STOP_DEADLINE)
+            assert b"too many open files; raise the limit (ulimit -n)" in line
+            gateway.stderr.wait_for(lambda line: line.startswith(b"reloaded: generation 2 on 1/1"), STOP_DEADLINE)
+        thread.join()
+
+
+def answer_all_at_once(service: socket.socket) -> None:
+    """Answer so many requests, each on a connection of its own, once all are there; wait for the connections' end."""
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(service.accept()[0]) for _ in range(IDLE)]
+        for connection in connections:
+            connection.recv(65536)
+        for connection in connections:
+            connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+        for connection in connections:
+            connection.recv(1)
 
 
 def test_a_gateway_does_not_start_with_too_few_to_serve_a_client(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ import pytest
 
 from fastgw.runtime.ipc.channel import PROTOCOL
 from fastgw.shm.quota_store import Claim
+from tests.e2e import admin_calls
 from tests.e2e.clients import LoadCounts, call
 from tests.e2e.programs import started
 from tests.e2e.test_nothing_lost import PAUSE, client_ports, enough
 from tests.e2e.test_processes import GET, GET_AND_CLOSE, ask, samples
 from tests.e2e.test_reload import ANYWHERE, Reloadable
+from tests.support.certificates import Certificates
 from tests.support.client import Client
 from tests.support.gateway import Lines, name_of, wait_until
 from tests.support.installed import Change, Installed
@@ -643,6 +646,81 @@ def test_an_upgrade_during_a_reload(tmp_path: Path, record_property: Callable[[s
 
         assert_nothing_lost(under_load(gateway, events), gateway, record_property)
         assert gateway.answer() == (200, b"v6")
+
+
+class Gate:
+    """Preflights stop here until they are let through, one by one."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "gate"
+        os.mkfifo(self._path)
+        begin = "    def stop_once_ready() -> None:"
+        wait = f"    open({str(self._path)!r}, 'rb').read()\n\n"
+        self.changes: Mapping[str, Change] = {"runtime/supervisor/take_over.py": (begin, wait + begin)}
+
+    def let_through(self) -> None:
+        self._path.write_bytes(b"")  # once the preflight reads it
+
+
+def begin_second_preflight(gateway: Upgradable, gate: Gate) -> None:
+    """Reload to generation 2 during the first one."""
+    gateway.installed.put(gate.changes)
+    gateway.signal(signal.SIGUSR2)
+    gateway.told("trying the installed version")
+    gateway.change(routes=answering("v2"))
+    assert gateway.reload() == "reloaded: generation 2 on 2/2 workers"
+    gate.let_through()
+    gateway.told("the configuration has changed meanwhile: trying the installed version")
+
+
+def test_reloads_do_not_hold_back_an_upgrade(tmp_path: Path) -> None:
+    """A reload repeats the preflight, and those during the second one are left to the new version."""
+    gate = Gate(tmp_path)
+    with upgradable(tmp_path) as gateway:
+        begin_second_preflight(gateway, gate)
+        gateway.change(routes=answering("v3"))
+        refused = admin_calls.admin(gateway, "POST /reload").body
+        assert b"generation 2 stays: an upgrade is in progress; it is tried again in 1 s" in refused
+        gate.let_through()
+        gateway.wait_for_the_end(1)
+        gateway.told("reloaded: generation 3 on 2/2 workers")
+        assert gateway.answer() == (200, b"v3")
+        assert len(gateway.told("trying the installed version")) == 2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_signal_during_the_second_preflight_is_not_lost(tmp_path: Path, fails: bool) -> None:
+    """Neither if another change is refused meanwhile, nor if the new version fails."""
+    gate, authority = Gate(tmp_path), Certificates(tmp_path)
+    certificate, key = authority.issue("client")
+    upstream = {"targets": [{"url": "https://127.0.0.1:9"}], "tls": {"certificate": certificate, "key": key}}
+    with upgradable(tmp_path, upstreams={"u": upstream}) as gateway:
+        begin_second_preflight(gateway, gate)
+        gateway.change(routes=answering("v3"))
+        gateway.signal(signal.SIGHUP)
+        authority.issue("client")
+        gateway.told("not reloaded, generation 2 stays: an upgrade is in progress")
+        if fails:
+            os.kill(
+                int(re.findall(r"pid (\d+)", gateway.told("trying the installed version", 2)[1])[0]), signal.SIGKILL
+            )
+            gateway.told("not upgraded, nothing has changed: the installed version ended: killed by SIGKILL")
+        else:
+            gate.let_through()
+            gateway.wait_for_the_end(1)
+        wait_until(lambda: gateway.answer() == (200, b"v3"), "the reload", LONG)
+
+
+def test_an_upgrade_ends_although_reloads_follow_each_other(tmp_path: Path) -> None:
+    with upgradable(tmp_path) as gateway:
+        gateway.signal(signal.SIGUSR2)
+        for number in count(2):
+            gateway.change(routes=answering(f"v{number}"))
+            gateway.signal(signal.SIGHUP)
+            wait_until(lambda number=number: gateway.answer() == (200, b"v%d" % number), "the reload", LONG)
+            if ALL_NEW.search(gateway.stderr.text()):
+                break
+        assert len(gateway.told("trying the installed version")) == 2
 
 
 @pytest.mark.parametrize("hangs", [False, True])

@@ -138,6 +138,8 @@ class Propose(Message):
     subject: Subject = "file"
     changes: str = ""
     """Description of the changes, if there is an audit log."""
+    read_at: float = 0.0
+    """When reading the file began, monotonic seconds; 0: it was not read, or the control process is an older one."""
 
 
 class ProposeTargets(Message):
@@ -158,6 +160,8 @@ class Rejected(Message):
     subject: Subject = "file"
     passing: bool = False
     """Whether the reason is transient: no error is known, but the check could not be made."""
+    read_at: float = 0.0
+    """When reading the file began, monotonic seconds; 0: see `Propose`."""
 
 
 class ReloadResult(Message):

@@ -176,16 +176,16 @@ class Reloading:
         generation, workers = self._node_state.sealed.generation, self._node_state.workers
         self._answer(ReloadResult(generation=generation, ok=not why, why=why, workers=workers, passing=bool(why)))
 
-    def proposal_lost(self, message: Propose) -> None:
-        """Handle a document that was not received: too many open files."""
-        self._give_up(message, "the supervisor may have no more files open (ulimit -n)", passing=True)
+    def postpone_proposal(self, message: Propose, why: str) -> None:
+        """Refuse a proposal that is not possible now; control tries again what it has read itself."""
+        self._give_up(message, why, passing=True)
 
     def rejected(self, message: Rejected) -> None:
         """Handle an invalid configuration that control has rejected itself."""
         stays = self._node_state.sealed.generation
         why = message.why if message.passing else "see the errors above"
         notice(OperatorEvent.RELOAD_REFUSED, f"not reloaded, generation {stays} stays: {why}")
-        self._remember(False, stays, message.source, message.why, message.subject)  # control has recorded it
+        self._remember_failure(message, message.why, message.passing)  # control has recorded it
 
     def _check_timely(self, sealed: Sealed) -> None:
         generation = self._node_state.sealed.generation
@@ -320,14 +320,20 @@ class Reloading:
         """Abort a proposal; no state has changed."""
         stays = self._node_state.sealed.generation
         notice(OperatorEvent.RELOAD_REFUSED, f"not reloaded, generation {stays} stays: {why}")
-        record = self._remember(False, stays, proposal.source, why, proposal.subject)
+        record = self._remember_failure(proposal, why, passing)
         self._recorded(record, proposal.changes)
         workers = self._node_state.workers
         self._answer(ReloadResult(generation=stays, ok=False, why=why, workers=workers, passing=passing))
 
-    def _remember(self, ok: bool, generation: int, source: Origin, summary: str, subject: Subject) -> ReloadRecord:
+    def _remember_failure(self, attempt: Propose | Rejected, why: str, passing: bool) -> ReloadRecord:
+        stays, again = self._node_state.sealed.generation, passing and attempt.read_at > 0.0
+        return self._remember(False, stays, attempt.source, why, attempt.subject, again=again)
+
+    def _remember(
+        self, ok: bool, generation: int, source: Origin, summary: str, subject: Subject, *, again: bool = False
+    ) -> ReloadRecord:
         node_state, date = self._node_state, time.time()
-        record = ReloadRecord(generation, date, ok, source, summary, subject=subject)
+        record = ReloadRecord(generation, date, ok, source, summary, subject=subject, again=again)
         node_state.records[:] = [*node_state.records, record][-RECORDS:]
         node_state.words.reloaded(node_state.shared, ok, date, of_contents=subject == "contents")
         return record

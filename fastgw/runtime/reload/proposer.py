@@ -149,6 +149,10 @@ class Proposer:
         self._staleness = Staleness(self.records)
         self._again: Mapping[Subject, RetryBackoff] = {"file": RetryBackoff(), "contents": RetryBackoff()}
         self._again_for: Origin = "file"  # origin of the request to read the file
+        self._read_at = 0.0  # when reading the file began last, monotonic seconds
+        if (left := _left_to_retry(self.records)) is not None:
+            self._again_for = left.source
+            self._again["file"].failed(time.monotonic())
         self._is_postponed = False  # the current attempt
         self._may_use_targets = False  # whether it is about contents of files that sources of targets have changed
         self._untaken: Contents = {}  # contents that were tried and are invalid
@@ -552,7 +556,7 @@ class Proposer:
             self._again["file"].forget()
             return self._not_now()
         if subject == "file":
-            self._again_for = source
+            self._again_for, self._read_at = source, time.monotonic()
         self._is_postponed = False
         outcome = await self._offered(read, source, name, present, alone, spares, subject)
         if subject in self._again and not self._is_postponed:
@@ -599,7 +603,13 @@ class Proposer:
             self._answer = asyncio.get_running_loop().create_future()
             # If the files have not changed since they became active, this counts as a reload of them.
             about = "file" if subject == "contents" and self._staleness.is_same else subject
-            proposal = Propose(generation=accepted.generation, source=source, subject=about, changes=changes)
+            proposal = Propose(
+                generation=accepted.generation,
+                source=source,
+                subject=about,
+                changes=changes,
+                read_at=self._read_for(subject),
+            )
             self._channel.send(proposal, [descriptor])
         except ChannelFull:
             return self._postponed("too many messages are in flight", source, subject)
@@ -608,7 +618,7 @@ class Proposer:
         answer = await self._answer
         why = answer.why
         if not answer.ok:
-            why += self._retry_note(subject) if answer.passing else ""
+            why += self._retry_note(subject, source) if answer.passing else ""
         summary = (
             describe_outcome(answer) + kept
             if answer.ok
@@ -744,7 +754,7 @@ class Proposer:
                 cause = error.__cause__
                 if not isinstance(cause, CompileError):
                     raise
-                if not self._remembered.kubernetes.refuse([*cause.unbuilt.items(), *cause.parts.items()]):
+                if not self._remembered.kubernetes.refuse([*cause.unbuilt, *cause.parts.items()]):
                     raise
 
     def _spoilt(self, gateway: Gateway, loaded: Loaded) -> dict[Where, str]:
@@ -777,7 +787,7 @@ class Proposer:
             problems = error.problems(loaded, TYPES)
             raise ConfigError(_renamed(each, self.current.file, file) for each in problems) from error
         if strict and (spoilt := self._spoilt(gateway, loaded)):
-            problems = CompileError("", spoilt).problems(loaded, TYPES)
+            problems = CompileError("", spoilt.items()).problems(loaded, TYPES)
             raise ConfigError(_renamed(each, self.current.file, file) for each in problems)
         notes = tuple(_renamed(each, self.current.file, file) for each in notes_of(loaded, gateway, self._remembered))
         loaded = msgspec.structs.replace(loaded, notes=notes)
@@ -836,12 +846,14 @@ class Proposer:
         self.records = [*self.records, record][-RECORDS:]
         return record
 
-    def _retry_note(self, subject: Subject) -> str:
-        """Describe, for people, the next attempt after a transient failure."""
+    def _retry_note(self, subject: Subject, source: Origin) -> str:
+        """Describe, for people, the next attempt after a transient failure; "": there is none."""
         if subject not in self._again:
             return ""  # the sender of the document gets the result
         self._is_postponed = True
-        return f"; it is tried again in {self._again[subject].failed(time.monotonic()):g} s"
+        delay = self._again[subject].failed(time.monotonic())
+        # Targets that were sent to the API are not: files alone are read again.
+        return "" if (subject, source) == ("contents", "api") else f"; it is tried again in {delay:g} s"
 
     def _postponed(
         self, why: str, source: Origin, subject: Subject, dry_run: bool = False, *, again: bool = True
@@ -851,10 +863,10 @@ class Proposer:
         """
         if dry_run:
             return self._refused("failed", f"it cannot be determined: {why}")
-        why += self._retry_note(subject) if again else ""
+        why += self._retry_note(subject, source) if again else ""
         stays = self.current.generation
         self.on_reject(self._remember(False, stays, source, why, subject))
-        self._channel.send(Rejected(generation=stays, source=source, why=why[:1000], subject=subject, passing=True))
+        self._send_rejected(why, source, subject, passing=True)
         return self._refused("failed", f"not reloaded, generation {stays} stays: {why}")
 
     def _rejected(
@@ -867,7 +879,7 @@ class Proposer:
                 notice(OperatorEvent.CONFIG_PROBLEM, str(problem))
             stays = self.current.generation
             self.on_reject(self._remember(False, stays, source, why, subject, problems))
-            self._channel.send(Rejected(generation=stays, source=source, why=why[:1000], subject=subject))
+            self._send_rejected(why, source, subject)
         stays = self.current.generation
         text = "the configuration is wrong" if dry_run else f"not reloaded: generation {stays} stays"
         return Outcome(
@@ -878,6 +890,20 @@ class Proposer:
             problems=problems,
             reason="rejected",
         )
+
+    def _send_rejected(self, why: str, source: Origin, subject: Subject, *, passing: bool = False) -> None:
+        message = Rejected(
+            generation=self.current.generation,
+            source=source,
+            why=why[:1000],
+            subject=subject,
+            passing=passing,
+            read_at=self._read_for(subject),
+        )
+        self._channel.send(message)
+
+    def _read_for(self, subject: Subject) -> float:
+        return self._read_at if subject == "file" else 0.0
 
     def _audited_changes(self, loaded: Loaded) -> str:
         """Describe the changes of a proposal for the audit log; "": there is none."""
@@ -900,6 +926,12 @@ class Proposer:
     def _refused(self, reason: Reason, summary: str) -> Outcome:
         stays, workers = self.current.generation, Committed(0, self.current.workers)
         return Outcome(ok=False, generation=stays, workers=workers, summary=summary, reason=reason)
+
+
+def _left_to_retry(records: Sequence[ReloadRecord]) -> ReloadRecord | None:
+    """Return the transient failure to load the file that the previous control process has not retried, if any."""
+    loads = [each for each in records if each.subject == "file" or (each.subject == "document" and each.ok)]
+    return loads[-1] if loads and loads[-1].again else None
 
 
 def _kept_notes(withheld: Why, active: Contents) -> list[str]:

@@ -183,7 +183,7 @@ class Supervisor:
         self._watching: Child | None = None  # the worker that answers the probes
         self._control_is_away = True  # as last sent to the workers
         self._is_replacing = False  # replacing the workers of the previous program
-        self._reload_due = False  # requested by a signal, before control has read the file
+        self._reload_due_at = inf  # when a signal has requested a reload that control has not begun since
         self._asked: Child | None = None  # the control process that was sent the request
         if past is not None:
             self._inherit(past)
@@ -222,7 +222,7 @@ class Supervisor:
         """Take over the children of the previous program; they are replaced one by one."""
         node_state = self._node_state
         self._life.serve()
-        self._reload_due = past.reload_due
+        self._reload_due_at = time.monotonic() if past.reload_due else inf
         for living in past.children:
             child = living.child()
             child.beats = node_state.words.is_of(node_state.shared, child.column, child.pid)
@@ -247,7 +247,7 @@ class Supervisor:
         )
         self._record("gateway", "upgrade", f"fastgw {VERSION} has taken over from the previous version")
         self._notifier.ready("upgraded")
-        if self._reload_due:
+        if self._is_reload_due:
             self._notifier.reloading()  # the previous notification ended with the exec
 
     def _end_all(self) -> None:
@@ -277,7 +277,7 @@ class Supervisor:
             self._upgrade.poll(now)
             if self._upgrade.has_passed:
                 self._take_over()
-            if self._reload_due:
+            if self._is_reload_due:
                 self._ask_to_reload()
             for slot in self._children.slots:
                 if slot.is_vacant and slot.due_at <= now:
@@ -390,11 +390,15 @@ class Supervisor:
         child.kill_at = time.monotonic() + FLUSH_GRACE  # no heartbeats meanwhile
 
     def _was_proposed(self, child: Child, message: Propose) -> None:
-        self._reload_due = False
-        if descriptors := child.channel.take_descriptors():
-            self._reloading.propose(message, *descriptors)
+        self._file_was_read(message)
+        descriptors = child.channel.take_descriptors()
+        if not descriptors:
+            self._reloading.postpone_proposal(message, "the supervisor may have no more files open (ulimit -n)")
+        elif self._upgrade.holds_reloads:
+            close_descriptors(descriptors)
+            self._reloading.postpone_proposal(message, "an upgrade is in progress")
         else:
-            self._reloading.proposal_lost(message)
+            self._reloading.propose(message, *descriptors)
 
     def _targets_were_proposed(self, child: Child, message: ProposeTargets) -> None:
         descriptors = child.channel.take_descriptors()
@@ -405,9 +409,16 @@ class Supervisor:
             self._reloading.targets_lost()
 
     def _was_rejected(self, child: Child, message: Rejected) -> None:
-        self._reload_due = False
+        self._file_was_read(message)
         self._reloading.rejected(message)
         self._notifier.ready(f"generation {message.generation}")
+
+    def _file_was_read(self, message: Propose | Rejected) -> None:
+        """Consider a requested reload as done if the file was read after the request. A transient failure is retried by
+        control, or by the next control process.
+        """
+        if message.read_at >= self._reload_due_at:
+            self._reload_due_at = inf
 
     def _was_fed(self, child: Child, message: FeedUpdate) -> None:
         descriptors = child.channel.take_descriptors()
@@ -560,7 +571,7 @@ class Supervisor:
             hash=self._node_state.sealed.accepted.hash,
         )
         self._notifier.ready(f"listening on {bound}")
-        if self._reload_due:
+        if self._is_reload_due:
             self._notifier.reloading()
         if self._ready_fd is not None:
             write_ready(self._ready_fd, bound)
@@ -662,7 +673,7 @@ class Supervisor:
                 "SIGHUP: nothing to reload: the configuration came from the command line",
             )
         elif self._life.phase is LifecyclePhase.STARTING:
-            self._reload_due = True  # the file may have changed since it was read
+            self._reload_due_at = time.monotonic()  # the file may have changed since it was read
         elif not self._life.goes_on:  # control would stop them as soon as readiness is off
             drains = self._life.phase is LifecyclePhase.SERVING
             notice(
@@ -671,12 +682,16 @@ class Supervisor:
             )
         else:
             self._notifier.reloading()
-            self._reload_due, self._asked = True, None
+            self._reload_due_at, self._asked = time.monotonic(), None
+
+    @property
+    def _is_reload_due(self) -> bool:
+        return self._reload_due_at < inf
 
     def _ask_to_reload(self) -> None:
         """Request a reload from control, or wait for the next control process and for workers that can follow."""
         control = self._children.control.child
-        if self._upgrade.has_passed or self._succession.goes_well:
+        if self._upgrade.has_passed or self._upgrade.holds_reloads or self._succession.goes_well:
             return
         if control is not None and control.able and self._asked is not control:
             self._asked = control
@@ -771,7 +786,7 @@ class Supervisor:
 
     def _handover_state(self) -> HandoverState:
         return HandoverState.of(
-            self._node_state, self._children, self._adoption, self._reload_due, self._orphans.descriptors
+            self._node_state, self._children, self._adoption, self._is_reload_due, self._orphans.descriptors
         )
 
     def _take_over(self) -> None:

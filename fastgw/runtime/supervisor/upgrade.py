@@ -40,6 +40,7 @@ class Upgrade:
         """Whether the new version has passed the preflight for `generation`; the exec is pending."""
         self.generation = 0
         """The generation of the configuration with which the upgrade was tested."""
+        self._is_repeated = False  # the preflight
         self._report = -1  # a memory file for its stdout and stderr
         self._verdict = ""  # reason of its kill
 
@@ -47,9 +48,17 @@ class Upgrade:
     def under_way(self) -> bool:
         return bool(self.preflight) or self.has_passed
 
+    @property
+    def holds_reloads(self) -> bool:
+        """Whether the preflight is repeated, because the configuration has changed during the first one. Each further
+        change would repeat it again, without end: they wait.
+        """
+        return self.under_way and self._is_repeated
+
     def start_preflight(self, handover: HandoverState) -> None:
         """Start the preflight. Its result is reported when it ends."""
-        why = "the configuration has changed meanwhile: " if self.has_passed else ""
+        self._is_repeated = self.has_passed
+        why = "the configuration has changed meanwhile: " if self._is_repeated else ""
         self.has_passed, self.generation, self._verdict = False, handover.generation, ""
         try:
             self._start(handover)

@@ -6,6 +6,7 @@ no reference cycles: old tables are freed as soon as nothing refers to them.
 """
 
 import asyncio
+import errno
 import gc
 import os
 from collections import deque
@@ -20,6 +21,7 @@ from fastgw.operator_log import described
 from fastgw.routing.table import Steps
 from fastgw.runtime.ipc.channel import Prepare
 from fastgw.runtime.node.config_snapshot import unsealing
+from fastgw.runtime.process.machine_capacity import file_limit
 from fastgw.runtime.process.transient_errors import is_passing
 from fastgw.runtime.worker.sliced_work import Slices
 
@@ -141,6 +143,8 @@ class TableSwap:
         if message is self._wanted:
             self._wanted = None
             reason = str(error) if isinstance(error, CompileError | OSError) else described(error)
+            if isinstance(error, OSError) and error.errno == errno.EMFILE:
+                reason = f"{error.strerror}: {file_limit()} are too few (ulimit -n); raise it"
             self._refused(message.generation, reason, is_passing(error))
 
     def _settle(self) -> None:

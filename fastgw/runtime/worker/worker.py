@@ -116,7 +116,9 @@ PUBLISH_EVERY: Final = 1.0
 """Seconds between two reports of the load of the targets, and of the connections of WebSocket APIs."""
 SUCCESSION_S: Final = 1.0
 """Seconds for which requests wait for the next control process."""
-SHORT: Final = "sockets could not be handed over: too many open files (ulimit -n)"
+SHORT: Final = "sockets could not be handed over: too many open files; raise the limit (ulimit -n)"
+ROOM: Final = 16
+"""Idle upstream connections that are closed for the descriptors of a helper process or of a reload."""
 FLUSH_S: Final = 2.0
 """Seconds for which the logs may be written after a drain."""
 FLUSH_NOW_S: Final = 0.3
@@ -162,6 +164,7 @@ class Worker:
         self._channel = channel
         journal = ConnectionJournal(bootstrap.journal) if bootstrap.journal >= 0 else None
         self._worker_loop = WorkerLoop(loop, words.held_body_budget(self._column), journal)
+        self._worker_loop.make_room = self._make_room
         self._lost: set[LostConnections] = set()
         self._feeds = Feeds(node_state.feeds, self._request_feed)
         column, wakers = column_of(bootstrap.column), node_state.wakers
@@ -393,6 +396,14 @@ class Worker:
         except ChannelClosed:
             pass  # the supervisor has ended, so this process ends too
 
+    def _make_room(self) -> bool:
+        """Close some idle upstream connections, because there are no descriptors left. False: there are none."""
+        pools = [upstream.pool for gateway in self._table_swap.gateways() for upstream in gateway.upstreams.values()]
+        left = ROOM
+        for pool in pools:
+            left -= pool.close_idle(left)
+        return left < ROOM
+
     def _drain_targets(self, value: bytes) -> None:
         """Drain targets, also for requests that use previous tables and wait in a filter."""
         for gateway in self._table_swap.gateways():
@@ -440,6 +451,8 @@ class Worker:
         self._channel.send(Prepared(generation=generation))
 
     def _refused(self, generation: int, why: str, passing: bool = False) -> None:
+        if passing:  # mostly a lack of descriptors; the reload is tried again
+            self._make_room()
         self._channel.send(ReloadRefused(generation=generation, why=why, passing=passing))
 
     def _commit(self, order: Commit) -> None:

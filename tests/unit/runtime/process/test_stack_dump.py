@@ -39,11 +39,11 @@ def test_a_stopped_process_continues_and_writes_the_stack_of_its_main_thread():
                 os.waitpid(process.pid, os.WUNTRACED)
                 request_stack_dump(process.pid)
                 assert process.stderr.readline() == b"Stack (most recent call first):\n"
-                stack = [process.stderr.readline() for _ in range(4)]
-                assert stack[2:] == [
-                    b'  File "<string>", line 14 in hanging\n',
-                    b'  File "<string>", line 18 in <module>\n',
-                ]
+                stack = [process.stderr.readline()]
+                while b"in <module>" not in stack[-1]:  # deeper or not: the first may show `print` without the wait
+                    stack.append(process.stderr.readline())
+                    assert stack[-1], stack
+                assert stack[-2].endswith(b" in hanging\n"), stack
         finally:
             process.kill()  # it may be stopped: the test would wait for it
         assert process.stderr.read() == b""

@@ -381,7 +381,9 @@ def test_what_control_found_wrong_is_counted_and_remembered(node):
 
 def test_a_document_that_did_not_come_is_told_as_passing(node):
     """The supervisor could not take its descriptor: it may have no more files open."""
-    node.reloading.proposal_lost(Propose(generation=2, source="signal"))
+    node.reloading.postpone_proposal(
+        Propose(generation=2, source="signal"), "the supervisor may have no more files open (ulimit -n)"
+    )
     (outcome,) = node.outcomes
     assert (outcome.ok, outcome.passing, outcome.generation) == (False, True, 1)
     assert node.node_state.records[0].subject == "file"

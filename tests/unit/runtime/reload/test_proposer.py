@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,8 @@ from fastgw.filters.policies.headers import Headers
 from fastgw.runtime.ipc.channel import Channel, Propose, Rejected
 from fastgw.runtime.ipc.channel import ReloadResult as Verdict
 from fastgw.runtime.node.config_snapshot import seal, unseal
-from fastgw.runtime.node.node_state import Sealed
+from fastgw.runtime.node.node_state import ReloadRecord, Sealed
+from fastgw.runtime.process.transient_errors import FIRST_S
 from fastgw.runtime.reload.proposer import Proposer
 from tests.support.certificates import Certificates
 from tests.support.gateway import messages
@@ -45,11 +47,13 @@ class Control:
         self.node_state = node_state_of(sealed=Sealed(accepted, seal(accepted)))
         self.node_state.words.set_ready(self.node_state.shared, True)
         self._supervisor, channel = Channel.pair()
-        self._channel = channel
+        self.channel = channel
         self.proposer = Proposer(self.node_state, channel)
         self.read: list[str] = []
         """What the routes said that were proposed."""
         self.rejected: list[Rejected] = []
+        self.read_at = 0.0
+        """When reading the file began, according to the last proposal."""
 
     def write(self, text: str) -> None:
         self.file.write_text(f"{WRITTEN}routes: [{{name: all, respond: {{body: {text}}}}}]\n")
@@ -74,6 +78,7 @@ class Control:
             if isinstance(message, Rejected):
                 self.rejected.append(message)
             await asyncio.sleep(0)
+        self.read_at = message.read_at
         (descriptor,) = self._supervisor.take_descriptors()
         route, *_ = unseal(descriptor).config().routes
         os.close(descriptor)
@@ -90,18 +95,7 @@ class Control:
         return found(descriptor)
 
     def answer(self, generation: int, why: str = "") -> None:
-        self.proposer.on_outcome(
-            Verdict(
-                generation=generation,
-                ok=not why,
-                why=why,
-                committed=0 if why else 2,
-                workers=2,
-                listeners_added=0,
-                listeners_removed=0,
-                workers_restarted=0,
-            )
-        )
+        self.proposer.on_outcome(verdict(generation, why))
 
     async def changed(self, text: str) -> Outcome:
         """Reload a file that says this; it takes place."""
@@ -112,8 +106,21 @@ class Control:
 
     def close(self) -> None:
         self._supervisor.close()
-        self._channel.close()
+        self.channel.close()
         close_node(self.node_state)
+
+
+def verdict(generation: int, why: str = "") -> Verdict:
+    return Verdict(
+        generation=generation,
+        ok=not why,
+        why=why,
+        committed=0 if why else 2,
+        workers=2,
+        listeners_added=0,
+        listeners_removed=0,
+        workers_restarted=0,
+    )
 
 
 @pytest.fixture
@@ -176,6 +183,64 @@ async def test_who_asks_while_one_is_under_way_gets_the_next_which_reads_what_th
     control.answer(await control.proposal())
     assert {each.generation for each in await asyncio.gather(*late)} == {3}
     assert control.read == ["v2", "v4"]
+
+
+@on_loop
+async def test_an_attempt_says_since_when_it_knows_the_file(control):
+    """A request from before is done, and a later one is not; one about another document does nothing for it."""
+    before = time.monotonic()
+    asking = asyncio.create_task(control.proposer.reload("signal"))
+    control.answer(await control.proposal())
+    await asking
+    assert before <= control.read_at <= time.monotonic()
+    asking = asyncio.create_task(control.proposer.apply(control.file.read_bytes(), ".yaml", dry_run=False))
+    control.answer(await control.proposal())
+    await asking
+    assert control.read_at == 0.0
+    control.write_badly()
+    before = time.monotonic()
+    await control.proposer.reload("signal")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await control.proposal()
+    assert before <= control.rejected[-1].read_at <= time.monotonic()
+
+
+@pytest.mark.parametrize(
+    ("later", "is_retried"),
+    [
+        ([], True),
+        ([ReloadRecord(2, 0.0, False, "file", "wrong", subject="contents")], True),
+        ([ReloadRecord(1, 0.0, False, "api", "wrong", subject="document")], True),
+        ([ReloadRecord(2, 0.0, True, "api", "reloaded", subject="document")], False),
+        ([ReloadRecord(1, 0.0, False, "file", "wrong")], False),
+    ],
+)
+@on_loop
+async def test_a_transient_failure_is_retried_by_the_next_control_process(control, later, is_retried):
+    failure = ReloadRecord(1, 0.0, False, "signal", "an upgrade is in progress", again=True)
+    control.node_state.records[:] = [failure, *later]
+    follower = Proposer(control.node_state, control.channel)
+    follower._again["file"].due_at -= FIRST_S
+    assert follower.is_to_be_tried_again is is_retried
+    control.write("v2")
+    retrying = asyncio.create_task(follower.try_again())
+    if is_retried:
+        follower.on_outcome(verdict(await control.proposal()))
+        assert control.read == ["v2"]
+    await retrying
+    assert not follower.is_to_be_tried_again
+
+
+@on_loop
+async def test_of_targets_that_were_sent_and_could_not_be_taken_nobody_hears_that_they_are_tried_again(tmp_path):
+    control = Control(tmp_path, 'upstreams: {u: {targets: ["http://a:1"]}}')
+    sending = asyncio.create_task(control.proposer.put_targets("u", b'["http://b:1"]', ".json"))
+    generation = await control.proposal()
+    failed = msgspec.structs.replace(verdict(generation, "an upgrade is in progress"), passing=True)
+    control.proposer.on_outcome(failed)
+    assert (await sending).summary.endswith(" stays: an upgrade is in progress")
+    control.close()
 
 
 @on_loop
@@ -900,7 +965,7 @@ def test_control_begins_with_the_contents_in_force_and_not_with_those_that_the_s
     node_state = node_state_of(sealed=Sealed(now, seal(now)))
     virtual_files.remember(name, b"of the start")
     virtual_files.remember(FollowedFile("vault", "1a2b", "secret/app#former").name, b"of the start")
-    Proposer(node_state, following._channel)
+    Proposer(node_state, following.channel)
     assert Disk().read(name) == b"in force"
     assert virtual_files.known_content(FollowedFile("vault", "1a2b", "secret/app#former").name) is None
     close_node(node_state)

@@ -213,7 +213,9 @@ def test_null_is_an_empty_list(cluster: ClusterStandIn, tmp_path: Path) -> None:
     """Go writes a list without items so."""
 
     async def run() -> None:
-        cluster.api.replies = {LIST: document(kind="FastgwPolicyList", metadata={"resourceVersion": "999"}, items=None)}
+        cluster.api.replies = {
+            LIST: document(kind="FastgwPolicyList", metadata={"resourceVersion": "999999"}, items=None)
+        }
         async with watched(cluster, tmp_path) as policies:
             await policies.until(policies.following.has_listed.is_set)
             assert policies.names == set()
