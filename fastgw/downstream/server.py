@@ -38,7 +38,7 @@ from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.routing.table import Router
 from fastgw.shm.node_limits import AddressLimit, NodeLimit
 from fastgw.sync.ocsp_responses import NO_RESPONSES, read
-from fastgw.upstream.connections.pool import LocalLimit, PoolLimit
+from fastgw.upstream.connections.pool_limit import LocalLimit, PoolLimit
 
 NOTIFIED_AT_ONCE: Final = 256
 """Maximum number of connections per iteration of the event loop that are notified of a removed or changed listener."""
@@ -137,6 +137,12 @@ class Listener:
     def vouches(self) -> bytes | None:
         """See `ServerContexts`; None: the listener has no TLS."""
         return None if self.tls is None else self.tls.vouches
+
+    @property
+    def requires_certificate(self) -> bool:
+        """Whether clients have to present a certificate."""
+        asking = None if self.tls is None else self.tls.settings.client_auth
+        return asking is not None and asking.mode == "required"
 
 
 class Compiled(Protocol):

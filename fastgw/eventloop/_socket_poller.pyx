@@ -120,12 +120,12 @@ cdef class SocketPoller:
             while place < count:
                 place += 1
                 self._notify(
-                    <int>(events[place - 1].data.u64 & 0xffffffff), events[place - 1].data.u64 >> 32,
+                    <int>(events[place - 1].data.u64 & 0xFFFFFFFFULL), events[place - 1].data.u64 >> 32,
                     events[place - 1].events,
                 )
         finally:
             if place < count:  # a listener has raised: each edge is reported once
-                remaining = [(events[p].data.u64 & 0xffffffff, events[p].data.u64 >> 32, events[p].events)
+                remaining = [(events[p].data.u64 & 0xFFFFFFFFULL, events[p].data.u64 >> 32, events[p].events)
                         for p in range(place, count)]
                 self._loop.call_soon(self._notify_remaining, remaining)
 

@@ -385,6 +385,11 @@ class TlsTransport(asyncio.BufferedProtocol):
             self.stage = CLOSING
             self._below.close()
 
+    def truncate(self) -> None:
+        """Close without `close_notify`, unless it was sent before: the peer finds that data may be missing."""
+        self._ended = True
+        self.close()
+
     def abort(self) -> None:
         if self.stage is not CLOSED:
             self._shut()

@@ -10,7 +10,7 @@ import termios
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar, cast
 
 from fastgw.eventloop.addressed_connections import AddressedConnections
 from fastgw.eventloop.socket_poller import SocketPoller, new_socket_poller
@@ -63,10 +63,15 @@ def unsent(transport: asyncio.Transport) -> int:
     """Return the number of bytes written to a transport that its peer has not acknowledged. If it decreases, the peer
     is alive.
     """
+    return transport.get_write_buffer_size() + unsent_in_kernel(transport.get_extra_info("socket").fileno())
+
+
+def unsent_in_kernel(descriptor: int) -> int:
+    """Return the number of bytes written to a socket that its peer has not acknowledged; 0 if it is closed."""
     queued = array.array("i", [0])
     with suppress(OSError):
-        fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
-    return transport.get_write_buffer_size() + queued[0]
+        fcntl.ioctl(descriptor, termios.TIOCOUTQ, queued)
+    return queued[0]
 
 
 class HangupListener(Protocol):
@@ -220,6 +225,13 @@ class TlsMemory:
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
 
 
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=_Closable)
+
+
 class WorkerLoop:
     """Loop of a worker process, created after the fork. `start` starts the timer wheel."""
 
@@ -248,6 +260,11 @@ class WorkerLoop:
         self.held_body_budget = HeldBodyBudget.single_process() if held_body_budget is None else held_body_budget
         self.journal = journal
         self.rests = Rests(loop.call_soon)
+        self.make_room: Callable[[], bool] = lambda: False
+        """Closes idle connections to upstreams, because the process has no descriptors left. False: there are none. The
+        descriptors are free in one of the next turns of the loop.
+        """
+        self._attached: dict[Callable[[WorkerLoop], _Closable], _Closable] = {}
         self._next: asyncio.TimerHandle | None = None
         self._stalled = False
 
@@ -297,6 +314,13 @@ class WorkerLoop:
             self._connections = AddressedConnections(self.loop)
         return self._connections
 
+    def attached(self, make: Callable[["WorkerLoop"], C]) -> C:
+        """Return what `make` has made for this loop: called on first use. It is closed with the loop."""
+        held = self._attached.get(make)
+        if held is None:
+            held = self._attached[make] = make(self)
+        return cast(C, held)
+
     def start(self) -> None:
         self._advance_timers()
 
@@ -318,6 +342,8 @@ class WorkerLoop:
     def close(self) -> None:
         if self._next is not None:
             self._next.cancel()
+        for held in self._attached.values():
+            held.close()
         self.hangups.close()
         if self._sockets is not None:
             self._sockets.close()

@@ -12,13 +12,16 @@ LONGEST_RECORD: Final = 16_384
 """Maximum content of a TLS record in bytes (RFC 8446 section 5.1)."""
 HANDSHAKE: Final = 22
 """Content type of a client's first record."""
-_RECORD_HEADER, _MESSAGE_HEADER, _VERSION_AND_RANDOM = 5, 4, 34
+_RECORD_HEADER, _MESSAGE_HEADER = 5, 4
 LONGEST_HELLO: Final = _RECORD_HEADER + LONGEST_RECORD
 """Maximum size of a ClientHello in bytes, with the headers of its records. Clients send 300 to 2,000; Envoy's limit is
 the same.
 """
+MOST_RECORDS: Final = 256
+"""Maximum number of records of a ClientHello. OpenSSL uses as few as possible; some clients use a few more on
+purpose.
+"""
 _CLIENT_HELLO: Final = 1
-_ALPN: Final = 16
 
 
 @final
@@ -29,17 +32,20 @@ class HelloBuffer:
     tests/e2e/test_handshake_memory.py).
     """
 
-    __slots__ = ("_header", "_in_message", "_record_at", "received")
+    __slots__ = ("_header", "_in_message", "_record_at", "_records", "received")
 
     def __init__(self) -> None:
         self.received = bytearray()
         self._record_at = 0  # offset of the first incomplete record
+        self._records = 0
         self._header = b""  # of the message
         self._in_message = 0  # its bytes in the previous records
 
     def feed(self, chunk: bytes) -> bool:
         """Take the next bytes, and return whether `received` can go to OpenSSL: it contains the whole message, or bytes
-        that OpenSSL rejects. Raises `Malformed` for a message longer than `LONGEST_HELLO`."""
+        that OpenSSL rejects. Raises `Malformed` for a message that is longer than `LONGEST_HELLO`, or cut into more
+        than `MOST_RECORDS` records.
+        """
         received = self.received
         received += chunk
         while len(received) - self._record_at >= _RECORD_HEADER:
@@ -59,6 +65,9 @@ class HelloBuffer:
                 or self._in_message >= _MESSAGE_HEADER + int.from_bytes(self._header[1:])
             ):
                 return True
+            self._records += 1
+            if self._records == MOST_RECORDS:
+                raise Malformed(f"the ClientHello is cut into more than {MOST_RECORDS} records")
         if len(received) >= LONGEST_HELLO:
             raise Malformed(f"the ClientHello is longer than {LONGEST_HELLO} bytes")
         return False
@@ -71,50 +80,3 @@ class HelloBuffer:
             at = start + int.from_bytes(self.received[start - 2 : start])
             fragments.append(self.received[start:at])
         return b"".join(fragments)
-
-
-def protocols_offered(message: bytes) -> list[bytes] | None:
-    """Return the protocols that a client offers by ALPN (RFC 7301) in its ClientHello.
-
-    None: it has no ALPN, or is not a ClientHello; then OpenSSL decides.
-    """
-    rest = _Reader(message[_MESSAGE_HEADER + _VERSION_AND_RANDOM :])
-    try:
-        rest.vector(1)  # session id
-        rest.vector(2)  # ciphers
-        rest.vector(1)  # compression
-        extensions = _Reader(rest.vector(2))
-        while extensions.left:
-            kind = extensions.number(2)
-            content = extensions.vector(2)
-            if kind == _ALPN:
-                names = _Reader(_Reader(content).vector(2))
-                offered = []
-                while names.left:
-                    offered.append(names.vector(1))
-                return offered
-    except ValueError:
-        pass
-    return None
-
-
-class _Reader:
-    """Reader of a message's bytes. Raises `ValueError` if a length exceeds the available bytes."""
-
-    def __init__(self, held: bytes) -> None:
-        self.left = held
-
-    def number(self, size: int) -> int:
-        if len(self.left) < size:
-            raise ValueError
-        number = int.from_bytes(self.left[:size])
-        self.left = self.left[size:]
-        return number
-
-    def vector(self, size: int) -> bytes:
-        """Read bytes with a length prefix of this many bytes."""
-        length = self.number(size)
-        if len(self.left) < length:
-            raise ValueError
-        taken, self.left = self.left[:length], self.left[length:]
-        return taken

@@ -41,7 +41,7 @@ _V2_FAMILIES: Final[dict[int, tuple[type[IPv4Address | IPv6Address] | None, int]
 _V2_ALPN, _V2_AUTHORITY, _V2_CRC32C, _V2_UNIQUE_ID = 0x01, 0x02, 0x03, 0x05  # types of TLVs (section 2.2)
 _V2_SSL = 0x20
 _V2_SSL_VERSION, _V2_SSL_CN, _V2_SSL_CIPHER = 0x21, 0x22, 0x23
-_CLIENT_SSL, _CLIENT_CERT_CONN = 0x01, 0x02
+_CLIENT_SSL, _CLIENT_CERT_CONN, _CLIENT_CERT_SESS = 0x01, 0x02, 0x04  # section 2.2.5
 LOCAL_V2: Final = SIGNATURE + bytes((_LOCAL, 0, 0, 0))
 """Header of a connection that the gateway opens for itself, such as a health check."""
 UNKNOWN_V1: Final = b"PROXY UNKNOWN\r\n"
@@ -84,11 +84,13 @@ TLV_TEXTS: Final = ("alpn", "authority", "unique_id")
 class TerminatedTls:
     """TLS session terminated by the gateway, as described in a PROXY header.
 
-    `common_name`: of a verified client certificate; "" = none.
+    `is_resumed`: the handshake resumed a session of an earlier connection. `has_certificate`: the client has shown a
+    valid certificate, in the handshake that began the session. `common_name`: of this certificate; "" = none.
     """
 
     version: str
     cipher: str
+    is_resumed: bool = False
     has_certificate: bool = False
     common_name: str = ""
 
@@ -256,7 +258,9 @@ def header_v2(
         if value:
             block += _tlv(kind, value)
     if tls is not None:
-        flags = _CLIENT_SSL | (_CLIENT_CERT_CONN if tls.has_certificate else 0)
+        flags = _CLIENT_SSL
+        if tls.has_certificate:
+            flags |= _CLIENT_CERT_SESS | (0 if tls.is_resumed else _CLIENT_CERT_CONN)
         verified = 0 if tls.has_certificate else 1  # 0: the client presented a valid certificate
         told = bytes((flags,)) + verified.to_bytes(4) + _tlv(_V2_SSL_VERSION, tls.version.encode())
         if tls.common_name:

@@ -3,21 +3,25 @@ RFC 7301 section 3.1).
 
 `HelloReader` is strict, because the server name decides the route, and the target must not read another one: every
 length must fit exactly, duplicates are rejected, and so are other records between those of the message. It buffers at
-most `LONGEST_MESSAGE` bytes in at most `MOST_RECORDS` records.
+most `LONGEST_MESSAGE` bytes in at most `MOST_RECORDS` records. It reads at most `MOST_EXTENSIONS` extensions and
+`MOST_PROTOCOLS` protocols: while it reads, all other connections of the worker wait.
 """
 
 import re
 from enum import IntEnum
 from typing import Final, NamedTuple, final
 
-from fastgw.net.client_hello import HANDSHAKE, LONGEST_RECORD
+from fastgw.net.client_hello import HANDSHAKE, LONGEST_RECORD, MOST_RECORDS
 
 LONGEST_MESSAGE: Final = 65_536
 """Maximum size of a ClientHello in bytes, with its header. Clients send 300 to 2,000, some 10,000 with ML-KEM keys."""
-MOST_RECORDS: Final = 256
-"""Maximum number of records of a ClientHello. OpenSSL uses as few as possible; some clients use a few more on
-purpose.
+MOST_EXTENSIONS: Final = 128
+"""Maximum number of extensions of a ClientHello. Clients send 10 to 25; IANA has some 70 registered.
+
+PERF: 16,000 in one ClientHello took 13 ms, 32,000 protocols 20 ms (CPython 3.11).
 """
+MOST_PROTOCOLS: Final = 128
+"""Maximum number of protocols that a client offers by ALPN. Clients offer 1 to 3."""
 
 _RECORD_HEADER, _MESSAGE_HEADER, _RANDOM = 5, 4, 32
 _CLIENT_HELLO: Final = 1
@@ -96,16 +100,16 @@ class HelloReader:
         return None
 
 
-def server_name_of(message: bytes) -> str:
-    """Return the server name in the first message of a client, with the message's header; "" = none, or it is not a
-    whole ClientHello, which OpenSSL will reject. Raises `InvalidHello`: OpenSSL could find another name in it.
+def hello_of(message: bytes) -> ClientHello | None:
+    """Return the ClientHello in the first message of a client, with the message's header. None: it is not a whole one,
+    which OpenSSL will reject. Raises `InvalidHello`: OpenSSL could find another server name in it.
     """
     end = _MESSAGE_HEADER + int.from_bytes(message[1:_MESSAGE_HEADER])
     if len(message) < end or message[0] != _CLIENT_HELLO:
-        return ""
+        return None
     if len(message) > end:
         raise InvalidHello(_BYTES_FOLLOW, Alert.UNEXPECTED_MESSAGE)
-    return _parse(message[_MESSAGE_HEADER:]).server_name
+    return _parse(message[_MESSAGE_HEADER:])
 
 
 def _record_size(header: bytes, *, first: bool) -> int | None:
@@ -151,6 +155,8 @@ def _parse(body: bytes) -> ClientHello:
     extensions = _Reader(reader.vector(2, 0, 65_535) if reader.remaining else b"")  # optional before TLS 1.3
     reader.end()
     while extensions.remaining:
+        if len(met) == MOST_EXTENSIONS:
+            raise InvalidHello(f"the ClientHello has more than {MOST_EXTENSIONS} extensions")
         kind = extensions.number(2)
         content = extensions.vector(2, 0, 65_535)
         if kind in met:
@@ -179,8 +185,10 @@ def _server_name(content: "_Reader") -> str:
 def _protocols(content: "_Reader") -> tuple[bytes, ...]:
     names = _Reader(content.vector(2, 2, 65_535))
     content.end()
-    found = []
+    found: list[bytes] = []
     while names.remaining:
+        if len(found) == MOST_PROTOCOLS:
+            raise InvalidHello(f"the client offers more than {MOST_PROTOCOLS} protocols by ALPN")
         found.append(names.vector(1, 1, 255))
     return tuple(found)
 

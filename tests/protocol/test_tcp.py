@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from fastgw.downstream.tcp.connection import RESET_AFTER_END
+from fastgw.eventloop.worker_loop import RELAY_BYTES
 from tests.support.gateway import Gateway, wait_until
 from tests.support.tcp import (
     TcpTarget,
@@ -117,6 +119,27 @@ def test_a_reset_of_the_service_arrives_as_a_reset(gateway: Gateway, pair: tuple
     reset(service)
     assert is_reset(client)
     assert gateway.wait_for_record(fault="connection_lost", status=200)["fault_detail"] == "reset"
+
+
+@PURE
+def test_a_reset_of_a_service_that_has_answered_a_client_that_has_ended_is_no_fault(
+    target: TcpTarget, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """As PostgreSQL does, where a client sends `close_notify` after its last message. A reset it is for the client."""
+    with Gateway(tcp_config(target), tmp_path, environment=environment) as gateway:
+        for answer in (b"answer", b""):
+            with connected(gateway.port()) as client, target.accept() as service:
+                client.sendall(b"question")
+                assert read_exactly(service, 8) == b"question"
+                service.sendall(answer)
+                assert read_exactly(client, len(answer)) == answer
+                client.shutdown(socket.SHUT_WR)
+                assert service.recv(1) == b""
+                reset(service)
+                assert is_reset(client)
+            record = gateway.wait_for_record(response_bytes=len(answer))
+            told = record["fault"], record["fault_detail"]
+            assert told == ((None, RESET_AFTER_END) if answer else ("connection_lost", "reset"))
 
 
 @pytest.mark.parametrize("sender", ["client", "service"])
@@ -232,6 +255,24 @@ def test_a_silent_connection_is_closed(target: TcpTarget, tmp_path: Path) -> Non
         assert gateway.wait_for_record(fault="tunnel_idle")["status"] == 200
 
 
+@PURE
+@pytest.mark.parametrize("timeouts", [SHORT, {"total": "600ms"}], ids=["tunnel_idle", "total"])
+def test_a_time_that_cuts_data_off_ends_in_a_reset(
+    target: TcpTarget, tmp_path: Path, environment: dict[str, str], timeouts: dict[str, str]
+) -> None:
+    """An end would look as if the client had got everything."""
+    with (
+        Gateway(tcp_config(target, timeouts=timeouts), tmp_path, environment=environment) as gateway,
+        connected(gateway.port()) as client,
+        target.accept() as service,
+    ):
+        with pytest.raises(ConnectionResetError):
+            service.sendall(bytes(64 << 20))  # more than all sockets hold
+        assert gateway.wait_for_record(status=200)["fault"] in ("tunnel_idle", "tunnel_expired")
+        with pytest.raises(ConnectionResetError):
+            read_all(client)
+
+
 def test_a_connection_has_a_total_time(target: TcpTarget, tmp_path: Path) -> None:
     with (
         Gateway(tcp_config(target, timeouts={"total": "400ms"}), tmp_path) as gateway,
@@ -273,6 +314,33 @@ def test_the_connections_to_an_upstream_have_a_limit(target: TcpTarget, tmp_path
             service.close()
             with target.accept() as served:
                 assert read_exactly(served, 5) == b"waits"
+
+
+@PURE
+def test_the_place_of_a_connection_that_the_service_has_ended_is_free(
+    target: TcpTarget, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """An idle client does not notice that its service has gone: after a restart such clients would hold all places. The
+    place is released once only, whatever the client does later, and it still reaches a service that reads."""
+    much = 4 * RELAY_BYTES
+    config = tcp_config(target, pool={"max_connections": 1, "pending_timeout": "300ms"})
+    with Gateway(config, tmp_path, environment=environment) as gateway:
+        with connected(gateway.port()) as first, target.accept() as gone:
+            gone.sendall(b"bye")
+            gone.shutdown(socket.SHUT_WR)
+            assert read_all(first) == b"bye"
+            with connected(gateway.port()) as second, target.accept() as served:
+                assert connects_and_is_reset(gateway.port())
+                first.sendall(b"x" * much)
+                first.shutdown(socket.SHUT_WR)
+                assert read_all(gone) == b"x" * much
+                gateway.wait_for_record(request_bytes=much, response_bytes=3)
+                second.sendall(b"here")
+                assert read_exactly(served, 4) == b"here"
+                assert connects_and_is_reset(gateway.port())  # it has not released the place of the second one
+        gateway.wait_for_record(request_bytes=4)
+        with connected(gateway.port()), target.accept():
+            pass
 
 
 def test_a_target_that_is_killed_ends_its_connections(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from fastgw.net.proxy_protocol import NO_TLVS, SIGNATURE, ProxyTlvs, header_v2, 
 from tests.support.certificates import Certificates, client_tls
 from tests.support.gateway import Gateway
 from tests.support.peer import DEADLINE
-from tests.support.secured import client_hello
+from tests.support.secured import Cut, InMemory, client_hello
 from tests.support.tcp import TcpTarget, connected, is_reset, read_all, read_exactly, reset, tcp_config, tcp_target
 
 DECODE_ERROR = b"\x15\x03\x03\x00\x02\x02\x32"
@@ -78,6 +78,12 @@ def passing(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
                     {"sni": ["x.wild.test"], "upstream": "a"},
                 ],
             },
+            "ending": {
+                "address": "127.0.0.1:0",
+                "protocol": "tcp",
+                "tls": {"certificates": [{"certificate": place.pair[0], "key": place.pair[1]}]},
+                "upstream": "a",
+            },
             "proxied": {
                 "address": "127.0.0.1:0",
                 "protocol": "tls",
@@ -103,17 +109,26 @@ def _hello(name: str | None, *protocols: str) -> bytes:
     return sent.read()
 
 
-def _long_hello(name: str) -> bytes:
-    """Return a ClientHello, without the header of a record, with an unassigned extension of 40 KB."""
-    body = bytearray(_hello(name)[9:])
+def _extended(hello: bytes, extensions: bytes) -> bytes:
+    """Return a ClientHello, without the header of a record, with more extensions."""
+    body = bytearray(hello[9:])
     at = 2 + 32  # version and random
     at += 1 + body[at]
     at += 2 + int.from_bytes(body[at : at + 2])
     at += 1 + body[at]
-    extension = b"\xfd\xe8" + (40_000).to_bytes(2) + bytes(40_000)
-    body[at : at + 2] = (int.from_bytes(body[at : at + 2]) + len(extension)).to_bytes(2)
-    body += extension
+    body[at : at + 2] = (int.from_bytes(body[at : at + 2]) + len(extensions)).to_bytes(2)
+    body += extensions
     return b"\x01" + len(body).to_bytes(3) + bytes(body)
+
+
+def _long_hello(name: str) -> bytes:
+    """Return a ClientHello, without the header of a record, with an unassigned extension of 40 KB."""
+    return _extended(_hello(name), b"\xfd\xe8" + (40_000).to_bytes(2) + bytes(40_000))
+
+
+def _in_records(message: bytes) -> bytes:
+    pieces = (message[at : at + 16_384] for at in range(0, len(message), 16_384))
+    return b"".join(b"\x16\x03\x01" + len(each).to_bytes(2) + each for each in pieces)
 
 
 def _header_v2(service: socket.socket) -> bytes:
@@ -240,6 +255,25 @@ def test_what_is_no_hello_reaches_no_service(passing: Gateway, place: Place, sen
         except ConnectionResetError:  # there was more than was read
             assert not answer
     assert place.b.has_nobody()
+
+
+@pytest.mark.parametrize("listener", ["main", "mixed", "ending"])
+@pytest.mark.parametrize(
+    "extensions",
+    [
+        b"".join((1000 + each).to_bytes(2) + b"\0\0" for each in range(3800)),
+        b"\x00\x10" + (15_002).to_bytes(2) + (15_000).to_bytes(2) + b"\x01a" * 7500,
+    ],
+    ids=["extensions", "protocols"],
+)
+def test_a_hello_with_thousands_of_entries_is_refused(
+    passing: Gateway, place: Place, listener: str, extensions: bytes
+) -> None:
+    """OpenSSL would answer it; each costs as much time as many connections, which wait meanwhile."""
+    with connected(passing.port(listener)) as client:
+        client.sendall(_in_records(_extended(_hello("a.test"), extensions)))
+        assert read_all(client) == DECODE_ERROR
+    assert place.a.has_nobody()
 
 
 def test_a_hello_that_does_not_come_in_time(passing: Gateway, place: Place) -> None:
@@ -417,6 +451,36 @@ def test_tls_ends_here_for_any_protocol(place: Place, tmp_path: Path) -> None:
         assert record["fault_detail"] is None
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize(("has_certificate", "flags"), [(False, (0x01, 0x01)), (True, (0x07, 0x05))])
+def test_proxy_v2_has_the_flags_of_the_client_certificate(
+    place: Place, tmp_path: Path, version: ssl.TLSVersion, has_certificate: bool, flags: tuple[int, int]
+) -> None:
+    """0x02: it was shown on this connection; 0x04: in this session, which later connections resume. `flags`: of a full
+    handshake, and of one that resumes its session; HAProxy sends the same (`send-proxy-v2-ssl-cn`).
+    """
+    config = _ending(place, place.a, proxy_protocol="v2")
+    config["listeners"]["main"]["tls"]["client_auth"] = {"mode": "optional", "ca": place.authority.ca}
+    shown = place.authority.issue("alice.example", subject="alice") if has_certificate else None
+    tls = client_tls(place.authority, shown)
+    tls.maximum_version = version
+    session = None
+    with Gateway(config, tmp_path) as gateway:
+        for is_resumed, expected in enumerate(flags):
+            bare = connected(gateway.port())
+            with (
+                tls.wrap_socket(bare, server_hostname="a.test", session=session) as client,
+                place.a.accept() as service,
+            ):
+                assert client.session_reused == bool(is_resumed)
+                described = _behind_header(service)[0x20]
+                assert struct.unpack("!BI", described[:5]) == (expected, 0 if has_certificate else 1)
+                assert (b"\x22\x00\x05alice" in described) == has_certificate
+                service.sendall(b"x")
+                assert client.recv(1) == b"x"  # tickets of TLS 1.3 come before it
+                session = client.session
+
+
 def test_a_client_that_ends_tls_without_saying_so_is_told_in_the_log(place: Place, tmp_path: Path) -> None:
     """RFC 8446 section 6.1: what came may be cut short. The service gets all of it and its end, the client the rest."""
     with Gateway(_ending(place, place.a), tmp_path) as gateway:
@@ -435,6 +499,28 @@ def test_a_client_that_ends_tls_without_saying_so_is_told_in_the_log(place: Plac
         assert record["fault_detail"] == TRUNCATED
 
 
+def test_the_place_of_a_tls_connection_that_the_service_has_ended_is_free(place: Place, tmp_path: Path) -> None:
+    """As soon as all that the service has sent was sent to the client."""
+    listener = {"tls": {"certificates": [{"certificate": place.pair[0], "key": place.pair[1]}]}}
+    config = tcp_config(place.a, listener, pool={"max_connections": 1, "pending_timeout": "300ms"})
+    tls = client_tls(place.authority)
+    much = 32 << 20  # more than all sockets hold
+
+    def connect() -> ssl.SSLSocket:
+        return tls.wrap_socket(connected(gateway.port()), server_hostname="a.test")
+
+    with Gateway(config, tmp_path) as gateway, connect() as first, place.a.accept() as gone:
+        sending = threading.Thread(target=lambda: (gone.sendall(bytes(much)), gone.close()))
+        sending.start()
+        with connect() as waiting, contextlib.suppress(ConnectionResetError):
+            assert waiting.recv(1) == b""  # there is no place yet
+        assert len(read_all(first)) == much
+        sending.join()
+        with connect() as second, place.a.accept() as served:
+            served.sendall(b"here")
+            assert read_exactly(second, 4) == b"here"
+
+
 def test_a_reset_passes_through_tls(place: Place, tmp_path: Path) -> None:
     with (
         Gateway(_ending(place, place.a), tmp_path) as gateway,
@@ -448,6 +534,60 @@ def test_a_reset_passes_through_tls(place: Place, tmp_path: Path) -> None:
             bare.settimeout(DEADLINE)
             with pytest.raises(ConnectionResetError):
                 read_all(bare)
+
+
+TIMES = pytest.mark.parametrize("timeouts", [{"tunnel_idle": "500ms"}, {"total": "1500ms"}], ids=["idle", "total"])
+
+
+@TIMES
+def test_a_time_that_cuts_tls_off_gives_neither_side_an_end(
+    place: Place, tmp_path: Path, timeouts: dict[str, str]
+) -> None:
+    """RFC 8446 section 6.1: close_notify says that nothing is missing."""
+    secured = {"ca": place.authority.ca, "server_name": "a.test"}
+    with (
+        Gateway(_ending(place, place.a, tls=secured, timeouts=timeouts), tmp_path) as gateway,
+        connected(gateway.port()) as bare,
+    ):
+        client = InMemory(bare, client_tls(place.authority))
+        with place.a.accept() as accepted:
+            service = InMemory(accepted, place.server_tls(), None)
+            service.sendall(b"half")
+            assert client.recv(4) == b"half"
+            for end in (client, service):
+                with pytest.raises(Cut):
+                    end.recv(1)
+        gateway.wait_for_record(status=200, response_bytes=4)
+
+
+@TIMES
+def test_a_time_that_cuts_data_over_tls_off_ends_in_a_reset(
+    place: Place, tmp_path: Path, timeouts: dict[str, str]
+) -> None:
+    with (
+        Gateway(_ending(place, place.a, timeouts=timeouts), tmp_path) as gateway,
+        connected(gateway.port()) as client,
+    ):
+        InMemory(client, client_tls(place.authority))
+        with place.a.accept() as service, pytest.raises(ConnectionResetError):
+            service.sendall(bytes(64 << 20))  # more than all sockets hold
+        gateway.wait_for_record(status=200)
+        with pytest.raises(ConnectionResetError):
+            read_all(client)
+
+
+def test_the_end_that_a_service_has_said_before_its_time_is_up_arrives(place: Place, tmp_path: Path) -> None:
+    with (
+        Gateway(_ending(place, place.a, timeouts={"tunnel_idle": "300ms"}), tmp_path) as gateway,
+        connected(gateway.port()) as bare,
+    ):
+        client = InMemory(bare, client_tls(place.authority))
+        with place.a.accept() as service:
+            service.sendall(b"all")
+            service.shutdown(socket.SHUT_WR)
+            assert service.recv(1) == b""
+            gateway.wait_for_record(fault="tunnel_idle")
+        assert (client.recv(3), client.recv(1)) == (b"all", b"")
 
 
 def test_a_reset_of_a_tls_client_arrives_as_one(place: Place, tmp_path: Path) -> None:

@@ -111,9 +111,20 @@ def test_a_silent_session_ends_and_is_logged_once(target: UdpTarget, tmp_path: P
         assert (record["scheme"], record["status"], record["fault"]) == ("udp", 200, None)
         assert (record["request_bytes"], record["response_bytes"]) == (5, 5)
         assert record["target"] == f"127.0.0.1:{target.port}"
-        client.send(b"x")
-        target.socket.recvfrom(9)
-        assert gateway.wait_for_record(fault="upstream_timeout")["status"] == 504
+
+
+def test_a_session_without_responses_is_no_fault(target: UdpTarget, tmp_path: Path) -> None:
+    """Many protocols have none, such as syslog, and the gateway does not know the protocol."""
+    with (
+        Gateway(config(target.url, timeouts={"tunnel_idle": "200ms"}), tmp_path) as gateway,
+        client_of(gateway) as client,
+    ):
+        client.send(b"<13>x")
+        assert target.socket.recv(9) == b"<13>x"
+        record = gateway.wait_for_record(protocol="UDP")
+        assert (record["status"], record["fault"], record["fault_detail"]) == (200, None, None)
+        assert (record["request_bytes"], record["response_bytes"], record["upstream_s"]) == (5, 0, None)
+        assert record["target"] == f"127.0.0.1:{target.port}"
 
 
 def test_a_session_ends_with_its_maximum_duration_although_datagrams_come(target: UdpTarget, tmp_path: Path) -> None:

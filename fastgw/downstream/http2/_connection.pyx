@@ -359,6 +359,8 @@ cdef int _close(connection, stream) except -1:
         if read(&of_stream.has_had_exchange, stream):
             stream.reset()
         spare.append(stream)
+    else:
+        write(&of_stream.fast_path, stream, None)  # avoids a reference cycle
     if read(&of_connection.streams, connection):
         return 0
     last_calls = read(&of_connection.last_calls, connection)

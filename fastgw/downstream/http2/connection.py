@@ -471,6 +471,8 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             if stream.has_had_exchange:
                 stream.reset()
             self._spare.append(stream)
+        else:
+            stream.fast_path = None  # avoids a reference cycle
         if self._streams:
             return
         if self._last_calls == 2:
@@ -479,6 +481,11 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self.deadline = deadline = self._wheel.now + server.keepalive
             if deadline < self.filed_at:
                 self._wheel.file(self, deadline)
+
+    def _drop_spare(self) -> None:
+        for stream in self._spare:
+            stream.fast_path = None  # avoids a reference cycle
+        self._spare.clear()
 
     def _check_peer(self) -> bool:
         """Evaluate the peer again, because the trusted proxies of the configuration have changed. False: its client
@@ -489,9 +496,11 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             return False
         self._trusts = listener.trusts
         peer = listener.reassess(self.peer)
-        if peer is not self.peer:  # exchanges in flight continue with their peer
+        if peer is not self.peer:
             self.peer = peer
-            self._spare.clear()
+            self._drop_spare()
+            for stream in self._streams.values():  # they continue with their peer, and are reset before they are reused
+                stream.has_had_exchange = True
         return True
 
     # output
@@ -596,7 +605,8 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         for stream in tuple(self._streams.values()):
             self._stream_closed(stream)
         self._streams.clear()
-        self._spare.clear()  # avoids reference cycles
+        self._drop_spare()
+        self.sending.clear()
         self._events.clear()
         if self._asks:
             self._asks = False

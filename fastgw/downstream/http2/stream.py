@@ -122,6 +122,8 @@ class Http2Stream(Timed):
         self._ahead: list[bytes] | None = None  # data received before the response to an extended CONNECT
         self._tunnel_ends = 0
         self._tunnel_timeout = inf
+        if self.fast_path is not None and self.fast_path.peer is not self._connection.peer:
+            self.fast_path = None  # the trusted proxies have changed
 
     def __repr__(self) -> str:
         return f"<Http2Stream {self.id} {self.fast_path if self.is_fast else self.exchange!r}>"

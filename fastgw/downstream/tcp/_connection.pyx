@@ -21,7 +21,7 @@ import socket
 from fastgw.downstream.tcp import connection as reference
 from fastgw.downstream.tcp.ends import EndState
 from fastgw.errors import Fault
-from fastgw.eventloop.worker_loop import RELAY_BYTES as _RELAY_BYTES
+from fastgw.eventloop.worker_loop import RELAY_BYTES as _RELAY_BYTES, unsent_in_kernel
 from fastgw.forwarded_headers import Peer
 
 cdef extern from "sys/socket.h" nogil:
@@ -112,6 +112,8 @@ cdef char _buffer[RELAY_BYTES]  # between two calls nothing is in it
 cdef object _CONNECTED = reference.CONNECTED_OUTCOME
 cdef object _NO_NAME = reference.NO_NAME
 cdef object _CLIENT_LEFT = Fault.CLIENT_LEFT
+cdef double _HALF_CLOSED_S = reference.HALF_CLOSED_S
+cdef long long MOST_UNSENT = 1 << 62
 
 
 cdef inline double _monotonic() noexcept nogil:
@@ -239,8 +241,10 @@ cdef class PlainConnection(FdListener):
     cdef unsigned int _port
     cdef readonly double begun_at
     cdef double _total_at
+    cdef double _idle
     cdef Plan _plan
     cdef object _target
+    cdef bint _has_place  # in the pool
     cdef object _address_limit
     cdef readonly object fault
     cdef readonly object response
@@ -252,6 +256,7 @@ cdef class PlainConnection(FdListener):
     cdef readonly long long response_bytes
     cdef int _fds[2]
     cdef long long _received[2]
+    cdef long long _unsent  # by the kernel to the client, when it was looked last
     cdef bint _readable[2]
     cdef bint _ending[2]  # an end or an error comes behind what can be read
     cdef bint _has_ended[2]
@@ -284,6 +289,8 @@ cdef class PlainConnection(FdListener):
         self.why = self.upstream = self.target = ""
         self._fds[CLIENT], self._fds[TARGET] = fd, -1
         self._phase = CONNECTING
+        self._idle = plan.idle
+        self._unsent = MOST_UNSENT
         if not server.connection_limit.try_take():
             return self._turn_away(Fault.CONNECTIONS_EXHAUSTED)
         limit = server.address_limit
@@ -302,7 +309,7 @@ cdef class PlainConnection(FdListener):
         if target is None or not plan.pool.take_place(target):
             self._become_reference().connect_to(target)
             return 0
-        self._target, self.target = target, target.label
+        self._target, self.target, self._has_place = target, target.label, True
         address = plan.addresses[target]
         to = new_socket((<sockaddr*><char*>address).sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
         if to < 0:
@@ -366,7 +373,7 @@ cdef class PlainConnection(FdListener):
         on_connected = self._plan.pool.on_connected
         if on_connected is not None:
             on_connected(self._target)
-        self._watch(self._plan.idle)
+        self._watch(self._idle)
         if self._readable[TARGET]:
             self._read(TARGET)
         if self._phase == OPEN and self._readable[CLIENT]:
@@ -390,7 +397,7 @@ cdef class PlainConnection(FdListener):
             self._received[side] += count
             if count < RELAY_BYTES and not self._ending[side]:
                 self._readable[side] = False  # all was read: what comes next is another edge
-            self.deadline = min(<double>self._plan.wheel.now + self._plan.idle, self._total_at)
+            self.deadline = min(<double>self._plan.wheel.now + self._idle, self._total_at)
             sent = send(self._fds[other], _buffer, count, MSG_NOSIGNAL)
             if sent < 0:
                 if errno != EAGAIN:
@@ -410,11 +417,25 @@ cdef class PlainConnection(FdListener):
             self._lost(other, errno)
         else:
             self._is_over[other] = True
+            if side == TARGET:
+                self._leave_pool()
+        return 0
+
+    cdef int _leave_pool(self) except -1:
+        """Release the place in the pool early, and wait less long: the target has ended, and all was sent on."""
+        if self._idle > _HALF_CLOSED_S:
+            self._idle = _HALF_CLOSED_S
+            self._watch(_HALF_CLOSED_S)
+        self._has_place = False
+        self._plan.pool.leave_place(self._target)
         return 0
 
     cdef int _lost(self, int side, int error) except -1:
-        self.fault = _CLIENT_LEFT if side == CLIENT else Fault.CONNECTION_LOST
-        self.why = reference.reason_of(OSError(error, ""))
+        if side == TARGET and self._has_ended[CLIENT] and self._is_over[TARGET] and self._received[TARGET]:
+            self.why = reference.RESET_AFTER_END
+        else:
+            self.fault = _CLIENT_LEFT if side == CLIENT else Fault.CONNECTION_LOST
+            self.why = reference.reason_of(OSError(error, ""))
         self._finish(True)
         return 0
 
@@ -457,7 +478,7 @@ cdef class PlainConnection(FdListener):
         target = socket.socket(fileno=self._fds[TARGET])
         made = self._become_reference()
         made.resume_relay(
-            self._plan.pool.register(self._target), target, self._target, self.upstream_s,
+            self._plan.pool.register(self._target) if self._has_place else None, target, self._target, self.upstream_s,
             [EndState(self._received[side], self._has_ended[side], self._is_over[side], held if side == to else b"")
              for side in range(2)],
         )
@@ -476,8 +497,17 @@ cdef class PlainConnection(FdListener):
         if self._phase == CONNECTING and now < self._total_at:
             self._not_connected(0)
             return
+        if self._phase == OPEN and now < self._total_at and self._has_ended[TARGET] and self._client_reads():
+            self._watch(self._idle)
+            return
         self.fault = Fault.TUNNEL_EXPIRED if now >= self._total_at else Fault.TUNNEL_IDLE
         self._finish(False)
+
+    cdef bint _client_reads(self) except -1:
+        """Compiled `TcpConnection._client_reads`."""
+        cdef long long before = self._unsent
+        self._unsent = unsent_in_kernel(self._fds[CLIENT])
+        return 0 < self._unsent < before
 
     cdef int _finish(self, bint is_reset, bint is_cut=False) except -1:
         cdef linger reset
@@ -497,7 +527,7 @@ cdef class PlainConnection(FdListener):
                     setsockopt(self._fds[side], SOL_SOCKET, SO_LINGER, &reset, sizeof(reset))
                 close_fd(self._fds[side])
         self.request_bytes, self.response_bytes = self._received[CLIENT], self._received[TARGET]
-        if self._target is not None:
+        if self._has_place:
             plan.pool.leave_place(self._target)
         upstream.active -= 1
         server.connection_limit.give_back()

@@ -4,8 +4,8 @@ It selects the upstream (for TLS passthrough, by the ClientHello), connects to a
 (balancer, pool, retries, health), and then counts the bytes that its two ends exchange (`ends`).
 
 Rule 1: nothing is sent to a target before the ClientHello was read and has a route. Rule 2: every end of the connection
-closes both ends and releases all limits, in `_finish`, which also logs it. Rule 3: a half-closed connection continues;
-a reset of one end resets the other.
+closes both ends and releases all limits, in `_finish`, which also logs it; the place in the pool is released before if
+the target has ended (`_leave_pool`). Rule 3: a half-closed connection continues; a reset of one end resets the other.
 """
 
 import asyncio
@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 
 CONNECTED: Final = 200
 """Status, in log and metrics, of a connection that was connected to a target, whatever happened later."""
+HALF_CLOSED_S: Final = 60.0
+"""Maximum seconds without bytes after a target has ended its direction: most have closed the connection, which only
+further data of the client would show, and an idle client does not notice it either.
+"""
 FAREWELL_S: Final = 1.0
 """Seconds for a client to receive an alert and close."""
 FAREWELL_BYTES: Final = 65536
@@ -50,6 +54,10 @@ TRUNCATED: Final = "the client closed TLS without close_notify: it may be cut sh
 """Detail in the log. The end is passed on all the same, as nginx, HAProxy and Envoy do: many clients never say it."""
 PASSED_SINCE: Final = "TLS of this name is passed through since a reload during the handshake"
 """Detail in the log of a connection whose TLS was terminated: its target expects TLS, and gets nothing of the text."""
+RESET_AFTER_END: Final = "the target reset the connection after the client had ended"
+"""Detail in the log. No fault if the target has sent data: it need not read what a client says at its end, such as
+`close_notify` of TLS. For nginx, too, it is an end.
+"""
 _ID_BYTES: Final = 16
 _NO_HELLO: Final = ClientHello()
 
@@ -120,6 +128,7 @@ class TcpConnection(Timed):
         "_tls",
         "_total_at",
         "_tried",
+        "_unsent",
         "_upstream",
         "_vouched",
         "begun_at",
@@ -178,6 +187,7 @@ class TcpConnection(Timed):
         self._tls: TerminatedTls | None = None
         self.request_id = peer.tlvs.unique_id.encode()
         self._vouched: bytes | None = None
+        self._unsent: float = inf
         self._upstream: Upstream | None = None
         self._target: Target | None = None
         self._attempt = 0
@@ -232,12 +242,15 @@ class TcpConnection(Timed):
         self._tls = TerminatedTls(
             tls.version() or "",
             cipher[0] if cipher is not None else "",
+            bool(tls.session_reused),
             certificate is not None,
             "" if certificate is None else certificate.common_name,
         )
         self.scheme, self._vouched = b"tls", vouched
         self._enter(end, limit)
-        self._follow(ClientHello(server_name))
+        self.end_outdated()  # a reload during the handshake has not told this connection
+        if self._phase is not CLOSED:
+            self._follow(ClientHello(server_name))
 
     def accept_hello(
         self, client: socket.socket, limit: "AddressLimit | None", greeting: HelloReader, hello: ClientHello
@@ -308,13 +321,15 @@ class TcpConnection(Timed):
 
     def resume_relay(
         self,
-        lent: SocketConnection,
+        lent: SocketConnection | None,
         connected: socket.socket,
         target: Target,
         upstream_s: float,
         states: Sequence[EndState],
     ) -> None:
-        """Relay between the client and a connected target. `states`: of the client's end and of the target's."""
+        """Relay between the client and a connected target. `lent`: owns its place in the pool; None: that was released.
+        `states`: of the client's end and of the target's.
+        """
         end = PlainEnd(self._server.worker_loop, connected, self, is_watched=True)
         self._target, self.target, self._attempt, self._lent = target, target.label, 1, lent
         self._target_end, self._phase = end, OPEN
@@ -324,6 +339,7 @@ class TcpConnection(Timed):
         client.restore(states[0])
         end.restore(states[1])
         self._watch(self._idle)
+        self._finish_if_done()
         if not client.is_buffering:
             end.resume()
         if self._phase is OPEN and not end.is_buffering:
@@ -558,17 +574,33 @@ class TcpConnection(Timed):
 
     def _finish_if_done(self) -> None:
         client, target = self._client, self._target_end
-        if self._phase is OPEN and client is not None and target is not None and client.is_done() and target.is_done():
+        if self._phase is not OPEN or client is None or target is None:
+            return
+        if client.is_done() and target.is_done():
             self._finish()
+        elif target.has_ended and client.has_sent_all():
+            self._leave_pool()
+
+    def _leave_pool(self) -> None:
+        """Release the place in the pool early, and wait less long: the target has ended, and all was sent on."""
+        if self._idle > HALF_CLOSED_S:
+            self._idle = HALF_CLOSED_S
+            self._watch(HALF_CLOSED_S)
+        lent, self._lent = self._lent, None
+        if lent is not None:
+            lent.release()
 
     def lost(self, end: End, error: Exception | None) -> None:
         if self._phase is not OPEN:
             if end is self._client:
                 self._left("")
             return
-        by_client = end is self._client
-        self.fault = Fault.CLIENT_LEFT if by_client else Fault.CONNECTION_LOST
-        self.why = reason_of(error)
+        if end is self._client:
+            self.fault, self.why = Fault.CLIENT_LEFT, reason_of(error)
+        elif self._client_end.has_ended and end.has_sent_all() and end.received:
+            self.why = RESET_AFTER_END
+        else:
+            self.fault, self.why = Fault.CONNECTION_LOST, reason_of(error)
         self._finish(is_reset=True)
 
     def _left(self, why: str) -> None:
@@ -588,9 +620,20 @@ class TcpConnection(Timed):
     def expire(self, now: float) -> None:
         if self._phase is GREETING:
             self.fault, self.why = Fault.REQUEST_TIMEOUT, "the ClientHello did not arrive in time"
+        elif self._phase is OPEN and now < self._total_at and self._client_reads():
+            self._watch(self._idle)
+            return
         elif self._phase is not FAREWELL:
             self.fault = Fault.TUNNEL_EXPIRED if now >= self._total_at else Fault.TUNNEL_IDLE
-        self._finish()
+        self._finish(is_truncated=True)
+
+    def _client_reads(self) -> bool:
+        """Whether a client still gets what a target has sent before it ended: the kernel has less of it than before."""
+        client, target = self._client, self._target_end
+        if client is None or target is None or not target.has_ended or not client.has_sent_all():
+            return False
+        before, self._unsent = self._unsent, client.unsent()
+        return 0 < self._unsent < before
 
     # endings
 
@@ -607,8 +650,10 @@ class TcpConnection(Timed):
         elif self._upstream is not None and self._phase is CONNECTING:
             self._upstream.pool.withdraw(cast(Any, self))
 
-    def _finish(self, is_reset: bool = False, is_cut: bool = False) -> None:
-        """Close both ends. `is_reset`: with a reset. `is_cut`: because the gateway stops."""
+    def _finish(self, is_reset: bool = False, is_truncated: bool = False, is_cut: bool = False) -> None:
+        """Close both ends. `is_reset`: with a reset. `is_truncated`: the time is up (`End.truncate`). `is_cut`: because
+        the gateway stops.
+        """
         if self._phase is CLOSED:
             return
         server, client, target = self._server, self._client, self._target_end
@@ -626,6 +671,8 @@ class TcpConnection(Timed):
             if end is not None:
                 if is_reset:
                     end.reset()
+                elif is_truncated:
+                    end.truncate()
                 else:
                     end.close()
         self.request_bytes = 0 if client is None else client.received
@@ -668,8 +715,14 @@ class TcpConnection(Timed):
         """Continue for as long as tunnels may (`timeouts.drain.tunnels`)."""
 
     def end_outdated(self) -> None:
-        """End a connection at once if its certificate was verified by outdated settings."""
-        if self.listener.is_outdated(self._vouched):
+        """End a connection at once if its certificate was verified by outdated settings, or it has none and one is
+        required since.
+        """
+        listener = self.listener
+        is_verified = self.peer.certificate is not None
+        if self._tls is not None and (
+            listener.is_outdated(self._vouched) if is_verified else listener.requires_certificate
+        ):
             self.fault = Fault.CONNECTION_OUTDATED
             self._finish(is_reset=True)
 

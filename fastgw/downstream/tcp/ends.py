@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, Protocol, cast, final
 from fastgw.eventloop.socket_poller import BROKEN, ENDED, READABLE, WRITABLE
 from fastgw.eventloop.splice_pipes import SplicePipe
 from fastgw.eventloop.tls_transport import TlsTransport
-from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, RELAY_BYTES, WorkerLoop
+from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, RELAY_BYTES, WorkerLoop, unsent_in_kernel
 from fastgw.net.proxy_protocol import Address
 from fastgw.upstream.connections.tls_client import TlsClientTransport
 
@@ -66,10 +66,21 @@ class End(ByteSink, Protocol):
     def end_sending(self) -> None:
         """End our direction, after everything was sent."""
 
+    def has_sent_all(self) -> bool:
+        """Whether our direction has ended, and nothing is buffered."""
+
+    def unsent(self) -> int:
+        """Return the number of bytes that the kernel holds for the peer."""
+
     def is_done(self) -> bool:
         """Whether both directions have ended, and nothing is buffered."""
 
     def close(self) -> None: ...
+
+    def truncate(self) -> None:
+        """Close although the peer may expect more: without `close_notify` of TLS if our direction has not ended, and
+        with a reset if data is buffered. Otherwise what the peer has got would look complete.
+        """
 
     def reset(self) -> None:
         """Close with a reset."""
@@ -361,6 +372,12 @@ class PlainEnd:
             if error.errno != ENOTCONN:  # it was reset, which the next read reports
                 self._owner.lost(self, error)
 
+    def has_sent_all(self) -> bool:
+        return self._is_over
+
+    def unsent(self) -> int:
+        return unsent_in_kernel(self._fd)
+
     def is_done(self) -> bool:
         return self.has_ended and self._is_over
 
@@ -375,6 +392,12 @@ class PlainEnd:
             self._socket.close()
             del self._owner
             self.peer = DROP
+
+    def truncate(self) -> None:
+        if self.is_buffering:
+            self.reset()
+        else:
+            self.close()
 
     def reset(self) -> None:
         if not self._is_closed:
@@ -521,15 +544,33 @@ class TlsEnd:
         self._is_over = True
         self.transport.write_eof()
 
+    def has_sent_all(self) -> bool:
+        return self._is_over and not self._is_full
+
+    def unsent(self) -> int:
+        return unsent_in_kernel(self._fd)
+
     def is_done(self) -> bool:
-        return self.has_ended and self._is_over and not self._is_full
+        return self.has_ended and self.has_sent_all()
 
     def close(self) -> None:
         if not self._is_closed:
             self._forget()
-            if isinstance(self.transport, TlsClientTransport) and self.received:
-                self.transport.remember()
+            self._remember()
             self.transport.close()
+
+    def truncate(self) -> None:
+        if self._is_full:
+            self.reset()
+        elif not self._is_closed:
+            self._forget()
+            self._remember()
+            cast(TlsTransport, self.transport).truncate()
+
+    def _remember(self) -> None:
+        """Keep the session of a target, for the next connection."""
+        if isinstance(self.transport, TlsClientTransport) and self.received:
+            self.transport.remember()
 
     def reset(self) -> None:
         if not self._is_closed and self._fd >= 0:

@@ -33,9 +33,8 @@ from fastgw.net.client_hello import (
     LONGEST_HELLO,
     NO_APPLICATION_PROTOCOL,
     HelloBuffer,
-    protocols_offered,
 )
-from fastgw.net.server_name import Alert, ClientHello, HelloReader, InvalidHello, server_name_of
+from fastgw.net.server_name import Alert, ClientHello, HelloReader, InvalidHello, hello_of
 from fastgw.operator_events import OperatorEvent
 from fastgw.shm.node_limits import AddressLimit
 from fastgw.sync import acme_challenges
@@ -250,11 +249,11 @@ class TlsConnection(TlsTransport):
             return
         received, self._hello = bytes(hello.received), None
         try:
-            self._server_name = server_name_of(hello.message())
+            whole = hello_of(hello.message())
         except InvalidHello as invalid:
             self._reject_hello(str(invalid), b"" if invalid.alert is None else invalid.alert.record)
             return
-        self._answer_hello(protocols_offered(hello.message()), received)
+        self._answer_hello(whole or ClientHello(), received)
 
     def _reject_hello(self, why: str, alert: bytes) -> None:
         if alert:
@@ -280,8 +279,7 @@ class TlsConnection(TlsTransport):
         elif len(greeting.received) > LONGEST_HELLO:
             self._reject_hello(f"the ClientHello is longer than {LONGEST_HELLO} bytes", DECODE_ERROR)
         else:
-            self._server_name = hello.server_name
-            self._answer_hello(hello.protocols or None, bytes(greeting.received))
+            self._answer_hello(hello, bytes(greeting.received))
 
     def _pass_through(self, greeting: HelloReader, hello: ClientHello) -> None:
         """Give the connection to a relay, which needs its socket: this transport closes a descriptor of its own."""
@@ -300,22 +298,24 @@ class TlsConnection(TlsTransport):
         relay = TcpConnection(self._server, self.listener, self.peer, self._local)
         relay.accept_hello(client, self._address_limit, greeting, hello)
 
-    def _answer_hello(self, protocols: Collection[bytes] | None, received: bytes) -> None:
-        """Answer a whole ClientHello. `protocols`: those that it offers by ALPN. `received`: its bytes."""
+    def _answer_hello(self, hello: ClientHello, received: bytes) -> None:
+        """Answer a ClientHello. An empty one: OpenSSL decides. `received`: its bytes."""
+        self._server_name = hello.server_name
         tls = self.listener.tls
         if tls is None:  # since the first bytes
             self._answer_plain(received)
             return
         challenges = self._server.acme_contexts
-        if challenges and ACME_TLS in (protocols or ()):
+        if challenges and ACME_TLS in hello.protocols:
             self._answer_challenge(challenges.get(self._server_name), received)
             return
-        self._speak(tls, protocols, received)
+        self._speak(tls, hello.protocols, received)
 
-    def _speak(self, tls: ServerContexts, protocols: Collection[bytes] | None, received: bytes) -> None:
-        """Begin the handshake if the client offers a protocol of the listener, and once its certificate is there."""
-        offered = None if self.listener.tcp is not None else protocols
-        if offered is not None and not self._speaks_one_of(offered):
+    def _speak(self, tls: ServerContexts, protocols: Collection[bytes], received: bytes) -> None:
+        """Begin the handshake if the client offers a protocol of the listener, or none at all, and once its certificate
+        is there.
+        """
+        if protocols and self.listener.tcp is None and not self._speaks_one_of(protocols):
             send_at_once(self._fd, NO_APPLICATION_PROTOCOL)  # OpenSSL would continue without a protocol
             spoken = " or ".join(tls.alpn)
             self._fail(HandshakeOutcome.NO_AGREEMENT, f"the client does not offer {spoken} by ALPN")

@@ -7,8 +7,8 @@ the target can send them.
 Where a registry or a cluster no longer lists the target, its session goes on as long as the target answers. When it
 has not for `LAST_ANSWER_S`, the next datagram of the client starts a session with another target.
 
-A target that refuses the first datagrams, before any response, has not processed them: they are kept until then, and
-sent to another target (`retries`, condition `connect_failure`).
+A target that refuses a datagram, before any response, has not processed it. Datagrams are kept until then, for as long
+as a refusal may take, and sent to another target (`retries`, condition `connect_failure`).
 """
 
 import asyncio
@@ -46,8 +46,11 @@ MOST_WAITING_BYTES: Final = 4 * 1024 * 1024
 """Maximum size of the waiting datagrams of all sessions of a worker; further ones are dropped. Without it, clients with
 forged addresses could fill the memory while a name is looked up: a session may hold a MiB."""
 MOST_KEPT_BYTES: Final = 2048
-"""Maximum size of the sent datagrams of a session that are kept for a retry, until the first response; further ones
-are not sent again. It holds a first packet of QUIC, and the node may have 65,536 sessions."""
+"""Maximum size of the sent datagrams of a session that are kept for a retry, until the first response: of the newest
+ones, at most `MOST_WAITING`. It holds a first packet of QUIC, and the node may have 65,536 sessions."""
+REFUSAL_S: Final = 1.0
+"""Seconds in which the refusal of a datagram (ICMP) arrives: a round trip. Many protocols have no responses, so their
+older datagrams are held to be received, and are not sent again."""
 OUT_OF: Final = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, EAGAIN})
 """Errors of a lack of files, memory or ports in this process, for which no target is to blame."""
 LOST: Final = frozenset({EMSGSIZE, ENOBUFS, ENOMEM, EAGAIN})
@@ -174,7 +177,7 @@ class UdpSession(Timed):
         self._unanswered_at = inf  # of the first datagram since the last response
         self._socket: socket.socket | None = None
         self._waiting: list[bytes] = []
-        self._kept: list[bytes] = []
+        self._kept: list[tuple[float, bytes]] = []  # with the time of sending; the oldest is the first
         self._kept_bytes = 0
         self._tried: tuple[Target, ...] = ()
         self._selected: Target | None = None
@@ -270,14 +273,24 @@ class UdpSession(Timed):
 
     def _send_to_target(self, payload: bytes) -> None:
         assert self._socket is not None
-        if self.response is None and self._kept_bytes + len(payload) <= MOST_KEPT_BYTES:
-            self._kept.append(payload)
-            self._kept_bytes += len(payload)
+        if self.response is None and len(payload) <= MOST_KEPT_BYTES:
+            self._keep(payload)
         try:
             self._socket.send(payload)
         except OSError as error:
             if error.errno not in LOST:
                 self._broken(error)
+
+    def _keep(self, payload: bytes) -> None:
+        """Keep a datagram for a retry, in place of those that are too old for it or, if there are too many, of the
+        oldest: a refusal is of one of the newest.
+        """
+        kept, now = self._kept, self._server.worker_loop.wheel.now
+        size = self._kept_bytes + len(payload)
+        while kept and (size > MOST_KEPT_BYTES or len(kept) == MOST_WAITING or now - kept[0][0] > REFUSAL_S):
+            size -= len(kept.pop(0)[1])
+        kept.append((now, payload))
+        self._kept_bytes = size
 
     def ready(self, events: int) -> None:
         """Forward datagrams of the target (`SocketListener`)."""
@@ -346,8 +359,10 @@ class UdpSession(Timed):
         if decision.wait == inf or not (decision.is_free or self._take_from_budget()):
             return False
         self._close_socket()
-        sent, self._kept, self._kept_bytes = self._kept, [], 0
-        for payload in sent + self._take_waiting():
+        now = self._server.worker_loop.wheel.now
+        refused = [payload for sent_at, payload in self._kept if now - sent_at <= REFUSAL_S]
+        self._kept, self._kept_bytes = [], 0
+        for payload in refused + self._take_waiting():
             self._wait(payload)
         self._retried += 1
         self._selected = decision.target
@@ -373,10 +388,10 @@ class UdpSession(Timed):
             wheel.file(self, deadline)
 
     def expire(self, now: float) -> None:
-        """End a session that is idle or has reached its maximum duration. An idle one is successful if there was a
-        response.
+        """End a session that is idle or has reached its maximum duration. An idle one is successful if it has a target,
+        also without a response, as many protocols have none.
         """
-        if self.response is None:
+        if self._socket is None:  # all datagrams wait: for a name, or for a retry
             self._finish(Fault.UPSTREAM_TIMEOUT)
         else:
             self._finish(Fault.TUNNEL_EXPIRED if now >= self._total_at else None)
@@ -406,7 +421,7 @@ class UdpSession(Timed):
         self._sessions.sessions.pop(self._key, None)
         server.closed(self)
         if self.response is None:
-            self.response = Outcome(CONNECTED if fault is None else fault.status)
+            self.response = Outcome(CONNECTED if fault in (None, Fault.TUNNEL_EXPIRED) else fault.status)
         if server.draining:
             server.drained += 1
         server.finish(cast(Any, self))

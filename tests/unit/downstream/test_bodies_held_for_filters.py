@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -172,6 +173,19 @@ def test_a_complete_body_counts_while_a_stage_computes_its_output(has_memory: bo
         assert client.received.startswith(b"HTTP/1.1 503 ")
         assert waiting.output.cancelled()
     assert in_use(plane) == 0
+
+
+@pytest.mark.parametrize("leave", [Wire.ends, Wire.resets])
+def test_a_client_that_leaves_while_a_stage_computes_its_output_frees_the_memory(leave: Callable[[Wire], None]) -> None:
+    waiting = Waiting()
+    plane = Plane(probes=(probe("waits", Phase.TRANSFORM, request_body=waiting.factory, needs_body=Bounded("1MiB")),))
+    client = plane.client()
+    client.sends(post(BODY))
+    leave(client)
+    assert waiting.output.cancelled()
+    assert in_use(plane) == 0
+    assert [(record.status, record.fault) for record in plane.records] == [(499, "client_left")]
+    plane.assert_quiet()
 
 
 def test_a_response_that_is_complete_needs_no_memory_of_the_node() -> None:

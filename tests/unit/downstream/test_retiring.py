@@ -30,7 +30,8 @@ from fastgw.shm.slot_assignment import first
 from fastgw.sync.feeds import Feeds
 from fastgw.upstream.client.http_client import Fetcher
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
-from fastgw.upstream.connections.pool import LocalLimit, Pool
+from fastgw.upstream.connections.pool import Pool
+from fastgw.upstream.connections.pool_limit import LocalLimit
 from fastgw.upstream.forwarding.attempt import Attempt
 from fastgw.upstream.forwarding.fast_path import FastPath
 from fastgw.upstream.forwarding.forwarding import Forwarding

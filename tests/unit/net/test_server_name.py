@@ -8,14 +8,16 @@ import ssl
 
 import pytest
 
+from fastgw.net.client_hello import MOST_RECORDS
 from fastgw.net.server_name import (
     LONGEST_MESSAGE,
-    MOST_RECORDS,
+    MOST_EXTENSIONS,
+    MOST_PROTOCOLS,
     Alert,
     ClientHello,
     HelloReader,
     InvalidHello,
-    server_name_of,
+    hello_of,
 )
 
 
@@ -111,6 +113,48 @@ def test_records_without_end_are_refused() -> None:
     content = message(body(extension(21, bytes(1000))))
     with pytest.raises(InvalidHello, match="records"):
         read(b"".join(record(content[at : at + 1]) for at in range(MOST_RECORDS)))
+
+
+def extensions(count: int) -> bytes:
+    """`count` extensions, the last of which names the server."""
+    return b"".join(extension(1000 + each, b"") for each in range(count - 1)) + names(b"a.test")
+
+
+def protocols(count: int) -> bytes:
+    return extension(16, vector(2, b"\x01a" * count))
+
+
+def in_records(content: bytes) -> bytes:
+    return b"".join(record(content[at : at + 16_384]) for at in range(0, len(content), 16_384))
+
+
+def test_the_most_extensions_and_protocols() -> None:
+    assert read(record(message(body(extensions(MOST_EXTENSIONS))))) == ClientHello("a.test")
+    assert read(record(message(body(protocols(MOST_PROTOCOLS))))) == ClientHello("", (b"a",) * MOST_PROTOCOLS)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (message(body(extensions(MOST_EXTENSIONS + 1))), "extensions"),
+        (message(body(extensions(16_000))), "extensions"),
+        (message(body(protocols(MOST_PROTOCOLS + 1))), "protocols"),
+        (message(body(protocols(32_000))), "protocols"),
+    ],
+)
+def test_extensions_and_protocols_beyond_are_not_read(content: bytes, why: str) -> None:
+    """Thousands fit, and while they are read no other connection of the worker is served."""
+    with pytest.raises(InvalidHello, match=f"more than 128 {why}") as refused:
+        read(in_records(content))
+    assert refused.value.alert is Alert.DECODE_ERROR
+    with pytest.raises(InvalidHello, match=f"more than 128 {why}"):
+        hello_of(content)
+
+
+def test_nothing_behind_the_last_extension_that_is_read_is_looked_at() -> None:
+    """An invalid one would be refused for another reason."""
+    with pytest.raises(InvalidHello, match="more than 128 extensions"):
+        read(record(message(body(extensions(MOST_EXTENSIONS) + names(b"b.test")))))
 
 
 BAD = {
@@ -231,11 +275,16 @@ def _as_openssl_reads(sent: bytes, ours: str) -> str:
     return found[0]
 
 
-def test_the_name_in_a_message() -> None:
-    assert server_name_of(made("a.test")[5:]) == "a.test"
+@pytest.mark.parametrize("offered", [(), ("http/1.1",), ("h2", "http/1.1"), ("x" * 255, "y")])
+def test_the_hello_in_a_message(offered: tuple[str, ...]) -> None:
+    found = hello_of(made("a.test", *offered)[5:])
+    assert found == ClientHello("a.test", tuple(each.encode() for each in offered))
+
+
+def test_a_message_that_is_no_whole_hello_is_left_to_openssl() -> None:
     whole = message(body(b""))
     for cut in (b"", whole[:3], whole[:-1], message(bytes(40), kind=2)):  # OpenSSL rejects them itself
-        assert server_name_of(cut) == ""
+        assert hello_of(cut) is None
 
 
 @pytest.mark.parametrize(
@@ -251,4 +300,4 @@ def test_the_name_in_a_message() -> None:
 def test_a_message_in_which_openssl_could_find_another_name_is_refused(sent: bytes) -> None:
     """It takes the first three, under TLS 1.2 the second too: the name would count as none, its certificate not."""
     with pytest.raises(InvalidHello):
-        server_name_of(sent)
+        hello_of(sent)

@@ -16,9 +16,10 @@ from tests.support.memory import Plane
 from tests.support.on_loop import on_loop, until
 from tests.support.udp import UdpTarget
 
+IDLE_S = 60
 SETTINGS = {
     "listeners": {"main": {"address": "127.0.0.1:0", "protocol": "udp", "upstream": "u"}},
-    "upstreams": {"u": {"targets": ["udp://service.test:53"]}},
+    "upstreams": {"u": {"targets": ["udp://service.test:53"], "timeouts": {"tunnel_idle": f"{IDLE_S}s"}}},
     "routes": [],
 }
 
@@ -61,4 +62,23 @@ async def test_datagrams_that_wait_for_a_name_have_a_bound_over_all_sessions(mon
         assert received() == [*range(9)]
         for session in [*plane.server.udp.sessions.values()]:
             session.end()
+    plane.assert_quiet()
+
+
+@on_loop
+async def test_a_session_whose_datagrams_reach_no_target_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def look_up(host: str, port: int) -> list[TargetAddress]:
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(dns, "look_up", look_up)
+    plane = Plane(SETTINGS)
+    with ExitStack() as opened:
+        listening, client = (opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2))
+        listening.bind(("127.0.0.1", 0))
+        client.sendto(b"x", listening.getsockname())
+        plane.server.udp.receive(plane.listener, listening, 1, 100)
+        plane.passes(IDLE_S + 1)
+    (record,) = plane.records
+    assert (record.fault, record.status, record.response_bytes) == ("upstream_timeout", 504, 0)
     plane.assert_quiet()
