@@ -1,6 +1,9 @@
 # cython: language_level=3
 """Compiled call of `sent_fields.JoinedFields`, and the choice between them and `SentFields` for other compiled modules."""
 
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
+
 from fastgw._slots cimport Slot, learn, read
 
 from fastgw.compiled import replace
@@ -19,16 +22,19 @@ def adopt(type joined not None, type sent not None, join not None):
 
 
 cdef object _call(self, head, peer):
-    cdef list found = []
     cdef tuple parts = <tuple?>read(&parts_of_joined, self)
+    cdef tuple found = PyTuple_New(PyTuple_GET_SIZE(parts))
+    cdef Py_ssize_t index
     try:
-        for part in parts:
+        for index in range(PyTuple_GET_SIZE(parts)):
+            part = parts[index]
             if type(part) is not _sent_class:
                 part = part(head, peer)
                 if part is None:
                     return None
-            found.append(part)
-        return _join(tuple(found))
+            Py_INCREF(part)
+            PyTuple_SET_ITEM(found, index, part)
+        return _join(found)
     except Exception:  # the edge of a filter: its response step runs
         return None
 

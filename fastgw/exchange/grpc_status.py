@@ -8,8 +8,8 @@ import orjson
 
 from fastgw.errors import Fault
 from fastgw.http.grpc.status import OF_HTTP, GrpcStatus
-from fastgw.http.http1.serializer_reference import PHRASES
 from fastgw.http.http2.session import ErrorCode
+from fastgw.http.reason_phrases import PHRASES
 
 _LATE: Final = frozenset((Fault.UPSTREAM_TIMEOUT, Fault.UPSTREAM_STALLED, Fault.FILTER_TIMEOUT))
 _OF_RESETS: Final[Mapping[int, GrpcStatus]] = MappingProxyType(

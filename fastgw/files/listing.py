@@ -7,10 +7,12 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from html import escape
+from stat import S_ISDIR, S_ISREG
 from time import sleep
 from typing import Final, NamedTuple, TypeVar
 from urllib.parse import quote_from_bytes
 
+from fastgw.files.beneath import open_beneath
 from fastgw.http.dates import WRITABLE, format_date
 
 T = TypeVar("T")
@@ -53,11 +55,12 @@ class Entry(NamedTuple):
     """Time of the last change, in seconds since the epoch; None for a link."""
 
 
-def read_entries(folder: int) -> tuple[list[Entry], bool]:
+def read_entries(root: int, path: bytes, folder: int) -> tuple[list[Entry], bool]:
     """Return the visible files and directories of an open directory, and whether there are more than are returned.
+    `path`: of the directory beneath the open directory `root`.
 
-    Hidden names, devices, pipes and sockets are left out; of a symbolic link to a file or directory only the name is
-    known to be visible, so its target's size and date are not shown.
+    Hidden names, devices, pipes, sockets and links that lead out of the root are left out. Of a link only the name is
+    shown, not its target's size and date.
     """
     entries: list[Entry] = []
     with os.scandir(folder) as found:
@@ -66,18 +69,27 @@ def read_entries(folder: int) -> tuple[list[Entry], bool]:
             if name.startswith(b"."):
                 continue
             try:
-                is_folder, is_link = each.is_dir(), each.is_symlink()
-                if not is_folder and not each.is_file():
-                    continue
-                status = None if is_link else each.stat(follow_symlinks=False)
-            except OSError:  # it has just been removed
+                is_link = each.is_symlink()
+                status = _status_of_target(root, path + b"/" + name) if is_link else each.stat(follow_symlinks=False)
+            except OSError:  # it has just been removed, or leads to nothing
+                continue
+            is_folder = S_ISDIR(status.st_mode)
+            if not is_folder and not S_ISREG(status.st_mode):
                 continue
             if len(entries) == MAX_ENTRIES:
                 return entries, True
-            entries.append(
-                Entry(name, is_folder, *((None, None) if status is None else (status.st_size, int(status.st_mtime))))
-            )
+            size, modified = (None, None) if is_link else (status.st_size, int(status.st_mtime))
+            entries.append(Entry(name, is_folder, size, modified))
     return entries, False
+
+
+def _status_of_target(root: int, path: bytes) -> os.stat_result:
+    """Return the status of what a link leads to. Raises `OSError`, also if that is not beneath the root."""
+    opened = open_beneath(root, path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return os.fstat(opened)
+    finally:
+        os.close(opened)
 
 
 def _in_steps(items: Iterable[T]) -> Iterator[T]:

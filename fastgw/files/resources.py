@@ -199,7 +199,7 @@ class FileFinder:
             if file is not None:
                 return self._resource(root, name, file)
         if self._lists:
-            entries, truncated = read_entries(folder)
+            entries, truncated = read_entries(root, path.name or b".", folder)
             return Listing(render_listing(shown, entries, truncated, is_root=not path.name))
         return Missing("a directory without an index")
 

@@ -11,7 +11,6 @@ tables are freed in steps without the garbage collector.
 import logging
 import ssl
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from functools import reduce
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -19,7 +18,9 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 
 from fastgw.composition.action import ComposeAction
+from fastgw.config.base.problems import Path as SettingPath
 from fastgw.config.base.route_patterns import parse_strip_prefix
+from fastgw.config.base.settings_base import SettingsErrors
 from fastgw.config.base.value_types import Url, parse_field_value
 from fastgw.config.decoding.filter_levels import by_route, early, early_turn, running_order
 from fastgw.config.egress.expand import service_of
@@ -37,10 +38,6 @@ from fastgw.downstream.trusted_proxies import trust
 from fastgw.exchange import Chain, Division, Exchange, FastPathPlan, FilterInstance, Hooks, Route
 from fastgw.exchange.chain import request_steps_of
 from fastgw.exchange.error_pages import ErrorPage, ErrorPages
-from fastgw.exchange.filter_steps import pass_tests
-from fastgw.exchange.hooks import PassTest, RefuseStep
-from fastgw.exchange.request_stages import RANGE
-from fastgw.exchange.sent_fields import NO_SENT_FIELDS, JoinedFields, SentFields, join_fields
 from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
 from fastgw.files.action import FilesAction
 from fastgw.files.resources import FileFinder
@@ -53,8 +50,10 @@ from fastgw.functions.action import LambdaAction
 from fastgw.gateway import acme_http
 from fastgw.gateway.acme_http import answers_http
 from fastgw.gateway.conditions import conditions_of
+from fastgw.gateway.fast_path_plans import fast_path_plan, fetch_plan
 from fastgw.gateway.own_responses import RespondAction, redirect_action, respond_action, static_reply
 from fastgw.gateway.tables import CompiledRoute, CompileError, Gateway
+from fastgw.gateway.unkeyed_values import find_unkeyed_values
 from fastgw.http.error_templates import html_template, json_template
 from fastgw.http.http2.session import why_missing
 from fastgw.redis.url import RedisSource
@@ -115,6 +114,10 @@ class Plan(NamedTuple):
             files=files,
             consumers=index_of(configuration.consumers, files) if index is None else index,
         )
+
+
+_Errors = Sequence[tuple[SettingPath, str]]
+"""Errors of a filter, each with the steps to the setting; () = the filter itself."""
 
 
 def compile(
@@ -193,7 +196,7 @@ class _Building:
         """Forward actions of routes, by everything that distinguishes them."""
         self._fast_paths: dict[FastPathPlan, FastPathPlan] = {}
         """Fast path plans of routes, each once."""
-        self._unbuilt: dict[Where, tuple[str, str]] = {}
+        self._unbuilt: dict[Where, tuple[str, _Errors]] = {}
         """Filters that cannot be built: the level, and the error. Each is tried once."""
 
     def _digest(self, file: str) -> bytes | None:
@@ -435,19 +438,26 @@ class _Building:
         verifies = self._plan.verifies
         state, caches, namespace = settings.state, settings.caches, use.namespace
         env = Env(use.name, route, use.settings, stock, files, text, state, caches, verifies, namespace)
-        hooks, wrong = Hooks(), ""
+        hooks = Hooks()
         if where not in self._unbuilt:
-            hooks, wrong = _built(use, env)
-            if wrong and alone and level == "route" and use.settings.for_its_upstream and env.reads:
-                hooks = Hooks(request=Misconfigured(wrong, env.reads))
-            elif wrong:
-                self._unbuilt[where] = level, wrong
+            hooks, errors = _built(use, env)
+            if errors and alone and level == "route" and use.settings.for_its_upstream and env.reads:
+                hooks = Hooks(request=Misconfigured(str(SettingsErrors(errors)), env.reads))
+            elif errors:
+                self._unbuilt[where] = level, errors
         self._made.reads |= env.reads
         if self._plan.adapt is not None:
             hooks = self._plan.adapt(use, hooks)
         acting = in_shadow(use.name, hooks) if use.shadow else hooks
         always, is_early = use.settings.phase.always, route is None
         return FilterInstance(use, acting, always, level, env.reads, env.keeps, own=hooks, early=is_early)
+
+    def _check_key(self, links: Sequence[FilterInstance], listener: str, route: config.Route) -> None:
+        """Note filters that send what the cache leaves out, as those that cannot be built."""
+        uses = [link.use for link in links]
+        for use, wrong in find_unkeyed_values(uses, self._plan.settings.maps, route.name, route.methods):
+            level = next(link.level for link in links if link.use is use)
+            self._unbuilt.setdefault(_location_of(level, use, listener, route.name), (level, (((), wrong),)))
 
     def _unused_sets(self) -> Steps[None]:
         """Build filters in sets that no route uses too, to report their errors."""
@@ -462,10 +472,19 @@ class _Building:
     def _check_built(self) -> None:
         """Raise `CompileError` with all filters that cannot be built, if there are any."""
         if self._unbuilt:
-            lines = [f"{level}: filter {where.use}: {wrong}" for where, (level, wrong) in self._unbuilt.items()]
+            lines = [
+                f"{level}: filter {where.use}: {SettingsErrors([error])}"
+                for where, (level, errors) in self._unbuilt.items()
+                for error in errors
+            ]
             if len(lines) > PROBLEMS_LISTED:
                 lines[PROBLEMS_LISTED:] = [f"and {len(lines) - PROBLEMS_LISTED} more"]
-            raise CompileError("\n".join(lines), {where: wrong for where, (_, wrong) in self._unbuilt.items()})
+            unbuilt = (
+                (where._replace(steps=steps), wrong)
+                for where, (_, errors) in self._unbuilt.items()
+                for steps, wrong in errors
+            )
+            raise CompileError("\n".join(lines), unbuilt)
 
     # routes
 
@@ -607,6 +626,8 @@ class _Building:
             )
         ran = {link.use.name for link in stay}
         links = self._links((held for held in met if held[1].name not in ran), listener, route.name, links_before)
+        if isinstance(action, Forward | LambdaAction):
+            self._check_key(links, listener, route)
         pages = self._pages[listener]
         if route.error_pages:
             pages = self._error_pages(self._plan.settings.listeners[listener].error_pages, route.error_pages)
@@ -626,53 +647,18 @@ class _Building:
         slash_allowed = bool(steps) or route.path.encoded_slash == "keep"
         is_plain = slash_allowed and not chain.needs_full_path and not rewrites_captures(route)
         # The path of a route that rewrites captures is checked in any case.
-        is_fast = isinstance(action, Forward) and action.allows_fast_path and is_plain
-        if is_fast and isinstance(action, Forward) and not chain.translate_steps:
-            # The fast path changes no headers of gRPC: trailers may stand in their place.
-            meets_answers = chain.meets_answers or (action.grpc and chain.response_fields is not NO_SENT_FIELDS)
-            headers, sent_fields = _headers_met(chain, links), _sent_fields(links)
-            tests = pass_tests(_tests_of(chain, links))
-            at_once = tests is not None and not meets_answers and route.path.encoded_slash == "keep"
-            is_sent = bool(sent_fields.dropped or sent_fields.added)
-            # Filters that change the header of requests one after the other change the one that these read.
-            is_read = len(chain.request_steps) > 1 and type(chain.response_fields) is JoinedFields
-            at_once = at_once and not (is_sent and (action.grpc or is_read))
-            id_of = None if chain.request_ids is None else chain.request_ids.of
-            changes_whole = not (meets_answers or action.grpc)
-            if at_once or not action.grpc:
-                plan = FastPathPlan(
-                    action,
-                    check_path is not None,
-                    at_once,
-                    chain.looks_at,
-                    meets_answers,
-                    id_of,
-                    action.grpc,
-                    change_whole=chain.change_whole if changes_whole else None,
-                    full_path_headers=headers if at_once else (),
-                    pass_tests=tests if at_once and tests is not None else (),
-                    sent_fields=sent_fields,
-                    refuse=_refuse_step(chain, tests) if at_once and tests is not None else None,
-                    # The outcome of a call without trailers is known on the full path only.
-                    response_fields=(
-                        None if action.grpc else NO_SENT_FIELDS if meets_answers else _response_fields(chain, action)
-                    ),
+        if isinstance(action, Forward) and action.allows_fast_path and is_plain:
+            checks_path = check_path is not None
+            if not chain.translate_steps:
+                keeps_slashes = route.path.encoded_slash == "keep"
+                plan = fast_path_plan(chain, links, action, checks_path=checks_path, keeps_slashes=keeps_slashes)
+            elif not action.grpc:
+                chain.allows_fetch = len(chain.translate_steps) == 1 and not (
+                    chain.treats_responses or chain.renew_steps
                 )
-                plan = self._fast_paths.setdefault(plan, plan)
-        elif is_fast and isinstance(action, Forward) and not action.grpc:
-            chain.allows_fetch = len(chain.translate_steps) == 1 and not (chain.treats_responses or chain.renew_steps)
-            if (fetch := chain.fetch_step) is not None:
-                id_of = None if chain.request_ids is None else chain.request_ids.of
-                chain.fetch_plan = FastPathPlan(
-                    action,
-                    check_path is not None,
-                    at_once=False,
-                    looks_at=None,
-                    meets_answers=False,
-                    id_of=id_of,
-                    fetch=fetch,
-                    response_fields=_response_fields(chain, action),
-                )
+                chain.fetch_plan = fetch_plan(chain, action, checks_path=checks_path)
+        if plan is not None:
+            plan = self._fast_paths.setdefault(plan, plan)
         takes_options = "OPTIONS" in route.methods
         made = Route(route.name, action, chain, steps, check_path, plan, route.timeout, for_preflights, takes_options)
         if route.fallback is not None:
@@ -841,28 +827,34 @@ def _trusted_alike(before: ListenerTable, settings: config.Listener, tls: Server
     return before.settings.trusted_proxies == settings.trusted_proxies and vouched == vouches
 
 
-def _built(use: config.FilterUse, env: Env) -> tuple[Hooks, str]:
-    """Return the hooks of a filter; or empty hooks and the reason why it cannot be built."""
+def _built(use: config.FilterUse, env: Env) -> tuple[Hooks, _Errors]:
+    """Return the hooks of a filter; or empty hooks and the reasons why it cannot be built."""
     try:
         hooks = use.settings.build(env)
+    except SettingsErrors as error:
+        return Hooks(), error.errors
     except (ValueError, OSError, SecretError) as error:
-        return Hooks(), str(getattr(error, "strerror", None) or error) or type(error).__name__
+        return Hooks(), (((), str(getattr(error, "strerror", None) or error) or type(error).__name__),)
     except Exception as error:  # the edge of a filter, which may be third-party code
-        return Hooks(), f"a bug: {type(error).__name__}: {error}"
+        return Hooks(), (((), f"a bug: {type(error).__name__}: {error}"),)
     if type(hooks) is not Hooks:
-        return Hooks(), f"a bug: its build returned {hooks!r}; expected Hooks"
-    return hooks, ""
+        return Hooks(), (((), f"a bug: its build returned {hooks!r}; expected Hooks"),)
+    return hooks, ()
 
 
 def _location_of(level: str, use: config.FilterUse, listener: str, route: str | None) -> Where:
     kind, _, name = level.rpartition(" ")
-    return {
-        "gateway": Where("filters", "", use.name),
-        "listener": Where("listeners", listener, use.name),
-        "route": Where("routes", route or "", use.name),
-        "upstream": Where("upstreams", name, use.name),
-        "filter set": Where("filter_sets", name, use.name),
-    }[kind or name]
+    match kind or name:
+        case "gateway":
+            return Where("filters", "", use.name)
+        case "listener":
+            return Where("listeners", listener, use.name)
+        case "route":
+            return Where("routes", route or "", use.name)
+        case "upstream":
+            return Where("upstreams", name, use.name)
+        case _:
+            return Where("filter_sets", name, use.name)
 
 
 def uses(configuration: config.Config) -> Iterator[config.FilterUse]:
@@ -897,49 +889,6 @@ def _is_for(upstream: Upstream, link: FilterInstance) -> bool:
     filter.
     """
     return link.level in ("gateway", "listener") or upstream.settings.filters.get(link.use.name) == link.use
-
-
-def _headers_met(chain: Chain, links: Iterable[FilterInstance]) -> tuple[bytes, ...]:
-    """Return the names of the headers with which some request steps have to run, or that are not sent."""
-    hooks = [link.hooks for link in links if link.hooks.request is not None]
-    names = {name for each in hooks for name in each.request_headers or ()}
-    return tuple(sorted(names | RANGE if chain.drops_ranges else names))
-
-
-def _sent_fields(links: Iterable[FilterInstance]) -> SentFields:
-    """Return the headers for the upstream that filters change for all requests."""
-    fields = (link.hooks.sent_fields for link in links)
-    return reduce(SentFields.then, (each for each in fields if each is not None), NO_SENT_FIELDS)
-
-
-def _response_fields(chain: Chain, action: Forward) -> SentFields | JoinedFields:
-    """Return the headers of responses that the fast path changes."""
-    fields = chain.response_fields
-    if fields is NO_SENT_FIELDS or not action.marks:
-        return fields
-    return join_fields((fields, SentFields(action.marks, b"")))
-
-
-def _tests_of(chain: Chain, own: Iterable[FilterInstance]) -> Iterator[PassTest | None]:
-    """Yield the test of each filter whose request step or body hook has to run for a request; None: it has none.
-
-    `own`: the filters of the chain whose request steps run once its route is known.
-    """
-    for link in chain.links:
-        hooks = link.hooks
-        has_step = link in own and hooks.request is not None
-        if (has_step and hooks.request_headers is None and hooks.sent_fields is None) or hooks.request_body is not None:
-            yield hooks.lets_pass
-        if hooks.body_head is not None:
-            yield hooks.body_head.lets_pass
-
-
-def _refuse_step(chain: Chain, tests: Sequence[PassTest]) -> RefuseStep | None:
-    """Return the step that refuses on the fast path, if no other filter has to see its requests and refusals."""
-    if chain.response_steps or chain.reply_steps or chain.finish_steps or chain.error_pages is not None:
-        return None
-    able = [link.hooks for link in chain.links if link.hooks.refuse is not None]
-    return able[0].refuse if len(able) == 1 and tests and tests[-1] == able[0].lets_pass else None
 
 
 def _for_preflights(chain: Chain, own: Sequence[FilterInstance]) -> Chain:

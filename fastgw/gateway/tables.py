@@ -5,11 +5,12 @@ without the garbage collector.
 """
 
 import ssl
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from itertools import islice
 from typing import Final, NamedTuple
 
+from fastgw.composition.action import ComposeAction
 from fastgw.config import Loaded, Problem
 from fastgw.config.base.route_patterns import PathPattern
 from fastgw.config.loading.locate_filter import Where, locate
@@ -23,6 +24,7 @@ from fastgw.exchange.chain import ValueStep
 from fastgw.filters.api import FilterResources, Services
 from fastgw.filters.wrappers.misconfigured import Misconfigured
 from fastgw.observe import Series
+from fastgw.observe.metrics.families import COMPOSITIONS
 from fastgw.observe.metrics.series_layout import (
     BROKEN_OFF,
     UPSTREAM_CONNECTS,
@@ -59,19 +61,19 @@ _COUNTED_AT: Final = {HealthEvent.EJECTED: UPSTREAM_EJECTIONS, HealthEvent.OPENE
 class CompileError(Exception):
     """The configuration cannot be compiled. The text is one line for each error, with its position.
 
-    `unbuilt`: the error of each filter that cannot be built, by its position. `part`: the listener or upstream that
-    cannot be built as a whole.
+    `unbuilt`: the errors of the filters that cannot be built, each with its position. `part`: the listener or upstream
+    that cannot be built as a whole.
     """
 
-    def __init__(self, detail: str, unbuilt: Mapping[Where, str] = config.NONE, part: Where | None = None) -> None:
-        self.unbuilt = unbuilt
+    def __init__(self, detail: str, unbuilt: Iterable[tuple[Where, str]] = (), part: Where | None = None) -> None:
+        self.unbuilt = tuple(unbuilt)
         self.parts = {} if part is None else {part: detail}
         super().__init__(detail)
 
     def problems(self, loaded: Loaded, filter_types: Mapping[str, type]) -> Sequence[Problem]:
         """Return the errors with their positions in the files that `loaded` was read from."""
         file = loaded.files[0] if loaded.files else ""
-        located = locate(loaded, filter_types, self.unbuilt.items())
+        located = locate(loaded, filter_types, self.unbuilt)
         return located or [Problem(file, 0, 0, "", line) for line in str(self).split("\n")]
 
 
@@ -142,7 +144,7 @@ class Gateway:
             listeners=tuple(self.tables),
             routes=[*self.routes_by_name, *(table.tcp.name for table in self.tables.values() if table.tcp is not None)],
             upstreams={name: [target.label for target in each.targets] for name, each in self.upstreams.items()},
-            filters=tuple(dict.fromkeys(link.use.name for link in self._links())),
+            filters=tuple(dict.fromkeys(self._filter_names())),
             consumers=[known.name for known in islice(self.index.known(), MAX_CONSUMERS)],
             consumer_count=self.index.count,
         )
@@ -164,6 +166,13 @@ class Gateway:
                     seen.add((whose, link.use.name))
                     found[Where("routes", name, link.use.name)] = step
         return found
+
+    def _filter_names(self) -> Iterator[str]:
+        for link in self._links():
+            yield link.use.name
+        rules = (rule for compiled in self.routes for rule in compiled.rules if rule is not None)
+        if any(isinstance(rule[0].route.action, ComposeAction) for rule in rules):
+            yield COMPOSITIONS
 
     def _links(self) -> Iterator[FilterInstance]:
         for table in self.tables.values():

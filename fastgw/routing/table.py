@@ -31,6 +31,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import re2
+from msgspec import Struct
 
 from fastgw.compiled import twin
 from fastgw.config.base.route_patterns import (
@@ -81,8 +82,7 @@ class Routable(Protocol):
         """Return the value of each line of a header, by its lower-case name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Conditions:
+class Conditions(Struct, frozen=True):
     """Conditions of a route. Empty: any; one of the hosts, one of the paths and one of the methods has to match, and
     all of the others.
     """

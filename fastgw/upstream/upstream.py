@@ -14,7 +14,8 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.observe.metrics.series_layout import UPSTREAM_RETRIES_DENIED, UPSTREAM_WORDS
 from fastgw.upstream.connections.connection_maker import connection_maker
-from fastgw.upstream.connections.pool import Pool, PoolLimit, PoolQueue
+from fastgw.upstream.connections.pool import Pool
+from fastgw.upstream.connections.pool_limit import PoolLimit, PoolQueue
 from fastgw.upstream.connections.socket_connection import SocketConnection
 from fastgw.upstream.health.attempt_counters import AttemptCounters, Note
 from fastgw.upstream.health.circuit_breaker import HalfOpenGate

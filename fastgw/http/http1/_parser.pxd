@@ -67,6 +67,7 @@ cdef class Http1RequestHead(Head):
     cdef Span user_agent_at  # the first one of each
     cdef Span referer_at
     cdef Span origin_at
+    cdef uint8_t origins  # 2: two or more
     cdef Span x_request_id_at
     cdef bytes _raw_path
     cdef bytes _path

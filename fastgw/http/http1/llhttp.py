@@ -176,10 +176,11 @@ def knows_method(method: str) -> bool:
 
 def refusal(part: str, error: HttpParserError) -> Malformed:
     """Return the error for a head or body that llhttp refuses."""
-    status = 501 if part == "head" and str(error).startswith(_UNKNOWN_METHOD) else 400
-    return Malformed(f"The second parser (llhttp) rejects the {part}: {error}.", status)
+    if part == "head" and str(error).startswith(_UNKNOWN_METHOD):
+        return Malformed("The method is unknown; methods are case-sensitive.", 501)
+    return Malformed(f"The {part} is not valid HTTP/1.1: {error}.")
 
 
 def disagreement() -> Malformed:
     """Return the error for bytes in which llhttp finds another message than the first parser."""
-    return Malformed("The second parser (llhttp) disagrees on where the message ends.")
+    return Malformed("It is ambiguous where the message ends.")

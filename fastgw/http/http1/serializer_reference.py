@@ -6,7 +6,6 @@ This is the reference of the compiled module, which is used if available (`seria
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
@@ -15,18 +14,7 @@ from fastgw.http.fields import folded, without_fields
 from fastgw.http.grammar import IS_TOKEN
 from fastgw.http.http1.parser_reference import Http1RequestHead, Http1ResponseHead
 from fastgw.http.messages import AS_DECLARED, Head, RequestHead, ResponseHead
-
-PHRASES: Final = {status.value: status.phrase for status in HTTPStatus} | {
-    413: "Content Too Large",  # names of RFC 9110, because older Pythons have those of RFC 7231
-    414: "URI Too Long",
-    416: "Range Not Satisfiable",
-    422: "Unprocessable Content",
-}
-"""Reason phrase of each status code, independent of the Python version."""
-_STATUS_LINES: Final = {
-    status: b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode("ascii")) for status, phrase in PHRASES.items()
-}
-
+from fastgw.http.reason_phrases import STATUS_LINES
 
 _LINE: Final = re.compile(rb"([^:\r\n]++):[^\n]*+\n")
 VIA: Final = MappingProxyType({10: b"Via: 1.0 fastgw\r\n", 11: b"Via: 1.1 fastgw\r\n", 20: b"Via: 2 fastgw\r\n"})
@@ -141,7 +129,7 @@ def id_line(request_id: bytes) -> bytes:
 def status_line(status: int, reason: bytes | None = None) -> bytes:
     """Return the first line of a response. None: the standard reason phrase of `status`, or none."""
     if reason is None:
-        line = _STATUS_LINES.get(status)
+        line = STATUS_LINES.get(status)
         if line is not None:
             return line
         reason = b""

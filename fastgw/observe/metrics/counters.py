@@ -94,7 +94,8 @@ class ExchangeCounters:
         self.grpc_words: dict[tuple[str, str], int] = {}
         """Words of the counters of `count_grpc` that are known, by route and status. It stays the same object."""
         self._coding_words: dict[tuple[str, int, int], tuple[int | None, int | None]] = {}  # before and after
-        self.cache_miss_words: dict[tuple[str, str], int] = {}  # by route and reason
+        self.cache_miss_words: dict[tuple[str, str], int] = {}
+        """Words of the counters of `count_cache_miss` that are known, by route and reason. It stays the same object."""
         self._target_rows: dict[tuple[str, str], tuple[int, int]] = {}  # of sub-requests, by upstream and target
         self._unwritten = Lock()
 
@@ -109,7 +110,7 @@ class ExchangeCounters:
         self.cache_words.clear()
         self.grpc_words.clear()
         self._coding_words = {}
-        self.cache_miss_words = {}
+        self.cache_miss_words.clear()
         self._target_rows = {}
 
     def series_words(

@@ -86,6 +86,8 @@ HELPER_RESULTS: Final = {
     "busy": FilterEvent.HELPER_BUSY,
     "failed": FilterEvent.HELPER_FAILED,
 }
+COMPOSITIONS: Final = "(compose)"
+"""Name under which requests of compositions to their helper processes are counted. No filter can have it."""
 WAF_ATTACKS: Final = {
     event.name.removeprefix("WAF_").lower(): event for event in FilterEvent if event.name.startswith("WAF_")
 }
@@ -264,8 +266,8 @@ FILTER_HELPER_REQUESTS: Final = Family(
     "fastgw_filter_helper_requests_total",
     "counter",
     ("filter", "result"),
-    "Requests of a filter to its helper processes: answered, late (after the deadline), busy (the queue was full, or "
-    "there was no process), failed.",
+    'Requests of a filter, or of compositions (filter="(compose)"), to its helper processes: answered, late (after the '
+    "deadline), busy (the queue was full, or there was no process), failed.",
 )
 WAF_BLOCKED: Final = Family(
     "fastgw_waf_blocked_total",

@@ -305,6 +305,6 @@ cdef class Tracer:
 
     cdef bint _is_selected(self, uint64_t tail) except -1:
         """Decide as `Tracer._is_sampled` does without a decision of the sender."""
-        if tail & 0x00FFFFFFFFFFFFFF >= self.threshold:
+        if tail & 0x00FFFFFFFFFFFFFFULL >= self.threshold:
             return False
         return self.rate is None or self.reference.take_rate()

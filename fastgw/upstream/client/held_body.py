@@ -13,12 +13,16 @@ from fastgw.shm.held_body_budget import WHY_NOT_HELD
 class HeldBody:
     """Sink of the body. If it cannot be held, it answers the exchange with the fault."""
 
-    __slots__ = ("_body", "_done", "_exchange", "_held", "_most", "_worker_loop", "ended")
+    __slots__ = ("_body", "_done", "_exchange", "_held", "_limit", "_most", "_worker_loop", "ended")
 
-    def __init__(self, exchange: Exchange, most: int, worker_loop: WorkerLoop, done: Callable[[bytes], None]) -> None:
-        """`most`: maximum bytes. `done`: called once with the whole body."""
+    def __init__(
+        self, exchange: Exchange, limit: str, most: int, worker_loop: WorkerLoop, done: Callable[[bytes], None]
+    ) -> None:
+        """`most`: maximum bytes. `limit`: name of the setting with this maximum. `done`: called once with the whole
+        body.
+        """
         self._exchange: Exchange | None = exchange
-        self._most, self._worker_loop, self._done = most, worker_loop, done
+        self._limit, self._most, self._worker_loop, self._done = limit, most, worker_loop, done
         self._body = bytearray()
         self._held = 0
         self.ended = False
@@ -56,7 +60,7 @@ class HeldBody:
         if exchange is None or not payload:
             return
         if len(self._body) + len(payload) > self._most:
-            exchange.fail(Fault.BODY_TOO_LARGE)
+            exchange.fail(Fault.BODY_TOO_LARGE, why=f"{self._limit}: the body has more than {self._most} bytes")
         elif not self._worker_loop.held_body_budget.try_take(len(payload)):
             exchange.fail(Fault.OVERLOADED, why=WHY_NOT_HELD)
         else:

@@ -35,6 +35,7 @@ from fastgw.errors import Fault
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.connections.connect import ConnectFailed, Connecting, connect, not_connected
 from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
+from fastgw.upstream.connections.pool_limit import LocalLimit, PoolLimit, PoolQueue
 from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
 
@@ -114,73 +115,6 @@ class StreamBorrower(Protocol[S_contra]):
         """`why`: for the log; may be empty."""
 
 
-class PoolLimit(Protocol):
-    """Limit of connections; `shm.node_limits.NodeLimit` is one for all workers together."""
-
-    most: int
-    """Number of permits; it may change."""
-
-    def try_take(self, beyond: int = 0) -> bool:
-        """`beyond`: number of permits by which this one may exceed the limit."""
-
-    def give_back(self) -> None: ...
-
-    def vacant(self) -> int:
-        """Return how many permits the limit leaves; negative: so many exceed it (`beyond`), of all workers."""
-
-
-class PoolQueue(Protocol):
-    """Requests of other workers that wait for a connection; `shm.node_queue.NodeQueue` is it. Instants are monotonic
-    seconds.
-    """
-
-    most: int
-    """Number of connections that the node may have; it may change."""
-
-    def listen(self, look: Callable[[], None]) -> None:
-        """Call this from now on when another worker has rung. Idempotent: it is the same method until `ignore`."""
-
-    def ignore(self) -> None:
-        """Do not call it any more."""
-
-    def publish(self, since: float | None) -> None:
-        """Publish since when the first request waits here; None: none waits. An instant tells a look, too."""
-
-    def tell_look(self) -> None:
-        """Tell that this worker looks now whether it is the turn of its requests."""
-
-    def prefer_others(self, since: float) -> None:
-        """Leave a place to the requests at other workers that wait since an earlier instant."""
-
-    def skip_unresponsive(self) -> None:
-        """Count the workers as hanging that have not looked since a place was left to them before the last call, until
-        they look.
-        """
-
-    def watch(self, watching: bool) -> None:
-        """Tell other workers whether this one needs no bell: it looks at the queue with each connection that it
-        releases, and has no idle one. After False, the caller looks once more.
-        """
-
-    def vacant(self) -> int:
-        """Return how many connections the limit leaves."""
-
-    def perhaps_idle(self) -> int:
-        """Return how many connections other workers have of which some may be idle: they do not watch the queue."""
-
-    def others_ahead(self, since: float) -> int:
-        """Return how many requests wait at the workers whose first one waits since an earlier instant."""
-
-    def others_waiting(self) -> int:
-        """Return how many requests wait at other workers."""
-
-    def ring_ahead(self, since: float) -> None:
-        """Wake the workers whose first request waits since an earlier instant."""
-
-    def ring_holders(self) -> None:
-        """Wake the other workers that have connections, unless they watch the queue."""
-
-
 class Clock(Protocol):
     @property
     def now(self) -> float:
@@ -191,29 +125,6 @@ class _Exact:
     @property
     def now(self) -> float:
         return monotonic()
-
-
-@final
-class LocalLimit:
-    """Limit of a single worker."""
-
-    __slots__ = ("_taken", "most")
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._taken = 0
-
-    def try_take(self, beyond: int = 0) -> bool:
-        if self._taken >= self.most + beyond:
-            return False
-        self._taken += 1
-        return True
-
-    def give_back(self) -> None:
-        self._taken -= 1
-
-    def vacant(self) -> int:
-        return self.most - self._taken
 
 
 @final
@@ -661,6 +572,13 @@ class Pool(Generic[S]):
         while self.idle_count > most:
             self._drop(self._longest_idle())
         self._fill()
+
+    def close_idle(self, most: int) -> int:
+        """Close up to so many connections, those that have been idle for longest, and return how many."""
+        closed = min(most, self.idle_count)
+        for _ in range(closed):
+            self._drop(self._longest_idle())
+        return closed
 
     def stop(self) -> None:
         """Close idle connections, cancel those being opened, and fail waiting borrowers. Lent ones are closed when

@@ -427,18 +427,15 @@ def send_exchange(self, exchange, route):
     cdef Http1RequestHead head
     cdef bytes payload, added
     asked_head = read(&of_exchange.head, exchange)
-    if (
-        type(asked_head) is not Http1RequestHead
-        or read(&of_exchange.trace, exchange) is not None
-        or read(&of_path.fetch, self) is not None
-    ):
+    if type(asked_head) is not Http1RequestHead or read(&of_exchange.trace, exchange) is not None:
         _send_exchange(self, exchange, route)
         return
     head = <Http1RequestHead>asked_head
     write(&of_path.exchange, self, exchange)
     write(&of_path.route, self, route)
     write(&of_exchange.is_fast, exchange, True)
-    forward = read(&of_plan.forward, read(&fast_path_of_route, route))
+    fetch = read(&of_path.fetch, self)
+    forward = read(&of_plan.forward, read(&fast_path_of_route, route)) if fetch is None else fetch.forward
     upstream = read(&of_forward.upstream, forward)
     write(&of_exchange.upstream, exchange, read(&of_upstream.name, upstream))
     target = _picked(read(&of_upstream.balancer, upstream), exchange)
@@ -456,6 +453,8 @@ def send_exchange(self, exchange, route):
     try:
         peer, query = read(&of_exchange.peer, exchange), read(&of_exchange.query_sent, exchange)
         dropped = read(&of_exchange.request_dropped, exchange)
+        if fetch is not None:
+            dropped = dropped | fetch.dropped if dropped else fetch.dropped
         forwarded = read(&of_forward.forwarded, forward)
         if forwarded is None and not read(&of_peer.trusted, peer):
             drop, added = FAMILY, _set_lines(peer, read(&of_head.authority, head))

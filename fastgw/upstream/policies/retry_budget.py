@@ -8,7 +8,7 @@ node.
 from typing import Final, final
 
 from fastgw.config.base.value_types import count_within
-from fastgw.upstream.connections.pool import LocalLimit, PoolLimit
+from fastgw.upstream.connections.pool_limit import LocalLimit, PoolLimit
 
 SPARE_RETRIES: Final = 3
 """Retries in flight that the node may have in addition to the budget, because the budget of a few requests is less than

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
 from typer.testing import CliRunner
@@ -95,6 +96,14 @@ def test_a_sample_has_the_difference_of_two_readings_and_only_faults_that_happen
 
 def test_a_process_that_ends_or_begins_is_a_fault():
     assert sample_of(Loading(Told(100, 1.0)), [1, 2], [1, 3]).faults == {"process that ended or began": 2}
+
+
+def test_the_cache_loader_of_nginx_may_end():
+    with Popen(["nginx: cache loader process", "60"], executable="/bin/sleep") as loader:
+        while not Path(f"/proc/{loader.pid}/cmdline").read_bytes():
+            pass  # the kernel has closed the descriptors of the fork, but not named the program yet
+        assert sample_of(Loading(Told(100, 1.0)), [1, loader.pid], [1]).faults == {}
+        loader.kill()
 
 
 def test_a_load_that_is_not_meant_for_a_contestant_leaves_no_sample():

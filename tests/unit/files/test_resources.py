@@ -211,6 +211,23 @@ def test_a_listing_shows_size_and_date_of_files_and_only_the_name_of_links(root:
     assert b'>link</a><td align="right"><td>\n' in found.page
 
 
+def test_a_listing_shows_the_links_that_are_served(root: Path) -> None:
+    shown = {"file": "../app.js", "folder": "../empty", "chain": "file"}
+    hidden = {"out": "../../secret", "absolute": str(root / "app.js"), "nothing": "gone", "pipe": "../fifo", "a": "a"}
+    (root.parent / "secret").write_text("secret")
+    (root / "listed").mkdir()
+    os.mkfifo(root / "fifo")
+    for name, target in (shown | hidden).items():
+        (root / "listed" / name).symlink_to(target)
+    found = find(root, b"listed", True, listing=True)
+    assert isinstance(found, Listing)
+    names = [name.decode() for name in re.findall(rb'href="\./([^"]+)"', found.page)]
+    assert names == ["folder/", "chain", "file"]
+    for name in (*shown, *hidden):
+        is_served = not isinstance(find(root, b"listed/" + name.encode(), name == "folder", listing=True), Missing)
+        assert is_served is (name in shown)
+
+
 def test_a_listing_of_too_many_entries_says_that_there_are_more(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are any ones, in order: which the file system returns first is up to it."""
     for name in "abcde":

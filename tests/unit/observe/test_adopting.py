@@ -77,6 +77,18 @@ def test_places_that_were_learned_before_are_not_used_after() -> None:
     assert worker.requests == {"c": 2, "b": 3, "_other": 1}
 
 
+def test_misses_of_a_cache_are_counted_for_the_routes_of_the_present_configuration() -> None:
+    worker = Worker(["a", "b"])
+    worker.observer.count_cache_miss("a", "stored")
+    worker.adopt(["b"])
+    worker.observer.count_cache_miss("b", "stored")
+    worker.adopt(["b", "c"])  # at the place of "a"
+    for route in ("a", "b", "c", "c"):
+        worker.observer.count_cache_miss(route, "stored")
+    found = totals(Series(worker.slot_table, []), [worker.column]).cache_misses
+    assert found == {("stored", "b"): 2, ("stored", "c"): 1 + 2, ("stored", "_other"): 1}
+
+
 def test_the_same_exchange_may_end_in_another_generation() -> None:
     """Whose texts are the same objects: nothing but the generation tells that what is remembered is no longer good."""
     worker = Worker(["a", "b"])

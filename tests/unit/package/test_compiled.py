@@ -19,12 +19,14 @@ def name_of(source: Path) -> str:
     return ".".join(source.relative_to(PACKAGE.parent).with_suffix("").parts)
 
 
+IN_HELPER_PROCESSES = {"fastgw.helper_processes._turns"}  # its tests ask for it
+
+
 def test_every_twin_is_in_use_unless_none_is_wanted():
     """So no test is passed by plain Python in the name of a twin that was not built: `make setup`."""
     assert compiled.describe().partition(" (")[0] == ("plain Python" if compiled.PURE else "compiled")
-    assert {name_of(source): name_of(source) in sys.modules for source in SOURCES} == {
-        name_of(source): not compiled.PURE for source in SOURCES
-    }
+    names = {name_of(source) for source in SOURCES} - IN_HELPER_PROCESSES
+    assert {name: name in sys.modules for name in names} == dict.fromkeys(names, not compiled.PURE)
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=name_of)

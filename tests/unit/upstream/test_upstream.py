@@ -15,7 +15,7 @@ from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.shm.health_words import HealthWords
 from fastgw.shm.memory import Layout, SharedMemory
-from fastgw.upstream.connections.pool import LocalLimit
+from fastgw.upstream.connections.pool_limit import LocalLimit
 from fastgw.upstream.health.circuit_breaker import BreakerPhase
 from fastgw.upstream.health.upstream_health import Health, HealthPoller
 from fastgw.upstream.load_balancing import NoTarget

@@ -407,6 +407,8 @@ def test_llhttp_wants_exactly_one_whole_message(message: bytes):
             long_lived.whole(b"HTTP/1.1 200 OK\r\n" + message)
 
 
+BY_LLHTTP = r"^(The body is not valid HTTP/1\.1: |It is ambiguous where the message ends\.$)"
+BY_OURS = rf"^(?!{BY_LLHTTP[1:]})"
 BODIES_STOPPED_BY_OURS_ALONE = {
     "extension of 64 KiB": b"3;" + b"a" * 65536 + b"\r\nabc\r\n0\r\n\r\n",
     "200 leading zeros": b"0" * 200 + b"3\r\nabc\r\n0\r\n\r\n",
@@ -420,7 +422,7 @@ BODIES_STOPPED_BY_OURS_ALONE = {
 @pytest.mark.parametrize("wire", BODIES_STOPPED_BY_OURS_ALONE.values(), ids=BODIES_STOPPED_BY_OURS_ALONE.keys())
 def test_llhttp_alone_would_let_this_body_pass(wire: bytes):
     told(CHUNKED, HttpRequestParser).last(wire)
-    with pytest.raises(Malformed, match=r"^(?!llhttp)"):
+    with pytest.raises(Malformed, match=BY_OURS):
         ChunkedReader(told(CHUNKED, HttpRequestParser)).feed(wire)
 
 
@@ -435,12 +437,12 @@ BODIES_STOPPED_BY_BOTH = {
 
 @pytest.mark.parametrize("wire", BODIES_STOPPED_BY_BOTH.values(), ids=BODIES_STOPPED_BY_BOTH.keys())
 def test_each_parser_stops_this_body_by_itself(wire: bytes, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(Malformed, match="llhttp"):
+    with pytest.raises(Malformed, match=BY_LLHTTP):
         told(CHUNKED, HttpRequestParser).body(wire)
     reader = ChunkedReader(told(CHUNKED, HttpRequestParser))
     for asked in ("body", "last"):
         monkeypatch.setattr(SecondParser, asked, lambda self, chunk: None)
-    with pytest.raises(Malformed, match=r"^(?!llhttp)"):
+    with pytest.raises(Malformed, match=BY_OURS):
         reader.feed(wire)
 
 

@@ -255,6 +255,8 @@ ORDINARY_REQUESTS = [
     get(),
     get(b"Connection: keep-alive", b"User-Agent: a", b"Referer: b", b"X-Request-Id: c", b"user-agent: d"),
     get(b"ORIGIN: a ", b"origin: b", b"x-origin: c"),
+    get(b"Origin:", b"Origin: b"),
+    get(b"Origin: "),
     get(b"connection: Close", b"Cookie: a=b; c=d", b"X_A: 1", b"x-a:2\t"),
     get(b"Content-Length: 3", line=b"POST / HTTP/1.1"),
     get(b"Content-Length: 000000000000000003 \t", line=b"POST / HTTP/1.1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import struct
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from fastgw.http.http2.session import (
     ErrorCode,
     Session,
 )
+from tests.support.collector import no_collector
 from tests.support.http2 import frames
 from tests.support.http2.connection_cases import CONNECTION_CASES
 from tests.support.http2.flood_cases import FLOOD_CASES, GET
@@ -228,6 +230,35 @@ def test_data_is_given_back_by_who_takes_it():
     assert [kind for kind, _, _ in events] == [HEAD, DATA, DATA]
     session.consume(1, 32_768)
     assert frames.window_update(32_768, 1) in session.to_send()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "authority", "host", "is_same"),
+    [
+        (b"http", b"a.test", b"a.test", True),
+        (b"http", b"a.test", b"A.Test", True),
+        (b"http", b"A.test", b"a.test", True),
+        (b"http", b"a.test", b"a.test.", True),
+        (b"http", b"a.test", b"a.test:80", True),
+        (b"HTTP", b"a.test:80", b"a.test", True),
+        (b"https", b"a.test", b"a.test:443", True),
+        (b"https", b"[::1]", b"[::1]:443", True),
+        (b"http", b"a.test", b"a.test:443", False),
+        (b"https", b"a.test", b"a.test:80", False),
+        (b"http", b"a.test", b"b.test", False),
+        (b"http", b"a.test", b"u@a.test", False),
+        (b"http", b"a.test", b"a.test,a.test", False),
+    ],
+)
+def test_a_host_that_names_the_authority_is_accepted(scheme: bytes, authority: bytes, host: bytes, is_same: bool):
+    """RFC 9113 section 8.3.1, as in absolute-form over HTTP/1.1 (`test_requests`). Only the authority is read."""
+    pseudo = [(b":method", b"GET"), (b":path", b"/"), (b":scheme", scheme), (b":authority", authority)]
+    sent = frames.PREFACE + frames.settings() + frames.headers(frames.block(*pseudo, (b"host", host)), 1)
+    events = [event for event in server().feed(sent, len(sent), 0.0) if event[1]]
+    if is_same:
+        assert events == [(WHOLE, 1, b"GET / HTTP/1.1\r\nhost: %b\r\n\r\n" % authority)]
+    else:
+        assert [kind for kind, _, _ in events] == [REFUSED]
 
 
 class Uploads:
@@ -851,6 +882,29 @@ def test_codes_are_told_of_streams_that_close():
     session.to_send()
     assert session.events() == [(CLOSED, 1, ErrorCode.CANCEL)]
     assert INTERIM != REFUSED
+
+
+@pytest.mark.parametrize("is_server", [True, False])
+def test_a_session_goes_at_once_with_what_it_has_not_sent(is_server: bool) -> None:
+    """A cycle would keep the body until Python's collector comes to it."""
+
+    def count() -> int:
+        return sum(type(each).__module__ == Session.__module__ for each in gc.get_objects())
+
+    with no_collector():
+        before = count()
+        if is_server:
+            session, _ = fed(get())
+            session.respond(1, b"HTTP/1.1 200 OK\r\n\r\n" + bytes(100_000), False)
+        else:
+            session = client()
+            assert session.request(b"POST / HTTP/1.1\r\nHost: a.test\r\n\r\n" + bytes(100_000), False) == 1
+        while session.to_send():
+            pass
+        assert session.held_by_all
+        assert count() == before + 2
+        del session
+        assert count() == before
 
 
 class TestRequestsInOnePiece:

@@ -10,7 +10,8 @@ from fastgw.config.settings.gateway import Resolve
 from fastgw.errors import Fault
 from fastgw.shm.memory import Layout, SharedMemory
 from fastgw.upstream.connections import pool as pooling
-from fastgw.upstream.connections.pool import RECENT, LocalLimit
+from fastgw.upstream.connections.pool import RECENT
+from fastgw.upstream.connections.pool_limit import LocalLimit
 from fastgw.upstream.targets import dns
 from fastgw.upstream.targets.dns import TargetAddress
 from tests.support.lending import Borrower, Connection, make, opened, upstream

@@ -10,7 +10,8 @@ import pytest
 from fastgw.config.base.value_types import parse_url
 from fastgw.errors import Fault
 from fastgw.upstream.connections import pool as pooling
-from fastgw.upstream.connections.pool import LocalLimit, Pool
+from fastgw.upstream.connections.pool import Pool
+from fastgw.upstream.connections.pool_limit import LocalLimit
 from fastgw.upstream.targets import dns
 from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
