@@ -30,6 +30,7 @@ ORDER = [
         "kernel",
         "operator_events",
         "torn_lines",
+        "wildcards",
     },
     {"http/content_coding", "http/json_projection", "http/json_splices"},
     {"cache", "errors", "http/caching", "http/grpc", "http/http1", "http/http2", "http/websocket", "net", "shm"},
@@ -77,6 +78,7 @@ ORDER = [
     {"demo", "runtime/supervisor"},
     {"runtime"},
     {"replay"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]
@@ -335,7 +337,7 @@ def test_a_command_that_asks_a_running_gateway_imports_nothing_of_one() -> None:
     names = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.split()
     folders = {folder_named(name) for name in names if name.startswith("fastgw.")}
     assert folders == {
-        *("admin", "cli", "config", "config/base", "config/formats", "config/settings", "config/sources"),
+        *("admin", "cli", "commands", "config", "config/base", "config/formats", "config/settings", "config/sources"),
         *("analytics", "http", "kernel", "operator_events", "redis", "sync"),
     }
     assert not {"fastgw.config.settings.gateway", "fastgw.config.loading", "asyncio", "cryptography", "yaml"} & set(

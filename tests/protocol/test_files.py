@@ -12,45 +12,15 @@ from pathlib import Path
 
 import pytest
 
-import fastgw
 from tests.support.certificates import Certificates, client_tls
 from tests.support.client import Client, Response
-from tests.support.extension import install
 from tests.support.gateway import Gateway, wait_until
 from tests.support.http2.translation import TranslatedClient
+from tests.support.pieces_of_turns import PiecesOfTurns
 
 SIZE = 1_200_000
 SETTLED = 1_000_000_000
 CONTENT = random.Random(1).randbytes(SIZE)
-
-PIECES_OF_TURNS = '''
-"""A filter of a test."""
-
-import asyncio
-
-from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase
-
-
-class PiecesOfTurns(Filter, name="pieces_of_turns", phase=Phase.TRANSFORM):
-    """Write one line for each turn of the event loop with pieces of a response: their lengths."""
-
-    notes: str
-
-    def build(self, env: Env) -> Hooks:
-        turn: list[int] = []
-
-        def end_turn() -> None:
-            with open(self.notes, "a") as notes:
-                print(*turn, file=notes)
-            turn.clear()
-
-        def response_body(exchange: Exchange, payload: bytes) -> None:
-            if not turn:
-                asyncio.get_running_loop().call_soon(end_turn)
-            turn.append(len(payload))
-
-        return Hooks(response_body=response_body)
-'''
 
 
 class Site:
@@ -78,8 +48,7 @@ class Site:
             if not file.is_symlink():
                 os.utime(file, (SETTLED, SETTLED))
         os.utime(self.root / "sub" / "late.js", (SETTLED, SETTLED + 0.25))
-        self.turns = folder / "turns"
-        install(folder, "pieces_of_turns", {"turns.py": PIECES_OF_TURNS}, {"pieces_of_turns": "turns:PiecesOfTurns"})
+        self.turns = PiecesOfTurns(folder)
         authority = Certificates(folder)
         certificate, key = authority.issue("a.test")
         self.tls = client_tls(authority)
@@ -111,7 +80,7 @@ class Site:
                         "files": files,
                         "filters": {
                             "compress": {"types": ["application/octet-stream"]},
-                            "pieces_of_turns": {"notes": str(self.turns)},
+                            "pieces_of_turns": self.turns.settings,
                         },
                     },
                     {
@@ -132,7 +101,7 @@ class Site:
                 ],
             },
             folder,
-            environment={"PYTHONPATH": f"{folder}:{Path(fastgw.__file__).parents[1]}"},
+            environment=self.turns.environment,
         )
         self._clients: list[Client] = []
 
@@ -286,10 +255,10 @@ def test_a_large_file_comes_whole(ask: Ask) -> None:
 
 def test_filters_get_one_piece_of_a_file_in_a_turn_of_the_event_loop(site: Site, ask: Ask) -> None:
     """Other connections are served between two pieces: to compress one may take milliseconds."""
-    site.turns.write_text("")
+    site.turns.clear()
     response = ask("/compressed/large", "Accept-Encoding: gzip")
     assert gzip.decompress(response.body) == CONTENT
-    turns = [[int(length) for length in line.split()] for line in site.turns.read_text().splitlines()]
+    turns = site.turns.read()
     assert sum(map(sum, turns)) == SIZE
     assert all(len(lengths) == 1 and lengths[0] <= 65_536 for lengths in turns)
 

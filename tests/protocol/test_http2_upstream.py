@@ -78,7 +78,7 @@ UNBLAMED = {"health_checks": {"passive": None}, "retries": {"max": 2}}
 IMPATIENT = {"retries": {"max": 0}, "timeouts": {"connect": "1s"}}
 DEMANDING = {"demands_certificate": True, "retries": {"max": 0}}
 SHARED: list[tuple[int, Settings]] = [
-    (92, {}),
+    (93, {}),
     (4, {"retries": {"max": 0}}),
     (1, IMPATIENT),
     (2, {"retries": {"conditions": ["connect_failure"]}}),
@@ -243,6 +243,26 @@ def test_trailers_may_follow_a_declared_length_of_0(make: Any, filters: dict[str
         peer.headers(asked, [(b"x-trailer", b"t")], end=True)
 
 
+def test_responses_to_http1_have_the_usual_reason_phrases(world: World) -> None:
+    """HTTP/2 has none (RFC 9113 section 8.3.2). On the full path, and as whole responses on the fast one."""
+    client = world.client()
+    peer = None
+    for line in (b"200 OK", b"404 Not Found", b"422 Unprocessable Content", b"599 "):
+        for is_whole in (False, True):
+            client.send(GET % b"/")
+            peer = peer or world.origin.accept()
+            stream = peer.read_message().stream
+            peer.headers(stream, [(b":status", line[:3]), (b"content-length", b"2")])
+            if not is_whole:
+                head = client.read_response_head().head
+            peer.data(stream, b"ok", end=True)
+            if is_whole:
+                head = client.read_response().head
+            else:
+                assert client.read_exactly(2) == b"ok"
+            assert head.start_line == b"HTTP/1.1 " + line
+
+
 def test_trailers_of_a_request_are_sent(world: World) -> None:
     client = world.client()
     client.send(
@@ -277,9 +297,9 @@ def test_interim_responses_are_passed_on(world: World) -> None:
     assert request.get(b"expect") == b"100-continue"
     peer.headers(request.stream, [(b":status", b"103"), (b"link", b"</a>")])
     hint = client.read_response_head()
-    assert (hint.status, hint.get(b"Link")) == (103, b"</a>")
+    assert (hint.head.start_line, hint.get(b"Link")) == (b"HTTP/1.1 103 Early Hints", b"</a>")
     peer.headers(request.stream, [(b":status", b"100")])
-    assert client.read_response_head().status == 100
+    assert client.read_response_head().head.start_line == b"HTTP/1.1 100 Continue"
     client.send(b"hi")
     assert answer(peer).body == b"hi"
     assert client.read_response(b"POST").status == 200

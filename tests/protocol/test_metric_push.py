@@ -272,6 +272,31 @@ def test_a_statsd_server_gets_each_request_once(tmp_path: Path) -> None:
     assert all(0 < total < 60_000 for total in server.sum_ms.values())
 
 
+def test_a_push_that_is_switched_off_and_on_goes_on_with_what_is_counted_from_then(tmp_path: Path) -> None:
+    """Requests of the time between are in no push: a server would take them for those of one interval."""
+    server = StatsdServer()
+    push = {"statsd": {"address": server.address, "format": "dogstatsd", "interval": "1s"}}
+    total = 0
+
+    def count(number: int) -> None:
+        nonlocal total
+        get(gateway, "/a", number)
+        total += number
+        wait_until(lambda: f'route="a",status="200"}} {total}.0' in scraped(gateway), "all requests to be counted")
+
+    try:
+        with running(configuration(push, "a"), tmp_path) as gateway:
+            count(3)
+            reload(gateway, configuration({}, "a"), tmp_path)
+            count(4)
+            reload(gateway, configuration(push, "a"), tmp_path)
+            count(5)
+        server.read()
+    finally:
+        server.close()
+    assert dict(server.requests) == {"route:a,method:GET,status:200": 8}
+
+
 def test_an_upgrade_loses_no_counts(tmp_path: Path) -> None:
     """The next control process pushes what was counted since the last push of the one before."""
     server = StatsdServer()

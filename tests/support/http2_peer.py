@@ -16,6 +16,7 @@ import hpack
 
 from tests.support.client import connect
 from tests.support.origin import shaken
+from tests.support.own_ports import listen_on_own_port
 from tests.support.peer import DEADLINE, Peer, Unexpected
 from tests.support.tcp import nobody_waits
 
@@ -231,7 +232,7 @@ class Http2Origin:
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
-        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening = listen_on_own_port()
         self._listening.settimeout(DEADLINE)
         self._open: list[Peer] = []
 
@@ -267,8 +268,8 @@ class Http2Origin:
         sock, _ = self._listening.accept()
         peer = Http2Peer(sock if self._tls is None else shaken(self._tls, sock))
         self._open.append(peer)
-        if peer.read_exactly(len(PREFACE)) != PREFACE:
-            raise Unexpected("no preface of HTTP/2")
+        if (first := peer.read_exactly(len(PREFACE))) != PREFACE:
+            raise Unexpected(f"no preface of HTTP/2 but {first!r}")
         peer.set(settings or {})
         return peer
 

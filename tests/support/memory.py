@@ -14,8 +14,10 @@ from concurrent.futures import Executor
 from math import inf
 from tempfile import gettempdir
 from time import monotonic, time
+from types import SimpleNamespace
 from typing import Any
 
+from fastgw.composition import helper_program
 from fastgw.config import Loaded
 from fastgw.config.settings.gateway import Config
 from fastgw.downstream import Server
@@ -231,6 +233,13 @@ class MemoryLoop:
         self.hangups = Hangups()
         self.turns = Turns(self.wheel)
         self.rests = worker_loop.Rests(lambda turn: self.loop.call_soon(turn))
+        self.make_room = lambda: False
+
+    def attached(self, make: Callable[[Any], Any]) -> Any:
+        """Return what is made for this loop, with its program in this process."""
+        held: Any = make(SimpleNamespace(loop=Turns(self.wheel), make_room=self.make_room))  # its own timers
+        held._pool = ProgramHere()
+        return held
 
     buffer_for = worker_loop.WorkerLoop.buffer_for
     count_body = worker_loop.WorkerLoop.count_body
@@ -242,6 +251,16 @@ class MemoryLoop:
             return asyncio.get_running_loop()
         except RuntimeError:
             return self.turns
+
+
+class ProgramHere:
+    """Replaces the helper process of compositions, with the same program."""
+
+    def start(self, *of_worker: Any) -> None: ...
+    def stop(self) -> None: ...
+
+    async def run_request(self, request: bytes) -> bytes:
+        return helper_program.start(b"")(request)
 
 
 class Timer:

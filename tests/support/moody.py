@@ -9,6 +9,7 @@ import struct
 import threading
 from collections import Counter
 
+from tests.support.own_ports import listen_on_own_port
 from tests.support.peer import DEADLINE
 
 MOODS = ("ok", "500", "503", "refuses", "hangs", "hangs_within", "resets", "breaks_off", "babbles")
@@ -27,7 +28,7 @@ class Moody:
         self._lock = threading.Lock()
         self._held: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
-        self._listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._listening = listen_on_own_port(1024)
         self.address = f"127.0.0.1:{self._listening.getsockname()[1]}"
         self._begin(self._accept, self._listening)
 

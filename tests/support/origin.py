@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import h11
 
+from tests.support.own_ports import bind_own_port
 from tests.support.peer import DEADLINE, Head, Message, Peer, Unexpected
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -136,10 +137,14 @@ class Origin:
         self._stopping = False
         if isinstance(address, str):
             self._listening = socket.socket(socket.AF_UNIX)
+            self._listening.bind(address)
         else:
             self._listening = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
-            self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listening.bind(address)
+            if address[1] == 0:
+                bind_own_port(self._listening, address[0])
+            else:
+                self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                self._listening.bind(address)
         self._listening.listen(1024)
 
     def __enter__(self) -> Origin:

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+from tests.support.own_ports import listen_on_own_port
 from tests.support.peer import DEADLINE
 
 RESET = struct.pack("ii", 1, 0)
@@ -18,7 +19,7 @@ class TcpTarget:
     """A service that accepts connections on request, and sends nothing by itself."""
 
     def __init__(self) -> None:
-        self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self._listening = listen_on_own_port(64)
         self._listening.settimeout(DEADLINE)
         self.port: int = self._listening.getsockname()[1]
         self._taken: list[socket.socket] = []

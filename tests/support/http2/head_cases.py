@@ -337,6 +337,9 @@ PSEUDO += [
 HOSTS: Final = [
     Case("host-other", "9113 8.3.1", get((b"host", b"evil.test")), MALFORMED),
     Case("host-other-port", "9113 8.3.1", get((b"host", b"a.test:81")), MALFORMED),
+    Case("host-port-of-https", "9113 8.3.1", get((b"host", b"a.test:443")), MALFORMED),
+    Case("host-in-capitals", "9113 8.3.1", get((b"host", b"A.Test")), SERVED),
+    Case("host-with-default-port", "9113 8.3.1", get((b"host", b"a.test:80")), SERVED),
     Case("host-empty", "9113 8.3.1", get((b"host", b"")), MALFORMED),
     Case(
         "host-twice",
