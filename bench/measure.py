@@ -17,6 +17,7 @@ from pathlib import Path
 from bench import origin
 from bench.load.load import Environment, Load
 from bench.peers.peer import Place, Running
+from bench.processes import lasting
 from bench.samples import Measured, Sample
 from bench.scenarios.scenario import Scenario
 
@@ -94,7 +95,7 @@ def _sample(
 ) -> Sample | None:
     if running.access_log:
         os.truncate(running.access_log, 0)  # all contestants open logs for appending; the disk would fill up otherwise
-    pids = set(running.program.pids())
+    pids = lasting(running.program.pids())
     before = running.program.cpu()
     told = load.run(name, running, environment, seconds)
     if told is None:
@@ -104,7 +105,7 @@ def _sample(
     faults = {fault: count for fault, count in told.faults.items() if count}
     if log_lines is not None and not 0 <= log_lines - told.requests <= load.cut_off:
         faults["request without its log line, or the reverse"] = abs(log_lines - told.requests)
-    if changed := pids ^ set(running.program.pids()):  # a worker process started or ended meanwhile
+    if changed := pids ^ lasting(running.program.pids()):  # a worker process started or ended meanwhile
         faults["process that ended or began"] = len(changed)
     return Sample(
         load=load.name,

@@ -3,10 +3,13 @@
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+_PASSING: Final = b"cache loader"
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 STOP_SECONDS = 10.0
@@ -103,6 +106,17 @@ def pinned(
         yield program
     finally:
         _stop(program)
+
+
+def lasting(pids: Iterable[int]) -> set[int]:
+    """Return those processes that do not end by themselves, as the cache loader of nginx does after a minute."""
+    return {pid for pid in pids if _PASSING not in _command_line(pid)}
+
+
+def _command_line(pid: int) -> bytes:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def _tree(pid: int) -> Iterator[int]:
