@@ -170,6 +170,7 @@ class ApiConnection(Timed):
         exchange.switch(response, b"", self._action.idle, self)
         if isinstance(exchange.tunnel, WebsocketGuard):
             exchange.tunnel.service_summary = self._summary_beside_filter
+            exchange.tunnel.service_ends_itself = True
         self._plan()
 
     # its tunnel

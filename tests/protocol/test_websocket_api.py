@@ -10,7 +10,8 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,25 @@ def opened(
         url, additional_headers=fields, open_timeout=DEADLINE, close_timeout=DEADLINE, compression=None, **options
     ) as client:
         yield client, back_end.next()
+
+
+@contextlib.contextmanager
+def tunnel(
+    gateway: Gateway, path: str, http: str
+) -> Iterator[tuple[Callable[[bytes], None], Callable[[bytes], object]]]:
+    """A connection of which the frames are sent by the first function; the second waits for bytes of the gateway."""
+    if http == "http1":
+        with Client(gateway.address()) as client:
+            client.send(b"GET /%b HTTP/1.1\r\n%b" % (path.encode(), HANDSHAKE))
+            assert client.read_response_head().status == 101
+            yield client.send, client.read_until
+    else:
+        with Http2Client(gateway.address()) as over:
+            over.begin_plainly()
+            pseudo = [*frames.pseudo(b"CONNECT", f"/{path}".encode(), b"a"), (b":protocol", b"websocket")]
+            fields = [(b"sec-websocket-version", b"13"), (b"x-api-key", b"key-of-ann")]
+            over.send(frames.headers(frames.block(*pseudo, *fields), 1, False))
+            yield partial(over.send_piece, 1), lambda mark: over.wait(lambda: mark in over.answer(1).body, "a frame")
 
 
 def ask(gateway: Gateway, method: str, connection: str, body: bytes = b"", kind: str = JSON) -> tuple[int, Any]:
@@ -520,6 +540,34 @@ def test_a_drain_closes_and_tells_the_back_end(back_end: EventBackend, tmp_path:
         assert client.close_code == 1001
         ended = back_end.next()
         assert (ended.connection, ended.headers["X-Close-Code"]) == (event.connection, "1001")
+        gateway.wait()
+
+
+@both
+@pytest.mark.parametrize("http", ["http1", pytest.param("http2", marks=pytest.mark.twin)])
+def test_a_drain_waits_for_accepted_messages(back_end: EventBackend, tmp_path: Path, path: str, http: str) -> None:
+    """The client's connection ends after `$disconnect`, although both close frames have passed before."""
+    with Gateway({**configuration(back_end), "workers": 1}, tmp_path) as gateway, tunnel(gateway, path, http) as client:
+        send, received_so_far = client
+        event = back_end.next()
+        protocol = ClientProtocol(parse_uri("ws://a/"), state=State.OPEN)
+        protocol.send_text(message("held").encode())
+        protocol.send_text(message("note").encode())
+        protocol.send_ping(b"in order")
+        send(b"".join(protocol.data_to_send()))
+        received_so_far(b"in order")
+        assert back_end.next().target == "/held"
+        gateway.signal(signal.SIGTERM)
+        received_so_far(b"shutting down")
+        protocol.send_close(1001)
+        send(b"".join(protocol.data_to_send()))
+        back_end.open.set()
+        assert back_end.next().target == "/note?a=1"
+        ended = back_end.next()
+        assert (ended.connection, ended.headers["X-Close-Code"]) == (event.connection, "1001")
+        record = gateway.wait_for_record(route=path)
+        assert [each.split()[2] for each in record["subrequests"].split(", ")] == ["200"] * 4
+        assert (record["websocket"]["closed_by"], record["websocket"]["close_code"]) == ("gateway", 1001)
         gateway.wait()
 
 

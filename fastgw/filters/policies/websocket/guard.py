@@ -124,6 +124,7 @@ class WebsocketGuard(Timed):
         "close_code",
         "closed_by",
         "exchange",
+        "service_ends_itself",
         "service_summary",
     )
 
@@ -153,6 +154,8 @@ class WebsocketGuard(Timed):
         self.exchange: Exchange | None = None
         self.service_summary: Callable[[], dict[str, object]] | None = None
         """Returns the part of the summary that the other side knows."""
+        self.service_ends_itself = False
+        """Whether the other side is the gateway itself: after the close frames it ends once its work is done."""
         self._inner: ServiceSide | None = None
         self._tokens, self._spent_at = max(limits.rate, 1.0), wheel.now
         self._heard_at = wheel.now
@@ -568,6 +571,8 @@ class WebsocketGuard(Timed):
         client, upstream, exchange = self._from_client, self._from_upstream, self.exchange
         if self._over or exchange is None:
             return
+        if self.service_ends_itself and not (self._owes_upstream or self._upstream_ended):
+            return  # the exchange keeps a worker that drains alive until its end
         # A side that has violated the protocol is not read any more: it gets the end, and time to close.
         if not self._owes_client and (client.close is not None or client.violation is not None or self._client_ended):
             exchange.client.end(())
