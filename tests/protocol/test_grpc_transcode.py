@@ -417,6 +417,48 @@ def test_both_sides_of_a_stream_go_on_over_http_1(world: World) -> None:
         assert client.read_until(b"0\r\n\r\n") == b"0\r\n\r\n"
 
 
+@pytest.mark.parametrize(
+    ("line", "fault", "code"),
+    [(b'{"number": }\n', "bad_request", 3), (b'{"text": "%b"}\n' % (b"x" * 1000), "body_too_large", 8)],
+    ids=["malformed", "too long"],
+)
+@pytest.mark.parametrize("http", ["http1", "http2"])
+def test_a_line_that_fails_after_the_response_has_begun_ends_it_with_a_line(
+    make: Any, line: bytes, fault: str, code: int, http: str
+) -> None:
+    """The response is complete, and the call is cancelled although the client goes on with its request."""
+    world, first = make(transcode={"message_bytes": 1000}), b'{"number": 1}\n'
+    if http == "http1":
+        with world.gateway.connect() as client:
+            client.send(b"POST /v1/chat HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n")
+            client.send(b"Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
+            client.send(b"%x\r\n%b\r\n" % (len(first), first))
+            head = client.read_response_head()
+            body = client.read_chunk()
+            client.send(b"%x\r\n%b\r\n" % (len(line), line))
+            body += client.read_chunk()
+            assert client.read_chunk() == b""
+            status, trailers = head.status, [(name.lower(), value) for name, value in client.read_trailers()]
+    else:
+        with Http2Client(world.gateway.address()) as over:
+            fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/v1/chat"), (b":authority", b"a")]
+            over.headers(1, [*fields, (b"content-type", b"application/x-ndjson"), (b"te", b"trailers")])
+            over.messages[1] = told = Http2Message(1)
+            over.data(1, first)
+            while not told.body:
+                over.read_frame()
+            over.data(1, line)
+            got = over.read_message(1)
+            status, body, trailers = got.status, got.body, got.trailers
+    lines = [json.loads(each) for each in body.splitlines()]
+    assert (status, lines[0], len(lines)) == (200, {"number": 1}, 2)
+    assert lines[1]["error"]["code"] == code
+    assert trailers == [(b"grpc-status", b"%d" % code)]
+    assert world.store.cancelled.wait(DEADLINE)
+    record = world.gateway.wait_for_record(path="/v1/chat")
+    assert (record["status"], record["fault"], record["fault_detail"]) == (200, fault, lines[1]["error"]["detail"])
+
+
 def test_bodies_of_any_type_pass_as_they_are(client: httpx.Client) -> None:
     got = client.get("/v1/downloads/x")
     assert (got.headers["content-type"], got.content) == ("image/png", b"\x89PNG\0x")

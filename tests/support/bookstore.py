@@ -174,6 +174,7 @@ class Bookstore(grpc.GenericRpcHandler):  # type: ignore[misc]
         return message("Everything")(number=total)
 
     def _Chat(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
+        context.add_callback(self.cancelled.set)
         yield from requests
 
     def _Upload(self, request: Any, context: Any) -> Any:

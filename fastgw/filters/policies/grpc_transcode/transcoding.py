@@ -20,6 +20,7 @@ from fastgw.exchange import Exchange, Relay, Reply, Response, Trailers
 from fastgw.exchange.body_relay import BodySink
 from fastgw.exchange.grpc_status import status_of
 from fastgw.exchange.reply import NO_NAMES, UNKNOWN, own_response
+from fastgw.exchange.states import ANSWERING
 from fastgw.filters.policies.grpc_transcode.conversions import AT_ONCE, Conversions, TooManyConversions
 from fastgw.filters.policies.grpc_transcode.descriptors import Api, Binding
 from fastgw.filters.policies.grpc_transcode.json_input import InvalidRequest
@@ -240,7 +241,7 @@ class Transcoding(BodySink, CallListener):
 
     def _refuse_long(self) -> None:
         most = self._use.message_bytes
-        self._exchange.fail(Fault.BODY_TOO_LARGE, f"A message has more than {most} bytes.")
+        self._fail_request(Fault.BODY_TOO_LARGE, f"A message has more than {most} bytes.")
 
     def _read_line(self, line: bytes) -> None:
         line = line.strip(b" \t\r")
@@ -258,13 +259,13 @@ class Transcoding(BodySink, CallListener):
     def _message_read(self, message: bytes | Exception) -> None:
         if self._over:
             return
-        exchange, sent = self._exchange, self._sent
+        sent = self._sent
         if isinstance(message, InvalidRequest):
-            exchange.fail(Fault.BAD_REQUEST, str(message))
+            self._fail_request(Fault.BAD_REQUEST, str(message))
         elif isinstance(message, TooManyConversions):
-            exchange.fail(Fault.OVERLOADED, why="too many messages wait to be converted")
+            self._fail_request(Fault.OVERLOADED, why="too many messages wait to be converted")
         elif isinstance(message, Exception):
-            exchange.fail(Fault.INTERNAL, why=f"a request could not be converted: {message!r}")
+            self._fail_request(Fault.INTERNAL, why=f"a request could not be converted: {message!r}")
         elif len(message) > self._use.message_bytes:
             self._refuse_long()
         elif sent is None:
@@ -274,6 +275,17 @@ class Transcoding(BodySink, CallListener):
             framed = frame(message)
             sent.bytes += len(framed)
             sent.feed(framed)
+
+    def _fail_request(self, fault: Fault, detail: str | None = None, why: str = "") -> None:
+        """End the exchange because of its request: by a reply, or by the last line of a stream that has begun."""
+        exchange = self._exchange
+        if exchange.state is not ANSWERING or not exchange.still_sends(self._begun) or self._writer.is_raw:
+            exchange.fail(fault, detail, why)
+            return
+        exchange.fault, exchange.why = exchange.fault or fault, exchange.why or why or detail or ""
+        is_invalid = fault is Fault.BAD_REQUEST
+        code = GrpcStatus.INVALID_ARGUMENT if is_invalid else status_of(fault, fault.status)
+        self._answer_status(Status(code, detail or fault.detail))
 
     def _sent_all(self) -> None:
         if self._sent is not None and not self._over:
@@ -523,6 +535,7 @@ class Transcoding(BodySink, CallListener):
         """Answer with a status that is not OK: as a problem, or as the last line of a stream."""
         exchange, body = self._exchange, status.body(self._use)
         self.on_cancel()
+        exchange.break_off()  # the call, unless it has ended
         if not exchange.still_sends(self._begun):
             return
         exchange.why = exchange.why or f"the call ended with {status.code.name}"
