@@ -27,6 +27,11 @@ HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n"
 SETTINGS = {
     "listeners": {
         "main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]},
+        "narrow": {
+            "address": "127.0.0.1:0",
+            "protocols": ["http1", "http2"],
+            "http2": {"max_concurrent_streams": 1},
+        },
         "old": {"address": "127.0.0.1:0"},
         "trusting": {
             "address": "127.0.0.1:0",
@@ -582,3 +587,22 @@ def test_each_stream_is_one_record_of_the_access_log(lane: Lane, client: Http2Cl
     for path, fault in ((b"/logged-1", None), (b"/logged-3", "upstream_incomplete")):
         record = lane.gateway.wait_for_record(host=lane.host.decode(), path=path.decode())
         assert (record["protocol"], record["status"], record["fault"]) == ("HTTP/2", 200, fault)
+
+
+def test_streams_beyond_the_limit_are_reset_and_no_requests(lane: Lane) -> None:
+    """A client may send them before it has read our SETTINGS. It repeats them; they are neither logged nor counted."""
+    with Http2Client(lane.gateway.address("narrow")) as client:
+        client.begin().send(request(lane, 1) + request(lane, 3) + request(lane, 5))
+        client.wait(lambda: client.answer(3).over and client.answer(5).over, "the end of both")
+        assert client.answer(3).reset == client.answer(5).reset == Code.REFUSED_STREAM
+        upstream = lane.accept()
+        upstream.read_request()
+        upstream.send(OK)
+        assert client.wait_for(1).status == 200
+        client.send(request(lane, 7, b"/again"))
+        upstream.read_request()
+        upstream.send(OK)
+        assert client.wait_for(7).status == 200
+    lane.gateway.wait_for_record(listener="narrow", path="/again")
+    logged = [(each["path"], each["status"]) for each in lane.gateway.records if each["listener"] == "narrow"]
+    assert logged == [("/", 200), ("/again", 200)]

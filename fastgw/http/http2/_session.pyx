@@ -168,6 +168,7 @@ cdef enum:
     ERR_STREAM_CLOSED = -510
     ERR_STREAM_CLOSING = -511
     ERR_TEMPORAL_CALLBACK_FAILURE = -521
+    ERR_REFUSED_STREAM = -533
     ERR_CANCEL = -535
     ERR_CALLBACK_FAILURE = -902
     ERR_FLOODED = -904
@@ -1565,7 +1566,8 @@ cdef int _on_invalid_frame(nghttp2_session* session, const nghttp2_frame* frame,
     cdef Session self = <Session>user
     self.in_head = False
     self._remember_reset(frame.hd.stream_id)  # or it will be
-    if frame.hd.type == F_HEADERS and self.error is None:
+    # A refused stream is no request: its client may not have read the limit yet, and may repeat it.
+    if frame.hd.type == F_HEADERS and code != ERR_REFUSED_STREAM and self.error is None:
         self._events.append((E_MALFORMED, frame.hd.stream_id, nghttp2_strerror(code).decode("ascii")))
     return 0
 

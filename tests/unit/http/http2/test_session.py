@@ -654,6 +654,23 @@ def test_resets_of_hours_are_no_flood():
     assert session.error is None
 
 
+def test_a_stream_beyond_the_limit_is_refused_without_a_request():
+    """The client may not have read the limit yet. A flood of them is one of resets."""
+    session = server(max_streams=1)
+    first, numbers = frames.PREFACE + settings() + get(), range(3, 203, 2)
+    assert [event[:2] for event in session.feed(first, len(first), 0.0)] == [(WHOLE, 1)]
+    session.to_send()
+    refused = b"".join(get(stream=number) for number in numbers)
+    assert session.feed(refused, len(refused), 0.0) == []
+    assert session.to_send() == b"".join(frames.reset(number, Code.REFUSED_STREAM) for number in numbers)
+    assert session.error is None
+    more = get(stream=203)
+    session.feed(more, len(more), 0.0)
+    assert session.to_send() == frames.reset(203, Code.REFUSED_STREAM)
+    session.events()
+    assert session.to_send() == frames.goaway(1, Code.ENHANCE_YOUR_CALM)
+
+
 def test_our_own_failures_are_not_held_against_the_client():
     session, _ = fed()
     for number in range(1, 1001, 2):
