@@ -46,6 +46,7 @@ KINDS = {
     "half_closed": kind({"idle": "300ms"}, close_timeout="100ms"),
     "total": kind(total="400ms"),
     "ping": kind(ping="200ms"),
+    "ping_often": kind(ping="100ms", close_timeout="30s"),
     "one": kind(per_consumer=1),
     "shadow": kind(message_bytes=1, rate="1/s", shadow=True),
     "origins": kind(origins=["https://app.example", "https://*.wild.example"]),
@@ -510,6 +511,33 @@ def test_the_gateway_pings_and_takes_the_answer(ends: Ends) -> None:
 def test_a_client_that_does_not_answer_is_closed(ends: Ends) -> None:
     assert ends[0].read_frame()[0] == 0x89
     assert_closes(ends, 1001)
+
+
+@of_kind("ping_often")
+@pytest.mark.parametrize("who", ["client", "upstream"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_after_a_close_frame_no_ping_is_sent_or_missed(lane: Lane, who: str, version: str) -> None:
+    """RFC 6455 section 5.5.2: a client need not answer one. The pings of another connection tell the time."""
+    path = f"/closing-{who}-{version}".encode()
+    client, upstream = open_plain(lane, path=path) if version == "http1" else open_stream(lane, path=path)
+    first, second = (client, upstream) if who == "client" else (upstream, client)
+    first.send(close(1000, b"", first.masked))
+    assert second.read_close() == 1000
+    other, _ = open_plain(lane)
+    for _ in range(4):
+        opcode, payload = other.read_frame()
+        assert opcode == 0x89
+        other.frame(10, payload)
+    second.send(close(1000, b"", second.masked))
+    assert first.read_close() == 1000
+    upstream.peer.close()
+    client.assert_ended()
+    if version == "http1":
+        client.peer.close()
+    else:
+        client.http2.send_data(1, b"", end=True)
+    record = lane.gateway.wait_for_record(path=path.decode())
+    assert (record["fault"], record["websocket"]["closed_by"]) == (None, who)
 
 
 @of_kind("one")

@@ -628,6 +628,9 @@ class WebsocketGuard(Timed):
         self._plan()
 
     def _ping(self, now: float) -> None:
+        if self.close_at != inf:  # RFC 6455 section 5.5.2: after a close frame no ping has to be answered
+            self._ping_at = inf
+            return
         self._ping_at = now + self._limits.ping
         exchange = self.exchange
         if self._ping_bytes is not None:
