@@ -249,8 +249,8 @@ def _never_shown(tls: Any, at: SourceLocation) -> Iterator[Problem]:
     """Yield certificates whose names are all covered by earlier ones with keys of the same kind."""
     grouping, added = Grouping(), list[tuple[int, Any, Sequence[str]]]()
     for index, pair in _whole(tls.certificates):
-        if _decoded(_file_of(pair), at) is None:
-            return
+        if pair.hosts is BROKEN or BROKEN in pair.hosts or _decoded(_file_of(pair), at) is None:
+            return  # which names this one is for is not known
         added.append((index, pair, grouping.add(at.reading.files.read(pair.certificate_file), pair.hosts)))
     used = {each for group in grouping.groups() for each in group.indexes}
     for number, (index, pair, names) in enumerate(added):

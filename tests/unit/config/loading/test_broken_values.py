@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 
 from fastgw import config
 from fastgw.filters import TYPES
-from tests.test_docs_blocks import blocks
+from tests.test_docs_blocks import SECRET, StandIns, blocks, variables
 
 PART = {"version": 1, "listeners": {"main": {"address": "127.0.0.1:8080"}}}
 BROKEN = [{"unknown": {}}]
@@ -20,6 +21,8 @@ NAMES = {"listeners", "upstreams", "filter_sets", "maps", "caches", "apps", "hea
 """Objects whose keys are names of a user's choice."""
 ANY_JSON = {"data", "default", "inline", "set", "template"}
 """Settings with any JSON value, or one that only the filter checks. So has `body` in a part of a composition."""
+FOLDER = re.compile(r"^/(?:etc|run|var)/(?:[\w-]+/)+")
+"""Folders of files that the manual's configurations name."""
 Steps = tuple[str | int, ...]
 
 
@@ -66,15 +69,31 @@ def is_valid_anyway(steps: Steps, value: Any) -> bool:
     )
 
 
-def test_a_broken_value_anywhere_in_the_manuals_configurations_is_reported_with_its_position(tmp_path, monkeypatch):
+def local(value: Any) -> Any:
+    """A configuration whose files are below the working directory."""
+    if isinstance(value, dict):
+        return {key: local(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [local(each) for each in value]
+    return FOLDER.sub("", value) if isinstance(value, str) else value
+
+
+def test_a_broken_value_anywhere_in_the_manuals_configurations_is_reported_with_its_position(
+    tmp_path, tmp_path_factory, monkeypatch
+):
+    """The files that they name can be read: rules about their contents are checked beside what is broken, too."""
     monkeypatch.chdir(tmp_path)
+    stand_ins = StandIns(tmp_path_factory.mktemp("files"))
     met: set[tuple[Steps, str]] = set()
     accepted: list[tuple[Steps, str]] = []
     for block in blocks("yaml"):
         for document in yaml.safe_load_all(block.values[0]):
             if not isinstance(document, dict) or "apiVersion" in document:
                 continue
-            whole = PART | document
+            whole = PART | local(document)
+            stand_ins.put(tmp_path, whole)
+            for name in variables(whole):
+                monkeypatch.setenv(name, "redis://127.0.0.1:6379/0" if "REDIS" in name else SECRET)
             for steps, kind, value in breakages(whole):
                 if not steps or (kind_of(steps), kind) in met:
                     continue
