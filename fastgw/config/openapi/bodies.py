@@ -178,8 +178,8 @@ def _fields(
             field["json"] = _is_json_field(field)
             field["binary"] = kind.formats.get(name) == "binary" or not types
         if field["shape"] == "object" and not field["json"]:
-            member = (schemas.followed(raw).get("properties") or {}).get(name)
-            field |= kind_of(schemas, member).plan()
+            properties = schemas.followed(raw).get("properties")
+            field |= kind_of(schemas, properties.get(name) if isinstance(properties, dict) else None).plan()
         fields[name] = field
     return fields
 

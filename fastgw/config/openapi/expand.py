@@ -22,7 +22,7 @@ from fastgw.config.decoding.merge import Derived, Merged, SourceLocation
 from fastgw.config.openapi.check import check_schemas
 from fastgw.config.openapi.document import Spec
 from fastgw.config.openapi.examples import examples_of
-from fastgw.config.openapi.operations import ApiOperation, base_path_of, operations_of, published
+from fastgw.config.openapi.operations import ApiOperation, base_path_of, literal, operations_of, published
 from fastgw.config.openapi.page import page
 from fastgw.config.openapi.schemas import Schemas, whole
 from fastgw.config.settings.gateway import FilterUse, Respond, Route
@@ -122,7 +122,7 @@ class _Expansion:
         for each in operations:
             yield self._route(spec, schemas, each, definitions, schemes)
         if settings.unknown_paths == "pass" and settings.upstream is not None:
-            yield self._of_entry("upstream"), self._made("other-paths", f"{base_path_of(spec, base)}/*")
+            yield self._of_entry("upstream"), self._made("other-paths", f"{literal(base_path_of(spec, base))}/*")
         if settings.docs is not None:
             yield from self._documentation(settings.docs, spec, operations, schemas)
 

@@ -110,7 +110,7 @@ def operations_of(spec: Spec, schemas: Schemas, base_path: str | None, *, with_r
                 ApiOperation(
                     method=method,
                     template=template,
-                    pattern=pattern_of(base.rstrip("/") + template, names),
+                    pattern=literal(base.rstrip("/")) + pattern_of(template, names),
                     path=path,
                     name=name if isinstance(name, str) and name else f"{method} {template}",
                     operation=operation,
@@ -144,10 +144,10 @@ def pattern_of(path: str, names: list[str]) -> str:
     """Return the pattern of a route for a path with parameters, whole segments or parts of them."""
     keys = {name: parameter_key(name, number) for number, name in enumerate(names)}
     pieces = _TEMPLATE.split(path)
-    return "".join(_literal(piece) if n % 2 == 0 else f"{{{keys[piece]}}}" for n, piece in enumerate(pieces))
+    return "".join(literal(piece) if n % 2 == 0 else f"{{{keys[piece]}}}" for n, piece in enumerate(pieces))
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Return text that is taken literally: routes write some characters in another way."""
     return _WRITTEN_OTHERWISE.sub(lambda found: f"%{ord(found[0]):02X}", text)
 

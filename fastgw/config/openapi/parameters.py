@@ -57,7 +57,7 @@ def parameters_of(
 
 def _key(spec: Spec, held: dict[str, Any], path: Path) -> tuple[str, str] | None:
     where, name = held.get("in"), held.get("name")
-    if where not in _STYLES:
+    if not isinstance(where, str) or where not in _STYLES:
         wrong = "missing" if where is None else shorten(format_value(where))
         spec.report((*path, "in"), wrong, f"expected {', '.join(_STYLES)}")
         return None

@@ -180,7 +180,8 @@ class Schemas:
             if key in _PLAIN:
                 made[key] = value
             elif key == "required" and isinstance(value, list):
-                made[key] = [each for each in value if each not in hidden] if hidden else value
+                are_names = all(isinstance(each, str) for each in value)  # else it is reported as it is written
+                made[key] = [each for each in value if each not in hidden] if hidden and are_names else value
             elif key == "additionalProperties" and isinstance(value, bool):
                 made[key] = value
             elif key in _ONE:

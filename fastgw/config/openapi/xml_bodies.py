@@ -31,7 +31,8 @@ def xml_mapping(schemas: Schemas, raw: Any) -> dict[str, Any] | None:
     if kind.shape == "scalar" and not _keywords(schemas, (raw,)):
         return None
     root = _naming(schemas, (raw,), "", "")
-    name = root.name or (raw["$ref"].rpartition("/")[2] if isinstance(raw, dict) and "$ref" in raw else "")
+    reference = raw.get("$ref") if isinstance(raw, dict) else None
+    name = root.name or (reference.rpartition("/")[2] if isinstance(reference, str) else "")
     node = mapping.number((raw,), root.inherited, name)
     return {"root": root.tag(name) if name else "", "node": node, "nodes": mapping.nodes}
 
