@@ -264,6 +264,8 @@ class QuotaKeeper:
             blocks = sorted(self._pending)
             if not self._is_tried:
                 await self._aside(file.try_to_write)
+                if file is not self._file:
+                    return
                 self._is_tried = True
                 if file.is_new and follow_new_file(self._quotas, file):
                     self._pending.update(self._quotas.in_use())
@@ -300,9 +302,11 @@ class QuotaKeeper:
         await self._aside(lambda: rows.extend(file.read(time.time())))
         left_out = 0
         for begin in range(0, len(rows), ROWS_PER_TURN):
+            if file is not self._file:
+                return  # the configuration names another one meanwhile, which has none of these counts
             left_out += restore(self._quotas, rows[begin : begin + ROWS_PER_TURN])
             await asyncio.sleep(0)
-        if file is self._file:  # else the configuration names another one meanwhile
+        if file is self._file:
             end_reading(self._quotas, file, left_out)
             self._pending.update(self._quotas.in_use())
 

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from fastgw.config import load
 from fastgw.config.settings.gateway import Config
 from fastgw.filters import TYPES
+from fastgw.runtime.node import quota_persistence
 from fastgw.runtime.node.quota_persistence import QuotaKeeper, end_reading, keep_all, restore, restore_all
 from fastgw.shm import compare_and_swap, quota_table
 from fastgw.shm.calendar_periods import calendar_of
@@ -905,6 +906,36 @@ def test_a_claim_on_a_full_disk_keeps_no_other_process_of_the_gateway_out(tmp_pa
     claim.acquire()
     beside.close()
     claim.close()
+
+
+def test_counts_of_a_file_that_is_no_longer_configured_while_it_is_read_are_written_to_the_next_one(
+    tmp_path, monkeypatch
+):
+    """The configuration changes between two turns in which counts of the former file are restored."""
+    former, table = left_by_an_earlier_run(tmp_path / "former"), own_quotas(1024)
+    (tmp_path / "next").mkdir()
+    settings = config_of(tmp_path / "next")
+    monkeypatch.setattr(quota_persistence, "ROWS_PER_TURN", 1)
+
+    async def run() -> None:
+        keeper = QuotaKeeper(table, b"run")
+
+        def restore_and_reload(quotas: QuotaTable, rows: list[StoredCount]) -> int:
+            asyncio.get_running_loop().call_soon(keeper.use_configuration, settings)
+            return restore(quotas, rows)
+
+        monkeypatch.setattr(quota_persistence, "restore", restore_and_reload)
+        keeper.use_configuration(former)
+        await keeper.write_changes()
+        monkeypatch.setattr(quota_persistence, "restore", restore)
+        await keeper.write_changes()
+        keeper.close()
+
+    asyncio.run(run())
+    keep_all(table, settings, b"run", None)
+    in_memory = sum(used(table, b"a", b"b"))
+    assert in_memory in (7, 50), "one of the two was restored"
+    assert kept_in(tmp_path / "next") == in_memory
 
 
 @contextlib.contextmanager
