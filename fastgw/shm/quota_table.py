@@ -24,6 +24,7 @@ import mmap
 import os
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from time import time
 from typing import Final, NamedTuple, final
@@ -187,16 +188,8 @@ class QuotaTable:
         found = self._find(id_)
         if found is not None:
             return found, id_
-        fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, self._offset + _PLACING)
-        try:
-            for wanted, begins, count in ((id_, *self._range(id_)), (shared, self._slots, _OVERFLOW)):
-                slot = self._allocate_slot(wanted, begins, count)
-                if slot is not None:
-                    return slot, wanted
-                self._words[_OVERFLOWED] += 1
-        finally:
-            fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self._offset + _PLACING)
-        raise Full
+        with self._placing():
+            return self._assign(id_, shared)
 
     def spend(self, slot: int, id_: KeyDigest, period: Period, cost: int, limit: int) -> int:
         """Spend, and return the remaining limit; `USED_UP`: nothing was spent; `NOT_OURS`: the slot now belongs to
@@ -263,13 +256,10 @@ class QuotaTable:
 
     def _forget(self, at: int, period: Period) -> None:
         """Free the slots whose period ended long before this one."""
-        fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, self._offset + _PLACING)
-        try:
+        with self._placing():
             state = self._words[at + _STATE]  # read before the validity: see rule 3
             if state and self._is_long_over(at, period):
                 self._swap(at + _STATE, state, 0)
-        finally:
-            fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self._offset + _PLACING)
 
     # queries and resets of keys
 
@@ -294,8 +284,13 @@ class QuotaTable:
 
     def restore(self, row: StoredCount) -> None:
         """Raise the count of a key to at least that of the file. Raises `Full`."""
-        slot, _ = self.assign_slot(row.id, row.id)
-        at = self._first + _SLOT * slot
+        with self._placing():  # no other key is given the slot meanwhile
+            slot = self._find(row.id)
+            if slot is None:
+                slot, _ = self._assign(row.id, row.id)
+            self._raise_count(self._first + _SLOT * slot, row)
+
+    def _raise_count(self, at: int, row: StoredCount) -> None:
         wanted = row.period % PERIODS
         while True:
             state = self._words[at + _STATE]
@@ -368,6 +363,24 @@ class QuotaTable:
                 if not words[at]:
                     break
         return None
+
+    @contextmanager
+    def _placing(self) -> Iterator[None]:
+        """Hold the lock under which slots are assigned: rule 1."""
+        fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, self._offset + _PLACING)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self._offset + _PLACING)
+
+    def _assign(self, id_: KeyDigest, shared: KeyDigest) -> tuple[int, KeyDigest]:
+        """Assign a slot to a key, or to all keys without one. Call under the lock. Raises `Full`."""
+        for wanted, begins, count in ((id_, *self._range(id_)), (shared, self._slots, _OVERFLOW)):
+            slot = self._allocate_slot(wanted, begins, count)
+            if slot is not None:
+                return slot, wanted
+            self._words[_OVERFLOWED] += 1
+        raise Full
 
     def _allocate_slot(self, id_: KeyDigest, begins: int, count: int) -> int | None:
         """Assign a slot to this key, unless it has one by now. Call under the lock."""

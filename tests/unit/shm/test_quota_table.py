@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
 import sqlite3
@@ -229,6 +230,39 @@ def test_what_a_file_says_of_a_period_that_is_over_does_not_count(table):
     table.spend(*alice, TOMORROW, 1, 9)
     table.restore(StoredCount(KeyDigest.of(b"alice"), TODAY.number, 9, int(NOW)))
     assert table.count(*alice, TOMORROW) == 1
+
+
+def test_a_slot_is_not_given_to_another_key_while_a_count_is_restored_to_it(monkeypatch):
+    """Another process tries to at the moment before the count is there, unless it would have to wait."""
+    table, row = own_quotas(quota_table.PROBED), StoredCount(KeyDigest.of(b"0"), 20_001, 90, int(TOMORROW.ends_date))
+    for number in range(quota_table.PROBED):
+        table.spend(*slot_of(table, b"%d" % number), TODAY, 1, 5)
+    monkeypatch.setattr(quota_table, "time", lambda: NOW + 86_400 + 2 * quota_table.GRACE_S)
+    swap, lock, tried = table._swap, quota_table.fcntl.lockf, []
+
+    def lock_at_once(fd: int, command: int, *where: int) -> None:
+        lock(fd, command | (fcntl.LOCK_NB if command == fcntl.LOCK_EX else 0), *where)
+
+    def give_away() -> None:
+        monkeypatch.setattr(quota_table.fcntl, "lockf", lock_at_once)
+        with contextlib.suppress(BlockingIOError):
+            slot_of(table, b"another")
+
+    def give_away_and_swap(at: int, old: int, new: int) -> bool:
+        tried.append(at)
+        if len(tried) == 1:
+            table._swap = swap
+            if not (pid := os.fork()):
+                give_away()
+                os._exit(0)
+            os.waitpid(pid, 0)
+        return swap(at, old, new)
+
+    table._swap = give_away_and_swap
+    table.restore(row)
+    assert tried
+    assert table.look_up(KeyDigest.of(b"another"), TOMORROW) == 0
+    assert table.look_up(row.id, TOMORROW) == 90
 
 
 def test_memory_of_the_other_kind_is_not_counted_in(monkeypatch):
