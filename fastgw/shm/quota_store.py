@@ -89,7 +89,7 @@ class QuotaFile:
     """Database of quota counts, opened on first use and again after a failure. `strange`: number of invalid rows
     read. `aside`: new name of the file, if it was damaged: it is a new one then, without counts; "" = it was not.
     `is_new`: whether the file was not there, so that it is a new one too, or is another one than before; `is_removed`:
-    while it was in use.
+    while it was in use. `is_continued`: whether the counts in memory continue those of the file, as of its reading.
 
     Each write leaves its token in the file, in its own transaction. A file without the token of the last write is
     another one: a new one, or a copy that lacks writes. `remember` is called with the tokens before and after each
@@ -104,7 +104,7 @@ class QuotaFile:
         self._inode = (0, 0)  # device and inode of the file that is open
         self.strange = 0
         self.aside = ""
-        self.is_new = self.is_removed = False
+        self.is_new = self.is_removed = self.is_continued = False
         self._database: sqlite3.Connection | None = None
         self._follows_aside = False  # the next file is a new one because the damaged one was set aside
 

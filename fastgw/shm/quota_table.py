@@ -282,6 +282,10 @@ class QuotaTable:
 
     # for the file
 
+    def has_slot(self, id_: KeyDigest) -> bool:
+        """Whether a key has a slot of its own."""
+        return self._find(id_) is not None
+
     def restore(self, row: StoredCount) -> None:
         """Raise the count of a key to at least that of the file. Raises `Full`."""
         with self._placing():  # no other key is given the slot meanwhile

@@ -2,9 +2,10 @@
 after all workers have ended.
 
 If the file fails, counts continue in memory, writes are retried, and log, status and metrics report it. A file that
-cannot be read is not written: once it can be read, the higher count of each key holds. A file of another gateway
-prevents the start. The supervisor holds the claim to the file of the start, also over upgrades; control holds claims to
-later files, and retries them at each write.
+cannot be read is not written: once it can be read, the higher count of each key holds. Where memory continues the
+counts of the file, as after an upgrade, those in memory hold. A file of another gateway prevents the start. The
+supervisor holds the claim to the file of the start, also over upgrades; control holds claims to later files, and
+retries them at each write.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -72,6 +74,21 @@ def claim_file(settings: Config, run_key: bytes, fd: int = -1) -> Claim | None:
             return claim
 
 
+def missing_rows(quotas: QuotaTable, file: QuotaFile, now_date: float) -> Iterator[StoredCount]:
+    """Yield the counts of the file that memory lacks. Raises `CannotKeep`.
+
+    If the file has the token of the last write of this memory, keys that have a slot are left out: a lower count in
+    memory was reset or refunded since.
+    """
+    before = quotas.last_write
+    rows = file.read(now_date)
+    first = next(rows, None)  # opens the file; at an upgrade, the former control process may write meanwhile
+    file.is_continued = file.last_write != (0, 0) and file.last_write[0] in (*before, *quotas.last_write)
+    for row in () if first is None else chain((first,), rows):
+        if not (file.is_continued and quotas.has_slot(row.id)):
+            yield row
+
+
 def restore(quotas: QuotaTable, rows: Iterable[StoredCount]) -> int:
     """Raise counts to at least those of the file. Returns the number of keys for which there is no slot. Raises
     `CannotKeep` if they cannot be read.
@@ -98,20 +115,23 @@ def end_reading(quotas: QuotaTable, file: QuotaFile, left_out: int) -> None:
             f"quotas: {file.path} holds {file.strange} invalid rows: they are ignored",
         )
     quotas.is_file_unread = False
+    if file.is_continued and not file.aside:
+        file.is_new = file.is_removed = False  # it has the token of a later write than was known when it was opened
+        return
     follow_new_file(quotas, file)
     quotas.last_write = file.last_write
 
 
 def restore_all(quotas: QuotaTable, settings: Config) -> None:
-    """Restore the counts, in the supervisor, before any process counts."""
+    """Restore the counts, in the supervisor, at a start before any process counts."""
     path = file_of(settings)
     if path is None:
         return
     file = QuotaFile(path, quotas.last_write)  # that of the previous program, at an upgrade
-    quotas.is_file_unread = True
     try:
-        end_reading(quotas, file, restore(quotas, file.read(time.time())))
+        end_reading(quotas, file, restore(quotas, missing_rows(quotas, file, time.time())))
     except CannotKeep as error:
+        quotas.is_file_unread = True
         notice(OperatorEvent.QUOTAS_NOT_KEPT, f"quotas: {error}; the counters are kept in memory only, and {NOT_READ}")
     finally:
         file.close()
@@ -128,7 +148,7 @@ def keep_all(quotas: QuotaTable, settings: Config, run_key: bytes, claim: Claim 
     try:
         claim.acquire()
         if quotas.is_file_unread:
-            end_reading(quotas, file, restore(quotas, file.read(time.time())))
+            end_reading(quotas, file, restore(quotas, missing_rows(quotas, file, time.time())))
         file.try_to_write()
         follow_new_file(quotas, file)
         for part in parts_of(quotas, quotas.in_use()):
@@ -299,7 +319,7 @@ class QuotaKeeper:
 
     async def _restore(self, file: QuotaFile) -> None:
         rows: list[StoredCount] = []
-        await self._aside(lambda: rows.extend(file.read(time.time())))
+        await self._aside(lambda: rows.extend(missing_rows(self._quotas, file, time.time())))
         left_out = 0
         for begin in range(0, len(rows), ROWS_PER_TURN):
             if file is not self._file:

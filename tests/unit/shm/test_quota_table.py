@@ -29,7 +29,7 @@ from fastgw.config.settings.gateway import Config
 from fastgw.filters import TYPES
 from fastgw.runtime.node import quota_persistence
 from fastgw.runtime.node.quota_persistence import QuotaKeeper, end_reading, keep_all, restore, restore_all
-from fastgw.shm import compare_and_swap, quota_table
+from fastgw.shm import compare_and_swap, quota_store, quota_table
 from fastgw.shm.calendar_periods import calendar_of
 from fastgw.shm.quota_store import CannotKeep, Claim, InUse, QuotaFile
 from fastgw.shm.quota_table import NOT_OURS, USED_UP, KeyDigest, Period, QuotaTable, StoredCount, own_quotas
@@ -920,6 +920,69 @@ def test_counts_of_a_file_that_was_replaced_by_its_backup_before_an_upgrade_are_
     assert "was removed or replaced" in capfd.readouterr().err
     keep_all(table, settings, b"run", None)
     assert kept_in(tmp_path) == 50
+
+
+def write_by_control(table: QuotaTable, settings: Config) -> None:
+    async def write() -> None:
+        keeper = QuotaKeeper(table, b"run")
+        keeper.use_configuration(settings, begins=True)
+        await keeper.write_changes()
+        await keeper.write_changes()  # `run` does so at once
+        keeper.close()
+
+    asyncio.run(write())
+
+
+@pytest.mark.parametrize("is_read", ["at once", "by control", "by the last write"])
+@pytest.mark.parametrize("change", ["reset", "refund"])
+def test_a_reset_that_is_not_in_the_file_yet_outlives_an_upgrade(tmp_path, change, is_read):
+    """The file is the one that this memory was written to, so it knows nothing of a key that memory does not know."""
+    settings, table = config_of(tmp_path), own_quotas(1024)
+    restore_all(table, settings)
+    spend(table, b"a", 50)
+    write_by_control(table, settings)
+    if change == "reset":
+        assert table.reset(KeyDigest.of(b"a"))
+    else:
+        table.refund(*slot_of(table, b"a"), TODAY, 50)
+    left_out = KeyDigest.of(b"left out").digest, TODAY.number, 3, int(TODAY.ends_date)  # memory was full
+    with closing(sqlite3.connect(tmp_path / "q")) as database, database:
+        database.execute("INSERT INTO quota VALUES (?, ?, ?, ?)", left_out)
+    with locked(tmp_path) if is_read != "at once" else contextlib.nullcontext():
+        restore_all(table, settings)  # by the next program, with the same table
+    if is_read != "by the last write":
+        write_by_control(table, settings)
+    keep_all(table, settings, b"run", None)
+    assert used(table, b"a", b"left out") == [0, 3]
+    assert kept_in(tmp_path) == 3
+
+
+def test_a_write_of_the_former_control_process_at_an_upgrade_does_not_make_the_file_another_one(
+    tmp_path, capfd, monkeypatch
+):
+    """It is committed between the look at the tokens in memory and that at the one in the file."""
+    settings, table = config_of(tmp_path), own_quotas(1024)
+    restore_all(table, settings)
+    spend(table, b"a", 50)
+    spend(table, b"b", 1)
+    write_by_control(table, settings)
+    identity = quota_store._identity_of
+    spend(table, b"b", 1)
+
+    def identity_after_a_write(database: sqlite3.Connection) -> tuple[int, int]:
+        monkeypatch.setattr(quota_store, "_identity_of", identity)
+        write_by_control(table, settings)
+        assert table.reset(KeyDigest.of(b"a"))
+        return identity(database)
+
+    monkeypatch.setattr(quota_store, "_identity_of", identity_after_a_write)
+    restore_all(table, settings)  # by the next program, with the same table
+    assert quota_store._identity_of is identity
+    assert used(table, b"a", b"b") == [0, 2]
+    assert [row.id for block in table.in_use() for _, _, row in table.unkept(block)] == [KeyDigest.of(b"a")]
+    write_by_control(table, settings)
+    assert kept_in(tmp_path) == 2
+    assert "removed or replaced" not in capfd.readouterr().err
 
 
 def test_a_file_whose_directory_is_there_later_is_read_before_it_is_written(tmp_path):
