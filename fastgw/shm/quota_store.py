@@ -9,6 +9,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from secrets import randbits
 from typing import Final, final
 from urllib.parse import quote
@@ -29,6 +30,8 @@ _FARTHEST_S: Final = 100 * 366 * 86_400.0
 _DIGEST: Final = 16
 _TOKEN_BITS: Final = 62
 """Bits of the random token of a write: fits in an integer of SQLite and in a word of the shared memory."""
+_TEXT: Final = partial(str, encoding="utf-8", errors="replace")
+"""Decoder of text. Only invalid rows have any, and text that is not UTF-8 fails by default."""
 Tokens = tuple[int, int]
 """Tokens of the last write that is known to be in the file, and of one that may be; (0, 0): not known."""
 
@@ -174,6 +177,7 @@ class QuotaFile:
         self._inode = found.st_dev, found.st_ino
         # Used by one thread at a time, but not always the same.
         database = sqlite3.connect(self.path, timeout=_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        database.text_factory = _TEXT
         self._database = database
         version, application = _identity_of(database)
         database.execute("PRAGMA journal_mode=WAL")
@@ -216,6 +220,7 @@ class QuotaFile:
         has_log = any(os.path.exists(log) and os.path.getsize(log) for log in (f"{path}-wal", f"{path}-journal"))
         uri = f"file:{quote(os.fsencode(path))}?{'mode=rw' if has_log else 'immutable=1'}"
         database = sqlite3.connect(uri, timeout=_TIMEOUT_S, isolation_level=None, check_same_thread=False, uri=True)
+        database.text_factory = _TEXT
         try:
             database.execute("PRAGMA locking_mode=EXCLUSIVE")
             if not _identity_of(database)[0]:

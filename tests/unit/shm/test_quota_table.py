@@ -513,6 +513,7 @@ def config_of(tmp_path: Path) -> Config:
 
 
 ID = KeyDigest.of(b"a").digest
+NOT_UTF_8, SIXTEEN = "\udcff", "0123456789abcdef"
 
 
 @pytest.mark.parametrize(
@@ -527,6 +528,11 @@ ID = KeyDigest.of(b"a").digest
         (ID, 7, 1, "later"),
         (ID, 7, 1.5, int(NOW)),
         (ID, 7, 1, (1 << 63) - 1),
+        (NOT_UTF_8, 7, 1, int(NOW)),
+        (ID, NOT_UTF_8, 1, int(NOW)),
+        (ID, 7, NOT_UTF_8, int(NOW)),
+        (ID, 7, 1, NOT_UTF_8),
+        (SIXTEEN, 7, 1, int(NOW)),
     ],
 )
 def test_rows_that_no_gateway_has_written_count_for_nothing(tmp_path, capfd, row):
@@ -534,7 +540,9 @@ def test_rows_that_no_gateway_has_written_count_for_nothing(tmp_path, capfd, row
     file = QuotaFile(str(tmp_path / "q"))
     written(file)
     assert file._database is not None
-    file._database.execute("INSERT INTO quota VALUES (?, ?, ?, ?)", row)
+    written_as = ", ".join("CAST(? AS TEXT)" if isinstance(each, str) else "?" for each in row)
+    values = [os.fsencode(each) if isinstance(each, str) else each for each in row]
+    file._database.execute(f"INSERT INTO quota VALUES ({written_as})", values)
     file.close()
     file, table = QuotaFile(file.path), own_quotas(1024)
     end_reading(table, file, restore(table, file.read(NOW - 1)))
@@ -543,6 +551,22 @@ def test_rows_that_no_gateway_has_written_count_for_nothing(tmp_path, capfd, row
     assert b"q holds 1 invalid rows" in capfd.readouterr().err.encode()
     assert [row.id for block in table.in_use() for _, _, row in table.unkept(block)] == []
     assert table.look_up(KeyDigest.of(b"0"), Period(7, NOW - 86_400, NOW)) == 0
+
+
+@pytest.mark.parametrize("is_on_a_full_disk", [False, True])
+def test_a_row_with_text_that_is_not_utf_8_does_not_keep_the_others_from_being_read_and_written(
+    tmp_path, is_on_a_full_disk
+):
+    settings, table = left_by_an_earlier_run(tmp_path), own_quotas(1024)
+    until = int(TODAY.ends_date)
+    with closing(sqlite3.connect(tmp_path / "q")) as database, database:
+        database.execute("INSERT INTO quota VALUES (CAST(x'ff' AS TEXT), 7, 1, ?)", (until,))
+    with full_disk() if is_on_a_full_disk else contextlib.nullcontext():
+        restore_all(table, settings)
+    assert used(table, b"a", b"b") == [50, 7]
+    spend(table, b"a", 1)
+    keep_all(table, settings, b"run", None)
+    assert kept_in(tmp_path) == 58
 
 
 def test_a_count_that_is_as_large_as_any_is_the_one_of_its_period(tmp_path):
