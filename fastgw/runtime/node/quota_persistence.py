@@ -277,6 +277,9 @@ class QuotaKeeper:
             return
         try:
             await self._aside(claim.acquire)
+            if claim is not self._claim:
+                claim.close()  # it was given up before it was acquired
+                return
             if self._quotas.is_file_unread:
                 await self._restore(file)
             if file is not self._file:

@@ -1019,6 +1019,41 @@ def test_a_file_whose_directory_is_there_later_is_read_before_it_is_written(tmp_
     assert kept_in(tmp_path / "later") == 57
 
 
+def test_a_claim_that_is_given_up_while_it_is_acquired_is_released(tmp_path, monkeypatch):
+    """The file system is slow: the configuration changes before the file of the lock is open."""
+    for name in ("former", "next"):
+        (tmp_path / name).mkdir()
+    former, settings = config_of(tmp_path / "former"), config_of(tmp_path / "next")
+    acquire, loop_is_done = Claim.acquire, threading.Event()
+
+    async def run() -> None:
+        loop, keeper = asyncio.get_running_loop(), QuotaKeeper(own_quotas(1024), b"run")
+
+        def change_configuration() -> None:
+            keeper.use_configuration(settings)
+            loop_is_done.set()
+
+        def acquire_late(claim: Claim) -> None:
+            monkeypatch.setattr(Claim, "acquire", acquire)
+            loop.call_soon_threadsafe(change_configuration)
+            loop_is_done.wait()
+            acquire(claim)
+
+        monkeypatch.setattr(Claim, "acquire", acquire_late)
+        keeper.use_configuration(former)
+        await keeper.write_changes()
+        await keeper.write_changes()
+        other = Claim(str(tmp_path / "former" / "q"), b"another gateway")
+        other.acquire()
+        other.close()
+        with pytest.raises(InUse):
+            Claim(str(tmp_path / "next" / "q"), b"another gateway").acquire()
+        keeper.close()
+
+    asyncio.run(run())
+    assert loop_is_done.is_set()
+
+
 def test_a_claim_on_a_full_disk_keeps_no_other_process_of_the_gateway_out(tmp_path):
     claim, beside = Claim(str(tmp_path / "q"), b"one"), Claim(str(tmp_path / "q"), b"one")
     with full_disk(), pytest.raises(CannotKeep):
