@@ -307,11 +307,14 @@ def names_are_known(merged: Merged) -> None:
                         suggest(name, merged.maps["filter_sets"]),
                         at_key=False,
                     )
+        # Without an upstream, `split` has no effect, or the error of the upstream is reported where it is.
+        named = route.destinations if route.split is not None else ()
+        are_known = bool(named) and BROKEN not in named
         for index, canary in _whole(route.split.canaries if route.split is not None else ()):
-            if canary.upstream not in route.destinations:
+            if are_known and canary.upstream not in (BROKEN, *named):
                 wrong = f"{format_value(canary.upstream)} is not one of the route's upstreams"
                 at = location.below("split", "canaries", index, "upstream")
-                at.report(wrong, suggest(canary.upstream, [*map(str, route.destinations)]), at_key=False)
+                at.report(wrong, suggest(canary.upstream, [*map(str, named)]), at_key=False)
         fallback = route.fallback.upstream if route.fallback is not None else None
         if fallback is not None and fallback not in known:
             at = location.below("fallback", "upstream")
@@ -321,7 +324,7 @@ def names_are_known(merged: Merged) -> None:
         elif route.variants:
             if BROKEN not in route.variants and not any(each.weight for each in route.variants):
                 location.below("variants").report("all weights are 0", "expected at least one weight above 0")
-        elif not split and route.split is not None:
+        elif not split and route.split is not None and are_known:
             location.below("split").report(
                 "the route has only one upstream: there is no traffic to split",
                 "expected several upstreams with shares",

@@ -111,6 +111,7 @@ def test_a_broken_value_anywhere_in_the_manuals_configurations_is_reported_with_
     assert len(met) > 1000
 
 
+CANARY = "split: {canaries: [{upstream: u, headers: {X-A: b}}]}"
 URL = "{url: 'http://u'}"
 ROUTE = "routes: [{name: r, paths: [/], %s}, {name: s, paths: [/s], upstream: v}]\n"
 
@@ -133,6 +134,22 @@ ROUTE = "routes: [{name: r, paths: [/], %s}, {name: s, paths: [/s], upstream: v}
             "compose: {parts: [{name: p, upstream: u, path: /, headers: {X-A: [5]}}]}",
             "routes[0].compose.parts[0].headers.X-A: a list",
         ),
+        (
+            f"variants: [{{weight: [], upstream: u}}, {{weight: 5, respond: {{body: b}}}}], {CANARY}",
+            "routes[0].variants[0].weight: a list",
+        ),
+        (
+            f"variants: [{{weight: 1, upstream: [5]}}, {{weight: 5, respond: {{body: b}}}}], {CANARY}",
+            "routes[0].variants[0].upstream: a list",
+        ),
+        (f"variants: 5, {CANARY}", "routes[0].variants: 5"),
+        (f"upstream: [5], {CANARY}", "routes[0].upstream: a list"),
+        (
+            "variants: [{weight: 1, upstream: u}, {upstream: u}], "
+            "split: {canaries: [{upstream: [5], headers: {X-A: b}}]}",
+            "routes[0].split.canaries[0].upstream: a list",
+        ),
+        ("upstream: u, fallback: {upstream: [5]}", "routes[0].fallback.upstream: a list"),
     ],
 )
 def test_a_broken_element_of_a_route_is_one_problem_beside_those_of_other_routes(route, line):
