@@ -26,6 +26,7 @@ from fastgw.config.decoding.filter_levels import by_route, early, early_turn, ru
 from fastgw.config.egress.expand import service_of
 from fastgw.config.loading.load import PROBLEMS_LISTED, no_collections
 from fastgw.config.loading.locate_filter import Where
+from fastgw.config.loading.locate_setting import UnusableSetting
 from fastgw.config.settings import gateway as config
 from fastgw.config.settings.secrets import SecretError, secret_in
 from fastgw.config.settings.telemetry import OtlpExport, ZipkinExport
@@ -778,17 +779,22 @@ def collector_headers(
 
     Raises `CompileError`.
     """
+
+    def refused(wrong: str, *steps: str) -> CompileError:
+        path = *where.split("."), *steps
+        return CompileError(f"{'.'.join(path)}: {wrong}", setting=UnusableSetting(path, wrong))
+
     is_call = isinstance(export, OtlpExport) and export.protocol == "grpc"
     if is_call and (why := why_missing()) is not None:
-        raise CompileError(f"{where}.protocol: `grpc` needs HTTP/2, which is missing: {why}")
+        raise refused(f"`grpc` needs HTTP/2, which is missing: {why}", "protocol")
     made = []
     for name, held in export.headers.items():
         try:
             value = secret_in(held.file, files[held.file]) if held.file in files else held.value()
             made.append((name.encode(), parse_field_value(value).encode()))
         except (SecretError, ValueError) as error:
-            reason = error if isinstance(error, SecretError) else "its value is not allowed in a header"
-            raise CompileError(f"{where}.headers.{name}: {reason}") from error
+            wrong = str(error) if isinstance(error, SecretError) else "its value is not allowed in a header"
+            raise refused(wrong, "headers", name) from error
     return tuple(made)
 
 

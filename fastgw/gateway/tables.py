@@ -14,6 +14,7 @@ from fastgw.composition.action import ComposeAction
 from fastgw.config import Loaded, Problem
 from fastgw.config.base.route_patterns import PathPattern
 from fastgw.config.loading.locate_filter import Where, locate
+from fastgw.config.loading.locate_setting import UnusableSetting, locate_settings
 from fastgw.config.settings import gateway as config
 from fastgw.consumers.index import NOBODY, Index
 from fastgw.downstream import Listener, ListenerTable
@@ -62,11 +63,18 @@ class CompileError(Exception):
     """The configuration cannot be compiled. The text is one line for each error, with its position.
 
     `unbuilt`: the errors of the filters that cannot be built, each with its position. `part`: the listener or upstream
-    that cannot be built as a whole.
+    that cannot be built as a whole. `setting`: the one that cannot be used.
     """
 
-    def __init__(self, detail: str, unbuilt: Iterable[tuple[Where, str]] = (), part: Where | None = None) -> None:
+    def __init__(
+        self,
+        detail: str,
+        unbuilt: Iterable[tuple[Where, str]] = (),
+        part: Where | None = None,
+        setting: UnusableSetting | None = None,
+    ) -> None:
         self.unbuilt = tuple(unbuilt)
+        self.settings = () if setting is None else (setting,)
         self.parts = {} if part is None else {part: detail}
         super().__init__(detail)
 
@@ -74,6 +82,7 @@ class CompileError(Exception):
         """Return the errors with their positions in the files that `loaded` was read from."""
         file = loaded.files[0] if loaded.files else ""
         located = locate(loaded, filter_types, self.unbuilt)
+        located = located or locate_settings(loaded, filter_types, self.settings)
         return located or [Problem(file, 0, 0, "", line) for line in str(self).split("\n")]
 
 

@@ -78,3 +78,17 @@ def test_an_option_of_the_command_line_is_named(tmp_path: Path) -> None:
     flags = config.Loaded.of(made)
     (problem,) = locate_settings(flags, TYPES, unusable_sinks(flags))
     assert str(problem) == f"--access-log: {tmp_path} is a directory; {FILE}"
+
+
+@pytest.mark.parametrize("of", ["traces", "metrics"])
+@pytest.mark.parametrize("secret", [r'"a\0b"', "{env: COLLECTOR_KEY}", "{file: key}"])
+def test_a_value_that_no_header_can_have_is_reported_at_the_header_of_the_collector(tmp_path, monkeypatch, of, secret):
+    monkeypatch.setenv("COLLECTOR_KEY", "a\x7fb")
+    (tmp_path / "key").write_bytes(b"a\x01b")
+    export = f"{of}:\n    otlp:\n      url: http://127.0.0.1:4318\n      headers:\n        X-Key: {secret}\n"
+    main = MAIN.replace("include: [more.yaml]\n", "")
+    (tmp_path / "gw.yaml").write_text(f"{main}telemetry:\n  {export}")
+    checked = ended("check", "gw.yaml", directory=tmp_path)
+    assert checked.exit_code == 1
+    wrong = "its value is not allowed in a header"
+    assert f"gw.yaml:12:16: telemetry.{of}.otlp.headers.X-Key: {wrong}" in checked.output
