@@ -187,11 +187,8 @@ def decide_storing_for(
         if lifetime is None:
             return Unstorable.NO_FRESHNESS
     age = find_initial_age(response, times.request_date, times.response_date)
-    etag = _only(response.values(b"etag"))
-    if etag is not None and parse_entity_tags(etag) != [etag]:
-        etag = None
-    changed, sent_date = _only(response.values(b"last-modified")), response.first(b"date")
-    last_modified = None if changed is None else parse_date(changed, times.response_date)
+    etag, last_modified = find_etag(response), find_last_modified(response, times.response_date)
+    sent_date = response.first(b"date")
     begins_stale = stated.no_cache or lifetime <= age
     if begins_stale and etag is None and last_modified is None:
         return Unstorable.STALE
@@ -251,6 +248,18 @@ def _find_prohibition(
 def _extend(stated: int | None, configured: int, *, never: bool, only_stated: bool) -> int:
     """Return for how many seconds a response may be sent stale."""
     return 0 if never else stated if stated is not None else 0 if only_stated else configured
+
+
+def find_etag(response: ReceivedHead) -> bytes | None:
+    """Return the value of `ETag`; None: it is missing, repeated or invalid."""
+    etag = _only(response.values(b"etag"))
+    return etag if etag is not None and parse_entity_tags(etag) == [etag] else None
+
+
+def find_last_modified(response: ReceivedHead, now: float) -> int | None:
+    """Return the value of `Last-Modified`; None: it is missing, repeated or invalid."""
+    changed = _only(response.values(b"last-modified"))
+    return None if changed is None else parse_date(changed, now)
 
 
 def _only(values: list[bytes]) -> bytes | None:

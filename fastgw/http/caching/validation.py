@@ -8,11 +8,26 @@ from fastgw.http.caching.directives import parse_response
 from fastgw.http.caching.freshness import find_lifetime, may_have_default
 from fastgw.http.caching.heads import ReceivedHead
 from fastgw.http.caching.records import StoredHead
-from fastgw.http.caching.storing import NOT_STORED, RequestIdentity, StorePolicy, Times, Unstorable, decide_storing_for
+from fastgw.http.caching.storing import (
+    NOT_STORED,
+    RequestIdentity,
+    StorePolicy,
+    Times,
+    Unstorable,
+    decide_storing_for,
+    find_etag,
+    find_last_modified,
+)
 from fastgw.http.dates import format_date
 from fastgw.http.fields import Fields
 from fastgw.http.messages import RequestHead
-from fastgw.http.preconditions import Validators, applicable_range, is_not_modified, is_weakly_equal
+from fastgw.http.preconditions import (
+    Validators,
+    applicable_range,
+    is_not_modified,
+    is_strongly_equal,
+    is_weakly_equal,
+)
 
 CONDITIONS: Final = (
     b"if-match",
@@ -25,8 +40,10 @@ CONDITIONS: Final = (
 """Fields of a client's request that are removed from the request that fills the cache or validates what is stored."""
 FOR_ORIGIN: Final = (b"if-match", b"if-unmodified-since")
 """Conditions that only the origin server evaluates (section 4.3.2): such a request is forwarded as it is."""
-_NOT_UPDATED: Final = NOT_STORED | {b"content-encoding", b"content-range", b"content-type", b"set-cookie"}
-"""Fields of a 304 that do not change the stored ones (section 3.2)."""
+_NOT_UPDATED: Final = NOT_STORED | {b"content-encoding", b"content-range", b"content-type", b"etag", b"set-cookie"}
+"""Fields of a 304 that do not change the stored ones (section 3.2). Its `ETag` is the stored one, or is equal to that
+but for `W/`: the stored body came with the stored one.
+"""
 _OF_CONTENT: Final = frozenset(
     b"accept-ranges content-digest content-encoding content-language content-length content-md5 content-range "
     b"content-type digest last-modified repr-digest".split()
@@ -73,14 +90,29 @@ def freshen(
     After `Unstorable.OTHER_VALIDATOR` the 304 says nothing about the stored response: the request is repeated without
     conditions. Any other refusal: this response can still be sent, once, with the fields of `merge_fields`.
     """
-    etag = answer.first(b"etag")
-    if etag is not None and stored.etag is not None and not is_weakly_equal(etag, stored.etag):
+    if not _is_about(stored, answer, times.response_date):
         return Unstorable.OTHER_VALIDATOR
     merged = _MergedHead(stored.status, stored.reason, merge_fields(stored, answer), answer.first(b"age"))
     if cookies and b"cookie" not in stored.vary and not _states_freshness(stored.status, answer, policy, times):
         return Unstorable.COOKIE  # as a whole response with these fields
     stricter = max(RequestIdentity(stored.identity), identity)
     return decide_storing_for(stricter, stored.cookies or cookies, merged, policy, times)
+
+
+def _is_about(stored: StoredHead, answer: ReceivedHead, now: float) -> bool:
+    """Whether a 304 is about the stored response that was validated (section 4.3.4): by `ETag`, without it by
+    `Last-Modified`, which is a weak validator here; without both there is nothing that contradicts it.
+    """
+    etag = find_etag(answer)
+    if etag is None:
+        last_modified = find_last_modified(answer, now)
+        return last_modified is None or last_modified == stored.last_modified
+    if etag[:1] != b'"':
+        return is_weakly_equal(etag, stored.etag)
+    # A server that compresses while it sends weakens the tag of the 200 alone (nginx): its 304 has that of the file.
+    return is_strongly_equal(etag, stored.etag) or (
+        is_weakly_equal(etag, stored.etag) and stored.fields.get(b"content-encoding") is not None
+    )
 
 
 def _states_freshness(status: int, answer: ReceivedHead, policy: StorePolicy, times: Times) -> bool:
@@ -96,14 +128,17 @@ def _states_freshness(status: int, answer: ReceivedHead, policy: StorePolicy, ti
 def merge_fields(stored: StoredHead, answer: ReceivedHead) -> Fields:
     """Return the stored fields, each replaced by those of the 304 with the same name (section 3.2).
 
-    Without `Date` in the 304 there is none: the store and the sender add when the 304 was received.
+    Without `Date` in the 304 there is none: the store and the sender add when the 304 was received. `Last-Modified` is
+    replaced only by that of the same strong `ETag`: with another one, `If-Range` would join parts of two contents.
     """
     merged, updated = stored.fields, set[bytes]()
+    etag = find_etag(answer)
+    keeps_date = etag is None or not is_strongly_equal(etag, stored.etag)
     if answer.first(b"date") is None:
         merged.remove(b"Date")
     for name, value in answer.fields():
         lower = name.lower()
-        if lower in _NOT_UPDATED:
+        if lower in _NOT_UPDATED or (keeps_date and lower == b"last-modified"):
             continue
         if lower in updated:
             merged.add(name, value)

@@ -47,7 +47,7 @@ def test_both_validators_are_sent() -> None:
         ((b"X: 2", b"x: 3"), b'Content-Type: text/a\r\nETag: "a"\r\nX: 2\r\nx: 3\r\n'),
         ((b"Content-Type: text/b", b"Content-Length: 9"), b'X: 1\r\nContent-Type: text/a\r\nETag: "a"\r\n'),
         ((b"Content-Encoding: gzip", b"Set-Cookie: a=b"), b'X: 1\r\nContent-Type: text/a\r\nETag: "a"\r\n'),
-        ((b'ETag: W/"a"',), b'X: 1\r\nContent-Type: text/a\r\nETag: W/"a"\r\n'),
+        ((b'ETag: W/"a"',), b'X: 1\r\nContent-Type: text/a\r\nETag: "a"\r\n'),
         ((b"Connection: Y", b"Y: 1", b"Keep-Alive: 2"), b'X: 1\r\nContent-Type: text/a\r\nETag: "a"\r\n'),
     ],
 )
@@ -57,6 +57,54 @@ def test_fields_of_a_304_replace_the_stored_ones(of_304: tuple[bytes, ...], chan
     assert isinstance(made, StoredHead)
     assert made.lines == b"Cache-Control: max-age=60\r\n%bDate: %b\r\n" % (changed, LATER)  # it has none itself
     assert (made.status, made.stored_date, made.initial_age) == (200, NOW + 100, 0)
+
+
+STRONG, WEAK, CODED = (b'ETag: "a"',), (b'ETag: W/"a"',), (b'ETag: W/"a"', b"Content-Encoding: gzip")
+DATED, LATER_DATED = b"Last-Modified: " + EARLIER, b"Last-Modified: " + DATE
+
+
+@pytest.mark.parametrize(
+    ("stored", "of_304", "kept"),
+    [
+        (STRONG, STRONG, STRONG),
+        (STRONG, WEAK, STRONG),
+        (STRONG, (), STRONG),
+        (STRONG, (b'ETag: "b"',), None),
+        (STRONG, (b'ETag: W/"b"',), None),
+        (STRONG, (DATED,), None),
+        (WEAK, WEAK, WEAK),
+        (WEAK, STRONG, None),
+        (CODED, STRONG, WEAK),  # of the file that was compressed on its way
+        (CODED, (b'ETag: "b"',), None),
+        ((*STRONG, DATED), (*STRONG, LATER_DATED), (*STRONG, LATER_DATED)),
+        ((*STRONG, DATED), (*WEAK, LATER_DATED), (*STRONG, DATED)),
+        ((*WEAK, DATED), (*WEAK, LATER_DATED), (*WEAK, DATED)),
+        ((*CODED, DATED), (*STRONG, LATER_DATED), (*WEAK, DATED)),
+        ((*STRONG, DATED), (DATED,), (*STRONG, DATED)),
+        ((*STRONG, DATED), (LATER_DATED,), None),
+        ((DATED,), (DATED,), (DATED,)),
+        ((DATED,), (), (DATED,)),
+        ((DATED,), (LATER_DATED,), None),
+        ((DATED,), (DATED, *STRONG), None),
+        ((DATED,), WEAK, None),
+        ((DATED, b"ETag: a"), (DATED, b"ETag: b"), (DATED, b"ETag: a")),  # no entity tags
+        ((), (), ()),
+        ((), STRONG, None),
+    ],
+)
+def test_a_304_is_about_the_response_with_its_validators_which_keeps_them(
+    stored: tuple[bytes, ...], of_304: tuple[bytes, ...], kept: tuple[bytes, ...] | None
+) -> None:
+    """RFC 9111 section 4.3.4. Otherwise the old body gets the validator of another, by which clients join both."""
+    made = validated(store(FRESH, *stored), *of_304)
+    if kept is None:
+        assert made is Unstorable.OTHER_VALIDATOR
+        return
+    assert isinstance(made, StoredHead)
+    expected = store(FRESH, *kept)
+    assert (made.etag, made.last_modified) == (expected.etag, expected.last_modified)
+    for name in ("ETag", "Last-Modified"):
+        assert made.fields.get_all(name.encode()) == expected.fields.get_all(name.encode())
 
 
 def test_freshness_of_a_304_counts_from_then_on() -> None:

@@ -81,6 +81,29 @@ def test_a_304_that_says_no_store_or_has_another_etag_removes_the_stored_respons
 
 
 @pytest.mark.parametrize(
+    ("validator", "of_304"),
+    [
+        (b'ETag: W/"a"', b'ETag: "a"'),
+        (b"Last-Modified: Fri, 15 Jan 2021 09:00:00 GMT", b'ETag: "a"'),
+        (b"Last-Modified: Fri, 15 Jan 2021 09:00:00 GMT", b"Last-Modified: Fri, 15 Jan 2021 09:00:01 GMT"),
+    ],
+)
+def test_the_old_body_does_not_get_a_validator_of_another(validator: bytes, of_304: bytes) -> None:
+    """A client would get a part of it for the body that has this validator."""
+    world = World()
+    stored(world, TAGGED.replace(b'ETag: "a"', validator))
+    world.now += 11
+    client = world.client(fields=b'Range: bytes=0-1\r\nIf-Range: "a"\r\n')
+    world.upstream().sends(b"HTTP/1.1 304 Not Modified\r\n%b\r\n\r\n" % of_304)
+    again = world.busy()[0].received.rpartition(b"GET /")[2]
+    assert (b"If-None-Match" in again, b"If-Modified-Since" in again) == (False, False)
+    world.upstream().sends(TAGGED.replace(b'ETag: "a"', of_304).replace(b"hello", b"world"))
+    assert client.received[-2:] == (b"wo" if of_304.startswith(b"ETag") else b"ld")
+    assert world.client().received[-5:] == b"world"
+    world.plane.assert_quiet()
+
+
+@pytest.mark.parametrize(
     ("fields", "of_304", "kept"),
     [
         (b"Authorization: Bearer ann\r\n", b"Cache-Control: max-age=60\r\nX-Own: ann\r\n", 1),
