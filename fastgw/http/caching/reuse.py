@@ -49,6 +49,16 @@ def find_age(stored: StoredHead, now: float) -> int:
     return min(LONGEST, stored.initial_age + max(0, int(elapsed)))
 
 
+def find_ttl(stored: StoredHead, age: int, *, soft_purged: bool) -> int:
+    """Return the seconds of freshness left; 0 or less: it is stale.
+
+    What was soft-purged has become stale by the purge. When that was is not kept: until its freshness would have ended
+    it is stale by 0 seconds.
+    """
+    ttl = stored.lifetime - age
+    return min(ttl, 0) if soft_purged else ttl
+
+
 def decide_reuse(
     stored: StoredHead, directives: RequestDirectives, now: float, *, soft_purged: bool = False
 ) -> Decision:
@@ -58,9 +68,7 @@ def decide_reuse(
     its own response is not stored (section 5.2.1.5).
     """
     age = find_age(stored, now)
-    ttl = stored.lifetime - age
-    if soft_purged:
-        ttl = min(ttl, 0)
+    ttl = find_ttl(stored, age, soft_purged=soft_purged)
     if directives.no_cache or directives.max_age == 0:
         return Decision(Reuse.VALIDATE_BY_REQUEST, age, ttl)
     if stored.no_cache:

@@ -19,7 +19,7 @@ from fastgw.http.caching.directives import parse_request
 from fastgw.http.caching.keys import primary_key, search_key
 from fastgw.http.caching.no_vary_search import SearchVariance, equivalent_key
 from fastgw.http.caching.records import SearchRecord, StoredHead, VariantsRecord, decode_record
-from fastgw.http.caching.reuse import Decision, Reuse, Trouble, decide_reuse, find_age, may_send_stale
+from fastgw.http.caching.reuse import Decision, Reuse, Trouble, decide_reuse, find_age, find_ttl, may_send_stale
 from fastgw.http.caching.storing import RequestIdentity, find_identity
 from fastgw.http.caching.validation import CONDITIONS, has_any
 from fastgw.http.caching.vary import variant_key
@@ -274,7 +274,8 @@ class CachedRequest:
         exchange, age = self.exchange, find_age(record, now)
         self._stop_waiting()
         exchange.cache_result = "stale"
-        exchange.cache_status = hit_status(record.lifetime - age, detail=b"error")
+        ttl = find_ttl(record, age, soft_purged=found.is_soft_purged)
+        exchange.cache_status = hit_status(ttl, detail=b"error")
         answer_from(exchange, self.policy, found, record, age, self.forward.marks)
         return True
 

@@ -27,7 +27,7 @@ from fastgw.http.caching.freshness import corrected_age, find_initial_age
 from fastgw.http.caching.keys import own_validation_key
 from fastgw.http.caching.no_vary_search import SearchVariance, equivalent_key, parse_search_variance
 from fastgw.http.caching.records import SearchRecord, StoredHead, VariantsRecord, encode_record
-from fastgw.http.caching.reuse import Trouble, find_age, is_error, may_send_stale
+from fastgw.http.caching.reuse import Trouble, find_age, find_ttl, is_error, may_send_stale
 from fastgw.http.caching.storing import Times, Unstorable, decide_storing, find_identity
 from fastgw.http.caching.validation import CONDITIONS, freshen, make_conditions, merge_fields
 from fastgw.http.caching.vary import join_varying, variant_key
@@ -436,7 +436,8 @@ class Fetch:
         exchange = leader.exchange
         age = find_age(record, now)
         exchange.cache_result = "stale"
-        exchange.cache_status = hit_status(record.lifetime - age, detail=b"error" if status else b"unreachable")
+        ttl = find_ttl(record, age, soft_purged=found.is_soft_purged)
+        exchange.cache_status = hit_status(ttl, detail=b"error" if status else b"unreachable")
         self._call.report(exchange)
         leader.answer_from(found, record, age)
         return True

@@ -512,6 +512,25 @@ def test_a_stale_response_is_sent_while_the_upstream_is_unreachable() -> None:
     world.plane.assert_quiet()
 
 
+def test_after_a_soft_purge_no_time_of_freshness_is_left_when_the_upstream_fails() -> None:
+    world = World()
+    stored(world, TAGGED.replace(b"max-age=10", b"max-age=600, stale-if-error=60"))
+    world.store.purge_all(soft=True)
+    failed = world.client()
+    world.upstream().sends(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+    assert status(failed) == b"fastgw; hit; ttl=0; detail=error"
+    marked = world.client()  # no request to the upstream for a second
+    assert status(marked) == b"fastgw; hit; ttl=0; detail=error"
+    world.now += 2
+    world.plane.passes(2)
+    for connection in list(world.plane.pool.open):
+        world.plane.pool.discard(connection)
+    unreachable = world.client()
+    refuse(world)
+    assert status(unreachable) == b"fastgw; hit; ttl=0; detail=unreachable"
+    world.plane.assert_quiet()
+
+
 @pytest.mark.parametrize("named", [b"/", b"/other"])
 def test_a_successful_change_removes_what_is_stored(named: bytes) -> None:
     world = World()
