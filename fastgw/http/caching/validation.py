@@ -49,9 +49,10 @@ _OF_CONTENT: Final = frozenset(
     b"content-type digest last-modified repr-digest".split()
 )
 """Fields that a 304 leaves out (RFC 9110 section 15.4.5)."""
-_OF_WHOLE_CONTENT: Final = frozenset((b"content-digest", b"content-md5"))
-"""Digests of the content of one message, here of the whole; `Repr-Digest` is that of the representation, whose parts
-have the same (RFC 9530 sections 2 and 3).
+_NOT_IN_PART: Final = frozenset((b"content-digest", b"content-md5", b"content-range"))
+"""Fields that a 206 does not take over. The digests are of the content of one message, here of the whole; `Repr-Digest`
+is that of the representation, whose parts have the same (RFC 9530 sections 2 and 3). `Content-Range` means nothing in a
+200 (RFC 9110 section 14.4), and the 206 has its own.
 """
 
 
@@ -190,7 +191,7 @@ def find_part(request: RequestHead, stored: StoredHead, length: int, now: float)
 
 def part_lines(stored: StoredHead, part: ByteRange, complete: int) -> bytes:
     """Return the field lines of the 206 with a part of a stored response of `complete` bytes."""
-    return b"%bContent-Range: %b\r\n" % (stored.fields.render(_OF_WHOLE_CONTENT), content_range(part, complete))
+    return b"%bContent-Range: %b\r\n" % (stored.fields.render(_NOT_IN_PART), content_range(part, complete))
 
 
 class _MergedHead(NamedTuple):

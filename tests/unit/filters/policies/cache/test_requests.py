@@ -228,6 +228,17 @@ def test_a_client_that_asks_for_a_range_gets_it_while_the_whole_response_is_stor
     world.plane.assert_quiet()
 
 
+def test_a_part_has_its_own_content_range_only() -> None:
+    """In a 200 it means nothing (RFC 9110 section 14.4), and is stored and forwarded as it is."""
+    world = World()
+    stored(world, TAGGED.replace(b"\r\n\r\n", b"\r\nContent-Range: bytes 0-4/9\r\ncontent-range: bytes 5-9/10\r\n\r\n"))
+    part = world.client(fields=b"Range: bytes=1-2\r\n").received
+    assert (part[:13], part[-2:]) == (b"HTTP/1.1 206 ", b"el")
+    assert [line for line in part.lower().split(b"\r\n") if b"content-range" in line] == [b"content-range: bytes 1-2/5"]
+    assert world.client().received.lower().count(b"content-range") == 2
+    world.plane.assert_quiet()
+
+
 @pytest.mark.parametrize("is_stored", [False, True])
 def test_a_part_has_the_digest_of_the_representation_and_none_of_the_whole_content(is_stored: bool) -> None:
     """RFC 9530 section 2: `Content-Digest` is that of the content of its message, as `Content-MD5` once was."""
