@@ -238,10 +238,12 @@ def test_a_lifetime_for_one_status_is_for_any(status: int) -> None:
         (b"max-age=60, stale-while-revalidate=10, stale-if-error=20", 10, 20, 3),
         (b"s-maxage=60", 0, 0, 0),
         (b"s-maxage=60, stale-while-revalidate=10", 10, 0, 0),
+        (b"s-maxage=60, stale-if-error=20", 0, 20, 0),
         (b"max-age=60, must-revalidate, stale-if-error=20", 0, 0, 0),
         (b"max-age=60, proxy-revalidate, stale-while-revalidate=20", 0, 0, 0),
         (b"max-age=60, no-cache, stale-if-error=20", 0, 0, 0),
         (b"max-age=0", 0, 0, 0),
+        (b"max-age=0, stale-if-error=20", 0, 20, 0),
     ],
 )
 def test_how_long_a_response_may_be_sent_stale(
