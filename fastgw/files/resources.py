@@ -5,7 +5,7 @@ disk.
 import errno
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from stat import S_ISDIR, S_ISREG
 from typing import Final, NamedTuple, TypeAlias, final
@@ -26,7 +26,8 @@ SAMPLE_BYTES: Final = 4096
 """Bytes of the beginning and of the end of a file that differ after an overwrite, and are as before after an append."""
 SETTLED_S: Final = 1.0
 """Seconds after a change from which a modification time identifies the content: until then another change may leave it
-as it is, and the ETag is weak (RFC 9110 section 8.8.1).
+as it is, the ETag is weak (RFC 9110 section 8.8.1), and there is no Last-Modified. So a client that has this date got
+it once the second that it names was over, and it is a strong validator in If-Range (section 8.8.2.2).
 """
 _ABSENT: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EXDEV, errno.ENXIO))
 _DENIED: Final = frozenset((errno.EACCES, errno.EPERM))
@@ -147,11 +148,19 @@ class FileFinder:
     """Finds files beneath a root. Its settings are those of the route; `root` is an absolute path."""
 
     def __init__(
-        self, root: str, index: Sequence[bytes], codings: Sequence[bytes], listing: bool, fallback: bytes | None
+        self,
+        root: str,
+        index: Sequence[bytes],
+        codings: Sequence[bytes],
+        listing: bool,
+        fallback: bytes | None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """Create it. `codings`: of precompressed siblings. `fallback`: the page of a single-page application."""
+        """Create it. `codings`: of precompressed siblings. `fallback`: the page of a single-page application. `clock`:
+        epoch seconds.
+        """
         self.root, self._index, self._codings = root, tuple(index), tuple(codings)
-        self._lists, self._fallback = listing, fallback
+        self._lists, self._fallback, self._clock = listing, fallback, clock
 
     def find(self, path: FilePath, shown: bytes) -> Resource:
         """Return what a path leads to. `shown`: the path of the request, for listings. Waits for the disk."""
@@ -211,9 +220,9 @@ class FileFinder:
             sibling = _regular(opened) if opened >= 0 else None
             if sibling is not None and _is_up_to_date(sibling, file):
                 siblings.append((coding, sibling))
-        varies = bool(siblings)
-        variants = [_variant(coding, sibling, content_type, varies) for coding, sibling in siblings]
-        return FileResource(name, (*variants, _variant(None, file, content_type, varies)))
+        varies, clock = bool(siblings), self._clock
+        variants = [_variant(coding, sibling, content_type, varies, clock) for coding, sibling in siblings]
+        return FileResource(name, (*variants, _variant(None, file, content_type, varies, clock)))
 
 
 def _opened(root: int, name: bytes) -> tuple[int, str]:
@@ -244,15 +253,18 @@ def _is_up_to_date(sibling: OpenFile, file: OpenFile) -> bool:
     return sibling.modified_ns == whole and sibling.changed_ns >= file.modified_ns
 
 
-def _variant(coding: bytes | None, file: OpenFile, content_type: bytes, varies: bool) -> Variant:
+def _variant(
+    coding: bytes | None, file: OpenFile, content_type: bytes, varies: bool, clock: Callable[[], float]
+) -> Variant:
     """Return a representation, with the content of a small file."""
     content = _content(file) if file.size <= SMALL_BYTES else None
-    date = time.time()
-    # Never later than `Date` (RFC 9110 section 8.8.2.1).
+    date = clock()
+    since = date - file.modified_ns / 1e9
+    weak = since < SETTLED_S
+    # Never later than `Date` (RFC 9110 section 8.8.2.1). The clock of a file server may be a little ahead.
     modified: int | None = min(file.modified_ns // 10**9, int(date))
-    if modified not in WRITABLE:
+    if modified not in WRITABLE or abs(since) < SETTLED_S:
         modified = None
-    weak = date - file.modified_ns / 1e9 < SETTLED_S
     tag = b'%b"%x-%x%b"' % (
         b"W/" if weak else b"",
         file.modified_ns,
