@@ -1,6 +1,7 @@
 """files: static files of 1 KiB and 1 MiB, which the contestants keep open."""
 
 import http.client
+import os
 import random
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from bench.scenarios.scenario import (
 SMALL, LARGE = 1 << 10, 1 << 20
 FILES = {SMALL: 100, LARGE: 8}
 """Number of files of each size. Precompressed siblings: none."""
+CHANGED = 1_700_000_000
+"""When the files were changed, in epoch seconds: long ago, as a file that has just been has no `Last-Modified`."""
 
 
 def write_files(folder: Path) -> None:
@@ -38,7 +41,9 @@ def write_files(folder: Path) -> None:
         below = folder / "files" / str(size)
         below.mkdir(parents=True)
         for number in range(count):
-            (below / str(number)).write_bytes(pattern[number * size : (number + 1) * size])
+            file = below / str(number)
+            file.write_bytes(pattern[number * size : (number + 1) * size])
+            os.utime(file, (CHANGED, CHANGED))
 
 
 def prove_files(name: str, running: Running) -> None:
