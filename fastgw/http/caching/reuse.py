@@ -52,8 +52,8 @@ def find_age(stored: StoredHead, now: float) -> int:
 def find_ttl(stored: StoredHead, age: int, *, soft_purged: bool) -> int:
     """Return the seconds of freshness left; 0 or less: it is stale.
 
-    What was soft-purged has become stale by the purge. When that was is not kept: until its freshness would have ended
-    it is stale by 0 seconds.
+    A soft-purged response has become stale by the purge. When that was is not stored: until its freshness would have
+    ended it is stale by 0 seconds.
     """
     ttl = stored.lifetime - age
     return min(ttl, 0) if soft_purged else ttl
