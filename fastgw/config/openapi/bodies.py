@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from fastgw.config.base.problems import Path, format_value, shorten
 from fastgw.config.openapi.document import Spec
-from fastgw.config.openapi.kinds import combined_schemas, kind_of
+from fastgw.config.openapi.kinds import combined_schemas, kind_of, may_be_file
 from fastgw.config.openapi.parameters import bare_type, is_json
 from fastgw.config.openapi.schemas import Schemas
 from fastgw.config.openapi.xml_bodies import MOST_NODES, is_xml, xml_mapping
@@ -177,6 +177,7 @@ def _fields(
         else:
             field["json"] = _is_json_field(field)
             field["binary"] = kind.formats.get(name) == "binary" or not types
+            field["file"] = field["binary"] or name in kind.files
         if field["shape"] == "object" and not field["json"]:
             properties = schemas.followed(raw).get("properties")
             field |= kind_of(schemas, properties.get(name) if isinstance(properties, dict) else None).plan()
@@ -192,8 +193,15 @@ def _other_fields(schemas: Schemas, raw: Any) -> dict[str, Any] | None:
         return None
     kind = kind_of(schemas, {"anyOf": others})
     types = [*(kind.items if kind.shape == "array" else kind.types)]
-    is_binary = any(each.get("format") == "binary" for each in combined_schemas(schemas, {"anyOf": others}))
-    return {"shape": kind.shape, "types": types, "json": "object" in (kind.shape, *types), "binary": is_binary}
+    combined = combined_schemas(schemas, {"anyOf": others})
+    items = [item for each in combined for item in combined_schemas(schemas, each.get("items"))]
+    return {
+        "shape": kind.shape,
+        "types": types,
+        "json": "object" in (kind.shape, *types),
+        "binary": any(each.get("format") == "binary" for each in combined),
+        "file": not types or any(map(may_be_file, (*combined, *items))),
+    }
 
 
 def _is_json_field(field: dict[str, Any]) -> bool:

@@ -20,6 +20,8 @@ class ValueKind:
         """Whether the value has no other members than `properties`."""
         self.formats: dict[str, str] = {}
         """Format by member, of the element where the member is an array."""
+        self.files: set[str] = set()
+        """Members that may be files, or whose elements may be (`may_be_file`)."""
         self.arrays: set[str] = set()
         """Members that are arrays; their types are those of the elements."""
 
@@ -70,7 +72,11 @@ def _kind_of(schemas: Schemas, raw: Any) -> ValueKind:
                     for item in combined_schemas(schemas, member.get("items")):
                         types |= _types(item)
                         kind.formats.setdefault(name, str(item.get("format", "")))
+                        if may_be_file(item):
+                            kind.files.add(name)
                 kind.formats[name] = kind.formats.get(name) or str(member.get("format", ""))
+                if may_be_file(member):
+                    kind.files.add(name)
         if each.get("additionalProperties") is False:
             kind.is_closed = True
         for member in combined_schemas(schemas, each.get("additionalProperties")):
@@ -93,6 +99,18 @@ def combined_schemas(schemas: Schemas, raw: Any) -> list[dict[str, Any]]:
             listed = each.get(key)
             waiting += listed if isinstance(listed, list) else ()
     return found
+
+
+def may_be_file(schema: dict[str, Any]) -> bool:
+    """Whether a schema is about bytes: `format: binary` of OpenAPI 3.0, and the keywords of content since 3.1. A text
+    with a media type of texts is a text.
+    """
+    media_type = schema.get("contentMediaType")
+    return (
+        schema.get("format") == "binary"
+        or "contentEncoding" in schema
+        or (isinstance(media_type, str) and not media_type.startswith("text/"))
+    )
 
 
 def _types(schema: dict[str, Any]) -> dict[str, None]:

@@ -6,7 +6,7 @@ Parts of multipart bodies are read by `http.multipart`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, final
 
 from fastgw.filters.policies.content.charsets import is_utf8
@@ -17,6 +17,8 @@ from fastgw.http.multipart import InvalidMultipart, boundary_of, names_of, parts
 from fastgw.http.percent_encoding import decode_form_text
 
 _MEDIA_TYPE: Final = re.compile(rb"[!#-'*+.0-9A-Z^-z|~-]+/[!#-'*+.0-9A-Z^-z|~-]+").fullmatch
+_TEXT: Final = ("text/plain",)
+"""Content type of a text without an `encoding` in the document (OpenAPI 3.1, Encoding Object)."""
 _ANY: Final[Mapping[str, Any]] = {"shape": "scalar", "types": (), "json": False}
 
 
@@ -60,7 +62,11 @@ class UrlencodedForm:
 
 @final
 class MultipartForm:
-    """Reader of multipart forms. Files and other binary parts are empty texts in the value: they are not validated."""
+    """Reader of multipart forms. Files and other binary parts are empty texts in the value: they are not validated.
+
+    Whether a part is a file is up to the document. A file name alone makes none: a client could pass by the schema of a
+    text.
+    """
 
     __slots__ = ("_fields", "_others")
 
@@ -78,18 +84,21 @@ class MultipartForm:
             if plan is None:
                 _add(made, name, "" if is_file else _decoded_text(content), listed=False)
                 continue
-            _check_content_type(plan, sent)
-            if not is_file and not is_utf8(headers.get(b"content-type", b"")):
+            accepted = plan.get("content_types")
+            _check_content_type(accepted, sent)
+            may_be_file = plan["file"] or (accepted is not None and not sent.startswith("text/"))
+            if not (is_file and may_be_file) and not is_utf8(headers.get(b"content-type", b"")):
                 raise Unreadable("encoding", "expected UTF-8")
-            _add(made, name, self._part(plan, content, sent, is_file=is_file), listed=plan["shape"] == "array")
+            if plan["json"] or sent == "application/json" or sent.endswith("+json"):
+                value = json_value(content)
+            elif plan["binary"] or (is_file and may_be_file):
+                value = ""
+            else:
+                if is_file:  # a service may store it with the type that was sent
+                    _check_content_type(accepted or _TEXT, sent)
+                value = converted(_decoded_text(content), plan["types"])
+            _add(made, name, value, listed=plan["shape"] == "array")
         return made
-
-    def _part(self, plan: Mapping[str, Any], content: bytes, sent: str, *, is_file: bool) -> Any:
-        if plan["json"] or sent == "application/json" or sent.endswith("+json"):
-            return json_value(content)
-        if is_file or plan["binary"]:
-            return ""
-        return converted(_decoded_text(content), plan["types"])
 
 
 def _parts(payload: bytes, content_type: bytes) -> Iterator[tuple[str, bytes | None, dict[bytes, bytes], bytes]]:
@@ -110,8 +119,7 @@ def _media_type(content_type: bytes) -> str:
     return media_type.decode() if _MEDIA_TYPE(media_type) else "text/plain"
 
 
-def _check_content_type(plan: Mapping[str, Any], sent: str) -> None:
-    accepted = plan.get("content_types")
+def _check_content_type(accepted: Sequence[str] | None, sent: str) -> None:
     if accepted is not None and not any(
         each in (sent, "*/*") or (each.endswith("/*") and sent.startswith(each[:-1])) for each in accepted
     ):

@@ -539,6 +539,66 @@ def test_a_multipart_form_is_an_object(tmp_path: Path) -> None:
     assert shop.sends(post("/x", good + b"--XX--", "multipart/form-data; boundary=a; boundary=XX")) == 400
 
 
+SHORT: dict[str, Any] = {"type": "string", "maxLength": 3}
+BYTES: dict[str, Any] = {"type": "string", "format": "binary"}
+BASE64: dict[str, Any] = {"type": "string", "contentEncoding": "base64"}
+IMAGE: dict[str, Any] = {"type": "string", "contentMediaType": "image/png"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "encoded_as", "kind", "content", "keyword"),
+    [
+        (SHORT, None, b"text/plain", b"abc", ""),
+        (SHORT, None, b"text/plain", b"abcd", "maxLength"),
+        (SHORT, None, b"text/plain; charset=utf-7", b"abc", "encoding"),
+        (SHORT, None, b"text/plain", b"\xff", "encoding"),
+        (SHORT, None, b"application/octet-stream", b"abc", "contentType"),
+        (SHORT, None, b"text/html", b"abc", "contentType"),
+        (SHORT, None, b"application/json", b'"abcd"', "maxLength"),
+        (SHORT, "text/csv", b"text/csv", b"abc", ""),
+        (SHORT, "text/csv", b"text/csv", b"abcd", "maxLength"),
+        (SHORT, "text/csv, image/*", b"image/png", b"\x89PNG", ""),
+        ({"type": "array", "items": SHORT}, None, b"text/plain", b"abcd", "maxLength"),
+        ({"type": "integer"}, None, b"text/plain", b"a", "type"),
+        ({"type": "object", "maxProperties": 0}, None, b"application/json", b'{"a": 1}', "maxProperties"),
+        (
+            {"type": "string", "contentMediaType": "text/html", "maxLength": 3},
+            None,
+            b"text/plain",
+            b"abcd",
+            "maxLength",
+        ),
+        (BYTES, None, b"image/png", b"\x89PNG", ""),
+        ({"type": "array", "items": BYTES}, None, b"image/png", b"\x89PNG", ""),
+        ({"anyOf": [BYTES, {"type": "null"}]}, None, b"image/png", b"\x89PNG", ""),
+        ({}, None, b"image/png", b"\x89PNG", ""),
+        (BASE64, None, b"image/png", b"\x89PNG", ""),
+        (IMAGE, None, b"image/png", b"\x89PNG", ""),
+        ({"type": "array", "items": IMAGE}, None, b"image/png", b"\x89PNG", ""),
+    ],
+)
+def test_the_schema_decides_whether_a_part_is_a_file_and_no_file_name(
+    tmp_path: Path,
+    schema: dict[str, Any],
+    encoded_as: str | None,
+    kind: bytes,
+    content: bytes,
+    keyword: str,
+) -> None:
+    """Otherwise a client could pass by the schema of a text with a file name."""
+    media: list[dict[str, Any]] = [{"schema": {"type": "object", "properties": {"a": schema}}}]
+    if encoded_as is None:
+        media.append({"schema": {"type": "object", "additionalProperties": schema}})
+    else:
+        media[0]["encoding"] = {"a": {"contentType": encoded_as}}
+    sent = post("/x", file_part(b"a", content, kind) + b"--XX--", "multipart/form-data; boundary=XX")
+    for each in media:
+        body = {"content": {"multipart/form-data": each}}
+        shop = Shop(tmp_path, document({"/x": {"post": operation(requestBody=body)}}, "3.1.0"))
+        assert shop.sends(sent) == (400 if keyword else 204)
+        assert not keyword or [named for _, _, named in shop.errors] == [keyword]
+
+
 def test_a_part_without_a_content_type_is_a_text(tmp_path: Path) -> None:
     """RFC 7578 section 4.4."""
     encoding = {"tags": {"contentType": "text/plain"}}
