@@ -3,12 +3,14 @@
 Rule 1: nothing here waits, except the start of a process for its exec. Rule 2: each process has at most one request.
 Rule 3: a caller always gets a result or a `HelperError`, at the latest after its deadline. A process that has ended or
 was killed is replaced, with an increasing delay as long as none answers. The request that it was working on fails, and
-is not tried again: it may be the reason. Requests in the queue wait for the next process, unless none can be started.
+is not tried again: it may be the reason. Requests in the queue wait for the next process, unless none can be started:
+a process that is killed from outside while it starts says nothing about the next one, any other that ends does.
 """
 
 import asyncio
 import errno
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -36,6 +38,13 @@ loop, behind the timers that are due in it.
 REAP_S: Final = 0.005
 """Seconds until the first check whether a killed process has ended; doubled up to `MOST_REAP_S`."""
 MOST_REAP_S: Final = 1.0
+FIRST_LOOK_S: Final = 0.001
+"""Seconds until a process that has closed its socket is looked at again; doubled until it has ended. The system closes
+the sockets of a process before its status can be read.
+"""
+MOST_LOOK_S: Final = 0.1
+_KILLED: Final = frozenset((-signal.SIGKILL, -signal.SIGTERM))
+"""Return codes of processes that were killed from outside, such as by the kernel that is out of memory."""
 
 
 class HelperError(Exception):
@@ -69,6 +78,8 @@ class _State(Enum):
     STARTING = "starting"
     IDLE = "idle"
     BUSY = "busy"
+    ENDING = "ending"
+    """The process has closed its socket, and its status is not known yet."""
     ENDED = "ended"
 
 
@@ -178,8 +189,8 @@ class HelperPool:
             timer.cancel()
         self._restarts.clear()
         for helper in tuple(self._helpers):
-            helper.end("closed")
-        self._fail_waiting(HelperDied, "closed")
+            helper.end("was stopped")
+        self._fail_waiting(HelperDied, "was stopped")
         self._has_started()
 
     async def ended(self) -> None:
@@ -211,11 +222,15 @@ class HelperPool:
                 return
         self._idle.append(helper)
 
-    def has_ended(self, helper: "_Helper", why: str, was_ready: bool) -> None:
-        """`was_ready`: it could start, so the next one probably can as well."""
-        self._helpers.discard(helper)
+    def is_ending(self, helper: "_Helper") -> None:
+        """Give no requests to this process."""
         if helper in self._idle:
             self._idle.remove(helper)
+
+    def has_ended(self, helper: "_Helper", why: str, next_can_start: bool) -> None:
+        """`next_can_start`: this one could start, or was killed before, so the next one probably can."""
+        self._helpers.discard(helper)
+        self.is_ending(helper)
         if not self._open:
             return
         self._has_started()
@@ -223,13 +238,13 @@ class HelperPool:
         self._failures = min(self._failures + 1, 20)
         log_event(
             OperatorEvent.HELPER_ENDED,
-            "helper process %s (pid %d): %s; another one starts in %.1f s",
+            "helper process %s (pid %d) %s; another one starts in %.1f s",
             self.program.name,
             helper.pid,
             why,
             delay,
         )
-        if not was_ready:
+        if not next_can_start:
             self._cannot_start(why)
         self._start_later(delay)
 
@@ -245,7 +260,7 @@ class HelperPool:
     def _fail_waiting(self, error: type[HelperError], why: str) -> None:
         waiting, self._waiting = self._waiting, deque()
         for job in waiting:
-            job.fail(error(why))
+            job.fail(error(f"the helper process {why}"))
 
     def _start_later(self, delay: float, *, again: bool = False) -> None:
         def start() -> None:
@@ -272,7 +287,7 @@ class HelperPool:
                 error.strerror or error,
                 delay,
             )
-            self._cannot_start(f"it cannot be started: {error.strerror or error}")
+            self._cannot_start(f"cannot be started: {error.strerror or error}")
             self._start_later(delay)
 
 
@@ -283,6 +298,7 @@ class _Helper:
     def __init__(self, loop: asyncio.AbstractEventLoop, pool: HelperPool) -> None:
         self._loop, self._pool = loop, pool
         self.state = _State.STARTING
+        self._was_ready = False
         self._job: _Job | None = None
         self._received = bytearray()
         self._unsent = memoryview(b"")
@@ -299,7 +315,7 @@ class _Helper:
         self._socket = ours
         self.pid = self._process.pid
         loop.add_reader(ours.fileno(), self._readable)
-        self._limit_time(pool.program.start_s, "it was not ready in time")
+        self._limit_time(pool.program.start_s, "was not ready in time")
         self._send(frame(msgpack.encode(pool.program)))
 
     def __repr__(self) -> str:
@@ -307,27 +323,52 @@ class _Helper:
 
     def run(self, job: _Job) -> None:
         self._job, self.state = job, _State.BUSY
-        self._limit_time(job.longest_run_s, "a request took too long")
+        self._limit_time(job.longest_run_s, "took too long for a request")
         self._send(job.message)
 
-    def end(self, why: str) -> None:
-        """Kill the process, and fail its request."""
+    def end(self, why: str, was_killed: bool = False) -> None:
+        """Kill the process, and fail its request. `why`: what it did, or what was done to it, after "the process"."""
         if self.state is _State.ENDED:
             return
-        was_ready, self.state = self.state is not _State.STARTING, _State.ENDED
+        self.state = _State.ENDED
         if self._timer is not None:
             self._timer.cancel()
-        descriptor = self._socket.fileno()
-        self._loop.remove_reader(descriptor)
-        self._loop.remove_writer(descriptor)
-        self._socket.close()
+        self._close_socket()
         with suppress(OSError):
             self._process.kill()
         self._pool.reap(self._process, REAP_S)
         job, self._job = self._job, None
         if job is not None:
-            job.fail(HelperDied(why))
-        self._pool.has_ended(self, why, was_ready)
+            job.fail(HelperDied(f"the helper process {why}"))
+        self._pool.has_ended(self, why, self._was_ready or was_killed)
+
+    def _end_as_closed(self) -> None:
+        """End, because the process has closed its socket, once its status is known."""
+        if self.state in (_State.ENDING, _State.ENDED):
+            return
+        self.state = _State.ENDING
+        self._pool.is_ending(self)
+        self._close_socket()
+        self._find_status(FIRST_LOOK_S)
+
+    def _find_status(self, delay: float) -> None:
+        """End with the status of the process, or look again after `delay`."""
+        code = self._process.poll()
+        if code is None and delay <= MOST_LOOK_S:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(delay, self._find_status, 2 * delay)
+        elif code is None:
+            self.end("has closed its socket")
+        else:
+            self.end(f"was killed by signal {-code}" if code < 0 else f"has ended with status {code}", code in _KILLED)
+
+    def _close_socket(self) -> None:
+        descriptor = self._socket.fileno()
+        if descriptor >= 0:
+            self._loop.remove_reader(descriptor)
+            self._loop.remove_writer(descriptor)
+            self._socket.close()
 
     def _limit_time(self, seconds: float, why: str) -> None:
         if self._timer is not None:
@@ -346,7 +387,7 @@ class _Helper:
             self._loop.add_writer(self._socket.fileno(), self._write)
             return
         except OSError:
-            self._loop.call_soon(self.end, self._outcome())
+            self._loop.call_soon(self._end_as_closed)
         self._unsent = memoryview(b"")  # it refers to the message
         self._loop.remove_writer(self._socket.fileno())
 
@@ -358,7 +399,7 @@ class _Helper:
         except OSError:
             piece = b""
         if not piece:
-            self.end(self._outcome())
+            self._end_as_closed()
             return
         self._received += piece
         if len(self._received) < LENGTH_BYTES:
@@ -366,7 +407,7 @@ class _Helper:
         length = int.from_bytes(self._received[:LENGTH_BYTES], "big")
         end = LENGTH_BYTES + length
         if not 0 < length <= MOST_BYTES + 1 or len(self._received) > end:
-            self.end("it has sent an invalid message")
+            self.end("has sent an invalid message")
         elif len(self._received) == end:
             kind = self._received[LENGTH_BYTES]
             with memoryview(self._received) as received:  # one copy: a result may have 32 MiB
@@ -379,7 +420,7 @@ class _Helper:
         if self.state is _State.STARTING:
             text = message.decode(errors="replace")
             if kind != READY:
-                self.end(f"it cannot start: {text}")
+                self.end(f"cannot start: {text}")
                 return
             if text:
                 log_event(
@@ -389,7 +430,7 @@ class _Helper:
                     text,
                 )
         elif job is None:
-            self.end("it has sent a result without a request")
+            self.end("has sent a result without a request")
             return
         elif kind == FAILED:
             job.fail(HelperFailed(message.decode(errors="replace")))
@@ -397,15 +438,8 @@ class _Helper:
             job.result.set_result(message)
         assert self._timer is not None
         self._timer.cancel()
-        self.state = _State.IDLE
+        self.state, self._was_ready = _State.IDLE, True
         self._pool.became_idle(self, answered=job is not None)
-
-    def _outcome(self) -> str:
-        """Describe how the process has ended, as far as it is known already."""
-        code = self._process.poll()
-        if code is None:
-            return "it has closed its socket"
-        return f"killed by signal {-code}" if code < 0 else f"exit status {code}"
 
 
 def try_program(program: Program) -> str:

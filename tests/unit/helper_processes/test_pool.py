@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import resource
+import socket
 import sys
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -164,7 +165,7 @@ def test_the_queue_is_bounded_while_there_is_no_process(monkeypatch: pytest.Monk
             await turns()
             with pytest.raises(HelperBusy, match="1 requests are waiting for 0 processes"):
                 await pool.run_request(b"pid")
-        with pytest.raises(HelperDied, match="closed"):
+        with pytest.raises(HelperDied, match="the helper process was stopped"):
             await waiting
         with pytest.raises(HelperBusy):
             await pool.run_request(b"pid")
@@ -222,6 +223,110 @@ def test_nobody_waits_for_a_process_that_cannot_be_started_any_more(
                 await pool.run_request(b"pid")
             monkeypatch.setattr(pools, "COMMAND", works)
             assert await answered(pool, b"pid")
+
+    run(test)
+
+
+KILLED = (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
+
+
+def test_requests_in_the_queue_wait_if_the_next_process_is_killed_while_it_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as by the kernel that is out of memory: it says nothing about the process after it."""
+    works, starts = pools.COMMAND, iter((1, 2, 3, 4))
+    start_process = pools._start_process
+
+    def start(standard_input: socket.socket) -> pools._Process:
+        monkeypatch.setattr(pools, "COMMAND", KILLED if next(starts) in (2, 3) else works)
+        return start_process(standard_input)
+
+    monkeypatch.setattr(pools, "_start_process", start)
+
+    async def test() -> None:
+        async with asyncio.timeout(PATIENT_S), running() as pool:
+            first = await pool.run_request(b"pid")
+            requests = [b"die", b"pid", b"pid"]
+            found = await asyncio.gather(*map(pool.run_request, requests), return_exceptions=True)
+            assert [type(each) for each in found] == [HelperDied, bytes, bytes]
+            assert first != found[1] == found[2]
+
+    run(test)
+    assert next(starts, None) is None
+
+
+def test_processes_that_are_killed_while_they_start_are_started_less_and_less_often(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pools, "COMMAND", KILLED)
+
+    async def test() -> None:
+        async with asyncio.timeout(PATIENT_S), running():
+            while len(caplog.messages) < 3:
+                await asyncio.sleep(0.02)
+
+    run(test)
+    assert [message.rpartition("another one starts in ")[2] for message in caplog.messages[:3]] == [
+        "0.1 s",
+        "0.2 s",
+        "0.4 s",
+    ]
+
+
+def test_the_end_of_a_process_is_described_also_if_its_status_is_known_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system closes the socket of a process before its status can be read."""
+    polls = iter(range(4))
+    poll = pools._Process.poll
+
+    def poll_late(process: pools._Process) -> int | None:
+        return poll(process) if next(polls, None) is None else None
+
+    monkeypatch.setattr(pools._Process, "poll", poll_late)
+
+    async def test() -> None:
+        async with asyncio.timeout(PATIENT_S), running() as pool:
+            await pool.run_request(b"pid")
+            ended, waiting = await asyncio.gather(
+                pool.run_request(b"die"), pool.run_request(b"pid"), return_exceptions=True
+            )
+            assert isinstance(ended, HelperDied)
+            assert str(ended) == "the helper process was killed by signal 11"
+            assert isinstance(waiting, bytes)
+
+    run(test)
+
+
+def test_a_process_that_is_ending_gets_no_request_and_is_not_waited_for_by_close(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pools, "FIRST_LOOK_S", PATIENT_S)
+    monkeypatch.setattr(pools, "MOST_LOOK_S", PATIENT_S)
+
+    async def test() -> None:
+        async with asyncio.timeout(PATIENT_S / 2), running() as pool:
+            pid = int(await pool.run_request(b"pid"))
+            with monkeypatch.context() as patch:
+                patch.setattr(pools._Process, "poll", lambda process: None)
+                os.kill(pid, 9)
+                while pool.ready:
+                    await asyncio.sleep(0.02)
+                assert repr(pool) == "<HelperPool test: ending, 0 waiting>"
+                waiting = asyncio.ensure_future(pool.run_request(b"pid"))
+                await turns()
+                assert repr(pool) == "<HelperPool test: ending, 1 waiting>"
+        with pytest.raises(HelperDied, match="the helper process was stopped"):
+            await waiting
+
+    run(test)
+
+
+def test_a_process_that_closes_its_socket_and_lives_on_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "COMMAND", (sys.executable, "-c", "import os, time; os.close(0); time.sleep(600)"))
+
+    async def test() -> None:
+        async with asyncio.timeout(PATIENT_S), running() as pool:
+            with pytest.raises(HelperBusy, match="the helper process has closed its socket"):
+                await pool.run_request(b"pid")
 
     run(test)
 
@@ -433,7 +538,7 @@ def test_a_closed_pool_leaves_no_process() -> None:
                 while pool.ready < 2:
                     await asyncio.sleep(0.02)
             pids = pool.pids
-        with pytest.raises(HelperDied, match="closed"):
+        with pytest.raises(HelperDied, match="stopped"):
             await waiting
         return pids
 
