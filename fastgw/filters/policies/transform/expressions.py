@@ -128,8 +128,20 @@ def _check_number(digits: str) -> None:
 def _written(engine: str, value: Any) -> bytes:
     try:
         return orjson.dumps(value)
-    except TypeError as error:
-        raise _failure(engine, error) from error
+    except TypeError:  # above all for an integer of more than 64 bits: engines make one of 1e22
+        try:
+            return orjson.dumps(_with_doubles(value))
+        except (TypeError, OverflowError, RecursionError) as error:
+            raise _failure(engine, error) from error
+
+
+def _with_doubles(value: Any) -> Any:
+    """Return a value with its integers of more than 64 bits as doubles, by which the engines calculate."""
+    if isinstance(value, dict):
+        return {name: _with_doubles(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_with_doubles(each) for each in value]
+    return float(value) if isinstance(value, int) and not -(2**63) <= value < 2**64 else value
 
 
 def _failure(engine: str, error: Exception) -> UnmappableBody:

@@ -15,7 +15,8 @@ from fastgw.filters.policies.content_coding import Compress
 from fastgw.filters.policies.headers import Headers
 from fastgw.filters.policies.transform import Transform
 from fastgw.filters.policies.transform.compiled_change import compile_change
-from fastgw.filters.policies.transform.expressions import compile_jq
+from fastgw.filters.policies.transform.expressions import compile_jq, compile_jsonata
+from fastgw.filters.policies.transform.json_mapping import JsonFunction
 from fastgw.filters.policies.transform.values import IN_HELPER, IN_STREAM, CostlyBody, UnmappableBody
 from fastgw.http import json_tree
 from fastgw.testing import ConfigError, Ran, configured, run
@@ -702,6 +703,20 @@ def test_an_engine_gets_only_numbers_that_a_double_keeps(number: str, result: st
             evaluate(body, lambda name: None)
     else:
         assert float(evaluate(body, lambda name: None)) == float(result)
+
+
+LARGE = b'{"a":[1e22,-1.7976931348623157e308],"b":{"c":9007199254740992,"d":1e18},"e":true}'
+
+
+@pytest.mark.parametrize("compiled", [compile_jq("."), compile_jsonata("$")], ids=["jq", "JSONata"])
+def test_an_engine_returns_the_largest_numbers_as_they_came(compiled: JsonFunction) -> None:
+    """jq makes integers of doubles, and those of more than 64 bits are no JSON of ours."""
+    assert json.loads(compiled(LARGE, lambda name: None)) == json.loads(LARGE)
+
+
+def test_integers_of_more_than_64_bits_are_doubles_in_a_result() -> None:
+    assert compile_jq(".a * 1000")(b'{"a":1e18}', lambda name: None) == b"1e+21"
+    assert compile_jsonata("$power(3, 50)")(b"{}", lambda name: None) == b"7.178979876918526e+23"
 
 
 def test_an_expression_that_fails_says_nothing_of_the_body() -> None:
