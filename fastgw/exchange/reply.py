@@ -20,6 +20,9 @@ NO_NAMES: Final[frozenset[bytes]] = frozenset()
 NO_CONTENT: Final = frozenset((204, 304))
 """Statuses of responses that never have a body (RFC 9110 section 6.4.1)."""
 
+OWN_WITHOUT_BODY: Final = NO_CONTENT | {205}
+"""Statuses of replies without a body: a server sends none with 205 (RFC 9110 section 15.3.6), but its length of 0."""
+
 UNKNOWN: Final = -1
 _LENGTH: Final = b"content-length"
 
@@ -63,6 +66,8 @@ class Reply:
     credentials, which may continue as an anonymous consumer instead. `grpc_status`: status for calls over another
     protocol, such as gRPC-Web or JSON; None: that of the fault, or of the HTTP status.
 
+    A body for 205 is left out, as for 204 and 304, which are without any content.
+
     Raises `ValueError` or `TypeError` for a reply that cannot be sent.
     """
 
@@ -81,6 +86,10 @@ class Reply:
             raise ValueError(f"a reply with the status {status!r}; expected 200 to 599")
         if not isinstance(body, bytes | ReplyBody):
             raise TypeError(f"a reply with a body of the type {type(body).__name__}; expected bytes or a ReplyBody")
+        if status == 205 and body:
+            if isinstance(body, ReplyBody):
+                body.close()
+            body = b""
         self.status, self.body, self.fields, self.fault = int(status), body, tuple(fields), fault
         self.invites, self.grpc_status = invites, grpc_status
         for name, value in self.fields:

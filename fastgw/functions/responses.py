@@ -10,12 +10,17 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from fastgw.exchange.reply import NO_CONTENT
+from fastgw.exchange.reply import OWN_WITHOUT_BODY
 from fastgw.http.field_names import HOP_BY_HOP, WRITTEN_HERE
 from fastgw.http.grammar import IS_TOKEN, IS_VALUE
 
 _JSON: Final = (b"Content-Type", b"application/json")
 _LEFT_OUT: Final = HOP_BY_HOP | WRITTEN_HERE | {b"content-length", b"date"}
+_SINGULAR: Final = frozenset(
+    b"age content-disposition content-location content-range content-type etag expires last-modified location "
+    b"retry-after".split()
+)
+"""Headers of responses that are no lists, so that one line is valid (RFC 9110 section 5.3)."""
 MOST_FIELDS: Final = 1000
 """Maximum number of headers of a response."""
 MOST_HEAD: Final = 64 * 1024
@@ -60,7 +65,7 @@ def parse_response(payload: bytes, infers: bool) -> FunctionResponse:
             raise UnusableResponse("the `body` of the function's response is not Base64") from None
     else:
         content = _encoded(body)
-    return head._replace(body=b"" if head.status in NO_CONTENT else content)
+    return head._replace(body=b"" if head.status in OWN_WITHOUT_BODY else content)
 
 
 def parse_head(result: dict[str, Any]) -> FunctionResponse:
@@ -70,12 +75,12 @@ def parse_head(result: dict[str, Any]) -> FunctionResponse:
         status = int(status)
     if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 599:
         raise UnusableResponse("the `statusCode` of the function's response is not from 200 to 599")
-    fields = [*_fields(result)]
+    fields = _singular([*_fields(result)])
     if len(fields) > MOST_FIELDS:
         raise UnusableResponse(f"the function's response has more than {MOST_FIELDS} headers")
     if sum(len(name) + len(value) for name, value in fields) > MOST_HEAD:
         raise UnusableResponse(f"the headers of the function's response have more than {MOST_HEAD} bytes")
-    if status not in NO_CONTENT and not any(name.lower() == b"content-type" for name, _ in fields):
+    if status not in OWN_WITHOUT_BODY and not any(name.lower() == b"content-type" for name, _ in fields):
         fields.append(_JSON)
     return FunctionResponse(status, fields, b"")
 
@@ -97,6 +102,14 @@ def _fields(result: dict[str, Any]) -> Iterator[tuple[bytes, bytes]]:
         raise UnusableResponse("`cookies` of the function's response is no list")
     for cookie in cookies:
         yield from _field("Set-Cookie", cookie)
+
+
+def _singular(fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the headers with the last one of each of `_SINGULAR`: in JSON `Content-Type` and `content-type` are two
+    names, and parsers of HTTP differ in which of two lines they use.
+    """
+    last = {folded: index for index, (name, _) in enumerate(fields) if (folded := name.lower()) in _SINGULAR}
+    return [line for index, line in enumerate(fields) if last.get(line[0].lower(), index) == index]
 
 
 def _object(result: dict[str, Any], name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import orjson
 
 from fastgw.aws.event_stream import EventStreamParser, InvalidEventStream, StreamMessage
 from fastgw.exchange import Exchange, Reply
-from fastgw.exchange.reply import NO_CONTENT, UNKNOWN
+from fastgw.exchange.reply import OWN_WITHOUT_BODY, UNKNOWN
 from fastgw.functions.responses import FunctionResponse, UnusableResponse, parse_head
 from fastgw.upstream.client.response_action import made_response
 
@@ -149,8 +149,8 @@ class StreamedResponse:
         self._begun()
         exchange = self._exchange
         response = made_response(exchange, Reply(head.status, b"", head.fields), None)
-        has_none = head.status in NO_CONTENT or exchange.method == b"HEAD"
-        if head.status not in NO_CONTENT:
+        has_none = head.status in OWN_WITHOUT_BODY or exchange.method == b"HEAD"
+        if head.status not in OWN_WITHOUT_BODY:
             response.body_length = UNKNOWN
         exchange.response_bytes = 0
         if has_none:

@@ -245,6 +245,39 @@ def test_a_response_with_all_there_is() -> None:
     made.ended()
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_response_with_status_205_has_no_body(streaming: bool) -> None:
+    """RFC 9110 section 15.3.6: a server sends none; a client may not expect one either."""
+    made = Invoked(streaming=streaming)
+    if streaming:
+        made.streams(stream_piece(b'{"statusCode": 205}' + bytes(8) + b"xx"), STREAM_END)
+    else:
+        made.returns({"statusCode": 205, "body": "xx"})
+    assert (made.status, made.body, made.headers("content-length")) == (205, b"", ["0"])
+    assert made.headers("content-type") == made.headers("transfer-encoding") == []
+    made.ended()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_header_that_is_no_list_is_sent_once(streaming: bool) -> None:
+    """Names that differ in case are two in JSON. Functions set several cookies that way."""
+    head = {
+        "statusCode": 200,
+        "headers": {"Content-Type": "a/b", "content-type": "c/d", "Vary": "A", "vary": "B"},
+        "multiValueHeaders": {"Location": ["/a", "/b"], "Set-Cookie": ["a=1"], "set-cookie": ["b=2"]},
+    }
+    made = Invoked(streaming=streaming)
+    if streaming:
+        made.streams(stream_piece(json.dumps(head).encode() + bytes(8) + b"x"), STREAM_END)
+    else:
+        made.returns(head)
+    assert made.headers("content-type") == ["c/d"]
+    assert made.headers("location") == ["/b"]
+    assert made.headers("vary") == ["A", "B"]
+    assert made.headers("set-cookie") == ["a=1", "b=2"]
+    made.ended()
+
+
 @pytest.mark.parametrize(
     ("payload", "expected"),
     [({"a": 1.0}, b'{"a": 1.0}'), ("text", b"text"), ([1], b"[1]"), (None, b"null"), (b"", b"")],

@@ -91,6 +91,16 @@ def test_a_reply_without_a_body_that_gets_another_status_has_no_length_of_one(st
     assert (told, fields[b"content-length"], body) == (200, b"0", b"")
 
 
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_a_reply_with_status_205_has_no_body(in_pieces: bool) -> None:
+    """RFC 9110 section 15.3.6. It has a length, unlike those with 204 and 304."""
+    body = Body()
+    ran = run(filter_of(Hooks(request=lambda exchange: Reply(205, body if in_pieces else b"abc"))), get())
+    told, fields, sent = answer_of(ran)
+    assert (told, fields[b"content-length"], sent) == (205, b"0", b"")
+    assert body.told == (["closed"] if in_pieces else [])
+
+
 def test_a_response_to_head_may_become_a_304_whoever_has_made_it() -> None:
     hooks = Hooks(request=lambda exchange: Reply(200, Body()), response=makes(304))
     ran = run(filter_of(hooks), get(method=b"HEAD"))
