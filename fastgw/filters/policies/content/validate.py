@@ -37,7 +37,6 @@ from fastgw.filters.api.coded_bodies import CODING, is_coded, refuse_coded_body
 from fastgw.filters.api.warning_context import hint_at
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver, EmptyBodyCheck
 from fastgw.filters.policies.content.body_validator import BodyValidator
-from fastgw.filters.policies.content.charsets import is_utf8
 from fastgw.filters.policies.content.declared_headers import DeclaredHeaders
 from fastgw.filters.policies.content.helper_checks import Errors, HelperChecks, ready_refusal, refusal, summary
 from fastgw.filters.policies.content.helper_program import BodyToCheck
@@ -58,6 +57,7 @@ from fastgw.filters.policies.content.schemas import (
 )
 from fastgw.helper_processes.program import Program
 from fastgw.helper_processes.shared_pool import SharedPool
+from fastgw.http.charsets import is_utf8
 from fastgw.http.messages import RequestHead
 from fastgw.http.percent_encoding import decode_form_text
 from fastgw.http.strict_json import MOST_INLINE, takes_long

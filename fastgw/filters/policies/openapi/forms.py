@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, final
 
-from fastgw.filters.policies.content.charsets import is_utf8
 from fastgw.filters.policies.content.parameter_pairs import Unreadable
 from fastgw.filters.policies.content.schemas import converted
 from fastgw.filters.policies.openapi.parameters import MISSING, Style, json_value, query_pairs
+from fastgw.http.charsets import is_utf8
 from fastgw.http.multipart import InvalidMultipart, boundary_of, names_of, parts_of
 from fastgw.http.percent_encoding import decode_form_text
 

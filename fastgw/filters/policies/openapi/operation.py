@@ -31,7 +31,6 @@ from fastgw.filters.api import (
 )
 from fastgw.filters.api.coded_bodies import is_coded, refuse_coded_body
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver, EmptyBodyCheck
-from fastgw.filters.policies.content.charsets import is_utf8
 from fastgw.filters.policies.content.declared_headers import DeclaredHeaders
 from fastgw.filters.policies.content.helper_checks import Errors, HelperChecks, refusal, summary
 from fastgw.filters.policies.content.parameter_pairs import Unreadable, check_numbers
@@ -54,6 +53,7 @@ from fastgw.filters.policies.openapi.parameters import (
     query_pairs,
 )
 from fastgw.helper_processes.shared_pool import SharedPool
+from fastgw.http.charsets import is_utf8
 from fastgw.http.messages import RequestHead
 from fastgw.http.percent_encoding import decode_form_text
 

@@ -25,7 +25,6 @@ from fastgw.filters.api import (
 )
 from fastgw.filters.api.coded_bodies import is_coded
 from fastgw.filters.policies.content.body_checks import BodyObserver
-from fastgw.filters.policies.content.charsets import is_utf8
 from fastgw.filters.policies.shield.graphql_document import (
     CEILING,
     CostRules,
@@ -34,6 +33,7 @@ from fastgw.filters.policies.shield.graphql_document import (
     TokenBudget,
     read_operations,
 )
+from fastgw.http.charsets import is_utf8
 from fastgw.http.strict_json import MOST_CONTAINERS, MOST_INLINE, InvalidJson, parse_json, takes_long
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.routing.requirements import parameters_named

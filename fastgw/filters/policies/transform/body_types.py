@@ -38,7 +38,7 @@ _FRAMED: Final = (b"application/grpc", b"application/connect+")
 
 
 def body_type(values: list[bytes]) -> BodyType:
-    """Return the format for all values of `Content-Type`. Parameters make no difference: JSON is UTF-8."""
+    """Return the format for all values of `Content-Type`, whatever their parameters: JSON is UTF-8."""
     if len(values) != 1:
         return BodyType.OTHER
     media_type = values[0].partition(b";")[0].strip(b" \t").lower()

@@ -36,6 +36,7 @@ from fastgw.filters.policies.transform.values import (
 )
 from fastgw.helper_processes.pool import HelperError
 from fastgw.helper_processes.shared_pool import fault_of
+from fastgw.http.charsets import is_utf8
 from fastgw.http.content_coding.content_encoding import codings_in
 from fastgw.http.fields import without_fields
 from fastgw.http.messages import ResponseHead
@@ -59,6 +60,7 @@ _TYPES_WRITTEN: Final = {
     "form": b"application/x-www-form-urlencoded",
     "xml": b"application/xml",
 }
+_NOT_UTF8: Final = "expected XML in UTF-8, by the charset of its content type, too"
 
 
 @final
@@ -160,6 +162,12 @@ class _Direction:
         streamed = kind in (BodyType.LINES, BodyType.EVENTS)
         return kind.value == self._input or (streamed and self._streams)
 
+    def _is_readable(self, kind: BodyType, values: list[bytes]) -> bool:
+        """Whether a body of this format is in an encoding that is read. `values`: of its `Content-Type`, whose
+        `charset` is that of XML, before what the document declares (RFC 7303 section 3.2); JSON has none.
+        """
+        return kind is not BodyType.XML or is_utf8(values[0])
+
     def _stage(
         self,
         exchange: Exchange,
@@ -217,10 +225,14 @@ class RequestTransformation(_Direction):
         """Refuse bodies that cannot be transformed, as far as the head tells, and send the new content type."""
         if exchange.body_length == 0:
             return None
-        if not self._takes(body_type(exchange.values(b"content-type"))):
+        values = exchange.values(b"content-type")
+        kind = body_type(values)
+        if not self._takes(kind):
             if self._refuses_others:
                 return exchange.refuse(Fault.UNSUPPORTED_MEDIA_TYPE, why=f"transform: expected {self._input}")
             return None
+        if not self._is_readable(kind, values):
+            return exchange.refuse(Fault.UNSUPPORTED_MEDIA_TYPE, why=f"transform: {_NOT_UTF8}")
         refusal = refuse_coded_body(exchange)
         if refusal is not None:
             return refusal
@@ -240,8 +252,12 @@ class RequestTransformation(_Direction):
     def explain(self, exchange: Exchange) -> str:
         if exchange.body_length == 0:
             return "the request has no body"
-        if not self._takes(body_type(exchange.values(b"content-type"))):
+        values = exchange.values(b"content-type")
+        kind = body_type(values)
+        if not self._takes(kind):
             return f"the request body is not {self._input}: unchanged"
+        if not self._is_readable(kind, values):
+            return "the request body is not in UTF-8: refused"
         return f"the request body is transformed, up to {self._most} bytes"
 
     def _too_long(self, exchange: Exchange) -> BodyRefused:
@@ -276,10 +292,12 @@ class ResponseTransformation(_Direction):
         if response.status not in self._statuses:
             return None
         values = response.reader()
-        kind = body_type(values(b"content-type"))
+        types = values(b"content-type")
+        kind = body_type(types)
         if not self._refuses_others and not self._takes(kind):
             return None
         is_whole = kind.value == self._input and kind is not BodyType.MULTIPART and response.status not in _PARTIAL
+        is_whole = is_whole and self._is_readable(kind, types)
         is_short = not self._has_variables and len(body) <= min(self._at_once, self._most)
         if is_whole and is_short and not (values(b"content-range") or codings_in(values(CODING))):
             try:
@@ -307,6 +325,8 @@ class ResponseTransformation(_Direction):
         refuse = partial(self._refused, exchange)
         if not self._takes(kind):
             return _RefusingStage(refuse, f"expected {self._input}") if self._refuses_others else None
+        if not self._is_readable(kind, values):
+            return _RefusingStage(refuse, _NOT_UTF8)
         if response.status in _PARTIAL or response.values(b"content-range"):
             return _RefusingStage(refuse, "a part of the content cannot be transformed")
         if codings_in(response.values(CODING)):

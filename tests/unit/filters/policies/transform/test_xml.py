@@ -91,6 +91,41 @@ def test_documents_that_are_refused(document: str | bytes) -> None:
     assert read(document or " ") == 400
 
 
+CHARSETS = [
+    (b"application/xml", True),
+    (b'application/soap+xml; charset="UTF-8"; action=a', True),
+    (b"text/xml;charset=us-ascii", True),
+    (b"application/xml; charset=iso-8859-1", False),
+    (b"application/soap+xml; charset=utf-16", False),
+    (b"text/xml; charset=utf-8; charset=utf-16", False),
+]
+
+
+@pytest.mark.parametrize("other_types", ["pass", "refuse"])
+@pytest.mark.parametrize(("kind", "is_read"), CHARSETS)
+def test_a_document_has_the_charset_of_its_content_type(kind: bytes, is_read: bool, other_types: str) -> None:
+    """RFC 7303 section 3.2: before what the document declares. Who gets it unchanged would read another document."""
+    change = {"input": "xml", "xml": XML_INPUT, "other_types": other_types}
+    ran = run(configured(Transform, request=change), post(DOCUMENT.encode(), kind))
+    assert (ran.status, ran.passed) == (200 if is_read else 415, is_read)
+    assert not is_read or ran.sent_body == read(DOCUMENT)
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(("kind", "is_read"), CHARSETS)
+def test_a_document_of_a_response_has_the_charset_of_its_content_type(kind: bytes, is_read: bool, large: bool) -> None:
+    text = DOCUMENT.encode() + b" " * (20_000 if large else 0)
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n" % (kind, len(text))
+    ran = run(
+        configured(Transform, response={"input": "xml", "xml": XML_INPUT}),
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        response=answer + text,
+        timeout=60,  # a helper process starts
+    )
+    assert ran.status == (200 if is_read else 502)
+    assert (ran.received.partition(b"\r\n\r\n")[2] == read(DOCUMENT)) is is_read
+
+
 @pytest.mark.parametrize(
     "before",
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastgw.filters.policies.content.charsets import is_utf8
+from fastgw.http.charsets import is_utf8
 
 
 @pytest.mark.parametrize(

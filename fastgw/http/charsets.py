@@ -1,4 +1,4 @@
-"""Charsets of bodies that are checked as UTF-8."""
+"""Charsets of bodies that are read as UTF-8."""
 
 import re
 from typing import Final
