@@ -107,7 +107,7 @@ class PartCall:
 
     def expire(self) -> None:
         """End the request, because the time of the whole has passed."""
-        self._end(PartAnswer.failed(Fault.UPSTREAM_TIMEOUT))
+        self._end(PartAnswer.failed(Fault.UPSTREAM_TIMEOUT, head=self._head))
 
     def cancel(self) -> None:
         """Cancel the request: its answer is not needed any more."""
@@ -124,7 +124,7 @@ class PartCall:
 
     def _refuse(self, why: str) -> None:
         """End the request, whose response cannot be held."""
-        self._end(PartAnswer.failed(Fault.RESPONSE_TOO_LARGE, why))
+        self._end(PartAnswer.failed(Fault.RESPONSE_TOO_LARGE, why, self._head))
 
     def _end(self, answer: PartAnswer) -> None:
         """End the request before the end of its response."""
@@ -153,7 +153,7 @@ class PartCall:
         self._finish(PartAnswer(self._head, b"".join(self._pieces or ())))
 
     def on_failure(self, failure: SubrequestFailed) -> None:
-        self._finish(PartAnswer.failed(failure.fault, failure.why))
+        self._finish(PartAnswer.failed(failure.fault, failure.why, self._head))
 
     def _takes(self, size: int) -> bool:
         """Whether more bytes of the body can be held; otherwise the request ends."""

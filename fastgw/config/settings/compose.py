@@ -111,8 +111,9 @@ class Part(Settings):
     flatmap: Annotated[tuple[FlatmapStep, ...], Meta(max_length=100)] = ()
     """Steps that move values in the answer, in place of `allow`, `deny` and `mapping`."""
     error_as: _Key | None = None
-    """Name under which a failure stands in the response, as `{http_status_code, http_body}`, with the first 64 KiB of
-    the body; `{name}` is the name of the part. null = it does not."""
+    """Name under which a failure stands in the response, as `{http_status_code, http_body, http_body_encoding}`: its
+    status, the first 64 KiB of its body, and its content type, as far as they were received; `{name}` is the name of
+    the part. null = it does not."""
 
     @property
     def takes_body(self) -> bool:

@@ -635,6 +635,38 @@ def test_an_error_may_stand_in_the_response() -> None:
     }
 
 
+CUT_OFF = b"HTTP/1.1 %d X\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\ngo"
+
+
+@pytest.mark.parametrize("status", [200, 410])
+def test_the_description_of_an_answer_that_is_cut_off_has_the_status_that_was_received(status: int) -> None:
+    made = Composed({"name": "a", "error_as": "e"}, {"name": "b"}).asks()
+    a = made.open["/a"]
+    made.gets("/b", answer({"b": 1}))
+    a.sends(CUT_OFF % status)
+    a.ends()
+    made.plane.settle()
+    assert json.loads(made.body) == {"e": {"http_status_code": status, "http_body_encoding": "text/plain"}, "b": 1}
+    made.ended()
+
+
+def test_the_description_of_an_answer_that_is_too_long_has_its_status() -> None:
+    long = b"HTTP/1.1 410 X\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000
+    made = composed({"/a": long, "/b": answer({"b": 1})}, {"name": "a", "error_as": "e"}, {"name": "b"}, max_bytes=4096)
+    assert json.loads(made.body) == {"e": {"http_status_code": 410}, "b": 1}
+
+
+def test_the_description_of_a_failure_without_an_answer_is_empty() -> None:
+    upstream = {"u": {"targets": ["http://127.0.0.1:9"], "retries": {"max": 0}}}
+    made = Composed({"name": "a", "error_as": "e"}, {"name": "b"}, more={"upstreams": upstream})
+    made.client.sends(GET)
+    made.plane.cannot_connect(Fault.CONNECT_REFUSED)
+    made.connects()
+    made.gets("/b", answer({"b": 1}))
+    assert made.body == b'{"e":{},"b":1}'
+    made.ended()
+
+
 def test_an_upstream_that_cannot_be_reached_is_a_part_that_failed() -> None:
     made = Composed(
         {"name": "a"},
