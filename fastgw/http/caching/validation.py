@@ -40,10 +40,12 @@ CONDITIONS: Final = (
 """Fields of a client's request that are removed from the request that fills the cache or validates what is stored."""
 FOR_ORIGIN: Final = (b"if-match", b"if-unmodified-since")
 """Conditions that only the origin server evaluates (section 4.3.2): such a request is forwarded as it is."""
-_NOT_UPDATED: Final = NOT_STORED | {b"content-encoding", b"content-range", b"content-type", b"etag", b"set-cookie"}
+_NOT_UPDATED: Final = NOT_STORED | {b"content-encoding", b"content-range", b"content-type", b"etag"}
 """Fields of a 304 that do not change the stored ones (section 3.2). Its `ETag` is the stored one, or is equal to that
 but for `W/`: the stored body came with the stored one.
 """
+_NOT_SHARED: Final = _NOT_UPDATED | {b"set-cookie"}
+"""The same for a store whose responses set no cookies: that of a 304 is for the client that it answers."""
 _OF_CONTENT: Final = frozenset(
     b"accept-ranges content-digest content-encoding content-language content-length content-md5 content-range "
     b"content-type digest last-modified repr-digest".split()
@@ -89,11 +91,12 @@ def freshen(
     `identity`, `cookies`: of the request that the 304 answers, as of `find_identity`: what a client with credentials
     has got is not for all because the response was stored for one without (section 3.5).
     After `Unstorable.OTHER_VALIDATOR` the 304 says nothing about the stored response: the request is repeated without
-    conditions. Any other refusal: this response can still be sent, once, with the fields of `merge_fields`.
+    conditions. Any other refusal: this response can still be sent, once, as of `merge_fields`.
     """
     if not _is_about(stored, answer, times.response_date):
         return Unstorable.OTHER_VALIDATOR
-    merged = _MergedHead(stored.status, stored.reason, merge_fields(stored, answer), answer.first(b"age"))
+    fields = _merge(stored, answer, _NOT_UPDATED if policy.store_set_cookie else _NOT_SHARED)
+    merged = _MergedHead(stored.status, stored.reason, fields, answer.first(b"age"))
     if cookies and b"cookie" not in stored.vary and not _states_freshness(stored.status, answer, policy, times):
         return Unstorable.COOKIE  # as a whole response with these fields
     stricter = max(RequestIdentity(stored.identity), identity)
@@ -127,11 +130,16 @@ def _states_freshness(status: int, answer: ReceivedHead, policy: StorePolicy, ti
 
 
 def merge_fields(stored: StoredHead, answer: ReceivedHead) -> Fields:
-    """Return the stored fields, each replaced by those of the 304 with the same name (section 3.2).
+    """Return the fields of the response to the client that a 304 answers: the stored ones, each replaced by those of
+    the 304 with the same name (section 3.2), also by those that are not stored, such as `Set-Cookie`.
 
     Without `Date` in the 304 there is none: the store and the sender add when the 304 was received. `Last-Modified` is
     replaced only by that of the same strong `ETag`: with another one, `If-Range` would join parts of two contents.
     """
+    return _merge(stored, answer, _NOT_UPDATED)
+
+
+def _merge(stored: StoredHead, answer: ReceivedHead, not_updated: frozenset[bytes]) -> Fields:
     merged, updated = stored.fields, set[bytes]()
     etag = find_etag(answer)
     keeps_date = etag is None or not is_strongly_equal(etag, stored.etag)
@@ -139,7 +147,7 @@ def merge_fields(stored: StoredHead, answer: ReceivedHead) -> Fields:
         merged.remove(b"Date")
     for name, value in answer.fields():
         lower = name.lower()
-        if lower in _NOT_UPDATED or (keeps_date and lower == b"last-modified"):
+        if lower in not_updated or (keeps_date and lower == b"last-modified"):
             continue
         if lower in updated:
             merged.add(name, value)

@@ -375,16 +375,17 @@ class Fetch:
         found, self._found = self._found, None
         assert found is not None
         stored, is_about_stored = False, merged not in (Unstorable.AUTHORIZATION, Unstorable.COOKIE)
+        lines = merge_fields(record, head).render()
         if isinstance(merged, StoredHead) and {*merged.vary} <= {*self._selected_by}:
             if self._lease is not None:
                 stored = self._lease.freshen(found, encode_record(merged))
-            record = merged
+            record = structs.replace(merged, lines=lines)  # its client also gets what is not stored
         else:  # it is for this client alone
             if is_about_stored:
                 policy.store.remove(self._key)
             record = structs.replace(
                 record,
-                lines=merge_fields(record, head).render(),
+                lines=lines,
                 stored_date=times.response_date,
                 initial_age=find_initial_age(head, *times),
             )

@@ -161,6 +161,39 @@ def test_after_a_304_for_one_client_alone_others_like_it_do_not_wait(
     world.plane.assert_quiet()
 
 
+@pytest.mark.parametrize("asked", [b"", b'If-None-Match: "a"\r\n', b"Range: bytes=0-1\r\n"])
+def test_set_cookie_and_unshared_headers_of_a_304_are_for_the_client_whose_request_it_answers(asked: bytes) -> None:
+    """RFC 9111 section 3.2: its response is updated as a whole; what is stored, and sent to others, is not its own."""
+    world = World()
+    stored(world)
+    world.now += 11
+    client, other = world.client(fields=asked), world.client()
+    own = b'Cache-Control: max-age=20, no-cache="X-Own"\r\nX-Own: ann\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n'
+    world.upstream().sends(b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\n%b\r\n' % own)
+    for line in (b"Set-Cookie: a=1\r\nSet-Cookie: b=2\r\n", b"X-Own: ann\r\n"):
+        assert client.received.count(line) == 1
+    later = world.client()
+    assert [status(each) for each in (client, other, later)] == [
+        b"fastgw; fwd=stale; fwd-status=304; ttl=20; stored",
+        b"fastgw; fwd=stale; ttl=20; stored; collapsed",
+        b"fastgw; hit; ttl=20",
+    ]
+    for each in (other, later):
+        assert (value(each, b"Set-Cookie"), value(each, b"X-Own"), each.received[-5:]) == (None, None, b"hello")
+    world.plane.assert_quiet()
+
+
+def test_the_cookie_of_a_304_is_stored_where_cookies_are() -> None:
+    world = World(store_set_cookie=True)
+    stored(world, TAGGED.replace(b"ETag", b"Set-Cookie: a=1\r\nETag"))
+    world.now += 11
+    client = world.client()
+    world.upstream().sends(b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\nSet-Cookie: a=2\r\n\r\n')
+    assert [each.received.count(b"Set-Cookie: a=2\r\n") for each in (client, world.client())] == [1, 1]
+    assert client.received.count(b"Set-Cookie") == 1
+    world.plane.assert_quiet()
+
+
 def test_a_304_may_name_fewer_of_the_headers_that_select_a_variant() -> None:
     world = World()
     tagged = TAGGED.replace(b"ETag", b"Vary: Origin, X-A\r\nETag")
