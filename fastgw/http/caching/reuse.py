@@ -89,7 +89,12 @@ def decide_reuse(
 def may_send_stale(
     stored: StoredHead, directives: RequestDirectives, now: float, trouble: Trouble, *, soft_purged: bool = False
 ) -> bool:
-    """Whether a stored response may be sent because it could not be validated."""
+    """Whether a stored response may be sent because it could not be validated.
+
+    `stale-if-error` counts "regardless of other freshness information" (RFC 5861 section 4), and so do the settings:
+    `max-age`, `min-fresh` and `max-stale` of the client are preferences (RFC 9111 section 5.2.1), and a browser that
+    reloads a page sends `max-age=0`. `no-cache` forbids any use without validation.
+    """
     if stored.no_cache or directives.no_cache:
         return False
     staleness = find_age(stored, now) - stored.lifetime

@@ -155,9 +155,10 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     report. A filter `headers` that would send a value of one of them, or of a query parameter that is not in
     `key.query`, is refused when the configuration is loaded, unless the header that it writes is in `key.headers`.
     Responses to clients that have authenticated are only stored if they are marked `public` or `s-maxage`, or with
-    `vary_by: [consumer]`. The same holds for requests with `Authorization`, the client's own or one that a filter
-    writes for it (`access_token_header` of `credentials`, `headers` with values of the request), unless it is in
-    `key.headers`; the gateway's own credentials are the same for all. Responses with `Set-Cookie` are not stored.
+    `vary_by: [consumer]`. Those to requests with `Authorization`, the client's own or one that a filter writes for it
+    (`access_token_header` of `credentials`, `headers` with values of the request), are only stored if they are marked
+    `public`, `s-maxage` or `must-revalidate` (RFC 9111 section 3.5), unless it is in `key.headers`; the gateway's own
+    credentials are the same for all. Responses with `Set-Cookie` are not stored.
 
     Responses of `compose` and `lambda` are stored as a whole. Their key also has the values of the request that the
     parts are made of. An incomplete composition is not stored, nor is the status of a required part that has failed.

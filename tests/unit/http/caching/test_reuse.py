@@ -71,6 +71,11 @@ def test_a_soft_purge_makes_stale() -> None:
         (stored(revalidates=True, stale_if_error=10), NONE, 69, True, True),
         (stored(stale_if_error=10), RequestDirectives(no_cache=True), 1, False, False),
         (stored(no_cache=True), NONE, 1, False, False),
+        (stored(stale_if_error=10), RequestDirectives(max_age=0), 61, True, True),  # a browser reloads
+        (stored(stale_if_error=10), RequestDirectives(min_fresh=60), 61, True, True),
+        (stored(stale_if_error=10), RequestDirectives(max_stale=0), 61, True, True),
+        (stored(stale_when_unreachable=10), RequestDirectives(max_age=0), 61, True, False),
+        (stored(), RequestDirectives(max_age=0), 61, False, False),
         (stored(), RequestDirectives(max_age=1), 5, True, True),  # fresh, but not fresh enough for the client
     ],
 )
