@@ -29,7 +29,7 @@ from fastgw.http.caching.no_vary_search import SearchVariance, equivalent_key, p
 from fastgw.http.caching.records import SearchRecord, StoredHead, VariantsRecord, encode_record
 from fastgw.http.caching.reuse import Trouble, find_age, find_ttl, is_error, may_send_stale
 from fastgw.http.caching.storing import Times, Unstorable, decide_storing, find_identity
-from fastgw.http.caching.validation import CONDITIONS, freshen, make_conditions, merge_fields
+from fastgw.http.caching.validation import CONDITIONS, freshen, has_any, make_conditions, merge_fields
 from fastgw.http.caching.vary import join_varying, variant_key
 from fastgw.http.field_names import WRITTEN_HERE
 from fastgw.http.fields import folded
@@ -38,12 +38,13 @@ from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.sync.cache_purges import search_tag, url_tag
 from fastgw.upstream.client.detached_call import DetachedCall
 from fastgw.upstream.forwarding.fallback import FAULTS
-from fastgw.upstream.forwarding.forward_action import CallRecorder
+from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
 
 if TYPE_CHECKING:
     from fastgw.filters.policies.cache.cached_request import CachedRequest
 
 _CONDITIONS: Final = frozenset(CONDITIONS)
+_NOT_STORED_BEFORE: Final = frozenset((Refusal.UNCACHEABLE, Refusal.OUTGROWN))
 _NOT_SENT: Final = WRITTEN_HERE | {b"expect"}
 UNREACHABLE: Final = FAULTS["unavailable"] | FAULTS["unreachable"] | {Fault.CONNECTION_LOST}
 
@@ -58,11 +59,11 @@ def sent_head(exchange: Exchange, query: bytes | None, method: bytes = b"GET") -
     return BuiltRequestHead(method, head.authority or b"localhost", target, fields)
 
 
-def dropped_for(policy: CachePolicy, exchange: Exchange, method: bytes) -> frozenset[bytes]:
+def dropped_for(policy: CachePolicy, exchange: Exchange, *, with_conditions: bool = False) -> frozenset[bytes]:
     """Return the names of headers of the client that are not sent. A header that a filter has set or removed is not
-    the client's. The response to HEAD is for its client alone, so the upstream may evaluate the client's conditions.
+    the client's. `with_conditions`: the response is for its client alone, so the upstream may evaluate its conditions.
     """
-    dropped = policy.dropped if method == b"GET" else policy.dropped - _CONDITIONS
+    dropped = policy.dropped - _CONDITIONS if with_conditions else policy.dropped
     edited = exchange.head.edited()
     if edited is None or not edited.taken:
         return dropped
@@ -74,7 +75,8 @@ def explain_fetch(policy: CachePolicy, exchange: Exchange, recorder: CallRecorde
     query = policy.query_of(exchange)
     call = DetachedCall(exchange, recorder, _NoListener())
     method = exchange.method
-    call.send(exchange, sent_head(exchange, query, method), query, dropped_for(policy, exchange, method), b"")
+    dropped = dropped_for(policy, exchange, with_conditions=method != b"GET")
+    call.send(exchange, sent_head(exchange, query, method), query, dropped, b"")
 
 
 def narrow_copy(policy: CachePolicy, copy: Exchange) -> None:
@@ -82,7 +84,7 @@ def narrow_copy(policy: CachePolicy, copy: Exchange) -> None:
     that are not in the key. Its conditions stay: no stored response answers them for it.
     """
     query = copy.head.query if copy.query_sent is UNCHANGED_QUERY else copy.query_sent
-    copy.request_dropped |= dropped_for(policy, copy, b"HEAD")
+    copy.request_dropped |= dropped_for(policy, copy, with_conditions=True)
     copy.head, copy.request_body = sent_head(copy, query, copy.method), None
 
 
@@ -117,7 +119,8 @@ class Fetch:
     """One fetch. `lease`: None if another request has it, or a mark says that nothing is stored: see `refused`.
 
     `found`, `record`: the stored response to validate; None: there is none. A HEAD of a client is sent as such: its
-    response is not stored, and the stored one is not validated, but it takes the place of an error.
+    response is not stored, and the stored one is not validated, but it takes the place of an error. A GET that a mark
+    has refused the lease, without a stored response, is sent with the conditions and the range of its client.
     """
 
     def __init__(
@@ -145,6 +148,14 @@ class Fetch:
         self._lease, self._refused, self._why = lease, refused, why
         self._found, self._record = found, record
         self._method = exchange.method if has_client else b"GET"
+        # A client need not get the whole of what will probably not be stored, as a moment ago.
+        self._sends_conditions = self._method != b"GET" or (
+            found is None
+            and refused is not None
+            and refused.reason in _NOT_STORED_BEFORE
+            and isinstance(self._forward, Forward)
+            and has_any(exchange.head, CONDITIONS)
+        )
         self._head = sent_head(exchange, self._query, self._method)
         self._storing = request.policy.storing_of(exchange.consumer, is_authenticated=request.is_authenticated)
         self._is_authenticated = request.is_authenticated
@@ -171,13 +182,13 @@ class Fetch:
         """Go on with a request that is sent on the fast path. Returns the exchange of the call."""
         self._request_date = request_date
         self._call = DetachedCall(exchange, self._forward, self)
-        dropped = dropped_for(self._policy, exchange, b"GET")
+        dropped = dropped_for(self._policy, exchange)
         return self._call.prepare(exchange, self._head, self._query, dropped, b"")
 
     def _send(self, exchange: Exchange, conditions: Sequence[tuple[bytes, bytes]]) -> None:
         self._call = DetachedCall(exchange, self._forward, self)
         added = b"".join(b"%b: %b\r\n" % line for line in conditions)
-        dropped = dropped_for(self._policy, exchange, self._method)
+        dropped = dropped_for(self._policy, exchange, with_conditions=self._sends_conditions)
         self._call.send(exchange, self._head, self._query, dropped, added)
 
     @property
@@ -230,6 +241,8 @@ class Fetch:
             authorized=self._is_authorized,
             render=end_to_end,
         )
+        if self._sends_conditions and head.status != 200:  # it may answer the conditions: 304, 206, 416
+            judged = Unstorable.STATUS
         self._release()
         detail: bytes | None
         if isinstance(judged, Unstorable):

@@ -88,7 +88,7 @@ class ExchangeFetch:
         request_date: float,
     ) -> None:
         self._request, self._lease, self._refused, self._why = request, lease, refused, why
-        self.forward, self.dropped = request.forward, dropped_for(request.policy, request.exchange, b"GET")
+        self.forward, self.dropped = request.forward, dropped_for(request.policy, request.exchange)
         self._request_date = request_date
         self.result = "miss"
 

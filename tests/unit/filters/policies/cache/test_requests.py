@@ -272,6 +272,81 @@ def test_a_part_has_its_own_content_range_only() -> None:
     world.plane.assert_quiet()
 
 
+WHOLE = b'HTTP/1.1 200 OK\r\nCache-Control: private\r\nETag: "a"\r\nContent-Length: 5\r\n\r\nhello'
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+@pytest.mark.parametrize(
+    ("fields", "answer"),
+    [
+        (b'If-None-Match: "a"\r\n', b'HTTP/1.1 304 Not Modified\r\nCache-Control: max-age=60\r\nETag: "a"\r\n\r\n'),
+        (
+            b"Range: bytes=1-2\r\n",
+            b"HTTP/1.1 206 Partial Content\r\nCache-Control: max-age=60\r\nContent-Range: bytes 1-2/5\r\n"
+            b"Content-Length: 2\r\n\r\nel",
+        ),
+        (
+            b"Range: bytes=9-\r\n",
+            b"HTTP/1.1 416 Range Not Satisfiable\r\nCache-Control: max-age=60\r\nContent-Length: 0\r\n\r\n",
+        ),
+    ],
+    ids=["not modified", "part", "no such part"],
+)
+def test_conditions_and_ranges_reach_the_upstream_after_a_response_that_was_not_stored(
+    fields: bytes, answer: bytes, is_shared: bool
+) -> None:
+    """The client need not get all of what the store does not take. Nothing that answers them is stored: the next client
+    gets the whole.
+    """
+    world = World(is_shared=is_shared)
+    stored(world, WHOLE)
+    client = world.client(fields=fields)
+    upstream = world.upstream()
+    assert fields in upstream.received.rpartition(b"GET /")[2]
+    upstream.sends(answer)
+    assert client.received.startswith(answer.partition(b"\r\n")[0])
+    assert client.received.endswith(answer.rpartition(b"\r\n\r\n")[2])
+    assert status(client) == b"fastgw; fwd=uri-miss; detail=status"
+    assert world.store.numbers().objects == 0
+    whole = world.client()
+    assert fields not in world.upstream().received.rpartition(b"GET /")[2]
+    world.upstream().sends(FRESH)
+    assert whole.received.endswith(b"\r\n\r\nhello")
+    assert world.client(fields=b"Range: bytes=1-2\r\n").received.endswith(b"\r\n\r\nel")
+    world.plane.assert_quiet()
+
+
+def test_a_whole_response_to_a_range_that_reaches_the_upstream_is_stored_and_its_part_sent() -> None:
+    world = World()
+    stored(world, WHOLE)
+    client = world.client(fields=b"Range: bytes=1-2\r\n")
+    world.upstream().sends(FRESH)
+    assert client.received.startswith(b"HTTP/1.1 206 ")
+    assert client.received.endswith(b"\r\n\r\nel")
+    assert world.client().received.endswith(b"\r\n\r\nhello")
+    world.plane.assert_quiet()
+
+
+@pytest.mark.parametrize("wait", [2, 11])
+def test_conditions_and_ranges_do_not_reach_the_upstream_where_the_response_may_be_stored(wait: int) -> None:
+    """A mark ends; and a stored response is validated with its own conditions, also after a failure."""
+    world = World()
+    if wait == 2:
+        stored(world, WHOLE)
+    else:
+        stored(world)
+    world.now += wait
+    if wait == 11:
+        stored(world, b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+    client = world.client(fields=b'Range: bytes=1-2\r\nIf-None-Match: "z"\r\n')
+    sent = world.upstream().received.rpartition(b"GET /")[2]
+    assert b"Range" not in sent
+    assert b'"z"' not in sent
+    world.upstream().sends(FRESH)
+    assert client.received.endswith(b"\r\n\r\nel")
+    world.plane.assert_quiet()
+
+
 @pytest.mark.parametrize("is_stored", [False, True])
 def test_a_part_has_the_digest_of_the_representation_and_none_of_the_whole_content(is_stored: bool) -> None:
     """RFC 9530 section 2: `Content-Digest` is that of the content of its message, as `Content-MD5` once was."""
