@@ -245,6 +245,12 @@ def test_several_ranges_come_in_one_body(ask: Ask, path: str) -> None:
     assert pieces[-1] == b"--\r\n"
 
 
+def test_parts_of_a_file_that_may_be_compressed_have_the_vary_of_the_whole(ask: Ask) -> None:
+    for wanted in ("0-1", "0-1, 4-4"):
+        part = ask("/compressed/large", f"Range: bytes={wanted}")
+        assert (part.status, part.get(b"vary")) == (206, b"Accept-Encoding")
+
+
 def test_a_large_file_comes_whole(ask: Ask) -> None:
     response = ask("/large")
     assert response.get(b"content-length") == b"%d" % SIZE

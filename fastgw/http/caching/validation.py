@@ -46,11 +46,13 @@ but for `W/`: the stored body came with the stored one.
 """
 _NOT_SHARED: Final = _NOT_UPDATED | {b"set-cookie"}
 """The same for a store whose responses set no cookies: that of a 304 is for the client that it answers."""
+KNOWN_OF_UNCHANGED: Final = frozenset((b"content-encoding", b"content-type"))
+"""Fields that the client of a 304 does not get, but that say to filters what it stands for."""
 _OF_CONTENT: Final = frozenset(
-    b"accept-ranges content-digest content-encoding content-language content-length content-md5 content-range "
-    b"content-type digest last-modified repr-digest".split()
+    b"accept-ranges content-digest content-language content-length content-md5 content-range digest last-modified "
+    b"repr-digest".split()
 )
-"""Fields that a 304 leaves out (RFC 9110 section 15.4.5)."""
+"""The others that a 304 leaves out (RFC 9110 section 15.4.5)."""
 _NOT_IN_PART: Final = frozenset((b"content-digest", b"content-md5", b"content-range"))
 """Fields that a 206 does not take over. The digests are of the content of one message, here of the whole; `Repr-Digest`
 is that of the representation, whose parts have the same (RFC 9530 sections 2 and 3). `Content-Range` means nothing in a
@@ -178,7 +180,9 @@ def is_unchanged_for(request: RequestHead, stored: StoredHead, now: float) -> bo
 
 
 def not_modified_lines(stored: StoredHead) -> bytes:
-    """Return the field lines of the 304 for a client: without those that describe the content."""
+    """Return the field lines of the 304 for a client: without those that describe the content, but for
+    `KNOWN_OF_UNCHANGED`, which the sender drops.
+    """
     dropped = _OF_CONTENT if stored.etag is not None else _OF_CONTENT - {b"last-modified"}
     return stored.fields.render(dropped)
 

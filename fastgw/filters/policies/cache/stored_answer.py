@@ -18,7 +18,13 @@ from fastgw.filters.policies.cache.encoded_forms import StoredForms
 from fastgw.filters.policies.cache.policy import CachePolicy
 from fastgw.http.byte_ranges import ByteRange, unsatisfied_range
 from fastgw.http.caching.records import StoredHead
-from fastgw.http.caching.validation import find_part, is_unchanged_for, not_modified_lines, part_lines
+from fastgw.http.caching.validation import (
+    KNOWN_OF_UNCHANGED,
+    find_part,
+    is_unchanged_for,
+    not_modified_lines,
+    part_lines,
+)
 from fastgw.http.http1.parser import Http1ResponseHead, parse_response
 
 AT_ONCE: Final = 64 * 1024
@@ -46,7 +52,7 @@ def answer_from(
     if is_unchanged_for(head, record, now):
         found.release()
         made = _head(_NOT_MODIFIED, b"Not Modified", not_modified_lines(record), age, b"GET")
-        _send_head(exchange, made, dropped)
+        _send_head(exchange, made, dropped | KNOWN_OF_UNCHANGED)
         return
     if end is not None:
         may_be_part = exchange.method == b"GET" and b"range" not in exchange.request_dropped

@@ -57,6 +57,7 @@ _RANGE: Final = frozenset((b"range", b"if-range"))
 _PARTIAL: Final = frozenset((206, 226))
 _NO_BODY: Final = frozenset((204, 205))
 _NOT_MODIFIED: Final = 304
+_PARTS: Final = b"multipart/byteranges"
 _NO_TRANSFORM: Final = re.compile(rb"(?:^|[, \t])no-transform(?:$|[, \t=])", re.IGNORECASE).search
 _ACCEPT_ENCODING: Final = b"accept-encoding"
 _VARY: Final = b"Vary: Accept-Encoding\r\n"
@@ -151,7 +152,7 @@ class Compression:
             return None
         values = response.reader()
         kind = self._kind_of(values)
-        if kind is Kind.OTHER or status in _NO_BODY:
+        if status in _NO_BODY or (kind is Kind.OTHER and not _has_parts(status, values)):
             return None
         if not _varies(values(b"vary")):
             response.added += _VARY
@@ -193,8 +194,10 @@ class Compression:
     def may_compress(self, head: ResponseHead) -> bool:
         """Whether a response of the upstream may be changed, as far as its head tells."""
         content_type = head.first(b"content-type")
-        if content_type is None or head.status == 304:
-            return head.status == 304
+        if content_type is None or head.status == _NOT_MODIFIED:
+            return head.status == _NOT_MODIFIED
+        if _has_parts(head.status, head.values):
+            return True
         return self._types.kind_of(content_type) is not Kind.OTHER and head.first(b"content-encoding") is None
 
     def _kind_of(self, values: Callable[[bytes], list[bytes]]) -> Kind:
@@ -275,6 +278,15 @@ def _count(request: AnsweredRequest, coding: bytes, bytes_in: int, bytes_out: in
 def _forbids(values: list[bytes]) -> bool:
     """Whether `Cache-Control` has `no-transform` (RFC 9111 sections 5.2.1.6 and 5.2.2.6)."""
     return bool(values) and any(map(_NO_TRANSFORM, values))
+
+
+def _has_parts(status: int, values: Callable[[bytes], list[bytes]]) -> bool:
+    """Whether a response has several parts of a content whose type is only known from its parts: its `Vary` has to be
+    that of the 200 (RFC 9110 section 15.3.7), which may be compressed. `values`: its `reader`.
+    """
+    if status not in _PARTIAL or values(b"content-encoding") or _forbids(values(b"cache-control")):
+        return False
+    return any(each[: len(_PARTS)].lower() == _PARTS for each in values(b"content-type"))
 
 
 def _varies(values: list[bytes]) -> bool:

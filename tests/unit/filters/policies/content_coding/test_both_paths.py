@@ -24,6 +24,7 @@ TYPES = [
     b"Content-Type: image/png\r\n",
     b"Content-Type: text/event-stream\r\n",
     b"Content-Type: text/html\r\nContent-Type: text/plain\r\n",
+    b"Content-Type: multipart/byteranges; boundary=a\r\n",
     b"",
 ]
 RESPONSE = [
@@ -109,6 +110,10 @@ def answered(request: bytes, response: bytes, **route: Any) -> tuple[Any, ...]:
 @example(
     request=b"GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: zstd\r\n\r\n",
     response=b"HTTP/1.1 200 OK\r\n%bContent-Length: 400\r\n\r\n%b" % (TYPES[0] + RESPONSE[0], b"a" * 400),
+)
+@example(
+    request=b"GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: zstd\r\nRange: bytes=0-9,20-29\r\n\r\n",
+    response=b"HTTP/1.1 206 Partial Content\r\n%bContent-Length: 400\r\n\r\n%b" % (TYPES[5], b"a" * 400),
 )
 def test_each_path_answers_alike(request: bytes, response: bytes) -> None:
     compiled = answered(request, response)

@@ -168,3 +168,23 @@ def test_a_304_of_the_cache_has_the_etag_that_the_client_holds() -> None:
     client = made.client(fields=b'Accept-Encoding: gzip\r\nIf-None-Match: W/"1"\r\n')
     assert client.received.startswith(b"HTTP/1.1 304 ")
     assert (value(client, b"ETag"), value(client, b"Vary")) == (b'W/"1"', b"Accept-Encoding")
+    assert b"Content-Type" not in client.received
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(b"text/plain", b"image/png"), (b"ETag", b"Content-Encoding: br\r\nETag")],
+    ids=["type", "coding"],
+)
+def test_a_304_of_the_cache_is_as_its_200_where_that_is_never_compressed(before: bytes, after: bytes) -> None:
+    """The stored response says what the 304 does not: its type, and whether it has a coding."""
+    made = world()
+    made.client(fields=b"Accept-Encoding: gzip\r\n")
+    made.upstream().sends(response(page(300)).replace(before, after))
+    whole = made.client(fields=b"Accept-Encoding: gzip\r\n")
+    assert (value(whole, b"ETag"), value(whole, b"Vary")) == (b'"1"', None)
+    for condition in (b'"1"', b'W/"1"'):
+        client = made.client(fields=b"Accept-Encoding: gzip\r\nIf-None-Match: %b\r\n" % condition)
+        assert client.received.startswith(b"HTTP/1.1 304 ")
+        assert (value(client, b"ETag"), value(client, b"Vary")) == (b'"1"', None)
+        assert (value(client, b"Content-Type"), value(client, b"Content-Encoding")) == (None, None)

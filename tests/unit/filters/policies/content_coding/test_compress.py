@@ -172,6 +172,20 @@ def test_a_partial_response_stays_as_it_is() -> None:
     assert ask(HTML, status="206 Partial Content").encoding == ""
 
 
+def test_several_parts_have_the_vary_of_their_200() -> None:
+    """RFC 9110 section 15.3.7. Only the parts say which type it has, so it may be one that is compressed."""
+    parts = "Content-Type: Multipart/byteranges; boundary=a"
+    answer = {"status": "206 Partial Content", "request": (ALL, "Range: bytes=0-1,3-4")}
+    got = ask(parts, 'ETag: "a"', **answer)
+    assert (got.encoding, got.body, got.fields["etag"], got.fields["vary"]) == ("", PAGE, '"a"', "Accept-Encoding")
+    for line in ("Content-Encoding: br", "Cache-Control: no-transform"):
+        assert "vary" not in ask(parts, line, **answer).fields
+    assert [each for each in ask(parts, "Vary: accept-encoding", **answer).lines if each[0] == "vary"] == [
+        ("vary", "accept-encoding")
+    ]
+    assert ask(parts).is_untouched
+
+
 def test_head_is_answered_as_get_without_a_length() -> None:
     """Caddy 2.6 answers Content-Length: 20, Envoy 1.40 as if it never compressed (RFC 9110 section 9.3.2)."""
     got, head = ask(HTML, 'ETag: "a"'), ask(HTML, 'ETag: "a"', "Accept-Ranges: bytes", method="HEAD")
