@@ -415,6 +415,26 @@ def test_a_stale_response_is_sent_in_place_of_an_error() -> None:
     world.plane.assert_quiet()
 
 
+@pytest.mark.parametrize("answer", [None, b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"])
+def test_what_was_purged_softly_is_sent_as_stale_in_place_of_an_error(answer: bytes | None) -> None:
+    """RFC 9211 section 2.6: of a stale response, the freshness that is left is not a positive number."""
+    world = World(stale_if_error="60s", upstreams={"u": {"targets": ["http://u"], "retries": {"max": 0}}})
+    stored(world, TAGGED.replace(b"ETag", b"Connection: close\r\nETag"))
+    for _ in world.store.purge_all(soft=True):
+        pass
+    client = world.client()
+    if answer is None:
+        refuse(world)
+    else:
+        world.upstream().sends(answer)
+    assert client.received.endswith(b"\r\n\r\nhello")
+    detail = b"unreachable" if answer is None else b"error"
+    assert status(client) == b"fastgw; hit; ttl=0; detail=" + detail
+    again = world.client()  # within a second after that
+    assert status(again) == b"fastgw; hit; ttl=0; detail=error"
+    world.plane.assert_quiet()
+
+
 def test_a_stale_response_is_sent_while_the_circuit_breaker_is_open() -> None:
     breaker = {"error_rate": "1%", "min_requests": 1}
     with played(), patch("tests.unit.filters.policies.cache.world.Plane", CountedPlane):
