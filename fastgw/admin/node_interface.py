@@ -366,7 +366,11 @@ class RedisTierInfo(Struct, frozen=True):
     hits: int
     written: int
     dropped: int
+    """Objects that were not written: too many were in flight, or Redis has refused them."""
     damaged: int
+    """Values that were removed because they did not pass their check."""
+    is_up: bool | None = None
+    """Whether the Redis of `state` is reachable for each worker that uses it; null = unknown."""
 
 
 class CacheStoreInfo(Struct, frozen=True):

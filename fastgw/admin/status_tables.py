@@ -23,6 +23,7 @@ from fastgw.admin.node_interface import (
     LastError,
     OcspInfo,
     OnDemandInfo,
+    RedisTierInfo,
     Reloads,
     RouteInfo,
     Routes,
@@ -399,8 +400,17 @@ def _caches(caches: Iterable[CacheStoreInfo]) -> Table:
             shown = f"{disk.objects:,}", size(disk.bytes), size(disk.most_bytes), f"{disk.hits:,}", f"{disk.evicted:,}"
             table.add_row(Text(each.name), Text(f"disk {disk.path}"), *map(Text, shown), Text(problem, "red"))
         if redis is not None:
-            table.add_row(*map(Text, (each.name, "Redis", "", "", "", f"{redis.hits:,}", "", "")))
+            problem = _trouble_of(redis)
+            shown = "", "", "", f"{redis.hits:,}", ""
+            table.add_row(*map(Text, (each.name, "Redis", *shown)), Text(problem, "red" if problem else ""))
     return table
+
+
+def _trouble_of(redis: RedisTierInfo) -> str:
+    if redis.is_up is False:
+        return "unreachable"
+    counts = (redis.dropped, "not written"), (redis.damaged, "damaged")
+    return ", ".join(f"{count:,} {what}" for count, what in counts if count)
 
 
 def _reloads(reloads: Reloads) -> Table:

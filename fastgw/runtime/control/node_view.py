@@ -12,6 +12,8 @@ from contextlib import AbstractAsyncContextManager
 from functools import cached_property
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
 from fastgw import VERSION, config
 from fastgw.admin import node_interface
 from fastgw.analytics.queries import Usage, UsageQuery
@@ -203,8 +205,15 @@ class NodeView:
         )
 
     def _caches_in_use(self) -> list[node_interface.CacheStoreInfo]:
-        stores = [] if self.contents is None else self.contents.stores()
-        return [each for each in stores if each.objects or each.disk is not None]
+        stores = [] if self.contents is None else self._with_reach(self.contents.stores())
+        return [each for each in stores if each.objects or each.disk is not None or each.redis is not None]
+
+    def _with_reach(self, stores: Sequence[node_interface.CacheStoreInfo]) -> list[node_interface.CacheStoreInfo]:
+        """Return the stores with whether their Redis is reachable."""
+        is_up = self._node_state.words.is_state_up(self._node_state.shared)
+        return [
+            each if each.redis is None else replace(each, redis=replace(each.redis, is_up=is_up)) for each in stores
+        ]
 
     def status_of_tls(self) -> OfTls:
         """Return the certificates of all listeners, and those that verify clients. They are parsed once."""
@@ -436,7 +445,10 @@ class NodeView:
         return self._redaction[1]
 
     async def cache(self, most: int) -> node_interface.CacheInfo:
-        return node_interface.CacheInfo((), ()) if self.contents is None else await self.contents.read(most)
+        if self.contents is None:
+            return node_interface.CacheInfo((), ())
+        info = await self.contents.read(most)
+        return replace(info, stores=self._with_reach(info.stores))
 
     async def purge_cache(self, order: PurgeOrder) -> node_interface.CachePurged | None:
         return await self._cache_purging.purge(order)

@@ -74,6 +74,23 @@ def test_the_tiers_of_the_response_cache_are_told(is_up: bool, errors: int, told
     assert "9" in line_of(status, "Redis")
 
 
+@pytest.mark.parametrize(
+    ("redis", "told"),
+    [
+        (RedisTierInfo(9, 1, 0, 0, True), ""),
+        (RedisTierInfo(9, 1, 0, 0, None), ""),
+        (RedisTierInfo(9, 1, 1200, 0, True), "\x1b[31m1,200 not written"),
+        (RedisTierInfo(9, 1, 2, 3), "\x1b[31m2 not written, 3 damaged"),
+        (RedisTierInfo(9, 1, 2, 3, False), "\x1b[31munreachable"),
+    ],
+)
+def test_trouble_with_redis_is_told(redis: RedisTierInfo, told: str) -> None:
+    status = replace(FakeNode().status(), caches=[CacheStoreInfo("main", 2**26, 0, 0, 0, None, redis)])
+    line = line_of(status, "Redis")
+    assert told in line
+    assert ("\x1b[31m" in line) is bool(told)
+
+
 def test_who_shows_none_sees_no_table() -> None:
     console = Console(width=120)
     with console.capture() as capture:

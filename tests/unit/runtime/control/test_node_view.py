@@ -1,4 +1,4 @@
-"""Percentiles from the buckets of a histogram, and the time since the start."""
+"""Percentiles from the buckets of a histogram, the time since the start, and the stores that are shown."""
 
 import time
 from types import SimpleNamespace
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fastgw.admin.node_interface import CacheStoreInfo, DiskTierInfo, RedisTierInfo
 from fastgw.observe.metrics.families import BOUNDS_S
 from fastgw.observe.metrics.totals import quantile
 from fastgw.runtime.control.node_view import NodeView
@@ -55,3 +56,21 @@ def test_the_time_since_the_start_does_not_depend_on_the_clock(monkeypatch: pyte
     date = time.time()
     monkeypatch.setattr(time, "time", lambda: date - 7200.0)
     assert 60.0 <= NodeView._uptime_s(view) < 7200.0
+
+
+@pytest.mark.parametrize("is_up", [True, False, None])
+def test_a_store_with_a_slower_tier_is_shown_though_memory_has_nothing_of_it(is_up: bool | None) -> None:
+    disk = DiskTierInfo("/var/cache", 1, 0, 0, 0, 0, 0, 0, 0, 0, True)
+    stores = [
+        CacheStoreInfo("unused", 1, 0, 0, 0),
+        CacheStoreInfo("used", 1, 1, 1, 0),
+        CacheStoreInfo("disk", 1, 0, 0, 0, disk),
+        CacheStoreInfo("redis", 1, 0, 0, 0, None, RedisTierInfo(0, 0, 0, 0)),
+    ]
+    words = SimpleNamespace(is_state_up=lambda shared: is_up)
+    view = NodeView.__new__(NodeView)
+    view._node_state = SimpleNamespace(words=words, shared=None)  # type: ignore[assignment]
+    view.contents = SimpleNamespace(stores=lambda: stores)  # type: ignore[assignment]
+    shown = view._caches_in_use()
+    assert [each.name for each in shown] == ["used", "disk", "redis"]
+    assert shown[-1].redis == RedisTierInfo(0, 0, 0, 0, is_up)
