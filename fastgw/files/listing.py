@@ -14,6 +14,8 @@ from urllib.parse import quote_from_bytes
 
 from fastgw.files.beneath import open_beneath
 from fastgw.http.dates import WRITABLE, format_date
+from fastgw.http.malformed import Malformed
+from fastgw.http.path_normalization import normalize
 
 T = TypeVar("T")
 
@@ -59,14 +61,15 @@ def read_entries(root: int, path: bytes, folder: int) -> tuple[list[Entry], bool
     """Return the visible files and directories of an open directory, and whether there are more than are returned.
     `path`: of the directory beneath the open directory `root`.
 
-    Hidden names, devices, pipes, sockets and links that lead out of the root are left out. Of a link only the name is
-    shown, not its target's size and date.
+    Hidden names, devices, pipes, sockets and links that lead out of the root are left out, and so are names that no
+    request can have, such as one with a backslash or a line break. Of a link only the name is shown, not its target's
+    size and date.
     """
     entries: list[Entry] = []
     with os.scandir(folder) as found:
         for each in _in_steps(found):
             name = os.fsencode(each.name)
-            if name.startswith(b"."):
+            if name.startswith(b".") or not _can_be_requested(name):
                 continue
             try:
                 is_link = each.is_symlink()
@@ -81,6 +84,15 @@ def read_entries(root: int, path: bytes, folder: int) -> tuple[list[Entry], bool
             size, modified = (None, None) if is_link else (status.st_size, int(status.st_mtime))
             entries.append(Entry(name, is_folder, size, modified))
     return entries, False
+
+
+def _can_be_requested(name: bytes) -> bool:
+    """Whether a request for this name is accepted."""
+    try:
+        normalize(b"/" + quote_from_bytes(name, safe="").encode())
+    except Malformed:
+        return False
+    return True
 
 
 def _status_of_target(root: int, path: bytes) -> os.stat_result:

@@ -8,6 +8,7 @@ import re
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import unquote
 
 import pytest
 
@@ -24,6 +25,7 @@ from fastgw.files.resources import (
     Resource,
     Variant,
 )
+from fastgw.http.path_normalization import normalize
 from fastgw.http.preconditions import meets_if_range
 
 CODINGS = (b"br", b"zstd", b"gzip")
@@ -237,6 +239,23 @@ def test_a_listing_shows_names_as_text(root: Path) -> None:
     assert "&quot;onmouseover=&quot;x" in page
     assert "a&amp;b" in page
     assert 'href="../"' in page
+
+
+def test_a_listing_leaves_out_names_that_no_request_can_have(root: Path) -> None:
+    """Their links would lead to a 400."""
+    names = ["a\\b", "a\nb", "a\x7fb", "%2e", "a b", "a%b", "a;b", "ü", "c:d"]
+    (root / "names").mkdir()
+    for name in names:
+        (root / "names" / name).touch()
+        (root / "names" / f"{name}.folder").mkdir()
+    found = find(root, b"names", True, listing=True)
+    assert isinstance(found, Listing)
+    listed = re.findall(rb'href="\./([^"]*)"', found.page)
+    assert sorted(unquote(link.decode()) for link in listed) == sorted(
+        each for name in names[4:] for each in (name, f"{name}.folder/")
+    )
+    for link in listed:
+        normalize(b"/" + link)
 
 
 def test_a_listing_shows_size_and_date_of_files_and_only_the_name_of_links(root: Path) -> None:
