@@ -1111,7 +1111,8 @@ class CacheDisk(Settings):
     """Directory of the files, for this store alone: a second gateway that is started with it stops with an error. The
     gateway creates it if it does not exist, accessible only by its own user; the directory above it has to exist."""
     size: Size
-    """Maximum size of all files, at least 16MiB. Responses that are not requested again are evicted first (S3-FIFO)."""
+    """Maximum size of all files, at least 16MiB, and at least `max_object`, which is 64MiB unless it is set. Responses
+    that are not requested again are evicted first (S3-FIFO)."""
 
     def __post_init__(self) -> None:
         if self.size < 1 << 24:

@@ -45,7 +45,7 @@ _NOT_UPDATED: Final = NOT_STORED | {b"content-encoding", b"content-range", b"con
 but for `W/`: the stored body came with the stored one.
 """
 _NOT_SHARED: Final = _NOT_UPDATED | {b"set-cookie"}
-"""The same for a store whose responses set no cookies: that of a 304 is for the client that it answers."""
+"""Fields that do not change those of a store without cookies: that of a 304 is for the client that it answers."""
 KNOWN_OF_UNCHANGED: Final = frozenset((b"content-encoding", b"content-type"))
 """Fields that the client of a 304 does not get, but that say to filters what it stands for."""
 _OF_CONTENT: Final = frozenset(

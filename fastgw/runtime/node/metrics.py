@@ -275,7 +275,12 @@ STATE_UP: Final = Family(
 CACHE_BYTES: Final = Family(
     "fastgw_cache_bytes", "gauge", ("store",), "Bytes of stored responses, with those that are yet to be overwritten."
 )
-CACHE_OBJECTS: Final = Family("fastgw_cache_objects", "gauge", ("store",), "Stored responses.")
+CACHE_OBJECTS: Final = Family(
+    "fastgw_cache_objects",
+    "gauge",
+    ("store",),
+    "Stored responses. A list of variants (`Vary`) and a rule of a path (`No-Vary-Search`) count as one each.",
+)
 CACHE_EVICTIONS: Final = Family(
     "fastgw_cache_evictions_total", "counter", ("reason", "store"), "Stored responses that were evicted, by reason."
 )

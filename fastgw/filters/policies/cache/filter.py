@@ -155,10 +155,10 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     report. A filter `headers` that would send a value of one of them, or of a query parameter that is not in
     `key.query`, is refused when the configuration is loaded, unless the header that it writes is in `key.headers`.
     Responses to clients that have authenticated are only stored if they are marked `public` or `s-maxage`, or with
-    `vary_by: [consumer]`. Those to requests with `Authorization`, the client's own or one that a filter writes for it
-    (`access_token_header` of `credentials`, `headers` with values of the request), are only stored if they are marked
-    `public`, `s-maxage` or `must-revalidate` (RFC 9111 section 3.5), unless it is in `key.headers`; the gateway's own
-    credentials are the same for all. Responses with `Set-Cookie` are not stored.
+    `vary_by: [consumer]`. Responses to requests with `Authorization`, the client's own or one that a filter writes for
+    it (`access_token_header` of `credentials`, `headers` with values of the request), are only stored if they are
+    marked `public`, `s-maxage` or `must-revalidate` (RFC 9111 section 3.5), unless it is in `key.headers`; the
+    gateway's own credentials are the same for all. Responses with `Set-Cookie` are not stored.
 
     Responses of `compose` and `lambda` are stored as a whole. Their key also has the values of the request that the
     parts are made of. An incomplete composition is not stored, nor is the status of a required part that has failed.
@@ -179,7 +179,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     """Freshness of responses that do not state any, by status, such as `{404: 10s}`; it wins over `ttl`."""
     override_ttl: Duration | None = None
     """Freshness of responses in place of what they state, for the statuses of `ttl` and responses with `public`; others
-    are fresh for at most as long. `no-store` and `private` are still obeyed."""
+    are fresh for at most as long. `no-store` and `private` are still obeyed, and so is `no-cache`: such a response is
+    validated on each use, and not stored if it has no validator (`ETag`, `Last-Modified`)."""
     stale_while_revalidate: Duration | None = None
     """Maximum time since a response became stale in which it may be sent while it is validated in the background (RFC
     5861); null = only as responses say."""
