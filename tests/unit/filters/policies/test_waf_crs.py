@@ -277,7 +277,7 @@ def test_processes_are_divided_among_the_workers(monkeypatch: pytest.MonkeyPatch
     started: list[int] = []
 
     class Recorded:
-        def __init__(self, loop: object, program: Program) -> None:
+        def __init__(self, loop: object, program: Program, make_room: object) -> None:
             started.append(program.processes)
             self.started = self
 
@@ -287,7 +287,7 @@ def test_processes_are_divided_among_the_workers(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(shared_pool, "HelperPool", Recorded)
     for processes, workers, slot in ((1, 4, 0), (4, 2, 1), (5, 2, 0), (5, 2, 1)):
         use = CrsUse(program(), processes, refuses=False)
-        loop = SimpleNamespace(loop=None)
+        loop = SimpleNamespace(loop=None, make_room=lambda: False)
         awaited: list[object] = []
         services: Any = SimpleNamespace(
             workers=lambda count=workers: count, worker_loop=loop, slot=slot, wait_for=awaited.append
