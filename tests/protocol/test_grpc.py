@@ -56,7 +56,7 @@ SHARED: list[tuple[int, Settings]] = [
     (1, {"upstream": HALF_OPENS}),
     (1, {"upstream": BREAKS}),
     (1, {"route": ONE_METHOD}),
-    (34, {"scripted": {}}),
+    (38, {"scripted": {}}),
     (1, {"scripted": TOTAL}),
     (3, {"scripted": OPENS_SOON}),
     (2, {"scripted": RETRIES}),
@@ -725,6 +725,29 @@ def test_an_invalid_status_is_unknown(make: Any, is_alone: bool) -> None:
 
 
 HEAD = [(b":status", b"200"), (b"content-type", b"application/grpc")]
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+@pytest.mark.parametrize(
+    "metadata", [[(b"x-%d" % n, b"v") for n in range(99)], [(b"info-bin", b"QUJD" * 4000)]], ids=["many", "long"]
+)
+def test_the_metadata_of_a_status_is_limited_as_that_of_a_head(
+    make: Any, is_whole: bool, metadata: list[tuple[bytes, bytes]]
+) -> None:
+    """The server has processed the call: a caller that is told UNAVAILABLE would send it once more."""
+    with scripted(make) as (world, origin), Http2Client(world.gateway.address()) as client:
+        fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
+        stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
+        peer = origin.accept()
+        asked = peer.read_message().stream
+        trailers = [(b"grpc-status", b"0"), *metadata]
+        peer.headers(asked, HEAD)
+        if not is_whole:
+            client.read_head(stream)
+        peer.data(asked, b"\0\0\0\0\0")
+        peer.headers(asked, trailers, end=True)
+        response = client.read_message(stream)
+        assert (response.status, response.body, response.trailers) == (200, b"\0\0\0\0\0", trailers)
 
 
 def blamed_calls(make: Any) -> Iterator[tuple[World, Http2Client, Http2Peer, int, int, str]]:

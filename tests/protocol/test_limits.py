@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from fastgw.http.http1.body import TRAILERS_TOO_LARGE
 from tests.support.client import Client
 from tests.support.faults import assert_fault, assert_refused
 from tests.support.gateway import Gateway
@@ -79,6 +81,27 @@ def test_one_field_more_is_a_431(lane: Lane) -> None:
     client.send(lane.get(fields=b"A: b\r\n" * 20))
     assert_refused(client, "head_too_large")
     lane.origin.assert_untouched()
+
+
+def with_trailers(lane: Lane, lines: bytes) -> bytes:
+    return lane.get(method=b"POST", fields=b"Transfer-Encoding: chunked\r\n") + b"3\r\nabc\r\n0\r\n" + lines + b"\r\n"
+
+
+@pytest.mark.parametrize("lines", [b"x-a: b\r\n" * 20, b"x-a: " + b"b" * 2000 + b"\r\n"], ids=["many", "long"])
+def test_trailers_of_the_greatest_size_pass(lane: Lane, lines: bytes) -> None:
+    """`limits.header_count` and `limits.header_bytes` count trailers by themselves."""
+    request, response = lane.forward(with_trailers(lane, lines))
+    assert (response.status, len(request.trailers)) == (200, lines.count(b"\n"))
+
+
+@pytest.mark.parametrize("lines", [b"x-a: b\r\n" * 21, b"x-a: " + b"b" * 2048 + b"\r\n"], ids=["many", "long"])
+def test_larger_trailers_are_a_431(lane: Lane, lines: bytes) -> None:
+    """RFC 6585 section 5: one status for both versions, and it says that it is about trailers."""
+    client = lane.client()
+    client.send(with_trailers(lane, lines))
+    response = client.read_response(b"POST")
+    assert_fault(response, "head_too_large")
+    assert json.loads(response.body)["detail"] == TRAILERS_TOO_LARGE
 
 
 @pytest.mark.parametrize("chunked", [True, False])

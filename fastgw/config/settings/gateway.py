@@ -523,10 +523,11 @@ class Limits(Settings):
     """Limits on clients: sizes of requests, and connections."""
 
     header_bytes: Annotated[Size, Meta(ge=1024, le=16 * 1024**2)] = 32 * 1024
-    """Maximum size of a request head, start line included. Answered 431, or 414 if the request target alone is longer.
+    """Maximum size of a request head, start line included, and of its trailers. Answered 431, or 414 if the request
+    target alone is longer.
     """
     header_count: Annotated[int, Meta(ge=1, le=10_000)] = 100
-    """Maximum number of header lines in a request. Answered 431."""
+    """Maximum number of header lines in a request head, and in its trailers. Answered 431."""
     body_bytes: Annotated[Size, Meta(ge=0, le=2**63 - 1)] | None = None
     """Maximum size of a request body. Answered 413. null = no limit."""
     connections: Connections = 20_000

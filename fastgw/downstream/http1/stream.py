@@ -21,7 +21,7 @@ from fastgw.downstream.http1.response_framing import (
     own_answer,
     switching_head,
 )
-from fastgw.errors import Fault
+from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.socket_send import send
 from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, problem
 from fastgw.exchange.exchange_counts import ExchangeCounts
@@ -136,7 +136,7 @@ class Http1Stream:
             connection.deadline = inf
             return payload
         exchange.request_body = Relay(connection, head.body_length)
-        self.reader = reader = head.body()
+        self.reader = reader = head.body(connection.server.header_bytes, connection.server.header_count)
         self._body_bytes = limit
         self.body_goes_to = -1
         self._asked_to_continue = not head.expects_continue  # otherwise the client waits for the gateway
@@ -168,7 +168,7 @@ class Http1Stream:
         try:
             payload = reader.feed(chunk)
         except Malformed as malformed:
-            exchange.fail(Fault.BAD_REQUEST, malformed.reason)
+            exchange.fail(fault_of(malformed), malformed.reason)
             return
         if payload:
             body.bytes += len(payload)

@@ -23,7 +23,7 @@ from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, unsent
 from fastgw.exchange import Trailers
 from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer
-from fastgw.http.http1.body import parse_trailers
+from fastgw.http.http1.body import TRAILERS_TOO_LARGE, parse_trailers
 from fastgw.http.http1.parser import Http1RequestHead, read_http2_request
 from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.http2.session import (
@@ -343,6 +343,8 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
                 stream.look_at_held()
         elif kind == REFUSED:
             self._refuse(number, Fault.BAD_REQUEST, value)
+        elif kind == TOO_LONG and value is None:
+            self._refuse(number, Fault.HEAD_TOO_LARGE, TRAILERS_TOO_LARGE)
         elif kind == TOO_LONG:
             target = value.partition(b" ")[2].partition(b" ")[0]
             too_long = len(target) > self.server.header_bytes // 2
@@ -450,8 +452,9 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         trailers: Trailers = ()
         if lines:
             self._head_begun_at = None  # it was theirs
+            limits = self.server.header_bytes, self.server.header_count
             try:
-                trailers = parse_trailers(b"\r\n" + lines + b"\r\n")
+                trailers = parse_trailers(b"\r\n" + lines + b"\r\n", *limits)
             except Malformed as malformed:
                 self._refuse(stream.id, fault_of(malformed), malformed.reason)
                 return

@@ -328,13 +328,21 @@ cdef class ChunkedReader:
 
     cdef SecondParser _second_parser
     cdef object _reference
+    cdef Py_ssize_t _longest_trailers
+    cdef Py_ssize_t _most_trailers
     cdef bint _handed_over  # the reference is in the middle of a line
     cdef Place _place
     cdef readonly bint done
     cdef readonly bytes rest
 
-    def __init__(self, SecondParser second_parser not None):
+    def __init__(
+        self,
+        SecondParser second_parser not None,
+        Py_ssize_t longest_trailers=body.LONGEST_TRAILERS,
+        Py_ssize_t most_trailers=body.MOST_TRAILERS,
+    ):
         self._second_parser = second_parser
+        self._longest_trailers, self._most_trailers = longest_trailers, most_trailers
         self.rest = b""
 
     @property
@@ -402,7 +410,7 @@ cdef class ChunkedReader:
     cdef bytes _feed_reference(self, bytes chunk):
         cdef bytes payload
         if self._reference is None:
-            self._reference = body.ChunkedReader(self._second_parser)
+            self._reference = body.ChunkedReader(self._second_parser, self._longest_trailers, self._most_trailers)
         if not self._handed_over:
             self._reference.skip_chunks(self._place.line_end)
         payload = self._reference.feed(chunk)

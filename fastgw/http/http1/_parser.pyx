@@ -21,6 +21,7 @@ from httptools import HttpRequestParser, HttpResponseParser
 
 from fastgw.http.http1 import parser_reference as heads
 from fastgw.http.http1._body import ChunkedReader, UntilCloseReader
+from fastgw.http.http1.body import LONGEST_TRAILERS, MOST_TRAILERS
 from fastgw.http.fields import Fields
 from fastgw.http.http1.llhttp import check_method
 from fastgw.http.malformed import Malformed
@@ -580,8 +581,10 @@ cdef class Http1RequestHead(Head):
     def any_line(self, search):
         return search(self.raw) is not None
 
-    def body(self):
-        return ChunkedReader(self._second_parser) if self.chunked else LengthReader(self.length, self._second_parser)
+    def body(self, Py_ssize_t longest_trailers=LONGEST_TRAILERS, Py_ssize_t most_trailers=MOST_TRAILERS):
+        if self.chunked:
+            return ChunkedReader(self._second_parser, longest_trailers, most_trailers)
+        return LengthReader(self.length, self._second_parser)
 
     def drop_payload(self):
         self.source = self.raw

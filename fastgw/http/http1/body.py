@@ -100,9 +100,10 @@ class UntilCloseReader:
 
 LONGEST_EXTENSIONS: Final = 4096
 """Maximum number of bytes of chunk extensions in one body, in all chunks together. Extensions are read and dropped."""
-LONGEST_TRAILERS: Final = 8192
-"""Maximum number of bytes of the trailer section."""
-MOST_TRAILERS: Final = 32
+LONGEST_TRAILERS: Final = 65536
+"""Maximum number of bytes of a response's trailer section, as of its head. Those of a request are in `limits`."""
+MOST_TRAILERS: Final = 100
+TRAILERS_TOO_LARGE: Final = "The trailers have more bytes or fields than they may."
 
 _QUOTED: Final = rb'"(?>(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\' + VALUE + rb')*)"'
 # Sizes of at most 16 digits fit 64 bits and leave no room for a flood of zeros. White space around the semicolon is
@@ -118,11 +119,13 @@ _NEXT_CHUNK: Final = re.compile(rb"\r\n" + _SIZE_LINE), re.compile(rb"\r(?:\n(?:
 _PLAIN_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16}+)\r\n")
 
 
-def parse_trailers(section: bytes) -> tuple[tuple[bytes, bytes], ...]:
+def parse_trailers(
+    section: bytes, longest: int = LONGEST_TRAILERS, most: int = MOST_TRAILERS
+) -> tuple[tuple[bytes, bytes], ...]:
     """Parse trailers: from the line end before them to the empty line after them. Raises `Malformed`."""
-    if len(section) > LONGEST_TRAILERS:
-        raise Malformed("The trailers are too long.", 431)
-    check_fields(section, 2, MOST_TRAILERS)
+    if len(section) > longest or section.count(b"\n", 2) - 1 > most:
+        raise Malformed(TRAILERS_TOO_LARGE, 431)
+    check_fields(section, 2, most)
     trailers = Fields.parse(section, 2)
     for name, _ in trailers:
         lower = folded(name)
@@ -163,6 +166,8 @@ class ChunkedReader:
         "_left",
         "_line",
         "_line_begun",
+        "_longest_trailers",
+        "_most_trailers",
         "_second_parser",
         "done",
         "in_trailers",
@@ -170,8 +175,14 @@ class ChunkedReader:
         "trailers",
     )
 
-    def __init__(self, second_parser: SecondParser) -> None:
+    def __init__(
+        self,
+        second_parser: SecondParser,
+        longest_trailers: int = LONGEST_TRAILERS,
+        most_trailers: int = MOST_TRAILERS,
+    ) -> None:
         self._second_parser = second_parser
+        self._longest_trailers, self._most_trailers = longest_trailers, most_trailers
         self._left = 0  # remaining payload bytes of the current chunk
         self._line, self._line_begun = _FIRST_CHUNK
         self.in_trailers = False
@@ -205,12 +216,12 @@ class ChunkedReader:
                     break
                 at = self._open_chunk(line)
             else:
-                end = buffer.find(b"\r\n\r\n", at) + 4
+                end = buffer.find(b"\r\n\r\n", max(at, held - 3)) + 4  # what is held was searched before
                 if end < 4:
-                    if len(buffer) - at > LONGEST_TRAILERS:
-                        raise Malformed("The trailers are too long.", 431)
+                    if len(buffer) - at > self._longest_trailers:
+                        raise Malformed(TRAILERS_TOO_LARGE, 431)
                     break
-                self.trailers = parse_trailers(buffer[at:end])
+                self.trailers = parse_trailers(buffer[at:end], self._longest_trailers, self._most_trailers)
                 self.rest = buffer[end:]
                 self._second_parser.last(buffer[held:end])
                 self.done = True

@@ -15,7 +15,15 @@ from fastgw.http.authority import Authority, parse_authority
 from fastgw.http.field_names import FORWARDING, HOP_BY_HOP, READ_IN_REQUESTS, WRITTEN_HERE
 from fastgw.http.fields import Fields
 from fastgw.http.grammar import TOKEN, VALUE, check_fields, elements
-from fastgw.http.http1.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader, plain_payload
+from fastgw.http.http1.body import (
+    LONGEST_TRAILERS,
+    MOST_TRAILERS,
+    BodyReader,
+    ChunkedReader,
+    LengthReader,
+    UntilCloseReader,
+    plain_payload,
+)
 from fastgw.http.http1.known_fields import (
     Finder,
     Known,
@@ -271,13 +279,13 @@ class Http1RequestHead(_Head):
         """Whether `search` finds a match in the fields as received: lines `\\nName: value\\r`."""
         return search(self.raw) is not None
 
-    def body(self) -> BodyReader:
+    def body(self, longest_trailers: int = LONGEST_TRAILERS, most_trailers: int = MOST_TRAILERS) -> BodyReader:
         """Return the reader for the bytes after the head if `payload` is None. Call it once: it continues the second
         parser.
         """
         if self.chunked:
             assert self._second_parser is not None
-            return ChunkedReader(self._second_parser)
+            return ChunkedReader(self._second_parser, longest_trailers, most_trailers)
         return LengthReader(self.length, self._second_parser)
 
     def drop_payload(self) -> None:

@@ -858,7 +858,7 @@ cdef class Session:
         if self._refusal is None and (self._has_host or self._head.cookies.length):
             self._refusal = "A trailer has a header that is not allowed in trailers."
         if self._too_long:
-            self._events.append((E_TOO_LONG, stream, b""))
+            self._events.append((E_TOO_LONG, stream, None))
         elif self._refusal is not None:
             self._events.append((E_REFUSED, stream, self._refusal))
         else:

@@ -40,7 +40,9 @@ class EventKind(IntEnum):
     """The head of an interim response, as in `HEAD`."""
     PONG = 7
     TOO_LONG = 8
-    """A head above the limits. The value is as in `HEAD` what was read of a request until then, empty for others."""
+    """A head above the limits. The value is as in `HEAD` what was read of a request until then, empty for a response,
+    and None for trailers.
+    """
     MALFORMED = 9
     """A head rejected by the library; the stream was reset. The value is the reason."""
     SENT = 10

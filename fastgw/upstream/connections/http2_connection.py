@@ -15,6 +15,7 @@ from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import WorkerLoop
+from fastgw.http.http1.body import TRAILERS_TOO_LARGE
 from fastgw.http.http2.session import (
     BROKEN,
     CLOSED,
@@ -358,7 +359,8 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         elif kind in (REFUSED, MALFORMED):
             stream.break_off(Fault.UPSTREAM_MALFORMED, value)
         elif kind == TOO_LONG:
-            stream.break_off(Fault.UPSTREAM_MALFORMED, f"The response head is longer than {MAX_HEAD_BYTES} bytes.")
+            why = TRAILERS_TOO_LARGE if value is None else f"The response head is longer than {MAX_HEAD_BYTES} bytes."
+            stream.break_off(Fault.UPSTREAM_MALFORMED, why)
 
     def _fail_stream(self, stream: Http2UpstreamStream) -> None:
         """End one stream after a defect of the gateway, such as an exception of its listener."""

@@ -4,7 +4,13 @@ from collections.abc import Callable
 
 import pytest
 
-from fastgw.http.http1.body import LONGEST_EXTENSIONS, LONGEST_TRAILERS, MOST_TRAILERS, BodyReader
+from fastgw.http.http1.body import (
+    LONGEST_EXTENSIONS,
+    LONGEST_TRAILERS,
+    MOST_TRAILERS,
+    TRAILERS_TOO_LARGE,
+    BodyReader,
+)
 from fastgw.http.http1.parser import parse_request, parse_response
 from fastgw.http.malformed import Malformed
 
@@ -187,6 +193,19 @@ def test_trailers_that_are_too_long_are_answered_431(reader_of: ReaderOf, feed: 
     with pytest.raises(Malformed) as caught:
         feed(reader_of(CHUNKED), b"0\r\nA: " + b"b" * LONGEST_TRAILERS + end)
     assert caught.value.status == 431
+
+
+@feeding
+def test_trailers_of_a_request_have_the_limits_that_are_given(feed: Feed):
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for lines in (b"A: b\r\n" * 3, b"A: " + b"b" * 91 + b"\r\n"):  # with the line ends around them 100 bytes
+        reader = parse_request(head).body(100, 3)
+        assert feed(reader, b"3\r\nabc\r\n0\r\n" + lines + b"\r\n") == b"abc"
+        assert reader.done
+    for lines in (b"A: b\r\n" * 4, b"A: " + b"b" * 92 + b"\r\n"):
+        with pytest.raises(Malformed) as caught:
+            feed(parse_request(head).body(100, 3), b"3\r\nabc\r\n0\r\n" + lines + b"\r\n")
+        assert (caught.value.status, caught.value.reason) == (431, TRAILERS_TOO_LARGE)
 
 
 @feeding

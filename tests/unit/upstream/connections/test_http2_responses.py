@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fastgw.errors import Fault
-from fastgw.http.http1.body import parse_trailers
+from fastgw.http.http1.body import LONGEST_TRAILERS, MOST_TRAILERS, TRAILERS_TOO_LARGE, parse_trailers
 from fastgw.http.http2.session import Session
 from fastgw.http.malformed import Malformed
 from tests.support.http2 import frames
@@ -80,6 +80,19 @@ async def test_trailers_may_follow_a_declared_length_of_0() -> None:
     with await begun() as world:
         world.receive(head_of(b"200", b"0") + frames.data(b""))
         assert told(world) == [("on_head", None, True)]
+
+
+@on_loop
+async def test_trailers_have_the_limits_of_heads() -> None:
+    for count in (MOST_TRAILERS, MOST_TRAILERS + 1):
+        lines = [(b"x-%d" % number, b"v") for number in range(count)]
+        with await begun() as world:
+            world.receive(HEAD + frames.headers(frames.block(*lines)))
+            if count == MOST_TRAILERS:
+                assert told(world)[0] == ("take_message", b"", tuple(lines))
+            else:
+                assert world.listener.faults == [Fault.UPSTREAM_MALFORMED]
+                assert TRAILERS_TOO_LARGE in world.listener.calls[0]
 
 
 @pytest.mark.parametrize("status", [b"204", b"304"])
@@ -301,10 +314,10 @@ LINES = (
     b"x: 1",
     b"x: 1\r",
     b"\r\n",
-    b"x: 1\r\n" * 32,
-    b"x: 1\r\n" * 33,
-    b"x: " + b"a" * 8_180 + b"\r\n",
-    b"x: " + b"a" * 8_190 + b"\r\n",
+    b"x: 1\r\n" * MOST_TRAILERS,
+    b"x: 1\r\n" * (MOST_TRAILERS + 1),
+    b"x: " + b"a" * (LONGEST_TRAILERS - 9) + b"\r\n",
+    b"x: " + b"a" * (LONGEST_TRAILERS - 8) + b"\r\n",
 )
 
 
