@@ -223,6 +223,27 @@ def test_the_deadline_runs_while_filters_wait(make_own: Any, delay: str, most_le
                 assert int(left[:-1]) <= most_left
 
 
+def test_a_call_without_any_time_is_not_sent(make_own: Any) -> None:
+    """Nor is it on the fast path, which unary calls take as soon as there is a connection."""
+    with Http2Origin() as origin:
+        world = make_own(upstream={"targets": [{"url": origin.url}]})
+        with Http2Client(world.gateway.address()) as client:
+            fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
+            call = {"body": b"\0\0\0\0\0", "method": b"POST"}
+            stream = client.ask(fields, path=b"/test.Greeter/First", **call)
+            peer = origin.accept()
+            answer(peer, [*HEAD, (b"grpc-status", b"0")], b"")
+            assert client.read_message(stream).get(b"grpc-status") == b"0"
+            for timeout in (b"0S", b"0n", b"00000000H"):
+                path = b"/test.Greeter/" + timeout
+                response = client.exchange([*fields, (b"grpc-timeout", timeout)], path=path, **call)
+                assert (response.status, response.get(b"grpc-status")) == (200, b"4")
+                record = world.gateway.wait_for_record(path=path.decode())
+                assert (record["fault"], record["target"]) == ("upstream_timeout", None)
+            client.ask(fields, path=b"/test.Greeter/Last", **call)
+            assert peer.read_message().get(b":path") == b"/test.Greeter/Last"
+
+
 def test_a_unary_call_in_one_piece_each_way(make: Any) -> None:
     """Such a call takes the fast path: it is passed on as it is, and so are its trailers; its status is logged."""
     with scripted(make) as (world, origin), Http2Client(world.gateway.address()) as client:

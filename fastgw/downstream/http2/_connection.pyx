@@ -502,7 +502,9 @@ cdef int _serve(stream, head) except -1:
                 fits = not payload or len(payload) <= read(&of_server.body_bytes, server)
                 calls_only = read(&of_plan.calls_only, plan)
                 due_in = _timeout_of_call(head) if calls_only else INF
-                if read(&of_plan.at_once, plan) and fits and due_in is not None:
+                # A call of which nothing is left is answered by its exchange.
+                in_time = due_in is INF or (due_in is not None and due_in > 0)
+                if read(&of_plan.at_once, plan) and fits and in_time:
                     fast_path = read(&of_stream.fast_path, stream) or stream._make_fast_path()
                     if due_in is not INF and due_in != INF:
                         due_at = read(&now_of_wheel, read(&of_connection.wheel, connection)) + due_in

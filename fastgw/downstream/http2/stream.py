@@ -209,7 +209,8 @@ class Http2Stream(Timed):
                 if plan is not None and plan.accepts(head):
                     fits = not head.payload or self._fits(head)
                     due_in = timeout_of_call(head) if plan.calls_only else inf
-                    if plan.at_once and fits and due_in is not None:
+                    # A call of which nothing is left is answered by its exchange.
+                    if plan.at_once and fits and due_in is not None and due_in > 0:
                         fast_path = self.fast_path or self._make_fast_path()
                         if due_in != inf:
                             fast_path.call_due_at = connection.server.worker_loop.wheel.now + due_in

@@ -180,7 +180,7 @@ class Forward:
                 # The wheel is behind by a turn of the loop: the server gets no more than the caller has said.
                 due_at = min(upstream.worker_loop.wheel.now, exchange.begun_at) + due_in
                 forwarding.limit_time(due_at)
-                if due_at <= upstream.worker_loop.wheel.now:  # filters have waited for so long
+                if due_at <= upstream.worker_loop.wheel.now:  # filters have waited so long, or it had no time
                     forwarding.expire(due_at)
                     return
         elif self.timeout is not inf:
