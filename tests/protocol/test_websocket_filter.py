@@ -785,6 +785,29 @@ def test_a_reset_within_a_frame_is_no_close(ends: Ends) -> None:
     client.assert_ended()
 
 
+def test_the_log_of_an_upstream_that_ends_within_a_frame_has_no_close_frame(lane: Lane) -> None:
+    client, upstream = open_plain(lane, path=b"/within")
+    upstream.send(frame(1, b"half", masked=False)[:4])
+    assert client.read(4) == frame(1, b"half", masked=False)[:4]
+    upstream.peer.close()
+    client.assert_ended()
+    client.peer.close()
+    said = lane.gateway.wait_for_record(path="/within")["websocket"]
+    assert (said["closed_by"], said["close_code"]) == ("upstream", 1006)
+
+
+def test_the_log_does_not_count_messages_that_were_refused(lane: Lane) -> None:
+    client, upstream = open_plain(lane, path=b"/refused")
+    upstream.frame(1, b"good")
+    assert client.read_frame() == (0x81, b"good")
+    upstream.frame(1, b"\xff")
+    assert client.read_close() == 1007
+    client.send(close(1007))
+    client.assert_ended()
+    said = lane.gateway.wait_for_record(path="/refused")["websocket"]
+    assert (said["upstream_messages"], said["closed_by"], said["close_code"]) == (1, "gateway", 1007)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_log_says_what_ended_a_half_closed_client_of_a_reset_upstream(lane: Lane, version: str) -> None:
     client, upstream = (

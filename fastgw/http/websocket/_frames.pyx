@@ -119,11 +119,14 @@ cdef class FrameReader:
             self._held = b""
         size = PyBytes_GET_SIZE(chunk)
         start = <const uint8_t*>PyBytes_AS_STRING(chunk)
+        if at:
+            self._count_message(start[0], 1)
         try:
             while at < size and self.close is None:
                 if self._inflated >= INFLATED_PER_CALL:
                     self.unfinished = True
                     if self._left and begin >= 0:  # the frame is not forwarded before it is checked
+                        self._count_message(start[begin], -1)
                         self._resume_at = at - begin
                         at = begin
                     self._held = PyBytes_FromStringAndSize(<const char*>start + at, size - at)
@@ -163,6 +166,8 @@ cdef class FrameReader:
         except Refused as refused:
             self.violation = refused.violation
             if begin >= 0:  # the frame began in this chunk: nothing of it passes
+                if at > begin:  # its header was accepted, and it is a data frame
+                    self._count_message(start[begin], -1)
                 self._left = 0
                 at = begin
         if cut is None and at == size:
@@ -236,10 +241,7 @@ cdef class FrameReader:
     cdef int _begin_frame(self, uint8_t first, int opcode, uint64_t length) except -1:
         if opcode != CONTINUATION:
             self._spend()
-            if opcode == TEXT:
-                self.texts += 1
-            else:
-                self.binaries += 1
+            self._count_message(first, 1)
             self._opcode = opcode
             self._size = 0
             self._compressed = (first & 0x40) != 0
@@ -250,6 +252,13 @@ cdef class FrameReader:
         if not self._compressed:
             self._size += length
         return 0
+
+    cdef inline void _count_message(self, uint8_t first, int number) noexcept:
+        """Count the message that begins with a data frame, if it is no continuation. `first`: its first byte."""
+        if first & 15 == TEXT:
+            self.texts += number
+        elif first & 15 == BINARY:
+            self.binaries += number
 
     cdef int _end_frame(self) except -1:
         self.frames += 1

@@ -111,7 +111,7 @@ class FrameReader:
         self._inflater = None if deflate is None else zlib.decompressobj(-deflate.window_bits)
         self._inflated = 0  # bytes inflated in this call of `feed`, with the cost of zlib's calls
         self.texts = 0
-        """Number of text messages that have begun."""
+        """Number of text messages that have begun, without one of which no byte is forwarded."""
         self.binaries = 0
         self.pings = 0
         self.pongs = 0
@@ -169,11 +169,14 @@ class FrameReader:
         cut: list[bytes] = []  # bytes before frames that are not forwarded
         begin = 0 if at else -1  # start of the frame at `at` in this chunk
         self._resume_at = 0
+        if at:
+            self._count_message(chunk[0], 1)
         try:
             while at < size and self.close is None:
                 if self._inflated >= INFLATED_PER_CALL:
                     self.unfinished = True
                     if self._left and begin >= 0:  # the frame is not forwarded before it is checked
+                        self._count_message(chunk[begin], -1)
                         self._resume_at, at = at - begin, begin
                     break
                 if self._left:
@@ -211,6 +214,8 @@ class FrameReader:
         except Refused as refused:
             self.violation = refused.violation
             if begin >= 0:  # the frame began in this chunk: no part of it is forwarded
+                if at > begin:  # its header was accepted, and it is a data frame
+                    self._count_message(chunk[begin], -1)
                 self._left, at = 0, begin
         passed = chunk[start:at]
         return b"".join((*cut, passed)) if cut else passed
@@ -273,10 +278,7 @@ class FrameReader:
     def _begin_frame(self, first: int, opcode: int, length: int, key: bytes) -> None:
         if opcode != CONTINUATION:
             self._spend()
-            if opcode == TEXT:
-                self.texts += 1
-            else:
-                self.binaries += 1
+            self._count_message(first, 1)
             self._opcode, self._size, self._wire = opcode, 0, 0
             self._compressed = bool(first & 0x40)
             self._checked = self._compressed or opcode == TEXT
@@ -285,6 +287,13 @@ class FrameReader:
         self._wire += length
         if not self._compressed:
             self._size += length
+
+    def _count_message(self, first: int, number: int) -> None:
+        """Count the message that begins with a data frame, if it is no continuation. `first`: its first byte."""
+        if first & 15 == TEXT:
+            self.texts += number
+        elif first & 15 == BINARY:
+            self.binaries += number
 
     def _end_frame(self) -> None:
         self.frames += 1

@@ -508,7 +508,8 @@ class WebsocketGuard(Timed):
         if reader.close is not None or reader.violation is not None or exchange is None:
             return
         if self.closed_by is None and not self._client_ended:
-            self.closed_by, self.close_code = "upstream", UPSTREAM_LOST
+            self.closed_by = "upstream"
+            self.close_code = UPSTREAM_LOST if reader.at_boundary else NO_CLOSE  # within a frame no other one can be
         if reader.at_boundary:
             exchange.client.feed(close_frame(UPSTREAM_LOST, "the upstream closed the connection", masked=False))
 
