@@ -56,7 +56,7 @@ SHARED: list[tuple[int, Settings]] = [
     (1, {"upstream": HALF_OPENS}),
     (1, {"upstream": BREAKS}),
     (1, {"route": ONE_METHOD}),
-    (38, {"scripted": {}}),
+    (39, {"scripted": {}}),
     (1, {"scripted": TOTAL}),
     (3, {"scripted": OPENS_SOON}),
     (2, {"scripted": RETRIES}),
@@ -786,6 +786,21 @@ def blamed_calls(make: Any) -> Iterator[tuple[World, Http2Client, Http2Peer, int
                 yield world, client, peer, stream, peer.read_message().stream, path
             response = client.exchange(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/More")
             assert (response.get(b"grpc-status"), origin.none_waits()) == (b"14", True)
+
+
+def test_the_log_has_the_status_of_a_call_that_is_reset_within_its_declared_length(make: Any) -> None:
+    """No status can follow so short a body: the caller gets a reset, which stands for INTERNAL."""
+    with scripted(make) as (world, origin), Http2Client(world.gateway.address()) as client:
+        fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
+        stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Short")
+        peer = origin.accept()
+        asked = peer.read_message().stream
+        peer.headers(asked, [*HEAD, (b"content-length", b"10")])
+        assert client.read_head(stream).get(b"content-length") == b"10"
+        peer.data(asked, b"12345", end=True)
+        assert client.read_message(stream).reset == INTERNAL_ERROR
+        record = world.gateway.wait_for_record(path="/test.Greeter/Short")
+        assert (record["fault"], record["grpc_status"]) == ("upstream_malformed", "INTERNAL")
 
 
 @pytest.mark.parametrize("message", [b"", b"\0\0\0\0\1b"])

@@ -7,7 +7,7 @@ from fastgw.exchange import Exchange, Response
 from fastgw.exchange.grpc_status import message_of, status_of
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.grpc.calls import is_grpc
-from fastgw.http.grpc.status import status_lines
+from fastgw.http.grpc.status import GrpcStatus, status_lines
 from fastgw.http.http1 import serializer
 
 _ENTITY = frozenset((b"content-type", b"content-length", b"content-encoding", b"content-language"))
@@ -43,6 +43,7 @@ def late_status(exchange: Exchange, fault: Fault) -> bytes | None:
     if response is None or response.head is None or not is_grpc(exchange.head):
         return None
     if response.head.first(b"content-length") is not None:
+        exchange.grpc_status = GrpcStatus.INTERNAL.name  # what callers make of the reset, by its INTERNAL_ERROR
         return None
     status = status_of(fault, fault.status, exchange.reset_code)
     exchange.grpc_status = status.name
