@@ -101,9 +101,9 @@ class UntilCloseReader:
 LONGEST_EXTENSIONS: Final = 4096
 """Maximum number of bytes of chunk extensions in one body, in all chunks together. Extensions are read and dropped."""
 LONGEST_TRAILERS: Final = 65536
-"""Maximum number of bytes of a response's trailer section, as of its head. Those of a request are in `limits`."""
+"""Maximum number of bytes of a response's trailer section, as of its head. `limits` has the values for requests."""
 MOST_TRAILERS: Final = 100
-TRAILERS_TOO_LARGE: Final = "The trailers have more bytes or fields than they may."
+TRAILERS_TOO_LARGE: Final = "The trailers are too large or too many."
 
 _QUOTED: Final = rb'"(?>(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\' + VALUE + rb')*)"'
 # Sizes of at most 16 digits fit 64 bits and leave no room for a flood of zeros. White space around the semicolon is
