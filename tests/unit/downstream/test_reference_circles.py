@@ -19,17 +19,22 @@ OURS = "fastgw."
 
 @contextmanager
 def garbage() -> Iterator[list[str]]:
-    """The types of ours that the collector finds at the end of the block, and nobody before it."""
+    """The types of ours that the collector finds at the end of the block, and nobody before it.
+
+    Of objects from before the block it finds none: some of earlier tests may be let go of meanwhile.
+    """
     found: list[str] = []
     with no_collector():
-        yield found
-        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.freeze()
         try:
+            yield found
+            gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
             found += [each.__qualname__ for each in map(type, gc.garbage) if each.__module__.startswith(OURS)]
         finally:
             gc.set_debug(0)
             gc.garbage.clear()
+            gc.unfreeze()
             gc.collect()
 
 
