@@ -25,7 +25,7 @@ _XML_MARKUP: Final = re.compile(
 with the text, if nothing else ends it, so that no character is read twice.
 """
 _XML_QUOTED: Final = re.compile(rb"\"([^\"]+)\"?|'([^']+)'?").findall
-_XML_DECLARATION: Final = re.compile(rb"<(?:![a-zA-Z]|xi:|xsl:)[^<>]{0,512}[<>\[]?").findall
+_XML_DECLARATION: Final = re.compile(rb"<(?:![a-zA-Z]|xi:|xsl:)[^<>]*>?").findall
 _XML_PROLOG: Final = re.compile(rb"\s*<\?xml\s(.*?)(?:\?>|\Z)", re.DOTALL).match
 _XML_ENCODING: Final = re.compile(rb"""encoding\s*=\s*["']?([^"'?]*)""").findall
 _XML_NOT_ASCII: Final = re.compile(rb"[\x80-\xff]|Lo\xa7\x94|[^\0]{0,3}\0", re.DOTALL).match

@@ -25,7 +25,7 @@ class CustomRule(Settings):
     """Number of the rule, for the log and for `exclude`."""
     pattern: str
     """RE2 regular expression in ASCII. It is searched in text that is decoded, in lower case, and without comments and
-    repeated white space; case does not matter."""
+    repeated white space; case does not matter. A space also matches a line break; `\\x20` is a space alone."""
     targets: tuple[Literal["path", "arguments", "cookies", "headers", "body"], ...] = ("path", "arguments", "cookies")
     """Parts of a request that are searched. `arguments`: names and values of the query and of the fields of a body.
     `body`: bodies that have no fields, such as text."""

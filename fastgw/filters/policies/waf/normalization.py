@@ -35,8 +35,13 @@ _LATIN_1_SPACES: Final = re.compile(
 ).sub
 """Replaces the spaces of Latin-1, but not the same bytes within a character of UTF-8: a space there would divide words
 in Cyrillic, Greek, Arabic and East Asian text."""
-# RE2, because a search for the end of each comment would be quadratic.
+# RE2, because searches for the end of each comment would be quadratic.
 _COMMENTS: Final = re2.compile(rb"/\*(?:[^!*](?:[^*]|\*+[^*/])*)?\*+/").sub
+_LINE_COMMENTS: Final = re2.compile(rb"(?:[ \n]?(?:#|--)[^\n]*\n)+").sub
+_UNICODE_SPACES: Final = re.compile(
+    rb"\xe1\x9a\x80|\xe1\xa0\x8e|\xe2\x80[\x80-\x8b\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80|\xef\xbb\xbf"
+).sub
+"""Replaces what SQL Server and JavaScript take for white space."""
 _OVERLONG_CHARACTER: Final = (
     rb"(?:[\xc0\xc1]|\xe0[\x80\x81]|\xf0\x80[\x80\x81]|\xf8\x80{2}[\x80\x81]|\xfc\x80{3}[\x80\x81])[\x80-\xbf]"
 )
@@ -68,8 +73,8 @@ def decoded(text: bytes, plus: bool) -> bytes:
 
 
 def normalized(text: bytes) -> bytes:
-    """Return decoded text as rules expect it; a variant without the quoting of a shell follows after `SEPARATOR`, if it
-    differs.
+    """Return decoded text as rules expect it. Variants follow, each after `SEPARATOR`, if they differ: without the
+    quoting of a shell, and without the comments of SQL that end with their line.
     """
     if PLAIN(text) and b"  " not in text:
         return text.lower()
@@ -84,14 +89,20 @@ def normalized(text: bytes) -> bytes:
         text = _COMMENTS(b" ", text)
     if not text.isascii():
         text = _LATIN_1_SPACES(b" ", text.replace(b"\xc2\xa0", b" ").replace(b"\xc2\x85", b" "))
+        text = _UNICODE_SPACES(b" ", text)
     if _SPECIAL_SPACE(text):
         text = _SPACES(_of_space, text.replace(b"\0", b""))
+    found = text
     if _IS_QUOTED(text):
         bare = _FIELD_SEPARATORS(b" ", text) if b"$" in text or b"()" in text else text
         bare = _QUOTING(b"", bare)
         if bare != text:
-            return text + SEPARATOR + bare
-    return text
+            found = text + SEPARATOR + bare
+    if b"\n" in text and (b"#" in text or b"--" in text):
+        bare = _LINE_COMMENTS(b"\n", text)
+        if bare != text:
+            found += SEPARATOR + bare
+    return found
 
 
 def _search_text(texts: Iterable[bytes]) -> tuple[bytes, bool]:

@@ -180,6 +180,9 @@ class _Reader:
         if self._peek() in (b"b", b"B"):
             self._take_next()
             return _EMPTY
+        if self._peek() in (b"A", b"z"):
+            self._take_next()
+            return _ANYTHING  # as `^` and `$`
         return self._of_class(self._escaped())
 
     def _escaped(self) -> frozenset[int]:

@@ -16,7 +16,9 @@ from fastgw.filters.policies.waf.rules.rule import RequestPart, Rule
 
 _MEMORY: Final = 8 * 1024**2
 """Initial memory limit of an automaton; most of it is used only by hostile text."""
-_TOKEN: Final = re.compile(rb"\\.|\[\^?\]?|.", re.DOTALL).finditer
+_TOKEN: Final = re.compile(rb"\\Q.*?(?:\\E|\Z)|\\.|\[:\^?[a-z]+:\]|\[\^?\]?|.", re.DOTALL).finditer
+_SPACES: Final = (b" ", b"\\ ")
+_CLASS_BEGINS: Final = (b"[", b"[^", b"[]", b"[^]")
 _ANCHORS: Final = {
     b"^": b"(?:^|\\x00)",
     b"$": b"(?:$|\\x00)",
@@ -57,7 +59,7 @@ class RuleSet:
         options = _options()
         for rule in rules:
             try:
-                re2.compile(_multiline(rule), options)
+                re2.compile(_expression(rule), options)
             except re2.error as error:
                 raise BadPattern(rule.id, re2_problem(error)) from error
         self._for_short, self._for_long = _divided(rules, _MANY), _divided(rules, _FEW)
@@ -114,7 +116,7 @@ class _Automaton:
         while True:
             self._set: Any = re2.Set.SearchSet(options)
             for rule in rules:
-                self._set.Add(_multiline(rule))
+                self._set.Add(_expression(rule))
             self._set.Add(b"")
             try:
                 self._set.Compile()
@@ -164,17 +166,26 @@ def _options() -> Any:
     return options
 
 
-def _multiline(rule: Rule) -> bytes:
-    """Return the pattern with anchors that also match at `SEPARATOR`, and at line ends."""
-    pieces, in_class = [b"(?m)"], False
+def _expression(rule: Rule) -> bytes:
+    """Return the pattern with anchors that also match at `SEPARATOR` and at line ends, and with spaces that also match
+    a line break: most languages take any white space for another. In a shell, a line break ends the command. `\\x20` is
+    a space alone.
+    """
+    pieces, opened = [b"(?m)"], 0  # `opened`: index of the piece that opens a class; 0: outside of classes
+    is_over_lines = rule.attack != "rce"
     for found in _TOKEN(rule.pattern):
         token = found[0]
-        if token[:1] == b"[" and not in_class:
-            in_class = True
-        elif token == b"]":
-            in_class = False
-        elif token in _ANCHORS and not in_class:
-            token = _ANCHORS[token]
+        if token in _SPACES and is_over_lines:
+            if opened:
+                pieces[opened] = pieces[opened].removesuffix(b"\\n") + b"\\n"  # the space itself may be in a range
+            else:
+                token = b"[ \\n]"
+        elif opened:
+            opened = 0 if token == b"]" else opened
+        elif token in _CLASS_BEGINS:
+            opened = len(pieces)
+        else:
+            token = _ANCHORS.get(token, token)
         pieces.append(token)
     return b"".join(pieces)
 

@@ -9,6 +9,7 @@ import random
 import zlib
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import brotli
 import pytest
@@ -113,6 +114,30 @@ def test_anchors_of_own_rules_match_at_each_value(pattern: str) -> None:
         detail = run(own, get(target)).record.fault_detail
         assert "10001 (attack-custom) in arguments 'b'" in detail
         assert "10002 (attack-custom) in arguments 'a'" in detail
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "matches"),
+    [
+        ("a b", "a\nb", True),
+        ("a\\ b", "a\nb", True),
+        (r"a\x20b", "a b", True),
+        (r"a\x20b", "a\nb", False),
+        ("a[ x]b", "a\nb", True),
+        ("a[^ x]b", "a\nb", False),
+        ("a[]x ]b", "a\nb", True),
+        ("a[ -/]b", "a\nb", True),
+        ("a[ -/]b", "a*b", True),
+        ("a[ -/]b", "a0b", False),
+        ("a[[:digit:] ]b c", "a\nb\nc", True),
+        ("a[[:digit:] ]b c", "a7b c", True),
+        (r"\Qa. ^b\E c", "a. ^b\nc", True),
+        ("(?:x|^)b$ ", "a\n\n b\n", True),
+    ],
+)
+def test_a_space_in_own_rules_is_any_white_space(pattern: str, text: str, matches: bool) -> None:
+    own = configured(Waf, rules="none", custom=[{"id": 10001, "pattern": pattern}])
+    assert run(own, get(f"/?a={quote(text)}")).passed is not matches
 
 
 def test_mistakes_in_own_rules_are_errors(tmp_path: Path) -> None:

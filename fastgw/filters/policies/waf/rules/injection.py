@@ -128,7 +128,7 @@ INJECTION_RULES: Final = (
          rb"\bfor(?:/[dflr].*)? %+[^ ]+ in ?\(.*\) ?do|\bif(?:/i)?(?: not)?(?: exist\b| defined\b| errorlevel\b|"
          rb" cmdextversion\b|(?: |.*(?:==|\bgeq\b|\bequ\b|\bneq\b|\bleq\b|\bgtr\b|\blss\b)) ?%)|"
          rb"\bfor /[dflr] |\bif(?:/i)?(?: not)?[ (].*(?:==|\bgeq\b|\bequ\b|\bneq\b|\bleq\b|\bgtr\b|\blss\b)"),
-    Rule(3209, "rce", CRITICAL, 1, ARGUMENTS, rb"`[^`]*\b(?:" + _UNIX + rb"|" + _UNIX_WORDS + rb")\b[^`]*`"
+    Rule(3209, "rce", CRITICAL, 1, ARGUMENTS, rb"`[^`\x00]*\b(?:" + _UNIX + rb"|" + _UNIX_WORDS + rb")\b[^`\x00]*`"
          rb"|\$\{[a-z@]*[/#%:][^}]*\}|\$[@*]"),
     Rule(3210, "rce", CRITICAL, 1, ARGUMENTS, rb"^ ?" + _PATH_TO + alternatives(
         "cat curl wget nc ncat netcat ping nslookup chmod chown uname whoami ifconfig ipconfig netstat systeminfo")

@@ -1,4 +1,8 @@
-"""Rules for SQL injection. Text in quotes and prose with words of SQL pass: a rule wants what only a statement has."""
+"""Rules for SQL injection. Text in quotes and prose with words of SQL pass: a rule wants what only a statement has.
+
+`\\x20` stands where lines of ordinary text begin so: with an item of a list, a heading or a rule of Markdown, a comment
+of a program, or a signature.
+"""
 
 from typing import Final
 
@@ -42,7 +46,8 @@ SQL_RULES: Final = (
          rb"?[\"'`]?[0-9a-z]+[\"'`)]*(?: ?--|"
          rb" ?#| ?;|$)"),
     Rule(4203, "sqli", CRITICAL, 1, _SQL,
-         _QUOTE + rb" ?(?:=|<|>|<>|<=>|!=|\|\||&&|\^|~|\+|\*|%|-|\bdiv\b|\bmod\b|\bsounds\b) ?(?:" + _QUOTE
+         _QUOTE + rb"(?: ?(?:=|<|<>|<=>|!=|\|\||&&|\^|~|%|\bdiv\b|\bmod\b|\bsounds\b) ?|\x20?[+*-] ?|\x20?>\x20?"
+         rb"|\n[>+*-]\n?)(?:" + _QUOTE
          + rb"|[0-9]+ ?(?:$|--|#)|\(select\b|char\()|^ ?" + _QUOTE + rb" ?(?:x?or|and|\|\||&&)\b? ?[\"'`(0-9!~@-]"),
     Rule(4204, "sqli", CRITICAL, 1, _SQL,
          rb"[\"'`] ?union\b|\bunion (?:all )?select ?$|\bunion[ (]+(?:all[ (]*|distinct[ (]*)?(?:\(? ?select\b[ "
@@ -90,8 +95,11 @@ SQL_RULES: Final = (
          rb"|where|union)"),
     # what ends a statement early
     Rule(4209, "sqli", CRITICAL, 1, _SQL,
-         _QUOTE + rb" ?[)]* ?(?:--(?:[ -+\n]|$)|#(?: |$|\n)|;--|/\*!?|;%00|; ?$)|^ ?\w*" + _QUOTE + rb" ?(?:--|#)|"
-         rb"[0-9)] ?;? ?-- ?-?$|\b(?:or|and) [^ ]+ ?=[^ ]* ?--|; ?--|/\*![0-9]{0,6}|\*/ ?(?:union|select|or|and)\b"),
+         _QUOTE + rb"\x20?[)]*\x20?(?:--(?:[ -+\n]|$)|#(?: |$|\n)|; ?$)|^ ?\w*" + _QUOTE + rb"\x20?(?:--|#)|"
+         rb"[0-9)]\x20?;?\x20?-- ?-?$|;\x20?--|"
+         + _QUOTE + rb" ?[)]* ?(?:;--|/\*!?|;%00)|\A ?\w*" + _QUOTE + rb"[)]*\n(?:--|#)|"
+         rb"[\"'`0-9);]\n(?:; ?)?(?:--(?:[ +]-?)?|# ?)\z|"
+         rb"\b(?:or|and) [^ ]+ ?=[^ ]* ?--|/\*![0-9]{0,6}|\*/ ?(?:union|select|or|and)\b"),
     Rule(4210, "sqli", CRITICAL, 1, _SQL,
          rb"\binto (?:out|dump)file\b|\bload (?:data|xml)\b.*\binfile\b|\bselect\b.*\binto (?:outfile|dumpfile|@)|"
          rb"\bselect (?:@@?\w|0x[0-9a-f]|char\(|chr\(|count ?\(|sleep ?\(|version ?\(|user ?\(|database ?\(|concat "
