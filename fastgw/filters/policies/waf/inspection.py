@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Final, NamedTuple, Protocol, final
 
 from fastgw.filters.policies.waf.body_values import form_values, values_of
@@ -203,13 +204,11 @@ class Inspector:
 
     def _inspect_arguments(self, pairs: Sequence[tuple[bytes, bytes]]) -> list[Match]:
         found: list[Match] = []
-        texts = {}
-        for name, value in pairs:
-            texts[name] = texts[value] = name
+        texts = dict.fromkeys(chain.from_iterable(pairs))
         texts.pop(b"", None)
         whole = b"".join(texts)
         if b"\0" in whole or b"%" in whole or not whole.isascii():
-            for text, name in texts.items():
+            for name, text in _named_texts(pairs):
                 if b"\0" in text:
                     found += self._anomaly(protocol.NUL_BYTE, RequestPart.ARGUMENTS, name)
                 if IS_OVERLONG(text):
@@ -219,7 +218,7 @@ class Inspector:
         rules = self._rules_in(RequestPart.ARGUMENTS, texts)
         if not rules:
             return found
-        named = [*dict.fromkeys((name, text) for name, value in pairs for text in (name, value) if text)]
+        named = _named_texts(pairs)
         return found + self._matches(RequestPart.ARGUMENTS, named, rules)
 
     def _inspect_headers(self, request: InspectedRequest, most: int | None) -> list[Match]:
@@ -286,6 +285,11 @@ class Inspector:
             ):
                 kept.setdefault(match.rule.id, match)
         return [*kept.values()]
+
+
+def _named_texts(pairs: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the names and values that are not empty, each once with the name of each argument that has it."""
+    return [*dict.fromkeys((name, text) for name, value in pairs for text in (name, value) if text)]
 
 
 def _remember(clean: set[bytes], texts: Iterable[bytes]) -> None:

@@ -1,6 +1,7 @@
 """Normalization of text before rules are searched in it: attackers encode what rules look for.
 
-Each step is linear, and the output is not longer than twice the input. The text is Latin-1: one byte is one character.
+Each step is linear, and the output is not longer than three times the input. The text is Latin-1: one byte is one
+character.
 """
 
 import re

@@ -83,6 +83,39 @@ def test_an_excluded_argument_does_not_hide_another_one() -> None:
     assert not run(excluding, get(f"/?id={ATTACK}&name={ATTACK}")).passed
 
 
+@pytest.mark.parametrize(
+    ("body", "passes"),
+    [
+        ({"html": "' or 1=1-- -"}, True),
+        ({"html": ["x", {"a": "y"}, "' or 1=1-- -"]}, True),
+        ({"ids": [{"html": "x"}, "' or 1=1-- -"]}, False),
+        ({"ids": [{"html": ["x"]}, {}, [], "' or 1=1-- -"]}, False),
+        ({"html": {"a": "' or 1=1-- -"}}, False),
+        ({"a": {"html": "x", "b": ["' or 1=1-- -"]}}, False),
+        ([{"html": "x"}, "' or 1=1-- -"], False),
+    ],
+)
+def test_an_exclusion_is_for_the_member_of_json_that_a_string_is_in(body: object, passes: bool) -> None:
+    excluding = configured(Waf, exclude=[{"tags": ["attack-sqli"], "arguments": ["html"]}])
+    assert run(excluding, in_json(body)).passed is passes
+
+
+def test_brackets_of_json_that_close_nothing_have_no_name() -> None:
+    excluding = configured(Waf, exclude=[{"tags": ["attack-sqli"], "arguments": ["html"]}])
+    assert run(excluding, post("application/json", b'{"html": "x"}]}\x1e"\' or 1=1-- -"')).status == 403
+
+
+@pytest.mark.parametrize("text", ["%00", "%c0%af", "%252541"])
+@pytest.mark.parametrize("body", ["a={0}&html={0}", "html={0}&a={0}", "{0}=html&html={0}"])
+def test_an_excluded_argument_does_not_hide_one_with_the_same_text(text: str, body: str) -> None:
+    excluding = configured(
+        Waf, rules="default", paranoia=2, threshold=3,
+        exclude=[{"rules": [2003, 2006, 2008], "arguments": ["html"]}, {"tags": ["attack-sqli"]}],
+    )  # fmt: skip
+    assert not run(excluding, form(body.format(text))).passed
+    assert run(excluding, form(f"html={text}")).passed
+
+
 def test_own_rules_of_the_configuration_and_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text("- {id: 10002, pattern: legacy-client, targets: [headers], severity: notice, tags: [old]}\n")
