@@ -58,7 +58,9 @@ _SERIALIZED: Final = re.compile(
     rb"application/(?:.*[.+-])?(?:protobuf|grpc-web|msgpack|cbor|avro|bson|thrift|parquet|amf|ocsp-request)"
 ).match
 """Matches types of serialized values. To their readers, text is in them, but they are not text."""
-_WIDE: Final = re.compile(rb"(?:\xff\xfe|\xfe\xff|[\t\n\r -~]\0|\0(?:\0\0(?=.\0))?[\t\n\r -~])", re.DOTALL).match
+_WIDE: Final = re.compile(
+    rb"(?:\xff\xfe|(?:\0\0)?\xfe\xff|[\t\n\r -~]\0|\0(?:\0\0(?=.\0))?[\t\n\r -~])", re.DOTALL
+).match
 """Matches what may be text in UTF-16 or UTF-32, whose ASCII characters are found when its NUL bytes are removed."""
 _WIDE_ENCODINGS: Final = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 _STRICT_XML: Final = re.compile(
@@ -114,12 +116,14 @@ def values_of(content_type: bytes | None, body: bytes) -> InspectedBody:
     if kind.startswith(b"multipart/"):
         arguments, is_malformed, counted = multipart_values(content_type or b"", body)
         return InspectedBody(arguments, body if is_malformed else b"", is_malformed, counted)
-    if not kind.startswith(b"text/"):
-        if _is_binary(kind, body):
-            return InspectedBody([])
-        body = body.replace(b"\0", b"")
-        if kind == b"application/octet-stream" and _begins_xml(body):
-            return _untyped_xml(body, _xml_body(body))  # the type says no more than none (RFC 9110 section 8.3)
+    is_text = kind.startswith(b"text/")
+    if not is_text and _is_binary(kind, body):
+        return InspectedBody([])
+    if not is_text or _WIDE(body):
+        # before escapes are decoded, which have NUL bytes in them
+        body = body.replace(b"\0", b"").removeprefix(b"\xff\xfe").removeprefix(b"\xfe\xff")
+    if kind == b"application/octet-stream" and _begins_xml(body):
+        return _untyped_xml(body, _xml_body(body))  # the type says no more than none (RFC 9110 section 8.3)
     pairs = form_values(body) if b"=" in body[:256] else []
     values = None if kind == b"text/html" else _document(body)
     return InspectedBody(pairs if values is None else [*pairs, *values.arguments], body)

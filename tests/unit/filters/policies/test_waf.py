@@ -819,6 +819,21 @@ def test_text_in_utf_16_and_utf_32_is_searched(encoding: str) -> None:
     assert run(WAF, post("application/yaml", "name: O'Brien".encode(encoding))).passed
 
 
+@pytest.mark.parametrize("kind", ["text/plain", "text/yaml", "text/html", "application/yaml", "application/x-foo"])
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_escapes_in_utf_16_and_utf_32_are_decoded(kind: str, bom: str, encoding: str) -> None:
+    attack = "' or 1=1-- -"
+    for text in (
+        '{"a":"' + "".join(f"\\u{ord(each):04x}" for each in attack) + '"}',
+        "a: " + "".join(f"\\x{ord(each):02x}" for each in attack),
+        "a: " + "".join(f"&#{ord(each)};" for each in attack),
+        "a: " + quote(attack),
+    ):
+        assert run(WAF, post(kind, (bom + text).encode(encoding))).status == 403
+    assert run(WAF, post(kind, (bom + '{"name": "O\'Brien \\u00e9"}').encode(encoding))).passed
+
+
 @pytest.mark.parametrize(
     "kind",
     [
