@@ -51,6 +51,9 @@ ones go to a thread: RE2 works without the lock of the interpreter.
 """
 _thread: Final = ThreadPoolExecutor(1, "waf")
 _CODING: Final = b"content-encoding"
+_CODING_OVERHEAD: Final = 2048
+"""Maximum number of bytes by which the beginning of a compressed body may be longer than what it decompresses to: more is
+no compression, but hides the body behind the bytes that are inspected."""
 _SHOWN: Final = 12
 """Maximum number of matches in a log line."""
 
@@ -376,7 +379,9 @@ def _refusal(exchange: Exchange, why: str) -> Reply:
 
 
 def _decompressed(codings: Sequence[bytes], head: bytes, most: int, is_whole: bool) -> bytes | None:
-    """Return the decompressed beginning of a body, as `decompress_beginning` does. None: it cannot be decompressed."""
+    """Return the decompressed beginning of a body, as `decompress_beginning` does. None: it cannot be decompressed, or
+    its beginning is decompressed to nothing or to much less than its length.
+    """
     if len(codings) != 1:
         return None
     try:
@@ -384,9 +389,10 @@ def _decompressed(codings: Sequence[bytes], head: bytes, most: int, is_whole: bo
     except ImportError:
         return None
     try:
-        return decompress_beginning(head, codings[0], most, is_whole=is_whole)
+        plain = decompress_beginning(head, codings[0], most, is_whole=is_whole)
     except (KeyError, Undecodable):
         return None
+    return plain if is_whole or (plain and len(plain) + _CODING_OVERHEAD >= len(head)) else None
 
 
 def _has_body_to_inspect(exchange: Exchange) -> bool:

@@ -595,6 +595,35 @@ def test_a_body_that_cannot_be_decompressed_is_refused(body: bytes) -> None:
     assert (ran.status, ran.requests) == (403, ())
 
 
+def _gzip_with(extra: int = 0, blocks: int = 0, text: bytes = b"") -> bytes:
+    """Return gzip with so many bytes of an extra field, and so many empty blocks before the text (RFC 1952, 1951)."""
+    field = extra.to_bytes(2, "little") + bytes(extra) if extra else b""
+    packer = zlib.compressobj(wbits=-15)
+    deflated = b"\0\0\0\xff\xff" * blocks + packer.compress(text) + packer.flush()
+    sizes = zlib.crc32(text).to_bytes(4, "little") + len(text).to_bytes(4, "little")
+    return b"\x1f\x8b\x08" + (b"\4" if extra else b"\0") + bytes(6) + field + deflated + sizes
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        _gzip_with(extra=17_000, text=b"a=<script>alert(1)</script>"),
+        _gzip_with(blocks=3_400, text=b"a=<script>alert(1)</script>"),
+        _gzip_with(extra=14_000, text=random.Random(1).randbytes(3000).hex().encode() + b"<script>alert(1)</script>"),
+        _gzip_with(extra=14_000, text=b"a=<script>alert(1)</script>"),
+    ],
+)
+def test_nothing_in_a_compressed_body_moves_its_text_behind_the_inspected_bytes(body: bytes) -> None:
+    ran = run((WAF, configured(Decompress)), post("text/plain", body, "Content-Encoding: gzip"))
+    assert (ran.status, ran.requests) == (403, ())
+
+
+@pytest.mark.parametrize("coding", ENCODERS)
+def test_data_that_cannot_be_compressed_further_passes(coding: str) -> None:
+    body = ENCODERS[coding](b"\x89PNG\r\n\x1a\n" + random.Random(1).randbytes(300_000))
+    assert run((WAF, configured(Decompress)), post("image/png", body, f"Content-Encoding: {coding}")).passed
+
+
 DROPPING = configured(Headers, request={"remove": ["Content-Encoding"]})
 NAMED = b"\x1f\x8b\x08\x08\0\0\0\0\x02\x03&a=<script>alert(1)</script>&b=\0" + gzip.compress(b"a=1", mtime=0)[10:]
 
