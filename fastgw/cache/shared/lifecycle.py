@@ -14,7 +14,7 @@ from fastgw.cache.shared.space import Extent
 from fastgw.cache.store import MOST_HEAD, MOST_TAGS, MOST_URL, NotStored, StoredObject, Writer
 
 _SMALL = 16
-"""An object of at most this part of a segment is never divided."""
+"""An object whose head, URL and body take at most this part of a segment is stored in one piece."""
 _MOST_COPIED = 8 * 1024 * 1024
 """Maximum bytes of a body that a 304 copies: some milliseconds of the event loop."""
 _FIRST_PART = 4096
@@ -283,7 +283,8 @@ class SharedLease:
         parts = RecordParts(8 * len(hashes), len(url), len(head))
         wanted = parts.body + (_FIRST_PART if size is None else size)
         queue = Queue.MAIN if store.index.is_remembered(hash_) else Queue.SMALL
-        extent = self._reserve(queue, parts.body, min(wanted, store.segments.size))
+        least = parts.body if body is None else wanted  # a body that is there already is written in one piece
+        extent = self._reserve(queue, least, min(wanted, store.segments.size))
         if extent is None:
             return None
         where, at = self._write_record(extent, hash_, parts, hashes, url, head)

@@ -145,6 +145,23 @@ def test_a_long_head_fits_into_the_smallest_store_however_full_it_is(node: Share
     assert pins_in(node.memory) == 0
 
 
+def test_a_whole_object_with_many_tags_stays_in_its_space(node: SharedNode) -> None:
+    """With its tags it is a little longer than what is never divided, and its segment has space for its head only."""
+    store = node.a
+    put(store, key_of(0), b"first")
+    segment = store.space.opened[Queue.SMALL]
+    put(node.b, key_of(1), b"next" * 300)  # in the segment behind
+    tags, head, body = [b"%d" % number for number in range(500)], bytes(1560), content(3, 0, 2536)
+    begins = 128 + 8 * (len(tags) + 1) + len(head)
+    put(store, key_of(2), bytes(store.segments.size - store.segments.used(segment) - 8000 - 200))
+    left = store.segments.size - store.segments.used(segment)
+    assert begins <= left < begins + len(body)
+    assert leased(store, key_of(3)).store_whole(head, body, url=b"", tags=tags)
+    assert read(node.b, key_of(3)) == (head, body)
+    assert read(node.b, key_of(1)) == (b"head", b"next" * 300)
+    assert pins_in(node.memory) == 0
+
+
 def test_what_is_asked_for_again_survives_a_scan(node: SharedNode) -> None:
     popular = range(50)
     for number in popular:
