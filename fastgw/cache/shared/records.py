@@ -141,6 +141,23 @@ class Records:
         self._segments.unpin(where.segment)
         return None
 
+    def may_be_of(self, key: KeyHash, entry: int) -> bool:
+        """Whether an entry has a record of this key, also in a segment that is being recycled: that may be kept, or the
+        record moved, and then found. Without a pin: good enough to remove the entry, which does no harm.
+        """
+        words, where = self._words, location(entry)
+        if not self.is_sound(where):
+            return False
+        generation = words[self._segments.states + where.segment] >> GENERATION_AT
+        if generation & GENERATION_MASK != where.generation:
+            return True  # if it is moved within its segment, its entry changes last
+        at = self.at(where.segment, where.offset)
+        return (
+            words[at] == self.seal(generation, where.segment, where.offset)
+            and words[at + KEY_HIGH] == key.high
+            and words[at + KEY_LOW] == key.low
+        )
+
     def open_any(self, position: int, entry: int) -> OpenRecord | None:
         """Pin and return the record of an entry, whatever its key; None: it is outdated."""
         where = location(entry)
@@ -184,13 +201,24 @@ class Records:
 
     def chunks_are_there(self, at: int) -> bool:
         """Whether all chunks of a record are there: from then on they are as long as it is pinned."""
+        return self.missing_chunk(at) is None
+
+    def missing_chunk(self, at: int) -> Location | None:
+        """Return the location of the first chunk of a record that is not there; None: all are."""
         following = self._words[at + NEXT]
         while following:
-            chunk = self.verify(location(following), chunk=True)
+            where = location(following)
+            chunk = self.verify(where, chunk=True)
             if chunk is None:
-                return False
+                return where
             following = self._words[chunk + CHUNK_NEXT]
-        return True
+        return None
+
+    def is_overwritten(self, where: Location) -> bool:
+        """Whether what is missing was recycled for good. A process that looks for space may just have its segment in
+        hand, and leave it as it was.
+        """
+        return self._segments.state(where.segment).generation & GENERATION_MASK != where.generation
 
     def key(self, at: int) -> KeyHash:
         """Return the key of a record."""

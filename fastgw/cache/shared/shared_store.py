@@ -147,8 +147,11 @@ class SharedStore:
         if checked >> 1 != words[PURGE_SEQUENCE] and (checked := self._check(found)) < 0:
             self._drop(found)
             return None
-        if words[found.at + words_of.NEXT] and not self.records.chunks_are_there(found.at):
-            self._drop(found)
+        if words[found.at + words_of.NEXT] and (missing := self.records.missing_chunk(found.at)) is not None:
+            if self.records.is_overwritten(missing):
+                self._drop(found)
+            else:
+                self.segments.unpin(found.segment)
             return None
         if (hits := words[found.at + words_of.HITS]) < MOST_HITS:
             words[found.at + words_of.HITS] = hits + 1
@@ -212,14 +215,24 @@ class SharedStore:
 
     def remove(self, key: bytes) -> bool:
         hash_ = self.index.hash(key)
+        was_there = is_changed = False
         # Again, if another process has changed the entry meanwhile: what it has put there may be the same object with
-        # another head, or one that breaks off, so that the object comes back.
-        while (found := self.records.open(hash_)) is not None:
-            is_valid = self._check(found) >= 0
-            if self._drop(found):
-                self.report(key)
-                return is_valid
-        return False
+        # another head or in another segment, or one that breaks off, so that the object comes back.
+        while (seen := self._entry_of(hash_)) is not None:
+            found = self.records.open_entry(hash_, *seen)
+            is_valid = found is None or self._check(found) >= 0
+            removed = self._drop_entry(*seen) if found is None else self._drop(found)
+            was_there, is_changed = was_there or (removed and is_valid), is_changed or removed
+        if is_changed:
+            self.report(key)
+        return was_there
+
+    def _entry_of(self, hash_: KeyHash) -> tuple[int, int] | None:
+        """Return position and entry of the first record of a key, also in a segment that is being recycled."""
+        for position, entry in self.index.candidates(hash_):
+            if self.records.may_be_of(hash_, entry):
+                return position, entry
+        return None
 
     # --- purges ---
 
@@ -365,6 +378,9 @@ class SharedStore:
                 continue
             found = self.records.open_entry(hash_, other, seen)
             if found is None:
+                # In a segment that another process recycles it may be kept, and would hide the new one then.
+                if self.records.may_be_of(hash_, seen) and not self._drop_entry(other, seen):
+                    return self._settle(hash_, position, entry)
                 continue
             self.segments.unpin(found.segment)
             first, loser = (other, (position, entry)) if other < position else (position, (other, seen))
@@ -412,9 +428,14 @@ class SharedStore:
 
     def _drop(self, found: OpenRecord) -> bool:
         """Remove a pinned record from the index, and unpin it."""
-        removed = self.index.replace(found.position, found.entry, 0)
-        self._words[self.counters + REMOVED] += removed
+        removed = self._drop_entry(found.position, found.entry)
         self.segments.unpin(found.segment)
+        return removed
+
+    def _drop_entry(self, position: int, entry: int) -> bool:
+        """Remove an entry from the index. False: it was changed meanwhile."""
+        removed = self.index.replace(position, entry, 0)
+        self._words[self.counters + REMOVED] += removed
         return removed
 
     def _coldness(self, entry: int) -> int:

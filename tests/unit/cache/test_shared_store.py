@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
@@ -19,7 +20,7 @@ from fastgw.cache.shared import lifecycle, shared_store
 from fastgw.cache.shared.index import ObjectIndex
 from fastgw.cache.shared.layout import CacheMemory, OtherCacheLayout
 from fastgw.cache.shared.recovery import clean_up
-from fastgw.cache.shared.segments import Queue, SegmentState, StateWord
+from fastgw.cache.shared.segments import Queue, Segments, SegmentState, StateWord
 from fastgw.cache.store import MOST_TAGS, MOST_URL, NotStored, Refusal, StoredObject, Writer
 from fastgw.routing.table import at_once
 from tests.support.small_process import run_in_small_process
@@ -416,6 +417,82 @@ def test_an_object_whose_space_takes_long_to_reserve_does_not_replace_a_later_on
     assert not writer.complete()
     assert read(node.b, key_of(0)) == (b"newer", b"x" * 200)
     assert pins_in(node.memory) == 0
+
+
+@contextmanager
+def recycling(node: SharedNode, *, but: int = -1) -> Iterator[None]:
+    """Meanwhile the first worker has all sealed segments in hand, and then keeps them. `but`: a segment that it leaves."""
+    segments, owned = node.a.segments, []
+    for segment, state in [*segments.sealed(1000)]:
+        wanted = StateWord(state.generation, segments.owner, state.queue, SegmentState.RECYCLING)
+        if segment != but:
+            assert segments.change(segment, state, wanted)
+            owned.append((segment, state, wanted))
+    yield
+    for segment, state, wanted in owned:
+        assert segments.change(segment, wanted, state)
+
+
+def fill_up(node: SharedNode) -> None:
+    """Seal the segments that the second worker has open."""
+    for number in range(5000, 5030):
+        put(node.b, key_of(number), bytes(3900))
+
+
+def test_a_search_for_space_takes_no_object_of_several_segments_from_others(node: SharedNode) -> None:
+    put(node.b, key_of(1), content(1, 0, 100_000))
+    found = node.b.find(key_of(1))
+    assert found is not None
+    fill_up(node)
+    with recycling(node, but=node.b.segments.segment_at(found.at)):
+        assert node.b.find(key_of(1)) is None
+    assert read(node.b, key_of(1)) == (b"head", content(1, 0, 100_000))
+    found.release()
+
+
+@pytest.mark.parametrize("length", [100, 100_000])
+def test_a_search_for_space_hides_no_object_from_a_removal(node: SharedNode, length: int) -> None:
+    put(node.b, key_of(1), bytes(length))
+    fill_up(node)
+    with recycling(node):
+        assert node.b.remove(key_of(1))
+        assert not node.b.remove(key_of(1))
+    assert node.a.find(key_of(1)) is node.b.find(key_of(1)) is None
+    assert node.a.numbers().objects == objects_in(node.a)
+
+
+@pytest.mark.parametrize("length", [100, 100_000])
+def test_a_search_for_space_hides_no_object_from_the_one_that_replaces_it(node: SharedNode, length: int) -> None:
+    put(node.b, key_of(1), bytes(length), b"older")
+    fill_up(node)
+    with recycling(node):
+        put(node.b, key_of(1), b"x" * length, b"newer")
+    assert read(node.a, key_of(1)) == read(node.b, key_of(1)) == (b"newer", b"x" * length)
+    assert node.a.numbers().objects == objects_in(node.a)
+
+
+def test_a_removal_holds_also_while_the_object_is_moved(node: SharedNode) -> None:
+    """Within its segment, which is the first one of the main queue: for a moment nothing is where its entry points."""
+    for number in range(4):
+        put(node.a, key_of(number), content(number, 0, 500))
+        read(node.a, key_of(number))
+    open_segment = Segments.open_segment
+    removed: list[bool] = []
+
+    def remove_then(segments: Segments, segment: int, seen: StateWord, queue: Queue) -> bool:
+        is_open = open_segment(segments, segment, seen, queue)
+        if queue is Queue.MAIN and seen.state is SegmentState.RECYCLING and not removed:
+            removed.append(node.b.remove(key_of(2)))
+        return is_open
+
+    with mock.patch.object(Segments, "open_segment", remove_then):
+        for number in range(100, 1000):
+            put(node.a, key_of(number), bytes(3000))
+            if removed:
+                break
+    assert removed
+    assert [number for number in range(4) if read(node.b, key_of(number)) is not None] == [0, 1, 3]
+    assert node.a.numbers().objects == objects_in(node.a)
 
 
 def test_what_is_forgotten_is_released(node: SharedNode) -> None:
