@@ -8,7 +8,7 @@ from fastgw.cache.shared.index import KeyHash, Location
 from fastgw.cache.shared.leases import LeaseCell, Leases
 from fastgw.cache.shared.objects import SharedObject, SharedWriter, StoreParts
 from fastgw.cache.shared.purges import Purges
-from fastgw.cache.shared.records import HEADER, RecordParts, RecordStatus, rounded
+from fastgw.cache.shared.records import HEADER, OpenRecord, RecordParts, RecordStatus, rounded
 from fastgw.cache.shared.segments import Queue
 from fastgw.cache.shared.space import Extent
 from fastgw.cache.store import MOST_HEAD, MOST_TAGS, MOST_URL, NotStored, StoredObject, Writer
@@ -155,7 +155,7 @@ class SharedLease:
             return False
         body = found.pieces()
         if rounded(parts.body + found.length) > store.segments.size:
-            return self._freshen_by_copy(found, head, url, [*tags])
+            return self._freshen_by_copy(found, head, url, [*tags], old)
         extent = self._reserve(Queue.MAIN, parts.body + found.length, parts.body + found.length)
         if extent is None:
             return False
@@ -193,7 +193,7 @@ class SharedLease:
             written.replaced,
         )
 
-    def _freshen_by_copy(self, found: SharedObject, head: bytes, url: bytes, tags: list[int]) -> bool:
+    def _freshen_by_copy(self, found: SharedObject, head: bytes, url: bytes, tags: list[int], old: OpenRecord) -> bool:
         """Replace an object of several segments by a copy with another head. False: there is none, see `why_not`."""
         if found.length > min(_MOST_COPIED, self._store.most_bytes):
             self.why_not = NotStored.BODY_SIZE
@@ -201,8 +201,11 @@ class SharedLease:
         written = self._write_record_of(found.key, head, url, tags, found.length, RecordStatus.GROWING, None)
         if written is None:
             return False
+        words, new = self._store.memory.words, self._store.records.at(written.where.segment, written.where.offset)
+        words[new + words_of.HITS] = words[old.at + words_of.HITS]
+        words[new + words_of.FOUND] = words[old.at + words_of.FOUND]
         writer = self._writer_of(written, found.length)
-        why_not = writer.begin_body(self.key)
+        why_not = writer.begin_body(self.key, old)
         if why_not is not None:
             self.why_not = why_not
             return False
@@ -291,7 +294,7 @@ class SharedLease:
         is_divided = size is not None and extent.length < wanted
         words[at + words_of.SIZE] = 0 if size is None or is_divided else size + 1
         words[at + words_of.CHECKED] = self._began << 1 | validity.is_soft_purged
-        words[at + words_of.STATUS] = status
+        words[at + words_of.STATUS] = RecordStatus.RESERVING if is_divided else status
         if body is not None:
             begins = 8 * at + parts.body
             store.memory.data[begins : begins + len(body)] = body

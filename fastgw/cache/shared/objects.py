@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, Protocol, final
 from fastgw.cache.shared import records as words_of
 from fastgw.cache.shared.index import KeyHash, Location, ObjectIndex, location
 from fastgw.cache.shared.layout import UNIT, CacheMemory
-from fastgw.cache.shared.records import CHUNK_HEADER, Records, RecordStatus
+from fastgw.cache.shared.records import CHUNK_HEADER, OpenRecord, Records, RecordStatus
 from fastgw.cache.shared.segments import Queue, Segments
 from fastgw.cache.shared.space import Extent, Space
 from fastgw.cache.store import NotStored
@@ -49,6 +49,9 @@ class StoreParts(Protocol):
 
     def holds(self, hash_: KeyHash, where: Location) -> bool:
         """Whether requests find this object."""
+
+    def removals(self, hash_: KeyHash) -> int:
+        """Return a number that each removal of a key changes, and some of others do."""
 
 
 @final
@@ -151,6 +154,7 @@ class SharedWriter:
         "_ended",
         "_extent",
         "_extent_at",
+        "_former",
         "_free",
         "_goes_on",
         "_key",
@@ -160,8 +164,10 @@ class SharedWriter:
         "_missing",
         "_most",
         "_next_at",
+        "_old",
         "_position",
         "_queue",
+        "_removals",
         "_replaced",
         "_store",
         "_where",
@@ -285,12 +291,18 @@ class SharedWriter:
 
     # space
 
-    def begin_body(self, lease_key: bytes) -> NotStored | None:
+    def begin_body(self, lease_key: bytes, old: OpenRecord | None = None) -> NotStored | None:
         """Reserve space for the body, if the object is not in the index yet: all of it, or as much as there is time
         for; each `append` reserves more then. Returns why it cannot be stored; the writer has ended then, its lease has
-        not. `lease_key`: of the lease; it is reported as well when the object is found.
+        not. `lease_key`: of the lease; it is reported as well when the object is found. `old`: the object that this one
+        is a copy of, and goes in the place of; None: it replaces whatever is there.
         """
-        self._lease_key = lease_key
+        store, hash_ = self._store, self._store.index.hash(self._key)
+        self._lease_key, self._old, self._removals = lease_key, old, store.removals(hash_)
+        former = store.records.open(hash_)
+        self._former = 0 if former is None else former.entry
+        if former is not None:
+            store.segments.unpin(former.segment)
         self._missing = (self._announced or 0) - self._free  # bytes of the body without space
         why_not = self._reserve_more()
         if why_not is not None:
@@ -323,24 +335,48 @@ class SharedWriter:
             return None
         assert self._announced is not None
         words[self._at + words_of.SIZE] = self._announced + 1
-        replaced = None if self._is_outdated() else store.insert(store.index.hash(self._key), self._where)
+        replaced = self._take_place()
         if replaced is None:
-            return NotStored.CONTESTED
+            return NotStored.CONTESTED if self._old is None else NotStored.GONE
         self._replaced, self._copied_up_to = replaced, self._most
         if self._lease_key != self._key:
             store.report(self._lease_key)
         store.report(self._key)
         return None
 
-    def _is_outdated(self) -> bool:
-        """Whether a later response was stored meanwhile, as after a purge or the end of the lease."""
+    def _take_place(self) -> int | None:
+        """Add the object to the index; return the entry that it has replaced, 0: there was none. None: it was removed
+        or replaced meanwhile, or others were faster.
+        """
+        store, words, hash_, old = self._store, self._words, self._store.index.hash(self._key), self._old
+        replaced: int | None
+        if old is not None:
+            is_replaced = store.index.replace(old.position, old.entry, store.index.entry(hash_, self._where))
+            replaced = old.entry if is_replaced else None
+        else:
+            replaced = None if self._is_outdated(hash_) else store.insert(hash_, self._where)
+        if replaced is None:
+            return None
+        # Only now it is found. A removal counts first, and looks then: so one of both sees the other.
+        store.memory.fence()
+        if old is None and store.removals(hash_) != self._removals:
+            if not replaced or not store.put_back(hash_, self._where, replaced):
+                store.remove_entry(hash_, self._where)
+            return None
+        words[self._at + words_of.STATUS] = RecordStatus.GROWING
+        return replaced
+
+    def _is_outdated(self, hash_: KeyHash) -> bool:
+        """Whether a later response was stored meanwhile, as after a purge or the end of the lease. What was there
+        before is not later, whatever its date: the wall clock may have been set back.
+        """
         store, words = self._store, self._words
-        found = store.records.open(store.index.hash(self._key))
+        found = store.records.open(hash_)
         if found is None:
             return False
         is_later = words[found.at + words_of.DATE] > words[self._at + words_of.DATE]
         store.segments.unpin(found.segment)
-        return is_later
+        return is_later and found.entry != self._former
 
     def _grow(self, count: int) -> bool:
         """Go on in the next chunk. That of a body of unknown length is reserved now, unless what follows the present

@@ -59,6 +59,8 @@ _READABLE: Final = (SegmentState.OPEN, SegmentState.SEALED)
 class RecordStatus(IntEnum):
     """Progress of an object's body."""
 
+    RESERVING = 0
+    """There is not space for all of it yet, though its length is known: requests do not find it."""
     GROWING = 1
     COMPLETE = 2
     FAILED = 3

@@ -16,6 +16,8 @@ from fastgw.cache.shared.segments import Queue, Segments, SegmentState, StateWor
 from fastgw.cache.shared.space import Space
 from fastgw.cache.shared.watches import report_all
 
+_UNFINISHED = (RecordStatus.RESERVING, RecordStatus.GROWING)
+
 
 def clean_up(memory: CacheMemory, column: int, wakers: Mapping[int, int]) -> None:
     """Put the column of a dead process in order: fail the objects that it was writing, end its leases, seal or free its
@@ -34,7 +36,7 @@ def clean_up(memory: CacheMemory, column: int, wakers: Mapping[int, int]) -> Non
             continue
         if words[pins + segment] or (is_owned and state.state is SegmentState.OPEN):
             for record in space.walk(segment, state.generation):
-                growing = not record.is_chunk and words[record.at + words_of.STATUS] == RecordStatus.GROWING
+                growing = not record.is_chunk and words[record.at + words_of.STATUS] in _UNFINISHED
                 if growing and words[record.at + words_of.OWNER] == segments.owner:
                     words[record.at + words_of.STATUS] = RecordStatus.FAILED
                     _remove(

@@ -11,6 +11,8 @@ from fastgw.cache.shared.layout import (
     EVICTED_FROM_INDEX,
     INSERTED,
     PURGE_SEQUENCE,
+    REMOVAL_CLASSES,
+    REMOVALS,
     REMOVED,
     CacheMemory,
 )
@@ -147,6 +149,9 @@ class SharedStore:
         if checked >> 1 != words[PURGE_SEQUENCE] and (checked := self._check(found)) < 0:
             self._drop(found)
             return None
+        if words[found.at + words_of.STATUS] == RecordStatus.RESERVING:
+            self.segments.unpin(found.segment)
+            return None
         if words[found.at + words_of.NEXT] and (missing := self.records.missing_chunk(found.at)) is not None:
             if self.records.is_overwritten(missing):
                 self._drop(found)
@@ -215,6 +220,7 @@ class SharedStore:
 
     def remove(self, key: bytes) -> bool:
         hash_ = self.index.hash(key)
+        self.memory.add(REMOVALS + hash_.hash % REMOVAL_CLASSES)  # also for an object that is not in the index yet
         was_there = is_changed = False
         # Again, if another process has changed the entry meanwhile: what it has put there may be the same object with
         # another head or in another segment, or one that breaks off, so that the object comes back.
@@ -403,6 +409,10 @@ class SharedStore:
             return False
         self.segments.unpin(found.segment)
         return True
+
+    def removals(self, hash_: KeyHash) -> int:
+        """Return a number that each `remove` of a key changes, and some of others do."""
+        return self._words[REMOVALS + hash_.hash % REMOVAL_CLASSES]
 
     def remove_entry(self, hash_: KeyHash, where: Location) -> bool:
         """Remove a record from the index. False: it was not in it any more."""

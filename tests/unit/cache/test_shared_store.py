@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fastgw.cache.shared import lifecycle, shared_store
-from fastgw.cache.shared.index import ObjectIndex
+from fastgw.cache.shared.index import KeyHash, Location, ObjectIndex
 from fastgw.cache.shared.layout import CacheMemory, OtherCacheLayout
 from fastgw.cache.shared.recovery import clean_up
 from fastgw.cache.shared.segments import Queue, Segments, SegmentState, StateWord
+from fastgw.cache.shared.space import Extent, Space
 from fastgw.cache.store import MOST_TAGS, MOST_URL, NotStored, Refusal, StoredObject, Writer
 from fastgw.routing.table import at_once
 from tests.support.small_process import run_in_small_process
@@ -421,7 +422,7 @@ def test_an_object_whose_space_takes_long_to_reserve_does_not_replace_a_later_on
 
 @contextmanager
 def recycling(node: SharedNode, *, but: int = -1) -> Iterator[None]:
-    """Meanwhile the first worker has all sealed segments in hand, and then keeps them. `but`: a segment that it leaves."""
+    """The first worker has all sealed segments in hand, and keeps them in the end. `but`: one that it leaves alone."""
     segments, owned = node.a.segments, []
     for segment, state in [*segments.sealed(1000)]:
         wanted = StateWord(state.generation, segments.owner, state.queue, SegmentState.RECYCLING)
@@ -493,6 +494,101 @@ def test_a_removal_holds_also_while_the_object_is_moved(node: SharedNode) -> Non
     assert removed
     assert [number for number in range(4) if read(node.b, key_of(number)) is not None] == [0, 1, 3]
     assert node.a.numbers().objects == objects_in(node.a)
+
+
+@pytest.mark.parametrize("when", ["while space is reserved", "before it is inserted", "after it was inserted"])
+def test_a_removal_holds_for_an_object_that_is_not_found_yet(slow_node: SharedNode, when: str) -> None:
+    node, key = slow_node, key_of(1)
+    put(node.a, key, b"former")
+    removed: list[bool] = []
+    insert = shared_store.SharedStore.insert
+
+    def remove(now: str) -> None:
+        if now == when:
+            removed.append(node.b.remove(key))
+            assert node.b.find(key) is None
+
+    def insert_with(store: shared_store.SharedStore, hash_: KeyHash, where: Location) -> int | None:
+        remove("before it is inserted")
+        replaced = insert(store, hash_, where)
+        remove("after it was inserted")
+        return replaced
+
+    with mock.patch.object(shared_store.SharedStore, "insert", insert_with):
+        writer = begin(node.a, key, size=300_000)
+        remove("while space is reserved")
+        assert not all(writer.append(bytes(1000)) for _ in range(300)) or not writer.complete()
+    assert removed == [True]
+    assert node.a.find(key) is node.b.find(key) is None
+    assert node.a.numbers().objects == objects_in(node.a) == pins_in(node.memory) == 0
+
+
+def test_the_removal_of_another_object_leaves_the_former_one_in_place(slow_node: SharedNode) -> None:
+    """Removals are counted by classes of keys, so that of another key is sometimes taken for one of this key."""
+    node, key = slow_node, key_of(1)
+    put(node.a, key, b"former")
+    writer = begin(node.a, key, size=300_000)
+    for number in range(2, 1500):
+        node.b.remove(key_of(number))
+    assert not all(writer.append(bytes(1000)) for _ in range(300))
+    assert read(node.b, key) == (b"head", b"former")
+    assert node.a.numbers().objects == objects_in(node.a) == 1
+    assert pins_in(node.memory) == 0
+
+
+@pytest.mark.parametrize("meanwhile", ["removed", "replaced"])
+@pytest.mark.parametrize("length", [1000, 100_000])
+def test_an_object_that_is_removed_while_it_is_validated_does_not_come_back(
+    node: SharedNode, length: int, meanwhile: str
+) -> None:
+    key = key_of(1)
+    put(node.a, key, bytes(length), b"old")
+    found, lease = node.a.find(key), leased(node.a, key)
+    assert found is not None
+    reserve = Space.reserve
+
+    def change_then(space: Space, queue: Queue, least: int, wanted: int) -> Extent | None:
+        patched.stop()
+        assert node.b.remove(key)
+        if meanwhile == "replaced":
+            put(node.b, key_of(2), b"newer")
+            assert node.b.restore(key, node.b.present_moment()).store_head(b"newer")
+        return reserve(space, queue, least, wanted)
+
+    patched = mock.patch.object(Space, "reserve", change_then)
+    patched.start()
+    assert not lease.freshen(found, b"new head")
+    assert lease.why_not is NotStored.GONE
+    found.release()
+    assert read(node.b, key) == (None if meanwhile == "removed" else (b"newer", b""))
+    assert node.a.numbers().objects == objects_in(node.a)
+    assert pins_in(node.memory) == 0
+
+
+@pytest.mark.parametrize("length", [1000, 100_000])
+def test_an_object_from_before_the_clock_was_set_back_is_validated_and_replaced(node: SharedNode, length: int) -> None:
+    put(node.a, key_of(1), bytes(length), b"old")
+    node.date.now -= 400
+    found = node.a.find(key_of(1))
+    assert found is not None
+    assert leased(node.a, key_of(1)).freshen(found, b"validated")
+    found.release()
+    assert read(node.b, key_of(1)) == (b"validated", bytes(length))
+    node.date.now -= 400
+    put(node.b, key_of(1), b"x" * length, b"newer")
+    assert read(node.a, key_of(1)) == (b"newer", b"x" * length)
+
+
+@pytest.mark.parametrize("length", [1000, 100_000])
+def test_an_object_that_is_validated_stays_as_popular_as_it_was(node: SharedNode, length: int) -> None:
+    put(node.a, key_of(1), bytes(length), url=b"http://a/1")
+    for _ in range(20):
+        read(node.a, key_of(1))
+    found = node.a.find(key_of(1))
+    assert found is not None
+    assert leased(node.a, key_of(1)).freshen(found, b"new")
+    found.release()
+    assert popular(node.a) == [(b"http://a/1", 21, length)]
 
 
 def test_what_is_forgotten_is_released(node: SharedNode) -> None:
