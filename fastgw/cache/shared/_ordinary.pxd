@@ -71,6 +71,9 @@ cdef class Ordinary:
     cdef int64_t write_record(self, const Key* wanted, const NewRecord* made, int64_t small, int64_t main) noexcept nogil
     cdef bint keep_record(self, const Key* key, int64_t at) noexcept nogil
     cdef uint64_t _entry(self, const Key* key, const Where* where) noexcept nogil
+    cdef bint _is_of_popular(self, uint64_t owner) noexcept nogil
+    cdef int64_t _body_of(self, const uint64_t* record) noexcept nogil
+    cdef uint64_t* _slot_of(self, const Key* key, uint64_t entry) noexcept nogil
     cdef uint64_t* _walked(self, int64_t segment, uint64_t generation, int64_t* offset, bint* is_chunk) noexcept nogil
 
 

@@ -8,7 +8,7 @@ with the same key, are left to them: then nothing has been changed, unless a met
 
 cimport cython
 from cpython.buffer cimport PyBUF_CONTIG, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -94,6 +94,7 @@ cdef enum:
     NEXT = 13
     OWNER = 14
     FOUND = 15
+    CHUNK_RECORD = 1
     MOST_HITS = 3
     COMPLETE = 2
     FAILED = 3
@@ -566,16 +567,129 @@ cdef class Ordinary:
             if is_chunk or record[HITS]:
                 return False
 
-    def evict(self, int64_t segment, uint64_t generation, bint is_small):
-        """Remove the entries of all records of a segment from the index."""
+    def survivors(self, int64_t segment, uint64_t generation, bint is_main):
+        """Return the objects that are kept when a segment is recycled, as `Space._survivors`: entry, first word, hits,
+        and the record with its body; None instead if that goes on in chunks. None: they are more than half of it.
+        """
+        cdef int64_t offset = 0, begins = 0, live = 0, count
+        cdef bint is_chunk = False
+        cdef Where where
+        cdef uint64_t* record
+        cdef uint64_t entry
+        cdef Key key
+        if not 0 <= segment < self._segments:
+            raise ValueError("there is no such segment")
+        where.segment, where.generation = segment, generation
+        found = []
+        while True:
+            begins = offset
+            record = self._walked(segment, generation, &offset, &is_chunk)
+            if record is NULL:
+                return found
+            if is_chunk:
+                if self._is_of_popular(record[CHUNK_RECORD]):
+                    live += <int64_t> record[TOTAL]
+            elif record[HITS] and record[STATUS] == COMPLETE:
+                key.high, key.low = record[KEY_HIGH], record[KEY_LOW]
+                key.hash = self._mix(key.high, key.low)
+                where.offset = begins
+                entry = self._entry(&key, &where)
+                if self._slot_of(&key, entry) is not NULL:
+                    live += <int64_t> record[TOTAL]
+                    image, count = None, self._body_of(record) + <int64_t> record[LENGTH]
+                    if not record[NEXT] and 0 < count <= <int64_t> record[TOTAL]:
+                        image = PyBytes_FromStringAndSize(<char*> record, count)
+                    found.append((entry, record - self._words, record[HITS] - 1 if is_main else 0, image))
+            if 2 * live > self._segment:
+                return None
+
+    cdef bint _is_of_popular(self, uint64_t owner) noexcept nogil:
+        """Whether the record of a chunk, at this location, is there and was found."""
+        cdef int64_t segment = owner >> 18 & 0xFFFF, offset = owner >> 2 & 0xFFFF
+        cdef uint64_t state, generation
+        cdef uint64_t* record
+        if segment >= self._segments or offset * UNIT > self._segment - HEADER:
+            return False
+        state = fastgw_cache_load(self._words + self._states + segment)
+        generation = state >> 16
+        record = self._words + (self._data + segment * self._segment + offset * UNIT) // 8
+        return (
+            (state & 0xF == OPEN or state & 0xF == SEALED)
+            and (generation & GENERATION_MASK) == (owner >> 34 & GENERATION_MASK)
+            and record[SEAL] == self._mix(generation << 1, <uint64_t> segment << 32 | <uint64_t> offset)
+            and record[HITS]
+        )
+
+    cdef int64_t _body_of(self, const uint64_t* record) noexcept nogil:
+        """Return the offset of the body from the start of a record."""
+        cdef uint64_t parts = record[PARTS]
+        return HEADER + <int64_t> (parts >> 48) + <int64_t> (parts >> 32 & 0xFFFF) + <int64_t> (parts << 32 >> 32)
+
+    cdef uint64_t* _slot_of(self, const Key* key, uint64_t entry) noexcept nogil:
+        """Return the word of the index with an entry; NULL: there is none."""
+        cdef uint64_t* bucket = self._bucket(key)
+        cdef int number
+        for number in range(BUCKET):
+            if fastgw_cache_load(bucket + number) == entry:
+                return bucket + number
+        return NULL
+
+    def retain(self, int64_t segment, uint64_t generation, bint is_main):
+        """Count the hits of the records of a segment anew, as it gets another turn in the main queue."""
+        cdef int64_t offset = 0
+        cdef bint is_chunk = False
+        cdef uint64_t* record
+        if not 0 <= segment < self._segments:
+            raise ValueError("there is no such segment")
+        while True:
+            record = self._walked(segment, generation, &offset, &is_chunk)
+            if record is NULL:
+                return
+            if not is_chunk:
+                record[HITS] = record[HITS] - 1 if is_main and record[HITS] else 0
+
+    def move(self, bytes image not None, uint64_t entry, uint64_t hits, int64_t segment):
+        """Copy a record to this segment, which this process has open; its entry points to the copy then. False: there
+        is no space for it.
+        """
+        cdef int64_t count = PyBytes_GET_SIZE(image), total = (count + UNIT - 1) // UNIT * UNIT
+        cdef Where where
+        cdef Key key
+        cdef uint64_t* record
+        cdef uint64_t* used
+        cdef uint64_t* slot
+        if not 0 <= segment < self._segments or count < HEADER:
+            raise ValueError("there is no such segment, or record")
+        used = self._words + self._used + segment
+        if used[0] % UNIT or <int64_t> used[0] + total > self._segment:
+            return False
+        where.segment, where.offset = segment, <int64_t> used[0] // UNIT
+        where.generation = fastgw_cache_load(self._words + self._states + segment) >> 16
+        record = self._words + (self._data + segment * self._segment + where.offset * UNIT) // 8
+        memcpy(record, PyBytes_AS_STRING(image), count)
+        record[TOTAL], record[CAPACITY], record[NEXT] = total, count - self._body_of(record), 0
+        record[HITS] = hits
+        fastgw_cache_store(
+            record + SEAL, self._mix(where.generation << 1, <uint64_t> segment << 32 | <uint64_t> where.offset)
+        )
+        fastgw_cache_store(used, used[0] + total)
+        key.high, key.low = record[KEY_HIGH], record[KEY_LOW]
+        key.hash = self._mix(key.high, key.low)
+        slot = self._slot_of(&key, entry)
+        if slot is not NULL:
+            fastgw_cache_swap(slot, entry, self._entry(&key, &where))
+        return True
+
+    def evict(self, int64_t segment, uint64_t generation, bint is_small, frozenset kept not None):
+        """Remove the entries of all records of a segment from the index, but for those that are kept."""
         cdef int64_t offset = 0, begins = 0
         cdef bint is_chunk = False
+        cdef bint keeps = len(kept) > 0
         cdef Key key
         cdef Where where
         cdef uint64_t* record
-        cdef uint64_t* bucket
+        cdef uint64_t* slot
         cdef uint64_t entry
-        cdef int number
         if not 0 <= segment < self._segments:
             raise ValueError("there is no such segment")
         where.segment, where.generation = segment, generation
@@ -590,15 +704,13 @@ cdef class Ordinary:
             key.hash = self._mix(key.high, key.low)
             where.offset = begins
             entry = self._entry(&key, &where)
-            bucket = self._bucket(&key)
-            for number in range(BUCKET):
-                if fastgw_cache_load(bucket + number) == entry:
-                    if fastgw_cache_swap(bucket + number, entry, 0):
-                        self._words[self._column + REMOVED] += 1
-                        self._words[self._column + EVICTED_FOR_CAPACITY] += 1
-                        if is_small and not record[HITS]:
-                            self._words[self._ghosts + <int64_t> (key.hash >> 20 & self._ghost_mask)] = key.hash
-                    break
+            slot = self._slot_of(&key, entry)
+            if slot is NULL or (keeps and entry in kept) or not fastgw_cache_swap(slot, entry, 0):
+                continue
+            self._words[self._column + REMOVED] += 1
+            self._words[self._column + EVICTED_FOR_CAPACITY] += 1
+            if is_small and not record[HITS]:
+                self._words[self._ghosts + <int64_t> (key.hash >> 20 & self._ghost_mask)] = key.hash
 
     def append(self, int64_t at, int64_t position, int64_t free, bytes data not None, uint64_t length):
         """Write the next bytes of the body of a record whose segment is pinned; return whether they fit. `position`:

@@ -18,7 +18,11 @@ _LEAST_CHUNK: Final = 4096
 _MOST_CHUNK: Final = 256 * 1024
 """Bytes of space that a body of unknown length asks for ahead, at most."""
 _RESERVING_S: Final = 0.002
-"""Time after which no more space is reserved in a turn of the event loop for a body of known length."""
+"""Time after which no more space is reserved in a turn of the event loop for a body of known length. What is reserved
+then takes another 1 ms at most: one segment is opened.
+"""
+_COPYING_S: Final = 0.008
+"""The same for a copy, which is made in one turn, or not at all."""
 
 
 class StoreParts(Protocol):
@@ -295,7 +299,7 @@ class SharedWriter:
         """Reserve space for the body, if the object is not in the index yet: all of it, or as much as there is time
         for; each `append` reserves more then. Returns why it cannot be stored; the writer has ended then, its lease has
         not. `lease_key`: of the lease; it is reported as well when the object is found. `old`: the object that this one
-        is a copy of, and goes in the place of; None: it replaces whatever is there.
+        is a copy of, and goes in the place of: at once, or not at all; None: it replaces whatever is there.
         """
         store, hash_ = self._store, self._store.index.hash(self._key)
         self._lease_key, self._old, self._removals = lease_key, old, store.removals(hash_)
@@ -304,18 +308,20 @@ class SharedWriter:
         if former is not None:
             store.segments.unpin(former.segment)
         self._missing = (self._announced or 0) - self._free  # bytes of the body without space
-        why_not = self._reserve_more()
+        why_not = self._reserve_more(_RESERVING_S if old is None else _COPYING_S)
+        if why_not is None and old is not None and self._replaced is None:
+            why_not = NotStored.FULL
         if why_not is not None:
             self._words[self._at + words_of.STATUS] = RecordStatus.FAILED
             self._goes_on = False
             self._store.segments.unpin(self._where.segment)
         return why_not
 
-    def _reserve_more(self) -> NotStored | None:
-        """Reserve space for a body of known length until the object is in the index, or no time is left. Returns why
-        that cannot be done.
+    def _reserve_more(self, seconds: float = _RESERVING_S) -> NotStored | None:
+        """Reserve space for a body of known length until the object is in the index, or so much time has passed.
+        Returns why that cannot be done.
         """
-        until = self._store.clock() + _RESERVING_S
+        until = self._store.clock() + seconds
         while self._replaced is None:
             why_not = self._reserve_next()
             if why_not is not None or self._store.clock() >= until:

@@ -407,6 +407,23 @@ def test_a_long_object_that_may_no_longer_be_stored_stays_as_it_was_when_it_is_v
     assert read(node.a, key_of(0)) == (b"old", body)
 
 
+def test_a_long_object_whose_copy_takes_too_long_stays_as_it_was_when_it_is_validated(slow_node: SharedNode) -> None:
+    node, body = slow_node, content(0, 0, 300_000)
+    put(node.a, key_of(0), body, b"old")
+    found, lease = node.a.find(key_of(0)), leased(node.b, key_of(0))
+    assert found is not None
+    assert not lease.freshen(found, b"new")
+    assert lease.why_not is NotStored.FULL
+    assert read(node.a, key_of(0)) == (b"old", body)
+    assert isinstance(node.b, shared_store.SharedStore)
+    node.b.clock = node.clock
+    assert lease.freshen(found, b"new")
+    found.release()
+    assert read(node.a, key_of(0)) == (b"new", body)
+    assert node.a.numbers().objects == objects_in(node.a) == 1
+    assert pins_in(node.memory) == 0
+
+
 def test_an_object_whose_space_takes_long_to_reserve_does_not_replace_a_later_one(slow_node: SharedNode) -> None:
     node = slow_node
     writer = begin(node.a, key_of(0), b"older", size=300_000)
@@ -620,6 +637,38 @@ def test_the_compiled_module_leaves_the_same_memory_as_its_reference() -> None:
     assert bytes(compiled.memory.data) == bytes(plain.memory.data)
     for node in (compiled, plain):
         assert pins_in(node.memory) == 0
+        node.close()
+
+
+@pytest.mark.twin
+@pytest.mark.parametrize("popular", [3, 10, 40])
+def test_the_compiled_module_keeps_the_objects_that_its_reference_keeps(popular: int) -> None:
+    """Objects of different lengths, of which some are found again, so that segments are kept, emptied and evicted."""
+    with mock.patch.object(os, "urandom", lambda count: bytes(range(count))):
+        compiled = SharedNode()
+        with mock.patch.object(shared_store, "_twin", None):
+            plain = SharedNode()
+    moved = mock.Mock(wraps=Space._move)
+    chance = random.Random(popular)
+    with mock.patch.object(Space, "_move", lambda *of: moved(*of)):
+        for number in range(1500):
+            length, again = chance.choice([0, 300, 1000, 3000, 9000, 80_000]), chance.randrange(popular)
+            known, is_whole = chance.random() < 0.5, chance.random() < 0.9
+            for node in (compiled, plain):
+                body = content(number, 0, length)
+                writer = begin(node.a, key_of(number % 700), size=length if known else None, url=b"u" * (number % 90))
+                for at in range(0, length, 4000):
+                    if not writer.append(body[at : at + 4000]):
+                        break
+                writer.complete() if is_whole else writer.abort()
+                for seen in range(max(0, number - again), number, 2):
+                    read(node.b, key_of(seen % 700))
+            if number % 50 == 0:
+                assert bytes(compiled.memory.data) == bytes(plain.memory.data), number
+    assert bytes(compiled.memory.data) == bytes(plain.memory.data)
+    assert moved.call_count > 50
+    for node in (compiled, plain):
+        assert node.a.numbers().objects == objects_in(node.a)
         node.close()
 
 
