@@ -393,6 +393,27 @@ def test_a_few_objects_that_are_read_slowly_do_not_make_the_store_full(
     assert pins_in(node.memory) == 0
 
 
+def test_the_oldest_objects_are_read_and_the_others_make_way(slow_node: SharedNode) -> None:
+    """More than a search yields: the next one finds what is behind them."""
+    node, held, refused = slow_node, [], []
+    count = node.a.segments.count
+    for number in range(count - 4):  # one in a segment each
+        put(node.a, key_of(number), content(number, 0, 60_000))
+        if number < 40:
+            held.append(node.b.find(key_of(number)))
+    for number in range(1000, 1000 + 8 * count):
+        lease = leased(node.a, key_of(number))
+        if not lease.store_whole(b"head", bytes(3000), url=b"", tags=()):
+            refused.append(number)
+        lease.give_up()
+    assert not refused
+    for number, found in enumerate(held):
+        assert found is not None
+        assert body_of(found) == content(number, 0, 60_000)
+        found.release()
+    assert pins_in(node.memory) == 0
+
+
 def test_a_long_object_that_may_no_longer_be_stored_stays_as_it_was_when_it_is_validated(slow_node: SharedNode) -> None:
     """`max_object` has become smaller."""
     node, body = slow_node, content(0, 0, 300_000)
