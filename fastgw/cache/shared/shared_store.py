@@ -233,6 +233,16 @@ class SharedStore:
             self.report(key)
         return was_there
 
+    def remove_older(self, key: bytes, than: FetchBegin) -> None:
+        """Remove the object of a key, unless its fetch has begun later, and keep away what is being recalled of it."""
+        found, is_later = self.records.open(self.index.hash(key)), False
+        if found is not None:
+            began, date = self._words[found.at + words_of.BEGAN], self._words[found.at + words_of.DATE]
+            is_later = (began, date) > (than.began, int(than.date * 1e6))
+            self.segments.unpin(found.segment)
+        if not is_later:
+            self.remove(key)
+
     def _entry_of(self, hash_: KeyHash) -> tuple[int, int] | None:
         """Return position and entry of the first record of a key, also in a segment that is being recycled."""
         for position, entry in self.index.candidates(hash_):

@@ -34,7 +34,7 @@ from fastgw.cache.store import DiskNumbers, StoredObject
 from fastgw.cache.tiers.disk_object import DiskFile, DiskObject
 from fastgw.cache.tiers.object_directory import SHARDS, ObjectDirectory
 from fastgw.cache.tiers.object_file import BadFile, ObjectRecord, read_blocks, read_record
-from fastgw.cache.tiers.promotion import check_record, promote_object
+from fastgw.cache.tiers.promotion import check_record, count_removals, promote_object
 from fastgw.cache.tiers.purge_writer import PurgeWriter
 from fastgw.cache.tiers.shard_counts import DiskGhosts, MemoryCounts
 from fastgw.cache.tiers.tier_threads import TierLoop, TierThreads, Work
@@ -80,8 +80,9 @@ class _Found(NamedTuple):
 class _Recall:
     """A look-up, for all requests that wait for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, removals: dict[bytes, int]) -> None:
         self.callbacks: list[Callable[[StoredObject | None], None]] = []
+        self.removals = removals
 
     def end(self, found: Callable[[], StoredObject | None]) -> None:
         callbacks, self.callbacks = self.callbacks, []
@@ -144,7 +145,7 @@ class DiskTier:
         if recall is None:
             if self.has_failed or len(self._recalls) >= MOST_RECALLS:
                 return False
-            recall = self._recalls[name] = _Recall()
+            recall = self._recalls[name] = _Recall(count_removals(self._store, name))
             timer = self.loop.call_later(RECALL_S, lambda: self._end_recall(name, recall, None))
 
             def done(found: _Found | None) -> None:
@@ -160,7 +161,10 @@ class DiskTier:
             del self._recalls[name]
         if not recall.callbacks:
             return  # it was late
-        if found is None or not self._promote_object(found):
+        if found is None or count_removals(self._store, [found.key])[found.key] != recall.removals[found.key]:
+            recall.end(lambda: None)
+            return
+        if not self._promote_object(found):
             recall.end(lambda: None)
             return
         self.count(DISK_HITS)
@@ -313,15 +317,18 @@ class DiskTier:
         )
         return True
 
-    def remove(self, key: bytes) -> None:
-        """Remove the file of a key, if there is one. It may come back from elsewhere, unless it is purged as well."""
+    def remove(self, key: bytes, done: Callable[[], None] = lambda: None) -> None:
+        """Remove the file of a key, if there is one; call `done` then. It may come back from elsewhere, unless it is
+        purged as well.
+        """
         if self._writes < 2 * MOST_WRITES and not self.threads.is_closing:
             self._writes += 1
 
-            def done(_: bool | None) -> None:
+            def ended(_: bool | None) -> None:
                 self._writes -= 1
+                done()
 
-            self.threads.run(Work.WRITE, lambda: self.opened().remove_object(key), done)
+            self.threads.run(Work.WRITE, lambda: self.opened().remove_object(key), ended)
 
     # other work
 

@@ -20,12 +20,21 @@ _BATCH: Final = 4
 
 @final
 class DiskWriter:
-    """See `Writer`. `ended`: called once, when the file is complete or dropped (`Lease.give_up`)."""
+    """See `Writer`. `ended`: called once, when the file is complete or dropped (`Lease.give_up`). `replaced`: called
+    when there is no older file any more, if the response outdates it: requests may have put that into memory.
+    """
 
     def __init__(
-        self, tier: "DiskTier", key: bytes, record: ObjectRecord, size: int, ended: Callable[[float], None]
+        self,
+        tier: "DiskTier",
+        key: bytes,
+        record: ObjectRecord,
+        size: int,
+        ended: Callable[[float], None],
+        replaced: Callable[[], None],
     ) -> None:
-        self._tier, self._key, self._record, self._size, self._ended = tier, key, record, size, ended
+        self._tier, self._key, self._record, self._size = tier, key, record, size
+        self._ended, self._replaced = ended, replaced
         self._layout = layout_for(record, size)
         self._pending = bytearray()
         self._blocks: deque[bytes] = deque()
@@ -109,7 +118,9 @@ class DiskWriter:
     def _end(self, *, failed: bool) -> None:
         self._has_ended = True
         if failed or self._removes_former:
-            self._tier.remove(self._key)  # an older one
+            self._tier.remove(self._key, self._replaced)  # an older one
+        elif self._is_complete:
+            self._replaced()
         self._has_failed |= failed
         self._tier.end_write()
         self._ended(self._mark_s)

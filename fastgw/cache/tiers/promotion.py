@@ -1,5 +1,7 @@
 """Objects of slower tiers on their way into memory."""
 
+from collections.abc import Iterable
+
 from fastgw.cache.shared.lifecycle import FetchBegin
 from fastgw.cache.shared.purges import Validity
 from fastgw.cache.shared.shared_store import SharedStore
@@ -11,6 +13,11 @@ def check_record(store: SharedStore, key: bytes, record: ObjectRecord, began: in
     hashes = [*{store.key_tag(key), store.key_tag(record.lease_key)}, *map(store.name_tag, record.tags)]
     began = record.began if began is None else began
     return store.purges.check(began, began, hashes, lambda: record.url)
+
+
+def count_removals(store: SharedStore, keys: Iterable[bytes]) -> dict[bytes, int]:
+    """Return what removals of these keys change: what was read before one is not put into memory after it."""
+    return {key: store.removals(store.index.hash(key)) for key in keys}
 
 
 def promote_object(store: SharedStore, key: bytes, record: ObjectRecord, body: bytes) -> None:

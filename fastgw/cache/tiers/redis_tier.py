@@ -13,7 +13,7 @@ from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.shared.watches import WatchLoop
 from fastgw.cache.store import RedisNumbers, StoredObject
 from fastgw.cache.tiers.object_file import ObjectRecord
-from fastgw.cache.tiers.promotion import check_record, promote_object
+from fastgw.cache.tiers.promotion import check_record, count_removals, promote_object
 from fastgw.cache.tiers.redis_purges import RedisPurges
 from fastgw.cache.tiers.redis_values import (
     BadValue,
@@ -85,11 +85,11 @@ class RedisTier:
         if callbacks is None:
             if len(self._recalls) >= MOST_RECALLS:
                 return False
-            began = self.purges.confirmed()
+            began, removals = self.purges.confirmed(), count_removals(self._store, name)
 
             def answered(answer: list[Any] | None) -> None:
                 callbacks = self._recalls.pop(name)
-                if answer is not None and answer[2]:
+                if answer is not None and answer[2] and count_removals(self._store, name) == removals:
                     self._use(name[answer[2] - 1], answer, began)
                 for each in callbacks:
                     each(None)

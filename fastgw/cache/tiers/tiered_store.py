@@ -312,14 +312,15 @@ class TieredLease:
         if not tier.can_write(0):
             inner.why_not = NotStored.DISK_BUSY
             return None
-        self._store.memory.remove(key)  # an older one
+        memory, fetched = self._store.memory, inner.fetched
+        memory.remove(key)  # an older one
 
         def ended(mark_s: float) -> None:
             self._is_pending = False
             inner.give_up(mark_s)
 
         self._is_pending = True
-        return DiskWriter(tier, key, record, size, ended)
+        return DiskWriter(tier, key, record, size, ended, lambda: memory.remove_older(key, fetched))
 
 
 @final

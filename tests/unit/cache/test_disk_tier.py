@@ -77,6 +77,45 @@ def content(found: StoredObject | None) -> tuple[bytes, bytes] | None:
     return head, body
 
 
+@pytest.mark.parametrize("end", ["complete", "broken off", "too long"])
+def test_what_is_recalled_while_a_large_object_is_written_does_not_hide_it(node: TieredNode, end: str) -> None:
+    store_one(node, K, b"old" * 1000, head=b"old")
+    node.date.now += 10
+    writer = begin(node.a, K, b"new", LARGE, url=URL)
+    assert content(node.recall(K)) == content(node.a.find(K)) == (b"old", b"old" * 1000)
+    if end == "complete":
+        assert writer.append(bytes(LARGE))
+        assert writer.complete()
+    elif end == "broken off":
+        writer.abort()
+    else:
+        assert not writer.append(bytes(LARGE + 1))
+    node.settle()
+    expected = {"complete": (b"new", bytes(LARGE)), "broken off": (b"old", b"old" * 1000), "too long": None}
+    for store in (node.a, node.b):
+        assert content(node.recall(K, store)) == expected[end]
+
+
+def test_what_was_read_before_a_large_object_was_written_is_not_put_into_memory_afterwards(node: TieredNode) -> None:
+    store_one(node, K, b"old" * 1000, head=b"old")
+    node.date.now += 10
+    writer = begin(node.a, K, b"new", LARGE, url=URL)
+    recalled: list[StoredObject | None] = []
+    assert node.b.recall([K], recalled.append)
+    end_recall = node.ready.get(timeout=60)
+    assert writer.append(bytes(LARGE))
+    assert writer.complete()
+    assert isinstance(node.a, TieredStore)
+    assert node.a.disk is not None
+    while node.a.disk.is_busy:
+        node.ready.get(timeout=60)()
+    end_recall()
+    assert recalled == [None]
+    for store in (node.a, node.b):
+        assert store.find(K) is None
+        assert content(node.recall(K, store)) == (b"new", bytes(LARGE))
+
+
 def files_in(node: TieredNode) -> list[Path]:
     return [each for each in Path(node.path).glob("objects-*/*/*") if each.is_file() and not each.is_symlink()]
 

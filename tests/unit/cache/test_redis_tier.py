@@ -131,6 +131,22 @@ def test_what_one_node_has_stored_another_finds(redis: RedisServer) -> None:
     play(scene, redis)
 
 
+def test_what_was_asked_for_before_it_was_outdated_is_not_put_into_memory_afterwards(redis: RedisServer) -> None:
+    """As by a large response, which is on disk alone."""
+
+    async def scene(a: SharingNode, b: SharingNode) -> None:
+        put(a.store, K, b"old", url=URL)
+        await a.settle()
+        called: list[StoredObject | None] = []
+        assert b.store.recall([K], called.append)
+        b.store.memory.remove(K)
+        await until(lambda: called)
+        assert read(b.store, K) is None
+        assert await b.recall(K) == (b"head", b"old")
+
+    play(scene, redis)
+
+
 PURGES: list[Callable[[Store, bool], Counting]] = [
     lambda store, soft: store.purge_key(K, soft=soft),
     lambda store, soft: store.purge_tags([b"other", b"t"], soft=soft),
