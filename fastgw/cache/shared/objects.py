@@ -18,8 +18,8 @@ _LEAST_CHUNK: Final = 4096
 _MOST_CHUNK: Final = 256 * 1024
 """Bytes of space that a body of unknown length asks for ahead, at most."""
 _RESERVING_S: Final = 0.002
-"""Time after which no more space is reserved in a turn of the event loop for a body of known length. What is reserved
-then takes another 1 ms at most: one segment is opened.
+"""Time after which no more space is reserved in a turn of the event loop for a body of known length. The last
+chunk may take longer by the opening of one segment, for which others are searched: up to 5 ms with the smallest objects.
 """
 _COPYING_S: Final = 0.008
 """The same for a copy, which is made in one turn, or not at all."""
