@@ -635,7 +635,7 @@ cdef class Ordinary:
         return NULL
 
     def retain(self, int64_t segment, uint64_t generation, bint is_main):
-        """Count the hits of the records of a segment anew, as it gets another turn in the main queue."""
+        """Lower the hits of the records of a segment, which gets another turn in the main queue; see `Space`."""
         cdef int64_t offset = 0
         cdef bint is_chunk = False
         cdef uint64_t* record

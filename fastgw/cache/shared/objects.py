@@ -19,10 +19,10 @@ _MOST_CHUNK: Final = 256 * 1024
 """Bytes of space that a body of unknown length asks for ahead, at most."""
 _RESERVING_S: Final = 0.002
 """Time after which no more space is reserved in a turn of the event loop for a body of known length. The last
-chunk may take longer by the opening of one segment, for which others are searched: up to 5 ms with the smallest objects.
+chunk may take longer by the opening of one segment: up to 5 ms with the smallest objects.
 """
 _COPYING_S: Final = 0.008
-"""The same for a copy, which is made in one turn, or not at all."""
+"""Time for the space of a copy, which is made in one turn, or not at all."""
 
 
 class StoreParts(Protocol):
@@ -341,7 +341,7 @@ class SharedWriter:
             return None
         assert self._announced is not None
         words[self._at + words_of.SIZE] = self._announced + 1
-        replaced = self._take_place()
+        replaced = self._insert()
         if replaced is None:
             return NotStored.CONTESTED if self._old is None else NotStored.GONE
         self._replaced, self._copied_up_to = replaced, self._most
@@ -350,7 +350,7 @@ class SharedWriter:
         store.report(self._key)
         return None
 
-    def _take_place(self) -> int | None:
+    def _insert(self) -> int | None:
         """Add the object to the index; return the entry that it has replaced, 0: there was none. None: it was removed
         or replaced meanwhile, or others were faster.
         """
@@ -373,8 +373,8 @@ class SharedWriter:
         return replaced
 
     def _is_outdated(self, hash_: KeyHash) -> bool:
-        """Whether a later response was stored meanwhile, as after a purge or the end of the lease. What was there
-        before is not later, whatever its date: the wall clock may have been set back.
+        """Whether a later response was stored meanwhile, as after a purge or the end of the lease. The former
+        one is not later, whatever its date: the wall clock may have been set back.
         """
         store, words = self._store, self._words
         found = store.records.open(hash_)

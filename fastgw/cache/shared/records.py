@@ -60,7 +60,7 @@ class RecordStatus(IntEnum):
     """Progress of an object's body."""
 
     RESERVING = 0
-    """There is not space for all of it yet, though its length is known: requests do not find it."""
+    """Space for a body of known length is not complete yet: requests do not find it."""
     GROWING = 1
     COMPLETE = 2
     FAILED = 3

@@ -238,8 +238,8 @@ class Space:
         """Return the objects to keep; None: more than half of the segment belongs to such objects."""
         words, live, is_main = self._words, 0, state.queue is Queue.MAIN
         survivors: list[_Survivor] = []
-        # PERF: 0.3 ms for a segment of 1 MiB with 1,300 objects, 25 in Python; to move a third of them takes another 0.4
-        # ms (CPython 3.11).
+        # PERF: 0.3 ms for a segment of 1 MiB with 1,300 objects, 25 in Python; to move a third of them takes 0.4 ms
+        # more (CPython 3.11).
         if self._ordinary is not None:
             found = self._ordinary.survivors(segment, state.generation, is_main)
             for number, first, hits, whole in found or ():
