@@ -52,8 +52,9 @@ ones go to a thread: RE2 works without the lock of the interpreter.
 _thread: Final = ThreadPoolExecutor(1, "waf")
 _CODING: Final = b"content-encoding"
 _CODING_OVERHEAD: Final = 2048
-"""Maximum number of bytes by which the beginning of a compressed body may be longer than what it decompresses to: more is
-no compression, but hides the body behind the bytes that are inspected."""
+"""Maximum number of bytes by which the beginning of a compressed body may be longer than what it decompresses to: more
+is no compression, but hides the body behind the bytes that are inspected.
+"""
 _SHOWN: Final = 12
 """Maximum number of matches in a log line."""
 
