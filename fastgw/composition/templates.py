@@ -6,6 +6,7 @@ a value there is no text: `MissingValue`.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,6 @@ from typing import Any, Final, Protocol, final
 from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
-import orjson
 
 from fastgw.config.base.part_templates import Pieces, TemplateVariable, parse_pieces, parse_target, variables_in
 from fastgw.exchange import Exchange
@@ -154,7 +154,7 @@ class Body:
     __slots__ = ("_make", "variables")
 
     def __init__(self, text: str) -> None:
-        value = orjson.loads(text)
+        value = json.loads(text)  # integers of any size, of which orjson makes doubles
         self._make = _compiled(value)
         self.variables: tuple[TemplateVariable, ...] = tuple(_variables_in(value))
 
@@ -181,7 +181,7 @@ def _compiled(value: Any) -> Callable[[TemplateValues], Node]:
     pieces = parse_pieces(value) if isinstance(value, str) else ()
     if not any(isinstance(piece, TemplateVariable) for piece in pieces):
         literal = b"".join(piece for piece in pieces if isinstance(piece, bytes)).decode()
-        constant = orjson.dumps(literal if isinstance(value, str) else value)
+        constant = msgspec.json.encode(literal if isinstance(value, str) else value)
         return lambda answers: constant
     if len(pieces) == 1 and isinstance(only := pieces[0], TemplateVariable) and (only.part or only.is_item):
         variable = only

@@ -8,6 +8,7 @@ have no upstream; consumers, which are data more than settings and may be very m
 cluster has, such as certificates, so they cannot be read back without it.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -51,9 +52,9 @@ def effective(config: Config) -> dict[str, Any]:
     for key in ("kyma", "kubernetes"):
         del said["providers"][key]
     for name, source in config.origins.targets.items():
-        said["upstreams"][name]["targets"] = msgspec.json.decode(source)
+        said["upstreams"][name]["targets"] = json.loads(source)
     for each in reversed(config.origins.openapi):
-        said["routes"][each.first : each.first + each.count] = [msgspec.json.decode(each.entry)]
+        said["routes"][each.first : each.first + each.count] = [json.loads(each.entry)]
     return said
 
 
@@ -115,7 +116,7 @@ def _as_it_is(_: Decoder, value: Any) -> Any:
 
 
 _WRITE: Final[Mapping[type[Decoder], Callable[[Any, Any], Any]]] = {
-    AnyJson: lambda shape, value: msgspec.json.decode(value),
+    AnyJson: lambda shape, value: json.loads(value),  # with integers beyond 64 bits
     Text: _as_it_is,
     Number: _as_it_is,
     Truth: _as_it_is,

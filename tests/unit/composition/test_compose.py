@@ -282,6 +282,15 @@ def test_a_request_has_one_content_type(part: dict[str, Any], kind: bytes, outpu
     assert [value for name, _, value in lines if name.lower() == b"content-type"] == [kind]
 
 
+def test_numbers_of_a_body_keep_their_digits() -> None:
+    body = {"a": 12345678901234567890123, "b": [{"n": -9223372036854775809}], "c": ["{id}", 18446744073709551616]}
+    made = Composed({"name": "a", "method": "POST", "body": body})
+    made.asks()
+    assert made.requests[0].partition(b"\r\n\r\n")[2] == (
+        b'{"a":12345678901234567890123,"b":[{"n":-9223372036854775809}],"c":["7",18446744073709551616]}'
+    )
+
+
 # order
 
 

@@ -6,6 +6,7 @@ the result as they were written.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -51,7 +52,7 @@ def steps_of(path: str) -> Path:
 
 def compile_template(template: str, most: int = AT_ONCE) -> JsonFunction:
     """Return the function that builds a body from a template, which is JSON. `most`: as for `compile_mapping`."""
-    make = compile_value(orjson.loads(template), "template")
+    make = compile_value(json.loads(template), "template")  # with integers beyond 64 bits, as below
 
     def build(body: bytes, variables: Variables) -> bytes:
         made = make(BodyValues(_selected(body, _EVERYTHING, most), variables, most))
@@ -109,9 +110,9 @@ def _rules(rules: JsonRules, most: int) -> Iterator[Rule]:
     for source, destination in rules.move.items():
         yield _move(steps_of(source), steps_of(destination), most)
     for path, value in rules.default.items():
-        yield _assign(steps_of(path), compile_value(orjson.loads(value), f"default.{path}"), replaces=False, most=most)
+        yield _assign(steps_of(path), compile_value(json.loads(value), f"default.{path}"), replaces=False, most=most)
     for path, value in rules.set.items():
-        yield _assign(steps_of(path), compile_value(orjson.loads(value), f"set.{path}"), replaces=True, most=most)
+        yield _assign(steps_of(path), compile_value(json.loads(value), f"set.{path}"), replaces=True, most=most)
 
 
 def _move(source: Path, destination: Path, most: int) -> Rule:

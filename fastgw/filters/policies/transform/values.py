@@ -176,7 +176,7 @@ def compile_value(value: Any, where: str) -> Maker:
     if isinstance(value, dict):
         members = [(name, compile_value(each, f"{where}.{name}")) for name, each in value.items()]
         if not any(map(_is_computed, _strings_in(value))):
-            constant = orjson.dumps(value)
+            constant = msgspec.json.encode(value)  # orjson has no integers beyond 64 bits
             return lambda document: constant
         return lambda document: {name: _or_null(make(document)) for name, make in members}
     if isinstance(value, list):

@@ -72,6 +72,19 @@ def test_the_same_again(tmp_path, file):
         assert again(tmp_path, said) == replace(loaded, **told_elsewhere)
 
 
+def test_numbers_of_any_value_keep_their_digits(tmp_path):
+    template = {"n": 12345678901234567890123}
+    said = {
+        "version": 1,
+        "listeners": {"main": {"address": "127.0.0.1:0"}},
+        "upstreams": {"u": {"targets": ["http://u:1"]}},
+        "filters": {"transform": {"request": {"template": template}}},
+        "routes": [{"name": "r", "upstream": "u"}],
+    }
+    told = config.effective(again(tmp_path, said))
+    assert told["filters"]["transform"]["request"]["template"] == template
+
+
 def test_every_kind_of_value_again(tmp_path):
     import jsonschema  # not by every process that collects this file: it takes 2 s
 

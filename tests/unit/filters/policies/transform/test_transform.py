@@ -93,6 +93,10 @@ def answered(response: bytes, request: bytes = GET, timeout: float = 5.0, **chan
         ({"default": {"a": 9, "b.c": [1, {"d": None}]}}, b'{"a":null}', b'{"a":null,"b":{"c":[1,{"d":null}]}}'),
         ({"set": {"a": True, "l.*.x": "t"}}, b'{"a":1,"l":[{},3]}', b'{"a":true,"l":[{"x":"t"},3]}'),
         ({"set": {"a.b": 1}}, b'{"a":"text"}', b'{"a":"text"}'),
+        ({"set": {"a": 12345678901234567890123, "b": [{"n": -9223372036854775809}]},
+          "default": {"c": {"n": 18446744073709551616}, "d": ["{path}", 18446744073709551616]}}, b"{}",
+         b'{"c":{"n":18446744073709551616},"d":["/",18446744073709551616],"a":12345678901234567890123,'
+         b'"b":[{"n":-9223372036854775809}]}'),
         ({"set": {"a.b": 1}, "default": {"c.d.e": 2}}, b'{"a":null,"c":[]}', b'{"a":null,"c":[]}'),
         ({"set": {"a.b.c": 1, "a.b.d": 2}}, b'{"a":{}}', b'{"a":{"b":{"c":1,"d":2}}}'),
         ({"set": {"a.b.c": [{}]}, "default": {"a.x.y": 2, "a.b.c": 3}}, b'{"a":{"x":{"z":0}}}',
@@ -264,10 +268,13 @@ def test_the_client_is_told_why_its_body_is_refused_and_nothing_of_the_rules(
 
 def test_a_template_builds_the_body() -> None:
     template = {"id": "{{ user.id }}", "names": ["{{ user.name }}", "x{{ user.id }}"], "all": "{{ tags[?@ != 'b'] }}",
-                "v": 2, "none": "{{ gone }}", "route": "{route}"}  # fmt: skip
+                "v": 18446744073709551616, "none": "{{ gone }}", "route": "{route}"}  # fmt: skip
     body = b'{"user":{"id":1.10,"name":"A\\u0022"},"tags":["a","b"]}'
     ran = answered(ok(body), template=template)
-    assert ran.body == b'{"id":1.10,"names":["A\\u0022","x1.10"],"all":["a"],"v":2,"none":null,"route":"test"}'
+    assert (
+        ran.body
+        == b'{"id":1.10,"names":["A\\u0022","x1.10"],"all":["a"],"v":18446744073709551616,"none":null,"route":"test"}'
+    )
     assert ran.fields.get(b"content-length") == b"%d" % len(ran.body)
 
 
