@@ -1,6 +1,6 @@
 """sequence: a call is only allowed after other ones of the same client, within a time."""
 
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Annotated, Any, Final, final
 
@@ -38,9 +38,10 @@ _NOT_STARTED: Final[Any] = None
 class CallSequence(Filter, name="sequence", phase=Phase.LIMIT_CONSUMER, order=50):  # type: ignore[literal-required]  # order: ours
     """Allow a call only after another one of the same client, as in a checkout: those who skip a step are automated.
 
-    The filter stands on all routes of the sequence, with equal settings: at the gateway or in a filter set. The first
-    route is open to all; each other one is answered 403 unless the client has called the one before it within the time,
-    and got a status below 400. Routes that are not in the list are not affected.
+    The filter stands on all routes of the sequence, with equal settings: at the gateway or in a filter set; `check`
+    notes those without it, whose calls do not count for the next route. The first route is open to all; each other one
+    is answered 403 unless the client has called the one before it within the time, and got a status below 400. Routes
+    that are not in the list are not affected.
 
     The calls are kept in the node's table of rate limits, exactly for all workers, and with `state` in Redis as well,
     for all nodes. Redis is asked only about calls that the node itself does not know. While it is unreachable, the
@@ -72,6 +73,12 @@ class CallSequence(Filter, name="sequence", phase=Phase.LIMIT_CONSUMER, order=50
         for name in self.routes:
             if name not in context.routes:
                 yield f"`routes` has {format_value(name)}, which is no route; {suggest(name, context.routes)}"
+        covered = context.shared("sequence", lambda: _routes_with(context)).get(digest(self), self.routes)
+        for name, following in zip(self.routes, (*self.routes[1:], ""), strict=True):
+            if name in context.routes and name not in covered:
+                refused = f"{format_value(following)} is always refused"
+                effect = refused if following in covered else "its calls are neither checked nor counted"
+                yield f"no `sequence` with these settings is on the route {format_value(name)}: {effect}"
 
     def build(self, env: Env) -> Hooks:
         if env.route not in self.routes:
@@ -90,6 +97,14 @@ class CallSequence(Filter, name="sequence", phase=Phase.LIMIT_CONSUMER, order=50
             stop=None if redis is None else redis.limits.release,
             explain=use.explain,
         )
+
+
+def _routes_with(context: WarningContext) -> Mapping[bytes, set[str]]:
+    """Return the routes that filters of this type run for, by the digest of their settings."""
+    found: dict[bytes, set[str]] = {}
+    for settings, route in context.uses_of(CallSequence):
+        found.setdefault(digest(settings), set()).add(route.name)
+    return found
 
 
 @final

@@ -663,6 +663,55 @@ def test_parts_of_a_waf_that_never_count_are_noted(tmp_path: Path, settings: dic
     assert all(note.startswith(f"filters.waf: {each}") for note, each in zip(told, wanted, strict=True)), told
 
 
+ROUTES_OF_SEQUENCE = ("cart", "address", "pay")
+IS_REFUSED = 'no `sequence` with these settings is on the route "cart": "address" is always refused'
+
+
+@pytest.mark.parametrize(
+    ("at", "notes"),
+    [
+        (ROUTES_OF_SEQUENCE, []),
+        (("address", "pay"), [IS_REFUSED]),
+        (
+            ("cart",),
+            [
+                f'no `sequence` with these settings is on the route "{name}": its calls are neither checked nor counted'
+                for name in ("address", "pay")
+            ],
+        ),
+        (
+            ("address",),
+            [
+                IS_REFUSED,
+                'no `sequence` with these settings is on the route "pay": its calls are neither checked nor counted',
+            ],
+        ),
+    ],
+)
+def test_routes_of_a_sequence_without_its_filter_are_noted(tmp_path: Path, at: list[str], notes: list[str]) -> None:
+    settings = {"routes": ROUTES_OF_SEQUENCE, "within": "10m", "key": "ip"}
+    routes = [{"name": name, "paths": [f"/{name}"], "upstream": "u"} for name in ROUTES_OF_SEQUENCE]
+    in_set = [{**each, "use": ["checkout"]} if each["name"] in at else each for each in routes]
+    filter_sets = {"checkout": {"sequence": settings}}
+    told = notes_of(tmp_path, routes=in_set, filter_sets=filter_sets)
+    assert told == [f"filter_sets.checkout.sequence: {each}" for each in notes]
+    assert notes_of(tmp_path, routes=routes, filters={"sequence": settings}) == []
+
+
+def test_other_settings_on_a_route_of_a_sequence_are_noted(tmp_path: Path) -> None:
+    routes = [
+        {"name": name, "paths": [f"/{name}"], "upstream": "u", "filters": {"sequence": settings}}
+        for name, within in (("cart", "5m"), ("pay", "10m"))
+        for settings in ({"routes": ["cart", "pay"], "within": within, "key": "ip"},)
+    ]
+    assert notes_of(tmp_path, routes=routes) == [
+        'routes[0].filters.sequence: no `sequence` with these settings is on the route "pay": its calls are neither '
+        'checked nor counted (route "cart")',
+        'routes[1].filters.sequence: no `sequence` with these settings is on the route "cart": "pay" is always refused '
+        '(route "pay")',
+    ]
+
+
 @pytest.mark.parametrize(
     ("validate", "wanted"),
     [
