@@ -1,5 +1,6 @@
 """Rules about composed routes: their parts, the order of these, and the variables in their templates."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -85,6 +86,11 @@ def _ineffective_in(part: Part, compose: Compose, methods: Sequence[str]) -> Ite
                 yield key, "it has no effect without `for_each`"
         if part.wrap != _DEFAULTS["wrap"] and not part.is_collection:
             yield "wrap", "it has no effect: the answer is an object, unless `is_collection` is true"
+    for key in ("allow", "deny", "mapping") if part.flatmap else ():
+        if getattr(part, key):
+            yield key, "it has no effect: `flatmap` is in its place"
+    if part.allow and part.deny and not part.flatmap:
+        yield "deny", "it has no effect: only the members of `allow` are used"
     decides = "required" if part.required else "all_or_nothing" if compose.all_or_nothing else ""
     if decides and part.default is not None:
         yield "default", f"it has no effect: if the part fails, the response fails (`{decides}`)"
@@ -197,6 +203,9 @@ def _check_part(part: Part, compose: Compose, parameters: frozenset[str], maps: 
             below.report(*problem, at_key=False)
     if part.default is not None and not part.default.startswith("{"):
         at.below("default").report("the default is no object", "expected one such as {}", at_key=False)
+    for name in re.findall(r"\{([^{}]*)\}", part.error_as or ""):
+        if name != "name":
+            at.below("error_as").report(f"unknown variable {{{name}}}", "expected {name}", at_key=False)
     for name in part.headers:
         if name.lower().encode() in _OWN:
             at.below("headers", name).report(f"{format_value(name)} is set by the gateway", at_key=False)

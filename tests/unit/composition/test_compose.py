@@ -1429,6 +1429,8 @@ def test_what_a_filter_hides_is_not_passed_on() -> None:
         ([{"name": "a", "group": "g"}], {"output": "no-op"}, r"parts\[0\].group: .*as it is"),
         ([{"name": "a"}], {"static": {"data": []}}, "no object"),
         ([{"name": "a", "flatmap": [{"type": "move", "args": ["a"]}]}], {}, "expected two"),
+        ([{"name": "a", "error_as": "e_{nam}"}], {}, r"error_as: unknown variable \{nam\}; expected \{name\}"),
+        ([{"name": "a", "error_as": "{name}_{}"}], {}, r"error_as: unknown variable \{\}; expected \{name\}"),
         ([], {}, "an empty list"),
     ],
 )

@@ -196,6 +196,12 @@ EMPTY_STEP = "has an empty step: it is the path of a member without a name"
         ),
         ("default: {}, error_as: x", "", ["error_as: it has no effect: `default` stands in its place"]),
         ("error_as: x", "", []),
+        ("allow: [a], deny: [b]", "", ["deny: it has no effect: only the members of `allow` are used"]),
+        (
+            "flatmap: [{type: del, args: [a]}], allow: [a], deny: [b], mapping: {c: d}",
+            "",
+            [f"{key}: it has no effect: `flatmap` is in its place" for key in ("allow", "deny", "mapping")],
+        ),
         ("default: {}", "", []),
         ("body: pass, method: POST", ", methods: [GET]", ["body: it has no effect: GET requests have no body"]),
         ("body: pass, method: POST", ", methods: [GET, POST]", []),
