@@ -67,7 +67,7 @@ class Graphql(Filter, name="graphql", phase=Phase.VALIDATE, order=10):  # type: 
     list_arguments: tuple[GraphqlName, ...] = ("first", "last", "limit")
     """Names of arguments with the length of a list, in numbers or variables."""
     list_size: Count = 10
-    """Length of a list whose argument is no whole number."""
+    """Length of a list whose argument is no number. A fraction is rounded up; a number in quotation marks counts."""
     max_aliases: Annotated[int, Meta(ge=0, le=1_000_000)] = 15
     """Maximum number of aliases of an operation."""
     max_directives: Annotated[int, Meta(ge=0, le=1_000_000)] = 20

@@ -344,7 +344,9 @@ def _defaults(texts: list[str]) -> dict[str, int]:
 
 
 def _size_of(value: Any) -> int | None:
-    """Return a number as the size of a list, at most `CEILING`. Servers take 1e6 for an integer, some take strings."""
+    """Return a number as the size of a list, at most `CEILING`. Servers take 1e6 for an integer, some take strings, and
+    some cut off fractions: those are rounded up.
+    """
     try:
         size = abs(float(value)) if type(value) in (int, float, str) else nan
     except ValueError:

@@ -51,11 +51,14 @@ def measured(text: str, variables: Any = None) -> Any:
         ('{a(first: "1000") {b}}', 2, 1 + 1000),
         ("{a(first: $float) {b}}", 2, 1 + 1000),
         ("{a(first: $text) {b}}", 2, 1 + 1000),
+        ("{a(first: 0.5) {b}}", 2, 1 + 1),
+        ("{a(first: $fraction) {b}}", 2, 1 + 1001),  # some servers cut it off: `list_size` would be far too few
+        ("{a(first: true) {b}}", 2, 1 + 10),
         ("{a(first: %s) {b}}" % ("9" * 400), 2, CEILING),
     ],
 )
 def test_depth_and_cost(text: str, depth: int, cost: int) -> None:
-    operation = measured(text, {"n": 7, "other": "x", "float": 1e3, "text": "1000"})
+    operation = measured(text, {"n": 7, "other": "x", "float": 1e3, "fraction": 1000.5, "text": "1000"})
     assert (operation.measures.depth, operation.measures.cost) == (depth, cost)
 
 
