@@ -58,6 +58,8 @@ boundary in quotation marks and line breaks without CR, which it reads.
 _VERSION: Final = re.compile(r"OWASP_CRS/(\d+)\.(\d+)\.(\d+)")
 _RULE: Final = re.compile(r'"id:(\d+),(.*?)(?<!\\)"', re.DOTALL)
 _TAG: Final = re.compile(r"tag:'(attack-[\w-]+)'")
+_IS_TAG: Final = re.compile(r"[\w./-]+").fullmatch
+"""Whether a tag may be one of the rule set, and can be written into its configuration."""
 _SEVERITY: Final = re.compile(r"severity:'?(\w+)")
 _SCORES: Final = {"EMERGENCY": 5, "ALERT": 5, "CRITICAL": 5, "ERROR": 4, "WARNING": 3, "NOTICE": 2}
 _OF_FILE: Final = rb'\[file "[^"]*%b/[^"]*"\] \[line "\d+"\] \[id "(\d+)"\]'
@@ -196,8 +198,8 @@ class CrsEngine:
             self._add(library.msc_rules_add_file, f"{file.parent}{mark}/{file.name}", str(file))
         for id in settings.without:
             self._add(library.msc_rules_add, f"SecRuleRemoveById {id}", f"exclusion of rule {id}")
-        for tag in settings.without_tags:
-            self._add(library.msc_rules_add, f'SecRuleRemoveByTag "^{re.escape(tag)}$"', f"exclusion of tag {tag}")
+        for tag in filter(_IS_TAG, settings.without_tags):  # compared as a whole: the library takes no expression
+            self._add(library.msc_rules_add, f'SecRuleRemoveByTag "{tag}"', f"exclusion of tag {tag}")
 
     def _add(self, add: Callable[..., int], what: str, name: str) -> None:
         error = ctypes.c_char_p()

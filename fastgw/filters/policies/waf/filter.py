@@ -69,7 +69,7 @@ class Exclude(Settings):
     paths: tuple[str, ...] = ()
     """Paths of requests, with `*` for any characters. None = all. Not for rules of the CRS."""
     arguments: tuple[str, ...] = ()
-    """Names of arguments, cookies or headers. None = all. Not for rules of the CRS."""
+    """Names of arguments, cookies or headers (whose case does not matter). None = all. Not for rules of the CRS."""
 
     def __post_init__(self) -> None:
         if not self.rules and not self.tags:
@@ -410,4 +410,5 @@ def _has_plain_body(head: RequestHead) -> bool:
 def _exclusion_of(settings: Exclude) -> Exclusion:
     paths = [re.compile(wildcard_expression(path.encode()), re.DOTALL) for path in settings.paths]
     names = frozenset(name.encode() for name in settings.arguments)
-    return Exclusion(frozenset(settings.rules), frozenset(settings.tags), paths, names)
+    of_headers = frozenset(name.lower() for name in names)
+    return Exclusion(frozenset(settings.rules), frozenset(settings.tags), paths, names, of_headers)

@@ -51,12 +51,15 @@ _DECLARED_BINARY: Final = (b"identity", b"")
 
 
 class Exclusion(NamedTuple):
-    """Matches that do not count. Empty `paths`: of all requests; empty `arguments`: in all values."""
+    """Matches that do not count. Empty `paths`: of all requests; empty `arguments`: in all values. `headers`: the same
+    names in lower case.
+    """
 
     rules: frozenset[int]
     tags: frozenset[str]
     paths: Sequence["re.Pattern[bytes]"]
     arguments: frozenset[bytes]
+    headers: frozenset[bytes]
 
     @property
     def is_total(self) -> bool:
@@ -113,6 +116,12 @@ class Match(NamedTuple):
     rule: Rule
     target: str
     name: bytes
+
+    def is_of(self, exclusion: Exclusion) -> bool:
+        """Whether an exclusion names where it is. Names of headers are compared without case (RFC 9110 section 5.1)."""
+        if self.target == RequestPart.HEADERS:
+            return self.name.lower() in exclusion.headers
+        return self.name in exclusion.arguments
 
 
 @final
@@ -279,7 +288,7 @@ class Inspector:
         for match in found:
             if not any(
                 each.covers(match.rule)
-                and (not each.arguments or match.name in each.arguments)
+                and (not each.arguments or match.is_of(each))
                 and (not each.paths or any(pattern.fullmatch(request.path) for pattern in each.paths))
                 for each in self._exclusions
             ):

@@ -71,11 +71,21 @@ def test_a_request_is_refused_from_the_threshold_on() -> None:
         ({"tags": ["attack-sqli"], "paths": ["/other/*"]}, False),
         ({"tags": ["attack-sqli"], "arguments": ["id"]}, True),
         ({"tags": ["attack-sqli"], "arguments": ["other"]}, False),
+        ({"tags": ["attack-sqli"], "arguments": ["ID"]}, False),
         ({"tags": ["attack-sqli"], "paths": ["/reports/*"], "arguments": ["id"]}, True),
     ],
 )
 def test_exclusions_by_rule_tag_path_and_argument(exclude: dict[str, object], passes: bool) -> None:
     assert run(configured(Waf, exclude=[exclude]), get(f"/reports/1?id={ATTACK}")).passed is passes
+
+
+@pytest.mark.parametrize("sent", ["X-Text", "x-text"])
+def test_headers_are_excluded_by_their_name_in_any_case(sent: str) -> None:
+    """HTTP/2 has them in lower case (RFC 9113 section 8.2.1)."""
+    attack = get("/", f"{sent}: <script>alert(1)</script>")
+    for names, passes in ((["X-Text"], True), (["x-TEXT"], True), (["X-Other"], False)):
+        excluding = configured(Waf, exclude=[{"tags": ["attack-xss"], "arguments": names}])
+        assert run(excluding, attack).passed is passes
 
 
 def test_an_excluded_argument_does_not_hide_another_one() -> None:

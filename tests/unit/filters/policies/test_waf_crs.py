@@ -96,6 +96,16 @@ def test_excluded_rules_are_removed() -> None:
     assert 942100 not in {match.id for match in after.matches}
 
 
+def test_rules_with_an_excluded_tag_are_removed() -> None:
+    attack = request_of(get("/?x=%3C%3Fphp%20phpinfo()%3B", "User-Agent: x", "Accept: */*"))
+    php = "attack-injection-php"
+    tags = [
+        {tag for match in verdicts(program(without_tags=without), [attack])[0].matches for tag in match.tags}
+        for without in ((), ('a"b',), ("attack-injection",), (php,))
+    ]
+    assert [php in each for each in tags] == [True, True, True, False]
+
+
 SQL = b"1' union select password from users--"
 LINES = [(b"Host", b"a"), (b"User-Agent", b"x"), (b"Accept", b"*/*")]
 PART = b'--X\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n'
