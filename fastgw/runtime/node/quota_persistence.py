@@ -299,6 +299,8 @@ class QuotaKeeper:
                     break
                 apply_writes(self._quotas, part)
         except CannotKeep as error:
+            if file is not self._file:
+                return  # the configuration names another one meanwhile: this says nothing about it
             if not self._problem:
                 retried = NOT_READ if self._quotas.is_file_unread else "writing is retried"
                 notice(

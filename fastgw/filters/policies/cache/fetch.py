@@ -241,8 +241,8 @@ class Fetch:
             authorized=self._is_authorized,
             render=end_to_end,
         )
-        if self._sends_conditions and head.status != 200:  # it may answer the conditions: 304, 206, 416
-            judged = Unstorable.STATUS
+        if self._sends_conditions and (head.status != 200 or head.first(b"content-range") is not None):
+            judged = Unstorable.STATUS  # it may answer the conditions: 304, 206, 416, or a part as a 200
         self._release()
         detail: bytes | None
         if isinstance(judged, Unstorable):

@@ -289,8 +289,12 @@ WHOLE = b'HTTP/1.1 200 OK\r\nCache-Control: private\r\nETag: "a"\r\nContent-Leng
             b"Range: bytes=9-\r\n",
             b"HTTP/1.1 416 Range Not Satisfiable\r\nCache-Control: max-age=60\r\nContent-Length: 0\r\n\r\n",
         ),
+        (
+            b"Range: bytes=1-2\r\n",
+            b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Range: bytes 1-2/5\r\nContent-Length: 2\r\n\r\nel",
+        ),
     ],
-    ids=["not modified", "part", "no such part"],
+    ids=["not modified", "part", "no such part", "part as a whole"],
 )
 def test_conditions_and_ranges_reach_the_upstream_after_a_response_that_was_not_stored(
     fields: bytes, answer: bytes, is_shared: bool
