@@ -291,7 +291,8 @@ WHOLE = b'HTTP/1.1 200 OK\r\nCache-Control: private\r\nETag: "a"\r\nContent-Leng
         ),
         (
             b"Range: bytes=1-2\r\n",
-            b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Range: bytes 1-2/5\r\nContent-Length: 2\r\n\r\nel",
+            b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Range: bytes 1-2/5\r\n"
+            b"Content-Length: 2\r\n\r\nel",
         ),
     ],
     ids=["not modified", "part", "no such part", "part as a whole"],
