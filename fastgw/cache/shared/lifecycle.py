@@ -1,6 +1,6 @@
 """Leases of a shared store as one request holds them, and the records that are written under them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol, final
 
 from fastgw.cache.shared import records as words_of
@@ -26,7 +26,6 @@ class LeaseStore(StoreParts, Protocol):
 
     purges: Purges
     leases: Leases
-    date: Callable[[], float]
 
     def end_lease(self, cell: LeaseCell, key: bytes, mark_s: float) -> None: ...
 

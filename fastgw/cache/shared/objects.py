@@ -36,6 +36,7 @@ class StoreParts(Protocol):
     index: ObjectIndex
     ordinary: "Ordinary | None"
     clock: Callable[[], float]
+    date: Callable[[], float]
 
     def report(self, key: bytes) -> None:
         """Report a change of a key to all that watch it."""
@@ -373,16 +374,17 @@ class SharedWriter:
         return replaced
 
     def _is_outdated(self, hash_: KeyHash) -> bool:
-        """Whether a later response was stored meanwhile, as after a purge or the end of the lease. The former
-        one is not later, whatever its date: the wall clock may have been set back.
+        """Whether a later response was stored meanwhile, as after a purge or the end of the lease. The former one is
+        not later if it is dated in the future: the wall clock was set back.
         """
         store, words = self._store, self._words
         found = store.records.open(hash_)
         if found is None:
             return False
-        is_later = words[found.at + words_of.DATE] > words[self._at + words_of.DATE]
+        date = words[found.at + words_of.DATE]
         store.segments.unpin(found.segment)
-        return is_later and found.entry != self._former
+        was_set_back = found.entry == self._former and date > int(store.date() * 1e6)
+        return date > words[self._at + words_of.DATE] and not was_set_back
 
     def _grow(self, count: int) -> bool:
         """Go on in the next chunk. That of a body of unknown length is reserved now, unless what follows the present

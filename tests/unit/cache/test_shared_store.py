@@ -458,6 +458,23 @@ def test_an_object_whose_space_takes_long_to_reserve_does_not_replace_a_later_on
     assert pins_in(node.memory) == 0
 
 
+@pytest.mark.parametrize("end", ["purge", "lease"])
+def test_a_large_object_does_not_replace_one_whose_fetch_has_begun_later(node: SharedNode, end: str) -> None:
+    """Also if that is complete before the head of the earlier response arrives."""
+    earlier = leased(node.a, key_of(0))
+    if end == "purge":
+        at_once(node.b.purge_tags([b"another"]))
+    else:
+        node.clock.now += 31
+    node.date.now += 31
+    put(node.b, key_of(0), b"x" * 100_000, b"newer")
+    writer = earlier.store(b"older", 100_000)
+    assert writer is None or not writer.append(bytes(100_000))
+    assert earlier.why_not is NotStored.CONTESTED
+    assert read(node.b, key_of(0)) == (b"newer", b"x" * 100_000)
+    assert pins_in(node.memory) == 0
+
+
 @contextmanager
 def recycling(node: SharedNode, *, but: int = -1) -> Iterator[None]:
     """The first worker has all sealed segments in hand, and keeps them in the end. `but`: one that it leaves alone."""
