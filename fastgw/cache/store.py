@@ -263,7 +263,8 @@ class Lease(Protocol):
     def freshen(self, found: StoredObject, head: bytes) -> bool:
         """Give a complete object another head (a 304 has validated it), as if it had been fetched under this lease, and
         end the lease. False: the object is gone, was purged since the lease, or cannot be changed, such as for want of
-        space: it stays as it was. `found` stays as it is; the next `find` has the new head.
+        space: it stays as it was, or is removed and the lease ends, if that would take too long. `found` stays as
+        it is; the next `find` has the new head.
         """
 
     @property

@@ -300,7 +300,8 @@ class SharedWriter:
         """Reserve space for the body, if the object is not in the index yet: all of it, or as much as there is time
         for; each `append` reserves more then. Returns why it cannot be stored; the writer has ended then, its lease has
         not. `lease_key`: of the lease; it is reported as well when the object is found. `old`: the object that this one
-        is a copy of, and goes in the place of: at once, or not at all; None: it replaces whatever is there.
+        is a copy of, and goes in the place of: at once, or not at all; None: it replaces whatever is there. Without
+        time for a copy, `old` is removed and the lease ends.
         """
         store, hash_ = self._store, self._store.index.hash(self._key)
         self._lease_key, self._old, self._removals = lease_key, old, store.removals(hash_)
@@ -312,6 +313,10 @@ class SharedWriter:
         why_not = self._reserve_more(_RESERVING_S if old is None else _COPYING_S)
         if why_not is None and old is not None and self._replaced is None:
             why_not = NotStored.FULL
+            # Each use would try again and take space from others. The next fetch stores it, over several turns.
+            if store.remove_entry(hash_, location(old.entry)):
+                store.report(self._key)
+            self._ended(0.0)
         if why_not is not None:
             self._words[self._at + words_of.STATUS] = RecordStatus.FAILED
             self._goes_on = False
