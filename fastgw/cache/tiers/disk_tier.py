@@ -30,6 +30,7 @@ from fastgw.cache.shared.layout import (
 from fastgw.cache.shared.lifecycle import FetchBegin
 from fastgw.cache.shared.purges import Validity
 from fastgw.cache.shared.shared_store import SharedStore
+from fastgw.cache.shared.watches import TimerHandle
 from fastgw.cache.store import DiskNumbers, StoredObject
 from fastgw.cache.tiers.disk_object import DiskFile, DiskObject
 from fastgw.cache.tiers.object_directory import SHARDS, ObjectDirectory
@@ -80,9 +81,8 @@ class _Found(NamedTuple):
 class _Recall:
     """A look-up, for all requests that wait for it."""
 
-    def __init__(self, removals: dict[bytes, int]) -> None:
+    def __init__(self) -> None:
         self.callbacks: list[Callable[[StoredObject | None], None]] = []
-        self.removals = removals
 
     def end(self, found: Callable[[], StoredObject | None]) -> None:
         callbacks, self.callbacks = self.callbacks, []
@@ -145,26 +145,36 @@ class DiskTier:
         if recall is None:
             if self.has_failed or len(self._recalls) >= MOST_RECALLS:
                 return False
-            recall = self._recalls[name] = _Recall(count_removals(self._store, name))
+            recall = self._recalls[name] = _Recall()
             timer = self.loop.call_later(RECALL_S, lambda: self._end_recall(name, recall, None))
-
-            def done(found: _Found | None) -> None:
-                timer.cancel()
-                self._end_recall(name, recall, found)
-
-            self.threads.run(Work.READ, lambda: self._find_file(name), done)
+            self._look_up(name, recall, timer, is_last=False)
         recall.callbacks.append(callback)
         return True
+
+    def _look_up(self, name: tuple[bytes, ...], recall: _Recall, timer: TimerHandle, *, is_last: bool) -> None:
+        """Read the first object in a thread. One that was read before a removal is not put into memory after it, but
+        read again, as that may have been of another key; not if this `is_last`. It may be sent from its file.
+        """
+        removals = count_removals(self._store, name)
+
+        def done(found: _Found | None) -> None:
+            if found is not None and found.file is None:
+                is_outdated = count_removals(self._store, [found.key])[found.key] != removals[found.key]
+                if is_outdated and not is_last and recall.callbacks and not self.threads.is_closing:
+                    self._look_up(name, recall, timer, is_last=True)
+                    return
+                found = None if is_outdated else found
+            timer.cancel()
+            self._end_recall(name, recall, found)
+
+        self.threads.run(Work.READ, lambda: self._find_file(name), done)
 
     def _end_recall(self, name: tuple[bytes, ...], recall: _Recall, found: _Found | None) -> None:
         if self._recalls.get(name) is recall:
             del self._recalls[name]
         if not recall.callbacks:
             return  # it was late
-        if found is None or count_removals(self._store, [found.key])[found.key] != recall.removals[found.key]:
-            recall.end(lambda: None)
-            return
-        if not self._promote_object(found):
+        if found is None or not self._promote_object(found):
             recall.end(lambda: None)
             return
         self.count(DISK_HITS)

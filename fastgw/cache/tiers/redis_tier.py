@@ -89,8 +89,10 @@ class RedisTier:
 
             def answered(answer: list[Any] | None) -> None:
                 callbacks = self._recalls.pop(name)
-                if answer is not None and answer[2] and count_removals(self._store, name) == removals:
-                    self._use(name[answer[2] - 1], answer, began)
+                if answer is not None and answer[2]:
+                    key = name[answer[2] - 1]
+                    if count_removals(self._store, [key])[key] == removals[key]:
+                        self._use(key, answer, began)
                 for each in callbacks:
                     each(None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 import time
@@ -15,7 +16,7 @@ import pytest
 from msgspec import structs
 
 from fastgw.cache.shared.index import ObjectIndex
-from fastgw.cache.shared.layout import DISK_FAILED, JOURNAL_ENDED, JOURNAL_LEFT, CacheMemory
+from fastgw.cache.shared.layout import DISK_FAILED, JOURNAL_ENDED, JOURNAL_LEFT, REMOVAL_CLASSES, CacheMemory
 from fastgw.cache.store import Counting, Store, StoredObject
 from fastgw.cache.tiers import disk_tier, object_directory, purge_journal, purge_writer
 from fastgw.cache.tiers.disk_object import DiskObject
@@ -110,10 +111,61 @@ def test_what_was_read_before_a_large_object_was_written_is_not_put_into_memory_
     while node.a.disk.is_busy:
         node.ready.get(timeout=60)()
     end_recall()
-    assert recalled == [None]
+    assert node.b.find(K) is None
+    node.settle()
+    assert [content(each) for each in recalled] == [(b"new", bytes(LARGE))]
     for store in (node.a, node.b):
         assert store.find(K) is None
         assert content(node.recall(K, store)) == (b"new", bytes(LARGE))
+
+
+def key_of_class(store: Store, key: bytes) -> bytes:
+    """Another key whose removals are counted as those of this one."""
+    assert isinstance(store, TieredStore)
+    index = store.memory.index
+    wanted = index.hash(key).hash % REMOVAL_CLASSES
+    keys = (b"%016d" % number for number in itertools.count())
+    return next(each for each in keys if index.hash(each).hash % REMOVAL_CLASSES == wanted)
+
+
+@pytest.mark.parametrize("body", [b"body", bytes(LARGE)], ids=["small", "large"])
+def test_the_removal_of_another_object_makes_no_hit_a_miss(node: TieredNode, body: bytes) -> None:
+    """Neither if it goes into memory, nor if it is sent from its file."""
+    assert isinstance(node.a, TieredStore)
+    store_one(node, K, body)
+    node.forget()
+    recalled: list[StoredObject | None] = []
+    assert node.a.recall([K], recalled.append)
+    node.a.memory.remove(key_of_class(node.a, K))
+    node.settle()
+    assert len(recalled) == 1
+    assert content(recalled[0] or node.a.find(K)) == (b"head", body)
+
+
+@pytest.mark.parametrize("end", ["removed again", "timeout", "closed"])
+def test_what_may_have_been_removed_is_read_once_more_at_most(node: TieredNode, end: str) -> None:
+    assert isinstance(node.a, TieredStore)
+    disk, memory = node.a.disk, node.a.memory
+    assert disk is not None
+    store_one(node)
+    node.forget()
+    recalled: list[StoredObject | None] = []
+    assert disk.recall([K], recalled.append)
+    memory.remove(K)
+    end_first = node.ready.get(timeout=60)
+    if end == "timeout":
+        for timer in list(node.loops[1].later):
+            timer.callback()
+    elif end == "closed":
+        disk.close()
+    end_first()
+    if end == "removed again":
+        assert not recalled
+        memory.remove(K)
+        node.settle()
+    assert recalled == [None]
+    assert node.a.find(K) is None
+    assert not disk.is_busy
 
 
 def files_in(node: TieredNode) -> list[Path]:

@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from fastgw.cache.shared.layout import CONTROL, REDIS_PENDING
+from fastgw.cache.shared.layout import CONTROL, REDIS_PENDING, REMOVAL_CLASSES
 from fastgw.cache.store import Counting, RedisNumbers, Refusal, Store, StoredObject
 from fastgw.cache.tiers import redis_script, redis_tier
 from fastgw.cache.tiers.node_stores import DiskSettings, NodeStores, StoreHandles, StoreSettings
@@ -143,6 +143,26 @@ def test_what_was_asked_for_before_it_was_outdated_is_not_put_into_memory_afterw
         await until(lambda: called)
         assert read(b.store, K) is None
         assert await b.recall(K) == (b"head", b"old")
+
+    play(scene, redis)
+
+
+def test_the_removal_of_another_object_that_was_asked_for_makes_no_hit_a_miss(redis: RedisServer) -> None:
+    """As of the list of variants of the found one."""
+
+    async def scene(a: SharingNode, b: SharingNode) -> None:
+        index = b.store.memory.index
+        others = (b"%016d" % number for number in range(1000))
+        other = next(
+            each for each in others if index.hash(each).hash % REMOVAL_CLASSES != index.hash(K).hash % REMOVAL_CLASSES
+        )
+        put(a.store, K, b"body", url=URL)
+        await a.settle()
+        called: list[StoredObject | None] = []
+        assert b.store.recall([other, K], called.append)
+        b.store.memory.remove(other)
+        await until(lambda: called)
+        assert read(b.store, K) == (b"head", b"body")
 
     play(scene, redis)
 
