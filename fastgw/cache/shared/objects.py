@@ -56,7 +56,10 @@ class StoreParts(Protocol):
         """Whether requests find this object."""
 
     def removals(self, hash_: KeyHash) -> int:
-        """Return a number that each removal of a key changes, and some of others do."""
+        """Return a number to ask `was_removed` with."""
+
+    def was_removed(self, hash_: KeyHash, removals: int) -> bool:
+        """Whether a key was removed since then, or several others that are counted with it."""
 
 
 @final
@@ -371,7 +374,7 @@ class SharedWriter:
             return None
         # Only now it is found. A removal counts first, and looks then: so one of both sees the other.
         store.memory.fence()
-        if old is None and store.removals(hash_) != self._removals:
+        if old is None and store.was_removed(hash_, self._removals):
             if not replaced or not store.put_back(hash_, self._where, replaced):
                 store.remove_entry(hash_, self._where)
             return None

@@ -53,6 +53,8 @@ _REFUSALS: Final[Mapping[int, Refusal]] = {
 _TRIES: Final = 8
 _FOUND_AGAIN: Final = 64
 """Every so many calls of `is_unchanged` one counts as a `find`, which shows what is popular."""
+_LAST: Final = 0xFFFFFFFF
+"""Part of a word of `REMOVALS` that tells the last key; the other one is the number."""
 _SHARE: Final = 8
 """An object takes at most this fraction of the memory."""
 
@@ -220,7 +222,7 @@ class SharedStore:
 
     def remove(self, key: bytes) -> bool:
         hash_ = self.index.hash(key)
-        self.memory.add(REMOVALS + hash_.hash % REMOVAL_CLASSES)  # also for an object that is not in the index yet
+        self._count_removal(hash_)  # also for an object that is not in the index yet
         was_there = is_changed = False
         # Again, if another process has changed the entry meanwhile: what it has put there may be the same object with
         # another head or in another segment, or one that breaks off, so that the object comes back.
@@ -421,8 +423,21 @@ class SharedStore:
         return True
 
     def removals(self, hash_: KeyHash) -> int:
-        """Return a number that each `remove` of a key changes, and some of others do."""
+        """Return a number to ask `was_removed` with."""
         return self._words[REMOVALS + hash_.hash % REMOVAL_CLASSES]
+
+    def was_removed(self, hash_: KeyHash, removals: int) -> bool:
+        """Whether `remove` was called for a key since then, or several times for others that are counted with it."""
+        now = self.removals(hash_)
+        is_one_other = (now >> 32) - (removals >> 32) == 1 and now & _LAST != hash_.hash >> 32
+        return now != removals and not is_one_other
+
+    def _count_removal(self, hash_: KeyHash) -> None:
+        at = REMOVALS + hash_.hash % REMOVAL_CLASSES
+        while True:
+            seen = self._words[at]
+            if self.memory.swap(at, seen, ((seen >> 32) + 1 & _LAST) << 32 | hash_.hash >> 32):
+                return
 
     def remove_entry(self, hash_: KeyHash, where: Location) -> bool:
         """Remove a record from the index. False: it was not in it any more."""

@@ -159,7 +159,7 @@ class DiskTier:
 
         def done(found: _Found | None) -> None:
             if found is not None and found.file is None:
-                is_outdated = count_removals(self._store, [found.key])[found.key] != removals[found.key]
+                is_outdated = self._store.was_removed(self._store.index.hash(found.key), removals[found.key])
                 if is_outdated and not is_last and recall.callbacks and not self.threads.is_closing:
                     self._look_up(name, recall, timer, is_last=True)
                     return

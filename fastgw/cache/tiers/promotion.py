@@ -16,7 +16,7 @@ def check_record(store: SharedStore, key: bytes, record: ObjectRecord, began: in
 
 
 def count_removals(store: SharedStore, keys: Iterable[bytes]) -> dict[bytes, int]:
-    """Return what removals of these keys change: what was read before one is not put into memory after it."""
+    """Return numbers for `SharedStore.was_removed`: what was read before a removal is not put into memory after it."""
     return {key: store.removals(store.index.hash(key)) for key in keys}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 from collections.abc import Callable
@@ -10,7 +11,8 @@ from unittest import mock
 
 from fastgw.cache.process_store import ProcessStore
 from fastgw.cache.shared import shared_store
-from fastgw.cache.shared.layout import COLUMNS, CacheMemory
+from fastgw.cache.shared.index import ObjectIndex
+from fastgw.cache.shared.layout import COLUMNS, REMOVAL_CLASSES, CacheMemory
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import Lease, Refusal, Store, StoredObject, Writer
 from fastgw.cache.tiers.disk_claims import DiskClaims, restore_purges
@@ -229,6 +231,14 @@ def put(store: Store, key: bytes, body: bytes = b"", head: bytes = b"head", **ab
     if body:
         assert writer.append(body)
     assert writer.complete()
+
+
+def key_of_class(memory: CacheMemory, key: bytes) -> bytes:
+    """Another key whose removals are counted as those of this one."""
+    index = ObjectIndex(memory)
+    wanted = index.hash(key).hash % REMOVAL_CLASSES
+    keys = (b"other %010d" % number for number in itertools.count())
+    return next(each for each in keys if index.hash(each).hash % REMOVAL_CLASSES == wanted)
 
 
 def body_of(found: StoredObject, offset: int = 0) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import shutil
 import time
@@ -16,7 +15,7 @@ import pytest
 from msgspec import structs
 
 from fastgw.cache.shared.index import ObjectIndex
-from fastgw.cache.shared.layout import DISK_FAILED, JOURNAL_ENDED, JOURNAL_LEFT, REMOVAL_CLASSES, CacheMemory
+from fastgw.cache.shared.layout import DISK_FAILED, JOURNAL_ENDED, JOURNAL_LEFT, CacheMemory
 from fastgw.cache.store import Counting, Store, StoredObject
 from fastgw.cache.tiers import disk_tier, object_directory, purge_journal, purge_writer
 from fastgw.cache.tiers.disk_object import DiskObject
@@ -27,7 +26,7 @@ from fastgw.cache.tiers.tier_threads import Work
 from fastgw.cache.tiers.tiered_store import TieredStore
 from fastgw.routing.table import at_once
 from tests.support.small_file_system import small_file_system
-from tests.unit.cache.nodes import TieredNode, begin, leased, put
+from tests.unit.cache.nodes import TieredNode, begin, key_of_class, leased, put
 
 K, L, M = (bytes([each]) * 16 for each in b"KLM")
 URL = b"http://a.test/x"
@@ -119,24 +118,17 @@ def test_what_was_read_before_a_large_object_was_written_is_not_put_into_memory_
         assert content(node.recall(K, store)) == (b"new", bytes(LARGE))
 
 
-def key_of_class(store: Store, key: bytes) -> bytes:
-    """Another key whose removals are counted as those of this one."""
-    assert isinstance(store, TieredStore)
-    index = store.memory.index
-    wanted = index.hash(key).hash % REMOVAL_CLASSES
-    keys = (b"%016d" % number for number in itertools.count())
-    return next(each for each in keys if index.hash(each).hash % REMOVAL_CLASSES == wanted)
-
-
 @pytest.mark.parametrize("body", [b"body", bytes(LARGE)], ids=["small", "large"])
-def test_the_removal_of_another_object_makes_no_hit_a_miss(node: TieredNode, body: bytes) -> None:
+@pytest.mark.parametrize("times", [1, 3])
+def test_removals_of_other_objects_make_no_hit_a_miss(node: TieredNode, body: bytes, times: int) -> None:
     """Neither if it goes into memory, nor if it is sent from its file."""
     assert isinstance(node.a, TieredStore)
     store_one(node, K, body)
     node.forget()
     recalled: list[StoredObject | None] = []
     assert node.a.recall([K], recalled.append)
-    node.a.memory.remove(key_of_class(node.a, K))
+    for _ in range(times):
+        node.a.memory.remove(key_of_class(node.memory, K))
     node.settle()
     assert len(recalled) == 1
     assert content(recalled[0] or node.a.find(K)) == (b"head", body)

@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from fastgw.cache.shared.layout import CONTROL, REDIS_PENDING, REMOVAL_CLASSES
+from fastgw.cache.shared.layout import CONTROL, REDIS_PENDING
 from fastgw.cache.store import Counting, RedisNumbers, Refusal, Store, StoredObject
 from fastgw.cache.tiers import redis_script, redis_tier
 from fastgw.cache.tiers.node_stores import DiskSettings, NodeStores, StoreHandles, StoreSettings
@@ -18,7 +18,7 @@ from fastgw.cache.tiers.tiered_store import TieredStore
 from fastgw.redis.url import RedisSource
 from tests.support.peer import DEADLINE
 from tests.support.redis_server import RedisServer
-from tests.unit.cache.nodes import leased, put, read
+from tests.unit.cache.nodes import key_of_class, leased, put, read
 
 K, L, M = (bytes([each]) * 16 for each in b"KLM")
 URL = b"http://a.test/x"
@@ -147,20 +147,16 @@ def test_what_was_asked_for_before_it_was_outdated_is_not_put_into_memory_afterw
     play(scene, redis)
 
 
-def test_the_removal_of_another_object_that_was_asked_for_makes_no_hit_a_miss(redis: RedisServer) -> None:
-    """As of the list of variants of the found one."""
+@pytest.mark.parametrize("is_asked_for", [False, True])
+def test_the_removal_of_another_object_makes_no_hit_a_miss(redis: RedisServer, is_asked_for: bool) -> None:
+    """Neither of one that is counted with it, nor of one that is looked for as well, as a list of variants is."""
 
     async def scene(a: SharingNode, b: SharingNode) -> None:
-        index = b.store.memory.index
-        others = (b"%016d" % number for number in range(1000))
-        other = next(
-            each for each in others if index.hash(each).hash % REMOVAL_CLASSES != index.hash(K).hash % REMOVAL_CLASSES
-        )
         put(a.store, K, b"body", url=URL)
         await a.settle()
         called: list[StoredObject | None] = []
-        assert b.store.recall([other, K], called.append)
-        b.store.memory.remove(other)
+        assert b.store.recall([L, K] if is_asked_for else [K], called.append)
+        b.store.memory.remove(L if is_asked_for else key_of_class(b.store.memory.memory, K))
         await until(lambda: called)
         assert read(b.store, K) == (b"head", b"body")
 

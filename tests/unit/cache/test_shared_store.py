@@ -31,6 +31,7 @@ from tests.unit.cache.nodes import (
     SharedNode,
     begin,
     body_of,
+    key_of_class,
     leased,
     objects_in,
     pins_in,
@@ -593,8 +594,34 @@ def test_a_removal_holds_for_an_object_that_is_not_found_yet(slow_node: SharedNo
     assert node.a.numbers().objects == objects_in(node.a) == pins_in(node.memory) == 0
 
 
+def test_the_removal_of_another_object_keeps_none_from_being_stored(slow_node: SharedNode) -> None:
+    node, key, body = slow_node, key_of(1), content(1, 0, 300_000)
+    other = key_of_class(node.memory, key)
+    put(node.a, other, b"other")
+    writer = begin(node.a, key, size=len(body))
+    assert node.b.remove(other)
+    assert all(writer.append(body[at : at + 1000]) for at in range(0, len(body), 1000))
+    assert writer.complete()
+    assert read(node.b, key) == (b"head", body)
+    assert node.a.numbers().objects == objects_in(node.a) == 1
+
+
+@pytest.mark.parametrize("keys", ["own", "own, other", "other, own", "own, own"])
+def test_a_removal_holds_among_those_that_are_counted_with_it(slow_node: SharedNode, keys: str) -> None:
+    node, key = slow_node, key_of(1)
+    names = {"own": key, "other": key_of_class(node.memory, key)}
+    for each in names.values():
+        node.b.remove(each)
+    writer = begin(node.a, key, size=300_000)
+    for name in keys.split(", "):
+        node.b.remove(names[name])
+    assert not all(writer.append(bytes(1000)) for _ in range(300))
+    assert node.b.find(key) is None
+    assert pins_in(node.memory) == 0
+
+
 def test_the_removal_of_another_object_leaves_the_former_one_in_place(slow_node: SharedNode) -> None:
-    """Removals are counted by classes of keys, so that of another key is sometimes taken for one of this key."""
+    """Removals are counted by classes of keys, so those of other keys are sometimes taken for one of this key."""
     node, key = slow_node, key_of(1)
     put(node.a, key, b"former")
     writer = begin(node.a, key, size=300_000)
