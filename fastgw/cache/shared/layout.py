@@ -21,7 +21,8 @@ from fastgw.kernel import memory_file
 from fastgw.shm import compare_and_swap
 from fastgw.shm.node_limits import MemoryFence
 
-VERSION: Final = 3
+VERSION: Final = 4
+"""A new number is due for a change of the layout, and of what the same words mean."""
 LEAST_MEMORY: Final = 1 << 20
 MOST_MEMORY: Final = 1 << 36
 MOST_COLUMNS: Final = 254

@@ -112,7 +112,13 @@ def test_the_memory_is_sealed_and_of_one_layout() -> None:
     assert again.secrets == memory.secrets
     with pytest.raises(OtherCacheLayout):
         CacheMemory.attach(os.dup(memory.fd), 2 * MEMORY)
-    memory.words[1] += 1
+    words, version = memory.words, memory.words[0]
+    words[0] = 3  # its removals are counted otherwise
+    with pytest.raises(OtherCacheLayout):
+        CacheMemory.attach(os.dup(memory.fd), MEMORY)
+    words[0] = version
+    CacheMemory.attach(os.dup(memory.fd), MEMORY)
+    words[1] += 1
     with pytest.raises(OtherCacheLayout):
         CacheMemory.attach(os.dup(memory.fd), MEMORY)
     assert fcntl.fcntl(memory.fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_GROW
