@@ -110,6 +110,24 @@ def test_an_exclusion_is_for_the_member_of_json_that_a_string_is_in(body: object
     assert run(excluding, in_json(body)).passed is passes
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"html":"x", user:"%s"}',
+        """{"html":"x", 'user' : "%s"}""",
+        '{"html":"x"; user="%s"}',
+        '{"html":"x", "user"=>"%s"}',
+        '{"html":1, user:["x", "%s"]}',
+        '{"html":{user:[["x"], "%s"]}}',
+    ],
+)
+def test_an_excluded_argument_does_not_hide_a_member_whose_name_has_no_double_quotes(body: str) -> None:
+    """Gson and others read such names, and `=` for the colon."""
+    excluding = configured(Waf, exclude=[{"tags": ["attack-sqli"], "arguments": ["html"]}])
+    assert run(excluding, post("application/json", (body % "' or 1=1-- -").encode())).status == 403
+    assert run(excluding, post("application/json", (body % "x").encode())).passed
+
+
 def test_brackets_of_json_that_close_nothing_have_no_name() -> None:
     excluding = configured(Waf, exclude=[{"tags": ["attack-sqli"], "arguments": ["html"]}])
     assert run(excluding, post("application/json", b'{"html": "x"}]}\x1e"\' or 1=1-- -"')).status == 403
