@@ -1,7 +1,7 @@
 """Normalization of text before rules are searched in it: attackers encode what rules look for.
 
-Each step is linear, and the output is not longer than three times the input. The text is Latin-1: one byte is one
-character.
+Each step is linear, and the output is not longer than seven times the input, or three times without a comment of C in
+it. The text is Latin-1: one byte is one character.
 """
 
 import re
@@ -38,7 +38,10 @@ _LATIN_1_SPACES: Final = re.compile(
 in Cyrillic, Greek, Arabic and East Asian text."""
 # RE2, because searches for the end of each comment would be quadratic.
 _COMMENTS: Final = re2.compile(rb"/\*(?:[^!*](?:[^*]|\*+[^*/])*)?\*+/").sub
-_LINE_COMMENTS: Final = re2.compile(rb"(?:[ \n]?(?:#|--)[^\n]*\n)+").sub
+_INNERMOST_COMMENTS: Final = re.compile(rb"/\*(?!!)[^*/]*+(?:(?:\*(?!/)|/(?!\*))[^*/]*+)*\*/").sub
+"""Replaces comments without the beginning of another one in them: the outer beginning may be in a string."""
+_LINE_COMMENTS: Final = re.compile(rb"(?:[ \n]?(?:#|--|(?<![:/])//)[^\n]*\n)+").sub
+"""Replaces comments that end with their line. After a colon, `//` is a part of a URL."""
 _UNICODE_SPACES: Final = re.compile(
     rb"\xe1\x9a\x80|\xe1\xa0\x8e|\xe2\x80[\x80-\x8b\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80|\xef\xbb\xbf"
 ).sub
@@ -75,7 +78,7 @@ def decoded(text: bytes, plus: bool) -> bytes:
 
 def normalized(text: bytes) -> bytes:
     """Return decoded text as rules expect it. Variants follow, each after `SEPARATOR`, if they differ: without the
-    quoting of a shell, and without the comments of SQL that end with their line.
+    quoting of a shell, without comments that end with their line, and with what `/*` and `*/` enclose.
     """
     if PLAIN(text) and b"  " not in text:
         return text.lower()
@@ -86,24 +89,47 @@ def normalized(text: bytes) -> bytes:
     if b"\\" in text:
         text = _ESCAPES(_of_escape, text)
     text = text.lower()
-    if b"/*" in text:
-        text = _COMMENTS(b" ", text)
+    uncommented = _COMMENTS(b" ", text) if b"/*" in text else text
+    bare = _spaced(uncommented)
+    variants = [bare]
+    if _IS_QUOTED(bare):
+        unquoted = _FIELD_SEPARATORS(b" ", bare) if b"$" in bare or b"()" in bare else bare
+        variants.append(_QUOTING(b"", unquoted))
+    variants.append(_without_line_comments(bare))
+    if uncommented != text:
+        variants += _with_comments(_spaced(text))
+    return SEPARATOR.join(dict.fromkeys(variants))
+
+
+def _spaced(text: bytes) -> bytes:
     if not text.isascii():
         text = _LATIN_1_SPACES(b" ", text.replace(b"\xc2\xa0", b" ").replace(b"\xc2\x85", b" "))
         text = _UNICODE_SPACES(b" ", text)
     if _SPECIAL_SPACE(text):
         text = _SPACES(_of_space, text.replace(b"\0", b""))
-    found = text
-    if _IS_QUOTED(text):
-        bare = _FIELD_SEPARATORS(b" ", text) if b"$" in text or b"()" in text else text
-        bare = _QUOTING(b"", bare)
-        if bare != text:
-            found = text + SEPARATOR + bare
-    if b"\n" in text and (b"#" in text or b"--" in text):
-        bare = _LINE_COMMENTS(b"\n", text)
-        if bare != text:
-            found += SEPARATOR + bare
-    return found
+    return text
+
+
+def _without_line_comments(text: bytes) -> bytes:
+    end = text.rfind(b"\n") + 1  # behind it, searches for the end of each comment would be quadratic
+    if end and (b"#" in text or b"--" in text or b"//" in text):
+        return _LINE_COMMENTS(b"\n", text[:end]) + text[end:]
+    return text
+
+
+def _with_comments(text: bytes) -> Iterator[bytes]:
+    """Yield the variants of a text with what `/*` and `*/` enclose: in a string, or in a comment that ends with its
+    line, they begin and end no comment.
+    """
+    kept = [text]
+    without_lines = _without_line_comments(text)
+    if without_lines != text:
+        kept.append(without_lines)
+        yield _spaced(_COMMENTS(b" ", without_lines))
+    if text.count(b"/*") > 1:
+        kept.append(_INNERMOST_COMMENTS(b" ", text))
+    for each in kept:
+        yield _spaced(each.replace(b"/*", b" ").replace(b"*/", b" "))
 
 
 def _search_text(texts: Iterable[bytes]) -> tuple[bytes, bool]:

@@ -69,6 +69,20 @@ def test_texts_are_in_lower_case_with_their_variants() -> None:
     assert normalization.search_text((b"A b", b"C")) == (b"a b\0c", True)
 
 
+def test_what_comments_enclose_is_in_variants() -> None:
+    assert normalized(b"a /* b */ c") == b"a c\0a b c"
+    assert normalized(b"a/*b/*c*/d*/e") == b"a d*/e\0a b c d e\0a b d e"
+    assert normalized(b"a#/*\nb/*c*/d") == b"a# d\0a\nb d\0a#\nb c d\0a\nb c d\0a#\nb d"
+    assert normalized(b"text/html, */*;q=0.8") == b"text/html, */*;q=0.8"
+    assert normalized(b"a//b\nhttps://c\nd") == b"a//b\nhttps://c\nd\0a\nhttps://c\nd"
+
+
+@given(st.lists(PIECES | st.sampled_from([b"//", b"--", b"#", b"\n"])).map(b"".join))
+@example(b"'/*'#\n/*x*//*y*/")
+def test_the_length_of_the_variants_is_limited(text: bytes) -> None:
+    assert len(normalized(text)) <= 7 * len(text) + 6
+
+
 def in_utf_8(code: int, length: int) -> bytes:
     """Return a character in this number of bytes (RFC 2279 section 2), which may be more than it needs."""
     continuation = [code >> 6 * place & 0x3F | 0x80 for place in range(length - 2, -1, -1)]

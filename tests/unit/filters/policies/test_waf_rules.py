@@ -251,6 +251,39 @@ def test_no_other_white_space_and_no_comment_takes_the_place_of_a_space(attack: 
         assert score_of(matches(request)) >= 5, request
 
 
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "1 union --/*\nselect password from users --*/",
+        "1 union#/*\nselect password from users#*/",
+        "-1 and '/*' union select password from users where '*/' is not null",
+        "-1 and '/*' union/*x*/select/*y*/password from users where '*/' is not null",
+        "1/*x*/and '/*' union/*y*/select password from users where '*/' is not null",
+        "1 --/*\nunion/*x*/select/*y*/password from users",
+        "1 #/*\nunion #*/\nall/*x*/select password from users",
+    ],
+)
+def test_comments_in_strings_and_in_other_comments_hide_nothing(attack: str) -> None:
+    """SQLite executes such statements with `--`, and MySQL those with `#`."""
+    for request in _everywhere(attack):
+        assert {match.rule.id for match in matches(request)} & {4204, 4210}, request
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        ";system//x\n('id');",
+        "';alert//\n(1)//",
+        "document//\n.cookie",
+        "new//\nfunction//x\n('x')",
+        "http://x\n;eval//\n('x')",
+    ],
+)
+def test_line_comments_of_programs_hide_nothing(attack: str) -> None:
+    for request in _everywhere(attack):
+        assert score_of(matches(request)) >= 5, request
+
+
 @pytest.mark.parametrize("space", ["\n", "\r\n", "\t", "\n" * 600])
 @pytest.mark.parametrize(
     "document",
@@ -278,6 +311,9 @@ def test_no_white_space_hides_a_document_type(document: str, space: str) -> None
         "key: \"value\"\n# the next one is 'optional'\nother: 'x'\n#last: \"y\"",
         "Please select\none of the union\nmembers from\nthe list, or\n2 of them.",
         "one ` tick\n# a comment\nand the sort",
+        "See https://example.com/a\nfor 'all' of it // and more\nor https://example.com/b\n",
+        "let a = b; // the first\n/* one of\n * several */\nlet c = d; // the last\n",
+        "a { background: url(//example.com/x.png) }\n/* links */\na:hover { color: red }",
         "\u7532\u3000\u4e59\n\u200bselect\u3000\u9078\u629e",
     ],
 )
