@@ -98,7 +98,7 @@ SQL_RULES: Final = (
          _QUOTE + rb"\x20?[)]*\x20?(?:--(?:[ -+\n]|$)|#(?: |$|\n)|; ?$)|^ ?\w*" + _QUOTE + rb"\x20?(?:--|#)|"
          rb"[0-9)]\x20?;?\x20?-- ?-?$|;\x20?--|"
          + _QUOTE + rb" ?[)]* ?(?:;--|/\*!?|;%00)|\A ?\w*" + _QUOTE + rb"[)]*\n(?:--|#)|"
-         rb"[\"'`0-9);]\n(?:; ?)?(?:--(?:[ +]-?)?|# ?)\z|"
+         rb"\A[^\x20]*[\"'`0-9);]\n(?:; ?)?(?:--(?:[ +]-?)?|# ?)\z|"
          rb"\b(?:or|and) [^ ]+ ?=[^ ]* ?--|/\*![0-9]{0,6}|\*/ ?(?:union|select|or|and)\b"),
     Rule(4210, "sqli", CRITICAL, 1, _SQL,
          rb"\binto (?:out|dump)file\b|\bload (?:data|xml)\b.*\binfile\b|\bselect\b.*\binto (?:outfile|dumpfile|@)|"
