@@ -176,7 +176,7 @@ def _fields(
             field["json"] = style is None and _is_json_field(field)
         else:
             field["json"] = _is_json_field(field)
-            field["binary"] = kind.formats.get(name) == "binary" or not types
+            field["binary"] = kind.formats.get(name) == "binary" or not set(types) - {"array", "null"}
             field["file"] = field["binary"] or name in kind.files
         if field["shape"] == "object" and not field["json"]:
             properties = schemas.followed(raw).get("properties")
@@ -200,7 +200,7 @@ def _other_fields(schemas: Schemas, raw: Any) -> dict[str, Any] | None:
         "types": types,
         "json": "object" in (kind.shape, *types),
         "binary": any(each.get("format") == "binary" for each in combined),
-        "file": not types or any(map(may_be_file, (*combined, *items))),
+        "file": not set(types) - {"null"} or any(map(may_be_file, (*combined, *items))),
     }
 
 
