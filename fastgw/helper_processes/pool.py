@@ -4,7 +4,8 @@ Rule 1: nothing here waits, except the start of a process for its exec. Rule 2: 
 Rule 3: a caller always gets a result or a `HelperError`, at the latest after its deadline. A process that has ended or
 was killed is replaced, with an increasing delay as long as none answers. The request that it was working on fails, and
 is not tried again: it may be the reason. Requests in the queue wait for the next process, unless none can be started:
-a process that is killed from outside while it starts says nothing about the next one, any other that ends does.
+a process that is killed from outside while it starts says nothing about the next one, unless many in a row are
+(`MOST_KILLS`); any other that ends does.
 """
 
 import asyncio
@@ -43,6 +44,10 @@ FIRST_LOOK_S: Final = 0.001
 the sockets of a process before its status can be read.
 """
 MOST_LOOK_S: Final = 0.1
+MOST_KILLS: Final = 3
+"""Attempts in a row, each with all processes, in which they are killed while they start, until this counts as a failure
+to start: a limit of memory that is too low for the program kills each.
+"""
 _KILLED: Final = frozenset((-signal.SIGKILL, -signal.SIGTERM))
 """Return codes of processes that were killed from outside, such as by the kernel that is out of memory."""
 
@@ -125,6 +130,7 @@ class HelperPool:
         self._was_ready = False
         self._can_start = True  # the last process has started, or is starting
         self._failures = 0  # processes that have ended since one has answered
+        self._kills = 0  # processes that were killed while they started since one was ready
         self._restarts: set[asyncio.TimerHandle] = set()
         self._ending: set[_Process] = set()
 
@@ -210,6 +216,7 @@ class HelperPool:
 
     def became_idle(self, helper: "_Helper", answered: bool) -> None:
         self._was_ready = self._can_start = True
+        self._kills = 0
         if not self.started.done() and self.ready == self.program.processes:
             self._has_started()
         if answered and self._failures:
@@ -227,8 +234,8 @@ class HelperPool:
         if helper in self._idle:
             self._idle.remove(helper)
 
-    def has_ended(self, helper: "_Helper", why: str, next_can_start: bool) -> None:
-        """`next_can_start`: this one could start, or was killed before, so the next one probably can."""
+    def has_ended(self, helper: "_Helper", why: str, was_ready: bool, was_killed: bool) -> None:
+        """`was_ready`: this one could start, so the next one probably can. `was_killed`: from outside."""
         self._helpers.discard(helper)
         self.is_ending(helper)
         if not self._open:
@@ -244,8 +251,10 @@ class HelperPool:
             why,
             delay,
         )
-        if not next_can_start:
-            self._cannot_start(why)
+        if not was_ready:
+            self._kills += was_killed
+            if not was_killed or self._kills >= MOST_KILLS * self.program.processes:
+                self._cannot_start(why)
         self._start_later(delay)
 
     def _cannot_start(self, why: str) -> None:
@@ -340,7 +349,7 @@ class _Helper:
         job, self._job = self._job, None
         if job is not None:
             job.fail(HelperDied(f"the helper process {why}"))
-        self._pool.has_ended(self, why, self._was_ready or was_killed)
+        self._pool.has_ended(self, why, self._was_ready, was_killed)
 
     def _end_as_closed(self) -> None:
         """End, because the process has closed its socket, once its status is known."""

@@ -234,25 +234,48 @@ def test_requests_in_the_queue_wait_if_the_next_process_is_killed_while_it_start
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Such as by the kernel that is out of memory: it says nothing about the process after it."""
-    works, starts = pools.COMMAND, iter((1, 2, 3, 4))
+    works, starts = pools.COMMAND, iter(range(1, 8))
     start_process = pools._start_process
 
     def start(standard_input: socket.socket) -> pools._Process:
-        monkeypatch.setattr(pools, "COMMAND", KILLED if next(starts) in (2, 3) else works)
+        monkeypatch.setattr(pools, "COMMAND", KILLED if next(starts) in (2, 3, 5, 6) else works)
         return start_process(standard_input)
 
     monkeypatch.setattr(pools, "_start_process", start)
 
     async def test() -> None:
         async with asyncio.timeout(PATIENT_S), running() as pool:
-            first = await pool.run_request(b"pid")
-            requests = [b"die", b"pid", b"pid"]
-            found = await asyncio.gather(*map(pool.run_request, requests), return_exceptions=True)
-            assert [type(each) for each in found] == [HelperDied, bytes, bytes]
-            assert first != found[1] == found[2]
+            for _ in range(2):  # a process that becomes ready begins a new row of those that are killed
+                first = await pool.run_request(b"pid")
+                requests = [b"die", b"pid", b"pid"]
+                found = await asyncio.gather(*map(pool.run_request, requests), return_exceptions=True)
+                assert [type(each) for each in found] == [HelperDied, bytes, bytes]
+                assert first != found[1] == found[2]
 
     run(test)
     assert next(starts, None) is None
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_nobody_waits_for_processes_that_are_killed_at_every_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, processes: int
+) -> None:
+    """Such as by a limit of memory that is too low for the program."""
+    works = pools.COMMAND
+    monkeypatch.setattr(pools, "COMMAND", KILLED)
+    monkeypatch.setattr(pools, "FIRST_DELAY_S", 0.01)
+
+    async def test() -> None:
+        async with asyncio.timeout(PATIENT_S), running(processes=processes) as pool:
+            with pytest.raises(HelperBusy, match="the helper process was killed by signal 9"):
+                await pool.run_request(b"pid", deadline_s=2 * PATIENT_S)
+            assert len(caplog.messages) >= pools.MOST_KILLS * processes
+            with pytest.raises(HelperBusy):
+                await pool.run_request(b"pid", deadline_s=2 * PATIENT_S)
+            monkeypatch.setattr(pools, "COMMAND", works)
+            assert await answered(pool, b"pid")
+
+    run(test)
 
 
 def test_processes_that_are_killed_while_they_start_are_started_less_and_less_often(
