@@ -3,7 +3,11 @@
 import re
 from typing import Final
 
-_UTF8: Final = re.compile(rb';[ \t]*charset[ \t]*=[ \t]*(?:"(?:utf-?8|us-ascii)"|(?:utf-?8|us-ascii)(?=[ \t]*(?:;|$)))')
+_UTF8: Final = re.compile(
+    rb';[ \t]*charset[ \t]*=[ \t]*(?:"(?:utf-?8|us-ascii)"|(?:utf-?8|us-ascii)(?=[ \t]*(?:;|$)))'
+).sub
+_QUOTED: Final = re.compile(rb'="(?:(?!charset[ \t]*[*=])[^"\\;])*"(?=[ \t]*(?:;|$))').sub
+"""Replaces quoted values, but none in which a server that does not know them could read a charset."""
 
 
 def is_utf8(content_type: bytes) -> bool:
@@ -11,5 +15,5 @@ def is_utf8(content_type: bytes) -> bool:
 
     Servers decode by the parameter: in UTF-7, `+AHE-uery` is another name of a member than the one that was checked.
     """
-    kind = content_type.lower()
-    return kind.count(b"charset") == len(_UTF8.findall(kind))
+    others = _UTF8(b";", content_type.lower())
+    return b"charset" not in _QUOTED(b"=", others)

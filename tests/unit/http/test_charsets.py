@@ -16,6 +16,8 @@ from fastgw.http.charsets import is_utf8
         'application/json; profile=x; Charset="UTF8"; v=1',
         "text/plain; charset = us-ascii ; x=y",
         "text/plain; charset=utf-8; charset=utf-8",
+        'application/soap+xml; charset=utf-8; action="urn:GetCharset"',
+        'application/soap+xml; action="http://a/charset?x=y" ; charset="utf-8"',
     ],
 )
 def test_utf8(content_type: str) -> None:
@@ -35,6 +37,13 @@ def test_utf8(content_type: str) -> None:
         "charset",
         "x=y, charset=utf-7",
         'x="; charset=utf-8"; charset=utf-16',
+        'x="charset"; charset=utf-7',
+        'x="a, charset=utf-7"',
+        'x="charset*=utf-7"',
+        'x="charset"=utf-7',
+        'x="charset',
+        'x="\\"charset"',
+        'charset="charset"',
     ],
 )
 def test_another_charset_or_two_meanings(parameters: str) -> None:
