@@ -60,7 +60,7 @@ def test_exactly_the_limit_whatever_happens(tmp_path):
     with Gateway(settings(tmp_path, admin={"address": "127.0.0.1:0"}), tmp_path) as gateway:
         line = gateway.stderr.wait_for(lambda line: b"quotas: " in line)  # before anything is counted
         assert b"quotas.sqlite3 cannot be read: No such file or directory; the counters are kept in memory" in line
-        assert "No such file" in told(gateway)["problem"]
+        wait_until(lambda: "No such file" in told(gateway)["problem"], "the control process to try as well")
         assert admitted(gateway) == LIMIT
         (tmp_path / "kept").mkdir()
         gateway.stderr.wait_for(lambda line: b"is written again" in line, START_DEADLINE)
