@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -21,6 +22,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_C
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.e2e.programs import program
+from tests.support.client import Client
 from tests.support.gateway import STOP_DEADLINE, Gateway, name_of, wait_until, write_config
 from tests.support.telemetry import Collector
 
@@ -144,6 +146,15 @@ def reload(gateway: Gateway, config: dict[str, Any], folder: Path) -> None:
     gateway.signal(signal.SIGHUP)
     wanted = f'fastgw_reloads_total{{result="ok"}} {count + 1}'
     wait_until(lambda: wanted in scraped(gateway), "the reload")
+
+
+def status_of(gateway: Gateway) -> dict[str, Any]:
+    with Client(gateway.ready["admin"]) as client:
+        head = "".join(f"{name}: {value}\r\n" for name, value in gateway.shown.items())
+        found: dict[str, Any] = json.loads(
+            client.exchange(f"GET /status HTTP/1.1\r\nHost: localhost\r\n{head}\r\n".encode()).body
+        )
+    return found
 
 
 def metrics_of(collector: Collector) -> dict[str, Metric]:
@@ -276,6 +287,7 @@ def test_a_push_that_is_switched_off_and_on_goes_on_with_what_is_counted_from_th
     """Requests of the time between are in no push: a server would take them for those of one interval."""
     server = StatsdServer()
     push = {"statsd": {"address": server.address, "format": "dogstatsd", "interval": "1s"}}
+    admin = {"admin": {"address": "127.0.0.1:0"}}
     total = 0
 
     def count(number: int) -> None:
@@ -284,12 +296,17 @@ def test_a_push_that_is_switched_off_and_on_goes_on_with_what_is_counted_from_th
         total += number
         wait_until(lambda: f'route="a",status="200"}} {total}.0' in scraped(gateway), "all requests to be counted")
 
+    def use(metrics: dict[str, Any], generation: int) -> None:
+        """Reload, and wait for the control process, which pushes: it follows the workers."""
+        reload(gateway, configuration(metrics, "a") | admin, tmp_path)
+        wait_until(lambda: status_of(gateway)["generation"] == generation, "the control process")
+
     try:
-        with running(configuration(push, "a"), tmp_path) as gateway:
+        with running(configuration(push, "a") | admin, tmp_path) as gateway:
             count(3)
-            reload(gateway, configuration({}, "a"), tmp_path)
+            use({}, 2)
             count(4)
-            reload(gateway, configuration(push, "a"), tmp_path)
+            use(push, 3)
             count(5)
         server.read()
     finally:
