@@ -27,6 +27,7 @@ ORDER = [
         "durable_files",
         "http",
         "jose",
+        "json_pointer",
         "kernel",
         "operator_events",
         "torn_lines",

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from fastgw.config.base.problems import Path, format_value, shorten
 from fastgw.config.decoding.decoder import Reading
+from fastgw.json_pointer import unescaped
 
 DEEPEST: Final = 150
 """Maximum nesting depth of schemas, and maximum number of references that lead to one another."""
@@ -115,4 +116,4 @@ def parsed_pointer(text: str) -> list[str] | None:
         return []
     if not text.startswith("/"):
         return None
-    return [step.replace("~1", "/").replace("~0", "~") for step in text[1:].split("/")]
+    return [*map(unescaped, text[1:].split("/"))]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, final
 
 from fastgw.http.fields import folded, twins_of
+from fastgw.json_pointer import pointer_of
 
 if TYPE_CHECKING:
     from fastgw.filters.policies.content.helper_checks import Errors
@@ -34,7 +35,7 @@ class DeclaredHeaders:
         return [
             {
                 "in": "header",
-                "pointer": f"/{declared.replace('~', '~0').replace('/', '~1')}",
+                "pointer": pointer_of((declared,)),
                 "keyword": "name",
                 "detail": "expected the name as it is declared, not one that differs in punctuation only",
             }

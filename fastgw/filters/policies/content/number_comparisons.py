@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 from fastgw.compiled import twin
 from fastgw.http.strict_json import takes_long
+from fastgw.json_pointer import unescaped
 
 MOST_COMPARISONS: Final = 8000
 """Comparisons that the check of a text in the event loop makes at most: 16 ms."""
@@ -266,7 +267,7 @@ def _target_of(root: Any, reference: str, base: str) -> Any:
     first, *steps = unquote(pointer).split("/")
     held: Any = None if first or resource not in ("", base) else root
     for step in steps:
-        key = step.replace("~1", "/").replace("~0", "~")
+        key = unescaped(step)
         if isinstance(held, list):
             held = held[int(key)] if key.isdecimal() and int(key) < len(held) else None
         else:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple, final
 
 from fastgw.filters.policies.content.pattern_automata import Automaton, automaton_of
+from fastgw.json_pointer import unescaped
 
 NULL, BOOLEAN, STRING, NUMBER, INTEGER, ARRAY, OBJECT = (1 << bit for bit in range(7))
 """Kinds of values, as bits. `INTEGER` is one of types alone: the kind of every number is `NUMBER`."""
@@ -213,7 +214,7 @@ class _Planner:
             raise _NoPlan
         held = self._root
         for step in reference.split("/")[1:]:
-            name = step.replace("~1", "/").replace("~0", "~")
+            name = unescaped(step)
             if not isinstance(held, dict) or name not in held:
                 raise _NoPlan
             held = held[name]

@@ -27,6 +27,7 @@ from fastgw.filters.policies.content.schema_copies import (
     with_steps,
 )
 from fastgw.http.strict_json import InvalidJson, parse_json
+from fastgw.json_pointer import pointer_of, unescaped
 
 if TYPE_CHECKING:
     from jsonschema_rs import Validator
@@ -445,11 +446,6 @@ def errors_of(validator: SchemaValidator, value: Any, location: str, length: int
     return found
 
 
-def pointer_of(path: Iterable[str | int]) -> str:
-    """Return a JSON Pointer (RFC 6901)."""
-    return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in path)
-
-
 def _expected(keyword: str, kind: Any) -> Any:
     return kind.property if keyword == "required" else getattr(kind, "value", None)
 
@@ -527,7 +523,7 @@ def _followed(schema: Any, root: Any) -> Any:
             return schema
         schema = root
         for step in unquote(reference).split("/")[1:]:
-            key = step.replace("~1", "/").replace("~0", "~")
+            key = unescaped(step)
             schema = schema.get(key) if isinstance(schema, dict) else None
     return None
 

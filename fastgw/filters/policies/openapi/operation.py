@@ -56,6 +56,7 @@ from fastgw.helper_processes.shared_pool import SharedPool
 from fastgw.http.charsets import is_utf8
 from fastgw.http.messages import RequestHead
 from fastgw.http.percent_encoding import decode_form_text
+from fastgw.json_pointer import pointer_of
 
 
 class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
@@ -181,7 +182,7 @@ class _Parameter:
             return [self._error("required", "expected the parameter")] if self.required else []
         if self._validator is None or self._validator.is_valid(value) or (self.allows_empty and value == ""):
             return []
-        begin = _pointer(self.name)
+        begin = pointer_of((self.name,))
         found = errors_in(self._validator, value, self.location, len(repr(value)))
         return [each | {"pointer": begin + each["pointer"]} for each in found]
 
@@ -213,11 +214,7 @@ class _Parameter:
         return self.style.from_text(raw)
 
     def _error(self, keyword: str, detail: str) -> dict[str, str]:
-        return {"in": self.location, "pointer": _pointer(self.name), "keyword": keyword, "detail": detail}
-
-
-def _pointer(name: str) -> str:
-    return f"/{name.replace('~', '~0').replace('/', '~1')}"
+        return {"in": self.location, "pointer": pointer_of((self.name,)), "keyword": keyword, "detail": detail}
 
 
 _PAIRS: Final[dict[str, Callable[[Exchange], Pairs]]] = {

@@ -21,10 +21,10 @@ from fastgw.filters.policies.content.schemas import (
     Parameters,
     compile_schema,
     errors_of,
-    pointer_of,
     read_schema,
 )
 from fastgw.http.strict_json import InvalidJson, check_json, check_json_in_steps, parse_json
+from fastgw.json_pointer import pointer_of
 
 SUITE: dict[str, list[Any]] = json.loads(
     gzip.decompress(Path(__file__).with_name("json_schema_test_suite.json.gz").read_bytes())
