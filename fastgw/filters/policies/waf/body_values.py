@@ -14,6 +14,8 @@ from fastgw.filters.policies.waf.normalization import decoded
 _JSON_STRING: Final = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)(?:"|\\?\Z)[ \t\r\n]*(:?)', re.DOTALL).finditer
 _JSON_BESIDE_STRINGS: Final = b" \t\r\n\x1e{}[],:0123456789+-.eEtrufalsn"
 """Characters of JSON outside of strings, and the separator of records."""
+_BETWEEN: Final = frozenset((b",", b", "))
+"""What stands between most strings."""
 _NO_STRUCTURE: Final = bytes(each for each in range(256) if each not in b"{}[]:=")
 _JSON_ESCAPE: Final = re.compile(rb'\\(?:(["\\/bfnrt])|u([0-9a-fA-F]{4}))').sub
 _JSON_SIGNS: Final = {b"b": b"\x08", b"f": b"\x0c", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
@@ -206,7 +208,7 @@ def _json_body(body: bytes) -> InspectedBody:
         if found.start() > at:
             between = body[at : found.start()]
             others.append(between)
-            for sign in between.translate(None, _NO_STRUCTURE):
+            for sign in b"" if between in _BETWEEN else between.translate(None, _NO_STRUCTURE):
                 if sign in b"{[":
                     outer.append(name)
                 elif sign in b":=":

@@ -95,10 +95,11 @@ def normalized(text: bytes) -> bytes:
     if _IS_QUOTED(bare):
         unquoted = _FIELD_SEPARATORS(b" ", bare) if b"$" in bare or b"()" in bare else bare
         variants.append(_QUOTING(b"", unquoted))
-    variants.append(_without_line_comments(bare))
+    if b"\n" in bare:
+        variants.append(_without_line_comments(bare))
     if uncommented != text:
         variants += _with_comments(_spaced(text))
-    return SEPARATOR.join(dict.fromkeys(variants))
+    return bare if len(variants) == 1 else SEPARATOR.join(dict.fromkeys(variants))
 
 
 def _spaced(text: bytes) -> bytes:
