@@ -15,7 +15,7 @@ _JSON_STRING: Final = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)(?:"|\\?\Z)[ \t\r\n
 _JSON_BESIDE_STRINGS: Final = b" \t\r\n\x1e{}[],:0123456789+-.eEtrufalsn"
 """Characters of JSON outside of strings, and the separator of records."""
 _BETWEEN: Final = frozenset((b",", b", "))
-"""What stands between most strings."""
+"""The bytes that stand between most strings."""
 _NO_STRUCTURE: Final = bytes(each for each in range(256) if each not in b"{}[]:=")
 _JSON_ESCAPE: Final = re.compile(rb'\\(?:(["\\/bfnrt])|u([0-9a-fA-F]{4}))').sub
 _JSON_SIGNS: Final = {b"b": b"\x08", b"f": b"\x0c", b"n": b"\n", b"r": b"\r", b"t": b"\t"}

@@ -42,7 +42,7 @@ _TOKEN: Final = "BearerToken"
 """The library's name for the credential in `Authorization`."""
 _WHY_MOST: Final = 500
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError)
-"""Errors of bodies that are not JSON of the expected type; msgspec raises the latter for text that is not UTF-8."""
+"""Errors of bodies that are not JSON of the expected type; the latter: for text that is not UTF-8 (msgspec < 0.23)."""
 _ODD: Final = (OSError, ValueError, TypeError, KeyError, AttributeError, AssertionError)
 """Errors that the library raises about an invalid kubeconfig, in addition to its own exception."""
 

@@ -14,7 +14,7 @@ from fastgw.config.kubernetes.cluster import KINDS
 from fastgw.config.kubernetes.provider import FILE
 from fastgw.config.settings.kubernetes import GatewayAddresses, KubernetesProvider
 from fastgw.runtime.control.kubernetes import cluster_controller
-from fastgw.runtime.control.kubernetes.api_client import ClusterAccess, SharedAccess
+from fastgw.runtime.control.kubernetes.api_client import UNREADABLE, ClusterAccess, SharedAccess
 from fastgw.runtime.control.kubernetes.cluster_controller import (
     PROTECTING,
     ClusterController,
@@ -169,7 +169,7 @@ def test_a_list_with_an_object_that_cannot_be_decoded_replaces_none() -> None:
     objects.store("HTTPRoute", "shop/cart", version(5, "a.example"))
     objects.store("HTTPRoute", "shop/till", version(5, "b.example"))
     changes.clear()
-    with pytest.raises(UnicodeDecodeError):
+    with pytest.raises(UNREADABLE):
         objects.replace("HTTPRoute", {"shop/till": version(6, "c.example").replace(b"c.e", b"\xff.e")}, ())
     assert (
         sorted(objects.cluster().get("HTTPRoute", "shop", each) is not None for each in ("cart", "till")) == [True] * 2
