@@ -178,6 +178,7 @@ class Terminal:
         self._running: list[tuple[subprocess.Popen[bytes], list[Lines]]] = []
         path = os.pathsep.join([str(Path(FASTGW).parent), os.environ["PATH"]])
         kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        kept.pop("PYTEST_ADDOPTS", None)  # of this run: what pytest prints is shown
         runtime = {"XDG_RUNTIME_DIR": str(folder)}  # the commands find the gateway of this block
         self._own = {**kept, **runtime, "PATH": path}
         """For commands of fastgw, which print the same in each locale."""

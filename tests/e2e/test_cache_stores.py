@@ -13,6 +13,9 @@ from tests.support.gateway import wait_until
 from tests.support.threaded import Threaded
 
 TARGETS = [f"/{number}" for number in range(12)]
+FILES = 2 * len(TARGETS)
+"""Each URL has a response, and a list of the headers that choose it (`Vary`)."""
+ON_DISK = 'fastgw_cache_disk_objects{store="main"}'
 REQUEST = "GET %s HTTP/1.1\r\nHost: a.test\r\nAccept-Language: en\r\nConnection: close\r\n\r\n"
 
 
@@ -39,6 +42,8 @@ def test_what_is_stored_survives_deaths_reloads_and_upgrades(tmp_path: Path) -> 
         with upgradable(tmp_path, workers=2, routes=routes, caches=caches) as gateway:
             stored = bodies(gateway)
             assert bodies(gateway) == stored
+            # What a worker has not written to disk yet dies with it.
+            wait_until(lambda: samples(gateway.ready["status"])[ON_DISK] == FILES, "all on disk", LONG)
 
             for pid in list(gateway.worker_pids):
                 before = gateway.serving()
