@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
+from bench.load.h2load import FIELDS
 from bench.micro.exchange import Plane, Transport, configuration
 from bench.micro.heads import ANSWERS, REQUESTS
 from bench.micro.timing import Room
@@ -203,6 +204,8 @@ def literal_frame() -> bytes:
 def rooms() -> Iterator[Room]:
     simple = b"GET /svc1/echo HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nuser-agent: h2load nghttp2/1.52.0\r\n\r\n"
     answers = ANSWERS[:1000]
+    usual = b"GET /svc1/echo HTTP/1.1\r\n" + b"".join(b"%b\r\n" % line.encode() for line in FIELDS) + b"\r\n"
+    usual = usual.replace(b":authority:", b"Host:")
     first, later = frames(simple)
     turns = [([later], [answer]) for answer in answers]
     with TemporaryDirectory() as folder, closing(Http2Plane(Path(folder), _configuration())) as plane:
@@ -214,6 +217,9 @@ def rooms() -> Iterator[Room]:
         plain = [([literal_frame()], [answer]) for answer in answers]
         plane.prove(plain[:10])
         yield Room("a GET over HTTP/2 without HPACK's table", plane.exchange_turn, plain, plane.turn)
+        coded = [([frames(usual)[0]], [answer]) for answer in answers]
+        plane.prove(coded[:10])
+        yield Room("a GET over HTTP/2 with 1,000 bytes in Huffman code", plane.exchange_turn, coded, plane.turn)
     first_call, later_call, first_answer, later_answer = calls()
     configured = _configuration()
     configured["upstreams"]["origin"]["protocol"] = "grpc"

@@ -33,8 +33,14 @@ class Opinion:
 
 
 def server(**bounds: int) -> Session:
-    options = {"max_streams": 100, "stream_window": 65_536, "connection_window": 1 << 20, **bounds}
-    return Session(False, False, 0.0, header_bytes=32_768, header_count=200, **options)
+    options = {
+        "max_streams": 100,
+        "stream_window": 65_536,
+        "connection_window": 1 << 20,
+        "header_bytes": 32_768,
+        **bounds,
+    }
+    return Session(False, False, 0.0, header_count=200, **options)
 
 
 def client() -> Session:
