@@ -446,15 +446,19 @@ class Server:
             connection.drain()
 
     async def _wait(self, seconds: float, cut: Callable[[ClientConnection], int]) -> int:
-        """Wait until all connections have closed; after `seconds` abort the rest, or the part of it that `cut`
-        aborts.
+        """Wait until all connections have closed, and those of WebSocket APIs have finished; after `seconds` abort the
+        rest, or the part of it that `cut` aborts.
         """
         assert self._quiet is not None
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.connections:  # the last one may be followed by others from the queue
-                    self._quiet.clear()
-                    await self._quiet.wait()
+                # The last connection may be followed by others from the queue.
+                while self.connections or self.worker_loop.connections.are_unfinished:
+                    if self.connections:
+                        self._quiet.clear()
+                        await self._quiet.wait()
+                    else:
+                        await self.worker_loop.connections.wait_for_finish()
         return sum(map(cut, tuple(self.connections)))
 
     def stop(self) -> None:

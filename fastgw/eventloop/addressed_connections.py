@@ -113,9 +113,33 @@ class AddressedConnections:
         self._connections: dict[str, AddressedConnection] = {}
         self._by_route: Counter[str] = Counter()
         self._starting: asyncio.Task[asyncio.Server] | None = None
+        self._unfinished: set[AddressedConnection] = set()
+        self._finished: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
         return len(self._connections)
+
+    @property
+    def are_unfinished(self) -> bool:
+        """Whether one of them has work left that a worker does before it ends, although its client may be gone."""
+        return bool(self._unfinished)
+
+    def note_unfinished(self, connection: AddressedConnection) -> None:
+        """Let a drain wait for a connection, which bounds that time itself, by `note_finished`."""
+        self._unfinished.add(connection)
+
+    def note_finished(self, connection: AddressedConnection) -> None:
+        self._unfinished.discard(connection)
+        if not self._unfinished and self._finished is not None:
+            finished, self._finished = self._finished, None
+            if not finished.done():  # otherwise the drain waits no more
+                finished.set_result(None)
+
+    async def wait_for_finish(self) -> None:
+        """Wait until none of them is unfinished. For one caller at a time."""
+        if self._unfinished:
+            self._finished = asyncio.get_running_loop().create_future()
+            await self._finished
 
     def following_reload(self) -> Generator[None, None, None]:
         """Notify all connections that a new configuration is in use, one in each step."""

@@ -2,8 +2,8 @@
 
 Rule 1: an accepted message is sent, also if the client leaves; then `$disconnect` follows, once. Rule 2: a queue is
 bounded: a client whose messages wait is not read from, and one that does not read gets no more. Rule 3: after the close
-frames the client's connection ends as soon as `$disconnect` is answered, and `HOLD_S` later in any case: so a worker
-that drains has sent it.
+frames the client's connection ends as soon as `$disconnect` is answered, and `HOLD_S` later in any case; a worker that
+drains waits as long, also if the client is gone.
 """
 
 import re
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 MOST_QUEUED: Final = 16
 """Messages of a client that may wait before it is not read from any more."""
 HOLD_S: Final = 2.0
-"""Seconds for which the end of a connection waits for the answer to `$disconnect`."""
+"""Seconds for which the end of a connection, and of a worker that drains, waits for the answer to `$disconnect`."""
 CLOSE_S: Final = 5.0
 """Timeout for the client's close frame, and for the end of its connection, in seconds."""
 _MOST_FIELDS: Final = 100
@@ -244,8 +244,8 @@ class ApiConnection(Timed):
         self._is_over = True
         self._ended_without_close()
         self._count(_SIDES[self._closed_by], NO_CLOSE if self._close_code is None else self._close_code)
-        self._worker_loop.wheel.drop(self)
         self._leave()
+        self._plan()
 
     def _ended_without_close(self) -> None:
         if not self._closed_by:
@@ -391,6 +391,7 @@ class ApiConnection(Timed):
     def _disconnected(self) -> None:
         """Handle the end of `$disconnect`, whatever its result."""
         self.leave_journal()
+        self._stop_holding()
         self._end()
 
     # orders of back ends (`AddressedConnection`)
@@ -465,8 +466,15 @@ class ApiConnection(Timed):
         self._worker_loop.connections.remove(self.id)
         now = self._worker_loop.loop.time()
         self._finish_by, self._hold_until = now + self._action.settings.timeout, now + HOLD_S
+        self._worker_loop.connections.note_unfinished(self)
         self._plan()
         self._work()
+
+    def _stop_holding(self) -> None:
+        """Hold neither the end of the client's connection any more, nor that of a worker that drains."""
+        self._hold_until = inf
+        self._worker_loop.connections.note_finished(self)
+        self._plan()
 
     def _end(self) -> None:
         """End the client's connection, once what was written has been sent."""
@@ -491,19 +499,24 @@ class ApiConnection(Timed):
     # time
 
     def _plan(self) -> None:
+        wheel = self._worker_loop.wheel
         if not self._is_over:
             idle_at = inf if self._close_sent else self._heard_at + self._action.idle
-            self._worker_loop.wheel.watch(self, min(self._close_at, self._hold_until, idle_at))
+            wheel.watch(self, min(self._close_at, self._hold_until, idle_at))
+        elif self._hold_until == inf:
+            wheel.drop(self)
+        else:
+            wheel.watch(self, self._hold_until)
 
     def expire(self, now: float) -> None:
+        if now >= self._hold_until:
+            self._stop_holding()
+            self._end()
         if self._is_over:
             return
         if now >= self._close_at:
             self._close_at = inf
             self._abort()
-        elif now >= self._hold_until:
-            self._hold_until = inf
-            self._end()
         elif not self._close_sent and now >= self._heard_at + self._action.idle:
             self.end_idle()
         self._plan()

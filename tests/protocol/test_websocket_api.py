@@ -571,6 +571,37 @@ def test_a_drain_waits_for_accepted_messages(back_end: EventBackend, tmp_path: P
         gateway.wait()
 
 
+@both
+@pytest.mark.parametrize("how", ["end", "reset"])
+def test_a_drain_waits_for_clients_that_leave_without_a_close(
+    back_end: EventBackend, tmp_path: Path, path: str, how: str
+) -> None:
+    """Their exchange has ended with them, not so what the back end has to hear."""
+    with Gateway({**configuration(back_end), "workers": 1}, tmp_path) as gateway, Client(gateway.address()) as client:
+        client.send(b"GET /%b HTTP/1.1\r\n%b" % (path.encode(), HANDSHAKE))
+        assert client.read_response_head().status == 101
+        event = back_end.next()
+        protocol = ClientProtocol(parse_uri("ws://a/"), state=State.OPEN)
+        protocol.send_text(message("held").encode())
+        protocol.send_text(message("note").encode())
+        protocol.send_ping(b"in order")
+        client.send(b"".join(protocol.data_to_send()))
+        client.read_until(b"in order")
+        assert back_end.next().target == "/held"
+        gateway.signal(signal.SIGTERM)
+        client.read_until(b"shutting down")
+        if how == "end":
+            client.sock.shutdown(socket.SHUT_WR)
+        else:
+            client.reset()
+        gateway.wait_for_record(route=path)
+        back_end.open.set()
+        assert back_end.next().target == "/note?a=1"
+        ended = back_end.next()
+        assert (ended.connection, ended.headers["X-Close-Code"]) == (event.connection, "1001")
+        gateway.wait()
+
+
 def test_a_reload_and_a_worker_that_is_killed(back_end: EventBackend, tmp_path: Path) -> None:
     """A connection follows the new settings of its route; one of a killed worker is gone for back ends."""
     with Gateway(configuration(back_end), tmp_path) as gateway, opened(gateway, back_end, "plain") as (client, event):

@@ -23,6 +23,7 @@ from fastgw.config.settings.gateway import Config
 from fastgw.downstream import Server
 from fastgw.errors import Fault
 from fastgw.eventloop import worker_loop
+from fastgw.eventloop.addressed_connections import AddressedConnections
 from fastgw.eventloop.timer_wheel import TICK, Wheel
 from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, SMALL_READ_BYTES
 from fastgw.filters import TYPES
@@ -234,6 +235,7 @@ class MemoryLoop:
         self.turns = Turns(self.wheel)
         self.rests = worker_loop.Rests(lambda turn: self.loop.call_soon(turn))
         self.make_room = lambda: False
+        self.connections = AddressedConnections(self.loop)
 
     def attached(self, make: Callable[[Any], Any]) -> Any:
         """Return what is made for this loop, with its program in this process."""

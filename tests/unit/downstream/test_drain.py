@@ -2,6 +2,7 @@
 
 import asyncio
 
+from fastgw.eventloop.addressed_connections import ConnectionOrder, OrderAnswer, Result
 from tests.support.memory import Plane, Wire
 
 HOST = b"Host: a.test\r\n"
@@ -115,5 +116,45 @@ def test_a_connection_that_comes_as_the_last_one_goes_is_not_cut() -> None:
         upstream.sends(OK)
         assert late.received.endswith(b"ok")
         assert (await drain).cut == 0
+
+    asyncio.run(live())
+
+
+class Api:
+    """A connection of a WebSocket API whose client is gone."""
+
+    route_name = ""
+
+    def take_order(self, order: ConnectionOrder) -> OrderAnswer:
+        return OrderAnswer(Result.GONE)
+
+    def follow_reload(self) -> None: ...
+
+
+def test_what_back_ends_have_to_hear_is_waited_for_after_the_last_connection() -> None:
+    async def live() -> None:
+        plane, first, second = Plane(), Api(), Api()
+        connections = plane.server.worker_loop.connections
+        for each in (first, second):
+            connections.note_unfinished(each)
+        drain = asyncio.ensure_future(plane.server.drain(60, 60))
+        await turns()
+        connections.note_finished(first)
+        await turns()
+        assert not drain.done()
+        connections.note_finished(second)
+        assert (await drain).cut == 0
+
+    asyncio.run(live())
+
+
+def test_what_back_ends_have_to_hear_has_the_time_of_the_drain() -> None:
+    async def live() -> None:
+        plane, late = Plane(), Api()
+        connections = plane.server.worker_loop.connections
+        connections.note_unfinished(late)
+        assert (await plane.server.drain(0, 0)).cut == 0
+        connections.note_finished(late)
+        assert (await plane.server.drain(60, 60)).cut == 0
 
     asyncio.run(live())
