@@ -42,6 +42,7 @@ KINDS = {
     "small": kind(message_bytes=100),
     "rate": kind(rate="5/s"),
     "idle": kind(idle="300ms"),
+    "cut": kind(idle="300ms", close_timeout="100ms"),
     "tunnel_idle": kind({"tunnel_idle": "300ms"}),
     "half_closed": kind({"idle": "300ms"}, close_timeout="100ms"),
     "total": kind(total="400ms"),
@@ -794,6 +795,30 @@ def test_the_log_of_an_upstream_that_ends_within_a_frame_has_no_close_frame(lane
     client.peer.close()
     said = lane.gateway.wait_for_record(path="/within")["websocket"]
     assert (said["closed_by"], said["close_code"]) == ("upstream", 1006)
+
+
+@of_kind("cut")
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("sides", ["both", "client", "upstream"])
+def test_the_log_of_a_close_has_its_code_if_a_frame_could_carry_it(lane: Lane, sides: str, version: str) -> None:
+    """The gateway closes while frames are incomplete: a side within one gets no close frame."""
+    path = f"/cut-{sides}-{version}".encode()
+    client, upstream = open_plain(lane, path=path) if version == "http1" else open_stream(lane, path)
+    if sides != "upstream":
+        client.send(frame(1, b"half")[:8])
+        assert upstream.read(8) == frame(1, b"half")[:8]
+    if sides != "client":
+        upstream.send(frame(1, b"half", masked=False)[:4])
+        assert client.read(4) == frame(1, b"half", masked=False)[:4]
+    if sides == "client":
+        assert client.read_close() == 1001
+    if sides == "upstream":
+        assert upstream.read_close() == 1001
+    upstream.assert_ended()
+    record = lane.gateway.wait_for_record(path=path.decode())
+    said = record["websocket"]
+    assert (said["closed_by"], said["close_code"]) == ("gateway", 1006 if sides == "both" else 1001)
+    assert record["fault"] == "tunnel_idle"
 
 
 def test_the_log_does_not_count_messages_that_were_refused(lane: Lane) -> None:

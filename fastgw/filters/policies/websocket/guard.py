@@ -90,6 +90,7 @@ class WebsocketGuard(Timed):
         "_can_reauthenticate",
         "_client_ended",
         "_client_rest",
+        "_close_sent",
         "_closing",
         "_count_at",
         "_counted",
@@ -172,6 +173,7 @@ class WebsocketGuard(Timed):
         self._counted = {WebsocketSide.CLIENT: _NONE_YET, WebsocketSide.UPSTREAM: _NONE_YET}  # in the metrics
         self._reason = ""
         self._closing = self._over = False  # the gateway closes; everything has ended
+        self._close_sent = False  # to either side, by the gateway, since it closes
         self._owes_client = self._owes_upstream = False  # a close frame that waits for the end of another frame
         self._client_ended = self._upstream_ended = False
         self._paused = self._upstream_is_full = False  # the client, or the upstream, accepts no more
@@ -311,6 +313,8 @@ class WebsocketGuard(Timed):
             else:
                 self.closed_by = "upstream" if fault.side is Side.UPSTREAM else "gateway"
             self.close_code = NO_CLOSE
+        elif self._closing and self.closed_by == "gateway" and not self._close_sent:
+            self.close_code = NO_CLOSE  # each side was within a frame to its end, or had ended
         assert self.close_code is not None
         exchange.client.counts.count_websocket(exchange, _SIDES[self.closed_by], self.close_code, 1)
 
@@ -555,14 +559,14 @@ class WebsocketGuard(Timed):
     def _settle_client(self) -> None:
         exchange, reader = self.exchange, self._from_upstream
         if self._owes_client and reader.at_boundary and exchange is not None:
-            self._owes_client = False
+            self._owes_client, self._close_sent = False, True
             assert self.close_code is not None
             code = self.close_code if self.closed_by == "gateway" else GOING_AWAY
             exchange.client.feed(close_frame(code, self._reason, masked=False))
 
     def _settle_upstream(self) -> None:
         if self._owes_upstream and self._from_client.at_boundary and self._inner is not None:
-            self._owes_upstream = False
+            self._owes_upstream, self._close_sent = False, True
             assert self.close_code is not None
             code = self.close_code if self.closed_by == "gateway" else GOING_AWAY
             self._inner.feed_raw(close_frame(code, self._reason, masked=True))
