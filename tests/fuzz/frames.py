@@ -105,7 +105,8 @@ def compare(reference: Side, twin: Side, content: bytes, seed: int) -> bool:
         passed, also = ours.feed(piece), theirs.feed(piece)
         if passed != also or told(ours) != told(theirs):
             raise Difference(f"{piece!r}: plain Python {passed!r} {told(ours)}, the twin {also!r} {told(theirs)}")
-    rests = ours.rest(sent), theirs.rest(sent)
-    if rests[0] != rests[1] or told(ours) != told(theirs):
-        raise Difference(f"rest: plain Python {rests[0]!r}, the twin {rests[1]!r}")
+    for piece in (sent, b"", b""):
+        rests = ours.rest(piece), theirs.rest(piece)
+        if rests[0] != rests[1] or told(ours) != told(theirs):
+            raise Difference(f"rest: plain Python {rests[0]!r}, the twin {rests[1]!r}")
     return ours.violation is None

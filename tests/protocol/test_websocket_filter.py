@@ -52,6 +52,7 @@ KINDS = {
     "shadow": kind(message_bytes=1, rate="1/s", shadow=True),
     "origins": kind(origins=["https://app.example", "https://*.wild.example"]),
     "pass": kind(extensions="pass", message_bytes=1000),
+    "short": kind(extensions="pass", message_bytes=1000, idle="300ms", close_timeout="1s"),
     "large": kind(extensions="pass", message_bytes=None),
     "told": kind(log_messages="1000/s", extensions="pass"),
     "few": kind(log_messages="2/h"),
@@ -661,6 +662,35 @@ def test_compressed_messages_pass_up_to_the_limit(compressed: Ends) -> None:
 def test_compressed_messages_are_inflated_to_be_checked(compressed: Ends, payload: bytes, code: int) -> None:
     compressed[0].frame(1, payload, rsv=4)
     assert_closes(compressed, code)
+
+
+@of_kind("pass")
+@pytest.mark.parametrize("side", ["client", "upstream"])
+@pytest.mark.parametrize("broken", ["too big", "no text"])
+def test_what_follows_a_violation_completes_no_frame(compressed: Ends, side: str, broken: str) -> None:
+    """The frame has begun, so no close frame follows it. What was refused could be sent again as its rest."""
+    here, there = compressed if side == "client" else compressed[::-1]
+    payload = deflated(b"x" * 100_000) if broken == "too big" else deflated(Random(1).randbytes(60) + b"\xff")
+    sent = frame(1, payload, rsv=4, masked=here.masked)
+    begun = len(sent) - len(payload) + 4
+    here.send(sent[:begun])
+    assert there.read(begun) == sent[:begun]
+    here.send(sent[begun:])
+    assert here.read_close() == (1009 if broken == "too big" else 1007)
+    here.send(sent[begun:])
+    there.assert_ended()
+
+
+@of_kind("short")
+@pytest.mark.parametrize("side", ["client", "upstream"])
+def test_the_rest_of_a_frame_is_checked_after_the_gateway_has_closed(compressed: Ends, side: str) -> None:
+    here, there = compressed if side == "client" else compressed[::-1]
+    sent = frame(1, deflated(b"x" * 100_000), rsv=4, masked=here.masked)
+    here.send(sent[:10])
+    assert there.read(10) == sent[:10]
+    assert here.read_close() == 1001
+    here.send(sent[10:])
+    there.assert_ended()
 
 
 LARGE = deflated(bytes(9_000_000))

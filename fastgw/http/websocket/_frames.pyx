@@ -92,18 +92,15 @@ cdef class FrameReader:
         self._limit = UNLIMITED if message_bytes is None else min(message_bytes, 1 << 63)
 
     def rest(self, bytes chunk not None):
-        cdef uint64_t length
-        if self._left and PyBytes_GET_SIZE(self._held):
+        if not self._left or self._resume_at:
+            self.unfinished = False
+            return b""
+        if PyBytes_GET_SIZE(self._held):
             chunk = self._held + chunk
             self._held = b""
-        self.unfinished = False
-        length = PyBytes_GET_SIZE(chunk)
-        if length <= self._left:
-            self._left -= length
-            return chunk
-        length = self._left
-        self._left = 0
-        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(chunk), length)
+        if <uint64_t>PyBytes_GET_SIZE(chunk) > self._left:
+            chunk = PyBytes_FromStringAndSize(PyBytes_AS_STRING(chunk), self._left)
+        return self.feed(chunk)
 
     def feed(self, bytes chunk not None):
         cdef const uint8_t* start

@@ -149,13 +149,15 @@ class FrameReader:
         self._limit = message_bytes
 
     def rest(self, chunk: bytes) -> bytes:
-        """Return the data that belongs to the current frame, unchecked: what `feed` has kept, and a part of a chunk."""
-        if self._left and self._held:
+        """Like `feed`, but only for data that belongs to the current data frame: what `feed` has kept, and a part of
+        the chunk. The other part is dropped.
+        """
+        if not self._left or self._resume_at:
+            self.unfinished = False
+            return b""
+        if self._held:
             chunk, self._held = self._held + chunk, b""
-        self.unfinished = False
-        part = chunk[: self._left]
-        self._left -= len(part)
-        return part
+        return self.feed(chunk[: self._left])
 
     def feed(self, chunk: bytes) -> bytes:
         """Parse received bytes; return those that may be forwarded. Sets `close`, `violation` or `unfinished`."""

@@ -188,9 +188,24 @@ def test_the_rest_of_a_frame_begins_with_the_data_that_was_kept(reader: type[fra
     read = reader(True, None, DEFLATE)
     passed = read.feed(sent[:20]) + read.feed(sent[20:-9])
     assert (read.unfinished, read.at_boundary) == (True, False)
-    passed += read.rest(b"") + read.rest(sent[-9:] + b"more")
+    while read.unfinished:
+        passed += read.rest(b"")
+    passed += read.rest(sent[-9:] + b"more")
     assert passed == sent
     assert (read.unfinished, read.at_boundary) == (False, True)
+    assert read.rest(b"more") == b""
+
+
+@both
+def test_the_rest_of_a_frame_is_checked(reader: type[frames.FrameReader]) -> None:
+    text, compressed = frame(0x81, b"text" + b"\xff"), frame(0xC2, deflated(b"x" * 100_000))
+    for sent, deflate, code in ((text, None, 1007), (compressed, DEFLATE, 1009)):
+        read = reader(True, 1000, deflate)
+        assert read.feed(sent[:10]) == sent[:10]
+        assert read.rest(sent[10:]) == b""
+        assert read.rest(sent[10:]) == b""
+        assert read.violation is not None
+        assert (read.violation.code, read.at_boundary) == (code, False)
 
 
 @both

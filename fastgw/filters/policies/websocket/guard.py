@@ -365,7 +365,9 @@ class WebsocketGuard(Timed):
             return
         if self._closing:
             if self._owes_upstream:
-                inner.feed_raw(reader.rest(chunk))
+                rest = reader.rest(chunk)
+                if rest:
+                    inner.feed_raw(rest)
                 self._settle_upstream()
             elif reader.violation is None:
                 reader.allowance = None
@@ -452,7 +454,9 @@ class WebsocketGuard(Timed):
             return
         if self._closing:
             if self._owes_client:
-                exchange.client.feed(reader.rest(payload))
+                rest = reader.rest(payload)
+                if rest:
+                    exchange.client.feed(rest)
                 self._settle_client()
             elif reader.violation is None:
                 reader.feed(payload)
@@ -558,18 +562,27 @@ class WebsocketGuard(Timed):
 
     def _settle_client(self) -> None:
         exchange, reader = self.exchange, self._from_upstream
-        if self._owes_client and reader.at_boundary and exchange is not None:
+        if not self._owes_client or exchange is None:
+            return
+        if reader.at_boundary:
             self._owes_client, self._close_sent = False, True
             assert self.close_code is not None
             code = self.close_code if self.closed_by == "gateway" else GOING_AWAY
             exchange.client.feed(close_frame(code, self._reason, masked=False))
+        elif reader.violation is not None:
+            self._owes_client = False  # the frame is never complete, so no close frame can follow
 
     def _settle_upstream(self) -> None:
-        if self._owes_upstream and self._from_client.at_boundary and self._inner is not None:
+        reader = self._from_client
+        if not self._owes_upstream or self._inner is None:
+            return
+        if reader.at_boundary:
             self._owes_upstream, self._close_sent = False, True
             assert self.close_code is not None
             code = self.close_code if self.closed_by == "gateway" else GOING_AWAY
             self._inner.feed_raw(close_frame(code, self._reason, masked=True))
+        elif reader.violation is not None:
+            self._owes_upstream = False
 
     def _settle(self) -> None:
         """Close the connections of sides to which everything was sent."""
