@@ -311,10 +311,12 @@ class ApiConnection(Timed):
         """Read from the client only while its messages do not wait; and to the end, once it is closed."""
         if is_full is not self._is_full and not self._is_over:
             self._is_full = is_full
-            if is_full:
-                self._client.side.pause_tunnel()
+            tunnel = self._exchange.tunnel
+            if isinstance(tunnel, WebsocketGuard):  # its pings wait meanwhile
+                hold, release = tunnel.pause_client, tunnel.resume_client
             else:
-                self._client.side.resume_tunnel()
+                hold, release = self._client.side.pause_tunnel, self._client.side.resume_tunnel
+            (hold if is_full else release)()
 
     def _current_action(self) -> "WebsocketApiAction":
         """Return the action of the route as it is configured now. Without one the connection is closed."""

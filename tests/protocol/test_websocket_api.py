@@ -22,6 +22,7 @@ from websockets.protocol import State
 from websockets.sync.client import ClientConnection, connect
 from websockets.uri import parse_uri
 
+from fastgw.http.websocket.frames import PONG, control_frame
 from tests.support.client import Client
 from tests.support.event_backend import Event, EventBackend
 from tests.support.gateway import Gateway, wait_until
@@ -679,6 +680,32 @@ def test_times_of_the_filter_that_change(back_end: EventBackend, tmp_path: Path,
             client.recv(DEADLINE)
         assert client.close_code == 1001
         assert back_end.next().headers["X-Close-Code"] == "1001"
+
+
+def test_a_client_that_waits_for_a_slow_service_misses_no_ping(back_end: EventBackend, tmp_path: Path) -> None:
+    """Its answers come behind messages that are not read yet. Another connection shows that pings are due meanwhile."""
+    settings = configuration(back_end)
+    guarded = next(route for route in settings["routes"] if route["name"] == "guarded")
+    guarded["filters"]["websocket"] = {"ping": "500ms"}
+    with Gateway({**settings, "workers": 1}, tmp_path) as gateway:
+        with opened(gateway, back_end, "guarded") as (client, event):
+            client.send(message("held"))
+            for _ in range(40):
+                client.send(message("note"))
+            assert back_end.next().target == "/held"
+            with Client(gateway.address()) as other:
+                other.send(b"GET /guarded HTTP/1.1\r\n%b" % HANDSHAKE)
+                assert other.read_response_head().status == 101
+                assert back_end.next().target == "/connect"
+                for _ in range(4):
+                    other.read_until(b"\x89\x08")
+                    other.send(control_frame(PONG, other.read_exactly(8), masked=True))
+            assert back_end.next().kind[0] == "DISCONNECT"
+            back_end.open.set()
+            assert client.recv(DEADLINE) == message("held")
+            assert {back_end.next().target for _ in range(40)} == {"/note?a=1"}
+        ended = back_end.next()
+        assert (ended.connection, ended.headers["X-Close-Code"]) == (event.connection, "1000")
 
 
 def test_a_limit_of_messages_that_changes(back_end: EventBackend, tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):
     """Maximum number of connections of one consumer (of one client address where there is none), exactly for the node.
     Others are answered 429."""
     ping: Duration | None = None
-    """Ping the client this often; a client that has not answered by the next ping is closed. null = never."""
+    """Ping the client this often; a client that has not answered by the next ping is closed. Not while it is not read
+    from, because the upstream accepts no more. null = never."""
     origins: tuple[Origin, ...] = ()
     """Origins that may connect, such as `https://app.example` or `https://*.example`; other values of `Origin` are
     answered 403. A request without `Origin` comes from no browser, and passes. [] = any."""

@@ -209,7 +209,12 @@ class WebsocketGuard(Timed):
     def resume_client(self) -> None:
         self._upstream_is_full = False
         if self.exchange is not None and self._client_rest is None:
-            self.exchange.client.resume_tunnel()
+            self._read_client_again(self.exchange)
+
+    def _read_client_again(self, exchange: Exchange) -> None:
+        if self._ping_bytes is not None:
+            self._ping_at = self._wheel.now + self._limits.ping  # its answer may have waited to be read
+        exchange.client.resume_tunnel()
 
     def drain(self) -> None:
         self._close(GOING_AWAY, "the gateway is shutting down", None)
@@ -357,7 +362,7 @@ class WebsocketGuard(Timed):
         elif ended:
             self.end_raw()
         elif not self._upstream_is_full:
-            exchange.client.resume_tunnel()
+            self._read_client_again(exchange)
 
     def _read_client(self, chunk: bytes) -> None:
         reader, inner = self._from_client, self._inner
@@ -651,6 +656,8 @@ class WebsocketGuard(Timed):
             return
         self._ping_at = now + self._limits.ping
         exchange = self.exchange
+        if self._upstream_is_full or self._client_rest is not None:
+            return  # the client is not read from, nor would its answer be
         if self._ping_bytes is not None:
             self._close(GOING_AWAY, "a ping was not answered", Fault.CLIENT_STALLED)
         elif exchange is not None and self._from_upstream.at_boundary and not self._paused:

@@ -1,0 +1,91 @@
+"""Pings of the filter `websocket`, by the clock of the test."""
+
+from __future__ import annotations
+
+from math import inf
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fastgw.filters.policies.websocket.guard import Limits, WebsocketGuard
+from fastgw.http.websocket.frames import PONG, control_frame
+from tests.support.memory import MemoryLoop
+
+UNLIMITED = Limits(None, inf, inf, inf, inf, inf, 5.0, 0.0)
+
+
+class Client:
+    """Client side, and the other side, of which only the frames for the client matter."""
+
+    def __init__(self) -> None:
+        self.counts = SimpleNamespace(count_websocket=lambda *_: None)
+        self.received: list[bytes] = []
+        self.is_read = True
+
+    def feed(self, payload: bytes) -> None:
+        self.received.append(payload)
+
+    def end(self, trailers: Any) -> None: ...
+    def abort(self, fault: Any) -> None: ...
+
+    def pause_tunnel(self) -> None:
+        self.is_read = False
+
+    def resume_tunnel(self) -> None:
+        self.is_read = True
+
+    def opcodes(self) -> list[int]:
+        return [each[0] & 15 for each in self.received]
+
+
+class Played:
+    """A guard with a ping each ten seconds."""
+
+    def __init__(self) -> None:
+        self.loop: Any = MemoryLoop()
+        self.client = Client()
+        other = SimpleNamespace(feed_raw=lambda _: None, pause=lambda: None, resume=lambda: None, end_raw=lambda: None)
+        exchange: Any = SimpleNamespace(client=self.client, service=other, response_sink=None, fault=None, why="")
+        limits = UNLIMITED._replace(ping=10.0)
+        authenticate: Any = None
+        log: Any = None
+        self.guard = WebsocketGuard("websocket", limits, self.loop, authenticate, (None, None), log)
+        self.guard.start(exchange, b"")
+        self.guard.established()
+
+    def passes(self, seconds: float) -> None:
+        self.loop.wheel.advance(self.loop.wheel.now + seconds)
+
+    def answer(self) -> None:
+        self.guard.feed_raw(control_frame(PONG, self.client.received[-1][2:], masked=True))
+
+
+@pytest.fixture
+def played() -> Played:
+    return Played()
+
+
+def test_a_client_that_does_not_answer_is_closed(played: Played) -> None:
+    played.passes(10.1)
+    assert played.client.opcodes() == [9]
+    played.passes(10.1)
+    assert played.client.opcodes() == [9, 8]
+
+
+def test_an_answer_that_is_not_read_is_not_missed(played: Played) -> None:
+    """The other side accepts no more, so the client is not read from. It has the whole time again afterwards."""
+    played.passes(10.1)
+    played.guard.pause_client()
+    assert not played.client.is_read
+    for _ in range(3):
+        played.passes(10.1)
+    played.guard.resume_client()
+    assert played.client.is_read
+    played.passes(9.0)
+    assert played.client.opcodes() == [9]
+    played.answer()
+    played.passes(1.2)
+    assert played.client.opcodes() == [9, 9]
+    played.passes(10.1)
+    assert played.client.opcodes() == [9, 9, 8]
