@@ -52,6 +52,7 @@ KINDS = {
     "shadow": kind(message_bytes=1, rate="1/s", shadow=True),
     "origins": kind(origins=["https://app.example", "https://*.wild.example"]),
     "pass": kind(extensions="pass", message_bytes=1000),
+    "patient": kind(close_timeout="60s"),
     "short": kind(extensions="pass", message_bytes=1000, idle="300ms", close_timeout="1s"),
     "large": kind(extensions="pass", message_bytes=None),
     "told": kind(log_messages="1000/s", extensions="pass"),
@@ -679,6 +680,17 @@ def test_what_follows_a_violation_completes_no_frame(compressed: Ends, side: str
     assert here.read_close() == (1009 if broken == "too big" else 1007)
     here.send(sent[begun:])
     there.assert_ended()
+
+
+@of_kind("patient")
+def test_an_upstream_sees_the_end_of_a_frame_that_a_violation_has_broken(ends: Ends) -> None:
+    client, upstream = ends
+    sent = frame(1, b"half" + b"\xff")
+    client.send(sent[:-1])
+    assert upstream.read(len(sent) - 1) == sent[:-1]
+    client.send(sent[-1:])
+    assert client.read_close() == 1007
+    upstream.peer.assert_ended()
 
 
 @of_kind("short")

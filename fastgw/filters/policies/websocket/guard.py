@@ -588,6 +588,7 @@ class WebsocketGuard(Timed):
             self._inner.feed_raw(close_frame(code, self._reason, masked=True))
         elif reader.violation is not None:
             self._owes_upstream = False
+            self._inner.end_raw()
 
     def _settle(self) -> None:
         """Close the connections of sides to which everything was sent."""
