@@ -50,7 +50,7 @@ KINDS = {
     "ping_often": kind(ping="100ms", close_timeout="30s"),
     "one": kind(per_consumer=1),
     "shadow": kind(message_bytes=1, rate="1/s", shadow=True),
-    "origins": kind(origins=["https://app.example", "https://*.wild.example"]),
+    "origins": kind(origins=["https://app.example", "https://*.wild.example", "https://Large.Example"]),
     "pass": kind(extensions="pass", message_bytes=1000),
     "patient": kind(close_timeout="60s"),
     "short": kind(extensions="pass", message_bytes=1000, idle="300ms", close_timeout="1s"),
@@ -565,6 +565,7 @@ def test_connections_of_a_consumer_are_counted(lane: Lane) -> None:
     [
         (b"https://app.example", 101),
         (b"https://APP.example", 101),
+        (b"https://large.example", 101),
         (b"https://a.b.wild.example", 101),
         (b"https://wild.example", 403),
         (b"http://app.example", 403),

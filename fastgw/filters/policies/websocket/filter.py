@@ -100,7 +100,7 @@ class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):
         use = f"websocket\n{env.level}\n{env.route if env.level == 'route' else None}\n{instance}"
         read = key_of((Trait("consumer"),), 64, use.encode())
         per_consumer, strips = self.per_consumer, self.extensions == "strip"
-        origins = frozenset(each.encode() for each in self.origins)
+        origins = frozenset(each.lower().encode() for each in self.origins)  # as browsers send them
         held: dict[Exchange, Cells] = {}
         begun: dict[Exchange, RequestState] = {}  # before the client is authenticated, until the tunnel starts
         services: Services | None = None
