@@ -404,7 +404,8 @@ class ApiConnection(Timed):
             self._plan()
 
     def take_order(self, order: ConnectionOrder) -> OrderAnswer:
-        if self._close_sent or self._is_leaving:
+        tunnel = self._exchange.tunnel
+        if self._close_sent or self._is_leaving or (isinstance(tunnel, WebsocketGuard) and tunnel.is_closing):
             return OrderAnswer(Result.GONE)
         if order.verb is Verb.LOOK:
             return OrderAnswer(Result.DONE, self._status())

@@ -708,6 +708,24 @@ def test_a_client_that_waits_for_a_slow_service_misses_no_ping(back_end: EventBa
         assert (ended.connection, ended.headers["X-Close-Code"]) == (event.connection, "1000")
 
 
+def test_a_connection_that_a_limit_closes_is_gone_for_back_ends(back_end: EventBackend, tmp_path: Path) -> None:
+    """Also while its client is within a frame: what is sent to it then is dropped."""
+    settings = configuration(back_end)
+    guarded = next(route for route in settings["routes"] if route["name"] == "guarded")
+    guarded["filters"]["websocket"] = {"idle": "300ms"}
+    with Gateway({**settings, "workers": 1}, tmp_path) as gateway, Client(gateway.address()) as client:
+        client.send(b"GET /guarded HTTP/1.1\r\n%b" % HANDSHAKE)
+        assert client.read_response_head().status == 101
+        event = back_end.next()
+        client.send(b"\x82\x84\0\0\0\0ha")
+        client.read_until(b"idle")
+        assert ask(gateway, "POST", event.connection, b'"there"')[0] == 410
+        assert ask(gateway, "DELETE", event.connection)[0] == 410
+        client.send(b"lf")
+        assert back_end.next().body == b"half"
+        assert back_end.next().headers["X-Close-Code"] == "1001"
+
+
 def test_a_limit_of_messages_that_changes(back_end: EventBackend, tmp_path: Path) -> None:
     """It is that of open connections at once, in both directions."""
     with Gateway(configuration(back_end), tmp_path) as gateway, opened(gateway, back_end, "plain") as (client, event):

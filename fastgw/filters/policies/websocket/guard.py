@@ -183,6 +183,11 @@ class WebsocketGuard(Timed):
     def __repr__(self) -> str:
         return f"<WebsocketGuard closed by {self.closed_by} with {self.close_code}>"
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether the gateway closes the connection: messages of the other side are dropped."""
+        return self._closing or self._over
+
     # hook
 
     def start(self, exchange: Exchange, early: bytes) -> bytes:
