@@ -52,6 +52,7 @@ KINDS = {
     "shadow": kind(message_bytes=1, rate="1/s", shadow=True),
     "origins": kind(origins=["https://app.example", "https://*.wild.example", "https://Large.Example"]),
     "pass": kind(extensions="pass", message_bytes=1000),
+    "idle_patient": kind(idle="300ms", close_timeout="60s"),
     "patient": kind(close_timeout="60s"),
     "short": kind(extensions="pass", message_bytes=1000, idle="300ms", close_timeout="1s"),
     "large": kind(extensions="pass", message_bytes=None),
@@ -692,6 +693,22 @@ def test_an_upstream_sees_the_end_of_a_frame_that_a_violation_has_broken(ends: E
     client.send(sent[-1:])
     assert client.read_close() == 1007
     upstream.peer.assert_ended()
+
+
+@of_kind("idle_patient")
+@pytest.mark.parametrize("side", ["client", "upstream"])
+def test_an_answer_in_one_piece_with_the_rest_of_a_frame_is_read(ends: Ends, side: str) -> None:
+    here, there = ends if side == "client" else ends[::-1]
+    sent = frame(1, b"half", masked=here.masked)
+    here.send(sent[:-1])
+    assert there.read(len(sent) - 1) == sent[:-1]
+    assert here.read_close() == 1001
+    here.send(sent[-1:] + close(1001, masked=here.masked))
+    assert there.read(1) == sent[-1:]
+    assert there.read_close() == 1001
+    there.send(close(1001, masked=there.masked))
+    ends[0].assert_ended()
+    ends[1].assert_ended()
 
 
 @of_kind("short")

@@ -92,6 +92,8 @@ cdef class FrameReader:
         self._limit = UNLIMITED if message_bytes is None else min(message_bytes, 1 << 63)
 
     def rest(self, bytes chunk not None):
+        cdef bytes passed, behind = b""
+        cdef Py_ssize_t end
         if not self._left or self._resume_at:
             self.unfinished = False
             return b""
@@ -99,8 +101,13 @@ cdef class FrameReader:
             chunk = self._held + chunk
             self._held = b""
         if <uint64_t>PyBytes_GET_SIZE(chunk) > self._left:
-            chunk = PyBytes_FromStringAndSize(PyBytes_AS_STRING(chunk), self._left)
-        return self.feed(chunk)
+            end = <Py_ssize_t>self._left
+            behind = PyBytes_FromStringAndSize(PyBytes_AS_STRING(chunk) + end, PyBytes_GET_SIZE(chunk) - end)
+            chunk = PyBytes_FromStringAndSize(PyBytes_AS_STRING(chunk), end)
+        passed = self.feed(chunk)
+        if self.violation is None:
+            self._held = self._held + behind
+        return passed
 
     def feed(self, bytes chunk not None):
         cdef const uint8_t* start

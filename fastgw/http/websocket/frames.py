@@ -149,15 +149,17 @@ class FrameReader:
         self._limit = message_bytes
 
     def rest(self, chunk: bytes) -> bytes:
-        """Like `feed`, but only for data that belongs to the current data frame: what `feed` has kept, and a part of
-        the chunk. The other part is dropped.
-        """
+        """Like `feed`, but only for data that belongs to the current data frame. Data behind it is kept for `feed`."""
         if not self._left or self._resume_at:
             self.unfinished = False
             return b""
         if self._held:
             chunk, self._held = self._held + chunk, b""
-        return self.feed(chunk[: self._left])
+        chunk, behind = chunk[: self._left], chunk[self._left :]
+        passed = self.feed(chunk)
+        if self.violation is None:
+            self._held += behind
+        return passed
 
     def feed(self, chunk: bytes) -> bytes:
         """Parse received bytes; return those that may be forwarded. Sets `close`, `violation` or `unfinished`."""

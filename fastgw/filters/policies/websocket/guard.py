@@ -375,11 +375,11 @@ class WebsocketGuard(Timed):
             return
         if self._closing:
             if self._owes_upstream:
-                rest = reader.rest(chunk)
+                rest, chunk = reader.rest(chunk), b""
                 if rest:
                     inner.feed_raw(rest)
                 self._settle_upstream()
-            elif reader.violation is None:
+            if not self._owes_upstream and reader.violation is None:
                 reader.allowance = None
                 reader.feed(chunk)  # for its close frame
             self._settle()
@@ -464,11 +464,11 @@ class WebsocketGuard(Timed):
             return
         if self._closing:
             if self._owes_client:
-                rest = reader.rest(payload)
+                rest, payload = reader.rest(payload), b""
                 if rest:
                     exchange.client.feed(rest)
                 self._settle_client()
-            elif reader.violation is None:
+            if not self._owes_client and reader.violation is None:
                 reader.feed(payload)
             self._settle()
             return
