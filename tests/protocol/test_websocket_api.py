@@ -726,6 +726,28 @@ def test_a_connection_that_a_limit_closes_is_gone_for_back_ends(back_end: EventB
         assert back_end.next().headers["X-Close-Code"] == "1001"
 
 
+def test_the_log_has_the_code_of_the_close_frame_that_was_sent_before_a_limit(
+    back_end: EventBackend, tmp_path: Path
+) -> None:
+    """The filter closes too, while the client is within the message that was too big: no other close frame follows."""
+    settings = configuration(back_end)
+    guarded = next(route for route in settings["routes"] if route["name"] == "guarded")
+    guarded["filters"]["websocket"] = {"idle": "300ms", "close_timeout": "1s"}
+    with Gateway({**settings, "workers": 1}, tmp_path) as gateway, Client(gateway.address()) as client:
+        client.send(b"GET /guarded HTTP/1.1\r\n%b" % HANDSHAKE)
+        assert client.read_response_head().status == 101
+        assert back_end.next().target == "/connect"
+        protocol = ClientProtocol(parse_uri("ws://a/"), state=State.OPEN)
+        protocol.send_text(message("held").encode())
+        client.send(b"".join(protocol.data_to_send()) + b"\x82\xfe\x10\0\0\0\0\0half")
+        client.read_until(b"\x03\xf1message too big")
+        assert back_end.next().target == "/held"
+        said = gateway.wait_for_record(route="guarded")["websocket"]
+        assert (said["closed_by"], said["close_code"]) == ("gateway", 1009)
+        back_end.open.set()
+        assert back_end.next().headers["X-Close-Code"] == "1009"
+
+
 def test_a_limit_of_messages_that_changes(back_end: EventBackend, tmp_path: Path) -> None:
     """It is that of open connections at once, in both directions."""
     with Gateway(configuration(back_end), tmp_path) as gateway, opened(gateway, back_end, "plain") as (client, event):

@@ -173,7 +173,7 @@ class WebsocketGuard(Timed):
         self._counted = {WebsocketSide.CLIENT: _NONE_YET, WebsocketSide.UPSTREAM: _NONE_YET}  # in the metrics
         self._reason = ""
         self._closing = self._over = False  # the gateway closes; everything has ended
-        self._close_sent = False  # to either side, by the gateway, since it closes
+        self._close_sent = False  # to either side, by the gateway
         self._owes_client = self._owes_upstream = False  # a close frame that waits for the end of another frame
         self._client_ended = self._upstream_ended = False
         self._paused = self._upstream_is_full = False  # the client, or the upstream, accepts no more
@@ -536,7 +536,7 @@ class WebsocketGuard(Timed):
     def closed_by_gateway(self, code: int) -> None:
         """Record that the next close frame of the upstream's side is one of the gateway: no upstream has sent it."""
         if self.closed_by is None:
-            self.closed_by, self.close_code = "gateway", code
+            self.closed_by, self.close_code, self._close_sent = "gateway", code, True
 
     def _peer_closed(self, who: str, code: int) -> None:
         """Handle the close frame of one side, which was forwarded: start the timeout of the other side."""
