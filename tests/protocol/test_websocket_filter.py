@@ -695,6 +695,29 @@ def test_an_upstream_sees_the_end_of_a_frame_that_a_violation_has_broken(ends: E
     upstream.peer.assert_ended()
 
 
+@of_kind("patient")
+def test_a_client_sees_the_end_of_a_frame_that_a_violation_has_broken(ends: Ends) -> None:
+    client, upstream = ends
+    sent = frame(1, b"half" + b"\xff", masked=False)
+    upstream.send(sent[:-1])
+    assert client.read(len(sent) - 1) == sent[:-1]
+    upstream.send(sent[-1:])
+    assert upstream.read_close() == 1007
+    client.assert_ended()
+
+
+@of_kind("idle_patient")
+def test_a_client_sees_the_end_of_a_frame_that_the_upstream_never_completes(ends: Ends) -> None:
+    """The upstream has had the gateway's close frame. No other one can follow."""
+    client, upstream = ends
+    sent = frame(1, b"half", masked=False)
+    upstream.send(sent[:-1])
+    assert client.read(len(sent) - 1) == sent[:-1]
+    assert upstream.read_close() == 1001
+    upstream.peer.close()
+    client.assert_ended()
+
+
 @of_kind("idle_patient")
 @pytest.mark.parametrize("side", ["client", "upstream"])
 def test_an_answer_in_one_piece_with_the_rest_of_a_frame_is_read(ends: Ends, side: str) -> None:

@@ -502,6 +502,7 @@ class WebsocketGuard(Timed):
         if self._over or exchange is None:
             return
         if self._closing:
+            self._settle_client()
             self._settle()
             return
         if not self._client_ended:
@@ -579,7 +580,7 @@ class WebsocketGuard(Timed):
             assert self.close_code is not None
             code = self.close_code if self.closed_by == "gateway" else GOING_AWAY
             exchange.client.feed(close_frame(code, self._reason, masked=False))
-        elif reader.violation is not None:
+        elif reader.violation is not None or self._upstream_ended:
             self._owes_client = False  # the frame is never complete, so no close frame can follow
 
     def _settle_upstream(self) -> None:
@@ -602,10 +603,11 @@ class WebsocketGuard(Timed):
             return
         if self.service_ends_itself and not (self._owes_upstream or self._upstream_ended):
             return  # the exchange keeps a worker that drains alive until its end
-        # A side that has violated the protocol is not read any more: it gets the end, and time to close.
-        if not self._owes_client and (client.close is not None or client.violation is not None or self._client_ended):
-            exchange.client.end(())
         client_done = self._client_ended or client.close is not None
+        # A side that has violated the protocol is not read any more: it gets the end, and time to close. So does a
+        # client within a frame that is never complete.
+        if not self._owes_client and (client_done or client.violation is not None or not upstream.at_boundary):
+            exchange.client.end(())
         upstream_done = self._upstream_ended or upstream.close is not None or upstream.violation is not None
         if client_done and upstream_done and not self._owes_client:
             self._end()
