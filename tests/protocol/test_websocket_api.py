@@ -603,6 +603,27 @@ def test_a_drain_waits_for_clients_that_leave_without_a_close(
         gateway.wait()
 
 
+@both
+def test_a_drain_does_not_wait_for_an_answer_that_never_comes(
+    back_end: EventBackend, tmp_path: Path, path: str
+) -> None:
+    """The client is gone: nothing but the time for its `$disconnect` ends the wait, long before that of the drain."""
+    settings = {**configuration(back_end), "workers": 1, "timeouts": {"drain": {"requests": "10m"}}}
+    with Gateway(settings, tmp_path) as gateway, Client(gateway.address()) as client:
+        client.send(b"GET /%b HTTP/1.1\r\n%b" % (path.encode(), HANDSHAKE))
+        assert client.read_response_head().status == 101
+        assert back_end.next().target == "/connect"
+        protocol = ClientProtocol(parse_uri("ws://a/"), state=State.OPEN)
+        protocol.send_text(message("held").encode())
+        client.send(b"".join(protocol.data_to_send()))
+        assert back_end.next().target == "/held"
+        client.reset()
+        gateway.wait_for_record(route=path)
+        gateway.signal(signal.SIGTERM)
+        assert gateway.wait() == 0
+        assert back_end.events.empty()  # the answer to the message, which comes later, would have let it go on
+
+
 def test_a_reload_and_a_worker_that_is_killed(back_end: EventBackend, tmp_path: Path) -> None:
     """A connection follows the new settings of its route; one of a killed worker is gone for back ends."""
     with Gateway(configuration(back_end), tmp_path) as gateway, opened(gateway, back_end, "plain") as (client, event):
