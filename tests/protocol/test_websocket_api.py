@@ -459,6 +459,7 @@ def test_a_client_that_does_not_read_gets_no_more(gateway: Gateway, back_end: Ev
     """What waits for it is bounded by its socket, and the back end is told 429."""
     with Client(gateway.address()) as client:
         client.send(b"GET /large HTTP/1.1\r\n%b" % HANDSHAKE)
+        assert client.read_response_head().status == 101
         event = back_end.next()
         admin = http.client.HTTPConnection(gateway.ready["admin"], timeout=DEADLINE)
         statuses = [200]
