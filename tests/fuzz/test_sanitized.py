@@ -23,6 +23,7 @@ CORPORA = {
         "exchange/test_new_exchange.py",
         "filters/policies/content/test_body_validator.py",
         "filters/policies/test_waf_header_values.py",
+        "filters/policies/test_waf_json_values.py",
         "filters/policies/test_waf_literals.py",
         "filters/policies/test_waf_normalization.py",
         "observe/access_log/test_formats.py",

@@ -8,17 +8,10 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from fastgw.filters.policies.waf.content_type import CHARSETS
+from fastgw.filters.policies.waf.json_values import BOM, json_values
 from fastgw.filters.policies.waf.multipart_values import multipart_values
 from fastgw.filters.policies.waf.normalization import decoded
 
-_JSON_STRING: Final = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)(?:"|\\?\Z)[ \t\r\n]*(:?)', re.DOTALL).finditer
-_JSON_BESIDE_STRINGS: Final = b" \t\r\n\x1e{}[],:0123456789+-.eEtrufalsn"
-"""Characters of JSON outside of strings, and the separator of records."""
-_BETWEEN: Final = frozenset((b",", b", "))
-"""The bytes that stand between most strings."""
-_NO_STRUCTURE: Final = bytes(each for each in range(256) if each not in b"{}[]:=")
-_JSON_ESCAPE: Final = re.compile(rb'\\(?:(["\\/bfnrt])|u([0-9a-fA-F]{4}))').sub
-_JSON_SIGNS: Final = {b"b": b"\x08", b"f": b"\x0c", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _XML_MARKUP: Final = re.compile(
     rb"<(?:!\[CDATA\[(.*?)(?:\]\]>|\Z)|(!--.*?(?:-->|\Z)|\?.*?(?:\?>|\Z))"
     rb"""|((?:[^<>"']++|"[^"]*"?|'[^']*'?)*)>?)""",
@@ -33,8 +26,7 @@ _XML_PROLOG: Final = re.compile(rb"\s*<\?xml\s(.*?)(?:\?>|\Z)", re.DOTALL).match
 _XML_ENCODING: Final = re.compile(rb"""encoding\s*=\s*["']?([^"'?]*)""").findall
 _XML_NOT_ASCII: Final = re.compile(rb"[\x80-\xff]|Lo\xa7\x94|[^\0]{0,3}\0", re.DOTALL).match
 """Beginning of a document in UTF-16, UTF-32 or EBCDIC (XML 1.0, appendix F)."""
-_BOM: Final = b"\xef\xbb\xbf"
-_BLANK: Final = b" \t\r\n\x1e" + _BOM
+_BLANK: Final = b" \t\r\n\x1e" + BOM
 """Bytes before a document: white space, a byte order mark, and the separator of records of JSON (RFC 7464)."""
 _IS_JSON: Final = re.compile(rb"(?:[/.+_-]|nd)json").search
 _CONTROLS: Final = bytes((*range(9), 11, *range(14, 27), *range(28, 32)))
@@ -199,37 +191,8 @@ def _json_body(body: bytes) -> InspectedBody:
     readers, such as Gson, also take strings in single quotes or without quotes: with anything else than JSON beside its
     strings, the text is a value, too.
     """
-    # PERF: one by one, because 128 KiB of quotation marks at once held the lock of the interpreter for 11 ms, during
-    # which the event loop waited (CPython 3.11).
-    pairs, others, name, at = [], [], b"", 0
-    outer: list[bytes] = []  # for each object and array that is open, the name of the member that it is in
-    for found in _JSON_STRING(body):
-        text, colon = found.groups()
-        if found.start() > at:
-            between = body[at : found.start()]
-            others.append(between)
-            for sign in b"" if between in _BETWEEN else between.translate(None, _NO_STRUCTURE):
-                if sign in b"{[":
-                    outer.append(name)
-                elif sign in b":=":
-                    name = b""  # of a member whose name is in no double quotes: it is not the last one
-                else:
-                    name = outer.pop() if outer else b""
-        at = found.end()
-        if b"\\" in text:
-            text = _JSON_ESCAPE(_of_json, text)
-        if colon:
-            name = text
-        pairs.append((name, b"" if colon else text))
-    others.append(body[at:])
-    beside_strings = b"".join(others).removeprefix(_BOM).translate(None, _JSON_BESIDE_STRINGS)
-    return InspectedBody(pairs, body if beside_strings else b"")
-
-
-def _of_json(found: re.Match[bytes]) -> bytes:
-    if found[2]:
-        return chr(int(found[2], 16)).encode(errors="replace")
-    return _JSON_SIGNS.get(found[1], found[1])
+    pairs, has_others = json_values(body)
+    return InspectedBody(pairs, body if has_others else b"")
 
 
 def _xml_body(body: bytes) -> InspectedBody:
@@ -238,7 +201,7 @@ def _xml_body(body: bytes) -> InspectedBody:
 
 def _is_encoded_xml(body: bytes) -> bool:
     """Whether a document is in an encoding other than `CHARSETS`, by its first bytes or its declaration."""
-    text = body.removeprefix(_BOM)
+    text = body.removeprefix(BOM)
     if _XML_NOT_ASCII(text):
         return True
     prolog = _XML_PROLOG(text)
