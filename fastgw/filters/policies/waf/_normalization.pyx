@@ -1,7 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Compiled `normalization.search_text` and `cookie_text`: texts that normalization only turns into lower case are copied.
+"""Compiled `normalization.decoded`, `search_text` and `cookie_text`.
 
-Others are left to the reference.
+Texts that normalization only turns into lower case are copied, and those with quotes besides are copied with and without
+them. Others are left to the reference, as is percent-encoding of Unicode (`%u0041`).
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -14,16 +15,25 @@ cdef enum:
     CHANGES = 1  # normalization does more with this character than to turn it into lower case
     IS_NOT_PLAIN = 2
     IS_SEMICOLON = 4  # not plain either, but for what separates cookies
+    IS_QUOTE = 8  # a variant of the text is without it
+
+cdef enum:
+    NO_DIGIT = 16
 
 cdef uint8_t[256] _kinds
+cdef uint8_t[256] _digits
 cdef bytes _SEPARATOR = reference.SEPARATOR
+cdef int _DECODINGS = reference.DECODINGS
 
 
 def _learn():
     for each in range(256):
         _kinds[each] = 0 if reference.PLAIN(bytes((each,))) is not None else IS_NOT_PLAIN
-        if each < 32 or each > 126 or each in b"&\\'\"^$":
+        if each < 32 or each > 126 or each in b"\\$":
             _kinds[each] |= CHANGES
+        _digits[each] = int(chr(each), 16) if each in b"0123456789abcdefABCDEF" else NO_DIGIT
+    for each in b"'\"^":
+        _kinds[each] |= IS_QUOTE
     _kinds[c";"] = IS_SEMICOLON
 
 
@@ -40,6 +50,10 @@ cdef int _kind_of(bytes text):
         kind |= _kinds[at[0]]
         if (at[0] == c" " and last == c" ") or (at[0] == c"*" and last == c"/"):
             kind |= CHANGES
+        elif last == c"&" and (at[0] == c"#" or c"a" <= at[0] | 32 <= c"z"):
+            kind |= CHANGES
+        elif at[0] == c"(" and (last == c"<" or last == c">"):
+            kind |= CHANGES  # with a quote, an operator of a shell
         last = at[0]
         at += 1
     return kind
@@ -54,6 +68,69 @@ cdef uint8_t* _copy_lower(uint8_t* to, const uint8_t* at, const uint8_t* end):
     return to
 
 
+cdef bytes _normalized(bytes text):
+    """Return what `normalization.normalized` returns."""
+    cdef Py_ssize_t length = PyBytes_GET_SIZE(text)
+    cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(text)
+    cdef const uint8_t* bare
+    cdef const uint8_t* end
+    cdef uint8_t* to
+    cdef bytes variants
+    cdef int kind = _kind_of(text)
+    if kind & CHANGES:
+        return reference.normalized(text)
+    if not kind & IS_QUOTE:
+        return text.lower()
+    variants = PyBytes_FromStringAndSize(NULL, 2 * length + 1)
+    bare = <const uint8_t*>PyBytes_AS_STRING(variants)
+    end = _copy_lower(<uint8_t*>bare, at, at + length)
+    to = <uint8_t*>end
+    to[0] = 0
+    to += 1
+    while bare < end:
+        if not _kinds[bare[0]] & IS_QUOTE:
+            to[0] = bare[0]
+            to += 1
+        bare += 1
+    return variants[: to - <uint8_t*>PyBytes_AS_STRING(variants)]
+
+
+def decoded(bytes text not None, bint plus):
+    """Compiled `normalization.decoded`."""
+    cdef Py_ssize_t length = PyBytes_GET_SIZE(text)
+    cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(text)
+    cdef const uint8_t* end = at + length
+    cdef uint8_t* begin
+    cdef uint8_t* to
+    cdef bytes copy
+    cdef int number
+    if memchr(at, c"%", length) is NULL:
+        return text.replace(b"+", b" ") if plus and memchr(at, c"+", length) is not NULL else text
+    copy = PyBytes_FromStringAndSize(NULL, length)
+    begin = to = <uint8_t*>PyBytes_AS_STRING(copy)
+    while at < end:
+        to[0] = c" " if plus and at[0] == c"+" else at[0]
+        at += 1
+        to += 1
+    for number in range(_DECODINGS):
+        at = begin
+        end = to
+        to = begin
+        while at < end:
+            if at[0] == c"%" and end - at > 1:
+                if at[1] | 32 == c"u":
+                    return reference._decoded(text, plus)
+                if end - at > 2 and _digits[at[1]] != NO_DIGIT and _digits[at[2]] != NO_DIGIT:
+                    to[0] = _digits[at[1]] << 4 | _digits[at[2]]
+                    to += 1
+                    at += 3
+                    continue
+            to[0] = at[0]
+            to += 1
+            at += 1
+    return copy[: to - begin]
+
+
 def search_text(texts):
     """Compiled `normalization.search_text`."""
     cdef tuple held = tuple(texts)
@@ -66,9 +143,8 @@ def search_text(texts):
         kinds |= _kind_of(text)
         length += PyBytes_GET_SIZE(text) + 1
     is_plain = not kinds & (IS_NOT_PLAIN | IS_SEMICOLON)
-    if kinds & CHANGES:
-        pieces = [reference.normalized(text) if _kind_of(text) & CHANGES else text.lower() for text in held]
-        return _SEPARATOR.join(pieces), is_plain
+    if kinds & (CHANGES | IS_QUOTE):
+        return _SEPARATOR.join([_normalized(text) for text in held]), is_plain
     if not held:
         return b"", is_plain
     joined = PyBytes_FromStringAndSize(NULL, length - 1)
@@ -94,7 +170,7 @@ def cookie_text(bytes line not None):
     cdef uint8_t* to
     cdef bytes text
     cdef int kinds = _kind_of(line)
-    if kinds & CHANGES or memchr(at, c"%", length) is not NULL:
+    if kinds & (CHANGES | IS_QUOTE) or memchr(at, c"%", length) is not NULL:
         return reference._cookie_text(line)
     text = PyBytes_FromStringAndSize(NULL, 2 * length + 2)  # at most a separator for each character, and one
     to = <uint8_t*>PyBytes_AS_STRING(text)

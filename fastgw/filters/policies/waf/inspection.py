@@ -15,7 +15,6 @@ from fastgw.filters.policies.waf.normalization import (
     cookie_text,
     cookie_values,
     decoded,
-    normalized,
     search_text,
 )
 from fastgw.filters.policies.waf.rule_sets import rule_set, rule_sets
@@ -263,7 +262,7 @@ class Inspector:
     ) -> list[Match]:
         """Return in which of the values these rules match."""
         values = [*dict.fromkeys(values)]
-        texts = [normalized(value) for _, value in values]
+        texts = [search_text((value,))[0] for _, value in values]
         # a rule counts once; further values matter only where one of them is excluded
         found = self._sets[target].locate(texts, rules, once=not self._exclusions)
         return [Match(rule, target.value, values[index][0]) for index, rule in found]

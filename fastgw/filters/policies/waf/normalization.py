@@ -63,7 +63,7 @@ _ENTITIES: Final = {
 }
 
 
-def decoded(text: bytes, plus: bool) -> bytes:
+def _decoded(text: bytes, plus: bool) -> bytes:
     """Return the text percent-decoded, up to `DECODINGS` times. `plus`: `+` is a space, as in a query."""
     if plus and b"+" in text:
         text = text.replace(b"+", b" ")
@@ -195,8 +195,9 @@ def _character(code: int) -> bytes:
 
 
 if TYPE_CHECKING:
-    search_text, cookie_text = _search_text, _cookie_text
+    decoded, search_text, cookie_text = _decoded, _search_text, _cookie_text
 else:
     _twin = twin("fastgw.filters.policies.waf._normalization")
+    decoded = _decoded if _twin is None else _twin.decoded
     search_text = _search_text if _twin is None else _twin.search_text
     cookie_text = _cookie_text if _twin is None else _twin.cookie_text

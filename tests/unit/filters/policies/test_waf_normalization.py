@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastgw.filters.policies.waf import normalization
-from fastgw.filters.policies.waf.normalization import IS_OVERLONG, _cookie_text, _search_text, normalized
+from fastgw.filters.policies.waf.normalization import IS_OVERLONG, _cookie_text, _decoded, _search_text, normalized
 
 PIECES = st.sampled_from(
     [
@@ -38,8 +38,33 @@ TEXTS = st.lists(PIECES, max_size=8).map(b"".join)
 @example([b"", b""])
 @example([b"Mozilla/5.0 (X11; Linux x86_64)", b"/a/b?c=D"])
 @example([b"a", b"it's", b"B"])
+@example([b"'", b'"^', b"A'b \" c"])
+@example([b"a & b", b"&", b"&1", b"&#65;", b"&lt", b"&LT;'", b"'&\"lt;"])
+@example([b"'<()", b"'>()", b"<'()", b"()'", b"'<(", b" ' "])
+@example([b"it's", b"it's /*x*/", b"$'x'", b"\\x41'"])
 def test_texts_are_joined_alike(texts: list[bytes]) -> None:
     assert normalization.search_text(texts) == _search_text(texts)
+
+
+@pytest.mark.twin
+@given(
+    TEXTS | st.lists(st.sampled_from([b"%", b"2", b"5", b"7", b"C", b"u", b"U", b"+", b"g"])).map(b"".join),
+    st.booleans(),
+)
+@example(b"", True)
+@example(b"+", True)
+@example(b"+", False)
+@example(b"a%", False)
+@example(b"a%4", False)
+@example(b"%4g%+1%41", True)
+@example(b"%2B+", True)
+@example(b"%c3%A9%00%ff", False)
+@example(b"%252541%2541%41", False)
+@example(b"%25u0041%u0041", True)
+@example(b"%25U0041", True)
+@example(b"%25%34%31%2", True)
+def test_texts_are_decoded_alike(text: bytes, plus: bool) -> None:
+    assert normalization.decoded(text, plus=plus) == _decoded(text, plus=plus)
 
 
 @pytest.mark.twin
@@ -48,6 +73,7 @@ def test_texts_are_joined_alike(texts: list[bytes]) -> None:
 @example(b"=")
 @example(b"; ;")
 @example(b"Session=AB; theme=dark;_ga = GA1.2; a; b=c=d ;")
+@example(b"a=it's; b=&; c=&lt;")
 def test_cookies_are_joined_alike(line: bytes) -> None:
     assert normalization.cookie_text(line) == _cookie_text(line)
 
@@ -67,6 +93,15 @@ def test_texts_are_in_lower_case_with_their_variants() -> None:
         assert normalization.search_text(texts) == _search_text(texts)
     assert normalization.search_text((b"A b", b"c'A't")) == (b"a b\0c'a't\0cat", False)
     assert normalization.search_text((b"A b", b"C")) == (b"a b\0c", True)
+    assert normalization.search_text((b"'", b'It\'s "^A"')) == (b"'\0\0it's \"^a\"\0its a", False)
+    assert normalization.search_text((b"A & B", b"&1", b"a&lt;b")) == (b"a & b\0&1\0a<b", False)
+
+
+def test_percent_encoding_is_decoded_twice() -> None:
+    assert normalization.decoded(b"%2541+%252541+%u0041%%zz%4", plus=True) == b"A %41 A%%zz%4"
+    assert normalization.decoded(b"a+%2B+%00%c3", plus=False) == b"a+++\0\xc3"
+    assert normalization.decoded(b"a+", plus=False) == b"a+"
+    assert normalization.decoded(b"+%2b", plus=True) == b" +"
 
 
 def test_what_comments_enclose_is_in_variants() -> None:
