@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Compiled `normalization.decoded`, `search_text` and `cookie_text`.
+"""Compiled `normalization.decoded`, `search_text`, `plain_target` and `cookie_text`.
 
-Texts that normalization only turns into lower case are copied, and those with quotes besides are copied with and without
+Texts that normalization only turns into lower case are copied, and texts with quotes are copied with and without
 them. Others are left to the reference, as is percent-encoding of Unicode (`%u0041`).
 """
 
@@ -157,6 +157,49 @@ def search_text(texts):
         at = <const uint8_t*>PyBytes_AS_STRING(text)
         to = _copy_lower(to, at, at + PyBytes_GET_SIZE(text))
     return joined, is_plain
+
+
+def plain_target(bytes path not None, bytes query, Py_ssize_t most):
+    """Compiled `normalization.plain_target`."""
+    cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(path)
+    cdef const uint8_t* end = at + PyBytes_GET_SIZE(path)
+    cdef uint8_t* to
+    cdef bytes text
+    cdef bint has_value = False
+    cdef Py_ssize_t length = PyBytes_GET_SIZE(path)
+    if query:
+        length += 1 + PyBytes_GET_SIZE(query)
+    text = PyBytes_FromStringAndSize(NULL, length)
+    to = <uint8_t*>PyBytes_AS_STRING(text)
+    while at < end:
+        if _kinds[at[0]] & (IS_NOT_PLAIN | IS_SEMICOLON):
+            return None
+        to[0] = at[0] + 32 if c"A" <= at[0] <= c"Z" else at[0]
+        at += 1
+        to += 1
+    if not query:
+        return text
+    to[0] = 0
+    to += 1
+    at = <const uint8_t*>PyBytes_AS_STRING(query)
+    end = at + PyBytes_GET_SIZE(query)
+    while at < end:
+        if at[0] == c"&":
+            most -= 1
+            has_value = False
+            to[0] = 0
+        elif at[0] == c"=":
+            if has_value:
+                return None
+            has_value = True
+            to[0] = 0
+        elif at[0] == c" " or _kinds[at[0]] & (IS_NOT_PLAIN | IS_SEMICOLON):
+            return None
+        else:
+            to[0] = at[0] + 32 if c"A" <= at[0] <= c"Z" else at[0]
+        at += 1
+        to += 1
+    return text if most > 0 else None
 
 
 def cookie_text(bytes line not None):

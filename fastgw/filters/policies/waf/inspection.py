@@ -10,22 +10,16 @@ from fastgw.filters.policies.waf.content_type import CHARSETS, charset_of
 from fastgw.filters.policies.waf.header_values import unknown_values
 from fastgw.filters.policies.waf.normalization import (
     IS_OVERLONG,
-    PLAIN,
-    SEPARATOR,
     cookie_text,
     cookie_values,
     decoded,
+    plain_target,
     search_text,
 )
 from fastgw.filters.policies.waf.rule_sets import rule_set, rule_sets
 from fastgw.filters.policies.waf.rules import protocol
 from fastgw.filters.policies.waf.rules.rule import RequestPart, Rule
 
-_QUERY: Final = bytes(range(256)).lower().replace(b"&", SEPARATOR).replace(b"=", SEPARATOR)
-"""Table that turns a plain query into lower case and its names and values into texts of their own."""
-_PLAIN_QUERY: Final = re.compile(
-    rb"[A-Za-z0-9_.,:@~/-]*(?:=[A-Za-z0-9_.,:@~/-]*)?(?:&[A-Za-z0-9_.,:@~/-]*(?:=[A-Za-z0-9_.,:@~/-]*)?)*"
-).fullmatch
 _ESCAPE: Final = re.compile(rb"%[0-9a-fA-F]{2}").search
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9a-fA-F]{2}|u[0-9a-fA-F]{4})").search
 _SIGNS: Final = (b"-", b"_", b".", b"")
@@ -155,13 +149,8 @@ class Inspector:
 
     def _is_plain_target(self, path: bytes, query: bytes | None) -> bool:
         """Whether path and query need no decoding, and no rule matches, in one pass. False: it may."""
-        if not PLAIN(path):
-            return False
-        if not query:
-            return not self._of_target.matches(path.lower(), is_plain=True)
-        if not _PLAIN_QUERY(query) or query.count(b"&") >= self.most_arguments:
-            return False
-        return not self._of_target.matches(b"%b\0%b" % (path.lower(), query.translate(_QUERY)), is_plain=True)
+        text = plain_target(path, query, self.most_arguments)
+        return text is not None and not self._of_target.matches(text, is_plain=True)
 
     def _inspect_target(self, raw_path: bytes, query: bytes | None) -> list[Match]:
         found: list[Match] = []

@@ -47,7 +47,7 @@ def _json_values(body: bytes) -> tuple[list[tuple[bytes, bytes]], bool]:
 
 
 def unescaped(text: bytes) -> bytes:
-    """Return the content of a string without escapes. Those that JSON does not know are kept."""
+    """Return the content of a string without escapes. Escapes that JSON does not know are kept."""
     return _ESCAPE(_of_escape, text)
 
 

@@ -18,6 +18,11 @@ PLAIN: Final = re.compile(rb"[A-Za-z0-9_.,:=@~/ -]*").fullmatch
 """Matches text that normalization only turns into lower case: no escapes, and no character that has a meaning."""
 SEPARATOR: Final = b"\0"
 """Separator of variants and values: `$` and `^` of rules match at it, and normalized text does not contain it."""
+_PLAIN_QUERY: Final = re.compile(
+    rb"[A-Za-z0-9_.,:@~/-]*(?:=[A-Za-z0-9_.,:@~/-]*)?(?:&[A-Za-z0-9_.,:@~/-]*(?:=[A-Za-z0-9_.,:@~/-]*)?)*"
+).fullmatch
+_QUERY: Final = bytes(range(256)).lower().replace(b"&", SEPARATOR).replace(b"=", SEPARATOR)
+"""Table that turns a plain query into lower case and its names and values into texts of their own."""
 DECODINGS: Final = 2
 """How often percent-encoding is decoded. A third level is an anomaly that a rule reports."""
 
@@ -139,6 +144,19 @@ def _search_text(texts: Iterable[bytes]) -> tuple[bytes, bool]:
     return SEPARATOR.join(map(normalized, texts)), all(map(PLAIN, texts))
 
 
+def _plain_target(path: bytes, query: bytes | None, most: int) -> bytes | None:
+    """Return path and query in lower case, with `SEPARATOR` between the path, the names and the values. None: there is
+    more to normalize, or there are more than `most` parameters.
+    """
+    if not PLAIN(path):
+        return None
+    if not query:
+        return path.lower()
+    if not _PLAIN_QUERY(query) or query.count(b"&") >= most:
+        return None
+    return b"%b\0%b" % (path.lower(), query.translate(_QUERY))
+
+
 def cookie_values(line: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Return the names of the cookies in a line, each with its decoded name, and with its decoded value."""
     for pair in line.split(b";"):
@@ -195,9 +213,10 @@ def _character(code: int) -> bytes:
 
 
 if TYPE_CHECKING:
-    decoded, search_text, cookie_text = _decoded, _search_text, _cookie_text
+    decoded, search_text, cookie_text, plain_target = _decoded, _search_text, _cookie_text, _plain_target
 else:
     _twin = twin("fastgw.filters.policies.waf._normalization")
     decoded = _decoded if _twin is None else _twin.decoded
     search_text = _search_text if _twin is None else _twin.search_text
     cookie_text = _cookie_text if _twin is None else _twin.cookie_text
+    plain_target = _plain_target if _twin is None else _twin.plain_target

@@ -7,7 +7,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastgw.filters.policies.waf import normalization
-from fastgw.filters.policies.waf.normalization import IS_OVERLONG, _cookie_text, _decoded, _search_text, normalized
+from fastgw.filters.policies.waf.normalization import (
+    IS_OVERLONG,
+    _cookie_text,
+    _decoded,
+    _plain_target,
+    _search_text,
+    normalized,
+)
 
 PIECES = st.sampled_from(
     [
@@ -76,6 +83,42 @@ def test_texts_are_decoded_alike(text: bytes, plus: bool) -> None:
 @example(b"a=it's; b=&; c=&lt;")
 def test_cookies_are_joined_alike(line: bytes) -> None:
     assert normalization.cookie_text(line) == _cookie_text(line)
+
+
+TARGETS = st.lists(st.sampled_from([b"/", b"a", b"B", b"=", b"&", b" ", b"~", b";", b"%41", b"+", b"\0", b"@"])).map(
+    b"".join
+)
+
+
+@pytest.mark.twin
+@given(TARGETS, st.none() | TARGETS, st.integers(1, 4))
+@example(b"", b"", 1)
+@example(b"/A b=c;", None, 1)
+@example(b"/A b=c", b"", 1)
+@example(b"/A", b"A=B&&c=&=D&e", 5)
+@example(b"/A", b"A=B&&c=&=D&e", 4)
+@example(b"/", b"a=b=c", 4)
+@example(b"/", b"a=b&c=d=", 4)
+@example(b"/", b"a b", 4)
+def test_targets_are_joined_alike(path: bytes, query: bytes | None, most: int) -> None:
+    assert normalization.plain_target(path, query, most) == _plain_target(path, query, most)
+
+
+@pytest.mark.twin
+@pytest.mark.parametrize("character", range(256))
+def test_characters_of_targets_are_plain_alike(character: int) -> None:
+    for path, query in ((b"/%c", None), (b"/", b"%c"), (b"/", b"a=%c")):
+        path, query = path.replace(b"%c", bytes((character,))), query and query.replace(b"%c", bytes((character,)))
+        assert normalization.plain_target(path, query, 9) == _plain_target(path, query, 9)
+
+
+def test_names_and_values_of_a_plain_query_are_texts_of_their_own() -> None:
+    assert normalization.plain_target(b"/A", b"B=C&d&=e", 3) == b"/a\0b\0c\0d\0\0e"
+    assert normalization.plain_target(b"/A", b"B=C&d&=e", 2) is None
+    assert normalization.plain_target(b"/A", b"B=C=d", 3) is None
+    assert normalization.plain_target(b"/A b", None, 1) == b"/a b"
+    assert normalization.plain_target(b"/%41", None, 1) is None
+    assert normalization.plain_target(b"/", b"a+b", 1) is None
 
 
 def test_names_and_values_of_cookies_are_texts_of_their_own() -> None:
