@@ -6,6 +6,8 @@ from fastgw.config.openapi.schemas import Schemas, text_of
 
 _MOST_STEPS: Final = 200
 """Maximum number of schemas that are looked at for one value."""
+_TYPES: Final = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
+"""Types of the values of `enum` and `const`, which stand for those of a schema without `type`."""
 
 
 class ValueKind:
@@ -15,7 +17,11 @@ class ValueKind:
         self.types: dict[str, None] = {}
         self.items: dict[str, None] = {}
         self.properties: dict[str, dict[str, None]] = {}
-        self.additional: dict[str, None] = {}
+        self.others: list[dict[str, Any]] = []
+        """What each of the combined schemas says about members beside its `properties`: the `names` of these, the kinds
+        of members whose names match one of `patterns`, and the kind of the `rest` (None: no schema). A kind has the
+        `types`, of the elements if its `shape` is `array`, and how they are sent: as `json`, `binary`, `file`.
+        """
         self.is_closed = False
         """Whether the value has no other members than `properties`."""
         self.formats: dict[str, str] = {}
@@ -30,6 +36,11 @@ class ValueKind:
         """`array`, `object`, or `scalar` for a single text."""
         return "array" if "array" in self.types else "object" if "object" in self.types or self.properties else "scalar"
 
+    def note_file(self, name: str, schema: dict[str, Any]) -> None:
+        """Note what a schema of a member, or of its elements, says about files."""
+        if may_be_file(schema):
+            self.files.add(name)
+
     def plan(self) -> dict[str, Any]:
         """Return what a parser of texts needs."""
         held: dict[str, Any] = {"shape": self.shape, "types": [*self.types]}
@@ -37,7 +48,7 @@ class ValueKind:
             held["items"] = [*self.items]
         if self.shape == "object":
             held["properties"] = {name: [*types] for name, types in self.properties.items()}
-            held["additional"] = [*self.additional]
+            held["others"] = self.others
             held["closed"] = self.is_closed
         return held
 
@@ -72,16 +83,41 @@ def _kind_of(schemas: Schemas, raw: Any) -> ValueKind:
                     for item in combined_schemas(schemas, member.get("items")):
                         types |= _types(item)
                         kind.formats.setdefault(name, str(item.get("format", "")))
-                        if may_be_file(item):
-                            kind.files.add(name)
+                        kind.note_file(name, item)
                 kind.formats[name] = kind.formats.get(name) or str(member.get("format", ""))
-                if may_be_file(member):
-                    kind.files.add(name)
+                kind.note_file(name, member)
         if each.get("additionalProperties") is False:
             kind.is_closed = True
-        for member in combined_schemas(schemas, each.get("additionalProperties")):
-            kind.additional |= _types(member)
+        kind.others += _others(schemas, each)
     return kind
+
+
+def _others(schemas: Schemas, schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what one schema says about members that its `properties` do not name: one element, or none."""
+    patterns, properties = schema.get("patternProperties"), schema.get("properties")
+    rest = schema.get("additionalProperties", schema.get("unevaluatedProperties"))
+    found = {name: _member(schemas, raw) for name, raw in patterns.items()} if isinstance(patterns, dict) else {}
+    if not found and not isinstance(rest, dict):
+        return []
+    names = [*properties] if isinstance(properties, dict) else []
+    return [{"names": names, "patterns": found, "rest": _member(schemas, rest) if isinstance(rest, dict) else None}]
+
+
+def _member(schemas: Schemas, raw: Any) -> dict[str, Any]:
+    """Return the kind of a member (`ValueKind.others`), without those of its own members: they could be of the same."""
+    combined = combined_schemas(schemas, raw)
+    items = [item for each in combined for item in combined_schemas(schemas, each.get("items"))]
+    types = [name for each in combined for name in _types(each)]
+    has_members = any(isinstance(each.get("properties"), dict) and each["properties"] for each in combined)
+    shape = "array" if "array" in types else "object" if "object" in types or has_members else "scalar"
+    own = dict.fromkeys([name for each in items for name in _types(each)] if shape == "array" else types)
+    return {
+        "shape": shape,
+        "types": [*own],
+        "json": "object" in (shape, *own),
+        "binary": any(each.get("format") == "binary" for each in (*combined, *items)),
+        "file": not own.keys() - {"null"} or any(map(may_be_file, (*combined, *items))),
+    }
 
 
 def combined_schemas(schemas: Schemas, raw: Any) -> list[dict[str, Any]]:
@@ -89,12 +125,19 @@ def combined_schemas(schemas: Schemas, raw: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     waiting = [raw]
     met: set[int] = set()
-    while waiting and len(met) < _MOST_STEPS:
-        each = schemas.followed(waiting.pop())
-        if not each or id(each) in met:
+    while waiting and len(found) < _MOST_STEPS:
+        each = waiting.pop()
+        if not isinstance(each, dict) or not each or id(each) in met:
             continue
         met.add(id(each))
+        reference = each.get("$ref")
+        if isinstance(reference, str):
+            waiting.append(schemas.looked_up(reference))
+            if not schemas.has_keywords_beside(each):
+                continue
         found.append(each)
+        dependent = each.get("dependentSchemas")
+        waiting += (each.get("then"), each.get("else"), *(dependent.values() if isinstance(dependent, dict) else ()))
         for key in ("allOf", "anyOf", "oneOf"):
             listed = each.get(key)
             waiting += listed if isinstance(listed, list) else ()
@@ -117,12 +160,9 @@ def _types(schema: dict[str, Any]) -> dict[str, None]:
     held = schema.get("type")
     listed = held if isinstance(held, list) else [held]
     types = {each: None for each in listed if isinstance(each, str)}
-    for value in _constants(schema):
-        if isinstance(value, str):
-            types.setdefault("string")
-    return types
-
-
-def _constants(schema: dict[str, Any]) -> list[Any]:
     enum = schema.get("enum")
-    return [*(enum if isinstance(enum, list) else ()), schema.get("const")]
+    constants = [*(enum if isinstance(enum, list) else ()), schema.get("const")]
+    for name in (_TYPES.get(type(each)) for each in constants):
+        if name is not None and (name == "string" or held is None):
+            types.setdefault(name)
+    return types

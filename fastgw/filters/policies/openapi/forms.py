@@ -11,6 +11,7 @@ from typing import Any, Final, final
 
 from fastgw.filters.policies.content.parameter_pairs import Unreadable
 from fastgw.filters.policies.content.schemas import converted
+from fastgw.filters.policies.openapi.members import MemberKind, OtherMembers, is_of_any_type
 from fastgw.filters.policies.openapi.parameters import MISSING, Style, json_value, query_pairs
 from fastgw.http.charsets import is_utf8
 from fastgw.http.multipart import InvalidMultipart, boundary_of, names_of, parts_of
@@ -19,7 +20,7 @@ from fastgw.http.percent_encoding import decode_form_text
 _MEDIA_TYPE: Final = re.compile(rb"[!#-'*+.0-9A-Z^-z|~-]+/[!#-'*+.0-9A-Z^-z|~-]+").fullmatch
 _TEXT: Final = ("text/plain",)
 """Content type of a text without an `encoding` in the document (OpenAPI 3.1, Encoding Object)."""
-_ANY: Final[Mapping[str, Any]] = {"shape": "scalar", "types": (), "json": False}
+_ANY: Final[MemberKind] = {"shape": "scalar", "types": (), "json": False}
 
 
 @final
@@ -28,9 +29,10 @@ class UrlencodedForm:
 
     __slots__ = ("_fields", "_json", "_others")
 
-    def __init__(self, fields: Mapping[str, Mapping[str, Any]], others: Mapping[str, Any] | None) -> None:
-        """`others`: other members; None: their values have no schema."""
-        self._others = others or _ANY
+    def __init__(self, plans: Mapping[str, Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> None:
+        """`plans`: members that have a name in the document. `others`: of other names (`OtherMembers`)."""
+        self._others = OtherMembers(others)
+        fields = _completed(plans, self._others)
         self._fields = {name: Style(name, plan) for name, plan in fields.items() if not plan["json"]}
         self._json = {name.encode(): (name, plan["shape"] == "array") for name, plan in fields.items() if plan["json"]}
 
@@ -55,9 +57,9 @@ class UrlencodedForm:
         return made
 
     def _add_other(self, made: dict[str, Any], name: str, value: bytes) -> None:
-        others = self._others
-        other = json_value(value) if others["json"] else converted(_decoded_text(value), others["types"])
-        _add(made, name, other, listed=others["shape"] == "array")
+        kind = self._others.kind_of(name) or _ANY
+        other = json_value(value) if kind["json"] else converted(_decoded_text(value), kind["types"])
+        _add(made, name, other, listed=kind["shape"] == "array")
 
 
 @final
@@ -70,16 +72,17 @@ class MultipartForm:
 
     __slots__ = ("_fields", "_others")
 
-    def __init__(self, fields: Mapping[str, Mapping[str, Any]], others: Mapping[str, Any] | None) -> None:
-        """`others`: other members; None: their values have no schema."""
-        self._fields, self._others = fields, others
+    def __init__(self, plans: Mapping[str, Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> None:
+        """`plans`: members that have a name in the document. `others`: of other names (`OtherMembers`)."""
+        self._others = OtherMembers(others)
+        self._fields = _completed(plans, self._others)
 
     def value(self, payload: bytes, content_type: bytes) -> dict[str, Any]:
         """Return the object. Raises `Unreadable`."""
         made: dict[str, Any] = {}
         for name, file_name, headers, content in _parts(payload, content_type):
             is_file = file_name is not None
-            plan = self._fields.get(name, self._others)
+            plan = self._fields.get(name) or self._others.kind_of(name)
             sent = _media_type(headers.get(b"content-type", b""))
             if plan is None:
                 _add(made, name, "" if is_file else _decoded_text(content), listed=False)
@@ -99,6 +102,18 @@ class MultipartForm:
                 value = converted(_decoded_text(content), plan["types"])
             _add(made, name, value, listed=plan["shape"] == "array")
         return made
+
+
+def _completed(plans: Mapping[str, Mapping[str, Any]], others: OtherMembers) -> Mapping[str, Mapping[str, Any]]:
+    """Return the plans of members, those of any type with what schemas for all names say about them."""
+    if not others:
+        return plans
+    made = dict(plans)
+    for name, plan in plans.items():
+        kind = others.kind_of(name) if is_of_any_type(plan) else None
+        if kind is not None:
+            made[name] = {**plan, **kind, "json": plan["json"] or kind["json"]}
+    return made
 
 
 def _parts(payload: bytes, content_type: bytes) -> Iterator[tuple[str, bytes | None, dict[bytes, bytes], bytes]]:

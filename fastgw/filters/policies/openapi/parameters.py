@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 from fastgw.filters.policies.content.number_comparisons import takes_long_to_check
 from fastgw.filters.policies.content.parameter_pairs import Unreadable, pairs_in
 from fastgw.filters.policies.content.schemas import converted
+from fastgw.filters.policies.openapi.members import OtherMembers
 from fastgw.http.percent_encoding import decode_form_text
 from fastgw.http.strict_json import InvalidJson, parse_json
 
@@ -60,11 +61,11 @@ class Style:
     """Reader of values in one style. `plan`: the parameter as `config.openapi.parameters` describes it."""
 
     __slots__ = (
-        "_additional",
         "_closed",
         "_decode",
         "_deep",
         "_items",
+        "_others",
         "_properties",
         "_style",
         "explode",
@@ -80,9 +81,12 @@ class Style:
         self.types: tuple[str, ...] = tuple(plan.get("types", ()))
         self._style: str = plan.get("style", "form")
         self._items = tuple(plan.get("items", plan.get("types", ())))
-        self._properties: dict[str, list[str]] = plan.get("properties", {})
-        self._additional: tuple[str, ...] = tuple(plan.get("additional", ()))
-        self._closed: bool = plan.get("in") != "querystring" and (plan.get("closed", False) or not self._additional)
+        self._others = OtherMembers(plan.get("others", ()))
+        properties: dict[str, list[str]] = plan.get("properties", {})
+        self._properties = {each: types or self._others.types_of(each) for each, types in properties.items()}
+        self._closed: bool = plan.get("in") != "querystring" and (
+            plan.get("closed", False) or not self._others.take_all
+        )
         self._deep = self.name + b"["
         self._decode = _form_text if plan.get("in") != "cookie" else _COOKIE_TEXTS[self._style]
 
@@ -91,8 +95,11 @@ class Style:
         if self._style == "deepObject":
             return name.startswith(self._deep) and name.endswith(b"]")
         if self.shape == "object" and self.explode:
-            return name.decode("utf-8", "replace") in self._properties
+            return self._takes_member(name.decode("utf-8", "replace"))
         return name == self.name
+
+    def _takes_member(self, name: str) -> bool:
+        return name in self._properties or self._others.matches(name)
 
     @property
     def takes_others(self) -> bool:
@@ -113,7 +120,7 @@ class Style:
             return self._from_deep(pairs)
         if self.shape == "object" and self.explode:
             own = [(name.decode("utf-8", "replace"), raw) for name, values in pairs.items() for raw in values]
-            taken = [(name, raw) for name, raw in own if name in self._properties or not self._closed]
+            taken = [(name, raw) for name, raw in own if not self._closed or self._takes_member(name)]
             return self._object([(name, self._decode(raw)) for name, raw in taken]) if taken else MISSING
         values = pairs.get(self.name)
         if values is None:
@@ -198,7 +205,7 @@ class Style:
     def _object(self, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
         made: dict[str, Any] = {}
         for name, text in pairs:
-            types = self._properties.get(name, self._additional)
+            types = self._properties[name] if name in self._properties else self._others.types_of(name)
             value = converted(text, types)
             if "array" in types:
                 made.setdefault(name, []).append(value)

@@ -502,7 +502,66 @@ def test_members_that_no_property_names_are_read_by_the_schema_of_the_others(
     assert [each for _, _, each in shop.errors] == [keyword]
 
 
-def part(name: str, content: bytes, *lines: bytes) -> bytes:
+N = {"$ref": "#/components/schemas/N"}
+NUMBERS = {"type": "object", "patternProperties": {"^n_": {"type": "integer"}}}
+OF_ALL_NAMES: list[tuple[Any, str, str, str]] = [
+    # schema of the form, accepted, refused with this keyword
+    (NUMBERS, "n_a=5", "n_a=x", "type"),
+    ({"$ref": "#/components/schemas/Numbers"}, "n_a=5", "n_a=x", "type"),
+    ({"allOf": [{"$ref": "#/components/schemas/Numbers"}]}, "n_a=5", "n_a=x", "type"),
+    ({"$ref": "#/components/schemas/Numbers", "properties": {"m": N}}, "n_a=5&m=6", "m=x", "type"),
+    ({"patternProperties": {"^n_": {"allOf": [N], "maximum": 5}}}, "n_a=5", "n_a=6", "maximum"),
+    ({"patternProperties": {"^n": {"minimum": 5}, "_a": N}}, "n_a=5", "n_a=4", "minimum"),
+    ({"patternProperties": {"^n": {"type": "array", "items": N}}}, "n_a=5&n_a=6", "n_a=5&n_a=x", "type"),
+    ({"patternProperties": {"^n": {"type": "object", "required": ["x"]}}}, 'n_a={"x":1}', "n_a={}", "required"),
+    (NUMBERS | {"additionalProperties": {"type": "string"}}, "n_a=5&b=5", "n_a=x&b=5", "type"),
+    (NUMBERS | {"properties": {"n_a": {"minimum": 5}}}, "n_a=5", "n_a=4", "minimum"),
+    ({"properties": {"s_a": {}}, "patternProperties": {"^s": {"type": "string"}}}, "s_a=5", "s_a=5&s_a=5", "repeated"),
+    ({"patternProperties": {"^s": {"type": "string"}}, "additionalProperties": N}, "s_a=5&b=5", "s_a=5&b=x", "type"),
+    ({"allOf": [{"properties": {"b": {"minimum": 5}}}, {"additionalProperties": N}]}, "b=5", "b=4", "minimum"),
+    ({"additionalProperties": N | {"minimum": 5}}, "b=5", "b=4", "minimum"),
+    ({"properties": {"b": {"$ref": "#/components/schemas/Five", "type": "integer"}}}, "b=5", "b=4", "minimum"),
+    ({"unevaluatedProperties": N}, "b=5", "b=x", "unevaluatedProperties"),
+    ({"if": {"required": ["a"]}, "then": {"properties": {"b": N}}}, "a=1&b=5", "a=1&b=x", "type"),
+    ({"if": {"required": ["a"]}, "else": {"properties": {"b": N}}}, "b=5", "b=x", "type"),
+    ({"dependentSchemas": {"a": {"properties": {"b": N}}}}, "a=1&b=5", "a=1&b=x", "type"),
+    ({"properties": {"b": {"enum": [1, 2.5, True, "x"]}}}, "b=2.5", "b=3", "enum"),
+    ({"properties": {"b": {"const": True}}}, "b=true", "b=false", "const"),
+]
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=XX"])
+@pytest.mark.parametrize(("schema", "accepted", "refused", "keyword"), OF_ALL_NAMES)
+def test_a_member_of_a_form_has_the_type_of_the_schema_that_applies_to_it(
+    tmp_path: Path, kind: str, schema: Any, accepted: str, refused: str, keyword: str
+) -> None:
+    components = {"N": {"type": "integer"}, "Numbers": NUMBERS, "Five": {"minimum": 5}}
+    body = {"content": {kind.partition(";")[0]: {"schema": schema}}}
+    described = document({"/x": {"post": operation(requestBody=body)}}, "3.1.0", components={"schemas": components})
+    shop = Shop(tmp_path, described)
+    for fields, status in ((accepted, 204), (refused, 400)):
+        parts = [part(*each.split("=", 1)) for each in fields.split("&")]
+        sent = b"".join(parts) + b"--XX--" if kind.startswith("multipart") else fields.encode()
+        assert shop.sends(post("/x", sent, kind)) == status
+    assert [each for _, _, each in shop.errors] == [keyword]
+
+
+@pytest.mark.parametrize(
+    ("style", "accepted", "refused"),
+    [("deepObject", "p[n_a]=5", "p[n_a]=x"), ("form", "n_a=5&n=x", "n_a=x"), ("form", "n_a=5&other=x", "n_a=5&n_b=x")],
+)
+def test_a_member_of_a_parameter_has_the_type_of_the_pattern_that_it_matches(
+    style: str, accepted: str, refused: str, tmp_path: Path
+) -> None:
+    given = parameter("query", NUMBERS, style=style)
+    shop = Shop(tmp_path, document({"/x": {"get": operation(parameters=[given])}}, "3.1.0"))
+    assert shop.sends(get(f"/x?{accepted}")) == 204
+    assert shop.sends(get(f"/x?{refused}")) == 400
+    assert [each for _, _, each in shop.errors] == ["type"]
+
+
+def part(name: str, content: bytes | str, *lines: bytes) -> bytes:
+    content = content.encode() if isinstance(content, str) else content
     fields = b"".join(b"\r\n" + line for line in lines)
     return b'--XX\r\nContent-Disposition: form-data; name="%b"%b\r\n\r\n%b\r\n' % (name.encode(), fields, content)
 
