@@ -175,7 +175,9 @@ def _fields(
             field["explode"] = own.get("explode", field["style"] in ("form", "deepObject")) is True
             field["json"] = style is None and _is_json_field(field)
         else:
-            field["json"] = _is_json_field(field)
+            field["bytes"] = name in kind.bytes
+            is_json_only = not field["bytes"] or "object" in types
+            field["json"] = is_json_only and _is_json_field(field)
             field["binary"] = kind.formats.get(name) == "binary" or not set(types) - {"array", "null"}
             field["file"] = field["binary"] or name in kind.files
         if field["shape"] == "object" and not field["json"]:

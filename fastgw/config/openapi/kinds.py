@@ -20,7 +20,7 @@ class ValueKind:
         self.others: list[dict[str, Any]] = []
         """What each of the combined schemas says about members beside its `properties`: the `names` of these, the kinds
         of members whose names match one of `patterns`, and the kind of the `rest` (None: no schema). A kind has the
-        `types`, of the elements if its `shape` is `array`, and how they are sent: as `json`, `binary`, `file`.
+        `types`, of the elements if its `shape` is `array`, and how they are sent: as `json`, `bytes`, `binary`, `file`.
         """
         self.is_closed = False
         """Whether the value has no other members than `properties`."""
@@ -28,6 +28,8 @@ class ValueKind:
         """Format by member, of the element where the member is an array."""
         self.files: set[str] = set()
         """Members that may be files, or whose elements may be (`may_be_file`)."""
+        self.bytes: set[str] = set()
+        """Members that are bytes of any kind, or whose elements are (`_is_bytes`)."""
         self.arrays: set[str] = set()
         """Members that are arrays; their types are those of the elements."""
 
@@ -40,6 +42,8 @@ class ValueKind:
         """Note what a schema of a member, or of its elements, says about files."""
         if may_be_file(schema):
             self.files.add(name)
+        if _is_bytes(schema):
+            self.bytes.add(name)
 
     def plan(self) -> dict[str, Any]:
         """Return what a parser of texts needs."""
@@ -115,6 +119,7 @@ def _member(schemas: Schemas, raw: Any) -> dict[str, Any]:
         "shape": shape,
         "types": [*own],
         "json": "object" in (shape, *own),
+        "bytes": any(map(_is_bytes, (*combined, *items))),
         "binary": any(each.get("format") == "binary" for each in (*combined, *items)),
         "file": not own.keys() - {"null"} or any(map(may_be_file, (*combined, *items))),
     }
@@ -154,6 +159,11 @@ def may_be_file(schema: dict[str, Any]) -> bool:
         or "contentEncoding" in schema
         or (isinstance(media_type, str) and not media_type.startswith("text/"))
     )
+
+
+def _is_bytes(schema: dict[str, Any]) -> bool:
+    """Whether a schema is about bytes as they are, whatever media type a part has: JSON, too."""
+    return may_be_file(schema) and "contentEncoding" not in schema
 
 
 def _types(schema: dict[str, Any]) -> dict[str, None]:

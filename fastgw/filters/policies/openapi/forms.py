@@ -92,7 +92,8 @@ class MultipartForm:
             may_be_file = plan["file"] or (accepted is not None and not sent.startswith("text/"))
             if not (is_file and may_be_file) and not is_utf8(headers.get(b"content-type", b"")):
                 raise Unreadable("encoding", "expected UTF-8")
-            if plan["json"] or sent == "application/json" or sent.endswith("+json"):
+            is_json = sent == "application/json" or sent.endswith("+json")
+            if plan["json"] or (is_json and not plan["bytes"]):
                 value = json_value(content)
             elif plan["binary"] or (is_file and may_be_file):
                 value = ""

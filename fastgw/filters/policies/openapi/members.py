@@ -11,7 +11,7 @@ from fastgw.filters.policies.content.schemas import SchemaValidator
 
 MemberKind = Mapping[str, Any]
 """How the text of a member is read, as `config.openapi.kinds` describes it."""
-_FLAGS: Final = ("json", "binary", "file")
+_FLAGS: Final = ("json", "bytes", "binary", "file")
 
 
 @final
