@@ -70,27 +70,31 @@ class Spec:
         if not isinstance(reference, str):
             self.report((*path, "$ref"), shorten(format_value(reference)), "expected a string")
             return None
-        if not reference.startswith("#"):
-            wrong = f"{shorten(format_value(reference))}: references to other documents are not followed"
-            self.report((*path, "$ref"), wrong, "expected a reference such as #/components/schemas/Pet")
+        found = self.looked_up(reference)
+        if found is None:
+            is_local = reference.startswith("#")
+            why = " does not exist" if is_local else ": references to other documents are not followed"
+            expected = "to a part of this document" if is_local else "such as #/components/schemas/Pet"
+            self.report((*path, "$ref"), f"{shorten(format_value(reference))}{why}", f"expected a reference {expected}")
+        return found
+
+    def looked_up(self, reference: str) -> tuple[Any, Path] | None:
+        """Return what a reference leads to, and its path. None: it does not exist in this document."""
+        steps = parsed_pointer(reference[1:]) if reference.startswith("#") else None
+        if steps is None:
             return None
-        steps = parsed_pointer(reference[1:])
         found: Any = self.value
         at: list[str | int] = []
-        for step in steps if steps is not None else ():
-            if isinstance(found, dict) and step in found:
-                at.append(step)
-                found = found[step]
-            elif isinstance(found, list) and step.isascii() and step.isdigit() and int(step[:9]) < len(found):
-                at.append(int(step[:9]))
-                found = found[int(step[:9])]
-            else:
-                steps = None
-                break
-        if steps is None:
-            wrong = f"{shorten(format_value(reference))} does not exist"
-            self.report((*path, "$ref"), wrong, "expected a reference to a part of this document")
-            return None
+        for step in steps:
+            key: str | int = step
+            if isinstance(found, list) and step.isascii() and step.isdigit():
+                key = int(step[:9])
+                if key >= len(found):
+                    return None
+            elif not isinstance(found, dict) or step not in found:
+                return None
+            at.append(key)
+            found = found[key]
         return found, tuple(at)
 
     def resolved(self, value: Any, path: Path) -> tuple[dict[str, Any], Path] | None:

@@ -276,9 +276,8 @@ class Schemas:
         return not self._spec.is_3_0 and is_reference and len(raw) > 1
 
     def looked_up(self, reference: str) -> Any:
-        before = len(self._spec.reading.problems)
-        found = self._spec.target(reference, ())
-        del self._spec.reading.problems[before:]
+        """Return what a reference leads to. None: it does not exist in this document, which is reported elsewhere."""
+        found = self._spec.looked_up(reference)
         return None if found is None else found[0]
 
     def _discriminated(
