@@ -50,7 +50,7 @@ class ValueKind:
         held: dict[str, Any] = {"shape": self.shape, "types": [*self.types]}
         if self.shape == "array":
             held["items"] = [*self.items]
-        if self.shape == "object":
+        if "object" in (self.shape, *self.types):
             held["properties"] = {name: [*types] for name, types in self.properties.items()}
             held["others"] = self.others
             held["closed"] = self.is_closed

@@ -94,8 +94,9 @@ def _plan(
     kind = kind_of(schemas, raw)
     explode = held.get("explode", style in ("form", "deepObject", "cookie"))
     plan |= {"style": style, "explode": explode is True, **kind.plan()}
-    if style == "deepObject" and kind.shape != "object":
-        spec.report((*path, "style"), "`deepObject` is for objects", "expected `type: object` in the schema")
+    if style == "deepObject" and kind.shape == "scalar":
+        expected = "expected `type: object` or `type: array` in the schema"
+        spec.report((*path, "style"), "`deepObject` is for objects and arrays", expected)
         return None
     schema = schemas.schema(raw, (*path, "schema"))
     if schema not in (True, {}, {"type": "string"}):

@@ -27,6 +27,8 @@ _DELIMITERS: Final = {
     "spaceDelimited": re.compile(rb"%20|\+"),
     "pipeDelimited": re.compile(rb"\||%7[Cc]"),
 }
+_OF_MEMBERS: Final = ("array", "object", "null")
+"""Types that no text on its own is of."""
 MOST_MEMBERS: Final = 1000
 """Maximum number of elements and members of one parameter."""
 
@@ -67,6 +69,7 @@ class Style:
         "_items",
         "_others",
         "_properties",
+        "_scalars",
         "_style",
         "explode",
         "name",
@@ -79,6 +82,7 @@ class Style:
         self.shape: str = plan.get("shape", "scalar")
         self.explode: bool = plan.get("explode", False)
         self.types: tuple[str, ...] = tuple(plan.get("types", ()))
+        self._scalars = [each for each in self.types if each not in _OF_MEMBERS]
         self._style: str = plan.get("style", "form")
         self._items = tuple(plan.get("items", plan.get("types", ())))
         self._others = OtherMembers(plan.get("others", ()))
@@ -93,7 +97,8 @@ class Style:
     def takes(self, name: bytes) -> bool:
         """Whether a name in a query belongs to this parameter."""
         if self._style == "deepObject":
-            return name.startswith(self._deep) and name.endswith(b"]")
+            is_member = name.startswith(self._deep) and name.endswith(b"]")
+            return is_member or (name == self.name and bool(self._scalars))
         if self.shape == "object" and self.explode:
             return self._takes_member(name.decode("utf-8", "replace"))
         return name == self.name
@@ -178,13 +183,28 @@ class Style:
         return self._array(parts) if self.shape == "array" else self._object(_alternating(parts))
 
     def _from_deep(self, pairs: Pairs) -> Any:
+        """Return the object of `name[member]`, or the array of `name[]` or `name[0]`: OpenAPI says nothing about arrays
+        in this style, nor about other values, but documents have them.
+        """
+        names = self.names_in(pairs)
+        if self.name in names:
+            if len(names) > 1 or len(pairs[self.name]) > 1:
+                raise Unreadable("repeated", _ONCE)
+            return converted(_form_text(pairs[self.name][0]), self._scalars)
         found: list[tuple[str, str]] = []
-        for name in self.names_in(pairs):
+        for name in names:
             inner = _text_of(name[len(self._deep) : -1])
             if "[" in inner or "]" in inner:
                 raise Unreadable("style", "expected one level of members, name[member]")
             found += [(inner, _form_text(raw)) for raw in pairs[name]]
-        return self._object(found) if found else MISSING
+        if not found:
+            return MISSING
+        is_list = all(inner in ("", str(place)) for place, (inner, _) in enumerate(found))
+        if self.shape == "array" and is_list:
+            return self._array(text for _, text in found)
+        if self.shape == "array" and "object" not in self.types:
+            raise Unreadable("style", "expected elements in order, name[] or name[0]")
+        return self._object(found)
 
     def _counted(self, parts: list[bytes]) -> list[bytes]:
         """Return the parts of a value, which are names and values in turn, or elements. Raises `Unreadable`, before

@@ -34,6 +34,13 @@ STYLES = [
     (OBJECT, "form", False, "p=R,100,G,200", ("p=R,100,G", "style")),
     (OBJECT, "deepObject", True, "p[R]=1&p%5BG%5D=2", ("p[G]=2", "required")),
     (OBJECT, "deepObject", True, "p[R]=1", ("p[R][x]=1", "style")),
+    (OBJECT, "deepObject", True, "p=1", ("p[G]=1&p=1", "required")),
+    ({"anyOf": [OBJECT, SCALAR]}, "deepObject", True, "p=3", ("p=x", "anyOf")),
+    ({"anyOf": [OBJECT, SCALAR]}, "deepObject", True, "p[R]=1", ("p[R]=1&p=3", "repeated")),
+    (LIST, "deepObject", True, "p[]=1&p[]=2", ("p[]=1&p[]=x", "type")),
+    (LIST, "deepObject", True, "p[0]=1&p%5B1%5D=2", ("p[1]=1&p[0]=2", "style")),
+    (LIST, "deepObject", True, "q=1", ("p[0]=1&p[0]=2", "style")),
+    ({"anyOf": [LIST, OBJECT]}, "deepObject", True, "p[R]=1", ("p[0]=x", "anyOf")),
 ]
 
 
@@ -334,6 +341,28 @@ def test_an_urlencoded_form_is_an_object(tmp_path: Path) -> None:
     assert shop.errors == [("body", "/at", "additionalProperties")]
     assert shop.sends(post("/x", b"n=1&n=2", kind)) == 400
     assert shop.errors == [("body", "", "repeated")]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(b"e[]=1&e[]=2&c=5", 204), (b"e[0]=1&c[gt]=5", 204), (b"e=", 204), (b"e[]=x", 400), (b"e=x", 400), (b"c=x", 400)],
+)
+def test_a_form_has_arrays_and_other_values_beside_deep_objects(body: bytes, status: int, tmp_path: Path) -> None:
+    """As in documents of payment services: `expand[]`, and `created` as a time or a range."""
+    deep, kind = {"style": "deepObject", "explode": True}, "application/x-www-form-urlencoded"
+    properties = {
+        "e": {"anyOf": [LIST, {"enum": [""], "type": "string"}]},
+        "c": {"anyOf": [{"type": "object", "properties": {"gt": SCALAR}}, SCALAR]},
+    }
+    media = {"schema": {"type": "object", "properties": properties}, "encoding": {"e": deep, "c": deep}}
+    shop = Shop(tmp_path, document({"/x": {"post": operation(requestBody={"content": {kind: media}})}}))
+    assert shop.sends(post("/x", body, kind)) == status
+
+
+def test_a_deep_object_that_may_be_another_value_has_its_name_alone_too(tmp_path: Path) -> None:
+    given = parameter("query", {"anyOf": [OBJECT, SCALAR]}, style="deepObject")
+    shop = Shop(tmp_path, document({"/x": {"get": operation(parameters=[given])}}), {"unknown_parameters": "refuse"})
+    assert [shop.sends(get(f"/x?{query}")) for query in ("p=3", "p[R]=1", "pp=3")] == [204, 204, 400]
 
 
 @pytest.mark.parametrize(("body", "most"), [(b"z&" * 999 + b"z", 1), (b"z&" * 1000, 0), (b"a&" * 65_000, 0)])
