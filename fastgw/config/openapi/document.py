@@ -28,6 +28,8 @@ class Spec:
         self.is_3_0 = text.startswith("3.0.")
         """Whether schemas are those of OpenAPI 3.0, which are not JSON Schema."""
         self.is_3_2 = text.startswith("3.2.")
+        self.base_paths: dict[Path, str] = {}
+        """Paths of the first servers, by the path of what has them."""
         self.is_supported = text.startswith(_VERSIONS)
         if not self.is_supported:
             has_one = "openapi" in self.value

@@ -220,6 +220,7 @@ class _Expansion:
             (key,): self.location.below(key) for key in (*_SHARED, *_OWN, "strip_prefix", "filters")
         }
         parts |= {("upstream",): self.location.below("openapi", "upstream"), ("name",): at, ("paths",): at}
+        parts |= {("methods", 0): at}
         parts |= {("filters", name): SourceLocation(self.reading, path) for name, path in each.filter_paths.items()}
         schemes = [name for one in each.security for name in one]
         parts |= {("filters", _filter_of(name)): self.location.below("openapi", "security", name) for name in schemes}

@@ -89,8 +89,9 @@ def operations_of(spec: Spec, schemas: Schemas, base_path: str | None, *, with_r
                 spec.report(at, wrong, "expected each path once", at_key=True)
                 continue
             shapes[key] = at
-            servers = next((each for each in (operation, held, spec.value) if "servers" in each), spec.value)
-            base = _base_of(spec, servers) if base_path is None else base_path
+            holders = (operation, path), (held, held_path)
+            holder, its_path = next((each for each in holders if "servers" in each[0]), (spec.value, ()))
+            base = _base_of(spec, holder, its_path) if base_path is None else base_path
             names = _TEMPLATE.findall(template)
             if len(set(names)) < len(names):
                 spec.report(
@@ -152,8 +153,14 @@ def literal(text: str) -> str:
     return _WRITTEN_OTHERWISE.sub(lambda found: f"%{ord(found[0]):02X}", text)
 
 
-def _base_of(spec: Spec, holder: dict[str, Any]) -> str:
+def _base_of(spec: Spec, holder: dict[str, Any], path: Path) -> str:
     """Return the path of the first server, with the defaults of its variables; "" = none."""
+    if path not in spec.base_paths:
+        spec.base_paths[path] = _read_base(spec, holder, path)
+    return spec.base_paths[path]
+
+
+def _read_base(spec: Spec, holder: dict[str, Any], path: Path) -> str:
     servers = holder.get("servers")
     first = servers[0] if isinstance(servers, list) and servers else None
     url = first.get("url") if isinstance(first, dict) else None
@@ -165,16 +172,22 @@ def _base_of(spec: Spec, holder: dict[str, Any]) -> str:
         held = variables.get(found[1]) if isinstance(variables, dict) else None
         return str(held.get("default", "")) if isinstance(held, dict) else ""
 
+    at = (*path, "servers", 0, "url")
     try:
-        return urlsplit(_TEMPLATE.sub(default, url)).path.rstrip("/")
+        base = urlsplit(_TEMPLATE.sub(default, url)).path.rstrip("/")
     except ValueError:
-        spec.report(("servers",), shorten(format_value(url)), "expected a URL")
+        spec.report(at, shorten(format_value(url)), "expected a URL")
         return ""
+    if not base.startswith("/") and base:
+        wrong = f"{shorten(format_value(url))} is relative to the location of the document, which is unknown"
+        spec.report(at, wrong, "expected a URL or a path such as /v1; `base_path` in the configuration replaces it")
+        return ""
+    return base
 
 
 def base_path_of(spec: Spec, base_path: str | None) -> str:
     """Return the path before the paths of a document; "" = none."""
-    return (_base_of(spec, spec.value) if base_path is None else base_path).rstrip("/")
+    return (_base_of(spec, spec.value, ()) if base_path is None else base_path).rstrip("/")
 
 
 def _security(operation: dict[str, Any], path: Path, spec: Spec) -> tuple[Any, Path]:

@@ -244,6 +244,28 @@ def test_what_is_wrong_is_told_with_its_line(described: dict[str, Any], expected
     assert said.startswith("shop.json:")
 
 
+def test_a_method_that_is_always_rejected_is_told_with_its_line(tmp_path: Path) -> None:
+    described = document({"/a": {"get": operation(), "trace": operation()}})
+    assert "paths./a.trace: TRACE is always rejected" in problems(tmp_path, described)
+    described = document({"/a": {"additionalOperations": {"copy": operation()}}}, "3.2.0")
+    said = problems(tmp_path, described)
+    assert said.startswith("shop.json:")
+    assert "paths./a.additionalOperations.copy: copy is always rejected" in said
+
+
+@pytest.mark.parametrize("url", ["v1", "./v1", "../v1", ".", "{base}/v1", "http://["])
+def test_a_server_whose_path_is_unknown_is_one_problem(url: str, tmp_path: Path) -> None:
+    servers = [{"url": url, "variables": {"base": {"default": "api"}}}]
+    described = document({"/a": {"get": operation()}, "/b": {"get": operation()}}, servers=servers)
+    expected = "expected a URL" if "[" in url else "is relative to the location of the document"
+    said = problems(tmp_path, described, {"unknown_paths": "pass"})
+    assert said.count("servers[0].url") == 1
+    assert expected in said
+    assert "paths./" not in said
+    described = document({"/a": {"get": operation(servers=servers), "post": operation()}})
+    assert "paths./a.get.servers[0].url" in problems(tmp_path, described)
+
+
 def test_the_line_is_that_of_the_document(tmp_path: Path) -> None:
     text = """\
 openapi: 3.0.3
