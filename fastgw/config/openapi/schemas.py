@@ -7,6 +7,7 @@ translated; in all versions `discriminator` chooses the alternative, the formats
 members that are `readOnly` are not required in requests, nor `writeOnly` ones in responses.
 """
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from fastgw.config.base.problems import Path, format_value, shorten
@@ -249,18 +250,26 @@ class Schemas:
             return frozenset()
         flag = "writeOnly" if response else "readOnly"
         names: set[str] = set()
-        waiting: list[Any] = [raw]
-        for _ in range(DEEPEST):  # of the schemas that are combined by `allOf`
-            if not waiting:
-                break
-            each = self.followed(waiting.pop())
+        for each in self._all_of(raw):
             properties = each.get("properties")
             for name, held in properties.items() if isinstance(properties, dict) else ():
-                if self.followed(held).get(flag) is True or (isinstance(held, dict) and held.get(flag) is True):
+                if any(schema.get(flag) is True for schema in self._all_of(held)):
                     names.add(name)
-            combined = each.get("allOf")
-            waiting += combined if isinstance(combined, list) else ()
         return frozenset(names)
+
+    def _all_of(self, raw: Any) -> Iterator[dict[str, Any]]:
+        """Yield a schema and all that apply with it, by reference and `allOf`; at most `DEEPEST`."""
+        waiting: list[Any] = [raw]
+        for _ in range(DEEPEST):
+            if not waiting:
+                break
+            each = waiting.pop()
+            if isinstance(each, dict):
+                yield each
+                combined = each.get("allOf")
+                waiting += combined if isinstance(combined, list) else ()
+                if isinstance(each.get("$ref"), str):
+                    waiting.append(self.looked_up(each["$ref"]))
 
     def followed(self, raw: Any) -> dict[str, Any]:
         """Return the schema that a reference leads to, without problems: they are reported where it is made."""

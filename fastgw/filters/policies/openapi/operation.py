@@ -180,7 +180,7 @@ class _Parameter:
             return [self._error(error.keyword, error.detail)]
         if value is MISSING:
             return [self._error("required", "expected the parameter")] if self.required else []
-        if self._validator is None or self._validator.is_valid(value) or (self.allows_empty and value == ""):
+        if self._validator is None or self._validator.is_valid(value) or (self.allows_empty and value in _EMPTY):
             return []
         begin = pointer_of((self.name,))
         found = errors_in(self._validator, value, self.location, len(repr(value)))
@@ -217,6 +217,8 @@ class _Parameter:
         return {"in": self.location, "pointer": pointer_of((self.name,)), "keyword": keyword, "detail": detail}
 
 
+_EMPTY: Final[tuple[Any, ...]] = ("", [], [""])
+"""Values of a text or an array that is sent with its name alone."""
 _PAIRS: Final[dict[str, Callable[[Exchange], Pairs]]] = {
     "query": lambda exchange: query_pairs(exchange.query),
     "cookie": cookie_pairs,

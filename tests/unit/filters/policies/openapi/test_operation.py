@@ -92,6 +92,27 @@ def test_a_delimiter_that_is_encoded_is_data(tmp_path: Path) -> None:
     assert shop.sends(get("/x?p=a,b,c")) == 400
 
 
+@pytest.mark.parametrize(
+    ("schema", "explode"),
+    [
+        ({"type": "string", "minLength": 1}, True),
+        (SCALAR, True),
+        (LIST, True),
+        ({**LIST, "minItems": 1}, False),
+    ],
+)
+def test_a_parameter_may_be_empty_where_the_document_says_so(schema: Any, explode: bool, tmp_path: Path) -> None:
+    given = [
+        parameter("query", schema, explode=explode, allowEmptyValue=True),
+        parameter("query", schema, explode=explode) | {"name": "other"},
+    ]
+    shop = Shop(tmp_path, document({"/x": {"get": operation(parameters=given)}}))
+    assert [shop.sends(get(f"/x?{query}")) for query in ("p", "p=", "p=a,,b", "other", "other=")] == [
+        *(204, 204),
+        *(204 if schema.get("type") == "string" else 400, 400, 400),
+    ]
+
+
 def test_headers_and_cookies_are_parameters(tmp_path: Path) -> None:
     given = [
         {"name": "X-Ids", "in": "header", "required": True, "schema": LIST},
@@ -711,6 +732,27 @@ def test_a_part_without_a_content_type_is_a_text(tmp_path: Path) -> None:
     shop = Shop(tmp_path, document({"/x": {"post": operation(requestBody={"content": content})}}))
     body = part("n", b"1") + part("tags", b"a") + b"--XX--"
     assert shop.sends(post("/x", body, "multipart/form-data; boundary=XX")) == 204
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"$ref": "#/components/schemas/Id"},
+        {"allOf": [{"$ref": "#/components/schemas/Id"}], "description": "in 3.0 nothing may be beside a reference"},
+        {"allOf": [{"allOf": [{"type": "string"}, {"readOnly": True}]}]},
+    ],
+)
+def test_a_member_that_is_read_only_by_any_of_its_schemas_is_not_required(
+    member: dict[str, Any], tmp_path: Path
+) -> None:
+    schema = {"type": "object", "required": ["id", "name"], "properties": {"id": member, "name": {}}}
+    described = document(
+        {"/x": {"post": operation(requestBody=json_body(schema))}},
+        components={"schemas": {"Id": {"type": "string", "readOnly": True}}},
+    )
+    shop = Shop(tmp_path, described)
+    assert shop.sends(post("/x", b'{"name": 1}')) == 204
+    assert shop.sends(post("/x", b'{"id": "a"}')) == 400
 
 
 def test_the_discriminator_chooses_the_schema(tmp_path: Path) -> None:
