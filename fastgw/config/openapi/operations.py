@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -77,20 +78,16 @@ def operations_of(spec: Spec, schemas: Schemas, base_path: str | None, *, with_r
         if (odd := _NOT_IN_PATHS.search(template)) is not None:
             wrong = f"`{odd[0]}` is matched literally: no request with a {_NOT_PATH[odd[0]]} matches this path"
             spec.note(at, wrong, "expected a path alone; `parameters` of an operation describe its query")
-        resolved = spec.resolved(item, at)
-        if resolved is None:
-            continue
-        held, held_path = resolved
-        item_extension = _extension(spec, held, held_path)
-        for method, operation, path in _in_item(spec, held, held_path):
+        parts = _parts(spec, item, at)
+        item_extension = _extension(spec, *_part_with(EXTENSION, parts))
+        for method, operation, path in chain.from_iterable(_in_item(spec, *part) for part in parts):
             key = method, _TEMPLATE.sub("{}", template)
             if key in shapes:
                 wrong = f"{method} {template} matches the same requests as {shapes[key][1]}"
                 spec.report(at, wrong, "expected each path once", at_key=True)
                 continue
             shapes[key] = at
-            holders = (operation, path), (held, held_path)
-            holder, its_path = next((each for each in holders if "servers" in each[0]), (spec.value, ()))
+            holder, its_path = _part_with("servers", [(operation, path), *parts, (spec.value, ())])
             base = _base_of(spec, holder, its_path) if base_path is None else base_path
             names = _TEMPLATE.findall(template)
             if len(set(names)) < len(names):
@@ -115,7 +112,7 @@ def operations_of(spec: Spec, schemas: Schemas, base_path: str | None, *, with_r
                     path=path,
                     name=name if isinstance(name, str) and name else f"{method} {template}",
                     operation=operation,
-                    parameters=parameters_of(spec, schemas, held, held_path, operation, path, names),
+                    parameters=parameters_of(spec, schemas, *_part_with("parameters", parts), operation, path, names),
                     body=request_body_of(spec, schemas, operation, path),
                     responses=responses_of(spec, schemas, operation, path, checked=with_responses),
                     security=_requirements(spec, security, security_path),
@@ -124,6 +121,24 @@ def operations_of(spec: Spec, schemas: Schemas, base_path: str | None, *, with_r
                 )
             )
     return found
+
+
+def _parts(spec: Spec, item: Any, path: Path) -> list[tuple[dict[str, Any], Path]]:
+    """Return what is said about a path: the item, and those that it refers to. None of it, with a problem: there are
+    no such items.
+    """
+    if spec.resolved(item, path) is None:
+        return []
+    parts = [(item, path)]
+    while "$ref" in item and (found := spec.target(item["$ref"], path)) is not None:
+        item, path = found
+        parts.append(found)
+    return parts
+
+
+def _part_with(key: str, parts: list[tuple[dict[str, Any], Path]]) -> tuple[dict[str, Any], Path]:
+    """Return the first part that has a key; an empty one, if none has it."""
+    return next((each for each in parts if key in each[0]), ({}, ()))
 
 
 def _in_item(spec: Spec, item: dict[str, Any], path: Path) -> Iterator[tuple[str, dict[str, Any], Path]]:

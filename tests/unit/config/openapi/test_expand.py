@@ -244,6 +244,26 @@ def test_what_is_wrong_is_told_with_its_line(described: dict[str, Any], expected
     assert said.startswith("shop.json:")
 
 
+def test_a_path_has_operations_beside_those_that_it_refers_to(tmp_path: Path) -> None:
+    """They may be in both; what is said twice is not defined (OpenAPI 3.0, 3.1, Path Item Object)."""
+    number = {"name": "n", "in": "path", "required": True, "schema": {"type": "integer"}}
+    shared = {"get": operation(operationId="read"), "servers": [{"url": "/shared"}], "parameters": [number]}
+    paths: dict[str, Any] = {
+        "/a/{n}": {"$ref": "#/components/pathItems/one", "post": operation(operationId="write")},
+    }
+    items = {"one": {"$ref": "#/components/pathItems/two", "put": operation(operationId="put")}, "two": shared}
+    described = document(paths, "3.1.0", components={"pathItems": items})
+    loaded = load(tmp_path, described)
+    made = {each.name: (each.methods, each.paths) for each in loaded.config.routes}
+    assert made == {
+        "read": (("GET",), ("/shared/a/{n}",)),
+        "write": (("POST",), ("/shared/a/{n}",)),
+        "put": (("PUT",), ("/shared/a/{n}",)),
+    }
+    paths["/a/{n}"]["get"] = operation()
+    assert "GET /a/{n} matches the same requests as /a/{n}" in problems(tmp_path, described)
+
+
 def test_a_method_that_is_always_rejected_is_told_with_its_line(tmp_path: Path) -> None:
     described = document({"/a": {"get": operation(), "trace": operation()}})
     assert "paths./a.trace: TRACE is always rejected" in problems(tmp_path, described)
