@@ -18,9 +18,9 @@ class ValueKind:
         self.items: dict[str, None] = {}
         self.properties: dict[str, dict[str, None]] = {}
         self.others: list[dict[str, Any]] = []
-        """What each of the combined schemas says about members beside its `properties`: the `names` of these, the kinds
-        of members whose names match one of `patterns`, and the kind of the `rest` (None: no schema). A kind has the
-        `types`, of the elements if its `shape` is `array`, and how they are sent: as `json`, `bytes`, `binary`, `file`.
+        """Members beside the `properties` of each combined schema: the `names` of these, the kinds of members whose
+        names match one of `patterns`, and the kind of the `rest` (None: no schema). A kind has the `types`, of the
+        elements if its `shape` is `array`, and how they are sent: as `json`, `bytes`, `binary`, `file`.
         """
         self.is_closed = False
         """Whether the value has no other members than `properties`."""

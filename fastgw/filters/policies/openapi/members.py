@@ -10,7 +10,7 @@ from typing import Any, Final, final
 from fastgw.filters.policies.content.schemas import SchemaValidator
 
 MemberKind = Mapping[str, Any]
-"""How the text of a member is read, as `config.openapi.kinds` describes it."""
+"""Types of a member and the form that its text has, as `config.openapi.kinds` describes them."""
 _FLAGS: Final = ("json", "bytes", "binary", "file")
 
 
