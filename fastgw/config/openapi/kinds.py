@@ -36,10 +36,7 @@ class ValueKind:
     @property
     def shape(self) -> str:
         """`array`, `object`, or `scalar` for a single text."""
-        if "array" in self.types:
-            return "array"
-        has_members = self.properties or (self.others and not self.types)
-        return "object" if "object" in self.types or has_members else "scalar"
+        return "array" if "array" in self.types else "object" if "object" in self.types or self.properties else "scalar"
 
     def note_file(self, name: str, schema: dict[str, Any]) -> None:
         """Note what a schema of a member, or of its elements, says about files."""

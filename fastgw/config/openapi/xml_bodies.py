@@ -117,25 +117,20 @@ class _Mapping:
         elif kind.shape == "array":
             node["item"] = self._item(raws, inherited, name)
         else:
-            combined = _combined(self._schemas, raws)
-            held = [each.get("additionalProperties", each.get("unevaluatedProperties")) for each in combined]
+            held = [each.get("additionalProperties") for each in _combined(self._schemas, raws)]
             others = tuple(each for each in held if isinstance(each, dict))
             if others:
                 node["additional"] = self.number(others, inherited, "")
-            matching = self._by_name("patternProperties", combined)
-            node["patterns"] = {name: self.number(tuple(each), inherited, "") for name, each in matching.items()}
             node["members"] = [
-                self._member(name, tuple(held), inherited)
-                for name, held in self._by_name("properties", combined).items()
+                self._member(name, tuple(held), inherited) for name, held in self._properties(raws).items()
             ]
         return number
 
-    def _by_name(self, key: str, combined: list[dict[str, Any]]) -> dict[str, list[Any]]:
-        """Return the schemas of members under a key of several schemas, by name or pattern."""
+    def _properties(self, raws: tuple[Any, ...]) -> dict[str, list[Any]]:
         found: dict[str, list[Any]] = {}
-        for each in combined:
-            named = each.get(key)
-            for name, held in named.items() if isinstance(named, dict) else ():
+        for each in _combined(self._schemas, raws):
+            properties = each.get("properties")
+            for name, held in properties.items() if isinstance(properties, dict) else ():
                 found.setdefault(name, []).append(held)
         return found
 

@@ -11,7 +11,7 @@ from typing import Any, Final, final
 from xml.etree.ElementTree import Element
 
 from fastgw.filters.policies.content.parameter_pairs import Unreadable
-from fastgw.filters.policies.content.schemas import SchemaValidator, converted
+from fastgw.filters.policies.content.schemas import converted
 from fastgw.filters.policies.transform.values import UnmappableBody
 from fastgw.filters.policies.transform.xml_reading import parse_xml
 
@@ -66,18 +66,17 @@ class XmlDocument:
     def _object(self, node: _Node, element: Element) -> dict[str, Any]:
         made: dict[str, Any] = {}
         others: dict[str, Any] = {}
+        rest = None if node.additional is None else self._nodes[node.additional]
         for name, text in element.attrib.items():
             member = node.attributes.get(name) or node.attributes.get(f"{{*}}{_local_name(name)}")
             if member is not None:
                 _add(made, member["key"], _scalar(text, self._nodes[member["node"]].types))
             elif not name.startswith((_INSTANCE, _XML)):
-                number = node.other(_local_name(name))
-                _add(others, _local_name(name), text if number is None else _scalar(text, self._nodes[number].types))
+                _add(others, _local_name(name), text if rest is None else _scalar(text, rest.types))
         for child in element:
             member = node.elements.get(child.tag) or node.elements.get(f"{{*}}{_local_name(child.tag)}")
             if member is None:
-                number = node.other(_local_name(child.tag))
-                held = (child.text or "") if number is None else self._value(number, child)
+                held = (child.text or "") if node.additional is None else self._value(node.additional, child)
                 _add(others, _local_name(child.tag), held)
                 continue
             key, value = member["key"], self._value(member["node"], child)
@@ -104,25 +103,18 @@ def _add(made: dict[str, Any], key: str, value: Any) -> None:
 class _Node:
     """An element: its shape, and the places of its members."""
 
-    __slots__ = ("_additional", "_patterns", "attributes", "elements", "item", "keys", "shape", "text", "types")
+    __slots__ = ("additional", "attributes", "elements", "item", "keys", "shape", "text", "types")
 
     def __init__(self, plan: Mapping[str, Any]) -> None:
         self.shape: str = plan["shape"]
         self.types = tuple(plan.get("types", ()))
         self.item: Mapping[str, Any] | None = plan.get("item")
-        self._additional: int | None = plan.get("additional")
-        patterns = plan.get("patterns", {})
-        self._patterns = [(SchemaValidator({"pattern": each}), number) for each, number in patterns.items()]
+        self.additional: int | None = plan.get("additional")
         members = plan.get("members", ())
         self.keys = frozenset(each["key"] for each in members)
         self.attributes = {each["tag"]: each for each in members if each["node_type"] == "attribute"}
         self.elements = {each["tag"]: each for each in members if each["node_type"] in ("element", "list")}
         self.text: Mapping[str, Any] | None = next((each for each in members if each["node_type"] == "text"), None)
-
-    def other(self, name: str) -> int | None:
-        """Return the number of the node of a member that has no place of its own. None: no schema is about it."""
-        matching = (number for pattern, number in self._patterns if pattern.is_valid(name))
-        return next(matching, self._additional)
 
 
 def xml_element(payload: bytes) -> Element:
