@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -79,23 +78,34 @@ def operations_of(spec: Spec, schemas: Schemas, base_path: str | None, *, with_r
             wrong = f"`{odd[0]}` is matched literally: no request with a {_NOT_PATH[odd[0]]} matches this path"
             spec.note(at, wrong, "expected a path alone; `parameters` of an operation describe its query")
         parts = _parts(spec, item, at)
-        item_extension = _extension(spec, *_part_with(EXTENSION, parts))
-        for method, operation, path in chain.from_iterable(_in_item(spec, *part) for part in parts):
+        extensions = [_extension(spec, *part) for part in parts]
+        for nearest, (method, operation, path) in (
+            (number, made) for number, part in enumerate(parts) for made in _in_item(spec, *part)
+        ):
             key = method, _TEMPLATE.sub("{}", template)
+            if shapes.get(key) == at:
+                wrong = f"{method} is in the path and in what its `$ref` leads to"
+                spec.report(path, wrong, "expected it once", at_key=True)
+                continue
             if key in shapes:
                 wrong = f"{method} {template} matches the same requests as {shapes[key][1]}"
                 spec.report(at, wrong, "expected each path once", at_key=True)
                 continue
             shapes[key] = at
-            holder, its_path = _part_with("servers", [(operation, path), *parts, (spec.value, ())])
-            base = _base_of(spec, holder, its_path) if base_path is None else base_path
+            # all parts count for an operation; where two say different things, the one that has the operation does
+            order = [*(n for n in reversed(range(len(parts))) if n != nearest), nearest]
+            holders = (operation, path), parts[nearest], *parts, (spec.value, ())
+            having = next((each for each in holders if "servers" in each[0]), (spec.value, ()))
+            base = _base_of(spec, *having) if base_path is None else base_path
             names = _TEMPLATE.findall(template)
             if len(set(names)) < len(names):
                 spec.report(
                     at, f"{shorten(format_value(template))} has a parameter twice", "expected it once", at_key=True
                 )
                 continue
-            extension, filter_paths = _merged((outer, item_extension, _extension(spec, operation, path)))
+            extension, filter_paths = _merged(
+                (outer, *(extensions[n] for n in order), _extension(spec, operation, path))
+            )
             security, security_path = _security(operation, path, spec)
             name = operation.get("operationId")
             if isinstance(name, str) and name:
@@ -112,7 +122,7 @@ def operations_of(spec: Spec, schemas: Schemas, base_path: str | None, *, with_r
                     path=path,
                     name=name if isinstance(name, str) and name else f"{method} {template}",
                     operation=operation,
-                    parameters=parameters_of(spec, schemas, *_part_with("parameters", parts), operation, path, names),
+                    parameters=parameters_of(spec, schemas, [parts[n] for n in order], operation, path, names),
                     body=request_body_of(spec, schemas, operation, path),
                     responses=responses_of(spec, schemas, operation, path, checked=with_responses),
                     security=_requirements(spec, security, security_path),
@@ -124,8 +134,8 @@ def operations_of(spec: Spec, schemas: Schemas, base_path: str | None, *, with_r
 
 
 def _parts(spec: Spec, item: Any, path: Path) -> list[tuple[dict[str, Any], Path]]:
-    """Return what is said about a path: the item, and those that it refers to. None of it, with a problem: there are
-    no such items.
+    """Return what is said about a path: the item, and those that it refers to, which apply beside it. None of it, with
+    a problem: there are no such items.
     """
     if spec.resolved(item, path) is None:
         return []
@@ -134,11 +144,6 @@ def _parts(spec: Spec, item: Any, path: Path) -> list[tuple[dict[str, Any], Path
         item, path = found
         parts.append(found)
     return parts
-
-
-def _part_with(key: str, parts: list[tuple[dict[str, Any], Path]]) -> tuple[dict[str, Any], Path]:
-    """Return the first part that has a key; an empty one, if none has it."""
-    return next((each for each in parts if key in each[0]), ({}, ()))
 
 
 def _in_item(spec: Spec, item: dict[str, Any], path: Path) -> Iterator[tuple[str, dict[str, Any], Path]]:

@@ -27,12 +27,14 @@ def parameter_key(name: str, number: int) -> str:
 
 
 def parameters_of(
-    spec: Spec, schemas: Schemas, item: dict[str, Any], item_path: Path, operation: dict[str, Any], path: Path,
+    spec: Spec, schemas: Schemas, items: list[tuple[dict[str, Any], Path]], operation: dict[str, Any], path: Path,
     template_names: list[str],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Return the parameters of an operation: its own, and those of its path that it does not replace."""
+    """Return the parameters of an operation: its own, and those of its path that it does not replace. `items`: of the
+    path, with their paths in the document; each replaces parameters of those before it.
+    """
     found: dict[tuple[str, str], tuple[dict[str, Any], Path]] = {}
-    for holder, holder_path in ((item, item_path), (operation, path)):
+    for holder, holder_path in (*items, (operation, path)):
         own: set[tuple[str, str]] = set()
         for each, at in spec.items(holder, "parameters", holder_path):
             resolved = spec.resolved(each, at)

@@ -261,7 +261,37 @@ def test_a_path_has_operations_beside_those_that_it_refers_to(tmp_path: Path) ->
         "put": (("PUT",), ("/shared/a/{n}",)),
     }
     paths["/a/{n}"]["get"] = operation()
-    assert "GET /a/{n} matches the same requests as /a/{n}" in problems(tmp_path, described)
+    assert "GET is in the path and in what its `$ref` leads to" in problems(tmp_path, described)
+
+
+def test_all_that_is_said_about_a_path_counts_for_its_operations(tmp_path: Path) -> None:
+    """Whatever is beside a reference, none of the filters and parameters that it leads to is left out."""
+    limit = {"rate_limit": {"limit": 5, "window": "1s"}}
+    n = {"name": "n", "in": "path", "required": True, "schema": {"type": "integer"}}
+    a, b = ({"name": each, "in": "query", "schema": {"type": "integer"}} for each in "ab")
+    shared = {
+        "get": operation(operationId="read"),
+        "x-fastgw": {"filters": limit, "timeout": "1s"},
+        "parameters": [n, a],
+    }
+    beside = {
+        "post": operation(operationId="write"),
+        "x-fastgw": {"filters": {"size": {"body": "1MiB"}}, "timeout": "2s"},
+        "parameters": [{**a, "schema": {"type": "string"}}, b],
+    }
+    paths = {"/a/{n}": {"$ref": "#/components/pathItems/one", **beside}}
+    items = {"one": {"$ref": "#/components/pathItems/two"}, "two": shared}
+    loaded = load(tmp_path, document(paths, "3.1.0", components={"pathItems": items}))
+    made = {each.name: each for each in loaded.config.routes}
+    for name, timeout, types in (("read", 1, ["integer"]), ("write", 2, ["string"])):
+        assert set(made[name].filters) == {"rate_limit", "size", "openapi"}
+        assert made[name].timeout == timeout
+        operation_of = json.loads(made[name].filters["openapi"].settings.operation)
+        assert {each["name"]: each["types"] for each in operation_of["parameters"]} == {
+            "n": ["integer"],
+            "a": types,
+            "b": ["integer"],
+        }
 
 
 def test_a_method_that_is_always_rejected_is_told_with_its_line(tmp_path: Path) -> None:
