@@ -56,6 +56,12 @@ class Schemas:
         """Numbers of the definitions that parameters and bodies have."""
         self.kinds: dict[str, Any] = {}
         """Kinds of values (`kinds.kind_of`), by `text_of` of the schema."""
+        self.likely_kinds: dict[int, Any] = {}
+        """Kinds of members, by the `id` of the schema, which is a part of the document."""
+        self.likely_types: dict[tuple[int, int], set[str]] = {}
+        """Types of alternatives, by the `id` of the schema and the number of schemas that it is an alternative in."""
+        self._flags: dict[tuple[int, str], frozenset[str]] = {}
+        """Members with `readOnly` or `writeOnly`, by the `id` of the schema, which is a part of the document."""
         self._has_reference = self._has_note = False
         self.paths: dict[str, Path] = {}
         """Path in the document, by number of the definition."""
@@ -249,27 +255,42 @@ class Schemas:
         if "required" not in raw and "allOf" not in raw:
             return frozenset()
         flag = "writeOnly" if response else "readOnly"
-        names: set[str] = set()
-        for each in self._all_of(raw):
-            properties = each.get("properties")
-            for name, held in properties.items() if isinstance(properties, dict) else ():
-                if any(schema.get(flag) is True for schema in self._all_of(held)):
-                    names.add(name)
-        return frozenset(names)
+        return frozenset().union(*(self._flagged(each, flag) for each in self._all_of(raw)))
+
+    def _flagged(self, schema: dict[str, Any], flag: str) -> frozenset[str]:
+        """Return the names of the `properties` of one schema that have a flag. Many schemas may extend it."""
+        key = id(schema), flag
+        known = self._flags.get(key)
+        if known is None:
+            properties = schema.get("properties")
+            held = properties.items() if isinstance(properties, dict) else ()
+            known = self._flags[key] = frozenset(name for name, raw in held if self._has_flag(raw, flag))
+        return known
+
+    def _has_flag(self, raw: Any, flag: str) -> bool:
+        beside = isinstance(raw, dict) and raw.get(flag) is True  # a reference, in 3.0 too
+        return beside or any(each.get(flag) is True for each in self._all_of(raw))
 
     def _all_of(self, raw: Any) -> Iterator[dict[str, Any]]:
-        """Yield a schema and all that apply with it, by reference and `allOf`; at most `DEEPEST`."""
+        """Yield a schema and all that apply with it, by reference and `allOf`, each once; at most `DEEPEST`, without
+        those that are a reference only.
+        """
         waiting: list[Any] = [raw]
-        for _ in range(DEEPEST):
-            if not waiting:
-                break
+        met: set[int] = set()
+        count = 0
+        while waiting and count < DEEPEST:
             each = waiting.pop()
-            if isinstance(each, dict):
-                yield each
-                combined = each.get("allOf")
-                waiting += combined if isinstance(combined, list) else ()
-                if isinstance(each.get("$ref"), str):
-                    waiting.append(self.looked_up(each["$ref"]))
+            if not isinstance(each, dict) or id(each) in met:
+                continue
+            met.add(id(each))
+            if isinstance(each.get("$ref"), str):
+                waiting.append(self.looked_up(each["$ref"]))
+                if not self.has_keywords_beside(each):
+                    continue
+            count += 1
+            yield each
+            combined = each.get("allOf")
+            waiting += combined if isinstance(combined, list) else ()
 
     def followed(self, raw: Any) -> dict[str, Any]:
         """Return the schema that a reference leads to, without problems: they are reported where it is made."""
