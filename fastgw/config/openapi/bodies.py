@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from fastgw.config.base.problems import Path, format_value, shorten
 from fastgw.config.openapi.document import Spec
-from fastgw.config.openapi.kinds import combined_schemas, kind_of
+from fastgw.config.openapi.kinds import are_bytes, combined_schemas, kind_of, may_be_file
 from fastgw.config.openapi.parameters import bare_type, is_json
 from fastgw.config.openapi.schemas import Schemas
 from fastgw.config.openapi.xml_bodies import MOST_NODES, is_xml, xml_mapping
@@ -128,8 +128,13 @@ def _typed(
         return {"kind": "xml"}  # a range says nothing about whether there is any XML at all
     if bare in (_FORM, _MULTIPART) and not response:
         fields = _fields(spec, schemas, held, raw, path, is_form=bare == _FORM)
-        others = kind_of(schemas, raw).others
-        return {"kind": "form" if bare == _FORM else "multipart", "schema": schema, "fields": fields, "others": others}
+        return {
+            "kind": "form" if bare == _FORM else "multipart",
+            "schema": schema,
+            "fields": fields,
+            "others": _other_fields(schemas, raw),
+            "likely": kind_of(schemas, raw).likely_members,
+        }
     if bare.startswith("text/") and schemas.followed(raw).get("format") != "binary":
         return {"kind": "text", "schema": schema, **kind_of(schemas, raw).plan()}
     return {"kind": "any"}
@@ -156,7 +161,7 @@ def _fields(
     spec: Spec, schemas: Schemas, held: dict[str, Any], raw: Any, path: Path, *, is_form: bool
 ) -> dict[str, Any]:
     """Return the members of a form by name."""
-    kind, combined = kind_of(schemas, raw), combined_schemas(schemas, raw)
+    kind = kind_of(schemas, raw)
     encoding = spec.mapping_at(held, "encoding", path)
     fields: dict[str, Any] = {}
     for name, types in kind.properties.items():
@@ -176,15 +181,35 @@ def _fields(
             field["json"] = style is None and _is_json_field(field)
         else:
             field["bytes"] = name in kind.bytes
-            is_json_only = not field["bytes"] or "object" in types
-            field["json"] = is_json_only and _is_json_field(field)
+            is_file = field["bytes"] and field["shape"] != "array"
+            field["json"] = not is_file and _is_json_field(field)
             field["binary"] = kind.formats.get(name) == "binary" or not set(types) - {"array", "null"}
             field["file"] = field["binary"] or name in kind.files
         if field["shape"] == "object" and not field["json"]:
-            held_by = [each["properties"] for each in combined if isinstance(each.get("properties"), dict)]
-            field |= kind_of(schemas, {"anyOf": [each[name] for each in held_by if name in each]}).plan()
+            properties = schemas.followed(raw).get("properties")
+            field |= kind_of(schemas, properties.get(name) if isinstance(properties, dict) else None).plan()
         fields[name] = field
     return fields
+
+
+def _other_fields(schemas: Schemas, raw: Any) -> dict[str, Any] | None:
+    """Return the members of a form that are no properties. None: their values have no schema."""
+    held = [each.get("additionalProperties") for each in combined_schemas(schemas, raw)]
+    others = [each for each in held if isinstance(each, dict)]
+    if not others:
+        return None
+    kind = kind_of(schemas, {"anyOf": others})
+    types = [*(kind.items if kind.shape == "array" else kind.types)]
+    combined = combined_schemas(schemas, {"anyOf": others})
+    items = [item for each in combined for item in combined_schemas(schemas, each.get("items"))]
+    return {
+        "shape": kind.shape,
+        "types": types,
+        "json": "object" in (kind.shape, *types),
+        "binary": any(each.get("format") == "binary" for each in combined),
+        "bytes": are_bytes(combined, items),
+        "file": not set(types) - {"null"} or any(map(may_be_file, (*combined, *items))),
+    }
 
 
 def _is_json_field(field: dict[str, Any]) -> bool:

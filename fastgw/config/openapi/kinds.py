@@ -6,8 +6,19 @@ from fastgw.config.openapi.schemas import Schemas, text_of
 
 _MOST_STEPS: Final = 200
 """Maximum number of schemas that are looked at for one value."""
-_TYPES: Final = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
+_MOST_LEVELS: Final = 2
+"""Maximum number of levels of alternatives that are looked at for a value without `type`."""
+_MOST_ALTERNATIVES: Final = 50
+"""Maximum number of alternatives of a level that are looked at for a value without `type`."""
+_MOST_PATTERNS: Final = 20
+"""Maximum number of patterns that the names of members are matched with to find their types: 1000 names take 5 ms."""
+_TYPES: Final = {str: "string", bool: "boolean", int: "integer", float: "number"}
 """Types of the values of `enum` and `const`, which stand for those of a schema without `type`."""
+_NO_TEXTS: Final = frozenset(("integer", "number", "boolean", "null"))
+_OF_TEXTS: Final = frozenset(("minLength", "maxLength", "pattern", "format", "contentEncoding", "contentMediaType"))
+_OF_OTHERS: Final = frozenset(("patternProperties", "unevaluatedProperties"))
+_COMBINING: Final = frozenset(("allOf", "anyOf", "oneOf"))
+_OF_BYTES: Final = frozenset(("string", "array", "null"))
 
 
 class ValueKind:
@@ -17,11 +28,7 @@ class ValueKind:
         self.types: dict[str, None] = {}
         self.items: dict[str, None] = {}
         self.properties: dict[str, dict[str, None]] = {}
-        self.others: list[dict[str, Any]] = []
-        """Members beside the `properties` of each combined schema: the `names` of these, the kinds of members whose
-        names match one of `patterns`, and the kind of the `rest` (None: no schema). A kind has the `types`, of the
-        elements if its `shape` is `array`, and how they are sent: as `json`, `bytes`, `binary`, `file`.
-        """
+        self.additional: dict[str, None] = {}
         self.is_closed = False
         """Whether the value has no other members than `properties`."""
         self.formats: dict[str, str] = {}
@@ -29,30 +36,30 @@ class ValueKind:
         self.files: set[str] = set()
         """Members that may be files, or whose elements may be (`may_be_file`)."""
         self.bytes: set[str] = set()
-        """Members that are bytes of any kind, or whose elements are (`_is_bytes`)."""
+        """Members that are bytes of any kind, or whose elements are, and that nothing else may be."""
         self.arrays: set[str] = set()
         """Members that are arrays; their types are those of the elements."""
+        self.likely: dict[str, None] = {}
+        """Types that a value without `types` has by `enum`, `const` or keywords beside a reference."""
+        self.likely_members: list[dict[str, Any]] = []
+        """Kinds that other schemas give to members without types (`_likely_members`)."""
 
     @property
     def shape(self) -> str:
         """`array`, `object`, or `scalar` for a single text."""
         return "array" if "array" in self.types else "object" if "object" in self.types or self.properties else "scalar"
 
-    def note_file(self, name: str, schema: dict[str, Any]) -> None:
-        """Note what a schema of a member, or of its elements, says about files."""
-        if may_be_file(schema):
-            self.files.add(name)
-        if _is_bytes(schema):
-            self.bytes.add(name)
-
     def plan(self) -> dict[str, Any]:
         """Return what a parser of texts needs."""
         held: dict[str, Any] = {"shape": self.shape, "types": [*self.types]}
+        if self.shape == "scalar" and not self.types:
+            held["types"] = [*self.likely]
         if self.shape == "array":
             held["items"] = [*self.items]
         if "object" in (self.shape, *self.types):
             held["properties"] = {name: [*types] for name, types in self.properties.items()}
-            held["others"] = self.others
+            held["additional"] = [*self.additional]
+            held["likely"] = self.likely_members
             held["closed"] = self.is_closed
         return held
 
@@ -72,7 +79,9 @@ def kind_of(schemas: Schemas, raw: Any) -> ValueKind:
 
 def _kind_of(schemas: Schemas, raw: Any) -> ValueKind:
     kind = ValueKind()
-    for each in combined_schemas(schemas, raw):
+    combined = combined_schemas(schemas, raw)
+    mixed: set[str] = set()
+    for each in combined:
         kind.types |= _types(each)
         for item in combined_schemas(schemas, each.get("items")):
             kind.items |= _types(item)
@@ -87,42 +96,124 @@ def _kind_of(schemas: Schemas, raw: Any) -> ValueKind:
                     for item in combined_schemas(schemas, member.get("items")):
                         types |= _types(item)
                         kind.formats.setdefault(name, str(item.get("format", "")))
-                        kind.note_file(name, item)
+                        _note_file(kind, name, item)
+                        if not _may_be_with_bytes(item):
+                            mixed.add(name)
+                if not _may_be_with_bytes(member):
+                    mixed.add(name)
                 kind.formats[name] = kind.formats.get(name) or str(member.get("format", ""))
-                kind.note_file(name, member)
+                _note_file(kind, name, member)
         if each.get("additionalProperties") is False:
             kind.is_closed = True
-        kind.others += _others(schemas, each)
+        for member in combined_schemas(schemas, each.get("additionalProperties")):
+            kind.additional |= _types(member)
+    kind.bytes -= mixed
+    every = all_schemas(schemas, raw)
+    if not kind.types:
+        kind.likely = dict.fromkeys(sorted(_unless_text(_likely_types(schemas, raw))))
+    kind.likely_members = _likely_members(schemas, combined, every, kind)
     return kind
 
 
-def _others(schemas: Schemas, schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what one schema says about members that its `properties` do not name: one element, or none."""
-    patterns, properties = schema.get("patternProperties"), schema.get("properties")
-    rest = schema.get("additionalProperties", schema.get("unevaluatedProperties"))
-    found = {name: _member(schemas, raw) for name, raw in patterns.items()} if isinstance(patterns, dict) else {}
-    if not found and not isinstance(rest, dict):
+def _note_file(kind: ValueKind, name: str, schema: dict[str, Any]) -> None:
+    if may_be_file(schema):
+        kind.files.add(name)
+    if _is_bytes(schema):
+        kind.bytes.add(name)
+
+
+def _likely_members(
+    schemas: Schemas, combined: list[dict[str, Any]], every: list[dict[str, Any]], kind: ValueKind
+) -> list[dict[str, Any]]:
+    """Return what schemas say about members for which `properties` and `additionalProperties` of `combined` have no
+    type: the kinds of members by their `names`, by `patterns` (None: any value), and of the `rest`, which are none of
+    `known`. `excludes`: who matches a pattern is none of those that `additionalProperties` is about. Nothing, if there
+    are more than `_MOST_PATTERNS`.
+    """
+    sure, ids = {id(each) for each in combined}, {id(each) for each in every}
+    if ids <= sure and all(kind.properties.values()) and all(map(_OF_OTHERS.isdisjoint, every)):
         return []
-    names = [*properties] if isinstance(properties, dict) else []
-    return [{"names": names, "patterns": found, "rest": _member(schemas, rest) if isinstance(rest, dict) else None}]
+    named = {name for each in (*combined, *every) for name in _dict_at(each, "properties")}
+    has_untyped = len(kind.properties) < len(named) or not all(kind.properties.values())
+    holders = [each for each in combined if isinstance(each.get("additionalProperties"), dict)]
+    all_exclude = all(_dict_at(each, "patternProperties") and id(each) in ids for each in holders)
+    excludes = {id(each) for each in holders} if all_exclude else set()
+    if sum(len(_dict_at(each, "patternProperties")) for each in every) > _MOST_PATTERNS:
+        return []
+    found = []
+    for each in every:
+        own = _dict_at(each, "properties")
+        names = {name: _likely_kind(schemas, raw) for name, raw in own.items() if not kind.properties.get(name)}
+        patterns = {name: _likely_kind(schemas, raw) for name, raw in _dict_at(each, "patternProperties").items()}
+        rest, known = each.get("additionalProperties"), [*own]
+        if rest is None:
+            rest, known = each.get("unevaluatedProperties"), [*named]
+        elif id(each) in sure and not has_untyped:
+            rest = None  # `ValueKind.additional` has it
+        made = {
+            "names": {name: held for name, held in names.items() if held is not None},
+            "patterns": patterns,
+            "rest": _likely_kind(schemas, rest) if isinstance(rest, dict) else None,
+            "known": known,
+            "excludes": id(each) in excludes,
+        }
+        if made["names"] or made["patterns"] or made["rest"] is not None:
+            found.append(made if made["rest"] is not None else made | {"known": []})
+    return found
 
 
-def _member(schemas: Schemas, raw: Any) -> dict[str, Any]:
-    """Return the kind of a member (`ValueKind.others`), without those of its own members: they could be of the same."""
-    combined = combined_schemas(schemas, raw)
-    items = [item for each in combined for item in combined_schemas(schemas, each.get("items"))]
-    types = [name for each in combined for name in _types(each)]
-    has_members = any(isinstance(each.get("properties"), dict) and each["properties"] for each in combined)
-    shape = "array" if "array" in types else "object" if "object" in types or has_members else "scalar"
-    own = dict.fromkeys([name for each in items for name in _types(each)] if shape == "array" else types)
-    return {
-        "shape": shape,
-        "types": [*own],
-        "json": "object" in (shape, *own),
-        "bytes": any(map(_is_bytes, (*combined, *items))),
-        "binary": any(each.get("format") == "binary" for each in (*combined, *items)),
-        "file": not own.keys() - {"null"} or any(map(may_be_file, (*combined, *items))),
-    }
+def _likely_kind(schemas: Schemas, raw: Any) -> dict[str, Any] | None:
+    """Return the `shape` and the `types` of a member, of its elements if it is an array. None: it has none. Without
+    those of its own members, which could be of the same schema.
+    """
+    key = id(raw)
+    if key not in schemas.likely_kinds:
+        schemas.likely_kinds[key] = _likely_kind_of(schemas, raw)
+    kind: dict[str, Any] | None = schemas.likely_kinds[key]
+    return kind
+
+
+def _likely_kind_of(schemas: Schemas, raw: Any) -> dict[str, Any] | None:
+    types = _likely_types(schemas, raw) - {"null"}
+    if not types:
+        return None
+    if types == {"array"}:
+        items: set[str] = set()
+        for each in all_schemas(schemas, raw):
+            items |= _likely_types(schemas, each.get("items"))
+        return {"shape": "array", "types": sorted(_unless_text(items))}
+    if types == {"object"}:
+        return {"shape": "object", "types": []}
+    return {"shape": "scalar", "types": sorted(_unless_text(types))}
+
+
+def _unless_text(types: set[str]) -> set[str]:
+    """Return types, or none if a text that is a number could be a string, too: it is left as it is."""
+    return types if types <= _NO_TEXTS else set()
+
+
+def _likely_types(schemas: Schemas, raw: Any, depth: int = 0) -> set[str]:
+    """Return the types of a value, also by keywords beside a reference, and by `enum`, `const` and keywords of texts
+    without `type`. Empty: any. Alternatives count if all of them have types.
+    """
+    key = id(raw), depth
+    if depth and key in schemas.likely_types:
+        return schemas.likely_types[key]
+    types: set[str] = set()
+    for each in all_schemas(schemas, raw, with_conditions=False):
+        types |= _own_types(each)
+        for listed in (each.get("anyOf"), each.get("oneOf")):
+            if isinstance(listed, list) and len(listed) <= _MOST_ALTERNATIVES and depth < _MOST_LEVELS:
+                below = [_likely_types(schemas, alternative, depth + 1) for alternative in listed]
+                types |= set().union(*below) if all(below) else set()
+    if depth:  # else the schema could be none of the document
+        schemas.likely_types[key] = types
+    return types
+
+
+def _dict_at(schema: dict[str, Any], key: str) -> dict[str, Any]:
+    held = schema.get(key)
+    return held if isinstance(held, dict) else {}
 
 
 def combined_schemas(schemas: Schemas, raw: Any) -> list[dict[str, Any]]:
@@ -130,22 +221,39 @@ def combined_schemas(schemas: Schemas, raw: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     waiting = [raw]
     met: set[int] = set()
-    while waiting and len(found) < _MOST_STEPS:
+    while waiting and len(met) < _MOST_STEPS:
+        each = schemas.followed(waiting.pop())
+        if not each or id(each) in met:
+            continue
+        met.add(id(each))
+        found.append(each)
+        for key in ("allOf", "anyOf", "oneOf"):
+            listed = each.get(key)
+            waiting += listed if isinstance(listed, list) else ()
+    return found
+
+
+def all_schemas(schemas: Schemas, raw: Any, *, with_conditions: bool = True) -> list[dict[str, Any]]:
+    """Return the schemas that all apply with one, by `allOf` and by a reference with keywords beside it. With
+    conditions: those of `then`, `else` and `dependentSchemas`, too.
+    """
+    found: list[dict[str, Any]] = []
+    waiting = [raw]
+    met: set[int] = set()
+    while waiting and len(met) < _MOST_STEPS:
         each = waiting.pop()
         if not isinstance(each, dict) or not each or id(each) in met:
             continue
         met.add(id(each))
-        reference = each.get("$ref")
-        if isinstance(reference, str):
-            waiting.append(schemas.looked_up(reference))
+        if isinstance(each.get("$ref"), str):
+            waiting.append(schemas.looked_up(each["$ref"]))
             if not schemas.has_keywords_beside(each):
                 continue
         found.append(each)
-        dependent = each.get("dependentSchemas")
-        waiting += (each.get("then"), each.get("else"), *(dependent.values() if isinstance(dependent, dict) else ()))
-        for key in ("allOf", "anyOf", "oneOf"):
-            listed = each.get(key)
-            waiting += listed if isinstance(listed, list) else ()
+        if with_conditions:
+            waiting += (each.get("then"), each.get("else"), *_dict_at(each, "dependentSchemas").values())
+        listed = each.get("allOf")
+        waiting += listed if isinstance(listed, list) else ()
     return found
 
 
@@ -166,13 +274,38 @@ def _is_bytes(schema: dict[str, Any]) -> bool:
     return may_be_file(schema) and "contentEncoding" not in schema
 
 
+def are_bytes(combined: list[dict[str, Any]], items: list[dict[str, Any]]) -> bool:
+    """Whether the combined schemas of a value, or those of its elements, are about bytes and nothing else."""
+    every = [*combined, *items]
+    return any(map(_is_bytes, every)) and all(map(_may_be_with_bytes, every))
+
+
+def _may_be_with_bytes(schema: dict[str, Any]) -> bool:
+    """Whether a schema is about bytes as well, or about nothing that JSON in their place could be."""
+    types = _types(schema).keys()
+    has_meaning = types or _is_bytes(schema) or _COMBINING.intersection(schema)
+    return bool(has_meaning) and types <= _OF_BYTES
+
+
 def _types(schema: dict[str, Any]) -> dict[str, None]:
     held = schema.get("type")
     listed = held if isinstance(held, list) else [held]
     types = {each: None for each in listed if isinstance(each, str)}
-    enum = schema.get("enum")
-    constants = [*(enum if isinstance(enum, list) else ()), schema.get("const")]
-    for name in (_TYPES.get(type(each)) for each in constants):
-        if name is not None and (name == "string" or held is None):
-            types.setdefault(name)
+    for value in _constants(schema):
+        if isinstance(value, str):
+            types.setdefault("string")
     return types
+
+
+def _constants(schema: dict[str, Any]) -> list[Any]:
+    enum = schema.get("enum")
+    return [*(enum if isinstance(enum, list) else ()), schema.get("const")]
+
+
+def _own_types(schema: dict[str, Any]) -> set[str]:
+    """Return the types of a schema, without `type` those of what it lists, or of a text that it is about."""
+    if schema.get("type") is not None:
+        return {*_types(schema)}
+    if not _OF_TEXTS.isdisjoint(schema):
+        return {"string"}
+    return {name for each in _constants(schema) if (name := _TYPES.get(type(each))) is not None}

@@ -168,8 +168,8 @@ class TypedBody:
         self.plan = plan
         self._kind: str = plan["kind"]
         self._validator = schemas.validator(plan.get("schema", True))
-        self._form = UrlencodedForm(plan["fields"], plan["others"]) if self._kind == "form" else None
-        self._multipart = MultipartForm(plan["fields"], plan["others"]) if self._kind == "multipart" else None
+        self._form = UrlencodedForm(plan) if self._kind == "form" else None
+        self._multipart = MultipartForm(plan) if self._kind == "multipart" else None
         self._xml = XmlDocument(plan["xml"]) if "xml" in plan else None
         self._types: tuple[str, ...] = tuple(plan.get("types", ()))
         self._listed = schemas.listed(plan.get("schema", True)) if self._kind in _TAKES_LONG else 0

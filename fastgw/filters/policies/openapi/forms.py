@@ -11,7 +11,7 @@ from typing import Any, Final, final
 
 from fastgw.filters.policies.content.parameter_pairs import Unreadable
 from fastgw.filters.policies.content.schemas import converted
-from fastgw.filters.policies.openapi.members import MemberKind, OtherMembers, is_of_any_type
+from fastgw.filters.policies.openapi.members import LikelyMembers, MemberKind
 from fastgw.filters.policies.openapi.parameters import MISSING, Style, json_value, query_pairs
 from fastgw.http.charsets import is_utf8
 from fastgw.http.multipart import InvalidMultipart, boundary_of, names_of, parts_of
@@ -20,21 +20,29 @@ from fastgw.http.percent_encoding import decode_form_text
 _MEDIA_TYPE: Final = re.compile(rb"[!#-'*+.0-9A-Z^-z|~-]+/[!#-'*+.0-9A-Z^-z|~-]+").fullmatch
 _TEXT: Final = ("text/plain",)
 """Content type of a text without an `encoding` in the document (OpenAPI 3.1, Encoding Object)."""
-_ANY: Final[MemberKind] = {"shape": "scalar", "types": (), "json": False}
+_ANY: Final[Mapping[str, Any]] = {"shape": "scalar", "types": (), "json": False}
 
 
 @final
 class UrlencodedForm:
     """Reader of urlencoded forms."""
 
-    __slots__ = ("_fields", "_json", "_others")
+    __slots__ = ("_fields", "_json", "_likely", "_others")
 
-    def __init__(self, plans: Mapping[str, Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> None:
-        """`plans`: members that have a name in the document. `others`: of other names (`OtherMembers`)."""
-        self._others = OtherMembers(others)
-        fields = _completed(plans, self._others)
-        self._fields = {name: Style(name, plan) for name, plan in fields.items() if not plan["json"]}
-        self._json = {name.encode(): (name, plan["shape"] == "array") for name, plan in fields.items() if plan["json"]}
+    def __init__(self, plan: Mapping[str, Any]) -> None:
+        """`plan`: the form as `config.openapi.bodies` describes it."""
+        self._others: Mapping[str, Any] = plan["others"] or _ANY
+        self._likely = LikelyMembers(plan["likely"])
+        fields: Mapping[str, Mapping[str, Any]] = plan["fields"]
+        self._fields = {
+            name: Style(name, self._completed(name, held)) for name, held in fields.items() if not held["json"]
+        }
+        self._json = {name.encode(): (name, held["shape"] == "array") for name, held in fields.items() if held["json"]}
+
+    def _completed(self, name: str, field: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a field without types with those that it is likely to have."""
+        kind = self._likely.kind_of(name) if _is_of_any_type(field) and field["style"] == "form" else None
+        return field if kind is None or kind["shape"] == "object" else {**field, **kind}
 
     def value(self, payload: bytes) -> dict[str, Any]:
         """Return the object. Raises `Unreadable`."""
@@ -57,9 +65,13 @@ class UrlencodedForm:
         return made
 
     def _add_other(self, made: dict[str, Any], name: str, value: bytes) -> None:
-        kind = self._others.kind_of(name) or _ANY
-        other = json_value(value) if kind["json"] else converted(_decoded_text(value), kind["types"])
-        _add(made, name, other, listed=kind["shape"] == "array")
+        others = self._others
+        kind = _likely_kind(self._likely, others, name)
+        if kind is not None:
+            _add(made, name, _likely_value(_decoded_text(value), kind), listed=kind["shape"] == "array")
+            return
+        other = json_value(value) if others["json"] else converted(_decoded_text(value), others["types"])
+        _add(made, name, other, listed=others["shape"] == "array")
 
 
 @final
@@ -70,31 +82,45 @@ class MultipartForm:
     text.
     """
 
-    __slots__ = ("_fields", "_others")
+    __slots__ = ("_fields", "_likely", "_likely_fields", "_others")
 
-    def __init__(self, plans: Mapping[str, Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> None:
-        """`plans`: members that have a name in the document. `others`: of other names (`OtherMembers`)."""
-        self._others = OtherMembers(others)
-        self._fields = _completed(plans, self._others)
+    def __init__(self, plan: Mapping[str, Any]) -> None:
+        """`plan`: the form as `config.openapi.bodies` describes it."""
+        self._fields: Mapping[str, Mapping[str, Any]] = plan["fields"]
+        self._others: Mapping[str, Any] | None = plan["others"]
+        """Kind of members without a name in the document; None: their values have no schema."""
+        self._likely = LikelyMembers(plan["likely"])
+        untyped = [name for name, held in self._fields.items() if _is_of_any_type(held) and not held["bytes"]]
+        kinds = {name: self._likely.kind_of(name) for name in untyped}
+        self._likely_fields = {
+            name: kind for name, kind in kinds.items() if kind is not None and not _is_of_any_type(kind)
+        }
 
     def value(self, payload: bytes, content_type: bytes) -> dict[str, Any]:
         """Return the object. Raises `Unreadable`."""
         made: dict[str, Any] = {}
         for name, file_name, headers, content in _parts(payload, content_type):
             is_file = file_name is not None
-            plan = self._fields.get(name) or self._others.kind_of(name)
+            plan = self._fields.get(name, self._others)
             sent = _media_type(headers.get(b"content-type", b""))
-            if plan is None:
-                _add(made, name, "" if is_file else _decoded_text(content), listed=False)
+            is_json = sent == "application/json" or sent.endswith("+json")
+            kind = None if is_file or (is_json and plan is not None) else self._kind_of(name)
+            if plan is None or (kind is not None and name not in self._fields):
+                is_binary = plan is not None and plan["binary"]
+                text = "" if is_file else _text_or_none(content) if is_binary else _decoded_text(content)
+                value = text if kind is None else _likely_value(text, kind)
+                _add(made, name, value, listed=kind is not None and kind["shape"] == "array")
                 continue
             accepted = plan.get("content_types")
             _check_content_type(accepted, sent)
             may_be_file = plan["file"] or (accepted is not None and not sent.startswith("text/"))
             if not (is_file and may_be_file) and not is_utf8(headers.get(b"content-type", b"")):
                 raise Unreadable("encoding", "expected UTF-8")
-            is_json = sent == "application/json" or sent.endswith("+json")
-            if plan["json"] or (is_json and not plan["bytes"]):
+            if plan["json"] or (is_json and not (plan["bytes"] and self._likely.kind_of(name) is None)):
                 value = json_value(content)
+            elif kind is not None and sent.startswith("text/"):
+                _add(made, name, _likely_value(_text_or_none(content), kind), listed=kind["shape"] == "array")
+                continue
             elif plan["binary"] or (is_file and may_be_file):
                 value = ""
             else:
@@ -104,17 +130,38 @@ class MultipartForm:
             _add(made, name, value, listed=plan["shape"] == "array")
         return made
 
+    def _kind_of(self, name: str) -> MemberKind | None:
+        """Return what a part is likely to be, if `properties` and `additionalProperties` do not say so."""
+        if name in self._fields:
+            return self._likely_fields.get(name)
+        return _likely_kind(self._likely, self._others or _ANY, name)
 
-def _completed(plans: Mapping[str, Mapping[str, Any]], others: OtherMembers) -> Mapping[str, Mapping[str, Any]]:
-    """Return the plans of members, those of any type with what schemas for all names say about them."""
-    if not others:
-        return plans
-    made = dict(plans)
-    for name, plan in plans.items():
-        kind = others.kind_of(name) if is_of_any_type(plan) else None
-        if kind is not None:
-            made[name] = {**plan, **kind, "json": plan["json"] or kind["json"]}
-    return made
+
+def _is_of_any_type(field: Mapping[str, Any]) -> bool:
+    return field["shape"] == "scalar" and not field["types"]
+
+
+def _likely_kind(likely: LikelyMembers, others: Mapping[str, Any], name: str) -> MemberKind | None:
+    """Return what a member without a name in the document is likely to be. None: it is what `others` says."""
+    return likely.kind_of(name) if _is_of_any_type(others) or likely.excludes(name) else None
+
+
+def _likely_value(text: str, kind: MemberKind) -> Any:
+    """Return the value of the text of a member, or of an element of it: the text itself if it has no other."""
+    if kind["shape"] == "object":
+        try:
+            return json_value(text.encode())
+        except Unreadable:
+            return text
+    return converted(text, kind["types"])
+
+
+def _text_or_none(content: bytes) -> str:
+    """Return a text; that of bytes which are none is empty, as that of files."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return ""
 
 
 def _parts(payload: bytes, content_type: bytes) -> Iterator[tuple[str, bytes | None, dict[bytes, bytes], bytes]]:
@@ -145,6 +192,8 @@ def _check_content_type(accepted: Sequence[str] | None, sent: str) -> None:
 def _add(made: dict[str, Any], name: str, value: Any, *, listed: bool) -> None:
     if listed:
         held = made.setdefault(name, [])
+        if not isinstance(held, list):
+            raise Unreadable("repeated", "expected each field once")
         if isinstance(value, list):
             held += value
         else:

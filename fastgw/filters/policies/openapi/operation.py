@@ -180,11 +180,16 @@ class _Parameter:
             return [self._error(error.keyword, error.detail)]
         if value is MISSING:
             return [self._error("required", "expected the parameter")] if self.required else []
-        if self._validator is None or self._validator.is_valid(value) or (self.allows_empty and value in _EMPTY):
+        if self._validator is None or self._validator.is_valid(value) or (self.allows_empty and self._is_empty(value)):
             return []
         begin = pointer_of((self.name,))
         found = errors_in(self._validator, value, self.location, len(repr(value)))
         return [each | {"pointer": begin + each["pointer"]} for each in found]
+
+    def _is_empty(self, value: Any) -> bool:
+        """Whether a value is sent with its name alone."""
+        is_list = self.location == "query" and not self._json and self.style.shape == "array"
+        return value == "" or (is_list and value in ([], [""]))
 
     def _value(self, exchange: Exchange, pairs: Pairs) -> Any:
         if self.location == "path":
@@ -217,8 +222,6 @@ class _Parameter:
         return {"in": self.location, "pointer": pointer_of((self.name,)), "keyword": keyword, "detail": detail}
 
 
-_EMPTY: Final[tuple[Any, ...]] = ("", [], [""])
-"""Values of a text or an array that is sent with its name alone."""
 _PAIRS: Final[dict[str, Callable[[Exchange], Pairs]]] = {
     "query": lambda exchange: query_pairs(exchange.query),
     "cookie": cookie_pairs,

@@ -7,14 +7,14 @@ twice is an error: two readers could take different values.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, final
 from urllib.parse import unquote_to_bytes
 
 from fastgw.filters.policies.content.number_comparisons import takes_long_to_check
 from fastgw.filters.policies.content.parameter_pairs import Unreadable, pairs_in
 from fastgw.filters.policies.content.schemas import converted
-from fastgw.filters.policies.openapi.members import OtherMembers
+from fastgw.filters.policies.openapi.members import NO_MEMBERS, LikelyMembers
 from fastgw.http.percent_encoding import decode_form_text
 from fastgw.http.strict_json import InvalidJson, parse_json
 
@@ -63,11 +63,12 @@ class Style:
     """Reader of values in one style. `plan`: the parameter as `config.openapi.parameters` describes it."""
 
     __slots__ = (
+        "_additional",
         "_closed",
         "_decode",
         "_deep",
         "_items",
-        "_others",
+        "_likely",
         "_properties",
         "_scalars",
         "_style",
@@ -82,15 +83,18 @@ class Style:
         self.shape: str = plan.get("shape", "scalar")
         self.explode: bool = plan.get("explode", False)
         self.types: tuple[str, ...] = tuple(plan.get("types", ()))
-        self._scalars = [each for each in self.types if each not in _OF_MEMBERS]
+        self._scalars: Sequence[str] = ()
         self._style: str = plan.get("style", "form")
+        if self._style == "deepObject" and (self.shape == "object" or "items" in plan):
+            self._scalars = [each for each in self.types if each not in _OF_MEMBERS]
         self._items = tuple(plan.get("items", plan.get("types", ())))
-        self._others = OtherMembers(plan.get("others", ()))
+        self._likely = LikelyMembers(plan["likely"]) if plan.get("likely") else NO_MEMBERS
         properties: dict[str, list[str]] = plan.get("properties", {})
-        self._properties = {each: types or self._others.types_of(each) for each, types in properties.items()}
-        self._closed: bool = plan.get("in") != "querystring" and (
-            plan.get("closed", False) or not self._others.take_all
-        )
+        if self._likely is not NO_MEMBERS:
+            properties = {each: types or self._likely.types_of(each) or [] for each, types in properties.items()}
+        self._properties = properties
+        self._additional: tuple[str, ...] = tuple(plan.get("additional", ()))
+        self._closed: bool = plan.get("in") != "querystring" and (plan.get("closed", False) or not self._additional)
         self._deep = self.name + b"["
         self._decode = _form_text if plan.get("in") != "cookie" else _COOKIE_TEXTS[self._style]
 
@@ -100,11 +104,8 @@ class Style:
             is_member = name.startswith(self._deep) and name.endswith(b"]")
             return is_member or (name == self.name and bool(self._scalars))
         if self.shape == "object" and self.explode:
-            return self._takes_member(name.decode("utf-8", "replace"))
+            return name.decode("utf-8", "replace") in self._properties
         return name == self.name
-
-    def _takes_member(self, name: str) -> bool:
-        return name in self._properties or self._others.matches(name)
 
     @property
     def takes_others(self) -> bool:
@@ -125,7 +126,7 @@ class Style:
             return self._from_deep(pairs)
         if self.shape == "object" and self.explode:
             own = [(name.decode("utf-8", "replace"), raw) for name, values in pairs.items() for raw in values]
-            taken = [(name, raw) for name, raw in own if not self._closed or self._takes_member(name)]
+            taken = [(name, raw) for name, raw in own if name in self._properties or not self._closed]
             return self._object([(name, self._decode(raw)) for name, raw in taken]) if taken else MISSING
         values = pairs.get(self.name)
         if values is None:
@@ -199,11 +200,11 @@ class Style:
             found += [(inner, _form_text(raw)) for raw in pairs[name]]
         if not found:
             return MISSING
-        is_list = all(inner in ("", str(place)) for place, (inner, _) in enumerate(found))
-        if self.shape == "array" and is_list:
+        may_be_object = "object" in self.types  # whose members may have numbers as names
+        if self.shape == "array" and all(
+            not inner or (inner == str(place) and not may_be_object) for place, (inner, _) in enumerate(found)
+        ):
             return self._array(text for _, text in found)
-        if self.shape == "array" and "object" not in self.types:
-            raise Unreadable("style", "expected elements in order, name[] or name[0]")
         return self._object(found)
 
     def _counted(self, parts: list[bytes]) -> list[bytes]:
@@ -222,10 +223,17 @@ class Style:
             raise Unreadable("maxItems", _MOST_ELEMENTS)
         return made
 
+    def _types_of(self, name: str) -> Sequence[str]:
+        """Return the types of a member that is no property."""
+        if self._additional and not self._likely.excludes(name):
+            return self._additional
+        likely = self._likely.types_of(name)
+        return self._additional if likely is None else likely
+
     def _object(self, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
         made: dict[str, Any] = {}
         for name, text in pairs:
-            types = self._properties[name] if name in self._properties else self._others.types_of(name)
+            types = self._properties[name] if name in self._properties else self._types_of(name)
             value = converted(text, types)
             if "array" in types:
                 made.setdefault(name, []).append(value)

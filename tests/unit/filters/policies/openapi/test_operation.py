@@ -38,9 +38,10 @@ STYLES = [
     ({"anyOf": [OBJECT, SCALAR]}, "deepObject", True, "p=3", ("p=x", "anyOf")),
     ({"anyOf": [OBJECT, SCALAR]}, "deepObject", True, "p[R]=1", ("p[R]=1&p=3", "repeated")),
     (LIST, "deepObject", True, "p[]=1&p[]=2", ("p[]=1&p[]=x", "type")),
-    (LIST, "deepObject", True, "p[0]=1&p%5B1%5D=2", ("p[1]=1&p[0]=2", "style")),
-    (LIST, "deepObject", True, "q=1", ("p[0]=1&p[0]=2", "style")),
+    (LIST, "deepObject", True, "p[0]=1&p%5B1%5D=2", ("p[1]=1&p[0]=2", "type")),
+    (LIST, "deepObject", True, "q=1", ("p[0]=1&p[0]=2", "repeated")),
     ({"anyOf": [LIST, OBJECT]}, "deepObject", True, "p[R]=1", ("p[0]=x", "anyOf")),
+    ({"anyOf": [LIST, {"type": "object"}]}, "deepObject", True, "p[0]=x", ("p[]=x", "anyOf")),
 ]
 
 
@@ -575,7 +576,26 @@ OF_ALL_NAMES: list[tuple[Any, str, str, str]] = [
     ({"if": {"required": ["a"]}, "then": {"properties": {"b": N}}}, "a=1&b=5", "a=1&b=x", "type"),
     ({"if": {"required": ["a"]}, "else": {"properties": {"b": N}}}, "b=5", "b=x", "type"),
     ({"dependentSchemas": {"a": {"properties": {"b": N}}}}, "a=1&b=5", "a=1&b=x", "type"),
-    ({"properties": {"b": {"enum": [1, 2.5, True, "x"]}}}, "b=2.5", "b=3", "enum"),
+    ({"properties": {"b": {"enum": [1, 2.5, True]}}}, "b=2.5", "b=3", "enum"),
+    ({"properties": {"b": {"enum": ["1", 2]}}}, "b=1", "b=2", "enum"),
+    ({"properties": {"b": {"anyOf": [{"type": "string"}, {"enum": [1]}]}}}, "b=5", "b=5&b=6", "repeated"),
+    (
+        {
+            "if": {"required": ["a"]},
+            "then": {"properties": {"b": N}},
+            "else": {"properties": {"b": {"type": "string"}}},
+        },
+        "b=5",
+        "a=1&b=x",
+        "type",
+    ),
+    ({"patternProperties": {"^n": {"minimum": 5}}, "additionalProperties": N}, "n=5", "n=4", "minimum"),
+    (
+        {"anyOf": [{"patternProperties": {"^n": N | {"maximum": 3}}}, {"additionalProperties": {"type": "string"}}]},
+        "n=5",
+        "n=5&n=6",
+        "repeated",
+    ),
     ({"properties": {"b": {"const": True}}}, "b=true", "b=false", "const"),
 ]
 
@@ -597,13 +617,13 @@ def test_a_member_of_a_form_has_the_type_of_the_schema_that_applies_to_it(
 
 
 @pytest.mark.parametrize(
-    ("style", "accepted", "refused"),
-    [("deepObject", "p[n_a]=5", "p[n_a]=x"), ("form", "n_a=5&n=x", "n_a=x"), ("form", "n_a=5&other=x", "n_a=5&n_b=x")],
+    ("style", "explode", "accepted", "refused"),
+    [("deepObject", True, "p[n_a]=5", "p[n_a]=x"), ("form", False, "p=n_a,5,n,x", "p=n_a,x")],
 )
 def test_a_member_of_a_parameter_has_the_type_of_the_pattern_that_it_matches(
-    style: str, accepted: str, refused: str, tmp_path: Path
+    style: str, explode: bool, accepted: str, refused: str, tmp_path: Path
 ) -> None:
-    given = parameter("query", NUMBERS, style=style)
+    given = parameter("query", NUMBERS, style=style, explode=explode)
     shop = Shop(tmp_path, document({"/x": {"get": operation(parameters=[given])}}, "3.1.0"))
     assert shop.sends(get(f"/x?{accepted}")) == 204
     assert shop.sends(get(f"/x?{refused}")) == 400
@@ -696,6 +716,9 @@ IMAGE: dict[str, Any] = {"type": "string", "contentMediaType": "image/png"}
         ({"type": "string", "contentMediaType": "application/json"}, None, b"application/json", b"\xff", ""),
         (IMAGE, None, b"application/json", b"{", ""),
         (BASE64, None, b"application/json", b"{", "json"),
+        ({"anyOf": [BYTES, {"type": "integer"}]}, None, b"application/json", b"5", ""),
+        ({"anyOf": [BYTES, {"minimum": 3}]}, None, b"application/json", b"{", "json"),
+        ({"type": "array", "items": BYTES}, "application/json", b"application/json", b"{", "json"),
         ({}, None, b"application/json", b"{", "json"),
         ({"anyOf": [BYTES, {"type": "object"}]}, None, b"application/json", b"{", "json"),
         (BASE64, None, b"image/png", b"\x89PNG", ""),
@@ -753,6 +776,64 @@ def test_a_member_that_is_read_only_by_any_of_its_schemas_is_not_required(
     shop = Shop(tmp_path, described)
     assert shop.sends(post("/x", b'{"name": 1}')) == 204
     assert shop.sends(post("/x", b'{"id": "a"}')) == 400
+
+
+@pytest.mark.parametrize(
+    ("said", "more", "value", "status"),
+    [
+        ({"in": "header", "schema": LIST | {"minItems": 1}}, ("p:",), "", 400),
+        ({"in": "query", "content": {"application/json": {"schema": LIST | {"minItems": 1}}}}, (), "?p=[]", 400),
+        ({"in": "query", "schema": LIST | {"minItems": 1}, "explode": False}, (), "?p=", 204),
+    ],
+)
+def test_only_what_is_sent_with_its_name_alone_in_a_query_is_empty(
+    said: dict[str, Any], more: tuple[str, ...], value: str, status: int, tmp_path: Path
+) -> None:
+    given = {"name": "p", "allowEmptyValue": True, **said}
+    shop = Shop(tmp_path, document({"/x": {"get": operation(parameters=[given])}}))
+    assert shop.sends(get(f"/x{value}", *more)) == status
+
+
+def test_members_beside_a_reference_of_3_0_do_not_count(tmp_path: Path) -> None:
+    beside = {"$ref": "#/components/schemas/Id", "properties": {"id": {"readOnly": True}}}
+    described = document(
+        {"/x": {"post": operation(requestBody=json_body({"allOf": [beside, {"required": ["id"]}]}))}},
+        components={"schemas": {"Id": {"type": "object"}}},
+    )
+    assert Shop(tmp_path, described).sends(post("/x", b"{}")) == 400
+
+
+def test_members_are_read_only_in_all_of_many_schemas(tmp_path: Path) -> None:
+    """References are not counted as schemas of their own, and equal ones are looked at once."""
+    names = [f"m{number}" for number in range(120)]
+    schemas = {name: {"properties": {name: {"type": "string", "readOnly": True}}} for name in names}
+    listed = [{"$ref": f"#/components/schemas/{name}"} for name in names]
+    described = document(
+        {"/x": {"post": operation(requestBody=json_body({"required": names, "allOf": listed}))}},
+        components={"schemas": schemas},
+    )
+    assert Shop(tmp_path, described).sends(post("/x", b"{}")) == 204
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=XX"])
+@pytest.mark.parametrize(("number", "status"), [(20, 204), (21, 400)])
+def test_names_are_matched_with_a_bounded_number_of_patterns(
+    kind: str, number: int, status: int, tmp_path: Path
+) -> None:
+    patterns = {f"^n{each}_": {"type": "integer"} for each in range(number)}
+    body = {"content": {kind.partition(";")[0]: {"schema": {"type": "object", "patternProperties": patterns}}}}
+    shop = Shop(tmp_path, document({"/x": {"post": operation(requestBody=body)}}, "3.1.0"))
+    sent = part("n1_a", "5") + b"--XX--" if kind.startswith("multipart") else b"n1_a=5"
+    assert shop.sends(post("/x", sent, kind)) == status
+
+
+def test_a_member_that_is_a_list_by_one_schema_only_is_no_error_of_the_gateway(tmp_path: Path) -> None:
+    schema = {"properties": {"b": {"type": "object"}}, "additionalProperties": {"type": "array"}}
+    media = {"schema": schema, "encoding": {"b": {"style": "deepObject"}}}
+    body = {"content": {"application/x-www-form-urlencoded": media}}
+    shop = Shop(tmp_path, document({"/x": {"post": operation(requestBody=body)}}))
+    assert shop.sends(post("/x", b"b[a]=1&b=2", "application/x-www-form-urlencoded")) == 400
+    assert [each for _, _, each in shop.errors] == ["repeated"]
 
 
 def test_the_discriminator_chooses_the_schema(tmp_path: Path) -> None:
