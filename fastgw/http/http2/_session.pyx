@@ -484,6 +484,7 @@ cdef class Session:
     cdef Py_ssize_t _until_frame  # bytes that are received before the next frame
     cdef uint8_t _frame_head[FRAME_HEAD]  # what was received of a frame, if it is less than its head
     cdef int _frame_head_length
+    cdef bint _peer_leaves  # its GOAWAY has begun
     cdef size_t _queued_before_settings
     cdef bint _in_settings
     cdef bint _ended
@@ -585,7 +586,11 @@ cdef class Session:
         return self.events()
 
     cdef ssize_t _receive(self, const uint8_t* at, Py_ssize_t length) noexcept:
-        """Pass bytes of the peer to nghttp2, header blocks without Huffman code; return what it returns."""
+        """Pass bytes of the peer to nghttp2, header blocks without Huffman code; return what it returns.
+
+        From a GOAWAY on all bytes are passed in one call, as they are: without streams, nghttp2 reads nothing in calls
+        after it, and whether a request behind it is served must not depend on how its head is coded.
+        """
         global _plain_in_use
         cdef const uint8_t* end = at + length
         cdef const uint8_t* kept = at  # what follows is not passed yet
@@ -598,6 +603,7 @@ cdef class Session:
             if self._frame_head_length == FRAME_HEAD:
                 self._frame_head_length = 0
                 self._until_frame = _payload_length(self._frame_head)
+                self._peer_leaves |= self._frame_head[3] == F_GOAWAY
         begun = min(self._until_frame, end - at)
         self._until_frame -= begun
         at += begun
@@ -607,10 +613,11 @@ cdef class Session:
                 memcpy(self._frame_head, at, end - at)
                 break
             size = FRAME_HEAD + _payload_length(at)
+            self._peer_leaves |= at[3] == F_GOAWAY
             if size > end - at:
                 self._until_frame = size - (end - at)
                 break
-            if at[3] == F_HEADERS and not _plain_in_use:
+            if at[3] == F_HEADERS and not self._peer_leaves and not _plain_in_use:
                 length = _write_plain_frame(at, size)
                 if length:
                     if at > kept:

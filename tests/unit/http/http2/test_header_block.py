@@ -11,7 +11,7 @@ from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.http.http2.session import Session
+from fastgw.http.http2.session import HEAD, WHOLE, Session
 from tests.support.http2 import frames
 from tests.support.http2.frames import MAX_FRAME, Flag, block, data, headers, integer, priority, string
 
@@ -224,3 +224,21 @@ def test_a_frame_that_would_be_too_long_without_is_passed_as_it_is(size: int) ->
     found, goes_on = events(headers(made), session)
     assert goes_on is (size <= MAX_FRAME)
     assert [b"x-a: " + b"0" * (code * 8 // 5) + b"\r\n" in text for _, _, text in found] == [True] * goes_on
+
+
+@pytest.mark.parametrize("cut", [0, 1, 5, 12])
+def test_a_request_behind_a_goaway_is_served_however_long_its_head_is(cut: int) -> None:
+    """By itself nghttp2 reads nothing behind one, if there is no stream; as before, the rest of what was received
+    together is read.
+    """
+    session = server()
+    session.feed(frames.BEGINNING, len(frames.BEGINNING), 0.0)
+    leaving = frames.goaway()
+    session.feed(leaving, cut, 0.0)
+    made = b"".join(
+        headers(b"\x82\x86\x04" + huffman(b"/" + b"a" * length) + b"\x01" + huffman(b"a.test"), stream)
+        for stream, length in ((1, 300), (3, 3), (5, 300))
+    )
+    rest = leaving[cut:] + made
+    found = session.feed(rest, len(rest), 0.0)
+    assert [stream for kind, stream, _ in found if kind in (HEAD, WHOLE)] == [1, 3, 5]
