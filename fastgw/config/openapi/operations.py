@@ -79,9 +79,9 @@ def operations_of(spec: Spec, schemas: Schemas, base_path: str | None, *, with_r
             spec.note(at, wrong, "expected a path alone; `parameters` of an operation describe its query")
         parts = _parts(spec, item, at)
         extensions = [_extension(spec, *part) for part in parts]
-        for nearest, (method, operation, path) in (
-            (number, made) for number, part in enumerate(parts) for made in _in_item(spec, *part)
-        ):
+        held = [(number, *made) for number, part in enumerate(parts) for made in _in_item(spec, *part)]
+        held.sort(key=lambda each: each[1] != "HEAD")  # of all parts: see `_METHODS`
+        for nearest, method, operation, path in held:
             key = method, _TEMPLATE.sub("{}", template)
             if shapes.get(key) == at:
                 wrong = f"{method} is in the path and in what its `$ref` leads to"

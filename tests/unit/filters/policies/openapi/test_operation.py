@@ -1179,6 +1179,16 @@ def test_concrete_paths_come_before_templates_and_heads_are_gets(tmp_path: Path)
     assert shop.sends(b"DELETE /v1/pets/7 HTTP/1.1\r\nHost: a\r\n\r\n") == 405
 
 
+def test_a_head_that_a_path_refers_to_is_not_answered_by_the_get_beside_the_reference(tmp_path: Path) -> None:
+    given = [parameter("query", {"type": "integer"}) | {"required": True}]
+    paths = {"/a": {"$ref": "#/components/pathItems/one", "get": operation(operationId="get")}}
+    items = {"one": {"head": operation(operationId="head", parameters=given)}}
+    shop = Shop(tmp_path, document(paths, "3.1.0", components={"pathItems": items}))
+    assert shop.sends(b"HEAD /a HTTP/1.1\r\nHost: a\r\n\r\n") == 400
+    assert shop.plane.records[-1].route == "head"
+    assert shop.sends(get("/a")) == 204
+
+
 def test_a_reload_takes_the_new_document(tmp_path: Path) -> None:
     def described(most: int, pattern: str) -> dict[str, Any]:
         limit = {"name": "n", "in": "query", "schema": {"type": "integer", "maximum": most}}
