@@ -10,6 +10,8 @@ _MOST_LEVELS: Final = 2
 """Maximum number of levels of alternatives that are looked at for a value without `type`."""
 _MOST_ALTERNATIVES: Final = 50
 """Maximum number of alternatives of a level that are looked at for a value without `type`."""
+_MOST_IN_PLACE: Final = 1000
+"""Maximum number of schemas about one value that are looked at for members that could be strings."""
 _MOST_PATTERNS: Final = 20
 """Maximum number of patterns that the names of members are matched with to find their types: 1000 names take 5 ms."""
 _TYPES: Final = {str: "string", bool: "boolean", int: "integer", float: "number"}
@@ -111,7 +113,7 @@ def _kind_of(schemas: Schemas, raw: Any) -> ValueKind:
     every = all_schemas(schemas, raw)
     if not kind.types:
         kind.likely = dict.fromkeys(sorted(_unless_text(_likely_types(schemas, raw))))
-    kind.likely_members = _likely_members(schemas, combined, every, kind)
+    kind.likely_members = _likely_members(schemas, raw, combined, every, kind)
     return kind
 
 
@@ -123,12 +125,15 @@ def _note_file(kind: ValueKind, name: str, schema: dict[str, Any]) -> None:
 
 
 def _likely_members(
-    schemas: Schemas, combined: list[dict[str, Any]], every: list[dict[str, Any]], kind: ValueKind
+    schemas: Schemas, raw: Any, combined: list[dict[str, Any]], every: list[dict[str, Any]], kind: ValueKind
 ) -> list[dict[str, Any]]:
     """Return what schemas say about members for which `properties` and `additionalProperties` of `combined` have no
     type: the kinds of members by their `names`, by `patterns` (None: any value), and of the `rest`, which are none of
     `known`. `excludes`: who matches a pattern is none of those that `additionalProperties` is about. Nothing, if there
     are more than `_MOST_PATTERNS`.
+
+    A member that could be a string by any other schema, such as an alternative within `else`, is left as it is: as a
+    number it would be refused there, or no longer be bounded by `maxLength`.
     """
     sure, ids = {id(each) for each in combined}, {id(each) for each in every}
     if ids <= sure and all(kind.properties.values()) and all(map(_OF_OTHERS.isdisjoint, every)):
@@ -138,28 +143,37 @@ def _likely_members(
     holders = [each for each in combined if isinstance(each.get("additionalProperties"), dict)]
     all_exclude = all(_dict_at(each, "patternProperties") and id(each) in ids for each in holders)
     excludes = {id(each) for each in holders} if all_exclude else set()
-    if sum(len(_dict_at(each, "patternProperties")) for each in every) > _MOST_PATTERNS:
+    others = _in_place(schemas, raw)
+    if others is None:
         return []
-    found = []
-    for each in every:
+    found: list[dict[str, Any]] = []
+    for each in (*every, *(each for each in others if id(each) not in ids)):
         own = _dict_at(each, "properties")
-        names = {name: _likely_kind(schemas, raw) for name, raw in own.items() if not kind.properties.get(name)}
-        patterns = {name: _likely_kind(schemas, raw) for name, raw in _dict_at(each, "patternProperties").items()}
+        likely = _likely_kind if id(each) in ids else _likely_text
+        names = {name: likely(schemas, held) for name, held in own.items() if not kind.properties.get(name)}
+        patterns = {name: likely(schemas, held) for name, held in _dict_at(each, "patternProperties").items()}
         rest, known = each.get("additionalProperties"), [*own]
         if rest is None:
             rest, known = each.get("unevaluatedProperties"), [*named]
         elif id(each) in sure and not has_untyped:
             rest = None  # `ValueKind.additional` has it
-        made = {
+        made: dict[str, Any] = {
             "names": {name: held for name, held in names.items() if held is not None},
             "patterns": patterns,
-            "rest": _likely_kind(schemas, rest) if isinstance(rest, dict) else None,
+            "rest": likely(schemas, rest) if isinstance(rest, dict) else None,
             "known": known,
             "excludes": id(each) in excludes,
         }
-        if made["names"] or made["patterns"] or made["rest"] is not None:
+        has_patterns = made["patterns"] if id(each) in ids else any(patterns.values())
+        if made["names"] or has_patterns or made["rest"] is not None:
             found.append(made if made["rest"] is not None else made | {"known": []})
-    return found
+    return found if sum(len(each["patterns"]) for each in found) <= _MOST_PATTERNS else []
+
+
+def _likely_text(schemas: Schemas, raw: Any) -> dict[str, Any] | None:
+    """Return the kind of a member that may be a string. None: it is any value, or no string."""
+    kind = _likely_kind(schemas, raw)
+    return kind if kind is not None and kind["shape"] == "scalar" and not kind["types"] else None
 
 
 def _likely_kind(schemas: Schemas, raw: Any) -> dict[str, Any] | None:
@@ -254,6 +268,32 @@ def all_schemas(schemas: Schemas, raw: Any, *, with_conditions: bool = True) -> 
             waiting += (each.get("then"), each.get("else"), *_dict_at(each, "dependentSchemas").values())
         listed = each.get("allOf")
         waiting += listed if isinstance(listed, list) else ()
+    return found
+
+
+def _in_place(schemas: Schemas, raw: Any) -> list[dict[str, Any]] | None:
+    """Return all schemas that may apply to the same value, whatever decides about it. None: they are too many."""
+    found: list[dict[str, Any]] = []
+    waiting = [raw]
+    met: set[int] = set()
+    while waiting:
+        each = waiting.pop()
+        if not isinstance(each, dict) or id(each) in met:
+            continue
+        if len(met) == _MOST_IN_PLACE:
+            return None
+        met.add(id(each))
+        if isinstance(each.get("$ref"), str):
+            waiting.append(schemas.looked_up(each["$ref"]))
+            if not schemas.has_keywords_beside(each):
+                continue
+        found.append(each)
+        waiting += (
+            *(each.get(key) for key in ("not", "if", "then", "else")),
+            *_dict_at(each, "dependentSchemas").values(),
+        )
+        for listed in map(each.get, _COMBINING):
+            waiting += listed if isinstance(listed, list) else ()
     return found
 
 

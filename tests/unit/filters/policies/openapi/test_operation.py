@@ -554,7 +554,9 @@ def test_members_that_no_property_names_are_read_by_the_schema_of_the_others(
 
 
 N = {"$ref": "#/components/schemas/N"}
+S = {"type": "string", "maxLength": 3}
 NUMBERS = {"type": "object", "patternProperties": {"^n_": {"type": "integer"}}}
+B_BEHIND_A = {"if": {"required": ["a"]}, "then": {"properties": {"b": N}}}
 OF_ALL_NAMES: list[tuple[Any, str, str, str]] = [
     # schema of the form, accepted, refused with this keyword
     (NUMBERS, "n_a=5", "n_a=x", "type"),
@@ -597,6 +599,20 @@ OF_ALL_NAMES: list[tuple[Any, str, str, str]] = [
         "repeated",
     ),
     ({"properties": {"b": {"const": True}}}, "b=true", "b=false", "const"),
+    (B_BEHIND_A | {"else": {"oneOf": [{"properties": {"b": S}}, {"required": ["c"]}]}}, "b=5", "b=1234", "oneOf"),
+    (
+        B_BEHIND_A | {"anyOf": [{"required": ["a"]}, {"patternProperties": {"b": {"maxLength": 3}}}]},
+        "b=5",
+        "b=1234",
+        "anyOf",
+    ),
+    (
+        B_BEHIND_A | {"oneOf": [{"required": ["a"]}, {"required": ["c"], "patternProperties": {"^b": S}}]},
+        "c=1&b=5",
+        "c=1&b=1234",
+        "oneOf",
+    ),
+    (B_BEHIND_A | {"else": {"not": {"properties": {"b": {"maxLength": 3}}}}}, "b=1234", "b=5", "not"),
 ]
 
 
@@ -746,6 +762,25 @@ def test_the_schema_decides_whether_a_part_is_a_file_and_no_file_name(
         shop = Shop(tmp_path, document({"/x": {"post": operation(requestBody=body)}}, "3.1.0"))
         assert shop.sends(sent) == (400 if keyword else 204)
         assert not keyword or [named for _, _, named in shop.errors] == [keyword]
+
+
+def test_a_text_stays_one_where_a_schema_of_others_is_a_number(tmp_path: Path) -> None:
+    """By the alternative that has its name it is a string."""
+    alternatives = [{"required": ["a"], "properties": {"a": {}}, "patternProperties": {"^s": S}}]
+    schema = {"unevaluatedProperties": {"type": "integer"}, "oneOf": alternatives}
+    body = {"content": {"application/x-www-form-urlencoded": {"schema": schema}}}
+    shop = Shop(tmp_path, document({"/x": {"post": operation(requestBody=body)}}, "3.1.0"))
+    sent = (b"a=1&s=5", b"a=1&s=1234", b"a=1&b=5", b"a=1&b=x")
+    assert [shop.sends(post("/x", each, "application/x-www-form-urlencoded")) for each in sent] == [204, 400, 204, 400]
+
+
+def test_members_could_be_strings_where_schemas_are_too_many_to_look_at(tmp_path: Path) -> None:
+    text = {"properties": {"b": S}}
+    otherwise: dict[str, Any] = {"oneOf": [*({"required": [f"m{each}"]} for each in range(1000)), text]}
+    schema = {"if": {"required": ["a"]}, "then": {"properties": {"b": {"type": "integer"}}}, "else": otherwise}
+    body = {"content": {"application/x-www-form-urlencoded": {"schema": schema}}}
+    shop = Shop(tmp_path, document({"/x": {"post": operation(requestBody=body)}}, "3.1.0"))
+    assert shop.sends(post("/x", b"b=5", "application/x-www-form-urlencoded")) == 204
 
 
 def test_a_part_without_a_content_type_is_a_text(tmp_path: Path) -> None:
