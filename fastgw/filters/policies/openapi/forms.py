@@ -106,6 +106,8 @@ class MultipartForm:
             is_json = sent == "application/json" or sent.endswith("+json")
             kind = None if is_file or (is_json and plan is not None) else self._kind_of(name)
             if plan is None or (kind is not None and name not in self._fields):
+                if kind is not None and not is_utf8(headers.get(b"content-type", b"")):
+                    raise Unreadable("encoding", "expected UTF-8")
                 is_binary = plan is not None and plan["binary"]
                 text = "" if is_file else _text_or_none(content) if is_binary else _decoded_text(content)
                 value = text if kind is None else _likely_value(text, kind)

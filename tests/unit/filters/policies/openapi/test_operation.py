@@ -764,6 +764,18 @@ def test_the_schema_decides_whether_a_part_is_a_file_and_no_file_name(
         assert not keyword or [named for _, _, named in shop.errors] == [keyword]
 
 
+@pytest.mark.parametrize("more", [{}, {"additionalProperties": {"type": "integer"}}])
+def test_a_part_whose_name_matches_a_pattern_is_utf8(more: dict[str, Any], tmp_path: Path) -> None:
+    """A service could read another text than the one that was checked."""
+    schema = {"type": "object", "patternProperties": {"^s": {"type": "string", "maxLength": 5}}, **more}
+    body = {"content": {"multipart/form-data": {"schema": schema}}}
+    shop = Shop(tmp_path, document({"/x": {"post": operation(requestBody=body)}}, "3.1.0"))
+    for charset, status in ((b"utf-8", 204), (b"utf-7", 400)):
+        sent = part("s", "+AHE-", b"Content-Type: text/plain; charset=" + charset) + b"--XX--"
+        assert shop.sends(post("/x", sent, "multipart/form-data; boundary=XX")) == status
+    assert [each for _, _, each in shop.errors] == ["encoding"]
+
+
 def test_a_text_stays_one_where_a_schema_of_others_is_a_number(tmp_path: Path) -> None:
     """By the alternative that has its name it is a string."""
     alternatives = [{"required": ["a"], "properties": {"a": {}}, "patternProperties": {"^s": S}}]
