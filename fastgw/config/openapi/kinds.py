@@ -10,7 +10,7 @@ _MOST_LEVELS: Final = 2
 """Maximum number of levels of alternatives that are looked at for a value without `type`."""
 _MOST_ALTERNATIVES: Final = 50
 """Maximum number of alternatives of a level that are looked at for a value without `type`."""
-_MOST_IN_PLACE: Final = 1000
+_MOST_APPLICABLE: Final = 1000
 """Maximum number of schemas about one value that are looked at for members that could be strings."""
 _MOST_PATTERNS: Final = 20
 """Maximum number of patterns that the names of members are matched with to find their types: 1000 names take 5 ms."""
@@ -143,7 +143,7 @@ def _likely_members(
     holders = [each for each in combined if isinstance(each.get("additionalProperties"), dict)]
     all_exclude = all(_dict_at(each, "patternProperties") and id(each) in ids for each in holders)
     excludes = {id(each) for each in holders} if all_exclude else set()
-    others = _in_place(schemas, raw)
+    others = _applicable_schemas(schemas, raw)
     if others is None:
         return []
     found: list[dict[str, Any]] = []
@@ -271,7 +271,7 @@ def all_schemas(schemas: Schemas, raw: Any, *, with_conditions: bool = True) -> 
     return found
 
 
-def _in_place(schemas: Schemas, raw: Any) -> list[dict[str, Any]] | None:
+def _applicable_schemas(schemas: Schemas, raw: Any) -> list[dict[str, Any]] | None:
     """Return all schemas that may apply to the same value, whatever decides about it. None: they are too many."""
     found: list[dict[str, Any]] = []
     waiting = [raw]
@@ -280,7 +280,7 @@ def _in_place(schemas: Schemas, raw: Any) -> list[dict[str, Any]] | None:
         each = waiting.pop()
         if not isinstance(each, dict) or id(each) in met:
             continue
-        if len(met) == _MOST_IN_PLACE:
+        if len(met) == _MOST_APPLICABLE:
             return None
         met.add(id(each))
         if isinstance(each.get("$ref"), str):
