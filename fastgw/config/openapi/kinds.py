@@ -1,8 +1,9 @@
 """Kinds of values, by their schemas: how the text of a parameter or a form becomes a value."""
 
+from itertools import islice
 from typing import Any, Final
 
-from fastgw.config.openapi.schemas import Schemas, text_of
+from fastgw.config.openapi.schemas import SAME_VALUE, Schemas, text_of
 
 _MOST_STEPS: Final = 200
 """Maximum number of schemas that are looked at for one value."""
@@ -13,13 +14,16 @@ _MOST_ALTERNATIVES: Final = 50
 _MOST_APPLICABLE: Final = 1000
 """Maximum number of schemas about one value that are looked at for members that could be strings."""
 _MOST_PATTERNS: Final = 20
-"""Maximum number of patterns that the names of members are matched with to find their types: 1000 names take 5 ms."""
+"""Maximum number of patterns that the names of members are matched with to find their types: 1000 names of 120 bytes
+take 11 to 15 ms."""
 _TYPES: Final = {str: "string", bool: "boolean", int: "integer", float: "number"}
 """Types of the values of `enum` and `const`, which stand for those of a schema without `type`."""
 _NO_TEXTS: Final = frozenset(("integer", "number", "boolean", "null"))
 _OF_TEXTS: Final = frozenset(("minLength", "maxLength", "pattern", "format", "contentEncoding", "contentMediaType"))
 _OF_OTHERS: Final = frozenset(("patternProperties", "unevaluatedProperties"))
-_COMBINING: Final = frozenset(("allOf", "anyOf", "oneOf"))
+_COMBINING: Final = ("allOf", "anyOf", "oneOf")
+_WITHOUT_CONDITIONS: Final = ("allOf",)
+_WITH_CONDITIONS: Final = ("then", "else", "dependentSchemas", "allOf")
 _OF_BYTES: Final = frozenset(("string", "array", "null"))
 
 
@@ -241,7 +245,7 @@ def combined_schemas(schemas: Schemas, raw: Any) -> list[dict[str, Any]]:
             continue
         met.add(id(each))
         found.append(each)
-        for key in ("allOf", "anyOf", "oneOf"):
+        for key in _COMBINING:
             listed = each.get(key)
             waiting += listed if isinstance(listed, list) else ()
     return found
@@ -251,50 +255,14 @@ def all_schemas(schemas: Schemas, raw: Any, *, with_conditions: bool = True) -> 
     """Return the schemas that all apply with one, by `allOf` and by a reference with keywords beside it. With
     conditions: those of `then`, `else` and `dependentSchemas`, too.
     """
-    found: list[dict[str, Any]] = []
-    waiting = [raw]
-    met: set[int] = set()
-    while waiting and len(met) < _MOST_STEPS:
-        each = waiting.pop()
-        if not isinstance(each, dict) or not each or id(each) in met:
-            continue
-        met.add(id(each))
-        if isinstance(each.get("$ref"), str):
-            waiting.append(schemas.looked_up(each["$ref"]))
-            if not schemas.has_keywords_beside(each):
-                continue
-        found.append(each)
-        if with_conditions:
-            waiting += (each.get("then"), each.get("else"), *_dict_at(each, "dependentSchemas").values())
-        listed = each.get("allOf")
-        waiting += listed if isinstance(listed, list) else ()
-    return found
+    applied = filter(None, schemas.applied(raw, _WITH_CONDITIONS if with_conditions else _WITHOUT_CONDITIONS))
+    return [each for each in islice(applied, _MOST_STEPS) if not schemas.is_reference(each)]
 
 
 def _applicable_schemas(schemas: Schemas, raw: Any) -> list[dict[str, Any]] | None:
     """Return all schemas that may apply to the same value, whatever decides about it. None: they are too many."""
-    found: list[dict[str, Any]] = []
-    waiting = [raw]
-    met: set[int] = set()
-    while waiting:
-        each = waiting.pop()
-        if not isinstance(each, dict) or id(each) in met:
-            continue
-        if len(met) == _MOST_APPLICABLE:
-            return None
-        met.add(id(each))
-        if isinstance(each.get("$ref"), str):
-            waiting.append(schemas.looked_up(each["$ref"]))
-            if not schemas.has_keywords_beside(each):
-                continue
-        found.append(each)
-        waiting += (
-            *(each.get(key) for key in ("not", "if", "then", "else")),
-            *_dict_at(each, "dependentSchemas").values(),
-        )
-        for listed in map(each.get, _COMBINING):
-            waiting += listed if isinstance(listed, list) else ()
-    return found
+    found = [*islice(schemas.applied(raw, SAME_VALUE), _MOST_APPLICABLE + 1)]
+    return None if len(found) > _MOST_APPLICABLE else [each for each in found if not schemas.is_reference(each)]
 
 
 def may_be_file(schema: dict[str, Any]) -> bool:
@@ -323,7 +291,7 @@ def are_bytes(combined: list[dict[str, Any]], items: list[dict[str, Any]]) -> bo
 def _may_be_with_bytes(schema: dict[str, Any]) -> bool:
     """Whether a schema is about bytes as well, or about nothing that JSON in their place could be."""
     types = _types(schema).keys()
-    has_meaning = types or _is_bytes(schema) or _COMBINING.intersection(schema)
+    has_meaning = types or _is_bytes(schema) or any(key in schema for key in _COMBINING)
     return bool(has_meaning) and types <= _OF_BYTES
 
 

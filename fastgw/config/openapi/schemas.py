@@ -7,7 +7,8 @@ translated; in all versions `discriminator` chooses the alternative, the formats
 members that are `readOnly` are not required in requests, nor `writeOnly` ones in responses.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, Final
 
 from fastgw.config.base.problems import Path, format_value, shorten
@@ -25,7 +26,7 @@ _ONE: Final = {
 """Keywords with one schema."""
 _LISTS: Final = frozenset(("allOf", "anyOf", "oneOf", "prefixItems"))
 _MAPS: Final = frozenset(("properties", "patternProperties", "dependentSchemas"))
-_SAME_VALUE: Final = frozenset(("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas"))
+SAME_VALUE: Final = ("not", "if", "then", "else", "dependentSchemas", "allOf", "anyOf", "oneOf")
 """Keywords whose schemas are about the value itself, not about its members or elements."""
 _PLAIN: Final = {
     *("type", "enum", "const", "multipleOf", "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum"),
@@ -183,7 +184,7 @@ class Schemas:
         discriminated = self._discriminated(raw, path, response, edges, depth)
         for key, value in raw.items():
             at = (*path, key)
-            below = edges if key in _SAME_VALUE else None
+            below = edges if key in SAME_VALUE else None
             if key in _PLAIN:
                 made[key] = value
             elif key == "required" and isinstance(value, list):
@@ -272,25 +273,37 @@ class Schemas:
         return beside or any(each.get(flag) is True for each in self._all_of(raw))
 
     def _all_of(self, raw: Any) -> Iterator[dict[str, Any]]:
-        """Yield a schema and all that apply with it, by reference and `allOf`, each once; at most `DEEPEST`, without
-        those that are a reference only.
+        """Return a schema and all that apply with it, by reference and `allOf`; at most `DEEPEST`, without those that
+        are a reference only.
+        """
+        return islice((each for each in self.applied(raw, ("allOf",)) if not self.is_reference(each)), DEEPEST)
+
+    def applied(self, raw: Any, keywords: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """Yield a schema and those that are about the same value, by reference and by some of `SAME_VALUE`, each once;
+        also those that are a reference only (`is_reference`).
         """
         waiting: list[Any] = [raw]
         met: set[int] = set()
-        count = 0
-        while waiting and count < DEEPEST:
+        while waiting:
             each = waiting.pop()
             if not isinstance(each, dict) or id(each) in met:
                 continue
             met.add(id(each))
+            yield each
             if isinstance(each.get("$ref"), str):
                 waiting.append(self.looked_up(each["$ref"]))
-                if not self.has_keywords_beside(each):
+                if self.is_reference(each):
                     continue
-            count += 1
-            yield each
-            combined = each.get("allOf")
-            waiting += combined if isinstance(combined, list) else ()
+            for keyword in keywords:
+                held = each.get(keyword)
+                if held is None:
+                    continue
+                if keyword in _LISTS:
+                    waiting += held if isinstance(held, list) else ()
+                elif keyword in _MAPS:
+                    waiting += held.values() if isinstance(held, dict) else ()
+                else:
+                    waiting.append(held)
 
     def followed(self, raw: Any) -> dict[str, Any]:
         """Return the schema that a reference leads to, without problems: they are reported where it is made."""
@@ -304,6 +317,10 @@ class Schemas:
         """Whether a schema is a reference with other keywords beside it, which count since OpenAPI 3.1."""
         is_reference = isinstance(raw, dict) and isinstance(raw.get("$ref"), str)
         return not self._spec.is_3_0 and is_reference and len(raw) > 1
+
+    def is_reference(self, schema: dict[str, Any]) -> bool:
+        """Whether a schema is a reference, and nothing beside it counts."""
+        return isinstance(schema.get("$ref"), str) and not self.has_keywords_beside(schema)
 
     def looked_up(self, reference: str) -> Any:
         """Return what a reference leads to. None: it does not exist in this document, which is reported elsewhere."""
