@@ -101,7 +101,7 @@ cdef Py_ssize_t _decode(const uint8_t* at, Py_ssize_t length, uint8_t* out) noex
     cdef uint64_t bits = 0, word  # the next ones of the code, from the highest on
     cdef int held = 0, taken = 0, symbol
     cdef Symbols found
-    while at < end:
+    while True:
         if end - at >= 8:
             memcpy(&word, at, 8)
             bits |= be64toh(word) >> held
@@ -112,9 +112,9 @@ cdef Py_ssize_t _decode(const uint8_t* at, Py_ssize_t length, uint8_t* out) noex
                 bits |= <uint64_t>at[0] << (56 - held)
                 at += 1
                 held += 8
-        while held >= PEEKED:
+        while held >= PEEKED or (held and at == end):
             found = _symbols[bits >> (64 - PEEKED)]
-            if found.bits:
+            if 0 < found.bits <= held:
                 out[0], out[1] = found.first, found.second
                 out += found.count
                 bits <<= found.bits
@@ -129,16 +129,8 @@ cdef Py_ssize_t _decode(const uint8_t* at, Py_ssize_t length, uint8_t* out) noex
             out += 1
             bits <<= taken
             held -= taken
-    while held:
-        symbol = _symbol(bits, &taken)
-        if taken > held:
+        if at == end:
             break
-        if symbol == EOS:
-            return -1
-        out[0] = symbol
-        out += 1
-        bits <<= taken
-        held -= taken
     if held > 7 or (held and bits >> (64 - held) != (<uint64_t>1 << held) - 1):  # padding is the beginning of EOS
         return -1
     return out - begin
