@@ -60,20 +60,22 @@ def anchors(file: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_link_into_the_repository_leads_to_a_place_in_a_file(document):
+def test_every_link_into_the_repository_leads_to_a_place_in_a_file():
     astray = []
-    for target, anchor in LINK.findall(CODE.sub("", text_of(document))):
-        file = (ROOT / document).parent / target if target else ROOT / document
-        if "://" not in target and not (file.exists() and (not anchor or anchor in anchors(file))):
-            astray.append(f"{target}#{anchor}")
-    assert not astray
+    for document in DOCUMENTS:
+        for target, anchor in LINK.findall(CODE.sub("", text_of(document))):
+            file = (ROOT / document).parent / target if target else ROOT / document
+            if "://" not in target and not (file.exists() and (not anchor or anchor in anchors(file))):
+                astray.append(f"{document}: {target}#{anchor}")
+    assert astray == []
 
 
-@pytest.mark.parametrize("document", [*PAGES, "README.md", "deploy/README.md"])
-def test_every_file_of_the_repository_that_is_named_is_there(document):
-    named = re.findall(r"`((?:examples|deploy|docs|bench|fastgw)/[\w./-]+)`", text_of(document))
-    assert not [each for each in named if not (ROOT / each).exists()]
+def test_every_file_of_the_repository_that_is_named_is_there():
+    missing = []
+    for document in (*PAGES, "README.md", "deploy/README.md"):
+        named = re.findall(r"`((?:examples|deploy|docs|bench|fastgw)/[\w./-]+)`", text_of(document))
+        missing += [f"{document}: {each}" for each in named if not (ROOT / each).exists()]
+    assert missing == []
 
 
 def test_every_path_on_the_map_is_there():
@@ -92,11 +94,11 @@ def test_every_path_on_the_map_is_there():
     ]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_make_has_what_it_is_asked_for(document):
-    asked = set(re.findall(r"\bmake ([a-z-]+)(?=`|\n|$)", text_of(document)))
+def test_make_has_what_it_is_asked_for():
     targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
-    assert asked <= targets
+    for document in DOCUMENTS:
+        asked = set(re.findall(r"\bmake ([a-z-]+)(?=`|\n|$)", text_of(document)))
+        assert asked <= targets, document
 
 
 @pytest.mark.parametrize("file", CONFIGURATIONS)
@@ -146,21 +148,6 @@ def test_the_changes_name_each_change_once():
     changes = re.split(r"^(?:- |#)", text, flags=re.MULTILINE)
     assert len(changes) > 500
     assert not [each for each, times in Counter(changes).items() if times > 1]
-
-
-AVOIDED = re.compile(
-    r"under way|\bis away\b|who may pass|let in who|framed anew|by lot\b|patience|twins?\b|goes over to the version"
-    r"|against forged requests|forwarding fields|comes into debt|has no say|is spared",
-    re.IGNORECASE,
-)
-"""In place of them stand the terms that people search for: in flight, unreachable, CSRF token, header, …"""
-FROM_CODE = {f"docs/reference/{name}.md" for name in ("settings", "filters", "log", "metrics", "admin-api", "commands")}
-FROM_CODE |= {"docs/reference/faults.md"}  # the meanings of events
-
-
-@pytest.mark.parametrize("document", sorted({"README.md", "deploy/README.md", *PAGES} - FROM_CODE))
-def test_pages_use_the_standard_terms(document):
-    assert not AVOIDED.findall(CODE.sub("", text_of(document)))
 
 
 # A command of fastgw in words and quotes, of which a shell makes the same as `shlex`.

@@ -365,14 +365,16 @@ def test_the_planted_is_found_where_it_is_told(tmp_path: Path) -> None:
     assert PLANTED in told_by_check(tmp_path, json.dumps({**HEAD, PLANTED: 1}))
 
 
-@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_nothing_of_it_is_told(tmp_path, written, setting, content):
+def test_nothing_of_it_is_told(tmp_path, written, setting):
+    found = {}
     for said in SETTINGS[setting]:
-        text = written(said, content)
-        told = told_by_check(tmp_path, text) + told_to_the_api(tmp_path, text)
-        assert "a defect" not in told
-        assert not [each for each in SPELLINGS if each.lower() in told.lower()], told
+        for name, content in CONTENTS.items():
+            text = written(said, content)
+            told = told_by_check(tmp_path, text) + told_to_the_api(tmp_path, text)
+            if "a defect" in told or any(each.lower() in told.lower() for each in SPELLINGS):
+                found[name] = told
+    assert found == {}
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
