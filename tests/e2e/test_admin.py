@@ -47,6 +47,7 @@ def fastgw(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 
 class TestCurl:
+    @pytest.mark.landing
     def test_what_the_manual_says_to_type(self, here, tmp_path):
         (tmp_path / "gw.yaml").write_text("version: 1\n")
         url = f"http://{here.authority}"
@@ -58,6 +59,7 @@ class TestCurl:
         assert json.loads(curl(*SHOWN, "-X", "POST", f"{url}/drain")) == {"state": "draining"}
         assert here.node.told == ["reload", (b"version: 1\n", ".yaml", True), ("rollback", 1), "drain"]
 
+    @pytest.mark.landing
     def test_by_a_unix_socket_and_with_a_token(self, tmp_path):
         with served(Secret(text="s3cret"), path=tmp_path / "admin.sock") as here:
             place = ("--unix-socket", str(tmp_path / "admin.sock"), "http://localhost/status")
@@ -109,16 +111,19 @@ class TestCrowds:
 
 
 class TestCommands:
+    @pytest.mark.landing
     def test_a_reload_is_told_in_a_line(self, here):
         ended = fastgw("reload", "--admin", here.authority)
         assert (ended.stdout, ended.returncode) == ("reloaded: generation 2 on 4/4 workers\n", 0)
 
+    @pytest.mark.landing
     def test_a_rejected_one_with_every_problem(self, here):
         here.node.outcome = REJECTED
         ended = fastgw("reload", "--admin", here.authority)
         assert ended.stderr.startswith('gw.yaml:2:20: routes[0].upstrem: unknown key; did you mean "upstream"?\n')
         assert (ended.stdout, ended.returncode) == ("", 1)
 
+    @pytest.mark.landing
     def test_status_is_what_jq_expects(self, here):
         told = fastgw("status", "--admin", here.authority, "--format", "json")
         asked = subprocess.run(
@@ -126,6 +131,7 @@ class TestCommands:
         )
         assert asked.stdout == "[1]\n"
 
+    @pytest.mark.landing
     def test_nobody_answers(self):
         with socket.socket() as bound:
             bound.bind(("127.0.0.1", 0))

@@ -33,6 +33,7 @@ from tests.e2e.test_reload import Reloadable, gateway_saying, saying
 from tests.support.gateway import wait_until
 
 
+@pytest.mark.landing
 def test_a_configuration_can_be_posted_in_each_format_until_the_file_is_read_again(tmp_path: Path) -> None:
     with gateway_saying("v1", tmp_path) as gateway:
         for text, kind in ((AS_YAML, YAML), (AS_TOML, TOML)):
@@ -47,6 +48,7 @@ def test_a_configuration_can_be_posted_in_each_format_until_the_file_is_read_aga
         assert gateway.answer() == (200, b"v1")
 
 
+@pytest.mark.landing
 def test_a_dry_run_tells_what_would_change_and_changes_nothing(tmp_path: Path) -> None:
     with gateway_saying("v1", tmp_path) as gateway:
         routes = [*saying("v2"), {"name": "more", "paths": ["/more"], "respond": {}}]
@@ -61,6 +63,7 @@ def test_a_dry_run_tells_what_would_change_and_changes_nothing(tmp_path: Path) -
         assert gateway.answer() == (200, b"v1")
 
 
+@pytest.mark.landing
 def test_everything_that_is_wrong_is_told_with_its_place(tmp_path: Path) -> None:
     with gateway_saying("v1", tmp_path) as gateway:
         text = AS_YAML % "x" + "rutes: []\nupstreams: {a: {targets: [{url: nonsense}]}}\n"
@@ -98,6 +101,7 @@ def test_a_body_that_is_too_large_is_refused(tmp_path: Path, length_told: bool) 
         assert gateway.answer() == (200, b"v1")
 
 
+@pytest.mark.landing
 def test_back_to_what_is_kept_and_each_time_one_further(tmp_path: Path) -> None:
     """What is the same is one step, however often it was read."""
     with gateway_saying("v1", tmp_path) as gateway:
@@ -125,6 +129,7 @@ def test_back_to_what_is_kept_and_each_time_one_further(tmp_path: Path) -> None:
         assert gateway.answer() == (200, b"v4")
 
 
+@pytest.mark.landing
 def test_a_drain_turns_readiness_off_first_and_ends_well(tmp_path: Path, slow: Slow) -> None:
     config = {
         "timeouts": {"drain": {"delay": "1s"}},
@@ -148,6 +153,7 @@ def test_a_drain_turns_readiness_off_first_and_ends_well(tmp_path: Path, slow: S
 # --- targets are data ---
 
 
+@pytest.mark.landing
 def test_targets_are_put_without_a_reload(tmp_path: Path, slow: Slow) -> None:
     upstreams = {"users": {"targets": [{"url": "http://127.0.0.1:1"}], "retries": {"max": 0}}}
     config = {"upstreams": upstreams, "routes": [{"name": "users", "upstream": "users"}]}
@@ -227,6 +233,7 @@ def test_what_was_posted_and_put_outlives_an_upgrade(tmp_path: Path, slow: Slow)
         assert gateway.answer("/")[0] == 502
 
 
+@pytest.mark.landing
 def test_targets_come_and_go_under_load_and_nothing_is_lost(tmp_path: Path, slow: Slow) -> None:
     with Slow() as other:
         urls = [f"http://{slow.address}", f"http://{other.address}"]

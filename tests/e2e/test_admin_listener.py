@@ -39,6 +39,7 @@ def test_a_token_of_the_environment(tmp_path: Path) -> None:
         assert admin(gateway, "GET /status", token="sesame").status == 200
 
 
+@pytest.mark.landing
 def test_a_token_in_a_file_is_the_new_one_as_soon_as_the_file_is(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("first\n")
@@ -81,6 +82,7 @@ def trusting(authority: Certificates, shown: tuple[str, str] | None = None) -> s
     return made
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize("mode", ["required", "optional"])
 def test_client_certificates(tmp_path: Path, authority: Certificates, mode: str) -> None:
     certificate, key = authority.issue("127.0.0.1")

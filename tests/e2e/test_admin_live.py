@@ -9,6 +9,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.e2e.admin_calls import (
     admin,
     read,
@@ -33,6 +35,7 @@ def route_of(gateway: Reloadable, name: str) -> dict[str, Any]:
     return dict(found)
 
 
+@pytest.mark.landing
 def test_counts_are_what_was_sent(tmp_path: Path, slow: Slow) -> None:
     routes = [
         {"name": "fine", "paths": ["/fine"], "respond": {"body": "x"}},
@@ -67,6 +70,7 @@ def test_counts_are_what_was_sent(tmp_path: Path, slow: Slow) -> None:
         assert admin(gateway, "GET /metrics").body.count(b"fastgw_requests_total{") == 6  # five routes, and none
 
 
+@pytest.mark.landing
 def test_workers_and_connections_are_those_that_there_are(tmp_path: Path) -> None:
     with gateway_saying("v1", tmp_path, workers=3) as gateway:
         held = [gateway.connect() for _ in range(5)]
@@ -143,6 +147,7 @@ def test_a_route_names_all_filters_that_run_for_it_in_running_order(tmp_path: Pa
         }
 
 
+@pytest.mark.landing
 def test_the_configuration_is_told_without_its_secrets(tmp_path: Path) -> None:
     more = {"admin": {**ANYWHERE, "token": "open sesame"}}
     with gateway_saying("v1", tmp_path, **more) as gateway:
@@ -216,6 +221,7 @@ def test_probes_and_scrapes_are_answered_while_a_large_configuration_is_checked(
         assert gateway.answer("/7/x") == (200, b"v2")
 
 
+@pytest.mark.landing
 def test_a_request_is_explained_by_what_is_served(tmp_path: Path) -> None:
     """After a reload by the new configuration, also by a control process that has compiled neither."""
 

@@ -74,6 +74,7 @@ def test_a_path_that_nginx_reads_as_that_of_a_guarded_route_is_refused(
     assert ask(gateway, target, listener="lax").body.decode() == reached  # nginx does read it so
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize("target", ["//admin", "/admin%2fsecret", "/public/..//admin", "/x//../admin", "/%2f/admin"])
 def test_neither_gets_a_raw_path_past_it(gateway: Gateway, target: str) -> None:
     response = ask(gateway, target, "raw.test")
@@ -87,6 +88,7 @@ def test_whoever_has_the_key_may_spell_what_is_below_as_they_like(gateway: Gatew
     assert ask(gateway, target, fields=f"X-API-Key: {KEY}\r\n").body == b"admin"
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize("target", ["/npm/@scope%2Fname", "/files//a", "/files/a%2fb//c/", "/a;v=1/b", "/npm//a%2F"])
 def test_what_all_readings_leave_at_its_route_passes(gateway: Gateway, target: str) -> None:
     assert ask(gateway, target).body == b"o"

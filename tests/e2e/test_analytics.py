@@ -11,6 +11,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.e2e.admin_calls import admin
 from tests.e2e.test_reload import Reloadable, saying
 from tests.e2e.test_upgrade import LONG, Upgradable
@@ -62,6 +64,7 @@ def by_plan(gateway: Reloadable) -> dict[str, int]:
     return {str(row["plan"]): row["requests"] for row in rows(gateway, "?by=plan")}
 
 
+@pytest.mark.landing
 def test_requests_counted_are_rows_summed_up_after_kills_reloads_and_an_upgrade(tmp_path: Path) -> None:
     """By route, consumer and plan: nothing is lost and nothing is counted twice, so it may be billed."""
     path = tmp_path / "analytics.db"

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 from typer.testing import CliRunner
 
 from fastgw.audit.chain import verify
@@ -23,6 +24,7 @@ def entries(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.landing
 def test_every_change_is_recorded_with_its_actor_and_result_in_one_chain(tmp_path: Path) -> None:
     log = tmp_path / "audit.log"
     with gateway_saying("v1", tmp_path, audit={"path": str(log)}) as gateway:

@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.e2e.admin_calls import JSON, admin, read
 from tests.e2e.clients import LoadCounts
 from tests.e2e.programs import run
@@ -81,6 +83,7 @@ def asked(origin: Origin) -> int:
 # --- weights and targets that change ---
 
 
+@pytest.mark.landing
 def test_other_weights_hold_with_the_next_request_and_no_connection_is_opened_anew(tmp_path: Path) -> None:
     with targets(2) as origins, balanced(tmp_path, origins, workers=1) as gateway, gateway.connect() as client:
 
@@ -155,6 +158,7 @@ def are_drained(gateway: Reloadable) -> list[bool]:
     return [each["drained"] for each in read(gateway, "/upstreams")["upstreams"][0]["targets"]]
 
 
+@pytest.mark.landing
 def test_a_drained_target_gets_nothing_from_any_worker_whatever_dies(tmp_path: Path) -> None:
     """Under load with no error; not after a reload, nor from a worker or control process that is new."""
     with targets(2) as origins, balanced(tmp_path, origins) as gateway:
@@ -263,6 +267,7 @@ def test_a_slow_target_is_noticed_with_its_first_answer(tmp_path: Path) -> None:
         assert asked(slow) <= 3
 
 
+@pytest.mark.landing
 def test_all_workers_send_a_key_to_the_same_target(tmp_path: Path) -> None:
     with targets(3) as origins, balanced(
         tmp_path, origins, algorithm="consistent_hash", hash_on="header:X-User"
@@ -315,6 +320,7 @@ def test_clients_stay_with_their_target_by_a_cookie_that_nobody_can_make(tmp_pat
         assert [curl(gateway, jar) for jar in jars] == moved, "clients may stay while it drains"
 
 
+@pytest.mark.landing
 def test_what_a_sticky_cookie_says(tmp_path: Path) -> None:
     with targets(2) as origins, balanced(tmp_path, origins, sticky={"cookie": "lb", "path": "/"}) as gateway:
         fresh = ask(gateway.address(), "/")
@@ -337,6 +343,7 @@ def test_what_a_sticky_cookie_says(tmp_path: Path) -> None:
             assert (posted.body, posted.head.get_all(b"set-cookie")) == (fresh.body, [])
 
 
+@pytest.mark.landing
 def test_a_full_pool_serves_the_clients_of_all_workers(tmp_path: Path) -> None:
     """Each client asks again as soon as it is answered, until all of them have been answered."""
     clients, enough_each = 24, 3  # of which each worker has some: that one has none happens once in 5,000 runs

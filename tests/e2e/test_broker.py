@@ -64,6 +64,7 @@ def crowd(gateway: Gateway, count: int) -> Counter[str]:
         return Counter(threads.map(lambda _: shown(gateway), range(count)))
 
 
+@pytest.mark.landing
 def test_however_many_ask_at_once_one_token_is_fetched(tmp_path: Path, issuer: Issuer) -> None:
     with gateway_of(tmp_path, 4, api={"oauth2": oauth2(issuer)}) as gateway:
         assert issuer.asked == 0  # nobody has needed one yet

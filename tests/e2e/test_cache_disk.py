@@ -241,6 +241,7 @@ def test_a_purge_after_a_reload_has_left_the_directory_is_not_undone(tmp_path: P
             assert not hit(gateway, "/small/0")
 
 
+@pytest.mark.landing
 def test_a_file_that_is_damaged_while_it_is_sent_is_not_sent_whole(tmp_path: Path) -> None:
     """It was whole when it was opened and checked. Its client sees that the response is not complete, and the next
     one gets another response of the upstream."""

@@ -136,6 +136,7 @@ def front(nodes: tuple[Front, Front]) -> Front:
     return nodes[0]
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize(
     ("body", "purged"),
     [
@@ -178,6 +179,7 @@ def test_a_purge_of_a_url_reaches_what_is_stored_without_parts_of_its_query(
     assert front.is_stored(other)
 
 
+@pytest.mark.landing
 def test_the_method_purges_for_those_who_may(front: Front) -> None:
     for language in ("en", "de"):
         front.ask("/method", language)
@@ -191,6 +193,7 @@ def test_the_method_purges_for_those_who_may(front: Front) -> None:
     assert not front.is_stored("/method")
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize("how", ["api", "method"])
 def test_a_purge_reaches_the_other_node(nodes: tuple[Front, Front], how: str) -> None:
     one, two = nodes
@@ -213,6 +216,7 @@ def test_a_purge_by_the_method_outlives_the_control_process(nodes: tuple[Front, 
     wait_until(lambda: not two.is_stored("/outlives"), "the purge to reach the other node", 60.0)
 
 
+@pytest.mark.landing
 def test_a_soft_purge_makes_stale(front: Front) -> None:
     front.ask("/soft")
     assert front.is_stored("/soft")
@@ -221,6 +225,7 @@ def test_a_soft_purge_makes_stale(front: Front) -> None:
     assert front.is_stored("/soft")
 
 
+@pytest.mark.landing
 def test_the_command_purges_too(front: Front) -> None:
     front.ask("/blue")
     told = front.purge("--tag", "blue", "--tag", "none")
@@ -250,6 +255,7 @@ def test_what_is_no_purge_is_refused(front: Front, body: Any, status: int) -> No
     assert front.post(body).status_code == status
 
 
+@pytest.mark.landing
 def test_nodes_share_responses_in_redis(nodes: tuple[Front, Front]) -> None:
     """What one node has fetched, the other one has; after a purge neither has it."""
     one, two = nodes

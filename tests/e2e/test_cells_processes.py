@@ -34,6 +34,7 @@ def crowd(*arguments: str) -> str:
     return program("cells_crowd", *arguments)
 
 
+@pytest.mark.landing
 @each_way
 @each_algorithm
 def test_four_processes_get_exactly_the_limit(way: str, algorithm: str) -> None:

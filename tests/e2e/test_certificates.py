@@ -136,6 +136,7 @@ def until_told(over: threading.Event, work: Callable[[int], None], failures: lis
     return thread
 
 
+@pytest.mark.landing
 def test_everything_lives_through_renewals_reloads_and_a_worker_that_dies(service: Service) -> None:
     over, failures = threading.Event(), list[BaseException]()
     answers: list[int] = []
@@ -212,6 +213,7 @@ def test_a_session_outlives_an_upgrade(service: Service) -> None:
             assert client.ask().body == b"ok"
 
 
+@pytest.mark.landing
 def test_a_certificate_that_is_broken_or_away_leaves_the_one_that_was_there(service: Service) -> None:
     before = service.shown()
     good = service.certificate.read_bytes()
@@ -228,6 +230,7 @@ def test_a_certificate_that_is_broken_or_away_leaves_the_one_that_was_there(serv
     service.waits_for(certificate)
 
 
+@pytest.mark.landing
 def test_a_drain_ends_requests_over_tls_and_handshakes_that_do_not_come(service: Service) -> None:
     with service.client() as client, service.gateway.connect() as silent:
         client.send(b"POST /late HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\n")

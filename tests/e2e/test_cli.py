@@ -55,6 +55,7 @@ class TestStdin:
     def asked(self, *arguments: str, text: str) -> subprocess.CompletedProcess[str]:
         return ran([FASTGW, *arguments], input=text)
 
+    @pytest.mark.landing
     def test_a_configuration_is_checked(self):
         assert self.asked("check", "-", text=GOOD).stdout == "<stdin>: configuration is valid\n"
         ended = self.asked("check", "-", text=BAD)
@@ -112,10 +113,12 @@ class TestCompletion:
 
 
 class TestCheck:
+    @pytest.mark.landing
     def test_every_problem_is_a_line_on_stdout_and_the_exit_code_is_1(self, files):
         ended = fastgw("check", "bad.yaml", directory=files)
         assert (ended.stdout.splitlines(), ended.stderr, ended.returncode) == (BAD_LINES, "", 1)
 
+    @pytest.mark.landing
     def test_a_good_file(self, files):
         ended = fastgw("check", "good.yaml", directory=files)
         assert (ended.stdout, ended.returncode) == ("good.yaml: configuration is valid\n", 0)
@@ -141,6 +144,7 @@ class TestCheck:
         assert (ended.stdout.partition(noted)[1], ended.returncode) == (noted, 0)
         assert f"caches.main.disk.path: {files}/nowhere/cache: the directory {files}/nowhere does not" in ended.stdout
 
+    @pytest.mark.landing
     def test_as_json(self, files):
         ended = fastgw("check", "bad.yaml", "--format", "json", directory=files)
         problems = json.loads(ended.stdout)["problems"]
@@ -173,6 +177,7 @@ class TestCheck:
 
 
 class TestRun:
+    @pytest.mark.landing
     def test_without_a_file(self, tmp_path):
         with Origin() as origin:
             flags = [
@@ -194,6 +199,7 @@ class TestRun:
             assert said == f"fastgw {VERSION}: listening on {gateway.url()} (1 worker)\n"
             assert json.loads((tmp_path / "bench.log").read_text())["path"] == "/hello"
 
+    @pytest.mark.landing
     def test_the_ready_line(self, files):
         with Gateway(files / "good.yaml", files) as gateway:
             assert gateway.ready == {
@@ -204,6 +210,7 @@ class TestRun:
                 "pid": gateway.process.pid,
             }
 
+    @pytest.mark.landing
     def test_a_wrong_file(self, files):
         ended = fastgw("run", "bad.yaml", directory=files)
         assert (ended.stderr.splitlines(), ended.stdout, ended.returncode) == (BAD_LINES, "", 1)
@@ -285,6 +292,7 @@ class TestDemo:
                 process.wait()
                 lines.finish()
 
+    @pytest.mark.landing
     def test_what_it_says_is_true(self, demo):
         """The page has the same commands as the terminal, and each of them does something."""
         _, lines, ready = demo
@@ -309,6 +317,7 @@ class TestDemo:
             assert client.read_response_head().get(b"Content-Type") == b"text/event-stream"
             assert client.read_chunk() == b"data: event 1 of 10\n\n"
 
+    @pytest.mark.landing
     def test_ctrl_c_ends_all_of_it_cleanly(self, demo, tmp_path):
         """Also in the middle of a stream."""
         process, lines, ready = demo
@@ -351,6 +360,7 @@ class TestDemo:
         assert (seen["config_file"], bool(seen["config_hash"])) == ("", True)  # of what was sent
         assert b"config_problem" not in b"".join(lines.raw)
 
+    @pytest.mark.landing
     def test_a_taken_port(self):
         with Origin() as origin:
             ended = fastgw("demo", "--listen", origin.authority)
@@ -414,6 +424,7 @@ def test_a_name_that_is_not_utf8_is_shown_in_json() -> None:
     assert problem["wrong"] == "No such file or directory"
 
 
+@pytest.mark.landing
 def test_the_version_tells_what_it_runs_on():
     told = fastgw("version").stdout.splitlines()
     assert told[0].split() == ["fastgw:", VERSION]

@@ -69,6 +69,7 @@ PATHS = [f"/{encoding}{padded}/{page}" for encoding in ENCODINGS for padded in (
          for page in ("page", "whole")]  # fmt: skip
 
 
+@pytest.mark.landing
 def test_curl_reads_every_encoding(gateway: Gateway) -> None:
     for path in PATHS:
         command = [program("curl"), "--silent", "--show-error", "--compressed", "--include", gateway.url() + path]

@@ -9,6 +9,8 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.support.client import Client
 from tests.support.gateway import Gateway, wait_until
 from tests.support.origin import Origin, OriginConnection
@@ -74,6 +76,7 @@ def crowd(tmp_path: Path, **concurrency: object) -> Iterator[tuple[Crowd, Gatewa
             yield met, gateway
 
 
+@pytest.mark.landing
 def test_exactly_so_many_are_let_in_over_all_workers(tmp_path):
     """Many at once; then one by one, for those that race for the last place may all miss it."""
     with crowd(tmp_path) as (met, gateway):
@@ -105,6 +108,7 @@ def test_clients_that_leave_make_room(tmp_path):
         met.fill()
 
 
+@pytest.mark.landing
 def test_what_a_killed_worker_had_under_way_is_free_and_nothing_else(tmp_path):
     with crowd(tmp_path) as (met, gateway):
         met.fill()
@@ -115,6 +119,7 @@ def test_what_a_killed_worker_had_under_way_is_free_and_nothing_else(tmp_path):
         met.fill()
 
 
+@pytest.mark.landing
 def test_a_reload_goes_on_counting(tmp_path):
     with crowd(tmp_path) as (met, gateway):
         met.fill()

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.e2e.admin_calls import JSON, admin
 from tests.e2e.test_audit import entries
 from tests.e2e.test_reload import ANYWHERE, Reloadable
@@ -15,6 +17,7 @@ def saying(text: str) -> list[dict[str, Any]]:
     return [{"name": text, "paths": ["/"], "respond": {"body": text}}]
 
 
+@pytest.mark.landing
 def test_kept_configurations_are_compared_and_returned_to(tmp_path: Path) -> None:
     log = tmp_path / "audit.log"
     admin_settings = {**ANYWHERE, "token": "full", "read_only_token": "reader"}

@@ -92,6 +92,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Known]:
         yield gateway
 
 
+@pytest.mark.landing
 def test_each_shows_who_it_is_in_its_own_way(known: Known) -> None:
     for _ in range(8):  # on each worker, found and remembered
         assert known.says("/key", {"K": KEY}) == 200
@@ -107,6 +108,7 @@ def test_each_shows_who_it_is_in_its_own_way(known: Known) -> None:
     assert consumers == {None, "alice", "bob", "dora"}
 
 
+@pytest.mark.landing
 def test_who_there_is_is_told_without_what_they_are_known_by(known: Known) -> None:
     told = json.loads(known.asked("/consumers"))["consumers"]
     assert [(each["name"], each["groups"]) for each in told][:2] == [("alice", ["admin"]), ("bob", ["staff"])]
@@ -114,6 +116,7 @@ def test_who_there_is_is_told_without_what_they_are_known_by(known: Known) -> No
     assert alice == {"keys": 1, "passwords": 1, "signing_keys": 1, "subjects": 0, "certificates": 0}
 
 
+@pytest.mark.landing
 def test_files_of_consumers_are_taken_when_they_come_change_and_go(known: Known) -> None:
     def until(status: int, key: str, what: str) -> None:
         # Workers take a generation one by one: eight answers alike, or one of them may not have it yet.

@@ -91,6 +91,7 @@ class Contained(Gateway):
                 self.end_the_orphan()
 
 
+@pytest.mark.landing
 def test_process_1_buries_orphans_and_drains(tmp_path, launcher):
     with Origin() as origin, Contained(forwarding(origin), tmp_path, launcher) as gateway:
         gateway.end_the_orphan()
@@ -108,6 +109,7 @@ def test_process_1_buries_orphans_and_drains(tmp_path, launcher):
         assert "ended:" not in gateway.stderr.text()  # the orphan was none of its workers
 
 
+@pytest.mark.landing
 def test_process_1_replaces_a_worker(tmp_path, launcher):
     with Origin() as origin, Contained(forwarding(origin), tmp_path, launcher) as gateway:
         worker, *_ = gateway.child_pids

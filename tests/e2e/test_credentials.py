@@ -165,6 +165,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         assert not any(f"token-{number}" in told for number in range(1, 99))
 
 
+@pytest.mark.landing
 def test_a_token_that_is_refused_is_fetched_anew_and_the_request_sent_once_more(world: World) -> None:
     """With its body, though it is a POST: what answers 401 has not acted on it."""
     assert world.ask("/token/a").status == 200
@@ -182,6 +183,7 @@ def test_a_token_that_is_refused_is_fetched_anew_and_the_request_sent_once_more(
     assert len(world.api.asked_for("/token/c")) == 1
 
 
+@pytest.mark.landing
 def test_a_crowd_that_is_refused_has_one_token_fetched(world: World) -> None:
     assert world.ask("/token/crowd").status == 200
     asked = world.issuer.asked
@@ -192,6 +194,7 @@ def test_a_crowd_that_is_refused_has_one_token_fetched(world: World) -> None:
     assert world.issuer.asked == asked + 1
 
 
+@pytest.mark.landing
 def test_a_second_refusal_is_the_clients(world: World) -> None:
     answer = world.ask("/never/a", method="POST", body=b"a=1")
     assert (answer.status, answer.body, answer.get(b"WWW-Authenticate")) == (401, b"not good", b"Bearer")
@@ -221,6 +224,7 @@ def test_a_token_of_the_clients_own_is_its_own_to_renew(world: World) -> None:
     assert world.issuer.asked == asked
 
 
+@pytest.mark.landing
 def test_a_token_against_forged_requests_is_had_anew_when_it_is_refused(world: World) -> None:
     """With its cookie in the place of the old one; those of the client stay."""
     assert world.ask("/csrf/a", "Cookie: theme=dark", method="POST", body=b"a=1").status == 200
@@ -253,12 +257,14 @@ def test_a_secret_that_is_rotated_while_a_request_is_under_way(world: World) -> 
     assert len(world.api.asked_for("/basic/b")) == 2
 
 
+@pytest.mark.landing
 def test_a_redirect_is_passed_on_and_not_followed(world: World) -> None:
     answer = world.ask("/moved/a")
     assert (answer.status, answer.get(b"Location")) == (302, f"{world.api.url}/elsewhere".encode())
     assert world.api.asked_for("/elsewhere") == []
 
 
+@pytest.mark.landing
 def test_a_mirror_gets_no_credentials(world: World) -> None:
     answer = world.ask("/csrf/mirrored?b=c", "Cookie: theme=dark")
     assert answer.status == 200
@@ -272,6 +278,7 @@ def test_a_mirror_gets_no_credentials(world: World) -> None:
     assert X_CSRF not in copy
 
 
+@pytest.mark.landing
 def test_another_upstream_gets_no_credentials(world: World) -> None:
     """Neither the gateway's, nor what the client would have shown the first one."""
     with world.gateway.connect() as client:
@@ -286,6 +293,7 @@ def test_another_upstream_gets_no_credentials(world: World) -> None:
     assert X_CSRF not in request
 
 
+@pytest.mark.landing
 def test_a_websocket_begins_with_credentials(world: World) -> None:
     with world.gateway.connect() as client:
         client.send(f"GET /socket HTTP/1.1\r\nHost: api\r\n{WEBSOCKET}Authorization: Bearer own\r\n\r\n".encode())

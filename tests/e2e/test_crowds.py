@@ -50,6 +50,7 @@ async def crowd(address: str) -> list[Caller]:
     return callers
 
 
+@pytest.mark.landing
 def test_2000_requests_are_under_way_at_once(meeting: Uvicorn, tmp_path: Path) -> None:
     """Each waits for all the others at the service, so none of the 2,000 can have been kept back."""
     upstreams = {"meeting": {"targets": [{"url": meeting.url}], "pool": {"max_connections": CROWD}}}

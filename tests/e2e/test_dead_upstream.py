@@ -113,6 +113,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield Scene(stack, tmp_path_factory.mktemp("dead"))
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize(
     ("name", "fault", "detail"),
     [
@@ -145,6 +146,7 @@ def test_why_an_upstream_is_away_is_told_to_the_operator_alone(
     assert detail in route["last_error"]["reason"]
 
 
+@pytest.mark.landing
 def test_a_target_that_cannot_be_connected_to_is_ejected_without_a_word_in_the_file(scene: Scene) -> None:
     """Its neighbour takes over, and no client notices."""
     assert {scene.get("/pair/x")[0] for _ in range(8)} == {200}
@@ -159,6 +161,7 @@ def test_a_target_that_cannot_be_connected_to_is_ejected_without_a_word_in_the_f
     )
 
 
+@pytest.mark.landing
 def test_passive_null_ejects_nothing(scene: Scene) -> None:
     assert {scene.get("/off/x")[0] for _ in range(4)} == {502}
     assert scene.target("off", scene.dead)["health"] == "failing"

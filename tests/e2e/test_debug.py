@@ -79,6 +79,7 @@ def story_of(gateway: Reloadable, response: http.client.HTTPResponse) -> dict[st
     return story
 
 
+@pytest.mark.landing
 def test_a_request_with_a_token_is_answered_with_its_story_by_all_workers(gateway: Reloadable, origin: Origin) -> None:
     shown = {HEADER: token(gateway)}
     for _ in range(8):  # two workers; connections are new
@@ -105,6 +106,7 @@ def test_a_request_by_http2_has_its_story(gateway: Reloadable, origin: Origin) -
     assert all(HEADER.lower().encode() not in request.raw.lower() for request in origin.requests)
 
 
+@pytest.mark.landing
 def test_failed_unrouted_and_own_responses_have_their_stories(gateway: Reloadable) -> None:
     shown = {HEADER: token(gateway)}
     failed = ask(gateway, "/gone", shown)
@@ -122,6 +124,7 @@ def test_a_token_of_a_route_is_for_this_route_alone(gateway: Reloadable) -> None
     assert admin(gateway, "POST /debug", '{"route": "nothing"}', JSON).status == 404
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize("listener", ["main", "trusting"])
 def test_a_wrong_token_is_as_none_and_reaches_no_upstream(gateway: Reloadable, origin: Origin, listener: str) -> None:
     good = token(gateway)

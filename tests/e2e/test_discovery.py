@@ -137,6 +137,7 @@ def kind(request: pytest.FixtureRequest, node: Node) -> Iterator[str]:
     node.set(name, 7001)
 
 
+@pytest.mark.landing
 def test_targets_follow_the_registry_without_a_reload(node: Node, kind: str) -> None:
     generation = node.gateway.status()["generation"]
     node.set(kind, 7002, 7001)
@@ -153,6 +154,7 @@ def test_targets_follow_the_registry_without_a_reload(node: Node, kind: str) -> 
     assert set(up) == {1.0}
 
 
+@pytest.mark.landing
 def test_connections_get_other_targets_without_a_reload_and_go_on_with_those_that_they_have(node: Node) -> None:
     generation, port = node.gateway.status()["generation"], node.gateway.port("raw")
     with tcp_target() as first, tcp_target() as second:

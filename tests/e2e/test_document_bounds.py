@@ -119,6 +119,7 @@ def test_a_document_that_takes_more_than_it_may_is_told_by_which_bound(
         assert gateway.answer() == (200, b"v1")
 
 
+@pytest.mark.landing
 def test_targets_that_take_more_than_they_may_are_told_so_too(tmp_path: Path) -> None:
     upstreams = {"u": {"targets": ["http://127.0.0.1:1"]}}
     with gateway_saying("v1", tmp_path, admin={**ADMIN, "document_memory": "8MiB"}, upstreams=upstreams) as gateway:

@@ -205,6 +205,7 @@ class TestWhatIsSent:
         assert ask(gateway, target).status == 200
         assert api.calls[-1].target == (sent or target.replace("/shop/orders", "/v2"))
 
+    @pytest.mark.landing
     @pytest.mark.parametrize("target", ["/shop/orders/../../x", "/shop/orders/..%2F..%2Fx", "/shop/orders/%2e%2e/x"])
     def test_nothing_leads_out_of_the_api(self, plain: tuple[Gateway, ApiOrigin], target: str) -> None:
         gateway, api = plain
@@ -233,6 +234,7 @@ class TestWhatIsSent:
         assert refused.status == status
         assert (said(refused)["code"], said(refused)["error"]) == (status, said(refused)["detail"])
 
+    @pytest.mark.landing
     def test_a_host_names_the_service_and_nothing_is_cut(self, plain: tuple[Gateway, ApiOrigin]) -> None:
         gateway, api = plain
         answer = ask(gateway, "/a%2Fb//(c)", fields="X-Forwarded-For: 1.2.3.4\r\n", host="shop-orders:8080")
@@ -255,12 +257,14 @@ class TestWhatIsSent:
         call = api.calls[-1]
         assert (call.values("Authorization"), call.value("Access-Token")) == (["Bearer own"], None)
 
+    @pytest.mark.landing
     def test_credentials_replace_what_the_application_sends(self, plain: tuple[Gateway, ApiOrigin]) -> None:
         gateway, api = plain
         ask(gateway, "/shop/basic/x", fields="Authorization: Bearer own\r\n")
         shown = "Basic " + b64encode(b"user:" + SECRET.encode()).decode()
         assert api.calls[-1].values("Authorization") == [shown]
 
+    @pytest.mark.landing
     def test_what_leads_nowhere_is_told_with_the_names_that_were_used(self, plain: tuple[Gateway, ApiOrigin]) -> None:
         gateway, _ = plain
         unknown = ask(gateway, "/shop/n%22ope/x")
@@ -390,6 +394,7 @@ class TestTrouble:
                 assert ask(gateway, "/shop/orders/x").status == 401
             assert [call.status for call in api.calls] == [401, 401]
 
+    @pytest.mark.landing
     def test_two_hundred_refused_at_once_fetch_one_token(self, tmp_path: Path, issuer: Issuer, api: ApiOrigin) -> None:
         with gateway_of(tmp_path, {"orders": {"url": api.url, "credentials": oauth2(issuer)}}, workers=4) as gateway:
             assert crowd(gateway, "/shop/orders/x", 8) == {200: 8}
@@ -435,6 +440,7 @@ class TestTrouble:
 class TestReload:
     """Applications come and go while others call."""
 
+    @pytest.mark.landing
     def test_a_file_of_a_team_adds_services_and_no_call_is_lost(self, tmp_path: Path, issuer: Issuer) -> None:
         (tmp_path / "teams").mkdir()
 
@@ -492,6 +498,7 @@ class TestReload:
 class TestTls:
     """How APIs, and token endpoints, are spoken to."""
 
+    @pytest.mark.landing
     def test_each_service_has_its_own_authority_and_certificate(self, tmp_path: Path) -> None:
         for name in ("ours", "theirs"):
             (tmp_path / name).mkdir()

@@ -71,6 +71,7 @@ def test_readiness_goes_first_and_new_clients_are_served_for_a_while(tmp_path: P
         assert DRAINED.fullmatch(slow.last_line)
 
 
+@pytest.mark.landing
 def test_a_drain_that_the_admin_api_began_is_not_cut_by_a_first_term(tmp_path: Path) -> None:
     """As of a hook before the stop, which is followed by TERM."""
     with Slow(tmp_path, delay="0s") as slow:
@@ -109,6 +110,7 @@ def test_who_has_begun_to_leave_does_not_stay(tmp_path: Path, number: int) -> No
         assert DRAINED.fullmatch(slow.last_line)
 
 
+@pytest.mark.landing
 def test_probes_are_answered_to_the_end_although_control_is_killed(tmp_path: Path) -> None:
     with Slow(tmp_path, delay="0s") as slow:
         slow.gateway.signal(signal.SIGTERM)

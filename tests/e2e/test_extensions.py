@@ -157,6 +157,7 @@ def asked(gateway: Gateway, request: bytes) -> Response:
         return client.exchange(request)
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize(
     "path", ["/raise", "/exit", "/raise-later", "/nonsense", "/interrupt", "/no-reply", "/raise-response"]
 )
@@ -179,6 +180,7 @@ def test_other_steps_that_raise(gateway: Reloadable) -> None:
     gateway.stderr.wait_for(lambda line: b"filter trouble: its finish step raised: " in line)
 
 
+@pytest.mark.landing
 def test_what_a_filter_waits_for_is_cancelled_when_the_client_leaves(gateway: Reloadable) -> None:
     with Client(gateway.address()) as client:
         client.send(GET % b"/wait")
@@ -187,6 +189,7 @@ def test_what_a_filter_waits_for_is_cancelled_when_the_client_leaves(gateway: Re
     assert gateway.wait_for_record(path="/wait")["fault"] == "client_left"
 
 
+@pytest.mark.landing
 def test_a_filter_that_does_not_decide_is_late(gateway: Reloadable) -> None:
     assert asked(gateway, GET % b"/late").status == 504
     gateway.stderr.wait_for(lambda line: b"trouble has ended its wait for /late" in line)

@@ -101,6 +101,7 @@ def source() -> Iterator[Source]:
         serving.shutdown()
 
 
+@pytest.mark.landing
 def test_one_fetch_reaches_all_workers_and_those_to_come(tmp_path: Path, source: Source):
     install(tmp_path, "told", {"told.py": FILTER}, {"told": "told:Told"})
     config = {

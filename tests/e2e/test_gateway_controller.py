@@ -107,6 +107,7 @@ def controller(cluster: ClusterStandIn, tmp_path_factory: pytest.TempPathFactory
         yield controller
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize(
     ("filters", "why"),
     [
@@ -257,6 +258,7 @@ def test_kubectl_deploys_the_manifests_and_shows_what_the_guide_says(
         cluster.remove(kind, "shop/shown")
 
 
+@pytest.mark.landing
 def test_the_objects_of_the_guide_lead_to_the_first_request(
     controller: Controller, cluster: ClusterStandIn, backend: Nginx, tmp_path: Path
 ) -> None:
@@ -366,6 +368,7 @@ def test_no_request_is_lost_while_the_api_server_is_away_and_the_leader_is_kille
         cluster.remove("EndpointSlice", f"shop/cart-{other.port}")
 
 
+@pytest.mark.landing
 def test_an_ingress_with_problems_is_told_by_events(controller: Controller, cluster: ClusterStandIn) -> None:
     """It has no conditions. Other Ingresses serve."""
     cluster.put(ingress_class("fastgw"), ingress("good", "cart", "good.test"))
@@ -401,6 +404,7 @@ def test_an_ingress_with_problems_is_told_by_events(controller: Controller, clus
     wait_until(lambda: not is_open(), "the listener of Ingresses to be closed", LONG)
 
 
+@pytest.mark.landing
 def test_endpoints_are_replaced_without_a_reload_and_no_request_is_lost(
     controller: Controller, cluster: ClusterStandIn, backend: Nginx, tmp_path: Path
 ) -> None:

@@ -56,6 +56,7 @@ class TestAWorkerHangs:
             wait_for_samples(gateway, {"fastgw_workers": 2, "fastgw_child_deaths_total": 0})
             assert frozen in gateway.worker_pids
 
+    @pytest.mark.landing
     def test_it_writes_its_stack_and_is_replaced(self, tmp_path):
         """With the only worker hung the gateway is not ready; the next worker serves who has queued meanwhile."""
         with Gateway(answering(workers=1, status=STATUS), tmp_path) as gateway:
@@ -191,6 +192,7 @@ def control_pid(gateway: Gateway) -> int:
     return 0
 
 
+@pytest.mark.landing
 def test_quit_drains(tmp_path):
     with Origin() as origin, Gateway(forwarding(origin), tmp_path) as gateway, gateway.connect() as client:
         client.send(GET)

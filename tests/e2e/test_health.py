@@ -155,6 +155,7 @@ def until(fact: Callable[[], bool], wanted: str) -> None:
     wait_until(fact, wanted, 6 * DEADLINE)
 
 
+@pytest.mark.landing
 def test_checks_take_a_target_out_and_bring_it_back(scene: Scene) -> None:
     """Whatever is wrong with it; no worker asks it, and it gets no requests."""
     good, moody = scene.targets["checked"]
@@ -181,6 +182,7 @@ def test_checks_take_a_target_out_and_bring_it_back(scene: Scene) -> None:
     assert scene.metric('fastgw_upstream_targets{health="healthy",upstream="checked"}') == 2
 
 
+@pytest.mark.landing
 def test_checks_follow_the_targets(scene: Scene) -> None:
     """One that is put in place of another is checked, and the other no more; it inherits nothing."""
     good, moody, third = scene.targets["changed"]
@@ -219,6 +221,7 @@ def test_a_target_that_fails_is_ejected_by_all_workers_and_comes_back(scene: Sce
     scene.gateway.stderr.wait_for(lambda line: b"upstream %b" % mood.encode() in line and b"no longer" in line)
 
 
+@pytest.mark.landing
 def test_not_all_are_ejected_whoever_fails(scene: Scene) -> None:
     """Nobody can connect to any of four: two stay, on all workers."""
     for target in scene.targets["four"]:
@@ -235,6 +238,7 @@ def test_not_all_are_ejected_whoever_fails(scene: Scene) -> None:
     wait_until(are_as_many_as_may_be, "two of them to be ejected")
 
 
+@pytest.mark.landing
 def test_a_breaker_opens_for_all_workers_and_closes_after_probes_of_the_node(scene: Scene) -> None:
     """Three probes pass on the node, not on each worker; one that fails opens it again."""
     (moody,) = scene.targets["broken"]
@@ -289,6 +293,7 @@ def ask_at_once(gateway: Reloadable, name: str, clients: int) -> None:
         list(threads.map(ask, range(clients)))
 
 
+@pytest.mark.landing
 def test_a_killed_worker_takes_no_ejection_along(scene: Scene) -> None:
     gateway = scene.gateway
     _, moody = scene.targets["killed"]

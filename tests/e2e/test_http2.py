@@ -76,6 +76,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 # --- who speaks what ---
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize(
     ("listener", "options", "version"),
     [
@@ -104,6 +105,7 @@ def test_a_client_that_speaks_nothing_of_a_listener_is_told_so_in_the_handshake(
             Secured(place.gateway.address(listener), tls)
 
 
+@pytest.mark.landing
 def test_client_certificates_are_asked_for_over_http2(place: Place) -> None:
     tls = client_tls(place.authority, place.alice)
     tls.set_alpn_protocols(["h2"])
@@ -112,6 +114,7 @@ def test_client_certificates_are_asked_for_over_http2(place: Place) -> None:
         assert client.wait_for(1).status == 200
 
 
+@pytest.mark.landing
 def test_the_scheme_is_that_of_the_connection(place: Place) -> None:
     """RFC 9113 section 8.3.1: what is said to be http over TLS is refused, and upstreams are told of https."""
     tls = client_tls(place.authority)
@@ -228,6 +231,7 @@ def assert_told_twice(client: Http2Client) -> None:
     assert {code for _, code, _ in client.goaways} == {Code.NO_ERROR}
 
 
+@pytest.mark.landing
 def test_a_drain_lets_all_streams_end(tmp_path: Path) -> None:
     with Origin() as origin:
         config = {"workers": 1, "listeners": {"main": BOTH}, "routes": [{"name": "all", "upstream": origin.url}]}
@@ -266,6 +270,7 @@ def test_a_listener_that_goes_lets_all_streams_end(tmp_path: Path) -> None:
             assert not staying.client.goaways
 
 
+@pytest.mark.landing
 def test_a_reload_changes_what_the_next_stream_meets(tmp_path: Path) -> None:
     config = {"listeners": {"main": BOTH}, "routes": said("v1")}
     with Reloadable(config, tmp_path) as gateway, Http2Client(gateway.address()) as client:
@@ -354,6 +359,7 @@ def test_an_upgrade_lets_all_streams_end(tmp_path: Path) -> None:
             assert_told_twice(flights.client)
 
 
+@pytest.mark.landing
 def test_the_death_of_a_worker_ends_its_connections_and_no_others(tmp_path: Path) -> None:
     with Origin() as origin:
         origin.answer(OK)

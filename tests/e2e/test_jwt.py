@@ -122,6 +122,7 @@ def everywhere(gateway: Gateway, token: bytes, path: str = "/issuer") -> set[int
     return {ask(gateway, token, path).status for _ in range(16)}
 
 
+@pytest.mark.landing
 def test_keys_rotate_are_withdrawn_and_outlive_their_server(tmp_path: Path, issuer: KeyServer, late: KeyServer) -> None:
     issuer.body = key_set(ONE)
     late.body = key_set(ONE)
@@ -171,6 +172,7 @@ def test_keys_rotate_are_withdrawn_and_outlive_their_server(tmp_path: Path, issu
         gateway.stop()
 
 
+@pytest.mark.landing
 def test_someone_elses_token_and_every_bad_shape_is_refused_by_the_running_gateway(
     tmp_path: Path, issuer: KeyServer
 ) -> None:

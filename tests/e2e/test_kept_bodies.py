@@ -57,6 +57,7 @@ def kept(gateway: Gateway) -> float:
     return samples(gateway.ready["status"])["fastgw_kept_body_bytes"]
 
 
+@pytest.mark.landing
 def test_what_is_kept_is_bounded_over_all_workers(tmp_path: Path, service: Second) -> None:
     config = {
         "workers": 2,

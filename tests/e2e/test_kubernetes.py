@@ -114,6 +114,7 @@ class Following(Reloadable):
 KINDS = ("applications", "secrets")
 
 
+@pytest.mark.landing
 def test_what_happens_in_the_cluster_is_served_and_no_request_is_lost(
     server: ApiServer, api: Nginx, tmp_path: Path
 ) -> None:

@@ -105,12 +105,14 @@ class Calling(threading.Thread):
         self.join()
 
 
+@pytest.mark.landing
 def test_a_service_is_called_by_its_normalized_name(documents: Documents) -> None:
     told = documents.told("/shop/orders-api/basesites/a%2Fb?x=1")
     assert (told["tenant"], told["authorization"]) == (FIRST, "Bearer token-6789")
     assert told["path"].startswith("/v2/basesites/a%2Fb?x=1")
 
 
+@pytest.mark.landing
 def test_a_rotated_secret_is_taken_without_a_lost_call_and_nothing_else_is_made_anew(documents: Documents) -> None:
     documents.told("/shop/stock/")
     connections = documents.stock.connections, documents.plain.connections
@@ -153,6 +155,7 @@ def test_a_certificate_may_come_later_be_renewed_and_has_to_fit(
     )
 
 
+@pytest.mark.landing
 def test_documents_come_and_go_and_a_wrong_one_harms_no_other(documents: Documents) -> None:
     file = documents.apps / "more.yaml"
     assert documents.get("/more/stock/").status_code == 404

@@ -71,6 +71,7 @@ def by_basic(client_id: str, client_secret: str) -> str:
 class TestTheTokenEndpoint:
     """What an identity provider gets, and what applications are told when it gives nothing."""
 
+    @pytest.mark.landing
     def test_it_gets_client_id_and_secret_in_the_header_as_they_are(
         self, tmp_path: Path, origin: ApiOrigin, issuer: Issuer
     ) -> None:
@@ -165,6 +166,7 @@ class TestTheAccessToken:
             assert shown_to_api == [[shown], [by_basic("me", "planted")]]
             assert not any(call.values("Access-Token") for call in origin.calls)
 
+    @pytest.mark.landing
     def test_the_csrf_token_is_sent_with_it_and_renewed(self, tmp_path: Path) -> None:
         """It is had with the gateway's credentials, which the application's own call is never made with."""
         with ApiOrigin(Demands(csrf=True)) as origin:
@@ -193,6 +195,7 @@ class TestTheAccessToken:
 class TestRefusals:
     """What happens on a 401 or 403 of the API."""
 
+    @pytest.mark.landing
     def test_basic_is_tried_once_more(self, tmp_path: Path) -> None:
         """As Kyma does it; a second refusal is the application's."""
         with ApiOrigin() as origin:

@@ -110,6 +110,7 @@ def waiting(gateway: Gateway, origin: Origin) -> tuple[Client, OriginConnection]
     return client, connection
 
 
+@pytest.mark.landing
 def test_while_it_waits_for_an_answer(
     between: tuple[Gateway, Origin], leave: Leave, record_property: Callable[[str, object], None]
 ) -> None:
@@ -184,6 +185,7 @@ def test_amid_a_download_that_it_does_not_read(
     assert gateway.wait_for_record(path="/", fault="client_left")["status"] == 200
 
 
+@pytest.mark.landing
 def test_curl_is_killed_amid_a_download(nginx: Nginx, front: Gateway, tmp_path: Path) -> None:
     """nginx has more to send; the gateway holds no connection of either for it."""
     (nginx.www / "endless.bin").touch()
@@ -205,6 +207,7 @@ def test_curl_is_killed_amid_a_download(nginx: Nginx, front: Gateway, tmp_path: 
     front.wait_for_record(path="/endless.bin", fault="client_left")
 
 
+@pytest.mark.landing
 def test_a_service_on_uvicorn_is_told(tmp_path: Path) -> None:
     """ASGI's `http.disconnect` comes while the service still works on the answer."""
     told: list[str] = []

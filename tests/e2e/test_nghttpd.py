@@ -60,6 +60,7 @@ def get(path: bytes = b"/page", host: bytes = b"a.test", method: bytes = b"GET")
     return b"%b %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (method, path, host)
 
 
+@pytest.mark.landing
 def test_a_response_and_its_trailers_arrive_in_both_versions(place: Place) -> None:
     with place.gateway.connect() as client, Http2Client(place.gateway.address()) as client2:
         response = client.exchange(get())
@@ -71,6 +72,7 @@ def test_a_response_and_its_trailers_arrive_in_both_versions(place: Place) -> No
         assert client.exchange(get(b"/none")).status == 404
 
 
+@pytest.mark.landing
 def test_an_upload_comes_back_whole(place: Place) -> None:
     """A MiB: through the windows of both sides."""
     with place.gateway.connect() as client:
@@ -95,6 +97,7 @@ def test_more_requests_than_its_streams_are_all_served(place: Place) -> None:
     assert not any(b"REFUSED_STREAM" in line for line in place.plain.lines)
 
 
+@pytest.mark.landing
 def test_alpn_chooses_http2_over_tls(place: Place) -> None:
     with place.gateway.connect() as client:
         response = client.exchange(get(host=b"secured.test"))

@@ -66,6 +66,7 @@ def origin(tmp_path: Path) -> Iterator[Nginx]:
         yield origin
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_drain_loses_no_request(origin: Nginx, tmp_path: Path, method: str) -> None:
     """TERM under load: what has been sent is answered, kept-alive clients are told to go, and then all is closed."""
@@ -81,6 +82,7 @@ def test_a_drain_loses_no_request(origin: Nginx, tmp_path: Path, method: str) ->
         assert set(counters.statuses) == {200}
 
 
+@pytest.mark.landing
 def test_a_worker_that_is_killed_breaks_only_its_own_connections(origin: Nginx, tmp_path: Path) -> None:
     """kill -9 amid load: clients of the other worker notice nothing, and whoever comes anew is served."""
 
@@ -133,6 +135,7 @@ def client_ports(pid: int) -> set[int]:
     return {int(row[2].rpartition(":")[2], 16) for row in rows if f"socket:[{row[9]}]" in sockets}
 
 
+@pytest.mark.landing
 def test_workers_killed_one_after_the_other(origin: Nginx, tmp_path: Path) -> None:
     """Each worker dies once under load: a client loses at most the request that was under way, and goes on."""
     with Gateway(fronting(main=origin.url), tmp_path) as gateway:
@@ -182,6 +185,7 @@ def pair(tmp_path: Path) -> Iterator[tuple[Service, Service]]:
     two.quit()
 
 
+@pytest.mark.landing
 def test_a_service_is_restarted_target_by_target(pair: tuple[Service, Service], tmp_path: Path) -> None:
     """It ends gracefully and comes back, one target after the other: not one request fails."""
     targets = [{"url": f"http://{each.address}"} for each in pair]

@@ -143,6 +143,7 @@ def test_responses_are_stapled_renewed_with_certificates_and_survive_restarts_an
     assert b"fastgw_ocsp_certificate_revoked{certificate=" in admin(service.gateway, "GET /metrics").body
 
 
+@pytest.mark.landing
 def test_check_tells_which_certificates_get_no_response(tmp_path: Path) -> None:
     authority = OcspAuthority(tmp_path)
     given = {

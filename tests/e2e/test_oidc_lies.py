@@ -136,6 +136,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             yield World(liar, gateway, over_tls, watched)
 
 
+@pytest.mark.landing
 def test_an_ordinary_answer_lets_in(world: World) -> None:
     assert world.returned().status == 303
     assert world.returned(aud=["web"], azp="web").status == 303
@@ -144,6 +145,7 @@ def test_an_ordinary_answer_lets_in(world: World) -> None:
     assert world.returned(at_hash=b64(digest[:16]).decode()).status == 303
 
 
+@pytest.mark.landing
 def test_a_session_is_in_as_many_cookies_as_it_needs_up_to_five(world: World) -> None:
     arrived = world.returned(filling="x" * 9_000)
     assert arrived.status == 303
@@ -203,6 +205,7 @@ def test_an_id_token_that_is_not_all_right_lets_nobody_in(world: World, claims: 
     assert arrived.told["detail"] == "This login is unknown or has expired. Please log in again."
 
 
+@pytest.mark.landing
 def test_a_code_that_is_refused_lets_nobody_in(world: World) -> None:
     assert world.returned(status=400, answer={"error": "invalid_grant"}).status == 400
 
@@ -255,6 +258,7 @@ def test_a_provider_that_says_no_good_of_itself_is_away(world: World) -> None:
         assert "127.0.0.1" not in answer.body.decode()
 
 
+@pytest.mark.landing
 def test_the_gateway_shows_the_provider_who_it_is(world: World) -> None:
     def form(name: str) -> dict[str, str]:
         assert world.returned(name).status == 303
@@ -294,6 +298,7 @@ def logged_in(world: World, name: str = "plain", **more: Any) -> tuple[Visitor, 
     return visitor, claims
 
 
+@pytest.mark.landing
 def test_https_to_the_provider_is_verified(world: World) -> None:
     """Discovery, keys and tokens; by the authority that the settings name, or the system's."""
     visitor = Visitor()
@@ -304,6 +309,7 @@ def test_https_to_the_provider_is_verified(world: World) -> None:
     assert Visitor().ask(world.url("not-trusted")).status == 503
 
 
+@pytest.mark.landing
 def test_a_session_ends_with_its_lifetime(world: World) -> None:
     visitor, _ = logged_in(world, "short")
     assert visitor.ask(world.url("short"), **SCRIPT).status == 200

@@ -71,6 +71,7 @@ def test_tokens_with_unknown_keys_do_not_have_the_metadata_fetched_each_time(wor
     assert world.asked(KEYS) == world.asked(METADATA)
 
 
+@pytest.mark.landing
 def test_keys_rotate_while_the_metadata_are_invalid(world: World) -> None:
     world.provider.says[METADATA] = 200, json.dumps({"issuer": "https://another.example"}).encode()
     world.provider.says[KEYS] = 200, key_set(NEW)

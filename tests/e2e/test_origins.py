@@ -63,6 +63,7 @@ def test_files_of_nginx(
     assert "1.1 fastgw" in proxied.headers["via"]
 
 
+@pytest.mark.landing
 def test_many_ranges_at_once(client: httpx.Client, front: Gateway) -> None:
     """A multipart answer (RFC 9110 section 14.6) passes, its length included."""
     got = client.get(f"{front.url('nginx')}/random.bin", headers={**IDENTITY, "Range": "bytes=0-9,1000-1009,-10"})
@@ -74,6 +75,7 @@ def test_many_ranges_at_once(client: httpx.Client, front: Gateway) -> None:
         assert b"\r\n\r\n" + part + b"\r\n" in got.content
 
 
+@pytest.mark.landing
 def test_what_is_cached_is_not_sent_again(client: httpx.Client, front: Gateway) -> None:
     """304 to a tag or a date that still holds, without a body; and the connection goes on."""
     first = client.get(f"{front.url('nginx')}/page.txt", headers=IDENTITY)
@@ -83,6 +85,7 @@ def test_what_is_cached_is_not_sent_again(client: httpx.Client, front: Gateway) 
         assert again.headers["etag"].removeprefix("W/") == first.headers["etag"].removeprefix("W/")
 
 
+@pytest.mark.landing
 def test_compressed_on_the_way(front: Gateway) -> None:
     """nginx compresses while it sends, so the length is unknown: curl gets chunks that make up the file."""
     head = run("curl", "-sS", "--compressed", "-D", "-", "-o", "/dev/null", f"{front.url('nginx')}/page.txt").lower()
@@ -102,6 +105,7 @@ def test_echo_of_uvicorn(client: httpx.Client, front: Gateway, size: int, chunke
     assert response.headers["x-framing"] == ("transfer-encoding=chunked" if chunked else f"content-length={size}")
 
 
+@pytest.mark.landing
 def test_chunks_of_uvicorn(client: httpx.Client, front: Gateway) -> None:
     """A body of unknown length stays one: chunked, no length."""
     with client.stream("GET", f"{front.url('uvicorn')}/pieces") as response:
@@ -120,6 +124,7 @@ def test_statuses_of_uvicorn(client: httpx.Client, uvicorn: Uvicorn, front: Gate
     assert end_to_end(proxied) == end_to_end(direct)
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize(
     "how",
     [
@@ -143,6 +148,7 @@ def test_uploads_of_curl_to_nginx(nginx: Nginx, front: Gateway, tmp_path: Path, 
     assert (nginx.www / name).read_bytes() == BLOCK
 
 
+@pytest.mark.landing
 def test_a_download_is_resumed(front: Gateway, tmp_path: Path) -> None:
     """curl asks for what is missing."""
     file = tmp_path / "partial"
@@ -151,6 +157,7 @@ def test_a_download_is_resumed(front: Gateway, tmp_path: Path) -> None:
     assert file.read_bytes() == FILES["random.bin"]
 
 
+@pytest.mark.landing
 def test_curl_needs_one_connection(front: Gateway) -> None:
     """Answers of every kind leave the connection usable: curl opens it once."""
     url = front.url("nginx")
@@ -159,6 +166,7 @@ def test_curl_needs_one_connection(front: Gateway) -> None:
     assert run("curl", "-sS", "-w", "%{num_connects}\n", *outputs, *urls).split() == ["1", "0", "0", "0", "0"]
 
 
+@pytest.mark.landing
 def test_http_1_0_of_curl(front: Gateway) -> None:
     """A body that uvicorn sends chunked ends with the connection."""
     got = run("curl", "-sS", "--http1.0", "-i", f"{front.url('uvicorn')}/pieces")

@@ -6,12 +6,15 @@ import contextlib
 import ssl
 from pathlib import Path
 
+import pytest
+
 from fastgw.downstream.tcp.connection import PASSED_SINCE
 from tests.e2e.test_reload import ANYWHERE, Reloadable
 from tests.support.certificates import Certificates, client_tls
 from tests.support.tcp import connected, read_all, tcp_target
 
 
+@pytest.mark.landing
 def test_what_was_encrypted_for_the_gateway_is_not_sent_to_a_target_that_expects_tls(tmp_path: Path) -> None:
     """The name is passed through since a reload between the client's hello and the end of its handshake."""
     authority = Certificates(tmp_path)

@@ -99,6 +99,7 @@ def failed_start(config: dict[str, Any], directory: Path) -> tuple[int, str]:
 
 
 class TestAWorkerDies:
+    @pytest.mark.landing
     def test_what_was_queued_there_is_answered_by_others(self, tmp_path):
         """The worker is frozen first, so that connections wait in its queue, and then killed."""
         with Gateway(answering(), tmp_path) as gateway, contextlib.ExitStack() as stack:
@@ -111,6 +112,7 @@ class TestAWorkerDies:
             assert [client.read_response().status for client in clients] == [200] * 40
             gateway.stderr.wait_for(lambda line: b"worker 1 (pid %d) ended: killed by SIGKILL" % frozen in line)
 
+    @pytest.mark.landing
     def test_another_takes_its_place(self, tmp_path):
         with Gateway(answering(workers=1), tmp_path) as gateway:
             (first,) = gateway.worker_pids
@@ -120,6 +122,7 @@ class TestAWorkerDies:
             (second,) = gateway.worker_pids
             assert second != first
 
+    @pytest.mark.landing
     def test_its_counters_are_kept_and_its_gauges_are_not(self, tmp_path):
         config = answering(workers=1, status={"address": "127.0.0.1:0"})
         served = 'fastgw_requests_total{listener="main",method="GET",route="all",status="200"}'
@@ -145,6 +148,7 @@ class TestAWorkerDies:
             with gateway.connect() as client:
                 assert client.exchange(GET).status == 200
 
+    @pytest.mark.landing
     def test_when_the_supervisor_dies_nobody_stays(self, tmp_path):
         gateway = Gateway(answering(status={"address": "127.0.0.1:0"}), tmp_path)
         with ends_of(gateway.child_pids) as ends:
@@ -162,6 +166,7 @@ def wait_for_children(gateway: Gateway, count: int) -> list[int]:
 
 
 class TestTheStart:
+    @pytest.mark.landing
     def test_a_second_gateway_on_a_taken_port_is_refused(self, tmp_path):
         with Gateway(answering(), tmp_path) as gateway:
             code, said = failed_start(answering(gateway.address()), tmp_path)
@@ -234,6 +239,7 @@ except CannotStart as error:
 
 
 class TestTheEnd:
+    @pytest.mark.landing
     def test_term_lets_a_slow_response_finish(self, tmp_path):
         """New clients are refused at once; who is being served is served to the end; the last line counts."""
         with Origin() as origin, Gateway(forwarding(origin), tmp_path) as gateway, gateway.connect() as client:
@@ -250,6 +256,7 @@ class TestTheEnd:
             last = gateway.stderr.lines[-1].decode()
             assert re.match(r"drained 1 requests in \d+\.\d s, 0 cut\n", last)
 
+    @pytest.mark.landing
     def test_what_does_not_finish_in_time_is_cut_and_counted(self, tmp_path):
         config = {"timeouts": {"drain": {"requests": "100ms", "tunnels": "100ms"}}}
         with Origin() as origin, Gateway(forwarding(origin, **config), tmp_path) as gateway:
@@ -275,6 +282,7 @@ class TestTheEnd:
             assert gateway.wait() == 0
             assert gateway.stderr.lines[-1] == b"at once, without draining\n"
 
+    @pytest.mark.landing
     def test_int_stops_at_once(self, tmp_path):
         with Origin() as origin, Gateway(forwarding(origin), tmp_path) as gateway, gateway.connect() as client:
             client.send(GET)
@@ -321,6 +329,7 @@ class TestTheEnd:
 
 
 class TestListeners:
+    @pytest.mark.landing
     def test_each_worker_slot_has_a_queue_and_all_serve(self, tmp_path):
         """Every connection is answered although the kernel spreads them over the workers as it likes."""
         with Gateway(answering(workers=3), tmp_path) as gateway:
@@ -336,6 +345,7 @@ class TestListeners:
         with Gateway(answering("[::]:0"), tmp_path) as gateway, pytest.raises(ConnectionRefusedError):
             connect(f"127.0.0.1:{gateway.port()}")
 
+    @pytest.mark.landing
     def test_several_listeners_on_one_gateway(self, tmp_path):
         path = tmp_path / "gw.sock"
         config = answering(
@@ -350,6 +360,7 @@ class TestListeners:
                 with gateway.connect(listener) as client:
                     assert client.exchange(GET).body == body
 
+    @pytest.mark.landing
     def test_a_unix_socket_is_the_owners_and_goes_with_the_gateway(self, tmp_path):
         path = tmp_path / "gw.sock"
         with Gateway(answering(f"unix:{path}"), tmp_path) as gateway:
@@ -413,6 +424,7 @@ class TestProxyProtocol:
             assert peer.read_response().status == 200
             assert trusting.wait_for_record(path=path)["client"] == client
 
+    @pytest.mark.landing
     def test_the_upstream_learns_of_the_client(self, tmp_path):
         with Origin() as origin:
             config = self.config("127.0.0.1", routes=[{"name": "all", "upstream": origin.url}])
@@ -433,6 +445,7 @@ class TestProxyProtocol:
             assert peer.read_response().status == 200
             assert gateway.wait_for_record(status=200)["client"] == "192.0.2.7"
 
+    @pytest.mark.landing
     def test_a_peer_that_is_no_trusted_proxy_is_refused(self, tmp_path):
         with Gateway(self.config("10.0.0.0/8"), tmp_path) as gateway, gateway.connect() as peer:
             peer.send_gently(PROXY_HEADERS[0][0] + GET)
@@ -475,6 +488,7 @@ class TestLimits:
                 resource.prlimit(worker, resource.RLIMIT_NOFILE, before)
                 assert client.read_response().status == 200
 
+    @pytest.mark.landing
     def test_one_connection_too_many_is_told_503(self, tmp_path):
         """The limit is the node's: it does not matter which of the workers has the connections."""
         config = answering(workers=2, limits={"connections": 2})
@@ -492,6 +506,7 @@ class TestStatus:
         with Gateway(answering(workers=1, status={"address": "127.0.0.1:0"}), tmp_path) as gateway:
             yield gateway
 
+    @pytest.mark.landing
     def test_probes_and_metrics(self, gateway):
         status = gateway.ready["status"]
         assert ask(status, "/livez").status == 200
@@ -520,6 +535,7 @@ class TestStatus:
             client.send_gently(request_bytes)
             assert client.read_response().status == code
 
+    @pytest.mark.landing
     def test_control_is_replaced_and_nobody_is_hurt_meanwhile(self, gateway):
         (worker, *_), control = gateway.worker_pids, gateway.control_pid
         os.kill(control, signal.SIGKILL)
@@ -528,6 +544,7 @@ class TestStatus:
         assert ask(gateway.ready["status"], "/readyz").status == 200
         assert gateway.worker_pids[0] == worker
 
+    @pytest.mark.landing
     def test_it_is_not_ready_while_it_drains(self, tmp_path):
         with Origin() as origin:
             config = forwarding(origin, status={"address": "127.0.0.1:0"})
@@ -550,6 +567,7 @@ class TestStatus:
             assert ask(address, "/readyz").status == 200
 
 
+@pytest.mark.landing
 def test_usr1_reopens_the_logs_of_all_workers(tmp_path):
     log = tmp_path / "access.log"
     with Gateway(answering(access_logs=[{"sink": str(log)}]), tmp_path) as gateway, gateway.connect() as client:

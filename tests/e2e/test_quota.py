@@ -136,6 +136,7 @@ def told(gateway: Gateway) -> dict[str, Any]:
         return json.loads(client.exchange(head.encode()).body)["quota_file"]
 
 
+@pytest.mark.landing
 def test_the_admin_api_tells_what_is_used_and_resets_it(tmp_path):
     (tmp_path / "kept").mkdir()
     filters = {
@@ -179,6 +180,7 @@ def test_the_admin_api_tells_what_is_used_and_resets_it(tmp_path):
         wait_until(lambda: kept(tmp_path) == 15, "the file to know of the reset")
 
 
+@pytest.mark.landing
 def test_the_admin_api_tells_how_much_of_the_limits_is_in_use(tmp_path):
     """What control can see without asking a worker; the rest is null."""
     filters = {

@@ -136,6 +136,7 @@ def divided(by_worker: list[list[socket.socket]], shares: tuple[int, ...], reque
     return list(load.items())
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize("share", range(len(SHARES)), ids=SHARES)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_exactly_the_limit_passes_however_the_load_is_divided(gateway: Gateway, algorithm: str, share: int) -> None:
@@ -171,6 +172,7 @@ def test_each_of_two_windows_admits_its_limit(gateway: Gateway) -> None:
         assert first == second == {200: 50, 429: 350}
 
 
+@pytest.mark.landing
 def test_a_worker_that_is_killed_changes_no_count(gateway: Gateway) -> None:
     key = "X-Key: killed"
     with connections(gateway) as by_worker:
@@ -201,6 +203,7 @@ def all_serve(gateway: Gateway) -> bool:
         return len(by_worker) == WORKERS and all(by_worker)
 
 
+@pytest.mark.landing
 def test_thousands_of_keys_each_have_their_limit(gateway: Gateway) -> None:
     """Of each key that is looked at as much passes as if there were no others."""
     with connections(gateway, 40) as by_worker:

@@ -189,6 +189,7 @@ def found(report: Any) -> list[tuple[str, str, str, int]]:
     return [(each["route"], each["where"], each["name"], each["count"]) for each in report["differences"]]
 
 
+@pytest.mark.landing
 def test_a_recording_has_each_request_without_its_credentials(scene: Scene) -> None:
     assert scene.file.stat().st_mode & 0o777 == 0o600
     assert (scene.directory / "key").stat().st_mode & 0o777 == 0o600
@@ -212,6 +213,7 @@ def test_a_recording_has_each_request_without_its_credentials(scene: Scene) -> N
     assert by_line[b"/nowhere"].route == ""
 
 
+@pytest.mark.landing
 def test_the_same_configuration_has_no_difference(scene: Scene) -> None:
     for old in (None, {}):
         code, report = scene.replay({}, old=old)
@@ -245,6 +247,7 @@ def test_a_change_is_exactly_its_difference(
     assert code == 1
 
 
+@pytest.mark.landing
 def test_a_filter_that_refuses_is_named_with_the_status(scene: Scene) -> None:
     changed = scene.routes(
         "users", filters={**scene.config["routes"][0]["filters"], "authorize": {"groups": {"any": ["staff"]}}}
@@ -266,6 +269,7 @@ def test_a_body_is_compared_by_its_json_paths_and_a_route_by_its_name(scene: Sce
     assert found(report) == [("said", "route", "uttered", 1)]
 
 
+@pytest.mark.landing
 def test_rules_allow_differences(scene: Scene) -> None:
     changed = scene.routes("open", rewrite="/v2", filters={"headers": {"response": {"set": {"X-Version": "2"}}}})
     rules = scene.directory / "rules.yaml"
@@ -363,6 +367,7 @@ def test_trailers_are_recorded_without_credentials(scene: Scene) -> None:
     assert TRAILER not in repr(request)
 
 
+@pytest.mark.landing
 def test_a_reload_and_the_death_of_a_worker_do_not_end_a_recording(scene: Scene) -> None:
     gateway = scene.gateway
     with Recorder(gateway, scene.directory, 6, name="killed.bin") as recorder:

@@ -101,6 +101,7 @@ def test_a_browser_can_read_a_refusal(gateway: Gateway) -> None:
     assert len(fields["www-authenticate"]) == 2  # of each way to show who one is
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
@@ -125,6 +126,7 @@ def test_who_is_on_the_block_list_is_told_so_before_all_else(gateway: Gateway) -
     assert "urn:fastgw:fault:client_address_denied" in told
 
 
+@pytest.mark.landing
 def test_a_preflight_needs_no_credentials(gateway: Gateway) -> None:
     asked = ("Access-Control-Request-Method: GET", "Access-Control-Request-Headers: x-api-key")
     told = answer(gateway, *asked, more=("-X", "OPTIONS"))

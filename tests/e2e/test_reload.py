@@ -92,6 +92,7 @@ def gateway_saying(text: str, directory: Path, **config: Any) -> Iterator[Reload
 # --- what a reload does ---
 
 
+@pytest.mark.landing
 def test_a_reload_is_over_when_every_worker_serves_the_new_generation(tmp_path: Path) -> None:
     with gateway_saying("v1", tmp_path, workers=3) as gateway:
         assert gateway.answer() == (200, b"v1")
@@ -119,6 +120,7 @@ def test_what_check_notes_is_told_at_the_start_and_where_a_reload_brings_it(tmp_
         assert gateway.reload() == "reloaded: generation 3 on 2/2 workers"
 
 
+@pytest.mark.landing
 def test_a_connection_that_is_kept_open_meets_the_new_configuration_with_its_next_request(tmp_path: Path) -> None:
     with gateway_saying("v1", tmp_path) as gateway, gateway.connect() as client:
         request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -128,6 +130,7 @@ def test_a_connection_that_is_kept_open_meets_the_new_configuration_with_its_nex
         assert client.exchange(request).body == b"v2"
 
 
+@pytest.mark.landing
 def test_a_signal_reloads_too(tmp_path: Path) -> None:
     with gateway_saying("v1", tmp_path) as gateway:
         gateway.change(routes=saying("v2"))
@@ -136,6 +139,7 @@ def test_a_signal_reloads_too(tmp_path: Path) -> None:
         assert gateway.answer() == (200, b"v2")
 
 
+@pytest.mark.landing
 def test_a_worker_that_dies_after_a_reload_comes_back_with_the_new_configuration(tmp_path: Path) -> None:
     with gateway_saying("v1", tmp_path) as gateway:
         gateway.change(routes=saying("v2"))
@@ -151,6 +155,7 @@ def pids(gateway: Reloadable) -> list[int]:
     return [worker["pid"] for worker in gateway.status()["workers"] if worker["state"] == "ready"]
 
 
+@pytest.mark.landing
 def test_control_comes_back_with_what_is_in_force_and_reloads_from_there(tmp_path: Path) -> None:
     with gateway_saying("v1", tmp_path) as gateway:
         gateway.change(routes=saying("v2"))
@@ -200,6 +205,7 @@ def test_a_configuration_that_is_wrong_changes_nothing_and_says_why(tmp_path: Pa
         assert samples(gateway.ready["status"])["fastgw_config_last_reload_success"] == 1
 
 
+@pytest.mark.landing
 def test_an_address_that_is_taken_changes_nothing(tmp_path: Path, origin: Nginx) -> None:
     with gateway_saying("v1", tmp_path) as gateway:
         gateway.change(routes=saying("v2"), listeners={"main": ANYWHERE, "more": {"address": origin.address}})
@@ -247,6 +253,7 @@ def test_fifty_reloads_under_load_lose_nothing_and_each_is_seen(tmp_path: Path, 
         assert seen == [f"v{number}".encode() for number in range(1, 51)]
 
 
+@pytest.mark.landing
 def test_a_storm_of_reloads_settles_on_the_last(tmp_path: Path) -> None:
     with gateway_saying("v0", tmp_path) as gateway:
         for number in range(1, 101):
@@ -260,6 +267,7 @@ def test_a_storm_of_reloads_settles_on_the_last(tmp_path: Path) -> None:
 # --- listeners and workers ---
 
 
+@pytest.mark.landing
 def test_a_listener_is_added_and_removed_without_a_new_process(tmp_path: Path) -> None:
     with gateway_saying("v1", tmp_path) as gateway:
         before = pids(gateway)
@@ -276,6 +284,7 @@ def test_a_listener_is_added_and_removed_without_a_new_process(tmp_path: Path) -
         assert pids(gateway) == before
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize("workers", [1, 4])
 def test_another_number_of_workers_loses_nothing(tmp_path: Path, workers: int) -> None:
     with gateway_saying("v1", tmp_path) as gateway:

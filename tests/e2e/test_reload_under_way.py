@@ -122,6 +122,7 @@ def test_bodies_and_a_tunnel_go_on_while_their_upstream_is_replaced_again_and_ag
         assert gateway.answer("/version") == (200, b"v%d" % (number + 1))
 
 
+@pytest.mark.landing
 def test_requests_that_wait_for_a_connection_or_for_an_answer_are_served(tmp_path: Path, origin: Origin) -> None:
     """One connection to the service, which is slow: the others queue, and their upstream is configured away."""
     answered = threading.Event()
@@ -168,6 +169,7 @@ def queued(gateway: Reloadable) -> int:
 # --- pools ---
 
 
+@pytest.mark.landing
 def test_an_upstream_that_stays_as_it_is_keeps_its_connections(tmp_path: Path, origin: Origin) -> None:
     origin.serve()
     with Reloadable(before(origin), tmp_path) as gateway:

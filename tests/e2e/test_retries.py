@@ -112,6 +112,7 @@ def in_mood(scene: Scene, upstream: str, mood: str) -> Iterator[Moody]:
 SAVED = [("plain", "refuses"), ("statuses", "refuses"), ("statuses", "500"), ("statuses", "503"), ("per_try", "hangs")]
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize(("upstream", "mood"), SAVED)
 def test_what_a_retry_can_save_is_saved(scene: Scene, upstream: str, mood: str) -> None:
     with in_mood(scene, upstream, mood) as first:
@@ -124,6 +125,7 @@ def test_what_a_retry_can_save_is_saved(scene: Scene, upstream: str, mood: str) 
 LOST = {"resets": 502, "breaks_off": "cut", "hangs_within": "cut"}
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize("mood", LOST)
 def test_what_may_have_been_acted_on_is_told(scene: Scene, mood: str) -> None:
     """Where nobody has asked for more than the contract: each request goes to one target, or to another one after a
@@ -144,6 +146,7 @@ def test_no_post_is_sent_twice(scene: Scene, upstream: str, mood: str) -> None:
         assert seen[200] == CLIENTS * EACH if mood == "refuses" else seen[200] < CLIENTS * EACH
 
 
+@pytest.mark.landing
 def test_a_slow_service_is_hedged(scene: Scene) -> None:
     """It does not answer at all, and nobody notices but those who count."""
     with in_mood(scene, "hedged", "hangs"):
@@ -154,6 +157,7 @@ def test_a_slow_service_is_hedged(scene: Scene) -> None:
     assert samples(scene.gateway.ready["status"])['fastgw_hedges_total{upstream="hedged"}'] >= hedges
 
 
+@pytest.mark.landing
 def test_a_service_that_fails_is_not_asked_for_everything_again(scene: Scene) -> None:
     """All attempts fail: clients get what the service says, retries keep to their budget, and all of it is counted."""
     for service in scene.services["thrifty"]:

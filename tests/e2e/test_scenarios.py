@@ -37,6 +37,7 @@ class TestFirstMinute:
         commands = run("make", "--dry-run", "run", cwd=ROOT).splitlines()
         assert commands[-1] == ".venv/bin/fastgw demo --listen 127.0.0.1:8080"
 
+    @pytest.mark.landing
     def test_the_demo_and_its_three_commands(self) -> None:
         """It says where it is and what to try; each command that it names does what it says; Ctrl-C ends it with 0."""
         with (
@@ -86,6 +87,7 @@ class TestFirstMinute:
         (line,) = (tmp_path / "bench.log").read_text().splitlines()
         assert '"path":"/page.txt"' in line
 
+    @pytest.mark.landing
     def test_a_bad_file(self, tmp_path: Path) -> None:
         """`check` names both errors, each with its place and what was expected, and ends with 1."""
         (tmp_path / "bad.yaml").write_text("version: 1\nroutes: [{name: x, upstrem: u}]\n")
@@ -297,6 +299,7 @@ async def ticking(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": digest})
 
 
+@pytest.mark.landing
 def test_a_websocket_and_an_upload_live_through_a_reload_and_a_new_listener(tmp_path: Path) -> None:
     """The upload waits for the reload half way, and is not encrypted. No tick is missing."""
     content = os.urandom(3_000_000)
@@ -408,15 +411,18 @@ class TestWhyDidThisRequestGoThere:
         assert "very.secret" not in explained.stdout
         return {line.partition(" ")[0]: " ".join(line.split()[1:]) for line in explained.stdout.splitlines()}
 
+    @pytest.mark.landing
     def test_the_route_and_what_it_beat(self, topics: dict[str, str]) -> None:
         """Which route, by which host and path, with which parameters; and who else would have matched."""
         assert topics["route"].startswith("user host api.example.com, path /users/{id} (id=7); beat: files")
 
+    @pytest.mark.landing
     def test_the_filters_and_what_each_decides(self, topics: dict[str, str]) -> None:
         """In running order, before and after routing."""
         assert topics["early"].startswith("request_id → ")
         assert "X-Tenant: t1" in topics["filters"]
 
+    @pytest.mark.landing
     def test_the_target_and_what_it_is_sent(self, topics: dict[str, str]) -> None:
         """The head as it would go out, secrets as `***`."""
         assert topics["target"].startswith("http://users-1:9001")

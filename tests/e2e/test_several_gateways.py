@@ -48,6 +48,7 @@ def folder(parent: Path, name: str) -> Path:
 # --- the token ---
 
 
+@pytest.mark.landing
 def test_a_token_is_made_told_asked_for_and_removed(tmp_path: Path, runtime: Path) -> None:
     with gateway_saying("v1", tmp_path) as gateway:
         file = Path(gateway.ready["token_file"])
@@ -140,6 +141,7 @@ def test_a_directory_that_others_can_write_to_is_left_alone(tmp_path: Path) -> N
 # --- which one ---
 
 
+@pytest.mark.landing
 def test_several_are_listed_and_named(tmp_path: Path, runtime: Path) -> None:
     first, second = folder(tmp_path, "first"), folder(tmp_path, "second")
     with (

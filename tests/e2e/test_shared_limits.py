@@ -112,6 +112,7 @@ def told(gateway: Gateway, series: bytes) -> int:
     return int(found[1])
 
 
+@pytest.mark.landing
 def test_two_gateways_admit_exactly_one_limit(redis: RedisServer, tmp_path: Path) -> None:
     redis.ask("FLUSHALL")
     with ExitStack() as running:
@@ -133,6 +134,7 @@ def test_two_gateways_admit_exactly_one_limit(redis: RedisServer, tmp_path: Path
         assert connections <= 2 * (2 + 2)  # of each worker, and of each control: for revocations, and for purges
 
 
+@pytest.mark.landing
 def test_what_one_limit_refuses_costs_the_others_nothing_and_limits_before_routing_may_be_shared(
     redis: RedisServer, tmp_path: Path
 ) -> None:

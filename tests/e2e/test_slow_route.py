@@ -48,6 +48,7 @@ def service() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.landing
 def test_the_cause_of_a_slow_route_is_found_in_three_commands(service: str, tmp_path: Path) -> None:
     config = {
         "stories": {"slower_than": f"{int(SLOW_S * 500)}ms"},

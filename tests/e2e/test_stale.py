@@ -163,6 +163,7 @@ def test_after_a_rollback_the_mistake_in_the_file_is_still_told(gateway: Reloada
     assert stale(gateway) is None
 
 
+@pytest.mark.landing
 def test_a_file_that_is_changed_and_not_reloaded_is_told_and_one_that_is_put_back_is_not(gateway: Reloadable) -> None:
     before = gateway.file.read_text()
     gateway.change(routes=saying("v2"))

@@ -57,6 +57,7 @@ def story_of(gateway: Reloadable, path: str) -> dict[str, Any]:
     return story
 
 
+@pytest.mark.landing
 def test_a_failed_request_tells_its_attempts(gateway: Reloadable) -> None:
     story = story_of(gateway, "/gone?token=t&x=1")
     assert (story["reason"], story["status"], story["route"], story["query"]) == (
@@ -71,6 +72,7 @@ def test_a_failed_request_tells_its_attempts(gateway: Reloadable) -> None:
     assert read(gateway, "/stories?route=gone&status=404")["stories"] == []
 
 
+@pytest.mark.landing
 def test_a_slow_request_tells_which_filter_it_has_waited_for(gateway: Reloadable) -> None:
     story = story_of(gateway, "/slow")
     assert (story["reason"], story["status"], story["attempts"]) == ("slow", 200, [])

@@ -95,6 +95,7 @@ def event_url(services: Services) -> str:
     return f"{services.gateway.url('events')}/"
 
 
+@pytest.mark.landing
 def test_events_reach_httpx_as_they_happen(events: Events, event_url: str) -> None:
     """The service sends the next event only after the client has seen the one before."""
     with httpx.Client(trust_env=False, timeout=DEADLINE) as client, client.stream("GET", event_url) as response:
@@ -106,6 +107,7 @@ def test_events_reach_httpx_as_they_happen(events: Events, event_url: str) -> No
         assert list(blocks) == []
 
 
+@pytest.mark.landing
 def test_events_reach_curl_as_they_happen(events: Events, event_url: str) -> None:
     """The same for `curl -N`; when it is killed, the service learns of it."""
     with Printing([program("curl"), "-sSN", event_url]) as curl:
@@ -231,6 +233,7 @@ def to(url: str, **options: Any) -> connect:
     return connect(url, proxy=None, open_timeout=DEADLINE, close_timeout=DEADLINE, max_size=None, **options)
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize("compression", [None, "deflate"])
 def test_messages_are_echoed(talk: Callable[[Talk], None], compression: str | None) -> None:
     """Text and bytes from nothing to 1 MiB, compressed by the ends or not."""
@@ -258,6 +261,7 @@ def test_both_sides_talk_at_once(talk: Callable[[Talk], None]) -> None:
     talk(conversation)
 
 
+@pytest.mark.landing
 def test_pings_are_answered_by_the_other_end(talk: Callable[[Talk], None]) -> None:
     """A pong comes from the service, not from anything between."""
 
@@ -280,6 +284,7 @@ def test_the_clients_close_code_is_agreed(talk: Callable[[Talk], None], code: in
     talk(conversation)
 
 
+@pytest.mark.landing
 def test_the_services_close_code_arrives(talk: Callable[[Talk], None]) -> None:
     """Code and reason are the service's own."""
 
@@ -294,6 +299,7 @@ def test_the_services_close_code_arrives(talk: Callable[[Talk], None]) -> None:
     talk(conversation)
 
 
+@pytest.mark.landing
 def test_subprotocols_are_negotiated_by_the_ends(talk: Callable[[Talk], None]) -> None:
     """The client offers, the service chooses."""
 
@@ -325,6 +331,7 @@ def test_many_tunnels_at_once(talk: Callable[[Talk], None]) -> None:
 only_websockets = pytest.mark.parametrize("talk", ["websockets"], indirect=True)  # ASGI has no words for it
 
 
+@pytest.mark.landing
 @only_websockets
 def test_the_service_may_ping(talk: Callable[[Talk], None]) -> None:
     """A ping of the service is answered by the client."""
@@ -351,6 +358,7 @@ def test_a_service_that_vanishes(talk: Callable[[Talk], None]) -> None:
     talk(conversation)
 
 
+@pytest.mark.landing
 @only_websockets
 def test_what_was_sent_before_the_close_arrives(talk: Callable[[Talk], None]) -> None:
     """2 MB that the service sends before it closes reach a client that reads only then."""

@@ -64,6 +64,7 @@ def all_serve(gateway: Reloadable, generation: int, workers: int = 2) -> None:
 # --- somebody is killed ---
 
 
+@pytest.mark.landing
 def test_what_waits_at_a_killed_worker_is_answered_by_a_neighbour(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
@@ -98,6 +99,7 @@ def some_clients(gateway: Gateway, stack: contextlib.ExitStack) -> Iterator[Clie
         yield client
 
 
+@pytest.mark.landing
 @LOADS
 def test_a_worker_is_killed_under_load(tmp_path: Path, respond: dict[str, Any]) -> None:
     """Lost is at most what it had under way: one request of each client."""
@@ -116,6 +118,7 @@ def test_a_worker_is_killed_under_load(tmp_path: Path, respond: dict[str, Any]) 
         all_serve(gateway, 1)
 
 
+@pytest.mark.landing
 @LOADS
 def test_control_is_killed_under_load(tmp_path: Path, respond: dict[str, Any]) -> None:
     with Reloadable(answering(respond), tmp_path) as gateway:
@@ -208,6 +211,7 @@ def is_reloaded(gateway: Reloadable, workers: int) -> None:
     all_serve(gateway, 2, workers)
 
 
+@pytest.mark.landing
 def test_a_worker_is_killed_while_it_prepares(tmp_path: Path) -> None:
     with in_a_reload(tmp_path) as (gateway, (first, *_)):
         os.kill(first, signal.SIGKILL)
@@ -259,6 +263,7 @@ def names(gateway: Gateway) -> list[str]:
     return [Path(f"/proc/{pid}/comm").read_text().strip() for pid in gateway.child_pids]
 
 
+@pytest.mark.landing
 def test_the_supervisor_is_killed_in_the_midst_of_a_reload(tmp_path: Path) -> None:
     """One of its workers stands still, but goes with it all the same."""
     with pytest.raises(GatewayFailed, match="ended with -9"):

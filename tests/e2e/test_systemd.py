@@ -146,6 +146,7 @@ class TestActivation:
             with passed(answering(address), tmp_path, [held]):
                 assert waiting.read_response().status == 200
 
+    @pytest.mark.landing
     def test_every_worker_accepts_from_it(self, tmp_path, opened):
         """A frozen worker keeps nobody waiting."""
         held, address = listening(opened)
@@ -276,6 +277,7 @@ class TestActivation:
 
 
 class TestNotification:
+    @pytest.mark.landing
     def test_it_tells_the_whole_of_its_life(self, tmp_path, systemd):
         """Ready, reloading, ready, stopping: each by the supervisor, and nothing by its children."""
         with Gateway(answering(), tmp_path, environment={"NOTIFY_SOCKET": systemd.address}) as gateway:
@@ -376,6 +378,7 @@ for attempt in (
 """
 
 
+@pytest.mark.landing
 def test_the_unit_forbids_what_it_says():
     """So that the next test shows something."""
     ended = subprocess.run([*CONFINED, sys.executable, "-c", FORBIDDEN], capture_output=True, text=True, check=True)

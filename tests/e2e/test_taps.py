@@ -89,6 +89,7 @@ def shown_of(lines: Iterator[Any], request: Callable[[], object]) -> Any:
         repeating.join()
 
 
+@pytest.mark.landing
 def test_a_tap_shows_the_selected_requests_without_secrets(gateway: Reloadable, tmp_path: Path) -> None:
     with tapping(gateway, routes=["users"], methods=["POST"]) as lines:
         assert ask(gateway, "GET", "/users/1") == 200
@@ -107,6 +108,7 @@ def test_a_tap_shows_the_selected_requests_without_secrets(gateway: Reloadable, 
         assert "geheim" not in json.dumps(shown)
 
 
+@pytest.mark.landing
 def test_faults_are_shown_with_their_reason_and_bodies_are_cut(gateway: Reloadable) -> None:
     with tapping(gateway, statuses=["5xx"], body_bytes=10, consumers=["ada"]) as lines:
         assert ask(gateway, "POST", "/users/7", "not selected") == 200

@@ -28,6 +28,7 @@ def test_without_a_place_for_its_access_log_nothing_starts(nginx: Nginx, tmp_pat
         Gateway(config, tmp_path)
 
 
+@pytest.mark.landing
 def test_an_access_log_that_cannot_be_written(nginx: Nginx, tmp_path: Path) -> None:
     """All is served; the lines are counted as dropped, and it is said once per worker, not per line."""
     sink = "/dev/full"
@@ -40,6 +41,7 @@ def test_an_access_log_that_cannot_be_written(nginx: Nginx, tmp_path: Path) -> N
         assert 1 <= len(complaints) <= 2, complaints
 
 
+@pytest.mark.landing
 def test_one_full_log_leaves_the_other_whole(nginx: Nginx, tmp_path: Path) -> None:
     """Each log has its own trouble."""
     logs = [{"sink": "/dev/full"}, {"sink": str(tmp_path / "access.log"), "format": "combined"}]

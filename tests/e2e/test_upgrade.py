@@ -359,6 +359,7 @@ def test_a_filter_with_helper_processes_does_not_hinder_an_upgrade(tmp_path: Pat
 # --- what is kept ---
 
 
+@pytest.mark.landing
 def test_an_upgrade_keeps_the_process_and_loses_nothing(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
@@ -410,6 +411,7 @@ def requests(gateway: Upgradable) -> Counter[str]:
     return counted
 
 
+@pytest.mark.landing
 def test_what_has_begun_ends_with_the_old_worker(tmp_path: Path) -> None:
     """A slow response and a tunnel live on over two upgrades, and with them the workers that they began with."""
     with Origin() as origin, ExitStack() as opened:

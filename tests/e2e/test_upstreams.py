@@ -71,6 +71,7 @@ def ask(gateway: Gateway, host: str) -> httpx.Response:
     return httpx.get(gateway.url(), headers={"Host": f"{host}.test"}, trust_env=False)
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize(
     ("host", "told"),
     [
@@ -85,6 +86,7 @@ def test_nginx_sees_the_name_and_the_certificate(secure: Gateway, host: str, tol
         assert ask(secure, host).text == told
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize("host", ["wrong-ca", "no-ca", "wrong-name", "no-name"])
 def test_an_nginx_that_cannot_prove_who_it_is(secure: Gateway, host: str) -> None:
     """A clear 502 to the client, and the reason in the gateway's own words on stderr."""
@@ -94,6 +96,7 @@ def test_an_nginx_that_cannot_prove_who_it_is(secure: Gateway, host: str) -> Non
     secure.stderr.wait_for(lambda line: b"tls_failed" in line and b"certificate" in line)
 
 
+@pytest.mark.landing
 def test_a_client_certificate_that_is_demanded(tmp_path: Path) -> None:
     """Without one the handshake fails after the gateway's part of it (TLS 1.3): still a clear 502."""
     authority = Certificates(tmp_path)
@@ -124,6 +127,7 @@ def test_large_bodies_through_tls(tmp_path: Path) -> None:
         assert client.get(f"{gateway.url()}/put/large").content == body
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize("base", ["", ":/base"])
 def test_a_unix_socket(tmp_path: Path, base: str) -> None:
     """`unix:/path` and `unix:/path:/base`: nginx on a socket of the file system."""
@@ -146,6 +150,7 @@ def test_a_name_with_addresses_of_which_one_answers(tmp_path: Path, address: str
         assert len(origin.requests) == 6
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize(
     ("url", "faults"),
     [

@@ -69,6 +69,7 @@ def feed(gateway: Reloadable) -> dict[str, Any]:
     return dict(found)
 
 
+@pytest.mark.landing
 def test_a_secret_follows_vault_and_stays_while_vault_is_unreachable(
     vault: VaultServer, authority: Certificates, tmp_path: Path
 ) -> None:
@@ -188,11 +189,13 @@ def test_check_says_which_secret_cannot_be_read_and_why(
     assert SECRET_ID not in said
 
 
+@pytest.mark.landing
 def test_without_settings_of_vault_its_secrets_are_refused(tmp_path: Path) -> None:
     said = check({"routes": [ROUTE], "consumers": consumer("secret/app#key")}, tmp_path)
     assert "Vault is not configured; expected a valid `vault` at the top level" in said
 
 
+@pytest.mark.landing
 def test_a_credential_of_systemd_is_read_and_followed(tmp_path: Path) -> None:
     folder = tmp_path / "credentials"
     folder.mkdir()

@@ -48,6 +48,7 @@ def comes(gateway: Reloadable, path: str, text: bytes) -> None:
     wait_until(lambda: gateway.answer(path) == (200, text), f"{path} to say {text!r}", ASKED_ANEW_S)
 
 
+@pytest.mark.landing
 def test_a_change_of_the_file_of_an_include_and_of_what_there_is_to_include_is_taken(watched: Reloadable) -> None:
     folder = watched.file.parent / "conf.d"
     watched.change(routes=saying("v2", "/main"))

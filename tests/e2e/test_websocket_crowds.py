@@ -9,6 +9,8 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from fastgw.http.websocket.handshake import accept_for
 from tests.support.client import Client
 from tests.support.gateway import Gateway, wait_until
@@ -83,6 +85,7 @@ def crowd(tmp_path: Path) -> Iterator[tuple[Crowd, Gateway]]:
             yield met, gateway
 
 
+@pytest.mark.landing
 def test_each_consumer_has_exactly_so_many_over_all_workers(tmp_path: Path) -> None:
     with crowd(tmp_path) as (met, _):
         met.fill()

@@ -69,6 +69,7 @@ def explained(folder: Path, token: bytes, *arguments: str) -> list[str]:
     return ended.stdout.splitlines()
 
 
+@pytest.mark.landing
 def test_every_filter_says_what_it_decides_and_why(folder: Path) -> None:
     lines = explained(folder, signer("RS256", "k1").token(CLAIMS))
     expected = [

@@ -45,6 +45,7 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
     return folder, build(folder)
 
 
+@pytest.mark.extended
 def test_they_are_compiled(sanitized: tuple[Path, dict[str, str]]):
     """First, and by itself: it takes as long as the longest of those below."""
     package = sanitized[0] / "fastgw"
@@ -53,6 +54,7 @@ def test_they_are_compiled(sanitized: tuple[Path, dict[str, str]]):
     }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_what_the_tests_of_the_twins_know(sanitized: tuple[Path, dict[str, str]], corpus: str):
     folder, environment = sanitized
@@ -73,6 +75,7 @@ def test_what_the_tests_of_the_twins_know(sanitized: tuple[Path, dict[str, str]]
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
 
 
+@pytest.mark.extended
 def test_a_short_hunt_finds_nothing(sanitized: tuple[Path, dict[str, str]]):
     """Always the same one: a test must not depend on chance."""
     told = hunt(*sanitized, seed=1, most=CASES, seconds=DEADLINE)

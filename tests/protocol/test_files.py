@@ -400,6 +400,7 @@ def test_a_file_that_loses_content_while_it_is_sent_is_cut_off(
     site.gateway.wait_for_record(path=f"/{file.name}", fault="file_unreadable", status=200)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("by", BY)
 def test_a_file_that_is_appended_to_while_it_is_sent_is_sent_as_it_was(site: Site, by: str) -> None:
     file = site.root / f"appended-{by}"

@@ -314,6 +314,7 @@ def test_a_push_that_is_switched_off_and_on_goes_on_with_what_is_counted_from_th
     assert dict(server.requests) == {"route:a,method:GET,status:200": 8}
 
 
+@pytest.mark.extended
 def test_an_upgrade_loses_no_counts(tmp_path: Path) -> None:
     """The next control process pushes what was counted since the last push of the one before."""
     server = StatsdServer()

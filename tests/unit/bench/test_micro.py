@@ -10,6 +10,7 @@ BODIES = ("mapping", "validation")
 """Modules of functions on bodies, each of which has to accept all its inputs."""
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", MODULES)
 def test_each_room_can_be_entered(name: str) -> None:
     """One call each, and one for each input of `BODIES`: the budget of a room that has broken would hold nothing."""

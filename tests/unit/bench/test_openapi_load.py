@@ -10,6 +10,7 @@ from fastgw.explain import explain
 MANY = 10_000
 
 
+@pytest.mark.extended
 def test_very_many_operations_are_loaded_and_each_request_finds_its_own(tmp_path: Path) -> None:
     gateway = loaded(written(tmp_path, MANY))
     assert len(gateway.routes) == MANY
@@ -24,6 +25,7 @@ def test_very_many_operations_are_loaded_and_each_request_finds_its_own(tmp_path
     assert any("400" in each for each in map(str, refused.filters))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("operations", [1, 2, 3])
 def test_the_document_has_as_many_operations_as_are_said(operations: int) -> None:
     assert sum(map(len, described(operations)["paths"].values())) == operations

@@ -398,6 +398,7 @@ SMALL_PIECES: dict[str, tuple[dict[str, Any], tuple[Any, ...], bytes]] = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
 @pytest.mark.parametrize("case", SMALL_PIECES)
 def test_a_body_in_small_pieces_takes_about_as_much_memory_as_its_bytes(case: str) -> None:

@@ -154,6 +154,7 @@ def test_where_there_is_no_room_a_body_is_not_kept() -> None:
     assert room.in_use == 0
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("size", [1, 2, 100, 1023])
 def test_a_body_of_small_pieces_takes_about_what_it_says(size: int) -> None:
     """Each piece by itself would take some fifty bytes more."""

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 RULES = ROOT / "deploy" / "prometheus" / "slo.yml"
 GUIDE = ROOT / "docs" / "guides" / "observing.md"
@@ -19,6 +21,7 @@ def promtool(*arguments: str) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
+@pytest.mark.extended
 def test_alerts_on_objectives_fire_when_they_should(tmp_path: Path) -> None:
     cases = Path(__file__).with_name("slo_rules_test.yml").read_text()
     (tmp_path / "test.yml").write_text(cases.replace("RULES", str(RULES)))
@@ -31,6 +34,7 @@ def test_the_rules_name_metrics_that_exist() -> None:
         assert f"{name} " in known
 
 
+@pytest.mark.extended
 def test_the_alerts_of_the_guide_are_rules(tmp_path: Path) -> None:
     (block,) = re.findall(r"```yaml\n(groups:.*?)```", GUIDE.read_text(), re.DOTALL)
     (tmp_path / "guide.yml").write_text(block)

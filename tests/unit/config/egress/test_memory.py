@@ -53,6 +53,7 @@ def taken(services: int) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.extended
 def test_the_tables_of_a_service_take_a_few_kilobytes() -> None:
     """9.7 with CPython 3.11, 11.3 with 3.14; 19.1 when each had sets, counts and filters of its own that are the same
     for all.

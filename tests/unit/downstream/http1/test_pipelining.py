@@ -179,8 +179,11 @@ def unchunked(sent: bytes) -> bytes:
     return payload
 
 
+LARGE = pytest.mark.extended
+
+
 @pytest.mark.parametrize("post", [sized, in_chunks])
-@pytest.mark.parametrize("size", [1, 300, 8_190, 20_000, 70_000, 200_000])
+@pytest.mark.parametrize("size", [1, 300, 8_190, 20_000, *(pytest.param(n, marks=LARGE) for n in (70_000, 200_000))])
 @pytest.mark.parametrize("before", [0, 700])
 def test_bodies_and_requests_are_told_apart_however_far_ahead_they_come(post: Any, size: int, before: int) -> None:
     """Before a body, in the middle of it or behind it reading may have been paused: it goes on for the body's sake."""

@@ -48,6 +48,7 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
         yield running
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("way", WAYS)
 @on_loop
 async def test_it_gives_one_token_that_it_knows(provider: Provider, way: str) -> None:
@@ -63,6 +64,7 @@ async def test_it_gives_one_token_that_it_knows(provider: Provider, way: str) ->
     assert (said["active"], said["client_id"], said["scope"]) == (True, way, "read")
 
 
+@pytest.mark.extended
 @on_loop
 async def test_it_refuses_another_secret(provider: Provider) -> None:
     wrong = oauth2(provider.issuer + "/token", client_id=Secret(text="basic"), client_secret=Secret(text="planted"))
