@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help setup run lint test-setup test test-all-setup test-all test-pythons wheel wheels test-programs test-all-programs deb deb-check lock docs docs-site fuzz bench bench-check clean
+.PHONY: help setup run lint words test-setup test test-all-setup test-all test-pythons wheel wheels test-programs test-all-programs deb deb-check lock docs docs-site fuzz bench bench-check clean
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 600
@@ -122,6 +122,9 @@ lint: .venv/.installed  ## ruff and mypy --strict
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy --strict fastgw bench
+
+words: .venv/.runtime  ## advise on names, docstrings, messages and pages that are not in the field's standard terms
+	$(BIN)/python -m tests.words
 
 # Debian packages without a program that tests run with, each as file=package.
 TEST_FILES := /usr/share/modsecurity-crs/rules=modsecurity-crs /usr/lib/*/libmodsecurity.so.3=libmodsecurity3
