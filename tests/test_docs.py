@@ -13,7 +13,6 @@ import re
 import shlex
 import socket
 import subprocess
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,6 @@ CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_BLOCK = re.compile(r"^`(\S+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PORT = re.compile(r"(?<=[:\s])(?:8080|900[0-9]|990[12])\b")
-KINDS_OF_CHANGE = ("Security", "Changed", "Added", "Fixed")
 TRY_IT = re.compile(r"Try it: (.*)")
 
 
@@ -141,13 +139,11 @@ def test_the_real_configuration_has_five_lines():
     assert (name, len(text.splitlines())) == ("gateway.yaml", 5)
 
 
-def test_the_changes_name_each_change_once():
+def test_the_changes_are_one_page():
+    """Before the first release there are no entries: no user has a version to upgrade from."""
     text = text_of("CHANGELOG.md")
-    headings = re.findall(r"^#+ .*", text, re.MULTILINE)
-    assert headings == ["# Changes", "## 0.1.0 (not released)", *(f"### {each}" for each in KINDS_OF_CHANGE)]
-    changes = re.split(r"^(?:- |#)", text, flags=re.MULTILINE)
-    assert len(changes) > 500
-    assert not [each for each, times in Counter(changes).items() if times > 1]
+    assert len(text.encode()) < 10_000
+    assert "## 0.1.0 (not released)" in text
 
 
 # A command of fastgw in words and quotes, of which a shell makes the same as `shlex`.
