@@ -77,7 +77,7 @@ def run_when_woken() -> bool:
     value, everything is left as it is. Returns whether it has them.
     """
     # PERF: half of the median latency, three quarters of the 99th percentile, with a load average of 17 on 2 cores
-    # (Linux 6.18; docs/guides/tuning.md).
+    # (Linux 6.18; tuning.md).
     try:
         import ctypes
     except (ImportError, MemoryError):  # as in `when_alone`

@@ -25,7 +25,7 @@ from tests.support.forked import COMMAND_DEADLINE, FASTGW, ran, start
 from tests.support.gateway import START_DEADLINE, STOP_DEADLINE, Lines, wait_until
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
+PAGES = [*sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")), "tuning.md"]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/README.md", "bench/README.md", *PAGES]
 CONFIGURATIONS = sorted(
     str(path.relative_to(ROOT))

@@ -31,7 +31,7 @@ from tests.support.certificates import Certificates
 from tests.support.commands import ended
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "tuning.md"]
 BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"`\S+`:\n\n")  # before the block with what is in it
 LISTENERS = 'listeners: {main: {address: "127.0.0.1:8080"}}\n'
@@ -54,7 +54,7 @@ def blocks(*kinds: str) -> list[Any]:
             if block[2] in kinds and not is_run:
                 line = text.count("\n", 0, block.start()) + 1
                 inner = re.sub(f"^{block[1]}", "", block[3], flags=re.MULTILINE)
-                found.append(pytest.param(inner, id=f"{page.relative_to(ROOT / 'docs')}:{line}"))
+                found.append(pytest.param(inner, id=f"{page.relative_to(ROOT)}:{line}"))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Measure the effect of each setting in docs/guides/tuning.md on this machine, and profile CPU time."""
+"""Measure the effect of each setting in tuning.md on this machine, and profile CPU time."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ app = typer.Typer(help=__doc__, add_completion=False)
 NAMES = [make.__name__ for make in KNOBS]
 RoundsOption = Annotated[int, typer.Option(min=1, help="How often each setting is measured.")]
 SecondsOption = Annotated[int, typer.Option(min=1, help="Length of each measurement.")]
-WriteOption = Annotated[bool, typer.Option("--write", help="Put the table into docs/guides/tuning.md.")]
+WriteOption = Annotated[bool, typer.Option("--write", help="Put the table into tuning.md.")]
 
 
 @app.callback(invoke_without_command=True)

@@ -1,4 +1,4 @@
-"""Table of the knobs in `docs/guides/tuning.md`."""
+"""Table of the knobs in `tuning.md`."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from bench.report import compared
 from bench.samples import Measured
 from bench.scenarios.scenario import CPU_US, P50, P99, RATE, Comparison, Figure, ratio_to
 
-TUNING = Path(__file__).parents[2] / "docs" / "guides" / "tuning.md"
+TUNING = Path(__file__).parents[2] / "tuning.md"
 FAILED = Figure("failed", lambda s: s.faults.get("wrong status", 0) / s.requests, lambda share: f"{share:.0%}")
 
 

@@ -21,7 +21,7 @@ from fastgw.runtime.process.machine_capacity import connections_held
 from fastgw.runtime.sockets.listening_sockets import BACKLOG
 
 ROOT = Path(__file__).parents[3]
-TEXT = (ROOT / "docs" / "guides" / "tuning.md").read_text()
+TEXT = (ROOT / "tuning.md").read_text()
 SPANS = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL))
 UNITS = {"s": 1, "m": 60, "KiB": 1024, "MiB": 1024**2}
 

@@ -1,4 +1,4 @@
-"""What `bench.knobs` makes of its samples, and how it puts them into docs/guides/tuning.md."""
+"""What `bench.knobs` makes of its samples, and how it puts them into tuning.md."""
 
 from __future__ import annotations
 
