@@ -86,7 +86,7 @@ def run_demo(
     ready_fd: ReadyFdOption = None,
 ) -> None:
     """Run a demo: the gateway in front of a small service of its own."""
-    from fastgw import demo
+    from fastgw.demo.gateway import demo
 
     if ready_fd is not None:
         _check_open(ready_fd)
@@ -94,11 +94,11 @@ def run_demo(
         address = parse_address(listen)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--listen") from error
-    with demo.demo(address, workers or "auto") as (configuration, origin):
+    with demo(address, workers or "auto") as (configuration, service, announce):
         in_use = (
             "stop that process, or take a free port: fastgw demo --listen 127.0.0.1:0, or make run LISTEN=127.0.0.1:0"
         )
-        _serve(lambda: config.Loaded.of(configuration), demo.announce, ready_fd, {"demo origin": origin}, in_use=in_use)
+        _serve(lambda: config.Loaded.of(configuration), announce, ready_fd, {"demo service": service}, in_use=in_use)
 
 
 def _serve(

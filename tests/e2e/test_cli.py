@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
+import html
 import json
 import os
 import re
@@ -18,10 +21,11 @@ import httpx
 import pytest
 
 from fastgw import VERSION
+from tests.e2e.programs import started
 from tests.support.client import Client
 from tests.support.default_ports import default_ports
 from tests.support.forked import COMMAND_DEADLINE, FASTGW, ran, start
-from tests.support.gateway import STOP_DEADLINE, Gateway, Lines
+from tests.support.gateway import STOP_DEADLINE, Gateway, Lines, wait_until
 from tests.support.origin import Origin
 
 GET = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -316,6 +320,95 @@ class TestDemo:
             client.send((get % "/events").encode())
             assert client.read_response_head().get(b"Content-Type") == b"text/event-stream"
             assert client.read_chunk() == b"data: event 1 of 10\n\n"
+
+    @pytest.mark.landing
+    def test_the_page_leads_to_the_dashboard_and_has_no_token(self, demo):
+        """The page is public, the dashboard is not. The page fetches nothing, and runs its own script only."""
+        _, _, ready = demo
+        (address,) = ready["listeners"]["demo"]
+        token = Path(ready["token_file"]).read_text().strip()
+        assert ready["admin"].startswith("127.0.0.1:")
+        got = httpx.get(f"http://{address}/")
+        assert f'href="http://{ready["admin"]}/"' in got.text
+        assert "hidden>" not in got.text
+        assert token not in got.text
+        assert got.headers["x-request-id"] in got.text
+        assert not re.findall(r"""(?:src|href|url)\W{1,2}https?://(?!127\.0\.0\.1)""", got.text)
+        (script,) = re.findall(r"<script>(.*?)</script>", got.text, re.DOTALL)
+        allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy = got.headers["content-security-policy"]
+        assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'" in policy
+
+    def test_the_page_escapes_what_a_client_sends(self, demo):
+        _, _, ready = demo
+        (address,) = ready["listeners"]["demo"]
+        got = httpx.get(f"http://{address}/", headers={"x-request-id": "<b>"})
+        assert "&lt;b&gt;" in got.text
+        assert "<b>" not in got.text
+
+    def test_what_the_page_shows_to_try_works(self, demo):
+        _, _, ready = demo
+        (address,) = ready["listeners"]["demo"]
+        url = f"http://{address}"
+        page = httpx.get(url).text
+        assert [httpx.get(f"{url}/limited?{number}").status_code for number in range(5)] == [200] * 3 + [429] * 2
+        docs = re.findall(r'href="(/docs/[^"]+)"', page)
+        assert len(docs) == 3
+        for path in docs:
+            got = httpx.get(url + path)
+            assert (got.status_code, got.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+        shown = [html.unescape(each) for each in re.findall(r"<code>fastgw (.*?)</code><button>", page)]
+        assert [each.split()[0] for each in shown] == ["status", "top", "tap", "stories", "explain"]
+        told = fastgw(*shown[-1].split(), directory=Path(__file__).parents[2])
+        assert (told.returncode, told.stdout.splitlines()[-1][:11]) == (0, "answers   4")
+        for command in ("status", "stories", "tap --requests 1"):
+            told = fastgw(*command.split(), "--admin", ready["admin"])
+            assert told.returncode == 0, told.stderr
+
+    def test_the_sample_traffic_is_counted_and_not_logged(self):
+        with (
+            default_ports(),
+            started("demo", "--listen", "127.0.0.1:0", "--workers", "1", stdout=subprocess.PIPE) as (process, ready),
+        ):
+            assert process.stdout is not None
+            log = Lines(process.stdout)
+
+            def counted() -> bool:
+                status = httpx.get(f"http://{ready['status']}/metrics").text
+                return re.search(r'fastgw_requests_total\{.*route="orders".*\} [1-9]', status) is not None
+
+            wait_until(counted, "sample traffic")
+            httpx.get(f"http://{ready['listeners']['demo'][0]}/users/7")
+            log.wait_for(lambda line: b"/users/7 " in line)
+            assert len(log.lines) == 1
+            process.send_signal(signal.SIGINT)
+            assert process.wait(STOP_DEADLINE) == 0
+            log.finish()
+
+    def test_on_a_terminal_lines_can_be_pasted(self, tmp_path):
+        """And the link to the dashboard has the token, which nobody else sees."""
+        ours, theirs = os.openpty()
+        with default_ports():
+            process = start(
+                [FASTGW, "demo", "--listen", "0.0.0.0:0", "--workers", "1"],
+                cwd=tmp_path,
+                stdout=subprocess.DEVNULL,
+                stderr=theirs,
+            )
+            os.close(theirs)
+            told = b""
+            try:
+                while b"dashboard" not in told or not told.endswith(b"\n"):
+                    assert select.select([ours], [], [], STOP_DEADLINE)[0]
+                    told += os.read(ours, 4096)
+            finally:
+                process.send_signal(signal.SIGINT)
+                process.wait(STOP_DEADLINE)
+                os.close(ours)
+        lines = told.decode().splitlines()
+        assert lines[0].startswith(f"fastgw {VERSION}: demo on http://0.0.0.0:")
+        assert lines[3].startswith("        curl -d hello http://127.0.0.1:")
+        assert re.search(r" dashboard http://127\.0\.0\.1:\d+/#token=[\w-]{43}", told.decode())
 
     @pytest.mark.landing
     def test_ctrl_c_ends_all_of_it_cleanly(self, demo, tmp_path):
