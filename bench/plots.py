@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 INK, INK_IN_THE_DARK = "#57606a", "#c9d1d9"
 OURS, OTHERS = "#d1603d", "#7c93b2"
 LINES = ("#d1603d", "#3b82b8", "#8a6fc9", "#3f9b6b", "#c2932b", "#b0578d", "#6b7d8f", "#49a3a8")
+WIDTH = 8.3
+"""Width of a plot in inches: that of a README, so that its text is as large as the text around it."""
 PERCENTILES = ("50", "90", "99", "99.9")
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, in the font of the reader's page
     "svg.hashsalt": "fastgw",  # deterministic: the same samples give the same file
     "font.family": "sans-serif",
-    "font.size": 10,
+    "font.size": 11,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": INK,
@@ -57,10 +59,11 @@ def draw(outcome: Outcome, folder: Path) -> Iterator[Path]:
 def _draw(picture: Picture, shown: list[Measured], file: Path) -> None:
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(7.2, 0.9 + 0.34 * len(shown) if picture.kind is Kind.BARS else 3.6), layout="constrained")
+    height = 1.0 + 0.36 * len(shown) if picture.kind is Kind.BARS else 4.0
+    canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
     axes = canvas.subplots()
     {Kind.BARS: _bars, Kind.LINES: _lines}[picture.kind](axes, picture, shown)
-    axes.set_title(picture.title, loc="left", fontsize=11)
+    axes.set_title(picture.title, loc="left", fontsize=13)
     canvas.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     head, tag, rest = file.read_text().partition("<defs>")
     file.write_text(head + DARK + tag + rest)
@@ -79,8 +82,12 @@ def _bars(axes: Axes, picture: Picture, shown: list[Measured]) -> None:
         axes.annotate(
             picture.figure.form(middle), (max(values[name]), name), (5, 0), textcoords="offset points", va="center"
         )
+    for label, name in zip(axes.get_yticklabels(), ordered, strict=True):
+        label.set_fontweight("bold" if name.startswith("fastgw") else "normal")
+    axes.tick_params(axis="y", length=0)
     axes.margins(x=0.12)
-    axes.set_xlabel(picture.figure.heading)
+    heading = picture.figure.heading.replace("us/", "µs/")
+    axes.set_xlabel(f"{heading}: less is better (bar: median of the rounds; line: their range)")
 
 
 def _lines(axes: Axes, picture: Picture, shown: list[Measured]) -> None:
