@@ -129,9 +129,9 @@ def test_the_front_for_http3_finds_the_gateway_and_is_announced():
     assert [public] == re.findall(r'h3=":(\d+)"', gateway)
 
 
-def test_the_readme_is_short_and_has_one_picture():
-    assert len(text_of("README.md").splitlines()) <= 150
-    assert len(re.findall(r"!\[", text_of("README.md"))) == 1
+def test_the_readme_is_short_and_has_two_pictures():
+    assert len(text_of("README.md").splitlines()) <= 100
+    assert len(re.findall(r"!\[", text_of("README.md"))) == 2
 
 
 def test_the_real_configuration_has_five_lines():
