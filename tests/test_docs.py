@@ -23,6 +23,7 @@ from tests.support.commands import ended
 from tests.support.default_ports import default_ports
 from tests.support.forked import COMMAND_DEADLINE, FASTGW, ran, start
 from tests.support.gateway import START_DEADLINE, STOP_DEADLINE, Lines, wait_until
+from tests.support.table import for_each
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")), "tuning.md"]
@@ -99,7 +100,7 @@ def test_make_has_what_it_is_asked_for():
         assert asked <= targets, document
 
 
-@pytest.mark.parametrize("file", CONFIGURATIONS)
+@for_each("file", CONFIGURATIONS)
 def test_every_configuration_is_good(file):
     checked = ended("check", file, directory=ROOT)
     if file == "examples/discovery.yaml":  # whose registries do not run here
@@ -111,7 +112,7 @@ def test_every_configuration_is_good(file):
     assert (checked.exit_code, checked.stdout) == (0, f"{file}: configuration is valid\n")
 
 
-@pytest.mark.parametrize("file", CONFIGURATIONS)
+@for_each("file", CONFIGURATIONS)
 def test_what_a_configuration_says_to_try_works(file):
     for command in TRY_IT.findall(text_of(file)):
         program, *arguments = command.split()

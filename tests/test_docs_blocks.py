@@ -29,6 +29,7 @@ from tests.e2e.programs import program
 from tests.support.bookstore import api
 from tests.support.certificates import Certificates
 from tests.support.commands import ended
+from tests.support.table import for_each
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "tuning.md"]
@@ -185,7 +186,7 @@ READERS: Mapping[str, Callable[[str], Any]] = {
 }
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("read", "text"),
     [pytest.param(READERS[kind], *block.values, id=block.id) for kind in READERS for block in blocks(kind)],
 )
@@ -193,7 +194,7 @@ def test_what_is_in_another_language_can_be_read(read, text):
     read(text)
 
 
-@pytest.mark.parametrize("text", blocks("sh"))
+@for_each("text", blocks("sh"))
 def test_commands_that_are_shown_exist(text):
     """The shell can read them, and what they ask of `fastgw` is there."""
     read = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, timeout=60)

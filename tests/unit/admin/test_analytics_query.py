@@ -11,6 +11,7 @@ from fastgw.analytics.queries import AnalyticsRow, UsageQuery
 from fastgw.analytics.store import CannotKeepAnalytics
 from fastgw.analytics.usage import TooMuch
 from tests.support.admin import served
+from tests.support.table import for_each
 
 NOW = 1_800_000_000.0
 
@@ -22,7 +23,7 @@ def test_times_are_durations_before_now_or_dates() -> None:
     assert read_query({"by": "status_class", "plan": ""}, NOW).plan == ""  # of consumers without groups
 
 
-@pytest.mark.parametrize(
+@for_each(
     "asked",
     [
         {"by": "colour"},

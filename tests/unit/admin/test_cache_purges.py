@@ -4,6 +4,7 @@ import pytest
 
 from fastgw.admin.cache_purges import CachePurge, normalized_url, read_purge
 from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget
+from tests.support.table import for_each
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ def test_urls_get_the_form_of_the_store(text: str, url: bytes) -> None:
     assert normalized_url(text) == url
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         "",
@@ -64,7 +65,7 @@ def test_a_purge_becomes_an_order(wanted: CachePurge, order: PurgeOrder) -> None
     assert read_purge(wanted) == order
 
 
-@pytest.mark.parametrize(
+@for_each(
     "wanted",
     [
         CachePurge(),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fastgw.admin import dashboard
+from tests.support.table import for_each
 
 FOLDER = Path(dashboard.__file__).parent
 NAMED = re.compile(r'^import \{ ([^}]+) \} from "\./(\w+)\.js";$', re.MULTILINE)
@@ -46,7 +47,7 @@ def test_every_script_of_the_folder_is_in_the_page() -> None:
     assert not re.search(r"^(import|export)\b", inline("script"), re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", dashboard.SCRIPTS)
+@for_each("name", dashboard.SCRIPTS)
 def test_a_script_imports_from_those_before_it(name: str) -> None:
     """In the page there are no modules any more: what is imported has to stand above under the same name."""
     before = dashboard.SCRIPTS[: dashboard.SCRIPTS.index(name)]

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from fastgw.audit.chain import LINE_MAX, START, AuditEntry, BrokenChain, Link, chained_line, read_link, verify
+from tests.support.table import for_each
 
 
 def _lines(count: int, last: Link = Link()) -> list[bytes]:  # noqa: B008
@@ -47,7 +48,7 @@ def test_whole_chains_are_intact_and_their_parts_follow_one_another():
     assert list(verify(lines[4:])) == links[4:]  # the file before was rotated away
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("change", "line", "why"),
     [
         (lambda lines: [*lines[:2], *lines[3:]], 3, "removed"),

@@ -10,6 +10,7 @@ from botocore.eventstream import EventStreamBuffer
 
 from fastgw.aws.event_stream import MOST_MESSAGE, EventStreamParser, InvalidEventStream
 from tests.support.aws import STREAM_END, stream_message, stream_piece
+from tests.support.table import for_each
 
 STREAM = stream_piece(b"hello ") + stream_piece(b"") + stream_piece(b"x" * 5000) + STREAM_END
 
@@ -32,7 +33,7 @@ def with_prelude(length: int, of_headers: int, rest: bytes) -> bytes:
     return message + struct.pack(">I", crc32(message))
 
 
-@pytest.mark.parametrize(
+@for_each(
     "data",
     [
         STREAM[:8] + b"\0\0\0\0" + STREAM[12:],

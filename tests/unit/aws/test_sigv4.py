@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-import pytest
-
 from fastgw.aws.sigv4 import EMPTY_DIGEST, UNSIGNED, AwsKeys, AwsSigner, canonical_query
 from tests.support.aws import ACCESS_KEY, SECRET_KEY, check_signature
+from tests.support.table import for_each
 
 NOW = 1_700_000_000.0
 PATHS = [b"/", b"/a/b", b"/a%20b/%C3%A4", b"/2015-03-31/functions/arn:aws:lambda:eu-central-1:1:function:f/invocations"]
@@ -15,9 +14,9 @@ PATHS += [b"/a//b", b"//", b"/a///", b"/a/./b/../c/.", b"/../a/..", b"/a/...//"]
 QUERIES = [None, b"", b"a=1", b"b=2&a=1&a=0&a-b=3&A=4", b"x=a+b&y=%2F%2f&empty=&none&%C3%A4=~", b"q=a=b&&"]
 
 
-@pytest.mark.parametrize("service", ["lambda", "execute-api", "s3"])
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("query", QUERIES)
+@for_each("service", ["lambda", "execute-api", "s3"])
+@for_each("path", PATHS)
+@for_each("query", QUERIES)
 def test_botocore_computes_the_same(service: str, path: bytes, query: bytes | None) -> None:
     if service == "s3" and b":" in path:  # which botocore expects to be encoded already, as clients of S3 do
         path = path.replace(b":", b"%3A")

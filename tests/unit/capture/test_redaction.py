@@ -7,11 +7,12 @@ import gzip
 import pytest
 
 from fastgw.capture.redaction import Redaction, received_fields
+from tests.support.table import for_each
 
 JSON = [(b"Content-Type", b"application/json; charset=utf-8")]
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("name", "value", "shown"),
     [
         (b"Authorization", b"Bearer abc.def", b"Bearer ***"),
@@ -36,7 +37,7 @@ def test_headers_with_secrets_are_masked(name: bytes, value: bytes, shown: bytes
     assert Redaction(["X-Own"]).fields([(name, value)]) == [(name, shown)]
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("kind", "body", "shown"),
     [
         (b"application/json", b'{"password": "x\\"y", "a": 1}', b'{"password": "***", "a": 1}'),
@@ -63,7 +64,7 @@ def _shown(kind: bytes, body: bytes) -> bytes:
     return Redaction(["iban"]).body([(b"Content-Type", kind)], body, 65536).content
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("body", "shown"),
     [
         (b'{"user":{"password":"S"}}', b'{"user":{"password":"***"}}'),
@@ -229,13 +230,13 @@ def test_a_compressed_body_is_read_up_to_what_is_shown() -> None:
     assert (len(body.content), body.is_cut) == (1024, True)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "piece",
     [b'"', b"\\", b'\\"', b"{",
      b'"token":[', b"<secret>", b"<secret></secret>", b"a=", b"://", b":\\/\\/a@", b":\\", b"a: ", b'\\"token\\":\\"',
      b"password: |\n", b"a=%2522&", b"%25", b"'", b'"a":', b'"token":"\\', b" ", b'<a b="'],
 )  # fmt: skip
-@pytest.mark.parametrize("kind", [b"text/plain", b"application/x-www-form-urlencoded"])
+@for_each("kind", [b"text/plain", b"application/x-www-form-urlencoded"])
 def test_a_hostile_text_is_read_in_few_steps(piece: bytes, kind: bytes) -> None:
     """Each byte is read a limited number of times: a text of 16 KiB is done at once, whatever it consists of."""
     text = piece * (16384 // len(piece))

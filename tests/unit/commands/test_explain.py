@@ -18,6 +18,7 @@ from fastgw.gateway.tables import Gateway
 from tests.support.certificates import Certificates
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, probe
+from tests.support.table import for_each
 
 SECRET = "s3cr3t"
 NO_URL = 'is not a URL; expected one such as "http://api.example.com/users/7?debug=1"'
@@ -103,7 +104,7 @@ def broken(*_: object) -> Any:
     raise ZeroDivisionError("no")
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("hooks", "decision"),
     [
         ({"request": lambda exchange: None}, "pass"),
@@ -125,8 +126,8 @@ def broken(*_: object) -> Any:
         ({"response": broken}, "runs on the response only"),
     ],
 )
-@pytest.mark.parametrize("shadow", [False, True])
-@pytest.mark.parametrize("phase", [Phase.ADMIT, Phase.AUTHORIZE])
+@for_each("shadow", [False, True])
+@for_each("phase", [Phase.ADMIT, Phase.AUTHORIZE])
 def test_every_decision_has_its_reason(phase: Phase, shadow: bool, hooks: dict[str, Any], decision: str) -> None:
     """A filter in shadow is told of in the same words, and its answer is not the gateway's."""
     explanation = told(probe("p", phase, **hooks), shadow=shadow)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.table import for_each
 from tests.unit.composition.test_compose import Composed, answer, composed
 
 ORDER: dict[str, Any] = {
@@ -26,7 +27,7 @@ ORDER: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("rules", "expected"),
     [
         ({"allow": ["to.at.city", "to.at.geo.lat"]}, {"to": {"at": {"city": "Ulm", "geo": {"lat": 48.4}}}}),

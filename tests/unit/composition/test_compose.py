@@ -38,6 +38,7 @@ from tests.support.commands import ended
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, ProgramHere, Wire, probe
 from tests.support.replaced import use_references
+from tests.support.table import for_each
 
 GET = b"GET /d/7?page=2&tag=a%26b HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer s\r\nX-A: 1\r\n\r\n"
 
@@ -193,7 +194,7 @@ def test_values_of_the_request_and_of_earlier_answers() -> None:
 HOSTILE = ["a/b", "..", ".", "a?b", "a#b", "//h", "a\r\nX-Evil: 1", "%2f", "a%00b", "", "é", "a b", "\x00"]
 
 
-@pytest.mark.parametrize("value", HOSTILE)
+@for_each("value", HOSTILE)
 def test_no_value_leaves_its_position(value: str) -> None:
     """A value is one segment, one value of the query, one line and one JSON string; or nothing is sent."""
     for template in ("/x/{part.a.v}/y", "/x?v={part.a.v}&w"):
@@ -259,7 +260,7 @@ def test_the_body_of_the_client_is_passed_to_those_that_take_it() -> None:
     assert long.plane.worker_loop.held_body_budget.in_use == 0
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("part", "kind"),
     [
         ({"body": {"a": 1}}, b"application/json"),
@@ -271,7 +272,7 @@ def test_the_body_of_the_client_is_passed_to_those_that_take_it() -> None:
         ({"body": "pass", "headers_to_pass": ["Content-Type"], "headers": {"Content-Type": "text/y"}}, b"text/y"),
     ],
 )
-@pytest.mark.parametrize("output", ["json", "no-op"])
+@for_each("output", ["json", "no-op"])
 def test_a_request_has_one_content_type(part: dict[str, Any], kind: bytes, output: str) -> None:
     """That of `headers` if there is one, else that of the body which is sent."""
     made = Composed({"name": "a", "method": "POST", **part}, output=output)
@@ -471,7 +472,7 @@ def test_what_is_there_is_answered_and_what_is_not_is_said() -> None:
     assert (record.status, record.fault, record.fault_detail) == (200, "composition_failed", "part b: 404")
 
 
-@pytest.mark.parametrize(
+@for_each(
     "bad",
     [
         b'{"a":1,"a":2}',
@@ -702,7 +703,7 @@ def test_a_client_that_leaves_cancels_all() -> None:
 # rules
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("rules", "body", "expected"),
     [
         ({"is_collection": True}, [{"a": 1}], {"collection": [{"a": 1}]}),
@@ -783,7 +784,7 @@ def test_values_are_moved_where_there_is_a_place_for_them(args: list[str], body:
     assert json.loads(made.body) == expected
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("args", "body"),
     [
         (["a", "s.x"], {"a": [9], "s": "str"}),
@@ -795,7 +796,7 @@ def test_values_are_moved_where_there_is_a_place_for_them(args: list[str], body:
         (["l.*.v", "s.x"], {"l": [{"v": [1]}, {"v": [2]}], "s": 1.5}),
     ],
 )
-@pytest.mark.parametrize("kind", ["move", "append"])
+@for_each("kind", ["move", "append"])
 def test_a_value_without_a_place_stays(kind: str, args: list[str], body: Any) -> None:
     """Its destination is below a text or number, or is a name in an array."""
     made = composed({"/a": answer(body)}, {"name": "a", "flatmap": [{"type": kind, "args": args}]})
@@ -820,7 +821,7 @@ def test_the_whole_may_be_moved_too() -> None:
     assert made.body == b'{"a":[1,2]}'
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("strategy", "status", "added"),
     [
         *(("always", status, True) for status in (200, 500)),
@@ -866,7 +867,7 @@ def test_head_has_the_head_only() -> None:
 _DAY = "Thu, 01 Jan 1970 00:00"
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("first", "second", "expected"),
     [
         ("max-age=60", "max-age=30, public", "max-age=30"),
@@ -1386,7 +1387,7 @@ def test_what_a_filter_hides_is_not_passed_on() -> None:
 # check and explain
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("parts", "compose", "wrong"),
     [
         ([{"name": "a"}, {"name": "a"}], {}, "is the name of another part"),
@@ -1489,7 +1490,7 @@ def direct(path: str = "/a", more: Mapping[str, Any] = {}, **part: Any) -> Compo
     return made
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("path", "more"),
     [
         ("/a", {}),
@@ -1498,7 +1499,7 @@ def direct(path: str = "/a", more: Mapping[str, Any] = {}, **part: Any) -> Compo
         ("/a", {"load_balancing": {"algorithm": "least_connections"}, "circuit_breaker": {}}),
     ],
 )
-@pytest.mark.parametrize("part", [{}, {"method": "PUT", "body": {"x": 1}}, {"headers": {"X-Id": "{id}"}}])
+@for_each("part", [{}, {"method": "PUT", "body": {"x": 1}}, {"headers": {"X-Id": "{id}"}}])
 def test_a_request_on_an_idle_connection_is_the_same(path: str, more: dict[str, Any], part: dict[str, Any]) -> None:
     made = direct(path, more, **part)
     made.gets(path, answer({"a": 2}))

@@ -17,6 +17,7 @@ from fastgw.config.kubernetes.translation import Translator
 from fastgw.config.settings.kubernetes import GatewayAddresses, KubernetesProvider, addresses_in
 from fastgw.filters import TYPES
 from fastgw.runtime.control.kubernetes.status_writer import merged_status, status_to_write
+from tests.support.table import for_each
 
 SETTINGS = KubernetesProvider(addresses=GatewayAddresses(pool=("127.0.0.2-127.0.0.9",)), port_offset=8000)
 GROUP = "gateway.networking.k8s.io"
@@ -270,7 +271,7 @@ def test_only_what_has_changed_is_translated_anew_with_the_result_of_a_translati
         assert (content, made.statuses) == (content_of_all, whole.statuses)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("listener", "http", "grpc", "conflicts"),
     [
         ("", ["a.example"], ["a.example"], True),
@@ -288,7 +289,7 @@ def test_only_what_has_changed_is_translated_anew_with_the_result_of_a_translati
         ("", ["*.b.example"], ["*.c.example"], False),
     ],
 )
-@pytest.mark.parametrize("older", ["HTTPRoute", "GRPCRoute"])
+@for_each("older", ["HTTPRoute", "GRPCRoute"])
 def test_one_of_an_http_and_a_grpc_route_of_a_hostname_is_accepted(
     listener: str, http: list[str], grpc: list[str], conflicts: bool, older: str
 ) -> None:
@@ -496,7 +497,7 @@ A_TLS_POLICY = {
 OPEN = {"allowedListeners": {"namespaces": {"from": "Same"}}}
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("item", "stays"),
     [
         (a_route("bad", {"filters": [{"type": "RequestMirror"}]}), True),

@@ -25,6 +25,7 @@ from fastgw.discovery.http_client import ServiceAnswer, ServiceClient, SourceFai
 from fastgw.discovery.nacos import NacosList
 from fastgw.discovery.vault import VaultSession
 from fastgw.runtime.control.discovery.followed_sources import _Follower
+from tests.support.table import for_each
 
 URL: Any = Url("http", "registry.test", 80)
 DEEP = b"[" * 3_000
@@ -71,7 +72,7 @@ def instance(host: str) -> str:
     return json.dumps([{"Node": {"Address": "10.0.0.9"}, "Service": {"Port": 80, "Address": host}}])
 
 
-@pytest.mark.parametrize(
+@for_each(
     "answer",
     [
         lambda: of_consul("[]", index=DIGITS),
@@ -94,7 +95,7 @@ def test_an_answer_that_cannot_be_is_a_failure_of_the_source(answer: Callable[[]
         asyncio.run(fetched())
 
 
-@pytest.mark.parametrize(
+@for_each(
     "answer",
     [
         *(

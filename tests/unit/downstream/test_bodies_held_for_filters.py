@@ -16,6 +16,7 @@ from fastgw.filters.api import BodyStage, Bounded, Phase, Reply, StageFactory
 from fastgw.shm.held_body_budget import FREE_BYTES
 from tests.support.http2 import frames
 from tests.support.memory import Plane, Wire, probe
+from tests.support.table import for_each
 from tests.unit.downstream.http2.test_tunnels import HTTP2, begins
 
 BODY = b'{"x":"%b"}' % (b"y" * 30_000)
@@ -137,8 +138,8 @@ def test_a_body_for_which_no_memory_is_left_is_refused(way: str) -> None:
     assert in_use(plane) == 0
 
 
-@pytest.mark.parametrize("head", ["with the body", "before the body"])
-@pytest.mark.parametrize("way", WAYS)
+@for_each("head", ["with the body", "before the body"])
+@for_each("way", WAYS)
 def test_a_body_that_is_complete_needs_no_memory_of_the_node(way: str, head: str) -> None:
     """Nothing waits for its client, so clients that stall do not keep others from being served."""
     plane = plane_for(way)
@@ -259,8 +260,8 @@ def test_an_incomplete_line_for_which_no_memory_is_left_is_refused() -> None:
     assert in_use(plane) == 0
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("end", ["answer", "client leaves", "client stalls", "upstream is lost"])
+@for_each("way", WAYS)
+@for_each("end", ["answer", "client leaves", "client stalls", "upstream is lost"])
 def test_the_memory_is_given_back_however_the_exchange_ends(way: str, end: str) -> None:
     plane = plane_for(way, timeouts={"request_body_idle": "5s"})
     client = held(plane)

@@ -10,6 +10,7 @@ import pytest
 
 from fastgw.eventloop import socket_send
 from fastgw.eventloop.socket_send import send_at_once
+from tests.support.table import for_each
 
 SENDS = list(dict.fromkeys([socket_send._send, socket_send.send]))
 PARTS = list(dict.fromkeys([socket_send._send_parts, socket_send.send_parts]))
@@ -76,9 +77,9 @@ def test_what_the_socket_does_not_take_is_the_transports(send: Callable[..., Non
         assert received == sent
 
 
-@pytest.mark.parametrize("send", PARTS)
-@pytest.mark.parametrize("cut", [0, 3, 1 << 20])
-@pytest.mark.parametrize("waiting", [False, True])
+@for_each("send", PARTS)
+@for_each("cut", [0, 3, 1 << 20])
+@for_each("waiting", [False, True])
 def test_a_message_in_two_parts_is_sent_in_order(send: Callable[..., None], cut: int, waiting: bool) -> None:
     """`cut`: where the second part begins; the socket takes less than a MiB."""
     ours, theirs = socket.socketpair()

@@ -13,6 +13,7 @@ from fastgw.filters.api import Fault, Filter, Looks, Phase, Reply, ResponseLines
 from fastgw.http.http1.parser import parse_response
 from fastgw.observe.metrics.families import FilterEvent
 from tests.support.memory import Plane, probe
+from tests.support.table import for_each
 
 HOST = b"Host: a.test\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -74,8 +75,8 @@ def test_within_a_phase_the_order_decides() -> None:
     assert told.of("request") == ["z", "a"]
 
 
-@pytest.mark.parametrize("phase", list(Phase))
-@pytest.mark.parametrize("how", ["answers", "raises", "answers later", "raises later"])
+@for_each("phase", list(Phase))
+@for_each("how", ["answers", "raises", "answers later", "raises later"])
 def test_an_answer_is_seen_by_those_before_it_and_those_that_see_every_answer(phase: Phase, how: str) -> None:
     """Design section 2: OBSERVE and ADMIT always, else every filter whose request step ran; each once, in reverse."""
     told = Told()

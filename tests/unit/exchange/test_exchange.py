@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from fastgw.errors import Fault
 from fastgw.exchange import EVENTS, Event, ExchangeState, IllegalTransition, problem
 from fastgw.exchange.states import ANSWER_BEGUN, ANSWER_ENDED
+from tests.support.table import for_each
 
 STEPS = [
     pytest.param(state, event, id=f"{event.name} while {state.name}") for state in ExchangeState for event in EVENTS
@@ -17,7 +18,7 @@ def following(state: ExchangeState) -> set[ExchangeState]:
     return {event[state] for event in EVENTS if state in event}
 
 
-@pytest.mark.parametrize(("state", "event"), STEPS)
+@for_each(("state", "event"), STEPS)
 def test_an_event_leads_to_a_state_or_is_illegal(state: ExchangeState, event: Event) -> None:
     """It is a defect of ours, told by the names of event, state and what would be legal."""
     if state in event:

@@ -17,6 +17,7 @@ from fastgw.filters.api import Phase, Reply
 from fastgw.gateway.tables import CompileError
 from fastgw.observe.metrics.families import FilterEvent
 from tests.support.memory import Plane, Wire, probe
+from tests.support.table import for_each
 
 HOST = b"Host: a.test\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -64,8 +65,8 @@ def live(step: Callable[..., Any], phase: Phase = Phase.TRANSFORM) -> tuple[Plan
     return asyncio.run(run())
 
 
-@pytest.mark.parametrize("phase", [Phase.ADMIT, Phase.TRANSFORM])
-@pytest.mark.parametrize(
+@for_each("phase", [Phase.ADMIT, Phase.TRANSFORM])
+@for_each(
     "step",
     [
         pytest.param(raising(ZeroDivisionError()), id="raises"),

@@ -1,13 +1,12 @@
 """Request paths and the files that they name."""
 
-import pytest
-
 from fastgw.files.request_path import FilePath, file_path, looks_like_file
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
+from tests.support.table import for_each
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("path", "prefix", "name", "is_folder"),
     [
         (b"/", b"", b"", True),
@@ -62,7 +61,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("raw_path", HOSTILE)
+@for_each("raw_path", HOSTILE)
 def test_a_hostile_path_names_no_file_outside_and_none_that_is_hidden(raw_path: bytes) -> None:
     """Either the parser refuses it, or the file it names is visible and beneath the root."""
     try:

@@ -21,6 +21,7 @@ from fastgw.gateway.compiler import compile
 from tests.support.aws import ACCESS_KEY, SECRET_KEY, STREAM_END, check_signature, stream_message, stream_piece
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, Wire, probe
+from tests.support.table import for_each
 
 AWS = {
     "targets": ["http://127.0.0.1:9"],
@@ -288,7 +289,7 @@ def test_a_result_without_a_status_is_the_body(payload: Any, expected: bytes) ->
     assert Invoked(payload_format="1.0").returns(payload).status == 502
 
 
-@pytest.mark.parametrize(
+@for_each(
     "payload",
     [
         b"no json",
@@ -385,10 +386,8 @@ def test_a_stream_without_a_head_is_a_body(body: bytes) -> None:
     made.ended()
 
 
-@pytest.mark.parametrize(
-    "line", [b'{"i": 0}\n', b'{"a": {"b": "}\\\\\\"{"}, "c": [{}]} {', b"{}x", b"{}" + bytes(7) + b"x"]
-)
-@pytest.mark.parametrize("size", [1, 3, 100])
+@for_each("line", [b'{"i": 0}\n', b'{"a": {"b": "}\\\\\\"{"}, "c": [{}]} {', b"{}x", b"{}" + bytes(7) + b"x"])
+@for_each("size", [1, 3, 100])
 def test_a_stream_that_begins_with_an_object_is_sent_as_it_arrives(line: bytes, size: int) -> None:
     made = Invoked(streaming=True)
     made.streams(*(stream_piece(line[at : at + size]) for at in range(0, len(line), size)))

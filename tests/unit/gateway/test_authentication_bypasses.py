@@ -10,6 +10,7 @@ from fastgw.config.settings.gateway import Config
 from fastgw.filters import TYPES
 from fastgw.gateway.authentication_bypasses import bypasses
 from tests.support.generations import load_document
+from tests.support.table import for_each
 
 KEYED = {"filters": {"key_auth": {}}}
 
@@ -50,7 +51,7 @@ def test_it_names_the_paths_the_route_the_servers_and_what_to_do() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("path", "paths"),
     [
         ("/admin/*", "/ADMIN/* is"),
@@ -86,7 +87,7 @@ def test_the_wider_route_may_have_the_text_of_other_segments(path: str, of_wide:
     assert "servers that ignore case (IIS, Express) treat" in told
 
 
-@pytest.mark.parametrize(
+@for_each(
     "routes",
     [
         [narrow("/admin"), wide(**KEYED)],  # it has the same

@@ -16,6 +16,7 @@ from fastgw.gateway.compiler import rest_of
 from fastgw.gateway.tables import CompileError
 from tests.support.certificates import Certificates
 from tests.support.memory import Plane
+from tests.support.table import for_each
 
 HOST = b"Host: a.test\r\n"
 
@@ -29,7 +30,7 @@ def sent(target: str, route: dict[str, object], url: str = "http://127.0.0.1:9")
     return plane.connects().received.split(b" ")[1].decode()
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("target", "route", "url", "expected"),
     [
         ("/a?b=1", {}, "http://h:1", "/a?b=1"),
@@ -106,7 +107,7 @@ def test_listeners_have_their_own_routes_and_filters() -> None:
     assert found == ["both", "only"]
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("route", "head", "body"),
     [
         ({"respond": {}}, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n", b""),
@@ -128,7 +129,7 @@ def test_listeners_have_their_own_routes_and_filters() -> None:
         ),
     ],
 )
-@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+@for_each("method", [b"GET", b"HEAD"])
 def test_own_answers(route: dict[str, object], head: bytes, body: bytes, method: bytes) -> None:
     plane = Plane({"routes": [{"name": "own", **route}]})
     client = plane.client()

@@ -13,6 +13,7 @@ from fastgw.config.base.variables import FIXED
 from fastgw.filters import TYPES
 from fastgw.filters.authentication.templates import VALUES, fit_value
 from tests.support.memory import Plane
+from tests.support.table import for_each
 
 HOST = b"Host: a.test\r\n"
 
@@ -43,8 +44,8 @@ def test_a_body_has_values_escaped_for_its_type(kind: str, body: str, sent: byte
     assert answer({"respond": respond}, "/x/7", b'X-A: "<b>\r\n').endswith(b"\r\n\r\n" + sent)
 
 
-@pytest.mark.parametrize("kind", ["application/soap+xml", "text/xml; charset=utf-8", "text/html"])
-@pytest.mark.parametrize("value", ["%00", "%01", "%1F", "%EF%BF%BE", "%FF"])
+@for_each("kind", ["application/soap+xml", "text/xml; charset=utf-8", "text/html"])
+@for_each("value", ["%00", "%01", "%1F", "%EF%BF%BE", "%FF"])
 def test_a_value_puts_no_character_into_xml_that_xml_does_not_allow(kind: str, value: str) -> None:
     """No escape stands for one (XML 1.0 section 2.2): it is replaced, as bytes are that are not UTF-8."""
     respond = {"body": "<a>{query.q}</a>", "headers": {"Content-Type": kind}}
@@ -120,7 +121,7 @@ def test_a_redirect_has_values_percent_encoded(to: str, target: str, location: b
     assert b"\r\nLocation: " + location + b"\r\n" in got
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("to", "target", "location"),
     [
         ("/new#sec", "/x/7?a=1", b"/new?a=1#sec"),
@@ -146,7 +147,7 @@ def test_the_path_of_a_redirect_is_encoded(path: str, sent: bytes) -> None:
     assert b"\r\nLocation: http://a.test%b?q\r\n" % sent in answer({"redirect": {"path": path}}, "/x/7?q")
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("path", "to", "target", "location"),
     [
         ("/old/{a}.html", "/new/{a}/x", "/old/...html", b""),

@@ -27,6 +27,7 @@ from fastgw.upstream.upstream import Upstream
 from tests.support.certificates import Certificates
 from tests.support.generations import load_document, plan_after
 from tests.support.memory import SERVICE, probe
+from tests.support.table import for_each
 
 
 @pytest.fixture(autouse=True, scope="module", params=[pytest.param("compiled", marks=pytest.mark.twin), "plain"])
@@ -125,7 +126,7 @@ def test_a_route_that_changed_is_new_and_so_are_its_hosts_alone() -> None:
         assert table_of(new, host) is table_of(base, host)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("routes", "same"),
     [
         (ROUTES[1:], EVERY - {"users"}),
@@ -366,7 +367,7 @@ def routes_alive() -> int:
     return sum(type(each) is Route for each in gc.get_objects())
 
 
-@pytest.mark.parametrize(
+@for_each(
     "configuration",
     [
         loaded(),

@@ -8,6 +8,7 @@ import pytest
 
 from fastgw.gateway.tables import CompileError
 from tests.support.memory import Plane
+from tests.support.table import for_each
 
 EXCEPT: dict[str, Any] = {"key": {"query": {"except": ["utm_*"]}}}
 
@@ -28,8 +29,8 @@ def plane_with(
     )
 
 
-@pytest.mark.parametrize("where", ["set", "add"])
-@pytest.mark.parametrize(
+@for_each("where", ["set", "add"])
+@for_each(
     ("value", "cache", "named"),
     [
         ("{query.utm_lang}", EXCEPT, "query.utm_lang"),
@@ -50,7 +51,7 @@ def test_a_value_that_is_not_in_the_key_is_refused(value: str, cache: dict[str, 
         plane_with(value, cache, where, lang="{query.utm_lang}", host="{header.X-Host}")
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("value", "cache", "route"),
     [
         ("{query.utm_lang}", None, {}),

@@ -14,6 +14,7 @@ from fastgw.explain import explain
 from fastgw.filters import TYPES
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane
+from tests.support.table import for_each
 
 MAPS = {
     "plan": {"source": "{header.X-Plan}", "values": {"gold": "first class/a&b", "~^silver": "second"}, "default": "3"},
@@ -166,7 +167,7 @@ def test_a_reload_replaces_a_map_and_keeps_the_filters() -> None:
 NOT_YET = r"\{map\.code\} looks up a value of the response, which is not known yet"
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("settings", "wrong"),
     [
         ({"maps": {"a": {"source": "{map.b}", "values": {"x": "y"}}}}, "another map"),

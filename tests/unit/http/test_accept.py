@@ -1,11 +1,10 @@
 """Preference of media types."""
 
-import pytest
-
 from fastgw.http.accept import parse_accept, weight_of
+from tests.support.table import for_each
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("values", "html", "json"),
     [
         ([], 0, 0),

@@ -8,6 +8,7 @@ from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.http1 import serializer, serializer_reference
 from fastgw.http.http1.parser import parse_request
 from fastgw.http.malformed import Malformed
+from tests.support.table import for_each
 
 NAMES = st.sampled_from([b"Accept", b"X-A", b"x-request-id", b"Cookie", b"Via", b"X-Forwarded-For", b"Trailer"])
 VALUES = st.binary(max_size=12).map(lambda text: bytes(byte for byte in text if 0x21 <= byte <= 0x7E))
@@ -56,7 +57,7 @@ def test_what_a_filter_changes_is_sent_and_what_was_given_is_remembered() -> Non
     )
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("method", "authority", "target", "name"),
     [
         (b"GE T", b"a", b"/", b"A"),

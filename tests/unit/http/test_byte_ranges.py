@@ -17,11 +17,12 @@ from fastgw.http.byte_ranges import (
     select_ranges,
     unsatisfied_range,
 )
+from tests.support.table import for_each
 
 HUGE = b"9" * 5000
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("value", "length", "ranges"),
     [
         (b"bytes=0-0", 10, [(0, 0)]),
@@ -63,7 +64,7 @@ def test_what_lies_behind_the_end_is_not_satisfiable(value: bytes, length: int) 
     assert select_ranges(value, length) == ()
 
 
-@pytest.mark.parametrize(
+@for_each(
     "value",
     [
         b"",
@@ -120,7 +121,7 @@ def test_no_range_leaves_the_representation(value: bytes, length: int) -> None:
     assert sum(each.length for each in ranges) <= length
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("value", "read"),
     [
         (b"bytes 0-4/10", ContentRange(ByteRange(0, 4), 10)),

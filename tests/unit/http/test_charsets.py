@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastgw.http.charsets import is_utf8
+from tests.support.table import for_each
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ def test_utf8(content_type: str) -> None:
     assert is_utf8(content_type.encode())
 
 
-@pytest.mark.parametrize(
+@for_each(
     "parameters",
     [
         "charset=utf-7",

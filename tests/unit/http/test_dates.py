@@ -3,6 +3,7 @@
 import pytest
 
 from fastgw.http.dates import format_date, parse_date
+from tests.support.table import for_each
 
 NOW = 1_790_000_000  # September 2026
 
@@ -22,7 +23,7 @@ def test_the_three_forms_are_read(value: bytes) -> None:
     assert parse_date(value, NOW) == 784_111_777
 
 
-@pytest.mark.parametrize(
+@for_each(
     "value",
     [
         b"",

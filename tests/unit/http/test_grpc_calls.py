@@ -1,11 +1,10 @@
 """Heads of gRPC calls."""
 
-import pytest
-
 from fastgw.http.grpc.calls import timeout_line, timeout_of
+from tests.support.table import for_each
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("seconds", "value"),
     [
         (-1.0, b"1u"),
@@ -35,8 +34,8 @@ class _Head:
         return self._value
 
 
-@pytest.mark.parametrize("value", [b"1u", b"1100u", b"15m", b"99999999m", b"99999999S", b"99999999M", b"99999999H"])
-@pytest.mark.parametrize("took", [0.0, 1e-7, 1e-4])
+@for_each("value", [b"1u", b"1100u", b"15m", b"99999999m", b"99999999S", b"99999999M", b"99999999H"])
+@for_each("took", [0.0, 1e-7, 1e-4])
 def test_the_server_gets_no_more_than_the_caller_has_said(value: bytes, took: float) -> None:
     said = timeout_of(_Head(value))
     assert said is not None

@@ -21,6 +21,7 @@ from fastgw.http.grpc.connect import (
 )
 from fastgw.http.grpc.details import read_details
 from fastgw.http.grpc.status import GrpcStatus
+from tests.support.table import for_each
 
 
 def varint(number: int) -> bytes:
@@ -35,7 +36,7 @@ def part(number: int, content: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("kind", "unary", "stream"),
     [
         (b"application/proto", b"proto", None),
@@ -75,7 +76,7 @@ def test_a_plus_is_a_space_and_other_values_of_base64_are_ignored() -> None:
     assert not asks_by_get(b"xconnect=v1")
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("query", "told"),
     [
         (b"encoding=json", "no `message`"),

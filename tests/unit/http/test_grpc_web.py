@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from fastgw.http.grpc.frames import FrameError, frame
 from fastgw.http.grpc.web import TextDecoder, WebResponse, WebType, parse_web_type, response_type, trailers_frame
+from tests.support.table import for_each
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("value", "kind"),
     [
         (b"application/grpc-web", WebType(False, b"")),

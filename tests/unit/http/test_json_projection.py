@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fastgw.http.json_projection import CostlyJson, Projection, count_separators
 from fastgw.http.strict_json import InvalidJson
+from tests.support.table import for_each
 
 NAMES = st.sampled_from(["a", "b", "c", "é", "*", ""])
 VALUES = st.recursive(
@@ -60,7 +61,7 @@ def test_the_compiled_module_agrees_with_the_reference(
         assert projection._compiled.project(text) is not None  # the ordinary case is not left to the reference
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         b"",
@@ -123,7 +124,7 @@ def test_the_compiled_module_agrees_with_the_reference(
         b"{" + b",".join(b'"%d":1' % (number % 39) for number in range(40)) + b"}",
     ],
 )
-@pytest.mark.parametrize("paths", [(), (("a",),)])
+@for_each("paths", [(), (("a",),)])
 def test_what_is_no_strict_json_is_refused_also_where_nothing_is_kept(text: bytes, paths: tuple[Any, ...]) -> None:
     for projection in (Projection(paths), Projection((), paths), Projection((), (("*",),))):
         with pytest.raises(InvalidJson):

@@ -3,6 +3,7 @@
 import pytest
 
 from fastgw.http.multipart import InvalidMultipart, boundary_of, names_of, parts_of
+from tests.support.table import for_each
 
 FIELD = b'Content-Disposition: form-data; name="%b"'
 
@@ -96,7 +97,7 @@ def test_the_boundary_is_a_parameter_of_the_content_type(parameters, boundary):
     assert boundary_of(b"multipart/form-data; " + parameters) == boundary
 
 
-@pytest.mark.parametrize(
+@for_each(
     "parameters",
     [
         *(b"", b"boundary", b"boundary=", b'boundary="a', b"boundary = a", b"boundary=a b", b"boundary=a; boundary=b"),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
+from tests.support.table import for_each
 
 NORMAL_FORMS = [
     (b"/", b"/"),
@@ -114,12 +115,12 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("raw_path", "path"), NORMAL_FORMS)
+@for_each(("raw_path", "path"), NORMAL_FORMS)
 def test_a_path_has_one_normal_form(raw_path, path):
     assert normalize(raw_path) == path
 
 
-@pytest.mark.parametrize("raw_path", REFUSED)
+@for_each("raw_path", REFUSED)
 def test_a_path_that_a_target_could_read_otherwise_is_refused_with_400(raw_path):
     with pytest.raises(Malformed) as refusal:
         normalize(raw_path)

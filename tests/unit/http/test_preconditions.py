@@ -14,6 +14,7 @@ from fastgw.http.preconditions import (
     meets_if_range,
     parse_entity_tags,
 )
+from tests.support.table import for_each
 
 NOW = 1_790_000_000
 MODIFIED = 784_111_777
@@ -45,7 +46,7 @@ def test_entity_tags_are_compared(one: bytes, other: bytes | None, strongly: boo
     assert (is_strongly_equal(one, other), is_weakly_equal(one, other)) == (strongly, weakly)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("value", "tags"),
     [
         (b'"a"', [b'"a"']),
@@ -72,7 +73,7 @@ def test_lists_of_entity_tags_are_parsed(value: bytes, tags: list[bytes]) -> Non
     assert parse_entity_tags(value) == tags
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("lines", "validators", "outcome"),
     [
         ([], FILE, PreconditionResult.PROCEED),
@@ -121,7 +122,7 @@ def test_lists_of_entity_tags_are_parsed(value: bytes, tags: list[bytes]) -> Non
         ([(b"If-Match", b'"a"'), (b"If-None-Match", b'"a"')], FILE, PreconditionResult.NOT_MODIFIED),
     ],
 )
-@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+@for_each("method", [b"GET", b"HEAD"])
 def test_conditions_are_evaluated_in_order(
     lines: list[tuple[bytes, bytes]], validators: Validators, outcome: PreconditionResult, method: bytes
 ) -> None:
@@ -137,7 +138,7 @@ def test_a_cache_leaves_the_conditions_of_the_origin_alone() -> None:
     assert is_not_modified(request((b"If-Match", b'"b"'), (b"If-None-Match", b'"a"')), FILE, NOW)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("value", "validators", "met"),
     [
         (b'"a"', FILE, True),

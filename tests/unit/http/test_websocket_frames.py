@@ -16,6 +16,7 @@ from fastgw.http.websocket.frames import close_frame, unmask
 from tests.fuzz import frames as hostile
 from tests.fuzz import sides
 from tests.fuzz.sides import Side
+from tests.support.table import for_each
 
 READERS = [
     pytest.param(frames.FrameReader, id="reference"),
@@ -250,7 +251,7 @@ def pair() -> tuple[Side, Side]:
 
 
 @pytest.mark.twin
-@pytest.mark.parametrize("seed", range(30))
+@for_each("seed", range(30))
 def test_the_compiled_one_reads_as_its_reference(seed: int) -> None:
     for number in range(seed * 100, seed * 100 + 100):
         hostile.compare(*pair(), hostile.write(Random(number)), number)

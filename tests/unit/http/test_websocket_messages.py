@@ -11,6 +11,7 @@ from websockets.frames import Frame, Opcode
 
 from fastgw.http.websocket.frames import BINARY, PING, PONG, TEXT, message_frame
 from fastgw.http.websocket.messages import Received, WebsocketMessageReader
+from tests.support.table import for_each
 
 LIMIT = 70_000
 TEXTS = st.text(max_size=300).map(str.encode)
@@ -82,7 +83,7 @@ def test_a_close_frame_ends_the_reading() -> None:
     assert reader.close == 4000
 
 
-@pytest.mark.parametrize("length", [0, 125, 126, 65_535, 65_536])
-@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+@for_each("length", [0, 125, 126, 65_535, 65_536])
+@for_each("opcode", [TEXT, BINARY])
 def test_messages_of_the_gateway_are_written_as_websockets_does(opcode: int, length: int) -> None:
     assert message_frame(opcode, bytes(length)) == Frame(Opcode(opcode), bytes(length)).serialize(mask=False)

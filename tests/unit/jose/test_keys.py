@@ -33,6 +33,7 @@ from fastgw.jose import (
     scopes_of,
 )
 from fastgw.jose.strict import members, unencoded
+from tests.support.table import for_each
 from tests.support.tokens import Signer, b64, key_set, number, signer
 
 RS, ES, ED, HS = signer("RS256", "one"), signer("ES256", "two"), signer("EdDSA", "three"), signer("HS256", "four")
@@ -102,7 +103,7 @@ UNUSABLE: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", UNUSABLE)
+@for_each("name", UNUSABLE)
 def test_a_key_that_cannot_be_used_is_passed_over_with_the_reason_and_the_others_are_kept(name: str) -> None:
     """RFC 7517 section 5: what is not understood in a set is ignored."""
     jwk, reason = UNUSABLE[name]

@@ -23,6 +23,7 @@ from fastgw.jose import (
     verify,
 )
 from fastgw.jose.keys import read_jwk
+from tests.support.table import for_each
 from tests.support.tokens import Signer, b64, claims_of, compact, key_set, signer
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "jws.json").read_text())
@@ -72,7 +73,7 @@ def test_the_unsigned_token_of_the_rfc_is_refused() -> None:
         read_token(b"eyJhbGciOiJub25lIn0." + claims + b".", ALL)
 
 
-@pytest.mark.parametrize("alg", ALGORITHMS)
+@for_each("alg", ALGORITHMS)
 def test_a_good_token_of_every_algorithm_is_taken(alg: str) -> None:
     made = signer(alg, "key")
     claims = judged(
@@ -81,7 +82,7 @@ def test_a_good_token_of_every_algorithm_is_taken(alg: str) -> None:
     assert (claims["sub"], claims["scope"]) == ("alice", "read")
 
 
-@pytest.mark.parametrize("alg", ALGORITHMS)
+@for_each("alg", ALGORITHMS)
 def test_a_key_serves_no_algorithm_but_those_of_its_type_and_curve(alg: str) -> None:
     made = signer(alg, "key")
     key = read_jwk(made.jwk, symmetric=True)
@@ -273,7 +274,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@for_each("name", HOSTILE)
 def test_a_hostile_token_is_refused_and_the_reason_told_without_showing_it(name: str) -> None:
     """By RFC 7515 to 7519, 7797 and 8725."""
     token, reason = HOSTILE[name]

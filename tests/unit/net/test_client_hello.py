@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fastgw.http.malformed import Malformed
 from fastgw.net.client_hello import LONGEST_HELLO, LONGEST_RECORD, MOST_RECORDS, HelloBuffer
 from tests.support.secured import client_hello
+from tests.support.table import for_each
 
 hello = cache(client_hello)
 
@@ -23,8 +24,8 @@ def in_records(message: bytes, size: int) -> bytes:
     return b"".join(record(message[at : at + size]) for at in range(0, len(message), size))
 
 
-@pytest.mark.parametrize("size", [3, 4, 100, 100_000])
-@pytest.mark.parametrize("step", [1, 7, 100_000])
+@for_each("size", [3, 4, 100, 100_000])
+@for_each("step", [1, 7, 100_000])
 def test_a_hello_is_ready_with_its_last_byte_in_whichever_pieces_it_comes(size: int, step: int) -> None:
     """RFC 8446 section 5.1: a message may be fragmented across several records."""
     message = hello("http/1.1")[5:]

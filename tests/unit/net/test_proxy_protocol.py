@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fastgw.http.malformed import Malformed
 from fastgw.net.proxy_protocol import NO_TLVS, SIGNATURE, V2_BLOCK_MAX, Parsed, ProxyTlvs, header_v2, parse
+from tests.support.table import for_each
 
 V4_BLOCK = socket.inet_aton("192.0.2.1") + socket.inet_aton("198.51.100.2") + struct.pack("!HH", 56324, 443)
 V6_BLOCK = (
@@ -77,14 +78,14 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("behind", [b"", b"GET / HTTP/1.1\r\n\r\n", SIGNATURE])
-@pytest.mark.parametrize(("header", "source", "destination"), ACCEPTED)
+@for_each("behind", [b"", b"GET / HTTP/1.1\r\n\r\n", SIGNATURE])
+@for_each(("header", "source", "destination"), ACCEPTED)
 def test_a_header_tells_both_addresses_and_where_the_clients_bytes_begin(header, source, destination, behind):
     told = ProxyTlvs("h2") if header.endswith(TLVS) and header[12] == 0x21 else NO_TLVS
     assert parse(header + behind) == Parsed(source, destination, len(header), told)
 
 
-@pytest.mark.parametrize("header", [header for header, *_ in ACCEPTED])
+@for_each("header", [header for header, *_ in ACCEPTED])
 def test_every_beginning_of_a_header_asks_for_more(header):
     assert all(parse(header[:length]) is None for length in range(len(header)))
 
@@ -94,7 +95,7 @@ def feed(header: bytes) -> None:
         assert parse(header[:length]) is None
 
 
-@pytest.mark.parametrize("header", REFUSED)
+@for_each("header", REFUSED)
 def test_anything_else_is_refused_and_at_no_byte_accepted(header):
     with pytest.raises(Malformed) as refusal:
         feed(header)
@@ -108,7 +109,7 @@ def tlv(kind: int, value: bytes) -> bytes:
 BEHIND_ADDRESSES = ((0x11, V4_BLOCK), (0x21, V6_BLOCK), (0x31, UNIX_BLOCK), (0x00, b""))
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("block", "expected"),
     [
         (tlv(1, b"h2") + tlv(2, b"a.test") + tlv(5, b"id-1"), ProxyTlvs("h2", "a.test", "id-1")),
@@ -139,7 +140,7 @@ def test_what_is_said_beside_the_addresses(block: bytes, expected: ProxyTlvs) ->
     assert parse(header_v2(source, destination, expected)).tlvs == expected
 
 
-@pytest.mark.parametrize(
+@for_each(
     "block",
     [
         b"\x04",  # a type, and no length

@@ -19,6 +19,7 @@ from fastgw.net.server_name import (
     InvalidHello,
     hello_of,
 )
+from tests.support.table import for_each
 
 
 def made(name: str | None, *protocols: str, highest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> bytes:
@@ -69,9 +70,9 @@ def read(*chunks: bytes) -> ClientHello | None:
     return found
 
 
-@pytest.mark.parametrize("highest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-@pytest.mark.parametrize("name", ["a.test", "A.TEST", None])
-@pytest.mark.parametrize("protocols", [(), ("h2", "http/1.1")])
+@for_each("highest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@for_each("name", ["a.test", "A.TEST", None])
+@for_each("protocols", [(), ("h2", "http/1.1")])
 def test_hellos_of_openssl(name: str | None, protocols: tuple[str, ...], highest: ssl.TLSVersion) -> None:
     found = read(made(name, *protocols, highest=highest))
     assert found == ClientHello((name or "").lower(), tuple(each.encode() for each in protocols))
@@ -202,7 +203,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("sent", BAD)
+@for_each("sent", BAD)
 def test_what_is_refused(sent: str) -> None:
     chunk, alert = BAD[sent]
     with pytest.raises(InvalidHello) as refused:

@@ -20,6 +20,7 @@ from fastgw.gateway.compiler import trust
 from fastgw.http.grammar import TOKEN
 from fastgw.http.http1.parser import parse_request
 from fastgw.http.messages import RequestHead
+from tests.support.table import for_each
 
 TRUSTS = trust([parse_network("10.0.0.0/8"), parse_network("fd00::/8")])
 PROXY = Peer("10.0.0.9", 1, 80, trusted=True)
@@ -41,7 +42,7 @@ def added(policy: str | None, peer: Peer, *fields: bytes) -> dict[bytes, bytes]:
     return dict(line.split(b": ", 1) for line in lines.split(b"\r\n") if line)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("fields", "found"),
     [
         ([], "10.0.0.9"),
@@ -240,8 +241,8 @@ def test_empty_members_hide_neither_scheme_nor_host(empty: bytes) -> None:
     assert client_authority(head(b"X-Forwarded-Host: " + empty + b"b.test, c"), PROXY) == b"b.test"
 
 
-@pytest.mark.parametrize("policy", ["append", None])
-@pytest.mark.parametrize(
+@for_each("policy", ["append", None])
+@for_each(
     ("lines", "sent"),
     [
         ([b", %b"], b"%b"),

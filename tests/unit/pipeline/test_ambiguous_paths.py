@@ -22,11 +22,12 @@ from fastgw.http.path_normalization import has_other_readings, normalize, other_
 from fastgw.pipeline.route_selection import choose
 from fastgw.routing.table import Conditions, Router
 from tests.support.memory import Plane
+from tests.support.table import for_each
 
 # --- what is read
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("raw_path", "readings"),
     [
         (b"/a/b", []),
@@ -112,7 +113,7 @@ def chosen(router: Router[Route], head: Any, refuses: bool = True) -> str:
 TABLE = Router(routes(ADMIN, OPEN))
 
 
-@pytest.mark.parametrize(
+@for_each(
     "path",
     [
         b"//admin",
@@ -136,7 +137,7 @@ TABLE = Router(routes(ADMIN, OPEN))
         b"//" + b"a" * 5000,
     ],
 )
-@pytest.mark.parametrize("judge", [parse_request, parser_reference.parse_request])
+@for_each("judge", [parse_request, parser_reference.parse_request])
 def test_a_path_that_is_another_routes_to_some_server_is_refused(path: bytes, judge: Any) -> None:
     assert chosen(TABLE, head_of(path, judge=judge)) == "ambiguous_path"
     assert chosen(TABLE, head_of(path, judge=judge), refuses=False) == "r1"
@@ -177,8 +178,8 @@ ACTIONS = Router(
 )
 
 
-@pytest.mark.parametrize("judge", [parse_request, parser_reference.parse_request])
-@pytest.mark.parametrize(
+@for_each("judge", [parse_request, parser_reference.parse_request])
+@for_each(
     ("method", "path", "chosen_name"),
     [
         (b"POST", b"/items/7:cancel", "r0"),
@@ -246,7 +247,7 @@ def answered(plane: Plane, head: bytes) -> list[str]:
     return [record.fault for record in plane.records]
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("target", "fault"),
     [
         (b"//admin", "ambiguous_path"),
@@ -256,8 +257,8 @@ def answered(plane: Plane, head: bytes) -> list[str]:
         (b"/admin/%2F", "credentials_missing"),
     ],
 )
-@pytest.mark.parametrize("filters", [{}, {"headers": {"request": {"set": {"X-A": "1"}}}}, {"request_id": {}}])
-@pytest.mark.parametrize("body", [b"", b"Content-Length: 2\r\n\r\nok"])
+@for_each("filters", [{}, {"headers": {"request": {"set": {"X-A": "1"}}}}, {"request_id": {}}])
+@for_each("body", [b"", b"Content-Length: 2\r\n\r\nok"])
 def test_it_is_so_on_every_way(target: bytes, fault: str, filters: Any, body: bytes) -> None:
     """With filters and without, with a body and without."""
     plane = Plane({**GUARDED, "filters": filters})

@@ -26,6 +26,7 @@ from fastgw.filters.api import (
 from fastgw.shm.node_limits import own_counts
 from fastgw.testing import run
 from tests.support.memory import Plane, probe
+from tests.support.table import for_each
 from tests.unit.pipeline.test_body_hooks import Doubling, answer_of, filter_of, get, ok, post
 
 
@@ -282,9 +283,9 @@ def three(told: list[str], side: str, at: str, error: type[BaseException]) -> li
     ]
 
 
-@pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("at", ["feed", "end"])
-@pytest.mark.parametrize("side", ["request_body", "response_body"])
+@for_each("error", ERRORS)
+@for_each("at", ["feed", "end"])
+@for_each("side", ["request_body", "response_body"])
 def test_each_stage_is_ended_or_cancelled_once_whichever_raises(side: str, at: str, error: type[BaseException]) -> None:
     told: list[str] = []
     plane = Plane(probes=three(told, side, at, error))
@@ -300,8 +301,8 @@ def test_each_stage_is_ended_or_cancelled_once_whichever_raises(side: str, at: s
     plane.assert_quiet()
 
 
-@pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("side", ["request_body", "response_body"])
+@for_each("error", ERRORS)
+@for_each("side", ["request_body", "response_body"])
 def test_a_stage_that_raises_as_it_is_cancelled_harms_nobody(side: str, error: type[BaseException]) -> None:
     told: list[str] = []
     plane = Plane(probes=three(told, side, "cancel", error))

@@ -12,9 +12,10 @@ from fastgw.http.http1.parser import parse_request
 from fastgw.http.malformed import Malformed
 from fastgw.recording.records import MASK, RecordedBody, RecordedCall, RecordedIdentity, RecordedRequest
 from fastgw.recording.redaction import RecordRedaction, TooLongToMask
+from tests.support.table import for_each
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("line", "masked"),
     [
         (b"Authorization: Bearer abcdefgh", b"Authorization: Bearer ***"),
@@ -109,7 +110,7 @@ def _record(kind: bytes, body: bytes, head: bytes = b"") -> RecordedRequest:
     )
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("kind", "body", "masked"),
     [
         (
@@ -154,7 +155,7 @@ def _masked(head: bytes, body: bytes = b"", claims: bytes = b"") -> RecordedRequ
     return record
 
 
-@pytest.mark.parametrize(
+@for_each(
     "head",
     [
         b"GET /orders/7?orders=1 HTTP/1.1\r\nHost: a\r\nCookie: lasttab=orders\r\n\r\n",

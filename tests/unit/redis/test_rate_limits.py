@@ -24,6 +24,7 @@ from fastgw.runtime.control.revocation_replication import RevocationReplicator
 from fastgw.shm.rate_limit_table import own_table, step_of
 from fastgw.sync.revocations import RevocationList
 from tests.support.redis_server import RedisServer
+from tests.support.table import for_each
 
 START = 7200 * 10**6  # us; a multiple of the windows below
 KEY = b"planted"
@@ -462,7 +463,7 @@ def test_half_an_answer_is_none(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.message.count("no answer within 0.05 s") for record in caplog.records] == [1]
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("error", "told"),
     [
         (

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from fastgw.recording.records import RecordedBody
 from fastgw.replay.comparison import Difference, body_differences, compare, slower
+from tests.support.table import for_each
 from tests.unit.replay.test_sandbox import recorded
 
 
@@ -36,7 +37,7 @@ def test_a_cut_body_is_compared_as_far_as_it_goes() -> None:
     assert [*body_differences(cut, RecordedBody(b"abX", 3), True)] == ["digest"]
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("old", "new", "differs"),
     [
         (["Set-Cookie: a=***; Path=/"], [], True),

@@ -12,6 +12,7 @@ from fastgw.gateway.compiler import compile
 from fastgw.routing.table import Conditions, PriorityRouter, Router, at_once, rule_of
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane
+from tests.support.table import for_each
 
 
 def plane(*routes: dict[str, Any]) -> Plane:
@@ -29,7 +30,7 @@ def answer(plane: Plane, target: str = "/", *lines: str, address: str = "10.0.0.
 HEADER = "X-Client"
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("condition", "lines", "matches"),
     [
         ({"prefix": "ios-"}, ["X-Client: ios-7"], True),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fastgw.config.base.route_patterns import either_slash, parse_host, parse_path
 from fastgw.routing import table as routing
 from fastgw.routing.table import Conditions, Router
+from tests.support.table import for_each
 
 
 @pytest.fixture(autouse=True, scope="module", params=[pytest.param("compiled", marks=pytest.mark.twin), "plain"])
@@ -78,12 +79,12 @@ def by_path(*patterns: str) -> Router[str]:
 # --- paths
 
 
-@pytest.mark.parametrize("path", [b"/files", b"/files/", b"/files/a", b"/files/a/b/", b"/files//a", b"/files/a%2Fb"])
+@for_each("path", [b"/files", b"/files/", b"/files/a", b"/files/a/b/", b"/files//a", b"/files/a%2Fb"])
 def test_a_prefix_covers_its_elements(path):
     assert found(by_path("/files/*"), Request(path)) == "/files/*"
 
 
-@pytest.mark.parametrize("path", [b"/filesx", b"/file", b"/", b"//files", b"/files%2Fa", b"/x/files", b"/FILES"])
+@for_each("path", [b"/filesx", b"/file", b"/", b"//files", b"/files%2Fa", b"/x/files", b"/FILES"])
 def test_a_prefix_covers_nothing_else(path):
     assert found(by_path("/files/*"), Request(path)) is None
 
@@ -93,7 +94,7 @@ def test_the_prefix_of_all_covers_all(path):
     assert found(by_path("/*"), Request(path)) == "/*"
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("pattern", "path", "params"),
     [
         ("/users/{id}", b"/users/7", {"id": b"7"}),
@@ -114,7 +115,7 @@ def test_parameters_are_segments_of_the_normal_form_or_their_parts(pattern, path
     assert match == (pattern, params)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("pattern", "path"),
     [
         ("/users/{id}", b"/users/"),
@@ -138,7 +139,7 @@ def test_what_a_pattern_does_not_match(pattern, path):
     assert found(by_path(pattern), Request(path)) is None
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("path", "pattern"),
     [
         (b"/users/me", "/users/me"),
@@ -168,7 +169,7 @@ def test_a_route_without_paths_comes_after_all_others():
 # --- trailing slashes
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("pattern", "matching", "others"),
     [
         ("/users/{id}", [b"/users/7", b"/users/7/"], [b"/users/", b"/users/7//", b"/users/7/x", b"/users//"]),
@@ -212,7 +213,7 @@ def test_who_has_written_a_path_goes_before_who_has_it_by_another_slash():
 # --- hosts
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("host", "route"),
     [
         (b"api.example.org", "api.example.org"),
@@ -283,7 +284,7 @@ def test_more_header_and_query_conditions_go_before_fewer_and_then_the_order_of_
     assert found(table, Request(b"/a", fields={b"x-version": b"20"})) == "none"
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("lines", "holds"),
     [
         ([b"1"], True),
@@ -310,7 +311,7 @@ def test_a_header_condition_holds_if_any_line_or_member_of_a_list_satisfies_it(l
     assert [each.route for each in table.candidates(request)] == (["guarded"] if holds else []) + ["open"]
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("lines", "holds"),
     [
         ([b"text/html, */*"], True),
@@ -327,7 +328,7 @@ def test_a_condition_that_is_a_list_is_the_whole_of_a_line_or_of_all_lines(lines
     assert (found(table, Request(b"/", fields={b"accept": lines})) == "list") is holds
 
 
-@pytest.mark.parametrize("name", ["User-Agent", "Cookie", "Date", "Authorization", "Referer"])
+@for_each("name", ["User-Agent", "Cookie", "Date", "Authorization", "Referer"])
 def test_headers_that_are_no_lists_are_not_split(name):
     table = router(Route("r", headers=((name, "b"),)))
     assert found(table, Request(b"/", fields={name.lower().encode(): [b"a, b"]})) is None
@@ -350,7 +351,7 @@ def test_a_query_condition_fits_any_occurrence_however_it_is_escaped(query):
     assert found(router(Route("q", query=(("q", "a b"),))), Request(b"/", query=query)) == "q"
 
 
-@pytest.mark.parametrize("query", [None, b"", b"q", b"q=a", b"q=a+bc", b"xq=a+b", b"q=A+b", b"q=a%2Bb"])
+@for_each("query", [None, b"", b"q", b"q=a", b"q=a+bc", b"xq=a+b", b"q=A+b", b"q=a%2Bb"])
 def test_a_query_condition_fits_nothing_else(query):
     assert found(router(Route("q", query=(("q", "a b"),))), Request(b"/", query=query)) is None
 

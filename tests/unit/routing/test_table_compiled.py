@@ -10,6 +10,7 @@ from fastgw.config.base.route_patterns import parse_host, parse_path
 from fastgw.http.http1.parser import parse_request
 from fastgw.routing import table as routing
 from fastgw.routing.table import Conditions, Router, at_once, rule_of
+from tests.support.table import for_each
 from tests.unit.routing.test_table import PATTERNS, REQUESTS, ROUTES, Request, Route, by_path, router
 
 pytestmark = pytest.mark.twin
@@ -97,8 +98,8 @@ def test_text_with_parameters_is_for_the_reference_and_only_where_it_can_decide(
     assert not same(table, Request(b"/items/7/x"))
 
 
-@pytest.mark.parametrize("depth", [1, 31, 32, 33, 100])
-@pytest.mark.parametrize("last", ["{last}", "{last:path}", "*", "text"])
+@for_each("depth", [1, 31, 32, 33, 100])
+@for_each("last", ["{last}", "{last:path}", "*", "text"])
 def test_patterns_at_the_depth_it_searches(depth, last):
     """A host with a pattern of more than 32 segments is left to the reference; the length of paths matters to none."""
     stem = "".join(f"/{{p{number}}}" if last.startswith("{") and number % 2 else "/s" for number in range(depth - 1))
@@ -137,7 +138,7 @@ def test_a_table_of_many_routes_is_the_same():
                 assert same(table, Request(path.format(number).encode(), host=host))
 
 
-@pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 250])
+@for_each("length", [0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 250])
 def test_texts_of_any_length_that_differ_in_one_byte_are_told_apart(length):
     text = "t" * length
     variants = {text, text + "u", *(text[:at] + "u" + text[at + 1 :] for at in range(length))}
@@ -147,7 +148,7 @@ def test_texts_of_any_length_that_differ_in_one_byte_are_told_apart(length):
             assert same(table, Request(path.encode()))
 
 
-@pytest.mark.parametrize("path", [path for path in PATHS if len(path) < 9000 and b"\0" not in path and path.isascii()])
+@for_each("path", [path for path in PATHS if len(path) < 9000 and b"\0" not in path and path.isascii()])
 def test_a_head_is_asked_what_its_attributes_say(path):
     """Of one that was scanned, host and method are not made."""
     for host in (b"a.test", b"A.test:80", b"b.a.test.", b"[::1]:80", b"x"):

@@ -19,11 +19,12 @@ from fastgw.config.base.route_patterns import (
     parse_strip_prefix,
 )
 from fastgw.http.path_normalization import normalize
+from tests.support.table import for_each
 
 # --- paths
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("text", "kind", "segments"),
     [
         ("/", PathKind.EXACT, (b"",)),
@@ -69,7 +70,7 @@ def test_a_regex_is_kept_as_written():
     assert (pattern.kind, pattern.regex, pattern.segments) == (PathKind.REGEX, b"^/v[0-9]+/", ())
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         "",
@@ -136,8 +137,8 @@ def test_a_segment_that_is_wrong_is_quoted_as_written(text, quoted):
         parse_path(text)
 
 
-@pytest.mark.parametrize("parse", [parse_plain_path, parse_strip_prefix, parse_rewrite])
-@pytest.mark.parametrize(
+@for_each("parse", [parse_plain_path, parse_strip_prefix, parse_rewrite])
+@for_each(
     ("text", "reason"),
     [
         ("/x y#z", "The path has an invalid character"),
@@ -181,7 +182,7 @@ def test_a_host_is_read_without_case_and_trailing_dot(text, name, wildcard):
     assert parse_host(text) == HostPattern(text, name, wildcard)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         "",
@@ -261,7 +262,7 @@ def test_a_rewrite_fills_in_parameters(text, expanded):
     assert parse_rewrite(text).expand(VALUES) == expanded
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         "",
@@ -328,7 +329,7 @@ def test_a_redirect_fills_in_parameters(text, expanded):
     assert parse_redirect(text).expand(VALUES) == expanded
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         "",

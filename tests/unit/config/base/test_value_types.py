@@ -3,9 +3,10 @@
 import pytest
 
 from fastgw.config.base import value_types
+from tests.support.table import for_each
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("parse", "text", "held"),
     [
         (value_types.parse_duration, "250ms", 0.25),
@@ -45,7 +46,7 @@ def test_a_share_is_that_of_whole_numbers(whole):
         assert value_types.count_within(share, whole) == whole * tenths // 1000
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("parse", "texts"),
     [
         (value_types.parse_duration, ["10", "10 s", "-1s", "0s", "1h30m", "1w", "", "\u0661s"]),
@@ -87,7 +88,7 @@ def test_an_address_is_written_as_it_was(text):
     assert str(value_types.parse_address(text)) == text
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         "8080",
@@ -126,7 +127,7 @@ def test_a_url_names_one_target(text, authority, base_path, again):
     assert url.tls is text.startswith("https")
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         "users",
@@ -169,7 +170,7 @@ def test_a_password_in_a_url_is_never_repeated(text):
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         *[

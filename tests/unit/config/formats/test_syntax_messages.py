@@ -9,6 +9,7 @@ from fastgw.cli import app
 from fastgw.config.formats import json, toml, yaml
 from fastgw.config.formats.excerpt import excerpt
 from fastgw.config.formats.positions import SyntaxProblem
+from tests.support.table import for_each
 
 YAML = {
     "a: [1, 2\nb: 3\n": ("a list in brackets is not closed", 1, 4),
@@ -105,14 +106,14 @@ def test_yaml_whose_place_each_parser_sees_a_little_elsewhere(events, monkeypatc
     assert flaw(yaml, "a: |\n\t x\n").wrong == "not valid YAML: a tab in the indentation"
 
 
-@pytest.mark.parametrize(("text", "told"), TOML.items())
+@for_each(("text", "told"), TOML.items())
 def test_toml(text, told):
     error = flaw(toml, text)
     assert (error.wrong, *error.mark) == (f"not valid TOML: {told[0]}", *told[1:])
     assert error.expected.startswith("expected ")
 
 
-@pytest.mark.parametrize(("text", "told"), JSON.items())
+@for_each(("text", "told"), JSON.items())
 def test_json(text, told):
     error = flaw(json, text)
     assert (error.wrong, *error.mark) == (f"not valid JSON: {told[0]}", *told[1:])
@@ -141,7 +142,7 @@ def test_where_there_is_no_line_there_is_no_excerpt(mark):
     assert excerpt("a: 1\nb: 2\n", mark) == ""
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("text", "line"),
     [
         ("token: abc\n", 1),

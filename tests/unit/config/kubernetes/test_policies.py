@@ -13,6 +13,7 @@ from fastgw.config import Loaded
 from fastgw.config.kubernetes.model import Piece, Translation
 from fastgw.config.kubernetes.refusals import with_refusals
 from fastgw.config.settings.gateway import Route
+from tests.support.table import for_each
 from tests.unit.config.kubernetes.loading import loaded
 from tests.unit.config.kubernetes.test_ingress import POOL, ingress, object_of, routes_of, rule
 from tests.unit.config.kubernetes.test_ingress import translated as of_ingress
@@ -60,7 +61,7 @@ def test_a_group_that_is_not_that_of_the_kind_is_said() -> None:
     assert [each.get("use") for each in routes_of(made)] == [None]
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("filters", "why"),
     [
         ({}, "spec.filters is empty"),

@@ -12,6 +12,7 @@ from fastgw.config.kubernetes.model import Translation
 from fastgw.config.kubernetes.translation import translate
 from fastgw.config.settings.kubernetes import GatewayAddresses, KubernetesProvider
 from tests.support.certificates import Certificates
+from tests.support.table import for_each
 from tests.unit.config.kubernetes.loading import loaded
 from tests.unit.config.kubernetes.test_ingress import object_of, secret_of, service
 
@@ -89,7 +90,7 @@ def test_a_port_of_the_other_protocol_is_no_backend(protocol: str, other: str) -
     assert (found["status"], found["reason"], found["message"]) == ("False", "BackendNotFound", message)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("weights", "upstream"),
     [
         ({"cart": 70, "books": 30}, {"shop/cart/80/tcp": 70, "shop/books/80/tcp": 30}),
@@ -104,7 +105,7 @@ def test_a_port_of_the_other_protocol_is_no_backend(protocol: str, other: str) -
         ({}, "kubernetes/no-targets"),
     ],
 )
-@pytest.mark.parametrize("kind", ["TCPRoute", "TLSRoute", "UDPRoute"])
+@for_each("kind", ["TCPRoute", "TLSRoute", "UDPRoute"])
 def test_backends_have_their_shares(kind: str, weights: dict[str, int], upstream: Any) -> None:
     """Connections to a backend that is not valid or has no endpoint are rejected, by its weight (`backendRefs`)."""
     protocol = kind.removesuffix("Route")

@@ -33,6 +33,7 @@ from fastgw.runtime.reload.certificate_files import settled
 from fastgw.runtime.reload.config_notes import new_among, notes_of
 from tests.support.certificates import Certificates
 from tests.support.kyma import Json, api, application, credentials, secret, service, stream
+from tests.support.table import for_each
 
 MAIN = 'version: 1\nlisteners:\n  plain: {address: "127.0.0.1:0"}\nproviders: {kyma: {directory: apps}}\n'
 PLANTED = "planted-0123456789"
@@ -85,7 +86,7 @@ def test_a_service_had_a_host_of_its_own() -> None:
     assert access_service("shop", "not a label") == ""
 
 
-@pytest.mark.parametrize(
+@for_each(
     "host",
     [
         *("127.0.0.1", "127.9.9.9", "0.0.0.0", "0x7f.1", "0x7f000001", "169.254.169.254", "224.0.0.1"),
@@ -349,7 +350,7 @@ def test_what_the_documents_have_no_words_for_is_said_for_all() -> None:
     assert found["shop/orders"].settings.tls == replace(defaults.tls, verify=False)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("said", "why"),
     [
         (None, "the Secret kyma-system/secret is missing"),

@@ -12,6 +12,7 @@ import yaml
 
 from fastgw import config
 from fastgw.filters import TYPES
+from tests.support.table import for_each
 from tests.test_docs_blocks import SECRET, StandIns, blocks, variables
 
 PART = {"version": 1, "listeners": {"main": {"address": "127.0.0.1:8080"}}}
@@ -116,7 +117,7 @@ URL = "{url: 'http://u'}"
 ROUTE = "routes: [{name: r, paths: [/], %s}, {name: s, paths: [/s], upstream: v}]\n"
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("route", "line"),
     [
         ("variants: [{wieght: 5, upstream: u}, {upstream: u}]", "routes[0].variants[0].wieght: unknown key"),

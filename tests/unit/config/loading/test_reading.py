@@ -11,6 +11,7 @@ from fastgw.config.formats import json as from_json
 from fastgw.config.formats import toml, yaml
 from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.sources import files, include_globs
+from tests.support.table import for_each
 
 MINIMAL = "version: 1\nlisteners: {main: {address: '127.0.0.1:0'}}\n"
 
@@ -223,9 +224,9 @@ last = """a""""
     }
 
 
-@pytest.mark.parametrize("key", ["a", '"a.\\""', "'a.'", "a-_1"])
-@pytest.mark.parametrize("dot", [".", " . "])
-@pytest.mark.parametrize("around", ["{} = 1", "[{}]", "[[{}]]", "b = [{{ c = 1, {} = 1 }}]", "{}", "x = {}"])
+@for_each("key", ["a", '"a.\\""', "'a.'", "a-_1"])
+@for_each("dot", [".", " . "])
+@for_each("around", ["{} = 1", "[{}]", "[[{}]]", "b = [{{ c = 1, {} = 1 }}]", "{}", "x = {}"])
 def test_toml_keys_are_not_too_deep(key, dot, around):
     """tomllib would take minutes for what a small file can hold."""
     with pytest.raises(SyntaxProblem, match="a dotted key with more than 100 parts") as caught:

@@ -13,6 +13,7 @@ from fastgw.config.base.problems import path_text
 from fastgw.filters import TYPES
 from fastgw.gateway.compiler import compile
 from fastgw.gateway.tables import CompileError
+from tests.support.table import for_each
 
 HEAD = "version: 1\nlisteners: {main: {address: '127.0.0.1:8080'}}\n"
 ROUTE = HEAD + "routes: [{name: a, paths: [/x], upstream: 'http://127.0.0.1:1', filters: %s}]\n"
@@ -64,7 +65,7 @@ ODD_NAMES = ["200", "007", "0", "+1", "-1", "9" * 20, "0" * 900 + "7", "", " ", 
 ODD_NAMES += ["meta-schema", "$schema", "$ref", "$id", "type", "enum", "pattern", "properties", "patternProperties"]
 
 
-@pytest.mark.parametrize("name", ODD_NAMES)
+@for_each("name", ODD_NAMES)
 def test_an_error_of_a_schema_is_shown_below_any_name(name: str) -> None:
     for schema in ({"properties": {name: {"type": "strng"}}}, {"$defs": {name: {"items": {"type": "strng"}}}}):
         steps = [*schema, name, *(["items"] if "$defs" in schema else []), "type"]
@@ -98,7 +99,7 @@ def test_a_name_of_a_property_is_no_keyword() -> None:
     ]
 
 
-@pytest.mark.parametrize(
+@for_each(
     "schema",
     [
         {"properties": {"X-Api-Key": {"enum": "s3cr3t"}}},

@@ -21,6 +21,7 @@ from fastgw.config.decoding.json_schema import schema
 from fastgw.config.settings.secrets import MASK
 from fastgw.config.sources import files
 from fastgw.filters import TYPES
+from tests.support.table import for_each
 
 ROOT = Path(__file__).parents[4]
 EXAMPLES = sorted(ROOT.joinpath("examples").glob("*.*"))
@@ -166,7 +167,7 @@ def test_no_secret_is_in_it(tmp_path, monkeypatch):
             assert secret not in told
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text", ["1ms", "250ms", "1500ms", "0.5ms", "10s", "90s", "1m", "90m", "1h", "8760h", "59s", "61s", "100ms", "70ms"]
 )
 def test_durations_are_written_as_they_are_read(text):
@@ -217,7 +218,7 @@ def test_no_delay_is_written_as_zero_seconds():
     assert parse_delay(write_duration(0.0)) == 0.0
 
 
-@pytest.mark.parametrize("text", ["0B", "5B", "1023B", "1KiB", "32KiB", "10MB", "1MiB", "1GiB", "3GB", "1500kB"])
+@for_each("text", ["0B", "5B", "1023B", "1KiB", "32KiB", "10MB", "1MiB", "1GiB", "3GB", "1500kB"])
 def test_sizes_are_written_as_they_are_read(text):
     assert parse_size(write_size(parse_size(text))) == parse_size(text)
     assert write_size(parse_size(text)) == text

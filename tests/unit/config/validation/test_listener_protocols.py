@@ -6,6 +6,7 @@ import pytest
 
 from fastgw.config import ConfigError, load_text
 from fastgw.filters import TYPES
+from tests.support.table import for_each
 
 BASE = {
     "http": "{targets: ['http://a:1']}",
@@ -56,7 +57,7 @@ def test_protocols_select_what_is_passed_through_beside_tls_that_ends() -> None:
     assert [each for each in found if "a readable file" not in each] == []
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("listener", "wrong"),
     [
         (of("http", "upstream: tcp"), "upstream: has no effect with `protocol: http`"),
@@ -103,7 +104,7 @@ def test_listeners_that_are_wrong(listener: str, wrong: str) -> None:
     assert any(wrong in each for each in told(listener)), told(listener)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("upstream", "wrong"),
     [
         ("{targets: ['tcp://a:1', 'http://a:1']}", "targets of different protocols: http, tcp"),

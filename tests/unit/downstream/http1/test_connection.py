@@ -21,6 +21,7 @@ from fastgw.upstream.connections import http1_connection as upstream_connection
 from tests.support import memory
 from tests.support.memory import Plane, probe
 from tests.support.replaced import use_references
+from tests.support.table import for_each
 
 HOST = b"Host: a.test\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -77,8 +78,8 @@ def test_a_client_that_half_closes_while_its_answer_is_on_the_way_gets_it_and_is
     assert plane.limit.taken == 0
 
 
-@pytest.mark.parametrize("state", ["connecting", "waiting for the response", "receiving", "held back", "uploading"])
-@pytest.mark.parametrize("how", ["ends", "resets"])
+@for_each("state", ["connecting", "waiting for the response", "receiving", "held back", "uploading"])
+@for_each("how", ["ends", "resets"])
 def test_a_client_that_leaves_takes_its_request_with_it(state: str, how: str) -> None:
     """In every state: the upstream's work stops, nothing is held, the log says 499 or cut short."""
     plane = Plane()

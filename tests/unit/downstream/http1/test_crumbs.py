@@ -19,6 +19,7 @@ from fastgw.http.http1 import body as reference
 from fastgw.http.http1.parser import parse_request
 from tests.support import memory
 from tests.support.memory import Wire
+from tests.support.table import for_each
 
 HOST = b"Host: a.test\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -120,9 +121,9 @@ def test_another_client_is_served_between_two_shares() -> None:
     assert all(payload_of(upstream.received) == payload for _, upstream in pairs)
 
 
-@pytest.mark.parametrize("count", [10, 1_200, 4_000, 9_000])
-@pytest.mark.parametrize("behind", [0, 3, 3_000])
-@pytest.mark.parametrize("target", ["at hand", "slow", "late"])
+@for_each("count", [10, 1_200, 4_000, 9_000])
+@for_each("behind", [0, 3, 3_000])
+@for_each("target", ["at hand", "slow", "late"])
 def test_crumbs_that_were_sent_ahead_are_read_in_shares(count: int, behind: int, target: str) -> None:
     """They were read with what stands before them, while another request was under way."""
     plane = Plane()

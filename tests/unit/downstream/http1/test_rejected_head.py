@@ -7,9 +7,10 @@ import pytest
 from fastgw.downstream.http1.rejected_head import unreadable
 from tests.support.memory import Plane
 from tests.support.secrecy import reported
+from tests.support.table import for_each
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("target", "shown"),
     [
         ("http://user:planted@a/x?b", ("http://***@a/x", "b")),

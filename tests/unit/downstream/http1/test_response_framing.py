@@ -11,6 +11,7 @@ from fastgw.exchange.reply import Reply, own_response
 from fastgw.filters.api import Exchange, Hooks
 from fastgw.http.http1 import serializer
 from fastgw.testing import run
+from tests.support.table import for_each
 from tests.unit.pipeline.test_body_hooks import filter_of, get
 
 
@@ -47,7 +48,7 @@ def test_without_an_id_what_a_filter_says_stands(name: bytes) -> None:
     assert name + b": mine" in answer(Reply(200, b"a", [(name, b"mine")]), 1)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("method", "response", "length"),
     [
         (b"HEAD", b"200 OK\r\n", None),

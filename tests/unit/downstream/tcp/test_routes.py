@@ -12,6 +12,7 @@ from fastgw.config.base.value_types import Address
 from fastgw.config.settings.gateway import Listener, TlsRoute
 from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.net.server_name import ClientHello
+from tests.support.table import for_each
 
 UPSTREAMS: Any = {name: name for name in ("exact", "special", "deep", "wide", "any", "any h2")}
 ROUTES = (
@@ -30,7 +31,7 @@ def found(routes: tuple[TlsRoute, ...], name: str, *protocols: bytes) -> str | N
     return None if route is None else cast(Any, route.choose())
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("name", "protocols", "upstream"),
     [
         ("a.test", (), "exact"),

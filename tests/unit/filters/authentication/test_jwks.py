@@ -19,6 +19,7 @@ from fastgw.jose import KeySet, UnknownKey, read_set
 from fastgw.sync.feeds import Feeds, mark_of
 from fastgw.upstream.client.http_client import Fetched, FetchFailed
 from tests.support.on_loop import on_loop, turns, until
+from tests.support.table import for_each
 from tests.support.tokens import key_set, signer
 
 ONE, TWO, THREE = (signer("RS256", name) for name in ("one", "two", "three"))
@@ -107,7 +108,7 @@ def test_keys_are_fetched_at_once_and_then_as_often_as_the_provider_says(monkeyp
     assert [value for _, value in node.published] == [key_set(ONE), key_set(TWO), key_set(TWO)]
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("said", "seconds"),
     [
         (None, EVERY_S),

@@ -19,6 +19,7 @@ from fastgw.filters.authentication.templates import VALUES, Unfit, compiled
 from fastgw.http.fields import Fields
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, probe
+from tests.support.table import for_each
 
 ROUTES = [{"name": "user", "paths": ["/users/{id}", "/x/{id}/{rest:path}"], "upstream": "u"}]
 TRUSTED = {"main": {"address": "127.0.0.1:0", "trusted_proxies": ["10.0.0.0/8"]}}
@@ -58,7 +59,7 @@ def sent(
     return [line.partition(b":")[2].strip() for line in lines if line.lower().replace(b"_", b"-").startswith(b"x-a:")]
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("value", "expected"),
     [
         ("plain", b"plain"),
@@ -73,7 +74,7 @@ def sent(
         ("a}}b{{c", b"a}b{c"),
     ],
 )
-@pytest.mark.parametrize("side", ["request", "response"])
+@for_each("side", ["request", "response"])
 def test_values_of_the_request(value: str, expected: bytes, side: str) -> None:
     assert sent(value, path="/users/7?x=1", side=side) == [expected]
 
@@ -81,7 +82,7 @@ def test_values_of_the_request(value: str, expected: bytes, side: str) -> None:
 ALICE = Consumer("alice", frozenset(("staff", "admin")))
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("value", "expected"),
     [
         ("{consumer.name}", b"alice"),
@@ -114,7 +115,7 @@ def test_who_it_is(value: str, expected: bytes) -> None:
     assert sent(value, claims=claims, consumer=ALICE) == [expected]
 
 
-@pytest.mark.parametrize(
+@for_each(
     "value",
     [
         "{consumer.name}",
@@ -126,8 +127,8 @@ def test_who_it_is(value: str, expected: bytes) -> None:
         "{rest}",
     ],
 )
-@pytest.mark.parametrize("edit", ["set", "add"])
-@pytest.mark.parametrize("name", [b"X-A", b"x_a"])
+@for_each("edit", ["set", "add"])
+@for_each("name", [b"X-A", b"x_a"])
 def test_what_is_missing_is_left_out_and_nobody_else_says_it(value: str, edit: str, name: bytes) -> None:
     """`set`: what the client sends under that name does not stand in for it."""
     claims = {"empty": "", "no": None}
@@ -141,7 +142,7 @@ HOSTILE = ["a\r\nX-Evil: 1", "a\nb", "a\rb", "a\x00b", "\x7f", "a\x1bb", "alice 
 UNFIT_LISTS = [["a", "b,c"], ["a", "b\nc"], ["a", " b", "c"], ["a", "b\u00a0", "c"], ['"a', 'b"']]
 
 
-@pytest.mark.parametrize("hostile", [*HOSTILE, "\ud800", *UNFIT_LISTS, {"x": "\ud800"}])
+@for_each("hostile", [*HOSTILE, "\ud800", *UNFIT_LISTS, {"x": "\ud800"}])
 def test_who_cannot_be_named_is_refused(hostile: Any) -> None:
     """Left out, the request would go on as another one: of nobody."""
     assert sent("{claims.sub}", claims={"sub": hostile}, fields=b"X-A: theirs\r\n") == 403

@@ -14,6 +14,7 @@ from tests.support.certificates import Certificates
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane
 from tests.support.secrecy import explained, reported
+from tests.support.table import for_each
 
 SECRET = "planted-client-secret"
 FORWARD_AUTH = {"url": "https://auth.test/verify?tenant=a"}
@@ -30,7 +31,7 @@ def wrong_with(**filters: Any) -> str:
     return str(raised.value)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("settings", "wrong"),
     [
         ({"url": "auth.test"}, '"auth.test" is not an http, https or unix URL'),
@@ -59,7 +60,7 @@ def test_settings_of_forward_auth_that_make_no_sense_are_refused(settings: dict[
     assert "planted" not in told
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("settings", "wrong"),
     [
         ({"client_secret": None}, "introspection.client_secret: "),

@@ -6,7 +6,6 @@ import json
 import re
 from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner
 
 from fastgw.cli import app
@@ -24,6 +23,7 @@ from fastgw.filters.plugins.reference_docs import (
     table,
 )
 from tests.support.extension import FILTER, importable, install
+from tests.support.table import for_each
 
 ROOT = Path(__file__).parents[4]
 HEAD = 'version: 1\nlisteners: {main: {address: "127.0.0.1:0"}}\n'
@@ -62,7 +62,7 @@ def test_every_setting_is_in_the_example_of_its_part() -> None:
             assert has_part or f"{name.rpartition('.')[2]}:" in examples.SETTINGS[title], f"{title}: {name}"
 
 
-@pytest.mark.parametrize("name", TYPES)
+@for_each("name", TYPES)
 def test_every_filter_and_every_setting_has_its_words(name: str) -> None:
     each = manual(name, TYPES[name])
     assert each.summary

@@ -21,6 +21,7 @@ from fastgw.gateway.compiler import compile as compile_tables
 from fastgw.gateway.tables import CompileError
 from tests.support.generations import load_document, load_with_files
 from tests.support.memory import SERVICE, Plane
+from tests.support.table import for_each
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a.test\r\nX-Client: theirs\r\n"
 FAULTS = {
@@ -169,8 +170,8 @@ def test_edits_of_filters_before_it_stay() -> None:
     ]
 
 
-@pytest.mark.parametrize("waits", [False, True])
-@pytest.mark.parametrize(
+@for_each("waits", [False, True])
+@for_each(
     ("says", "fault", "code"),
     [
         (["missing", "missing"], "credentials_missing", 401),
@@ -214,7 +215,7 @@ def test_who_shows_nothing_is_sent_to_log_in(says: list[str]) -> None:
     assert b"\r\nLocation: https://idp.test/login\r\n" in answer
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("says", "fields", "code"),
     [
         (["missing", "missing"], b"", 200),

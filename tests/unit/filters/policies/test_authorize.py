@@ -10,6 +10,7 @@ from fastgw.filters.api import Consumer, Phase
 from fastgw.net.client_certificate import ClientCertificate
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, probe
+from tests.support.table import for_each
 
 ALICE = Consumer("alice", frozenset(("staff", "admin")))
 PRINT = "ab" * 32
@@ -118,7 +119,7 @@ def test_a_barred_scope_is_no_lack_of_scopes() -> None:
     assert b"WWW-Authenticate" not in got
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("rule", "value", "passes"),
     [
         ({"any": ["gold"]}, "gold", True),
@@ -144,7 +145,7 @@ def test_claims(rule: dict[str, Any], value: Any, passes: bool) -> None:
     assert status(settings, None, {"sub": "x", "account": {"tier": value}}) == (200 if passes else 403)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("rule", "passes"),
     [
         ({}, True),

@@ -23,6 +23,7 @@ from fastgw.gateway.tables import CompileError
 from tests.support.memory import Plane, Wire
 from tests.support.on_loop import on_loop
 from tests.support.secrecy import explained, reported
+from tests.support.table import for_each
 from tests.unit.consumers.test_index import PASSWORD, of
 
 CONSUMERS = [
@@ -87,7 +88,7 @@ def test_a_username_with_its_password_is_a_consumer(line: str, name: str) -> Non
         assert f"\r\n{line}\r\n" in head
 
 
-@pytest.mark.parametrize(
+@for_each(
     "line",
     [
         basic("älice", PASSWORD + "x"),

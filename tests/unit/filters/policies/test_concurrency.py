@@ -17,6 +17,7 @@ from fastgw.shm.node_limits import own_counts
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, Wire, probe
 from tests.support.secrecy import explained
+from tests.support.table import for_each
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 
@@ -115,8 +116,8 @@ def test_parts_of_a_key_cannot_run_into_each_other():
     assert plane.asks("A: 1", "B: :xy")
 
 
-@pytest.mark.parametrize("limit", [{"limit": 100}, {"adaptive": {"min": 100, "max": 200}}])
-@pytest.mark.parametrize(("share", "admitted"), [("7%", 7), ("29%", 29), ("57%", 57), ("58%", 58), ("0.5%", 1)])
+@for_each("limit", [{"limit": 100}, {"adaptive": {"min": 100, "max": 200}}])
+@for_each(("share", "admitted"), [("7%", 7), ("29%", 29), ("57%", 57), ("58%", 58), ("0.5%", 1)])
 def test_a_share_of_the_limit_is_exact(limit, share, admitted):
     plane = Served({**limit, "priority": {"low": "0.1%", "normal": share}})
     assert [plane.asks() for _ in range(admitted + 1)] == [True] * admitted + [False]

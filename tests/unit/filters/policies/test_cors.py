@@ -12,6 +12,7 @@ from fastgw.filters.api import Fault, Phase
 from fastgw.gateway.compiler import compile as compile_tables
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, probe
+from tests.support.table import for_each
 
 APP = "https://app.example"
 HOST = b"Host: a.test\r\n"
@@ -56,7 +57,7 @@ def preflight(plane: Plane, asked: str = "PUT", path: str = "/", more: bytes = b
 # --- answers ---
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("origins", "asks", "allowed"),
     [
         ([APP], APP, True),
@@ -312,8 +313,8 @@ def test_the_route_that_has_options_among_its_methods_says_who_answers_a_preflig
         assert answer == b""
 
 
-@pytest.mark.parametrize("more", [{}, {"preflight": "forward"}])
-@pytest.mark.parametrize(
+@for_each("more", [{}, {"preflight": "forward"}])
+@for_each(
     "origins",
     [
         {"origins": [APP, "https://other.example"]},
@@ -321,7 +322,7 @@ def test_the_route_that_has_options_among_its_methods_says_who_answers_a_preflig
         {"origins": ["*"], "reflect": True, "credentials": True},
     ],
 )
-@pytest.mark.parametrize("of", [[APP, "https://other.example"], [APP, APP], [APP, ""]])
+@for_each("of", [[APP, "https://other.example"], [APP, APP], [APP, ""]])
 def test_a_request_with_several_origins_has_none(
     origins: dict[str, object], more: dict[str, object], of: list[str]
 ) -> None:
@@ -546,7 +547,7 @@ def test_two_are_not_added_up() -> None:
 # --- settings, explain ---
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("settings", "told"),
     [
         ({}, "missing"),

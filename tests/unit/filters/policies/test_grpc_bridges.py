@@ -12,6 +12,7 @@ from fastgw.filters.policies.grpc_bridges import ConnectRpc, GrpcWeb
 from fastgw.http.grpc.status import TO_HTTP, GrpcStatus
 from fastgw.testing import ConfigError, configured, run
 from tests.support.memory import Plane
+from tests.support.table import for_each
 from tests.unit.downstream.test_reference_circles import garbage
 from tests.unit.pipeline.test_body_hooks import filter_of
 
@@ -180,8 +181,8 @@ KINDS = [
 BRIDGES = {"grpc_web": {}, "connect_rpc": {}}
 
 
-@pytest.mark.parametrize("sent", KINDS)
-@pytest.mark.parametrize(
+@for_each("sent", KINDS)
+@for_each(
     ("answer", "status"),
     [
         (b"", "UNAVAILABLE"),
@@ -274,8 +275,8 @@ def chunked_request(kind: bytes, more: bytes = b"") -> bytes:
 WAYS = ["whole", "left", "lost", "malformed"]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(
+@for_each("way", WAYS)
+@for_each(
     ("filters", "kind", "more"),
     [
         ({"grpc_web": {}}, WEB, b""),

@@ -14,6 +14,7 @@ from fastgw.filters.api import Exchange, Phase
 from fastgw.gateway.tables import CompileError
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, probe
+from tests.support.table import for_each
 
 HOST = b"Host: a.test\r\n"
 
@@ -65,7 +66,7 @@ def test_connection_takes_away_nothing_that_is_ours(edits: dict[str, object], li
     assert edited(edits, b"Connection: X-A, X-B\r\nX-A: theirs\r\n") == (lines, lines)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("edits", "lines"),
     [
         ({"remove": ["X-A-B"]}, []),
@@ -74,7 +75,7 @@ def test_connection_takes_away_nothing_that_is_ours(edits: dict[str, object], li
         ({"set": {"X-A_B": "ours"}}, [b"X-A_B: ours"]),
     ],
 )
-@pytest.mark.parametrize("name", [b"X-A-B", b"X-A_B", b"x-a_b", b"X.A-B", b"x+a|b"])
+@for_each("name", [b"X-A-B", b"X-A_B", b"x-a_b", b"X.A-B", b"x+a|b"])
 def test_another_sign_is_no_way_round(edits: dict[str, object], lines: list[bytes], name: bytes) -> None:
     """To CGI and its heirs `X_User` is `X-User`; to some of them `X.User` is, too."""
     assert edited(edits, name + b": theirs\r\n") == (lines, lines)

@@ -19,6 +19,7 @@ from fastgw.consumers.credentials import signature_algorithms
 from fastgw.consumers.index import index_of
 from tests.support.memory import Plane, Wire
 from tests.support.secrecy import explained, reported
+from tests.support.table import for_each
 from tests.unit.consumers.test_index import of
 
 SECRET = "a-secret-of-alice-0123456789"
@@ -218,7 +219,7 @@ def not_ours() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("case", not_ours())
+@for_each("case", not_ours())
 def test_what_is_not_signed_so_is_refused(case: str) -> None:
     lines, why = not_ours()[case]
     told = refused(plane_of(), lines)

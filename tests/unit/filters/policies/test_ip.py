@@ -8,6 +8,7 @@ from hypothesis import strategies as some
 
 from fastgw.filters.policies.ip import REMEMBERED, address_check
 from tests.support.memory import SERVICE, Plane
+from tests.support.table import for_each
 
 GET = b"GET / HTTP/1.1\r\nHost: a.test\r\n"
 
@@ -16,7 +17,7 @@ def verdict(ip: str, allow: list[str], deny: list[str], unix: bool | None = None
     return address_check(map(ip_network, allow), map(ip_network, deny), unix)(ip)[0]
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("ip", "allow", "deny", "passes"),
     [
         ("192.0.2.1", [], [], True),

@@ -16,6 +16,7 @@ from fastgw.filters.policies import key_auth
 from fastgw.filters.policies.key_auth import Keys
 from tests.support.memory import Plane, Wire
 from tests.support.secrecy import explained, reported
+from tests.support.table import for_each
 from tests.unit.consumers.test_index import ALICE, KEY, of
 
 KEY_OF_BOB = "key-of-bob-4711"
@@ -76,7 +77,7 @@ def test_a_key_is_found_in_every_place(target: str, lines: list[str]) -> None:
     assert passed(plane, target, *lines).startswith(f"GET {target} HTTP/1.1\r\n")
 
 
-@pytest.mark.parametrize(
+@for_each(
     "lines",
     [
         ["X-Api-Key:"],
@@ -115,7 +116,7 @@ def test_a_key_in_another_place_is_none(target: str, lines: list[str]) -> None:
     assert "urn:fastgw:fault:credentials_missing" in refused(plane, target, *lines)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("target", "lines"),
     [
         ("/", [f"X-Api-Key: {KEY}", f"X-Api-Key: {KEY_OF_BOB}"]),

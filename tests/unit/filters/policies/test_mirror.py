@@ -18,6 +18,7 @@ from fastgw.shm.node_limits import own_counts
 from fastgw.upstream.client import mirror_request
 from tests.support.generations import load_document
 from tests.support.memory import Plane, Wire
+from tests.support.table import for_each
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 SENT, DIFFERENT, FAILED, SKIPPED = (
@@ -269,8 +270,8 @@ def grpc_answer(message: bytes, end: bytes = b"0\r\ngrpc-status: 0\r\n\r\n") -> 
     return GRPC + b"%x\r\n%b\r\n" % (len(framed), framed) + end
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize(
+@for_each("call", CALLS)
+@for_each(
     ("answer", "event"),
     [
         (grpc_answer(b"hi"), SENT),

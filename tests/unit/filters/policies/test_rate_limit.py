@@ -27,6 +27,7 @@ from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import parse_request
 from fastgw.shm.rate_limit_table import Cells, own_table
 from tests.support.memory import Plane, probe
+from tests.support.table import for_each
 
 START = 7200 * 10**9  # a multiple of the windows below
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -517,7 +518,7 @@ def problems_of(text: str) -> Sequence[config.Problem]:
     return refused.value.problems
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("settings", "told"),
     [
         ("limit: 0, window: 1s", "expected a whole number from 1 to 1000000000"),

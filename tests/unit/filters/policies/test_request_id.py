@@ -3,6 +3,7 @@
 import pytest
 
 from tests.support.memory import Plane
+from tests.support.table import for_each
 
 HOST = b"Host: a.test\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Request-Id: of-the-upstream\r\n\r\nok"
@@ -38,8 +39,8 @@ def test_an_acceptable_name_is_kept(sent: bytes) -> None:
     assert upstream == client == [sent]
 
 
-@pytest.mark.parametrize("sent", [b"", b"a b", b"x" * 129, b"caf\xc3\xa9", b"a\tb"])
-@pytest.mark.parametrize("trust", [True, False])
+@for_each("sent", [b"", b"a b", b"x" * 129, b"caf\xc3\xa9", b"a\tb"])
+@for_each("trust", [True, False])
 def test_any_other_is_replaced(sent: bytes, trust: bool) -> None:
     """It goes into logs and fields, so it is visible ASCII of a length that fits there."""
     _, upstream, client = through({"trust_client": trust}, b"x-request-id: " + sent + b"\r\n")
@@ -53,9 +54,9 @@ def test_of_several_names_one_goes_on() -> None:
     assert upstream == client == [b"one"] == [plane.records[0].request_id]
 
 
-@pytest.mark.parametrize("header", ["X-Correlation-Id", "X_Correlation_Id"])
-@pytest.mark.parametrize("sent", [b"X_Correlation_Id", b"x-correlation_id", b"X-Correlation-Id"])
-@pytest.mark.parametrize("trust", [True, False])
+@for_each("header", ["X-Correlation-Id", "X_Correlation_Id"])
+@for_each("sent", [b"X_Correlation_Id", b"x-correlation_id", b"X-Correlation-Id"])
+@for_each("trust", [True, False])
 def test_no_second_name_goes_on_beside_it(header: str, sent: bytes, trust: bool) -> None:
     """To CGI and its heirs a name with an underscore would be the same field."""
     plane = Plane({"filters": {"request_id": {"header": header, "trust_client": trust}}})

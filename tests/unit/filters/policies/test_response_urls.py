@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.memory import Plane
+from tests.support.table import for_each
 
 API = "http://api.example:9000/v2"
 TRUSTED = {"main": {"address": "127.0.0.1:0", "trusted_proxies": ["10.0.0.0/8"]}}
@@ -102,12 +103,12 @@ KEPT = [
 ]
 
 
-@pytest.mark.parametrize("url", MOVED)
+@for_each("url", MOVED)
 def test_a_url_of_the_upstream_s_becomes_one_of_the_gateway_s(url):
     assert location(url) == MOVED[url]
 
 
-@pytest.mark.parametrize("url", KEPT)
+@for_each("url", KEPT)
 def test_any_other_url_is_left_alone(url):
     assert location(url) == url
 

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.support.memory import Plane
+from tests.support.table import for_each
 
 HOST = b"Host: a.test\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -21,8 +22,8 @@ def test_a_declared_length_is_judged_before_anything_is_sent(length: int, passes
         plane.assert_quiet()
 
 
-@pytest.mark.parametrize("size", [9, 10, 11])
-@pytest.mark.parametrize("cut", range(0, 24, 4))
+@for_each("size", [9, 10, 11])
+@for_each("cut", range(0, 24, 4))
 def test_chunks_are_counted_wherever_they_are_cut(size: int, cut: int) -> None:
     plane = Plane(SIZE)
     client = plane.client()

@@ -28,6 +28,7 @@ from fastgw.http.content_coding.compressors import zstd
 from fastgw.testing import configured, run
 from tests.support.memory import Plane
 from tests.support.on_loop import on_loop, until
+from tests.support.table import for_each
 from tests.support.waf import form, get, in_json
 
 ATTACK = "1%27%20or%20%271%27=%271"
@@ -177,7 +178,7 @@ def test_anchors_of_own_rules_match_at_each_value(pattern: str) -> None:
         assert "10002 (attack-custom) in arguments 'a'" in detail
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("pattern", "text", "matches"),
     [
         ("a b", "a\nb", True),
@@ -220,7 +221,7 @@ TEXT_CONTROLS = (b"\x7f", b"\x0c", b"\x1b", b"\t")
 """Control characters that are found in text."""
 
 
-@pytest.mark.parametrize(
+@for_each(
     "request_bytes",
     [
         form(f"name=x&id={ATTACK}"),
@@ -286,7 +287,7 @@ SCRIPT = b"<script>alert(1)</script>"
 FIELD = b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n' + SCRIPT + b"\r\n--b--\r\n"
 
 
-@pytest.mark.parametrize(
+@for_each(
     "body",
     [
         *(
@@ -322,7 +323,7 @@ PASSWD = b"../../../../etc/passwd"
 ENCODED_PASSWD = b"..%2f..%2f..%2f..%2fetc%2fpasswd"
 
 
-@pytest.mark.parametrize(
+@for_each(
     "disposition",
     [
         b'name="a"; filename="ok.txt"; filename*=UTF-8\'\'' + ENCODED_PASSWD,
@@ -392,7 +393,7 @@ def test_ordinary_names_of_fields_and_files_pass(disposition: bytes) -> None:
         assert not values.is_malformed, size
 
 
-@pytest.mark.parametrize(
+@for_each(
     "disposition",
     [
         *(b'filename="b\xc3\xbccher und \xe6\x97\xa5\xe6\x9c\xac.png"', b'filename="b\xfccher.png"'),
@@ -731,7 +732,7 @@ def test_matches_are_found_in_the_same_values_however_they_are_searched() -> Non
 # evasions
 
 
-@pytest.mark.parametrize(
+@for_each(
     "target",
     [
         "/?a=%253Cscript%253Ealert(1)%253C/script%253E",
@@ -781,7 +782,7 @@ ENTITIES = b"<a>" + b"".join(b"&#x%x;" % each for each in b"<script>alert(1)</sc
 UNTYPED = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
 
 
-@pytest.mark.parametrize(
+@for_each(
     "body",
     [
         ENTITIES,
@@ -837,7 +838,7 @@ def test_ordinary_xml_without_a_type_passes(body: bytes) -> None:
     assert refused == []
 
 
-@pytest.mark.parametrize(
+@for_each(
     "body",
     [
         b"<script>alert(1)</script>",
@@ -857,8 +858,8 @@ def test_a_body_that_begins_as_xml_hides_no_form(body: bytes) -> None:
     assert run(WAF, post("application/octet-stream", body)).status == 403
 
 
-@pytest.mark.parametrize("body", [b"id=" + SQL, b"id=1%27+or+%271%27=%271", b"query: " + SQL, SCRIPT, ENTITIES])
-@pytest.mark.parametrize("kind", ["application/yaml", "application/graphql", "application/x-foo", "image/png"])
+@for_each("body", [b"id=" + SQL, b"id=1%27+or+%271%27=%271", b"query: " + SQL, SCRIPT, ENTITIES])
+@for_each("kind", ["application/yaml", "application/graphql", "application/x-foo", "image/png"])
 def test_control_characters_do_not_switch_the_inspection_off(kind: str, body: bytes) -> None:
     for before, after in ((b"", b""), (b"\x01", b""), (b"\0", b""), (b"\x1e", b"\n\x1f"), (b"", b"\x00\xff" * 300)):
         assert run(WAF, post(kind, before + body + b" " * 500 + after)).status == 403
@@ -876,9 +877,9 @@ def test_text_in_utf_16_and_utf_32_is_searched(encoding: str) -> None:
     assert run(WAF, post("application/yaml", "name: O'Brien".encode(encoding))).passed
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "text/yaml", "text/html", "application/yaml", "application/x-foo"])
-@pytest.mark.parametrize("bom", ["", "\ufeff"])
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@for_each("kind", ["text/plain", "text/yaml", "text/html", "application/yaml", "application/x-foo"])
+@for_each("bom", ["", "\ufeff"])
+@for_each("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 def test_escapes_in_utf_16_and_utf_32_are_decoded(kind: str, bom: str, encoding: str) -> None:
     attack = "' or 1=1-- -"
     for text in (
@@ -984,7 +985,7 @@ def test_parameters_beyond_the_maximum_are_searched(settings: dict[str, Any], ma
 # hostile input
 
 
-@pytest.mark.parametrize(
+@for_each(
     "piece",
     [
         *(b"/*", b"\\u", b"%25", b"&#", b'"\\', b"--b\r\n", b"${", b"['", b'{"a":', b"\xc0\xaf"),

@@ -30,6 +30,7 @@ from fastgw.http.malformed import Malformed
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.testing import configured, run
 from tests.support.memory import SERVICE
+from tests.support.table import for_each
 from tests.support.waf import get, regression_cases
 
 RULES = "/usr/share/modsecurity-crs"
@@ -224,8 +225,8 @@ def test_a_refused_request_has_its_rules_in_the_log() -> None:
     assert ran.record.fault_detail == "CRS score 5: 942100 (attack-sqli)"
 
 
-@pytest.mark.parametrize("processes", [1, 2, 4, 5, 7, 16])
-@pytest.mark.parametrize("workers", [1, 2, 3, 4, 8])
+@for_each("processes", [1, 2, 4, 5, 7, 16])
+@for_each("workers", [1, 2, 3, 4, 8])
 def test_the_processes_of_the_node_are_divided_exactly(processes: int, workers: int) -> None:
     """Each worker has one at least, and there are no more than configured otherwise."""
     shares = [share_of(processes, workers, slot) for slot in range(workers)]

@@ -18,12 +18,13 @@ from fastgw.filters.policies.waf.required_literals import PLAIN_CHARACTERS, requ
 from fastgw.filters.policies.waf.rule_sets import rule_sets
 from fastgw.filters.policies.waf.rules import DEFAULT_RULES
 from fastgw.filters.policies.waf.rules.rule import RequestPart, Rule
+from tests.support.table import for_each
 
 RULES = [rule for rule in DEFAULT_RULES if rule.pattern]
 SETS = rule_sets(RULES)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("pattern", "literals"),
     [
         (rb"union select", {b"union select"}),

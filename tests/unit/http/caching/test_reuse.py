@@ -1,12 +1,12 @@
 """Reuse: a table of decisions, and a comparison with a model that spells out RFC 9111 section 4.2 per second."""
 
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastgw.http.caching.directives import LONGEST, RequestDirectives
 from fastgw.http.caching.records import StoredHead
 from fastgw.http.caching.reuse import Decision, Reuse, Trouble, decide_reuse, find_age, is_error, may_send_stale
+from tests.support.table import for_each
 from tests.unit.http.caching.heads import NOW
 
 NONE = RequestDirectives()
@@ -16,7 +16,7 @@ def stored(lifetime: int = 60, age: int = 0, **settings: int | bool) -> StoredHe
     return StoredHead(200, b"OK", b"", NOW, age, lifetime, **settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("head", "directives", "after", "reuse"),
     [
         (stored(), NONE, 0, Reuse.FRESH),
@@ -58,7 +58,7 @@ def test_a_soft_purge_makes_stale() -> None:
     assert decide_reuse(allowed, NONE, NOW + 65, soft_purged=True).use is Reuse.VALIDATE
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("head", "directives", "after", "unreachable", "error"),
     [
         (stored(), NONE, 61, False, False),

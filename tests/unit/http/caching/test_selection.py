@@ -10,13 +10,14 @@ from fastgw.http.caching.keys import NO_QUERY, QueryRule, filter_query, primary_
 from fastgw.http.caching.no_vary_search import SearchVariance, normalize_query, parse_search_variance
 from fastgw.http.caching.vary import find_varying, join_varying, normalized_value, variant_key
 from fastgw.http.fields import Fields
+from tests.support.table import for_each
 from tests.unit.http.caching.heads import request, response
 
 WITHOUT_TRACKING = QueryRule((b"utm_*", b"fbclid"), keep=False)
 ONLY_PAGE = QueryRule((b"page",), keep=True)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("query", "rule", "kept"),
     [
         (None, WITHOUT_TRACKING, None),
@@ -40,7 +41,7 @@ def test_the_query_of_the_key_is_the_query_of_the_upstream(
     assert filter_query(query, rule) == kept
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("pattern", "matching", "others"),
     [
         (b"*_id", [b"_id", b"ad_id", b"a_id_id", b"\n_id"], [b"id", b"ad_ids", b"ad_ID"]),
@@ -144,7 +145,7 @@ def test_names_of_several_responses_are_joined_up_to_a_bound() -> None:
     assert join_varying([b"%d" % n for n in range(16)], (b"x",)) is None
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("name", "lines", "others", "same"),
     [
         (b"foo", [b"1, 2"], [b"1", b"2"], True),
@@ -177,7 +178,7 @@ def test_variants_are_told_apart_by_each_field() -> None:
     assert variant_key(b"k" * 16, names, request(b"a: 1", b"c: 5")) in keys
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("value", "rule"),
     [
         (b"", None),
@@ -201,7 +202,7 @@ def test_rules_of_no_vary_search(value: bytes, rule: SearchVariance | None) -> N
     assert parse_search_variance([value] if value else []) == rule
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("rule", "one", "other", "same"),
     [
         (SearchVariance(any_order=True), b"a=1&b=2", b"b=2&a=1", True),
@@ -236,7 +237,7 @@ def test_without_a_rule_that_applies_different_parameters_are_different(one: str
     assert same is (parse_qsl(one, keep_blank_values=True) == parse_qsl(other, keep_blank_values=True))
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("method", "status", "wanted"),
     [
         (b"GET", 200, False),
@@ -255,7 +256,7 @@ def test_which_responses_invalidate(method: bytes, status: int, wanted: bool) ->
     assert invalidates(method, status) is wanted
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("line", "found"),
     [
         (b"Location: /b?c", [(b"/b", b"c")]),

@@ -7,6 +7,7 @@ from fastgw.http.caching.freshness import find_initial_age, parse_age
 from fastgw.http.caching.records import StoredHead, VariantsRecord, decode_record, encode_record
 from fastgw.http.caching.storing import StorePolicy, Times, Unstorable, decide_storing
 from fastgw.http.messages import RequestHead, ResponseHead
+from tests.support.table import for_each
 from tests.unit.http.caching.heads import DATE, EARLIER, LATER, NOW, request, response
 
 POLICY = StorePolicy(stale_when_unreachable=3600)
@@ -26,7 +27,7 @@ def decide(
     return decide_storing(asked, directives, head, policy, times, authenticated=authenticated)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("lines", "age"),
     [
         ((), 0),
@@ -63,7 +64,7 @@ def test_initial_age(lines: tuple[bytes, ...], delay: float, age: int) -> None:
     assert find_initial_age(response(*lines), NOW - delay, NOW) == age
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("lines", "lifetime"),
     [
         ((b"Cache-Control: max-age=60",), 60),
@@ -84,7 +85,7 @@ def test_lifetime_of_what_is_stored(lines: tuple[bytes, ...], lifetime: int) -> 
     assert (stored.lifetime, stored.no_cache) == (lifetime, False)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("reason", "lines"),
     [
         (Unstorable.NO_FRESHNESS, ()),
@@ -117,7 +118,7 @@ def test_what_is_not_stored(reason: Unstorable, lines: tuple[bytes, ...]) -> Non
     assert decide(response(*lines)) is reason
 
 
-@pytest.mark.parametrize("status", [200, 203, 204, 299, 301, 302, 307, 400, 404, 410, 499, 500, 503, 599])
+@for_each("status", [200, 203, 204, 299, 301, 302, 307, 400, 404, 410, 499, 500, 503, 599])
 def test_every_final_status_is_stored_if_it_says_so(status: int) -> None:
     assert isinstance(decide(response(b"Cache-Control: max-age=60", status=status)), StoredHead)
 
@@ -231,7 +232,7 @@ def test_a_lifetime_for_one_status_is_for_any(status: int) -> None:
     assert stored.lifetime == 10
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("line", "while_revalidate", "if_error", "unreachable"),
     [
         (b"max-age=60", 1, 2, 3),

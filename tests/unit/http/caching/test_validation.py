@@ -7,6 +7,7 @@ from fastgw.http.caching.records import StoredHead
 from fastgw.http.caching.storing import RequestIdentity as Identity
 from fastgw.http.caching.storing import StorePolicy, Times, Unstorable, decide_storing_for
 from fastgw.http.caching.validation import find_part, freshen, is_unchanged_for, make_conditions, not_modified_lines
+from tests.support.table import for_each
 from tests.unit.http.caching.heads import DATE, EARLIER, LATER, NOW, request, response
 
 POLICY = StorePolicy()
@@ -63,7 +64,7 @@ STRONG, WEAK, CODED = (b'ETag: "a"',), (b'ETag: W/"a"',), (b'ETag: W/"a"', b"Con
 DATED, LATER_DATED = b"Last-Modified: " + EARLIER, b"Last-Modified: " + DATE
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("stored", "of_304", "kept"),
     [
         (STRONG, STRONG, STRONG),
@@ -163,7 +164,7 @@ def test_a_304_to_a_client_with_cookies_needs_no_freshness_that_the_settings_sta
     assert isinstance(validated(TAGGED, b"X: 1", cookies=True, policy=policy), StoredHead)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("lines", "unchanged"),
     [
         ((b'If-None-Match: "a"',), True),
@@ -212,7 +213,7 @@ def test_a_304_has_the_fields_that_do_not_describe_the_content() -> None:
     assert b"Last-Modified: " in not_modified_lines(store(*common))
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("lines", "part"),
     [
         ((b"Range: bytes=0-1",), (ByteRange(0, 1),)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastgw.http.content_coding.accept_encoding import CACHED, Negotiated, negotiate, parse_accept_encoding
+from tests.support.table import for_each
 
 OFFERED = (b"zstd", b"br", b"gzip")
 CHOSEN = {
@@ -54,7 +55,7 @@ CHOSEN = {
 }
 
 
-@pytest.mark.parametrize("value", CHOSEN)
+@for_each("value", CHOSEN)
 def test_the_coding_with_the_highest_weight_is_chosen(value: str) -> None:
     """And of equal ones the first that is offered."""
     coding = CHOSEN[value]

@@ -1,7 +1,6 @@
 """A third judge, h11: we may refuse more than it does; we never accept what it refuses, nor end a body elsewhere."""
 
 import h11
-import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -10,6 +9,7 @@ from fastgw.http.http1.body import BodyReader
 from fastgw.http.http1.parser import find_head_end, parse_request, parse_response
 from fastgw.http.http1.serializer import chunk, last_chunk, request
 from fastgw.http.malformed import Malformed
+from tests.support.table import for_each
 
 quick = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -200,7 +200,7 @@ def test_legal_fields_pass_and_go_on_as_h11_reads_them(fields):
     assert list(theirs.headers) == [(b"host", b"b"), *kept, (b"via", b"1.1 fastgw")]
 
 
-@pytest.mark.parametrize("size", range(1, 40))
+@for_each("size", range(1, 40))
 def test_a_pipeline_is_cut_into_the_requests_that_h11_sees(size: int):
     """Chunked, with a length and without a body, one behind the other, in pieces of every size."""
     requests = [

@@ -24,6 +24,7 @@ from fastgw.http.http1.parser_reference import (
     parse_response,
 )
 from fastgw.http.malformed import Malformed
+from tests.support.table import for_each
 
 
 @pytest.fixture
@@ -222,8 +223,8 @@ def told(fields: bytes, parser: type[HttpRequestParser] | type[HttpResponseParse
     return second
 
 
-@pytest.mark.parametrize("parser", [HttpRequestParser, HttpResponseParser])
-@pytest.mark.parametrize(
+@for_each("parser", [HttpRequestParser, HttpResponseParser])
+@for_each(
     ("fields", "reader", "wire"),
     [
         (LENGTH_3, lambda judge: LengthReader(2, judge), b"ab"),
@@ -237,7 +238,7 @@ def told(fields: bytes, parser: type[HttpRequestParser] | type[HttpResponseParse
         (b"Content-Length: 0\r\n", lambda judge: LengthReader(2, judge), b"\r\n"),
     ],
 )
-@pytest.mark.parametrize("size", [1, 100])
+@for_each("size", [1, 100])
 def test_a_body_that_llhttp_ends_elsewhere_is_refused(parser, fields, reader, wire: bytes, size: int):
     """Its completion must fall on our last byte: here our reading of the head is made to differ from its."""
     body: BodyReader = reader(told(fields, parser))
@@ -286,7 +287,7 @@ def test_a_request_whose_body_llhttp_ends_elsewhere_is_refused(monkeypatch, sent
     assert judge_with_body(line + LENGTH_3 + b"\r\n", b"abc").payload == b"abc"
 
 
-@pytest.mark.parametrize(
+@for_each(
     "before",
     [
         post(b"Content-Length: 9"),
@@ -296,7 +297,7 @@ def test_a_request_whose_body_llhttp_ends_elsewhere_is_refused(monkeypatch, sent
         post(b"A"),
     ],
 )
-@pytest.mark.parametrize("body", [b"", b"abc"])
+@for_each("body", [b"", b"abc"])
 def test_no_request_decides_how_the_next_one_is_judged(before: bytes, body: bytes):
     """Whatever a message leaves llhttp in the middle of."""
     with suppress(Malformed):
@@ -324,8 +325,8 @@ def test_an_answer_in_chunks_that_llhttp_ends_elsewhere_is_refused(monkeypatch, 
     assert parser_reference.parse_answer(raw + chunks, len(raw), b"GET").payload == b"abc"
 
 
-@pytest.mark.parametrize("body_follows", [True, False, None])
-@pytest.mark.parametrize(
+@for_each("body_follows", [True, False, None])
+@for_each(
     "raw",
     [
         b"GET / HTTP/1.1\r\nA: b\r\n",
@@ -361,7 +362,7 @@ def test_one_llhttp_parses_all_that_is_there_as_a_whole(monkeypatch: pytest.Monk
     long_lived.whole(post(b"Content-Length: 3") + b"abc")
 
 
-@pytest.mark.parametrize(
+@for_each(
     "before",
     [
         ok(b"Connection: close", b"Content-Length: 0"),
@@ -372,7 +373,7 @@ def test_one_llhttp_parses_all_that_is_there_as_a_whole(monkeypatch: pytest.Monk
         ok(b"A"),
     ],
 )
-@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+@for_each("method", [b"GET", b"HEAD"])
 def test_no_response_decides_how_the_next_one_is_judged(before: bytes, method: bytes):
     """Whatever a message leaves llhttp in the middle of."""
     with suppress(Malformed):
@@ -383,7 +384,7 @@ def test_no_response_decides_how_the_next_one_is_judged(before: bytes, method: b
         parse_answer(b"abc" + head, len(head) + 3, b"GET")
 
 
-@pytest.mark.parametrize(
+@for_each(
     "message",
     [
         b"abc",

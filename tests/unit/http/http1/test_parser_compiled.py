@@ -13,6 +13,7 @@ from fastgw.http.fields import folded
 from fastgw.http.http1 import body, llhttp, parser_reference, serializer_reference
 from fastgw.http.http1.body import BodyReader
 from fastgw.http.malformed import Malformed
+from tests.support.table import for_each
 from tests.unit.http.http1 import test_against_h11 as messages
 from tests.unit.http.http1 import test_body, test_requests, test_responses
 
@@ -280,17 +281,17 @@ ORDINARY_RESPONSES = [
 FOLLOWING = [[b""], [b"abc"], [b"ab", b"c"], [b"3\r\nabc\r\n0\r\n\r\nGET"], [b"abc", b"3\r\nabc\r\n"]]
 
 
-@pytest.mark.parametrize("raw", ORDINARY_REQUESTS)
-@pytest.mark.parametrize("following", FOLLOWING)
+@for_each("raw", ORDINARY_REQUESTS)
+@for_each("following", FOLLOWING)
 def test_ordinary_requests(raw: bytes, following: list[bytes]):
     """They are not left to the reference."""
     assert type(scan.parse_request(raw)) is scan.Http1RequestHead
     agree_on_request(raw, following)
 
 
-@pytest.mark.parametrize("raw", ORDINARY_RESPONSES)
-@pytest.mark.parametrize("following", FOLLOWING)
-@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+@for_each("raw", ORDINARY_RESPONSES)
+@for_each("following", FOLLOWING)
+@for_each("method", [b"GET", b"HEAD"])
 def test_ordinary_responses(raw: bytes, following: list[bytes], method: bytes):
     assert type(scan.parse_response(raw, method)) is scan.Http1ResponseHead
     agree_on_response(raw, following, method)
@@ -323,13 +324,13 @@ UNORDINARY_RESPONSES = [
 ]
 
 
-@pytest.mark.parametrize("raw", UNORDINARY_REQUESTS)
+@for_each("raw", UNORDINARY_REQUESTS)
 def test_what_is_out_of_the_ordinary_in_requests(raw: bytes):
     agree_on_request(raw, [b"abc"])
     agree_on_end(raw)
 
 
-@pytest.mark.parametrize("raw", UNORDINARY_RESPONSES)
+@for_each("raw", UNORDINARY_RESPONSES)
 def test_what_is_out_of_the_ordinary_in_responses(raw: bytes):
     for method in (b"GET", b"HEAD"):
         agree_on_response(raw, [b"abc"], method)
@@ -430,7 +431,7 @@ def test_where_heads_end(raw, start):
     agree_on_end(raw)
 
 
-@pytest.mark.parametrize("size", range(70))
+@for_each("size", range(70))
 def test_what_stands_at_the_edges_of_what_is_read_at_once(size: int):
     """Values and heads of every length, with every kind of end: bytes are looked at by sixteens."""
     for odd in (b"", b"\x00", b"\x7f", b"\t", b"\x1f", b"\x80", b"\r", b"\n", b" "):
@@ -441,7 +442,7 @@ def test_what_stands_at_the_edges_of_what_is_read_at_once(size: int):
             agree_on_end(b"a" * size + b"\r\n" + odd + b"\r\n" + b"a" * at)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "name",
     sorted(
         parser_reference.Http1RequestHead.KNOWN
@@ -465,7 +466,7 @@ def test_what_is_taken_out_of_a_buffer(length: int):
         assert judges.leading_bytes(memoryview(bytearray(b"abc")), length) == b"abc"[:length]
 
 
-@pytest.mark.parametrize("raw", ORDINARY_REQUESTS[:-1])
+@for_each("raw", ORDINARY_REQUESTS[:-1])
 def test_an_ordinary_request_is_taken_when_it_is_there_alone_and_no_longer_than_it_may_be(raw: bytes):
     took = take_out(scan.take_request, raw, len(raw), 100)
     assert type(took) is scan.Http1RequestHead
@@ -531,7 +532,7 @@ WHOLE_IN_CHUNKS = [
 ]
 
 
-@pytest.mark.parametrize("answer", WHOLE + WHOLE_IN_CHUNKS)
+@for_each("answer", WHOLE + WHOLE_IN_CHUNKS)
 def test_an_answer_is_taken_when_all_of_it_is_there_and_no_more(answer: bytes):
     took = take_out(scan.take_answer, answer, b"GET")
     assert type(took) is scan.Http1ResponseHead
@@ -545,7 +546,7 @@ def test_an_answer_is_taken_when_all_of_it_is_there_and_no_more(answer: bytes):
         agree_on_taking_answer(answer[:end], b"HEAD")
 
 
-@pytest.mark.parametrize(
+@for_each(
     "answer",
     [
         ok(line=b"HTTP/1.1 100 Continue"),
@@ -616,12 +617,12 @@ def test_names_that_connection_or_cgi_would_confuse():
             agree_on_response(ok(spelled + b": 1"), [b""])
 
 
-@pytest.mark.parametrize(("name", "told"), [("LengthReader", (3,)), ("UntilCloseReader", ())])
-@pytest.mark.parametrize(
+@for_each(("name", "told"), [("LengthReader", (3,)), ("UntilCloseReader", ())])
+@for_each(
     "declared", [b"Content-Length: %d\r\n" % length for length in (2, 3, 4)] + [b"Transfer-Encoding: chunked\r\n"]
 )
-@pytest.mark.parametrize("wire", [b"abc", b"abcd", b"ab", b"\r\n\r", b"0\r\n\r\n", b"3\r\n", b"xyz"])
-@pytest.mark.parametrize("size", [1, 2, 100])
+@for_each("wire", [b"abc", b"abcd", b"ab", b"\r\n\r", b"0\r\n\r\n", b"3\r\n", b"xyz"])
+@for_each("size", [1, 2, 100])
 def test_readers(name: str, told: tuple[int, ...], declared: bytes, wire: bytes, size: int):
     """Also where llhttp was told something else."""
     raw = b"HTTP/1.1 200 OK\r\n" + declared + b"\r\n"
@@ -633,8 +634,8 @@ def test_readers(name: str, told: tuple[int, ...], declared: bytes, wire: bytes,
     assert read(ours, pieces) == read(theirs, pieces)
 
 
-@pytest.mark.parametrize("wire", [*test_body.BAD_CHUNKS.values(), *(wire for wire, _, _ in test_body.CHUNKS.values())])
-@pytest.mark.parametrize("size", [1, 7, 10_000])
+@for_each("wire", [*test_body.BAD_CHUNKS.values(), *(wire for wire, _, _ in test_body.CHUNKS.values())])
+@for_each("size", [1, 7, 10_000])
 def test_chunks(wire: bytes, size: int):
     pieces = [wire[at : at + size] for at in range(0, len(wire), size)]
     agree_on_request(get(b"Transfer-Encoding: chunked", line=b"POST / HTTP/1.1"), pieces)
@@ -672,8 +673,8 @@ HEADS_FOR_LLHTTP = [
 ]
 
 
-@pytest.mark.parametrize("raw", HEADS_FOR_LLHTTP)
-@pytest.mark.parametrize("body_follows", [True, False, None])
+@for_each("raw", HEADS_FOR_LLHTTP)
+@for_each("body_follows", [True, False, None])
 def test_llhttp_is_asked_the_same(raw: bytes, body_follows: bool | None):
     def by_reference() -> dict[str, object]:
         llhttp.SecondParser(HttpRequestParser).head(raw, body_follows)
@@ -710,7 +711,7 @@ def test_lines_are_cut_out_by_their_names_and_twins_and_the_others_keep_their_by
     assert compiled_splice.end_to_end(scan.parse_request(raw), also) == written
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("lines", "read_here"),
     [
         ((b"te: trailers",), True),
@@ -726,8 +727,8 @@ def test_lines_are_cut_out_by_their_names_and_twins_and_the_others_keep_their_by
         ((b"transfer-encoding: chunked",), True),
     ],
 )
-@pytest.mark.parametrize("line", [b"GET /a?b HTTP/1.1", b"POST /a HTTP/1.1", b"POST /a/../b HTTP/1.1"])
-@pytest.mark.parametrize("payload", [None, b"abc"])
+@for_each("line", [b"GET /a?b HTTP/1.1", b"POST /a HTTP/1.1", b"POST /a/../b HTTP/1.1"])
+@for_each("payload", [None, b"abc"])
 def test_a_request_that_came_by_http2(line, lines, read_here, payload):
     """Calls of gRPC all have `te: trailers`: the compiled module reads them itself."""
     raw = get(*lines, line=line)
@@ -745,9 +746,9 @@ def test_a_request_that_came_by_http2(line, lines, read_here, payload):
     assert by_whom(scan.read_http2_request, raw, 100, payload) is judges.Http1RequestHead
 
 
-@pytest.mark.parametrize("following", [b"", b"abc", b"abcd", b"3\r\nabc\r\n0\r\n\r\n"])
-@pytest.mark.parametrize("line", [b"content-length: 3", b"transfer-encoding: chunked", b"x: y"])
-@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+@for_each("following", [b"", b"abc", b"abcd", b"3\r\nabc\r\n0\r\n\r\n"])
+@for_each("line", [b"content-length: 3", b"transfer-encoding: chunked", b"x: y"])
+@for_each("method", [b"GET", b"HEAD"])
 def test_a_response_that_came_by_http2(line, method, following):
     raw = b"HTTP/1.1 200 \r\n" + line + b"\r\n\r\n"
 

@@ -8,6 +8,7 @@ from fastgw.http.http1 import parser as framing
 from fastgw.http.http1 import parser_reference
 from fastgw.http.http1.parser import Http1RequestHead, find_head_end, leading_bytes, parse_request, parse_response
 from fastgw.http.malformed import Malformed
+from tests.support.table import for_each
 
 
 def head(line: bytes = b"GET / HTTP/1.1", *fields: bytes, host: bytes | None = b"Host: a") -> bytes:
@@ -239,7 +240,7 @@ def test_the_reason_tells_no_bytes_of_the_client():
         assert "zebra" not in refused.value.reason
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("target", "host", "scheme", "raw_path", "path", "query"),
     [
         (b"/", b"a", b"", b"/", b"/", None),
@@ -289,9 +290,9 @@ def test_methods_that_llhttp_knows_pass(method: bytes):
     assert parse_request(raw).method == framing.read_http2_request(raw, 100, b"").method == method
 
 
-@pytest.mark.parametrize("by", [framing, parser_reference])
-@pytest.mark.parametrize("payload", [None, b"abc"])
-@pytest.mark.parametrize("method", [b"FROB", b"get", b"Post", b"GETS", b"POS", b"pATCH", b"DELETF", b"DESCRIBE"])
+@for_each("by", [framing, parser_reference])
+@for_each("payload", [None, b"abc"])
+@for_each("method", [b"FROB", b"get", b"Post", b"GETS", b"POS", b"pATCH", b"DELETF", b"DESCRIBE"])
 def test_a_method_is_judged_alike_over_both_versions(method: bytes, payload: bytes | None, by: Any):
     """RFC 9110 section 9.1: methods are case-sensitive. nghttp2 accepts any token."""
     raw = head(method + b" / HTTP/1.1", b"content-length: 3")
@@ -304,7 +305,7 @@ def test_a_method_is_judged_alike_over_both_versions(method: bytes, payload: byt
     assert over_http2.value.reason == over_http1.value.reason == reason
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("value", "authority", "host"),
     [
         (b"Example.COM", b"example.com", b"example.com"),
@@ -329,7 +330,7 @@ def test_http_1_0_may_leave_host_out():
     assert (request.minor, request.authority, request.host) == (0, b"", b"")
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("version", "connection", "close"),
     [
         (b"1.1", (), False),
@@ -380,7 +381,7 @@ def test_how_the_body_ends(fields, length, chunked):
     assert request.body().done is (length == 0 and not chunked)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("version", "fields", "upgrade"),
     [
         (b"1.1", (b"Connection: Upgrade", b"Upgrade: WebSocket"), (b"websocket",)),
@@ -490,7 +491,7 @@ def test_known_fields_are_found_with_their_places():
     assert [value for _, _, value in known[b"x-forwarded-for"]] == [b"1", b"3"]
 
 
-@pytest.mark.parametrize("name", sorted(Http1RequestHead.KNOWN))
+@for_each("name", sorted(Http1RequestHead.KNOWN))
 def test_every_known_field_is_known(name: bytes):
     value = {b"host": b"a", b"content-length": b"0", b"transfer-encoding": b"chunked", b"expect": b"100-continue"}
     line = name.title() + b": " + value.get(name, b"a")
@@ -542,7 +543,7 @@ def test_a_head_with_bare_line_feeds_is_refused_at_once(raw: bytes):
         find_head_end(raw)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("raw", "ordinary"),
     [
         (head(b"GET /a?b HTTP/1.1", b"Connection: keep-alive", b"Cookie: a"), True),
@@ -607,7 +608,7 @@ def test_a_head_alone_waits_for_its_body():
         assert (took.payload, took.whole, took.ordinary) == (None, False, False)
 
 
-@pytest.mark.parametrize("cut", [cut for cut in range(len(POSTED + BODY)) if cut != len(POSTED)])
+@for_each("cut", [cut for cut in range(len(POSTED + BODY)) if cut != len(POSTED)])
 def test_less_than_the_whole_is_not_taken(cut: int):
     assert take((POSTED + BODY)[:cut]) == (POSTED + BODY)[:cut]
 

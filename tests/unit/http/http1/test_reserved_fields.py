@@ -13,6 +13,7 @@ from fastgw.http.http1 import reserved_fields, serializer
 from fastgw.http.http1.known_fields import SIGNS
 from fastgw.http.http1.parser import parse_request
 from fastgw.http.http1.reserved_fields import ReservedFields
+from tests.support.table import for_each
 
 NAMES = tuple(name.lower().encode() for name in RESERVED)
 BOTH: list[Any] = [ReservedFields]
@@ -45,8 +46,8 @@ SENT = (
 )
 
 
-@pytest.mark.parametrize("fields", BOTH)
-@pytest.mark.parametrize("name", SENT)
+@for_each("fields", BOTH)
+@for_each("name", SENT)
 def test_a_reserved_field_is_gone_from_all_that_is_read_and_sent(name: bytes, fields: Any) -> None:
     head = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + ORDINARY + name + b": evil\r\n\r\n")
     assert fields(NAMES).take_out_of(head) == (name,)

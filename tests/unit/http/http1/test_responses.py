@@ -4,6 +4,7 @@ import pytest
 
 from fastgw.http.http1.parser import Http1ResponseHead, parse_answer, parse_response
 from fastgw.http.malformed import Malformed
+from tests.support.table import for_each
 
 
 def head(line: bytes = b"HTTP/1.1 200 OK", *fields: bytes) -> bytes:
@@ -92,7 +93,7 @@ LENGTH = b"Content-Length: 3"
 EMPTY = b"Content-Length: 0"
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("method", "status", "fields", "body"),
     [
         (b"GET", 200, (LENGTH,), "length"),
@@ -202,7 +203,7 @@ def test_underscores_are_no_twins_in_responses():
     assert parse_response(ok(LENGTH, b"Content_Length: 4"), b"GET").length == 3
 
 
-@pytest.mark.parametrize("name", sorted(Http1ResponseHead.KNOWN))
+@for_each("name", sorted(Http1ResponseHead.KNOWN))
 def test_every_known_field_is_known(name: bytes):
     value = {b"content-length": b"0", b"transfer-encoding": b"chunked"}.get(name, b"a")
     assert name in parse_response(ok(name.upper() + b": " + value), b"GET").known
@@ -216,7 +217,7 @@ LENGTH_3 = ok(b"Content-Length: 3")
 IN_CHUNKS = ok(CHUNKED)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("raw", "method", "following", "payload"),
     [
         (LENGTH_3, b"GET", b"abc", b"abc"),

@@ -6,6 +6,7 @@ from fastgw.http.fields import Fields
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import parse_request, parse_response
 from fastgw.http.http1.serializer import LAST_CHUNK, chunk, end_to_end, last_chunk, status_line
+from tests.support.table import for_each
 
 HOP_BY_HOP = (
     b"Connection: X-Named, close\r\nX-Named: 1\r\nKeep-Alive: 1\r\nProxy-Connection: 1\r\nTE: trailers\r\n"
@@ -104,8 +105,8 @@ def test_what_can_be_no_name_leaves_nothing_out(judged):
     assert end_to_end(judged(b"-A: 1\r\nB: 2\r\n"), frozenset({b" a", b"b"})) == b"-A: 1\r\n"
 
 
-@pytest.mark.parametrize("also", [{b"authorization"}, {b"authorization", b"forwarded", b"via"}])
-@pytest.mark.parametrize(
+@for_each("also", [{b"authorization"}, {b"authorization", b"forwarded", b"via"}])
+@for_each(
     "fields",
     [
         b"Via: 1.1 a\r\nX-A: 1\r\nForwarded: for=b\r\nKeep-Alive: c\r\n",
@@ -163,7 +164,7 @@ def test_another_status_has_its_own_reason(status, reason):
     assert sent == b"HTTP/1.1 %d %b\r\nA: 1\r\nE: 3\r\nVia: 1.1 fastgw\r\n\r\nabc" % (status, reason)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("length", "line"),
     [
         (0, b"Content-Length: 0\r\n"),
@@ -174,7 +175,7 @@ def test_another_status_has_its_own_reason(status, reason):
         (serializer.IN_CHUNKS, b"Transfer-Encoding: chunked\r\n"),
     ],
 )
-@pytest.mark.parametrize(("received", "date"), [(b"Date: now\r\n", b""), (b"", b"Date: then\r\n")])
+@for_each(("received", "date"), [(b"Date: now\r\n", b""), (b"", b"Date: then\r\n")])
 def test_a_response_is_framed_anew_and_dated(length, line, received, date):
     """A date that came is kept, ours is for a response without one."""
     head = parse_response(b"HTTP/1.0 200 OK\r\n" + received + b"\r\n", b"GET")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fastgw.http.http2.session import HEAD, WHOLE, Session
 from tests.support.http2 import frames
 from tests.support.http2.frames import MAX_FRAME, Flag, block, data, headers, integer, priority, string
+from tests.support.table import for_each
 
 pytestmark = pytest.mark.twin
 if Session is not None:
@@ -85,8 +86,8 @@ def test_every_symbol_is_decoded() -> None:
     assert [text for text in texts if plain(b"\x04" + huffman(text)) != b"\x04" + string(text)] == []
 
 
-@pytest.mark.parametrize("length", [0, 1, 78, 79, 80, 81, 126, 127, 128, 129, 200, 254, 255, 256, 257, 9000])
-@pytest.mark.parametrize("text", [b"0", b"~", b"\0"])
+@for_each("length", [0, 1, 78, 79, 80, 81, 126, 127, 128, 129, 200, 254, 255, 256, 257, 9000])
+@for_each("text", [b"0", b"~", b"\0"])
 def test_lengths_are_written_as_they_are_read(length: int, text: bytes) -> None:
     assert plain(b"\x04" + huffman(length * text) + b"\x82") == (
         b"\x04" + string(length * text) + b"\x82" if len(huffman(length * text)) < MAX_FRAME else None

@@ -36,6 +36,7 @@ from tests.support.http2.connection_cases import CONNECTION_CASES
 from tests.support.http2.flood_cases import FLOOD_CASES, GET
 from tests.support.http2.frames import Code, block, data, get, headers, post, settings, window_update
 from tests.support.http2.head_cases import HEAD_CASES
+from tests.support.table import for_each
 
 pytestmark = pytest.mark.twin
 if Session is not None:
@@ -232,7 +233,7 @@ def test_data_is_given_back_by_who_takes_it():
     assert frames.window_update(32_768, 1) in session.to_send()
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("scheme", "authority", "host", "is_same"),
     [
         (b"http", b"a.test", b"a.test", True),
@@ -772,8 +773,8 @@ NO_RESPONSES = [
 ]
 
 
-@pytest.mark.parametrize("ended", [True, False])
-@pytest.mark.parametrize("message", NO_RESPONSES)
+@for_each("ended", [True, False])
+@for_each("message", NO_RESPONSES)
 def test_a_message_that_is_no_head_is_an_error_of_the_caller(message: bytes, ended: bool):
     """Nothing behind its end is read, and nothing of it is sent."""
     session, _ = fed(get())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
 from fastgw.capture.redaction import Redaction
 from fastgw.observe.access_log.credential_names import CredentialNames, is_credential_member
 from fastgw.observe.access_log.formats import masker
 from fastgw.observe.access_log.log_fields import chosen_field
 from fastgw.recording.redaction import RecordRedaction
+from tests.support.table import for_each
 from tests.unit.observe.access_log.test_log_lines import of_request
 
 CREDENTIALS = [
@@ -25,9 +24,7 @@ HARMLESS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "is_hidden"), [*((name, True) for name in CREDENTIALS), *((name, False) for name in HARMLESS)]
-)
+@for_each(("name", "is_hidden"), [*((name, True) for name in CREDENTIALS), *((name, False) for name in HARMLESS)])
 def test_a_header_is_shown_by_all_or_by_none(name: str, is_hidden: bool) -> None:
     listed = ("X-Own", "X_Own_2")
     raw, shown = name.encode(), b"***" if is_hidden else b"planted"
@@ -39,7 +36,7 @@ def test_a_header_is_shown_by_all_or_by_none(name: str, is_hidden: bool) -> None
     assert field.value(of_request(raw + b": planted\r\n"), masker(listed)) == shown.decode()
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("name", "is_hidden"),
     [
         *((name, True) for name in (b"newpassword", b"userpwd", b"saml_assertion", b"x-auth", b"api_key", b"dpop")),

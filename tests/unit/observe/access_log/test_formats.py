@@ -16,6 +16,7 @@ from fastgw.observe.access_log import formats, line_formats
 from fastgw.observe.access_log.formats import ALWAYS_MASKED, MAX_LINE, SecretNames, masker
 from fastgw.observe.access_log.line_formats import FORMATS
 from fastgw.observe.access_log.record import Record
+from tests.support.table import for_each
 
 GOLDEN = Path(__file__).parents[3] / "contract" / "access_log"
 
@@ -90,7 +91,7 @@ def test_the_formats_are_the_contract(format: str) -> None:
     assert line(PROXIED, format) + line(REFUSED, format) == (GOLDEN / f"{format}.log").read_bytes()
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("query", "shown"),
     [
         (b"token=a", b"token=***"),
@@ -173,8 +174,8 @@ def test_a_secret_is_in_no_line(format: str) -> None:
     assert b"hunter2" not in line(record, format)
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize(
+@for_each("format", FORMATS)
+@for_each(
     ("path", "shown"),
     [
         (b"/q/7/x;access_token=eyJ.a/b", b"/q/7/x;access_token=***"),
@@ -193,8 +194,8 @@ def test_a_secret_parameter_of_the_path_is_in_no_line(format: str, path: bytes, 
     assert b"eyJ" not in written
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("name", ALWAYS_MASKED)
+@for_each("format", FORMATS)
+@for_each("name", ALWAYS_MASKED)
 def test_what_is_always_masked_is_so_in_each_place(format: str, name: str) -> None:
     """The path, the query, `Referer` with its fragment, and `User-Agent`."""
     said = name.upper().encode() + b"=planted"

@@ -27,6 +27,7 @@ from fastgw.observe.access_log.log_fields import FIELDS, check_field
 from fastgw.observe.access_log.record import TCP
 from fastgw.observe.access_log.selection import selection_of
 from fastgw.observe.access_log.sink import Sink
+from tests.support.table import for_each
 from tests.unit.observe.access_log.test_formats import PROXIED, REFUSED, changed
 
 FULL = changed(
@@ -64,7 +65,7 @@ def test_a_chosen_field_is_what_the_whole_line_has(record):
     assert not any(value for name, value in chosen.items() if name not in whole)
 
 
-@pytest.mark.parametrize("name", [name for name in FIELDS if name not in ("time", "websocket")])
+@for_each("name", [name for name in FIELDS if name not in ("time", "websocket")])
 def test_the_schema_of_elastic_names_a_field_as_the_whole_line_does(name):
     whole = orjson.loads(FORMATS["ecs"](FULL, masker(())))
     chosen = shown(FULL, name, format="ecs")

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fastgw.http.fields import Fields
 from fastgw.observe.tracing.context import MOST_STATE, Parent, read_b3, read_tracecontext, read_tracestate
+from tests.support.table import for_each
 
 ID, SPAN = b"12345678901234567890123456789012", b"1234567890123456"
 VALID = b"00-%b-%b-01" % (ID, SPAN)
@@ -54,7 +55,7 @@ def test_a_later_version_is_read_as_far_as_it_is_known(value: bytes) -> None:
     assert parent_of(value) == Parent(ID, SPAN, True, False, b"")
 
 
-@pytest.mark.parametrize(
+@for_each(
     "value",
     [
         b"",
@@ -97,7 +98,7 @@ KEY = b"abcdefghijklmnopqrstuvwxyz0123456789_-*/"
 VALUE = bytes((*range(0x20, 0x2C), *range(0x2D, 0x3D), *range(0x3E, 0x7F)))
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("values", "state"),
     [
         ([], b""),
@@ -124,7 +125,7 @@ def test_a_valid_tracestate_is_forwarded(values: list[bytes], state: bytes) -> N
     assert read_tracestate(values) == state
 
 
-@pytest.mark.parametrize(
+@for_each(
     "value",
     [
         b"foo =1",
@@ -194,7 +195,7 @@ def test_a_short_trace_id_of_b3_is_padded_and_case_is_ignored() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@for_each(
     "lines",
     [
         [(b"b3", b"%b-%b-2" % (ID, SPAN))],

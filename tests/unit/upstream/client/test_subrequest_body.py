@@ -18,6 +18,7 @@ from fastgw.filters.api import Phase, Pieces, Reply
 from fastgw.upstream.client.subrequest import MOST_PER_EXCHANGE, Subrequest, SubrequestFailed, send_subrequest
 from tests.support.attempts import Watch
 from tests.support.memory import Plane, Wire, probe
+from tests.support.table import for_each
 from tests.unit.upstream.client.test_subrequest import GET, OK, Heard
 
 POST = b"POST /a HTTP/1.1\r\nHost: a.test\r\n"
@@ -404,8 +405,8 @@ def test_as_many_as_may_be_at_once() -> None:
     asking.answers()
 
 
-@pytest.mark.parametrize("when", ["unconnected", "sent", "head", "body"])
-@pytest.mark.parametrize("how", ["resets", "ends", "answered"])
+@for_each("when", ["unconnected", "sent", "head", "body"])
+@for_each("how", ["resets", "ends", "answered"])
 def test_all_of_them_end_with_their_parent(when: str, how: str) -> None:
     heard = [Heard() for _ in range(8)]
 
@@ -431,8 +432,8 @@ def test_all_of_them_end_with_their_parent(when: str, how: str) -> None:
     assert asking.plane.worker_loop.turns.timers == []
 
 
-@pytest.mark.parametrize("which", ["on_response", "on_data", "on_end", "on_failure"])
-@pytest.mark.parametrize("what", ["cancel", "cancel all", "ask again", "answer", "pause"])
+@for_each("which", ["on_response", "on_data", "on_end", "on_failure"])
+@for_each("what", ["cancel", "cancel all", "ask again", "answer", "pause"])
 def test_a_listener_may_do_anything_in_each_callback(which: str, what: str) -> None:
     asking = Answering(ask=lambda asking, exchange: [asking.ask(method=b"GET"), asking.ask(Heard(), method=b"GET")])
     heard, calls = asking.heard, []

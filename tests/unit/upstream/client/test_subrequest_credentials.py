@@ -18,6 +18,7 @@ from fastgw.observe.metrics.families import FilterEvent
 from fastgw.upstream.client.subrequest import Subrequest, send_subrequest
 from tests.support.attempts import Watch
 from tests.support.memory import Plane, Wire, probe
+from tests.support.table import for_each
 from tests.unit.upstream.client.test_subrequest import GET, OK, Heard
 
 ANN = {"credentials": {"basic": {"username": "ann", "password": "pw-ann"}}}
@@ -330,7 +331,7 @@ def own(exchange: Exchange) -> Any:
     return exchange.request_body
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("asked", "length"),
     [
         ({}, 0),
@@ -339,7 +340,7 @@ def own(exchange: Exchange) -> Any:
         ({"body": pieces}, None),
     ],
 )
-@pytest.mark.parametrize("end", ["answered", "failed", "cancelled"])
+@for_each("end", ["answered", "failed", "cancelled"])
 def test_filters_of_its_upstream_see_its_length_and_that_it_is_over(asked: Any, length: int | None, end: str) -> None:
     SEEN.clear()
     asking = Asking(probes=(Sees,), method=b"POST", **asked)

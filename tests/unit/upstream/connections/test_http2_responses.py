@@ -13,6 +13,7 @@ from fastgw.http.malformed import Malformed
 from tests.support.http2 import frames
 from tests.support.http2.upstream_connection import World
 from tests.support.on_loop import on_loop, turns
+from tests.support.table import for_each
 
 pytestmark = [pytest.mark.twin, pytest.mark.usefixtures("methods")]
 if Session is not None:
@@ -321,7 +322,7 @@ LINES = (
 )
 
 
-@pytest.mark.parametrize("lines", LINES)
+@for_each("lines", LINES)
 def test_trailers_are_read_as_those_of_chunked_bodies(lines: bytes) -> None:
     """RFC 9110 section 6.5: one judgement for both versions of HTTP."""
     try:

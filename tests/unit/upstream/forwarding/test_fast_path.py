@@ -18,6 +18,7 @@ from fastgw.filters.api import Consumer, Exchange, Filter, Phase, Reply
 from fastgw.http.http1 import serializer
 from fastgw.observe import Record
 from tests.support.memory import Plane, Wire, probe
+from tests.support.table import for_each
 
 PASSING = probe("passing", Phase.TRANSFORM, request=lambda exchange: None)
 EARLY = probe("early", Phase.ADMIT, request=lambda exchange: None)
@@ -211,7 +212,7 @@ def status_of(play: Play) -> int:
     return play.plane.records[-1].status
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("message", "end"),
     [
         *((message, b"") for message in (GET, HEAD, DELETE, asking(b"PUT /"), asking(b"POST /"), asking(b"SEARCH /"))),
@@ -234,7 +235,7 @@ def test_what_is_all_there_goes_straight(message: bytes, end: bytes) -> None:
     assert play.plane.records[-1].request_bytes == len(body)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "message",
     [
         POST[:-1],
@@ -397,7 +398,7 @@ PLAYS = plays(GET) | {
 }
 
 
-@pytest.mark.parametrize("name", PLAYS)
+@for_each("name", PLAYS)
 def test_the_same_comes_of_both_ways(name: str) -> None:
     steps, status = PLAYS[name]
     play = alike(steps)
@@ -406,7 +407,7 @@ def test_the_same_comes_of_both_ways(name: str) -> None:
     play.plane.assert_quiet()
 
 
-@pytest.mark.parametrize("name", [name for name, (steps, _) in PLAYS.items() if steps[-1].__name__ != "is_cut"])
+@for_each("name", [name for name, (steps, _) in PLAYS.items() if steps[-1].__name__ != "is_cut"])
 def test_the_next_request_finds_all_as_it_should_be(name: str) -> None:
     """On the same connection if there still is one, and over the same upstream connection if that still serves."""
     steps, _ = PLAYS[name]
@@ -438,7 +439,7 @@ ONLY_ONCE: dict[str, tuple[list[Step], int]] = {
 }
 
 
-@pytest.mark.parametrize("name", ONLY_ONCE)
+@for_each("name", ONLY_ONCE)
 def test_what_may_not_be_sent_again_is_sent_once(name: str) -> None:
     steps, status = ONLY_ONCE[name]
     play = alike(steps)

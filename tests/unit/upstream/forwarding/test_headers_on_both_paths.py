@@ -15,6 +15,7 @@ from fastgw.http.field_names import FORWARDING
 from fastgw.http.fields import folded
 from tests.support.counted_plane import played
 from tests.support.memory import probe
+from tests.support.table import for_each
 from tests.unit.upstream.forwarding.test_both_paths import MEETING, PASSING, both, upstream
 from tests.unit.upstream.forwarding.test_fast_path import (
     CHUNKED,
@@ -58,7 +59,7 @@ def _played() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("name", PLAYS)
+@for_each("name", PLAYS)
 def test_the_same_comes_of_both_paths_whatever_happens(name: str) -> None:
     steps, status = PLAYS[name]
     play = both(steps, {**upstream(), "filters": HEADERS})
@@ -258,9 +259,9 @@ def test_cors_answers_each_origin_alike(name: str, probes: Any) -> None:
     assert play.client.received.count(b"theirs") == (name == "forwarded")
 
 
-@pytest.mark.parametrize("ip", ["127.0.0.1", "127.0.0.9"])
-@pytest.mark.parametrize("existing", ["replace", "keep"])
-@pytest.mark.parametrize("preset", ["basic", "strict", "api"])
+@for_each("ip", ["127.0.0.1", "127.0.0.9"])
+@for_each("existing", ["replace", "keep"])
+@for_each("preset", ["basic", "strict", "api"])
 def test_security_headers_go_by_the_scheme(preset: str, existing: str, ip: str) -> None:
     """That of the client, which a trusted proxy tells."""
     secure = asking(b"GET /a", b"X-Forwarded-Proto: https")

@@ -24,6 +24,7 @@ from fastgw.upstream.health.upstream_health import Health, HealthEvent, HealthPo
 from fastgw.upstream.load_balancing import BalancingRequest
 from fastgw.upstream.targets.target import Target, build_targets
 from tests.support.attempts import record
+from tests.support.table import for_each
 
 ASKED: Any = SimpleNamespace(is_fast=False)
 """Somebody's request: nobody looks at it here."""
@@ -128,7 +129,7 @@ BREAKER = settings.CircuitBreaker(error_rate=0.5, min_requests=20, window=10.0, 
 # --- windows ---
 
 
-@pytest.mark.parametrize("seed", range(20))
+@for_each("seed", range(20))
 def test_a_window_counts_what_the_columns_have_added_of_late(seed: int) -> None:
     """Compared with a list of all that happened, to within a part of the window."""
     draw = random.Random(seed)
@@ -359,7 +360,7 @@ def test_no_ejection_lasts_longer_than_the_longest() -> None:
         node.passes(until - node.now + 0.1)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("targets", "share", "most"),
     [
         (100, 0.29, 29),

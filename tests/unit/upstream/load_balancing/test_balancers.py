@@ -30,6 +30,7 @@ from fastgw.upstream.load_balancing.round_robin import RoundRobin
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
 from tests.support.attempts import record
+from tests.support.table import for_each
 
 ANY = FastPath(None, None, Peer("192.0.2.1", 1, 80, False))  # type: ignore[arg-type]
 """Somebody's request: most balancers do not look at it."""
@@ -161,8 +162,8 @@ def test_retries_do_not_take_turns_away_for_long():
 # --- all of them ---
 
 
-@pytest.mark.parametrize("weights", WEIGHTS)
-@pytest.mark.parametrize("algorithm", BALANCERS)
+@for_each("weights", WEIGHTS)
+@for_each("algorithm", BALANCERS)
 def test_requests_are_distributed_by_weight(algorithm: str, weights: Sequence[int]) -> None:
     """Where nothing else tells the targets apart; chi-square, which a good one exceeds once in a million times."""
     group = members(*weights)
@@ -521,7 +522,7 @@ def test_an_address_that_is_none_is_hashed_as_it_is():
 # --- which targets are in use ---
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("priorities", "shunned", "drained", "spill_below", "panic", "wanted"),
     [
         ((0, 0, 0), "", "", 0.5, 0.5, "abc"),

@@ -18,6 +18,7 @@ from fastgw.upstream.load_balancing.sticky_sessions import Cookies
 from fastgw.upstream.policies.retry import CONNECT_FAILURE, PER_TRY_TIMEOUT, RESET, RetryRules, asked_wait
 from tests.support.attempts import GET, OK, Service, asking, saying
 from tests.support.memory import Wire
+from tests.support.table import for_each
 
 FIRST, SECOND = "127.0.0.1:9", "127.0.0.2:9"
 STATUSES = {"retries": {"conditions": ["connect_failure", "500", "503"], "max": 1}}
@@ -105,9 +106,9 @@ def test_retries_end() -> None:
 # --- lost connections ---
 
 
-@pytest.mark.parametrize("method", [b"GET", b"POST"])
-@pytest.mark.parametrize("is_reused", [False, True])
-@pytest.mark.parametrize(
+@for_each("method", [b"GET", b"POST"])
+@for_each("is_reused", [False, True])
+@for_each(
     ("conditions", "retried_if_reused", "retried_if_new"),
     [
         (["reset_before_response"], True, False),
@@ -142,8 +143,8 @@ def test_which_lost_connections_are_retried(
 # --- answers ---
 
 
-@pytest.mark.parametrize("method", IDEMPOTENT)
-@pytest.mark.parametrize("status", [500, 503])
+@for_each("method", IDEMPOTENT)
+@for_each("status", [500, 503])
 def test_an_answer_that_is_refused_is_asked_for_elsewhere(method: bytes, status: int) -> None:
     service = Service(STATUSES)
     service.asks(asking(method, b"body" if method == b"PUT" else b""))

@@ -20,6 +20,7 @@ from fastgw.forwarded_headers import FAMILY
 from fastgw.http.caching.vary import WRITTEN_FOR_EACH_CLIENT
 from fastgw.sync.cache_purges import tags_to_purge
 from tests.support.memory import Wire
+from tests.support.table import for_each
 from tests.unit.cache.nodes import objects_in, pins_in
 from tests.unit.filters.policies.cache.test_hits import FRESH, status
 from tests.unit.filters.policies.cache.world import World
@@ -145,16 +146,16 @@ def test_it_is_equal_to_the_full_path(results: Results, filters: dict[str, Any],
 OK = b"HTTP/1.1 200 OK\r\n%bContent-Length: 5\r\n\r\nhello"
 
 
-@pytest.mark.parametrize("beside", ["shared", "behind shared"])
-@pytest.mark.parametrize("sent", [b"", b"Authorization: Basic YTpi\r\n", b"Cookie: a=b\r\n"])
-@pytest.mark.parametrize(
+@for_each("beside", ["shared", "behind shared"])
+@for_each("sent", [b"", b"Authorization: Basic YTpi\r\n", b"Cookie: a=b\r\n"])
+@for_each(
     "settings",
     [
         *({}, {"ttl": "9s"}, {"override_ttl": "9s"}, {"ttl_by_status": {"404": "9s"}}),
         {"ttl": "9s", "key": {"headers": ["Accept", "Authorization", "Cookie"]}},
     ],
 )
-@pytest.mark.parametrize(
+@for_each(
     "stated",
     [
         b"",
@@ -216,8 +217,8 @@ def counting(kind: Any, taken: list[object]) -> Callable[..., bytes | None]:
 
 
 @pytest.mark.twin
-@pytest.mark.parametrize("beside", ["shared", "behind shared"])
-@pytest.mark.parametrize(
+@for_each("beside", ["shared", "behind shared"])
+@for_each(
     ("response", "told"),
     [
         (PRIVATE, b"fastgw; fwd=uri-miss; detail=private"),
@@ -277,8 +278,8 @@ def test_a_miss_that_needs_another_segment_is_compiled(vary: bytes, beside: str)
     world.plane.assert_quiet()
 
 
-@pytest.mark.parametrize("beside", ["shared", "behind shared"])
-@pytest.mark.parametrize(
+@for_each("beside", ["shared", "behind shared"])
+@for_each(
     "purge",
     [
         lambda store: store.purge_tags(tags_to_purge(b"http://a.test/a?b=c")),
@@ -288,7 +289,7 @@ def test_a_miss_that_needs_another_segment_is_compiled(vary: bytes, beside: str)
         lambda store: store.purge_all(),
     ],
 )
-@pytest.mark.parametrize("vary", [b"", b"Vary: Accept-Encoding\r\n"])
+@for_each("vary", [b"", b"Vary: Accept-Encoding\r\n"])
 def test_purges_find_what_was_stored(vary: bytes, purge: Callable[[Store], Counting], beside: str) -> None:
     world = connected(ALL[beside])
     for target in (b"/b", b"/a?b=c"):
@@ -376,9 +377,9 @@ PURGES: dict[str, Callable[[World, bytes], object]] = {
 }
 
 
-@pytest.mark.parametrize("beside", [*ALL])
-@pytest.mark.parametrize("purge", [*PURGES])
-@pytest.mark.parametrize("rewrite", [*REWRITES])
+@for_each("beside", [*ALL])
+@for_each("purge", [*PURGES])
+@for_each("rewrite", [*REWRITES])
 def test_urls_for_which_one_path_is_sent_are_stored_and_purged_apart(rewrite: str, purge: str, beside: str) -> None:
     """A stored response has one URL of clients, by which it is purged: no other URL is answered with it."""
     route, kept, purged, sent = REWRITES[rewrite]
@@ -428,8 +429,8 @@ def answer_of(world: World, number: int, fields: bytes = b"") -> bytes:
     return client.received.rpartition(b"\r\n\r\n")[2]
 
 
-@pytest.mark.parametrize("beside", [*ALL])
-@pytest.mark.parametrize("variants", [*VARIANTS])
+@for_each("beside", [*ALL])
+@for_each("variants", [*VARIANTS])
 def test_a_variant_gets_no_response_that_was_fetched_as_by_another_one(variants: str, beside: str) -> None:
     """Nor after a reload that has changed the order of the variants: the store outlives it."""
     store, seen = None, set()
@@ -490,8 +491,8 @@ def test_keys_of_a_listener_and_of_a_variant_cannot_be_read_in_two_ways(beside: 
     world.plane.assert_quiet()
 
 
-@pytest.mark.parametrize("policy", ["append", "pass"])
-@pytest.mark.parametrize("beside", [*ALL])
+@for_each("policy", ["append", "pass"])
+@for_each("beside", [*ALL])
 def test_what_a_client_says_of_its_proxies_does_not_reach_the_upstream(beside: str, policy: str) -> None:
     world = connected(ALL[beside], forwarded=policy)
     fields = b"Forwarded: host=evil;proto=evil\r\nForwarded: for=evil\r\n"
@@ -503,8 +504,8 @@ def test_what_a_client_says_of_its_proxies_does_not_reach_the_upstream(beside: s
     world.plane.assert_quiet()
 
 
-@pytest.mark.parametrize("name", sorted(WRITTEN_FOR_EACH_CLIENT))
-@pytest.mark.parametrize("beside", ["alone", "shared", "behind", "behind shared"])
+@for_each("name", sorted(WRITTEN_FOR_EACH_CLIENT))
+@for_each("beside", ["alone", "shared", "behind", "behind shared"])
 def test_a_response_that_varies_by_what_the_gateway_writes_for_each_client_is_not_stored(
     beside: str, name: bytes
 ) -> None:
@@ -645,9 +646,9 @@ def test_the_client_of_a_miss_gets_the_age_with_which_the_response_is_stored(
     world.plane.assert_quiet()
 
 
-@pytest.mark.parametrize("route", [{}, {"timeout": "10s"}])  # the fast path, and the full one
-@pytest.mark.parametrize("is_shared", [False, True])
-@pytest.mark.parametrize(
+@for_each("route", [{}, {"timeout": "10s"}])  # the fast path, and the full one
+@for_each("is_shared", [False, True])
+@for_each(
     ("edits", "sent"),
     [
         ({"set": {"Age": "77"}}, [b"77"]),
@@ -656,7 +657,7 @@ def test_the_client_of_a_miss_gets_the_age_with_which_the_response_is_stored(
         ({"set": {"X-Age": "{response_header.Age}"}}, [None]),
     ],
 )
-@pytest.mark.parametrize(("received", "age"), [(b"5", b"5"), (b"5, 6", b"5"), (b"5\r\nAge: 6", b"5"), (b"abc", None)])
+@for_each(("received", "age"), [(b"5", b"5"), (b"5, 6", b"5"), (b"5\r\nAge: 6", b"5"), (b"abc", None)])
 def test_the_filter_headers_changes_the_age_of_misses_and_hits_alike(
     route: dict[str, Any],
     is_shared: bool,

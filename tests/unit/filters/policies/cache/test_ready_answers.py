@@ -14,6 +14,7 @@ from fastgw.http.http1.parser import parse_request
 from fastgw.upstream.forwarding.fast_path import FastPath
 from tests.support.memory import Wire
 from tests.support.replaced import use_references
+from tests.support.table import for_each
 from tests.unit.filters.policies.cache.test_hits import value
 from tests.unit.filters.policies.cache.world import World
 
@@ -50,7 +51,7 @@ def ready(world: World) -> int:
     return sum(type(entry).__name__ != "_Hit" for entry in memory._entries.values())
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("line", "needs"),
     [
         (b"If-None-Match: x", True),
@@ -118,7 +119,7 @@ def test_after_a_304_without_date_it_has_that_of_the_304() -> None:
     world.plane.assert_quiet()
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("fields", "start"),
     [
         (b'If-None-Match: "a"\r\n', b"HTTP/1.1 304 "),

@@ -23,6 +23,7 @@ from fastgw.filters.policies.cache.stored_answer import AT_ONCE
 from fastgw.testing import configured
 from tests.support.counted_plane import CountedPlane, played
 from tests.support.memory import SERVICE
+from tests.support.table import for_each
 from tests.unit.cache.nodes import TieredNode
 from tests.unit.cache.test_disk_tier import LARGE, files_in
 from tests.unit.filters.policies.cache.test_hits import FRESH, status, value
@@ -1233,8 +1234,8 @@ OWN_TOKEN = {"credentials": {"bearer": "of-the-gateway", "access_token_header": 
 COPIED_TOKEN = {"headers": {"request": {"set": {"Authorization": "Bearer {header.X-Token}"}}}}
 
 
-@pytest.mark.parametrize("is_shared", [False, True])
-@pytest.mark.parametrize(
+@for_each("is_shared", [False, True])
+@for_each(
     ("filters", "settings", "token", "sent", "told"),
     [
         (OWN_TOKEN, {}, b"ann", b"ann", b"fastgw; fwd=uri-miss; detail=authorization"),
@@ -1406,8 +1407,8 @@ KEYS: dict[str, tuple[dict[str, Any], dict[str, Any], bytes]] = {
 """Settings of the filter, other filters, and a request; the values in the key are equal."""
 
 
-@pytest.mark.parametrize("is_shared", [False, True])
-@pytest.mark.parametrize(("before", "after"), [*permutations(KEYS, 2)])
+@for_each("is_shared", [False, True])
+@for_each(("before", "after"), [*permutations(KEYS, 2)])
 def test_after_a_reload_no_value_passes_for_one_of_another_kind(before: str, after: str, is_shared: bool) -> None:
     """The store outlives reloads, and files on disk and Redis also restarts."""
     store = None
@@ -1450,7 +1451,7 @@ def test_an_empty_cookie_in_the_key_is_not_a_missing_one() -> None:
     world.plane.assert_quiet()
 
 
-@pytest.mark.parametrize(
+@for_each(
     "cookies",
     [
         b'x="; lang=de; y="',  # servers that know quotes find one cookie, and answer as without `lang`

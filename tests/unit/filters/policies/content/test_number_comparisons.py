@@ -20,11 +20,12 @@ from fastgw.filters.policies.content.number_comparisons import (
     takes_long_to_check,
     xml_takes_long_to_check,
 )
+from tests.support.table import for_each
 
 PIECES = ["e", "E", "1", "25", "-", "+", ".", ",", "[", '"', "\\", "a"]
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("element", "counts"),
     [
         (b"1e10", True),
@@ -53,7 +54,7 @@ def test_numbers_in_forms(element: bytes) -> None:
     assert not form_takes_long_to_check(b"n=[" + b",".join([element] * MOST_EXPONENTS) + b"]", 0)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("element", "comparisons"),
     [
         (b"7", 1),
@@ -65,7 +66,7 @@ def test_numbers_in_forms(element: bytes) -> None:
         (b"null", 0),
     ],
 )
-@pytest.mark.parametrize("listed", [0, 1, 100])
+@for_each("listed", [0, 1, 100])
 def test_numbers_that_are_compared(element: bytes, comparisons: int, listed: int) -> None:
     def text(count: int) -> bytes:
         return b"[" + b",".join([element] * count) + b"]"
@@ -91,7 +92,7 @@ def defined(**schemas: Any) -> Any:
     return {"$defs": schemas}
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("schema", "listed"),
     [
         (True, 0),

@@ -9,6 +9,7 @@ import pytest
 
 from fastgw.filters.policies.content import QueryParameters
 from fastgw.testing import ConfigError, configured, run
+from tests.support.table import for_each
 
 
 def sent(settings: dict[str, Any], query: str, *lines: str) -> str:
@@ -18,7 +19,7 @@ def sent(settings: dict[str, Any], query: str, *lines: str) -> str:
     return target.removeprefix("/a")
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("settings", "query", "expected"),
     [
         ({"remove": ["debug"]}, "?a=1&debug=1&b", "?a=1&b"),

@@ -28,6 +28,7 @@ from fastgw.filters.policies.content.schemas import (
     compile_schema,
     errors_of,
 )
+from tests.support.table import for_each
 
 from .test_schemas import SUITE
 
@@ -169,8 +170,8 @@ def nested(value: Any, depth: int) -> Any:
     return value
 
 
-@pytest.mark.parametrize("length", [0, LONG])
-@pytest.mark.parametrize("keyword", REPEATED)
+@for_each("length", [0, LONG])
+@for_each("keyword", REPEATED)
 def test_a_search_for_errors_has_a_limit_if_each_level_of_a_value_is_checked_twice(keyword: str, length: int) -> None:
     """The errors of a value of 200 levels had 2^200 sequences of references to its inner value."""
     schema = {"$ref": "#/$defs/node", "$defs": {"node": REPEATED[keyword], "other": {"properties": {"a": NODE}}}}

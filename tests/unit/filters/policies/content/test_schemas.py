@@ -25,6 +25,7 @@ from fastgw.filters.policies.content.schemas import (
 )
 from fastgw.http.strict_json import InvalidJson, check_json, check_json_in_steps, parse_json
 from fastgw.json_pointer import pointer_of
+from tests.support.table import for_each
 
 SUITE: dict[str, list[Any]] = json.loads(
     gzip.decompress(Path(__file__).with_name("json_schema_test_suite.json.gz").read_bytes())
@@ -185,8 +186,8 @@ def test_parameters_become_what_the_schema_says_that_theirs_refers_to() -> None:
 # the text
 
 
-@pytest.mark.parametrize("check", [parse_json, check_json, check_json_in_steps])
-@pytest.mark.parametrize(
+@for_each("check", [parse_json, check_json, check_json_in_steps])
+@for_each(
     "text",
     [
         b"",

@@ -20,6 +20,7 @@ from fastgw.observe.metrics.families import FilterEvent
 from fastgw.testing import ConfigError, configured
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane
+from tests.support.table import for_each
 
 ORDER = {
     "type": "object",
@@ -215,7 +216,7 @@ def test_parameters_have_few_numbers_that_take_long_to_compare(count: int) -> No
     assert checked.passed or checked.errors == [("query", "", "maxItems")]
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("body", "passes"),
     [
         (b'{"n":10.0000000000000000000001}', True),
@@ -225,7 +226,7 @@ def test_parameters_have_few_numbers_that_take_long_to_compare(count: int) -> No
         (b'{"whole":1.0000000000000000000001}', True),
     ],
 )
-@pytest.mark.parametrize("more", [{}, {"not": {"required": ["x"]}}])
+@for_each("more", [{}, {"not": {"required": ["x"]}}])
 def test_numbers_are_compared_as_doubles_and_forwarded_as_written(
     more: dict[str, Any], body: bytes, passes: bool
 ) -> None:
@@ -241,7 +242,7 @@ def test_numbers_are_compared_as_doubles_and_forwarded_as_written(
 ALIASED = [("header", "/X-Tenant", "name")]
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("lines", "errors"),
     [
         (["X_Tenant: A"], ALIASED),
@@ -254,7 +255,7 @@ ALIASED = [("header", "/X-Tenant", "name")]
         (["b.c: 1"], [("header", "/b-c", "name")]),
     ],
 )
-@pytest.mark.parametrize("mode", ["enforce", "report"])
+@for_each("mode", ["enforce", "report"])
 def test_a_header_that_services_read_as_a_declared_one_is_an_error(
     lines: list[str], errors: list[Any] | None, mode: str
 ) -> None:
@@ -534,10 +535,10 @@ def test_an_empty_body_without_a_length_needs_no_type(line: bytes, mode: str) ->
     assert (missing.status, missing.errors) == (400, [("body", "", "required")])
 
 
-@pytest.mark.parametrize("mode", ["enforce", "report"])
-@pytest.mark.parametrize("line", [b"", b"Content-Type: text/plain\r\n", b"Content-Encoding: gzip\r\n"])
-@pytest.mark.parametrize("pieces", [1, 2])
-@pytest.mark.parametrize("is_long", [False, True])
+@for_each("mode", ["enforce", "report"])
+@for_each("line", [b"", b"Content-Type: text/plain\r\n", b"Content-Encoding: gzip\r\n"])
+@for_each("pieces", [1, 2])
+@for_each("is_long", [False, True])
 def test_a_body_of_another_type_without_a_length(line: bytes, mode: str, pieces: int, is_long: bool) -> None:
     """Also if it is longer than `max_bytes`: its type is wrong, whatever its length."""
     settings = {"body": {"inline": ORDER, "max_bytes": 10}, "mode": mode}

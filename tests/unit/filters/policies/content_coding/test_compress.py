@@ -27,6 +27,7 @@ from fastgw.testing import ConfigError, configured
 from fastgw.upstream.forwarding.fast_path import FastPath
 from tests.support.collector import no_collector
 from tests.support.memory import Plane, probe
+from tests.support.table import for_each
 
 HTML = "Content-Type: text/html; charset=utf-8"
 PAGE = b"<p>A page of some length.</p>\n" * 40
@@ -106,9 +107,9 @@ def test_a_page_is_compressed_and_its_head_says_so() -> None:
     assert not {"accept-ranges", "repr-digest", "content-md5"} & set(got.fields)
 
 
-@pytest.mark.parametrize("encoding", ["zstd", "br", "gzip"])
-@pytest.mark.parametrize("level", ["fast", "default", "best"])
-@pytest.mark.parametrize("padded", [False, True])
+@for_each("encoding", ["zstd", "br", "gzip"])
+@for_each("level", ["fast", "default", "best"])
+@for_each("padded", [False, True])
 def test_each_encoding_at_each_level(encoding: str, level: str, padded: bool) -> None:
     """Of a body that comes at once, and of one in pieces."""
     request = (f"Accept-Encoding: {encoding}",)
@@ -202,10 +203,10 @@ def test_accept_ranges_goes() -> None:
     assert "accept-ranges" in ask(HTML, "Accept-Ranges: bytes", request=()).fields
 
 
-@pytest.mark.parametrize("media_type", ["text/event-stream", "application/x-ndjson", "application/grpc-web+json",
+@for_each("media_type", ["text/event-stream", "application/x-ndjson", "application/grpc-web+json",
                                         "text/html"])  # fmt: skip
-@pytest.mark.parametrize("framing", ["Transfer-Encoding: chunked", ""])
-@pytest.mark.parametrize("encoding", ["zstd", "gzip", "br"])
+@for_each("framing", ["Transfer-Encoding: chunked", ""])
+@for_each("encoding", ["zstd", "gzip", "br"])
 def test_each_event_can_be_read_before_the_next_is_sent(media_type: str, framing: str, encoding: str) -> None:
     """nginx 1.22 holds events back until its buffer is full. Of unknown length, pages pass as events do."""
     client = (made := plane()).client()
@@ -397,8 +398,8 @@ def ask_behind(
     return Answer(client.received, upstream.received, method)
 
 
-@pytest.mark.parametrize("framing", [None, "Transfer-Encoding: chunked"])
-@pytest.mark.parametrize(("made_of_it", "before"), [(255, 6000), (1, 6000), (0, 6000), (256, 6000), (6000, 200)])
+@for_each("framing", [None, "Transfer-Encoding: chunked"])
+@for_each(("made_of_it", "before"), [(255, 6000), (1, 6000), (0, 6000), (256, 6000), (6000, 200)])
 def test_what_another_filter_has_made_of_a_whole_body_counts(made_of_it: int, before: int, framing: str | None) -> None:
     content = (PAGE * 6)[:made_of_it]
     got = ask_behind(lambda body: content, PAGE[:10] * (before // 10), framing=framing)
@@ -595,7 +596,7 @@ KINDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("content_type", KINDS)
+@for_each("content_type", KINDS)
 def test_kinds_of_media_types(content_type: str) -> None:
     types = MediaTypes(Compress().types)
     for _ in range(2):  # the second from memory

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fastgw.filters.policies.content_coding.decompress_filter import Decompress
 from fastgw.http.content_coding.compressors import zstd
 from fastgw.testing import ConfigError, Ran, configured, run
+from tests.support.table import for_each
 
 ENCODERS: dict[str, Any] = {"gzip": gzip.compress, "br": brotli.compress, "zstd": zstd.compress}
 BODY = b'{"name": "a name"}\n' * 100
@@ -38,9 +39,9 @@ def body_sent(ran: Ran) -> bytes:
     return b"".join(ran.pieces)
 
 
-@pytest.mark.parametrize("coding", ENCODERS)
-@pytest.mark.parametrize("framing", ["", "chunked"])
-@pytest.mark.parametrize("pieces", [0, 100])
+@for_each("coding", ENCODERS)
+@for_each("framing", ["", "chunked"])
+@for_each("pieces", [0, 100])
 def test_the_upstream_gets_the_plain_body(coding: str, framing: str, pieces: int) -> None:
     ran = post(ENCODERS[coding](BODY), coding, "Content-Digest: sha-256=:AA==:", framing=framing, pieces=pieces)
     assert (ran.status, body_sent(ran)) == (200, BODY)

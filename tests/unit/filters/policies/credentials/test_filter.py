@@ -24,6 +24,7 @@ from fastgw.upstream.client.http_client import FetchFailed
 from tests.support.certificates import Certificates
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane
+from tests.support.table import for_each
 
 SECRET = "planted-8f1c"
 IDP, API = "https://idp.example/token", "https://api.example/csrf"
@@ -196,8 +197,8 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("shown", ["Bearer own.of~the+client/==", "Basic b3duOm93bg==", "own", "a, b  c"])
+@for_each("way", WAYS)
+@for_each("shown", ["Bearer own.of~the+client/==", "Basic b3duOm93bg==", "own", "a, b  c"])
 def test_credentials_of_the_clients_own_replace_the_gateways_as_they_are(way: str, shown: str) -> None:
     """But for the token against forged requests, which goes with them."""
 
@@ -286,7 +287,7 @@ def test_a_head_that_nobody_has_changed_keeps_its_bytes() -> None:
 # what cannot be had
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("answer", "fault"),
     [
         (FetchFailed(Fault.CONNECT_REFUSED, "refused"), Fault.TOKEN_UNAVAILABLE),
@@ -300,7 +301,7 @@ def test_a_head_that_nobody_has_changed_keeps_its_bytes() -> None:
         (FetchFailed(Fault.UPSTREAM_MALFORMED, "malformed"), Fault.TOKEN_UNAVAILABLE),
     ],
 )
-@pytest.mark.parametrize("asked", [IDP, API])
+@for_each("asked", [IDP, API])
 def test_without_a_token_nothing_is_sent(asked: str, answer: Any, fault: Fault) -> None:
     settings = configured(Credentials, oauth2=OAUTH2, csrf=CSRF)
     ran = run(settings, request(), answers={**ANSWERS, asked: answer})
@@ -360,7 +361,7 @@ def test_in_shadow_nothing_is_shown_and_nothing_fetched(way: str) -> None:
 # settings
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("settings", "wrong"),
     [
         ({}, "no credentials; expected `basic`, `bearer`, `headers`, `oauth2` or `csrf`"),

@@ -24,6 +24,7 @@ from fastgw.filters.policies.grpc_transcode.messages import (
     status_details,
 )
 from tests.support.bookstore import api, message
+from tests.support.table import for_each
 
 API = read_api(api(), (), True)
 STRICT = JsonFormat(False, False, False, False, frozenset())
@@ -51,7 +52,7 @@ def as_dict(read: Any) -> Any:
     return json_format.MessageToDict(read, preserving_proto_field_name=True, descriptor_pool=API.pool)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("line", "body", "expected"),
     [
         ("GET /v1/shelves/a%2Fb", b"", {"name": "shelves/a%2Fb"}),

@@ -17,6 +17,7 @@ from fastgw.filters.policies.grpc_transcode.templates import (
     TemplateTable,
     parse_template,
 )
+from tests.support.table import for_each
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_templates_are_read_as_their_grammar_says(text, segments, verb, variable
     assert [tuple(variable) for variable in template.variables] == variables
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("text", "wrong"),
     [
         ("", "an empty template: expected `/` at character 1"),
@@ -78,7 +79,7 @@ def _table(*templates: str) -> TemplateTable[str]:
     return table
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("request_line", "found"),
     [
         ("GET /v1/a/b", "GET /v1/a/b"),

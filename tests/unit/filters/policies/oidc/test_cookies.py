@@ -13,6 +13,7 @@ from fastgw.filters.policies.oidc.cookie_encryption import Seal
 from fastgw.filters.policies.oidc.cookies import LONGEST, MOST_PIECES, AmbiguousCookie, Jar, clear, set_cookies
 from fastgw.filters.policies.oidc.session import LoginAttempt, LoginSession, SealedSession
 from fastgw.filters.policies.oidc.urls import LONGEST_RETURN, is_safe, local, parameters_of, with_query
+from tests.support.table import for_each
 
 SECRET, OLD = "s" * 32, "o" * 32
 SET = re.compile(rb"([^=]+)=([^;]*)(; .*)?")
@@ -141,7 +142,7 @@ def test_a_cookie_that_is_there_twice_is_not_read(line: bytes) -> None:
         Jar([line], is_ours).value(b"s")
 
 
-@pytest.mark.parametrize(
+@for_each(
     "line",
     [
         b"",
@@ -173,7 +174,7 @@ def test_cookies_of_any_form_are_read_or_not_and_none_of_ours_goes_on(lines: lis
 # where a browser is sent
 
 
-@pytest.mark.parametrize(
+@for_each(
     "place",
     [
         b"//evil.test",
@@ -208,7 +209,7 @@ def test_https_and_this_machine_are_safe(url: str) -> None:
     assert is_safe(url)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "url",
     [
         "http://i.test/",

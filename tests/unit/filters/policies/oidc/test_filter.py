@@ -29,6 +29,7 @@ from fastgw.jose import read_keys
 from fastgw.net.client_certificate import ClientCertificate
 from tests.support.memory import Plane, probe
 from tests.support.secrecy import explained, reported
+from tests.support.table import for_each
 from tests.support.tokens import b64, key_set, signer
 from tests.unit.filters.policies.test_certificate_auth import certificate
 from tests.unit.filters.policies.test_jwt import consumer_probe
@@ -315,7 +316,7 @@ def test_logins_that_make_no_sense_are_refused(wrong: dict[str, Any], told: str)
         Login(**{"client_id": "web", "client_auth": "none", "session": None, **wrong})
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("parse", "text"),
     [
         *((parse_local, text) for text in ("", "a", "//a", "/a/../b", "/a?b", "/%61", "/a b", "/ä", "/.", "/a//../b")),
@@ -495,7 +496,7 @@ def test_in_shadow_no_session_is_ended_or_refreshed(target: str, session: dict[s
         passed(plane, shown)
 
 
-@pytest.mark.parametrize("lines", STRANGERS)
+@for_each("lines", STRANGERS)
 def test_nobody_elses_page_logs_a_user_out_but_the_user_may_after_all(lines: list[str]) -> None:
     """Cookies of `SameSite=Lax` come with whatever a stranger's page leads to, so the user is asked."""
     plane, session = plane_of(), cookie()

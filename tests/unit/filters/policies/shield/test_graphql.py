@@ -21,6 +21,7 @@ from fastgw.filters.policies.shield.graphql_document import (
     read_operations,
 )
 from tests.support.memory import Plane
+from tests.support.table import for_each
 
 RULES = CostRules({"search": 50, "free": 0}, frozenset(("first",)), 10)
 OK = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}"
@@ -31,7 +32,7 @@ def measured(text: str, variables: Any = None) -> Any:
     return operation
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("text", "depth", "cost"),
     [
         ("{a}", 1, 1),
@@ -72,7 +73,7 @@ def test_other_measures() -> None:
     assert not measured("{__typename}").measures.introspects
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         *(
@@ -164,7 +165,7 @@ HASH = sha256(b"{a}").hexdigest()
 PERSISTED = {"persistedQuery": {"version": 1, "sha256Hash": HASH}}
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("limits", "body", "status", "code"),
     [
         ({}, {"query": "{a}"}, 200, ""),
@@ -243,7 +244,7 @@ def test_a_body_that_is_decompressed_is_within_the_limits(text: str, status: int
     assert sent(plane, request)[0] == status
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("request_bytes", "status"),
     [
         (get("query=" + quote("{a}")), 200),

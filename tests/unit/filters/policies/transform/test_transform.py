@@ -21,6 +21,7 @@ from fastgw.filters.policies.transform.values import IN_HELPER, IN_STREAM, Costl
 from fastgw.http import json_tree
 from fastgw.testing import ConfigError, Ran, configured, run
 from tests.support.memory import Plane, probe
+from tests.support.table import for_each
 from tests.unit.filters.policies.cache.world import World
 
 JSON = b"application/json"
@@ -51,7 +52,7 @@ def answered(response: bytes, request: bytes = GET, timeout: float = 5.0, **chan
     return run(configured(Transform, response=change), request, response=response, timeout=timeout)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("rules", "body", "mapped"),
     [
         ({"allow": ["a", "b.c"]}, b'{"a": 1.10, "b": {"c": 2, "d": 3}, "e": 4}', b'{"a":1.10,"b":{"c":2}}'),
@@ -167,7 +168,7 @@ def test_an_integer_of_any_size_is_a_value_of_the_request() -> None:
     assert plane.connects().received.endswith(b'\r\n\r\n{"n":"1%b","list":"1,-1%b"}' % (b"0" * 30, b"0" * 30))
 
 
-@pytest.mark.parametrize(
+@for_each(
     "body",
     [
         b'{"a":1,"a":2}',
@@ -188,9 +189,7 @@ def test_an_integer_of_any_size_is_a_value_of_the_request() -> None:
         '{"a":1}'.encode("utf-16"),
     ],
 )
-@pytest.mark.parametrize(
-    "rules", [{"json": {"allow": ["b"]}}, {"json": {"set": {"b": 1}}}, {"template": {"b": "{{ b }}"}}]
-)
+@for_each("rules", [{"json": {"allow": ["b"]}}, {"json": {"set": {"b": 1}}}, {"template": {"b": "{{ b }}"}}])
 def test_bodies_with_more_than_one_meaning_are_refused(body: bytes, rules: dict[str, Any]) -> None:
     ran = run(configured(Transform, request=rules), post(body), timeout=60)  # a helper process starts for large ones
     assert (ran.status, ran.fault, ran.passed) == (400, "bad_request", False)
@@ -200,8 +199,8 @@ def test_bodies_with_more_than_one_meaning_are_refused(body: bytes, rules: dict[
     assert ran.why.startswith("transform: ")
 
 
-@pytest.mark.parametrize("body", [b"null", b"true", b"5", b"1.10", b'"\xc3\xa9, {[\\u0022"', b' "x"\n'])
-@pytest.mark.parametrize(
+@for_each("body", [b"null", b"true", b"5", b"1.10", b'"\xc3\xa9, {[\\u0022"', b' "x"\n'])
+@for_each(
     ("change", "mapped"),
     [
         ({"json": {"deny": ["*.d", "a.b"], "rename": {"b": "c"}, "move": {"*": "a.b"}}}, b"%b"),
@@ -239,7 +238,7 @@ JQ = {"jq": "if .several then 1, 2 else {v: .a} end"}
 SUM = {"json": {"set": {"a": "{{ sum(secret_rule) }}"}}}
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("change", "body", "reason"),
     [
         ({"json": {"deny": ["s"]}}, b'{"a":1e400}', "a number is too large for a double"),
@@ -468,7 +467,7 @@ def test_multipart_forms(max_bytes: str) -> None:
     assert passed.sent_body == b"a=1"
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("body", "content_type"),
     [
         (MULTIPART, b"multipart/form-data; boundary=C"),
@@ -537,8 +536,8 @@ def test_a_cache_has_the_response_of_the_upstream_and_each_client_its_own_transf
 MARK = b"\xef\xbb\xbf"
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 1000])
-@pytest.mark.parametrize(
+@for_each("size", [1, 2, 5, 1000])
+@for_each(
     ("stream", "sent"),
     [
         (MARK + b'data: {"a":1,"s":2}\n\n', b'data: {"a":1}\n\n'),
@@ -569,9 +568,9 @@ def test_a_stream_is_cut_off_at_what_cannot_be_mapped(head: bytes) -> None:
         assert ran.why.startswith("transform: ")
 
 
-@pytest.mark.parametrize("compresses", [False, True])
-@pytest.mark.parametrize("bad", [b"nope\n\n", b"x" * 200, b"x" * 200 + b"\n\n"])
-@pytest.mark.parametrize("kind", ["text/event-stream", "application/x-ndjson"])
+@for_each("compresses", [False, True])
+@for_each("bad", [b"nope\n\n", b"x" * 200, b"x" * 200 + b"\n\n"])
+@for_each("kind", ["text/event-stream", "application/x-ndjson"])
 def test_events_before_one_that_cannot_be_mapped_are_sent_however_they_arrive(
     kind: str, bad: bytes, compresses: bool
 ) -> None:
@@ -638,7 +637,7 @@ def dechunked(text: bytes) -> tuple[bytes, bool]:
     return content, False
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("settings", "error"),
     [
         ({}, "expected `request` or `response`"),
@@ -683,7 +682,7 @@ def test_a_check_of_jsonata_leaves_the_depth_that_other_parsers_refuse() -> None
     assert before == after
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("number", "result"),
     [
         ("1e-400", None),

@@ -12,6 +12,7 @@ from fastgw.filters.policies.transform import Transform, xml_reading
 from fastgw.filters.policies.transform.compiled_change import compile_change
 from fastgw.filters.policies.transform.values import UnmappableBody
 from fastgw.testing import ConfigError, configured, run
+from tests.support.table import for_each
 
 SOAP = "http://schemas.xmlsoap.org/soap/envelope/"
 XML_INPUT = {
@@ -57,7 +58,7 @@ def test_soap_becomes_json_with_lists_and_numbers_as_mapped() -> None:
     assert read(DOCUMENT.replace("<Items>", "<Other>").replace("</Items>", "</Other>")).endswith(b'"items":[]}')
 
 
-@pytest.mark.parametrize(
+@for_each(
     "document",
     [
         '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]><x>&b;</x>',
@@ -101,8 +102,8 @@ CHARSETS = [
 ]
 
 
-@pytest.mark.parametrize("other_types", ["pass", "refuse"])
-@pytest.mark.parametrize(("kind", "is_read"), CHARSETS)
+@for_each("other_types", ["pass", "refuse"])
+@for_each(("kind", "is_read"), CHARSETS)
 def test_a_document_has_the_charset_of_its_content_type(kind: bytes, is_read: bool, other_types: str) -> None:
     """RFC 7303 section 3.2: before what the document declares. Who gets it unchanged would read another document."""
     change = {"input": "xml", "xml": XML_INPUT, "other_types": other_types}
@@ -111,8 +112,8 @@ def test_a_document_has_the_charset_of_its_content_type(kind: bytes, is_read: bo
     assert not is_read or ran.sent_body == read(DOCUMENT)
 
 
-@pytest.mark.parametrize("large", [False, True])
-@pytest.mark.parametrize(("kind", "is_read"), CHARSETS)
+@for_each("large", [False, True])
+@for_each(("kind", "is_read"), CHARSETS)
 def test_a_document_of_a_response_has_the_charset_of_its_content_type(kind: bytes, is_read: bool, large: bool) -> None:
     text = DOCUMENT.encode() + b" " * (20_000 if large else 0)
     answer = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n" % (kind, len(text))
@@ -255,7 +256,7 @@ def test_an_object_is_refused_as_a_text_with_spaces_around_it() -> None:
         assert run(transform, post(b'{"n":{}}', b"application/json")).status == 400
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("settings", "error"),
     [
         ({"input": "xml"}, "need each other"),
