@@ -10,13 +10,13 @@ import contextlib
 import getpass
 import json
 import os
-import select
 import shutil
 import signal
 import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Self
 
@@ -204,7 +204,7 @@ def started(*arguments: str | Path, **options: Any) -> Iterator[tuple[subprocess
         os.close(ready_in)
     try:
         with open(ready, "rb") as told:
-            assert select.select([told], [], [], START_DEADLINE)[0], "not ready in time"
+            assert wait([told], START_DEADLINE), "not ready in time"
             line = told.readline()
         assert line, f"ended with {process.wait(RUN_DEADLINE)} before it was ready"
         yield process, json.loads(line)

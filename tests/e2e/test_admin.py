@@ -7,12 +7,12 @@ import json
 import os
 import pty
 import re
-import select
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import httpx
@@ -169,7 +169,7 @@ def read_until(descriptor: int, pattern: bytes | None) -> bytes:
     shown = b""
     until = time.monotonic() + STOP_DEADLINE
     while pattern is None or not re.search(pattern, shown):
-        assert select.select([descriptor], [], [], max(0.0, until - time.monotonic()))[0], shown
+        assert wait([descriptor], max(0.0, until - time.monotonic())), shown
         try:
             shown += os.read(descriptor, 65536)
         except OSError:  # how the end of a terminal is told

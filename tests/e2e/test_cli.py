@@ -9,11 +9,11 @@ import html
 import json
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -287,7 +287,7 @@ class TestDemo:
             assert process.stderr is not None
             lines = Lines(process.stderr)
             try:
-                assert select.select([ready], [], [], STOP_DEADLINE)[0]
+                assert wait([ready], STOP_DEADLINE)
                 yield process, lines, json.loads(os.read(ready, 4096))
             finally:
                 os.close(ready)
@@ -399,7 +399,7 @@ class TestDemo:
             told = b""
             try:
                 while b"dashboard" not in told or not told.endswith(b"\n"):
-                    assert select.select([ours], [], [], STOP_DEADLINE)[0]
+                    assert wait([ours], STOP_DEADLINE)
                     told += os.read(ours, 4096)
             finally:
                 process.send_signal(signal.SIGINT)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
@@ -37,7 +37,7 @@ class Crowd:
         """Whether one more request is let in; refused it is answered 503."""
         client = self.send()
         listening = self._origin._listening
-        ready, _, _ = select.select([client.sock, listening], [], [], client.deadline)
+        ready = wait([client.sock, listening], client.deadline)
         if listening in ready:
             self.accept()
             return True
@@ -83,7 +83,7 @@ def test_exactly_so_many_are_let_in_over_all_workers(tmp_path):
         clients = [met.send() for _ in range(60)]
         waiting = {client.sock for client in clients}
         while len(waiting) > LIMIT:
-            ready, _, _ = select.select([*waiting], [], [], clients[0].deadline)
+            ready = wait([*waiting], clients[0].deadline)
             assert ready, "nobody is refused any more, and too many are let in"
             waiting -= {*ready}
         for _ in waiting:
@@ -114,7 +114,7 @@ def test_what_a_killed_worker_had_under_way_is_free_and_nothing_else(tmp_path):
         met.fill()
         os.kill(gateway.worker_pids[0], signal.SIGKILL)
         gateway.stderr.wait_for(lambda line: b"killed by SIGKILL" in line)
-        ended, _, _ = select.select([each.sock for each in met.held], [], [], 0)
+        ended = wait([each.sock for each in met.held], 0)
         met.held = [each for each in met.held if each.sock not in ended]
         met.fill()
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import resource
-import select
 import signal
 import socket
 import struct
@@ -14,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def ends_of(pids: list[int]) -> Iterator[list[int]]:
 
 def wait_for_ends(descriptors: list[int]) -> None:
     for descriptor in descriptors:
-        assert select.select([descriptor], [], [], STOP_DEADLINE)[0], "a process goes on"
+        assert wait([descriptor], STOP_DEADLINE), "a process goes on"
 
 
 def failed_start(config: dict[str, Any], directory: Path) -> tuple[int, str]:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import select
 import shutil
 import signal
 import socket
@@ -17,6 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,7 @@ def open_end(pid: int) -> Iterator[int]:
 
 
 def has_ended(end: int) -> bool:
-    return bool(select.select([end], [], [], 0)[0])
+    return bool(wait([end], 0))
 
 
 def under_load(gateway: Upgradable, events: Callable[[LoadCounts], Awaitable[None]]) -> LoadCounts:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
@@ -42,7 +42,7 @@ class Crowd:
             b"Sec-WebSocket-Key: %b\r\nSec-WebSocket-Version: 13\r\n\r\n" % (consumer.encode(), KEY)
         )
         listening = self._origin._listening
-        ready, _, _ = select.select([client.sock, listening], [], [], client.deadline)
+        ready = wait([client.sock, listening], client.deadline)
         if listening in ready:
             upstream = self._origin.accept()
             upstream.read_request_head()
@@ -62,7 +62,7 @@ class Crowd:
 
     def forget_ended(self) -> int:
         """Return how many have ended."""
-        ended, _, _ = select.select([each.sock for each in self.open], [], [], 0)
+        ended = wait([each.sock for each in self.open], 0)
         self.open = [each for each in self.open if each.sock not in ended]
         return len(ended)
 

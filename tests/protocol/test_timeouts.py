@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import threading
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from time import sleep
 
 import pytest
@@ -396,5 +396,5 @@ def test_pending_requests_are_bounded(lane: Lane) -> None:
 
 def select_readable(*clients: Client) -> Client:
     """The first of these on which something comes."""
-    ready, _, _ = select.select([client.sock for client in clients], [], [], clients[0].deadline)
+    ready = wait([client.sock for client in clients], clients[0].deadline)
     return next(client for client in clients if client.sock in ready)

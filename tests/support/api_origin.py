@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import select
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
+from multiprocessing.connection import wait
 from typing import Any
 
 from tests.support.peer import DEADLINE
@@ -191,7 +191,7 @@ class _Answering(BaseHTTPRequestHandler):
         server = self.server
         server.held.set()
         while not server.open.wait(0.01):
-            if select.select([self.request], [], [], 0)[0]:
+            if wait([self.request], 0):
                 server.left.set()
                 server.open.wait(DEADLINE)
 

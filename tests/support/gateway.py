@@ -6,13 +6,13 @@ import contextlib
 import json
 import os
 import re
-import select
 import signal
 import subprocess
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import IO, Any
 
@@ -183,7 +183,7 @@ class Gateway:
         """Read the ready line: `{"listeners": {"main": ["127.0.0.1:34567"]}, "status": "127.0.0.1:…", "pid": …}`."""
         until, line = time.monotonic() + START_DEADLINE, b""
         while not line.endswith(b"\n"):
-            if not select.select([ready], [], [], max(until - time.monotonic(), 0))[0]:
+            if not wait([ready], max(until - time.monotonic(), 0)):
                 raise GatewayFailed(f"not ready within {START_DEADLINE} s; stderr:\n{self.stderr.text()}")
             chunk = os.read(ready, 65_536)
             if not chunk:

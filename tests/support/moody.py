@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import struct
 import threading
 from collections import Counter
+from multiprocessing.connection import wait
 
 from tests.support.own_ports import listen_on_own_port
 from tests.support.peer import DEADLINE
@@ -117,7 +117,7 @@ class Moody:
         if mood in ("hangs", "hangs_within"):
             if mood == "hangs_within":
                 taken.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
-            select.select([taken], [], [])  # until the gateway stops reading
+            wait([taken])  # until the gateway stops reading
             return False
         if mood == "breaks_off":
             taken.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + self.name)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-import select
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 
 import h11
 
@@ -210,7 +210,7 @@ class Origin:
             for each in alive.values():
                 if each.unread:
                     return each
-            ready, _, _ = select.select([self._listening, *alive], [], [], self.deadline)
+            ready = wait([self._listening, *alive], self.deadline)
             for sock in ready:
                 if sock is not self._listening:
                     alive[sock].receive()
@@ -272,7 +272,7 @@ class Origin:
 
     def _accept_all(self) -> None:
         self._listening.settimeout(self.deadline)
-        while self._woken not in select.select([self._listening, self._woken], [], [])[0]:
+        while self._woken not in wait([self._listening, self._woken]):
             self._start(self._serve, self._listening.accept()[0])
 
     def _serve(self, sock: socket.socket) -> None:

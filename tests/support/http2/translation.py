@@ -7,10 +7,10 @@ added, and only headers of one connection of HTTP/1.1 are left out.
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import threading
 from http.client import responses
+from multiprocessing.connection import wait
 
 import h2.config
 import h2.connection
@@ -64,7 +64,7 @@ class _Translation(threading.Thread):
                 pass
 
     def _turn(self) -> bool:
-        readable, _, _ = select.select([self._client, self._gateway], [], [])
+        readable = wait([self._client, self._gateway])
         if self._gateway in readable:
             received = self._gateway.recv(READ)
             if not received or not all(map(self._answer, self._http2.receive_data(received))):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-import select
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from queue import SimpleQueue
 from unittest import mock
 
@@ -112,7 +112,7 @@ class SharedNode(Node):
     def run(self) -> int:
         for loop in self.loops.values():
             for fd, callback in list(loop.readers.items()):
-                if select.select([fd], [], [], 0)[0]:
+                if wait([fd], 0):
                     self.call_soon(callback)
         return super().run()
 
