@@ -221,6 +221,8 @@ class Told:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wrong: dict[str, str] = {}
+        self.begun: Callable[[], None] = lambda: None
+        """Called at the beginning of each check."""
         self.asked: dict[str, int] = {}
         self.used: dict[str, settings.Upstream] = {}
         self.under_way = self.most = 0
@@ -233,6 +235,7 @@ class Told:
                 told.used[self.name] = upstream
 
             async def __call__(self, _: Any) -> str:
+                told.begun()
                 told.asked[self.name] = told.asked.get(self.name, 0) + 1
                 told.under_way += 1
                 told.most = max(told.most, told.under_way)
@@ -292,7 +295,8 @@ def in_control(test: Callable[..., Any]) -> Any:
         async with worker_loop() as on:
             node = Node(on)
             try:
-                await test(node, told, *([caplog] if "caplog" in signature(test).parameters else []))
+                given = {"caplog": caplog, "monkeypatch": monkeypatch}
+                await test(node, told, **{name: given[name] for name in given.keys() & signature(test).parameters})
             finally:
                 node.checks.stop()
 
@@ -307,15 +311,11 @@ async def test_thresholds_and_what_is_told(node: Node, told: Told, caplog: pytes
     await until(lambda: node.verdict("a") is node.verdict("b") is HealthVerdict.HEALTHY)
     changes = node.changes
     told.wrong["a"] = "status 500"
-    asked = told.asked["a"]
     await until(lambda: node.verdict("a") is HealthVerdict.UNHEALTHY)
-    assert told.asked["a"] >= asked + 2
     assert node.changes == changes + 1
     assert node.checks.problems() == {"users a:80": "status 500"}
     told.wrong.clear()
-    asked = told.asked["a"]
     await until(lambda: node.verdict("a") is HealthVerdict.HEALTHY)
-    assert told.asked["a"] >= asked + 3
     assert node.checks.upstream_states()["users"].targets == {
         **dict.fromkeys(HealthVerdict, 0),
         HealthVerdict.HEALTHY: 2,
@@ -324,6 +324,74 @@ async def test_thresholds_and_what_is_told(node: Node, told: Told, caplog: pytes
         "upstream users: a:80 is unhealthy: status 500",
         "upstream users: a:80 is healthy again",
     ]
+
+
+class Clock:
+    """Time of the health checker, which passes in its pauses and in `passes` alone. Random numbers are all `part` of
+    the way from their least to their greatest value.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, part: float = 0.5) -> None:
+        self.now = 1000.0
+        uniform = SimpleNamespace(uniform=lambda least, most: least + part * (most - least))
+        monkeypatch.setattr(health_checker, "monotonic", lambda: self.now)
+        monkeypatch.setattr(health_checker, "random", uniform)
+        monkeypatch.setattr(health_checker, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": self.sleep}))
+
+    async def sleep(self, seconds: float) -> None:
+        self.passes(seconds)
+        await asyncio.sleep(0)
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize(("unhealthy", "healthy"), [(1, 1), (2, 3), (3, 2)])
+def test_a_verdict_changes_with_the_check_that_reaches_its_threshold(
+    unhealthy: int, healthy: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not with the one before it nor with the one after it, and only checks in a row count."""
+    good, bad = HealthVerdict.HEALTHY, HealthVerdict.UNHEALTHY
+    # Whether each check fails, and the verdict after it.
+    script = [(False, good), *[(True, good)] * (unhealthy - 1), (False, good)]
+    script += [*[(True, good)] * (unhealthy - 1), (True, bad)]
+    script += [*[(False, bad)] * (healthy - 1), (True, bad), *[(False, bad)] * (healthy - 1), (False, good)]
+    verdicts: list[HealthVerdict] = []
+
+    @in_control
+    async def test(node: Node, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+        def begun() -> None:
+            verdicts.append(node.verdict("a"))
+            if len(verdicts) > len(script):
+                told.hold = asyncio.Event()  # this check does not end
+            else:
+                told.wrong["a"] = "status 500" if script[len(verdicts) - 1][0] else ""
+
+        Clock(monkeypatch)
+        told.begun = begun
+        node.follow(users("a", unhealthy_threshold=unhealthy, healthy_threshold=healthy))
+        await until(lambda: told.hold is not None)
+
+    test(monkeypatch, caplog)
+    assert verdicts == [HealthVerdict.UNKNOWN, *[verdict for _, verdict in script]]
+
+
+@in_control
+async def test_a_new_target_is_unknown_until_as_many_checks_as_configured_have_failed(
+    node: Node, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdicts: list[HealthVerdict] = []
+
+    def begun() -> None:
+        verdicts.append(node.verdict("a"))
+        told.hold = asyncio.Event() if len(verdicts) == 4 else None
+
+    Clock(monkeypatch)
+    told.begun = begun
+    told.wrong["a"] = "status 500"
+    node.follow(users("a", unhealthy_threshold=3))
+    await until(lambda: told.hold is not None)
+    assert verdicts == [HealthVerdict.UNKNOWN] * 3 + [HealthVerdict.UNHEALTHY]
 
 
 @in_control
