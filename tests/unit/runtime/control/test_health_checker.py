@@ -394,6 +394,54 @@ async def test_a_new_target_is_unknown_until_as_many_checks_as_configured_have_f
     assert verdicts == [HealthVerdict.UNKNOWN] * 3 + [HealthVerdict.UNHEALTHY]
 
 
+@pytest.mark.parametrize(
+    ("interval", "part", "takes", "begun", "holds"),
+    [
+        (8.0, 0.5, 0.0, [0.5, 8.5, 16.5, 24.5], 3 * 8.0),
+        (8.0, 0.0, 0.0, [0.0, 7.2, 14.4, 21.6], 3 * 8.0),
+        (8.0, 1.0, 0.0, [1.0, 9.8, 18.6, 27.4], 3 * 8.8),  # the last round took longer than the interval
+        (0.5, 1.0, 0.0, [0.5, 1.05, 1.6, 2.15], 3 * 0.55),  # the first one within the first interval
+        (8.0, 0.5, 3.0, [0.5, 8.5, 16.5, 24.5], 3 * 8.0),  # the interval is that from beginning to beginning
+        (8.0, 0.5, 9.0, [0.5, 9.5, 18.5, 27.5], 3 * 9.0),  # of one that takes longer, the next begins at once
+    ],
+    ids=["as configured", "earliest", "latest", "short interval", "takes a while", "takes longer"],
+)
+def test_checks_begin_once_an_interval_and_a_verdict_holds_for_three(
+    interval: float,
+    part: float,
+    takes: float,
+    begun: list[float],
+    holds: float,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An interval is a tenth shorter or longer, at random. The first check comes within a second or an interval."""
+    begun_at: list[float] = []
+
+    @in_control
+    async def test(node: Node, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+        def check_begins() -> None:
+            begun_at.append(clock.now - 1000.0)
+            if len(begun_at) == len(begun):
+                told.hold = asyncio.Event()
+            else:
+                clock.passes(takes)
+
+        monkeypatch.setattr(health_checker, "FIRST_S", 1.0)
+        clock = Clock(monkeypatch, part)
+        told.begun = check_begins
+        node.follow(users("a", interval=interval, timeout=10.0))
+        await until(lambda: told.hold is not None)
+        ended_at = 1000.0 + begun[-2] + takes
+        slot = node.slot_table.targets["users a:80"]
+        verdict, until_at = node.words.verdict_of(node.shared.supervisor, slot)
+        assert verdict is HealthVerdict.HEALTHY
+        assert until_at == pytest.approx(ended_at + holds + 10.0, abs=0.001)  # held in milliseconds
+
+    test(monkeypatch, caplog)
+    assert begun_at == pytest.approx(begun)
+
+
 @in_control
 async def test_a_target_is_checked_on_over_reloads_and_one_that_goes_is_forgotten(node: Node, told: Told) -> None:
     told.wrong["b"] = "status 500"
