@@ -85,22 +85,42 @@ def test_canaries_go_where_they_belong() -> None:
         Canary(upstream="new", headers={"X-Canary": "always"}),
         Canary(upstream="old", cookies={"canary": "never"}, headers={"X-Staff": "1"}),
     )
-    split = Splitter("user", NAMES, (0, 1), Split(canaries=canaries))
-    assert split(asking("192.0.2.1", b"Cookie: canary=never", b"X-Staff: 1")) == 0
-    assert split(asking("192.0.2.1", b"Cookie: canary=never")) == 1  # all conditions, or none
     split = Splitter("user", NAMES, (1, 0), Split(canaries=canaries))
     assert split(asking("192.0.2.1", b"x-canary: always")) == 1
     assert split(asking("192.0.2.1", b"X-Canary: never")) == 0
     for repeated in ([b"X-Canary: never", b"X-Canary: always"], [b"X-Canary: never, always"]):  # any value counts
         assert split(asking("192.0.2.1", *repeated)) == 1
-    assert split(asking("192.0.2.1", b"Cookie: canary=never; canary=x", b"X-Staff: 1")) == 0
-    assert (
-        Splitter("user", NAMES, (0, 1), Split(canaries=canaries[1:]))(
-            asking("192.0.2.1", b"Cookie: canary=x; canary=never", b"X-Staff: 1")
-        )
-        == 0
-    )
     assert split.describe_split(asking("192.0.2.1", b"x-canary: always")) == "new, because it matches split.canaries[0]"
+
+
+@pytest.mark.parametrize(
+    ("sent", "meets"),
+    [
+        ([b"Cookie: canary=on", b"X-Staff: 1"], True),
+        ([b"Cookie: a=b; canary=on; c=d", b"X-Staff: 1"], True),
+        ([b"Cookie: canary=on"], False),  # all conditions, or none
+        ([b"X-Staff: 1"], False),
+        ([b"Cookie: canary=off", b"X-Staff: 1"], False),
+        ([b"Cookie: canary=", b"X-Staff: 1"], False),
+        ([b"Cookie: other=on", b"X-Staff: 1"], False),
+        ([b"Cookie: canary=on", b"X-Staff: 2"], False),
+        ([b"Cookie: canary=on; canary=x", b"X-Staff: 1"], True),  # any value counts
+        ([b"Cookie: canary=x; canary=on", b"X-Staff: 1"], True),
+        ([b"Cookie: canary=x", b"Cookie: canary=on", b"X-Staff: 1"], True),
+    ],
+)
+def test_a_canary_takes_what_meets_all_of_its_conditions(sent: list[bytes], meets: bool) -> None:
+    """All that does not is the other upstream's."""
+    canary = Canary(upstream="new", cookies={"canary": "on"}, headers={"X-Staff": "1"})
+    assert Splitter("user", NAMES, (1, 0), Split(canaries=(canary,)))(asking("192.0.2.1", *sent)) == meets
+
+
+@pytest.mark.parametrize(
+    ("sent", "meets"), [([b"Cookie: canary=on"], True), ([b"Cookie: canary=off"], False), ([], False)]
+)
+def test_a_canary_may_have_conditions_for_cookies_alone(sent: list[bytes], meets: bool) -> None:
+    canary = Canary(upstream="new", cookies={"canary": "on"})
+    assert Splitter("user", NAMES, (1, 0), Split(canaries=(canary,)))(asking("192.0.2.1", *sent)) == meets
 
 
 OWN = {"type": "headers", "request": {"set": {"X-A": "1"}}}
