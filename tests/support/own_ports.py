@@ -2,28 +2,104 @@
 
 The kernel gives a port that was just closed to the next socket. If a gateway of another test still tries to reach
 what had listened there, its request comes to the wrong test.
+
+Each process claims a block of ports when it needs the first one, by a lock on a file in the temporary directory. So
+any number of processes, and of runs on one machine, have blocks of their own; a process gives its block back by ending.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import socket
+import tempfile
+from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
+from pathlib import Path
 
-FIRST, EACH, PROCESSES = 61_000, 1_120, 4
-"""Above the ports that the kernel gives away (`net.ipv4.ip_local_port_range`): no connection has one of these."""
+EACH = 512
+BLOCKS: Sequence[range] = [
+    range(first, first + EACH) for first in (*range(20_000, 32_768 - EACH, EACH), *range(61_000, 65_536 - EACH, EACH))
+]
+"""Below and above the ports that the kernel gives away (`net.ipv4.ip_local_port_range`): no connection has one of
+these.
+"""
 
-_process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % PROCESSES
-_first = FIRST + _process * EACH
-_begin = os.getpid() % EACH  # of several runs at the same time, each begins elsewhere
-_ports = cycle([*range(_first + _begin, _first + EACH), *range(_first, _first + _begin)])
+
+class NoBlockLeft(Exception):
+    """Each block of ports is another process's."""
+
+
+class Block:
+    """Block of ports that is this process's until `release`, or until the process has ended, however it ends."""
+
+    def __init__(self, ports: range, lock: int) -> None:
+        self.ports = ports
+        self._lock = lock
+        begin = os.getpid() % len(ports)  # a block that another process has given back does not begin with its ports
+        self._turn = cycle([*ports[begin:], *ports[:begin]])
+
+    def release(self) -> None:
+        os.close(self._lock)
+
+    def next_ports(self) -> Iterator[int]:
+        """All ports of the block, beginning with the one whose turn it is."""
+        return islice(self._turn, len(self.ports))
+
+
+def claim_block(folder: Path, blocks: Sequence[range] = BLOCKS) -> Block:
+    """Claim a block that no process has. Raises `NoBlockLeft`."""
+    begin = os.getpid() % len(blocks)
+    for ports in (*blocks[begin:], *blocks[:begin]):
+        lock = _open(folder / f"fastgw-tests-ports-{ports[0]}.lock")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+        except BaseException:
+            os.close(lock)
+            raise
+        else:
+            return Block(ports, lock)
+    raise NoBlockLeft(
+        f"all {len(blocks)} blocks of ports for tests are in use: see who holds {folder}/fastgw-tests-ports-*.lock"
+    )
+
+
+def _open(path: Path) -> int:
+    """Open a file that may be another user's, who created it in a directory of everybody."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+_block: Block | None = None
+
+
+def _own_block() -> Block:
+    global _block
+    if _block is None:
+        _block = claim_block(Path(tempfile.gettempdir()))
+    return _block
+
+
+def _forget_block() -> None:
+    """A forked process claims a block of its own, and keeps none in use for the process that it comes from."""
+    global _block
+    if _block is not None:
+        _block.release()
+        _block = None
+
+
+os.register_at_fork(after_in_child=_forget_block)
 
 
 def bind_own_port(listening: socket.socket, host: str = "127.0.0.1") -> None:
     """Bind a TCP socket to the next port that is free. Raises `OSError` if all are taken."""
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    for port in islice(_ports, EACH):
+    for port in _own_block().next_ports():
         try:
             listening.bind((host, port))
         except OSError as error:
@@ -31,7 +107,7 @@ def bind_own_port(listening: socket.socket, host: str = "127.0.0.1") -> None:
                 raise
         else:
             return
-    raise OSError(errno.EADDRINUSE, f"all ports of {_first} to {_first + EACH - 1} are taken")
+    raise _all_taken()
 
 
 def listen_on_own_port(backlog: int = 128) -> socket.socket:
@@ -40,3 +116,26 @@ def listen_on_own_port(backlog: int = 128) -> socket.socket:
     bind_own_port(listening)
     listening.listen(backlog)
     return listening
+
+
+def own_port() -> int:
+    """Return the number of a port that a program shall listen on, or none: it is free, for TCP as for UDP, and no other
+    test takes it.
+    """
+    for port in _own_block().next_ports():
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                tcp.bind(("", port))
+                udp.bind(("", port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return port
+    raise _all_taken()
+
+
+def _all_taken() -> OSError:
+    ports = _own_block().ports
+    return OSError(errno.EADDRINUSE, f"all ports of {ports[0]} to {ports[-1]} are taken")
