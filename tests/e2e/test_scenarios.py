@@ -344,22 +344,11 @@ routes: [{name: all, respond: {body: ok}}]
 
     @pytest.fixture(autouse=True)
     def alone(self) -> Iterator[None]:
-        """Nobody else tries this just now."""
         with default_ports(alone=True):
             yield
 
-    def is_free(self, port: int) -> bool:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                return False
-        return True
-
     def test_they_are_served_where_they_are_free(self, tmp_path: Path) -> None:
         (tmp_path / "gw.yaml").write_text(self.FILE)
-        wait_until(lambda: all(map(self.is_free, self.PORTS)), f"ports {self.PORTS}: what has them?", RUN_DEADLINE)
         with started("run", "gw.yaml", cwd=tmp_path, stdout=subprocess.DEVNULL) as (_, ready):
             assert (ready["admin"], ready["status"]) == ("127.0.0.1:9901", "127.0.0.1:9902")
             assert run("curl", "-s", "http://127.0.0.1:9902/readyz") == "ready\n"
@@ -369,7 +358,7 @@ routes: [{name: all, respond: {body: ok}}]
     def test_where_they_are_taken_that_is_told_and_the_gateway_serves(self, tmp_path: Path) -> None:
         (tmp_path / "gw.yaml").write_text(self.FILE)
         with contextlib.ExitStack() as stack:
-            for port in filter(self.is_free, self.PORTS):
+            for port in self.PORTS:
                 stack.enter_context(socket.create_server(("127.0.0.1", port)))
             log = stack.enter_context((tmp_path / "gw.log").open("wb"))
             options = {"cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": log}

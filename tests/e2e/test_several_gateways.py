@@ -20,6 +20,7 @@ import pytest
 from tests.e2e.admin_calls import admin, is_served, status_of, tell
 from tests.e2e.test_reload import ANYWHERE, Reloadable, gateway_saying, saying
 from tests.support.client import connect
+from tests.support.default_ports import default_ports
 from tests.support.forked import COMMAND_DEADLINE, FASTGW, ran
 from tests.support.gateway import Gateway, wait_until
 
@@ -259,17 +260,9 @@ def test_an_address_that_was_written_has_to_be_free(tmp_path: Path, name: str) -
 
 
 def test_the_usual_address_gives_way_to_the_next_and_is_registered(tmp_path: Path, runtime: Path) -> None:
-    """Tests beside this one take the usual ports as well, and leave them at any time: they are waited for."""
-    held: dict[int, socket.socket] = {}
-
-    def all_held() -> bool:
-        for port in {9901, 9902} - held.keys():
-            with contextlib.suppress(OSError):
-                held[port] = socket.create_server(("127.0.0.1", port))
-        return len(held) == 2
-
-    try:
-        wait_until(all_held, "the usual ports are free", 60.0)
+    with default_ports(alone=True), contextlib.ExitStack() as stack:
+        for port in (9901, 9902):
+            stack.enter_context(socket.create_server(("127.0.0.1", port)))
         file = tmp_path / "gw.json"
         file.write_text(json.dumps(LISTENING))
         with Gateway(file, tmp_path) as gateway:
@@ -283,9 +276,6 @@ def test_the_usual_address_gives_way_to_the_next_and_is_registered(tmp_path: Pat
             with connect(gateway.ready["status"]) as plain:
                 plain.sendall(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
                 assert plain.recv(100).startswith(b"HTTP/1.1 200")
-    finally:
-        for each in held.values():
-            each.close()
 
 
 def test_a_unix_socket_of_another_owner_is_not_taken_for_the_gateways(tmp_path: Path) -> None:
