@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from tests.e2e.test_processes import samples
-from tests.e2e.test_tcp_clients import free_port
 from tests.support.gateway import Gateway, GatewayFailed, wait_until, write_config
+from tests.support.own_ports import own_port
 from tests.support.threaded import Threaded
 
 LARGE: Final = 3_000_000
@@ -83,7 +83,7 @@ class Front:
         disk = {"path": str(self.cache), "size": "64MiB"}
         self.config: dict[str, Any] = {
             "workers": 2,
-            "listeners": {"main": {"address": f"127.0.0.1:{free_port()}"}},  # it is part of the key
+            "listeners": {"main": {"address": f"127.0.0.1:{own_port()}"}},  # it is part of the key
             "status": {"address": "127.0.0.1:0"},
             "admin": {"address": "127.0.0.1:0"},
             "caches": {"main": {"memory": "1MiB", "max_object": "8MiB", "disk": disk}},

@@ -14,10 +14,10 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from tests.e2e.test_tcp_clients import free_port
 from tests.support.client import Response
 from tests.support.commands import ended
 from tests.support.gateway import Gateway, wait_until
+from tests.support.own_ports import own_port
 from tests.support.redis_server import RedisServer
 from tests.support.threaded import Threaded
 
@@ -125,7 +125,7 @@ def config(redis: RedisServer) -> Iterator[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory, config: dict[str, Any]) -> Iterator[tuple[Front, Front]]:
     folder, other = (tmp_path_factory.mktemp(name) for name in ("node", "other"))
-    port = free_port()  # it is part of the key
+    port = own_port()  # it is part of the key
     first, second = ({"listeners": {"main": {"address": f"127.0.0.{node}:{port}"}}} for node in (1, 2))
     with Gateway({**config, **first}, folder) as one, Gateway({**config, **second, "workers": 1}, other) as two:
         yield Front(one, folder), Front(two, other)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from tests.e2e.programs import Printing
 from tests.support.certificates import Certificates
 from tests.support.gateway import START_DEADLINE, Gateway
 from tests.support.origin import Origin
+from tests.support.own_ports import own_port
 from tests.support.peer import DEADLINE
 
 pytestmark = pytest.mark.twin  # the front speaks HTTP/2 to the gateway, which a compiled module alone does
@@ -81,11 +81,9 @@ def over_http3(port: int, authority: str, talk: Callable[[Http3Client], Awaitabl
 def test_a_front_speaks_http3_and_the_gateway_is_behind_it(tmp_path: Path) -> None:
     authority = Certificates(tmp_path)
     certificate, key = authority.issue(NAME)
-    with socket.socket(type=socket.SOCK_DGRAM) as probe, Origin() as origin:
+    port = own_port()
+    with Origin() as origin:
         origin.serve()
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
         config = (EXAMPLES / "http3.yaml").read_text()
         for theirs, ours in {
             "127.0.0.1:8080": "127.0.0.1:0",

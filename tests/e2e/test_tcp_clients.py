@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.certificates import Certificates
 from tests.support.gateway import Gateway, wait_until
+from tests.support.own_ports import own_port
 from tests.support.peer import DEADLINE
 from tests.support.redis_server import PASSWORD, RedisServer
 from tests.support.tcp import tcp_config
@@ -35,13 +36,6 @@ def run(*command: str, text: str = "") -> str:
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=COMMAND_S, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def takes_connections(port: int) -> bool:
@@ -82,7 +76,7 @@ def _postgres(folder: Path) -> Iterator[int]:
     user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
     os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
     as_user = {"user": user, "cwd": folder}
-    data, port = folder / "data", free_port()
+    data, port = folder / "data", own_port()
     initdb, server = program("initdb", *binaries), program("postgres", *binaries)
     made = [initdb, "-D", str(data), "-U", "tester", "-A", "trust"]
     subprocess.run(made, check=True, capture_output=True, timeout=COMMAND_S, **as_user)  # type: ignore[call-overload]
@@ -155,7 +149,7 @@ def test_mqtt_through_tls_passthrough(authority: Certificates, tmp_path: Path) -
     for each in (certificate, key):
         os.chmod(each, 0o644)
     os.chmod(Path(certificate).parent, 0o755)
-    port = free_port()
+    port = own_port()
     file = tmp_path / "mosquitto.conf"
     file.write_text(
         f"listener {port} 127.0.0.1\nallow_anonymous true\ncafile {authority.ca}\n"
@@ -210,7 +204,7 @@ def _shown_certificate(port: int, authority: Certificates) -> bytes:
 
 
 def test_mqtt_with_its_own_clients(tmp_path: Path) -> None:
-    port = free_port()
+    port = own_port()
     file = tmp_path / "mosquitto.conf"
     file.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
     with (

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import shutil
 import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.gateway import Gateway, wait_until
+from tests.support.own_ports import own_port
 from tests.support.peer import DEADLINE
 from tests.support.udp import UdpTarget, client_of
 
@@ -144,16 +143,9 @@ def test_a_session_ends_with_its_maximum_duration_although_datagrams_come(target
         assert gateway.wait_for_record(fault="tunnel_expired")["protocol"] == "UDP"
 
 
-def closed_port() -> int:
-    """A port of UDP that nobody has."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_another_target_gets_what_the_first_has_refused(target: UdpTarget, tmp_path: Path) -> None:
     """Two targets of three do not exist: whichever is selected first, each datagram arrives once and is answered."""
-    gone = [f"udp://127.0.0.1:{closed_port()}" for _ in range(2)]
+    gone = [f"udp://127.0.0.1:{own_port()}" for _ in range(2)]
     settings = config(*gone, target.url, retries={"max": 2}, health_checks={"passive": None})
     with Gateway(settings, tmp_path) as gateway:
         for number in range(3):
@@ -168,7 +160,7 @@ def test_another_target_gets_what_the_first_has_refused(target: UdpTarget, tmp_p
 
 
 def test_a_session_whose_targets_all_refuse_ends(tmp_path: Path) -> None:
-    gone = [f"udp://127.0.0.1:{closed_port()}" for _ in range(2)]
+    gone = [f"udp://127.0.0.1:{own_port()}" for _ in range(2)]
     with Gateway(config(*gone, retries={"max": 5}), tmp_path) as gateway, client_of(gateway) as client:
         client.send(b"x")
         record = gateway.wait_for_record(fault="connect_refused")
@@ -176,7 +168,7 @@ def test_a_session_whose_targets_all_refuse_ends(tmp_path: Path) -> None:
 
 
 def test_a_target_that_is_not_there_is_logged(tmp_path: Path) -> None:
-    settings = config(f"udp://127.0.0.1:{closed_port()}")
+    settings = config(f"udp://127.0.0.1:{own_port()}")
     with Gateway(settings, tmp_path) as gateway, client_of(gateway) as client:
         client.send(b"x")
         assert gateway.wait_for_record(fault="connect_refused")["status"] == 502
@@ -277,7 +269,7 @@ def test_the_port_of_a_removed_listener_is_free(target: UdpTarget, tmp_path: Pat
     ).replace("URL", target.url)
     kept = "other: {address: '127.0.0.1:0', protocol: tcp, upstream: web}"
     with_it = text.replace(
-        "LISTENERS", f"main: {{address: '127.0.0.1:{closed_port()}', protocol: udp, upstream: service}}, {kept}"
+        "LISTENERS", f"main: {{address: '127.0.0.1:{own_port()}', protocol: udp, upstream: service}}, {kept}"
     )
     without_it = text.replace("LISTENERS", kept)
 
@@ -304,7 +296,7 @@ def test_dns_by_its_own_client(tmp_path: Path) -> None:
     server, dig = shutil.which("dnsmasq", path="/usr/sbin:/usr/bin"), shutil.which("dig")
     assert server, "dnsmasq is not installed: make test installs it"
     assert dig, "dig is not installed: make test installs it"
-    port, gateway_port = _free_ports(2)
+    port, gateway_port = own_port(), own_port()
     options = ["--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null", "--user=root"]
     options += [f"--port={port}", "--listen-address=127.0.0.1", "--bind-interfaces", "--pid-file="]
     records = ["--address=/a.test/192.0.2.7", "--txt-record=long.test," + ",".join(["t" * 200] * 12)]
@@ -326,20 +318,6 @@ def test_dns_by_its_own_client(tmp_path: Path) -> None:
     finally:
         process.terminate()
         process.wait(DEADLINE)
-
-
-def _free_ports(count: int) -> list[int]:
-    """Numbers that are free for UDP and TCP, below those that the system gives to other tests meanwhile."""
-    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    free: list[int] = []
-    for port in random.sample(range(first - 10_000, first), 1_000):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp, suppress(OSError):
-            udp.bind(("127.0.0.1", port))
-            tcp.bind(("127.0.0.1", port))
-            free.append(port)
-        if len(free) == count:
-            return free
-    raise AssertionError("no port is free")
 
 
 def _told(command: list[str]) -> str:

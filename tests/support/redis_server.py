@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from tests.support.gateway import wait_until
+from tests.support.own_ports import own_port
 from tests.support.peer import DEADLINE
 
 PASSWORD = "the secret of Redis"
@@ -18,9 +19,7 @@ class RedisServer:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = own_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
