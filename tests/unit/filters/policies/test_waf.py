@@ -40,6 +40,22 @@ def post(kind: str, body: bytes, *headers: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
+@pytest.mark.parametrize(("threshold", "passes"), [(16, True), (15, False)])
+@pytest.mark.parametrize("where", ["head", "body"])
+def test_a_request_on_the_fast_path_is_refused_from_the_threshold_on(where: str, threshold: int, passes: bool) -> None:
+    waf = {"waf": {"threshold": threshold}}
+    plane = Plane({"routes": [{"name": "r", "upstream": "u", "filters": waf}]})
+    client = plane.client()
+    client.sends(get("/"))  # opens the connection that the fast path takes
+    upstream = plane.connects()
+    upstream.sends(b"HTTP/1.1 204 No Content\r\n\r\n")
+    body = f"id={ATTACK}".encode()
+    client.sends(get(f"/?id={ATTACK}") if where == "head" else post("application/x-www-form-urlencoded", body))
+    assert client.protocol.is_fast is passes
+    assert upstream.received.count(ATTACK.encode()) == passes
+    assert client.received.count(b"HTTP/1.1 403 ") == (not passes)
+
+
 def test_the_client_gets_the_id_of_its_request_and_nothing_of_the_rules() -> None:
     ran = run((configured(RequestId), WAF), get(f"/?id={ATTACK}", "X-Request-Id: from-client-1"))
     head, _, body = ran.received.partition(b"\r\n\r\n")
