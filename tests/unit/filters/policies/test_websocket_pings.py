@@ -1,4 +1,4 @@
-"""Pings of the filter `websocket`, by the clock of the test."""
+"""Pings and authentications of the filter `websocket`, by the clock of the test."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fastgw.eventloop.timer_wheel import TICK
 from fastgw.filters.policies.websocket.guard import Limits, WebsocketGuard
 from fastgw.http.websocket.frames import PONG, control_frame
 from tests.support.memory import MemoryLoop
@@ -40,19 +41,30 @@ class Client:
 
 
 class Played:
-    """A guard with a ping each ten seconds."""
+    """A guard with these limits, which lets its client go on."""
 
-    def __init__(self) -> None:
+    def __init__(self, **limits: float) -> None:
         self.loop: Any = MemoryLoop()
+        self.authenticated_at: list[float] = []
         self.client = Client()
         other = SimpleNamespace(feed_raw=lambda _: None, pause=lambda: None, resume=lambda: None, end_raw=lambda: None)
         exchange: Any = SimpleNamespace(client=self.client, service=other, response_sink=None, fault=None, why="")
-        limits = UNLIMITED._replace(ping=10.0)
-        authenticate: Any = None
         log: Any = None
-        self.guard = WebsocketGuard("websocket", limits, self.loop, authenticate, (None, None), log)
+        self.guard = WebsocketGuard(
+            "websocket", UNLIMITED._replace(**limits), self.loop, self.authenticate, (None, None), log
+        )
         self.guard.start(exchange, b"")
         self.guard.established()
+
+    async def authenticate(self, exchange: Any) -> None:
+        self.authenticated_at.append(self.loop.wheel.now)
+
+    def ticks(self, until: float) -> None:
+        """Let time pass, tick by tick, with the turns of the loop."""
+        while self.loop.wheel.now < until:
+            self.loop.wheel.advance(self.loop.wheel.now + TICK)
+            while self.loop.turns.soon:
+                self.loop.turns.soon.pop(0)()
 
     def passes(self, seconds: float) -> None:
         self.loop.wheel.advance(self.loop.wheel.now + seconds)
@@ -63,7 +75,7 @@ class Played:
 
 @pytest.fixture
 def played() -> Played:
-    return Played()
+    return Played(ping=10.0)
 
 
 def test_a_client_that_does_not_answer_is_closed(played: Played) -> None:
@@ -89,3 +101,10 @@ def test_an_answer_that_is_not_read_is_not_missed(played: Played) -> None:
     assert played.client.opcodes() == [9, 9]
     played.passes(10.1)
     assert played.client.opcodes() == [9, 9, 8]
+
+
+def test_the_client_is_authenticated_again_once_an_interval() -> None:
+    """Counted from the beginning, and then from the end of each authentication."""
+    played = Played(reauthenticate=10.0)
+    played.ticks(1035.0)
+    assert played.authenticated_at == pytest.approx([1010.0, 1020.0, 1030.0], abs=3 * 2 * TICK)
