@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import uvloop
@@ -117,6 +118,35 @@ async def test_a_name_in_use_is_looked_up_again_and_nobody_waits_for_it(resolver
     resolver.open.set()
     while await name.addresses() != [v4(2)]:
         await asyncio.sleep(0)
+    name.stop()
+
+
+@pytest.mark.parametrize(("interval", "after_failure"), [(HOUR, dns.RETRY), (0.25, 0.25)])
+@on_loop
+async def test_a_name_is_looked_up_again_after_its_interval_or_soon_after_a_failure(
+    resolver, monkeypatch, interval, after_failure
+):
+    waits: list[float] = []
+
+    class Loop:
+        create_task = staticmethod(asyncio.create_task)
+
+        @staticmethod
+        def call_later(seconds, callback):
+            waits.append(seconds)
+            return SimpleNamespace(cancel=lambda: None)
+
+    monkeypatch.setattr(dns, "asyncio", SimpleNamespace(**{**vars(asyncio), "get_running_loop": Loop}))
+    resolver.answer = [v4(1)]
+    name = Name("users", 80, interval)
+    await name.addresses()
+    for answer in (socket.gaierror(socket.EAI_AGAIN, "later"), [v4(2)]):
+        assert await name.addresses() == [v4(1)]  # in use
+        resolver.answer, before = answer, len(waits)
+        name._elapsed()
+        await until(lambda before=before: len(waits) > before)
+    assert waits == [interval, after_failure, interval]
+    assert resolver.calls == 3
     name.stop()
 
 
