@@ -461,6 +461,18 @@ def test_a_share_of_errors_ejects_if_the_neighbours_do_better() -> None:
     assert alike.out() == ""
 
 
+def test_a_share_of_errors_ejects_from_the_least_number_of_requests_on() -> None:
+    node = Node(passive=settings.PassiveHealth(failures=1000, error_rate=0.5, min_requests=20))
+    for target in (0, 2):
+        for _ in range(20):
+            node.workers[0].answers(target)
+    for _ in range(19):
+        node.workers[0].answers(1, 500)
+    assert node.out() == ""
+    node.workers[0].answers(1, 500)
+    assert node.out() == "b"
+
+
 def test_successes_before_the_first_error_count_in_the_share_of_errors() -> None:
     node = Node(passive=settings.PassiveHealth(error_rate=0.5, min_requests=20))
     for number in range(300):
