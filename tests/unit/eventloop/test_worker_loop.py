@@ -4,18 +4,19 @@ import asyncio
 import contextlib
 import socket
 import struct
-import time
 from collections.abc import Callable, Iterator
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvloop
 
 from fastgw.eventloop.socket_send import room
-from fastgw.eventloop.timer_wheel import Timed
+from fastgw.eventloop.timer_wheel import TICK, Timed
 from fastgw.eventloop.worker_loop import (
+    AFTER_STALL_S,
     BODY_BYTES_PER_TURN,
     BODY_READ_BYTES,
     FRAMING_COST,
@@ -23,6 +24,7 @@ from fastgw.eventloop.worker_loop import (
     READ_BYTES,
     READERS_PER_TURN,
     SMALL_READ_BYTES,
+    STALL_S,
     Hangups,
     Rests,
     WorkerLoop,
@@ -164,50 +166,100 @@ def test_a_descriptor_may_be_watched_again_and_by_another() -> None:
     run(live)
 
 
-class Answered(Timed):
-    """Its peer has answered in time: what it sent lies in the socket."""
+class Noted(Timed):
+    """Notes when it expires."""
 
-    def __init__(self, peer: socket.socket) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.peer = peer
-        self.heard = self.expired = False
-
-    def read(self) -> None:
-        self.peer.recv(1)
-        self.heard = True
-        self.deadline = inf
+        self.expired_at = inf
 
     def expire(self, now: float) -> None:
-        self.expired = True
+        self.expired_at = now
 
 
-def test_nobody_is_late_because_we_stood_still() -> None:
-    """After a stall (a paused machine, a throttled container) what has come meanwhile is read first."""
+class ClockedLoop:
+    """An event loop whose time is the test's, and which makes a call when the test says so. `time`: in seconds."""
 
-    async def live() -> Answered:
-        loop = asyncio.get_running_loop()
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.now = 1000.01  # amid a tick of the wheel
+        self.calls: list[tuple[float, Callable[[], None]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.Handle:
+        self.calls.append((seconds, callback))
+        return SimpleNamespace(cancel=lambda: None)  # type: ignore[return-value]
+
+    def play(self, late_s: float = 0.0) -> float:
+        """Make the one call that is planned, late by so many seconds. Returns the delay that was asked for."""
+        ((seconds, call),) = self.calls
+        self.calls.clear()
+        self.now += seconds + late_s
+        call()
+        return seconds
+
+
+@pytest.fixture
+def clocked() -> Iterator[tuple[ClockedLoop, WorkerLoop]]:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        loop: Any = ClockedLoop(runner.get_loop())
         worker_loop = WorkerLoop(loop)
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        with ours, theirs:
-            answered = Answered(ours)
-            loop.add_reader(ours, answered.read)
-            worker_loop.start()
-            worker_loop.wheel.watch(answered, worker_loop.wheel.now + 0.1)
-            theirs.send(b"!")
-            time.sleep(1.0)  # the stall itself
-            rang = asyncio.Event()
-            worker_loop.wheel.watch(Waiting(rang), worker_loop.wheel.now + 0.1)
-            async with asyncio.timeout(30):
-                await rang.wait()
-            loop.remove_reader(ours)
+        worker_loop.start()
+        yield loop, worker_loop
         worker_loop.close()
-        return answered
+
+
+def test_deadlines_are_checked_in_each_tick_and_one_turn_later_after_a_stall(
+    clocked: tuple[ClockedLoop, WorkerLoop],
+) -> None:
+    """A stall is a delay of more than `STALL_S`. One that comes right after another one is waited out no longer."""
+    loop, worker_loop = clocked
+    for late_s, waits in ((0.0, False), (STALL_S - 2 * TICK, False), (STALL_S, True), (1000.0, True)):
+        due = Noted()
+        worker_loop.wheel.watch(due, loop.now)
+        assert loop.play(late_s) == TICK
+        assert (due.expired_at == inf) is waits, late_s
+        assert worker_loop.wheel.now == loop.now
+        if waits:
+            assert loop.play(late_s) == AFTER_STALL_S
+            assert due.expired_at == loop.now
+
+
+def test_nobody_is_late_because_we_stood_still(clocked: tuple[ClockedLoop, WorkerLoop]) -> None:
+    """After a stall (a paused machine, a throttled container) what has come meanwhile is read first."""
+    loop, worker_loop = clocked
+    answered, silent = Noted(), Noted()
+    for each in (answered, silent):
+        worker_loop.wheel.watch(each, loop.now + 0.1)
+    loop.play(late_s=1.0)
+    answered.deadline = inf  # it is read in the turn in between
+    loop.play()
+    assert (answered.expired_at, silent.expired_at) == (inf, loop.now)
+
+
+def test_the_delay_after_a_stall_leaves_a_turn_for_what_has_come() -> None:
+    """uvloop looks at the sockets before it makes a call that is planned for so much later."""
+
+    async def live() -> list[str]:
+        loop = asyncio.get_running_loop()
+        order: list[str] = []
+        called = asyncio.Event()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.send(b"!")
+            loop.add_reader(ours, lambda: (order.append("read"), loop.remove_reader(ours)))
+            loop.call_later(AFTER_STALL_S, lambda: (order.append("called"), called.set()))
+            async with asyncio.timeout(30):
+                await called.wait()
+        return order
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        answered = runner.run(live())
-    assert answered.heard
-    assert not answered.expired
+        assert runner.run(live()) == ["read", "called"]
 
 
 PIECE = bytes(READ_BYTES)
