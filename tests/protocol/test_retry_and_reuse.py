@@ -6,7 +6,6 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from time import sleep
 
 import pytest
 
@@ -220,19 +219,6 @@ def test_a_connection_that_closed_while_idle_is_not_used(lane: Lane, kept: Origi
     client.send(lane.post(b"hello"))
     assert lane.accept().answer().body == b"hello"
     assert client.read_response().status == 200
-
-
-def test_what_must_not_be_lost_is_not_put_on_a_connection_long_idle(lane: Lane, kept: OriginConnection) -> None:
-    """Promise 7: a POST takes a fresh connection; that it passed an old one over does not make that one young."""
-    sleep(1.2)  # longer than "just used"
-    first, second = lane.client(), lane.client()
-    first.send(lane.post(b"first"))
-    upstream = lane.accept()
-    assert upstream.read_request().body == b"first"
-    second.send(lane.post(b"second"))
-    assert lane.origin.accept_next() is not kept
-    upstream.send(OK)
-    assert first.read_response().body == b"ok"
 
 
 @pytest.mark.parametrize("count", [1, 5])
