@@ -173,17 +173,26 @@ def pour(connection: OriginConnection) -> None:
         connection.send(block_of_bytes)
 
 
-def test_a_gib_down_and_a_gib_up(place: Place, tmp_path: Path) -> None:
-    """Through windows and the sockets' buffers: the workers do not grow with it."""
+def pass_a_gib_both_ways(place: Place, directory: Path) -> None:
     place.origin.answer(pour, path=b"/down")
     place.origin.answer(swallow, path=b"/up", whole=False)
-    large = tmp_path / "large"
+    large = directory / "large"
     with large.open("wb") as file:
         file.truncate(GIB)
     quiet = ("--http2-prior-knowledge", "-o", "/dev/null", "-w", "%{size_download}")
+    assert place.curl("main", *quiet, path="/down", timeout=LONG) == str(GIB)
+    assert place.curl("main", "--http2-prior-knowledge", "-T", large, path="/up", timeout=LONG) == "ok"
+
+
+def test_a_gib_down_and_a_gib_up(place: Place, tmp_path: Path) -> None:
+    """Through windows and the sockets' buffers."""
+    pass_a_gib_both_ways(place, tmp_path)
+
+
+@pytest.mark.extended
+def test_the_workers_do_not_grow_with_a_gib_down_and_a_gib_up(place: Place, tmp_path: Path) -> None:
     with Memory(place.gateway) as memory:
-        assert place.curl("main", *quiet, path="/down", timeout=LONG) == str(GIB)
-        assert place.curl("main", "--http2-prior-knowledge", "-T", large, path="/up", timeout=LONG) == "ok"
+        pass_a_gib_both_ways(place, tmp_path)
     assert max(memory.growth.values()) < 32 << 20
 
 
