@@ -120,20 +120,26 @@ def opened(
 @contextlib.contextmanager
 def tunnel(
     gateway: Gateway, path: str, http: str
-) -> Iterator[tuple[Callable[[bytes], None], Callable[[bytes], object]]]:
-    """A connection of which the frames are sent by the first function; the second waits for bytes of the gateway."""
+) -> Iterator[tuple[Callable[[bytes], None], Callable[[bytes], object], Callable[[], None]]]:
+    """A connection of which the frames are sent by the first function; the second waits for bytes of the gateway, and
+    the third ends it.
+    """
     if http == "http1":
         with Client(gateway.address()) as client:
             client.send(b"GET /%b HTTP/1.1\r\n%b" % (path.encode(), HANDSHAKE))
             assert client.read_response_head().status == 101
-            yield client.send, client.read_until
+            yield client.send, client.read_until, client.close
     else:
         with Http2Client(gateway.address()) as over:
             over.begin_plainly()
             pseudo = [*frames.pseudo(b"CONNECT", f"/{path}".encode(), b"a"), (b":protocol", b"websocket")]
             fields = [(b"sec-websocket-version", b"13"), (b"x-api-key", b"key-of-ann")]
             over.send(frames.headers(frames.block(*pseudo, *fields), 1, False))
-            yield partial(over.send_piece, 1), lambda mark: over.wait(lambda: mark in over.answer(1).body, "a frame")
+            yield (
+                partial(over.send_piece, 1),
+                lambda mark: over.wait(lambda: mark in over.answer(1).body, "a frame"),
+                partial(over.send, frames.data(b"", 1)),
+            )
 
 
 def ask(gateway: Gateway, method: str, connection: str, body: bytes = b"", kind: str = JSON) -> tuple[int, Any]:
@@ -550,7 +556,7 @@ def test_a_drain_closes_and_tells_the_back_end(back_end: EventBackend, tmp_path:
 def test_a_drain_waits_for_accepted_messages(back_end: EventBackend, tmp_path: Path, path: str, http: str) -> None:
     """The client's connection ends after `$disconnect`, although both close frames have passed before."""
     with Gateway({**configuration(back_end), "workers": 1}, tmp_path) as gateway, tunnel(gateway, path, http) as client:
-        send, received_so_far = client
+        send, received_so_far, end = client
         event = back_end.next()
         protocol = ClientProtocol(parse_uri("ws://a/"), state=State.OPEN)
         protocol.send_text(message("held").encode())
@@ -570,6 +576,7 @@ def test_a_drain_waits_for_accepted_messages(back_end: EventBackend, tmp_path: P
         record = gateway.wait_for_record(route=path)
         assert [each.split()[2] for each in record["subrequests"].split(", ")] == ["200"] * 4
         assert (record["websocket"]["closed_by"], record["websocket"]["close_code"]) == ("gateway", 1001)
+        end()  # else the gateway waits for that
         gateway.wait()
 
 
