@@ -235,13 +235,22 @@ FAILS: Mapping[str, tuple[Mapping[str, Change], str]] = {
 }
 
 
+def ends_preflights_soon(file: Path) -> Mapping[str, Change]:
+    """Changes of a version that waits for a preflight for a second, not for a minute, while there is this file."""
+    limit = "time.monotonic() + PREFLIGHT_S"
+    shorter = f"time.monotonic() + (1.0 if os.path.exists({str(file)!r}) else PREFLIGHT_S)"
+    return {"runtime/supervisor/upgrade.py": (limit, shorter)}
+
+
 @pytest.mark.parametrize("fault", FAILS)
 def test_a_version_that_cannot_serve_changes_nothing(
     tmp_path: Path, record_property: Callable[[str, object], None], fault: str
 ) -> None:
     """The log says why in one line; a reload and a better version are possible afterwards."""
     changes, why = FAILS[fault]
-    with upgradable(tmp_path) as gateway:
+    impatient = tmp_path / "impatient"
+    with upgradable(tmp_path, ends_preflights_soon(impatient) if fault == "hangs" else None) as gateway:
+        impatient.touch()
         before = gateway.serving()
         gateway.installed.put(changes)
 
@@ -254,6 +263,7 @@ def test_a_version_that_cannot_serve_changes_nothing(
             gateway.change(routes=answering("v2"))
             assert await asyncio.to_thread(gateway.reload) == "reloaded: generation 2 on 2/2 workers"
             assert gateway.answer() == (200, b"v2")
+            impatient.unlink()
             gateway.installed.put()
             await asyncio.to_thread(gateway.upgrade)
             assert gateway.asked()["generation"] == 2
