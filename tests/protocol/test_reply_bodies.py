@@ -7,7 +7,6 @@ import http.client
 import os
 import random
 import socket
-import ssl
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -245,14 +244,12 @@ def test_who_leaves_in_the_middle_has_nothing_kept_open(place: Place, listener: 
         answer = connection.getresponse()
         assert answer.status == 200
         assert answer.read(10_000)
-        assert connection.sock is not None or listener
-        raw: socket.socket | ssl.SSLSocket | None = connection.sock
-        if raw is not None:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         answer.close()
         connection.close()
         if wanted:
             wait_until(lambda: place.noted().count(wanted) > before, "the iterator to be closed")  # noqa: B023
+            assert place.noted().count(wanted) == before + 1
     wait_until(lambda: descriptors(place) == 0, "the file to be closed")
 
 
