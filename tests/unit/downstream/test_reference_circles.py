@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.certificates import Certificates
+from tests.support.collector import garbage
 from tests.support.on_loop import on_loop, until
-from tests.unit.downstream.test_retiring import GET, OK, Node, Taken, no_collector, serving
-
-OURS = "fastgw."
-
-
-@contextmanager
-def garbage() -> Iterator[list[str]]:
-    """The types of ours that the collector finds at the end of the block, and nobody before it.
-
-    Of objects from before the block it finds none: some of earlier tests may be let go of meanwhile.
-    """
-    found: list[str] = []
-    with no_collector():
-        gc.freeze()
-        try:
-            yield found
-            gc.set_debug(gc.DEBUG_SAVEALL)
-            gc.collect()
-            found += [each.__qualname__ for each in map(type, gc.garbage) if each.__module__.startswith(OURS)]
-        finally:
-            gc.set_debug(0)
-            gc.garbage.clear()
-            gc.unfreeze()
-            gc.collect()
+from tests.unit.downstream.test_retiring import GET, OK, Node, Taken, serving
 
 
 async def kept_alive(node: Node, client: Taken) -> None:

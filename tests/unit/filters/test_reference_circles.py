@@ -21,10 +21,10 @@ from fastgw.gateway.compiler import building, compile
 from fastgw.gateway.tables import dismantling
 from fastgw.routing.table import at_once
 from tests.support.bookstore import api
+from tests.support.collector import no_collector
 from tests.support.generations import load_document, plan_after
 from tests.support.memory import SERVICE
 from tests.support.tokens import key_set, signer
-from tests.unit.downstream.test_retiring import no_collector
 
 PACKAGE = Path(__file__).parents[3] / "examples" / "filter_package"
 JWKS = {"issuer": "https://idp.test", "audiences": ["a"], "algorithms": ["RS256"], "jwks_uri": "https://idp.test/keys"}
@@ -437,7 +437,6 @@ def garbage_of(configuration: Config, other: Config) -> list[str]:
     for _ in range(2):  # what is made once, when something is looked at for the first time, is no leak
         left: list[str] = []
         with no_collector():
-            gc.freeze()  # what was there before is not looked through each time
             base = compile(configuration, 1, GENERATED_FILES)
             new = at_once(building(plan_after(configuration, other, GENERATED_FILES), 1, base))
             at_once(dismantling(base, new))

@@ -22,9 +22,8 @@ from fastgw.helper_processes import pool as pools
 from fastgw.helper_processes.pool import HelperBusy, HelperDied, HelperError, HelperFailed, HelperLate, HelperPool
 from fastgw.helper_processes.program import MOST_BYTES, Program
 from fastgw.helper_processes.shared_pool import SharedPool
-from tests.support.collector import no_collector
+from tests.support.collector import garbage, no_collector
 from tests.support.on_loop import turns
-from tests.unit.downstream.test_reference_circles import garbage
 
 ROOT = Path(__file__).parents[3]
 T = TypeVar("T")

@@ -13,10 +13,10 @@ import pytest
 from fastgw.config.settings.gateway import Config
 from fastgw.helper_processes import pool as pools
 from fastgw.helper_processes.program import FAILED, READY, RESULT
+from tests.support.collector import garbage
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE
 from tests.support.on_loop import on_loop, until
-from tests.unit.downstream.test_reference_circles import garbage
 from tests.unit.downstream.test_retiring import Node
 
 BODY = b'{"a":"%b"}' % (b"x" * 200_000)

@@ -44,6 +44,7 @@ def test_work_is_done_in_turns() -> None:
     assert done.stdout.splitlines() == ["0.0", *("True 3", "0.0 0") * 2, "0.0", "True"]
 
 
+@pytest.mark.extended
 def test_work_in_plain_python_is_one_turn() -> None:
     environment = {"FASTGW_PURE_PYTHON": "1"}
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, env=environment)

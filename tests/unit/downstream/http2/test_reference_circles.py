@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from fastgw.downstream.http2.connection import SPARE_STREAMS
+from tests.support.collector import garbage
 from tests.support.http2 import frames
 from tests.support.memory import Plane, Wire
 from tests.unit.downstream.http2.test_tunnels import HTTP2, begins, data_on, ends_of
-from tests.unit.downstream.test_reference_circles import garbage
 
 pytestmark = pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
 

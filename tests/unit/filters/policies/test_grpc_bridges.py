@@ -11,9 +11,9 @@ from fastgw.filters.api import Bounded, Filter, Hooks
 from fastgw.filters.policies.grpc_bridges import ConnectRpc, GrpcWeb
 from fastgw.http.grpc.status import TO_HTTP, GrpcStatus
 from fastgw.testing import ConfigError, configured, run
+from tests.support.collector import garbage
 from tests.support.memory import Plane
 from tests.support.table import for_each
-from tests.unit.downstream.test_reference_circles import garbage
 from tests.unit.pipeline.test_body_hooks import filter_of
 
 WEB, TEXT = b"application/grpc-web+proto", b"application/grpc-web-text+proto"

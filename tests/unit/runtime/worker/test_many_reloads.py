@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvloop
 
 from fastgw.config import Loaded, load_text
@@ -155,6 +156,7 @@ async def reloaded(documents: list[Loaded]) -> list[tuple[int, int]]:
     return told
 
 
+@pytest.mark.extended
 def test_a_thousand_reloads_with_every_filter_changed(tmp_path: Path) -> None:
     """Who leaves a circle leaves it for ever: what serves is frozen, and no collector sees it."""
     sample_files(tmp_path)

@@ -8,8 +8,8 @@ import pytest
 
 from fastgw.filters.policies.grpc_transcode import conversions, transcoder
 from tests.support.bookstore import api, message
+from tests.support.collector import garbage
 from tests.support.memory import Plane
-from tests.unit.downstream.test_reference_circles import garbage
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n\r\n"
 OK = b"0\r\ngrpc-status: 0\r\n\r\n"
