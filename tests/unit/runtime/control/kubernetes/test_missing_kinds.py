@@ -121,8 +121,9 @@ async def watched(cluster: ClusterStandIn, folder: Path) -> AsyncIterator[Polici
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClusterStandIn]:
-    """One policy; whether a missing kind has appeared is asked often."""
+    """One policy. A list that has failed is tried again soon; whether a missing kind has appeared is asked often."""
     monkeypatch.setattr(watch, "MISSING_S", 0.05)
+    monkeypatch.setattr(watch, "SOON_S", 0.02)
     with ClusterStandIn() as cluster:
         cluster.put(policy("auth", {"key_auth": {}}, "cart"))
         yield cluster
