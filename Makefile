@@ -15,7 +15,7 @@ PROGRESS := sed -un 's/^Collecting \([A-Za-z0-9._-]*\).*/      \1/p'
 SOURCES := fastgw tests bench docs setup.py
 TWIN_SOURCES := $(shell find fastgw -name '_*.pyx' -o -name '*.pxd' -o -name '_*.h')
 # How many tests run at once: they wait a good deal.
-WORKERS ?= $(shell echo $$((2 * $$(nproc))))
+WORKERS ?= $(shell echo $$((3 * $$(nproc))))
 # What is tested once more without the compiled twins, by `make test-all`.
 TWICE := tests/protocol tests/unit/http tests/unit/observe tests/unit/pipeline tests/unit/routing/test_table.py \
   tests/unit/eventloop/test_timer_wheel.py tests/unit/eventloop/test_tls_transport.py tests/unit/package/test_compiled.py

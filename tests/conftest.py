@@ -116,13 +116,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 # Files that take the longest, in this order. A file is one process's: the last to begin would keep all others waiting.
 LONG = (
-    "test_packaging.py",
     "test_sanitized.py",
-    "test_dashboard.py",
     "test_upgrade.py",
+    "test_packaging.py",
+    "test_dashboard.py",
     "test_supervision.py",
-    "test_processes.py",
-    "test_cli.py",
+    "test_memory.py",
+    "test_systemd.py",
+    "test_websocket_filter.py",
+    "test_docs.py",
+    "test_subrequests.py",
+    "test_redacted_problems.py",
     "test_cells_processes.py",
     "test_memory_of_reloads.py",
 )

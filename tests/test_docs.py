@@ -297,6 +297,7 @@ def test_the_files_of_the_tutorial_are_the_package():
     assert files == {name: (PACKAGE / name).read_text() for name in files}
 
 
+@pytest.mark.extended
 def test_what_the_tutorial_shows_is_what_happens(tmp_path):
     """Installed beside everything else, into a folder of its own."""
     site = tmp_path / "site"

@@ -141,6 +141,7 @@ def test_racing_processes_never_exceed_the_limit():
     assert shared.total(word) == 0
 
 
+@pytest.mark.extended
 def test_processes_that_are_killed_anywhere_leave_whole_words_behind():
     run_in_small_process(kill_anywhere)
 
