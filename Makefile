@@ -78,10 +78,10 @@ endef
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 18
 
-setup: .venv/.installed .venv/.compiled  ## make .venv with everything: .venv/bin/fastgw
+setup: .venv/.runtime .venv/.installed .venv/.compiled  ## make .venv with everything: .venv/bin/fastgw
 
-# What running takes, and what compiles it. Each step says what it does: none takes longer than a few seconds in silence.
-.venv/.runtime: pyproject.toml
+# What compiles, and what running takes. Each step says what it does: none takes longer than a few seconds in silence.
+.venv/.builder: pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON); name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "fastgw needs Python 3.11 or later, and $(PYTHON) is %d.%d; name another: make PYTHON=python3.11" % sys.version_info[:2])'
@@ -89,9 +89,13 @@ setup: .venv/.installed .venv/.compiled  ## make .venv with everything: .venv/bi
 	  'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); $(call install,$$missing,$(PYTHON))
 	@echo "[1/3] creating .venv with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv .venv
-	@echo "[2/3] installing the packages that fastgw runs on"
 	@$(PIP) 'setuptools>=77.0.3' 'Cython>=3.1' | $(PROGRESS)
-	@FASTGW_PURE_PYTHON=1 $(PIP) --no-build-isolation --editable . | $(PROGRESS)
+	@touch $@
+
+# Installed while the modules are compiled, which takes longer. Bytecode is made of what is imported, when it is.
+.venv/.runtime: pyproject.toml | .venv/.builder
+	@echo "[2/3] installing the packages that fastgw runs on"
+	@FASTGW_PURE_PYTHON=1 $(PIP) --no-compile --no-build-isolation --editable . | $(PROGRESS)
 	@touch $@
 
 .venv/.installed: pyproject.toml | .venv/.runtime
@@ -100,7 +104,7 @@ setup: .venv/.installed .venv/.compiled  ## make .venv with everything: .venv/bi
 	@touch $@
 
 # The compiled twins, where a compiler finds what it needs. Where none does, that is looked for anew each time.
-.venv/.compiled: setup.py $(TWIN_SOURCES) | .venv/.runtime
+.venv/.compiled: setup.py $(TWIN_SOURCES) | .venv/.builder
 	@headers=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
 	can_compile() { echo '#include <Python.h>' | $${CC:-gcc} -I"$$headers" -E - >/dev/null 2>&1; }; \
 	has_http2() { echo '#include <nghttp2/nghttp2.h>' | $${CC:-gcc} -E - >/dev/null 2>&1; }; \
@@ -115,7 +119,8 @@ setup: .venv/.installed .venv/.compiled  ## make .venv with everything: .venv/bi
 	  echo "WARNING: to have it compiled, on Debian: sudo apt-get install $$missing" >&2; \
 	fi
 
-run: .venv/.compiled  ## run the gateway in front of a demo service, on port 8080 (LISTEN=127.0.0.1:8080)
+run:  ## run the gateway in front of a demo service, on port 8080 (LISTEN=127.0.0.1:8080)
+	@$(MAKE) --jobs=2 .venv/.runtime .venv/.compiled
 	@$(BIN)/fastgw demo --listen $(LISTEN)
 
 lint: .venv/.installed  ## ruff and mypy --strict
@@ -123,7 +128,7 @@ lint: .venv/.installed  ## ruff and mypy --strict
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy --strict fastgw bench
 
-words: .venv/.runtime  ## advise on names, docstrings, messages and pages that are not in the field's standard terms
+words: .venv/.builder  ## advise on names, docstrings, messages and pages that are not in the field's standard terms
 	$(BIN)/python -m tests.words
 
 # Debian packages without a program that tests run with, each as file=package.

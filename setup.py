@@ -63,7 +63,16 @@ class Build(build_ext):
             self.extensions = []
         for twin in self.extensions:
             twin.optional = optional
+        self.extensions.sort(key=lambda twin: -Path(twin.sources[0]).stat().st_size)  # no large one is the last to end
+        self.left, self.announces = len(self.extensions), not optional  # `run` clears `inplace` meanwhile
         super().run()
+
+    def build_extension(self, ext: Extension) -> None:
+        """Build one module and, in place, report it: nobody watches a silent terminal for half a minute."""
+        super().build_extension(ext)
+        self.left -= 1
+        if self.announces:
+            print(f"      {ext.name} ({self.left} left)", flush=True)
 
 
 def modules() -> list[Extension]:

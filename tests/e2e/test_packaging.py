@@ -491,7 +491,7 @@ def test_a_build_goes_on_without_a_compiler_and_one_in_place_says_why_not(tmp_pa
 
 
 def test_translating_to_c_says_nothing_but_what_is_wrong(tmp_path: Path) -> None:
-    """`make run` prints three steps."""
+    """`make run` prints its steps and what is compiled, and nothing else."""
     shutil.copy(ROOT / "setup.py", tmp_path)
     package = tmp_path / "fastgw"
     package.mkdir()
