@@ -183,6 +183,7 @@ def running(config: dict[str, Any], folder: Path) -> Iterator[Gateway]:
         gateway.stop()
 
 
+@pytest.mark.extended
 def test_the_statsd_server_of_etsy_reads_every_line(tmp_path: Path) -> None:
     with EtsyServer(tmp_path) as server:
         push = {"statsd": {"address": f"127.0.0.1:{server.port}", "interval": "1s"}}
