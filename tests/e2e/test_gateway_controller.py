@@ -258,7 +258,6 @@ def test_kubectl_deploys_the_manifests_and_shows_what_the_guide_says(
         cluster.remove(kind, "shop/shown")
 
 
-@pytest.mark.landing
 def test_the_objects_of_the_guide_lead_to_the_first_request(
     controller: Controller, cluster: ClusterStandIn, backend: Nginx, tmp_path: Path
 ) -> None:

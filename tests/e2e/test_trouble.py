@@ -18,6 +18,7 @@ def dropped(gateway: Gateway) -> int:
     return sum(int(float(line.split()[-1])) for line in metrics if line.startswith("fastgw_log_records_dropped_total"))
 
 
+@pytest.mark.landing
 @pytest.mark.parametrize("sink", ["{directory}/missing/access.log", "{directory}"])
 def test_without_a_place_for_its_access_log_nothing_starts(nginx: Nginx, tmp_path: Path, sink: str) -> None:
     """What can be seen beforehand is told before anybody is served: exit 3, where and why."""
@@ -28,7 +29,6 @@ def test_without_a_place_for_its_access_log_nothing_starts(nginx: Nginx, tmp_pat
         Gateway(config, tmp_path)
 
 
-@pytest.mark.landing
 def test_an_access_log_that_cannot_be_written(nginx: Nginx, tmp_path: Path) -> None:
     """All is served; the lines are counted as dropped, and it is said once per worker, not per line."""
     sink = "/dev/full"
@@ -41,7 +41,6 @@ def test_an_access_log_that_cannot_be_written(nginx: Nginx, tmp_path: Path) -> N
         assert 1 <= len(complaints) <= 2, complaints
 
 
-@pytest.mark.landing
 def test_one_full_log_leaves_the_other_whole(nginx: Nginx, tmp_path: Path) -> None:
     """Each log has its own trouble."""
     logs = [{"sink": "/dev/full"}, {"sink": str(tmp_path / "access.log"), "format": "combined"}]
