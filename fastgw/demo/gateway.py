@@ -32,8 +32,9 @@ from fastgw.operator_log import STDERR, notice
 from fastgw.runtime.node.bound_addresses import Bound
 from fastgw.runtime.node.child_slots import Work
 
-DOCS: Final = Path(__file__).parents[2] / "docs"
-"""Documentation, where the package lies in a clone of the repository."""
+CLONE: Final = Path(__file__).parents[2]
+"""Folder of the repository, where the package lies in a clone; else that of installed packages."""
+IS_CLONE: Final = (CLONE / "mkdocs.yml").is_file()
 PUBLIC: Final = "demo"
 """Listener of the visitors."""
 SAMPLE: Final = "sample"
@@ -52,7 +53,7 @@ def demo(address: Address, workers: int | Literal["auto"]) -> Iterator[tuple[Con
         listening.listen()
         sample, dashboard = os.path.join(directory, "sample.sock"), os.path.join(directory, "dashboard")
         configuration = _configuration(address, sample, path, workers)
-        service = partial(run_service, listening, sample, dashboard, DOCS.is_dir())
+        service = partial(run_service, listening, sample, dashboard, IS_CLONE)
         yield configuration, service, partial(announce, dashboard)
 
 
@@ -73,7 +74,7 @@ def _configuration(address: Address, sample: str, origin: str, workers: int | Li
             Route(name="users", paths=("/users/{id}",), upstream="origin"),
             Route(name="orders", paths=("/orders/{id}",), upstream="origin"),
             Route(name="limited", paths=("/limited",), upstream="origin", filters=limited),
-            *([_docs()] if DOCS.is_dir() else []),
+            *([_docs()] if IS_CLONE else []),
             Route(name="demo", upstream="origin"),
         ),
     )
@@ -86,7 +87,7 @@ def _docs() -> Route:
         name="docs",
         paths=(r"~^/docs/.*\.md$",),
         strip_prefix="/docs",
-        files=Files(root=str(DOCS)),
+        files=Files(root=str(CLONE / "docs")),
         filters=MappingProxyType({"headers": FilterUse("headers", "headers", plain)}),
     )
 
