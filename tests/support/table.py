@@ -29,7 +29,7 @@ def for_each(names: str | Sequence[str], rows: Iterable[Any]) -> Callable[[Calla
                 row = dict(zip(wanted, values, strict=True))
                 try:
                     test(**given, **row)
-                except (Exception, pytest.fail.Exception) as error:
+                except (Exception, pytest.fail.Exception, BaseExceptionGroup) as error:
                     error.add_note(f"in the row {row!r}")
                     failed.append(error)
             if failed:
