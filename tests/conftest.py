@@ -145,6 +145,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None, None, None]:
+    """Of several processes pytest knows how many files they have: no test at all is an error here as well."""
+    yield
+    told = session.config.pluginmanager.get_plugin("terminalreporter")
+    if told is None or session.config.option.dist == "no" or exitstatus != pytest.ExitCode.OK:
+        return
+    if not any(told.stats.get(outcome) for outcome in ("passed", "skipped", "xfailed")):
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Whoever runs the tests for a change has all that they need: what is skipped then was not tested."""
     report = yield

@@ -2,12 +2,12 @@
 
 xdist hands out numbers of tests, and each worker collects all tests to know them: 9 s of processor time for each of
 four workers. Here the numbers are those of files. A worker collects a file before the tests of the one before it run,
-so that pytest sees what comes next, and what a session shares lives to its end.
+so that pytest sees what comes next, and what a session shares lives to its end. If a worker ends at the import of a
+file, xdist therefore names the one before it.
 """
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Iterator, Sequence
 from itertools import chain, zip_longest
@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from _pytest.runner import collect_one_node
 from xdist.remote import WorkerInteractor
+
+from tests.support.collector import freeze_what_is_there
 
 
 def files_below(node: pytest.Item | pytest.Collector) -> Iterator[pytest.Item | pytest.Collector]:
@@ -52,42 +54,41 @@ class FileByFile:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Name the files to xdist."""
-        session.items = self._files  # type: ignore[assignment]
+        """Name the files to xdist; none, if what the command line names is not there."""
+        session.items = self._files or []  # type: ignore[assignment]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run the tests of each file whose number comes."""
         interactor = self._interactor
         interactor.channel.setcallback(interactor.handle_command, endmarker=("shutdown", {}))
-        number = interactor.torun.get()
-        items = self._collect(session, number)
-        while isinstance(number, int):
-            following = interactor.torun.get()
-            next_items = self._collect(session, following)
+        number, items = self._next_file(session)
+        while items:
+            next_number, next_items = self._next_file(session)
             session.items = items
             begun_at = time.perf_counter()
             what_follows = [*items[1:], next_items[0] if next_items else None]
-            for interactor.item_index, (item, nextitem) in enumerate(zip(items, what_follows, strict=False)):
+            for interactor.item_index, (item, nextitem) in enumerate(zip(items, what_follows, strict=True)):
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
                 if session.shouldfail or session.shouldstop:
                     return True
-            duration = time.perf_counter() - begun_at
-            interactor.sendevent("runtest_protocol_complete", item_index=number, duration=duration)
-            number, items = following, next_items
+            self._tell_complete(number, time.perf_counter() - begun_at)
+            number, items = next_number, next_items
         return True
 
-    def _collect(self, session: pytest.Session, number: Any) -> list[pytest.Item]:
-        """Return the tests of a file. `number`: its number, or xdist's mark of the end."""
-        if not isinstance(number, int) or self._files is None:
-            return []
-        items = [*session.genitems(self._files[number])]
-        session.config.hook.pytest_collection_modifyitems(session=session, config=session.config, items=items)
-        # PERF: what files import stays: no collection of a test walks it. 110 s of processor time less for `make test`
-        # (CPython 3.11). What the tests before have left is collected: nothing of theirs stays as well.
-        gc.collect()
-        gc.freeze()
-        return items
+    def _next_file(self, session: pytest.Session) -> tuple[int, list[pytest.Item]]:
+        """Return number and tests of the next file of which tests are selected; no tests at the end."""
+        while self._files is not None and isinstance(number := self._interactor.torun.get(), int):
+            items = [*session.genitems(self._files[number])]
+            session.config.hook.pytest_collection_modifyitems(session=session, config=session.config, items=items)
+            freeze_what_is_there()
+            if items:
+                return number, items
+            self._tell_complete(number, 0.0)
+        return -1, []
+
+    def _tell_complete(self, number: int, duration: float) -> None:
+        self._interactor.sendevent("runtest_protocol_complete", item_index=number, duration=duration)
 
     def _in_order(self, files: list[Any]) -> list[Any]:
         """Return files in the order in which they are handed out: the longest first, then the largest.
