@@ -149,7 +149,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
     """Of several processes pytest knows how many files they have: no test at all is an error here as well."""
     yield
     told = session.config.pluginmanager.get_plugin("terminalreporter")
-    if told is None or session.config.option.dist == "no" or exitstatus != pytest.ExitCode.OK:
+    is_distributed = getattr(session.config.option, "dist", "no") != "no"
+    if told is None or not is_distributed or exitstatus != pytest.ExitCode.OK:
         return
     if not any(told.stats.get(outcome) for outcome in ("passed", "skipped", "xfailed")):
         session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
