@@ -259,7 +259,7 @@ def test_what_is_under_way_at_a_target_counts_for_all_workers_and_ends_with_its_
             assert held[1].read_response().body == b"slow"
 
 
-@pytest.mark.extended  # on a busy machine each target is slow; with a clock: tests/unit/upstream/load_balancing
+# On a busy machine each target is slow; with a clock: tests/unit/upstream/load_balancing
 def test_a_slow_target_is_noticed_with_its_first_answer(tmp_path: Path) -> None:
     with targets(2) as origins, balanced(tmp_path, origins, workers=1, algorithm="latency") as gateway:
         slow = holding(origins["a"], lambda connection: time.sleep(0.5))

@@ -185,12 +185,7 @@ def pass_a_gib_both_ways(place: Place, directory: Path) -> None:
 
 
 def test_a_gib_down_and_a_gib_up(place: Place, tmp_path: Path) -> None:
-    """Through windows and the sockets' buffers."""
-    pass_a_gib_both_ways(place, tmp_path)
-
-
-@pytest.mark.extended
-def test_the_workers_do_not_grow_with_a_gib_down_and_a_gib_up(place: Place, tmp_path: Path) -> None:
+    """Through windows and the sockets' buffers: the workers do not grow with it."""
     with Memory(place.gateway) as memory:
         pass_a_gib_both_ways(place, tmp_path)
     assert max(memory.growth.values()) < 32 << 20

@@ -23,10 +23,7 @@ from tests.support.client import connect
 from tests.support.gateway import Gateway, wait_until
 from tests.support.resident import Memory
 
-pytestmark = [
-    pytest.mark.extended,  # the memory that is held differs with the machine; test_streaming.py counts what is sent
-    pytest.mark.usefixtures("new_programs"),  # what was forked shares pages, which count as its own
-]
+pytestmark = pytest.mark.usefixtures("new_programs")  # what was forked shares pages, which count as its own
 
 MIB = 1 << 20
 GIB = 1 << 30

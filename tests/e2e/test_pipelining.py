@@ -127,7 +127,7 @@ async def flood(address: str, tls: ssl.SSLContext | None, at_once: bool) -> int:
     return other.result()
 
 
-@pytest.mark.extended  # memory and others' share of the time: tests/protocol/test_streaming.py measures neither
+# Memory and others' share of the time: tests/protocol/test_streaming.py measures neither
 @pytest.mark.parametrize(
     ("way", "at_once"),
     [("plain", True), ("plain", False), ("secured", True), ("uncompiled", True)],

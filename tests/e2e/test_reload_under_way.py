@@ -26,7 +26,7 @@ LARGE = 1024 * MIB
 """Of a body that several reloads happen to; it takes some seconds."""
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 ASKING = b"GET /socket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-PATIENCE = 600.0
+KEPT_OPEN_S = 600.0
 RELOADS = 150
 EARLY = 40
 ARENA = 1 << 20
@@ -36,7 +36,7 @@ ARENA = 1 << 20
 @pytest.fixture
 def origin() -> Iterator[Origin]:
     """It keeps connections open however long reloads take."""
-    with Origin(deadline=PATIENCE) as origin:
+    with Origin(deadline=KEPT_OPEN_S) as origin:
         yield origin
 
 
@@ -174,7 +174,7 @@ def queued(gateway: Reloadable) -> int:
 @pytest.mark.landing
 def test_an_upstream_that_stays_as_it_is_keeps_its_connections(tmp_path: Path, origin: Origin) -> None:
     origin.serve()
-    kept = {"max_idle": 1, "idle_timeout": f"{PATIENCE:.0f}s"}  # else it is closed where the load needs none
+    kept = {"max_idle": 1, "idle_timeout": f"{KEPT_OPEN_S:.0f}s"}  # else it is closed where the load needs none
     with Reloadable(before(origin, pool=kept), tmp_path) as gateway:
         for number in range(5):
             assert ask(gateway.address(), "/").body == b"ok"
@@ -298,7 +298,6 @@ def test_many_reloads_leave_no_descriptor_behind(tmp_path: Path, origin: Origin)
             )
 
 
-@pytest.mark.extended
 def test_many_reloads_leave_no_memory_behind(tmp_path: Path, origin: Origin) -> None:
     origin.serve()
     with Reloadable(before(origin), tmp_path) as gateway:
