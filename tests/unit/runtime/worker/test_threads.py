@@ -14,16 +14,20 @@ from fastgw.runtime.worker import worker
 
 def test_a_thread_gives_the_lock_to_the_event_loop_before_it_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """The default of 5 ms is as long as a turn of the loop may take, and a turn may ask for it several times."""
-    before = sys.getswitchinterval()
-    found: list[float] = []
+    before, found = sys.getswitchinterval(), list[float]()
 
     def run(live: Coroutine[Any, Any, None]) -> None:
         live.close()
         found.append(sys.getswitchinterval())
 
-    monkeypatch.setattr(worker, "run_child_loop", run)
-    nothing = SimpleNamespace(enable=lambda *_: None, register=lambda *_: None)
-    monkeypatch.setattr(worker, "faulthandler", nothing)
+    nothing = SimpleNamespace(enable=lambda *_: None, register=lambda *_: None, set_threshold=lambda *_: None)
+    for name, instead in {
+        "run_child_loop": run,
+        "run_when_woken": lambda: True,  # this process goes on
+        "faulthandler": nothing,
+        "gc": nothing,
+    }.items():
+        monkeypatch.setattr(worker, name, instead)
     try:
         worker.run_worker(cast(Any, SimpleNamespace(gateway=lambda: None)), cast(Any, None))
     finally:
