@@ -3,22 +3,20 @@
 The kernel gives a port that was just closed to the next socket. If a gateway of another test still tries to reach
 what had listened there, its request comes to the wrong test.
 
-Each process claims a block of ports when it needs the first one, by a lock on a file in the temporary directory. So
-any number of processes, and of runs on one machine, have blocks of their own; a process gives its block back by ending.
+Each process claims a block of ports when it needs the first one, by an abstract Unix socket of the block's name. So any
+number of processes, and of runs on one machine, have blocks of their own, in each network namespace; a process gives
+its block back by ending.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import os
 import socket
-import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
-from pathlib import Path
 
+NAME = "fastgw-tests-ports"
 EACH = 512
 BLOCKS: Sequence[range] = [
     range(first, first + EACH) for first in (*range(20_000, 32_768 - EACH, EACH), *range(61_000, 65_536 - EACH, EACH))
@@ -35,44 +33,34 @@ class NoBlockLeft(Exception):
 class Block:
     """Block of ports that is this process's until `release`, or until the process has ended, however it ends."""
 
-    def __init__(self, ports: range, lock: int) -> None:
+    def __init__(self, ports: range, claim: socket.socket) -> None:
         self.ports = ports
-        self._lock = lock
+        self._claim = claim
         begin = os.getpid() % len(ports)  # a block that another process has given back does not begin with its ports
         self._turn = cycle([*ports[begin:], *ports[:begin]])
 
     def release(self) -> None:
-        os.close(self._lock)
+        self._claim.close()
 
     def next_ports(self) -> Iterator[int]:
         """All ports of the block, beginning with the one whose turn it is."""
         return islice(self._turn, len(self.ports))
 
 
-def claim_block(folder: Path, blocks: Sequence[range] = BLOCKS) -> Block:
-    """Claim a block that no process has. Raises `NoBlockLeft`."""
+def claim_block(name: str, blocks: Sequence[range] = BLOCKS) -> Block:
+    """Claim a block that no process has claimed by this name. Raises `NoBlockLeft`."""
     begin = os.getpid() % len(blocks)
     for ports in (*blocks[begin:], *blocks[:begin]):
-        lock = _open(folder / f"fastgw-tests-ports-{ports[0]}.lock")
+        claim = socket.socket(socket.AF_UNIX)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-        except BaseException:
-            os.close(lock)
-            raise
+            claim.bind(f"\0{name}-{ports[0]}")
+        except OSError as error:
+            claim.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
         else:
-            return Block(ports, lock)
-    raise NoBlockLeft(
-        f"all {len(blocks)} blocks of ports for tests are in use: see who holds {folder}/fastgw-tests-ports-*.lock"
-    )
-
-
-def _open(path: Path) -> int:
-    """Open a file that may be another user's, who created it in a directory of everybody."""
-    with contextlib.suppress(FileNotFoundError):
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            return Block(ports, claim)
+    raise NoBlockLeft(f"all {len(blocks)} blocks of ports for tests are in use: see who has @{name}-* (ss -xap)")
 
 
 _block: Block | None = None
@@ -81,7 +69,7 @@ _block: Block | None = None
 def _own_block() -> Block:
     global _block
     if _block is None:
-        _block = claim_block(Path(tempfile.gettempdir()))
+        _block = claim_block(NAME)
     return _block
 
 

@@ -16,19 +16,19 @@ from tests.support.own_ports import BLOCKS, NoBlockLeft, claim_block, listen_on_
 
 CLAIM = """
 import sys
-from pathlib import Path
 from tests.support.own_ports import claim_block
 
-block = claim_block(Path(sys.argv[1]), [range(1, 9), range(9, 17)])
+block = claim_block(sys.argv[1], [range(1, 9), range(9, 17)])
 print(block.ports[0], flush=True)
 sys.stdin.read()
 """
 
 # Whose parent gives its block back while the forked process lives, and claims it once more.
 FORK = """
-import os
+import os, sys
 from tests.support import own_ports
 
+own_ports.NAME = sys.argv[1]
 before = own_ports._own_block().ports[0]
 told, tell = os.pipe()
 waits, end = os.pipe()
@@ -47,10 +47,10 @@ os.waitpid(pid, 0)
 
 
 @contextmanager
-def claiming(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def claiming(name: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A process that has claimed one of two blocks, and the first port of the block."""
     with subprocess.Popen(
-        [sys.executable, "-c", CLAIM, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CLAIM, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         try:
@@ -59,33 +59,32 @@ def claiming(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
             process.kill()
 
 
-def test_no_two_processes_have_a_block_and_one_that_is_killed_gives_it_back(tmp_path: Path) -> None:
+def test_no_two_processes_have_a_block_and_one_that_is_killed_gives_it_back() -> None:
+    name = f"fastgw-tests-{os.getpid()}-two"
     both = [range(1, 9), range(9, 17)]
-    with claiming(tmp_path) as (first, one), claiming(tmp_path) as (_, other):
+    with claiming(name) as (first, one), claiming(name) as (_, other):
         assert {one, other} == {1, 9}
         with pytest.raises(NoBlockLeft, match=r"^all 2 blocks of ports for tests are in use: "):
-            claim_block(tmp_path, both)
+            claim_block(name, both)
         first.send_signal(signal.SIGKILL)
         first.wait()
-        block = claim_block(tmp_path, both)
+        block = claim_block(name, both)
         assert block.ports[0] == one
         block.release()
 
 
-def test_a_forked_process_has_a_block_of_its_own_and_keeps_none_of_its_parent(tmp_path: Path) -> None:
+def test_a_forked_process_has_a_block_of_its_own_and_keeps_none_of_its_parent() -> None:
     """The parent may end before it, and its block is another process's then."""
-    apart = {**os.environ, "TMPDIR": str(tmp_path)}
-    told = subprocess.run(
-        [sys.executable, "-c", FORK], env=apart, capture_output=True, text=True, timeout=60, check=True
-    )
+    command = [sys.executable, "-c", FORK, f"fastgw-tests-{os.getpid()}-fork"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     before, forked, freed = told.stdout.split()
     assert forked not in (before, freed)
     assert freed == before
 
 
-def test_the_ports_of_a_block_take_turns(tmp_path: Path) -> None:
+def test_the_ports_of_a_block_take_turns() -> None:
     """None is the next one's as well, for as long as there are others."""
-    block = claim_block(tmp_path, [range(1, 9)])
+    block = claim_block(f"fastgw-tests-{os.getpid()}-turns", [range(1, 9)])
     assert sorted(next(block.next_ports()) for _ in block.ports) == [*block.ports]
     block.release()
 
