@@ -6,6 +6,7 @@ reaches the demo reads the page.
 """
 
 import os
+import shlex
 import socket
 import sys
 import tempfile
@@ -99,7 +100,10 @@ def announce(dashboard: str, bound: Bound) -> None:
     workers = f"{bound.workers} worker{'s' if bound.workers > 1 else ''}"
     lines = [f"fastgw {VERSION}: demo on {bound.urls[0]} ({workers}), Ctrl-C to stop"]
     url = bound.urls[0].replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")  # to be opened here
-    lines.append(f"  open  {url}/   # a first look, in a browser")
+    if url.startswith("unix:"):  # which no browser opens
+        url = f"--unix-socket {shlex.quote(url.removeprefix('unix:'))} http://localhost"
+    else:
+        lines.append(f"  open  {url}/   # a first look, in a browser")
     lines += [f"  {label:<5} {line}" for label, line in zip(("try:", "", ""), commands(url), strict=True)]
     if os.isatty(STDERR):  # without time and process, so that lines can be pasted
         with suppress(OSError):

@@ -9,6 +9,7 @@ import html
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -320,6 +321,26 @@ class TestDemo:
             client.send((get % "/events").encode())
             assert client.read_response_head().get(b"Content-Type") == b"text/event-stream"
             assert client.read_chunk() == b"data: event 1 of 10\n\n"
+
+    def test_on_a_unix_socket_it_says_how_to_reach_it(self, tmp_path):
+        """A browser is not asked to."""
+        with (
+            default_ports(),
+            started("demo", "--listen", f"unix:{tmp_path}/a b", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as (
+                process,
+                _,
+            ),
+        ):
+            assert process.stderr is not None
+            lines = Lines(process.stderr)
+            lines.wait_for(lambda line: b"/events" in line)
+            assert "open" not in lines.text()
+            (command,) = re.findall(r"try:  curl (.*)   #", lines.text())
+            got = subprocess.run(["curl", *shlex.split(command)], capture_output=True, timeout=60, check=True)
+            assert got.stdout.startswith(b"HTTP/1.1 200 ")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(STOP_DEADLINE) == 0
+            lines.finish()
 
     @pytest.mark.landing
     def test_the_page_leads_to_the_dashboard_and_has_no_token(self, demo):
