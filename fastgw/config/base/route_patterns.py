@@ -122,6 +122,8 @@ class Template(Struct, frozen=True):
     query_from: int = sys.maxsize
     """Position of the first parameter in a query: its value is one value there, whatever it contains. A `?` in the
     fragment counts, too: scripts read the query of `/#/login?next={path}` like any other."""
+    can_complete: bool = False
+    """Whether values can complete a dot segment, as those of `/{id}.{type}` can if both may be empty."""
 
     def expand(self, values: Mapping[str, bytes]) -> bytes:
         """Replace the parameters by `values` (normal-form path bytes). The result never begins with `//`, which
@@ -157,6 +159,8 @@ _LOCATIONS: Final = (
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:path)?\}")
 _PART: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _TEMPLATE_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*(?:\.[^{}/?#\s]+)?)\}")
+_COMPLETED: Final = re.compile(rb"\.+|.*\..*[;%].*|.*[;%].*\..*", re.DOTALL)
+"""Matches a literal beside a parameter that is a dot segment, or in part one for some servers, with some values."""
 _NUMBERED: Final = re.compile(r"\{[0-9]+\}")
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _HOST_LENGTH_MAX: Final = 253  # in dotted form (RFC 1035 section 2.3.4)
@@ -263,8 +267,8 @@ def parse_plain_path(text: str) -> bytes:
 def parse_rewrite(text: str) -> Template:
     """Parse a path in which `{name}` stands for a parameter of the route's paths, or for a variable.
 
-    Each literal part is normalized by itself, so no value can complete a dot segment, and the expanded path is in
-    normal form.
+    Literals are normalized by themselves. If values `can_complete` a dot segment, the expanded path has to be judged;
+    else it is in normal form.
     """
     if not text.startswith("/") or text.startswith("//"):
         raise ValueError(f"{text!r} does not start with exactly one slash; expected a path such as /internal/{{id}}")
@@ -278,8 +282,15 @@ def parse_rewrite(text: str) -> Template:
             f"{text!r} has {numbered[0]!r}; expected the name of a path parameter, such as {{rest}} "
             "with the path /old/{rest:path}"
         )
-    literals = (b"/".join(_normal(part, whole=text) for part in literal.split("/")) for literal in pieces[::2])
-    return Template(tuple(literals), tuple(pieces[1::2]))
+    literals, can_complete = [], False
+    for place in range(0, len(pieces), 2):
+        parts = pieces[place].split("/")
+        ends = {0} if place > 0 else set[int]()  # positions of the parts that a parameter is beside
+        ends |= {len(parts) - 1} if place + 1 < len(pieces) else set()
+        normal = [_normal(part, text if part and at in ends else "", text) for at, part in enumerate(parts)]
+        can_complete = can_complete or any(_COMPLETED.fullmatch(normal[at]) for at in ends)
+        literals.append(b"/".join(normal))
+    return Template(tuple(literals), tuple(pieces[1::2]), can_complete=can_complete)
 
 
 def parse_redirect(text: str) -> Template:

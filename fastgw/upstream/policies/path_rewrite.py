@@ -90,14 +90,10 @@ def _prefixed(rest_of: Callable[[BalancingRequest], bytes], add_prefix: str) -> 
 
 
 def rewrites_captures(route: config.Route) -> bool:
-    """Whether the path that is sent contains parameters that may be parts of segments."""
-    if rewrites_variables(route):
+    """Whether the path that is sent contains parameters that may be parts of segments, there or where they are from."""
+    if route.rewrite is None or "{" not in route.rewrite or rewrites_variables(route):
         return False
-    return (
-        route.rewrite is not None
-        and "{" in route.rewrite
-        and any(parse_path(path).captures_parts for path in route.paths)
-    )
+    return parse_rewrite(route.rewrite).can_complete or any(parse_path(path).captures_parts for path in route.paths)
 
 
 def rewrites_variables(route: config.Route) -> bool:

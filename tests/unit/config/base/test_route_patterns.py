@@ -256,6 +256,9 @@ VALUES = {"id": b"7", "rest": b"a/b%2F", "slashed": b"/evil.example", "empty": b
         ("/{slashed}", b"/evil.example"),
         ("/a/{slashed}", b"/a//evil.example"),
         ("/{empty}", b"/"),
+        ("/{id}.{rest}", b"/7.a/b%2F"),
+        ("/.{id}", b"/.7"),
+        ("/{id}./x", b"/7./x"),
     ],
 )
 def test_a_rewrite_fills_in_parameters(text, expanded):
@@ -270,10 +273,8 @@ def test_a_rewrite_fills_in_parameters(text, expanded):
         "//a",
         "http://a/b",
         "/a/../b",
-        "/a/.{id}",
-        "/a/..{rest}",
-        "/{rest}.",
-        "/{a}%2f..",
+        "/a/../{id}",
+        "/{a}/%2e/{b}",
         "/a?b={id}",
         "/{",
         "/{}",
@@ -302,13 +303,15 @@ def test_a_rewrite_is_sent_and_matches_nothing(text, wrong):
 
 @given(
     st.lists(st.sampled_from(["a", ".", "..", ";", "%2e", "%2F", "/", "{id}", "{rest}"]), max_size=6),
-    st.sampled_from([b"7", b".a", b"a.", b"...", b"a;", b";"]),
+    st.sampled_from([b"7", b".a", b"a.", b"...", b"a;", b";", b"a%2F.b"]),
     st.sampled_from([b"", b"/", b"a", b"a/", b"/a", b"a//b", b"..."]),
 )
-def test_what_a_rewrite_expands_to_is_in_normal_form(pieces, segment, rest):
+def test_what_a_rewrite_expands_to_is_in_normal_form_unless_it_has_to_be_judged(pieces, segment, rest):
     try:
         template = parse_rewrite("/" + "".join(pieces))
     except ValueError:
+        return
+    if template.can_complete:
         return
     path = template.expand({"id": segment, "rest": rest})
     assert normalize(path) == path
