@@ -5,7 +5,7 @@ Rule: lint rejects nothing, and reports only what is almost certain. Values that
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -385,28 +385,60 @@ def _overlap(one: Route, other: Route) -> bool:
 
 
 _Key = tuple[str, str, str, object]
+_Placed = tuple[SourceLocation, Route]
+_PREFIX: Final = re.compile(r"([^~{*]*)/(?:\*|\{:path\})")
+"""Matches the shape of a path that is a prefix, without parameters before its end."""
+_LITERAL: Final = re.compile(r"~(?:\^(?:(?:[\w/~%-]|\\[.])(?![*?{]))*)?")
+"""Matches the beginning of a regular expression up to the last character that each match begins with."""
 
 
 def _never_reached(merged: Merged) -> Iterator[Problem]:
-    """Yield a note for each route whose requests all match an earlier route: same hosts, paths and conditions, and no
-    other method.
+    """Yield a note for each route whose requests all match another one before it, with the same hosts and no other
+    method: an earlier one with the same paths and conditions, or for regular expressions one with a prefix of theirs.
     """
-    taken: dict[_Key, list[tuple[SourceLocation, Route]]] = {}
+    taken: dict[_Key, list[_Placed]] = {}
+    prefixes: dict[tuple[str, str, str], list[_Placed]] = {}
     listeners = [*merged.maps["listeners"]]
-    for location, route in merged.routes():
-        if route.name.startswith(f"{EGRESS}/"):
-            continue  # each has its own path or host
+    routes = [each for each in merged.routes() if not each[1].name.startswith(f"{EGRESS}/")]  # with a path or host each
+    for location, route in routes:
+        for listener, host, path, _ in _keys(route, listeners):
+            if (prefix := _PREFIX.fullmatch(path)) is not None:
+                prefixes.setdefault((listener, host, prefix[1]), []).append((location, route))
+    for location, route in routes:
         keys = [*_keys(route, listeners)]
-        before = [_before(taken.get(key, ()), route) for key in keys]
+        before = [_before(taken.get(key, ()), route) or _wider(prefixes, key, route) for key in keys]
         if keys and all(each is not None for each in before):
             first = before[0]
             assert first is not None
             wrong = (
                 f"it is unreachable: route {format_value(first[1].name)} ({first[0]}) matches all of its requests first"
             )
+            if keys[0][2].startswith("~"):
+                wrong += "; a route without `paths` comes after regular expressions"
             yield location.below("name").value_problem(wrong)
         for key in keys:
             taken.setdefault(key, []).append((location, route))
+
+
+def _wider(prefixes: Mapping[tuple[str, str, str], list[_Placed]], key: _Key, route: Route) -> _Placed | None:
+    """Return a route with a prefix of all paths that a regular expression can match, and no other conditions."""
+    listener, host, path, _ = key
+    if not path.startswith("~"):
+        return None
+    literal = "" if "|" in path else _LITERAL.match(path)[0].removeprefix("~^").replace("\\", "")  # type: ignore[index]
+    for end in (place for place, char in enumerate(literal or "/") if char == "/"):
+        wider = [
+            (location, each)
+            for location, each in prefixes.get((listener, host, literal[:end]), ())
+            if each.priority >= route.priority
+            and each.headers.items() <= route.headers.items()
+            and each.query.items() <= route.query.items()
+            and each.cookies.items() <= route.cookies.items()
+            and (not each.clients or each.clients == route.clients)
+        ]
+        if (found := _before(wider, route)) is not None:
+            return found
+    return None
 
 
 def _keys(route: Route, listeners: list[str]) -> Iterator[_Key]:
@@ -420,8 +452,8 @@ def _keys(route: Route, listeners: list[str]) -> Iterator[_Key]:
                 yield listener, host.lower().removesuffix("."), shape, conditions
 
 
-def _before(candidates: Any, route: Route) -> tuple[SourceLocation, Route] | None:
-    """Return an earlier route that matches every method of this route."""
+def _before(candidates: Iterable[_Placed], route: Route) -> _Placed | None:
+    """Return the first of these routes that matches every method of this route."""
     for location, each in candidates:
         answered = {*each.methods, *(("HEAD",) if "GET" in each.methods else ())}
         if not each.methods or (route.methods and answered.issuperset(route.methods)):

@@ -139,6 +139,18 @@ def problems(folder, text):
             "routes: [{name: a, methods: [GET], upstream: u}, {name: b, methods: [HEAD, GET], upstream: u}]",
             'routes[1].name: it is unreachable: route "a"',
         ),
+        *(
+            (
+                f"routes: [{{name: a, paths: ['~{regex}'], {more} upstream: u}}, {{name: all, {prefix} upstream: u}}]",
+                'routes[0].name: it is unreachable: route "all" (a.yaml:4) matches all of its requests first; a route',
+            )
+            for regex, more, prefix in (
+                ("^/v[0-9]+/", "", "paths: ['/*'],"),
+                ("x|^/y", "methods: [GET],", "paths: ['/{rest:path}'],"),
+                ("^/a/b\\.c/?d", "headers: {x: '1', y: '2'},", "paths: ['/a/*'], headers: {x: '1'},"),
+                ("^/a/b$", "clients: [10.0.0.0/8],", "paths: ['/c', '/a/*'], priority: 1,"),
+            )
+        ),
     ],
 )
 def test_it_is_told_at_its_place(tmp_path, text, note):
@@ -158,6 +170,22 @@ def test_it_is_told_at_its_place(tmp_path, text, note):
         "routes: [{name: a, respond: {body: 'let a = `${name}`; $(\"#host\")'}}]",
         "routes: [{name: a, methods: [GET], upstream: u}, {name: b, methods: [POST], upstream: u}]",
         "routes: [{name: a, headers: {x: '1'}, upstream: u}, {name: b, upstream: u}]",
+        "routes: [{name: a, paths: ['~^/v[0-9]+/'], upstream: u}, {name: all, upstream: u}]",
+        *(
+            f"routes: [{{name: a, paths: ['~{regex}'], {more} upstream: u}}, {{name: b, {prefix} upstream: u}}]"
+            for regex, more, prefix in (
+                ("^/v[0-9]+/", "", "paths: ['/v/*'],"),
+                ("^/api/?x", "", "paths: ['/api/*'],"),
+                ("^/api/x|/y", "", "paths: ['/api/*'],"),
+                ("/api/x", "", "paths: ['/api/*'],"),
+                ("^/apis", "", "paths: ['/api/*'],"),
+                ("^/api/x", "priority: 1,", "paths: ['/*'],"),
+                ("^/api/x", "", "paths: ['/*'], methods: [GET],"),
+                ("^/api/x", "", "paths: ['/*'], headers: {x: '1'},"),
+                ("^/api/x", "", "paths: ['/*'], hosts: [a.test],"),
+                ("^/api/x", "", "paths: ['/{a}/{rest:path}'],"),
+            )
+        ),
         "routes: [{name: a, upstream: u}, {name: b, headers: {x: '1'}, upstream: u}]",
         "routes: [{name: a, hosts: [a.test], upstream: u}, {name: b, hosts: [b.test], upstream: u}]",
         "routes: []\naccess_logs: [{sink: /dev/stderr}]",
