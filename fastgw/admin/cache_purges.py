@@ -12,6 +12,7 @@ from fastgw.sync.cache_purges import LONGEST, MOST_TAGS, PurgeOrder, PurgeTarget
 
 _PORTS: Final = {"http": ":80", "https": ":443"}
 _AUTHORITY: Final = re.compile(r"(?:[a-z0-9._-]++|\[[0-9a-f:.]++\])(?::[0-9]{1,5})?")
+_PORT: Final = re.compile(rb"\A([a-z]+://[^/:\[]+|[a-z]+://\[[^/]+\]):[0-9]+(?=/)")
 _ASCII: Final = "".join(map(chr, range(33, 127)))
 _TAG: Final = re.compile(r"[\x21-\x2b\x2d-\x7e]++")
 
@@ -20,9 +21,9 @@ class CachePurge(Struct, frozen=True, forbid_unknown_fields=True):
     """Objects to purge: exactly one of `url`, `prefix`, `tags` and `all`."""
 
     url: str | None = None
-    """Absolute URL, as clients see it, without the port of the listener: `https://example.com/a?b=c`."""
+    """Absolute URL, as clients see it: `https://example.com/a?b=c`. With a port, the URL without it is purged too."""
     prefix: str | None = None
-    """Beginning of absolute URLs, with at least a host: `https://example.com/images/`."""
+    """Beginning of absolute URLs, with at least a host: `https://example.com/images/`. With a port as `url`."""
     tags: list[str] | None = None
     """Tags, as in the response headers of `tag_header`; objects with at least one of them are purged."""
     all: bool = False
@@ -39,12 +40,18 @@ def read_purge(wanted: CachePurge) -> PurgeOrder:
     if sum(named) != 1:
         raise ValueError("expected exactly one of `url`, `prefix`, `tags` and `all`")
     if wanted.url is not None:
-        return PurgeOrder(wanted.store, PurgeTarget.URL, (normalized_url(wanted.url),), wanted.soft)
+        return PurgeOrder(wanted.store, PurgeTarget.URL, _with_and_without_port(wanted.url), wanted.soft)
     if wanted.prefix is not None:
-        return PurgeOrder(wanted.store, PurgeTarget.PREFIX, (normalized_url(wanted.prefix),), wanted.soft)
+        return PurgeOrder(wanted.store, PurgeTarget.PREFIX, _with_and_without_port(wanted.prefix), wanted.soft)
     if wanted.tags is not None:
         return PurgeOrder(wanted.store, PurgeTarget.TAGS, _tags(wanted.tags), wanted.soft)
     return PurgeOrder(wanted.store, PurgeTarget.ALL, (), wanted.soft)
+
+
+def _with_and_without_port(text: str) -> tuple[bytes, ...]:
+    """Return a URL in the form of the stores, where the port of the listener is left out, which is unknown here."""
+    url = normalized_url(text)
+    return tuple(dict.fromkeys((url, _PORT.sub(rb"\1", url))))
 
 
 def normalized_url(text: str) -> bytes:

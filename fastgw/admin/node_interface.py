@@ -751,13 +751,15 @@ class CachePurged(Struct, frozen=True):
     """Result of a purge, which holds on this node before the response."""
 
     objects: int
-    """Number of objects in the store that were purged."""
+    """Number of objects that were purged, of those in memory."""
     reach: RevokedEverywhere
     """`shared`: the Redis of `state` has it for the other nodes. `away`: it reaches them when Redis is reachable again,
     unless the whole gateway ends before."""
     holds_after_restart: bool = True
     """Whether it also holds after a restart of the gateway. `false`: the disk tier of the store could neither be
     written nor emptied, or did not answer in time; until it can be, a restart serves what was purged."""
+    is_counted: bool = True
+    """Whether `objects` is all that was purged: none can have been on disk, in Redis or on other nodes."""
 
 
 class PurgeNotRecorded(Exception):

@@ -369,10 +369,10 @@ class ProcessStore:
         wanted = frozenset(tags)
         return self._purge(_Purge(lambda entry: not wanted.isdisjoint(entry.tags), soft))
 
-    def purge_prefix(self, prefix: bytes, *, soft: bool = False) -> Counting:
-        if len(prefix) > MOST_URL:
+    def purge_prefix(self, *prefixes: bytes, soft: bool = False) -> Counting:
+        if max(map(len, prefixes)) > MOST_URL:
             raise ValueError(f"a prefix has at most {MOST_URL} bytes")
-        return self._purge(_Purge(lambda entry: bool(entry.url) and entry.url.startswith(prefix), soft))
+        return self._purge(_Purge(lambda entry: bool(entry.url) and entry.url.startswith(prefixes), soft))
 
     def purge_all(self, *, soft: bool = False) -> Counting:
         return self._purge(_Purge(lambda entry: True, soft))

@@ -349,8 +349,8 @@ class Store(Protocol):
     def purge_tags(self, tags: Iterable[bytes], *, soft: bool = False) -> Counting:
         """Purge all objects that have at least one of these tags."""
 
-    def purge_prefix(self, prefix: bytes, *, soft: bool = False) -> Counting:
-        """Purge all objects whose URL begins with these bytes. Raises `ValueError` for more than `MOST_URL`."""
+    def purge_prefix(self, *prefixes: bytes, soft: bool = False) -> Counting:
+        """Purge all objects whose URL begins with one of these. Raises `ValueError` for more than `MOST_URL` bytes."""
 
     def purge_all(self, *, soft: bool = False) -> Counting:
         """Purge all objects."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -143,7 +142,10 @@ def purge(
     certificate: CertificateOption = None,
     answer: FormatOption = Format.TEXT,
 ) -> None:
-    """Purge objects of the response cache of a running gateway, by URL, by prefix, by tag, or all."""
+    """Purge objects of the response cache of a running gateway, by URL, by prefix, by tag, or all.
+
+    Exit status 1 if there were none.
+    """
     from fastgw.admin.cache_purges import CachePurge, read_purge
     from fastgw.admin.node_interface import CachePurged
 
@@ -165,8 +167,8 @@ def purge(
         others = {"node": "", "shared": "; other nodes follow", "away": "; other nodes follow when Redis is reachable"}
         count = f"{purged.objects} object{'' if purged.objects == 1 else 's'}"
         typer.echo(f"purged: {count}{' (soft)' if soft else ''}{others[purged.reach]}")
-        if purged.objects == 0 and re.match(r"https?://[^/?]*:[0-9]+(?:[/?]|$)", url or prefix or ""):
-            typer.echo("hint: URLs are stored without the port of the listener", err=True)
+    if purged.objects == 0 and purged.is_counted:
+        fail(WRONG, f"fastgw: nothing was purged: the store {store!r} is empty, or has nothing that matches")
     if not purged.holds_after_restart:
         why = "the disk of the store can neither be written nor emptied, or did not answer in time"
         fail(WRONG, f"fastgw: the purge holds now, but a restart may undo it: {why}; see the log for cache_disk_failed")

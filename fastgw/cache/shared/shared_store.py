@@ -267,12 +267,12 @@ class SharedStore:
         self._watches.report_all()
         return self._sweep(number, lambda at: not hashes.isdisjoint(self.records.tags(at)))
 
-    def purge_prefix(self, prefix: bytes, *, soft: bool = False) -> Counting:
-        if len(prefix) > MOST_URL:
+    def purge_prefix(self, *prefixes: bytes, soft: bool = False) -> Counting:
+        if max(map(len, prefixes)) > MOST_URL:
             raise ValueError(f"a prefix has at most {MOST_URL} bytes")
-        number = self.purges.purge_prefix(prefix, soft=soft)
+        number = max([self.purges.purge_prefix(each, soft=soft) for each in prefixes])
         self._watches.report_all()
-        return self._sweep(number, lambda at: bool(url := self.records.url(at)) and url.startswith(prefix))
+        return self._sweep(number, lambda at: bool(url := self.records.url(at)) and url.startswith(prefixes))
 
     def purge_all(self, *, soft: bool = False) -> Counting:
         number = self.purges.purge_all(soft=soft)

@@ -139,13 +139,13 @@ class TieredStore:
             self.successor.purge_tags(tags, soft=soft)
         return counting
 
-    def purge_prefix(self, prefix: bytes, *, soft: bool = False) -> Counting:
-        if len(prefix) <= MOST_URL:
+    def purge_prefix(self, *prefixes: bytes, soft: bool = False) -> Counting:
+        if max(map(len, prefixes)) <= MOST_URL:
             self._begin_purge()
-        counting = self.memory.purge_prefix(prefix, soft=soft)
-        self._record_purges("prefix", [prefix], soft=soft)
+        counting = self.memory.purge_prefix(*prefixes, soft=soft)
+        self._record_purges("prefix", prefixes, soft=soft)
         if self.successor is not None:
-            self.successor.purge_prefix(prefix, soft=soft)
+            self.successor.purge_prefix(*prefixes, soft=soft)
         return counting
 
     def purge_all(self, *, soft: bool = False) -> Counting:

@@ -274,7 +274,8 @@ class CachePurging:
             return None
         if self._replicator.is_alone:
             count = await count_objects(counting)
-            return CachePurged(count, "node", await self._wait_for_disk(order.store))
+            is_kept = await self._wait_for_disk(order.store)
+            return CachePurged(count, "node", is_kept, is_counted=self._is_in_memory_alone(order.store))
         announced = self._waiters[order.id] = asyncio.Event()
         try:
             is_recorded = self._tell(AnnouncePurge(generation=0, order=_recordable(order)))
@@ -290,7 +291,11 @@ class CachePurging:
             del self._waiters[order.id]
         if not (is_recorded or announced.is_set()):
             raise PurgeNotRecorded
-        return CachePurged(count, "shared" if announced.is_set() else "away", is_kept)
+        return CachePurged(count, "shared" if announced.is_set() else "away", is_kept, is_counted=False)
+
+    def _is_in_memory_alone(self, name: str) -> bool:
+        store = self._store_of(name)
+        return store is None or store.numbers().disk is None
 
     async def _wait_for_disk(self, name: str) -> bool:
         """Wait until the purges of a store would also hold after a restart. False: its disk hangs, or the purge could
@@ -339,7 +344,7 @@ def begin_purge(store: Store, order: PurgeOrder) -> Counting:
     if order.target is PurgeTarget.URL:
         return store.purge_tags([tag for url in order.values for tag in tags_to_purge(url)], soft=order.soft)
     if order.target is PurgeTarget.PREFIX:
-        return store.purge_prefix(order.values[0], soft=order.soft)
+        return store.purge_prefix(*order.values, soft=order.soft)
     if order.target is PurgeTarget.TAGS:
         return store.purge_tags(order.values, soft=order.soft)
     return store.purge_all(soft=order.soft)

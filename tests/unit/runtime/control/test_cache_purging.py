@@ -166,7 +166,7 @@ def test_each_node_purges_what_its_own_rules_leave_of_a_url(redis: RedisServer) 
             node.fill(b"l", URL + b"?id=2")
         try:
             order = PurgeOrder("main", PurgeTarget.URL, (URL + b"?id=1&x=2",))
-            assert await one.purging.purge(order) == CachePurged(1, "shared")
+            assert await one.purging.purge(order) == CachePurged(1, "shared", is_counted=False)
             await until(lambda: not (one.has() or two.has() or three.has()))
             assert [node.has(b"l") for node in nodes] == [True] * 3
         finally:
@@ -218,7 +218,7 @@ def test_a_purge_outlives_a_redis_that_has_lost_it(tmp_path: Path) -> None:
                     await until(lambda node=node: node.purging._replicator.is_there)
                     node.fill()
                 three.fill()
-                assert await one.purging.purge(OF_URL) == CachePurged(1, "shared")
+                assert await one.purging.purge(OF_URL) == CachePurged(1, "shared", is_counted=False)
                 await until(lambda: not two.has())
                 server.stop()
                 two.fill()  # since the purge
@@ -243,7 +243,7 @@ def test_a_purge_outlives_the_control_process_that_could_not_announce_it(tmp_pat
         with RedisServer(tmp_path) as server:
             server.stop()
             one.purging.use_state((server.url, "killed"))
-            assert await one.purging.purge(OF_URL) == CachePurged(0, "away")
+            assert await one.purging.purge(OF_URL) == CachePurged(0, "away", is_counted=False)
             one.purging.stop()
             successor = one.control()
             successor.use_state((server.url, "killed"))
@@ -283,7 +283,7 @@ def test_what_is_purged_while_redis_is_unreachable_is_announced_afterwards(tmp_p
         with RedisServer(tmp_path) as server:
             state = server.url, "later"
             one.purging.use_state((server.url.replace(str(server.port), "1"), "later"))
-            assert await one.purging.purge(OF_URL) == CachePurged(0, "away")
+            assert await one.purging.purge(OF_URL) == CachePurged(0, "away", is_counted=False)
             two.fill()
             two.purging.use_state(state)
             one.purging.use_state(state)
@@ -310,7 +310,7 @@ def test_a_purge_outlives_a_gateway_that_is_killed_before_redis_is_back(
             killed = Node(run_key=b"killed")
             keeping = asyncio.create_task(killed.purging.run())
             killed.purging.use_state(state)
-            assert await killed.purging.purge(OF_URL) == CachePurged(0, "away")
+            assert await killed.purging.purge(OF_URL) == CachePurged(0, "away", is_counted=False)
             assert file.exists()
             keeping.cancel()
             killed.purging.stop()
@@ -343,12 +343,12 @@ def test_a_purge_that_a_restart_would_undo_says_so(tmp_path: Path) -> None:
         node = Node()
         node.store = tiered.a  # type: ignore[assignment]
         node.purging = node.control()
-        assert await node.purging.purge(OF_URL) == CachePurged(0, "node")
+        assert await node.purging.purge(OF_URL) == CachePurged(0, "node", is_counted=False)
         tiered.settle()
         tiered.memory.words[DISK_FAILED] = JOURNAL_LEFT
-        assert await node.purging.purge(OF_URL) == CachePurged(0, "node", holds_after_restart=False)
+        assert await node.purging.purge(OF_URL) == CachePurged(0, "node", holds_after_restart=False, is_counted=False)
         tiered.memory.words[DISK_FAILED] = JOURNAL_ENDED
-        assert await node.purging.purge(OF_URL) == CachePurged(0, "node")
+        assert await node.purging.purge(OF_URL) == CachePurged(0, "node", is_counted=False)
 
     tiered.loops[1].call_soon_threadsafe = lambda callback: callback()
     play(act)
