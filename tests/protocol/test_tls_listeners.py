@@ -358,7 +358,7 @@ def test_a_handshake_that_does_not_come_is_cut_and_counted(place: Place, sent: b
     assert metric(place, 'fastgw_tls_handshake_failures_total{fault="timeout"}') == before + 1
 
 
-@pytest.mark.parametrize(("size", "in_records"), [(1, False), (100, False), (3, True), (100, True)])
+@pytest.mark.parametrize(("size", "in_records"), [(1, False), (100, False), (10, True), (100, True)])
 def test_a_hello_may_come_in_pieces(place: Place, size: int, in_records: bool) -> None:
     """Of the stream, or of the message: RFC 8446 section 5.1."""
 

@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key a
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
+from tests.support.certificates import SIGNS
+
 Key = ec.EllipticCurvePrivateKey | RSAPrivateKey
 DAY = datetime.timedelta(days=1)
 PEM = serialization.Encoding.PEM
@@ -91,6 +93,11 @@ class OcspAuthority:
         made = made.serial_number(x509.random_serial_number()).not_valid_before(now - 2 * DAY)
         made = made.not_valid_after(now + 30 * DAY)
         made = made.add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+        made = made.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+        if is_authority:
+            made = made.add_extension(SIGNS, critical=True)
+        else:
+            made = made.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), False)
         if names := about.get("names"):
             made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(each) for each in names]), False)
         if about.get("responder"):

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -40,6 +40,15 @@ from tests.support.small_process import run_in_small_process
 TODAY = Period(20_000, NOW, NOW + 86_400)
 TOMORROW = Period(20_001, NOW + 86_400, NOW + 2 * 86_400)
 SHARED = KeyDigest.of(b"shared")
+
+
+@pytest.fixture(autouse=True)
+def _closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Databases of files that a test drops, as one that is killed does, are closed at its end."""
+    with ExitStack() as opened:
+        connect = sqlite3.connect
+        monkeypatch.setattr(sqlite3, "connect", lambda *to, **how: opened.enter_context(closing(connect(*to, **how))))
+        yield
 
 
 @pytest.fixture(params=["compiled", "reference"] if compare_and_swap.COMPILED else ["reference"])
