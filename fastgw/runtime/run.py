@@ -28,6 +28,7 @@ from fastgw.runtime.node.purge_persistence import restore_waiting
 from fastgw.runtime.node.quota_persistence import claim_file, keep_all, restore_all
 from fastgw.runtime.node.startup import CannotStart, UnusableSettings, enough_files, open_node_state
 from fastgw.runtime.process.machine_capacity import auto_workers, file_limit, usable_cpus
+from fastgw.runtime.process.stack_dump import forbid_core_dumps
 from fastgw.runtime.reload.config_notes import key_of, log_notes, new_among, notes_of
 from fastgw.runtime.reload.sink_checks import unusable_sinks
 from fastgw.runtime.sockets.systemd_activation import inherited
@@ -59,6 +60,7 @@ def run_gateway(
     if trial is not None:
         when_alone(signal.SIGKILL)  # no program is left to replace
     handover = trial or past
+    forbid_core_dumps()
     if handover is None or not handover.sources:
         loaded = load()
     else:

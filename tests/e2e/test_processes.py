@@ -584,3 +584,16 @@ def wait_for_file(file: Path, content: bytes) -> None:
     until = time.monotonic() + DEADLINE
     while not (file.exists() and content in file.read_bytes()):
         assert time.monotonic() < until, f"{file} has no {content!r} after {DEADLINE} s"
+
+
+@pytest.mark.landing
+def test_no_process_leaves_a_core_dump(tmp_path: Path) -> None:
+    """It would contain keys."""
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    try:
+        with Gateway(answering(workers=1), tmp_path) as gateway:
+            for pid in (gateway.pid, *gateway.child_pids):
+                assert re.search(r"^Max core file size +0 ", Path(f"/proc/{pid}/limits").read_text(), re.MULTILINE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)

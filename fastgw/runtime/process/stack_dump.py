@@ -1,7 +1,11 @@
-"""The stack of a hanging process: requested by the supervisor, written to stderr by the process."""
+"""What a hanging or crashed process leaves: its stack on stderr, and no core dump.
+
+The stack of a hanging one is requested by the supervisor.
+"""
 
 import faulthandler
 import os
+import resource
 import signal
 from contextlib import suppress
 from typing import Final
@@ -10,6 +14,15 @@ from fastgw.net.openssl import MISSING
 from fastgw.operator_log import STDERR
 
 _SIGNAL: Final = signal.SIGUSR2
+
+
+def forbid_core_dumps() -> None:
+    """Let this process and its children leave no core dump, which would contain keys and bodies.
+
+    An operator may allow them to a running process: `prlimit --core=unlimited --pid PID`.
+    """
+    with suppress(OSError, ValueError):  # a seccomp profile may refuse it
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def register_stack_dump() -> None:
