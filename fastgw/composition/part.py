@@ -17,6 +17,8 @@ from fastgw.config.settings.compose import Part
 from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.filters.authentication.templates import Unfit, raw_value
+from fastgw.http.fields import folded
+from fastgw.http.http1.serializer import names_alike
 from fastgw.http.json_splices import OF_VALUES
 from fastgw.http.percent_encoding import decode_form_text
 from fastgw.upstream.client.direct_subrequest import RequestPlan
@@ -220,8 +222,7 @@ class CompiledPart:
         return orjson.dumps({self.error_name: {name: value for name, value in said.items() if value}})
 
     def _passed_pairs(self, exchange: Exchange) -> Iterator[bytes]:
-        others = exchange.for_others
-        query = exchange.query_sent if others is None else others[2]
+        query = exchange.changes_for_others[2]
         if query is UNCHANGED_QUERY:
             query = exchange.query
         for pair in query.split(b"&") if query else ():
@@ -255,9 +256,10 @@ def passed_fields(exchange: Exchange, names: Sequence[bytes]) -> Iterator[tuple[
     """
     if not names:
         return
-    added, dropped, _ = exchange.for_others or (exchange.request_added, exchange.request_dropped, None)
+    added, dropped, _ = exchange.changes_for_others
+    alike = names_alike(dropped)
     for name in names:
-        if name not in dropped:
+        if folded(name) not in alike:
             for value in exchange.values(name):
                 yield name, value
     for line in added.split(b"\r\n"):

@@ -39,7 +39,8 @@ from fastgw.exchange.states import (
     ExchangeState,
 )
 from fastgw.exchange.tunnel import Tunnel
-from fastgw.http.fields import Fields
+from fastgw.http.fields import Fields, folded
+from fastgw.http.http1.serializer import names_alike
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.http.websocket.handshake import WEBSOCKET, fault_in_response
 from fastgw.observe.tracing.trace import EndedAttempt, EndedWait, Trace
@@ -157,7 +158,7 @@ def changed_values(head: RequestHead, name: bytes, added: bytes, dropped: frozen
     """Return the values of a request header, by its lower-case name, with these changes of filters. `added`: serialized
     header lines; `dropped`: lower-case names.
     """
-    values = [] if name in dropped else head.values(name)
+    values = [] if dropped and folded(name) in names_alike(dropped) else head.values(name)
     # PERF: most requests have added lines, such as the request id, but not of this name: 0.2 us, 1.5 if they are parsed
     # (CPython 3.11).
     if added and name in added.lower():
@@ -381,13 +382,21 @@ class Exchange:
 
         Headers that are intended for the upstream of the route only, such as credentials, are not among them.
         """
-        if self.for_others is None:
-            added, dropped = self.request_added, self.request_dropped
-        else:
-            added, dropped, _ = self.for_others
+        added, dropped, _ = self.changes_for_others
         if added or dropped:
             return changed_values(self.head, name, added, dropped)
         return self.head.values(name)
+
+    @property
+    def changes_for_others(self) -> ForOthers:
+        """Return the changes of filters to the request as upstreams other than the route's get it."""
+        return self.for_others or (self.request_added, self.request_dropped, self.query_sent)
+
+    def client_lines(self, left_out: frozenset[bytes] = NO_NAMES) -> list[tuple[bytes, bytes]]:
+        """Return the client's headers as they are sent to others than the route's upstream: without those that filters
+        have dropped or replaced, those in `left_out` (lower-case names), and the twins of both.
+        """
+        return self.headers.without(names_alike(left_out | self.changes_for_others[1]))
 
     def refuse(
         self, fault: Fault, detail: str | None = None, fields: Iterable[tuple[bytes, bytes]] = (), why: str = ""

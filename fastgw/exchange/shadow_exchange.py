@@ -16,6 +16,7 @@ from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange
 from fastgw.exchange.exchange_counts import NO_COUNTS
 from fastgw.exchange.reply import Response, fields_in
 from fastgw.http.fields import Fields
+from fastgw.http.http1.serializer import names_alike
 from fastgw.http.messages import ResponseHead
 from fastgw.shm.held_body_budget import UNLIMITED, HeldBodyBudget
 
@@ -117,7 +118,7 @@ class ShadowExchange(Exchange):
         return status + _changes(real.sent_fields(), self.response.sent_fields())
 
     def _request(self) -> list[tuple[bytes, bytes]]:
-        kept = [line for line in self.head.fields() if line[0].lower() not in self.request_dropped]
+        kept = self.head.fields().without(names_alike(self.request_dropped))
         return kept + list(fields_in(self.request_added))
 
     def _query(self) -> bytes | None:

@@ -16,7 +16,7 @@ import orjson
 from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.forwarded_headers import fields_for_upstream
-from fastgw.http.field_names import HOP_BY_HOP
+from fastgw.http.field_names import EXPECT, HOP_BY_HOP
 from fastgw.jose import claim_json
 
 MOST_PARAMETERS: Final = 1000
@@ -54,18 +54,12 @@ def read_request(exchange: Exchange) -> EventRequest:
     """Return the request as a function gets it: with the changes of filters, and with `X-Forwarded-For` and its kind
     as for an upstream.
     """
-    added, dropped, query = exchange.for_others or (
-        exchange.request_added,
-        exchange.request_dropped,
-        exchange.query_sent,
-    )
+    added, dropped, query = exchange.changes_for_others
     head = exchange.head
     left_out, forwarded = fields_for_upstream(None, exchange.peer, head, exchange.client_ip, dropped)
-    left_out |= dropped | HOP_BY_HOP | {b"expect"}
     headers = [
         (name.lower().decode("latin-1"), value.decode("latin-1"))
-        for name, value in exchange.headers
-        if name.lower() not in left_out
+        for name, value in exchange.client_lines(left_out | HOP_BY_HOP | EXPECT)
     ]
     for line in (forwarded + added).split(b"\r\n"):
         name, colon, value = line.partition(b":")

@@ -127,6 +127,10 @@ class Fields:
         """Take over the lines and the record of changes of another instance."""
         self._lines, self.changed, self.taken = list(other._lines), other.changed, other.taken
 
+    def without(self, names: Container[bytes]) -> list[tuple[bytes, bytes]]:
+        """Return the lines whose `folded` name is not in `names`."""
+        return [line for line in self._lines if folded(line[0]) not in names]
+
     def render(self, drop: Container[bytes] = (), alike: Container[bytes] = ()) -> bytes:
         """Serialize the lines.
 

@@ -4,8 +4,8 @@ from typing import Final
 
 from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
-from fastgw.exchange.reply import fields_in
 from fastgw.http.field_names import FORWARDING, WRITTEN_HERE
+from fastgw.http.fields import Fields
 
 CONNECTION_ID: Final = b"X-Connection-Id"
 EVENT_TYPE: Final = b"X-Event-Type"
@@ -32,17 +32,15 @@ def lines_of_filters(exchange: Exchange) -> Lines:
     """Return the headers that every request gets: those that filters have added for upstreams, such as the name of the
     consumer, and a request for a response that is not compressed.
     """
-    added = exchange.request_added if exchange.for_others is None else exchange.for_others[0]
-    return [*(line for line in fields_in(added) if line[0].lower() not in _NOT_SENT), _IDENTITY]
+    return [*Fields.parse(exchange.changes_for_others[0], 0).without(_NOT_SENT), _IDENTITY]
 
 
 def lines_of_client(exchange: Exchange) -> Lines:
     """Return the headers of the client's handshake that `$connect` gets."""
-    dropped = exchange.request_dropped if exchange.for_others is None else exchange.for_others[1]
-    return [line for line in exchange.headers if (name := line[0].lower()) not in _NOT_SENT and name not in dropped]
+    return exchange.client_lines(_NOT_SENT)
 
 
 def query_of(exchange: Exchange) -> bytes | None:
     """Return the client's query, without parameters that filters hide."""
-    query = exchange.query_sent if exchange.for_others is None else exchange.for_others[2]
+    query = exchange.changes_for_others[2]
     return exchange.query if query is UNCHANGED_QUERY else query

@@ -21,7 +21,7 @@ from fastgw.filters.authentication.token_policy import LONGEST_NAME
 from fastgw.filters.outbound.tls_settings import check_tls, client_tls
 from fastgw.forwarded_headers import FAMILY, fields_for_upstream
 from fastgw.http.field_names import HOP_BY_HOP, WRITTEN_HERE
-from fastgw.http.fields import Fields, folded
+from fastgw.http.fields import Fields
 from fastgw.observe.tracing.trace import Trace
 from fastgw.sync.credential_cache import TokenCache
 from fastgw.upstream.client.http_client import Fetched, FetchFailed
@@ -269,9 +269,8 @@ class _ForwardAuthUse:
 
     def _from_client(self, exchange: Exchange) -> Iterable[tuple[bytes, bytes]]:
         """Return the client's headers, with changes of earlier filters."""
-        dropped = _NEVER_SHOWN | {folded(name) for name in exchange.request_dropped}
-        fields = [line for line in exchange.headers if folded(line[0]) not in dropped]
-        fields += [line for line in Fields.parse(exchange.request_added, 0) if folded(line[0]) not in _NEVER_SHOWN]
+        fields = exchange.client_lines(_NEVER_SHOWN)
+        fields += Fields.parse(exchange.changes_for_others[0], 0).without(_NEVER_SHOWN)
         return fields if self._shown is None else [line for line in fields if line[0].lower() in self._shown]
 
     def _let_pass(self, exchange: Exchange, granted: Granted) -> None:

@@ -41,8 +41,7 @@ def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callabl
     chain = copy_chain(exchange.chain)
     copy = derive_exchange(exchange, exchange.head, sent, chain, forward)
     copy.path = exchange.path
-    others = exchange.for_others or (exchange.request_added, exchange.request_dropped, exchange.query_sent)
-    copy.request_added, dropped, copy.query_sent = others
+    copy.request_added, dropped, copy.query_sent = exchange.changes_for_others
     copy.request_dropped = dropped | EXPECT
     if exchange.request_body is not None:
         declared, trailers = exchange.request_body.length, exchange.request_body.trailers

@@ -3,18 +3,17 @@
 from typing import final
 
 from fastgw.exchange import Exchange
-from fastgw.http.fields import Fields
+from fastgw.exchange.exchange import changed_values
 
 
 @final
 class ForwardedFields:
     """Request headers as the upstream gets them: with the changes of filters. For the values that `Vary` names."""
 
-    __slots__ = ("_added", "_exchange")
+    __slots__ = ("_exchange",)
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._added: Fields | None = None
 
     def first(self, name: bytes) -> bytes | None:
         values = self.values(name)
@@ -22,9 +21,4 @@ class ForwardedFields:
 
     def values(self, name: bytes) -> list[bytes]:
         exchange = self._exchange
-        values = [] if name in exchange.request_dropped else exchange.head.values(name)
-        if exchange.request_added:
-            if self._added is None:
-                self._added = Fields.parse(exchange.request_added, 0)
-            values += self._added.get_all(name)
-        return values
+        return changed_values(exchange.head, name, exchange.request_added, exchange.request_dropped)

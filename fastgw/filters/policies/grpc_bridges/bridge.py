@@ -184,7 +184,7 @@ class CallBridge(CallListener, BodySink):
             exchange.fail(_fault_of(error), _sentence(error))
             return
         dropped |= _NOT_SENT
-        sent = [line for line in exchange.headers if line[0].lower() not in dropped]
+        sent = exchange.headers.without(dropped)
         sent.append((b"Content-Type", b"application/grpc" + codec))
         sent += fields
         if timeout is not None:
