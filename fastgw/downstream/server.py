@@ -98,14 +98,15 @@ class Listener:
 
     def use_table(self, table: ListenerTable) -> None:
         """Use this table from the next request on."""
-        self.proxy_protocol_required = table.settings.proxy_protocol == "required"
-        self.refuses_ambiguous_paths = table.settings.ambiguous_paths == "refuse"
+        settings = table.settings
+        self.proxy_protocol_required = settings.proxy_protocol == "required"
+        self.refuses_ambiguous_paths = settings.ambiguous_paths == "refuse"
         self.trusts = table.trusts
-        self.reserved = reserved_fields(table.settings.reserved_headers)
+        self.reserved = reserved_fields(settings.reserved_headers, settings.unreserved_headers)
         self.early = table.early
         self.router = table.router
         self.upstream_chains = table.upstream_chains
-        self.http2, self.takes_tunnels = table.settings.http2, table.takes_tunnels
+        self.http2, self.takes_tunnels = settings.http2, table.takes_tunnels
         self.speaks_http1, self.speaks_http2 = speaks_http1(table.settings), speaks_http2(table.settings)
         self.tcp = table.tcp
         self.is_bare_tcp = (

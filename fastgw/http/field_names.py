@@ -50,14 +50,24 @@ NOT_IN_TRAILERS: Final = frozenset(
 section 6.5.1). `Content-*` is refused as well, except `Content-Digest`, which is only known at the end (RFC 9530)."""
 
 RESERVED: Final = (
-    *("Proxy", "X-Original-URL", "X-Original-Host", "X-Rewrite-URL", "X-Url-Scheme", "Front-End-Https"),
-    *("True-Client-IP", "CF-Connecting-IP", "CF-Connecting-IPv6", "Fastly-Client-IP", "X-Client-IP"),
-    *("X-Cluster-Client-IP", "Client-Cert", "Client-Cert-Chain", "X-Client-Cert", "X-ARR-ClientCert"),
-    *("SSL-Client-*", "X-SSL-Client-*", "X-Forwarded-TLS-Client-Cert*", "X-Forwarded-Prefix", "X-Forwarded-Scheme"),
-    *("X-Forwarded-SSL", "X-Forwarded-Server", "X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Groups"),
-    *("X-Forwarded-Preferred-Username", "X-Forwarded-Access-Token"),
+    # the request before another proxy changed it, which services route and authorize by
+    *("X-Forwarded-*", "X-Original-URL", "X-Original-URI", "X-Original-Path", "X-Original-Method", "X-Original-Host"),
+    *("X-Original-Forwarded-*", "X-Rewrite-URL", "X-Replaced-Path", "X-Script-Name", "X-Envoy-*", "X-Host", "X-Scheme"),
+    *("X-Url-Scheme", "X-HTTP-Host-Override", "X-HTTP-Path-Override", "X-Matched-Path", "Front-End-Https"),
+    *("X-HTTP-Method", "X-HTTP-Method-Override", "X-Method-Override"),
+    # the client's address
+    *("True-Client-IP", "CF-Connecting-IP", "CF-Connecting-IPv6", "Fastly-Client-IP", "Fly-Client-IP", "X-Client-IP"),
+    *("X-Cluster-Client-IP", "Proxy-Client-IP", "WL-Proxy-*", "X-Azure-*", "X-ProxyUser-IP"),
+    # the client's certificate
+    *("Client-Cert", "Client-Cert-Chain", "X-Client-Cert", "X-ARR-ClientCert", "SSL-Client-*", "X-SSL-Client-*"),
+    # the user that a proxy has authenticated
+    *("Remote-*", "X-Remote-*", "X-Auth-Request-*", "X-Authenticated-*", "X-WebAuth-*", "X-Authentik-*"),
+    *("X-Amzn-Oidc-*", "X-MS-Client-Principal*", "X-Goog-Authenticated-User-*", "X-Endpoint-API-UserInfo"),
+    *("X-Apigateway-API-UserInfo",),
+    # what only CGI and a web server in front write
+    *("Proxy", "X-Accel-Mapping", "X-Sendfile-Type", "X-Middleware-Subrequest"),
 )
-"""Fields that upstreams trust regardless of the sender: `HTTP_PROXY` of CGI (httpoxy), the original URL, scheme and
-host, the client's identity, and its certificate (including RFC 9440 section 2.4). A `*` at the end stands for any
-continuation.
+"""Fields that upstreams trust regardless of the sender, because a proxy in front of them writes these: `HTTP_PROXY` of
+CGI (httpoxy), the original URL, method, scheme and host, the client's address, its identity, and its certificate
+(including RFC 9440 section 2.4). A `*` at the end stands for any continuation.
 """

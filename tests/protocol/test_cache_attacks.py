@@ -169,7 +169,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
         tracked = {"key": {"query": {"except": ["utm_*", "*_click", "a*b*c"]}}}
         config = {
             "workers": 1,
-            "listeners": {"main": {"address": "127.0.0.1:0"}},
+            "listeners": {"main": {"address": "127.0.0.1:0", "reserved_headers": []}},
             "access_logs": [],
             "upstreams": {"origin": {"targets": [origin.origin]}},
             "consumers": [

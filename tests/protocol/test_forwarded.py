@@ -33,7 +33,12 @@ for choice, filters in CHOICES.items():
 KINDS["added"] = Kind(route={"filters": {"headers": {"request": {"add": {"X-Real-IP": "9.9.9.9"}}}}})
 LISTENERS = {
     "main": {"address": "127.0.0.1:0"},
-    "own": {"address": "127.0.0.1:0", "reserved_headers": ["X-Own-*", "x-secret"]},
+    "own": {
+        "address": "127.0.0.1:0",
+        "reserved_headers": ["X-Own-*", "x-secret"],
+        "unreserved_headers": ["X-Own-Free"],
+    },
+    "overriding": {"address": "127.0.0.1:0", "unreserved_headers": ["x-http-method-override", "X-Forwarded-Uri"]},
     "behind": {"address": "127.0.0.1:0", "trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"]},
 }
 FAMILY = [
@@ -189,7 +194,12 @@ RESERVED = (
     b"True-Client-IP: 6.6.6.6\r\nCF-Connecting-IP: 6.6.6.6\r\nX-Client-IP: 6.6.6.6\r\nX-Cluster-Client-IP: 6.6.6.6\r\n"
     b"SSL-Client-Verify: SUCCESS\r\nSSL_CLIENT_S_DN: CN=root\r\nX-SSL-Client-Cert: evil\r\nX-ARR-ClientCert: evil\r\n"
     b"X-Forwarded-SSL: on\r\nX-Forwarded-User: root\r\nX_Forwarded_Scheme: https\r\nFront-End-Https: on\r\n"
-    b"X-Url-Scheme: https\r\nX-Original-Host: evil.test\r\n"
+    b"X-Url-Scheme: https\r\nX-Original-Host: evil.test\r\nX_Forwarded_Uri: /open\r\nX-Forwarded-Method: GET\r\n"
+    b"X-Original-Uri: /open\r\nX.Original.Method: GET\r\nX-Forwarded-Path: /a\r\nX-Forwarded-Url: /a\r\n"
+    b"X-Forwarded-Context: /a\r\nX-Replaced-Path: /a\r\nX-Script-Name: /a\r\nX-Envoy-Original-Path: /a\r\n"
+    b"X-Envoy-External-Address: 6.6.6.6\r\nX-HTTP-Method-Override: DELETE\r\nRemote-User: root\r\nREMOTE_USER: root\r\n"
+    b"X-Remote-User: root\r\nX-Auth-Request-Email: root\r\nX-Forwarded-Roles: root\r\nX-Forwarded-Id-Token: a\r\n"
+    b"WL-Proxy-Client-IP: 6.6.6.6\r\nX-Azure-ClientIP: 6.6.6.6\r\n"
 )
 RESERVED_NAMES = [line.partition(b":")[0] for line in RESERVED.splitlines()]
 
@@ -213,6 +223,13 @@ def test_what_is_reserved_is_settable(lanes: Lanes) -> None:
     _, request = got_through(lanes, "default", "own", b"X-Own-Role: root\r\nProxy: 1\r\nX_Secret: 1\r\nX-Own: 1\r\n")
     assert (request.get(b"X-Own-Role"), request.get(b"X_Secret")) == (None, None)
     assert (request.get(b"Proxy"), request.get(b"X-Own")) == (b"1", b"1")
+
+
+def test_a_reserved_header_passes_where_it_is_unreserved(lanes: Lanes) -> None:
+    _, request = got_through(lanes, "default", "own", b"X-Own-Role: root\r\nX-Own-Free: 1\r\n")
+    assert (request.get(b"X-Own-Role"), request.get(b"X-Own-Free")) == (None, b"1")
+    _, request = got_through(lanes, "default", "overriding", RESERVED)
+    assert [name for name in RESERVED_NAMES if name in request] == [b"X_Forwarded_Uri", b"X-HTTP-Method-Override"]
 
 
 def test_what_a_filter_writes_under_such_a_name_is_sent(lanes: Lanes) -> None:

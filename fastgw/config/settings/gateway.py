@@ -404,8 +404,10 @@ class Listener(Settings):
     """Headers that only `trusted_proxies` may send. From any other client they are removed before filters, routes and
     upstreams see them. A name that ends with `*` matches every name with this beginning. Case is ignored, and another
     character in place of a hyphen (`X_Original_URL`) makes no difference. A list replaces the default; `[]` = none.
-    Headers with such a name that filters of the gateway set are sent. For `X-Forwarded-For` and similar headers see
-    `forwarded` of routes."""
+    Headers with such a name that filters of the gateway set are sent. `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`,
+    `-Client-Cert` and `X-Real-IP` are never among them: see `forwarded` of routes."""
+    unreserved_headers: tuple[FieldName, ...] = ()
+    """Headers of `reserved_headers` that every client may send all the same, such as `X-HTTP-Method-Override`."""
     proxy_protocol: Literal["off", "required"] = "off"
     """Whether every connection begins with a PROXY protocol header, v1 or v2. `required` needs `trusted_proxies`,
     except on a unix socket, whose file permissions decide who is trusted."""

@@ -99,7 +99,7 @@ cdef inline uint32_t _bit(Name name) noexcept nogil:
 
 
 cdef uint8_t slot_of(const uint8_t* name, Py_ssize_t length) noexcept nogil:
-    return <uint8_t>(31 * _lower[name[0]] + 7 * _lower[name[length - 1]] + 13 * length)
+    return <uint8_t>(141 * _lower[name[0]] + 207 * _lower[name[length - 1]] + 43 * length)
 
 
 cdef inline int _number_in(uint8_t slot, const uint8_t* name, Py_ssize_t length) noexcept nogil:

@@ -7,7 +7,7 @@ its successors.
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from fastgw.compiled import twin
 from fastgw.http.field_names import DEBUG_TOKEN
@@ -20,28 +20,47 @@ ANYTHING: Final = b"*"
 """Marker at the end of a name: any continuation matches."""
 
 
+class _Patterns(NamedTuple):
+    """Names, `folded`, and prefixes of names."""
+
+    names: frozenset[bytes]
+    begin: tuple[bytes, ...]
+
+    @classmethod
+    def parse(cls, patterns: Iterable[bytes]) -> "_Patterns":
+        names: set[bytes] = set()
+        begin: set[bytes] = set()
+        for each in patterns:
+            (begin if each.endswith(ANYTHING) else names).add(folded(each.removesuffix(ANYTHING)))
+        return cls(frozenset(names), tuple(sorted(begin)))
+
+    def match(self, name: bytes) -> bool:
+        return name in self.names or name.startswith(self.begin)
+
+
 @final
 class _ReservedFields:
     """Field names, in any case and with any punctuation in place of a hyphen; a name that ends in `*` is a prefix.
 
-    Names in `Http1RequestHead.KNOWN` are not allowed here: they have rules of their own.
+    Names in `Http1RequestHead.KNOWN` are never among them: they have rules of their own. `exempt`: names, but no
+    prefixes, that are not reserved.
     """
 
-    __slots__ = ("_begin", "_find", "_names")
+    __slots__ = ("_exempt", "_find", "_reserved")
 
-    def __init__(self, names: Iterable[bytes]) -> None:
-        names = frozenset(names)
-        self._begin = tuple(sorted(folded(name[:-1]) for name in names if name.endswith(ANYTHING)))
-        self._names = frozenset(folded(name) for name in names if not name.endswith(ANYTHING))
-        self._find = _lines_of(names)
+    def __init__(self, names: Iterable[bytes], exempt: Iterable[bytes] = ()) -> None:
+        self._reserved, self._exempt = _Patterns.parse(names), frozenset(map(folded, exempt))
+        self._find = _lines_of(self._reserved)
 
     def __repr__(self) -> str:
-        return f"<ReservedFields {len(self._names) + len(self._begin)} names>"
+        return f"<ReservedFields {len(self._reserved.names) + len(self._reserved.begin)} names>"
 
     def has(self, name: bytes) -> bool:
         """Whether `name` is one of them."""
         wanted = folded(name)
-        return (wanted in self._names or wanted.startswith(self._begin)) and name.lower() not in Http1RequestHead.KNOWN
+        if not self._reserved.match(wanted) or wanted in self._exempt:
+            return False
+        return name.lower() not in Http1RequestHead.KNOWN
 
     def take_out_of(self, head: Http1RequestHead) -> tuple[bytes, ...]:
         """Remove the lines from `head` and return their names as they were sent."""
@@ -51,15 +70,16 @@ class _ReservedFields:
         return head.fields().take_out(self.has)
 
 
-def _lines_of(patterns: Iterable[bytes]) -> re.Pattern[bytes] | None:
+def _lines_of(patterns: _Patterns) -> re.Pattern[bytes] | None:
     """Return the pattern for the beginning of a line with one of these names; None: there are no names."""
-    patterns = frozenset(patterns)
-    begin = {folded(name[:-1]).decode("ascii") for name in patterns if name.endswith(ANYTHING)}
-    names = {folded(name).decode("ascii") for name in patterns if not name.endswith(ANYTHING)}
-    options = [spelled(names, SIGNS).encode() + b":"] if names else []
-    if begin:
-        options.append(spelled(begin, SIGNS).encode() + TOKEN + b"*+:")
+    options = [_spelled(patterns.names) + b":"] if patterns.names else []
+    if patterns.begin:
+        options.append(_spelled(patterns.begin) + TOKEN + b"*+:")
     return re.compile(b"\n(?:%b)" % b"|".join(options)) if options else None
+
+
+def _spelled(names: Iterable[bytes]) -> bytes:
+    return spelled([name.decode("ascii") for name in names], SIGNS).encode()
 
 
 if TYPE_CHECKING:

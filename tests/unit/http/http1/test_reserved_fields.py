@@ -22,7 +22,7 @@ if ReservedFields is not reserved_fields._ReservedFields:
 ORDINARY = (
     b"Accept: */*\r\nAccept-Encoding: gzip\r\nAccept-Language: de\r\nCookie: a=b\r\nUser-Agent: x\r\nReferer: x\r\n"
     b"Sec-CH-UA-Platform: x\r\nSec-Fetch-Site: none\r\nX-Requested-With: x\r\nX-Request-Id: 1\r\nProxy-A: 1\r\n"
-    b"X-Proxy: 1\r\nX-Clients: 1\r\nTrue-Client: 1\r\nSSL-Client: 1\r\nX-SSL: 1\r\nX_Forwarded-Prefixes: 1\r\n"
+    b"X-Proxy: 1\r\nX-Clients: 1\r\nTrue-Client: 1\r\nSSL-Client: 1\r\nX-SSL: 1\r\nX_Forwarder: 1\r\n"
 )
 SENT = (
     b"Proxy",
@@ -43,6 +43,9 @@ SENT = (
     b"X-SSL-Client-Cert",
     b"X!SSL~Client~CN",
     b"X-Forwarded-Tls-Client-Cert-Info",
+    b"X_Forwarded_Uri",
+    b"Remote-User",
+    b"X-Auth-Request-Email",
 )
 
 
@@ -85,11 +88,26 @@ def test_what_connection_names_away_is_away(fields: Any) -> None:
     assert b"True" not in serializer.request(head)
 
 
+@pytest.mark.parametrize("fields", BOTH)
+def test_an_exempt_field_stays(fields: Any) -> None:
+    lines = b"X-Own: 1\r\nX_Http_Method_Override: PUT\r\nX-Forwarded-Uri: /\r\nX-Forwarded-Url: /\r\n"
+    head = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n")
+    exempt = (b"X-Http-Method-Override", b"x-forwarded-uri")
+    assert fields(NAMES, exempt).take_out_of(head) == (b"X-Forwarded-Url",)
+    assert (head.first(b"x-forwarded-uri"), head.first(b"x_http_method_override")) == (b"/", b"PUT")
+
+
+USUAL = (
+    *(b"apikey", b"X-Api-Key", b"Authorization", b"Priority", b"Private-Token", b"Token", b"X-Amz-Date", b"If-Match"),
+    *(b"X-Requested-With", b"X-Session-Id", b"X-Forwarded-For", b"X-Auth-Token", b"X-Trace-Id", b"From", b"Referer"),
+)
+
+
 @pytest.mark.twin
-@pytest.mark.parametrize("name", [b"apikey", b"X-Api-Key", b"Authorization", b"Priority", b"Private-Token", b"Token"])
-def test_usual_names_are_told_apart_without_a_search(name: bytes) -> None:
-    """Some share a hash with a reserved prefix; the pattern of the reference costs more than a hit of a cache."""
-    head = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + name + b": 1\r\n\r\n")
+@for_each("names", [*((name,) for name in USUAL), USUAL])
+def test_usual_names_are_told_apart_without_a_search(names: tuple[bytes, ...]) -> None:
+    """Some share a hash with a reserved name; the pattern of the reference costs more than a hit of a cache."""
+    head = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"".join(b"%b: 1\r\n" % name for name in names) + b"\r\n")
     with patch.object(reserved_fields._ReservedFields, "take_out_of", side_effect=AssertionError):
         assert ReservedFields(NAMES).take_out_of(head) == ()
 

@@ -565,6 +565,10 @@ def test_the_results_of_a_map_have_responses_of_their_own() -> None:
             assert each.received.endswith(path)
 
 
+ALL_HEADERS = {"listeners": {"main": {"address": "127.0.0.1:0", "reserved_headers": []}}}
+"""A listener whose clients may send headers that only proxies may send by default."""
+
+
 @pytest.mark.parametrize(
     ("key", "sent"),
     [
@@ -576,7 +580,7 @@ def test_the_results_of_a_map_have_responses_of_their_own() -> None:
 def test_a_copy_has_what_the_route_sends(key: dict[str, Any], sent: bytes) -> None:
     """Also that of a request that is answered from the store: its service may have a cache of its own."""
     upstreams = {name: {"targets": [f"http://{name}.test"], "retries": {"max": 0}} for name in "uv"}
-    world = World(upstreams=upstreams, route={"filters": {"mirror": {"upstream": "v"}}}, key=key)
+    world = World(upstreams=upstreams, route={"filters": {"mirror": {"upstream": "v"}}}, also=ALL_HEADERS, key=key)
     override = b"X-HTTP-Method-Override: DELETE\r\n"
     is_in_key = "headers" in key
     # A miss, a hit from the store, one from the memory of the worker, and one past the cache at the end
@@ -689,7 +693,7 @@ def test_a_successful_change_removes_what_is_stored(named: bytes) -> None:
 
 
 def test_what_is_not_in_the_key_does_not_reach_the_upstream() -> None:
-    world = World(key={"query": {"except": ["utm_*"]}, "headers": ["X-Tenant"]})
+    world = World(also=ALL_HEADERS, key={"query": {"except": ["utm_*"]}, "headers": ["X-Tenant"]})
     fields = b"X-Tenant: a\r\nX-Host: evil\r\nX-HTTP-Method-Override: DELETE\r\nX-Forwarded-Host: evil\r\n"
     world.client(b"/a?x=1&utm_source=s", fields + b"Content-Length: 3\r\n", body=b"abc")
     upstream = world.upstream()
