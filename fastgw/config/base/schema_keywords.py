@@ -81,11 +81,20 @@ def misspelt_keywords(schema: Any) -> Iterator[tuple[Path, str]]:
             if meant is not None and left:
                 left -= 1
                 yield at, meant
-            known = keyword if meant is None else meant
-            if known in _HOLD_BY_NAME and isinstance(value, dict):
-                below += (((*at, name), held) for name, held in value.items())
-            elif isinstance(value, list) and known in _HOLD_LISTS:
-                below += (((*at, index), held) for index, held in enumerate(value))
-            elif known in _HOLD_ONE:
-                below.append((at, value))
+            below += _schemas_in(keyword if meant is None else meant, value, at)
         waiting += reversed(below)
+
+
+def schemas_below(schema: Any) -> Iterator[tuple[Path, Any]]:
+    """Yield the schemas directly in a schema, with the path to each."""
+    for keyword, value in schema.items() if isinstance(schema, dict) else ():
+        yield from _schemas_in(keyword, value, (keyword,))
+
+
+def _schemas_in(keyword: str, value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
+    if keyword in _HOLD_BY_NAME and isinstance(value, dict):
+        yield from (((*path, name), held) for name, held in value.items())
+    elif isinstance(value, list) and keyword in _HOLD_LISTS:
+        yield from (((*path, index), held) for index, held in enumerate(value))
+    elif keyword in _HOLD_ONE:
+        yield path, value

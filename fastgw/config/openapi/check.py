@@ -32,7 +32,7 @@ def check_schemas(spec: Spec, schemas: Schemas) -> None:
     else:
         return
     registry_parts = [(schema, schemas.paths[number]) for number, schema in schemas.definitions.items()]
-    before = len(spec.reading.problems)
+    before = spec.problem_count
     for schema, path in (*registry_parts, *inline):
         try:  # without the others: references are left out
             jsonschema_rs.validator_for(_without_references(schema), **options)
@@ -40,7 +40,7 @@ def check_schemas(spec: Spec, schemas: Schemas) -> None:
             _report(spec, path, error)
         except jsonschema_rs.ReferencingError as error:
             spec.report(path, str(error).partition("\n")[0])
-    if len(spec.reading.problems) == before:
+    if spec.problem_count == before:
         spec.report((), "its schemas cannot be compiled together")
 
 

@@ -1,16 +1,14 @@
-"""An OpenAPI document with its positions: references within it, and problems at file and line.
+"""An OpenAPI document with its positions: references within it and its files, and problems at file and line.
 
-References to other documents are errors: nothing is read but the document itself. All walks are bounded in depth,
-because aliases of YAML may nest deeper than the text does.
+All walks are bounded in depth, because aliases of YAML may nest deeper than the text does.
 """
 
 from collections.abc import Iterator
 from typing import Any, Final
-from urllib.parse import unquote
 
 from fastgw.config.base.problems import Path, format_value, shorten
 from fastgw.config.decoding.decoder import Reading
-from fastgw.json_pointer import unescaped
+from fastgw.config.openapi.files import DocumentFiles, value_at
 
 DEEPEST: Final = 150
 """Maximum nesting depth of schemas, and maximum number of references that lead to one another."""
@@ -18,10 +16,10 @@ _VERSIONS: Final = ("3.0.", "3.1.", "3.2.")
 
 
 class Spec:
-    """An OpenAPI document that is read. Problems are reported to `reading`."""
+    """An OpenAPI document that is read. Problems are reported to `reading`, and to those of its other files."""
 
     def __init__(self, reading: Reading) -> None:
-        self.reading = reading
+        self.files = DocumentFiles(reading)
         self.value: dict[str, Any] = reading.document.value
         version = self.value.get("openapi")
         text = version if isinstance(version, str) else str(version or "")
@@ -37,13 +35,31 @@ class Spec:
             if "swagger" in self.value:
                 wrong = "Swagger 2.0 is not supported"
             self.report(("openapi",), wrong, "expected `openapi: 3.0.x`, 3.1.x or 3.2.x")
+        else:
+            self.files.follow()
+
+    def origin(self, path: Path) -> tuple[Reading, Path]:
+        """Return the file of a part of the document, and the path of the part in it."""
+        return self.files.origin(path)
+
+    @property
+    def problem_count(self) -> int:
+        """Number of problems of all files."""
+        return sum(len(each.problems) for each in self.readings)
+
+    @property
+    def readings(self) -> list[Reading]:
+        """The document as it was read, and its other files."""
+        return [self.origin(())[0], *self.files.readings.values()]
 
     def report(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> None:
-        self.reading.report(path, wrong, expected, at_key=at_key)
+        reading, at = self.origin(path)
+        reading.report(at, wrong, expected, at_key=at_key)
 
     def note(self, path: Path, wrong: str, expected: str) -> None:
         """Note what is probably a mistake at a key, but not an error."""
-        self.reading.note(path, wrong, expected)
+        reading, at = self.origin(path)
+        reading.note(at, wrong, expected)
 
     def mapping(self, value: Any, path: Path) -> dict[str, Any]:
         """Return an object; an empty one, with a problem, for anything else."""
@@ -74,30 +90,16 @@ class Spec:
             return None
         found = self.looked_up(reference)
         if found is None:
-            is_local = reference.startswith("#")
-            why = " does not exist" if is_local else ": references to other documents are not followed"
-            expected = "to a part of this document" if is_local else "such as #/components/schemas/Pet"
-            self.report((*path, "$ref"), f"{shorten(format_value(reference))}{why}", f"expected a reference {expected}")
+            said = (
+                f"{shorten(format_value(reference))} does not exist",
+                "expected a reference to a part of this document",
+            )
+            self.report((*path, "$ref"), *self.files.refused.get(path, said))
         return found
 
     def looked_up(self, reference: str) -> tuple[Any, Path] | None:
         """Return what a reference leads to, and its path. None: it does not exist in this document."""
-        steps = parsed_pointer(reference[1:]) if reference.startswith("#") else None
-        if steps is None:
-            return None
-        found: Any = self.value
-        at: list[str | int] = []
-        for step in steps:
-            key: str | int = step
-            if isinstance(found, list) and step.isascii() and step.isdigit():
-                key = int(step[:9])
-                if key >= len(found):
-                    return None
-            elif not isinstance(found, dict) or step not in found:
-                return None
-            at.append(key)
-            found = found[key]
-        return found, tuple(at)
+        return value_at(self.value, reference[1:]) if reference.startswith("#") else None
 
     def resolved(self, value: Any, path: Path) -> tuple[dict[str, Any], Path] | None:
         """Return an object that may be given by `$ref`, and its path. None, with a problem: there is none."""
@@ -113,13 +115,3 @@ class Spec:
             value, path = found
         held = self.mapping(value, path)
         return (held, path) if held is value else None
-
-
-def parsed_pointer(text: str) -> list[str] | None:
-    """Return the steps of a JSON Pointer in a URI fragment (RFC 6901 section 6). None: it is not one."""
-    text = unquote(text)
-    if not text:
-        return []
-    if not text.startswith("/"):
-        return None
-    return [*map(unescaped, text[1:].split("/"))]

@@ -22,6 +22,7 @@ from fastgw.config.decoding.merge import Derived, Merged, SourceLocation
 from fastgw.config.openapi.check import check_schemas
 from fastgw.config.openapi.document import Spec
 from fastgw.config.openapi.examples import examples_of
+from fastgw.config.openapi.files import SUFFIXES
 from fastgw.config.openapi.operations import ApiOperation, base_path_of, literal, operations_of, published
 from fastgw.config.openapi.page import page
 from fastgw.config.openapi.schemas import Schemas, whole
@@ -36,7 +37,6 @@ FILTER: Final = "openapi"
 """Type, and name, of the filter of each operation."""
 DOCUMENTATION: Final = "openapi_document"
 """Type, and name, of the filter that serves the documentation."""
-_SUFFIXES: Final = (".yaml", ".yml", ".json")
 _OWN: Final = ("use", "timeout", "timeouts", "retries")
 """Settings of an entry that its routes have, and that `x-fastgw` may replace."""
 _OF_UPSTREAM: Final = ("timeouts", "retries")
@@ -62,7 +62,7 @@ def expand_openapi(merged: Merged, filter_types: Mapping[str, type], files: File
         if settings is BROKEN or settings.file is BROKEN:
             continue
         source = location.reading.document
-        suffix = "" if settings.file.lower().endswith(_SUFFIXES) else ".yaml"
+        suffix = "" if settings.file.lower().endswith(SUFFIXES) else ".yaml"
         read = partial(files.read, settings.file)
         quotes = source.trusted and source.quotes  # a remote user may name any file
         document = Document(settings.file, read, suffix=suffix, trusted=source.trusted, quotes=quotes)
@@ -73,6 +73,7 @@ def expand_openapi(merged: Merged, filter_types: Mapping[str, type], files: File
             expansion = _Expansion(location, each, reading, filter_types, files, str(each.name or number), names)
             first = len(routes)
             routes += expansion.routes()
+            readings += expansion.file_readings
             merged.openapi_entries.append((first, len(routes) - first, each))
     merged.lists["routes"] = routes
     return readings
@@ -93,11 +94,14 @@ class _Expansion:
     """Names of routes that are taken."""
     unmapped: set[str] = field(default_factory=set)
     """Security schemes without a filter, each reported once."""
+    file_readings: list[Reading] = field(default_factory=list)
+    """How the other files of the document were read."""
 
     def routes(self) -> Iterator[tuple[SourceLocation, Route]]:
         """Yield the routes."""
         settings = self.entry.openapi
         spec = Spec(self.reading)
+        self.file_readings += spec.files.readings.values()
         if not spec.is_supported:
             return
         schemas = Schemas(spec)
@@ -105,7 +109,7 @@ class _Expansion:
         responses = settings.responses != "off"
         operations = operations_of(spec, schemas, base, with_responses=responses)
         schemas.report_cycles()
-        if not operations and not self.reading.problems:
+        if not operations and not spec.problem_count:
             spec.report((), "no operations", "expected `paths` with at least one")
         if self._needs_schemas(operations):
             try:
@@ -173,13 +177,13 @@ class _Expansion:
         filters |= self._security(spec, each, schemes)
         if mode != "off" or settings.responses != "off" or mocked:
             filters[FILTER] = self._use(FILTER, self._settings(spec, schemas, each, mode, definitions, mocked))
-        at = SourceLocation(self.reading, each.path)
+        at = SourceLocation(*spec.origin(each.path))
         if settings.upstream is None and not mocked:
             self.location.below("openapi").report(
                 f"no upstream for {each.method} {each.template}", "expected `upstream`, or `mock: true`", at_key=True
             )
             mocked = True
-        parts = partial(self._parts, at, each)
+        parts = partial(self._parts, spec, at, each)
         action = "respond" if mocked else "upstream"
         location = Derived(self.location.reading, self.location.path, parts, MappingProxyType({action: {}}))
         own = {name: extension[name] for name in _OWN if extension.get(name) is not None}
@@ -214,14 +218,14 @@ class _Expansion:
         shown: dict[Path, SourceLocation] = {(action,): self.location.below("openapi", action)}
         return Derived(self.location.reading, self.location.path, lambda: shown, MappingProxyType({action: {}}))
 
-    def _parts(self, at: SourceLocation, each: ApiOperation) -> Mapping[Path, SourceLocation]:
+    def _parts(self, spec: Spec, at: SourceLocation, each: ApiOperation) -> Mapping[Path, SourceLocation]:
         """Return the positions of what a route is made of."""
         parts: dict[Path, SourceLocation] = {
             (key,): self.location.below(key) for key in (*_SHARED, *_OWN, "strip_prefix", "filters")
         }
         parts |= {("upstream",): self.location.below("openapi", "upstream"), ("name",): at, ("paths",): at}
         parts |= {("methods", 0): at}
-        parts |= {("filters", name): SourceLocation(self.reading, path) for name, path in each.filter_paths.items()}
+        parts |= {("filters", name): SourceLocation(*spec.origin(path)) for name, path in each.filter_paths.items()}
         schemes = [name for one in each.security for name in one]
         parts |= {("filters", _filter_of(name)): self.location.below("openapi", "security", name) for name in schemes}
         parts[("filters", FILTER)] = parts[("filters", "security")] = at

@@ -11,12 +11,11 @@ from fastgw.config.base.value_types import parse_route_name
 from fastgw.config.decoding.decoder import BROKEN, Structure
 from fastgw.config.openapi.bodies import request_body_of, responses_of
 from fastgw.config.openapi.document import Spec
+from fastgw.config.openapi.grammar import METHODS
 from fastgw.config.openapi.parameters import parameter_key, parameters_of
 from fastgw.config.openapi.schemas import Schemas
 from fastgw.config.settings.openapi import OperationExtension
 
-_METHODS: Final = ("head", "get", "put", "post", "delete", "options", "patch", "trace")
-"""HEAD comes first: a route for GET matches it, too."""
 _TEMPLATE: Final = re.compile(r"\{([^{}/]+)\}")
 _BRACE: Final = re.compile(r"[{}]")
 _NOT_PATH: Final = {"?": "query", "#": "fragment"}
@@ -80,7 +79,7 @@ def operations_of(spec: Spec, schemas: Schemas, base_path: str | None, *, with_r
         parts = _parts(spec, item, at)
         extensions = [_extension(spec, *part) for part in parts]
         held = [(number, *made) for number, part in enumerate(parts) for made in _in_item(spec, *part)]
-        held.sort(key=lambda each: each[1] != "HEAD")  # of all parts: see `_METHODS`
+        held.sort(key=lambda each: each[1] != "HEAD")  # of all parts: see `METHODS`
         for nearest, method, operation, path in held:
             key = method, _TEMPLATE.sub("{}", template)
             if shapes.get(key) == at:
@@ -148,17 +147,28 @@ def _parts(spec: Spec, item: Any, path: Path) -> list[tuple[dict[str, Any], Path
 
 def _in_item(spec: Spec, item: dict[str, Any], path: Path) -> Iterator[tuple[str, dict[str, Any], Path]]:
     """Yield the operations of a path by method."""
-    methods = _METHODS if not str(spec.value.get("openapi")).startswith("3.2") else (*_METHODS, "query")
+    methods = (*METHODS, "query") if spec.is_3_2 else METHODS
     for method in methods:
-        if method in item:
-            yield method.upper(), spec.mapping(item[method], (*path, method)), (*path, method)
+        if method in item and (found := _operation(spec, item[method], (*path, method))) is not None:
+            yield method.upper(), *found
     more = spec.mapping_at(item, "additionalOperations", path)
     for method, operation in more.items():
         at = (*path, "additionalOperations", method)
         if not _TOKEN.fullmatch(method) or method.lower() in methods:
             spec.report(at, shorten(format_value(method)), "expected a method that has no key of its own", at_key=True)
             continue
-        yield method, spec.mapping(operation, at), at
+        if (found := _operation(spec, operation, at)) is not None:
+            yield method, *found
+
+
+def _operation(spec: Spec, value: Any, path: Path) -> tuple[dict[str, Any], Path] | None:
+    """Return an operation, and where it is written. None, with a problem: it is nowhere, or in two places."""
+    beside = [key for key in value if key != "$ref"] if isinstance(value, dict) and "$ref" in value else []
+    if beside:
+        wrong = f"{format_value(beside[0])} is beside the `$ref` of an operation, where nothing counts"
+        spec.report((*path, beside[0]), wrong, "expected it in the operation that `$ref` leads to", at_key=True)
+        return None
+    return spec.resolved(value, path)
 
 
 def pattern_of(path: str, names: list[str]) -> str:
@@ -241,7 +251,8 @@ def _extension(spec: Spec, holder: dict[str, Any], path: Path) -> Extension | No
     if EXTENSION not in holder:
         return None
     at = (*path, EXTENSION)
-    held = Structure(OperationExtension).read(holder[EXTENSION], at, spec.reading)
+    reading, local = spec.origin(at)
+    held = Structure(OperationExtension).read(holder[EXTENSION], local, reading)
     return None if held is BROKEN else (held, holder[EXTENSION], at)
 
 

@@ -84,7 +84,7 @@ class Schemas:
         if known is not None:
             self.used.append((known, path))
             return known
-        problems = len(self._spec.reading.problems)
+        problems = self._spec.problem_count
         edges: set[str] = set()
         self._has_reference = self._has_note = False
         made = self._made(raw, path, response, edges, 0, frozenset())
@@ -98,7 +98,7 @@ class Schemas:
             made = {"$ref": f"{DEFINITIONS}#/$defs/{number}"}
         else:
             self.used.append((made, path))
-            if text and not self._has_note and len(self._spec.reading.problems) == problems:
+            if text and not self._has_note and self._spec.problem_count == problems:
                 self._known[text, response] = made
         while self._waiting:
             number, held, at, of_response = self._waiting.pop()
@@ -213,7 +213,8 @@ class Schemas:
                     for name, each in self._spec.mapping(value, at).items()
                 }
             elif (meant := meant_by(key, value)) is not None:
-                self._spec.reading.note_keyword(at, meant)
+                reading, local = self._spec.origin(at)
+                reading.note_keyword(local, meant)
                 self._has_note = True
         self._adapt(made, raw, path, extra)
         if extra:

@@ -19,7 +19,8 @@ class OpenApi(Settings):
     """An OpenAPI document (3.0, 3.1 or 3.2) and what is made of it. Needs `fastgw[validate]`."""
 
     file: ReadableFile
-    """The document: YAML or JSON. References to other documents are not followed."""
+    """The document: YAML or JSON. References are followed within it, and to other files in its folder; nothing is
+    fetched."""
     upstream: Destination | None = None
     """Destination of the requests: the name of an upstream, or the URL of a single target. null = with `mock` only."""
     mock: bool = False

@@ -176,9 +176,21 @@ LOOP = {"$ref": "#/components/schemas/A"}
 @pytest.mark.parametrize(
     ("described", "expected"),
     [
-        (schema({"$ref": "other.yaml#/A"}), "references to other documents are not followed"),
+        (
+            schema({"$ref": "other.yaml#/A"}),
+            '"other.yaml" cannot be read: No such file or directory; expected a reference',
+        ),
         (schema({"$ref": "http://127.0.0.1:9/a.json"}), "references to other documents are not followed"),
         (schema({"$ref": "file:///etc/passwd"}), "references to other documents are not followed"),
+        (schema({"$ref": "/etc/passwd"}), "references to other documents are not followed"),
+        (schema({"$ref": "../shop.json"}), '"../shop.json" is outside the folder of the document'),
+        (schema({"$ref": "a/../..%2Fshop.json"}), "is outside the folder of the document"),
+        (schema({"$ref": "shop.json#/paths/b"}), '"shop.json#/paths/b" does not exist'),
+        (document({"/a": {"get": {"$ref": "#/nowhere"}}}), '"#/nowhere" does not exist'),
+        (
+            document({"/a": {"get": {"$ref": "#/x-a", "security": []}}}, **{"x-a": operation()}),
+            '"security" is beside the `$ref` of an operation',
+        ),
         (schema(LOOP), '"#/components/schemas/A" does not exist'),
         (schema(LOOP, A=LOOP), "the schema refers to itself"),
         (schema(LOOP, A={"allOf": [{"$ref": "#/components/schemas/B"}]}, B={"not": LOOP}), "refers to itself"),

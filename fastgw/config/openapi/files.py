@@ -1,0 +1,171 @@
+"""Files that an OpenAPI document refers to: they become parts of it, so that every reference leads to a part.
+
+A file is followed within the folder of the document alone, with all links resolved. Nothing is fetched.
+"""
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Final
+from urllib.parse import quote, unquote
+
+from fastgw.config.base.problems import Path, format_value, shorten
+from fastgw.config.base.schema_keywords import schemas_below
+from fastgw.config.decoding.decoder import Reading
+from fastgw.config.formats.positions import SyntaxProblem
+from fastgw.config.openapi.grammar import MAPS, OBJECTS, REFERABLE
+from fastgw.config.sources.documents import Document
+from fastgw.config.sources.virtual_files import is_derived
+from fastgw.json_pointer import pointer_of, unescaped
+
+FILES: Final = "x-fastgw-files"
+"""Key of a document under which its other files are, by their names in its folder."""
+SUFFIXES: Final = (".yaml", ".yml", ".json")
+MOST_FILES: Final = 10_000
+"""Maximum number of files of a document."""
+_EXPECTED: Final = "expected a reference to a part of this document, or to a file in its folder"
+
+
+class DocumentFiles:
+    """The files of a document. `readings`: of the other ones, by name."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.readings: dict[str, Reading] = {}
+        self.refused: dict[Path, tuple[str, str]] = {}
+        """References that are not followed, by the path of what has them: what is wrong, and what is expected."""
+        self._main = reading
+        self._name = reading.document.name
+        self._folder = os.path.dirname(os.path.abspath(self._name))
+        self._met: set[tuple[int, str]] = set()
+        self._waiting: list[tuple[Any, str, Path]] = []
+
+    def origin(self, path: Path) -> tuple[Reading, Path]:
+        """Return the file of a part of the document, and the path of the part in it."""
+        if path[:1] == (FILES,) and len(path) > 1:
+            return self.readings[str(path[1])], path[2:]
+        return self._main, path
+
+    def follow(self) -> None:
+        """Read the files that the document refers to, and write all references to them as those to its parts."""
+        self._waiting.append((self._main.document.value, "document", ()))
+        while self._waiting:
+            value, shape, path = self._waiting.pop()
+            if isinstance(value, dict | list) and (id(value), shape) not in self._met:
+                self._met.add((id(value), shape))
+                self._follow_from(value, shape, path)
+
+    def _follow_from(self, value: dict[str, Any] | list[Any], shape: str, path: Path) -> None:
+        if isinstance(value, dict) and shape in REFERABLE and isinstance(value.get("$ref"), str):
+            value["$ref"] = self._followed(value["$ref"], shape, path)
+        self._waiting += parts_below(value, shape, path)
+        mapping = _mapping_of(value) if shape == "schema" else {}
+        for name, meant in mapping.items():
+            if isinstance(meant, str) and ("/" in meant or "#" in meant or meant.endswith(SUFFIXES)):
+                mapping[name] = self._followed(meant, "schema", (*path, "discriminator", "mapping", name))
+
+    def _followed(self, reference: str, shape: str, path: Path) -> str:
+        """Return a reference as one to a part of the document, or as it is if it leads to none."""
+        file, _, fragment = reference.partition("#")
+        holder = str(path[1]) if path[:1] == (FILES,) else ""
+        if not file and (not holder or reference.startswith(f"#/{FILES}/")):
+            found = value_at(self._main.document.value, fragment)  # also rewritten: YAML has aliases
+        else:
+            name = self._named(file, holder, path) if file else holder
+            part = None if name is None else self._value(name, path)
+            found = None if part is None else value_at(part, fragment)
+            if found is None:
+                self.refused.setdefault(path, (f"{shorten(format_value(reference))} does not exist", _EXPECTED))
+                return reference
+            at = (FILES, name, *found[1]) if name else found[1]
+            found = found[0], at
+            reference = "#" + quote(pointer_of(at), safe="/~:@!$&'()*+,;=")
+        if found is not None:
+            self._waiting.append((found[0], shape, found[1]))
+        return reference
+
+    def _named(self, file: str, holder: str, path: Path) -> str | None:
+        """Return the name of a file within the folder; "": the document itself. None, with a reason: it is not there.
+
+        `holder`: name of the file that refers to it.
+        """
+        wrong = shorten(format_value(file))
+        name = os.path.normpath(os.path.join(self._folder, os.path.dirname(holder), unquote(file)))
+        inside = os.path.join(os.path.realpath(self._folder), "")
+        if "://" in file or file.startswith(("/", "file:")) or is_derived(self._name):
+            self.refused[path] = f"{wrong}: references to other documents are not followed", _EXPECTED
+        elif "\0" in name or not os.path.realpath(name).startswith(inside):
+            self.refused[path] = f"{wrong} is outside the folder of the document", _EXPECTED
+        else:
+            relative = os.path.relpath(name, self._folder)
+            return "" if name == os.path.abspath(self._name) else relative
+        return None
+
+    def _value(self, name: str, path: Path) -> Any:
+        """Return the value of a file, which is read once. None: it has none; that is reported, or the reason is."""
+        main = self._main
+        if not name:
+            return main.document.value
+        if name not in self.readings:
+            if len(self.readings) >= MOST_FILES:
+                self.refused[path] = f"more than {MOST_FILES} files", "expected fewer"
+                return None
+            absolute = os.path.join(self._folder, name)
+            read = partial(main.files.read, absolute)
+            try:
+                read()
+            except SyntaxProblem as flaw:
+                self.refused[path] = f"{shorten(format_value(name))} {flaw.wrong}", _EXPECTED
+                return None
+            suffix = "" if name.endswith(SUFFIXES) else ".yaml"
+            said = main.document
+            document = Document(absolute, read, suffix=suffix, trusted=said.trusted, quotes=said.quotes)
+            self.readings[name] = Reading(document, main.filter_types, main.files, [*document.problems])
+            said.value.setdefault(FILES, {})[name] = document.value
+        return self.readings[name].document.value
+
+
+def value_at(value: Any, fragment: str) -> tuple[Any, Path] | None:
+    """Return what a JSON Pointer in a URI fragment (RFC 6901 section 6) leads to, and its path. None: it does not
+    exist, or the fragment is no pointer.
+    """
+    pointer = unquote(fragment)
+    if pointer and not pointer.startswith("/"):
+        return None
+    at: list[str | int] = []
+    for step in map(unescaped, pointer.split("/")[1:]):
+        key: str | int = step
+        if isinstance(value, list) and step.isascii() and step.isdigit():
+            key = int(step[:9])
+            if key >= len(value):
+                return None
+        elif not isinstance(value, dict) or step not in value:
+            return None
+        at.append(key)
+        value = value[key]
+    return value, tuple(at)
+
+
+def parts_below(value: Any, shape: str, path: Path) -> Iterator[tuple[Any, str, Path]]:
+    """Yield what is directly below a value of a document that the grammar knows: each with its shape and path."""
+    if shape == "schema":
+        for at, each in schemas_below(value):
+            yield each, "schema", (*path, *at)
+    elif shape.startswith("["):
+        for index, each in enumerate(value if isinstance(value, list) else ()):
+            yield each, shape[1:], (*path, index)
+    elif not isinstance(value, dict):
+        return
+    elif shape.startswith("{") or shape in MAPS:
+        for name, each in value.items():
+            yield each, MAPS.get(shape, shape[1:]), (*path, name)
+    else:
+        keys = OBJECTS.get(shape, {})
+        for key, each in value.items():
+            if key in keys:
+                yield each, keys[key], (*path, key)
+
+
+def _mapping_of(schema: Any) -> dict[str, Any]:
+    said = schema.get("discriminator") if isinstance(schema, dict) else None
+    mapping = said.get("mapping") if isinstance(said, dict) else None
+    return mapping if isinstance(mapping, dict) else {}
