@@ -147,14 +147,16 @@ def begin_hints() -> None:
 
 
 def nearest(name: str, known: Iterable[str], similarity: float = 0.6) -> str | None:
-    """Return the known name most similar to a name. None if none is similar, if this reading has no hints left, or if
-    there are too many names to compare. `similarity`: from 0, of any two names, to 1, of equal ones."""
+    """Return the known name most similar to a name, in any case. None if none is similar, if this reading has no hints
+    left, or if there are too many names to compare. `similarity`: from 0, of any two names, to 1, of equal ones.
+    """
     left = _hints_left.get()
     _hints_left.set(left - 1)
     if left <= 0 or len(names := sorted(known)) > NAMES_COMPARED:
         return None
-    near = get_close_matches(name, names, n=1, cutoff=similarity)
-    return near[0] if near else None
+    in_lower_case = {each.lower(): each for each in reversed(names)}
+    near = get_close_matches(name.lower(), in_lower_case, n=1, cutoff=similarity)
+    return in_lower_case[near[0]] if near else None
 
 
 def suggest(name: str, known: Iterable[str], first: Sequence[str] = (), similarity: float = 0.6) -> str:
