@@ -54,9 +54,14 @@ MOST_MISSPELT: Final = 20
 """Maximum number of misspelt keywords that are found in a schema."""
 
 
+def is_known(keyword: str) -> bool:
+    """Whether a keyword is one of JSON Schema, of a vocabulary with similar ones, or an extension."""
+    return keyword in _KEYWORDS or keyword in _OTHERS or keyword.startswith("x-")
+
+
 def meant_by(keyword: str, value: Any) -> str | None:
     """Return the keyword that an unknown one is probably meant as; None: it is known, or of another vocabulary."""
-    if keyword in _KEYWORDS or keyword in _OTHERS or keyword.startswith("x-") or len(keyword) > _LONGEST:
+    if is_known(keyword) or len(keyword) > _LONGEST:
         return None
     meant = nearest(keyword, _KEYWORDS, _SIMILARITY)
     if meant is None:

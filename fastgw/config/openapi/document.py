@@ -20,6 +20,7 @@ class Spec:
 
     def __init__(self, reading: Reading) -> None:
         self.files = DocumentFiles(reading)
+        self._reported: set[tuple[Path, str, str]] = set()
         self.value: dict[str, Any] = reading.document.value
         version = self.value.get("openapi")
         text = version if isinstance(version, str) else str(version or "")
@@ -35,8 +36,6 @@ class Spec:
             if "swagger" in self.value:
                 wrong = "Swagger 2.0 is not supported"
             self.report(("openapi",), wrong, "expected `openapi: 3.0.x`, 3.1.x or 3.2.x")
-        else:
-            self.files.follow()
 
     def origin(self, path: Path) -> tuple[Reading, Path]:
         """Return the file of a part of the document, and the path of the part in it."""
@@ -53,8 +52,10 @@ class Spec:
         return [self.origin(())[0], *self.files.readings.values()]
 
     def report(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> None:
-        reading, at = self.origin(path)
-        reading.report(at, wrong, expected, at_key=at_key)
+        if (path, wrong, expected) not in self._reported:
+            self._reported.add((path, wrong, expected))
+            reading, at = self.origin(path)
+            reading.report(at, wrong, expected, at_key=at_key)
 
     def note(self, path: Path, wrong: str, expected: str) -> None:
         """Note what is probably a mistake at a key, but not an error."""

@@ -20,6 +20,7 @@ from fastgw.config.base.route_patterns import parse_path
 from fastgw.config.decoding.decoder import BROKEN, Reading
 from fastgw.config.decoding.merge import Derived, Merged, SourceLocation
 from fastgw.config.openapi.check import check_schemas
+from fastgw.config.openapi.conformance import check_parts
 from fastgw.config.openapi.document import Spec
 from fastgw.config.openapi.examples import examples_of
 from fastgw.config.openapi.files import SUFFIXES
@@ -101,9 +102,10 @@ class _Expansion:
         """Yield the routes."""
         settings = self.entry.openapi
         spec = Spec(self.reading)
-        self.file_readings += spec.files.readings.values()
         if not spec.is_supported:
             return
+        check_parts(spec)
+        self.file_readings += spec.files.readings.values()
         schemas = Schemas(spec)
         base = self._base_path()
         responses = settings.responses != "off"

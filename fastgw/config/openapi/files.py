@@ -4,16 +4,17 @@ A file is followed within the folder of the document alone, with all links resol
 """
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 
 from fastgw.config.base.problems import Path, format_value, shorten
 from fastgw.config.base.schema_keywords import schemas_below
 from fastgw.config.decoding.decoder import Reading
 from fastgw.config.formats.positions import SyntaxProblem
-from fastgw.config.openapi.grammar import MAPS, OBJECTS, REFERABLE
+from fastgw.config.openapi.grammar import MAPS, OBJECTS, PUBLISHED, REFERABLE, WITH_EXTENSIONS
 from fastgw.config.sources.documents import Document
 from fastgw.config.sources.virtual_files import is_derived
 from fastgw.json_pointer import pointer_of, unescaped
@@ -24,6 +25,17 @@ SUFFIXES: Final = (".yaml", ".yml", ".json")
 MOST_FILES: Final = 10_000
 """Maximum number of files of a document."""
 _EXPECTED: Final = "expected a reference to a part of this document, or to a file in its folder"
+
+
+class Part(NamedTuple):
+    """A value of a document that the grammar knows."""
+
+    value: Any
+    shape: str
+    """Object or value by the grammar (`grammar.OBJECTS`)."""
+    path: Path
+    is_obeyed: bool
+    """Whether the gateway does what it says, rather than publish it only."""
 
 
 class DocumentFiles:
@@ -37,7 +49,7 @@ class DocumentFiles:
         self._name = reading.document.name
         self._folder = os.path.dirname(os.path.abspath(self._name))
         self._met: set[tuple[int, str]] = set()
-        self._waiting: list[tuple[Any, str, Path]] = []
+        self._waiting: deque[Part] = deque()
 
     def origin(self, path: Path) -> tuple[Reading, Path]:
         """Return the file of a part of the document, and the path of the part in it."""
@@ -45,25 +57,35 @@ class DocumentFiles:
             return self.readings[str(path[1])], path[2:]
         return self._main, path
 
-    def follow(self) -> None:
-        """Read the files that the document refers to, and write all references to them as those to its parts."""
-        self._waiting.append((self._main.document.value, "document", ()))
+    def follow(self) -> Iterator[Part]:
+        """Read the files that the document refers to, and write all references to them as those to its parts. Yields
+        each part of the document that the grammar knows, once: those that the gateway obeys first.
+        """
+        self._waiting.append(Part(self._main.document.value, "document", (), True))
         while self._waiting:
-            value, shape, path = self._waiting.pop()
-            if isinstance(value, dict | list) and (id(value), shape) not in self._met:
-                self._met.add((id(value), shape))
-                self._follow_from(value, shape, path)
+            part = self._waiting.pop()
+            if isinstance(part.value, dict | list):
+                if (id(part.value), part.shape) in self._met:
+                    continue
+                self._met.add((id(part.value), part.shape))
+                self._follow_from(part)
+            yield part
 
-    def _follow_from(self, value: dict[str, Any] | list[Any], shape: str, path: Path) -> None:
+    def _add(self, part: Part) -> None:
+        (self._waiting.append if part.is_obeyed else self._waiting.appendleft)(part)
+
+    def _follow_from(self, part: Part) -> None:
+        value, shape, path = part.value, part.shape, part.path
         if isinstance(value, dict) and shape in REFERABLE and isinstance(value.get("$ref"), str):
-            value["$ref"] = self._followed(value["$ref"], shape, path)
-        self._waiting += parts_below(value, shape, path)
+            value["$ref"] = self._followed(value["$ref"], part, path)
+        for each in parts_below(part):
+            self._add(each)
         mapping = _mapping_of(value) if shape == "schema" else {}
         for name, meant in mapping.items():
             if isinstance(meant, str) and ("/" in meant or "#" in meant or meant.endswith(SUFFIXES)):
-                mapping[name] = self._followed(meant, "schema", (*path, "discriminator", "mapping", name))
+                mapping[name] = self._followed(meant, part, (*path, "discriminator", "mapping", name))
 
-    def _followed(self, reference: str, shape: str, path: Path) -> str:
+    def _followed(self, reference: str, holder_part: Part, path: Path) -> str:
         """Return a reference as one to a part of the document, or as it is if it leads to none."""
         file, _, fragment = reference.partition("#")
         holder = str(path[1]) if path[:1] == (FILES,) else ""
@@ -80,7 +102,7 @@ class DocumentFiles:
             found = found[0], at
             reference = "#" + quote(pointer_of(at), safe="/~:@!$&'()*+,;=")
         if found is not None:
-            self._waiting.append((found[0], shape, found[1]))
+            self._add(holder_part._replace(value=found[0], path=found[1]))
         return reference
 
     def _named(self, file: str, holder: str, path: Path) -> str | None:
@@ -145,24 +167,26 @@ def value_at(value: Any, fragment: str) -> tuple[Any, Path] | None:
     return value, tuple(at)
 
 
-def parts_below(value: Any, shape: str, path: Path) -> Iterator[tuple[Any, str, Path]]:
-    """Yield what is directly below a value of a document that the grammar knows: each with its shape and path."""
+def parts_below(part: Part) -> Iterator[Part]:
+    """Yield what is directly below a part of a document that the grammar knows."""
+    value, shape, path, is_obeyed = part
     if shape == "schema":
         for at, each in schemas_below(value):
-            yield each, "schema", (*path, *at)
+            yield Part(each, "schema", (*path, *at), is_obeyed)
     elif shape.startswith("["):
         for index, each in enumerate(value if isinstance(value, list) else ()):
-            yield each, shape[1:], (*path, index)
+            yield Part(each, shape[1:], (*path, index), is_obeyed)
     elif not isinstance(value, dict):
         return
     elif shape.startswith("{") or shape in MAPS:
         for name, each in value.items():
-            yield each, MAPS.get(shape, shape[1:]), (*path, name)
+            if not (name.startswith("x-") and path[-1:] and path[-1] in WITH_EXTENSIONS):
+                yield Part(each, MAPS.get(shape, shape[1:]), (*path, name), is_obeyed)
     else:
         keys = OBJECTS.get(shape, {})
         for key, each in value.items():
             if key in keys:
-                yield each, keys[key], (*path, key)
+                yield Part(each, keys[key], (*path, key), is_obeyed and key not in PUBLISHED)
 
 
 def _mapping_of(schema: Any) -> dict[str, Any]:

@@ -94,3 +94,16 @@ REFERABLE: Final = frozenset(
     }
 )
 """Objects that may be given by `$ref`. OpenAPI has none for operations, but published documents do."""
+WITH_EXTENSIONS: Final = frozenset(("paths", "responses"))
+"""Keys of objects by name that may have extensions beside the names."""
+PUBLISHED: Final = frozenset(
+    {
+        *("info", "tags", "externalDocs", "summary", "description", "deprecated", "example", "examples", "headers"),
+        *("links", "callbacks", "webhooks", "allowReserved", "bearerFormat", "openIdConnectUrl", "oauth2MetadataUrl"),
+    }
+)
+"""Keys that the gateway does not obey: they are published, and taken for mocks."""
+ELSEWHERE: Final = frozenset({"security", "parameters", "requestBody", "responses", "content", "schema", "servers"})
+"""Keys that would be obeyed in other objects, and are probably meant so wherever they are."""
+SINCE_3_2: Final = frozenset(("query", "additionalOperations"))
+"""Keys of path items that mean nothing before OpenAPI 3.2."""

@@ -187,8 +187,8 @@ class Schemas:
             below = edges if key in SAME_VALUE else None
             if key in _PLAIN:
                 made[key] = value
-            elif key == "required" and isinstance(value, list):
-                are_names = all(isinstance(each, str) for each in value)  # else it is reported as it is written
+            elif key == "required":
+                are_names = isinstance(value, list) and all(isinstance(each, str) for each in value)
                 made[key] = [each for each in value if each not in hidden] if hidden and are_names else value
             elif key == "additionalProperties" and isinstance(value, bool):
                 made[key] = value

@@ -1,0 +1,128 @@
+"""Whether a document is written as OpenAPI has it: keys that are unknown or in the wrong place, values of another type.
+
+What would change the meaning of the document is an error; what the gateway does not obey is a note.
+"""
+
+from typing import Any, Final
+
+from fastgw.config.base.problems import Path, Problem, format_value, nearest, shorten, suggest, with_counts
+from fastgw.config.base.redacted_problems import UNKNOWN_KEY, UNKNOWN_KEYWORD
+from fastgw.config.base.schema_keywords import is_known, meant_by
+from fastgw.config.decoding.decoder import Reading, Truth
+from fastgw.config.openapi.document import Spec
+from fastgw.config.openapi.files import Part
+from fastgw.config.openapi.grammar import ELSEWHERE, OBJECTS, PUBLISHED, REFERABLE, SINCE_3_2
+
+_SIMILARITY: Final = 0.75
+_FLAGS: Final = ("nullable", "readOnly", "writeOnly")
+"""Keywords of schemas that are obeyed, but are none of JSON Schema."""
+_BESIDE_REFERENCES: Final = frozenset(("$ref", "summary", "description"))
+
+
+def check_parts(spec: Spec) -> None:
+    """Follow the references of a document, and report or note how its parts differ from OpenAPI."""
+    check = _Check(spec)
+    for part in spec.files.follow():
+        check.check(part)
+    check.end()
+
+
+class _Check:
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._notes: list[tuple[Reading, Problem]] = []
+
+    def check(self, part: Part) -> None:
+        value, shape, path, is_obeyed = part
+        if shape == "any":
+            return
+        if shape == "text":
+            self._check_type(part, isinstance(value, str), "a string")
+        elif shape == "flag":
+            self._check_flag(part)
+        elif shape.startswith("["):
+            self._check_type(part, isinstance(value, list), "a list")
+        elif shape == "schema":
+            self._check_schema(part)
+        elif self._check_type(part, isinstance(value, dict), "an object") and shape in OBJECTS:
+            self._check_keys(part)
+            if shape == "parameter" and "$ref" not in value and ("schema" in value) == ("content" in value):
+                wrong = "both `schema` and `content`" if "schema" in value else "neither `schema` nor `content`"
+                self._tell(is_obeyed, path, wrong, "expected one of them, such as `schema: {type: string}`")
+
+    def end(self) -> None:
+        """Add the notes, equal ones once."""
+        for reading in self._spec.readings:
+            for number, note in enumerate(with_counts(note for each, note in self._notes if each is reading)):
+                reading.notes[UNKNOWN_KEY, number] = note
+
+    def _check_type(self, part: Part, is_right: bool, expected: str) -> bool:
+        if not is_right:
+            self._tell(part.is_obeyed, part.path, shorten(format_value(part.value)), f"expected {expected}")
+        return is_right
+
+    def _check_flag(self, part: Part) -> None:
+        if isinstance(part.value, bool):
+            return
+        if part.is_obeyed:
+            reading, path = self._spec.origin(part.path)
+            Truth().refuse(part.value, path, reading)
+        else:
+            self._check_type(part, False, Truth.expected)
+
+    def _check_keys(self, part: Part) -> None:
+        value, shape, path, is_obeyed = part
+        keys = OBJECTS[shape]
+        if shape == "path item" and not self._spec.is_3_2:
+            keys = {key: each for key, each in keys.items() if key not in SINCE_3_2}
+        is_reference = "$ref" in value and shape in REFERABLE
+        ignored = is_reference and shape not in ("path item", "operation")
+        for key in value:
+            at = (*path, key)
+            if key in keys:
+                if ignored and key not in _BESIDE_REFERENCES:
+                    self._note(at, "has no effect beside `$ref`", "expected it where `$ref` leads to")
+            elif key == "$ref":
+                if not is_reference:
+                    self._tell(is_obeyed, at, "a reference is not followed here", "expected the object itself")
+            elif not key.startswith("x-") and key != "<<":
+                self._report_unknown(part, key, keys)
+
+    def _report_unknown(self, part: Part, key: str, keys: Any) -> None:
+        at = (*part.path, key)
+        homes = [name for name, its_keys in OBJECTS.items() if key in its_keys] if key in ELSEWHERE else []
+        if part.shape == "path item" and key in SINCE_3_2:
+            obeyed, expected = True, "expected `openapi: 3.2.x`"
+        elif homes:
+            obeyed, expected = True, f"expected it in {' or '.join(homes)}"
+        elif (meant := nearest(key, keys, _SIMILARITY)) is not None:
+            obeyed, expected = meant not in PUBLISHED, f"did you mean {format_value(meant)}?"
+        else:
+            obeyed, expected = False, suggest(key, keys, similarity=_SIMILARITY)
+        self._tell(part.is_obeyed and obeyed, at, UNKNOWN_KEY, expected, at_key=True)
+
+    def _check_schema(self, part: Part) -> None:
+        value, _, path, is_obeyed = part
+        if not isinstance(value, dict):
+            return  # reported where it is compiled
+        for key in _FLAGS:
+            if key in value and not isinstance(value[key], dict):
+                self._check_flag(Part(value[key], "flag", (*path, key), is_obeyed))
+        if "nullable" in value and not self._spec.is_3_0:
+            self._note((*path, "nullable"), "`nullable` has no effect since OpenAPI 3.1", "expected a `type` with null")
+        for key, each in value.items() if self._spec.is_3_0 else ():
+            if not is_known(key) and meant_by(key, each) is None:  # else it is noted where it is compiled
+                self._note((*path, key), UNKNOWN_KEYWORD, "expected `x-…` for an extension")
+        if "discriminator" in value and "allOf" in value and not ("oneOf" in value or "anyOf" in value):
+            expected = "expected `oneOf` or `anyOf` with the schemas to choose from"
+            self._note((*path, "discriminator"), "`discriminator` chooses no schema beside `allOf`", expected)
+
+    def _tell(self, obeyed: bool, path: Path, wrong: str, expected: str, *, at_key: bool = False) -> None:
+        if obeyed:
+            self._spec.report(path, wrong, expected, at_key=at_key)
+        else:
+            self._note(path, wrong, expected)
+
+    def _note(self, path: Path, wrong: str, expected: str) -> None:
+        reading, at = self._spec.origin(path)
+        self._notes.append((reading, reading.document.problem(at, wrong, expected, at_key=True)))
