@@ -124,7 +124,7 @@ class _Expansion:
         definitions = openapi_name(settings.file, self.key, "schemas.json")
         self.files.derive(definitions, msgspec.json.encode(whole(schemas)))
         schemes = _schemes(spec)
-        self._check_entry(schemes)
+        self._check_entry(spec, schemes)
         for each in operations:
             yield self._route(spec, schemas, each, definitions, schemes)
         if settings.unknown_paths == "pass" and settings.upstream is not None:
@@ -132,13 +132,18 @@ class _Expansion:
         if settings.docs is not None:
             yield from self._documentation(settings.docs, spec, operations, schemas)
 
-    def _check_entry(self, schemes: Mapping[str, Any]) -> None:
+    def _check_entry(self, spec: Spec, schemes: Mapping[str, Any]) -> None:
         """Report settings of the entry that have no effect on this document."""
         settings = self.entry.openapi
-        for name in settings.security:
+        for name, use in settings.security.items():
+            at = self.location.below("openapi", "security", name)
             if name not in schemes:
-                at = self.location.below("openapi", "security", name)
                 at.report(f"the document has no security scheme {format_value(name)}", suggest(name, schemes))
+            elif isinstance(use, FilterUse) and (place := _place_of_key(spec, name, schemes)) is not None:
+                places = use.settings.credential_places()
+                if places and not places.has(*place):
+                    wrong = f"`{use.type}` does not look where the document has the key: {' '.join(place)}"
+                    at.reading.note(at.path, wrong, "expected the settings of the filter to name it")
         if settings.upstream is not None:
             return
         for key in ("strip_prefix", *_OF_UPSTREAM):
@@ -365,15 +370,18 @@ def _schemes(spec: Spec) -> Mapping[str, Any]:
     return spec.mapping_at(components, "securitySchemes", ("components",))
 
 
+def _place_of_key(spec: Spec, name: str, schemes: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return where clients send the key of a security scheme: `header`, `query` or `cookie`, and its name there. None:
+    it is no key.
+    """
+    found = spec.resolved(schemes[name], ("components", "securitySchemes", name))
+    where, its_name = (found[0].get("in"), found[0].get("name")) if found is not None else (None, None)
+    is_place = where in ("header", "query", "cookie") and isinstance(its_name, str)
+    return (str(where), str(its_name)) if is_place else None
+
+
 def _api_keys(spec: Spec, each: ApiOperation) -> list[str]:
     """Return the query parameters with keys of clients: the operation has them although they are no `parameters`."""
     schemes = _schemes(spec)
-    names = []
-    for one in each.security:
-        for name in one:
-            found = (
-                spec.resolved(schemes.get(name), ("components", "securitySchemes", name)) if name in schemes else None
-            )
-            if found is not None and found[0].get("in") == "query" and isinstance(found[0].get("name"), str):
-                names.append(found[0]["name"])
-    return names
+    places = [_place_of_key(spec, name, schemes) for one in each.security for name in one if name in schemes]
+    return [place[1] for place in places if place is not None and place[0] == "query"]

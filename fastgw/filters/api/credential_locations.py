@@ -36,6 +36,12 @@ class CredentialLocations:
         """The only location, if it is a header; otherwise empty."""
         return self._fields[0] if len(self._fields) == 1 and not self._parameters and not self._cookies else b""
 
+    def has(self, where: str, name: str) -> bool:
+        """Whether a header, query parameter or cookie is one of them. `where`: `header`, `query` or `cookie`."""
+        if where == "header":
+            return name.lower().encode() in self._dropped
+        return name.encode() in (self._parameters if where == "query" else self._cookies)
+
     def __bool__(self) -> bool:
         return bool(self._fields or self._parameters or self._cookies or self._beginnings)
 

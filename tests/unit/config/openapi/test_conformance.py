@@ -106,3 +106,27 @@ def test_what_is_not_obeyed_is_a_note(described: dict[str, Any], expected: list[
     assert len(notes) == len(expected)
     assert all(each in note for each, note in zip(expected, notes, strict=True))
     assert all(note.startswith(f"{tmp_path}/shop.json:") for note in notes)
+
+
+@for_each(
+    ("scheme", "filter", "noted"),
+    [
+        ({"in": "query", "name": "k"}, {}, "`key_auth` does not look where the document has the key: query k"),
+        ({"in": "query", "name": "k"}, {"key_in": ["query"], "key_names": ["k"]}, ""),
+        ({"in": "query", "name": "K"}, {"key_in": ["query"], "key_names": ["k"]}, "query K"),
+        ({"in": "cookie", "name": "k"}, {"key_in": ["header", "cookie"], "key_names": ["a", "k"]}, ""),
+        ({"in": "header", "name": "x-api-KEY"}, {}, ""),
+        ({"in": "header", "name": "X-Other"}, {}, "header X-Other"),
+    ],
+)
+def test_a_key_that_the_filter_does_not_find_is_noted(
+    scheme: dict[str, Any], filter: dict[str, Any], noted: str, tmp_path: Path
+) -> None:
+    schemes = {"key": {"type": "apiKey", **scheme}, "jwt": SCHEMES["jwt"]}
+    described = document({"/a": {"get": operation(security=[{"key": []}])}}, components={"securitySchemes": schemes})
+    entry = {"security": {"key": {"key_auth": filter}, **KEY}}
+    consumers = [{"name": "a", "key_auth": [{"key": "a-key-of-some-length"}]}]
+    notes = [str(note) for note in load(tmp_path, described, entry, consumers=consumers).notes]
+    told = [note for note in notes if "routes[0].openapi.security.key" in note and "does not look" in note]
+    assert len(told) == bool(noted)
+    assert not noted or noted in told[0]
