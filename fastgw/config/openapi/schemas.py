@@ -34,7 +34,7 @@ _PLAIN: Final = {
     *("maxProperties", "minProperties", "dependentRequired", "format"),
 }
 """Keywords that are taken as they are."""
-_BASES: Final = ("$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor")
+_BASES: Final = ("$id", "$anchor", "$dynamicRef", "$dynamicAnchor")
 _DIALECTS: Final = ("https://json-schema.org/draft/2020-12/schema", "https://spec.openapis.org/oas/3.")
 _BASE64: Final = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _FORMATS: Final[dict[str, dict[str, Any]]] = {
