@@ -124,7 +124,7 @@ def _typed(
             return {"kind": "xml", "schema": schema, "xml": mapping}
         if not in_range:
             wrong = f"a mapping of XML with more than {MOST_NODES} values"
-            spec.report((*path, "schema"), wrong, "expected a smaller schema")
+            schemas.report((*path, "schema"), wrong, "expected a smaller schema")
         return {"kind": "xml"}  # a range says nothing about whether there is any XML at all
     if bare in (_FORM, _MULTIPART) and not response:
         fields = _fields(spec, schemas, held, raw, path, is_form=bare == _FORM)

@@ -24,22 +24,23 @@ def check_schemas(spec: Spec, schemas: Schemas) -> None:
     }
     inline = schemas.used
     try:
-        distinct = {msgspec.json.encode(schema): schema for schema, _ in inline}
+        distinct = {msgspec.json.encode(schema): schema for schema, _, _ in inline}
         jsonschema_rs.validator_for(whole(schemas), **options)
         jsonschema_rs.validator_for({"anyOf": [*distinct.values(), True]}, **options)
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError):
         pass
     else:
         return
-    registry_parts = [(schema, schemas.paths[number]) for number, schema in schemas.definitions.items()]
+    registry_parts = [(schema, schemas.paths[number], number) for number, schema in schemas.definitions.items()]
     before = spec.problem_count
-    for schema, path in (*registry_parts, *inline):
-        try:  # without the others: references are left out
-            jsonschema_rs.validator_for(_without_references(schema), **options)
-        except jsonschema_rs.ValidationError as error:
-            _report(spec, path, error)
-        except jsonschema_rs.ReferencingError as error:
-            spec.report(path, str(error).partition("\n")[0])
+    for schema, path, holder in (*registry_parts, *inline):
+        with spec.problems_of(holder):
+            try:  # without the others: references are left out
+                jsonschema_rs.validator_for(_without_references(schema), **options)
+            except jsonschema_rs.ValidationError as error:
+                _report(spec, path, error)
+            except jsonschema_rs.ReferencingError as error:
+                spec.report(path, str(error).partition("\n")[0])
     if spec.problem_count == before:
         spec.report((), "its schemas cannot be compiled together")
 

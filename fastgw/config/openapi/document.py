@@ -4,6 +4,7 @@ All walks are bounded in depth, because aliases of YAML may nest deeper than the
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from fastgw.config.base.problems import Path, format_value, shorten
@@ -14,6 +15,9 @@ DEEPEST: Final = 150
 """Maximum nesting depth of schemas, and maximum number of references that lead to one another."""
 _VERSIONS: Final = ("3.0.", "3.1.", "3.2.")
 
+Holder = str | tuple[str, bool]
+"""What has a schema: the number of a definition, or the name of an operation, and whether its responses have it."""
+
 
 class Spec:
     """An OpenAPI document that is read. Problems are reported to `reading`, and to those of its other files."""
@@ -21,6 +25,9 @@ class Spec:
     def __init__(self, reading: Reading) -> None:
         self.files = DocumentFiles(reading)
         self._reported: set[tuple[Path, str, str]] = set()
+        self._holder: Holder | None = None
+        self.of_schemas: list[tuple[Holder, Path, str, str, bool]] = []
+        """Problems of schemas, by what has the schema."""
         self.value: dict[str, Any] = reading.document.value
         version = self.value.get("openapi")
         text = version if isinstance(version, str) else str(version or "")
@@ -43,8 +50,8 @@ class Spec:
 
     @property
     def problem_count(self) -> int:
-        """Number of problems of all files."""
-        return sum(len(each.problems) for each in self.readings)
+        """Number of problems of all files, and of schemas."""
+        return sum(len(each.problems) for each in self.readings) + len(self.of_schemas)
 
     @property
     def readings(self) -> list[Reading]:
@@ -52,10 +59,21 @@ class Spec:
         return [self.origin(())[0], *self.files.readings.values()]
 
     def report(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> None:
-        if (path, wrong, expected) not in self._reported:
+        if self._holder is not None:
+            self.of_schemas.append((self._holder, path, wrong, expected, at_key))
+        elif (path, wrong, expected) not in self._reported:
             self._reported.add((path, wrong, expected))
             reading, at = self.origin(path)
             reading.report(at, wrong, expected, at_key=at_key)
+
+    @contextmanager
+    def problems_of(self, holder: Holder) -> Iterator[None]:
+        """Keep the problems of a schema in `of_schemas` instead of reporting them."""
+        before, self._holder = self._holder, holder
+        try:
+            yield
+        finally:
+            self._holder = before
 
     def note(self, path: Path, wrong: str, expected: str) -> None:
         """Note what is probably a mistake at a key, but not an error."""

@@ -6,7 +6,7 @@ derived file with the definitions that all operations share, have everything tha
 document.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
@@ -24,7 +24,7 @@ from fastgw.config.openapi.conformance import check_parts
 from fastgw.config.openapi.document import Spec
 from fastgw.config.openapi.examples import examples_of
 from fastgw.config.openapi.files import SUFFIXES
-from fastgw.config.openapi.operations import ApiOperation, base_path_of, literal, operations_of, published
+from fastgw.config.openapi.operations import ApiOperation, Modes, base_path_of, literal, operations_of, published
 from fastgw.config.openapi.page import page
 from fastgw.config.openapi.schemas import Schemas, whole
 from fastgw.config.settings.gateway import FilterUse, Respond, Route
@@ -108,12 +108,11 @@ class _Expansion:
         self.file_readings += spec.files.readings.values()
         schemas = Schemas(spec)
         base = self._base_path()
-        responses = settings.responses != "off"
-        operations = operations_of(spec, schemas, base, with_responses=responses)
+        operations = operations_of(spec, schemas, base, self._modes)
         schemas.report_cycles()
         if not operations and not spec.problem_count:
             spec.report((), "no operations", "expected `paths` with at least one")
-        if self._needs_schemas(operations):
+        if any(each.mode != "off" or each.responses for each in operations):
             try:
                 check_schemas(spec, schemas)
             except ModuleNotFoundError:
@@ -121,10 +120,11 @@ class _Expansion:
                     "the package jsonschema_rs is missing", "install fastgw[validate]"
                 )
                 return
+        schemas.report_problems()
         definitions = openapi_name(settings.file, self.key, "schemas.json")
         self.files.derive(definitions, msgspec.json.encode(whole(schemas)))
         schemes = _schemes(spec)
-        self._check_entry(spec, schemes)
+        self._check_entry(spec, schemes, operations)
         for each in operations:
             yield self._route(spec, schemas, each, definitions, schemes)
         if settings.unknown_paths == "pass" and settings.upstream is not None:
@@ -132,7 +132,7 @@ class _Expansion:
         if settings.docs is not None:
             yield from self._documentation(settings.docs, spec, operations, schemas)
 
-    def _check_entry(self, spec: Spec, schemes: Mapping[str, Any]) -> None:
+    def _check_entry(self, spec: Spec, schemes: Mapping[str, Any], operations: list[ApiOperation]) -> None:
         """Report settings of the entry that have no effect on this document."""
         settings = self.entry.openapi
         for name, use in settings.security.items():
@@ -144,6 +144,11 @@ class _Expansion:
                 if places and not places.has(*place):
                     wrong = f"`{use.type}` does not look where the document has the key: {' '.join(place)}"
                     at.reading.note(at.path, wrong, "expected the settings of the filter to name it")
+        known = {name for each in operations for name in (each.name, f"{each.method} {each.template}")}
+        for name in settings.operations:
+            if name not in known:
+                at = self.location.below("openapi", "operations", name)
+                at.report(f"the document has no operation {format_value(name)}", suggest(name, known))
         if settings.upstream is not None:
             return
         for key in ("strip_prefix", *_OF_UPSTREAM):
@@ -164,10 +169,13 @@ class _Expansion:
             return "/"
         return base
 
-    def _needs_schemas(self, operations: list[ApiOperation]) -> bool:
+    def _modes(self, name: str, place: str, extension: dict[str, Any]) -> Modes:
+        """Return how an operation is validated. `place`: its method and path."""
         settings = self.entry.openapi
-        modes = {settings.validate, *(each.extension.get("validate") for each in operations)}
-        return settings.responses != "off" or not modes <= {"off", None}
+        own = [settings.operations[key] for key in dict.fromkeys((name, place)) if key in settings.operations]
+        requests = (*(each.validate for each in own), extension.get("validate"), settings.validate)
+        responses = (*(each.responses for each in own), settings.responses)
+        return Modes(_first_said(requests), _first_said(responses))
 
     # routes
 
@@ -175,15 +183,13 @@ class _Expansion:
         self, spec: Spec, schemas: Schemas, each: ApiOperation, definitions: str, schemes: Mapping[str, Any]
     ) -> tuple[SourceLocation, Route]:
         settings, extension = self.entry.openapi, each.extension
-        said = extension.get("validate")
-        mode = settings.validate if said is None else said
         mocks = extension.get("mock")
         mocked = settings.mock if mocks is None else mocks
         filters: dict[str, Any] = {**self.entry.filters}
         filters |= extension["filters"]
         filters |= self._security(spec, each, schemes)
-        if mode != "off" or settings.responses != "off" or mocked:
-            filters[FILTER] = self._use(FILTER, self._settings(spec, schemas, each, mode, definitions, mocked))
+        if each.mode != "off" or each.responses or mocked:
+            filters[FILTER] = self._use(FILTER, self._settings(spec, schemas, each, definitions, mocked))
         at = SourceLocation(*spec.origin(each.path))
         if settings.upstream is None and not mocked:
             self.location.below("openapi").report(
@@ -239,11 +245,11 @@ class _Expansion:
         return parts
 
     def _settings(
-        self, spec: Spec, schemas: Schemas, each: ApiOperation, mode: str, definitions: str, mocked: bool
+        self, spec: Spec, schemas: Schemas, each: ApiOperation, definitions: str, mocked: bool
     ) -> dict[str, Any]:
         settings = self.entry.openapi
         plan: dict[str, Any] = {"id": each.name}
-        if mode != "off":
+        if each.mode != "off":
             plan |= {"parameters": each.parameters, "body": each.body}
             if settings.unknown_parameters == "refuse":
                 plan["known"] = _api_keys(spec, each)
@@ -254,7 +260,7 @@ class _Expansion:
         return {
             "operation": msgspec.json.encode(plan).decode(),
             "schemas": definitions,
-            "mode": mode,
+            "mode": each.mode,
             "max_body": settings.max_body,
         }
 
@@ -358,6 +364,10 @@ class _Expansion:
                 **shared,
             )
             yield Derived(at.reading, at.path, made=MappingProxyType({"respond": {}})), route
+
+
+def _first_said(modes: Iterable[Any]) -> Any:
+    return next(each for each in modes if each is not None)
 
 
 def _filter_of(scheme: str) -> str:

@@ -1,9 +1,9 @@
 """Operations of an OpenAPI document: methods, paths as patterns of routes, names, security and extensions."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from fastgw.config.base.problems import Path, format_value, shorten
@@ -14,7 +14,7 @@ from fastgw.config.openapi.document import Spec
 from fastgw.config.openapi.grammar import METHODS
 from fastgw.config.openapi.parameters import parameter_key, parameters_of
 from fastgw.config.openapi.schemas import Schemas
-from fastgw.config.settings.openapi import OperationExtension
+from fastgw.config.settings.openapi import Mode, OperationExtension, ResponseMode
 
 _TEMPLATE: Final = re.compile(r"\{([^{}/]+)\}")
 _BRACE: Final = re.compile(r"[{}]")
@@ -24,6 +24,13 @@ _NOT_IN_PATHS: Final = re.compile(r"[?#]")
 _WRITTEN_OTHERWISE: Final = re.compile(r"[{}*?#]|%(?![0-9A-Fa-f]{2})")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 EXTENSION: Final = "x-fastgw"
+
+
+class Modes(NamedTuple):
+    """How requests and responses of an operation are validated."""
+
+    requests: Mode
+    responses: ResponseMode
 
 
 @dataclass
@@ -39,6 +46,8 @@ class ApiOperation:
     """Path of the operation in the document."""
     name: str
     """`operationId` of the operation, or method and path."""
+    mode: Mode
+    """Validation of requests."""
     operation: dict[str, Any]
     """The operation as written."""
     parameters: list[dict[str, Any]]
@@ -52,8 +61,12 @@ class ApiOperation:
     """Path in the document of each filter of the extension."""
 
 
-def operations_of(spec: Spec, schemas: Schemas, base_path: str | None, *, with_responses: bool) -> list[ApiOperation]:
-    """Return the operations of a document; their errors are reported."""
+def operations_of(
+    spec: Spec, schemas: Schemas, base_path: str | None, modes: Callable[[str, str, dict[str, Any]], Modes]
+) -> list[ApiOperation]:
+    """Return the operations of a document; their errors are reported. `modes`: of an operation by its name, its method
+    and path, and the settings of its `x-fastgw`.
+    """
     found: list[ApiOperation] = []
     paths = spec.mapping_at(spec.value, "paths", ())
     if "paths" not in spec.value and spec.is_3_0:
@@ -113,17 +126,25 @@ def operations_of(spec: Spec, schemas: Schemas, base_path: str | None, *, with_r
                 except ValueError as error:
                     spec.report((*path, "operationId"), str(error), "expected a name without control characters")
                     continue
+            place = f"{method} {template}"
+            name = name if isinstance(name, str) and name else place
+            mode = modes(name, place, extension)
+            schemas.operation = None if mode.requests == "off" else name
+            parameters = parameters_of(spec, schemas, [parts[n] for n in order], operation, path, names)
+            body = request_body_of(spec, schemas, operation, path)
+            schemas.operation = name
             found.append(
                 ApiOperation(
                     method=method,
                     template=template,
                     pattern=literal(base.rstrip("/")) + pattern_of(template, names),
                     path=path,
-                    name=name if isinstance(name, str) and name else f"{method} {template}",
+                    name=name,
+                    mode=mode.requests,
                     operation=operation,
-                    parameters=parameters_of(spec, schemas, [parts[n] for n in order], operation, path, names),
-                    body=request_body_of(spec, schemas, operation, path),
-                    responses=responses_of(spec, schemas, operation, path, checked=with_responses),
+                    parameters=parameters,
+                    body=body,
+                    responses=responses_of(spec, schemas, operation, path, checked=mode.responses != "off"),
                     security=_requirements(spec, security, security_path),
                     extension=extension,
                     filter_paths=filter_paths,

@@ -98,7 +98,7 @@ def _plan(
     plan |= {"style": style, "explode": explode is True, **kind.plan()}
     if style == "deepObject" and kind.shape == "scalar":
         expected = "expected `type: object` or `type: array` in the schema"
-        spec.report((*path, "style"), "`deepObject` is for objects and arrays", expected)
+        schemas.report((*path, "style"), "`deepObject` is for objects and arrays", expected)
         return None
     schema = schemas.schema(raw, (*path, "schema"))
     if schema not in (True, {}, {"type": "string"}):

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from fastgw.config.base.problems import Path, format_value, shorten
 from fastgw.config.base.schema_keywords import meant_by
-from fastgw.config.openapi.document import DEEPEST, Spec
+from fastgw.config.openapi.document import DEEPEST, Holder, Spec
 
 DEFINITIONS: Final = "urn:fastgw:openapi"
 """URI of the definitions."""
@@ -51,8 +51,10 @@ class Schemas:
 
     def __init__(self, spec: Spec) -> None:
         self.definitions: dict[str, Any] = {}
-        self.used: list[tuple[Any, Path]] = []
+        self.used: list[tuple[Any, Path, Holder]] = []
         """Schemas of parameters and bodies without references, with their paths in the document."""
+        self.operation: str | None = None
+        """Name of the operation whose schemas are made. None: it is not validated, so none are."""
         self.roots: set[str] = set()
         """Numbers of the definitions that parameters and bodies have."""
         self.kinds: dict[str, Any] = {}
@@ -71,18 +73,53 @@ class Schemas:
         self._waiting: list[tuple[str, Any, Path, bool]] = []
         self._known: dict[tuple[str, bool], Any] = {}
         self._edges: dict[str, set[str]] = {}
+        self._holders: dict[Holder, set[Holder]] = {}
+        """What refers to a definition, by its number."""
+        self._holder: Holder = ("", False)
+        """Holder of the schema that is being made."""
         dialect = spec.value.get("jsonSchemaDialect")
         if dialect is not None and not _is_known(dialect):
             spec.report(("jsonSchemaDialect",), shorten(format_value(dialect)), f"expected {_DIALECTS[0]}")
 
     def schema(self, raw: Any, path: Path, response: bool = False) -> Any:
         """Return a schema, and make the definitions that it refers to. `response`: of what the upstream sends."""
+        if self.operation is None:
+            return True
+        self._holder = self.operation, response
+        with self._spec.problems_of(self._holder):
+            return self._schema(raw, path, response)
+
+    def report(self, path: Path, wrong: str, expected: str) -> None:
+        """Report what cannot be validated of the operation."""
+        if self.operation is not None:
+            with self._spec.problems_of((self.operation, False)):
+                self._spec.report(path, wrong, expected)
+
+    def report_problems(self) -> None:
+        """Report what is wrong with schemas, with the operations that use them."""
+        told: dict[Holder, str] = {}
+        for holder, path, wrong, expected, at_key in self._spec.of_schemas:
+            if holder not in told:
+                told[holder] = _left_out_by(self._operations(holder))
+            advice = f"{expected}, or {told[holder]}" if expected else f"expected {told[holder]}"
+            self._spec.report(path, wrong, advice, at_key=at_key)
+
+    def _operations(self, holder: Holder) -> list[tuple[str, bool]]:
+        """Return the operations that use a schema, and whether they do for responses."""
+        waiting, met = [holder], {holder}
+        while waiting:
+            more = self._holders.get(waiting.pop(), set()) - met
+            met |= more
+            waiting += more
+        return sorted(each for each in met if isinstance(each, tuple))
+
+    def _schema(self, raw: Any, path: Path, response: bool) -> Any:
         # PERF: equal schemas are made once, and so are their kinds and the parameters that requests are checked by: an
         # operation is loaded and compiled with 1.46 million instructions, 1.59 before (callgrind, bench.openapi_load).
         text = text_of(raw)
         known = self._known.get((text, response)) if text else None
         if known is not None:
-            self.used.append((known, path))
+            self.used.append((known, path, self._holder))
             return known
         problems = self._spec.problem_count
         edges: set[str] = set()
@@ -94,17 +131,20 @@ class Schemas:
         elif self._has_reference:
             number = self._number(path, response)
             self.definitions[number], self._edges[number] = made, edges
+            self._holders.setdefault(number, set()).add(self._holder)
             self.roots.add(number)
             made = {"$ref": f"{DEFINITIONS}#/$defs/{number}"}
         else:
-            self.used.append((made, path))
+            self.used.append((made, path, self._holder))
             if text and not self._has_note and self._spec.problem_count == problems:
                 self._known[text, response] = made
         while self._waiting:
             number, held, at, of_response = self._waiting.pop()
             self.definitions[number] = True  # keeps the order
             edges = self._edges[number] = set()
-            self.definitions[number] = self._made(held, at, of_response, edges, 0, frozenset())
+            self._holder = number
+            with self._spec.problems_of(number):
+                self.definitions[number] = self._made(held, at, of_response, edges, 0, frozenset())
         return made
 
     def locations(self) -> dict[str, str]:
@@ -127,12 +167,13 @@ class Schemas:
                     above.pop(each)
                     done.add(each)
                 elif each in above:
-                    self._spec.report(
-                        self.paths[each],
-                        "the schema refers to itself",
-                        "expected a property or element between",
-                        at_key=True,
-                    )
+                    with self._spec.problems_of(each):
+                        self._spec.report(
+                            self.paths[each],
+                            "the schema refers to itself",
+                            "expected a property or element between",
+                            at_key=True,
+                        )
                 elif each not in done:
                     above[each] = None
                     waiting.append((each, True))
@@ -148,6 +189,7 @@ class Schemas:
         if number is None:
             number = self._number(at, response)
             self._waiting.append((number, raw, at, response))
+        self._holders.setdefault(number, set()).add(self._holder)
         if edges is not None:
             edges.add(number)
         return {"$ref": f"{DEFINITIONS}#/$defs/{number}"}
@@ -397,6 +439,15 @@ class Schemas:
         wrong = f"{shorten(format_value(reference))} does not exist"
         self._spec.report(path, wrong, "expected the name of a schema of this document, or a reference to it")
         return True
+
+
+def _left_out_by(operations: list[tuple[str, bool]]) -> str:
+    """Return the setting that leaves out the first of the operations whose validation needs a schema."""
+    (name, response), *more = operations
+    others = len({other for other, _ in more} - {name})
+    noun = "operation" if others == 1 else "operations"
+    setting = f"`operations: {{{format_value(name)}: {{{'responses' if response else 'validate'}: off}}}}`"
+    return f"{setting} and the same for {others} other {noun}" if others else setting
 
 
 def as_reference(meant: Any) -> str:

@@ -12,7 +12,17 @@ from fastgw.config.settings.upstreams import RouteRetries, RouteTimeouts
 LONGEST_BODY: Final = 128 * 1024
 """Maximum size in bytes of a body that is validated."""
 Mode = Literal["enforce", "report", "off"]
+ResponseMode = Literal["report", "off"]
 Scheme = Annotated[FilterUse, Inner("AUTHENTICATE")]
+
+
+class OperationModes(Settings):
+    """Validation of an operation, where it differs from that of the others."""
+
+    validate: Mode | None = None
+    """Validation of requests."""
+    responses: ResponseMode | None = None
+    """Validation of responses."""
 
 
 class OpenApi(Settings):
@@ -28,8 +38,12 @@ class OpenApi(Settings):
     validate: Mode = "enforce"
     """Validation of requests. `enforce`: one that does not conform is answered 400, 413 or 415; `report`: it passes,
     and log and metrics have its errors; `off`: none."""
-    responses: Literal["report", "off"] = "off"
+    responses: ResponseMode = "off"
     """Validation of responses: one that does not conform passes, and log and metrics have its errors."""
+    operations: Mapping[str, OperationModes] = NONE
+    """Validation of single operations, by `operationId` or by method and path as in the document, such as
+    `{"POST /orders": {validate: off}}`. It takes precedence over `x-fastgw`. Schemas that no validation needs are not
+    compiled."""
     max_body: Annotated[Size, Meta(ge=1, le=LONGEST_BODY)] = LONGEST_BODY
     """Maximum size of a body that is validated. A longer request body is answered 413; a longer response is not
     validated. A request body with more than 16,000 arrays and objects, with more than 100 numbers such as `1e-30`, or
