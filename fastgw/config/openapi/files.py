@@ -46,14 +46,17 @@ class DocumentFiles:
         self.refused: dict[Path, tuple[str, str]] = {}
         """References that are not followed, by the path of what has them: what is wrong, and what is expected."""
         self._main = reading
-        self._name = reading.document.name
-        self._folder = os.path.dirname(os.path.abspath(self._name))
+        self._name = os.path.normpath(reading.document.name)
+        self._folder = reading.document.folder
+        self._key = FILES
+        while self._key in reading.document.value:  # a document that has been made of files already
+            self._key += "-"
         self._met: set[tuple[int, str]] = set()
         self._waiting: deque[Part] = deque()
 
     def origin(self, path: Path) -> tuple[Reading, Path]:
         """Return the file of a part of the document, and the path of the part in it."""
-        if path[:1] == (FILES,) and len(path) > 1:
+        if path[:1] == (self._key,) and len(path) > 1:
             return self.readings[str(path[1])], path[2:]
         return self._main, path
 
@@ -88,8 +91,8 @@ class DocumentFiles:
     def _followed(self, reference: str, holder_part: Part, path: Path) -> str:
         """Return a reference as one to a part of the document, or as it is if it leads to none."""
         file, _, fragment = reference.partition("#")
-        holder = str(path[1]) if path[:1] == (FILES,) else ""
-        if not file and (not holder or reference.startswith(f"#/{FILES}/")):
+        holder = str(path[1]) if path[:1] == (self._key,) else ""
+        if not file and (not holder or reference.startswith(f"#/{self._key}/")):
             found = value_at(self._main.document.value, fragment)  # also rewritten: YAML has aliases
         else:
             name = self._named(file, holder, path) if file else holder
@@ -98,7 +101,7 @@ class DocumentFiles:
             if found is None:
                 self.refused.setdefault(path, (f"{shorten(format_value(reference))} does not exist", _EXPECTED))
                 return reference
-            at = (FILES, name, *found[1]) if name else found[1]
+            at = (self._key, name, *found[1]) if name else found[1]
             found = found[0], at
             reference = "#" + quote(pointer_of(at), safe="/~:@!$&'()*+,;=")
         if found is not None:
@@ -119,7 +122,7 @@ class DocumentFiles:
             self.refused[path] = f"{wrong} is outside the folder of the document", _EXPECTED
         else:
             relative = os.path.relpath(name, self._folder)
-            return "" if name == os.path.abspath(self._name) else relative
+            return "" if name == self._name else relative
         return None
 
     def _value(self, name: str, path: Path) -> Any:
@@ -142,7 +145,7 @@ class DocumentFiles:
             said = main.document
             document = Document(absolute, read, suffix=suffix, trusted=said.trusted, quotes=said.quotes)
             self.readings[name] = Reading(document, main.filter_types, main.files, [*document.problems])
-            said.value.setdefault(FILES, {})[name] = document.value
+            said.value.setdefault(self._key, {})[name] = document.value
         return self.readings[name].document.value
 
 
@@ -180,7 +183,7 @@ def parts_below(part: Part) -> Iterator[Part]:
         return
     elif shape.startswith("{") or shape in MAPS:
         for name, each in value.items():
-            if not (name.startswith("x-") and path[-1:] and path[-1] in WITH_EXTENSIONS):
+            if not (name.startswith("x-") and path[-1:] and path[-1] in WITH_EXTENSIONS and path[0] != "components"):
                 yield Part(each, MAPS.get(shape, shape[1:]), (*path, name), is_obeyed)
     else:
         keys = OBJECTS.get(shape, {})

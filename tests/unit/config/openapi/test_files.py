@@ -97,6 +97,18 @@ def test_a_problem_has_the_position_in_the_file_where_it_stands(
     assert expected in problems(tmp_path, write(tmp_path, add, pet), {"security": KEY})
 
 
+def test_a_document_that_has_been_made_of_files_is_one_like_others(tmp_path: Path) -> None:
+    """The documentation has it so: each part of another file under a key of its own."""
+    described = write(tmp_path, pet=PET.replace("value.json", '"../shop.json#/x-fastgw-files/v/Value"'))
+    described["x-fastgw-files"] = {"v": {"Value": {"type": "integer"}}}
+    described["paths"]["/own"] = {"get": {"$ref": "#/x-fastgw-files/v/Get"}}
+    described["x-fastgw-files"]["v"]["Get"] = operation(operationId="own")
+    names = [each.name for each in load(tmp_path, described, {"security": KEY}).config.routes]
+    assert names == ["add", "own"]
+    described["x-fastgw-files"]["v"]["Value"] = 5
+    assert "shop.json:" in problems(tmp_path, described, {"security": KEY})
+
+
 def test_a_link_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "shop"
     folder.mkdir()
