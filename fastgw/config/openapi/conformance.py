@@ -34,10 +34,8 @@ class _Check:
 
     def check(self, part: Part) -> None:
         value, shape, path, is_obeyed = part
-        if shape == "any":
-            return
         if shape == "text":
-            self._check_type(part, isinstance(value, str), "a string")
+            self._check_type(part, False, "a string")
         elif shape == "flag":
             self._check_flag(part)
         elif shape.startswith("["):
@@ -58,28 +56,27 @@ class _Check:
 
     def _check_type(self, part: Part, is_right: bool, expected: str) -> bool:
         if not is_right:
-            self._tell(part.is_obeyed, part.path, shorten(format_value(part.value)), f"expected {expected}")
+            self._tell(part[3], part[2], shorten(format_value(part[0])), f"expected {expected}")
         return is_right
 
     def _check_flag(self, part: Part) -> None:
-        if isinstance(part.value, bool):
+        value, _, at, is_obeyed = part
+        if isinstance(value, bool):
             return
-        if part.is_obeyed:
-            reading, path = self._spec.origin(part.path)
-            Truth().refuse(part.value, path, reading)
+        if is_obeyed:
+            reading, path = self._spec.origin(at)
+            Truth().refuse(value, path, reading)
         else:
             self._check_type(part, False, Truth.expected)
 
     def _check_keys(self, part: Part) -> None:
         value, shape, path, is_obeyed = part
         keys = OBJECTS[shape]
-        if shape == "path item" and not self._spec.is_3_2:
-            keys = {key: each for key, each in keys.items() if key not in SINCE_3_2}
         is_reference = "$ref" in value and shape in REFERABLE
         ignored = is_reference and shape not in ("path item", "operation")
         for key in value:
             at = (*path, key)
-            if key in keys:
+            if key in keys and (self._spec.is_3_2 or key not in SINCE_3_2):
                 if ignored and key not in _BESIDE_REFERENCES:
                     self._note(at, "has no effect beside `$ref`", "expected it where `$ref` leads to")
             elif key == "$ref":
@@ -89,9 +86,10 @@ class _Check:
                 self._report_unknown(part, key, keys)
 
     def _report_unknown(self, part: Part, key: str, keys: Any) -> None:
-        at = (*part.path, key)
+        _, shape, path, is_obeyed = part
+        at = (*path, key)
         homes = [name for name, its_keys in OBJECTS.items() if key in its_keys] if key in ELSEWHERE else []
-        if part.shape == "path item" and key in SINCE_3_2:
+        if shape == "path item" and key in SINCE_3_2:
             obeyed, expected = True, "expected `openapi: 3.2.x`"
         elif homes:
             obeyed, expected = True, f"expected it in {' or '.join(homes)}"
@@ -99,7 +97,7 @@ class _Check:
             obeyed, expected = meant not in PUBLISHED, f"did you mean {format_value(meant)}?"
         else:
             obeyed, expected = False, suggest(key, keys, similarity=_SIMILARITY)
-        self._tell(part.is_obeyed and obeyed, at, UNKNOWN_KEY, expected, at_key=True)
+        self._tell(is_obeyed and obeyed, at, UNKNOWN_KEY, expected, at_key=True)
 
     def _check_schema(self, part: Part) -> None:
         value, _, path, is_obeyed = part
@@ -107,7 +105,7 @@ class _Check:
             return  # reported where it is compiled
         for key in _FLAGS:
             if key in value and not isinstance(value[key], dict):
-                self._check_flag(Part(value[key], "flag", (*path, key), is_obeyed))
+                self._check_flag((value[key], "flag", (*path, key), is_obeyed))
         if "nullable" in value and not self._spec.is_3_0:
             self._note((*path, "nullable"), "`nullable` has no effect since OpenAPI 3.1", "expected a `type` with null")
         for key, each in value.items() if self._spec.is_3_0 else ():

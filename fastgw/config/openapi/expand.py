@@ -172,8 +172,11 @@ class _Expansion:
     def _modes(self, name: str, place: str, extension: dict[str, Any]) -> Modes:
         """Return how an operation is validated. `place`: its method and path."""
         settings = self.entry.openapi
+        said = extension.get("validate")
+        if not settings.operations:
+            return Modes(settings.validate if said is None else said, settings.responses)
         own = [settings.operations[key] for key in dict.fromkeys((name, place)) if key in settings.operations]
-        requests = (*(each.validate for each in own), extension.get("validate"), settings.validate)
+        requests = (*(each.validate for each in own), said, settings.validate)
         responses = (*(each.responses for each in own), settings.responses)
         return Modes(_first_said(requests), _first_said(responses))
 

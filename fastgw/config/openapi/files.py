@@ -7,14 +7,14 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from fastgw.config.base.problems import Path, format_value, shorten
 from fastgw.config.base.schema_keywords import schemas_below
 from fastgw.config.decoding.decoder import Reading
 from fastgw.config.formats.positions import SyntaxProblem
-from fastgw.config.openapi.grammar import MAPS, OBJECTS, PUBLISHED, REFERABLE, WITH_EXTENSIONS
+from fastgw.config.openapi.grammar import MAPS, OBJECTS, PUBLISHED, REFERABLE, VALUES, WITH_EXTENSIONS
 from fastgw.config.sources.documents import Document
 from fastgw.config.sources.virtual_files import is_derived
 from fastgw.json_pointer import pointer_of, unescaped
@@ -24,18 +24,13 @@ FILES: Final = "x-fastgw-files"
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 MOST_FILES: Final = 10_000
 """Maximum number of files of a document."""
+_HOLDERS: Final[dict[str, type]] = {"[": list, "{": dict}
 _EXPECTED: Final = "expected a reference to a part of this document, or to a file in its folder"
 
 
-class Part(NamedTuple):
-    """A value of a document that the grammar knows."""
-
-    value: Any
-    shape: str
-    """Object or value by the grammar (`grammar.OBJECTS`)."""
-    path: Path
-    is_obeyed: bool
-    """Whether the gateway does what it says, rather than publish it only."""
+Part = tuple[Any, str, Path, bool]
+"""A value of a document, its shape by the grammar (`grammar.OBJECTS`), its path, and whether the gateway obeys it, not
+only publishes it."""
 
 
 class DocumentFiles:
@@ -62,28 +57,32 @@ class DocumentFiles:
 
     def follow(self) -> Iterator[Part]:
         """Read the files that the document refers to, and write all references to them as those to its parts. Yields
-        each part of the document that the grammar knows, once: those that the gateway obeys first.
+        each part that the grammar knows once (`parts_below`), those that the gateway obeys first.
         """
-        self._waiting.append(Part(self._main.document.value, "document", (), True))
-        while self._waiting:
-            part = self._waiting.pop()
-            if isinstance(part.value, dict | list):
-                if (id(part.value), part.shape) in self._met:
+        waiting = self._waiting
+        waiting.append((self._main.document.value, "document", (), True))
+        while waiting:
+            part = waiting.pop()
+            value, shape, _, _ = part
+            if isinstance(value, dict | list):
+                key = id(value), shape
+                if key in self._met:
                     continue
-                self._met.add((id(part.value), part.shape))
-                self._follow_from(part)
+                self._met.add(key)
+                for each in parts_below(part):
+                    self._add(each)
+                if isinstance(value, dict) and shape in REFERABLE:
+                    self._follow_from(value, part)
             yield part
 
     def _add(self, part: Part) -> None:
-        (self._waiting.append if part.is_obeyed else self._waiting.appendleft)(part)
+        (self._waiting.append if part[3] else self._waiting.appendleft)(part)
 
-    def _follow_from(self, part: Part) -> None:
-        value, shape, path = part.value, part.shape, part.path
-        if isinstance(value, dict) and shape in REFERABLE and isinstance(value.get("$ref"), str):
+    def _follow_from(self, value: dict[str, Any], part: Part) -> None:
+        _, shape, path, _ = part
+        if isinstance(value.get("$ref"), str):
             value["$ref"] = self._followed(value["$ref"], part, path)
-        for each in parts_below(part):
-            self._add(each)
-        mapping = _mapping_of(value) if shape == "schema" else {}
+        mapping = _mapping_of(value) if shape == "schema" and "discriminator" in value else {}
         for name, meant in mapping.items():
             if isinstance(meant, str) and ("/" in meant or "#" in meant or meant.endswith(SUFFIXES)):
                 mapping[name] = self._followed(meant, part, (*path, "discriminator", "mapping", name))
@@ -105,7 +104,7 @@ class DocumentFiles:
             found = found[0], at
             reference = "#" + quote(pointer_of(at), safe="/~:@!$&'()*+,;=")
         if found is not None:
-            self._add(holder_part._replace(value=found[0], path=found[1]))
+            self._add((found[0], holder_part[1], found[1], holder_part[3]))
         return reference
 
     def _named(self, file: str, holder: str, path: Path) -> str | None:
@@ -170,26 +169,33 @@ def value_at(value: Any, fragment: str) -> tuple[Any, Path] | None:
     return value, tuple(at)
 
 
-def parts_below(part: Part) -> Iterator[Part]:
-    """Yield what is directly below a part of a document that the grammar knows."""
+def parts_below(part: Part) -> list[Part]:
+    """Return what is directly below a part of a document that the grammar knows, but for right single values, lists and
+    objects by name, of which it is what they hold.
+    """
     value, shape, path, is_obeyed = part
     if shape == "schema":
-        for at, each in schemas_below(value):
-            yield Part(each, "schema", (*path, *at), is_obeyed)
-    elif shape.startswith("["):
-        for index, each in enumerate(value if isinstance(value, list) else ()):
-            yield Part(each, shape[1:], (*path, index), is_obeyed)
-    elif not isinstance(value, dict):
-        return
-    elif shape.startswith("{") or shape in MAPS:
-        for name, each in value.items():
-            if not (name.startswith("x-") and path[-1:] and path[-1] in WITH_EXTENSIONS and path[0] != "components"):
-                yield Part(each, MAPS.get(shape, shape[1:]), (*path, name), is_obeyed)
-    else:
-        keys = OBJECTS.get(shape, {})
-        for key, each in value.items():
-            if key in keys:
-                yield Part(each, keys[key], (*path, key), is_obeyed and key not in PUBLISHED)
+        return [(each, "schema", (*path, *at), is_obeyed) for at, each in schemas_below(value)]
+    if isinstance(value, list):
+        inner = shape[1:] if shape.startswith("[") else ""
+        return [(each, inner, (*path, index), is_obeyed) for index, each in enumerate(value)] if inner else []
+    if shape.startswith("{") or shape in MAPS:
+        inner = MAPS.get(shape, shape[1:])
+        skipped = ("x-",) if path and path[-1] in WITH_EXTENSIONS and path[0] != "components" else ()
+        held = [] if inner == "any" else value.items()
+        return [(each, inner, (*path, name), is_obeyed) for name, each in held if not name.startswith(skipped)]
+    keys = OBJECTS.get(shape, {})
+    found: list[Part] = []
+    for key, each in value.items():
+        held = keys.get(key)
+        if held is None or isinstance(each, VALUES.get(held, ())):
+            continue
+        below = each, held, (*path, key), is_obeyed and key not in PUBLISHED
+        if isinstance(each, _HOLDERS.get(held[0], ())):
+            found += parts_below(below)
+        else:
+            found.append(below)
+    return found
 
 
 def _mapping_of(schema: Any) -> dict[str, Any]:

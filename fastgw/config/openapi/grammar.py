@@ -85,6 +85,7 @@ OBJECTS: Final[Mapping[str, Mapping[str, str]]] = {
 }
 """Keys of each object. `text`, `flag` and `any` are values; all else is an object, `[` is a list and `{` an object with
 one for each name."""
+VALUES: Final[Mapping[str, type]] = {"text": str, "flag": bool, "any": object}
 MAPS: Final[Mapping[str, str]] = {"callback": "path item", "requirement": "any"}
 """Objects whose keys are names, with the objects under them."""
 REFERABLE: Final = frozenset(

@@ -86,8 +86,15 @@ class Schemas:
         if self.operation is None:
             return True
         self._holder = self.operation, response
+        # PERF: equal schemas are made once, and so are their kinds and the parameters that requests are checked by: an
+        # operation is loaded and compiled with 1.46 million instructions, 1.59 before (callgrind, bench.openapi_load).
+        text = text_of(raw)
+        known = self._known.get((text, response)) if text else None
+        if known is not None:
+            self.used.append((known, path, self._holder))
+            return known
         with self._spec.problems_of(self._holder):
-            return self._schema(raw, path, response)
+            return self._schema(raw, path, response, text)
 
     def report(self, path: Path, wrong: str, expected: str) -> None:
         """Report what cannot be validated of the operation."""
@@ -113,14 +120,7 @@ class Schemas:
             waiting += more
         return sorted(each for each in met if isinstance(each, tuple))
 
-    def _schema(self, raw: Any, path: Path, response: bool) -> Any:
-        # PERF: equal schemas are made once, and so are their kinds and the parameters that requests are checked by: an
-        # operation is loaded and compiled with 1.46 million instructions, 1.59 before (callgrind, bench.openapi_load).
-        text = text_of(raw)
-        known = self._known.get((text, response)) if text else None
-        if known is not None:
-            self.used.append((known, path, self._holder))
-            return known
+    def _schema(self, raw: Any, path: Path, response: bool, text: str) -> Any:
         problems = self._spec.problem_count
         edges: set[str] = set()
         self._has_reference = self._has_note = False
