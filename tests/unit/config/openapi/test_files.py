@@ -80,6 +80,16 @@ def test_requests_are_checked_by_the_schemas_of_other_files(tmp_path: Path) -> N
         assert shop.sends(post(target, json.dumps(body).encode())) == status, body
 
 
+def test_a_request_needs_the_credentials_that_an_operation_in_another_file_requires(tmp_path: Path) -> None:
+    add = ADD.replace("jwt: [write]", "key: []").replace("x-fastgw:", "x-other:")
+    consumers = [{"name": "alice", "key_auth": [{"key": "alices-key-0123456789"}]}]
+    settings = {"security": {"key": {"key_auth": {"key_names": ["X-Key"]}}}}
+    shop = Shop(tmp_path, write(tmp_path, add), settings, consumers=consumers)
+    request = post("/pets", b'{"kind": "dog"}')
+    assert shop.sends(request) == 401
+    assert shop.sends(request.replace(b"Host: a", b"Host: a\r\nX-Key: alices-key-0123456789")) == 204
+
+
 @pytest.mark.parametrize(
     ("add", "pet", "expected"),
     [
