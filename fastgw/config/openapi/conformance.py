@@ -22,7 +22,7 @@ _BESIDE_REFERENCES: Final = frozenset(("$ref", "summary", "description"))
 def check_parts(spec: Spec) -> None:
     """Follow the references of a document, and report or note how its parts differ from OpenAPI."""
     check = _Check(spec)
-    for part in spec.files.follow():
+    for part in spec.files.follow_references():
         check.check(part)
     check.end()
 
@@ -46,7 +46,7 @@ class _Check:
             self._check_keys(part)
             if shape == "parameter" and "$ref" not in value and ("schema" in value) == ("content" in value):
                 wrong = "both `schema` and `content`" if "schema" in value else "neither `schema` nor `content`"
-                self._tell(is_obeyed, path, wrong, "expected one of them, such as `schema: {type: string}`")
+                self._report_or_note(is_obeyed, path, wrong, "expected one of them, such as `schema: {type: string}`")
 
     def end(self) -> None:
         """Add the notes, equal ones once."""
@@ -56,7 +56,7 @@ class _Check:
 
     def _check_type(self, part: Part, is_right: bool, expected: str) -> bool:
         if not is_right:
-            self._tell(part[3], part[2], shorten(format_value(part[0])), f"expected {expected}")
+            self._report_or_note(part[3], part[2], shorten(format_value(part[0])), f"expected {expected}")
         return is_right
 
     def _check_flag(self, part: Part) -> None:
@@ -81,7 +81,9 @@ class _Check:
                     self._note(at, "has no effect beside `$ref`", "expected it where `$ref` leads to")
             elif key == "$ref":
                 if not is_reference:
-                    self._tell(is_obeyed, at, "a reference is not followed here", "expected the object itself")
+                    self._report_or_note(
+                        is_obeyed, at, "a reference is not followed here", "expected the object itself"
+                    )
             elif not key.startswith("x-") and key != "<<":
                 self._report_unknown(part, key, keys)
 
@@ -97,7 +99,7 @@ class _Check:
             obeyed, expected = meant not in PUBLISHED, f"did you mean {format_value(meant)}?"
         else:
             obeyed, expected = False, suggest(key, keys, similarity=_SIMILARITY)
-        self._tell(is_obeyed and obeyed, at, UNKNOWN_KEY, expected, at_key=True)
+        self._report_or_note(is_obeyed and obeyed, at, UNKNOWN_KEY, expected, at_key=True)
 
     def _check_schema(self, part: Part) -> None:
         value, _, path, is_obeyed = part
@@ -115,7 +117,7 @@ class _Check:
             expected = "expected `oneOf` or `anyOf` with the schemas to choose from"
             self._note((*path, "discriminator"), "`discriminator` chooses no schema beside `allOf`", expected)
 
-    def _tell(self, obeyed: bool, path: Path, wrong: str, expected: str, *, at_key: bool = False) -> None:
+    def _report_or_note(self, obeyed: bool, path: Path, wrong: str, expected: str, *, at_key: bool = False) -> None:
         if obeyed:
             self._spec.report(path, wrong, expected, at_key=at_key)
         else:

@@ -16,7 +16,7 @@ DEEPEST: Final = 150
 _VERSIONS: Final = ("3.0.", "3.1.", "3.2.")
 
 Holder = str | tuple[str, bool]
-"""What has a schema: the number of a definition, or the name of an operation, and whether its responses have it."""
+"""Holder of a schema: the number of a definition, or the name of an operation, and whether its responses have it."""
 
 
 class Spec:

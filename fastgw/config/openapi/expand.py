@@ -96,7 +96,7 @@ class _Expansion:
     unmapped: set[str] = field(default_factory=set)
     """Security schemes without a filter, each reported once."""
     file_readings: list[Reading] = field(default_factory=list)
-    """How the other files of the document were read."""
+    """The other files of the document as they were read."""
 
     def routes(self) -> Iterator[tuple[SourceLocation, Route]]:
         """Yield the routes."""

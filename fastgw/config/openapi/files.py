@@ -39,7 +39,7 @@ class DocumentFiles:
     def __init__(self, reading: Reading) -> None:
         self.readings: dict[str, Reading] = {}
         self.refused: dict[Path, tuple[str, str]] = {}
-        """References that are not followed, by the path of what has them: what is wrong, and what is expected."""
+        """References that are not followed, by the path of what has them: the error, and what is expected."""
         self._main = reading
         self._name = os.path.normpath(reading.document.name)
         self._folder = reading.document.folder
@@ -55,7 +55,7 @@ class DocumentFiles:
             return self.readings[str(path[1])], path[2:]
         return self._main, path
 
-    def follow(self) -> Iterator[Part]:
+    def follow_references(self) -> Iterator[Part]:
         """Read the files that the document refers to, and write all references to them as those to its parts. Yields
         each part that the grammar knows once (`parts_below`), those that the gateway obeys first.
         """

@@ -74,7 +74,7 @@ class Schemas:
         self._known: dict[tuple[str, bool], Any] = {}
         self._edges: dict[str, set[str]] = {}
         self._holders: dict[Holder, set[Holder]] = {}
-        """What refers to a definition, by its number."""
+        """Holders of references to a definition, by its number."""
         self._holder: Holder = ("", False)
         """Holder of the schema that is being made."""
         dialect = spec.value.get("jsonSchemaDialect")
@@ -103,7 +103,7 @@ class Schemas:
                 self._spec.report(path, wrong, expected)
 
     def report_problems(self) -> None:
-        """Report what is wrong with schemas, with the operations that use them."""
+        """Report the errors of schemas, with the operations that use them."""
         told: dict[Holder, str] = {}
         for holder, path, wrong, expected, at_key in self._spec.of_schemas:
             if holder not in told:
