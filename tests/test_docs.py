@@ -54,9 +54,11 @@ def blocks(document: str) -> list[str]:
 
 
 def anchors(file: Path) -> set[str]:
-    """What may be linked to in a document: its headings, as Markdown's readers name them."""
-    titles = HEADING.findall(CODE.sub("", file.read_text()))
-    return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+    """What may be linked to in a document: its headings, as Markdown's readers name them, and its own anchors."""
+    text = CODE.sub("", file.read_text())
+    titles = HEADING.findall(text)
+    named = {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+    return named | {*re.findall(r'<a id="([^"]+)"></a>', text)}
 
 
 def test_every_link_into_the_repository_leads_to_a_place_in_a_file():
