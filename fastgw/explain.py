@@ -47,8 +47,7 @@ from fastgw.http.messages import ResponseHead
 from fastgw.net.client_certificate import ClientCertificate
 from fastgw.net.pem import decoded
 from fastgw.net.server_name import ClientHello
-from fastgw.observe.access_log.credential_names import CredentialNames
-from fastgw.observe.access_log.formats import masker
+from fastgw.observe.access_log.formats import SecretNames, masker
 from fastgw.observe.tracing.otlp import OtlpEncoder
 from fastgw.observe.tracing.spans import SpanBuilder
 from fastgw.observe.tracing.tracer import Tracer
@@ -85,13 +84,13 @@ class _Shown:
 
     def __init__(self, redact: Iterable[str]) -> None:
         self._redact = {*redact}
-        self._names = CredentialNames(self._redact)
+        self._names = SecretNames(self._redact)
         self._mask = self._names.mask
 
     def hide(self, links: Iterable[FilterInstance]) -> None:
         """Hide the values that these filters treat as secrets."""
         self._redact |= {name for link in links for name in secret_names(link.use.settings)}
-        self._names = CredentialNames(self._redact)
+        self._names = SecretNames(self._redact)
         self._mask = self._names.mask
 
     def head(self, head: bytes) -> tuple[str, ...]:

@@ -13,8 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from fastgw.capture.captured_exchange import CapturedExchange
 from fastgw.capture.secret_members import HIDDEN, without_secrets
-from fastgw.observe.access_log.credential_names import CredentialNames
-from fastgw.observe.access_log.formats import masked_path, masked_words
+from fastgw.observe.access_log.formats import SecretNames, masked_path, masked_words
 
 COOKIES: Final = frozenset((b"cookie", b"set-cookie"))
 _SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9_-]*) +\S")
@@ -55,7 +54,7 @@ class Redaction:
     """Hides secrets. `names`: names of headers, parameters and cookies with secrets, in addition to well-known ones."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        self._names = CredentialNames(names)
+        self._names = SecretNames(names)
         self._mask = self._names.mask
         self._hides_member = lru_cache(_REMEMBERED)(partial(_find_member, self._names))
 
@@ -102,7 +101,7 @@ class Redaction:
         return RedactedBody(shown, "", is_cut)
 
 
-def _find_member(names: CredentialNames, name: bytes) -> bool:
+def _find_member(names: SecretNames, name: bytes) -> bool:
     name = name.lower()
     return names.has_member(name) or name in COOKIES
 

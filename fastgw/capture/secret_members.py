@@ -23,7 +23,7 @@ _NAME: Final = re.compile(
     """,
     re.DOTALL | re.VERBOSE,
 )
-_PROSE: Final = frozenset((b"code", b"key", b"session"))
+_PROSE: Final = frozenset((b"code", b"key", b"session", b"ticket"))
 """Names of secrets that are words of messages as well, such as "status code: 500"."""
 _QUOTE: Final = re.compile(rb"""(\\*+)(["'])""")
 _STRINGS: Final = {

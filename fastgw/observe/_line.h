@@ -151,11 +151,18 @@ typedef struct {
     Py_ssize_t length;
 } Text;
 
+enum { MOST_HINTS = 64 };
+
 /* Names whose values are secret, in lower case and nothing but ASCII. */
 typedef struct {
     const Text *names;
     Py_ssize_t count;
+    const Text *hints; /* parts of further names, of at least three bytes */
+    Py_ssize_t hint_count;
+    Py_ssize_t any_hint_count; /* with those of names that have a hyphen, which come last */
     uint64_t slots[4]; /* a bit for each `slot_of_name` */
+    uint8_t hint_at[256];         /* by `slot_of_pair` of its beginning: the number of a hint, plus one; 0: none */
+    uint8_t hint_after[MOST_HINTS]; /* the number of the next one of this slot, plus one */
     int simple;        /* whether all are of letters, digits, `-` and `_`, and short */
     int nameless;      /* whether one of them is empty */
 } Secrets;
@@ -172,16 +179,27 @@ static inline uint8_t slot_of_name(const char *name, Py_ssize_t length)
     return (uint8_t)(31 * lowered(name[0]) + 7 * lowered(name[length - 1]) + 13 * length);
 }
 
+static inline uint8_t slot_of_pair(const char *pair)
+{
+    return (uint8_t)(31 * lowered(pair[0]) + lowered(pair[1]));
+}
+
 static inline int is_word(char byte)
 {
     const unsigned char small = (unsigned char)(byte | 0x20);
     return (small >= 'a' && small <= 'z') || (byte >= '0' && byte <= '9') || byte == '_' || byte == '-';
 }
 
-/* `secrets->names` and `count` are there. */
+/* `secrets->names` and `hints` are there, with their counts. */
 static inline void prepare(Secrets *secrets)
 {
     memset(secrets->slots, 0, sizeof secrets->slots);
+    memset(secrets->hint_at, 0, sizeof secrets->hint_at);
+    for (Py_ssize_t number = secrets->any_hint_count; number--;) {
+        const uint8_t slot = slot_of_pair(secrets->hints[number].start);
+        secrets->hint_after[number] = secrets->hint_at[slot];
+        secrets->hint_at[slot] = (uint8_t)(number + 1);
+    }
     secrets->simple = 1;
     secrets->nameless = 0;
     for (Py_ssize_t number = 0; number < secrets->count; number++) {
@@ -222,17 +240,46 @@ static inline int is_secret(const char *name, const char *end, const Secrets *se
     return 0;
 }
 
+/* Whether one of the first `count` hints is in a name. */
+static inline int has_hint(const char *name, const char *end, Py_ssize_t count, const Secrets *secrets)
+{
+    for (; end - name >= 3; name++) {
+        uint8_t number = secrets->hint_at[slot_of_pair(name)];
+        for (; number && number <= count; number = secrets->hint_after[number - 1]) {
+            const Text hint = secrets->hints[number - 1];
+            Py_ssize_t at = 0;
+            if (hint.length > end - name)
+                continue;
+            while (at < hint.length && lowered(name[at]) == (unsigned char)hint.start[at])
+                at++;
+            if (at == hint.length)
+                return 1;
+        }
+    }
+    return 0;
+}
+
+/* Whether a word at the beginning of a name is no secret. */
+static inline int is_harmless(const char *word, const char *end, const Secrets *secrets)
+{
+    return !is_secret(word, end, secrets) && !has_hint(word, end, secrets->any_hint_count, secrets);
+}
+
 /* Whether `name` is one of `secrets`, in whatever case and between spaces; or may be, being encoded or in brackets. */
 static inline int may_be_secret(const char *name, const char *end, const Secrets *secrets)
 {
-    for (const char *at = name; at < end; at++)
-        if (*at == '%' || *at == '+' || *at == '[')
+    Py_ssize_t hints = secrets->hint_count;
+    for (const char *at = name; at < end; at++) {
+        if (*at == '%' || *at == '+' || *at == '[' || *at == '/')
             return 1;
+        if (*at == '-')
+            hints = secrets->any_hint_count;
+    }
     while (name < end && *name == ' ')
         name++;
     while (end > name && end[-1] == ' ')
         end--;
-    return is_secret(name, end, secrets);
+    return is_secret(name, end, secrets) || has_hint(name, end, hints, secrets);
 }
 
 static inline int begins_name(char byte)
@@ -278,21 +325,26 @@ static inline int word_is_harmless(const char *start, const char *end, const Sec
     while (word > start && end - word <= LONGEST_SIMPLE + 16 && is_word(word[-1]))
         word--;
     if (word == start)
-        return !is_secret(word, end, secrets);
+        return is_harmless(word, end, secrets);
     if (word[-1] == '%') { /* it begins with what another byte is encoded by, perhaps more than once */
         while (end - word >= 2 && word[0] == '2' && word[1] == '5')
             word += 2;
         if (end - word < 2)
             return 0;
         if (word[0] == '3' && (word[1] | 0x20) == 'd') /* `=`, of which encodings of bytes end in two */
-            return !is_secret(word + 2, end, secrets);
+            return is_harmless(word + 2, end, secrets);
         const int ends_name = (word[0] == '2' && (word[1] == '6' || word[1] == '3' || (word[1] | 0x20) == 'f'))
                               || (word[0] == '3' && ((word[1] | 0x20) == 'b' || (word[1] | 0x20) == 'f'));
-        return ends_name && end - word > 2 && !is_secret(word + 2, end, secrets);
+        return ends_name && end - word > 2 && is_harmless(word + 2, end, secrets);
     }
     if (word[-1] == '+' || word[-1] == ' ' || word[-1] == ']' || end - word > LONGEST_SIMPLE)
         return 0;
-    return !is_secret(word, end, secrets);
+    if (is_secret(word, end, secrets))
+        return 0;
+    for (; word > start && !begins_name(word[-1]) && word[-1] != '=' && word[-1] != '/'; word--)
+        if (word[-1] == '%' || word[-1] == '+') /* a letter of the name may be encoded */
+            return 0;
+    return !has_hint(word, end, secrets->any_hint_count, secrets);
 }
 
 static inline int has_two_slashes(Text text)

@@ -23,9 +23,14 @@ import re
 from types import MemberDescriptorType
 
 from fastgw.observe.metrics import counters, families, series_layout as series
+from fastgw.observe.access_log.credential_names import HINTS, HINTS_OF_HEADERS
 from fastgw.observe.access_log import line_queue as held, formats as lines, record
 from fastgw.observe import recorder
 from fastgw.observe.finished_exchange import CLIENT_LEFT
+
+_HINTS = (*HINTS, *HINTS_OF_HEADERS)
+if len(_HINTS) > MOST_HINTS:
+    raise ImportError("the compiled twin has no room for so many hints")
 
 cdef extern from "_line.h" nogil:
     char* put_plain(char* to, const char* start, Py_ssize_t length, int* odd)
@@ -43,6 +48,11 @@ cdef extern from "_line.h" nogil:
     ctypedef struct Secrets:
         const Text* names
         Py_ssize_t count
+        const Text* hints
+        Py_ssize_t hint_count
+        Py_ssize_t any_hint_count
+    enum:
+        MOST_HINTS
     void prepare(Secrets* secrets)
     bint is_shown(Text text, int marks, const Secrets* secrets)
 
@@ -453,6 +463,7 @@ cdef class Recorder:
     cdef int _follow(self) except -1:
         """Take over what the reference has adopted."""
         cdef Text* texts
+        cdef Py_ssize_t count
         reference = self._reference
         helds = tuple([log.held for log in reference.json_logs])
         for each in helds:
@@ -461,6 +472,8 @@ cdef class Recorder:
         # A name of nothing but ASCII is none of the others, whatever its case.
         names = {name for log in reference.json_logs for name in log.secrets.names}
         secrets = tuple([name.encode() for name in names if name.isascii()])
+        count = len(secrets)
+        secrets += _HINTS
         texts = <Text*>PyMem_Calloc(max(1, len(secrets)), sizeof(Text))
         if texts is NULL:
             raise MemoryError
@@ -468,7 +481,9 @@ cdef class Recorder:
             texts[<int>index] = _text(name)
         PyMem_Free(self._secret_texts)
         self._secret_names, self._secret_texts = secrets, texts
-        self._secrets.names, self._secrets.count = texts, len(secrets)
+        self._secrets.names, self._secrets.count = texts, count
+        self._secrets.hints = texts + count
+        self._secrets.hint_count, self._secrets.any_hint_count = len(HINTS), len(_HINTS)
         prepare(&self._secrets)
         self._log_others = reference.log_others if reference.other_logs else None
         self._consumers = reference.consumers

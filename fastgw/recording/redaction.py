@@ -25,8 +25,13 @@ from fastgw.capture.redaction import (
 )
 from fastgw.exchange import Trailers
 from fastgw.jose import claim_json
-from fastgw.observe.access_log.credential_names import CredentialNames, is_credential_header, is_credential_member
-from fastgw.observe.access_log.formats import BETWEEN_WORDS, EQUALS, MAX_LINE, may_hide
+from fastgw.observe.access_log.credential_names import (
+    HINTS,
+    HINTS_OF_HEADERS,
+    is_credential_header,
+    is_credential_member,
+)
+from fastgw.observe.access_log.formats import BETWEEN_WORDS, EQUALS, MAX_LINE, SecretNames, may_hide
 from fastgw.recording.records import MASK, RecordedBody, RecordedRequest
 
 SHORTEST_VALUE: Final = 6
@@ -42,11 +47,7 @@ _TARGET_AUTHORITY: Final = re.compile(rb"(?>(?:[A-Za-z][A-Za-z0-9+.-]*+://)?)[^/
 _URL_AUTHORITIES: Final = re.compile(rb"""(://[^/?#\s,;"'<>]*+)""")
 _NOT_IN_ENCODING: Final = rb"(?<!%)(?<!%[0-9A-Fa-f])"
 _BETWEEN_SEPARATORS: Final = re.compile(rb"[^/?#&;=]++")
-_HINTS: Final = (
-    *(b"passw", b"pwd", b"secret", b"credential", b"auth", b"jwt", b"bearer", b"assertion", b"signature"),
-    *(b"key", b"session", b"token", b"cookie", b"dpop", b"x-forwarded-client-cert", b"x-fastgw-debug"),
-    *(b"\\u", *(b"%%%d" % each for each in range(4, 8))),
-)
+_HINTS: Final = (*HINTS, *HINTS_OF_HEADERS, b"\\u", *(b"%%%d" % each for each in range(4, 8)))
 """Parts of all names of credentials in lower case, and of escapes of letters that may be one."""
 _REMEMBERED: Final = 1024
 _URLS: Final = frozenset((b"referer", b"location", b"content-location"))
@@ -64,7 +65,7 @@ class RecordRedaction:
 
     def __init__(self, names: Iterable[str], keeps_cookies: bool = False) -> None:
         names = [*names]
-        self._credentials = CredentialNames(names)
+        self._credentials = SecretNames(names)
         self._hides_member = lru_cache(_REMEMBERED)(self._find_member)
         self._names = frozenset(name.lower().encode() for name in names)
         self._cookies = frozenset(name.encode() for name in names)

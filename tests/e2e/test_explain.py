@@ -19,7 +19,7 @@ from fastgw import config
 from fastgw.explain import Explanation, explain, request_bytes
 from fastgw.filters import TYPES
 from fastgw.gateway.compiler import compile
-from fastgw.observe.access_log.credential_names import CredentialNames
+from fastgw.observe.access_log.formats import SecretNames
 from tests.support.client import Client, Response
 from tests.support.gateway import Gateway
 from tests.support.origin import Origin
@@ -193,7 +193,7 @@ def body_of(fields: list[str]) -> bytes:
 
 def as_shown(lines: list[Line]) -> list[str]:
     """Field lines that were sent, the way `explain` shows them."""
-    shown = [(name, b"***" if CredentialNames().has_header(name.lower()) else value) for name, value in lines]
+    shown = [(name, b"***" if SecretNames().has_header(name.lower()) else value) for name, value in lines]
     return [without_ids(f"{name.decode()}: {value.decode('latin-1')}") for name, value in shown]
 
 

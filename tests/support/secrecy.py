@@ -13,6 +13,16 @@ from fastgw.observe import Record
 from fastgw.observe.access_log.formats import masker
 from fastgw.observe.access_log.line_formats import FORMATS
 
+SECRET_NAMES = (
+    *("token", "access_token", "id_token", "refresh_token", "auth_token", "api_token", "id_token_hint", "logout_token"),
+    *("private_token", "oauth_token", "csrf_token", "x-api-token", "jwt", "bearer", "authorization", "auth", "session"),
+    *("session_id", "jsessionid", "PHPSESSID", "assertion", "client_assertion", "SAMLResponse", "code", "ticket"),
+    *("otp", "secret", "client_secret", "password", "new_password", "passwd", "pwd", "pass", "credential"),
+    *("credentials", "key", "api_key", "x-api-key", "secret_key", "private_key", "access_key", "subscription-key"),
+    *("sig", "signature", "x-amz-signature", "x-amz-credential", "x-amz-security-token", "X-Goog-Signature"),
+)
+"""Names whose values are secret wherever they are: in headers, cookies, queries, paths and bodies."""
+
 
 def reported(records: list[Record], gateway: Gateway) -> str:
     """Return the access log lines of these requests in all formats."""

@@ -568,12 +568,11 @@ class AccessLog(Settings):
     always: LogCondition | None = None
     """Condition of requests that are logged even if `only` or the shares leave them out. null = none."""
     redact: tuple[str, ...] = ()
-    """Parameters to mask in the query, the path, `Referer` and `User-Agent`, in addition to token, access_token,
-    id_token, refresh_token, auth_token, api_token, id_token_hint, logout_token, jwt, bearer, authorization, auth,
-    session, assertion, client_assertion, code, secret, client_secret, password, passwd, pwd, pass, credential,
-    credentials, key, api_key, x-api-key, secret_key, private_key, sig, signature, x-amz-signature, x-amz-credential and
-    x-amz-security-token. Case is ignored, and so is whether words are joined by `_`, `-` or nothing. Names with
-    brackets are compared part by part: `user[password]`, `token[]`. Usernames and passwords in URLs are masked too."""
+    """Parameters to mask in the query, the path, `Referer` and `User-Agent`, in addition to auth, code, key, pass,
+    session, sig, ticket and all names that contain the name of a secret, such as access_token, new_password, X-Api-Key,
+    jsessionid, SAMLResponse or X-Goog-Signature: see [taps](../guides/debugging.md). Case is ignored, and so is whether
+    words are joined by `_`, `-` or nothing. Names with brackets are compared part by part: `user[password]`, `token[]`.
+    Usernames and passwords in URLs are masked too."""
 
     def __post_init__(self) -> None:
         if self.fields and self.format in FIXED:

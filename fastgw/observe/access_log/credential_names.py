@@ -1,16 +1,14 @@
-"""Names of credentials: headers and members of bodies with these names have values that are not shown.
+"""Names of credentials: headers, cookies, parameters and members of bodies with these names have values that are not
+shown.
 
-Access logs, taps, the live tail, recordings and `explain` ask here. A missed secret is worse than a false match, but
-headers that people look for when they debug (`HARMLESS`) are shown. Members of bodies are judged more narrowly, because
-`auth_type`, `session_count` and `primary_key` are ordinary data there; but one with a hyphen in its name is judged as a
-header.
+Access logs, traces, taps, the live tail, stories, recordings and `explain` ask here, by `SecretNames`. A missed secret
+is worse than a false match, but headers that people look for when they debug (`HARMLESS`) are shown. Parameters and
+members of bodies are judged more narrowly, because `auth_type`, `session_count` and `primary_key` are ordinary data
+there; but one with a hyphen in its name is judged as a header.
 """
 
 import re
-from collections.abc import Iterable
-from typing import Final, final
-
-from fastgw.observe.access_log.formats import SecretNames
+from typing import Final
 
 HARMLESS: Final = frozenset(
     (
@@ -19,37 +17,29 @@ HARMLESS: Final = frozenset(
     )
 )
 """Headers without secrets that have such names."""
+WORDS: Final = ("auth", "session", "code", "pass", "key", "sig", "ticket")
+"""Whole names of secrets, of which other names may have a part (`country_code`)."""
 _CORS: Final = b"access-control-"
 _EXACTLY: Final = frozenset((b"x-forwarded-client-cert", b"x-fastgw-debug", b"dpop"))
+_KEYS: Final = tuple(
+    kind + sign + b"key"
+    for kind in (b"api", b"app", b"private", b"access", b"signing", b"subscription")
+    for sign in (b"", b"_", b"-")
+)
 _SURELY: Final = (
     rb"passw|pwd|secret|credential|authori[sz]ation|jwt|bearer|(?:assertion|signature)(?!s)"
-    rb"|(?:api|app|private|access|signing|subscription)[-_]?key|session[-_]?(?:id|key)"
+    rb"|" + b"|".join(_KEYS) + rb"|sess(?:ion)?[-_]?(?:id|key)|saml[-_]?(?:response|art)|(?:\A|[-_])[th]?otp\Z"
     rb"|token(?!s|[-_]?(?:type|url|uri|endpoint|count))"
 )
 _MEMBER: Final = re.compile(_SURELY)
 _HEADER: Final = re.compile(_SURELY + rb"|auth(?!or)|cookie|session|[-_]key$")
-
-
-@final
-class CredentialNames:
-    """Names of credentials. `listed`: further names of headers, parameters and cookies with secrets."""
-
-    def __init__(self, listed: Iterable[str] = ()) -> None:
-        names = tuple(listed)
-        self._parameters = SecretNames(names)
-        self.mask = self._parameters.mask
-        self._listed = frozenset(name.lower().encode() for name in names)
-
-    def has_header(self, name: bytes) -> bool:
-        """Whether a header, which has this name in lower case, has a credential as its value."""
-        return self._has_name(name) or is_credential_header(name)
-
-    def has_member(self, name: bytes) -> bool:
-        """Whether a member of a body or form, which has this name in lower case, has a credential as its value."""
-        return self._has_name(name) or is_credential_member(name)
-
-    def _has_name(self, name: bytes) -> bool:
-        return name in self._listed or not self._parameters.none_in(name + b"=")
+HINTS: Final = (
+    *(b"passw", b"pwd", b"secret", b"credential", b"authori", b"jwt", b"bearer", b"assertion", b"signature"),
+    *(*_KEYS, b"sess", b"saml", b"otp", b"token", b"dpop"),
+)
+"""Parts, of at least three bytes, of all names of credentials in lower case that have no hyphen."""
+HINTS_OF_HEADERS: Final = (b"auth", b"cookie", b"-key", b"_key", *(_EXACTLY - {b"dpop"}))
+"""Parts of those that have none of `HINTS`."""
 
 
 def is_credential_header(name: bytes) -> bool:
@@ -60,5 +50,5 @@ def is_credential_header(name: bytes) -> bool:
 
 
 def is_credential_member(name: bytes) -> bool:
-    """Whether a member of a body with this name, in lower case, has a credential as its value."""
+    """Whether a parameter, or a member of a body, with this name, in lower case, has a credential as its value."""
     return is_credential_header(name) if b"-" in name else _MEMBER.search(name) is not None or name in _EXACTLY

@@ -15,18 +15,12 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 
+from fastgw.observe.access_log.credential_names import WORDS, is_credential_header, is_credential_member
 from fastgw.observe.access_log.record import TCP, UDP, Record
 
 MAX_LINE: Final = 4096
 """Maximum length of a line in bytes: a write of this size to a pipe is atomic (PIPE_BUF)."""
 CUT: Final = "..."
-ALWAYS_MASKED: Final = (
-    *("token", "access_token", "id_token", "refresh_token", "auth_token", "api_token", "id_token_hint", "logout_token"),
-    *("jwt", "bearer", "authorization", "auth", "session", "assertion", "client_assertion", "code"),
-    *("secret", "client_secret", "password", "passwd", "pwd", "pass", "credential", "credentials"),
-    *("key", "api_key", "x-api-key", "secret_key", "private_key"),
-    *("sig", "signature", "x-amz-signature", "x-amz-credential", "x-amz-security-token"),
-)
 ECS_VERSION: Final = "8.11.0"
 
 Mask = Callable[[bytes | None], bytes | None]
@@ -63,20 +57,28 @@ _OBEYED = re.compile(rb"\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]"
 
 
 class SecretNames:
-    """Masks query parameters: `ALWAYS_MASKED` and those in `redact`.
+    """Names of secrets, those of `credential_names` and those in `redact`; masks parameters with these names.
 
-    Names are compared percent-decoded and without case; words may be joined by `_`, `-` or nothing (`accessToken`).
-    Names in brackets and before them are compared separately (`user[password]`, `token[]`). A parameter may also begin
-    after `;`, `?` and `#`, because a query may contain a URL, encoded or not, and some upstreams split at `;`. A masked
-    value ends only at `&`, because to other upstreams the text after `;` belongs to the secret. Usernames and passwords
-    in URLs are masked.
+    Names are compared percent-decoded and without case, from their last `/`; words may be joined by `_`, `-` or nothing
+    (`accessToken`). Names in brackets and before them are compared separately (`user[password]`, `token[]`). A
+    parameter may also begin after `;`, `?` and `#`, because a query may contain a URL, encoded or not, and some
+    upstreams split at `;`. A masked value ends only at `&`, because to other upstreams the text after `;` belongs to
+    the secret. Usernames and passwords in URLs are masked.
     """
 
-    def __init__(self, redact: Iterable[str]) -> None:
-        names = [name.casefold() for name in (*ALWAYS_MASKED, *redact)]
+    def __init__(self, redact: Iterable[str] = ()) -> None:
+        names = [name.casefold() for name in (*WORDS, *redact)]
         spelt = [_BETWEEN.sub(sign, name) for name in names for sign in ("_", "-", "")]
         self.names = frozenset((*names, *filter(None, spelt)))
         self._harmless: set[bytes] = set()
+
+    def has_header(self, name: bytes) -> bool:
+        """Whether a header, which has this name in lower case, has a secret as its value."""
+        return is_credential_header(name) or self.has_member(name)
+
+    def has_member(self, name: bytes) -> bool:
+        """Whether a member of a body or form, which has this name in lower case, has a secret as its value."""
+        return self._is_masked(name) or not self.none_in(name + b"=")
 
     def mask(self, query: bytes | None) -> bytes | None:
         """Return the query, or URL with a query, with `***` in place of secret values.
@@ -119,7 +121,8 @@ class SecretNames:
         return any(self._is_masked(each.rstrip(b" ]")) for each in name.split(b"[") if each.strip(b" ]"))
 
     def _is_masked(self, name: bytes) -> bool:
-        return name.decode(errors="replace").strip().casefold() in self.names
+        text = name.rpartition(b"/")[2].decode(errors="replace").strip().casefold()
+        return text in self.names or is_credential_member(text.encode())
 
     def _masked(self, part: bytes) -> bytes:
         ends = [name.end() for name in _NAME.finditer(part) if self._is_secret(name[1])][:1]

@@ -63,7 +63,7 @@ class AccessLog(Protocol):
 
     @property
     def redact(self) -> Sequence[str]:
-        """Query parameters to mask in addition to `formats.ALWAYS_MASKED`."""
+        """Query parameters to mask in addition to those of `credential_names`."""
 
 
 class Lines(Protocol):

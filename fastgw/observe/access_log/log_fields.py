@@ -9,11 +9,11 @@ from typing import Any, Final, NamedTuple
 
 from fastgw.http.fields import Fields
 from fastgw.net.proxy_protocol import TLV_TEXTS
-from fastgw.observe.access_log.credential_names import CredentialNames
 from fastgw.observe.access_log.formats import (
     PROTOCOLS,
     VERSIONS,
     Mask,
+    SecretNames,
     masked_path,
     masked_words,
     rfc3339,
@@ -143,7 +143,7 @@ def _variable(name: str, redact: Iterable[str]) -> Value:
         sought = name.removeprefix(prefix)
         if sought != name and _TOKEN.fullmatch(sought):
             value = header(sought.lower().encode())
-            return _masked(value) if CredentialNames(redact).has_header(sought.lower().encode()) else value
+            return _masked(value) if SecretNames(redact).has_header(sought.lower().encode()) else value
     raise ValueError(f"unknown field `{name}`")
 
 

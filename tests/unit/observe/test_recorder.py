@@ -211,7 +211,7 @@ def test_a_connection_that_is_no_request_is_one_line(
 PIECES = (
     b"token sid zipcode a x-amz-signature SIG %74oken %5B %5D [ ] = = %3D %3d %253D %25253d & %26 ; %3B ? %3F / // %2F "
     b"%2f%2F : %3A :// @ %40 %2540 + %20 %09 . - _ % %2 ( , user:pw@host https://u:p@h/ https%3A%2F%2Fu%3Ap%40h%2F "
-    b"token%3D"
+    b"token%3D api key author auth- otp SAMLResponse PHPSESSID s"
 ).split(b" ")
 HIDING = st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join)
 WORDS_HIDING = st.lists(st.sampled_from([*PIECES, b" ", b" = "]), max_size=8).map(b"".join).map(bytes.strip)
