@@ -347,3 +347,17 @@ def test_a_command_that_asks_a_running_gateway_imports_nothing_of_one() -> None:
     assert not {"fastgw.config.settings.gateway", "fastgw.config.loading", "asyncio", "cryptography", "yaml"} & set(
         names
     )
+
+
+def test_no_test_sets_the_clock_of_the_process() -> None:
+    """Other threads have loops, such as that of uvicorn, whose timers would wait for the time that was set: it stopped
+    two minutes late. What is patched is the `time` or `asyncio` of the module that is tested.
+    """
+    whole = re.compile(r"""setattr\((?:[\w.]+\.)?(?:time|asyncio), "|setattr\(["'](?:time|asyncio)\.""")
+    found = [
+        f"{file.name}: {line.strip()}"
+        for file in Path(__file__).parent.rglob("*.py")
+        for line in file.read_text().splitlines()
+        if whole.search(line)
+    ]
+    assert found == []

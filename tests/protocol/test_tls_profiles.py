@@ -55,7 +55,9 @@ def negotiated(gateway: Gateway, listener: str, *options: str) -> tuple[str, str
     if version is None or version[1] == "(NONE)":
         return "", "", ""
     spoken = re.search(r"^    Protocol  : (\S+)", said, re.MULTILINE)
-    group = re.search(r"^(?:Server Temp Key: (?:ECDH, )?|Negotiated TLS1.3 group: )([\w-]+)", said, re.MULTILINE)
+    group = re.search(
+        r"^(?:(?:Server|Peer) Temp Key: (?:ECDH, )?|Negotiated TLS1.3 group: )([\w-]+)", said, re.MULTILINE
+    )
     protocol = "TLSv1.3" if version[1].startswith("TLS_") else spoken[1] if spoken else ""
     return protocol, version[1], group[1] if group else ""
 

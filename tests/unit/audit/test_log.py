@@ -6,6 +6,7 @@ import resource
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -182,7 +183,7 @@ def test_entries_wait_while_the_file_cannot_be_written_and_losses_are_told(path,
 def test_another_cause_of_an_outage_is_told(path, make, capfd, monkeypatch):
     """Once a minute at most; the same cause is not repeated."""
     now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(log_module, "time", SimpleNamespace(**{**vars(time), "monotonic": lambda: now}))
     path.mkdir()
     log = make()
     _write(log, "a")

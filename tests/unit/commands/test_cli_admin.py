@@ -7,8 +7,10 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -143,7 +145,7 @@ class TestStatus:
             if len(looks) == 3:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(status_tables.time, "sleep", sleep)
+        monkeypatch.setattr(status_tables, "time", SimpleNamespace(**{**vars(time), "sleep": sleep}))
         monkeypatch.setattr(status_tables.signal, "signal", lambda number, action: None)
         status_tables.watch(AdminClient(parse_admin_address(here.authority), here.token))
         assert looks == [1.0] * 3

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 from unittest import mock
 
@@ -112,7 +114,7 @@ def test_each_kind_is_told_and_counted_by_itself(monkeypatch: pytest.MonkeyPatch
     told: list[str] = []
     now = [100.0]
     monkeypatch.setattr(operator_log, "notice", lambda event, text: told.append(text))
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(operator_log, "time", SimpleNamespace(**{**vars(time), "monotonic": lambda: now[0]}))
     complain = RareNotice()
     for _ in range(3):
         complain(OperatorEvent.TLS_HANDSHAKE_FAILED, "one is revoked", "revoked")

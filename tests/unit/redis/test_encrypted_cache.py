@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,7 +103,7 @@ async def test_nothing_outlives_its_time(redis: RedisServer, monkeypatch: pytest
         (name,) = redis.names()
         assert 99_000 < int(redis.ask("PTTL", name)[1:]) <= 100_000
         redis.ask("PERSIST", name)
-        monkeypatch.setattr(time, "time", lambda: until_date)
+        monkeypatch.setattr(encrypted_cache, "time", SimpleNamespace(**{**vars(time), "time": lambda: until_date}))
         assert await level.get(b"short") is None
 
 

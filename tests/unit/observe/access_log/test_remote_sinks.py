@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -390,7 +391,7 @@ class TestHttp:
         self, make, server, tmp_path, monkeypatch, retry_after, least, most
     ):
         """RFC 9110 section 10.2.3: seconds or a date; respected up to a minute."""
-        monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+        monkeypatch.setattr(remote_sink, "time", SimpleNamespace(**{**vars(time), "monotonic": lambda: 1000.0}))
         server.answers = [(503, {"Retry-After": retry_after}, b"")]
         sink = make(**http_sink(server, spool=Spool(path=str(tmp_path / "s"), size=1 << 20)))
         sink.write(lines("1"))

@@ -13,11 +13,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fastgw.config.settings.log_sinks import FileSink, RemoteSink
+from fastgw.observe.access_log import rotation
 from fastgw.observe.access_log.rotation import Rotation
 from fastgw.observe.access_log.sink import Sink, why_not
 from fastgw.observe.access_log.sink_kinds import sink_of
@@ -293,7 +295,7 @@ def test_another_reason_why_a_file_cannot_be_renamed_is_told(
         raise OSError(1, reasons.pop(0))
 
     monkeypatch.setattr(os, "rename", refuse)
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(rotation, "time", SimpleNamespace(**{**vars(time), "monotonic": lambda: now}))
     path = tmp_path / "access.log"
     sink = Sink(str(path), b"", Rotation(str(path), KIB, None, 5, False))
     for passed in (0, 0, OUTAGE_REPORT_S, OUTAGE_REPORT_S):  # the first time, the file is empty

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from fastgw.runtime.control.discovery.followed_sources import Backoff, SourceRep
 
 def test_a_later_cause_of_an_outage_is_reported_too(monkeypatch: pytest.MonkeyPatch) -> None:
     now, said = [1000.0], []
-    monkeypatch.setattr(followed_sources.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(followed_sources, "time", SimpleNamespace(**{**vars(time), "monotonic": lambda: now[0]}))
     monkeypatch.setattr(followed_sources, "notice", lambda _, text: said.append(text))
     report = SourceReport("consul: users")
     for why in ("refused", "refused", "the token is not accepted"):
@@ -34,7 +35,7 @@ def test_a_later_cause_of_an_outage_is_reported_too(monkeypatch: pytest.MonkeyPa
 
 def test_a_success_in_part_ends_an_outage_and_each_of_its_problems_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(followed_sources.time, "monotonic", lambda: 1000.0)
+    monkeypatch.setattr(followed_sources, "time", SimpleNamespace(**{**vars(time), "monotonic": lambda: 1000.0}))
     monkeypatch.setattr(followed_sources, "notice", lambda _, text: said.append(text))
     report = SourceReport("consul: users")
     report.failed("refused")
@@ -82,7 +83,9 @@ def test_secrets_are_read_once_an_interval_and_the_token_is_kept_in_between(
     async def keep_token() -> None:
         kept_at.append(now[0] - 1000.0)
 
-    monkeypatch.setattr(followed_sources, "time", SimpleNamespace(monotonic=lambda: now[0], time=lambda: now[0]))
+    monkeypatch.setattr(
+        followed_sources, "time", SimpleNamespace(**{**vars(time), "monotonic": lambda: now[0], "time": lambda: now[0]})
+    )
     monkeypatch.setattr(followed_sources, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
     uniform = SimpleNamespace(uniform=lambda least, most: least + part * (most - least))
     monkeypatch.setattr(followed_sources, "random", SimpleNamespace(**{**vars(random), **vars(uniform)}))

@@ -1,6 +1,7 @@
 """A loop of a process goes on, whatever one round of it raises."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def pause(seconds: float) -> None:
         asked.append(seconds)
 
-    monkeypatch.setattr(lasting_tasks.asyncio, "sleep", pause)
+    monkeypatch.setattr(lasting_tasks, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": pause}))
     return asked
 
 
