@@ -257,6 +257,7 @@ listeners:
     trusted_proxies: [10.0.0.0/8]
     proxy_protocol: required
     reserved_headers: [Proxy, X-Client-IP, X-SSL-*]
+    unreserved_headers: [X-Client-IP]
     ambiguous_paths: refuse
     http2: {max_concurrent_streams: 100, stream_window: 64KiB, connection_window: 1MiB}
     filters: {request_id: {trust_client: false}}
@@ -1056,6 +1057,7 @@ routes:
       mock: false
       validate: enforce
       responses: report
+      operations: {list: {validate: report, responses: "off"}}
       max_body: 64KiB
       unknown_paths: refuse
       unknown_parameters: refuse
