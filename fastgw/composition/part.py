@@ -15,7 +15,6 @@ from fastgw.composition.templates import Body, TargetTemplate, TemplateValues, h
 from fastgw.config.base.part_templates import Pieces, TemplateVariable, parse_list, parse_pieces
 from fastgw.config.settings.compose import Part
 from fastgw.exchange import Exchange
-from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.filters.authentication.templates import Unfit, raw_value
 from fastgw.http.fields import folded
 from fastgw.http.http1.serializer import names_alike
@@ -222,9 +221,7 @@ class CompiledPart:
         return orjson.dumps({self.error_name: {name: value for name, value in said.items() if value}})
 
     def _passed_pairs(self, exchange: Exchange) -> Iterator[bytes]:
-        query = exchange.changes_for_others[2]
-        if query is UNCHANGED_QUERY:
-            query = exchange.query
+        query = exchange.query_shown
         for pair in query.split(b"&") if query else ():
             name = decode_form_text(pair.partition(b"=")[0])
             if pair and name not in self._own_parameters and (self._query is None or name in self._query):

@@ -338,8 +338,10 @@ class Exchange:
 
     @property
     def query_shown(self) -> bytes | None:
-        """The query without parameters that filters hide, for headers and URLs that third parties see."""
-        sent = self.query_sent if self.for_others is None else self.for_others[2]
+        """The query without parameters that filters hide, for headers and URLs that others than the route's upstream
+        see.
+        """
+        sent = self.changes_for_others[2]
         return self.head.query if sent is UNCHANGED_QUERY else sent
 
     # for filters

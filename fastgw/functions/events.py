@@ -14,7 +14,6 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 import orjson
 
 from fastgw.exchange import Exchange
-from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.forwarded_headers import fields_for_upstream
 from fastgw.http.field_names import EXPECT, HOP_BY_HOP
 from fastgw.jose import claim_json
@@ -54,8 +53,8 @@ def read_request(exchange: Exchange) -> EventRequest:
     """Return the request as a function gets it: with the changes of filters, and with `X-Forwarded-For` and its kind
     as for an upstream.
     """
-    added, dropped, query = exchange.changes_for_others
-    head = exchange.head
+    added, dropped, _ = exchange.changes_for_others
+    head, query = exchange.head, exchange.query_shown
     left_out, forwarded = fields_for_upstream(None, exchange.peer, head, exchange.client_ip, dropped)
     headers = [
         (name.lower().decode("latin-1"), value.decode("latin-1"))
@@ -65,11 +64,10 @@ def read_request(exchange: Exchange) -> EventRequest:
         name, colon, value = line.partition(b":")
         if colon:
             headers.append((name.lower().decode("latin-1"), value.strip(b" \t").decode("latin-1")))
-    sent = exchange.query if query is UNCHANGED_QUERY else query
     return EventRequest(
         exchange.method.decode("ascii"),
         exchange.path.decode("latin-1"),
-        "" if sent is None else sent.decode("latin-1"),
+        "" if query is None else query.decode("latin-1"),
         "HTTP/2.0" if head.version == 20 else "HTTP/1.1",
         exchange.host.decode("latin-1"),
         exchange.client_ip,

@@ -3,7 +3,6 @@
 from typing import Final
 
 from fastgw.exchange import Exchange
-from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.http.field_names import FORWARDING, WRITTEN_HERE
 from fastgw.http.fields import Fields
 
@@ -38,9 +37,3 @@ def lines_of_filters(exchange: Exchange) -> Lines:
 def lines_of_client(exchange: Exchange) -> Lines:
     """Return the headers of the client's handshake that `$connect` gets."""
     return exchange.client_lines(_NOT_SENT)
-
-
-def query_of(exchange: Exchange) -> bytes | None:
-    """Return the client's query, without parameters that filters hide."""
-    query = exchange.changes_for_others[2]
-    return exchange.query if query is UNCHANGED_QUERY else query

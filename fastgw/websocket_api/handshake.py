@@ -7,7 +7,7 @@ from fastgw.exchange import Exchange, Reply, Trailers
 from fastgw.http.messages import ResponseHead
 from fastgw.upstream.client.subrequest import SubrequestFailed
 from fastgw.upstream.client.subrequest_service import SubrequestService
-from fastgw.websocket_api.event_headers import lines_of_client, query_of
+from fastgw.websocket_api.event_headers import lines_of_client
 
 if TYPE_CHECKING:
     from fastgw.websocket_api.action import CompiledEvent, WebsocketApiAction
@@ -44,7 +44,7 @@ class ConnectRequest(SubrequestService):
             exchange,
             self,
             event.forward,
-            target=_with_query(event.target, query_of(exchange)),
+            target=_with_query(event.target, exchange.query_shown),
             method=b"POST",
             fields=[*lines_of_client(exchange), *self._connection.lines, *event.lines],
             body=b"",
