@@ -91,6 +91,15 @@ class Jar:
         return self.ours.get(name)
 
 
+def stored_name(line: bytes) -> bytes:
+    """Return the name under which a browser sends the cookie that this value of `Set-Cookie` stores.
+
+    A cookie without a name is sent as its value alone (RFC 6265bis section 5.8.3), which may look like a name.
+    """
+    pair = line.partition(b";")[0].strip(b" \t")
+    return pair.removeprefix(b"=").lstrip(b" \t").partition(b"=")[0].rstrip(b" \t")
+
+
 def set_cookies(name: bytes, value: bytes, attributes: bytes, there: Mapping[bytes, bytes]) -> list[bytes]:
     """Return the `Set-Cookie` values that set a value, and that clear remaining cookies (`there`) of a longer one.
 

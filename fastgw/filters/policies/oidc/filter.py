@@ -283,7 +283,7 @@ def _either(bearer: _Bearer, flow: Flow) -> RequestStep:
         except Unclear:
             shown = True
         if shown:
-            flow.hide(exchange)
+            flow.pass_without_session(exchange)
             return bearer.request(exchange)
         return flow.request(exchange)
 

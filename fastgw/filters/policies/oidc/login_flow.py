@@ -33,6 +33,7 @@ from fastgw.filters.policies.oidc.cookies import (
     attempt_name,
     clear,
     set_cookies,
+    stored_name,
 )
 from fastgw.filters.policies.oidc.form_body import NotRead, read_form
 from fastgw.filters.policies.oidc.id_token import IdTokens
@@ -153,7 +154,8 @@ class Flow:
         self._challenges = (*others, cookie)
         self._known: TokenCache[KnownLogin] = TokenCache(MOST_KNOWN)
         self._renewals: dict[str, asyncio.Task[LoginSession | Away | None]] = {}
-        self._writing: dict[Exchange, list[bytes]] = {}
+        self._passed: dict[Exchange, list[bytes]] = {}
+        """Values of `Set-Cookie` to write, of each request that has passed and has no response yet."""
         self._complaint = ""
         self._users = 0
 
@@ -172,7 +174,12 @@ class Flow:
 
     # steps
 
-    def hide(self, exchange: Exchange) -> Jar:
+    def pass_without_session(self, exchange: Exchange) -> None:
+        """Let a request pass that another method authenticates: the gateway's cookies do not."""
+        self._hide(exchange)
+        self._passed[exchange] = []
+
+    def _hide(self, exchange: Exchange) -> Jar:
         """Remove the gateway's cookies from the request for the upstream."""
         jar = Jar(exchange.head.values(b"cookie"), self._is_ours)
         if jar.ours:
@@ -182,7 +189,7 @@ class Flow:
         return jar
 
     def request(self, exchange: Exchange) -> Outcome:
-        jar = self.hide(exchange)
+        jar = self._hide(exchange)
         site = self._site(exchange)
         path = exchange.path
         if path == self._callback:
@@ -203,14 +210,24 @@ class Flow:
         return self._use_session(exchange, jar, site, known)
 
     def response(self, exchange: Exchange) -> None:
-        values = self._writing.pop(exchange, None)
-        if values is not None:
-            assert exchange.response is not None
-            exchange.response.headers.set(*_NO_STORE)  # otherwise a cache could give the session to other clients
+        """Remove the gateway's cookies that a service sets: it could put another user's session into a browser."""
+        values = self._passed.pop(exchange, None)
+        if values is None:
+            return
+        response = exchange.response
+        assert response is not None
+        given = response.values(b"set-cookie")
+        if any(self._is_ours(stored_name(line)) for line in given):
+            response.headers.remove(b"set-cookie")
+            for line in given:
+                if not self._is_ours(stored_name(line)):
+                    response.headers.add(b"Set-Cookie", line)
+        if values:
+            response.headers.set(*_NO_STORE)  # otherwise a cache could give the session to other clients
             exchange.add_response_fields(b"".join(b"Set-Cookie: %b\r\n" % value for value in values))
 
     def finish(self, exchange: Exchange) -> None:
-        self._writing.pop(exchange, None)
+        self._passed.pop(exchange, None)
 
     def explain(self, exchange: Exchange) -> str:
         """Describe the authenticated client."""
@@ -271,8 +288,8 @@ class Flow:
         exchange.claims, exchange.consumer = known.claims, known.consumer
         exchange.request_dropped |= self._trust.written
         exchange.request_added += known.lines
-        if known.sealed is not None:
-            self._writing[exchange] = set_cookies(site.cookie, known.sealed, site.attributes, jar.ours)
+        sealed = known.sealed
+        self._passed[exchange] = [] if sealed is None else set_cookies(site.cookie, sealed, site.attributes, jar.ours)
 
     def _look_again(self, known: KnownLogin, now: float) -> None:
         """Whether the session is revoked; updates its consumer."""

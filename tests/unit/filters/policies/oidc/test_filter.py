@@ -115,6 +115,24 @@ def test_a_session_says_who_it_is() -> None:
     assert seen[-1][0] == Consumer("carol")
 
 
+OURS = ("session=1~x", "session.1=x", "__Host-session=1~x", " session =x", "=session=1~x", "session.at.ab=x; Path=/")
+OTHERS = ("theme=dark; Path=/", "Session=x", "sessions=x", "x=session=1", "other", "=other")
+
+
+def test_a_service_cannot_set_the_cookies_of_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would put a session of another user into the browser. Its own cookies pass, in order."""
+    keys = read_keys(key_set(RS), symmetric=False)
+    monkeypatch.setattr("fastgw.filters.policies.oidc.filter.Keyring", lambda *_: Keyring(keys))
+    plane = plane_of(bearer={"audiences": ["api"]})
+    lines = "".join(f"Set-Cookie: {each}\r\n" for pair in zip(OURS, OTHERS, strict=True) for each in pair)
+    for shown in (cookie(), f"Authorization: Bearer {RS.token({'iss': ISSUER}).decode()}"):
+        client = plane.client()
+        client.sends("\r\n".join(["GET / HTTP/1.1", "Host: a", shown, "", ""]).encode())
+        plane.connects().sends(f"HTTP/1.1 204 No Content\r\nConnection: close\r\n{lines}\r\n".encode())
+        given = [line for line in client.received.decode().split("\r\n") if line.startswith("Set-Cookie")]
+        assert given == [f"Set-Cookie: {each}" for each in OTHERS]
+
+
 def test_a_claim_that_cannot_stand_in_a_field_lets_nobody_in() -> None:
     plane = plane_of(claims_to_headers={"name": "X-Name"})
     passed(plane, cookie({"name": "Ann"}))
