@@ -19,8 +19,6 @@ Browsers also send requests made by other sites' pages. Each rule stops one kind
 """
 
 import hmac
-import ipaddress
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fastgw.admin import browser_sessions
 from fastgw.admin.browser_sessions import SessionCookie
 from fastgw.admin.gateway_registry import is_private
+from fastgw.admin.host_check import host_in, is_of_listener
 from fastgw.admin.responses import refused
 from fastgw.config.base.value_types import Address
 from fastgw.config.settings.gateway import Admin
@@ -61,7 +60,6 @@ CONNECTIONS: Final = "/connections/"
 """Beginning of the paths that the token for connections may be used for."""
 OWN_SITES: Final = (None, "same-origin", "none")
 """Accepted values of `Sec-Fetch-Site`: not a browser; the same origin; the user, who has typed the address."""
-_HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/@]+)(?::[0-9]{1,5})?")
 
 
 Record = Callable[[str, str, str, Mapping[str, str]], Awaitable[None]]
@@ -108,13 +106,8 @@ class Access:
         return self.made and is_private(self.address)
 
     def knows_host(self, field: str) -> bool:
-        match = _HOST.fullmatch(field.lower())
-        if match is None:
-            return False
-        if self.tls or self.address.path:
-            return True
-        host = match[1].strip("[]").removesuffix(".")
-        return host in ("localhost", self.address.host.removesuffix(".")) or _is_ip(host)
+        host = host_in(field)
+        return host is not None and (bool(self.tls or self.address.path) or is_of_listener(host, self.address))
 
     def token_in(self, shown: str) -> Secret | None:
         """Return the token that the value of an `Authorization` header contains. None: it contains neither. Raises
@@ -151,14 +144,6 @@ class Access:
         are several. `host`: value of the `Host` header.
         """
         return browser_sessions.cookie_in(cookies, browser_sessions.cookie_name(host, tls=self.tls))
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 class Denials:

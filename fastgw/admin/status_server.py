@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, cast
 
+from fastgw.admin.host_check import is_of_status
+from fastgw.config.settings.gateway import Status
 from fastgw.http.http1.parser import Http1RequestHead, find_head_end, parse_request
 from fastgw.http.http1.serializer import status_line
 from fastgw.http.malformed import Malformed
@@ -21,6 +23,10 @@ ANSWER_TIMEOUT: Final = 10.0
 CONNECTIONS_MAX: Final = 64
 
 _TEXT: Final = b"text/plain; charset=utf-8"
+_OTHER_HOST: Final = (
+    b"The Host header must be an address, a name that is not public, or the host of the status listener. "
+    b"To use another name, list it in `status.hosts`.\n"
+)
 Page = tuple[int, bytes, bytes]
 """Status, content type and body."""
 Metrics = Callable[[bytes], tuple[bytes, bytes]]
@@ -34,8 +40,10 @@ class StatusPages:
         self,
         is_ready: Callable[[], bool],
         metrics: Callable[[bytes], tuple[bytes, bytes] | asyncio.Future[tuple[bytes, bytes]]],
+        settings: Callable[[], Status | None],
     ) -> None:
         """Create the pages. `metrics`: as `Metrics`, may be a coroutine."""
+        self._settings = settings
         self._is_ready = is_ready
         self._metrics = metrics
         self._pages: dict[bytes, Callable[[], Page]] = {
@@ -49,7 +57,10 @@ class StatusPages:
 
     def answer(self, head: Http1RequestHead, send: Callable[[bytes], None]) -> None:
         """Send the response to a request. A request body is not read: the connection ends with the response."""
-        if head.method not in (b"GET", b"HEAD"):
+        status = self._settings()
+        if status is not None and head.authority and not is_of_status(head.authority.decode("latin-1"), status):
+            send(_response(head.method, (403, _TEXT, _OTHER_HOST)))
+        elif head.method not in (b"GET", b"HEAD"):
             send(_response(head.method, (405, _TEXT, b"GET and HEAD only\n"), b"Allow: GET, HEAD\r\n"))
         elif head.path == b"/metrics":
             self._expose(head, send)

@@ -277,6 +277,6 @@ def analytics(
 
         typer.echo(as_csv(found), nl=False)
     else:
-        from fastgw.admin.analytics_tables import print_table
+        from fastgw.commands.analytics_table import print_table
 
         print_table(found, step)

@@ -441,6 +441,11 @@ class Status(Settings):
 
     address: ListenAddress = Address(host="127.0.0.1", port=9902)
     """`host:port`, `[ipv6]:port`, `:port` (every address of the machine) or `unix:/path`."""
+    hosts: Some[ServerNamePattern] = ()
+    """Further names by which the listener is called, such as `gw1.example.com` or `*.example.com`. Without them only
+    requests are answered whose `Host` is an IP address, a name that is not public (`localhost`, `gateway`,
+    `gateway.prod.svc`, `gw1.internal`) or the host of `address`, so that no page of another site can read the metrics
+    by DNS rebinding."""
 
 
 class Admin(Settings):

@@ -318,7 +318,7 @@ upstreams:
   mqtt: {targets: ["tcp://mqtt.internal:1883"]}
   tenants: {targets: ["tcp://tenants.internal:8883"]}
 """,
-    "status": 'status: {address: "127.0.0.1:9902"}\n',
+    "status": 'status: {address: ":9902", hosts: ["*.example.com"]}\n',
     "admin": """\
 admin:
   address: "0.0.0.0:9901"

@@ -239,7 +239,9 @@ class Control:
             self._start_task(keep_running("configuration files", lambda: self._follow_sources(watch)))
         for name, endpoint in self._node_state.own.items():
             if name == "status":
-                pages = StatusPages(self._view.is_ready, self._view.metrics)
+                pages = StatusPages(
+                    self._view.is_ready, self._view.metrics, lambda: self._proposer.current.settings.status
+                )
                 status = await status_server(endpoint.of_slot(0), pages)
                 self._start_task(status.serve_forever())
             else:

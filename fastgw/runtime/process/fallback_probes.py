@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from fastgw.admin.status_server import Metrics, StatusConnection, StatusPages
+from fastgw.config.settings.gateway import Status
 from fastgw.eventloop.socket_server import serve_on
 
 
@@ -18,9 +19,15 @@ class Probes:
     control has, about health, feeds and certificates, are missing.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, is_ready: Callable[[], bool], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        is_ready: Callable[[], bool],
+        metrics: Metrics,
+        settings: Callable[[], Status | None],
+    ) -> None:
         self._loop = loop
-        self._pages = StatusPages(is_ready, lambda accept: loop.run_in_executor(None, metrics, accept))
+        self._pages = StatusPages(is_ready, lambda accept: loop.run_in_executor(None, metrics, accept), settings)
         self._serving: asyncio.Task[None] | None = None
 
     def watch(self, descriptors: Sequence[int]) -> None:

@@ -248,6 +248,7 @@ class Worker:
                 caches=lambda: self._caches.numbers(store_settings(self._table_swap.gateway.config)),
                 plan=lambda: self._table_swap.gateway.config.telemetry.meter_plan,
             ).text(accept),
+            lambda: self._table_swap.gateway.config.status,
         )
         self._ended: asyncio.Future[None] = loop.create_future()
         self._drain: asyncio.Task[None] | None = None
