@@ -36,12 +36,16 @@ the store did not get the rest."""
 MOST_TAGS: Final = 500
 """Maximum number of tags of a response; one with more is not stored, because purges would not find it."""
 UNKEYED: Final = frozenset(
-    b"forwarded x-forwarded-proto x-forwarded-host x-forwarded-scheme x-forwarded-prefix x-forwarded-server "
-    b"x-forwarded-ssl x-forwarded-port x-forwarded-uri x-forwarded-url x-forwarded-path x-forwarded-context "
-    b"x-forwarded-method x-original-url x-original-host x-rewrite-url x-url-scheme x-host x-http-host-override "
-    b"x-script-name x-http-path-override x-envoy-original-path x-matched-path x-http-method x-http-method-override "
-    b"x-method-override x-method x-invoke-status x-middleware-prefetch front-end-https content-type "
-    b"content-encoding".split()
+    b"forwarded x-forwarded-proto x-forwarded-host x-forwarded-scheme x-forwarded-server x-forwarded-ssl "
+    b"x-forwarded-port x-original-host x-host x-host-override x-http-host-override x-backend-host x-proxy-host "
+    b"proxy-host x-url-scheme front-end-https "
+    b"x-forwarded-prefix x-forwarded-uri x-forwarded-url x-forwarded-path x-forwarded-context x-original-url "
+    b"x-original-uri x-original-path x-rewrite-url x-replaced-path x-script-name x-http-path-override "
+    b"x-http-destinationurl x-envoy-original-path x-matched-path x-base-url x-proxy-url base-url http-url proxy-url "
+    b"request-uri uri url "
+    b"x-forwarded-method x-original-method x-http-method x-http-method-override x-method-override x-method "
+    b"x-invoke-status x-middleware-prefetch x-middleware-rewrite x-middleware-subrequest "
+    b"content-type content-encoding".split()
 )
 """Headers of clients that change what an upstream answers without being in the key: with them one client could choose
 what others get (cache poisoning). The last two describe a body, which is not forwarded either."""
