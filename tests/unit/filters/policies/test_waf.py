@@ -1058,7 +1058,7 @@ def test_in_shadow_the_upstream_has_head_and_body_at_once() -> None:
         (b'{"a":1}', ""),
         (
             b'{"a":"1\' union select password from users--"}',
-            "waf: refuse 403 waf_blocked (score 10: 4204 (attack-sqli)",
+            "waf: refuse 403 waf_blocked (score 13: 4204 (attack-sqli)",
         ),
     ],
     ids=["harmless", "attack"],

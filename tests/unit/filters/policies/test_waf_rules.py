@@ -323,3 +323,90 @@ def test_no_white_space_hides_a_document_type(document: str, space: str) -> None
 def test_ordinary_lines_pass(text: str) -> None:
     for request in _everywhere(text):
         assert matches(request) == []
+
+
+@for_each(
+    "text",
+    [
+        "how do I delete from cart",
+        "Why can't I delete from inbox;",
+        "delete from favourites where nothing is left",
+        "create table tennis",
+        "how do I create database backup",
+        "please alter table 5",
+        "create procedure document as soon as possible",
+        "insert into envelope (see picture)",
+        "the union (all members) votes",
+        "union select",
+        'the "european" union',
+        "select 2 of them",
+        "select password",
+        "Select all items from the list, order by price",
+        "select two from group by the window",
+        "select one from the customer's list",
+        "select one plan over (or into) another",
+        'my "free" limit is 3',
+        'the "old" having been sold',
+        '"John" and Mary like cake',
+        '"this" or that is good',
+        "is it between 'red' and blue",
+        "10 and 12 is fine",
+        "would you like (2) cakes",
+        'my "PC" shutdown doesn\'t work',
+        "in case when it rains then we go",
+        "see page (3) as map from here",
+        "declare a table",
+        "execute immediate order",
+        "bulk insert of products",
+        "merge accounts using (email)",
+        "references page (5)",
+        "grant access to users identified by badge",
+        "dual sim",
+        "dual",
+        "the northwind blows",
+    ],
+)
+def test_words_of_sql_alone_refuse_no_text(text: str) -> None:
+    """They count for something beside other matches."""
+    for request in _everywhere(text):
+        assert score_of(matches(request)) < 5, request
+
+
+@for_each(
+    "attack",
+    [
+        "' or 1 like 1 --",
+        "' or name is not null--",
+        "' or 1 between 0 and 2 --",
+        "' or id in (select 1) --",
+        "x' or full_name like '%bob%",
+        "'); drop table users--",
+        "' delete from users --",
+        "' insert into users values(1,2)--",
+        "'; exec master..xp_cmdshell 'ping'--",
+        "'; shutdown --",
+        "' union all select null,null--",
+        "' union values (1,2)--",
+        "1 union(select 1)",
+        "1 union all(select 1)",
+        "' having 1=1--",
+        "' having count(*)>1--",
+        "1 limit 1,1 into outfile '/tmp/x'",
+        "1 and case when (1=1) then 1 else 0 end",
+        "1 union select null from dual",
+        "select a from b where c like '%x%'",
+        "select null,null",
+        "delete from users where id = 1",
+        "insert into users (a) values (1)",
+        "drop table if exists users",
+        "create function f() returns int",
+        "declare @x varchar(20)",
+        "execute immediate 'select 1'",
+        "merge into a using (select 1) b",
+        "bulk insert x from 'c:\\x'",
+        "select row_number() over (order by 1)",
+    ],
+)
+def test_statements_are_refused(attack: str) -> None:
+    for request in _everywhere(attack):
+        assert score_of(matches(request)) >= 5, request

@@ -11,6 +11,7 @@ from fastgw.filters.policies.waf.rules.rule import (
     ERROR,
     HEADERS_AND_ARGUMENTS,
     PATH_AND_ARGUMENTS,
+    WARNING,
     Rule,
     alternatives,
 )
@@ -19,8 +20,10 @@ _SQL: Final = PATH_AND_ARGUMENTS | HEADERS_AND_ARGUMENTS
 _QUOTE: Final = rb"[\"'`]"
 _VALUE: Final = rb"(?:\(* ?(?:[\"'`][^\"'`]*[\"'`]?|-?[0-9][0-9a-fx.]*|null|true|false|@@?[a-z_]+|[a-z_][\w.]*) ?\)*)"
 _COMPARES: Final = (
-    rb"(?:[<>]?=[<>]?|<>|!=|[<>]|\bs?like\b|\brlike\b|\bregexp\b|\bis\b(?: not)?|\bbetween\b|\bin ?\(|\bsounds like\b)"
+    rb"(?:[<>]?=[<>]?|<>|!=|[<>]|\b(?:s?like|rlike|regexp|between|sounds like)\b ?[\"'`(0-9%@!~]|\bin ?\( ?[\"'`0-9s@(]"
+    rb"|\bis (?:not )?(?:null|true|false|unknown|[0-9(]))"
 )
+"""Comparisons. A word is one before a value that is no word: `"salt" and pepper is fine` compares nothing."""
 _FUNCTIONS: Final = alternatives(
     "ascii benchmark bin cast char_length chr concat(?:_ws)? conv current_(?:date|time|user) database decode "
     "des_(?:de|en)crypt elt encode encrypt export_set extractvalue field find_in_set from_base64 "
@@ -50,9 +53,10 @@ SQL_RULES: Final = (
          rb"|\n[>+*-]\n?)(?:" + _QUOTE
          + rb"|[0-9]+ ?(?:$|--|#)|\(select\b|char\()|^ ?" + _QUOTE + rb" ?(?:x?or|and|\|\||&&)\b? ?[\"'`(0-9!~@-]"),
     Rule(4204, "sqli", CRITICAL, 1, _SQL,
-         rb"[\"'`] ?union\b|\bunion (?:all )?select ?$|\bunion[ (]+(?:all[ (]*|distinct[ (]*)?(?:\(? ?select\b[ "
+         rb"[\"'`] ?union(?:/| s$| ?\(| (?:all|distinct|select|values|table)\b)|"
+         rb"\bunion[ (]+(?:all[ (]*|distinct[ (]*)?(?:\(? ?select\b[ "
          rb"(]*(?:[0-9'\"`@*(!~+-]|null\b|"
-         rb"[\w.@]+ ?[,(]|\w+ from\b|distinct |top )|\(|values ?\()"),
+         rb"[\w.@]+ ?[,(]|\w+ from\b|distinct |top )|\(+ ?(?:select|values|table)\b|values ?\()"),
     Rule(4205, "sqli", CRITICAL, 1, _SQL,
          rb"; ?(?:drop|create|alter|truncate|rename) (?:table|database|view|procedure|function|schema|user|index|"
          rb"trigger|column|role|login)\b|; ?(?:insert into|update [\w.`]+ set [\w.`]+ ?=|delete from \w|replace into|"
@@ -61,12 +65,14 @@ SQL_RULES: Final = (
          rb"shutdown ?(?:;|-|$|with)|grant [\w, ]+ on |revoke [\w, ]+ on |waitfor |load data|set @|pragma \w|"
          rb"attach database|copy \w+ (?:from|to) |select (?:[\w.*@`]+ ?,|\*|[@0-9('\"]|[\w.`]+ from\b|\w+ ?\())"),
     Rule(4206, "sqli", CRITICAL, 1, _SQL,
-         rb"[\"'`)] ?;? ?\b(?:drop|create|alter|truncate) (?:table|database|view|procedure|function|schema|user"
-         rb"|index)\b|"
-         rb"[\"'`)] ?;? ?(?:insert into|delete from|update \w+ set|exec(?:ute)? |shutdown\b|waitfor delay)|"
-         rb"\b(?:alter|drop|create|truncate) (?:table|database|schema|procedure)(?: if (?:not )?exists)? "
-         rb"[\w`\"\[.]+ ?(?:;|--|$|"
-         rb"\(|add |drop |character set|convert)|\balter [a-z]+ .*\bcharacter set\b"),
+         rb"[\"'`)] ?(?:; ?)?\b(?:drop|create|alter|truncate) (?:table|database|view|procedure|function|schema|user"
+         rb"|index) (?:if (?:not )?exists )?[\w`\"\[.]+ ?(?:;|--|#|/|$|\()|"
+         rb"[\"'`)] ?(?:; ?)?(?:insert into [\w.`]+ ?(?:\(|values|select)|delete from [\w.`]+ ?(?:where|;|--|#|/|$)"
+         rb"|update [\w.`]+ set|exec(?:ute)? (?:xp_|sp_|master|immediate|[(@'\"])|waitfor delay"
+         rb"|shutdown ?(?:;|--|with))|"
+         rb"[\"'`)] ?; ?shutdown\b|"
+         rb"\b(?:alter|drop|create|truncate) (?:table|database|schema|procedure) (?:if (?:not )?exists "
+         rb"|[\w`\"\[.]+ ?(?:--|\(|character set|convert to))|\balter [a-z]+ .*\bcharacter set\b"),
     Rule(4207, "sqli", CRITICAL, 1, _SQL,
          rb"\b(?:sleep|benchmark|pg_sleep|randomblob|load_file|extractvalue|updatexml|master_pos_wait|name_const|"
          rb"dbms_\w+\.\w+|utl_(?:http|inaddr|file)\.\w+|xp_\w+|sp_(?:executesql|password|oacreate|makewebtask"
@@ -91,8 +97,7 @@ SQL_RULES: Final = (
          rb"tab_columns|tab_privs|constraints|ind_columns|col_privs|users|views)\b|@@(?:version|hostname|datadir"
          rb"|basedir|"
          rb"global|session|servername|innodb\w+|spid|pack_received)|\bv\$(?:version|session|instance)\b|\bmaster\.\.|"
-         rb"\bnorthwind\b|\btempdb\b|\bmsdb\b|\bdatabase_principal|\bperformance_schema\b|\bdual\b ?(?:--|#|$"
-         rb"|where|union)"),
+         rb"\bnorthwind\.|\btempdb\b|\bmsdb\b|\bdatabase_principal|\bperformance_schema\b|\bfrom dual\b|\bdual ?--"),
     # what ends a statement early
     Rule(4209, "sqli", CRITICAL, 1, _SQL,
          _QUOTE + rb"\x20?[)]*\x20?(?:--(?:[ -+\n]|$)|#(?: |$|\n)|; ?$)|^ ?\w*" + _QUOTE + rb"\x20?(?:--|#)|"
@@ -104,32 +109,33 @@ SQL_RULES: Final = (
          rb"\binto (?:out|dump)file\b|\bload (?:data|xml)\b.*\binfile\b|\bselect\b.*\binto (?:outfile|dumpfile|@)|"
          rb"\bselect (?:@@?\w|0x[0-9a-f]|char\(|chr\(|count ?\(|sleep ?\(|version ?\(|user ?\(|database ?\(|concat "
          rb"?\(|load_file|"
-         rb"cast ?\(|hex ?\(|if ?\(|case when|null\b|[0-9'\"`](?:[^a-z]|$)|password\b)|"
-         rb"\bselect\b[^;]*\bfrom\b[^;]*(?:\bwhere\b[^;]*(?:=|<|>|\blike\b|\bin ?\()|\bgroup by\b|\border by\b"
-         rb"|\bhaving\b|\blimit [0-9]|"
-         rb"--|#|;|'|\")|\bselect\b ?\*|\b(?:select|delete|update|insert|count)\b[^a-z]*\( ?select\b|\bdelete from "
-         rb"\w+ ?(?:where|$|;)|"
-         rb"\binsert into [\w`.\[\]]+ ?(?:\(|values|select)|\bupdate [\w`.\[\]]+ set [\w`.]+ ?="),
+         rb"cast ?\(|hex ?\(|if ?\(|[0-9'\"`]+ ?(?:--|#|;|=|\||\+|/)|(?:null|[0-9]+),(?:null|[0-9]))|"
+         rb"\bselect\b[^;]*\bfrom\b[^;]*(?:\bwhere\b[^;]*(?:=|<|>|\blike ?[\"'`(%]|\bin ?\()|\blimit [0-9]|"
+         rb"--|#)|\bselect\b ?\*|\b(?:select|delete|update|insert|count)\b[^a-z]*\( ?select\b|\bdelete from "
+         rb"[\w.`]+ ?where [\w.`(]+ ?(?:[=<>!]|\blike ?[\"'`(%]|\bin ?\()|"
+         rb"\binsert into [\w`.\[\]]+ ?(?:\([^)]*\) ?)?(?:values ?\(|select\b)|\bupdate [\w`.\[\]]+ set [\w`.]+ ?="),
     Rule(4211, "sqli", CRITICAL, 1, _SQL,
          rb"(?:[\"'`)]|[0-9]) ?(?:order|group) by (?:[0-9]+|\(|[\w`]+ ?(?:--|#|,|desc\b|asc\b))|\bhaving "
          rb"[\"'`]?[0-9]+[\"'`]? ?[=<>]|"
          rb"\b(?:order|group) by [0-9]+ ?(?:--|#)|\blimit [0-9]+ ?(?:,|offset) ?[0-9]+ ?(?:--|#|into|procedure"
          rb"|union)|"
-         rb"[\"'`] ?(?:having|limit|procedure|rlike|regexp|collate)\b|\bcase when .* then\b|\bif ?\( "
-         rb"?.*[=<>].*,.*,.*\)|"
-         rb"\bcoalesce ?\([^)]*select|\(select\b|\bexists ?\( ?select\b|\bselect[ (].*\bcase\b|\blike ?\( ?[\"'`0-9]"),
+         rb"[\"'`] ?(?:having [^a-z]|limit [0-9(]|procedure analyse|rlike\b|regexp\b|collate\b)|"
+         rb"\bcase when .*[=<>(].* then\b|\bif ?\( ?.*[=<>].*,.*,.*\)|"
+         rb"\bcoalesce ?\([^)]*select|\(select\b|\bexists ?\( ?select\b|\bselect[ (].*\bcase when\b|"
+         rb"\blike ?\( ?[\"'`]"),
     Rule(4212, "sqli", CRITICAL, 1, _SQL,
          rb"(?:[\"'`)0-9,=(|&+*/%-]|\bor |\band |\bselect |\bwhere |\bby |\blike |\bunion |\bset )[ (]*!?" + _FUNCTIONS
          + rb" ?\([^)]*(?:\)|$)(?: ?(?:[=<>|&,;#'\"`+*/%-]|--|\)|or\b|and\b|from\b|is\b|in\b|$))"),
     Rule(4213, "sqli", CRITICAL, 1, _SQL,
-         rb"\bcreate (?:or replace )?(?:function|procedure) .* (?:returns?|as|is|begin)\b|\bexec(?:ute)? "
-         rb"(?:immediate|master|xp_|sp_|"
-         rb"\( ?[@'\"])|\bdeclare @?\w+ (?:varchar|nvarchar|int|char|cursor|table)\b|\bset @\w+ ?=|\bdeclare ?@\w"
-         rb"|[)`] ?as [\w`\"]+ from\b|\bselect pg_sleep|\b(?:current_user|db_name|database|user|version)\( ?(?:\)"
+         rb"\bcreate (?:or replace )?(?:function|procedure) [\w.`]+ ?\(.* (?:returns?|as|is|begin)\b|\bexec(?:ute)? "
+         rb"(?:immediate [\"'`]|master\.|xp_|sp_|"
+         rb"\( ?[@'\"])|\bset @\w+ ?=|\bdeclare ?@\w"
+         rb"|[)`] ?as [\w`\"]+ from ?$|[0-9] as [\"'`]\w+[\"'`] from\b|"
+         rb"\bselect pg_sleep|\b(?:current_user|db_name|database|user|version)\( ?(?:\)"
          rb"|$|=)|\bprint @@"
-         rb"|\bgrant .* to .* identified|"
-         rb"\bsp_password\b|\blocal\(\)|\bbulk insert\b|\bmerge .* using ?\(|\bexecute immediate [\"'`]|\bdiv 0\b|"
-         rb"\bselect .* (?:into|over) ?[(@]|\breferences \w+ ?\("),
+         rb"|\bgrant .* to .* identified by [\"'`]|"
+         rb"\bsp_password\b|\blocal\(\)|\bbulk insert \w+ from [\"'`]|\bmerge .* using ?\( ?select\b|\bdiv 0\b|"
+         rb"\bselect .* (?:into ?@|over ?\( ?(?:\)|order by|partition by))"),
     # numbers and names that only attacks write so
     Rule(4214, "sqli", CRITICAL, 1, _SQL,
          rb"(?:^|[ (=,])(?:0x[0-9a-f]{3,}[a-f0-9]*) ?(?:[,)]|--|#|=|$)[^ ]*(?:select|union|from|or )|\bn?char ?\( "
@@ -139,6 +145,16 @@ SQL_RULES: Final = (
          rb"version|user|database)|\bb?'[01]{3,}'|^ ?(?:-?2147483648|-?2147483647|4294967296|0000012345|1e309"
          rb"|2\.2250738585072011e-308|"
          rb"2\.2250738585072007e-308|2\.2\.90738585072007e-308)$"),
+    # words of a statement that a text may have, too: alone they do not refuse it
+    Rule(4215, "sqli", WARNING, 1, _SQL,
+         rb"\bunion (?:all )?select ?$|\bselect (?:[0-9]+|null|password|case when)\b|"
+         rb"\bselect\b[^;]*\bfrom\b[^;]*\b(?:group|order) by\b|\bdelete from [\w.`]+|"
+         rb"\binsert into [\w`.\[\]]+ ?(?:\(|values\b)|"
+         rb"\b(?:alter|drop|create|truncate) (?:table|database|schema|procedure) [\w`\"\[.]+|"
+         rb"\bcreate (?:or replace )?(?:function|procedure) .* (?:returns?|as|is|begin)\b|"
+         rb"\bdeclare \w+ (?:varchar|nvarchar|int|char|cursor|table)\b|\bexec(?:ute)? (?:immediate|master)\b|"
+         rb"[)`] ?as [\w`\"]+ from\b|\bbulk insert\b|\bmerge .* using ?\(|\breferences \w+ ?\(|"
+         rb"\bselect .* (?:into|over) ?\(|\bcase when .* then\b|\bdual\b ?(?:#|where|union)"),
     # paranoia 2 and above: single signs and words
     Rule(4250, "sqli", CRITICAL, 2, _SQL, rb"\b" + _FUNCTIONS + rb"\b[^\w]*\("),
     Rule(4251, "sqli", CRITICAL, 2, _SQL,
