@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeVar, cast, dataclass_transform, get_args
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import msgspec
 
@@ -145,6 +145,18 @@ def digest_of_state(state: State | None) -> bytes:
     return digest(state)
 
 
+class ArgumentVerifier(Protocol):
+    """Filter that answers requests to a path of its own, such as the callback of a login, by arguments that it expects:
+    these need no inspection.
+    """
+
+    @property
+    def own_path(self) -> bytes: ...
+
+    def expects(self, name: bytes, value: bytes) -> bool:
+        """Whether a parameter of the query there, decoded, has the one value that it accepts."""
+
+
 class Env:
     """Environment of `build`: the position of a filter, and access to files.
 
@@ -243,6 +255,11 @@ class Env:
         kept = self._stock.shared(key, make)
         self.keeps.append(kept)
         return cast(T, kept.value)
+
+    @property
+    def verifiers(self) -> "WeakSet[ArgumentVerifier]":
+        """All filters that verify arguments of their own paths, to add one to, and to ask."""
+        return self.shared("argument verifiers", WeakSet)
 
     def inner(self, name: str, settings: "Filter") -> "Env":
         """Return the environment of a filter within this one. Files that the inner filter reads are recorded for this

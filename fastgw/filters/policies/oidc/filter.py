@@ -220,7 +220,9 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
             written=frozenset((*self._written, *([self._passed.lower().encode()] if self._passed else []))),
             lines=self._lines(),
         )
-        return env.shared(("oidc login", env.policy), lambda: Flow(login, trust, self.realm.encode(), others))
+        flow = env.shared(("oidc login", env.policy), lambda: Flow(login, trust, self.realm.encode(), others))
+        env.verifiers.add(flow)
+        return flow
 
     def _authenticate(self, login: Login, env: Env) -> ClientAuth:
         if login.client_key is not None:

@@ -209,6 +209,14 @@ class Flow:
             return self._require_login(exchange, jar, site, "")
         return self._use_session(exchange, jar, site, known)
 
+    @property
+    def own_path(self) -> bytes:
+        return self._callback
+
+    def expects(self, name: bytes, value: bytes) -> bool:
+        """Whether it is the name of the provider in its callback (RFC 9207): a URL, maybe of a private host."""
+        return name == b"iss" and value == self._trust.issuer.encode()
+
     def response(self, exchange: Exchange) -> None:
         """Remove the gateway's cookies that a service sets: it could put another user's session into a browser."""
         values = self._passed.pop(exchange, None)

@@ -68,12 +68,11 @@ class CrsUse:
     def stop(self) -> None:
         self._pool.stop()
 
-    async def inspect(self, exchange: Exchange, instance: str, body: bytes, is_cut: bool) -> str:
+    async def inspect(self, exchange: Exchange, instance: str, query: bytes | None, body: bytes, is_cut: bool) -> str:
         """Return why the request is refused, for the log; "": it passes. `body`: its beginning; `is_cut`: more follows
         it.
         """
         head = exchange.head
-        query = exchange.query
         is_decoded = exchange.chain.removed_codings is not None
         target = exchange.raw_path if query is None else exchange.raw_path + b"?" + query
         request = CrsRequest(

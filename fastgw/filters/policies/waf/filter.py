@@ -2,16 +2,18 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Annotated, Final, Literal, final
+from urllib.parse import unquote_to_bytes
 
 from msgspec import Meta
 
 from fastgw.config.base.problems import format_value, suggest
 from fastgw.exchange.reply import extended
 from fastgw.filters.api import (
+    ArgumentVerifier,
     BodyHead,
     Duration,
     Env,
@@ -184,7 +186,7 @@ class Waf(Filter, name="waf", phase=Phase.INSPECT):
         key = "waf", rules, self.exclude, self.max_arguments
         inspector = env.shared(key, lambda: Inspector(rules, exclusions, self.max_arguments))
         crs = None if self.crs is None else CrsUse.build(env, self.crs, self.paranoia, self.threshold, exclusions)
-        use = _WafUse(env.instance, self, inspector, crs)
+        use = _WafUse(env.instance, self, inspector, crs, env.verifiers)
         return Hooks(
             request=use.request,
             lets_pass=use.lets_pass if crs is None else None,
@@ -215,10 +217,19 @@ class _WafUse:
         "_matched",
         "_refuses_long",
         "_threshold",
+        "_verifiers",
         "awaits_body",
     )
 
-    def __init__(self, instance: str, settings: Waf, inspector: Inspector, crs: CrsUse | None) -> None:
+    def __init__(
+        self,
+        instance: str,
+        settings: Waf,
+        inspector: Inspector,
+        crs: CrsUse | None,
+        verifiers: Collection[ArgumentVerifier],
+    ) -> None:
+        self._verifiers = verifiers
         self._instance = instance
         self._inspector, self._crs = inspector, crs
         self._threshold, self._body_bytes = settings.threshold, settings.body_bytes
@@ -230,13 +241,14 @@ class _WafUse:
     def request(self, exchange: Exchange) -> Outcome:
         """Inspect path, query, headers and cookies."""
         head, found = self._matched
-        if exchange.head is head:
+        request = self._without_verified(exchange.head)
+        if request is head:
             self._matched = None, []
             return self._decide_head(exchange, found)
         try:
-            found = self._inspector.inspect_head(exchange.head, AT_ONCE)
+            found = self._inspector.inspect_head(request, AT_ONCE)
         except TextTooLong:
-            copy = RequestCopy(exchange.head)
+            copy = RequestCopy(request)
             return self._decide_later(
                 lambda: self._inspector.inspect_head(copy), lambda found: self._decide_head(exchange, found)
             )
@@ -343,8 +355,23 @@ class _WafUse:
             return self._refuse(exchange, found)
         return None if self._crs is None else self._ask_crs(self._crs, exchange, head, is_cut)
 
+    def _without_verified(self, head: RequestHead) -> InspectedRequest:
+        """Return the request without the arguments that another filter verifies, if there are any."""
+        query = head.query
+        experts = [each for each in self._verifiers if each.own_path == head.path] if query else ()
+        if not experts or query is None:
+            return head
+
+        def is_verified(piece: bytes) -> bool:
+            name, _, value = (unquote_to_bytes(part.replace(b"+", b" ")) for part in piece.partition(b"="))
+            return any(each.expects(name, value) for each in experts)
+
+        kept = [piece for piece in query.split(b"&") if not is_verified(piece)]
+        return RequestCopy(head, query=b"&".join(kept))
+
     async def _ask_crs(self, crs: CrsUse, exchange: Exchange, body: bytes, is_cut: bool) -> Reply | None:
-        why = await crs.inspect(exchange, self._instance, body, is_cut)
+        query = self._without_verified(exchange.head).query
+        why = await crs.inspect(exchange, self._instance, query, body, is_cut)
         if not why:
             return None
         exchange.client.counts.count_filter(self._instance, WAF_ATTACKS["crs"])
@@ -358,7 +385,7 @@ class _WafUse:
         return _refusal(exchange, described(found))
 
     def explain(self, exchange: Exchange) -> str:
-        found = self._inspector.inspect_head(exchange.head)
+        found = self._inspector.inspect_head(self._without_verified(exchange.head))
         return f"{described(found)}; threshold {self._threshold}"
 
 

@@ -91,9 +91,10 @@ class RequestCopy:
 
     __slots__ = ("_fields", "path", "query", "raw_path")
 
-    def __init__(self, request: InspectedRequest, without: bytes = b"") -> None:
-        """`without`: name of a header that is left out."""
-        self.raw_path, self.path, self.query = request.raw_path, request.path, request.query
+    def __init__(self, request: InspectedRequest, without: bytes = b"", query: bytes | None = None) -> None:
+        """`without`: name of a header that is left out. `query`: another query."""
+        self.raw_path, self.path = request.raw_path, request.path
+        self.query = request.query if query is None else query
         self._fields = tuple(each for each in request.fields() if each[0].lower() != without)
 
     def fields(self) -> tuple[tuple[bytes, bytes], ...]:

@@ -269,7 +269,6 @@ def test_without_a_verdict_the_setting_decides_and_it_is_counted(
     counted: list[tuple[str, FilterEvent]] = []
     exchange: Any = SimpleNamespace(
         head=SimpleNamespace(version=11),
-        query=None,
         raw_path=b"/",
         client_ip="",
         method=b"GET",
@@ -279,7 +278,7 @@ def test_without_a_verdict_the_setting_decides_and_it_is_counted(
     )
     use = CrsUse(program(), 1, refuses)
     use._pool = _Pool(error)  # type: ignore[assignment]
-    why = asyncio.run(use.inspect(exchange, "waf", b"", False))
+    why = asyncio.run(use.inspect(exchange, "waf", None, b"", False))
     assert bool(why) is refuses
     assert counted == [("waf", event)]
 

@@ -557,3 +557,24 @@ def test_a_strangers_page_takes_no_cookie_from_who_is_logging_in() -> None:
     session = cookie(name="__Host-session")
     assert logged_out(plane, session, "Origin: http://a").startswith("HTTP/1.1 403 ")
     assert logged_out(plane, session, "Origin: https://app.example").startswith("HTTP/1.1 303 ")
+
+
+def test_a_firewall_lets_the_provider_name_itself_in_its_callback() -> None:
+    """The firewall takes the URL of a private host for an attack anywhere else, and any other URL there."""
+    issuer = "https://10.0.0.5/realms/x"
+    route = {"name": "all", "upstream": "u", "filters": {"oidc": {"issuer": issuer, "login": LOGIN}}}
+    plane = Plane({"routes": [route], "filters": {"waf": {}}})
+    path, own = "/oauth2/callback", "iss=https%3A%2F%2F10.0.0.5%2Frealms%2Fx"
+    for target, status in (
+        (f"{path}?code=a&state=b&{own}", 400),  # no login of this browser
+        (f"{path}?{own}&error=access_denied", 400),
+        (f"{path}?code=a&state=b&{own}x", 403),
+        (f"{path}?code=a&state=b&{own}&iss=https://10.0.0.6/", 403),
+        (f"{path}?{own}&code=1'+or+1=1--", 403),
+        (f"{path}?{own.replace('iss', 'url')}", 403),
+        (f"/elsewhere?{own}", 403),
+    ):
+        client = plane.client()
+        client.sends(f"GET {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        assert client.received.startswith(b"HTTP/1.1 %d " % status), (target, client.received)
+        assert (b"waf_blocked" in client.received) is (status == 403)
