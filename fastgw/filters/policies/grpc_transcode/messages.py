@@ -241,8 +241,8 @@ def _cause_in_python(error: Exception) -> BaseException | None:
 
 
 def _shown(error: Exception) -> str:
-    """An error of the library, for the client."""
-    text = " ".join(str(error).split()) or "The request does not fit the method."
+    """An error of the library, for the client: without its list of all fields."""
+    text = " ".join(str(error).split()).partition(" Available Fields(")[0] or "The request does not fit the method."
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
