@@ -10,6 +10,8 @@ from typing import Final
 from fastgw.audit.chain import AuditEntry
 from fastgw.audit.log import AuditLog
 from fastgw.config.settings.gateway import Config
+from fastgw.gateway.compiler import secret_names_of
+from fastgw.observe.access_log.formats import Mask, masked_words, masker
 from fastgw.runtime.node.node_state import ReloadRecord
 from fastgw.sync.revocations import RevocationEvent
 
@@ -22,15 +24,26 @@ class Auditing:
 
     def __init__(self) -> None:
         self._log = AuditLog(None)
+        self._settings: Config | None = None
+        self._mask: Mask | None = None  # made for the first entry of a configuration
         self._due = asyncio.Event()
         self._written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def use_configuration(self, settings: Config) -> None:
         self._log.path = None if settings.audit is None else settings.audit.path
+        self._settings, self._mask = settings, None
+
+    def _shown(self, text: str) -> str:
+        """Return a text with masked secrets: a purge may name a URL with a token."""
+        if self._mask is None:
+            self._mask = masker(() if self._settings is None else secret_names_of(self._settings))
+        lines = text.encode(errors="replace").splitlines(keepends=True)
+        return b"".join(masked_words(line, self._mask) or b"" for line in lines).decode(errors="replace")
 
     def note(self, actor: str, action: str, result: str, detail: Mapping[str, str]) -> None:
         """Record an action of now; it is written soon."""
-        self._log.record(AuditEntry(time.time(), actor, action, result, detail))
+        shown = {name: self._shown(value) for name, value in detail.items()}
+        self._log.record(AuditEntry(time.time(), actor, self._shown(action), self._shown(result), shown))
         self._due.set()
 
     async def record(self, actor: str, action: str, result: str, detail: Mapping[str, str]) -> None:

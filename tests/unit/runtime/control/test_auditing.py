@@ -46,3 +46,23 @@ async def test_an_entry_is_on_disk_after_a_moment_in_which_no_thread_could_start
     finally:
         running.cancel()
         await auditing.stop()
+
+
+@on_loop
+async def test_no_entry_has_a_secret(tmp_path: Path) -> None:
+    """The URL of a purge may have a token, also one of a name that only a filter of the configuration knows."""
+    auditing = Auditing()
+    own = "respond: {{}}, filters: {{key_auth: {{key_in: [query], key_names: [badge]}}}}"
+    for number, document in enumerate((DOCUMENT, DOCUMENT.replace("respond: {{}}", own))):
+        path = tmp_path / f"audit{number}"
+        auditing.use_configuration(load_text(document.format(path=path).encode(), "a.yaml", TYPES).config)
+        url = "https://a.example/x?access_token=planted&badge=planted-too&page=2"
+        changes = "+ a: https://ann:planted@a.example/\n- b: 1"
+        auditing.note("token", f"POST /purge?url={url}", f"200 {url} purged", {"url": url, "changes": changes})
+        await auditing.stop()
+        written = path.read_text()
+        assert "planted@" not in written
+        assert "=planted&" not in written
+        assert ("planted-too" in written) is (number == 0)
+        assert written.count("page=2") == 3
+        assert "- b: 1" in written
