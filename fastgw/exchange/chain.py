@@ -76,6 +76,7 @@ class Chain:
     __slots__ = (
         "allows_fetch",
         "body_heads",
+        "calls_only",
         "drops_ranges",
         "error_pages",
         "fetch_plan",
@@ -171,12 +172,13 @@ class Chain:
         self.response_fields = join_fields(tuple(fields for fields in sent if fields is not None))
         self.ready_answer = self._ready_answer(hooks)
         self.fetch_plan: Any = None  # `FastPathPlan` for requests without a ready answer; None: there is none
+        self.calls_only = False  # whether its route leads to gRPC upstreams alone
         self.allows_fetch = False  # whether a filter may fetch a response to an exchange on the fast path
 
     def with_links(self, links: Iterable[FilterInstance]) -> Chain:
         """Return a chain of other filters at the same position."""
         chain = Chain(links, self.error_pages, self.maps)
-        chain.variant, chain.sent_settings = self.variant, self.sent_settings
+        chain.variant, chain.sent_settings, chain.calls_only = self.variant, self.sent_settings, self.calls_only
         return chain
 
     def _removed_codings(self) -> RemovedCodings | None:

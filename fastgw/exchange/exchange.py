@@ -40,6 +40,7 @@ from fastgw.exchange.states import (
 )
 from fastgw.exchange.tunnel import Tunnel
 from fastgw.http.fields import Fields, folded
+from fastgw.http.grpc.calls import is_grpc
 from fastgw.http.http1.serializer import names_alike
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.http.websocket.handshake import WEBSOCKET, fault_in_response
@@ -319,6 +320,13 @@ class Exchange:
         """
         length = self.head.body_length
         return 0 if length is None and not self.has_body else length
+
+    @property
+    def is_call(self) -> bool:
+        """Whether the request is a gRPC call: its route leads to gRPC upstreams alone. Its content type by itself is
+        the client's word, which may be a lie to other upstreams.
+        """
+        return self.chain.calls_only and is_grpc(self.head)
 
     @property
     def has_body(self) -> bool:

@@ -83,10 +83,11 @@ class BodyHead:
     """Step that decides by the beginning of a request's body. `most`: bytes that it needs; a shorter body is complete.
 
     `applies`: whether it has to see the body of a request, for which the exchange then waits. Called once all request
-    steps have passed. `lets_pass`: as in `Hooks`, in place of both.
+    steps have passed. `lets_pass`: as in `Hooks`, in place of both. `skips_calls`: it does not see the bodies of gRPC
+    calls, whose clients may wait for the first response.
     """
 
-    __slots__ = ("applies", "lets_pass", "most", "step")
+    __slots__ = ("_applies", "lets_pass", "most", "skips_calls", "step")
 
     def __init__(
         self,
@@ -94,8 +95,13 @@ class BodyHead:
         most: int,
         applies: Callable[[Exchange], bool],
         lets_pass: PassTest | None = None,
+        skips_calls: bool = False,
     ) -> None:
-        self.step, self.most, self.applies, self.lets_pass = step, most, applies, lets_pass
+        self.step, self.most, self._applies, self.lets_pass = step, most, applies, lets_pass
+        self.skips_calls = skips_calls
+
+    def applies(self, exchange: Exchange) -> bool:
+        return not (self.skips_calls and exchange.is_call) and self._applies(exchange)
 
 
 class Hooks:

@@ -639,6 +639,8 @@ class _Building:
             chain.ready_answer = action.ready_answer
         if isinstance(action, Forward) and action.checks_path:
             chain.ready_answer = None  # its path has values of the request that do not select a ready answer
+        fallback = None if route.fallback is None else self._fallback(route, route.fallback, links)
+        chain.calls_only = isinstance(action, Forward) and action.grpc and (fallback is None or fallback.keeps_calls)
         for_preflights = None if chain.preflight is None else _for_preflights(chain, links)
         steps = request_steps_of(links)
         path_sent = action.path_of if isinstance(action, Forward) else None
@@ -662,8 +664,7 @@ class _Building:
             plan = self._fast_paths.setdefault(plan, plan)
         takes_options = "OPTIONS" in route.methods
         made = Route(route.name, action, chain, steps, check_path, plan, route.timeout, for_preflights, takes_options)
-        if route.fallback is not None:
-            made.fallback = self._fallback(route, route.fallback, links)
+        made.fallback = fallback
         if for_preflights is not None and isinstance(action, Forward):
             made.forwards_preflight = forwards_preflight(made, links)
         return made

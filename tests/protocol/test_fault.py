@@ -17,8 +17,8 @@ def lanes(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     delay = {"delay": {"time": f"{DELAY * 1000:.0f}ms"}}
     kinds = {
         "delayed": Kind(route={"filters": {"fault": delay}}),
-        "grpc": Kind(route={"filters": {"fault": {"abort": {"grpc_status": "unavailable"}}}}),
-        "asked": Kind(route={"filters": {"fault": {"by_client": True}}}),
+        "grpc": Kind({"protocol": "grpc"}, {"filters": {"fault": {"abort": {"grpc_status": "unavailable"}}}}),
+        "asked": Kind({"protocol": "grpc"}, {"filters": {"fault": {"by_client": True}}}),
         "both": Kind(route={"filters": {"fault": {**delay, "abort": {"status": 418}}}}),
     }
     yield from running(Lanes(tmp_path_factory.mktemp("fault"), kinds, count=2, version=request.param))

@@ -14,9 +14,12 @@ _ENTITY = frozenset((b"content-type", b"content-length", b"content-encoding", b"
 
 
 def answers_grpc(exchange: Exchange, response: Response, ended: bool) -> bool:
-    """Whether a response of the gateway itself is sent as a gRPC status: to a call, whose method is POST."""
-    head = exchange.head
-    return ended and response.status >= 400 and head.method == b"POST" and is_grpc(head)
+    """Whether a response of the gateway itself is sent as a gRPC status: to a call, whose method is POST. Without a
+    route, the request's content type decides.
+    """
+    if not ended or response.status < 400 or exchange.head.method != b"POST":
+        return False
+    return exchange.is_call or (exchange.route is None and is_grpc(exchange.head))
 
 
 def trailers_only(
@@ -40,7 +43,7 @@ def trailers_only(
 def late_status(exchange: Exchange, fault: Fault) -> bytes | None:
     """Return the trailers that end a call whose response has begun; None: only a reset can report the failure."""
     response = exchange.response
-    if response is None or response.head is None or not is_grpc(exchange.head):
+    if response is None or response.head is None or not exchange.is_call:
         return None
     if response.head.first(b"content-length") is not None:
         exchange.grpc_status = GrpcStatus.INTERNAL.name  # what callers make of the reset, by its INTERNAL_ERROR

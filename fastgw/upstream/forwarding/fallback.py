@@ -54,6 +54,11 @@ class Fallback:
         deed = f"upstream {forward.upstream.name}" if forward is not None else f"answers {reply.status if reply else 0}"
         self.description = f"{deed}, on {', '.join(conditions)}"
 
+    @property
+    def keeps_calls(self) -> bool:
+        """Whether a gRPC call reaches no other upstreams by it than such of gRPC."""
+        return self._forward is None or self._forward.grpc
+
     def __call__(self, exchange: Exchange, fault: Fault) -> bool:
         """Answer a failed exchange whose response has not begun. False: the fallback does not apply."""
         if fault not in self._faults:

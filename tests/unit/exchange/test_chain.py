@@ -643,3 +643,11 @@ def test_observers_run_before_authentication() -> None:
         FilterInstance(use, Hooks(before_authentication=before), False, "route"),
     ]
     assert Chain(links).request_steps == (observe, before, authenticate)
+
+
+def test_the_chain_of_an_observed_route_leads_where_the_route_leads() -> None:
+    """With an observer before its filters, a call of gRPC is still one: no filter holds it up."""
+    chain = Chain(())
+    chain.calls_only, chain.variant, chain.sent_settings = True, ("blue", 0), b"x"
+    observed = chain.with_links(())
+    assert (observed.calls_only, observed.variant, observed.sent_settings) == (True, ("blue", 0), b"x")

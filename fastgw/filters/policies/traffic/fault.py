@@ -23,7 +23,6 @@ from fastgw.filters.api import (
     Settings,
     WarningContext,
 )
-from fastgw.http.grpc.calls import is_grpc
 from fastgw.http.grpc.status import GrpcStatus
 from fastgw.observe.metrics.families import FilterEvent
 
@@ -193,7 +192,7 @@ class _Injection:
         elif abort.grpc_status is not None:
             code = GrpcStatus[abort.grpc_status.upper()]
         exchange.why = f"{self._instance}: injected"
-        if code is not None and is_grpc(exchange.head):
+        if code is not None and exchange.is_call:
             exchange.grpc_status = code.name
             cause = Cause.FAULT_INJECTED
             lines = ((b"Content-Type", b"application/grpc"), (b"grpc-status", b"%d" % code))

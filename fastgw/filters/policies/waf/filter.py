@@ -106,7 +106,7 @@ class Waf(Filter, name="waf", phase=Phase.INSPECT):
     inspected before the route is known, the body after authentication and before it is forwarded: fields of forms,
     strings of JSON, fields and file names of `multipart/form-data`, text of XML, or the text itself. A body
     with a content coding is inspected as the filter `decompress` of the route decompresses it, and refused without it;
-    bodies of gRPC and of upgraded connections are not inspected.
+    bodies of upgraded connections, and of gRPC calls to upstreams with `protocol: grpc`, are not inspected.
 
     Rules do not replace safe code in a service: they stop known patterns, and new ones pass.
     """
@@ -127,7 +127,7 @@ class Waf(Filter, name="waf", phase=Phase.INSPECT):
     none is left, the request is answered 503 (`overloaded`)."""
     long_body: Literal["pass", "refuse"] = "pass"
     """Treatment of a body longer than `body_bytes`: its rest passes without inspection, or the request is answered
-    413; with `body_bytes: 0` every request with a body is, except calls of gRPC over HTTP/2."""
+    413; with `body_bytes: 0` every request with a body is, except calls of gRPC to upstreams with `protocol: grpc`."""
     max_arguments: Annotated[int, Meta(ge=1, le=2000)] = 200
     """Maximum number of parameters of a query, and of fields of a form; more are a match of rule 2001. All are
     searched."""
@@ -197,6 +197,7 @@ class Waf(Filter, name="waf", phase=Phase.INSPECT):
                 self.body_bytes + (self.long_body == "refuse"),  # of a longer one, one byte more is seen
                 _has_body_to_inspect,
                 lets_pass=use.lets_body_pass if crs is None else None,
+                skips_calls=True,
             ),
             start=None if crs is None else crs.start,
             stop=None if crs is None else crs.stop,
@@ -268,7 +269,7 @@ class _WafUse:
     def lets_body_pass(self, head: RequestHead) -> bool:
         """Whether a body that was received with its head passes. False: it may be refused."""
         payload = head.payload
-        if not payload or not _has_plain_body(head):
+        if not payload or _opens_tunnel(head):
             return True
         if len(payload) > min(self._body_bytes, AT_ONCE):
             return False
@@ -319,7 +320,7 @@ class _WafUse:
     def _is_declared_long(self, exchange: Exchange) -> bool:
         """Whether the request can be refused before its body is sent, for which a client may wait (`Expect`)."""
         is_long = self._refuses_long and (exchange.body_length or 0) > self._body_bytes
-        return is_long and _has_plain_body(exchange.head)
+        return is_long and not _may_be_tunnel_or_call(exchange.head)
 
     def _refuse_long(self, exchange: Exchange) -> Reply:
         return exchange.refuse(Fault.BODY_TOO_LARGE, why=f"waf: the body is longer than {self._body_bytes} bytes")
@@ -345,7 +346,7 @@ class _WafUse:
         if self._is_declared_long(exchange):
             return self._refuse_long(exchange)
         if self._crs is None or (
-            self.awaits_body and exchange.request_body is not None and _has_plain_body(exchange.head)
+            self.awaits_body and exchange.request_body is not None and not _may_be_tunnel_or_call(exchange.head)
         ):
             return None  # with a body, the CRS sees all at once
         return self._ask_crs(self._crs, exchange, b"", False)
@@ -424,14 +425,16 @@ def _decompressed(codings: Sequence[bytes], head: bytes, most: int, is_whole: bo
 
 
 def _has_body_to_inspect(exchange: Exchange) -> bool:
-    return _has_plain_body(exchange.head)
+    return not _opens_tunnel(exchange.head)
 
 
-def _has_plain_body(head: RequestHead) -> bool:
-    """Whether to wait for the body: not for streams of gRPC, in which the client waits for the first response."""
-    if head.upgrade or head.method == b"CONNECT":
-        return False
-    return head.version != 20 or len(head.values(b"content-type")) != 1 or not is_grpc(head)
+def _opens_tunnel(head: RequestHead) -> bool:
+    return bool(head.upgrade) or head.method == b"CONNECT"
+
+
+def _may_be_tunnel_or_call(head: RequestHead) -> bool:
+    """Whether the body may not be inspected: for a call of gRPC by the client's word, the route decides later."""
+    return _opens_tunnel(head) or is_grpc(head)
 
 
 def _exclusion_of(settings: Exclude) -> Exclusion:
