@@ -4,7 +4,7 @@ Redis.
 
 A key is a string there, under a hash, and expires when it is fully replenished:
 - bucket: an instant, and the ns by which the bucket was short of full then, which nodes of different limits share;
-- window: the last part in which anything was spent, its count and those of the parts before it.
+- window: for each part of which permits still count, when the last of them leaves the window, and their number.
 
 While Redis is unreachable (`ScriptClient`), earlier calls may still have been counted there; no request is admitted
 twice for them.
@@ -15,21 +15,21 @@ from hashlib import blake2b
 from typing import Any, Final, NamedTuple, final
 
 from fastgw.redis.script_client import ScriptClient
-from fastgw.shm.rate_limit_table import COUNT_MAX
+from fastgw.shm.rate_limit_table import COUNT_MAX, SLIDING_MAX, part_length
 
 CLOCK: Final = "local told = redis.call('TIME')\nlocal now = told[1] * 1000000 + told[2]"
 SCRIPT: Final = (
     CLOCK
-    + f"\nlocal COUNT_MAX = {COUNT_MAX}"
+    + f"\nlocal COUNT_MAX, SLIDING_MAX = {COUNT_MAX}, {SLIDING_MAX}"
     + """
-local what, limit, step, parts = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local what, limit, step, window = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local cost, mark = tonumber(ARGV[5]), tonumber(ARGV[6])
 local raw = redis.call('GET', KEYS[1])
 local function keep(state, microseconds)
   redis.call('SET', KEYS[1], state, 'PX', string.format('%.0f', math.ceil(microseconds / 1000) + 1))
 end
 local wait = 0
-if parts < 0 then -- a bucket; `step`: ns
+if window < 0 then -- a bucket; `step`: ns
   local ahead, is_set_back = 0, false
   if raw and #raw == 16 then
     local at, was = struct.unpack('>dd', raw)
@@ -53,50 +53,49 @@ if parts < 0 then -- a bucket; `step`: ns
   local left = math.max(limit - math.ceil(ahead / step), 0)
   return {math.ceil(wait / 1000), left, math.ceil(ahead / 1000), now, math.ceil(before / 1000)}
 end
-local part, counts, spent = math.floor(now / step), {}, 0 -- a window; `step`: us, of a part
-local is_set_back = false
-for age = 0, parts do counts[age] = 0 end
-if raw and #raw == 12 + 4 * parts then
-  local moved = part - struct.unpack('>d', raw)
-  is_set_back = moved < -1
-  if moved == -1 then part, moved = part + 1, 0 end
-  for age = 0, parts do
-    -- a clock that was set back: all counts as spent now
-    local to = moved < 0 and 0 or age + moved
-    if to <= parts then
-      local count = struct.unpack('>I4', raw, 9 + 4 * age)
-      counts[to], spent = counts[to] + count, spent + count
-    end
+step = step / 1000 -- a window; `step`: of a part; `window`: us for which a permit of a sliding one counts, 0: fixed
+local function leaves_at(at) return window > 0 and at + window or (math.floor(at / step) + 1) * step end
+local function part(at) return math.floor((at - 0.001) / step) end
+local leaves = leaves_at(now)
+local ends, counts, last, spent, is_set_back = {}, {}, 0, 0, false
+for at = 1, raw and #raw % 12 == 0 and #raw or 0, 12 do
+  local till, count = struct.unpack('>dI4', raw, at)
+  if till > leaves then -- the clock was set back: as spent now
+    till, is_set_back = leaves, true
+  end
+  if till > now then
+    last, spent = last + 1, spent + count
+    ends[last], counts[last] = till, count
   end
 end
+local newest = last > 0 and part(ends[last]) or -1
 if what == 's' then
-  if spent + cost > limit then
-    local age = parts
-    spent = spent - counts[age]
-    while age > 0 and spent + cost > limit do
-      age = age - 1
-      spent = spent - counts[age]
-    end
-    wait = (part - age + 1 + parts) * step - now
+  for age = 1, last do -- the oldest permits leave first
+    if spent + cost <= limit then break end
+    wait, spent = ends[age] - now, spent - counts[age]
   end
 elseif what == 'c' then
-  cost = math.max(math.min(cost, math.min(2 * limit, COUNT_MAX) - spent), 0)
+  cost = math.max(math.min(cost, math.min(2 * limit, window > 0 and SLIDING_MAX or COUNT_MAX) - spent), 0)
 else
-  cost = math.floor(mark / step) == part and -math.min(cost, counts[0]) or 0 -- what an earlier part had is final
+  cost, leaves = newest == part(leaves_at(mark)) and -math.min(cost, counts[last]) or 0, ends[last]
 end
-if wait == 0 then counts[0] = counts[0] + cost end
-spent = 0
-local ends = 0
-for age = parts, 0, -1 do
+if wait == 0 and cost ~= 0 then
+  if newest ~= part(leaves) then last, counts[last + 1] = last + 1, 0 end
+  ends[last], counts[last] = leaves, counts[last] + cost
+end
+spent, leaves = 0, now
+local packed = {}
+for age = 1, last do
   spent = spent + counts[age]
-  if counts[age] > 0 then ends = (part - age + 1 + parts) * step - now end
+  if counts[age] > 0 then
+    leaves = ends[age]
+    packed[#packed + 1] = struct.pack('>dI4', leaves, counts[age])
+  end
 end
-if wait == 0 or is_set_back then
-  local packed = {struct.pack('>d', part)}
-  for age = 0, parts do packed[age + 2] = struct.pack('>I4', counts[age]) end
-  if spent == 0 then redis.call('DEL', KEYS[1]) else keep(table.concat(packed), ends) end
+if (wait == 0 and cost ~= 0) or is_set_back then
+  if spent == 0 then redis.call('DEL', KEYS[1]) else keep(table.concat(packed), leaves - now) end
 end
-return {wait, math.max(limit - spent, 0), ends, math.max(now, part * step), 0}
+return {wait, math.max(limit - spent, 0), leaves - now, now, 0}
 """
 )
 
@@ -116,11 +115,11 @@ class Asking(NamedTuple):
     identity: bytes
     limit: bytes
     step: bytes
-    parts: bytes
+    window: bytes
 
     def question(self, what: bytes, key: bytes, cost: int, mark: int = 0) -> tuple[bytes, ...]:
         name = blake2b(self.identity + key, digest_size=16).hexdigest().encode()
-        arguments = (what, self.limit, self.step, self.parts, b"%d" % cost, b"%d" % mark)
+        arguments = (what, self.limit, self.step, self.window, b"%d" % cost, b"%d" % mark)
         return b"1", self.prefix + name, *arguments
 
 
@@ -129,11 +128,11 @@ def asking(prefix: str, algorithm: str, window: float, depth: int, step_ns: int,
     limit.
     """
     microseconds = round(window * 1e6)
-    of_window = {"fixed_window": 0, "sliding_window": 7}
-    parts = of_window.get(algorithm, -1)
-    step = step_ns if parts < 0 else -(-microseconds // (parts or 1))
+    ns = 1000 * microseconds
+    of_window = {"fixed_window": (ns, 0), "sliding_window": (part_length(ns), microseconds)}
+    step, sliding = of_window.get(algorithm, (step_ns, -1))
     identity = b"%b\n%d\n%d:%b" % (algorithm.encode(), microseconds, len(name), name)
-    return Asking(f"{prefix}:limit:".encode(), identity, b"%d" % depth, b"%d" % step, b"%d" % parts)
+    return Asking(f"{prefix}:limit:".encode(), identity, b"%d" % depth, b"%d" % step, b"%d" % sliding)
 
 
 @final

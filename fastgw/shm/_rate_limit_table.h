@@ -31,12 +31,12 @@
  * `now` is older than an eviction could start a window again that was full when it was evicted. Therefore the latest
  * instant of an eviction is stored (before the eviction), and a key that enters a cell counts from there.
  *
- * A sliding window has the counts of its earlier parts beside the cell. A process that advances to a later part first
- * writes the state beside the cell, and then swaps the cell; so after the swap, the count of that part is final and
- * stored there. Such a word only grows (it begins with an instant), so a process that is late by whole parts, or by a
- * change of the cell's owner, overwrites nothing that is needed: values of a former owner have an instant that was over
- * at the eviction, and belong to no part of the window. There is one word more than parts, so that the earlier parts
- * stay readable while a new one is written. All are read while the cell is unchanged, or the swap fails.
+ * A sliding window has the states of its earlier parts beside the cell. A process that advances to a later part first
+ * writes the state beside the cell, and then swaps the cell; so after the swap, the state of that part is final and
+ * stored there. Such a word only grows (it begins with an instant, then comes the count), so a process that is late by
+ * whole parts, or by a change of the cell's owner, overwrites nothing that is needed: values of a former owner have an
+ * instant that was over at the eviction, and count no longer. Permits that still count are in at most 8 parts, so the
+ * earlier ones stay readable while a new one is written. All are read while the cell is unchanged, or the swap fails.
  *
  * A refund lowers the count of the current part, never that of an earlier one, so a state may return to an earlier
  * value: a decision depends on the value only. A process that was about to advance to the next part may have written
@@ -54,8 +54,7 @@ enum {
     BUCKET = 8,
     CANDIDATES = 2 * BUCKET,
     GROUP = 64, /* buckets: both buckets of a key are in the same group */
-    PARTS = 7,
-    WORDS = PARTS + 1,
+    WORDS = 8, /* parts of a sliding window in which permits may count at once */
     STRIPES = 16, /* selected by the upper 4 bits of a hash */
     COUNT_BITS = 24
 };
@@ -96,7 +95,7 @@ typedef struct {
 typedef struct {
     uint64_t limit; /* permits; for a bucket its depth */
     uint64_t step; /* ns: for a bucket between two permits; for a window the length of a part */
-    uint64_t parts; /* number of earlier parts of the window: PARTS; 0 for a fixed window */
+    uint64_t window; /* ns for which a permit of a sliding window counts; 0: a fixed window */
     int is_bucket;
     uint64_t identity; /* hashed with each key */
     uint64_t overflow[STRIPES]; /* hashes of the shared cells */
@@ -246,11 +245,6 @@ static Cell* find_expired(const Candidates* candidates, uint64_t now, Cell* seen
     return expired[side];
 }
 
-/* Return the part of a window as stored in a state: when it expires, in ns without the bits of the count. */
-static inline uint64_t instant_of(const Limit* limit, uint64_t part) {
-    return ((part + 1 + limit->parts) * limit->step + COUNT) & ~COUNT;
-}
-
 static int64_t spend_from_bucket(const Limit* limit, Cell* cell, Cell seen, Spending* spending, uint64_t now) {
     uint64_t free_at = seen.state & CLAIMED || seen.state < now ? now : seen.state;
     uint64_t ahead = free_at - now + spending->cost * limit->step, depth = limit->limit * limit->step;
@@ -265,36 +259,65 @@ static int64_t spend_from_bucket(const Limit* limit, Cell* cell, Cell seen, Spen
     return admitted ? 0 : (int64_t)(ahead - depth);
 }
 
-static inline uint64_t count_of(const Limit* limit, const uint64_t* parts, uint64_t part) {
-    uint64_t word = load(&parts[part % WORDS]);
-    return (word & ~COUNT) == instant_of(limit, part) ? word & COUNT : 0;
+/* Return the state of a window: when its permits leave it, never earlier than `leaves`, and their count. */
+static inline uint64_t state_of(const Limit* limit, uint64_t leaves, uint64_t count) {
+    uint64_t coarse = (leaves + COUNT) & ~COUNT;
+    if (!limit->window) return coarse | count;
+    uint64_t class = count < 1 << 10 ? 0 : count < 1 << 14 ? 1 : count < 1 << 18 ? 2 : 3;
+    uint64_t unit = 12 + 4 * class, fine = ((leaves + (1 << unit) - 1) & COUNT) >> unit;
+    return coarse | class << 22 | count << (12 - 4 * class) | fine;
 }
 
-static inline uint64_t part_of(const Limit* limit, uint64_t state) {
-    return (state & ~COUNT) / limit->step - 1 - limit->parts;
+static inline uint64_t count_of(const Limit* limit, uint64_t state) {
+    if (!limit->window) return state & COUNT;
+    return (state & ((1 << 22) - 1)) >> (12 - 4 * (state >> 22 & 3));
 }
+
+/* Return when the permits of a state leave the window, in ns. */
+static inline uint64_t leaves_of(const Limit* limit, uint64_t state) {
+    uint64_t coarse = state & ~COUNT;
+    if (!limit->window) return coarse / limit->step * limit->step;
+    uint64_t class = state >> 22 & 3, fine = state & ((1 << (12 - 4 * class)) - 1);
+    return fine ? coarse - (COUNT + 1) + (fine << (12 + 4 * class)) : coarse;
+}
+
+/* Return when a permit leaves the window that is spent now. */
+static inline uint64_t leaves_at(const Limit* limit, uint64_t now) {
+    return limit->window ? now + limit->window : (now / limit->step + 1) * limit->step;
+}
+
+/* Return the part in which permits were spent that leave the window at this instant. */
+static inline uint64_t part_of(const Limit* limit, uint64_t leaves) { return (leaves - 1) / limit->step; }
 
 static int64_t spend_in_window(
     const Limit* limit, Cell* cell, uint64_t* parts, Cell seen, Spending* spending, uint64_t now) {
-    uint64_t part = now / limit->step, count = 0, cost = spending->cost;
+    uint64_t leaves = leaves_at(limit, now), part = part_of(limit, leaves);
+    uint64_t count = 0, before = 0, cost = spending->cost, words[WORDS];
     if (!(seen.state & CLAIMED)) {
-        uint64_t seen_part = part_of(limit, seen.state);
-        if (part <= seen_part)
-            part = seen_part, count = seen.state & COUNT;
-        else if (part <= seen_part + limit->parts)
+        uint64_t seen_leaves = leaves_of(limit, seen.state), seen_part = part_of(limit, seen_leaves);
+        if (part <= seen_part) {
+            part = seen_part, count = count_of(limit, seen.state);
+            if (leaves < seen_leaves) leaves = seen_leaves;
+        } else if (limit->window && seen_leaves > now)
             raise_to(&parts[seen_part % WORDS], seen.state);
     }
-    uint64_t oldest = part < limit->parts ? 0 : part - limit->parts, spent = count;
-    for (uint64_t earlier = oldest; earlier < part; earlier++) spent += count_of(limit, parts, earlier);
+    int earlier = 0; /* parts whose permits still count, the oldest first */
+    if (limit->window)
+        for (int number = 1; number < WORDS; number++) {
+            uint64_t word = load(&parts[(part + number) % WORDS]);
+            if (word > now && leaves_of(limit, word) > now) words[earlier++] = word, before += count_of(limit, word);
+        }
+    uint64_t spent = before + count;
     if (spending->most && spent + cost > spending->most) cost = spending->most > spent ? spending->most - spent : 0;
     int admitted = spending->most || spent + cost <= limit->limit;
-    Cell next = {seen.hash, admitted ? instant_of(limit, part) | (count + cost) : seen.state};
-    uint64_t leaving = oldest; /* if rejected: with this part, enough permits will have left the window */
-    if (!admitted)
-        while (leaving < part && (spent -= count_of(limit, parts, leaving)) + cost > limit->limit) leaving++;
+    Cell next = {seen.hash, admitted && cost ? state_of(limit, leaves, count + cost) : seen.state};
     if (!swap(cell, seen, next)) return AGAIN;
-    spending->renewed_at = instant_of(limit, part);
-    return admitted ? 0 : (int64_t)((leaving + 1 + limit->parts) * limit->step - now);
+    spending->renewed_at = leaves_of(limit, next.state);
+    if (admitted) return 0;
+    for (int number = 0; number < earlier; number++)
+        if ((spent -= count_of(limit, words[number])) + cost <= limit->limit)
+            return (int64_t)(leaves_of(limit, words[number]) - now);
+    return (int64_t)(spending->renewed_at - now);
 }
 
 static inline int64_t spend_in(
@@ -450,18 +473,21 @@ static inline int64_t give_back(
         if (back_at <= now || seen.state <= now) return 0;
         next.state = seen.state < back_at ? now : seen.state - (back_at - now);
     } else {
-        if ((seen.state & ~COUNT) != instant_of(limit, spent_at / limit->step)) return 0;
-        next.state -= (seen.state & COUNT) < cost ? seen.state & COUNT : cost;
+        uint64_t leaves = leaves_of(limit, seen.state), count = count_of(limit, seen.state);
+        if (part_of(limit, leaves) != part_of(limit, leaves_at(limit, spent_at))) return 0;
+        next.state = state_of(limit, leaves, count < cost ? 0 : count - cost);
     }
     return swap(cell, seen, next) ? 0 : AGAIN;
 }
 
 static uint64_t spent_in_window(const Limit* limit, const uint64_t* parts, Cell seen, uint64_t now) {
-    uint64_t seen_part = part_of(limit, seen.state), part = now / limit->step;
-    if (part < seen_part) part = seen_part;
-    uint64_t spent = part <= seen_part + limit->parts ? seen.state & COUNT : 0;
-    for (uint64_t earlier = part < limit->parts ? 0 : part - limit->parts; earlier < part; earlier++)
-        if (earlier != seen_part) spent += count_of(limit, parts, earlier);
+    uint64_t leaves = leaves_of(limit, seen.state), part = part_of(limit, leaves);
+    uint64_t spent = leaves > now ? count_of(limit, seen.state) : 0;
+    if (limit->window)
+        for (int number = 1; number < WORDS; number++) {
+            uint64_t word = load(&parts[(part + number) % WORDS]);
+            if (word > now && leaves_of(limit, word) > now) spent += count_of(limit, word);
+        }
     return spent;
 }
 
@@ -473,7 +499,7 @@ static inline uint64_t left(
     uint64_t spent;
     do {
         cell = live_cell(table, limit, key, length, now, &seen, &region);
-        *renewed_at = cell ? limit->is_bucket ? seen.state : seen.state & ~COUNT : now;
+        *renewed_at = cell ? limit->is_bucket ? seen.state : leaves_of(limit, seen.state) : now;
         if (!cell) return limit->limit;
         spent = limit->is_bucket ? (seen.state - now + limit->step - 1) / limit->step
                                  : spent_in_window(limit, region->parts[cell - region->cells], seen, now);

@@ -12,7 +12,7 @@ class Limit:
         identity: int,
         limit: int,
         step: int,
-        parts: int,
+        window: int,
         is_bucket: bool,
         most: int,
         name: bytes,

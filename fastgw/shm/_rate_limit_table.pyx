@@ -25,7 +25,7 @@ cdef extern from "_rate_limit_table.h" nogil:
         Head* head
         Region own, overflow
     ctypedef struct CLimit "Limit":
-        uint64_t limit, step, parts, identity
+        uint64_t limit, step, window, identity
         int is_bucket
         uint64_t overflow[16]
     ctypedef struct Spending:
@@ -88,7 +88,7 @@ cdef class Limit:
         uint64_t identity,
         uint64_t limit,
         uint64_t step,
-        uint64_t parts,
+        uint64_t window,
         bint is_bucket,
         uint64_t most,
         bytes name not None,
@@ -103,7 +103,7 @@ cdef class Limit:
             )
         self._limit.limit = limit
         self._limit.step = step
-        self._limit.parts = parts
+        self._limit.window = window
         self._limit.is_bucket = is_bucket
         self._most = most
         for number in range(STRIPES):

@@ -7,10 +7,12 @@ has expired and may be reused for any key.
   what was spent before counts in proportion to the limit: a cell has no room for the limit that it was spent with. The
   instant is not bounded by what the new bucket can hold either: a process whose `now` is late would cut off spending.
 - Fixed window: the end of the window, rounded up to 2**24 ns; the lower 24 bits hold the count.
-- Sliding window: like a fixed window for a part of the window, one seventh, with the instant at which that part leaves
-  the window. The counts of earlier parts are stored beside the cell. A permit counts from when it is spent until its
-  part is completely outside the window: at least one window, at most one and a seventh. So at most `limit` are admitted
-  in any window, wherever it begins; a client that always asks for more gets at least 7/8 of that.
+- Sliding window: the instant at which the last permit leaves the window, and the count, of one part of the window, a
+  seventh. The states of earlier parts are stored beside the cell; in at most 8 parts permits count at once. All permits
+  of a part leave together, one window after the last of them was spent. So at most `limit` are admitted in any window,
+  wherever it begins, and nobody waits longer than one window; a permit counts for at most a part longer than that.
+  The lower 24 bits hold a class (2 bits), the count (10, 14, 18 or 22 bits) and, with what it leaves free, the instant
+  more finely: rounded up to 4 us, 66 us, 1 ms or 17 ms. Such a state grows with its instant, then with its count.
 
 A key may be in two buckets of 8 cells. It enters the one with more expired cells. If both are full (with the table
 filled to two thirds: none of 160,000 keys; to three quarters: one in 3,000), it spends in an overflow cell that it
@@ -48,8 +50,8 @@ _twin = twin("fastgw.shm._rate_limit_table")
 _HEAD: Final = mmap.PAGESIZE
 _BUCKET: Final = 8
 _GROUP: Final = 64  # buckets: both buckets of a key are in the same group
-_PARTS: Final = 7
-_BESIDE: Final = _PARTS + 1  # one more, so that old parts stay readable while a new one is written
+_PARTS: Final = 7  # of a sliding window: it may begin and end within parts
+_BESIDE: Final = _PARTS + 1
 _STRIPES: Final = 16
 _OVERFLOW: Final = 1024
 _CELL: Final = 8 * (2 + _BESIDE)
@@ -61,7 +63,9 @@ _UNUSED: Final = bytes(_PIECE)
 _LOCKS: Final = 256  # for the keys' own cells, and one more for the overflow; each has a word at _EVICTED_AT
 
 COUNT_MAX: Final = _COUNT
-"""Maximum limit of a window."""
+"""Maximum limit of a fixed window."""
+SLIDING_MAX: Final = (1 << 22) - 1
+"""Maximum limit of a sliding window."""
 WINDOW_MIN: Final = 0.2
 """Minimum window in seconds: its parts are distinguished by instants rounded to 2**24 ns."""
 _SPAN_MAX: Final = 1 << 58  # ns
@@ -209,31 +213,36 @@ class Cells:
         step = step_of(limit, window)
         if _positive(depth) * step > _SPAN_MAX:
             raise ValueError("the bucket would take years to fill")
-        return self._limit(kind | ns << 2, depth, step, 0, True, name)
+        return self._limit(kind | ns << 2, depth, step, 0, True, 2 * depth, name)
 
     def fixed_window(self, limit: int, window: float, name: bytes = b"") -> Limit:
         """Return a limit of at most `limit` in each `window` of seconds; all keys have the same windows."""
-        return self._window(limit, window, 0, name)
+        ns = _window(limit, window, COUNT_MAX)
+        return self._limit(_FIXED_KIND | ns << 2, limit, ns, 0, False, min(2 * limit, COUNT_MAX), name)
 
     def sliding_window(self, limit: int, window: float, name: bytes = b"") -> Limit:
         """Return a limit of at most `limit` in any `window` of seconds, wherever it begins."""
-        return self._window(limit, window, _PARTS, name)
-
-    def _window(self, limit: int, window: float, parts: int, name: bytes) -> Limit:
-        if not window >= WINDOW_MIN or _positive(limit) > COUNT_MAX:
-            raise ValueError(f"a window takes {WINDOW_MIN:g} seconds or more and admits at most {COUNT_MAX:,}")
-        ns = _ns(window)
+        ns = _window(limit, window, SLIDING_MAX)
         return self._limit(
-            (_SLIDING_KIND if parts else _FIXED_KIND) | ns << 2, limit, -(-ns // (parts or 1)), parts, False, name
+            _SLIDING_KIND | ns << 2, limit, part_length(ns), ns, False, min(2 * limit, SLIDING_MAX), name
         )
 
-    def _limit(self, identity: int, limit: int, step: int, parts: int, is_bucket: bool, name: bytes) -> Limit:
+    def _limit(
+        self, identity: int, limit: int, step: int, window: int, is_bucket: bool, most: int, name: bytes
+    ) -> Limit:
         """Return a limit of any kind.
 
         `identity`: of kind and window, hashed with `name` and each key; shared cells are used by all names. `step`: ns
-        between two permits of a bucket, or length of a part of a window. `parts`: number of earlier parts of a window.
+        between two permits of a bucket, or length of a part of a window. `window`: ns for which a permit of a sliding
+        window counts; 0: a fixed window. `most`: maximum number of permits when they are charged.
         """
         raise NotImplementedError
+
+
+def _window(limit: int, window: float, most: int) -> int:
+    if not window >= WINDOW_MIN or _positive(limit) > most:
+        raise ValueError(f"a window takes {WINDOW_MIN:g} seconds or more and admits at most {most:,}")
+    return _ns(window)
 
 
 def _live(fd: int, begins: int, ends: int, now: int) -> int:
@@ -251,9 +260,9 @@ def step_of(limit: int, window: float) -> int:
     return -(-_ns(window) // _positive(limit))
 
 
-def _most(limit: int, is_bucket: bool) -> int:
-    """Return the maximum number of permits when they are charged: twice the burst."""
-    return 2 * limit if is_bucket else min(2 * limit, COUNT_MAX)
+def part_length(window: int) -> int:
+    """Return the length of a part of a sliding window, both in ns."""
+    return -(-window // _PARTS) + _COUNT & ~_COUNT  # an instant is in the same part when it is rounded up
 
 
 def _ns(window: float) -> int:
@@ -280,9 +289,11 @@ class SwappedCells(Cells):
         assert _twin is not None
         self._memory = _twin.Memory(memory, _HEAD, self._count, _OVERFLOW)
 
-    def _limit(self, identity: int, limit: int, step: int, parts: int, is_bucket: bool, name: bytes) -> Limit:
+    def _limit(
+        self, identity: int, limit: int, step: int, window: int, is_bucket: bool, most: int, name: bytes
+    ) -> Limit:
         assert _twin is not None
-        made: Limit = _twin.Limit(self._memory, identity, limit, step, parts, is_bucket, _most(limit, is_bucket), name)
+        made: Limit = _twin.Limit(self._memory, identity, limit, step, window, is_bucket, most, name)
         return made
 
 
@@ -297,8 +308,12 @@ class LockedCells(Cells):
         self._own = _Region(self._words, fd, offset, 0, self._count, range(_LOCKS))
         self._overflow = _Region(self._words, fd, offset, self._count, _OVERFLOW, range(_LOCKS, _LOCKS + 1))
 
-    def _limit(self, identity: int, limit: int, step: int, parts: int, is_bucket: bool, name: bytes) -> Limit:
-        return _LockedLimit(self._words, self._own, self._overflow, identity, limit, step, parts, is_bucket, name)
+    def _limit(
+        self, identity: int, limit: int, step: int, window: int, is_bucket: bool, most: int, name: bytes
+    ) -> Limit:
+        return _LockedLimit(
+            self._words, self._own, self._overflow, identity, limit, step, window, is_bucket, most, name
+        )
 
 
 @final
@@ -371,8 +386,9 @@ class _LockedLimit:
         identity: int,
         limit: int,
         step: int,
-        parts: int,
+        window: int,
         is_bucket: bool,
+        most: int,
         name: bytes,
     ) -> None:
         self._words = words
@@ -380,9 +396,9 @@ class _LockedLimit:
         self._overflow = overflow
         self._limit = limit
         self._step = step
-        self._parts = parts
+        self._window = window
         self._is_bucket = is_bucket
-        self._most = _most(limit, is_bucket)
+        self._most = most
         self._spend_in = self._spend_from_bucket if is_bucket else self._spend_in_window
         self.renewed_at = 0
         self._identity = identity.to_bytes(8, "little")
@@ -411,8 +427,8 @@ class _LockedLimit:
                 back_at = spent_at + cost * self._step
                 if min(state, back_at) > now:
                     self._words[cell + 1] = max(state - (back_at - now), now)
-            elif state & ~_COUNT == self._instant(spent_at // self._step):
-                self._words[cell + 1] = state - min(cost, state & _COUNT)
+            elif self._part(leaves := self._leaves(state)) == self._part(self._leaves_at(spent_at)):
+                self._words[cell + 1] = self._state(leaves, max(self._count(state) - cost, 0))
 
         self._with_live_cell(key, 0, give_back)
 
@@ -423,7 +439,7 @@ class _LockedLimit:
             nonlocal found
             state = self._words[cell + 1]
             spent = -(-(state - now) // self._step) if self._is_bucket else self._spent(cell, now)
-            renewed_at = state if self._is_bucket else state & ~_COUNT
+            renewed_at = state if self._is_bucket else self._leaves(state)
             found = max(self._limit - spent, 0), max(renewed_at - now, 0) / 1e9
 
         self._with_live_cell(key, now, look)
@@ -497,56 +513,77 @@ class _LockedLimit:
         return 0
 
     def _spend_in_window(self, cell: int, cost: int, now: int, most: int) -> int:
-        words, parts = self._words, self._parts
-        state = words[cell + 1]
-        part, count = now // self._step, 0
-        seen = self._part(state)
+        words = self._words
+        state, leaves = words[cell + 1], self._leaves_at(now)
+        seen_leaves, count = self._leaves(state), 0
+        part, seen = self._part(leaves), self._part(seen_leaves)
         if part <= seen:
-            part, count = seen, state & _COUNT
-        elif part <= seen + parts:
+            part, count, leaves = seen, self._count(state), max(leaves, seen_leaves)
+        elif self._window and seen_leaves > now:
             words[self._part_word(cell, seen)] = state
-        oldest, counts, spent = part, [], count
-        if parts:
-            oldest = max(part - parts, 0)
-            counts = [self._count(cell, earlier) for earlier in range(oldest, part)]
-            spent += sum(counts)
-        self.renewed_at = instant = self._instant(part)
+        earlier = self._earlier(cell, part, now)
+        spent = count + sum(map(self._count, earlier))
         if most:
             cost = max(min(cost, most - spent), 0)
-        spent += cost
-        if most or spent <= self._limit:
-            words[cell + 1] = instant | count + cost
+        is_admitted = most or spent + cost <= self._limit
+        if is_admitted and cost:
+            words[cell + 1] = state = self._state(leaves, count + cost)
+        self.renewed_at = self._leaves(state)
+        if is_admitted:
             return 0
-        leaving = oldest  # with this part, enough permits will have left the window
-        for each in counts:
-            spent -= each
-            if spent <= self._limit:
-                break
-            leaving += 1
-        return (leaving + 1 + parts) * self._step - now
+        for each in earlier:
+            spent -= self._count(each)
+            if spent + cost <= self._limit:
+                return self._leaves(each) - now
+        return seen_leaves - now
 
     def _spent(self, cell: int, now: int) -> int:
         """Return the permits spent in the window that `now` is in."""
         state = self._words[cell + 1]
-        seen = self._part(state)
-        part = max(now // self._step, seen)
-        earlier = sum(self._count(cell, each) for each in range(max(part - self._parts, 0), part) if each != seen)
-        return earlier + (state & _COUNT if part <= seen + self._parts else 0)
+        leaves = self._leaves(state)
+        earlier = sum(map(self._count, self._earlier(cell, self._part(leaves), now)))
+        return earlier + (self._count(state) if leaves > now else 0)
 
-    def _part(self, state: int) -> int:
-        return (state & ~_COUNT) // self._step - 1 - self._parts
+    def _earlier(self, cell: int, part: int, now: int) -> list[int]:
+        """Return the states of the parts before this one whose permits still count, the oldest first."""
+        if not self._window:
+            return []
+        words = (self._words[self._part_word(cell, part + number)] for number in range(1, _BESIDE))
+        return [word for word in words if self._leaves(word) > now]
 
-    def _instant(self, part: int) -> int:
-        """Return when a part of the window expires."""
-        return (part + 1 + self._parts) * self._step + _COUNT & ~_COUNT
+    def _leaves_at(self, now: int) -> int:
+        """Return when a permit leaves the window that is spent now."""
+        return now + self._window if self._window else (now // self._step + 1) * self._step
+
+    def _part(self, leaves: int) -> int:
+        """Return the part in which permits were spent that leave the window at this instant."""
+        return (leaves - 1) // self._step
+
+    def _state(self, leaves: int, count: int) -> int:
+        """Return the state of a window: when its permits leave it, never earlier than `leaves`, and their count."""
+        coarse = leaves + _COUNT & ~_COUNT
+        if not self._window:
+            return coarse | count
+        class_ = sum(count >= most for most in (1 << 10, 1 << 14, 1 << 18))
+        unit = 12 + 4 * class_
+        fine = (leaves + (1 << unit) - 1 & _COUNT) >> unit
+        return coarse | class_ << 22 | count << 24 - unit | fine
+
+    def _count(self, state: int) -> int:
+        return (state & SLIDING_MAX) >> 12 - 4 * (state >> 22 & 3) if self._window else state & _COUNT
+
+    def _leaves(self, state: int) -> int:
+        """Return when the permits of a state leave the window."""
+        coarse = state & ~_COUNT
+        if not self._window:
+            return coarse // self._step * self._step
+        unit = 12 + 4 * (state >> 22 & 3)
+        fine = state & (1 << 24 - unit) - 1
+        return coarse - (_COUNT + 1) + (fine << unit) if fine else coarse
 
     def _part_word(self, cell: int, part: int) -> int:
-        """Return the word beside a cell for the count of a part."""
+        """Return the word beside a cell for the state of a part."""
         return self._first_parts + (cell - _HEAD // 8) // 2 * _BESIDE + part % _BESIDE
-
-    def _count(self, cell: int, part: int) -> int:
-        word = self._words[self._part_word(cell, part)]
-        return word & _COUNT if word and word & ~_COUNT == self._instant(part) else 0
 
     def _hash(self, key: bytes) -> int:
         digest = blake2b(self._identity + key, digest_size=8, key=self._secret).digest()

@@ -105,16 +105,15 @@ static void live(void) {
 /* What may be admitted between two instants. */
 static uint64_t most(uint64_t first, uint64_t last) {
     if (limit.is_bucket) return limit.limit + (last - first) / limit.step;
-    if (limit.parts) return limit.limit * ((last - first) / SECOND + 1);
+    if (limit.window) return limit.limit * ((last - first) / SECOND + 1);
     return limit.limit * (last / SECOND - first / SECOND + 1);
 }
 
 static void set_limit(void) {
-    static const int parts[] = {0, 0, PARTS};
     int algorithm = (int)drawn(3);
     uint64_t count = 1 + drawn(3);
-    limit.limit = count, limit.is_bucket = algorithm == 0, limit.parts = parts[algorithm];
-    limit.step = limit.is_bucket ? SECOND / count : limit.parts ? SECOND / PARTS + 1 : SECOND;
+    limit.limit = count, limit.is_bucket = algorithm == 0, limit.window = algorithm == 2 ? SECOND : 0;
+    limit.step = limit.is_bucket ? SECOND / count : limit.window ? (SECOND / 7 + COUNT) & ~COUNT : SECOND;
     for (char stripe = 0; stripe < STRIPES; stripe++)
         limit.overflow[(int)stripe] = hash_of(memory.head.key, 0, &stripe, 1);
 }
@@ -189,7 +188,7 @@ int main(int count, char** arguments) {
         const char* wrong = trial();
         if (wrong) {
             printf("seed %llu: %s (%s of %llu)\n", (unsigned long long)seed, wrong,
-                   limit.is_bucket ? "bucket" : limit.parts ? "sliding window" : "fixed window",
+                   limit.is_bucket ? "bucket" : limit.window ? "sliding window" : "fixed window",
                    (unsigned long long)limit.limit);
             return 1;
         }

@@ -16,6 +16,7 @@ from fastgw.shm.rate_limit_table import Cells, Limit
 from tests.support.cells import ALGORITHMS, SECOND, WAYS, at, limit_of, made
 
 START = 5000 * SECOND
+TICK, FINE = 1 << 24, 1 << 12  # ns to which instants in the cells are rounded up
 in_each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
@@ -102,17 +103,19 @@ class FixedWindow:
 
 
 class SlidingWindow:
-    """A log of all that was admitted; a permit is back when the seventh in which it was spent has left the window."""
+    """A log of all that was admitted; the permits of a part leave together, one window after the last of them."""
 
     def __init__(self, limit: int, window: float) -> None:
-        self._limit, self._part = limit, -(-round(window * 1e9) // 7)
-        self._log: list[tuple[int, int]] = []
+        self._limit, self._window = limit, round(window * 1e9)
+        self._part = -(-self._window // 7 // TICK) * TICK
+        self._log: dict[int, tuple[int, int]] = {}
 
     def admits(self, cost: int, now: int) -> bool:
-        spent = sum(each for at, each in self._log if at // self._part + 7 >= now // self._part)
-        if spent + cost > self._limit:
+        counts = [count for leaves, count in self._log.values() if leaves > now]
+        if sum(counts) + cost > self._limit:
             return False
-        self._log.append((now, cost))
+        part = (now + self._window - 1) // self._part
+        self._log[part] = -(-(now + self._window) // FINE) * FINE, self._log.get(part, (0, 0))[1] + cost
         return True
 
 
@@ -154,17 +157,30 @@ def test_the_same_is_admitted_as_by_the_oracle(
 def test_no_window_wherever_it_begins_holds_more_than_a_sliding_limit(
     way: type[Cells], most: int, window: float, steps: list[int]
 ) -> None:
-    """And what was spent is back after one window and a seventh."""
+    """Nobody waits longer than one window, and what was spent is back after a part, a seventh, more."""
     with made(way) as table:
         limit = table.sliding_window(most, window)
         length, now, taken = round(window * 1e9), START, []
         for passed in steps:
             now += passed
-            if limit.spend(b"key", 1, now) == 0:
+            wait = limit.spend(b"key", 1, now)
+            if wait == 0:
                 taken.append(now)
                 assert sum(each > now - length for each in taken) <= most
             else:
-                assert sum(each > now - length * 8 // 7 - 8 for each in taken) >= most
+                assert round(wait * 1e9) < length + FINE
+                assert sum(each > now - length * 8 // 7 - TICK - FINE for each in taken) >= most
+
+
+@pytest.mark.parametrize("cost", [1, 1 << 10, 1 << 14, 1 << 18, (1 << 22) - 1])
+def test_a_part_that_is_full_leaves_one_window_later_however_much_was_spent_in_it(table: Cells, cost: int) -> None:
+    """To within what its count leaves to its instant; never earlier."""
+    limit = table.sliding_window(cost, 60.0)
+    now, fine = START + 1, min(TICK, 1 << 12 + 4 * max(0, (cost.bit_length() - 7) // 4))
+    assert limit.spend(b"a", cost, now) == 0
+    assert limit.remaining(b"a", now + 60 * SECOND - 1)[0] == 0
+    assert limit.remaining(b"a", now + 60 * SECOND + fine)[0] == cost
+    assert limit.spend(b"a", cost, now + 60 * SECOND + fine) == 0
 
 
 def test_a_bucket_of_another_depth(table: Cells) -> None:
@@ -364,6 +380,7 @@ def test_a_window_has_a_length_that_can_be_counted(table: Cells, algorithm: str,
 def test_what_does_not_fit_into_a_cell_is_refused(table: Cells) -> None:
     for wrong in (
         lambda: table.fixed_window(rate_limit_table.COUNT_MAX + 1, 1.0),
+        lambda: table.sliding_window(rate_limit_table.SLIDING_MAX + 1, 1.0),
         lambda: table.sliding_window(1, rate_limit_table.WINDOW_MIN - 0.01),
         lambda: table.fixed_window(0, 1.0),
         lambda: table.token_bucket(1, 1.0, 0),
@@ -377,8 +394,9 @@ def test_what_does_not_fit_into_a_cell_is_refused(table: Cells) -> None:
 def test_the_longest_and_the_largest_do_fit(table: Cells, algorithm: str) -> None:
     year = 365 * 86400.0
     assert 0 < admitted(limit_of(table, algorithm, 1, year), b"a", START, 2) == 1
-    most = limit_of(table, algorithm, rate_limit_table.COUNT_MAX, rate_limit_table.WINDOW_MIN)
-    assert most.spend(b"a", rate_limit_table.COUNT_MAX, START) == 0
+    largest = rate_limit_table.SLIDING_MAX if algorithm == "sliding_window" else rate_limit_table.COUNT_MAX
+    most = limit_of(table, algorithm, largest, rate_limit_table.WINDOW_MIN)
+    assert most.spend(b"a", largest, START) == 0
     assert most.spend(b"a", 1, START) > 0
 
 
