@@ -18,7 +18,7 @@ JWKS = "jwks.json"
 
 CORS = {"origins": [ORIGIN]}
 JWT = {"issuer": ISSUER, "audiences": [AUDIENCE], "algorithms": ["RS256"], "jwks_file": JWKS}
-RATE_LIMIT = {"limit": 1_000_000_000, "window": "1h", "key": "consumer", "headers": "none"}
+RATE_LIMIT = {"limit": 4_000_000, "window": "1h", "key": "consumer", "headers": "none"}
 
 
 def rooms() -> Iterator[Room]:

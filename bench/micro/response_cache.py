@@ -36,7 +36,7 @@ LANGUAGE: Mapping[str, Any] = {"cache": {"key": {"headers": ["Accept-Language"]}
 KEY = "0123456789abcdef"
 USUAL: Mapping[str, Any] = {
     "key_auth": {"key_names": ["apikey"]},
-    "rate_limit": {"limit": 10_000_000, "window": "1s", "key": "consumer"},
+    "rate_limit": {"limit": 4_000_000, "window": "1s", "key": "consumer"},
 }
 """Filters that a cache usually stands behind."""
 HEADERS: Mapping[str, Any] = {"headers": {"response": {"set": {"X-A": "b"}}}}

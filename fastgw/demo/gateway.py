@@ -59,7 +59,7 @@ def demo(address: Address, workers: int | Literal["auto"]) -> Iterator[tuple[Con
 
 
 def _configuration(address: Address, sample: str, origin: str, workers: int | Literal["auto"]) -> Config:
-    limit = RateLimit(limit=3, window=10.0, burst=3, key=Trait("ip"))
+    limit = RateLimit(limit=3, window=10.0, key=Trait("ip"))
     limited = MappingProxyType({"rate_limit": FilterUse("rate_limit", "rate_limit", limit)})
     target = Target(url=Url(scheme="unix", socket=origin))
     return Config(

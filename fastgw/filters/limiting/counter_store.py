@@ -9,6 +9,7 @@ rejects returns what earlier limits have spent, and response headers describe th
 """
 
 from collections.abc import Awaitable
+from math import inf
 from time import monotonic_ns
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, final
 
@@ -20,6 +21,10 @@ Algorithm = Literal["token_bucket", "fixed_window", "sliding_window", "leaky_buc
 
 LONGEST_TURN_S: Final = 10.0
 """Maximum wait of a leaky bucket without a configured `burst`, in seconds."""
+
+
+ROUNDED_S: Final = 1e-4
+"""Seconds by which the wait for a window may be rounded up, and which an answer and the next request take at least."""
 
 
 class LimitSpec(NamedTuple):
@@ -51,6 +56,13 @@ class LimitSpec(NamedTuple):
     def step_s(self) -> float:
         """Seconds between two permits of a bucket."""
         return rate_limit_table.step_of(self.limit, self.window) / 1e9
+
+    @property
+    def rounding(self) -> tuple[float, float]:
+        """Return by how many seconds waits may be rounded up, and the longest wait: clients get whole seconds."""
+        if self.algorithm in ("sliding_window", "fixed_window"):
+            return ROUNDED_S, self.window - ROUNDED_S
+        return self.depth / 1e9, inf  # the ns between two permits are rounded up
 
 
 class LimitDecision(NamedTuple):

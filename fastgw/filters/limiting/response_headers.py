@@ -27,10 +27,11 @@ LIMIT_LINES: Final = ResponseLines(_DRAFT | _LEGACY)
 class LimitHeaders:
     """Headers that describe one limit."""
 
-    __slots__ = ("_epoch", "_form", "_names")
+    __slots__ = ("_epoch", "_form", "_longest", "_names", "_rounded")
 
     def __init__(self, style: Style, name: str, terms: LimitSpec) -> None:
         self._epoch = style == "legacy_epoch"
+        self._rounded, self._longest = terms.rounding
         if style in ("legacy", "legacy_epoch"):
             self._names = _LEGACY
             self._form = (
@@ -49,6 +50,9 @@ class LimitHeaders:
         """Set the headers, replacing those of the upstream."""
         answer.dropped = answer.dropped | self._names if answer.dropped else self._names
         permits, seconds = left
+        seconds -= self._rounded
+        if seconds > self._longest:
+            seconds = self._longest
         answer.added += self._form % (permits, ceil(time() + seconds if self._epoch else seconds))
 
 

@@ -113,7 +113,7 @@ filters:
 """,
     "rate_limit": """\
 filters:
-  rate_limit: {limit: 100, window: 1m, burst: 20, key: ip, exempt: [10.0.0.0/8]}
+  rate_limit: {limit: 100, window: 1m, key: ip, exempt: [10.0.0.0/8]}
 """,
     "quota": """\
 filters:

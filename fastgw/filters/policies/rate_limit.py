@@ -48,6 +48,9 @@ GroupName = Annotated[str, Notation("the name of a group of consumers", parse_id
 MOST: Final = 10**9
 Permits = Annotated[int, Meta(ge=1, le=MOST)]
 Burst = Annotated[int, Meta(ge=0, le=MOST)]
+_MOST_OF_WINDOW: Final[Mapping[Algorithm, int]] = MappingProxyType(
+    {"sliding_window": rate_limit_table.SLIDING_MAX, "fixed_window": rate_limit_table.COUNT_MAX}
+)
 
 
 class GroupLimit(Settings):
@@ -91,25 +94,28 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
     not depend on the route or the identity of the client (`consumer`, `route`, `claim`). Only such limits count CORS
     preflights that the gateway answers.
 
-    Up to a million keys at a time are counted separately, in 32 MiB of memory at most (160 MiB with sliding windows); a
-    key takes 16 bytes (80). Further keys share counters: their requests may be refused because of others, but never
-    admitted too often.
+    Up to a million keys at a time are counted separately, in 160 MiB of memory at most (32 MiB without sliding
+    windows); a key takes 80 bytes (16). Further keys share counters: their requests may be refused because of others,
+    but never admitted too often.
     """
 
     limit: Permits
-    """Maximum number of requests in a `window`; 16777215 at most for `fixed_window` and `sliding_window`."""
+    """Maximum number of requests in a `window`; at most 4194303 for `sliding_window`, 16777215 for `fixed_window`."""
     window: Duration
-    """Window of time for `limit`; at least 200ms for `fixed_window` and `sliding_window`."""
+    """Window of time for `limit`; at least 200ms for `sliding_window` and `fixed_window`."""
     burst: Burst | None = None
     """For `token_bucket`: maximum number of requests that an idle client may send at once; null = `limit`. For
     `leaky_bucket`: maximum number of requests that wait; null = `limit`, but no more than pass within 10 s. The windows
     have no burst."""
-    algorithm: Algorithm = "token_bucket"
-    """`token_bucket`: a bucket of `burst` permits, which is refilled evenly with `limit` permits per `window`.
+    algorithm: Algorithm = "sliding_window"
+    """`sliding_window`: at most `limit` requests in any interval as long as `window`, wherever it begins. A client that
+    was refused waits no longer than `window`. Requests are counted in sevenths of the window, and those of a seventh
+    are forgotten together, one window after the last of them: a client that always sends more gets at least 4/5 of the
+    limit (6/7 with a window of a second or more).
+    `token_bucket`: a bucket of `burst` permits, which is refilled evenly with `limit` permits per `window`: an idle
+    client may send up to `burst` + `limit` requests in one window.
     `fixed_window`: at most `limit` requests in each window; windows begin at multiples of `window`, and around such a
-    time up to twice as many may pass. `sliding_window`: at most `limit` requests in any interval as long as `window`; a
-    client that always sends more gets at least 7/8 of it. The window is counted in sevenths, so that `Retry-After` may
-    be up to 8/7 of it.
+    time up to twice as many may pass.
     `leaky_bucket`: requests pass one by one, at intervals of `window / limit`; requests that come earlier wait, at most
     `burst` of them."""
     scope: Literal["node", "shared"] | None = None
@@ -143,15 +149,21 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
 
     def _check(self, group: str, terms: LimitSpec) -> None:
         of = f" of the group {group}" if group else ""
-        if terms.algorithm in ("fixed_window", "sliding_window"):
+        if (most := _MOST_OF_WINDOW.get(terms.algorithm)) is not None:
             if terms.burst is not None:
-                raise ValueError(f"`burst`{of} has no effect with {terms.algorithm}; leave it out")
+                raise ValueError(
+                    f"`burst`{of} has no effect with {terms.algorithm}; leave it out, or set `algorithm: token_bucket`"
+                )
             if terms.window < rate_limit_table.WINDOW_MIN:
                 least = write_duration(rate_limit_table.WINDOW_MIN)
-                raise ValueError(f"`window`{of} is too short for {terms.algorithm}; expected {least} or more")
-            if terms.limit > rate_limit_table.COUNT_MAX:
                 raise ValueError(
-                    f"`limit`{of} is too high for {terms.algorithm}; expected {rate_limit_table.COUNT_MAX} or less"
+                    f"`window`{of} is too short for {terms.algorithm}; expected {least} or more, or `algorithm: "
+                    "token_bucket`"
+                )
+            if terms.limit > most:
+                raise ValueError(
+                    f"`limit`{of} is too high for {terms.algorithm}; expected {most} or less, or `algorithm: "
+                    "token_bucket`"
                 )
         elif terms.depth < 1:
             raise ValueError(f"`burst`{of} is 0, so every request would be refused; expected 1 or more")
@@ -226,10 +238,11 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
 class _Group:
     """Limit with its counter store and response headers."""
 
-    __slots__ = ("counter_store", "limit", "limit_headers", "name", "spend", "terms", "why")
+    __slots__ = ("counter_store", "limit", "limit_headers", "longest", "name", "rounded", "spend", "terms", "why")
 
     def __init__(self, name: str, terms: LimitSpec, limit_headers: LimitHeaders | None, why: str) -> None:
         self.name, self.terms, self.limit_headers, self.why = name, terms, limit_headers, why
+        self.rounded, self.longest = terms.rounding
         self.counter_store: Any = _NOT_STARTED  # a `CounterStore`
         self.limit: Limit = _NOT_STARTED
         self.spend: Callable[[bytes, int, int], float] = _not_started
@@ -410,7 +423,7 @@ def _refuse(exchange: Exchange, instance: str, group: _Group, key: bytes, wait: 
         give_back(exchange.limits)
     exchange.limits = group.limit_headers, group.counter_store, key, 0, mark, None
     exchange.why = group.why
-    return refusal(Fault.RATE_LIMITED, wait)
+    return refusal(Fault.RATE_LIMITED, min(wait - group.rounded, group.longest))
 
 
 async def _delay(seconds: float) -> None:

@@ -112,8 +112,48 @@ def test_the_limit_passes_and_what_is_above_it_is_answered_429(algorithm: str) -
     assert limited.statuses(3, path="/a", ip="192.0.2.2") == [200, 200, 429]
 
 
+def told_seconds(head: bytes) -> list[int]:
+    return [int(each) for each in re.findall(rb"(?:Retry-After: |;t=)(\d+)", head)]
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [{}, {"algorithm": "token_bucket"}, {"algorithm": "fixed_window"}, {"algorithm": "sliding_window"}],
+    ids=str,
+)
+@pytest.mark.parametrize("limit", [7, 10])
+def test_who_always_asks_for_more_is_told_no_more_than_the_window(
+    terms: dict[str, str], limit: int, clock: Clock
+) -> None:
+    """And unless another algorithm is named, no minute holds more than the limit, wherever it begins."""
+    limited = plane(route("a", {"limit": limit, "window": "1m", **terms}))
+    admitted, told = [], set()
+    for tenth in range(3000):
+        head = limited.asks("/a")
+        told.update(told_seconds(head))
+        if head[9:12] == b"200":
+            admitted.append(tenth)
+        clock.passes(0.1)
+    assert max(told) == 60
+    most = max(sum(begin <= each < begin + 600 for each in admitted) for begin in admitted)
+    assert most == {"token_bucket": 2 * limit - 1, "fixed_window": limit}.get(terms.get("algorithm", ""), limit)
+    assert len(admitted) >= 4 * limit
+
+
+@pytest.mark.parametrize("pauses", [[0.0] * 9, [0.003] * 9, [1.0] * 9, [6.0] * 9, [0.0] * 8 + [59.0]], ids=str)
+def test_who_waits_as_long_as_told_is_admitted(pauses: list[float], clock: Clock) -> None:
+    limited = plane(route("a", {"limit": 10, "window": "1m"}))
+    for pause in [*pauses, 0.0]:
+        assert limited.asks("/a")[9:12] == b"200"
+        clock.passes(pause)
+    refused = limited.asks("/a")
+    assert refused[9:12] == b"429"
+    clock.passes(float(field(refused, "retry-after")[0]) + 1e-4)  # the least that an answer takes
+    assert limited.asks("/a")[9:12] == b"200"
+
+
 def test_the_answers_byte_for_byte(clock: Clock) -> None:
-    limited = plane(route("a", {"limit": 2, "window": "1m"}))
+    limited = plane(route("a", {"limit": 2, "window": "1m", "algorithm": "token_bucket"}))
     told = [b"".join(re.findall(rb"(?m)^(?:RateLimit|Retry).*\n?", limited.asks("/a") + b"\r\n")) for _ in range(3)]
     policy = b'RateLimit-Policy: "limit_0";q=2;w=60\r\n'
     assert told == [
@@ -140,7 +180,7 @@ def test_a_refusal_is_a_problem_and_stands_in_the_log() -> None:
 def test_the_fields_that_came_before_the_draft() -> None:
     limited = plane(route("a", {"limit": 2, "window": "1m", "headers": "legacy"}))
     head = limited.asks("/a")
-    assert [field(head, f"x-ratelimit-{each}") for each in ("limit", "remaining", "reset")] == [["2"], ["1"], ["30"]]
+    assert [field(head, f"x-ratelimit-{each}") for each in ("limit", "remaining", "reset")] == [["2"], ["1"], ["60"]]
     assert not field(head, "ratelimit")
 
 
@@ -156,7 +196,7 @@ def test_the_fields_replace_what_another_filter_sets() -> None:
     )
 
 
-@pytest.mark.parametrize(("now", "reset"), [(1_000_000.0, "1000030"), (1_000_000.25, "1000031")])
+@pytest.mark.parametrize(("now", "reset"), [(1_000_000.0, "1000060"), (1_000_000.25, "1000061")])
 def test_the_reset_may_be_a_unix_time(monkeypatch: pytest.MonkeyPatch, now: float, reset: str) -> None:
     """Rounded up."""
     monkeypatch.setattr(response_headers, "time", lambda: now)
@@ -189,7 +229,7 @@ def test_what_the_upstream_says_in_these_fields_is_replaced() -> None:
     )
     theirs = b"RateLimit: theirs\r\nratelimit-policy: theirs\r\nX-RateLimit-Limit: theirs\r\n"
     head = limited.asks("/a", answer=OK.replace(b"\r\n\r\n", b"\r\n" + theirs + b"\r\n"))
-    assert field(head, "ratelimit") == ['"own";r=1;t=1800']
+    assert field(head, "ratelimit") == ['"own";r=1;t=3600']
     assert field(head, "ratelimit-policy") == ['"own";q=2;w=3600']
     assert field(head, "x-ratelimit-limit") == ["theirs"]
 
@@ -199,7 +239,7 @@ def test_of_several_limits_the_tightest_is_told_in_one_set_of_fields() -> None:
         route("a", {"limit": 9, "window": "1h"}, {"limit": 3, "window": "1m"}, {"limit": 5, "window": "2m"})
     )
     head = limited.asks("/a")
-    assert field(head, "ratelimit") == ['"limit_1";r=2;t=20']
+    assert field(head, "ratelimit") == ['"limit_1";r=2;t=60']
     assert field(head, "ratelimit-policy") == ['"limit_1";q=3;w=60']
 
 
@@ -347,7 +387,7 @@ def test_the_upstream_tells_what_a_request_has_cost(told: str, left: int, clock:
     assert field(head, "ratelimit")[0].startswith(f'"rate_limit";r={left};')
     assert field(head, "x-cost") == ([told] if told else [])
     if told == "25":  # it is in debt, by no more than the limit
-        assert field(limited.asks("/a"), "retry-after") == ["11"]
+        assert field(limited.asks("/a"), "retry-after") == ["10"]
 
 
 def test_paths_that_no_upstream_serves_are_limited_too() -> None:
@@ -363,7 +403,7 @@ def test_paths_that_no_upstream_serves_are_limited_too() -> None:
 
 
 def test_a_quiet_client_gets_exactly_the_burst_and_then_what_comes_in(clock: Clock) -> None:
-    limited = plane(route("a", {"limit": 60, "window": "1m", "burst": 3}))
+    limited = plane(route("a", {"limit": 60, "window": "1m", "algorithm": "token_bucket", "burst": 3}))
     assert limited.statuses(5, path="/a") == [200] * 3 + [429] * 2
     clock.passes(2.0)
     assert limited.statuses(4, path="/a") == [200, 200, 429, 429]
@@ -456,7 +496,7 @@ class Elsewhere:
 
 
 def test_a_counter_store_that_has_to_ask_is_waited_for() -> None:
-    settings = RateLimit(limit=2, window=1.0, key=Trait("host"))
+    settings = RateLimit(limit=2, window=5.0, key=Trait("host"))
     counts = rate_limit._Counts(settings, "name", "limit")
     held = counts._everybody.counter_store = Elsewhere(
         LimitDecision(0.0, "mark"), LimitDecision(2.5), LimitDecision(0.0, "mark", 0.001)
@@ -526,13 +566,24 @@ def problems_of(text: str) -> Sequence[config.Problem]:
         ("limit: 1, window: 1s, key: nobody", "nobody"),
         ("limit: 1, window: 1s, key: []", "list"),
         ("limit: 1, window: 1s, key: 'header:'", "header:"),
-        ("limit: 1, window: 1s, burst: 0", "`burst` is 0, so every request would be refused; expected 1 or more"),
+        (
+            "limit: 1, window: 1s, algorithm: token_bucket, burst: 0",
+            "`burst` is 0, so every request would be refused; expected 1 or more",
+        ),
         (
             "limit: 1, window: 100ms, algorithm: fixed_window",
             "`window` is too short for fixed_window; expected 200ms",
         ),
         ("limit: 16777216, window: 1s, algorithm: fixed_window", "`limit` is too high for fixed_window"),
-        ("limit: 1, window: 1s, algorithm: sliding_window, burst: 2", "`burst` has no effect with sliding_window"),
+        (
+            "limit: 4194304, window: 1s",
+            "`limit` is too high for sliding_window; expected 4194303 or less, or `algorithm",
+        ),
+        (
+            "limit: 1, window: 100ms",
+            "`window` is too short for sliding_window; expected 200ms or more, or `algorithm: t",
+        ),
+        ("limit: 1, window: 1s, burst: 2", "no effect with sliding_window; leave it out, or set `algorithm: token_bu"),
         ("limit: 4, window: 1s, cost: {methods: {POST: 5}}", "POST costs 5, more than the bucket can ever hold: 4"),
         ("limit: 4, window: 1s, cost: {methods: {post: 1}}", "is not in upper case"),
         (
@@ -540,7 +591,10 @@ def problems_of(text: str) -> Sequence[config.Problem]:
             "more than the bucket can ever hold of the group g: 2",
         ),
         ("limit: 1, window: 1s, ipv6_prefix: 0", "from 1 to 128"),
-        ("limit: 1, window: 8760h, burst: 1000", "would take years to refill; expected less, or a shorter `window`"),
+        (
+            "limit: 1, window: 8760h, algorithm: token_bucket, burst: 1000",
+            "would take years to refill; expected less, or a shorter `window`",
+        ),
         ("limit: 1, window: 1s, headers: all", '"draft", "legacy", "legacy_epoch" or "none"'),
         ("limit: 1, window: 1s, exempt: [10.0.0.1/8]", "host bits"),
     ],
