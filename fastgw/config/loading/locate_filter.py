@@ -8,6 +8,8 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+
 from fastgw.config.base.problems import Path, Problem, format_value
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourceLocation, merge
@@ -34,6 +36,21 @@ class Where(NamedTuple):
     """Steps from the instance to the setting; () = the instance itself."""
 
 
+class Beside(Struct, frozen=True):
+    """Text of a problem that names a second place; its position follows `before`."""
+
+    before: str
+    other: Where
+    after: str
+
+    def __str__(self) -> str:
+        return self.before + self.after
+
+    def at(self, location: SourceLocation | None) -> str:
+        """Return the text with the position; None: the place is in no file."""
+        return str(self) if location is None else f"{self.before} ({location}){self.after}"
+
+
 def documents_of(loaded: Loaded, filter_types: Mapping[str, type]) -> tuple[FoundFile, Mapping[str, type], Files]:
     """Return the documents of a configuration, the settings of their filters by name, and the files that it read."""
     texts = Memory({source.name: source.text for source in loaded.sources})
@@ -49,7 +66,7 @@ def documents_of(loaded: Loaded, filter_types: Mapping[str, type]) -> tuple[Foun
 def locate(
     loaded: Loaded,
     filter_types: Mapping[str, type],
-    wrongs: Iterable[tuple[Where, str]],
+    wrongs: Iterable[tuple[Where, str | Beside]],
     remembered: Remembered | None = None,
 ) -> list[Problem]:
     """Return the problems of filters with their positions. Filters that came from no file are left out.
@@ -65,9 +82,14 @@ def locate(
         expand_openapi(merged, known, files)
     finally:
         remembered.end_reading(None)
-    locations = dict(_locations(merged, {where[:2] for where, _ in wrongs}))
+    wanted = {
+        each[:2] for where, wrong in wrongs for each in (where, *([wrong.other] if isinstance(wrong, Beside) else []))
+    }
+    locations = dict(_locations(merged, wanted))
     problems = []
     for where, wrong in wrongs:
+        if isinstance(wrong, Beside):
+            wrong = wrong.at(locations.get(wrong.other))
         use = where._replace(steps=())
         if use in locations:
             # For a route generated from `egress`, the position names application and service.

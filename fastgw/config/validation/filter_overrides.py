@@ -7,6 +7,7 @@ overrides are allowed, and noted, because they may not be intended.
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from fastgw.config.base.problems import Problem, format_value, nearest
@@ -153,9 +154,19 @@ class FilterRules:
                     yield location.problem(
                         f"{subject}{'removes' if use is None else 'replaces'} that of {owner.name} ({at})"
                     )
-                elif use is None and not self._removes_default(level, name):
+                elif use is None and not self._removes_default(level, name) and name not in self._of_routes(level):
                     advice = self._instead_of_removing(name, farther)
                     yield location.problem(f"{subject}no outer level has a filter with this name{advice}")
+
+    def _of_routes(self, level: Level) -> frozenset[str]:
+        """Return the names of filters that routes have: `null` on another route says that it is meant to have none."""
+        return self._used_by_routes if level.kind == "a route" else frozenset()
+
+    @cached_property
+    def _used_by_routes(self) -> frozenset[str]:
+        return frozenset(
+            name for _, route in self.merged.routes() for name, use in route.filters.items() if use is not None
+        )
 
     def _instead_of_removing(self, name: str, farther: Sequence[Level]) -> str:
         """Return advice for the removal of a filter that no outer level has."""

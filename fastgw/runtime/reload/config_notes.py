@@ -6,7 +6,7 @@ from typing import Final
 
 from fastgw.config import Loaded, Problem, Remembered
 from fastgw.config.base.problems import with_counts
-from fastgw.config.loading.locate_filter import locate
+from fastgw.config.loading.locate_filter import Beside, Where, locate
 from fastgw.filters import TYPES
 from fastgw.filters.lint.warnings import warnings_of
 from fastgw.gateway.authentication_bypasses import bypasses
@@ -23,6 +23,7 @@ _LOCATION: Final = re.compile(r"\([^()]*:[0-9]+\)")
 def notes_of(loaded: Loaded, gateway: Gateway, remembered: Remembered | None = None) -> list[Problem]:
     """Return all notes. `gateway`: the compiled tables. `remembered`: cache of the reader."""
     unusable = [(where, f"{each.why}: calls are answered 500") for where, each in gateway.unusable.items()]
+    found: list[tuple[Where, str | Beside]]
     found = [*warnings_of(loaded.config), *unidentified_hash_keys(loaded.config), *bypasses(loaded.config), *unusable]
     return [*loaded.notes, *(locate(loaded, TYPES, found, remembered) if found else ())]
 

@@ -229,6 +229,15 @@ def test_removing_a_filter_that_no_outer_level_has_is_noted_with_advice(tmp_path
     assert str(note).endswith(f"no outer level has a filter with this name; {advice}")
 
 
+def test_null_in_place_of_a_filter_of_another_route_says_that_a_route_is_public(tmp_path):
+    text = (
+        "version: 1\nlisteners: {main: {address: '127.0.0.1:0'}}\nroutes:\n"
+        "  - {name: a, paths: [/a], respond: {}, filters: {limit: {body: 1}}}\n"
+        "  - {name: b, paths: [/b], respond: {}, filters: {limit: null}}\n"
+    )
+    assert config.load(write(tmp_path, text), TYPES).notes == ()
+
+
 @pytest.mark.parametrize("level", ["gateway", "listener", "upstream", "set", "route"])
 @pytest.mark.parametrize("nothing", ["block: ", "block: &anchor "])
 def test_nothing_behind_the_colon_of_a_filter_does_not_remove_it(tmp_path, level, nothing):
