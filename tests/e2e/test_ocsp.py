@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,7 @@ from tests.support.forked import FASTGW, ran
 from tests.support.gateway import Gateway, wait_until
 from tests.support.ocsp import OcspAuthority, Responder, Stapled, ask_stapled
 
-pytestmark = [
-    pytest.mark.twin,
-    pytest.mark.skipif(sys.version_info >= (3, 14), reason="not offered on this Python, as `version` says"),
-]
+pytestmark = pytest.mark.twin
 DEADLINE = 90.0
 FIRST, SECOND = "first.test", "second.test"
 VERSIONS = ("-tls1_2", "-tls1_3")

@@ -15,7 +15,7 @@ from math import inf
 from tempfile import gettempdir
 from time import monotonic, time
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from fastgw.composition import helper_program
 from fastgw.config import Loaded
@@ -288,6 +288,16 @@ class Turns:
     def call_soon(self, callback: Any, *arguments: Any, context: Any = None) -> None:
         self.soon.append(lambda: callback(*arguments))
 
+    def settle(self) -> None:
+        """Run the callbacks of the next turn."""
+        while self.soon:
+            running, here = asyncio._get_running_loop(), cast(asyncio.AbstractEventLoop, self)
+            asyncio._set_running_loop(here)  # from CPython 3.14 on a task asks for the current task
+            try:
+                self.soon.pop(0)()
+            finally:
+                asyncio._set_running_loop(running)
+
     def create_task(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         loop: Any = self
         return asyncio.Task(coroutine, loop=loop)
@@ -523,13 +533,7 @@ class Plane:
 
     def settle(self) -> None:
         """Run the callbacks of the loop's next turn."""
-        while self.soon:
-            running = asyncio._get_running_loop()
-            asyncio._set_running_loop(self.worker_loop.turns)  # from CPython 3.14 on a task asks for the current task
-            try:
-                self.soon.pop(0)()
-            finally:
-                asyncio._set_running_loop(running)
+        self.worker_loop.turns.settle()
 
     def passes(self, seconds: float) -> None:
         """Advance the time, tick by tick."""

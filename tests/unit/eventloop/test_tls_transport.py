@@ -175,8 +175,7 @@ class Connection:
             self.client.assert_nothing_is_shared()
 
     def settle(self) -> None:
-        while self.worker_loop.turns.soon:
-            self.worker_loop.turns.soon.pop(0)()
+        self.worker_loop.turns.settle()
 
     def shake(self) -> None:
         while self.transport.stage < OPEN:

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import socket
 import ssl
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,10 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fastgw.net.ocsp_stapling import Staple, staple
 from tests.support.ocsp import OcspAuthority, Stapled, ask_stapled
 
-pytestmark = [
-    pytest.mark.twin,
-    pytest.mark.skipif(sys.version_info >= (3, 14), reason="not offered on this Python, as `version` says"),
-]
+pytestmark = pytest.mark.twin
 NAMES = ("first.test", "second.test")
 VERSIONS = ("-tls1_2", "-tls1_3")
 

@@ -63,8 +63,7 @@ class Played:
         """Let time pass, tick by tick, with the turns of the loop."""
         while self.loop.wheel.now < until:
             self.loop.wheel.advance(self.loop.wheel.now + TICK)
-            while self.loop.turns.soon:
-                self.loop.turns.soon.pop(0)()
+            self.loop.turns.settle()
 
     def passes(self, seconds: float) -> None:
         self.loop.wheel.advance(self.loop.wheel.now + seconds)

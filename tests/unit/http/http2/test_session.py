@@ -397,7 +397,8 @@ def test_before_our_settings_are_acknowledged_no_window_grows() -> None:
     upload.session.to_send()
     beyond = data(bytes(1), end=False)
     upload.session.feed(beyond, len(beyond), 0.0)
-    assert upload.session.to_send() == frames.reset(1, Code.FLOW_CONTROL_ERROR)
+    code = Code.FLOW_CONTROL_ERROR
+    assert upload.session.to_send() in (frames.reset(1, code), frames.goaway(1, code))  # since libnghttp2 1.6x: GOAWAY
 
 
 @pytest.mark.parametrize(
