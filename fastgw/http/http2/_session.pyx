@@ -256,6 +256,11 @@ cdef enum:
     # Maximum number of closed streams that are remembered.
     KEPT_RESETS = 256
     KEPT_GAPS = 32
+    # Frames on streams that are not open: of a stream that was reset here, its window of DATA may be in transit, and as
+    # many others (interim responses, a head, trailers, RST_STREAM). Of one that has ended, RST_STREAM may cross its end.
+    LATE_BURST = 64
+    LATE_PER_RESET = 4
+    FIRST_WINDOW = 65_535  # that of a peer until it has read our SETTINGS
     MOST_SENT_HEAD = 32 * 1024 * 1024  # the bounds are those of the configuration
     MANY_DIGITS = 5  # digits of a Content-Length
 
@@ -473,6 +478,11 @@ cdef class Session:
     cdef Py_ssize_t _spare_capacity
     cdef dict _widened  # stream -> bytes by which its window is larger than the initial one
     cdef bint _settled  # the peer has acknowledged our SETTINGS
+    # frames on streams that are not open
+    cdef int _late_frames  # number that may still come, without DATA
+    cdef Py_ssize_t _late_bytes  # of their payloads
+    cdef bint _in_late_head
+    cdef int _max_streams
     cdef size_t _received_before
     # streams of the peer
     cdef int32_t _last_stream
@@ -499,6 +509,7 @@ cdef class Session:
         self._resets = RESET_BURST
         self._empty_data = EMPTY_DATA_BURST
         self._control = CONTROL_BURST
+        self._late_frames = LATE_BURST
         self._last_stream = -1
         self._reset_here = {}
         self._widened = {}
@@ -525,11 +536,13 @@ cdef class Session:
         self._is_client, self._secure, self._at = client, secure, now
         self._until_frame = 0 if client else PREFACE
         self._most_head_bytes, self._most_head_fields = header_bytes, header_count
+        self._max_streams = max_streams
         self._stream_window = self._first_window = stream_window
         if <Py_ssize_t>stream_window * max_streams > connection_window:
             # Each stream is guaranteed its share of one half; the other half is for streams that use it.
             self._first_window = min(stream_window, max(connection_window // 2 // max_streams, 1))
             self._spare_capacity = connection_window - <Py_ssize_t>self._first_window * max_streams
+        self._late_bytes = max(self._first_window, FIRST_WINDOW)
         if client:
             failed = nghttp2_session_client_new2(&self._session, _client_callbacks, <void*>self, _options)
             entries[count].settings_id, entries[count].value = SETTING_ENABLE_PUSH, 0
@@ -604,6 +617,8 @@ cdef class Session:
                 self._frame_head_length = 0
                 self._until_frame = _payload_length(self._frame_head)
                 self._peer_leaves |= self._frame_head[3] == F_GOAWAY
+                if self._frame_head[3] == F_DATA:
+                    self._begin_data(self._frame_head)
         begun = min(self._until_frame, end - at)
         self._until_frame -= begun
         at += begun
@@ -614,6 +629,8 @@ cdef class Session:
                 break
             size = FRAME_HEAD + _payload_length(at)
             self._peer_leaves |= at[3] == F_GOAWAY
+            if at[3] == F_DATA:
+                self._begin_data(at)
             if size > end - at:
                 self._until_frame = size - (end - at)
                 break
@@ -631,7 +648,17 @@ cdef class Session:
                         return taken
                     kept = at + size
             at += size
+        if self.error is not None:
+            return ERR_CALLBACK_FAILURE
         return nghttp2_session_mem_recv(self._session, kept, end - kept) if kept < end else taken
+
+    cdef inline void _begin_data(self, const uint8_t* frame) noexcept:
+        """Count a DATA frame of a stream that is not open: nghttp2 reports none. Of streams that these bytes open, the
+        head may not have been passed yet.
+        """
+        cdef int32_t stream = (frame[5] & 0x7F) << 24 | frame[6] << 16 | frame[7] << 8 | frame[8]
+        if (self._is_client or stream <= self._last_stream) and not self._is_open(stream):
+            self._count_late(0, _payload_length(frame) or 1)
 
     cpdef list events(self):
         """Return events since the last call, including those caused by sending."""
@@ -654,8 +681,14 @@ cdef class Session:
     cdef void _flooded(self, str why) noexcept:
         self._fail(why, ENHANCE_YOUR_CALM)
 
-    cdef void _begin_frame_of_stream(self, int32_t stream) noexcept:
-        """Handle the begin of HEADERS, which open a stream or are trailers of an open one: nghttp2 ignores all others.
+    cdef inline bint _is_open(self, int32_t stream) noexcept:
+        """Whether the peer may still send on a stream. One that is reset here is found until RST_STREAM is sent."""
+        if nghttp2_session_find_stream(self._session, stream) is NULL:
+            return False
+        return not len(self._reset_here) or stream not in self._reset_here
+
+    cdef bint _opens_stream(self, int32_t stream) noexcept:
+        """Whether HEADERS of a client open a stream. Others are trailers of an open one: nghttp2 ignores the rest.
 
         RFC 9113 section 5.1: those of streams that were reset here are ignored, because they may have been in transit.
         """
@@ -667,17 +700,29 @@ cdef class Session:
                     del self._gaps[0]
                 self._gaps.append((self._last_stream + 2, stream - 2))
             self._last_stream = stream
-        elif nghttp2_session_find_stream(self._session, stream) is NULL and not self._refuses_new:
+            return not self._refuses_new
+        if nghttp2_session_find_stream(self._session, stream) is NULL and not self._refuses_new:
             if self._gaps is not None:
                 for first, last in self._gaps:
                     if first <= stream <= last:
                         self._fail("a stream was begun behind a later one", PROTOCOL_ERROR)
-                        return
+                        return False
             if stream > self._oldest_known and stream not in self._reset_here:
                 self._fail("HEADERS on a closed stream", STREAM_CLOSED)
+        return False
 
     cdef void _remember_reset(self, int32_t stream) noexcept:
+        """Remember a stream that is reset here: what the peer sends on it until it knows is late, and no violation."""
         cdef int32_t oldest
+        cdef Py_ssize_t window
+        if stream in self._reset_here:
+            return
+        window = self._first_window if self._settled else max(self._first_window, FIRST_WINDOW)
+        window += self._widened.get(stream, 0)
+        if self._late_frames < LATE_PER_RESET * KEPT_RESETS:
+            self._late_frames += LATE_PER_RESET
+        if self._late_bytes < <Py_ssize_t>KEPT_RESETS * self._first_window:
+            self._late_bytes += window
         if len(self._reset_here) == KEPT_RESETS:
             oldest = next(iter(self._reset_here))
             del self._reset_here[oldest]
@@ -688,6 +733,13 @@ cdef class Session:
         self._resets -= 1
         if self._resets < 0 and not self._is_client:  # a server may refuse any number of requests
             self._flooded("too many streams were reset")
+
+    cdef void _count_late(self, int frames, size_t length) noexcept:
+        """Count what comes on a stream that is not open. nghttp2 ignores it, at the cost of reading it."""
+        self._late_frames -= frames
+        self._late_bytes -= <Py_ssize_t>length
+        if self._late_frames < 0 or self._late_bytes < 0:
+            self._flooded("too many frames on closed streams")
 
     cdef void _count_control(self) noexcept:
         self._control -= 1
@@ -1107,6 +1159,8 @@ cdef class Session:
         return 0 if outgoing is None else outgoing.taken
 
     def reset(self, int32_t stream, uint32_t code):
+        if nghttp2_session_find_stream(self._session, stream) is not NULL:
+            self._remember_reset(stream)
         nghttp2_submit_rst_stream(self._session, 0, stream, code)
 
     def consume(self, int32_t stream, size_t length):
@@ -1187,7 +1241,10 @@ cdef class Session:
 
     def goaway(self, uint32_t code=0):
         """Accept no further streams: later ones are not processed."""
-        self._refuses_new = True
+        if not self._refuses_new:  # as many may be in transit
+            self._refuses_new = True
+            self._late_frames += LATE_PER_RESET * self._max_streams
+            self._late_bytes += <Py_ssize_t>self._first_window * self._max_streams
         nghttp2_submit_goaway(
             self._session, 0, nghttp2_session_get_last_proc_stream_id(self._session), code, NULL, 0
         )
@@ -1520,16 +1577,25 @@ cdef bint _submit_trailers(nghttp2_session* session, int32_t stream, bytes trail
 cdef int _on_begin_frame(nghttp2_session* session, const nghttp2_frame_hd* hd, void* user) noexcept:
     cdef Session self = <Session>user
     if hd.type == F_DATA:
-        pass
+        pass  # not called for DATA that is ignored: see `_begin_data`
     elif hd.type == F_HEADERS:
         self._continuations = 0
-        self._control = min(self._control + CONTROL_PER_STREAM, CONTROL_BURST)
-        if not self._is_client:
-            self._begin_frame_of_stream(hd.stream_id)
+        self._in_late_head = (self._is_client or not self._opens_stream(hd.stream_id)) and not self._is_open(hd.stream_id)
+        if self._in_late_head:
+            self._count_late(1, hd.length)
+        else:
+            self._control = min(self._control + CONTROL_PER_STREAM, CONTROL_BURST)
+            if self._late_frames < LATE_BURST:
+                self._late_frames += 1
     elif hd.type == F_RST_STREAM:
-        self._count_reset()
+        if self._is_open(hd.stream_id):
+            self._count_reset()
+        else:
+            self._count_late(1, 0)
     elif hd.type == F_CONTINUATION:
         self._continuations += 1
+        if self._in_late_head:
+            self._count_late(0, hd.length)
         if hd.length > MOST_IN_FRAME:  # nghttp2 1.52 does not limit these
             self._fail("a frame is too large", FRAME_SIZE_ERROR)
         elif self._continuations > CONTINUATIONS:
