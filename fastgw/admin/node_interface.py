@@ -408,6 +408,22 @@ class CacheInfo(Struct, frozen=True):
     objects: Sequence[CachedObject]
 
 
+class SharedStateInfo(Struct, frozen=True):
+    """The Redis of `state`, as this node sees it."""
+
+    server: str
+    """Its address."""
+    is_up: bool | None
+    """Whether it is reachable; null = not known yet."""
+    reason: str = ""
+    """Reason why it is not used; "" = it is used."""
+    effect: str = ""
+    """Effect on limits while it is not used."""
+
+    def __str__(self) -> str:
+        return f"the Redis of `state` at {self.server} is unreachable: {self.reason}; {self.effect}"
+
+
 class Status(Struct, frozen=True):
     """The node and its workers."""
 
@@ -447,6 +463,8 @@ class Status(Struct, frozen=True):
     """Database of analytics; null = none are kept."""
     caches: Sequence[CacheStoreInfo] = ()
     """Stores of the response cache that hold something, or have a disk tier."""
+    shared_state: SharedStateInfo | None = None
+    """The Redis of `state`; null = there is none."""
     rates: None = None
 
 

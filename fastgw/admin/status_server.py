@@ -6,7 +6,7 @@ of at most `HEAD_MAX` bytes within `HEAD_TIMEOUT` seconds, a response that is re
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, cast
 
 from fastgw.admin.host_check import is_of_status
@@ -41,10 +41,12 @@ class StatusPages:
         is_ready: Callable[[], bool],
         metrics: Callable[[bytes], tuple[bytes, bytes] | asyncio.Future[tuple[bytes, bytes]]],
         settings: Callable[[], Status | None],
+        notes: Callable[[], Iterable[str]] = tuple,
     ) -> None:
-        """Create the pages. `metrics`: as `Metrics`, may be a coroutine."""
-        self._settings = settings
-        self._is_ready = is_ready
+        """Create the pages. `metrics`: as `Metrics`, may be a coroutine. `notes`: returns what is wrong with a gateway
+        that is ready.
+        """
+        self._is_ready, self._notes, self._settings = is_ready, notes, settings
         self._metrics = metrics
         self._pages: dict[bytes, Callable[[], Page]] = {
             b"/livez": lambda: (200, _TEXT, b"alive\n"),
@@ -69,7 +71,9 @@ class StatusPages:
             send(_response(head.method, page() if page else (404, _TEXT, b"/livez, /readyz or /metrics\n")))
 
     def _readiness(self) -> Page:
-        return (200, _TEXT, b"ready\n") if self._is_ready() else (503, _TEXT, b"not ready\n")
+        if not self._is_ready():
+            return 503, _TEXT, b"not ready\n"
+        return 200, _TEXT, "".join(f"{line}\n" for line in ("ready", *self._notes())).encode()
 
     def _expose(self, head: Http1RequestHead, send: Callable[[bytes], None]) -> None:
         found = self._metrics(head.first(b"accept") or b"")

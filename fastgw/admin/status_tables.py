@@ -175,6 +175,8 @@ def _head(status: Status, before: Status | None) -> Text:
     text.append(f", generation {status.generation}, up {span(status.uptime_s)}, pid {status.pid}\n")
     text.append(f"{status.connections:,} connections, {status.requests:,} requests{rate}\n")
     text.append(_configured(status), "dim")
+    if status.shared_state is not None and status.shared_state.reason:
+        text.append(f"\n{status.shared_state}", "red")
     if status.stale is not None:
         since = span(time.time() - status.stale.since_date)
         text.append(

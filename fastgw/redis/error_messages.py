@@ -5,6 +5,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+_CLUSTER: Final = (
+    "it is a node of a Redis Cluster, which is not supported; expected the URL of a Redis without `cluster-enabled`"
+)
+UNSUPPORTED_MODES: Final[Mapping[bytes, str]] = MappingProxyType(
+    {
+        b"cluster": _CLUSTER,
+        b"sentinel": "it is a Redis Sentinel, which has no keys; expected the URL of the server that it monitors",
+    }
+)
+"""What is wrong with a server, by its `mode` in the response to HELLO."""
 _MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "WRONGPASS": "the user or password of the URL is wrong",
@@ -15,7 +25,7 @@ _MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
         "MISCONF": "it rejects writes: it cannot persist its data",
         "MASTERDOWN": "it is a replica that has lost its master",
         "CLUSTERDOWN": "its cluster is down",
-        "MOVED": "it is a cluster node, and another node has the key",
+        "MOVED": _CLUSTER,
         "OOM": "it is out of memory",
         "BUSY": "it is busy with a script",
     }

@@ -6,6 +6,7 @@ or batch of commands, until it is answered: many connections, and a task for eac
 """
 
 import asyncio
+import errno
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,10 +15,16 @@ from typing import Any, Final, final
 import hiredis
 from redis.asyncio.connection import parse_url
 
+from fastgw.redis.error_messages import UNSUPPORTED_MODES
+
 Answered = Callable[[Any], None]
 ERRORS: Final = (OSError, hiredis.HiredisError)
 """Errors that `opened` may raise; a timeout is an `OSError`."""
 PORT: Final = 6379
+
+
+class UnsupportedMode(OSError):
+    """The server has only a part of the keys, or none: what `state` needs on one server is not there."""
 
 
 def packed(*words: bytes) -> bytes:
@@ -124,7 +131,9 @@ class Pipe(asyncio.Protocol):
 
 
 async def opened(url: str, timeout: float, lost: Callable[[str], None], *first: Sequence[bytes]) -> Pipe:
-    """Connect and authenticate. `lost`: see `Pipe.lost`. `first`: commands that have to succeed. Raises `ERRORS`."""
+    """Connect and authenticate. `lost`: see `Pipe.lost`. `first`: commands that have to succeed. Raises `ERRORS`,
+    among them `UnsupportedMode`.
+    """
     loop = asyncio.get_running_loop()
     options = parse_url(url)
     pipe, failed = Pipe(), True
@@ -138,6 +147,7 @@ async def opened(url: str, timeout: float, lost: Callable[[str], None], *first: 
             if options.get("password"):
                 known = [options["username"].encode()] if options.get("username") else []
                 await pipe.execute(b"AUTH", *known, options["password"].encode())
+            await _check_mode(pipe)
             if options.get("db"):
                 await pipe.execute(b"SELECT", b"%d" % options["db"])
             for command in first:
@@ -149,6 +159,17 @@ async def opened(url: str, timeout: float, lost: Callable[[str], None], *first: 
     finally:
         if failed:
             pipe.close()
+
+
+async def _check_mode(pipe: Pipe) -> None:
+    """Raise `UnsupportedMode` for a node of a Redis Cluster, and for a Sentinel. Every user may call HELLO."""
+    try:
+        answer = await pipe.execute(b"HELLO")
+    except hiredis.ReplyError:
+        return  # a proxy: whether it has the commands that are needed, they show themselves
+    mode = answer[answer.index(b"mode") + 1] if isinstance(answer, list) and b"mode" in answer[:-1] else None
+    if isinstance(mode, bytes) and (why := UNSUPPORTED_MODES.get(mode)):
+        raise UnsupportedMode(errno.EPROTONOSUPPORT, why)
 
 
 def _context(options: Mapping[str, Any]) -> ssl.SSLContext:

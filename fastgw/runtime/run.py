@@ -31,6 +31,7 @@ from fastgw.runtime.process.machine_capacity import auto_workers, file_limit, us
 from fastgw.runtime.process.stack_dump import forbid_core_dumps
 from fastgw.runtime.reload.config_notes import key_of, log_notes, new_among, notes_of
 from fastgw.runtime.reload.sink_checks import unusable_sinks
+from fastgw.runtime.reload.state_check import unusable_state
 from fastgw.runtime.sockets.systemd_activation import inherited
 from fastgw.runtime.supervisor.handover_state import PREFLIGHT, TAKE_OVER, HandoverState
 from fastgw.runtime.supervisor.supervisor import Supervisor
@@ -77,8 +78,10 @@ def run_gateway(
         raise ConfigError(error.problems(loaded, TYPES)) from error
     if handover is not None:
         gateway.slot_table = handover.slot_table.following(gateway.names, handover.generation, handover.generation)
-    if handover is None and (unwritable := locate_settings(loaded, TYPES, unusable_sinks(loaded))):
-        raise UnusableSettings(unwritable)
+    if handover is None and (
+        unusable := locate_settings(loaded, TYPES, [*unusable_sinks(loaded), *unusable_state(loaded)])
+    ):
+        raise UnusableSettings(unusable)
     notes = notes_of(loaded, gateway)
     with enough_files():
         accepted = accept(

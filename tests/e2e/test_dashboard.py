@@ -469,6 +469,15 @@ def test_files_that_are_not_what_runs_are_named_and_why(page: Page, stub: AdminS
     page.until("!document.getElementById('notice').offsetHeight")
 
 
+def test_a_redis_that_is_unreachable_is_told_with_what_it_means_for_limits(page: Page, stub: AdminStub) -> None:
+    look(page, stub)
+    stub.figures.shared_state = {"server": "a:6379", "is_up": False, "reason": HOSTILE, "effect": "limits count alone"}
+    page.until("document.getElementById('notice-text').textContent.startsWith('The Redis of state at a:6379 is unr')")
+    assert page.text("#notice-text").endswith(f"{HOSTILE}; limits count alone.")
+    stub.figures.shared_state = {"server": "a:6379", "is_up": True, "reason": "", "effect": ""}
+    page.until("!document.getElementById('notice').offsetHeight")
+
+
 def test_a_gateway_that_drains_says_so(page: Page, stub: AdminStub) -> None:
     look(page, stub)
     stub.figures.stale = {"reason": "refused", "why": f"gateway.yaml:3:1: {HOSTILE}", "since_date": 1.7e9}

@@ -109,6 +109,7 @@ class Figures:
         self.connections = 340
         self.state = "serving"
         self.stale: dict[str, Any] | None = None
+        self.shared_state: dict[str, Any] | None = None
         self.kept_files: list[dict[str, Any]] = []
         self.generation = 3
         self.workers = 4
@@ -230,6 +231,7 @@ class Figures:
             "quota_file": None,
             "analytics": None,
             "caches": [],
+            "shared_state": self.shared_state,
         }
 
     async def new_debug_token(self, route: str, seconds: float) -> DebugTokenMade:

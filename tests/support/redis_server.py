@@ -15,10 +15,12 @@ PASSWORD = "the secret of Redis"
 
 
 class RedisServer:
-    """A Redis on a port that it keeps over restarts. Nothing is written to disk."""
+    """A Redis on a port that it keeps over restarts. Nothing is written to disk. `is_cluster`: a cluster of this node
+    alone, from the next start on.
+    """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, *, is_cluster: bool = False) -> None:
+        self._directory, self.is_cluster = directory, is_cluster
         self.port = own_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -42,6 +44,8 @@ class RedisServer:
         program = shutil.which("redis-server")
         assert program, "redis-server is not installed: make test installs it"
         settings = {"port": str(self.port), "bind": "127.0.0.1", "save": "", "appendonly": "no", "databases": "4"}
+        if self.is_cluster:
+            settings |= {"cluster-enabled": "yes", "cluster-port": str(own_port())}
         words = [word for name, value in settings.items() for word in (f"--{name}", value)]
         self._process = subprocess.Popen(
             [program, *words, "--requirepass", PASSWORD], cwd=self._directory, stdout=subprocess.DEVNULL

@@ -42,13 +42,14 @@ const STATES = {
 /** Of the files that are not what runs. */
 const KEPT_SHOWN = 5;
 
-/** What is said of files that are not what runs: the configuration's own, and the others. */
-function staleText({ stale, kept_files: kept }) {
+/** What is said of a Redis that is unreachable, and of files that are not what runs: the configuration's own, and the others. */
+function noticeText({ shared_state: redis, stale, kept_files: kept }) {
+  const away = redis?.reason ? [`The Redis of state at ${redis.server} is unreachable: ${redis.reason}; ${redis.effect}.`] : [];
   const own = stale ? [`The file on disk differs from the active configuration: ${stale.why}.`] : [];
   const more = ({ files }) => (files > 1 ? ` and ${countText(files - 1)} more` : "");
   const others = kept.slice(0, KEPT_SHOWN).map((each) => `${each.file}${more(each)} on disk differs from the active configuration: ${each.why}.`);
   const left = kept.slice(KEPT_SHOWN).reduce((sum, { files }) => sum + files, 0);
-  return [...own, ...others, ...(left > 0 ? [`And ${countText(left)} more files.`] : [])].join(" ");
+  return [...away, ...own, ...others, ...(left > 0 ? [`And ${countText(left)} more files.`] : [])].join(" ");
 }
 
 /** Bring a link into the middle of the line that it stands in, as far as that scrolls; the page stays where it is. */
@@ -84,7 +85,7 @@ class Dashboard {
   #answeredAt = null;
   #generation = null;
   /** Why the files say something else than what runs; "" when they do not. */
-  #stale = "";
+  #notice = "";
   #polls = {
     role: this.#poll("/session", 60000, () => true, ({ role }) => this.#actions.allow(role)),
     live: this.#poll(LIVE, 1000, () => true, (live) => this.#takeLive(live)),
@@ -200,7 +201,7 @@ class Dashboard {
   #takeStatus(status) {
     setText(byId("version"), status.version);
     setText(byId("file"), status.config_file || "none");
-    this.#stale = staleText(status);
+    this.#notice = noticeText(status);
     this.#showNotice();
     this.#reloads.show(status);
     this.#certificates.show(status);
@@ -228,7 +229,7 @@ class Dashboard {
     const age = isAway && this.#answeredAt !== null ? `Last data ${spanText(pageTime() - this.#answeredAt)} ago.` : "";
     setText(byId("state"), text);
     setClass(byId("state"), mark);
-    const notice = trouble ?? (state.notice || this.#stale);
+    const notice = trouble ?? (state.notice || this.#notice);
     setText(byId("notice-text"), notice);
     setText(byId("notice-age"), age);
     byId("notice").classList.toggle("empty", !notice);

@@ -1098,7 +1098,9 @@ class State(Settings):
 
     url: Secret
     """URL of Redis: `redis://[user]:password@host:6379/0`, `rediss://` for TLS, or `unix:///path?db=0`. Redis 6.2 or
-    newer, or Valkey."""
+    newer, or Valkey. A Redis Cluster is not supported, because what belongs together has to be on one server: a start
+    or a reload with a node of one is refused, and a server that becomes one counts as unreachable. The same holds for
+    the address of a Sentinel."""
     when_away: Literal["local", "refuse"] = "local"
     """Behavior while Redis is unreachable. `local`: this node counts on its own; `refuse`: requests whose limits need
     Redis are refused (503, `limits_unavailable`). The node's own counts start at zero when Redis becomes unreachable,

@@ -240,7 +240,10 @@ class Control:
         for name, endpoint in self._node_state.own.items():
             if name == "status":
                 pages = StatusPages(
-                    self._view.is_ready, self._view.metrics, lambda: self._proposer.current.settings.status
+                    self._view.is_ready,
+                    self._view.metrics,
+                    lambda: self._proposer.current.settings.status,
+                    self._view.notes,
                 )
                 status = await status_server(endpoint.of_slot(0), pages)
                 self._start_task(status.serve_forever())

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import cached_property
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
@@ -81,6 +82,14 @@ LIMITS_EVERY_S: Final = 2.0
 CLIENT_LEFT: Final = 499
 ERRORS: Final = 500
 """Statuses from this one on are errors of the gateway or of an upstream."""
+
+_EFFECTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "local": "limits count on each gateway on its own until it is reachable again",
+        "refuse": "requests whose limits need it are answered 503 until it is reachable again",
+    }
+)
+"""Effect on limits while the Redis of `state` is unreachable, by `state.when_away`."""
 
 
 class NodeView:
@@ -202,7 +211,25 @@ class NodeView:
             quota_file=self.quota_file(),
             analytics=self.analytics_info(),
             caches=self._caches_in_use(),
+            shared_state=self.shared_state(),
         )
+
+    def shared_state(self) -> node_interface.SharedStateInfo | None:
+        """Return the reachability of the Redis of `state`; None: there is none."""
+        settings, (server, is_there, reason) = self._proposer.current.settings.state, self._revoking.state_reach
+        if settings is None or not server:
+            return None
+        for_workers = self._node_state.words.is_state_up(self._node_state.shared)
+        if for_workers is False and not reason:
+            reason = "limits get no response; the log has the reason"
+        if reason:
+            return node_interface.SharedStateInfo(server, False, reason, _EFFECTS[settings.when_away])
+        return node_interface.SharedStateInfo(server, is_there or for_workers or None)
+
+    def notes(self) -> list[str]:
+        """Return what is wrong with a gateway that is ready."""
+        state = self.shared_state()
+        return [str(state)] if state is not None and state.reason else []
 
     def _caches_in_use(self) -> list[node_interface.CacheStoreInfo]:
         stores = [] if self.contents is None else self._with_reach(self.contents.stores())

@@ -36,6 +36,14 @@ class Revoking:
     def stop(self) -> None:
         self._replicator.stop()
 
+    @property
+    def state_reach(self) -> tuple[str, bool, str]:
+        """Return the address of the Redis of `state` ("": there is none), whether it is in use, and the reason why not;
+        "" = not known yet.
+        """
+        replicator = self._replicator
+        return replicator.server, replicator.is_there, replicator.trouble
+
     def has_session_ended(self, mark: bytes) -> bool:
         return self._node_state.ended_sessions.covers([(mark, 0.0)], time.time())
 

@@ -72,6 +72,7 @@ from fastgw.runtime.reload.document_checks import (
 from fastgw.runtime.reload.rollback_history import retained_generations
 from fastgw.runtime.reload.sink_checks import unusable_sinks
 from fastgw.runtime.reload.stale_configuration import Staleness
+from fastgw.runtime.reload.state_check import unusable_state
 from fastgw.runtime.reload.target_changes import labels_in, only_targets_differ
 from fastgw.runtime.reload.uncollected_tables import UncollectedTables
 from fastgw.shm.slot_assignment import OutOfSlots
@@ -772,8 +773,9 @@ class Proposer:
         """
         settings = loaded.config
         workers = auto_workers(usable_cpus()) if settings.workers == "auto" else settings.workers
-        if unwritable := locate_settings(loaded, TYPES, unusable_sinks(loaded)):
-            raise ConfigError(_renamed(each, self.current.file, file) for each in unwritable)
+        found = [*unusable_sinks(loaded), *unusable_state(loaded, self.config)]
+        if unusable := locate_settings(loaded, TYPES, found):
+            raise ConfigError(_renamed(each, self.current.file, file) for each in unusable)
         index = index_of(settings.consumers, loaded.captured, self.current.index.key)
         self._tried_targets = None
         if self._may_use_targets and (of_targets := self._with_targets(loaded, index)) is not None:

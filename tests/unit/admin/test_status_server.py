@@ -59,6 +59,13 @@ async def test_metrics_that_come_later_are_waited_for_and_probes_are_not(fails):
     assert (status, body) == ((503, b"the metrics are unavailable\n") if fails else (200, b"late\n"))
 
 
+def test_what_a_ready_gateway_does_without_is_told_beside_it():
+    notes = ["the Redis of `state` at a:1 is unreachable: no answer in time; limits count on each gateway on its own"]
+    for is_ready, page in ((True, (200, f"ready\n{notes[0]}\n".encode())), (False, (503, b"not ready\n"))):
+        pages = StatusPages(lambda is_ready=is_ready: is_ready, metrics, Status, lambda: notes)
+        assert ask(pages, "GET /readyz")[::2] == page
+
+
 def test_readiness_is_asked_for_each_time():
     ready = [True, False]
     pages = StatusPages(ready.pop, metrics, Status)

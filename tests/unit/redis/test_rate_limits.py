@@ -18,7 +18,7 @@ from fastgw.filters.limiting.counter_store import LimitSpec, NodeCounterStore, l
 from fastgw.filters.limiting.redis_counter_store import RedisCalls, RedisCounters, RedisCounterStore
 from fastgw.redis import availability, script_client
 from fastgw.redis.error_messages import in_words
-from fastgw.redis.pipelined_connection import Pipe, opened
+from fastgw.redis.pipelined_connection import ERRORS, Pipe, opened
 from fastgw.redis.rate_limits import CLOCK, SCRIPT, Asking, StateLimits, asking
 from fastgw.runtime.control.revocation_replication import RevocationReplicator
 from fastgw.shm.rate_limit_table import own_table, part_length, step_of
@@ -302,8 +302,9 @@ def test_it_is_tried_again_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @asynccontextmanager
-async def answering(said: bytes) -> AsyncIterator[str]:
-    """The URL of what knows no command but SCRIPT, and says this to all others."""
+async def answering(said: bytes, hello: bytes = b"+hello\r\n") -> AsyncIterator[str]:
+    """The URL of what knows no command but SCRIPT and HELLO, and says this to all others."""
+    known = {b"SCRIPT\r\n": b"+loaded\r\n", b"HELLO\r\n": hello}
 
     serving: set[asyncio.Task[None] | None] = set()
 
@@ -314,7 +315,7 @@ async def answering(said: bytes) -> AsyncIterator[str]:
                 words = []
                 for _ in range(int(line[1:])):
                     words.append(await reader.readexactly(int((await reader.readline())[1:]) + 2))
-                writer.write(b"+loaded\r\n" if words[0] == b"SCRIPT\r\n" else said)
+                writer.write(known.get(words[0], said))
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -434,8 +435,9 @@ def test_an_answer_that_comes_slowly_and_in_pieces_is_one(pieces: int) -> None:
 
     async def play() -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.readuntil(b"SCRIPT")
-            writer.write(b"+loaded\r\n")
+            for command in (b"HELLO", b"SCRIPT"):
+                await reader.readuntil(command)
+                writer.write(b"+known\r\n")
             await reader.readuntil(b"EVALSHA")
             for at in range(0, len(whole), pieces):
                 writer.write(whole[at : at + pieces])
@@ -539,6 +541,31 @@ def test_revocations_are_shared_again_whatever_was_answered(
     assert tried == 3
     told = [record.message for record in caplog.records if record.name == "fastgw"]
     assert [text.count("is unreachable: it sent an unexpected response") for text in told] == [1]
+
+
+def test_who_has_only_a_part_of_the_keys_or_none_is_not_connected_to() -> None:
+    """HELLO tells it, to every user. What does not know HELLO, or says nothing of a mode, is a proxy."""
+
+    async def connect(hello: bytes) -> str:
+        async with answering(b"+1\r\n", hello) as url:
+            try:
+                (await opened(url, 5.0, lambda why: None)).close()
+            except ERRORS as error:
+                return in_words(error)
+        return "connected"
+
+    modes = {
+        b"standalone": "connected",
+        b"cluster": "it is a node of a Redis Cluster, which is not supported; ",
+        b"sentinel": "it is a Redis Sentinel, which has no keys; ",
+    }
+    said = {
+        b"*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$4\r\nmode\r\n$%d\r\n%b\r\n" % (len(mode), mode): told
+        for mode, told in modes.items()
+    }
+    unknown = (b"-ERR unknown command\r\n", b"-NOPERM no\r\n", b"*1\r\n$4\r\nmode\r\n", b"*2\r\n$4\r\nmode\r\n:1\r\n")
+    for hello, told in (said | dict.fromkeys(unknown, "connected")).items():
+        assert asyncio.run(connect(hello)).startswith(told), hello
 
 
 def test_an_answer_that_nobody_asked_for_ends_the_connection_and_answers_nobody() -> None:

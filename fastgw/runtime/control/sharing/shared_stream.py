@@ -70,6 +70,8 @@ class SharedStream(Generic[Item]):
         self._wake = asyncio.Event()
         self._stream = b""
         self.is_there = False
+        self.trouble = ""
+        """Reason why Redis is not used; "" = it is used, or not known yet."""
 
     def use_state(self, source: tuple[str, str] | None) -> None:
         """Share over this Redis: its URL, and the prefix of names. None: this node is alone."""
@@ -85,6 +87,11 @@ class SharedStream(Generic[Item]):
         if self._sharing is not None:
             self._sharing.cancel()
             self._sharing = None
+
+    @property
+    def server(self) -> str:
+        """Return the address of Redis; "": there is none."""
+        return "" if self._source is None else server_of(self._source[0])
 
     @property
     def is_alone(self) -> bool:
@@ -122,14 +129,14 @@ class SharedStream(Generic[Item]):
         """Announce and receive until cancelled. `stream`: its name in Redis."""
         from fastgw.redis.pipelined_connection import ERRORS
 
-        server, complaint = server_of(url), ""
-        self._stream = stream
+        server = server_of(url)
+        self._stream, self.trouble = stream, ""
         try:
             while True:
                 try:
                     async with _connected(url) as redis:
                         latest = await self._join(redis)
-                        if complaint:
+                        if self.trouble:
                             log_event(
                                 OperatorEvent.STATE_BACK,
                                 "%s: the Redis at %s is reachable again; %s",
@@ -137,18 +144,18 @@ class SharedStream(Generic[Item]):
                                 server,
                                 self._back,
                             )
-                        complaint = ""
+                        self.trouble = ""
                         await self._exchange(redis, url, latest)
                 except (*ERRORS, WrongAnswer) as error:
-                    if not complaint:
-                        is_wrong = isinstance(error, WrongAnswer)
-                        complaint = "it sent an unexpected response" if is_wrong else in_words(error)
+                    is_wrong, is_known = isinstance(error, WrongAnswer), bool(self.trouble)
+                    self.trouble = "it sent an unexpected response" if is_wrong else in_words(error)
+                    if not is_known:
                         log_event(
                             OperatorEvent.STATE_UNREACHABLE,
                             "%s: the Redis at %s is unreachable: %s; %s",
                             self._topic,
                             server,
-                            complaint,
+                            self.trouble,
                             self._alone,
                         )
                 self.is_there = False
