@@ -28,11 +28,17 @@ def parse_redis(url: str) -> RedisAddress:
     """
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or 6379
+        host, port = parts.hostname or "", 6379 if parts.port is None else parts.port
         database = parts.path.removeprefix("/") or "0"
     except ValueError:
-        host = ""
-    if not host or parts.scheme not in ("redis", "rediss") or parts.query or parts.fragment or not _IS_NUMBER(database):
+        host, port = "", 0
+    if (
+        not (host and port)
+        or parts.scheme not in ("redis", "rediss")
+        or parts.query
+        or parts.fragment
+        or not _IS_NUMBER(database)
+    ):
         raise ValueError("not a URL such as redis://:password@host:6379/0")
     username, password = unquote(parts.username or ""), unquote(parts.password or "")
     return RedisAddress(host, port, int(database), parts.scheme == "rediss", username, password)

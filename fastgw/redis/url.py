@@ -20,13 +20,13 @@ def server_of(url: str) -> str:
     """Return the address in a URL, for people, without password. Raises `ValueError`, without parts of the URL."""
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or 6379
+        host, port = parts.hostname or "", 6379 if parts.port is None else parts.port
     except ValueError:
         host, port, parts = "", 0, urlsplit("")
     if parts.scheme == "unix" and parts.path.startswith("/"):
         return f"unix:{parts.path}"
     database = parts.path.removeprefix("/")
-    if parts.scheme not in ("redis", "rediss") or not host or (database and not database.isdecimal()):
+    if parts.scheme not in ("redis", "rediss") or not host or not port or (database and not database.isdecimal()):
         raise ValueError("not a URL such as redis://:password@host:6379/0")
     return f"{host}:{port}"
 

@@ -166,6 +166,9 @@ _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _HOST_LENGTH_MAX: Final = 253  # in dotted form (RFC 1035 section 2.3.4)
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")  # already in normal form: unreserved letters only, no dot
 _NOT_IN_URL: Final = re.compile(r'[^!-~]|["<>\\^`{|}]|%(?![0-9A-Fa-f]{2})')
+PORT: Final = "(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+"""Regular expression of a port."""
+_URL_PORT: Final = re.compile(rf"[^:]*(:{PORT})?|.*\](:{PORT})?")
 _SEPARATOR: Final = re.compile(rb"[&=+;]")
 """Characters that end a value in a query, or have another meaning there."""
 _URL_START: Final = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
@@ -302,6 +305,8 @@ def parse_redirect(text: str) -> Template:
         raise ValueError(
             f"{text!r} is not a valid redirect location; expected a path such as /new/{{id}} or an http(s) URL"
         )
+    if url is not None and _URL_PORT.fullmatch(url[0].partition("//")[2]) is None:
+        raise ValueError(f"{text!r} has an invalid port; expected one from 1 to 65535")
     if url is not None and "{" in url[0]:
         raise ValueError(
             f"{text!r} has a parameter in the host; expected them after it, such as https://new.example/{{path}}"

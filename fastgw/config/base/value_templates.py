@@ -1,6 +1,8 @@
 """Syntax of templates: text with values of a request, such as `{client_ip}` or `{claim.sub}`; `{{` is a brace."""
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from fastgw.config.base.problems import format_value, suggest
@@ -68,6 +70,11 @@ class KnownNames(NamedTuple):
     """Path parameters, and maps as `map.NAME`."""
     of_responses: frozenset[str] = frozenset()
     """Maps, as `map.NAME`, that look up a value of the response."""
+    needed: Mapping[str, frozenset[str]] = MappingProxyType({})
+    """Path parameters that maps look up, by `map.NAME`."""
+
+    def with_parameters(self, parameters: frozenset[str]) -> "KnownNames":
+        return self._replace(names=self.names | parameters)
 
     def problem_of(self, name: str, *, in_response: bool = False) -> tuple[str, str] | None:
         """Return the error about a variable, and the expected form; None: it can be used. `in_response`: whether it is
@@ -78,6 +85,10 @@ class KnownNames(NamedTuple):
         if not in_response and (name in self.of_responses or name.startswith(RESPONSE_PREFIX)):
             what = "looks up a value of the response" if is_map else "is a value of the response"
             return f"{{{name}}} {what}, which is not known yet", "expected a value of the request"
+        missing = self.needed.get(name, frozenset()) - self.names
+        if missing:
+            wrong = f"{{{name}}} looks up {{{min(missing)}}}: no path of this route has such a parameter"
+            return wrong, "expected paths that have it, or another map"
         if name in self.names or is_variable(name):
             return None
         if not is_map:

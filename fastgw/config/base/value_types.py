@@ -289,6 +289,8 @@ class Url(Struct, frozen=True, array_like=True):
 _PORTS: Final = {"http": 80, "https": 443}
 
 
+IN_TEXT: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*(?:\.[^{}\s\"']+)?)\}")
+"""Pattern of possible variables in a text where other braces are literal, such as the body of `respond`."""
 _AUTHORITY: Final = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:(?=[/\\]))?[/\\]*([^/\\?#]*)(.*)", re.DOTALL)
 _HAS_PORT: Final = re.compile(r"[^:]*|.*:\d*|\[.*\]").fullmatch
 _HAS_USER: Final = "a URL that contains a user or password"  # not shown: it may be a secret
@@ -509,6 +511,18 @@ def parse_field_value(text: str) -> str:
     return text
 
 
+def parse_plain_value(text: str) -> str:
+    """Validate a header's value in which there are no variables of a request."""
+    refuse_variables(text)
+    return parse_field_value(text)
+
+
+def refuse_variables(text: str) -> None:
+    """Refuse text with a variable, such as `{host}`, where none has a value. Raises `ValueError`."""
+    if (found := IN_TEXT.search(text)) is not None:
+        raise ValueError(f"{found[0]} is a variable of requests, which has no value here")
+
+
 def parse_identity(text: str) -> str:
     """Validate the name of a consumer or group: it can be sent in a request header, and in a list there."""
     if len(text) > _LONGEST_IDENTITY:
@@ -574,6 +588,7 @@ def write_statuses(statuses: range) -> str:
 
 def parse_check_path(text: str) -> str:
     """Parse the path of a health check, with or without a query; sent as written."""
+    refuse_variables(text)
     if re.fullmatch(r"/[!-~]*", text) is None or "#" in text:
         raise ValueError(f'"{text}" is not a path')
     return text
@@ -594,8 +609,18 @@ def parse_host_name(text: str) -> str:
 
 def parse_host_header(text: str) -> str:
     """Parse `target`, `preserve`, or a literal value of `Host`."""
-    if re.fullmatch(rf"({_HOST}|\[[0-9A-Fa-f:.]+\])(:[0-9]{{1,5}})?", text) is None:
-        raise ValueError(f'"{text}" is not a host')
+    refuse_variables(text)
+    host, colon, port = ("", "", "") if text.endswith("]") else text.rpartition(":")
+    _host(host if colon else text)
+    if colon:
+        _port(port, 1)
+    return text
+
+
+def parse_tls_name(text: str) -> str:
+    """Validate the server name that an upstream is asked for, and that its certificate has."""
+    refuse_variables(text)
+    _host(text)
     return text
 
 
@@ -759,6 +784,8 @@ FieldPattern = Annotated[
         _written(_FIELD_PATTERN),
     ),
 ]
+PlainValue = Annotated[str, Notation("a single-line string without variables", parse_plain_value, {"type": "string"})]
+TlsName = Annotated[str, Notation('a host name such as "users.internal"', parse_tls_name, {"type": "string"})]
 FieldValue = Annotated[str, Notation("a single-line string", parse_field_value, {"type": "string"})]
 Method = Annotated[str, Notation('a method such as "GET"', parse_method, _written(_TOKEN))]
 Name = Annotated[str, Notation("a name of letters, digits, `_`, `-`, `.`, `/` and `@`", parse_name, _written(_NAME))]

@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Final
 
+from fastgw.config.base.value_types import IN_TEXT
 from fastgw.jose import claim_path
 
 FIXED: Final = frozenset(
@@ -24,8 +25,6 @@ OF_UPSTREAMS: Final = frozenset(("upstream", "target"))
 """Variables that only requests to an upstream have."""
 MAP_PREFIX: Final = "map."
 RESPONSE_PREFIX: Final = "response_header."
-IN_TEXT: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*(?:\.[^{}\s\"']+)?)\}")
-"""Pattern of possible variables in a text where other braces are literal, such as the body of `respond`."""
 CLAIM_PREFIXES: Final = ("claim.", "claims.")
 _PARAMETER: Final = "param."
 _SOURCE: Final = re.compile(r"query\..+|(?:header|cookie|response_header)\.[!#$%&'*+.^_`|~0-9A-Za-z-]+")

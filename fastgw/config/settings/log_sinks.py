@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from fastgw.config.base.route_patterns import PORT
 from fastgw.config.base.settings_base import NONE, Settings
 from fastgw.config.base.value_types import (
     Duration,
@@ -29,7 +30,7 @@ FACILITIES = ("local0", "local1", "local2", "local3", "local4", "local5", "local
 LEAST_SPOOL = 1 << 20
 LEAST_ROTATED = 1 << 16
 LEAST_INTERVAL_S = 60.0
-_BROKER = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$"
+_BROKER = rf"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):{PORT}$"
 
 
 def _parse_broker(text: str) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
+from fastgw.config.base.route_patterns import PORT
 from fastgw.config.base.settings_base import NONE, Settings
 from fastgw.config.base.value_types import (
     Duration,
@@ -93,7 +94,7 @@ class OtlpMetrics(OtlpExport):
         return self._endpoint(METRICS_SERVICE, "metrics")
 
 
-_STATSD: Final = r"^(unix:/.+|[^:/\s]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5})$"
+_STATSD: Final = rf"^(unix:/.+|[^:/\s]+:{PORT}|\[[0-9a-fA-F:]+\]:{PORT})$"
 
 
 def _parse_statsd(text: str) -> str:

@@ -14,15 +14,16 @@ from fastgw.config.base.value_types import (
     Delay,
     Duration,
     FieldName,
-    FieldValue,
     HostHeader,
     HostName,
     Percent,
+    PlainValue,
     ReadableFile,
     RetryCondition,
     Size,
     Statuses,
     TargetUrl,
+    TlsName,
     Token,
     Trait,
     Url,
@@ -372,7 +373,7 @@ class UpstreamTls(Settings):
 
     ca: ReadableFile | None = None
     """PEM file with the CA certificates to trust. null = those of the system."""
-    server_name: str | None = None
+    server_name: TlsName | None = None
     """Name to send as SNI and to verify. null = the target's host."""
     subject_alt_names: Annotated[tuple[CertificateName, ...], Meta(max_length=100)] = ()
     """Subject alternative names, of which the target's certificate has to have one, in place of `server_name`:
@@ -428,7 +429,7 @@ class ActiveHealth(Settings):
     """Method of the request."""
     host: HostHeader | None = None
     """Value of `Host`. null = the upstream's `host_header`, or the target's own host if that is `preserve`."""
-    headers: Mapping[FieldName, FieldValue] = NONE
+    headers: Mapping[FieldName, PlainValue] = NONE
     """Further headers of the request."""
     port: Annotated[int, Meta(ge=1, le=65535)] | None = None
     """Port of the check, on the target's host. null = the target's own port."""

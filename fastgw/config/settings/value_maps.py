@@ -8,8 +8,8 @@ from msgspec import Meta
 from fastgw.config.base.problems import format_value
 from fastgw.config.base.route_patterns import parse_regex
 from fastgw.config.base.settings_base import Settings
-from fastgw.config.base.value_templates import maps_in, names_in, parse_template
-from fastgw.config.base.value_types import FieldValue, Notation, parse_field_value
+from fastgw.config.base.value_templates import PARAM_PREFIX, is_known, maps_in, names_in, parse_template
+from fastgw.config.base.value_types import Notation, PlainValue, parse_field_value
 from fastgw.config.base.variables import is_of_response, is_variable
 
 FieldTemplate = Annotated[
@@ -27,11 +27,12 @@ class ValueMap(Settings):
 
     source: FieldTemplate
     """Value to look up, such as `{header.X-Plan}`, or `{response_header.X-Plan}` for a table that is used in
-    responses. A missing value is looked up as an empty one."""
-    values: Annotated[Mapping[str, FieldValue], Meta(min_length=1, examples=["{gold: high}"])]
+    responses. A missing value is looked up as an empty one. With a path parameter, the map is for routes that have it.
+    """
+    values: Annotated[Mapping[str, PlainValue], Meta(min_length=1, examples=["{gold: high}"])]
     """Result for each value: the value itself, exactly, or `~` and a regular expression (RE2), which matches anywhere
     unless anchored. An equal value takes precedence; regular expressions are tried in the order of the file."""
-    default: FieldValue = ""
+    default: PlainValue = ""
     """Result for any other value. Empty = there is no value, as for a variable that is missing."""
 
     def __post_init__(self) -> None:
@@ -50,6 +51,12 @@ class ValueMap(Settings):
     def reads_response(self) -> bool:
         """Whether it looks up a value that is known in responses only."""
         return any(map(is_of_response, names_in(self.source)))
+
+
+def needed_parameters(table: ValueMap) -> frozenset[str]:
+    """Return the path parameters that a map looks up."""
+    names = (name for name in names_in(table.source) if not is_known(name))
+    return frozenset(name.removeprefix(PARAM_PREFIX) for name in names)
 
 
 def constant_source(source: str) -> str:

@@ -199,7 +199,9 @@ def _check_part(part: Part, compose: Compose, parameters: frozenset[str], maps: 
             wrong = f"not every path of this route has the parameter {format_value(variable.parameter)}"
             hint = suggest(variable.parameter, parameters) if parameters else "expected paths that have it"
             below.report(wrong, hint, at_key=False)
-        elif variable.name.startswith((MAP_PREFIX, RESPONSE_PREFIX)) and (problem := maps.problem_of(variable.name)):
+        elif variable.name.startswith((MAP_PREFIX, RESPONSE_PREFIX)) and (
+            problem := maps.with_parameters(parameters).problem_of(variable.name)
+        ):
             below.report(*problem, at_key=False)
     if part.default is not None and not part.default.startswith("{"):
         at.below("default").report("the default is no object", "expected one such as {}", at_key=False)

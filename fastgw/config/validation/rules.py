@@ -45,7 +45,7 @@ from fastgw.config.validation.listener_protocols import (
     targets_of_one_protocol,
 )
 from fastgw.config.validation.tls import served_tls_that_works, tls_that_works
-from fastgw.config.validation.value_maps import known_maps
+from fastgw.config.validation.value_maps import known_maps, parameters_anywhere, parameters_of
 from fastgw.consumers.credentials import NOUNS, CredentialKind, marks_of, scope_of
 from fastgw.http.field_names import READ_IN_REQUESTS
 from fastgw.http.http1.llhttp import knows_method
@@ -420,7 +420,7 @@ def _check_parameters(
         if name in known or name in fixed:
             continue
         if name.startswith((MAP_PREFIX, RESPONSE_PREFIX)):
-            if (problem := maps.problem_of(name)) is not None:
+            if (problem := maps.with_parameters(known).problem_of(name)) is not None:
                 location.report(*problem, at_key=False)
             continue
         if "." in name or name in FIXED:
@@ -486,7 +486,7 @@ def responses_that_are_no_scripts(merged: Merged) -> None:
         except ValueError:
             continue  # reported with the paths
         known = frozenset.intersection(*held) if held else frozenset()
-        _check_maps(respond, location.below("respond"), maps)
+        _check_maps(respond, location.below("respond"), maps.with_parameters(known))
         inserted = next((match[0] for match, _ in inserted_values(respond.body, known)), None)
         content_type = next((each for name, each in respond.headers.items() if name.lower() == "content-type"), "")
         if inserted and content_type is not BROKEN and _ACTIVE.search(content_type) is not None:
@@ -508,15 +508,11 @@ def sources_of_maps(merged: Merged) -> None:
     """Check the variables that the gateway's maps look up: each map may be used on any route."""
     if not merged.maps["maps"]:
         return
-    known = KnownNames(_parameters_anywhere(merged))
+    known = KnownNames(parameters_anywhere(merged))
     for location, _, table in merged.whole("maps"):
         for name in names_in(table.source) if is_whole(table) else ():
             if (problem := known.problem_of(name, in_response=True)) is not None:
                 location.below("source").report(*problem, at_key=False)
-
-
-def _parameters_anywhere(merged: Merged) -> frozenset[str]:
-    return frozenset().union(*(_parameters(route.paths) for _, route in merged.routes()))
 
 
 def values_of_requests_that_there_are(merged: Merged) -> None:
@@ -529,12 +525,12 @@ def values_of_requests_that_there_are(merged: Merged) -> None:
         unknown_names = getattr(getattr(use, "settings", None), "unknown_names", None)
         if unknown_names is not None:
             if paths is not None:
-                known = _parameters(paths)
+                known = parameters_of(paths)
             else:
                 if anywhere is None:
-                    anywhere = _parameters_anywhere(merged)
+                    anywhere = parameters_anywhere(merged)
                 known = anywhere
-            for steps, wrong, expected in unknown_names(KnownNames(known | maps.names, maps.of_responses)):
+            for steps, wrong, expected in unknown_names(maps.with_parameters(known)):
                 location.below(*steps).report(wrong, expected, at_key=False)
 
 
@@ -588,17 +584,6 @@ def stores_of_filters(merged: Merged) -> None:
             if name not in known:
                 wrong = f"unknown cache store {format_value(name)}"
                 location.below(key).report(wrong, suggest(name, known), at_key=False)
-
-
-def _parameters(paths: Any) -> frozenset[str]:
-    """Return the names of the parameters in paths; invalid paths are skipped."""
-    names: set[str] = set()
-    for _, path in _whole(() if paths is BROKEN else paths):
-        if "{" not in path and "<" not in path:  # no segment has a parameter, and no group a name
-            continue
-        with suppress(ValueError):
-            names.update(patterns.parse_path(path).names)
-    return frozenset(names)
 
 
 def raw_paths_are_not_rewritten(merged: Merged) -> None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, ClassVar, Final, Literal
 
+from fastgw.config.base.route_patterns import PORT
 from fastgw.config.base.value_types import Duration, Notation, check_no_user, parse_method, parse_token
 from fastgw.config.settings.gateway import Some
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Reply, ResponseLines, SentFields
@@ -16,7 +17,7 @@ REMEMBERED: Final = 1024
 """Maximum number of origins that match a pattern whose headers are cached."""
 
 _HOST: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\]"
-_ORIGIN: Final = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://(\*\.)?({_HOST})(?::([0-9]{{1,5}}))?")
+_ORIGIN: Final = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://(\*\.)?({_HOST})(?::({PORT}))?")
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 _ANY_LABELS: Final = "(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?[.])+"
 _SPOKEN: Final = b" cors"

@@ -183,7 +183,8 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
         own = frozenset(MAP_PREFIX + name for name in self.maps)
         sound = {name: table for name, table in self.maps.items() if is_whole(table)}
         late = frozenset(MAP_PREFIX + name for name, table in sound.items() if table.reads_response)
-        within = KnownNames(known.names | own, known.of_responses - own | late)
+        needed = {name: each for name, each in known.needed.items() if name not in own}
+        within = KnownNames(known.names | own, known.of_responses - own | late, needed)
         texts = [
             ((side, edit, field), text, side == "response")
             for side, edits in (("request", self.request), ("response", self.response))

@@ -13,12 +13,11 @@ from fastgw.config.base.problems import Path as Steps
 from fastgw.config.base.problems import format_value
 from fastgw.config.base.settings_base import Json, SettingsErrors
 from fastgw.config.base.value_templates import KnownNames
-from fastgw.config.base.value_types import Duration, Size, Statuses
+from fastgw.config.base.value_types import Duration, PlainValue, Size, Statuses
 from fastgw.config.settings.gateway import NONE, Route, Settings
 from fastgw.filters.api import (
     Env,
     Exchange,
-    FieldValue,
     Filter,
     Hooks,
     Outcome,
@@ -237,7 +236,7 @@ class BodyChange(Settings):
     expressions look at the result of `json` or `template`. An element with the attribute `each`, an expression, is
     repeated for each element of the array; expressions within it look at that element. Values are escaped; a missing
     attribute is left out."""
-    content_type: FieldValue | None = None
+    content_type: PlainValue | None = None
     """Content type of the result. null = that of `output`; unchanged if it is also the `input`."""
     max_bytes: Annotated[Size, Meta(ge=1, le=_MOST_OFFLOADED)] = MOST_INLINE
     """Maximum size of a body, which is held until it is complete, or of one line or event (at most 128 KiB). A longer
