@@ -58,7 +58,8 @@ def type_called(name: str, filter_types: Mapping[str, type]) -> type:
         if package:
             raise UnknownType(wrong, f"the package {package} has it: add it to `{KEY}`")
         if "." in name:
-            raise UnknownType(wrong, 'a class is written as "package.module:Class"')
+            module, _, class_name = name.rpartition(".")
+            raise UnknownType(wrong, f'a class is written as "package.module:Class", here "{module}:{class_name}"')
     here = FILTERS.get(name, name)
     raise UnknownType(wrong, here if is_advice(here) else suggest(here, filter_types))
 

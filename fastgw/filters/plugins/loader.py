@@ -59,13 +59,28 @@ class FilterTypes(Types):
         made._packages = tuple(dict.fromkeys((*self._packages, *packages)))
         types = dict(self._types)
         wrong = {}
-        for package in dict.fromkeys(packages):
-            try:
-                types |= _offered(package, types)
-            except UnknownType as error:
-                wrong[package] = error
+        for offers in (_offered, self._in_module):  # entry points take precedence
+            for package in dict.fromkeys(packages):
+                try:
+                    types |= {} if package in wrong else offers(package, types)
+                except UnknownType as error:
+                    wrong[package] = error
         made._types = MappingProxyType(types)
         return made, wrong
+
+    def _in_module(self, package: str, known: Mapping[str, type[Filter]]) -> Mapping[str, type[Filter]]:
+        """Return the filters of a module without entry points, by the names that they declare. One with the name of
+        another package's filter is used as a class. Raises `UnknownType`.
+        """
+        if not package.isidentifier() or any(_is_of(each, package) for each in metadata.entry_points(group=GROUP)):
+            return {}
+        offered: dict[str, type[Filter]] = {}
+        for class_name in _filters_in(package) if find_spec(package) is not None else ():
+            found = _imported(package, class_name, "")
+            _check_free(found.type_name, self._built_in, offered)
+            if found.type_name not in known:
+                offered[found.type_name] = found
+        return offered
 
     def of_class(self, name: str) -> type[Filter]:
         if name not in self._classes:
@@ -94,14 +109,33 @@ def _offered(package: str, known: Mapping[str, type[Filter]]) -> Mapping[str, ty
         raise UnknownType(f"package {format_value(package)} is not installed", expected)
     offered: dict[str, type[Filter]] = {}
     for point in points:
-        if (same := known.get(point.name) or offered.get(point.name)) is not None:
-            owner = same.__module__.partition(".")[0]
-            raise UnknownType(
-                f"its filter {format_value(point.name)} has the name of a filter of {format_value(owner)}"
-            )
+        _check_free(point.name, known, offered)
         module, _, class_name = point.value.partition(":")
         offered[point.name] = _imported(module.strip(), class_name.partition("[")[0].strip(), point.name)
     return offered
+
+
+def _check_free(name: str, *known: Mapping[str, type[Filter]]) -> None:
+    """Raise `UnknownType` if there is a filter with this name."""
+    same = next((types[name] for types in known if name in types), None)
+    if same is not None:
+        owner = same.__module__.partition(".")[0]
+        raise UnknownType(f"its filter {format_value(name)} has the name of a filter of {format_value(owner)}")
+
+
+def _filters_in(package: str) -> list[str]:
+    """Return the names of the filter classes that a module or package has, and that are its own: classes with a phase,
+    which bases of others have not. Raises `UnknownType`.
+    """
+    own = {
+        each: name
+        for name, each in reversed(vars(_module(package)).items())  # an alias follows its class
+        if isinstance(each, type)
+        and issubclass(each, Filter)
+        and hasattr(each, "phase")
+        and f"{each.__module__}.".startswith(f"{package}.")
+    }
+    return [*own.values()]
 
 
 def _is_of(point: metadata.EntryPoint, package: str) -> bool:
@@ -146,15 +180,7 @@ def _normal(name: str) -> str:
 def _imported(module: str, class_name: str, name: str) -> type[Filter]:
     """Import a filter class. `name`: its required name; "" = any. Raises `UnknownType`."""
     where = f"{module}:{class_name}"
-    try:
-        found: Any = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        missing = (
-            "" if error.name and f"{module}.".startswith(f"{error.name}.") else f": it needs {format_value(error.name)}"
-        )
-        raise UnknownType(f"there is no module {format_value(module)}{missing}") from error
-    except (Exception, SystemExit) as error:  # the edge of third-party code: its exception is reported
-        raise UnknownType(f"{format_value(module)} cannot be imported: {_error_text(error)}") from error
+    found: Any = _module(module)
     try:
         for part in class_name.split("."):
             found = getattr(found, part)
@@ -165,6 +191,19 @@ def _imported(module: str, class_name: str, name: str) -> type[Filter]:
     _check(found, where, name)
     filter_type: type[Filter] = found
     return filter_type
+
+
+def _module(module: str) -> Any:
+    """Import a module. Raises `UnknownType`."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (
+            "" if error.name and f"{module}.".startswith(f"{error.name}.") else f": it needs {format_value(error.name)}"
+        )
+        raise UnknownType(f"there is no module {format_value(module)}{missing}") from error
+    except (Exception, SystemExit) as error:  # the edge of third-party code: its exception is reported
+        raise UnknownType(f"{format_value(module)} cannot be imported: {_error_text(error)}") from error
 
 
 def _check(found: Any, where: str, name: str) -> None:

@@ -54,6 +54,16 @@ def test_an_entry_point_is_a_type_like_any_other(folder: Path, package: str) -> 
     assert made.extensions == (package,)
 
 
+def test_a_module_without_entry_points_offers_its_classes_by_their_names(folder: Path) -> None:
+    (folder / "mine.py").write_text(FILTER.replace("Greeting", "Mine").replace('"greeting"', '"mine"'))
+    made = loaded("extensions: [mine]\nfilters: {mine: {word: hi}, again: {type: mine}, third: {type: 'mine:Mine'}}\n")
+    assert [use.settings.word for use in made.filters.values()] == ["hi", "hello", "hello"]
+    (folder / "taken.py").write_text(FILTER.replace('"greeting"', '"size"'))
+    assert wrong("extensions: [taken]\n") == [
+        '3:14: extensions[0]: its filter "size" has the name of a filter of "fastgw"'
+    ]
+
+
 def test_settings_of_an_extension_pass_between_processes(folder: Path) -> None:
     made = loaded("extensions: [fastgw-greeting]\nfilters: {greeting: {word: hi}}\n")
     assert decode(encode(made), config.Config, TYPES.built_in) == made
@@ -83,7 +93,7 @@ def test_nothing_is_imported_that_is_not_named(folder: Path) -> None:
     ]
     assert wrong("filters: {greeting: {type: greeting_filter.Greeting}}\n") == [
         '3:28: filters.greeting.type: unknown filter type "greeting_filter.Greeting"; '
-        'a class is written as "package.module:Class"'
+        'a class is written as "package.module:Class", here "greeting_filter:Greeting"'
     ]
     assert wrong('filters: {a: {type: "greeting_filter:Greeting"}}\n') == [
         '3:21: filters.a.type: "greeting_filter:Greeting" is of the package "greeting_filter"; '
