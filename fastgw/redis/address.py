@@ -49,4 +49,4 @@ def check_redis(url: str) -> None:
     parse_redis(url)
     for package in ("redis", "aiocache"):
         if find_spec(package) is None:
-            raise ValueError(f"the package {package} is missing; install fastgw[redis]")
+            raise ValueError(f"the package {package} is missing; pip install 'fastgw[redis]'")

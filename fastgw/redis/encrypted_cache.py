@@ -102,7 +102,7 @@ class EncryptedRedisCache:
         try:
             from fastgw.redis import cache_client
         except ImportError as error:
-            raise ValueError(f"the package {error.name} is missing; install fastgw[redis]") from error
+            raise ValueError(f"the package {error.name} is missing; pip install 'fastgw[redis]'") from error
         self._library = cache_client
         self._address = address
         self._name_key = derived_key(secret, b"name", purpose)

@@ -35,4 +35,4 @@ def check_url(url: str) -> None:
     """Check the URL. Raises `ValueError` if it is not supported."""
     server_of(url)
     if find_spec("redis") is None or find_spec("hiredis") is None:
-        raise ValueError("the package redis is missing; install fastgw[redis]")
+        raise ValueError("the package redis is missing; pip install 'fastgw[redis]'")

@@ -993,7 +993,7 @@ def test_check_names_the_package_that_is_missing(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "google.protobuf", None)
     told = ended("check", str(file), directory=tmp_path)
     assert told.exit_code == 1
-    assert "the package protobuf is missing; install fastgw[grpc]" in told.output
+    assert "the package protobuf is missing; pip install 'fastgw[grpc]'" in told.output
 
 
 def test_explain_names_the_call(tmp_path: Path) -> None:

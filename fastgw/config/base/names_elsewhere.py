@@ -5,8 +5,8 @@ They are looked up before the nearest name, which for them is a wrong one or non
 a text with blanks.
 """
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 _HEADERS: Final = "filters: {{headers: {{{}: {{set: {{NAME: VALUE}}}}}}}}"
 _PATHS: Final = 'expected "paths", such as `paths: ["/x/*"]`'
@@ -52,20 +52,41 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
 }
 """Unknown keys, by the class of the settings that they stand in."""
 
-VALUES: Final[Mapping[str, Mapping[str, tuple[type, str]]]] = {
+_OF_TARGETS: Final = frozenset(("url", "host", "address", "targets", "servers", "name", "port", "scheme"))
+
+
+def _is_target(value: Any) -> bool:
+    """Whether an object describes a destination, and has no shares of upstreams, which are numbers."""
+    return isinstance(value, dict) and any(
+        key in _OF_TARGETS and not isinstance(each, int | float) for key, each in value.items()
+    )
+
+
+VALUES: Final[Mapping[str, Mapping[str, Sequence[tuple[Callable[[Any], bool], str]]]]] = {
     "Route": {
-        "path": (
-            str,
-            'did you mean "paths", a list such as ["/x"]? expected an object with "forward", "encoded_slash" or "root"',
-        ),
-        "strip_prefix": (bool, 'expected the prefix itself, such as "/api"'),
-        "upstream": (
-            list,
-            "expected one destination: several targets belong in upstreams.NAME.targets, and NAME is the destination",
-        ),
+        "path": [
+            (
+                lambda value: isinstance(value, str | list),
+                'did you mean "paths", a list such as ["/x"]? expected an object with "forward", "encoded_slash" or '
+                '"root"',
+            )
+        ],
+        "strip_prefix": [(lambda value: isinstance(value, bool), 'expected the prefix itself, such as "/api"')],
+        "upstream": [
+            (
+                lambda value: isinstance(value, list),
+                "expected one destination: several targets belong in upstreams.NAME.targets, and NAME is the "
+                "destination",
+            ),
+            (
+                _is_target,
+                'expected the URL itself, such as "http://127.0.0.1:9000", or the name of one of `upstreams`, which '
+                "has all other settings",
+            ),
+        ],
     },
 }
-"""Values of a form that other products have, by class and key: the type of the value, and the advice."""
+"""Values of a form that other products have, by class and key: whether a value has it, and the advice."""
 
 MOST_USED: Final[Mapping[str, tuple[str, ...]]] = {
     "Route": (
@@ -97,6 +118,13 @@ FILTERS: Final[Mapping[str, str]] = {
     "limit_req": "rate_limit",
     **dict.fromkeys(("limit_conn", "inFlightReq"), "concurrency"),
     "auth_basic": "basic_auth",
+    **dict.fromkeys(("oauth", "oauth2", "bearer", "bearer_auth"), 'expected "jwt", "introspection" or "oidc"'),
+    **dict.fromkeys(("api_key", "apikey", "apiKey", "api-key", "key"), "key_auth"),
+    **dict.fromkeys(("acl", "rbac", "authorization", "authz"), "authorize"),
+    **{
+        key: _OF_ROUTE.format(key)
+        for key in ("redirect", "rewrite", "strip_prefix", "add_prefix", "timeout", "retries")
+    },
     "modsecurity": "waf",
     "grpc-gateway": "grpc_transcode",
     "respond": _OF_ROUTE.format("respond"),

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import unquote
@@ -159,9 +159,14 @@ def nearest(name: str, known: Iterable[str], similarity: float = 0.6) -> str | N
     return in_lower_case[near[0]] if near else None
 
 
+def _similarity(compared: SequenceMatcher[str], known: str) -> float:
+    compared.set_seq1(known)
+    return compared.ratio()
+
+
 def suggest(name: str, known: Iterable[str], first: Sequence[str] = (), similarity: float = 0.6) -> str:
-    """Suggest names in place of an unknown one: the nearest known one, or all of them when none is near. `first`: known
-    names to list before the others; `similarity`: as for `nearest`.
+    """Suggest names in place of an unknown one: the nearest known one, or several when none is near, the most similar
+    ones first. `first`: known names to list before the others; `similarity`: as for `nearest`.
     """
     if _hints_left.get() <= 0:
         return ""
@@ -169,6 +174,9 @@ def suggest(name: str, known: Iterable[str], first: Sequence[str] = (), similari
     near = nearest(name, names, similarity)
     if near is not None:
         return f'did you mean "{near}"?'
+    if _NAMES_LISTED < len(names) <= NAMES_COMPARED:
+        compared = SequenceMatcher(None, b=name.lower())
+        names[len(first) :] = sorted(names[len(first) :], key=lambda each: -_similarity(compared, each.lower()))
     listed = ", ".join(f'"{known_name}"' for known_name in names[:_NAMES_LISTED])
     if len(names) > _NAMES_LISTED:
         listed += f" or {len(names) - _NAMES_LISTED} more"

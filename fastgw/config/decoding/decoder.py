@@ -769,8 +769,9 @@ class Structure(Decoder):
         known = self.fields
         other_forms = VALUES.get(self.type.__name__, {})
         for key, inner in value.items():
-            if key in other_forms and isinstance(inner, other_forms[key][0]):
-                reading.report((*path, key), format_value(inner), other_forms[key][1])
+            advice = next((text for is_form, text in other_forms.get(key, ()) if is_form(inner)), None)
+            if advice is not None:
+                reading.report((*path, key), format_value(inner), advice)
             elif key in known:
                 field = known[key]
                 each = field.shape.read(inner, (*path, key), reading)

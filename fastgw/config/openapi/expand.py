@@ -117,7 +117,7 @@ class _Expansion:
                 check_schemas(spec, schemas)
             except ModuleNotFoundError:
                 self.location.below("openapi").report(
-                    "the package jsonschema_rs is missing", "install fastgw[validate]"
+                    "the package jsonschema_rs is missing", "pip install 'fastgw[validate]'"
                 )
                 return
         schemas.report_problems()

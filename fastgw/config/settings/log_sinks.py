@@ -233,7 +233,7 @@ class KafkaSink(Settings):
 
     def __post_init__(self) -> None:
         if find_spec("aiokafka") is None:
-            raise ValueError("the package aiokafka is missing; install fastgw[kafka]")
+            raise ValueError("the package aiokafka is missing; pip install 'fastgw[kafka]'")
         _check_files(self.ca, self.certificate, self.key, "" if self.tls else "`tls` is not")
         if self.sasl is not None and self.sasl.mechanism == "PLAIN" and not self.tls:
             raise ValueError("`sasl.mechanism` PLAIN sends the password itself; expected `tls: true`, or SCRAM-SHA-512")

@@ -271,7 +271,7 @@ def _services(name: str, scheme: str) -> list[dict[str, Any]]:
     try:
         from dns import exception, resolver
     except ImportError as error:
-        raise MissingPackage("SRV records need the package dnspython; install fastgw[dns]") from error
+        raise MissingPackage("SRV records need the package dnspython; pip install 'fastgw[dns]'") from error
     try:
         answers = [*resolver.resolve(name, "SRV", lifetime=TIMEOUT_S)]
     except (exception.DNSException, OSError) as error:

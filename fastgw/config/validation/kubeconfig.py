@@ -19,7 +19,7 @@ def check_kubernetes(settings: Kubernetes | KubernetesProvider, read: Callable[[
     """
     for package in PACKAGES:
         if find_spec(package) is None:
-            raise ValueError(f"the package {package} is missing; install fastgw[kubernetes]")
+            raise ValueError(f"the package {package} is missing; pip install 'fastgw[kubernetes]'")
     if settings.kubeconfig is None:
         if settings.context is not None:
             raise ValueError("`context` needs a `kubeconfig`")

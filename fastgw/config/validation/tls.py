@@ -125,7 +125,7 @@ def _lacks_packages(at: SourceLocation) -> bool:
     """Whether packages for ACME are missing, which is reported."""
     for package in ACME_PACKAGES:
         if find_spec(package) is None:
-            at.report(f"the package {package} is missing", "install fastgw[acme]")
+            at.report(f"the package {package} is missing", "pip install 'fastgw[acme]'")
             return True
     return False
 

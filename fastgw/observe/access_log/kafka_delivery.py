@@ -167,7 +167,7 @@ class KafkaTransport:
         try:
             from aiokafka.errors import MessageSizeTooLargeError
         except ImportError as error:
-            raise Undelivered("the package aiokafka is missing; install fastgw[kafka]", lines) from error
+            raise Undelivered("the package aiokafka is missing; pip install 'fastgw[kafka]'", lines) from error
         sent: list[tuple[bytes, asyncio.Future[Any]]] = []
         refused = 0
         try:

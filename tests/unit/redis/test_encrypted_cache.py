@@ -245,5 +245,5 @@ def test_the_package_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         return real(name, *more)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ValueError, match=r"aiocache is missing; install fastgw\[redis\]"):
+    with pytest.raises(ValueError, match=r"aiocache is missing; pip install 'fastgw\[redis\]'"):
         EncryptedRedisCache(parse_redis("redis://a"), SECRET, b"")

@@ -184,7 +184,7 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
         try:
             import jsonschema_rs  # noqa: F401
         except ModuleNotFoundError as error:
-            raise ValueError("the package jsonschema_rs is missing; install fastgw[validate]") from error
+            raise ValueError("the package jsonschema_rs is missing; pip install 'fastgw[validate]'") from error
         try:
             use = _Validation(env, self)
         except ValueError as error:

@@ -91,7 +91,7 @@ class Compress(Filter, name="compress", phase=Phase.VALIDATE, order=-20):  # typ
         try:
             from fastgw.filters.policies.content_coding.compression import Compression
         except ModuleNotFoundError as error:
-            raise ValueError(f"the package {error.name} is missing; install fastgw[compression]") from error
+            raise ValueError(f"the package {error.name} is missing; pip install 'fastgw[compression]'") from error
         compression = Compression(
             MediaTypes(self.types), self.encodings, self.level, self.min_bytes, self.random_padding
         )

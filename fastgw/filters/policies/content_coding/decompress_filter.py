@@ -35,7 +35,7 @@ class Decompress(Filter, name="decompress", phase=Phase.VALIDATE, order=-10):  #
         try:
             from fastgw.filters.policies.content_coding.decompression import Decompression, codings_of
         except ModuleNotFoundError as error:
-            raise ValueError(f"the package {error.name} is missing; install fastgw[compression]") from error
+            raise ValueError(f"the package {error.name} is missing; pip install 'fastgw[compression]'") from error
         decompression = Decompression(self.encodings, self.max_bytes, self.max_ratio)
         return Hooks(
             request=decompression.request,

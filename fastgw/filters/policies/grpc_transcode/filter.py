@@ -59,7 +59,7 @@ class GrpcTranscode(Filter, name="grpc_transcode", phase=Phase.TRANSFORM, order=
             from fastgw.filters.policies.grpc_transcode.transcoder import Transcoder
             from fastgw.filters.policies.grpc_transcode.transcoding import TranscodingUse
         except ModuleNotFoundError as error:
-            raise ValueError("the package protobuf is missing; install fastgw[grpc]") from error
+            raise ValueError("the package protobuf is missing; pip install 'fastgw[grpc]'") from error
         content = env.read(self.descriptors)
         key = "grpc_transcode", env.reads[self.descriptors], self.services, self.auto_mapping
         try:

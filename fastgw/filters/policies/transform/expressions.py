@@ -30,7 +30,7 @@ def compile_jq(text: str) -> JsonFunction:
     try:
         import jq
     except ModuleNotFoundError as error:
-        raise ValueError("the package jq is missing; install fastgw[jq]") from error
+        raise ValueError("the package jq is missing; pip install 'fastgw[jq]'") from error
     program = jq.compile(text)
 
     def evaluate(body: bytes, variables: Variables) -> bytes:
@@ -85,7 +85,7 @@ def parse_jsonata(text: str) -> Any:
         from jsonata.jexception import JException
         from jsonata.jsonata import Jsonata
     except ModuleNotFoundError as error:
-        raise ValueError("the package jsonata-python is missing; install fastgw[jsonata]") from error
+        raise ValueError("the package jsonata-python is missing; pip install 'fastgw[jsonata]'") from error
     if "$eval" in text:
         raise ValueError("$eval would run data as an expression; expected an expression without it")
     try:

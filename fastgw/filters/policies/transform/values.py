@@ -274,7 +274,7 @@ def compile_expression(text: str) -> Callable[[BodyValues], Node | None]:
         import jmespath
         from jmespath.exceptions import JMESPathError
     except ModuleNotFoundError as error:
-        raise ValueError("the package jmespath is missing; install fastgw[transform]") from error
+        raise ValueError("the package jmespath is missing; pip install 'fastgw[transform]'") from error
     if len(text) > LONGEST_EXPRESSION:
         raise ValueError(f"an expression of {len(text)} characters; expected at most {LONGEST_EXPRESSION}")
     try:

@@ -108,7 +108,7 @@ async def import_library() -> None:
     try:
         await asyncio.to_thread(take)
     except ImportError as error:
-        raise CannotAsk(f"the package {error.name} is missing; install fastgw[kubernetes]") from error
+        raise CannotAsk(f"the package {error.name} is missing; pip install 'fastgw[kubernetes]'") from error
 
 
 class ClusterClient:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import pytest
 
 from fastgw import config
@@ -9,6 +12,7 @@ from fastgw.config.base.names_elsewhere import FILTERS, KEYS, MOST_USED, VALUES,
 from fastgw.config.base.settings_base import Settings
 from fastgw.config.decoding.decoder import fields_of
 from fastgw.filters import TYPES
+from tests.support.table import for_each
 
 HEAD = "version: 1\nlisteners: {main: {address: '127.0.0.1:80'}}\n"
 ROUTE = "routes:\n- name: r\n  upstream: 'http://127.0.0.1:9000'\n"
@@ -30,6 +34,11 @@ def problems(folder, text):
         (
             "path: /x",
             'path: "/x"; did you mean "paths", a list such as ["/x"]? '
+            'expected an object with "forward", "encoded_slash" or "root"',
+        ),
+        (
+            "path: [/x]",
+            'path: a list; did you mean "paths", a list such as ["/x"]? '
             'expected an object with "forward", "encoded_slash" or "root"',
         ),
         (
@@ -94,6 +103,13 @@ def test_keys_of_a_route(tmp_path, setting, advice):
 def test_the_destination_of_a_route_by_another_name_is_not_missing_too(tmp_path, key):
     told = problems(tmp_path, f"{HEAD}routes: [{{name: r, {key}: 'http://a'}}]\n")
     assert told == [f'routes[0].{key}: unknown key; did you mean "upstream"?']
+
+
+@for_each("target", ["{url: 'http://a'}", "{name: a, port: 80}", "{targets: [{url: 'http://a'}]}"])
+def test_an_object_for_the_destination_of_a_route(target):
+    with TemporaryDirectory() as folder:
+        [told] = problems(Path(folder), f"{HEAD}routes: [{{name: r, upstream: {target}}}]\n")
+    assert told.startswith('routes[0].upstream: an object; expected the URL itself, such as "http://127.0.0.1:9000"')
 
 
 def test_several_targets_of_a_route(tmp_path):

@@ -76,4 +76,4 @@ def test_what_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.Monke
         return None if name == package else find_spec(name)
 
     monkeypatch.setattr(kubeconfig, "find_spec", installed)
-    assert f"the package {package} is missing; install fastgw[kubernetes]" in problem(tmp_path, "{}")
+    assert f"the package {package} is missing; pip install 'fastgw[kubernetes]'" in problem(tmp_path, "{}")

@@ -164,7 +164,7 @@ TYPES_OF_MEDIA = "expected a media type in lower case without parameters such as
         (
             "{transform: {response: {json: {set: {f: '{id}'}}}}}",
             "transform.response.json.set.f: unknown variable {id}: no path of this route has such a parameter; "
-            'expected one of "client_ip", ',
+            'expected one of "uuid", ',
         ),
         (
             "{transform: {response: {json: {set: {f: '{hots}'}}}}}",

@@ -42,4 +42,4 @@ def test_what_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(url, "find_spec", absent)
     [problem] = problems(tmp_path, "state: {url: 'redis://a'}")
-    assert "the package redis is missing; install fastgw[redis]" in problem
+    assert "the package redis is missing; pip install 'fastgw[redis]'" in problem

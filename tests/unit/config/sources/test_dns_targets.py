@@ -392,7 +392,7 @@ def test_a_system_without_threads_is_a_failed_lookup(monkeypatch: pytest.MonkeyP
 
 def test_a_missing_package_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dns", None)
-    with pytest.raises(config.ConfigError, match=r"install fastgw\[dns\]"):
+    with pytest.raises(config.ConfigError, match=r"pip install 'fastgw\[dns\]'"):
         loaded(tmp_path, f"{{srv: {NAME}}}")
 
 
