@@ -367,8 +367,8 @@ routes: [{name: all, respond: {body: ok}}]
             assert run("curl", "-s", f"http://{ready['listeners']['main'][0]}/") == "ok"
             assert run("curl", "-s", f"http://{ready['status']}/readyz") == "ready\n"
             told = (tmp_path / "gw.log").read_text()
-            assert f"fastgw: dashboard http://{ready['admin']}/ (token: " in told
-            assert f"fastgw: status http://{ready['status']}/metrics (9902 is taken)\n" in told
+            assert f"dashboard http://{ready['admin']}/ (token: " in told
+            assert f"status http://{ready['status']}/metrics (9902 is taken)\n" in told
 
 
 EXPLAINED = """

@@ -56,7 +56,7 @@ def test_a_token_is_made_told_asked_for_and_removed(tmp_path: Path, runtime: Pat
         assert file.parent == runtime
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert len(gateway.token) == 43
-        line = f"fastgw: dashboard http://{gateway.ready['admin']}/ (token: {file}; fastgw token prints it)\n"
+        line = f"dashboard http://{gateway.ready['admin']}/ (token: {file}; fastgw token prints it)\n"
         gateway.stderr.wait_for(lambda each: each.decode().endswith(line))
         assert gateway.token not in gateway.stderr.text()
         for request in ("GET /status", "GET /metrics", "GET /config", "POST /reload", "POST /drain", "GET /nowhere"):
@@ -119,7 +119,7 @@ def test_a_terminal_alone_shows_the_token_and_not_that_of_a_pod(tmp_path: Path, 
     try:
         with Gateway(config, tmp_path, environment=environment, launcher=launcher) as gateway:
             text = b""
-            while b"fastgw: dashboard " not in text or not text.endswith(b"\n"):
+            while b"dashboard " not in text or not text.endswith(b"\n"):
                 text += os.read(shown, 65_536)
             link = f"dashboard http://{gateway.ready['admin']}/"
             added = f" (token: {gateway.ready['token_file']}; " if in_pod else f"#token={gateway.token}\r\n"
@@ -270,7 +270,7 @@ def test_the_usual_address_gives_way_to_the_next_and_is_registered(tmp_path: Pat
             assert not {*ports.values()} & {9901, 9902}
             assert all(9902 < port < 10_002 for port in ports.values())
             for name, usual in (("dashboard", 9901), ("status", 9902)):
-                line = gateway.stderr.wait_for(lambda line, name=name: f"fastgw: {name} ".encode() in line)
+                line = gateway.stderr.wait_for(lambda line, name=name: line.startswith(f"{name} ".encode()))
                 assert re.search(rf" \({usual} is taken\)$", line.decode().rstrip())
             assert command("reload").returncode == 0
             with connect(gateway.ready["status"]) as plain:

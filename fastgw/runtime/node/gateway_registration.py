@@ -39,7 +39,7 @@ def register(node_state: NodeState, *, is_upgrade: bool = False) -> None:
         except Unregistered as error:
             notice(
                 OperatorEvent.START_WARNING,
-                f"fastgw: warning: not registered, so commands need --admin and --token-file: {error}",
+                f"not registered, so commands need --admin and --token-file: {error}",
             )
     registration = node_state.registration
     if is_upgrade or not begins or registration is None or not node_state.name:
@@ -87,7 +87,7 @@ def write_entry(node_state: NodeState) -> None:
     except OSError as error:
         why = f"{error.filename or registration.path}: {error.strerror}"
         advice = "commands do not find this gateway, or its token, until SIGHUP or another reload has written it"
-        notice(OperatorEvent.START_WARNING, f"fastgw: warning: {why}; {advice}")
+        notice(OperatorEvent.START_WARNING, f"{why}; {advice}")
 
 
 def _registered_again(node_state: NodeState, gone: Registration) -> Registration:
@@ -97,7 +97,7 @@ def _registered_again(node_state: NodeState, gone: Registration) -> Registration
     try:
         created = Registration.create_entry()
     except Unregistered as error:
-        notice(OperatorEvent.START_WARNING, f"fastgw: warning: {gone.path} was removed, and there is no other: {error}")
+        notice(OperatorEvent.START_WARNING, f"{gone.path} was removed, and there is no other: {error}")
         return gone
     created.replace_entry(gone)
     gone.close()

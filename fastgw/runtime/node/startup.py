@@ -118,7 +118,7 @@ def open_own(node_state: NodeState, name: str, settings: Config) -> ListeningEnd
             raise
         if isinstance(error, AddressInUse) and (endpoint := _open_next(node_state, wanted.address)):
             return endpoint
-        text = f"fastgw: warning: no {name} listener: {error}; write {name}: {{address: …}} or {name}: null"
+        text = f"no {name} listener: {error}; write {name}: {{address: …}} or {name}: null"
         notice(OperatorEvent.LISTENER_LEFT_OUT, text)
         return None
 
@@ -145,15 +145,15 @@ def warn(node_state: NodeState, *, again: bool = False) -> None:
     lacking = (f"listeners.{name}: {why}" for name, why in reasons if why is not None)
     for warning in (limit, compiled.warning(), *lacking):
         if warning is not None:
-            notice(OperatorEvent.START_WARNING, f"fastgw: warning: {warning}")
+            notice(OperatorEvent.START_WARNING, warning)
     for line in node_state.passed.unclaimed():
-        notice(OperatorEvent.START_WARNING, f"fastgw: warning: {line}")
+        notice(OperatorEvent.START_WARNING, line)
 
 
 def close_unused(node_state: NodeState, endpoints: Iterable[ListeningEndpoint]) -> None:
     """Close endpoints that the active generation does not use; log the sockets that the service manager keeps open."""
     for each in node_state.close_endpoints(endpoints):
-        notice(OperatorEvent.START_WARNING, f"fastgw: warning: {unclaimed_line(each)}")
+        notice(OperatorEvent.START_WARNING, unclaimed_line(each))
 
 
 def close_node_state(node_state: NodeState) -> None:

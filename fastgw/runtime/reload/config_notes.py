@@ -49,4 +49,4 @@ def new_among(notes: Iterable[Problem], known: Collection[str]) -> list[Problem]
 def log_notes(notes: Sequence[Problem]) -> None:
     """Log the notes."""
     for note in notes:
-        notice(OperatorEvent.CONFIG_NOTE, f"note: {note}")
+        notice(OperatorEvent.CONFIG_NOTE, str(note))

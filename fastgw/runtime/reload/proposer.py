@@ -830,7 +830,7 @@ class Proposer:
         self._withhold({**stay, **loaded.withheld})
         warnings = renamed(self.config, held, taken)
         for why in dict.fromkeys(warnings.values()):
-            notice(OperatorEvent.FILE_WARNING, f"warning: {why}")
+            notice(OperatorEvent.FILE_WARNING, why)
         stay = {file: why for file, why in self.warnings.items() if taken.get(file) == held.get(file)}
         self.warnings = {**stay, **warnings}
         self.on_change(before, accepted)

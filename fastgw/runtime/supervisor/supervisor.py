@@ -731,7 +731,7 @@ class Supervisor:
 
     def _tell_own_addresses(self) -> None:
         for line in own_addresses(self._node_state):
-            notice(OperatorEvent.LISTENING, f"fastgw: {line}")
+            notice(OperatorEvent.LISTENING, line)
 
     def _resize(self) -> None:
         node_state, wanted = self._node_state, self._node_state.sealed.accepted.workers

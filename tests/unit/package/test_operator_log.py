@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +16,7 @@ from unittest import mock
 
 import pytest
 
+import fastgw
 from fastgw import operator_log
 from fastgw.config.settings.gateway import Log
 from fastgw.operator_events import OperatorEvent
@@ -133,3 +136,20 @@ def test_of_many_kinds_those_that_are_too_many_are_one(monkeypatch: pytest.Monke
     for number in range(RareNotice.KINDS + 5):
         complain(OperatorEvent.CONNECTION_REFUSED, f"{number}", f"{number}")
     assert told == [f"{number}" for number in range(RareNotice.KINDS + 1)]
+
+
+def test_the_text_of_a_line_begins_with_nothing_that_the_line_has() -> None:
+    """Level, event and program are written before each text."""
+    said = re.compile(r"(fastgw|debug|info|note|warning|error)\s*:", re.IGNORECASE)
+    twice = []
+    for file in Path(fastgw.__file__).parent.rglob("*.py"):
+        source = file.read_text()
+        for call in ast.walk(ast.parse(source)) if "OperatorEvent." in source else ():
+            if not isinstance(call, ast.Call) or len(call.args) < 2:
+                continue
+            event, text = call.args[:2]
+            start = text.values[0] if isinstance(text, ast.JoinedStr) and text.values else text
+            is_event = isinstance(event, ast.Attribute) and ast.unparse(event.value) == "OperatorEvent"
+            if is_event and isinstance(start, ast.Constant) and said.match(str(start.value)):
+                twice.append(f"{file.name}:{call.lineno}: {start.value}")
+    assert twice == []

@@ -498,7 +498,7 @@ def test_a_default_address_that_is_taken_is_left_for_the_next_port_or_tried_agai
         monkeypatch.setattr(startup, "PORTS_TRIED", 0)
         node.change(more=more)
         (left_out,) = [each for each in messages(capfd.readouterr().err) if "status" in each]
-        assert left_out.startswith("fastgw: warning: no status listener: cannot listen on")
+        assert left_out.startswith("no status listener: cannot listen on")
         monkeypatch.setattr(startup, "PORTS_TRIED", 1)
         node.change(3, more=more)
         assert "no status listener" not in capfd.readouterr().err

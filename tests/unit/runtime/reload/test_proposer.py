@@ -322,9 +322,9 @@ async def test_what_is_worth_knowing_is_told_where_it_begins_to_be_so(control, c
     control.write_text("filters: {key_auth: {}}")
     dry = await control.proposer.apply(control.text.encode(), ".yaml", dry_run=True)
     assert [f"{each.path}: {each.wrong}" for each in dry.notes] == told
-    assert "note: " not in capfd.readouterr().err
+    assert "config_note" not in capfd.readouterr().err
     assert await control.noted() == told
-    assert messages(capfd.readouterr().err) == [f"note: {control.file}:7:11: {told[0]}"]
+    assert messages(capfd.readouterr().err) == [f"{control.file}:7:11: {told[0]}"]
     control.write_text("# moved\n\nfilters: {key_auth: {}}")
     assert await control.noted() == []
     control.write_text("filters: {key_auth: {}, again: {type: key_auth}}")
@@ -332,7 +332,7 @@ async def test_what_is_worth_knowing_is_told_where_it_begins_to_be_so(control, c
     control.write_text("")
     assert await control.noted() == []
     (again,) = messages(capfd.readouterr().err)
-    assert again.startswith("note: ")
+    assert again.startswith(f"{control.file}:")
     control.write_text("filters: {key_auth: {}}")
     assert await control.noted() == told
 
@@ -343,7 +343,7 @@ async def test_of_many_notes_some_are_told_and_how_many_more_there_are(control, 
     control.write_text("filters: {" + ", ".join(f"k{number}: {limit % number}" for number in range(100)) + "}")
     notes = await control.noted()
     assert (len(notes), notes[-1]) == (21, ": and 80 more; `fastgw check` lists them")
-    assert [each[:6] for each in messages(capfd.readouterr().err)] == ["note: "] * 21
+    assert len(messages(capfd.readouterr().err)) == 21
 
 
 @on_loop
@@ -353,7 +353,7 @@ async def test_what_the_supervisor_refuses_is_not_noted(control, capfd):
     await control.proposal()
     control.answer(1, "worker 1: no memory")
     assert (await asking).notes == ()
-    assert "note: " not in capfd.readouterr().err
+    assert "config_note" not in capfd.readouterr().err
     assert len(await control.noted()) == 1
 
 
