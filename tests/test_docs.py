@@ -11,10 +11,12 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -104,7 +106,9 @@ def test_make_has_what_it_is_asked_for():
 
 @for_each("file", CONFIGURATIONS)
 def test_every_configuration_is_good(file):
-    checked = ended("check", file, directory=ROOT)
+    with TemporaryDirectory() as folder:  # nobody else reads the secrets here: git keeps no modes of files
+        shutil.copytree(ROOT / "examples", Path(folder, "examples"))
+        checked = ended("check", file, directory=Path(folder) if file.startswith("examples/") else ROOT)
     if file == "examples/discovery.yaml":  # whose registries do not run here
         *notes, last = checked.stdout.splitlines()
         assert (checked.exit_code, last) == (0, f"{file}: configuration is valid, with notes above")

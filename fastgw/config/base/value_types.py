@@ -921,8 +921,11 @@ class FileName:
     """Whether it names a directory."""
     is_schema: bool = False
     """Whether it has a JSON Schema, whose misspelt keywords are noted."""
+    is_secret: bool = False
+    """Whether it is a private key, which other users must not be able to read."""
 
 
 ReadableFile = Annotated[str, FileName()]
+KeyFile = Annotated[str, FileName(is_secret=True)]
 SchemaFile = Annotated[str, FileName(is_schema=True)]
 LogSink = Annotated[str, FileName(readable=False, words=("stdout",))]

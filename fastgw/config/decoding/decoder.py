@@ -99,6 +99,11 @@ class Reading:
         """Note what is probably a mistake at a key, but not an error."""
         self.notes[path] = self.document.problem(path, wrong, expected, at_key=True)
 
+    def note_exposure(self, file: str, path: Path) -> None:
+        """Note a secret that other users can read or replace."""
+        if why := self.files.exposure(file):
+            self.notes[path] = self.document.problem(path, why)
+
     def note_keyword(self, path: Path, meant: str) -> None:
         """Note a misspelt keyword of a JSON Schema in this file."""
         self.note(path, UNKNOWN_KEYWORD, _did_you_mean(meant))
@@ -378,6 +383,8 @@ class File(Decoder):
                 return reading.report(path, f"{format_value(value)} {flaw.wrong}", "expected a readable file")
         if self.name.is_schema:
             self._note_keywords(absolute, path, reading)
+        if self.name.is_secret:
+            reading.note_exposure(absolute, path)
         return absolute
 
     def refuse(self, value: Any, path: Path, reading: Reading) -> Broken:
@@ -471,6 +478,7 @@ class Hidden(Decoder):
             content = reading.files.read(secret.file)
         except SyntaxProblem as flaw:
             return reading.report(path, f"{shown_file(secret.file)} {flaw.wrong}", "expected a secret")
+        reading.note_exposure(secret.file, path)
         return self._with_value(secret, lambda: secret_in(secret.file, content), path, reading)
 
     def _with_value(self, secret: Secret, value: Callable[[], str], path: Path, reading: Reading) -> Any:

@@ -17,6 +17,7 @@ from fastgw.config.base.value_types import (
     FileName,
     HostName,
     Identity,
+    KeyFile,
     Name,
     ReadableFile,
     Segment,
@@ -107,7 +108,7 @@ class EgressCredentials(Settings):
     """Redis in which nodes share tokens, encrypted, for `oauth2` and `oauth2_mtls`."""
     certificate: ReadableFile | None = None
     """PEM file with the client certificate and its chain, for `certificate` and `oauth2_mtls`."""
-    key: ReadableFile | None = None
+    key: KeyFile | None = None
     """PEM file with the key of `certificate`."""
 
     secret_files_later = True

@@ -44,6 +44,7 @@ from fastgw.config.base.value_types import (
     HostName,
     HttpVersion,
     Identity,
+    KeyFile,
     ListenAddress,
     LogSink,
     Method,
@@ -206,7 +207,7 @@ class ServerCertificate(Settings):
 
     certificate: ReadableFile | None = None
     """PEM file with the certificate and its chain."""
-    key: ReadableFile | None = None
+    key: KeyFile | None = None
     """PEM file with the certificate's private key, without a password."""
     hosts: Some[ServerNamePattern] = ()
     """Server names (SNI) that the certificate is for, in place of those in it: `api.example.com`, or `*.example.com`

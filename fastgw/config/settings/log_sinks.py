@@ -15,6 +15,7 @@ from fastgw.config.base.value_types import (
     Endpoint,
     EndpointUrl,
     FileName,
+    KeyFile,
     Notation,
     ReadableFile,
     Size,
@@ -118,7 +119,7 @@ class HttpSink(Settings):
     certificate: ReadableFile | None = None
     """PEM file with the client certificate and its chain. Needs `key`. Renewed files are used from the next connection
     on."""
-    key: ReadableFile | None = None
+    key: KeyFile | None = None
     """PEM file with the private key of the client certificate, without a passphrase. Needs `certificate`."""
     timeout: Duration = 10.0
     """Timeout for connecting, and for the whole response to a batch."""
@@ -222,7 +223,7 @@ class KafkaSink(Settings):
     """Certificates of the authorities that are trusted, in PEM. null = those of the system."""
     certificate: ReadableFile | None = None
     """PEM file with the client certificate and its chain. Needs `key`."""
-    key: ReadableFile | None = None
+    key: KeyFile | None = None
     """PEM file with the private key of the client certificate, without a passphrase. Needs `certificate`."""
     sasl: KafkaSasl | None = None
     """Authentication. null = none."""

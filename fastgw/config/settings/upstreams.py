@@ -16,6 +16,7 @@ from fastgw.config.base.value_types import (
     FieldName,
     HostHeader,
     HostName,
+    KeyFile,
     Percent,
     PlainValue,
     ReadableFile,
@@ -381,7 +382,7 @@ class UpstreamTls(Settings):
     `DNS:a.example.com`. Left out = the certificate has to be valid for `server_name`."""
     certificate: ReadableFile | None = None
     """PEM file with the client certificate and its chain. Needs `key`."""
-    key: ReadableFile | None = None
+    key: KeyFile | None = None
     """PEM file with the private key of the client certificate. Needs `certificate`."""
     min_version: VersionName = "1.2"
     """Minimum version of TLS. `1.0` and `1.1` are for targets that cannot be replaced."""

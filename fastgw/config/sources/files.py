@@ -11,6 +11,7 @@ from typing import Final
 from fastgw.config.base.problems import shown_file
 from fastgw.config.formats.positions import OUT_OF, MissingPackage, OutOfResources, SyntaxProblem
 from fastgw.config.sources.dns_targets import UNKNOWN, begin_lookups, is_lookup, looked_up
+from fastgw.config.sources.file_exposure import exposure
 from fastgw.config.sources.followed_files import NO_REMOTES, is_discovered, is_followed
 from fastgw.config.sources.include_globs import Search
 from fastgw.config.sources.virtual_files import (
@@ -155,6 +156,10 @@ class Disk:
         """Set the content of a derived file."""
         self._held[name] = content
 
+    def exposure(self, name: str) -> str:
+        """Return what other users can do with a file; "" = nothing."""
+        return "" if name in self._instead else exposure(name)
+
     def why_no_folder(self, name: str) -> str:
         """Return the reason why a folder cannot be listed; "" = it can."""
         return why_no_folder(name)
@@ -223,6 +228,9 @@ class Memory:
         if len(self.contents_read[name]) > LARGEST:
             raise SyntaxProblem(_TOO_LONG.format(LARGEST // 1024**2))
         return self.contents_read[name]
+
+    def exposure(self, name: str) -> str:
+        return ""
 
     def why_no_folder(self, name: str) -> str:
         """Return "": whether the folder could be listed is not recorded, only its matches."""

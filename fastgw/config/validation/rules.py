@@ -32,7 +32,7 @@ from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.egress import Kubernetes, Kyma, Providers
 from fastgw.config.settings.gateway import AccessLog, Config, Route, Variant
 from fastgw.config.settings.kubernetes import KubernetesProvider
-from fastgw.config.settings.secrets import SecretError, secret_in
+from fastgw.config.settings.secrets import Secret, SecretError, secret_in
 from fastgw.config.settings.upstreams import SHORTEST_KEY, Retries
 from fastgw.config.settings.value_maps import is_whole
 from fastgw.config.validation.composition import composed_routes, events_have_upstreams, functions_have_upstreams
@@ -219,6 +219,15 @@ def admin_is_guarded(merged: Merged) -> None:
             wrong = f"{admin.address} is reachable from other machines"
             expected = "expected a `token`, or `tls` with `client_auth: {mode: required, …}`"
             location.below("address").report(wrong, expected, at_key=False)
+
+
+def admin_token_is_private(merged: Merged) -> None:
+    """Check that no other user of the machine can read or replace the token of the admin API, which may change all."""
+    for location, admin in merged.single_entry("admin"):
+        secret = None if admin is BROKEN else admin.token
+        if isinstance(secret, Secret) and secret.file and (why := location.reading.files.exposure(secret.file)):
+            at = location.below("token", *location.below("token").raw)
+            at.report(why, "expected a token of the gateway's user or group alone", at_key=False)
 
 
 def routes_have_their_own_names(merged: Merged) -> None:
@@ -724,6 +733,7 @@ RULES: Final[tuple[Rule, ...]] = (
     tls_that_works,
     served_tls_that_works,
     admin_is_guarded,
+    admin_token_is_private,
     state_that_works,
     redis_tiers_with_state,
     kubernetes_that_can_be_asked,

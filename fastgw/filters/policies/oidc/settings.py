@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from fastgw.config.base.settings_base import Renamed
-from fastgw.config.base.value_types import Duration, FieldName, Notation, ReadableFile, Size, check_no_user
+from fastgw.config.base.value_types import Duration, FieldName, KeyFile, Notation, Size, check_no_user
 from fastgw.config.settings.gateway import NONE, Settings, Some
 from fastgw.config.settings.secrets import Secret
 from fastgw.filters.policies.jwt import ClaimName, Scope
@@ -116,7 +116,7 @@ class Login(Settings):
     """Client id of the gateway at the provider."""
     client_secret: Secret | None = None
     """Client secret of the gateway. null = none, or `client_key`."""
-    client_key: ReadableFile | None = None
+    client_key: KeyFile | None = None
     """Private key (PEM), for `client_auth: private_key_jwt`."""
     client_auth: Literal["basic", "post", "private_key_jwt", "none"] = "basic"
     """Authentication of the gateway to the provider (OpenID Connect Core section 9); `none` = PKCE only."""
