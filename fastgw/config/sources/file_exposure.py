@@ -1,7 +1,8 @@
 """Exposure of secrets and private keys: files that every user of the machine can read or replace.
 
 Rule: only what is certain. A group may be the gateway's own, and is not judged; a folder that others cannot enter hides
-its files; a Secret of Kubernetes or Docker is mounted readable, into a container that has no other users.
+its files; a Secret of Kubernetes or Docker is mounted readable, into a container that has no other users, as a folder
+with a link of kubelet or as a file of another device than its folder.
 """
 
 import os
@@ -21,12 +22,13 @@ def exposure(name: str) -> str:
         return ""
     try:
         real = os.path.realpath(name)
-        mode = os.stat(real).st_mode
-        if not all(os.stat(each).st_mode & stat.S_IXOTH for each in _folders(real)):
+        here, beside = os.stat(real), os.stat(os.path.dirname(real))
+        is_hidden = not all(os.stat(each).st_mode & stat.S_IXOTH for each in _folders(real))
+        if is_hidden or here.st_dev != beside.st_dev:
             return ""
-        above = os.stat(os.path.dirname(real)).st_mode
     except OSError:
         return ""
+    mode, above = here.st_mode, beside.st_mode
     if mode & stat.S_IWOTH:
         return "every user can write to it: chmod o= on the file"
     if above & stat.S_IWOTH and not above & stat.S_ISVTX:
