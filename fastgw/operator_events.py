@@ -61,6 +61,7 @@ class OperatorEvent(Enum):
     OCSP_RESPONSE_BACK = INFO, "The OCSP response for a certificate was renewed again."
     # clients
     CONNECTION_REFUSED = WARNING, "A client connection was refused."
+    CONNECTION_EVICTED = WARNING, "An idle client connection was closed to make room for another one."
     TLS_HANDSHAKE_FAILED = WARNING, "A client's TLS handshake failed or was aborted."
     # upstreams
     TARGET_FAILED = WARNING, "A target could not be connected to."

@@ -24,6 +24,7 @@ from fastgw.downstream.tls.on_demand import OnDemandCertificates
 from fastgw.downstream.trusted_proxies import reserved_fields
 from fastgw.downstream.udp.sessions import UdpSession, UdpSessions
 from fastgw.errors import Fault
+from fastgw.eventloop.idle_order import Evicted, IdleOrder
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Chain, Route
@@ -40,6 +41,8 @@ from fastgw.shm.node_limits import AddressLimit, NodeLimit
 from fastgw.sync.ocsp_responses import NO_RESPONSES, read
 from fastgw.upstream.connections.pool_limit import LocalLimit, PoolLimit
 
+UNIX_SOCKET: Final = "unix:"
+"""Address of clients of a unix socket."""
 NOTIFIED_AT_ONCE: Final = 256
 """Maximum number of connections per iteration of the event loop that are notified of a removed or changed listener."""
 
@@ -207,12 +210,15 @@ class Server:
         "date_line",
         "drained",
         "draining",
+        "evicted",
         "finish",
         "handshakes",
         "header_bytes",
         "header_count",
+        "idle",
         "keepalive",
         "on_demand",
+        "session_address_limit",
         "session_limit",
         "shaken",
         "timeouts",
@@ -231,17 +237,23 @@ class Server:
         shaken: memoryview | list[int] | None = None,
         seeds: TicketKeySeeds | None = None,
         session_limit: PoolLimit | None = None,
+        evicted: memoryview | list[int] | None = None,
+        session_address_limit: AddressLimit | None = None,
     ) -> None:
         """`shaken`: counters of TLS handshakes, one for each `HandshakeOutcome`. `seeds`: seeds of the keys of session
         tickets; None: the keys are valid in this process only. `session_limit`: the node's limit of UDP sessions; None:
-        this worker has all of it."""
+        this worker has all of it. `evicted`: counters of connections that were closed for others, by `Evicted`."""
         self.worker_loop = worker_loop
         self.tracer: RequestTracer | None = None
         """Begins the traces of requests; None: requests are not traced."""
         self.date_line = DateLine(worker_loop.wheel).now
         self.connections: set[ClientConnection] = set()
+        self.idle: IdleOrder[Http1ClientConnection | Http2ClientConnection | TlsConnection] = IdleOrder()
+        """Connections by the time since which they are idle; they maintain it."""
+        self.evicted = [0] * len(Evicted) if evicted is None else evicted
         self.udp = UdpSessions(self)
         self.session_limit = session_limit or LocalLimit(gateway.limits.udp_sessions)
+        self.session_address_limit = session_address_limit
         self.handshakes: set[TlsConnection] = set()
         """Connections during their TLS handshake; they maintain this set."""
         self.shaken = [0] * len(HandshakeOutcome) if shaken is None else shaken
@@ -269,6 +281,7 @@ class Server:
         connection_limit: NodeLimit,
         address_limit: AddressLimit | None,
         session_limit: PoolLimit | None = None,
+        session_address_limit: AddressLimit | None = None,
     ) -> None:
         """Use this configuration from the next request on. Exchanges in flight end with the previous one.
 
@@ -288,6 +301,7 @@ class Server:
         self.connection_limit = connection_limit
         self.address_limit = address_limit
         self.session_limit = session_limit or self.session_limit
+        self.session_address_limit = session_address_limit or self.session_address_limit
         before, self._listeners = self._listeners, gateway.listeners
         verification_changed = version_removed = False
         for listener in self._listeners:
@@ -408,16 +422,42 @@ class Server:
     def handshake_done(self, handshake: TlsConnection) -> None:
         """Handle the end of a handshake, successful or not."""
         self.handshakes.discard(handshake)
+        self.idle.forget(handshake)
         self._shook_hands.set()
 
-    def admit(self, peer: Peer) -> Fault | None:
-        """Count a connection in the node's limits, or return which limit is reached."""
-        if not self.connection_limit.try_take():
-            return Fault.CONNECTIONS_EXHAUSTED
-        if self.address_limit is not None and not self.address_limit.try_take(peer.ip):
-            self.connection_limit.give_back()
+    def address_limit_for(self, listener: Listener, ip: str) -> AddressLimit | None:
+        """Return the limit of connections of this address; None: it has none, as a trusted proxy or a unix socket has
+        the connections of many clients.
+        """
+        return None if listener.trusts(ip) or ip == UNIX_SOCKET else self.address_limit
+
+    def admit(self, ip: str, address_limit: AddressLimit | None) -> Fault | None:
+        """Count a connection in the node's limits, or return which limit is reached. Where `limits.connections` is, an
+        idle connection makes room: not for an address that has its share.
+        """
+        if address_limit is not None and not address_limit.try_take(ip):
             return Fault.TOO_MANY_CONNECTIONS
-        return None
+        limit = self.connection_limit
+        if limit.try_take() or (self.make_room("limits.connections is reached") and limit.try_take()):
+            return None
+        if address_limit is not None:
+            address_limit.give_back(ip)
+        return Fault.CONNECTIONS_EXHAUSTED
+
+    def make_room(self, why: str) -> bool:
+        """Close the connection of this worker that is idle longest. False: none is."""
+        closed = self.idle.close_longest_idle()
+        if closed is None:
+            return False
+        self.note_evicted(Evicted.CONNECTION, closed.listener, closed.peer.ip, why)
+        return True
+
+    def note_evicted(self, kind: Evicted, listener: Listener, ip: str, why: str) -> None:
+        """Count a connection that was closed for another one, and log it occasionally."""
+        self.evicted[kind] += 1
+        what = kind.name.lower().replace("_", " ")
+        text = f"listener {listener.name}: idle {what} of {ip} closed to make room for another: {why}"
+        self.complain(OperatorEvent.CONNECTION_EVICTED, text, f"{what}: {why}")
 
     def release(self, peer: Peer, address_limit: AddressLimit | None) -> None:
         """Remove a connection from the node's limits. `address_limit`: the limit with which it was admitted."""

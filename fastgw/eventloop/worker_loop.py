@@ -66,6 +66,14 @@ def unsent(transport: asyncio.Transport) -> int:
     return transport.get_write_buffer_size() + unsent_in_kernel(transport.get_extra_info("socket").fileno())
 
 
+def unread_in_kernel(descriptor: int) -> int:
+    """Return the number of bytes that a socket has received and nobody has read."""
+    queued = array.array("i", [0])
+    with suppress(OSError):
+        fcntl.ioctl(descriptor, termios.FIONREAD, queued)
+    return queued[0]
+
+
 def unsent_in_kernel(descriptor: int) -> int:
     """Return the number of bytes written to a socket that its peer has not acknowledged; 0 if it is closed."""
     queued = array.array("i", [0])

@@ -7,10 +7,13 @@ because it grows when columns are added.
 import ipaddress
 import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NamedTuple, final
 
 UNLIMITED: Final = 2**64 - 1
+REMEMBERED: Final = 4096
+"""Number of addresses whose cells are remembered: those of all with more than one connection, mostly."""
 ROWS: Final = 4
 """Rows of a sketch. A key has one cell in each."""
 
@@ -205,18 +208,25 @@ class AddressLimit:
     sockets) are one client.
     """
 
-    __slots__ = ("_counts", "_most")
+    __slots__ = ("_cells", "_counts", "_most")
 
-    def __init__(self, counts: KeyCounts, most: int) -> None:
+    def __init__(self, counts: KeyCounts, most: int, kind: bytes = b"") -> None:
+        """`kind`: begins the keys of what is counted apart from connections."""
         self._counts = counts
         self._most = most
 
+        @lru_cache(maxsize=REMEMBERED)
+        def cells(ip: str) -> Cells:
+            return counts.cells(kind + subscriber(ip))
+
+        self._cells = cells
+
     def try_take(self, ip: str) -> bool:
         """Take one permit of this address; False: none left. Each permit taken is returned once."""
-        return self._counts.try_take(self._counts.cells(subscriber(ip)), self._most)
+        return self._counts.try_take(self._cells(ip), self._most)
 
     def give_back(self, ip: str) -> None:
-        self._counts.give_back(self._counts.cells(subscriber(ip)))
+        self._counts.give_back(self._cells(ip))
 
 
 def subscriber(ip: str) -> bytes:

@@ -527,6 +527,15 @@ class Timeouts(Settings):
     """Timeouts for requests in flight when the gateway stops."""
 
 
+LEAST_ADDRESS_SHARE: Final = 100
+"""Share of a client address that it has in any case: a browser with one page over HTTP/2 may need as much."""
+
+
+def address_share(most: int) -> int:
+    """Return how many of `most` connections or sessions one client address may have."""
+    return max(most // 2, LEAST_ADDRESS_SHARE)
+
+
 class Limits(Settings):
     """Limits on clients: sizes of requests, and connections."""
 
@@ -539,13 +548,22 @@ class Limits(Settings):
     body_bytes: Annotated[Size, Meta(ge=0, le=2**63 - 1)] | None = None
     """Maximum size of a request body. Answered 413. null = no limit."""
     connections: Connections = 20_000
-    """Maximum number of client connections. Further ones are answered 503 and closed; over TLS they are closed at once.
-    """
+    """Maximum number of client connections. For a further one the connection that is idle longest is closed, of those
+    of the worker that accepts it: without a request, in a TLS handshake, or before the end of a request head. If none
+    is idle, the further one is answered 503 and closed; over TLS it is closed at once."""
     connections_per_ip: Connections | None = None
     """Maximum number of connections from one address; IPv6 counts by /64. Further ones are answered 429; over TLS, and
-    on listeners with `protocol: tcp` or `tls`, they are closed at once. null = no limit."""
+    on listeners with `protocol: tcp` or `tls`, they are closed at once. Addresses in `trusted_proxies` of the listener,
+    and unix sockets, have no limit. null = half of `connections`, at least 100."""
     udp_sessions: Connections = 65_536
-    """Maximum number of sessions of UDP listeners. Datagrams of further clients are dropped."""
+    """Maximum number of sessions of UDP listeners. For a further one, the session that is idle longest ends, those
+    first whose client has sent nothing since the target's first response. One address has half of them at most, IPv6 by
+    /64: its own session that is idle longest ends for its next one, also where open files bound the number."""
+
+    @property
+    def address_connections(self) -> int:
+        """`connections_per_ip`, or its default."""
+        return address_share(self.connections) if self.connections_per_ip is None else self.connections_per_ip
 
 
 class AccessLog(Settings):

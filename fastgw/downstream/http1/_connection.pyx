@@ -11,6 +11,7 @@ from cpython.object cimport PyObject
 from libc.string cimport memcpy
 
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
+from fastgw.eventloop._idle_order cimport put_last
 from fastgw.eventloop._socket_send cimport send_message, send_two
 from fastgw.http.http1._parser cimport Http1RequestHead, Http1ResponseHead
 from fastgw.upstream.forwarding._fast_path cimport accepts_on, begin_ready_on, forget_on, lets_pass_by, send_request_on
@@ -123,6 +124,7 @@ cdef struct OfServer:
     Slot finish
     Slot header_bytes
     Slot header_count
+    Slot idle
     Slot keepalive
     Slot tracer
 
@@ -251,6 +253,7 @@ cdef int _learn_server(type server, type listener) except -1:
     learn(&of_server.finish, server, "finish")
     learn(&of_server.header_bytes, server, "header_bytes")
     learn(&of_server.header_count, server, "header_count")
+    learn(&of_server.idle, server, "idle")
     learn(&of_server.keepalive, server, "keepalive")
     learn(&of_server.tracer, server, "tracer")
     learn(&of_listener.closing, listener, "closing")
@@ -554,6 +557,7 @@ cdef int _await_next(connection, phase) except -1:
     write(&of_connection.deadline, connection, deadline)
     if deadline < <double>read(&of_connection.filed_at, connection):
         wheel.file(connection, deadline)
+    put_last(read(&of_server.idle, server), connection)
     if read(&of_connection.paused, connection):
         connection.resume()
     if read(&of_connection.ahead, connection) and not read(&of_connection.starting, connection):

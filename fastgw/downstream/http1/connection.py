@@ -39,7 +39,7 @@ from fastgw.downstream.http1.stream import Http1Stream
 from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.socket_send import send, send_parts
 from fastgw.eventloop.timer_wheel import Timed
-from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unsent
+from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unread_in_kernel, unsent
 from fastgw.exchange import Exchange, Relay, Route, Trailers, new_exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
@@ -206,9 +206,10 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         transport = cast(asyncio.Transport, transport)  # uvloop's has the methods, not the class
         transport.set_write_buffer_limits(high=0)  # pause as soon as the kernel accepts no more
         self.fd = transport.get_extra_info("socket").fileno()
-        refused = self.server.admit(self.peer)
+        address_limit = self.server.address_limit_for(self.listener, self.peer.ip)
+        refused = self.server.admit(self.peer.ip, address_limit)
         if refused is None:
-            self.attach_transport(transport, self.server.address_limit)
+            self.attach_transport(transport, address_limit)
         else:
             self.transport, self._socket = transport, self.fd
             self._refuse_unread(refused, linger=False)  # load shedding: no lingering
@@ -221,6 +222,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self._asks = True
         self.listener.askers += 1
         self.server.connections.add(self)
+        self.server.idle.put_last(self)
         self.watch(self.server.timeouts.request_headers)
 
     def trust_as_of(self, trusts: Callable[[str], bool], vouched: bytes) -> None:
@@ -370,6 +372,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self._wheel.drop(self)
         self._ask_no_more()
         server.connections.discard(self)
+        server.idle.forget(self)
         server.speak_http2(self.listener, self.peer, transport, self.fd, self._address_limit, received)
 
     def _take_up_to(self, end: int) -> None:
@@ -397,6 +400,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         if self.phase is IDLE:
             self.phase = HEAD_BEGUN[self.phase]
             self._head_begun_at = monotonic()
+            self.server.idle.put_last(self)
             if self.requests:  # the time of the first head runs from the connect
                 self.watch(self.server.timeouts.request_headers)
         return None
@@ -830,6 +834,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self.deadline = deadline = wheel.now + (LAST_REQUEST_S if self.listener.closing else self.server.keepalive)
         if deadline < self.filed_at:
             wheel.file(self, deadline)
+        self.server.idle.put_last(self)
         if self.paused:
             self.resume()
         if self._ahead and not self._starting:  # otherwise the loop in `_read_requests` continues
@@ -875,6 +880,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     def _linger(self) -> None:
         self.phase = LAST_RESPONSE[self.phase]
         self._ahead, self._at = b"", 0
+        self.server.idle.put_last(self)
         if not self.write_paused:  # otherwise the client's write timeout applies
             self._watch_rest()
         self.transport.write_eof()
@@ -893,6 +899,23 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self.watch(self.server.timeouts.response_idle)
             self.transport.close()
 
+    def close_idle(self) -> bool:
+        """Close at once, to make room for another connection (`Idler`). Idle is what waits for a request or for the
+        rest of its head, or drops what follows the last response.
+        """
+        phase = self.phase
+        if phase is IDLE or phase is HEAD:
+            if (phase is IDLE and self._ahead) or unread_in_kernel(self._socket):  # a request, perhaps
+                return False
+        elif phase is not LINGERING:
+            return False
+        self._forget()
+        if self.write_paused:
+            self.transport.abort()
+        else:
+            self.transport.close()
+        return True
+
     def abort(self) -> None:
         self._forget()
         self.transport.abort()
@@ -908,6 +931,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self.server.worker_loop.hangups.unwatch(self._socket, self)
             if self in self.server.connections:
                 self.server.release(self.peer, self._address_limit)
+                self.server.idle.forget(self)
                 self.server.closed(self)
 
     def _ask_no_more(self) -> None:

@@ -8,6 +8,7 @@ methods of the reference. Objects of other classes are used through their attrib
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcpy
 
+from fastgw.eventloop._idle_order cimport put_last
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.http.http1._parser cimport Http1RequestHead
 from fastgw.http.http2 cimport _session
@@ -95,6 +96,7 @@ cdef struct OfServer:
     Slot draining
     Slot finish
     Slot header_count
+    Slot idle
     Slot keepalive
     Slot tracer
     Slot worker_loop
@@ -215,6 +217,7 @@ cdef int _learn_server(type server, type listener) except -1:
     learn(&of_server.draining, server, "draining")
     learn(&of_server.finish, server, "finish")
     learn(&of_server.header_count, server, "header_count")
+    learn(&of_server.idle, server, "idle")
     learn(&of_server.keepalive, server, "keepalive")
     learn(&of_server.tracer, server, "tracer")
     learn(&of_server.worker_loop, server, "worker_loop")
@@ -330,12 +333,14 @@ cdef int _begin(connection, number, text, payload, protocol) except -1:
             write(&of_connection.deadline, connection, INF)
     else:
         streams[number] = stream
-        fault = server.admit(peer)
+        ip = peer.ip
+        address_limit = server.address_limit_for(listener, ip)
+        fault = server.admit(ip, address_limit)
         if fault is not None:
             stream.refuse(unreadable(text), fault, None)
             return 0
         write(&of_stream.has_place, stream, True)
-        write(&of_stream.address_limit, stream, server.address_limit)
+        write(&of_stream.address_limit, stream, address_limit)
     (OWN_FIELDS if read(&trusted_of_peer, peer) else read(&of_listener.reserved, listener)).take_out_of(head)
     if type_of(stream) is _stream_class:
         return _serve(stream, head)
@@ -363,6 +368,7 @@ cdef int _close(connection, stream) except -1:
         write(&of_stream.fast_path, stream, None)  # avoids a reference cycle
     if read(&of_connection.streams, connection):
         return 0
+    put_last(read(&of_server.idle, server), connection)
     last_calls = read(&of_connection.last_calls, connection)
     if last_calls == 2:
         _flush_later(connection)

@@ -19,7 +19,7 @@ from fastgw.downstream.http2.stream import Http2Stream
 from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.timer_wheel import Timed
-from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, unsent
+from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, unread_in_kernel, unsent
 from fastgw.exchange import Trailers
 from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer
@@ -169,8 +169,9 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=0)
         self.fd = transport.get_extra_info("socket").fileno()
-        if self.server.admit(self.peer) is None:
-            self.attach_transport(transport, self.server.address_limit)
+        address_limit = self.server.address_limit_for(self.listener, self.peer.ip)
+        if self.server.admit(self.peer.ip, address_limit) is None:
+            self.attach_transport(transport, address_limit)
         else:
             transport.abort()  # load shedding: no lingering
 
@@ -182,6 +183,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         self._asks = True
         self.listener.askers += 1
         self.server.connections.add(self)
+        self.server.idle.put_last(self)
         self.watch(self.server.timeouts.request_headers)
         self.flush_soon()
 
@@ -413,11 +415,12 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
                 self.deadline = inf
         else:
             streams[number] = stream
-            fault = server.admit(peer)
+            address_limit = server.address_limit_for(listener, peer.ip)
+            fault = server.admit(peer.ip, address_limit)
             if fault is not None:
                 stream.refuse(unreadable(text), fault, None)
                 return
-            stream.has_place, stream.address_limit = True, server.address_limit
+            stream.has_place, stream.address_limit = True, address_limit
         (OWN_FIELDS if peer.trusted else listener.reserved).take_out_of(head)
         stream.serve(head)
 
@@ -478,6 +481,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             stream.fast_path = None  # avoids a reference cycle
         if self._streams:
             return
+        server.idle.put_last(self)
         if self._last_calls == 2:
             self.flush_soon()
         elif not self._last_calls and not self.write_paused:
@@ -595,6 +599,16 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._await_client()
             self.transport.close()
 
+    def close_idle(self) -> bool:
+        """Close with GOAWAY at once, to make room for another connection (`Idler`): without streams it is idle."""
+        if self._streams or self._events or self._closing or self.closed or unread_in_kernel(self._socket):
+            return False
+        self._end(ErrorCode.NO_ERROR)
+        self._forget()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        return True
+
     def abort(self) -> None:
         self._forget()
         self.transport.abort()
@@ -617,6 +631,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         server.worker_loop.hangups.unwatch(self._socket, self)
         if self in server.connections:
             server.release(self.peer, self._address_limit)
+            server.idle.forget(self)
             server.closed(self)
 
     def watch(self, seconds: float) -> None:

@@ -291,12 +291,10 @@ cdef class PlainConnection(FdListener):
         self._phase = CONNECTING
         self._idle = plan.idle
         self._unsent = MOST_UNSENT
-        if not server.connection_limit.try_take():
-            return self._turn_away(Fault.CONNECTIONS_EXHAUSTED)
-        limit = server.address_limit
-        if limit is not None and not limit.try_take(ip):
-            server.connection_limit.give_back()
-            return self._turn_away(Fault.TOO_MANY_CONNECTIONS)
+        limit = server.address_limit_for(listener, ip)
+        refused = server.admit(ip, limit)
+        if refused is not None:
+            return self._turn_away(refused)
         self._address_limit = limit
         upstream = plan.upstream
         upstream.active += 1

@@ -208,12 +208,13 @@ class TcpConnection(Timed):
     def accept(self, client: socket.socket) -> None:
         """Serve a client whose connection was just accepted."""
         server = self._server
-        refused = server.admit(self.peer)
+        address_limit = server.address_limit_for(self.listener, self.peer.ip)
+        refused = server.admit(self.peer.ip, address_limit)
         if refused is not None:
             client.close()
             self.turn_away(refused)
             return
-        if self._enter_plain(client, server.address_limit) is None:
+        if self._enter_plain(client, address_limit) is None:
             return
         if self.route.needs_hello:
             self.scheme = b"tls"

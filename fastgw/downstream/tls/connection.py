@@ -24,6 +24,7 @@ from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send_at_once
 from fastgw.eventloop.timer_wheel import Timed, Wheel
 from fastgw.eventloop.tls_transport import CLOSED, OPEN, SILENT, TlsTransport, text_of
+from fastgw.eventloop.worker_loop import unread_in_kernel
 from fastgw.forwarded_headers import Peer, TlsParameters
 from fastgw.http.malformed import Malformed
 from fastgw.net.client_certificate import ClientCertificate
@@ -198,10 +199,12 @@ class TlsConnection(TlsTransport):
         super().connection_made(transport)
         server = self._server
         server.handshakes.add(self)
-        if server.admit(self.peer) is not None:
+        address_limit = server.address_limit_for(self.listener, self.peer.ip)
+        if server.admit(self.peer.ip, address_limit) is not None:
             self._fail(HandshakeOutcome.SHED)  # a response would require a handshake
             return
-        self._admitted, self._address_limit = True, server.address_limit
+        self._admitted, self._address_limit = True, address_limit
+        server.idle.put_last(self)
         tls = self.listener.tls
         wheel = server.worker_loop.wheel
         self._limit = _Limit(self)
@@ -470,6 +473,13 @@ class TlsConnection(TlsTransport):
     def give_up(self, outcome: HandshakeOutcome = HandshakeOutcome.SHED) -> None:
         """End a handshake that is in progress."""
         self._fail(outcome)
+
+    def close_idle(self) -> bool:
+        """End the handshake, to make room for another connection (`Idler`)."""
+        if self.stage >= OPEN or unread_in_kernel(self._fd):
+            return False
+        self._fail(HandshakeOutcome.SHED)
+        return True
 
     def _shut(self) -> None:
         super()._shut()

@@ -65,6 +65,12 @@ CONTENT_TYPE: Final = PROMETHEUS.content_type
 _STREAMS: Final = "Each further concurrent request of an HTTP/2 connection counts as one."
 CONNECTIONS: Final = Family("fastgw_connections", "gauge", (), f"Client connections. {_STREAMS}")
 ACCEPTED: Final = Family("fastgw_connections_accepted_total", "counter", (), f"Accepted client connections. {_STREAMS}")
+EVICTED: Final = Family(
+    "fastgw_connections_evicted_total",
+    "counter",
+    ("kind",),
+    "Idle client connections, and UDP sessions, that were closed to make room for others.",
+)
 KEPT_BODIES: Final = Family(
     "fastgw_kept_body_bytes",
     "gauge",
@@ -365,6 +371,7 @@ POOLS: Final = (POOL_IN_USE, POOL_IDLE, POOL_WAITING)
 OF_THE_NODE: Final = (
     CONNECTIONS,
     ACCEPTED,
+    EVICTED,
     KEPT_BODIES,
     TOKEN_HITS,
     TOKEN_MISSES,
@@ -615,6 +622,8 @@ class Exposition:
         words, own, total = self._words, self._shared.supervisor.words, self._shared.total
         yield [("", "", total(words.connections))]
         yield [("", "", total(words.accepted))]
+        evictions = words.evictions(self._shared)
+        yield [("", labels(EVICTED, kind.name.lower()), count) for kind, count in evictions.items()]
         yield [("", "", total(words.kept_bytes))]
         yield [("", "", total(words.tokens + HITS))]
         yield [("", "", total(words.tokens + MISSES))]

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from fastgw.config.settings import gateway as config
 from fastgw.downstream.tls.connection import HandshakeOutcome
+from fastgw.eventloop.idle_order import Evicted
 from fastgw.gateway.tables import Gateway
 from fastgw.observe import Series, Totals
 from fastgw.observe.metrics.carry_over import CounterCarryOver
@@ -73,6 +74,7 @@ class ShmLayout:
         """Counter in the supervisor's column: children that ended unexpectedly."""
         self.accepted = layout.counter("accepted")
         """Client connections accepted within the limits."""
+        self._evicted = layout.counter("evicted", len(Evicted))
         self.reloads_ok = layout.counter("reloads_ok")
         self.reloads_failed = layout.counter("reloads_failed")
         """Counter in the supervisor's column: failed reloads."""
@@ -284,6 +286,16 @@ class ShmLayout:
         """
         return column.words[self._shaken : self._shaken + len(HandshakeOutcome)]
 
+    def eviction_counts(self, column: Column) -> memoryview:
+        """Return the number of connections that this worker, and earlier ones in this column, have closed for others,
+        by `Evicted`.
+        """
+        return column.words[self._evicted : self._evicted + len(Evicted)]
+
+    def evictions(self, shared: SharedMemory) -> dict[Evicted, int]:
+        """Return the evictions of all workers by kind."""
+        return {kind: shared.total(self._evicted + kind) for kind in Evicted}
+
     def handshakes(self, shared: SharedMemory) -> dict[HandshakeOutcome, int]:
         """Return the TLS handshakes of all workers by outcome."""
         return {outcome: shared.total(self._shaken + outcome) for outcome in HandshakeOutcome}
@@ -294,10 +306,13 @@ class ShmLayout:
     def session_limit(self, column: Column, limits: config.Limits) -> NodeLimit:
         return column.limit(self.udp_sessions, limits.udp_sessions)
 
-    def address_limit(self, column: Column, limits: config.Limits) -> AddressLimit | None:
-        """Return the limit per client address; None: unlimited."""
-        most = limits.connections_per_ip
-        return None if most is None else column.address_limit(most)
+    def address_limit(self, column: Column, limits: config.Limits) -> AddressLimit:
+        """Return the limit per client address."""
+        return column.address_limit(limits.address_connections)
+
+    def session_address_limit(self, column: Column, limits: config.Limits) -> AddressLimit:
+        """Return the limit of UDP sessions per client address."""
+        return column.address_limit(config.address_share(limits.udp_sessions), b"udp ")
 
     def check(self, shared: SharedMemory, limits: config.Limits) -> None:
         """Check that these limits can be enforced in memory created for other limits. Raises `OutOfSlots`."""

@@ -28,6 +28,7 @@ _twin = twin("fastgw.downstream.tcp._connection")
 ACCEPTS_PER_WAKEUP: Final = 64  # then other events are handled
 PAUSE: Final = 0.1
 """Seconds without accepting after a lack of files or memory."""
+NO_FILES: Final = "the remaining file descriptors are reserved for upstream connections"
 PEEK: Final = 4096
 CROWD: Final = 256
 """Number of connections of a worker above which it checks whether most of them have closed, and frees their memory."""
@@ -132,8 +133,8 @@ class Acceptor:
                 self._most_held = held
                 if held >= CROWD and self._look is None:
                     self._look = self._loop.call_later(LOOK_EVERY, self._look_at_crowd)
-            if held >= self._most:
-                return self._pause_all("the remaining file descriptors are reserved for upstream connections")
+            if held >= self._most and not self._server.make_room(NO_FILES):
+                return self._pause_all(NO_FILES)
             try:
                 if accept_and_serve is not None:
                     if accept_and_serve(self._server, listener, listening.fileno()):

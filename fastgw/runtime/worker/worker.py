@@ -217,6 +217,8 @@ class Worker:
             words.handshake_counts(self._column),
             node_state.tickets,
             words.session_limit(self._column, gateway.limits),
+            words.eviction_counts(self._column),
+            words.session_address_limit(self._column, gateway.limits),
         )
         self._server.tracer = self._traces.tracer
         self._server.complain = RareNotice()
@@ -473,7 +475,8 @@ class Worker:
         self._traces.adopt(gateway)
         gateway.stock.roster.use_index(gateway.index)
         node_limits = words.connection_limit(column, limits), words.address_limit(column, limits)
-        self._server.adopt(gateway, *node_limits, words.session_limit(column, limits))
+        session_limits = words.session_limit(column, limits), words.session_address_limit(column, limits)
+        self._server.adopt(gateway, *node_limits, *session_limits)
         self._slices.run(self._worker_loop.connections.following_reload(), lambda _: None, _log_unnotified)
         self._server.tracer = self._traces.tracer
         self._observe_log_bodies(gateway)

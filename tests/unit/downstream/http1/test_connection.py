@@ -215,7 +215,9 @@ def test_framing_of_an_own_answer_is_the_gateways(name: str) -> None:
 def test_a_connection_too_many_is_told_so_and_gives_nothing_back() -> None:
     """What it never took it cannot give back."""
     plane = Plane(most=1)
-    first, second = plane.client(), plane.client()
+    first = plane.client()
+    first.sends(GET)
+    second = plane.client()
     assert second.received.startswith(b"HTTP/1.1 503 ")
     assert second.lost
     assert plane.limit.taken == 1
