@@ -17,6 +17,7 @@ from tests.support.gateway import Gateway, wait_until
 from tests.support.http2_peer import GOAWAY, NO_ERROR, Http2Client
 from tests.support.peer import DEADLINE, Peer
 from tests.support.table import for_each
+from tests.support.udp import UdpTarget
 
 GET = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
 HELD = b"GET /held HTTP/1.1\r\nHost: a.test\r\n\r\n"
@@ -185,3 +186,57 @@ def test_an_address_has_half_of_the_connections_unless_it_is_trusted(
         clients = [opened.enter_context(gateway.connect()) for _ in range(101)]
         assert [client.exchange(GET).status for client in clients[:-1]] == [200] * 100
         assert clients[-1].exchange(GET).status == status
+
+
+class Datagrams(contextlib.ExitStack):
+    """Clients of a UDP listener, and its target."""
+
+    def __init__(self, sessions: int, folder: Path) -> None:
+        super().__init__()
+        self.target = self.enter_context(contextlib.closing(UdpTarget()))
+        config = {
+            "workers": 1,
+            "limits": {"udp_sessions": sessions},
+            "listeners": {"main": {"address": "127.0.0.1:0", "protocol": "udp", "upstream": "service"}},
+            "upstreams": {"service": {"targets": [self.target.url]}},
+        }
+        self.gateway = self.enter_context(Gateway(config, folder))
+
+    def client(self, address: str = "127.0.0.1") -> socket.socket:
+        made = self.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        made.bind((address, 0))
+        made.connect(("127.0.0.1", self.gateway.port()))
+        made.settimeout(DEADLINE)
+        return made
+
+    def session(self, client: socket.socket) -> Any:
+        """Send a datagram and receive its answer; return the session's address, as its target knows it."""
+        client.send(b"x")
+        session = self.target.echo()[1]
+        assert client.recv(9) == b"x"
+        return session
+
+
+def test_the_udp_session_that_is_idle_longest_makes_room(tmp_path: Path) -> None:
+    """Sessions of clients that are known to receive their responses last: addresses may be forged."""
+    with Datagrams(3, tmp_path) as place:
+        known, fresh, recent, newcomer = (place.client() for _ in range(4))
+        first = place.session(known)
+        assert place.session(known) == first
+        sessions = [place.session(client) for client in (fresh, recent, newcomer)]
+        assert place.session(known) == first
+        assert place.session(recent) == sessions[1]
+        assert place.session(newcomer) == sessions[2]
+        assert place.session(fresh) not in sessions
+
+
+def test_an_address_has_half_of_the_udp_sessions(tmp_path: Path) -> None:
+    """Beyond that its own session ends: that of another address stays, although it is idle longer."""
+    with Datagrams(200, tmp_path) as place:
+        neighbour = place.client("127.0.0.2")
+        kept = place.session(neighbour)
+        clients = [place.client() for _ in range(101)]
+        sessions = [place.session(client) for client in clients]
+        assert place.session(neighbour) == kept
+        assert place.session(clients[1]) == sessions[1]
+        assert place.session(clients[0]) not in sessions

@@ -208,7 +208,7 @@ def test_forged_addresses_leave_files_for_connections(target: UdpTarget, tmp_pat
         served = opened.enter_context(service.accept()[0])
         served.sendall(b"hello")
         assert client.recv(9) == b"hello"
-        assert gateway.records == []
+        assert {record["fault"] for record in gateway.records} <= {None}
         gateway.signal(signal.SIGINT)
 
 

@@ -7,6 +7,9 @@ the target can send them.
 Where a registry or a cluster no longer lists the target, its session goes on as long as the target answers. When it
 has not for `LAST_ANSWER_S`, the next datagram of the client starts a session with another target.
 
+A session makes room for another one where a limit is reached. A client with a forged address never receives a response:
+the sessions of clients that have sent a datagram after one end last.
+
 A target that refuses a datagram, before any response, has not processed it. Datagrams are kept until then, for as long
 as a refusal may take, and sent to another target (`retries`, condition `connect_failure`).
 """
@@ -18,13 +21,16 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
+from fastgw.config.settings.gateway import address_share
 from fastgw.downstream.tcp.connection import CONNECTED, ConnectionHead, Outcome
 from fastgw.downstream.udp.listening import LONGEST, Ancillary, Datagram, receive
 from fastgw.errors import Fault, Retry
+from fastgw.eventloop.idle_order import Evicted, IdleOrder
 from fastgw.eventloop.socket_poller import READABLE
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.observe.access_log.record import UDP
 from fastgw.operator_events import OperatorEvent
+from fastgw.shm.node_limits import subscriber
 from fastgw.upstream.forwarding.retry_decision import decide_retry
 from fastgw.upstream.policies.retry import CONNECT_FAILURE, NEVER
 from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
@@ -56,12 +62,18 @@ OUT_OF: Final = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, EAGAIN})
 LOST: Final = frozenset({EMSGSIZE, ENOBUFS, ENOMEM, EAGAIN})
 """Errors of a datagram that is dropped, as any may be: it is longer than the other side's version of IP or its network
 allows, or there is no memory for it. Neither side is gone."""
+NO_FILES: Final = "the remaining file descriptors are reserved for connections"
 _HEAD: Final = ConnectionHead(method=b"udp", version=UDP)
 _CONNECTED: Final = Outcome(CONNECTED)
 
 Key = tuple[str, tuple[Any, ...], Ancillary]
 """Name of the listener, address of the client, and the address that the client sends to: a session has one, from which
 all its responses come."""
+
+
+def client_ip(datagram: Datagram) -> str:
+    """Return the IP address of a datagram's client."""
+    return str(datagram.client[0]).removeprefix("::ffff:")
 
 
 @final
@@ -71,6 +83,10 @@ class UdpSessions:
     def __init__(self, server: "Server") -> None:
         self._server = server
         self.sessions: dict[Key, UdpSession] = {}
+        self.fresh: IdleOrder[UdpSession] = IdleOrder()
+        self.established: IdleOrder[UdpSession] = IdleOrder()
+        """Those whose clients have sent a datagram after a response."""
+        self.by_address: dict[bytes, IdleOrder[UdpSession]] = {}
         self.waiting_bytes = 0  # of datagrams that wait for a target
 
     def receive(self, listener: "Listener", listening: socket.socket, most: int, room: int) -> None:
@@ -88,11 +104,9 @@ class UdpSessions:
                 session.end()
                 session = None
             if session is None:
-                if room <= 0:
-                    self._drop(listener, datagram, "the remaining file descriptors are reserved for connections")
-                    continue
-                room -= 1
-                session = self._begin(key, listener, listening, datagram)
+                held = len(self.sessions)
+                session = self._begin(key, listener, listening, datagram, room)
+                room += held - len(self.sessions)
             if session is not None:
                 session.send(datagram.payload)
 
@@ -101,16 +115,41 @@ class UdpSessions:
         self._server.complain(OperatorEvent.CONNECTION_REFUSED, text, why)
 
     def _begin(
-        self, key: Key, listener: "Listener", listening: socket.socket, datagram: Datagram
+        self, key: Key, listener: "Listener", listening: socket.socket, datagram: Datagram, room: int
     ) -> "UdpSession | None":
-        server = self._server
-        if not server.session_limit.try_take():
-            self._drop(listener, datagram, "limits.udp_sessions is reached")
+        server, ip = self._server, client_ip(datagram)
+        own, limit = self.by_address.get(subscriber(ip)), server.session_address_limit
+        if own is not None and len(own) >= address_share(len(self.sessions) + room):
+            room += self._make_room((own,), NO_FILES)
+        if room <= 0 and not self._make_room((self.fresh, self.established), NO_FILES):
+            self._drop(listener, datagram, NO_FILES)
             return None
+        if limit is not None and not limit.try_take(ip):
+            why = "the address has its share of limits.udp_sessions"
+            if own is None or not self._make_room((own,), why) or not limit.try_take(ip):
+                self._drop(listener, datagram, why)
+                return None
+        if not server.session_limit.try_take():
+            why = "limits.udp_sessions is reached"
+            orders = self.fresh, self.established
+            if not self._make_room(orders, why) or not server.session_limit.try_take():
+                if limit is not None:
+                    limit.give_back(ip)
+                self._drop(listener, datagram, why)
+                return None
         session = self.sessions[key] = UdpSession(server, self, key, listener, listening, datagram)
         server.connections.add(session)
         session.begin()
         return session if session.is_open else None
+
+    def _make_room(self, orders: "tuple[IdleOrder[UdpSession], ...]", why: str) -> bool:
+        """End the session that is idle longest, of the first of these orders that has any."""
+        for order in orders:
+            ended = order.close_longest_idle()
+            if ended is not None:
+                self._server.note_evicted(Evicted.UDP_SESSION, ended.listener, ended.client_ip, why)
+                return True
+        return False
 
 
 @final
@@ -118,7 +157,8 @@ class UdpSession(Timed):
     """One session. For observers it acts as an exchange, for balancers as a request."""
 
     __slots__ = (
-        *("_answer_from", "_client", "_in_retry_budget", "_kept", "_kept_bytes", "_key", "_limit", "_listening"),
+        *("_address_limit", "_answer_from", "_client", "_in_retry_budget", "_kept", "_kept_bytes", "_key", "_limit"),
+        *("_listening", "_order", "_own"),
         *(
             "_is_listed",
             "_record",
@@ -160,12 +200,14 @@ class UdpSession(Timed):
         self.deadline = self.filed_at = inf
         assert listener.tcp is not None
         self._server, self._sessions, self._key = server, sessions, key
-        self._limit = server.session_limit
+        self._limit, self._address_limit = server.session_limit, server.session_address_limit
         self.listener = listener
         self.route = listener.tcp
         self._listening = listening
         self._client, self._answer_from = first.client, first.answer_from
-        self.client_ip = str(first.client[0]).removeprefix("::ffff:")
+        self.client_ip = client_ip(first)
+        self._order = sessions.fresh
+        self._own = sessions.by_address.setdefault(subscriber(self.client_ip), IdleOrder())
         self.begun_at = monotonic()
         self.is_open = True
         self.fault: Fault | None = None
@@ -252,6 +294,9 @@ class UdpSession(Timed):
     def send(self, payload: bytes) -> None:
         """Forward a datagram of the client. Like any datagram it may be lost."""
         self.request_bytes += len(payload)
+        if self.response is not None and self._order is self._sessions.fresh:
+            self._order.forget(self)
+            self._order = self._sessions.established
         self._touched()
         self._unanswered_at = min(self._unanswered_at, self._server.worker_loop.wheel.now)
         if self._socket is not None:
@@ -386,6 +431,8 @@ class UdpSession(Timed):
         self.deadline = deadline = min(wheel.now + self._tunnel_idle, self._total_at)
         if deadline < self.filed_at:
             wheel.file(self, deadline)
+        self._order.put_last(self)
+        self._own.put_last(self)
 
     def expire(self, now: float) -> None:
         """End a session that is idle or has reached its maximum duration. An idle one is successful if it has a target,
@@ -418,6 +465,12 @@ class UdpSession(Timed):
             record.give_up(None, "", monotonic())
         self._upstream.active -= 1
         self._limit.give_back()
+        if self._address_limit is not None:
+            self._address_limit.give_back(self.client_ip)
+        self._order.forget(self)
+        self._own.forget(self)
+        if not self._own:
+            self._sessions.by_address.pop(subscriber(self.client_ip), None)
         self._sessions.sessions.pop(self._key, None)
         server.closed(self)
         if self.response is None:
@@ -435,6 +488,11 @@ class UdpSession(Timed):
             self._targets = targets
             self._is_listed = any(each.label == self.target for each in targets)
         return not self._is_listed and self._server.worker_loop.wheel.now - self._unanswered_at >= LAST_ANSWER_S
+
+    def close_idle(self) -> bool:
+        """End, to make room for another session (`Idler`)."""
+        self._finish()
+        return True
 
     def end(self) -> None:
         """End without waiting for a response."""
