@@ -168,8 +168,8 @@ class ComposeRun(Timed):
         if body is None:
             self._start_parts()
             return
-        most, worker_loop = self._action.most_bytes, self._upstream.worker_loop
-        self._body = HeldBody(exchange, "compose.max_bytes", most, worker_loop, self._start_with)
+        most = self._action.most_bytes
+        self._body = HeldBody(exchange, "compose.max_bytes", most, self._start_with)
         self._body.collect(body)
 
     def _start_with(self, body: bytes) -> None:

@@ -1,6 +1,7 @@
 """Body relay: forwards a body from one side to the other, and backpressure in the opposite direction."""
 
 from collections.abc import Callable
+from math import inf
 from typing import Final, Protocol, TypeAlias, cast, final
 
 from fastgw.exchange.held_pieces import append_piece
@@ -98,8 +99,9 @@ class Relay:
     in bytes; None: unknown until the end.
     """
 
-    __slots__ = ("_head_bytes", "_most_head", "_no_room", "_stages", "_when_head", "_when_whole", "bytes", "ended",
-                 "kept", "length", "most_kept", "paused", "sent_bytes", "sink", "source", "trailers")  # fmt: skip
+    __slots__ = ("_head_bytes", "_most_head", "_no_room", "_stages", "_timed_bytes", "_wait_until", "_when_head",
+                 "_when_whole", "bytes", "ended", "is_collected", "kept", "length", "most_kept", "paused", "sent_bytes",
+                 "sink", "source", "trailers")  # fmt: skip
 
     def __init__(self, source: BodySource, length: int | None = None) -> None:
         self.source = source
@@ -118,6 +120,10 @@ class Relay:
         self._no_room: Callable[[], None] | None = None
         self._head_bytes: HeldBytes | None = None  # of the beginning that a filter needs
         self._most_head = 0
+        self.is_collected = False
+        """Whether the sink passes nothing on before the end."""
+        self._wait_until = inf  # while the body is held: the end of the time for more of it
+        self._timed_bytes = 0  # bytes that have prolonged it
 
     @classmethod
     def whole(cls, payload: bytes, length: int | None) -> "Relay":
@@ -134,10 +140,9 @@ class Relay:
         flow = "ended" if self.ended else "paused" if self.paused else "open"
         return f"<Relay {flow} bytes={self.bytes} kept={None if self.kept is None else sum(map(len, self.kept))}>"
 
-    def keep_for_replay(self, most: int, room: HeldBodyBudget) -> None:
-        """Keep at most this many bytes; bytes beyond `MAX_KEPT` are counted in the memory limit."""
-        self.most_kept = most
-        if most > MAX_KEPT and not self.ended and self.kept is not None and type(self.kept) is list:
+    def count_kept(self, room: HeldBodyBudget) -> None:
+        """Count the kept bytes beyond `MAX_KEPT` in the memory limit."""
+        if self.kept is not None and type(self.kept) is list:
             self.kept = _Kept(self.kept, room)
 
     def await_head(
@@ -203,6 +208,23 @@ class Relay:
     def passed(self) -> bool:
         """Whether the whole body was received, and no stage has held back any of it."""
         return self.ended and (self._stages is None or self._stages.complete)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the received part is held in memory until more of the body arrives."""
+        return self._when_whole is not None or self._when_head is not None or self.is_collected
+
+    def wait_until(self, now: float, idle: float, rate: int) -> float:
+        """Return when the time for the next bytes ends, in seconds of the clock of `now`: after `idle` seconds. A body
+        that is held gets one second more for each `rate` bytes only, up to that.
+        """
+        if not rate or not self.is_held:
+            self._wait_until = inf
+            return now + idle
+        more = idle if self._wait_until == inf else self._wait_until - now + (self.bytes - self._timed_bytes) / rate
+        self._timed_bytes = self.bytes
+        self._wait_until = now + min(idle, more)
+        return self._wait_until
 
     def cancel_stages(self) -> None:
         """Cancel the stages, because the exchange has ended and their data is no longer needed."""

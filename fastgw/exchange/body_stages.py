@@ -150,7 +150,7 @@ class BodyTooLong(Exception):
 
 
 class NoRoomForBody(Exception):
-    """Raised for a body that cannot be held, because the node's memory for held bodies is used up."""
+    """Raised for a body that cannot be held; its text is the reason of `HeldBodyBudget.why`."""
 
 
 class BodyRefused(Exception):
@@ -379,7 +379,7 @@ class BodyStages:
 
     def _hold(self) -> None:
         if not self._held_bytes.try_hold(self._collected + self._held_back()):
-            raise NoRoomForBody
+            raise NoRoomForBody(self._held_bytes.why)
 
     def _held_back(self) -> int:
         """Return the bytes that stages hold which do not need the whole body."""

@@ -27,12 +27,13 @@ from fastgw.http.grpc.status import GrpcStatus, parse_status
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.observe.tracing.trace import MOST_TIMELINE, EndedWait
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.shm.held_body_budget import WHY_NOT_HELD
+from fastgw.shm.held_body_budget import WHY_NO_SHARE, HeldBodyBudget
 
 if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange
     from fastgw.http.messages import RequestHead, ResponseHead
 
+NO_SHARE: Final = "Too much memory holds the bodies of your other requests. Try again later."
 LOG_EVERY_S: Final = 1.0
 LONG_WAIT_S: Final = 0.001
 """Seconds from which a wait for a filter is part of the story of a request."""
@@ -157,12 +158,13 @@ def stages_of(hooks: Iterable[BodyHook], exchange: Exchange, kind: str) -> BodyS
     """
     stages: list[tuple[BodyHook, BodyStage]] = []
     raised = partial(count_raised, kind=kind, exchange=exchange)
+    budget = request_budget(exchange) if exchange.response is None else exchange.client.held_body_budget
     for hook in hooks:
         try:
             stage = hook.stage_for(exchange)
         except BaseException:  # the edge of a filter: data that it could not check is not forwarded
             why = raised(hook.step)
-            BodyStages(stages, raised, exchange.client.held_body_budget).cancel()
+            BodyStages(stages, raised, budget).cancel()
             return why
         if stage is not None:
             stages.append((hook, stage))
@@ -172,7 +174,17 @@ def stages_of(hooks: Iterable[BodyHook], exchange: Exchange, kind: str) -> BodyS
             if hook.changes:
                 response.encoded_forms = None  # the next stages get another body
             response.is_held = response.is_held or isinstance(stage, WholeBodyStage)
-    return BodyStages(stages, raised, exchange.client.held_body_budget)
+    return BodyStages(stages, raised, budget)
+
+
+def request_budget(exchange: Exchange) -> HeldBodyBudget:
+    """Return the budget from which the request's body takes the memory in which it is held: its client's share."""
+    return exchange.client.held_body_budget.share_of(exchange.client_ip)
+
+
+def fail_unheld(exchange: Exchange, why: str) -> None:
+    """Refuse a request whose body the budget does not allow; `why`: its reason."""
+    exchange.fail(Fault.OVERLOADED, NO_SHARE if why is WHY_NO_SHARE else None, why=why)
 
 
 def checked_whole(hook: BodyHook, exchange: Exchange, body: bytes) -> BodyStages | Reply | str | None:
@@ -186,7 +198,7 @@ def checked_whole(hook: BodyHook, exchange: Exchange, body: bytes) -> BodyStages
     if not isinstance(made, BodyStage):
         return made
     raised = partial(count_raised, kind="body", exchange=exchange)
-    return BodyStages(((hook, made),), raised, exchange.client.held_body_budget)
+    return BodyStages(((hook, made),), raised, request_budget(exchange))
 
 
 def changed_whole(hook: BodyHook, exchange: Exchange, body: bytes) -> bytes | BodyStages | str:
@@ -211,7 +223,7 @@ def failed_stage(error: BaseException, stages: BodyStages, exchange: Exchange, k
     handler.
     """
     if isinstance(error, NoRoomForBody):
-        exchange.fail(Fault.OVERLOADED, why=WHY_NOT_HELD)
+        fail_unheld(exchange, str(error))
         return
     hook = stages.failing
     assert hook is not None

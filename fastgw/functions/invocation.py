@@ -67,8 +67,8 @@ class Invocation(SubrequestService):
         if exchange.request_body is None:
             self._invoke(b"")
             return
-        most, worker_loop = action.settings.max_bytes, action.upstream.worker_loop
-        self._body = HeldBody(exchange, "lambda.max_bytes", most, worker_loop, self._invoke)
+        most = action.settings.max_bytes
+        self._body = HeldBody(exchange, "lambda.max_bytes", most, self._invoke)
         self._body.collect(exchange.request_body)
 
     def _invoke(self, body: bytes) -> None:

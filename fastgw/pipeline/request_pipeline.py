@@ -16,6 +16,7 @@ from typing import Protocol
 from fastgw.errors import Fault
 from fastgw.exchange import ClientSide, Exchange, Outcome, Reply, RequestStep, Route, problem, run_request
 from fastgw.exchange.exchange import filter_timeout_of
+from fastgw.exchange.filter_steps import fail_unheld, request_budget
 from fastgw.exchange.reply import body_at_once
 from fastgw.exchange.request_stages import begin_request_stages
 from fastgw.http.field_names import EXPECT
@@ -23,7 +24,6 @@ from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.pipeline.route_selection import choose
 from fastgw.routing.table import Match, Router
-from fastgw.shm.held_body_budget import WHY_NOT_HELD
 
 Waited = asyncio.Future[Reply | None]
 """Future that a step of a filter waits for."""
@@ -129,8 +129,8 @@ def _inspect_body(stream: RequestStream, exchange: Exchange) -> None:
         if not body.bytes:
             exchange.client.send_interim(None)
     inspect = partial(_run_body_head_steps, stream, exchange, [each.step for each in heads])
-    no_room = partial(exchange.fail, Fault.OVERLOADED, why=WHY_NOT_HELD)
-    if body.await_head(max(each.most for each in heads), inspect, exchange.client.held_body_budget, no_room):
+    budget = request_budget(exchange)
+    if body.await_head(max(each.most for each in heads), inspect, budget, lambda: fail_unheld(exchange, budget.why)):
         inspect()
 
 

@@ -247,7 +247,7 @@ class Column:
         """Return the memory budget for kept request bodies: `most` bytes for all workers; `word`: a gauge of the
         layout.
         """
-        return HeldBodyBudget(word, self.words, self._views, self._fence, most)
+        return HeldBodyBudget(word, self.words, self._views, self._fence, most, self._counts(self._sketch))
 
     def in_flight(self) -> KeyCounts:
         """Return the counts of requests in flight, by keys that filters choose."""

@@ -4,25 +4,23 @@ from collections.abc import Callable
 from typing import final
 
 from fastgw.errors import Fault
-from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, Relay, Trailers
-from fastgw.shm.held_body_budget import WHY_NOT_HELD
+from fastgw.exchange.filter_steps import fail_unheld, request_budget
 
 
 @final
 class HeldBody:
     """Sink of the body. If it cannot be held, it answers the exchange with the fault."""
 
-    __slots__ = ("_body", "_done", "_exchange", "_held", "_limit", "_most", "_worker_loop", "ended")
+    __slots__ = ("_body", "_budget", "_done", "_exchange", "_held", "_limit", "_most", "ended")
 
-    def __init__(
-        self, exchange: Exchange, limit: str, most: int, worker_loop: WorkerLoop, done: Callable[[bytes], None]
-    ) -> None:
+    def __init__(self, exchange: Exchange, limit: str, most: int, done: Callable[[bytes], None]) -> None:
         """`most`: maximum bytes. `limit`: name of the setting with this maximum. `done`: called once with the whole
         body.
         """
         self._exchange: Exchange | None = exchange
-        self._limit, self._most, self._worker_loop, self._done = limit, most, worker_loop, done
+        self._limit, self._most, self._done = limit, most, done
+        self._budget = request_budget(exchange)
         self._body = bytearray()
         self._held = 0
         self.ended = False
@@ -37,6 +35,7 @@ class HeldBody:
             return
         if exchange.head.expects_continue and not body.bytes and not body.ended:
             exchange.client.send_interim(None)
+        body.is_collected = True
         ended = body.ended
         self.feed(body.attach(self))
         if ended:
@@ -50,7 +49,7 @@ class HeldBody:
         if exchange.request_body is not None and exchange.request_body.sink is self:
             exchange.request_body.sink = None
         self._body = bytearray()
-        self._worker_loop.held_body_budget.give_back(self._held)
+        self._budget.give_back(self._held)
         self._held = 0
 
     # calls of the relay (`BodySink`)
@@ -61,8 +60,8 @@ class HeldBody:
             return
         if len(self._body) + len(payload) > self._most:
             exchange.fail(Fault.BODY_TOO_LARGE, why=f"{self._limit}: the body has more than {self._most} bytes")
-        elif not self._worker_loop.held_body_budget.try_take(len(payload)):
-            exchange.fail(Fault.OVERLOADED, why=WHY_NOT_HELD)
+        elif not self._budget.try_take(len(payload)):
+            fail_unheld(exchange, self._budget.why)
         else:
             self._held += len(payload)
             self._body += payload

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 from fastgw.config.settings.gateway import RouteRetries, RouteTimeouts
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange
+from fastgw.exchange.body_relay import MAX_KEPT
 from fastgw.exchange.exchange import UNCHANGED_QUERY
-from fastgw.exchange.filter_steps import count_raised
+from fastgw.exchange.filter_steps import count_raised, request_budget
 from fastgw.exchange.reply import NO_NAMES, problem
 from fastgw.forwarded_headers import Policy, fields_for_upstream
 from fastgw.http.built_request import BuiltRequestHead
@@ -243,8 +244,11 @@ class Forward:
 
     def _forwarding(self, exchange: Exchange) -> Forwarding:
         exchange.service = forwarding = Forwarding(self, exchange)
-        if exchange.request_body is not None:
-            exchange.request_body.keep_for_replay(self.rules.body_bytes, self.upstream.worker_loop.held_body_budget)
+        body, most = exchange.request_body, self.rules.body_bytes
+        if body is not None:
+            body.most_kept = most
+            if most > MAX_KEPT and not body.ended:
+                body.count_kept(request_budget(exchange))
         return forwarding
 
     def sent_target(

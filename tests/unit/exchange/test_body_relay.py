@@ -120,7 +120,9 @@ class Taking:
 def kept_relay(most: int, room: HeldBodyBudget) -> Relay:
     """With a sink, so that nothing is held back."""
     relay = Relay(Source())
-    relay.keep_for_replay(most, room)
+    relay.most_kept = most
+    if most > MAX_KEPT:
+        relay.count_kept(room)
     relay.attach(Taking())
     return relay
 
@@ -210,3 +212,15 @@ def test_what_is_kept_to_be_sent_again_is_counted_as_it_came_out_of_the_stages()
     assert later.begin_stages(Thrice(), lambda: None)
     assert Sink(later).received == b"abcdabcdabcd"
     assert later.kept is None
+
+
+def test_a_held_body_has_time_for_its_bytes_and_one_pause() -> None:
+    """30 s without a byte, and a second for each 500 bytes: neither a burst nor a crumb buys more than that."""
+    relay = Relay(Source())
+    assert relay.wait_until(0.0, 30.0, 500) == 30.0
+    relay.is_collected = True
+    steps = [(10.0, 0, 40.0), (12.0, 1, 40.002), (20.0, 4999, 50.0), (49.0, 1, 50.002), (50.0, 10**6, 80.0)]
+    for now, more, until in steps:
+        relay.bytes += more
+        assert relay.wait_until(now, 30.0, 500) == pytest.approx(until)
+    assert relay.wait_until(60.0, 30.0, 0) == 90.0

@@ -324,7 +324,7 @@ class _Validation:
                 return None  # reported already
             return EmptyBodyCheck(partial(self._check_type, exchange), partial(check, b""))
         if self._reports:
-            return BodyObserver(check, self._most, exchange.client.held_body_budget)
+            return BodyObserver(check, self._most, exchange.client.held_body_budget.share_of(exchange.client_ip))
         return BodyCheck(check, None if self.helper is None else partial(self._submit, exchange, self.helper))
 
     def check_whole(self, exchange: Exchange, payload: bytes) -> Reply | BodyStage | None:

@@ -306,7 +306,7 @@ class _Requests:
             return None  # with a coding it is reported already
         check = partial(self._check, exchange, body)
         if self._only_reports:
-            return BodyObserver(check, self._max_body, exchange.client.held_body_budget)
+            return BodyObserver(check, self._max_body, exchange.client.held_body_budget.share_of(exchange.client_ip))
         submit = None if self.helper is None else partial(self._submit, exchange, body, self.helper)
         return BodyCheck(check, submit, body.takes_long)
 

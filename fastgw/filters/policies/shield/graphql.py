@@ -165,9 +165,8 @@ class _Limits:
         """Return the stage that checks a body as it passes. None: there is none, or it is reported already."""
         if exchange.method != b"POST" or exchange.shadowed.startswith(f"{self._instance}: "):
             return None
-        return BodyObserver(
-            partial(self.request_body, exchange), self._settings.max_bytes, exchange.client.held_body_budget
-        )
+        budget = exchange.client.held_body_budget.share_of(exchange.client_ip)
+        return BodyObserver(partial(self.request_body, exchange), self._settings.max_bytes, budget)
 
     def _check_post(self, exchange: Exchange) -> None:
         if any(True for name in _PARAMETERS for _ in parameters_named(name.encode(), exchange.query)):
