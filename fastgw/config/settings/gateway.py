@@ -515,7 +515,12 @@ class Timeouts(Settings):
     opened. Total. Answered 408. On a listener with `protocol: tls` it is the timeout for the whole ClientHello."""
     request_body_idle: Duration = 30.0
     """Timeout for the next bytes of a request body, until the response begins; then `timeouts.idle` of the upstream
-    applies. Answered 408."""
+    applies. Answered 408. The line before a chunk, with its extensions, and the trailers have to be complete within
+    `request_headers`, from their first byte."""
+    request_body_rate: Annotated[Size, Meta(ge=0, le=1024**2)] = 500
+    """Minimum rate of a request body that is held in memory, for filters, `compose` or `lambda`, in bytes per second.
+    It applies to what comes beyond each `request_body_idle`: a body has so much time for pauses, and gets more with its
+    bytes. Answered 408. 0 = no minimum."""
     response_idle: Duration = 60.0
     """Timeout for the client to read more of a response. Then the connection is aborted."""
     keepalive: Duration = 75.0

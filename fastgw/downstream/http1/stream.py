@@ -54,6 +54,7 @@ class Http1Stream:
         "_body_bytes",
         "_connection",
         "_ending",
+        "_line_until",
         "_tunnel_ends",
         "body_goes_to",
         "exchange",
@@ -72,6 +73,7 @@ class Http1Stream:
         self.tunnel_timeout = inf
         """Seconds in which the client of a tunnel has to read some of the data sent to it."""
         self._body_bytes = inf  # maximum length
+        self._line_until = inf  # end of the time for an incomplete chunk line, or for the trailers
         self._asked_to_continue = True
         self._ending = LENGTH
         self._tunnel_ends = 0
@@ -137,7 +139,7 @@ class Http1Stream:
             return payload
         exchange.request_body = Relay(connection, head.body_length)
         self.reader = reader = head.body(connection.server.header_bytes, connection.server.header_count)
-        self._body_bytes = limit
+        self._body_bytes, self._line_until = limit, inf
         self.body_goes_to = -1
         self._asked_to_continue = not head.expects_continue  # otherwise the client waits for the gateway
         piece = connection.begin_body(self, reader)
@@ -171,6 +173,7 @@ class Http1Stream:
             exchange.fail(fault_of(malformed), malformed.reason)
             return
         if payload:
+            self._line_until = inf
             body.bytes += len(payload)
             if body.bytes > self._body_bytes:
                 exchange.fail(Fault.BODY_TOO_LARGE)
@@ -198,8 +201,17 @@ class Http1Stream:
         connection = self._connection
         if connection.write_paused:
             return  # the client's write timeout applies instead
-        if self.reader is not None and not connection.paused and self._asked_to_continue:
-            connection.watch(connection.server.timeouts.request_body_idle)
+        reader, exchange = self.reader, self.exchange
+        if reader is not None and exchange is not None and not connection.paused and self._asked_to_continue:
+            timeouts, now = connection.server.timeouts, connection.server.worker_loop.wheel.now
+            idle, body = timeouts.request_body_idle, exchange.request_body
+            until = now + idle if body is None else body.wait_until(now, idle, timeouts.request_body_rate)
+            if not reader.in_line:
+                self._line_until = inf
+            else:
+                self._line_until = min(self._line_until, now + timeouts.request_headers)
+                until = min(until, self._line_until)
+            connection.watch(until - now)
         else:
             connection.deadline = inf
 

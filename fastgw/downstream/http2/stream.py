@@ -345,7 +345,10 @@ class Http2Stream(Timed):
         if self._ahead is not None:
             self.deadline = inf
         elif self.receiving and self.exchange is not None and not self._paused and self._asked_to_continue:
-            self.watch(self._connection.server.timeouts.request_body_idle)
+            server, body = self._connection.server, self.exchange.request_body
+            timeouts, now = server.timeouts, server.worker_loop.wheel.now
+            idle = timeouts.request_body_idle
+            self.watch(idle if body is None else body.wait_until(now, idle, timeouts.request_body_rate) - now)
         else:
             self.deadline = inf
 

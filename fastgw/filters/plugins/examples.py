@@ -334,6 +334,7 @@ admin:
 timeouts:
   request_headers: 5s
   request_body_idle: 20s
+  request_body_rate: 1KiB
   response_idle: 1m
   keepalive: 60s
   filters: 10s

@@ -173,6 +173,7 @@ cdef class LengthReader:
     """Compiled `body.LengthReader`."""
 
     trailers = ()
+    in_line = False
 
     @property
     def assured(self):
@@ -219,6 +220,7 @@ cdef class UntilCloseReader:
     rest = b""
     assured = body.ENDLESS
     trailers = ()
+    in_line = False
 
     def __init__(self, SecondParser second_parser not None):
         self._second_parser = second_parser
@@ -348,6 +350,10 @@ cdef class ChunkedReader:
     @property
     def trailers(self):
         return () if self._reference is None else self._reference.trailers
+
+    @property
+    def in_line(self):
+        return self._handed_over and self._reference.in_line
 
     def feed(self, bytes chunk not None):
         cdef const uint8_t* start = <const uint8_t*>PyBytes_AS_STRING(chunk)

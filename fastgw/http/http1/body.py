@@ -31,6 +31,10 @@ class BodyReader(Protocol):
     def assured(self) -> int:
         """Minimum number of further bytes that are payload."""
 
+    @property
+    def in_line(self) -> bool:
+        """Whether the line before a chunk, or the trailers, have begun and are incomplete."""
+
     def feed(self, chunk: bytes) -> bytes:
         """Read the next bytes of the connection and return the payload in them, if any. Raises `Malformed`."""
 
@@ -41,6 +45,8 @@ class BodyReader(Protocol):
 @final
 class LengthReader:
     """A body of `length` bytes; with 0 there is no body, and no second parser."""
+
+    in_line = False
 
     __slots__ = ("_left", "_second_parser", "done", "rest")
 
@@ -79,6 +85,8 @@ class LengthReader:
 @final
 class UntilCloseReader:
     """A response body that ends with its connection."""
+
+    in_line = False
 
     __slots__ = ("_second_parser", "done")
 
@@ -230,6 +238,10 @@ class ChunkedReader:
         self._second_parser.body(chunk)
         self._held = buffer[at:]
         return b"".join(payload)
+
+    @property
+    def in_line(self) -> bool:
+        return self.in_trailers or self._held.strip(b"\r\n") != b""  # the line end of a chunk belongs to it
 
     def eof(self) -> None:
         if not self.done:

@@ -13,6 +13,7 @@ from fastgw.http.http1.body import (
 )
 from fastgw.http.http1.parser import parse_request, parse_response
 from fastgw.http.malformed import Malformed
+from tests.support.table import for_each
 
 AFTER = b"GET /next HTTP/1.1\r\n\r\n"
 
@@ -242,3 +243,25 @@ def test_what_is_held_is_bounded_before_it_is_complete(begun: bytes):
     reader = of_request(CHUNKED)
     with pytest.raises(Malformed):
         byte_by_byte(reader, begun)
+
+
+@for_each(
+    "wire, in_line",
+    [
+        (b"", False),
+        (b"3", True),
+        (b"3;a=b", True),
+        (b"3;a=b\r\n", False),
+        (b"3;a=b\r\nab", False),
+        (b"3\r\nabc\r\n", False),
+        (b"3\r\nabc\r\n1;", True),
+        (b"0\r\n", True),
+        (b"0\r\nA: b\r\n", True),
+    ],
+)
+def test_a_line_that_has_begun_is_told_from_a_chunk_that_is_to_come(wire: bytes, in_line: bool) -> None:
+    """The time for an incomplete line is bounded; a chunk may come whenever its sender has one."""
+    for feed in (whole, byte_by_byte):
+        reader = of_request(b"Transfer-Encoding: chunked")
+        feed(reader, wire)
+        assert reader.in_line is in_line
