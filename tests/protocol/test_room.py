@@ -100,12 +100,7 @@ def without_streams(place: Place) -> Http2Client:
     return client
 
 
-@for_each("kind", [silent, handshaking, Place.kept_alive, beginning, lingering, without_streams])
-def test_the_connection_that_is_idle_longest_makes_room(
-    place: Place, kind: Callable[[Place], Client | Http2Client]
-) -> None:
-    """As of nginx (`ngx_drain_connections`): whoever holds connections without a request keeps nobody else out. RFC
-    9113 section 9.1: over HTTP/2 it is told which streams were not processed."""
+def assert_makes_room(place: Place, kind: Callable[[Place], Client | Http2Client]) -> None:
     place.holds(0)
     before = place.evicted()
     with kind(place) as oldest:
@@ -118,6 +113,18 @@ def test_the_connection_that_is_idle_longest_makes_room(
             assert place.evicted() == before + 1
             for client in (recent, newcomer):
                 assert client.exchange(GET).body == b"here"
+
+
+@for_each("kind", [silent, handshaking, Place.kept_alive, beginning, lingering])
+def test_the_connection_that_is_idle_longest_makes_room(place: Place, kind: Callable[[Place], Client]) -> None:
+    """As of nginx (`ngx_drain_connections`): whoever holds connections without a request keeps nobody else out."""
+    assert_makes_room(place, kind)
+
+
+@pytest.mark.twin
+def test_a_connection_without_streams_makes_room(place: Place) -> None:
+    """RFC 9113 section 9.1: GOAWAY tells which streams were not processed."""
+    assert_makes_room(place, without_streams)
 
 
 def test_a_request_makes_a_connection_recent_and_one_in_flight_keeps_it(place: Place) -> None:
