@@ -239,9 +239,9 @@ class Column:
         """
         return NodeLimit(word, UNLIMITED if most is None else most, self.words, self._views, self._fence, counter)
 
-    def address_limit(self, most: int, kind: bytes = b"") -> AddressLimit:
-        """Return a limit of `most` per client address, shared by all workers. `kind`: as of `AddressLimit`."""
-        return AddressLimit(self._counts(self._sketch), most, kind)
+    def address_limit(self, most: int, kind: bytes = b"", few: int = 0) -> AddressLimit:
+        """Return a limit of `most` per client address, shared by all workers. `kind`, `few`: as of `AddressLimit`."""
+        return AddressLimit(self._counts(self._sketch), most, kind, few)
 
     def held_body_budget(self, word: int, most: int = MOST_BYTES) -> HeldBodyBudget:
         """Return the memory budget for kept request bodies: `most` bytes for all workers; `word`: a gauge of the

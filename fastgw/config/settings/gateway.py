@@ -559,16 +559,16 @@ class Limits(Settings):
     connections_per_ip: Connections | None = None
     """Maximum number of connections from one address; IPv6 counts by /64. Further ones are answered 429; over TLS, and
     on listeners with `protocol: tcp` or `tls`, they are closed at once. Addresses in `trusted_proxies` of the listener,
-    and unix sockets, have no limit. null = half of `connections`, at least 100."""
+    and unix sockets, have no limit. null = about half of `connections`, at least 100."""
     udp_sessions: Connections = 65_536
     """Maximum number of sessions of UDP listeners. For a further one, the session that is idle longest ends, those
     first whose client has sent nothing since the target's first response. One address has half of them at most, IPv6 by
     /64: its own session that is idle longest ends for its next one, also where open files bound the number."""
 
     @property
-    def address_connections(self) -> int:
-        """`connections_per_ip`, or its default."""
-        return address_share(self.connections) if self.connections_per_ip is None else self.connections_per_ip
+    def address_share(self) -> int:
+        """Default of `connections_per_ip`."""
+        return address_share(self.connections)
 
 
 class AccessLog(Settings):

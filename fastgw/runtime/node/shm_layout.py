@@ -307,8 +307,10 @@ class ShmLayout:
         return column.limit(self.udp_sessions, limits.udp_sessions)
 
     def address_limit(self, column: Column, limits: config.Limits) -> AddressLimit:
-        """Return the limit per client address."""
-        return column.address_limit(limits.address_connections)
+        """Return the limit per client address. The default is a share, which need not be exact."""
+        most = limits.connections_per_ip
+        share = limits.address_share
+        return column.address_limit(share, few=share // 100) if most is None else column.address_limit(most)
 
     def session_address_limit(self, column: Column, limits: config.Limits) -> AddressLimit:
         """Return the limit of UDP sessions per client address."""

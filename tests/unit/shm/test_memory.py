@@ -210,6 +210,22 @@ def test_an_address_limit_is_the_nodes_and_each_address_has_its_own():
     assert first.try_take("192.0.2.1")
 
 
+def test_few_permits_of_an_address_are_no_concern_of_the_node():
+    """They are given back in any order, and an IPv6 client is its /64 here, too."""
+    shared = SharedMemory.create(Layout(), columns=2)
+    first, second = (column.address_limit(3, few=2) for column in shared.columns)
+    ips = ["2001:db8::1", "2001:db8::2"]
+    for _ in range(3):
+        taken = [(limit, ip) for limit in (first, second, first, second) for ip in ips if limit.try_take(ip)]
+        assert len(taken) == 3 + 2 * 2  # in each process two, and three that the node counts
+        assert not first.try_take(ips[0])
+        assert first.try_take("192.0.2.1")
+        first.give_back("192.0.2.1")
+        for limit, ip in reversed(taken):
+            limit.give_back(ip)
+        assert not any(any(column.words) for column in shared.columns)
+
+
 def test_a_full_sketch_counts_few_addresses_too_high_and_none_too_low():
     """With as many connections as the sketch is made for, each from its own address."""
     shared = SharedMemory.create(Layout(), columns=1)
