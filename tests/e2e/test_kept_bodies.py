@@ -75,7 +75,7 @@ def test_what_is_kept_is_bounded_over_all_workers(tmp_path: Path, service: Secon
     with Gateway(config, tmp_path) as gateway, contextlib.ExitStack() as stack:
         clients: list[Client] = []
         for number in range(SENT):  # one after the other: those that come first are kept whole
-            client = stack.enter_context(gateway.connect())
+            client = stack.enter_context(gateway.connect(source=f"127.0.0.{2 + number}"))
             clients.append(client)
             client.send(b"PUT /%d HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (number, BODY))
             client.send(bytes(BODY))

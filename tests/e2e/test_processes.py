@@ -21,7 +21,7 @@ import pytest
 
 from tests.support.client import Client, Response, byte_by_byte, connect, whole
 from tests.support.forked import FASTGW, ran
-from tests.support.gateway import STOP_DEADLINE, Gateway, write_config
+from tests.support.gateway import STOP_DEADLINE, Gateway, wait_until, write_config
 from tests.support.origin import OK, Origin
 from tests.support.peer import DEADLINE
 
@@ -489,10 +489,12 @@ class TestLimits:
     @pytest.mark.landing
     def test_one_connection_too_many_is_told_503(self, tmp_path):
         """The limit is the node's: it does not matter which of the workers has the connections."""
-        config = answering(workers=2, limits={"connections": 2})
+        late = {"fault": {"delay": {"time": "60s"}}}
+        config = answering(workers=2, limits={"connections": 2}, status={"address": "127.0.0.1:0"}, filters=late)
         with Gateway(config, tmp_path) as gateway, gateway.connect() as first, gateway.connect() as second:
-            assert first.exchange(GET).status == 200
-            assert second.exchange(GET).status == 200
+            first.send(GET)
+            second.send(GET)
+            wait_until(lambda: gateway.sum_of("fastgw_connections") == 2, "both to be counted")
             for _ in range(8):
                 with gateway.connect() as third:
                     assert third.read_response().status == 503

@@ -40,8 +40,8 @@ def has_body(request_method: bytes, status: int) -> bool:
 class Client(Peer):
     """A connection to a listener of the gateway."""
 
-    def __init__(self, address: str, deadline: float = DEADLINE) -> None:
-        super().__init__(connect(address, deadline), deadline)
+    def __init__(self, address: str, deadline: float = DEADLINE, source: str = "") -> None:
+        super().__init__(connect(address, deadline, source), deadline)
 
     def read_response(self, request_method: bytes = b"GET") -> Response:
         """Read the next complete response; a 1xx counts as one. Fails if the stream ends too early."""
@@ -68,8 +68,8 @@ class Client(Peer):
         return self.read_response(request_method)
 
 
-def connect(address: str, deadline: float = DEADLINE) -> socket.socket:
-    """Connect to `127.0.0.1:80`, `[::1]:80` or `unix:/path`, as in the gateway's ready line."""
+def connect(address: str, deadline: float = DEADLINE, source: str = "") -> socket.socket:
+    """Connect to `127.0.0.1:80`, `[::1]:80` or `unix:/path`, as in the gateway's ready line. `source`: own address."""
     if address.startswith("unix:"):
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(deadline)
@@ -80,7 +80,7 @@ def connect(address: str, deadline: float = DEADLINE) -> socket.socket:
             raise
         return sock
     host, _, port = address.rpartition(":")
-    return socket.create_connection((host.strip("[]"), int(port)), deadline)
+    return socket.create_connection((host.strip("[]"), int(port)), deadline, (source, 0) if source else None)
 
 
 # Ways to send an input. A rejection may come before its last byte, so the rest may find a closed connection.

@@ -208,8 +208,8 @@ class Gateway:
     def url(self, listener: str = "main") -> str:
         return f"http://{self.address(listener)}"
 
-    def connect(self, listener: str = "main", deadline: float = DEADLINE) -> Client:
-        return Client(self.address(listener), deadline)
+    def connect(self, listener: str = "main", deadline: float = DEADLINE, source: str = "") -> Client:
+        return Client(self.address(listener), deadline, source)
 
     @property
     def pid(self) -> int:

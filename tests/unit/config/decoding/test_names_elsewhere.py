@@ -136,13 +136,13 @@ def test_keys_at_the_top_level(tmp_path, key, advice):
 @pytest.mark.parametrize(
     ("key", "advice"),
     [
-        ("request_body", 'did you mean "request_body_idle"?'),
+        ("request_bodies_idle", 'did you mean "request_body_idle"?'),
         ("request_header", 'did you mean "request_headers"?'),
         *(
             (
                 key,
-                'expected one of "drain", "filters", "keepalive", "request_body_idle", "request_headers", '
-                '"response_idle"',
+                'expected one of "drain", "filters", "keepalive", "request_body_idle", "request_body_rate", '
+                '"request_headers", "response_idle"',
             )
             for key in ("cors", "gzip")
         ),
