@@ -16,6 +16,8 @@ from fastgw.config.openapi.grammar import ELSEWHERE, OBJECTS, PUBLISHED, REFERAB
 _SIMILARITY: Final = 0.75
 _FLAGS: Final = ("nullable", "readOnly", "writeOnly")
 """Keywords of schemas that are obeyed, but are none of JSON Schema."""
+_REQUIRING: Final = frozenset(("operation", "media type"))
+"""Objects that are an error if all of their keys are unknown: they would require nothing of requests."""
 _BESIDE_REFERENCES: Final = frozenset(("$ref", "summary", "description"))
 
 
@@ -30,7 +32,7 @@ def check_parts(spec: Spec) -> None:
 class _Check:
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
-        self._notes: list[tuple[Reading, Problem]] = []
+        self._notes: list[tuple[Reading, str | int, Problem]] = []
 
     def check(self, part: Part) -> None:
         value, shape, path, is_obeyed = part
@@ -49,9 +51,13 @@ class _Check:
                 self._report_or_note(is_obeyed, path, wrong, "expected one of them, such as `schema: {type: string}`")
 
     def end(self) -> None:
-        """Add the notes, equal ones once."""
+        """Add the notes, equal ones of keys with the same name once."""
         for reading in self._spec.readings:
-            for number, note in enumerate(with_counts(note for each, note in self._notes if each is reading)):
+            by_key: dict[str | int, list[Problem]] = {}
+            for each, key, note in self._notes:
+                if each is reading:
+                    by_key.setdefault(key, []).append(note)
+            for number, note in enumerate(note for alike in by_key.values() for note in with_counts(alike)):
                 reading.notes[UNKNOWN_KEY, number] = note
 
     def _check_type(self, part: Part, is_right: bool, expected: str) -> bool:
@@ -88,17 +94,20 @@ class _Check:
                 self._report_unknown(part, key, keys)
 
     def _report_unknown(self, part: Part, key: str, keys: Any) -> None:
-        _, shape, path, is_obeyed = part
+        value, shape, path, is_obeyed = part
         at = (*path, key)
+        known = {*keys, "$ref"} if shape in REFERABLE else keys
         homes = [name for name, its_keys in OBJECTS.items() if key in its_keys] if key in ELSEWHERE else []
         if shape == "path item" and key in SINCE_3_2:
             obeyed, expected = True, "expected `openapi: 3.2.x`"
         elif homes:
             obeyed, expected = True, f"expected it in {' or '.join(homes)}"
-        elif (meant := nearest(key, keys, _SIMILARITY)) is not None:
+        elif (meant := nearest(key, known, _SIMILARITY)) is not None:
             obeyed, expected = meant not in PUBLISHED, f"did you mean {format_value(meant)}?"
         else:
-            obeyed, expected = False, suggest(key, keys, similarity=_SIMILARITY)
+            # Without any key of its kind it is another object, such as a file of operations in place of one of them.
+            obeyed = shape in _REQUIRING and known.isdisjoint(value)
+            expected = suggest(key, keys, similarity=_SIMILARITY)
         self._report_or_note(is_obeyed and obeyed, at, UNKNOWN_KEY, expected, at_key=True)
 
     def _check_schema(self, part: Part) -> None:
@@ -125,4 +134,4 @@ class _Check:
 
     def _note(self, path: Path, wrong: str, expected: str) -> None:
         reading, at = self._spec.origin(path)
-        self._notes.append((reading, reading.document.problem(at, wrong, expected, at_key=True)))
+        self._notes.append((reading, path[-1], reading.document.problem(at, wrong, expected, at_key=True)))

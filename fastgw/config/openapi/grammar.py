@@ -104,7 +104,12 @@ PUBLISHED: Final = frozenset(
     }
 )
 """Keys that the gateway does not obey: they are published, and taken for mocks."""
-ELSEWHERE: Final = frozenset({"security", "parameters", "requestBody", "responses", "content", "schema", "servers"})
+ELSEWHERE: Final = frozenset(
+    {
+        *("security", "parameters", "requestBody", "responses", "content", "schema", "servers"),
+        *("get", "put", "post", "patch", "delete"),
+    }
+)
 """Keys that would be obeyed in other objects, and are probably meant so wherever they are."""
 SINCE_3_2: Final = frozenset(("query", "additionalOperations"))
 """Keys of path items that mean nothing before OpenAPI 3.2."""

@@ -39,6 +39,17 @@ def with_schema(schema: Any, version: str = "3.0.3") -> dict[str, Any]:
             "paths./a.security: unknown key; expected it in document or operation",
         ),
         (document({"/a": {**ITEM, "query": {}}}), "paths./a.query: unknown key; expected `openapi: 3.2.x`"),
+        *(
+            (document({"/a": {"post": {key: "#/x"}}}), f'{at}: unknown key; did you mean "$ref"?')
+            for key, at in (("$Ref", 'post["$Ref"]'), ("ref", "post.ref"), ("$ref ", 'post["$ref "]'))
+        ),
+        (document({"/a": {"$reff": "#/x"}, "/b": ITEM}), 'a["$reff"]: unknown key; did you mean "$ref"?'),
+        (document({"/a": {"get": {"get": operation(security=[])}}}), "get.get: unknown key; expected it in path"),
+        (document({"/a": {"get": {"list": operation(security=[])}}}), "a.get.list: unknown key; expected one of"),
+        (
+            with_operation(requestBody={"content": {"application/json": {"type": "string"}}}),
+            "application/json.type: unknown key; expected one of",
+        ),
         (document({"/a": ITEM}, securitySchemes={}), None),
         (document({"/a": ITEM}, components={"securityScheme": {}}), 'did you mean "securitySchemes"?'),
         (
@@ -86,6 +97,7 @@ def test_what_would_change_the_meaning_is_an_error(
         (document({"/a": ITEM}, webhooks={"w": {"post": {"Security": []}}}), ["webhooks.w.post.Security: unknown key"]),
         (document({"/a": {**ITEM, "x-a": 1}}, **{"x-b": {}}), []),
         (document({"/a": {n: operation(produces=[]) for n in ("get", "put")}}), ["(and in 1 other place)"]),
+        (with_operation(produces=[], auth=[]), ["post.produces: unknown key; ", "post.auth: unknown key; "]),
         (
             document(
                 {"/a": {"get": operation(parameters=[{"$ref": "#/components/parameters/n", "required": True}])}},
