@@ -390,6 +390,8 @@ _PREFIX: Final = re.compile(r"([^~{*]*)/(?:\*|\{:path\})")
 """Matches the shape of a path that is a prefix, without parameters before its end."""
 _LITERAL: Final = re.compile(r"~(?:\^(?:(?:[\w/~%-]|\\[.])(?![*?{]))*)?")
 """Matches the beginning of a regular expression up to the last character that each match begins with."""
+_ESCAPE_OR_CLASS: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]")
+_INNER_GROUP: Final = re.compile(r"\([^()]*\)")
 
 
 def _never_reached(merged: Merged) -> Iterator[Problem]:
@@ -425,7 +427,7 @@ def _wider(prefixes: Mapping[tuple[str, str, str], list[_Placed]], key: _Key, ro
     listener, host, path, _ = key
     if not path.startswith("~"):
         return None
-    literal = "" if "|" in path else _LITERAL.match(path)[0].removeprefix("~^").replace("\\", "")  # type: ignore[index]
+    literal = "" if _is_alternation(path) else _LITERAL.match(path)[0].removeprefix("~^").replace("\\", "")  # type: ignore[index]
     for end in (place for place, char in enumerate(literal or "/") if char == "/"):
         wider = [
             (location, each)
@@ -439,6 +441,14 @@ def _wider(prefixes: Mapping[tuple[str, str, str], list[_Placed]], key: _Key, ro
         if (found := _before(wider, route)) is not None:
             return found
     return None
+
+
+def _is_alternation(regex: str) -> bool:
+    """Whether a regular expression may have alternatives as a whole: `|` outside of groups and classes."""
+    outside, count = _ESCAPE_OR_CLASS.sub("", regex), 1
+    while count:
+        outside, count = _INNER_GROUP.subn("", outside)
+    return "|" in outside
 
 
 def _keys(route: Route, listeners: list[str]) -> Iterator[_Key]:

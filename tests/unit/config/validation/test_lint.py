@@ -146,6 +146,7 @@ def problems(folder, text):
             )
             for regex, more, prefix in (
                 ("^/v[0-9]+/", "", "paths: ['/*'],"),
+                ("^/api/(v1|v(2|3))/[^|]", "", "paths: ['/api/*'],"),
                 ("x|^/y", "methods: [GET],", "paths: ['/{rest:path}'],"),
                 ("^/a/b\\.c/?d", "headers: {x: '1', y: '2'},", "paths: ['/a/*'], headers: {x: '1'},"),
                 ("^/a/b$", "clients: [10.0.0.0/8],", "paths: ['/c', '/a/*'], priority: 1,"),
@@ -177,6 +178,7 @@ def test_it_is_told_at_its_place(tmp_path, text, note):
                 ("^/v[0-9]+/", "", "paths: ['/v/*'],"),
                 ("^/api/?x", "", "paths: ['/api/*'],"),
                 ("^/api/x|/y", "", "paths: ['/api/*'],"),
+                ("^/api/(x|y)|/z", "", "paths: ['/api/*'],"),
                 ("/api/x", "", "paths: ['/api/*'],"),
                 ("^/apis", "", "paths: ['/api/*'],"),
                 ("^/api/x", "priority: 1,", "paths: ['/*'],"),
