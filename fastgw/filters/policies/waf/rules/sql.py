@@ -24,6 +24,11 @@ _COMPARES: Final = (
     rb"|\bis (?:not )?(?:null|true|false|unknown|[0-9(]))"
 )
 """Comparisons. A word is one before a value that is no word: `"salt" and pepper is fine` compares nothing."""
+_COMPARES_NAMES: Final = (
+    rb"[\w.`]+ (?:not )?(?:(?:s?like|rlike|regexp|sounds like) [\w.`]+|between [\w.`]+ and [\w.`]+|in ?\( ?[\w.`]+ ?\)"
+    rb"|is (?:not )?[\w.`]+)"
+)
+"""Comparison of names by a word. A text may have one, too: it counts before what ends a statement or opens a string."""
 _FUNCTIONS: Final = alternatives(
     "ascii benchmark bin cast char_length chr concat(?:_ws)? conv current_(?:date|time|user) database decode "
     "des_(?:de|en)crypt elt encode encrypt export_set extractvalue field find_in_set from_base64 "
@@ -41,7 +46,9 @@ SQL_RULES: Final = (
     Rule(4201, "sqli", CRITICAL, 1, _SQL,
          _QUOTE + rb" ?\)* ?(?:\bx?or\b|\band\b|\|\||&&|\bdiv\b|\blike\b|\bbetween\b|\bwhere\b|\bhaving\b)[ "
          rb"('\"`!~+@-]*"
-         + _VALUE + rb" ?" + _COMPARES),
+         + _VALUE + rb" ?" + _COMPARES
+         + rb"|" + _QUOTE + rb" ?\)* ?(?:x?or\b|and\b|\|\||&&) ?\(* ?(?:not )?" + _COMPARES_NAMES
+         + rb" ?\)* ?(?:--|#|(?:x?or\b|and\b|\|\||&&) ?\(* ?[\"'`][^\"'`]*$)"),
     Rule(4202, "sqli", CRITICAL, 1, _SQL,
          rb"(?:^|[ ('\"=,)])-?[0-9]+[\"'`)]* (?:x?or|and|&&|\|\||having|where) [ ('\"`!~+-]*(?:not "
          rb")?[\"'`]?-?[0-9]+[\"'`)]* ?"
@@ -119,7 +126,8 @@ SQL_RULES: Final = (
          rb"[\"'`]?[0-9]+[\"'`]? ?[=<>]|"
          rb"\b(?:order|group) by [0-9]+ ?(?:--|#)|\blimit [0-9]+ ?(?:,|offset) ?[0-9]+ ?(?:--|#|into|procedure"
          rb"|union)|"
-         rb"[\"'`] ?(?:having [^a-z]|limit [0-9(]|procedure analyse|rlike\b|regexp\b|collate\b)|"
+         rb"[\"'`] ?(?:having (?:[^a-z]|[\w.`]+(?:\(| ?[=<>]))|limit [0-9(]|procedure analyse|rlike\b|regexp\b"
+         rb"|collate\b)|"
          rb"\bcase when .*[=<>(].* then\b|\bif ?\( ?.*[=<>].*,.*,.*\)|"
          rb"\bcoalesce ?\([^)]*select|\(select\b|\bexists ?\( ?select\b|\bselect[ (].*\bcase when\b|"
          rb"\blike ?\( ?[\"'`]"),
