@@ -5,7 +5,6 @@ They are found from the settings alone; the route table decides which route answ
 
 import re
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final, NamedTuple
 from urllib.parse import quote_plus
@@ -26,6 +25,7 @@ from fastgw.config.base.route_patterns import (
     re2_options,
 )
 from fastgw.config.settings.gateway import Route, ValueCondition
+from fastgw.gateway.regex_examples import example_of
 from fastgw.routing.table import Conditions
 
 CASE: Final = "case (IIS, Express)"
@@ -38,7 +38,6 @@ SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 _OTHER_CLIENTS: Final = ("192.0.2.1", "198.51.100.1", "2001:db8::1", "10.9.8.7")
 _NOT_NAME: Final = re.compile(rb"(?:^|(?<=\}))[^{]+")
 _NAME: Final = re.compile(rb"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_TEXT_OF_REGEX: Final = re.compile(r"(?:\(\?i\))?\^?((?:[A-Za-z0-9/_-]|\\[./-])*)")
 
 
 class ProbedRequest(NamedTuple):
@@ -158,9 +157,10 @@ def leading_path(route: Route, pattern: PathPattern) -> bytes:
 
 
 def example_path(pattern: PathPattern, values: Mapping[str, bytes] = {}) -> bytes:
-    """Return the path of a request that matches a pattern; of a regular expression, the text that it begins with."""
+    """Return the path of a request that matches a pattern; for a regular expression, one that probably does."""
     if pattern.kind is PathKind.REGEX:
-        return _text_of_regex(pattern.regex.decode())
+        path = example_of(pattern.regex.decode())
+        return path if path.startswith(b"/") else b"/" + path
     return _path_of(pattern, [_written(segment, values) for segment in pattern.segments])
 
 
@@ -247,12 +247,5 @@ def _value(condition: str | ValueCondition) -> bytes:
     if isinstance(condition, str):
         return condition.encode()
     if condition.regex is not None:
-        return _text_of_regex(condition.regex)
+        return example_of(condition.regex)
     return next((text for text in (condition.exact, condition.prefix) if text is not None), "x").encode()
-
-
-@lru_cache(maxsize=64)
-def _text_of_regex(source: str) -> bytes:
-    """Return the text that a regular expression begins with."""
-    found = _TEXT_OF_REGEX.match(source)
-    return b"" if found is None else found[1].replace("\\", "").encode()
