@@ -18,6 +18,8 @@ SECRET_NAMES = (
     *("private_token", "oauth_token", "csrf_token", "x-api-token", "jwt", "bearer", "authorization", "auth", "session"),
     *("session_id", "jsessionid", "PHPSESSID", "assertion", "client_assertion", "SAMLResponse", "code", "ticket"),
     *("otp", "secret", "client_secret", "password", "new_password", "passwd", "pwd", "pass", "credential"),
+    *("passphrase", "passcode", "auth_key", "licenseKey", "auth_code", "device_code", "verification-code", "mfa_code"),
+    *("_csrf", "XSRF", "code_verifier", "oauth_verifier"),
     *("credentials", "key", "api_key", "x-api-key", "secret_key", "private_key", "access_key", "subscription-key"),
     *("sig", "signature", "x-amz-signature", "x-amz-credential", "x-amz-security-token", "X-Goog-Signature"),
 )

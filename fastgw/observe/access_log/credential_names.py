@@ -21,21 +21,40 @@ WORDS: Final = ("auth", "session", "code", "pass", "key", "sig", "ticket")
 """Whole names of secrets, of which other names may have a part (`country_code`)."""
 _CORS: Final = b"access-control-"
 _EXACTLY: Final = frozenset((b"x-forwarded-client-cert", b"x-fastgw-debug", b"dpop"))
+_SIGNS: Final = (b"", b"_", b"-")
 _KEYS: Final = tuple(
     kind + sign + b"key"
-    for kind in (b"api", b"app", b"private", b"access", b"signing", b"subscription")
-    for sign in (b"", b"_", b"-")
+    for kind in (b"api", b"app", b"auth", b"private", b"access", b"license", b"signing", b"subscription")
+    for sign in _SIGNS
+)
+_CODES: Final = tuple(
+    kind + sign + b"code" for kind in (b"auth", b"device", b"mfa", b"verification") for sign in _SIGNS
 )
 _SURELY: Final = (
-    rb"passw|pwd|secret|credential|authori[sz]ation|jwt|bearer|(?:assertion|signature)(?!s)"
-    rb"|" + b"|".join(_KEYS) + rb"|sess(?:ion)?[-_]?(?:id|key)|saml[-_]?(?:response|art)|(?:\A|[-_])[th]?otp\Z"
+    rb"pass(?:w|code|phrase)|pwd|[cx]srf|verifier|secret|credential|authori[sz]ation|jwt|bearer|(?:assertion|signature)(?!s)"
+    rb"|" + b"|".join(_KEYS + _CODES) + rb"|sess(?:ion)?[-_]?(?:id|key)|saml[-_]?(?:response|art)|(?:\A|[-_])[th]?otp\Z"
     rb"|token(?!s|[-_]?(?:type|url|uri|endpoint|count))"
 )
 _MEMBER: Final = re.compile(_SURELY)
 _HEADER: Final = re.compile(_SURELY + rb"|auth(?!or)|cookie|session|[-_]key$")
 HINTS: Final = (
-    *(b"passw", b"pwd", b"secret", b"credential", b"authori", b"jwt", b"bearer", b"assertion", b"signature"),
-    *(*_KEYS, b"sess", b"saml", b"otp", b"token", b"dpop"),
+    *(
+        b"passw",
+        b"passcode",
+        b"passphrase",
+        b"pwd",
+        b"csrf",
+        b"xsrf",
+        b"verifier",
+        b"secret",
+        b"credential",
+        b"authori",
+        b"jwt",
+        b"bearer",
+        b"assertion",
+        b"signature",
+    ),
+    *(*_KEYS, *_CODES, b"sess", b"saml", b"otp", b"token", b"dpop"),
 )
 """Parts, of at least three bytes, of all names of credentials in lower case that have no hyphen."""
 HINTS_OF_HEADERS: Final = (b"auth", b"cookie", b"-key", b"_key", *(_EXACTLY - {b"dpop"}))

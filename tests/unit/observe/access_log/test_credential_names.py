@@ -24,7 +24,8 @@ CREDENTIALS = [
 FORM = b"application/x-www-form-urlencoded"
 PIECES = (
     b"passw pwd secret credential authorization authorisation auth or jwt bearer assertion signature s api app private "
-    b"access signing subscription key sess session ion id saml response art h t otp token type cookie dpop a - _ 1"
+    b"access signing subscription key sess session ion id saml response art h t otp token type cookie dpop code "
+    b"device mfa verification verifier license phrase c x srf a - _ 1"
 ).split()
 HARMLESS = [
     *("WWW-Authenticate", "Proxy-Authenticate", "Access-Control-Allow-Credentials", "Sec-WebSocket-Key"),
@@ -49,7 +50,21 @@ def test_a_header_is_shown_by_all_or_by_none(name: str, is_hidden: bool) -> None
     ("name", "is_hidden"),
     [
         *((name, True) for name in (b"newpassword", b"userpwd", b"saml_assertion", b"x-auth", b"api_key", b"dpop")),
-        *((name, False) for name in (b"author", b"auth_type", b"session_count", b"primary_key", b"signatures", b"x-a")),
+        *(
+            (name, False)
+            for name in (
+                b"author",
+                b"auth_type",
+                b"session_count",
+                b"primary_key",
+                b"signatures",
+                b"x-a",
+                b"country_code",
+                b"status_code",
+                b"zipcode",
+                b"user_code",
+            )
+        ),
     ],
 )
 def test_members_of_bodies_are_judged_more_narrowly(name: bytes, is_hidden: bool) -> None:
