@@ -347,7 +347,7 @@ class _Expansion:
         if not is_plain:
             at.report(format_value(path), "expected a path such as /docs", at_key=False)
             return
-        shown = published(spec.value)
+        shown = published(spec.files.referred_value())
         document = msgspec.json.encode(shown)
         html = page(shown, operations, schemas, f"{path.rpartition('/')[2]}/openapi.json").encode()
         for name, kind, content_type, content, route_path in (

@@ -46,6 +46,8 @@ class DocumentFiles:
         self._key = FILES
         while self._key in reading.document.value:  # a document that has been made of files already
             self._key += "-"
+        self._referred: set[Path] = set()
+        """Paths of what something refers to."""
         self._met: set[tuple[int, str]] = set()
         self._waiting: deque[Part] = deque()
 
@@ -74,6 +76,14 @@ class DocumentFiles:
                 if isinstance(value, dict) and shape in REFERABLE:
                     self._follow_from(value, part)
             yield part
+
+    def referred_value(self) -> dict[str, Any]:
+        """Return the document, with those parts of its other files that something refers to."""
+        value: dict[str, Any] = self._main.document.value
+        if not self.readings:
+            return value
+        paths = {path[1:] for path in self._referred if path[:1] == (self._key,)}
+        return value | {self._key: _parts_at(value[self._key], paths)}
 
     def _add(self, part: Part) -> None:
         (self._waiting.append if part[3] else self._waiting.appendleft)(part)
@@ -104,6 +114,7 @@ class DocumentFiles:
             found = found[0], at
             reference = "#" + quote(pointer_of(at), safe="/~:@!$&'()*+,;=")
         if found is not None:
+            self._referred.add(found[1])
             self._add((found[0], holder_part[1], found[1], holder_part[3]))
         return reference
 
@@ -196,6 +207,18 @@ def parts_below(part: Part) -> list[Part]:
         else:
             found.append(below)
     return found
+
+
+def _parts_at(value: Any, paths: set[Path]) -> Any:
+    """Return what is at these paths in a value, each in its place."""
+    if () in paths:
+        return value
+    below: dict[str | int, set[Path]] = {}
+    for first, *others in paths:
+        below.setdefault(first, set()).add(tuple(others))
+    if isinstance(value, list):
+        return [_parts_at(each, below[index]) if index in below else None for index, each in enumerate(value)]
+    return {key: _parts_at(each, below[key]) for key, each in value.items() if key in below}
 
 
 def _mapping_of(schema: Any) -> dict[str, Any]:

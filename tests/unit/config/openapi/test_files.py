@@ -127,3 +127,19 @@ def test_a_link_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
     (folder / "paths/add.yml").unlink()
     (folder / "paths/add.yml").symlink_to(tmp_path / "secret.yml")
     assert '"paths/add.yml" is outside the folder of the document' in problems(folder, described)
+
+
+def test_the_documentation_has_no_part_of_another_file_that_nothing_refers_to(tmp_path: Path) -> None:
+    value = {
+        "Own": {"anyOf": [{"type": "string", "title": "shown"}, {"title": "hidden"}]},
+        "Other": {"title": "hidden"},
+    }
+    described = write(tmp_path, pet=PET.replace("value.json", "more.json#/Own/anyOf/0") + "Other: {title: hidden}\n")
+    (tmp_path / "models/more.json").write_text(json.dumps(value))
+    loaded = load(tmp_path, described, {"security": KEY, "docs": "/docs"})
+    (page,) = [text.decode() for name, text in loaded.captured.items() if name.endswith("openapi.json")]
+    assert page.count("shown") == 1
+    assert "hidden" not in page
+    files = json.loads(page)["x-fastgw-files"]
+    assert [*files["models/a pet.yml"]] == ["Pet"]
+    assert files["models/more.json"]["Own"]["anyOf"] == [value["Own"]["anyOf"][0], None]
