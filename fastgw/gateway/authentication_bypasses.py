@@ -66,6 +66,7 @@ class _Way(NamedTuple):
     path: Callable[[Any], bytes] | None
     ends: tuple[tuple[str, bytes], ...]
     """Origins and base paths."""
+    is_fallback: bool = False
 
 
 class _Detour(NamedTuple):
@@ -102,7 +103,8 @@ class _Reached:
         self._ways_of: dict[int, tuple[_Way, ...]] = {}
         self._by_place: dict[str, list[Route]] = {}
         for route in self._routes:
-            for place in {place for name in route.destinations for place, _ in self._ends(name)}:
+            fallback = [route.fallback.upstream] if route.fallback and route.fallback.upstream else []
+            for place in {place for name in (*route.destinations, *fallback) for place, _ in self._ends(name)}:
                 self._by_place.setdefault(place, []).append(route)
 
     def _ends(self, destination: str | Url) -> tuple[tuple[str, bytes], ...]:
@@ -123,17 +125,22 @@ class _Reached:
         if id(route) not in self._ways_of:
             variants = [each for each in route.variants if each.upstream is not None]
             ways = [route.with_variant(each) for each in variants] if route.variants else [route]
-            self._ways_of[id(route)] = tuple(
-                _Way(way, path_of(way, _unknown), tuple(end for name in way.destinations for end in self._ends(name)))
-                for way in ways
-                if not rewrites_variables(way)
-            )
+            made: list[_Way] = []
+            for way in ways:
+                if not rewrites_variables(way):
+                    path = path_of(way, _unknown)
+                    made.append(_Way(way, path, tuple(end for name in way.destinations for end in self._ends(name))))
+                    if way.fallback is not None and way.fallback.upstream is not None:
+                        made.append(_Way(way, path, self._ends(way.fallback.upstream), is_fallback=True))
+            self._ways_of[id(route)] = tuple(made)
         return self._ways_of[id(route)]
 
-    def _sent(self, route: Route, asked: ProbedRequest) -> set[_Sent]:
+    def _sent(self, route: Route, asked: ProbedRequest, *, with_fallbacks: bool = False) -> set[_Sent]:
         """Return where a request of a route may be sent, and with which path."""
         sent: set[_Sent] = set()
         for way in self._ways(route):
+            if way.is_fallback and not with_fallbacks:
+                continue
             try:
                 path = asked.path if way.path is None else way.path(asked)
             except Malformed:  # it is refused
@@ -182,7 +189,7 @@ class _Reached:
         path. By place, and the text that their paths begin with there.
         """
         found: dict[_Sent, list[tuple[Route, _Way, bytes]]] = {}
-        for route in sorted(self._routes, key=lambda route: len(self._guards(route))):
+        for route in sorted(self._routes, key=lambda route: (len(self._guards(route)), len(route.clients))):
             conditional = route.hosts or route.headers or route.query or route.cookies or route.priority
             for way in self._ways(route):
                 changes = way.path is not None or any(base for _, base in way.ends)
@@ -252,7 +259,7 @@ class _Reached:
         match = self._router.find(probe)
         if match is None or match[0] is narrow or not self._missing(narrow, wide := match[0]):
             return None
-        if sent.isdisjoint(self._sent(wide, probe._replace(params=match[1]))):
+        if sent.isdisjoint(self._sent(wide, probe._replace(params=match[1]), with_fallbacks=True)):
             return None
         meant = self._is_meant(wide, probe, narrow, pattern, asked) or self._is_peer(
             wide, narrow, asked.path != probe.path

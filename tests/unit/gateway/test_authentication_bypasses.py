@@ -143,6 +143,11 @@ def test_where_nothing_is_avoided_nothing_is_noted(routes: list[dict[str, Any]])
         ({"paths": ["/admin"]}, {"paths": ["/open"], "rewrite": "/admin"}, "GET /open goes by"),
         ({"paths": ["/s/admin"]}, {"add_prefix": "/s"}, "GET /admin goes by"),
         ({"strip_prefix": "/admin"}, {}, "GET /x goes by"),
+        (
+            {},
+            {"paths": ["/p/*"], "strip_prefix": "/p", "upstream": "elsewhere", "fallback": {"upstream": "same"}},
+            "GET /p/admin/x goes by",
+        ),
         ({"strip_prefix": "/admin"}, {"paths": ["/pub/*"], "strip_prefix": "/pub"}, "GET /pub/x goes by"),
         ({"upstream": "http://127.0.0.1:9/base"}, {}, "GET /base/admin/x goes by"),
         ({"paths": ["/base/admin"]}, {"upstream": "http://127.0.0.1:9/base"}, "GET /admin goes by"),
@@ -172,6 +177,7 @@ def test_it_names_a_request_that_reaches_the_same_path_by_another_route(
         [narrow("/7/*"), wide(paths=["/7/*"], headers={"X-A": "1"})],
         [narrow("/7/*"), wide(paths=["/7/*"], hosts=["a.test"])],
         [narrow("/7/*"), wide(clients=["10.0.0.0/8"], priority=1)],  # a trusted network
+        [narrow("/7/*", upstream="elsewhere", fallback={"upstream": "site"}), wide()],  # it is no substitute for it
         [
             narrow("/*", hosts=["a.test"], host_header="preserve"),
             wide(hosts=["b.test"], host_header="preserve"),
@@ -218,3 +224,11 @@ def test_both_routes_are_named_with_their_places(tmp_path: Path) -> None:
     [note] = locate(loaded, TYPES, bypasses(loaded.config))
     assert (note.line, note.path) == (4, "routes[0].paths")
     assert f'route "b" ({file}:5)' in note.wrong
+
+
+def test_routes_that_are_meant_hide_no_other_one() -> None:
+    aliases = [
+        {"name": f"a{n}", "paths": [f"/a{n}/*"], "strip_prefix": f"/a{n}", "clients": ["10.0.0.0/8"]} for n in range(9)
+    ]
+    told = noted(narrow("/7/*"), *aliases, wide(paths=["/y/*"], strip_prefix="/y"))
+    assert told["narrow"].startswith("GET /y/7/x goes by")
