@@ -54,16 +54,19 @@ RESERVED: Final = (
     *("X-Forwarded-*", "X-Original-URL", "X-Original-URI", "X-Original-Path", "X-Original-Method", "X-Original-Host"),
     *("X-Original-Forwarded-*", "X-Rewrite-URL", "X-Replaced-Path", "X-Script-Name", "X-Envoy-*", "X-Host", "X-Scheme"),
     *("X-Url-Scheme", "X-HTTP-Host-Override", "X-HTTP-Path-Override", "X-Matched-Path", "Front-End-Https"),
-    *("X-HTTP-Method", "X-HTTP-Method-Override", "X-Method-Override"),
+    *("X-HTTP-Method", "X-HTTP-Method-Override", "X-Method-Override", "Script-Name"),
     # the client's address
     *("True-Client-IP", "CF-Connecting-IP", "CF-Connecting-IPv6", "Fastly-Client-IP", "Fly-Client-IP", "X-Client-IP"),
-    *("X-Cluster-Client-IP", "Proxy-Client-IP", "WL-Proxy-*", "X-Azure-*", "X-ProxyUser-IP"),
+    *("X-Cluster-Client-IP", "Proxy-Client-IP", "WL-Proxy-*", "X-Azure-*", "X-ProxyUser-IP", "Client-IP"),
+    *("X-Originating-IP",),
     # the client's certificate
     *("Client-Cert", "Client-Cert-Chain", "X-Client-Cert", "X-ARR-ClientCert", "SSL-Client-*", "X-SSL-Client-*"),
+    *("X-SSL-Cert", "X-Client-Verify"),
     # the user that a proxy has authenticated
     *("Remote-*", "X-Remote-*", "X-Auth-Request-*", "X-Authenticated-*", "X-WebAuth-*", "X-Authentik-*"),
     *("X-Amzn-Oidc-*", "X-MS-Client-Principal*", "X-Goog-Authenticated-User-*", "X-Endpoint-API-UserInfo"),
-    *("X-Apigateway-API-UserInfo",),
+    *("X-Apigateway-API-UserInfo", "X-Userinfo", "X-Consumer-*", "X-Credential-*", "X-Vouch-*", "Kubeflow-Userid"),
+    *("X-Pomerium-Jwt-Assertion", "Cf-Access-Authenticated-User-Email", "Cf-Access-Jwt-Assertion"),
     # what only CGI and a web server in front write
     *("Proxy", "X-Accel-Mapping", "X-Sendfile-Type", "X-Middleware-Subrequest"),
 )
