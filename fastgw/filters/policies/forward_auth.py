@@ -22,6 +22,7 @@ from fastgw.filters.outbound.tls_settings import check_tls, client_tls
 from fastgw.forwarded_headers import FAMILY, fields_for_upstream
 from fastgw.http.field_names import HOP_BY_HOP, WRITTEN_HERE
 from fastgw.http.fields import Fields
+from fastgw.observe.access_log.credential_names import is_credential_header
 from fastgw.observe.tracing.trace import Trace
 from fastgw.sync.credential_cache import TokenCache
 from fastgw.upstream.client.http_client import Fetched, FetchFailed
@@ -186,6 +187,8 @@ class _ForwardAuthUse:
             self._shown = frozenset(name.lower() for name in _names(settings.request_headers))
         self._copied = _names(settings.copy_headers)
         self._written = frozenset(name.lower() for name in self._copied)
+        # The client's own are not what the service decides; but credentials it decides by, and returns others.
+        self._hidden = _NEVER_SHOWN | {name for name in self._written if not is_credential_header(name)}
         self._to_client = (*_names(settings.refusal_headers), *_WITH_THE_BODY)
         self._consumer = settings.consumer_header.encode() if settings.consumer_header else None
         self._memory = None
@@ -269,7 +272,7 @@ class _ForwardAuthUse:
 
     def _from_client(self, exchange: Exchange) -> Iterable[tuple[bytes, bytes]]:
         """Return the client's headers, with changes of earlier filters."""
-        fields = exchange.client_lines(_NEVER_SHOWN)
+        fields = exchange.client_lines(self._hidden)
         fields += Fields.parse(exchange.changes_for_others[0], 0).without(_NEVER_SHOWN)
         return fields if self._shown is None else [line for line in fields if line[0].lower() in self._shown]
 
