@@ -129,6 +129,9 @@ class Decoder(ABC):
         return True
 
     def refuse(self, value: Any, path: Path, reading: Reading) -> Broken:
+        if value is None and isinstance(self, Table | Structure | Sequence) and reading.document.says_nothing(path):
+            kind, below = self.expected.partition(" (")[0], "" if isinstance(self, Sequence) else ", indented"
+            return reading.report(path, "no value", f"expected {kind}{below} below this key", at_key=True)
         if self._lost_by_quotes(value, path, reading):
             return reading.report(path, f"{format_value(value)} in quotes", f"expected {self.expected} without quotes")
         said = "a string" if isinstance(value, str) and self.is_secret else format_value(value)
@@ -587,7 +590,8 @@ class Either(Decoder):
 
     @property
     def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
-        return " or ".join(shape.expected for shape in self.shapes)
+        shapes = self.shapes[:1] if isinstance(self.shapes[0], Instance) else self.shapes  # that names null itself
+        return " or ".join(shape.expected for shape in shapes)
 
     @property
     def is_secret(self) -> bool:

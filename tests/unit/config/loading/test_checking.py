@@ -374,6 +374,21 @@ def test_nothing_behind_a_colon_is_no_null(tmp_path, text, line):
     assert [each for each in told if line in each]
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("upstreams:\nu: {}", ["2:1: upstreams: no value; expected an object, indented below", "3:1: u: unknown key"]),
+        ("timeouts:\n", ["2:1: timeouts: no value; expected an object, indented below this key"]),
+        ("routes:\n", ["2:1: routes: no value; expected a list below this key"]),
+        ("listeners:\n", ["2:1: listeners: no value; expected at least one, such as {main: "]),
+    ],
+)  # fmt: skip
+def test_a_key_without_the_lines_that_belong_to_it_is_the_first_to_be_named(tmp_path, text, told):
+    """Lines indented too little are keys of their own, each unknown: the cause stands before them."""
+    first = [line for line in lines(tmp_path, f"version: 1\n{text}") if not line.startswith("1:1: ")]
+    assert [line[: len(begin)] for line, begin in zip(first, told, strict=False)] == told
+
+
 def test_a_null_that_is_written_means_none(tmp_path):
     text = "listeners: {l: {address: 'a:1', tls: null}}\nadmin: null\nstatus: ~\nlimits: {body_bytes: null}\n"
     assert lines(tmp_path, f"version: 1\nroutes: 1\n{text}") == [
