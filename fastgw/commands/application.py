@@ -50,6 +50,10 @@ class TextCommand(TyperCommand):
     writes, and headers. Arguments are refused where they are used.
     """
 
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """Return the whole first sentence for the list of commands, where it goes on in the next line."""
+        return super().get_short_help_str(limit=1_000)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         rest = super().parse_args(ctx, args)
         for each in self.params:

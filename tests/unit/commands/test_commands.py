@@ -35,6 +35,13 @@ def test_a_command_that_is_named_is_the_same_without_the_others(name: str, monke
         assert set(all_of_them().commands) == {name, "audit"}
 
 
+def test_the_list_of_commands_cuts_no_sentence() -> None:
+    group = all_of_them()
+    listed = " ".join(group.get_help(typer.Context(group, info_name="fastgw")).split())
+    assert "Explain how a request would be routed and why, without sending it." in listed
+    assert "..." not in listed.partition("Commands:")[2]
+
+
 @pytest.mark.parametrize("named", [[], ["--help"], ["frobnicate"], [""]])
 def test_all_are_there_where_none_is_named(named: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     expected = set(all_of_them().commands)
