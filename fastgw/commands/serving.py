@@ -98,7 +98,8 @@ def run_demo(
         in_use = (
             "stop that process, or take a free port: fastgw demo --listen 127.0.0.1:0, or make run LISTEN=127.0.0.1:0"
         )
-        _serve(lambda: config.Loaded.of(configuration), announce, ready_fd, {"demo service": service}, in_use=in_use)
+        companions = {"demo service": service}
+        _serve(lambda: config.Loaded.of(configuration), announce, ready_fd, companions, name="demo", in_use=in_use)
 
 
 def _serve(

@@ -27,12 +27,12 @@ LOOK: Final = (
     ("{fastgw} status", "the gateway, its workers and targets"),
     ("{fastgw} top", "the busiest routes, until Ctrl-C"),
     ("{fastgw} tap --requests 3", "the next three requests and responses, with headers and bodies"),
-    ("{fastgw} stories", "requests that failed, and why"),
+    ("{fastgw} stories", "requests answered 500 and above, or slowly; with a number behind it, one of them"),
 )
 CLONE: Final = (
     (
         "{fastgw} explain examples/gateway.yaml GET http://api.example.com/users/7",
-        "where a request would go and what each filter would do, without sending it",
+        "what would happen to a request, without sending it: this one has no token, and would be refused",
     ),
 )
 """Commands that need the files of a clone."""
