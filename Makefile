@@ -120,7 +120,7 @@ setup: .venv/.runtime .venv/.installed .venv/.compiled  ## make .venv with every
 	fi
 
 run:  ## run the gateway in front of a demo service, on port 8080 (LISTEN=127.0.0.1:8080)
-	@$(MAKE) --jobs=2 .venv/.runtime .venv/.compiled
+	@$(MAKE) --silent --jobs=2 .venv/.runtime .venv/.compiled
 	@$(BIN)/fastgw demo --listen $(LISTEN)
 
 lint: .venv/.installed  ## ruff and mypy --strict
