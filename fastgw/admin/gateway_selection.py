@@ -58,7 +58,10 @@ def choose(wanted: GatewayChoice, ask: Callable[[Sequence[Found]], Found] | None
     meant = fitting[0] if len(fitting) == 1 or ask is None else ask(fitting)
     where = address_of(meant)
     if where is None:
-        raise NoSuchGateway(f"{_title(meant)} has no admin listener; signal its process {meant.entry.pid} instead")
+        raise NoSuchGateway(
+            f"{_title(meant)} has no admin listener, which this command needs: leave `admin: null` out of its "
+            f"configuration, or signal its process {meant.entry.pid}: HUP reloads, TERM drains"
+        )
     return Choice(where, given or meant.token())
 
 
