@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.alone import alone
 from tests.support.commands import ended
 from tests.support.default_ports import default_ports
 from tests.support.forked import COMMAND_DEADLINE, FASTGW, ran, start
@@ -221,10 +222,10 @@ class Terminal:
             return
         options: dict[str, Any] = {"cwd": self._folder, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
         if PLAIN.fullmatch(command):
-            ended = ran([FASTGW, *shlex.split(command)[1:]], env=self._own, **options)
+            ended = ran([*alone(), FASTGW, *shlex.split(command)[1:]], env=self._own, **options)
         else:
             options |= {"stdout": subprocess.PIPE, "text": True, "timeout": COMMAND_DEADLINE}
-            ended = subprocess.run(["bash", "-c", command], env=self._environment, **options)
+            ended = subprocess.run([*alone(), "bash", "-c", command], env=self._environment, **options)
         assert re.fullmatch(pattern, ended.stdout.rstrip("\n"), re.DOTALL), f"$ {command}\n{ended.stdout}"
 
     def _kill(self, jobs: list[int]) -> None:
@@ -251,9 +252,9 @@ class Terminal:
         """Start it, and wait until it listens on the first port that it names, or has printed what it should."""
         options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         if PLAIN.fullmatch(command):
-            process = start([FASTGW, *shlex.split(command)[1:]], cwd=self._folder, env=self._own, **options)
+            process = start([*alone(), FASTGW, *shlex.split(command)[1:]], cwd=self._folder, env=self._own, **options)
         else:
-            shell = ["bash", "-c", f"exec {command}"]
+            shell = [*alone(), "bash", "-c", f"exec {command}"]
             process = subprocess.Popen(shell, cwd=self._folder, env=self._environment, **options)
         assert process.stdout is not None
         assert process.stderr is not None

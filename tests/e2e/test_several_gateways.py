@@ -19,18 +19,12 @@ import pytest
 
 from tests.e2e.admin_calls import admin, is_served, status_of, tell
 from tests.e2e.test_reload import ANYWHERE, Reloadable, gateway_saying, saying
+from tests.support.alone import alone
 from tests.support.client import connect
 from tests.support.default_ports import default_ports
 from tests.support.forked import COMMAND_DEADLINE, FASTGW, ran
 from tests.support.gateway import Gateway, wait_until
 
-OTHERS = Path("/run/fastgw")
-"""Where a gateway of root registers without a runtime folder of its own, such as one that somebody tries here."""
-ALONE = (
-    ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {OTHERS} && exec "$@"', "sh"]
-    if os.geteuid() == 0 and OTHERS.is_dir()
-    else []
-)
 LISTENING = {"version": 1, "workers": 1, "listeners": {"main": ANYWHERE}, "routes": saying("v1"), "access_logs": []}
 
 
@@ -44,7 +38,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return ran([*ALONE, FASTGW, *arguments], stdin=subprocess.DEVNULL)
+    return ran([*alone(), FASTGW, *arguments], stdin=subprocess.DEVNULL)
 
 
 def folder(parent: Path, name: str) -> Path:
