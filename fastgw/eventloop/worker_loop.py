@@ -165,6 +165,13 @@ class BodyReading(Resting, Protocol):
     transport: asyncio.Transport
 
 
+class Crowded(Protocol):
+    """A connection that is not read from because its process holds too many bytes of bodies."""
+
+    def flush_soon(self) -> None:
+        """Continue reading if the process holds less by now."""
+
+
 class Rests:
     """Queue of connections that have used up their turn: each turn, `READERS_PER_TURN` of them continue reading.
 
@@ -268,6 +275,7 @@ class WorkerLoop:
         self.held_body_budget = HeldBodyBudget.single_process() if held_body_budget is None else held_body_budget
         self.journal = journal
         self.rests = Rests(loop.call_soon)
+        self.crowded: set[Crowded] = set()
         self.make_room: Callable[[], bool] = lambda: False
         """Closes idle connections to upstreams, because the process has no descriptors left. False: there are none. The
         descriptors are free in one of the next turns of the loop.
@@ -346,6 +354,12 @@ class WorkerLoop:
         self._next = self.loop.call_later(TICK, self._advance_timers)
         self.wheel.advance(now)
         self.hangups.tick()
+        self.look_at_crowded()
+
+    def look_at_crowded(self) -> None:
+        """Let connections that are not read from, as the process holds too much, continue if it holds less by now."""
+        for connection in tuple(self.crowded):
+            connection.flush_soon()
 
     def close(self) -> None:
         if self._next is not None:

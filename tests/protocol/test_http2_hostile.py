@@ -38,7 +38,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, origin: Origin) -> Iterato
         "workers": 1,
         "status": {"address": "127.0.0.1:0"},
         "listeners": {
-            "main": {"address": "127.0.0.1:0", "protocols": ["http2"], "http2": {"stream_window": 16_384}},
+            "main": {"address": "127.0.0.1:0", "protocols": ["http2"]},
             "both": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]},
         },
         "limits": {"header_bytes": "8KiB", "connections": CONNECTIONS, "connections_per_ip": CONNECTIONS},

@@ -367,6 +367,27 @@ def test_an_upload_of_many_windows_arrives_whole(lane: Lane, client: Http2Client
     assert client.wait_for(1).status == 200
 
 
+class DistantClient(Http2Client):
+    """Client whose acknowledgment of our SETTINGS is still in transit."""
+
+    def send(self, chunk: bytes) -> None:
+        if chunk != frames.SETTINGS_ACK:
+            super().send(chunk)
+
+
+def test_the_window_of_an_upload_that_moves_grows_to_what_its_path_needs(lane: Lane) -> None:
+    """To what 80 ms need, while the path is not known."""
+    with DistantClient(lane.gateway.address()) as client:
+        client.send(frames.PREFACE + frames.settings() + request(lane, method=b"POST", end=False))
+        upstream = lane.accept()
+        upstream.read_request_head()
+        assert client.window(1) == 65_535
+        client.send_data(1, b"x" * 16_384)
+        client.send_data(1, b"x" * 16_384)
+        client.wait(lambda: client.window(1) > 65_535, "a larger window")
+        assert 5_000_000 < client.window(1) < 6_000_000
+
+
 def test_uploads_that_wait_stall_no_other(lane: Lane, client: Http2Client) -> None:
     """However many: each holds a window of its own, and none the connection's."""
     client.begin()

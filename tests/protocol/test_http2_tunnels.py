@@ -42,7 +42,7 @@ def lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
             "protocols": ["http1", "http2"],
             "trusted_proxies": ["127.0.0.0/8"],
         },
-        "small": {"address": "127.0.0.1:0", "protocols": ["http2"], "http2": {"stream_window": 16_384}},
+        "small": {"address": "127.0.0.1:0", "protocols": ["http2"], "http2": {"stream_window": 65_536}},
     }
     settings = {"listeners": listeners, "limits": {"connections": 500}}
     lanes = Lanes(tmp_path_factory.mktemp("http2-tunnels"), KINDS, count=16, settings=settings)

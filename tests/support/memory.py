@@ -236,6 +236,9 @@ class MemoryLoop:
         self.rests = worker_loop.Rests(lambda turn: self.loop.call_soon(turn))
         self.make_room = lambda: False
         self.connections = AddressedConnections(self.loop)
+        self.crowded: set[Any] = set()
+
+    look_at_crowded = worker_loop.WorkerLoop.look_at_crowded
 
     def attached(self, make: Callable[[Any], Any]) -> Any:
         """Return what is made for this loop, with its program in this process."""

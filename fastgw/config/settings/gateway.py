@@ -293,8 +293,10 @@ class ServerTls(Settings):
         return self.min_version or PROFILES[self.profile].min_version
 
 
-LEAST_STREAM_SHARE: Final = 1024
-"""Bytes of a request's body that its client should be able to send at once: most messages of gRPC are shorter."""
+FIRST_STREAM_WINDOW: Final = 65_536
+"""Bytes of a request's body that a client may send before any was taken: the default of HTTP/2, rounded."""
+MOST_STREAM_WINDOW: Final = 16 * 1024**2
+"""Maximum window of a request by default: the bytes of 200 ms at 80 MB/s."""
 
 
 class Http2(Settings):
@@ -303,20 +305,20 @@ class Http2(Settings):
     max_concurrent_streams: Annotated[int, Meta(ge=1, le=10_000)] = 100
     """Number of requests that a client may have in flight on one connection. Beside the first, each counts as a
     connection in `limits.connections` and `limits.connections_per_ip`."""
-    stream_window: Annotated[Size, Meta(ge=16_384, le=16 * 1024**2)] = 65_536
-    """Maximum number of bytes of a request's body that are buffered until the upstream reads on. A client learns of a
-    smaller window first, its share of `connection_window`, which grows as the upstream reads."""
-    connection_window: Annotated[Size, Meta(ge=65_536, le=256 * 1024**2)] | None = None
-    """Maximum number of bytes of request bodies that are buffered for all requests of a connection together. Each may
-    use its share of one half, so that no request waits for another; the other half is for those whose upstream reads.
-    null = 1 MiB, or 2 KiB for each of `max_concurrent_streams`, if that is more."""
+    stream_window: Annotated[Size, Meta(ge=FIRST_STREAM_WINDOW, le=256 * 1024**2)] = MOST_STREAM_WINDOW
+    """Maximum flow-control window of a request: bytes of its body that its client may send before the upstream takes
+    them. Each begins with 64 KiB. The window of an upload that moves grows to what its path needs, by its round-trip
+    time; on a path below 1 ms it does not grow."""
+    connection_window: Annotated[Size, Meta(ge=FIRST_STREAM_WINDOW, le=1024**3)] | None = None
+    """The same for all requests of a connection together. Each may use 64 KiB, so that no request waits for another;
+    the rest is for uploads whose windows grow. null = 64 KiB for each of `max_concurrent_streams`, and 16 MiB."""
 
     @property
     def shared_window(self) -> int:
         """Bytes of `connection_window`, or of its default."""
         if self.connection_window is not None:
             return self.connection_window
-        return max(1024**2, 2 * LEAST_STREAM_SHARE * self.max_concurrent_streams)
+        return FIRST_STREAM_WINDOW * self.max_concurrent_streams + MOST_STREAM_WINDOW
 
 
 Share = Annotated[int, Meta(ge=0, le=1_000_000)]

@@ -5,7 +5,7 @@ from fastgw.config.base.problems import Problem
 from fastgw.config.base.value_types import write_size
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged
-from fastgw.config.settings.gateway import LEAST_STREAM_SHARE, Http2, Listener
+from fastgw.config.settings.gateway import FIRST_STREAM_WINDOW, MOST_STREAM_WINDOW, Http2, Listener
 from fastgw.http.http2.session import why_missing
 
 _CURE = "install libnghttp2 and a fastgw that was compiled with it"
@@ -32,7 +32,8 @@ def http2_notes(merged: Merged) -> list[Problem]:
         if listener.wants_http2 and (wrong := _small_share(listener.http2)) is not None:
             notes.append(location.below("http2", "connection_window").problem(wrong))
         http2 = listener.http2
-        if listener.wants_http2 and http2.stream_window > http2.shared_window:
+        wanted = http2.stream_window if http2.stream_window != MOST_STREAM_WINDOW else 0
+        if listener.wants_http2 and wanted > http2.shared_window:
             most = write_size(http2.shared_window)
             wrong = (
                 f"no request may use more than {most}, which all requests of a connection share (`connection_window`)"
@@ -43,10 +44,11 @@ def http2_notes(merged: Merged) -> list[Problem]:
 
 def _small_share(http2: Http2) -> str | None:
     streams = http2.max_concurrent_streams
-    share = http2.shared_window // 2 // streams
-    if share >= LEAST_STREAM_SHARE:
+    enough = FIRST_STREAM_WINDOW * streams
+    if http2.shared_window >= enough:
         return None
+    stalled = http2.shared_window // FIRST_STREAM_WINDOW
     return (
-        f"it is shared by {streams:,} streams (`max_concurrent_streams`): a client may send only {share:,} bytes of a "
-        f"body before it has to wait; expected at least {2 * LEAST_STREAM_SHARE * streams // 1024}KiB, 2 KiB for each"
+        f"it is shared by {streams:,} streams (`max_concurrent_streams`): {stalled:,} uploads whose upstream does not "
+        f"read stop all others of the connection; expected at least {write_size(enough)}, 64 KiB for each"
     )

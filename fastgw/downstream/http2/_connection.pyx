@@ -48,6 +48,7 @@ cdef struct OfConnection:
     Slot head_begun_at
     Slot filed_at
     Slot flush_is_due
+    Slot full
     Slot last_calls
     Slot listener
     Slot peer
@@ -139,6 +140,7 @@ cdef int REQUEST = kinds.REQUEST
 cdef int PONG = kinds.PONG
 cdef int ENDING = kinds.ENDING
 cdef int IN_HEAD = kinds.IN_HEAD
+cdef int FULL = kinds.FULL
 cdef int HAS_OUTPUT = kinds.HAS_OUTPUT
 cdef int HOLDS = kinds.HOLDS
 cdef Py_ssize_t FEW_EVENTS = kinds.FEW_EVENTS
@@ -173,6 +175,7 @@ def adopt(type owner not None, type stream_owner not None):
     learn(&of_connection.head_begun_at, owner, "_head_begun_at")
     learn(&of_connection.filed_at, owner, "filed_at")
     learn(&of_connection.flush_is_due, owner, "_flush_is_due")
+    learn(&of_connection.full, owner, "_full")
     learn(&of_connection.last_calls, owner, "_last_calls")
     learn(&of_connection.listener, owner, "listener")
     learn(&of_connection.peer, owner, "peer")
@@ -450,6 +453,8 @@ cdef int _flush_now(connection) except -1:
         write(&of_connection.head_begun_at, connection, None)
     elif read(&of_connection.head_begun_at, connection) is None:
         write(&of_connection.head_begun_at, connection, monotonic())
+    if state & FULL != <int>read(&of_connection.full, connection):
+        connection._stop_or_start()
     if state & HAS_OUTPUT:
         connection._write_all()  # more than one piece, or the last words after an error
     sending = read(&of_connection.sending, connection)

@@ -35,6 +35,7 @@ from fastgw.http.http2.session import (
     END,
     ENDING,
     FEW_EVENTS,
+    FULL,
     HAS_OUTPUT,
     HEAD,
     HOLDS,
@@ -81,6 +82,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         "_closing",
         "_events",
         "_flush_is_due",
+        "_full",
         "_head_begun_at",
         "_last_calls",
         "_last_calls_at",
@@ -146,6 +148,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         self._unsent = 0
         self._read_while_unsent = 0
         self._stopped = False  # reading of the transport is paused
+        self._full = 0  # `FULL`: the process holds too many bytes of bodies
         self.read_since_rest = 0
         self.resting = False
         self._flush_is_due = False
@@ -277,7 +280,11 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
 
     def _stop_or_start(self) -> None:
         """Pause or resume reading of the transport."""
-        stop = (self.write_paused and self._read_while_unsent > READ_WHILE_UNSENT) or bool(self._events)
+        self._full = self.session.state() & FULL
+        crowded = self.server.worker_loop.crowded
+        (crowded.add if self._full else crowded.discard)(self)
+        blocked = self.write_paused and self._read_while_unsent > READ_WHILE_UNSENT
+        stop = blocked or bool(self._events) or bool(self._full)
         if stop is self._stopped or self._closing:
             return
         self._stopped = stop
@@ -543,6 +550,8 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._head_begun_at = None
         elif self._head_begun_at is None:
             self._head_begun_at = monotonic()
+        if state & FULL != self._full:
+            self._stop_or_start()
         if state & HAS_OUTPUT:
             self._write_all()  # more than one piece, or the last words after an error
         if self.sending:
@@ -629,6 +638,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._asks = False
             self.listener.askers -= 1
         server.worker_loop.hangups.unwatch(self._socket, self)
+        server.worker_loop.crowded.discard(self)
         if self in server.connections:
             server.release(self.peer, self._address_limit)
             server.idle.forget(self)

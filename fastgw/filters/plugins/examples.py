@@ -259,7 +259,7 @@ listeners:
     reserved_headers: [Proxy, X-Client-IP, X-SSL-*]
     unreserved_headers: [X-Client-IP]
     ambiguous_paths: refuse
-    http2: {max_concurrent_streams: 100, stream_window: 64KiB, connection_window: 1MiB}
+    http2: {max_concurrent_streams: 100, stream_window: 4MiB, connection_window: 16MiB}
     filters: {request_id: {trust_client: false}}
     error_pages: {"404": {file: missing.html}, "5xx": {html: "<h1>{title}</h1>", json: null}}
   database: {address: "127.0.0.1:5432", protocol: tcp, upstream: postgres}

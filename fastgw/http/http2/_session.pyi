@@ -1,11 +1,18 @@
+from collections.abc import Callable
 from typing import Any
 
 VERSION: str
+
+def held_in_process() -> int: ...
+
+class HeldBytes:
+    def __init__(self, length: int) -> None: ...
 
 class Session:
     error: str | None
     in_head: bool
     held_by_all: int
+    unconsumed: int
     def __init__(
         self,
         client: bool,
@@ -17,6 +24,7 @@ class Session:
         header_bytes: int,
         header_count: int,
         connect_protocol: bool = False,
+        clock: Callable[[], float] | None = None,
     ) -> None: ...
     def feed(self, buffer: Any, length: int, now: float) -> list[tuple[int, int, Any]]: ...
     def events(self) -> list[tuple[int, int, Any]]: ...

@@ -1,14 +1,19 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""HTTP/2 session of a connection by libnghttp2: bytes to events, and messages to bytes. No I/O, no clock.
+"""HTTP/2 session of a connection by libnghttp2: bytes to events, and messages to bytes. No I/O.
 
 Heads are exchanged as HTTP/1.1 text, so that its parsers and serializers serve both versions: a received request or
 response is rendered with its framing, and a sent one is split into fields.
 
 Rule 1: a head accepted by nghttp2 is checked again by the parser of the text: two parsers, as for HTTP/1.1. Here are
 the checks that only HTTP/2 needs: one authority, no connection-specific fields, a bounded head, bounded rates of
-frames. Rule 2: received data is credited to the connection's window at once, so that no stream can stall another, and
-to a stream's window by its receiver (`consume`), never here. Buffered data is bounded by the windows of all streams
-together.
+frames. Rule 2: received data is credited to the windows when its receiver has taken it (`consume`), never before. The
+windows of all streams are together at most that of the connection, so no stream can stall another.
+
+Windows: each stream may send 65,535 bytes at first, the default of RFC 9113. Once its receiver takes them as fast as the
+path brings them, its window becomes what the path holds at `PACE`: so many bytes per second for a round trip, as SETTINGS
+and their acknowledgment have taken; then it doubles as long as the stream uses all of it. What bounds memory is not what
+windows promise but what is held: one budget per process (`MOST_UNCONSUMED`). Above half of it no window grows, and each
+returns to 65,535 bytes as its data is taken; above all of it, connections that hold more than their share are `FULL`.
 """
 
 from collections import deque
@@ -28,6 +33,14 @@ from fastgw.http.reason_phrases import STATUS_LINES
 
 cdef extern from "<string.h>" nogil:  # of POSIX 2024, and of C libraries before
     void* memmem(const void* text, size_t length, const void* part, size_t part_length)
+
+cdef extern from "<time.h>" nogil:
+    ctypedef int clockid_t
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    clockid_t CLOCK_MONOTONIC
+    int clock_gettime(clockid_t clock, timespec* read)
 
 cdef extern from "sys/socket.h" nogil:
     enum:
@@ -118,9 +131,10 @@ cdef extern from "nghttp2/nghttp2.h":
     int nghttp2_session_want_read(nghttp2_session*)
     int nghttp2_session_want_write(nghttp2_session*)
     int nghttp2_session_consume_connection(nghttp2_session*, size_t)
-    int nghttp2_session_consume_stream(nghttp2_session*, int32_t, size_t)
+    int nghttp2_session_consume(nghttp2_session*, int32_t, size_t)
     int nghttp2_session_resume_data(nghttp2_session*, int32_t)
-    int32_t nghttp2_session_get_stream_effective_recv_data_length(nghttp2_session*, int32_t)
+    void* nghttp2_session_get_stream_user_data(nghttp2_session*, int32_t)
+    int nghttp2_session_set_stream_user_data(nghttp2_session*, int32_t, void*)
     int nghttp2_session_get_stream_remote_close(nghttp2_session*, int32_t)
     int nghttp2_session_set_local_window_size(nghttp2_session*, uint8_t, int32_t, int32_t)
     int32_t nghttp2_session_get_last_proc_stream_id(nghttp2_session*)
@@ -224,6 +238,7 @@ cdef enum:
     STATE_IN_HEAD = 2
     STATE_HAS_OUTPUT = 4
     STATE_HOLDS = 8
+    STATE_FULL = 16
 
 
 cdef enum:
@@ -260,10 +275,20 @@ cdef enum:
     # many others (interim responses, a head, trailers, RST_STREAM). Of one that has ended, RST_STREAM may cross its end.
     LATE_BURST = 64
     LATE_PER_RESET = 4
-    FIRST_WINDOW = 65_535  # that of a peer until it has read our SETTINGS
+    # Windows of received bodies.
+    FIRST_WINDOW = 65_535  # of a stream; also that of a peer that has not read our SETTINGS (RFC 9113 section 6.9.2)
+    LEAST_GROWTH = 16_384
+    MOST_WINDOW = 0x7FFF_FFFF
+    PACE = 65_536_000  # bytes per second that a stream may send over any path, as far as there is capacity
+    MOST_UNCONSUMED = 64 * 1024 * 1024  # bytes of received bodies that all sessions of the process hold
     MOST_SENT_HEAD = 32 * 1024 * 1024  # the bounds are those of the configuration
-    MANY_DIGITS = 5  # digits of a Content-Length
 
+cdef double SHORT_PATH_S = 0.001  # below this round-trip time the first window is enough
+cdef double LONG_PATH_S = 0.01  # from this one on a response's window is that of the path before its data comes
+cdef double ASSUMED_PATH_S = 0.08  # until the peer has acknowledged our SETTINGS
+cdef Py_ssize_t _unconsumed = 0  # bytes of received bodies that are held in this process
+cdef Py_ssize_t _held_otherwise = 0  # of them, those of `HeldBytes`
+cdef Py_ssize_t _holders = 0  # sessions that hold some
 cdef uint8_t _out[OUT_BYTES + FRAME]  # empty between two calls
 cdef size_t _filled = 0  # its bytes that are to be sent
 cdef uint8_t _plain[FRAME_HEAD + PRIORITY_FIELDS + PLAIN_BLOCK]  # a HEADERS frame without Huffman code
@@ -425,6 +450,39 @@ cdef class _Outgoing:
         self.head = None
 
 
+cdef struct Inflow:
+    # Received body of a stream.
+    Inflow* next
+    Inflow* previous
+    int32_t window
+    int32_t widest  # largest window that the peer may know
+    Py_ssize_t unconsumed  # bytes that were received, and not taken by their receiver
+    Py_ssize_t taken  # bytes that their receiver has taken since `since`
+    double since
+
+
+cdef class HeldBytes:
+    """Bytes of a received body that are held although its stream is closed: they count until this is deleted."""
+
+    cdef Py_ssize_t _length
+
+    def __init__(self, Py_ssize_t length):
+        global _unconsumed, _held_otherwise
+        self._length = length
+        _unconsumed += length
+        _held_otherwise += length
+
+    def __dealloc__(self):
+        global _unconsumed, _held_otherwise
+        _unconsumed -= self._length
+        _held_otherwise -= self._length
+
+
+def held_in_process():
+    """Return the bytes of received bodies that this process holds."""
+    return _unconsumed
+
+
 cdef struct Span:
     size_t start
     size_t length
@@ -457,7 +515,6 @@ cdef class Session:
     cdef int _head_fields
     cdef bint _too_long
     cdef bint _has_length
-    cdef bint _is_long  # the body is long, by its Content-Length
     cdef bint _has_host
     cdef str _refusal
     cdef size_t _most_head_bytes
@@ -473,17 +530,21 @@ cdef class Session:
     cdef readonly object error
     cdef uint32_t _code  # error code of `error`
     # windows
-    cdef int32_t _first_window  # initial window of a stream
-    cdef int32_t _stream_window  # window of a stream later, while there is capacity
-    cdef Py_ssize_t _spare_capacity
-    cdef dict _widened  # stream -> bytes by which its window is larger than the initial one
+    cdef int32_t _most_window  # of a stream
+    cdef Py_ssize_t _connection_window
+    cdef Py_ssize_t _spare_capacity  # bytes by which windows of streams may still grow
+    cdef Inflow* _inflows
+    cdef readonly Py_ssize_t unconsumed
+    """Bytes of received bodies that their receivers have not taken."""
+    cdef object _clock
+    cdef double _settings_at  # when our SETTINGS were sent; 0.0: not yet
+    cdef double _round_trip_s
     cdef bint _settled  # the peer has acknowledged our SETTINGS
     # frames on streams that are not open
     cdef int _late_frames  # number that may still come, without DATA
     cdef Py_ssize_t _late_bytes  # of their payloads
     cdef bint _in_late_head
     cdef int _max_streams
-    cdef size_t _received_before
     # streams of the peer
     cdef int32_t _last_stream
     cdef list _gaps  # (first, last) of stream identifiers that the peer has skipped, or None
@@ -512,7 +573,7 @@ cdef class Session:
         self._late_frames = LATE_BURST
         self._last_stream = -1
         self._reset_here = {}
-        self._widened = {}
+        self._inflows = NULL
 
     def __init__(
         self,
@@ -525,11 +586,13 @@ cdef class Session:
         size_t header_bytes,
         int header_count,
         bint connect_protocol=False,
+        object clock=None,
     ):
-        """`max_streams`: maximum number of concurrent streams of the peer; 0: none. `stream_window`: bytes that it may
-        send on a stream before they are consumed; `connection_window`: on all streams together.
+        """`max_streams`: maximum number of concurrent streams, which only clients open. `stream_window`: bytes that the
+        peer may send at most on a stream before they are consumed; `connection_window`: on all streams together.
 
-        `header_bytes`, `header_count`: limits of a decoded head, as in RFC 9113 section 6.5.2.
+        `header_bytes`, `header_count`: limits of a decoded head, as in RFC 9113 section 6.5.2. `clock`: returns
+        monotonic seconds, more precise than `now`; None: the system's.
         """
         cdef nghttp2_settings_entry entries[6]
         cdef int count = 0, failed
@@ -537,12 +600,10 @@ cdef class Session:
         self._until_frame = 0 if client else PREFACE
         self._most_head_bytes, self._most_head_fields = header_bytes, header_count
         self._max_streams = max_streams
-        self._stream_window = self._first_window = stream_window
-        if <Py_ssize_t>stream_window * max_streams > connection_window:
-            # Each stream is guaranteed its share of one half; the other half is for streams that use it.
-            self._first_window = min(stream_window, max(connection_window // 2 // max_streams, 1))
-            self._spare_capacity = connection_window - <Py_ssize_t>self._first_window * max_streams
-        self._late_bytes = max(self._first_window, FIRST_WINDOW)
+        self._most_window, self._connection_window = stream_window, connection_window
+        self._spare_capacity = max(connection_window - <Py_ssize_t>FIRST_WINDOW * max_streams, 0)
+        self._late_bytes = FIRST_WINDOW
+        self._clock, self._round_trip_s = clock, ASSUMED_PATH_S
         if client:
             failed = nghttp2_session_client_new2(&self._session, _client_callbacks, <void*>self, _options)
             entries[count].settings_id, entries[count].value = SETTING_ENABLE_PUSH, 0
@@ -556,17 +617,23 @@ cdef class Session:
                 count += 1
         if failed:
             raise MemoryError
-        entries[count].settings_id, entries[count].value = SETTING_MAX_CONCURRENT_STREAMS, max_streams
+        entries[count].settings_id = SETTING_MAX_CONCURRENT_STREAMS
+        entries[count].value = 0 if client else max_streams
         count += 1
-        entries[count].settings_id, entries[count].value = SETTING_INITIAL_WINDOW_SIZE, self._first_window
+        entries[count].settings_id, entries[count].value = SETTING_INITIAL_WINDOW_SIZE, FIRST_WINDOW
         count += 1
         entries[count].settings_id, entries[count].value = SETTING_MAX_HEADER_LIST_SIZE, header_bytes
         count += 1
         if nghttp2_submit_settings(self._session, 0, entries, count):
             raise MemoryError
+        if self._spare_capacity:
+            # Of what was taken, less than half of this window is not announced yet: the rest is enough for all streams.
+            connection_window = min(2 * <Py_ssize_t>connection_window, MOST_WINDOW)
         nghttp2_session_set_local_window_size(self._session, 0, 0, connection_window)
 
     def __dealloc__(self):
+        while self._inflows is not NULL:
+            self._end_inflow(self._inflows)
         if self._session is not NULL:
             nghttp2_session_del(self._session)
         _give_back(self._head)
@@ -714,15 +781,17 @@ cdef class Session:
     cdef void _remember_reset(self, int32_t stream) noexcept:
         """Remember a stream that is reset here: what the peer sends on it until it knows is late, and no violation."""
         cdef int32_t oldest
-        cdef Py_ssize_t window
+        cdef Py_ssize_t window, most
+        cdef Inflow* inflow
         if stream in self._reset_here:
             return
-        window = self._first_window if self._settled else max(self._first_window, FIRST_WINDOW)
-        window += self._widened.get(stream, 0)
+        inflow = <Inflow*>nghttp2_session_get_stream_user_data(self._session, stream)
+        window = FIRST_WINDOW if inflow is NULL else inflow.widest
         if self._late_frames < LATE_PER_RESET * KEPT_RESETS:
             self._late_frames += LATE_PER_RESET
-        if self._late_bytes < <Py_ssize_t>KEPT_RESETS * self._first_window:
-            self._late_bytes += window
+        # No more than all windows together is in transit.
+        most = max(self._connection_window, <Py_ssize_t>KEPT_RESETS * FIRST_WINDOW)
+        self._late_bytes = min(self._late_bytes + window, max(self._late_bytes, most))
         if len(self._reset_here) == KEPT_RESETS:
             oldest = next(iter(self._reset_here))
             del self._reset_here[oldest]
@@ -759,7 +828,7 @@ cdef class Session:
         self._status = -1
         self._head_bytes = 0
         self._head_fields = 0
-        self._too_long = self._has_length = self._is_long = self._has_host = False
+        self._too_long = self._has_length = self._has_host = False
         self._refusal = None
         self.in_head = True
         return True
@@ -813,7 +882,6 @@ cdef class Session:
                 return _append(&self._head.cookies, value, length)
         if namelen == 14 and not memcmp(name, b"content-length", 14):
             self._has_length = True
-            self._is_long = length >= MANY_DIGITS
         return (
             _append(&self._head.fields, name, namelen)
             and _append(&self._head.fields, b": ", 2)
@@ -835,8 +903,6 @@ cdef class Session:
         if self._protocol.length:
             self._events.append((E_CONNECT, stream, (self._text(self._protocol), self._request_text(ended), ended)))
         else:
-            if self._is_long:
-                self._widen(stream)
             if not ended:
                 self._begun[stream] = (len(self._events), -1)
             self._events.append((E_WHOLE if ended else E_HEAD, stream, self._request_text(ended)))
@@ -863,27 +929,90 @@ cdef class Session:
             self._events[head_at] = (E_WHOLE, stream, _without_body(text))
             return
         payload = self._events[body_at][2]
+        self._release_inflow(stream)  # the body is its receiver's
         self._events[head_at] = (E_REQUEST, stream, (text, payload))
         self._events[body_at] = (E_PONG, 0, None)  # nothing
 
-    cdef void _widen(self, int32_t stream) noexcept:
-        """Increase the window of a stream, as far as there is capacity."""
-        cdef int32_t before = self._widened.get(stream, 0)
-        cdef int32_t more = <int32_t>min(
-            <Py_ssize_t>(self._stream_window - self._first_window - before), self._spare_capacity
-        )
-        if more > 0:
-            self._widened[stream] = before + more
-            self._spare_capacity -= more
-            if self._settled:
-                self._announce_window(stream)
+    cdef inline double _now(self) noexcept:
+        cdef timespec read
+        if self._clock is not None:
+            return self._clock()
+        clock_gettime(CLOCK_MONOTONIC, &read)
+        return read.tv_sec + read.tv_nsec * 1e-9
 
-    cdef void _announce_window(self, int32_t stream) noexcept:
-        """Send the increase of a widened stream. Not before the peer has acknowledged our SETTINGS: until then libnghttp2
-        counts from the default window of 65,535 bytes, and lowers it by the difference to ours when it has.
+    cdef Inflow* _begin_inflow(self, int32_t stream) noexcept:
+        """Return the record of a received body; NULL: out of memory, or the stream is closed."""
+        cdef Inflow* inflow = <Inflow*>malloc(sizeof(Inflow))
+        if inflow is NULL:
+            return NULL
+        if nghttp2_session_set_stream_user_data(self._session, stream, inflow):
+            free(inflow)
+            return NULL
+        inflow.next, inflow.previous = self._inflows, NULL
+        if self._inflows is not NULL:
+            self._inflows.previous = inflow
+        self._inflows = inflow
+        inflow.window = inflow.widest = FIRST_WINDOW
+        inflow.unconsumed = inflow.taken = 0
+        inflow.since = self._now()
+        return inflow
+
+    cdef void _end_inflow(self, Inflow* inflow) noexcept:
+        self._count_unconsumed(inflow, -inflow.unconsumed)
+        self._spare_capacity += inflow.window - FIRST_WINDOW
+        if inflow.next is not NULL:
+            inflow.next.previous = inflow.previous
+        if inflow.previous is not NULL:
+            inflow.previous.next = inflow.next
+        else:
+            self._inflows = inflow.next
+        free(inflow)
+
+    cdef void _release_inflow(self, int32_t stream) noexcept:
+        """Credit what was received on a stream to the connection: the stream is closed, or has ended."""
+        cdef Inflow* inflow = <Inflow*>nghttp2_session_get_stream_user_data(self._session, stream)
+        if inflow is not NULL:
+            nghttp2_session_set_stream_user_data(self._session, stream, NULL)
+            nghttp2_session_consume_connection(self._session, inflow.unconsumed)
+            self._end_inflow(inflow)
+
+    cdef inline void _count_unconsumed(self, Inflow* inflow, Py_ssize_t change) noexcept:
+        global _unconsumed, _holders
+        _holders -= self.unconsumed > 0
+        inflow.unconsumed += change
+        self.unconsumed += change
+        _unconsumed += change
+        _holders += self.unconsumed > 0
+
+    cdef void _adapt_window(self, int32_t stream, Inflow* inflow) noexcept:
+        """Set the window of a stream of which half was taken to what its path and the memory are."""
+        cdef double now = self._now(), took = now - inflow.since
+        inflow.since, inflow.taken = now, 0
+        if nghttp2_session_get_stream_remote_close(self._session, stream):
+            return
+        if _unconsumed > MOST_UNCONSUMED // 2 or self._round_trip_s < SHORT_PATH_S:
+            self._set_window(stream, inflow, FIRST_WINDOW)
+        elif took <= 1.5 * self._round_trip_s:  # otherwise the stream does not use all of its window
+            self._set_window(stream, inflow, max(self._window_of_path(), 2 * <Py_ssize_t>inflow.window))
+
+    cdef inline Py_ssize_t _window_of_path(self) noexcept:
+        return <Py_ssize_t>(PACE * min(self._round_trip_s, 10.0))
+
+    cdef void _set_window(self, int32_t stream, Inflow* inflow, Py_ssize_t window) noexcept:
+        """Change the window of a stream, as far as there is capacity. A smaller one is not announced: what the stream
+        sends is not credited until it is reached.
         """
-        cdef int32_t more = self._widened[stream]
-        nghttp2_session_set_local_window_size(self._session, 0, stream, self._first_window + more)
+        cdef Py_ssize_t change = max(min(window, self._most_window), FIRST_WINDOW) - inflow.window
+        if change > 0:
+            change = min(change, self._spare_capacity // 2)  # some is left for others
+            if change < LEAST_GROWTH:
+                return
+        elif not change:
+            return
+        self._spare_capacity -= change
+        inflow.window += <int32_t>change
+        inflow.widest = max(inflow.widest, inflow.window)
+        nghttp2_session_set_local_window_size(self._session, 0, stream, inflow.window)
 
     cdef bytes _lines(self):
         return PyBytes_FromStringAndSize(<const char*>self._head.fields.bytes, self._head.fields.length)
@@ -1164,14 +1293,22 @@ cdef class Session:
         nghttp2_submit_rst_stream(self._session, 0, stream, code)
 
     def consume(self, int32_t stream, size_t length):
-        """Credit bytes to the stream's window: they are no longer buffered here."""
+        """Credit bytes to the windows of the stream and the connection: they are no longer buffered here."""
+        cdef Inflow* inflow = <Inflow*>nghttp2_session_get_stream_user_data(self._session, stream)
+        if inflow is NULL:
+            return  # it is closed
+        length = min(<Py_ssize_t>length, inflow.unconsumed)
+        inflow.taken += length
+        self._count_unconsumed(inflow, -<Py_ssize_t>length)
+        if 2 * inflow.taken >= inflow.window:
+            self._adapt_window(stream, inflow)
+        nghttp2_session_consume(self._session, stream, length)
         if (
-            self._spare_capacity
-            and 2 * nghttp2_session_get_stream_effective_recv_data_length(self._session, stream) >= self._first_window
-            and not nghttp2_session_get_stream_remote_close(self._session, stream)
+            inflow.window > FIRST_WINDOW
+            and not inflow.unconsumed
+            and nghttp2_session_get_stream_remote_close(self._session, stream)
         ):
-            self._widen(stream)
-        nghttp2_session_consume_stream(self._session, stream, length)
+            self._release_inflow(stream)  # its capacity is for others, however long the response takes
 
     cdef size_t _fill(self) noexcept:
         """Move the next bytes to send into `_out`, and return their number; 0: there are none for now."""
@@ -1179,6 +1316,8 @@ cdef class Session:
         cdef const uint8_t* piece
         cdef ssize_t length
         _filled = 0
+        if not self._settings_at:
+            self._settings_at = self._now()
         while _filled < OUT_BYTES:
             length = nghttp2_session_mem_send(self._session, &piece)
             if length <= 0:
@@ -1222,7 +1361,8 @@ cdef class Session:
 
     cpdef int state(self) except -1:
         """Return flags. `ENDING`: the connection has to end. `IN_HEAD`: a head is incomplete. `HAS_OUTPUT`: there are
-        bytes to send. `HOLDS`: bytes of bodies wait to be sent.
+        bytes to send. `HOLDS`: bytes of bodies wait to be sent. `FULL`: no more should be read, because the process
+        holds too many bytes of received bodies, and this session more than its share.
         """
         cdef int flags = 0
         if self.error is not None or not nghttp2_session_want_read(self._session):
@@ -1233,6 +1373,12 @@ cdef class Session:
             flags |= STATE_IN_HEAD
         if self.held_by_all > 0:
             flags |= STATE_HOLDS
+        if (
+            _unconsumed > MOST_UNCONSUMED
+            and self.unconsumed > FIRST_WINDOW
+            and self.unconsumed * _holders > MOST_UNCONSUMED - _held_otherwise
+        ):
+            flags |= STATE_FULL
         return flags
 
     def announce_goaway(self):
@@ -1244,7 +1390,7 @@ cdef class Session:
         if not self._refuses_new:  # as many may be in transit
             self._refuses_new = True
             self._late_frames += LATE_PER_RESET * self._max_streams
-            self._late_bytes += <Py_ssize_t>self._first_window * self._max_streams
+            self._late_bytes += <Py_ssize_t>FIRST_WINDOW * self._max_streams
         nghttp2_submit_goaway(
             self._session, 0, nghttp2_session_get_last_proc_stream_id(self._session), code, NULL, 0
         )
@@ -1639,11 +1785,13 @@ cdef int _on_data(
     nghttp2_session* session, uint8_t flags, int32_t stream, const uint8_t* data, size_t length, void* user
 ) noexcept:
     cdef Session self = <Session>user
+    cdef Inflow* inflow = <Inflow*>nghttp2_session_get_stream_user_data(session, stream)
+    if inflow is NULL:
+        inflow = self._begin_inflow(stream)
+        if inflow is NULL:
+            return ERR_CALLBACK_FAILURE
+    self._count_unconsumed(inflow, length)
     self._add_data(stream, PyBytes_FromStringAndSize(<const char*>data, length))
-    if self._settled:
-        nghttp2_session_consume_connection(session, length)
-    else:
-        self._received_before += length
     return 0
 
 
@@ -1679,11 +1827,9 @@ cdef int _on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* u
                 return ERR_CALLBACK_FAILURE
             if self._is_client:
                 self._events.append((E_SETTINGS, 0, None))
-        elif not self._settled:  # from now on the peer uses our initial window
+        elif not self._settled:
             self._settled = True
-            nghttp2_session_consume_connection(session, self._received_before)
-            for stream in self._widened:
-                self._announce_window(stream)
+            self._round_trip_s = self._now() - self._settings_at
     elif frame.hd.type == F_GOAWAY:
         # First, because the streams that it ends are retried, which must not be on this connection.
         self._begun.clear()
@@ -1695,11 +1841,17 @@ cdef int _on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* u
 
 cdef int _on_sent(nghttp2_session* session, const nghttp2_frame* frame, void* user) noexcept:
     cdef Session self = <Session>user
+    cdef Inflow* inflow
     if frame.hd.type == F_DATA:
         self._control = min(self._control + CONTROL_PER_DATA, CONTROL_BURST)
         self._window_updates = min(
             self._window_updates + UPDATES_PER_DATA + <int>(frame.hd.length // BYTES_PER_UPDATE), MOST_UPDATES
         )
+    elif frame.hd.type == F_HEADERS and <int>frame.headers.cat == CAT_REQUEST:
+        if self._settled and self._round_trip_s >= LONG_PATH_S and _unconsumed <= MOST_UNCONSUMED // 2:
+            inflow = self._begin_inflow(frame.hd.stream_id)
+            if inflow is not NULL:
+                self._set_window(frame.hd.stream_id, inflow, self._window_of_path())
     elif frame.hd.type == F_RST_STREAM:
         self._remember_reset(frame.hd.stream_id)
         if frame.rst_stream.error_code not in (NO_ERROR, INTERNAL_ERROR, CANCEL):
@@ -1731,8 +1883,7 @@ cdef int _on_stream_close(nghttp2_session* session, int32_t stream, uint32_t cod
         self.held_by_all -= outgoing.held
         if outgoing.held and not self._is_client:
             self._events.append((E_DISCARDED, number, outgoing.held))
-    if self._widened:
-        self._spare_capacity += self._widened.pop(number, 0)
+    self._release_inflow(stream)
     self._events.append((E_CLOSED, number, code))
     return 0
 

@@ -8,15 +8,16 @@ from fastgw.compiled import PURE
 _library: str | None = None
 _why_missing: str | None = None
 if TYPE_CHECKING:
+    from fastgw.http.http2._session import HeldBytes as HeldBytes
     from fastgw.http.http2._session import Session as Session
 elif PURE:
-    Session, _why_missing = None, "FASTGW_PURE_PYTHON is set"
+    HeldBytes, Session, _why_missing = None, None, "FASTGW_PURE_PYTHON is set"
 else:
     try:
         from fastgw.http.http2._session import VERSION as _library
-        from fastgw.http.http2._session import Session
+        from fastgw.http.http2._session import HeldBytes, Session
     except ImportError as error:  # not compiled, or the system library is missing
-        Session, _why_missing = None, str(error)
+        HeldBytes, Session, _why_missing = None, None, str(error)
 
 Event = tuple[int, int, Any]
 """Kind, stream, and a value that depends on the kind."""
@@ -110,7 +111,7 @@ def reset_reason(code: int) -> str:
     return f"reset: {ErrorCode(code).name if code <= ErrorCode.HTTP_1_1_REQUIRED else code}"
 
 
-ENDING, IN_HEAD, HAS_OUTPUT, HOLDS = 1, 2, 4, 8
+ENDING, IN_HEAD, HAS_OUTPUT, HOLDS, FULL = 1, 2, 4, 8, 16
 """Flags of `Session.state`."""
 FRAME_HEADER: Final = 9
 """Bytes of a frame beside its payload."""

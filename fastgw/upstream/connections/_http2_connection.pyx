@@ -10,6 +10,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.string cimport memcmp
 
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
+from fastgw.http.http2._session cimport state_of
 from fastgw.upstream.connections._http1_connection cimport give_back_to
 
 from math import inf
@@ -43,6 +44,7 @@ cdef struct OfConnection:
     Slot fd
     Slot filed_at
     Slot flush_is_due
+    Slot full
     Slot gone
     Slot heard_at
     Slot holding
@@ -107,6 +109,8 @@ cdef int WHOLE = kinds.WHOLE
 cdef int HEAD = kinds.HEAD
 cdef int DATA = kinds.DATA
 cdef int END = kinds.END
+cdef int ENDING = kinds.ENDING
+cdef int FULL = kinds.FULL
 cdef int CLOSED = kinds.CLOSED
 cdef int SETTINGS = kinds.SETTINGS
 cdef int GOAWAY = kinds.GOAWAY
@@ -142,6 +146,7 @@ def adopt(type owner not None, type stream_owner not None):
     learn(&of_connection.fd, owner, "fd")
     learn(&of_connection.filed_at, owner, "filed_at")
     learn(&of_connection.flush_is_due, owner, "_flush_is_due")
+    learn(&of_connection.full, owner, "_full")
     learn(&of_connection.gone, owner, "_gone")
     learn(&of_connection.heard_at, owner, "_heard_at")
     learn(&of_connection.holding, owner, "_holding")
@@ -473,6 +478,7 @@ def _handle(self, events):
 
 def _flush(self):
     """Compiled `Http2UpstreamConnection._flush`."""
+    cdef int state
     write(&of_connection.flush_is_due, self, False)
     session, transport = read(&of_connection.session, self), read(&of_connection.transport, self)
     if read(&of_connection.gone, self) or transport is None:
@@ -490,13 +496,11 @@ def _flush(self):
         for stream in tuple(holding):
             if not stream.look_at_held():
                 holding.discard(stream)
-    error = session.error
-    if error is not None:
-        self._lose(Fault.UPSTREAM_MALFORMED, f"HTTP/2: {error}")
-        self._end()
-    elif session.done:
-        self._lose(Fault.CONNECTION_LOST, "")
-        self._end()
+    state = state_of(session)
+    if state & FULL != <int>read(&of_connection.full, self):
+        self._stop_or_start(state & FULL)
+    if state & ENDING:
+        self._end_if_done()
 
 
 # --- the stream ---
@@ -613,6 +617,9 @@ cdef int _end_of(self, lines) except -1:
             self.break_off(Fault.UPSTREAM_MALFORMED, malformed.reason)
             return 0
     write(&of_stream.ended, self, trailers)
+    kept = read(&of_stream.kept, self)
+    if kept is not None:
+        kept.count_held()
     if (
         read(&of_stream.head_text, self) is None
         and not read(&of_stream.paused, self)

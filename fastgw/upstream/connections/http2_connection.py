@@ -1,9 +1,9 @@
 """A connection to a target over HTTP/2 (RFC 9113): it lends as many streams as the target allows.
 
-Rule 1: it writes once per loop iteration, for all of its streams. Rule 2: received data is credited to the connection's
-flow-control window at once, and to a stream's window when its listener has taken the data: a paused stream does not
-delay others, and buffers at most its window. Rule 3: requests that the target declares unprocessed (GOAWAY,
-REFUSED_STREAM) fail with `Fault.STREAM_REFUSED`, after which any request may be retried.
+Rule 1: it writes once per loop iteration, for all of its streams. Rule 2: received data is credited to the flow-control
+windows when its listener has taken the data: a paused stream buffers at most its window, and does not delay others,
+because the connection's window is that of all its streams together. Rule 3: requests that the target declares
+unprocessed (GOAWAY, REFUSED_STREAM) fail with `Fault.STREAM_REFUSED`, after which any request may be retried.
 """
 
 import asyncio
@@ -21,6 +21,8 @@ from fastgw.http.http2.session import (
     CLOSED,
     DATA,
     END,
+    ENDING,
+    FULL,
     GOAWAY,
     HEAD,
     INTERIM,
@@ -43,9 +45,9 @@ from fastgw.upstream.targets.target import MOST_STREAMS, Target
 
 MAX_HEAD_BYTES: Final = 65536
 """Maximum size of a response's header list, decoded, as defined in RFC 9113 section 6.5.2."""
-STREAM_WINDOW: Final = 65536
-"""Flow-control window of a stream: maximum bytes of a response that are buffered for a slow client."""
-CONNECTION_WINDOW: Final = 1024**2
+STREAM_WINDOW: Final = 16 * 1024**2
+"""Maximum flow-control window of a stream, on long paths: bytes of a response that are buffered for a slow client."""
+CONNECTION_WINDOW: Final = MOST_STREAMS * 65536 + STREAM_WINDOW
 MOST_USES: Final = 2**29
 """Number of streams after which a connection is replaced: stream identifiers end at 2**31 (RFC 9113 section 5.1.1)."""
 SILENCE_S: Final = 10.0
@@ -70,6 +72,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "_begun_before",
         "_buffer",
         "_flush_is_due",
+        "_full",
         "_gone",
         "_heard_at",
         "_holding",
@@ -105,7 +108,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.target = target
         secure = target.tls is not None
         self.session = Session(
-            True, secure, wheel.now, 0, STREAM_WINDOW, CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_FIELDS - 1
+            True, secure, wheel.now, MOST_STREAMS, STREAM_WINDOW, CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_FIELDS - 1
         )
         self.capacity = MOST_STREAMS
         self.streams = self.uses = 0
@@ -129,6 +132,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.resting = False
         self.write_paused = False
         self._flush_is_due = False
+        self._full = 0  # `FULL`: it is not read from, as the process holds too many bytes of bodies
         self._heard_at = wheel.now  # time of the last byte, or of the first request after it
         self._unheard = False  # a request was sent since the last byte, also one that has ended meanwhile
         self._asked_at = -inf  # time of the last PING
@@ -173,6 +177,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._streams.clear()
         self._holding.clear()
         self._wheel.drop(self)
+        self.worker_loop.crowded.discard(self)
         if self.transport is None or self.transport.is_closing():
             return
         self.session.terminate(ErrorCode.NO_ERROR)
@@ -268,13 +273,15 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._flush()
 
     def end_rest(self) -> None:
-        if not self._gone and not self.transport.is_closing():
+        if not self._gone and not self._full and not self.transport.is_closing():
             self.transport.resume_reading()
 
     def expire(self, now: float) -> None:
         """Check that the target responds, while streams are in flight or have ended without a byte, as by a timeout."""
         if not self._streams and not self._unheard:
             return
+        if self._full:
+            self._heard_at = now  # an answer would not be read
         silent = now - self._heard_at
         if self._asked_at == -inf and silent < SILENCE_S:
             self._watch(SILENCE_S - silent)
@@ -437,6 +444,25 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
                 held = stream.look_at_held()
                 if not held:
                     self._holding.discard(stream)
+        state = session.state()
+        if state & FULL != self._full:
+            self._stop_or_start(state & FULL)
+        if state & ENDING:
+            self._end_if_done()
+
+    def _stop_or_start(self, full: int) -> None:
+        """Pause or resume reading."""
+        self._full = full
+        if full:
+            self.worker_loop.crowded.add(self)
+            self.transport.pause_reading()
+        else:
+            self.worker_loop.crowded.discard(self)
+            if not self.resting:
+                self.end_rest()
+
+    def _end_if_done(self) -> None:
+        session = self.session
         if session.error is not None:
             self._lose(Fault.UPSTREAM_MALFORMED, f"HTTP/2: {session.error}")
             self._end()

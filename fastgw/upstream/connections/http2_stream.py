@@ -15,7 +15,7 @@ from fastgw.exchange import Trailers
 from fastgw.exchange.reply import NO_CONTENT
 from fastgw.http.http1.body import parse_trailers
 from fastgw.http.http1.parser import Http1ResponseHead, read_http2_response
-from fastgw.http.http2.session import ErrorCode, reset_reason
+from fastgw.http.http2.session import ErrorCode, HeldBytes, reset_reason
 from fastgw.http.malformed import Malformed
 from fastgw.upstream.connections.http1_connection import (
     AWAITING,
@@ -41,6 +41,17 @@ NEEDS_HTTP1: Final = reset_reason(ErrorCode.HTTP_1_1_REQUIRED)
 """Reason of a refusal after which the request may be sent over HTTP/1.1 (RFC 9113 section 7)."""
 _UNSIZED: Final = b"transfer-encoding: chunked\r\n\r\n"
 """End of the text of a head whose body has no declared length. No target can send it: HTTP/2 forbids this header."""
+
+
+@final
+class KeptBody(deque[bytes]):
+    """Data received while its listener was paused."""
+
+    __slots__ = ("_held",)
+
+    def count_held(self) -> None:
+        """Count it as held bytes of the process from now on: its stream is closed."""
+        self._held = HeldBytes(sum(map(len, self)))
 
 
 @final
@@ -94,7 +105,7 @@ class Http2UpstreamStream(Timed):
         self._held_at_last_look = 0
         self._head_text: bytes | None = None  # of a response that is not reported yet
         self._early: list[bytes] = []  # its body so far
-        self._kept: deque[bytes] | None = None  # received while it was paused
+        self._kept: KeptBody | None = None  # received while it was paused
         self._ended: Trailers | None = None  # end of the response that is not reported yet
         self.reset_code: int | None = None  # by which the target has ended it
 
@@ -314,7 +325,7 @@ class Http2UpstreamStream(Timed):
             self._early.append(payload)
         elif self.paused or self._kept is not None:
             if self._kept is None:
-                self._kept = deque()
+                self._kept = KeptBody()
             self._kept.append(payload)
         elif self.phase is RECEIVING:
             self.deadline = self._wheel.now + self.idle_timeout
@@ -331,6 +342,8 @@ class Http2UpstreamStream(Timed):
                 self.break_off(Fault.UPSTREAM_MALFORMED, malformed.reason)
                 return
         self._ended = trailers
+        if self._kept is not None:
+            self._kept.count_held()
         if self._head_text is None and not self.paused and self._kept is None:
             self._tell_end()
 

@@ -50,7 +50,6 @@ FLOW: Final = connection_error(Code.FLOW_CONTROL_ERROR)
 SIZE_OF_STREAM: Final = stream_error(Code.FRAME_SIZE_ERROR)
 CLOSED_STREAM: Final = stream_error(Code.STREAM_CLOSED)
 SIZE_OR_PROTOCOL: Final = connection_error(Code.FRAME_SIZE_ERROR, Code.PROTOCOL_ERROR)
-OVERRUN: Final = stream_error(Code.FLOW_CONTROL_ERROR)
 WIDE: Final = (Setting.INITIAL_WINDOW_SIZE, MAX_WINDOW)
 
 
@@ -67,17 +66,6 @@ def padded_for_long(client: Http2Client) -> None:
         client.send(data(b"x", end=False, padding=255))
         client.synchronize(b"%8d" % number)
     client.send(data(b""))
-
-
-def overrun(client: Http2Client) -> None:
-    """Exceed the windows, which are those of the server's acknowledged SETTINGS."""
-    client.wait(lambda: client.settings, "SETTINGS")
-    client.send(post() + data(bytes(MAX_FRAME), end=False) + data(bytes(MAX_FRAME), end=False) * 4)
-
-
-def overrun_by_padding(client: Http2Client) -> None:
-    client.wait(lambda: client.settings, "SETTINGS")
-    client.send(post() + data(bytes(MAX_FRAME - 300), end=False) + data(b"", end=False, padding=255) * 200)
 
 
 PREFACES: Final = [
@@ -180,8 +168,6 @@ WINDOWS: Final = [
         post() + post(stream=3) + window_update(1, 3) + settings(WIDE),
         FLOW,
     ),
-    Case("stream-window-overrun", "9113 6.9.1", overrun, OVERRUN),
-    Case("stream-window-overrun-by-padding", "9113 6.9.1", overrun_by_padding, OVERRUN),
 ]
 
 STREAMS: Final = [

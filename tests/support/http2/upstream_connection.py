@@ -62,18 +62,20 @@ class World:
         loop = asyncio.get_running_loop()
         self._buffer = memoryview(bytearray(65_536))
         worker_loop: Any = SimpleNamespace(
-            wheel=self.wheel, loop=loop, read_buffer=self._buffer, count_body=lambda *_: None
+            wheel=self.wheel, loop=loop, read_buffer=self._buffer, count_body=lambda *_: None, crowded=set()
         )
         (target,) = build_targets(upstream("http://127.0.0.1:1"))
         pool: Any = SimpleNamespace(give_back=lambda _: None, connection_lost=lambda _: None, forget=lambda _: None)
         self.connection = Http2UpstreamConnection(worker_loop, pool, target)
-        self.aborted = False
+        self.aborted, self.reading = False, True
         transport: Any = SimpleNamespace(
             set_write_buffer_limits=lambda high: None,
             get_extra_info=lambda _: self.ours,
             is_closing=lambda: self.aborted,
             abort=self._abort,
             close=self._abort,
+            pause_reading=lambda: self._read(False),
+            resume_reading=lambda: self._read(True),
         )
         self.connection.connection_made(transport)
         self.listener = Listener()
@@ -82,6 +84,9 @@ class World:
 
     def _abort(self) -> None:
         self.aborted = True
+
+    def _read(self, reading: bool) -> None:
+        self.reading = reading
 
     def receive(self, sent: bytes) -> None:
         self._buffer[: len(sent)] = sent

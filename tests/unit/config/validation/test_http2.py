@@ -22,33 +22,34 @@ def notes(folder: Path, http2: str, protocols: str = "[http2]") -> list[str]:
     return [each for each in found if "connection_window" in each]
 
 
-@pytest.mark.parametrize(("streams", "window"), [(1, 1 << 20), (100, 1 << 20), (512, 1 << 20), (10_000, 20_480_000)])
+@pytest.mark.parametrize(("streams", "window"), [(1, 257), (100, 356), (10_000, 10_256)])
 def test_the_window_of_a_connection_is_enough_for_its_streams_by_default(
     tmp_path: Path, streams: int, window: int
 ) -> None:
-    """1 MiB, or 2 KiB for each."""
+    """16 MiB, and 64 KiB for each."""
     http2 = loaded(tmp_path, f"{{max_concurrent_streams: {streams}}}").config.listeners["l1"].http2
-    assert http2.shared_window == window
+    assert http2.shared_window == window * 65_536
     assert notes(tmp_path, f"{{max_concurrent_streams: {streams}}}") == []
 
 
 def test_a_window_that_is_too_small_for_its_streams_is_noted(tmp_path: Path) -> None:
     assert notes(tmp_path, "{max_concurrent_streams: 10000, connection_window: 1MiB}") == [
         "a.yaml:7:44: listeners.l1.http2.connection_window: it is shared by 10,000 streams (`max_concurrent_streams`): "
-        "a client may send only 52 bytes of a body before it has to wait; expected at least 20000KiB, 2 KiB for each"
+        "16 uploads whose upstream does not read stop all others of the connection; expected at least 625MiB, "
+        "64 KiB for each"
     ]
     assert len(notes(tmp_path, "{connection_window: 64KiB}")) == 1
-    assert notes(tmp_path, "{connection_window: 200KiB}") == []
+    assert notes(tmp_path, "{connection_window: 6400KiB}") == []
     assert notes(tmp_path, "{connection_window: 64KiB}", "[http1]") == []
 
 
 def test_a_window_of_a_request_above_that_of_the_connection_is_noted(tmp_path: Path) -> None:
-    (told,) = loaded(tmp_path, "{stream_window: 2MiB, connection_window: 1MiB}").notes
+    (told,) = loaded(tmp_path, "{stream_window: 9MiB, connection_window: 8MiB}").notes
     wanted = (
-        "a.yaml:7:28: listeners.l1.http2.stream_window: no request may use more than 1MiB, which all requests of a "
+        "a.yaml:7:28: listeners.l1.http2.stream_window: no request may use more than 8MiB, which all requests of a "
         "connection share (`connection_window`)"
     )
     assert str(told).removeprefix(f"{tmp_path}/") == wanted
-    assert len(loaded(tmp_path, "{stream_window: 2MiB}").notes) == 1
-    assert loaded(tmp_path, "{stream_window: 1MiB}").notes == ()
-    assert loaded(tmp_path, "{stream_window: 2MiB, connection_window: 2MiB}").notes == ()
+    assert len(loaded(tmp_path, "{stream_window: 32MiB}").notes) == 1
+    assert loaded(tmp_path, "{connection_window: 8MiB}").notes == ()  # nobody has asked for more
+    assert loaded(tmp_path, "{stream_window: 8MiB, connection_window: 8MiB}").notes == ()

@@ -8,6 +8,7 @@ from fastgw.downstream.http2.stream import MOST_HELD
 from fastgw.exchange import Exchange, Reply
 from fastgw.exchange.reply import ReplyBody
 from fastgw.filters.api import Phase
+from fastgw.http.http2.session import HeldBytes
 from tests.support.http2 import frames
 from tests.support.http2.frames import Code
 from tests.support.memory import Plane, probe
@@ -67,6 +68,37 @@ def test_a_window_that_takes_more_than_one_write_resumes_the_source() -> None:
     client.sends(frames.window_update(len(PIECE) * 3, 0) + frames.window_update(len(PIECE) * 3, 1))
     assert body.resumed == 1
     assert data_on(client, 1) == 3 * PIECE
+
+
+def test_a_connection_that_holds_much_of_what_the_process_may_hold_is_not_read_from() -> None:
+    """Until there is room again, by its own bodies or by others; one that holds no more than a window is read from."""
+    plane = Plane(HTTP2)
+    much, little = begins(plane), begins(plane)
+    upstreams = []
+    for client, stream in ((much, 1), (much, 3), (little, 1)):
+        client.sends(frames.post(stream=stream))
+        upstreams.append(plane.connects())
+        upstreams[-1].takes(0)
+        for _ in range(3):
+            client.sends(frames.data(PIECE[: frames.MAX_FRAME], stream, end=False))
+    assert much.reading
+    held = HeldBytes(64 << 20)
+    much.sends(frames.data(b"x", 1, end=False))
+    little.sends(frames.data(b"x", 1, end=False))
+    assert (much.reading, little.reading) == (False, True)
+    for upstream in upstreams[:2]:
+        upstream.takes()
+    assert much.reading
+    upstreams[0].takes(0)
+    upstreams[1].takes(0)
+    for stream in (1, 3, 1, 3, 1, 3, 1, 3):
+        much.sends(frames.data(PIECE[: frames.MAX_FRAME], stream, end=False))
+    assert not much.reading
+    del held
+    plane.worker_loop.look_at_crowded()
+    plane.settle()
+    assert much.reading
+    assert not plane.worker_loop.crowded
 
 
 @pytest.mark.parametrize("how", ["resets", "leaves", "stalls"])

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from fastgw.errors import Fault
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.http.http1.body import LONGEST_TRAILERS, MOST_TRAILERS, TRAILERS_TOO_LARGE, parse_trailers
-from fastgw.http.http2.session import Session
+from fastgw.http.http2.session import HeldBytes, Session
 from fastgw.http.malformed import Malformed
 from tests.support.http2 import frames
 from tests.support.http2.upstream_connection import World
@@ -18,6 +19,8 @@ from tests.support.table import for_each
 pytestmark = [pytest.mark.twin, pytest.mark.usefixtures("methods")]
 if Session is not None:
     from fastgw.upstream.connections._http2_connection import trailers_of
+
+    from fastgw.http.http2._session import held_in_process
 
 HEAD = frames.headers(frames.block((b":status", b"200")), end=False)
 TRAILERS = frames.headers(frames.block((b"grpc-status", b"0"), (b"grpc-message", b"")))
@@ -334,3 +337,54 @@ def test_trailers_are_read_as_those_of_chunked_bodies(lines: bytes) -> None:
     except Malformed as malformed:
         read = malformed.reason
     assert read == expected
+
+
+@on_loop
+async def test_a_connection_that_holds_much_of_what_the_process_may_hold_is_not_read_from() -> None:
+    """Until its bodies are taken, or others; meanwhile no PING is sent, as its answer would not be read."""
+    with await begun() as world:
+        second = world.connection.open_stream()
+        second.send_request(world.listener, b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", b"GET")  # type: ignore[arg-type]
+        for stream, number in ((world.stream, 1), (second, 3)):
+            world.receive(frames.headers(frames.block((b":status", b"200")), number, end=False))
+            await turns()
+            stream.pause()
+            for _ in range(3):
+                world.receive(frames.data(bytes(frames.MAX_FRAME), number, end=False))
+        await turns()
+        assert world.reading
+        held = HeldBytes(64 << 20)
+        world.connection.flush_soon()
+        await turns()
+        assert not world.reading
+        await world.waits(60.0)
+        assert await world.pings() == 0
+        assert not world.aborted
+        del held
+        WorkerLoop.look_at_crowded(world.connection.worker_loop)
+        await turns()
+        assert world.reading
+        held = HeldBytes(64 << 20)
+        world.connection.flush_soon()
+        await turns()
+        assert not world.reading
+        second.resume()
+        await turns()
+        assert world.reading
+        assert not world.connection.worker_loop.crowded
+        del held
+
+
+@on_loop
+async def test_a_response_that_has_ended_counts_as_held_until_its_borrower_takes_it() -> None:
+    """Its stream is closed, so no window bounds it."""
+    for how in ("resume", "release"):
+        with await begun() as world:
+            world.receive(HEAD)
+            await turns()
+            world.stream.pause()
+            before = held_in_process()
+            world.receive(frames.data(bytes(10_000), end=False) + frames.data(bytes(5_000)))
+            assert held_in_process() - before == 15_000
+            getattr(world.stream, how)()
+            assert held_in_process() == before
