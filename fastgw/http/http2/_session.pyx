@@ -11,7 +11,7 @@ windows of all streams are together at most that of the connection, so no stream
 
 Windows: each stream may send 65,535 bytes at first, the default of RFC 9113. Once its receiver takes them as fast as the
 path brings them, its window becomes what the path holds at `PACE`: so many bytes per second for a round trip, as SETTINGS
-and their acknowledgment have taken; then it doubles as long as the stream uses all of it. What bounds memory is not what
+and their acknowledgment have taken, or a PING if streams have been slower since; then it doubles as long as the stream uses all of it. What bounds memory is not what
 windows promise but what is held: one budget per process (`MOST_UNCONSUMED`). Above half of it no window grows, and each
 returns to 65,535 bytes as its data is taken; above all of it, connections that hold more than their share are `FULL`.
 """
@@ -83,12 +83,16 @@ cdef extern from "nghttp2/nghttp2.h":
         uint32_t error_code
         uint8_t* opaque_data
         size_t opaque_data_len
+    ctypedef struct nghttp2_ping:
+        nghttp2_frame_hd hd
+        uint8_t opaque_data[8]
     ctypedef union nghttp2_frame:
         nghttp2_frame_hd hd
         nghttp2_data data
         nghttp2_headers headers
         nghttp2_rst_stream rst_stream
         nghttp2_goaway goaway
+        nghttp2_ping ping
     ctypedef struct nghttp2_settings_entry:
         int32_t settings_id
         uint32_t value
@@ -278,11 +282,13 @@ cdef enum:
     # Windows of received bodies.
     FIRST_WINDOW = 65_535  # of a stream; also that of a peer that has not read our SETTINGS (RFC 9113 section 6.9.2)
     LEAST_GROWTH = 16_384
+    HALF_WINDOWS_PER_PING = 16
     MOST_WINDOW = 0x7FFF_FFFF
     PACE = 65_536_000  # bytes per second that a stream may send over any path, as far as there is capacity
     MOST_UNCONSUMED = 64 * 1024 * 1024  # bytes of received bodies that all sessions of the process hold
     MOST_SENT_HEAD = 32 * 1024 * 1024  # the bounds are those of the configuration
 
+cdef const uint8_t* _PATH_PING = b"path    "
 cdef double SHORT_PATH_S = 0.001  # below this round-trip time the first window is enough
 cdef double LONG_PATH_S = 0.01  # from this one on a response's window is that of the path before its data comes
 cdef double ASSUMED_PATH_S = 0.08  # until the peer has acknowledged our SETTINGS
@@ -540,6 +546,8 @@ cdef class Session:
     cdef double _settings_at  # when our SETTINGS were sent; 0.0: not yet
     cdef double _round_trip_s
     cdef bint _settled  # the peer has acknowledged our SETTINGS
+    cdef int _half_windows  # that were taken since the round trip was measured
+    cdef double _ping_at  # when a PING was sent that measures it; 0.0: none is in transit
     # frames on streams that are not open
     cdef int _late_frames  # number that may still come, without DATA
     cdef Py_ssize_t _late_bytes  # of their payloads
@@ -992,8 +1000,14 @@ cdef class Session:
             return
         if _unconsumed > MOST_UNCONSUMED // 2 or self._round_trip_s < SHORT_PATH_S:
             self._set_window(stream, inflow, FIRST_WINDOW)
-        elif took <= 1.5 * self._round_trip_s:  # otherwise the stream does not use all of its window
+        elif took <= 1.5 * self._round_trip_s:
             self._set_window(stream, inflow, max(self._window_of_path(), 2 * <Py_ssize_t>inflow.window))
+            return
+        # The stream does not use all of its window, or the path has become longer.
+        self._half_windows += 1
+        if self._half_windows >= HALF_WINDOWS_PER_PING and not self._ping_at:
+            self._half_windows, self._ping_at = 0, now
+            nghttp2_submit_ping(self._session, 0, _PATH_PING)
 
     cdef inline Py_ssize_t _window_of_path(self) noexcept:
         return <Py_ssize_t>(PACE * min(self._round_trip_s, 10.0))
@@ -1786,11 +1800,14 @@ cdef int _on_data(
 ) noexcept:
     cdef Session self = <Session>user
     cdef Inflow* inflow = <Inflow*>nghttp2_session_get_stream_user_data(session, stream)
-    if inflow is NULL:
-        inflow = self._begin_inflow(stream)
+    if inflow is NULL and flags & FLAG_END_STREAM:  # a body of one frame
+        nghttp2_session_consume_connection(session, length)
+    else:
         if inflow is NULL:
-            return ERR_CALLBACK_FAILURE
-    self._count_unconsumed(inflow, length)
+            inflow = self._begin_inflow(stream)
+            if inflow is NULL:
+                return ERR_CALLBACK_FAILURE
+        self._count_unconsumed(inflow, length)
     self._add_data(stream, PyBytes_FromStringAndSize(<const char*>data, length))
     return 0
 
@@ -1835,7 +1852,10 @@ cdef int _on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* u
         self._begun.clear()
         self._events.insert(0, (E_GOAWAY, frame.goaway.last_stream_id, frame.goaway.error_code))
     elif frame.hd.type == F_PING and frame.hd.flags & FLAG_ACK:
-        self._events.append((E_PONG, 0, None))
+        if memcmp(frame.ping.opaque_data, _PATH_PING, 8):
+            self._events.append((E_PONG, 0, None))
+        elif self._ping_at:
+            self._round_trip_s, self._ping_at = self._now() - self._ping_at, 0.0
     return 0
 
 

@@ -39,7 +39,7 @@ class Path:
 
     def __init__(self, round_trip: float, *, client: bool = False, takes: Takes = at_once, **bounds: int) -> None:
         clock = self._clock = [100.0]  # not the path itself: sessions are freed with it, and what they hold
-        self._round_trip, self._takes = round_trip, takes
+        self.round_trip, self._takes = round_trip, takes
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         options = {"max_streams": 100, "stream_window": 16 * MIB, "connection_window": 100 * 65_536 + 16 * MIB}
@@ -49,7 +49,7 @@ class Path:
         self.peer = h2.connection.H2Connection(h2.config.H2Configuration(not client, header_encoding=False))
         self._client, self._left = client, dict[int, int]()
         self.held, self.received, self.widest = Counter[int](), Counter[int](), 0
-        self.most_held = 0
+        self.most_held = self.pings = 0
         self.peer.initiate_connection()
         self._send()
         self._answer(self.peer.data_to_send())
@@ -83,7 +83,7 @@ class Path:
         begun_at = self.now
         while self._due:
             self.step()
-        return round((self.now - begun_at) / self._round_trip, 6)
+        return round((self.now - begun_at) / self.round_trip, 6)
 
     @property
     def now(self) -> float:
@@ -99,10 +99,11 @@ class Path:
     def _send(self) -> None:
         sent = b"".join(iter(self.session.to_send, b""))
         if sent:
-            self._after(self._round_trip / 2, lambda: self._arrive(sent))
+            self._after(self.round_trip / 2, lambda: self._arrive(sent))
 
     def _arrive(self, sent: bytes) -> None:
         for event in self.peer.receive_data(sent):
+            self.pings += isinstance(event, h2.events.PingReceived)
             if isinstance(event, h2.events.RequestReceived):
                 assert event.stream_id is not None
                 self.peer.send_headers(event.stream_id, [(b":status", b"200")])
@@ -122,7 +123,7 @@ class Path:
 
     def _answer(self, sent: bytes) -> None:
         if sent:
-            self._after(self._round_trip / 2, lambda: self._receive(sent))
+            self._after(self.round_trip / 2, lambda: self._receive(sent))
 
     def _receive(self, sent: bytes) -> None:
         for at in range(0, len(sent), 32_768):
@@ -167,6 +168,17 @@ def test_on_a_short_path_no_window_grows(client: bool) -> None:
     path.run()
     assert path.received == {1: BODY}
     assert path.widest <= FIRST
+    assert path.pings <= BODY // (16 * FIRST // 2)
+
+
+@for_each("client", [True, False])
+def test_a_path_that_becomes_longer_is_measured_again(client: bool) -> None:
+    path = Path(0.0005, client=client).connected()
+    path.round_trip = 0.08
+    assert path.upload(1).run() <= 13
+    assert path.received == {1: BODY}
+    assert path.upload(3).run() <= 3
+    assert path.received[3] == BODY
 
 
 def slowly(path: Path, stream: int) -> float | None:
