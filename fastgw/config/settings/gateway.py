@@ -311,14 +311,15 @@ class Http2(Settings):
     time; on a path below 1 ms it does not grow."""
     connection_window: Annotated[Size, Meta(ge=FIRST_STREAM_WINDOW, le=1024**3)] | None = None
     """The same for all requests of a connection together. Each may use 64 KiB, so that no request waits for another;
-    the rest is for uploads whose windows grow. null = 64 KiB for each of `max_concurrent_streams`, and 16 MiB."""
+    the rest is for uploads whose windows grow: half of it for one, a quarter for the next. null = 64 KiB for each of
+    `max_concurrent_streams`, and 32 MiB."""
 
     @property
     def shared_window(self) -> int:
         """Bytes of `connection_window`, or of its default."""
         if self.connection_window is not None:
             return self.connection_window
-        return FIRST_STREAM_WINDOW * self.max_concurrent_streams + MOST_STREAM_WINDOW
+        return FIRST_STREAM_WINDOW * self.max_concurrent_streams + 2 * MOST_STREAM_WINDOW
 
 
 Share = Annotated[int, Meta(ge=0, le=1_000_000)]

@@ -1903,7 +1903,8 @@ cdef int _on_stream_close(nghttp2_session* session, int32_t stream, uint32_t cod
         self.held_by_all -= outgoing.held
         if outgoing.held and not self._is_client:
             self._events.append((E_DISCARDED, number, outgoing.held))
-    self._release_inflow(stream)
+    if self._inflows is not NULL:
+        self._release_inflow(stream)
     self._events.append((E_CLOSED, number, code))
     return 0
 

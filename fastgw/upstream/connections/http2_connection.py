@@ -47,7 +47,7 @@ MAX_HEAD_BYTES: Final = 65536
 """Maximum size of a response's header list, decoded, as defined in RFC 9113 section 6.5.2."""
 STREAM_WINDOW: Final = 16 * 1024**2
 """Maximum flow-control window of a stream, on long paths: bytes of a response that are buffered for a slow client."""
-CONNECTION_WINDOW: Final = MOST_STREAMS * 65536 + STREAM_WINDOW
+CONNECTION_WINDOW: Final = MOST_STREAMS * 65536 + 2 * STREAM_WINDOW
 MOST_USES: Final = 2**29
 """Number of streams after which a connection is replaced: stream identifiers end at 2**31 (RFC 9113 section 5.1.1)."""
 SILENCE_S: Final = 10.0
