@@ -207,7 +207,7 @@ class UpstreamTimeouts(Settings):
     Total. Answered 504."""
     tls: Duration | None = None
     """Timeout for the TLS handshake, once connected. Answered 504. null = the handshake is a part of `connect`."""
-    response_headers: Duration = 30.0
+    response_headers: Duration = 60.0
     """Timeout for the response head, once the request is sent. Over HTTP/2 the last 64 KiB of a request count as sent
     while they wait for the target's flow-control window. Answered 504."""
     idle: Duration = 60.0
