@@ -2,7 +2,8 @@
 `X-Real-IP`, `Forwarded` (RFC 7239).
 
 One policy applies to all of them. Their values are accepted from a trusted proxy only; those of any other peer are
-replaced, otherwise it could claim any address.
+replaced, otherwise it could claim any address. Rule: a request has one origin, `client_origin`, and every header states
+it, because services differ in the one that they read.
 """
 
 import re
@@ -12,26 +13,18 @@ from ipaddress import IPv6Address, ip_address
 from itertools import islice
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from fastgw.http.field_names import CHOSEN
+from fastgw.http.field_names import CHOSEN, FORWARDING
 from fastgw.http.fields import without_fields
 from fastgw.http.grammar import TOKEN, VALUE
+from fastgw.http.malformed import Malformed
 from fastgw.http.messages import RequestHead
+from fastgw.http.path_normalization import normalize
 from fastgw.net.client_certificate import ClientCertificate
 from fastgw.net.proxy_protocol import NO_TLVS, ProxyTlvs
 
 Policy: TypeAlias = Literal["append", "set", "strip", "pass"]
 
-FAMILY: Final = frozenset(
-    (
-        b"forwarded",
-        b"x-forwarded-for",
-        b"x-forwarded-proto",
-        b"x-forwarded-host",
-        b"x-forwarded-port",
-        b"x-forwarded-client-cert",
-        b"x-real-ip",
-    )
-)
+FAMILY: Final = FORWARDING
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 _CLIENT_CERT: Final = frozenset((b"x-forwarded-client-cert",))
 MOST_PROXIES: Final = 32
@@ -48,7 +41,6 @@ _QUOTED: Final = rb'"(?>(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]++|\\' + VALUE + 
 _PAIR: Final = TOKEN + rb"++=(?:" + _QUOTED + rb'|[^\s",;]++)'
 _ELEMENT: Final = _PAIR + rb"(?>(?:[ \t]*+;[ \t]*+" + _PAIR + rb")*)"
 _IS_ELEMENT: Final = re.compile(_ELEMENT).fullmatch
-_IS_LIST: Final = re.compile(_ELEMENT + rb"(?>(?:[ \t]*+,[ \t]*+" + _ELEMENT + rb")*)").fullmatch
 # Matched backwards: up to a comma outside quotes. A quote with an odd number of backslashes before it (behind it here)
 # is inside a quoted string; an opening quote follows `=`.
 _TO_COMMA_BACKWARDS: Final = re.compile(
@@ -60,7 +52,11 @@ _FOR: Final = re.compile(
     + rb"[ \t]*+;[ \t]*+)*)[Ff][Oo][Rr]="
     + rb'"?((?<=")(?>(?:[^"\\]++|\\.)*)|[^\s",;]++)'
 )
-_IS_AUTHORITY: Final = re.compile(rb"(?:[a-z0-9._~-]++|\[[0-9a-f:.]++\])(?::[0-9]{1,5})?").fullmatch
+_IS_AUTHORITY: Final = re.compile(rb"(?:[a-z0-9._~-]++|\[[0-9a-f:.]++\])(?::([0-9]++))?").fullmatch
+_PORT_OF: Final = re.compile(rb":([0-9]++)\Z").search
+_IS_PORT: Final = re.compile(rb"0*+([1-9][0-9]{0,4})").fullmatch
+_DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
+_IS_PREFIX: Final = re.compile(rb"(?>(?:/[^/?#\s]++)+)").fullmatch
 _SCHEMES: Final = {b"http": b"http", b"https": b"https", b"ws": b"http", b"wss": b"https"}
 """Schemes by the names that proxies report: some send that of a WebSocket (RFC 6455 section 3)."""
 _PROTO: Final = re.compile(rb'(?:^|;)[ \t]*+[Pp][Rr][Oo][Tt][Oo]="?([A-Za-z]++)')
@@ -75,6 +71,19 @@ class TlsParameters(NamedTuple):
     """Cipher suite by OpenSSL's name, such as `TLS_AES_256_GCM_SHA384`."""
     server_name: str
     """Server name that the client has sent (SNI); "": none."""
+
+
+class ClientOrigin(NamedTuple):
+    """Origin that a client has requested, and what trusted proxies have removed from its path."""
+
+    scheme: bytes
+    """`http` or `https`."""
+    authority: bytes
+    """Host, with its port if one was given; b"" = none."""
+    port: bytes
+    """Port in `authority`, otherwise the default port of the scheme, unless a trusted proxy has reported another."""
+    prefix: bytes = b""
+    """Prefix of the path in normal form, such as `/api`; b"" = none."""
 
 
 class Peer:
@@ -121,30 +130,53 @@ class Peer:
         """Return the headers of policy `set`. Clients rarely change the authority, so the last result is cached."""
         if authority != self._authority:
             self._authority = authority
-            self._lines = _lines(
-                for_=_ip(self.ip),
-                node=_node(self.ip),
-                proto=self.scheme,
-                host=authority,
-                port=b"%d" % self.server_port if self.server_port else b"",
-                real_ip=_ip(self.ip),
-                client_cert=_element(self),
-            )
+            self._lines = _lines(_ip(self.ip), self.origin(authority), _ip(self.ip), _element(self))
         return self._lines
+
+    def origin(self, authority: bytes) -> ClientOrigin:
+        """Return the origin as far as the connection and `Host` tell."""
+        return ClientOrigin(self.scheme, authority, _port(self.scheme, authority))
 
 
 def fields_for_upstream(
-    policy: Policy | None, peer: Peer, head: RequestHead, client_ip: str, dropped: frozenset[bytes] = _NOTHING
+    policy: Policy | None,
+    peer: Peer,
+    head: RequestHead,
+    client_ip: str,
+    dropped: frozenset[bytes] = _NOTHING,
+    *,
+    writes_forwarded: bool = False,
+    stripped: bytes = b"",
 ) -> tuple[frozenset[bytes], bytes]:
     """Return the changes of a policy to these headers: lower-case names to drop from the request, and serialized lines
     to add.
 
     `policy` None: `append` for a trusted peer, else `set`. `dropped`: lower-case names of headers that others have
-    removed from the request: nothing is appended to a `Forwarded` of these, and with a mark (`CHOSEN`) none of the
-    lines to add has this name.
+    removed from the request: with a mark (`CHOSEN`) none of the lines to add has this name. `writes_forwarded`: whether
+    `Forwarded` is written, too. `stripped`: prefix that the gateway removes from the path.
     """
-    names, lines = _of_policy(policy, peer, head, client_ip, dropped)
-    return names, without_chosen(lines, dropped) if dropped else lines
+    if policy == "strip":
+        return FAMILY, b""
+    if policy == "pass":
+        if peer.scheme == b"https" and not peer.trusted:  # only the gateway knows the client certificate
+            return _CLIENT_CERT, b"X-Forwarded-Client-Cert: %b\r\n" % _element(peer) if peer.certificate else b""
+        return _NOTHING, b""
+    heard, origin = b"", None
+    if policy == "set" or (policy is None and not peer.trusted) or _is_first(peer, head, client_ip):
+        lines = peer.set_lines(head.authority)
+    else:
+        heard, origin = _addresses_before(peer, head), client_origin(head, peer)
+        certificates = _list_of(head, b"x-forwarded-client-cert") if peer.trusted else b""
+        lines = _lines(_joined(heard, _ip(peer.ip)), origin, _ip(client_ip), _joined(certificates, _element(peer)))
+    lines += prefix_line((b"" if origin is None else origin.prefix) + stripped)
+    if writes_forwarded:
+        lines += _forwarded_line(heard, peer, peer.origin(head.authority) if origin is None else origin)
+    return FAMILY, without_chosen(lines, dropped) if dropped else lines
+
+
+def prefix_line(prefix: bytes) -> bytes:
+    """Return the line about a prefix that was removed from the path; empty if there is none."""
+    return b"X-Forwarded-Prefix: %b\r\n" % prefix if prefix else b""
 
 
 def without_chosen(lines: bytes, dropped: frozenset[bytes]) -> bytes:
@@ -154,85 +186,45 @@ def without_chosen(lines: bytes, dropped: frozenset[bytes]) -> bytes:
     return without_fields(lines, {mark[1:] for mark in CHOSEN & dropped})
 
 
-def _of_policy(
-    policy: Policy | None, peer: Peer, head: RequestHead, client_ip: str, dropped: frozenset[bytes]
-) -> tuple[frozenset[bytes], bytes]:
-    if policy is None:
-        policy = "append" if peer.trusted else "set"
-    if policy == "set":
-        return FAMILY, peer.set_lines(head.authority)
-    if policy == "strip":
-        return FAMILY, b""
-    if policy == "pass":
-        if peer.scheme == b"https" and not peer.trusted:  # only the gateway knows the client certificate
-            return _CLIENT_CERT, b"X-Forwarded-Client-Cert: %b\r\n" % _element(peer) if peer.certificate else b""
-        return _NOTHING, b""
-    return FAMILY, _appended(peer, head, client_ip, dropped)
+def _is_first(peer: Peer, head: RequestHead, client_ip: str) -> bool:
+    """Whether there is no earlier proxy."""
+    return client_ip == peer.ip and not head.forwarded and head.edited() is None
 
 
-def _appended(peer: Peer, head: RequestHead, client_ip: str, dropped: frozenset[bytes]) -> bytes:
-    """Append to the received lists. Address and scheme of the client are accepted from a trusted peer only."""
-    if client_ip == peer.ip and not head.forwarded and head.edited() is None:
-        return peer.set_lines(head.authority)  # there is no earlier proxy
+def _addresses_before(peer: Peer, head: RequestHead) -> bytes:
+    """Return the addresses before the peer's, as a list. If a trusted proxy writes only `Forwarded`, they are its."""
     heard = _addresses_of(head)
-    forwarded = _well_formed_end(_forwarded_of(head))
-    # If a trusted proxy writes one of the two lists, readers of the other get the same entries.
-    if peer.trusted and forwarded and not heard:
-        names = [_address(_for(element)) or "unknown" for element in islice(_elements(forwarded), MOST_PROXIES)]
-        heard = ", ".join(reversed(names)).encode()
-    if b"forwarded" in dropped:
-        forwarded = b""
-    if peer.trusted and heard and not forwarded:
-        forwarded = b", ".join(b"for=" + _node(_address(name) or "unix:") for name in _last_of(heard))
-    reported = reported_value if peer.trusted else _unheard
-    return _lines(
-        for_=b", ".join(part for part in (heard, _ip(peer.ip)) if part),
-        node=_node(peer.ip),
-        proto=client_scheme(head, peer),
-        host=reported(head, b"x-forwarded-host") or head.authority,
-        port=reported(head, b"x-forwarded-port") or (b"%d" % peer.server_port if peer.server_port else b""),
-        real_ip=_ip(client_ip),
-        forwarded=forwarded,
-        own_proto=peer.scheme,
-        own_host=head.authority,
-        client_cert=b", ".join(
-            part
-            for part in (_list_of(head, b"x-forwarded-client-cert") if peer.trusted else b"", _element(peer))
-            if part
-        ),
-    )
+    if heard or not peer.trusted:
+        return heard
+    names = [_address(_for(element)) or "unknown" for element in islice(_elements(_forwarded_of(head)), MOST_PROXIES)]
+    return ", ".join(reversed(names)).encode()
 
 
-def _unheard(head: RequestHead, name: bytes) -> bytes:
-    return b""
-
-
-def _lines(
-    *,
-    for_: bytes,
-    node: bytes,
-    proto: bytes,
-    host: bytes,
-    port: bytes,
-    real_ip: bytes,
-    forwarded: bytes = b"",
-    own_proto: bytes | None = None,
-    own_host: bytes | None = None,
-    client_cert: bytes = b"",
-) -> bytes:
-    if own_host is None:
-        own_host = host
-    element = b"for=%b%b;proto=%b" % (node, b';host="%b"' % own_host if own_host else b"", own_proto or proto)
+def _lines(for_: bytes, origin: ClientOrigin, real_ip: bytes, client_cert: bytes) -> bytes:
     named = (
         (b"X-Forwarded-For", for_),
-        (b"X-Forwarded-Proto", proto),
-        (b"X-Forwarded-Host", host),
-        (b"X-Forwarded-Port", port),
+        (b"X-Forwarded-Proto", origin.scheme),
+        (b"X-Forwarded-Host", origin.authority),
+        (b"X-Forwarded-Port", origin.port),
         (b"X-Real-IP", real_ip),
         (b"X-Forwarded-Client-Cert", client_cert),
-        (b"Forwarded", b"%b, %b" % (forwarded, element) if forwarded else element),
     )
     return b"".join(b"%b: %b\r\n" % (name, value) for name, value in named if value)
+
+
+def _forwarded_line(heard: bytes, peer: Peer, origin: ClientOrigin) -> bytes:
+    """Return `Forwarded`: the addresses of earlier proxies, and the gateway's own element with the origin.
+
+    It is the only one with an origin: some services read the first value of a parameter, others the last.
+    """
+    elements = [b"for=" + _node(_address(name) or "unix:") for name in _last_of(heard)]
+    host = b';host="%b"' % origin.authority if origin.authority else b""
+    elements.append(b"for=%b%b;proto=%b" % (_node(peer.ip), host, origin.scheme))
+    return b"Forwarded: %b\r\n" % b", ".join(elements)
+
+
+def _joined(*parts: bytes) -> bytes:
+    return b", ".join(part for part in parts if part)
 
 
 def _element(peer: Peer) -> bytes:
@@ -264,7 +256,7 @@ def _addresses_of(head: RequestHead) -> bytes:
 
 def reported_value(head: RequestHead, name: bytes) -> bytes:
     """Return all lines of a header of a trusted proxy, such as `X-Forwarded-Proto`, as one list without empty members
-    at its ends; empty if it has no others. The gateway decides by its first member.
+    at its ends; empty if it has no others. The gateway decides by its first member, which the first proxy has written.
     """
     return b", ".join(value for value in head.values(name) if value).strip(_EMPTY)
 
@@ -316,9 +308,9 @@ def client_scheme(head: RequestHead, peer: Peer) -> bytes:
     """
     if peer.trusted:
         heard = reported_value(head, b"x-forwarded-proto")
-        if not heard and (match := _PROTO.search(reported_value(head, b"forwarded").partition(b",")[0])):
+        if not heard and (match := _PROTO.search(_first(reported_value(head, b"forwarded")))):
             heard = match[1]
-        scheme = heard.partition(b",")[0].strip(b" \t").lower()
+        scheme = _first(heard).lower()
         if scheme in _SCHEMES:
             return _SCHEMES[scheme]
     return peer.scheme
@@ -327,11 +319,55 @@ def client_scheme(head: RequestHead, peer: Peer) -> bytes:
 def client_authority(head: RequestHead, peer: Peer) -> bytes:
     """Return the host (with its port, if given) that the client has requested, by the same rules."""
     if peer.trusted:
-        heard = reported_value(head, b"x-forwarded-host")
-        authority = heard.partition(b",")[0].strip(b" \t").lower()
-        if _IS_AUTHORITY(authority):
+        authority = _first(reported_value(head, b"x-forwarded-host")).lower()
+        match = _IS_AUTHORITY(authority)
+        if match and (match[1] is None or _valid_port(match[1])):
             return authority
     return head.authority
+
+
+def client_origin(head: RequestHead, peer: Peer) -> ClientOrigin:
+    """Return the origin that the client has requested, by the same rules."""
+    if not (peer.trusted and (head.forwarded or head.edited() is not None)):
+        return peer.origin(head.authority)
+    scheme, authority = client_scheme(head, peer), client_authority(head, peer)
+    reported = _valid_port(_first(reported_value(head, b"x-forwarded-port")))
+    return ClientOrigin(scheme, authority, _port(scheme, authority, reported), _reported_prefix(head))
+
+
+def reported_lines(head: RequestHead, peer: Peer) -> list[tuple[bytes, bytes]]:
+    """Return what a trusted proxy reports, for the head of a request that the gateway makes for this one."""
+    if not (peer.trusted and head.forwarded):
+        return []
+    return [(name, value) for name in sorted(FAMILY) for value in head.values(name)]
+
+
+def _port(scheme: bytes, authority: bytes, reported: bytes = b"") -> bytes:
+    match = _PORT_OF(authority)
+    return (_valid_port(match[1]) if match else reported) or _DEFAULT_PORTS[scheme]
+
+
+def _valid_port(text: bytes) -> bytes:
+    """Return a port without leading zeros; b"": it is invalid."""
+    match = _IS_PORT(text)
+    return match[1] if match and int(match[1]) <= 0xFFFF else b""
+
+
+def _reported_prefix(head: RequestHead) -> bytes:
+    """Return the prefixes that trusted proxies have removed, one after the other; b"" if one of them is no path."""
+    reported = reported_value(head, b"x-forwarded-prefix").split(b",")
+    members = [member.strip(b" \t").rstrip(b"/") for member in reported]
+    prefix = b"".join(members)
+    is_path = all(member[:1] in (b"", b"/") for member in members) and _IS_PREFIX(prefix)
+    try:
+        return prefix if is_path and normalize(prefix) == prefix else b""
+    except Malformed:
+        return b""
+
+
+def _first(values: bytes) -> bytes:
+    """Return the first member of a list."""
+    return values.partition(b",")[0].strip(b" \t")
 
 
 def _elements(forwarded: bytes) -> Iterator[bytes]:
@@ -349,13 +385,6 @@ def _elements(forwarded: bytes) -> Iterator[bytes]:
             yield element
         elif element:
             return
-
-
-def _well_formed_end(forwarded: bytes) -> bytes:
-    """Return the end of the list that can be forwarded: an open quote would hide the element that is appended."""
-    if _IS_LIST(forwarded):
-        return forwarded
-    return b", ".join(reversed(list(islice(_elements(forwarded), MOST_PROXIES))))
 
 
 def _for(element: bytes) -> bytes:

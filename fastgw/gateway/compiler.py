@@ -67,6 +67,7 @@ from fastgw.upstream.policies.path_rewrite import (
     path_of,
     rewrites_captures,
     rewrites_variables,
+    stripped_prefix,
 )
 from fastgw.upstream.policies.traffic_split import Splitter
 from fastgw.upstream.targets.target import build_targets
@@ -683,8 +684,9 @@ class _Building:
         upgrade = tuple(protocol.lower().encode() for protocol in route.upgrade)
         deadline_name = None if route.deadline_header is None else route.deadline_header.encode()
         how = route.forwarded, upgrade, route.timeout, deadline_name
-        own = route.retries, route.timeouts, rewrites_variables(route), route.host_header
-        differs = upstream, path_of(route, fit_value), *how, folder_of(route), route.via == "on", *own
+        own = route.retries, route.timeouts, rewrites_variables(route), route.host_header, route.forwarded_header
+        rewrite = folder_of(route), route.via == "on", *own, stripped_prefix(route)
+        differs = upstream, path_of(route, fit_value), *how, *rewrite
         # Shared by all routes with equal behaviour, to stay in the CPU caches: see `exchange.route.Route`.
         forward = self._forwards.get(differs)
         if forward is None:

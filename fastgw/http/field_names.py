@@ -12,10 +12,10 @@ WRITTEN_HERE: Final = HOP_BY_HOP | {b"host"}
 """Fields of a request that the gateway sets itself, replacing those of the client."""
 
 FORWARDING: Final = frozenset(
-    b"forwarded x-forwarded-client-cert x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto "
-    b"x-real-ip".split()
+    b"forwarded x-forwarded-client-cert x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-prefix "
+    b"x-forwarded-proto x-real-ip".split()
 )
-"""Fields in which proxies send the address of the client."""
+"""Fields in which proxies send the address of the client, and the origin that it has requested."""
 
 CHOSEN: Final = frozenset(b":" + name for name in FORWARDING)
 """Marks among the names that filters drop, which no field can have: the operator sets or removes this field of
@@ -39,8 +39,8 @@ NOT_IN_TRAILERS: Final = frozenset(
     b"connection content-length keep-alive proxy-connection te trailer transfer-encoding upgrade "
     # routing, request modifiers and conditions
     b"expect forwarded host if-match if-modified-since if-none-match if-range if-unmodified-since max-forwards range "
-    b"via x-forwarded-client-cert x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip "
-    b"x-request-id "
+    b"via x-forwarded-client-cert x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-prefix "
+    b"x-forwarded-proto x-real-ip x-request-id "
     # authentication and state
     b"authorization cookie proxy-authenticate proxy-authorization set-cookie www-authenticate "
     # response control

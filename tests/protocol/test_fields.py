@@ -99,7 +99,6 @@ def test_fields_that_connection_names_end_here(lane: Lane) -> None:
         b"Content-Type: text/plain",
         b"X-Forwarded-For: 10.0.0.1",
         b"X-Forwarded-Proto: https",
-        b"Forwarded: for=10.0.0.1",
         b"X-Real-IP: 10.0.0.1",
     ],
 )

@@ -38,7 +38,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, origin: Origin) -> Iterato
             "proxied": proxied,
             "distrusting": {**proxied, "trusted_proxies": ["10.0.0.0/8"]},
         },
-        "routes": [{"name": "all", "upstream": origin.url}],
+        "routes": [{"name": "all", "upstream": origin.url, "forwarded_header": True}],
     }
     with Gateway(config, directory) as gateway:
         yield gateway

@@ -396,6 +396,7 @@ class _Expansion:
                 strip_prefix=path or None,
                 path=PathForwarding(forward="raw", root=_root_of(settings)) if path else _RAW,
                 forwarded=settings.forwarded or ("strip" if strips else "pass"),
+                forwarded_header=settings.forwarded_header,
                 via=egress.via,
                 use=settings.use,
                 filters=MappingProxyType(filters),

@@ -190,6 +190,8 @@ class EgressEntry(Settings):
     """Whether `request_parameters` are sent to the token endpoint as well."""
     forwarded: Literal["append", "set", "strip", "pass"] | None = None
     """Handling of the forwarding headers. Left out = `strip` with `addressing: host` or `consumers`, else `pass`."""
+    forwarded_header: bool = False
+    """Whether `Forwarded` (RFC 7239) is written, too, with `forwarded: append` or `set`."""
     timeouts: EgressTimeouts = EgressTimeouts()
     """Timeouts for the API."""
     retries: EgressRetries = EgressRetries()
@@ -211,6 +213,10 @@ class EgressEntry(Settings):
     filters: Filters = NONE
     """Filters for this API only."""
 
+    def __post_init__(self) -> None:
+        if self.forwarded_header and self.forwarded not in ("append", "set"):
+            raise ValueError("`forwarded_header` needs `forwarded: append` or `set`")
+
 
 class EgressService(EgressEntry):
     """One API, or several as `entries`."""
@@ -222,6 +228,7 @@ class EgressService(EgressEntry):
     have a single API; with `host`, entries with a `host` of their own are possible too."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.url is None) == (not self.entries):
             raise ValueError("expected exactly one of `url` and `entries`")
 

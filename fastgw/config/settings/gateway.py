@@ -409,7 +409,7 @@ class Listener(Settings):
     upstreams see them. A name that ends with `*` matches every name with this beginning. Case is ignored, and another
     character in place of a hyphen (`X_Original_URL`) makes no difference. A list replaces the default; `[]` = none.
     Headers with such a name that filters of the gateway set are sent. `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`,
-    `-Client-Cert` and `X-Real-IP` are never among them: see `forwarded` of routes."""
+    `-Prefix`, `-Client-Cert` and `X-Real-IP` are never among them: see `forwarded` of routes."""
     unreserved_headers: tuple[FieldName, ...] = ()
     """Headers of `reserved_headers` that every client may send all the same, such as `X-HTTP-Method-Override`."""
     proxy_protocol: Literal["off", "required"] = "off"
@@ -928,7 +928,8 @@ class Route(Settings):
     fallback: Fallback | None = None
     """Replacement for an upstream that fails. null = the client gets the error."""
     strip_prefix: str | None = None
-    """Prefix to remove from the path before the request is sent, or a file is looked up, in whole path segments."""
+    """Prefix to remove from the path before the request is sent, or a file is looked up, in whole path segments. The
+    service gets it in `X-Forwarded-Prefix`, unless another one is put in its place."""
     add_prefix: str | None = None
     """Prefix to put before the path, once `strip_prefix` is removed, before the request is sent. With both, the prefix
     is replaced: `/old` and `/old/x` become `/new` and `/new/x`."""
@@ -940,10 +941,17 @@ class Route(Settings):
     host_header: HostHeader | None = None
     """`Host` of requests to the upstream, as in `host_header` of the upstream. null = that of the upstream."""
     forwarded: Literal["append", "set", "strip", "pass"] | None = None
-    """Handling of the forwarding headers. Left out = `append` if the peer is a trusted proxy, else `set`.
+    """Handling of the forwarding headers: `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, `-Prefix`, `-Client-Cert`,
+    `X-Real-IP` and `Forwarded`. Left out = `append` if the peer is a trusted proxy, else `set`.
 
+    Scheme, host and port are the same in all of them, and those that the gateway uses itself. The port is that of the
+    host, otherwise the `X-Forwarded-Port` of a trusted proxy, otherwise the default of the scheme; the prefix is the
+    one that a trusted proxy reports, followed by `strip_prefix`. `set` writes what the gateway sees itself.
     `pass` forwards them unchanged, except `X-Forwarded-Client-Cert` of a TLS client that is not a trusted proxy.
     """
+    forwarded_header: bool = False
+    """Whether `Forwarded` (RFC 7239) is written, too. It lists the addresses of `X-Forwarded-For`, and its last element
+    has the scheme and the host."""
     via: Literal["on", "off"] = "on"
     """Whether the gateway adds its `Via` to requests and responses (RFC 9110 section 7.6.3). Some upstreams do not
     compress responses to requests with `Via`. `off` leaves the `Via` of others unchanged."""

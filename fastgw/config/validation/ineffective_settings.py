@@ -114,6 +114,8 @@ def _of_route(location: SourceLocation, route: Route, upstreams: Mapping[str, Up
     if route.trailing_slash == "same" and not any(len(either_slash(parse_path(path))) > 1 for path in route.paths):
         wrong = "it has no effect: every path of this route matches with and without a trailing slash anyway"
         yield location.below("trailing_slash").problem(wrong)
+    if route.forwarded_header and route.forwarded in ("strip", "pass"):
+        yield location.below("forwarded_header").problem(f"it has no effect with `forwarded: {route.forwarded}`")
     if isinstance(route.upstream, Mapping):
         canaries = () if route.split is None else route.split.canaries
         named = {canary.upstream for canary in canaries}

@@ -821,7 +821,8 @@ egress:
         csrf: {token_url: "https://api.example/v2/csrf"}
         request_parameters: {headers: {X-Tenant: t1}, query: {client: "100"}, query_first: "version=2"}
         parameters_for_token: false
-        forwarded: strip
+        forwarded: append
+        forwarded_header: true
         tls: {ca: company.pem}
         cookies: rewrite
         host: orders.internal
@@ -916,7 +917,8 @@ egress:
             csrf: {token_url: "https://api.example/v1/csrf"}
             request_parameters: {headers: {X-Tenant: t1}, query: {client: "100"}, query_first: "version=1"}
             parameters_for_token: false
-            forwarded: strip
+            forwarded: append
+            forwarded_header: true
             timeouts: {connect: 3s}
             retries: {max: 0}
             tls: {ca: company.pem}
@@ -1022,6 +1024,7 @@ routes:
     host_header: users.internal
     slo: {availability: 99.9%, latency: 300ms, latency_share: 95%}
     forwarded: set
+    forwarded_header: true
     via: off
     upgrade: []
     timeout: 10s

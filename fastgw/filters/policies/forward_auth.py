@@ -19,7 +19,7 @@ from fastgw.filters.api.warning_context import ClientIdentity
 from fastgw.filters.authentication.identity_headers import check_written
 from fastgw.filters.authentication.token_policy import LONGEST_NAME
 from fastgw.filters.outbound.tls_settings import check_tls, client_tls
-from fastgw.forwarded_headers import FAMILY, fields_for_upstream
+from fastgw.forwarded_headers import FAMILY, client_origin, fields_for_upstream
 from fastgw.http.field_names import HOP_BY_HOP, WRITTEN_HERE
 from fastgw.http.fields import Fields
 from fastgw.observe.access_log.credential_names import is_credential_header
@@ -164,6 +164,8 @@ class _Memory:
             return None
         if self.per_uri:
             parts += exchange.method, exchange.scheme, exchange.authority, exchange.path, exchange.query_shown
+            if exchange.peer.trusted:  # the service is told the origin that it reports
+                parts += client_origin(exchange.head, exchange.peer)
         if self.per_address:
             parts.append(exchange.client_ip)
         # It contains lengths, so that different parts make different keys. PERF: 26,400 instructions for a cached

@@ -17,7 +17,7 @@ from time import monotonic
 from fastgw.compiled import replace
 from fastgw.errors import Fault
 from fastgw.exchange import Chain, Exchange, FastPathPlan, Route
-from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream, without_chosen
+from fastgw.forwarded_headers import FAMILY, Peer, without_chosen
 from fastgw.exchange.sent_fields import NO_SENT_FIELDS, SentFields
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.ready_answer import ReadyAnswer
@@ -88,7 +88,7 @@ cdef struct OfExchange:
     Slot upstream_s
 
 cdef struct OfForward:
-    Slot forwarded
+    Slot own_line
     Slot grpc
     Slot joined
     Slot keeps_path
@@ -188,7 +188,7 @@ learn(&of_exchange.target, Exchange, "target")
 learn(&of_exchange.trace, Exchange, "trace")
 learn(&of_exchange.upstream, Exchange, "upstream")
 learn(&of_exchange.upstream_s, Exchange, "upstream_s")
-learn(&of_forward.forwarded, Forward, "forwarded")
+learn(&of_forward.own_line, Forward, "own_line")
 learn(&of_forward.grpc, Forward, "grpc")
 learn(&of_forward.joined, Forward, "_joined")
 learn(&of_forward.keeps_path, Forward, "keeps_path")
@@ -270,11 +270,14 @@ cdef inline object _picked(balancer, asked):
     return read(&target_of_balancer, balancer) if type(balancer) is SingleTarget else balancer.pick(asked)
 
 
-cdef inline bytes _set_lines(peer, bytes authority):
-    """Return the lines of `Peer.set_lines`."""
+cdef inline bytes _set_lines(peer, bytes authority, bytes own_line):
+    """Return the lines of `Peer.set_lines`, and the line of the route."""
+    cdef bytes lines
     if read(&of_peer.authority, peer) == authority:
-        return read(&of_peer.lines, peer)
-    return peer.set_lines(authority)
+        lines = read(&of_peer.lines, peer)
+    else:
+        lines = peer.set_lines(authority)
+    return lines + own_line if own_line else lines
 
 
 cdef bint accepts_on(plan, head) except -1:
@@ -349,15 +352,15 @@ cdef int _send(self, head, route, params) except -1:
         return 0
     try:
         peer = read(&of_path.peer, self)
-        forwarded = read(&of_forward.forwarded, forward)
+        own_line = read(&of_forward.own_line, forward)
         sent_fields = read(&of_plan.sent_fields, plan)
-        if forwarded is None and not read(&of_peer.trusted, peer):
-            drop, added = FAMILY, _set_lines(peer, read(&of_head.authority, head))
+        if own_line is not None and not read(&of_peer.trusted, peer):
+            drop, added = FAMILY, _set_lines(peer, read(&of_head.authority, head), own_line)
             if sent_fields is not NO_SENT_FIELDS and fetch is None:
                 added = without_chosen(added, sent_fields.dropped)
         else:
             dropped = sent_fields.dropped if fetch is None else fetch.dropped
-            drop, added = fields_for_upstream(forwarded, peer, head, self.client_ip, dropped)
+            drop, added = forward.forwarding_headers(self, peer, head, dropped)
         call_due_at = read(&of_path.call_due_at, self)
         if fetch is not None:
             drop = _joined(forward, drop, fetch.dropped)
@@ -455,13 +458,13 @@ def send_exchange(self, exchange, route):
         dropped = read(&of_exchange.request_dropped, exchange)
         if fetch is not None:
             dropped = dropped | fetch.dropped if dropped else fetch.dropped
-        forwarded = read(&of_forward.forwarded, forward)
-        if forwarded is None and not read(&of_peer.trusted, peer):
-            drop, added = FAMILY, _set_lines(peer, read(&of_head.authority, head))
+        own_line = read(&of_forward.own_line, forward)
+        if own_line is not None and not read(&of_peer.trusted, peer):
+            drop, added = FAMILY, _set_lines(peer, read(&of_head.authority, head), own_line)
             if dropped:
                 added = without_chosen(added, dropped)
         else:
-            drop, added = fields_for_upstream(forwarded, peer, head, read(&of_exchange.client_ip, exchange), dropped)
+            drop, added = forward.forwarding_headers(exchange, peer, head, dropped)
         if dropped or read(&of_forward.marks, forward):
             drop = _joined(forward, drop, dropped)
         added += read(&of_exchange.request_added, exchange)

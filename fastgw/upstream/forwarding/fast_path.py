@@ -32,7 +32,7 @@ from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
 from fastgw.exchange.response_relay import tell_of_change
 from fastgw.exchange.sent_fields import NO_SENT_FIELDS, SentFields
 from fastgw.exchange.states import ANSWER_BEGUN, FORWARDING
-from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream, without_chosen
+from fastgw.forwarded_headers import FAMILY, Peer, without_chosen
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, timeout_line
 from fastgw.http.grpc.status import check_trailers, outcome_of, parse_status, status_at_end
 from fastgw.http.http1 import serializer
@@ -247,12 +247,12 @@ class FastPath:
             self._attempt.connect(stream.reused, self._attempt.begun_at)
         try:
             dropped = plan.sent_fields.dropped if fetch is None else fetch.dropped
-            if forward.forwarded is None and not self.peer.trusted:
-                drop, added = FAMILY, self.peer.set_lines(head.authority)
+            if forward.own_line is not None and not self.peer.trusted:
+                drop, added = FAMILY, self.peer.set_lines(head.authority) + forward.own_line
                 if dropped:
                     added = without_chosen(added, dropped)
             else:
-                drop, added = fields_for_upstream(forward.forwarded, self.peer, head, self.client_ip, dropped)
+                drop, added = forward.forwarding_headers(self, self.peer, head, dropped)
             if fetch is not None:
                 drop = forward.joined(drop, fetch.dropped)
             elif self.call_due_at != inf:
@@ -358,12 +358,12 @@ class FastPath:
             dropped = exchange.request_dropped
             if fetch is not None:
                 dropped = dropped | fetch.dropped if dropped else fetch.dropped
-            if forward.forwarded is None and not peer.trusted:
-                drop, added = FAMILY, peer.set_lines(head.authority)
+            if forward.own_line is not None and not peer.trusted:
+                drop, added = FAMILY, peer.set_lines(head.authority) + forward.own_line
                 if dropped:
                     added = without_chosen(added, dropped)
             else:
-                drop, added = fields_for_upstream(forward.forwarded, peer, head, exchange.client_ip, dropped)
+                drop, added = forward.forwarding_headers(exchange, peer, head, dropped)
             if dropped or forward.marks:
                 drop = forward.joined(drop, dropped)
             if exchange.request_added:

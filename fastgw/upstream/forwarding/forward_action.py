@@ -16,20 +16,20 @@ from fastgw.exchange.body_relay import MAX_KEPT
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.filter_steps import count_raised, request_budget
 from fastgw.exchange.reply import NO_NAMES, problem
-from fastgw.forwarded_headers import Policy, fields_for_upstream
+from fastgw.forwarded_headers import Peer, Policy, fields_for_upstream, prefix_line
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.field_names import DIGESTS, EXPECT
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, is_grpc, timeout_line, timeout_of
 from fastgw.http.http1 import serializer
 from fastgw.http.malformed import Malformed
-from fastgw.http.messages import AS_DECLARED
+from fastgw.http.messages import AS_DECLARED, RequestHead
 from fastgw.observe.finished_exchange import FinishedExchange, target_of
 from fastgw.observe.tracing.spans import LabelledTarget
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.forwarding import Forwarding
 from fastgw.upstream.forwarding.request_trailers import TE_TRAILERS
 from fastgw.upstream.load_balancing import BalancingRequest
-from fastgw.upstream.policies.path_rewrite import MissingVariable
+from fastgw.upstream.policies.path_rewrite import MissingVariable, StrippedPrefix
 from fastgw.upstream.policies.retry import rules_of
 from fastgw.upstream.targets.attempt_listener import AttemptRecord
 from fastgw.upstream.targets.target import Target, host_header_of
@@ -58,6 +58,9 @@ class Forward:
     has; None: there is none. `via`: whether requests and responses get a `Via` of the gateway.
     `checks_path`: whether `path_of` contains values of the request, so that it may refuse one.
     `retries`, `own_timeouts`, `host_header`: of the route, in place of the upstream's.
+    `writes_forwarded`: whether `Forwarded` is among the forwarding headers. `stripped`: prefix that `path_of` removes.
+    `own_line`: forwarding headers of the default policy for an untrusted peer that do not depend on the request, in
+    addition to those of `Peer.set_lines`; None: there are others.
     """
 
     __slots__ = (
@@ -74,15 +77,18 @@ class Forward:
         "grpc",
         "keeps_path",
         "marks",
+        "own_line",
         "own_timeouts",
         "path_of",
         "retries",
         "rules",
+        "stripped",
         "timeout",
         "timeouts",
         "total_timeout",
         "upgrade",
         "upstream",
+        "writes_forwarded",
     )
 
     def __init__(
@@ -99,6 +105,8 @@ class Forward:
         own_timeouts: RouteTimeouts | None = None,
         checks_path: bool = False,
         host_header: str | None = None,
+        writes_forwarded: bool = False,
+        stripped: StrippedPrefix | None = None,
     ) -> None:
         self.upstream = upstream
         self._own_retries = retries
@@ -107,6 +115,9 @@ class Forward:
         self.grpc = upstream.settings.protocol == "grpc"
         self.path_of = path_of
         self.forwarded: Policy | None = forwarded
+        self.writes_forwarded, self.stripped = writes_forwarded, stripped
+        is_plain = forwarded is None and not writes_forwarded and (stripped is None or stripped.always)
+        self.own_line = prefix_line(b"" if stripped is None else stripped.prefix) if is_plain else None
         self.upgrade = upgrade
         self.own_timeouts = own_timeouts
         self.checks_path = checks_path
@@ -143,6 +154,7 @@ class Forward:
                 retries=self._own_retries,
                 own_timeouts=self.own_timeouts,
                 host_header=self._host_header,
+                writes_forwarded=self.writes_forwarded,
             )
             self._unrewritten = made
         return made
@@ -156,6 +168,8 @@ class Forward:
             via=not self.marks,
             checks_path=self.checks_path,
             host_header=self._host_header,
+            writes_forwarded=self.writes_forwarded,
+            stripped=self.stripped,
         )
 
     def __call__(self, exchange: Exchange) -> None:
@@ -288,9 +302,7 @@ class Forward:
         the head. `call_left`: total seconds that a gRPC call has. `span_id`: of the attempt, if it is traced.
         """
         head = exchange.head
-        drop, added = fields_for_upstream(
-            self.forwarded, exchange.peer, head, exchange.client_ip, exchange.request_dropped
-        )
+        drop, added = self.forwarding_headers(exchange, exchange.peer, head, exchange.request_dropped)
         if exchange.request_dropped or self.marks:
             drop = self.joined(drop, exchange.request_dropped)
         if exchange.request_added:
@@ -318,6 +330,16 @@ class Forward:
             if body.length != head.body_length:
                 length = serializer.IN_CHUNKS if body.length is None else body.length
         return serializer.request(head, sent_target, self.host_header(target), drop, added, payload, length=length)
+
+    def forwarding_headers(
+        self, asked: BalancingRequest, peer: Peer, head: RequestHead, dropped: frozenset[bytes]
+    ) -> tuple[frozenset[bytes], bytes]:
+        """Return the changes of `fields_for_upstream` for a request to the upstream."""
+        return fields_for_upstream(
+            *(self.forwarded, peer, head, asked.client_ip, dropped),
+            writes_forwarded=self.writes_forwarded,
+            stripped=b"" if self.stripped is None else self.stripped.of(asked.path),
+        )
 
     def host_header(self, target: Target) -> bytes | None:
         """Return the `Host` of requests to a target; None: that of the client."""

@@ -6,7 +6,7 @@ refused unless every server interprets them alike: they begin with the removed p
 
 import re
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import quote
 
 from fastgw.config.base.route_patterns import Template, parse_path, parse_rewrite, parse_strip_prefix
@@ -175,6 +175,28 @@ def folder_of(route: config.Route) -> bytes:
     if route.rewrite is not None or route.strip_prefix is None or route.add_prefix is not None:
         return b""
     return parse_strip_prefix(route.strip_prefix) + b"/"
+
+
+class StrippedPrefix(NamedTuple):
+    """Prefix that a rewrite removes from paths. `always`: whether every path of the route begins with it."""
+
+    prefix: bytes
+    always: bool
+
+    def of(self, path: bytes) -> bytes:
+        """Return the prefix, if the path begins with it; b"": it does not, and nothing is removed."""
+        prefix = self.prefix
+        return prefix if self.always or path == prefix or path.startswith(prefix + b"/") else b""
+
+
+def stripped_prefix(route: config.Route) -> StrippedPrefix | None:
+    """Return the prefix of a rewrite that only removes it; None: it is another rewrite, or nothing is removed."""
+    prefix = folder_of(route)[:-1]
+    if not prefix or route.strip_prefix is None:
+        return None
+    written = route.strip_prefix.rstrip("/")
+    always = all(path == written or path.startswith(written + "/") for path in route.paths)
+    return StrippedPrefix(prefix, bool(route.paths) and always)
 
 
 def path_check(

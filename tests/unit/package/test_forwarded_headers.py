@@ -37,7 +37,8 @@ def client(*fields: bytes) -> str:
 
 def added(policy: str | None, peer: Peer, *fields: bytes) -> dict[bytes, bytes]:
     request = head(*fields)
-    dropped, lines = fields_for_upstream(policy, peer, request, client_address(request, peer, TRUSTS))  # type: ignore[arg-type]
+    ip = client_address(request, peer, TRUSTS)
+    dropped, lines = fields_for_upstream(policy, peer, request, ip, writes_forwarded=True)  # type: ignore[arg-type]
     assert dropped in (FAMILY, frozenset())
     return dict(line.split(b": ", 1) for line in lines.split(b"\r\n") if line)
 
@@ -126,13 +127,14 @@ def test_what_a_filter_says_of_where_the_client_came_counts_too() -> None:
         (PROXY, b"X-Forwarded-For: 198.51.100.1\r\n", b"for=198.51.100.1, "),
     ],
 )
-def test_a_forwarded_that_is_dropped_leaves_addresses_of_trusted_proxies(
-    peer: Peer, fields: bytes, sent: bytes
-) -> None:
-    """Its other parameters may have been chosen by a client, also behind a proxy that writes `X-Forwarded-*` only."""
+def test_of_an_earlier_forwarded_the_addresses_are_kept(peer: Peer, fields: bytes, sent: bytes) -> None:
+    """Its other parameters may have been chosen by a client, also behind a proxy that writes `X-Forwarded-*` only; and
+    services that read the first `proto`, as Spring does, must find the one that others find in the last element.
+    """
     raw = b"GET / HTTP/1.1\r\nHost: a.test\r\nForwarded: for=6.6.6.6;host=evil;proto=https\r\n" + fields + b"\r\n"
-    _, lines = fields_for_upstream("append", peer, parse_request(raw), "198.51.100.1", frozenset([b"forwarded"]))
-    assert b'\r\nForwarded: %bfor=%b;host="a.test";proto=http\r\n' % (sent, peer.ip.encode()) in lines
+    _, lines = fields_for_upstream("append", peer, parse_request(raw), "198.51.100.1", writes_forwarded=True)
+    scheme = b"https" if peer.trusted else b"http"
+    assert b'\r\nForwarded: %bfor=%b;host="a.test";proto=%b\r\n' % (sent, peer.ip.encode(), scheme) in lines
     assert b"evil" not in lines
     assert (b"X-Forwarded-Proto: https\r\n" in lines) is peer.trusted
 
@@ -217,7 +219,7 @@ def test_a_trusted_proxys_word_is_taken_and_its_own_added() -> None:
         b"X-Forwarded-Port": b"443",
         b"X-Forwarded-Client-Cert": b"Hash=ab",
         b"X-Real-IP": b"198.51.100.1",
-        b"Forwarded": b'for=198.51.100.1;host="shop.test", for=10.0.0.9;host="a.test";proto=http',
+        b"Forwarded": b'for=198.51.100.1, for=10.0.0.9;host="shop.test";proto=https',
     }
 
 
@@ -243,18 +245,11 @@ def test_empty_members_hide_neither_scheme_nor_host(empty: bytes) -> None:
 
 @for_each("policy", ["append", None])
 @for_each(
-    ("lines", "sent"),
-    [
-        ([b", %b"], b"%b"),
-        ([b"%b ,\t,"], b"%b"),
-        ([b"", b"%b"], b"%b"),
-        ([b",", b" , %b"], b"%b"),
-        ([b"%b", b"", b"x"], b"%b, x"),
-        ([b", %b,, x"], b"%b,, x"),
-    ],
+    "lines",
+    [[b", %b"], [b"%b ,\t,"], [b"", b"%b"], [b",", b" , %b"], [b"%b", b"", b"x"], [b", %b,, x"]],
 )
 def test_the_upstream_gets_scheme_host_and_port_as_the_gateway_reads_them(
-    policy: str | None, lines: list[bytes], sent: bytes
+    policy: str | None, lines: list[bytes]
 ) -> None:
     def field(name: bytes, value: bytes) -> list[bytes]:
         return [name + b": " + (line % value if b"%" in line else line) for line in lines]
@@ -268,8 +263,8 @@ def test_the_upstream_gets_scheme_host_and_port_as_the_gateway_reads_them(
     assert client_authority(head(*fields), PROXY) == b"b.test"
     to_upstream = added(policy, PROXY, *fields)
     assert to_upstream[b"X-Forwarded-Proto"] == b"https"
-    assert to_upstream[b"X-Forwarded-Host"] == sent % b"b.test"
-    assert to_upstream[b"X-Forwarded-Port"] == sent % b"444"
+    assert to_upstream[b"X-Forwarded-Host"] == b"b.test"
+    assert to_upstream[b"X-Forwarded-Port"] == b"444"
 
 
 @pytest.mark.parametrize("empty", [[], [b""], [b","], [b"", b", ,"]])
@@ -283,7 +278,7 @@ def test_headers_of_empty_members_count_as_missing(empty: list[bytes]) -> None:
     to_upstream = added("append", PROXY, *fields, *forwarded)
     assert to_upstream[b"X-Forwarded-Proto"] == b"https"
     assert to_upstream[b"X-Forwarded-Host"] == b"a.test"
-    assert to_upstream[b"X-Forwarded-Port"] == b"80"
+    assert to_upstream[b"X-Forwarded-Port"] == b"443"
 
 
 def test_append_adds_a_stranger_to_its_lists_and_believes_nothing_else() -> None:
@@ -304,7 +299,7 @@ def test_append_adds_a_stranger_to_its_lists_and_believes_nothing_else() -> None
         b"X-Forwarded-Host": b"a.test",
         b"X-Forwarded-Port": b"80",
         b"X-Real-IP": b"203.0.113.5",
-        b"Forwarded": b'for=203.0.113.5;host="a.test";proto=http',
+        b"Forwarded": b'for=6.6.6.6, for=203.0.113.5;host="a.test";proto=http',
     }
 
 
@@ -341,14 +336,14 @@ def test_set_strip_and_pass() -> None:
 def test_peers_of_other_kinds(peer: Peer, forwarded: bytes) -> None:
     lines = added(None, peer)
     assert lines[b"Forwarded"] == forwarded
-    assert b"X-Forwarded-Port" not in lines
     assert (b"X-Real-IP" in lines) is (peer.ip != "unix:")
 
 
 def test_without_a_host_none_is_claimed() -> None:
     """HTTP/1.0 may send none."""
     request = parse_request(b"GET / HTTP/1.0\r\n\r\n")
-    _, lines = fields_for_upstream(None, Peer("203.0.113.6", 1, 80, trusted=False), request, "203.0.113.6")
+    peer = Peer("203.0.113.6", 1, 80, trusted=False)
+    _, lines = fields_for_upstream(None, peer, request, "203.0.113.6", writes_forwarded=True)
     assert b"Forwarded: for=203.0.113.6;proto=http\r\n" in lines
     assert b"X-Forwarded-Host" not in lines
 
@@ -369,3 +364,71 @@ def test_the_upstream_gets_the_one_scheme_that_the_gateway_uses(fields: list[byt
     fields = [b"X-Forwarded-For: 198.51.100.1", *fields]
     assert client_scheme(head(*fields), PROXY) == sent
     assert added("append", PROXY, *fields)[b"X-Forwarded-Proto"] == sent
+
+
+HTTPS = b"X-Forwarded-Proto: https"
+
+
+@for_each(
+    ("fields", "host", "port"),
+    [
+        ([], b"a.test", b"80"),
+        ([HTTPS], b"a.test", b"443"),
+        ([b"Forwarded: proto=https;for=198.51.100.1"], b"a.test", b"443"),
+        ([HTTPS, b"X-Forwarded-Host: b.test"], b"b.test", b"443"),
+        ([HTTPS, b"X-Forwarded-Host: b.test:8443"], b"b.test:8443", b"8443"),
+        ([HTTPS, b"X-Forwarded-Host: [2001:db8::1]"], b"[2001:db8::1]", b"443"),
+        ([HTTPS, b"X-Forwarded-Host: [2001:db8::1]:8443"], b"[2001:db8::1]:8443", b"8443"),
+        # a port of its own counts where the host has none
+        ([HTTPS, b"X-Forwarded-Port: 8443"], b"a.test", b"8443"),
+        ([b"X-Forwarded-Port: 8443, 80"], b"a.test", b"8443"),
+        ([b"X-Forwarded-Port: 0443"], b"a.test", b"443"),
+        ([HTTPS, b"X-Forwarded-Host: b.test:8443", b"X-Forwarded-Port: 443"], b"b.test:8443", b"8443"),
+        *(([HTTPS, b"X-Forwarded-Port: " + port], b"a.test", b"443") for port in (b"0", b"65536", b"-1", b"http", b"")),
+        # a host that is none
+        *(([b"X-Forwarded-Host: " + host], b"a.test", b"80") for host in (b"b.test:0", b"b.test:65536", b"b/x", b"")),
+    ],
+)
+def test_scheme_host_and_port_agree_in_all_headers(fields: list[bytes], host: bytes, port: bytes) -> None:
+    """They are those that the gateway uses itself, so the service cannot find another URL in a header of its choice."""
+    lines, scheme = added(None, PROXY, *fields), client_scheme(head(*fields), PROXY)
+    assert (lines[b"X-Forwarded-Proto"], lines[b"X-Forwarded-Host"], lines[b"X-Forwarded-Port"]) == (scheme, host, port)
+    assert lines[b"Forwarded"].endswith(b'for=10.0.0.9;host="%b";proto=%b' % (host, scheme))
+
+
+@for_each("peer", [PROXY, STRANGER])
+@for_each("policy", [None, "append", "set"])
+def test_forwarded_is_written_only_where_it_is_wanted(policy: str | None, peer: Peer) -> None:
+    request = head(b"Forwarded: for=198.51.100.1;proto=https")
+    dropped, lines = fields_for_upstream(policy, peer, request, "198.51.100.1")  # type: ignore[arg-type]
+    assert b"forwarded" in dropped
+    assert b"\nForwarded:" not in lines
+
+
+@for_each(
+    ("reported", "stripped", "sent"),
+    [
+        ([], b"", None),
+        ([], b"/api", b"/api"),
+        ([b"/shop"], b"", b"/shop"),
+        ([b"/shop"], b"/api", b"/shop/api"),
+        ([b"/shop/"], b"/api", b"/shop/api"),
+        ([b"/outer, /inner"], b"", b"/outer/inner"),
+        ([b"/outer", b"/inner"], b"/api", b"/outer/inner/api"),
+        ([b"/a%2Fb"], b"", b"/a%2Fb"),
+        *(
+            ([prefix], b"/api", b"/api")
+            for prefix in b"|/|shop|//evil.test|/shop, evil|/a//b|/../x|/a?b|/a#b|/a b|/%2e%2e|/<b>".split(b"|")
+        ),
+    ],
+)
+def test_the_prefix_of_the_path_is_that_of_all_proxies(
+    reported: list[bytes], stripped: bytes, sent: bytes | None
+) -> None:
+    """The service puts it before its own links: it has to be a path, and nothing that a client has chosen."""
+    request = head(*(b"X-Forwarded-Prefix: " + each for each in reported))
+    for peer, expected in ((PROXY, sent), (STRANGER, stripped or None)):
+        dropped, lines = fields_for_upstream(None, peer, request, peer.ip, stripped=stripped)
+        assert b"x-forwarded-prefix" in dropped
+        found = re.findall(rb"X-Forwarded-Prefix: (.*)\r\n", lines)
+        assert found == ([] if expected is None else [expected])

@@ -312,10 +312,10 @@ def test_a_difference_between_the_paths_is_told(monkeypatch: pytest.MonkeyPatch)
             run(made(request=passes), GET)
     assert str(caught.value).splitlines() == [
         "the fast path of fastgw does something else than the full one:",
-        r"  request 1, line 9: b'Via: 1.1 fastgw\r\n' on the full path, b'X-A: 1\r\n' on the fast path",
-        r"  request 1, line 10: b'\r\n' on the full path, b'Via: 1.1 fastgw\r\n' on the fast path",
+        r"  request 1, line 8: b'Via: 1.1 fastgw\r\n' on the full path, b'X-A: 1\r\n' on the fast path",
+        r"  request 1, line 9: b'\r\n' on the full path, b'Via: 1.1 fastgw\r\n' on the fast path",
         "  record, consumer: '' on the full path, 'bob' on the fast path",
-        r"  request 1, line 11: None on the full path, b'\r\n' on the fast path",
+        r"  request 1, line 10: None on the full path, b'\r\n' on the fast path",
     ]
     monkeypatch.setattr(FastPath, "on_head", answered)
     with pytest.raises(AssertionError, match=r"full one:\n  record, retries: 0 on the full path, 1 on the fast path$"):

@@ -31,7 +31,7 @@ from fastgw.cache.store import LEASE_S, MOST_URL, Refusal, RefusedLease
 from fastgw.exchange import Chain, Exchange, Route
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.filters.policies.cache.forwarded_fields import ForwardedFields
-from fastgw.filters.policies.cache.policy import MARK_S, CachePolicy, ClientOrigin, client_origin, client_url, is_authenticated, route_part
+from fastgw.filters.policies.cache.policy import MARK_S, CachePolicy, PurgeOrigin, purge_origin, client_url, is_authenticated, route_part
 from fastgw.forwarded_headers import Peer
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status
 from fastgw.http.caching.storing import RequestIdentity, Unstorable
@@ -521,7 +521,7 @@ cdef object _begun(policy, request, forward, exchange):
     fetch.head, fetch.peer, fetch.route, fetch.exchange = head, peer, route, exchange
     fetch.scheme, fetch.authority = read(&of_peer.scheme, peer), authority
     if b":" in authority:
-        fetch.scheme, fetch.authority = client_origin(head, peer)
+        fetch.scheme, fetch.authority = purge_origin(head, peer)
     fetch.key = key
     fetch.lease_at, fetch.lease_word = at, ordinary.lease_word
     date_of, clock = read(&of_store.date, store), read(&of_policy.clock, policy)
@@ -586,7 +586,7 @@ cdef class OrdinaryFetch:
                 request = _cached_request_class(self.policy, self.exchange, self.forward)
                 self.reference = _exchange_fetch_class(request, lease, refused, Forwarded.URI_MISS, self.request_date)
                 return self.reference
-            url = client_url(ClientOrigin(self.scheme, self.authority), self.head._path, self.head.query)
+            url = client_url(PurgeOrigin(self.scheme, self.authority), self.head._path, self.head.query)
             self.reference = _storing_fetch_class(
                 self.policy, self.head, self.peer, self.route, self.forward, lease, refused, url, self.request_date
             )

@@ -10,7 +10,7 @@ from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.filters.policies.cache.fetch import Fetch, has_own_validations
 from fastgw.filters.policies.cache.forwarded_fields import ForwardedFields
-from fastgw.filters.policies.cache.policy import CachePolicy, client_origin, client_url, is_authenticated
+from fastgw.filters.policies.cache.policy import CachePolicy, client_url, is_authenticated, purge_origin
 from fastgw.filters.policies.cache.ready_answers import Selection
 from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.filters.policies.cache.whole_response import ExchangeFetch
@@ -70,8 +70,8 @@ class CachedRequest:
         self.directives = parse_request(exchange.head)
         self.query = policy.query_of(exchange)
         self._fields: ForwardedFields | None = None
-        self._origin = client_origin(exchange.head, exchange.peer)
-        self._resource = policy.resource_of(exchange, self.fields, forward, self._origin.scheme)
+        self._origin = purge_origin(exchange.head, exchange.peer)
+        self._resource = policy.resource_of(exchange, self.fields, forward)
         self.exact = self.primary = self.key = primary_key(self._resource, self.query)
         self._search_key: bytes | None = None
         self.rule: SearchVariance | None = None

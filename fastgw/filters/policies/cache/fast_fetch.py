@@ -17,7 +17,7 @@ from fastgw.exchange import Exchange, Route
 from fastgw.exchange.fast_fetch import FastFetch, FetchRequest
 from fastgw.filters.policies.cache.cached_request import CachedRequest
 from fastgw.filters.policies.cache.fetch import Fetch
-from fastgw.filters.policies.cache.policy import CachePolicy, client_origin, client_url
+from fastgw.filters.policies.cache.policy import CachePolicy, client_url, purge_origin
 from fastgw.filters.policies.cache.ready_answers import ReadyAnswers
 from fastgw.filters.policies.cache.whole_response import ExchangeFetch, take_whole
 from fastgw.forwarded_headers import Peer
@@ -44,8 +44,8 @@ def begin_fetch(policy: CachePolicy, request: FetchRequest, forward: "Forward") 
     query = head.query
     if query is not None and policy.query_rule is not None:
         return None
-    origin = client_origin(head, peer)
-    resource = policy.resource_of(request, head, forward, origin.scheme)
+    origin = purge_origin(head, peer)
+    resource = policy.resource_of(request, head, forward)
     key = primary_key(resource, query)
     if not (store.is_absent(key) and store.is_absent(search_key(resource))):
         return None

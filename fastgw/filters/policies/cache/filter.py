@@ -150,10 +150,10 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     clients for which the same path is sent have a response each, because a purge names the URL of clients.
     Headers that change what many upstreams answer without being part of the key (`X-Forwarded-Host`, `X-Original-URL`,
     `X-Forwarded-Uri`, `X-Script-Name`, `X-HTTP-Method-Override` and the like) and bodies of GET requests do not
-    reach the upstream, unless they are in `key`; with `forwarded: pass` neither do `X-Forwarded-Proto` and
-    `Forwarded`, and with `append` a received `Forwarded` is replaced by one with the addresses that trusted proxies
-    report. A filter `headers` that would send a value of one of them, or of a query parameter that is not in
-    `key.query`, is refused when the configuration is loaded, unless the header that it writes is in `key.headers`.
+    reach the upstream, unless they are in `key`; with `forwarded: pass` neither do `X-Forwarded-Proto` and `Forwarded`.
+    Scheme, host, port and prefix that trusted proxies report are a part of the key. A filter `headers` that would send
+    a value of one of them, or of a query parameter that is not in `key.query`, is refused when the configuration is
+    loaded, unless the header that it writes is in `key.headers`.
     Responses to clients that have authenticated are only stored if they are marked `public` or `s-maxage`, or with
     `vary_by: [consumer]`. Responses to requests with `Authorization`, the client's own or one that a filter writes for
     it (`access_token_header` of `credentials`, `headers` with values of the request), are only stored if they are

@@ -18,7 +18,7 @@ from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.fast_fetch import FetchRequest
 from fastgw.filters.policies.cache.ready_answers import ReadyAnswers, ReadyMemory
 from fastgw.filters.policies.cache.ready_hits import ReadyHits
-from fastgw.forwarded_headers import Peer, client_authority, client_scheme, reported_value
+from fastgw.forwarded_headers import Peer, client_authority, client_origin, client_scheme
 from fastgw.http.caching.keys import QueryRule, filter_query, resource_text
 from fastgw.http.caching.storing import StorePolicy
 from fastgw.http.caching.validation import CONDITIONS
@@ -212,14 +212,12 @@ class CachePolicy:
         request: FetchRequest,
         fields: RequestFields,
         forward: Forward | ResponseAction,
-        scheme: bytes,
     ) -> bytes:
         """Return what the keys of a request have in common: what was routed, and what is forwarded, but for the query.
 
-        `fields`: its headers as the upstream gets them. `scheme`: of the client. The authority has the port that the
-        client has sent, and the endpoint that of the listener, because the upstream gets both. The filters of another
-        route, of another variant of the route, or of another listener with the same port, may send other headers to the
-        same URL of the upstream, so they are a part.
+        `fields`: its headers as the upstream gets them. The authority has the port that the client has sent, and the
+        endpoint that of the listener. The filters of another route, of another variant of the route, or of another
+        listener with the same port, may send other headers to the same URL of the upstream, so they are a part.
         """
         head, peer = request.head, request.peer
         route = request.route
@@ -238,11 +236,10 @@ class CachePolicy:
         if self.by_consumer:
             parts.append(None if request.consumer is None else request.consumer.name.encode())
         authority = head.authority
-        if is_reported:  # the upstream gets host and port as the trusted proxy has sent them, and the first scheme
-            authority = client_authority(head, peer)
-            reported = (b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port")
-            parts += (reported_value(head, name) or None for name in reported)
-            parts += (scheme, head.authority)
+        if is_reported:  # the upstream gets the origin that the trusted proxy has reported
+            origin = client_origin(head, peer)
+            authority = origin.authority
+            parts += (*origin, head.authority)
         path_of = forward.path_of if isinstance(forward, Forward) else None
         sent_path = None if path_of is None else path_of(request)
         if not isinstance(forward, Forward):
@@ -258,7 +255,7 @@ class CachePolicy:
 
     def url_of(self, exchange: Exchange, query: bytes | None) -> bytes:
         """Return the URL as clients see it, for purges: without the listener's port, the path in its normal form."""
-        return client_url(client_origin(exchange.head, exchange.peer), exchange.path, query)
+        return client_url(purge_origin(exchange.head, exchange.peer), exchange.path, query)
 
 
 def _cookie_part(lines: list[bytes], name: bytes) -> bytes | None:
@@ -336,24 +333,24 @@ def name_of(forward: Forward | ResponseAction) -> str:
     return forward.upstream.name if isinstance(forward, Forward) else ""
 
 
-class ClientOrigin(NamedTuple):
+class PurgeOrigin(NamedTuple):
     """Origin that a client has requested. `authority`: without the port of the listener or the scheme."""
 
     scheme: bytes
     authority: bytes
 
 
-def client_origin(head: RequestHead, peer: Peer) -> ClientOrigin:
+def purge_origin(head: RequestHead, peer: Peer) -> PurgeOrigin:
     """Return the origin that the client has requested."""
     scheme, authority = client_scheme(head, peer), client_authority(head, peer)
     if b":" not in authority:
-        return ClientOrigin(scheme, authority)
+        return PurgeOrigin(scheme, authority)
     if authority.endswith(b":%d" % peer.server_port):
-        return ClientOrigin(scheme, authority.rpartition(b":")[0])
-    return ClientOrigin(scheme, authority.removesuffix(_PORTS[scheme]))
+        return PurgeOrigin(scheme, authority.rpartition(b":")[0])
+    return PurgeOrigin(scheme, authority.removesuffix(_PORTS[scheme]))
 
 
-def client_url(origin: ClientOrigin, path: bytes, query: bytes | None) -> bytes:
+def client_url(origin: PurgeOrigin, path: bytes, query: bytes | None) -> bytes:
     """Return the URL of a resource for purges. `path`: in its normal form."""
     url = b"%b://%b%b" % (origin.scheme, origin.authority, path)
     return url if query is None else b"%b?%b" % (url, query)

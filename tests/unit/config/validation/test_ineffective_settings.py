@@ -48,6 +48,16 @@ def loaded(folder: Path, more: str = "", settings: str = "", route: str = "upstr
             "upstream: u",
             "4:41: upstreams.u.targets[1]: duplicate of targets[0]",
         ),
+        *(
+            (
+                "",
+                "",
+                f"upstream: u, forwarded: {policy}, forwarded_header: true",
+                f"{at}: routes[0].forwarded_header: it has no effect with `forwarded: {policy}`",
+            )
+            for policy, at in (("strip", "6:51"), ("pass", "6:50"))
+        ),
+        ("", "", "upstream: u, forwarded: set, forwarded_header: true", ""),
         (", {url: 'http://c.test', weight: 0}", "", "upstream: u", ""),
         (
             "",

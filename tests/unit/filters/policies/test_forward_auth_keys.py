@@ -35,6 +35,20 @@ def test_the_key_has_what_a_filter_has_written_and_nothing_of_the_client(name: s
     assert b"same" not in ann
 
 
+def test_a_decision_is_for_the_origin_that_a_trusted_proxy_reports() -> None:
+    """The service is told it, in `X-Forwarded-*`."""
+    memory = _Memory(Remembering(key_headers=("A",), per_address=False))
+    reported = [b"Proto: https", b"Proto: http", b"Host: b", b"Port: 81", b"Prefix: /p"]
+    for proxies, count in (["127.0.0.0/8"], len(reported)), ([], 1):
+        keys: list[bytes | None] = []
+        own = probe("own", Phase.AUTHENTICATE, request=lambda each, keys=keys: keys.append(memory.key_of(each)))
+        listener = {"address": "127.0.0.1:0", "trusted_proxies": proxies}
+        plane = Plane({"listeners": {"main": listener}}, probes=[own])
+        for line in reported:
+            plane.client().sends(b"GET / HTTP/1.1\r\nHost: a\r\nA: 1\r\nX-Forwarded-%b\r\n\r\n" % line)
+        assert (len(keys), len(set(keys))) == (len(reported), count)
+
+
 def test_requests_that_differ_in_one_part_have_different_keys() -> None:
     memory = _Memory(Remembering(key_headers=("A", "B")))
     keys: list[bytes | None] = []

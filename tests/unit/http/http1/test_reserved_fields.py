@@ -30,7 +30,7 @@ SENT = (
     b"X-Original-URL",
     b"x_original_url",
     b"X.Rewrite.URL",
-    b"X-Forwarded_Prefix",
+    b"X-Forwarded_Path",
     b"true-client-ip",
     b"CF-Connecting-IP",
     b"X-Client-IP",

@@ -1429,17 +1429,29 @@ def test_after_a_reload_no_value_passes_for_one_of_another_kind(before: str, aft
         world.plane.assert_quiet()
 
 
-@pytest.mark.parametrize("name", [b"Proto", b"Host", b"Port"])
-@pytest.mark.parametrize("lines", [[b"", b"a, evil"], [b"a", b"evil"], [b", a,, evil"]])
-def test_all_that_the_upstream_gets_of_a_proxys_headers_is_in_the_key(name: bytes, lines: list[bytes]) -> None:
+@for_each(
+    ("name", "values"),
+    [
+        (b"Proto", (b"https", b"http")),
+        (b"Host", (b"b.test", b"evil.test")),
+        (b"Port", (b"8443", b"666")),
+        (b"Prefix", (b"/shop", b"/evil", b"/shop/evil")),
+    ],
+)
+def test_all_that_the_upstream_gets_of_a_proxys_headers_is_in_the_key(name: bytes, values: tuple[bytes, ...]) -> None:
     """A client that adds to them, where the proxy lets it, chooses nothing of what others get."""
     world = World(also=PROXIES)
-    for fields in (lines, [b"a"]):
-        sent = b"".join(b"X-Forwarded-%b: %b\r\n" % (name, line) for line in fields)
-        client = world.client(fields=sent)
+    for each in values:
+        line = b"X-Forwarded-%b: %b\r\n" % (name, each)
+        client = world.client(fields=line)
         assert not client.received
+        assert line in world.upstream().received
         world.upstream().sends(FRESH)
         assert status(client) == b"fastgw; fwd=uri-miss; ttl=60; stored"
+        assert status(world.client(fields=line)) == b"fastgw; hit; ttl=60"
+    added = ([b"", values[0] + b", evil"], [values[0], b"evil"], [b", %b,, evil" % values[0]])
+    for lines in () if name == b"Prefix" else added:  # the upstream gets the first member
+        sent = b"".join(b"X-Forwarded-%b: %b\r\n" % (name, line) for line in lines)
         assert status(world.client(fields=sent)) == b"fastgw; hit; ttl=60"
     world.plane.assert_quiet()
 
