@@ -24,6 +24,7 @@ from fastgw.exchange.chain import Chain
 from fastgw.exchange.states import ENDED
 from fastgw.filters.policies.websocket.filter import Websocket
 from fastgw.filters.policies.websocket.guard import WebsocketGuard
+from fastgw.forwarded_headers import reported_lines
 from fastgw.http.http1.parser import parse_response
 from fastgw.http.websocket.frames import (
     BINARY,
@@ -111,7 +112,8 @@ class ApiConnection(Timed):
         self.route_name = "" if exchange.route is None else exchange.route.name
         if exchange.subrequests is None:
             exchange.subrequests = Subrequests()
-        lines = [*lines_of_filters(exchange), (CONNECTION_ID, self.id.encode())]
+        lines = [*lines_of_filters(exchange), *reported_lines(exchange.head, exchange.peer)]
+        lines.append((CONNECTION_ID, self.id.encode()))
         self._client = ConnectionClient(
             *(exchange.client, exchange.listener, exchange.peer, exchange.client_ip, exchange.consumer),
             *(exchange.claims, exchange.authority or b"localhost", lines),

@@ -29,6 +29,8 @@ class ConnectionRecord(msgspec.Struct, array_like=True, frozen=True):
     lines: list[tuple[bytes, bytes]]
     trace: bytes
     """Header lines that continue its trace; empty: there is none."""
+    trusted: bool = False
+    """Whether the peer is a trusted proxy."""
 
     @classmethod
     def of(cls, client: ConnectionClient, route: str) -> Self:
@@ -43,11 +45,12 @@ class ConnectionRecord(msgspec.Struct, array_like=True, frozen=True):
             client.authority,
             client.lines,
             b"" if trace is None else trace.rewrite(frozenset(), b"")[1],
+            peer.trusted,
         )
 
     def make_peer(self) -> Peer:
         ip, port, server_port, scheme = self.peer
-        return Peer(ip, port, server_port, False, scheme)
+        return Peer(ip, port, server_port, self.trusted, scheme)
 
     def make_claims(self) -> dict[str, Any]:
         claims: dict[str, Any] = json.loads(self.claims)

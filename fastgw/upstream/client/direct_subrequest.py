@@ -15,7 +15,7 @@ from fastgw.compiled import twin
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Trailers
 from fastgw.exchange.states import ENDED
-from fastgw.forwarded_headers import FAMILY, fields_for_upstream
+from fastgw.forwarded_headers import FAMILY, fields_for_upstream, reported_lines
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.http1 import serializer
 from fastgw.http.messages import ResponseHead
@@ -149,7 +149,8 @@ class DirectSubrequest:
         head = self._head
         if head is None:
             length = len(self.body)
-            head = BuiltRequestHead(self._plan.method, self.authority, self.sent_target, self._fields, length)
+            fields = [*self._fields, *reported_lines(self._parent.head, self.peer)]
+            head = BuiltRequestHead(self._plan.method, self.authority, self.sent_target, fields, length)
             self._head = head
         return head
 

@@ -36,6 +36,7 @@ from fastgw.exchange.request_stages import begin_request_stages
 from fastgw.exchange.shadow_exchange import Nobody, ShadowExchange
 from fastgw.exchange.states import ENDED, FORWARDING
 from fastgw.exchange.upstream_chains import NO_FILTERS
+from fastgw.forwarded_headers import reported_lines
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.fields import Fields
@@ -425,6 +426,10 @@ def send_subrequest(
     if isinstance(body, Relay) and (body.sink is not None or body.kept is None):
         return SubrequestFailed(Fault.INTERNAL, "the body of the request is sent elsewhere")
     length = 0 if relay is None else relay.length
+    if reported := reported_lines(parent.head, parent.peer):
+        fields = [*fields]
+        named = {name.lower() for name, _ in fields}
+        fields += [line for line in reported if line[0] not in named]
     head = BuiltRequestHead(method, parent.authority or b"localhost", target, fields, length)
     sent = Subrequest(listener, real.client)
     chain: Chain = parent.listener.upstream_chains.chain_of(upstream.name)
@@ -525,7 +530,11 @@ def _forward_like(parent: Exchange, upstream: Upstream, timeout: float) -> Forwa
     if not isinstance(action, Forward):
         return Forward(upstream, None, None, (), timeout)
     via = not action.marks
-    return Forward(upstream, None, action.forwarded, (), timeout, deadline_name=action.deadline_name, via=via)
+    return Forward(
+        *(upstream, None, action.forwarded, (), timeout, action.deadline_name),
+        via=via,
+        writes_forwarded=action.writes_forwarded,
+    )
 
 
 async def subrequest(
