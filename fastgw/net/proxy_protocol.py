@@ -6,6 +6,7 @@ so an unclear header is a defect or an attack.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, NamedTuple
@@ -48,8 +49,16 @@ UNKNOWN_V1: Final = b"PROXY UNKNOWN\r\n"
 """The same header in version 1."""
 
 
-_TLV_LENGTHS: Final = {_V2_ALPN: (0, 255), _V2_AUTHORITY: (0, 255), _V2_UNIQUE_ID: (0, 128), _V2_CRC32C: (4, 4)}
+_TLV_LENGTHS: Final = {
+    _V2_ALPN: (0, 255),
+    _V2_AUTHORITY: (0, 255),
+    _V2_UNIQUE_ID: (0, 128),
+    _V2_CRC32C: (4, 4),
+    _V2_SSL: (5, V2_BLOCK_MAX),
+}
 """Shortest and longest value of each TLV that is read. Every other type is skipped (section 2.2)."""
+_SSL_TLV_LENGTHS: Final = {_V2_SSL_VERSION: (0, 255), _V2_SSL_CIPHER: (0, 255)}
+"""The same of those in the TLV about the client's TLS (section 2.2.5)."""
 _TLV_TYPES: Final = (_V2_ALPN, _V2_AUTHORITY, _V2_UNIQUE_ID)
 """Types of the texts in `ProxyTlvs`, in its order."""
 _NOT_IN_NAMES: Final = frozenset(("Cc", "Cs", "Zs", "Zl", "Zp"))
@@ -73,10 +82,16 @@ class ProxyTlvs(NamedTuple):
     """Server name as it is passed on, if it is not visible ASCII: in UTF-8."""
     raw_id: bytes = b""
     """Id as it is passed on, if it is not visible ASCII: any bytes."""
+    uses_tls: bool | None = None
+    """Whether the client has connected to the sender with TLS; None: the sender does not say."""
+    tls_version: str = ""
+    """Version of this TLS by the sender's name, such as `TLSv1.3`."""
+    tls_cipher: str = ""
+    """Its cipher suite, such as `TLS_AES_256_GCM_SHA384`."""
 
 
 NO_TLVS: Final = ProxyTlvs()
-TLV_TEXTS: Final = ("alpn", "authority", "unique_id")
+TLV_TEXTS: Final = ("alpn", "authority", "unique_id", "tls_version", "tls_cipher")
 """Names of the texts in `ProxyTlvs`, for logs and variables."""
 
 
@@ -175,19 +190,7 @@ def _read_tlvs(header: bytes, start: int) -> ProxyTlvs:
     """
     if start == len(header):
         return NO_TLVS
-    found: dict[int, slice] = {}
-    while start < len(header):
-        kind, value_at = header[start], start + 3
-        start = value_at + int.from_bytes(header[start + 1 : value_at], "big")
-        if value_at > len(header) or start > len(header):
-            raise Malformed("The values behind the addresses of the PROXY protocol header do not end with it.")
-        if kind in _TLV_LENGTHS:
-            least, most = _TLV_LENGTHS[kind]
-            if kind in found:
-                raise Malformed(f"The PROXY protocol header has two values of type {kind}.")
-            if not least <= start - value_at <= most:
-                raise Malformed(f"A value of type {kind} in the PROXY protocol header has a wrong length.")
-            found[kind] = slice(value_at, start)
+    found = _find_tlvs(header, start, len(header), _TLV_LENGTHS)
     checksum = found.get(_V2_CRC32C)
     if checksum is not None:
         cleared = header[: checksum.start] + bytes(4) + header[checksum.stop :]
@@ -197,7 +200,36 @@ def _read_tlvs(header: bytes, start: int) -> ProxyTlvs:
     alpn, authority, unique_id = (value.decode("ascii") if _VISIBLE.fullmatch(value) else "" for value in values)
     raw_authority = b"" if authority or not _is_name(values[1]) else values[1]
     raw_id = b"" if unique_id else values[2]
-    return ProxyTlvs(alpn, authority, unique_id or raw_id.hex(), raw_authority, raw_id)
+    texts = alpn, authority, unique_id or raw_id.hex(), raw_authority, raw_id
+    return ProxyTlvs(*texts, *_read_ssl(header, found[_V2_SSL])) if _V2_SSL in found else ProxyTlvs(*texts)
+
+
+def _find_tlvs(header: bytes, start: int, end: int, lengths: Mapping[int, tuple[int, int]]) -> dict[int, slice]:
+    """Return where the values of these types are among the TLVs between `start` and `end`."""
+    found: dict[int, slice] = {}
+    while start < end:
+        kind, value_at = header[start], start + 3
+        start = value_at + int.from_bytes(header[start + 1 : value_at], "big")
+        if value_at > end or start > end:
+            raise Malformed("The values behind the addresses of the PROXY protocol header do not end with it.")
+        if kind in lengths:
+            least, most = lengths[kind]
+            if kind in found:
+                raise Malformed(f"The PROXY protocol header has two values of type {kind}.")
+            if not least <= start - value_at <= most:
+                raise Malformed(f"A value of type {kind} in the PROXY protocol header has a wrong length.")
+            found[kind] = slice(value_at, start)
+    return found
+
+
+def _read_ssl(header: bytes, at: slice) -> tuple[bool, str, str]:
+    """Return the values of the TLV about the client's TLS: whether there is TLS, its version and its cipher suite."""
+    found = _find_tlvs(header, at.start + 5, at.stop, _SSL_TLV_LENGTHS)  # behind the flags and the verification
+    if not header[at.start] & _CLIENT_SSL:
+        return False, "", ""
+    values = [header[found[kind]] if kind in found else b"" for kind in (_V2_SSL_VERSION, _V2_SSL_CIPHER)]
+    version, cipher = (value.decode("ascii") if _VISIBLE.fullmatch(value) else "" for value in values)
+    return True, version, cipher
 
 
 def _is_name(value: bytes) -> bool:

@@ -15,7 +15,7 @@ FIXED: Final = frozenset(
         *("tls.subject", "tls.common_name", "tls.fingerprint", "tls.serial", "tls.issuer"),
         *("tls.client_subject", "tls.client_common_name", "tls.client_fingerprint", "tls.client_serial"),
         "tls.client_issuer",
-        *("proxy.alpn", "proxy.authority", "proxy.unique_id"),
+        *("proxy.alpn", "proxy.authority", "proxy.unique_id", "proxy.tls_version", "proxy.tls_cipher"),
     )
 )
 """Variables with a fixed name. Others: `claim.PATH` (or `claims.PATH`), `header.NAME`, `query.NAME`, `cookie.NAME`,

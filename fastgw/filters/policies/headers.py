@@ -84,13 +84,13 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
     `credentials` adds are not shown), and `{query.NAME}` of the client's request, which are missing if they are
     repeated with different values; `{tls.version}`, `{tls.cipher}` and `{tls.sni}` of the client's connection;
     `{tls.client_subject}`, `{tls.client_common_name}`, `{tls.client_fingerprint}`, `{tls.client_serial}` and
-    `{tls.client_issuer}` of a verified client certificate (also without `client_`); `{proxy.alpn}`, `{proxy.authority}`
-    and `{proxy.unique_id}` of a PROXY protocol header, version 2; `{uuid}`, a random one each time; `{latency}`, the
-    seconds since the request began; `{map.NAME}`, the result of one of the `maps`, of this filter or of the gateway;
-    and in responses `{upstream}`, `{target}`, and `{response_header.NAME}`, a header as it was before these changes.
-    Lists are joined by commas. `{{` and `}}` are literal braces. If a value is missing or empty, or not allowed in a
-    header, the header is left out; but if the consumer's identity is not allowed in a header, the request is answered
-    403.
+    `{tls.client_issuer}` of a verified client certificate (also without `client_`); `{proxy.alpn}`,
+    `{proxy.authority}`, `{proxy.unique_id}`, `{proxy.tls_version}` and `{proxy.tls_cipher}` of a PROXY protocol header,
+    version 2; `{uuid}`, a random one each time; `{latency}`, the seconds since the request began; `{map.NAME}`, the
+    result of one of the `maps`, of this filter or of the gateway; and in responses `{upstream}`, `{target}`, and
+    `{response_header.NAME}`, a header as it was before these changes. Lists are joined by commas. `{{` and `}}` are
+    literal braces. If a value is missing or empty, or not allowed in a header, the header is left out; but if the
+    consumer's identity is not allowed in a header, the request is answered 403.
     """
 
     request: Edits = Edits()

@@ -113,7 +113,8 @@ BEHIND_ADDRESSES = ((0x11, V4_BLOCK), (0x21, V6_BLOCK), (0x31, UNIX_BLOCK), (0x0
     ("block", "expected"),
     [
         (tlv(1, b"h2") + tlv(2, b"a.test") + tlv(5, b"id-1"), ProxyTlvs("h2", "a.test", "id-1")),
-        (tlv(4, b"") + tlv(5, b"x" * 128) + tlv(0x20, bytes(5)) + tlv(4, bytes(9)), ProxyTlvs(unique_id="x" * 128)),
+        (tlv(4, b"") + tlv(5, b"x" * 128) + tlv(4, bytes(9)), ProxyTlvs(unique_id="x" * 128)),
+        (tlv(0x20, bytes(5)), ProxyTlvs(uses_tls=False)),
         (tlv(2, b"x" * 255) + tlv(1, b""), ProxyTlvs(authority="x" * 255)),
         (
             tlv(2, "bücher.example".encode()) + tlv(5, b"a\xff\0") + tlv(1, b"h2\r\n"),
@@ -127,6 +128,16 @@ BEHIND_ADDRESSES = ((0x11, V4_BLOCK), (0x21, V6_BLOCK), (0x31, UNIX_BLOCK), (0x0
         (tlv(2, "a\u2067b".encode()), NO_TLVS),
         (tlv(2, "a\u0085b".encode()), NO_TLVS),
         (tlv(2, "ك\u200cب.example".encode()), ProxyTlvs(raw_authority="ك\u200cب.example".encode())),
+        # the client's TLS: flags, the outcome of the verification, and values of its own (section 2.2.5)
+        (tlv(0x20, b"\1" + bytes(4)), ProxyTlvs(uses_tls=True)),
+        (
+            tlv(
+                0x20, b"\7" + bytes(4) + tlv(0x21, b"TLSv1.3") + tlv(0x22, b"CN") + tlv(0x23, b"AES") + tlv(0x22, b"CN")
+            ),
+            ProxyTlvs(uses_tls=True, tls_version="TLSv1.3", tls_cipher="AES"),
+        ),
+        (tlv(0x20, b"\1" + bytes(4) + tlv(0x21, b"a\r\nb") + tlv(0x23, b"")), ProxyTlvs(uses_tls=True)),
+        (tlv(0x20, b"\6" + bytes(4) + tlv(0x21, b"TLSv1.3")), ProxyTlvs(uses_tls=False)),
         (tlv(0xEA, b"one") + tlv(0xEA, b"two") + tlv(0xFF, b"") + bytes(3), NO_TLVS),  # types that nobody knows
     ],
 )
@@ -137,7 +148,8 @@ def test_what_is_said_beside_the_addresses(block: bytes, expected: ProxyTlvs) ->
         assert parsed.tlvs == expected
     assert parse(v2(0x20, 0x11, V4_BLOCK + block)).tlvs is NO_TLVS  # LOCAL: the block is ignored
     source, destination = ("192.0.2.1", 1), ("192.0.2.2", 2)
-    assert parse(header_v2(source, destination, expected)).tlvs == expected
+    passed_on = expected._replace(uses_tls=None, tls_version="", tls_cipher="")  # the TLS that was ended here is said
+    assert parse(header_v2(source, destination, expected)).tlvs == passed_on
 
 
 @for_each(
@@ -158,6 +170,13 @@ def test_what_is_said_beside_the_addresses(block: bytes, expected: ProxyTlvs) ->
         tlv(3, bytes(4)),  # a wrong checksum, or none
         tlv(3, b""),
         tlv(3, bytes(5)),
+        tlv(0x20, b"\1\0\0\0"),  # the client's TLS: cut off, too long, or twice
+        tlv(0x20, b"\1" + bytes(4)) + tlv(0x20, b"\0" + bytes(4)),
+        tlv(0x20, b"\1" + bytes(4) + b"\x21\0\3v1"),
+        tlv(0x20, b"\1" + bytes(4) + tlv(0x21, b"v1")[:-1]) + b"\1",
+        tlv(0x20, b"\1" + bytes(4) + tlv(0x21, b"v1") + b"\0"),
+        tlv(0x20, bytes(5) + tlv(0x21, b"v1") + tlv(0x21, b"v2")),
+        tlv(0x20, b"\1" + bytes(4) + tlv(0x23, b"x" * 256)),
     ],
 )
 def test_values_that_do_not_fit_the_header_are_refused(block: bytes) -> None:
