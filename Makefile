@@ -23,7 +23,7 @@ TWICE := tests/protocol tests/unit/http tests/unit/observe tests/unit/pipeline t
 TEST_PROGRAMS := gcc=gcc nginx=nginx h2load=nghttp2-client nghttpd=nghttp2-server curl=curl git=git jq=jq \
   systemd-socket-activate=systemd redis-server=redis-server redis-cli=redis-tools dig=bind9-dnsutils \
   dnsmasq=dnsmasq-base rsyslogd=rsyslog
-TEST_ALL_PROGRAMS := wrk=wrk hey=hey chromium=chromium node=nodejs npm=npm psql=postgresql-client \
+TEST_ALL_PROGRAMS := wrk=wrk hey=hey haproxy=haproxy chromium=chromium node=nodejs npm=npm psql=postgresql-client \
   pg_ctlcluster=postgresql mosquitto=mosquitto mosquitto_pub=mosquitto-clients promtool=prometheus kubectl=kubernetes-client
 # What looks for weak TLS.
 SSLYZE := .venv/sslyze/bin/sslyze

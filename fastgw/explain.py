@@ -34,7 +34,7 @@ from fastgw.exchange.request_stages import drop_ranges
 from fastgw.exchange.shadow_exchange import ShadowRun
 from fastgw.files.action import FilesAction
 from fastgw.filters.api import Phase, secret_names
-from fastgw.forwarded_headers import Peer, client_address
+from fastgw.forwarded_headers import client_address
 from fastgw.functions.action import LambdaAction
 from fastgw.gateway.nearest_route import nearest
 from fastgw.gateway.tables import Gateway
@@ -292,8 +292,7 @@ def explain(
             explanation.detail = "this listener uses TLS; expected https:// in the URL"
         return explanation
     shown = _Shown(name for access_log in gateway.config.access_logs for name in access_log.redact)
-    scheme = b"http" if chosen.tls is None else b"https"
-    peer = Peer(client, 0, chosen.address.port or 0, chosen.trusts(client), scheme, certificate)
+    peer = chosen.peer((client, 0), chosen.address.port or 0, chosen.tls is not None, certificate=certificate)
     tls = gateway.config.listeners[chosen.name].tls
     client_auth = None if tls is None else tls.client_auth
     if certificate is not None and client_auth is None:

@@ -89,9 +89,12 @@ class ClientOrigin(NamedTuple):
 class Peer:
     """The peer of a client connection.
 
-    `ip`: its address, `unix:` for a unix socket. `trusted`: whether it is a trusted proxy. `endpoint`: scheme and port
-    that it has connected to, such as `https:443`. `certificate`: its verified client certificate; None: it has
-    presented none. `tls`: of the connection to the gateway; None: there is no TLS. `tlvs`: values of its PROXY header.
+    `ip`: its address, or that in its PROXY header; `unix:` for a unix socket. `trusted`: whether its forwarding headers
+    are those of a trusted proxy. `is_client`: whether `ip` is no trusted proxy, so that it is the client's. `scheme`:
+    of the client's connection. `endpoint`: scheme and port that it has connected to, such as `https:443`.
+    `certificate`: its verified client certificate; None: it has presented none. `tls`: of the connection to the
+    gateway; None: there is no TLS. `sender`: address of the sender of its PROXY header; None: there is none. `tlvs`:
+    values of this header.
     """
 
     __slots__ = (
@@ -100,8 +103,10 @@ class Peer:
         "certificate",
         "endpoint",
         "ip",
+        "is_client",
         "port",
         "scheme",
+        "sender",
         "server_port",
         "tls",
         "tlvs",
@@ -117,8 +122,12 @@ class Peer:
         scheme: bytes = b"http",
         certificate: ClientCertificate | None = None,
         tlvs: ProxyTlvs = NO_TLVS,
+        sender: str | None = None,
+        is_client: bool | None = None,
     ) -> None:
+        """`is_client`: None = if it is not trusted."""
         self.ip, self.port, self.server_port, self.trusted, self.scheme = ip, port, server_port, trusted, scheme
+        self.sender, self.is_client = sender, not trusted if is_client is None else is_client
         self.endpoint = b"%b:%d" % (scheme, server_port)
         self.certificate = certificate
         self.tlvs = tlvs
@@ -151,7 +160,8 @@ def fields_for_upstream(
     """Return the changes of a policy to these headers: lower-case names to drop from the request, and serialized lines
     to add.
 
-    `policy` None: `append` for a trusted peer, else `set`. `dropped`: lower-case names of headers that others have
+    `policy` None: `append` for a trusted peer, else `set`; where a PROXY header names the client itself, the addresses
+    before it are left out. `dropped`: lower-case names of headers that others have
     removed from the request: with a mark (`CHOSEN`) none of the lines to add has this name. `writes_forwarded`: whether
     `Forwarded` is written, too. `stripped`: prefix that the gateway removes from the path.
     """
@@ -162,13 +172,22 @@ def fields_for_upstream(
             return _CLIENT_CERT, b"X-Forwarded-Client-Cert: %b\r\n" % _element(peer) if peer.certificate else b""
         return _NOTHING, b""
     heard, origin = b"", None
-    if policy == "set" or (policy is None and not peer.trusted) or _is_first(peer, head, client_ip):
+    if (
+        policy == "set"
+        or (policy is None and not peer.trusted)
+        or (
+            client_ip == peer.ip and not head.forwarded and head.edited() is None  # there is no earlier proxy
+        )
+    ):
         lines = peer.set_lines(head.authority)
     else:
-        heard, origin = _addresses_before(peer, head), client_origin(head, peer)
+        heard = b"" if policy is None and peer.is_client else _addresses_before(peer, head)
+        origin = client_origin(head, peer)
         certificates = _list_of(head, b"x-forwarded-client-cert") if peer.trusted else b""
         lines = _lines(_joined(heard, _ip(peer.ip)), origin, _ip(client_ip), _joined(certificates, _element(peer)))
-    lines += prefix_line((b"" if origin is None else origin.prefix) + stripped)
+    prefix = stripped if origin is None else origin.prefix + stripped
+    if prefix:
+        lines += prefix_line(prefix)
     if writes_forwarded:
         lines += _forwarded_line(heard, peer, peer.origin(head.authority) if origin is None else origin)
     return FAMILY, without_chosen(lines, dropped) if dropped else lines
@@ -184,11 +203,6 @@ def without_chosen(lines: bytes, dropped: frozenset[bytes]) -> bytes:
     if CHOSEN.isdisjoint(dropped):
         return lines
     return without_fields(lines, {mark[1:] for mark in CHOSEN & dropped})
-
-
-def _is_first(peer: Peer, head: RequestHead, client_ip: str) -> bool:
-    """Whether there is no earlier proxy."""
-    return client_ip == peer.ip and not head.forwarded and head.edited() is None
 
 
 def _addresses_before(peer: Peer, head: RequestHead) -> bytes:
@@ -285,7 +299,7 @@ def client_address(head: RequestHead, peer: Peer, trusts: Callable[[str], bool])
     proxy that forwarded it: entries left of it are not trustworthy. An empty entry is none (RFC 9110 section 5.6.1.2):
     a client gains nothing by one, because its proxy appends its address behind it.
     """
-    if not peer.trusted or not head.forwarded:
+    if peer.is_client or not head.forwarded:
         return peer.ip
     heard = _addresses_of(head)
     names: Iterable[bytes] = reversed(_last_of(heard)) if heard else map(_for, _elements(_forwarded_of(head)))

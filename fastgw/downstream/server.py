@@ -31,6 +31,7 @@ from fastgw.exchange import Chain, Route
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
 from fastgw.forwarded_headers import Peer
+from fastgw.net.client_certificate import ClientCertificate
 from fastgw.net.proxy_protocol import NO_TLVS, ProxyTlvs
 from fastgw.net.session_tickets import TicketKeySeeds
 from fastgw.observe import Observer
@@ -52,6 +53,7 @@ class ListenerTable(NamedTuple):
 
     settings: config.Listener
     trusts: Callable[[str], bool]
+    sends_proxy_header: Callable[[str], bool]
     early: Chain
     router: Router[Route]
     tls: ServerContexts | None = None
@@ -81,6 +83,8 @@ class Listener:
         "refuses_ambiguous_paths",
         "reserved",
         "router",
+        "scheme",
+        "sends_proxy_header",
         "speaks_http1",
         "speaks_http2",
         "takes_tunnels",
@@ -104,7 +108,8 @@ class Listener:
         settings = table.settings
         self.proxy_protocol_required = settings.proxy_protocol == "required"
         self.refuses_ambiguous_paths = settings.ambiguous_paths == "refuse"
-        self.trusts = table.trusts
+        self.trusts, self.sends_proxy_header = table.trusts, table.sends_proxy_header
+        self.scheme = None if settings.scheme is None else settings.scheme.encode()
         self.reserved = reserved_fields(settings.reserved_headers, settings.unreserved_headers)
         self.early = table.early
         self.router = table.router
@@ -128,12 +133,45 @@ class Listener:
         vouches = self.vouches
         return vouched is not None and vouches is not None and vouches != vouched
 
+    def may_send_proxy_header(self, ip: str) -> bool:
+        """Whether a PROXY header from this address counts; a unix socket has permissions."""
+        return ip == "unix:" or self.trusts(ip) or self.sends_proxy_header(ip)
+
+    def peer(
+        self,
+        client: tuple[str, int],
+        server_port: int,
+        uses_tls: bool,
+        tlvs: ProxyTlvs = NO_TLVS,
+        sender: str | None = None,
+        certificate: ClientCertificate | None = None,
+    ) -> Peer:
+        """Return the peer of a connection. `client`: its address and port, or those in its PROXY header, which `sender`
+        has sent. `uses_tls`: whether the connection does.
+
+        Forwarding headers are trusted by the address of the connection. The sender of a PROXY header that is no trusted
+        proxy by itself passes on what its client has sent, so they are trusted by the client's address then.
+        """
+        ip, port = client
+        is_proxy = self.trusts(ip)
+        if sender is None:
+            trusted = is_proxy
+        elif sender == "unix:" or self.sends_proxy_header(sender):
+            trusted = is_proxy = is_proxy and ip != sender  # without an address in its header it speaks for a client
+        else:
+            trusted = True
+        is_secure = uses_tls if tlvs.uses_tls is None else tlvs.uses_tls
+        scheme = b"https" if is_secure else b"http"
+        if self.scheme is not None and tlvs.uses_tls is None:
+            scheme = self.scheme
+        return Peer(ip, port, server_port, trusted, scheme, certificate, tlvs, sender, not is_proxy)
+
     def reassess(self, peer: Peer) -> Peer:
-        """Return the peer by the current trusted proxies: unchanged, or a new one."""
-        trusted = self.trusts(peer.ip)
-        if trusted is peer.trusted:
+        """Return the peer by the current settings: unchanged, or a new one."""
+        address, uses_tls = (peer.ip, peer.port), peer.tls is not None
+        made = self.peer(address, peer.server_port, uses_tls, peer.tlvs, peer.sender, peer.certificate)
+        if (made.trusted, made.is_client, made.scheme) == (peer.trusted, peer.is_client, peer.scheme):
             return peer
-        made = Peer(peer.ip, peer.port, peer.server_port, trusted, peer.scheme, peer.certificate, peer.tlvs)
         made.tls = peer.tls
         return made
 
@@ -337,12 +375,18 @@ class Server:
             self.worker_loop.loop.call_soon(self._tell_changed, connections)
 
     def accepted(
-        self, listener: Listener, client: tuple[str, int], server_port: int, tlvs: ProxyTlvs = NO_TLVS
+        self,
+        listener: Listener,
+        client: tuple[str, int],
+        server_port: int,
+        tlvs: ProxyTlvs = NO_TLVS,
+        sender: str | None = None,
     ) -> Http1ClientConnection | Http2ClientConnection:
-        """Return the protocol for an accepted connection. `client`: its address and port, or those of a trusted PROXY
-        protocol header; `("unix:", 0)` for a unix socket. `server_port`: 0 for a unix socket. `tlvs`: of that header.
+        """Return the protocol for an accepted connection. `client`: its address and port, or those of its PROXY
+        protocol header; `("unix:", 0)` for a unix socket. `server_port`: 0 for a unix socket. `tlvs`, `sender`: of that
+        header; `sender` None: there is none.
         """
-        peer = Peer(client[0], client[1], server_port, listener.trusts(client[0]), tlvs=tlvs)
+        peer = listener.peer(client, server_port, False, tlvs, sender)
         if listener.speaks_http1 or not listener.speaks_http2:
             return Http1ClientConnection(self, listener, peer)
         return Http2ClientConnection(self, listener, peer)
@@ -386,13 +430,13 @@ class Server:
         client: tuple[str, int],
         server_port: int,
         tlvs: ProxyTlvs = NO_TLVS,
+        sender: str | None = None,
         local: tuple[str, int] | None = None,
     ) -> TlsConnection:
         """Accept a connection that begins with a TLS handshake. Arguments as of `accepted`, `local` as of
         `serve_tcp`.
         """
-        peer = Peer(client[0], client[1], server_port, listener.trusts(client[0]), b"https", tlvs=tlvs)
-        return TlsConnection(self, listener, peer, local)
+        return TlsConnection(self, listener, listener.peer(client, server_port, True, tlvs, sender), local)
 
     def handshake_failed(self, listener: Listener, peer: Peer, outcome: HandshakeOutcome, why: str) -> None:
         """Count a failed handshake, and log it occasionally."""

@@ -746,13 +746,13 @@ class _Building:
         router = yield from Router.building(rules, before.router if before is not None else None)
         tls = yield from self._server_tls(name, settings)
         if before is not None and _trusted_alike(before, settings, tls):
-            trusts = before.trusts
+            trusts, sends = before.trusts, before.sends_proxy_header
         else:
-            trusts = trust(settings.trusted_proxies)
+            trusts, sends = trust(settings.trusted_proxies), trust(settings.proxy_protocol_senders)
         tcp = TcpRoutes(name, settings, self._made.upstreams) if settings.protocol != "http" else None
         tunnels = any(_upgrades(rule) for rule in rules)
         table = self._made.tables[name] = ListenerTable(
-            settings, trusts, chain, router, tls, upstream_chains, tcp, tunnels
+            settings, trusts, sends, chain, router, tls, upstream_chains, tcp, tunnels
         )
         for listener in self._base.listeners:
             if (listener.name, listener.address) == (name, settings.address):
@@ -828,12 +828,16 @@ def rest_of(configuration: config.Config) -> config.Config:
     )
 
 
+_OF_PEERS: Final = ("trusted_proxies", "proxy_protocol_senders", "scheme")
+"""Settings of listeners by which peers are evaluated."""
+
+
 def _trusted_alike(before: ListenerTable, settings: config.Listener, tls: ServerContexts | None) -> bool:
     """Whether peers are evaluated as before. If not, `trusts` is a new object, which tells connections to evaluate
     again.
     """
     vouched, vouches = (None if contexts is None else contexts.vouches for contexts in (before.tls, tls))
-    return before.settings.trusted_proxies == settings.trusted_proxies and vouched == vouches
+    return vouched == vouches and all(getattr(before.settings, name) == getattr(settings, name) for name in _OF_PEERS)
 
 
 def _built(use: config.FilterUse, env: Env) -> tuple[Hooks, _Errors]:

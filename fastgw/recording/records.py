@@ -94,6 +94,8 @@ class RecordedRequest(msgspec.Struct, array_like=True):
     """Decisions of filters in shadow mode, as in the log."""
     cache_result: str
     calls: tuple[RecordedCall, ...]
+    sender: str | None = None
+    """Address of the sender of its PROXY header; null: there was none."""
 
 
 class RecordingBegin(msgspec.Struct, array_like=True):

@@ -233,6 +233,7 @@ class RecordedTrace:
             exchange.shadowed,
             exchange.cache_result,
             tuple(calls),
+            peer.sender,
         )
         self._redaction.request(record, found)
         return record

@@ -174,12 +174,10 @@ class Sandbox:
             head, body = _head_of(recorded)
         except Malformed as malformed:
             raise NotComparable("its head cannot be read") from malformed
+        address, sender = (recorded.peer_ip, recorded.peer_port), recorded.sender
+        now = listener.peer(address, recorded.server_port, uses_tls=False, sender=sender)
         peer = ReplayPeer(
-            recorded.peer_ip,
-            recorded.peer_port,
-            recorded.server_port,
-            listener.trusts(recorded.peer_ip),
-            recorded.scheme,
+            *(*address, recorded.server_port, now.trusted, recorded.scheme), sender=sender, is_client=now.is_client
         )
         peer.state = RecordedState(recorded)
         (OWN_FIELDS if peer.trusted else listener.reserved).take_out_of(head)

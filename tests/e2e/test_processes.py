@@ -431,7 +431,7 @@ class TestProxyProtocol:
                 request = origin.accept().answer()
                 assert peer.read_response().status == 200
         assert request.get(b"X-Forwarded-For") == b"192.0.2.7"
-        assert request.get(b"X-Forwarded-Port") == b"443"
+        assert request.get(b"X-Forwarded-Port") == b"80"
 
     def test_who_may_write_to_a_unix_socket_is_trusted(self, tmp_path):
         listener = {"address": f"unix:{tmp_path}/gw.sock", "proxy_protocol": "required"}

@@ -40,7 +40,7 @@ NAMES = (
     b"X-Forwarded-Proto X-Real-IP Expect Max-Forwards Trailer Via X-Request-Id Date Server User-Agent Referer Accept "
     b"Cookie Authorization Content-Type Accept-Encoding Cache-Control If-None-Match Range Set-Cookie ETag Location "
     b"Origin Age Vary A X Q-Z X-A X-Forwarded X-Forwarded-Fo X-Forwarded-Server Content-Lengt Content-Length2 Ho TEE "
-    b"Traceparent Sec-WebSocket-Key Deprecation Link"
+    b"X-Forwarded-Prefix Traceparent Sec-WebSocket-Key Deprecation Link"
 ).split()
 FOR_ALL = [
     *(b"", b"a", b"a, b", b"close", b"a\xff\x80b", b"\xe2\x80\xae", b"a\tb", b"a  b", b",", b'"a, b"', b"0"),

@@ -10,14 +10,26 @@ from typing import Any
 
 import pytest
 
+from fastgw.net.proxy_protocol import LOCAL_V2, TerminatedTls, header_v2
 from tests.support.aws import ACCESS_KEY, SECRET_KEY
 from tests.support.client import Client
 from tests.support.gateway import OFF, Gateway
 from tests.support.http2.translation import TranslatedClient
 from tests.support.origin import Origin, Request
+from tests.support.table import for_each
 
 PROXIES = ["127.0.0.0/8", "10.0.0.0/8"]
-LISTENERS: dict[str, dict[str, Any]] = {"untrusted": {}, "trusted": {"trusted_proxies": PROXIES}}
+LISTENERS: dict[str, dict[str, Any]] = {
+    "untrusted": {},
+    "trusted": {"trusted_proxies": PROXIES},
+    "ended": {"scheme": "https"},
+    "http-balancer": {"proxy_protocol": "required", "trusted_proxies": PROXIES, "proxy_protocol_senders": []},
+    "tcp-balancer": {
+        "proxy_protocol": "required",
+        "trusted_proxies": PROXIES,
+        "proxy_protocol_senders": ["127.0.0.0/8"],
+    },
+}
 OUTPUTS = {
     "forward": "/forward/x",
     "told": "/told/x",
@@ -38,7 +50,21 @@ BELIEVED = {
     "client": "203.0.113.9",
     "Prefix": "/shop",
 }
-CASES: list[tuple[str, str, dict[str, str]]] = [
+FOUND = {**SEEN, "For": "203.0.113.9", "client": "203.0.113.9"}
+OVER_TLS = {**FOUND, "Proto": "https", "Port": "443"}
+
+
+def v1(ip: str) -> bytes:
+    return f"PROXY TCP4 {ip} 198.51.100.2 4711 8080\r\n".encode()
+
+
+def v2(tls: TerminatedTls | None = None) -> bytes:
+    return header_v2(("203.0.113.9", 4711), ("198.51.100.2", 8080), tls=tls)
+
+
+SECURE = v2(TerminatedTls("TLSv1.3", "TLS_AES_256_GCM_SHA384"))
+INSECURE = v2()[:14] + b"\0\x14" + v2()[16:] + b"\x20\0\5\0\0\0\0\0"
+CASES: list[tuple[str, str, dict[str, str]] | tuple[str, str, dict[str, str], bytes]] = [
     ("untrusted", "", SEEN),
     ("untrusted", REPORTED + "|Host: evil.test|Port: 666", SEEN),
     ("trusted", "", SEEN),
@@ -46,8 +72,24 @@ CASES: list[tuple[str, str, dict[str, str]]] = [
     ("trusted", REPORTED + "|Port: 8443", {**BELIEVED, "Port": "8443"}),
     ("trusted", REPORTED + "|Host: b.test|Port: 443", {**BELIEVED, "Host": "b.test"}),
     ("trusted", REPORTED + "|Host: b.test:8443|Port: 443", {**BELIEVED, "Host": "b.test:8443", "Port": "8443"}),
+    ("ended", REPORTED.replace("https", "http"), {**SEEN, "Proto": "https", "Port": "443"}),
+    *(("http-balancer", "", FOUND, header) for header in (v1("203.0.113.9"), v2(), INSECURE)),
+    ("http-balancer", "", OVER_TLS, SECURE),
+    # its word is taken, and the client's address in its PROXY header before all others
+    *(
+        ("http-balancer", "Proto: https|For: 6.6.6.6|Prefix: /shop", {**OVER_TLS, "Prefix": "/shop"}, header)
+        for header in (v1("203.0.113.9"), v2(), INSECURE, SECURE)
+    ),
+    ("http-balancer", "Proto: http", FOUND, SECURE),
+    ("http-balancer", REPORTED, {**BELIEVED, "For": "203.0.113.9, 10.1.1.1, 10.2.2.2"}, v1("10.2.2.2")),
+    ("http-balancer", REPORTED, BELIEVED, b"PROXY UNKNOWN\r\n"),
+    # what is behind this one's PROXY header is the client's, who may be a proxy
+    *(("tcp-balancer", REPORTED, FOUND, header) for header in (v1("203.0.113.9"), v2(), INSECURE)),
+    ("tcp-balancer", REPORTED.replace("https", "http"), OVER_TLS, SECURE),
+    ("tcp-balancer", REPORTED, {**BELIEVED, "For": "203.0.113.9, 10.1.1.1, 10.2.2.2"}, v1("10.2.2.2")),
+    *(("tcp-balancer", REPORTED, SEEN, header) for header in (b"PROXY UNKNOWN\r\n", LOCAL_V2)),
 ]
-"""Listener, what is reported to it in `X-Forwarded-*`, and what services get."""
+"""Listener, what is reported to it in `X-Forwarded-*`, what services get, and the PROXY header if there is one."""
 
 
 @pytest.fixture(scope="module")
@@ -123,26 +165,31 @@ def said(headers: dict[str, str]) -> dict[str, str]:
 
 
 def test_every_service_gets_the_same_origin(origin: Origin, gateway: Gateway, version: str) -> None:
-    for listener, reported, expected in CASES:
-        with connected(gateway, listener, version) as client:
+    for listener, reported, expected, *headers_before in CASES:
+        with connected(gateway, listener, version, b"".join(headers_before)) as client:
             for name, path in OUTPUTS.items():
                 headers = headers_of(sent_for(origin, client, f"/{name}/x", reported, path))
-                assert said(headers) == expected, (listener, reported, name)
+                assert said(headers) == expected, (listener, reported, headers_before, name)
                 forwarded = headers.get("forwarded")
-                assert (forwarded is not None) is (name == "told"), (listener, reported, name)
+                assert (forwarded is not None) is (name == "told"), (listener, reported, headers_before, name)
                 if forwarded is not None:
-                    last = f'for=127.0.0.1;host="{expected["Host"]}";proto={expected["Proto"]}'
-                    assert forwarded.split(", ") == [f"for={ip}" for ip in expected["For"].split(", ")[:-1]] + [last]
+                    *others, last = (f"for={ip}" for ip in expected["For"].split(", "))
+                    last += f';host="{expected["Host"]}";proto={expected["Proto"]}'
+                    assert forwarded.split(", ") == [*others, last]
 
 
-def connected(gateway: Gateway, listener: str, version: str) -> Client:
-    return gateway.connect(listener) if version == "http1" else TranslatedClient(gateway.address(listener))
+def connected(gateway: Gateway, listener: str, version: str, preface: bytes = b"") -> Client:
+    if version == "http2":
+        return TranslatedClient(gateway.address(listener), preface=preface)
+    client = gateway.connect(listener)
+    client.send(preface)
+    return client
 
 
-@pytest.mark.parametrize("reported", ["", "Prefix: /shop", "Prefix: /shop|Proto: https"])
+@for_each("reported", ["", "Prefix: /shop", "Prefix: /shop|Proto: https"])
 def test_the_prefix_that_is_removed_is_told(origin: Origin, gateway: Gateway, version: str, reported: str) -> None:
     """Traefik and Spring Cloud Gateway send it, and Spring, Werkzeug and ASP.NET Core put it before their links."""
-    for listener in LISTENERS:
+    for listener in ("trusted", "untrusted"):
         before = "/shop" if reported and listener == "trusted" else ""
         with connected(gateway, listener, version) as client:
             for target, path, prefix in (

@@ -25,6 +25,7 @@ from tests.support.gateway import Gateway, wait_until
 from tests.support.origin import Origin
 from tests.support.peer import DEADLINE, Unexpected
 from tests.support.secured import REQUEST, InMemory, Secured, client_hello
+from tests.support.table import for_each
 
 FINGERPRINT = re.compile(rb"Hash=([0-9a-f]{64})")
 
@@ -626,21 +627,29 @@ def test_without_tickets_there_is_nothing_to_resume(place: Place, version: ssl.T
 # --- behind a proxy ---
 
 
-@pytest.mark.parametrize(
-    "header",
+ADDRESSES = bytes([192, 0, 2, 7]) + bytes(4) + struct.pack("!HH", 4711, 443)
+SSL = {told: struct.pack("!BHBI", 0x20, 5, told, 0) for told in (0, 1)}
+
+
+@for_each(
+    ("header", "scheme"),
     [
-        b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n",
-        b"\r\n\r\n\0\r\nQUIT\n\x21\x11" + struct.pack("!H4s4sHH", 12, bytes([192, 0, 2, 7]), bytes(4), 4711, 443),
+        (b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n", b"https"),
+        *(
+            (b"\r\n\r\n\0\r\nQUIT\n\x21\x11" + struct.pack("!H", 12 + len(tlv)) + ADDRESSES + tlv, scheme)
+            for tlv, scheme in ((b"", b"https"), (SSL[1], b"https"), (SSL[0], b"http"))
+        ),
     ],
 )
-def test_the_proxy_header_comes_before_the_handshake(place: Place, header: bytes) -> None:
+def test_the_proxy_header_comes_before_the_handshake(place: Place, header: bytes, scheme: bytes) -> None:
+    """A sender that encrypts what has come to it in clear text says so (`PP2_TYPE_SSL`)."""
     before = len(place.origin.requests)
     with place.client(listener="proxied", first=header) as client:
         client.ask()
     request = place.origin.wait_for_requests(before + 1)[-1]
     assert request.get(b"X-Forwarded-For") == b"192.0.2.7"
-    assert request.get(b"X-Forwarded-Port") == b"443"
-    assert request.get(b"X-Forwarded-Proto") == b"https"
+    assert request.get(b"X-Forwarded-Port") == {b"https": b"443", b"http": b"80"}[scheme]
+    assert request.get(b"X-Forwarded-Proto") == scheme
 
 
 # --- the ends of connections ---

@@ -399,7 +399,7 @@ class Listener(Settings):
     http2: Http2 = Http2()
     """Bounds of HTTP/2 connections."""
     trusted_proxies: tuple[Network, ...] = ()
-    """Networks of the proxies whose forwarding headers and PROXY protocol are trusted.
+    """Networks of the proxies whose forwarding headers and PROXY protocol are trusted, by the connection's address.
 
     `X-Forwarded-For` takes precedence over `Forwarded`: a proxy that writes only `Forwarded` must remove
     `X-Forwarded-For`.
@@ -413,8 +413,17 @@ class Listener(Settings):
     unreserved_headers: tuple[FieldName, ...] = ()
     """Headers of `reserved_headers` that every client may send all the same, such as `X-HTTP-Method-Override`."""
     proxy_protocol: Literal["off", "required"] = "off"
-    """Whether every connection begins with a PROXY protocol header, v1 or v2. `required` needs `trusted_proxies`,
-    except on a unix socket, whose file permissions decide who is trusted."""
+    """Whether every connection begins with a PROXY protocol header, v1 or v2. `required` needs `trusted_proxies` or
+    `proxy_protocol_senders`, except on a unix socket, whose file permissions decide who may connect."""
+    proxy_protocol_senders: tuple[Network, ...] = ()
+    """Networks of TCP load balancers, which send a PROXY header and pass on the rest as it came: their PROXY header
+    counts, but the forwarding headers behind it are the client's, and trusted only if the address in the PROXY header
+    is one of `trusted_proxies`. An address that is in both is a TCP load balancer, and so is who connects to a unix
+    socket. `[]` = every other sender is a proxy of `trusted_proxies` that removes or replaces the forwarding headers of
+    its clients."""
+    scheme: Literal["http", "https"] | None = None
+    """Scheme that clients use, where neither a trusted proxy (`X-Forwarded-Proto`) nor a PROXY header says it. `https`
+    is for a listener behind a load balancer that ends TLS and does not tell. null = `https` with `tls`, else `http`."""
     tls: ServerTls | None = None
     """TLS settings of the listener. With PROXY protocol, TLS begins after its header. null = plaintext."""
     ambiguous_paths: Literal["refuse", "allow"] = "refuse"

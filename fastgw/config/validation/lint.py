@@ -80,6 +80,7 @@ def lint(merged: Merged) -> list[Problem]:
         *_expansions(merged),
         *_sinks(merged),
         *_of_telemetry(merged),
+        *_senders_of_proxy_headers(merged),
         *_of_routes(merged),
         *_configuration_in_roots(merged),
         *_missing_pages(merged),
@@ -206,6 +207,18 @@ def _unknown_routes(merged: Merged, named: Sequence[tuple[SourceLocation, set[st
     for location, names in named:
         for name in sorted(names - known):
             yield location.value_problem(f"there is no route with the name {format_value(name)}")
+
+
+def _senders_of_proxy_headers(merged: Merged) -> Iterator[Problem]:
+    """Yield a note on each listener whose senders of PROXY headers could be TCP load balancers."""
+    for location, _, listener in merged.whole("listeners"):
+        is_open = "proxy_protocol_senders" not in location.raw and listener.trusted_proxies
+        if listener.protocol == "http" and listener.proxy_protocol == "required" and is_open:
+            yield location.below("proxy_protocol").problem(
+                "forwarding headers of `trusted_proxies` are believed behind a PROXY header: a TCP load balancer "
+                "(HAProxy `mode tcp`, AWS NLB) passes on those of its clients; name it in `proxy_protocol_senders`, or "
+                "write `[]` there if each proxy replaces these headers"
+            )
 
 
 def _of_routes(merged: Merged) -> Iterator[Problem]:

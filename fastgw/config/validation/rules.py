@@ -199,12 +199,24 @@ def _why_not_in_one_file(*logs: AccessLog) -> str:
 
 def proxy_protocol_needs_trust(merged: Merged) -> None:
     for location, _, listener in merged.whole("listeners"):
+        if listener.proxy_protocol == "off" and listener.proxy_protocol_senders not in ((), BROKEN):
+            location.below("proxy_protocol_senders").report(
+                "has no effect without PROXY protocol", "expected `proxy_protocol: required` as well"
+            )
         if listener.address is BROKEN or listener.address.path:
             continue  # clients of a unix socket are trusted: the file permissions decide who may connect
-        if listener.proxy_protocol == "required" and not listener.trusted_proxies:
+        senders = (listener.trusted_proxies, listener.proxy_protocol_senders)
+        if listener.proxy_protocol == "required" and not any(senders):
             location.below("proxy_protocol").report(
-                "no peer is trusted to send the PROXY header", "expected `trusted_proxies` as well"
+                "no peer is trusted to send the PROXY header",
+                "expected `trusted_proxies` or `proxy_protocol_senders` as well",
             )
+
+
+def schemes_of_listeners(merged: Merged) -> None:
+    for location, _, listener in merged.whole("listeners"):
+        if listener.scheme == "http" and listener.tls is not None:
+            location.below("scheme").report("clients of this listener use https", "mutually exclusive with tls")
 
 
 def admin_is_guarded(merged: Merged) -> None:
@@ -730,6 +742,7 @@ RULES: Final[tuple[Rule, ...]] = (
     sinks_are_no_urls,
     sinks_share_no_files,
     proxy_protocol_needs_trust,
+    schemes_of_listeners,
     tls_that_works,
     served_tls_that_works,
     admin_is_guarded,

@@ -119,7 +119,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         bounds = listener.http2
         self.session = Session(
             False,
-            peer.scheme == b"https",
+            peer.tls is not None,
             wheel.now,
             bounds.max_concurrent_streams,
             bounds.stream_window,

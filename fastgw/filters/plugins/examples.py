@@ -256,6 +256,8 @@ listeners:
     protocols: [http1, http2]
     trusted_proxies: [10.0.0.0/8]
     proxy_protocol: required
+    proxy_protocol_senders: [10.0.1.0/24]
+    scheme: https
     reserved_headers: [Proxy, X-Client-IP, X-SSL-*]
     unreserved_headers: [X-Client-IP]
     ambiguous_paths: refuse

@@ -154,11 +154,11 @@ class Acceptor:
             peer = (name[0].removeprefix("::ffff:"), name[1]) if isinstance(name, tuple) else UNIX_PEER
             if not listener.proxy_protocol_required:
                 self.serve(client, listener, peer, None)
-            elif peer is UNIX_PEER or listener.trusts(peer[0]):  # a unix socket has permissions
+            elif listener.may_send_proxy_header(peer[0]):
                 timeout = self._server.timeouts.request_headers
                 self._greetings.add(Greeting(self, self._loop, timeout, client, listener, peer))
             else:
-                self.refuse(client, listener, peer, "the peer is not a trusted proxy")
+                self.refuse(client, listener, peer, "the peer may not send a PROXY header")
         return None
 
     def _connection_count(self) -> int:
@@ -201,28 +201,40 @@ class Acceptor:
         client.close()
 
     def serve(
-        self, client: socket.socket, listener: Listener, peer: Peer, local: Peer | None, tlvs: ProxyTlvs = NO_TLVS
+        self,
+        client: socket.socket,
+        listener: Listener,
+        peer: Peer,
+        local: Peer | None,
+        tlvs: ProxyTlvs = NO_TLVS,
+        sender: str | None = None,
     ) -> None:
         """Pass the connection to the server. `local`: the address that the client connected to, if it is not that of
-        the socket. `tlvs`: of its PROXY header.
+        the socket. `tlvs`, `sender`: of its PROXY header.
         """
         if listener.tcp is not None and listener.tls is None:
             self._server.serve_tcp(listener, client, peer, local, tlvs)
             return
-        opening = self._loop.create_task(self._open(client, listener, peer, local, tlvs))
+        opening = self._loop.create_task(self._open(client, listener, peer, local, tlvs, sender))
         self._openings.add(opening)
         opening.add_done_callback(self._openings.discard)
 
     async def _open(
-        self, client: socket.socket, listener: Listener, peer: Peer, local: Peer | None, tlvs: ProxyTlvs
+        self,
+        client: socket.socket,
+        listener: Listener,
+        peer: Peer,
+        local: Peer | None,
+        tlvs: ProxyTlvs,
+        sender: str | None,
     ) -> None:
         name = local or client.getsockname()
         port = name[1] if isinstance(name, tuple) else 0
         protocol: asyncio.Protocol | asyncio.BufferedProtocol
         if listener.tls is None:
-            protocol = self._server.accepted(listener, peer, port, tlvs)
+            protocol = self._server.accepted(listener, peer, port, tlvs, sender)
         else:
-            protocol = self._server.secured(listener, peer, port, tlvs, local)
+            protocol = self._server.secured(listener, peer, port, tlvs, sender, local)
         try:
             await self._loop.connect_accepted_socket(lambda: protocol, client)
         except OSError as error:
@@ -267,7 +279,8 @@ class Greeting:
         if parsed is not None:
             self._end()
             source = parsed.source or self._peer
-            self._acceptor.serve(self._client, self._listener, source, parsed.destination, parsed.tlvs)
+            sender = self._peer[0]
+            self._acceptor.serve(self._client, self._listener, source, parsed.destination, parsed.tlvs, sender)
 
     def _read_header(self) -> Parsed | None:
         """Take the bytes of the header from the socket; None while it is incomplete. Raises `Malformed`, `OSError`.

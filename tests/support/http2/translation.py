@@ -28,12 +28,17 @@ Fields = list[tuple[bytes, bytes]]
 
 
 class TranslatedClient(Client):
-    """A `Client` whose bytes reach the gateway as HTTP/2. A stream that is reset ends the connection."""
+    """A `Client` whose bytes reach the gateway as HTTP/2. A stream that is reset ends the connection.
 
-    def __init__(self, address: str, deadline: float = DEADLINE) -> None:
+    `preface`: bytes before all others, such as a PROXY header.
+    """
+
+    def __init__(self, address: str, deadline: float = DEADLINE, preface: bytes = b"") -> None:
         ours, theirs = socket.socketpair()
         super(Client, self).__init__(ours, deadline)
-        self._translation = _Translation(theirs, connect(address, deadline))
+        gateway = connect(address, deadline)
+        gateway.sendall(preface)
+        self._translation = _Translation(theirs, gateway)
 
     def close(self) -> None:
         super().close()

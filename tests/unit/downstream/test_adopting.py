@@ -217,6 +217,20 @@ def test_trust_is_judged_anew_with_the_next_request(before: list[str], after: li
     assert [record.client for record in plane.records] == [clients[bool(before)], *[clients[bool(after)]] * 2]
 
 
+def test_the_scheme_of_clients_is_judged_anew_with_the_next_request() -> None:
+    plane = Plane(listening("main"))
+    client = plane.client()
+    client.sends(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
+    upstream = plane.connects()
+    upstream.sends(OK)
+    for scheme in (None, "https", None):
+        plane.adopts(listening("main", scheme=scheme))
+        client.sends(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
+        sent = upstream.received.rpartition(b"GET /a")[2]
+        assert b"\r\nX-Forwarded-Proto: %b\r\n" % (b"https" if scheme else b"http") in sent
+        upstream.sends(OK)
+
+
 def test_what_an_address_took_is_given_back_to_the_limit_that_counted_it() -> None:
     plane = Plane()
     counted = Counter(10)

@@ -63,12 +63,16 @@ def recorded(path: str, identity: RecordedIdentity | None = None, date: float = 
 
 
 def replayed(
-    requests: list[RecordedRequest], tmp_path: Path, upstream: dict[str, Any] | None = None, **route: Any
+    requests: list[RecordedRequest],
+    tmp_path: Path,
+    upstream: dict[str, Any] | None = None,
+    listener: dict[str, Any] | None = None,
+    **route: Any,
 ) -> ReplayReport:
     users = {"targets": [{"url": "http://h:1"}], "host_header": "preserve", **(upstream or {})}
     document = {
         "version": 1,
-        "listeners": {"main": {"address": "127.0.0.1:1"}},
+        "listeners": {"main": {"address": "127.0.0.1:1", **(listener or {})}},
         "upstreams": {"users": users},
         "consumers": [{"name": "alice", "groups": ["staff"], "key_auth": [{"key": "a-key-of-alice"}]}],
         "routes": [{"name": "users", "paths": ["/*"], "upstream": "users", "forwarded": "strip", **route}],
@@ -107,6 +111,18 @@ def test_a_client_is_the_recorded_one_with_its_claims(tmp_path: Path) -> None:
     assert found(report) == [("filters", "authorize", 1), ("status", "200 -> 403", 1)]
     report = replayed([recorded("/a")], tmp_path, filters={"jwt": jwt})
     assert ("status", "200 -> 401", 1) in found(report)
+
+
+def test_the_sender_of_a_proxy_header_is_trusted_as_it_is_now(tmp_path: Path) -> None:
+    """Its word, that the client has used TLS, keeps the request from being redirected."""
+    listener = {"proxy_protocol": "required", "trusted_proxies": ["10.0.0.0/8"]}
+    told = with_headers(b"X-Forwarded-Proto: https\r\n", b"", scheme=b"http", sender="10.0.0.5")
+    redirect = {"https_redirect": {}}
+    assert not decided(replayed([told], tmp_path, listener=listener, filters=redirect))
+    for sender, senders in (("10.0.0.5", ["10.0.0.5"]), (None, [])):
+        told.sender = sender
+        distrusting = {**listener, "proxy_protocol_senders": senders}
+        assert decided(replayed([told], tmp_path, listener=distrusting, filters=redirect))
 
 
 def test_a_consumer_that_is_gone_is_refused(tmp_path: Path) -> None:

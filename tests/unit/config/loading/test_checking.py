@@ -86,6 +86,8 @@ def test_gateway_settings(tmp_path, text, line):
         ("{address: 'a:1', trusted_proxies: [10.0.0.1/8]}", "trusted_proxies[0]: 10.0.0.1/8 has host bits set; expect"),
         ("{address: 'a:1', proxy_protocol: false}", 'proxy_protocol: false; expected "off" or "required"'),
         ("{address: 'a:1', proxy_protocol: required}", "proxy_protocol: no peer is trusted to send the PROXY header;"),
+        ("{address: 'a:1', proxy_protocol_senders: ['::1']}", "proxy_protocol_senders: has no effect without PROXY"),
+        ("{address: 'a:1', scheme: wss}", 'scheme: "wss"; expected "http" or "https"'),
         ("{address: 'a:1', tsl: {}}", 'tsl: unknown key; did you mean "tls"?'),
         ("{address: 'a:1', tls: {}}", "tls.certificates: missing; expected a non-empty list (each element: an object)"),
     ],

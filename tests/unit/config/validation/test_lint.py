@@ -201,6 +201,24 @@ def test_what_may_well_be_meant_is_not_told(tmp_path, text):
     assert notes(tmp_path, f"{HEAD}{text}\n") == []
 
 
+def test_senders_of_proxy_headers_that_may_be_tcp_balancers_are_told(tmp_path):
+    """Forwarding headers behind their PROXY header are those of their clients."""
+    trusted, tcp = "trusted_proxies: [10.0.0.0/8]", ", upstream: u, protocol: tcp"
+    for settings, is_told in (
+        (trusted, True),
+        (f"{trusted}, proxy_protocol_senders: []", False),
+        (f"{trusted}, proxy_protocol_senders: [10.0.0.1]", False),
+        ("proxy_protocol_senders: [10.0.0.1]", False),
+        (trusted + tcp, False),
+    ):
+        listener = f"{{main: {{address: '127.0.0.1:0', proxy_protocol: required, {settings}}}}}"
+        text = HEAD.replace("{main: {address: '127.0.0.1:0'}}", listener) + "routes: []\n"
+        told = notes(tmp_path, text.replace("http://", "tcp://") if tcp in settings else text)
+        assert [each.partition(" forwarding headers of")[0] for each in told] == (
+            ["a.yaml:2:44: listeners.main.proxy_protocol:"] if is_told else []
+        )
+
+
 @pytest.mark.parametrize(
     ("text", "unused"),
     [
