@@ -659,6 +659,34 @@ def test_a_reload_and_a_worker_that_is_killed(back_end: EventBackend, tmp_path: 
         gateway.stderr.wait_for(lambda line: b"of a worker that has ended: $disconnect sent for 1" in line)
 
 
+def test_all_events_have_the_origin_that_a_trusted_proxy_reports(back_end: EventBackend, tmp_path: Path) -> None:
+    """Also the one that another worker sends for a worker that was killed."""
+    config = configuration(back_end)
+    config["listeners"]["main"]["trusted_proxies"] = ["127.0.0.0/8"]
+    told = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Prefix": "/shop"}
+    shown = {"X-Api-Key": "key-of-ann", **told}
+    with Gateway(config, tmp_path) as gateway:
+        url = f"ws://{gateway.address()}/plain"
+        with connect(url, additional_headers=shown, open_timeout=DEADLINE, compression=None) as client:
+            events = [back_end.next()]
+            client.send(message("echo"))
+            events.append(back_end.next())
+            assert client.recv(DEADLINE) == message("echo")
+            for worker in gateway.worker_pids:
+                os.kill(worker, signal.SIGKILL)
+            with pytest.raises(ConnectionClosed):
+                client.recv(DEADLINE)
+            events.append(back_end.next())
+        gateway.stderr.wait_for(lambda line: b"of a worker that has ended: $disconnect sent for 1" in line)
+    assert [event.kind[0] for event in events] == ["CONNECT", "MESSAGE", "DISCONNECT"]
+    for event in events:
+        assert event.headers.get_all("X-Forwarded-For") == ["203.0.113.9, 127.0.0.1"]
+        assert event.headers.get_all("X-Forwarded-Proto") == ["https"]
+        assert event.headers.get_all("X-Forwarded-Port") == [url.rpartition(":")[2].partition("/")[0]]
+        assert event.headers.get_all("X-Forwarded-Prefix") == ["/shop"]
+        assert event.headers.get_all("X-Real-IP") == ["203.0.113.9"]
+
+
 def reload_with(gateway: Gateway, directory: Path, limits: dict[str, Any] | None) -> None:
     """Reload with these settings of the filter `websocket`; None: without it."""
     (file,) = directory.glob("*.json")
