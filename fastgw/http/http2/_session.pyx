@@ -11,9 +11,10 @@ windows of all streams are together at most that of the connection, so no stream
 
 Windows: each stream may send 65,535 bytes at first, the default of RFC 9113. Once its receiver takes them as fast as the
 path brings them, its window becomes what the path holds at `PACE`: so many bytes per second for a round trip, as SETTINGS
-and their acknowledgment have taken, or a PING if streams have been slower since; then it doubles as long as the stream uses all of it. What bounds memory is not what
-windows promise but what is held: one budget per process (`MOST_UNCONSUMED`). Above half of it no window grows, and each
-returns to 65,535 bytes as its data is taken; above all of it, connections that hold more than their share are `FULL`.
+and their acknowledgment have taken, or a PING if streams have been slower since. Then it doubles as long as the stream
+uses all of it. Memory is bounded not by what windows promise, but by what is held: one budget per process
+(`MOST_UNCONSUMED`). Above half of it no window grows, and each returns to 65,535 bytes as its data is taken; above all of
+it, connections that hold more than their share are `FULL`.
 """
 
 from collections import deque
