@@ -37,7 +37,7 @@ class Pipe(asyncio.Protocol):
     transport: asyncio.Transport
     other: "Pipe | None" = None
     ended = False
-    """Whether `other` was told that no more follows."""
+    """Whether the end was passed on to `other`."""
 
     def __init__(self, path: Path, begin_at: float = 0.0) -> None:
         self._path, self._begin_at = path, begin_at
