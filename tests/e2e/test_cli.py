@@ -334,7 +334,7 @@ class TestDemo:
             assert process.stderr is not None
             lines = Lines(process.stderr)
             lines.wait_for(lambda line: b"/events" in line)
-            assert "open" not in lines.text()
+            assert "  open  " not in lines.text()
             (command,) = re.findall(r"try:  curl (.*)   #", lines.text())
             got = subprocess.run(["curl", *shlex.split(command)], capture_output=True, timeout=60, check=True)
             assert got.stdout.startswith(b"HTTP/1.1 200 ")
