@@ -210,9 +210,10 @@ def test_out_of_descriptors_means_waiting(tmp_path: Path, origin: Origin, path: 
     origin.serve()
     launcher = ["sh", "-c", 'ulimit -n 100; exec "$@"', "sh"]
     with Gateway(config_for(origin), tmp_path, launcher=launcher) as gateway, ExitStack() as stack:
-        clients = [stack.enter_context(gateway.connect()) for _ in range(150)]
-        for client in clients:
-            client.send(b"GET " + path + b" HTTP/1.1\r\nHost: a.test\r\n\r\n")
+        clients = []
+        for _ in range(150):  # those that are silent would make room for others
+            clients.append(stack.enter_context(gateway.connect()))
+            clients[-1].send(b"GET " + path + b" HTTP/1.1\r\nHost: a.test\r\n\r\n")
         for client in clients:  # in the order in which they are accepted, so each that leaves makes room for another
             assert client.read_response().body == b"here"
             client.close()
