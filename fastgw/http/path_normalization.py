@@ -8,14 +8,14 @@
 - empty segments are kept: `//` names another resource than `/` in object stores, and the matched path is the one that
   is sent.
 
-A path that some upstream server could interpret as another path than the matched one is rejected, regardless of the
-routes: see `_REFUSED`. For forms that have a legitimate use, such as `%2F` or `%3A` in a name, `other_readings` returns
+A path is rejected, regardless of the routes, if it could leave the folder of a target's URL or prefix: see `_REFUSED`.
+For forms that have a legitimate use in a name, such as `%2F`, `%5C`, `%252F`, `%0A` or `%3A`, `other_readings` returns
 the interpretations of servers.
 """
 
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 from fastgw.http.malformed import Malformed
 
@@ -36,20 +36,27 @@ _REWRITTEN: Final = {
     **{bytes([code]): b"%%%02X" % code for code in _ESCAPED_ON_SIGHT},
 }
 
+_CONTROL: Final = rb"%(?:[01][0-9A-F]|7F)"
+_DEEPEST: Final = 4
+"""How many times a path may be percent-encoded once more. Each time is another interpretation."""
+
 _REFUSED: Final = tuple(
     (re.compile(pattern), reason)
     for pattern, reason in (
-        # NUL ends a C string; CR and LF end a line in a decoded header field or log line.
-        (rb"%[01]|%7F", "The path has an escaped control character."),
-        (rb"%5C", "The path has an escaped backslash."),
-        # A target that decodes once more would find a dot segment or another segment, at any depth of encoding.
-        (rb"%25(?:25)*(?:2[EFef]|5[Cc])", "The path has a double-encoded dot or slash."),
+        # NUL ends a C string. CR LF ends a line of the header into which a server writes the decoded path
+        # (nginx: `return 302 $uri`); no name has it, unlike one of the two alone.
+        (rb"%00|%0D%0A", "The path has an escaped NUL or line end."),
         # `.` and `/` spelled with more bytes than UTF-8 allows (RFC 3629 section 3), for decoders that do not check.
         (rb"%C[01]|%E0%[89]|%F0%8|%F8%8[0-7]|%FC%8[0-3]", "The path has overlong UTF-8."),
-        # Servlet containers remove `;...` from a segment before they resolve dots; others decode `%2F` and `%3B` first.
-        (rb"(?:/|%2F)\.\.?(?:;|%3B|%2F)|%2F\.\.?(?:/|\Z)", "The path has a dot segment next to `;` or `%2F`."),
+        # Servlet containers remove `;...` from a segment before they resolve dots; others decode `%2F` and `%3B` first,
+        # read a backslash as a slash, remove control characters or end the path at one.
+        (
+            rb"(?:/|%2F|%5C)(?:CTL)*\.(?:(?:CTL)*\.)?(?=CTL|;|%3B|/|%2F|%5C|\Z)".replace(b"CTL", _CONTROL),
+            "The path has a dot segment next to `;`, `%2F`, `%5C` or a control character, or encoded twice.",
+        ),
     )
 )
+_DOT_SEGMENTS: Final = re.compile(rb"/\.\.?(?=/|\Z)")
 
 
 def normalize(raw_path: bytes, *, strict: bool = True) -> bytes:
@@ -69,15 +76,50 @@ def normalize(raw_path: bytes, *, strict: bool = True) -> bytes:
             "The path has an invalid percent-encoding." if bare[0] == b"%" else "The path has an invalid character."
         )
     path = _rewritten(raw_path)
+    # The dot segments of the path itself are those that every server resolves.
+    text = _DOT_SEGMENTS.sub(b"/-", path) if b"/." in path else path
+    _refuse(text)
+    if b"%25" in path:
+        _refuse_decoded(text, _decode)
+        _refuse_decoded(text, lambda path: _decode(_remove_controls(path)))
+    return _without_dots(path, strict=strict) if b"/." in path else path
+
+
+def _refuse(path: bytes) -> None:
     for pattern, reason in _REFUSED:
         if pattern.search(path):
             raise Malformed(reason)
-    return _without_dots(path, strict=strict) if b"/." in path else path
+
+
+def _refuse_decoded(path: bytes, decode: Callable[[bytes], bytes]) -> None:
+    """Refuse a path for what servers find in it that decode it again, at any depth."""
+    for _ in range(_DEEPEST):
+        before, path = path, decode(path)
+        if path == before:
+            return
+        _refuse(path)
+    if decode(path) != path:
+        raise Malformed("The path is percent-encoded too many times.")
 
 
 def _rewritten(raw_path: bytes) -> bytes:
     """Return the path with its escapes and characters in normal form, its dot segments as they are."""
     return _TO_REWRITE.sub(lambda found: _REWRITTEN[found[0]], raw_path)
+
+
+_STRAY: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+
+
+def _decode(path: bytes) -> bytes:
+    """Return the normal form, dot segments as they are, of what a server reads that decodes a path once more."""
+    return _rewritten(_STRAY.sub(b"%25", path.replace(b"%25", b"%"))) if b"%25" in path else path
+
+
+_CONTROLS: Final = re.compile(_CONTROL)
+
+
+def _remove_controls(path: bytes) -> bytes:
+    return _CONTROLS.sub(b"", path)
 
 
 def _without_dots(path: bytes, *, strict: bool = True) -> bytes:
@@ -105,12 +147,16 @@ _RESERVED: Final = b"!$&'()*+,;=:@"
 """Characters that a path may have as they are, or escaped: two paths by RFC 3986 (section 2.2), and one path for
 services that decode it.
 """
-_MANY_WAYS: Final = re.compile(rb"//|;|%2[Ff]|%3[Bb]")
-_READ_IN_TWO_WAYS: Final = re.compile(rb"//|;|%(?:2[146-9A-CFa-cf]|3[ABDabd]|40)")
+_LITERAL: Final = rb"%(?:25|5[Cc]|[01]|7[Ff])"
+_AS_LITERAL: Final = re.compile(_LITERAL)
+_MANY_WAYS: Final = re.compile(rb"//|;|%2[Ff]|%3[Bb]|" + _LITERAL)
+_READ_IN_TWO_WAYS: Final = re.compile(rb"//|;|%(?:2[146-9A-CFa-cf]|3[ABDabd]|40)|" + _LITERAL)
 _LONGEST: Final = 4096
 """Maximum bytes of a path with several interpretations. Longer ones are refused: each one takes as long as normalizing
 once.
 """
+_MOST: Final = 192
+"""Maximum number of interpretations. A path with more of them is refused."""
 
 
 def has_other_readings(raw_path: bytes) -> bool:
@@ -118,28 +164,36 @@ def has_other_readings(raw_path: bytes) -> bool:
     return _READ_IN_TWO_WAYS.search(raw_path) is not None
 
 
-def other_readings(raw_path: bytes, path: bytes) -> dict[bytes, str]:
+def other_readings(raw_path: bytes, path: bytes, *, literal: bool = False) -> dict[bytes, str]:
     """Return the other paths as which a server may interpret a path with the normal form `path`, each with the steps
-    that lead to it.
+    that lead to it. `literal`: servers take a backslash, a control character or `%` in a name for itself.
 
     Both forms that may be forwarded are interpreted, the normal one and the client's; dot segments are resolved last.
     The number of results is bounded, and there are none unless `has_other_readings`. Raises `Malformed` (400) if the
-    path is too long.
+    path is too long, or has too many.
     """
     if len(raw_path) > _LONGEST and _MANY_WAYS.search(raw_path):
-        raise Malformed(
-            "The path has empty segments, encoded slashes or parameters and is too long to check for ambiguity."
-        )
+        raise Malformed("The path has characters that servers read differently and is too long to check for ambiguity.")
     found = {path: "", _rewritten(raw_path): ""}
-    for changes in _CHANGES:
+    for changes in _CHANGES if literal or not _AS_LITERAL.search(raw_path) else (*_LITERAL_CHANGES, *_CHANGES):
         for before, done in [*found.items()]:
             for what, change in changes:
                 found.setdefault(change(before), f"{done}, {what}" if done else what)
+        if len(found) > _MOST:
+            raise Malformed("The path has too many interpretations to check for ambiguity.")
     readings: dict[bytes, str] = {}
     for reading, done in found.items():
         readings.setdefault(_without_dots(reading, strict=False) if b"/." in reading else reading, done)
     del readings[path]
     return readings
+
+
+def _cut_at_control(path: bytes) -> bytes:
+    return _CONTROLS.split(path, maxsplit=1)[0]
+
+
+def _read_backslashes(path: bytes) -> bytes:
+    return path.replace(b"%5C", b"/")
 
 
 def _merge_slashes(path: bytes) -> bytes:
@@ -177,8 +231,22 @@ def _decode_reserved(path: bytes) -> bytes:
     return path
 
 
+_Changes: TypeAlias = tuple[tuple[str, Callable[[bytes], bytes]], ...]
+_CONTROLS_READ: Final[_Changes] = (
+    ("control characters removed", _remove_controls),
+    ("cut at a control character", _cut_at_control),
+)
+_LITERAL_CHANGES: Final[tuple[_Changes, ...]] = (
+    # Gateways and application servers in a row decode once each; URL parsers remove tabs and line ends in between
+    # (WHATWG URL), and C libraries end the path there.
+    *((_CONTROLS_READ, (("decoded once more", _decode),)) * _DEEPEST),
+    _CONTROLS_READ,
+    # IIS, and URL parsers after decoding.
+    (("%5C as a slash", _read_backslashes),),
+)
+"""Changes, before all others, that servers make to characters for which a name has no other form."""
 _SLASHES: Final = ("slashes merged", _merge_slashes), ("%2F decoded", _decode_slashes)
-_CHANGES: Final[tuple[tuple[tuple[str, Callable[[bytes], bytes]], ...], ...]] = (
+_CHANGES: Final[tuple[_Changes, ...]] = (
     # URL parsers treat the part after two slashes as a host (RFC 3986 section 4.2).
     (("//host removed", _drop_authority),),
     # Servlet containers remove path parameters before they decode, others after it.

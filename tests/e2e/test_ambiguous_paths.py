@@ -11,6 +11,7 @@ from tests.e2e.programs import Nginx
 from tests.support.client import Client, Response
 from tests.support.faults import assert_fault
 from tests.support.gateway import Gateway
+from tests.support.table import for_each
 
 LOCATIONS = (
     'location /admin { return 200 "admin"; } location /users { return 200 "users"; } location / { return 200 "o"; }'
@@ -75,6 +76,16 @@ def test_a_path_that_nginx_reads_as_that_of_a_guarded_route_is_refused(
 
 
 @pytest.mark.landing
+@for_each("target", ["/admin%5Cx", "/admin%252Fx", "/%2561dmin", "/admin%0A", "/adm%09in"])
+def test_a_name_that_other_servers_read_as_that_of_a_guarded_route_passes_where_it_is_sent_raw(
+    gateway: Gateway, target: str
+) -> None:
+    assert_fault(ask(gateway, target), "ambiguous_path")
+    for host, listener in (("raw.test", "main"), ("a.test", "lax")):
+        assert ask(gateway, target, host, listener=listener).status == 200
+
+
+@pytest.mark.landing
 @pytest.mark.parametrize("target", ["//admin", "/admin%2fsecret", "/public/..//admin", "/x//../admin", "/%2f/admin"])
 def test_neither_gets_a_raw_path_past_it(gateway: Gateway, target: str) -> None:
     response = ask(gateway, target, "raw.test")
@@ -90,5 +101,7 @@ def test_whoever_has_the_key_may_spell_what_is_below_as_they_like(gateway: Gatew
 
 @pytest.mark.landing
 @pytest.mark.parametrize("target", ["/npm/@scope%2Fname", "/files//a", "/files/a%2fb//c/", "/a;v=1/b", "/npm//a%2F"])
-def test_what_all_readings_leave_at_its_route_passes(gateway: Gateway, target: str) -> None:
-    assert ask(gateway, target).body == b"o"
+@for_each("name", ["", "/feature%252Fx", "/v1%252E2", "/CORP%5Cuser", "/a%0Ab", "/a%09b%7F"])
+def test_what_all_readings_leave_at_its_route_passes(gateway: Gateway, target: str, name: str) -> None:
+    assert ask(gateway, target + name).body == b"o"
+    assert ask(gateway, target + name, "raw.test").body == b"o"

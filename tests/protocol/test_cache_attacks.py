@@ -433,7 +433,7 @@ PERSONAL: Final = (
 )
 SUFFIXES: Final = (
     *(b"", b"/evil.css", b";evil.js", b"%2fevil.css", b"%3bevil.js", b".css", b"?evil.css", b"%3fevil.css"),
-    b"/x.avif",
+    *(b"/x.avif", b"%0aevil.css", b"%09.css", b"%5cevil.css", b"%252fevil.css", b"%253bevil.css"),
 )
 
 
@@ -447,7 +447,9 @@ def test_a_personal_page_is_not_stored_whatever_its_suffix(front: Front, answer:
         assert SECRET not in front.ask(path + suffix, b"Cookie: session=bob").body, suffix
 
 
-@pytest.mark.parametrize("suffix", [b"%00.css", b"%0a.css", b"%5cevil.css", b"/..;/evil.css", b"/%2e%2e%2fevil.css"])
+@pytest.mark.parametrize(
+    "suffix", [b"%00.css", b"%0d%0a.css", b"/..%5cevil.css", b"/..;/evil.css", b"/%2e%2e%2fevil.css"]
+)
 def test_paths_that_servers_read_differently_are_refused(front: Front, suffix: bytes) -> None:
     assert front.ask(front.path("fresh") + suffix, b"Cookie: session=ann").status == 400
 

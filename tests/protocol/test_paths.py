@@ -68,6 +68,11 @@ NORMAL = {
     b"/a../b..c/.d": b"/a../b..c/.d",
     b"/%25": b"/%25",
     b"/100%25%20sure": b"/100%25%20sure",
+    b"/job/feature%252fx": b"/job/feature%252fx",
+    b"/v1%252E2": b"/v1%252E2",
+    b"/CORP%5cuser": b"/CORP%5Cuser",
+    b"/a%0ab%09c%0D%7F": b"/a%0Ab%09c%0D%7F",
+    b"/a%25252Fb%255Cc": b"/a%25252Fb%255Cc",
     b"/a?x=/../%2e%2e": b"/a?x=/../%2e%2e",
 }
 
@@ -85,8 +90,10 @@ REFUSED = [
     b"/a%zz",
     b"/a%2",
     b"/a\\b",
-    b"/a%5cb",
     b"/a%5C..%5Cb",
+    b"/..%5Cb",
+    b"/a/..%0Ab",
+    b"/a%252f..%252fb",
     b"/a/..;/b",
     b"/..;/b",
     b"/..",
@@ -94,9 +101,6 @@ REFUSED = [
     b"/a/../../b",
     b"/a/%2e%2e/%2e%2e/b",
     b"/%252e%252e/a",
-    b"/a%252fb",
-    b"/a%252Fb",
-    b"/a%255cb",
     b"/a/.%252e/b",
     b"/%25252e%25252e/a",
     b"/a/..%2fb",
@@ -105,7 +109,6 @@ REFUSED = [
     b"/%c0%ae%c0%ae/a",
     b"/a%c0%afb",
     b"/a%0d%0aX:b",
-    b"/a%7fb",
 ]
 
 
@@ -137,7 +140,8 @@ def refused(lanes: Lanes, kind: str, request_target: bytes, fault: str) -> None:
 
 @pytest.mark.parametrize("kind", ["raw", "raw-filtered"])
 def test_a_raw_path_of_which_servers_make_different_ones_is_refused(lanes: Lanes, kind: str) -> None:
-    refused(lanes, kind, b"/public//../admin", "bad_request")
+    for hollow in (b"", b"%5C", b"%0A", b"%252F", b"%255C%250A;x"):
+        refused(lanes, kind, b"/public/" + hollow + b"/../admin", "bad_request")
 
 
 def test_an_encoded_slash_is_no_slash(lanes: Lanes) -> None:
@@ -148,7 +152,8 @@ def test_an_encoded_slash_is_no_slash(lanes: Lanes) -> None:
 @pytest.mark.parametrize("kind", ["no-slash", "no-slash-filtered"])
 def test_an_encoded_slash_may_be_rejected(lanes: Lanes, kind: str) -> None:
     """`path: {encoded_slash: reject}`: answered 400."""
-    refused(lanes, kind, b"/a%2Fb", "bad_request")
+    for slash in (b"%2F", b"%5C", b"%252f", b"%25255C"):
+        refused(lanes, kind, b"/a" + slash + b"b", "bad_request")
     assert sent(lanes, kind, b"/a/b") == b"/a/b"
 
 

@@ -164,6 +164,7 @@ _COMPLETED: Final = re.compile(rb"\.+|.*\..*[;%].*|.*[;%].*\..*", re.DOTALL)
 _NUMBERED: Final = re.compile(r"\{[0-9]+\}")
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _HOST_LENGTH_MAX: Final = 253  # in dotted form (RFC 1035 section 2.3.4)
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")  # already in normal form: unreserved letters only, no dot
 _NOT_IN_URL: Final = re.compile(r'[^!-~]|["<>\\^`{|}]|%(?![0-9A-Fa-f]{2})')
 PORT: Final = "(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
@@ -407,6 +408,8 @@ def _normal(text: str, segment: str = "", whole: str = "") -> bytes:
         raise ValueError(f"{text!r} has an unmatched brace; expected {{name}}, or a literal brace as %7B or %7D")
     beside = "x" if segment else ""  # dots beside a parameter are no dot segment
     try:
+        if _CONTROLS.search(text):
+            raise Malformed("The path has an invalid character.")  # `quote` would escape a line end, too
         encoded = f"{beside}{quote(text, safe=string.punctuation)}{beside}".encode()
         normal = normalize(b"/-/" + encoded).removeprefix(b"/-/")
     except Malformed as refusal:

@@ -428,9 +428,9 @@ class Listener(Settings):
     """TLS settings of the listener. With PROXY protocol, TLS begins after its header. null = plaintext."""
     ambiguous_paths: Literal["refuse", "allow"] = "refuse"
     """Handling of a path that servers may read in different ways, if in one of them it belongs to another route. If
-    `/admin/*` is a route, `//admin`, `/x/..//admin` and `/admin%2Fa` are such paths; if `/orders/{id}:cancel` is one,
-    `/orders/7%3Acancel`. `refuse`: answered 400; `allow`: the path is routed as it was received, and upstreams must
-    read it in the same way. See docs/reference/routing.md."""
+    `/admin/*` is a route, `//admin`, `/x/..//admin`, `/admin%2Fa`, `/admin%5Ca` and `/admin%252Fa` are such paths; if
+    `/orders/{id}:cancel` is one, `/orders/7%3Acancel`. `refuse`: answered 400; `allow`: the path is routed as it was
+    received, and upstreams must read it in the same way. See docs/reference/routing.md."""
     filters: Filters = NONE
     """Filters for requests of this listener."""
     error_pages: ErrorPages = NONE
@@ -776,9 +776,12 @@ class PathForwarding(Settings):
     forward: Literal["normal", "raw"] = "normal"
     """`normal`: the normalized path, as it was matched, with dot segments resolved; `raw`: the client's own bytes, also
     after `strip_prefix`. A raw path that could be read as the path of another route is answered 400: it has to begin
-    with the prefix, and `..` must not lead out of the prefix or remove an empty segment."""
+    with the prefix, and `..` must not lead out of the prefix or remove an empty segment. `raw` also says that the
+    upstream takes `%5C`, escaped control characters and `%25` in names for themselves, as object stores do: they make
+    no path ambiguous."""
     encoded_slash: Literal["keep", "reject"] = "keep"
-    """`keep`: a `%2F` in the path is forwarded unchanged; `reject`: answered 400."""
+    """`keep`: a `%2F` in the path is forwarded unchanged; `reject`: answered 400, and so are `%5C` and `%252F`, which
+    some servers read as a slash."""
     root: Literal["slash", "bare"] = "slash"
     """Path that is sent if the request path is exactly `strip_prefix`. `slash`: the path of the target's URL and a
     slash (`/v2/`); `bare`: that path alone (`/v2`), or a slash if the URL has none."""

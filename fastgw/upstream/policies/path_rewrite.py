@@ -40,8 +40,12 @@ _IN_PATHS: Final = "/:@!$&'()*+,;=~"
 """Characters in the result of a map that are not encoded: those of a path (RFC 3986 section 3.3)."""
 _DOT: Final = frozenset((b".", b"%2e"))
 _DOTS: Final = frozenset((b"..", b".%2e", b"%2e.", b"%2e%2e"))
-_HOLLOW: Final = re.compile(rb"(?:%2f)*(?:(?:;|%3b).*)?", re.DOTALL)
-"""Segments, in lower case, that are empty for servers that decode `%2F`, or remove `;…`, before they resolve dots."""
+_HOLLOW: Final = re.compile(rb"(?:%(?:25)*(?:2f|5c|[01].|7f))*(?:(?:;|%(?:25)*3b).*)?", re.DOTALL)
+"""Segments, in lower case, that are empty for servers that decode `%2F`, read `%5C` as a slash, or remove control
+characters or `;…`, before they resolve dots.
+"""
+_SLASH: Final = re.compile(rb"%(?:25)*(?:2[Ff]|5[Cc])")
+"""Slashes, and what some servers read as one."""
 
 
 def path_of(route: config.Route, value_of: ValueOf) -> Callable[[BalancingRequest], bytes] | None:
@@ -232,7 +236,7 @@ class _PathCheck:
     def reply(self, exchange: Exchange) -> Reply | None:
         if exchange.path == b"*":
             return None if self._whole else Reply(204, fields=(ALLOW,))
-        if not self._slash_allowed and b"%2F" in exchange.path:
+        if not self._slash_allowed and _SLASH.search(exchange.path):
             return problem(Fault.BAD_REQUEST, "An encoded slash is not allowed in this path.")
         if self._raw is not None and (self._always or not exchange.head.path_as_sent):
             try:

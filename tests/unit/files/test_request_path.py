@@ -74,7 +74,8 @@ def test_a_hostile_path_names_no_file_outside_and_none_that_is_hidden(raw_path: 
 
 def test_an_escape_that_nothing_decodes_names_no_file() -> None:
     assert file_path(b"/a%2Fb", b"") is None
-    assert file_path(b"/a%00b", b"") is None
+    for escape in (b"%00", b"%0A", b"%09", b"%7F", b"%5C"):
+        assert file_path(b"/a%bb" % escape, b"") is None, escape
     assert file_path(b"/%2E%2E/a", b"") is None
 
 

@@ -53,6 +53,18 @@ from tests.support.table import for_each
         (b"/;x/b", [b"//b", b"/b"]),
         (b"/a;x%2Fb", [b"/a", b"/a;x/b", b"/a/b"]),
         (b"//a//../..//c%2Fd", None),
+        (b"/CORP%5cuser", [b"/CORP/user"]),
+        (b"/x%5Cy/../a", [b"/x/a"]),
+        (b"/v1%252E2", [b"/v1.2"]),
+        (b"/a%2525", [b"/a%25"]),
+        (b"/100%25", []),
+        (b"/%2561%25%36%32", [b"/ab"]),
+        (b"/a%252Fb", [b"/a%2Fb", b"/a/b"]),
+        (b"/a%25252Fb", [b"/a%252Fb", b"/a%2Fb", b"/a/b"]),
+        (b"/a%255Cb", [b"/a%5Cb", b"/a/b"]),
+        (b"/a%0Ab/c", [b"/ab/c", b"/a"]),
+        (b"/a%09%250A%7Fb", None),
+        (b"/a%25%0A2Fb", None),
     ],
 )
 def test_what_servers_make_of_a_path(raw_path: bytes, readings: list[bytes] | None) -> None:
@@ -73,6 +85,12 @@ def test_their_number_and_length_are_bounded() -> None:
         assert len(other_readings(raw_path, normalize(raw_path))) < 40
     with pytest.raises(Malformed):
         other_readings(b"//" + b"a" * 4096, b"//" + b"a" * 4096)
+    for piece in (b"%5C", b"%252F", b"%0A"):
+        with pytest.raises(Malformed):
+            other_readings(b"/" + piece * 1400, b"/" + piece * 1400)
+    everything = b"/a" + b"//%3B;a/%5C%252F%0A%253B%250A%25255Ca//%3A" * 2
+    with pytest.raises(Malformed):
+        other_readings(everything, normalize(everything))
     escaped = b"/" + b"%3A" * 4096  # one reading, however long
     assert list(other_readings(escaped, escaped)) == [b"/" + b":" * 4096]
 
@@ -165,6 +183,42 @@ def test_a_reading_that_is_no_routes_path_gets_around_nothing() -> None:
     assert chosen(table, head_of(b"/npm/@scope%2Fname")) == "r0"
     assert chosen(table, head_of(b"//npm/a")) == "route_not_found"  # nor is it sent anywhere
     assert chosen(Router(routes(NPM, OPEN)), head_of(b"/npm/@scope%2Fname")) == "ambiguous_path"
+
+
+NAMES = [b"/job/feature%252Fx", b"/v1%252E2", b"/CORP%5Cuser", b"/a%0Ab", b"/a%09b", b"/a%255Cb%252525"]
+OTHERS = [
+    *(b"/admin%5Cx", b"/admin%255cx", b"/admin%252Fx", b"/%252Fadmin", b"/%2561dmin", b"/admin%25252Fx", b"/%5Cadmin"),
+    *(
+        b"/admin%0Ax",
+        b"/adm%0Ain/x",
+        b"/admin%09",
+        b"/admin%250Ax",
+        b"/admin%253Bx",
+        b"/users%252F7%25252Fx",
+        b"/users%5C7",
+    ),
+    *(b"/admin%25%0A2Fx", b"/x%5Cy/../admin%7F", b"/%09/admin"),
+]
+
+
+@for_each("judge", [parse_request, parser_reference.parse_request])
+def test_names_with_backslashes_control_characters_and_escaped_escapes_are_data(judge: Any) -> None:
+    """They pass where all readings have one route, and where its targets get, and take for themselves, the client's
+    bytes; never where they are those of another route.
+    """
+    literal = Router(routes(ADMIN, OPEN))
+    match = literal.find(head_of_path(b"/"))
+    assert match is not None
+    match[0].takes_literally = True
+    for path in NAMES:
+        assert chosen(TABLE, head_of(path, judge=judge)) == "r1", path
+        assert chosen(TABLE, head_of(b"/admin" + path, judge=judge)) == "r0", path
+    for path in OTHERS:
+        assert chosen(TABLE, head_of(path, judge=judge)) == "ambiguous_path", path
+        assert chosen(TABLE, head_of(path, judge=judge), refuses=False) == "r1", path
+        assert chosen(literal, head_of(path, judge=judge)) == "r1", path
+    for path in (b"//admin/%5Cx", b"/admin%2Fx%5C", b"/admin;%0A"):  # the other readings of raw paths count
+        assert chosen(literal, head_of(path, judge=judge)) == "ambiguous_path", path
 
 
 ACTIONS = Router(
@@ -342,6 +396,13 @@ PIECES = [
     "%3Aa",
     "%3aa",
     "%40",
+    "%5C",
+    "%255c",
+    "%252F",
+    "%25",
+    "%2561",
+    "%0A",
+    "%250a",
 ]
 
 
@@ -386,6 +447,20 @@ def server(
     return nginx(path.replace(b"%", b"%25"), merges=False).replace(b"%25", b"%")
 
 
+def once_more(path: bytes, times: int, backslashes: bool, controls: str) -> bytes:
+    """A server that decodes so many times more, and in between does this to control characters."""
+    for left in range(times, -1, -1):
+        if controls == "remove":
+            path = re.sub(rb"(?i)%(?:[01].|7f)", b"", path)
+        elif controls == "cut":
+            path = re.split(rb"(?i)%(?:[01].|7f)", path)[0]
+        if left:
+            path = re.sub(rb"%(?![0-9a-fA-F]{2})", b"%25", path.replace(b"%25", b"%"))
+            path = path.replace(b"%61", b"a")
+    path = re.sub(rb"%..", lambda found: found[0].upper(), path)
+    return path.replace(b"%5C", b"/") if backslashes else path
+
+
 @settings(max_examples=600, deadline=None)
 @given(
     st.lists(PATTERNS, min_size=1, max_size=5, unique=True),
@@ -421,7 +496,8 @@ def test_whichever_way_it_is_read_it_stays_at_its_route(
             continue
         for sent in (head.path, raw_path):
             readings = {nginx(sent, merges) for merges in (False, True)}
-            readings |= {server(sent, *does) for does in product((False, True), repeat=6)}
+            texts = {once_more(sent, *does) for does in product((0, 1, 2), (False, True), ("keep", "remove", "cut"))}
+            readings |= {server(text, *does) for text in texts for does in product((False, True), repeat=6)}
             for reading in readings:
                 match = reference.find(head_of_path(reading))
                 assert match is None or match[0].name == name, (raw_path, reading)

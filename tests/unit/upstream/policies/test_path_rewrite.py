@@ -139,7 +139,7 @@ def resolved(path: bytes, decodes_slash: bool, cuts: bool, merges: bool) -> list
         path = re.sub(rb"(?i)(;|%3b)[^/]*", b"", path)
     path = re.sub(rb"(?i)%2e", b".", path)
     if decodes_slash:
-        path = re.sub(rb"(?i)%2f", b"/", path)
+        path = re.sub(rb"(?i)%(25)?(2f|5c)", b"/", re.sub(rb"(?i)%0a", b"", path))
     if merges:
         path = re.sub(rb"/+", b"/", path)
     kept: list[bytes] = []
@@ -163,6 +163,9 @@ PIECES = [
     b"b",
     b"%61",
     b"%2F",
+    b"%252f",
+    b"%5C",
+    b"%0a",
     b";",
     b";x",
     b"%3b",
