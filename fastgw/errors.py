@@ -85,7 +85,7 @@ class Fault(Enum):
         "http_request_denied",
         "The client certificate must be verified again: reconnect.",
     )
-    MISDIRECTED = 421, _DOWN, Retry.NEVER, "http_request_denied", "The connection is not for this host: reconnect."
+    MISDIRECTED = 421, _DOWN, Retry.NEVER, "http_request_denied", "This host is not served on this connection."
     HEAD_TOO_LARGE = 431, _DOWN, Retry.NEVER, "http_request_error", "The request head is too large."
     NOT_CACHED = (
         504,

@@ -148,7 +148,7 @@ class ServiceClient:
             if address.tls:
                 if self._context is None:
                     self._context = await asyncio.to_thread(self._new_context)
-                tls = {"ssl": self._context, "server_hostname": self._tls.server_name or address.host}
+                tls = {"ssl": self._context, "server_hostname": self._tls.fixed_server_name or address.host}
             error: OSError = OSError(f"{address.host} has no address")
             for family, sockaddr in await self._resolve(address.host, address.port):
                 connecting = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)

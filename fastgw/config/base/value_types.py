@@ -785,7 +785,9 @@ FieldPattern = Annotated[
     ),
 ]
 PlainValue = Annotated[str, Notation("a single-line string without variables", parse_plain_value, {"type": "string"})]
-TlsName = Annotated[str, Notation('a host name such as "users.internal"', parse_tls_name, {"type": "string"})]
+TlsName = Annotated[
+    str, Notation('"host_header", or a host name such as "users.internal"', parse_tls_name, {"type": "string"})
+]
 FieldValue = Annotated[str, Notation("a single-line string", parse_field_value, {"type": "string"})]
 Method = Annotated[str, Notation('a method such as "GET"', parse_method, _written(_TOKEN))]
 Name = Annotated[str, Notation("a name of letters, digits, `_`, `-`, `.`, `/` and `@`", parse_name, _written(_NAME))]

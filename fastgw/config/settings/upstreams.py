@@ -375,7 +375,11 @@ class UpstreamTls(Settings):
     ca: ReadableFile | None = None
     """PEM file with the CA certificates to trust. null = those of the system."""
     server_name: TlsName | None = None
-    """Name to send as SNI and to verify. null = the target's host."""
+    """Name to send as SNI and to verify. null = the target's host. `host_header`: the host of each request's `Host` as
+    it is sent, which `host_header` of the upstream and of routes decide: for servers that answer 421 if the two differ
+    (Apache). Connections are kept for each name, within the limits of `pool`. A request to an IP address has no SNI.
+    If the target has no certificate for a name, the answer is 421, and the target counts as healthy. Where the gateway
+    itself is the client, such as for discovery and tokens, it is the host of the URL."""
     subject_alt_names: Annotated[tuple[CertificateName, ...], Meta(max_length=100)] = ()
     """Subject alternative names, of which the target's certificate has to have one, in place of `server_name`:
     `DNS:host`, `URI:spiffe://…`, `email:a@b` or `IP:10.0.0.1`. A certificate for `*.example.com` has
@@ -392,6 +396,16 @@ class UpstreamTls(Settings):
     verify: bool = True
     """Whether the target's certificate is verified. With false, an attacker in between can read and change everything.
     """
+
+    @property
+    def follows_host(self) -> bool:
+        """Whether the server name is that of each request."""
+        return self.server_name == "host_header"
+
+    @property
+    def fixed_server_name(self) -> str | None:
+        """The server name, if it is the same for all requests; None: the target's host."""
+        return None if self.follows_host else self.server_name
 
     def __post_init__(self) -> None:
         if self.subject_alt_names and not self.verify:

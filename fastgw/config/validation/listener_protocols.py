@@ -86,6 +86,10 @@ def _check_transport(location: SourceLocation, upstream: Any, scheme: str) -> No
     for name, default in _OF_HTTP_UPSTREAMS.items():
         if getattr(upstream, name) not in (default, BROKEN):
             location.below(name).report(f"has no effect with {scheme} targets", _NOWHERE)
+    tls = upstream.tls
+    if tls not in (None, BROKEN) and tls.server_name not in (None, BROKEN) and tls.follows_host:
+        wrong = f"`host_header` has no effect with {scheme} targets, which have no `Host`"
+        location.below("tls", "server_name").report(wrong, "expected a host name")
     balancing, active = upstream.load_balancing, upstream.health_checks
     if balancing is not BROKEN and balancing.sticky is not None:
         at = location.below("load_balancing", "sticky")

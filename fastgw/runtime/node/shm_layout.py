@@ -333,8 +333,12 @@ class ShmLayout:
             column.words[self.targets.requests + slots[name]] = upstream.in_flight
             for target in upstream.targets:
                 slot = gateway.target_slot(name, target)
-                lent = target.places - target.opening - len(target.idle)
-                self.targets.write_gauges(column, slot, lent, len(target.idle), len(target.waiting))
+                idle = waiting = lent = 0
+                for part in (target, *target.parts):
+                    idle += len(part.idle)
+                    waiting += len(part.waiting)
+                    lent += part.places - part.opening - len(part.idle)
+                self.targets.write_gauges(column, slot, lent, idle, waiting)
                 stored += 1
                 if stored % PUBLISHED_AT_ONCE == 0:
                     yield

@@ -156,7 +156,7 @@ class Fetcher:
         if http2:
             tls = tls._replace(identity=tls.identity._replace(protocols=("h2",)))
         identity = tls.identity if url.tls else None
-        key = url, tls.settings.server_name if url.tls else None, identity, http2
+        key = url, tls.settings.fixed_server_name if url.tls else None, identity, http2
         origin = self._origins.get(key)
         if origin is None:
             context = None if identity is None else await self._context(tls, identity)
@@ -164,7 +164,7 @@ class Fetcher:
             if origin is None:
                 self._forget_old()
                 streams = MOST_STREAMS if http2 else 1
-                name = tls.settings.server_name
+                name = tls.settings.fixed_server_name
                 target = Target(url, tls=context, server_name=name, timeouts=_TIMEOUTS, streams=streams)
                 origin = self._origins[key] = _Origin(self._worker_loop, target, identity, http2)
         origin.asked_at = monotonic()

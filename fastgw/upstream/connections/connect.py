@@ -167,6 +167,18 @@ def not_connected(error: OSError, timeout: float, address: TargetAddress | None)
     return _failed(ConnectStep.CONNECT, error, timeout)
 
 
+_NO_SUCH_NAME: Final = 62, 64
+"""Errors of OpenSSL for a certificate without the server name, or without the address."""
+
+
+def is_about_name(error: BaseException | None) -> bool:
+    """Whether a connect has failed because the target has no certificate for the server name."""
+    cause = error.__cause__ if isinstance(error, ConnectFailed) else None
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return cause.verify_code in _NO_SUCH_NAME
+    return isinstance(cause, ssl.SSLError) and cause.reason == "TLSV1_UNRECOGNIZED_NAME"
+
+
 def _failed(step: ConnectStep, error: OSError, timeout: float, late_reason: str = "") -> ConnectFailed:
     if isinstance(error, TimeoutError) and error.errno is None:
         late = f"timed out after {timeout:g} s{late_reason}"

@@ -3,9 +3,9 @@ for.
 
 A pool lends capacity: a connection carries `capacity` streams at once, which is 1 for HTTP/1. Connections with free
 capacity are used before idle ones, which can then expire.
-Rule 1: a stream is lent only for the target that its connection was opened to. One pool serves one upstream, and an
-upstream has one TLS identity (client certificate, trusted CA, verification), so connections of two identities never
-mix.
+Rule 1: a stream is lent only for the target that its connection was opened to, or the part of it for a server name.
+One pool serves one upstream, and an upstream has one TLS identity (client certificate, trusted CA, verification), so
+connections of two identities never mix.
 Rule 2: every connection counts in the upstream's limit from before it is opened until it is closed. Rule 3: counts are
 kept, never recounted. Rule 4: every waiting borrower is called exactly once, by `lent` or by `failed`, unless it
 withdraws; and only when the pool is in a consistent state, so that it may call back into the pool.
@@ -21,7 +21,7 @@ over, only closed in favour of another.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from heapq import nsmallest
 from itertools import islice, takewhile
@@ -33,7 +33,7 @@ from fastgw.compiled import twin
 from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.upstream.connections.connect import ConnectFailed, Connecting, connect, not_connected
+from fastgw.upstream.connections.connect import ConnectFailed, Connecting, connect, is_about_name, not_connected
 from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
 from fastgw.upstream.connections.pool_limit import LocalLimit, PoolLimit, PoolQueue
 from fastgw.upstream.targets.dns import TargetAddress
@@ -539,10 +539,11 @@ class Pool(Generic[S]):
     def _let_go(self, target: Target) -> None:
         target.watch(None)
         target.stop()
-        self._leaving.update(c for c in self._connections if c.target is target and c not in target.idle)
-        target.shared.clear()
-        for connection in list(target.idle):
-            self._drop(connection)
+        self._leaving.update(c for c in self._connections if c.target.whole is target and c not in c.target.idle)
+        for part in (target, *target.parts):
+            part.shared.clear()
+            for connection in list(part.idle):
+                self._drop(connection)
 
     def retire(self) -> None:
         """Keep no connections, because the upstream was removed from the configuration. Its remaining requests still
@@ -590,9 +591,10 @@ class Pool(Generic[S]):
         self._ticker = self._sweeper = self._ringer = None
         for opening in self._openings:
             opening.cancel()
-        for target in self.targets:
-            for connection in list(target.idle):
+        for part in self._parts():
+            for connection in list(part.idle):
                 self._drop(connection)
+        for target in self.targets:
             target.stop()
         while self._waiters:
             waiter = next(iter(self._waiters.values()))
@@ -612,8 +614,14 @@ class Pool(Generic[S]):
         if waiter in self._placeless:
             self._leave_queue(waiter)
 
+    def _parts(self) -> Iterator[Target]:
+        """Yield all that connections are opened to."""
+        for target in self.targets:
+            yield target
+            yield from target.parts
+
     def _longest_idle(self) -> Pooled[S]:
-        ends = (next(iter(target.idle)) for target in self.targets if target.idle)
+        ends = (next(iter(part.idle)) for part in self._parts() if part.idle)
         longest: Pooled[S] = min(ends, key=lambda connection: connection.idle_since)
         return longest
 
@@ -809,10 +817,11 @@ class Pool(Generic[S]):
         if isinstance(connection, NegotiatingConnection):
             connection = connection.chosen or connection  # without a handshake there is none
         if error is None and self.on_connected is not None:
-            self.on_connected(target)
+            self.on_connected(target.whole)
         if error is None and not connection.closed:
             self._connections[connection] = task.result()
-            if target not in self.targets or not target.has(task.result()):  # removed meanwhile
+            is_there = target.whole in self.targets and target.is_known and target.has(task.result())
+            if not is_there:  # removed meanwhile
                 self._leaving.add(connection)
             if waiter is None:
                 self._share_out(target, connection)
@@ -906,21 +915,23 @@ class Pool(Generic[S]):
             report = {"message": f"opening a connection to {target.label}", "exception": error}
             asyncio.get_running_loop().call_exception_handler(report)
             return Fault.INTERNAL, ""
+        if target.whole is not target and fault is Fault.TLS_FAILED and is_about_name(error):
+            return Fault.MISDIRECTED, detail
         now = monotonic()
-        if now >= target.logged_at + LOG_EVERY:
-            target.logged_at = now
+        if now >= target.whole.logged_at + LOG_EVERY:
+            target.whole.logged_at = now
             log_event(OperatorEvent.TARGET_FAILED, "target %s: %s: %s", target.label, fault.label, reason)
         return fault, detail
 
     def _addresses_changed(self, target: Target) -> None:
         """Handle a removed address of the target: its connections are closed, lent ones after they are given back."""
-        gone = [c for c, address in self._connections.items() if c.target is target and not target.has(address)]
+        gone = [c for c, address in self._connections.items() if c.target.whole is target and not target.has(address)]
         for connection in gone:
-            if connection in target.idle:
+            if connection in connection.target.idle:
                 self._drop(connection)
             else:
                 self._leaving.add(connection)
-                target.shared.pop(connection, None)
+                connection.target.shared.pop(connection, None)
         self._fill()
 
     def _tick_later(self) -> None:
@@ -975,8 +986,8 @@ class Pool(Generic[S]):
         """Return the connections that have been idle since then."""
         return [
             connection
-            for target in self.targets
-            for connection in takewhile(lambda each: each.idle_since <= instant, target.idle)
+            for part in self._parts()
+            for connection in takewhile(lambda each: each.idle_since <= instant, part.idle)
         ]
 
 

@@ -18,6 +18,7 @@ from fastgw.http.field_names import EXPECT
 from fastgw.http.grpc.status import STATUS, check_status, check_trailers, outcome_of, parse_status, status_at_end
 from fastgw.http.http1 import serializer
 from fastgw.http.http2.session import ErrorCode
+from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.recording.tap import RecordedTrace
@@ -117,6 +118,12 @@ class Attempt(Timed):
         http1 = self._forwarding.needs_http1 or (
             target.negotiates and not exchange.head.ordinary and bool(self._forwarding.forward.asked_upgrade(exchange))
         )
+        if target.follows_host:
+            try:
+                target = self._forwarding.forward.part_for(exchange, target)
+            except (ValueError, Malformed):
+                self._forwarding.fail(Fault.MISDIRECTED, "the host is no server name for TLS")
+                return
         lent = self._upstream.pool.lend(target, self, fresh, idle_at_most, http1)
         if isinstance(lent, Fault):
             self.failed(lent)

@@ -17,6 +17,7 @@ from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.filter_steps import count_raised, request_budget
 from fastgw.exchange.reply import NO_NAMES, problem
 from fastgw.forwarded_headers import Peer, Policy, fields_for_upstream, prefix_line
+from fastgw.http.authority import parse_authority
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.field_names import DIGESTS, EXPECT
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, is_grpc, timeout_line, timeout_of
@@ -141,6 +142,7 @@ class Forward:
         timed = self.timeout is not inf or rules.per_try is not inf or self.deadline_name is not None
         timed = timed or self.own_timeouts is not None
         timed = timed or self.checks_path or self._host_header is not None
+        timed = timed or any(target.follows_host for target in self.upstream.targets)
         return not (timed or rules.retries_lost or rules.statuses or rules.grpc_statuses or self.upstream.hedging)
 
     def unrewritten(self) -> "Forward":
@@ -345,6 +347,16 @@ class Forward:
         """Return the `Host` of requests to a target; None: that of the client."""
         own = self._host_header
         return target.host_header if own is None else host_header_of(target.authority, own)
+
+    def part_for(self, exchange: Exchange, target: Target) -> Target:
+        """Return the part of a target whose connections have the server name of the `Host` that is sent there. Raises
+        `ValueError` if that can be no server name.
+        """
+        host = self.host_header(target)
+        if host is None:
+            edited = exchange.head.edited()
+            host = exchange.authority if edited is None else exchange.head.first(b"host") or exchange.authority
+        return target.part_for(parse_authority(host or target.authority.encode()).host)
 
     def joined(self, drop: frozenset[bytes], dropped: frozenset[bytes]) -> frozenset[bytes]:
         """Return the union with `marks`; the same object for equal names, which `render` recognizes."""

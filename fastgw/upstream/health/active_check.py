@@ -14,6 +14,7 @@ from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault, Side
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Trailers
+from fastgw.http.authority import parse_authority
 from fastgw.http.messages import ResponseHead
 from fastgw.net.proxy_protocol import LOCAL_V2, UNKNOWN_V1
 from fastgw.upstream.connections.connect import ConnectFailed, connect
@@ -60,6 +61,8 @@ class Check:
         lines = b"".join(b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in active.headers.items())
         if not any(name.lower() == "user-agent" for name in active.headers):
             lines += b"User-Agent: fastgw-health\r\n"
+        if self._target.follows_host:
+            self._target = self._target.part_for(parse_authority(host).host)
         line = method, active.path.encode(), host
         self._request = b"%b %b HTTP/1.1\r\nHost: %b\r\n%bConnection: close\r\n\r\n" % (*line, lines)
         self._is_call = active.type == "grpc"

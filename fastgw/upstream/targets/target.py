@@ -2,15 +2,20 @@
 
 Rule 1: the configuration is evaluated here, before the workers are forked; a request only reads it.
 Rule 2: only `pool` changes the counts and queues.
+Rule 3: a connection has one server name (SNI). Where it follows the `Host` of requests, a target has a part for each
+name, a `Target` of its own with its connections; whatever is known of the target is known by the whole one.
 """
 
+import re
 import socket
 import ssl
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from copy import copy
 from ipaddress import ip_address
 from math import inf
 from typing import Any, Final, final
+from weakref import ref
 
 from fastgw.config.base.value_types import Url
 from fastgw.config.settings import gateway as settings
@@ -20,6 +25,11 @@ from fastgw.upstream.targets.tls import TargetTls
 
 MOST_STREAMS: Final = 100
 """Maximum number of concurrent streams on an HTTP/2 connection, if the target allows as many."""
+MOST_NAMES: Final = 64
+"""Maximum number of server names without connections and requests that a target remembers, with their TLS sessions."""
+_LOOKED_AT: Final = 8
+"""Maximum number of names that are looked at to forget one. Others are in use, and bounded by `pool`."""
+_SERVER_NAME: Final = re.compile(r"(?=.{1,253}\Z)(?:[^.]{1,63}\.)*[^.]{1,63}")
 _TIMEOUTS: Final = settings.UpstreamTimeouts()
 
 
@@ -28,12 +38,16 @@ class Target:
     """An address of an upstream and, in a worker, the connections to it."""
 
     __slots__ = (
+        "__weakref__",
         "_literal",
         "_name",
+        "_parts",
+        "_whole",
         "authority",
         "base_path",
         "capacity",
         "counted",
+        "follows_host",
         "host",
         "host_header",
         "idle",
@@ -65,10 +79,12 @@ class Target:
         label: str = "",
         streams: int = 1,
         negotiates: bool = False,
+        follows_host: bool = False,
     ) -> None:
         """`tls`: required for an https URL; for a tcp URL whether TLS is used; ignored for others. `host_header`,
         `server_name`: as configured. `label`: of `labels_of`, if the upstream has several targets. `streams`: expected
         number of concurrent streams per connection. `negotiates`: it selects the version of HTTP by ALPN.
+        `follows_host`: connections have the server name of requests, if it uses TLS.
         """
         self.timeouts = timeouts
         self.slot = 0  # in the node's shared memory
@@ -85,13 +101,20 @@ class Target:
         self.tls = TargetTls(tls) if tls is not None and (url.tls or url.scheme == "tcp") else None
         # An IP address is verified against the certificate's addresses, and not sent as SNI (RFC 6066 section 3).
         self.server_name = server_name or url.host.rstrip(".")
+        self.follows_host = follows_host and self.tls is not None
+        self._whole: ref[Target] | None = None  # of a part
+        self._parts: dict[str, Target] = {}  # by server name, the most recently used last
         address = _literal(url)
         self._literal = [] if address is None else [address]
         self._name = Name(url.host, url.port, resolve_interval) if address is None else None
 
+        self.capacity = streams  # number of streams that its last connection could carry
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Begin without connections."""
         self.idle: dict[Any, None] = {}  # idle connections, the most recently used last: taken from the end
         self.shared: dict[Any, None] = {}  # connections that carry some streams and have room for more
-        self.capacity = streams  # number of streams that its last connection could carry
         self.places = 0  # connections: opening, lent and idle
         self.opening = 0
         self.waiting: OrderedDict[Any, None] = OrderedDict()  # waiting borrowers, the longest-waiting first
@@ -128,7 +151,52 @@ class Target:
             self._name.is_connected = None if on_change is None else self._has_places
 
     def _has_places(self) -> bool:
-        return self.places > 0
+        return self.places > 0 or any(part.places for part in self._parts.values())
+
+    # server names
+
+    @property
+    def parts(self) -> Collection["Target"]:
+        """The parts for server names that follow requests."""
+        return self._parts.values()
+
+    @property
+    def whole(self) -> "Target":
+        """The target that this is a part of, or itself."""
+        return self if self._whole is None else self._whole() or self
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is a whole target, or a part that its target remembers."""
+        return self._whole is None or self.whole._parts.get(self.server_name) is self
+
+    def part_for(self, host: bytes) -> "Target":
+        """Return the part with the connections for a host: a name or an IP address. Raises `ValueError` if it can be no
+        server name.
+        """
+        name = host.decode("ascii").removeprefix("[").removesuffix("]")
+        part = self._parts.pop(name, None)
+        if part is None:
+            if _SERVER_NAME.fullmatch(name) is None:
+                raise ValueError(name)
+            if len(self._parts) >= MOST_NAMES:
+                self._forget_part()
+            part = copy(self)
+            part.tls = None if self.tls is None else TargetTls(self.tls.context)
+            part.server_name, part._parts, part._whole = name, {}, ref(self)
+            part._set_up()
+        self._parts[name] = part
+        self.minor, self.capacity = part.minor, part.capacity  # as its last connection was
+        return part
+
+    def _forget_part(self) -> None:
+        """Forget the part that was not used for longest and has no connections, nor requests that wait for one."""
+        for _ in range(_LOOKED_AT):
+            name = next(iter(self._parts))
+            part = self._parts.pop(name)
+            if not part.places and not part.waiting:
+                return
+            self._parts[name] = part
 
     def avoid(self, address: TargetAddress) -> None:
         """Try this address last until the next lookup, because it did not respond or others were faster."""
@@ -156,12 +224,13 @@ def build_targets(
                 target.url,
                 upstream.host_header,
                 tls,
-                upstream.client_tls.server_name,
+                upstream.client_tls.fixed_server_name,
                 upstream.resolve.interval,
                 upstream.timeouts,
                 label,
                 MOST_STREAMS if may_speak_http2(upstream, target.url) else 1,
                 upstream.protocol == "auto" and may_speak_http2(upstream, target.url),
+                upstream.client_tls.follows_host,
             )
         made.append(known)
     return tuple(made)

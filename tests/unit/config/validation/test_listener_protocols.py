@@ -112,6 +112,10 @@ def test_listeners_that_are_wrong(listener: str, wrong: str) -> None:
         ("{targets: ['tcp://a:1/path']}", "is not tcp://host:port"),
         ("{targets: ['tcp://me:secret@a:1']}", "a URL that contains a user or password"),
         ("{targets: ['tcp://a:1'], host_header: preserve}", "host_header: has no effect with tcp targets"),
+        (
+            "{targets: ['tcp://a:1'], tls: {server_name: host_header}}",
+            "tls.server_name: `host_header` has no effect with tcp targets, which have no `Host`; expected a host name",
+        ),
         ("{targets: ['tcp://a:1'], hedge: {}}", "hedge: has no effect with tcp targets"),
         ("{targets: ['tcp://a:1'], filters: {cors: {}}}", "filters: has no effect with tcp targets"),
         ("{targets: ['tcp://a:1'], load_balancing: {sticky: {cookie: a}}}", "expected `algorithm: ip_hash`"),

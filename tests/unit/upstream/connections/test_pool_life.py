@@ -14,8 +14,8 @@ from fastgw.upstream.connections.pool import Pool
 from fastgw.upstream.connections.pool_limit import LocalLimit
 from fastgw.upstream.targets import dns
 from fastgw.upstream.targets.dns import TargetAddress
-from fastgw.upstream.targets.target import Target
-from tests.support.lending import Borrower, Connection, make, upstream
+from fastgw.upstream.targets.target import MOST_NAMES, Target, build_targets
+from tests.support.lending import Borrower, Connection, make, opened, upstream
 from tests.support.on_loop import on_loop, sockets, turns, until
 
 
@@ -43,6 +43,58 @@ class Origin:
             transport.abort()
         self.server.close()
         await self.server.wait_closed()
+
+
+@on_loop
+async def test_a_target_keeps_the_connections_of_each_server_name_and_forgets_unused_names(dialer):
+    """A client can send any number of names: those without a connection are bounded, the others by the pool."""
+    pool = make(upstream(max_connections=10))
+    (target,) = pool.targets
+    parts = [target.part_for(name) for name in (b"a.test", b"b.test")]
+    a, b = [await opened(pool, dialer, part) for part in parts]
+    assert (a.target, b.target) == (parts[0], parts[1])
+    pool.give_back(a)
+    assert pool.try_lend(parts[1]) is None
+    for number in range(10 * MOST_NAMES):
+        target.part_for(b"%d.test" % number)
+    assert len(target.parts) == MOST_NAMES
+    assert [target.part_for(name) for name in (b"a.test", b"b.test")] == parts
+    assert pool.try_lend(target.part_for(b"a.test")) is a
+    assert target.part_for(b"[::1]").server_name == "::1"
+    for host in (b"a" * 64 + b".test", b"a." * 127 + b"test", b"a..test", b""):
+        with pytest.raises(ValueError, match=r"^[a.tes]*$"):
+            target.part_for(host)
+    pool.give_back(a)
+    pool.release([target])  # as if it was removed: neither idle connections are kept, nor those that come back
+    assert a.closed
+    assert not b.closed
+    pool.give_back(b)
+    assert b.closed
+    assert (pool.idle_count, [part.places for part in parts]) == (0, [0, 0])
+
+
+@on_loop
+async def test_a_connection_for_a_name_that_is_forgotten_meanwhile_is_lent_once(dialer):
+    """A request for an upgrade waits for a place, and counts for no target until it has it."""
+    configured = upstream(max_connections=1)
+    made: Any = lambda pool, target, http1=False: Connection(pool, target)  # noqa: E731
+    pool: Pool[Connection] = Pool(build_targets(configured), configured, made)
+    (target,) = pool.targets
+    taken = await opened(pool, dialer, target.part_for(b"b.test"))
+    part, borrower = target.part_for(b"a.test"), Borrower()
+    part.negotiates = True
+    assert pool.lend(part, borrower, http1=True) is None
+    for number in range(2 * MOST_NAMES):
+        target.part_for(b"%d.test" % number)
+    assert not part.is_known
+    pool.give_back(taken)
+    await dialer.begun()
+    dialer.succeed()
+    connection = await borrower.answer()
+    assert isinstance(connection, Connection)
+    pool.give_back(connection)
+    assert connection.closed
+    assert pool.idle_count == 0
 
 
 @on_loop
