@@ -7,7 +7,6 @@ from msgspec import Struct
 from fastgw.errors import Fault
 from fastgw.exchange.reply import NO_CONTENT, NO_NAMES, Reply, problem_fields
 from fastgw.http.dates import format_date
-from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.fields import Fields, folded
 from fastgw.http.http1 import serializer
 
@@ -69,7 +68,7 @@ class ReadyReply:
             return None
         if any(folded(name) in serializer.REQUEST_IDS or name.lower() == b"date" for name, _ in reply.fields):
             return None
-        block = Fields(reply.fields).render(HOP_BY_HOP | dropped, serializer.names_alike(dropped))
+        block = serializer.own_lines(reply.status, Fields(reply.fields), dropped)
         lines = serializer.status_line(reply.status) + block + added
         if reply.status in NO_CONTENT:
             return cls(reply.status, b"", lines)

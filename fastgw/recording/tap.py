@@ -302,7 +302,7 @@ def response_head(exchange: Exchange, response: Response) -> bytes:
     if shown:
         lines += serializer.id_line(shown)
         dropped |= serializer.REQUEST_IDS
-    block = response.headers.render(dropped | HOP_BY_HOP, serializer.names_alike(dropped) if dropped else ())
+    block = serializer.own_lines(response.status, response.headers, dropped)
     return b"%b%b%b\r\n" % (serializer.status_line(response.status), block, lines)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
+from tests.support.gateway import Gateway
+from tests.support.http2.translation import TranslatedClient
 from tests.support.lanes import Lane
 from tests.support.peer import Line
 
@@ -67,6 +70,34 @@ def test_hop_by_hop_fields_of_a_response_end_here(lane: Lane, field: bytes) -> N
     _, response = lane.forward(lane.get(), OK + field + b"\r\nX-Kept: 1\r\n\r\nok")
     assert field.partition(b":")[0] not in response
     assert response.get(b"X-Kept") == b"1"
+
+
+def test_a_426_names_the_protocols_that_it_asks_for(lane: Lane) -> None:
+    """RFC 9110 sections 7.8 and 15.5.22: the one response without a switch whose `Upgrade` is for the client."""
+    received = b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: TLS/1.3\r\nupgrade: websocket\r\nConnection: upgrade\r\n"
+    for close in (b"", b"Connection: close\r\n"):
+        _, response = lane.forward(lane.get(fields=close), received + b"Content-Length: 2\r\n\r\nno")
+        assert response.body == b"no"
+        sent = [line for line in response.head.lines if line[0].lower() in (b"upgrade", b"connection")]
+        wanted = [(b"Connection", b"Upgrade"), (b"Upgrade", b"TLS/1.3, websocket")]
+        assert sent == wanted + ([(b"Connection", b"close")] if close else [])
+    _, response = lane.forward(lane.get(), b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")
+    assert b"Upgrade" not in response
+    assert b"Connection" not in response
+
+
+@pytest.mark.twin
+def test_a_426_of_the_gateway_itself_names_them_too_where_the_version_has_upgrades(tmp_path: Path) -> None:
+    """RFC 9113 section 8.2.2: HTTP/2 has no `Upgrade`."""
+    respond = {"status": 426, "headers": {"Upgrade": "websocket"}, "body": "no"}
+    listener = {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}
+    route = {"name": "all", "paths": ["/"], "respond": respond}
+    with Gateway({"workers": 1, "listeners": {"main": listener}, "routes": [route]}, tmp_path) as gateway:
+        for client, offered in ((gateway.connect(), b"websocket"), (TranslatedClient(gateway.address()), None)):
+            with client:
+                response = client.exchange(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"GET")
+                assert (response.status, response.body) == (426, b"no")
+                assert response.get(b"upgrade") == offered
 
 
 def test_proxy_credentials_end_here(lane: Lane) -> None:

@@ -346,7 +346,8 @@ def _parts_of_responses_that_are_not_sent(merged: Merged) -> Iterator[Problem]:
                 f"it is not sent: a response with the status {respond.status} has no content"
             )
         for name in respond.headers:
-            if name.lower().encode() in HOP_BY_HOP:
+            is_offer = respond.status == 426 and name.lower() == "upgrade"
+            if name.lower().encode() in HOP_BY_HOP and not is_offer:
                 yield location.below("headers", name).value_problem(
                     "it is not sent: it is about a connection, or the length of a body, which the gateway sets itself"
                 )

@@ -89,7 +89,7 @@ def own_answer(
         return b"%b%b%b%b%b\r\n%b" % (serializer.status_line(response.status), block, lines, date_line(), last, payload)
     if b"date" not in response.headers:
         lines += date_line()
-    block = response.headers.render(dropped | HOP_BY_HOP, serializer.names_alike(dropped) if dropped else ())
+    block = serializer.own_lines(response.status, response.headers, dropped)
     return b"%b%b%b%b\r\n%b" % (serializer.status_line(response.status), block, lines, last, payload)
 
 

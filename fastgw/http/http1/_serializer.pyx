@@ -285,6 +285,7 @@ cdef enum:
     UNFRAMED = -1
     IN_CHUNKS = -2
     AS_DECLARED = -3
+    UPGRADE_REQUIRED = 426
     MOST_DIGITS = 20
     ID_NAME = 14
     LONGEST_LENGTH_LINE = 16 + MOST_DIGITS + 2
@@ -429,7 +430,7 @@ def response(
     """Compiled `serializer_reference.response`."""
     cdef Cuts cuts
     cdef _Left left
-    if type(head) is Http1ResponseHead and status == (<Http1ResponseHead>head).status:
+    if type(head) is Http1ResponseHead and status == (<Http1ResponseHead>head).status and status != UPGRADE_REQUIRED:
         left = _response_masks.left(also)
         if _can_cut(head, left, _REQUEST_ID if PyBytes_GET_SIZE(request_id) else 0, &cuts):
             return _response(
@@ -457,7 +458,7 @@ def whole(
     if type(head) is Http1ResponseHead:
         ours = head
         left = _response_masks.left(also)
-        if ours.whole and _can_cut(ours, left, _REQUEST_ID if PyBytes_GET_SIZE(request_id) else 0, &cuts):
+        if ours.whole and ours.status != UPGRADE_REQUIRED and _can_cut(ours, left, _REQUEST_ID if PyBytes_GET_SIZE(request_id) else 0, &cuts):
             payload, length = ours.payload_at, ours.payload_length
             if changed is not None:
                 payload, length = PyBytes_AS_STRING(changed), PyBytes_GET_SIZE(changed)

@@ -14,6 +14,7 @@ from fastgw.http.http1.serializer_reference import (
     VIA,
     id_line,
     names_alike,
+    own_lines,
     status_line,
 )
 
@@ -30,6 +31,7 @@ __all__ = [
     "id_line",
     "last_chunk",
     "names_alike",
+    "own_lines",
     "request",
     "response",
     "status_line",

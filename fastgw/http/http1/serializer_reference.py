@@ -9,8 +9,8 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
-from fastgw.http.field_names import FORWARDING
-from fastgw.http.fields import folded, without_fields
+from fastgw.http.field_names import FORWARDING, HOP_BY_HOP
+from fastgw.http.fields import Fields, folded, without_fields
 from fastgw.http.grammar import IS_TOKEN
 from fastgw.http.http1.parser_reference import Http1RequestHead, Http1ResponseHead
 from fastgw.http.messages import AS_DECLARED, Head, RequestHead, ResponseHead
@@ -24,6 +24,8 @@ NO_VIA: Final = b"via:off"
 CHUNKED_LINE: Final = b"Transfer-Encoding: chunked\r\n"
 REQUEST_ID: Final = b"x-request-id"
 REQUEST_IDS: Final = frozenset((REQUEST_ID,))
+UPGRADE_REQUIRED: Final = 426
+"""The status whose `Upgrade` is sent on: it says which protocols the client may ask for (RFC 9110 section 15.5.22)."""
 UNFRAMED: Final = -1
 """Marker in place of a body's length: the response has none, or it ends with the connection."""
 IN_CHUNKS: Final = -2
@@ -100,7 +102,8 @@ def response(
     if date_line is not None and head.first(b"date") is None:
         date = date_line()
     line = status_line(status, head.reason if status == head.status else None)
-    ours = added, b"" if NO_VIA in also else VIA[head.version], _framing(length), date, last, b"\r\n"
+    offer = b"" if status != UPGRADE_REQUIRED else upgrade_offer(head.values(b"upgrade"))
+    ours = added, b"" if NO_VIA in also else VIA[head.version], _framing(length), date, offer, last, b"\r\n"
     return b"".join((line, *_end_to_end_pieces(head, Http1ResponseHead, also), *ours, payload))
 
 
@@ -119,6 +122,19 @@ def whole(
     payload = head.payload if changed is None else changed
     assert payload is not None
     return response(head, head.status, also, added, payload, len(payload), date_line, last, request_id)
+
+
+def upgrade_offer(protocols: Sequence[bytes]) -> bytes:
+    """Return the lines of a 426 that name protocols, and none without any: `Upgrade` belongs to a connection, so that
+    of this one says so too (RFC 9110 section 7.8).
+    """
+    return b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(protocols) if any(protocols) else b""
+
+
+def own_lines(status: int, fields: Fields, dropped: frozenset[bytes]) -> bytes:
+    """Return the field lines of a response of the gateway itself: without `dropped` names and hop-by-hop fields."""
+    block = fields.render(dropped | HOP_BY_HOP, names_alike(dropped) if dropped else ())
+    return block if status != UPGRADE_REQUIRED else block + upgrade_offer(fields.get_all(b"upgrade"))
 
 
 def id_line(request_id: bytes) -> bytes:
