@@ -525,8 +525,8 @@ def _check_maps(respond: Any, at: SourceLocation, maps: KnownNames) -> None:
                 below.report(*problem, at_key=False)
 
 
-def sources_of_maps(merged: Merged) -> None:
-    """Check the variables that the gateway's maps look up: each map may be used on any route."""
+def variables_of_maps(merged: Merged) -> None:
+    """Check the variables of the gateway's maps: those that they look up, of any route, and groups in results."""
     if not merged.maps["maps"]:
         return
     known = KnownNames(parameters_anywhere(merged))
@@ -534,6 +534,8 @@ def sources_of_maps(merged: Merged) -> None:
         for name in names_in(table.source) if is_whole(table) else ():
             if (problem := known.problem_of(name, in_response=True)) is not None:
                 location.below("source").report(*problem, at_key=False)
+        for key, *wrong in table.unknown_groups() if is_whole(table) else ():
+            location.below("values", key).report(*wrong, at_key=False)
 
 
 def values_of_requests_that_there_are(merged: Merged) -> None:
@@ -765,7 +767,7 @@ RULES: Final[tuple[Rule, ...]] = (
     upstreams_of_filters,
     one_directory_per_store,
     stores_of_filters,
-    sources_of_maps,
+    variables_of_maps,
     raw_paths_are_not_rewritten,
     upgrades_that_are_tunnels,
     methods_that_are_served,

@@ -15,14 +15,14 @@ from uuid import uuid4
 
 from fastgw.config.base.value_templates import PARAM_PREFIX, is_known, template_pieces
 from fastgw.config.base.variables import MAP_PREFIX, claim_name
-from fastgw.config.settings.value_maps import ValueMap
+from fastgw.config.settings.value_maps import ValueMap, compile_key, result_pieces
 from fastgw.exchange.request_keys import cookie_in
 from fastgw.filters.api import Exchange
 from fastgw.forwarded_headers import client_scheme
 from fastgw.http.grammar import IS_VALUE
 from fastgw.jose import claim_json, claim_path, find_claim
 from fastgw.net.proxy_protocol import TLV_TEXTS
-from fastgw.routing.requirements import parameters_named, regex_test
+from fastgw.routing.requirements import parameters_named
 
 Value: TypeAlias = Callable[[Exchange], bytes | None]
 """Function that returns the value of a variable in an exchange; None: it is missing. Raises `Unfit`."""
@@ -203,9 +203,8 @@ def _of_map(name: str) -> Value:
 
 def look_up_in(table: ValueMap) -> Value:
     """Return the function for the result of a map."""
-    results = {key: value.encode() or None for key, value in table.values.items()}
-    equal = {key.encode(): result for key, result in results.items() if not key.startswith("~")}
-    patterns = [(regex_test(key[1:].encode()), result) for key, result in results.items() if key.startswith("~")]
+    equal = {key.encode(): value.encode() or None for key, value in table.values.items() if not key.startswith("~")}
+    patterns = [(compile_key(key[1:]), _result(value)) for key, value in table.values.items() if key.startswith("~")]
     default = table.default.encode() or None
     source = compiled(table.source)
 
@@ -216,9 +215,29 @@ def look_up_in(table: ValueMap) -> Value:
             return default
         if value in equal:
             return equal[value]
-        return next((result for accepts, result in patterns if accepts(value)), default)
+        for pattern, result in patterns:
+            if (match := pattern.search(value)) is not None:
+                made = result(match)
+                return default if made != made.strip(b" \t") else made or None  # as an unfit source
+        return default
 
     return look_up
+
+
+def _result(text: str) -> Callable[[Any], bytes]:
+    """Return the function for the result of a regular expression. A group without a part in the match is empty."""
+    literals = [literal.encode() for literal in result_pieces(text)[::2]]
+    names = [name.encode() for name in result_pieces(text)[1::2]]
+    if not names:
+        return lambda match: literals[0]
+
+    def expand(match: Any) -> bytes:
+        made = literals[0]
+        for name, literal in zip(names, literals[1:], strict=True):
+            made += (match[name] or b"") + literal
+        return made
+
+    return expand
 
 
 def _source(name: str) -> Value | None:

@@ -196,6 +196,9 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
             for name in names_in(text) if isinstance(text, str) else ():
                 if (problem := within.problem_of(name, in_response=in_response)) is not None:
                     yield steps, *problem
+        for name, table in sound.items():
+            for key, *wrong in table.unknown_groups():
+                yield ("maps", name, "values", key), wrong[0], wrong[1]
 
 
 def _may_name_requests(use: FilterUse) -> bool:

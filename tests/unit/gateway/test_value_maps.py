@@ -112,6 +112,44 @@ def test_a_header_that_is_repeated_with_different_values_is_missing() -> None:
     assert "\r\nX-Reason: none\r\n" in got
 
 
+DAV = {
+    "source": "{header.Destination}",
+    "values": {
+        "~^https?://[^/]+(?P<p>/.*)$": "http://dav.internal{p}",
+        "~^(?P<a>[a-z]+)-(?P<b>[a-z ]*)(?P<c>!)?$": "{b}{c}<{ }{a}>",
+        "~^=(?P<all>.*)$": "{all}",
+        "none": "{ }",
+    },
+    "default": "default",
+}
+
+
+@for_each(
+    "sent, result",
+    [
+        ("https://a.test:8443/dav/a%20b%2Fc?d", "http://dav.internal/dav/a%20b%2Fc?d"),
+        ("one-two", "two<{ }one>"),
+        ("one-!", "!<{ }one>"),
+        ("none", "{ }"),
+        ("= alice", "default"),  # recipients would strip it
+        ("=", None),
+        ("elsewhere", "default"),
+    ],
+)
+def test_a_result_has_what_the_groups_of_its_expression_have_matched(sent: str, result: str | None) -> None:
+    """WebDAV behind TLS (RFC 4918 section 10.3): the upstream knows the path of a `Destination`, not its origin."""
+    filters = {"headers": {"request": {"set": {"Destination": "{map.dav}"}}}}
+    got, _ = exchanged({"upstream": "users", "filters": filters}, f"Destination: {sent}", maps={"dav": DAV})
+    lines = [line for line in got.split("\r\n") if line.startswith("Destination:")]
+    assert lines == ([] if result is None else [f"Destination: {result}"])
+
+
+def test_a_group_cannot_leave_the_path_that_is_written() -> None:
+    for sent in ("=a/../../b", "=%2e%2e/b"):
+        got, _ = exchanged({"upstream": "users", "rewrite": "/v/{map.dav}"}, f"Destination: {sent}", maps={"dav": DAV})
+        assert got == "" or got.startswith("GET /v/%252e%252e/b")
+
+
 def test_a_map_of_the_filter_precedes_that_of_the_gateway() -> None:
     own = {"plan": {"source": "{method}", "values": {"GET": "own"}}}
     filters = {"headers": {"maps": own, "request": {"set": {"X-A": "{map.plan}"}}}}
@@ -167,6 +205,10 @@ def test_a_reload_replaces_a_map_and_keeps_the_filters() -> None:
 NOT_YET = r"\{map\.code\} looks up a value of the response, which is not known yet"
 
 
+def result_of(key: str, result: str) -> dict[str, Any]:
+    return {"t": {"source": "{path}", "values": {"other": "{", key: result}}}
+
+
 @for_each(
     ("settings", "wrong"),
     [
@@ -177,6 +219,14 @@ NOT_YET = r"\{map\.code\} looks up a value of the response, which is not known y
         ),
         ({"maps": {"a": {"source": "{path}", "values": {"~(": "y"}}}}, "RE2"),
         ({"maps": {"a": {"source": "{path}", "values": {}}}}, r"maps\.a\.values"),
+        ({"maps": result_of("~^(?P<a>x)$", "{b}")}, r'maps\.t\.values\["~.*"\]: \{b\} is no group .* expected \{a\}'),
+        ({"maps": result_of("~^x$", "{client_ip}")}, r'values\["~\^x\$"\]: \{client_ip\} is no group'),
+        ({"maps": result_of("~^(x)$", "{1}")}, r"\{1\} is no group"),
+        ({"maps": result_of("x", "{a}")}, r"maps\.t\.values\.x: \{a\} is no group"),
+        (
+            {"filters": {"headers": {"maps": result_of("~x", "{a}"), "response": {"set": {"A": "{map.t}"}}}}},
+            r'headers\.maps\.t\.values\["~x"\]: \{a\} is no group',
+        ),
         ({"route": {"rewrite": "/{map.plon}", "upstream": "users"}}, 'rewrite: unknown map "plon"; .*plan'),
         ({"route": {"redirect": {"to": "/{map.plon}"}}}, 'redirect.to: unknown map "plon"'),
         ({"route": {"respond": {"body": "{map.plon}"}}}, 'respond.body: unknown map "plon"'),
