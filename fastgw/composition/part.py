@@ -27,7 +27,7 @@ from fastgw.upstream.upstream import Upstream
 _ALL: Final = "*"
 _MOST_DESCRIBED: Final = 64 * 1024
 """Bytes of the body of a failure in its description."""
-_UNIQUE: Final = frozenset(("request_id", "uuid", "latency"))
+_UNIQUE: Final = frozenset(("request_id", "uuid", "latency", "time.unix", "time.unix_ms", "time.iso"))
 """Variables that no two requests have in common."""
 _TYPE: Final = "content-type"
 _JSON: Final[Pieces] = (b"application/json",)

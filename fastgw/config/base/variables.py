@@ -11,6 +11,7 @@ FIXED: Final = frozenset(
     (
         *("client_ip", "scheme", "host", "method", "path", "query", "request_id", "listener", "route"),
         *("consumer.name", "consumer.groups", "upstream", "target", "latency", "uuid"),
+        *("time.unix", "time.unix_ms", "time.iso"),
         *("tls.version", "tls.cipher", "tls.sni"),
         *("tls.subject", "tls.common_name", "tls.fingerprint", "tls.serial", "tls.issuer"),
         *("tls.client_subject", "tls.client_common_name", "tls.client_fingerprint", "tls.client_serial"),

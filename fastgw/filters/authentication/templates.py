@@ -8,7 +8,8 @@ mean something else.
 
 import re
 from collections.abc import Callable, Mapping
-from time import monotonic
+from datetime import UTC, datetime
+from time import monotonic, time
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 from uuid import uuid4
@@ -75,6 +76,10 @@ def _of_proxy(attribute: str) -> Value:
     return lambda exchange: getattr(exchange.peer.tlvs, attribute).encode() or None
 
 
+def _iso_time(exchange: Exchange) -> bytes:
+    return datetime.fromtimestamp(time(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
+
+
 _OF_CERTIFICATES: Final = ("subject", "common_name", "fingerprint", "serial", "issuer")
 VALUES: Final[Mapping[str, Value]] = {
     "client_ip": lambda exchange: None if exchange.client_ip == "unix:" else exchange.client_ip.encode(),
@@ -92,6 +97,9 @@ VALUES: Final[Mapping[str, Value]] = {
     "target": lambda exchange: exchange.target.encode(),
     "latency": lambda exchange: b"%.6f" % (monotonic() - exchange.begun_at + exchange.head.received_s),
     "uuid": lambda exchange: str(uuid4()).encode(),
+    "time.unix": lambda exchange: b"%d" % time(),
+    "time.unix_ms": lambda exchange: b"%d" % (time() * 1000),
+    "time.iso": _iso_time,
     "tls.version": _of_handshake("version"),
     "tls.cipher": _of_handshake("cipher"),
     "tls.sni": _of_handshake("server_name"),

@@ -86,8 +86,9 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
     `{tls.client_subject}`, `{tls.client_common_name}`, `{tls.client_fingerprint}`, `{tls.client_serial}` and
     `{tls.client_issuer}` of a verified client certificate (also without `client_`); `{proxy.alpn}`,
     `{proxy.authority}`, `{proxy.unique_id}`, `{proxy.tls_version}` and `{proxy.tls_cipher}` of a PROXY protocol header,
-    version 2; `{uuid}`, a random one each time; `{latency}`, the seconds since the request began; `{map.NAME}`, the
-    result of one of the `maps`, of this filter or of the gateway; and in responses `{upstream}`, `{target}`, and
+    version 2; `{uuid}`, a random one each time; `{latency}`, the seconds since the request began; `{time.unix}`,
+    `{time.unix_ms}` and `{time.iso}` (`2026-01-31T09:30:00.123Z`), the current time; `{map.NAME}`, the result of one of
+    the `maps`, of this filter or of the gateway; and in responses `{upstream}`, `{target}`, and
     `{response_header.NAME}`, a header as it was before these changes. Lists are joined by commas. `{{` and `}}` are
     literal braces. If a value is missing or empty, or not allowed in a header, the header is left out; but if the
     consumer's identity is not allowed in a header, the request is answered 403.

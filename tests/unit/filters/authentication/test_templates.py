@@ -15,6 +15,7 @@ from fastgw import config
 from fastgw.config.base.variables import FIXED
 from fastgw.filters import TYPES
 from fastgw.filters.api import Consumer, Phase
+from fastgw.filters.authentication import templates
 from fastgw.filters.authentication.templates import VALUES, Unfit, compiled
 from fastgw.http.fields import Fields
 from tests.support.generations import load_document
@@ -286,6 +287,16 @@ def test_values_that_are_known_in_the_end() -> None:
     (one,), (other,) = sent("{uuid}"), sent("{uuid}")
     assert one != other
     assert len(one) == 36
+
+
+@for_each(
+    "name, expected",
+    [("unix", b"1800000000"), ("unix_ms", b"1800000000067"), ("iso", b"2027-01-15T08:00:00.067Z")],
+)
+def test_the_current_time(monkeypatch: pytest.MonkeyPatch, name: str, expected: bytes) -> None:
+    monkeypatch.setattr(templates, "time", lambda: 1_800_000_000.067890)
+    for side in ("request", "response"):
+        assert sent(f"{{time.{name}}}", side=side) == [expected]
 
 
 def test_parts_of_compositions_know_the_same_variables() -> None:
