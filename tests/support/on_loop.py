@@ -8,6 +8,8 @@ from typing import Any
 
 import uvloop
 
+from tests.support.own_ports import own_block
+
 LIMIT_S = 60.0  # seconds; a collection of all that the tests of a process hold takes more than one on a busy machine
 
 
@@ -29,6 +31,7 @@ def on_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
     async def limited(*args: Any, **named: Any) -> None:
         async with asyncio.timeout(LIMIT_S):
+            own_block()  # has a socket from its first use on
             before = sockets()
             await test(*args, **named)
             await until(lambda: sockets() <= before)

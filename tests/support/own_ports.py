@@ -66,7 +66,8 @@ def claim_block(name: str, blocks: Sequence[range] = BLOCKS) -> Block:
 _block: Block | None = None
 
 
-def _own_block() -> Block:
+def own_block() -> Block:
+    """Return the block of this process, which has it until its end."""
     global _block
     if _block is None:
         _block = claim_block(NAME)
@@ -87,7 +88,7 @@ os.register_at_fork(after_in_child=_forget_block)
 def bind_own_port(listening: socket.socket, host: str = "127.0.0.1") -> None:
     """Bind a TCP socket to the next port that is free. Raises `OSError` if all are taken."""
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    for port in _own_block().next_ports():
+    for port in own_block().next_ports():
         try:
             listening.bind((host, port))
         except OSError as error:
@@ -110,7 +111,7 @@ def own_port() -> int:
     """Return the number of a port that a program shall listen on, or none: it is free, for TCP as for UDP, and no other
     test takes it.
     """
-    for port in _own_block().next_ports():
+    for port in own_block().next_ports():
         with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
             tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -125,5 +126,5 @@ def own_port() -> int:
 
 
 def _all_taken() -> OSError:
-    ports = _own_block().ports
+    ports = own_block().ports
     return OSError(errno.EADDRINUSE, f"all ports of {ports[0]} to {ports[-1]} are taken")
