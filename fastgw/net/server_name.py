@@ -27,6 +27,7 @@ _RECORD_HEADER, _MESSAGE_HEADER, _RANDOM = 5, 4, 32
 _CLIENT_HELLO: Final = 1
 _SERVER_NAME, _ALPN = 0, 16
 _HOST_NAME: Final = 0
+_PORT: Final = re.compile(rb":[0-9]{1,5}\Z")
 _NAME: Final = re.compile(rb"[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*\.?")
 _LONGEST_NAME: Final = 255
 _BYTES_FOLLOW: Final = "bytes follow the ClientHello in its record"
@@ -177,6 +178,7 @@ def _server_name(content: "_Reader") -> str:
     name = names.vector(2, 1, 65_535)
     if names.remaining:
         raise InvalidHello("several server names", Alert.ILLEGAL_PARAMETER)
+    name = _PORT.sub(b"", name)  # RFC 6066 section 3 has none, but some clients send one, and peers ignore it
     if len(name) > _LONGEST_NAME or _NAME.fullmatch(name) is None:
         raise InvalidHello("the server name is not a host name", Alert.ILLEGAL_PARAMETER)
     return name.decode().lower().removesuffix(".")

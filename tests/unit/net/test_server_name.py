@@ -242,6 +242,15 @@ def test_a_dot_at_the_end_of_a_name_is_nothing() -> None:
     assert read(record(message(body(names(b"A.Test."))))) == ClientHello("a.test")
 
 
+def test_a_port_of_a_name_is_ignored() -> None:
+    """Some clients send their Host as it is (hey)."""
+    for name in (b"a.test:443", b"A.Test.:8443"):
+        assert read(record(message(body(names(name))))) == ClientHello("a.test")
+    for name in (b"a.test:", b"a.test:x", b":443", b"a.test:1:2", b"a.test:123456"):
+        with pytest.raises(InvalidHello):
+            read(record(message(body(names(name)))))
+
+
 def test_changed_bytes_end_in_one_of_three_ways() -> None:
     """Whatever comes, it is a hello, more is waited for, or it is refused; and OpenSSL finds no other name."""
     dice = random.Random(20261122)
