@@ -66,7 +66,6 @@ class Fault(Enum):
     TARGET_TOO_LONG = 414, _DOWN, Retry.NEVER, "http_request_error", "The request target is too long."
     UNSUPPORTED_MEDIA_TYPE = 415, _DOWN, Retry.NEVER, "http_request_error", "The content type is not supported here."
     RANGE_NOT_SATISFIABLE = 416, _DOWN, Retry.NEVER, "http_request_denied", "The requested range does not exist."
-    EXPECTATION_FAILED = 417, _DOWN, Retry.NEVER, "http_request_error", "The expectation is not supported."
     TOO_MANY_CONNECTIONS = 429, _DOWN, Retry.NEVER, "http_request_denied", "Too many connections from this address."
     TOO_MANY_PASSWORDS = (
         429,
@@ -234,7 +233,6 @@ class Fault(Enum):
 _BY_STATUS = {
     413: Fault.BODY_TOO_LARGE,
     414: Fault.TARGET_TOO_LONG,
-    417: Fault.EXPECTATION_FAILED,
     431: Fault.HEAD_TOO_LARGE,
     501: Fault.NOT_IMPLEMENTED,
     505: Fault.VERSION_NOT_SUPPORTED,

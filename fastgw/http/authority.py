@@ -2,8 +2,8 @@
 
 The parser accepts less than the grammar of RFC 3986. A name consists of letters, digits, `-`, `.`, `_` and `~`: escapes
 and sub-delimiters (a comma would make a list) are not used in DNS, and servers interpret them differently. Labels are
-not empty, except for one dot at the end. A port is 1 to 65535 without leading zeros, and not empty after its colon. The
-only IP literals are IPv6 addresses without a zone.
+not empty, except for one dot at the end. A port is 1 to 65535 without leading zeros; an empty one after its colon
+counts as none. The only IP literals are IPv6 addresses without a zone.
 """
 
 import re
@@ -15,7 +15,7 @@ from fastgw.http.malformed import Malformed
 
 _AUTHORITY: Final = re.compile(
     rb"(?:(?P<name>[a-z0-9_~-]++(?>(?:\.[a-z0-9_~-]++)*))\.?|\[(?P<ipv6>[0-9a-f:.]{2,45})\])"
-    rb"(?::(?P<port>[1-9][0-9]{0,4}))?"
+    rb"(?::(?P<port>[1-9][0-9]{0,4})?)?"
 )
 _LONGEST_NAME: Final = 253  # RFC 1035 section 2.3.4, as text and without the last dot
 
@@ -25,7 +25,7 @@ DEFAULT_PORTS: Final = {b"http": 80, b"https": 443}
 @final
 class Authority(NamedTuple):
     text: bytes
-    """Authority as sent, lower-cased."""
+    """Authority as sent, lower-cased, without an empty port."""
     host: bytes
     """Host without port and last dot, in lower case; an IPv6 address in its brackets."""
     port: int | None
@@ -57,4 +57,4 @@ def parse_authority(value: bytes) -> Authority:
         host = name
     if port is not None and int(port) > 65535:
         raise Malformed("The host has an invalid port.")
-    return Authority(text, host, int(port) if port else None)
+    return Authority(text.removesuffix(b":"), host, int(port) if port else None)

@@ -36,6 +36,17 @@ BODIES = {
         b"POST / HTTP/1.1\r\nHost: $HOST\r\nContent-Length: 8\r\n\r\n\r\n\r\n\r\n\r\n",
         b"\r\n\r\n\r\n\r\n",
     ),
+    "an empty line before": (b"\r\nPOST / HTTP/1.1\r\nHost: $HOST\r\nContent-Length: 5\r\n\r\nhello", b"hello"),
+    "an empty port": (b"POST / HTTP/1.1\r\nHost: $HOST:\r\nContent-Length: 5\r\n\r\nhello", b"hello"),
+    "another method": (b"BAN / HTTP/1.1\r\nHost: $HOST\r\nContent-Length: 5\r\n\r\nhello", b"hello"),
+    "another method with chunks": (
+        b"X-Y / HTTP/1.1\r\nHost: $HOST\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"hello",
+    ),
+    "another expectation": (
+        b"POST / HTTP/1.1\r\nHost: $HOST\r\nExpect: y 100-continue\r\nContent-Length: 5\r\n\r\nhello",
+        b"hello",
+    ),
     "no chunk": (b"POST / HTTP/1.1\r\nHost: $HOST\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b""),
     "chunked in capitals": (
         b"POST / HTTP/1.1\r\nHost: $HOST\r\ntransfer-encoding: CHUNKED\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
@@ -240,13 +251,40 @@ def test_max_forwards_ends_here_at_zero(lane: Lane) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [b"GET", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"PROPFIND", b"REPORT", b"QUERY"]
+    "method",
+    [*(b"GET", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"PROPFIND", b"REPORT", b"QUERY"), b"BAN", b"X_Y-1"],
 )
 def test_methods_pass(lane: Lane, method: bytes) -> None:
     """RFC 9110 section 9.1: methods are case-sensitive and pass as they are, also those of extensions."""
     got, response = lane.forward(method + b" / HTTP/1.1\r\nHost: $HOST\r\nContent-Length: 0\r\n\r\n")
     assert got.method == method
     assert response.status == 200
+
+
+@pytest.mark.parametrize("send", [whole, byte_by_byte])
+def test_one_empty_line_is_ignored_before_each_request(lane: Lane, send: Send) -> None:
+    """RFC 9112 section 2.2: old clients end bodies with one. A second one, or a line feed alone, is no request."""
+    client = lane.client()
+    body = b"POST / HTTP/1.1\r\nHost: $HOST\r\nContent-Length: 1\r\n\r\na\r\n"
+    send(client, lane.fill(b"\r\n" + body))
+    upstream = lane.accept()
+    for last in (False, True):
+        assert upstream.answer().body == b"a"
+        assert client.read_response().status == 200
+        if not last:
+            send(client, lane.fill(body))
+    for wrong in (b"\r\n\r\n", b"\n"):
+        other = lane.client()
+        send(other, wrong + lane.get())
+        assert_fault(other.read_response(), "bad_request")
+
+
+def test_an_expectation_that_is_ignored_is_not_sent(lane: Lane) -> None:
+    """A service that reads it in another way would answer 100, or wait for nothing."""
+    for value in (b"200-ok", b"100-continue, b", b"y 100-continue", b""):
+        got, response = lane.forward(b"GET / HTTP/1.1\r\nHost: $HOST\r\nExpect: " + value + b"\r\n\r\n")
+        assert b"Expect" not in got.head, value
+        assert response.status == 200
 
 
 def test_a_query_passes_byte_by_byte(lane: Lane) -> None:

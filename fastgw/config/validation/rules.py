@@ -634,10 +634,12 @@ def methods_that_are_served(merged: Merged) -> None:
             if method in patterns.REJECTED_METHODS:
                 wrong = f"{method} is always rejected"
                 location.below("methods", index).report(wrong, "expected another method", at_key=False)
+            elif method in _ANY_METHOD:
+                wrong = f"{method} does not mean any method"
+                location.below("methods", index).report(wrong, "leave out `methods` for any method", at_key=False)
             elif not knows_method(method):
-                wrong = f"{method} is always rejected: it is unknown to llhttp"
-                expected = "leave out `methods` for any method" if method in _ANY_METHOD else "expected another method"
-                location.below("methods", index).report(wrong, expected, at_key=False)
+                wrong = f"{method} is always rejected: methods are case-sensitive"
+                location.below("methods", index).report(wrong, "expected another method", at_key=False)
 
 
 def state_that_works(merged: Merged) -> None:

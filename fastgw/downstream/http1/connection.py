@@ -99,6 +99,8 @@ PREFACE_HEAD: Final = PREFACE[:18]
 _CLOSE: Final = b"Connection: close\r\n"
 JOINED: Final = 8192
 """Maximum bytes of a body that is copied behind its head, to send both at once."""
+_EMPTY_LINE: Final = b"\r\n"
+_CR: Final = 13
 TOKEN_START: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
@@ -340,6 +342,8 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         left = REQUESTS_PER_TURN
         while not self.resting:  # otherwise `end_rest` continues
             ahead, at = self._ahead, self._at
+            if ahead[at] == _CR and ahead.startswith(_EMPTY_LINE, at) and len(ahead) > at + 2:
+                self._at = at = at + 2  # one empty line is ignored (RFC 9112 section 2.2): old clients end bodies by it
             try:
                 end = find_head_end(ahead, self._searched, at)
                 if not at < end <= at + server.header_bytes:
@@ -391,7 +395,12 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         """Wait for the rest of the head, unless it is too long already; `end`: end of the head, or -1."""
         most = self.server.header_bytes
         received = self._ahead[self._at :]
-        if received[0] not in TOKEN_START:
+        begins = received.removeprefix(_EMPTY_LINE) if self.phase is IDLE else received
+        if not begins:  # an empty line that belongs to nothing yet
+            self._ahead, self._at = b"", 0
+            self._read_on()
+            return None
+        if received[0] not in TOKEN_START and not _EMPTY_LINE.startswith(received):
             return self._refuse_unread(Fault.BAD_REQUEST, "This is not an HTTP request.", received)
         if end > 0 or len(received) > most:
             return self._refuse_unread(too_long(received, most), None, received)

@@ -204,7 +204,7 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
             yield "`scope: shared` has no effect without `state`: each node counts for itself"
         for method in self.cost.methods:
             if not knows_method(method):
-                yield f"`cost.methods`: {method} is always rejected: it is unknown to llhttp"
+                yield f"`cost.methods`: {method} is always rejected: methods are case-sensitive"
         yield from key_warnings(context, self.asks_who, self.groups)
 
     def build(self, env: Env) -> Hooks:

@@ -5,6 +5,8 @@ that the message ends with the same byte. It runs without field callbacks, so it
 leniency flags.
 """
 
+import re
+from functools import lru_cache
 from typing import Final, final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
@@ -12,6 +14,12 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, Htt
 from fastgw.http.malformed import Malformed
 
 _COMMON_METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
+_EXTENSION_METHOD: Final = re.compile(rb"(?!PRI\Z)[A-Z][A-Z0-9_-]*")
+"""Methods that llhttp need not know, such as BAN, in the characters that nginx accepts. In lower case they would be
+another method to the gateway, and the same one to some services; PRI begins HTTP/2.
+"""
+_STAND_IN: Final = b"POST"
+_UNKNOWN: Final = "The method is unknown; methods are case-sensitive."
 # Errors of llhttp for unknown methods, methods of RTSP only, those that begin like a known one, and PRI.
 _UNKNOWN_METHOD: Final = ("Invalid method", "Expected space after method", "Expected HTTP/2 Connection Preface")
 
@@ -159,14 +167,31 @@ class LongLivedParser:
         SecondParser(self._parser).whole(message)
 
 
-def check_method(method: bytes) -> None:
-    """Raise `Malformed` (501) if llhttp rejects requests with this method. `method`: a token."""
-    if method not in _COMMON_METHODS:
+def method_for_llhttp(method: bytes) -> bytes:
+    """Return the method by which llhttp reads a request: messages with a method that it does not know have the same
+    framing as others. Raises `Malformed` (501) if requests with this method are rejected. `method`: a token.
+    """
+    return method if method in _COMMON_METHODS else _method_for_llhttp(method)
+
+
+@lru_cache(maxsize=64)
+def _method_for_llhttp(method: bytes) -> bytes:
+    try:
         SecondParser(HttpRequestParser).head(b"%b / HTTP/1.1\r\n\r\n" % method, body_follows=None)
+    except Malformed:
+        if _EXTENSION_METHOD.fullmatch(method) is None:
+            raise Malformed(_UNKNOWN, 501) from None
+        return _STAND_IN
+    return method
+
+
+def check_method(method: bytes) -> None:
+    """Raise `Malformed` (501) if requests with this method are rejected. `method`: a token."""
+    method_for_llhttp(method)
 
 
 def knows_method(method: str) -> bool:
-    """Whether llhttp accepts requests with this method. `method`: a token."""
+    """Whether requests with this method are accepted. `method`: a token."""
     try:
         check_method(method.encode())
     except Malformed:
@@ -177,7 +202,7 @@ def knows_method(method: str) -> bool:
 def refusal(part: str, error: HttpParserError) -> Malformed:
     """Return the error for a head or body that llhttp refuses."""
     if part == "head" and str(error).startswith(_UNKNOWN_METHOD):
-        return Malformed("The method is unknown; methods are case-sensitive.", 501)
+        return Malformed(_UNKNOWN, 501)
     return Malformed(f"The {part} is not valid HTTP/1.1: {error}.")
 
 

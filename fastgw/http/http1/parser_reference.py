@@ -34,7 +34,7 @@ from fastgw.http.http1.known_fields import (
     protocols,
     values_in,
 )
-from fastgw.http.http1.llhttp import LongLivedParser, SecondParser, check_method
+from fastgw.http.http1.llhttp import LongLivedParser, SecondParser, check_method, method_for_llhttp
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import has_other_readings, normalize
 
@@ -383,12 +383,16 @@ def read_http2_request(raw: bytes, max_fields: int, payload: bytes | None) -> Ht
 
 def _parsed_again(head: Http1RequestHead, received: bytes) -> Http1RequestHead:
     """Parse the head again with llhttp, and its body if the bytes after the head are exactly its body."""
+    method = method_for_llhttp(head.method)
     if not head.length and not head.chunked:
         head.payload = b""
-        _second_request_parser(head).head(head.raw)
+        raw = head.raw
+        _second_request_parser(head).head(raw if method is head.method else method + raw[len(head.method) :])
         return head
     end = len(head.raw)
     message = _as_llhttp_takes_it(head)
+    if method is not head.method:
+        message = method + message[len(head.method) :]
     if not head.chunked and head.length == len(received) - end:
         head.payload = received[end:]
         _second_request_parser(head).whole(received if message is head.raw else message + head.payload)
@@ -412,7 +416,7 @@ def read_request(raw: bytes, max_fields: int) -> Http1RequestHead:
     if line is None:
         if _OTHER_VERSION.match(raw):
             raise Malformed("The HTTP version is neither HTTP/1.0 nor HTTP/1.1.", 505)
-        if raw.startswith((b"\r\n", b"\n")):  # not ignored, although RFC 9112 section 2.2 asks for it: parsers differ
+        if raw.startswith((b"\r\n", b"\n")):  # the connection has ignored one, as RFC 9112 section 2.2 asks for
             raise Malformed("The request line is malformed: there is an empty line before the request line.")
         raise Malformed("The request line is malformed.")
     head = Http1RequestHead()
@@ -530,10 +534,8 @@ def _request_framing(head: Http1RequestHead) -> tuple[int, bool]:
 
 
 def _expects_continue(head: Http1RequestHead) -> bool:
-    """Parse `Expect` (RFC 9110 section 10.1.1): 100-continue is the only expectation; it is ignored with HTTP/1.0."""
-    if elements(joined(head.known, b"expect")) != [b"100-continue"]:
-        raise Malformed("The only supported Expect value is 100-continue.", 417)
-    return head.minor == 1
+    """Parse `Expect` (RFC 9110 section 10.1.1): it is ignored with HTTP/1.0, and so is any other value, as by peers."""
+    return head.minor == 1 and elements(joined(head.known, b"expect")) == [b"100-continue"]
 
 
 def _as_llhttp_takes_it(head: Http1RequestHead | Http1ResponseHead) -> bytes:

@@ -320,8 +320,10 @@ class Forward:
             added += TE_TRAILERS  # servers reset calls without it, and the gateway itself does accept trailers
         if not head.ordinary or head.accepts_trailers:
             added += self._special_lines(exchange)
-            if head.expects_continue and target.minor == 0:
-                drop |= EXPECT  # HTTP/1.0 has no 100: the gateway has sent it already
+            if not head.expects_continue or target.minor == 0:
+                # HTTP/1.0 has no 100: the gateway has sent it already. What the gateway ignores, such as
+                # `Expect: y 100-continue`, could make the service wait for what nobody does.
+                drop |= EXPECT
         if exchange.trace is not None:
             drop, added = exchange.trace.rewrite(drop, added, span_id)
         sent_target = self.sent_target(exchange, target, exchange.query_sent)

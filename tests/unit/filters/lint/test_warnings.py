@@ -148,10 +148,10 @@ def test_subjects_of_issuers_that_a_filter_without_issuer_does_not_find_are_note
 
 
 def test_a_limit_that_would_be_shared_and_methods_that_are_refused_are_noted(tmp_path: Path) -> None:
-    limit = {"limit": 10, "window": "1s", "scope": "shared", "cost": {"methods": {"GTE": 5, "POST": 2}}}
+    limit = {"limit": 10, "window": "1s", "scope": "shared", "cost": {"methods": {"PRI": 5, "POST": 2}}}
     assert notes_of(tmp_path, filters={"rate_limit": limit}) == [
         "filters.rate_limit: `scope: shared` has no effect without `state`: each node counts for itself",
-        "filters.rate_limit: `cost.methods`: GTE is always rejected: it is unknown to llhttp",
+        "filters.rate_limit: `cost.methods`: PRI is always rejected: methods are case-sensitive",
     ]
 
 

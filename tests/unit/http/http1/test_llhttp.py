@@ -87,7 +87,7 @@ def ok(*fields: bytes, line: bytes = b"HTTP/1.1 200 OK") -> bytes:
 
 
 STOPPED_BY_LLHTTP_ALONE = {
-    "unknown method": post(line=b"FROB / HTTP/1.1"),
+    "unknown method": post(line=b"frob / HTTP/1.1"),
     "method in lower case": post(line=b"get / HTTP/1.1"),
     "method of RTSP": post(line=b"SETUP / HTTP/1.1"),
     "method of the HTTP/2 preface": post(line=b"PRI /a HTTP/1.1"),
@@ -124,7 +124,6 @@ STOPPED_BY_OURS_ALONE = {
     "Content_Length": post(b"Content_Length: 3"),
     "path above the root": post(line=b"GET /../a HTTP/1.1"),
     "101 fields": post(*[b"A: b"] * 100),
-    "another expectation": post(b"Expect: b"),
 }
 
 
@@ -304,7 +303,7 @@ def test_no_request_decides_how_the_next_one_is_judged(before: bytes, body: byte
         judge_with_body(before, body)
     assert judge_with_body(post(b"Content-Length: 3"), b"abc").payload == b"abc"
     with pytest.raises(Malformed):
-        judge_with_body(post(b"Content-Length: 3", line=b"FROB / HTTP/1.1"), b"abc")
+        judge_with_body(post(b"Content-Length: 3", line=b"frob / HTTP/1.1"), b"abc")
 
 
 @pytest.mark.parametrize("sent", [b"", b"Content-Length: 2\r\n", b"Content-Length: 12\r\n", b"Content-Length: 14\r\n"])
