@@ -90,6 +90,7 @@ class Listener:
         "takes_tunnels",
         "tcp",
         "tls",
+        "tolerates_utf8_targets",
         "trusts",
         "upstream_chains",
     )
@@ -107,6 +108,7 @@ class Listener:
         """Use this table from the next request on."""
         settings = table.settings
         self.proxy_protocol_required = settings.proxy_protocol == "required"
+        self.tolerates_utf8_targets = settings.tolerate_utf8_targets
         self.refuses_ambiguous_paths = settings.ambiguous_paths == "refuse"
         self.trusts, self.sends_proxy_header = table.trusts, table.sends_proxy_header
         self.scheme = None if settings.scheme is None else settings.scheme.encode()

@@ -4,6 +4,23 @@ import re
 from binascii import a2b_qp
 from typing import Final
 
+_RAW: Final = re.compile(rb"[\x80-\xff]")
+
+
+def encode_utf8_target(head: bytes) -> bytes:
+    """Return a request head with the UTF-8 characters of its request line percent-encoded; unchanged if it has none, or
+    other bytes.
+    """
+    line, end, fields = head.partition(b"\r\n")
+    if line.isascii():
+        return head
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return head
+    return _RAW.sub(lambda found: b"%%%02X" % found[0][0], line) + end + fields
+
+
 _NO_TRIPLET: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 find_invalid: Final = _NO_TRIPLET.search
 """Function that finds a `%` that begins no triplet."""

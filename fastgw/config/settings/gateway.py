@@ -431,6 +431,10 @@ class Listener(Settings):
     `/admin/*` is a route, `//admin`, `/x/..//admin`, `/admin%2Fa`, `/admin%5Ca` and `/admin%252Fa` are such paths; if
     `/orders/{id}:cancel` is one, `/orders/7%3Acancel`. `refuse`: answered 400; `allow`: the path is routed as it was
     received, and upstreams must read it in the same way. See docs/reference/routing.md."""
+    tolerate_utf8_targets: bool = False
+    """Whether a request target with UTF-8 characters that are not percent-encoded is accepted, from clients that do not
+    encode them. They are encoded before anything else sees them: `/café` is `/caf%C3%A9`. Otherwise, and if the bytes
+    are not UTF-8, the answer is 400."""
     filters: Filters = NONE
     """Filters for requests of this listener."""
     error_pages: ErrorPages = NONE

@@ -29,7 +29,7 @@ def _defaults(settings: type[Struct], *names: str) -> Mapping[str, Any]:
 _OF_HTTP: Final = _defaults(
     Listener,
     *("protocols", "http2", "reserved_headers", "unreserved_headers", "ambiguous_paths", "scheme"),
-    *("filters", "error_pages"),
+    *("tolerate_utf8_targets", "filters", "error_pages"),
 )
 """Settings of a listener that affect requests only, with their defaults."""
 _OF_HTTP_UPSTREAMS: Final = _defaults(Upstream, "host_header", "hedge", "filters")

@@ -58,6 +58,7 @@ from fastgw.http.http1.parser import (
 from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.http2.session import PREFACE
 from fastgw.http.malformed import Malformed
+from fastgw.http.percent_encoding import encode_utf8_target
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.pipeline.request_pipeline import (
     find_route,
@@ -348,7 +349,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                 end = find_head_end(ahead, self._searched, at)
                 if not at < end <= at + server.header_bytes:
                     return self._wait_for_more(end)
-                head = parse_request(ahead[at:end], server.header_count)
+                head = self._parsed(ahead[at:end])
             except Malformed as malformed:
                 if not self.requests and self.listener.speaks_http2 and ahead.startswith(PREFACE_HEAD):
                     return self._speak_http2(ahead)
@@ -368,6 +369,16 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                 server.worker_loop.loop.call_soon(self._resume_requests)
                 return None
         return None
+
+    def _parsed(self, raw: bytes) -> Http1RequestHead:
+        """Parse one head. Raises `Malformed`."""
+        most = self.server.header_count
+        try:
+            return parse_request(raw, most)
+        except Malformed:
+            if not self.listener.tolerates_utf8_targets or (encoded := encode_utf8_target(raw)) == raw:
+                raise
+            return parse_request(encoded, most)
 
     def _speak_http2(self, received: bytes) -> None:
         """Handle the HTTP/2 preface of a client: pass the connection on, with its permits of the limits."""

@@ -52,6 +52,7 @@ from fastgw.http.http2.session import (
     framing_bytes,
 )
 from fastgw.http.malformed import Malformed
+from fastgw.http.percent_encoding import encode_utf8_target
 from fastgw.http.websocket.handshake import upgrade_for
 from fastgw.operator_events import OperatorEvent, log_event
 
@@ -405,6 +406,9 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         try:
             head = read_http2_request(text, server.header_count, payload)
         except Malformed as malformed:
+            if listener.tolerates_utf8_targets and (encoded := encode_utf8_target(text)) != text:
+                self._begin_request(number, encoded, payload, protocol)
+                return
             self._refuse(number, fault_of(malformed), malformed.reason, text)
             return
         if protocol:
