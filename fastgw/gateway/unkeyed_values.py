@@ -12,7 +12,7 @@ from fastgw.config.base.variables import MAP_PREFIX
 from fastgw.config.settings.gateway import FilterUse
 from fastgw.config.settings.value_maps import ValueMap
 from fastgw.filters.policies.cache.filter import Cache
-from fastgw.filters.policies.headers import Edits, Headers
+from fastgw.filters.policies.headers import BY_PRESENCE, Edits, Headers
 
 _UNSHARED: Final = frozenset(("authorization",))
 """Headers with which responses are stored for all only if they say so (RFC 9111 section 3.5)."""
@@ -61,23 +61,35 @@ class _UnkeyedSearch:
         return self._found.values()
 
     def _search_edits(self, use: FilterUse, edits: Edits, maps: Mapping[str, ValueMap]) -> None:
-        replaced = {header.lower() for header in (*edits.remove, *edits.set)}
+        names = (*edits.remove, *edits.rename, *edits.rename.values(), *edits.set, *edits.replace)
+        replaced = {header.lower() for header in names}
         for header in replaced:
             self._found.pop(header, None)
-        for key, values in (("set", edits.set), ("add", edits.add)):
-            for header, text in values.items():
-                name = self._unkeyed_name(header, text, maps)
-                if name is not None:
-                    error = _error(f"request.{key}.{header}", header, name, self._cache, self._route)
-                    self._found.setdefault(header.lower(), UnkeyedValue(use, error))
+        for where, header, text in _written(edits):
+            name = self._unkeyed_name(header, text, maps)
+            if name is not None:
+                error = _error(f"request.{where}", header, name, self._cache, self._route)
+                self._found.setdefault(header.lower(), UnkeyedValue(use, error))
         self._written.update(f"header.{header}" for header in replaced)
 
-    def _unkeyed_name(self, header: str, text: object, maps: Mapping[str, ValueMap]) -> str | None:
+    def _unkeyed_name(self, header: str, text: str, maps: Mapping[str, ValueMap]) -> str | None:
         """Return the first variable of a text that a header must not have."""
-        if header.lower() in self._in_key or not isinstance(text, str):
+        if header.lower() in self._in_key:
             return None
         names = (name for name in _names_in(text, maps) if name.lower() not in self._written)
         return next((name for name in names if self._key.leaves_out(name)), None)
+
+
+def _written(edits: Edits) -> Iterator[tuple[str, str, str]]:
+    """Yield the place of each change that writes a header, the header, and a text with the values that it depends
+    on.
+    """
+    for name, new in edits.rename.items():
+        yield f"rename.{name}", new, f"{{header.{name}}}"
+    for key, values in edits.written():
+        for header, value in values.items():
+            text = value if isinstance(value, str) else ""
+            yield f"{key}.{header}", header, f"{{header.{header}}}{text}" if key in BY_PRESENCE else text
 
 
 def _names_in(text: str, maps: Mapping[str, ValueMap]) -> Iterator[str]:

@@ -213,8 +213,8 @@ filters:
 filters:
   headers:
     maps: {tier: {source: "{header.X-Plan}", values: {gold: "1", "~^silver": "2"}, default: "3"}}
-    request: {set: {X-Client: "{client_ip}", X-Tier: "{map.tier}"}, remove: [X-Debug]}
-    response: {remove: [Server]}
+    request: {set: {X-Client: "{client_ip}", X-Tier: "{map.tier}"}, rename: {X-Token: X-Api-Token}, remove: [X-Debug]}
+    response: {remove: [Server], set_if_absent: {Cache-Control: no-store}}
 """,
     "response_urls": """\
 routes:

@@ -1,4 +1,4 @@
-"""headers: set, add and remove headers of requests and responses."""
+"""headers: set, add, rename and remove headers of requests and responses."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import starmap
@@ -40,28 +40,47 @@ _SHARED: Final = frozenset(b"age cache-status date server-timing set-cookie via 
 Names = Annotated[tuple[FieldName, ...], Meta(max_length=100)]
 FieldValue = FieldTemplate | Annotated[Secret, Elsewhere()]
 _Values = tuple[tuple[bytes, Any], ...]
-"""Names and values, or functions of an exchange that return them."""
+"""Names and values, or functions of an exchange that return them: one, or a list of several lines."""
+BY_PRESENCE: Final = ("replace", "set_if_absent")
+"""Changes that depend on whether the message has the header."""
+_Lines = Callable[[Exchange], list[bytes]]
+"""Function that returns the values of a header before the changes."""
 
 
 class Edits(Settings):
-    """Changes to the headers of a message, in this order: remove, set, add.
+    """Changes to the headers of a message. Each depends on the message as it was before all of them; `add` comes last.
 
-    For remove and set, `-` and `_` in names are equal: `X-User` also removes `X_User`, which CGI, WSGI and PHP cannot
-    distinguish from it.
+    For all but `add` and `set_if_absent`, `-` and `_` in names are equal: `X-User` also removes `X_User`, which CGI,
+    WSGI and PHP cannot distinguish from it.
     """
 
     remove: Names = ()
     """Names of headers to remove; of requests also the gateway's own `X-Forwarded-*`, `X-Real-IP` and `Forwarded`,
     except those for the events of a `websocket_api`."""
+    rename: Annotated[Mapping[FieldName, FieldName], Meta(max_length=100)] = NONE
+    """New names of headers, by their names in the message: all lines, in their order. Headers that have the new name
+    already are removed, also if there is nothing to rename, so that the sender cannot write them."""
     set: Mapping[FieldName, FieldValue] = NONE
     """Headers to set, replacing others with the same name, also those that the route's `forwarded` writes, except for
     the events of a `websocket_api`; `{env: NAME}` or `{file: path}` for a secret. Headers with these names from the
     sender are also removed if a value is missing."""
+    replace: Mapping[FieldName, FieldValue] = NONE
+    """Headers to set as `set` does, but only in messages that have one with this name."""
+    set_if_absent: Mapping[FieldName, FieldValue] = NONE
+    """Headers to set only in messages without one with this name, such as defaults."""
     add: Mapping[FieldName, FieldValue] = NONE
     """Headers to add, after those with the same name."""
 
     def __post_init__(self) -> None:
-        for name in (*self.remove, *self.set, *self.add):
+        by_presence = (*self.rename, *self.replace, *self.set_if_absent)
+        self._refuse_two_changes()
+        for name in by_presence:
+            if folded(name.encode()) in FORWARDING:
+                raise ValueError(
+                    f"`{name}` is written by the gateway when it forwards; expected `set` with a variable such as "
+                    "{client_ip}"
+                )
+        for name in (*self.remove, *by_presence, *self.rename.values(), *self.set, *self.add):
             if name.lower() == "host":
                 raise ValueError(
                     "`Host` cannot be changed by a filter; expected `host_header` of the upstream or route"
@@ -69,12 +88,30 @@ class Edits(Settings):
             if name.lower().encode() in _OURS:
                 raise ValueError(f"`{name}` is a connection header, which is set by the gateway")
 
+    def _refuse_two_changes(self) -> None:
+        """Raise `ValueError` for a header with two changes of which only one can be meant."""
+        made: dict[bytes, str] = {folded(name.encode()): "remove" for name in self.remove}
+        made |= {folded(name.encode()): "set" for name in self.set}
+        rest = (("rename", self.rename), ("rename", self.rename.values()), ("replace", self.replace))
+        for kind, names in (*rest, ("set_if_absent", self.set_if_absent)):
+            for name in names:
+                other = made.setdefault(folded(name.encode()), kind)
+                if other != kind or (kind == "rename" and [*self.rename.values()].count(name) > 1):
+                    raise ValueError(f"`{name}` is changed twice, by `{other}` and `{kind}`; expected one of them")
+
     def empty(self) -> bool:
-        return not (self.remove or self.set or self.add)
+        return not (self.remove or self.rename or any(values for _, values in self.written()))
+
+    def written(self) -> Iterator[tuple[str, Mapping[str, str | Secret]]]:
+        """Yield the changes that write values, with their keys."""
+        yield "set", self.set
+        yield "replace", self.replace
+        yield "set_if_absent", self.set_if_absent
+        yield "add", self.add
 
 
 class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
-    """Change the headers of requests to the upstream and of responses: first remove, then set, then add.
+    """Change the headers of requests to the upstream and of responses: remove, rename, set and add.
 
     In values `{name}` is replaced by a value of the request: `{client_ip}`, `{scheme}`, `{host}`, `{method}`, `{path}`,
     `{query}`, `{request_id}`, `{listener}`, `{route}`, `{consumer.name}`, `{consumer.groups}`, `{claim.NAME}` of a
@@ -109,7 +146,7 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
                 yield f"`maps.{name}` is unused: no value of this filter has {{map.{name}}}"
             if self.maps[name].has_constant_source:
                 yield f"`maps.{name}.source`: {constant_source(self.maps[name].source)}"
-        for edit in (self.request.set, self.request.add):
+        for _, edit in self.request.written():
             for name, value in edit.items():
                 if isinstance(value, str) and not OF_UPSTREAMS.isdisjoint(names_in(value)):
                     why = "{upstream} and {target} are known in responses only"
@@ -124,7 +161,7 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
     def _texts(self) -> Iterator[str]:
         """Yield the values of both sides that may have variables."""
         for side in (self.request, self.response):
-            for values in (side.set, side.add):
+            for _, values in side.written():
                 yield from (value for value in values.values() if isinstance(value, str))
 
     def _any_value(self, what: Callable[[str], bool]) -> bool:
@@ -173,8 +210,8 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
 
     def secret_names(self) -> Iterable[str]:
         """Return the names of headers that are secret by configuration, to hide their values."""
-        edits = (self.request.set, self.request.add, self.response.set, self.response.add)
-        return {name for each in edits for name, said in each.items() if isinstance(said, Secret)}
+        edits = (*self.request.written(), *self.response.written())
+        return {name for _, each in edits for name, said in each.items() if isinstance(said, Secret)}
 
     def unknown_names(self, known: KnownNames) -> Iterable[tuple[tuple[str, ...], str, str]]:
         """Yield the positions of unknown variables, with the error and the expected form.
@@ -189,7 +226,7 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
         texts = [
             ((side, edit, field), text, side == "response")
             for side, edits in (("request", self.request), ("response", self.response))
-            for edit, values in (("set", edits.set), ("add", edits.add))
+            for edit, values in edits.written()
             for field, text in values.items()
         ]
         texts += [(("maps", name, "source"), table.source, True) for name, table in sound.items()]
@@ -230,10 +267,19 @@ class _Edit:
 
     def __init__(self, edits: Edits, env: Env, maps: Mapping[str, Value], strict: bool) -> None:
         self._strict = strict
-        self._remove = tuple(name.encode() for name in edits.remove)
-        values = _values(edits.set, env, maps, strict)
+        lines_of = _request_lines if strict else _response_lines
+        self._remove = tuple(name.encode() for name in (*edits.remove, *edits.rename, *edits.rename.values()))
+        values = [
+            *_values(edits.set, env, maps, strict),
+            *((name, _if_any(value, lines_of(name))) for name, value in _values(edits.replace, env, maps, strict)),
+        ]
         self._set: _Values = tuple({folded(name): (name, value) for name, value in values}.values())  # the last twin
-        self._add: _Values = tuple(_values(edits.add, env, maps, strict))
+        absent = _values(edits.set_if_absent, env, maps, strict)
+        self._add: _Values = (
+            *((new.encode(), lines_of(name.encode())) for name, new in edits.rename.items()),
+            *((name, _if_none(value, lines_of(name))) for name, value in absent),
+            *_values(edits.add, env, maps, strict),
+        )
         self._dropped = frozenset(name.lower() for name in (*self._remove, *(name for name, _ in self._set)))
         self._taken_over = frozenset(map(folded, self._dropped))
         # Forwarding headers of these names are the filter's, in place of the gateway's own lines.
@@ -258,7 +304,7 @@ class _Edit:
 
     def in_lines_of(self, response: Response, exchange: Exchange) -> None:
         """Change a response by lines: its header was not parsed, and is not read later."""
-        dropped = self._dropped
+        dropped, lines = self._dropped, self._lines_for(exchange)
         if dropped:
             if response.added:
                 response.added = without_fields(response.added, self._taken_over)
@@ -267,7 +313,7 @@ class _Edit:
             if self._joined[0] is not before:
                 self._joined = before, before | dropped
             response.dropped = self._joined[1]
-        response.added += self._lines_for(exchange)
+        response.added += lines
 
     def in_lines(self, exchange: Exchange) -> None:
         """Add lines to a request whose headers are unchanged and not read later. Raises `Unfit`."""
@@ -285,8 +331,8 @@ class _Edit:
         lines, identities = b"", self._identities
         for begin, value in self._added:
             held = value if type(value) is bytes else value(exchange)
-            if held is not None:
-                lines += _line(begin, held)
+            for each in _each(held):
+                lines += _line(begin, each)
                 if identities and begin in identities:
                     exchange.sends_client_authorization = True
         return lines
@@ -319,19 +365,47 @@ class _Edit:
                     exchange.request_added += _line(name + b": ", held)  # that of the head is dropped, as the client's
                 self._note_identity(name, exchange)
         for name, held in add:
-            if held is None:
-                continue
-            wanted = folded(name)
-            is_dropped = self._strict and (wanted in FORWARDING or wanted in map(folded, exchange.request_dropped))
-            if is_dropped:
-                exchange.request_added += _line(name + b": ", held)
-            if not is_dropped or wanted in FORWARDING & fields.taken:  # those that are set in the head are sent from it
-                fields.add(name, held)
-            self._note_identity(name, exchange)
+            for each in _each(held):
+                wanted = folded(name)
+                is_dropped = self._strict and (wanted in FORWARDING or wanted in map(folded, exchange.request_dropped))
+                if is_dropped:
+                    exchange.request_added += _line(name + b": ", each)
+                if not is_dropped or wanted in FORWARDING & fields.taken:  # if set in the head, they are sent from it
+                    fields.add(name, each)
+                self._note_identity(name, exchange)
 
     def _note_identity(self, name: bytes, exchange: Exchange) -> None:
         if self._identities and name + b": " in self._identities:
             exchange.sends_client_authorization = True
+
+
+def _request_lines(name: bytes) -> _Lines:
+    """Return the function for the values of a header of the request, as filters have changed it so far."""
+    lower = name.lower()
+    return lambda exchange: exchange.current_values(lower)
+
+
+def _response_lines(name: bytes) -> _Lines:
+    """Return the function for the values of a header of the response, as filters have changed it so far."""
+    lower = name.lower()
+    return lambda exchange: [] if exchange.response is None else exchange.response.sent_values(lower)
+
+
+def _if_any(value: bytes | Value, lines: _Lines) -> Value:
+    """Return the value for messages with such a header."""
+    return lambda exchange: (value if isinstance(value, bytes) else value(exchange)) if lines(exchange) else None
+
+
+def _if_none(value: bytes | Value, lines: _Lines) -> Value:
+    """Return the value for messages without such a header."""
+    return lambda exchange: None if lines(exchange) else (value if isinstance(value, bytes) else value(exchange))
+
+
+def _each(held: bytes | list[bytes] | None) -> Iterable[bytes]:
+    """Return the lines of a value."""
+    if held is None:
+        return ()
+    return (held,) if isinstance(held, bytes) else held
 
 
 def _line(begin: bytes, value: bytes) -> bytes:

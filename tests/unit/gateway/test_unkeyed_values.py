@@ -29,7 +29,7 @@ def plane_with(
     )
 
 
-@for_each("where", ["set", "add"])
+@for_each("where", ["set", "add", "replace", "set_if_absent"])
 @for_each(
     ("value", "cache", "named"),
     [
@@ -49,6 +49,23 @@ def test_a_value_that_is_not_in_the_key_is_refused(value: str, cache: dict[str, 
     expected = rf"route: filter headers: request\.{where}\.X-Lang: {{{named}}} is not in the key .* of route `r`"
     with pytest.raises(CompileError, match=expected):
         plane_with(value, cache, where, lang="{query.utm_lang}", host="{header.X-Host}")
+
+
+@for_each(
+    "edits, where",
+    [
+        ({"rename": {"X-Host": "X-Lang"}}, "rename.X-Host"),
+        ({"set_if_absent": {"X-Host": "a"}}, "set_if_absent.X-Host"),
+        ({"replace": {"X-Host": "a"}}, "replace.X-Host"),
+    ],
+)
+def test_whether_a_header_is_there_is_a_value_too(edits: dict[str, Any], where: str) -> None:
+    expected = rf"route: filter headers: request\.{where}: {{header.X-Host}} is not in the key"
+    filters: dict[str, Any] = {"headers": {"request": edits}, "cache": {}}
+    with pytest.raises(CompileError, match=expected):
+        Plane({"routes": [{"name": "r", "upstream": "http://127.0.0.1:1", "filters": filters}]})
+    filters["cache"] = {"key": {"headers": ["X-Host", "X-Lang"]}}
+    Plane({"routes": [{"name": "r", "upstream": "http://127.0.0.1:1", "filters": filters}]})
 
 
 @for_each(

@@ -46,6 +46,12 @@ def of_test(message: bytes) -> list[bytes]:
         ({"remove": ["X-C"]}, [b"X-A: 1", b"x-b: 3", b"x-a: 2"]),
         ({"set": {"X-A": "old", "X_A": "new"}}, [b"x-b: 3", b"X_A: new"]),
         ({"set": {"X-A": "{method}", "X_A": "{header.absent}"}}, [b"x-b: 3"]),
+        ({"rename": {"X-A": "X-C"}}, [b"X-C: 1", b"x-b: 3", b"X-C: 2"]),
+        ({"rename": {"X-A": "X-B", "X-B": "X-C"}}, [b"X-B: 1", b"X-B: 2", b"X-C: 3"]),
+        ({"rename": {"X-C": "X-A"}, "add": {"X-A": "new"}}, [b"x-b: 3", b"X-A: new"]),
+        ({"replace": {"X-A": "new", "X-C": "new"}}, [b"x-b: 3", b"X-A: new"]),
+        ({"replace": {"X-A": "{header.absent}"}}, [b"x-b: 3"]),
+        ({"set_if_absent": {"X-A": "new", "X-C": "{method}"}}, [b"X-A: 1", b"x-b: 3", b"x-a: 2", b"X-C: GET"]),
     ],
 )
 def test_both_ways(edits: dict[str, object], lines: list[bytes]) -> None:
@@ -71,6 +77,8 @@ def test_connection_takes_away_nothing_that_is_ours(edits: dict[str, object], li
     [
         ({"remove": ["X-A-B"]}, []),
         ({"remove": ["x-a_b"]}, []),
+        ({"rename": {"X-C": "X-A-B"}}, []),
+        ({"rename": {"Accept": "x-a_b"}}, []),
         ({"set": {"X-A-B": "ours"}}, [b"X-A-B: ours"]),
         ({"set": {"X-A_B": "ours"}}, [b"X-A_B: ours"]),
     ],
@@ -81,6 +89,35 @@ def test_another_sign_is_no_way_round(edits: dict[str, object], lines: list[byte
     assert edited(edits, name + b": theirs\r\n") == (lines, lines)
 
 
+@for_each(
+    "edits, wrong",
+    [
+        ({"rename": {"X-A": "X-B"}, "set": {"x_b": "1"}}, "`X-B` is changed twice, by `set` and `rename`"),
+        ({"rename": {"X-A": "X-C", "X-B": "X-C"}}, "`X-C` is changed twice, by `rename` and `rename`"),
+        ({"remove": ["X-A"], "replace": {"X-A": "1"}}, "`X-A` is changed twice, by `remove` and `replace`"),
+        ({"replace": {"X-A": "1"}, "set_if_absent": {"X-A": "1"}}, "by `replace` and `set_if_absent`"),
+        ({"rename": {"X-Real-IP": "X-A"}}, "`X-Real-IP` is written by the gateway when it forwards"),
+        ({"set_if_absent": {"X-Forwarded-For": "1"}}, "is written by the gateway when it forwards"),
+        ({"rename": {"X-A": "Connection"}}, "`Connection` is a connection header"),
+        ({"rename": {"Host": "X-A"}}, "`Host` cannot be changed by a filter"),
+    ],
+)
+def test_changes_that_cannot_be_meant(edits: dict[str, object], wrong: str) -> None:
+    with pytest.raises(ConfigError, match=wrong):
+        load_document({**SERVICE, "filters": {"headers": {"request": edits}}}, TYPES)
+
+
+def test_a_header_may_be_renamed_to_one_of_forwarding() -> None:
+    """A header that is renamed to one of `X-Forwarded-*` is sent in place of the gateway's own."""
+    edits = {"rename": {"X-A": "X-Forwarded-Host"}}
+    plane = Plane({"filters": {"headers": {"request": edits}}})
+    client = plane.client()
+    client.sends(b"GET / HTTP/1.1\r\n" + HOST + b"X-A: b.test\r\nX-Forwarded-Host: theirs\r\n\r\n")
+    sent = plane.connects().received
+    assert sent.count(b"X-Forwarded-Host") == 1
+    assert b"\r\nX-Forwarded-Host: b.test\r\n" in sent
+
+
 @pytest.mark.parametrize("looks", [False, True])
 @pytest.mark.parametrize(
     ("edits", "lines"),
@@ -89,6 +126,10 @@ def test_another_sign_is_no_way_round(edits: dict[str, object], lines: list[byte
         ({"remove": ["x-a-b"], "add": {"X-B": "added"}}, [b"X-B: added", b"X-C: filter"]),
         ({"add": {"X-A-B": "added"}}, [b"X-A-B: filter", b"X-A-B: added", b"X-C: filter"]),
         ({"set": {"X-C": "ours"}}, [b"X-A-B: filter", b"X-C: ours"]),
+        ({"rename": {"X-A-B": "X-C"}}, [b"X-C: filter"]),
+        ({"rename": {"X-A-B": "X-B"}}, [b"X-B: filter", b"X-C: filter"]),
+        ({"replace": {"X-A-B": "ours", "X-B": "ours"}}, [b"X-A-B: ours", b"X-C: filter"]),
+        ({"set_if_absent": {"X-A-B": "ours", "X-B": "ours"}}, [b"X-A-B: filter", b"X-B: ours", b"X-C: filter"]),
     ],
 )
 def test_what_filters_before_have_said_is_edited_too(looks: bool, edits: dict[str, object], lines: list[bytes]) -> None:
