@@ -131,7 +131,7 @@ class Chain:
         self.of_calls: Chain | None = None
         self.of_copies: Chain | None = None
         self.number = next(_NUMBERS)  # another one for each chain: filters may be kept over a reload, a route is not
-        self.error_pages = error_pages  # for the gateway's own faults; None: they are answered with problem documents
+        self.error_pages = error_pages  # for the gateway's own faults; None: they stay problem documents
         self.logged_at: dict[object, float] | None = None  # monotonic time of the last log line, by step
         hooks = [link.hooks for link in self.links]
         self.request_steps = request_steps_of(self.links)

@@ -1,4 +1,5 @@
-"""Error pages: templates in place of the problem document, for faults of the gateway itself.
+"""Error pages: templates in place of the problem document, for faults of the gateway itself. Without one of their own,
+clients that prefer HTML get a plain page.
 
 Responses of upstreams and replies that filters make of their own are not replaced. The status and all headers of the
 fault stay (`Retry-After`, `WWW-Authenticate`, `Allow`), only its body is another one. An upgrade gets no page. Neither
@@ -13,8 +14,9 @@ import orjson
 
 from fastgw.exchange.reply import Reply, title_of
 from fastgw.http.accept import parse_accept, weight_of
-from fastgw.http.error_templates import ErrorTemplate
+from fastgw.http.error_templates import DEFAULT_PAGE, ErrorTemplate
 from fastgw.http.grpc.calls import is_rpc
+from fastgw.http.messages import RequestHead
 
 if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange
@@ -23,6 +25,9 @@ _PROBLEM: Final = (b"Content-Type", b"application/problem+json")
 _HTML: Final = (b"Content-Type", b"text/html; charset=utf-8")
 _JSON: Final = (b"Content-Type", b"application/json")
 _VARY: Final = (b"Vary", b"Accept")
+_POLICY: Final = (b"Content-Security-Policy", b"default-src 'none'; style-src 'unsafe-inline'")
+_STORED: Final = frozenset((404, 405, 410, 414, 501))
+"""Statuses of faults that a cache may store although nothing says so (RFC 9110 section 15.1)."""
 
 
 class ErrorPage(NamedTuple):
@@ -36,12 +41,16 @@ class ErrorPage(NamedTuple):
         fault = reply.fault
         assert fault is not None
         chosen, kind = self.json, _JSON
-        if self.html is not None and _prefers_html(exchange):
+        more: tuple[tuple[bytes, bytes], ...] = () if self.html is None else (_VARY,)
+        if self.html is not None and prefers_html(exchange.head):
             chosen, kind = self.html, _HTML
+            if self is _DEFAULT:
+                more = (_VARY, _POLICY)
+        elif self is _DEFAULT and reply.status not in _STORED:
+            return reply
         fields = [field for field in reply.fields if field[0].lower() != b"content-type"]
-        vary = () if self.html is None else (_VARY,)
         if chosen is None:
-            return Reply(reply.status, body, (_PROBLEM, *fields, *vary), fault)
+            return Reply(reply.status, body, (_PROBLEM, *fields, *more), fault)
         detail = orjson.loads(body).get("detail", fault.detail)
         values = {
             "status": str(reply.status),
@@ -50,7 +59,10 @@ class ErrorPage(NamedTuple):
             "fault": fault.label,
             "request_id": exchange.request_id.decode("ascii", errors="replace"),
         }
-        return Reply(reply.status, chosen.render(values), (kind, *fields, *vary), fault)
+        return Reply(reply.status, chosen.render(values), (kind, *fields, *more), fault)
+
+
+_DEFAULT: Final = ErrorPage(DEFAULT_PAGE, None)
 
 
 class ErrorPages:
@@ -72,18 +84,26 @@ class ErrorPages:
     def __hash__(self) -> int:
         return hash(frozenset(self._by_status))
 
+    @property
+    def are_default(self) -> bool:
+        """Whether none is configured."""
+        return not self._by_status
+
     def replace(self, exchange: "Exchange", reply: Reply) -> Reply:
         """Return the reply to a fault with its page; this reply, if there is none."""
-        page = self._by_status.get(reply.status)
+        page = self._by_status.get(reply.status, _DEFAULT)
         body = reply.body
-        if page is None or reply.fault is None or not isinstance(body, bytes) or _PROBLEM not in reply.fields:
+        if reply.fault is None or not isinstance(body, bytes) or _PROBLEM not in reply.fields:
             return reply
         head = exchange.head
         return reply if head.upgrade or is_rpc(head) else page.replace(exchange, reply, body)
 
 
-def _prefers_html(exchange: "Exchange") -> bool:
+def prefers_html(head: RequestHead) -> bool:
     """Whether the client prefers HTML to JSON, as browsers do for pages. Clients without a preference get JSON."""
-    weights = parse_accept(exchange.values(b"accept"))
+    accepted = head.values(b"accept")
+    if not any(b"text/" in value.lower() for value in accepted):
+        return False
+    weights = parse_accept(accepted)
     json = max(weight_of(weights, kind) for kind in (b"application/json", b"application/problem+json"))
     return weight_of(weights, b"text/html") > json

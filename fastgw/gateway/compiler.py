@@ -353,10 +353,10 @@ class _Building:
             return was
         return Chain(links, pages, self._maps)
 
-    def _error_pages(self, *levels: Mapping[str, config.ErrorPage]) -> ErrorPages | None:
-        """Return the pages of these levels, outermost first, behind those at the top; None: there are none."""
+    def _error_pages(self, *levels: Mapping[str, config.ErrorPage]) -> ErrorPages:
+        """Return the pages of these levels, outermost first, behind those at the top."""
         levels = (self._plan.settings.error_pages, *levels)
-        return ErrorPages(map(self._templates, levels)) if any(levels) else None
+        return ErrorPages(map(self._templates, levels))
 
     def _templates(self, pages: Mapping[str, config.ErrorPage]) -> dict[str, ErrorPage]:
         """Return the templates of a level. Raises `CompileError`."""

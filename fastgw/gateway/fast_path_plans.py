@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 
 from fastgw.exchange import Chain, FastPathPlan, FilterInstance
+from fastgw.exchange.error_pages import prefers_html
 from fastgw.exchange.filter_steps import pass_tests
 from fastgw.exchange.hooks import PassTest, RefuseStep
 from fastgw.exchange.request_stages import RANGE
@@ -107,7 +108,13 @@ def _tests_of(chain: Chain, own: Iterable[FilterInstance]) -> Iterator[PassTest 
 
 def _refuse_step(chain: Chain, tests: Sequence[PassTest]) -> RefuseStep | None:
     """Return the step that refuses on the fast path, if no other filter has to see its requests and refusals."""
-    if chain.response_steps or chain.reply_steps or chain.finish_steps or chain.error_pages is not None:
+    if chain.response_steps or chain.reply_steps or chain.finish_steps:
+        return None
+    if chain.error_pages is not None and not chain.error_pages.are_default:
         return None
     able = [link.hooks for link in chain.links if link.hooks.refuse is not None]
-    return able[0].refuse if len(able) == 1 and tests and tests[-1] == able[0].lets_pass else None
+    if len(able) != 1 or not tests or tests[-1] != able[0].lets_pass:
+        return None
+    refuse = able[0].refuse
+    assert refuse is not None
+    return lambda head: None if prefers_html(head) else refuse(head)

@@ -48,6 +48,34 @@ def html_template(text: str) -> ErrorTemplate:
     return ErrorTemplate(text, escape)
 
 
+DEFAULT_PAGE: Final = html_template("""\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta name="robots" content="noindex">
+<meta name="color-scheme" content="light dark">
+<title>{status} {title}</title>
+<style>
+body {font: 1rem/1.5 system-ui, sans-serif; max-width: 36rem; margin: 15vh auto; padding: 0 1.5rem}
+h1 {font-size: 1.5rem}
+code {opacity: 0.7; overflow-wrap: anywhere}
+code:empty {display: none}
+code::before {content: "Request "}
+</style>
+</head>
+<body>
+<h1>{status} {title}</h1>
+<p>{detail}</p>
+<code>{request_id}</code>
+</body>
+</html>
+""")
+"""Page for people: complete in itself, in the colors of the browser, so that a `Content-Security-Policy` can forbid all
+else."""
+
+
 def json_template(text: str) -> ErrorTemplate:
     """Return a template of JSON, with placeholders in its strings. Raises `ValueError` if it does not become JSON."""
     made = ErrorTemplate(text, _escape_json)

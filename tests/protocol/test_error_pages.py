@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -151,6 +152,50 @@ def test_a_call_of_grpc_web_or_connect_gets_no_page(ask: Ask, method: str, path:
     assert json.loads(response.body)["status"] == response.status
     plain = ask(path.partition("?")[0], *length, BROWSER, method=method)
     assert plain.get(b"content-type") == b"text/html; charset=utf-8"
+
+
+@pytest.mark.twin
+def test_without_pages_of_their_own_browsers_get_a_plain_one(tmp_path: Path, origin: Origin) -> None:
+    """Whatever the version and the way of the fault. What caches may store by itself says what it depends on."""
+    schema = {"type": "object", "required": ["a"]}
+    routes = [
+        {"name": "down", "paths": ["/down"], "upstream": "http://127.0.0.1:1"},
+        {"name": "body", "paths": ["/body"], "upstream": origin.url,
+         "filters": {"validate": {"body": {"inline": schema}}}},
+        {"name": "get", "paths": ["/get"], "methods": ["GET"], "respond": {}},
+        {"name": "own", "paths": ["/own"], "respond": {"status": 404, "body": "mine"}},
+    ]  # fmt: skip
+    listener = {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}
+    settings = {"workers": 1, "listeners": {"main": listener}, "filters": {"request_id": {}}, "routes": routes}
+    post = "POST %s HTTP/1.1\r\nHost: a.test\r\nContent-Type: application/json\r\nContent-Length: 2\r\n%s\r\n{}"
+    rows = [
+        ("GET %s HTTP/1.1\r\nHost: a.test\r\n%s\r\n", "/none", 404, "Route not found", True),
+        ("GET %s HTTP/1.1\r\nHost: a.test\r\n%s\r\n", "/down", 502, "Connect refused", False),
+        (post, "/get", 405, "Method not allowed", True),
+        (post, "/body", 400, "Validation failed", False),
+    ]
+    with Gateway(settings, tmp_path) as gateway:
+        for client in (gateway.connect(), TranslatedClient(gateway.address())):
+            with client:
+                for request, path, status, title, is_stored in rows:
+                    message = (request % (path, f"{BROWSER}\r\n")).encode()
+                    page = client.exchange(message, message.split()[0])
+                    assert (page.status, page.get(b"content-type")) == (status, b"text/html; charset=utf-8")
+                    assert f"<h1>{status} {title}</h1>".encode() in page.body
+                    assert b"<code>%b</code>" % (page.get(b"x-request-id") or b"?") in page.body
+                    assert b"//" not in page.body  # no other resource
+                    policy = b"default-src 'none'; style-src 'unsafe-inline'"
+                    assert (page.get(b"vary"), page.get(b"content-security-policy")) == (b"Accept", policy)
+                    for accept in ("", "Accept: application/json, text/html;q=0.5\r\n", "Accept: text/plain, */*\r\n"):
+                        message = (request % (path, accept)).encode()
+                        problem = client.exchange(message, message.split()[0])
+                        kind, vary = problem.get(b"content-type"), problem.get(b"vary")
+                        assert (problem.status, kind) == (status, b"application/problem+json")
+                        assert vary == (b"Accept" if is_stored else None)
+                        assert problem.get(b"content-security-policy") is None
+                        assert json.loads(problem.body)["title"] == title
+                own = client.exchange(f"GET /own HTTP/1.1\r\nHost: a.test\r\n{BROWSER}\r\n\r\n".encode(), b"GET")
+                assert (own.body, own.get(b"vary")) == (b"mine", None)
 
 
 def test_what_is_no_http_gets_the_page_of_the_listener(gateway: Gateway) -> None:

@@ -1266,7 +1266,8 @@ class Config(Settings):
     """Filters for every request, also for requests that match no route."""
     error_pages: ErrorPages = NONE
     """Pages for faults of the gateway, by status (`404`) or class (`5xx`): the status takes precedence over its class
-    on the same level. Responses of upstreams, and replies that filters make of their own, are not replaced."""
+    on the same level. For others, clients that prefer HTML by `Accept` get a plain page, and all others the problem
+    document. Responses of upstreams, and replies that filters make of their own, are not replaced."""
     consumers: tuple[Consumer, ...] = ()
     """API consumers: clients that the gateway knows by name."""
     consumer_files: tuple[str, ...] = ()
