@@ -1,4 +1,4 @@
-"""Executable documents of GraphQL (the specification of October 2021, section 2), measured without a schema.
+"""Executable documents of GraphQL (the specification of September 2025, section 2), measured without a schema.
 
 Rule 1: a document is read once; its tokens and its nesting are bounded while it is read. Rule 2: fragments are measured
 once, in the order in which they use each other, and never expanded: a bomb of fragments costs what its text costs.
@@ -160,7 +160,8 @@ class _Reader:
         fragments: dict[str, tuple[_Selection, ...]] = {}
         names: set[str] = set()
         while self._kinds[self._at]:
-            if self._is("{"):
+            is_described = self._description()
+            if self._is("{") and not is_described:
                 operations.append(("query", "", self._selections(), 0))
                 continue
             kind = self._name()
@@ -216,6 +217,13 @@ class _Reader:
             raise InvalidDocument(f"the document is nested deeper than {MOST_NESTED} levels")
 
     # the grammar
+
+    def _description(self) -> bool:
+        """Read a description, if there is one: a string before a definition that has a keyword, or a variable."""
+        if self._kinds[self._at] not in ("string", "block"):
+            return False
+        self._at += 1
+        return True
 
     def _selections(self) -> tuple[_Selection, ...]:
         self._mark("{")
@@ -304,6 +312,7 @@ class _Reader:
         is_first = True
         while is_first or not self._is(")"):
             is_first = False
+            self._description()
             self._mark("$")
             self._name()
             self._mark(":")

@@ -46,6 +46,8 @@ def measured(text: str, variables: Any = None) -> Any:
         ('{a(x: """block "quoted" \\""" {b}""", y: "\\u{1F600}\\"") # comment {\n}', 1, 1),
         ("\ufeff,{a,,b}", 1, 2),
         ("query Q($d: Int = 90) {a(first: $d) {b}}", 2, 1 + 90),
+        ('"A $d: Int = 1" query Q("How many" $d: Int = 90, """=""" $e: A @c) {a(first: $d) {b}}', 2, 1 + 90),
+        ('"""Some "fields" {""" fragment F on A {a} "Reads" query {...F}', 1, 1),
         ("fragment F on A {a(first: $d) {b}} query Q($x: [Int!]! = [1], $d: Int! = 90 @c) {...F}", 2, 1 + 90),
         ("query Q($n: Int = 90) {a(first: $n) {b}}", 2, 1 + 7),
         ("{a(first: 1e3) {b}}", 2, 1 + 1000),
@@ -105,6 +107,8 @@ def test_other_measures() -> None:
         *("{...F}", "{...F} fragment F on A {...F}", "{...F} fragment F on A {...G} fragment G on A {...F}"),
         *("fragment F on A {a}", "{a} fragment on on A {a}", "{...F} fragment F on A {a} fragment F on A {b}", "{a ;}"),
         "{a} fragment F on A {...G}",
+        *('"x" {a}', '"x" "y" query {a}', '{"x" a}', 'query "x" Q {a}', 'query Q($a "x": A) {a}', '{a} "x"'),
+        *('query Q($a: A "x") {a}', "query Q(x $a: A) {a}", 'query Q("x") {a}', '{a} fragment "x" F on A {a}'),
     ],
 )
 def test_what_is_no_executable_document_is_refused(text: str) -> None:
