@@ -231,16 +231,15 @@ class Gateway:
             if upstream.started:
                 upstream.pool.share(self.workers)
             else:
-                most, slot = upstream.settings.pool, self.slot_table.upstreams[name]
+                pool, slot = upstream.settings.pool, self.slot_table.upstreams[name]
+                most = pool.most_connections(for_requests=not upstream.lends_sockets)
                 counted = self._counted + series.upstream_words(name)
                 # A retired upstream of this name and its connections in use share the same counters.
-                connections = column.limit(words.connections + slot, most.max_connections, counted + UPSTREAM_CONNECTS)
-                pending = column.limit(words.pending + slot, most.max_pending, counted + UPSTREAM_WAITS)
+                connections = column.limit(words.connections + slot, most, counted + UPSTREAM_CONNECTS)
+                pending = column.limit(words.pending + slot, pool.max_pending, counted + UPSTREAM_WAITS)
                 loads = Loads(column.words, column.views, words.under_way, words.under_way_all + slot)
                 self._count(upstream, series, column)
-                queue = NodeQueue(
-                    words.queue(slot), most.max_connections, most.pending_timeout, column, services.worker_bell
-                )
+                queue = NodeQueue(words.queue(slot), most, pool.pending_timeout, column, services.worker_bell)
                 upstream.start(worker_loop, self.workers, connections, pending, loads, services.run_key, queue)
                 self._look_after(upstream, column, slot, counted)
             yield

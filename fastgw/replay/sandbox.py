@@ -118,7 +118,7 @@ class Sandbox:
         for upstream in gateway.upstreams.values():
             if live:
                 most = upstream.settings.pool
-                limits = LocalLimit(most.max_connections), LocalLimit(most.max_pending)
+                limits = LocalLimit(most.most_connections()), LocalLimit(most.max_pending)
                 upstream.start(self._worker_loop, 1, *limits, None, self._services.run_key)
             else:
                 pool: Any = RecordedPool(upstream.name, self._loop)

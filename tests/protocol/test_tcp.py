@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -301,6 +302,16 @@ def test_limits_of_connections_hold(target: TcpTarget, tmp_path: Path) -> None:
     ):
         assert second.recv(1) == b""
         assert gateway.wait_for_record(fault="too_many_connections")["status"] == 429
+
+
+def test_an_upstream_takes_what_its_clients_may_have(target: TcpTarget, tmp_path: Path) -> None:
+    """The default of `pool.max_connections` is for requests: a connection of TCP is never lent to a second client."""
+    with Gateway(tcp_config(target, pool={"pending_timeout": "1ms"}), tmp_path) as gateway, ExitStack() as stack:
+        for _ in range(1030):
+            client = stack.enter_context(connected(gateway.port()))
+            service = stack.enter_context(target.accept())
+        client.sendall(b"x")
+        assert read_exactly(service, 1) == b"x"
 
 
 def test_the_connections_to_an_upstream_have_a_limit(target: TcpTarget, tmp_path: Path) -> None:

@@ -34,7 +34,9 @@ from fastgw.config.settings.discovered_targets import TARGETS_BY_KIND
 from fastgw.config.settings.secrets import Secret
 from fastgw.net.tls_profiles import VersionName
 
-PoolNumber = Annotated[int, Meta(le=1_000_000)]
+_MOST: Final = 1_000_000
+_MOST_FOR_REQUESTS: Final = 1024
+PoolNumber = Annotated[int, Meta(le=_MOST)]
 MOST_LISTED: Final = 5000
 """Maximum number of targets of one upstream. A worker sets up the targets of an upstream in one step: these take it
 about 0.2 s, in which it answers nothing, and 60,000 so long that it would be killed.
@@ -245,10 +247,11 @@ class RouteTimeouts(Settings):
 class Pool(Settings):
     """Connection pool for all targets of an upstream. The numbers apply to the node."""
 
-    max_connections: Annotated[PoolNumber, Meta(ge=1)] = 1024
+    max_connections: Annotated[PoolNumber, Meta(ge=1)] | None = None
     """Maximum number of connections, in use and idle, those of retries included. Idle ones of a worker are closed when
     requests wait at another. With HTTP/2 set it to `workers` at least: a connection with requests in flight is not
-    closed for another worker if it is the only one."""
+    closed for another worker if it is the only one. null = 1024; for connections of `tcp` and `tls` listeners, no limit
+    but that of their clients (`limits.connections`)."""
     max_idle: Annotated[PoolNumber, Meta(ge=0)] | None = None
     """Maximum number of idle connections that are kept for reuse. Divided among the workers, at least one for each,
     unless 0. Left out = 64, and more while they are needed: those beyond are closed when not used for 5 seconds."""
@@ -263,6 +266,10 @@ class Pool(Settings):
     connection."""
     max_uses: Annotated[PoolNumber, Meta(ge=1)] | None = None
     """Number of requests after which a connection is closed. null = no limit."""
+
+    def most_connections(self, *, for_requests: bool = True) -> int:
+        """Return the maximum number of connections: `max_connections`, or its default."""
+        return self.max_connections or (_MOST_FOR_REQUESTS if for_requests else _MOST)
 
 
 class Backoff(Settings):

@@ -220,7 +220,7 @@ class Pool(Generic[S]):
         self._clock = _Exact() if clock is None else clock
         self._connect_timeouts = upstream.timeouts.connect, upstream.timeouts.tls
         self._pending_timeout = pool.pending_timeout
-        self._limit = LocalLimit(pool.max_connections) if limit is None else limit
+        self._limit = LocalLimit(pool.most_connections()) if limit is None else limit
         self._pending = LocalLimit(pool.max_pending) if pending is None else pending
         self._max_uses = 0 if lent_once else inf if pool.max_uses is None else pool.max_uses
         self._idle_timeout = pool.idle_timeout
@@ -516,7 +516,7 @@ class Pool(Generic[S]):
     def share(self, workers: int) -> None:
         """Set the number of workers: each keeps its share of the idle connections."""
         numbers = self._numbers
-        most = numbers.max_connections // workers
+        most = self._limit.most // workers
         lasting = min(-(-(USUAL_IDLE if numbers.max_idle is None else numbers.max_idle) // workers), most)
         self._keep_idle(lasting, most if numbers.max_idle is None else lasting)
 

@@ -57,9 +57,9 @@ class Node:
             configured,
             make,
             3,
-            column.limit(self.words.connections + SLOT, most.max_connections),
+            column.limit(self.words.connections + SLOT, most.most_connections()),
             column.limit(self.words.pending + SLOT, most.max_pending),
-            queue=NodeQueue(self.words.queue(SLOT), most.max_connections, most.pending_timeout, column, bell),
+            queue=NodeQueue(self.words.queue(SLOT), most.most_connections(), most.pending_timeout, column, bell),
         )
 
         if worker is None:
