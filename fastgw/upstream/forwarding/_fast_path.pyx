@@ -284,8 +284,11 @@ cdef bint accepts_on(plan, head) except -1:
     cdef bytes name
     if read(&of_plan.checks_path, plan) and not read(&of_head.path_as_sent, head):
         return False
-    for name in <tuple?>read(&of_plan.full_path_headers, plan):
-        if has_field(<Http1RequestHead?>head, name):
+    full_path_headers = <tuple?>read(&of_plan.full_path_headers, plan)
+    if full_path_headers and type(head) is not Http1RequestHead:
+        return False  # one of the reference, such as with an upper-case letter in Host
+    for name in full_path_headers:
+        if has_field(<Http1RequestHead>head, name):
             return False
     return _all_let_pass(<tuple?>read(&of_plan.pass_tests, plan), head)
 

@@ -815,3 +815,12 @@ def test_a_filter_that_looks_at_all_is_shown_all() -> None:
     assert next(iter(plane.server.connections)).is_fast
     upstream.sends(OK)
     assert seen == [1, 1]
+
+
+def test_a_host_with_upper_case_letters_meets_filters_that_look_at_headers() -> None:
+    """Its head is one of the reference parser's."""
+    plane = Plane({"routes": [{"name": "all", "upstream": "u", "filters": {"compress": {}}}]})
+    client = plane.client()
+    client.sends(b"GET / HTTP/1.1\r\nHost: A.test\r\n\r\n")
+    plane.connects().sends(OK)
+    assert client.received.startswith(b"HTTP/1.1 200 OK\r\n")
