@@ -311,12 +311,14 @@ class _Reached:
         return {(place, base + lead) for way, lead in leads for place, base in way.ends}
 
     def _preserves_host(self, route: Route) -> bool:
-        """Whether the upstream gets the client's `Host`, by which it can distinguish requests."""
+        """Whether the upstream is said to get the client's `Host`, by which it can distinguish requests. `auto` says
+        nothing: it is also sent to services that do not look at it.
+        """
         held = []
         for way in self._ways(route):
             for name in way.route.destinations:
                 upstream = self._config.upstreams.get(str(name))
-                held.append(way.route.host_header or ("target" if upstream is None else upstream.host_header))
+                held.append(way.route.host_header or ("auto" if upstream is None else upstream.host_header))
         return all(each == "preserve" for each in held)
 
     def _describe(self, route: Route, found: list[_Detour]) -> Beside:

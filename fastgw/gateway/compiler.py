@@ -61,6 +61,7 @@ from fastgw.redis.url import RedisSource
 from fastgw.routing.table import Conditions, Router, Rule, Steps, at_once, rule_of
 from fastgw.upstream.forwarding.fallback import Fallback
 from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.upstream.forwarding.gateway_urls import OwnUrls, own_urls
 from fastgw.upstream.policies.path_rewrite import (
     folder_of,
     path_check,
@@ -687,13 +688,25 @@ class _Building:
         deadline_name = None if route.deadline_header is None else route.deadline_header.encode()
         how = route.forwarded, upgrade, route.timeout, deadline_name
         own = route.retries, route.timeouts, rewrites_variables(route), route.host_header, route.forwarded_header
-        rewrite = folder_of(route), route.via == "on", *own, stripped_prefix(route)
+        rewrite = folder_of(route), route.via == "on", *own, stripped_prefix(route), self._own_urls(route, upstream)
         differs = upstream, path_of(route, fit_value), *how, *rewrite
         # Shared by all routes with equal behaviour, to stay in the CPU caches: see `exchange.route.Route`.
         forward = self._forwards.get(differs)
         if forward is None:
             forward = self._forwards[differs] = Forward(*differs)
         return forward
+
+    def _own_urls(self, route: config.Route, upstream: Upstream) -> OwnUrls | None:
+        """Return how URLs of targets in responses become the gateway's; None: they stay."""
+        if route.proxy_redirect == "off":
+            return None
+        for listener in route.listeners or self._plan.settings.listeners:
+            levels = *self._levels(listener), *self._route_levels(route, upstream)
+            written = (use for _, filters in levels for use in filters.values() if use is not None)
+            # Most configurations have no such filter, and need not accumulate those of thousands of routes for it.
+            if any(use.type == _URLS for use in written) and any(use.type == _URLS for _, use in _accumulated(levels)):
+                return None
+        return own_urls(route)
 
     def _fallback(self, route: config.Route, settings: config.Fallback, links: Iterable[FilterInstance]) -> Fallback:
         if settings.respond is not None:
@@ -916,6 +929,9 @@ def _for_preflights(chain: Chain, own: Sequence[FilterInstance]) -> Chain:
 def _shows_upstream(use: config.FilterUse) -> bool:
     """Whether a filter adds something for one upstream only, and is active."""
     return use.settings.for_its_upstream and not use.shadow
+
+
+_URLS: Final = "response_urls"
 
 
 def _accumulated(levels: Iterable[Level]) -> Sequence[tuple[str, config.FilterUse]]:

@@ -37,6 +37,10 @@ class Authority(NamedTuple):
         return self.host == other.host and (self.port or default) == (other.port or default)
 
 
+NO_AUTHORITY: Final = Authority(b"", b"", None)
+"""That of a request of HTTP/1.0 without `Host`."""
+
+
 @lru_cache(maxsize=1024)  # the cache is bounded in bytes too, because long values are rejected first
 def parse_authority(value: bytes) -> Authority:
     """Read `host[:port]`. Raises `Malformed` (400)."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import final
 
-from fastgw.http.authority import parse_authority
+from fastgw.http.authority import NO_AUTHORITY, parse_authority
 from fastgw.http.field_names import WRITTEN_HERE
 from fastgw.http.fields import Fields
 from fastgw.http.grammar import IS_TOKEN
@@ -15,9 +15,9 @@ from fastgw.http.path_normalization import normalize
 class BuiltRequestHead:
     """Head of a request made by the gateway (`messages.RequestHead`).
 
-    `target`: path and query. `body_length`: bytes of its body; None: unknown until its end. `accepts_trailers`: it is
-    sent with `TE: trailers`. Raises `Malformed` or `ValueError` for an invalid method, authority, target or field, and
-    for fields that the gateway sets itself.
+    `authority`: b"": that of the target which it is sent to. `target`: path and query. `body_length`: bytes of its
+    body; None: unknown until its end. `accepts_trailers`: it is sent with `TE: trailers`. Raises `Malformed` or
+    `ValueError` for an invalid method, authority, target or field, and for fields that the gateway sets itself.
     """
 
     __slots__ = (
@@ -57,7 +57,7 @@ class BuiltRequestHead:
             raise Malformed("The method is not a token.")
         if any(not 0x21 <= byte <= 0x7E for byte in target):
             raise Malformed("The target has a character that no URL has.")
-        at = parse_authority(authority)
+        at = parse_authority(authority) if authority else NO_AUTHORITY
         path, has_query, query = target.partition(b"?")
         self.method, self.request_target = method, target
         self.authority, self.host, self.host_as_sent = at.text, at.host, authority

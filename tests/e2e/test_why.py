@@ -82,7 +82,7 @@ def test_every_filter_says_what_it_decides_and_why(folder: Path) -> None:
         r"          authorize → depends on the consumer that partner authenticates   \[route\]",
         r"provided  partner, authorize let it pass",
         r"target    http://users-1:9001   \(round_robin, 1 of 2; upstream users\)",
-        r"sends     GET /users/7 HTTP/1\.1 · Host: users-1:9001 · Authorization: \*\*\* · .*Via: 1\.1 fastgw",
+        r"sends     GET /users/7 HTTP/1\.1 · Host: api\.example\.com · Authorization: \*\*\* · .*Via: 1\.1 fastgw",
     ]
     assert len(lines) == len(expected), "\n".join(lines)
     for line, pattern in zip(lines, expected, strict=True):

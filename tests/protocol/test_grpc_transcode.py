@@ -1008,7 +1008,7 @@ def test_explain_names_the_call(tmp_path: Path) -> None:
     assert "a call of bookstore.v1.Bookstore/GetShelf, by GET /v1/{name=shelves/*}" in told.output
     sends = next(line for line in told.output.splitlines() if line.startswith("sends"))
     assert sends.split(None, 1)[1].startswith(
-        ":method: POST · :scheme: http · :path: /bookstore.v1.Bookstore/GetShelf · :authority: 127.0.0.1:1"
+        ":method: POST · :scheme: http · :path: /bookstore.v1.Bookstore/GetShelf · :authority: 127.0.0.1 · "
     )
     assert "content-type: application/grpc" in sends
     url = "http://127.0.0.1/v1/echo?" + "&".join(["numbers=1e2"] * 100)  # too many to be converted on a loop

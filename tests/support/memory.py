@@ -142,6 +142,11 @@ class Wire:
 
     # --- the peer ---
 
+    @property
+    def target(self) -> str:
+        """The address of the target whose end of a connection it is."""
+        return str(self.protocol.target.label)
+
     def sends(self, chunk: bytes) -> None:
         self._unread.append(chunk)
         self._deliver()

@@ -608,7 +608,7 @@ def parse_host_name(text: str) -> str:
 
 
 def parse_host_header(text: str) -> str:
-    """Parse `target`, `preserve`, or a literal value of `Host`."""
+    """Parse `auto`, `target`, `preserve`, or a literal value of `Host`."""
     refuse_variables(text)
     host, colon, port = ("", "", "") if text.endswith("]") else text.rpartition(":")
     _host(host if colon else text)
@@ -843,7 +843,9 @@ CipherName = Annotated[
     str, Notation('a cipher suite such as "ECDHE-RSA-AES128-GCM-SHA256"', parse_cipher, _written("[A-Z0-9-]{1,64}"))
 ]
 AlpnProtocol = Annotated[str, Notation('a protocol such as "h2" or "http/1.1"', parse_alpn, {"type": "string"})]
-HostHeader = Annotated[str, Notation('"target", "preserve" or the host to send', parse_host_header, {"type": "string"})]
+HostHeader = Annotated[
+    str, Notation('"auto", "target", "preserve" or the host to send', parse_host_header, {"type": "string"})
+]
 
 
 RETRY_CONDITIONS: Final = (

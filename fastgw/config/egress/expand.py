@@ -362,7 +362,8 @@ class _Expansion:
             at = each.location.below("tls", "certificate")
             at.report("mutually exclusive with credentials of `type: certificate`", _ONE_OF_THEM)
         timeouts, retries = _plain(UpstreamTimeouts, settings.timeouts), _plain(Retries, settings.retries)
-        return Upstream(targets=(Target(url=settings.url),), timeouts=timeouts, retries=retries, tls=_tls_of(settings))
+        targets, tls = (Target(url=settings.url),), _tls_of(settings)
+        return Upstream(targets=targets, host_header="target", timeouts=timeouts, retries=retries, tls=tls)
 
     def _route(
         self,
@@ -398,6 +399,7 @@ class _Expansion:
                 forwarded=settings.forwarded or ("strip" if strips else "pass"),
                 forwarded_header=settings.forwarded_header,
                 via=egress.via,
+                proxy_redirect="off",
                 use=settings.use,
                 filters=MappingProxyType(filters),
             )

@@ -74,7 +74,7 @@ class TargetsFile(Settings):
 
 class TargetsDns(Settings):
     """Targets from DNS: every address of a name (A and AAAA records) is a target. The name itself is not sent: set
-    `host_header` and `tls.server_name` to the names that the services expect."""
+    `tls.server_name` to the name that the services expect, and `host_header` unless they expect the client's."""
 
     dns: HostName
     """DNS name."""
@@ -450,7 +450,7 @@ class ActiveHealth(Settings):
     method: Literal["GET", "HEAD", "OPTIONS"] = "GET"
     """Method of the request."""
     host: HostHeader | None = None
-    """Value of `Host`. null = the upstream's `host_header`, or the target's own host if that is `preserve`."""
+    """Value of `Host`. null = as in `host_header` of the upstream; the target's own where that is the client's."""
     headers: Mapping[FieldName, PlainValue] = NONE
     """Further headers of the request."""
     port: Annotated[int, Meta(ge=1, le=65535)] | None = None
@@ -563,9 +563,10 @@ class Upstream(Settings):
     """DNS resolution of the names of targets."""
     load_balancing: LoadBalancing = LoadBalancing()
     """Load balancing among the targets."""
-    host_header: HostHeader = "target"
-    """`Host` of requests to the upstream. `target`: the target's own host and port; `preserve`: the value from the
-    client; anything else is sent as it is."""
+    host_header: HostHeader = "auto"
+    """`Host` of requests to the upstream. `preserve`: the value from the client, or the target's own if it has sent
+    none; `target`: the target's own host and port; `auto`: the client's, except for an `https` target that is a name
+    and has no `tls.server_name`; anything else is sent as it is."""
     timeouts: UpstreamTimeouts = UpstreamTimeouts()
     """Timeouts for the upstream."""
     pool: Pool = Pool()

@@ -58,8 +58,8 @@ _ACTIVE: Final = re.compile(r"javascript|ecmascript|css|\{", re.IGNORECASE)
 ENDS: Final = ("upstream", "variants", "respond", "redirect", "compose", "lambda", "websocket_api", "files")
 """Actions of a route: exactly one of them is needed."""
 OF_UPSTREAM: Final = (
-    *("split", "fallback", "strip_prefix", "add_prefix", "rewrite", "path", "host_header", "forwarded"),
-    *("forwarded_header", "upgrade", "timeout", "timeouts", "retries", "deadline_header"),
+    *("split", "fallback", "strip_prefix", "add_prefix", "rewrite", "path", "host_header", "proxy_redirect"),
+    *("forwarded", "forwarded_header", "upgrade", "timeout", "timeouts", "retries", "deadline_header"),
 )
 """Settings that only affect requests sent to an upstream."""
 _ANY_METHOD: Final = ("*", "ANY", "ALL")

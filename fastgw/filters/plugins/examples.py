@@ -1025,6 +1025,7 @@ routes:
     upstream: "http://127.0.0.1:9001"
     rewrite: "/internal/users/{id}"
     host_header: users.internal
+    proxy_redirect: off
     slo: {availability: 99.9%, latency: 300ms, latency_share: 95%}
     forwarded: set
     forwarded_header: true

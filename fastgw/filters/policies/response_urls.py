@@ -1,6 +1,5 @@
 """response_urls: rewrite URLs in responses that point to the upstream, so that they point to the gateway."""
 
-import re
 from collections.abc import Callable
 from typing import Annotated, Final, Literal, NamedTuple
 
@@ -9,36 +8,35 @@ from msgspec import Meta
 from fastgw.config.base.value_types import TargetUrl, Url
 from fastgw.config.settings.gateway import Some
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Looks, Phase
-from fastgw.forwarded_headers import client_authority, client_scheme
-from fastgw.http.malformed import Malformed
-from fastgw.http.path_normalization import normalize
+from fastgw.upstream.forwarding.gateway_urls import (
+    HEADERS,
+    PORTS,
+    Origin,
+    at_client,
+    moved_path,
+    own_host,
+    parse_reference,
+    rewrite_urls,
+)
 
-LONGEST: Final = 8 * 1024
-"""Maximum bytes of a URL that is rewritten; a longer one does not change."""
-
-# RFC 3986 appendix B; text with other characters does not change.
-_IS_REFERENCE: Final = re.compile(
-    rb"(?:([A-Za-z][A-Za-z0-9+.-]*+):)?(?://([^/?#]*+))?([^?#]*+)(\?[^#]*+)?(#.*+)?"
-).fullmatch
-_IS_AUTHORITY: Final = re.compile(rb"([^@:\[\]]++|\[[^@\[\]]++\])(?::([0-9]{0,5}))?").fullmatch
-_BEYOND_ASCII: Final = re.compile(rb"[\x80-\xff]")
-_PORTS: Final = {b"http": 80, b"https": 443}
 _NO_HOSTS: Final[frozenset[bytes]] = frozenset()
 _UNMOVED: Final = b"__host-"
 """Prefix of names of cookies that are bound to the host (RFC 6265bis)."""
 
 _MOVING: Final = (201, *range(300, 400))
-_LOOKS: Final = Looks(_MOVING, (b"content-location",))
-_LOOKS_WITH_COOKIES: Final = Looks(_MOVING, (b"content-location", b"set-cookie"))
+_OF_ANY_STATUS: Final = HEADERS[1:]
+_LOOKS: Final = Looks(_MOVING, _OF_ANY_STATUS)
+_LOOKS_WITH_COOKIES: Final = Looks(_MOVING, (*_OF_ANY_STATUS, b"set-cookie"))
 
 
 class ResponseUrls(Filter, name="response_urls", phase=Phase.TRANSFORM, order=10):  # type: ignore[literal-required]  # order: ours
     """Rewrite URLs in response headers that point to the upstream, so that they point to the gateway.
 
-    These are `Location` of redirects and of 201, and `Content-Location`. A URL with the scheme, host and port of
-    `urls`, or with none of them, and with a path below theirs, becomes the URL that the client would use, with the
-    scheme and host of its request (as reported by a trusted proxy). Text beyond ASCII in it stays as it is, if it is
-    UTF-8. Other URLs do not change, because they do not point to the upstream.
+    These are `Location` of redirects and of 201, `Content-Location` and `Refresh`. The filter takes the place of
+    `proxy_redirect` of the route. A URL with the scheme, host and port of `urls`, or with none of them, and with a path
+    below theirs, becomes the URL that the client would use, with the scheme and host of its request (as reported by a
+    trusted proxy). Text beyond ASCII in it stays as it is, if it is UTF-8. Other URLs do not change, because they do
+    not point to the upstream.
     """
 
     urls: Some[TargetUrl]
@@ -73,8 +71,7 @@ class _Place(NamedTuple):
 
     scheme: bytes
     """Scheme of the first of its URLs."""
-    origins: tuple[tuple[bytes, bytes, int], ...]
-    """Scheme, host and port."""
+    origins: tuple[Origin, ...]
     bases: tuple[bytes, ...]
     """The paths of its URLs, without a slash at the end."""
     path: bytes
@@ -85,16 +82,11 @@ class _Place(NamedTuple):
     """Path relative to the URL for a request of `path` alone."""
 
     def response(self, exchange: Exchange) -> None:
-        answer = exchange.response
-        assert answer is not None
-        head = answer.head
-        if head is None:  # a response of the gateway itself
-            return
-        status = answer.status
-        if 300 <= status < 400 or status == 201:
-            _rewrite(exchange, b"location", self)
-        if head.first(b"content-location") is not None:
-            _rewrite(exchange, b"content-location", self)
+        response = exchange.response
+        assert response is not None
+        is_moving = response.status == 201 or 300 <= response.status < 400
+        names = HEADERS if is_moving else _OF_ANY_STATUS  # a `Location` means something else in other responses
+        rewrite_urls(response, names, lambda reference: self.gateway_url(reference, exchange))
 
     def response_with_cookies(self, exchange: Exchange) -> None:
         self.response(exchange)
@@ -102,18 +94,18 @@ class _Place(NamedTuple):
         if answer is not None and answer.head is not None and answer.head.first(b"set-cookie") is not None:
             _rewrite_cookies(exchange, self.cookie)
 
-    def gateway_url(self, reference: bytes, exchange: Exchange) -> bytes | None:
+    def gateway_url(self, text: bytes, exchange: Exchange) -> bytes | None:
         """Return the gateway's URL for a reference in a response; None: it does not change."""
-        parts = _IS_REFERENCE(reference) if len(reference) <= LONGEST else None
-        if parts is None:
+        reference = parse_reference(text)
+        if reference is None:
             return None
-        scheme, authority, path, query, fragment = parts.groups(b"")
-        if authority:
-            origin = _origin_of(scheme.lower() or self.scheme, authority)
+        path, query = reference.path, reference.query
+        if reference.authority:
+            origin = reference.origin(self.scheme)
             if origin is None or (origin not in self.origins and origin[1] not in self.hosts):
                 return None
             path = path or b"/"
-        elif scheme or reference.startswith(b"//"):
+        elif reference.scheme or text.startswith(b"//"):
             return None
         else:
             asked = self.sent(exchange)
@@ -125,12 +117,8 @@ class _Place(NamedTuple):
                     query = b"?" + exchange.query
             elif not path.startswith(b"/"):
                 path = asked[: asked.rfind(b"/") + 1] + path
-        moved = self.moved(path)
-        if moved is None:
-            return None
-        client = client_authority(exchange.head, exchange.peer)
-        here = b"%b://%b" % (client_scheme(exchange.head, exchange.peer), client) if client else b""
-        return here + moved + query + fragment
+        moved = next((found for base in self.bases if (found := moved_path(path, base, self.path)) is not None), None)
+        return None if moved is None else at_client(exchange, moved + query + reference.fragment)
 
     def sent(self, exchange: Exchange) -> bytes | None:
         """Return the path that was requested from the upstream; None: unknown."""
@@ -138,20 +126,6 @@ class _Place(NamedTuple):
         if path == self.path:
             return (self.bases[0] + self.root) or b"/"
         return self.bases[0] + path[len(self.path) :] if path.startswith(self.path + b"/") else None
-
-    def moved(self, path: bytes) -> bytes | None:
-        """Return the gateway's path for a path of the upstream; None: there is none."""
-        try:
-            normal = normalize(_in_ascii(path), strict=False)
-        except Malformed:
-            return None
-        for base in self.bases:
-            if normal == base:
-                return self.path or b"/"
-            if normal.startswith(base + b"/"):
-                # As written, unless dots hide its target.
-                return self.path + (path if path.startswith(base + b"/") and b"/." not in path else normal)[len(base) :]
-        return None
 
     def cookie(self, line: bytes) -> bytes:
         """Rewrite a `Set-Cookie` of the upstream for the gateway."""
@@ -178,29 +152,6 @@ class _Place(NamedTuple):
         return path
 
 
-def _in_ascii(path: bytes) -> bytes:
-    """Return a path with its text escaped as recipients do (RFC 3987 section 3.1), because many services send it raw.
-    Raises `Malformed` for bytes that are not UTF-8, whose text recipients guess.
-    """
-    if path.isascii():
-        return path
-    try:
-        path.decode()
-    except UnicodeDecodeError:
-        raise Malformed("The path is not UTF-8.") from None
-    return _BEYOND_ASCII.sub(lambda found: b"%%%02X" % found[0][0], path)
-
-
-def _rewrite(exchange: Exchange, name: bytes, place: _Place) -> None:
-    assert exchange.response is not None
-    fields = exchange.response.headers
-    values = fields.get_all(name)
-    if len(values) == 1:  # duplicates are ambiguous
-        moved = place.gateway_url(values[0], exchange)
-        if moved is not None and moved != values[0]:
-            fields.set(name.title(), moved)
-
-
 def _rewrite_cookies(exchange: Exchange, rewritten: Callable[[bytes], bytes]) -> None:
     assert exchange.response is not None
     fields = exchange.response.headers
@@ -212,15 +163,6 @@ def _rewrite_cookies(exchange: Exchange, rewritten: Callable[[bytes], bytes]) ->
             fields.add(b"Set-Cookie", line)
 
 
-def _origin(url: Url) -> tuple[bytes, bytes, int]:
-    if url.socket:
-        return b"http", b"localhost", _PORTS[b"http"]
-    host = f"[{url.host}]" if ":" in url.host else url.host
-    return url.scheme.encode(), host.encode(), url.port
-
-
-def _origin_of(scheme: bytes, authority: bytes) -> tuple[bytes, bytes, int] | None:
-    parts = _IS_AUTHORITY(authority)
-    if parts is None or scheme not in _PORTS:
-        return None
-    return scheme, parts[1].lower(), int(parts[2] or _PORTS[scheme])
+def _origin(url: Url) -> Origin:
+    scheme = b"https" if url.tls else b"http"
+    return scheme, own_host(url.scheme, url.host), url.port or PORTS[scheme]

@@ -128,7 +128,6 @@ cdef object FIRST = AttemptKind.FIRST
 cdef object _NO_TIME = -1.0
 cdef double _JUST_USED_S = JUST_USED_S
 cdef bytes _NO_BYTES = b""
-cdef bytes _LOCALHOST = b"localhost"
 
 learn(&of_parent.client, Exchange, "client")
 learn(&of_parent.client_ip, Exchange, "client_ip")
@@ -207,10 +206,11 @@ cdef bytes _request(plan, sent, target):
     authority, body = read(&of_sent.authority, sent), read(&of_sent.body, sent)
     if body or read(&of_plan.sized, plan):
         length = b"Content-Length: %d\r\n" % len(body)
+    host = read(&of_target.host_header, target) or authority or target.authority
     lines = read(&of_peer.lines, peer) if read(&of_peer.authority, peer) == authority else peer.set_lines(authority)
     return b"".join(
         (read(&of_plan.begin, plan), read(&of_target.base_path, target), read(&of_sent.sent_target, sent),
-         b" HTTP/1.1\r\nHost: ", read(&of_target.host_header, target) or authority, b"\r\n", end, lines, length,
+         b" HTTP/1.1\r\nHost: ", host, b"\r\n", end, lines, length,
          read(&of_plan.via, plan), b"\r\n", body)
     )
 
@@ -259,7 +259,7 @@ cdef object send_directly(parent, plan, listener, bytes target, fields, bytes bo
     write(&of_sent.peer, sent, read(&of_parent.peer, parent))
     write(&of_sent.client_ip, sent, read(&of_parent.client_ip, parent))
     write(&of_sent.consumer, sent, read(&of_parent.consumer, parent))
-    write(&of_sent.authority, sent, read(&of_parent.head, parent).authority or _LOCALHOST)
+    write(&of_sent.authority, sent, read(&of_parent.head, parent).authority)
     write(&of_sent.upstream, sent, read(&of_upstream.name, upstream))
     write(&of_sent.target, sent, "")
     begun_at = monotonic()

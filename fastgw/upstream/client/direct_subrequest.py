@@ -74,7 +74,7 @@ class RequestPlan:
         """Return the request for a target, as `Forward.request` does."""
         forward, peer, body = self.forward, sent.peer, sent.body
         if self._end is not None and not peer.trusted:
-            host = target.host_header or sent.authority
+            host = target.host_header or sent.authority or target.authority
             length = b"Content-Length: %d\r\n" % len(body) if body or self._sized else b""
             return b"".join(
                 (self._begin, target.base_path, sent.sent_target, b" HTTP/1.1\r\nHost: ", host, b"\r\n",
@@ -85,7 +85,7 @@ class RequestPlan:
         if forward.marks:
             drop |= forward.marks
         target_sent = target.base_path + sent.sent_target
-        return serializer.request(head, target_sent, target.host_header, drop, added, body)
+        return serializer.request(head, target_sent, forward.host_header(target, head), drop, added, body)
 
 
 @final
@@ -128,7 +128,7 @@ class DirectSubrequest:
         self._listener: WholeListener | None = listener
         self.sent_target, self._fields, self.body = target, fields, body
         self.peer, self.client_ip, self.consumer = parent.peer, parent.client_ip, parent.consumer
-        self.authority = parent.authority or b"localhost"
+        self.authority = parent.authority
         self.upstream = plan.forward.upstream.name
         self.target = ""
         self.begun_at = monotonic()

@@ -430,7 +430,7 @@ def send_subrequest(
         fields = [*fields]
         named = {name.lower() for name, _ in fields}
         fields += [line for line in reported if line[0] not in named]
-    head = BuiltRequestHead(method, parent.authority or b"localhost", target, fields, length)
+    head = BuiltRequestHead(method, parent.authority, target, fields, length)
     sent = Subrequest(listener, real.client)
     chain: Chain = parent.listener.upstream_chains.chain_of(upstream.name)
     exchange = new_exchange(head, sent, parent.listener, parent.peer, chain)

@@ -31,6 +31,7 @@ from fastgw.http.messages import AS_DECLARED
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.forwarding.attempt import JUST_USED_S
 from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.upstream.forwarding.gateway_urls import HEADERS
 from fastgw.upstream.forwarding.request_trailers import TE_TRAILERS
 from fastgw.upstream.load_balancing.round_robin import SingleTarget
 from fastgw.upstream.policies.retry import IDEMPOTENT, RetryRules
@@ -163,6 +164,8 @@ cdef object _send_request, _send_exchange, _on_head  # methods of the reference
 cdef bytes _NO_BYTES = b""
 cdef bytes _ETAG = b"etag"
 cdef bytes SENT_OK = b"0"
+cdef bytes LOCATION, CONTENT_LOCATION, REFRESH
+LOCATION, CONTENT_LOCATION, REFRESH = HEADERS
 cdef str OK_NAME = parse_status(SENT_OK).name
 cdef object _ZERO = 0
 cdef object _NEVER = -1.0
@@ -422,6 +425,8 @@ cdef int _write_request(
         if payload and not head.sized and stream.frames_bodies:
             length = len(payload)
     host = read(&host_header_of_target, target)
+    if host is None and not head.authority_at.length:
+        host = target.authority
     # PERF: 500 instructions less than the attribute of the module (CPython 3.11, micro/exchange).
     request = _serializer["request"](head, sent_target, host, drop, added, payload, request_id, length)
     send_on(stream, self, request, read(&of_head.method, head))
@@ -706,6 +711,17 @@ cdef inline object _fields_for(self, exchange, plan):
     return fields_for_request(fields, head, peer)
 
 
+cdef bint _has_own_url(self, fetch, Http1ResponseHead head) except -1:
+    """Do what the method of the reference does."""
+    if not has_field(head, LOCATION) and not has_field(head, CONTENT_LOCATION) and not has_field(head, REFRESH):
+        return False
+    if fetch is None:
+        forward = read(&of_plan.forward, read(&fast_path_of_route, read(&of_path.route, self)))
+    else:
+        forward = fetch.forward
+    return self._has_own_url(forward, head)
+
+
 def on_head(self, head, payload, ended):
     """Compiled `FastPath.on_head`."""
     exchange, fetch = read(&of_path.exchange, self), read(&of_path.fetch, self)
@@ -713,6 +729,9 @@ def on_head(self, head, payload, ended):
         _on_head(self, head, payload, ended)
         return
     length = read(&of_head.payload_length, head)
+    if _has_own_url(self, fetch, <Http1ResponseHead>head):
+        self.leave_fast_path().on_head(head, payload, ended)
+        return
     if fetch is not None:
         if not length:
             _on_head(self, head, payload, ended)
@@ -770,6 +789,11 @@ def take_message(self, head, payload, trailers):
     if (looks_at is not None and looks_at(head)) or not client.takes_trailers:
         return False
     forward = read(&of_plan.forward, plan)
+    if type(head) is not Http1ResponseHead:
+        if self._has_own_url(forward, head):
+            return False
+    elif _has_own_url(self, None, <Http1ResponseHead>head):
+        return False
     if read(&of_plan.response_fields, plan) is not NO_SENT_FIELDS and not read(&of_forward.grpc, forward):
         return False
     sent = None

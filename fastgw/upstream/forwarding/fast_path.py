@@ -271,6 +271,8 @@ class FastPath:
                     length = len(payload)
             sent_target = None if forward.keeps_path and head.path_as_sent else forward.sent_target(self, target)
             host = target.host_header
+            if host is None and not head.authority:
+                host = target.authority
             request = serializer.request(head, sent_target, host, drop, added, payload, request_id, length)
             if trace is not None and self._attempt is not None:
                 self._attempt.trace_request(request)
@@ -378,7 +380,10 @@ class FastPath:
                     length = len(payload)
             as_sent = forward.keeps_path and head.path_as_sent and query is UNCHANGED_QUERY
             sent_target = None if as_sent else forward.sent_target(exchange, target, query)
-            request = serializer.request(head, sent_target, target.host_header, drop, added, payload, length=length)
+            host = target.host_header
+            if host is None and not head.authority:
+                host = target.authority
+            request = serializer.request(head, sent_target, host, drop, added, payload, length=length)
             if trace is not None and self._attempt is not None:
                 self._attempt.trace_request(request)
             stream.send_request(self, request, method)
@@ -477,6 +482,7 @@ class FastPath:
             self._exchange is not None or self._fetch is not None or (plan.looks_at is not None and plan.looks_at(head))
         )
         forward = plan.forward
+        looked_at = looked_at or self._has_own_url(forward, head)
         changes_fields = plan.response_fields is not NO_SENT_FIELDS and not forward.grpc
         if looked_at or changes_fields or not self.client.takes_trailers:
             return False
@@ -499,6 +505,9 @@ class FastPath:
 
     def on_head(self, head: Any, payload: bytes | None, ended: bool) -> None:
         length, exchange = head.payload_length, self._exchange
+        if self._has_own_url(self.route.fast_path.forward if self._fetch is None else self._fetch.forward, head):
+            self.leave_fast_path().on_head(head, payload, ended)
+            return
         if self._fetch is not None:
             self._on_fetched(self._fetch, head, payload, ended)
             return
@@ -524,6 +533,12 @@ class FastPath:
         else:
             self.upstream_s = now - self.begun_at
             self._answer_client(head, plan.forward, fields, b"")
+
+    def _has_own_url(self, forward: "Forward", head: ResponseHead) -> bool:
+        """Whether a header of the response may have to be rewritten, which the forwarding does."""
+        if forward.own_urls is None or self._stream is None:
+            return False
+        return forward.own_urls.has_own(head, self._stream.target)
 
     def _fields_for(self, plan: FastPathPlan) -> SentFields | None:
         """Return the headers of the response that filters change. None: their response steps have to run."""

@@ -28,12 +28,13 @@ from fastgw.observe.finished_exchange import FinishedExchange, target_of
 from fastgw.observe.tracing.spans import LabelledTarget
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.forwarding import Forwarding
+from fastgw.upstream.forwarding.gateway_urls import OwnUrls
 from fastgw.upstream.forwarding.request_trailers import TE_TRAILERS
 from fastgw.upstream.load_balancing import BalancingRequest
 from fastgw.upstream.policies.path_rewrite import MissingVariable, StrippedPrefix
 from fastgw.upstream.policies.retry import rules_of
 from fastgw.upstream.targets.attempt_listener import AttemptRecord
-from fastgw.upstream.targets.target import Target, host_header_of
+from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Forward:
     `writes_forwarded`: whether `Forwarded` is among the forwarding headers. `stripped`: prefix that `path_of` removes.
     `own_line`: forwarding headers of the default policy for an untrusted peer that do not depend on the request, in
     addition to those of `Peer.set_lines`; None: there are others.
+    `own_urls`: how URLs of targets in responses become the gateway's; None: they stay.
     """
 
     __slots__ = (
@@ -80,6 +82,7 @@ class Forward:
         "marks",
         "own_line",
         "own_timeouts",
+        "own_urls",
         "path_of",
         "retries",
         "rules",
@@ -108,6 +111,7 @@ class Forward:
         host_header: str | None = None,
         writes_forwarded: bool = False,
         stripped: StrippedPrefix | None = None,
+        own_urls: OwnUrls | None = None,
     ) -> None:
         self.upstream = upstream
         self._own_retries = retries
@@ -123,6 +127,7 @@ class Forward:
         self.own_timeouts = own_timeouts
         self.checks_path = checks_path
         self._host_header = host_header
+        self.own_urls = own_urls
         settings = upstream.settings.timeouts
         self.timeouts = settings if own_timeouts is None else own_timeouts.over(settings)
         self.total_timeout = self.timeouts.total or inf  # seconds
@@ -157,6 +162,7 @@ class Forward:
                 own_timeouts=self.own_timeouts,
                 host_header=self._host_header,
                 writes_forwarded=self.writes_forwarded,
+                own_urls=self.own_urls,
             )
             self._unrewritten = made
         return made
@@ -333,7 +339,8 @@ class Forward:
                 drop |= DIGESTS
             if body.length != head.body_length:
                 length = serializer.IN_CHUNKS if body.length is None else body.length
-        return serializer.request(head, sent_target, self.host_header(target), drop, added, payload, length=length)
+        host = self.host_header(target, head)
+        return serializer.request(head, sent_target, host, drop, added, payload, length=length)
 
     def forwarding_headers(
         self, asked: BalancingRequest, peer: Peer, head: RequestHead, dropped: frozenset[bytes]
@@ -345,10 +352,11 @@ class Forward:
             stripped=b"" if self.stripped is None else self.stripped.of(asked.path),
         )
 
-    def host_header(self, target: Target) -> bytes | None:
-        """Return the `Host` of requests to a target; None: that of the client."""
+    def host_header(self, target: Target, head: RequestHead) -> bytes | None:
+        """Return the `Host` of a request to a target; None: that of the client."""
         own = self._host_header
-        return target.host_header if own is None else host_header_of(target.authority, own)
+        host = target.host_header if own is None else target.host_for(own)
+        return target.authority if host is None and not head.authority else host
 
     def part_for(self, exchange: Exchange, target: Target) -> Target:
         """Return the part of a target whose connections have the server name of the `Host` that is sent there. Raises

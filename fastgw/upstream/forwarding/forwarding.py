@@ -263,6 +263,7 @@ class Forwarding(Timed):
         if invalid_status:
             marks |= STATUS_FIELDS
             cookie += status_lines(GrpcStatus.UNKNOWN, invalid_status)
+        response = self._response(attempt.target, head, cookie, marks)
         if ended:
             self.done(attempt)
         else:
@@ -271,8 +272,18 @@ class Forwarding(Timed):
             if attempt.stream is not None:
                 attempt.stream.give_body_to(exchange.client)
             exchange.keep_no_body()
-        response = Response(head.status, head, cookie, marks)
         exchange.respond(response, payload, ended)
+
+    def _held_response(self, held: HeldResponse) -> Response:
+        cookie = b"" if self.upstream.cookies is None else self._cookie(held.target)
+        return self._response(held.target, held.head, cookie, self.forward.marks)
+
+    def _response(self, target: Target, head: ResponseHead, added: bytes, dropped: frozenset[bytes]) -> Response:
+        """Return the response for the client, with URLs of the target changed to the gateway's."""
+        response = Response(head.status, head, added, dropped)
+        if self.forward.own_urls is not None:
+            self.forward.own_urls.rewrite(response, self.exchange, target)
+        return response
 
     def _take_response(self, target: Target, seconds: float) -> None:
         """Record for the log the target of the response, and the seconds until its head."""
@@ -340,9 +351,7 @@ class Forwarding(Timed):
     def _pass_on(self, held: HeldResponse) -> None:
         """Forward the last response, because no further attempt is possible."""
         exchange = self.exchange
-        response = Response(held.head.status, held.head, b"", self.forward.marks)
-        if self.upstream.cookies is not None:
-            response.added = self._cookie(held.target)
+        response = self._held_response(held)
         exchange.keep_no_body()
         self._take_response(held.target, held.seconds)
         exchange.response_bytes = len(held.payload)
@@ -459,9 +468,7 @@ class Forwarding(Timed):
             return
         self._take_response(held.target, held.seconds)
         exchange.response_bytes = len(held.payload)
-        response = Response(held.head.status, held.head, b"", self.forward.marks)
-        if self.upstream.cookies is not None:
-            response.added = self._cookie(held.target)
+        response = self._held_response(held)
         # the route's `timeout` counts until the response head
         self.upstream.worker_loop.wheel.watch(self, self._total_at)
         renewal.forward_response(stream)

@@ -43,6 +43,7 @@ class Target:
         "__weakref__",
         "_literal",
         "_name",
+        "_own_host",
         "_parts",
         "_whole",
         "authority",
@@ -98,8 +99,9 @@ class Target:
         self.base_path = url.base_path.encode()
         self.negotiates = negotiates
         self.minor = 1  # HTTP/1 minor version of its last response
-        self.authority = url.authority
-        self.host_header = host_header_of(url.authority, host_header)
+        self.authority = url.authority.encode()
+        self._own_host = None if _gets_clients_host(url, server_name) else self.authority
+        self.host_header = self.host_for(host_header)
         self.tls = TargetTls(tls) if tls is not None and (url.tls or url.scheme == "tcp") else None
         # An IP address is verified against the certificate's addresses, and not sent as SNI (RFC 6066 section 3).
         self.server_name = server_name or url.host.rstrip(".")
@@ -129,6 +131,19 @@ class Target:
             f"<Target {self.label}: {self.places} places, {self.opening} opening, {len(self.idle)} idle, "
             f"{len(self.waiting)} waiting>"
         )
+
+    def host_for(self, setting: str) -> bytes | None:
+        """Return the value of `Host` for a setting `host_header`; None: the client's, or `authority` if it has
+        sent none.
+        """
+        match setting:
+            case "auto":
+                return self._own_host
+            case "preserve":
+                return None
+            case "target":
+                return self.authority
+        return setting.encode()
 
     @property
     def literal(self) -> TargetAddress | None:
@@ -263,19 +278,27 @@ def label_of(url: Url) -> str:
     return f"[{url.host}]:{url.port}" if ":" in url.host else f"{url.host}:{url.port}"
 
 
-def host_header_of(authority: str, setting: str) -> bytes | None:
-    """Return the value of `Host` for a target with this authority; None = unchanged."""
-    if setting == "preserve":
-        return None
-    return (authority if setting == "target" else setting).encode()
+def _gets_clients_host(url: Url, server_name: str | None) -> bool:
+    """Whether `host_header: auto` sends the client's `Host` to a target. `server_name`: its `tls.server_name`.
+
+    Only a name that is also the one of the certificate and of SNI says what a server is called: virtual hosts of others
+    are told apart by it. An address says nothing, and with a `server_name` the URL only says where the server is.
+    """
+    return not url.tls or server_name is not None or _is_address(url.host)
 
 
 def _literal(url: Url) -> TargetAddress | None:
     """Return an address that needs no lookup: a unix socket or an IP literal."""
     if url.socket:
         return TargetAddress(socket.AF_UNIX, url.socket)
-    try:
-        version = ip_address(url.host).version
-    except ValueError:
+    if not _is_address(url.host):
         return None
-    return TargetAddress(socket.AF_INET if version == 4 else socket.AF_INET6, (url.host, url.port))
+    return TargetAddress(socket.AF_INET6 if ":" in url.host else socket.AF_INET, (url.host, url.port))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -177,7 +177,7 @@ def changes_in(told):
 
 def test_what_is_only_written_differently(tmp_path):
     """Where routes stand, in which order names do, and that a default is written out."""
-    old = "include: [b.yaml]\nstatus: {}\nadmin: {}\n" + UPSTREAM % "host_header: target"
+    old = "include: [b.yaml]\nstatus: {}\nadmin: {}\n" + UPSTREAM % "host_header: auto"
     new = UPSTREAM % "" + ROUTE % "respond: {}, headers: {a: b, b: c}"
     (tmp_path / "b.yaml").write_text(ROUTE % "respond: {}, headers: {b: c, a: b}")
     assert said(tmp_path, old, new) == ["nothing changes"]

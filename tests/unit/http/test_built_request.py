@@ -62,7 +62,6 @@ def test_what_a_filter_changes_is_sent_and_what_was_given_is_remembered() -> Non
     [
         (b"GE T", b"a", b"/", b"A"),
         (b"GET", b"a b", b"/", b"A"),
-        (b"GET", b"", b"/", b"A"),
         (b"GET", b"a", b"/ HTTP/1.1\r\n", b"A"),
         (b"GET", b"a", b"", b"A"),
         (b"GET", b"a", b"/%00", b"A"),

@@ -56,7 +56,7 @@ def sent_head(exchange: Exchange, query: bytes | None, method: bytes = b"GET") -
         return head
     fields = [line for line in head.fields() if line[0].lower() not in _NOT_SENT]
     target = head.raw_path if query is None else b"%b?%b" % (head.raw_path, query)
-    return BuiltRequestHead(method, head.authority or b"localhost", target, fields)
+    return BuiltRequestHead(method, head.authority, target, fields)
 
 
 def dropped_for(policy: CachePolicy, exchange: Exchange, *, with_conditions: bool = False) -> frozenset[bytes]:

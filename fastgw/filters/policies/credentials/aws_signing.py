@@ -95,7 +95,7 @@ class _Signing:
         query = exchange.query_sent = canonical_query(exchange.head.query if sent is UNCHANGED_QUERY else sent)
         target = action.sent_target(exchange, first, query)
         assert target is not None  # only an unchanged query leaves it unchanged
-        sent_host = action.host_header(first)
+        sent_host = action.host_header(first, exchange.head)
         host = exchange.authority if sent_host is None else sent_host
         digest = self._digest_of(exchange.request_body)
         if not digest:

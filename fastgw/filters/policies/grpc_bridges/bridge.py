@@ -191,7 +191,7 @@ class CallBridge(CallListener, BodySink):
             name, _, value = timeout_line(timeout).partition(b": ")
             sent.append((name, value.rstrip()))
         length = None if whole is None else len(whole)
-        head = BuiltRequestHead(b"POST", exchange.authority or b"localhost", self.target(), sent, length, True)
+        head = BuiltRequestHead(b"POST", exchange.authority, self.target(), sent, length, True)
         if whole is not None:
             call.send(head, Relay.whole(whole, len(whole)) if whole else None)
             return

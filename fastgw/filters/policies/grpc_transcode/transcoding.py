@@ -193,8 +193,9 @@ class Transcoding(BodySink, CallListener):
         exchange, path = self._exchange, self._binding.method.path
         left_out = _NOT_SENT_RAW if self._reader.is_raw else _NOT_SENT
         fields = [(name, value) for name, value in exchange.headers if _is_metadata(name.lower(), left_out)]
-        authority = exchange.authority or b"localhost"
-        head = BuiltRequestHead(b"POST", authority, path, (*fields, *_CALL), body.length, accepts_trailers=True)
+        head = BuiltRequestHead(
+            b"POST", exchange.authority, path, (*fields, *_CALL), body.length, accepts_trailers=True
+        )
         self._call.send(head, body)
 
     def feed(self, payload: bytes) -> None:

@@ -80,7 +80,7 @@ def problems(folder, text):
             "zzz: 1",
             'zzz: unknown key; expected one of "paths", "upstream", "filters", "methods", "redirect", "respond", '
             '"rewrite", "hosts", "strip_prefix", "headers", "query", "files", "use", "timeout", "retries", '
-            '"add_prefix" or 25 more',
+            '"add_prefix" or 26 more',
         ),
         (
             "filters: {key_auth: {keys: [a]}}",

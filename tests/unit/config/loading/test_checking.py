@@ -135,7 +135,7 @@ def test_listeners(tmp_path, text, line):
         ("{targets: [{url: 'http://a'}], circuit_breaker: {open: 0s}}", "breaker.open: a duration of zero; expected"),
         ("{targets: [{url: 'http://a', weight: -1}]}", "u.targets[0].weight: -1; expected a whole number from 0 to 10"),
         ("{targets: [{url: 'http://a'}], retries: {budget: 10}}", 'u.retries.budget: 10 has no unit; expected a perce'),
-        ("{targets: [{url: 'http://a'}], host_header: 'a b'}", 'u.host_header: "a b" is not a host; expected "target"'),
+        ("{targets: [{url: 'http://a'}], host_header: 'a b'}", 'u.host_header: "a b" is not a host; expected "auto"'),
         ("{targets: [{url: 'http://a'}], retries: {conditions: [5xx]}}", 'conditions[0]: "5xx" is not a reason'),
         ("{targets: [{url: 'http://a'}], retries: {per_try_timeout: 1s}}", 'u.retries: `per_try_timeout` is set, but'),
         ("{targets: [{url: 'http://a'}], retries: {backoff: {base: 1s}}}", "u.retries.backoff: `base` is longer than "),

@@ -169,7 +169,7 @@ def test_a_body_that_is_not_kept_is_not_sent_unsigned(monkeypatch: pytest.Monkey
 
 
 def test_targets_have_one_host() -> None:
-    made = plane(target=["http://a.test", "http://b.test"])  # type: ignore[arg-type]
+    made = plane(target=["https://a.test", "https://b.test"])  # type: ignore[arg-type]
     client = made.client()
     client.sends(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     assert client.received.startswith(b"HTTP/1.1 500")

@@ -91,7 +91,8 @@ def test_a_copy_goes_out_behind_the_answer() -> None:
     upstream.sends(OK)
     assert mirrored.client.received.endswith(b"ok")
     copy = mirrored.copied()
-    assert copy.received.startswith(b"GET /a?b=c HTTP/1.1\r\nHost: 127.0.0.2:9\r\n")
+    assert copy.target == "127.0.0.2:9"
+    assert copy.received.startswith(b"GET /a?b=c HTTP/1.1\r\nHost: a\r\n")
     assert b"\r\nX-Own: 1\r\n" in copy.received
     assert b"X-Secret" not in copy.received
     assert not mirrored.counted
@@ -166,10 +167,10 @@ def test_what_is_for_one_upstream_alone_is_not_copied() -> None:
 
 def test_a_copy_is_sent_with_the_host_and_via_of_its_route() -> None:
     for route, host, via in (
-        ({}, b"127.0.0.2:9", True),
-        ({"host_header": "preserve"}, b"a.test", True),
+        ({}, b"a.test", True),
+        ({"host_header": "target"}, b"127.0.0.2:9", True),
         ({"host_header": "b.test"}, b"b.test", True),
-        ({"via": "off"}, b"127.0.0.2:9", False),
+        ({"via": "off"}, b"a.test", False),
     ):
         mirrored = Mirrored(route=route)
         mirrored.asks(b"GET /api/a HTTP/1.1\r\nHost: a.test\r\n\r\n")

@@ -113,7 +113,7 @@ class Asking:
 def test_it_is_sent_as_its_own_request_and_told_as_it_comes() -> None:
     asking = Asking(method=b"PUT", body=b"{}", fields=[(b"X-B", b"2")])
     wire = asking.connects()
-    assert wire.received.startswith(b"PUT /base/ask?b=c HTTP/1.1\r\nHost: 127.0.0.2:9\r\n")
+    assert wire.received.startswith(b"PUT /base/ask?b=c HTTP/1.1\r\nHost: a.test\r\n")
     assert b"\r\nX-B: 2\r\n" in wire.received
     assert b"\r\nX-Forwarded-For: 127.0.0.1\r\n" in wire.received
     assert wire.received.endswith(b"\r\n\r\n{}")

@@ -15,7 +15,7 @@ def test_an_exchange_leaves_nothing_behind() -> None:
     client = plane.client()
     client.sends(GET)
     upstream = plane.connects()
-    assert upstream.received.startswith(b"GET / HTTP/1.1\r\nHost: 127.0.0.1:9\r\n")
+    assert upstream.received.startswith(b"GET / HTTP/1.1\r\nHost: a.test\r\n")
     upstream.sends(OK)
     assert client.received.endswith(b"\r\n\r\nok")
     plane.assert_quiet()
