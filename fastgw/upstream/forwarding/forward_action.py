@@ -362,11 +362,11 @@ class Forward:
         """Return the part of a target whose connections have the server name of the `Host` that is sent there. Raises
         `ValueError` if that can be no server name.
         """
-        host = self.host_header(target)
+        host = self.host_header(target, exchange.head)
         if host is None:
             edited = exchange.head.edited()
             host = exchange.authority if edited is None else exchange.head.first(b"host") or exchange.authority
-        return target.part_for(parse_authority(host or target.authority.encode()).host)
+        return target.part_for(parse_authority(host or target.authority).host)
 
     def joined(self, drop: frozenset[bytes], dropped: frozenset[bytes]) -> frozenset[bytes]:
         """Return the union with `marks`; the same object for equal names, which `render` recognizes."""

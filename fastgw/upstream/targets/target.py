@@ -100,7 +100,7 @@ class Target:
         self.negotiates = negotiates
         self.minor = 1  # HTTP/1 minor version of its last response
         self.authority = url.authority.encode()
-        self._own_host = None if _gets_clients_host(url, server_name) else self.authority
+        self._own_host = None if follows_host or _gets_clients_host(url, server_name) else self.authority
         self.host_header = self.host_for(host_header)
         self.tls = TargetTls(tls) if tls is not None and (url.tls or url.scheme == "tcp") else None
         # An IP address is verified against the certificate's addresses, and not sent as SNI (RFC 6066 section 3).
@@ -282,7 +282,8 @@ def _gets_clients_host(url: Url, server_name: str | None) -> bool:
     """Whether `host_header: auto` sends the client's `Host` to a target. `server_name`: its `tls.server_name`.
 
     Only a name that is also the one of the certificate and of SNI says what a server is called: virtual hosts of others
-    are told apart by it. An address says nothing, and with a `server_name` the URL only says where the server is.
+    are told apart by it. An address says nothing, and with a `server_name`, also one that follows the requests, the URL
+    only says where the server is.
     """
     return not url.tls or server_name is not None or _is_address(url.host)
 
