@@ -101,7 +101,6 @@ class ObservedRouter:
         if forwards is not None:
             variant.forwards_preflight = lambda exchange: self._observed(forwards(exchange))
         variant.fallback = route.fallback
-        variant.takes_literally = route.takes_literally
         if route.division is not None:
             division = Division(tuple(map(self._observed, route.division.parts)), route.division.divider)
             chosen: Any = division if self._choose is None else _ChosenDivision(division, self._choose)

@@ -102,6 +102,7 @@ class Chain:
         "response_steps",
         "sent_settings",
         "sign_steps",
+        "takes_literally",
         "trailer_steps",
         "translate_steps",
         "treats_bodies",
@@ -173,12 +174,14 @@ class Chain:
         self.ready_answer = self._ready_answer(hooks)
         self.fetch_plan: Any = None  # `FastPathPlan` for requests without a ready answer; None: there is none
         self.calls_only = False  # whether its route leads to gRPC upstreams alone
+        self.takes_literally = False  # whether names in paths may contain what some servers read in another way
         self.allows_fetch = False  # whether a filter may fetch a response to an exchange on the fast path
 
     def with_links(self, links: Iterable[FilterInstance]) -> Chain:
         """Return a chain of other filters at the same position."""
         chain = Chain(links, self.error_pages, self.maps)
         chain.variant, chain.sent_settings, chain.calls_only = self.variant, self.sent_settings, self.calls_only
+        chain.takes_literally = self.takes_literally
         return chain
 
     def _removed_codings(self) -> RemovedCodings | None:

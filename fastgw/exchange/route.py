@@ -100,7 +100,6 @@ class Route(_PendingStep):
     variant of the route without authentication; None: a preflight is treated like any other request.
     `division`: traffic split among variants of the route, one for each of its upstreams; None: it is not split.
     `fallback`: answers an exchange that has failed before its response has begun; returns False if it does not.
-    `takes_literally`: names in its paths may contain what some servers read differently (`path_normalization`).
     """
 
     __slots__ = (
@@ -113,7 +112,6 @@ class Route(_PendingStep):
         "forwards_preflight",
         "preflight_chain",
         "steps",
-        "takes_literally",
         "takes_options",
     )
 
@@ -141,7 +139,6 @@ class Route(_PendingStep):
         self.forwards_preflight: Callable[[Exchange], Route] | None = None
         self.fallback: Callable[[Exchange, Fault], bool] | None = None
         self.division: Division | None = None
-        self.takes_literally = False
 
     @property
     def links(self) -> Iterable[FilterInstance]:

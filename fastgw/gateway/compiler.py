@@ -596,7 +596,6 @@ class _Building:
             takes_options=parts[0].takes_options,
         )
         divided.forwards_preflight = parts[0].forwards_preflight
-        divided.takes_literally = parts[0].takes_literally
         splitter = Splitter(route.name, names, weights, route.split or config.Split())
         divided.division = Division(tuple(parts), splitter)
         return divided
@@ -642,6 +641,7 @@ class _Building:
             chain.ready_answer = action.ready_answer
         if isinstance(action, Forward) and action.checks_path:
             chain.ready_answer = None  # its path has values of the request that do not select a ready answer
+        chain.takes_literally = route.path.forward == "raw"
         fallback = None if route.fallback is None else self._fallback(route, route.fallback, links)
         chain.calls_only = isinstance(action, Forward) and action.grpc and (fallback is None or fallback.keeps_calls)
         for_preflights = None if chain.preflight is None else _for_preflights(chain, links)
@@ -668,7 +668,6 @@ class _Building:
         takes_options = "OPTIONS" in route.methods
         made = Route(route.name, action, chain, steps, check_path, plan, route.timeout, for_preflights, takes_options)
         made.fallback = fallback
-        made.takes_literally = route.path.forward == "raw"
         if for_preflights is not None and isinstance(action, Forward):
             made.forwards_preflight = forwards_preflight(made, links)
         return made

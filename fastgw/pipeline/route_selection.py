@@ -157,7 +157,7 @@ def other_routes(exchange: Exchange, router: Router[Route], found: SelectedRoute
     """
     if found.route is None or not has_other_readings(exchange.raw_path):
         return
-    literal = found.route.takes_literally
+    literal = found.route.chain.takes_literally
     for path, done in other_readings(exchange.raw_path, exchange.path, literal=literal).items():
         other = find(exchange, router, path).other_than(found)
         if other is not None:

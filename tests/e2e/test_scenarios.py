@@ -415,6 +415,6 @@ class TestWhyDidThisRequestGoThere:
     def test_the_target_and_what_it_is_sent(self, topics: dict[str, str]) -> None:
         """The head as it would go out, secrets as `***`."""
         assert topics["target"].startswith("http://users-1:9001")
-        assert topics["sends"].startswith("GET /users/7 HTTP/1.1 · Host: users-1:9001 · ")
+        assert topics["sends"].startswith("GET /users/7 HTTP/1.1 · Host: api.example.com · ")
         for line in ("X-Forwarded-For: ", "Via: 1.1 fastgw", "Authorization: ***"):
             assert line in topics["sends"]

@@ -10,7 +10,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 from tests.support.peer import DEADLINE
 
-PAGE: Mapping[str, str] = {"Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8", "Sec-Fetch-Site": "none"}
+PAGE: Mapping[str, str] = {"Accept": "text/html,application/problem+json,*/*;q=0.8", "Sec-Fetch-Site": "none"}
 """Headers of a browser for a page whose address was typed."""
 
 

@@ -35,8 +35,8 @@ _IS_REFERENCE: Final = re.compile(
 _IS_AUTHORITY: Final = re.compile(rb"([^@:\[\]]++|\[[^@\[\]]++\])(?::([0-9]{0,5}))?").fullmatch
 # HTML standard, section "shared declarative refresh steps": `5; url=/a`, `5, '/a'`, `5 /a`.
 _IS_REFRESH: Final = re.compile(
-    rb"([\t ]*+[0-9.]++[\t ]*+[;,]?+[\t ]*+(?:(?i:url)[\t ]*+=[\t ]*+)?+"
-    rb"""(?:"(?=[^"]*+")|'(?=[^']*+'))?+)([^"']*+)(.*+)"""
+    rb"([\t ]*+[0-9.]++[\t ]*+[;,]?+[\t ]*+(?>(?:(?i:url)[\t ]*+=[\t ]*+)?)"
+    rb"""(?>(?:"(?=[^"]*+")|'(?=[^']*+'))?))([^"']*+)(.*+)"""
 ).fullmatch
 _BEYOND_ASCII: Final = re.compile(rb"[\x80-\xff]")
 

@@ -259,7 +259,7 @@ PSEUDO: Final = [
     Case("trace", "9110 9.3.8", asked(b"TRACE"), refused(405, 501)),
 ]
 PSEUDO += [
-    Case(f"method-unknown-{method.decode()}", "9110 9.1", asked(method), refused(501))
+    Case(f"method-unknown-{method.decode()}", "9110 9.1", asked(method), SERVED if method.isupper() else refused(501))
     for method in (b"FOO", b"get", b"Post", b"GETS", b"DESCRIBE")
 ]
 PSEUDO += [

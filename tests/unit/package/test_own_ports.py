@@ -29,18 +29,18 @@ import os, sys
 from tests.support import own_ports
 
 own_ports.NAME = sys.argv[1]
-before = own_ports._own_block().ports[0]
+before = own_ports.own_block().ports[0]
 told, tell = os.pipe()
 waits, end = os.pipe()
 pid = os.fork()
 if not pid:
     os.close(end)
-    os.write(tell, b"%d" % own_ports._own_block().ports[0])
+    os.write(tell, b"%d" % own_ports.own_block().ports[0])
     os.read(waits, 1)
     os._exit(0)
 forked = int(os.read(told, 100))
 own_ports._forget_block()
-print(before, forked, own_ports._own_block().ports[0])
+print(before, forked, own_ports.own_block().ports[0])
 os.close(end)
 os.waitpid(pid, 0)
 """

@@ -35,7 +35,7 @@ def made(phase: Phase = Phase.TRANSFORM, **hooks: Any) -> Filter:
 def test_what_the_upstream_and_the_client_get() -> None:
     ran = run(configured(Headers, request={"set": {"X-A": "1"}}, response={"set": {"X-B": "2"}}), GET)
     assert ran.passed
-    assert ran.sent.startswith(b"GET /users/7?a=1 HTTP/1.1\r\nHost: upstream\r\n")
+    assert ran.sent.startswith(b"GET /users/7?a=1 HTTP/1.1\r\nHost: a.test\r\n")
     assert ran.sent_fields.get(b"X-A") == b"1"
     assert ran.received.startswith(b"HTTP/1.1 200 OK\r\n")
     assert (ran.status, ran.fields.get(b"X-B"), ran.body) == (200, b"2", b"ok")

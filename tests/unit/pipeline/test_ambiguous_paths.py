@@ -209,7 +209,7 @@ def test_names_with_backslashes_control_characters_and_escaped_escapes_are_data(
     literal = Router(routes(ADMIN, OPEN))
     match = literal.find(head_of_path(b"/"))
     assert match is not None
-    match[0].takes_literally = True
+    match[0].chain.takes_literally = True
     for path in NAMES:
         assert chosen(TABLE, head_of(path, judge=judge)) == "r1", path
         assert chosen(TABLE, head_of(b"/admin" + path, judge=judge)) == "r0", path

@@ -176,6 +176,8 @@ SETTINGS: dict[str, list[Said]] = {
     "Credentials.bearer": [route(credentials={"bearer": SECRET})],
     "Credentials.headers": [route(credentials={"headers": {"X-A": SECRET}})],
     "Edits.add": [route(headers={"request": {"add": {"X-A": SECRET}}})],
+    "Edits.replace": [route(headers={"request": {"replace": {"X-A": SECRET}}})],
+    "Edits.set_if_absent": [route(headers={"request": {"set_if_absent": {"X-A": SECRET}}})],
     "Edits.set": [route(headers={"request": {"set": {"X-A": SECRET}}})],
     "EgressCredentials.certificate": [credentials("certificate", certificate="FILE", key="KEY")],
     "EgressCredentials.key": [credentials("certificate", certificate="CERTIFICATE", key="FILE")],

@@ -62,7 +62,7 @@ def test_templates_are_read_as_their_grammar_says(text, segments, verb, variable
         ("/***", "/***: expected the end of the template at character 4"),
         ("/a/..", "/a/..: The path has dot segments that lead above the root."),
         ("/a/.", "/a/.: no path has the segment ."),
-        ("/%00", "/%00: The path has an escaped control character."),
+        ("/%00", "/%00: The path has an escaped NUL or line end."),
     ],
 )
 def test_other_templates_are_refused_with_the_place(text, wrong):
