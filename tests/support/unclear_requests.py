@@ -27,7 +27,6 @@ REQUEST_LINES = {
     "a method in small letters": (b"get / HTTP/1.1\r\nHost: $HOST\r\n\r\n", (BAD, UNKNOWN)),
     "a method that nobody knows": (b"foo / HTTP/1.1\r\nHost: $HOST\r\n\r\n", (BAD, UNKNOWN)),
     "NUL in the method": (b"G\x00T / HTTP/1.1\r\nHost: $HOST\r\n\r\n", BAD),
-    "two empty lines first": (b"\r\n\r\nGET / HTTP/1.1\r\nHost: $HOST\r\n\r\n", BAD),
     "LF first": (b"\nGET / HTTP/1.1\r\nHost: $HOST\r\n\r\n", BAD),
     "LF at its end": (b"GET / HTTP/1.1\nHost: $HOST\r\n\r\n", BAD),
     "CR in it": (b"GET / HTTP/1.1\rX: y\r\nHost: $HOST\r\n\r\n", BAD),

@@ -343,8 +343,8 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         left = REQUESTS_PER_TURN
         while not self.resting:  # otherwise `end_rest` continues
             ahead, at = self._ahead, self._at
-            if ahead[at] == _CR and ahead.startswith(_EMPTY_LINE, at) and len(ahead) > at + 2:
-                self._at = at = at + 2  # one empty line is ignored (RFC 9112 section 2.2): old clients end bodies by it
+            while ahead[at] == _CR and ahead.startswith(_EMPTY_LINE, at) and len(ahead) > at + 2:
+                self._at = at = at + 2  # empty lines are ignored (RFC 9112 section 2.2): old clients end bodies by one
             try:
                 end = find_head_end(ahead, self._searched, at)
                 if not at < end <= at + server.header_bytes:

@@ -339,8 +339,9 @@ async def test_what_is_worth_knowing_is_told_where_it_begins_to_be_so(control, c
 
 @on_loop
 async def test_of_many_notes_some_are_told_and_how_many_more_there_are(control, capfd):
-    rule = "{type: waf, rules: none, exclude: [{rules: [%d]}]}"
-    control.write_text("filters: {" + ", ".join(f"k{number}: {rule % (number + 1)}" for number in range(100)) + "}")
+    edit = '{type: headers, response: {set: {X: "$http_%s"}}}'
+    names = [first + second for first in "abcdefghij" for second in "abcdefghij"]
+    control.write_text("filters: {" + ", ".join(f"k{name}: {edit % name}" for name in names) + "}")
     notes = await control.noted()
     assert (len(notes), notes[-1]) == (21, ": and 80 more; `fastgw check` lists them")
     assert len(messages(capfd.readouterr().err)) == 21
