@@ -150,7 +150,7 @@ def test_objects_stay_for_the_hour_and_are_listed_again_within_seconds_after_it(
         server.is_away = False
         await clock.run(following.run, LONGEST_PAUSE_S)
         assert (known(), server.lists) == ({"books"}, 2)
-        await clock.run(following.run, WATCH_S[1])  # a watch that ends in time
+        await clock.run(following.run, WATCH_S[1] + LONGEST_PAUSE_S)  # a watch that ends in time
         assert (server.lists, following.report.info.problem) == (2, "")
 
     asyncio.run(live())
