@@ -29,6 +29,7 @@ ORDER = [
         "json_pointer",
         "kernel",
         "operator_events",
+        "token_tier",
         "torn_lines",
         "wildcards",
     },

@@ -47,6 +47,5 @@ def parse_redis(url: str) -> RedisAddress:
 def check_redis(url: str) -> None:
     """Check the URL. Raises `ValueError`, without the URL, if it is not supported."""
     parse_redis(url)
-    for package in ("redis", "aiocache"):
-        if find_spec(package) is None:
-            raise ValueError(f"the package {package} is missing; pip install 'fastgw[redis]'")
+    if find_spec("redis") is None:
+        raise ValueError("the package redis is missing; pip install 'fastgw[redis]'")

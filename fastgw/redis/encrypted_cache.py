@@ -1,4 +1,4 @@
-"""Encrypted cache of all nodes, in Redis behind aiocache: read access to Redis discloses nothing.
+"""Encrypted cache of all nodes: a tier of aiocache in Redis. Read access to Redis discloses nothing.
 
 Rule 1: names are keyed digests and values are encrypted; the keys come from a secret that Redis never sees. A value is
 bound to its name, so it cannot replace another, and contains its expiry. Rule 2: it is optional: if Redis is
@@ -12,16 +12,37 @@ import struct
 import time
 from hashlib import sha256
 from hmac import digest
-from typing import Any, Final, final
+from math import inf
+from typing import Any, Final, NamedTuple, final
 
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.redis.address import RedisAddress
 from fastgw.redis.error_messages import in_words
 from fastgw.redis.sealing import Sealer, derived_key
+from fastgw.token_tier import TokenSerializer, TokenTier
 
 TIMEOUT_S: Final = 0.25
 AWAY_S: Final = 1.0
 _UNTIL: Final = struct.Struct("<d")
+
+
+class Kept(NamedTuple):
+    """Entry of the cache. `until_date`: its expiry (epoch seconds), by which copies of it end too."""
+
+    value: bytes
+    until_date: float
+
+
+def _dumps(kept: Kept) -> bytes:
+    return _UNTIL.pack(kept.until_date) + kept.value
+
+
+def _loads(stored: bytes) -> Kept | None:
+    kept = Kept(stored[_UNTIL.size :], _UNTIL.unpack_from(stored)[0])
+    return kept if time.time() < kept.until_date else None
+
+
+_SERIALIZER: Final = TokenSerializer(_dumps, _loads)
 
 
 class _Away(Exception):
@@ -42,10 +63,10 @@ class _Redis:
         self._logged: set[str] = set()
         self._users = 0
 
-    def open(self) -> None:
+    def start(self) -> None:
         self._users += 1
 
-    def close(self) -> None:
+    def stop(self) -> None:
         self._users -= 1
         if self._users:
             return
@@ -88,10 +109,8 @@ _known: Final[dict[RedisAddress, _Redis]] = {}
 
 
 @final
-class EncryptedRedisCache:
-    """Cache for credentials, shared by all nodes. Its user has to close it."""
-
-    __slots__ = ("_address", "_away_until", "_library", "_name_key", "_redis", "_sealer")
+class EncryptedRedisCache(TokenTier):
+    """Cache for credentials, shared by all nodes: their values are `Kept`. Its user has to stop it."""
 
     def __init__(self, address: RedisAddress, secret: bytes, purpose: bytes) -> None:
         """Create the cache. `secret`: known to all nodes, and not to Redis. `purpose`: entries of other purposes are
@@ -103,6 +122,7 @@ class EncryptedRedisCache:
             from fastgw.redis import cache_client
         except ImportError as error:
             raise ValueError(f"the package {error.name} is missing; pip install 'fastgw[redis]'") from error
+        super().__init__(serializer=_SERIALIZER, key_builder=self._name)
         self._library = cache_client
         self._address = address
         self._name_key = derived_key(secret, b"name", purpose)
@@ -113,23 +133,20 @@ class EncryptedRedisCache:
     def __repr__(self) -> str:
         return f"<EncryptedRedisCache {self._address!r}{' away' if time.monotonic() < self._away_until else ''}>"
 
-    def open(self) -> None:
+    def start(self) -> None:
         """Add a user, in this process's loop."""
         if self._address not in _known:
             _known[self._address] = _Redis(self._address, self._library)
         self._redis = _known[self._address]
-        self._redis.open()
+        self._redis.start()
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Remove a user. After the last user of the same Redis, the connections are closed."""
         if self._redis is not None:
-            self._redis.close()
+            self._redis.stop()
 
-    async def get(self, credential: bytes) -> tuple[bytes, float] | None:
-        """Return the value stored for a credential and its expiry (epoch seconds); None: there is none, or Redis did
-        not respond.
-        """
-        name = self._name(credential)
+    async def _get(self, name: str, encoding: str | None = None, _conn: Any = None) -> bytes | None:
+        """Return the entry; None: there is none, or Redis did not respond."""
         sealed = await self._send_command("get", name)
         if not isinstance(sealed, bytes):
             return None
@@ -140,19 +157,22 @@ class EncryptedRedisCache:
                 "second level: %s has a value that fastgw did not write",
                 self._address.host,
             )
-            return None
-        until_date: float = _UNTIL.unpack_from(opened)[0]
-        return (opened[_UNTIL.size :], until_date) if time.time() < until_date else None
+        return opened
 
-    async def store(self, credential: bytes, value: bytes, until_date: float) -> None:
-        """Store a value with this expiry (epoch seconds)."""
-        left = until_date - time.time()
-        if left >= 0.001:
-            name = self._name(credential)
-            sealed = self._sealer.seal(name.encode(), _UNTIL.pack(until_date) + value)
-            await self._send_command("set", name, sealed, ttl=float(left))
+    async def _set(
+        self, name: str, value: bytes, ttl: float | None = None, _cas_token: Any = None, _conn: Any = None
+    ) -> bool:
+        """Store an entry until its expiry, or for `ttl` seconds if that is sooner."""
+        left = min(_UNTIL.unpack_from(value)[0] - time.time(), inf if ttl is None else ttl)
+        if left < 0.001:
+            return False
+        sealed = self._sealer.seal(name.encode(), value)
+        return bool(await self._send_command("set", name, sealed, ttl=float(left)))
 
-    def _name(self, credential: bytes) -> str:
+    async def _delete(self, name: str, _conn: Any = None) -> int:
+        return int(await self._send_command("delete", name) or 0)
+
+    def _name(self, credential: bytes, namespace: str | None = None) -> str:
         return f"fastgw:{digest(self._name_key, credential, sha256).hex()}"
 
     async def _send_command(self, command: str, *words: Any, **more: Any) -> Any:

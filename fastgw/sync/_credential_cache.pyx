@@ -83,15 +83,17 @@ cdef class TokenCache:
 
     cdef object _entries
     cdef Py_ssize_t _most
+    cdef uint64_t _counted
     cdef uint64_t _key[MARK_KEY]
 
-    def __init__(self, Py_ssize_t most):
+    def __init__(self, Py_ssize_t most, bint counted=True):
         if most < 1:
             raise ValueError("a cache has room for one at least")
         cdef bytes key = os.urandom(sizeof(self._key))
         memcpy(self._key, PyBytes_AS_STRING(key), sizeof(self._key))
         self._entries = OrderedDict()
         self._most = most
+        self._counted = counted
 
     def __len__(self):
         return len(self._entries)
@@ -131,10 +133,10 @@ cdef class TokenCache:
         if found is not NULL:
             entry = <_Entry> found
             if _now() < entry.expires_at:
-                _counts[0] += 1
+                _counts[0] += self._counted
                 return entry.value
             del self._entries[mark]
-        _counts[1] += 1
+        _counts[1] += self._counted
         return None
 
     def store(self, bytes credential not None, value not None, double expires_at):
@@ -148,7 +150,7 @@ cdef class TokenCache:
         entries[mark] = entry
 
     def forget(self, bytes credential not None):
-        self._entries.pop(self._mark(credential), None)
+        return self._entries.pop(self._mark(credential), None) is not None
 
     def retain_only(self, is_wanted):
         cdef _Entry entry

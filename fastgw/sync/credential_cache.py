@@ -3,6 +3,8 @@
 Credentials are looked up by a keyed 128-bit hash with a secret key, so neither they nor anything that helps to guess
 them is stored (compiled: `_marks.h`). Each policy has its own cache.
 
+`WorkerTokenCache` is the same with the interface of aiocache, for policies that wait for an answer about a credential.
+
 PERF: a hit costs 0.16 us for a credential of 800 bytes compiled, 1.7 in plain Python, both with the call (CPython 3.11,
 micro/tokens).
 """
@@ -10,13 +12,15 @@ micro/tokens).
 import os
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
+from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Final, Generic, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
 from fastgw.compiled import twin
 from fastgw.http.messages import RequestHead
+from fastgw.token_tier import UNCHANGED, TokenTier
 
 T = TypeVar("T")
 
@@ -48,17 +52,18 @@ def _uncollected(each: T) -> T:
 class _TokenCache(Generic[T]):
     """Cache of up to `most` credentials, each with its own expiry. A full cache evicts the oldest entry.
 
-    No value may refer to the cache: that would be a cycle.
+    `counted`: whether its hits and misses are counted. No value may refer to the cache: that would be a cycle.
     """
 
-    __slots__ = ("_entries", "_key", "_most")
+    __slots__ = ("_counted", "_entries", "_key", "_most")
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, counted: bool = True) -> None:
         if most < 1:
             raise ValueError("a cache has room for one at least")
         self._entries: OrderedDict[bytes, tuple[T, float]] = OrderedDict()
         self._key = os.urandom(16)
         self._most = most
+        self._counted = counted
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -75,10 +80,10 @@ class _TokenCache(Generic[T]):
         entry = self._entries.get(mark)
         if entry is not None:
             if monotonic() < entry[1]:
-                _counts[HITS] += 1
+                _counts[HITS] += self._counted
                 return entry[0]
             del self._entries[mark]
-        _counts[MISSES] += 1
+        _counts[MISSES] += self._counted
         return None
 
     def shown_by(self, head: RequestHead) -> T | None:
@@ -96,9 +101,9 @@ class _TokenCache(Generic[T]):
             self._entries.popitem(last=False)
         self._entries[mark] = value, expires_at
 
-    def forget(self, credential: bytes) -> None:
-        """Remove the value of a credential."""
-        self._entries.pop(self._mark(credential), None)
+    def forget(self, credential: bytes) -> bool:
+        """Remove the value of a credential. Returns whether there was one."""
+        return self._entries.pop(self._mark(credential), None) is not None
 
     def retain_only(self, is_wanted: Callable[[T], bool]) -> None:
         """Remove all entries that do not meet the condition. Visits all entries: for rare events."""
@@ -116,3 +121,50 @@ else:
     TokenCache = _TokenCache if _twin is None else _twin.TokenCache
     count_in = _count_in if _twin is None else _twin.count_in
     uncollected = _uncollected if _twin is None else _twin.uncollected
+
+
+@final
+class WorkerTokenCache(TokenTier, Generic[T]):
+    """Cache of a worker with up to `entries` tokens, by the interface of aiocache; a full one evicts the oldest.
+
+    `peek`: reads a hit without `await`, and counts it. `ttl`: seconds for which an entry is fresh by default; None =
+    until it is evicted.
+    """
+
+    def __init__(
+        self,
+        entries: int,
+        *,
+        counted: bool = True,
+        serializer: Any = UNCHANGED,
+        plugins: Iterable[Any] = (),
+        ttl: float | None = None,
+    ) -> None:
+        super().__init__(serializer=serializer, plugins=plugins, ttl=ttl)
+        self._tokens: TokenCache[T] = TokenCache(entries, counted)
+        if serializer is UNCHANGED:
+            self.peek: Callable[[bytes], T | None] = self._tokens.get
+        else:
+            self.peek = lambda key: serializer.loads(self._tokens.get(key))
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def __repr__(self) -> str:
+        return repr(self._tokens)
+
+    async def _get(self, key: bytes, encoding: str | None = None, _conn: Any = None) -> T | None:
+        return self._tokens.get(key)
+
+    async def _set(
+        self, key: bytes, value: T, ttl: float | None = None, _cas_token: Any = None, _conn: Any = None
+    ) -> bool:
+        self._tokens.store(key, value, inf if ttl is None else monotonic() + ttl)
+        return True
+
+    async def _delete(self, key: bytes, _conn: Any = None) -> int:
+        return int(self._tokens.forget(key))
+
+    async def _clear(self, namespace: str | None = None, _conn: Any = None) -> bool:
+        self._tokens.retain_only(lambda value: False)
+        return True

@@ -15,9 +15,9 @@ from fastgw.config.settings.credentials import Csrf, OAuth2
 from fastgw.config.settings.secrets import Secret
 from fastgw.filters.api import Feeds, FeedSource, Fetcher
 from fastgw.filters.policies.credentials.control_fetcher import ControlFetch
-from fastgw.filters.policies.credentials.csrf_tokens import CsrfHolder, CsrfSource, Shown, _decode_token
+from fastgw.filters.policies.credentials.csrf_tokens import CSRF_TOKENS, CsrfHolder, CsrfSource, Shown
 from fastgw.filters.policies.credentials.messages import Unavailable
-from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenHolder, TokenSource
+from fastgw.filters.policies.credentials.oauth_tokens import TOKENS, Token, TokenHolder, TokenSource
 from fastgw.filters.policies.credentials.worker_cache import WorkerCache
 from fastgw.runtime.control.feed_runner import FeedRunner
 from fastgw.runtime.ipc.channel import FeedRefreshRequest, FeedUpdate
@@ -106,21 +106,21 @@ class Node:
 
     def tokens(self, settings: OAuth2) -> list[TokenHolder]:
         """Return each worker's token of one source."""
-        return self._held_by_each(TokenSource.of(settings), Token)
+        return self._held_by_each(TokenSource.of(settings), TOKENS)
 
     def csrf_tokens(self, settings: Csrf, shown: Shown) -> list[CsrfHolder]:
         if shown.oauth2 is not None:
             self.serve(TokenSource.of(shown.oauth2))
-        return self._held_by_each(CsrfSource.of(settings, shown), _decode_token)
+        return self._held_by_each(CsrfSource.of(settings, shown), CSRF_TOKENS)
 
-    def _held_by_each(self, source: ControlFetch, parse: Any) -> list[WorkerCache[Any]]:
+    def _held_by_each(self, source: ControlFetch, serializer: Any) -> list[WorkerCache[Any]]:
         if source.key not in self.sources:
             self.serve(source)
             if self.control is not None:
                 self.follow()
         held = []
         for worker in self.workers:
-            holder = WorkerCache[Any](source.key, source.getter(self.files.__getitem__), parse)
+            holder = WorkerCache[Any](source.key, source.getter(self.files.__getitem__), serializer)
             holder.start(worker)
             held.append(holder)
         self._holders += held
@@ -158,4 +158,4 @@ def word(held: Token | None) -> str:
 
 
 def held_now(holders: list[WorkerCache[Any]]) -> list[str]:
-    return [word(holder.current(monotonic())) for holder in holders]
+    return [word(holder.peek(monotonic())) for holder in holders]

@@ -44,7 +44,7 @@ class ShownHere(Filter, name="shown", phase=Phase.CREDENTIALS):
                 return exchange.refuse(problem.fault, fields=fields, why=problem.why)
 
         def request(exchange):
-            held = holder.current(exchange.begun_at)
+            held = holder.peek(exchange.begun_at)
             if exchange.path == b"/held":
                 return Reply(200, b"" if held is None else text(held))
             if exchange.path.startswith(b"/refused/"):

@@ -38,6 +38,7 @@ from fastgw.shm.node_queue import WorkerBell
 from fastgw.shm.quota_table import QuotaTable
 from fastgw.shm.rate_limit_table import Cells
 from fastgw.sync.cache_purges import PurgeOrder
+from fastgw.sync.credential_cache import WorkerTokenCache
 from fastgw.sync.feeds import Feed, Feeds
 from fastgw.upstream.client.http_client import Fetcher
 from fastgw.upstream.client.subrequest import (
@@ -91,6 +92,7 @@ __all__ = [
     "Subresponse",
     "SubresponseListener",
     "WarningContext",
+    "WorkerTokenCache",
     "send_subrequest",
     "subrequest",
 ]

@@ -7,12 +7,10 @@ request is rejected.
 
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from functools import partial
 from hashlib import blake2b
 from math import inf
-from os import urandom
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, NamedTuple, final
 from urllib.parse import urlencode
@@ -59,8 +57,8 @@ from fastgw.jose import ClaimPath, Claims, Expected, TokenRefused, check_claims,
 from fastgw.jose.strict import members
 from fastgw.observe.tracing.trace import Trace
 from fastgw.redis.address import parse_redis
-from fastgw.redis.encrypted_cache import EncryptedRedisCache
-from fastgw.sync.credential_cache import TokenCache
+from fastgw.redis.encrypted_cache import EncryptedRedisCache, Kept
+from fastgw.sync.credential_cache import WorkerTokenCache
 from fastgw.upstream.client.http_client import FetchFailed
 
 Word = Annotated[str, Meta(min_length=1)]
@@ -324,8 +322,11 @@ class _Policy:
         self._missing = (challenge(settings.realm, scope=self._said_scopes),)
         cache = settings.cache
         self._ttl, self._negative_ttl = cache.ttl, cache.negative_ttl
-        self._good: TokenCache[_Known] = TokenCache(cache.entries)
-        self._bad = _Refusals(cache.entries)
+        self._good: WorkerTokenCache[_Known] = WorkerTokenCache(cache.entries)
+        # Separate, so that a client with many invalid tokens does not evict valid ones.
+        self._bad: WorkerTokenCache[_InactiveToken] = WorkerTokenCache(
+            cache.entries, counted=False, ttl=self._negative_ttl
+        )
         self._single_flight: SingleFlight[_Known | _InactiveToken] = SingleFlight()
         self._pending: dict[str, int] = {}
         """Number of pending tokens by client address."""
@@ -338,11 +339,11 @@ class _Policy:
     def start(self, services: Services) -> None:
         self._fetcher = services.fetcher
         if self._level is not None:
-            self._level.open()
+            self._level.start()
 
     def stop(self) -> None:
         if self._level is not None:
-            self._level.close()
+            self._level.stop()
 
     def request(self, exchange: Exchange) -> Outcome:
         if self._written:
@@ -351,7 +352,7 @@ class _Policy:
         # micro/asking).
         values = exchange.head.values(b"authorization")
         if len(values) == 1:
-            known = self._good.get(values[0])
+            known = self._good.peek(values[0])
             if known is not None:
                 return self._let_pass(exchange, known)
         try:
@@ -360,12 +361,12 @@ class _Policy:
             return self._refuse(exchange, _InactiveToken(Fault.CREDENTIALS_INVALID, str(unclear), "invalid_request"))
         if token is None:
             return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self._missing, why="the token is missing")
-        refusal = self._bad.get(token)
+        refusal = self._bad.peek(token)
         if refusal is not None:
             return self._refuse(exchange, refusal)
         one_spelling = canonical(token)
         if values[0] != one_spelling:
-            known = self._good.get(one_spelling)
+            known = self._good.peek(one_spelling)
             if known is not None:
                 return self._let_pass(exchange, known)
         return self._decide(exchange, token)
@@ -429,17 +430,16 @@ class _Policy:
         except TokenRefused as refused:
             verdict = _InactiveToken(Fault.CREDENTIALS_INVALID, str(refused))
         if isinstance(verdict, _InactiveToken):
-            self._bad.store(token, verdict, time.monotonic() + self._negative_ttl)
+            await self._bad.set(token, verdict)
         elif left > 0:
-            self._good.store(canonical(token), verdict, time.monotonic() + left)
+            await self._good.set(canonical(token), verdict, ttl=left)
         return verdict
 
     async def _fetch_introspection(self, token: bytes, trace: Trace | None) -> _Said:
         """Return the response of the server, from this node or the shared cache. Raises `_ServerAway`."""
         level = self._level
         if level is not None and (kept := await level.get(token)) is not None:
-            raw, until_date = kept
-            return _Said(_read(raw), min(until_date, time.time() + self._ttl))
+            return _Said(_read(kept.value), min(kept.until_date, time.time() + self._ttl))
         assert self._fetcher is not None
         raw = await self._server.introspect(self._fetcher, token, trace)
         claims = _read(raw)
@@ -450,7 +450,7 @@ class _Policy:
             said = _Said(claims, now + self._negative_ttl)
             raw = _INACTIVE
         if level is not None:
-            await level.store(token, raw, said.until_date)
+            await level.set(token, Kept(raw, said.until_date))
         return said
 
     def _verdict(self, claims: dict[str, Any], token: bytes) -> _Known | _InactiveToken:
@@ -481,34 +481,6 @@ class _Policy:
         known.stamp = roster.stamp
         known.consumer = consumer_of(roster, self._settings.issuer, find_claim(known.claims, self._consumer_claim))
         return True
-
-
-@final
-class _Refusals:
-    """Cache of rejected tokens, with the reason. Separate, so that a client with many invalid tokens does not evict
-    valid ones.
-    """
-
-    __slots__ = ("_entries", "_key", "_most")
-
-    def __init__(self, most: int) -> None:
-        self._entries: OrderedDict[bytes, tuple[_InactiveToken, float]] = OrderedDict()
-        self._key = urandom(16)
-        self._most = most
-
-    def _mark(self, token: bytes) -> bytes:
-        return blake2b(token, digest_size=16, key=self._key).digest()
-
-    def get(self, token: bytes) -> _InactiveToken | None:
-        entry = self._entries.get(self._mark(token))
-        return entry[0] if entry is not None and time.monotonic() < entry[1] else None
-
-    def store(self, token: bytes, refusal: _InactiveToken, expires_at: float) -> None:
-        mark = self._mark(token)
-        self._entries.pop(mark, None)
-        if len(self._entries) >= self._most:
-            self._entries.popitem(last=False)
-        self._entries[mark] = refusal, expires_at
 
 
 def _read(raw: bytes) -> dict[str, Any]:

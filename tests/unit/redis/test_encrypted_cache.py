@@ -14,7 +14,7 @@ import pytest
 
 from fastgw.redis import encrypted_cache
 from fastgw.redis.address import parse_redis
-from fastgw.redis.encrypted_cache import EncryptedRedisCache
+from fastgw.redis.encrypted_cache import EncryptedRedisCache, Kept
 from tests.support.on_loop import on_loop, until
 from tests.support.redis_server import RedisServer
 
@@ -38,28 +38,28 @@ async def opened(
     redis: RedisServer, secret: bytes = SECRET, purpose: bytes = b"test"
 ) -> AsyncIterator[EncryptedRedisCache]:
     level = EncryptedRedisCache(parse_redis(redis.url), secret, purpose)
-    level.open()
+    level.start()
     try:
         yield level
     finally:
-        level.close()
+        level.stop()
 
 
 @on_loop
 async def test_what_one_node_puts_another_gets(redis: RedisServer) -> None:
     until_date = time.time() + 60
     async with opened(redis) as one, opened(redis) as other:
-        await one.store(b"token", b"\x00\xff value", until_date)
+        await one.set(b"token", Kept(b"\x00\xff value", until_date))
         assert await other.get(b"token") == (b"\x00\xff value", until_date)
         assert await other.get(b"another") is None
-        await other.store(b"token", b"", until_date)
+        await other.set(b"token", Kept(b"", until_date))
         assert await one.get(b"token") == (b"", until_date)
 
 
 @on_loop
 async def test_redis_learns_nothing(redis: RedisServer) -> None:
     async with opened(redis) as level:
-        await level.store(b"planted-token", b"planted-value", time.time() + 60)
+        await level.set(b"planted-token", Kept(b"planted-value", time.time() + 60))
         there = redis.everything()
         assert there
         assert b"planted" not in there
@@ -72,7 +72,7 @@ async def test_who_has_another_secret_or_purpose_finds_nothing(
     redis: RedisServer, secret: bytes, purpose: bytes
 ) -> None:
     async with opened(redis) as one, opened(redis, secret, purpose) as other:
-        await one.store(b"mine", b"value", time.time() + 60)
+        await one.set(b"mine", Kept(b"value", time.time() + 60))
         assert await other.get(b"mine") is None
 
 
@@ -80,10 +80,10 @@ async def test_who_has_another_secret_or_purpose_finds_nothing(
 async def test_a_value_that_was_changed_or_put_in_anothers_place_is_none(redis: RedisServer) -> None:
     async with opened(redis) as level:
         redis.ask("FLUSHDB")
-        await level.store(b"good", b"value", time.time() + 60)
+        await level.set(b"good", Kept(b"value", time.time() + 60))
         (name,) = redis.names()
         value = redis.ask("GET", name).partition(b"\r\n")[2][:-2]
-        await level.store(b"evil", b"value", time.time() + 60)
+        await level.set(b"evil", Kept(b"value", time.time() + 60))
         (evil,) = set(redis.names()) - {name}
         for forged in (value, value[:-1] + bytes([value[-1] ^ 1]), b"", b"x", b"x" * 12, b"x" * 200):
             redis.ask("SET", evil, forged)
@@ -96,10 +96,10 @@ async def test_nothing_outlives_its_time(redis: RedisServer, monkeypatch: pytest
     """Redis drops it; and where it was kept from doing so, the value itself says that it is over."""
     async with opened(redis) as level:
         redis.ask("FLUSHDB")
-        await level.store(b"past", b"value", time.time() - 1)
+        await level.set(b"past", Kept(b"value", time.time() - 1))
         assert redis.names() == []
         until_date = time.time() + 100
-        await level.store(b"short", b"value", until_date)
+        await level.set(b"short", Kept(b"value", until_date))
         (name,) = redis.names()
         assert 99_000 < int(redis.ask("PTTL", name)[1:]) <= 100_000
         redis.ask("PERSIST", name)
@@ -114,13 +114,13 @@ async def test_a_redis_that_is_away_is_as_if_it_were_empty_and_is_used_again_whe
     monkeypatch.setattr(encrypted_cache, "AWAY_S", 0.05)
     with RedisServer(tmp_path) as redis:
         async with opened(redis) as level:
-            await level.store(b"a", b"1", time.time() + 60)
+            await level.set(b"a", Kept(b"1", time.time() + 60))
             redis.stop()
             assert await level.get(b"a") is None
-            await level.store(b"b", b"2", time.time() + 60)
+            await level.set(b"b", Kept(b"2", time.time() + 60))
             redis.start()
             while await level.get(b"c") is None:
-                await level.store(b"c", b"3", time.time() + 60)
+                await level.set(b"c", Kept(b"3", time.time() + 60))
                 await asyncio.sleep(0)
     away, back = [record.getMessage() for record in caplog.records]
     assert away.startswith("second level: 127.0.0.1 is unreachable: ")
@@ -135,10 +135,10 @@ async def test_many_share_the_connections_and_the_trouble_of_one_redis(
         before = redis.ask("CLIENT", "LIST").count(b"id=")
         levels = [EncryptedRedisCache(parse_redis(redis.url), SECRET, b"%d" % number) for number in range(50)]
         for level in levels:
-            level.open()
-            await level.store(b"a", b"1", time.time() + 60)
+            level.start()
+            await level.set(b"a", Kept(b"1", time.time() + 60))
         assert redis.ask("CLIENT", "LIST").count(b"id=") == before + 1
-        levels.pop().close()
+        levels.pop().stop()
         assert await levels[0].get(b"a") is not None, "others use it still"
         redis.stop()
         for level in levels:
@@ -146,7 +146,7 @@ async def test_many_share_the_connections_and_the_trouble_of_one_redis(
         told = [record.getMessage() for record in caplog.records]
         assert 0 < len(told) == len({*told}) < 5, "not each by itself"
         for level in levels:
-            level.close()
+            level.stop()
         assert not encrypted_cache._known
         assert await levels[0].get(b"a") is None, "it is not connected to again"
         await until(lambda: not encrypted_cache._closing)
@@ -158,7 +158,7 @@ async def test_who_is_late_by_itself_keeps_nobody_else_away(
 ) -> None:
     """Many may ask at once, and their machine be busy."""
     async with opened(redis) as late, opened(redis, purpose=b"other") as other:
-        await other.store(b"a", b"1", time.time() + 60)
+        await other.set(b"a", Kept(b"1", time.time() + 60))
         os.kill(redis.pid, signal.SIGSTOP)
         with monkeypatch.context() as patched:
             patched.setattr(encrypted_cache, "TIMEOUT_S", 0.05)
@@ -179,14 +179,14 @@ async def test_each_trouble_is_told_once_until_it_is_over(
             for _ in range(2):
                 redis.ask("REPLICAOF", "127.0.0.1", "1")
                 for _ in range(3):
-                    await level.store(b"a", b"1", time.time() + 60)
+                    await level.set(b"a", Kept(b"1", time.time() + 60))
                 redis.ask("REPLICAOF", "NO", "ONE")
-                await level.store(b"a", b"1", time.time() + 60)
+                await level.set(b"a", Kept(b"1", time.time() + 60))
             redis.ask("REPLICAOF", "127.0.0.1", "1")
-            await level.store(b"a", b"1", time.time() + 60)
+            await level.set(b"a", Kept(b"1", time.time() + 60))
             redis.stop()
-            await level.store(b"a", b"1", time.time() + 60)
-            await level.store(b"a", b"1", time.time() + 60)
+            await level.set(b"a", Kept(b"1", time.time() + 60))
+            await level.set(b"a", Kept(b"1", time.time() + 60))
     told = [record.getMessage().removeprefix("second level: 127.0.0.1 ") for record in caplog.records]
     replica, back = "is unreachable: it is a read-only replica", "is reachable again"
     assert told[:5] == [replica, back, replica, back, replica]
@@ -200,12 +200,12 @@ async def test_nobody_waits_long_for_a_redis_that_says_nothing(monkeypatch: pyte
     taken: list[Any] = []
     server = await asyncio.start_server(lambda reader, writer: taken.append(writer), "127.0.0.1", 0)
     level = EncryptedRedisCache(parse_redis(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"), SECRET, b"test")
-    level.open()
+    level.start()
     assert await level.get(b"a") is None
     assert "away" in repr(level)
     assert await level.get(b"a") is None, "it is not asked again so soon"
     assert len(taken) <= 1
-    level.close()
+    level.stop()
     server.close()
     for writer in taken:
         writer.close()
@@ -241,9 +241,9 @@ def test_the_package_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def missing(name: str, *more: Any) -> Any:
         if name == "fastgw.redis" and more[2] == ("cache_client",):
-            raise ModuleNotFoundError("No module named 'aiocache'", name="aiocache")
+            raise ModuleNotFoundError("No module named 'redis'", name="redis")
         return real(name, *more)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ValueError, match=r"aiocache is missing; pip install 'fastgw\[redis\]'"):
+    with pytest.raises(ValueError, match=r"redis is missing; pip install 'fastgw\[redis\]'"):
         EncryptedRedisCache(parse_redis("redis://a"), SECRET, b"")

@@ -28,7 +28,7 @@ class ControlContext(NamedTuple):
 class ControlFetch(FeedSource, frozen=True, kw_only=True):
     """Fetch on demand in the control process: a value is kept until it expires or is rejected.
 
-    An unused source takes 1 KB of the configuration, a value 0.7 KB in each process. A task runs only on demand, and
+    An unused source takes 1 KB of the configuration, a value 0.9 KB in each process. A task runs only on demand, and
     for `IDLE_S`.
     """
 

@@ -24,7 +24,7 @@ from fastgw.filters.policies.credentials.messages import (
     Getter,
     Unavailable,
 )
-from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenHolder, TokenSource
+from fastgw.filters.policies.credentials.oauth_tokens import TOKENS, Token, TokenHolder, TokenSource
 from fastgw.filters.policies.credentials.rejected_throttle import AGAIN_S
 from fastgw.filters.policies.credentials.token_endpoint import (
     MOST,
@@ -37,6 +37,7 @@ from fastgw.filters.policies.credentials.token_endpoint import (
 from fastgw.filters.policies.credentials.worker_cache import SLACK_S, WorkerCache
 from fastgw.http.dates import parse_lenient_date
 from fastgw.http.fields import Fields
+from fastgw.token_tier import TokenSerializer
 from fastgw.upstream.client.http_client import Fetched
 
 _ASKS: Final = ((b"X-CSRF-Token", b"fetch"), (b"Accept", b"*/*"), (b"Cache-Control", b"no-cache"))
@@ -63,6 +64,11 @@ class CsrfToken(NamedTuple):
     def __repr__(self) -> str:
         return "<CsrfToken>"
 
+
+CSRF_TOKENS: Final = TokenSerializer(
+    msgspec.msgpack.encode,
+    lambda stored: CsrfToken(*msgspec.msgpack.decode(stored, type=tuple[bytes, tuple[tuple[bytes, bytes], ...]])),
+)
 
 CsrfHolder = WorkerCache[CsrfToken]
 
@@ -103,15 +109,11 @@ def csrf_cache(env: Env, settings: Csrf, shown: Shown) -> CsrfHolder:
     """
     key = _key(settings, shown)
     endpoint = CsrfEndpoint(key, settings, shown, env.read)
-    return env.shared(("csrf", key, endpoint.material), lambda: CsrfHolder(key, endpoint, _decode_token))
+    return env.shared(("csrf", key, endpoint.material), lambda: CsrfHolder(key, endpoint, CSRF_TOKENS))
 
 
 def _key(settings: Csrf, shown: Shown) -> str:
     return key_of("csrf", settings.token_url, settings, shown)
-
-
-def _decode_token(value: bytes) -> CsrfToken:
-    return CsrfToken(*msgspec.msgpack.decode(value, type=tuple[bytes, tuple[tuple[bytes, bytes], ...]]))
 
 
 @final
@@ -128,7 +130,7 @@ class CsrfEndpoint:
         if shown.oauth2 is not None:
             source = TokenSource.of(shown.oauth2)
             endpoint = source.getter(reader.file)
-            self._tokens = TokenHolder(source.key, endpoint, Token)
+            self._tokens = TokenHolder(source.key, endpoint, TOKENS)
             timeout += AGAIN_S + shown.oauth2.timeout + SLACK_S
         self.material = reader.material + (b"" if self._tokens is None else endpoint.material)
         self.name = f"CSRF token of {str(settings.token_url).partition('?')[0]}"
@@ -183,7 +185,7 @@ def read_csrf(answer: Fetched) -> bytes:
         raise Unavailable(Fault.TOKEN_UNAVAILABLE, "its answer has no `X-CSRF-Token`")
     if not _IS_TOKEN(token):
         raise Unavailable(Fault.TOKEN_UNAVAILABLE, "its `X-CSRF-Token` has invalid characters")
-    return msgspec.msgpack.encode((token, _cookies_in(answer.fields.get_all(b"set-cookie"), time.time())))
+    return CSRF_TOKENS.dumps(CsrfToken(token, _cookies_in(answer.fields.get_all(b"set-cookie"), time.time())))
 
 
 def _cookies_in(lines: Iterable[bytes], now_date: float) -> tuple[tuple[bytes, bytes], ...]:

@@ -385,12 +385,12 @@ class _CredentialsUse:
             return self._request_with_own(exchange)
         line = ways.lines
         if ways.tokens is not None:
-            token: Token | None = ways.tokens.current(exchange.begun_at)
+            token: Token | None = ways.tokens.peek(exchange.begun_at)
             if token is None:
                 return self._wait(exchange)
             line = token.line
         if ways.csrf is not None:
-            csrf = ways.csrf.current(exchange.begun_at)
+            csrf = ways.csrf.peek(exchange.begun_at)
             if csrf is None:
                 return self._wait(exchange)
             self._write_both(exchange, line, csrf, self._names)
@@ -488,7 +488,7 @@ class _CredentialsUse:
         exchange.sends_client_authorization = True
         csrf = None
         if self._ways.csrf is not None:
-            csrf = self._ways.csrf.current(exchange.begun_at)
+            csrf = self._ways.csrf.peek(exchange.begun_at)
             if csrf is None:
                 return self._wait(exchange)
         self._write_credentials(exchange, self._own_line(exchange), csrf, self._own_names)

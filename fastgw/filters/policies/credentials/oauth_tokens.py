@@ -1,6 +1,7 @@
 """Tokens for APIs: fetched once per node by control (`TokenSource`), cached by workers (`TokenHolder`)."""
 
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Final, NamedTuple, TypeAlias
 
 from fastgw.config.base.value_types import Endpoint
@@ -11,6 +12,7 @@ from fastgw.filters.policies.credentials.control_fetcher import ControlFetch
 from fastgw.filters.policies.credentials.messages import Getter
 from fastgw.filters.policies.credentials.token_endpoint import ReadFile, TokenEndpoint, key_of
 from fastgw.filters.policies.credentials.worker_cache import WorkerCache
+from fastgw.token_tier import TokenSerializer
 
 TokenSettings: TypeAlias = OAuth2 | GcpIdToken | TokenExchange
 
@@ -24,6 +26,8 @@ class Token(NamedTuple):
     def __repr__(self) -> str:
         return "<Token>"
 
+
+TOKENS: Final = TokenSerializer(attrgetter("line"), Token)
 
 TokenHolder = WorkerCache[Token]
 
@@ -82,7 +86,7 @@ def token_cache(env: Env, settings: TokenSettings) -> TokenHolder:
     """
     key = _key(settings)
     getter = _getter(key, settings, env.read)
-    return env.shared(("token", key, getter.material), lambda: TokenHolder(key, getter, Token))
+    return env.shared(("token", key, getter.material), lambda: TokenHolder(key, getter, TOKENS))
 
 
 def _getter(key: str, settings: TokenSettings, read_file: ReadFile) -> Getter:

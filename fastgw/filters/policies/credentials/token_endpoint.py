@@ -22,7 +22,7 @@ from fastgw.http.fields import Fields
 from fastgw.jose import TokenRefused
 from fastgw.jose.strict import members
 from fastgw.redis.address import parse_redis
-from fastgw.redis.encrypted_cache import EncryptedRedisCache
+from fastgw.redis.encrypted_cache import EncryptedRedisCache, Kept
 from fastgw.upstream.client.http_client import Fetched, FetchFailed
 
 MOST: Final = 64 * 1024
@@ -153,27 +153,26 @@ class TokenEndpoint:
 
     def start(self, around: FetchContext) -> None:
         if self._second_level is not None:
-            self._second_level.open()
+            self._second_level.start()
 
     def stop(self) -> None:
         if self._second_level is not None:
-            self._second_level.close()
+            self._second_level.stop()
 
     async def get(self, around: FetchContext, before: FetchedRecord) -> FetchResult:
         """Fetch a token. Raises `Unavailable`."""
         level = self._second_level
-        if level is not None and (kept := await level.get(self.material)) is not None:
-            value, good_until_date = kept
-            # Another node was faster. An older value is there because ours could not be stored.
-            if value != before.value and good_until_date > before.good_until_date:
-                return FetchResult(value, good_until_date, renewal(time.time(), good_until_date), before.note)
+        kept: Kept | None = None if level is None else await level.get(self.material)
+        # Another node was faster. An older value is there because ours could not be stored.
+        if kept is not None and kept.value != before.value and kept.until_date > before.good_until_date:
+            return FetchResult(kept.value, kept.until_date, renewal(time.time(), kept.until_date), before.note)
         try:
             async with asyncio.timeout(self.timeout):
                 got = await self._request_token(around, before.note)
         except TimeoutError as late:
             raise Unavailable(Fault.TOKEN_TIMEOUT, f"no answer within {self.timeout:g} s") from late
         if level is not None:
-            await level.store(self.material, got.value, got.good_until_date)
+            await level.set(self.material, Kept(got.value, got.good_until_date))
         return got
 
     async def _request_token(self, around: FetchContext, note: bytes) -> FetchResult:

@@ -3,10 +3,10 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import partial
 from time import monotonic
-from typing import Final, Generic, TypeVar, final
+from typing import Any, Final, Generic, TypeVar, final
 
 import msgspec
 
@@ -14,16 +14,20 @@ from fastgw.errors import Fault
 from fastgw.eventloop.single_flight import SingleFlight
 from fastgw.filters.api import Feed
 from fastgw.filters.policies.credentials.messages import (
+    FOR_EVER,
     FetchContext,
     FetchedRecord,
+    FetchResult,
     Getter,
     Unavailable,
     failed,
     read,
+    renewal,
     succeeded,
 )
 from fastgw.filters.policies.credentials.rejected_throttle import AGAIN_S, allowance, keep_pace
 from fastgw.sync.feeds import mark_of
+from fastgw.token_tier import TokenSerializer, TokenTier
 
 T = TypeVar("T")
 
@@ -41,15 +45,17 @@ REPLACED_WITHIN_S: Final = 2.0
 
 
 @final
-class WorkerCache(Generic[T]):
+class WorkerCache(TokenTier, Generic[T]):
     """Cached value of one source in one worker, shared by all filters with the same settings and secrets.
+
+    It is a cache of aiocache with one entry, `key`: `get` waits for the value, `set` gives one to all workers, `delete`
+    says that the API has rejected it. Requests read it by `peek`, without `await`.
 
     The value belongs to the material of these settings; or to newer material, if a new configuration is active and this
     serves the last requests of the old one.
     """
 
     __slots__ = (
-        "__weakref__",
         "_allowance",
         "_around",
         "_background",
@@ -59,7 +65,6 @@ class WorkerCache(Generic[T]):
         "_held",
         "_is_rejected",
         "_look_at",
-        "_parse",
         "_record",
         "_silent",
         "_single_flight",
@@ -68,11 +73,11 @@ class WorkerCache(Generic[T]):
         "key",
     )
 
-    def __init__(self, key: str, getter: Getter, parse: Callable[[bytes], T]) -> None:
-        """`key`: of the source. `parse`: converts the value of `getter` to the cached form."""
+    def __init__(self, key: str, getter: Getter, serializer: TokenSerializer, plugins: Iterable[Any] = ()) -> None:
+        """`key`: of the source. `serializer`: converts between the value of `getter` and the cached form."""
+        super().__init__(serializer=serializer, plugins=plugins)
         self.key = key
         self._getter = getter
-        self._parse = parse
         self._held: T | None = None
         self._is_rejected = False  # the API has rejected it, and another one is being fetched
         self._record = FetchedRecord(material=getter.material)
@@ -115,7 +120,7 @@ class WorkerCache(Generic[T]):
             self._background.cancel()
         self._feed = self._around = self._background = None
 
-    def current(self, now: float) -> T | None:
+    def peek(self, now: float) -> T | None:
         """Return the value to send `now` (monotonic seconds); None: wait for it (`obtain`).
 
         A newer one is requested in the background before it expires.
@@ -150,7 +155,7 @@ class WorkerCache(Generic[T]):
         self._used = True
         if self._feed is not None:
             self._accept_record(self._feed.value)
-        held = self.unexpired(monotonic()) if repeatable else self.current(monotonic())
+        held = self.unexpired(monotonic()) if repeatable else self.peek(monotonic())
         if held is not None and held != seen:
             return held
         rejected = self.unexpired(monotonic()) if seen is None else None
@@ -174,7 +179,7 @@ class WorkerCache(Generic[T]):
     def reject(self, seen: T) -> None:
         """Request a newer value than this, which the API has rejected; does not wait.
 
-        Until it is there, `current` returns none, because requests that cannot be sent again would be rejected, too. A
+        Until it is there, `peek` returns none, because requests that cannot be sent again would be rejected, too. A
         value that was rejected soon after its fetch is sent all the same: the API must have another reason.
         """
         if self._held == seen and self.fetched_earlier and not self._rests_until(time.time()):
@@ -215,7 +220,7 @@ class WorkerCache(Generic[T]):
             self._held, self._good_until, self._look_at = None, 0.0, 0.0
         else:
             if self._held is None or record.value != self._record.value:
-                self._held = self._parse(record.value)
+                self._held = self.serializer.loads(record.value)
             self._good_until = now + record.good_until_date - now_date
             look_date = max(record.renew_from_date, record.rests_until(now_date, self._getter.negative_ttl))
             self._look_at = min(self._good_until, now + look_date - now_date)
@@ -271,9 +276,40 @@ class WorkerCache(Generic[T]):
             own = succeeded(own, await self._getter.get(around, record))
         except Unavailable as problem:
             own = failed(own, problem, self._getter.negative_ttl)
-        value = msgspec.structs.replace(own, generation=around.generation()).packed()
+        self._publish(own, feed, around)
+
+    def _publish(self, record: FetchedRecord, feed: Feed, around: FetchContext) -> None:
+        value = msgspec.structs.replace(record, generation=around.generation()).packed()
         feed.deliver(value)
         around.feed_others(self.key, value)
+
+    # the interface of aiocache
+
+    async def _get(self, key: str, encoding: str | None = None, _conn: Any = None) -> bytes | None:
+        if key != self.key:
+            return None
+        await self.obtain()
+        return self._record.value
+
+    async def _set(
+        self, key: str, value: bytes, ttl: float | None = None, _cas_token: Any = None, _conn: Any = None
+    ) -> bool:
+        if key != self.key or self._feed is None or self._around is None:
+            return False
+        now_date = time.time()
+        until_date = FOR_EVER if ttl is None else now_date + ttl
+        got = FetchResult(value, until_date, renewal(now_date, until_date), self._record.note)
+        self._publish(succeeded(FetchedRecord(material=self._getter.material), got), self._feed, self._around)
+        return True
+
+    async def _exists(self, key: str, _conn: Any = None) -> bool:
+        return key == self.key and self.unexpired(monotonic()) is not None
+
+    async def _delete(self, key: str, _conn: Any = None) -> int:
+        held = self.unexpired(monotonic()) if key == self.key else None
+        if held is not None:
+            self.reject(held)
+        return int(held is not None)
 
 
 def _own_time() -> float:

@@ -157,7 +157,7 @@ async def test_an_api_that_refuses_every_token_does_not_have_one_fetched_for_eac
         await pace.paused.wait()
         assert not any(each.done() for each in waiting)
         assert issuer.asked == 2
-        assert only.current(monotonic()) == token
+        assert only.peek(monotonic()) == token
         pace.go.set()
         got = set(await asyncio.gather(*waiting))
         assert {word(each) for each in got} == {"token-3"}
@@ -171,7 +171,7 @@ async def test_a_token_that_an_api_refuses_is_renewed_all_the_same_before_it_exp
         (only,) = node.tokens(oauth2(issuer.url, expiry_margin=0.0))
         token = await only.obtain()
         token = await only.obtain(token)
-        while (held := only.current(monotonic())) == token:
+        while (held := only.peek(monotonic())) == token:
             await asyncio.sleep(0.005)
         assert held is not None  # nobody had to wait
 
@@ -184,7 +184,7 @@ async def test_a_rejected_token_is_not_sent_with_the_next_body(issuer: Issuer, m
         (only,) = node.tokens(oauth2(issuer.url))
         token = await only.obtain()
         only.reject(token)
-        assert only.current(monotonic()) is None
+        assert only.peek(monotonic()) is None
         assert await only.obtain(repeatable=True) == token
         assert {word(each) for each in await asyncio.gather(*(only.obtain() for _ in range(10)))} == {"token-2"}
         assert held_now([only]) == ["token-2"]
@@ -203,10 +203,10 @@ async def test_a_rejected_token_is_sent_all_the_same_if_there_is_no_other(
         token = await only.obtain()
         issuer.answer = lambda question: (503, {}, b"")
         only.reject(token)  # it was fetched within the last second
-        assert only.current(monotonic()) == token
+        assert only.peek(monotonic()) == token
         await until(lambda: issuer.asked == 2)
         monkeypatch.setattr(cache, "AGAIN_S", 0.0)
-        await until(lambda: only.current(monotonic()) == token)
+        await until(lambda: only.peek(monotonic()) == token)
         node.workers[0].feeds.deliver(only.key, node.kept[only.key])
         only.reject(token)
         assert await only.obtain() == token
@@ -225,7 +225,7 @@ async def test_a_rejected_token_is_sent_all_the_same_if_another_takes_long(
         issuer.open.clear()
         only.reject(token)
         assert await only.obtain() == token
-        assert only.current(monotonic()) == token  # no call waits for the same answer again
+        assert only.peek(monotonic()) == token  # no call waits for the same answer again
         issuer.open.set()
 
 
