@@ -10,6 +10,8 @@ FUZZ_SECONDS ?= 600
 LISTEN ?= 127.0.0.1:8080
 BIN := .venv/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check
+# The versions of deploy/requirements.lock: what is tested is what the image and the Debian package have.
+LOCKED = --constraint <(sed -n 's/^\([^ \#].*\) \\$$/\1/p' deploy/requirements.lock)
 # Of what pip says, the name of each package that it fetches.
 PROGRESS := sed -un 's/^Collecting \([A-Za-z0-9._-]*\).*/      \1/p'
 SOURCES := fastgw tests bench docs setup.py
@@ -95,14 +97,14 @@ setup: .venv/.runtime .venv/.installed .venv/.compiled  ## make .venv with every
 	@touch $@
 
 # Installed while the modules are compiled, which takes longer. Bytecode is made of what is imported, when it is.
-.venv/.runtime: pyproject.toml | .venv/.builder
+.venv/.runtime: pyproject.toml deploy/requirements.lock | .venv/.builder
 	@echo "[2/3] installing the packages that fastgw runs on"
-	@FASTGW_PURE_PYTHON=1 $(PIP) --no-compile --no-build-isolation --editable . | $(PROGRESS)
+	@FASTGW_PURE_PYTHON=1 $(PIP) $(LOCKED) --no-compile --no-build-isolation --editable . | $(PROGRESS)
 	@touch $@
 
-.venv/.installed: pyproject.toml | .venv/.runtime
+.venv/.installed: pyproject.toml deploy/requirements.lock | .venv/.runtime
 	@echo "installing the packages that tests, benchmarks and documentation take"
-	@FASTGW_PURE_PYTHON=1 $(PIP) --no-build-isolation --editable '.[dev,bench,docs]' | $(PROGRESS)
+	@FASTGW_PURE_PYTHON=1 $(PIP) $(LOCKED) --no-build-isolation --editable '.[dev,bench,docs]' | $(PROGRESS)
 	@touch $@
 
 # The compiled twins, where a compiler finds what it needs. Where none does, that is looked for anew each time.
@@ -228,13 +230,17 @@ deb-check: deb  ## install, upgrade and remove the Debian package in a clean roo
 	@$(call install_programs,debootstrap=debootstrap,make deb-check)
 	tests/debian_package.sh
 
-lock:  ## write deploy/requirements.lock anew: all extras, at today's versions
+COMPILE := .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate
+EXTRAS = $(PYTHON) -c 'import sys, tomllib; \
+  extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+  print(*(f"--extra={each}" for each in extras if each not in sys.argv[1:]))'
+
+lock:  ## write deploy/requirements.lock anew: all extras, at today's versions that the tests' packages take too
 	@$(PYTHON) -m venv .venv/lock && .venv/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@$(COMPILE) pyproject.toml $$($(EXTRAS)) >.venv/lock/tested
 	@{ sed -n '/^#/p' deploy/requirements.lock; \
-	.venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --no-annotate pyproject.toml $$($(PYTHON) -c 'import tomllib; \
-	  extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
-	  print(*(f"--extra={each}" for each in extras if each not in ("dev", "bench", "docs")))'); } >.venv/lock/written
+	$(COMPILE) --generate-hashes --no-emit-index-url --constraint .venv/lock/tested pyproject.toml \
+	  $$($(EXTRAS) dev bench docs); } >.venv/lock/written
 	@mv .venv/lock/written deploy/requirements.lock
 
 docs: setup  ## write the generated pages of docs/reference anew, from the code that they describe

@@ -22,7 +22,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import distributions
+from importlib.metadata import distributions, version
 from pathlib import Path
 from shutil import which
 from string import Template
@@ -366,6 +366,16 @@ def test_what_is_pinned_is_what_the_package_asks_for():
         if not each.specifier.contains(pinned.get(canonicalize_name(each.name), "0"))
     ]
     assert wrong == []
+
+
+@pytest.mark.landing
+def test_what_is_tested_is_what_is_pinned():
+    """The packages of this environment have the versions of the image."""
+    text = (ROOT / "deploy" / "requirements.lock").read_text()
+    pinned = [Requirement(line) for line in re.findall(r"^([\w.-]+==.*) \\$", text, re.M)]
+    assert len(pinned) > 50
+    here = {each: version(each.name) for each in pinned if each.marker is None or each.marker.evaluate()}
+    assert {str(each): found for each, found in here.items() if found not in each.specifier} == {}
 
 
 def test_the_debian_package_is_of_this_version_and_has_a_manual_page_for_each_command(tmp_path):
