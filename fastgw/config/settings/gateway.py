@@ -958,9 +958,10 @@ class Route(Settings):
     """`Host` of requests to the upstream, as in `host_header` of the upstream. null = that of the upstream."""
     proxy_redirect: Literal["default", "off"] = "default"
     """Handling of absolute URLs in `Location`, `Content-Location` and `Refresh` that have the host and port of the
-    target that has responded. `default`: they get the scheme and host of the client's request, and what `strip_prefix`,
-    `add_prefix` and the target's URL have changed in the path is undone; `off`: they do not change. A filter
-    `response_urls` takes the place of `default`."""
+    target that has responded, and of those with the client's host and `http` where only the client speaks TLS.
+    `default`: they get the scheme and host of the client's request, and what `strip_prefix`, `add_prefix` and the
+    target's URL have changed in the path is undone; `off`: they do not change. A filter `response_urls` takes the place
+    of `default`."""
     forwarded: Literal["append", "set", "strip", "pass"] | None = None
     """Handling of the forwarding headers: `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, `-Prefix`, `-Client-Cert`,
     `X-Real-IP` and `Forwarded`. Left out = `append` if the peer is a trusted proxy, else `set`.

@@ -62,6 +62,8 @@ class Reference(NamedTuple):
 class OwnUrls(NamedTuple):
     """Mapping of a target's absolute URLs to the gateway's, for the responses of a route.
 
+    Its URLs are those of its own address; and, where only the client speaks TLS, those with the client's host and
+    `http`: a service that writes them does not know how it is reached, and knows no `X-Forwarded-Prefix` either.
     A URL below `upstream` gets the path below `gateway`, as the inverse of what the route does to paths; any other path
     stays. References without a host stay, because services that know their `X-Forwarded-Prefix` write them for clients.
     """
@@ -74,8 +76,9 @@ class OwnUrls(NamedTuple):
     def has_own(self, head: "ResponseHead", target: Target) -> bool:
         """Whether a header of a response may contain a URL of the target. Cheap, and never wrongly False."""
         host = own_host(target.scheme, target.host)
-        values = map(head.first, HEADERS)
-        return any(value is not None and host in value.lower() for value in values)
+        hint = host if target.scheme == "https" else b"http:"
+        lowered = (value.lower() for value in map(head.first, HEADERS) if value is not None)
+        return any(host in value or hint in value for value in lowered)
 
     def rewrite(self, response: Response, exchange: Exchange, target: Target) -> None:
         """Rewrite the headers of a response of the target."""
@@ -89,11 +92,22 @@ class OwnUrls(NamedTuple):
         client = client_origin_of(exchange)
         scheme = b"https" if target.scheme == "https" else b"http"
         origin = reference.origin(scheme)
-        if origin not in own_origins(target) or origin == client:
+        if origin == client:
             return None  # the client's own URL needs no change, even if the target has the same one
+        if origin not in own_origins(target) and not self._lacks_tls(reference, exchange, target):
+            return None
         path = reference.path or b"/"
         moved = moved_path(path, target.base_path + self.upstream, self.gateway)
         return at_client(exchange, (path if moved is None else moved) + reference.query + reference.fragment)
+
+    def _lacks_tls(self, reference: Reference, exchange: Exchange, target: Target) -> bool:
+        """Whether a URL is the client's but for its scheme, which is that of the connection to the target."""
+        return (
+            target.scheme != "https"
+            and reference.scheme.lower() == b"http"
+            and client_scheme(exchange.head, exchange.peer) == b"https"
+            and reference.authority.lower() == client_authority(exchange.head, exchange.peer).lower()
+        )
 
 
 def own_urls(route: settings.Route) -> OwnUrls:

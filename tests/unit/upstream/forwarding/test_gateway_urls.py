@@ -151,6 +151,31 @@ def test_the_origin_is_that_of_the_clients_request(request: bytes, here: str) ->
     assert received(f"{TARGET}/a", request=request, **route) == here
 
 
+BALANCED = CLIENT[:-2] + b"X-Forwarded-Proto: https\r\n\r\n"
+
+
+@for_each(
+    "value, here, more",
+    [
+        ("http://shop.example:8080/a/", "https://shop.example:8080/a/", {}),
+        ("HTTP://SHOP.example:8080/a?b#c", "https://shop.example:8080/a?b#c", {}),
+        ("http://shop.example:8080/a/", "https://shop.example:8080/app/a/", {"strip_prefix": "/app"}),
+        ("http://shop.example:8080/a/", "http://shop.example:8080/a/", {"proxy_redirect": "off"}),
+        ("http://shop.example:8080/a/", "http://shop.example:8080/a/", {"request": CLIENT}),
+        ("https://shop.example:8080/a/", "https://shop.example:8080/a/", {"strip_prefix": "/app"}),
+        ("http://shop.example/a/", "http://shop.example/a/", {}),  # of another server
+        ("http://user@shop.example:8080/a/", "http://user@shop.example:8080/a/", {}),
+        ("http://other.example:8080/a/", "http://other.example:8080/a/", {}),
+        ("//shop.example:8080/a/", "//shop.example:8080/a/", {}),
+    ],
+)
+def test_a_target_that_does_not_know_of_tls_sends_nobody_away_from_it(
+    value: str, here: str, more: dict[str, Any]
+) -> None:
+    """As Apache does for a folder, and all that make URLs of Host and of the scheme of their own connection."""
+    assert received(value, **{"request": BALANCED, **more}) == here
+
+
 @for_each(
     "settings, here",
     [
