@@ -538,7 +538,7 @@ class FastPath:
         """Whether a header of the response may have to be rewritten, which the forwarding does."""
         if forward.own_urls is None or self._stream is None:
             return False
-        return forward.own_urls.has_own(head, self._stream.target)
+        return forward.own_urls.has_own(head, self._stream.target, self.peer)
 
     def _fields_for(self, plan: FastPathPlan) -> SentFields | None:
         """Return the headers of the response that filters change. None: their response steps have to run."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from fastgw.config.base.route_patterns import parse_strip_prefix
 from fastgw.config.settings import gateway as settings
 from fastgw.exchange import Exchange, Response
-from fastgw.forwarded_headers import client_authority, client_scheme
+from fastgw.forwarded_headers import Peer, client_authority, client_scheme
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
 from fastgw.upstream.targets.target import Target
@@ -73,16 +73,17 @@ class OwnUrls(NamedTuple):
     upstream: bytes
     """Prefix that it puts before them, likewise."""
 
-    def has_own(self, head: "ResponseHead", target: Target) -> bool:
+    def has_own(self, head: "ResponseHead", target: Target, peer: Peer) -> bool:
         """Whether a header of a response may contain a URL of the target. Cheap, and never wrongly False."""
         host = own_host(target.scheme, target.host)
-        hint = host if target.scheme == "https" else b"http:"
+        lacks_tls = target.scheme != "https" and (peer.trusted or peer.scheme == b"https")
+        hint = b"http:" if lacks_tls else host
         lowered = (value.lower() for value in map(head.first, HEADERS) if value is not None)
         return any(host in value or hint in value for value in lowered)
 
     def rewrite(self, response: Response, exchange: Exchange, target: Target) -> None:
         """Rewrite the headers of a response of the target."""
-        if response.head is not None and self.has_own(response.head, target):
+        if response.head is not None and self.has_own(response.head, target, exchange.peer):
             rewrite_urls(response, HEADERS, lambda reference: self._gateway_url(reference, exchange, target))
 
     def _gateway_url(self, text: bytes, exchange: Exchange, target: Target) -> bytes | None:
