@@ -152,7 +152,7 @@ class Upstream:
         mine = self.settings
         return (self.identity, self.lends_sockets) == (identity, lends_sockets) and all(
             getattr(mine, name) == getattr(settings, name)
-            for name in ("protocol", "resolve", "host_header", "timeouts", "pool", "tls")
+            for name in ("protocol", "resolve", "host_header", "timeouts", "pool", "tls", "tolerate", "response_limits")
         )
 
     def start(

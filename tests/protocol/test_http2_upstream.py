@@ -199,6 +199,22 @@ def test_any_number_of_fields_that_the_limits_allow_passes(make_own: Any) -> Non
     assert client.read_response().status == 200
 
 
+@pytest.mark.parametrize("is_large", [False, True])
+def test_limits_of_responses_are_the_upstreams_own(make_own: Any, is_large: bool) -> None:
+    world = make_own(**({"response_limits": {"header_bytes": "112KiB", "header_count": 200}} if is_large else {}))
+    client = world.client()
+    client.send(GET % b"/")
+    peer = world.origin.accept()
+    for count, length, status in (100, 1000, 200 if is_large else 502), (201, 10, 502), (115, 1000, 502):
+        line = b"x-a", b"v" * length
+        peer.headers(peer.read_message().stream, [(b":status", b"200"), *[line] * count], end=True)
+        response = client.read_response()
+        assert (response.status, len(response.get_all(b"x-a"))) == (status, count if status == 200 else 0)
+        client.send(GET % b"/")
+    answer(peer)
+    assert client.read_response().status == 200
+
+
 def test_http2_on_both_sides(world: World) -> None:
     client = world.client2()
     stream = client.ask([(b"te", b"trailers"), (b"cookie", b"a=1"), (b"cookie", b"b=2")], path=b"/x")

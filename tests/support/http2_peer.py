@@ -23,6 +23,7 @@ from tests.support.tcp import nobody_waits
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
+FRAME = 16_384  # bytes of a frame that every peer accepts
 MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_HEADER_LIST_SIZE = 3, 4, 6
 NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, REFUSED_STREAM, CANCEL = 0, 1, 2, 7, 8
 HTTP_1_1_REQUIRED = 13
@@ -90,7 +91,10 @@ class Http2Peer(Peer):
 
     def headers(self, stream: int, fields: Fields, end: bool = False) -> None:
         block = b"".join(_literal(name, value) for name, value in fields)  # also invalid
-        self.frame(HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, block)
+        first, *rest = [block[at : at + FRAME] for at in range(0, max(len(block), 1), FRAME)]
+        self.frame(HEADERS, (0 if rest else END_HEADERS) | (END_STREAM if end else 0), stream, first)
+        for left, part in zip(range(len(rest) - 1, -1, -1), rest, strict=True):
+            self.frame(CONTINUATION, 0 if left else END_HEADERS, stream, part)
 
     def data(self, stream: int, payload: bytes, end: bool = False) -> None:
         self.windows[stream] = self.room(stream) - len(payload)

@@ -54,7 +54,8 @@ MAX_BYTE_RATE: Final = 1 << 40
 """Maximum bandwidth in bytes per second."""
 _DURATION = r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)"
 _SIZE = r"([0-9]+)(B|kB|KB|MB|GB|KiB|MiB|GiB)"
-_STATUSES = r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?"
+# Those from 600 on are of upstreams that may send them (`tolerate`).
+_STATUSES = r"([1-9][0-9]{2})(?:-([1-9][0-9]{2}))?"
 _PERCENT = r"([0-9]+(?:\.[0-9]+)?)%"
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PROTOCOL: Final = f"{_TOKEN}(/{_TOKEN})?"
@@ -859,7 +860,7 @@ RETRY_CONDITIONS: Final = (
     "resource_exhausted",
     "unavailable",
 )
-_STATUS_TO_RETRY: Final = "[45][0-9]{2}"
+_STATUS_TO_RETRY: Final = "[4-9][0-9]{2}"
 
 
 def parse_retry_condition(text: str) -> str:

@@ -363,7 +363,15 @@ class _Expansion:
             at.report("mutually exclusive with credentials of `type: certificate`", _ONE_OF_THEM)
         timeouts, retries = _plain(UpstreamTimeouts, settings.timeouts), _plain(Retries, settings.retries)
         targets, tls = (Target(url=settings.url),), _tls_of(settings)
-        return Upstream(targets=targets, host_header="target", timeouts=timeouts, retries=retries, tls=tls)
+        return Upstream(
+            targets=targets,
+            host_header="target",
+            timeouts=timeouts,
+            retries=retries,
+            tls=tls,
+            tolerate=settings.tolerate,
+            response_limits=settings.response_limits,
+        )
 
     def _route(
         self,
@@ -571,8 +579,7 @@ def _upstream_parts(each: _Called) -> Mapping[Path, SourceLocation]:
         tls = Derived(tls.reading, tls.path, lambda: shown)
     return {
         ("targets", 0, "url"): at.below("url"),
-        ("timeouts",): at.below("timeouts"),
-        ("retries",): at.below("retries"),
+        **{(name,): at.below(name) for name in ("timeouts", "retries", "tolerate", "response_limits")},
         ("tls",): tls,
     }
 

@@ -292,9 +292,8 @@ class _Reading:
     def _settings(self, url: Url, **said: Any) -> EgressEntry:
         """Return the settings of an entry, completed with the provider's defaults."""
         given = self._provider.defaults
-        return EgressEntry(
-            url=url, timeouts=given.timeouts, retries=given.retries, use=given.use, filters=given.filters, **said
-        )
+        names = ("timeouts", "retries", "tolerate", "response_limits", "use", "filters")
+        return EgressEntry(url=url, **{name: getattr(given, name) for name in names}, **said)
 
     def _tls(self, url: Url, shown: EgressCredentials | None = None) -> UpstreamTls:
         """Return the TLS settings for a URL. `shown`: credentials, possibly with a client certificate."""

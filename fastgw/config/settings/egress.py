@@ -36,7 +36,7 @@ from fastgw.config.settings.credentials import (
 from fastgw.config.settings.discovery import Consul, Docker, Eureka, Nacos
 from fastgw.config.settings.kubernetes import KubernetesProvider
 from fastgw.config.settings.secrets import RedisUrl, Secret
-from fastgw.config.settings.upstreams import Retries, UpstreamTimeouts, UpstreamTls
+from fastgw.config.settings.upstreams import ResponseLimits, Retries, UpstreamTimeouts, UpstreamTls, Violations
 
 Addressing = Literal["path", "path_with_entry", "host"]
 
@@ -198,6 +198,11 @@ class EgressEntry(Settings):
     """Retries of failed calls."""
     tls: UpstreamTls = UpstreamTls()
     """TLS settings for the API."""
+    tolerate: Violations = ()
+    """Violations of RFC 9110 and RFC 9112 that responses of the API may have, and their dangers: as in `tolerate` of an
+    upstream. `[]` = none."""
+    response_limits: ResponseLimits = ResponseLimits()
+    """Limits on responses of the API."""
     cookies: Literal["keep", "rewrite"] = "keep"
     """Handling of `Set-Cookie`. `rewrite`: the domain is removed, and the path becomes that of the service at the
     gateway."""
@@ -304,6 +309,11 @@ class KymaDefaults(Settings):
     tls: UpstreamTls = UpstreamTls()
     """TLS settings for APIs and token endpoints, such as the CA to trust. `spec.skipVerify` of an Application takes
     precedence."""
+    tolerate: Violations = ()
+    """Violations of RFC 9110 and RFC 9112 that responses of APIs may have, and their dangers: as in `tolerate` of an
+    upstream. `[]` = none."""
+    response_limits: ResponseLimits = ResponseLimits()
+    """Limits on responses of APIs."""
     use: tuple[str, ...] = ()
     """Names of filter sets."""
     filters: Filters = NONE

@@ -7,7 +7,7 @@ from fastgw.config.base.settings_base import Settings, Some
 from fastgw.config.base.value_types import Duration, Method, Notation
 from fastgw.observe.access_log.log_fields import check_field
 
-_STATUS: Final = "[1-5](?:[0-9]{2}|xx)"
+_STATUS: Final = "[1-9](?:[0-9]{2}|xx)"
 
 
 def _parse_status(text: str) -> int:
@@ -25,8 +25,8 @@ LogStatus = Annotated[
     Notation(
         'a status such as 404, or a class such as "5xx"',
         _parse_status,
-        {"anyOf": [{"type": "string", "pattern": f"^{_STATUS}$"}, {"type": "integer", "minimum": 100, "maximum": 599}]},
-        numbers=range(100, 600),
+        {"anyOf": [{"type": "string", "pattern": f"^{_STATUS}$"}, {"type": "integer", "minimum": 100, "maximum": 999}]},
+        numbers=range(100, 1000),
         write=_write_status,
     ),
 ]

@@ -272,6 +272,31 @@ class Pool(Settings):
         return self.max_connections or (_MOST_FOR_REQUESTS if for_requests else _MOST)
 
 
+Violation = Literal[
+    "content_length_with_chunked",
+    "repeated_content_length",
+    "transfer_encoding_identity",
+    "repeated_chunked",
+    "bare_lf",
+    "padded_chunk_sizes",
+    "statuses_above_599",
+    "control_characters",
+]
+"""Name of a violation of RFC 9110 or RFC 9112 that the responses of an upstream may have."""
+Violations = tuple[Violation, ...]
+MOST_HEADERS: Final = 1000
+
+
+class ResponseLimits(Settings):
+    """Limits on the responses of an upstream. A response beyond them is answered 502 (`upstream_malformed`). Each
+    request in flight may take this memory. Clients have limits of their own, such as 128 KiB for curl over HTTP/2."""
+
+    header_bytes: Annotated[Size, Meta(ge=64 * 1024, le=1024**2)] = 64 * 1024
+    """Maximum size of a response head, status line included; over HTTP/2, of the header list (RFC 9113)."""
+    header_count: Annotated[int, Meta(ge=100, le=MOST_HEADERS)] = 100
+    """Maximum number of header lines in a response head."""
+
+
 class Backoff(Settings):
     """Wait before a retry: a random time between 0 and a bound (exponential backoff with full jitter)."""
 
@@ -304,7 +329,7 @@ class Retries(Settings):
     because it had been idle; `reset`: the connection was lost before any response, also a new one (it includes
     `reset_before_response`); `per_try_timeout`: no response head within that time, or within
     `timeouts.response_headers`, or a target that does not accept the request for `timeouts.idle`; `"503"` or another
-    status from 400 to 599: the target answered with it; `cancelled`,
+    status from 400 to 999: the target answered with it; `cancelled`,
     `deadline_exceeded`, `internal`, `resource_exhausted`, `unavailable`: the response to a call of gRPC is this status
     alone (Trailers-Only); after response headers the call is committed (gRFC A6). Calls are POST: see `non_idempotent`.
     The last response is forwarded as it is, also if no other target is available after it (all are ejected, or the
@@ -592,6 +617,29 @@ class Upstream(Settings):
     one), which is `request_id` in the access log, and, if the gateway terminates TLS, its version and cipher and the
     common name of a verified client certificate. The ALPN protocol of a header that it came with is passed on. null =
     none."""
+    tolerate: Violations = ()
+    """Violations of RFC 9110 and RFC 9112 that responses over HTTP/1.1 may have, in place of a 502
+    (`upstream_malformed`). Clients get them in valid form. `[]` = none. Name only those that the upstream commits: a
+    response with two readings is what response splitting and cache poisoning are made of. Where the end of a response
+    is in doubt, its connection is closed, so that what follows it is no response to another request.
+    `content_length_with_chunked`: both framings; chunked counts. Danger: a proxy or cache on the way that believes
+    the length sees another response. The connection is closed.
+    `repeated_content_length`: the same number several times. Danger: two programs have written the head, and one of
+    them may be wrong about the rest.
+    `transfer_encoding_identity`: `Transfer-Encoding: identity`, which is ignored; the length counts, or else the end of
+    the connection. Danger: a reader that honours it reads until the end. The connection is closed.
+    `repeated_chunked`: `chunked` several times, for a body in chunks once. Danger: a body that is indeed in chunks
+    twice arrives with the inner chunks as its text. The connection is closed.
+    `bare_lf`: lines that end with LF alone, in heads, chunks and trailers. Danger: a service that copies text with a
+    line feed into a header lets its clients write headers, and whole responses. The connection is closed.
+    `padded_chunk_sizes`: spaces and tabs after the size of a chunk. Danger: little; a reader in between may disagree.
+    `statuses_above_599`: statuses from 600 to 999, which are forwarded as they are. Danger: clients may not know them,
+    or take them for success; here they count as failures, as 5xx do.
+    `control_characters`: control characters in values of headers and trailers, and in the reason: they are removed; NUL
+    and CR become a space. Not in headers about the connection and the length. Danger: the value is another one than a
+    filter of the service has checked."""
+    response_limits: ResponseLimits = ResponseLimits()
+    """Limits on responses."""
     filters: Filters = NONE
     """Filters for requests to this upstream."""
 

@@ -47,13 +47,20 @@ def of_upstream(location: SourceLocation, upstream: Upstream) -> Iterator[Proble
         if written is not None:
             yield location.below("protocol").problem("it has no effect: the targets are no HTTP servers")
         yield from _about_requests(location, upstream, schemes.pop())
-    elif written == "auto" and not any(target.url.tls for target in upstream.targets):
+        return
+    if upstream.tolerate and upstream.protocol in ("http2", "grpc"):
+        wrong = f"it has no effect with `protocol: {upstream.protocol}`: it is about responses over HTTP/1.1"
+        yield location.below("tolerate").problem(wrong)
+    if written == "auto" and not any(target.url.tls for target in upstream.targets):
         wrong = "HTTP/1.1 is spoken: only `https` targets choose a version; expected `http2` where they support it"
         yield location.below("protocol").problem(wrong)
 
 
 def _about_requests(location: SourceLocation, upstream: Upstream, scheme: str) -> Iterator[Problem]:
     """Yield a note for each setting about requests of an upstream with `tcp` or `udp` targets."""
+    for name in ("tolerate", "response_limits"):
+        if location.raw.get(name):
+            yield location.below(name).problem(f"it has no effect: {scheme} targets get no requests")
     for part, names in _OF_REQUESTS.items():
         settings = getattr(upstream, part)
         defaults = {field.name: field.default for field in structs.fields(settings)}

@@ -567,6 +567,10 @@ upstreams:
     protocol: http2
     hedge: {after: 100ms, max: 1}
     filters: {concurrency: {limit: 100}}
+  old:
+    targets: ["http://127.0.0.1:9003"]
+    tolerate: [content_length_with_chunked, bare_lf]
+    response_limits: {header_bytes: 256KiB, header_count: 400}
   listed: {targets: {file: targets.yaml}}
   postgres: {targets: ["tcp://10.0.0.5:5432"], proxy_protocol: v2}
   found: {targets: {srv: _http._tcp.users.internal, scheme: https, interval: 10s}}
@@ -827,6 +831,8 @@ egress:
         forwarded: append
         forwarded_header: true
         tls: {ca: company.pem}
+        tolerate: [repeated_content_length]
+        response_limits: {header_bytes: 256KiB, header_count: 400}
         cookies: rewrite
         host: orders.internal
         use: []
@@ -925,6 +931,8 @@ egress:
             timeouts: {connect: 3s}
             retries: {max: 0}
             tls: {ca: company.pem}
+            tolerate: [repeated_content_length]
+            response_limits: {header_bytes: 256KiB, header_count: 400}
             cookies: rewrite
             host: orders-v1.internal
             use: []
@@ -951,6 +959,8 @@ providers:
       timeouts: {connect: 3s, response_headers: 60s}
       retries: {body_bytes: 256KiB}
       tls: {ca: company.pem}
+      tolerate: [repeated_content_length]
+      response_limits: {header_bytes: 256KiB, header_count: 400}
       use: [small]
       filters: {target_errors: null}
 """,

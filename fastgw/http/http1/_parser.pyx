@@ -1025,12 +1025,18 @@ def read_response(bytes raw not None, bytes request_method not None, int max_fie
     return heads.read_response(raw, request_method, max_fields) if head is None else head
 
 
-def parse_answer(bytes received not None, Py_ssize_t end, bytes request_method not None, int max_fields=100):
+def parse_answer(
+    bytes received not None,
+    Py_ssize_t end,
+    bytes request_method not None,
+    int max_fields=100,
+    int last_status=heads.LAST_STATUS,
+):
     """Compiled `parser_reference.parse_answer`."""
     cdef Http1ResponseHead head = _response_head(received, end, request_method, max_fields)
     if head is not None and _llhttp_agrees_on_response(head, request_method):
         return head
-    return heads.parse_answer(received, end, request_method, max_fields)
+    return heads.parse_answer(received, end, request_method, max_fields, last_status)
 
 
 def read_http2_response(bytes received not None, Py_ssize_t end, bytes request_method not None, int max_fields):
@@ -1044,7 +1050,7 @@ def read_http2_response(bytes received not None, Py_ssize_t end, bytes request_m
 
 def parse_response(bytes raw not None, bytes request_method not None, int max_fields=100):
     """Compiled `parser_reference.parse_response`."""
-    return parse_answer(raw, PyBytes_GET_SIZE(raw), request_method, max_fields)
+    return parse_answer(raw, PyBytes_GET_SIZE(raw), request_method, max_fields, heads.LAST_TOLERATED_STATUS)
 
 
 def take_answer(buffer not None, Py_ssize_t length, bytes request_method not None, int max_fields=100):

@@ -579,23 +579,28 @@ def take_request(buffer: memoryview, length: int, max_bytes: int, max_fields: in
 
 # --- responses ---
 
-_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + VALUE + rb"*+))?\r\n")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: (" + VALUE + rb"*+))?\r\n")
+LAST_STATUS: Final = 599
+"""Largest status that HTTP defines (RFC 9110 section 15)."""
+LAST_TOLERATED_STATUS: Final = 999
 _LONG_LIVED_FOR_RESPONSES: Final = LongLivedParser(HttpResponseParser)
 
 
 def parse_response(raw: bytes, request_method: bytes, max_fields: int = 100) -> Http1ResponseHead:
-    """Parse and check exactly one response head, final or interim. Raises `Malformed`: the following bytes cannot be
-    parsed then.
+    """Parse and check exactly one response head, final or interim, of those that the gateway has rendered: it may have
+    a status that was tolerated. Raises `Malformed`: the following bytes cannot be parsed then.
     """
-    return parse_answer(raw, len(raw), request_method, max_fields)
+    return parse_answer(raw, len(raw), request_method, max_fields, LAST_TOLERATED_STATUS)
 
 
-def parse_answer(received: bytes, end: int, request_method: bytes, max_fields: int = 100) -> Http1ResponseHead:
+def parse_answer(
+    received: bytes, end: int, request_method: bytes, max_fields: int = 100, last_status: int = LAST_STATUS
+) -> Http1ResponseHead:
     """Parse and check the response head before `end`, and the body after it if it ends where `received` ends.
 
-    Raises `Malformed`. See `Http1ResponseHead.payload`.
+    Raises `Malformed`, also for a status above `last_status`. See `Http1ResponseHead.payload`.
     """
-    head = read_response(received[:end], request_method, max_fields)
+    head = read_response(received[:end], request_method, max_fields, last_status)
     head.payload = _whole_payload(head, received)
     _parse_response_again(head, received, request_method)
     return head
@@ -643,10 +648,12 @@ def _second_response_parser(head: Http1ResponseHead) -> LongLivedParser:
     return LongLivedParser(HttpResponseParser) if head.close or head.upgrade else _LONG_LIVED_FOR_RESPONSES
 
 
-def read_response(raw: bytes, request_method: bytes, max_fields: int) -> Http1ResponseHead:
+def read_response(
+    raw: bytes, request_method: bytes, max_fields: int, last_status: int = LAST_STATUS
+) -> Http1ResponseHead:
     """Parse a response head with the first parser only. Raises `Malformed`."""
     line = _STATUS_LINE.match(raw)
-    if line is None:
+    if line is None or int(line[2]) > last_status:
         raise Malformed("The status line is malformed.")
     head = Http1ResponseHead()
     head.http2 = False

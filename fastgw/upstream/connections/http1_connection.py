@@ -27,7 +27,8 @@ from fastgw.eventloop.worker_loop import WorkerLoop, unsent
 from fastgw.exchange import Trailers
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.body import BodyReader
-from fastgw.http.http1.parser import Http1ResponseHead, find_head_end, leading_bytes, parse_answer, take_answer
+from fastgw.http.http1.parser import Http1ResponseHead, leading_bytes, parse_answer, take_answer
+from fastgw.http.http1.tolerance import Repair, RepairedChunks
 from fastgw.http.malformed import Malformed
 from fastgw.upstream.connections.stream import (
     NOT_ESTABLISHED,
@@ -40,8 +41,6 @@ from fastgw.upstream.connections.stream import (
 from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
 from fastgw.upstream.targets.target import Target
 
-MAX_HEAD: Final = 65536
-"""Maximum size of a response head, in bytes; a longer one is `UPSTREAM_MALFORMED`."""
 NOT_ACCEPTED: Final = "the target did not accept the rest of the request"
 """Reason of a timeout before the request was sent."""
 _LOOKS: Final = 4
@@ -86,6 +85,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "_listener",
         "_method",
         "_offered",
+        "_repair",
         "_rescue_fd",
         "_searched",
         "_sending",
@@ -152,6 +152,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._body_goes_to = -1  # the `fd` of the receiver of the response's body
         self._begun = b""  # first bytes of a response head
         self._searched = 0
+        self._repair: Repair | None = None  # of the current response
         self.fd = -1  # plain socket for direct sends, while the transport's buffer is empty
         self._full = False  # the last read filled the buffer: more data may be available
         self._informed = 0
@@ -161,7 +162,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._offered: Sequence[bytes] = ()  # protocols to switch to
         self._tunnel: TunnelListener | None = None
         # Whether one of `_head_timeout`, `idle_timeout`, `_informed`, `_offered`, `_sending`, `_source`,
-        # `_targets_turn`, `_tls_is_new`, `_unasked_body` was set.
+        # `_repair`, `_targets_turn`, `_tls_is_new`, `_unasked_body` was set.
         self._special = False
         self._tls: TlsClientTransport | None = None
         self._tls_is_new = False  # the session is still to be stored
@@ -443,12 +444,20 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     # reading
 
     def _read_head(self, received: bytes) -> None:
+        rules = self.target.response_rules
         while True:
             try:
-                end = find_head_end(received, self._searched)
-                if end < 0 or end > MAX_HEAD:
+                end = rules.find_head_end(received, self._searched)
+                if end < 0 or end > rules.header_bytes:
                     return self._wait_for_more(received)
-                head = parse_answer(received, end, self._method)
+                try:
+                    head = parse_answer(received, end, self._method, rules.header_count, rules.last_status)
+                except Malformed:
+                    if not rules.repairs_heads:
+                        raise
+                    text = self._repairing().repair_head(received[:end])
+                    received, end = text + received[end:], len(text)
+                    head = parse_answer(received, end, self._method, rules.header_count, rules.last_status)
             except Malformed as malformed:
                 return self._fail(Fault.UPSTREAM_MALFORMED, malformed.reason)
             if head.status >= 200:
@@ -468,6 +477,13 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._begin_body(head, received, end)
         return None
 
+    def _repairing(self) -> Repair:
+        """Return the repairs of the current response, of an upstream that tolerates some."""
+        if self._repair is None:
+            self._special = True
+            self._repair = Repair(self.target.response_rules)
+        return self._repair
+
     def _answered_whole(self, head: Http1ResponseHead) -> None:
         listener = self._listener
         self.target.minor = head.minor
@@ -483,8 +499,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         """Handle a head that is incomplete or too long."""
         if not _BEGINNING.startswith(received[: len(_BEGINNING)]):
             self._fail(Fault.UPSTREAM_MALFORMED, "The response is not HTTP/1.")
-        elif len(received) > MAX_HEAD:
-            self._fail(Fault.UPSTREAM_MALFORMED, f"The response head is longer than {MAX_HEAD} bytes.")
+        elif len(received) > (longest := self.target.response_rules.header_bytes):
+            self._fail(Fault.UPSTREAM_MALFORMED, f"The response head is longer than {longest} bytes.")
         else:
             self._begun, self._searched = received, len(received)
 
@@ -514,7 +530,10 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             listener.on_head(head, b"", True)
             return
         self.phase = RECEIVING
-        self.reader = reader = head.body()
+        reader = head.body()
+        if head.chunked and self.target.response_rules.repairs_chunks:
+            reader = RepairedChunks(reader, self._repairing())
+        self.reader = reader
         payload = b""
         if len(received) != end:
             try:
@@ -584,8 +603,9 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._body_goes_to = -1
             self._buffer = self.worker_loop.read_buffer
         if self._special:
-            if self._sending:
+            if self._sending or (self._repair is not None and self._repair.ambiguous):
                 self.reusable = False
+            self._repair = None
             self._special = self._unasked_body = self._sending = self._chunked = False
             self._targets_turn = True
             self._source = self._tunnel = None

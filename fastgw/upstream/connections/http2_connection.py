@@ -38,13 +38,11 @@ from fastgw.http.http2.session import (
     framing_bytes,
 )
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.upstream.connections.http2_stream import HEAD_TOO_LONG, MAX_FIELDS, Http2UpstreamStream
+from fastgw.upstream.connections.http2_stream import HEAD_TOO_LONG, Http2UpstreamStream
 from fastgw.upstream.connections.stream import NOT_ESTABLISHED
 from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
 from fastgw.upstream.targets.target import MOST_STREAMS, Target
 
-MAX_HEAD_BYTES: Final = 65536
-"""Maximum size of a response's header list, decoded, as defined in RFC 9113 section 6.5.2."""
 STREAM_WINDOW: Final = 16 * 1024**2
 """Maximum flow-control window of a stream, on long paths: bytes of a response that are buffered for a slow client."""
 CONNECTION_WINDOW: Final = MOST_STREAMS * 65536 + 2 * STREAM_WINDOW
@@ -107,8 +105,10 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.pool = pool
         self.target = target
         secure = target.tls is not None
+        rules = target.response_rules
         self.session = Session(
-            True, secure, wheel.now, MOST_STREAMS, STREAM_WINDOW, CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_FIELDS - 1
+            *(True, secure, wheel.now, MOST_STREAMS, STREAM_WINDOW, CONNECTION_WINDOW),
+            *(rules.header_bytes, rules.header_count),
         )
         self.capacity = MOST_STREAMS
         self.streams = self.uses = 0
@@ -366,7 +366,8 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         elif kind in (REFUSED, MALFORMED):
             stream.break_off(Fault.UPSTREAM_MALFORMED, value)
         elif kind == TOO_LONG:
-            why = TRAILERS_TOO_LARGE if value is None else f"The response head is longer than {MAX_HEAD_BYTES} bytes."
+            longest = self.target.response_rules.header_bytes
+            why = TRAILERS_TOO_LARGE if value is None else f"The response head is longer than {longest} bytes."
             stream.break_off(Fault.UPSTREAM_MALFORMED, why)
 
     def _fail_stream(self, stream: Http2UpstreamStream) -> None:

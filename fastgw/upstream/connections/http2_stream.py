@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, final
 
+from fastgw.config.settings.upstreams import MOST_HEADERS
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Trailers
@@ -35,8 +36,10 @@ HEAD_TOO_LONG: Final = -2
 """Instead of a number: the request's head is longer than the target accepts."""
 MOST_HELD: Final = 65536
 """Bytes of a request that wait for the target's window above which its source is paused until half of them are sent."""
-MAX_FIELDS: Final = 101
-"""Maximum number of header lines of a response, plus the line for the framing of its text."""
+MAX_FIELDS: Final = MOST_HEADERS + 1
+"""Maximum number of header lines of a response, plus the line for the framing of its text. The session has the limit of
+the upstream (`response_limits`).
+"""
 NEEDS_HTTP1: Final = reset_reason(ErrorCode.HTTP_1_1_REQUIRED)
 """Reason of a refusal after which the request may be sent over HTTP/1.1 (RFC 9113 section 7)."""
 _UNSIZED: Final = b"transfer-encoding: chunked\r\n\r\n"

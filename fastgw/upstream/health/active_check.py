@@ -26,7 +26,9 @@ from fastgw.upstream.targets.target import build_targets
 MOST: Final = 65536
 """Maximum bytes of the body that are searched."""
 
-SETTINGS_USED: Final = ("protocol", "proxy_protocol", "host_header", "resolve", "timeouts", "tls")
+SETTINGS_USED: Final = (
+    *("protocol", "proxy_protocol", "host_header", "resolve", "timeouts", "tls", "tolerate", "response_limits"),
+)
 """Settings of an upstream that its checks use, apart from those of the check and the target: if one of them changes,
 the check has to be made again.
 """

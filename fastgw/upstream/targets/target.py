@@ -19,6 +19,7 @@ from weakref import ref
 
 from fastgw.config.base.value_types import Url
 from fastgw.config.settings import gateway as settings
+from fastgw.http.http1.tolerance import STRICT, ResponseRules
 from fastgw.http.http2.session import why_missing
 from fastgw.upstream.targets.dns import Name, TargetAddress
 from fastgw.upstream.targets.tls import TargetTls
@@ -61,6 +62,7 @@ class Target:
         "opening",
         "places",
         "port",
+        "response_rules",
         "scheme",
         "server_name",
         "shared",
@@ -83,6 +85,7 @@ class Target:
         streams: int = 1,
         negotiates: bool = False,
         follows_host: bool = False,
+        response_rules: ResponseRules = STRICT,
     ) -> None:
         """`tls`: required for an https URL; for a tcp URL whether TLS is used; ignored for others. `host_header`,
         `server_name`: as configured. `label`: of `labels_of`, if the upstream has several targets. `streams`: expected
@@ -90,6 +93,7 @@ class Target:
         `follows_host`: connections have the server name of requests, if it uses TLS.
         """
         self.timeouts = timeouts
+        self.response_rules = response_rules
         self.slot = 0  # in the node's shared memory
         self.counted = 0  # position of its row of counters there
         self.scheme = url.scheme
@@ -235,6 +239,9 @@ def build_targets(
     `there`: existing targets, which are reused if their name is unchanged.
     """
     made = []
+    limits = upstream.response_limits
+    is_strict = not upstream.tolerate and limits == settings.ResponseLimits()
+    rules = STRICT if is_strict else ResponseRules(upstream.tolerate, limits.header_bytes, limits.header_count)
     for target, label in zip(upstream.targets, labels_of(each.url for each in upstream.targets), strict=True):
         known = there.get(target.url)
         if known is None or known.label != label:
@@ -249,6 +256,7 @@ def build_targets(
                 MOST_STREAMS if may_speak_http2(upstream, target.url) else 1,
                 upstream.protocol == "auto" and may_speak_http2(upstream, target.url),
                 upstream.client_tls.follows_host,
+                rules,
             )
         made.append(known)
     return tuple(made)

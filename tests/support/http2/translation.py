@@ -62,7 +62,8 @@ class _Translation(threading.Thread):
 
     def run(self) -> None:
         self._http2.initiate_connection()
-        self._http2.update_settings({h2.settings.SettingCodes.ENABLE_PUSH: 0})
+        codes = h2.settings.SettingCodes
+        self._http2.update_settings({codes.ENABLE_PUSH: 0, codes.MAX_HEADER_LIST_SIZE: MOST_HEAD})
         with self._client, self._gateway, contextlib.suppress(OSError):
             self._write()
             while self._turn():

@@ -52,7 +52,7 @@ def test_a_share_is_that_of_whole_numbers(whole):
         (value_types.parse_duration, ["10", "10 s", "-1s", "0s", "1h30m", "1w", "", "\u0661s"]),
         (value_types.parse_size, ["32", "32K", "1.5MiB", "-1B", "32kib"]),
         (value_types.parse_percent, ["20", "101%", "100.1%", "-1%", "%", "9" * 5000 + "%"]),
-        (value_types.parse_statuses, ["", "20", "99", "600", "399-200", "200-", "2xx", "200 - 399"]),
+        (value_types.parse_statuses, ["", "20", "99", "1000", "399-200", "200-", "2xx", "200 - 399"]),
         (value_types.parse_check_path, ["", "healthz", "/a b", "/a#b", "/a\r\nX: y", "/\u00e4"]),
         (value_types.parse_network, ["10.0.0.1/8", "10.0.0.0/33", "localhost", ""]),
         (value_types.parse_token, ["", "x version", "a:b", "é"]),

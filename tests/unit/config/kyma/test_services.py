@@ -24,7 +24,7 @@ from fastgw.config.kyma.objects import ObjectFile
 from fastgw.config.kyma.services import KymaService, services_in
 from fastgw.config.settings.egress import EgressEntry, EgressRetries, EgressTimeouts, Kyma, KymaDefaults
 from fastgw.config.settings.secrets import Secret
-from fastgw.config.settings.upstreams import UpstreamTls
+from fastgw.config.settings.upstreams import ResponseLimits, UpstreamTls
 from fastgw.config.sources.files import brought_forward, read_again
 from fastgw.filters import TYPES
 from fastgw.filters.policies.credentials.token_endpoint import _OURS
@@ -333,6 +333,8 @@ def test_what_the_documents_have_no_words_for_is_said_for_all() -> None:
         timeouts=EgressTimeouts(response_headers=5.0),
         retries=EgressRetries(body_bytes=10),
         tls=UpstreamTls(ca="/ca.pem", server_name="a.example"),
+        tolerate=("bare_lf",),
+        response_limits=ResponseLimits(header_count=200),
         use=("set",),
         filters={"response_urls": None},
     )
@@ -343,6 +345,7 @@ def test_what_the_documents_have_no_words_for_is_said_for_all() -> None:
     orders, plain = found["shop/orders"].settings, found["shop/plain"].settings
     for each in orders, plain:
         assert (each.timeouts, each.retries) == (defaults.timeouts, defaults.retries)
+        assert (each.tolerate, each.response_limits) == (defaults.tolerate, defaults.response_limits)
         assert (each.use, each.filters) == (defaults.use, defaults.filters)
     assert (orders.tls, plain.tls) == (defaults.tls, UpstreamTls())
     assert orders.credentials.token_tls == UpstreamTls(ca="/ca.pem")

@@ -34,6 +34,9 @@ def notes(folder: Path, text: str) -> list[str]:
         (HTTP, "", MAIN, "", ""),
         (HTTP, "", MAIN + ", http2: {max_concurrent_streams: 5}", "", "listeners.main.http2: it has no effect"),
         (HTTP, "", BOTH + ", http2: {max_concurrent_streams: 5}", "", ""),
+        (HTTP, ", protocol: http2, tolerate: [bare_lf]", MAIN, "", "upstreams.u.tolerate: it has no effect with"),
+        (HTTP, ", protocol: http2, response_limits: {header_count: 200}", MAIN, "", ""),
+        (HTTPS, ", tolerate: [bare_lf]", MAIN, "", ""),
         (HTTP, ", protocol: grpc", MAIN, GRPC, CALLS),
         (HTTP, ", protocol: grpc", BOTH, GRPC, ""),
         (HTTP, "", BOTH, GRPC, CALLED),
@@ -81,6 +84,7 @@ def test_a_protocol_of_http_for_targets_of_none(tmp_path: Path) -> None:
         ),
         ("timeouts: {connect: 3s, tls: 1s, tunnel_idle: 5s, total: 1h}", []),
         ("timeouts: {idle: 5s}", ["timeouts.idle: it has"]),
+        ("tolerate: [bare_lf], response_limits: {header_count: 200}", ["tolerate: it has", "response_limits: it has"]),
         (
             "pool: {max_idle: 3, idle_timeout: 3s, max_uses: 1}",
             ["pool.max_idle", "pool.idle_timeout", "pool.max_uses"],

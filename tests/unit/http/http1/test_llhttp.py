@@ -63,7 +63,7 @@ def believe_request(raw: bytes, max_fields: int) -> Http1RequestHead:
     return head
 
 
-def believe_response(raw: bytes, request_method: bytes, max_fields: int) -> Http1ResponseHead:
+def believe_response(raw: bytes, request_method: bytes, max_fields: int, last_status: int = 599) -> Http1ResponseHead:
     head = Http1ResponseHead()
     head.status = 200
     fields = believed(head, raw)
@@ -157,7 +157,7 @@ def test_llhttp_alone_would_let_this_response_pass(raw: bytes, without_ours: Non
 @pytest.mark.parametrize("raw", RESPONSES_STOPPED_BY_OURS_ALONE.values(), ids=RESPONSES_STOPPED_BY_OURS_ALONE.keys())
 def test_we_stop_this_response_with_or_without_llhttp(raw: bytes, without_llhttp: None):
     with pytest.raises(Malformed):
-        parse_response(raw, b"GET")
+        parse_answer(raw, len(raw), b"GET")
 
 
 STOPPED_BY_BOTH = {
@@ -310,7 +310,7 @@ def test_no_request_decides_how_the_next_one_is_judged(before: bytes, body: byte
 def test_an_answer_in_chunks_that_llhttp_ends_elsewhere_is_refused(monkeypatch, sent: bytes):
     line, chunks = b"HTTP/1.1 200 OK\r\n", b"3\r\nabc\r\n0\r\n\r\n"
 
-    def misread(raw: bytes, method: bytes, max_fields: int) -> Http1ResponseHead:
+    def misread(raw: bytes, method: bytes, max_fields: int, last_status: int) -> Http1ResponseHead:
         head = read(line + CHUNKED + b"\r\n", method, max_fields)
         head.raw, head.known = raw, {}
         return head
@@ -482,7 +482,7 @@ class TestTheCompiledTwin:
 
     def both(self, raw: bytes) -> None:
         if raw.startswith(b"HTTP/"):
-            scan.parse_response(raw, b"GET")
+            scan.parse_answer(raw, len(raw), b"GET")
         else:
             scan.parse_request(raw)
 

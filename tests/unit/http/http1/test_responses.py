@@ -85,7 +85,7 @@ REFUSED: dict[str, bytes] = {
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
 def test_nonsense_is_refused(raw: bytes, method: bytes):
     with pytest.raises(Malformed):
-        parse_response(raw, method)
+        parse_answer(raw, len(raw), method)
 
 
 CHUNKED = b"Transfer-Encoding: chunked"
