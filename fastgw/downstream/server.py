@@ -85,6 +85,7 @@ class Listener:
         "router",
         "scheme",
         "sends_proxy_header",
+        "serves_half_closed",
         "speaks_http1",
         "speaks_http2",
         "takes_tunnels",
@@ -110,6 +111,7 @@ class Listener:
         self.proxy_protocol_required = settings.proxy_protocol == "required"
         self.tolerates_utf8_targets = settings.tolerate_utf8_targets
         self.refuses_ambiguous_paths = settings.ambiguous_paths == "refuse"
+        self.serves_half_closed = settings.half_close == "serve"
         self.trusts, self.sends_proxy_header = table.trusts, table.sends_proxy_header
         self.scheme = None if settings.scheme is None else settings.scheme.encode()
         self.reserved = reserved_fields(settings.reserved_headers, settings.unreserved_headers)

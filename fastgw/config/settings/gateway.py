@@ -437,6 +437,11 @@ class Listener(Settings):
     """Whether a request target with UTF-8 characters that are not percent-encoded is accepted, from clients that do not
     encode them. They are encoded before anything else sees them: `/café` is `/caf%C3%A9`. Otherwise, and if the bytes
     are not UTF-8, the answer is 400."""
+    half_close: Literal["cancel", "serve"] = "cancel"
+    """Handling of HTTP/1.1 clients that end their direction of a connection before they have their response, as a FIN
+    looks alike from those and from clients that have gone. `cancel`: the request is cancelled, as in nginx. `serve`:
+    requests that were received whole are answered, the last one with `Connection: close`, as in HAProxy and Caddy; that
+    a client has gone is noticed when a response is sent to it."""
     filters: Filters = NONE
     """Filters for requests of this listener."""
     error_pages: ErrorPages = NONE

@@ -28,7 +28,7 @@ def _defaults(settings: type[Struct], *names: str) -> Mapping[str, Any]:
 
 _OF_HTTP: Final = _defaults(
     Listener,
-    *("protocols", "http2", "reserved_headers", "unreserved_headers", "ambiguous_paths", "scheme"),
+    *("protocols", "http2", "reserved_headers", "unreserved_headers", "ambiguous_paths", "half_close", "scheme"),
     *("tolerate_utf8_targets", "filters", "error_pages"),
 )
 """Settings of a listener that affect requests only, with their defaults."""

@@ -115,6 +115,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         "_beginning",
         "_buffer",
         "_certificate_expired",
+        "_ended",
         "_head_begun_at",
         "_linger_end",
         "_searched",
@@ -168,6 +169,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self._asks = False  # counted in the listener's `askers`
         self.read_since_rest = 0
         self.resting = False  # until other connections were served (`Rests`)
+        self._ended = False  # the client has ended its direction, and what it has sent whole is served
         self.closing = False  # the next response is the last one
         self._buffer = server.worker_loop.read_buffer
         self.paused = False
@@ -271,8 +273,23 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         if self.phase is TUNNEL:
             self.stream.end_raw()
             return self.phase is TUNNEL
-        self.peer_left()
+        if self.listener.serves_half_closed:
+            self._ended = True
+            return self._follow_end()
+        self._leave_unserved()
         return self.phase is CLOSING
+
+    def _follow_end(self) -> bool:
+        """Go on behind the end of the client's direction: requests that were received whole are served, the last one
+        with the last response. False: none is left.
+        """
+        if self.phase is ACTIVE and self._stream is not None and self._stream.reader is not None:
+            self._leave_unserved()  # its body stays incomplete
+        elif self.phase is ACTIVE and not self._ahead:
+            self.closing = True
+        elif not self._ahead and (self.phase is FLUSHING or self.phase is IDLE):
+            self.close()
+        return self.phase is not HEAD and self.phase is not CLOSED
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._under_way() is not None:
@@ -280,6 +297,11 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self._forget()
 
     def peer_left(self) -> None:
+        """Handle the end of the client's direction while reading is paused (`Hangups`)."""
+        if not self.listener.serves_half_closed:  # otherwise it is met where reading resumes, behind all that was sent
+            self._leave_unserved()
+
+    def _leave_unserved(self) -> None:
         """Handle a client that has closed its side while it waits for a response: there is no receiver for it (as in
         nginx).
 
@@ -361,6 +383,8 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self._starting = True
             self._serve(head)
             self._starting = False
+            if self._ended:
+                self._follow_end()
             if self.phase is not IDLE or not self._ahead:
                 return None
             left -= 1
@@ -404,6 +428,9 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
 
     def _wait_for_more(self, end: int) -> None:
         """Wait for the rest of the head, unless it is too long already; `end`: end of the head, or -1."""
+        if self._ended:  # the rest will not come
+            self.close()
+            return None
         most = self.server.header_bytes
         received = self._ahead[self._at :]
         begins = received.removeprefix(_EMPTY_LINE) if self.phase is IDLE else received

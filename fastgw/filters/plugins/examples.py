@@ -262,6 +262,7 @@ listeners:
     unreserved_headers: [X-Client-IP]
     ambiguous_paths: refuse
     tolerate_utf8_targets: false
+    half_close: serve
     http2: {max_concurrent_streams: 100, stream_window: 4MiB, connection_window: 16MiB}
     filters: {request_id: {trust_client: false}}
     error_pages: {"404": {file: missing.html}, "5xx": {html: "<h1>{title}</h1>", json: null}}
