@@ -5,17 +5,24 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from fastgw.compiled import PURE
+from tests.support.certificates import Certificates, client_tls
 from tests.support.gateway import Gateway
+from tests.support.http2_peer import Http2Client, Http2Message
 from tests.support.origin import Origin
 from tests.support.peer import DEADLINE
+from tests.support.secured import InMemory
 
 GET = b"GET %b HTTP/1.1\r\nHost: a.test\r\n\r\n"
 POST = b"POST %b HTTP/1.1\r\nHost: a.test\r\nContent-Length: %d\r\n\r\n%b"
+UPLOAD = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a.test")]
 MANY = 40  # more than are served in one turn of the loop
 
 # name -> (what the client sends before its FIN, statuses that it gets)
@@ -40,23 +47,39 @@ def origin() -> Iterator[Origin]:
         yield made.serve()
 
 
+# what ends the client's direction. A missing close_notify is an end too: requests declare their length.
+ENDS: dict[str, Callable[[InMemory, socket.socket], None]] = {
+    "close_notify and FIN": lambda client, _: client.shutdown(socket.SHUT_WR),
+    "close_notify": lambda client, _: client.notify_end(),
+    "FIN": lambda _, plain: plain.shutdown(socket.SHUT_WR),
+}
+
+
 @pytest.mark.parametrize("pure", ["", pytest.param("1", marks=pytest.mark.extended)], ids=["compiled", "pure"])
 def test_what_was_received_whole_is_answered_where_the_listener_says_so(
     origin: Origin, tmp_path: Path, pure: str
 ) -> None:
-    """RFC 9112 section 9.6: a FIN says that no further request comes. The last response ends the connection. By default
-    the request in flight is cancelled, as the client may have gone.
+    """RFC 9112 section 9.6 and RFC 8446 section 6.1: the end of a direction says that no further request comes. The
+    last response ends the connection. By default the request in flight is cancelled, as the client may have gone.
     """
     with socket.create_server(("127.0.0.1", 0)) as silent:
         check(tmp_path, pure, origin.url, f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
 def check(folder: Path, pure: str, upstream: str, silent: str) -> None:
-    address = "127.0.0.1:0"
+    authority = Certificates(folder)
+    certificate, key = authority.issue("a.test")
+    tls = {"certificates": [{"certificate": certificate, "key": key}]}
+    plain = {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}
     set_value = {"response": {"set": {"X-A": "{uuid}"}}}
     settings = {
         "workers": 1,
-        "listeners": {"serve": {"address": address, "half_close": "serve"}, "cancel": {"address": address}},
+        "listeners": {
+            "serve": {**plain, "half_close": "serve"},
+            "serve_tls": {**plain, "half_close": "serve", "tls": tls},
+            "cancel": plain,
+            "cancel_tls": {**plain, "tls": tls},
+        },
         "routes": [
             {"name": "own", "paths": ["/own"], "respond": {}},
             {"name": "silent", "paths": ["/silent"], "upstream": silent},
@@ -67,20 +90,66 @@ def check(folder: Path, pure: str, upstream: str, silent: str) -> None:
     }
     environment = {**os.environ, "FASTGW_PURE_PYTHON": pure} if pure else None
     with Gateway(settings, folder, environment=environment) as gateway:
-        for name, (sent, served) in ROWS.items():
-            assert statuses(gateway.port("serve"), sent) == served, name
-        assert statuses(gateway.port("cancel"), GET % b"/silent") == []
-        for name in ("at once", "an incomplete body", "an incomplete head"):
-            sent, served = ROWS[name]
-            assert statuses(gateway.port("cancel"), sent) == served, name
+        ways = {"plain": ("", plainly(gateway))} | {
+            name: ("_tls", over_tls(gateway, client_tls(authority), end)) for name, end in ENDS.items()
+        }
+        for way, (suffix, send) in ways.items():
+            for name, (sent, served) in ROWS.items():
+                assert statuses(send("serve" + suffix, sent)) == served, (way, name)
+            assert statuses(send("cancel" + suffix, GET % b"/silent")) == [], way
+            for name in ("at once", "an incomplete body", "an incomplete head"):
+                sent, served = ROWS[name]
+                assert statuses(send("cancel" + suffix, sent)) == served, (way, name)
+        for listener in () if pure or PURE else ("serve", "cancel"):  # HTTP/2 is there with the compiled module only
+            assert streams_answered(gateway.address(listener)) == [200, 200], listener
 
 
-def statuses(port: int, sent: bytes) -> list[bytes]:
-    """Return the statuses that a client gets that sends this, ends its direction and reads to the end."""
-    with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
-        client.sendall(sent)
-        client.shutdown(socket.SHUT_WR)
-        received = b""
+Send = Callable[[str, bytes], bytes]
+"""Sends bytes to a listener, ends the client's direction, and returns what is received."""
+
+
+def plainly(gateway: Gateway) -> Send:
+    def send(listener: str, sent: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", gateway.port(listener)), DEADLINE) as client:
+            client.sendall(sent)
+            client.shutdown(socket.SHUT_WR)
+            return received_by(client)
+
+    return send
+
+
+def over_tls(gateway: Gateway, tls: ssl.SSLContext, end: Callable[[InMemory, socket.socket], None]) -> Send:
+    def send(listener: str, sent: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", gateway.port(listener)), DEADLINE) as plain:
+            client = InMemory(plain, tls)
+            client.sendall(sent)
+            end(client, plain)
+            return received_by(client)
+
+    return send
+
+
+def received_by(client: socket.socket | InMemory) -> bytes:
+    """Read to the end, or to a reset: a cancelled request ends so."""
+    received = b""
+    with suppress(ConnectionError):
         while chunk := client.recv(65_536):
             received += chunk
+    return received
+
+
+def statuses(received: bytes) -> list[bytes]:
     return re.findall(rb"HTTP/1\.1 (\d+) ", received)
+
+
+def streams_answered(address: str) -> list[int]:
+    """Return the statuses of two streams that the client ends (END_STREAM), the second one behind its GOAWAY."""
+    with Http2Client(address) as client:
+        client.takes = False  # the gateway closes behind the last response
+        first = client.ask()
+        second = client.next
+        client.messages[second] = Http2Message(second)
+        client.headers(second, UPLOAD)
+        client.goaway(0)
+        client.data(second, b"hi", end=True)
+        return [client.read_message(stream).status for stream in (first, second)]

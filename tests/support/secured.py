@@ -116,10 +116,14 @@ class InMemory:
     def shutdown(self, how: int) -> None:
         """SHUT_WR: send `close_notify`, and continue to read."""
         if how == socket.SHUT_WR:
-            with contextlib.suppress(ssl.SSLWantReadError):
-                self.tls.unwrap()
-            self._flush()
+            self.notify_end()
         self._plain.shutdown(how)
+
+    def notify_end(self) -> None:
+        """Send `close_notify`, without a FIN behind it."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.tls.unwrap()
+        self._flush()
 
     def settimeout(self, seconds: float) -> None:
         self._plain.settimeout(seconds)

@@ -441,7 +441,8 @@ class Listener(Settings):
     """Handling of HTTP/1.1 clients that end their direction of a connection before they have their response, as a FIN
     looks alike from those and from clients that have gone. `cancel`: the request is cancelled, as in nginx. `serve`:
     requests that were received whole are answered, the last one with `Connection: close`, as in HAProxy and Caddy; that
-    a client has gone is noticed when a response is sent to it."""
+    a client has gone is noticed when a response is sent to it. Over TLS `close_notify` is such an end too, with or
+    without a FIN. HTTP/2 ends each request by itself, and a FIN there the connection."""
     filters: Filters = NONE
     """Filters for requests of this listener."""
     error_pages: ErrorPages = NONE
