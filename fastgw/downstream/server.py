@@ -13,7 +13,8 @@ from time import time
 from typing import Final, NamedTuple, Protocol
 
 from fastgw.config.settings import gateway as config
-from fastgw.downstream.http1.connection import LAST_REQUEST_S, Http1ClientConnection
+from fastgw.downstream.http1.connection import Http1ClientConnection
+from fastgw.downstream.http1.endings import LAST_REQUEST_S, EndingConnection
 from fastgw.downstream.http2.connection import Http2ClientConnection
 from fastgw.downstream.protocols import speaks_http1, speaks_http2
 from fastgw.downstream.tcp.connection import TcpConnection
@@ -290,7 +291,7 @@ class Server:
         """Begins the traces of requests; None: requests are not traced."""
         self.date_line = DateLine(worker_loop.wheel).now
         self.connections: set[ClientConnection] = set()
-        self.idle: IdleOrder[Http1ClientConnection | Http2ClientConnection | TlsConnection] = IdleOrder()
+        self.idle: IdleOrder[EndingConnection | Http2ClientConnection | TlsConnection] = IdleOrder()
         """Connections by the time since which they are idle; they maintain it."""
         self.evicted = [0] * len(Evicted) if evicted is None else evicted
         self.udp = UdpSessions(self)
@@ -327,7 +328,7 @@ class Server:
     ) -> None:
         """Use this configuration from the next request on. Exchanges in flight end with the previous one.
 
-        Connections of removed listeners close after their exchange, idle ones after `connection.LAST_REQUEST_S`;
+        Connections of removed listeners close after their exchange, idle ones after `LAST_REQUEST_S`;
         tunnels continue. If the verification of client certificates has changed, tunnels that were verified before are
         ended. The limits continue with the same counters. The observer has to know the names of the configuration
         before.

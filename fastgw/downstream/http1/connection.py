@@ -15,17 +15,15 @@ from typing import TYPE_CHECKING, Final, cast, final
 
 from fastgw.compiled import twin
 from fastgw.downstream.http1.defect_response import answer_defect
+from fastgw.downstream.http1.endings import LAST_REQUEST_S, LINGER_IDLE_S, EndingConnection
 from fastgw.downstream.http1.rejected_head import unreadable
 from fastgw.downstream.http1.states import (
     ACTIVE,
-    CLOSE,
-    CLOSED,
     CLOSING,
     FLUSHING,
     HEAD,
     HEAD_BEGUN,
     IDLE,
-    LAST_RESPONSE,
     LINGERING,
     LOST,
     NEXT,
@@ -33,17 +31,15 @@ from fastgw.downstream.http1.states import (
     RESPONSE_WAITS,
     SWITCHED,
     TUNNEL,
-    ClientPhase,
 )
 from fastgw.downstream.http1.stream import Http1Stream
 from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.socket_send import send, send_parts
-from fastgw.eventloop.timer_wheel import Timed
-from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unread_in_kernel, unsent
+from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unsent
 from fastgw.exchange import Exchange, Relay, Route, Trailers, new_exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
-from fastgw.exchange.states import ANSWERING, ENDED
+from fastgw.exchange.states import ENDED
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.body import BodyReader
@@ -84,17 +80,6 @@ REQUESTS_PER_TURN: Final = 16
 """Maximum number of pipelined requests that are answered in one iteration of the event loop: 1,200 fit into one read,
 and take 150 ms.
 """
-LINGER_IDLE_S: Final = 5.0
-LINGER_TOTAL_S: Final = 30.0
-"""Lingering close: seconds for which data from the client is read and dropped after a response that ended the
-connection early.
-
-Closing at once would reset the connection, and the client might lose the response (RFC 9112 section 9.6).
-"""
-LAST_REQUEST_S: Final = 1.0
-"""Seconds for which a drain waits for one more request on an idle connection: it may be in transit, and would otherwise
-be lost.
-"""
 PREFACE_HEAD: Final = PREFACE[:18]
 """First bytes of the HTTP/2 preface that look like a request."""
 _CLOSE: Final = b"Connection: close\r\n"
@@ -106,80 +91,35 @@ TOKEN_START: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUV
 
 
 @final
-class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
+class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
     __slots__ = (
-        "_address_limit",
-        "_ahead",
-        "_asks",
-        "_at",
         "_beginning",
-        "_buffer",
-        "_certificate_expired",
         "_ended",
         "_head_begun_at",
-        "_linger_end",
         "_searched",
-        "_socket",
         "_starting",
         "_stopped",
-        "_stream",
-        "_trusts",
         "_unsent",
-        "_vouched",
-        "_wheel",
-        "closing",
         "counts",
-        "fast_path",
         "fd",
-        "is_fast",
-        "listener",
-        "paused",
-        "peer",
-        "phase",
         "read_since_rest",
         "requests",
         "resting",
-        "server",
-        "transport",
-        "write_paused",
     )
 
     def __init__(self, server: "Server", listener: "Listener", peer: Peer) -> None:
-        Timed.__init__(self)
-        self.server = server
+        EndingConnection.__init__(self, server, listener, peer)
         self.counts: ExchangeCounts = server.counts
-        self._wheel = server.worker_loop.wheel
-        self.listener = listener
-        self.peer = peer
-        self.phase: ClientPhase = IDLE
-        self._stream: Http1Stream | None = None  # created for the first request with an exchange
-        self.fast_path: FastPath | None = None  # created for the first request on the fast path
-        self.is_fast = False  # whether a request on the fast path is in flight
         self.requests = 0  # answered on this connection
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
-        self._ahead = b""  # received bytes of the next requests, or read ahead; empty once they are processed
-        self._at = 0  # offset of the next request in it
         self._searched = 0
         self._head_begun_at = 0.0  # when the first bytes of an incomplete head came, in `HEAD`
-        # Used to evaluate `peer`. None: the client's certificate expires soon, so each request has its peer checked.
-        self._trusts: Callable[[str], bool] | None = listener.trusts
-        self._certificate_expired = False
-        self._vouched: bytes | None = None  # over TLS: settings that verified its certificate (`ServerContexts`)
-        self._address_limit: AddressLimit | None = None
-        self._asks = False  # counted in the listener's `askers`
         self.read_since_rest = 0
-        self.resting = False  # until other connections were served (`Rests`)
         self._ended = False  # the client has ended its direction, and what it has sent whole is served
-        self.closing = False  # the next response is the last one
-        self._buffer = server.worker_loop.read_buffer
-        self.paused = False
+        self.resting = False  # until other connections were served (`Rests`)
         self._stopped = False  # reading of the transport is paused; updated late while `_beginning`
         self._beginning = False  # a request with a body begins: reading is paused or resumed at the end
-        self.write_paused = False
         self._starting = False
         self._unsent = 0
-        self._linger_end = inf
-        self._socket = -1
         self.fd = -1  # plain socket for direct sends, while the transport's buffer is empty
 
     def __repr__(self) -> str:
@@ -199,11 +139,6 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         if stream is None:
             stream = self._stream = Http1Stream(self)
         return stream
-
-    @property
-    def exchange(self) -> Exchange | None:
-        """The exchange in flight, unless it is on the fast path."""
-        return None if self._stream is None else self._stream.exchange
 
     # calls of the event loop
 
@@ -279,39 +214,10 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self._leave_unserved()
         return self.phase is CLOSING
 
-    def _follow_end(self) -> bool:
-        """Go on behind the end of the client's direction: requests that were received whole are served, the last one
-        with the last response. False: none is left.
-        """
-        if self.phase is ACTIVE and self._stream is not None and self._stream.reader is not None:
-            self._leave_unserved()  # its body stays incomplete
-        elif self.phase is ACTIVE and not self._ahead:
-            self.closing = True
-        elif not self._ahead and (self.phase is FLUSHING or self.phase is IDLE):
-            self.close()
-        return self.phase is not HEAD and self.phase is not CLOSED
-
     def connection_lost(self, exc: Exception | None) -> None:
         if self._under_way() is not None:
             self._break_off(Fault.CLIENT_LEFT)
         self._forget()
-
-    def peer_left(self) -> None:
-        """Handle the end of the client's direction while reading is paused (`Hangups`)."""
-        if not self.listener.serves_half_closed:  # otherwise it is met where reading resumes, behind all that was sent
-            self._leave_unserved()
-
-    def _leave_unserved(self) -> None:
-        """Handle a client that has closed its side while it waits for a response: there is no receiver for it (as in
-        nginx).
-
-        A response that was already handed over is still sent; further requests of the client are dropped.
-        """
-        if self.phase is ACTIVE:
-            self._break_off(Fault.CLIENT_LEFT)
-            self.abort()
-        elif self.phase is FLUSHING:
-            self.close()
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -865,15 +771,6 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         else:
             self._next()
 
-    # endings
-
-    def _end(self, unread: bool) -> None:
-        """Handle the end of the last response. `unread`: its request has not ended."""
-        if unread or self._ahead:
-            self._linger()
-        else:
-            self.close()
-
     def _next(self) -> None:
         """Get ready for the next request, which may have arrived already."""
         self.phase = NEXT[self.phase]
@@ -904,151 +801,6 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     def refuse(self, fault: Fault, received: bytes) -> None:
         """Answer a connection that will not be served, ignoring its data, and close."""
         self._refuse_unread(fault, None, received)
-
-    def _break_off(self, fault: Fault) -> None:
-        exchange = self._under_way()
-        assert exchange is not None
-        exchange.cancel(fault)
-        self.record()
-
-    def record(self) -> None:
-        """Finish the exchange: finish steps, counters, log."""
-        stream = self.stream
-        exchange = stream.exchange
-        assert exchange is not None
-        if stream.reader is not None:
-            self._buffer = self.server.worker_loop.read_buffer
-        stream.exchange_ended()
-        exchange.finish()
-        if self.server.draining:
-            self.server.drained += 1
-        self.server.finish(exchange)
-
-    def _linger(self) -> None:
-        self.phase = LAST_RESPONSE[self.phase]
-        self._ahead, self._at = b"", 0
-        self.server.idle.put_last(self)
-        if not self.write_paused:  # otherwise the client's write timeout applies
-            self._watch_rest()
-        self.transport.write_eof()
-        if self.paused:
-            self.resume()
-
-    def _watch_rest(self) -> None:
-        """Start the timeout for the rest of the request, after the response was sent."""
-        self._linger_end = self._wheel.now + LINGER_TOTAL_S
-        self.watch(LINGER_IDLE_S)
-
-    def close(self) -> None:
-        """Close after all data was sent, within the write timeout of the client."""
-        if self.phase < CLOSING:
-            self.phase = CLOSE[self.phase]
-            self.watch(self.server.timeouts.response_idle)
-            self.transport.close()
-
-    def close_idle(self) -> bool:
-        """Close at once, to make room for another connection (`Idler`). Idle is what waits for a request or for the
-        rest of its head, or drops what follows the last response.
-        """
-        phase = self.phase
-        if phase is IDLE or phase is HEAD:
-            if (phase is IDLE and self._ahead) or unread_in_kernel(self._socket):  # a request, perhaps
-                return False
-        elif phase is not LINGERING:
-            return False
-        self._forget()
-        if self.write_paused:
-            self.transport.abort()
-        else:
-            self.transport.close()
-        return True
-
-    def abort(self) -> None:
-        self._forget()
-        self.transport.abort()
-
-    def _forget(self) -> None:
-        if self.phase is not CLOSED:
-            self.phase = LOST[self.phase]
-            self._wheel.drop(self)
-            self._ahead, self._at = b"", 0
-            if not self.is_fast:
-                self.fast_path = self._stream = None  # avoids a reference cycle
-            self._ask_no_more()
-            self.server.worker_loop.hangups.unwatch(self._socket, self)
-            if self in self.server.connections:
-                self.server.release(self.peer, self._address_limit)
-                self.server.idle.forget(self)
-                self.server.closed(self)
-
-    def _ask_no_more(self) -> None:
-        if self._asks:
-            self._asks = False
-            self.listener.askers -= 1
-
-    def watch(self, seconds: float) -> None:
-        wheel = self._wheel
-        self.deadline = deadline = wheel.now + seconds
-        if deadline < self.filed_at:
-            wheel.file(self, deadline)
-
-    # drain
-
-    def leave(self) -> None:
-        """Prepare to close, because the listener closes: the next response whose head is not sent yet is the last
-        one.
-        """
-        exchange = self.exchange
-        if self.is_fast or (exchange is not None and exchange.state < ANSWERING):
-            self.closing = True
-        if self.phase is IDLE:
-            self.watch(LAST_REQUEST_S)
-
-    def certificate_expires_soon(self) -> None:
-        """Announce the end with each following response, because the client's certificate expires soon."""
-        self._trusts = None
-        self.leave()
-
-    def certificate_expired(self) -> None:
-        """Accept no further request, because the client's certificate has expired. A tunnel has none, and continues."""
-        self._certificate_expired = True
-        self.certificate_expires_soon()
-
-    def end_outdated(self) -> None:
-        """End a tunnel at once if the verification of its client certificate is outdated: it will send no further
-        request."""
-        if self.phase is TUNNEL and self.listener.is_outdated(self._vouched):
-            if self.exchange is not None:
-                self._break_off(Fault.CONNECTION_OUTDATED)
-            self.abort()
-
-    def drain(self) -> None:
-        """Call `leave`, and end a tunnel that one side has ended."""
-        self.leave()
-        if self.phase is TUNNEL:
-            self.stream.end_of_tunnel()
-            exchange = self.stream.exchange
-            if exchange is not None and exchange.tunnel is not None:
-                exchange.tunnel.drain()
-
-    def cut_requests(self) -> bool:
-        """Call `cut`, except for a tunnel, which continues."""
-        return self.phase is not TUNNEL and self.cut()
-
-    def cut_tunnels(self) -> bool:
-        """Call `cut` for a tunnel."""
-        return self.phase is TUNNEL and self.cut()
-
-    def cut(self) -> bool:
-        """Abort at once, with a 503 if no response has begun. True: an exchange or tunnel was aborted."""
-        exchange = self._under_way()
-        self.closing = True
-        if exchange is not None and exchange.state < ANSWERING:
-            exchange.fail(Fault.GATEWAY_STOPPED)
-        elif exchange is not None:
-            self._break_off(Fault.GATEWAY_STOPPED)
-        self.abort()
-        return exchange is not None
 
 
 if not TYPE_CHECKING and (_twin := twin("fastgw.downstream.http1._connection")) is not None:

@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 
 from fastgw.downstream.http1 import connection as downstream_connection
-from fastgw.downstream.http1.connection import LINGER_IDLE_S
+from fastgw.downstream.http1.endings import LINGER_IDLE_S
 from fastgw.eventloop import worker_loop
 from fastgw.eventloop.worker_loop import (
     BODY_BYTES_PER_TURN,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgw.downstream.http1.connection import ClientPhase
+from fastgw.downstream.http1.states import ClientPhase
 from fastgw.errors import Fault
 from tests.support.memory import Plane, Wire
 
