@@ -108,6 +108,14 @@ class Fault(Enum):
     NOT_IMPLEMENTED = 501, _DOWN, Retry.NEVER, "http_request_error", "The request uses an unsupported transfer coding."
     VERSION_NOT_SUPPORTED = 505, _DOWN, Retry.NEVER, "http_request_error", "This version of HTTP is not supported."
     AUTH_UNAVAILABLE = 503, _GATEWAY, Retry.NEVER, "proxy_internal_error", "Authentication is temporarily unavailable."
+    SESSION_TOO_LARGE = (
+        502,
+        _GATEWAY,
+        Retry.NEVER,
+        "proxy_configuration_error",
+        "The session data from the identity provider is too large.",
+    )
+    SESSIONS_UNAVAILABLE = 503, _GATEWAY, Retry.NEVER, "proxy_internal_error", "Sessions are temporarily unavailable."
     FILTER_TIMEOUT = (
         504,
         _GATEWAY,

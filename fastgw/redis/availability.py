@@ -13,6 +13,10 @@ _seen: Final[dict[object, bool]] = {}  # two of them during a reload to another 
 _word = memoryview(array("Q", [UNASKED]))
 
 
+class Unreachable(Exception):
+    """Redis did not answer in time, or refused a command. The text is for the log."""
+
+
 def report_in(word: memoryview) -> None:
     """Publish the availability in this word from now on; a process has one."""
     global _word

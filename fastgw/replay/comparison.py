@@ -59,6 +59,7 @@ STATEFUL: Final = frozenset(
         "too_many_at_once",
         "limits_unavailable",
         "auth_unavailable",
+        "sessions_unavailable",
         "filter_timeout",
         "fault_injected",
         "overloaded",

@@ -1159,7 +1159,8 @@ class ConsumerFile(Settings):
 
 class State(Settings):
     """Redis or Valkey in which several nodes share revoked tokens, the counts of limits, purges of caches, stored
-    responses of caches with `redis`, and certificates by ACME. Needs `fastgw[redis]`."""
+    responses of caches with `redis`, sessions of `oidc` that are too large for cookies, and certificates by ACME. Needs
+    `fastgw[redis]`."""
 
     url: Secret
     """URL of Redis: `redis://[user]:password@host:6379/0`, `rediss://` for TLS, or `unix:///path?db=0`. Redis 6.2 or

@@ -27,6 +27,7 @@ from fastgw.filters.policies.oidc.login_paths import own_paths, reached_paths
 from fastgw.filters.policies.oidc.provider import KeysSource, Provider, ProviderSource
 from fastgw.filters.policies.oidc.session import LoginSession, SealedSession, meaning_of
 from fastgw.filters.policies.oidc.settings import Bearer, Issuer, Login
+from fastgw.filters.policies.oidc.stored_sessions import StoredSessions
 from fastgw.jose import Expected, KeySet, TokenRules, claim_path, find_claim
 from fastgw.upstream.targets.tls import ClientTls
 
@@ -220,9 +221,20 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
             written=frozenset((*self._written, *([self._passed.lower().encode()] if self._passed else []))),
             lines=self._lines(),
         )
-        flow = env.shared(("oidc login", env.policy), lambda: Flow(login, trust, self.realm.encode(), others))
+        store = self._store(login, secrets, env)
+        flow = env.shared(("oidc login", env.policy), lambda: Flow(login, trust, self.realm.encode(), others, store))
         env.verifiers.add(flow)
         return flow
+
+    def _store(self, login: Login, secrets: list[str], env: Env) -> StoredSessions | None:
+        state = env.state
+        if state is None:
+            return None
+        from fastgw.redis.stored_sessions import StateSessions
+
+        url, timeout = env.secret(state.url), state.timeout
+        client = env.shared(("state sessions", url, timeout), lambda: StateSessions(url, timeout))
+        return StoredSessions(client, state.prefix, secrets, self._meaning(login))
 
     def _authenticate(self, login: Login, env: Env) -> ClientAuth:
         if login.client_key is not None:

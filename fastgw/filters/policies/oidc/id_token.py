@@ -13,7 +13,9 @@ from fastgw.filters.authentication.jwks import Keyring
 from fastgw.filters.policies.oidc.provider import Away, Tokens
 from fastgw.jose import Claims, Expected, KeySet, TokenRefused, TokenRules, UnknownKey, check_claims, read_token, verify
 
-_MOST: Final = 16 * 1024
+MOST_ID_TOKEN: Final = 64 * 1024
+"""Maximum bytes of an ID token."""
+_MOST_LOGOUT_TOKEN: Final = 16 * 1024
 _HASHES: Final[dict[str, Callable[[bytes], Any]]] = {"256": sha256, "384": sha384, "512": sha512, "DSA": sha512}
 _REQUIRED: Final = (("sub",), ("exp",), ("iat",))
 _OF_LOGOUT: Final = (("iss",), ("aud",), ("exp",), ("iat",), ("jti",))
@@ -31,8 +33,10 @@ class IdTokens:
     ) -> None:
         self._keyring = keyring
         self._client_id = client_id
-        self._rules = TokenRules(algorithms=algorithms, types=frozenset({"jwt"}), max_bytes=_MOST)
-        self._rules_of_logout = self._rules._replace(types=frozenset({"jwt", "logout+jwt"}))
+        self._rules = TokenRules(algorithms=algorithms, types=frozenset({"jwt"}), max_bytes=MOST_ID_TOKEN)
+        self._rules_of_logout = self._rules._replace(
+            types=frozenset({"jwt", "logout+jwt"}), max_bytes=_MOST_LOGOUT_TOKEN
+        )
         self._expected = Expected(issuer, frozenset({client_id}), _REQUIRED, leeway)
         self._expected_of_logout = self._expected._replace(required=_OF_LOGOUT)
 

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from hmac import compare_digest
+from math import inf
 from typing import Final, NamedTuple, final
 
 from msgspec.structs import replace
@@ -36,16 +37,18 @@ from fastgw.filters.policies.oidc.cookies import (
     stored_name,
 )
 from fastgw.filters.policies.oidc.form_body import NotRead, read_form
-from fastgw.filters.policies.oidc.id_token import IdTokens
+from fastgw.filters.policies.oidc.id_token import MOST_ID_TOKEN, IdTokens
 from fastgw.filters.policies.oidc.provider import Away, Denied, Provider, Tokens
 from fastgw.filters.policies.oidc.refresh_coordinator import KEPT_S
 from fastgw.filters.policies.oidc.same_origin import came_from
-from fastgw.filters.policies.oidc.session import LoginAttempt, LoginSession, SealedSession
+from fastgw.filters.policies.oidc.session import LoginAttempt, LoginSession, SealedSession, SessionTicket
 from fastgw.filters.policies.oidc.settings import Login
+from fastgw.filters.policies.oidc.stored_sessions import StoredSessions
 from fastgw.filters.policies.oidc.urls import local, parameters_of, with_query
 from fastgw.forwarded_headers import client_scheme
 from fastgw.jose import ClaimPath, Claims, TokenRefused, find_claim
 from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.redis.availability import Unreachable
 from fastgw.sync.credential_cache import TokenCache
 from fastgw.sync.revocations import event_of, mark_of, record_of
 from fastgw.upstream.targets.tls import ClientTls
@@ -56,6 +59,8 @@ MOST_ATTEMPT_BYTES: Final = 8192
 """Maximum bytes of their cookies: together with the longest session they fit into the default `header_bytes`."""
 AGAIN_S: Final = 10.0
 """Seconds that a session continues before an unreachable provider is asked again."""
+LONGEST_HINT: Final = 4096
+"""Maximum bytes of an ID token that is sent to the provider in the URL of a logout."""
 MOST_KNOWN: Final = 2_000
 """Maximum number of decrypted sessions that are cached."""
 _IDLE_SHARE: Final = 0.25
@@ -67,7 +72,14 @@ _NO_STORE: Final = (b"Cache-Control", b"no-store")
 _CALLBACK: Final = ("code", "state", "iss", "error")
 
 _UNKNOWN: Final = "This login is unknown or has expired. Please log in again."
-_TOO_LONG: Final = "The session data from the identity provider is too large for cookies."
+_TOO_LARGE: Final = (
+    "The session data from the identity provider is too large for cookies. Request fewer scopes or claims, or configure"
+    " `state`."
+)
+_TOO_LARGE_TO_STORE: Final = (
+    "The session data from the identity provider is too large to be stored. Request fewer scopes or claims."
+)
+_NOT_STORED: Final = "The session cannot be stored at the moment. Please log in again later."
 _LOGOUT_PAGE: Final = b"""<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
@@ -82,6 +94,10 @@ _LOGOUT_FIELDS: Final = (
     _NO_STORE,
 )
 _UNAVAILABLE: Final = "Login is temporarily unavailable: the identity provider is unreachable. Try again later."
+
+
+class _TooLarge(Exception):
+    """A session does not fit where sessions are kept. The text is for the log."""
 
 
 class PolicyIdentity(NamedTuple):
@@ -107,10 +123,28 @@ class PolicyIdentity(NamedTuple):
 class KnownLogin:
     """Cached session from a cookie."""
 
-    __slots__ = ("claims", "consumer", "ended", "lines", "retry_date", "sealed", "session", "stamp")
+    __slots__ = (
+        "claims",
+        "consumer",
+        "ended",
+        "is_unstored",
+        "lines",
+        "retry_date",
+        "sealed",
+        "session",
+        "stamp",
+        "store_date",
+        "ticket_key",
+    )
 
     def __init__(self) -> None:
         self.session: LoginSession
+        self.ticket_key = b""
+        """Key of its ticket; b"": it is in cookies."""
+        self.is_unstored = False
+        """Whether it was refreshed, and is not kept anywhere else yet."""
+        self.store_date = 0.0
+        """Date when that is tried again."""
         self.claims: Claims
         self.lines: bytes
         """Identity headers for the upstream."""
@@ -137,9 +171,17 @@ class Flow:
     """Login flow of one policy, in one worker."""
 
     def __init__(
-        self, login: Login, trust: PolicyIdentity, realm: bytes, others: tuple[tuple[bytes, bytes], ...] = ()
+        self,
+        login: Login,
+        trust: PolicyIdentity,
+        realm: bytes,
+        others: tuple[tuple[bytes, bytes], ...] = (),
+        store: StoredSessions | None = None,
     ) -> None:
-        """`others`: challenges of the other authentication methods."""
+        """`others`: challenges of the other authentication methods. `store`: of sessions that are too large for
+        cookies.
+        """
+        self._store = store
         self._login = login
         self._trust = trust
         self._provider = trust.provider
@@ -163,11 +205,15 @@ class Flow:
         """Start the flow in a worker, for each filter that shares it."""
         self._users += 1
         self._provider.start(feed, fetcher)
+        if self._store is not None:
+            self._store.open()
 
     def stop(self) -> None:
         """Stop the flow, once for each `start`."""
         self._users -= 1
         self._provider.stop()
+        if self._store is not None:
+            self._store.close()
         if not self._users:
             for renewal in self._renewals.values():
                 renewal.cancel()
@@ -200,6 +246,21 @@ class Flow:
             known = self._session(jar, site)
         except AmbiguousCookie:
             return self._refuse(exchange, Fault.CREDENTIALS_INVALID, "the session cookie is sent more than once")
+        if known is None or type(known) is KnownLogin:
+            return self._serve(exchange, jar, site, known)
+        return self._serve_stored(exchange, jar, site, known)
+
+    async def _serve_stored(
+        self, exchange: Exchange, jar: Jar, site: _Site, loading: Awaitable[KnownLogin | None]
+    ) -> Reply | None:
+        try:
+            known = await loading
+        except Unreachable as error:
+            return exchange.refuse(Fault.SESSIONS_UNAVAILABLE, fields=[_NO_STORE], why=str(error))
+        return await _awaited(self._serve(exchange, jar, site, known))
+
+    def _serve(self, exchange: Exchange, jar: Jar, site: _Site, known: KnownLogin | None) -> Outcome:
+        path = exchange.path
         if path == self._ends:
             return self._log_out(exchange, known, jar, site)
         if path == self._begins:
@@ -243,23 +304,42 @@ class Flow:
 
     # requests with a session
 
-    def _session(self, jar: Jar, site: _Site) -> KnownLogin | None:
+    def _session(self, jar: Jar, site: _Site) -> KnownLogin | Awaitable[KnownLogin | None] | None:
+        """Return the session of a request. It has to be waited for if it is stored, and not known here yet; then
+        `Unreachable` may be raised. Raises `AmbiguousCookie`.
+        """
         value = jar.value(site.cookie)
         if value is None:
             return None
         known = self._known.get(value)
-        if known is None:
-            session = self._trust.sealed.session(value)
-            if session is None:
-                return None
-            known = KnownLogin()
-            try:
-                self._set_session(known, session)
-            except TokenRefused:  # the settings have changed since it began
-                return None
-            left_s = session.begun_date + self._login.session.lifetime - time.time()
-            self._known.store(value, known, time.monotonic() + left_s)
+        if known is not None:
+            return known
+        session = self._trust.sealed.session(value)
+        if session is not None:
+            return self._know(value, session)
+        ticket = None if self._store is None else self._trust.sealed.ticket(value)
+        return None if ticket is None else self._load(value, ticket)
+
+    async def _load(self, value: bytes, ticket: SessionTicket) -> KnownLogin | None:
+        assert self._store is not None
+        session = await self._store.session(ticket.key)
+        known = self._known.get(value)  # another request may have loaded it
+        if session is None or known is not None:
+            return known
+        return self._know(value, replace(session, used_date=ticket.used_date), ticket.key)
+
+    def _know(self, value: bytes, session: LoginSession, ticket_key: bytes = b"") -> KnownLogin | None:
+        known = KnownLogin()
+        known.ticket_key = ticket_key
+        try:
+            self._set_session(known, session)
+        except TokenRefused:  # the settings have changed since it began
+            return None
+        self._known.store(value, known, time.monotonic() + self._left_s(session))
         return known
+
+    def _left_s(self, session: LoginSession) -> float:
+        return session.begun_date + self._login.session.lifetime - time.time()
 
     def _use_session(self, exchange: Exchange, jar: Jar, site: _Site, known: KnownLogin) -> Outcome:
         session, now = known.session, time.time()
@@ -268,7 +348,9 @@ class Flow:
         if over:
             return self._require_login(exchange, jar, site, over)
         if limits.idle is not None and now >= session.used_date + limits.idle * _IDLE_SHARE:
-            self._replace_session(known, replace(session, used_date=now))
+            self._note_use(known, now)
+        if known.is_unstored and now >= known.store_date and not isinstance(exchange, ShadowExchange):
+            return self._store_again(exchange, jar, site, known)
         is_due = session.due_date and now >= max(session.due_date, known.retry_date)
         if is_due and not isinstance(exchange, ShadowExchange):
             renewal = self._renewals.get(session.refresh_token)
@@ -330,16 +412,52 @@ class Flow:
         begun = f"{known.session.begun_date:.6f}"
         return mark_of("session", self._trust.issuer, self._login.client_id, known.claims["sub"], begun)
 
-    def _replace_session(self, known: KnownLogin, session: LoginSession) -> None:
+    def _note_use(self, known: KnownLogin, now: float) -> None:
+        """Renew the cookie of a session that is in use. A stored session stays as it is."""
+        known.session = session = replace(known.session, used_date=now)
+        if known.is_unstored:
+            return
+        if known.ticket_key:
+            known.sealed = self._trust.sealed.seal_ticket(SessionTicket(known.ticket_key, now))
+        else:
+            known.sealed = self._trust.sealed.seal_session(session)
+
+    async def _replace_session(self, known: KnownLogin, session: LoginSession) -> None:
+        """Continue with a refreshed session. If it cannot be stored, this worker has it until it can."""
         self._set_session(known, session)
+        former, known.sealed, known.is_unstored = known.ticket_key, None, True
+        try:
+            known.sealed, known.ticket_key = await self._kept(session)
+        except (_TooLarge, Unreachable) as error:
+            log_event(OperatorEvent.SESSION_UNREFRESHED, "oidc: a refreshed session is not kept: %s", error)
+            known.store_date = time.time() + AGAIN_S if isinstance(error, Unreachable) else inf
+            return
+        known.is_unstored = False
+        if former and self._store is not None:
+            self._store.retire(former, KEPT_S)
+
+    async def _store_again(self, exchange: Exchange, jar: Jar, site: _Site, known: KnownLogin) -> Reply | None:
+        known.store_date = time.time() + AGAIN_S  # other requests need not wait for it
+        await self._replace_session(known, known.session)
+        return await self._pass_after_wait(exchange, jar, site, known)
+
+    async def _kept(self, session: LoginSession) -> tuple[bytes, bytes]:
+        """Return the value of a session's cookie, and the key of its ticket if it does not fit there and is stored.
+        Raises `_TooLarge` and `Unreachable`.
+        """
         sealed = self._trust.sealed.seal_session(session)
-        known.sealed = sealed if len(sealed) <= LONGEST else None
-        if known.sealed is None:
-            log_event(
-                OperatorEvent.SESSION_UNREFRESHED,
-                "oidc: a session of %d bytes no longer fits in cookies and ends soon",
-                len(sealed),
-            )
+        if len(sealed) <= LONGEST:
+            return sealed, b""
+        if self._store is None:
+            raise _TooLarge(f"{len(sealed)} bytes do not fit in cookies")
+        subject, issuer, client_id = session.claims["sub"], self._trust.issuer, self._login.client_id
+        marks = [mark_of("logins", issuer, client_id, subject)]
+        if session.sid:
+            marks.append(mark_of("sid", issuer, client_id, session.sid))
+        key = await self._store.store(session, self._left_s(session), marks)
+        if key is None:
+            raise _TooLarge(f"{len(sealed)} bytes are too many to be stored")
+        return self._trust.sealed.seal_ticket(SessionTicket(key, session.used_date)), key
 
     def _set_session(self, known: KnownLogin, session: LoginSession) -> None:
         known.session, known.claims, known.lines = session, session.claims, self._trust.lines(session)
@@ -364,13 +482,18 @@ class Flow:
             known.retry_date = time.time() + AGAIN_S
         elif renewed is None:
             known.ended = "the provider has ended the session"
+            if known.ticket_key and self._store is not None:
+                self._store.delete(known.ticket_key)
             return await _awaited(self._require_login(exchange, jar, site, known.ended))
         elif known.session is session:
             try:
-                self._replace_session(known, replace(renewed, used_date=time.time()))
+                await self._replace_session(known, replace(renewed, used_date=time.time()))
             except TokenRefused as refusal:
                 known.ended = str(refusal)
                 return exchange.refuse(Fault.FORBIDDEN, fields=[_NO_STORE], why=known.ended)
+        return await self._pass_after_wait(exchange, jar, site, known)
+
+    async def _pass_after_wait(self, exchange: Exchange, jar: Jar, site: _Site, known: KnownLogin) -> Reply | None:
         if known.stamp is not self._trust.roster.stamp:
             self._look_again(known, time.time())
         if known.ended:  # meanwhile
@@ -497,7 +620,7 @@ class Flow:
             return exchange.refuse(Fault.BAD_REQUEST, _UNKNOWN, [_NO_STORE], why="the callback has no state")
         attempt = self._attempt(given["state"], jar, site)
         if attempt is None:
-            return self._return_without_attempt(exchange, jar, site)
+            return await self._return_without_attempt(exchange, jar, site)
         over = _cleared((attempt_name(site.cookie, attempt.state),), site, jar)
         if not self._is_from_provider(given):
             return exchange.refuse(Fault.BAD_REQUEST, _UNKNOWN, _fields(over), why="the callback has another issuer")
@@ -514,6 +637,8 @@ class Flow:
         }
         try:
             tokens = await self._provider.tokens(form, self._trust.authenticate, self._trust.tls)
+            if len(tokens.id_token) > MOST_ID_TOKEN:
+                return self._too_large(exchange, f"an ID token of {len(tokens.id_token)} bytes", over)
             claims = await self._trust.id_tokens.verify(tokens, attempt.nonce)
         except Away as away:
             return self._unavailable(exchange, str(away))  # the attempt is kept: the page may be reloaded
@@ -525,23 +650,33 @@ class Flow:
         session = self._renewed_session(tokens, begun)
         try:
             self._trust.lines(session)
-            cookies = set_cookies(site.cookie, self._trust.sealed.seal_session(session), site.attributes, jar.ours)
+            sealed, _ = await self._kept(session)
         except TokenRefused as refusal:
             return exchange.refuse(Fault.FORBIDDEN, fields=_fields(over), why=str(refusal))
-        except ValueError as error:
-            return exchange.refuse(Fault.INTERNAL, _TOO_LONG, _fields(over), why=f"the session: {error}")
+        except _TooLarge as error:
+            return self._too_large(exchange, str(error), over)
+        except Unreachable as error:
+            return exchange.refuse(Fault.SESSIONS_UNAVAILABLE, _NOT_STORED, _fields(over), why=str(error))
+        cookies = set_cookies(site.cookie, sealed, site.attributes, jar.ours)
         return _sent(303, attempt.return_to, over + cookies)
 
-    def _return_without_attempt(self, exchange: Exchange, jar: Jar, site: _Site) -> Reply:
+    def _too_large(self, exchange: Exchange, why: str, over: list[bytes]) -> Reply:
+        detail = _TOO_LARGE if self._store is None else _TOO_LARGE_TO_STORE
+        return exchange.refuse(Fault.SESSION_TOO_LARGE, detail, _fields(over), why=f"the session: {why}")
+
+    async def _return_without_attempt(self, exchange: Exchange, jar: Jar, site: _Site) -> Reply:
         """Answer a callback that belongs to no pending login. Its code is never used, because it may be that of another
         browser (login CSRF). A browser with a session has gone back to a callback or reloaded it: it stays logged in,
         and is redirected to the start page, since the page that it wanted is known to the attempt alone.
         """
         exchange.why = "the callback belongs to no pending login"
         try:
-            known = self._session(jar, site)
+            found = self._session(jar, site)
+            known = found if found is None or type(found) is KnownLogin else await found
         except AmbiguousCookie:
             known = None
+        except Unreachable as error:
+            return exchange.refuse(Fault.SESSIONS_UNAVAILABLE, fields=[_NO_STORE], why=str(error))
         if known is not None and not self._why_over(known, time.time()):
             return _sent(303, b"/", [])
         return exchange.refuse(Fault.BAD_REQUEST, _UNKNOWN, [_NO_STORE], why=exchange.why)
@@ -584,11 +719,9 @@ class Flow:
             place = site.origin + place
         if known is None or metadata is None or not metadata.end_session_endpoint:
             return _sent(303, place.encode(), cookies)
-        parameters = {
-            "id_token_hint": known.session.id_token.decode(),
-            "client_id": self._login.client_id,
-            "post_logout_redirect_uri": place,
-        }
+        parameters = {"client_id": self._login.client_id, "post_logout_redirect_uri": place}
+        if len(known.session.id_token) <= LONGEST_HINT:  # otherwise the URL would be too long for servers
+            parameters["id_token_hint"] = known.session.id_token.decode()
         return _sent(303, with_query(metadata.end_session_endpoint, parameters).encode(), cookies)
 
     def _has_token(self, exchange: Exchange, known: KnownLogin | None) -> bool:
@@ -606,6 +739,8 @@ class Flow:
 
     def _end(self, known: KnownLogin) -> None:
         known.ended = "logged out"
+        if known.ticket_key and self._store is not None:
+            self._store.delete(known.ticket_key)
         expires = known.session.begun_date + self._login.session.lifetime
         about = event_of("session", expires, issuer=self._trust.issuer, subject=known.claims["sub"])
         self._trust.roster.revoke(record_of(self._mark(known), expires), about)
@@ -627,12 +762,14 @@ class Flow:
             return self._unavailable(exchange, str(away))
         ends, sid, subject = now + self._login.session.lifetime, claims.get("sid", ""), claims.get("sub", "")
         if sid:
-            records = record_of(mark_of("sid", issuer, client_id, sid), ends)
+            records = record_of(mark := mark_of("sid", issuer, client_id, sid), ends)
         else:
-            records = record_of(mark_of("logins", issuer, client_id, subject), ends, before_date=now)
+            records = record_of(mark := mark_of("logins", issuer, client_id, subject), ends, before_date=now)
         records += record_of(seen, claims["exp"] + _REPLAYED_S)
         if not isinstance(exchange, ShadowExchange):
             roster.revoke(records, event_of("session", ends, issuer=issuer, subject=subject))
+            if self._store is not None:
+                self._store.delete_all(mark)
         return Reply(200, fields=(_NO_STORE,))
 
     # URLs and destination of a request

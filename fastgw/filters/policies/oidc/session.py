@@ -81,6 +81,18 @@ class LoginSession(msgspec.Struct, array_like=True, frozen=True):
         return self.ends_date - min((self.ends_date - self.got_date) * EARLY, LATEST_EARLY)
 
 
+class SessionTicket(msgspec.Struct, array_like=True, frozen=True):
+    """Cookie of a session that is stored in Redis (`stored_sessions`)."""
+
+    key: bytes
+    """Key that the stored session is found by and encrypted with."""
+    used_date: float
+    """Date when the cookie was written."""
+
+    def __repr__(self) -> str:
+        return f"<SessionTicket of {self.used_date:.0f}>"
+
+
 def meaning_of(
     issuer: str,
     client_id: str,
@@ -102,24 +114,31 @@ def meaning_of(
 class SealedSession:
     """Encrypted login attempts and sessions, as stored in cookies."""
 
-    __slots__ = ("_attempts", "_logouts", "_sessions")
+    __slots__ = ("_attempts", "_logouts", "_sessions", "_tickets")
 
     def __init__(self, secrets: list[str], policy: bytes) -> None:
         self._attempts = Seal(secrets, b"attempt", policy)
         self._sessions = Seal(secrets, b"session", policy)
+        self._tickets = Seal(secrets, b"ticket", policy)
         self._logouts = Seal(secrets, b"logout", policy)
 
     def seal_attempt(self, attempt: LoginAttempt) -> bytes:
         return self._attempts.seal(msgspec.msgpack.encode(attempt))
 
     def attempt(self, sealed: bytes) -> LoginAttempt | None:
-        return _read(self._attempts.open(sealed), LoginAttempt)
+        return read_struct(self._attempts.open(sealed), LoginAttempt)
 
     def seal_session(self, session: LoginSession) -> bytes:
         return self._sessions.seal(msgspec.msgpack.encode(session))
 
     def session(self, sealed: bytes) -> LoginSession | None:
-        return _read(self._sessions.open(sealed), LoginSession)
+        return read_struct(self._sessions.open(sealed), LoginSession)
+
+    def seal_ticket(self, ticket: SessionTicket) -> bytes:
+        return self._tickets.seal(msgspec.msgpack.encode(ticket))
+
+    def ticket(self, sealed: bytes) -> SessionTicket | None:
+        return read_struct(self._tickets.open(sealed), SessionTicket)
 
     def seal_logout(self, mark: bytes) -> bytes:
         """Return a proof that the user of this session has confirmed the logout. `mark`: revocation key of the
@@ -131,10 +150,11 @@ class SealedSession:
         return self._logouts.open(sealed) == mark
 
 
-def _read(plain: bytes | None, kind: type[T]) -> T | None:
+def read_struct(plain: bytes | None, kind: type[T]) -> T | None:
+    """Return a decoded value; None: there is none, or it was encoded by another version."""
     try:
         return None if plain is None else msgspec.msgpack.decode(plain, type=kind)
-    except msgspec.DecodeError:  # encrypted by another version
+    except msgspec.DecodeError:
         return None
 
 

@@ -147,9 +147,10 @@ class Login(Settings):
     """Scheme and host of the gateway as browsers see them. null = those of the request (see `trusted_proxies`): then
     `redirect_uri` depends on the `Host` of each request, about which `check` warns."""
     session: Sessions
-    """Sessions. They are kept only in encrypted cookies, so that every worker and every node can read them. The cookies
-    are not forwarded to the upstream, except by routes without this filter on the same host: use a separate host for
-    services that you do not trust."""
+    """Sessions. They are kept in encrypted cookies, so that every worker and every node can read them. Those with more
+    than about 13 kB of tokens, such as tokens that list many groups, are kept encrypted in the Redis of `state`; if
+    there is none, their login is answered 502 (`session_too_large`). The cookies are not forwarded to the upstream,
+    except by routes without this filter on the same host: use a separate host for services that you do not trust."""
     pass_access_token: FieldName | None = None
     """Header that forwards the access token to the upstream; in `Authorization` it follows `Bearer`. null = none."""
     timeout: Annotated[Duration, Renamed("patience")] = 600.0
