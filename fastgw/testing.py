@@ -525,6 +525,9 @@ class _Observer:
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self.events.append((instance, event.name.lower()))
 
+    def count_refusal(self, exchange: Exchange, instance: str) -> None:
+        self.events.append((instance, "refused"))
+
     def count_shadow_decision(self, exchange: Exchange, instance: str, decision: FilterEvent) -> None:
         self.events.append((instance, decision.name.lower()))
 

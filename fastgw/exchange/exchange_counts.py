@@ -14,6 +14,9 @@ class ExchangeCounts(Protocol):
     def count_filter(self, instance: str, event: FilterEvent, /) -> None:
         """Count the result of a filter."""
 
+    def count_refusal(self, exchange: "Exchange", instance: str, /) -> None:
+        """Count a request that a filter has refused, by the consumer of the exchange."""
+
     def count_shadow_decision(self, exchange: "Exchange", instance: str, decision: FilterEvent, /) -> None:
         """Count the decision of a filter in shadow mode, by the route of the exchange."""
 
@@ -33,6 +36,7 @@ class ExchangeCounts(Protocol):
 @final
 class _NoCounts:
     def count_filter(self, instance: str, event: FilterEvent, /) -> None: ...
+    def count_refusal(self, exchange: "Exchange", instance: str, /) -> None: ...
     def count_shadow_decision(self, exchange: "Exchange", instance: str, decision: FilterEvent, /) -> None: ...
     def count_subrequest(self, exchange: "Exchange", status: int, /) -> None: ...
     def count_websocket(self, exchange: "Exchange", side: int, what: int, count: int, /) -> None: ...

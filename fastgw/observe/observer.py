@@ -63,6 +63,10 @@ class Observer:
         """Call `keep` for requests with errors, and for those that take longer than this number of seconds."""
         self._recorder.keep_stories(keep, slower_than)
 
+    def count_refusal(self, ended: FinishedExchange, instance: str) -> None:
+        """Count a request that a filter has refused, by its consumer."""
+        self._counters.count_refusal(instance, "" if ended.consumer is None else ended.consumer.name)
+
     def count_shadow_decision(self, ended: FinishedExchange, instance: str, decision: FilterEvent) -> None:
         """Count the decision of a filter in shadow mode, by the route of the exchange."""
         self._counters.count_shadow_decision(instance, "" if ended.route is None else ended.route.name, decision)

@@ -434,6 +434,9 @@ class Observer:
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self.filters.append((instance, event))
 
+    def count_refusal(self, ended: FinishedExchange, instance: str) -> None:
+        self.filters.append((instance, FilterEvent.REFUSED))
+
     def count_shadow_decision(self, ended: FinishedExchange, instance: str, decision: FilterEvent) -> None:
         self.filters.append((instance, decision))
 

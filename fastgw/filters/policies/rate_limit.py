@@ -35,8 +35,6 @@ from fastgw.observe.metrics.families import FilterEvent
 from fastgw.shm import rate_limit_table
 from fastgw.shm.rate_limit_table import Limit
 
-_REFUSED: Final = FilterEvent.REFUSED  # PERF: access through the class costs 68 ns (CPython 3.11)
-
 if TYPE_CHECKING:
     from fastgw.filters.limiting.redis_counter_store import RedisCounters
 
@@ -418,7 +416,7 @@ class _Counts:
 
 
 def _refuse(exchange: Exchange, instance: str, group: _Group, key: bytes, wait: float, mark: Any = None) -> Outcome:
-    exchange.client.counts.count_filter(instance, _REFUSED)
+    exchange.client.counts.count_refusal(exchange, instance)
     if exchange.limits is not None:
         give_back(exchange.limits)
     exchange.limits = group.limit_headers, group.counter_store, key, 0, mark, None

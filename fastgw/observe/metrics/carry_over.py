@@ -34,8 +34,11 @@ from fastgw.observe.metrics.series_layout import (
     fault_cell_name,
     filter_row,
     is_fault_cell,
+    is_refusal_cell,
     is_shadow_cell,
     listener_row,
+    refusal_cell_labels,
+    refusal_cell_name,
     route_row,
     target_row,
     upstream_row,
@@ -79,6 +82,12 @@ class CounterCarryOver:
                 if count and (upstream in upstreams or route in routes):
                     kept = 0 if upstream in upstreams else upstream, 0 if route in routes else route, fault
                     self._carry_cell(name, fault_cell_name(*kept), count)
+                continue
+            if is_refusal_cell(name):
+                row, consumer = refusal_cell_labels(name)
+                if count and (row in filters or consumer in consumers):
+                    left_to = 0 if row in filters else row, 0 if consumer in consumers else consumer
+                    self._carry_cell(name, refusal_cell_name(*left_to), count)
                 continue
             first, route, method, status = cell_labels(name)
             moved = filters if is_shadow_cell(name) else listeners  # rows of the first label

@@ -25,6 +25,7 @@ from fastgw.observe.metrics.series_layout import (
     DROPPED_UNQUEUED,
     DROPPED_UNWRITTEN,
     FAULTS_AT,
+    NO_CONSUMER,
     NO_UPSTREAM,
     ROUTE_REQUEST_BYTES,
     ROUTE_RESPONSE_BYTES,
@@ -47,6 +48,7 @@ from fastgw.observe.metrics.series_layout import (
     exemplar_word,
     fault_cell_name,
     grpc_cell_name,
+    refusal_cell_name,
     shadow_cell_name,
     status_class,
     validation_cell_name,
@@ -308,6 +310,18 @@ class ExchangeCounters:
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         """Count an event of a filter. Rare, so its name is looked up each time."""
         self.column[self._series.filter_words(instance) + event] += 1
+
+    def count_refusal(self, instance: str, consumer: str) -> None:
+        """Count a request that a filter has refused. `consumer`: "" if there was none. If the column has no free cell,
+        it counts for the consumer `_other`, among the events of the filter.
+        """
+        series = self._series
+        row = series.consumers.get(consumer, 0) if consumer else NO_CONSUMER
+        word = self.cells.word(refusal_cell_name(series.filters.get(instance, 0), row))
+        if word is None:
+            self.count_filter(instance, FilterEvent.REFUSED)
+        else:
+            self.column[word] += 1
 
     def count_shadow_decision(self, instance: str, route: str, decision: FilterEvent) -> None:
         """Count the decision of a filter in shadow mode. `route`: "" if none matched. If the column has no free cell,

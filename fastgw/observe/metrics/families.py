@@ -246,8 +246,9 @@ FILTER_AWAY: Final = Family(
 FILTER_REFUSALS: Final = Family(
     "fastgw_filter_refusals_total",
     "counter",
-    ("filter",),
-    "Requests refused by a limit: rate_limit, quota or concurrency.",
+    ("consumer", "filter"),
+    "Requests refused by a limit: rate_limit, quota, concurrency, graphql, sequence, websocket, fault; "
+    'consumer="_none" without an authenticated client, "_other" for folded and unconfigured consumers.',
 )
 FILTER_COPIES: Final = Family(
     "fastgw_filter_copies_total",

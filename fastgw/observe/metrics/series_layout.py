@@ -93,8 +93,11 @@ _SLO: Final = 1 << 28  # it counts requests of a service level objective: the bi
 _GRPC: Final = 1 << 27  # it counts gRPC calls: the bit after that
 _VALIDATION: Final = 1 << 26  # it counts messages that do not conform and pass: the bit after that
 _SHADOW: Final = 1 << 25  # it counts decisions of filters in shadow mode: the bit after that
+_REFUSAL: Final = 1 << 24  # it counts requests that filters have refused: the bit after that
 NO_UPSTREAM: Final = 0x3FFF
 """Marker in place of an upstream's row: the fault happened before an upstream was selected."""
+NO_CONSUMER: Final = 0xFFFF
+"""Marker in place of a consumer's row: the client was not authenticated, or not yet."""
 
 
 def answers_at(columns: Iterable[Sequence[int]], row: int) -> int:
@@ -333,8 +336,23 @@ def shadow_cell_labels(name: int) -> tuple[int, int, int]:
     return name >> 48 & 0x3FFF, name >> 32 & 0xFFFF, name & 0xFFFF
 
 
+def refusal_cell_name(filter_row_number: int, consumer: int) -> int:
+    """Return the key of a cell that counts refused requests. `consumer`: a row, or `NO_CONSUMER`."""
+    return _CLAIMED | filter_row_number << 48 | consumer << 32 | _REFUSAL
+
+
+def is_refusal_cell(name: int) -> bool:
+    kinds = _FAULT | _WEBSOCKET | _CODING | _CACHE | _SLO | _GRPC | _VALIDATION | _SHADOW
+    return not name & kinds and bool(name & _REFUSAL)
+
+
+def refusal_cell_labels(name: int) -> tuple[int, int]:
+    """Return the arguments of `refusal_cell_name` for a key."""
+    return name >> 48 & 0x3FFF, name >> 32 & 0xFFFF
+
+
 def is_request_cell(name: int) -> bool:
-    return not name & (_FAULT | _WEBSOCKET | _CODING | _CACHE | _SLO | _GRPC | _VALIDATION | _SHADOW)
+    return not name & (_FAULT | _WEBSOCKET | _CODING | _CACHE | _SLO | _GRPC | _VALIDATION | _SHADOW | _REFUSAL)
 
 
 def exemplar_word(route_row_number: int, bucket: int) -> int:

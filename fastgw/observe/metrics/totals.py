@@ -38,6 +38,7 @@ from fastgw.observe.metrics.series_layout import (
     FILTER_WORDS,
     FILTERS_AT,
     METERS_AT,
+    NO_CONSUMER,
     NO_UPSTREAM,
     ROUTE_ROWS,
     ROUTE_WORDS,
@@ -65,11 +66,13 @@ from fastgw.observe.metrics.series_layout import (
     is_coding_cell,
     is_fault_cell,
     is_grpc_cell,
+    is_refusal_cell,
     is_request_cell,
     is_shadow_cell,
     is_slo_cell,
     is_validation_cell,
     is_websocket_cell,
+    refusal_cell_labels,
     shadow_cell_labels,
     slo_cell_labels,
     validation_cell_labels,
@@ -91,6 +94,8 @@ class Totals:
     upstreams: Mapping[str, Sequence[int]]
     filters: Mapping[str, Sequence[int]]
     """Filter events by instance; words of each row: see `families.FilterEvent`."""
+    refusals: Mapping[tuple[str, str], int]
+    """Requests that filters have refused, by consumer and filter: part of the events in `filters`."""
     shadow_decisions: Mapping[tuple[str, str, str], int]
     """Decisions of filters in shadow mode, by decision, filter and route."""
     consumers: Mapping[str, Sequence[int]]
@@ -137,12 +142,15 @@ def totals(
         (words, cells), (measured, folded) = _at_rest(columns, added, returned)
     messages, closes = _websockets(series, cells)
     coding_input, coding_output = _content_codings(series, cells)
-    filters = _rows(series.filters, words, FILTERS_AT, FILTER_WORDS, FILTER_ROWS)
+    uncelled = _rows(series.filters, words, FILTERS_AT, FILTER_WORDS, FILTER_ROWS)
+    refusals = _refusals(series, cells, uncelled)
+    filters = _with_refusals(uncelled, refusals)
     return Totals(
         requests=_requests(series, cells, words[UNCELLED]),
         routes=_rows(series.routes, words, ROUTES_AT, ROUTE_WORDS, ROUTE_ROWS),
         upstreams=_rows(series.upstreams, words, UPSTREAMS_AT, UPSTREAM_WORDS, UPSTREAM_ROWS),
         filters=filters,
+        refusals=refusals,
         shadow_decisions=_shadow_decisions(series, cells, filters),
         consumers=_rows(series.consumers, words, CONSUMERS_AT, CONSUMER_WORDS, CONSUMER_ROWS),
         faults=_faults(series, cells, words),
@@ -345,6 +353,34 @@ def _grpc_calls(series: Series, cells: Mapping[int, int]) -> Mapping[tuple[str, 
         if count and is_grpc_cell(name):
             route, status = grpc_cell_labels(name)
             found[GrpcStatus(status).name, routes.get(route, OTHER)] += count
+    return found
+
+
+def _refusals(
+    series: Series, cells: Mapping[int, int], filters: Mapping[str, Sequence[int]]
+) -> Mapping[tuple[str, str], int]:
+    names = {row: name for name, row in series.filters.items()}
+    consumers = {row: name for name, row in series.consumers.items()} | {NO_CONSUMER: NONE}
+    found: Counter[tuple[str, str]] = Counter()
+    for name, count in cells.items():
+        if count and is_refusal_cell(name):
+            row, consumer = refusal_cell_labels(name)
+            found[consumers.get(consumer, OTHER), names.get(row, OTHER)] += count
+    for instance, events in filters.items():
+        if uncelled := events[FilterEvent.REFUSED]:
+            found[OTHER, instance] += uncelled
+    return found
+
+
+def _with_refusals(
+    filters: Mapping[str, Sequence[int]], refusals: Mapping[tuple[str, str], int]
+) -> Mapping[str, Sequence[int]]:
+    """Return the events of filters with all refused requests, those in cells too."""
+    found = {name: [*events] for name, events in filters.items()}
+    for events in found.values():
+        events[FilterEvent.REFUSED] = 0
+    for (_, instance), count in refusals.items():
+        found.setdefault(instance, [0] * FILTER_WORDS)[FilterEvent.REFUSED] += count
     return found
 
 

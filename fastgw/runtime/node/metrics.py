@@ -753,15 +753,17 @@ def counted(
             )
         else:
             yield family, [("", labels(family, name), row[word]) for name, row in rows.items()]
+    names = dict.fromkeys((*series.slot_table.filters, *totals.filters))
+    unused = (0,) * len(FilterEvent)
     for family, event in (
         (families.FILTER_ERRORS, FilterEvent.RAISED),
         (families.FILTER_TIMEOUTS, FilterEvent.LATE),
         (families.FILTER_AWAY, FilterEvent.AWAY),
-        (families.FILTER_REFUSALS, FilterEvent.REFUSED),
     ):
-        names = dict.fromkeys((*series.slot_table.filters, *totals.filters))
-        unused = (0,) * len(FilterEvent)
         yield family, [("", labels(family, name), totals.filters.get(name, unused)[event]) for name in names]
+    refusals = {(NONE, name): 0 for name in names} | dict(totals.refusals)
+    family = families.FILTER_REFUSALS
+    yield family, [("", labels(family, *by), count) for by, count in refusals.items()]
     for family, results in ((families.FILTER_COPIES, COPIES), (families.FILTER_HELPER_REQUESTS, HELPER_RESULTS)):
         yield (
             family,

@@ -262,7 +262,7 @@ class _Limits:
             exchange.client.counts.count_shadow_decision(exchange, self._instance, FilterEvent.ANSWER)
             return None
         exchange.why = str(refused)
-        exchange.client.counts.count_filter(self._instance, FilterEvent.REFUSED)
+        exchange.client.counts.count_refusal(exchange, self._instance)
         body = orjson.dumps({"errors": [{"message": str(refused), "extensions": {"code": refused.code}}]})
         kind = _NEW if any(_NEW in value.lower() for value in exchange.values(b"accept")) else _JSON
         fields = ((b"Content-Type", kind + b"; charset=utf-8"),)

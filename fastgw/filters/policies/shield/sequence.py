@@ -155,7 +155,7 @@ class _Step:
         return refusal(Fault.LIMITS_UNAVAILABLE, calls.retry_s)
 
     def _refuse(self, exchange: Exchange) -> Reply:
-        exchange.client.counts.count_filter(self._instance, FilterEvent.REFUSED)
+        exchange.client.counts.count_refusal(exchange, self._instance)
         before = self._settings.routes[self.place - 1]
         why = f"{self._instance}: no call of route {before} within {write_duration(self._settings.within)}"
         return exchange.refuse(Fault.FORBIDDEN, "This call needs another one before it.", why=why)

@@ -24,11 +24,9 @@ from fastgw.filters.api import (
     WarningContext,
 )
 from fastgw.http.grpc.status import GrpcStatus
-from fastgw.observe.metrics.families import FilterEvent
 
 _DELAY, _ABORT, _GRPC = b"x-fastgw-fault-delay", b"x-fastgw-fault-abort", b"x-fastgw-fault-grpc"
 CONTROLS: Final = frozenset((_DELAY, _ABORT, _GRPC))
-_INJECTED: Final = FilterEvent.REFUSED
 _DIGITS: Final = 7
 """Maximum number of digits of a number in a header."""
 
@@ -140,7 +138,7 @@ class _Injection:
             return None
         seconds, abort = self._delay(exchange), self._abort(exchange)
         if seconds and self._delayed < self._settings.max_delayed:
-            exchange.client.counts.count_filter(self._instance, _INJECTED)
+            exchange.client.counts.count_refusal(exchange, self._instance)
             return self._wait(exchange, seconds, abort)
         return None if abort is None else self._answer(exchange, abort)
 
@@ -183,7 +181,7 @@ class _Injection:
         return None if abort is None or self._draw() >= abort.percent else abort
 
     def _answer(self, exchange: Exchange, abort: "FaultAbort | int") -> Reply:
-        exchange.client.counts.count_filter(self._instance, _INJECTED)
+        exchange.client.counts.count_refusal(exchange, self._instance)
         status, code = 500, None
         if isinstance(abort, int):
             status, code = (abort, None) if abort > 0 else (500, GrpcStatus(-1 - abort))

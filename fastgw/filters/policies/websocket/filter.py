@@ -18,7 +18,6 @@ from fastgw.filters.policies.websocket.guard import Limits, WebsocketGuard
 from fastgw.filters.policies.websocket.reauthentication import authenticate_again
 from fastgw.http.websocket.frames import Deflate
 from fastgw.http.websocket.handshake import WEBSOCKET, fault_in_request, fault_in_response
-from fastgw.observe.metrics.families import FilterEvent
 from fastgw.shm.node_limits import Cells
 
 _EXTENSIONS: Final = b"sec-websocket-extensions"
@@ -133,7 +132,7 @@ class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):
             if per_consumer is not None and services is not None:
                 cells = services.in_flight.cells(read(exchange))
                 if not services.in_flight.try_take(cells, per_consumer):
-                    exchange.client.counts.count_filter(instance, FilterEvent.REFUSED)
+                    exchange.client.counts.count_refusal(exchange, instance)
                     return exchange.refuse(Fault.TOO_MANY_AT_ONCE, "Too many WebSocket connections.")
                 held[exchange] = cells
             if exchange.field(_EXTENSIONS) is not None:

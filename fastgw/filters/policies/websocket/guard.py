@@ -32,7 +32,7 @@ from fastgw.http.websocket.frames import (
     close_frame,
     control_frame,
 )
-from fastgw.observe.metrics.families import FilterEvent, WebsocketMessage, WebsocketSide
+from fastgw.observe.metrics.families import WebsocketMessage, WebsocketSide
 from fastgw.operator_events import OperatorEvent, log_event
 
 if TYPE_CHECKING:
@@ -555,7 +555,7 @@ class WebsocketGuard(Timed):
         self._count_messages()
         self._closing, self._reason = True, reason
         if code in _FAULTS:
-            exchange.client.counts.count_filter(self._instance, FilterEvent.REFUSED)
+            exchange.client.counts.count_refusal(exchange, self._instance)
         if self.closed_by is None:
             self.closed_by, self.close_code = "gateway", code
         exchange.fault = exchange.fault or fault

@@ -316,6 +316,46 @@ def test_decisions_in_shadow_without_a_free_cell_count_for_other_routes() -> Non
     assert node.totals.shadow_decisions == {("answer", "limit", "_other"): 1}
 
 
+def test_refusals_are_counted_by_consumer_and_filter_and_a_name_that_is_gone_is_other() -> None:
+    def named(filters: list[str], consumers: list[str]) -> SlotNames:
+        return SlotNames(["public"], ["a"], filters=filters, consumers=consumers)
+
+    node = Node(["a"])
+    node.reload(named(["limit", "quota"], ["alice", "bob"]))
+    one, other = node.tallies
+    for counters, filter_, consumer in (
+        (one, "limit", "alice"),
+        (other, "limit", "alice"),
+        (one, "limit", "bob"),
+        (other, "quota", "stranger"),
+        (one, "quota", ""),
+    ):
+        counters.count_refusal(filter_, consumer)
+    strangers = {("_other", "quota"): 1, ("_none", "quota"): 1}
+    assert node.totals.refusals == {("alice", "limit"): 2, ("bob", "limit"): 1, **strangers}
+    assert node.totals.filters["limit"][FilterEvent.REFUSED] == 3
+    node.reload(named(["quota"], ["alice"]))
+    gone = {("alice", "_other"): 2, ("_other", "_other"): 1, **strangers}
+    assert node.totals.refusals == gone
+    node.reload(named(["quota", "late"], ["alice", "carol"]))
+    assert node.totals.refusals == gone
+    one.count_refusal("late", "carol")
+    assert node.totals.refusals == gone | {("carol", "late"): 1}
+    assert not node.totals.requests
+
+
+def test_refusals_without_a_free_cell_count_for_other_consumers() -> None:
+    node = Node(["a"])
+    node.reload(SlotNames(["public"], ["a"], filters=["limit"], consumers=["alice"]))
+    counters = node.tallies[0]
+    counters.count_refusal("limit", "alice")
+    for status in range(CELLS):
+        counters.cells.word(cell_name(0, 0, 1, status))
+    counters.count_refusal("limit", "")
+    assert node.totals.refusals == {("alice", "limit"): 1, ("_other", "limit"): 1}
+    assert node.totals.filters["limit"][FilterEvent.REFUSED] == 2
+
+
 def test_a_column_whose_worker_has_died_is_carried_like_any_other() -> None:
     node = Node(["a"])
     count(node.tallies[0], route="a")
