@@ -24,7 +24,7 @@ from fastgw.config.settings.secrets import Secret
 from fastgw.config.settings.upstreams import UpstreamTls
 from fastgw.http.field_names import WRITTEN_HERE
 from fastgw.observe.metrics.families import BOUNDS_S
-from fastgw.observe.metrics.meter_rows import LABELS, MOST_BOUNDS
+from fastgw.observe.metrics.meter_rows import LABELS, MORE_REQUEST_LABELS, MOST_BOUNDS
 from fastgw.observe.metrics.request_meter import MeterPlan, Objectives
 
 _OURS: Final = WRITTEN_HERE | {b"content-encoding", b"content-type", b"grpc-encoding", b"grpc-timeout"}
@@ -123,9 +123,22 @@ class StatsdPush(Settings):
     """Interval of pushes."""
 
 
+class RequestCounts(Settings):
+    """Further labels of `fastgw_requests_total`. A worker has 4,000 combinations of labels for them and for
+    `request_duration`; requests with others are counted with all labels `_other`."""
+
+    labels: Annotated[tuple[Literal[MORE_REQUEST_LABELS], ...], Meta(min_length=1)]  # type: ignore[valid-type]  # once
+    """Labels beside `listener`, `method`, `route` and `status`: `upstream`, `consumer` and `fault`. Each one multiplies
+    the number of series. With other labels, the counter begins at 0."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("`labels` has an entry twice")
+
+
 class RequestDuration(Settings):
     """Histograms of the durations of requests by labels of choice, as `fastgw_request_duration_seconds`. There may be
-    1,000 combinations per worker, with `statsd` those of the labels with `route`, `method` and `status`; requests with
+    4,000 combinations per worker, with `statsd` those of the labels with `route`, `method` and `status`; requests with
     others are counted with all labels `_other`, and by `fastgw_request_duration_folded_total`."""
 
     labels: Annotated[tuple[Literal[LABELS], ...], Meta(min_length=1)] = ("route",)  # type: ignore[valid-type]  # once
@@ -156,6 +169,8 @@ class Metrics(Settings):
     """Push by OTLP. null = none."""
     statsd: StatsdPush | None = None
     """Push to a StatsD server: `fastgw.requests` (counter) and `fastgw.request.duration` (timer, ms). null = none."""
+    requests: RequestCounts | None = None
+    """Further labels of the counter of requests. null = `listener`, `method`, `route` and `status`."""
     request_duration: RequestDuration | None = None
     """Histograms by labels of choice. null = only `fastgw_request_seconds`, by route."""
 
@@ -318,7 +333,8 @@ class Telemetry(Settings):
         """Plan for the meters of workers; None: they measure nothing in addition."""
         metrics = self.metrics or Metrics()
         duration = metrics.request_duration
-        if duration is None and metrics.statsd is None and self.slo is None and not self.route_slos:
+        wanted = (duration, metrics.requests, metrics.statsd, self.slo, self.route_slos or None)
+        if all(each is None for each in wanted):
             return None
         labels = () if duration is None else duration.labels
         if metrics.statsd is not None:
@@ -330,4 +346,5 @@ class Telemetry(Settings):
             None if self.slo is None else self.slo.objectives,
             {name: slo.objectives for name, slo in self.route_slos.items()},
             () if duration is None else duration.labels,
+            () if metrics.requests is None else metrics.requests.labels,
         )

@@ -100,6 +100,7 @@ class CounterCarryOver:
                 route=0 if slots.route in routes else slots.route,
                 upstream=0 if slots.upstream in upstreams else slots.upstream,
                 consumer=0 if slots.consumer in consumers else slots.consumer,
+                listener=0 if slots.listener in listeners else slots.listener,
             )
             if left != slots and any(counts):
                 self._carry_measured(key, left, shape, counts)

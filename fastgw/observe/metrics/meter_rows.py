@@ -1,4 +1,5 @@
-"""Rows of measured requests in a worker's column: a histogram for each combination of the labels that are chosen.
+"""Rows of measured requests in a worker's column: a histogram, or a count, for each combination of the labels that are
+chosen.
 
 A combination takes the next free row on first use, like a cell (`series_layout`). A row is its key, which has the slots
 of its labels; its *shape*, which identifies labels and buckets, so that counts of other settings are never mixed; its
@@ -11,7 +12,7 @@ from typing import Final, NamedTuple
 
 MOST_BOUNDS: Final = 24
 """Maximum number of upper bounds of a histogram."""
-METER_ROWS: Final = 1024
+METER_ROWS: Final = 4096
 RESERVED_ROWS: Final = 16
 """Last rows, for the combinations of all labels `_other`, of which there is one for each shape."""
 KEY, SHAPE, COUNTS = range(3)
@@ -22,9 +23,15 @@ FOLDED: Final = COUNTS
 METER_WORDS: Final = METER_ROWS * WIDTH
 
 LABELS: Final = ("route", "upstream", "consumer", "method", "status", "status_class", "fault")
-"""Labels that can be chosen."""
+"""Labels of histograms that can be chosen."""
+REQUEST_LABELS: Final = ("listener", "method", "route", "status")
+"""Labels of `fastgw_requests_total`."""
+MORE_REQUEST_LABELS: Final = ("upstream", "consumer", "fault")
+"""Labels that it can have in addition."""
 _CLAIMED: Final = 1 << 63
 _ROW_BITS, _FAULT_BITS, _METHOD_BITS, _STATUS_BITS = 10, 9, 4, 10
+LAST_ROW: Final = (1 << _ROW_BITS) - 2
+"""Highest row that a key can have."""
 NO_ROW: Final = (1 << _ROW_BITS) - 1
 NO_FAULT: Final = (1 << _FAULT_BITS) - 1
 """Marks of a request without upstream, consumer or fault."""
@@ -40,6 +47,7 @@ class MeterKey(NamedTuple):
     method: int = 0
     status: int = 0
     """Status, or its class."""
+    listener: int = 0
 
     def packed(self) -> int:
         """Return the key as a word, which is never 0."""
@@ -49,7 +57,7 @@ class MeterKey(NamedTuple):
         return _CLAIMED | word
 
 
-_BITS: Final = (_ROW_BITS, _ROW_BITS, _ROW_BITS, _FAULT_BITS, _METHOD_BITS, _STATUS_BITS)
+_BITS: Final = (_ROW_BITS, _ROW_BITS, _ROW_BITS, _FAULT_BITS, _METHOD_BITS, _STATUS_BITS, _ROW_BITS)
 ALL_OTHER: Final = MeterKey()
 
 

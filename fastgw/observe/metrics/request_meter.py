@@ -1,6 +1,6 @@
-"""Meter of a worker's requests: histograms by chosen labels, and counts of service level objectives.
+"""Meter of a worker's requests: histograms and counts by chosen labels, and counts of service level objectives.
 
-It exists only if the configuration asks for either, and receives the record of a request as an access log does: a
+It exists only if the configuration asks for any of them, and receives the record of a request as an access log does: a
 request costs nothing otherwise.
 """
 
@@ -14,8 +14,10 @@ from fastgw.observe.metrics.meter_rows import (
     ALL_OTHER,
     COUNTS,
     FOLDED,
+    LAST_ROW,
     NO_FAULT,
     NO_ROW,
+    REQUEST_LABELS,
     SUM_US,
     MeterKey,
     MeterRows,
@@ -59,6 +61,20 @@ class MeterPlan(NamedTuple):
     exposed: tuple[str, ...] | None = None
     """Labels that histograms have in `/metrics`, if `labels` has more for StatsD; a status gives its class. None:
     `labels`; empty: only a StatsD server gets them."""
+
+    more_request_labels: tuple[str, ...] = ()
+    """Labels that `fastgw_requests_total` has in addition, some of `meter_rows.MORE_REQUEST_LABELS`; empty: it is
+    counted by `ExchangeCounters` alone."""
+
+    @property
+    def request_labels(self) -> tuple[str, ...]:
+        """Labels of the counts of requests, in alphabetical order; empty: there are none."""
+        return tuple(sorted((*REQUEST_LABELS, *self.more_request_labels))) if self.more_request_labels else ()
+
+    @property
+    def request_shape(self) -> int:
+        """Shape of the rows that count requests."""
+        return shape_of(("requests", *self.request_labels), ())
 
     @property
     def exposed_labels(self) -> tuple[str, ...]:
@@ -108,10 +124,12 @@ class RequestMeter:
         self._plan, self._series, self._column, self._cells = plan, series, column, cells
         self._rows = MeterRows(column, METERS_AT)
         self._known: dict[Any, tuple[int, tuple[float, ...]]] = {}
+        self._known_requests: dict[Any, int] = {}
         self._known_objectives: dict[str, tuple[Sequence[int], float | None] | None] = {}
         # The route always: buckets may be those of the route.
-        names = dict.fromkeys(("route", *(_ATTRIBUTES.get(label, label) for label in plan.labels)))
-        self._combination: Callable[[Any], Any] = attrgetter(*names)
+        self._combination = _attributes(("route", *plan.labels))
+        self._request_combination = _attributes(plan.request_labels or REQUEST_LABELS)
+        self._request_shape = plan.request_shape
         self._has_objectives = plan.objectives is not None or bool(plan.route_objectives)
 
     def add_record(self, record: MeasuredRequest) -> None:
@@ -123,6 +141,11 @@ class RequestMeter:
             if first:
                 column[first + COUNTS + bisect_left(bounds, record.duration_s)] += 1
                 column[first + SUM_US] += int(record.duration_s * 1e6)
+        if self._plan.more_request_labels:
+            combination = self._request_combination(record)
+            first = self._known_requests.get(combination) or self._learn_request(combination, record)
+            if first:
+                column[first + COUNTS] += 1
         if self._has_objectives:
             self._count_objectives(record)
 
@@ -130,21 +153,27 @@ class RequestMeter:
         """Return the first word of a combination's row, and its bounds. A combination that has none is looked up again
         each time, and counted as folded; 0: not even that of all others has one.
         """
-        if len(self._known) >= _MOST_KNOWN:
-            self._known.clear()
         bounds = self._plan.bounds_of(record.route)
         shape = shape_of(self._plan.labels, bounds)
-        word = self._rows.word(self._key(record).packed(), shape)
+        word = self._rows.word(self._key(record, self._plan.labels).packed(), shape)
         if word is not None:
-            known = self._known[combination] = word, bounds
+            known = _room_in(self._known)[combination] = word, bounds
             return known
-        other = self._rows.word(ALL_OTHER.packed(), shape)
         self._column[METERS_AT + FOLDED] += 1
-        return other or 0, bounds
+        return self._rows.word(ALL_OTHER.packed(), shape) or 0, bounds
 
-    def _key(self, record: Any) -> MeterKey:
-        series, labels = self._series, self._plan.labels
+    def _learn_request(self, combination: Any, record: Any) -> int:
+        """Return the first word of the row that counts a combination, or that of all others; 0: there is none."""
+        word = self._rows.word(self._key(record, self._plan.request_labels).packed(), self._request_shape)
+        if word is None:
+            return self._rows.word(ALL_OTHER.packed(), self._request_shape) or 0
+        _room_in(self._known_requests)[combination] = word
+        return word
+
+    def _key(self, record: Any, labels: Sequence[str]) -> MeterKey:
+        series = self._series
         status = record.status
+        listener = series.listeners.get(record.listener, 0) if "listener" in labels else 0
         return MeterKey(
             series.routes_by_name.get(record.route, 0) if "route" in labels else 0,
             _row_of(series.upstreams, record.upstream) if "upstream" in labels else 0,
@@ -152,6 +181,7 @@ class RequestMeter:
             (series.faults.get(record.fault, 0) if record.fault else NO_FAULT) if "fault" in labels else 0,
             METHOD_INDEXES.get(record.method, 0) if "method" in labels else 0,
             status if "status" in labels else status // 100 if "status_class" in labels else 0,
+            listener if listener <= LAST_ROW else 0,
         )
 
     def _count_objectives(self, record: MeasuredRequest) -> None:
@@ -181,6 +211,17 @@ class RequestMeter:
                 known = [word for word in words if word is not None], objectives.latency_s
         self._known_objectives[route] = known
         return known
+
+
+def _attributes(labels: Sequence[str]) -> Callable[[Any], Any]:
+    """Return a function for the attributes of a record that its labels depend on."""
+    return attrgetter(*dict.fromkeys(_ATTRIBUTES.get(label, label) for label in labels))
+
+
+def _room_in(known: dict[Any, Any]) -> dict[Any, Any]:
+    if len(known) >= _MOST_KNOWN:
+        known.clear()
+    return known
 
 
 def _row_of(rows: Mapping[str, int], name: str) -> int:

@@ -1,5 +1,6 @@
-"""Metrics that are measured on request: histograms by labels of choice, and service level objectives."""
+"""Metrics that are measured on request: histograms and counts by labels of choice, and service level objectives."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from typing import Final
@@ -45,6 +46,24 @@ def measured(
     yield slo, samples
 
 
+def counted_requests(series: Series, totals: Totals, plan: MeterPlan | None) -> tuple[Family, Sequence[Sample]]:
+    """Return the counter of requests, by the labels of a plan if it has more."""
+    family = families.REQUESTS
+    if plan is None or not plan.more_request_labels:
+        requests = totals.requests.items()
+        return family, [
+            ("", labels(family, listener, method, route, f"{status}" if status else OTHER), count)
+            for (listener, route, method, status), count in requests
+        ]
+    family = family._replace(labels=plan.request_labels)
+    names = MeterNames(series, plan.request_labels)
+    found: Counter[tuple[str, ...]] = Counter()
+    for (key, shape), counts in totals.measured.items():
+        if shape == plan.request_shape and counts[0]:
+            found[names.labels_of(unpacked(key))] += counts[0]
+    return family, [("", labels(family, *values), count) for values, count in found.items()]
+
+
 def measured_by_labels(
     series: Series, totals: Totals, plan: MeterPlan
 ) -> Iterator[tuple[Mapping[str, str], Sequence[float], Sequence[int]]]:
@@ -67,11 +86,15 @@ def measured_by_labels(
         yield dict(zip(plan.exposed_labels, values, strict=True)), limits, counts
 
 
+_IN_ORDER: Final = (*LABELS, "listener")
+
+
 class MeterNames:
     """Names of the labels of measured requests in one generation."""
 
     def __init__(self, series: Series, chosen: Sequence[str]) -> None:
-        self._chosen = [LABELS.index(label) for label in chosen]
+        self._chosen = [_IN_ORDER.index(label) for label in chosen]
+        self._listeners = {row: name for name, row in series.listeners.items()}
         self._routes = {row: name for name, row in series.routes.items()}
         self._upstreams = {row: name for name, row in series.upstreams.items()} | {NO_ROW: NONE}
         self._consumers = {row: name for name, row in series.consumers.items()} | {NO_ROW: NONE}
@@ -89,5 +112,6 @@ class MeterNames:
             status,
             f"{status_class}xx" if status_class else OTHER,
             self._faults.get(key.fault, OTHER),
+            self._listeners.get(key.listener, OTHER),
         )
         return tuple(values[index] for index in self._chosen)

@@ -50,7 +50,7 @@ from fastgw.observe.metrics.series_layout import (
     UPSTREAM_WAITS,
     exemplar_word,
 )
-from fastgw.runtime.node.measured_metrics import measured
+from fastgw.runtime.node.measured_metrics import counted_requests, measured
 from fastgw.runtime.node.shm_layout import ShmLayout
 from fastgw.runtime.process.process_stats import Process, process
 from fastgw.shm.health_words import HealthVerdict
@@ -721,14 +721,7 @@ def counted(
     series: Series, totals: Totals, plan: MeterPlan | None = None
 ) -> Iterator[tuple[Family, Sequence[Sample] | Iterator[Sample]]]:
     """Yield the metric families that the observers count. `plan`: what is measured."""
-    requests = families.REQUESTS
-    yield (
-        requests,
-        [
-            ("", labels(requests, listener, method, route, f"{status}" if status else OTHER), count)
-            for (listener, route, method, status), count in totals.requests.items()
-        ],
-    )
+    yield counted_requests(series, totals, plan)
     for family, rows, word in (
         (families.REQUEST_SECONDS, totals.routes, SUM),
         (families.UPSTREAM_SECONDS, totals.upstreams, SUM),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from fastgw.observe import Record
@@ -13,6 +15,7 @@ from fastgw.observe.metrics.meter_rows import MeterKey, unpacked
 from fastgw.observe.metrics.request_meter import MeterPlan, Objectives
 from fastgw.observe.metrics.series_layout import WORDS, series_of
 from fastgw.observe.metrics.totals import totals
+from fastgw.runtime.node.measured_metrics import counted_requests
 from fastgw.shm.slot_assignment import SlotNames, first
 
 BOUNDS = (0.1, 1.0)
@@ -42,6 +45,43 @@ def test_combinations_beyond_the_bound_are_folded_and_counted(monkeypatch: pytes
     assert found.measured_folded == 3
     assert sorted(unpacked(key).status for key, _ in found.measured) == [0, 200, 201]
     assert sum(sum(counts[:-1]) for counts in found.measured.values()) == 5
+
+
+def test_requests_are_counted_once_beyond_the_bound_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all labels `_other`, and not among the folded of the histograms."""
+    monkeypatch.setattr(meter_rows, "METER_ROWS", meter_rows.RESERVED_ROWS + 3)
+    series, own = series_of(first(SlotNames(["main"], ["a"], consumers=["alice"]))), column()
+    plan = MeterPlan((), (), {}, None, {}, (), ("consumer", "upstream"))
+    meter = ExchangeCounters(series, own).meter(plan)
+    for status, consumer in ((200, "alice"), (200, ""), (200, "alice"), (200, "stranger"), (404, "alice")):
+        finished = record("a", status)
+        finished.consumer = consumer
+        meter.add_record(finished)
+    family, samples = counted_requests(series, totals(series, [own]), plan)
+    assert family.labels == ("consumer", "listener", "method", "route", "status", "upstream")
+    told = {re.sub(r'\w+=|[{"}]', "", labels): count for _, labels, count in samples}
+    assert told == {
+        "alice,main,GET,a,200,_none": 2,
+        "_none,main,GET,a,200,_none": 1,
+        "_other,_other,_other,_other,_other,_other": 2,
+    }
+    assert totals(series, [own]).measured_folded == 0
+
+
+def test_requests_of_removed_names_are_those_of_others() -> None:
+    own, added, returned = column(), column(), column()
+    plan = MeterPlan((), (), {}, None, {}, (), ("consumer",))
+    before = first(SlotNames(["main"], ["a"], consumers=["alice"]))
+    finished = record("a")
+    finished.consumer = "alice"
+    ExchangeCounters(series_of(before), own).meter(plan).add_record(finished)
+    after = first(SlotNames(["late"], ["b"], consumers=["bob"]))
+    CounterCarryOver(added, returned).carry([own], before, after)
+    series = series_of(after)
+    _, samples = counted_requests(series, totals(series, [own], added, returned), plan)
+    assert [(re.sub(r'\w+=|[{"}]', "", labels), count) for _, labels, count in samples] == [
+        ("_other,_other,GET,_other,200", 1)
+    ]
 
 
 def test_counts_of_a_removed_route_are_those_of_others() -> None:
