@@ -4,7 +4,8 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
-from ipaddress import ip_network
+from ipaddress import IPv4Address, ip_network
+from random import Random
 from typing import Any
 
 from bench.micro.heads import REQUESTS
@@ -21,13 +22,16 @@ from fastgw.filters.policies.authorize import Authorize, Names, Scopes
 from fastgw.filters.policies.basic_auth import BasicAuth
 from fastgw.filters.policies.cors import Cors
 from fastgw.filters.policies.headers import Edits, Headers
-from fastgw.filters.policies.ip import Ip, address_check
+from fastgw.filters.policies.ip import Ip
+from fastgw.filters.policies.ip.address_check import AddressRules, address_check
 from fastgw.filters.policies.key_auth import KeyAuth
 from fastgw.filters.policies.security_headers import SecurityHeaders
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import parse_request
+from fastgw.net.network_lists import pack_list, unpack_list
 
 NETWORKS = 5_000
+LISTED = 100_000
 CONSUMERS = 100_000
 KEY = b"X-Api-Key: key-%d" % (CONSUMERS // 2)
 LOGIN = b"Authorization: Basic " + b64encode(b"u%d:password" % (CONSUMERS // 2))
@@ -54,6 +58,12 @@ def rooms() -> Iterator[Room]:
     yield from of_consumers()
     unremembered = address_check((), networks).__wrapped__  # type: ignore[attr-defined]  # it is an lru_cache
     yield Room(f"ip, another address, {NETWORKS} networks", unremembered, ["192.0.2.1"])
+    numbers = Random(1)
+    listed = "\n".join(f"{IPv4Address(numbers.getrandbits(32))}/{16 + number % 17}" for number in range(LISTED))
+    packed = pack_list(listed.encode())
+    rules = AddressRules([], [unpack_list(packed)], closed=False)
+    unremembered = rules.check.__wrapped__
+    yield Room(f"ip, another address, {LISTED} networks", unremembered, ["192.0.2.1"])
     for name, settings in (
         ("security_headers", SecurityHeaders(preset="api")),
         ("cors", Cors(origins=("https://app.example",))),

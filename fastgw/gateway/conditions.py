@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from fastgw.config.base.route_patterns import HostPattern, PathPattern, either_slash, parse_host, parse_path
 from fastgw.config.settings import gateway as config
-from fastgw.filters.policies.ip import address_check
+from fastgw.filters.policies.ip.address_check import address_check
 from fastgw.routing.requirements import (
     Requirement,
     ValueTest,

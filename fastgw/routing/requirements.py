@@ -70,7 +70,8 @@ def cookie_requirement(name: bytes, test: ValueTest | None) -> Requirement:
 
 
 def client_requirement(contains: Callable[[str], tuple[bool, str]]) -> Requirement:
-    """Return a requirement on the client's address. `contains`: as `filters.policies.ip.address_check` returns it.
+    """Return a requirement on the client's address. `contains`: as `filters.policies.ip.address_check.address_check`
+    returns it.
 
     It raises `ClientUnknown` for the bare head of a request.
     """

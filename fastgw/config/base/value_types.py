@@ -928,9 +928,12 @@ class FileName:
     """Whether it has a JSON Schema, whose misspelt keywords are noted."""
     is_secret: bool = False
     """Whether it is a private key, which other users must not be able to read."""
+    is_network_list: bool = False
+    """Whether it lists networks: the file that is derived from it has them in packed form."""
 
 
 ReadableFile = Annotated[str, FileName()]
 KeyFile = Annotated[str, FileName(is_secret=True)]
+NetworksFile = Annotated[str, FileName(is_network_list=True)]
 SchemaFile = Annotated[str, FileName(is_schema=True)]
 LogSink = Annotated[str, FileName(readable=False, words=("stdout",))]

@@ -34,7 +34,8 @@ from fastgw.config.sources.environment_variables import VariableError, text_of, 
 from fastgw.config.sources.extension_packages import UnknownType, type_called
 from fastgw.config.sources.files import Files
 from fastgw.config.sources.followed_files import FollowedFile
-from fastgw.config.sources.virtual_files import is_derived
+from fastgw.config.sources.virtual_files import is_derived, networks_name
+from fastgw.net.network_lists import InvalidList, pack_list
 
 
 class Broken:
@@ -386,6 +387,8 @@ class File(Decoder):
                 return reading.report(path, f"{format_value(value)} {flaw.wrong}", "expected a readable file")
         if self.name.is_schema:
             self._note_keywords(absolute, path, reading)
+        if self.name.is_network_list and not self._pack_networks(absolute, path, reading):
+            return BROKEN
         if self.name.is_secret:
             reading.note_exposure(absolute, path)
         return absolute
@@ -412,7 +415,18 @@ class File(Decoder):
             reading.files.read(value)
         except SyntaxProblem as flaw:
             return reading.report(path, f"{format_value(value)} {flaw.wrong}", "expected a value of a Secret")
-        return value
+        return BROKEN if self.name.is_network_list and not self._pack_networks(value, path, reading) else value
+
+    def _pack_networks(self, file: str, path: Path, reading: Reading) -> bool:
+        """Derive the packed form of a list of networks, once; return whether it is one."""
+        name = networks_name(file)
+        if name not in reading.files.contents_read:
+            try:
+                reading.files.derive(name, pack_list(reading.files.read(file)))
+            except InvalidList as error:
+                reading.report(path, f"{format_value(os.path.basename(file))}: {error}", "expected a network a line")
+                return False
+        return True
 
 
 @dataclass(frozen=True)

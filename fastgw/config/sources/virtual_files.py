@@ -1,5 +1,5 @@
 """Virtual files, which are on no disk: the content of Kubernetes watches, single values of Secrets, and what is made of
-OpenAPI documents; and certificates obtained by ACME, which are on the disk once they are issued.
+OpenAPI documents and lists of networks; and certificates obtained by ACME, which are on the disk once they are issued.
 
 Rule: they are stored with the files of a configuration (`files.Disk`), so validation, caching and reload treat them
 alike. A derived file is computed again whenever its source documents are read.
@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote
 KUBERNETES: Final = "kubernetes://"
 DERIVED: Final = "kyma://"
 OPENAPI: Final = "openapi://"
+NETWORKS: Final = "networks://"
 OF_CLUSTER: Final = "kubernetes-object://"
 ISSUED: Final = "acme://"
 NOTHING: Final = b"[]"
@@ -33,6 +34,11 @@ def derived_name(namespace: str, secret: str, *keys: str) -> str:
 def openapi_name(file: str, entry: str, kind: str) -> str:
     """Return the name of the file that is made of an OpenAPI document for an entry of the routes."""
     return f"{OPENAPI}{quote(file)}/{quote(entry, safe='')}/{kind}"
+
+
+def networks_name(file: str) -> str:
+    """Return the name of the file with the packed form of a list of networks."""
+    return NETWORKS + quote(file)
 
 
 def cluster_name(kind: str, namespace: str, name: str, key: str) -> str:
@@ -59,7 +65,7 @@ def issued_in(name: str) -> tuple[str, list[str]]:
 
 
 def is_derived(name: str) -> bool:
-    return name.startswith((DERIVED, OPENAPI, OF_CLUSTER))
+    return name.startswith((DERIVED, OPENAPI, OF_CLUSTER, NETWORKS))
 
 
 def check_derived(name: str) -> None:

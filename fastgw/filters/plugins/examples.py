@@ -26,6 +26,7 @@ filters:
     "ip": """\
 filters:
   office: {type: ip, allow: [10.0.0.0/8, "2001:db8::/32"], deny: [10.6.6.6]}
+  blocked: {type: ip, deny_lists: [{url: "https://www.spamhaus.org/drop/drop.txt", interval: 12h}]}
 """,
     "cors": """\
 filters:

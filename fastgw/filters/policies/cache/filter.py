@@ -32,7 +32,7 @@ from fastgw.filters.policies.cache.fast_fetch import begin_exchange_fetch, begin
 from fastgw.filters.policies.cache.fetch import explain_fetch, narrow_copy
 from fastgw.filters.policies.cache.policy import CachePolicy, dropped_with, is_authenticated
 from fastgw.filters.policies.cache.ready_answers import ReadyMemory
-from fastgw.filters.policies.ip import address_check
+from fastgw.filters.policies.ip.address_check import address_check
 from fastgw.http.caching.cache_status import PURGE, Forwarded, forwarded_status
 from fastgw.http.caching.directives import parse_request
 from fastgw.http.caching.invalidation import find_invalidated, invalidates

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from fastgw.filters.policies.ip import REMEMBERED, address_check
+from fastgw.filters.policies.ip.address_check import REMEMBERED, address_check
 from tests.support.memory import SERVICE, Plane
 from tests.support.table import for_each
 
