@@ -26,6 +26,7 @@ from fastgw.config.base.settings_codec import decode, encode
 from fastgw.filters import TYPES
 from fastgw.runtime.node.metrics import FAMILIES
 from tests.e2e.programs import program
+from tests.support import mmdb
 from tests.support.bookstore import api
 from tests.support.certificates import Certificates
 from tests.support.commands import ended
@@ -84,7 +85,9 @@ class StandIns:
             "crl": certificates.revoke(),
             "jwks_file": certificate,
             "descriptors": folder / "api.pb",
+            "database": folder / "countries.mmdb",
         }
+        mmdb.write(self._files["database"], {"192.0.2.0/24": mmdb.country("DE")})
         self._files["descriptors"].write_bytes(api())
 
     def put(self, folder: Path, part: Any, above: str = "") -> None:

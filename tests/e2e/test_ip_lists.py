@@ -1,4 +1,4 @@
-"""Lists of networks from files and URLs, which change while the gateway runs."""
+"""Lists of networks from files and URLs, and countries from a database, which change while the gateway runs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 
 from tests.e2e.test_processes import samples
 from tests.e2e.test_reload import Reloadable, saying
+from tests.support import mmdb
 from tests.support.gateway import wait_until
 from tests.support.own_ports import own_port
 
@@ -126,3 +127,19 @@ def test_a_list_that_was_never_fetched_allows_nobody_and_denies_nobody(tmp_path:
         with gateway_with(folder, **{name: nowhere}) as gateway:
             gateway.stderr.wait_for(lambda line: b"the list is empty until then" in line)
             assert is_let_in(gateway, "203.0.113.9") is lets_in
+
+
+@pytest.mark.landing
+def test_a_database_of_countries_is_opened_as_it_is_replaced_and_a_bad_one_is_not(tmp_path: Path) -> None:
+    file = tmp_path / "countries.mmdb"
+    mmdb.write(file, {"203.0.113.0/24": mmdb.country("DE"), "198.51.100.0/24": mmdb.country("FR")})
+    with gateway_with(tmp_path, countries={"database": file.name, "allow": ["DE"]}) as gateway:
+        assert is_let_in(gateway, "203.0.113.9")
+        assert not is_let_in(gateway, "198.51.100.9")
+        mmdb.write(file, {"203.0.113.0/24": mmdb.country("US"), "198.51.100.0/24": mmdb.country("DE")})
+        wait_until(lambda: is_let_in(gateway, "198.51.100.9"), "the new database in all workers")
+        assert not is_let_in(gateway, "203.0.113.9")
+        replace(file, "no database")
+        gateway.stderr.wait_for(lambda line: b"the previous file is still used" in line)
+        assert samples(gateway.ready["status"])[f'fastgw_feed_up{{feed="{file}",used_by="gateway"}}'] == 0
+        assert is_let_in(gateway, "198.51.100.9")

@@ -215,6 +215,7 @@ def test_what_the_package_imports_is_what_it_depends_on():
             "acme",
             "compression",
             "dns",
+            "geoip",
             "grpc",
             "jq",
             "jsonata",

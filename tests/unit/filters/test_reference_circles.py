@@ -16,10 +16,13 @@ import msgspec
 import pytest
 
 from fastgw.config.settings.gateway import Config
+from fastgw.config.sources.virtual_files import networks_name
 from fastgw.filters import TYPES
 from fastgw.gateway.compiler import building, compile
 from fastgw.gateway.tables import dismantling
+from fastgw.net.network_lists import pack_list
 from fastgw.routing.table import at_once
+from tests.support import mmdb
 from tests.support.bookstore import api
 from tests.support.collector import no_collector
 from tests.support.generations import load_document, plan_after
@@ -58,7 +61,11 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
     "request_id": [{"header": "X-Id", "trust_client": True}],
     "misdirected": [{"groups": [["a.test"], ["*.test"]]}],
     "https_redirect": [{"status": 301, "port": 8443, "hosts": ["a.test"], "exceptions": ["/.well-known/*"]}],
-    "ip": [{"allow": ["10.0.0.0/8"], "deny": ["10.1.0.0/16", "fe80::/10"], "unix": True}],
+    "ip": [
+        {"allow": ["10.0.0.0/8"], "deny": ["10.1.0.0/16", "fe80::/10"], "unix": True},
+        {"allow_lists": [{"url": "https://lists.test/a"}], "deny_lists": [{"file": "FILES/deny.txt"}]},
+        {"countries": {"database": "FILES/countries.mmdb", "allow": ["DE"], "header": "X-Country"}},
+    ],
     "cors": [
         {"origins": ["*"], "methods": ["*"], "headers": ["*"], "credentials": True, "reflect": True},
         {
@@ -420,16 +427,21 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sample_files(folder: Path) -> None:
     """Those that `SAMPLES` name."""
     (folder / "api.pb").write_bytes(api())
+    (folder / "deny.txt").write_text("192.0.2.0/24\n")
+    GENERATED_FILES[networks_name(str(folder / "deny.txt"))] = pack_list(b"192.0.2.0/24\n")
+    mmdb.write(folder / "countries.mmdb", {"192.0.2.0/24": mmdb.country("DE")})
     (folder / "keys.json").write_bytes(key_set(signer("ES256")))
     (folder / "rules.yaml").write_text("- {id: 10002, pattern: secret, tags: [leak]}\n")
     (folder / "users").write_text("alice:$2y$04$Ro0CUfOqk6cXEKf3dyaM7OhSCvnwM9s4wIX9JeLapehKK5YdLxKcm\n")
 
 
-def settled(sample: dict[str, Any], folder: Path) -> dict[str, Any]:
+def settled(sample: Any, folder: Path) -> Any:
     """The same with the files of this folder."""
-    return {
-        key: value.replace("FILES", str(folder)) if isinstance(value, str) else value for key, value in sample.items()
-    }
+    if isinstance(sample, dict):
+        return {key: settled(value, folder) for key, value in sample.items()}
+    if isinstance(sample, list):
+        return [settled(value, folder) for value in sample]
+    return sample.replace("FILES", str(folder)) if isinstance(sample, str) else sample
 
 
 def garbage_of(configuration: Config, other: Config) -> list[str]:

@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Final, TypeAlias, final
 
 from fastgw.filters.api import Services
+from fastgw.filters.policies.ip.countries import CountryDatabase
 from fastgw.net.network_lists import BITS, NO_NETWORKS, NetworkList, list_of, unpack_list
 from fastgw.sync.feeds import Feed
 
@@ -31,7 +32,8 @@ class AddressRules:
     """Lists that decide on addresses, in one process.
 
     `allow_feeds`, `deny_feeds`: keys of feeds with further lists, which are empty until they are known. `closed`:
-    whether addresses in no network are denied. `unix`: as in the settings.
+    whether addresses in no network are denied. `unix`: as in the settings. `judge`: verdict on the country of an
+    address in no network; None: it has none.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class AddressRules:
         unix: bool | None = None,
         allow_feeds: Sequence[str] = (),
         deny_feeds: Sequence[str] = (),
+        countries: CountryDatabase | None = None,
+        judge: Callable[[str | None], Verdict | None] = lambda _: None,
     ) -> None:
         self._fixed = [*((each, True) for each in allow), *((each, False) for each in deny)]
         self._fed = {
@@ -52,7 +56,10 @@ class AddressRules:
         self._users = 0
         by_default: Verdict = (not closed, "no network contains it")
         self._rows: dict[int, tuple[_Row, ...]] = {}
-        self.check = _cached_check(self._rows, by_default, by_default if unix is None else (unix, "a unix socket"))
+        of_unix = by_default if unix is None else (unix, "a unix socket")
+        self._countries = countries
+        country = None if countries is None else countries.country
+        self.check = _cached_check(self._rows, by_default, of_unix, country, judge)
         self._arrange()
 
     def start(self, services: Services) -> None:
@@ -65,6 +72,8 @@ class AddressRules:
             feed.on_change(tell)
             self._followed.append((feed, tell))
             tell(feed.value)
+        if self._countries is not None:
+            self._countries.start(services, self.check.cache_clear)
 
     def stop(self) -> None:
         """Stop following, once for each `start`."""
@@ -73,6 +82,8 @@ class AddressRules:
             for feed, tell in self._followed:
                 feed.forget(tell)
             self._followed.clear()
+            if self._countries is not None:
+                self._countries.stop(self.check.cache_clear)
 
     def _take_list(self, key: tuple[str, bool], packed: bytes) -> None:
         if packed:
@@ -93,7 +104,11 @@ class AddressRules:
 
 
 def _cached_check(
-    rows: Mapping[int, Sequence[_Row]], by_default: Verdict, of_unix: Verdict
+    rows: Mapping[int, Sequence[_Row]],
+    by_default: Verdict,
+    of_unix: Verdict,
+    country: Callable[[str], str | None] | None,
+    judge: Callable[[str | None], Verdict | None],
 ) -> "_lru_cache_wrapper[Verdict]":
     """Return the function that decides by these rows, which may change: then its cache is cleared."""
 
@@ -112,6 +127,6 @@ def _cached_check(
             if number >> shift in prefixes:
                 first = type(address)(number >> shift << shift)
                 return passes, f"{first}/{BITS[version] - shift} is {'allowed' if passes else 'denied'}"
-        return by_default
+        return (None if country is None else judge(country(str(address)))) or by_default
 
     return check_address

@@ -1,6 +1,6 @@
 """Settings of `ip`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Annotated
 
@@ -12,6 +12,7 @@ from fastgw.config.sources.virtual_files import networks_name
 from fastgw.filters.api import Env, Exchange, Fault, FeedSource, Filter, Hooks, Outcome, Phase, WarningContext
 from fastgw.filters.outbound.tls_settings import check_tls, client_tls
 from fastgw.filters.policies.ip.address_check import AddressRules
+from fastgw.filters.policies.ip.countries import Countries, CountryDatabase, DatabaseWatch
 from fastgw.filters.policies.ip.network_feed import NetworkFeed
 from fastgw.net.network_lists import NetworkList, list_of, unpack_list
 
@@ -65,12 +66,15 @@ class Ip(Filter, name="ip", phase=Phase.ADMIT, order=-10):  # type: ignore[liter
     deny_lists: tuple[NetworksSource, ...] = ()
     """Files and URLs with networks that are denied, in addition to `deny`. A list that has not been fetched yet denies
     nothing."""
+    countries: Countries | None = None
+    """Countries that are allowed or denied: they decide on addresses in none of the networks. Needs
+    `fastgw[geoip]`."""
     unix: bool | None = None
     """Whether clients of a unix socket, which have no address, are allowed. null = they are treated like an address in
     no network."""
 
     def __post_init__(self) -> None:
-        if not (self.allow or self.deny or self._lists) and self.unix is None:
+        if not (self.allow or self.deny or self._lists or self.countries) and self.unix is None:
             raise ValueError("no addresses, so every request is allowed; expected `allow` or `deny`")
 
     @property
@@ -78,7 +82,8 @@ class Ip(Filter, name="ip", phase=Phase.ADMIT, order=-10):  # type: ignore[liter
         return *self.allow_lists, *self.deny_lists
 
     def feeds(self) -> Iterable[FeedSource]:
-        return [each.feed for each in self._lists if each.feed is not None]
+        lists: list[FeedSource] = [each.feed for each in self._lists if each.feed is not None]
+        return lists if self.countries is None else [*lists, DatabaseWatch.of(self.countries.database)]
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
         for each in self._lists:
@@ -90,6 +95,7 @@ class Ip(Filter, name="ip", phase=Phase.ADMIT, order=-10):  # type: ignore[liter
             if each.url is not None:
                 client_tls(env.read, each.tls)  # raises for invalid files
         allowed, denied = self._read(env, self.allow_lists), self._read(env, self.deny_lists)
+        database = self._database(env)
         rules = env.shared(
             ("ip", env.policy),
             lambda: AddressRules(
@@ -99,9 +105,11 @@ class Ip(Filter, name="ip", phase=Phase.ADMIT, order=-10):  # type: ignore[liter
                 unix=self.unix,
                 allow_feeds=[each.feed.key for each in self.allow_lists if each.feed is not None],
                 deny_feeds=[each.feed.key for each in self.deny_lists if each.feed is not None],
+                countries=database,
+                judge=_no_verdict if self.countries is None else self.countries.verdict,
             ),
         )
-        check_address, live = rules.check, any(each.url is not None for each in self._lists)
+        check_address, live = rules.check, database is not None or any(each.url is not None for each in self._lists)
 
         def request(exchange: Exchange) -> Outcome:
             passes, why = check_address(exchange.client_ip)
@@ -110,9 +118,23 @@ class Ip(Filter, name="ip", phase=Phase.ADMIT, order=-10):  # type: ignore[liter
         def explain(exchange: Exchange) -> str:
             return check_address(exchange.client_ip)[1]
 
+        header = None if self.countries is None else self.countries.header
         return Hooks(
-            request=request, explain=explain, start=rules.start if live else None, stop=rules.stop if live else None
+            request=request if database is None or header is None else _with_country(request, header, database.country),
+            explain=explain,
+            start=rules.start if live else None,
+            stop=rules.stop if live else None,
         )
+
+    def _database(self, env: Env) -> CountryDatabase | None:
+        """Return the database, which all filters that name it share, also over reloads. Raises `ValueError`."""
+        if self.countries is None:
+            return None
+        path = self.countries.database
+        try:
+            return env.shared(("countries", path), partial(CountryDatabase, path))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def _read(self, env: Env, sources: Iterable[NetworksSource]) -> Sequence[NetworkList]:
         """Return the lists of files. Filters that name the same file share its networks."""
@@ -123,3 +145,23 @@ class Ip(Filter, name="ip", phase=Phase.ADMIT, order=-10):  # type: ignore[liter
                 packed = env.read(name)
                 lists.append(env.shared(("networks", env.reads[name]), partial(unpack_list, packed)))
         return lists
+
+
+def _no_verdict(country: str | None) -> None:
+    """Leave an address to the networks."""
+
+
+def _with_country(
+    request: Callable[[Exchange], Outcome], header: str, country: Callable[[str], str | None]
+) -> Callable[[Exchange], Outcome]:
+    """Return a request step that sends the country to the upstream, too."""
+    dropped, name = frozenset((header.lower().encode(),)), header.encode()
+
+    def request_with_country(exchange: Exchange) -> Outcome:
+        exchange.request_dropped |= dropped
+        code = country(exchange.client_ip)
+        if code is not None:
+            exchange.request_added += b"%b: %b\r\n" % (name, code.encode("ascii", "replace"))
+        return request(exchange)
+
+    return request_with_country

@@ -1,12 +1,17 @@
 """ip: the most specific network decides; what is denied gets no further."""
 
 from ipaddress import IPv4Address, IPv4Network, ip_network
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from fastgw.filters.policies.ip import Ip
 from fastgw.filters.policies.ip.address_check import REMEMBERED, address_check
+from fastgw.testing import configured, run
+from tests.support import mmdb
 from tests.support.memory import SERVICE, Plane
 from tests.support.table import for_each
 
@@ -125,3 +130,82 @@ def test_equal_lists_are_held_once() -> None:
     plane = Plane({**SERVICE, "routes": routes})
     chains = [compiled.rules[0][0].route.chain for compiled in plane.gateway.routes if compiled.rules[0]]
     assert len({chain.links[0].keeps[0] for chain in chains}) == 1
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("geoip") / "countries.mmdb"
+    records = {
+        "192.0.2.0/24": mmdb.country("DE"),
+        "198.51.100.0/24": {"registered_country": {"iso_code": "FR"}},
+        "203.0.113.0/24": {"country": "US"},
+        "2001:db8::/32": mmdb.country("DE"),
+    }
+    mmdb.write(file, records)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("settings", "passing"),
+    [
+        ({"countries": {"allow": ["DE"]}}, {"de", "de6", "mapped de"}),
+        ({"countries": {"allow": ["DE", "FR"]}}, {"de", "de6", "mapped de", "fr"}),
+        ({"countries": {"deny": ["DE"]}}, {"fr", "us", "unknown"}),
+        (
+            {"countries": {"allow": ["DE"]}, "allow": ["203.0.113.7", "10.0.0.0/8"]},
+            {"de", "de6", "mapped de", "us", "unknown"},
+        ),
+        ({"countries": {"deny": ["DE"]}, "allow": ["192.0.2.7"]}, {"de", "mapped de"}),
+        ({"countries": {"allow": ["DE"]}, "deny": ["192.0.2.0/24"]}, {"de6"}),
+        ({"countries": {"header": "X-Country"}}, {"de", "de6", "mapped de", "fr", "us", "unknown"}),
+    ],
+)
+def test_a_country_decides_on_addresses_in_no_network(
+    database: Path, settings: dict[str, Any], passing: set[str]
+) -> None:
+    clients = {
+        "de": "192.0.2.7",
+        "de6": "2001:db8::1",
+        "mapped de": "::ffff:192.0.2.7",
+        "fr": "198.51.100.7",
+        "us": "203.0.113.7",
+        "unknown": "10.0.0.1",
+    }
+    ip = {**settings, "countries": {"database": str(database), **settings["countries"]}}
+    plane = Plane({"filters": {"ip": ip}})
+    passed = set()
+    for name, address in clients.items():
+        before = len(plane.pool.waiting)
+        plane.client(address).sends(GET + b"\r\n")
+        if len(plane.pool.waiting) > before:
+            passed.add(name)
+    assert passed == passing
+
+
+@pytest.mark.parametrize(("client", "sent"), [("192.0.2.7", b"X-Country: DE\r\n"), ("10.0.0.1", b"")])
+def test_the_upstream_gets_the_country_and_not_the_one_of_the_client(database: Path, client: str, sent: bytes) -> None:
+    settings = configured(Ip, countries={"database": str(database), "header": "X-Country"})
+    forwarded = run(settings, GET + b"x-country: XX\r\n\r\n", client_ip=client).sent
+    assert forwarded.count(b"X-Country: ") == bool(sent)
+    assert sent in forwarded
+    assert b"XX" not in forwarded
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "cannot be read: No such file"),
+        (b"", "not a database"),
+        (b"not a database", "not a database"),
+        (
+            mmdb.database({"192.0.2.0/24": {"autonomous_system_number": 64496}}, "GeoLite2-ASN"),
+            "'GeoLite2-ASN', without countries",
+        ),
+    ],
+)
+def test_a_database_without_countries_is_refused(tmp_path: Path, content: bytes | None, why: str) -> None:
+    file = tmp_path / "countries.mmdb"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(Exception, match=why):
+        Plane({"filters": {"ip": {"countries": {"database": str(file), "allow": ["DE"]}}}})
