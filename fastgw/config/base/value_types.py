@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from unicodedata import normalize as normalize_form
 from urllib.parse import urlsplit
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from fastgw.config.base.route_patterns import parse_host, parse_regex
 from fastgw.http.field_names import READ_IN_REQUESTS
@@ -912,6 +912,17 @@ RelativePath = Annotated[
     str, Notation('a relative path such as "app/index.html"', parse_relative_path, {"type": "string"})
 ]
 BaseName = Annotated[str, Notation('the name of a file such as "index.html"', parse_base_name, {"type": "string"})]
+
+
+MediaType = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9!#$&^_.+-]+/(\*|(\*\+)?[a-z0-9!#$&^_.+-]+)$",
+        max_length=100,
+        title="a media type in lower case without parameters",
+        examples=["text/html"],
+    ),
+]
 
 
 @dataclass(frozen=True)

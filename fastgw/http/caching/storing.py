@@ -10,7 +10,14 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
-from fastgw.http.caching.directives import TARGETS, RequestDirectives, ResponseDirectives, parse_response
+from fastgw.http.caching.directives import (
+    LONGEST,
+    NO_RESPONSE_DIRECTIVES,
+    TARGETS,
+    RequestDirectives,
+    ResponseDirectives,
+    parse_response,
+)
 from fastgw.http.caching.freshness import (
     HEURISTIC,
     find_heuristic_lifetime,
@@ -23,6 +30,7 @@ from fastgw.http.caching.records import StoredHead
 from fastgw.http.caching.vary import find_varying
 from fastgw.http.dates import format_date, parse_date
 from fastgw.http.field_names import HOP_BY_HOP
+from fastgw.http.media_types import media_type_of, patterns_of
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.http.preconditions import parse_entity_tags
 
@@ -51,6 +59,8 @@ class Unstorable(Enum):
     """The request had cookies, and the response states no freshness itself."""
     VARY = b"vary"
     """`Vary: *`, or too many names, or one that the gateway writes for each client."""
+    CONTENT_TYPE = b"content-type"
+    """The settings name other media types."""
     NO_FRESHNESS = b"no-freshness"
     """Neither the response nor the settings state how long it is fresh, and there is no heuristic."""
     STALE = b"stale"
@@ -78,6 +88,12 @@ class StorePolicy(Struct, frozen=True, kw_only=True):
     """Whether the key keeps those apart who authenticate: by consumer, or by `Authorization`."""
     cookies_in_key: bool = False
     """Whether the key has cookies."""
+    content_types: frozenset[bytes] = frozenset()
+    """Patterns of media types that are stored (`http.media_types`). Empty: all are."""
+    storage_ttl: int | None = None
+    """Seconds after which a response is not used any more, from when it was received or last validated."""
+    ignores_cache_control: bool = False
+    """Whether `Cache-Control` and `Expires` of responses are ignored, but for targeted fields."""
     targets: tuple[bytes, ...] = TARGETS
     """Targeted fields that are obeyed."""
 
@@ -160,19 +176,21 @@ def decide_storing_for(
     `identity`: what the request had that the key does not have. `cookies`: whether it had cookies that the key does
     not have. `render`: returns the field lines of the response without those that are hop-by-hop and those named.
     """
-    status, stated = response.status, parse_response(response, policy.targets)
+    status, stated = response.status, stated_by(response, policy)
     if (refusal := _find_prohibition(response, stated, identity)) is not None:
         return refusal
     dropped = NOT_STORED.union(stated.no_cache_fields) if stated.no_cache_fields else NOT_STORED
     if not policy.store_set_cookie and b"set-cookie" not in dropped and response.first(b"set-cookie") is not None:
         return Unstorable.SET_COOKIE
+    if policy.content_types and not _has_type(response, policy.content_types):
+        return Unstorable.CONTENT_TYPE
     vary = find_varying(response.values(b"vary"))
     if vary is None:
         return Unstorable.VARY
     may_default = may_have_default(status, stated)
     lifetime = policy.override_ttl if may_default else None
     if lifetime is None:
-        lifetime = find_lifetime(response, stated, times.response_date)
+        lifetime = stated_lifetime(response, stated, policy, times)
         if lifetime is not None and policy.override_ttl is not None:
             lifetime = min(lifetime, policy.override_ttl)
     if lifetime is None and stated.no_cache:
@@ -187,6 +205,10 @@ def decide_storing_for(
         if lifetime is None:
             return Unstorable.NO_FRESHNESS
     age = find_initial_age(response, times.request_date, times.response_date)
+    most_stale = LONGEST
+    if policy.storage_ttl is not None:
+        lifetime = min(lifetime, age + policy.storage_ttl)
+        most_stale = age + policy.storage_ttl - lifetime
     etag, last_modified = find_etag(response), find_last_modified(response, times.response_date)
     sent_date = response.first(b"date")
     begins_stale = stated.no_cache or lifetime <= age
@@ -208,13 +230,19 @@ def decide_storing_for(
         stored_date=times.response_date,
         initial_age=age,
         lifetime=lifetime,
-        stale_while_revalidate=_extend(
-            stated.stale_while_revalidate, policy.stale_while_revalidate, never=must_revalidate, only_stated=only_stated
+        stale_while_revalidate=min(
+            most_stale,
+            _extend(
+                *(stated.stale_while_revalidate, policy.stale_while_revalidate),
+                never=must_revalidate,
+                only_stated=only_stated,
+            ),
         ),
-        stale_if_error=_extend(
-            stated.stale_if_error, policy.stale_if_error, never=must_revalidate, only_stated=only_stated
+        stale_if_error=min(
+            most_stale,
+            _extend(stated.stale_if_error, policy.stale_if_error, never=must_revalidate, only_stated=only_stated),
         ),
-        stale_when_unreachable=0 if only_stated else policy.stale_when_unreachable,
+        stale_when_unreachable=0 if only_stated else min(most_stale, policy.stale_when_unreachable),
         no_cache=stated.no_cache,
         revalidates=only_stated,
         etag=etag,
@@ -224,6 +252,27 @@ def decide_storing_for(
         identity=identity,
         cookies=cookies,
     )
+
+
+def stated_by(response: ReceivedHead, policy: StorePolicy) -> ResponseDirectives:
+    """Return the directives of a response that are obeyed."""
+    stated = parse_response(response, policy.targets)
+    return NO_RESPONSE_DIRECTIVES if policy.ignores_cache_control and not stated.targeted else stated
+
+
+def stated_lifetime(
+    response: ReceivedHead, stated: ResponseDirectives, policy: StorePolicy, times: Times
+) -> int | None:
+    """Return the freshness lifetime that a response states; None: it states none that is obeyed."""
+    if policy.ignores_cache_control and not stated.targeted:
+        return None
+    return find_lifetime(response, stated, times.response_date)
+
+
+def _has_type(response: ReceivedHead, patterns: frozenset[bytes]) -> bool:
+    """Whether a response has a media type that one of these patterns matches."""
+    found = _only(response.values(b"content-type"))
+    return found is not None and not patterns.isdisjoint(patterns_of(media_type_of(found)))
 
 
 def _find_prohibition(

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from fastgw.http.byte_ranges import ByteRange, content_range, select_ranges
-from fastgw.http.caching.directives import parse_response
-from fastgw.http.caching.freshness import find_lifetime, may_have_default
+from fastgw.http.caching.freshness import may_have_default
 from fastgw.http.caching.heads import ReceivedHead
 from fastgw.http.caching.records import StoredHead
 from fastgw.http.caching.storing import (
@@ -17,6 +16,8 @@ from fastgw.http.caching.storing import (
     decide_storing_for,
     find_etag,
     find_last_modified,
+    stated_by,
+    stated_lifetime,
 )
 from fastgw.http.dates import format_date
 from fastgw.http.fields import Fields
@@ -123,11 +124,11 @@ def _is_about(stored: StoredHead, answer: ReceivedHead, now: float) -> bool:
 
 def _states_freshness(status: int, answer: ReceivedHead, policy: StorePolicy, times: Times) -> bool:
     """Whether it is stated how long the response that a 304 confirms is fresh: by the 304, or for all."""
-    stated = parse_response(answer, policy.targets)
+    stated = stated_by(answer, policy)
     return (
         (policy.override_ttl is not None and may_have_default(status, stated))
         or stated.no_cache
-        or find_lifetime(answer, stated, times.response_date) is not None
+        or stated_lifetime(answer, stated, policy, times) is not None
     )
 
 

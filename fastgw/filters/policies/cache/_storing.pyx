@@ -112,7 +112,10 @@ cdef _Policy _policy_of(source):
         _policies.clear()
     made = _Policy.__new__(_Policy)
     made.source = source  # whose id is that of no other one then
-    made.is_ordinary, made.store_set_cookie = source.targets == TARGETS, source.store_set_cookie
+    made.is_ordinary = source.targets == TARGETS and not (
+        source.content_types or source.storage_ttl is not None or source.ignores_cache_control
+    )
+    made.store_set_cookie = source.store_set_cookie
     made.override_ttl, made.ttl = _number(source.override_ttl), _number(source.ttl)
     made.stale_while_revalidate, made.stale_if_error = source.stale_while_revalidate, source.stale_if_error
     made.stale_when_unreachable = source.stale_when_unreachable

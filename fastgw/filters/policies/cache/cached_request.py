@@ -149,6 +149,12 @@ class CachedRequest:
         if found is not None and (found.has_failed or not isinstance(record, StoredHead)):
             found.release()
             return None, None
+        if policy.storage_ttl is not None and isinstance(record, StoredHead) and found is not None:
+            kept_s = policy.clock() - record.stored_date
+            if kept_s >= policy.storage_ttl and found.is_complete:
+                found.release()
+                store.remove(self.key)
+                return None, None
         return found, record if isinstance(record, StoredHead) else None
 
     def _find_equivalent(self) -> StoredObject | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, field
 
 from fastgw.cache.store import PURGE_WAIT_S, Counting, Store, holds_after_restart
-from fastgw.config.base.value_types import Method, Name, Network, Notation, Token, write_duration
+from fastgw.config.base.value_types import MediaType, Method, Name, Network, Notation, Token, write_duration
 from fastgw.config.settings.gateway import NONE, CacheStore, Some
 from fastgw.exchange.shadow_exchange import ShadowExchange
 from fastgw.filters.api import (
@@ -194,6 +194,19 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     """Parts of the cache key in addition to route, scheme, host, path and upstream."""
     vary_by: tuple[Literal["consumer"], ...] = ()
     """`consumer`: each authenticated consumer has responses of its own, stored as if they were public."""
+    content_types: tuple[MediaType, ...] = ()
+    """Media types that are stored: `text/html`, `text/*`, `application/*+json`. Other responses, and those without
+    `Content-Type`, are not. [] = all."""
+    storage_ttl: Annotated[Duration, Meta(ge=1)] | None = None
+    """Maximum time that a response is kept after it was received or last validated, fresh or stale: as long it can be
+    validated, or sent by `stale_if_error` and the like. Afterwards it is fetched as if it had never been stored. null =
+    until its space is needed."""
+    dangerously_ignore_cache_control: bool = False
+    """Whether `Cache-Control` and `Expires` of responses are ignored, `private`, `no-store` and `no-cache` among them:
+    what the upstream means for one client is then sent to all. Only for an upstream of which it is known that no
+    response depends on who asks. Freshness is that of `ttl_by_status`, `ttl` or `override_ttl`. `CDN-Cache-Control` and
+    `fastgw-Cache-Control` are obeyed. Responses with `Set-Cookie`, and those to clients that have authenticated, to
+    requests with `Authorization` and with cookies, are still not stored, unless another setting allows it."""
     store_set_cookie: bool = False
     """Whether responses with `Set-Cookie` are stored, with the cookie, for all clients."""
     max_variants: Annotated[int, Meta(ge=1, le=1024)] = 32
@@ -217,6 +230,16 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     def __post_init__(self) -> None:
         if not {*self.methods} <= {*_CACHEABLE}:
             raise ValueError("methods: expected GET, HEAD, or both")
+        if (
+            self.dangerously_ignore_cache_control
+            and self.ttl is None
+            and not self.ttl_by_status
+            and (self.override_ttl is None)
+        ):
+            raise ValueError(
+                "`dangerously_ignore_cache_control` leaves responses without freshness; expected `ttl`, "
+                "`ttl_by_status` or `override_ttl` besides"
+            )
 
     def store_names(self) -> Iterable[tuple[str, str]]:
         return (("store", self.store),)
@@ -224,6 +247,11 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     def warnings(self, context: WarningContext) -> Iterable[str]:
         if context.protocols == {"grpc"}:
             yield "all upstreams behind it speak gRPC, whose responses are not cached"
+        if self.dangerously_ignore_cache_control:
+            yield (
+                "`dangerously_ignore_cache_control`: responses that the upstream marks as private or no-store are "
+                "stored, and sent to all clients"
+            )
         if context.only_own_answers:
             yield f"{_OWN_RESPONSES}: the filter has no effect here"
         if context.methods and context.methods.isdisjoint((*self.methods, "GET")):
@@ -358,6 +386,9 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             stale_if_error=_seconds(self.stale_if_error or 0),
             stale_when_unreachable=_seconds(self.stale_when_unreachable),
             store_set_cookie=self.store_set_cookie,
+            content_types=frozenset(each.encode() for each in self.content_types),
+            storage_ttl=None if self.storage_ttl is None else _seconds(self.storage_ttl),
+            ignores_cache_control=self.dangerously_ignore_cache_control,
             cookies_in_key=b"cookie" in headers,
         )
         return CachePolicy(

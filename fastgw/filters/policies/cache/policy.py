@@ -101,6 +101,7 @@ class CachePolicy:
         "query_rule",
         "ready",
         "ready_hits",
+        "storage_ttl",
         "store",
         "store_name",
         "tag_headers",
@@ -130,6 +131,7 @@ class CachePolicy:
         self.store_name, self.query_rule = store_name, query_rule
         self._storing = _shared_rules(encode(structs.replace(storing, identity_in_key=False)))
         self._storing_apart = _shared_rules(encode(structs.replace(storing, identity_in_key=True)))
+        self.storage_ttl = storing.storage_ttl
         self.key_headers, self.key_cookies, self.by_consumer = key_headers, key_cookies, by_consumer
         self.methods, self.lock_timeout, self.max_variants = methods, lock_timeout, max_variants
         names = [b"header:%b" % name for name in key_headers] + [b"cookie:%b" % name for name in key_cookies]

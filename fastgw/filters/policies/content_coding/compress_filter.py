@@ -5,20 +5,11 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from msgspec import Meta
 
-from fastgw.config.base.value_types import Size
+from fastgw.config.base.value_types import MediaType, Size
 from fastgw.filters.api import Env, Filter, Hooks, Phase, StageFactory, WarningContext
 from fastgw.filters.policies.content_coding.media_types import MediaTypes
 
 Encoding = Literal["zstd", "br", "gzip"]
-MediaType = Annotated[
-    str,
-    Meta(
-        pattern=r"^[a-z0-9!#$&^_.+-]+/(\*|(\*\+)?[a-z0-9!#$&^_.+-]+)$",
-        max_length=100,
-        title="a media type in lower case without parameters",
-        examples=["text/html"],
-    ),
-]
 
 TYPES: Final = (
     "text/*",

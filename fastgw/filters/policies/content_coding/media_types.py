@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final, final
 
+from fastgw.http.media_types import media_type_of, patterns_of
+
 MOST_KNOWN: Final = 256
 """Maximum number of values of `Content-Type` whose kind is kept."""
 LONGEST_KNOWN: Final = 128
@@ -43,23 +45,12 @@ class MediaTypes:
         """Return the kind for a value of `Content-Type`."""
         known = self._known.get(content_type)
         if known is None:
-            known = self._find(content_type.partition(b";")[0].strip(b" \t").lower())
+            known = self._find(media_type_of(content_type))
             if len(self._known) < MOST_KNOWN and len(content_type) <= LONGEST_KNOWN:
                 self._known[content_type] = known
         return known
 
     def _find(self, media_type: bytes) -> Kind:
-        if self._wanted.isdisjoint(_patterns_of(media_type)) or _IS_FRAMED(media_type):
+        if self._wanted.isdisjoint(patterns_of(media_type)) or _IS_FRAMED(media_type):
             return Kind.OTHER
         return Kind.STREAM if _IS_STREAM(media_type) else Kind.DOCUMENT
-
-
-def _patterns_of(media_type: bytes) -> Iterable[bytes]:
-    """Yield the patterns that match a media type in lower case."""
-    main, _, subtype = media_type.partition(b"/")
-    if subtype and b"/" not in subtype:
-        yield media_type
-        yield main + b"/*"
-        _, plus, suffix = subtype.rpartition(b"+")
-        if plus:
-            yield b"%b/*+%b" % (main, suffix)

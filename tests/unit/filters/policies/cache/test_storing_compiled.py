@@ -40,6 +40,9 @@ POLICIES = st.builds(
     stale_if_error=st.sampled_from([0, 70_000]),
     stale_when_unreachable=st.sampled_from([0, 3600]),
     store_set_cookie=st.booleans(),
+    content_types=st.sampled_from([frozenset(), frozenset((b"text/*",))]),
+    storage_ttl=st.sampled_from([None, 30]),
+    ignores_cache_control=st.booleans(),
 )
 
 
