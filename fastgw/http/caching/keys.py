@@ -75,6 +75,19 @@ def resource_text(
     )
 
 
+def resource_of_body(resource: bytes, body: bytes, described_by: Iterable[Sequence[bytes]]) -> bytes:
+    """Return what the keys of a POST with this body have in common, which is that of no request without one.
+
+    `described_by`: values of the headers that say what the body is.
+    """
+    digest = blake2b(digest_size=32, person=b"fastgw-of-body")
+    for values in described_by:
+        digest.update(b"%d;" % len(values))
+        digest.update(b"".join(map(_part, values)))
+    digest.update(body)
+    return b"POST %b%b" % (digest.digest(), resource)  # other resources begin with a digit
+
+
 def primary_key(resource: bytes, query: bytes | None) -> bytes:
     """Return the key of a resource with a query: `KEY_BYTES` of a hash. HEAD and GET have the same key.
 

@@ -130,15 +130,16 @@ def decide_storing(
     *,
     authenticated: bool = False,
     authorized: bool = False,
+    body_in_key: bool = False,
     render: Callable[[ResponseHead, frozenset[bytes]], bytes] = render_fields,
 ) -> StoredHead | Unstorable:
     """Return the record to be stored for a response, or why it may not be stored.
 
     `request`: with the credentials of the client. `directives`: its own, as the client sent them. `response`: as the
-    upstream sent it, before filters. `authenticated`, `authorized`: as in `find_identity`. `render`: as in
-    `decide_storing_for`.
+    upstream sent it, before filters. `authenticated`, `authorized`: as in `find_identity`. `body_in_key`:
+    whether a POST is stored, because its key has its body. `render`: as in `decide_storing_for`.
     """
-    if request.method != b"GET":
+    if request.method != b"GET" and not (body_in_key and request.method == b"POST"):
         return Unstorable.METHOD
     if directives.no_store:
         return Unstorable.REQUEST_NO_STORE

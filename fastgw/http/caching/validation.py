@@ -54,6 +54,8 @@ _OF_CONTENT: Final = frozenset(
     b"repr-digest".split()
 )
 """The others that a 304 leaves out (RFC 9110 section 15.4.5)."""
+_CONDITIONAL: Final = (b"GET", b"HEAD")
+"""Methods whose conditions and ranges are about the stored response (RFC 9110 sections 13.2 and 14.2)."""
 _NOT_IN_PART: Final = frozenset((b"content-digest", b"content-md5", b"content-range"))
 """Fields that a 206 does not take over. The digests are of the content of one message, here of the whole; `Repr-Digest`
 is that of the representation, whose parts have the same (RFC 9530 sections 2 and 3). `Content-Range` means nothing in a
@@ -172,7 +174,7 @@ def is_unchanged_for(request: RequestHead, stored: StoredHead, now: float) -> bo
 
     Without `Last-Modified` the response is as old as its `Date`.
     """
-    if stored.status != 200:
+    if stored.status != 200 or request.method not in _CONDITIONAL:
         return False
     validators = validators_of(stored)
     if validators.last_modified is None:
@@ -193,7 +195,7 @@ def find_part(request: RequestHead, stored: StoredHead, length: int, now: float)
 
     None: the whole response is sent; also for several ranges, which clients must expect. Empty: 416.
     """
-    if stored.status != 200:
+    if stored.status != 200 or request.method not in _CONDITIONAL:
         return None
     wanted = applicable_range(request, validators_of(stored), now)
     if wanted is None:

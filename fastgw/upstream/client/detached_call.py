@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import CallSide, Exchange, Reply, Response, Trailers, problem
+from fastgw.exchange.body_relay import Relay
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.exchange.states import ENDED
@@ -69,12 +70,19 @@ class DetachedCall(CallSide):
         return f"<DetachedCall {self._call!r}>"
 
     def send(
-        self, exchange: Exchange, head: RequestHead, query: bytes | None, dropped: frozenset[bytes], added: bytes
+        self,
+        exchange: Exchange,
+        head: RequestHead,
+        query: bytes | None,
+        dropped: frozenset[bytes],
+        added: bytes,
+        body: bytes = b"",
     ) -> None:
-        """Send a request without a body, with the data of the gateway that the exchange has been given so far. See
-        `prepare`.
-        """
-        self._forward(self.prepare(exchange, head, query, dropped, added))
+        """Send a request with the data of the gateway that the exchange has been given so far. See `prepare`."""
+        call = self.prepare(exchange, head, query, dropped, added)
+        if body:
+            call.request_body = Relay.whole(body, len(body))
+        self._forward(call)
 
     def prepare(
         self, exchange: Exchange, head: RequestHead, query: bytes | None, dropped: frozenset[bytes], added: bytes

@@ -10,13 +10,13 @@ from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.filters.policies.cache.fetch import Fetch, has_own_validations
 from fastgw.filters.policies.cache.forwarded_fields import ForwardedFields
-from fastgw.filters.policies.cache.policy import CachePolicy, client_url, is_authenticated, purge_origin
+from fastgw.filters.policies.cache.policy import DESCRIBE_BODY, CachePolicy, client_url, is_authenticated, purge_origin
 from fastgw.filters.policies.cache.ready_answers import Selection
 from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.filters.policies.cache.whole_response import ExchangeFetch
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status, unanswered_status
 from fastgw.http.caching.directives import parse_request
-from fastgw.http.caching.keys import primary_key, search_key
+from fastgw.http.caching.keys import primary_key, resource_of_body, search_key
 from fastgw.http.caching.no_vary_search import SearchVariance, equivalent_key
 from fastgw.http.caching.records import SearchRecord, StoredHead, VariantsRecord, decode_record
 from fastgw.http.caching.reuse import Decision, Reuse, Trouble, decide_reuse, find_age, find_ttl, may_send_stale
@@ -32,11 +32,11 @@ _SENT: Final = frozenset((Reuse.FRESH, Reuse.STALE, Reuse.STALE_WHILE_REVALIDATE
 
 @final
 class CachedRequest:
-    """A GET or HEAD that may be answered from the store; service side of its exchange while it waits.
+    """A GET, HEAD or POST that may be answered from the store; service side of its exchange while it waits.
 
     `exact`: key of the resource with this query. `primary`: key of the resource with all queries that are equal by
     `rule` (`No-Vary-Search`); without a rule, the same. `key`: key of the response that the request selects, as far as
-    variants are known.
+    variants are known. `body`: of a POST, which is part of the key; None: another method.
     """
 
     __slots__ = (
@@ -53,6 +53,7 @@ class CachedRequest:
         "_watch",
         "_watched",
         "_why",
+        "body",
         "directives",
         "exact",
         "exchange",
@@ -65,13 +66,21 @@ class CachedRequest:
         "variants",
     )
 
-    def __init__(self, policy: CachePolicy, exchange: Exchange, forward: Forward | ResponseAction) -> None:
-        self.policy, self.exchange, self.forward = policy, exchange, forward
+    def __init__(
+        self,
+        policy: CachePolicy,
+        exchange: Exchange,
+        forward: Forward | ResponseAction,
+        body: bytes | None = None,
+    ) -> None:
+        self.policy, self.exchange, self.forward, self.body = policy, exchange, forward, body
         self.directives = parse_request(exchange.head)
         self.query = policy.query_of(exchange)
         self._fields: ForwardedFields | None = None
         self._origin = purge_origin(exchange.head, exchange.peer)
         self._resource = policy.resource_of(exchange, self.fields, forward)
+        if body is not None:
+            self._resource = resource_of_body(self._resource, body, map(self.fields.values, sorted(DESCRIBE_BODY)))
         self.exact = self.primary = self.key = primary_key(self._resource, self.query)
         self._search_key: bytes | None = None
         self.rule: SearchVariance | None = None
@@ -123,7 +132,7 @@ class CachedRequest:
             return self._fetch_or_wait(why, None, None)
         now = self.policy.clock()
         decision = decide_reuse(record, self.directives, now, soft_purged=found.is_soft_purged)
-        if decision.use in _SENT:
+        if decision.use in _SENT and not (self.body is not None and decision.use is Reuse.STALE_WHILE_REVALIDATE):
             self._send(found, record, decision)
             return True
         why = Forwarded.REQUEST if decision.use is Reuse.VALIDATE_BY_REQUEST else Forwarded.STALE
@@ -191,6 +200,8 @@ class CachedRequest:
     def _keep_ready(self, found: StoredObject, record: StoredHead) -> None:
         """Keep a fresh response in the memory of the worker."""
         exchange, policy, forward, variants = self.exchange, self.policy, self.forward, self.variants
+        if self.body is not None:
+            return  # the look-up of ready answers has no body
         selection = None if variants is None else Selection(variants.vary, self._variants_stamp)
         if self._may_be_ready:
             assert policy.ready is not None

@@ -18,7 +18,7 @@ from fastgw.exchange import Exchange, Reply, Response, Trailers
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.states import ANSWERING, HOLDING
 from fastgw.filters.policies.cache.leader import Leader
-from fastgw.filters.policies.cache.policy import MARK_S, MOST_TAGS, OUTGROWN_MARK_S, CachePolicy, name_of
+from fastgw.filters.policies.cache.policy import DESCRIBE_BODY, MARK_S, MOST_TAGS, OUTGROWN_MARK_S, CachePolicy, name_of
 from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
@@ -49,21 +49,27 @@ _NOT_SENT: Final = WRITTEN_HERE | {b"expect"}
 UNREACHABLE: Final = FAULTS["unavailable"] | FAULTS["unreachable"] | {Fault.CONNECTION_LOST}
 
 
-def sent_head(exchange: Exchange, query: bytes | None, method: bytes = b"GET") -> RequestHead:
-    """Return the head of the request that fetches a response: the client's, with this method and without a body."""
+def sent_head(
+    exchange: Exchange, query: bytes | None, method: bytes = b"GET", body: bytes | None = None
+) -> RequestHead:
+    """Return the head of the request that fetches a response: the client's, with this method and this body."""
     head = exchange.head
     if head.method == method and head.body_length == 0 and head.ordinary:
         return head
     fields = [line for line in head.fields() if line[0].lower() not in _NOT_SENT]
     target = head.raw_path if query is None else b"%b?%b" % (head.raw_path, query)
-    return BuiltRequestHead(method, head.authority, target, fields)
+    return BuiltRequestHead(method, head.authority, target, fields, len(body or b""))
 
 
-def dropped_for(policy: CachePolicy, exchange: Exchange, *, with_conditions: bool = False) -> frozenset[bytes]:
+def dropped_for(
+    policy: CachePolicy, exchange: Exchange, *, with_conditions: bool = False, with_body: bool = False
+) -> frozenset[bytes]:
     """Return the names of headers of the client that are not sent. A header that a filter has set or removed is not
     the client's. `with_conditions`: the response is for its client alone, so the upstream may evaluate its conditions.
     """
     dropped = policy.dropped - _CONDITIONS if with_conditions else policy.dropped
+    if with_body:
+        dropped -= DESCRIBE_BODY
     edited = exchange.head.edited()
     if edited is None or not edited.taken:
         return dropped
@@ -149,14 +155,16 @@ class Fetch:
         self._found, self._record = found, record
         self._method = exchange.method if has_client else b"GET"
         # A client need not get the whole of what will probably not be stored, as a moment ago.
-        self._sends_conditions = self._method != b"GET" or (
+        self._body = request.body
+        self._sends_conditions = self._method == b"HEAD" or (
             found is None
             and refused is not None
             and refused.reason in _NOT_STORED_BEFORE
+            and self._body is None
             and isinstance(self._forward, Forward)
             and has_any(exchange.head, CONDITIONS)
         )
-        self._head = sent_head(exchange, self._query, self._method)
+        self._head = sent_head(exchange, self._query, self._method, self._body)
         self._storing = request.policy.storing_of(exchange.consumer, is_authenticated=request.is_authenticated)
         self._is_authenticated = request.is_authenticated
         self._is_authorized = exchange.sends_client_authorization
@@ -188,8 +196,10 @@ class Fetch:
     def _send(self, exchange: Exchange, conditions: Sequence[tuple[bytes, bytes]]) -> None:
         self._call = DetachedCall(exchange, self._forward, self)
         added = b"".join(b"%b: %b\r\n" % line for line in conditions)
-        dropped = dropped_for(self._policy, exchange, with_conditions=self._sends_conditions)
-        self._call.send(exchange, self._head, self._query, dropped, added)
+        dropped = dropped_for(
+            self._policy, exchange, with_conditions=self._sends_conditions, with_body=self._body is not None
+        )
+        self._call.send(exchange, self._head, self._query, dropped, added, self._body or b"")
 
     @property
     def upstream_call(self) -> DetachedCall:
@@ -231,7 +241,7 @@ class Fetch:
                 self._call.cancel()
                 self._end_lease(MARK_S)
                 return
-        if self._method != b"GET":
+        if self._method == b"HEAD":
             self._release()
             self._pass_on(response, payload, ended)
             return
@@ -239,6 +249,7 @@ class Fetch:
             *(self._head, self._directives, head, self._storing, times),
             authenticated=self._is_authenticated,
             authorized=self._is_authorized,
+            body_in_key=self._body is not None,
             render=end_to_end,
         )
         if self._sends_conditions and (head.status != 200 or head.first(b"content-range") is not None):

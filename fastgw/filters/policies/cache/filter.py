@@ -13,6 +13,7 @@ from fastgw.config.base.value_types import MediaType, Method, Name, Network, Not
 from fastgw.config.settings.gateway import NONE, CacheStore, Some
 from fastgw.exchange.shadow_exchange import ShadowExchange
 from fastgw.filters.api import (
+    BodyHead,
     Duration,
     Env,
     Exchange,
@@ -25,6 +26,7 @@ from fastgw.filters.api import (
     ResponseLines,
     Services,
     Settings,
+    Size,
     WarningContext,
 )
 from fastgw.filters.policies.cache.cached_request import CachedRequest
@@ -47,6 +49,7 @@ from fastgw.upstream.client.response_action import ResponseAction
 from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
 
 _CACHEABLE: Final = ("GET", "HEAD")
+_POST: Final = b"POST"
 
 
 def parse_status(text: str) -> str:
@@ -214,7 +217,12 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     lock_timeout: Duration = 5.0
     """Maximum time that a request waits for the response to an equal one; then it is forwarded itself."""
     methods: Some[Method] = _CACHEABLE
-    """Methods that may be answered from the store: GET, HEAD, or both. Only responses to GET are stored."""
+    """Methods that may be answered from the store: GET, HEAD and POST. With POST, for an API whose POST requests only
+    read, as queries of GraphQL: the key has the body, `Content-Type`, `Content-Encoding` and `Content-Language`, and a
+    POST removes nothing from the store. Responses to GET and POST are stored."""
+    body_bytes: Annotated[Size, Meta(ge=1, le=1024 * 1024)] = 64 * 1024
+    """Maximum size of the body of a POST with which `methods` has to do: it is received before the store is asked. A
+    request with a longer one is forwarded past the cache."""
     bypass: Bypass | None = None
     """Requests that are forwarded past the cache; null = none."""
     tag_header: tuple[FieldName, ...] = ("Surrogate-Key", "Cache-Tag")
@@ -228,8 +236,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     being removed. It reaches all nodes, as `fastgw purge` does. null = PURGE is forwarded like any other method."""
 
     def __post_init__(self) -> None:
-        if not {*self.methods} <= {*_CACHEABLE}:
-            raise ValueError("methods: expected GET, HEAD, or both")
+        if not {*self.methods} <= {*_CACHEABLE, "POST"}:
+            raise ValueError("methods: expected GET, HEAD and POST, or some of them")
         if (
             self.dangerously_ignore_cache_control
             and self.ttl is None
@@ -294,7 +302,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
         def translate_copy(copy: Exchange, forward: Forward | CallRecorder | ResponseAction) -> bool:
             # The mirror may be a service of the same kind, behind whose cache one client could choose what others get.
             policy.filter_sent_query(copy)
-            if copy.method in policy.methods and not is_past(copy, forward):
+            if copy.method in policy.methods and copy.method != _POST and not is_past(copy, forward):
                 narrow_copy(policy, copy)
             return False
 
@@ -307,7 +315,10 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                     return True
                 policy.forward_past(exchange, _METHOD)
                 return False
-            if is_past(exchange, forward):
+            body = None
+            if exchange.method == _POST:
+                body = _body_of(exchange, self.body_bytes) if isinstance(forward, Forward) else None
+            if is_past(exchange, forward) or (exchange.method == _POST and body is None):
                 policy.forward_past(exchange, _BYPASS)
                 return False
             if isinstance(forward, CallRecorder):
@@ -317,6 +328,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             if isinstance(forward, Forward):
                 if forward.refuse_path(exchange):
                     return True
+                if body is not None:
+                    return policy.has_store and CachedRequest(policy, exchange, forward, body).answer()
                 if policy.has_store and policy.ready_hits is not None and policy.ready_hits.answer(exchange, forward):
                     return True
                 fetch = begin_exchange_fetch(policy, exchange, forward)
@@ -351,6 +364,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             answer.added += b"Cache-Status: %b\r\n" % exchange.cache_status
             if (
                 exchange.cache_result == "bypass"
+                and exchange.method not in policy.methods
                 and answer.head is not None
                 and invalidates(exchange.method, answer.head.status)
                 and not isinstance(exchange, ShadowExchange)  # its requests go past another cache, and this store stays
@@ -372,6 +386,14 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             explain=explain,
             ready_answer=ready,
             fetch=fetch,
+            body_head=None
+            if _POST not in policy.methods
+            else BodyHead(
+                lambda exchange: None,
+                self.body_bytes + 1,  # of a longer one, one byte more is seen
+                lambda exchange: exchange.method == _POST and not exchange.head.upgrade,
+                skips_calls=True,
+            ),
         )
 
     def _compiled(self, ready_memory: ReadyMemory) -> CachePolicy:
@@ -429,6 +451,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
         parts = [policy.url_of(exchange, policy.query_of(exchange)).decode("latin-1")]
         parts += (name.decode() for name in (*policy.key_headers, *policy.key_cookies))
         parts += ("consumer",) if policy.by_consumer else ()
+        parts += ("body",) if exchange.method == _POST else ()
         told = f"store {self.store}{tiers}, key {' + '.join(parts)}"
         return "; ".join((told, *_conditions(policy, exchange), *self._lifetimes()))
 
@@ -518,6 +541,15 @@ def _tiers_of(store: CacheStore | None) -> str:
     """Return what `explain` says about the slower tiers of a store."""
     tiers = [] if store is None else [name for name, tier in (("disk", store.disk), ("Redis", store.redis)) if tier]
     return f" ({', '.join(['memory', *tiers])})" if tiers else ""
+
+
+def _body_of(exchange: Exchange, most: int) -> bytes | None:
+    """Return the body of a request, as the upstream gets it; None: it is too long, or has trailers."""
+    relay = exchange.request_body
+    if relay is None:
+        return b""
+    body = relay.whole_payload() if relay.passed else None
+    return None if body is None or len(body) > most else body
 
 
 def _why_past(policy: CachePolicy, exchange: Exchange) -> str | None:

@@ -49,6 +49,8 @@ UNKEYED: Final = frozenset(
 )
 """Headers of clients that change what an upstream answers without being in the key: with them one client could choose
 what others get (cache poisoning). The last two describe a body, which is not forwarded either."""
+DESCRIBE_BODY: Final = frozenset((b"content-encoding", b"content-language", b"content-type"))
+"""Headers that are part of the key of a POST whose body is, and are forwarded with it."""
 _PRESENT: Final = b""
 """Part of the key of requests of which something holds that does not hold of others, whose key has None there."""
 _ESCAPED_NAME: Final = re.compile(rb"(?:^|;)[^=;]*%").search

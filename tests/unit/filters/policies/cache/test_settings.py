@@ -27,7 +27,7 @@ def document(**settings: Any) -> dict[str, Any]:
     ("settings", "problem"),
     [
         ({"store": "mian"}, 'unknown cache store "mian"; did you mean "main"?'),
-        ({"methods": ["POST"]}, "methods: expected GET, HEAD, or both"),
+        ({"methods": ["GET", "PUT"]}, "methods: expected GET, HEAD and POST"),
         ({"key": {"query": {}}}, "expected either `only` or `except`"),
         ({"key": {"query": {"only": ["a"], "except": ["b"]}}}, "expected either `only` or `except`"),
         ({"key": {"headers": ["X-Real-IP"]}}, "headers: X-Real-IP is written by the gateway for each client"),
