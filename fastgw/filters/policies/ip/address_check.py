@@ -32,7 +32,7 @@ class AddressRules:
     """Lists that decide on addresses, in one process.
 
     `allow_feeds`, `deny_feeds`: keys of feeds with further lists, which are empty until they are known. `closed`:
-    whether addresses in no network are denied. `unix`: as in the settings. `judge`: verdict on the country of an
+    whether addresses in no network are denied. `unix`: as in the settings. `verdict_on`: verdict on the country of an
     address in no network; None: it has none.
     """
 
@@ -46,7 +46,7 @@ class AddressRules:
         allow_feeds: Sequence[str] = (),
         deny_feeds: Sequence[str] = (),
         countries: CountryDatabase | None = None,
-        judge: Callable[[str | None], Verdict | None] = lambda _: None,
+        verdict_on: Callable[[str | None], Verdict | None] = lambda _: None,
     ) -> None:
         self._fixed = [*((each, True) for each in allow), *((each, False) for each in deny)]
         self._fed = {
@@ -59,7 +59,7 @@ class AddressRules:
         of_unix = by_default if unix is None else (unix, "a unix socket")
         self._countries = countries
         country = None if countries is None else countries.country
-        self.check = _cached_check(self._rows, by_default, of_unix, country, judge)
+        self.check = _cached_check(self._rows, by_default, of_unix, country, verdict_on)
         self._arrange()
 
     def start(self, services: Services) -> None:
@@ -108,7 +108,7 @@ def _cached_check(
     by_default: Verdict,
     of_unix: Verdict,
     country: Callable[[str], str | None] | None,
-    judge: Callable[[str | None], Verdict | None],
+    verdict_on: Callable[[str | None], Verdict | None],
 ) -> "_lru_cache_wrapper[Verdict]":
     """Return the function that decides by these rows, which may change: then its cache is cleared."""
 
@@ -127,6 +127,6 @@ def _cached_check(
             if number >> shift in prefixes:
                 first = type(address)(number >> shift << shift)
                 return passes, f"{first}/{BITS[version] - shift} is {'allowed' if passes else 'denied'}"
-        return (None if country is None else judge(country(str(address)))) or by_default
+        return (None if country is None else verdict_on(country(str(address)))) or by_default
 
     return check_address

@@ -36,7 +36,7 @@ class Countries(Settings):
 
     database: Annotated[str, FileName(readable=False)]
     """Database in MaxMind's format (`.mmdb`) with countries, such as GeoLite2-Country. It is mapped into memory, and
-    opened anew after it has been replaced by another file, as `geoipupdate` does; do not write into the file itself."""
+    opened again after it has been replaced by another file, as `geoipupdate` does; do not write into the file."""
     allow: tuple[CountryCode, ...] = ()
     """Countries that are allowed: addresses in other or unknown countries are denied, unless a network allows them."""
     deny: tuple[CountryCode, ...] = ()

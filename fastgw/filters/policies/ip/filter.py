@@ -106,7 +106,7 @@ class Ip(Filter, name="ip", phase=Phase.ADMIT, order=-10):  # type: ignore[liter
                 allow_feeds=[each.feed.key for each in self.allow_lists if each.feed is not None],
                 deny_feeds=[each.feed.key for each in self.deny_lists if each.feed is not None],
                 countries=database,
-                judge=_no_verdict if self.countries is None else self.countries.verdict,
+                verdict_on=_no_verdict if self.countries is None else self.countries.verdict,
             ),
         )
         check_address, live = rules.check, database is not None or any(each.url is not None for each in self._lists)
