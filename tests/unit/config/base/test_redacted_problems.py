@@ -263,6 +263,7 @@ SETTINGS["ConsumerSubject.key"] = [
     for each in ("HS256", "RS256", "ES256")
 ]
 SETTINGS["Waf.rules_file"] = [route(waf={"rules_file": "FILE"})]
+SETTINGS["NetworksSource.file"] = [route(ip={each: [{"file": "FILE"}]}) for each in ("allow_lists", "deny_lists")]
 SETTINGS["GrpcTranscode.descriptors"] = [route(grpc_transcode={"descriptors": "FILE"})]
 SETTINGS["BodySchema.schema"] = [route(validate={"body": {"schema": "FILE"}})]
 SETTINGS["Schema.schema"] = [
