@@ -14,6 +14,7 @@ from tests.support.client import Response
 from tests.support.faults import assert_fault
 from tests.support.gateway import Gateway
 from tests.support.origin import Origin
+from tests.support.table import for_each
 
 NAME = "inside.test"  # what the target's certificate is for
 
@@ -147,3 +148,40 @@ def test_a_plain_target_behind_https_is_a_502(tmp_path: Path) -> None:
             upstream.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             upstream.shutdown_write()
             assert_fault(client.read_response(), "tls_failed")
+
+
+@for_each("alert", [40, 49, 80, 112])  # handshake_failure, access_denied, internal_error (Go), unrecognized_name
+def test_a_client_cannot_eject_targets_by_hosts_that_they_refuse(tmp_path: Path, alert: int) -> None:
+    """With `server_name: host_header` clients choose the name of the handshake."""
+    authority = Certificates(tmp_path)
+
+    def refuse(_: object, name: str | None, __: ssl.SSLContext) -> int | None:
+        return None if name == NAME else alert
+
+    tls = server_tls(authority.issue(NAME))
+    tls.sni_callback = refuse
+    with contextlib.ExitStack() as stack:
+        origins = [stack.enter_context(Origin(tls=tls)).serve() for _ in range(2)]
+        upstream = {
+            "targets": [origin.url for origin in origins],
+            "tls": {"ca": authority.ca, "server_name": "host_header"},
+            "health_checks": {"passive": {"failures": 1, "eject": "60s", "max_ejected": "100%"}},
+            "load_balancing": {"panic_threshold": "0%"},
+        }
+        config = {
+            "workers": 1,
+            "listeners": {"main": {"address": "127.0.0.1:0"}},
+            "upstreams": {"names": upstream},
+            "routes": [{"name": "all", "upstream": "names"}],
+        }
+        gateway = stack.enter_context(Gateway(config, tmp_path))
+
+        def ask(host: str) -> Response:
+            with gateway.connect() as client:
+                return client.exchange(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+
+        assert [ask(NAME).status for _ in origins] == [200, 200]
+        for number in range(6):
+            assert_fault(ask(f"{number}.test"), "misdirected")
+        assert [ask(NAME).status for _ in range(6)] == [200] * 6
+        assert [len(origin.requests) for origin in origins] == [4, 4]

@@ -179,6 +179,11 @@ def is_about_name(error: BaseException | None) -> bool:
     return isinstance(cause, ssl.SSLError) and cause.reason == "TLSV1_UNRECOGNIZED_NAME"
 
 
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether a connect has failed by anything but the certificate of the target."""
+    return isinstance(error, ConnectFailed) and not isinstance(error.__cause__, ssl.SSLCertVerificationError)
+
+
 def _failed(step: ConnectStep, error: OSError, timeout: float, late_reason: str = "") -> ConnectFailed:
     if isinstance(error, TimeoutError) and error.errno is None:
         late = f"timed out after {timeout:g} s{late_reason}"

@@ -33,7 +33,14 @@ from fastgw.compiled import twin
 from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.upstream.connections.connect import ConnectFailed, Connecting, connect, is_about_name, not_connected
+from fastgw.upstream.connections.connect import (
+    ConnectFailed,
+    Connecting,
+    connect,
+    is_about_name,
+    is_refusal,
+    not_connected,
+)
 from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
 from fastgw.upstream.connections.pool_limit import LocalLimit, PoolLimit, PoolQueue
 from fastgw.upstream.targets.dns import TargetAddress
@@ -818,6 +825,8 @@ class Pool(Generic[S]):
             connection = connection.chosen or connection  # without a handshake there is none
         if error is None and self.on_connected is not None:
             self.on_connected(target.whole)
+        if error is None:
+            target.accepted = target.whole.accepted = True
         if error is None and not connection.closed:
             self._connections[connection] = task.result()
             is_there = target.whole in self.targets and target.is_known and target.has(task.result())
@@ -915,8 +924,13 @@ class Pool(Generic[S]):
             report = {"message": f"opening a connection to {target.label}", "exception": error}
             asyncio.get_running_loop().call_exception_handler(report)
             return Fault.INTERNAL, ""
-        if target.whole is not target and fault is Fault.TLS_FAILED and is_about_name(error):
-            return Fault.MISDIRECTED, detail
+        if target.whole is not target and fault is Fault.TLS_FAILED:
+            # Clients choose the name. Servers refuse one that they do not serve by any alert (Go: `internal_error`), or
+            # by none (Envoy), as if they were broken. Names that they have accepted tell one from the other.
+            is_unknown = not target.accepted and target.whole.accepted and is_refusal(error)
+            if is_unknown or is_about_name(error):
+                return Fault.MISDIRECTED, detail
+            target.whole.accepted = False
         now = monotonic()
         if now >= target.whole.logged_at + LOG_EVERY:
             target.whole.logged_at = now

@@ -47,6 +47,7 @@ class Target:
         "_own_host",
         "_parts",
         "_whole",
+        "accepted",
         "authority",
         "base_path",
         "capacity",
@@ -122,6 +123,8 @@ class Target:
 
     def _set_up(self) -> None:
         """Begin without connections."""
+        # Whether a connection was opened; of a whole target: by the last of its names by which any was.
+        self.accepted = False
         self.idle: dict[Any, None] = {}  # idle connections, the most recently used last: taken from the end
         self.shared: dict[Any, None] = {}  # connections that carry some streams and have room for more
         self.places = 0  # connections: opening, lent and idle

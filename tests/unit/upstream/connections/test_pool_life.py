@@ -3,6 +3,7 @@
 import asyncio
 import random
 import socket
+import ssl
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from fastgw.upstream.connections.pool import Pool
 from fastgw.upstream.connections.pool_limit import LocalLimit
 from fastgw.upstream.targets import dns
 from fastgw.upstream.targets.dns import TargetAddress
-from fastgw.upstream.targets.target import MOST_NAMES, Target, build_targets
+from fastgw.upstream.targets.target import MOST_NAMES, Target
 from tests.support.lending import Borrower, Connection, make, opened, upstream
 from tests.support.on_loop import on_loop, sockets, turns, until
 
@@ -45,11 +46,16 @@ class Origin:
         await self.server.wait_closed()
 
 
+def follower() -> Target:
+    """Return a target whose server name follows the Host of requests."""
+    return Target(parse_url("https://192.0.2.1"), tls=ssl.create_default_context(), follows_host=True)
+
+
 @on_loop
 async def test_a_target_keeps_the_connections_of_each_server_name_and_forgets_unused_names(dialer):
     """A client can send any number of names: those without a connection are bounded, the others by the pool."""
-    pool = make(upstream(max_connections=10))
-    (target,) = pool.targets
+    target = follower()
+    pool: Pool[Connection] = Pool((target,), upstream(max_connections=10), Connection)
     parts = [target.part_for(name) for name in (b"a.test", b"b.test")]
     a, b = [await opened(pool, dialer, part) for part in parts]
     assert (a.target, b.target) == (parts[0], parts[1])
@@ -74,12 +80,39 @@ async def test_a_target_keeps_the_connections_of_each_server_name_and_forgets_un
 
 
 @on_loop
+async def test_a_name_that_a_target_refuses_is_unknown_as_long_as_it_accepts_others(dialer):
+    """Clients choose the name, so a handshake that fails says that the target is broken only if it is one of its names,
+    or the first.
+    """
+    target = follower()
+    pool: Pool[Connection] = Pool((target,), upstream(), Connection)
+
+    async def refused(name: bytes, fault: Fault = Fault.TLS_FAILED) -> Any:
+        borrower = Borrower()
+        assert pool.lend(target.part_for(name), borrower, fresh=True) is None
+        await dialer.begun()
+        dialer.fail(fault=fault)
+        return await borrower.answer()
+
+    assert await refused(b"a.test") is Fault.TLS_FAILED
+    connection = await opened(pool, dialer, target.part_for(b"a.test"))
+    assert [await refused(name) for name in (b"1.test", b"2.test", b"1.test")] == [Fault.MISDIRECTED] * 3
+    assert await refused(b"1.test", Fault.CONNECT_REFUSED) is Fault.CONNECT_REFUSED
+    assert await refused(b"a.test") is Fault.TLS_FAILED
+    assert await refused(b"1.test") is Fault.TLS_FAILED
+    pool.give_back(await opened(pool, dialer, target.part_for(b"b.test")))
+    assert await refused(b"1.test") is Fault.MISDIRECTED
+    pool.give_back(connection)
+    pool.stop()
+
+
+@on_loop
 async def test_a_connection_for_a_name_that_is_forgotten_meanwhile_is_lent_once(dialer):
     """A request for an upgrade waits for a place, and counts for no target until it has it."""
     configured = upstream(max_connections=1)
     made: Any = lambda pool, target, http1=False: Connection(pool, target)  # noqa: E731
-    pool: Pool[Connection] = Pool(build_targets(configured), configured, made)
-    (target,) = pool.targets
+    target = follower()
+    pool: Pool[Connection] = Pool((target,), configured, made)
     taken = await opened(pool, dialer, target.part_for(b"b.test"))
     part, borrower = target.part_for(b"a.test"), Borrower()
     part.negotiates = True
