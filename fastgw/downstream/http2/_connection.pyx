@@ -318,7 +318,7 @@ cdef int _begin(connection, number, text, payload, protocol) except -1:
     try:
         head = _reference["read_http2_request"](text, read(&of_server.header_count, server), payload)
     except Malformed as malformed:
-        connection._refuse(number, fault_of(malformed), malformed.reason, text)
+        connection._begin_malformed(malformed, number, text, payload, protocol)
         return 0
     if protocol:
         head.came_by_connect(protocol)

@@ -406,10 +406,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         try:
             head = read_http2_request(text, server.header_count, payload)
         except Malformed as malformed:
-            if listener.tolerates_utf8_targets and (encoded := encode_utf8_target(text)) != text:
-                self._begin_request(number, encoded, payload, protocol)
-                return
-            self._refuse(number, fault_of(malformed), malformed.reason, text)
+            self._begin_malformed(malformed, number, text, payload, protocol)
             return
         if protocol:
             head.came_by_connect(protocol)
@@ -444,6 +441,15 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         self._streams[number] = stream
         self.requests += 1
         return stream
+
+    def _begin_malformed(
+        self, malformed: Malformed, number: int, text: bytes, payload: bytes | None, protocol: bytes
+    ) -> None:
+        """Refuse a request, unless it is in order once its target is encoded."""
+        if self.listener.tolerates_utf8_targets and (encoded := encode_utf8_target(text)) != text:
+            self._begin_request(number, encoded, payload, protocol)
+        else:
+            self._refuse(number, fault_of(malformed), malformed.reason, text)
 
     def _refuse(self, number: int, fault: Fault, detail: str | None, received: bytes = b"") -> None:
         """Reject a request that must not be served, or whose stream was reset; both are logged."""

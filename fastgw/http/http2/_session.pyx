@@ -1050,7 +1050,9 @@ cdef class Session:
         cdef size_t place
         for place in range(self._head.pseudo.length):  # all of them, one after the other
             if not 0x21 <= self._head.pseudo.bytes[place] <= 0x7E:
-                return "The method, path or authority has a character that no URL has."
+                # The parser of the text refuses those beyond ASCII in a path, where the listener does not tolerate them.
+                if self._head.pseudo.bytes[place] < 0x80 or place - self._path.start >= self._path.length:
+                    return "The method, path or authority has a character that no URL has."
         if self._protocol.length:  # extended CONNECT (RFC 8441), as checked by nghttp2
             if self._has_length:
                 return "A tunnel has no Content-Length."
