@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from fastgw.config.base.route_patterns import parse_strip_prefix
 from fastgw.config.settings import gateway as settings
 from fastgw.exchange import Exchange, Response
-from fastgw.forwarded_headers import Peer, client_authority, client_scheme
+from fastgw.forwarded_headers import ClientOrigin, Peer, client_origin
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
 from fastgw.upstream.targets.target import Target
@@ -25,6 +25,7 @@ LONGEST: Final = 8 * 1024
 HEADERS: Final = (b"location", b"content-location", b"refresh")
 """Headers that are rewritten."""
 PORTS: Final = {b"http": 80, b"https": 443}
+_DEFAULT_PORTS: Final = frozenset(b"%d" % port for port in PORTS.values())
 Origin = tuple[bytes, bytes, int]
 """Scheme, host (IPv6 in brackets) and port."""
 
@@ -103,12 +104,10 @@ class OwnUrls(NamedTuple):
 
     def _lacks_tls(self, reference: Reference, exchange: Exchange, target: Target) -> bool:
         """Whether a URL is the client's but for its scheme, which is that of the connection to the target."""
-        return (
-            target.scheme != "https"
-            and reference.scheme.lower() == b"http"
-            and client_scheme(exchange.head, exchange.peer) == b"https"
-            and reference.authority.lower() == client_authority(exchange.head, exchange.peer).lower()
-        )
+        if target.scheme == "https" or reference.scheme.lower() != b"http":
+            return False
+        client = client_origin(exchange.head, exchange.peer)
+        return client.scheme == b"https" and reference.authority.lower() == client.authority.lower()
 
 
 def own_urls(route: settings.Route) -> OwnUrls:
@@ -159,17 +158,31 @@ def moved_path(path: bytes, base: bytes, there: bytes) -> bytes | None:
 
 
 def at_client(exchange: Exchange, path: bytes) -> bytes | None:
-    """Return the URL of a path for the client of an exchange; None: there is none."""
-    client = client_authority(exchange.head, exchange.peer)
-    if not client:
+    """Return the URL of a path for the client of an exchange; None: there is none.
+
+    It is below the prefix that trusted proxies have removed. A service that knows this prefix has written it already.
+    """
+    client = client_origin(exchange.head, exchange.peer)
+    prefix = client.prefix
+    if prefix and not (path.startswith(prefix) and path[len(prefix) :][:1] in b"/?#"):
+        path = prefix + path
+    if not client.authority:
         return None if path.startswith(b"//") else path
-    return b"%b://%b%b" % (client_scheme(exchange.head, exchange.peer), client, path)
+    return b"%b://%b%b" % (client.scheme, _client_host(client), path)
 
 
 def client_origin_of(exchange: Exchange) -> Origin | None:
     """Return the origin of the gateway for the client of an exchange."""
-    scheme = client_scheme(exchange.head, exchange.peer)
-    return Reference(scheme, client_authority(exchange.head, exchange.peer), b"", b"", b"").origin(scheme)
+    client = client_origin(exchange.head, exchange.peer)
+    return Reference(client.scheme, _client_host(client), b"", b"", b"").origin(client.scheme)
+
+
+def _client_host(client: ClientOrigin) -> bytes:
+    """Return the host of the gateway in URLs for a client, with a port that trusted proxies report beside it."""
+    host = client.authority
+    has_port = not host or b":" in host.rpartition(b"]")[2]
+    # The default port of the other scheme is that of a proxy behind the one that ends TLS.
+    return host if has_port or client.port in _DEFAULT_PORTS else b"%b:%b" % (host, client.port)
 
 
 def own_host(scheme: str, host: str) -> bytes:

@@ -177,6 +177,31 @@ def test_a_target_that_does_not_know_of_tls_sends_nobody_away_from_it(
 
 
 @for_each(
+    "told, value, here",
+    [
+        ("X-Forwarded-Host: a.example\nX-Forwarded-Port: 8443", "/a", "https://a.example:8443/a"),
+        ("X-Forwarded-Host: [::1]\nX-Forwarded-Port: 8443", "/a", "https://[::1]:8443/a"),
+        ("X-Forwarded-Host: a.example:444\nX-Forwarded-Port: 8443", "/a", "https://a.example:444/a"),
+        ("X-Forwarded-Host: a.example\nX-Forwarded-Port: 443", "/a", "https://a.example/a"),
+        ("X-Forwarded-Host: a.example\nX-Forwarded-Port: 80", "/a", "https://a.example/a"),  # behind the end of TLS
+        ("X-Forwarded-Host: a.example\nX-Forwarded-Port: 0", "/a", "https://a.example/a"),
+        ("X-Forwarded-Host: 10.0.0.5\nX-Forwarded-Port: 9000", "/a", f"{TARGET}/a"),  # it is the client's own
+        ("X-Forwarded-Host: a.example\nX-Forwarded-Prefix: /p", "/a?b", "https://a.example/p/a?b"),
+        ("X-Forwarded-Host: a.example\nX-Forwarded-Prefix: /p", "/p/a", "https://a.example/p/a"),  # it knows the prefix
+        ("X-Forwarded-Host: a.example\nX-Forwarded-Prefix: /p", "/p?a", "https://a.example/p?a"),
+        ("X-Forwarded-Host: a.example\nX-Forwarded-Prefix: /p", "/pa", "https://a.example/p/pa"),
+        ("X-Forwarded-Host: a.example\nX-Forwarded-Prefix: //evil.example", "/a", "https://a.example/a"),
+    ],
+)
+def test_port_and_prefix_are_those_that_a_trusted_proxy_reports(told: str, value: str, here: str) -> None:
+    """A URL leads to the same place as the one that services make of the headers of forwarding."""
+    lines = "".join(f"{line}\r\n" for line in (*told.split("\n"), "X-Forwarded-Proto: https")).encode()
+    if here.startswith(TARGET):
+        lines = lines.replace(b"https", b"http")
+    assert received(TARGET + value, request=CLIENT[:-2] + lines + b"\r\n") == here
+
+
+@for_each(
     "settings, here",
     [
         ({"proxy_redirect": "off"}, f"{TARGET}/a"),
