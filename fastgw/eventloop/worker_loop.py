@@ -168,7 +168,7 @@ class BodyReading(Resting, Protocol):
 class Crowded(Protocol):
     """A connection that is not read from because its process holds too many bytes of bodies."""
 
-    def flush_soon(self) -> None:
+    def look_at_room(self) -> None:
         """Continue reading if the process holds less by now."""
 
 
@@ -359,7 +359,7 @@ class WorkerLoop:
     def look_at_crowded(self) -> None:
         """Let connections that are not read from, as the process holds too much, continue if it holds less by now."""
         for connection in tuple(self.crowded):
-            connection.flush_soon()
+            connection.look_at_room()
 
     def close(self) -> None:
         if self._next is not None:

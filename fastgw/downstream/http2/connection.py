@@ -535,6 +535,9 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._flush_is_due = True
             self.server.worker_loop.loop.call_soon(self._flush)
 
+    def look_at_room(self) -> None:
+        self.flush_soon()
+
     def flush_alone(self) -> None:
         """Write at once if only one stream is open, because no other has data in this iteration."""
         if len(self._streams) == 1 and not self._flush_is_due:

@@ -2,8 +2,9 @@
 
 Rule 1: it writes once per loop iteration, for all of its streams. Rule 2: received data is credited to the flow-control
 windows when its listener has taken the data: a paused stream buffers at most its window, and does not delay others,
-because the connection's window is that of all its streams together. Rule 3: requests that the target declares
-unprocessed (GOAWAY, REFUSED_STREAM) fail with `Fault.STREAM_REFUSED`, after which any request may be retried.
+because the connection's window is that of all its streams together, and because it is broken off where the process
+holds too many bytes. Rule 3: requests that the target declares unprocessed (GOAWAY, REFUSED_STREAM) fail with
+`Fault.STREAM_REFUSED`, after which any request may be retried.
 """
 
 import asyncio
@@ -55,6 +56,8 @@ PONG_S: Final = 5.0
 FURTHER_PINGS_S: Final = 330.0
 """Seconds between PINGs of which only the answer was received: gRPC servers treat more than one in 5 minutes as abuse,
 and end the connection, unless they have sent something else in between."""
+STALLED_S: Final = 1.0
+"""Seconds that a client may read nothing of a response while the process holds too many bytes of bodies."""
 NOT_HTTP2: Final = "the target does not speak HTTP/2"
 SPEAKS_HTTP1: Final = "the target has answered with HTTP/1, not HTTP/2: it needs `protocol: http1` or `auto`"
 NO_SETTINGS: Final = "the target has closed the connection before its SETTINGS: it may not speak HTTP/2"
@@ -229,6 +232,21 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if not self._flush_is_due:
             self._flush_is_due = True
             self.worker_loop.loop.call_soon(self._flush)
+
+    def look_at_room(self) -> None:
+        """Break off responses that their clients do not read, because nothing of the others is read meanwhile.
+
+        Those that have waited longest are the first; together they have half of what the connection holds.
+        """
+        to_free = self.session.unconsumed // 2 if self.session.state() & FULL else 0
+        latest = self.worker_loop.wheel.now - STALLED_S
+        paused = [stream for stream in self._streams.values() if stream.paused and stream.paused_at <= latest]
+        for stream in sorted(paused, key=lambda stream: stream.paused_at):
+            if to_free <= 0:
+                break
+            to_free -= stream.kept_bytes
+            stream.break_off(Fault.CLIENT_STALLED, "")
+        self.flush_soon()
 
     # calls of the event loop
 

@@ -79,6 +79,7 @@ class Http2UpstreamStream(Timed):
         "_wheel",
         "idle_timeout",
         "paused",
+        "paused_at",
         "phase",
         "reset_code",
         "reused",
@@ -96,6 +97,7 @@ class Http2UpstreamStream(Timed):
         self.reused = reused
         self.phase = IDLE
         self.paused = self.write_paused = False
+        self.paused_at = 0.0  # if it is paused: when that began
         self.idle_timeout = target.timeouts.idle
         self._head_timeout = target.timeouts.response_headers
         self._listener: Any = None  # `HeadListener`, after the head a `BodyListener`; None: no listener
@@ -233,7 +235,7 @@ class Http2UpstreamStream(Timed):
 
     def pause(self) -> None:
         if not self.paused and self.phase in (AWAITING, RECEIVING):
-            self.paused = True
+            self.paused, self.paused_at = True, self._wheel.now
             self.deadline = inf
 
     def resume(self) -> None:
@@ -431,8 +433,13 @@ class Http2UpstreamStream(Timed):
             fault = Fault.UPSTREAM_INCOMPLETE
         self._fail(fault, why)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Number of bytes that were received while it was paused."""
+        return sum(map(len, self._kept or ()))
+
     def break_off(self, fault: Fault, why: str) -> None:
-        """End the stream because of a fault of the target."""
+        """End the stream because of a fault, usually of the target."""
         if self.phase is not OVER and self._listener is not None:
             self._fail(fault, why, silent=None if fault is Fault.UPSTREAM_TIMEOUT else False, reset=True)
 

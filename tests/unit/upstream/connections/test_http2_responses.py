@@ -12,7 +12,7 @@ from fastgw.http.http1.body import LONGEST_TRAILERS, MOST_TRAILERS, TRAILERS_TOO
 from fastgw.http.http2.session import HeldBytes, Session
 from fastgw.http.malformed import Malformed
 from tests.support.http2 import frames
-from tests.support.http2.upstream_connection import World
+from tests.support.http2.upstream_connection import BEGUN, Listener, World
 from tests.support.on_loop import on_loop, turns
 from tests.support.table import for_each
 
@@ -372,6 +372,47 @@ async def test_a_connection_that_holds_much_of_what_the_process_may_hold_is_not_
         await turns()
         assert world.reading
         assert not world.connection.worker_loop.crowded
+        del held
+
+
+@on_loop
+async def test_clients_that_read_nothing_do_not_stop_the_others_of_a_connection() -> None:
+    """What a connection holds for them is given back, by those that wait longest, where the process holds too much."""
+    with await begun() as world:
+        streams, listeners = [world.stream], [world.listener]
+        for _ in range(3):
+            streams.append(world.connection.open_stream())
+            listeners.append(Listener())
+            streams[-1].send_request(listeners[-1], b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", b"GET")  # type: ignore[arg-type]
+        await turns()
+        for number in (3, 5, 1, 7):  # the last one reads
+            stream = streams[number // 2]
+            world.receive(frames.headers(frames.block((b":status", b"200")), number, end=False))
+            await turns()
+            if number < 7:
+                stream.pause()
+                for _ in range(3):
+                    world.receive(frames.data(bytes(frames.MAX_FRAME), number, end=False))
+            world.wheel.now += 1.0
+        held = HeldBytes(64 << 20)
+
+        async def broken_off() -> list[int]:
+            world.connection.flush_soon()
+            await turns()
+            WorkerLoop.look_at_crowded(world.connection.worker_loop)
+            await turns()
+            return [2 * at + 1 for at, each in enumerate(listeners) if each.faults]
+
+        for waited, numbers in ((0.5, []), (1.5, [3]), (1.9, [3])):
+            world.wheel.now = BEGUN + waited
+            assert await broken_off() == numbers
+            assert not world.reading
+        world.wheel.now = BEGUN + 2.5
+        assert sorted(await broken_off()) == [3, 5]
+        assert [each.faults for each in listeners] == [[], [Fault.CLIENT_STALLED], [Fault.CLIENT_STALLED], []]
+        assert world.reading  # what it holds for the other one is less than a window
+        world.receive(frames.data(b"abc", 7))
+        assert listeners[3].calls[-2:] == [("on_data", b"abc"), ("on_end", ())]
         del held
 
 
