@@ -8,6 +8,7 @@ import json
 import socket
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -32,11 +33,12 @@ OTHERS = (
     ("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding", True),
     ("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", False),
     ("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", False),
+    ("applicationconnector.kyma-project.io", "v1alpha1", "applications", "Application", False),
     ("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", True),
     ("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler", True),
     ("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", True),
 )
-"""Kinds of what is deployed with a gateway: group, version, plural, kind and whether it has a namespace."""
+"""Kinds of what is deployed with a gateway, and Kyma's: group, version, plural, kind and whether it has a namespace."""
 LONG = 90.0
 """For what takes well below a second, on a machine that is busy."""
 
@@ -47,6 +49,8 @@ class _Server(Api):  # type: ignore[misc]  # the runner has no types
     """Tokens that are accepted; empty: no token is needed."""
     failing: frozenset[str] = frozenset()
     """Resources of which no list and no watch succeeds."""
+    refusals: Mapping[tuple[str, str], tuple[int, str]] = MappingProxyType({})
+    """Status and message of the refusal of calls, by verb and resource."""
     has_definitions = False
     replies: Mapping[str, tuple[int, bytes, str]] = MappingProxyType({})
     """Status, body and media type for all requests of a path; " watch" behind the path: for its watches."""
@@ -55,6 +59,8 @@ class _Server(Api):  # type: ignore[misc]  # the runner has no types
         super().__init__(*arguments)
         self.calls: set[tuple[str, str, str]] = set()
         """Group, resource and verb of each call that was not made by kubectl, in the terms of roles."""
+        self.refused: Counter[tuple[str, str]] = Counter()
+        """Number of calls that were refused, as of `refusals`."""
 
     async def start(self, port: int = 0) -> None:
         app = web.Application(client_max_size=64 << 20)
@@ -80,8 +86,21 @@ class _Server(Api):  # type: ignore[misc]  # the runner has no types
             self.calls.add(call)
             if call[1] in self.failing and call[2] in ("list", "watch"):
                 return web.json_response(status_of(500, "InternalError", "etcdserver: request timed out"), status=500)
+            refusal = self.refusals.get((call[2], call[1]))
+            if refusal is not None:
+                self.refused[call[2], call[1]] += 1
+                return web.json_response(status_of(refusal[0], "Refused", refusal[1]), status=refusal[0])
+        if request.method == "DELETE" and not await self.has_version(request):
+            return web.json_response(status_of(409, "Conflict", "the preconditions are not met"), status=409)
         answer: web.StreamResponse = await super().serve(request)
         return answer
+
+    async def has_version(self, request: web.Request) -> bool:
+        """Whether the object to delete has the version that is the precondition."""
+        asked = json.loads(await request.read() or b"{}").get("preconditions") or {}
+        *_, namespace, plural, name = request.path.split("/")
+        item = next((each.objects.get((namespace, name)) for each in self.res if each.plural == plural), None)
+        return item is None or all(item["metadata"][key] == value for key, value in asked.items())
 
     def crds(self) -> list[Object]:
         found, self.has_definitions = ([] if self.has_definitions else super().crds()), True

@@ -270,6 +270,7 @@ class _Expansion:
             yield from ((each, (), f"/{each.app}/{each.service}") for each in reached)
             return
         taken: dict[str, _Called] = {}
+        domains = dict.fromkeys((*egress.domains, *self._services_domains()))
         # Names may contain hyphens, so a host can mean two services: the longer application name takes precedence.
         for each in sorted(reached, key=lambda each: -len(each.app)):
             host = each.host
@@ -280,11 +281,25 @@ class _Expansion:
                 self.notes.append(each.location.problem(wrong))
                 continue
             taken[host] = each
-            yield each, (host, *(f"{host}.{domain}" for domain in egress.domains)), ""
+            yield each, (host, *(f"{host}.{domain}" for domain in domains)), ""
+
+    def _services_domains(self) -> tuple[str, ...]:
+        """Return the domains of the Services that the gateway creates."""
+        for _, said in self.merged.single_entry("providers"):
+            kyma = BROKEN if said is BROKEN else said.kyma
+            if kyma in (None, BROKEN) or BROKEN in (kyma.services, kyma.services_namespace, kyma.services_gateway):
+                continue
+            domains: tuple[str, ...] = kyma.services_domains
+            return domains
+        return ()
 
     def _note_unreached(self, called: list[_Called], listeners: Mapping[str, Addressing]) -> None:
         """Note each service that none of the listeners' forms of addressing reaches."""
         ways = dict.fromkeys(listeners.values())
+        if ways and "host" not in ways and self._services_domains():
+            for at, _ in self.merged.single_entry("providers"):
+                wrong = "no listener has `addressing: host`: calls of the Services are not served"
+                self.notes.append(at.below("kyma", "services").problem(wrong))
         words = " and ".join(f"`{way}`" for way in ways)
         verb = "does" if len(ways) == 1 else "do"
         noted_services: set[tuple[str, str]] = set()

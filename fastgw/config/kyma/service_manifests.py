@@ -2,7 +2,7 @@
 service of an `Application`.
 
 Each is an alias (`ExternalName`) of the gateway's Service, whose listener selects services by host (`addressing:
-host`).
+host`). The command `fastgw kyma-services` prints them, or the gateway creates them (`services: create`).
 """
 
 from collections.abc import Iterator
@@ -10,10 +10,14 @@ from typing import Any, Final, NamedTuple
 
 from fastgw.config.base.problems import Problem
 from fastgw.config.kyma.names import access_service
-from fastgw.config.kyma.objects import Object, ObjectFile
+from fastgw.config.kyma.objects import ObjectFile
 from fastgw.config.kyma.services import GROUP
 
 APP_LABEL: Final = "application"
+MANAGER_LABEL: Final = "app.kubernetes.io/managed-by"
+OWNER_LABEL: Final = "fastgw.dev/owner"
+"""Label of the Services that a gateway has created: the namespace that it runs in."""
+MANAGER: Final = "fastgw"
 
 
 class ServiceManifests(NamedTuple):
@@ -38,7 +42,7 @@ def services_of(name: str, content: bytes, namespace: str, gateway: str) -> Serv
     notes: list[Problem] = []
     made: dict[str, dict[str, Any]] = {}
     for each in apps:
-        for index, service_id in _ids(each):
+        for index, service_id in _ids(each.value.get("spec")):
             host = access_service(each.name, service_id)
             if not host:
                 wrong = "the name and the id do not form a valid Service name"
@@ -47,13 +51,29 @@ def services_of(name: str, content: bytes, namespace: str, gateway: str) -> Serv
                 wrong = f"the Service {host} is already used for another application or service"
                 notes.append(each.problem(("spec", "services", index), wrong, "expected another id"))
             else:
-                made[host] = _service(host, each.name, namespace, gateway)
+                made[host] = service_manifest(host, each.name, namespace, gateway)
     return ServiceManifests([*made.values()], notes, errors)
 
 
-def _ids(app: Object) -> Iterator[tuple[int, str]]:
+def hosts_of(app: str, spec: Any) -> tuple[str, ...] | None:
+    """Return the names of the Services of an Application; None: its services cannot be read."""
+    services = spec.get("services") if isinstance(spec, dict) else spec
+    if services is None:
+        return ()
+    if services is spec or not isinstance(services, list) or not all(map(_is_readable, services)):
+        return None
+    return tuple(host for _, service_id in _ids(spec) if (host := access_service(app, service_id)))
+
+
+def _is_readable(service: Any) -> bool:
+    if not isinstance(service, dict) or not isinstance(service.get("id"), str):
+        return False
+    entries = service.get("entries")
+    return entries is None or (isinstance(entries, list) and all(isinstance(each, dict) for each in entries))
+
+
+def _ids(spec: Any) -> Iterator[tuple[int, str]]:
     """Yield the ids of services with an API, with their positions."""
-    spec = app.value.get("spec")
     services = spec.get("services") if isinstance(spec, dict) else None
     for index, service in enumerate(services if isinstance(services, list) else ()):
         if not isinstance(service, dict) or not isinstance(service.get("id"), str):
@@ -64,8 +84,14 @@ def _ids(app: Object) -> Iterator[tuple[int, str]]:
             yield index, service["id"]
 
 
-def _service(host: str, app: str, namespace: str, gateway: str) -> dict[str, Any]:
-    labels = {"app.kubernetes.io/managed-by": "fastgw", APP_LABEL: app[:63].rstrip("-.")}
+def app_label(app: str) -> str:
+    """Return the value of `APP_LABEL` for an Application."""
+    return app[:63].rstrip("-.")
+
+
+def service_manifest(host: str, app: str, namespace: str, gateway: str, owner: str = "") -> dict[str, Any]:
+    """Return the manifest of a Service. `owner`: value of `OWNER_LABEL`; "": a person applies it."""
+    labels = {MANAGER_LABEL: MANAGER, APP_LABEL: app_label(app), **({OWNER_LABEL: owner} if owner else {})}
     return {
         "apiVersion": "v1",
         "kind": "Service",

@@ -39,6 +39,7 @@ from fastgw.config.settings.secrets import RedisUrl, Secret
 from fastgw.config.settings.upstreams import ResponseLimits, Retries, UpstreamTimeouts, UpstreamTls, Violations
 
 Addressing = Literal["path", "path_with_entry", "host"]
+Namespace = Annotated[str, Meta(pattern="^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 
 
 class EgressCredentials(Settings):
@@ -335,12 +336,33 @@ class Kyma(Settings):
     For tests and development."""
     second_level: RedisUrl | None = None
     """Redis in which nodes share tokens, encrypted."""
+    services: Literal["none", "create"] = "none"
+    """Kubernetes Services for the services with an API, each named like its host `{app}-{id}`, with `kubernetes`.
+    `create`: the leader of the replicas creates and updates them, and deletes those whose service is gone; Services
+    that it has not made stay as they are. Listeners with `addressing: host` serve their names in the cluster without
+    `domains`. `none`: none are made."""
+    services_namespace: Namespace = "kyma-integration"
+    """Namespace of the Services."""
+    services_gateway: HostName = "fastgw-egress.kyma-system.svc.cluster.local"
+    """DNS name of the gateway's own Service, which the Services are aliases of (`ExternalName`). Its port 80 leads to a
+    listener with `addressing: host`."""
     defaults: KymaDefaults = KymaDefaults()
     """Defaults for all services, where the documents have no setting."""
 
     def __post_init__(self) -> None:
         if (self.directory is None) == (self.kubernetes is None):
             raise ValueError("expected exactly one of `directory` and `kubernetes`")
+        if self.services == "create" and self.kubernetes is None:
+            raise ValueError("`services: create` needs `kubernetes`; `fastgw kyma-services` prints those of files")
+
+    @property
+    def services_domains(self) -> tuple[str, ...]:
+        """Domains that the names of the Services are in."""
+        if self.services == "none":
+            return ()
+        of_cluster = self.services_gateway.partition(".svc.")[2] or "cluster.local"
+        namespace = self.services_namespace
+        return namespace, f"{namespace}.svc", f"{namespace}.svc.{of_cluster}"
 
 
 class Providers(Settings):

@@ -951,6 +951,9 @@ providers:
     namespace: kyma-system
     allow_local: false
     second_level: {env: REDIS_URL}
+    services: create                                               # with a listener of `addressing: host`
+    services_namespace: kyma-integration
+    services_gateway: fastgw-egress.kyma-system.svc.cluster.local
     defaults: {timeouts: {connect: 3s}}
 """,
     "providers.kyma.defaults": """\

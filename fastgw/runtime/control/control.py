@@ -35,7 +35,7 @@ from fastgw.runtime.control.discovery.followed_sources import FollowedSources
 from fastgw.runtime.control.feed_runner import FeedRunner
 from fastgw.runtime.control.health_checker import Checks
 from fastgw.runtime.control.kubernetes.cluster_controller import ClusterControl
-from fastgw.runtime.control.kubernetes.watch import Watching
+from fastgw.runtime.control.kubernetes.kyma_control import Watching
 from fastgw.runtime.control.metric_push import MetricPush
 from fastgw.runtime.control.node_view import NodeView
 from fastgw.runtime.control.ocsp_stapling import OcspStapling
@@ -259,9 +259,8 @@ class Control:
         loop.remove_reader(self._channel)
         self._view.recording.stop()
         self._feeding.stop()
-        self._watching.stop()
         self._followed.stop()
-        await self._cluster.end()
+        await asyncio.gather(self._watching.end(), self._cluster.end())
         self._issuing.stop()
         self._stapling.stop()
         self._revoking.stop()

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from fastgw.cli import app as app_of_commands
 from fastgw.config.kyma.services import GROUP
 from fastgw.config.loading.load import load
+from fastgw.config.settings.egress import Kyma
 from fastgw.config.settings.gateway import Config, DrainTimeouts
 from fastgw.filters import TYPES
 from fastgw.runtime.supervisor.lifecycle import FLUSH_GRACE, STOP_GRACE
@@ -194,6 +195,20 @@ class TestEgress:
     @pytest.mark.parametrize("name", MANIFESTS)
     def test_kubernetes_takes_the_manifests(self, name, version):
         validate(self.MANIFESTS[name], version)
+
+    @pytest.mark.parametrize("version", VERSIONS)
+    def test_the_rights_to_write_services_are_those_of_the_account_in_their_namespace(self, version):
+        """The calls that they permit are compared with those that are made in test_access_services.py."""
+        manifests = {path.stem: yaml.safe_load(path.read_text()) for path in (self.FOLDER / "services").glob("*.yaml")}
+        kustomization = manifests.pop("kustomization")
+        for each in manifests.values():
+            validate(each, version)
+        assert kustomization["resources"] == [f"{name}.yaml" for name in ("namespace", "role", "rolebinding")]
+        namespace = manifests["namespace"]["metadata"]["name"]
+        assert namespace == kustomization["namespace"] == Kyma(directory="x").services_namespace
+        binding = manifests["rolebinding"]
+        assert binding["subjects"] == self.manifest("RoleBinding")["subjects"]
+        assert binding["roleRef"]["name"] == manifests["role"]["metadata"]["name"]
 
     def test_every_manifest_is_applied_and_every_selector_finds_the_pods(self):
         assert self.KUSTOMIZATION["resources"] == list(self.MANIFESTS)

@@ -360,6 +360,20 @@ class ClusterAccess:
             raise CannotAsk(f"{file}: it is not YAML") from error
 
 
+def own_namespace(settings: Kubernetes | KubernetesProvider, kubeconfig: bytes) -> str:
+    """Return the namespace that the gateway runs in."""
+    try:
+        if settings.kubeconfig is None:
+            with open(os.path.join(ACCOUNT, "namespace"), encoding="utf-8") as file:
+                return file.read().strip() or "default"
+        written: Any = yaml.safe_load(kubeconfig)
+        wanted = settings.context or written.get("current-context")
+        named = {each["name"]: each["context"] for each in written["contexts"]}
+        return named[wanted].get("namespace") or "default"
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError):
+        return "default"  # the client reports the error
+
+
 def _in_one_line(configuration: Any) -> None:
     """Strip the line end of a token that is read from a file: the library does not."""
     from kubernetes_asyncio.config import ConfigException

@@ -7,14 +7,11 @@ translated together.
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final
-
-import yaml
+from typing import Final
 
 from fastgw.admin.node_interface import FeedInfo
 from fastgw.config.kubernetes.cluster import KINDS, ObjectKind
@@ -25,7 +22,7 @@ from fastgw.config.kubernetes.translation import Translator
 from fastgw.config.settings.egress import Providers
 from fastgw.config.settings.kubernetes import KubernetesProvider
 from fastgw.config.sources.virtual_files import set_content
-from fastgw.runtime.control.kubernetes.api_client import ACCOUNT, CannotAsk, ClusterAccess, SharedAccess
+from fastgw.runtime.control.kubernetes.api_client import CannotAsk, ClusterAccess, SharedAccess, own_namespace
 from fastgw.runtime.control.kubernetes.cluster_objects import ClusterObjects
 from fastgw.runtime.control.kubernetes.leader_election import LEASE, LeaderElection
 from fastgw.runtime.control.kubernetes.status_writer import StatusWriter
@@ -80,7 +77,8 @@ class ClusterController:
 
     def feed_infos(self) -> Sequence[FeedInfo]:
         """Return the states of the watches."""
-        others = [each.info for each in (self._report, self._writing) if each.info.problem]
+        election = FeedInfo(f"{FILE} (leader election)", None, self._election.problem)
+        others = [each for each in (self._report.info, self._writing.info, election) if each.problem]
         return [*(each.report.info for each in self._following), *others]
 
     def _objects_changed(self) -> None:
@@ -230,7 +228,7 @@ class ClusterControl:
         self.stop()
         self._wanted = wanted
         access = SharedAccess(ClusterAccess(settings, kubeconfig))
-        namespace = _own_namespace(settings, kubeconfig)
+        namespace = own_namespace(settings, kubeconfig)
         self._controller = ClusterController(settings, access, namespace, partial(self._take, FILE))
         self._running = asyncio.get_running_loop().create_task(self._controller.run())
 
@@ -249,17 +247,3 @@ class ClusterControl:
         self.stop()
         if running is not None:
             await asyncio.gather(running, return_exceptions=True)
-
-
-def _own_namespace(settings: KubernetesProvider, kubeconfig: bytes) -> str:
-    """Return the namespace that the gateway runs in."""
-    try:
-        if settings.kubeconfig is None:
-            with open(os.path.join(ACCOUNT, "namespace"), encoding="utf-8") as file:
-                return file.read().strip() or "default"
-        written: Any = yaml.safe_load(kubeconfig)
-        wanted = settings.context or written.get("current-context")
-        named = {each["name"]: each["context"] for each in written["contexts"]}
-        return named[wanted].get("namespace") or "default"
-    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError):
-        return "default"  # the client reports the error

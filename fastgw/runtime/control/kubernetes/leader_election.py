@@ -30,6 +30,7 @@ LEASE: Final = "fastgw-controller"
 DURATION_S: Final = 15
 EVERY_S: Final = 5.0
 RETRY_S: Final = 2.0
+_RIGHTS: Final = "expected a role in the namespace that allows get, create, update and patch of leases"
 _CONFLICT: Final = 409
 _NOT_FOUND: Final = 404
 
@@ -59,6 +60,8 @@ class LeaderElection:
         self._seen: tuple[Any, float] = (None, -inf)
         self._was_leader = False
         self._complain = RareNotice()
+        self.problem = ""
+        """Reason why the API server refuses that this replica takes part; "" = it does not."""
 
     @property
     def is_leader(self) -> bool:
@@ -74,9 +77,14 @@ class LeaderElection:
                     failed = True
                     try:
                         await self._take_part(client)
+                        self.problem = ""
                         failed = False
                     finally:
                         await client.close(failed)
+                except RequestRefused as error:  # usually a permission that is missing
+                    why = f"the Lease {self._namespace}/{self._name}: {error}; {_RIGHTS}"
+                    self._complain(OperatorEvent.FEED_FAILED, f"leader election: {why}", str(error))
+                    self.problem = why
                 except CannotAsk:
                     pass  # the watches report that the API server is unreachable
                 except UNREADABLE as error:

@@ -140,6 +140,10 @@ class Objects:
         lines = [self._lines[kind][name] for kind in KINDS for name in sorted(self._lines[kind])]
         return b"[\n" + b",\n".join(lines) + b"\n]\n" if lines else b"[]\n"
 
+    def applications(self) -> Mapping[Name, bytes]:
+        """Return the Applications as JSON, by name."""
+        return {name: self._lines[APPLICATIONS][name] for name in sorted(self._lines[APPLICATIONS])}
+
     def _store(self, kind: str, name: Name, shaped: Application | ClusterSecret) -> bool:
         shaped.metadata = {key: shaped.metadata[key] for key in _METADATA if shaped.metadata.get(key)}
         line = msgspec.json.encode(shaped, order="deterministic")

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -26,8 +26,8 @@ _MOST_TEXT: Final = 1024
 """Maximum number of characters of the message of an Event."""
 _GENERATED: Final = frozenset(("EndpointSlice",))
 """Kinds that the cluster writes itself, and changes with every pod: their generation says nothing about a problem."""
-_CONFLICT: Final = 409
-_NOT_FOUND: Final = 404
+CONFLICT: Final = 409
+NOT_FOUND: Final = 404
 
 
 def merged_status(
@@ -92,6 +92,41 @@ def _timed(held: Sequence[Any] | None, wanted: Sequence[Any], now: str) -> list[
     return made
 
 
+Write = tuple[Callable[..., Awaitable[None]], tuple[Any, ...]]
+"""Function that writes one object with a client, and its further arguments."""
+
+
+async def write_all(access: SharedAccess, works: Sequence[Write]) -> bool:
+    """Write objects. False: one was changed meanwhile, as the watch will show. An object that is gone needs no write.
+    Raises `CannotAsk` after all were tried.
+    """
+    if not works:
+        return True
+    client = await access.client("/api", "")
+    turns = asyncio.Semaphore(AT_ONCE)
+
+    async def work(write: Callable[..., Awaitable[None]], arguments: tuple[Any, ...]) -> bool:
+        async with turns:
+            try:
+                await write(client, *arguments)
+            except RequestRefused as error:
+                if error.status == CONFLICT:
+                    return False
+                if error.status != NOT_FOUND:
+                    raise
+            return True
+
+    done: Sequence[bool | BaseException] = ()
+    try:
+        done = await asyncio.gather(*(work(*each) for each in works), return_exceptions=True)
+    finally:
+        await client.close(any(isinstance(each, BaseException) for each in done))
+    for each in done:
+        if isinstance(each, BaseException):
+            raise each
+    return all(done)
+
+
 class StatusWriter:
     """Writes what a translation wants, for the leader."""
 
@@ -112,7 +147,7 @@ class StatusWriter:
         of objects, each for an Event. False: something could not be written yet. Raises `CannotAsk`.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        works: list[tuple[Any, tuple[Any, ...]]] = []
+        works: list[Write] = []
         settled, self._settled = self._settled, {}
         for id_, wanted in statuses.items():
             item = self._objects.latest(*id_)
@@ -131,38 +166,14 @@ class StatusWriter:
             kind, metadata = child.body["kind"], child.body["metadata"]
             item = self._objects.latest(kind, metadata["namespace"], metadata["name"])
             body = _with_owner(child)
-            if item is None or not _includes(item, body):
+            if item is None or not includes(item, body):
                 works.append((self._write_child, (body, item)))
         self._warned = {id_: said for id_, said in self._warned.items() if id_ in warnings}
         for id_, why in warnings.items():
             item = self._objects.latest(*id_)
             if item is not None and self._warned.get(id_) != _warning_of(item, why):
                 works.append((self._write_event, (id_, item, why, now)))
-        if not works:
-            return True
-        client = await self._access.client("/api", "")
-        turns = asyncio.Semaphore(AT_ONCE)
-
-        async def work(write: Any, arguments: Any) -> bool:
-            async with turns:
-                try:
-                    await write(client, *arguments)
-                except RequestRefused as error:
-                    if error.status == _CONFLICT:
-                        return False  # it was changed: the watch will show how
-                    if error.status != _NOT_FOUND:
-                        raise
-                return True
-
-        done: Sequence[bool | BaseException] = ()
-        try:
-            done = await asyncio.gather(*(work(*each) for each in works), return_exceptions=True)
-        finally:
-            await client.close(any(isinstance(each, BaseException) for each in done))
-        for each in done:
-            if isinstance(each, BaseException):
-                raise each
-        return all(done)
+        return await write_all(self._access, works)
 
     async def _write_status(
         self, client: ClusterClient, id_: ObjectId, item: ClusterObject, status: dict[str, Any]
@@ -199,7 +210,7 @@ class StatusWriter:
         try:
             await client.send("POST", f"/api/v1/namespaces/{namespace}/events", body)
         except RequestRefused as error:
-            if error.status != _CONFLICT:  # by an earlier leader
+            if error.status != CONFLICT:  # by an earlier leader
                 raise
         self._warned[id_] = _warning_of(item, why)
 
@@ -255,12 +266,12 @@ def _with_owner(child: ManagedObject) -> dict[str, Any]:
     return {**child.body, "metadata": {**metadata, "ownerReferences": [reference]}}
 
 
-def _includes(held: Any, wanted: Any) -> bool:
+def includes(held: Any, wanted: Any) -> bool:
     """Whether an object has everything that is wanted. The owner never changes, and is not kept."""
     if isinstance(wanted, dict):
         return isinstance(held, dict) and all(
-            key == "ownerReferences" or _includes(held.get(key), value) for key, value in wanted.items()
+            key == "ownerReferences" or includes(held.get(key), value) for key, value in wanted.items()
         )
     if isinstance(wanted, list):
-        return isinstance(held, list | tuple) and len(held) == len(wanted) and all(map(_includes, held, wanted))
+        return isinstance(held, list | tuple) and len(held) == len(wanted) and all(map(includes, held, wanted))
     return bool(held == wanted)

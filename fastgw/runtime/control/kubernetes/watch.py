@@ -13,7 +13,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from functools import partial
 from math import inf
 from typing import Final, Protocol
 
@@ -21,9 +20,6 @@ import msgspec
 
 from fastgw.admin.node_interface import FeedInfo
 from fastgw.config.kubernetes.cluster import ObjectKind
-from fastgw.config.kyma.provider import PROVIDER
-from fastgw.config.settings.egress import Providers
-from fastgw.config.sources.virtual_files import set_content, watched_name
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import described, notice
 from fastgw.runtime.control.kubernetes.api_client import (
@@ -327,12 +323,14 @@ class KubernetesWatch:
         namespace: str,
         publish: Callable[[bytes], object],
         take: Callable[[], Awaitable[bool]],
+        served: Callable[[Mapping[str, bytes]], object] = lambda applications: None,
     ) -> None:
-        """`feed`: its name in reports."""
+        """`feed`: its name in reports. `served`: receives the Applications by name once they are activated."""
         self._access = access
         self._namespace = namespace
         self._publish = publish
         self._take = take
+        self._served = served
         self._changed = asyncio.Event()
         self._objects = Objects(self._changed.set)
         self._following = {kind: Following(kind, access, namespace, self._objects, f"{feed}/{kind}") for kind in KINDS}
@@ -419,8 +417,10 @@ class KubernetesWatch:
                     self._passing.failed("size", f"{len(content)} bytes of objects, more than {MOST}")
                 else:
                     self._passing.succeeded()
+                    applications = self._objects.applications()
                     self._publish(content)
-                    await self._until_taken()
+                    if await self._until_taken():
+                        self._served(applications)
             took_s = time.monotonic() - begun_at
             await asyncio.sleep(max(EVERY_S - took_s, took_s))
 
@@ -431,11 +431,12 @@ class KubernetesWatch:
         except TimeoutError:
             pass  # the Applications that use them report that they are missing
 
-    async def _until_taken(self) -> None:
-        """Wait until the state is activated, at the start and during other changes."""
+    async def _until_taken(self) -> bool:
+        """Wait until the state is activated, at the start and during other changes. False: another one is to be."""
         pauses = Pauses()
-        while not await self._take() and not self._changed.is_set():
+        while not (is_taken := await self._take()) and not self._changed.is_set():
             await asyncio.sleep(pauses.next_delay(soon=True))
+        return is_taken
 
 
 async def run_repeatedly(work: Callable[[], Awaitable[None]], report: WatchReport) -> None:
@@ -446,46 +447,6 @@ async def run_repeatedly(work: Callable[[], Awaitable[None]], report: WatchRepor
         except Exception as error:  # the edge of a large library: its exceptions are logged, and the watch is restarted
             report.failed(type(error).__name__, described(error))
         await asyncio.sleep(LONGEST_PAUSE_S)
-
-
-class Watching:
-    """Follows the cluster of the active configuration. `take`: activates the new contents of a file, if possible
-    now.
-    """
-
-    def __init__(self, take: Callable[[str], Awaitable[bool]]) -> None:
-        self._take = take
-        self._wanted: object = None
-        self._watch: KubernetesWatch | None = None
-        self._running: asyncio.Task[None] | None = None
-
-    def watch_provider(self, providers: Providers, captured: Mapping[str, bytes]) -> None:
-        """Switch to this provider; the watch continues if the provider and its credentials are unchanged."""
-        kyma = providers.kyma
-        if kyma is None or kyma.kubernetes is None:
-            self.stop()
-            return
-        kubeconfig = captured.get(kyma.kubernetes.kubeconfig or "", b"")
-        wanted = kyma.kubernetes, kyma.namespace, kubeconfig
-        if wanted == self._wanted:
-            return
-        self.stop()
-        self._wanted = wanted
-        name = watched_name(PROVIDER)
-        access = ClusterAccess(kyma.kubernetes, kubeconfig)
-        self._watch = KubernetesWatch(
-            name, access, kyma.namespace, partial(set_content, name), partial(self._take, name)
-        )
-        self._running = asyncio.get_running_loop().create_task(self._watch.run())
-
-    def feed_infos(self) -> Sequence[FeedInfo]:
-        """Return the states of the watch, if there is one."""
-        return () if self._watch is None else self._watch.feed_infos()
-
-    def stop(self) -> None:
-        if self._running is not None:
-            self._running.cancel()
-        self._wanted = self._watch = self._running = None
 
 
 def _describe_error(error: CannotAsk, kind: str) -> tuple[str, str]:

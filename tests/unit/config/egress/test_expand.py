@@ -147,6 +147,36 @@ def test_a_host_names_application_and_service(tmp_path):
     assert route.forwarded == "strip"
 
 
+CREATED = {
+    "none": ("", ()),
+    "create": ("services: create", ("kyma-integration", "kyma-integration.svc", "kyma-integration.svc.cluster.local")),
+    "another_cluster": (
+        "services: create, services_namespace: apis, services_gateway: gw.egress.svc.corp.example",
+        ("apis", "apis.svc", "apis.svc.corp.example"),
+    ),
+}
+
+
+def test_names_of_services_that_are_created_are_hosts_in_the_cluster(tmp_path):
+    """A listener has to serve them, which is noted otherwise."""
+    cluster = "clusters: [{name: c, cluster: {server: http://127.0.0.1:1}}]\nusers: [{name: u, user: {}}]\n"
+    context = "contexts: [{name: c, context: {cluster: c, user: u}}]\ncurrent-context: c\n"
+    (tmp_path / "kubeconfig").write_text(cluster + context)
+    for case, (said, domains) in CREATED.items():
+        provider = f"providers: {{kyma: {{kubernetes: {{kubeconfig: kubeconfig}}, {said}}}}}\n"
+        route = routes(made(tmp_path, provider + egress(API, "  addressing: host\n")))["egress/shop/orders"]
+        expected = [f"shop-orders.{domain}" for domain in domains] if said else []
+        assert route.hosts == ("shop-orders", *expected), case
+        unserved = [note for note in notes(tmp_path, provider + egress(API)) if "providers.kyma.services" in note]
+        assert [note.partition(": ")[2] for note in unserved] == (
+            ["providers.kyma.services: no listener has `addressing: host`: calls of the Services are not served"]
+            if said
+            else []
+        ), case
+    for said in ("services: create", "services_namespace: a/b", "services_gateway: a/b"):
+        assert problems(tmp_path, f"providers: {{kyma: {{directory: apps, {said}}}}}\n" + egress(API)), said
+
+
 def test_a_host_that_could_mean_two_means_the_service_of_the_longer_application(tmp_path):
     text = (
         "egress:\n  addressing: host\n  apps:\n"

@@ -20,8 +20,9 @@ from fastgw.config.sources.virtual_files import NOTHING
 from fastgw.runtime.control.kubernetes import api_client
 from fastgw.runtime.control.kubernetes import watch as kubernetes_watch
 from fastgw.runtime.control.kubernetes.api_client import CannotAsk, ClusterAccess
+from fastgw.runtime.control.kubernetes.kyma_control import Watching
 from fastgw.runtime.control.kubernetes.object_store import Objects
-from fastgw.runtime.control.kubernetes.watch import KubernetesWatch, Pauses, Watching
+from fastgw.runtime.control.kubernetes.watch import KubernetesWatch, Pauses
 from tests.support.certificates import Certificates
 from tests.support.gateway import messages
 from tests.support.kubernetes import TOKEN, ApiServer, application, secret
