@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,21 @@ class Calling(threading.Thread):
     def __exit__(self, *_: object) -> None:
         self._left.set()
         self.join()
+
+
+@pytest.mark.landing
+def test_a_service_without_a_url_calls_that_of_its_secret_with_its_credentials(documents: Documents) -> None:
+    said = {"credentials": {"username": "me", "password": "planted"}}
+    keys = {"V1_TARGET_URL": f"{documents.plain.url}/v1", "CONFIGURATION": json.dumps(said)}
+    held = secret("compass", CREDENTIALS_TYPE="BasicAuth", **keys)
+    entry = {"type": "API", "name": "v1", "credentials": {"secretName": "compass"}}
+    put(documents.apps / "compass.yaml", stream(application(service("orders", entry), name="compass"), held))
+    wait_until(lambda: documents.get("/compass/orders/a").status_code != 404, "the service", 30)
+    told = documents.told("/compass/orders/a?x=1")
+    assert (told["path"], told["authorization"]) == ("/v1/a?x=1", f"Basic {b64encode(b'me:planted').decode()}")
+    put(documents.apps / "compass.yaml", stream(application(service("orders", entry), name="compass")))
+    wait_until(lambda: documents.get("/compass/orders/a").status_code == 500, "the reason", 30)
+    assert "the Secret kyma-system/compass is missing" in documents.get("/compass/orders/a").text
 
 
 @pytest.mark.landing

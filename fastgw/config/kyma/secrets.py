@@ -4,6 +4,7 @@ Rule: values of Secrets appear in derived files only; reasons and notes name the
 """
 
 import binascii
+import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -24,6 +25,8 @@ HEADERS: Final = "headers"
 QUERY: Final = "queryParameters"
 CONFIGURATION: Final = "CONFIGURATION"
 CREDENTIALS_TYPE: Final = "CREDENTIALS_TYPE"
+TARGET_URL: Final = "_TARGET_URL"
+"""Suffix of the keys of the URLs of APIs in Compass mode."""
 _OF_COMPASS: Final[Mapping[str, str]] = {
     "oauth": "OAuth",
     "basicauth": "Basic",
@@ -97,7 +100,7 @@ class KymaSecrets:
         """Return a value that is text without a colon. Raises `UnusableSecret`."""
         raw = self._value(name, key)
         if b":" in raw:
-            raise self._unusable(name, key, "has a colon, which is not allowed in a username (RFC 7617)")
+            raise self.unusable(name, key, "has a colon, which is not allowed in a username (RFC 7617)")
         return self._text(name, key, raw)
 
     def pair(self, name: str, certificate: str, key: str) -> tuple[str, str]:
@@ -108,8 +111,33 @@ class KymaSecrets:
         contents = self._value(name, certificate), self._value(name, key)
         if (wrong := pair_problem(*contents)) is not None:
             of = certificate if wrong.of == "certificate" else key
-            raise self._unusable(name, of, f"cannot be used: {wrong.wrong}")
+            raise self.unusable(name, of, f"cannot be used: {wrong.wrong}")
         return self._file(name, (certificate,), contents[0]), self._file(name, (key,), contents[1])
+
+    def target_url(self, name: str, apis: tuple[str, ...]) -> tuple[str, str]:
+        """Return the key `{API}_TARGET_URL` of an API, and its value. `apis`: names that the Secret may have for it;
+        the first one takes precedence. Case, and characters other than letters and digits, make no difference. Raises
+        `UnusableSecret`.
+        """
+        parts = (self._object(name).value.get(part) for part in ("stringData", "data"))
+        keys = {key for part in parts if isinstance(part, dict) for key in part if key.endswith(TARGET_URL)}
+        for api in apis:
+            found = sorted(key for key in keys if _squeezed(key.removesuffix(TARGET_URL)) == _squeezed(api))
+            if len(found) > 1:
+                raise self.unusable(name, found[1], f"means the same API as `{found[0]}`")
+            if found:
+                return found[0], self._text_of(name, found[0])
+        wanted = f"{re.sub('[^A-Z0-9]+', '_', apis[-1].upper())}{TARGET_URL}"
+        raise UnusableSecret(
+            f"the Secret {self._namespace}/{name} has no `{wanted}`",
+            self._object(name).problem((), f"it has no `{wanted}`"),
+        )
+
+    def _text_of(self, name: str, key: str) -> str:
+        try:
+            return self._value(name, key).decode().strip()
+        except UnicodeDecodeError:
+            raise self.unusable(name, key, "is not UTF-8") from None  # the cause would show the value
 
     def parameters(self, name: str) -> tuple[Listed, Listed]:
         """Return the headers and query parameters in a Secret. Raises `UnusableSecret`."""
@@ -120,7 +148,7 @@ class KymaSecrets:
         headers, query = self.parameters(name)
         for field in headers:
             if field.lower() in OF_TOKEN_REQUESTS:
-                raise self._unusable(name, HEADERS, f"has {field}, which is set by the gateway")
+                raise self.unusable(name, HEADERS, f"has {field}, which is set by the gateway")
         return headers, query
 
     def compass(self, name: str) -> "Compass | None":
@@ -136,7 +164,7 @@ class KymaSecrets:
             return None
         said = self._json(name, CONFIGURATION, raw)
         if not isinstance(said, dict):
-            raise self._unusable(name, CONFIGURATION, "is not a JSON object")
+            raise self.unusable(name, CONFIGURATION, "is not a JSON object")
         kind = self._value(name, CREDENTIALS_TYPE, required=False)
         return Compass(self, name, said, kind.decode(errors="replace").strip())
 
@@ -144,9 +172,9 @@ class KymaSecrets:
         try:
             said, repeats = json.read(raw.decode())
         except (SyntaxProblem, ValueError, RecursionError):
-            raise self._unusable(name, key, "is not valid JSON") from None  # the cause would show the value
+            raise self.unusable(name, key, "is not valid JSON") from None  # the cause would show the value
         if repeats:
-            raise self._unusable(name, key, "has a duplicate key")
+            raise self.unusable(name, key, "has a duplicate key")
         return said
 
     def _listed(self, name: str, key: str) -> Listed:
@@ -163,7 +191,7 @@ class KymaSecrets:
         for each, values in (said if isinstance(said, dict) else {"": None}).items():
             listed = [values] if isinstance(values, str) else values
             if not each or not isinstance(listed, list) or not all(isinstance(value, str) for value in listed):
-                raise self._unusable(name, key, 'is not of the form {"name": ["value"]}')
+                raise self.unusable(name, key, 'is not of the form {"name": ["value"]}')
             if kind == HEADERS:
                 self._check_field(name, each, listed, found)
             if listed:
@@ -178,13 +206,13 @@ class KymaSecrets:
             for value in values:
                 parse_field_value(value)
         except ValueError:
-            raise self._unusable(name, HEADERS, "has an invalid header name or value") from None  # not shown
+            raise self.unusable(name, HEADERS, "has an invalid header name or value") from None  # not shown
         try:
             check_own((field,))
         except ValueError:
-            raise self._unusable(name, HEADERS, f"has {field}, which is set by the gateway") from None
+            raise self.unusable(name, HEADERS, f"has {field}, which is set by the gateway") from None
         if field.lower() in map(str.lower, others):
-            raise self._unusable(name, HEADERS, "has a duplicate header")
+            raise self.unusable(name, HEADERS, "has a duplicate header")
 
     def _make_once(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
         """Return the object made from the Secret that is first in the key; it is made once for all callers. Raises
@@ -220,7 +248,7 @@ class KymaSecrets:
             if held is None:
                 continue
             if not isinstance(held, dict):
-                raise self._unusable(name, "", f"has no object `{part}`", (part,))
+                raise self.unusable(name, "", f"has no object `{part}`", (part,))
             if key in held:
                 return self._read(name, key, held[key], as_bytes, (part, key))
         if not required:
@@ -234,19 +262,19 @@ class KymaSecrets:
             return as_bytes(held) if isinstance(held, str) else _refuse()
         except ValueError:
             expected = "a base64 string" if as_bytes is _from_base64 else "a string (quote it if it is a number)"
-            raise self._unusable(name, key, f"is not {expected}", path) from None  # the cause would show the value
+            raise self.unusable(name, key, f"is not {expected}", path) from None  # the cause would show the value
 
     def _text(self, name: str, key: str, raw: bytes, *keys: str) -> Secret:
         if not raw.removesuffix(b"\n").removesuffix(b"\r"):
-            raise self._unusable(name, key, "has an empty value" if keys else "is empty")
+            raise self.unusable(name, key, "has an empty value" if keys else "is empty")
         if len(raw) > LONGEST:
-            raise self._unusable(name, key, f"has more than {LONGEST // 1024} KiB")
+            raise self.unusable(name, key, f"has more than {LONGEST // 1024} KiB")
         try:
             text = raw.decode()
         except UnicodeDecodeError:
-            raise self._unusable(name, key, "is not UTF-8") from None  # the cause would show the value
+            raise self.unusable(name, key, "is not UTF-8") from None  # the cause would show the value
         if key not in (HEADERS, QUERY, CONFIGURATION) and not text.rstrip("\r\n").isprintable():
-            raise self._unusable(name, key, "has a control character")
+            raise self.unusable(name, key, "has a control character")
         return Secret(file=self._file(name, (key, *keys), raw))
 
     def _file(self, name: str, keys: tuple[str, ...], content: bytes) -> str:
@@ -254,7 +282,8 @@ class KymaSecrets:
         self._derived[file] = content
         return file
 
-    def _unusable(self, name: str, key: str, wrong: str, path: Path = ()) -> UnusableSecret:
+    def unusable(self, name: str, key: str, wrong: str, path: Path = ()) -> UnusableSecret:
+        """Return the error about the value of a key. `path`: of the value; () = by its key."""
         each = self._object(name)
         path = path or (("stringData" if key in (each.value.get("stringData") or {}) else "data", key))
         what = f"`{key}` of the Secret" if key else "the Secret"
@@ -273,7 +302,7 @@ class Compass:
         return f"<Compass {self._name}>"
 
     def unusable(self, wrong: str) -> UnusableSecret:
-        return self._secrets._unusable(self._name, CONFIGURATION, wrong)
+        return self._secrets.unusable(self._name, CONFIGURATION, wrong)
 
     def plain(self, key: str, part: str = "credentials") -> str:
         """Return a text of its credentials, or of another part. Raises `UnusableSecret`."""
@@ -317,6 +346,10 @@ class Compass:
             if not isinstance(held, dict):
                 raise self.unusable(f"has no object as `{'.'.join(keys)}`")
         return held  # type: ignore[no-any-return]  # a dict of JSON
+
+
+def _squeezed(api: str) -> str:
+    return re.sub("[^A-Z0-9]", "", api.upper())
 
 
 def _as_it_stands(text: str) -> bytes:

@@ -34,6 +34,8 @@ _SKIP_VERIFY: Final = ("spec", "skipVerify")
 UNNAMED: Final = "unnamed"
 """Name of an entry without a name, if a service has several."""
 _OTHER: Final = "expected another name"
+_UNKNOWN: Final = parse_url("http://unknown.invalid")
+"""URL of an API whose Secret does not have it: calls are refused before it is used (RFC 6761 section 6.4)."""
 APIS_LISTED: Final = 8
 """Maximum number of APIs with the same name that are listed for the caller."""
 
@@ -262,12 +264,15 @@ class _Reading:
         return KymaEntry(EgressEntry(url=first.entry.settings.url, ambiguous=wrong), first.entry.path)
 
     def _entry(self, said: Mapping[str, Any], path: Path) -> KymaEntry:
-        url, query = self._target(said, path)
         at = (*path, "credentials")
         needs = (*at, "secretName")
+        shown_by = said.get("credentials")
+        in_secret = not said.get("targetUrl") and isinstance(shown_by, dict) and bool(shown_by.get("secretName"))
+        url, query = (_UNKNOWN, "") if in_secret else self._target(said, path)
         try:
             credentials = _mapping(said, path, "credentials")
             name = _text(credentials, at, "secretName", needed=False)
+            url = self._target_in(name, said, path) if in_secret else url
             compass = self._secrets.compass(name) if name else None
             csrf = self._csrf(credentials, at, compass)
             shown = self._credentials(credentials, at, url, compass)
@@ -318,6 +323,23 @@ class _Reading:
         if _IS_QUERY(query) is None:
             raise _Refused(at, "a fragment, or a query with invalid characters", "expected none")
         return url, query
+
+    def _target_in(self, secret: str, said: Mapping[str, Any], path: Path) -> Url:
+        """Return the URL of an API in its Secret. Raises `UnusableSecret`, without the value."""
+        name = _text(said, path, "name")
+        its_id = _text(said, path, "id", needed=False)
+        key, text = self._secrets.target_url(secret, (*([f"{name}_{its_id}"] if its_id else ()), name))
+        wrong = ""
+        try:
+            url = parse_url(text)
+        except ValueError:
+            wrong = "is not an http or https URL without a query"
+        else:
+            if url.socket or not (self._provider.allow_local or not why_not_there(url)):
+                wrong = "names this machine or its link-local network; expected another host, or `allow_local: true`"
+        if wrong:
+            raise self._secrets.unusable(secret, key, wrong) from None  # the cause would show the value
+        return url
 
     def _endpoint(self, said: Mapping[str, Any], path: Path, key: str) -> Endpoint:
         return self._endpoint_of(_text(said, path, key), (*path, key))

@@ -868,13 +868,49 @@ def test_notes_are_told_with_those_of_filters(tmp_path: Path) -> None:
     assert len(notes_of(loaded, compile(loaded.config, 1, loaded.captured))) == 1
 
 
+URLS_IN_SECRETS = {
+    "by_name": ({"name": "Orders v1"}, {"ORDERS_V1": "https://a.example/v1"}, "https://a.example/v1"),
+    "with_hyphens": ({"name": "orders-v1"}, {"ORDERS-V1": "https://a.example\n"}, "https://a.example"),
+    "by_name_and_id": ({"name": "v1", "id": "4b-2a"}, {"V1": "https://b.example", "V1_4B_2A": "https://a.example"},
+                       "https://a.example"),
+    "the_application_first": ({"name": "v1", "targetUrl": "https://c.example"}, {"V1": "https://a.example"},
+                              "https://c.example"),
+    "none": ({"name": "Orders v1"}, {"V2": "https://a.example"},
+             "the Secret kyma-system/secret has no `ORDERS_V1_TARGET_URL`"),
+    "no_secret": ({"name": "v1"}, None, "the Secret kyma-system/secret is missing"),
+    "two": ({"name": "v-1"}, {"V_1": "https://a.example", "V1": "https://a.example"},
+            "`V_1_TARGET_URL` of the Secret kyma-system/secret means the same API as `V1_TARGET_URL`"),
+    "no_url": ({"name": "v1"}, {"V1": f"ftp://{PLANTED}"}, "not an http or https URL without"),
+    "a_user": ({"name": "v1"}, {"V1": f"https://me:{PLANTED}@a.example"}, "not an http or https URL without"),
+    "a_query": ({"name": "v1"}, {"V1": f"https://a.example/?key={PLANTED}"}, "not an http or https URL without"),
+    "a_socket": ({"name": "v1"}, {"V1": f"unix:/{PLANTED}"}, "names this machine"),
+    "this_machine": ({"name": "v1"}, {"V1": f"http://localhost/{PLANTED}"}, "names this machine"),
+}  # fmt: skip
+
+
+@for_each(("case", "said", "urls", "expected"), [(case, *row) for case, row in URLS_IN_SECRETS.items()])
+def test_an_api_without_a_url_has_that_of_its_secret(case: str, said: Json, urls: Json | None, expected: str) -> None:
+    """What is wrong with the value is told without it, and calls are answered 500."""
+    entry = {**api(credentials={"secretName": "secret"}), "targetUrl": None, **said}
+    keys = {f"{name}_TARGET_URL": url for name, url in (urls or {}).items()}
+    held = secret("secret", CONFIGURATION=json.dumps(COMPASS["BasicAuth"]), CREDENTIALS_TYPE="BasicAuth", **keys)
+    services, _, told = read(application(service("orders", entry)), *([] if urls is None else [held]))
+    ((_, found),) = services["shop/orders"].settings.entries.items()
+    if expected.startswith("https://"):
+        assert (str(found.url), found.credentials.type, found.unavailable, told) == (expected, "basic", None, [])
+    else:
+        assert expected in (found.unavailable or "")
+        assert told
+        assert PLANTED not in f"{found} {told}"
+
+
 def test_an_application_says_what_a_secret_of_the_compass_form_said_alone() -> None:
-    """The example of docs/guides/kyma.md: one Secret for all APIs, whose own `{API}_TARGET_URL` make no service."""
+    """The example of docs/guides/kyma.md: one Secret for all APIs, whose `{API}_TARGET_URL` alone make no service."""
     manual = (Path(__file__).parents[4] / "docs" / "guides" / "kyma.md").read_text()
     (example,) = re.findall(r"```yaml\n(apiVersion: .*?)```", manual, re.DOTALL)
     held = secret(
         "orders-secret",
-        V1_TARGET_URL="https://other.example/v1",
+        V1_TARGET_URL="https://api.example/v1",
         V2_TARGET_URL="https://other.example/v2",
         CONFIGURATION=json.dumps(COMPASS["OAuth"]),
         CREDENTIALS_TYPE="OAuth",
