@@ -115,7 +115,7 @@ class AccessServices:
         for name, body in wanted.items():
             item = held.get((namespace, name))
             if item is not None and not self._is_own(item):
-                unmade.append(f"{name} exists, and this gateway has not made it; delete it, or label it {self._label}")
+                unmade.append(f"{name} exists, and this gateway has not made it; {self._remedy}")
             elif name in self._refused:
                 unmade.append(f"{name}: {self._refused[name][1]}")
             elif item is None or not includes(item, body):
@@ -146,8 +146,8 @@ class AccessServices:
         return made, unreadable
 
     @property
-    def _label(self) -> str:
-        return f"{OWNER_LABEL}={self._owner}"
+    def _remedy(self) -> str:
+        return f"delete it, or label it {MANAGER_LABEL}={MANAGER} and {OWNER_LABEL}={self._owner}"
 
     def _is_own(self, item: ClusterObject) -> bool:
         labels = item["metadata"].get("labels") or {}
