@@ -74,7 +74,8 @@ class TokenTier(BaseCache):  # type: ignore[misc]
         ttl: float | None = None,
         key_builder: Callable[..., Any] = _same,
     ) -> None:
-        super().__init__(serializer=serializer, plugins=list(plugins), key_builder=key_builder, timeout=None, ttl=ttl)
+        super().__init__(serializer=serializer, key_builder=key_builder, timeout=None, ttl=ttl)
+        self.plugins = tuple(plugins)
 
     async def _exists(self, key: Any, _conn: Any = None) -> bool:
         return await self._get(key) is not None

@@ -86,7 +86,7 @@ def token_cache(env: Env, settings: TokenSettings) -> TokenHolder:
     """
     key = _key(settings)
     getter = _getter(key, settings, env.read)
-    return env.shared(("token", key, getter.material), lambda: TokenHolder(key, getter, TOKENS))
+    return env.shared(("token", key, getter.material), lambda: WorkerCache(key, getter, TOKENS))
 
 
 def _getter(key: str, settings: TokenSettings, read_file: ReadFile) -> Getter:
