@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from fastgw.exchange.fast_fetch import FetchStep
     from fastgw.http.messages import RequestHead, ResponseHead
 
-ValueStep: TypeAlias = "Callable[[Exchange], bytes | None]"
+ValueStep: TypeAlias = "Callable[..., bytes | None]"
+"""Function that returns a value of an exchange, optionally in a form for the place where it is written."""
 _NUMBERS: Final = count()
 _NO_MAPS: Final[Mapping[str, Any]] = MappingProxyType({})
 _RENEWS: Final = Looks(RENEWED_ON)

@@ -43,7 +43,7 @@ from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
 from fastgw.files.action import FilesAction
 from fastgw.files.resources import FileFinder
 from fastgw.filters.api import CACHES, STATE, Env, FilterResources, digest_of_caches, digest_of_state, secret_names
-from fastgw.filters.authentication.templates import fit_value, look_up_in
+from fastgw.filters.authentication.templates import look_up_in, url_value
 from fastgw.filters.wrappers.forwarded_preflights import forwards_preflight
 from fastgw.filters.wrappers.misconfigured import Misconfigured
 from fastgw.filters.wrappers.shadow import in_shadow
@@ -688,7 +688,7 @@ class _Building:
         how = route.forwarded, upgrade, route.timeout, deadline_name
         own = route.retries, route.timeouts, rewrites_variables(route), route.host_header, route.forwarded_header
         rewrite = folder_of(route), route.via == "on", *own, stripped_prefix(route), self._own_urls(route, upstream)
-        differs = upstream, path_of(route, fit_value), *how, *rewrite
+        differs = upstream, path_of(route, url_value), *how, *rewrite
         # Shared by all routes with equal behaviour, to stay in the CPU caches: see `exchange.route.Route`.
         forward = self._forwards.get(differs)
         if forward is None:

@@ -18,7 +18,7 @@ from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Route
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyReply
 from fastgw.exchange.sent_fields import SentFields
-from fastgw.filters.authentication.templates import Value, fit_value
+from fastgw.filters.authentication.templates import Value, fit_value, url_value
 from fastgw.forwarded_headers import Peer, client_scheme
 from fastgw.http.authority import DEFAULT_PORTS, parse_authority
 from fastgw.http.grammar import IS_VALUE
@@ -113,7 +113,7 @@ def redirect_action(route: config.Route, redirect: config.Redirect) -> Callable[
         return _parts_redirect(redirect)
     to = parse_redirect(redirect.to)
     has_query = "?" in redirect.to.partition("#")[0]  # after it, a `?` belongs to the fragment
-    expand, status = expander(to, route, fit_value), redirect.status
+    expand, status = expander(to, route, url_value), redirect.status
     dot_segments = _dot_segments(to.expand(dict.fromkeys(to.parameters, b"value")))
 
     def answer(exchange: Exchange) -> None:

@@ -38,7 +38,8 @@ class ValueMap(Settings):
     """Result for each value: the value itself, exactly, or `~` and a regular expression (RE2), which matches anywhere
     unless anchored. An equal value takes precedence; regular expressions are tried in the order of the file. In the
     result of one with named groups, such as `~^/old(?P<rest>/.*)$`, `{rest}` stands for what the group has matched,
-    which is empty if it has no part in the match."""
+    which is empty if it has no part in the match. In a rewrite or redirect, what it has matched of the path is sent as
+    it was received; what it has matched of other values is percent-encoded, with its slashes."""
     default: PlainValue = ""
     """Result for any other value. Empty = there is no value, as for a variable that is missing."""
 

@@ -9,14 +9,16 @@ mean something else.
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from enum import IntEnum
 from time import monotonic, time
 from typing import Any, Final, TypeAlias
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 from uuid import uuid4
 
 from fastgw.config.base.value_templates import PARAM_PREFIX, is_known, template_pieces
 from fastgw.config.base.variables import MAP_PREFIX, claim_name
 from fastgw.config.settings.value_maps import ValueMap, compile_key, result_pieces
+from fastgw.exchange.chain import ValueStep
 from fastgw.exchange.request_keys import cookie_in
 from fastgw.filters.api import Exchange
 from fastgw.forwarded_headers import client_scheme
@@ -31,6 +33,47 @@ Value: TypeAlias = Callable[[Exchange], bytes | None]
 _SOURCES: Final = re.compile(r"(header|query|cookie|response_header)\.(.+)")
 
 _NO_MAPS: Final[Mapping[str, Value]] = {}
+
+
+class Origin(IntEnum):
+    """Where a part of a value comes from."""
+
+    CONFIGURATION = 1
+    PATH = 2  # of the request, in normal form: escapes are kept
+    PARAMETER = 3  # of the path, likewise
+    VALUE = 4  # any other value of the request or response
+
+
+Form: TypeAlias = Callable[[bytes, Origin], bytes]
+"""Function that returns a part of a value as it is written at some place."""
+_Part: TypeAlias = tuple[bytes, Origin]
+
+
+def as_is(text: bytes, origin: Origin) -> bytes:
+    return text
+
+
+_IN_PATHS: Final = "/:@!$&'()*+,;=~"
+"""Characters of the configuration's own values that are not encoded: those of a path (RFC 3986 section 3.3)."""
+_SAFE_IN_URLS: Final = {Origin.CONFIGURATION: _IN_PATHS, Origin.VALUE: ""}
+
+
+def in_url(text: bytes, origin: Origin) -> bytes:
+    """Percent-encode a value, so that it stays within its segment or parameter. What the configuration holds keeps its
+    slashes; what comes from the path is encoded already.
+    """
+    safe = _SAFE_IN_URLS.get(origin)
+    return text if safe is None else quote(text, safe=safe).encode()
+
+
+def _decoded(text: bytes, origin: Origin) -> bytes:
+    """Remove the escapes of the path from a path parameter, for a place that is encoded later."""
+    return unquote_to_bytes(text) if origin is Origin.PARAMETER else text
+
+
+def _origin(name: str) -> Origin:
+    """Return the origin of a variable's value, if it is no map."""
+    return Origin.PATH if name == "path" else Origin.VALUE if is_known(name) else Origin.PARAMETER
 
 
 class Unfit(Exception):
@@ -119,7 +162,9 @@ def compiled(text: str, maps: Mapping[str, Value] = _NO_MAPS, *, decodes: bool =
         return b"".join(literal for literal, _ in pieces)
 
     def value_of(name: str) -> Value:
-        return decoded_value(name) if decodes and not is_known(name) else _value(name, maps)
+        if decodes and (name.startswith(MAP_PREFIX) or not is_known(name)):
+            return decoded_value(name)
+        return _value(name, maps)
 
     parts = tuple((literal, None if name is None else value_of(name)) for literal, name in pieces)
     if len(parts) == 1 and (only := parts[0][1]) is not None:
@@ -178,15 +223,35 @@ def raw_value(name: str) -> Value:
 
 
 def decoded_value(name: str) -> Value:
-    """Return the function for a variable as `raw_value`, except that path parameters lose the escapes of the path."""
-    raw = raw_value(name)
-    return raw if is_known(name) else lambda exchange: unquote_to_bytes(raw(exchange) or b"")
+    """Return the function for a variable as `raw_value`, except that path parameters lose the escapes of the path, also
+    those that a map has looked up.
+    """
+    return _formed(name, _decoded)
+
+
+def url_value(name: str) -> Value:
+    """Return the function for a variable as `fit_value`, in the form `in_url`."""
+    return _fit(_formed(name, in_url))
+
+
+def _formed(name: str, form: Form) -> Value:
+    if name.startswith(MAP_PREFIX):
+        return _of_map(name, form)
+    raw, origin = raw_value(name), _origin(name)
+
+    def value(exchange: Exchange) -> bytes | None:
+        held = raw(exchange)
+        return held and form(held, origin)
+
+    return value
 
 
 def fit_value(name: str) -> Value:
     """Return the function for a variable as `raw_value`, except that a value that is `Unfit` is missing."""
-    raw = raw_value(name)
+    return _fit(raw_value(name))
 
+
+def _fit(raw: Value) -> Value:
     def value(exchange: Exchange) -> bytes | None:
         try:
             return raw(exchange)
@@ -196,7 +261,7 @@ def fit_value(name: str) -> Value:
     return value
 
 
-def _of_map(name: str) -> Value:
+def _of_map(name: str, form: Form = as_is) -> Value:
     """Return the function for the result of a map of the gateway. It is found by the exchange, so that filters and
     their state outlive a change of the maps.
     """
@@ -204,48 +269,78 @@ def _of_map(name: str) -> Value:
 
     def value(exchange: Exchange) -> bytes | None:
         look_up = exchange.chain.maps.get(key)
-        return None if look_up is None else look_up(exchange)
+        return None if look_up is None else look_up(exchange, form)
 
     return value
 
 
-def look_up_in(table: ValueMap) -> Value:
-    """Return the function for the result of a map."""
-    equal = {key.encode(): value.encode() or None for key, value in table.values.items() if not key.startswith("~")}
-    patterns = [(compile_key(key[1:]), _result(value)) for key, value in table.values.items() if key.startswith("~")]
-    default = table.default.encode() or None
-    source = compiled(table.source)
+def look_up_in(table: ValueMap) -> ValueStep:
+    """Return the function for the result of a map. It also takes the form of the result, `as_is` unless given."""
+    equal = {key.encode(): value.encode() for key, value in table.values.items() if not key.startswith("~")}
+    keys = [(compile_key(key[1:]), value) for key, value in table.values.items() if key.startswith("~")]
+    patterns = [(key, _result(value, key.groupindex)) for key, value in keys]
+    default = table.default.encode()
+    pieces = tuple(
+        (literal, Origin.CONFIGURATION, None) if name is None else (b"", _origin(name), _value(name, _NO_MAPS))
+        for literal, name in template_pieces(table.source)
+    )
 
-    def look_up(exchange: Exchange) -> bytes | None:
+    def parts_of(exchange: Exchange) -> list[_Part]:
+        """Return the value to look up, in parts; none if one of them is missing. Raises `Unfit`."""
+        parts: list[_Part] = []
+        for literal, origin, read in pieces:
+            text = literal if read is None else read(exchange)
+            if text:
+                parts.append((text, origin))
+            elif read is not None:
+                return []
+        return parts
+
+    def look_up(exchange: Exchange, form: Form = as_is) -> bytes | None:
         try:
-            value = (source if isinstance(source, bytes) else source(exchange)) or b""
+            parts = parts_of(exchange)
         except Unfit:  # it is no key, and is not sent either
-            return default
-        if value in equal:
-            return equal[value]
-        for pattern, result in patterns:
-            if (match := pattern.search(value)) is not None:
-                made = result(match)
-                return default if made != made.strip(b" \t") else made or None  # as an unfit source
-        return default
+            return form(default, Origin.CONFIGURATION) or None
+        value = parts[0][0] if len(parts) == 1 else b"".join(text for text, _ in parts)
+        result = equal.get(value)
+        if result is None:
+            for pattern, expand in patterns:
+                if (match := pattern.search(value)) is not None:
+                    made = expand(match, parts, as_is)
+                    if made == made.strip(b" \t"):  # else as an unfit source
+                        return (made if form is as_is else expand(match, parts, form)) or None
+                    break
+            result = default
+        return form(result, Origin.CONFIGURATION) or None
 
     return look_up
 
 
-def _result(text: str) -> Callable[[Any], bytes]:
-    """Return the function for the result of a regular expression. A group without a part in the match is empty."""
+def _result(text: str, groups: Mapping[bytes, int]) -> Callable[[Any, list[_Part], Form], bytes]:
+    """Return the function for the result of a regular expression. A group without a part in the match is empty.
+    `groups`: their numbers, by their names.
+    """
     literals = [literal.encode() for literal in result_pieces(text)[::2]]
-    names = [name.encode() for name in result_pieces(text)[1::2]]
-    if not names:
-        return lambda match: literals[0]
+    numbers = [groups[name.encode()] for name in result_pieces(text)[1::2]]
 
-    def expand(match: Any) -> bytes:
-        made = literals[0]
-        for name, literal in zip(names, literals[1:], strict=True):
-            made += (match[name] or b"") + literal
+    def expand(match: Any, parts: list[_Part], form: Form) -> bytes:
+        made = form(literals[0], Origin.CONFIGURATION)
+        for number, literal in zip(numbers, literals[1:], strict=True):
+            begin, end = match.span(number)
+            made += _between(begin, end, parts, form) + form(literal, Origin.CONFIGURATION)
         return made
 
     return expand
+
+
+def _between(begin: int, end: int, parts: list[_Part], form: Form) -> bytes:
+    """Return what is between two positions of a value, each part in the form for its origin."""
+    made = b""
+    for text, origin in parts:
+        if begin < len(text) and end > 0:
+            made += form(text[max(begin, 0) : end], origin)
+        begin, end = begin - len(text), end - len(text)
+    return made
 
 
 def _source(name: str) -> Value | None:

@@ -7,10 +7,8 @@ refused unless every server interprets them alike: they begin with the removed p
 import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeAlias
-from urllib.parse import quote
 
 from fastgw.config.base.route_patterns import Template, parse_path, parse_rewrite, parse_strip_prefix
-from fastgw.config.base.variables import MAP_PREFIX
 from fastgw.config.settings import gateway as config
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, problem
@@ -20,7 +18,7 @@ from fastgw.http.path_normalization import normalize
 from fastgw.upstream.load_balancing import BalancingRequest
 
 ValueOf: TypeAlias = Callable[[str], Callable[[Any], bytes | None]]
-"""Returns the function for a variable's value in an exchange."""
+"""Returns the function for a variable's value in an exchange, percent-encoded for a path or URL."""
 
 
 class MissingVariable(Exception):
@@ -36,8 +34,6 @@ class MissingVariable(Exception):
         return Fault.FORBIDDEN if self.name.startswith(("consumer.", "claim")) else Fault.BAD_REQUEST
 
 
-_IN_PATHS: Final = "/:@!$&'()*+,;=~"
-"""Characters in the result of a map that are not encoded: those of a path (RFC 3986 section 3.3)."""
 _DOT: Final = frozenset((b".", b"%2e"))
 _DOTS: Final = frozenset((b"..", b".%2e", b"%2e.", b"%2e%2e"))
 _HOLLOW: Final = re.compile(rb"(?:%(?:25)*(?:2f|5c|[01].|7f))*(?:(?:;|%(?:25)*3b).*)?", re.DOTALL)
@@ -112,10 +108,7 @@ def _variables(template: Template, route: config.Route) -> frozenset[str]:
 
 
 def expander(template: Template, route: config.Route, value_of: ValueOf) -> Callable[[Any], bytes]:
-    """Return the function that expands a path or URL for an exchange. A value is percent-encoded, so that it stays
-    within its segment or parameter; `{path}` and the results of maps, which the configuration holds, keep their
-    slashes. Raises `MissingVariable`.
-    """
+    """Return the function that expands a path or URL for an exchange. Raises `MissingVariable`."""
     values = {name: value_of(name) for name in _variables(template, route)}
     if not values:
         return lambda exchange: template.expand(exchange.params)
@@ -130,12 +123,7 @@ def expander(template: Template, route: config.Route, value_of: ValueOf) -> Call
             value = read(exchange)
             if not value:
                 raise MissingVariable(name)
-            is_map = name.startswith(MAP_PREFIX)
-            if not is_map and name != "path":
-                held[name] = quote(value, safe="").encode()
-                continue
-            path = quote(value, safe=_IN_PATHS).encode() if is_map else value
-            held[name] = path.lstrip(b"/") if name in behind_slash else path
+            held[name] = value.lstrip(b"/") if name in behind_slash else value
         return template.expand(held)
 
     return expand
