@@ -59,7 +59,10 @@ _DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
 _IS_PREFIX: Final = re.compile(rb"(?>(?:/[^/?#\s]++)+)").fullmatch
 _SCHEMES: Final = {b"http": b"http", b"https": b"https", b"ws": b"http", b"wss": b"https"}
 """Schemes by the names that proxies report: some send that of a WebSocket (RFC 6455 section 3)."""
-_PROTO: Final = re.compile(rb'(?:^|;)[ \t]*+[Pp][Rr][Oo][Tt][Oo]="?([A-Za-z]++)')
+_PAIRS: Final = re.compile(rb"(" + TOKEN + rb"++)=(" + _QUOTED + rb'|[^\s",;]++)')
+_ESCAPED: Final = re.compile(rb"\\(.)", re.DOTALL)
+_WITHOUT_FORWARDED: Final = (b"x-forwarded-for", b"x-forwarded-proto")
+"""Headers of proxies that do not write `Forwarded`, and send that of a client on."""
 
 
 class TlsParameters(NamedTuple):
@@ -322,18 +325,21 @@ def client_scheme(head: RequestHead, peer: Peer) -> bytes:
     """
     if peer.trusted:
         heard = reported_value(head, b"x-forwarded-proto")
-        if not heard and (match := _PROTO.search(_first(reported_value(head, b"forwarded")))):
-            heard = match[1]
-        scheme = _first(heard).lower()
+        scheme = (_first(heard) or _first_pair(head, b"proto")).lower()
         if scheme in _SCHEMES:
             return _SCHEMES[scheme]
     return peer.scheme
 
 
 def client_authority(head: RequestHead, peer: Peer) -> bytes:
-    """Return the host (with its port, if given) that the client has requested, by the same rules."""
+    """Return the host (with its port, if given) that the client has requested, by the same rules; but that in
+    `Forwarded` is only the proxy's if it sends no others: services build links in e-mails from it.
+    """
     if peer.trusted:
-        authority = _first(reported_value(head, b"x-forwarded-host")).lower()
+        authority = _first(reported_value(head, b"x-forwarded-host"))
+        if not authority and not any(reported_value(head, name) for name in _WITHOUT_FORWARDED):
+            authority = _first_pair(head, b"host")
+        authority = authority.lower()
         match = _IS_AUTHORITY(authority)
         if match and (match[1] is None or _valid_port(match[1])):
             return authority
@@ -382,6 +388,15 @@ def _reported_prefix(head: RequestHead) -> bytes:
 def _first(values: bytes) -> bytes:
     """Return the first member of a list."""
     return values.partition(b",")[0].strip(b" \t")
+
+
+def _first_pair(head: RequestHead, name: bytes) -> bytes:
+    """Return a parameter of the first element of `Forwarded`; b"": it has none, or two, of which services read one."""
+    element = _first(reported_value(head, b"forwarded")).strip(b"; \t")
+    found = [value for key, value in _PAIRS.findall(element) if key.lower() == name] if _IS_ELEMENT(element) else []
+    if len(found) != 1:
+        return b""
+    return _ESCAPED.sub(rb"\1", found[0][1:-1]) if found[0].startswith(b'"') else found[0]
 
 
 def _elements(forwarded: bytes) -> Iterator[bytes]:

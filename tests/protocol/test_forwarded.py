@@ -121,6 +121,15 @@ def test_append_adds_the_peer_to_what_a_trusted_proxy_said(lanes: Lanes, policy:
     assert [element[b"for"] for element in forwarded_pairs(request)] == [b"203.0.113.7", b"10.1.1.1", b"127.0.0.1"]
 
 
+def test_a_proxy_that_writes_only_forwarded_states_the_whole_origin(lanes: Lanes) -> None:
+    """RFC 7239 section 5.3."""
+    fields = b'Forwarded: for=203.0.113.7;proto=https;host="shop.example:8443"\r\n'
+    _, request = got_through(lanes, "default-told", "behind", fields)
+    told = [request.get(b"X-Forwarded-" + name) for name in (b"For", b"Proto", b"Host", b"Port")]
+    assert told == [b"203.0.113.7, 127.0.0.1", b"https", b"shop.example:8443", b"8443"]
+    assert forwarded_pairs(request)[-1] == {b"for": b"127.0.0.1", b"proto": b"https", b"host": b"shop.example:8443"}
+
+
 def test_append_begins_the_family_where_the_proxy_said_nothing(lanes: Lanes) -> None:
     """RFC 7239 section 4: an absent field is begun with what the gateway sees."""
     lane, request = got_through(lanes, "default-told", "behind", b"")

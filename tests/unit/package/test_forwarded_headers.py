@@ -123,7 +123,7 @@ def test_what_a_filter_says_of_where_the_client_came_counts_too() -> None:
     ("peer", "fields", "sent"),
     [
         (STRANGER, b"", b""),
-        (PROXY, b"", b"for=6.6.6.6, "),
+        (PROXY, b"X-Forwarded-Proto: https\r\n", b"for=6.6.6.6, "),
         (PROXY, b"X-Forwarded-For: 198.51.100.1\r\n", b"for=198.51.100.1, "),
     ],
 )
@@ -385,6 +385,15 @@ HTTPS = b"X-Forwarded-Proto: https"
         ([b"X-Forwarded-Port: 0443"], b"a.test", b"443"),
         ([HTTPS, b"X-Forwarded-Host: b.test:8443", b"X-Forwarded-Port: 443"], b"b.test:8443", b"8443"),
         *(([HTTPS, b"X-Forwarded-Port: " + port], b"a.test", b"443") for port in (b"0", b"65536", b"-1", b"http", b"")),
+        # a proxy that writes only `Forwarded`
+        ([b'Forwarded: for=198.51.100.1;Host="B.test:8443";proto=https'], b"b.test:8443", b"8443"),
+        ([b"Forwarded: proto=https;host=b.test, host=c.test;proto=http"], b"b.test", b"443"),
+        ([b'Forwarded: host="b\\.test"', b"X-Forwarded-For: ,"], b"b.test", b"80"),
+        ([b"Forwarded: host=b.test;host=c.test"], b"a.test", b"80"),
+        ([b'Forwarded: for="a;host=b.test"'], b"a.test", b"80"),
+        ([b'Forwarded: host="b.test/x"'], b"a.test", b"80"),
+        ([b"Forwarded: host=b.test", HTTPS], b"a.test", b"443"),
+        ([b"Forwarded: host=b.test", b"X-Forwarded-For: 198.51.100.1"], b"a.test", b"80"),
         # a host that is none
         *(([b"X-Forwarded-Host: " + host], b"a.test", b"80") for host in (b"b.test:0", b"b.test:65536", b"b/x", b"")),
     ],
