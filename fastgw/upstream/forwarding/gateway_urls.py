@@ -1,6 +1,7 @@
 """Gateway URLs: URLs in responses that point to the upstream become those by which the client reaches it.
 
-Rule 1: URLs of other origins do not change. Rule 2: `Location`, `Content-Location` and `Refresh` are treated alike, by
+Rule 1: URLs of other origins do not change. Of several lines, of which clients follow different ones, the first counts,
+as in nginx. Rule 2: `Location`, `Content-Location` and `Refresh` are treated alike, by
 the default of each route (`OwnUrls`) and by the filter `response_urls`, which takes the place of it.
 """
 
@@ -51,13 +52,18 @@ class Reference(NamedTuple):
     query: bytes
     fragment: bytes
 
+    @property
+    def server(self) -> bytes:
+        """Its host and port, without the credentials before them, which are for the target alone."""
+        return self.authority.rpartition(b"@")[2].lower()
+
     def origin(self, scheme: bytes) -> Origin | None:
         """Return its origin; None: it has none. `scheme`: of a reference without one."""
         scheme = self.scheme.lower() or scheme
-        parts = _IS_AUTHORITY(self.authority)
+        parts = _IS_AUTHORITY(self.server)
         if parts is None or scheme not in PORTS:
             return None
-        return scheme, parts[1].lower(), int(parts[2] or PORTS[scheme])
+        return scheme, parts[1], int(parts[2] or PORTS[scheme])
 
 
 class OwnUrls(NamedTuple):
@@ -75,12 +81,16 @@ class OwnUrls(NamedTuple):
     """Prefix that it puts before them, likewise."""
 
     def has_own(self, head: "ResponseHead", target: Target, peer: Peer) -> bool:
-        """Whether a header of a response may contain a URL of the target. Cheap, and never wrongly False."""
+        """Whether a header of a response may contain a URL of the target, or has several lines. Cheap, and never
+        wrongly False.
+        """
         host = own_host(target.scheme, target.host)
         lacks_tls = target.scheme != "https" and (peer.trusted or peer.scheme == b"https")
         hint = b"http:" if lacks_tls else host
-        lowered = (value.lower() for value in map(head.first, HEADERS) if value is not None)
-        return any(host in value or hint in value for value in lowered)
+        for values in map(head.values, HEADERS):
+            if values and (len(values) > 1 or host in (value := values[0].lower()) or hint in value):
+                return True
+        return False
 
     def rewrite(self, response: Response, exchange: Exchange, target: Target) -> None:
         """Rewrite the headers of a response of the target."""
@@ -107,7 +117,7 @@ class OwnUrls(NamedTuple):
         if target.scheme == "https" or reference.scheme.lower() != b"http":
             return False
         client = client_origin(exchange.head, exchange.peer)
-        return client.scheme == b"https" and reference.authority.lower() == client.authority.lower()
+        return client.scheme == b"https" and reference.server == client.authority.lower()
 
 
 def own_urls(route: settings.Route) -> OwnUrls:
@@ -219,7 +229,7 @@ def _in_ascii(path: bytes) -> bytes:
 def _rewrite(response: Response, name: bytes, rewritten: Callable[[bytes], bytes | None]) -> None:
     fields = response.headers
     values = fields.get_all(name)
-    if len(values) == 1:  # duplicates are ambiguous
-        moved = rewritten(values[0])
-        if moved is not None and moved != values[0]:
+    if values:
+        moved = rewritten(values[0]) or values[0]
+        if values != [moved]:
             fields.set(name.title(), moved)

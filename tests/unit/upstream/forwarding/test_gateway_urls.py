@@ -59,6 +59,11 @@ def received(
         ("https://10.0.0.5:9000/a", f"{HERE}/a"),  # it was told that the client speaks https
         ("//10.0.0.5:9000/a", f"{HERE}/a"),
         (TARGET, f"{HERE}/"),
+        ("http://user@10.0.0.5:9000/a", f"{HERE}/a"),  # its credentials are for the target
+        ("http://a:b@c@10.0.0.5:9000/a", f"{HERE}/a"),
+        (f"{TARGET}/a\r\nlocation: {TARGET}/b", f"{HERE}/a"),  # clients differ in the one that they follow
+        (f"/a\r\nLocation: {TARGET}/b", "/a"),
+        ("/a\r\nLocation: /a", "/a"),
         (f"{TARGET}//evil.example/a", f"{HERE}//evil.example/a"),
         *[
             (other, other)
@@ -67,7 +72,7 @@ def received(
                 "http://10.0.0.5:9001/a",
                 "http://10.0.0.50:9000/a",
                 "http://10.0.0.5:9000.evil.example/a",
-                "http://user@10.0.0.5:9000/a",
+                "http://10.0.0.5:9000@evil.example/a",
                 "ftp://10.0.0.5:9000/a",
                 "https://login.example/?next=http://10.0.0.5:9000/a",
                 f"{HERE}/a",
@@ -164,7 +169,7 @@ BALANCED = CLIENT[:-2] + b"X-Forwarded-Proto: https\r\n\r\n"
         ("http://shop.example:8080/a/", "http://shop.example:8080/a/", {"request": CLIENT}),
         ("https://shop.example:8080/a/", "https://shop.example:8080/a/", {"strip_prefix": "/app"}),
         ("http://shop.example/a/", "http://shop.example/a/", {}),  # of another server
-        ("http://user@shop.example:8080/a/", "http://user@shop.example:8080/a/", {}),
+        ("http://user@shop.example:8080/a/", "https://shop.example:8080/a/", {}),
         ("http://other.example:8080/a/", "http://other.example:8080/a/", {}),
         ("//shop.example:8080/a/", "//shop.example:8080/a/", {}),
     ],
