@@ -60,7 +60,7 @@ class BuiltRequestHead:
         at = parse_authority(authority) if authority else NO_AUTHORITY
         path, has_query, query = target.partition(b"?")
         self.method, self.request_target = method, target
-        self.authority, self.host, self.host_as_sent = at.text, at.host, authority
+        self.authority, self.host, self.host_as_sent = at.text, at.host, authority.removesuffix(b":")
         self.raw_path, self.path = path, normalize(path)
         self.query = query if has_query else None
         self.body_length = body_length

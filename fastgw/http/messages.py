@@ -62,7 +62,8 @@ class RequestHead(Head, Protocol):
         """Host in lower case, without port and last dot; an IPv6 address in its brackets."""
 
     @property
-    def host_as_sent(self) -> bytes: ...
+    def host_as_sent(self) -> bytes:
+        """Host with its port as sent, without the colon of an empty port, which some servers refuse."""
 
     @property
     def request_target(self) -> bytes:

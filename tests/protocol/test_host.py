@@ -13,6 +13,7 @@ KINDS = {
     "default": Kind(),
     "target": Kind(upstream={"host_header": "target"}),
     "preserve": Kind(upstream={"host_header": "preserve"}),
+    "changed": Kind(route={"filters": {"headers": {"request": {"set": {"X-A": "{header.Host}", "X-B": "b"}}}}}),
     "literal": Kind(upstream={"host_header": "inside.example:8443"}),
     "moved": Kind(route={"strip_prefix": "/app"}, base="/base"),
     "off": Kind(route={"strip_prefix": "/app", "proxy_redirect": "off"}, base="/base"),
@@ -55,6 +56,14 @@ def test_preserve_keeps_the_host_of_absolute_form(lanes: Lanes) -> None:
     """RFC 9112 section 3.2.2: the authority of the target is the Host."""
     got, _, host = host_sent(lanes, "preserve", b"GET http://$HOST:8080/ HTTP/1.1\r\nHost: $HOST:8080\r\n\r\n")
     assert got.get(b"Host") == host + b":8080"
+
+
+def test_the_colon_of_an_empty_port_is_not_sent(lanes: Lanes) -> None:
+    """RFC 3986 section 6.2.3: the two are one authority; some servers refuse the first."""
+    for kind in ("preserve", "changed"):
+        got, _, host = host_sent(lanes, kind, b"GET / HTTP/1.1\r\nHost: $HOST:\r\n\r\n")
+        assert got.get_all(b"Host") == [host]
+        assert got.get_all(b"X-Forwarded-Host") == [host]
 
 
 def test_a_literal_is_sent_as_it_is(lanes: Lanes) -> None:

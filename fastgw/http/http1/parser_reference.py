@@ -433,7 +433,7 @@ def read_request(raw: bytes, max_fields: int) -> Http1RequestHead:
     head.known = known = head._FINDER.find(raw, start)
 
     host = _one_host(known, head.minor)
-    head.host_as_sent = known[b"host"][0][2] if host else b""
+    head.host_as_sent = known[b"host"][0][2].removesuffix(b":") if host else b""
     head.authority = host.text if host else b""
     head.host = host.host if host else b""
     if target.startswith(b"/") and head.method != b"CONNECT":

@@ -58,7 +58,7 @@ def request(
         target = head.request_target
     edited = head.edited()
     if host is None:
-        host = head.host_as_sent if edited is None else head.first(b"host") or head.host_as_sent
+        host = head.host_as_sent if edited is None else (head.first(b"host") or head.host_as_sent).removesuffix(b":")
     if edited is not None and (chosen := FORWARDING & edited.taken):  # a filter's, in place of the gateway's own
         also, added = frozenset(name for name in also if folded(name) not in chosen), without_fields(added, chosen)
     if length == AS_DECLARED:
