@@ -13,7 +13,7 @@ from fastgw.config.base.variables import MAP_PREFIX, OF_UPSTREAMS
 from fastgw.config.settings.gateway import NONE, FilterUse, Settings
 from fastgw.config.settings.secrets import Elsewhere
 from fastgw.config.settings.value_maps import FieldTemplate, ValueMap, constant_source, is_whole
-from fastgw.exchange.reply import NO_NAMES, Response
+from fastgw.exchange.reply import NO_NAMES, Response, fields_in
 from fastgw.filters.api import (
     Env,
     Exchange,
@@ -32,6 +32,7 @@ from fastgw.filters.authentication.templates import Unfit, Value, compiled, look
 from fastgw.http.field_names import FORWARDING, WRITTEN_HERE
 from fastgw.http.fields import Fields, folded, without_fields
 from fastgw.http.grammar import IS_VALUE
+from fastgw.http.http1.serializer import names_alike
 from fastgw.operator_events import OperatorEvent, log_event
 
 _OURS: Final = WRITTEN_HERE
@@ -271,12 +272,15 @@ class _Edit:
         self._remove = tuple(name.encode() for name in (*edits.remove, *edits.rename, *edits.rename.values()))
         values = [
             *_values(edits.set, env, maps, strict),
-            *((name, _if_any(value, lines_of(name))) for name, value in _values(edits.replace, env, maps, strict)),
+            *(
+                (name, _if_any(value, _or_twins(name, lines_of)))
+                for name, value in _values(edits.replace, env, maps, strict)
+            ),
         ]
         self._set: _Values = tuple({folded(name): (name, value) for name, value in values}.values())  # the last twin
         absent = _values(edits.set_if_absent, env, maps, strict)
         self._add: _Values = (
-            *((new.encode(), lines_of(name.encode())) for name, new in edits.rename.items()),
+            *((new.encode(), _or_twins(name.encode(), lines_of)) for name, new in edits.rename.items()),
             *((name, _if_none(value, lines_of(name))) for name, value in absent),
             *_values(edits.add, env, maps, strict),
         )
@@ -389,6 +393,32 @@ def _response_lines(name: bytes) -> _Lines:
     """Return the function for the values of a header of the response, as filters have changed it so far."""
     lower = name.lower()
     return lambda exchange: [] if exchange.response is None else exchange.response.sent_values(lower)
+
+
+def _or_twins(name: bytes, lines_of: Callable[[bytes], _Lines]) -> _Lines:
+    """Return the function for the values of a header, or, without one, those of headers whose names differ in
+    punctuation only: they are removed with it.
+    """
+    lines, wanted = lines_of(name), folded(name)
+    is_request = lines_of is _request_lines
+    if wanted.isalnum():
+        return lines
+
+    def found(exchange: Exchange) -> list[bytes]:
+        held = lines(exchange)
+        if held:
+            return held
+        if is_request:
+            added, dropped, _ = exchange.changes_for_others
+            sent = [
+                *(() if wanted in names_alike(dropped) else exchange.head.fields()),
+                *fields_in(added),
+            ]
+        else:
+            sent = [] if exchange.response is None else exchange.response.sent_fields()
+        return [value for each, value in sent if folded(each) == wanted]
+
+    return found
 
 
 def _if_any(value: bytes | Value, lines: _Lines) -> Value:

@@ -59,6 +59,22 @@ def test_both_ways(edits: dict[str, object], lines: list[bytes]) -> None:
     assert sorted(upstream) == sorted(client) == sorted(lines)
 
 
+@for_each(
+    "edits, sent, lines",
+    [
+        ({"replace": {"X_A": "new"}}, b"X-A: 1", [b"X_A: new"]),
+        ({"replace": {"X_A": "new"}}, b"x_a: 1", [b"X_A: new"]),
+        ({"replace": {"X-A": "new"}}, b"X_A: 1", [b"X-A: new"]),
+        ({"replace": {"X_A": "new"}}, b"XA: 1", []),
+        ({"rename": {"X_A": "X-B"}}, b"X-A: 1", [b"X-B: 1"]),
+        ({"rename": {"X-A": "X-B"}}, b"X-A: 1\r\nX_A: 2", [b"X-B: 1"]),
+    ],
+)
+def test_a_header_by_its_name_in_other_punctuation(edits: dict[str, object], sent: bytes, lines: list[bytes]) -> None:
+    """What a change removes it also replaces or renames."""
+    assert edited(edits, sent + b"\r\n") == (lines, lines)
+
+
 @pytest.mark.parametrize(
     ("edits", "lines"),
     [
