@@ -109,7 +109,7 @@ def csrf_cache(env: Env, settings: Csrf, shown: Shown) -> CsrfHolder:
     """
     key = _key(settings, shown)
     endpoint = CsrfEndpoint(key, settings, shown, env.read)
-    return env.shared(("csrf", key, endpoint.material), lambda: CsrfHolder(key, endpoint, CSRF_TOKENS))
+    return env.shared(("csrf", key, endpoint.material), lambda: WorkerCache(key, endpoint, CSRF_TOKENS))
 
 
 def _key(settings: Csrf, shown: Shown) -> str:
@@ -130,7 +130,7 @@ class CsrfEndpoint:
         if shown.oauth2 is not None:
             source = TokenSource.of(shown.oauth2)
             endpoint = source.getter(reader.file)
-            self._tokens = TokenHolder(source.key, endpoint, TOKENS)
+            self._tokens = WorkerCache(source.key, endpoint, TOKENS)
             timeout += AGAIN_S + shown.oauth2.timeout + SLACK_S
         self.material = reader.material + (b"" if self._tokens is None else endpoint.material)
         self.name = f"CSRF token of {str(settings.token_url).partition('?')[0]}"
