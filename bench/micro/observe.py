@@ -1,4 +1,4 @@
-"""Recording of an exchange: counted, formatted, and queued for the log's thread; compiled and in plain Python."""
+"""Recording of an exchange: counted, formatted, and queued for the log's thread."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -8,12 +8,11 @@ from typing import Any
 
 from bench.micro.heads import REQUESTS
 from bench.micro.timing import Room
-from fastgw.compiled import twin
 from fastgw.http.http1.parser import parse_request
 from fastgw.observe import Series
+from fastgw.observe import _recorder as compiled
 from fastgw.observe.access_log.formats import LineFormat, Mask, SecretNames
 from fastgw.observe.access_log.line_formats import FORMATS
-from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.log import Log
 from fastgw.observe.access_log.record import Record
 from fastgw.observe.finished_exchange import FinishedExchange, record_of
@@ -86,14 +85,9 @@ def rooms() -> Iterator[Room]:
         route = routes[head.path.split(b"/")[1].decode()]
         exchanges.append(Exchange(head, route, listener, head.first(b"x-request-id") or b""))
     series = Series(first(SlotNames(["public"], list(routes), {"origin": ()})), [])
-    compiled = twin("fastgw.observe._recorder")
-    for how, module in (("compiled", compiled), ("plain Python", None)):
-        if how == "compiled" and module is None:
-            continue
-        for logs in ([], [Settings()]):
-            recorder = _recorder(series, logs, module)
-            what = "count it and hold its line" if logs else "count it"
-            yield Room(f"{what}, {how}", recorder.finish, exchanges)
+    for logs in ([], [Settings()]):
+        recorder = _recorder(series, logs)
+        yield Room("count it and hold its line" if logs else "count it", recorder.finish, exchanges)
     now, date = time.monotonic(), time.time()
     yield Room("make a record", lambda ended: record_of(ended, now, date), exchanges)
     records = [record_of(ended, now, date) for ended in exchanges]
@@ -107,13 +101,12 @@ def _line(make: LineFormat, mask: Mask, record: Record) -> bytes:
     return make(record, mask)
 
 
-def _recorder(series: Series, logs: list[Settings], module: Any) -> Any:
+def _recorder(series: Series, logs: list[Settings]) -> Any:
     counters = ExchangeCounters(series, memoryview(bytearray(8 * WORDS)).cast("Q"))
-    made = [Log(settings, counters, LineQueue if module is None else module.LineQueue) for settings in logs]
+    made = [Log(settings, counters, compiled.LineQueue) for settings in logs]
     for log in made:
-        log.held = _emptied(LineQueue if module is None else module.LineQueue)
-    recorder = Recorder(counters, made)
-    return recorder if module is None else module.Recorder(recorder)
+        log.held = _emptied(compiled.LineQueue)
+    return compiled.Recorder(Recorder(counters, made))
 
 
 def _emptied(held: Any) -> Any:

@@ -1,7 +1,6 @@
 """Routing: a look-up costs the same with 10 and with 10,000 routes. Alone: `python -m bench.micro.routing`."""
 
 from collections.abc import Iterator
-from copy import copy
 from dataclasses import dataclass
 
 from bench.micro.timing import Room, time_room
@@ -50,11 +49,7 @@ def rooms() -> Iterator[Room]:
 
 def _looked_up(what: str, table: Router[int], path: str, services: int) -> Iterator[Room]:
     requests = [Request(path.format(number % services, number).encode()) for number in range(REQUESTS)]
-    if table.compiled is not None:
-        yield Room(f"{what}, compiled", table.find, requests)
-    reference = copy(table)
-    reference.compiled = None
-    yield Room(f"{what}, plain Python", reference.find, requests)
+    yield Room(what, table.find, requests)
 
 
 def _mixed(services: int) -> Router[int]:

@@ -98,10 +98,8 @@ SCENARIO = Scenario(
     ),
     peers=(
         Fastgw(routes=1, config=ROUTES),
-        Fastgw("fastgw (pure Python)", routes=1, environment={"FASTGW_PURE_PYTHON": "1"}, config=ROUTES),
         Nginx(template=HERE / "nginx-files.conf"),
     ),
-    thorough=frozenset({"fastgw (pure Python)"}),
     loads=(wrk("1 KiB", 64, SMALL), wrk("1 MiB", 16, LARGE)),
     tables=(
         Table("1 KiB", (CPU_US, USER_US, SYSTEM_US, ratio_to("nginx"), RATE, CORE_USED, P50, P99)),

@@ -53,7 +53,6 @@ SCENARIO = Scenario(
     ),
     peers=(
         Fastgw(),
-        Fastgw("fastgw (pure Python)", environment={"FASTGW_PURE_PYTHON": "1"}),
         Nginx(),
         Nginx("nginx (no log)", logs=False),
         Haproxy(),

@@ -63,12 +63,10 @@ SCENARIO = Scenario(
     ),
     peers=(
         FastgwTcp(),
-        FastgwTcp("fastgw (pure Python)", environment={"FASTGW_PURE_PYTHON": "1"}),
         Nginx(routes=0, template=HERE / "nginx-stream.conf"),
         Haproxy(template=HERE / "haproxy-tcp.cfg", log_format=LOG_FORMAT),
         Envoy(template=HERE / "envoy-tcp.yaml"),
     ),
-    thorough=frozenset({"fastgw (pure Python)"}),
     loads=(
         SHORT,
         TcpStream("1 GiB down", 1 << 30, Direction.DOWN),

@@ -122,7 +122,6 @@ SCENARIO = Scenario(
     ),
     peers=(
         Tunnels(Fastgw(config={"routes": ROUTES})),
-        Tunnels(Fastgw("fastgw (pure Python)", config={"routes": ROUTES}, environment={"FASTGW_PURE_PYTHON": "1"})),
         Tunnels(Nginx(fill=NGINX)),
         Tunnels(Haproxy(fill={"defaults": "timeout tunnel 1h"})),
         Tunnels(Envoy(fill={"connection": "                upgrade_configs: [{upgrade_type: websocket}]"})),

@@ -51,7 +51,6 @@ def check(
     from fastgw.runtime.reload.config_notes import notes_of
     from fastgw.runtime.reload.sink_checks import unusable_sinks
     from fastgw.runtime.sockets.listening_sockets import why_not_listen
-    from fastgw.shm import rate_limit_table
 
     excerpts: Mapping[config.Problem, str] = {}
     try:
@@ -74,12 +73,6 @@ def check(
             if each.disk is not None and (reason := why_not_disk(each.disk.path)):
                 unusable.append(UnusableSetting(("caches", name, "disk", "path"), reason))
         notes += locate_settings(loaded, TYPES, unusable)
-        if not rate_limit_table.COMPILED:
-            notes.append(
-                config.Problem(
-                    file, 0, 0, "", f"limits by key are kept by {rate_limit_table.describe()}: exact, but slower"
-                )
-            )
     except config.ConfigError as error:
         problems, notes, excerpts = [*error.problems], [], error.excerpts
     except CompileError as error:

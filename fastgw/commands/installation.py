@@ -40,11 +40,8 @@ def version(answer: FormatOption = Format.TEXT) -> None:
     from importlib.metadata import version as version_of
     from platform import python_implementation, python_version
 
-    import fastgw.runtime.run  # noqa: F401  # and with it each compiled module, which `compiled` tells of
-    from fastgw import compiled
     from fastgw.http.http2 import session as http2_session
     from fastgw.net import ocsp_stapling, openssl
-    from fastgw.shm import rate_limit_table
 
     versions = {
         "fastgw": VERSION,
@@ -52,10 +49,8 @@ def version(answer: FormatOption = Format.TEXT) -> None:
         "uvloop": version_of("uvloop"),
         "httptools": version_of("httptools"),
         "msgspec": version_of("msgspec"),
-        "wire": compiled.describe(),
         "http2": http2_session.describe(),
         "ocsp": ocsp_stapling.describe(),
-        "limits": rate_limit_table.describe(),
         "tickets": openssl.describe_tickets(),
     }
     if answer is Format.JSON:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, final
 
-from fastgw.compiled import twin
 from fastgw.composition.outputs import (
     FORMS,
     JSON,
@@ -168,5 +167,7 @@ class ComposeAction:
             yield f"output: {self.settings.output}"
 
 
-if not TYPE_CHECKING and (_twin := twin("fastgw.composition._run")) is not None:
+if not TYPE_CHECKING:
+    from fastgw.composition import _run as _twin
+
     _twin.adopt_action(ComposeAction)

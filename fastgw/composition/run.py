@@ -16,7 +16,6 @@ from math import inf
 from time import time
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast, final
 
-from fastgw.compiled import twin
 from fastgw.composition.answers import UnusableAnswer, UsedAnswer, decode_answer, use_answer
 from fastgw.composition.call import PartAnswer, PartCall
 from fastgw.composition.freshness import cache_fields, tag_fields
@@ -739,8 +738,7 @@ def _new_run(action: ComposeAction, exchange: Exchange) -> ComposeRun:
 if TYPE_CHECKING:
     new_run = _new_run
 else:
-    _twin = twin("fastgw.composition._run")
-    new_run = ComposeRun
-    if _twin is not None:
-        _twin.adopt(ComposeRun, _PartState, PartCall)
-        new_run = _twin.new_run
+    from fastgw.composition import _run as _twin
+
+    _twin.adopt(ComposeRun, _PartState, PartCall)
+    new_run = _twin.new_run

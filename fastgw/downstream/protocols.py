@@ -1,16 +1,10 @@
 """The versions of HTTP that a listener speaks, and how a client chooses between them."""
 
 from fastgw.config.settings.gateway import Listener
-from fastgw.http.http2.session import why_missing
 
 
 def speaks_http1(listener: Listener) -> bool:
     return listener.protocols is None or "http1" in listener.protocols
-
-
-def speaks_http2(listener: Listener) -> bool:
-    """Whether a listener accepts HTTP/2: only if the library is available."""
-    return listener.wants_http2 and why_missing() is None
 
 
 def offered_by_alpn(listener: Listener) -> tuple[str, ...]:
@@ -20,4 +14,4 @@ def offered_by_alpn(listener: Listener) -> tuple[str, ...]:
     """
     if listener.protocol != "http":
         return ()
-    return (("h2",) if speaks_http2(listener) else ()) + (("http/1.1",) if speaks_http1(listener) else ())
+    return (("h2",) if listener.wants_http2 else ()) + (("http/1.1",) if speaks_http1(listener) else ())

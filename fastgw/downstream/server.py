@@ -16,7 +16,7 @@ from fastgw.config.settings import gateway as config
 from fastgw.downstream.http1.connection import Http1ClientConnection
 from fastgw.downstream.http1.endings import LAST_REQUEST_S, EndingConnection
 from fastgw.downstream.http2.connection import Http2ClientConnection
-from fastgw.downstream.protocols import speaks_http1, speaks_http2
+from fastgw.downstream.protocols import speaks_http1
 from fastgw.downstream.tcp.connection import TcpConnection
 from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.downstream.tls.connection import HandshakeOutcome, TlsConnection
@@ -120,7 +120,7 @@ class Listener:
         self.router = table.router
         self.upstream_chains = table.upstream_chains
         self.http2, self.takes_tunnels = settings.http2, table.takes_tunnels
-        self.speaks_http1, self.speaks_http2 = speaks_http1(table.settings), speaks_http2(table.settings)
+        self.speaks_http1, self.speaks_http2 = speaks_http1(table.settings), table.settings.wants_http2
         self.tcp = table.tcp
         self.is_bare_tcp = (
             table.settings.protocol == "tcp" and table.settings.tls is None and not self.proxy_protocol_required

@@ -7,11 +7,7 @@ The loop watches the epoll set as one descriptor.
 import asyncio
 import select
 from collections.abc import Iterator
-from typing import Final, Protocol
-
-from fastgw.compiled import twin
-
-_twin = twin("fastgw.eventloop._socket_poller")
+from typing import Final, Protocol, cast
 
 READABLE: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 WRITABLE: Final = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
@@ -83,6 +79,7 @@ class SocketPoller:
 
 
 def new_socket_poller(loop: asyncio.AbstractEventLoop) -> SocketPoller:
-    """Return a poller, compiled where that is there."""
-    made: SocketPoller = (SocketPoller if _twin is None else _twin.SocketPoller)(loop)
-    return made
+    """Return a compiled poller."""
+    from fastgw.eventloop import _socket_poller
+
+    return cast(SocketPoller, _socket_poller.SocketPoller(loop))

@@ -10,8 +10,6 @@ from collections.abc import Iterable
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from fastgw.compiled import twin
-
 TICK: Final = 0.05
 """Seconds between two calls of `advance`: how late a deadline may be noticed (at most two ticks)."""
 
@@ -98,5 +96,7 @@ class Wheel:
                 self.file(timed, timed.deadline)
 
 
-if not TYPE_CHECKING and (_twin := twin("fastgw.eventloop._timer_wheel")) is not None:
+if not TYPE_CHECKING:
+    from fastgw.eventloop import _timer_wheel as _twin
+
     _twin.adopt(Wheel, Timed)

@@ -23,7 +23,6 @@ from contextlib import suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-from fastgw.compiled import twin
 from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, FRAMING_COST, WorkerLoop
 from fastgw.net.client_hello import LONGEST_RECORD
@@ -434,5 +433,7 @@ class TlsTransport(asyncio.BufferedProtocol):
         return self._tls if name == "ssl_object" else self._below.get_extra_info(name, default)
 
 
-if not TYPE_CHECKING and (_twin := twin("fastgw.eventloop._tls_transport")) is not None:
+if not TYPE_CHECKING:
+    from fastgw.eventloop import _tls_transport as _twin
+
     _twin.adopt(TlsTransport)

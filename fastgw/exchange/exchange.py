@@ -6,7 +6,6 @@ from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-from fastgw.compiled import twin
 from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
 from fastgw.exchange.body_relay import MAX_KEPT, BodySink, Relay, Trailers
@@ -733,5 +732,6 @@ def _new_exchange(head: RequestHead, client: ClientSide, listener: Any, peer: An
 if TYPE_CHECKING:
     new_exchange = _new_exchange
 else:
-    _twin = twin("fastgw.exchange._new_exchange")
-    new_exchange = Exchange if _twin is None else _twin.Maker(Exchange).create_exchange
+    from fastgw.exchange._new_exchange import Maker
+
+    new_exchange = Maker(Exchange).create_exchange

@@ -3,12 +3,11 @@
 It is assigned first, and not by a filter step: nearly every request has one, and no steps run on the fast path.
 """
 
-import os
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Final, cast, final
 
-from fastgw.compiled import twin
+from fastgw.exchange import _request_ids
 from fastgw.http.field_names import READ_IN_REQUESTS
 from fastgw.http.http1.serializer_reference import REQUEST_ID, id_line
 from fastgw.http.messages import RequestHead
@@ -17,12 +16,6 @@ if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange
 
 _acceptable: Final = re.compile(rb"[!-~]{1,128}").fullmatch
-_compiled: Final[Any] = None if TYPE_CHECKING else twin("fastgw.exchange._request_ids")
-
-
-def made() -> bytes:
-    """A new id: 32 hexadecimal digits of 128 random bits."""
-    return os.urandom(16).hex().encode()
 
 
 @final
@@ -45,7 +38,7 @@ class RequestIds:
             name = head.first(self._lower)
             if name is not None and _acceptable(name):
                 return name
-        return made() if _compiled is None else _compiled.made()
+        return _request_ids.made()
 
     def identify(self, exchange: "Exchange") -> None:
         """Assign the id of an exchange, and add it to the request for the upstream."""
@@ -87,7 +80,7 @@ class RequestIds:
 def request_ids(header: bytes, trusts: bool) -> RequestIds:
     """Return the same object for equal settings, so that routes with equal settings are recognized as equal."""
     ids = RequestIds(header, trusts)
-    return _compiled.RequestIds(ids, trusts) if _compiled is not None and ids.is_usual else ids
+    return cast("RequestIds", _request_ids.RequestIds(ids, trusts)) if ids.is_usual else ids
 
 
 def is_id_line(exchange: "Exchange") -> bool:

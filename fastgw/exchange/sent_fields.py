@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast, final
 
-from fastgw.compiled import twin
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.http.fields import folded, without_fields
 
@@ -87,5 +86,7 @@ def join_fields(parts: tuple[SentFields | FieldsStep, ...]) -> SentFields | Join
     return reduce(SentFields.then, cast("tuple[SentFields, ...]", parts), NO_SENT_FIELDS)
 
 
-if not TYPE_CHECKING and (_twin := twin("fastgw.exchange._joined_fields")) is not None:
+if not TYPE_CHECKING:
+    from fastgw.exchange import _joined_fields as _twin
+
     _twin.adopt(JoinedFields, SentFields, join_found)

@@ -8,9 +8,10 @@ Symbolic links to targets beneath the folder are followed; absolute ones are ref
 import errno
 import os
 from stat import S_ISDIR, S_ISLNK
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from fastgw.compiled import twin
+from fastgw.files import _beneath
+from fastgw.files._beneath import read_at_once as read_at_once
 
 FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 """Flags for opening a file that may be anything: neither a pipe nor a terminal blocks or becomes the process's own."""
@@ -72,35 +73,14 @@ def open_in_steps(folder: int, path: bytes, flags: int) -> int:
             os.close(descriptor)
 
 
-def _read_at_once(fd: int, length: int, offset: int) -> bytes | None:
-    """Read from the page cache. None: the disk would have to be waited for. Shorter: only a part, or the file's end."""
-    buffer = bytearray(length)
-    try:
-        read = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
-    except OSError:
-        return None
-    return bytes(memoryview(buffer)[:read])
-
-
-def _open_beneath(folder: int, path: bytes, flags: int = FLAGS) -> int:
+def open_beneath(folder: int, path: bytes, flags: int = FLAGS) -> int:
     """Open a path beneath the open directory `folder`, and return the descriptor.
 
     Raises `OSError`: EXDEV if the path leads out of the folder. Waits for the disk.
     """
-    if _compiled is not None:
-        try:
-            opened: int = _compiled.open_beneath(folder, path, flags)
-        except OSError as error:
-            if error.errno not in _REFUSED:
-                raise
-        else:
-            return opened
+    try:
+        return _beneath.open_beneath(folder, path, flags)
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
     return open_in_steps(folder, path, flags)
-
-
-_compiled = twin("fastgw.files._beneath")
-open_beneath = _open_beneath
-if TYPE_CHECKING:
-    read_at_once = _read_at_once
-else:
-    read_at_once = _read_at_once if _compiled is None else _compiled.read_at_once

@@ -56,7 +56,6 @@ from fastgw.gateway.own_responses import RespondAction, redirect_action, respond
 from fastgw.gateway.tables import CompiledRoute, CompileError, Gateway
 from fastgw.gateway.unkeyed_values import find_unkeyed_values
 from fastgw.http.error_templates import html_template, json_template
-from fastgw.http.http2.session import why_missing
 from fastgw.redis.url import RedisSource
 from fastgw.routing.table import Conditions, Router, Rule, Steps, at_once, rule_of
 from fastgw.upstream.forwarding.fallback import Fallback
@@ -274,11 +273,6 @@ class _Building:
         except (OSError, ssl.SSLError) as error:
             text = f"upstreams.{name}.tls: {error.strerror or error}"
             raise CompileError(text, part=Where("upstreams", name, "")) from error
-        if settings.protocol in ("http2", "grpc") and (why := why_missing()) is not None:
-            raise CompileError(
-                f"upstreams.{name}.protocol: `{settings.protocol}` needs HTTP/2, which is missing: {why}",
-                part=Where("upstreams", name, ""),
-            )
         key = self._sticky_key(name, settings)
         lends_sockets = name in self._lends_sockets
         if (
@@ -801,9 +795,6 @@ def collector_headers(
         path = *where.split("."), *steps
         return CompileError(f"{'.'.join(path)}: {wrong}", setting=UnusableSetting(path, wrong))
 
-    is_call = isinstance(export, OtlpExport) and export.protocol == "grpc"
-    if is_call and (why := why_missing()) is not None:
-        raise refused(f"`grpc` needs HTTP/2, which is missing: {why}", "protocol")
     made = []
     for name, held in export.headers.items():
         try:

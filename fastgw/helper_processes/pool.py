@@ -23,13 +23,11 @@ from typing import Final, final
 
 from msgspec import msgpack
 
-from fastgw import compiled
 from fastgw.helper_processes.program import FAILED, LENGTH_BYTES, MOST_BYTES, READY, Program, frame
 from fastgw.operator_events import OperatorEvent, log_event
 
 READ_BYTES: Final = 256 * 1024
 COMMAND: Final = (sys.executable, "-P", "-B", "-m", "fastgw.helper_processes.child")
-PURE_ENVIRONMENT: Final = {"FASTGW_PURE_PYTHON": "1"}
 FIRST_DELAY_S: Final = 0.1
 MOST_DELAY_S: Final = 30.0
 ROOM_AFTER_S: Final = 0.02
@@ -483,15 +481,13 @@ def _paths() -> dict[str, str]:
 
 
 def _start_process(standard_input: socket.socket) -> _Process:
-    """Start a helper process with nothing of this one but the choice of plain Python and the folders of packages.
-    Raises `OSError`.
-    """
+    """Start a helper process with nothing of this one but the folders of packages. Raises `OSError`."""
     return _Process(
         COMMAND,
         stdin=standard_input.fileno(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=(PURE_ENVIRONMENT if compiled.PURE else {}) | _paths(),
+        env=_paths(),
         cwd="/",
         close_fds=True,
     )

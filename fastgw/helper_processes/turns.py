@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from fastgw.compiled import twin
+from fastgw.helper_processes import _turns
 from fastgw.kernel import run_when_woken
 
 _TURN_US: Final = 100
 """Microseconds of work after which other processes run."""
-_twin = twin("fastgw.helper_processes._turns")
 _has_turns = False
 
 
@@ -28,19 +27,19 @@ def prepare_turns() -> None:
     with a usual one of 3 ms it would hardly work beside another process.
     """
     global _has_turns
-    if _twin is not None and run_when_woken():
-        _twin.set_length(_TURN_US)
+    if run_when_woken():
+        _turns.set_length(_TURN_US)
         _has_turns = True
 
 
 @contextmanager
 def in_turns() -> Iterator[None]:
     """Work in turns, if this process has them."""
-    if _twin is None or not _has_turns:
+    if not _has_turns:
         yield
         return
-    _twin.begin_work()
+    _turns.begin_work()
     try:
         yield
     finally:
-        _twin.end_work()
+        _turns.end_work()

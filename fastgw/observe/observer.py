@@ -3,8 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
-from fastgw.compiled import twin
-from fastgw.observe.access_log.line_queue import LineQueue
+from fastgw.observe import _recorder as compiled
 from fastgw.observe.access_log.log import ABANDON_S, AccessLog, Log
 from fastgw.observe.access_log.sink_kinds import CallCollector
 from fastgw.observe.finished_exchange import FinishedExchange, record_of
@@ -13,8 +12,6 @@ from fastgw.observe.metrics.families import FilterEvent
 from fastgw.observe.metrics.request_meter import MeterPlan, RequestMeter
 from fastgw.observe.metrics.series_layout import WORDS, Series
 from fastgw.observe.recorder import KeepStory, Recorder, TakeBodies
-
-_twin = twin("fastgw.observe._recorder")
 
 
 class Observer:
@@ -48,8 +45,7 @@ class Observer:
         self._counters = ExchangeCounters(series, column, note)
         self._call_collector = call_collector
         self._logs = [self._log(settings) for settings in logs]
-        recorder = Recorder(self._counters, self._logs, self._meters(plan), take_bodies)
-        self._recorder = recorder if _twin is None else _twin.Recorder(recorder)
+        self._recorder = compiled.Recorder(Recorder(self._counters, self._logs, self._meters(plan), take_bodies))
         self._ending: list[Log] = []  # of earlier generations; their threads may still write
         self.finish = self._recorder.finish
         self.count_subrequest = self._recorder.count_subrequest
@@ -94,7 +90,7 @@ class Observer:
         return [] if plan is None else [self._counters.meter(plan)]
 
     def _log(self, settings: AccessLog) -> Log:
-        return Log(settings, self._counters, LineQueue if _twin is None else _twin.LineQueue, self._call_collector)
+        return Log(settings, self._counters, compiled.LineQueue, self._call_collector)
 
     def adopt(self, logs: Sequence[AccessLog], series: Series, plan: MeterPlan | None = None) -> None:
         """Change to another generation, between two exchanges and without waiting.

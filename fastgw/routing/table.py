@@ -33,7 +33,6 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, Type
 import re2
 from msgspec import Struct
 
-from fastgw.compiled import twin
 from fastgw.config.base.route_patterns import (
     HostPattern,
     MixedSegment,
@@ -44,9 +43,8 @@ from fastgw.config.base.route_patterns import (
     re2_options,
 )
 from fastgw.http.header_conditions import has_value
+from fastgw.routing import _table
 from fastgw.routing.requirements import Requirement
-
-_routes: Final = twin("fastgw.routing._table")
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -186,10 +184,8 @@ class _Router(Generic[R]):
             yield
         self._sole = self._by_wildcard[_ANY_HOST] if not self._by_host and len(self._by_wildcard) == 1 else ()
         """The tables for any request, if no route has a host."""
-        self.compiled: Any = None
-        """Compiled tables, which find most routes; None: not available."""
-        if _routes is not None:
-            self.compiled = yield from self._compile(_routes.Tables(_NO_PARAMETERS))
+        self.compiled: Any = yield from self._compile(_table.Tables(_NO_PARAMETERS))
+        """Compiled tables, which find most routes."""
 
     def _compile(self, tables: Any) -> Steps[Any]:
         """Fill the compiled tables: first the hosts, the less specific ones first, because each refers to the next
@@ -300,11 +296,11 @@ class _Router(Generic[R]):
         return self._by_wildcard[_ANY_HOST]
 
 
-if TYPE_CHECKING or _routes is None:
+if TYPE_CHECKING:
     Router = _Router
 else:
 
-    class Router(_routes.Finder, _Router[R]):
+    class Router(_table.Finder, _Router[R]):
         __doc__ = _Router.__doc__
 
 

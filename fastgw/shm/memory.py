@@ -130,7 +130,7 @@ class SharedMemory:
         if self._header[_MAGIC] != VERSION or self._header[_FINGERPRINT] != layout.fingerprint:
             raise OtherLayout("the shared memory was laid out by another version")
         try:
-            self.cells = rate_limit_table.table(
+            self.cells = rate_limit_table.Cells(
                 front[CELLS_AT : CELLS_AT + rate_limit_table.size(LIMIT_CELLS)], fd, CELLS_AT
             )
             self.quotas = quota_table.QuotaTable(front[_QUOTAS_AT:_FRONT], fd, _QUOTAS_AT)

@@ -23,29 +23,20 @@ is rejected. Both cases are counted.
 `now` is `time.monotonic_ns()`, one clock for all processes. A decision counts at `now`, or at a later instant that the
 table has already seen.
 
-Compiled, a decision is a compare-and-swap (`_rate_limit_table.h` explains why that is enough). Without a compiler, the
-cells of a key are locked by `fcntl.lockf`, which the kernel releases when a process dies. The table is consistent after
-each store: an expired cell is reset before it gets another hash, and the count of a part is stored beside the cell
-before a later part begins. Two properties are weaker: a process that is stopped during a decision blocks others, and
-only one thread of a process may decide. Processes of both kinds cannot share a table; its header names the kind.
+A decision is a compare-and-swap; `_rate_limit_table.h` explains why that is enough.
 
-PERF: a decision on a key of 20 bytes takes 80 ns compiled, 5,100 by fcntl, including a call of 38 (CPython 3.11,
-micro/cells).
+PERF: a decision on a key of 20 bytes takes 80 ns, including a call of 38 (CPython 3.11, micro/cells).
 """
 
-import fcntl
 import mmap
 import os
 import weakref
 from collections.abc import Callable
-from hashlib import blake2b
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Final, Protocol, final
 
-from fastgw.compiled import twin
 from fastgw.kernel import memory_file
-
-_twin = twin("fastgw.shm._rate_limit_table")
+from fastgw.shm import _rate_limit_table
 
 _HEAD: Final = mmap.PAGESIZE
 _BUCKET: Final = 8
@@ -121,37 +112,22 @@ def size(count: int) -> int:
     return _HEAD + (count + _OVERFLOW) * _CELL
 
 
-def table(memory: memoryview, fd: int, offset: int) -> "Cells":
-    """Return the table in this memory: the compiled one if available. See `Cells`."""
-    return LockedCells(memory, fd, offset) if _twin is None else SwappedCells(memory, fd, offset)
-
-
 def own_table(count: int = 1024) -> "Cells":
     """Return a table of this process only, for tests."""
     fd = memory_file("fastgw-cells")
     os.ftruncate(fd, size(count))
     mapped = mmap.mmap(fd, size(count))
     weakref.finalize(mapped, os.close, fd)
-    return table(memoryview(mapped), fd, 0)
+    return Cells(memoryview(mapped), fd, 0)
 
 
-COMPILED: Final = _twin is not None
-"""Whether cells are advanced by compare-and-swap."""
-
-
-def describe() -> str:
-    """Describe how cells are updated here, for people."""
-    return "fcntl locks (no compiled modules)" if _twin is None else "compare-and-swap"
-
-
+@final
 class Cells:
     """Rate limit table: a new one in new memory (all zero), otherwise the existing one.
 
     `memory`: writable, `size(count)` bytes, mapped from `offset` of the file `fd` by all processes. New memory has to
     be initialized before another process uses it. Raises `ValueError` for a table that cannot be used here.
     """
-
-    MAKER: int
 
     def __init__(self, memory: memoryview, fd: int, offset: int) -> None:
         count = (len(memory) - _HEAD) // _CELL - _OVERFLOW
@@ -161,9 +137,10 @@ class Cells:
         if not self._words[_MAKER]:
             self._words[_KEY : _KEY + 2] = memoryview(os.urandom(16)).cast("Q")
             self._words[_CELLS] = count
-            self._words[_MAKER] = self.MAKER
-        if (self._words[_MAKER], self._words[_CELLS]) != (self.MAKER, count):
-            raise ValueError("the limiter cells there were made in another way, compiled or not, or for another size")
+            self._words[_MAKER] = 1
+        if self._words[_CELLS] != count:
+            raise ValueError("the limiter cells there were made for another size")
+        self._memory = _rate_limit_table.Memory(memory, _HEAD, count, _OVERFLOW)
         self._count = count
         self._file = fd, offset
 
@@ -236,7 +213,7 @@ class Cells:
         between two permits of a bucket, or length of a part of a window. `window`: ns for which a permit of a sliding
         window counts; 0: a fixed window. `most`: maximum number of permits when they are charged.
         """
-        raise NotImplementedError
+        return _rate_limit_table.Limit(self._memory, identity, limit, step, window, is_bucket, most, name)
 
 
 def _window(limit: int, window: float, most: int) -> int:
@@ -276,315 +253,3 @@ def _positive(count: int) -> int:
     if count < 1:
         raise ValueError("a limit admits at least one")
     return count
-
-
-@final
-class SwappedCells(Cells):
-    """Compiled table, updated by compare-and-swap."""
-
-    MAKER = 1
-
-    def __init__(self, memory: memoryview, fd: int, offset: int) -> None:
-        super().__init__(memory, fd, offset)
-        assert _twin is not None
-        self._memory = _twin.Memory(memory, _HEAD, self._count, _OVERFLOW)
-
-    def _limit(
-        self, identity: int, limit: int, step: int, window: int, is_bucket: bool, most: int, name: bytes
-    ) -> Limit:
-        assert _twin is not None
-        made: Limit = _twin.Limit(self._memory, identity, limit, step, window, is_bucket, most, name)
-        return made
-
-
-@final
-class LockedCells(Cells):
-    """The reference table, with locks on the memory's file."""
-
-    MAKER = 2
-
-    def __init__(self, memory: memoryview, fd: int, offset: int) -> None:
-        super().__init__(memory, fd, offset)
-        self._own = _Region(self._words, fd, offset, 0, self._count, range(_LOCKS))
-        self._overflow = _Region(self._words, fd, offset, self._count, _OVERFLOW, range(_LOCKS, _LOCKS + 1))
-
-    def _limit(
-        self, identity: int, limit: int, step: int, window: int, is_bucket: bool, most: int, name: bytes
-    ) -> Limit:
-        return _LockedLimit(
-            self._words, self._own, self._overflow, identity, limit, step, window, is_bucket, most, name
-        )
-
-
-@final
-class _Region:
-    """The keys' own cells, or the overflow. A cell is identified by the index of its first word."""
-
-    def __init__(self, words: memoryview, fd: int, offset: int, first: int, count: int, locks: range) -> None:
-        self._words = words
-        self._fd = fd
-        self._offset = offset
-        self._first = _HEAD // 8 + 2 * first
-        self._buckets = count // _BUCKET
-        self._group = min(_GROUP, self._buckets)
-        self._locks = locks
-
-    def lock(self, hash_: int) -> int:
-        """Lock the cells that this hash may be in. The result has to be passed to `unlock`."""
-        group = (hash_ & self._buckets - 1) // self._group
-        lock = self._locks[group % len(self._locks)]
-        fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, self._offset + lock)
-        return lock
-
-    def unlock(self, lock: int) -> None:
-        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self._offset + lock)
-
-    def find(self, hash_: int) -> int | None:
-        words = self._words
-        for cell in chain(*self._both(hash_)):
-            if words[cell] == hash_:
-                return cell
-        return None
-
-    def claim(self, hash_: int, now: int, lock: int) -> int | None:
-        """Return an expired cell for a hash that has none; None: all are live."""
-        words = self._words
-        expired = max(([cell for cell in bucket if words[cell + 1] <= now] for bucket in self._both(hash_)), key=len)
-        if not expired:
-            return None
-        cell = expired[0]
-        words[_EVICTED_AT + lock] = now  # never less than the present value: see `_decide`
-        words[cell + 1] = 0
-        words[cell] = hash_
-        return cell
-
-    def is_live(self, hash_: int, now: int) -> bool:
-        cell = self.find(hash_)
-        return cell is not None and self._words[cell + 1] > now
-
-    def wait_for_any(self, hash_: int, now: int) -> int:
-        """Return the ns until the first of these cells expires."""
-        return min(self._words[cell + 1] for cell in chain(*self._both(hash_))) - now
-
-    def _both(self, hash_: int) -> tuple[range, range]:
-        """Return the cells of the two buckets."""
-        bucket = hash_ & self._buckets - 1
-        other = bucket ^ 1 + (hash_ >> 32) % (self._group - 1)
-        first, second = self._first + 2 * _BUCKET * bucket, self._first + 2 * _BUCKET * other
-        return range(first, first + 2 * _BUCKET, 2), range(second, second + 2 * _BUCKET, 2)
-
-
-@final
-class _LockedLimit:
-    """A limit of `LockedCells`."""
-
-    def __init__(
-        self,
-        words: memoryview,
-        own: _Region,
-        overflow: _Region,
-        identity: int,
-        limit: int,
-        step: int,
-        window: int,
-        is_bucket: bool,
-        most: int,
-        name: bytes,
-    ) -> None:
-        self._words = words
-        self._own = own
-        self._overflow = overflow
-        self._limit = limit
-        self._step = step
-        self._window = window
-        self._is_bucket = is_bucket
-        self._most = most
-        self._spend_in = self._spend_from_bucket if is_bucket else self._spend_in_window
-        self.renewed_at = 0
-        self._identity = identity.to_bytes(8, "little")
-        self._secret = words[_KEY : _KEY + 2].tobytes()
-        self._first_parts = _HEAD // 8 + 2 * (len(words) - _HEAD // 8) // (2 + _BESIDE)
-        self._shared = [self._hash(bytes([stripe])) for stripe in range(_STRIPES)]
-        if name:
-            self._identity = self._hash(name).to_bytes(8, "little")
-
-    def spend(self, key: bytes, cost: int, now: int, /) -> float:
-        if not 0 < cost <= self._limit:
-            raise ValueError("the cost is not between 1 and what may be spent at once")
-        return self._decide(key, cost, now, 0)
-
-    def charge(self, key: bytes, cost: int, now: int, /) -> None:
-        if cost < 1:
-            raise ValueError("a charge is of one permit or more")
-        self._decide(key, min(cost, self._most), now, self._most)
-
-    def refund(self, key: bytes, cost: int, spent_at: int, clock: Callable[[], int], /) -> None:
-        cost = min(cost, self._limit)
-
-        def give_back(cell: int) -> None:
-            state, now = self._words[cell + 1], clock()
-            if self._is_bucket:
-                back_at = spent_at + cost * self._step
-                if min(state, back_at) > now:
-                    self._words[cell + 1] = max(state - (back_at - now), now)
-            elif self._part(leaves := self._leaves(state)) == self._part(self._leaves_at(spent_at)):
-                self._words[cell + 1] = self._state(leaves, max(self._count(state) - cost, 0))
-
-        self._with_live_cell(key, 0, give_back)
-
-    def remaining(self, key: bytes, now: int, /) -> tuple[int, float]:
-        found = self._limit, 0.0
-
-        def look(cell: int) -> None:
-            nonlocal found
-            state = self._words[cell + 1]
-            spent = -(-(state - now) // self._step) if self._is_bucket else self._spent(cell, now)
-            renewed_at = state if self._is_bucket else self._leaves(state)
-            found = max(self._limit - spent, 0), max(renewed_at - now, 0) / 1e9
-
-        self._with_live_cell(key, now, look)
-        return found
-
-    def _decide(self, key: bytes, cost: int, now: int, most: int) -> float:
-        """Decide on a cost. `most`: for a charge, the maximum number of permits spent in all; 0: a cost above the limit
-        is rejected.
-        """
-        hash_ = self._hash(key)
-        shared = self._shared[hash_ >> 60]
-        lock = self._own.lock(hash_)
-        try:
-            now = max(now, self._words[_EVICTED_AT + lock])
-            cell = self._own.find(hash_)
-            if cell is None and not (self._words[_OVERFLOWED] and self._overflow.is_live(shared, now)):
-                cell = self._own.claim(hash_, now, lock)
-            wait = (
-                self._spend_shared(shared, cost, now, most) if cell is None else self._spend_in(cell, cost, now, most)
-            )
-        finally:
-            self._own.unlock(lock)
-        return wait / 1e9
-
-    def _spend_shared(self, shared: int, cost: int, now: int, most: int) -> int:
-        """Spend in the shared cell; the key has no cell of its own, and gets none while this cell is locked."""
-        words = self._words
-        lock = self._overflow.lock(shared)
-        try:
-            words[_OVERFLOWED] += 1
-            now = max(now, words[_EVICTED_AT + lock])
-            cell = self._overflow.find(shared)
-            if cell is None:
-                cell = self._overflow.claim(shared, now, lock)
-            if cell is None:
-                words[_REFUSED] += 1
-                wait = self._overflow.wait_for_any(shared, now)
-                self.renewed_at = now + wait
-                return wait
-            return self._spend_in(cell, cost, now, most)
-        finally:
-            self._overflow.unlock(lock)
-
-    def _with_live_cell(self, key: bytes, now: int, use: Callable[[int], None]) -> None:
-        """Use the live cell of a key, its own or the shared one, under its lock; if there is one."""
-        hash_ = self._hash(key)
-        regions = [(self._own, hash_)]
-        if self._words[_OVERFLOWED]:
-            regions.append((self._overflow, self._shared[hash_ >> 60]))
-        for region, sought in regions:
-            lock = region.lock(sought)
-            try:
-                cell = region.find(sought)
-                if cell is not None:
-                    if self._words[cell + 1] > now:
-                        use(cell)
-                    return
-            finally:
-                region.unlock(lock)
-
-    def _spend_from_bucket(self, cell: int, cost: int, now: int, most: int) -> int:
-        free_at = max(self._words[cell + 1], now)
-        full_at = free_at + cost * self._step
-        wait = full_at - now - self._limit * self._step
-        self.renewed_at = free_at
-        if most:
-            full_at = max(min(full_at, now + most * self._step), free_at)
-        elif wait > 0:
-            return wait
-        self._words[cell + 1] = self.renewed_at = full_at
-        return 0
-
-    def _spend_in_window(self, cell: int, cost: int, now: int, most: int) -> int:
-        words = self._words
-        state, leaves = words[cell + 1], self._leaves_at(now)
-        seen_leaves, count = self._leaves(state), 0
-        part, seen = self._part(leaves), self._part(seen_leaves)
-        if part <= seen:
-            part, count, leaves = seen, self._count(state), max(leaves, seen_leaves)
-        elif self._window and seen_leaves > now:
-            words[self._part_word(cell, seen)] = state
-        earlier = self._earlier(cell, part, now)
-        spent = count + sum(map(self._count, earlier))
-        if most:
-            cost = max(min(cost, most - spent), 0)
-        is_admitted = most or spent + cost <= self._limit
-        if is_admitted and cost:
-            words[cell + 1] = state = self._state(leaves, count + cost)
-        self.renewed_at = self._leaves(state)
-        if is_admitted:
-            return 0
-        for each in earlier:
-            spent -= self._count(each)
-            if spent + cost <= self._limit:
-                return self._leaves(each) - now
-        return seen_leaves - now
-
-    def _spent(self, cell: int, now: int) -> int:
-        """Return the permits spent in the window that `now` is in."""
-        state = self._words[cell + 1]
-        leaves = self._leaves(state)
-        earlier = sum(map(self._count, self._earlier(cell, self._part(leaves), now)))
-        return earlier + (self._count(state) if leaves > now else 0)
-
-    def _earlier(self, cell: int, part: int, now: int) -> list[int]:
-        """Return the states of the parts before this one whose permits still count, the oldest first."""
-        if not self._window:
-            return []
-        words = (self._words[self._part_word(cell, part + number)] for number in range(1, _BESIDE))
-        return [word for word in words if self._leaves(word) > now]
-
-    def _leaves_at(self, now: int) -> int:
-        """Return when a permit leaves the window that is spent now."""
-        return now + self._window if self._window else (now // self._step + 1) * self._step
-
-    def _part(self, leaves: int) -> int:
-        """Return the part in which permits were spent that leave the window at this instant."""
-        return (leaves - 1) // self._step
-
-    def _state(self, leaves: int, count: int) -> int:
-        """Return the state of a window: when its permits leave it, never earlier than `leaves`, and their count."""
-        coarse = leaves + _COUNT & ~_COUNT
-        if not self._window:
-            return coarse | count
-        class_ = sum(count >= most for most in (1 << 10, 1 << 14, 1 << 18))
-        unit = 12 + 4 * class_
-        fine = (leaves + (1 << unit) - 1 & _COUNT) >> unit
-        return coarse | class_ << 22 | count << 24 - unit | fine
-
-    def _count(self, state: int) -> int:
-        return (state & SLIDING_MAX) >> 12 - 4 * (state >> 22 & 3) if self._window else state & _COUNT
-
-    def _leaves(self, state: int) -> int:
-        """Return when the permits of a state leave the window."""
-        coarse = state & ~_COUNT
-        if not self._window:
-            return coarse // self._step * self._step
-        unit = 12 + 4 * (state >> 22 & 3)
-        fine = state & (1 << 24 - unit) - 1
-        return coarse - (_COUNT + 1) + (fine << unit) if fine else coarse
-
-    def _part_word(self, cell: int, part: int) -> int:
-        """Return the word beside a cell for the state of a part."""
-        return self._first_parts + (cell - _HEAD // 8) // 2 * _BESIDE + part % _BESIDE
-
-    def _hash(self, key: bytes) -> int:
-        digest = blake2b(self._identity + key, digest_size=8, key=self._secret).digest()
-        return int.from_bytes(digest, "little") or 1  # 0 marks an empty cell

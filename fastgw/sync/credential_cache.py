@@ -18,7 +18,6 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
 
-from fastgw.compiled import twin
 from fastgw.http.messages import RequestHead
 from fastgw.token_tier import UNCHANGED, TokenTier
 
@@ -117,10 +116,9 @@ if TYPE_CHECKING:
     count_in = _count_in
     uncollected = _uncollected
 else:
-    _twin = twin("fastgw.sync._credential_cache")
-    TokenCache = _TokenCache if _twin is None else _twin.TokenCache
-    count_in = _count_in if _twin is None else _twin.count_in
-    uncollected = _uncollected if _twin is None else _twin.uncollected
+    from fastgw.sync._credential_cache import TokenCache as TokenCache
+    from fastgw.sync._credential_cache import count_in as count_in
+    from fastgw.sync._credential_cache import uncollected as uncollected
 
 
 @final

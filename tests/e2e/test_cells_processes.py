@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cells import ALGORITHMS, WAYS
-from tests.support.cells_build import SOURCES, build_stopping_twin
+from tests.support.cells import ALGORITHMS
+from tests.support.cells_build import SOURCES, build_stopping_module
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 300.0
-KILLS = 400  # for each of the six
+KILLS = 400  # for each algorithm
 each_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
-each_way = pytest.mark.parametrize("way", WAYS)
 
 
 def ran(*command: str) -> str:
@@ -35,33 +34,25 @@ def crowd(*arguments: str) -> str:
 
 
 @pytest.mark.landing
-@each_way
 @each_algorithm
-def test_four_processes_get_exactly_the_limit(way: str, algorithm: str) -> None:
-    crowd("contend", way, algorithm)
+def test_four_processes_get_exactly_the_limit(algorithm: str) -> None:
+    crowd("contend", algorithm)
 
 
-@each_way
 @each_algorithm
-def test_processes_that_are_killed_at_random_break_no_limit_and_leave_nothing_behind(way: str, algorithm: str) -> None:
-    told = crowd("kill", way, algorithm, str(KILLS))
+def test_processes_that_are_killed_at_random_break_no_limit_and_leave_nothing_behind(algorithm: str) -> None:
+    told = crowd("kill", algorithm, str(KILLS))
     assert int(told.split()[0]) > 100, told
 
 
 @pytest.fixture(scope="module")
-def stopping_twin(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(build_stopping_twin(tmp_path_factory.mktemp("cells")))
-
-
-@pytest.mark.twin
-@each_algorithm
-def test_whoever_is_stopped_or_killed_at_any_step_of_the_twin(stopping_twin: str, algorithm: str) -> None:
-    program("cells_stops", "swapped", algorithm, stopping_twin)
+def stopping_module(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(build_stopping_module(tmp_path_factory.mktemp("cells")))
 
 
 @each_algorithm
-def test_whoever_is_killed_at_any_line_of_the_reference(algorithm: str) -> None:
-    program("cells_stops", "locked", algorithm)
+def test_whoever_is_stopped_or_killed_at_any_step(stopping_module: str, algorithm: str) -> None:
+    program("cells_stops", algorithm, stopping_module)
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a compiler")

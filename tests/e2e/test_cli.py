@@ -542,14 +542,8 @@ def test_a_name_that_is_not_utf8_is_shown_in_json() -> None:
 def test_the_version_tells_what_it_runs_on():
     told = fastgw("version").stdout.splitlines()
     assert told[0].split() == ["fastgw:", VERSION]
-    assert [line.split(maxsplit=1)[0] for line in told[-2:]] == ["limits:", "tickets:"]
+    assert [line.split(maxsplit=1)[0] for line in told[-2:]] == ["ocsp:", "tickets:"]
     assert json.loads(fastgw("version", "--format", "json").stdout)["fastgw"] == VERSION
-
-
-@pytest.mark.parametrize(("pure", "wire"), [("", "compiled"), ("1", "plain Python (FASTGW_PURE_PYTHON is set)")])
-def test_the_version_tells_whether_the_compiled_twins_are_in_use(monkeypatch, pure, wire):
-    monkeypatch.setenv("FASTGW_PURE_PYTHON", pure)
-    assert json.loads(fastgw("version", "--format", "json").stdout)["wire"] == wire
 
 
 def test_as_a_module():

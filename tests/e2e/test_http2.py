@@ -26,8 +26,6 @@ from tests.support.peer import DEADLINE
 from tests.support.resident import Memory
 from tests.support.secured import Secured
 
-pytestmark = pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
-
 GIB = 1 << 30
 BOTH = {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}
 LONG = 120.0  # seconds for a GiB on a busy machine

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
 from aioquic.asyncio.client import connect
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.h3.connection import H3_ALPN, H3Connection
@@ -22,8 +21,6 @@ from tests.support.gateway import START_DEADLINE, Gateway
 from tests.support.origin import Origin
 from tests.support.own_ports import own_port
 from tests.support.peer import DEADLINE
-
-pytestmark = pytest.mark.twin  # the front speaks HTTP/2 to the gateway, which a compiled module alone does
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAME = "shop.example"

@@ -9,8 +9,6 @@ import socket
 import threading
 from pathlib import Path
 
-import pytest
-
 from tests.e2e.programs import Nginx
 from tests.e2e.test_upgrade import LONG, upgradable
 from tests.support.gateway import wait_until
@@ -18,8 +16,6 @@ from tests.support.http2.client import Http2Client
 from tests.support.http2.frames import Code, get
 from tests.support.http2_peer import PREFACE, Http2Peer
 from tests.support.peer import Unexpected
-
-pytestmark = pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
 
 BOTH = {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}
 STREAMS, CLIENTS, AT_ONCE = 10_000, 4, 50

@@ -13,8 +13,6 @@ from tests.support.faults import assert_fault
 from tests.support.gateway import Gateway
 from tests.support.http2_peer import Http2Client
 
-pytestmark = pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
-
 STREAMS = 8
 BODY = bytes(range(256)) * 4096
 

@@ -18,7 +18,6 @@ from tests.support.forked import FASTGW, ran
 from tests.support.gateway import Gateway, wait_until
 from tests.support.ocsp import OcspAuthority, Responder, Stapled, ask_stapled
 
-pytestmark = pytest.mark.twin
 DEADLINE = 90.0
 FIRST, SECOND = "first.test", "second.test"
 VERSIONS = ("-tls1_2", "-tls1_3")

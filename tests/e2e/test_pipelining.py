@@ -130,8 +130,8 @@ async def flood(address: str, tls: ssl.SSLContext | None, at_once: bool) -> int:
 # Memory and others' share of the time: tests/protocol/test_streaming.py measures neither
 @pytest.mark.parametrize(
     ("way", "at_once"),
-    [("plain", True), ("plain", False), ("secured", True), ("uncompiled", True)],
-    ids=["read at once", "read later", "over TLS, read at once", "in plain Python, read at once"],
+    [("plain", True), ("plain", False), ("secured", True)],
+    ids=["read at once", "read later", "over TLS, read at once"],
 )
 def test_what_is_pipelined_without_end_is_not_held(tmp_path: Path, way: str, at_once: bool) -> None:
     """100 MiB of requests cost a worker 16 MiB at most, all are answered in order, and another client is served."""
@@ -139,7 +139,6 @@ def test_what_is_pipelined_without_end_is_not_held(tmp_path: Path, way: str, at_
     certificate, key = authority.issue("a.test")
     tls = {"certificates": [{"certificate": certificate, "key": key}]}
     listener = {"address": "127.0.0.1:0", **({"tls": tls} if way == "secured" else {})}
-    environment = {"FASTGW_PURE_PYTHON": "1"} if way == "uncompiled" else {}
     www = tmp_path / "www"
     www.mkdir()
     (www / "answer").write_bytes(b"x" * (SHORT if at_once else LONG))
@@ -147,7 +146,7 @@ def test_what_is_pipelined_without_end_is_not_held(tmp_path: Path, way: str, at_
     with Nginx(tmp_path / "nginx", server) as nginx:
         routes = [{"name": "all", "upstream": nginx.url}]
         config = {"workers": 1, "listeners": {"main": listener}, "routes": routes, "access_logs": []}
-        with Gateway(config, tmp_path, environment=environment) as gateway, Memory(gateway) as memory:
+        with Gateway(config, tmp_path) as gateway, Memory(gateway) as memory:
             secured = client_tls(authority) if way == "secured" else None
             assert asyncio.run(flood(gateway.address(), secured, at_once)) >= SERVED_MEANWHILE
     assert max(memory.growth.values()) < GROWTH, memory.growth

@@ -224,17 +224,6 @@ except CannotStart as error:
             warning = gateway.stderr.wait_for(lambda line: b"warning" in line).decode()
         assert f"limits.connections is 10000000, but {hard} open files" in warning
 
-    @pytest.mark.parametrize(("pure", "told"), [("", 1), ("1", 0)])
-    def test_that_it_runs_in_plain_python_is_told_unless_that_was_asked_for(self, tmp_path, pure, told):
-        (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['fastgw.http.http1._parser'] = None\n")
-        environment = {"PYTHONPATH": str(tmp_path), "FASTGW_PURE_PYTHON": pure}
-        with Gateway(answering(), tmp_path, environment=environment) as gateway:
-            pass
-        warnings = [line for line in gateway.stderr.lines if b"running without some compiled modules" in line]
-        assert len(warnings) == told
-        named = (b"fastgw.http.http1._parser", b"fastgw.http.http1._serializer")  # the second needs the first
-        assert all(name in line for line in warnings for name in named)
-
 
 class TestTheEnd:
     @pytest.mark.landing

@@ -39,9 +39,7 @@ def echoing() -> Iterator[Server]:
         thread.join()
 
 
-@pytest.mark.parametrize(
-    ("listener", "method"), [("plain", "GET"), pytest.param("secured", "CONNECT", marks=pytest.mark.twin)]
-)
+@pytest.mark.parametrize(("listener", "method"), [("plain", "GET"), ("secured", "CONNECT")])
 def test_a_browser_talks_and_sees_why_it_ended(echoing: Server, tmp_path: Path, listener: str, method: str) -> None:
     """1009 for a message too big, the upstream's own close, and 1001 at a drain."""
     folders = tmp_path / "chromium", tmp_path / "gateway"

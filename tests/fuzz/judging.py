@@ -17,7 +17,7 @@ from tests.fuzz.comparison import Difference
 
 
 def main(seed: int, most: int, seconds: float, under_way: str) -> None:
-    reference, twin = sides.in_plain_python(), sides.as_this_process_has_it()
+    reference, twin = sides.REFERENCE, sides.COMPILED
     until = time.monotonic() + seconds
     judged, accepted = Counter[str](), Counter[str]()
     file = os.open(under_way, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -24,18 +24,17 @@ def build(folder: Path) -> dict[str, str]:
     """
     # Translated C files and bytecode come along: dates are copied as well, so what is out of date is made again.
     # With sanitizers in the process, Python takes 10 s to compile the modules that a corpus imports.
-    made = shutil.ignore_patterns("_*.so", "node_modules")
+    made = shutil.ignore_patterns("*.so", "node_modules")
     for name in ("fastgw", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=made)
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
-    environment = {name: value for name, value in os.environ.items() if name != "FASTGW_PURE_PYTHON"}
     flags = {"CFLAGS": FLAGS, "LDFLAGS": CHECKS}
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
     built = subprocess.run(
         command,
         cwd=folder,
-        env=environment | flags,
+        env=os.environ | flags,
         capture_output=True,
         text=True,
         timeout=BUILD_DEADLINE,
@@ -48,7 +47,7 @@ def build(folder: Path) -> dict[str, str]:
         subprocess.check_output([*compiler, f"-print-file-name={name}"], text=True).strip()
         for name in ("libasan.so", "libstdc++.so.6")
     ]
-    return environment | {
+    return os.environ | {
         "LD_PRELOAD": " ".join(libraries),
         # The interpreter frees little at its end. Who allocated is told in short: that is written down each time.
         "ASAN_OPTIONS": "detect_leaks=0:malloc_context_size=3",

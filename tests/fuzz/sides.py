@@ -1,59 +1,49 @@
-"""fastgw twice in one process."""
+"""What is compared: the compiled modules, and the references in plain Python that they leave rare cases to."""
 
 from __future__ import annotations
 
-import os
-import sys
-from dataclasses import dataclass
-from importlib import import_module
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any, NamedTuple
+
+from fastgw import observe
+from fastgw.config.base import route_patterns
+from fastgw.http import malformed
+from fastgw.http.http1 import parser, parser_reference, serializer, serializer_reference
+from fastgw.http.websocket import frame_reader, frames
+from fastgw.observe import observer
+from fastgw.observe.access_log.line_queue import LineQueue
+from fastgw.routing import table
+
+PLAIN_RECORDING = SimpleNamespace(Recorder=lambda recorder: recorder, LineQueue=LineQueue)
+"""In place of `observer.compiled`."""
 
 
-@dataclass(frozen=True)
-class Side:
-    """The modules behind which a twin may stand."""
-
+class Side(NamedTuple):
     frame_reader: ModuleType
     framing: ModuleType
     malformed: ModuleType
-    observe: ModuleType
+    observe: Any
     patterns: ModuleType
     render: ModuleType
-    routing: ModuleType
+    routing: Any
 
 
-MODULES = {
-    "frame_reader": "fastgw.http.websocket.frame_reader",
-    "framing": "fastgw.http.http1.parser",
-    "malformed": "fastgw.http.malformed",
-    "observe": "fastgw.observe",
-    "patterns": "fastgw.config.base.route_patterns",
-    "render": "fastgw.http.http1.serializer",
-    "routing": "fastgw.routing.table",
-}
-
-
-def as_this_process_has_it() -> Side:
-    """With the compiled twins, unless FASTGW_PURE_PYTHON is set."""
-    return Side(**{name: import_module(module) for name, module in MODULES.items()})
-
-
-def in_plain_python() -> Side:
-    """The reference: modules of its own beside those that the process has. No twin is loaded for it."""
-    kept = _taken_out()
-    wanted = os.environ.get("FASTGW_PURE_PYTHON")
-    os.environ["FASTGW_PURE_PYTHON"] = "1"
+def _plain_observer(**settings: Any) -> observer.Observer:
+    compiled = observer.compiled
+    observer.compiled = PLAIN_RECORDING  # type: ignore[assignment]
     try:
-        return as_this_process_has_it()
+        return observer.Observer(**settings)
     finally:
-        if wanted is None:
-            del os.environ["FASTGW_PURE_PYTHON"]
-        else:
-            os.environ["FASTGW_PURE_PYTHON"] = wanted
-        _taken_out()
-        sys.modules.update(kept)
+        observer.compiled = compiled
 
 
-def _taken_out() -> dict[str, ModuleType]:
-    names = [name for name in sys.modules if name.partition(".")[0] == "fastgw"]
-    return {name: sys.modules.pop(name) for name in names}
+COMPILED = Side(frame_reader, parser, malformed, observe, route_patterns, serializer, table)
+REFERENCE = Side(
+    frames,
+    parser_reference,
+    malformed,
+    SimpleNamespace(Series=observe.Series, Observer=_plain_observer),
+    route_patterns,
+    serializer_reference,
+    SimpleNamespace(Conditions=table.Conditions, Router=table._Router),
+)

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from fastgw.compiled import PURE
 from tests.support.gateway import Gateway, wait_until
 from tests.support.http2.client import Http2Client
 from tests.support.http2.frames import block, continuation, get, headers, pseudo
@@ -254,7 +253,7 @@ def timed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         origin.serve()
         config = {
             "workers": 1,
-            "listeners": {"main": {"address": "127.0.0.1:0", "protocols": ["http1"] if PURE else ["http1", "http2"]}},
+            "listeners": {"main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}},
             "upstreams": {"origin": {"targets": [origin.url]}},
             "routes": [
                 {"name": "own", "paths": ["/own"], "respond": {"body": "here"}},
@@ -313,8 +312,6 @@ def wait_for_next(gateway: Gateway, before: int, path: str) -> dict[str, Any]:
     return found()[0]
 
 
-@pytest.mark.twin
-@pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")
 @pytest.mark.parametrize("path", ["/own", "/fast", "/full"])
 def test_the_duration_begins_with_the_first_frame_of_the_head(timed: Gateway, path: str) -> None:
     fields = block(*pseudo(path=path.encode()))

@@ -144,7 +144,6 @@ def test_a_response_that_is_not_stored_frees_all_that_wait(gateway: Gateway, ori
     assert len(origin.requests) == 30
 
 
-@pytest.mark.twin
 def test_hits_over_http2(gateway: Gateway, origin: Origin) -> None:
     origin.answer(HEAD.replace(b"\r\n", b"\r\nDate: %b\r\n" % formatdate(usegmt=True).encode(), 1) + BODY)
     origin.serve()

@@ -22,7 +22,7 @@ from tests.support.origin import Origin
 STEPS = [{"type": "move", "args": ["items", "moved"]}]
 STATIC = {"strategy": "complete", "data": {"source": "gateway"}}
 NUMBERS = b"[" + b",".join([b"%d.10" % place for place in range(100_000)]) + b"]"
-VERSIONS = ["http1", pytest.param("http2", marks=pytest.mark.twin)]
+VERSIONS = ["http1", "http2"]
 
 
 def answer(body: bytes) -> bytes:

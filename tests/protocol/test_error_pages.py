@@ -59,7 +59,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, origin: Origin) -> Iterato
 Ask = Callable[..., Response]
 
 
-@pytest.fixture(params=["http1", pytest.param("http2", marks=pytest.mark.twin)])
+@pytest.fixture(params=["http1", "http2"])
 def ask(gateway: Gateway, request: pytest.FixtureRequest) -> Iterator[Ask]:
     clients: list[Client] = []
 
@@ -154,7 +154,6 @@ def test_a_call_of_grpc_web_or_connect_gets_no_page(ask: Ask, method: str, path:
     assert plain.get(b"content-type") == b"text/html; charset=utf-8"
 
 
-@pytest.mark.twin
 def test_without_pages_of_their_own_browsers_get_a_plain_one(tmp_path: Path, origin: Origin) -> None:
     """Whatever the version and the way of the fault. What caches may store by itself says what it depends on."""
     schema = {"type": "object", "required": ["a"]}

@@ -86,7 +86,6 @@ def test_a_426_names_the_protocols_that_it_asks_for(lane: Lane) -> None:
     assert b"Connection" not in response
 
 
-@pytest.mark.twin
 def test_a_426_of_the_gateway_itself_names_them_too_where_the_version_has_upgrades(tmp_path: Path) -> None:
     """RFC 9113 section 8.2.2: HTTP/2 has no `Upgrade`."""
     respond = {"status": 426, "headers": {"Upgrade": "websocket"}, "body": "no"}

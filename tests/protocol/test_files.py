@@ -135,7 +135,7 @@ def site(gateway_of_site: Site) -> Iterator[Site]:
     gateway_of_site.close_clients()
 
 
-BY = ["http1", "tls", pytest.param("http2", marks=pytest.mark.twin)]
+BY = ["http1", "tls", "http2"]
 Ask = Callable[..., Response]
 
 

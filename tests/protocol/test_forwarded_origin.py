@@ -134,7 +134,7 @@ def gateway(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield gateway
 
 
-@pytest.fixture(params=["http1", pytest.param("http2", marks=pytest.mark.twin)])
+@pytest.fixture(params=["http1", "http2"])
 def version(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -16,7 +16,6 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from fastgw.compiled import PURE
 from tests.support.client import Client
 from tests.support.gateway import wait_until
 from tests.support.grpc_world import CODES, DEADLINE, LIMITS, Server, World, grpc_part
@@ -24,7 +23,6 @@ from tests.support.http2_peer import CANCEL, INTERNAL_ERROR, RST_STREAM, Http2Cl
 from tests.support.listener_lanes import ListenerLanes, Part, Settings
 from tests.support.peer import Unexpected
 
-pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
 CALL1 = b"POST /test.Greeter/Unary HTTP/1.1\r\nHost: a.test\r\n%bContent-Length: 2\r\n\r\n%b"
 LARGE = 32 * 1024**2
 

@@ -7,13 +7,10 @@ from typing import NamedTuple
 
 import pytest
 
-from fastgw.compiled import PURE
 from tests.support.gateway import Gateway
 from tests.support.http2_peer import DATA, HEADERS, INTERNAL_ERROR, Fields, Http2Client, Http2Origin
 from tests.support.origin import Origin
 from tests.support.table import for_each
-
-pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
 
 CALL: Fields = ((b"content-type", b"application/grpc"), (b"te", b"trailers"))
 BEFORE_CALL: Fields = ((b"content-type", b"application/json"), *CALL)

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from fastgw.compiled import PURE
 from tests.support.client import Client
 from tests.support.grpc_world import DEADLINE, LIMITS, Server, World, grpc_part
 from tests.support.http2_peer import CANCEL, INTERNAL_ERROR, Fields, Http2Client, Http2Message, Http2Origin, Http2Peer
@@ -32,7 +31,6 @@ from tests.support.rpc_calls import (
     served,
 )
 
-pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
 PROTO, JSON, STREAM = b"application/proto", b"application/json", b"application/connect+proto"
 VERSION = (b"connect-protocol-version", b"1")
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from fastgw.compiled import PURE
 from tests.support.bookstore import api
 from tests.support.gateway import wait_until
 from tests.support.grpc_world import World
@@ -19,7 +18,6 @@ from tests.support.http2_peer import Fields, Http2Client, Http2Message, Http2Ori
 from tests.support.issuer import Issuer
 from tests.support.rpc_calls import GRPC, OK_STATUS, call_http1, framed
 
-pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
 CALL: Fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
 UNARY = b"/test.Greeter/Unary"
 REJECTED = pytest.mark.parametrize("status", [b"16", b"7"])

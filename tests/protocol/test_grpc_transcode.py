@@ -16,14 +16,12 @@ import grpc
 import httpx
 import pytest
 
-from fastgw.compiled import PURE
 from tests.support.bookstore import DEADLINE, World, api, compiled, message
 from tests.support.commands import ended
 from tests.support.gateway import wait_until, write_config
 from tests.support.http2_peer import Http2Client, Http2Message, Http2Origin, Http2Peer
 from tests.support.listener_lanes import ListenerLane, ListenerLanes, Part, Settings
 
-pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
 JSON = {"content-type": "application/json"}
 LINES = {"content-type": "application/x-ndjson"}
 

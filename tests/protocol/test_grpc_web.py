@@ -13,7 +13,6 @@ from typing import Any
 import grpc
 import pytest
 
-from fastgw.compiled import PURE
 from tests.support.client import Client
 from tests.support.grpc_world import CODES, DEADLINE, LIMITS, Server, World, grpc_part
 from tests.support.http2_peer import CANCEL, INTERNAL_ERROR, RST_STREAM, Fields, Http2Origin, Http2Peer
@@ -31,7 +30,6 @@ from tests.support.rpc_calls import (
     served,
 )
 
-pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
 WEB, TEXT = b"application/grpc-web+proto", b"application/grpc-web-text+proto"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import ssl
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.compiled import PURE
 from tests.support.certificates import Certificates, client_tls
 from tests.support.gateway import Gateway
 from tests.support.http2_peer import Http2Client, Http2Message
@@ -55,18 +53,15 @@ ENDS: dict[str, Callable[[InMemory, socket.socket], None]] = {
 }
 
 
-@pytest.mark.parametrize("pure", ["", pytest.param("1", marks=pytest.mark.extended)], ids=["compiled", "pure"])
-def test_what_was_received_whole_is_answered_where_the_listener_says_so(
-    origin: Origin, tmp_path: Path, pure: str
-) -> None:
+def test_what_was_received_whole_is_answered_where_the_listener_says_so(origin: Origin, tmp_path: Path) -> None:
     """RFC 9112 section 9.6 and RFC 8446 section 6.1: the end of a direction says that no further request comes. The
     last response ends the connection. By default the request in flight is cancelled, as the client may have gone.
     """
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        check(tmp_path, pure, origin.url, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        check(tmp_path, origin.url, f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
-def check(folder: Path, pure: str, upstream: str, silent: str) -> None:
+def check(folder: Path, upstream: str, silent: str) -> None:
     authority = Certificates(folder)
     certificate, key = authority.issue("a.test")
     tls = {"certificates": [{"certificate": certificate, "key": key}]}
@@ -88,8 +83,7 @@ def check(folder: Path, pure: str, upstream: str, silent: str) -> None:
             {"name": "all", "upstream": upstream},
         ],
     }
-    environment = {**os.environ, "FASTGW_PURE_PYTHON": pure} if pure else None
-    with Gateway(settings, folder, environment=environment) as gateway:
+    with Gateway(settings, folder) as gateway:
         ways = {"plain": ("", plainly(gateway))} | {
             name: ("_tls", over_tls(gateway, client_tls(authority), end)) for name, end in ENDS.items()
         }
@@ -100,7 +94,7 @@ def check(folder: Path, pure: str, upstream: str, silent: str) -> None:
             for name in ("at once", "an incomplete body", "an incomplete head"):
                 sent, served = ROWS[name]
                 assert statuses(send("cancel" + suffix, sent)) == served, (way, name)
-        for listener in () if pure or PURE else ("serve", "cancel"):  # HTTP/2 is there with the compiled module only
+        for listener in ("serve", "cancel"):
             assert streams_answered(gateway.address(listener)) == [200, 200], listener
 
 

@@ -132,7 +132,6 @@ def test_what_comes_byte_by_byte_ends_in_a_total_time(impatient: Gateway, path: 
         assert_refused(client, "request_timeout")
 
 
-@pytest.mark.twin
 def test_a_held_body_over_http2_ends_in_a_total_time(impatient: Gateway) -> None:
     with Http2Client(impatient.address()) as client:
         said = {b":method": b"POST", b":scheme": b"http", b":path": b"/held", b":authority": b"a.test"}

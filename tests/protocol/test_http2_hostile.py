@@ -18,8 +18,6 @@ from tests.support.http2.frames import get
 from tests.support.http2.head_cases import HEAD_CASES
 from tests.support.origin import Origin, Request
 
-pytestmark = pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
-
 CASES = unique(CONNECTION_CASES + HEAD_CASES + CONTROL_CASES + FLOOD_CASES)
 CONNECTIONS = 256
 PROOF = b"/is-served"

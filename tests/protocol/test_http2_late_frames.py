@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import pytest
 
-from fastgw.compiled import PURE
 from tests.support.gateway import Gateway
 from tests.support.http2_peer import (
     CANCEL,
@@ -29,8 +28,6 @@ from tests.support.http2_peer import (
     frame,
 )
 from tests.support.table import for_each
-
-pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
 
 ENHANCE_YOUR_CALM = 11
 GET = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"

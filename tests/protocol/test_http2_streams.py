@@ -19,8 +19,6 @@ from tests.support.origin import OK, OriginConnection
 from tests.support.peer import Unexpected
 from tests.support.resident import Memory
 
-pytestmark = pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
-
 MIB = 1 << 20
 STREAM_WINDOW = 65_536
 HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n"

@@ -20,8 +20,6 @@ from tests.support.http2.client import Http2Client
 from tests.support.lanes import Kind, Lane, Lanes, running
 from tests.support.origin import OriginConnection
 
-pytestmark = pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
-
 SHOWN = {"X-Token-Seen": "{header.X-Fastgw-Debug}", "X-Origin-Seen": "{header.Origin}"}
 KINDS = {
     "plain": Kind(),

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from fastgw.compiled import PURE
 from fastgw.upstream.connections.http2_connection import NO_STREAMS
 from fastgw.upstream.policies.retry import MOST_REFUSED
 from tests.support.certificates import Certificates, server_tls
@@ -49,7 +48,6 @@ from tests.support.http2_peer import (
 from tests.support.listener_lanes import ListenerLane, ListenerLanes, Part, Settings
 from tests.support.origin import Origin
 
-pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
 HELD = 65_536
 WIDEST = 16 * 1024**2
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from fastgw.compiled import PURE
 from tests.support.client import Client, Send, byte_by_byte, whole, with_bytes_after
 from tests.support.faults import assert_fault, assert_refused
 from tests.support.gateway import Gateway
@@ -20,7 +19,6 @@ from tests.support.http2.forwarded_request import assert_well_formed
 from tests.support.http2_peer import CANCEL, OK, PREFACE, Fields, Http2Message, Http2Origin, Http2Peer, answer, frame
 from tests.support.unclear_requests import BAD, CASES, CHUNKS, METHOD, posted
 
-pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
 HOST = b"a.test"
 PROOF = b"/proof"
 INNER = b"GET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n"

@@ -12,8 +12,6 @@ import pytest
 from tests.support.gateway import Gateway
 from tests.support.origin import Origin
 
-pytestmark = pytest.mark.twin
-
 
 def response(body: bytes, *lines: str) -> bytes:
     fields = "".join(f"{line}\r\n" for line in lines)

@@ -127,7 +127,6 @@ access_logs: [{sink: FOLDER/sent.log, fields: [path, response_header.Content-Enc
 """
 
 
-@pytest.mark.twin
 def test_the_length_of_a_response_is_the_one_that_its_client_gets(tmp_path: Path) -> None:
     """A filter changes the body: as a whole, or piece by piece, so that the length of the result is not known."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"

@@ -121,7 +121,6 @@ def test_the_connection_that_is_idle_longest_makes_room(place: Place, kind: Call
     assert_makes_room(place, kind)
 
 
-@pytest.mark.twin
 def test_a_connection_without_streams_makes_room(place: Place) -> None:
     """RFC 9113 section 9.1: GOAWAY tells which streams were not processed."""
     assert_makes_room(place, without_streams)

@@ -29,7 +29,6 @@ from tests.support.tcp import (
     tcp_target,
 )
 
-PURE = pytest.mark.parametrize("environment", [{}, {"FASTGW_PURE_PYTHON": "1"}], ids=["compiled", "pure"])
 SHORT = {"tunnel_idle": "300ms"}
 
 
@@ -122,12 +121,11 @@ def test_a_reset_of_the_service_arrives_as_a_reset(gateway: Gateway, pair: tuple
     assert gateway.wait_for_record(fault="connection_lost", status=200)["fault_detail"] == "reset"
 
 
-@PURE
 def test_a_reset_of_a_service_that_has_answered_a_client_that_has_ended_is_no_fault(
-    target: TcpTarget, tmp_path: Path, environment: dict[str, str]
+    target: TcpTarget, tmp_path: Path
 ) -> None:
     """As PostgreSQL does, where a client sends `close_notify` after its last message. A reset it is for the client."""
-    with Gateway(tcp_config(target), tmp_path, environment=environment) as gateway:
+    with Gateway(tcp_config(target), tmp_path) as gateway:
         for answer in (b"answer", b""):
             with connected(gateway.port()) as client, target.accept() as service:
                 client.sendall(b"question")
@@ -154,13 +152,12 @@ def test_a_reset_behind_much_data_is_no_end(pair: tuple[socket.socket, socket.so
     assert is_reset(to_end)
 
 
-@PURE
-def test_much_passes_whole_at_different_speeds(target: TcpTarget, tmp_path: Path, environment: dict[str, str]) -> None:
+def test_much_passes_whole_at_different_speeds(target: TcpTarget, tmp_path: Path) -> None:
     """More than all buffers hold, both ways at once; whoever reads late gets all of it."""
     size = 24 * 1024 * 1024
     sent = os.urandom(1024 * 1024) * (size >> 20)
     with (
-        Gateway(tcp_config(target), tmp_path, environment=environment) as gateway,
+        Gateway(tcp_config(target), tmp_path) as gateway,
         connected(gateway.port()) as client,
         target.accept() as service,
     ):
@@ -256,14 +253,11 @@ def test_a_silent_connection_is_closed(target: TcpTarget, tmp_path: Path) -> Non
         assert gateway.wait_for_record(fault="tunnel_idle")["status"] == 200
 
 
-@PURE
 @pytest.mark.parametrize("timeouts", [SHORT, {"total": "600ms"}], ids=["tunnel_idle", "total"])
-def test_a_time_that_cuts_data_off_ends_in_a_reset(
-    target: TcpTarget, tmp_path: Path, environment: dict[str, str], timeouts: dict[str, str]
-) -> None:
+def test_a_time_that_cuts_data_off_ends_in_a_reset(target: TcpTarget, tmp_path: Path, timeouts: dict[str, str]) -> None:
     """An end would look as if the client had got everything."""
     with (
-        Gateway(tcp_config(target, timeouts=timeouts), tmp_path, environment=environment) as gateway,
+        Gateway(tcp_config(target, timeouts=timeouts), tmp_path) as gateway,
         connected(gateway.port()) as client,
         target.accept() as service,
     ):
@@ -327,15 +321,12 @@ def test_the_connections_to_an_upstream_have_a_limit(target: TcpTarget, tmp_path
                 assert read_exactly(served, 5) == b"waits"
 
 
-@PURE
-def test_the_place_of_a_connection_that_the_service_has_ended_is_free(
-    target: TcpTarget, tmp_path: Path, environment: dict[str, str]
-) -> None:
+def test_the_place_of_a_connection_that_the_service_has_ended_is_free(target: TcpTarget, tmp_path: Path) -> None:
     """An idle client does not notice that its service has gone: after a restart such clients would hold all places. The
     place is released once only, whatever the client does later, and it still reaches a service that reads."""
     much = 4 * RELAY_BYTES
     config = tcp_config(target, pool={"max_connections": 1, "pending_timeout": "300ms"})
-    with Gateway(config, tmp_path, environment=environment) as gateway:
+    with Gateway(config, tmp_path) as gateway:
         with connected(gateway.port()) as first, target.accept() as gone:
             gone.sendall(b"bye")
             gone.shutdown(socket.SHUT_WR)
@@ -435,16 +426,13 @@ def test_metrics_count_connections(target: TcpTarget, tmp_path: Path) -> None:
         assert 'fastgw_request_bytes_total{route="listener/main"} 5' in told
 
 
-@PURE
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"], ids=["address", "name"])
-def test_upstreams_have_their_shares_of_the_connections(
-    target: TcpTarget, tmp_path: Path, host: str, environment: dict[str, str]
-) -> None:
+def test_upstreams_have_their_shares_of_the_connections(target: TcpTarget, tmp_path: Path, host: str) -> None:
     """Connections of the share of an upstream that is unavailable are reset, whatever the other one could serve."""
     config = tcp_config(target, {"upstream": {"service": 0, "gone": 1}})
     config["upstreams"]["gone"] = {"targets": [{"url": f"tcp://{host}:1", "weight": 0}]}
     config["listeners"]["good"] = {**config["listeners"]["main"], "upstream": {"service": 1, "gone": 0}}
-    with Gateway(config, tmp_path, environment=environment) as gateway:
+    with Gateway(config, tmp_path) as gateway:
         for _ in range(3):
             assert connects_and_is_reset(gateway.port())
             with connected(gateway.port("good")) as client, target.accept() as service:

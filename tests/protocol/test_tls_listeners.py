@@ -17,7 +17,6 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from fastgw.http.http2.session import why_missing
 from fastgw.net.client_hello import DECODE_ERROR, NO_APPLICATION_PROTOCOL
 from tests.support.certificates import Certificates, client_tls
 from tests.support.faults import assert_fault
@@ -277,7 +276,7 @@ def test_http_2_is_preferred_where_it_is_there(place: Place, offered: list[str])
     tls = client_tls(place.authority)
     tls.set_alpn_protocols(offered)
     with place.client(tls) as client:
-        assert client.sock.selected_alpn_protocol() == ("h2" if why_missing() is None else "http/1.1")
+        assert client.sock.selected_alpn_protocol() == "h2"
 
 
 def test_who_would_speak_something_else_is_told_so(place: Place) -> None:
@@ -591,7 +590,6 @@ def test_a_renewed_certificate_is_accepted_when_the_former_one_expires(place: Pl
         wait_until(is_full, "the former certificate to expire", 3 * DEADLINE)
 
 
-@pytest.mark.twin  # HTTP/2 is compiled only
 def test_a_connection_ends_before_the_certificate_of_its_client_expires(place: Place) -> None:
     """It is not verified then who the client is. Its connections would be kept alive for as long as it asks."""
     brief = place.authority.issue("alice.example", stem="brief", days=8 / 86_400)

@@ -18,7 +18,6 @@ import grpc
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from fastgw.compiled import PURE
 from tests.protocol.test_tracing import Collector, attributes
 from tests.support.certificates import Certificates, server_tls
 from tests.support.gateway import Gateway
@@ -97,7 +96,7 @@ class World:
         parts = [{"name": "a", "upstream": "one", "path": "/a"}, {"name": "b", "upstream": "two", "path": "/b"}]
         config = {
             "workers": 1,
-            "listeners": {"main": {"address": "127.0.0.1:0", "protocols": ["http1"] if PURE else ["http1", "http2"]}},
+            "listeners": {"main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}},
             "telemetry": {"traces": {"otlp": {"url": self.collector.url}}},
             "upstreams": {
                 "one": {"targets": [one]},
@@ -111,7 +110,7 @@ class World:
                 },
                 "based": {"targets": [f"{two}/base"], "health_checks": {"passive": None}},
                 "local": {"targets": [self.services["local"].url]},
-                "greeter": {"targets": [f"http://127.0.0.1:{port}"], "protocol": "http1" if PURE else "grpc"},
+                "greeter": {"targets": [f"http://127.0.0.1:{port}"], "protocol": "grpc"},
             },
             "routes": [
                 *({"name": name, "paths": [f"/{name}"], "upstream": name} for name in ("hedged", "retried", "local")),
@@ -295,8 +294,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         world.get("unknown method", "/retried", "PURGE")
         play_cache(world)
         play_broken_off(world)
-        if not PURE:
-            play_calls(world)
+        play_calls(world)
         world.read_spans()
         yield world
 
@@ -436,8 +434,6 @@ def test_a_response_that_breaks_off_is_an_error_although_its_status_is_200(world
         assert found["error.type"] == "upstream_incomplete"
 
 
-@pytest.mark.twin
-@pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_has_the_attributes_of_rpc(world: World, name: str) -> None:
     """Which statuses are errors differs between the sides: NOT_FOUND is one of the client only."""
@@ -455,8 +451,6 @@ def test_a_call_has_the_attributes_of_rpc(world: World, name: str) -> None:
     assert attributes(client).get("error.type") == (None if name == "OK" else name)
 
 
-@pytest.mark.twin
-@pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")
 def test_a_call_that_its_client_cancels_has_the_response_that_had_begun(world: World) -> None:
     scene = world.scenes["cancelled call"]
     assert scene.status == CODES.CANCELLED
@@ -465,8 +459,6 @@ def test_a_call_that_its_client_cancels_has_the_response_that_had_begun(world: W
     assert client.events[-1].name == "fastgw.first_byte"
 
 
-@pytest.mark.twin
-@pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")
 def test_a_method_that_the_service_does_not_know_is_no_name_of_a_span(world: World) -> None:
     """Clients choose it: they would make as many names as they like."""
     scene = world.scenes["call of an unknown method"]
@@ -478,8 +470,6 @@ def test_a_method_that_the_service_does_not_know_is_no_name_of_a_span(world: Wor
         assert found["rpc.response.status_code"] == found["error.type"] == "UNIMPLEMENTED"
 
 
-@pytest.mark.twin
-@pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")
 def test_what_a_call_makes_a_filter_ask_is_no_call(world: World) -> None:
     scene = world.scenes["call OK"]
     (check,) = (span for span in scene.of_kind(CLIENT) if "fastgw.upstream" not in attributes(span))

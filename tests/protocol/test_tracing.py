@@ -426,7 +426,6 @@ def test_a_batch_that_is_not_accepted_is_sent_again(gateway, origin, collector, 
     assert not collector.answers
 
 
-@pytest.mark.twin
 def test_what_is_queued_is_exported_over_grpc_before_the_gateway_ends(origin, tmp_path):
     """The worker is stopped before the interval of a batch is over. Its access log goes to the same collector."""
     received: list[service.ExportTraceServiceRequest] = []

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from fastgw.http.http2.session import why_missing
 from tests.support.http2 import frames
 from tests.support.memory import Plane
 
-VERSIONS = ("1.1",) if why_missing() else ("1.1", "2")
+VERSIONS = ("1.1", "2")
 
 
 def sent(target: bytes, tolerates: bool, version: str, **route: Any) -> bytes:

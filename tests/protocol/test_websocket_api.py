@@ -508,7 +508,6 @@ def test_other_requests_are_refused(gateway: Gateway, asking: bytes) -> None:
         assert client.read_response().status == 400
 
 
-@pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
 @both
 def test_over_http2(gateway: Gateway, back_end: EventBackend, path: str) -> None:
     """RFC 8441. The frames are made and read by `websockets`, without its transport."""
@@ -552,7 +551,7 @@ def test_a_drain_closes_and_tells_the_back_end(back_end: EventBackend, tmp_path:
 
 
 @both
-@pytest.mark.parametrize("http", ["http1", pytest.param("http2", marks=pytest.mark.twin)])
+@pytest.mark.parametrize("http", ["http1", "http2"])
 def test_a_drain_waits_for_accepted_messages(back_end: EventBackend, tmp_path: Path, path: str, http: str) -> None:
     """The client's connection ends after `$disconnect`, although both close frames have passed before."""
     with Gateway({**configuration(back_end), "workers": 1}, tmp_path) as gateway, tunnel(gateway, path, http) as client:

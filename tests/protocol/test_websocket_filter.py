@@ -228,7 +228,7 @@ def open_stream(lane: Lane, path: bytes = b"/ws", offer: bytes = b"", answer: by
     return StreamSide(client), PlainSide(upstream, masked=False)
 
 
-VERSIONS = ["http1", pytest.param("http2", marks=pytest.mark.twin)]
+VERSIONS = ["http1", "http2"]
 
 
 @pytest.fixture(params=VERSIONS)
@@ -789,7 +789,6 @@ def test_no_part_of_a_large_compressed_message_passes_before_it_is_checked(compr
 
 
 @of_kind("large")
-@pytest.mark.twin
 def test_large_compressed_messages_pass_over_http2(lane: Lane) -> None:
     """Other pieces of the stream are in the same read, so they come while the first one is inflated."""
     client, upstream = open_stream(lane, offer=DEFLATE, answer=b"Sec-WebSocket-Extensions: " + DEFLATE + b"\r\n")

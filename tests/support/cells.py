@@ -12,30 +12,27 @@ from collections.abc import Iterator
 from typing import Final
 
 from fastgw.shm import rate_limit_table
-from fastgw.shm.rate_limit_table import Cells, Limit, LockedCells, SwappedCells
+from fastgw.shm.rate_limit_table import Cells, Limit
 
-WAYS: Final[dict[str, type[Cells]]] = {"locked": LockedCells} | (
-    {} if rate_limit_table._twin is None else {"swapped": SwappedCells}
-)
 ALGORITHMS: Final = ("token_bucket", "fixed_window", "sliding_window")
 SECOND: Final = 1_000_000_000
 
 
 @contextlib.contextmanager
-def made(way: type[Cells], count: int = 1024) -> Iterator[Cells]:
+def made(count: int = 1024) -> Iterator[Cells]:
     """Create a table. The mapping ends with the process or its last user."""
     fd = os.memfd_create("cells")
     try:
-        yield at(way, fd, count)
+        yield at(fd, count)
     finally:
         os.close(fd)
 
 
-def at(way: type[Cells], fd: int, count: int) -> Cells:
+def at(fd: int, count: int) -> Cells:
     """Return the table in a memory file, created if empty."""
     size = rate_limit_table.size(count)
     os.ftruncate(fd, size)
-    return way(memoryview(mmap.mmap(fd, size)), fd, 0)
+    return Cells(memoryview(mmap.mmap(fd, size)), fd, 0)
 
 
 def limit_of(table: Cells, algorithm: str, limit: int, window: float) -> Limit:

@@ -29,7 +29,7 @@ void before_access(void) {
 """Stops the process before the n-th access to the table, counted from 1, and again after more accesses."""
 
 
-def build_stopping_twin(folder: Path) -> Path:
+def build_stopping_module(folder: Path) -> Path:
     """Build the compiled module with a function called before each access to the table; the installed build has
     none.
     """

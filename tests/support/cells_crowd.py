@@ -18,7 +18,7 @@ from functools import partial
 from typing import Final
 
 from fastgw.shm.rate_limit_table import Cells, Limit
-from tests.support.cells import SECOND, WAYS, limit_of, made
+from tests.support.cells import SECOND, limit_of, made
 
 PROCESSES: Final = 4
 DEADLINE: Final = 120
@@ -73,17 +73,17 @@ def given(table: Cells, algorithm: str, keys: int, limit: int) -> list[int]:
     return [sum(got[key::keys]) for key in range(keys)]
 
 
-def contend(way: str, algorithm: str) -> None:
+def contend(algorithm: str) -> None:
     """Check that exactly the limit is admitted: for one key, for keys with the same slots, and for as many keys as
     fit.
     """
-    with made(WAYS[way], 1024) as table:
+    with made(1024) as table:
         assert given(table, algorithm, 1, 1000) == [1000]
     for _ in range(3):
-        with made(WAYS[way], 16) as table:
+        with made(16) as table:
             assert given(table, algorithm, 16, 20) == [20] * 16
             assert table.overflowed == 0
-        with made(WAYS[way], 16) as table:
+        with made(16) as table:
             got = given(table, algorithm, 40, 10)
             assert max(got) == 10
             assert got.count(10) >= 16
@@ -140,9 +140,9 @@ def check(algorithm: str, entries: list[tuple[int, int, int]]) -> None:
                 assert begun <= most(algorithm, first, after), (key, begun, first, after)
 
 
-def kill(way: str, algorithm: str, kills: str) -> None:
+def kill(algorithm: str, kills: str) -> None:
     """Kill this many processes at random times while they spend, in a table where keys come, share and go."""
-    with made(WAYS[way], 16) as table:
+    with made(16) as table:
         limit = limit_of(table, algorithm, MOST, WINDOW)
         records = [SpendRecord() for _ in range(PROCESSES)]
 

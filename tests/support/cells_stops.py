@@ -1,7 +1,7 @@
 """Stops a process before each single step of a decision, and checks the decisions of others.
 
-A separate program, because it forks and must have a single thread: `python -m tests.support.cells_stops WAY ALGORITHM
-[TWIN]`, where TWIN is a build that can be stopped. Prints the number of steps.
+A separate program, because it forks and must have a single thread: `python -m tests.support.cells_stops ALGORITHM
+MODULE`, where MODULE is a build that can be stopped. Prints the number of steps.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from functools import partial
 from importlib.machinery import ExtensionFileLoader, ModuleSpec
 from importlib.util import module_from_spec
 from itertools import count
-from types import FrameType
-from typing import Any, Final
+from typing import Final
 
 from fastgw.shm import rate_limit_table
 from fastgw.shm.rate_limit_table import Cells, Limit
-from tests.support.cells import SECOND, WAYS, limit_of, made
+from tests.support.cells import SECOND, limit_of, made
 
 LIMIT: Final = 5
 WINDOW: Final = 1.0
@@ -35,40 +34,19 @@ Arm = Callable[[int, int, int], None]
 """(step, steps from there to a second one or 0, signal): where to stop this process."""
 
 
-def stopping_twin(path: str) -> Arm:
+def stopping_module(path: str) -> Arm:
     """Replace the installed compiled module by the one that can be stopped."""
     loader = ExtensionFileLoader("fastgw.shm._rate_limit_table", path)
     spec = ModuleSpec(loader.name, loader, origin=path)
-    twin = module_from_spec(spec)
-    loader.exec_module(twin)
-    rate_limit_table._twin = twin
+    module = module_from_spec(spec)
+    loader.exec_module(module)
+    rate_limit_table._rate_limit_table = module
     library = ctypes.CDLL(path)
     words = [ctypes.c_long.in_dll(library, name) for name in ("accesses_left", "accesses_after")]
     how = ctypes.c_int.in_dll(library, "stop_by")
 
     def arm(step: int, after: int, by: int) -> None:
         words[0].value, words[1].value, how.value = step, after, by
-
-    return arm
-
-
-def stopping_reference() -> Arm:
-    """Stop before lines of Python: none of them has two stores to the table."""
-
-    def arm(step: int, after: int, by: int) -> None:
-        left = step
-
-        def trace(frame: FrameType, event: str, _: Any) -> Any:
-            nonlocal left
-            if frame.f_code.co_filename != rate_limit_table.__file__:
-                return None
-            if event == "line":
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), by)
-            return trace
-
-        sys.settrace(trace)
 
     return arm
 
@@ -142,29 +120,29 @@ BEGINNINGS: Final = (nothing, full_of_expired, full, live, expired)
 
 
 def at_every_step(
-    begin: Callable[[Cells, str], None], algorithm: str, way: str, trial: Callable[[Cells, Limit, int], bool]
+    begin: Callable[[Cells, str], None], algorithm: str, trial: Callable[[Cells, Limit, int], bool]
 ) -> int:
     """Repeat with a new table, stopping at the next step, until the process ends without a stop. Returns the number of
     steps.
     """
     for step in count(1):
-        with made(WAYS[way], CELLS) as table:
+        with made(CELLS) as table:
             begin(table, algorithm)
             if not trial(table, limit_of(table, algorithm, LIMIT, WINDOW), step):
                 return step - 1
     raise AssertionError
 
 
-def left_of(begin: Callable[[Cells, str], None], algorithm: str, way: str) -> int:
+def left_of(begin: Callable[[Cells, str], None], algorithm: str) -> int:
     """Return what a single process is admitted."""
-    with made(WAYS[way], CELLS) as table:
+    with made(CELLS) as table:
         begin(table, algorithm)
         return admitted(limit_of(table, algorithm, LIMIT, WINDOW), NOW)
 
 
-def killed(begin: Callable[[Cells, str], None], algorithm: str, way: str, arm: Arm) -> int:
+def killed(begin: Callable[[Cells, str], None], algorithm: str, arm: Arm) -> int:
     """Kill before any step: at most the permit being spent is lost, and no other process waits."""
-    left = left_of(begin, algorithm, way)
+    left = left_of(begin, algorithm)
 
     def trial(table: Cells, limit: Limit, step: int) -> bool:
         child = Child(limit, 2, lambda: arm(step, 0, signal.SIGKILL))
@@ -179,12 +157,12 @@ def killed(begin: Callable[[Cells, str], None], algorithm: str, way: str, arm: A
         assert admitted(limit, later) == LIMIT, step
         return child.killed
 
-    return at_every_step(begin, algorithm, way, trial)
+    return at_every_step(begin, algorithm, trial)
 
 
-def overtaken(begin: Callable[[Cells, str], None], algorithm: str, way: str, arm: Arm) -> int:
+def overtaken(begin: Callable[[Cells, str], None], algorithm: str, arm: Arm) -> int:
     """Stop before any step, and again before any later one, while others spend: no permit is admitted twice or lost."""
-    left = left_of(begin, algorithm, way)
+    left = left_of(begin, algorithm)
 
     def trial(after: int, table: Cells, limit: Limit, step: int) -> bool:
         child = Child(limit, 1, lambda: arm(step, after, signal.SIGSTOP))
@@ -199,12 +177,12 @@ def overtaken(begin: Callable[[Cells, str], None], algorithm: str, way: str, arm
         assert (left - stops if table.overflowed else left) <= got <= left, (step, after, got, left)
         return stops > 0
 
-    return sum(at_every_step(begin, algorithm, way, partial(trial, after)) for after in (1, 4, 20))
+    return sum(at_every_step(begin, algorithm, partial(trial, after)) for after in (1, 4, 20))
 
 
-def outlived(begin: Callable[[Cells, str], None], algorithm: str, way: str, arm: Arm, crowd: int) -> int:
+def outlived(begin: Callable[[Cells, str], None], algorithm: str, arm: Arm, crowd: int) -> int:
     """Stop before any step until the window is over and others may use the cell, then continue."""
-    left = left_of(begin, algorithm, way)
+    left = left_of(begin, algorithm)
 
     def trial(table: Cells, limit: Limit, step: int) -> bool:
         child = Child(limit, 1, lambda: arm(step, 0, signal.SIGSTOP))
@@ -220,18 +198,16 @@ def outlived(begin: Callable[[Cells, str], None], algorithm: str, way: str, arm:
         assert table.overflowed or got == LIMIT, (step, got)
         return True
 
-    return at_every_step(begin, algorithm, way, trial)
+    return at_every_step(begin, algorithm, trial)
 
 
-def main(way: str, algorithm: str, *twin: str) -> None:
+def main(algorithm: str, module: str) -> None:
     signal.alarm(DEADLINE)
-    arm = stopping_twin(*twin) if twin else stopping_reference()
+    arm = stopping_module(module)
     gc.freeze()  # a collection writes to each object, and thus copies it for this process or its child
     for begin in BEGINNINGS:
-        steps = [killed(begin, algorithm, way, arm)]
-        if twin:  # the reference blocks others while it is stopped
-            steps.append(overtaken(begin, algorithm, way, arm))
-            steps += [outlived(begin, algorithm, way, arm, crowd) for crowd in (0, CELLS, 2 * CELLS)]
+        steps = [killed(begin, algorithm, arm), overtaken(begin, algorithm, arm)]
+        steps += [outlived(begin, algorithm, arm, crowd) for crowd in (0, CELLS, 2 * CELLS)]
         print(begin.__name__, *steps)
 
 

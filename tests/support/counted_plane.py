@@ -13,11 +13,10 @@ from time import monotonic
 from typing import Any
 from unittest.mock import patch
 
-from fastgw.compiled import twin
 from fastgw.config.settings.gateway import AccessLog
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, new_exchange
-from fastgw.observe.access_log.line_queue import LineQueue
+from fastgw.observe import _recorder
 from fastgw.observe.access_log.log import Log
 from fastgw.observe.finished_exchange import FinishedExchange, record_of
 from fastgw.observe.metrics.counters import ExchangeCounters
@@ -37,7 +36,6 @@ PLACES = 16
 """Maximum number of upstreams or targets of a play: only this part of the memory is compared."""
 PLAYED = ("fastgw.downstream", "fastgw.exchange", "fastgw.pipeline", "fastgw.upstream")
 """Packages whose modules use only the plane's clock and random numbers."""
-_twin: Any = twin("fastgw.observe._recorder")
 
 
 class Told:
@@ -80,9 +78,9 @@ class Recording(Observer):
         super().__init__()
         self._plane = plane
         counters = ExchangeCounters(plane.gateway.series, column)
-        self._log = Log(AccessLog(), counters, LineQueue if _twin is None else _twin.LineQueue)
+        self._log = Log(AccessLog(), counters, _recorder.LineQueue)
         recorder = Recorder(counters, [self._log])
-        self._recorder: Any = recorder if _twin is None else _twin.Recorder(recorder)
+        self._recorder: Any = _recorder.Recorder(recorder)
 
     def finish(self, ended: FinishedExchange) -> None:
         now = self._plane.now()

@@ -30,7 +30,7 @@ FASTGW = str(Path(sys.executable).with_name("fastgw"))
 COMMAND_DEADLINE = 60.0  # seconds for a command
 SERVER = str(Path(__file__).with_name("fork_server.py"))
 # What the interpreter, the C library or an imported module reads once, before there is a command.
-READ_ONCE = re.compile("PYTHON|LD_|LC_|LANG|TZ$|MALLOC_|GLIBC_|OPENSSL_|SSL_|FASTGW_PURE_PYTHON$")
+READ_ONCE = re.compile("PYTHON|LD_|LC_|LANG|TZ$|MALLOC_|GLIBC_|OPENSSL_|SSL_")
 LIMITS = [getattr(resource, each) for each in dir(resource) if each.startswith("RLIMIT_")]
 UMASK = re.compile(r"^Umask:\s*([0-7]+)$", re.MULTILINE)
 OPTIONS = {"cwd", "env", "pass_fds", "process_group", "start_new_session", "stdin", "stdout", "stderr", "text"}

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.support.client import Client, Response
 from tests.support.gateway import Gateway
 from tests.support.http2.translation import TranslatedClient
@@ -34,7 +32,7 @@ class Kind:
     """Path after the target's authority."""
 
 
-VERSIONS = ["http1", pytest.param("http2", marks=pytest.mark.twin)]
+VERSIONS = ["http1", "http2"]
 """Of HTTP that clients speak: parameters of a fixture of `Lanes` whose tests hold for both."""
 PLAIN = {"plain": Kind()}
 

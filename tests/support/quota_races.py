@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from fastgw.shm import compare_and_swap
 from fastgw.shm.quota_table import KeyDigest, Period, own_quotas
 
 NOW: Final = 1_800_000_000.0
@@ -17,12 +16,10 @@ def span(number: int) -> Period:
     return Period(int(NOW) + number, NOW + number, NOW + number + 1)
 
 
-def begin_together(kind: str, idle: str) -> None:
-    """Three processes want 90 permits of 40, in each of some periods. `kind`: compiled or reference; `idle`: how many
-    periods lie between two in which the key is used.
+def begin_together(idle: str) -> None:
+    """Three processes want 90 permits of 40, in each of some periods, `idle` of which lie between two in which the
+    key is used.
     """
-    if kind == "reference":
-        compare_and_swap._twin = None
     table = own_quotas(1024)
     slot = table.assign_slot(KeyDigest.of(b"alice"), KeyDigest.of(b"shared"))
     for round_ in range(ROUNDS):

@@ -1,6 +1,10 @@
 """Compiled ordinary cases of a shared store."""
 
+from typing import Any
+
 from fastgw.cache.shared.layout import Geometry
+
+def adopt_store(store_class: type, stamp_class: type[Any], found_again: int) -> None: ...
 
 class Ordinary:
     lease_word: int

@@ -18,7 +18,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple, final
 
 from fastgw.kernel import memory_file
-from fastgw.shm import compare_and_swap
+from fastgw.shm.compare_and_swap import Words
 from fastgw.shm.node_limits import MemoryFence
 
 VERSION: Final = 4
@@ -51,7 +51,7 @@ _PAGE: Final = mmap.PAGESIZE
 _LEAST_SEGMENT: Final = 1 << 16
 _MOST_SEGMENT: Final = 1 << 20
 # Words of the header; those that are changed often are in cache lines of their own.
-_VERSION, _LAYOUT, _MAKER, _SECRET = 0, 1, 2, 4
+_VERSION, _LAYOUT, _SECRET = 0, 1, 4
 PURGE_SEQUENCE: Final = 64
 """Number of the last purge."""
 PURGE_FLOOR: Final = 65
@@ -210,16 +210,14 @@ class CacheMemory:
         self.words = self.data.cast("Q")
         words = self.words
         if made:
-            words[_LAYOUT], words[_MAKER] = layout, compare_and_swap.COMPILED
+            words[_LAYOUT] = layout
             self.data[8 * _SECRET : 8 * _SECRET + 32] = os.urandom(32)
             words[PURGE_SEQUENCE] = words[PURGE_FLOOR] = 1
             words[_VERSION] = VERSION
         elif (words[_VERSION], words[_LAYOUT]) != (VERSION, layout):
             raise OtherCacheLayout("the cache memory was laid out by another version")
-        elif words[_MAKER] != compare_and_swap.COMPILED:
-            raise OtherCacheLayout("the cache memory is used by a version that is compiled differently")
         self.secrets = tuple(each | 1 for each in words[_SECRET : _SECRET + 4].tolist())
-        self.swap = compare_and_swap.swap_in(self.data, fd, 0)
+        self.swap = Words(self.data).swap
         self.fence = MemoryFence()
 
     @classmethod

@@ -34,7 +34,7 @@ class StoreParts(Protocol):
     space: Space
     most_bytes: int
     index: ObjectIndex
-    ordinary: "Ordinary | None"
+    ordinary: "Ordinary"
     clock: Callable[[], float]
     date: Callable[[], float]
 

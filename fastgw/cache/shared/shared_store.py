@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, final
+from typing import Final, NamedTuple, final
 
+from fastgw.cache.shared import _ordinary
 from fastgw.cache.shared import records as words_of
 from fastgw.cache.shared.index import KeyHash, Location, ObjectIndex, location
 from fastgw.cache.shared.layout import (
@@ -36,12 +37,7 @@ from fastgw.cache.store import (
     StoredObject,
     StoreNumbers,
 )
-from fastgw.compiled import twin
 
-if TYPE_CHECKING:
-    from fastgw.cache.shared._ordinary import Ordinary
-
-_twin = twin("fastgw.cache.shared._ordinary")
 _MISS: Final = -1
 _REFUSALS: Final[Mapping[int, Refusal]] = {
     -1: Refusal.IN_FLIGHT,
@@ -69,14 +65,11 @@ class _Stamp(NamedTuple):
     sequence: int
 
 
-def _compiled(memory: CacheMemory, column: int, owner: int) -> "Ordinary | None":
-    """Return the compiled ordinary cases; None: there are none."""
-    if _twin is None:
-        return None
+def _ordinary_cases(memory: CacheMemory, column: int, owner: int) -> _ordinary.Ordinary:
+    """Return the compiled ordinary cases."""
     first = memory.column(column)
     offsets = memory.pins(column) - first, memory.watches(column) - first, memory.events(column) - first
-    made: Ordinary = _twin.Ordinary(memory.data, memory.secrets, memory.geometry, first, owner, *offsets)
-    return made
+    return _ordinary.Ordinary(memory.data, memory.secrets, memory.geometry, first, owner, *offsets)
 
 
 @final
@@ -122,7 +115,7 @@ class SharedStore:
         self.records = Records(memory, self.index, self.segments)
         self.purges = Purges(memory)
         self.leases = Leases(memory, self.segments.owner, clock)
-        self.ordinary = _compiled(memory, column, self.segments.owner)
+        self.ordinary = _ordinary_cases(memory, column, self.segments.owner)
         self.space = Space(memory, self.index, self.segments, self.records, self.counters, self.ordinary)
         self._unchanged = 0
         self._watches = Watches(memory, column, loop, wakers)
@@ -482,5 +475,4 @@ class SharedStore:
         return self._words[at + words_of.HITS] + (MOST_HITS + 1 if growing else 0)
 
 
-if _twin is not None:
-    _twin.adopt_store(SharedStore, _Stamp, _FOUND_AGAIN)
+_ordinary.adopt_store(SharedStore, _Stamp, _FOUND_AGAIN)

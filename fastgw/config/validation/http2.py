@@ -1,34 +1,18 @@
-"""Notes on listeners with HTTP/2: this installation does not support it, or the windows are too small."""
+"""Notes on listeners with HTTP/2 whose windows are too small."""
 
-from fastgw.compiled import PURE
 from fastgw.config.base.problems import Problem
 from fastgw.config.base.value_types import write_size
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged
-from fastgw.config.settings.gateway import FIRST_STREAM_WINDOW, MOST_STREAM_WINDOW, Http2, Listener
-from fastgw.http.http2.session import why_missing
-
-_CURE = "install libnghttp2 and a fastgw that was compiled with it"
-
-
-def lacks_http2(listener: Listener) -> str | None:
-    """Return the reason why a listener does not offer HTTP/2 although configured; None = it does, or is not
-    configured.
-    """
-    why = why_missing()
-    if why is None or not listener.wants_http2 or (PURE and listener.protocols is None):
-        return None
-    return f"HTTP/2 is not offered: {why}; {_CURE}"
+from fastgw.config.settings.gateway import FIRST_STREAM_WINDOW, MOST_STREAM_WINDOW, Http2
 
 
 def http2_notes(merged: Merged) -> list[Problem]:
-    """Return the notes on listeners without the configured HTTP/2, and on windows that do not fit together."""
+    """Return the notes on listeners whose windows do not fit together."""
     notes = []
     for location, _, listener in merged.whole("listeners"):
         if BROKEN in (listener.protocols, listener.tls):
             continue
-        if (wrong := lacks_http2(listener)) is not None:
-            notes.append(location.problem(wrong))
         if listener.wants_http2 and (wrong := _small_share(listener.http2)) is not None:
             notes.append(location.below("http2", "connection_window").problem(wrong))
         http2 = listener.http2

@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.eventloop._idle_order cimport put_last
-from fastgw.eventloop._socket_send cimport send_message, send_two
+from fastgw.eventloop.socket_send cimport send_message, send_two
 from fastgw.http.http1._parser cimport Http1RequestHead, Http1ResponseHead
 from fastgw.upstream.forwarding._fast_path cimport accepts_on, begin_ready_on, forget_on, lets_pass_by, send_request_on
 

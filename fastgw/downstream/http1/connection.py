@@ -13,7 +13,6 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Final, cast, final
 
-from fastgw.compiled import twin
 from fastgw.downstream.http1.defect_response import answer_defect
 from fastgw.downstream.http1.endings import LAST_REQUEST_S, LINGER_IDLE_S, EndingConnection
 from fastgw.downstream.http1.rejected_head import unreadable
@@ -803,6 +802,8 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
         self._refuse_unread(fault, None, received)
 
 
-if not TYPE_CHECKING and (_twin := twin("fastgw.downstream.http1._connection")) is not None:
+if not TYPE_CHECKING:
+    from fastgw.downstream.http1 import _connection as _twin
+
     _twin.adopt(Http1ClientConnection, IDLE)
     _twin.adopt_stream(Http1Stream)

@@ -12,7 +12,6 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
-from fastgw.compiled import twin
 from fastgw.downstream.http1.defect_response import answer_defect
 from fastgw.downstream.http1.rejected_head import unreadable
 from fastgw.downstream.http2.stream import Http2Stream
@@ -753,6 +752,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         return count
 
 
-# Without the library there is no session, and no connection: the compiled module could not be imported.
-if not TYPE_CHECKING and Session is not None and (_twin := twin("fastgw.downstream.http2._connection")) is not None:
+if not TYPE_CHECKING:
+    from fastgw.downstream.http2 import _connection as _twin
+
     _twin.adopt(Http2ClientConnection, Http2Stream)

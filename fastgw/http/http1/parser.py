@@ -1,12 +1,11 @@
 """Parser of request and response heads: what they mean, and how the body after them ends (RFC 9112 sections 2 to 6).
 
-An ambiguous head is rejected, not repaired. `parser_reference` is the reference; its compiled module is used if
-available.
+An ambiguous head is rejected, not repaired. `parser_reference` is the reference of its compiled
+module.
 """
 
 from typing import TYPE_CHECKING
 
-from fastgw.compiled import twin
 from fastgw.http.http1 import parser_reference
 from fastgw.http.http1.parser_reference import Http1RequestHead, Http1ResponseHead
 
@@ -28,7 +27,7 @@ __all__ = [
 if TYPE_CHECKING:
     _implementation = parser_reference
 else:
-    _implementation = twin("fastgw.http.http1._parser") or parser_reference
+    from fastgw.http.http1 import _parser as _implementation
 
 find_head_end = _implementation.find_head_end
 parse_request = _implementation.parse_request

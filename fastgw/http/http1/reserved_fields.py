@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
-from fastgw.compiled import twin
 from fastgw.http.field_names import DEBUG_TOKEN
 from fastgw.http.fields import folded
 from fastgw.http.grammar import TOKEN
@@ -85,8 +84,7 @@ def _spelled(names: Iterable[bytes]) -> bytes:
 if TYPE_CHECKING:
     ReservedFields = _ReservedFields
 else:
-    _twin = twin("fastgw.http.http1._reserved_fields")
-    ReservedFields = _ReservedFields if _twin is None else _twin.ReservedFields
+    from fastgw.http.http1._reserved_fields import ReservedFields
 
 OWN_FIELDS: Final = ReservedFields((DEBUG_TOKEN,))
 """Fields that are for the gateway alone: they are removed from the requests of trusted peers, too."""

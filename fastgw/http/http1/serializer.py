@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from fastgw.compiled import twin
 from fastgw.http.http1 import serializer_reference
 from fastgw.http.http1.serializer_reference import (
     CHUNKED_LINE,
@@ -41,7 +40,7 @@ __all__ = [
 if TYPE_CHECKING:
     _splicer = serializer_reference
 else:
-    _splicer = twin("fastgw.http.http1._serializer") or serializer_reference
+    from fastgw.http.http1 import _serializer as _splicer
 
 end_to_end = _splicer.end_to_end
 request = _splicer.request

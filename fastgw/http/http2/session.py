@@ -1,23 +1,11 @@
-"""HTTP/2 session of a connection: the compiled module, if available, and the events that it returns."""
+"""HTTP/2 session of a connection, and the events that it returns."""
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from fastgw.compiled import PURE
-
-_library: str | None = None
-_why_missing: str | None = None
-if TYPE_CHECKING:
-    from fastgw.http.http2._session import HeldBytes as HeldBytes
-    from fastgw.http.http2._session import Session as Session
-elif PURE:
-    HeldBytes, Session, _why_missing = None, None, "FASTGW_PURE_PYTHON is set"
-else:
-    try:
-        from fastgw.http.http2._session import VERSION as _library
-        from fastgw.http.http2._session import HeldBytes, Session
-    except ImportError as error:  # not compiled, or the system library is missing
-        HeldBytes, Session, _why_missing = None, None, str(error)
+from fastgw.http.http2._session import VERSION as LIBRARY_VERSION
+from fastgw.http.http2._session import HeldBytes as HeldBytes
+from fastgw.http.http2._session import Session as Session
 
 Event = tuple[int, int, Any]
 """Kind, stream, and a value that depends on the kind."""
@@ -125,13 +113,8 @@ def framing_bytes(events: list[Event]) -> int:
 
 
 def describe() -> str:
-    """Describe the library for people, or the reason why it is missing."""
-    return f"libnghttp2 {_library}" if _why_missing is None else f"not offered: {_why_missing}"
-
-
-def why_missing() -> str | None:
-    """Return why HTTP/2 is not offered; None: it is."""
-    return _why_missing
+    """Describe the library for people."""
+    return f"libnghttp2 {LIBRARY_VERSION}"
 
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -2,13 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from fastgw.compiled import twin
 from fastgw.http.websocket import frames
 
 if TYPE_CHECKING:
     FrameReader = frames.FrameReader
 else:
-    FrameReader = (twin("fastgw.http.websocket._frames") or frames).FrameReader
+    from fastgw.http.websocket._frames import FrameReader
 
 NotingFrameReader = frames.FrameReader
 """The reader with `notes`, which the compiled one has not."""

@@ -5,13 +5,11 @@ Sources: opentelemetry/proto/trace/v1/trace.proto, collector/trace/v1/trace_serv
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, final
+from typing import Final, final
 
-from fastgw.compiled import twin
 from fastgw.http.grpc.protobuf import field, key_value, resource_of, scope_of, varint
+from fastgw.observe.tracing import _otlp
 from fastgw.observe.tracing.spans import Common, Encoder, TraceSpan
-
-_compiled: Final[Any] = twin("fastgw.observe.tracing._otlp")
 
 _HAS_IS_REMOTE: Final = 0x100
 _IS_REMOTE: Final = 0x200
@@ -70,9 +68,8 @@ class OtlpEncoder:
 
 
 def otlp_encoder() -> Encoder:
-    """Return an encoder: the compiled one, if available."""
-    encoder = OtlpEncoder()
-    return encoder if _compiled is None else _compiled.OtlpEncoder(encoder)
+    """Return a compiled encoder."""
+    return _otlp.OtlpEncoder(OtlpEncoder())
 
 
 @final

@@ -11,13 +11,11 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Final, Protocol, final
 
-from fastgw.compiled import twin
 from fastgw.observe.finished_exchange import FinishedExchange, first_byte_at
 from fastgw.observe.tracing.context import NAMES, READERS, ContextHeaders
 from fastgw.observe.tracing.spans import SpanBuilder
 from fastgw.observe.tracing.trace import MOST_ATTEMPTS, EndedAttempt, Trace
 
-_compiled: Final[Any] = twin("fastgw.observe.tracing._tracer")
 _TAIL_BITS: Final = 56
 _TAIL: Final = _TAIL_BITS // 4
 
@@ -202,8 +200,10 @@ class Tracer:
 
 
 def fast_tracer(tracer: Tracer) -> RequestTracer:
-    """Return the compiled module in front of a tracer, if it is available."""
-    return tracer if _compiled is None else _compiled.Tracer(tracer)
+    """Return the compiled module in front of a tracer."""
+    from fastgw.observe.tracing import _tracer
+
+    return _tracer.Tracer(tracer)
 
 
 def _tracecontext_lines(trace: Trace, span_id: bytes) -> bytes:

@@ -7,13 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
-from fastgw import compiled
 from fastgw.cache.tiers.disk_claims import UnusableDisk
 from fastgw.config.base.problems import Problem
 from fastgw.config.base.value_types import Address
 from fastgw.config.settings.gateway import DEFAULT_ADMIN, DEFAULT_STATUS, Admin, Config, Status
 from fastgw.config.sources.virtual_files import awaits
-from fastgw.config.validation.http2 import lacks_http2
 from fastgw.config.validation.ocsp import lacks_stapling
 from fastgw.gateway.tables import Gateway
 from fastgw.operator_events import OperatorEvent
@@ -141,9 +139,9 @@ def warn(node_state: NodeState, *, again: bool = False) -> None:
     connections = node_state.sealed.settings.limits.connections
     limit = None if again else file_limit_warning(connections, node_state.workers, files)
     listeners = node_state.sealed.settings.listeners
-    reasons = ((name, why) for name, each in listeners.items() for why in (lacks_http2(each), lacks_stapling(each)))
+    reasons = ((name, lacks_stapling(each)) for name, each in listeners.items())
     lacking = (f"listeners.{name}: {why}" for name, why in reasons if why is not None)
-    for warning in (limit, compiled.warning(), *lacking):
+    for warning in (limit, *lacking):
         if warning is not None:
             notice(OperatorEvent.START_WARNING, warning)
     for line in node_state.passed.unclaimed():

@@ -12,8 +12,8 @@ from collections.abc import Set
 from contextlib import suppress
 from typing import Final
 
-from fastgw.compiled import twin
 from fastgw.downstream import Listener, Server
+from fastgw.downstream.tcp import _connection as tcp_connection
 from fastgw.downstream.udp.listening import tell_destinations
 from fastgw.http.malformed import Malformed
 from fastgw.net.proxy_protocol import NO_TLVS, Parsed, ProxyTlvs, parse
@@ -22,8 +22,6 @@ from fastgw.operator_log import RareNotice
 from fastgw.runtime.process.machine_capacity import connections_held, file_limit
 from fastgw.runtime.process.malloc import trim
 from fastgw.runtime.sockets.listening_sockets import BACKLOG
-
-_twin = twin("fastgw.downstream.tcp._connection")
 
 ACCEPTS_PER_WAKEUP: Final = 64  # then other events are handled
 PAUSE: Final = 0.1
@@ -126,7 +124,7 @@ class Acceptor:
             room = 2 * (self._most - self._most // UDP_RESERVE - self._connection_count())
             self._server.udp.receive(listener, listening, most, room)
             return None
-        accept_and_serve = None if _twin is None or not listener.is_bare_tcp else _twin.accept
+        accept_and_serve = tcp_connection.accept if listener.is_bare_tcp else None
         held_before = self._connection_count()
         for held in range(held_before, held_before + most):
             if held > self._most_held:

@@ -11,7 +11,6 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
-from fastgw.compiled import twin
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Trailers
 from fastgw.exchange.states import ENDED
@@ -297,8 +296,7 @@ def _send_direct(
 if TYPE_CHECKING:
     send_direct = _send_direct
 else:
-    _twin = twin("fastgw.upstream.client._direct_subrequest")
-    send_direct = _send_direct
-    if _twin is not None:
-        _twin.adopt(DirectSubrequest, RequestPlan)
-        send_direct = _twin.send_direct
+    from fastgw.upstream.client import _direct_subrequest as _twin
+
+    _twin.adopt(DirectSubrequest, RequestPlan)
+    send_direct = _twin.send_direct

@@ -6,7 +6,7 @@ to methods of the reference. Objects of other classes are used through their att
 """
 
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
-from fastgw.eventloop._socket_send cimport send_message
+from fastgw.eventloop.socket_send cimport send_message
 from fastgw.http.http1._parser cimport Http1ResponseHead
 
 from math import inf

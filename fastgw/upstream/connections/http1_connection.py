@@ -19,7 +19,6 @@ from math import inf
 from ssl import SSLError, SSLWantReadError
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast, final
 
-from fastgw.compiled import twin
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.timer_wheel import Timed
@@ -718,5 +717,7 @@ def _errno_of(error: Exception | None) -> str:
     return errorcode.get(error.errno or 0, "") if isinstance(error, OSError) else ""
 
 
-if not TYPE_CHECKING and (_twin := twin("fastgw.upstream.connections._http1_connection")) is not None:
+if not TYPE_CHECKING:
+    from fastgw.upstream.connections import _http1_connection as _twin
+
     _twin.adopt_connection(UpstreamConnection, IDLE, AWAITING)

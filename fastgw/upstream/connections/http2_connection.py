@@ -11,7 +11,6 @@ import asyncio
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
-from fastgw.compiled import twin
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.timer_wheel import Timed
@@ -495,5 +494,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self.close()
 
 
-if not TYPE_CHECKING and (_twin := twin("fastgw.upstream.connections._http2_connection")) is not None:
+if not TYPE_CHECKING:
+    from fastgw.upstream.connections import _http2_connection as _twin
+
     _twin.adopt(Http2UpstreamConnection, Http2UpstreamStream)

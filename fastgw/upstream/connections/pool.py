@@ -29,7 +29,6 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast, final
 
-from fastgw.compiled import twin
 from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
 from fastgw.operator_events import OperatorEvent, log_event
@@ -1005,5 +1004,7 @@ class Pool(Generic[S]):
         ]
 
 
-if not TYPE_CHECKING and (_twin := twin("fastgw.upstream.connections._http1_connection")) is not None:
+if not TYPE_CHECKING:
+    from fastgw.upstream.connections import _http1_connection as _twin
+
     _twin.adopt_pool(Pool)

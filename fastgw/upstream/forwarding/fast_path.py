@@ -11,7 +11,6 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
-from fastgw.compiled import twin
 from fastgw.errors import Fault
 from fastgw.exchange import (
     Chain,
@@ -701,5 +700,7 @@ class FastPath:
         self.leave_fast_path().on_failure(fault, silent, why)
 
 
-if not TYPE_CHECKING and (_twin := twin("fastgw.upstream.forwarding._fast_path")) is not None:
+if not TYPE_CHECKING:
+    from fastgw.upstream.forwarding import _fast_path as _twin
+
     _twin.adopt(FastPath, NO_HEAD, NO_ROUTE)

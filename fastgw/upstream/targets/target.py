@@ -20,7 +20,6 @@ from weakref import ref
 from fastgw.config.base.value_types import Url
 from fastgw.config.settings import gateway as settings
 from fastgw.http.http1.tolerance import STRICT, ResponseRules
-from fastgw.http.http2.session import why_missing
 from fastgw.upstream.targets.dns import Name, TargetAddress
 from fastgw.upstream.targets.tls import TargetTls
 
@@ -268,7 +267,7 @@ def build_targets(
 def may_speak_http2(upstream: settings.Upstream, url: Url) -> bool:
     """Whether connections to this target may use HTTP/2."""
     if upstream.protocol == "auto":
-        return url.tls and why_missing() is None
+        return url.tls
     return upstream.protocol in ("http2", "grpc")
 
 

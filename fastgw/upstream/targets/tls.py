@@ -16,7 +16,6 @@ from time import monotonic
 from typing import Any, Final, NamedTuple, final
 
 from fastgw.config.settings import gateway as settings
-from fastgw.http.http2.session import why_missing
 from fastgw.net import openssl
 from fastgw.net.pem import as_file
 from fastgw.net.tls_profiles import cipher_text, set_versions
@@ -91,7 +90,7 @@ def protocols_of(upstream: settings.Upstream) -> tuple[str, ...]:
     """
     if any(target.url.scheme == "tcp" for target in upstream.targets):
         return ()
-    if upstream.protocol == "http1" or (upstream.protocol == "auto" and why_missing() is not None):
+    if upstream.protocol == "http1":
         return HTTP
     return NEGOTIATED if upstream.protocol == "auto" else ("h2",)
 

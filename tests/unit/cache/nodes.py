@@ -18,7 +18,6 @@ from fastgw.cache.store import Lease, Refusal, Store, StoredObject, Writer
 from fastgw.cache.tiers.disk_claims import DiskClaims, restore_purges
 from fastgw.cache.tiers.disk_tier import DiskLocation, DiskTier
 from fastgw.cache.tiers.tiered_store import TieredStore
-from fastgw.shm import compare_and_swap
 
 
 class Clock:
@@ -192,10 +191,10 @@ class TieredNode(SharedNode):
 
 
 class PlainNode(SharedNode):
-    """A node whose words are changed under locks, as without a compiler."""
+    """A node without the compiled cases."""
 
     def __init__(self, memory: int = 1 << 20) -> None:
-        with mock.patch.object(compare_and_swap, "_twin", None), mock.patch.object(shared_store, "_twin", None):
+        with mock.patch.object(shared_store, "_ordinary_cases", return_value=None):
             super().__init__(memory)
 
 

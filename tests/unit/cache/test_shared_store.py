@@ -707,11 +707,10 @@ def test_what_is_forgotten_is_released(node: SharedNode) -> None:
     leased(node.b, key_of(1)).give_up()
 
 
-@pytest.mark.twin
 def test_the_compiled_module_leaves_the_same_memory_as_its_reference() -> None:
     with mock.patch.object(os, "urandom", lambda count: bytes(range(count))):
         compiled = SharedNode()
-        with mock.patch.object(shared_store, "_twin", None):
+        with mock.patch.object(shared_store, "_ordinary_cases", return_value=None):
             plain = SharedNode()
     assert compiled.a.ordinary is not None
     assert plain.a.ordinary is None
@@ -726,13 +725,12 @@ def test_the_compiled_module_leaves_the_same_memory_as_its_reference() -> None:
         node.close()
 
 
-@pytest.mark.twin
 @pytest.mark.parametrize("popular", [3, 10, 40])
 def test_the_compiled_module_keeps_the_objects_that_its_reference_keeps(popular: int) -> None:
     """Objects of different lengths, of which some are found again, so that segments are kept, emptied and evicted."""
     with mock.patch.object(os, "urandom", lambda count: bytes(range(count))):
         compiled = SharedNode()
-        with mock.patch.object(shared_store, "_twin", None):
+        with mock.patch.object(shared_store, "_ordinary_cases", return_value=None):
             plain = SharedNode()
     moved = mock.Mock(wraps=Space._move)
     chance = random.Random(popular)
@@ -758,7 +756,6 @@ def test_the_compiled_module_keeps_the_objects_that_its_reference_keeps(popular:
         node.close()
 
 
-@pytest.mark.twin
 def test_the_compiled_module_hashes_tags_as_its_reference() -> None:
     chance = random.Random(7)
     node = SharedNode()
@@ -769,7 +766,6 @@ def test_the_compiled_module_hashes_tags_as_its_reference() -> None:
     node.close()
 
 
-@pytest.mark.twin
 def test_the_compiled_module_finds_the_segments_that_its_reference_finds() -> None:
     chance = random.Random(7)
     node = SharedNode()

@@ -283,7 +283,6 @@ def test_the_memory_is_given_back_however_the_exchange_ends(way: str, end: str) 
     assert in_use(plane) == 0
 
 
-@pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
 @pytest.mark.parametrize("way", WAYS)
 def test_the_memory_is_given_back_when_the_stream_is_reset(way: str) -> None:
     plane = plane_for(way, **HTTP2)
@@ -400,7 +399,6 @@ SMALL_PIECES: dict[str, tuple[dict[str, Any], tuple[Any, ...], bytes]] = {
 
 
 @pytest.mark.extended
-@pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
 @pytest.mark.parametrize("case", SMALL_PIECES)
 def test_a_body_in_small_pieces_takes_about_as_much_memory_as_its_bytes(case: str) -> None:
     """An object for each piece of two bytes would take some forty bytes, which no limit counts."""

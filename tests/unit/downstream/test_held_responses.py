@@ -168,7 +168,6 @@ def test_a_client_that_reads_gets_it_over_several_turns() -> None:
     assert_over(plane)
 
 
-@pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
 @pytest.mark.parametrize("left", ["reads", "resets the stream", "leaves", "stalls"])
 def test_a_stream_of_http2(left: str) -> None:
     plane = plane_for("reply", timeouts={"response_idle": "5s"}, **HTTP2)
@@ -190,7 +189,6 @@ def test_a_stream_of_http2(left: str) -> None:
     assert [record.fault for record in plane.records] == [faults.get(left, "client_left")]
 
 
-@pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
 @pytest.mark.parametrize("length", [65536, 65537, 98304, 131071, 131072, 131073, 16 * 65536, 17 * 65536, len(LONG) * 5])
 def test_the_last_data_frame_of_a_stream_ends_it(length: int) -> None:
     """RFC 9113 section 8.1: a client that has `Content-Length` bytes may close, so the end does not come later."""
@@ -207,7 +205,7 @@ def test_the_last_data_frame_of_a_stream_ends_it(length: int) -> None:
     assert_over(plane)
 
 
-@pytest.mark.parametrize("protocol", ["HTTP/1.1", pytest.param("HTTP/2", marks=pytest.mark.twin)])
+@pytest.mark.parametrize("protocol", ["HTTP/1.1", "HTTP/2"])
 def test_a_response_is_over_once_all_of_it_was_given_to_the_connection(protocol: str) -> None:
     """As with a response that is relayed: the client may leave, or stall, with the last piece unread."""
     body = LONG[: 2 * MAX_KEPT]
@@ -228,7 +226,6 @@ def test_a_response_is_over_once_all_of_it_was_given_to_the_connection(protocol:
     assert_over(plane)
 
 
-@pytest.mark.twin
 def test_a_client_that_stalls_with_the_end_of_a_response_unread_is_timed_out() -> None:
     """Although the response has ended for the gateway: what the stream holds is freed."""
     body = LONG[: 3 * MAX_KEPT]

@@ -74,7 +74,6 @@ def test_over_http1_the_next_response_follows_the_head(
     plane.assert_quiet()
 
 
-@pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
 @pytest.mark.parametrize("pieces", [[BODY], [BODY[:5], BODY[5:]]], ids=["at once", "in pieces"])
 @pytest.mark.parametrize("framing", FRAMINGS.values(), ids=FRAMINGS)
 def test_over_http2_the_stream_ends_without_data(framing: bytes | int | None, pieces: list[bytes]) -> None:

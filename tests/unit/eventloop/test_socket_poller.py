@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from fastgw.compiled import twin
+from fastgw.eventloop import _socket_poller as TWIN
 from fastgw.eventloop.socket_poller import ENDED, READABLE, WRITABLE, SocketPoller
 from tests.support.on_loop import on_loop, until
 
-TWIN = twin("fastgw.eventloop._socket_poller")
 WAYS = [pytest.param(SocketPoller, id="plain"), *([pytest.param(TWIN.SocketPoller, id="compiled")] if TWIN else [])]
 pytestmark = pytest.mark.parametrize("made", WAYS)
 

@@ -8,26 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.eventloop import socket_send
-from fastgw.eventloop.socket_send import send_at_once
+from fastgw.eventloop.socket_send import room, send, send_at_once, send_parts
 from tests.support.table import for_each
 
-SENDS = list(dict.fromkeys([socket_send._send, socket_send.send]))
-PARTS = list(dict.fromkeys([socket_send._send_parts, socket_send.send_parts]))
-WAYS = list(dict.fromkeys([socket_send._send_at_once, send_at_once]))
-Send = Callable[[int, bytes], int]
 
-
-@pytest.mark.parametrize("send", WAYS)
-def test_what_the_socket_takes_is_told(send: Send) -> None:
+def test_what_the_socket_takes_is_told() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
         theirs.setblocking(False)
         message = bytes(range(256)) * 8192  # more than a socket holds
-        sent = send(ours.fileno(), message)
+        sent = send_at_once(ours.fileno(), message)
         assert 0 < sent < len(message)
-        assert send(ours.fileno(), message) == 0
+        assert send_at_once(ours.fileno(), message) == 0
         received = b""
         while len(received) < sent:
             received += theirs.recv(65536)
@@ -36,14 +29,13 @@ def test_what_the_socket_takes_is_told(send: Send) -> None:
             theirs.recv(1)
 
 
-@pytest.mark.parametrize("send", WAYS)
-def test_an_error_is_for_the_next_who_tries(send: Send) -> None:
+def test_an_error_is_for_the_next_who_tries() -> None:
     """A peer that has gone raises no signal and no exception here."""
     ours, theirs = socket.socketpair()
     with ours:
         theirs.close()
-        assert send(ours.fileno(), b"a") == 0
-        assert send(1_000_000, b"a") == 0
+        assert send_at_once(ours.fileno(), b"a") == 0
+        assert send_at_once(1_000_000, b"a") == 0
 
 
 class Written(asyncio.WriteTransport):
@@ -54,9 +46,8 @@ class Written(asyncio.WriteTransport):
         self.written.append(bytes(data))
 
 
-@pytest.mark.parametrize("send", SENDS)
 @pytest.mark.parametrize("waiting", [False, True])
-def test_what_the_socket_does_not_take_is_the_transports(send: Callable[..., None], waiting: bool) -> None:
+def test_what_the_socket_does_not_take_is_the_transports(waiting: bool) -> None:
     """And all, where something waits there already: it would be overtaken."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -77,20 +68,19 @@ def test_what_the_socket_does_not_take_is_the_transports(send: Callable[..., Non
         assert received == sent
 
 
-@for_each("send", PARTS)
 @for_each("cut", [0, 3, 1 << 20])
 @for_each("waiting", [False, True])
-def test_a_message_in_two_parts_is_sent_in_order(send: Callable[..., None], cut: int, waiting: bool) -> None:
+def test_a_message_in_two_parts_is_sent_in_order(cut: int, waiting: bool) -> None:
     """`cut`: where the second part begins; the socket takes less than a MiB."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
         theirs.setblocking(False)
         transport, message = Written(), bytes(range(256)) * 8192
-        send(ours.fileno(), b"a", b"bc", transport, waiting)
+        send_parts(ours.fileno(), b"a", b"bc", transport, waiting)
         assert b"".join(transport.written) == b"abc" * waiting
         transport.written.clear()
-        send(ours.fileno(), message[:cut], message[cut:], transport, waiting)
+        send_parts(ours.fileno(), message[:cut], message[cut:], transport, waiting)
         left = b"".join(transport.written)
         sent = b"" if waiting else b"abc" + message[: len(message) - len(left)]
         assert 0 < len(left) < len(message) or waiting
@@ -101,21 +91,16 @@ def test_a_message_in_two_parts_is_sent_in_order(send: Callable[..., None], cut:
         assert message.endswith(left)
         for fd in (-1, 1_000_000):
             transport.written.clear()
-            send(fd, b"ab", b"c", transport, False)
+            send_parts(fd, b"ab", b"c", transport, False)
             assert b"".join(transport.written) == b"abc"
 
 
-@pytest.mark.parametrize("send", SENDS)
 @pytest.mark.parametrize("fd", [-1, 1_000_000])
-def test_without_a_socket_all_is_the_transports(send: Callable[..., None], fd: int) -> None:
+def test_without_a_socket_all_is_the_transports(fd: int) -> None:
     transport = Written()
     send(fd, b"abc", transport, False)
     send(fd, b"", transport, False)
     assert transport.written == [b"abc"]
-
-
-ROOMS = list(dict.fromkeys([socket_send._room, socket_send.room]))
-Room = Callable[[int], int]
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
@@ -125,10 +110,7 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 
 @pytest.mark.parametrize("pair", [tcp_pair, socket.socketpair], ids=["tcp", "unix"])
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_socket_has_room_until_it_is_full(
-    room: Room, pair: Callable[[], tuple[socket.socket, socket.socket]]
-) -> None:
+def test_a_socket_has_room_until_it_is_full(pair: Callable[[], tuple[socket.socket, socket.socket]]) -> None:
     ours, theirs = pair()
     with ours, theirs:
         ours.setblocking(False)
@@ -143,8 +125,7 @@ def test_a_socket_has_room_until_it_is_full(
         assert room(ours.fileno()) > first / 2
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_what_is_no_socket_has_no_room(room: Room, tmp_path: Path) -> None:
+def test_what_is_no_socket_has_no_room(tmp_path: Path) -> None:
     with open(tmp_path / "file", "wb") as file:
         assert room(file.fileno()) == 0
     assert room(1_000_000) == 0

@@ -219,15 +219,13 @@ def test_they_keep_them_also_where_openssl_is_called_by_the_module_ssl_alone(
 ) -> None:
     """As with a Python whose objects of OpenSSL the compiled module does not know."""
     twin = tls_transport._twin
-    if twin is not None:
-        assert twin.calls_openssl()
-        twin.go_through_ssl()
+    assert twin.calls_openssl()
+    twin.go_through_ssl()
     try:
         play(authority, issued, highest, 11)
     finally:
-        if twin is not None:
-            twin.call_openssl()
-            assert twin.calls_openssl()
+        twin.call_openssl()
+        assert twin.calls_openssl()
 
 
 def play(authority: Certificates, issued: tuple[str, str], highest: int, seed: int) -> None:

@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 
-from fastgw.compiled import twin
 from fastgw.exchange import Chain, Exchange
+from fastgw.exchange import _new_exchange as TWIN
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import parse_request
 from tests.support.collector import no_collector
 
-TWIN = twin("fastgw.exchange._new_exchange")
 GET = parse_request(b"GET /a?b=c HTTP/1.1\r\nHost: a.test:81\r\n\r\n")
 HEADS = [
     GET,
@@ -41,7 +40,7 @@ class Anybody:
     route: Any = None
 
 
-@pytest.fixture(params=["plain", *([] if TWIN is None else ["compiled"])])
+@pytest.fixture(params=["plain", "compiled"])
 def begin(request: pytest.FixtureRequest) -> Begin:
     return Exchange if request.param == "plain" else TWIN.Maker(Exchange).create_exchange
 
@@ -138,7 +137,6 @@ def test_later_ones_begin_later(begin: Begin) -> None:
     assert all(one.begun_at <= other.begun_at for one, other in pairwise(made))
 
 
-@pytest.mark.twin
 def test_the_twin_makes_nothing_of_a_head_that_was_not_read() -> None:
     begin = TWIN.Maker(Exchange).create_exchange
     for _ in range(2):
@@ -147,7 +145,6 @@ def test_the_twin_makes_nothing_of_a_head_that_was_not_read() -> None:
         assert begin(GET, None, None, PEERS[0], Chain(())).method == b"GET"
 
 
-@pytest.mark.twin
 def test_the_twin_makes_nothing_of_a_class_that_is_not_as_it_knows_it() -> None:
     class WithMore(Exchange):
         __slots__ = ("more",)

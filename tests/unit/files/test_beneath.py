@@ -15,7 +15,7 @@ from fastgw.files import beneath
 Open = Callable[[int, bytes, int], int]
 WAYS = [
     pytest.param(beneath.open_in_steps, id="steps"),
-    pytest.param(beneath._open_beneath, id="openat2", marks=pytest.mark.twin),
+    pytest.param(beneath.open_beneath, id="openat2"),
 ]
 
 
@@ -182,19 +182,19 @@ def test_without_openat2_it_goes_in_steps(root: int, monkeypatch: pytest.MonkeyP
         def open_beneath(*given: object) -> int:
             raise OSError(errno.ENOSYS, "not there")
 
-    monkeypatch.setattr(beneath, "_compiled", Refuses)
+    monkeypatch.setattr(beneath, "_beneath", Refuses)
     opened = beneath.open_beneath(root, b"folder/deep")
     assert os.read(opened, 99) == b"deep"
     os.close(opened)
 
 
-@pytest.mark.parametrize(
-    "reads", [pytest.param(beneath._read_at_once, id="python"), pytest.param(beneath.read_at_once, id="in use")]
-)
-def test_reading_at_once(tmp_path: Path, reads: Callable[[int, int, int], bytes | None]) -> None:
+def test_reading_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"0123456789")
     with open(tmp_path / "file", "rb") as file:
-        assert reads(file.fileno(), 4, 2) in (b"2345", None)  # None: this file system does not say what is cached
-        assert reads(file.fileno(), 4, 8) in (b"89", None)
-        assert reads(file.fileno(), 4, 10) in (b"", None)
-    assert reads(-1, 4, 0) is None
+        assert beneath.read_at_once(file.fileno(), 4, 2) in (
+            b"2345",
+            None,
+        )  # None: this file system does not say what is cached
+        assert beneath.read_at_once(file.fileno(), 4, 8) in (b"89", None)
+        assert beneath.read_at_once(file.fileno(), 4, 10) in (b"", None)
+    assert beneath.read_at_once(-1, 4, 0) is None

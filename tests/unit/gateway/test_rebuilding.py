@@ -21,22 +21,12 @@ from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Filter, Hooks, Phase
 from fastgw.gateway.compiler import Plan, building, compile
 from fastgw.gateway.tables import CompileError, Gateway, dismantling
-from fastgw.routing import table as routing
 from fastgw.routing.table import Steps, at_once
 from fastgw.upstream.upstream import Upstream
 from tests.support.certificates import Certificates
 from tests.support.generations import load_document, plan_after
 from tests.support.memory import SERVICE, probe
 from tests.support.table import for_each
-
-
-@pytest.fixture(autouse=True, scope="module", params=[pytest.param("compiled", marks=pytest.mark.twin), "plain"])
-def how(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Each test runs with the compiled twin and without it."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "plain":
-            patch.setattr(routing, "_routes", None)
-        yield
 
 
 class Counted(Filter, name="counted", phase=Phase.AUTHENTICATE):

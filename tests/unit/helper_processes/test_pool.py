@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 import pytest
 import uvloop
 
-from fastgw import compiled
 from fastgw.helper_processes import pool as pools
 from fastgw.helper_processes.pool import HelperBusy, HelperDied, HelperError, HelperFailed, HelperLate, HelperPool
 from fastgw.helper_processes.program import MOST_BYTES, Program
@@ -91,19 +90,8 @@ def limits() -> Iterator[dict[str, bytes]]:
 
 def test_a_process_has_nothing_of_the_gateway(limits: dict[str, bytes]) -> None:
     """Its environment is empty, and its descriptors are standard input, output and error, and the socket again."""
-    own = {"FASTGW_PURE_PYTHON"} if compiled.PURE else set()
-    assert set(eval(limits["environment"])) - {"LC_CTYPE"} == own  # LC_CTYPE: which Python sets for itself
+    assert set(eval(limits["environment"])) <= {"LC_CTYPE"}  # LC_CTYPE: which Python sets for itself
     assert len(eval(limits["descriptors"])) == 4
-
-
-def test_a_process_runs_in_plain_python_if_the_gateway_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "PURE", True)
-
-    async def test() -> bytes:
-        async with running() as pool:
-            return await pool.run_request(b"environment")
-
-    assert "FASTGW_PURE_PYTHON" in eval(run(test))
 
 
 def test_exceptions_are_passed_on_and_the_process_goes_on(limits: dict[str, bytes]) -> None:

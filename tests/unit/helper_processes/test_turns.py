@@ -5,8 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
-
 PROGRAM = """
 import signal, time
 from fastgw.helper_processes.turns import in_turns, prepare_turns
@@ -37,15 +35,7 @@ print(signal.getitimer(signal.ITIMER_PROF)[0] > 0)
 """
 
 
-@pytest.mark.twin
 def test_work_is_done_in_turns() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.stdout.splitlines() == ["0.0", *("True 3", "0.0 0") * 2, "0.0", "True"]
-
-
-@pytest.mark.extended
-def test_work_in_plain_python_is_one_turn() -> None:
-    environment = {"FASTGW_PURE_PYTHON": "1"}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, env=environment)
-    assert done.stdout.splitlines() == ["0.0", *("False 0", "0.0 0") * 2, "0.0", "True"]

@@ -35,7 +35,6 @@ def outcome(project: Callable[[bytes], bytes | None], text: bytes) -> bytes | st
         return "invalid"
 
 
-@pytest.mark.twin
 @settings(max_examples=80, deadline=None)
 @given(VALUES, PATHS, PATHS, RENAMES, st.booleans(), st.sampled_from([None, 1]), st.randoms(use_true_random=False))
 def test_the_compiled_module_agrees_with_the_reference(
@@ -176,7 +175,6 @@ def test_a_renamed_member_replaces_the_one_with_its_new_name() -> None:
     assert Projection((), (), {("a",): "b", ("b",): "a"}).apply(b'{"a":1,"b":2}') == b'{"b":1,"a":2}'
 
 
-@pytest.mark.twin
 def test_escaped_names_are_read_by_the_reference_in_texts_with_few_objects_only() -> None:
     projection = Projection([("*", "a")])
     assert projection.apply(b'[{"\\u0061":1,"b":2}]') == b'[{"a":1}]'
@@ -192,7 +190,6 @@ NEAR_SEPARATORS = b",[{;kKZ\x5a\x5c\x7a\x7c\xac\xdb\xfb\x0c\x2b\x2d\x00\xff"
 """Commas and opening brackets, and bytes that differ from them in one bit, or by one."""
 
 
-@pytest.mark.twin
 @given(st.lists(st.sampled_from(NEAR_SEPARATORS), max_size=40).map(bytes))
 def test_the_compiled_module_counts_the_same_separators(text: bytes) -> None:
     assert count_separators(text) == sum(text.count(each) for each in (b",", b"[", b"{"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from functools import cache
 from random import Random
 
 import pytest
@@ -15,12 +14,11 @@ from fastgw.http.websocket import frame_reader, frames
 from fastgw.http.websocket.frames import close_frame, unmask
 from tests.fuzz import frames as hostile
 from tests.fuzz import sides
-from tests.fuzz.sides import Side
 from tests.support.table import for_each
 
 READERS = [
     pytest.param(frames.FrameReader, id="reference"),
-    pytest.param(frame_reader.FrameReader, id="compiled", marks=pytest.mark.twin),
+    pytest.param(frame_reader.FrameReader, id="compiled"),
 ]
 both = pytest.mark.parametrize("reader", READERS)
 PAYLOADS = st.one_of(st.binary(max_size=300), st.text(max_size=80).map(str.encode))
@@ -245,22 +243,15 @@ def test_kinds_are_counted_each(reader: type[frames.FrameReader]) -> None:
     assert read.own_pong is None
 
 
-@cache
-def pair() -> tuple[Side, Side]:
-    return sides.in_plain_python(), sides.as_this_process_has_it()
-
-
-@pytest.mark.twin
 @for_each("seed", range(30))
 def test_the_compiled_one_reads_as_its_reference(seed: int) -> None:
     for number in range(seed * 100, seed * 100 + 100):
-        hostile.compare(*pair(), hostile.write(Random(number)), number)
+        hostile.compare(sides.REFERENCE, sides.COMPILED, hostile.write(Random(number)), number)
 
 
-@pytest.mark.twin
 @given(how=st.integers(0, 255), sent=written(), seed=st.integers(0, 2**32))
 def test_the_compiled_one_reads_whatever_comes_as_its_reference(how: int, sent: bytes, seed: int) -> None:
-    hostile.compare(*pair(), bytes((how,)) + sent, seed)
+    hostile.compare(sides.REFERENCE, sides.COMPILED, bytes((how,)) + sent, seed)
 
 
 def test_mask_of_a_reply() -> None:

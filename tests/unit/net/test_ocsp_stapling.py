@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fastgw.net.ocsp_stapling import Staple, staple
 from tests.support.ocsp import OcspAuthority, Stapled, ask_stapled
 
-pytestmark = pytest.mark.twin
 NAMES = ("first.test", "second.test")
 VERSIONS = ("-tls1_2", "-tls1_3")
 

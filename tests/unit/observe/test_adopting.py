@@ -24,7 +24,7 @@ from tests.unit.observe.test_finished_exchange import WAYS, Named, over
 @pytest.fixture(autouse=True, params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The observer in plain Python and with its twin."""
-    monkeypatch.setattr(observer, "_twin", request.param)
+    monkeypatch.setattr(observer, "compiled", request.param)
 
 
 class Worker:

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
-from fastgw.compiled import twin
 from fastgw.errors import Fault
 from fastgw.http.http1.parser import parse_request
-from fastgw.observe import record_of
+from fastgw.observe import _recorder, record_of
+from tests.fuzz.sides import PLAIN_RECORDING
 
-TWIN = twin("fastgw.observe._recorder")
-WAYS = [pytest.param(None, id="plain"), *([pytest.param(TWIN, id="compiled")] if TWIN else [])]
-"""In plain Python, and by the twin where there is one."""
+WAYS = [pytest.param(PLAIN_RECORDING, id="plain"), pytest.param(_recorder, id="compiled")]
+"""The reference and the compiled module."""
 
 
 @dataclass(slots=True)

@@ -20,7 +20,6 @@ from fastgw.forwarded_headers import Peer
 from fastgw.http.malformed import Malformed
 from fastgw.observe import Series, record_of
 from fastgw.observe.access_log.formats import JSON_SLOTS, MAX_LINE, json_line, masker
-from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.log import Log
 from fastgw.observe.access_log.record import TCP, UDP
 from fastgw.observe.metrics.counters import ExchangeCounters
@@ -28,6 +27,7 @@ from fastgw.observe.metrics.families import BOUNDS_S, CodingOperation, ContentCo
 from fastgw.observe.metrics.series_layout import ROUTES_AT, WORDS
 from fastgw.observe.recorder import MAX_KINDS, Recorder
 from fastgw.shm.slot_assignment import SlotNames, first
+from tests.fuzz.sides import PLAIN_RECORDING
 from tests.unit.observe.access_log.test_logs import AccessLog
 from tests.unit.observe.test_finished_exchange import WAYS, Body, Exchange, Named, Response, over
 
@@ -56,10 +56,8 @@ class Told:
         self.column = memoryview(bytearray(8 * WORDS)).cast("Q")
         self.counters = ExchangeCounters(series_of("user", "files"), self.column)
         wanted = [AccessLog("stdout", each, redact) for each in formats or ("json",)]
-        self.logs = [Log(each, self.counters, LineQueue if twin is None else twin.LineQueue) for each in wanted]
-        self.recorder: Any = Recorder(self.counters, self.logs)
-        if twin is not None:
-            self.recorder = twin.Recorder(self.recorder)
+        self.logs = [Log(each, self.counters, twin.LineQueue) for each in wanted]
+        self.recorder: Any = twin.Recorder(Recorder(self.counters, self.logs))
 
     def lines(self) -> list[bytes]:
         return [log.held.pop_lines() for log in self.logs]
@@ -161,7 +159,7 @@ def exchanges(draw: st.DrawFn) -> Exchange:
 @given(finished=st.lists(st.tuples(exchanges(), SECONDS, st.floats(0.0, 4e9)), min_size=1, max_size=5))
 def test_lines_and_counts_are_those_of_a_record(twin: Any, finished: list[tuple[Exchange, float, float]]) -> None:
     """Field by field and word by word, whatever clients send and however it ended."""
-    told, expected = Told(twin), Told(None)
+    told, expected = Told(twin), Told(PLAIN_RECORDING)
     for ended, now, date in finished:
         told.recorder.finish_at(ended, now, date)
         line = reference(expected, ended, now, date)
@@ -199,7 +197,7 @@ def test_a_connection_that_is_no_request_is_one_line(
     twin: Any, host: bytes, kind: tuple[bytes, int], known: dict[str, Any]
 ) -> None:
     """As TCP and UDP are logged: with no path, no query and no headers."""
-    told, expected = Told(twin), Told(None)
+    told, expected = Told(twin), Told(PLAIN_RECORDING)
     ended = Exchange(ConnectionHead(host, *kind), route=Named("user"), upstream="users", **known)
     told.recorder.finish_at(ended, 3.0, 1e9)
     line = reference(expected, ended, 3.0, 1e9)
@@ -309,8 +307,7 @@ def test_each_log_masks_its_own_names(twin: Any) -> None:
     told = Told(twin)
     more = Log(AccessLog("stdout", "json", ("other",)), told.counters, type(told.logs[0].held))
     recorder: Any = Recorder(told.counters, [*told.logs, more])
-    if twin is not None:
-        recorder = twin.Recorder(recorder)
+    recorder = twin.Recorder(recorder)
     recorder.finish(over(line=b"GET /a;sid=1?sid=1&other=2 HTTP/1.1"))
     first, second = orjson.loads(told.lines()[0]), orjson.loads(more.held.pop_lines())
     assert (first["path"], first["query"]) == ("/a;sid=***", "sid=***&other=2")
@@ -325,7 +322,7 @@ def test_kinds_are_bounded(twin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(50):
         told.recorder.finish(over(target=f"t-{number}"))
     assert [orjson.loads(line)["target"] for line in told.lines()[0].splitlines()] == [f"t-{n}" for n in range(50)]
-    if twin is None:
+    if twin is PLAIN_RECORDING:
         assert len(told.recorder._kinds) <= 8 < MAX_KINDS
 
 
@@ -353,7 +350,7 @@ def test_kinds_are_told_apart_by_all_that_they_differ_in(twin: Any) -> None:
         for target, upstream in (("t-1", "users"), ("t-2", "users"), ("t-1", ""))
         for status, scheme in ((200, b"http"), (404, b"https"))
     ]
-    told, expected = Told(twin), Told(None)
+    told, expected = Told(twin), Told(PLAIN_RECORDING)
     for ended in finished + finished[::-1]:
         told.recorder.finish_at(ended, 1.0, 1.0)
         line = reference(expected, ended, 1.0, 1.0)
@@ -392,7 +389,7 @@ def test_what_is_ordinary_is_told_the_short_way(twin: Any, ended: Exchange, monk
     told = Told(twin)
     with monkeypatch.context() as patched:
         patched.setattr("fastgw.observe.recorder.record_of", None)
-        if twin is not None:
+        if twin is not PLAIN_RECORDING:
             patched.setattr(Recorder, "finish_at", None)
         told.recorder.finish_at(ended, 1.0, 1.0)
     assert orjson.loads(told.lines()[0]) == orjson.loads(json_line(record_of(ended, 1.0, 1.0), masker(REDACT)))
@@ -407,7 +404,7 @@ class NoCells:
 
 @pytest.mark.parametrize("twin", WAYS)
 def test_content_codings_are_counted_by_route_operation_and_coding_also_after_a_reload(twin: Any) -> None:
-    told, expected = Told(twin), Told(None)
+    told, expected = Told(twin), Told(PLAIN_RECORDING)
 
     def count_all(codings: Iterable[ContentCoding] = ContentCoding) -> None:
         for route in ROUTES:

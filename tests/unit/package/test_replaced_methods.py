@@ -11,7 +11,6 @@ import pytest
 import fastgw.runtime.run  # noqa: F401  # imports all modules that have a twin
 from fastgw.compiled import replaced
 
-pytestmark = pytest.mark.twin
 Replaced = tuple[type, str]
 
 

@@ -9,20 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw.config.base.route_patterns import either_slash, parse_host, parse_path
-from fastgw.routing import table as routing
 from fastgw.routing.table import Conditions, Router
 from tests.support.table import for_each
-
-
-@pytest.fixture(autouse=True, scope="module", params=[pytest.param("compiled", marks=pytest.mark.twin), "plain"])
-def how(request):
-    """Each test runs with the compiled twin and without it."""
-    if request.param == "compiled":
-        assert routing._routes is not None, "make setup"
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "plain":
-            patch.setattr(routing, "_routes", None)
-        yield request.param
 
 
 @dataclass

@@ -11,8 +11,6 @@ from fastgw.routing.table import Conditions, Router, at_once, rule_of
 from tests.support.table import for_each
 from tests.unit.routing.test_table import PATTERNS, REQUESTS, ROUTES, Request, Route, by_path, router
 
-pytestmark = pytest.mark.twin
-
 
 def same(table: Router, request: Request) -> bool:
     """Whether the twin did it alone; what it says must be what the reference says."""
@@ -237,7 +235,7 @@ def test_a_table_that_was_built_from_another_is_as_if_it_was_built_alone(routes,
 
 def test_its_hash_table_grows_by_pieces_and_is_the_same_in_one_go():
     entries = [entry for number in range(5000) for entry in at_once(rule_of(conditions_of(f"/s{number}/x/*"), number))]
-    by_pieces, at_a_go = routing._routes.Tables({}), routing._routes.Tables({})
+    by_pieces, at_a_go = routing._table.Tables({}), routing._table.Tables({})
     pieces = 0
     for tables in (by_pieces, at_a_go):
         assert tables.add_host(b"", False, -1) == 0
@@ -265,7 +263,7 @@ def conditions_of(path):
 
 @pytest.mark.parametrize("left_at", [0, 1, 100])
 def test_tables_that_are_left_unfinished_are_freed(left_at):
-    tables = routing._routes.Tables({})
+    tables = routing._table.Tables({})
     tables.add_host(b"h", False, -1)
     for number in range(left_at):
         tables.add(0, at_once(rule_of(conditions_of(f"/s{number}"), number))[0])
@@ -274,7 +272,7 @@ def test_tables_that_are_left_unfinished_are_freed(left_at):
 
 
 def test_what_is_added_out_of_order_is_refused():
-    tables = routing._routes.Tables({})
+    tables = routing._table.Tables({})
     with pytest.raises(ValueError, match="less specific"):
         tables.add_host(b"h", False, 0)
     with pytest.raises(ValueError, match="no such host"):

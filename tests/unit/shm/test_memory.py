@@ -8,7 +8,6 @@ from random import Random
 
 import pytest
 
-from fastgw.shm import rate_limit_table
 from fastgw.shm.memory import FIRST_GAUGE, Layout, OtherLayout, SharedMemory
 from fastgw.shm.node_limits import AddressLimit, KeyCounts, MemoryFence, Sketch, subscriber, width_for
 from tests.support.small_process import run_in_small_process
@@ -341,7 +340,7 @@ def in_child(work) -> None:
 
 def test_a_million_keys_are_counted_one_by_one_within_the_memory_that_is_told():
     """16 bytes a key, in pages of which each is touched: 32 MiB, and what stands in front."""
-    keys = 1_000_000 if rate_limit_table.COMPILED else 20_000
+    keys = 1_000_000
     shared = SharedMemory.create(Layout(), columns=1)
     limit = shared.cells.token_bucket(1, 1000.0, 1)
     spend = limit.spend

@@ -21,15 +21,13 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fastgw.config import load
 from fastgw.config.settings.gateway import Config
 from fastgw.filters import TYPES
 from fastgw.runtime.node import quota_persistence
 from fastgw.runtime.node.quota_persistence import QuotaKeeper, end_reading, keep_all, restore, restore_all
-from fastgw.shm import compare_and_swap, quota_store, quota_table
+from fastgw.shm import quota_store, quota_table
 from fastgw.shm.calendar_periods import calendar_of
 from fastgw.shm.quota_store import CannotKeep, Claim, InUse, QuotaFile
 from fastgw.shm.quota_table import NOT_OURS, USED_UP, KeyDigest, Period, QuotaTable, StoredCount, own_quotas
@@ -51,16 +49,8 @@ def _closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["compiled", "reference"] if compare_and_swap.COMPILED else ["reference"])
-def kind(request: pytest.FixtureRequest) -> str:
-    kind: str = request.param
-    return kind
-
-
 @pytest.fixture
-def table(kind: str, monkeypatch: pytest.MonkeyPatch) -> QuotaTable:
-    if kind == "reference":
-        monkeypatch.setattr(compare_and_swap, "_twin", None)
+def table() -> QuotaTable:
     return own_quotas(1024)
 
 
@@ -140,8 +130,8 @@ def test_a_key_begins_anew_however_long_it_was_idle(table, idle):
 
 
 @pytest.mark.parametrize("idle", [2**19 + 1, 2**20 - 1, 2**20])
-def test_processes_that_begin_anew_at_once_admit_the_limit_together(kind, idle):
-    run_in_small_process(begin_together, kind, str(idle))
+def test_processes_that_begin_anew_at_once_admit_the_limit_together(idle):
+    run_in_small_process(begin_together, str(idle))
 
 
 def test_reset(table):
@@ -272,50 +262,6 @@ def test_a_slot_is_not_given_to_another_key_while_a_count_is_restored_to_it(monk
     assert tried
     assert table.look_up(KeyDigest.of(b"another"), TOMORROW) == 0
     assert table.look_up(row.id, TOMORROW) == 90
-
-
-def test_memory_of_the_other_kind_is_not_counted_in(monkeypatch):
-    if not compare_and_swap.COMPILED:
-        return
-    fd = os.memfd_create("test")
-    os.close(fd)
-    memory = memoryview(bytearray(quota_table.size(1024)))
-    QuotaTable(memory, -1, 0)
-    monkeypatch.setattr(compare_and_swap, "COMPILED", False)
-    with pytest.raises(ValueError, match="another way"):
-        QuotaTable(memory, -1, 0)
-
-
-SPENDINGS = st.lists(
-    st.tuples(
-        st.integers(0, 2),
-        st.sampled_from([0, 1, 2, 3, 5, 2**19, 2**20 - 2, 2**20 - 1, 2**20]),
-        st.integers(1, 4),
-        st.integers(1, 12),
-    ),
-    max_size=40,
-)
-
-
-@given(SPENDINGS)
-def test_both_kinds_decide_alike(spendings):
-    """Periods in any order, as if clocks were wrong; and where their numbers begin anew."""
-    twin, tables = compare_and_swap._twin, []
-    try:
-        for used in (twin, None):
-            compare_and_swap._twin = used
-            tables.append(own_quotas(64))
-    finally:
-        compare_and_swap._twin = twin
-    places = [[table.assign_slot(KeyDigest.of(b"%d" % key), SHARED) for key in range(3)] for table in tables]
-    for key, number, cost, limit in spendings:
-        period = Period(number, NOW, NOW + number)
-        one, other = (
-            (table.spend(*slots[key], period, cost, limit), table.count(*slots[key], period))
-            for table, slots in zip(tables, places, strict=True)
-        )
-        assert one == other
-    assert {row for _, _, row in rows(tables[0]).values()} == {row for _, _, row in rows(tables[1]).values()}
 
 
 # --- the calendar ---

@@ -13,28 +13,22 @@ from hypothesis import strategies as st
 
 from fastgw.shm import rate_limit_table
 from fastgw.shm.rate_limit_table import Cells, Limit
-from tests.support.cells import ALGORITHMS, SECOND, WAYS, at, limit_of, made
+from tests.support.cells import ALGORITHMS, SECOND, at, limit_of, made
 
 START = 5000 * SECOND
 TICK, FINE = 1 << 24, 1 << 12  # ns to which instants in the cells are rounded up
-in_each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-
-
-@pytest.fixture(params=WAYS.values(), ids=WAYS)
-def way(request: pytest.FixtureRequest) -> type[Cells]:
-    return request.param
 
 
 @pytest.fixture
-def table(way: type[Cells]) -> Iterator[Cells]:
-    with made(way) as table:
+def table() -> Iterator[Cells]:
+    with made() as table:
         yield table
 
 
 @pytest.fixture
-def small(way: type[Cells]) -> Iterator[Cells]:
+def small() -> Iterator[Cells]:
     """All keys are in the same 16 places."""
-    with made(way, 16) as table:
+    with made(16) as table:
         yield table
 
 
@@ -50,14 +44,11 @@ def test_exactly_the_limit_is_admitted_at_once(table: Cells, algorithm: str, mos
     assert admitted(limit, b"b", START, 2 * most + 1) == most
 
 
-@in_each_way
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @settings(max_examples=60)
 @given(st.data())
-def test_after_the_wait_that_was_told_and_not_before_it_is_admitted(
-    way: type[Cells], algorithm: str, data: st.DataObject
-) -> None:
-    with made(way) as table:
+def test_after_the_wait_that_was_told_and_not_before_it_is_admitted(algorithm: str, data: st.DataObject) -> None:
+    with made() as table:
         most = data.draw(st.integers(1, 50))
         limit = limit_of(table, algorithm, most, data.draw(st.floats(0.2, 100)))
         now = START + data.draw(st.integers(0, 1000 * SECOND))
@@ -126,7 +117,6 @@ ORACLES = {
 }
 
 
-@in_each_way
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @given(
     most=st.integers(1, 20),
@@ -136,10 +126,10 @@ ORACLES = {
     ),
 )
 def test_the_same_is_admitted_as_by_the_oracle(
-    way: type[Cells], algorithm: str, most: int, window: float, steps: list[tuple[int, int]]
+    algorithm: str, most: int, window: float, steps: list[tuple[int, int]]
 ) -> None:
     oracle = ORACLES[algorithm](most, window)
-    with made(way) as table:
+    with made() as table:
         limit = limit_of(table, algorithm, most, window)
         now = START
         for cost, passed in steps:
@@ -148,17 +138,16 @@ def test_the_same_is_admitted_as_by_the_oracle(
             assert (limit.spend(b"key", cost, now) == 0) == oracle.admits(cost, now)
 
 
-@in_each_way
 @given(
     most=st.integers(1, 10),
     window=st.floats(0.2, 5),
     steps=st.lists(st.integers(0, 2 * SECOND), max_size=60),
 )
 def test_no_window_wherever_it_begins_holds_more_than_a_sliding_limit(
-    way: type[Cells], most: int, window: float, steps: list[int]
+    most: int, window: float, steps: list[int]
 ) -> None:
     """Nobody waits longer than one window, and what was spent is back after a part, a seventh, more."""
-    with made(way) as table:
+    with made() as table:
         limit = table.sliding_window(most, window)
         length, now, taken = round(window * 1e9), START, []
         for passed in steps:
@@ -242,10 +231,10 @@ def test_a_full_table_forgets_no_live_cell(small: Cells, algorithm: str) -> None
     assert small.overflowed == before
 
 
-def test_wherever_a_key_lies_in_the_table_the_parts_of_its_window_are_its_own(way: type[Cells]) -> None:
+def test_wherever_a_key_lies_in_the_table_the_parts_of_its_window_are_its_own() -> None:
     """They lie beside the cells, and meet neither those, nor each other, nor what the table says of itself."""
     keys = [b"key %d" % number for number in range(500)]
-    with made(way) as alone, made(way) as table:
+    with made() as alone, made() as table:
         one, many = alone.sliding_window(10, 8.0), table.sliding_window(10, 8.0)
         for second in range(14):
             now = START + second * SECOND
@@ -306,9 +295,9 @@ def test_who_is_refused_is_told_when_the_first_of_those_cells_is_free(small: Cel
     assert small.refused == refused + 1
 
 
-def test_a_large_table_is_filled_by_half_before_anything_is_shared(way: type[Cells]) -> None:
+def test_a_large_table_is_filled_by_half_before_anything_is_shared() -> None:
     """Each key may be in 16 places, and goes where there is more room."""
-    with made(way, 4096) as table:
+    with made(4096) as table:
         limit = table.token_bucket(1, 1000.0, 1)
         for number in range(4096 // 2):
             assert limit.spend(b"%d" % number, 1, START) == 0
@@ -324,31 +313,19 @@ def test_keys_that_differ_in_any_byte_are_different(table: Cells, length: int) -
         assert admitted(limit, each, START, 2) == 1
 
 
-def test_what_was_made_is_found_by_who_comes_later(way: type[Cells]) -> None:
+def test_what_was_made_is_found_by_who_comes_later() -> None:
     fd = os.memfd_create("cells")
     try:
-        assert admitted(at(way, fd, 64).fixed_window(5, 1.0), b"a", START, 3) == 3
-        assert admitted(at(way, fd, 64).fixed_window(5, 1.0), b"a", START, 10) == 2
+        assert admitted(at(fd, 64).fixed_window(5, 1.0), b"a", START, 3) == 3
+        assert admitted(at(fd, 64).fixed_window(5, 1.0), b"a", START, 10) == 2
     finally:
         os.close(fd)
 
 
-def test_each_table_has_a_secret_of_its_own(way: type[Cells]) -> None:
+def test_each_table_has_a_secret_of_its_own() -> None:
     """So nobody outside can choose keys that share a cell."""
-    with made(way) as one, made(way) as other:
+    with made() as one, made() as other:
         assert one._words[2:4].tobytes() != other._words[2:4].tobytes()
-
-
-@pytest.mark.skipif(len(WAYS) == 1, reason="there is one kind only")
-def test_processes_of_both_kinds_do_not_share_a_table() -> None:
-    for first, second in (WAYS.values(), reversed(WAYS.values())):
-        fd = os.memfd_create("cells")
-        try:
-            at(first, fd, 64)
-            with pytest.raises(ValueError, match="in another way"):
-                at(second, fd, 64)
-        finally:
-            os.close(fd)
 
 
 @pytest.mark.parametrize("count", [-16, 0, 1, 8, 17, 100])
@@ -357,10 +334,10 @@ def test_a_table_has_a_power_of_two_of_cells(count: int) -> None:
         rate_limit_table.size(count)
 
 
-def test_memory_of_another_size_is_refused(way: type[Cells]) -> None:
+def test_memory_of_another_size_is_refused() -> None:
     for size in (0, 4096, rate_limit_table.size(64) - 8, rate_limit_table.size(64) + 8, rate_limit_table.size(64) + 80):
         with pytest.raises(ValueError):  # noqa: PT011  either there are no such cells, or no such bytes
-            way(memoryview(bytearray(size)), -1, 0)
+            Cells(memoryview(bytearray(size)), -1, 0)
 
 
 @pytest.mark.parametrize("cost", [0, 4])
@@ -422,17 +399,9 @@ def test_no_clock_is_read() -> None:
         assert "clock_gettime" not in text
 
 
-def test_it_is_told_which_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limit_table, "_twin", None)
-    assert rate_limit_table.describe() == "fcntl locks (no compiled modules)"
-    monkeypatch.setattr(rate_limit_table, "_twin", object())
-    assert rate_limit_table.describe() == "compare-and-swap"
-
-
-@in_each_way
-def test_what_is_in_use_is_told_and_takes_no_memory(way):
+def test_what_is_in_use_is_told_and_takes_no_memory():
     """Cells that count; not those that have expired, nor those of an overflow that nobody needs."""
-    with made(way, 4096) as table:
+    with made(4096) as table:
         bucket = table.token_bucket(10, 10.0, 10)
         now = 10**12
         for number in range(50):

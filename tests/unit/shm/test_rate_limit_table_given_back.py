@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.shm.rate_limit_table import COUNT_MAX, Cells
-from tests.support.cells import ALGORITHMS, SECOND, WAYS, limit_of, made
+from tests.support.cells import ALGORITHMS, SECOND, limit_of, made
 
 START = 5000 * SECOND
 HERE = staticmethod(lambda: START)
 each_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
 
 
-@pytest.fixture(params=WAYS.values(), ids=WAYS)
-def table(request: pytest.FixtureRequest) -> Iterator[Cells]:
-    with made(request.param) as table:
+@pytest.fixture
+def table() -> Iterator[Cells]:
+    with made() as table:
         yield table
 
 
@@ -83,15 +83,14 @@ class Bucket:
         return True
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @given(
     most=st.integers(1, 4),
     steps=st.lists(st.tuples(st.integers(0, 2), st.integers(0, SECOND), st.integers(0, 9)), max_size=40),
 )
 def test_what_stays_spent_never_exceeds_the_bucket_whatever_is_given_back(
-    way: type[Cells], most: int, steps: list[tuple[int, int, int]]
+    most: int, steps: list[tuple[int, int, int]]
 ) -> None:
-    with made(way) as table:
+    with made() as table:
         limit = table.token_bucket(most, 1.0, most)
         oracle, open_, now = Bucket(-(-SECOND // most), most), [], START
         for deed, passed, which in steps:
@@ -145,10 +144,9 @@ def test_what_is_left_is_told_without_spending_it(table: Cells, algorithm: str) 
 
 
 @each_algorithm
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @given(data=st.data())
-def test_as_much_is_left_as_can_be_spent_at_once(algorithm: str, way: type[Cells], data: st.DataObject) -> None:
-    with made(way) as table:
+def test_as_much_is_left_as_can_be_spent_at_once(algorithm: str, data: st.DataObject) -> None:
+    with made() as table:
         most = data.draw(st.integers(1, 20))
         limit = limit_of(table, algorithm, most, data.draw(st.floats(0.2, 20)))
         now = START
@@ -162,7 +160,7 @@ def test_as_much_is_left_as_can_be_spent_at_once(algorithm: str, way: type[Cells
 
 
 def test_a_key_that_shares_a_cell_gives_back_there(table: Cells) -> None:
-    with made(type(table), 16) as small:
+    with made(16) as small:
         limit = small.token_bucket(3, 100.0, 3)
         for number in range(16):
             limit.spend(b"%d" % number, 1, START)

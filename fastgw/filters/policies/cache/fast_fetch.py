@@ -12,7 +12,6 @@ same request without a cache 48,000 (CPython 3.11, callgrind, micro/response_cac
 from typing import TYPE_CHECKING, final
 
 from fastgw.cache.store import Lease, Refusal, RefusedLease, begin_with
-from fastgw.compiled import twin
 from fastgw.exchange import Exchange, Route
 from fastgw.exchange.fast_fetch import FastFetch, FetchRequest
 from fastgw.filters.policies.cache.cached_request import CachedRequest
@@ -132,7 +131,9 @@ def begin_exchange_fetch(policy: CachePolicy, exchange: Exchange, forward: "Forw
     return None
 
 
-if not TYPE_CHECKING and (_twin := twin("fastgw.filters.policies.cache._fast_fetch")) is not None:
+if not TYPE_CHECKING:
+    from fastgw.filters.policies.cache import _fast_fetch as _twin
+
     _twin.adopt(begin_fetch, StoringFetch, ExchangeFetch, CachedRequest, ReadyAnswers)
     begin_fetch = _twin.begin_fetch
     begin_exchange_fetch = _twin.begin_exchange_fetch

@@ -16,7 +16,6 @@ from itertools import count
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, final
 
 from fastgw.cache.store import Store, StoredObject
-from fastgw.compiled import twin
 from fastgw.exchange import Chain, Exchange, Route
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.sent_fields import SentFields
@@ -243,5 +242,7 @@ def values_of(fields: RequestFields, names: tuple[bytes, ...]) -> list[bytes | N
     return [b"\n".join(lines) if (lines := fields.values(name)) else None for name in names]
 
 
-if not TYPE_CHECKING and (_twin := twin("fastgw.filters.policies.cache._ready_answers")) is not None:
+if not TYPE_CHECKING:
+    from fastgw.filters.policies.cache import _ready_answers as _twin
+
     _twin.adopt(ReadyAnswers, ReadyMemory, _Entry, Selector)

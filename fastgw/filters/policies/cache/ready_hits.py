@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
 from fastgw.cache.store import Store, StoredObject
-from fastgw.compiled import twin
 from fastgw.exchange import Exchange, Response
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.reply import NO_CONTENT
@@ -173,5 +172,7 @@ def _fields(exchange: Exchange) -> RequestFields:
     return ForwardedFields(exchange) if exchange.request_added or exchange.request_dropped else exchange.head
 
 
-if not TYPE_CHECKING and (_twin := twin("fastgw.filters.policies.cache._ready_hits")) is not None:
+if not TYPE_CHECKING:
+    from fastgw.filters.policies.cache import _ready_hits as _twin
+
     _twin.adopt(ReadyHits, ReadyMemory, _Hit, Selector, ReadyAnswers)

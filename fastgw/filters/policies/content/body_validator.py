@@ -8,7 +8,7 @@ from typing import Any, final
 
 import orjson
 
-from fastgw.compiled import twin
+from fastgw.filters.policies.content import _schema_checks
 from fastgw.filters.policies.content.number_comparisons import ComparisonLimit, numbers_listed
 from fastgw.filters.policies.content.schema_plan import plan_of
 from fastgw.filters.policies.content.schemas import (
@@ -21,8 +21,6 @@ from fastgw.filters.policies.content.schemas import (
 )
 
 Errors = list[dict[str, str]]
-
-_compiled: Any = twin("fastgw.filters.policies.content._schema_checks")
 
 
 @final
@@ -38,9 +36,9 @@ class BodyValidator:
         """Validator of values."""
         self._listed = _listed_by(schema, self._limit)
         self._checks: Any = None
-        plan = None if _compiled is None else plan_of(schema, expected_text)
+        plan = plan_of(schema, expected_text)
         if plan is not None:
-            self._checks = _compiled.CompiledChecks(plan, partial(_reference_for, self._limit))
+            self._checks = _schema_checks.CompiledChecks(plan, partial(_reference_for, self._limit))
 
     def errors(self, payload: bytes) -> Errors:
         """Return the first errors of a body: [] if it conforms. Raises `TakesLong` for a validator of an event loop.

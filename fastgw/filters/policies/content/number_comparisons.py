@@ -16,7 +16,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 from urllib.parse import unquote
 
-from fastgw.compiled import twin
 from fastgw.http.strict_json import takes_long
 from fastgw.json_pointer import unescaped
 
@@ -134,8 +133,7 @@ def _sum_of(pattern: re.Pattern[bytes], text: bytes, listed: int, most: int) -> 
 if TYPE_CHECKING:
     _comparisons_in = _count_comparisons
 else:
-    _twin = twin("fastgw.filters.policies.content._schema_checks")
-    _comparisons_in = _count_comparisons if _twin is None else _twin.count_comparisons
+    from fastgw.filters.policies.content._schema_checks import count_comparisons as _comparisons_in
 
 
 class _Listed(NamedTuple):

@@ -9,7 +9,6 @@ from functools import partial
 from secrets import randbelow
 from typing import TYPE_CHECKING, Final, NamedTuple, cast, final
 
-from fastgw.compiled import twin
 from fastgw.exchange.body_stages import AnsweredRequest
 from fastgw.exchange.reply import UNKNOWN, EncodedForms, Response
 from fastgw.filters.api import BodyStage, Exchange
@@ -460,7 +459,9 @@ class _Stage(_CountingStage):
         return self._compressor
 
 
-if not TYPE_CHECKING and (_twin := twin("fastgw.filters.policies.content_coding._compression")) is not None:
+if not TYPE_CHECKING:
+    from fastgw.filters.policies.content_coding import _compression as _twin
+
     _twin.adopt(
         Compression,
         vary=_VARY,

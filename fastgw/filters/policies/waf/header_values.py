@@ -3,8 +3,6 @@
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from fastgw.compiled import twin
-
 UNSKIPPED = b"${"
 """Text with which a value is searched whatever its name is: services log any header (Log4Shell)."""
 
@@ -44,5 +42,4 @@ def _unknown_values(
 if TYPE_CHECKING:
     unknown_values = _unknown_values
 else:
-    _twin = twin("fastgw.filters.policies.waf._header_values")
-    unknown_values = _unknown_values if _twin is None else _twin.unknown_values
+    from fastgw.filters.policies.waf._header_values import unknown_values as unknown_values

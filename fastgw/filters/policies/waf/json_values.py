@@ -3,8 +3,6 @@
 import re
 from typing import TYPE_CHECKING, Final
 
-from fastgw.compiled import twin
-
 BOM: Final = b"\xef\xbb\xbf"
 BESIDE_STRINGS: Final = b" \t\r\n\x1e{}[],:0123456789+-.eEtrufalsn"
 """Characters of JSON outside of strings, and the separator of records."""
@@ -60,5 +58,4 @@ def _of_escape(found: re.Match[bytes]) -> bytes:
 if TYPE_CHECKING:
     json_values = _json_values
 else:
-    _twin = twin("fastgw.filters.policies.waf._json_values")
-    json_values = _json_values if _twin is None else _twin.json_values
+    from fastgw.filters.policies.waf._json_values import json_values as json_values

@@ -12,8 +12,6 @@ from urllib.parse import unquote_to_bytes
 
 import re2
 
-from fastgw.compiled import twin
-
 PLAIN: Final = re.compile(rb"[A-Za-z0-9_.,:=@~/ -]*").fullmatch
 """Matches text that normalization only turns into lower case: no escapes, and no character that has a meaning."""
 SEPARATOR: Final = b"\0"
@@ -215,8 +213,7 @@ def _character(code: int) -> bytes:
 if TYPE_CHECKING:
     decoded, search_text, cookie_text, plain_target = _decoded, _search_text, _cookie_text, _plain_target
 else:
-    _twin = twin("fastgw.filters.policies.waf._normalization")
-    decoded = _decoded if _twin is None else _twin.decoded
-    search_text = _search_text if _twin is None else _twin.search_text
-    cookie_text = _cookie_text if _twin is None else _twin.cookie_text
-    plain_target = _plain_target if _twin is None else _twin.plain_target
+    from fastgw.filters.policies.waf._normalization import cookie_text as cookie_text
+    from fastgw.filters.policies.waf._normalization import decoded as decoded
+    from fastgw.filters.policies.waf._normalization import plain_target as plain_target
+    from fastgw.filters.policies.waf._normalization import search_text as search_text

@@ -9,7 +9,7 @@ from typing import Any, Final, final
 import re2
 
 from fastgw.config.base.route_patterns import re2_options, re2_problem
-from fastgw.filters.policies.waf.literal_search import literal_search
+from fastgw.filters.policies.waf.literal_search import LiteralSearch
 from fastgw.filters.policies.waf.normalization import SEPARATOR
 from fastgw.filters.policies.waf.required_literals import required_literals
 from fastgw.filters.policies.waf.rules.rule import RequestPart, Rule
@@ -147,7 +147,7 @@ def _literals_of(rules: Iterable[Rule]) -> Callable[[bytes], bool] | None:
         literals |= required
         if len(literals) > _MOST_LITERALS:
             return None
-    return literal_search(literals)
+    return LiteralSearch(literals)
 
 
 def _halves(first: int, end: int) -> list[tuple[int, int]]:

@@ -96,7 +96,14 @@ def test_what_only_the_compiler_finds_wrong_is_refused_alone(
 
         monkeypatch.setattr(compiler, "server_contexts", refuse)
     else:
-        monkeypatch.setattr(compiler, "why_missing", lambda: "no h2")
+        upstreams = compiler.client_tls
+
+        def refuse_http2(settings: Any, material: Any, protocols: tuple[str, ...]) -> Iterator[Any]:
+            if protocols == ("h2",):
+                raise ssl.SSLError("ca md too weak")
+            return upstreams(settings, material, protocols)
+
+        monkeypatch.setattr(compiler, "client_tls", refuse_http2)
         pieces[2]["upstreams"] = {"a": {**secure, "protocol": "http2"}}
     made = read()
     with pytest.raises(CompileError) as raised:

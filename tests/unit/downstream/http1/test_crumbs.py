@@ -278,7 +278,6 @@ def test_of_a_tunnel_a_turn_reads_so_much() -> None:
         assert sender.reading
 
 
-@pytest.mark.twin
 def test_a_line_that_is_cut_in_two_does_not_hand_the_rest_to_plain_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does an extension: an end of a read cuts nearly each of them."""
     fed: list[int] = []

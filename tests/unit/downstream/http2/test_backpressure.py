@@ -14,8 +14,6 @@ from tests.support.http2.frames import Code
 from tests.support.memory import Plane, probe
 from tests.unit.downstream.http2.test_tunnels import HTTP2, asks, begins, data_on, resets
 
-pytestmark = pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
-
 PIECE = b"x" * MOST_HELD
 
 

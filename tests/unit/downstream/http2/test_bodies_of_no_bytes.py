@@ -11,8 +11,6 @@ from tests.support.http2 import frames
 from tests.support.memory import Plane, Wire, probe
 from tests.unit.downstream.http2.test_tunnels import HTTP2, begins, data_on, ends_of
 
-pytestmark = pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
-
 ENDS = {"an empty DATA frame": frames.data(), "trailers": frames.headers(frames.block((b"x-sum", b"6")))}
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 

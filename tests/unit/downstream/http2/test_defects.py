@@ -18,7 +18,6 @@ from tests.unit.downstream.http2.test_tunnels import HTTP2, asks, begins, data_o
 from tests.unit.downstream.test_drain import turns
 from tests.unit.upstream.connections.test_http2_liveness import HEAD
 
-pytestmark = pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
 if Session is not None:
     from fastgw.downstream.http2.stream import Http2Stream
 

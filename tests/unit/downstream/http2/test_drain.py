@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from tests.support.http2 import frames
 from tests.support.http2.frames import Type
 from tests.support.memory import Plane, Wire
 from tests.unit.downstream.http2.test_tunnels import asks, begins, data_on, plane_of, resets, told
 from tests.unit.downstream.test_drain import turns
-
-pytestmark = pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
 
 BODY = b"x" * 1000
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + BODY

@@ -13,8 +13,6 @@ from tests.support.http2 import frames
 from tests.support.memory import Plane, Wire
 from tests.unit.downstream.http2.test_tunnels import HTTP2, begins, data_on, ends_of
 
-pytestmark = pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
-
 COUNT = SPARE_STREAMS + 8
 """Streams at once: more than are kept for reuse."""
 TRUSTING = {"listeners": {"main": {**HTTP2["listeners"]["main"], "trusted_proxies": ["127.0.0.1"]}}}

@@ -11,8 +11,6 @@ from tests.support.http2.frames import Code
 from tests.support.memory import Plane, probe
 from tests.unit.downstream.http2.test_tunnels import HTTP2, begins, data_on, resets
 
-pytestmark = pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
-
 POST = frames.block(*frames.pseudo(b"POST", b"/", b"a.test"))
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 

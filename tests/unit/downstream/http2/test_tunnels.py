@@ -17,8 +17,6 @@ from tests.support.http2.frames import Code, Type
 from tests.support.memory import Plane, Wire, probe
 from tests.unit.downstream.test_drain import turns
 
-pytestmark = pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
-
 HTTP2 = {"listeners": {"main": {"address": "127.0.0.1:0", "protocols": ["http2"]}}}
 KEY = re.compile(rb"sec-websocket-key: (\S+)", re.IGNORECASE)
 ASKING = frames.block(

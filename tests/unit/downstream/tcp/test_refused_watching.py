@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from fastgw.compiled import twin
 from fastgw.config.settings.gateway import Config
 from fastgw.downstream import Server
+from fastgw.downstream.tcp import _connection as TWIN
 from fastgw.errors import Fault
+from fastgw.eventloop import _socket_poller
 from fastgw.eventloop.socket_poller import SocketListener, SocketPoller
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.filters.api import Services
@@ -32,8 +33,6 @@ from tests.support.generations import load_with_files
 from tests.support.memory import SERVICE, Counter, Observer
 from tests.support.on_loop import on_loop, until
 from tests.support.secured import client_hello
-
-TWIN = twin("fastgw.downstream.tcp._connection")
 
 
 class FullPoller(SocketPoller):
@@ -158,7 +157,7 @@ def test_so_does_one_that_is_passed_through_beside_tls_that_ends_here(room: int,
 @on_loop
 async def test_so_does_one_that_begins_in_compiled_code() -> None:
     async with serving() as node:
-        full = twin("fastgw.eventloop._socket_poller").SocketPoller(asyncio.get_running_loop())
+        full = _socket_poller.SocketPoller(asyncio.get_running_loop())
         full.close()  # epoll refuses any socket
         node.poller.close()
         node.worker_loop._sockets = full

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -17,7 +16,6 @@ VALUES = st.sampled_from([b"", b"a", b"b: c", b"${jndi:x}", b"$5", b" \ta \t", b
 KNOWN = {b"known", b"b: c"}
 
 
-@pytest.mark.twin
 @given(st.lists(st.tuples(NAMES, VALUES), max_size=6))
 @example([(b"Accept", b"${x}"), (b"X-A", b"known"), (b"X-File-Name", b"known")])
 @example([(b"Cookie", b"a"), (b"cookie", b"known"), (b"Cookie", b"a")])

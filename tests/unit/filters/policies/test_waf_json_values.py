@@ -49,7 +49,6 @@ DOCUMENTS = st.builds(
 )
 
 
-@pytest.mark.twin
 @given(HOSTILE)
 @example(b"")
 @example(b'"')
@@ -70,14 +69,12 @@ def test_hostile_bodies_are_read_alike(body: bytes) -> None:
     assert json_values.json_values(body) == _json_values(body)
 
 
-@pytest.mark.twin
 @given(DOCUMENTS, st.integers(0, 400))
 def test_documents_and_beginnings_of_them_are_read_alike(document: bytes, length: int) -> None:
     for body in (document, document[:length], document[length:], b"\x1e".join((document, document))):
         assert json_values.json_values(body) == _json_values(body)
 
 
-@pytest.mark.twin
 @for_each("piece", [b'"', b'""', b'"\\', b"[", b"]", b"{", b'{"a":', b'"a":"b",', b'[":', b"x"])
 def test_long_bodies_are_read_alike(piece: bytes) -> None:
     assert json_values.json_values(piece * 3000) == _json_values(piece * 3000)

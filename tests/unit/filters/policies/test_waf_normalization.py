@@ -39,7 +39,6 @@ PIECES = st.sampled_from(
 TEXTS = st.lists(PIECES, max_size=8).map(b"".join)
 
 
-@pytest.mark.twin
 @given(st.lists(TEXTS, max_size=4))
 @example([])
 @example([b""])
@@ -54,7 +53,6 @@ def test_texts_are_joined_alike(texts: list[bytes]) -> None:
     assert normalization.search_text(texts) == _search_text(texts)
 
 
-@pytest.mark.twin
 @given(
     TEXTS | st.lists(st.sampled_from([b"%", b"2", b"5", b"7", b"C", b"u", b"U", b"+", b"g"])).map(b"".join),
     st.booleans(),
@@ -75,7 +73,6 @@ def test_texts_are_decoded_alike(text: bytes, plus: bool) -> None:
     assert normalization.decoded(text, plus=plus) == _decoded(text, plus=plus)
 
 
-@pytest.mark.twin
 @given(TEXTS)
 @example(b"")
 @example(b"=")
@@ -91,7 +88,6 @@ TARGETS = st.lists(st.sampled_from([b"/", b"a", b"B", b"=", b"&", b" ", b"~", b"
 )
 
 
-@pytest.mark.twin
 @given(TARGETS, st.none() | TARGETS, st.integers(1, 4))
 @example(b"", b"", 1)
 @example(b"/A b=c;", None, 1)
@@ -105,7 +101,6 @@ def test_targets_are_joined_alike(path: bytes, query: bytes | None, most: int) -
     assert normalization.plain_target(path, query, most) == _plain_target(path, query, most)
 
 
-@pytest.mark.twin
 def test_characters_of_targets_are_plain_alike() -> None:
     characters = [bytes((each,)) for each in range(256)]
     targets = [target for each in characters for target in ((b"/" + each, None), (b"/", each), (b"/", b"a=" + each))]

@@ -46,7 +46,6 @@ def test_what_was_lent_and_not_filled_is_lent_again():
     assert read(buffer, b"x" * SIZE) == b"x" * SIZE
 
 
-@pytest.mark.twin
 def test_the_same_bytes_are_not_handed_over_twice():
     from fastgw.http.http1 import _parser
 
@@ -57,7 +56,6 @@ def test_the_same_bytes_are_not_handed_over_twice():
             _parser.leading_bytes(buffer, length)
 
 
-@pytest.mark.twin
 @pytest.mark.parametrize("length", [-1, SIZE + 1])
 def test_no_more_is_taken_than_there_is(length):
     from fastgw.http.http1 import _parser

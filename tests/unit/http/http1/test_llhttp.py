@@ -7,12 +7,12 @@ That is the reference. In its compiled twin nothing can be put in another's plac
 """
 
 from contextlib import suppress
-from typing import Any
 
 import pytest
 from httptools import HttpRequestParser, HttpResponseParser
 
-from fastgw.compiled import twin
+from fastgw.http.http1 import _body as bodies
+from fastgw.http.http1 import _parser as scan
 from fastgw.http.http1 import llhttp, parser_reference
 from fastgw.http.http1.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
 from fastgw.http.http1.llhttp import LongLivedParser, SecondParser
@@ -446,10 +446,6 @@ def test_each_parser_stops_this_body_by_itself(wire: bytes, monkeypatch: pytest.
         reader.feed(wire)
 
 
-scan: Any = twin("fastgw.http.http1._parser")
-bodies: Any = twin("fastgw.http.http1._body")
-
-
 def cases(*tables: dict[str, bytes]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(
         "raw", [pytest.param(raw, id=name) for table in tables for name, raw in table.items()]
@@ -460,7 +456,6 @@ def around(table: dict[str, bytes], start: bytes) -> dict[str, bytes]:
     return {name: start + fields + b"\r\n" for name, fields in table.items()}
 
 
-@pytest.mark.twin
 class TestTheCompiledTwin:
     """Its own two judges, each alone, and both together."""
 

@@ -8,19 +8,16 @@ from httptools import HttpRequestParser, HttpResponseParser
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fastgw.compiled import twin
 from fastgw.http.fields import folded
+from fastgw.http.http1 import _body as bodies
+from fastgw.http.http1 import _parser as scan
+from fastgw.http.http1 import _serializer as compiled_splice
 from fastgw.http.http1 import body, llhttp, parser_reference, serializer_reference
 from fastgw.http.http1.body import BodyReader
 from fastgw.http.malformed import Malformed
 from tests.support.table import for_each
 from tests.unit.http.http1 import test_against_h11 as messages
 from tests.unit.http.http1 import test_body, test_requests, test_responses
-
-scan: Any = twin("fastgw.http.http1._parser")
-bodies: Any = twin("fastgw.http.http1._body")
-compiled_splice: Any = twin("fastgw.http.http1._serializer")
-pytestmark = pytest.mark.twin
 
 thorough = settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 

@@ -103,7 +103,6 @@ USUAL = (
 )
 
 
-@pytest.mark.twin
 @for_each("names", [*((name,) for name in USUAL), USUAL])
 def test_usual_names_are_told_apart_without_a_search(names: tuple[bytes, ...]) -> None:
     """Some share a hash with a reserved name; the pattern of the reference costs more than a hit of a cache."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +16,6 @@ from fastgw.http.http2.session import Session
 from tests.support.http2 import frames
 from tests.support.http2.frames import block, data, frame, headers, ping, priority, reset, settings, window_update
 
-pytestmark = pytest.mark.twin
 if Session is not None:
     from tests.unit.http.http2.sessions import Opinion, ours, theirs
 

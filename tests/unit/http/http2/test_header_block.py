@@ -16,7 +16,6 @@ from tests.support.http2 import frames
 from tests.support.http2.frames import MAX_FRAME, Flag, block, data, headers, integer, priority, string
 from tests.support.table import for_each
 
-pytestmark = pytest.mark.twin
 if Session is not None:
     from fastgw.http.http2._header_block import plain
     from tests.unit.http.http2.sessions import ours, server

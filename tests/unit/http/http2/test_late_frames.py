@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-import pytest
-
 from fastgw.http.http2.session import CLOSED, WHOLE, Session
 from tests.support.http2 import frames
 from tests.support.http2.frames import MAX_FRAME, Code, block, data, get, headers, post, reset, settings
 from tests.support.table import for_each
 
-pytestmark = pytest.mark.twin
 if Session is not None:
     from tests.unit.http.http2.sessions import server
 

@@ -37,7 +37,6 @@ from tests.support.http2.frames import Code, block, data, get, headers, post, se
 from tests.support.http2.head_cases import HEAD_CASES
 from tests.support.table import for_each
 
-pytestmark = pytest.mark.twin
 if Session is not None:
     from tests.unit.http.http2.sessions import Fields, client, lines, ours, plain, server
 

@@ -11,14 +11,12 @@ from typing import Final
 import h2.config
 import h2.connection
 import h2.events
-import pytest
 
 from fastgw.http.http2.session import CLOSED, DATA, FULL, HeldBytes, Session
 from tests.support.http2 import frames
 from tests.support.http2.frames import MAX_FRAME, Code, data, post
 from tests.support.table import for_each
 
-pytestmark = pytest.mark.twin
 FIRST: Final = 65_535
 MIB: Final = 1 << 20
 BODY: Final = 5_000_000

@@ -66,7 +66,7 @@ class Worker:
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The observer in plain Python and with its twin."""
-    monkeypatch.setattr(observer, "_twin", request.param)
+    monkeypatch.setattr(observer, "compiled", request.param)
 
 
 def wait_until(fact: Callable[[], bool], deadline_s: float = 30.0) -> None:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from fastgw.compiled import PURE
 from fastgw.config.base.route_patterns import either_slash, parse_path
 from fastgw.config.base.value_types import Url
 from fastgw.config.settings.telemetry import OtlpExport, Sampling, Traces
@@ -34,7 +33,7 @@ ID, SPAN = b"12345678901234567890123456789012", b"1234567890123456"
 SENT = b"feedfeedfeedfeed"
 EXPORT = OtlpExport(url=Url("http", "collector", 4318))
 PATHS = "/a", "/a/*", "/a/b/{id}", "/ä/{id}", "~^/v[0-9]+/", "~^/v1/"
-TWINS = ["reference"] if PURE else ["reference", pytest.param("compiled", marks=pytest.mark.twin)]
+TWINS = ["reference", "compiled"]
 
 
 class Routed:
@@ -336,7 +335,6 @@ def test_zipkin_has_the_same(which: str) -> None:
 TEXT = st.text(max_size=300)
 
 
-@pytest.mark.twin
 @settings(max_examples=100)
 @given(
     st.lists(st.tuples(TEXT, st.one_of(TEXT, st.integers(0, 2**63 - 1), st.just("x" * 20_000))), max_size=8),

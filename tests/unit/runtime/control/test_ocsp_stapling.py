@@ -27,7 +27,6 @@ from fastgw.upstream.client.http_client import FetchFailed
 from tests.support.ocsp import DAY, OcspAuthority
 
 DEADLINE_S = 30.0
-pytestmark = pytest.mark.twin  # without it no certificate is looked at
 
 
 class World:

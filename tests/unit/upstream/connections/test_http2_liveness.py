@@ -12,7 +12,7 @@ from tests.support.http2.frames import Flag
 from tests.support.http2.upstream_connection import World
 from tests.support.on_loop import on_loop
 
-pytestmark = [pytest.mark.twin, pytest.mark.usefixtures("methods")]
+pytestmark = pytest.mark.usefixtures("methods")
 if Session is not None:
     from fastgw.upstream.connections import http2_connection
     from fastgw.upstream.connections.http2_stream import Http2UpstreamStream

@@ -16,7 +16,7 @@ from tests.support.http2.upstream_connection import BEGUN, Listener, World
 from tests.support.on_loop import on_loop, turns
 from tests.support.table import for_each
 
-pytestmark = [pytest.mark.twin, pytest.mark.usefixtures("methods")]
+pytestmark = pytest.mark.usefixtures("methods")
 if Session is not None:
     from fastgw.upstream.connections._http2_connection import trailers_of
 

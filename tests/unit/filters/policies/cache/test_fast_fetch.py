@@ -193,7 +193,6 @@ def test_what_is_stored_is_decided_as_on_the_full_path(
         each.plane.assert_quiet()
 
 
-@pytest.mark.twin
 @given(st.binary(max_size=300), st.sampled_from([b"fastgw-primary\0\0", b"fastgw-search-of"]))
 def test_compiled_keys_are_those_of_hashlib(text: bytes, person: bytes) -> None:
     compiled: Any = import_module("fastgw.filters.policies.cache._fast_fetch")
@@ -216,7 +215,6 @@ def counting(kind: Any, taken: list[object]) -> Callable[..., bytes | None]:
     return take_response
 
 
-@pytest.mark.twin
 @for_each("beside", ["shared", "behind shared"])
 @for_each(
     ("response", "told"),
@@ -244,7 +242,6 @@ def test_the_usual_miss_of_a_shared_store_is_compiled(response: bytes, told: byt
     world.plane.assert_quiet()
 
 
-@pytest.mark.twin
 @pytest.mark.parametrize("beside", ["shared", "behind shared"])
 @pytest.mark.parametrize("vary", [b"", b"Vary: Accept-Encoding\r\n"])
 def test_a_miss_that_needs_another_segment_is_compiled(vary: bytes, beside: str) -> None:
@@ -526,7 +523,6 @@ def test_which_headers_the_gateway_writes_for_each_client() -> None:
 LANGUAGES = [b"", b"Accept-Language: de\r\n", b"Accept-Language: en\r\n", b"Accept: a\r\n", b"Accept: b\r\n"]
 
 
-@pytest.mark.twin
 @pytest.mark.parametrize("beside", ["shared", "behind shared"])
 @pytest.mark.parametrize("target", [b"/a", b"/a?b=c"])
 def test_headers_in_the_key_are_compiled_and_equal_to_the_full_path(target: bytes, beside: str) -> None:

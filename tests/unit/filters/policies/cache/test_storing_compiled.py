@@ -15,8 +15,6 @@ from fastgw.http.dates import format_date, parse_date
 from fastgw.http.http1.serializer import end_to_end
 from tests.unit.http.caching.heads import DATE, EARLIER, LATER, NOW, response
 
-pytestmark = pytest.mark.twin
-
 DIRECTIVES = (
     b"no-store|private|public|max-age=60|max-age=0|max-age=x|s-maxage=9|must-revalidate|proxy-revalidate|no-cache|"
     b'no-cache="a"|must-understand|stale-while-revalidate=9|stale-if-error=300|max-age=99999999999|foo=bar'

@@ -104,7 +104,6 @@ def answered(request: bytes, response: bytes, **route: Any) -> tuple[Any, ...]:
     return OWN.sub(b"", sent), OWN.sub(b"", received), client.ended, counted, logged
 
 
-@pytest.mark.twin
 @settings(max_examples=80, deadline=None)
 @given(request=REQUESTS, response=RESPONSES)
 @example(
@@ -125,7 +124,6 @@ def test_each_path_answers_alike(request: bytes, response: bytes) -> None:
     assert answered(request, response, filters=around) == compiled
 
 
-@pytest.mark.twin
 def test_plans_are_kept_for_a_limited_number_of_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients choose the values of Accept-Encoding."""
     made: list[Any] = []
