@@ -127,6 +127,11 @@ def metric(place: Place, name: str) -> float:
     return float(found[1]) if found else 0.0
 
 
+def wait_until_counted(place: Place, name: str, before: float) -> None:
+    """Wait until a sample is one more: the client is told of a failure before it is counted."""
+    wait_until(lambda: metric(place, name) == before + 1, f"{name} to be {before + 1:g}")
+
+
 # --- what is shown, and agreed on ---
 
 
@@ -285,7 +290,7 @@ def test_who_would_speak_something_else_is_told_so(place: Place) -> None:
     tls.set_alpn_protocols(["h3", "ftp"])
     before = metric(place, 'fastgw_tls_handshake_failures_total{fault="no_agreement"}')
     assert "no application protocol" in str(place.fails(tls))
-    assert metric(place, 'fastgw_tls_handshake_failures_total{fault="no_agreement"}') == before + 1
+    wait_until_counted(place, 'fastgw_tls_handshake_failures_total{fault="no_agreement"}', before)
 
 
 def test_who_speaks_no_version_that_is_allowed_is_told_so(place: Place) -> None:
@@ -293,7 +298,7 @@ def test_who_speaks_no_version_that_is_allowed_is_told_so(place: Place) -> None:
     tls.maximum_version = ssl.TLSVersion.TLSv1_2
     before = metric(place, 'fastgw_tls_handshake_failures_total{fault="no_agreement"}')
     assert place.fails(tls, listener="newest").reason == "TLSV1_ALERT_PROTOCOL_VERSION"
-    assert metric(place, 'fastgw_tls_handshake_failures_total{fault="no_agreement"}') == before + 1
+    wait_until_counted(place, 'fastgw_tls_handshake_failures_total{fault="no_agreement"}', before)
 
 
 def test_a_request_that_comes_with_the_end_of_the_handshake_is_served(place: Place) -> None:
@@ -345,7 +350,7 @@ def test_what_is_neither_is_closed(place: Place, noise: bytes) -> None:
     with place.gateway.connect() as client:
         client.send(noise)
         client.read_to_end()
-    assert metric(place, 'fastgw_tls_handshake_failures_total{fault="protocol_error"}') == before + 1
+    wait_until_counted(place, 'fastgw_tls_handshake_failures_total{fault="protocol_error"}', before)
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01"])
@@ -354,7 +359,7 @@ def test_a_handshake_that_does_not_come_is_cut_and_counted(place: Place, sent: b
     with place.gateway.connect() as client:
         client.send(sent)
         client.assert_ended()
-    assert metric(place, 'fastgw_tls_handshake_failures_total{fault="timeout"}') == before + 1
+    wait_until_counted(place, 'fastgw_tls_handshake_failures_total{fault="timeout"}', before)
 
 
 @pytest.mark.parametrize(("size", "in_records"), [(1, False), (100, False), (10, True), (100, True)])
@@ -393,7 +398,7 @@ def test_a_hello_longer_than_any_is_refused_at_once(place: Place) -> None:
     with place.gateway.connect() as client:
         client.send(b"\x16\x03\x01\x40\x00\x01\x01\x00\x00" + b"x" * 16_380)
         assert client.read_to_end() == DECODE_ERROR
-    assert metric(place, 'fastgw_tls_handshake_failures_total{fault="protocol_error"}') == before + 1
+    wait_until_counted(place, 'fastgw_tls_handshake_failures_total{fault="protocol_error"}', before)
 
 
 @pytest.mark.parametrize(
@@ -469,7 +474,7 @@ def test_who_shows_no_good_certificate_does_not_get_in(
     sample = f'fastgw_tls_handshake_failures_total{{fault="{fault}"}}'
     before = metric(place, sample)
     place.fails(tls, listener="required")
-    wait_until(lambda: metric(place, sample) == before + 1, "it to be counted, which the client is told before")
+    wait_until_counted(place, sample, before)
 
 
 def test_where_a_certificate_is_optional_only_a_bad_one_keeps_out(place: Place) -> None:
