@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help setup run lint words test-setup test test-all-setup test-all test-pythons wheel wheels test-programs test-all-programs deb deb-check lock docs docs-site fuzz bench bench-check clean
+.PHONY: help setup run lint words size test-setup test test-all-setup test-all test-pythons wheel wheels test-programs test-all-programs deb deb-check lock docs docs-site fuzz bench bench-check clean
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 600
@@ -127,6 +127,9 @@ lint: .venv/.installed  ## ruff and mypy --strict
 
 words: .venv/.builder  ## advise on names, docstrings, messages and pages that are not in the field's standard terms
 	$(BIN)/python -m tests.words
+
+size: .venv/.builder  ## count lines of code by package
+	@$(BIN)/python -m tests.size
 
 # Debian packages without a program that tests run with, each as file=package.
 TEST_FILES := /usr/share/modsecurity-crs/rules=modsecurity-crs /usr/lib/*/libmodsecurity.so.3=libmodsecurity3
