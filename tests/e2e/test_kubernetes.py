@@ -213,6 +213,78 @@ def test_each_kind_of_secret_is_shown_as_its_application_says(server: ApiServer,
             assert not [word for word in (SECRET, "rotated", "PRIVATE KEY", open_to_all.live) if word in told]
 
 
+def test_secrets_of_compass_mode_are_served_without_an_application(server: ApiServer, tmp_path: Path) -> None:
+    """Those that are listed, by listeners for them, each with its credentials, and to the consumers that are named."""
+    (tmp_path / "ours").mkdir()
+    ours = Certificates(tmp_path / "ours")
+    pem = [b64encode(Path(file).read_bytes()).decode() for file in ours.issue("gateway.client")]
+    pair = dict(zip(("certificate", "privateKey"), pem, strict=True))
+    strict = server_tls(ours.issue("127.0.0.1"), ours.ca)
+
+    def put(name: str, kind: str, url: str, credentials: dict[str, Any], **more: Any) -> None:
+        said = json.dumps({"credentials": credentials, **more})
+        server.put(secret(name, CONFIGURATION=said, CREDENTIALS_TYPE=kind, ORDERS_V1_TARGET_URL=url))
+
+    with ApiOrigin() as plain, ApiOrigin(tls=strict) as secured, Issuer() as open_to_all, Issuer(tls=strict) as closed:
+        basic = {"username": "user", "password": SECRET}
+        of_tokens = {"clientId": "app", "clientSecret": SECRET, "tokenUrl": open_to_all.url}
+        zone = {"requestParameters": {"headers": {"X-Zone": ["z1"]}}}
+        put("none", "NoAuth", f"{plain.url}/v1", {}, requestParameters={"queryParameters": {"limit": ["50"]}})
+        put("basic", "BasicAuth", plain.url, basic)
+        put("oauth", "OAuth", plain.url, {**of_tokens, **zone})
+        put("oauth-mtls", "OAuthWithCert", plain.url, {"clientId": "app", "tokenUrl": closed.url, **pair})
+        put("mtls", "Certificate", secured.url, pair)
+        put("csrf", "BasicAuth", plain.url, basic, csrfConfig={"tokenUrl": plain.csrf_url})
+        put("unlisted", "NoAuth", plain.url, {})
+        names = ["none", "basic", "oauth", "oauth-mtls", "mtls", "csrf"]
+        kyma = {
+            "kubernetes": {"kubeconfig": str(server.kubeconfig(tmp_path / "kubeconfig"))},
+            "secrets": [*names, "late"],
+            "allow_local": True,
+            "defaults": {"tls": {"ca": str(ours.ca)}},
+        }
+        more = {
+            "egress": {"addressing": "secret", "apps": {"late": {"consumers": ["shop"]}}},
+            "consumers": [{"name": "shop", "key_auth": [{"key": "planted-0123456789"}]}],
+            "providers": {"kyma": kyma},
+        }
+        with Following(server, tmp_path, **more) as gateway:
+            gateway.becomes_ready()
+            shown: dict[str, Call] = {}
+            for name in names:
+                gateway.says(f"/secret/{name}/api/ORDERS_V1/a%2Fb?x=1", 200)
+                shown[name] = (secured if name == "mtls" else plain).calls[-1]
+            shown_basic = "Basic " + b64encode(f"user:{SECRET}".encode()).decode()
+            assert {name: call.value("Authorization") for name, call in shown.items()} == {
+                "none": None,
+                "basic": shown_basic,
+                "oauth": f"Bearer {open_to_all.live}",
+                "oauth-mtls": f"Bearer {closed.live}",
+                "mtls": None,
+                "csrf": shown_basic,
+            }
+            assert shown["none"].target == "/v1/a%2Fb?x=1&limit=50"
+            assert open_to_all.questions[0].client_secret == SECRET
+            assert open_to_all.questions[0].fields["X-Zone"] == "z1"
+            assert ("DNS", "gateway.client") in shown["mtls"].certificate["subjectAltName"]
+            assert shown["csrf"].value("X-CSRF-Token") == plain.csrf_token
+            gateway.says("/secret/basic/api/orders_v1/x", 200)
+            for path in ("/secret/unlisted/api/ORDERS_V1/x", "/secret/basic/api/V2/x", "/secret/late/api/ORDERS_V1/x"):
+                assert gateway.answer(path)[0] == 404
+            put("late", "NoAuth", plain.url, {})
+            gateway.says("/secret/late/api/ORDERS_V1/x", 401)
+            called = httpx.get(
+                f"{gateway.url()}/secret/late/api/ORDERS_V1/x", headers={"X-Api-Key": "planted-0123456789"}
+            )
+            assert (called.status_code, plain.calls[-1].value("X-Api-Key")) == (200, None)
+            put("basic", "BasicAuth", plain.url, {"username": "user"})
+            gateway.says("/secret/basic/api/ORDERS_V1/x", 500)
+            server.delete("secrets", "none", NAMESPACE)
+            gateway.says("/secret/none/api/ORDERS_V1/x", 404)
+            told = gateway.command("status").stdout + gateway.stderr.text() + gateway.stdout.text()
+            assert not [word for word in (SECRET, pem[1], open_to_all.live) if word in told]
+
+
 def rotated_under_load(gateway: Following, rotate: Callable[[], None]) -> None:
     """Callers ask without pause until they have all seen what comes of it; every answer is one of the two."""
     seen: list[tuple[int, bytes]] = []

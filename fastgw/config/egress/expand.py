@@ -32,7 +32,14 @@ from fastgw.config.settings.credentials import (
     RequestParameters,
     TokenExchange,
 )
-from fastgw.config.settings.egress import Addressing, Egress, EgressCredentials, EgressEntry, EgressService
+from fastgw.config.settings.egress import (
+    Addressing,
+    ApiOfSecret,
+    Egress,
+    EgressCredentials,
+    EgressEntry,
+    EgressService,
+)
 from fastgw.config.settings.gateway import FilterUse, PathForwarding, Respond, Route
 from fastgw.config.settings.upstreams import Retries, Target, Upstream, UpstreamTimeouts, UpstreamTls
 from fastgw.config.sources.extension_packages import UnknownType, type_called
@@ -157,7 +164,14 @@ class _Called:
         entry = f"/{self.entry}" if self.entry else ""
         self.name = f"{NAME}/{self.app}/{self.service}{entry}"
 
+    @property
+    def is_of_secret(self) -> bool:
+        """Whether it is an API of a Secret without an Application."""
+        return isinstance(self.settings, ApiOfSecret)
+
     def is_reached_by(self, addressing: Addressing) -> bool:
+        if self.is_of_secret or addressing == "secret":
+            return self.is_of_secret and addressing == "secret"
         if addressing == "path_with_entry":
             return bool(self.entry)
         return self.alone or (addressing == "host" and self.settings.host is not None)
@@ -197,8 +211,8 @@ class _Expansion:
         routes = self.merged.lists.setdefault("routes", [])
         for listener, addressing in listeners.items():
             behind = f"/{listener}" if len(listeners) > 1 else ""
-            for each, hosts, path in self._addressed(called, addressing, egress):
-                routes.append(self._route(each, egress, listener, addressing, hosts, path, behind))
+            for each, name, hosts, path in self._addressed(called, addressing, egress):
+                routes.append(self._route(each, egress, listener, addressing, hosts, path, name + behind))
             routes.append(self._unknown(egress, listener, addressing, behind, called))
         return self.notes
 
@@ -260,14 +274,19 @@ class _Expansion:
 
     def _addressed(
         self, called: list[_Called], addressing: Addressing, egress: Egress
-    ) -> Iterator[tuple[_Called, tuple[str, ...], str]]:
-        """Yield the services that this form of addressing reaches, with their hosts and paths."""
+    ) -> Iterator[tuple[_Called, str, tuple[str, ...], str]]:
+        """Yield the services that this form of addressing reaches, with the names of their routes, hosts and paths."""
         reached = [each for each in called if each.is_reached_by(addressing)]
         if addressing == "path_with_entry":
-            yield from ((each, (), f"/{each.app}/{each.service}/{each.entry}") for each in reached)
+            yield from ((each, each.name, (), f"/{each.app}/{each.service}/{each.entry}") for each in reached)
             return
         if addressing == "path":
-            yield from ((each, (), f"/{each.app}/{each.service}") for each in reached)
+            yield from ((each, each.name, (), f"/{each.app}/{each.service}") for each in reached)
+            return
+        if addressing == "secret":  # as in Kyma, the name of an API may be in lower case
+            for each in reached:
+                for api in dict.fromkeys((each.service, each.service.lower())):
+                    yield each, f"{NAME}/{each.app}/{api}", (), f"/secret/{each.app}/api/{api}"
             return
         taken: dict[str, _Called] = {}
         domains = dict.fromkeys((*egress.domains, *self._services_domains()))
@@ -281,7 +300,7 @@ class _Expansion:
                 self.notes.append(each.location.problem(wrong))
                 continue
             taken[host] = each
-            yield each, (host, *(f"{host}.{domain}" for domain in domains)), ""
+            yield each, each.name, (host, *(f"{host}.{domain}" for domain in domains)), ""
 
     def _services_domains(self) -> tuple[str, ...]:
         """Return the domains of the Services that the gateway creates."""
@@ -309,6 +328,8 @@ class _Expansion:
                 continue
             noted_services.add(service)
             has = "several `entries`" if each.entry else "no `entries`"
+            if each.is_of_secret or [*ways] == ["secret"]:
+                has = "no Application" if each.is_of_secret else "an Application"
             self.notes.append(each.of.problem(f"it has {has}: {words} {verb} not reach it"))
 
     # generated objects
@@ -396,23 +417,23 @@ class _Expansion:
         addressing: Addressing,
         hosts: tuple[str, ...],
         path: str,
-        behind: str,
+        name: str,
     ) -> tuple[SourceLocation, Any]:
         settings, at = each.settings, each.location
         guard = self.guards.get(each.app)
 
         def make() -> Route:
             filters: dict[str, FilterUse | None] = {**self._filters(each, egress, path)}
-            for name, use in settings.filters.items():
-                if use is None and name in filters:
-                    del filters[name]
+            for own, use in settings.filters.items():
+                if use is None and own in filters:
+                    del filters[own]
                 else:
-                    filters[name] = use
+                    filters[own] = use
             if guard is not None:  # settings of the service do not remove them
                 filters.update(guard.filters)
             strips = addressing == "host" or guard is not None  # identities from client certificates are among them
             return Route(
-                name=each.name + behind,
+                name=name,
                 listeners=(listener,),
                 hosts=hosts,
                 paths=(f"{path}/*",),
@@ -427,7 +448,7 @@ class _Expansion:
                 filters=MappingProxyType(filters),
             )
 
-        named = (behind, listener, addressing, path, *hosts, *(() if guard is None else guard.made_of))
+        named = (name, listener, addressing, path, *hosts, *(() if guard is None else guard.made_of))
         route = self._cached_object(self.kept.routes, each, named, make)
         return Derived(at.reading, at.path, partial(_route_parts, each, guard), _TO_UPSTREAM), route
 
@@ -563,11 +584,13 @@ class _Expansion:
         self, egress: Egress, listener: str, addressing: Addressing, behind: str, called: list[_Called]
     ) -> tuple[SourceLocation, Route]:
         """Return the route for all other calls."""
-        apps = tuple(self.merged.services)
+        secrets = {each.app for each in called if each.is_of_secret}
+        others = self.merged.services.keys() - secrets | {each.app for each in called if not each.is_of_secret}
+        apps = tuple(app for app in self.merged.services if app in (secrets if addressing == "secret" else others))
         several: dict[str, tuple[str, ...]] = {}
-        if addressing != "path_with_entry":
+        if addressing in ("path", "host"):
             for each in called:
-                if not each.is_reached_by(addressing):
+                if not each.is_of_secret and not each.is_reached_by(addressing):
                     name = f"{each.app}/{each.service}" if addressing == "path" else each.host
                     several[name] = (*several.get(name, ()), each.entry)
         said: Mapping[str, Any] = {

@@ -52,10 +52,11 @@ class OfKyma:
         reading = Reading(document, filter_types, files)
         self._readings[service.app, service.name] = reading
         if not service.entries:
-            return _location(reading, service.path)
+            return _location(reading, service.of, service.path)
 
         def find_parts() -> Mapping[Path, SourceLocation]:
-            return {("entries", name): _location(reading, entry.path) for name, entry in service.entries.items()}
+            entries = service.entries.items()
+            return {("entries", name): _location(reading, service.of, entry.path) for name, entry in entries}
 
         return Derived(reading, service.path, find_parts)
 
@@ -89,6 +90,9 @@ def add_kyma(
         added.notes += found.notes
         merged.egress_location = merged.egress_location or at
         merged.awaits_services = any(is_watched(name) and files.read(name) == NOTHING for name in added.files)
+        for index in () if merged.awaits_services else found.missing:
+            named = f"the Secret {settings.namespace}/{settings.secrets[index]} is missing"
+            added.notes.append(at.below("secrets", index).problem(f"{named}: calls of its APIs are answered 404"))
         apps: dict[str, dict[str, tuple[SourceLocation, EgressService]]] = {}
         for service in found.services:
             key = service.app, service.name
@@ -165,9 +169,11 @@ def _names(at: SourceLocation, settings: Kyma, files: Files, notes: list[Problem
     return readable
 
 
-def _location(reading: Reading, entry: Path) -> SourceLocation:
+def _location(reading: Reading, of: Object, entry: Path) -> SourceLocation:
     """Return the position of an entry."""
-    return Derived(reading, entry, lambda: {part: SourceLocation(reading, at) for part, at in parts_of(entry).items()})
+    return Derived(
+        reading, entry, lambda: {part: SourceLocation(reading, at) for part, at in parts_of(of, entry).items()}
+    )
 
 
 class _ObjectDocument(Document):

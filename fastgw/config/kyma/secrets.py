@@ -29,11 +29,13 @@ TARGET_URL: Final = "_TARGET_URL"
 """Suffix of the keys of the URLs of APIs in Compass mode."""
 _OF_COMPASS: Final[Mapping[str, str]] = {
     "oauth": "OAuth",
+    "oauthwithcert": "OAuthWithCert",
     "basicauth": "Basic",
     "basic": "Basic",
     "noauth": "NoAuth",
     "": "NoAuth",
     "certificate": "CertificateGen",
+    "certificategen": "CertificateGen",
 }
 """Values of `credentials.type`, by `CREDENTIALS_TYPE` in lower case."""
 OF_TOKEN_REQUESTS: Final = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
@@ -54,6 +56,8 @@ class UnusableSecret(Exception):
 T = TypeVar("T")
 Asked = Mapping[str, Object | None]
 """Secrets by name; None = it does not exist."""
+Keys = tuple[str, ...]
+"""Key of a Secret; then, for a JSON text, the members in which a value is."""
 Derived = Mapping[str, bytes]
 """Contents of derived files, by name."""
 
@@ -64,7 +68,7 @@ class KymaSecrets:
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
         self._objects: dict[str, Object] = {}
-        self._made: dict[tuple[str, ...], tuple[Any, Derived]] = {}
+        self._made: dict[tuple[str, tuple[Keys, ...]], tuple[Any, Derived]] = {}
         self._asked: dict[str, Object | None] = {}
         self._derived: dict[str, bytes] = {}
 
@@ -105,35 +109,50 @@ class KymaSecrets:
 
     def pair(self, name: str, certificate: str, key: str) -> tuple[str, str]:
         """Return the files of a certificate and its key, which must match. Raises `UnusableSecret`."""
-        return self._make_once((name, certificate, key), lambda: self._fitting(name, certificate, key))
+        keys = (certificate,), (key,)
+        return self._make_once(name, keys, lambda: self._fitting(name, keys, lambda each: self._value(name, *each)))
 
-    def _fitting(self, name: str, certificate: str, key: str) -> tuple[str, str]:
-        contents = self._value(name, certificate), self._value(name, key)
-        if (wrong := pair_problem(*contents)) is not None:
-            of = certificate if wrong.of == "certificate" else key
-            raise self.unusable(name, of, f"cannot be used: {wrong.wrong}")
-        return self._file(name, (certificate,), contents[0]), self._file(name, (key,), contents[1])
+    def _fitting(self, name: str, keys: tuple[Keys, Keys], read: Callable[[Keys], bytes]) -> tuple[str, str]:
+        certificate, key = read(keys[0]), read(keys[1])
+        if (wrong := pair_problem(certificate, key)) is not None:
+            of = keys[0] if wrong.of == "certificate" else keys[1]
+            raise self.unusable(name, of[0], f"cannot be used: {wrong.wrong}")
+        return self._file(name, keys[0], certificate), self._file(name, keys[1], key)
 
-    def target_url(self, name: str, apis: tuple[str, ...]) -> tuple[str, str]:
-        """Return the key `{API}_TARGET_URL` of an API, and its value. `apis`: names that the Secret may have for it;
-        the first one takes precedence. Case, and characters other than letters and digits, make no difference. Raises
+    def named(self, name: str) -> Object | None:
+        """Return a Secret; None: there is none."""
+        return self._objects.get(name)
+
+    def target_keys(self, name: str) -> list[str]:
+        """Return the keys `{API}_TARGET_URL` of a Secret. Raises `UnusableSecret`."""
+        parts = (self._object(name).value.get(part) for part in ("stringData", "data"))
+        return sorted({key for part in parts if isinstance(part, dict) for key in part if key.endswith(TARGET_URL)})
+
+    def path_of(self, name: str, key: str) -> Path:
+        """Return the path of the value of a key. Raises `UnusableSecret`."""
+        held = self._object(name).value.get("stringData")
+        return ("stringData" if isinstance(held, dict) and key in held else "data"), key
+
+    def target_key(self, name: str, apis: tuple[str, ...]) -> str:
+        """Return the key `{API}_TARGET_URL` of an API. `apis`: names that the Secret may have for it; the first one
+        takes precedence. Case, and characters other than letters and digits, make no difference. Raises
         `UnusableSecret`.
         """
-        parts = (self._object(name).value.get(part) for part in ("stringData", "data"))
-        keys = {key for part in parts if isinstance(part, dict) for key in part if key.endswith(TARGET_URL)}
+        keys = self.target_keys(name)
         for api in apis:
-            found = sorted(key for key in keys if _squeezed(key.removesuffix(TARGET_URL)) == _squeezed(api))
+            found = [key for key in keys if _squeezed(key.removesuffix(TARGET_URL)) == _squeezed(api)]
             if len(found) > 1:
                 raise self.unusable(name, found[1], f"means the same API as `{found[0]}`")
             if found:
-                return found[0], self._text_of(name, found[0])
+                return found[0]
         wanted = f"{re.sub('[^A-Z0-9]+', '_', apis[-1].upper())}{TARGET_URL}"
         raise UnusableSecret(
             f"the Secret {self._namespace}/{name} has no `{wanted}`",
             self._object(name).problem((), f"it has no `{wanted}`"),
         )
 
-    def _text_of(self, name: str, key: str) -> str:
+    def plain(self, name: str, key: str) -> str:
+        """Return a value that is no secret. Raises `UnusableSecret`."""
         try:
             return self._value(name, key).decode().strip()
         except UnicodeDecodeError:
@@ -141,7 +160,7 @@ class KymaSecrets:
 
     def parameters(self, name: str) -> tuple[Listed, Listed]:
         """Return the headers and query parameters in a Secret. Raises `UnusableSecret`."""
-        return self._make_once((name,), lambda: (self._listed(name, HEADERS), self._listed(name, QUERY)))
+        return self._make_once(name, (), lambda: (self._listed(name, HEADERS), self._listed(name, QUERY)))
 
     def parameters_for_token(self, name: str) -> tuple[Listed, Listed]:
         """Return the parameters for the token endpoint. Raises `UnusableSecret`."""
@@ -159,10 +178,12 @@ class KymaSecrets:
             self._object(name)
         except UnusableSecret:
             return None
+        return self.compass_alone(name) if self._value(name, CONFIGURATION, required=False).strip() else None
+
+    def compass_alone(self, name: str) -> "Compass":
+        """Return a Secret of the Compass form, which may have no `CONFIGURATION`. Raises `UnusableSecret`."""
         raw = self._value(name, CONFIGURATION, required=False)
-        if not raw.strip():
-            return None
-        said = self._json(name, CONFIGURATION, raw)
+        said = self._json(name, CONFIGURATION, raw) if raw.strip() else {}
         if not isinstance(said, dict):
             raise self.unusable(name, CONFIGURATION, "is not a JSON object")
         kind = self._value(name, CREDENTIALS_TYPE, required=False)
@@ -214,11 +235,12 @@ class KymaSecrets:
         if field.lower() in map(str.lower, others):
             raise self.unusable(name, HEADERS, "has a duplicate header")
 
-    def _make_once(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
-        """Return the object made from the Secret that is first in the key; it is made once for all callers. Raises
+    def _make_once(self, name: str, of: tuple[Keys, ...], make: Callable[[], T]) -> T:
+        """Return the object made from these values of a Secret; it is made once for all callers. Raises
         `UnusableSecret`.
         """
-        self._object(key[0])
+        self._object(name)
+        key = name, of
         if key not in self._made:
             before, self._derived = self._derived, {}
             found: T | UnusableSecret
@@ -285,7 +307,7 @@ class KymaSecrets:
     def unusable(self, name: str, key: str, wrong: str, path: Path = ()) -> UnusableSecret:
         """Return the error about the value of a key. `path`: of the value; () = by its key."""
         each = self._object(name)
-        path = path or (("stringData" if key in (each.value.get("stringData") or {}) else "data", key))
+        path = path or self.path_of(name, key)
         what = f"`{key}` of the Secret" if key else "the Secret"
         return UnusableSecret(f"{what} {self._namespace}/{name} {wrong}", each.problem(path, wrong))
 
@@ -296,13 +318,13 @@ class Compass:
     def __init__(self, secrets: KymaSecrets, name: str, said: Mapping[str, Any], kind: str) -> None:
         self._secrets, self._name, self._members = secrets, name, said
         self.type = _OF_COMPASS.get(kind.lower(), kind)
-        """Type, as in `credentials.type` of an Application; "" = not set."""
+        """Type, as in `credentials.type` of an Application."""
 
     def __repr__(self) -> str:  # its contents are secrets
         return f"<Compass {self._name}>"
 
-    def unusable(self, wrong: str) -> UnusableSecret:
-        return self._secrets.unusable(self._name, CONFIGURATION, wrong)
+    def unusable(self, wrong: str, key: str = CONFIGURATION) -> UnusableSecret:
+        return self._secrets.unusable(self._name, key, wrong)
 
     def plain(self, key: str, part: str = "credentials") -> str:
         """Return a text of its credentials, or of another part. Raises `UnusableSecret`."""
@@ -317,10 +339,24 @@ class Compass:
         """Return a value as a secret. Raises `UnusableSecret`."""
         return self._secrets._text(self._name, CONFIGURATION, self.plain(key).encode(), "credentials", key)
 
+    def pair(self) -> tuple[str, str]:
+        """Return the files of its certificate and key, each base64 of PEM. Raises `UnusableSecret`."""
+        keys = (CONFIGURATION, "credentials", "certificate"), (CONFIGURATION, "credentials", "privateKey")
+        made = self._secrets._fitting
+        return self._secrets._make_once(self._name, keys, lambda: made(self._name, keys, self._decoded))
+
+    def _decoded(self, keys: Keys) -> bytes:
+        try:
+            return _from_base64(self.plain(keys[-1]))
+        except ValueError:
+            raise self.unusable(
+                f"has no base64 as `credentials.{keys[-1]}`"
+            ) from None  # the cause would show the value
+
     @property
-    def csrf_url(self) -> str:
-        """Return the URL of its CSRF tokens; "" = none. Raises `UnusableSecret`."""
-        return self.plain("tokenUrl", "csrfConfig") if self._part("csrfConfig").get("tokenUrl") else ""
+    def has_csrf_url(self) -> bool:
+        """Whether it has the URL of its CSRF tokens. Raises `UnusableSecret`."""
+        return bool(self._part("csrfConfig").get("tokenUrl"))
 
     def parameters(self, *above: str) -> tuple[Listed, Listed]:
         """Return headers and query parameters for the API, or for the token endpoint (`credentials`). Raises

@@ -19,29 +19,46 @@ from fastgw.config.base.value_types import Endpoint, Url, parse_endpoint, parse_
 from fastgw.config.decoding.incremental_cache import IncrementalCache
 from fastgw.config.kyma.names import access_service, normalized, why_not_there
 from fastgw.config.kyma.objects import NAME, Object
-from fastgw.config.kyma.secrets import Asked, Compass, Derived, KymaSecrets, UnusableSecret
+from fastgw.config.kyma.secrets import (
+    CREDENTIALS_TYPE,
+    TARGET_URL,
+    Asked,
+    Compass,
+    Derived,
+    KymaSecrets,
+    Listed,
+    UnusableSecret,
+)
 from fastgw.config.settings.credentials import Csrf, RequestParameters
-from fastgw.config.settings.egress import EgressCredentials, EgressEntry, EgressService, Kyma
+from fastgw.config.settings.egress import ApiOfSecret, EgressCredentials, EgressEntry, EgressService, Kyma
+from fastgw.config.settings.secrets import Secret
 from fastgw.config.settings.upstreams import UpstreamTls
 
 GROUP: Final = "applicationconnector.kyma-project.io"
 VERSION: Final = f"{GROUP}/v1alpha1"
 TYPES: Final = ("Basic", "OAuth", "OAuthWithCert", "CertificateGen", "NoAuth")
 """Types of credentials."""
+COMPASS_TYPES: Final = ("OAuth", "OAuthWithCert", "BasicAuth", "Certificate", "NoAuth")
+"""Values of `CREDENTIALS_TYPE`."""
 _IS_QUERY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*").fullmatch
 
 _SKIP_VERIFY: Final = ("spec", "skipVerify")
 UNNAMED: Final = "unnamed"
 """Name of an entry without a name, if a service has several."""
 _OTHER: Final = "expected another name"
+_API: Final = re.compile("[A-Z0-9][A-Z0-9._-]{0,199}")
+"""Names of APIs in Secrets, as Kyma writes and finds them."""
+_IS_LOCAL: Final = "names this machine or its link-local network; expected another host, or `allow_local: true`"
 _UNKNOWN: Final = parse_url("http://unknown.invalid")
 """URL of an API whose Secret does not have it: calls are refused before it is used (RFC 6761 section 6.4)."""
 APIS_LISTED: Final = 8
 """Maximum number of APIs with the same name that are listed for the caller."""
 
 
-def parts_of(entry: Path) -> Mapping[Path, Path]:
-    """Return the paths in the document from which the settings of an entry come."""
+def parts_of(of: Object, entry: Path) -> Mapping[Path, Path]:
+    """Return the paths in a document from which the settings of an entry come."""
+    if of.kind == "Secret":
+        return {}
     at = (*entry, "credentials")
     return {
         ("url",): (*entry, "targetUrl"),
@@ -68,11 +85,12 @@ class KymaService(NamedTuple):
     """One service."""
 
     app: str
+    """Name of its Application; for an API of a Secret without an Application, of the Secret."""
     name: str
     of: Object
-    """Application of the service."""
+    """Application of the service, or the Secret."""
     path: Path
-    """Path of the service in the Application."""
+    """Path of the service in it."""
     settings: EgressService
     entries: Mapping[str, KymaEntry]
     """Entries by name; none for a single API without a name."""
@@ -109,6 +127,8 @@ class KymaServices(Struct):
     services: list[KymaService]
     notes: list[Problem]
     """Problems in the documents; the affected parts are left out."""
+    missing: list[int]
+    """Positions in `secrets` of Secrets that do not exist."""
 
 
 class _Refused(Exception):
@@ -122,7 +142,7 @@ class _Refused(Exception):
 
 
 class Read(NamedTuple):
-    """Result of reading one Application, and the inputs."""
+    """Result of reading one Application, or Secret without one, and the inputs."""
 
     settings: Kyma
     asked: Asked
@@ -137,11 +157,11 @@ def services_in(
     derive: Callable[[str, bytes], None],
     known: IncrementalCache[Object, Read] | None = None,
 ) -> KymaServices:
-    """Return the services of all Applications. `derive`: called with name and contents of each derived file that they
-    need. `known`: cache of Applications."""
+    """Return the services of all Applications, and those of the Secrets that `settings` names. `derive`: called with
+    name and contents of each derived file that they need. `known`: cache of what was read of each."""
     secrets = KymaSecrets(settings.namespace)
     known = IncrementalCache() if known is None else known
-    found = KymaServices([], [])
+    found = KymaServices([], [], [])
     applications: dict[str, Object] = {}
     for each in objects:
         if (each.kind, each.version) == ("Secret", "v1"):
@@ -152,13 +172,18 @@ def services_in(
             note = None  # a folder may contain other objects as well
         if note is not None:
             found.notes.append(note)
-    for app in applications.values():
-        read = known.find(app)
+    alone = [secrets.named(name) for name in settings.secrets]
+    found.missing += [index for index, secret in enumerate(alone) if secret is None]
+    for of in dict.fromkeys((*applications.values(), *alone)):
+        if of is None:
+            continue
+        read = known.find(of)
         if read is None or read.settings != settings or not secrets.are_unchanged(read.asked):
             notes: list[Problem] = []
-            services = [*_Reading(app, settings, secrets, notes).services()]
+            reading = _Reading(of, settings, secrets, notes)
+            services = [*(reading.apis_of_secret() if of.kind == "Secret" else reading.services())]
             read = Read(settings, *secrets.take_used(), services, notes)
-        known.store(app, read)
+        known.store(of, read)
         found.services += read.services
         found.notes += read.notes
         for name, content in read.derived.items():
@@ -182,7 +207,9 @@ def _add(each: Object, applications: dict[str, Object]) -> Problem | None:
 
 
 class _Reading:
-    """One Application being read."""
+    """One Application being read, or one Secret without an Application."""
+
+    _skip_verify = False
 
     def __init__(self, app: Object, settings: Kyma, secrets: KymaSecrets, notes: list[Problem]) -> None:
         self._app = app
@@ -209,6 +236,31 @@ class _Reading:
         for name, apis in named.items():
             if apis:
                 yield self._service(name, apis)
+
+    def apis_of_secret(self) -> Iterator[KymaService]:
+        """Yield the API of each key `{API}_TARGET_URL` of a Secret."""
+        secret = self._app.name
+        keys = self._secrets.target_keys(secret)
+        if not keys:
+            self._notes.append(self._app.problem((), f"no `{{API}}{TARGET_URL}`: nothing is served", "expected one"))
+        for key in keys:
+            path, api = self._secrets.path_of(secret, key), key.removesuffix(TARGET_URL)
+            if _API.fullmatch(api) is None:
+                wrong = "not a name of an API: nothing is served"
+                self._notes.append(self._app.problem(path, wrong, "expected upper-case letters, digits and `_`"))
+                continue
+            try:
+                url = self._target_in(secret, key)
+                compass = self._secrets.compass_alone(secret)
+                shown = EgressCredentials(type="none")
+                if compass.type != "NoAuth":
+                    shown = self._of_compass({}, (), compass.type, url, compass)
+                csrf = self._csrf({}, (), compass)
+                settings = self._settings_of(url, shown, csrf, self._parameters("", compass, ""))
+            except UnusableSecret as unusable:
+                self._notes += [unusable.problem] if unusable.problem is not None else []
+                settings = self._settings(_UNKNOWN, unavailable=unusable.why)
+            yield KymaService(secret, api, self._app, path, ApiOfSecret(**_fields(settings)), {})
 
     def _note(self, refused: _Refused) -> None:
         self._notes.append(self._app.problem(refused.path, refused.wrong, refused.expected))
@@ -272,7 +324,7 @@ class _Reading:
         try:
             credentials = _mapping(said, path, "credentials")
             name = _text(credentials, at, "secretName", needed=False)
-            url = self._target_in(name, said, path) if in_secret else url
+            url = self._target_in(name, self._target_key(name, said, path)) if in_secret else url
             compass = self._secrets.compass(name) if name else None
             csrf = self._csrf(credentials, at, compass)
             shown = self._credentials(credentials, at, url, compass)
@@ -288,11 +340,15 @@ class _Reading:
             self._note(refused)
             why = f"{path_text(refused.path)} of the Application {self._app.name} cannot be used: {refused.detail}"
             return KymaEntry(self._settings(url, unavailable=why), path)
+        return KymaEntry(self._settings_of(url, shown, csrf, parameters), path)
+
+    def _settings_of(
+        self, url: Url, shown: EgressCredentials, csrf: Csrf | None, parameters: RequestParameters
+    ) -> EgressEntry:
+        """Return the settings of an entry that can be called."""
         if csrf is not None and csrf.token_url.origin.tls and (self._skip_verify or shown.type == "certificate"):
             csrf = replace(csrf, tls=self._tls(csrf.token_url.origin, shown))
-        return KymaEntry(
-            self._settings(url, credentials=shown, csrf=csrf, request_parameters=parameters, tls=self._tls(url)), path
-        )
+        return self._settings(url, credentials=shown, csrf=csrf, request_parameters=parameters, tls=self._tls(url))
 
     def _settings(self, url: Url, **said: Any) -> EgressEntry:
         """Return the settings of an entry, completed with the provider's defaults."""
@@ -324,32 +380,44 @@ class _Reading:
             raise _Refused(at, "a fragment, or a query with invalid characters", "expected none")
         return url, query
 
-    def _target_in(self, secret: str, said: Mapping[str, Any], path: Path) -> Url:
-        """Return the URL of an API in its Secret. Raises `UnusableSecret`, without the value."""
+    def _target_key(self, secret: str, said: Mapping[str, Any], path: Path) -> str:
+        """Return the key of the URL of an API in its Secret. Raises `UnusableSecret`."""
         name = _text(said, path, "name")
         its_id = _text(said, path, "id", needed=False)
-        key, text = self._secrets.target_url(secret, (*([f"{name}_{its_id}"] if its_id else ()), name))
-        wrong = ""
+        return self._secrets.target_key(secret, (*([f"{name}_{its_id}"] if its_id else ()), name))
+
+    def _target_in(self, secret: str, key: str) -> Url:
+        """Return the URL of an API in its Secret. Raises `UnusableSecret`, without the value."""
         try:
-            url = parse_url(text)
+            url = parse_url(self._secrets.plain(secret, key))
         except ValueError:
             wrong = "is not an http or https URL without a query"
-        else:
-            if url.socket or not (self._provider.allow_local or not why_not_there(url)):
-                wrong = "names this machine or its link-local network; expected another host, or `allow_local: true`"
-        if wrong:
             raise self._secrets.unusable(secret, key, wrong) from None  # the cause would show the value
+        if self._is_local(url):
+            raise self._secrets.unusable(secret, key, _IS_LOCAL)
         return url
 
-    def _endpoint(self, said: Mapping[str, Any], path: Path, key: str) -> Endpoint:
-        return self._endpoint_of(_text(said, path, key), (*path, key))
+    def _is_local(self, url: Url) -> bool:
+        return url.socket != "" or not (self._provider.allow_local or not why_not_there(url))
 
-    def _endpoint_of(self, text: str, at: Path) -> Endpoint:
+    def _endpoint(self, said: Mapping[str, Any], path: Path, key: str) -> Endpoint:
+        at = (*path, key)
         try:
-            endpoint = parse_endpoint(text)
+            endpoint = parse_endpoint(_text(said, path, key))
         except ValueError as error:
             raise _Refused(at, str(error), "expected an http or https URL") from error
         self._check_origin(endpoint.origin, at)
+        return endpoint
+
+    def _endpoint_in(self, compass: Compass, part: str) -> Endpoint:
+        """Return the `tokenUrl` of a Compass Secret. Raises `UnusableSecret`, without the value."""
+        try:
+            endpoint = parse_endpoint(compass.plain("tokenUrl", part))
+        except ValueError:
+            wrong = f"has no http or https URL as `{part}.tokenUrl`"
+            raise compass.unusable(wrong) from None  # the cause would show the value
+        if self._is_local(endpoint.origin):
+            raise compass.unusable(f"has a `{part}.tokenUrl` that {_IS_LOCAL}")
         return endpoint
 
     def _check_origin(self, url: Url, path: Path) -> None:
@@ -367,7 +435,7 @@ class _Reading:
         if not said:
             return EgressCredentials(type="none")
         kind = _text(said, path, "type", needed=compass is None) or (compass.type if compass is not None else "")
-        if kind not in TYPES:
+        if kind not in TYPES and said.get("type"):
             detail = f"it is unknown; expected one of {', '.join(TYPES)}"
             raise _Refused((*path, "type"), "it is unknown", suggest(kind, TYPES), detail)
         if kind == "NoAuth":
@@ -375,7 +443,7 @@ class _Reading:
         name = _text(said, path, "secretName")
         secrets = self._secrets
         if compass is not None:
-            return self._of_compass(said, path, kind, compass)
+            return self._of_compass(said, path, kind, url, compass)
         if kind == "Basic":
             username = secrets.username(name, "username")
             return EgressCredentials(type="basic", username=username, password=secrets.text(name, "password"))
@@ -390,16 +458,32 @@ class _Reading:
             wrong = "a client certificate for an http URL"
             raise _Refused((*path, "authenticationUrl"), wrong, "expected an https URL")
         client_id = secrets.text(name, "clientId")
-        certificate, key = secrets.pair(name, "crt", "key") if with_certificate else (None, None)
-        headers, query = secrets.parameters_for_token(name)
-        if not with_certificate:  # replaced by the gateway's own, as in Kyma
+        if with_certificate:
+            pair = secrets.pair(name, "crt", "key")
+            return self._oauth(endpoint, client_id, secrets.parameters_for_token(name), pair=pair)
+        parameters = secrets.parameters_for_token(name)
+        return self._oauth(endpoint, client_id, parameters, client_secret=secrets.text(name, "clientSecret"))
+
+    def _oauth(
+        self,
+        endpoint: Endpoint,
+        client_id: Secret,
+        parameters: tuple[Listed, Listed],
+        *,
+        client_secret: Secret | None = None,
+        pair: tuple[str, str] | None = None,
+    ) -> EgressCredentials:
+        """Return the credentials for tokens. Expects a secret, or a certificate and its key."""
+        headers, query = parameters
+        if pair is None:  # replaced by the gateway's own, as in Kyma
             headers = view({field: values for field, values in headers.items() if field.lower() != "authorization"})
+        certificate, key = pair or (None, None)
         return EgressCredentials(
-            type="oauth2_mtls" if with_certificate else "oauth2",
+            type="oauth2" if pair is None else "oauth2_mtls",
             token_url=endpoint,
             client_id=client_id,
-            client_secret=None if with_certificate else secrets.text(name, "clientSecret"),
-            client_auth="auto" if with_certificate else "auto_raw",
+            client_secret=client_secret,
+            client_auth="auto_raw" if pair is None else "auto",
             certificate=certificate,
             key=key,
             token_headers=headers,
@@ -412,38 +496,40 @@ class _Reading:
         """Return the TLS settings of a token endpoint: those of the APIs, without their server name and certificate."""
         return replace(self._tls(url), server_name=None, certificate=None, key=None)
 
-    def _of_compass(self, said: Mapping[str, Any], path: Path, kind: str, compass: Compass) -> EgressCredentials:
+    def _of_compass(
+        self, said: Mapping[str, Any], path: Path, kind: str, url: Url, compass: Compass
+    ) -> EgressCredentials:
         """Return the credentials in a Compass Secret. Raises `UnusableSecret`."""
         if kind == "Basic":
             username = compass.text("username")
             if compass.plain("username").find(":") >= 0:
                 raise compass.unusable("has a username with a colon (RFC 7617)")
             return EgressCredentials(type="basic", username=username, password=compass.text("password"))
-        if kind != "OAuth":
-            raise compass.unusable(f"has the older form, which is not supported for {format_value(kind)}")
+        if kind == "CertificateGen":
+            if not url.tls:
+                raise compass.unusable("has a client certificate for an http URL")
+            shown, its_key = compass.pair()
+            return EgressCredentials(type="certificate", certificate=shown, key=its_key)
+        if kind not in TYPES:
+            raise compass.unusable(f"is unknown; expected one of {', '.join(COMPASS_TYPES)}", CREDENTIALS_TYPE)
         if said.get("authenticationUrl"):
             endpoint = self._endpoint(said, path, "authenticationUrl")
         else:
-            endpoint = self._endpoint_of(compass.plain("tokenUrl"), (*path, "secretName"))
-        headers, query = compass.parameters("credentials")
-        return EgressCredentials(
-            type="oauth2",
-            token_url=endpoint,
-            client_id=compass.text("clientId"),
-            client_secret=compass.text("clientSecret"),
-            client_auth="auto_raw",
-            token_headers=view({name: each for name, each in headers.items() if name.lower() != "authorization"}),
-            token_query=query,
-            token_tls=self._token_tls(endpoint.origin),
-            second_level=self._provider.second_level,
-        )
+            endpoint = self._endpoint_in(compass, "credentials")
+        client_id, parameters = compass.text("clientId"), compass.parameters("credentials")
+        if kind == "OAuth":
+            return self._oauth(endpoint, client_id, parameters, client_secret=compass.text("clientSecret"))
+        if not endpoint.origin.tls:
+            raise compass.unusable("has a client certificate for an http `credentials.tokenUrl`")
+        return self._oauth(endpoint, client_id, parameters, pair=compass.pair())
 
     def _csrf(self, credentials: Mapping[str, Any], path: Path, compass: Compass | None) -> Csrf | None:
         said = _mapping(credentials, path, "csrfInfo")
         if said:
             return Csrf(token_url=self._endpoint(said, (*path, "csrfInfo"), "tokenEndpointURL"))
-        url = "" if compass is None else compass.csrf_url
-        return Csrf(token_url=self._endpoint_of(url, (*path, "secretName"))) if url else None
+        if compass is None or not compass.has_csrf_url:
+            return None
+        return Csrf(token_url=self._endpoint_in(compass, "csrfConfig"))
 
     def _parameters(self, name: str, compass: Compass | None, query_first: str) -> RequestParameters:
         """Return the request parameters. Raises `UnusableSecret`."""

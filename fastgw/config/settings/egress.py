@@ -38,8 +38,9 @@ from fastgw.config.settings.kubernetes import KubernetesProvider
 from fastgw.config.settings.secrets import RedisUrl, Secret
 from fastgw.config.settings.upstreams import ResponseLimits, Retries, UpstreamTimeouts, UpstreamTls, Violations
 
-Addressing = Literal["path", "path_with_entry", "host"]
+Addressing = Literal["path", "path_with_entry", "host", "secret"]
 Namespace = Annotated[str, Meta(pattern="^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+SecretName = Annotated[str, Meta(pattern="^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 
 
 class EgressCredentials(Settings):
@@ -239,6 +240,10 @@ class EgressService(EgressEntry):
             raise ValueError("expected exactly one of `url` and `entries`")
 
 
+class ApiOfSecret(EgressService):
+    """API of a Kubernetes Secret without an Application, of the providers. Its application is the Secret."""
+
+
 _CONSUMERS: Final = Besides(
     "consumers",
     Some[Identity],
@@ -255,7 +260,9 @@ class Egress(Settings):
     """Name of the listener that applications call. null = the only listener there is, or see `listeners`."""
     addressing: Addressing = "path"
     """Form of a service's address. `path`: `/{app}/{service}/{rest}`; `path_with_entry`:
-    `/{app}/{service}/{entry}/{rest}`; `host`: by a host name `{app}-{service}`."""
+    `/{app}/{service}/{entry}/{rest}`; `host`: by a host name `{app}-{service}`; `secret`:
+    `/secret/{secret}/api/{api}/{rest}`, for the Secrets of `providers.kyma.secrets` only, which no other form
+    reaches."""
     listeners: Mapping[Name, Addressing] = NONE
     """Several listeners, each with its form of addressing, instead of `listener` and `addressing`."""
     domains: tuple[HostName, ...] = ()
@@ -331,6 +338,10 @@ class Kyma(Settings):
     """Kubernetes API server with the documents, instead of `directory`. It is watched."""
     namespace: Word = "kyma-system"
     """Namespace of the Secrets. Secrets without a namespace belong to it; those of other namespaces are ignored."""
+    secrets: tuple[SecretName, ...] = ()
+    """Names of Secrets in the form of Compass mode that need no Application: each key `{API}_TARGET_URL` is an API, for
+    listeners with `addressing: secret`. Every client of these listeners can call it, unless
+    `egress.apps.{secret}.consumers` says who may."""
     allow_local: bool = False
     """Whether documents may name addresses of the gateway's own machine and link: loopback and link-local addresses.
     For tests and development."""

@@ -949,6 +949,7 @@ providers:
   kyma:
     kubernetes: {kubeconfig: kubeconfig.yaml, context: dev}     # or `directory: apps`; in a pod: {}
     namespace: kyma-system
+    secrets: [orders-secret]                                       # with a listener of `addressing: secret`
     allow_local: false
     second_level: {env: REDIS_URL}
     services: create                                               # with a listener of `addressing: host`

@@ -4,6 +4,7 @@ APIs.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Final, Literal
 
 import orjson
@@ -13,6 +14,12 @@ from fastgw.config.base.value_types import Segment
 from fastgw.config.settings.egress import Addressing
 from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply
 
+_FORMS: Final[Mapping[str, str]] = {
+    "path": "/{application}/{service}",
+    "path_with_entry": "/{application}/{service}/{entry}",
+    "secret": "/secret/{secret}/api/{API}",
+}
+"""Forms of paths, by addressing."""
 LONGEST_NAME: Final = 64
 """Maximum characters of a name that is repeated in a response."""
 _PROBLEM: Final = b"application/problem+json"
@@ -80,23 +87,28 @@ class UnknownService(Filter, name="unknown_service", phase=Phase.TRANSFORM):
     def build(self, env: Env) -> Hooks:
         apps = frozenset(app.encode() for app in self.apps)
         of_hosts = sorted((app.lower() for app in apps), key=len, reverse=True)
-        words = ("application", "service", "entry")[: 3 if self.addressing == "path_with_entry" else 2]
+        form = _FORMS.get(self.addressing, "")
+        parts = form.encode().split(b"/")[1:]
+        words = [part[1:-1].decode() for part in parts if part.startswith(b"{")][:2]
         several = {name.encode(): _entries(entries) for name, entries in self.several.items()}
         awaited = self.awaited
 
         def by_path(exchange: Exchange) -> Reply:
-            names = exchange.path.split(b"/")[1 : len(words) + 1]
-            lacking = next((word for word, name in zip(words, (*names, b"", b"", b""), strict=False) if not name), "")
-            if lacking:
-                form = "".join(f"/{{{word}}}" for word in words)
-                return exchange.refuse(Fault.BAD_REQUEST, f"The path has no {lacking}; expected {form}/….")
+            segments = exchange.path.split(b"/")[1 : len(parts) + 1]
+            names = []
+            for part, segment in zip_longest(parts, segments, fillvalue=b""):
+                if part.startswith(b"{") and segment:
+                    names.append(segment)
+                elif part != segment:
+                    lacking = part.strip(b"{}").decode()
+                    return exchange.refuse(Fault.BAD_REQUEST, f"The path has no {lacking}; expected {form}/….")
             if entries := several.get(b"/".join(names)):
                 app, service = map(_quoted, names)
                 wrong = f"The service {service} of the application {app} {entries}"
                 return exchange.refuse(Fault.BAD_REQUEST, wrong)
             if awaited:
                 return exchange.refuse(Fault.SERVICES_UNKNOWN)
-            return exchange.refuse(Fault.ROUTE_NOT_FOUND, _unknown(names, apps))
+            return exchange.refuse(Fault.ROUTE_NOT_FOUND, _unknown(names, apps, *words))
 
         def by_host(exchange: Exchange) -> Reply:
             label, _, domain = exchange.host.partition(b".")
@@ -122,13 +134,15 @@ def _entries(entries: Iterable[str]) -> str:
     return f"has several entries ({names}); call one of them, as {form} where the listener allows such paths."
 
 
-def _unknown(names: Sequence[bytes], apps: frozenset[bytes] | set[bytes]) -> str:
+def _unknown(
+    names: Sequence[bytes], apps: frozenset[bytes] | set[bytes], of: str = "application", part: str = "service"
+) -> str:
     app, service, *entry = names
     if app not in apps:
-        return f"There is no application {_quoted(app)}."
+        return f"There is no {of} {_quoted(app)}."
     if entry:
-        return f"The application {_quoted(app)} has no entry {_quoted(entry[0])} of a service {_quoted(service)}."
-    return f"The application {_quoted(app)} has no service {_quoted(service)}."
+        return f"The {of} {_quoted(app)} has no entry {_quoted(entry[0])} of a {part} {_quoted(service)}."
+    return f"The {of} {_quoted(app)} has no {part} {_quoted(service)}."
 
 
 def _quoted(name: bytes) -> str:

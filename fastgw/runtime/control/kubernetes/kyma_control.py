@@ -33,7 +33,7 @@ class Watching:
             return
         kubeconfig = captured.get(kyma.kubernetes.kubeconfig or "", b"")
         services = kyma.services, kyma.services_namespace, kyma.services_gateway
-        wanted = kyma.kubernetes, kyma.namespace, services, kubeconfig
+        wanted = kyma.kubernetes, kyma.namespace, kyma.secrets, services, kubeconfig
         if wanted == self._wanted:
             return
         self.stop()
@@ -41,7 +41,13 @@ class Watching:
         name = watched_name(PROVIDER)
         access = ClusterAccess(kyma.kubernetes, kubeconfig)
         self._watch = KubernetesWatch(
-            name, access, kyma.namespace, partial(set_content, name), partial(self._take, name), self._served
+            name,
+            access,
+            kyma.namespace,
+            partial(set_content, name),
+            partial(self._take, name),
+            self._served,
+            kyma.secrets,
         )
         works = [self._watch.run]
         if kyma.services == "create":

@@ -1,4 +1,4 @@
-"""Known objects of a Kubernetes cluster: Applications, and the Secrets that they name.
+"""Known objects of a Kubernetes cluster: Applications, and the Secrets that they or the configuration name.
 
 Other Secrets are dropped as soon as their name is read, and a Secret that is no longer named is removed at once. Rule:
 equal objects give equal bytes, regardless of the API server's additions, so irrelevant updates change nothing.
@@ -59,15 +59,17 @@ def secrets_named(spec: Any) -> Iterator[Name]:
 
 
 class Objects:
-    """`changed`: called after a change of the known objects."""
+    """`changed`: called after a change of the known objects. `secrets`: Secrets that are stored without an Application
+    that names them.
+    """
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self, changed: Callable[[], None], secrets: Collection[Name] = ()) -> None:
         self._changed = changed
         self._lines: Mapping[str, dict[Name, bytes]] = {kind: {} for kind in KINDS}
         self._naming: dict[Name, frozenset[Name]] = {}  # by Application, the Secrets that it names
-        self._uses: Counter[Name] = Counter()  # by Secret, how many Applications name it
+        self._uses = Counter(set(secrets))  # by Secret, how often it is named
         self._listed: set[str] = set()
-        self._missing: set[Name] = set()
+        self._missing = set(secrets)
         self.is_complete = asyncio.Event()
         """Set while the contents or the absence of all named Secrets are known."""
         self.is_lacking = asyncio.Event()

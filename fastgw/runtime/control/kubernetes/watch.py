@@ -324,15 +324,18 @@ class KubernetesWatch:
         publish: Callable[[bytes], object],
         take: Callable[[], Awaitable[bool]],
         served: Callable[[Mapping[str, bytes]], object] = lambda applications: None,
+        secrets: Collection[str] = (),
     ) -> None:
-        """`feed`: its name in reports. `served`: receives the Applications by name once they are activated."""
+        """`feed`: its name in reports. `served`: receives the Applications by name once they are activated.
+        `secrets`: names of Secrets without an Application.
+        """
         self._access = access
         self._namespace = namespace
         self._publish = publish
         self._take = take
         self._served = served
         self._changed = asyncio.Event()
-        self._objects = Objects(self._changed.set)
+        self._objects = Objects(self._changed.set, secrets)
         self._following = {kind: Following(kind, access, namespace, self._objects, f"{feed}/{kind}") for kind in KINDS}
         self._fetching = WatchReport(f"{feed}/{SECRETS} (get)")
         self._passing = WatchReport(feed)

@@ -929,3 +929,130 @@ def test_an_application_says_what_a_secret_of_the_compass_form_said_alone() -> N
     assert value(entry.request_parameters.headers["X-Tenant"], derived) == ["t1"]
     alone = services_in(objects[1:], Kyma(directory="/apps"), derived.__setitem__)
     assert (alone.services, alone.notes) == ([], [])
+
+
+def alone(kind: str, configuration: Json | None, **keys: str) -> Json:
+    """A Secret `orders` that needs no Application."""
+    said = {} if configuration is None else {"CONFIGURATION": json.dumps(configuration)}
+    return secret("orders", **({"CREDENTIALS_TYPE": kind} if kind else {}), **said, **keys)
+
+
+SECRETS_ALONE = {
+    "OAuth": (alone("OAuth", COMPASS["OAuth"], V1_TARGET_URL="https://a.example/v1"), "oauth2"),
+    "BasicAuth": (alone("BasicAuth", COMPASS["BasicAuth"], V1_TARGET_URL="https://a.example/v1"), "basic"),
+    "NoAuth": (alone("NoAuth", COMPASS["NoAuth"], V1_TARGET_URL="https://a.example/v1"), "none"),
+    "nothing else": (alone("", None, V1_TARGET_URL="https://a.example/v1"), "none"),
+    "no configuration": (
+        alone("OAuth", None, V1_TARGET_URL="https://a.example/v1"),
+        "`CONFIGURATION` of the Secret kyma-system/orders has no text as `credentials.tokenUrl`",
+    ),
+    "unknown type": (
+        alone(PLANTED, {}, V1_TARGET_URL="https://a.example/v1"),
+        "`CREDENTIALS_TYPE` of the Secret kyma-system/orders is unknown; expected one of OAuth, OAuthWithCert, "
+        "BasicAuth, Certificate, NoAuth",
+    ),
+    "token URL": (
+        alone("OAuth", {"credentials": {"tokenUrl": PLANTED}}, V1_TARGET_URL="https://a.example/v1"),
+        "`CONFIGURATION` of the Secret kyma-system/orders has no http or https URL as `credentials.tokenUrl`",
+    ),
+    "local CSRF URL": (
+        alone("NoAuth", {"csrfConfig": {"tokenUrl": f"http://[::1]/{PLANTED}"}}, V1_TARGET_URL="https://a.example/v1"),
+        "`CONFIGURATION` of the Secret kyma-system/orders has a `csrfConfig.tokenUrl` that names this machine or its "
+        "link-local network; expected another host, or `allow_local: true`",
+    ),
+    "another kind of object": (
+        alone("NoAuth", {}, V1_TARGET_URL="https://a.example/v1") | {"stringData": 5},
+        "the Secret kyma-system/orders has no object `stringData`",
+    ),
+    "no URL": (
+        alone("NoAuth", {}, V1_TARGET_URL=PLANTED),
+        "`V1_TARGET_URL` of the Secret kyma-system/orders is not an http or https URL without a query",
+    ),
+    "certificate for http": (
+        alone("Certificate", {"credentials": {}}, V1_TARGET_URL="http://a.example/v1"),
+        "`CONFIGURATION` of the Secret kyma-system/orders has a client certificate for an http URL",
+    ),
+    "certificate in no base64": (
+        alone("Certificate", {"credentials": {"certificate": PLANTED}}, V1_TARGET_URL="https://a.example/v1"),
+        "`CONFIGURATION` of the Secret kyma-system/orders has no base64 as `credentials.certificate`",
+    ),
+}
+
+
+@for_each(("case", "held", "expected"), [(case, *row) for case, row in SECRETS_ALONE.items()])
+def test_an_api_of_a_secret_without_an_application(case: str, held: Json, expected: str) -> None:
+    """What is wrong with it is told without the value, and calls are answered 500."""
+    services, _, told = read(held, secrets=["orders"])
+    ((name, found),) = services.items()
+    assert name == "orders/V1"
+    if " " not in expected:
+        shown = found.settings
+        assert (str(shown.url), shown.credentials.type, told) == ("https://a.example/v1", expected, [])
+    else:
+        assert found.settings.unavailable == expected
+        assert len(told) == 1
+        assert re.match(r"Secret/orders: (data\.|stringData: )", told[0])
+
+
+@pytest.mark.parametrize("kind", ["Certificate", "OAuthWithCert"])
+def test_certificates_of_a_secret_alone_are_base64_in_its_configuration(kind: str, tmp_path: Path) -> None:
+    pem = [Path(file).read_bytes() for file in Certificates(tmp_path).issue("client")]
+    said = dict(zip(("certificate", "privateKey"), (base64.b64encode(each).decode() for each in pem), strict=True))
+    said |= {"clientId": "me", "tokenUrl": "https://idp.example/token"}
+    held = alone(kind, {"credentials": said}, V1_TARGET_URL="https://a.example", V2_TARGET_URL="https://b.example")
+    services, derived, told = read(held, secrets=["orders"])
+    assert ([*services], told) == (["orders/V1", "orders/V2"], [])
+    for each in services.values():
+        shown = each.settings.credentials
+        assert shown.type == {"Certificate": "certificate", "OAuthWithCert": "oauth2_mtls"}[kind]
+        assert [derived[str(file)] for file in (shown.certificate, shown.key)] == pem
+    other = Path(Certificates(tmp_path).issue("other")[1]).read_bytes()
+    said["privateKey"] = base64.b64encode(other).decode()
+    services, derived, _ = read(
+        alone(kind, {"credentials": said}, V1_TARGET_URL="https://a.example"), secrets=["orders"]
+    )
+    assert services["orders/V1"].settings.unavailable == (
+        "`CONFIGURATION` of the Secret kyma-system/orders cannot be used: "
+        "the private key does not match the certificate"
+    )
+
+
+COMPASS_MAIN = """\
+version: 1
+listeners:
+  apps: {address: "127.0.0.1:0"}
+  secrets: {address: "127.0.0.1:0"}
+egress: {listeners: {apps: path, secrets: secret}}
+providers: {kyma: {directory: apps, secrets: [orders, stock]}}
+"""
+
+
+def test_only_listed_secrets_are_served_and_only_where_it_is_said(tmp_path: Path) -> None:
+    """An Application may have the name of a Secret; the names of APIs may be called in lower case, as in Kyma."""
+    keys = {"V1_TARGET_URL": "https://a.example/v1", "_X_TARGET_URL": "https://a.example", "v2_TARGET_URL": "https://b"}
+    others = [secret("other", V1_TARGET_URL="https://a.example"), application(service("v1", api()), name="orders")]
+    write(tmp_path, orders=[alone("BasicAuth", COMPASS["BasicAuth"], **keys), *others])
+    loaded = load_all(tmp_path, COMPASS_MAIN)
+    assert {(route.name, *route.paths, route.upstream) for route in loaded.config.routes if route.upstream} == {
+        ("egress/orders/v1/apps", "/orders/v1/*", "egress/orders/v1"),
+        ("egress/orders/V1/secrets", "/secret/orders/api/V1/*", "egress/orders/V1"),
+        ("egress/orders/v1/secrets", "/secret/orders/api/v1/*", "egress/orders/V1"),
+    }
+    wrong = "not a name of an API: nothing is served; expected upper-case letters, digits and `_`"
+    assert reported(loaded, tmp_path) == [
+        "main.yaml:6: providers.kyma.secrets[1]: the Secret kyma-system/stock is missing: "
+        "calls of its APIs are answered 404",
+        f"apps/orders.yaml:12: Secret/orders: data._X_TARGET_URL: {wrong}",
+        f"apps/orders.yaml:13: Secret/orders: data.v2_TARGET_URL: {wrong}",
+    ]
+    told = [use.settings for route in loaded.config.routes if (use := route.filters.get("unknown_service"))]
+    assert [(each.addressing, each.apps) for each in told] == [
+        ("path", ("orders",)),
+        ("secret", ("orders",)),
+    ]
+    (tmp_path / "apps" / "orders.yaml").write_text(stream(secret("orders"), secret("stock", V1_TARGET_URL="https://a")))
+    loaded = load_all(tmp_path, MAIN.replace("apps}", "apps, secrets: [orders, stock]}"))
+    assert [each.partition(": ")[2] for each in reported(loaded, tmp_path)] == [
+        "Secret/orders: no `{API}_TARGET_URL`: nothing is served; expected one",
+        "Secret/stock: data.V1_TARGET_URL: it has no Application: `path` does not reach it",
+    ]

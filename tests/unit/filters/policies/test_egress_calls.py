@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.memory import Plane
+from tests.support.table import for_each
 
 APPS = ["shop", "my-app", "my-app-42"]
 
@@ -82,6 +83,23 @@ def test_a_service_of_several_entries_is_there_and_it_is_said_how_it_is_called()
             f'The service of the host "shop-orders" {entries} where the listener allows such paths.'
         )
     assert "no service" in unknown("/shop/other/7", several={"shop/orders": ["a", "b"]})["detail"]
+
+
+BY_SECRET = {
+    "/": (400, "The path has no secret; expected /secret/{secret}/api/{API}/…."),
+    "/shop/api/x": (400, "The path has no secret; expected /secret/{secret}/api/{API}/…."),
+    "/secret/": (400, "The path has no secret; expected /secret/{secret}/api/{API}/…."),
+    "/secret/shop/apis/x": (400, "The path has no api; expected /secret/{secret}/api/{API}/…."),
+    "/secret/shop/api": (400, "The path has no API; expected /secret/{secret}/api/{API}/…."),
+    "/secret/nope/api/V1": (404, 'There is no secret "nope".'),
+    "/secret/shop/api/V2/x": (404, 'The secret "shop" has no API "V2".'),
+}
+
+
+@for_each(("path", "expected"), list(BY_SECRET.items()))
+def test_a_path_that_leads_to_no_api_of_a_secret(path: str, expected: tuple[int, str]) -> None:
+    said = unknown(path, addressing="secret")
+    assert (said["status"], said["detail"]) == expected
 
 
 BY_HOST = {

@@ -76,13 +76,13 @@ def access_to(server: ApiServer, folder: Path, context: str | None = None, **mor
 
 
 @asynccontextmanager
-async def watching(access: ClusterAccess, taken: Callable[[], bool] = lambda: True) -> AsyncIterator[Seen]:
+async def watching(access: ClusterAccess, taken: Callable[[], bool] = lambda: True, **more: Any) -> AsyncIterator[Seen]:
     contents: list[bytes] = []
 
     async def take() -> bool:
         return taken()
 
-    watch = KubernetesWatch("kubernetes://kyma", access, NAMESPACE, contents.append, take)
+    watch = KubernetesWatch("kubernetes://kyma", access, NAMESPACE, contents.append, take, **more)
     running = asyncio.create_task(watch.run())
     try:
         yield Seen(watch, contents)
@@ -391,6 +391,23 @@ def test_a_secret_stays_while_any_application_names_it(server: ApiServer, tmp_pa
             server.put(naming("three", "key"))
             await seen.knows("three", "key")
             assert seen.objects[1]["data"] == secret("key", a="other")["data"]
+
+    run(work)
+
+
+def test_a_secret_that_the_configuration_names_needs_no_application(server: ApiServer, tmp_path: Path) -> None:
+    server.put(naming("shop", "key"), *(secret(name, a="b") for name in ("key", "named", "other")))
+
+    async def work() -> None:
+        async with watching(access_to(server, tmp_path), secrets=("key", "named", "absent")) as seen:
+            await seen.knows("shop", "key", "named")
+            server.delete("applications", "shop")
+            await seen.knows("key", "named")
+            server.put(secret("absent", a="b"))
+            await seen.knows("absent", "key", "named")
+            server.delete("secrets", "named", NAMESPACE)
+            await seen.knows("absent", "key")
+        assert server.count("get", "secrets") == 0
 
     run(work)
 
@@ -733,6 +750,10 @@ def test_the_cluster_that_the_configuration_names_is_followed(
         await until(lambda: server.count("list", "secrets") == 2)
         assert server.asked[-1].token == "renewed"
         assert len(watching.feed_infos()) == 2
+        named = Providers(kyma=Kyma(kubernetes=Kubernetes(kubeconfig=str(file)), secrets=("key",)))
+        server.put(secret("key", a="b"))
+        watching.watch_provider(named, {str(file): captured[str(file)].replace(TOKEN.encode(), b"renewed")})
+        await until(lambda: b'"key"' in taken[-1])
         watching.watch_provider(Providers(), captured)
         await until(lambda: server.watches == 0)
         assert watching.feed_infos() == ()
