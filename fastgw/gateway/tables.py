@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from fastgw.composition.action import ComposeAction
 from fastgw.config import Loaded, Problem
-from fastgw.config.base.route_patterns import PathPattern
+from fastgw.config.base.route_patterns import HostPattern, PathPattern
 from fastgw.config.loading.locate_filter import Where, locate
 from fastgw.config.loading.locate_setting import UnusableSetting, locate_settings
 from fastgw.config.settings import gateway as config
@@ -102,8 +102,16 @@ class CompiledRoute(NamedTuple):
     @property
     def patterns(self) -> tuple[PathPattern, ...]:
         """Path patterns of the route, which are the same on all listeners."""
-        rule = next((each for each in self.rules if each is not None), ())
-        return tuple(dict.fromkeys(entry.path for entry in rule if entry.path is not None))
+        return tuple(dict.fromkeys(entry.path for entry in self._entries if entry.path is not None))
+
+    @property
+    def hosts(self) -> tuple[HostPattern, ...]:
+        """Hosts of the route, which are the same on all listeners."""
+        return tuple(dict.fromkeys(entry.host for entry in self._entries if entry.host is not None))
+
+    @property
+    def _entries(self) -> Rule[Route]:
+        return next((each for each in self.rules if each is not None), ())
 
 
 class Gateway:
@@ -156,7 +164,15 @@ class Gateway:
             filters=tuple(dict.fromkeys(self._filter_names())),
             consumers=[known.name for known in islice(self.index.known(), MAX_CONSUMERS)],
             consumer_count=self.index.count,
+            hosts=tuple(self._hosts()),
         )
+
+    def _hosts(self) -> Iterator[str]:
+        """Yield the hosts of routes, if requests are counted by them."""
+        plan = self.config.telemetry.meter_plan
+        if plan is not None and "host" in plan.more_request_labels:
+            for host in (host for route in self.routes_by_name.values() for host in route.hosts):
+                yield f"{'*' if host.wildcard else ''}{host.name.decode()}"
 
     @property
     def unusable(self) -> Mapping[Where, Misconfigured]:

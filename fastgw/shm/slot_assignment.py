@@ -19,6 +19,8 @@ MAX_FILTERS: Final = 200
 """Maximum number of filter instances that are counted by name; the others are aggregated."""
 MAX_CONSUMERS: Final = 500
 """Maximum number of consumers that are counted by name; the others are aggregated."""
+MAX_HOSTS: Final = 500
+"""Maximum number of hosts that are counted by name; the others are aggregated."""
 MAX_LISTENERS: Final = 1024
 MAX_UPSTREAMS: Final = 32_768
 MAX_TARGETS: Final = 65_536
@@ -40,6 +42,8 @@ class SlotNames(msgspec.Struct, frozen=True):
     consumers: Sequence[str] = ()
     """Consumers to count by name, at most `MAX_CONSUMERS`."""
     consumer_count: int = 0
+    hosts: Sequence[str] = ()
+    """Hosts of routes to count by name: in lower case, `*.example.org` for a wildcard."""
 
 
 class SlotTable(msgspec.Struct, frozen=True):
@@ -60,6 +64,8 @@ class SlotTable(msgspec.Struct, frozen=True):
     """Rows of filters that are counted by name."""
     consumers: dict[str, int] = {}
     """Rows of consumers that are counted by name."""
+    hosts: dict[str, int] = {}
+    """Rows of hosts that are counted by name."""
     routes_folded: int = 0
     """Number of routes that are not counted by name."""
     upstreams_folded: int = 0
@@ -92,6 +98,7 @@ class SlotTable(msgspec.Struct, frozen=True):
             "target_rows": assigned("target_rows", targets, MAX_ROWS),
             "filters": assigned("filters", names.filters, MAX_FILTERS),
             "consumers": assigned("consumers", names.consumers, MAX_CONSUMERS),
+            "hosts": assigned("hosts", names.hosts, MAX_HOSTS),
         }
         for kind, wanted in (("listeners", names.listeners), ("upstreams", names.upstreams), ("targets", targets)):
             if missing := len(set(wanted)) - len(placed[kind][0]):

@@ -26,9 +26,10 @@ def test_requests_and_refusals_are_counted_by_consumer(tmp_path: Path) -> None:
             "status": {"address": "127.0.0.1:0"},
             "consumers": [{"name": name, "key_auth": [{"key": key}]} for name, key in KEYS.items()],
             "upstreams": {"users": {"targets": [{"url": origin.url}]}},
-            "telemetry": {"metrics": {"requests": {"labels": ["upstream", "consumer", "fault"]}}},
+            "telemetry": {"metrics": {"requests": {"labels": ["upstream", "consumer", "fault", "host"]}}},
             "routes": [
                 {"name": "own", "paths": ["/own"], "respond": {}},
+                {"name": "named", "hosts": ["*.Named.test"], "respond": {}},
                 {
                     "name": "users",
                     "upstream": "users",
@@ -42,7 +43,10 @@ def test_requests_and_refusals_are_counted_by_consumer(tmp_path: Path) -> None:
                 key = f"X-API-Key: {KEYS[name]}\r\n".encode() if name in KEYS else b""
                 with gateway.connect() as client:  # any worker takes it
                     client.exchange(b"GET %b HTTP/1.1\r\nHost: a.test\r\n%b\r\n" % (path, key))
-            wait_until(lambda: gateway.sum_of("fastgw_requests_total") >= len(SENT), "all requests to be counted")
+            for host in (b"One.named.test:80", b"two.named.test.", b"named.test"):
+                with gateway.connect() as client:
+                    client.exchange(b"GET /own HTTP/1.1\r\nHost: %b\r\n\r\n" % host)
+            wait_until(lambda: gateway.sum_of("fastgw_requests_total") >= len(SENT) + 3, "all requests to be counted")
             with urllib.request.urlopen(f"http://{gateway.ready['status']}/metrics", timeout=DEADLINE) as answer:
                 text = answer.read().decode()
     assert counts(text, "fastgw_requests_total", "consumer", "fault", "route", "status", "upstream") == {
@@ -51,7 +55,13 @@ def test_requests_and_refusals_are_counted_by_consumer(tmp_path: Path) -> None:
         ("bob", "_none", "users", "200", "users"): 2,
         ("bob", "rate_limited", "users", "429", "_none"): 1,
         ("_none", "credentials_missing", "users", "401", "_none"): 1,
-        ("_none", "_none", "own", "200", "_none"): 1,
+        ("_none", "_none", "own", "200", "_none"): 2,
+        ("_none", "_none", "named", "200", "_none"): 2,
+    }
+    assert counts(text, "fastgw_requests_total", "host", "route") == {
+        ("_other", "users"): 8,
+        ("_other", "own"): 2,
+        ("*.named.test", "named"): 2,
     }
     assert counts(text, "fastgw_filter_refusals_total", "consumer", "filter") == {
         ("alice", "rate_limit"): 2,

@@ -128,8 +128,10 @@ class RequestCounts(Settings):
     `request_duration`; requests with others are counted with all labels `_other`."""
 
     labels: Annotated[tuple[Literal[MORE_REQUEST_LABELS], ...], Meta(min_length=1)]  # type: ignore[valid-type]  # once
-    """Labels beside `listener`, `method`, `route` and `status`: `upstream`, `consumer` and `fault`. Each one multiplies
-    the number of series. With other labels, the counter begins at 0."""
+    """Labels beside `listener`, `method`, `route` and `status`: `upstream`, `consumer`, `fault` and `host`. Each one
+    multiplies the number of series. `host` is a host of `routes.*.hosts` (for `*.example.org` this text), the first 500
+    of them; `_other` for hosts that no route names, because clients choose them. With other labels, the counter begins
+    at 0."""
 
     def __post_init__(self) -> None:
         if len(set(self.labels)) < len(self.labels):

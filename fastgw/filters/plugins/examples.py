@@ -419,7 +419,7 @@ telemetry:
   metrics:
     otlp: {url: "http://collector:4318", interval: 30s}
     statsd: {address: "127.0.0.1:8125", format: dogstatsd, interval: 5s}
-    requests: {labels: [upstream, consumer, fault]}
+    requests: {labels: [upstream, consumer, fault, host]}
     request_duration:
       labels: [route, method, status_class]
       buckets: [10ms, 50ms, 100ms, 300ms, 1s, 10s]

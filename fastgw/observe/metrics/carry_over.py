@@ -33,6 +33,7 @@ from fastgw.observe.metrics.series_layout import (
     fault_cell_labels,
     fault_cell_name,
     filter_row,
+    host_row,
     is_fault_cell,
     is_refusal_cell,
     is_shadow_cell,
@@ -65,7 +66,8 @@ class CounterCarryOver:
         consumers = {consumer_row(slot) for slot in _new_slots(before.consumers, after.consumers)}
         targets = {target_row(slot) for slot in _new_slots(before.target_rows, after.target_rows)}
         listeners = {listener_row(slot) for slot in _new_slots(before.listeners, after.listeners)}
-        if not (routes or upstreams or filters or consumers or targets or listeners):
+        hosts = {host_row(slot) for slot in _new_slots(before.hosts, after.hosts)}
+        if not (routes or upstreams or filters or consumers or targets or listeners or hosts):
             return
         words, cells = sums([*columns, self._added], self._returned)
         measured, _ = measured_rows([*columns, self._added], self._returned)
@@ -101,6 +103,7 @@ class CounterCarryOver:
                 upstream=0 if slots.upstream in upstreams else slots.upstream,
                 consumer=0 if slots.consumer in consumers else slots.consumer,
                 listener=0 if slots.listener in listeners else slots.listener,
+                host=0 if slots.host in hosts else slots.host,
             )
             if left != slots and any(counts):
                 self._carry_measured(key, left, shape, counts)

@@ -15,7 +15,7 @@ MOST_BOUNDS: Final = 24
 METER_ROWS: Final = 4096
 RESERVED_ROWS: Final = 16
 """Last rows, for the combinations of all labels `_other`, of which there is one for each shape."""
-KEY, SHAPE, COUNTS = range(3)
+KEY, SHAPE, KEY_HIGH, COUNTS = range(4)
 SUM_US: Final = COUNTS + MOST_BOUNDS + 1
 WIDTH: Final = SUM_US + 1
 FOLDED: Final = COUNTS
@@ -26,7 +26,7 @@ LABELS: Final = ("route", "upstream", "consumer", "method", "status", "status_cl
 """Labels of histograms that can be chosen."""
 REQUEST_LABELS: Final = ("listener", "method", "route", "status")
 """Labels of `fastgw_requests_total`."""
-MORE_REQUEST_LABELS: Final = ("upstream", "consumer", "fault")
+MORE_REQUEST_LABELS: Final = ("upstream", "consumer", "fault", "host")
 """Labels that it can have in addition."""
 _CLAIMED: Final = 1 << 63
 _ROW_BITS, _FAULT_BITS, _METHOD_BITS, _STATUS_BITS = 10, 9, 4, 10
@@ -34,7 +34,7 @@ LAST_ROW: Final = (1 << _ROW_BITS) - 2
 """Highest row that a key can have."""
 NO_ROW: Final = (1 << _ROW_BITS) - 1
 NO_FAULT: Final = (1 << _FAULT_BITS) - 1
-"""Marks of a request without upstream, consumer or fault."""
+"""Marks of a request without upstream, consumer or host, and of one without fault."""
 
 
 class MeterKey(NamedTuple):
@@ -48,27 +48,29 @@ class MeterKey(NamedTuple):
     status: int = 0
     """Status, or its class."""
     listener: int = 0
+    host: int = 0
 
     def packed(self) -> int:
-        """Return the key as a word, which is never 0."""
+        """Return the key as a number of two words, of which the low one is never 0."""
         word = self.route
-        for value, bits in zip(self[1:], _BITS[1:], strict=True):
+        for value, bits in zip(self[1:-1], _BITS[1:], strict=True):
             word = word << bits | value
-        return _CLAIMED | word
+        return self.host << _WORD_BITS | _CLAIMED | word
 
 
 _BITS: Final = (_ROW_BITS, _ROW_BITS, _ROW_BITS, _FAULT_BITS, _METHOD_BITS, _STATUS_BITS, _ROW_BITS)
+_WORD_BITS: Final = 64
 ALL_OTHER: Final = MeterKey()
 
 
-def unpacked(word: int) -> MeterKey:
-    """Return the key of a word."""
-    word &= ~_CLAIMED
+def unpacked(key: int) -> MeterKey:
+    """Return the key of a number."""
+    host, word = key >> _WORD_BITS, key & (_CLAIMED - 1)
     values = []
     for bits in reversed(_BITS):
         values.append(word & (1 << bits) - 1)
         word >>= bits
-    return MeterKey(*reversed(values))
+    return MeterKey(*reversed(values))._replace(host=host)
 
 
 def shape_of(labels: Sequence[str], bounds: Sequence[float]) -> int:
@@ -95,7 +97,8 @@ class MeterRows:
                 return None
             word = self._words[key, shape] = self._at + used * WIDTH
             self._column[word + SHAPE] = shape
-            self._column[word + KEY] = key
+            self._column[word + KEY_HIGH] = key >> _WORD_BITS
+            self._column[word + KEY] = key & ((1 << _WORD_BITS) - 1)  # last: it is what readers look at
         return word
 
 
@@ -107,4 +110,4 @@ def claimed_rows(column: memoryview, at: int) -> Iterator[tuple[int, int, Sequen
         if not key:
             return
         words = column[first + SHAPE : first + WIDTH].tolist()
-        yield key, words[0], words[COUNTS - SHAPE :]
+        yield words[KEY_HIGH - SHAPE] << _WORD_BITS | key, words[0], words[COUNTS - SHAPE :]

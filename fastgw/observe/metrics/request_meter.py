@@ -103,6 +103,8 @@ class MeasuredRequest(Protocol):
     @property
     def route(self) -> str: ...
     @property
+    def host(self) -> bytes: ...
+    @property
     def status(self) -> int: ...
     @property
     def version(self) -> int: ...
@@ -128,8 +130,13 @@ class RequestMeter:
         self._known_objectives: dict[str, tuple[Sequence[int], float | None] | None] = {}
         # The route always: buckets may be those of the route.
         self._combination = _attributes(("route", *plan.labels))
-        self._request_combination = _attributes(plan.request_labels or REQUEST_LABELS)
+        # A host is its row: as clients send them there is no end of them.
+        labels = plan.request_labels or REQUEST_LABELS
+        self._request_combination = _attributes([label for label in labels if label != "host"])
         self._request_shape = plan.request_shape
+        self._has_hosts = "host" in plan.more_request_labels
+        self._hosts = {name.encode().removeprefix(b"*"): row for name, row in series.hosts.items()}
+        self._longest_host = max(map(len, self._hosts))
         self._has_objectives = plan.objectives is not None or bool(plan.route_objectives)
 
     def add_record(self, record: MeasuredRequest) -> None:
@@ -143,6 +150,8 @@ class RequestMeter:
                 column[first + SUM_US] += int(record.duration_s * 1e6)
         if self._plan.more_request_labels:
             combination = self._request_combination(record)
+            if self._has_hosts:
+                combination = combination, self._host_row(record.host)
             first = self._known_requests.get(combination) or self._learn_request(combination, record)
             if first:
                 column[first + COUNTS] += 1
@@ -182,7 +191,19 @@ class RequestMeter:
             METHOD_INDEXES.get(record.method, 0) if "method" in labels else 0,
             status if "status" in labels else status // 100 if "status_class" in labels else 0,
             listener if listener <= LAST_ROW else 0,
+            self._host_row(record.host) if "host" in labels else 0,
         )
+
+    def _host_row(self, host: bytes) -> int:
+        """Return the row of a host, or of the longest wildcard that it is under; 0: the configuration names neither."""
+        if not host:
+            return NO_ROW
+        row = self._hosts.get(host)
+        parents = host[-self._longest_host :]  # no further left than a name reaches, however many dots there are
+        while row is None:
+            _, dot, parents = parents.partition(b".")
+            row = self._hosts.get(dot + parents) if dot else 0
+        return row
 
     def _count_objectives(self, record: MeasuredRequest) -> None:
         route = record.route

@@ -119,6 +119,7 @@ class Series:
         self.upstreams = {name: upstream_row(slot) for name, slot in slot_table.upstream_rows.items()} | {OTHER: 0}
         self.filters = {name: filter_row(slot) for name, slot in slot_table.filters.items()} | {OTHER: 0}
         self.consumers = {name: consumer_row(slot) for name, slot in slot_table.consumers.items()} | {OTHER: 0}
+        self.hosts = {name: host_row(slot) for name, slot in slot_table.hosts.items()} | {OTHER: 0}
         self.targets = {name: target_row(slot) for name, slot in slot_table.target_rows.items()} | {OTHER: 0}
         self.faults = {name: row for row, name in enumerate(dict.fromkeys((OTHER, *faults)))}
         if len(self.faults) > FAULT_ROWS:
@@ -173,6 +174,10 @@ def filter_row(slot: int) -> int:
 
 
 def consumer_row(slot: int) -> int:
+    return slot + 1
+
+
+def host_row(slot: int) -> int:
     return slot + 1
 
 

@@ -86,7 +86,7 @@ def measured_by_labels(
         yield dict(zip(plan.exposed_labels, values, strict=True)), limits, counts
 
 
-_IN_ORDER: Final = (*LABELS, "listener")
+_IN_ORDER: Final = (*LABELS, "listener", "host")
 
 
 class MeterNames:
@@ -98,6 +98,7 @@ class MeterNames:
         self._routes = {row: name for name, row in series.routes.items()}
         self._upstreams = {row: name for name, row in series.upstreams.items()} | {NO_ROW: NONE}
         self._consumers = {row: name for name, row in series.consumers.items()} | {NO_ROW: NONE}
+        self._hosts = {row: name for name, row in series.hosts.items()} | {NO_ROW: NONE}
         self._faults = {row: name for name, row in series.faults.items()} | {NO_FAULT: NONE}
 
     def labels_of(self, key: MeterKey) -> tuple[str, ...]:
@@ -113,5 +114,6 @@ class MeterNames:
             f"{status_class}xx" if status_class else OTHER,
             self._faults.get(key.fault, OTHER),
             self._listeners.get(key.listener, OTHER),
+            self._hosts.get(key.host, OTHER),
         )
         return tuple(values[index] for index in self._chosen)

@@ -16,7 +16,7 @@ from fastgw.observe.metrics.request_meter import MeterPlan, Objectives
 from fastgw.observe.metrics.series_layout import WORDS, series_of
 from fastgw.observe.metrics.totals import totals
 from fastgw.runtime.node.measured_metrics import counted_requests
-from fastgw.shm.slot_assignment import SlotNames, first
+from fastgw.shm.slot_assignment import SlotNames, SlotTable, first
 
 BOUNDS = (0.1, 1.0)
 
@@ -30,7 +30,7 @@ def record(route: str, status: int = 200, method: bytes = b"GET") -> Record:
 
 
 def test_a_key_is_read_as_it_was_written() -> None:
-    key = MeterKey(1001, 1000, meter_rows.NO_ROW, meter_rows.NO_FAULT, 11, 999)
+    key = MeterKey(1001, 1000, meter_rows.NO_ROW, meter_rows.NO_FAULT, 11, 999, 1022, 1000)
     assert unpacked(key.packed()) == key
     assert MeterKey().packed() != 0
 
@@ -82,6 +82,36 @@ def test_requests_of_removed_names_are_those_of_others() -> None:
     assert [(re.sub(r'\w+=|[{"}]', "", labels), count) for _, labels, count in samples] == [
         ("_other,_other,GET,_other,200", 1)
     ]
+
+
+def test_requests_are_counted_by_the_hosts_that_routes_name() -> None:
+    """Those that clients choose are one; a removed host's requests are theirs."""
+    own, added, returned = column(), column(), column()
+    plan = MeterPlan((), (), {}, None, {}, (), ("host",))
+    hosts = ["a.test", "*.wild.test", "*.deep.wild.test", "[::1]"]
+    before = first(SlotNames(["main"], ["a"], hosts=hosts))
+    meter = ExchangeCounters(series_of(before), own).meter(plan)
+    sent = [b"a.test", b"a.test", b"x.wild.test", b"x.y.deep.wild.test", b"wild.test", b"[::1]", b"", b"b.a.test"]
+    sent += [b"%d.evil" % number for number in range(10_000)] + [b"." * 30_000]
+    for host in sent:
+        finished = record("a")
+        finished.host = host
+        meter.add_record(finished)
+
+    def told(slot_table: SlotTable) -> dict[str, int]:
+        series = series_of(slot_table)
+        family, samples = counted_requests(series, totals(series, [own], added, returned), plan)
+        assert family.labels == ("host", "listener", "method", "route", "status")
+        return {re.sub(r'\{host="([^"]*)".*', r"\1", labels): int(count) for _, labels, count in samples}
+
+    expected = {"a.test": 2, "*.wild.test": 1, "*.deep.wild.test": 1, "[::1]": 1, "_none": 1, "_other": 10_003}
+    assert told(before) == expected
+    after = before.following(SlotNames(["main"], ["a"], hosts=["b.test", *hosts[1:]]), generation=2, oldest=2)
+    CounterCarryOver(added, returned).carry([own], before, after)
+    later = after.following(SlotNames(["main"], ["a"], hosts=["c.test", *hosts[1:]]), generation=3, oldest=3)
+    CounterCarryOver(added, returned).carry([own], after, later)
+    del expected["a.test"]
+    assert told(later) == expected | {"_other": 10_005}
 
 
 def test_counts_of_a_removed_route_are_those_of_others() -> None:
