@@ -213,6 +213,24 @@ def test_limits_of_responses_are_the_upstreams_own(make_own: Any, is_large: bool
     assert client.read_response().status == 200
 
 
+@pytest.mark.parametrize("is_large", [False, True])
+def test_they_are_limits_of_trailers_too(make_own: Any, is_large: bool) -> None:
+    world = make_own(**({"response_limits": {"header_bytes": "112KiB", "header_count": 200}} if is_large else {}))
+    client = world.client()
+    client.send(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: TE\r\nTE: trailers\r\n\r\n")
+    peer = world.origin.accept()
+    request = peer.read_message()
+    lines = [(b"x-%d" % number, b"v" * 600) for number in range(101)]
+    peer.headers(request.stream, [(b":status", b"200")])
+    peer.data(request.stream, b"one")
+    assert client.read_response_head().status == 200
+    peer.headers(request.stream, lines, end=True)
+    if is_large:
+        assert client.read_chunked() == (b"one", lines)
+    else:
+        assert client.read_to_end() == b"3\r\none\r\n"
+
+
 def test_http2_on_both_sides(world: World) -> None:
     client = world.client2()
     stream = client.ask([(b"te", b"trailers"), (b"cookie", b"a=1"), (b"cookie", b"b=2")], path=b"/x")

@@ -253,6 +253,27 @@ def test_limits_of_an_upstream_are_its_own(lanes: Lanes, count: int, size: int, 
             assert status == 502 or len(response.get_all(b"X-898")[0]) == size // count
 
 
+@pytest.mark.landing
+@for_each(
+    "kind, count, length, wanted",
+    [("strict", 100, 10, 200), ("strict", 101, 10, 502), ("large", 1000, 900, 200), ("large", 1001, 10, 502)],
+)
+def test_they_are_limits_of_trailers_too(lanes: Lanes, kind: str, count: int, length: int, wanted: int) -> None:
+    lines = [(b"x-%d" % number, b"a" * length) for number in range(count)]
+    with lane_of(lanes, kind) as lane:
+        client = lane.client()
+        client.send(lane.get(fields=TRAILERS))
+        upstream = lane.accept()
+        upstream.read_request()
+        sent = b"".join(b"%b: %b\r\n" % line for line in lines)
+        upstream.send_gently(OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n" + sent + b"\r\n")
+        got = client.read_response_head()
+        assert got.status == wanted
+        if wanted == 200:
+            message = client.read_body(got.head, until_close=False)
+            assert (message.body, [(each.lower(), value) for each, value in message.trailers]) == (b"ok", lines)
+
+
 # --- all ways on which responses are read ---
 
 SLOPPY = (

@@ -292,9 +292,10 @@ class ResponseLimits(Settings):
     request in flight may take this memory. Clients have limits of their own, such as 128 KiB for curl over HTTP/2."""
 
     header_bytes: Annotated[Size, Meta(ge=64 * 1024, le=1024**2)] = 64 * 1024
-    """Maximum size of a response head, status line included; over HTTP/2, of the header list (RFC 9113)."""
+    """Maximum size of a response head, status line included, and of the trailers; over HTTP/2, of the header list (RFC
+    9113)."""
     header_count: Annotated[int, Meta(ge=100, le=MOST_HEADERS)] = 100
-    """Maximum number of header lines in a response head."""
+    """Maximum number of header lines in a response head, and in the trailers."""
 
 
 class Backoff(Settings):

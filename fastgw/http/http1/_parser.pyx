@@ -906,11 +906,11 @@ cdef class Http1ResponseHead(Head):
     def reason(self):
         return _cut(self, self.reason_at)
 
-    def body(self):
+    def body(self, Py_ssize_t longest_trailers=LONGEST_TRAILERS, Py_ssize_t most_trailers=MOST_TRAILERS):
         if not self.has_body:
             return LengthReader(0, None)
         if self.chunked:
-            return ChunkedReader(self._second_parser)
+            return ChunkedReader(self._second_parser, longest_trailers, most_trailers)
         return UntilCloseReader(self._second_parser) if self.until_close else LengthReader(self.length, self._second_parser)
 
     def __repr__(self):

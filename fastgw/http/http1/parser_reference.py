@@ -326,7 +326,7 @@ class Http1ResponseHead(_Head):
         """Bytes of `payload`; 0 also if it is None."""
         return len(self.payload or b"")
 
-    def body(self) -> BodyReader:
+    def body(self, longest_trailers: int = LONGEST_TRAILERS, most_trailers: int = MOST_TRAILERS) -> BodyReader:
         """Return the reader for the bytes after the head if `payload` is None. Call it once: it continues the second
         parser.
         """
@@ -334,7 +334,7 @@ class Http1ResponseHead(_Head):
             return LengthReader(0, None)
         assert self._second_parser is not None
         if self.chunked:
-            return ChunkedReader(self._second_parser)
+            return ChunkedReader(self._second_parser, longest_trailers, most_trailers)
         if self.until_close:
             return UntilCloseReader(self._second_parser)
         return LengthReader(self.length, self._second_parser)

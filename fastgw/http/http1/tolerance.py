@@ -12,7 +12,7 @@ from typing import Final, final
 
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.grammar import elements
-from fastgw.http.http1.body import LONGEST_EXTENSIONS, LONGEST_TRAILERS, BodyReader
+from fastgw.http.http1.body import LONGEST_EXTENSIONS, BodyReader
 from fastgw.http.http1.llhttp import disagreement
 from fastgw.http.http1.parser import find_head_end
 from fastgw.http.http1.parser_reference import LAST_STATUS, LAST_TOLERATED_STATUS
@@ -208,7 +208,7 @@ class RepairedChunks:
                 continue
             end = buffer.find(b"\n", at) + 1
             if not end:
-                if len(buffer) - at > (LONGEST_TRAILERS if self._in_trailers else LONGEST_EXTENSIONS):
+                if len(buffer) - at > (self._repair.rules.header_bytes if self._in_trailers else LONGEST_EXTENSIONS):
                     raise Malformed("A line of a chunked body is too long.")
                 break
             strict.append(self._repair_line(buffer[at:end]))

@@ -127,8 +127,6 @@ cdef bytes _HTTP1 = reference._HTTP1
 cdef frozenset _NO_CONTENT = NO_CONTENT
 cdef double _TICK = TICK
 cdef double _FAR = 1e12  # its tick would be no 64-bit number soon
-cdef Py_ssize_t _LONGEST_TRAILERS = LONGEST_TRAILERS
-cdef Py_ssize_t _MOST_TRAILERS = MOST_TRAILERS
 cdef frozenset _NOT_IN_TRAILERS = NOT_IN_TRAILERS
 
 learn(&now_of_wheel, Wheel, "now")
@@ -252,7 +250,7 @@ cdef int _drop(wheel, timed, const Slot* deadline_of, const Slot* filed_at_of) e
 # --- trailers ---
 
 
-cdef tuple _plain_trailers(bytes lines):
+cdef tuple _plain_trailers(bytes lines, Py_ssize_t longest, Py_ssize_t most):
     """Return trailers whose names are of lower-case letters, digits and hyphens, and whose values are visible ASCII.
     None: there are others, or some that are not allowed.
     """
@@ -262,7 +260,7 @@ cdef tuple _plain_trailers(bytes lines):
     cdef const unsigned char* value
     cdef list trailers = []
     cdef bytes name_text
-    if end - at + 4 > _LONGEST_TRAILERS:
+    if end - at + 4 > longest:
         return None
     while at < end:
         name = at
@@ -287,13 +285,13 @@ cdef tuple _plain_trailers(bytes lines):
             return None
         trailers.append((name_text, PyBytes_FromStringAndSize(<const char*>value, at - value)))
         at += 2
-    return tuple(trailers) if len(trailers) <= _MOST_TRAILERS else None
+    return tuple(trailers) if len(trailers) <= most else None
 
 
-def trailers_of(bytes lines not None):
+def trailers_of(bytes lines not None, Py_ssize_t longest=LONGEST_TRAILERS, Py_ssize_t most=MOST_TRAILERS):
     """Return the trailers of serialized lines, as `body.parse_trailers` does."""
-    trailers = _plain_trailers(lines)
-    return parse_trailers(b"\r\n" + lines + b"\r\n") if trailers is None else trailers
+    trailers = _plain_trailers(lines, longest, most)
+    return parse_trailers(b"\r\n" + lines + b"\r\n", longest, most) if trailers is None else trailers
 
 
 # --- the connection ---
@@ -616,7 +614,8 @@ cdef int _end_of(self, lines) except -1:
     trailers = ()
     if lines:
         try:
-            trailers = trailers_of(lines)
+            rules = read(&of_stream.target, self).response_rules
+            trailers = trailers_of(lines, rules.header_bytes, rules.header_count)
         except Malformed as malformed:
             self.break_off(Fault.UPSTREAM_MALFORMED, malformed.reason)
             return 0

@@ -529,8 +529,9 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             listener.on_head(head, b"", True)
             return
         self.phase = RECEIVING
-        reader = head.body()
-        if head.chunked and self.target.response_rules.repairs_chunks:
+        rules = self.target.response_rules
+        reader = head.body(rules.header_bytes, rules.header_count)
+        if head.chunked and rules.repairs_chunks:
             reader = RepairedChunks(reader, self._repairing())
         self.reader = reader
         payload = b""

@@ -342,7 +342,8 @@ class Http2UpstreamStream(Timed):
         trailers: Trailers = ()
         if lines:
             try:
-                trailers = parse_trailers(b"\r\n" + lines + b"\r\n")
+                rules = self.target.response_rules
+                trailers = parse_trailers(b"\r\n" + lines + b"\r\n", rules.header_bytes, rules.header_count)
             except Malformed as malformed:
                 self.break_off(Fault.UPSTREAM_MALFORMED, malformed.reason)
                 return
