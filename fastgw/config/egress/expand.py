@@ -524,6 +524,7 @@ class _Expansion:
                 client_id=credentials.client_id,
                 client_secret=credentials.client_secret,
                 tls=credentials.token_tls,
+                tolerate=credentials.token_tolerate,
             )
         except ValueError as error:
             wrong, _, expected = str(error).partition("; ")
@@ -553,6 +554,7 @@ class _Expansion:
                 token_headers=headers,
                 token_query=query,
                 tls=tls,
+                tolerate=credentials.token_tolerate,
                 second_level=credentials.second_level,
             )
         except ValueError as error:
@@ -657,8 +659,12 @@ def _tls_of(settings: EgressEntry) -> UpstreamTls:
 
 
 def _as_the_api(csrf: Csrf, settings: EgressEntry) -> Csrf:
-    """Return the settings of CSRF tokens, with the TLS settings of the API if it has none of its own and uses TLS."""
+    """Return the settings of CSRF tokens, with `tolerate` of the API if it has none of its own, and its TLS settings if
+    it uses TLS.
+    """
     origin = csrf.token_url.origin
+    if settings.tolerate and not csrf.tolerate:
+        csrf = replace(csrf, tolerate=settings.tolerate)
     if csrf.tls != UpstreamTls() or not origin.tls:
         return csrf
     tls = _tls_of(settings)

@@ -489,6 +489,7 @@ class _Reading:
             token_headers=headers,
             token_query=query,
             token_tls=self._token_tls(endpoint.origin),
+            token_tolerate=self._provider.defaults.tolerate,
             second_level=self._provider.second_level,
         )
 

@@ -8,7 +8,7 @@ from msgspec import Meta
 from fastgw.config.base.settings_base import NONE, Renamed, Settings, Some
 from fastgw.config.base.value_types import Delay, Duration, EndpointUrl, FieldName, QueryText, Size
 from fastgw.config.settings.secrets import RedisUrl, Secret
-from fastgw.config.settings.upstreams import UpstreamTls
+from fastgw.config.settings.upstreams import UpstreamTls, Violations
 from fastgw.http.field_names import WRITTEN_HERE
 
 Word = Annotated[str, Meta(min_length=1)]
@@ -74,6 +74,9 @@ class OAuth2(Settings):
     """Further parameters in the body of the token request."""
     tls: UpstreamTls = UpstreamTls()
     """TLS settings for the token endpoint, if its URL is https."""
+    tolerate: Violations = ()
+    """Violations of RFC 9110 and RFC 9112 that responses of the token endpoint may have, and their dangers: as in
+    `tolerate` of an upstream. `[]` = none."""
     timeout: Duration = 5.0
     """Timeout for the whole token response; a request waits at most this long."""
     expiry_margin: Annotated[Delay, Meta(le=3600), Renamed("margin")] = 2.0
@@ -182,6 +185,9 @@ class TokenExchange(Settings):
     """Way in which `client_secret` is sent, as in `oauth2`."""
     tls: UpstreamTls = UpstreamTls()
     """TLS settings for the token endpoint, if its URL is https."""
+    tolerate: Violations = ()
+    """Violations of RFC 9110 and RFC 9112 that responses of the token endpoint may have, and their dangers: as in
+    `tolerate` of an upstream. `[]` = none."""
     timeout: Duration = 5.0
     """Timeout for the whole token response; a request waits at most this long."""
     negative_ttl: Annotated[Delay, Meta(le=3600)] = 1.0
@@ -213,6 +219,7 @@ class TokenExchange(Settings):
             audience=self.audience,
             token_form=form,
             tls=self.tls,
+            tolerate=self.tolerate,
             timeout=self.timeout,
             negative_ttl=self.negative_ttl,
         )
@@ -231,6 +238,9 @@ class Csrf(Settings):
     tls: UpstreamTls = UpstreamTls()
     """TLS settings for this URL, if it is https. They should match those of the API, including its client certificate.
     """
+    tolerate: Violations = ()
+    """Violations of RFC 9110 and RFC 9112 that its responses may have, and their dangers: as in `tolerate` of an
+    upstream. `[]` = none."""
     timeout: Duration = 5.0
     """Timeout for the whole token response."""
     negative_ttl: Annotated[Delay, Meta(le=3600)] = 1.0

@@ -106,6 +106,9 @@ class EgressCredentials(Settings):
     """Further query parameters of the token request, for `oauth2` and `oauth2_mtls`."""
     token_tls: UpstreamTls = UpstreamTls()
     """TLS settings for the token endpoint, for `oauth2`, `oauth2_mtls`, `token_exchange` and `gcp_id_token`."""
+    token_tolerate: Violations = ()
+    """Violations of RFC 9110 and RFC 9112 that responses of the token endpoint may have, and their dangers, for
+    `oauth2`, `oauth2_mtls` and `token_exchange`: as in `tolerate` of an upstream. `[]` = none."""
     second_level: RedisUrl | None = None
     """Redis in which nodes share tokens, encrypted, for `oauth2` and `oauth2_mtls`."""
     certificate: ReadableFile | None = None
@@ -127,7 +130,9 @@ class EgressCredentials(Settings):
 
 
 _OF_SECRETS: Final = ("client_secret", "client_key", "client_auth", "assertion_audience")
-_OF_TOKENS: Final = ("scopes", "audience", "token_headers", "token_query", "token_tls", "second_level")
+_OF_TOKENS: Final = (
+    *("scopes", "audience", "token_headers", "token_query", "token_tls", "token_tolerate", "second_level"),
+)
 OF_TYPES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "none": ((), ()),
     "basic": (("username", "password"), ()),
@@ -141,7 +146,7 @@ OF_TYPES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         ("token_url", "subject_token"),
         (
             *("subject_token_type", "requested_token_type", "resource", "client_id", "client_secret"),
-            *("scopes", "audience", "token_tls"),
+            *("scopes", "audience", "token_tls", "token_tolerate"),
         ),
     ),
     "gcp_id_token": (("audience",), ("service_account_key", "token_url", "token_tls")),
@@ -184,8 +189,8 @@ class EgressEntry(Settings):
     credentials: EgressCredentials = EgressCredentials(type="none")
     """Credentials that the gateway sends to the API."""
     csrf: Csrf | None = None
-    """CSRF token that the API requires. null = none. Its endpoint uses the TLS settings of the API, unless it has a
-    `tls` of its own."""
+    """CSRF token that the API requires. null = none. Its endpoint uses the TLS settings and `tolerate` of the API,
+    unless it has a `tls` or `tolerate` of its own."""
     request_parameters: RequestParameters = RequestParameters()
     """Headers and query parameters that are added to requests unless the application has sent them itself."""
     parameters_for_token: bool = False
@@ -318,8 +323,8 @@ class KymaDefaults(Settings):
     """TLS settings for APIs and token endpoints, such as the CA to trust. `spec.skipVerify` of an Application takes
     precedence."""
     tolerate: Violations = ()
-    """Violations of RFC 9110 and RFC 9112 that responses of APIs may have, and their dangers: as in `tolerate` of an
-    upstream. `[]` = none."""
+    """Violations of RFC 9110 and RFC 9112 that responses of APIs and token endpoints may have, and their dangers: as in
+    `tolerate` of an upstream. `[]` = none."""
     response_limits: ResponseLimits = ResponseLimits()
     """Limits on responses of APIs."""
     use: tuple[str, ...] = ()

@@ -853,7 +853,8 @@ egress:
         credentials:
           {type: oauth2, token_url: "https://idp.example/token", client_id: shop, client_secret: {file: orders.secret},
            client_auth: body, scopes: [orders.read], audience: orders, token_headers: {X-Zone: z1},
-           token_query: {tenant: t1}, token_tls: {ca: company.pem}, second_level: {env: REDIS_URL}}
+           token_query: {tenant: t1}, token_tls: {ca: company.pem}, token_tolerate: [repeated_content_length],
+           second_level: {env: REDIS_URL}}
       stock:
         url: https://stock.example
         credentials:
@@ -895,7 +896,9 @@ egress:
     shop:
       orders:
         url: https://api.example/v2
-        csrf: {token_url: "https://api.example/csrf", tls: {ca: company.pem}, timeout: 3s, negative_ttl: 1s}
+        csrf:
+          {token_url: "https://api.example/csrf", tls: {ca: company.pem}, tolerate: [bare_lf], timeout: 3s,
+           negative_ttl: 1s}
 """,
     "egress.apps.NAME.NAME.timeouts": """\
 egress:

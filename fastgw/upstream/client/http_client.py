@@ -20,12 +20,14 @@ from typing import Any, Final, NamedTuple, final
 
 from fastgw.config.base.value_types import Endpoint, Url, parse_endpoint
 from fastgw.config.settings import gateway as settings
+from fastgw.config.settings.upstreams import Violations
 from fastgw.errors import Fault, Retry
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Trailers
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.fields import Fields
 from fastgw.http.http1.parser import Http1ResponseHead
+from fastgw.http.http1.tolerance import STRICT, ResponseRules
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.tracing.trace import Trace
 from fastgw.upstream.client.fetch_span import NOT_SENT, FetchSpan, FetchTimes
@@ -82,7 +84,7 @@ class Fetcher:
 
     def __init__(self, worker_loop: WorkerLoop) -> None:
         self._worker_loop = worker_loop
-        self._origins: dict[tuple[Url, str | None, Identity | None, bool], _Origin] = {}
+        self._origins: dict[tuple[Url, str | None, Identity | None, bool, Violations], _Origin] = {}
         self._contexts: dict[Identity, asyncio.Task[ssl.SSLContext]] = {}
         self._read: dict[settings.UpstreamTls, ClientTls] = {_TLS: read_tls(_TLS)}
         self._stopped = False
@@ -103,6 +105,7 @@ class Fetcher:
         repeatable: bool | None = None,
         http2: bool = False,
         trace: Trace | None = None,
+        tolerate: Violations = (),
     ) -> Fetched:
         """Send a request and return the whole response. Raises `FetchFailed`.
 
@@ -111,8 +114,9 @@ class Fetcher:
         (`read_tls`).
         `repeatable`: whether the request may be sent again if a reused connection breaks without a response; None: its
         method decides. `http2`: over HTTP/2, without TLS by prior knowledge. `trace`: of the request on whose behalf it
-        is sent: its context replaces that of `fields`, and it gets a span. Raises `ValueError` for invalid header
-        fields, and for those that the client writes itself.
+        is sent: its context replaces that of `fields`, and it gets a span. `tolerate`: violations that the response
+        may have, as of an upstream. Raises `ValueError` for invalid header fields, and for those that the client writes
+        itself.
         """
         endpoint = _endpoint(url)
         span = None if trace is None else FetchSpan(trace)
@@ -125,7 +129,7 @@ class Fetcher:
         answer: Fetched | Failure | None = None
         try:
             async with asyncio.timeout(timeout):
-                answer = await asked.answer(await self._origin(endpoint.origin, tls, http2))
+                answer = await asked.answer(await self._origin(endpoint.origin, tls, http2, tolerate))
         except TimeoutError:
             answer = asked.late, f"timed out after {timeout:g} s"
         except OSError as error:  # invalid certificate or key
@@ -150,13 +154,15 @@ class Fetcher:
         self._contexts.clear()
         self._origins.clear()
 
-    async def _origin(self, url: Url, tls: settings.UpstreamTls | ClientTls, http2: bool) -> "_Origin":
+    async def _origin(
+        self, url: Url, tls: settings.UpstreamTls | ClientTls, http2: bool, tolerate: Violations
+    ) -> "_Origin":
         if isinstance(tls, settings.UpstreamTls):
             tls = self._read.get(tls) or await self._reading(tls)
         if http2:
             tls = tls._replace(identity=tls.identity._replace(protocols=("h2",)))
         identity = tls.identity if url.tls else None
-        key = url, tls.settings.fixed_server_name if url.tls else None, identity, http2
+        key = url, tls.settings.fixed_server_name if url.tls else None, identity, http2, tolerate
         origin = self._origins.get(key)
         if origin is None:
             context = None if identity is None else await self._context(tls, identity)
@@ -165,7 +171,14 @@ class Fetcher:
                 self._forget_old()
                 streams = MOST_STREAMS if http2 else 1
                 name = tls.settings.fixed_server_name
-                target = Target(url, tls=context, server_name=name, timeouts=_TIMEOUTS, streams=streams)
+                target = Target(
+                    url,
+                    tls=context,
+                    server_name=name,
+                    timeouts=_TIMEOUTS,
+                    streams=streams,
+                    response_rules=ResponseRules(tolerate) if tolerate else STRICT,
+                )
                 origin = self._origins[key] = _Origin(self._worker_loop, target, identity, http2)
         origin.asked_at = monotonic()
         return origin

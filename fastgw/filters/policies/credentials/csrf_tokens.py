@@ -137,7 +137,7 @@ class CsrfEndpoint:
         self.timeout = timeout
         self.negative_ttl = settings.negative_ttl
         self._url = settings.token_url
-        self._fetch_s = settings.timeout
+        self._fetch_s, self._tolerate = settings.timeout, settings.tolerate
 
     def __repr__(self) -> str:
         return f"<CsrfEndpoint {self.name}>"
@@ -172,7 +172,14 @@ class CsrfEndpoint:
 
     async def _fetch(self, around: FetchContext, shown: list[tuple[bytes, bytes]]) -> Fetched:
         return await await_fetched(
-            around.fetcher.fetch(self._url, fields=[*_ASKS, *shown], tls=self._tls, timeout=self._fetch_s, most=MOST)
+            around.fetcher.fetch(
+                self._url,
+                fields=[*_ASKS, *shown],
+                tls=self._tls,
+                timeout=self._fetch_s,
+                most=MOST,
+                tolerate=self._tolerate,
+            )
         )
 
 

@@ -204,6 +204,7 @@ class TokenEndpoint:
                 timeout=self.timeout,
                 most=MOST,
                 repeatable=True,  # at worst, an unused token is issued
+                tolerate=self._settings.tolerate,
             )
         )
 
