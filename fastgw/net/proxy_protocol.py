@@ -13,15 +13,14 @@ from typing import Final, NamedTuple
 from unicodedata import category
 
 from fastgw.http.malformed import Malformed
+from fastgw.net.first_bytes import PROXY_V1, PROXY_V2, not_begun_with
 
 Address = tuple[str, int]
 
-SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 V1_LENGTH_MAX: Final = 107  # of the whole line with its CRLF (section 2.1)
 V2_HEADER_LENGTH: Final = 16
 V2_BLOCK_MAX: Final = 4096  # addresses and TLVs; the field allows 65,535, real senders stay below 1 KiB
 
-_V1_START: Final = b"PROXY "
 _V1_LINE: Final = re.compile(
     rb"PROXY (?:UNKNOWN(?: [^\r\n]*)?"
     rb"|(TCP4|TCP6) ([0-9A-Fa-f:.]+) ([0-9A-Fa-f:.]+) (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4}))\r\n"
@@ -43,7 +42,7 @@ _V2_ALPN, _V2_AUTHORITY, _V2_CRC32C, _V2_UNIQUE_ID = 0x01, 0x02, 0x03, 0x05  # t
 _V2_SSL = 0x20
 _V2_SSL_VERSION, _V2_SSL_CN, _V2_SSL_CIPHER = 0x21, 0x22, 0x23
 _CLIENT_SSL, _CLIENT_CERT_CONN, _CLIENT_CERT_SESS = 0x01, 0x02, 0x04  # section 2.2.5
-LOCAL_V2: Final = SIGNATURE + bytes((_LOCAL, 0, 0, 0))
+LOCAL_V2: Final = PROXY_V2 + bytes((_LOCAL, 0, 0, 0))
 """Header of a connection that the gateway opens for itself, such as a health check."""
 UNKNOWN_V1: Final = b"PROXY UNKNOWN\r\n"
 """The same header in version 1."""
@@ -126,11 +125,11 @@ class Parsed:
 
 def parse(buffer: bytes) -> Parsed | None:
     """Parse the PROXY header at the start of `buffer`. None: more bytes are needed. Raises `Malformed`."""
-    if buffer[: len(SIGNATURE)] == SIGNATURE[: len(buffer)]:
+    if buffer[: len(PROXY_V2)] == PROXY_V2[: len(buffer)]:
         return _parse_v2(buffer) if len(buffer) >= V2_HEADER_LENGTH else None
-    if buffer[: len(_V1_START)] == _V1_START[: len(buffer)]:
+    if buffer[: len(PROXY_V1)] == PROXY_V1[: len(buffer)]:
         return _parse_v1(buffer)
-    raise Malformed("Expected a PROXY protocol header.")
+    raise Malformed(not_begun_with("a PROXY protocol header", buffer))
 
 
 def _parse_v1(buffer: bytes) -> Parsed | None:
@@ -298,7 +297,7 @@ def header_v2(
         if tls.common_name:
             told += _tlv(_V2_SSL_CN, tls.common_name.encode())
         block += _tlv(_V2_SSL, told + _tlv(_V2_SSL_CIPHER, tls.cipher.encode()))
-    return SIGNATURE + bytes((_PROXY, family)) + len(block).to_bytes(2) + block
+    return PROXY_V2 + bytes((_PROXY, family)) + len(block).to_bytes(2) + block
 
 
 def _tlv(kind: int, value: bytes) -> bytes:

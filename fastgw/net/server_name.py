@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import Final, NamedTuple, final
 
 from fastgw.net.client_hello import HANDSHAKE, LONGEST_RECORD, MOST_RECORDS
+from fastgw.net.first_bytes import not_begun_with
 
 LONGEST_MESSAGE: Final = 65_536
 """Maximum size of a ClientHello in bytes, with its header. Clients send 300 to 2,000, some 10,000 with ML-KEM keys."""
@@ -84,7 +85,8 @@ class HelloReader:
         received += chunk
         while len(received) > self._record_at:
             start = self._record_at + _RECORD_HEADER
-            size = _record_size(bytes(received[self._record_at : start]), first=not self._records)
+            begun_with = b"" if self._records else bytes(received)
+            size = _record_size(bytes(received[self._record_at : start]), begun_with)
             if size is None or len(received) < start + size:
                 return None
             self._records += 1
@@ -113,13 +115,13 @@ def hello_of(message: bytes) -> ClientHello | None:
     return _parse(message[_MESSAGE_HEADER:])
 
 
-def _record_size(header: bytes, *, first: bool) -> int | None:
+def _record_size(header: bytes, begun_with: bytes) -> int | None:
     """Return the length of a record's content; None: its header is incomplete. The available part is validated at
-    once.
+    once. `begun_with`: of the first record, the bytes received so far.
     """
     if header[0] != HANDSHAKE or header[1:2] not in (b"", b"\x03"):
-        if first:
-            raise InvalidHello("the first bytes are not a TLS handshake", alert=None)
+        if begun_with:
+            raise InvalidHello(not_begun_with("a TLS handshake", begun_with), alert=None)
         raise InvalidHello("a record of another type interrupts the ClientHello", Alert.UNEXPECTED_MESSAGE)
     if len(header) < _RECORD_HEADER:
         return None

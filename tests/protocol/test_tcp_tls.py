@@ -15,7 +15,8 @@ import pytest
 
 from fastgw.downstream.tcp.connection import FAREWELL_BYTES, TRUNCATED
 from fastgw.eventloop.worker_loop import RELAY_BYTES
-from fastgw.net.proxy_protocol import NO_TLVS, SIGNATURE, ProxyTlvs, header_v2, parse
+from fastgw.net.first_bytes import PROXY_V2
+from fastgw.net.proxy_protocol import NO_TLVS, ProxyTlvs, header_v2, parse
 from tests.support.certificates import Certificates, client_tls
 from tests.support.gateway import Gateway
 from tests.support.peer import DEADLINE
@@ -134,7 +135,7 @@ def _in_records(message: bytes) -> bytes:
 def _header_v2(service: socket.socket) -> bytes:
     """Read a PROXY header of version 2."""
     head = read_exactly(service, 16)
-    assert head[:12] == SIGNATURE
+    assert head[:12] == PROXY_V2
     return head + read_exactly(service, int.from_bytes(head[14:]))
 
 

@@ -54,6 +54,7 @@ from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.http2.session import PREFACE
 from fastgw.http.malformed import Malformed
 from fastgw.http.percent_encoding import encode_utf8_target
+from fastgw.net.first_bytes import HTTP, spoken_protocol
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.pipeline.request_pipeline import (
     find_route,
@@ -280,7 +281,7 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
             except Malformed as malformed:
                 if not self.requests and self.listener.speaks_http2 and ahead.startswith(PREFACE_HEAD):
                     return self._speak_http2(ahead)
-                return self._refuse_unread(fault_of(malformed), malformed.reason, ahead[at:])
+                return self._refuse_malformed(fault_of(malformed), malformed.reason, ahead[at:])
             self._searched = 0
             if self.phase is HEAD:
                 head.received_s = monotonic() - self._head_begun_at
@@ -344,7 +345,7 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
             self._read_on()
             return None
         if received[0] not in TOKEN_START and not _EMPTY_LINE.startswith(received):
-            return self._refuse_unread(Fault.BAD_REQUEST, "This is not an HTTP request.", received)
+            return self._refuse_malformed(Fault.BAD_REQUEST, "This is not an HTTP request.", received)
         if end > 0 or len(received) > most:
             return self._refuse_unread(too_long(received, most), None, received)
         self._ahead, self._at, self._searched = received, 0, len(received)
@@ -796,6 +797,13 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
         self.closing = True
         self._ahead, self._at = b"-" if linger else b"", 0  # unread data causes lingering
         exchange.fail(fault, detail)
+
+    def _refuse_malformed(self, fault: Fault, reason: str, received: bytes) -> None:
+        """Answer bytes that are not a request, and close. On a new connection they may be of another protocol."""
+        spoken = None if self.requests else spoken_protocol(self._ahead)
+        if spoken not in (None, HTTP):
+            reason = f"This port does not speak {spoken}."
+        self._refuse_unread(fault, reason, received)
 
     def refuse(self, fault: Fault, received: bytes) -> None:
         """Answer a connection that will not be served, ignoring its data, and close."""

@@ -35,6 +35,7 @@ from fastgw.net.client_hello import (
     NO_APPLICATION_PROTOCOL,
     HelloBuffer,
 )
+from fastgw.net.first_bytes import PROXY_PROTOCOL, not_begun_with, spoken_protocol
 from fastgw.net.server_name import Alert, ClientHello, HelloReader, InvalidHello, hello_of
 from fastgw.operator_events import OperatorEvent
 from fastgw.shm.node_limits import AddressLimit
@@ -377,8 +378,9 @@ class TlsConnection(TlsTransport):
 
         A client that uses HTTP gets an HTTP response.
         """
-        if received[0] not in TOKEN_START or self.listener.tcp is not None:
-            self._fail(HandshakeOutcome.PROTOCOL_ERROR, "the first bytes are not a TLS handshake")
+        is_http = received[0] in TOKEN_START and spoken_protocol(received) != PROXY_PROTOCOL
+        if not is_http or self.listener.tcp is not None:
+            self._fail(HandshakeOutcome.PROTOCOL_ERROR, not_begun_with("a TLS handshake", received))
             return
         peer = Peer(self.peer.ip, self.peer.port, self.peer.server_port, self.peer.trusted)
         plain = Http1ClientConnection(self._server, self.listener, peer)

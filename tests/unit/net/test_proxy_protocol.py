@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.http.malformed import Malformed
-from fastgw.net.proxy_protocol import NO_TLVS, SIGNATURE, V2_BLOCK_MAX, Parsed, ProxyTlvs, header_v2, parse
+from fastgw.net.first_bytes import PROXY_V2
+from fastgw.net.proxy_protocol import NO_TLVS, V2_BLOCK_MAX, Parsed, ProxyTlvs, header_v2, parse
 from tests.support.table import for_each
 
 V4_BLOCK = socket.inet_aton("192.0.2.1") + socket.inet_aton("198.51.100.2") + struct.pack("!HH", 56324, 443)
@@ -23,7 +24,7 @@ TLVS = b"\x04\x00\x03abc" + b"\x01\x00\x02h2"
 
 
 def v2(command: int, family: int, block: bytes) -> bytes:
-    return SIGNATURE + struct.pack("!BBH", command, family, len(block)) + block
+    return PROXY_V2 + struct.pack("!BBH", command, family, len(block)) + block
 
 
 ACCEPTED = [
@@ -78,7 +79,7 @@ REFUSED = [
 ]
 
 
-@for_each("behind", [b"", b"GET / HTTP/1.1\r\n\r\n", SIGNATURE])
+@for_each("behind", [b"", b"GET / HTTP/1.1\r\n\r\n", PROXY_V2])
 @for_each(("header", "source", "destination"), ACCEPTED)
 def test_a_header_tells_both_addresses_and_where_the_clients_bytes_begin(header, source, destination, behind):
     told = ProxyTlvs("h2") if header.endswith(TLVS) and header[12] == 0x21 else NO_TLVS
@@ -204,9 +205,7 @@ def test_a_checksum_is_verified() -> None:
                 parse(changed)
 
 
-@given(
-    st.binary(max_size=300), st.sampled_from([b"", b"PROXY ", b"PROXY TCP4 ", SIGNATURE, SIGNATURE + b"\x21\x11\x00"])
-)
+@given(st.binary(max_size=300), st.sampled_from([b"", b"PROXY ", b"PROXY TCP4 ", PROXY_V2, PROXY_V2 + b"\x21\x11\x00"]))
 def test_waiting_ends(noise, start):
     """No input makes the parser wait for more than the longest header."""
     try:
