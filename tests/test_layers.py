@@ -49,7 +49,8 @@ ORDER = [
     {"upstream/forwarding"},
     {"upstream/client"},
     {"filters/api"},
-    {"filters/authentication", "filters/limiting", "filters/plugins", "filters/policies/ip"},
+    {"filters/authentication", "filters/limiting", "filters/plugins"},
+    {"filters/policies/ip"},
     {"admin", "filters/policies", "filters/policies/waf/rules", "filters/wrappers"},
     {
         "filters/policies/cache",

@@ -16,6 +16,7 @@ from msgspec import Meta
 from fastgw.config.base.value_types import FieldName, FileName
 from fastgw.config.settings.gateway import Settings
 from fastgw.filters.api import Feed, FeedSource, NodeSide, Services
+from fastgw.filters.authentication.identity_headers import check_written
 from fastgw.operator_events import OperatorEvent, log_event
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Countries(Settings):
             raise ValueError("`allow` and `deny` are mutually exclusive; expected one of them")
         if not (self.allow or self.deny or self.header):
             raise ValueError("no decision; expected `allow`, `deny` or `header`")
+        if self.header is not None:
+            check_written((self.header,))
 
     def verdict(self, country: str | None) -> tuple[bool, str] | None:
         """Return the verdict on a country, with the reason; None: these settings have none."""

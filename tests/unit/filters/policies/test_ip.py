@@ -185,10 +185,17 @@ def test_a_country_decides_on_addresses_in_no_network(
 @pytest.mark.parametrize(("client", "sent"), [("192.0.2.7", b"X-Country: DE\r\n"), ("10.0.0.1", b"")])
 def test_the_upstream_gets_the_country_and_not_the_one_of_the_client(database: Path, client: str, sent: bytes) -> None:
     settings = configured(Ip, countries={"database": str(database), "header": "X-Country"})
-    forwarded = run(settings, GET + b"x-country: XX\r\n\r\n", client_ip=client).sent
+    forwarded = run(settings, GET + b"x-country: XX\r\nX_Country: XX\r\n\r\n", client_ip=client).sent
     assert forwarded.count(b"X-Country: ") == bool(sent)
     assert sent in forwarded
     assert b"XX" not in forwarded
+
+
+@for_each("name", ["Host", "Content-Length", "Transfer-Encoding", "X-Forwarded-For", "Cookie"])
+def test_the_country_takes_the_place_of_no_other_header(database: Path, name: str) -> None:
+    """A second `Host` or framing would make the request of a client another one for the upstream."""
+    with pytest.raises(Exception, match=f"`{name}` cannot be set"):
+        configured(Ip, countries={"database": str(database), "header": name})
 
 
 @pytest.mark.parametrize(
