@@ -6,7 +6,9 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,8 +55,9 @@ class Nodes(NamedTuple):
             os.kill(self.redis.pid, signal.SIGCONT)
 
 
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+@contextmanager
+def nodes_with(tmp_path_factory: pytest.TempPathFactory, timeout: str) -> Iterator[Nodes]:
+    """Run two nodes that wait for Redis as long as `timeout`."""
     with Liar() as liar, RedisServer(tmp_path_factory.mktemp("redis")) as redis:
         names: dict[str, dict[str, Any]] = {
             "plain": {"backchannel_logout": "/plain/ended"},
@@ -65,7 +68,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         settings = {
             "workers": 1,
             "listeners": {"main": {"address": "127.0.0.1:0"}},
-            "state": {"url": redis.url, "timeout": "1s"},
+            "state": {"url": redis.url, "timeout": timeout},
             "routes": [
                 {"name": name, "paths": [f"/{name}/*"], "respond": {"body": "in"}, "filters": {"oidc": each}}
                 for name, each in policies.items()
@@ -76,6 +79,12 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
             Gateway(settings, tmp_path_factory.mktemp("other")) as other,
         ):
             yield Nodes(World(liar, one, liar, Path()), World(liar, other, liar, Path()), redis)
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    with nodes_with(tmp_path_factory, "1s") as nodes:
+        yield nodes
 
 
 @pytest.fixture(autouse=True)
@@ -155,6 +164,33 @@ def test_a_refreshed_session_is_stored_anew(nodes: Nodes) -> None:
     assert former in records
     assert len(records) == 2
     assert int(nodes.redis.ask("PTTL", former)[1:]) <= 120_000
+
+
+def test_requests_do_not_wait_until_another_one_has_stored_the_refreshed_session(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """A page asks for much at once: one request refreshes and stores the session, the others go on with it."""
+    with nodes_with(tmp_path_factory, "30s") as nodes, ThreadPoolExecutor(1) as pool:
+        visitor, other = Visitor(), Visitor()
+        assert nodes.login(visitor, "fresh", expires_in=1, refresh_token="at once").status == 303
+        other.cookies = deepcopy(visitor.cookies)
+        assert visitor.ask(nodes.one.url("fresh"), **SCRIPT).status == 200
+        nodes.one.liar.asked.clear()
+
+        def asks_until_refreshed() -> list[str]:
+            while True:
+                answer = visitor.ask(nodes.one.url("fresh"), **SCRIPT)
+                if nodes.one.asked("fresh"):
+                    return answer.cookies
+
+        with nodes.without_redis():
+            refreshing = pool.submit(asks_until_refreshed)
+            wait_until(lambda: bool(nodes.one.asked("fresh")), "a refresh")
+            for _ in range(50):
+                assert other.ask(nodes.one.url("fresh"), **SCRIPT).status == 200
+            assert not refreshing.done()
+        assert refreshing.result()
+        assert len(nodes.records()) == 2
 
 
 def test_a_session_that_is_refreshed_while_redis_is_away_is_stored_later(nodes: Nodes) -> None:

@@ -426,18 +426,19 @@ class Flow:
         """Continue with a refreshed session. If it cannot be stored, this worker has it until it can."""
         self._set_session(known, session)
         former, known.sealed, known.is_unstored = known.ticket_key, None, True
+        known.store_date = time.time() + AGAIN_S  # other requests neither wait for it nor store it twice
         try:
             known.sealed, known.ticket_key = await self._kept(session)
         except (_TooLarge, Unreachable) as error:
             log_event(OperatorEvent.SESSION_UNREFRESHED, "oidc: a refreshed session is not kept: %s", error)
-            known.store_date = time.time() + AGAIN_S if isinstance(error, Unreachable) else inf
+            if isinstance(error, _TooLarge):
+                known.store_date = inf
             return
         known.is_unstored = False
         if former and self._store is not None:
             self._store.retire(former, KEPT_S)
 
     async def _store_again(self, exchange: Exchange, jar: Jar, site: _Site, known: KnownLogin) -> Reply | None:
-        known.store_date = time.time() + AGAIN_S  # other requests need not wait for it
         await self._replace_session(known, known.session)
         return await self._pass_after_wait(exchange, jar, site, known)
 
