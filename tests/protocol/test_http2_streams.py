@@ -24,7 +24,12 @@ STREAM_WINDOW = 65_536
 HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n"
 SETTINGS = {
     "listeners": {
-        "main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]},
+        # What waits of an upload is less than the limit of bodies; of all uploads, less than a worker may hold.
+        "main": {
+            "address": "127.0.0.1:0",
+            "protocols": ["http1", "http2"],
+            "http2": {"stream_window": "8MiB", "connection_window": "32MiB"},
+        },
         "narrow": {
             "address": "127.0.0.1:0",
             "protocols": ["http1", "http2"],
@@ -375,7 +380,7 @@ class DistantClient(Http2Client):
 
 def test_the_window_of_an_upload_that_moves_grows_to_what_its_path_needs(lane: Lane) -> None:
     """To what 80 ms need, while the path is not known."""
-    with DistantClient(lane.gateway.address()) as client:
+    with DistantClient(lane.gateway.address("trusting")) as client:
         client.send(frames.PREFACE + frames.settings() + request(lane, method=b"POST", end=False))
         upstream = lane.accept()
         upstream.read_request_head()
@@ -383,7 +388,7 @@ def test_the_window_of_an_upload_that_moves_grows_to_what_its_path_needs(lane: L
         client.send_data(1, b"x" * 16_384)
         client.send_data(1, b"x" * 16_384)
         client.wait(lambda: client.window(1) > 65_535, "a larger window")
-        assert 5_000_000 < client.window(1) < 6_000_000
+        assert 45_000_000 < client.window(1) < 56_000_000
 
 
 def test_uploads_that_wait_stall_no_other(lane: Lane, client: Http2Client) -> None:

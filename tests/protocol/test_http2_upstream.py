@@ -49,7 +49,7 @@ from tests.support.listener_lanes import ListenerLane, ListenerLanes, Part, Sett
 from tests.support.origin import Origin
 
 HELD = 65_536
-WIDEST = 16 * 1024**2
+WIDEST = 64 * 1024**2
 
 
 class World:

@@ -297,8 +297,8 @@ class ServerTls(Settings):
 
 FIRST_STREAM_WINDOW: Final = 65_536
 """Bytes of a request's body that a client may send before any was taken: the default of HTTP/2, rounded."""
-MOST_STREAM_WINDOW: Final = 16 * 1024**2
-"""Maximum window of a request by default: the bytes of 200 ms at 80 MB/s."""
+MOST_STREAM_WINDOW: Final = 48 * 1024**2
+"""Maximum window of a request by default: the bytes of 77 ms at 655 MB/s."""
 
 
 class Http2(Settings):
@@ -314,7 +314,7 @@ class Http2(Settings):
     connection_window: Annotated[Size, Meta(ge=FIRST_STREAM_WINDOW, le=1024**3)] | None = None
     """The same for all requests of a connection together. Each may use 64 KiB, so that no request waits for another;
     the rest is for uploads whose windows grow: half of it for one, a quarter for the next. null = 64 KiB for each of
-    `max_concurrent_streams`, and 32 MiB."""
+    `max_concurrent_streams`, and 96 MiB."""
 
     @property
     def shared_window(self) -> int:

@@ -285,7 +285,7 @@ cdef enum:
     LEAST_GROWTH = 16_384
     HALF_WINDOWS_PER_PING = 16
     MOST_WINDOW = 0x7FFF_FFFF
-    PACE = 65_536_000  # bytes per second that a stream may send over any path, as far as there is capacity
+    PACE = 655_360_000  # bytes per second that a stream may send over any path, as far as there is capacity
     MOST_UNCONSUMED = 64 * 1024 * 1024  # bytes of received bodies that all sessions of the process hold
     MOST_SENT_HEAD = 32 * 1024 * 1024  # the bounds are those of the configuration
 

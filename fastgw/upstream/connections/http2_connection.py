@@ -43,9 +43,9 @@ from fastgw.upstream.connections.stream import NOT_ESTABLISHED
 from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
 from fastgw.upstream.targets.target import MOST_STREAMS, Target
 
-STREAM_WINDOW: Final = 16 * 1024**2
+STREAM_WINDOW: Final = 64 * 1024**2
 """Maximum flow-control window of a stream, on long paths: bytes of a response that are buffered for a slow client."""
-CONNECTION_WINDOW: Final = MOST_STREAMS * 65536 + 2 * STREAM_WINDOW
+CONNECTION_WINDOW: Final = MOST_STREAMS * 65536 + 4 * STREAM_WINDOW
 MOST_USES: Final = 2**29
 """Number of streams after which a connection is replaced: stream identifiers end at 2**31 (RFC 9113 section 5.1.1)."""
 SILENCE_S: Final = 10.0

@@ -22,11 +22,11 @@ def notes(folder: Path, http2: str, protocols: str = "[http2]") -> list[str]:
     return [each for each in found if "connection_window" in each]
 
 
-@pytest.mark.parametrize(("streams", "window"), [(1, 513), (100, 612), (10_000, 10_512)])
+@pytest.mark.parametrize(("streams", "window"), [(1, 1537), (100, 1636), (10_000, 11_536)])
 def test_the_window_of_a_connection_is_enough_for_its_streams_by_default(
     tmp_path: Path, streams: int, window: int
 ) -> None:
-    """32 MiB, and 64 KiB for each."""
+    """96 MiB, and 64 KiB for each."""
     http2 = loaded(tmp_path, f"{{max_concurrent_streams: {streams}}}").config.listeners["l1"].http2
     assert http2.shared_window == window * 65_536
     assert notes(tmp_path, f"{{max_concurrent_streams: {streams}}}") == []
@@ -50,6 +50,6 @@ def test_a_window_of_a_request_above_that_of_the_connection_is_noted(tmp_path: P
         "connection share (`connection_window`)"
     )
     assert str(told).removeprefix(f"{tmp_path}/") == wanted
-    assert len(loaded(tmp_path, "{stream_window: 64MiB}").notes) == 1
+    assert len(loaded(tmp_path, "{stream_window: 128MiB}").notes) == 1
     assert loaded(tmp_path, "{connection_window: 8MiB}").notes == ()  # nobody has asked for more
     assert loaded(tmp_path, "{stream_window: 8MiB, connection_window: 8MiB}").notes == ()

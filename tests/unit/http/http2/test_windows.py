@@ -154,6 +154,14 @@ def test_a_body_of_5_mb_takes_a_round_trip_beside_that_of_its_first_window(clien
     assert path.received[3] == BODY
 
 
+@for_each("client, round_trip", [(client, each) for client in (False, True) for each in (0.08, 0.2)])
+def test_a_body_of_50_mb_takes_no_more_round_trips_where_there_is_room(client: bool, round_trip: float) -> None:
+    """Its first growth is to all that the path holds at 655 MB/s: no round trip is spent on further growth."""
+    path = Path(round_trip, client=client, stream_window=64 * MIB, connection_window=256 * MIB).connected()
+    assert path.upload(1, length=10 * BODY).run() <= 2.5
+    assert path.received == {1: 10 * BODY}
+
+
 def test_an_upload_that_begins_with_its_connection_does_not_wait_for_its_path_to_be_known() -> None:
     path = Path(0.08).upload(1)
     assert path.run() <= 2
