@@ -165,11 +165,11 @@ class BodyReading(Resting, Protocol):
     transport: asyncio.Transport
 
 
-class Crowded(Protocol):
-    """A connection that is not read from because its process holds too many bytes of bodies."""
+class Holder(Protocol):
+    """A connection that holds bytes of bodies."""
 
     def look_at_room(self) -> None:
-        """Continue reading if the process holds less by now."""
+        """Break off bodies that nobody takes if it holds more than its share, and continue reading if not."""
 
 
 class Rests:
@@ -275,7 +275,10 @@ class WorkerLoop:
         self.held_body_budget = HeldBodyBudget.single_process() if held_body_budget is None else held_body_budget
         self.journal = journal
         self.rests = Rests(loop.call_soon)
-        self.crowded: set[Crowded] = set()
+        self.crowded: set[Holder] = set()
+        """Connections that are not read from because the process holds too many bytes of bodies."""
+        self.holders: set[Holder] = set()
+        """Connections with bodies whose receivers take nothing; also some that had such."""
         self.make_room: Callable[[], bool] = lambda: False
         """Closes idle connections to upstreams, because the process has no descriptors left. False: there are none. The
         descriptors are free in one of the next turns of the loop.
@@ -357,9 +360,13 @@ class WorkerLoop:
         self.look_at_crowded()
 
     def look_at_crowded(self) -> None:
-        """Let connections that are not read from, as the process holds too much, continue if it holds less by now."""
-        for connection in tuple(self.crowded):
-            connection.look_at_room()
+        """Let connections that are not read from, as the process holds too much, continue if it holds less by now.
+
+        Those that hold most may have nothing to read: their clients have sent all that their windows admit.
+        """
+        if self.crowded:
+            for connection in self.crowded | self.holders:
+                connection.look_at_room()
 
     def close(self) -> None:
         if self._next is not None:

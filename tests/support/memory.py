@@ -242,6 +242,7 @@ class MemoryLoop:
         self.make_room = lambda: False
         self.connections = AddressedConnections(self.loop)
         self.crowded: set[Any] = set()
+        self.holders: set[Any] = set()
 
     look_at_crowded = worker_loop.WorkerLoop.look_at_crowded
 

@@ -245,6 +245,7 @@ cdef inline object _server_of(connection):
 cdef int _receive(connection, received, nbytes) except -1:
     cdef list found
     cdef Py_ssize_t length, read_so_far
+    cdef int state
     session = read(&of_connection.session, connection)
     now = read(&now_of_wheel, read(&of_connection.wheel, connection))
     length = nbytes
@@ -269,7 +270,10 @@ cdef int _receive(connection, received, nbytes) except -1:
         read(&of_server.worker_loop, _server_of(connection)).count_body(connection, length, framing)
     else:
         write(&of_connection.read_since_rest, connection, read_so_far)
-    if not read(&of_connection.flush_is_due, connection) and _session.state_of(session):
+    state = _session.state_of(session)
+    if state & FULL and not <int>read(&of_connection.full, connection):
+        connection._stop_or_start()  # at once: the loop may read from it many times before it flushes
+    if state and not read(&of_connection.flush_is_due, connection):
         _flush_later(connection)
     return 0
 

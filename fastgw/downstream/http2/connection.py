@@ -20,7 +20,6 @@ from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, unread_in_kernel, unsent
 from fastgw.exchange import Trailers
-from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.body import TRAILERS_TOO_LARGE, parse_trailers
 from fastgw.http.http1.parser import Http1RequestHead, read_http2_request
@@ -49,6 +48,7 @@ from fastgw.http.http2.session import (
     Event,
     Session,
     framing_bytes,
+    stalled_streams,
 )
 from fastgw.http.malformed import Malformed
 from fastgw.http.percent_encoding import encode_utf8_target
@@ -68,6 +68,7 @@ LAST_REQUEST_S: Final = 1.0
 READ_WHILE_UNSENT: Final = 65536
 """Maximum bytes that are read from a client that does not read its responses; then reading pauses."""
 REQUESTS: Final = frozenset((WHOLE, HEAD, CONNECT, REQUEST))
+WHY_NOT_HELD: Final = "the worker's memory for received bodies is used up, and nothing of this one was taken"
 SPARE_STREAMS: Final = 32
 """Maximum number of closed streams that are kept for reuse."""
 
@@ -222,7 +223,10 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self.server.worker_loop.count_body(self, length, framing)
         else:
             self.read_since_rest += length
-        if not self._flush_is_due and session.state():
+        state = session.state()
+        if state & FULL and not self._full:
+            self._stop_or_start()  # at once: the loop may read from it many times before it flushes
+        if state and not self._flush_is_due:
             self.flush_soon()
 
     def eof_received(self) -> bool:
@@ -535,6 +539,11 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self.server.worker_loop.loop.call_soon(self._flush)
 
     def look_at_room(self) -> None:
+        """Break off uploads whose receivers take nothing, because nothing of the others is read meanwhile."""
+        for stream in stalled_streams(self.session, self._streams.values(), self._wheel.now):
+            stream.cut(Fault.OVERLOADED, WHY_NOT_HELD)
+        if not self.session.unconsumed:
+            self.server.worker_loop.holders.discard(self)
         self.flush_soon()
 
     def flush_alone(self) -> None:
@@ -651,6 +660,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self.listener.askers -= 1
         server.worker_loop.hangups.unwatch(self._socket, self)
         server.worker_loop.crowded.discard(self)
+        server.worker_loop.holders.discard(self)
         if self in server.connections:
             server.release(self.peer, self._address_limit)
             server.idle.forget(self)
@@ -739,16 +749,8 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
     def _cut_streams(self, requests: bool, tunnels: bool) -> int:
         count = 0
         for stream in tuple(self._streams.values()):
-            exchange = stream.under_way()
-            if exchange is None or not (tunnels if stream.is_tunnel else requests):
-                continue
-            count += 1
-            if exchange.state < ANSWERING:
-                exchange.fail(Fault.GATEWAY_STOPPED)
-            else:
-                code = stream.reset_code
-                stream.break_off(Fault.GATEWAY_STOPPED)
-                self.session.reset(stream.id, code)
+            if tunnels if stream.is_tunnel else requests:
+                count += stream.cut(Fault.GATEWAY_STOPPED)
         return count
 
 

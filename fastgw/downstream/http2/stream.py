@@ -21,6 +21,7 @@ from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.fast_fetch import FastFetch
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import body_at_once
+from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import client_address
 from fastgw.http.grpc.calls import timeout_of_call
 from fastgw.http.http1 import serializer
@@ -80,6 +81,7 @@ class Http2Stream(Timed):
         "is_tunnel",
         "receiving",
         "waiting",
+        "waits_since",
     )
 
     fd: Final = -1
@@ -108,6 +110,8 @@ class Http2Stream(Timed):
         """Drop the previous exchange, so that the stream can be reused."""
         self.has_had_exchange = False
         self._paused = False
+        self.waits_since = inf
+        """If its receiver takes nothing for now: when that began."""
         self._unconsumed = 0
         self._body_bytes = inf
         self._asked_to_continue = True
@@ -332,6 +336,11 @@ class Http2Stream(Timed):
             if exchange.request_body is not None:
                 exchange.request_body.end(trailers)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Number of bytes that were received, and not taken by their receiver."""
+        return self._unconsumed
+
     def _consume(self) -> None:
         taken, self._unconsumed = self._unconsumed, 0
         if taken:
@@ -355,12 +364,14 @@ class Http2Stream(Timed):
     # source of the request body (`Relay`)
 
     def pause(self) -> None:
-        self._paused = True
+        worker_loop = self._connection.server.worker_loop
+        self._paused, self.waits_since = True, min(self.waits_since, worker_loop.wheel.now)
+        worker_loop.holders.add(self._connection)
         self.watch_body()
 
     def resume(self) -> None:
         if self._paused:
-            self._paused = False
+            self._paused, self.waits_since = False, inf
             self._consume()
             self.watch_body()
 
@@ -681,6 +692,19 @@ class Http2Stream(Timed):
             assert self.fast_path is not None
             self.fast_path.become_exchange()
         return self.exchange
+
+    def cut(self, fault: Fault, why: str = "") -> bool:
+        """End the exchange in flight by this fault, with an answer if no response has begun. False: there is none."""
+        exchange = self.under_way()
+        if exchange is None:
+            return False
+        if exchange.state < ANSWERING:
+            exchange.fail(fault, why=why)
+        else:
+            code = self.reset_code
+            self.break_off(fault)
+            self._connection.session.reset(self.id, code)
+        return True
 
     def break_off(self, fault: Fault) -> bool:
         """Cancel the exchange in flight. False: there is none."""

@@ -1,7 +1,9 @@
 """HTTP/2 session of a connection, and the events that it returns."""
 
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from typing import Any, Final
+from operator import attrgetter
+from typing import Any, Final, Protocol, TypeVar
 
 from fastgw.http.http2._session import VERSION as LIBRARY_VERSION
 from fastgw.http.http2._session import HeldBytes as HeldBytes
@@ -101,6 +103,8 @@ def reset_reason(code: int) -> str:
 
 ENDING, IN_HEAD, HAS_OUTPUT, HOLDS, FULL = 1, 2, 4, 8, 16
 """Flags of `Session.state`."""
+STALLED_S: Final = 1.0
+"""Seconds in which a receiver may take nothing of a body while the process holds too many bytes of bodies."""
 FRAME_HEADER: Final = 9
 """Bytes of a frame beside its payload."""
 FEW_EVENTS: Final = 64
@@ -110,6 +114,36 @@ FEW_EVENTS: Final = 64
 def framing_bytes(events: list[Event]) -> int:
     """Return the bytes of framing in a read with these events; 0 for an ordinary one."""
     return FRAME_HEADER * len(events) if len(events) > FEW_EVENTS else 0
+
+
+class Waiting(Protocol):
+    """A stream with a received body."""
+
+    waits_since: float
+    """If its receiver takes nothing for now: when that began, in monotonic seconds; otherwise infinite."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """Number of bytes that were received, and not taken by their receiver."""
+
+
+W = TypeVar("W", bound=Waiting)
+
+
+def stalled_streams(session: "Session", streams: Iterable[W], now: float) -> Iterator[W]:
+    """Yield streams to break off while the process holds too many bytes, and this session more than its share.
+
+    Those that have waited longest are the first, from `STALLED_S` on. Together they have half of what it holds.
+    """
+    to_free = session.unconsumed // 2 if session.state() & FULL else 0
+    if not to_free:
+        return
+    stalled = [stream for stream in streams if stream.waits_since <= now - STALLED_S]
+    for stream in sorted(stalled, key=attrgetter("waits_since")):
+        if to_free <= 0:
+            return
+        to_free -= stream.kept_bytes
+        yield stream
 
 
 def describe() -> str:

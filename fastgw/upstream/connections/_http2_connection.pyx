@@ -76,7 +76,6 @@ cdef struct OfStream:
     Slot method
     Slot number
     Slot paused
-    Slot paused_at
     Slot phase
     Slot reset_code
     Slot reused
@@ -84,6 +83,7 @@ cdef struct OfStream:
     Slot source
     Slot target
     Slot targets_turn
+    Slot waits_since
     Slot wheel
     Slot write_paused
 
@@ -101,7 +101,6 @@ cdef object INF = inf
 cdef object NEVER = -inf
 cdef double _INF = inf
 cdef bytes _NO_BYTES = b""
-cdef object _ZERO = 0.0
 cdef object AWAITING = _awaiting
 cdef object IDLE = _idle
 cdef object OVER = _over
@@ -176,7 +175,6 @@ def adopt(type owner not None, type stream_owner not None):
     learn(&of_stream.method, stream_owner, "_method")
     learn(&of_stream.number, stream_owner, "_number")
     learn(&of_stream.paused, stream_owner, "paused")
-    learn(&of_stream.paused_at, stream_owner, "paused_at")
     learn(&of_stream.phase, stream_owner, "phase")
     learn(&of_stream.reset_code, stream_owner, "reset_code")
     learn(&of_stream.reused, stream_owner, "reused")
@@ -184,6 +182,7 @@ def adopt(type owner not None, type stream_owner not None):
     learn(&of_stream.source, stream_owner, "_source")
     learn(&of_stream.target, stream_owner, "target")
     learn(&of_stream.targets_turn, stream_owner, "_targets_turn")
+    learn(&of_stream.waits_since, stream_owner, "waits_since")
     learn(&of_stream.wheel, stream_owner, "_wheel")
     learn(&of_stream.write_paused, stream_owner, "write_paused")
     replace(
@@ -410,7 +409,7 @@ def open_stream(self):
     write(&of_stream.reused, stream, read(&of_connection.uses, self) > 1)
     write(&of_stream.phase, stream, IDLE)
     write(&of_stream.paused, stream, False)
-    write(&of_stream.paused_at, stream, _ZERO)
+    write(&of_stream.waits_since, stream, INF)
     write(&of_stream.write_paused, stream, False)
     write(&of_stream.idle_timeout, stream, timeouts.idle)
     write(&of_stream.head_timeout, stream, timeouts.response_headers)

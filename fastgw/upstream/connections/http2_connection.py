@@ -36,6 +36,7 @@ from fastgw.http.http2.session import (
     Event,
     Session,
     framing_bytes,
+    stalled_streams,
 )
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.connections.http2_stream import HEAD_TOO_LONG, Http2UpstreamStream
@@ -55,8 +56,6 @@ PONG_S: Final = 5.0
 FURTHER_PINGS_S: Final = 330.0
 """Seconds between PINGs of which only the answer was received: gRPC servers treat more than one in 5 minutes as abuse,
 and end the connection, unless they have sent something else in between."""
-STALLED_S: Final = 1.0
-"""Seconds that a client may read nothing of a response while the process holds too many bytes of bodies."""
 NOT_HTTP2: Final = "the target does not speak HTTP/2"
 SPEAKS_HTTP1: Final = "the target has answered with HTTP/1, not HTTP/2: it needs `protocol: http1` or `auto`"
 NO_SETTINGS: Final = "the target has closed the connection before its SETTINGS: it may not speak HTTP/2"
@@ -180,6 +179,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._holding.clear()
         self._wheel.drop(self)
         self.worker_loop.crowded.discard(self)
+        self.worker_loop.holders.discard(self)
         if self.transport is None or self.transport.is_closing():
             return
         self.session.terminate(ErrorCode.NO_ERROR)
@@ -212,6 +212,10 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._leave()
         return number
 
+    def holds_response(self) -> None:
+        """Record that a response is not taken by its client for now."""
+        self.worker_loop.holders.add(self)
+
     def holds(self, stream: Http2UpstreamStream) -> None:
         """Record that bytes of a request's body wait for the target's window: the stream is called when there are
         fewer.
@@ -233,18 +237,11 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self.worker_loop.loop.call_soon(self._flush)
 
     def look_at_room(self) -> None:
-        """Break off responses that their clients do not read, because nothing of the others is read meanwhile.
-
-        Those that have waited longest are the first; together they have half of what the connection holds.
-        """
-        to_free = self.session.unconsumed // 2 if self.session.state() & FULL else 0
-        latest = self.worker_loop.wheel.now - STALLED_S
-        paused = [stream for stream in self._streams.values() if stream.paused and stream.paused_at <= latest]
-        for stream in sorted(paused, key=lambda stream: stream.paused_at):
-            if to_free <= 0:
-                break
-            to_free -= stream.kept_bytes
+        """Break off responses that their clients do not read, because nothing of the others is read meanwhile."""
+        for stream in stalled_streams(self.session, self._streams.values(), self._wheel.now):
             stream.break_off(Fault.CLIENT_STALLED, "")
+        if not self.session.unconsumed:
+            self.worker_loop.holders.discard(self)
         self.flush_soon()
 
     # calls of the event loop

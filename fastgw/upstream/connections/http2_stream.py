@@ -79,11 +79,11 @@ class Http2UpstreamStream(Timed):
         "_wheel",
         "idle_timeout",
         "paused",
-        "paused_at",
         "phase",
         "reset_code",
         "reused",
         "target",
+        "waits_since",
         "write_paused",
     )
 
@@ -97,7 +97,7 @@ class Http2UpstreamStream(Timed):
         self.reused = reused
         self.phase = IDLE
         self.paused = self.write_paused = False
-        self.paused_at = 0.0  # if it is paused: when that began
+        self.waits_since = inf  # if it is paused: when that began
         self.idle_timeout = target.timeouts.idle
         self._head_timeout = target.timeouts.response_headers
         self._listener: Any = None  # `HeadListener`, after the head a `BodyListener`; None: no listener
@@ -235,13 +235,14 @@ class Http2UpstreamStream(Timed):
 
     def pause(self) -> None:
         if not self.paused and self.phase in (AWAITING, RECEIVING):
-            self.paused, self.paused_at = True, self._wheel.now
+            self.paused, self.waits_since = True, self._wheel.now
+            self._connection.holds_response()
             self.deadline = inf
 
     def resume(self) -> None:
         if not self.paused:
             return
-        self.paused = False
+        self.paused, self.waits_since = False, inf
         if self.phase is AWAITING:
             self._watch_head()
         elif self.phase is RECEIVING:

@@ -62,7 +62,12 @@ class World:
         loop = asyncio.get_running_loop()
         self._buffer = memoryview(bytearray(65_536))
         worker_loop: Any = SimpleNamespace(
-            wheel=self.wheel, loop=loop, read_buffer=self._buffer, count_body=lambda *_: None, crowded=set()
+            wheel=self.wheel,
+            loop=loop,
+            read_buffer=self._buffer,
+            count_body=lambda *_: None,
+            crowded=set(),
+            holders=set(),
         )
         (target,) = build_targets(upstream("http://127.0.0.1:1"))
         pool: Any = SimpleNamespace(give_back=lambda _: None, connection_lost=lambda _: None, forget=lambda _: None)

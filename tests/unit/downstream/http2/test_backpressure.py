@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+from math import inf
+
+import hpack
 import pytest
 
 from fastgw.downstream.http2.stream import MOST_HELD
@@ -10,11 +14,18 @@ from fastgw.exchange.reply import ReplyBody
 from fastgw.filters.api import Phase
 from fastgw.http.http2.session import HeldBytes
 from tests.support.http2 import frames
-from tests.support.http2.frames import Code
-from tests.support.memory import Plane, probe
-from tests.unit.downstream.http2.test_tunnels import HTTP2, asks, begins, data_on, resets
+from tests.support.http2.frames import Code, Type
+from tests.support.memory import Plane, Wire, probe
+from tests.unit.downstream.http2.test_tunnels import HTTP2, asks, begins, data_on, resets, told
 
 PIECE = b"x" * MOST_HELD
+UPLOAD = 3 * frames.MAX_FRAME
+
+
+@pytest.fixture(autouse=True)
+def nothing_held() -> None:
+    """What sessions of earlier tests hold counts until they are freed."""
+    gc.collect()
 
 
 class ThreePieces(ReplyBody):
@@ -93,10 +104,83 @@ def test_a_connection_that_holds_much_of_what_the_process_may_hold_is_not_read_f
         much.sends(frames.data(PIECE[: frames.MAX_FRAME], stream, end=False))
     assert not much.reading
     del held
-    plane.worker_loop.look_at_crowded()
-    plane.settle()
+    looks(plane)
     assert much.reading
     assert not plane.worker_loop.crowded
+
+
+def upload(plane: Plane, client: Wire, stream: int, room: float = 0) -> Wire:
+    """Send what fits into a window of a request; return its upstream, which takes so many bytes."""
+    client.sends(frames.post(stream=stream))
+    upstream = plane.connects(room)
+    for _ in range(3):
+        client.sends(frames.data(PIECE[: frames.MAX_FRAME], stream, end=False))
+    return upstream
+
+
+def looks(plane: Plane) -> None:
+    """Look at what is held, as the loop does with each tick of its timers."""
+    plane.worker_loop.look_at_crowded()
+    plane.settle()
+
+
+def statuses(client: Wire) -> dict[int, bytes]:
+    decoder = hpack.Decoder()
+    heads = ((stream, decoder.decode(block, raw=True)) for kind, stream, block in told(client) if kind == Type.HEADERS)
+    return {stream: dict(fields)[b":status"] for stream, fields in heads}
+
+
+def test_stalled_uploads_are_broken_off_before_they_stop_others_for_long() -> None:
+    """Those that have waited longest, and half of what their connection holds. It goes on with the others."""
+    plane = Plane(HTTP2)
+    client = begins(plane)
+    for stream in (1, 3, 5):
+        upload(plane, client, stream)
+        plane.passes(0.4)
+    going_on = upload(plane, client, 7, inf)
+    held = HeldBytes(64 << 20)
+    client.sends(frames.data(b"x", 5, end=False))
+    assert not client.reading
+    looks(plane)
+    assert statuses(client) == {1: b"503"}
+    plane.passes(0.3)
+    looks(plane)
+    assert statuses(client) == {1: b"503", 3: b"503"}
+    assert client.reading
+    assert [each.fault for each in plane.records] == ["overloaded"] * 2
+    client.sends(frames.data(b"end", 7))
+    going_on.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    assert statuses(client)[7] == b"200"
+    plane.passes(3)
+    looks(plane)
+    assert 5 not in statuses(client)  # it is no more than a window
+    del held
+
+
+def test_a_client_that_has_sent_all_that_it_may_gives_back_what_it_holds_too() -> None:
+    """It is not read from anyway: nothing of it tells that the process holds too much by now."""
+    plane = Plane(HTTP2)
+    silent = begins(plane)
+    for stream in range(1, 40, 2):
+        upload(plane, silent, stream)
+    held = HeldBytes((64 << 20) - 22 * UPLOAD)
+    plane.passes(2)
+    looks(plane)
+    assert not statuses(silent)
+    other = begins(plane)
+    for stream in range(1, 26, 2):
+        if other.reading:
+            upload(plane, other, stream)
+    assert not other.reading
+    plane.passes(0.5)
+    looks(plane)
+    looks(plane)  # in any order
+    broken_off = statuses(silent)
+    assert len(broken_off) >= 10
+    assert broken_off == dict.fromkeys(range(1, 2 * len(broken_off), 2), b"503")  # in the order in which they wait
+    assert not statuses(other)
+    assert other.reading
+    del held
 
 
 @pytest.mark.parametrize("how", ["resets", "leaves", "stalls"])
