@@ -77,7 +77,7 @@ UNBLAMED = {"health_checks": {"passive": None}, "retries": {"max": 2}}
 IMPATIENT = {"retries": {"max": 0}, "timeouts": {"connect": "1s"}}
 DEMANDING = {"demands_certificate": True, "retries": {"max": 0}}
 SHARED: list[tuple[int, Settings]] = [
-    (93, {}),
+    (94, {}),
     (4, {"retries": {"max": 0}}),
     (1, IMPATIENT),
     (2, {"retries": {"conditions": ["connect_failure"]}}),
@@ -406,6 +406,56 @@ def test_what_the_target_does_not_take_of_a_body_holds_the_client_back(make: Any
     assert len(request.body) == 65_535
     client.reset()
     assert peer.read_until_frame(RST_STREAM).stream == request.stream
+
+
+WINDOW = 65_535
+
+
+def uploads(client: Http2Client, count: int) -> list[int]:
+    """Begin uploads that are longer than the first window of a stream, and send that window of each."""
+    streams = []
+    for _ in range(count):
+        streams.append(stream := client.next)
+        client.next += 2
+        client.headers(stream, [*pseudo(b"POST", b"/", b"a.test"), (b"content-length", b"1000000")])
+        for at in range(0, WINDOW, 16_384):
+            client.data(stream, bytes(min(16_384, WINDOW - at)))
+    return streams
+
+
+def test_no_more_is_taken_of_an_upload_than_the_window_of_its_target_admits(world: World) -> None:
+    """What waits for it stays in the window of the client, and is counted there. The target's connection window is
+    that of its streams together.
+    """
+    client = world.client2()
+    stalled, other = uploads(client, 2)
+    peer = world.origin.accept({INITIAL_WINDOW_SIZE: 0})
+    peer.takes = False
+    first, second = (peer.read_head(stream) for stream in (1, 3))
+    client.wait_until_read()
+    assert (client.room(stalled), client.room(other)) == (0, 0)
+    peer.window(second.stream, 40_000)
+    while len(second.body) < 40_000:
+        peer.read_frame()
+    client.wait_until_read()
+    assert client.room(stalled) == 0
+    peer.window(0, 2**20)
+    peer.window(second.stream, 2**20)
+    left = 1_000_000 - WINDOW
+    while left:
+        while not client.room(other):
+            client.read_frame()
+        part = min(left, client.room(other), 16_384)
+        client.data(other, bytes(part), end=part == left)
+        left -= part
+        while peer.room(second.stream) and len(second.body) < 1_000_000 - left:
+            peer.read_frame()
+    assert len(second.body) == 1_000_000
+    assert client.room(stalled) == 0
+    assert not first.body
+    peer.headers(second.stream, OK)
+    peer.data(second.stream, b"ok", end=True)
+    assert client.read_message(other).body == b"ok"
 
 
 def test_what_the_client_does_not_take_is_not_asked_for_and_stops_nobody_else(world: World) -> None:

@@ -372,8 +372,13 @@ class Http2Stream(Timed):
     def resume(self) -> None:
         if self._paused:
             self._paused, self.waits_since = False, inf
-            self._consume()
+            # Later, because the receiver that has just been found may admit nothing.
+            self.loop.call_soon(self._consume_unless_paused)
             self.watch_body()
+
+    def _consume_unless_paused(self) -> None:
+        if not self._paused:
+            self._consume()
 
     # client side of the fast path (`FastPathClient`)
 

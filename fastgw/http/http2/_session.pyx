@@ -22,7 +22,7 @@ from collections import deque
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy
 
@@ -144,6 +144,8 @@ cdef extern from "nghttp2/nghttp2.h":
     int nghttp2_session_set_local_window_size(nghttp2_session*, uint8_t, int32_t, int32_t)
     int32_t nghttp2_session_get_last_proc_stream_id(nghttp2_session*)
     uint32_t nghttp2_session_get_remote_settings(nghttp2_session*, int)
+    int32_t nghttp2_session_get_remote_window_size(nghttp2_session*)
+    int32_t nghttp2_session_get_stream_remote_window_size(nghttp2_session*, int32_t)
     size_t nghttp2_session_get_outbound_queue_size(nghttp2_session*)
     void* nghttp2_session_find_stream(nghttp2_session*, int32_t)
     int nghttp2_session_terminate_session(nghttp2_session*, uint32_t)
@@ -1298,6 +1300,18 @@ cdef class Session:
             return 0
         outgoing.noted = outgoing.held > 0
         return outgoing.held
+
+    def admits(self, int32_t stream):
+        """Whether the peer's windows admit all bytes that are buffered: those of a stream, and those of all together."""
+        cdef _Outgoing outgoing = self._outgoing.get(stream)
+        cdef int64_t window = nghttp2_session_get_stream_remote_window_size(self._session, stream)
+        if window < 0:  # its head is not sent yet
+            window = nghttp2_session_get_remote_settings(self._session, SETTING_INITIAL_WINDOW_SIZE)
+        return (
+            outgoing is None
+            or not outgoing.held
+            or (outgoing.held <= window and self.held_by_all <= nghttp2_session_get_remote_window_size(self._session))
+        )
 
     def taken(self, int32_t stream):
         """Return the number of bytes of a stream's body that were sent within the peer's window."""

@@ -495,8 +495,7 @@ def _flush(self):
     holding = read(&of_connection.holding, self)
     if holding:
         for stream in tuple(holding):
-            if not stream.look_at_held():
-                holding.discard(stream)
+            stream.look_at_held()
     state = state_of(session)
     if state & FULL != <int>read(&of_connection.full, self):
         self._stop_or_start(state & FULL)
@@ -544,7 +543,7 @@ cdef int _send(stream, listener, bytes request, method) except -1:
         else:
             loop.call_soon(stream.lose, Fault.STREAM_REFUSED, "")
         return 0
-    if len(request) > _MOST_HELD:
+    if not ended or len(request) > _MOST_HELD:
         stream._see_held(connection.session.held(number))
     return _watch_for_head(stream)
 

@@ -123,7 +123,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._streams: dict[int, Http2UpstreamStream] = {}
         self._begun: list[Http2UpstreamStream] = []  # their response has begun, and is not reported yet
         self._begun_before = 0  # number of those that have waited for a turn of the loop
-        self._holding: set[Http2UpstreamStream] = set()  # their bodies wait for the target's windows
+        self._holding: set[Http2UpstreamStream] = set()  # their bodies wait for the target's windows, or its socket
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self.fd = -1
         self._tls: TlsClientTransport | None = None
@@ -217,10 +217,15 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.worker_loop.holders.add(self)
 
     def holds(self, stream: Http2UpstreamStream) -> None:
-        """Record that bytes of a request's body wait for the target's window: the stream is called when there are
-        fewer.
-        """
+        """Record that bytes of a request's body wait for the target: the stream is called when there are fewer."""
         self._holding.add(stream)
+
+    def holds_no_more(self, stream: Http2UpstreamStream) -> None:
+        self._holding.discard(stream)
+
+    def admits(self, number: int) -> bool:
+        """Whether what is held of requests can be sent at once, by the windows of the target and by its socket."""
+        return not self.write_paused and self.session.admits(number)
 
     def end_stream(self, stream: Http2UpstreamStream, number: int, reset: bool) -> None:
         """End the use of a stream. `reset`: it is still open, so RST_STREAM is sent."""
@@ -456,9 +461,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._handle(events)
         if self._holding:
             for stream in tuple(self._holding):
-                held = stream.look_at_held()
-                if not held:
-                    self._holding.discard(stream)
+                stream.look_at_held()
         state = session.state()
         if state & FULL != self._full:
             self._stop_or_start(state & FULL)

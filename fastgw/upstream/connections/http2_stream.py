@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 HEAD_TOO_LONG: Final = -2
 """Instead of a number: the request's head is longer than the target accepts."""
 MOST_HELD: Final = 65536
-"""Bytes of a request that wait for the target's window above which its source is paused until half of them are sent."""
+"""Bytes of a request that wait to be sent above which its source is paused until half of them are sent, even if the
+target's windows admit more. What they do not admit pauses it at once, and stays counted where it was received.
+"""
 MAX_FIELDS: Final = MOST_HEADERS + 1
 """Maximum number of header lines of a response, plus the line for the framing of its text. The session has the limit of
 the upstream (`response_limits`).
@@ -163,7 +165,7 @@ class Http2UpstreamStream(Timed):
         if self._number < 0:
             connection.worker_loop.loop.call_soon(self.lose, Fault.STREAM_REFUSED, "")
             return
-        if len(request) > MOST_HELD:
+        if self._sending or len(request) > MOST_HELD:
             self._see_held(connection.session.held(self._number))
         self._watch_head()
 
@@ -197,7 +199,7 @@ class Http2UpstreamStream(Timed):
         """Update the number of bytes of the request that wait to be sent, and pause its source."""
         if self.write_paused:
             self._held_at_last_look = held
-        elif held > MOST_HELD:
+        elif held > MOST_HELD or not self._connection.admits(self._number):
             self._connection.holds(self)
             self.write_paused = True
             self._held_at_last_look = held
@@ -205,20 +207,20 @@ class Http2UpstreamStream(Timed):
             if self._source is not None:
                 self._source.pause()
 
-    def look_at_held(self) -> int:
-        """Resume the source of the request if the target has accepted enough; return the number of bytes that wait."""
-        held = self._connection.session.held(self._number)
-        if self.write_paused:
-            if held < self._held_at_last_look:
-                self._held_at_last_look = held
-                self._watch_head()
-                self._extend_idle()
-            if held <= MOST_HELD // 2:
-                self.write_paused = False
-                self._watch_head()
-                if self._source is not None:
-                    self._source.resume()
-        return held
+    def look_at_held(self) -> None:
+        """Resume the source of the request if the target has accepted enough."""
+        connection = self._connection
+        held = connection.session.held(self._number)
+        if held < self._held_at_last_look:
+            self._held_at_last_look = held
+            self._watch_head()
+            self._extend_idle()
+        if held <= MOST_HELD // 2 and connection.admits(self._number):
+            connection.holds_no_more(self)
+            self.write_paused = False
+            self._watch_head()
+            if self._source is not None:
+                self._source.resume()
 
     def hand_over(self, listener: BodyListener) -> None:
         if self._listener is not None:

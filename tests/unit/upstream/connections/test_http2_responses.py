@@ -429,3 +429,42 @@ async def test_a_response_that_has_ended_counts_as_held_until_its_borrower_takes
             assert held_in_process() - before == 15_000
             getattr(world.stream, how)()
             assert held_in_process() == before
+
+
+class Source:
+    """Source of a request's body, which counts."""
+
+    def __init__(self) -> None:
+        self.paused = self.resumed = 0
+
+    def pause(self) -> None:
+        self.paused += 1
+
+    def resume(self) -> None:
+        self.resumed += 1
+
+
+@on_loop
+async def test_nothing_is_taken_for_a_target_that_does_not_read() -> None:
+    """Its windows are open, but its socket takes nothing; also of a request that has no byte of its body yet."""
+    with await begun() as world:
+        connection = world.connection
+        connection.pause_writing()
+        stream, source = connection.open_stream(), Source()
+        head = b"POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n"
+        listener: Any = Listener()
+        stream.begin_special(listener, head, b"POST", whole=False, source=source)
+        await turns()
+        assert (source.paused, source.resumed) == (1, 0)
+        connection.resume_writing()
+        await turns()
+        assert (source.paused, source.resumed) == (1, 1)
+        stream.send_body(b"x" * 1000)
+        assert (source.paused, source.resumed) == (1, 1)
+        await turns()
+        connection.pause_writing()
+        stream.send_body(b"x")
+        assert (source.paused, source.resumed) == (2, 1)
+        connection.resume_writing()
+        assert (source.paused, source.resumed) == (2, 2)
+        stream.release()
