@@ -11,7 +11,8 @@ import pytest
 from fastgw import config
 from fastgw.config.decoding.filter_levels import with_defaults
 from fastgw.exchange import request_ids as module
-from fastgw.exchange.request_ids import RequestIds, made, request_ids
+from fastgw.exchange._request_ids import made
+from fastgw.exchange.request_ids import RequestIds, request_ids
 from fastgw.filters import TYPES
 from fastgw.filters.policies.request_id import RequestId
 from fastgw.http.http1 import serializer, serializer_reference
