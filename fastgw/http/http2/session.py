@@ -133,12 +133,13 @@ W = TypeVar("W", bound=Waiting)
 def stalled_streams(session: "Session", streams: Iterable[W], now: float) -> Iterator[W]:
     """Yield streams to break off while the process holds too many bytes, and this session more than its share.
 
-    Those that have waited longest are the first, from `STALLED_S` on. Together they have half of what it holds.
+    Those that have waited longest are the first, from `STALLED_S` on. Together they have half of what it holds; those
+    of which it holds nothing go on.
     """
     to_free = session.unconsumed // 2 if session.state() & FULL else 0
     if not to_free:
         return
-    stalled = [stream for stream in streams if stream.waits_since <= now - STALLED_S]
+    stalled = [stream for stream in streams if stream.waits_since <= now - STALLED_S and stream.kept_bytes]
     for stream in sorted(stalled, key=attrgetter("waits_since")):
         if to_free <= 0:
             return

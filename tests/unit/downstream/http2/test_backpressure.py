@@ -157,6 +157,22 @@ def test_stalled_uploads_are_broken_off_before_they_stop_others_for_long() -> No
     del held
 
 
+def test_an_upload_of_which_nothing_is_held_is_not_broken_off_for_others() -> None:
+    """Its target takes nothing either, and it has waited longest, but it would give nothing back."""
+    plane = Plane(HTTP2)
+    client = begins(plane)
+    client.sends(frames.post(stream=1))
+    plane.connects(0)
+    for stream in (3, 5):
+        upload(plane, client, stream)
+    plane.passes(2)
+    held = HeldBytes(64 << 20)
+    client.sends(frames.data(b"x", 5, end=False))
+    looks(plane)
+    assert statuses(client) == {3: b"503"}
+    del held
+
+
 def test_a_client_that_has_sent_all_that_it_may_gives_back_what_it_holds_too() -> None:
     """It is not read from anyway: nothing of it tells that the process holds too much by now."""
     plane = Plane(HTTP2)
