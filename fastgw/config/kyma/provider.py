@@ -98,9 +98,10 @@ def add_kyma(
             key = service.app, service.name
             if key in refused:
                 continue
-            if service.name in (held := merged.services.get(service.app, {})):
+            places = merged.services.get(service.app, {}), apps.get(service.app, {})
+            if held := next((held[service.name] for held in places if service.name in held), None):
                 named = f"{format_value(service.name)} of {format_value(service.app)}"
-                wrong = f"{named} is at {held[service.name][0]}, which takes precedence"
+                wrong = f"{named} is at {held[0]}, which takes precedence"
                 added.notes.append(service.of.problem(service.path, wrong, "expected another name"))
                 continue
             standing = added.location(service, filter_types, files)

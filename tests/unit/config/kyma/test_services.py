@@ -1056,3 +1056,17 @@ def test_only_listed_secrets_are_served_and_only_where_it_is_said(tmp_path: Path
         "Secret/orders: no `{API}_TARGET_URL`: nothing is served; expected one",
         "Secret/stock: data.V1_TARGET_URL: it has no Application: `path` does not reach it",
     ]
+
+
+def test_a_service_of_an_application_takes_precedence_over_an_api_of_a_secret(tmp_path: Path) -> None:
+    """Both are `orders/2024`: the name of an API may be a number."""
+    held = secret("orders", **{"2024_TARGET_URL": "https://a.example"})
+    write(tmp_path, orders=[held, application(service("2024", api()), name="orders")])
+    loaded = load_all(tmp_path, COMPASS_MAIN.replace(", stock", ""))
+    assert [(*route.paths, route.upstream) for route in loaded.config.routes if route.upstream] == [
+        ("/orders/2024/*", "egress/orders/2024")
+    ]
+    assert reported(loaded, tmp_path) == [
+        'apps/orders.yaml:9: Secret/orders: data.2024_TARGET_URL: "2024" of "orders" is at apps/orders.yaml:25, which '
+        "takes precedence; expected another name"
+    ]
