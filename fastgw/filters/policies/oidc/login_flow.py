@@ -426,14 +426,16 @@ class Flow:
         """Continue with a refreshed session. If it cannot be stored, this worker has it until it can."""
         self._set_session(known, session)
         former, known.sealed, known.is_unstored = known.ticket_key, None, True
-        known.store_date = time.time() + AGAIN_S  # other requests neither wait for it nor store it twice
+        known.store_date, may_be_stored = inf, True  # other requests neither wait for it nor store it twice
         try:
             known.sealed, known.ticket_key = await self._kept(session)
         except (_TooLarge, Unreachable) as error:
             log_event(OperatorEvent.SESSION_UNREFRESHED, "oidc: a refreshed session is not kept: %s", error)
-            if isinstance(error, _TooLarge):
-                known.store_date = inf
+            may_be_stored = isinstance(error, Unreachable)
             return
+        finally:  # also if the client has disconnected meanwhile
+            if may_be_stored:
+                known.store_date = time.time() + AGAIN_S
         known.is_unstored = False
         if former and self._store is not None:
             self._store.retire(former, KEPT_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,9 +11,10 @@ import pytest
 
 from fastgw.filters.api import Consumer, Phase
 from fastgw.filters.authentication.jwks import Keyring
-from fastgw.filters.policies.oidc import Oidc
+from fastgw.filters.policies.oidc import Oidc, login_flow
 from fastgw.filters.policies.oidc.cookie_encryption import Seal
 from fastgw.filters.policies.oidc.cookies import own_name
+from fastgw.filters.policies.oidc.login_flow import KnownLogin
 from fastgw.filters.policies.oidc.provider import Tokens
 from fastgw.filters.policies.oidc.refresh_coordinator import RefreshAnswer, RefreshRequest, SessionPlace
 from fastgw.filters.policies.oidc.session import LoginAttempt, LoginSession, SealedSession, meaning_of
@@ -27,7 +29,7 @@ from fastgw.filters.policies.oidc.settings import (
 )
 from fastgw.jose import read_keys
 from fastgw.net.client_certificate import ClientCertificate
-from tests.support.memory import Plane, probe
+from tests.support.memory import Plane, Wire, probe
 from tests.support.secrecy import explained, reported
 from tests.support.table import for_each
 from tests.support.tokens import b64, key_set, signer
@@ -578,3 +580,51 @@ def test_a_firewall_lets_the_provider_name_itself_in_its_callback() -> None:
         client.sends(f"GET {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         assert client.received.startswith(b"HTTP/1.1 %d " % status), (target, client.received)
         assert (b"waf_blocked" in client.received) is (status == 403)
+
+
+class SlowStore:
+    """A store whose Redis does not answer."""
+
+    def __init__(self) -> None:
+        self.stored: list[asyncio.Future[bytes]] = []
+
+    def open(self) -> None: ...
+    def close(self) -> None: ...
+
+    async def store(self, *_: Any) -> bytes:
+        self.stored.append(asyncio.get_running_loop().create_future())
+        return await self.stored[-1]
+
+
+def test_a_refreshed_session_is_stored_by_one_request_however_long_that_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others pass meanwhile. The next one stores it if the client of the first has gone."""
+    store, begin = SlowStore(), KnownLogin.__init__
+
+    def begin_unstored(known: KnownLogin) -> None:
+        begin(known)
+        known.is_unstored = True
+
+    monkeypatch.setattr(Oidc, "_store", lambda *_: store)
+    monkeypatch.setattr(KnownLogin, "__init__", begin_unstored)
+    monkeypatch.setattr(login_flow, "LONGEST", 0)  # of a cookie
+    monkeypatch.setattr(login_flow, "AGAIN_S", 0.0)
+    plane, line = plane_of(), cookie()
+
+    def waits() -> Wire:
+        client = plane.client()
+        client.sends(f"GET / HTTP/1.1\r\nHost: a\r\n{line}\r\n\r\n".encode())
+        plane.settle()
+        assert not client.received
+        return client
+
+    first = waits()
+    passed(plane, line)
+    assert len(store.stored) == 1
+    first.resets()
+    plane.settle()
+    second = waits()
+    assert len(store.stored) == 2
+    passed(plane, line)
+    assert len(store.stored) == 2
+    second.resets()
+    plane.settle()
