@@ -16,6 +16,8 @@ LOCKED = --constraint <(sed -n 's/^\([^ \#].*\) \\$$/\1/p' deploy/requirements.l
 PROGRESS := sed -un 's/^Collecting \([A-Za-z0-9._-]*\).*/      \1/p'
 SOURCES := fastgw tests bench docs setup.py
 COMPILED_SOURCES := $(shell find fastgw -name '*.pyx' -o -name '*.pxd' -o -name '_*.h')
+# Modules: in Cython, and in Python with their C types beside them.
+COMPILED := $(filter %.pyx,$(COMPILED_SOURCES)) $(wildcard $(patsubst %.pxd,%.py,$(filter %.pxd,$(COMPILED_SOURCES))))
 # How many tests run at once: they wait a good deal.
 WORKERS ?= $(shell echo $$((3 * $$(nproc))))
 # Programs that the tests run, each as command=package: those of `make test`, and those of `make test-all` besides.
@@ -106,13 +108,13 @@ setup: .venv/.runtime .venv/.installed .venv/.compiled  ## make .venv with every
 	@touch $@
 
 # What compiling takes is installed where that is ours to do, or else named by setup.py, which ends without it.
-.venv/.compiled: setup.py $(COMPILED_SOURCES) | .venv/.builder
+.venv/.compiled: setup.py $(COMPILED_SOURCES) $(COMPILED) | .venv/.builder
 	@headers=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
 	missing=; command -v $${CC:-gcc} >/dev/null || missing="gcc libc6-dev"; \
 	[ -e "$$headers/Python.h" ] || missing+=" $${headers##*/}-dev"; \
 	echo '#include <nghttp2/nghttp2.h>' | $${CC:-gcc} -E - >/dev/null 2>&1 || missing+=" libnghttp2-dev"; \
 	$(call install,$${missing# },compiling)
-	@echo "[3/3] compiling the hot path: $(words $(filter %.pyx,$(COMPILED_SOURCES))) modules"
+	@echo "[3/3] compiling the hot path: $(words $(COMPILED)) modules"
 	@$(BIN)/python setup.py -q build_ext --inplace
 	@touch $@
 
@@ -277,5 +279,5 @@ bench-check: setup  ## name what costs more instructions than bench/budgets.toml
 	$(BIN)/python -m bench.check
 
 clean:  ## remove what the others made
-	find fastgw -name '_*.c' -delete -o -name '_*.so' -delete
+	find fastgw -name '*.c' -delete -o -name '*.so' -delete
 	rm -rf $(PROVIDER)/node_modules $(RPC_CLIENTS)/node_modules $(CACHE_SUITE)/node_modules $(NPM_PACKAGES)/node_modules .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -16,7 +16,9 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-SOURCES = [] if os.environ.get("FASTGW_ONLY_PYTHON") else sorted(Path("fastgw").rglob("*.pyx"))
+TYPED = [path.with_suffix(".py") for path in Path("fastgw").rglob("*.pxd") if path.with_suffix(".py").exists()]
+"""Modules in Python with their C types beside them."""
+SOURCES = [] if os.environ.get("FASTGW_ONLY_PYTHON") else sorted([*Path("fastgw").rglob("*.pyx"), *TYPED])
 LIBRARIES = {"fastgw/http/http2/_session.pyx": ("nghttp2", "nghttp2/nghttp2.h")}
 """Libraries of the system that compiled modules stand on, and a header of each."""
 COMPILER = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")

@@ -18,11 +18,11 @@ from bench.scenarios import SCENARIOS, egress
 from bench.scenarios.scenario import CPU_US, RATE, Figure, Scenario
 
 HERTZ = 1999  # a prime, to avoid synchronization with periodic events
-TWINS = "|".join(sorted(path.stem for path in (ROOT / "fastgw").rglob("*.pyx")))
+COMPILED = "|".join(sorted({path.name.partition(".")[0] for path in (ROOT / "fastgw").rglob("*.so")}))
 ROOMS: Mapping[str, str] = {
     "kernel": r"\[kernel|\[guest|\[vdso|\[nf_|\[\w+\]$",
     "Python": r"libpython|python3",
-    "compiled": rf"({TWINS})\.",
+    "compiled": rf"({COMPILED})\.",
     "uvloop": r"loop\.",
     "llhttp": r"parser\.|url_parser\.",
     "libc": r"libc[.-]|ld-linux|libpthread",

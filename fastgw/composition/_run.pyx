@@ -7,10 +7,11 @@ Objects of other classes are used through their attributes (`_slots.read`).
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.math cimport INFINITY
 from libc.string cimport memcpy
 
 from fastgw._slots cimport Slot, learn, read, write
-from fastgw.eventloop._timer_wheel cimport drop_timed, file_timed
+from fastgw.eventloop.timer_wheel cimport Timed, Wheel
 from fastgw.http.http1._parser cimport Http1ResponseHead
 from fastgw.upstream.client._direct_subrequest cimport send_directly
 
@@ -23,7 +24,6 @@ from fastgw.compiled import replace
 from fastgw.composition.freshness import MOST_REMEMBERED_BYTES, cache_fields
 from fastgw.composition.part import CompiledPart
 from fastgw.composition.templates import TargetTemplate
-from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Chain, Exchange, Response
 from fastgw.exchange.body_relay import MAX_KEPT
@@ -44,11 +44,9 @@ cdef struct OfRun:
     Slot body
     Slot calls
     Slot client_body
-    Slot deadline
     Slot draining
     Slot due_at
     Slot exchange
-    Slot filed_at
     Slot heads
     Slot held
     Slot ready
@@ -138,7 +136,6 @@ cdef OfTarget of_target
 cdef OfAction of_action
 cdef OfExchange of_exchange
 cdef OfChain of_chain
-cdef Slot now_of_wheel
 cdef Slot wheel_of_loop
 cdef Slot loop_of_upstream
 
@@ -184,7 +181,6 @@ learn(&of_chain.reply_steps, Chain, "reply_steps")
 learn(&of_chain.response_steps, Chain, "response_steps")
 learn(&of_chain.translate_steps, Chain, "translate_steps")
 learn(&of_chain.treats_responses, Chain, "treats_responses")
-learn(&now_of_wheel, Wheel, "now")
 learn(&wheel_of_loop, WorkerLoop, "wheel")
 learn(&loop_of_upstream, Upstream, "worker_loop")
 
@@ -200,11 +196,9 @@ def adopt(type run not None, type state not None, type call not None):
     learn(&of_run.body, run, "_body")
     learn(&of_run.calls, run, "_calls")
     learn(&of_run.client_body, run, "_client_body")
-    learn(&of_run.deadline, run, "deadline")
     learn(&of_run.draining, run, "_draining")
     learn(&of_run.due_at, run, "_due_at")
     learn(&of_run.exchange, run, "_exchange")
-    learn(&of_run.filed_at, run, "filed_at")
     learn(&of_run.heads, run, "_heads")
     learn(&of_run.held, run, "_held")
     learn(&of_run.ready, run, "_ready")
@@ -299,8 +293,8 @@ def __call__(self, exchange):
     _start(run, self)
 
 
-cdef inline object _wheel_of(run):
-    return read(&wheel_of_loop, read(&loop_of_upstream, read(&of_run.upstream, run)))
+cdef inline Wheel _wheel_of(run):
+    return <Wheel?>read(&wheel_of_loop, read(&loop_of_upstream, read(&of_run.upstream, run)))
 
 
 def start(self):
@@ -313,11 +307,9 @@ cdef int _start(run, action) except -1:
         _reference_start(run)
         return 0
     wheel = _wheel_of(run)
-    due_at = <double>read(&now_of_wheel, wheel) + <double>read(&of_action.timeout, action)
+    due_at = wheel.now + <double>read(&of_action.timeout, action)
     write(&of_run.due_at, run, due_at)
-    write(&of_run.deadline, run, due_at)
-    if due_at < <double>read(&of_run.filed_at, run):
-        file_timed(wheel, run, &of_run.filed_at, due_at)
+    wheel.watch(run, due_at)
     write(&of_run.draining, run, True)
     try:
         for part in <tuple>read(&of_action.first, action):
@@ -337,7 +329,7 @@ def _start_part(self, part):
     """Compiled `ComposeRun._start_part`."""
     exchange = read(&of_run.exchange, self)
     target = None
-    if read(&of_part.is_plain, part) and read(&of_run.due_at, self) > read(&now_of_wheel, _wheel_of(self)):
+    if read(&of_part.is_plain, part) and <double>read(&of_run.due_at, self) > _wheel_of(self).now:
         target = _target_for(read(&of_part.target, part), exchange)
     if target is None:
         _reference_start_part(self, part)
@@ -513,7 +505,7 @@ cdef int _cancel(run) except -1:
         run.cancel()
         return 0
     write(&of_run.exchange, run, None)
-    drop_timed(_wheel_of(run), run, &of_run.deadline, &of_run.filed_at)
+    _wheel_of(run).drop(run)
     return 0
 
 
@@ -586,8 +578,7 @@ def new_run(action, exchange):
     """Create a `ComposeRun`."""
     cdef tuple parts = read(&of_action.parts, action)
     run = PyType_GenericAlloc(_run_class, 0)
-    write(&of_run.deadline, run, INF)
-    write(&of_run.filed_at, run, INF)
+    (<Timed?>run).deadline = (<Timed>run).filed_at = INFINITY
     write(&of_run.action, run, action)
     write(&of_run.exchange, run, exchange)
     write(&of_run.upstream, run, parts[0].upstream)

@@ -1,8 +1,10 @@
 from libc.stdint cimport uint32_t
 
+from fastgw.eventloop.timer_wheel cimport Timed
 
-cdef class FdListener:
-    """Listener that is called in C."""
+
+cdef class FdListener(Timed):
+    """Listener that is called in C, with a deadline."""
 
     cdef int on_event(self, int fd, uint32_t events) except -1
 

@@ -34,7 +34,7 @@ cdef enum:
 cdef uint32_t _EDGES = <uint32_t>1 << 31  # EPOLLET
 
 
-cdef class FdListener:
+cdef class FdListener(Timed):
     cdef int on_event(self, int fd, uint32_t events) except -1:
         raise NotImplementedError
 

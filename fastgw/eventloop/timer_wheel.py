@@ -8,16 +8,15 @@ No event loop here: the worker calls `advance` every `tick` seconds.
 
 from collections.abc import Iterable
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 TICK: Final = 0.05
 """Seconds between two calls of `advance`: how late a deadline may be noticed (at most two ticks)."""
+_TICK = TICK  # a C double
 
 
 class Timed:
     """Timed object: it has one deadline at a time. `deadline`: monotonic seconds, `inf` = none."""
-
-    __slots__ = ("deadline", "filed_at")
 
     def __init__(self) -> None:
         self.deadline = inf
@@ -31,11 +30,9 @@ class Timed:
 class Wheel:
     """Files `Timed` by the tick of their deadline. `now` is the monotonic time of the last `advance`."""
 
-    __slots__ = ("_slots", "_ticks", "now")
-
     def __init__(self, now: float) -> None:
         self.now = now
-        self._ticks = int(now / TICK)
+        self._ticks = _tick_of(now)
         self._slots: dict[int, set[Timed]] = {}
 
     def watch(self, timed: Timed, deadline: float) -> None:
@@ -49,9 +46,7 @@ class Wheel:
         if timed.filed_at != inf:
             self._unfile(timed)
         timed.filed_at = at
-        tick = int(at / TICK) + 1
-        if tick <= self._ticks:
-            tick = self._ticks + 1
+        tick = max(_tick_of(at), self._ticks) + 1
         slot = self._slots.get(tick)
         if slot is None:
             self._slots[tick] = {timed}
@@ -66,7 +61,7 @@ class Wheel:
             timed.filed_at = inf
 
     def _unfile(self, timed: Timed) -> None:
-        slot = self._slots.get(int(timed.filed_at / TICK) + 1)
+        slot = self._slots.get(_tick_of(timed.filed_at) + 1)
         if slot is not None:  # otherwise it is in the next one, like entries that were due when they were filed
             slot.discard(timed)
 
@@ -74,7 +69,7 @@ class Wheel:
         """Expire entries that are due at `now` (monotonic seconds). It visits the due slots only, never all timers."""
         self.now = now
         slots = self._slots
-        last = int(now / TICK)
+        last = _tick_of(now)
         for tick in range(self._ticks + 1, last + 1):
             self._ticks = tick
             due = iter(slots.pop(tick, ()))
@@ -96,7 +91,6 @@ class Wheel:
                 self.file(timed, timed.deadline)
 
 
-if not TYPE_CHECKING:
-    from fastgw.eventloop import _timer_wheel as _twin
-
-    _twin.adopt(Wheel, Timed)
+def _tick_of(at: float) -> int:
+    """Return the number of the tick in which this instant lies."""
+    return int(at / _TICK)

@@ -152,7 +152,7 @@ def bring_translated_modules(unpacked: Path) -> None:
     The same Cython has translated the same sources for the tests, in half a minute of processor time. Both are as old
     here as there: Cython translates what is out of date, or is not there. The image's build translates for itself.
     """
-    sources = files("*.pyx", "*.pxd", "*.h")
+    sources = files("*.pyx", "*.pxd", "*.py", "*.h")
     assert {each for each in sources if (unpacked / each).read_bytes() != (ROOT / each).read_bytes()} == set()
     for made in files("*.c"):
         shutil.copy2(ROOT / made, unpacked / made)
@@ -172,7 +172,9 @@ def test_the_sources_make_a_wheel_that_is_compiled_and_works_alone(tmp_path, rel
     with zipfile.ZipFile(wheel) as unpacked:
         names = {name for name in unpacked.namelist() if not name.startswith(f"{about}.dist-info/")}
         assert f"{about}.dist-info/licenses/LICENSE" in unpacked.namelist()
-    compiled = {name.removesuffix(".pyx") for name in files("*.pyx")}
+    typed = {name.removesuffix(".pxd") for name in files("*.pxd")}
+    typed &= {name.removesuffix(".py") for name in files("*.py")}
+    compiled = {name.removesuffix(".pyx") for name in files("*.pyx")} | typed
     assert {name.partition(".")[0] for name in names if name.endswith(".so")} == compiled
     assert {name for name in names if not name.endswith(".so")} == {*files("*.py", "*.pyi", *PAGE), "fastgw/py.typed"}
 

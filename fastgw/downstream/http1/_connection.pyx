@@ -8,21 +8,20 @@ the reference. Objects of other classes are used through their attributes (`_slo
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
+from libc.math cimport INFINITY
 from libc.string cimport memcpy
 
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.eventloop._idle_order cimport put_last
 from fastgw.eventloop.socket_send cimport send_message, send_two
+from fastgw.eventloop.timer_wheel cimport Timed, Wheel
 from fastgw.http.http1._parser cimport Http1RequestHead, Http1ResponseHead
 from fastgw.upstream.forwarding._fast_path cimport accepts_on, begin_ready_on, forget_on, lets_pass_by, send_request_on
-
-from math import inf
 
 from fastgw.compiled import replace
 from fastgw.downstream.http1 import connection as reference
 from fastgw.downstream.http1.response_framing import LENGTH, own_answer
 from fastgw.errors import Fault
-from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.exchange import Chain, Exchange, FastPathPlan, Response, Route
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import NO_CONTENT
@@ -45,10 +44,8 @@ cdef struct OfConnection:
     Slot beginning
     Slot buffer
     Slot closing
-    Slot deadline
     Slot fast_path
     Slot fd
-    Slot filed_at
     Slot is_fast
     Slot listener
     Slot paused
@@ -147,11 +144,9 @@ cdef OfRoute of_route
 cdef OfServer of_server
 cdef OfStream of_stream
 cdef Slot active_of_subrequests
-cdef Slot now_of_wheel
 cdef Slot trusted_of_peer
 cdef PyTypeObject* _connection_class  # the class whose methods these are; NULL until `adopt`
 
-cdef object INF = inf
 cdef object IDLE  # the phase of this name
 cdef object _buffer_updated  # the method of the reference
 cdef object _answer  # likewise, of `Http1Stream`
@@ -199,7 +194,6 @@ learn(&of_route.division, Route, "division")
 learn(&of_route.fast_path, Route, "fast_path")
 learn(&of_route.steps, Route, "steps")
 learn(&active_of_subrequests, Subrequests, "active")
-learn(&now_of_wheel, Wheel, "now")
 learn(&trusted_of_peer, Peer, "trusted")
 
 
@@ -211,10 +205,8 @@ def adopt(type owner not None, idle):
     learn(&of_connection.beginning, owner, "_beginning")
     learn(&of_connection.buffer, owner, "_buffer")
     learn(&of_connection.closing, owner, "closing")
-    learn(&of_connection.deadline, owner, "deadline")
     learn(&of_connection.fast_path, owner, "fast_path")
     learn(&of_connection.fd, owner, "fd")
-    learn(&of_connection.filed_at, owner, "filed_at")
     learn(&of_connection.is_fast, owner, "is_fast")
     learn(&of_connection.listener, owner, "listener")
     learn(&of_connection.paused, owner, "paused")
@@ -348,7 +340,7 @@ cdef inline object _fast_path_of(connection):
 
 
 cdef int _send_fast(connection, fast_path, server, listener, peer, head, route, params) except -1:
-    write(&of_connection.deadline, connection, INF)
+    (<Timed?>connection).deadline = INFINITY
     if read(&trusted_of_peer, peer):
         write(&of_path.client_ip, fast_path, client_address(head, peer, read(&of_listener.trusts, listener)))
     tracer = read(&of_server.tracer, server)
@@ -372,7 +364,7 @@ cdef int _begin_exchange(
         if read(&trusted_of_peer, peer):
             exchange.client_ip = client_address(head, peer, read(&of_listener.trusts, listener))
         if read(&of_head.ordinary, head) and not read(&of_head.length, head):
-            write(&of_connection.deadline, connection, INF)
+            (<Timed?>connection).deadline = INFINITY
             piece = _NO_BYTES
         else:
             piece = stream.expect_body(exchange, head)
@@ -452,7 +444,7 @@ cdef int _send_from_memory(connection, head, route, answer) except -1:
     cdef bytes last = _CLOSE if read(&of_connection.closing, connection) else _NO_BYTES
     cdef bytes message
     server = _server_of(connection)
-    write(&of_connection.deadline, connection, INF)
+    (<Timed?>connection).deadline = INFINITY
     record = _fast_path_of(connection)
     tracer = read(&of_server.tracer, server)
     if tracer is not None:
@@ -478,7 +470,7 @@ cdef int _send_from_memory(connection, head, route, answer) except -1:
 cdef int _send_refusal(connection, server, listener, peer, head, route, refusal) except -1:
     cdef bytes lines = refusal.lines, body = refusal.body
     cdef bytes last = _CLOSE if read(&of_connection.closing, connection) else _NO_BYTES
-    write(&of_connection.deadline, connection, INF)
+    (<Timed?>connection).deadline = INFINITY
     record = _fast_path_of(connection)
     if read(&trusted_of_peer, peer):
         write(&of_path.client_ip, record, client_address(head, peer, read(&of_listener.trusts, listener)))
@@ -546,17 +538,14 @@ cdef int _sent(connection, unread) except -1:
 
 
 cdef int _await_next(connection, phase) except -1:
-    cdef double deadline
+    cdef Wheel wheel = read(&of_connection.wheel, connection)
     write(&of_connection.phase, connection, _following(_reference["NEXT"], phase))
-    server, wheel = _server_of(connection), read(&of_connection.wheel, connection)
+    server = _server_of(connection)
     if read(&of_listener.closing, read(&of_connection.listener, connection)):
         seconds = _reference["LAST_REQUEST_S"]
     else:
         seconds = read(&of_server.keepalive, server)
-    deadline = <double>read(&now_of_wheel, wheel) + <double>seconds
-    write(&of_connection.deadline, connection, deadline)
-    if deadline < <double>read(&of_connection.filed_at, connection):
-        wheel.file(connection, deadline)
+    wheel.watch(connection, wheel.now + <double>seconds)
     put_last(read(&of_server.idle, server), connection)
     if read(&of_connection.paused, connection):
         connection.resume()

@@ -6,10 +6,12 @@ methods of the reference. Objects of other classes are used through their attrib
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.math cimport INFINITY
 from libc.string cimport memcpy
 
 from fastgw.eventloop._idle_order cimport put_last
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
+from fastgw.eventloop.timer_wheel cimport Timed, Wheel
 from fastgw.http.http1._parser cimport Http1RequestHead
 from fastgw.http.http2 cimport _session
 from fastgw.upstream.forwarding._fast_path cimport accepts_on, forget_on, lets_pass_by, send_request_on
@@ -22,7 +24,6 @@ from fastgw.downstream.http1.rejected_head import unreadable
 from fastgw.downstream.http2 import connection as reference
 from fastgw.downstream.http2.stream import Http2Stream
 from fastgw.errors import Fault, fault_of
-from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN
 from fastgw.exchange import FastPathPlan, Relay, Route, new_exchange, problem
 from fastgw.forwarded_headers import Peer, client_address
@@ -42,11 +43,9 @@ cdef struct OfConnection:
     Slot buffer
     Slot closed
     Slot closing
-    Slot deadline
     Slot events
     Slot fd
     Slot head_begun_at
-    Slot filed_at
     Slot flush_is_due
     Slot full
     Slot last_calls
@@ -69,10 +68,8 @@ cdef struct OfStream:
     Slot asked_to_continue
     Slot braked
     Slot connection
-    Slot deadline
     Slot exchange
     Slot fast_path
-    Slot filed_at
     Slot has_had_exchange
     Slot has_place
     Slot id
@@ -124,12 +121,10 @@ cdef OfServer of_server
 cdef OfPath of_path
 cdef OfPlan of_plan
 cdef OfRoute of_route
-cdef Slot now_of_wheel
 cdef Slot trusted_of_peer
 cdef PyTypeObject* _stream_class  # the class whose methods these are; NULL until `adopt`
 
 cdef object INF = inf
-cdef double _INF = inf
 cdef bytes _NO_BYTES = b""
 # PERF: the names of a module by its dict: 500 instructions less than as an attribute (CPython 3.11, micro/http2).
 cdef dict _serializer = serializer.__dict__
@@ -158,7 +153,6 @@ learn(&of_plan.calls_only, FastPathPlan, "calls_only")
 learn(&of_plan.checks_path, FastPathPlan, "checks_path")
 learn(&of_route.chain, Route, "chain")
 learn(&of_route.fast_path, Route, "fast_path")
-learn(&now_of_wheel, Wheel, "now")
 learn(&trusted_of_peer, Peer, "trusted")
 
 
@@ -169,11 +163,9 @@ def adopt(type owner not None, type stream_owner not None):
     learn(&of_connection.buffer, owner, "_buffer")
     learn(&of_connection.closed, owner, "closed")
     learn(&of_connection.closing, owner, "_closing")
-    learn(&of_connection.deadline, owner, "deadline")
     learn(&of_connection.events, owner, "_events")
     learn(&of_connection.fd, owner, "fd")
     learn(&of_connection.head_begun_at, owner, "_head_begun_at")
-    learn(&of_connection.filed_at, owner, "filed_at")
     learn(&of_connection.flush_is_due, owner, "_flush_is_due")
     learn(&of_connection.full, owner, "_full")
     learn(&of_connection.last_calls, owner, "_last_calls")
@@ -194,10 +186,8 @@ def adopt(type owner not None, type stream_owner not None):
     learn(&of_stream.asked_to_continue, stream_owner, "_asked_to_continue")
     learn(&of_stream.braked, stream_owner, "braked")
     learn(&of_stream.connection, stream_owner, "_connection")
-    learn(&of_stream.deadline, stream_owner, "deadline")
     learn(&of_stream.exchange, stream_owner, "exchange")
     learn(&of_stream.fast_path, stream_owner, "fast_path")
-    learn(&of_stream.filed_at, stream_owner, "filed_at")
     learn(&of_stream.has_had_exchange, stream_owner, "has_had_exchange")
     learn(&of_stream.has_place, stream_owner, "has_place")
     learn(&of_stream.id, stream_owner, "id")
@@ -247,7 +237,7 @@ cdef int _receive(connection, received, nbytes) except -1:
     cdef Py_ssize_t length, read_so_far
     cdef int state
     session = read(&of_connection.session, connection)
-    now = read(&now_of_wheel, read(&of_connection.wheel, connection))
+    now = (<Wheel?>read(&of_connection.wheel, connection)).now
     length = nbytes
     found = _session.feed(session, received, length, now)
     if found:
@@ -263,7 +253,7 @@ cdef int _receive(connection, received, nbytes) except -1:
     if read(&of_connection.awaits_head, connection) and not session.in_head:
         write(&of_connection.awaits_head, connection, False)
         if _may_wait(connection) and read(&of_connection.streams, connection):
-            write(&of_connection.deadline, connection, INF)
+            (<Timed?>connection).deadline = INFINITY
     framing = framing_bytes(found) if len(found) > FEW_EVENTS else 0
     read_so_far = <Py_ssize_t>read(&of_connection.read_since_rest, connection) + length
     if framing or read_so_far >= _BODY_BYTES_PER_TURN:
@@ -337,7 +327,7 @@ cdef int _begin(connection, number, text, payload, protocol) except -1:
     if not streams:
         streams[number] = stream
         if _may_wait(connection):
-            write(&of_connection.deadline, connection, INF)
+            (<Timed?>connection).deadline = INFINITY
     else:
         streams[number] = stream
         ip = peer.ip
@@ -356,13 +346,13 @@ cdef int _begin(connection, number, text, payload, protocol) except -1:
 
 
 cdef int _close(connection, stream) except -1:
-    cdef double deadline
+    cdef Wheel wheel = read(&of_connection.wheel, connection)
     cdef list spare
     if read(&of_stream.exchange, stream) is not None or read(&of_stream.is_fast, stream):
         stream.break_off(Fault.CLIENT_LEFT)
     server = _server_of(connection)
-    if <double>read(&of_stream.filed_at, stream) != _INF:
-        read(&of_connection.wheel, connection).drop(stream)
+    if (<Timed?>stream).filed_at != INFINITY:
+        wheel.drop(stream)
     if read(&of_stream.has_place, stream):
         write(&of_stream.has_place, stream, False)
         server.release(read(&of_connection.peer, connection), read(&of_stream.address_limit, stream))
@@ -380,11 +370,7 @@ cdef int _close(connection, stream) except -1:
     if last_calls == 2:
         _flush_later(connection)
     elif not last_calls and not read(&of_connection.write_paused, connection):
-        wheel = read(&of_connection.wheel, connection)
-        deadline = <double>read(&now_of_wheel, wheel) + <double>read(&of_server.keepalive, server)
-        write(&of_connection.deadline, connection, deadline)
-        if deadline < <double>read(&of_connection.filed_at, connection):
-            wheel.file(connection, deadline)
+        wheel.watch(connection, wheel.now + <double>read(&of_server.keepalive, server))
     return 0
 
 
@@ -473,7 +459,7 @@ cdef int _flush_now(connection) except -1:
         if (session.error is not None or session.done) and not read(&of_connection.write_paused, connection):
             connection._break_off_all(Fault.CLIENT_LEFT)
             connection.close()
-    elif state & IN_HEAD and <double>read(&of_connection.deadline, connection) == _INF:
+    elif state & IN_HEAD and (<Timed?>connection).deadline == INFINITY:
         write(&of_connection.awaits_head, connection, True)
         connection.watch(read(&of_connection.server, connection).timeouts.request_headers)
     return 0
@@ -522,7 +508,7 @@ cdef int _serve(stream, head) except -1:
                 if read(&of_plan.at_once, plan) and fits and in_time:
                     fast_path = read(&of_stream.fast_path, stream) or stream._make_fast_path()
                     if due_in is not INF and due_in != INF:
-                        due_at = read(&now_of_wheel, read(&of_connection.wheel, connection)) + due_in
+                        due_at = (<Wheel?>read(&of_connection.wheel, connection)).now + <double>due_in
                         write(&of_path.call_due_at, fast_path, due_at)
                         stream.watch(due_in)
                     return _send_fast(stream, fast_path, server, listener, peer, head, route, params)
@@ -628,7 +614,7 @@ def answer_fast(self, head, exchange, dropped, added, request_id, changed=None):
     connection = read(&of_stream.connection, self)
     server = _server_of(connection)
     write(&of_stream.is_fast, self, False)
-    write(&of_stream.deadline, self, INF)  # that of a call
+    (<Timed?>self).deadline = INFINITY  # that of a call
     message = _serializer["whole"](head, read(&of_server.date_line, server), _NO_BYTES, dropped, added, request_id, changed)
     _session.respond(read(&of_connection.session, connection), read(&of_stream.id, self), message, _NO_BYTES)
     _end_answer(self, connection, server, exchange)
@@ -664,6 +650,6 @@ def answer_with_trailers(self, head, payload, trailers, dropped, request_id):
         head, head.status, dropped, _NO_BYTES, payload, length, read(&of_server.date_line, server), _NO_BYTES, request_id
     )
     lines = _lines_of(trailers)
-    write(&of_stream.deadline, self, INF)  # that of the call
+    (<Timed?>self).deadline = INFINITY  # that of the call
     _session.respond(read(&of_connection.session, connection), read(&of_stream.id, self), message, lines)
     _end_answer(self, connection, server, None)

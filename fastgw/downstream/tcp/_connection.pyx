@@ -14,6 +14,7 @@ from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from fastgw.eventloop._socket_poller cimport FdListener, SocketPoller
+from fastgw.eventloop.timer_wheel cimport Wheel
 
 import os
 import socket
@@ -129,7 +130,7 @@ cdef class Plan:
     cdef object upstream  # None: its connections are not ordinary
     cdef object targets  # that it was made for: they may be replaced in place
     cdef object pool
-    cdef object wheel
+    cdef Wheel wheel
     cdef SocketPoller poller
     cdef double connect_timeout
     cdef double idle
@@ -232,8 +233,6 @@ def accept(server, listener, int listening):
 cdef class PlainConnection(FdListener):
     """Compiled `connection.TcpConnection`: for observers, balancers and the server it is the same."""
 
-    cdef public double deadline
-    cdef public double filed_at
     cdef object _server
     cdef readonly object listener
     cdef readonly object route
@@ -299,7 +298,7 @@ cdef class PlainConnection(FdListener):
         upstream = plan.upstream
         upstream.active += 1
         self.upstream = upstream.name
-        self._total_at = <double>plan.wheel.now + <double>upstream.total_timeout
+        self._total_at = plan.wheel.now + <double>upstream.total_timeout
         server.connections.add(self)
         if not self._is_watched(CLIENT):
             return 0
@@ -395,7 +394,7 @@ cdef class PlainConnection(FdListener):
             self._received[side] += count
             if count < RELAY_BYTES and not self._ending[side]:
                 self._readable[side] = False  # all was read: what comes next is another edge
-            self.deadline = min(<double>self._plan.wheel.now + self._idle, self._total_at)
+            self.deadline = min(self._plan.wheel.now + self._idle, self._total_at)
             sent = send(self._fds[other], _buffer, count, MSG_NOSIGNAL)
             if sent < 0:
                 if errno != EAGAIN:
@@ -485,10 +484,8 @@ cdef class PlainConnection(FdListener):
     # time and endings
 
     cdef int _watch(self, double seconds) except -1:
-        cdef double deadline = <double>self._plan.wheel.now + seconds
-        self.deadline = deadline = min(deadline, self._total_at)
-        if deadline < self.filed_at:
-            self._plan.wheel.file(self, deadline)
+        cdef Wheel wheel = self._plan.wheel
+        wheel.watch(self, min(wheel.now + seconds, self._total_at))
         return 0
 
     def expire(self, double now):
@@ -515,8 +512,7 @@ cdef class PlainConnection(FdListener):
         if self._phase == CLOSED:
             return 0
         self._phase = CLOSED
-        if self.filed_at != INFINITY:
-            plan.wheel.drop(self)
+        plan.wheel.drop(self)
         for side in range(2):
             if self._fds[side] >= 0:
                 plan.poller.remove(self._fds[side])

@@ -5,23 +5,23 @@ A connection is lent, carries a request, receives a response with one read, and 
 to methods of the reference. Objects of other classes are used through their attributes (`_slots.read`).
 """
 
+from libc.math cimport INFINITY
+
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.eventloop.socket_send cimport send_message
+from fastgw.eventloop.timer_wheel cimport Timed, Wheel
 from fastgw.http.http1._parser cimport Http1ResponseHead
 
 from math import inf
 
 from fastgw.compiled import replace
-from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.http.http1._parser import take_answer
 from fastgw.upstream.targets.target import Target
 
 cdef struct OfConnection:
     Slot begun
     Slot buffer
-    Slot deadline
     Slot fd
-    Slot filed_at
     Slot full
     Slot head_timeout
     Slot listener
@@ -69,7 +69,6 @@ cdef OfPooled of_http1  # what the pool reads of a connection, by its class
 cdef OfPooled of_http2
 cdef OfPool of_pool
 cdef OfTarget of_target
-cdef Slot now_of_wheel
 cdef PyTypeObject* _connection_class  # the class whose methods these are; NULL until `adopt_connection`
 cdef PyTypeObject* _pool_class
 
@@ -78,7 +77,6 @@ cdef object ONE = 1
 cdef object IDLE, AWAITING
 cdef object _buffer_updated  # the method of the reference
 
-learn(&now_of_wheel, Wheel, "now")
 learn(&of_target.capacity, Target, "capacity")
 learn(&of_target.idle, Target, "idle")
 learn(&of_target.minor, Target, "minor")
@@ -91,9 +89,7 @@ def adopt_connection(type owner not None, idle, awaiting):
     IDLE, AWAITING, _buffer_updated = idle, awaiting, owner.buffer_updated
     learn(&of_connection.begun, owner, "_begun")
     learn(&of_connection.buffer, owner, "_buffer")
-    learn(&of_connection.deadline, owner, "deadline")
     learn(&of_connection.fd, owner, "fd")
-    learn(&of_connection.filed_at, owner, "filed_at")
     learn(&of_connection.full, owner, "_full")
     learn(&of_connection.head_timeout, owner, "_head_timeout")
     learn(&of_connection.listener, owner, "_listener")
@@ -163,7 +159,7 @@ cdef object _lend(pool, target, double idle_at_most):
     idle = read(&of_target.idle, target)
     if not idle:
         return None
-    now = read(&now_of_wheel, read(&of_pool.clock, pool))
+    now = _now_of(pool)
     while idle:
         connection = idle.popitem()[0]  # the most recently used: the others can expire
         of = _pooled(connection)
@@ -238,7 +234,7 @@ cdef int _give_back(pool, connection) except -1:
         return 0
     if shared:
         shared.pop(connection, None)
-    write(&of.idle_since, connection, read(&now_of_wheel, read(&of_pool.clock, pool)))
+    write(&of.idle_since, connection, _now_of(pool))
     read(&of_target.idle, target)[connection] = None
     count = read(&of_pool.idle_count, pool) + 1
     write(&of_pool.idle_count, pool, count)
@@ -247,6 +243,11 @@ cdef int _give_back(pool, connection) except -1:
     if read(&of_pool.sweeper, pool) is None and read(&of_pool.idle_count, pool):
         pool._sweep_later()
     return 0
+
+
+cdef inline object _now_of(pool):
+    clock = read(&of_pool.clock, pool)
+    return (<Wheel>clock).now if isinstance(clock, Wheel) else clock.now
 
 
 def try_lend(self, target, double idle_at_most=INF):
@@ -286,15 +287,12 @@ cdef object lend_from(pool, target, double idle_at_most):
 
 
 cdef int _send_request(connection, listener, bytes request, method) except -1:
-    cdef double deadline
+    cdef Wheel wheel
     write(&of_connection.listener, connection, listener)
     write(&of_connection.phase, connection, AWAITING)
     write(&of_connection.method, connection, method)
     wheel = read(&of_connection.wheel, connection)
-    deadline = <double>read(&now_of_wheel, wheel) + <double>read(&of_connection.head_timeout, connection)
-    write(&of_connection.deadline, connection, deadline)
-    if deadline < <double>read(&of_connection.filed_at, connection):
-        wheel.file(connection, deadline)
+    wheel.watch(connection, wheel.now + <double>read(&of_connection.head_timeout, connection))
     send_message(
         read(&of_connection.fd, connection), request, read(&of_connection.transport, connection),
         read(&of_connection.write_paused, connection),
@@ -320,7 +318,7 @@ cdef int _answered(connection, head) except -1:
     else:
         write(&of_connection.phase, connection, IDLE)
         write(&of_connection.listener, connection, None)
-        write(&of_connection.deadline, connection, INF)
+        (<Timed?>connection).deadline = INFINITY
     listener.on_head(head, None, True)
     return 0
 

@@ -7,9 +7,11 @@ cases are left to methods of the reference. Objects of other classes are used th
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.math cimport INFINITY
 from libc.string cimport memcmp
 
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
+from fastgw.eventloop.timer_wheel cimport Timed, Wheel
 from fastgw.http.http2._session cimport state_of
 from fastgw.upstream.connections._http1_connection cimport give_back_to
 
@@ -17,7 +19,6 @@ from math import inf
 
 from fastgw.compiled import replace
 from fastgw.errors import Fault
-from fastgw.eventloop.timer_wheel import TICK, Wheel
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN
 from fastgw.exchange.reply import NO_CONTENT
 from fastgw.http.field_names import NOT_IN_TRAILERS
@@ -40,9 +41,7 @@ cdef struct OfConnection:
     Slot begun
     Slot buffer
     Slot closed
-    Slot deadline
     Slot fd
-    Slot filed_at
     Slot flush_is_due
     Slot full
     Slot gone
@@ -62,10 +61,8 @@ cdef struct OfConnection:
 
 cdef struct OfStream:
     Slot connection
-    Slot deadline
     Slot early
     Slot ended
-    Slot filed_at
     Slot head_text
     Slot head_timeout
     Slot held_at_last_look
@@ -89,17 +86,12 @@ cdef struct OfStream:
 
 cdef OfConnection of_connection
 cdef OfStream of_stream
-cdef Slot now_of_wheel
-cdef Slot slots_of_wheel
-cdef Slot ticks_of_wheel
 cdef PyTypeObject* _connection_class  # the classes whose methods these are; NULL until `adopt`
 cdef PyTypeObject* _stream_class
 cdef type _Stream
 cdef object _take_data  # the method of the reference
 
-cdef object INF = inf
 cdef object NEVER = -inf
-cdef double _INF = inf
 cdef bytes _NO_BYTES = b""
 cdef object AWAITING = _awaiting
 cdef object IDLE = _idle
@@ -119,18 +111,13 @@ cdef Py_ssize_t FEW_EVENTS = kinds.FEW_EVENTS
 cdef Py_ssize_t _BODY_BYTES_PER_TURN = BODY_BYTES_PER_TURN
 cdef Py_ssize_t _MOST_HELD = MOST_HELD
 cdef object _MOST_USES = reference.MOST_USES
-cdef object SILENCE_S = reference.SILENCE_S
+cdef double SILENCE_S = reference.SILENCE_S
 cdef long PONG = kinds.PONG
 cdef bytes _HEAD = b"HEAD"
 cdef bytes _HTTP1 = reference._HTTP1
 cdef frozenset _NO_CONTENT = NO_CONTENT
-cdef double _TICK = TICK
-cdef double _FAR = 1e12  # its tick would be no 64-bit number soon
 cdef frozenset _NOT_IN_TRAILERS = NOT_IN_TRAILERS
 
-learn(&now_of_wheel, Wheel, "now")
-learn(&slots_of_wheel, Wheel, "_slots")
-learn(&ticks_of_wheel, Wheel, "_ticks")
 
 
 def adopt(type owner not None, type stream_owner not None):
@@ -141,9 +128,7 @@ def adopt(type owner not None, type stream_owner not None):
     learn(&of_connection.begun, owner, "_begun")
     learn(&of_connection.buffer, owner, "_buffer")
     learn(&of_connection.closed, owner, "closed")
-    learn(&of_connection.deadline, owner, "deadline")
     learn(&of_connection.fd, owner, "fd")
-    learn(&of_connection.filed_at, owner, "filed_at")
     learn(&of_connection.flush_is_due, owner, "_flush_is_due")
     learn(&of_connection.full, owner, "_full")
     learn(&of_connection.gone, owner, "_gone")
@@ -161,10 +146,8 @@ def adopt(type owner not None, type stream_owner not None):
     learn(&of_connection.worker_loop, owner, "worker_loop")
     learn(&of_connection.write_paused, owner, "write_paused")
     learn(&of_stream.connection, stream_owner, "_connection")
-    learn(&of_stream.deadline, stream_owner, "deadline")
     learn(&of_stream.early, stream_owner, "_early")
     learn(&of_stream.ended, stream_owner, "_ended")
-    learn(&of_stream.filed_at, stream_owner, "filed_at")
     learn(&of_stream.head_text, stream_owner, "_head_text")
     learn(&of_stream.head_timeout, stream_owner, "_head_timeout")
     learn(&of_stream.held_at_last_look, stream_owner, "_held_at_last_look")
@@ -195,55 +178,6 @@ def adopt(type owner not None, type stream_owner not None):
     learn_http2(owner)
     _connection_class, _stream_class = of_connection.session.reads, of_stream.number.reads
     _Stream = stream_owner
-
-
-cdef int _watch(wheel, timed, const Slot* deadline_of, const Slot* filed_at_of, double deadline) except -1:
-    """Set a deadline, as `Wheel.watch` does."""
-    cdef double filed_at
-    if type(wheel) is not Wheel:
-        wheel.watch(timed, deadline)
-        return 0
-    write(deadline_of, timed, deadline)
-    filed_at = read(filed_at_of, timed)
-    if deadline < filed_at:
-        if filed_at != _INF or deadline > _FAR:
-            wheel.file(timed, deadline)
-        else:
-            _file(wheel, timed, filed_at_of, deadline)
-    return 0
-
-
-cdef int _file(wheel, timed, const Slot* filed_at_of, double at) except -1:
-    """File an object that is not filed yet, as `Wheel.file` does."""
-    cdef long long tick = <long long>(at / _TICK) + 1
-    cdef long long ticks = read(&ticks_of_wheel, wheel)
-    cdef dict slots = read(&slots_of_wheel, wheel)
-    write(filed_at_of, timed, at)
-    if tick <= ticks:
-        tick = ticks + 1
-    number = tick
-    slot = slots.get(number)
-    if slot is None:
-        slots[number] = {timed}
-    else:
-        (<set>slot).add(timed)
-    return 0
-
-
-cdef int _drop(wheel, timed, const Slot* deadline_of, const Slot* filed_at_of) except -1:
-    """Remove an object, as `Wheel.drop` does."""
-    cdef double filed_at
-    if type(wheel) is not Wheel:
-        wheel.drop(timed)
-        return 0
-    write(deadline_of, timed, INF)
-    filed_at = read(filed_at_of, timed)
-    if filed_at != _INF:
-        slot = (<dict>read(&slots_of_wheel, wheel)).get(<long long>(filed_at / _TICK) + 1)
-        if slot is not None:  # otherwise it is in the next one, as in `Wheel._unfile`
-            (<set>slot).discard(timed)
-        write(filed_at_of, timed, INF)
-    return 0
 
 
 # --- trailers ---
@@ -304,6 +238,7 @@ cdef int _flush_later(connection) except -1:
 
 
 cdef object _start(connection, stream, bytes request, bint ended):
+    cdef Wheel wheel
     if read(&of_connection.closed, connection):
         number = -1
     else:
@@ -316,9 +251,8 @@ cdef object _start(connection, stream, bytes request, bint ended):
     streams = read(&of_connection.streams, connection)
     if not streams and not read(&of_connection.unheard, connection):
         wheel = read(&of_connection.wheel, connection)
-        now = read(&now_of_wheel, wheel)
-        write(&of_connection.heard_at, connection, now)
-        _watch(wheel, connection, &of_connection.deadline, &of_connection.filed_at, now + SILENCE_S)
+        write(&of_connection.heard_at, connection, wheel.now)
+        wheel.watch(connection, wheel.now + SILENCE_S)
     write(&of_connection.unheard, connection, True)
     streams[number] = stream
     _flush_later(connection)
@@ -401,15 +335,14 @@ def open_stream(self):
     target = read(&of_connection.target, self)
     timeouts = target.timeouts
     stream = PyType_GenericAlloc(_Stream, 0)
-    write(&of_stream.deadline, stream, INF)
-    write(&of_stream.filed_at, stream, INF)
+    (<Timed?>stream).deadline = (<Timed>stream).filed_at = INFINITY
     write(&of_stream.connection, stream, self)
     write(&of_stream.wheel, stream, read(&of_connection.wheel, self))
     write(&of_stream.target, stream, target)
     write(&of_stream.reused, stream, read(&of_connection.uses, self) > 1)
     write(&of_stream.phase, stream, IDLE)
     write(&of_stream.paused, stream, False)
-    write(&of_stream.waits_since, stream, INF)
+    write(&of_stream.waits_since, stream, INFINITY)
     write(&of_stream.write_paused, stream, False)
     write(&of_stream.idle_timeout, stream, timeouts.idle)
     write(&of_stream.head_timeout, stream, timeouts.response_headers)
@@ -453,7 +386,7 @@ def buffer_updated(self, nbytes):
     """Compiled `Http2UpstreamConnection.buffer_updated`."""
     if read(&of_connection.gone, self):
         return
-    now = read(&now_of_wheel, read(&of_connection.wheel, self))
+    now = (<Wheel?>read(&of_connection.wheel, self)).now
     write(&of_connection.heard_at, self, now)
     write(&of_connection.unheard, self, False)
     buffer = read(&of_connection.buffer, self)
@@ -507,8 +440,9 @@ def _flush(self):
 
 
 cdef int _watch_stream(stream, seconds) except -1:
-    wheel = read(&of_stream.wheel, stream)
-    return _watch(wheel, stream, &of_stream.deadline, &of_stream.filed_at, read(&now_of_wheel, wheel) + seconds)
+    cdef Wheel wheel = read(&of_stream.wheel, stream)
+    wheel.watch(stream, wheel.now + <double>seconds)
+    return 0
 
 
 cdef int _watch_for_head(stream) except -1:
@@ -519,7 +453,8 @@ cdef int _watch_for_head(stream) except -1:
             return _watch_stream(stream, read(&of_stream.idle_timeout, stream))
         if read(&of_stream.targets_turn, stream):
             return _watch_stream(stream, read(&of_stream.head_timeout, stream))
-    return write(&of_stream.deadline, stream, INF)
+    (<Timed?>stream).deadline = INFINITY
+    return 0
 
 
 cdef int _send(stream, listener, bytes request, method) except -1:
@@ -552,7 +487,7 @@ cdef int _give_up(stream, bint reset) except -1:
     write(&of_stream.phase, stream, OVER)
     write(&of_stream.listener, stream, None)
     write(&of_stream.source, stream, None)
-    _drop(read(&of_stream.wheel, stream), stream, &of_stream.deadline, &of_stream.filed_at)
+    (<Wheel?>read(&of_stream.wheel, stream)).drop(stream)
     write(&of_stream.kept, stream, None)
     connection, number = read(&of_stream.connection, stream), read(&of_stream.number, stream)
     if type_of(connection) is _connection_class:
@@ -601,8 +536,9 @@ cdef int _data_of(self, payload) except -1:
     if read(&of_stream.paused, self) or read(&of_stream.kept, self) is not None:
         _take_data(self, payload)
     elif read(&of_stream.phase, self) is RECEIVING:
-        now = read(&now_of_wheel, read(&of_stream.wheel, self))
-        write(&of_stream.deadline, self, now + read(&of_stream.idle_timeout, self))
+        (<Timed?>self).deadline = (
+            (<Wheel?>read(&of_stream.wheel, self)).now + <double>read(&of_stream.idle_timeout, self)
+        )
         read(&of_stream.listener, self).on_data(payload)
         self._consume(len(payload))
     return 0
@@ -691,7 +627,8 @@ cdef int _mark_idle(stream) except -1:
     """Mark a stream as one that waits for nothing."""
     write(&of_stream.phase, stream, IDLE)
     write(&of_stream.listener, stream, None)
-    return write(&of_stream.deadline, stream, INF)
+    (<Timed?>stream).deadline = INFINITY
+    return 0
 
 
 def take_head(self, text, ended):

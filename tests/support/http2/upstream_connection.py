@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fastgw.errors import Fault
+from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.http.http2.session import Session
 from fastgw.upstream.targets.target import build_targets
 from tests.support.http2 import frames
@@ -23,11 +24,11 @@ if Session is not None:
 BEGUN = 1000.0
 
 
-class Wheel:
+class StandingWheel(Wheel):
     """A clock that stands still, and the deadline of the connection."""
 
-    def __init__(self) -> None:
-        self.now = BEGUN
+    def __init__(self, now: float) -> None:
+        super().__init__(now)
         self.due: float | None = None
 
     def watch(self, timed: Any, deadline: float) -> None:
@@ -56,7 +57,7 @@ class World:
     """A connection with one request in flight. The clock moves to the connection's deadlines, and by `passes`."""
 
     def __init__(self) -> None:
-        self.wheel = Wheel()
+        self.wheel = StandingWheel(BEGUN)
         self.ours, self.target = socket.socketpair()
         self.target.setblocking(False)
         loop = asyncio.get_running_loop()
