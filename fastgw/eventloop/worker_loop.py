@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Final, Protocol, TypeVar, cast
 
 from fastgw.eventloop.addressed_connections import AddressedConnections
-from fastgw.eventloop.socket_poller import SocketPoller, new_socket_poller
+from fastgw.eventloop.socket_poller import SocketPoller
 from fastgw.eventloop.socket_send import room
 from fastgw.eventloop.splice_pipes import SplicePipes
 from fastgw.eventloop.timer_wheel import TICK, Wheel
@@ -316,7 +316,7 @@ class WorkerLoop:
     def sockets(self) -> SocketPoller:
         """Poller for sockets without a transport; created on first use."""
         if self._sockets is None:
-            self._sockets = new_socket_poller(self.loop)
+            self._sockets = SocketPoller(self.loop)
         return self._sockets
 
     @property

@@ -13,7 +13,7 @@ from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from fastgw.eventloop._socket_poller cimport FdListener, SocketPoller
+from fastgw.eventloop.socket_poller cimport FdListener, SocketPoller
 from fastgw.eventloop.timer_wheel cimport Wheel
 
 import os
@@ -140,8 +140,6 @@ cdef class Plan:
         worker_loop = server.worker_loop
         self.targets = upstream.targets
         if upstream.settings.proxy_protocol is not None:
-            return
-        if type(worker_loop.sockets) is not SocketPoller:
             return
         addresses = {}
         for target in upstream.targets:
@@ -323,7 +321,7 @@ cdef class PlainConnection(FdListener):
     cdef bint _is_watched(self, int side) except -1:
         """Let the poller watch a side. False: epoll watches no more sockets of this user; the connection has ended."""
         try:
-            self._plan.poller.add(self._fds[side], self)
+            self._plan.poller.watch(self._fds[side], self)
         except OSError as error:
             self.fault, self.why = Fault.CONNECTIONS_EXHAUSTED, reference.reason_of(error)
             self._finish(True)
@@ -458,7 +456,7 @@ cdef class PlainConnection(FdListener):
         """The target cannot be reached; 0: not in time."""
         plan, target = self._plan, self._target
         if self._fds[TARGET] >= 0:
-            plan.poller.remove(self._fds[TARGET])
+            plan.poller.forget(self._fds[TARGET])
             close_fd(self._fds[TARGET])
             self._fds[TARGET] = -1
         made = self._become_reference()
@@ -515,7 +513,7 @@ cdef class PlainConnection(FdListener):
         plan.wheel.drop(self)
         for side in range(2):
             if self._fds[side] >= 0:
-                plan.poller.remove(self._fds[side])
+                plan.poller.forget(self._fds[side])
                 if is_reset:
                     reset.l_onoff, reset.l_linger = 1, 0
                     setsockopt(self._fds[side], SOL_SOCKET, SO_LINGER, &reset, sizeof(reset))

@@ -7,14 +7,8 @@ import os
 import socket
 from typing import Any
 
-import pytest
-
-from fastgw.eventloop import _socket_poller as TWIN
 from fastgw.eventloop.socket_poller import ENDED, READABLE, WRITABLE, SocketPoller
 from tests.support.on_loop import on_loop, until
-
-WAYS = [pytest.param(SocketPoller, id="plain"), *([pytest.param(TWIN.SocketPoller, id="compiled")] if TWIN else [])]
-pytestmark = pytest.mark.parametrize("made", WAYS)
 
 
 class Listener:
@@ -35,8 +29,8 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 @on_loop
-async def test_each_edge_is_told_once(made: Any) -> None:
-    poller, listener = made(asyncio.get_running_loop()), Listener()
+async def test_each_edge_is_told_once() -> None:
+    poller, listener = SocketPoller(asyncio.get_running_loop()), Listener()
     near, far = pair()
     with near, far:
         poller.watch(near.fileno(), listener)
@@ -54,8 +48,8 @@ async def test_each_edge_is_told_once(made: Any) -> None:
 
 
 @on_loop
-async def test_another_listener_takes_over(made: Any) -> None:
-    poller, first, second = made(asyncio.get_running_loop()), Listener(), Listener()
+async def test_another_listener_takes_over() -> None:
+    poller, first, second = SocketPoller(asyncio.get_running_loop()), Listener(), Listener()
     near, far = pair()
     with near, far:
         poller.watch(near.fileno(), first)
@@ -67,8 +61,8 @@ async def test_another_listener_takes_over(made: Any) -> None:
 
 
 @on_loop
-async def test_who_has_forgotten_a_socket_is_told_no_more_nor_is_who_has_its_number(made: Any) -> None:
-    poller, gone, there = made(asyncio.get_running_loop()), Listener(), Listener()
+async def test_who_has_forgotten_a_socket_is_told_no_more_nor_is_who_has_its_number() -> None:
+    poller, gone, there = SocketPoller(asyncio.get_running_loop()), Listener(), Listener()
     near, far = pair()
     other_near, other_far = pair()
     number = near.fileno()
@@ -88,11 +82,11 @@ async def test_who_has_forgotten_a_socket_is_told_no_more_nor_is_who_has_its_num
 
 
 @on_loop
-async def test_a_listener_that_raises_keeps_nothing_from_the_others(made: Any) -> None:
+async def test_a_listener_that_raises_keeps_nothing_from_the_others() -> None:
     loop = asyncio.get_running_loop()
     raised: list[Any] = []
     loop.set_exception_handler(lambda _, context: raised.append(context["exception"]))
-    poller = made(loop)
+    poller = SocketPoller(loop)
     pairs = [pair() for _ in range(4)]
     listeners = [Listener(fails=place % 2 == 0) for place in range(4)]
     for (near, _), listener in zip(pairs, listeners, strict=True):
@@ -107,8 +101,8 @@ async def test_a_listener_that_raises_keeps_nothing_from_the_others(made: Any) -
 
 
 @on_loop
-async def test_who_has_not_read_all_is_called_again(made: Any) -> None:
-    poller, listener = made(asyncio.get_running_loop()), Listener()
+async def test_who_has_not_read_all_is_called_again() -> None:
+    poller, listener = SocketPoller(asyncio.get_running_loop()), Listener()
     poller.call_again(listener)
     assert not listener.told
     await until(lambda: listener.told == [0])

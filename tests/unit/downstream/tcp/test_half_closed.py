@@ -10,7 +10,7 @@ import pytest
 from fastgw.downstream.tcp import _connection as TWIN
 from fastgw.downstream.tcp.connection import HALF_CLOSED_S
 from fastgw.errors import Fault
-from fastgw.eventloop import _socket_poller
+from fastgw.eventloop.socket_poller import SocketPoller
 from fastgw.eventloop.worker_loop import RELAY_BYTES
 from tests.support.on_loop import on_loop, until
 from tests.unit.downstream.tcp.test_refused_watching import Node, ended
@@ -30,7 +30,7 @@ def node_before(target: socket.socket) -> Node:
 def accept(node: Node, listening: socket.socket, compiled: bool) -> None:
     if compiled:
         node.poller.close()
-        node.worker_loop._sockets = _socket_poller.SocketPoller(asyncio.get_running_loop())
+        node.worker_loop._sockets = SocketPoller(asyncio.get_running_loop())
         assert TWIN.accept(node.server, node.listener, listening.fileno())
         return
     accepted, address = listening.accept()

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from select import select
 
-from fastgw.eventloop.socket_poller import new_socket_poller
+from fastgw.eventloop.socket_poller import SocketPoller
 from tests.support.memory import Plane
 from tests.support.on_loop import on_loop, until
 from tests.support.udp import UdpTarget
@@ -38,7 +38,7 @@ class Session:
                 "routes": [],
             }
         )
-        poller = new_socket_poller(asyncio.get_running_loop())
+        poller = SocketPoller(asyncio.get_running_loop())
         self.plane.worker_loop.sockets = opened.enter_context(closing(poller))
         opened.callback(self._end)
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 import pytest
 
 from fastgw.downstream.udp import sessions
-from fastgw.eventloop.socket_poller import new_socket_poller
+from fastgw.eventloop.socket_poller import SocketPoller
 from fastgw.upstream.targets import dns
 from fastgw.upstream.targets.dns import TargetAddress
 from tests.support.memory import Plane
@@ -40,7 +40,7 @@ async def test_datagrams_that_wait_for_a_name_have_a_bound_over_all_sessions(mon
         listening = opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         listening.bind(("127.0.0.1", 0))
         listening.setblocking(False)
-        plane.worker_loop.sockets = opened.enter_context(closing(new_socket_poller(asyncio.get_running_loop())))
+        plane.worker_loop.sockets = opened.enter_context(closing(SocketPoller(asyncio.get_running_loop())))
         clients = [opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(3)]
 
         def send_all() -> None:

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Compiled `socket_poller`: listeners in compiled code (`FdListener`) are called without Python."""
+"""See `socket_poller.pyi`."""
 
 cimport cython
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
@@ -18,6 +18,8 @@ cdef extern from "sys/epoll.h" nogil:
     enum:
         EPOLL_CLOEXEC
         EPOLL_CTL_ADD
+        EPOLLERR
+        EPOLLHUP
         EPOLLIN
         EPOLLOUT
         EPOLLRDHUP
@@ -31,6 +33,10 @@ cdef extern from "unistd.h" nogil:
 cdef enum:
     PER_TURN = 1024
 
+READABLE = EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR
+WRITABLE = EPOLLOUT | EPOLLHUP | EPOLLERR
+ENDED = EPOLLRDHUP | EPOLLHUP | EPOLLERR
+BROKEN = EPOLLHUP | EPOLLERR
 cdef uint32_t _EDGES = <uint32_t>1 << 31  # EPOLLET
 
 
@@ -41,8 +47,6 @@ cdef class FdListener(Timed):
 
 @cython.final
 cdef class SocketPoller:
-    """Compiled `socket_poller.SocketPoller`. Events of a previous socket with the same descriptor are dropped."""
-
     def __init__(self, loop):
         self._loop = loop
         self._epoll = epoll_create1(EPOLL_CLOEXEC)
@@ -57,16 +61,7 @@ cdef class SocketPoller:
     def __dealloc__(self):
         PyMem_Free(self._watched)
 
-    def watch(self, int fd, listener):
-        self.add(fd, listener)
-
-    def take_over(self, int fd, listener):
-        self.hand_to(fd, listener)
-
-    def forget(self, int fd):
-        self.remove(fd)
-
-    cdef int add(self, int fd, object listener) except -1:
+    cpdef watch(self, int fd, listener):
         cdef epoll_event event
         cdef void* grown
         cdef int size
@@ -88,18 +83,15 @@ cdef class SocketPoller:
         self._kept[fd] = listener
         self._watched[fd].listener = <void*>listener
         self._watched[fd].serial = self._serial
-        return 0
 
-    cdef int hand_to(self, int fd, object listener) except -1:
+    cpdef take_over(self, int fd, listener):
         self._kept[fd] = listener
         self._watched[fd].listener = <void*>listener
-        return 0
 
-    cdef int remove(self, int fd) except -1:
+    cpdef forget(self, int fd):
         if 0 <= fd < self._size and self._watched[fd].listener is not NULL:
             self._watched[fd].listener = NULL
             del self._kept[fd]
-        return 0
 
     def call_again(self, listener):
         if not self._again:

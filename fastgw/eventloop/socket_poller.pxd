@@ -23,7 +23,7 @@ cdef class SocketPoller:
     cdef dict _kept
     cdef list _again
 
-    cdef int add(self, int fd, object listener) except -1
-    cdef int hand_to(self, int fd, object listener) except -1
-    cdef int remove(self, int fd) except -1
+    cpdef watch(self, int fd, listener)
+    cpdef take_over(self, int fd, listener)
+    cpdef forget(self, int fd)
     cdef int _notify(self, int fd, uint32_t serial, uint32_t events) except -1
