@@ -1,6 +1,6 @@
 """Base class of the caches of tokens: aiocache's interface, with its serializers, times to live and plugins.
 
-The backends are `sync.credential_cache.WorkerTokenCache`, the credentials that a worker has fetched
+The backends are `sync.worker_token_cache.WorkerTokenCache`, the credentials that a worker has fetched
 (`filters.policies.credentials.worker_cache`), and the Redis of all nodes (`redis.encrypted_cache`).
 """
 

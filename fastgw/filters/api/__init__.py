@@ -38,8 +38,8 @@ from fastgw.shm.node_queue import WorkerBell
 from fastgw.shm.quota_table import QuotaTable
 from fastgw.shm.rate_limit_table import Cells
 from fastgw.sync.cache_purges import PurgeOrder
-from fastgw.sync.credential_cache import WorkerTokenCache
 from fastgw.sync.feeds import Feed, Feeds
+from fastgw.sync.worker_token_cache import WorkerTokenCache
 from fastgw.upstream.client.http_client import Fetcher
 from fastgw.upstream.client.subrequest import (
     Subrequest,

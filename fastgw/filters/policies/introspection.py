@@ -58,7 +58,7 @@ from fastgw.jose.strict import members
 from fastgw.observe.tracing.trace import Trace
 from fastgw.redis.address import parse_redis
 from fastgw.redis.encrypted_cache import EncryptedRedisCache, Kept
-from fastgw.sync.credential_cache import WorkerTokenCache
+from fastgw.sync.worker_token_cache import WorkerTokenCache
 from fastgw.upstream.client.http_client import FetchFailed
 
 Word = Annotated[str, Meta(min_length=1)]

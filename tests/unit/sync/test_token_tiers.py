@@ -21,8 +21,8 @@ from fastgw.filters.policies.credentials.oauth_tokens import TOKENS, Token, Toke
 from fastgw.redis import encrypted_cache
 from fastgw.redis.address import parse_redis
 from fastgw.redis.encrypted_cache import EncryptedRedisCache, Kept
-from fastgw.sync import credential_cache
-from fastgw.sync.credential_cache import HITS, MISSES, TokenCache, WorkerTokenCache
+from fastgw.sync.credential_cache import HITS, MISSES, count_in
+from fastgw.sync.worker_token_cache import WorkerTokenCache
 from fastgw.token_tier import TokenSerializer, TokenTier
 from tests.support.brokering import node_of, oauth2
 from tests.support.issuer import Issuer
@@ -92,15 +92,10 @@ async def test_a_tier_is_a_cache_of_aiocache(
     assert "a-token" not in caplog.text
 
 
-@pytest.mark.parametrize("way", dict.fromkeys([credential_cache._TokenCache, TokenCache]))
-def test_a_hit_of_a_worker_is_read_without_waiting_until_its_time_is_over(
-    way: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hit_of_a_worker_is_read_without_waiting_until_its_time_is_over() -> None:
     """And what is not to be counted is not; a full cache evicts the oldest."""
     words = memoryview(bytearray(16)).cast("Q")
-    monkeypatch.setattr(credential_cache, "TokenCache", way)
-    counted = credential_cache._count_in if way is credential_cache._TokenCache else credential_cache.count_in
-    counted(words)
+    count_in(words)
 
     def run(setting: Any) -> Any:
         with pytest.raises(StopIteration) as ended:  # nothing in it waits
@@ -120,7 +115,7 @@ def test_a_hit_of_a_worker_is_read_without_waiting_until_its_time_is_over(
     run(silent.set(b"1", 1))
     assert [silent.peek(b"1"), silent.peek(b"2")] == [1, None]
     assert (words[HITS], words[MISSES]) == (2, 2)
-    counted(memoryview(bytearray(16)).cast("Q"))
+    count_in(memoryview(bytearray(16)).cast("Q"))
 
 
 @for_each(

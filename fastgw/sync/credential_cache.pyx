@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Compiled `credential_cache`."""
+"""See `credential_cache.pyi`."""
 
 cimport cython
 from cpython.buffer cimport PyBUF_CONTIG, PyBuffer_Release, PyObject_GetBuffer
@@ -30,6 +30,8 @@ cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(object mapping, object key) except? NULL
     void PyObject_GC_UnTrack(void* each)
 
+HITS, MISSES = range(2)
+WORDS = 2
 cdef uint64_t _own[2]
 cdef uint64_t* _counts = _own
 cdef Py_buffer _held
@@ -37,7 +39,6 @@ cdef bint _holds = False
 
 
 def count_in(words not None):
-    """Compiled `credential_cache.count_in`."""
     global _counts, _holds
     cdef Py_buffer view
     PyObject_GetBuffer(words, &view, PyBUF_CONTIG)
@@ -57,7 +58,6 @@ cdef inline double _now() noexcept nogil:
 
 
 def uncollected(each):
-    """Compiled `credential_cache.uncollected`."""
     # Of these two types only: the destructors of others may take it for granted that they are tracked.
     if type(each) is dict:
         for value in (<dict> each).values():
@@ -79,8 +79,6 @@ cdef class _Entry:
 
 @cython.final
 cdef class TokenCache:
-    """Compiled `credential_cache.TokenCache`."""
-
     cdef object _entries
     cdef Py_ssize_t _most
     cdef uint64_t _counted
