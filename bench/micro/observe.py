@@ -10,9 +10,9 @@ from bench.micro.heads import REQUESTS
 from bench.micro.timing import Room
 from fastgw.http.http1.parser import parse_request
 from fastgw.observe import Series
-from fastgw.observe import _recorder as compiled
 from fastgw.observe.access_log.formats import LineFormat, Mask, SecretNames
 from fastgw.observe.access_log.line_formats import FORMATS
+from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.log import Log
 from fastgw.observe.access_log.record import Record
 from fastgw.observe.finished_exchange import FinishedExchange, record_of
@@ -103,10 +103,10 @@ def _line(make: LineFormat, mask: Mask, record: Record) -> bytes:
 
 def _recorder(series: Series, logs: list[Settings]) -> Any:
     counters = ExchangeCounters(series, memoryview(bytearray(8 * WORDS)).cast("Q"))
-    made = [Log(settings, counters, compiled.LineQueue) for settings in logs]
+    made = [Log(settings, counters) for settings in logs]
     for log in made:
-        log.held = _emptied(compiled.LineQueue)
-    return compiled.Recorder(Recorder(counters, made))
+        log.held = _emptied(LineQueue)
+    return Recorder(counters, made)
 
 
 def _emptied(held: Any) -> Any:

@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from fastgw.observe import _recorder as compiled
 from fastgw.observe.access_log.log import ABANDON_S, AccessLog, Log
 from fastgw.observe.access_log.sink_kinds import CallCollector
 from fastgw.observe.finished_exchange import FinishedExchange, record_of
@@ -11,7 +11,10 @@ from fastgw.observe.metrics.counters import ExchangeCounters, Note
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.observe.metrics.request_meter import MeterPlan, RequestMeter
 from fastgw.observe.metrics.series_layout import WORDS, Series
-from fastgw.observe.recorder import KeepStory, Recorder, TakeBodies
+from fastgw.observe.recorder import Recorder
+
+if TYPE_CHECKING:
+    from fastgw.observe.recorder import KeepStory, TakeBodies
 
 
 class Observer:
@@ -34,7 +37,7 @@ class Observer:
         note: Note | None = None,
         plan: MeterPlan | None = None,
         call_collector: CallCollector | None = None,
-        take_bodies: TakeBodies | None = None,
+        take_bodies: "TakeBodies | None" = None,
     ) -> None:
         """Create the observer. `column`: `series_layout.WORDS` words, written by this worker alone. None: the counts
         are not read. `note`: records the last error of a route. `plan`: of the meter; None: there is none.
@@ -45,7 +48,7 @@ class Observer:
         self._counters = ExchangeCounters(series, column, note)
         self._call_collector = call_collector
         self._logs = [self._log(settings) for settings in logs]
-        self._recorder = compiled.Recorder(Recorder(self._counters, self._logs, self._meters(plan), take_bodies))
+        self._recorder = Recorder(self._counters, self._logs, self._meters(plan), take_bodies)
         self._ending: list[Log] = []  # of earlier generations; their threads may still write
         self.finish = self._recorder.finish
         self.count_subrequest = self._recorder.count_subrequest
@@ -55,7 +58,7 @@ class Observer:
         self.count_validation = self._counters.count_validation
         self.note_exemplar = self._counters.note_exemplar
 
-    def keep_stories(self, keep: KeepStory | None, slower_than: float) -> None:
+    def keep_stories(self, keep: "KeepStory | None", slower_than: float) -> None:
         """Call `keep` for requests with errors, and for those that take longer than this number of seconds."""
         self._recorder.keep_stories(keep, slower_than)
 
@@ -90,7 +93,7 @@ class Observer:
         return [] if plan is None else [self._counters.meter(plan)]
 
     def _log(self, settings: AccessLog) -> Log:
-        return Log(settings, self._counters, compiled.LineQueue, self._call_collector)
+        return Log(settings, self._counters, self._call_collector)
 
     def adopt(self, logs: Sequence[AccessLog], series: Series, plan: MeterPlan | None = None) -> None:
         """Change to another generation, between two exchanges and without waiting.

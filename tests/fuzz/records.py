@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from fastgw.http.http1.parser import parse_request
+from fastgw.http.malformed import Malformed
+from fastgw.observe import Observer, Record, Series, record_of
+from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.series_layout import WORDS
 from fastgw.shm.slot_assignment import SlotNames, first
 from tests.fuzz import messages
 from tests.fuzz.comparison import Difference
 from tests.fuzz.routes import as_bytes
-from tests.fuzz.sides import Side
+from tests.support.counted import assert_line, count_record
 
 LISTENERS, ROUTES, UPSTREAMS = ["public", "\u00f6"], ["users", 'quo"te', "back\\slash", "\u20ac" * 40], ["api", "cart"]
 FAULTS = ["connect_refused", "route_not_found"]
@@ -170,66 +173,59 @@ class Log:
 NOW = 1e6
 
 
-def compare(reference: Side, twin: Side, content: bytes, seed: int) -> bool:
+def judge(content: bytes, seed: int) -> bool:
     """Whether anything was recorded. The lines are taken one by one, or when there are many. Raises `Difference`."""
     case = json.loads(content, object_hook=_with_one_of_each_text)
-    ours, theirs = (Recorded(side, case["logs"]) for side in (reference, twin))
+    recorded = Recorded(case["logs"])
     at_once = seed % 4 == 0
     for exchange in case["exchanges"] * (8 if at_once else 1):
-        ours.finish(exchange)
-        theirs.finish(exchange)
+        recorded.finish(exchange)
         if not at_once:
-            _same(ours, theirs, f"of {exchange}")
-    _same(ours, theirs, "in the end")
-    return any(ours.column)
+            recorded.judge(f"of {exchange}")
+    recorded.judge("in the end")
+    return any(recorded.column)
 
 
 def _with_one_of_each_text(told: dict[str, Any]) -> dict[str, Any]:
-    """As in a running gateway: the name of a route is one object, by which a twin knows it again."""
+    """As in a running gateway: the name of a route is one object, by which the recorder knows it again."""
     return {name: sys.intern(value) if isinstance(value, str) else value for name, value in told.items()}
 
 
-_SECONDS = re.compile(rb'(_s":\d+)(\.\d*?)0*(?=[,}])')
-
-
-def _shortest(lines: bytes) -> bytes:
-    """Seconds without zeros at their end: which way a line was made is not to be seen in anything else."""
-    return _SECONDS.sub(lambda found: found[1] + (found[2] if found[2] != b"." else b""), lines)
-
-
-def _same(ours: Recorded, theirs: Recorded, when: str) -> None:
-    for one, other in zip(ours.lines(), theirs.lines(), strict=True):
-        if _shortest(one) != _shortest(other):
-            raise Difference(f"lines {when}:\n{one[-2000:]!r}\nthe twin:\n{other[-2000:]!r}")
-    if ours.column == theirs.column:
-        return
-    words = (memoryview(side.column).cast("Q") for side in (ours, theirs))
-    differing = [(place, *pair) for place, pair in enumerate(zip(*words, strict=True)) if pair[0] != pair[1]]
-    raise Difference(f"words of the column, plain Python's, and the twin's {when}: {differing}")
-
-
 class Recorded:
-    """One side's counters and logs."""
+    """Counters and logs of a recorder, and of the model: what the records of the exchanges tell."""
 
-    def __init__(self, side: Side, logs: list[dict[str, Any]]) -> None:
-        self._side = side
-        places = first(SlotNames(LISTENERS, ROUTES, dict.fromkeys(UPSTREAMS, ())))
-        series = side.observe.Series(places, FAULTS)
-        self.column = bytearray(8 * WORDS)
-        self._observer = side.observe.Observer(
-            logs=[Log(**log) for log in logs], column=memoryview(self.column).cast("Q"), series=series
-        )
-        self._recorder = self._observer.finish.__self__
+    def __init__(self, logs: list[dict[str, Any]]) -> None:
+        series = Series(first(SlotNames(LISTENERS, ROUTES, dict.fromkeys(UPSTREAMS, ()))), FAULTS)
+        self.column, self._expected = (memoryview(bytearray(8 * WORDS)).cast("Q") for _ in range(2))
+        self._counters = ExchangeCounters(series, self._expected)
+        self._settings = [Log(**log) for log in logs]
+        self._observer = Observer(logs=self._settings, column=self.column, series=series)
+        self._recorder: Any = self._observer.finish.__self__  # type: ignore[attr-defined]
+        self._records: list[Record] = []
 
-    def lines(self) -> list[bytes]:
-        """All that each log holds."""
-        return [b"".join(iter(log.held.pop_lines, b"")) for log in self._observer._logs]
+    def judge(self, when: str) -> None:
+        """Each exchange since the last call has a line in each log, and is counted. Raises `Difference`."""
+        for settings, log in zip(self._settings, self._observer._logs, strict=True):
+            written = b"".join(iter(log.held.pop_lines, b""))
+            lines = written.splitlines(keepends=True)
+            try:
+                assert len(lines) == len(self._records)
+                for line, record in zip(lines, self._records, strict=True):
+                    if settings.format == "json":
+                        assert_line(line, record, settings.redact)
+            except (AssertionError, ValueError) as error:
+                raise Difference(f"lines {when}: {error}\n{written[-2000:]!r}") from error
+        self._records.clear()
+        if self.column != self._expected:
+            words = zip(self.column, self._expected, strict=True)
+            differing = [(place, *pair) for place, pair in enumerate(words) if pair[0] != pair[1]]
+            raise Difference(f"words of the column, and those that were expected {when}: {differing}")
 
     def finish(self, told: dict[str, Any]) -> None:
         """An exchange has ended; it has not even begun if its head is refused."""
         try:
-            head = self._side.framing.parse_request(as_bytes(told["head"]))
-        except self._side.malformed.Malformed:
+            head = parse_request(as_bytes(told["head"]))
+        except Malformed:
             return
         if told["user_agent"] is not None:
             head.fields().set(b"User-Agent", told["user_agent"].replace("\n", " ").replace("\x7f", " ").encode())
@@ -258,3 +254,6 @@ class Recorded:
             subrequests=told.get("subrequests", "") or None,
         )
         self._recorder.finish_at(ended, NOW, told["date"])
+        record = record_of(ended, NOW, told["date"])  # type: ignore[arg-type]
+        count_record(self._counters, record)
+        self._records.append(record)

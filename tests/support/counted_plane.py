@@ -16,7 +16,6 @@ from unittest.mock import patch
 from fastgw.config.settings.gateway import AccessLog
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, new_exchange
-from fastgw.observe import _recorder
 from fastgw.observe.access_log.log import Log
 from fastgw.observe.finished_exchange import FinishedExchange, record_of
 from fastgw.observe.metrics.counters import ExchangeCounters
@@ -78,9 +77,8 @@ class Recording(Observer):
         super().__init__()
         self._plane = plane
         counters = ExchangeCounters(plane.gateway.series, column)
-        self._log = Log(AccessLog(), counters, _recorder.LineQueue)
-        recorder = Recorder(counters, [self._log])
-        self._recorder: Any = _recorder.Recorder(recorder)
+        self._log = Log(AccessLog(), counters)
+        self._recorder = Recorder(counters, [self._log])
 
     def finish(self, ended: FinishedExchange) -> None:
         now = self._plane.now()

@@ -7,7 +7,7 @@ can end or forge a line. Rule 3: secrets are masked first, in the query and wher
 """
 
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from time import gmtime, strftime
 from typing import Any, Final
@@ -216,47 +216,24 @@ def _json_fields(record: Record, mask: Mask) -> dict[str, Any]:
     }
 
 
-JSON_SLOTS: Final[Mapping[str, bytes]] = {
-    "time": b'"%b.%03dZ"',
-    "client": b'"%b"',
-    "consumer": b"%b",
-    "host": b'"%b"',
-    "path": b'"%b"',
-    "query": b"%b",
-    "request_bytes": b"%d",
-    "response_bytes": b"%d",
-    "duration_s": b"%.6f",
-    "upstream_s": b"%b",
-    "retries": b"%d",
-    "request_id": b"%b",
-    "user_agent": b"%b",
-    "referer": b"%b",
-}
-"""Keys of a JSON line whose values differ between requests, in order, with the placeholder of each in a template.
-
-Values that may be null are inserted as JSON.
-"""
+JSON_SLOTS: Final = (
+    *("time", "client", "consumer", "route", "host", "path", "query", "fault_detail", "request_bytes"),
+    *("response_bytes", "duration_s", "upstream_s", "retries", "request_id", "user_agent", "referer"),
+)
+"""Keys of a JSON line whose values differ between requests of a kind, in order."""
 
 
-def json_pieces(record: Record, slots: Container[str] = JSON_SLOTS) -> tuple[bytes, ...]:
-    """Return the parts of the record's line before, between and after the values of these keys."""
+def json_pieces(record: Record) -> tuple[bytes, ...]:
+    """Return the parts of the record's line before, between and after the values of `JSON_SLOTS`."""
     pieces, piece = [], b"{"
     for name, value in _json_fields(record, _as_it_is).items():
         piece += b'"%b":' % name.encode()
-        if name in slots:
+        if name in JSON_SLOTS:
             pieces.append(piece)
             piece = b","
         else:
             piece += _json(value).rstrip(b"\n") + b","
     return *pieces, piece.removesuffix(b",") + b"}\n"
-
-
-def json_template(pieces: tuple[bytes, ...]) -> bytes:
-    """Return a `%` template with a placeholder for each value of `JSON_SLOTS`; the time has two, seconds and
-    milliseconds.
-    """
-    slots = (*JSON_SLOTS.values(), b"")
-    return b"".join(piece.replace(b"%", b"%%") + slot for piece, slot in zip(pieces, slots, strict=True))
 
 
 def _as_it_is(query: bytes | None) -> bytes | None:

@@ -8,7 +8,7 @@ Rule 4: the thread only writes, and wakes rarely, because it holds the GIL meanw
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from threading import Thread
 from typing import Final, Protocol
 
@@ -66,15 +66,6 @@ class AccessLog(Protocol):
         """Query parameters to mask in addition to those of `credential_names`."""
 
 
-class Lines(Protocol):
-    """`LineQueue`, or the compiled one."""
-
-    @property
-    def size(self) -> int: ...
-    def add(self, line: bytes) -> bool: ...
-    def pop_lines(self) -> bytes: ...
-
-
 class Log:
     """One access log of one worker."""
 
@@ -82,7 +73,6 @@ class Log:
         self,
         settings: AccessLog,
         counters: ExchangeCounters,
-        held: Callable[[int, Callable[[], None], Callable[[], None]], Lines] = LineQueue,
         call_collector: CallCollector | None = None,
     ) -> None:
         self.settings = settings
@@ -97,7 +87,7 @@ class Log:
         self._is_failing = False  # lines are dropped: reported once, the metric has the number
         self._wake, self._press = threading.Event(), threading.Event()  # there are lines; write at once
         self._stopping = False
-        self.held = held(MAX_HELD, self._wake.set, self._press.set)
+        self.held = LineQueue(MAX_HELD, self._wake.set, self._press.set)
         self._thread = Thread(target=self._run, name=f"access log {settings.sink}", daemon=True)
 
     def add(self, line: bytes) -> None:

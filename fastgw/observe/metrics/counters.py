@@ -3,13 +3,12 @@
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from threading import Lock
-from typing import Final, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from fastgw.http.grpc.status import GrpcStatus
 from fastgw.observe.metrics.exemplars import write_exemplar
 from fastgw.observe.metrics.families import (
     BOUNDS_S,
-    CACHE_HITS,
     CACHE_MISS_REASONS,
     CACHE_RESULTS,
     METHOD_INDEXES,
@@ -18,26 +17,18 @@ from fastgw.observe.metrics.families import (
 )
 from fastgw.observe.metrics.request_meter import MeterPlan, RequestMeter
 from fastgw.observe.metrics.series_layout import (
-    CONSUMER_CACHE,
-    CONSUMER_CLASSES,
-    CONSUMER_REQUEST_BYTES,
-    CONSUMER_RESPONSE_BYTES,
     DROPPED_UNQUEUED,
     DROPPED_UNWRITTEN,
     FAULTS_AT,
     NO_CONSUMER,
     NO_UPSTREAM,
-    ROUTE_REQUEST_BYTES,
-    ROUTE_RESPONSE_BYTES,
     ROUTE_WORDS,
     ROUTES_AT,
     SPANS_DROPPED,
     SPANS_EXPORTED,
     SPANS_FAILED,
-    SUM,
     TARGET_SERVER_ERRORS,
     UNCELLED,
-    UPSTREAM_RETRIES,
     WORDS,
     Series,
     SeriesCells,
@@ -50,7 +41,6 @@ from fastgw.observe.metrics.series_layout import (
     grpc_cell_name,
     refusal_cell_name,
     shadow_cell_name,
-    status_class,
     validation_cell_name,
     websocket_cell_name,
 )
@@ -58,14 +48,6 @@ from fastgw.shm.slot_assignment import SlotTable
 
 Note = Callable[[SlotTable, str, str, str], None]
 """Function that records an error: slots of the generation, route, fault, and detail."""
-
-
-MOST_TARGETS: Final = 4096
-"""Targets of sub-requests whose rows are remembered: names from DNS and discovery change."""
-Words: TypeAlias = tuple[int, int, int, int, int, int]
-"""Words of a `SeriesWords`, as a plain tuple. PERF: unpacking takes 60 instructions, a named tuple 400 (CPython 3.11,
-callgrind, micro/observe).
-"""
 
 
 class SeriesWords(NamedTuple):
@@ -95,10 +77,8 @@ class ExchangeCounters:
         """Words of the counters of `count_cache` that are known, by route and result. It stays the same object."""
         self.grpc_words: dict[tuple[str, str], int] = {}
         """Words of the counters of `count_grpc` that are known, by route and status. It stays the same object."""
-        self._coding_words: dict[tuple[str, int, int], tuple[int | None, int | None]] = {}  # before and after
         self.cache_miss_words: dict[tuple[str, str], int] = {}
         """Words of the counters of `count_cache_miss` that are known, by route and reason. It stays the same object."""
-        self._target_rows: dict[tuple[str, str], tuple[int, int]] = {}  # of sub-requests, by upstream and target
         self._unwritten = Lock()
 
     @property
@@ -111,9 +91,7 @@ class ExchangeCounters:
         self._series = series
         self.cache_words.clear()
         self.grpc_words.clear()
-        self._coding_words = {}
         self.cache_miss_words.clear()
-        self._target_rows = {}
 
     def series_words(
         self, listener: str, route: str, upstream: str, method: bytes, status: int, fault: str = "", target: str = ""
@@ -143,89 +121,14 @@ class ExchangeCounters:
         word = self.cells.word(fault_cell_name(upstream_row, route, fault_row))
         return FAULTS_AT + fault_row if word is None else word
 
-    def count(
-        self,
-        words: Words,
-        duration_s: float,
-        request_bytes: int = 0,
-        response_bytes: int = 0,
-        upstream_s: float = -1.0,
-        retries: int = 0,
-    ) -> None:
-        """Count a finished exchange. `upstream_s`: negative if no response head from an upstream was complete."""
-        column = self.column
-        request, row, upstream_row, target_row, server_error, fault = words
-        column[request] += 1
-        column[row + bisect_left(BOUNDS_S, duration_s)] += 1
-        column[row + SUM] += int(duration_s * 1e6)
-        # PERF: words that do not change are not written: 0.1 us (CPython 3.11, micro/observe).
-        if request_bytes:
-            column[row + ROUTE_REQUEST_BYTES] += request_bytes
-        if response_bytes:
-            column[row + ROUTE_RESPONSE_BYTES] += response_bytes
-        if upstream_s >= 0.0:
-            # PERF: as `count_upstream`, without a call of it.
-            bucket, taken_us = bisect_left(BOUNDS_S, upstream_s), int(upstream_s * 1e6)
-            column[upstream_row + bucket] += 1
-            column[upstream_row + SUM] += taken_us
-            column[target_row + bucket] += 1
-            column[target_row + SUM] += taken_us
-            if server_error:
-                column[server_error] += 1
-        if retries:
-            column[upstream_row + UPSTREAM_RETRIES] += retries
-        if fault:
-            column[fault] += 1
-
-    def count_upstream(
-        self, upstream_row: int, target_row: int, server_error: int, upstream_s: float, retries: int
-    ) -> None:
-        """Count a request for its upstream. Arguments as in `count`."""
-        column = self.column
-        if upstream_s >= 0.0:
-            bucket, taken_us = bisect_left(BOUNDS_S, upstream_s), int(upstream_s * 1e6)
-            column[upstream_row + bucket] += 1
-            column[upstream_row + SUM] += taken_us
-            column[target_row + bucket] += 1
-            column[target_row + SUM] += taken_us
-            if server_error:
-                column[server_error] += 1
-        if retries:
-            column[upstream_row + UPSTREAM_RETRIES] += retries
-
-    def upstream_words(self, upstream: str, target: str, status: int) -> tuple[int, int, int]:
-        """Return the words that count a request for its upstream: `upstream_row`, `target_row`, `server_error`."""
-        rows = self._target_rows.get((upstream, target))
-        if rows is None:
-            if len(self._target_rows) >= MOST_TARGETS:
-                self._target_rows.clear()
-            rows = self._series.upstream_words(upstream), self._series.target_words(upstream, target)
-            self._target_rows[upstream, target] = rows
-        upstream_row, target_row = rows
-        return upstream_row, target_row, target_row + TARGET_SERVER_ERRORS if status >= 500 else 0
+    def upstream_rows(self, upstream: str, target: str) -> tuple[int, int]:
+        """Return the rows of an upstream and of its target."""
+        return self._series.upstream_words(upstream), self._series.target_words(upstream, target)
 
     def remember(self, route: str, target: str, fault: str, why: str) -> None:
         """Record a fault of the gateway or the upstream as the last error of this route."""
         if self._note is not None:
             self._note(self._series.slot_table, route, fault, ": ".join(filter(None, (target, why))))
-
-    def count_consumer(
-        self,
-        name: str,
-        status: int,
-        duration_s: float,
-        request_bytes: int = 0,
-        response_bytes: int = 0,
-        cache_result: str = "",
-    ) -> None:
-        """Count a request of a consumer. `cache_result`: "" if the route has no cache."""
-        column, row = self.column, self._series.consumer_words(name)
-        column[row + bisect_left(BOUNDS_S, duration_s)] += 1
-        column[row + CONSUMER_REQUEST_BYTES] += request_bytes
-        column[row + CONSUMER_RESPONSE_BYTES] += response_bytes
-        column[row + CONSUMER_CLASSES + status_class(status)] += 1
-        if cache_result:
-            column[row + CONSUMER_CACHE + (cache_result in CACHE_HITS)] += 1
 
     def count_websocket(self, listener: str, route: str, side: int, what: int, count: int) -> None:
         """Count messages of a kind (`WebsocketMessage`) that a side has sent, or ends with a close code. `route`: "" if
@@ -237,30 +140,16 @@ class ExchangeCounters:
         if word is not None:
             self.column[word] += count
 
-    def count_content_coding(self, route: str, operation: int, coding: int, bytes_in: int, bytes_out: int) -> None:
-        """Count the bytes of a body before and after an operation with a content coding. `route`: "" if none matched.
-        Not counted if the column has no free cell.
-        """
-        before, after = self.coding_words(route, operation, coding)
-        if before is not None:
-            self.column[before] += bytes_in
-        if after is not None:
-            self.column[after] += bytes_out
-
     def coding_words(self, route: str, operation: int, coding: int) -> tuple[int | None, int | None]:
-        """Return the words of `count_content_coding`, for the bytes before and after. None: the column has no free
-        cell.
+        """Return the words that count the bytes of a body before and after an operation with a content coding.
+
+        None: the column has no free cell. `route`: "" if none matched.
         """
-        words = self._coding_words.get((route, operation, coding))
-        if words is None:
-            row = self._series.routes_by_name.get(route, 0)
-            words = (
-                self.cells.word(coding_cell_name(row, operation, coding, False)),
-                self.cells.word(coding_cell_name(row, operation, coding, True)),
-            )
-            if None not in words:
-                self._coding_words[route, operation, coding] = words
-        return words
+        row = self._series.routes_by_name.get(route, 0)
+        return (
+            self.cells.word(coding_cell_name(row, operation, coding, False)),
+            self.cells.word(coding_cell_name(row, operation, coding, True)),
+        )
 
     def count_cache(self, route: str, result: str) -> None:
         """Count a request by the result of its route's cache (`CacheResult`). Not counted if the column has no free

@@ -30,7 +30,7 @@ SUM: Final = len(BOUNDS_S) + 1
 ROUTE_REQUEST_BYTES, ROUTE_RESPONSE_BYTES, ROUTE_WORDS = SUM + 1, SUM + 2, SUM + 3
 CONSUMER_REQUEST_BYTES, CONSUMER_RESPONSE_BYTES, CONSUMER_CLASSES = SUM, SUM + 1, SUM + 2
 STATUS_CLASSES: Final = 6
-"""Words from `CONSUMER_CLASSES` on: requests by `status_class`."""
+"""Words from `CONSUMER_CLASSES` on: requests by the first digit of their status; from 500 on all count as 5."""
 CONSUMER_CACHE: Final = CONSUMER_CLASSES + STATUS_CLASSES
 """Requests on routes with a cache that were not answered from its store; the next word: those that were."""
 CONSUMER_WORDS: Final = CONSUMER_CACHE + 2
@@ -137,19 +137,10 @@ class Series:
         """Return the first word of this target's row in a column."""
         return TARGETS_AT + self.targets.get(target_name(upstream, label), 0) * TARGET_WORDS
 
-    def consumer_words(self, name: str) -> int:
-        """Return the first word of this consumer's row in a column."""
-        return CONSUMERS_AT + self.consumers.get(name, 0) * CONSUMER_WORDS
-
 
 def series_of(slot_table: SlotTable) -> Series:
     """Return the series of the generation with these slots."""
     return Series(slot_table, [fault.label for fault in Fault])
-
-
-def status_class(status: int) -> int:
-    """Return the class of a status, such as 2; all from 500 on are errors, and 0 is none of HTTP."""
-    return min(status // 100, STATUS_CLASSES - 1)
 
 
 def counted_in(layout: Layout) -> int:

@@ -23,6 +23,7 @@ from fastgw.analytics.usage import TooMuch, read_usage, why_not_analytics
 from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.series_layout import ROUTES_AT, WORDS, cell_name, series_of
 from fastgw.shm.slot_assignment import SlotNames, SlotTable, first
+from tests.support import counted
 from tests.support.small_file_system import small_file_system
 
 NOW = 1_800_000_000.0 // DAY * DAY + 12 * HOUR
@@ -50,8 +51,8 @@ def test_counts_are_those_that_the_workers_have_counted(tmp_path: Path) -> None:
     for column, status in zip(columns, (200, 503), strict=True):
         counters = ExchangeCounters(series_of(slots), column)
         words = counters.series_words("main", "users", "", b"GET", status)
-        counters.count(tuple(words), 0.02, 10, 300)
-        counters.count_consumer("alice", status, 0.02, 10, 300, "hit" if status == 200 else "miss")
+        counted.count(counters, words, 0.02, 10, 300)
+        counted.count_consumer(counters, "alice", status, 0.02, 10, 300, "hit" if status == 200 else "miss")
     names = NO_NAMES.following(slots, {"alice": "gold"})
     store = store_at(tmp_path / "a.db")
     store.write([read_counters(columns, names, NOW)])
@@ -78,7 +79,7 @@ def test_the_consumers_and_statuses_of_one_plan(tmp_path: Path) -> None:
     counters = ExchangeCounters(series_of(slots), column)
     for times, (name, status) in enumerate(zip(names, (200, 200, 404), strict=True), 1):
         for _ in range(times):
-            counters.count_consumer(name, status, 0.02, 10, 300, "")
+            counted.count_consumer(counters, name, status, 0.02, 10, 300, "")
     plans = NO_NAMES.following(slots, {"alice": "gold", "bob": "gold"})
     store = store_at(tmp_path / "a.db")
     store.write([read_counters([column], plans, NOW)])

@@ -19,7 +19,7 @@ REPORT = """\
  57.46% ;[kernel.kallsyms]
  20.00% ;libpython3.11.so.1.0
   5.00% ;_parser.cpython-311-x86_64-linux-gnu.so
-  5.00% ;_recorder.cpython-311-x86_64-linux-gnu.so
+  5.00% ;recorder.cpython-311-x86_64-linux-gnu.so
   4.00% ;loop.cpython-311-x86_64-linux-gnu.so
   4.00% ;parser.cpython-311-x86_64-linux-gnu.so
   2.50% ;libc.so.6

@@ -10,21 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import pytest
 
-from fastgw.observe import Observer, Series, observer
+from fastgw.observe import Observer, Series
 from fastgw.observe.metrics.series_layout import ROUTE_REQUEST_BYTES, WORDS, claimed
 from fastgw.observe.metrics.totals import totals
-from fastgw.observe.recorder import LazyDisposal
+from fastgw.observe.series_kinds import LazyDisposal
 from fastgw.shm.slot_assignment import SlotNames, SlotTable, first
 from tests.unit.observe.access_log.test_logs import AccessLog, wait_until
-from tests.unit.observe.test_finished_exchange import WAYS, Named, over
-
-
-@pytest.fixture(autouse=True, params=WAYS)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The observer in plain Python and with its twin."""
-    monkeypatch.setattr(observer, "compiled", request.param)
+from tests.unit.observe.test_finished_exchange import Named, over
 
 
 class Worker:

@@ -5,15 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
-
 from fastgw.errors import Fault
 from fastgw.http.http1.parser import parse_request
-from fastgw.observe import _recorder, record_of
-from tests.fuzz.sides import PLAIN_RECORDING
-
-WAYS = [pytest.param(PLAIN_RECORDING, id="plain"), pytest.param(_recorder, id="compiled")]
-"""The reference and the compiled module."""
+from fastgw.observe import record_of
 
 
 @dataclass(slots=True)

@@ -20,13 +20,13 @@ from typing import Any
 import orjson
 import pytest
 
-from fastgw.observe import Observer, Series, observer
+from fastgw.observe import Observer, Series
 from fastgw.observe.access_log import log
 from fastgw.observe.access_log.sink import Sink
 from fastgw.observe.metrics.series_layout import WORDS
 from fastgw.observe.metrics.totals import totals
 from fastgw.shm.slot_assignment import SlotNames, first
-from tests.unit.observe.test_finished_exchange import WAYS, over
+from tests.unit.observe.test_finished_exchange import over
 
 Process = subprocess.Popen[str]
 
@@ -61,12 +61,6 @@ class Worker:
     @property
     def dropped(self) -> int:
         return totals(self._series, [self._column]).log_records_dropped
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The observer in plain Python and with its twin."""
-    monkeypatch.setattr(observer, "compiled", request.param)
 
 
 def wait_until(fact: Callable[[], bool], deadline_s: float = 30.0) -> None:
@@ -109,7 +103,6 @@ def read_all(reader: int) -> bytes:
     return b"".join(chunks)
 
 
-@pytest.mark.usefixtures("way")
 def test_each_exchange_is_a_line_in_each_log(tmp_path: Path) -> None:
     """In order, appended to what is there; `stop` writes what is queued."""
     (tmp_path / "a").write_bytes(b'{"request_bytes":-1}\n')
@@ -120,7 +113,6 @@ def test_each_exchange_is_a_line_in_each_log(tmp_path: Path) -> None:
     assert worker.dropped == 0
 
 
-@pytest.mark.usefixtures("way")
 def test_what_is_held_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line that finds no room is dropped and counted, once per log; what was written makes room again."""
     monkeypatch.setattr(log, "MAX_HELD", 10_000)
@@ -137,7 +129,6 @@ def test_what_is_held_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert worker.dropped == 2 * (25 - kept)
 
 
-@pytest.mark.usefixtures("way")
 def test_a_line_after_a_quiet_time_is_written_without_another(tmp_path: Path) -> None:
     """Each time: nobody has to stop the log, or to add more, to see it."""
     path = tmp_path / "log"
@@ -147,7 +138,6 @@ def test_a_line_after_a_quiet_time_is_written_without_another(tmp_path: Path) ->
             wait_until(lambda: path.exists() and path.read_bytes().count(b"\n") == number)  # noqa: B023 (called at once)
 
 
-@pytest.mark.usefixtures("way")
 def test_much_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines that come faster than they are gathered do not wait for the end of a round."""
     monkeypatch.setattr(log, "_GATHER_S", 3600.0)
@@ -158,7 +148,6 @@ def test_much_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert numbers(path.read_bytes()) == list(range(2000))
 
 
-@pytest.mark.usefixtures("way")
 def test_a_pipe_that_nobody_reads_stops_nothing(pipe: tuple[Path, int], tmp_path: Path) -> None:
     """It fills, the queue fills, records are dropped; the log beside it has every line, and `stop` ends in time."""
     path, reader = pipe
@@ -171,7 +160,6 @@ def test_a_pipe_that_nobody_reads_stops_nothing(pipe: tuple[Path, int], tmp_path
     assert numbers((tmp_path / "beside").read_bytes()) == list(range(5000))
 
 
-@pytest.mark.usefixtures("way")
 def test_a_stop_that_comes_at_any_moment_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also right after the thread has looked whether it is to stop."""
     worker = Worker(tmp_path / "log")
@@ -210,7 +198,6 @@ def test_a_reader_that_left_costs_lines_until_one_comes(tmp_path: Path, caplog: 
     assert told == [f": No such device or address{dropped}", again, gone, again, gone]
 
 
-@pytest.mark.usefixtures("way")
 def test_a_full_device_costs_lines_only(caplog: pytest.LogCaptureFixture) -> None:
     with at_work("/dev/full") as worker:
         worker.finish(1000)
@@ -231,7 +218,6 @@ def stdout_is(fd: int) -> Iterator[None]:
         os.close(saved)
 
 
-@pytest.mark.usefixtures("way")
 def test_a_stdout_that_is_a_blocking_socket_holds_nobody_up() -> None:
     """As a service manager may give it: what its reader does not take is dropped, and `stop` ends in time."""
     reader, writer = socket.socketpair()
@@ -311,7 +297,6 @@ def test_a_stdout_that_is_a_file_is_not_torn_either(tmp_path: Path) -> None:
     assert path.read_bytes() == lines(0, 1) + lines(2, 6)
 
 
-@pytest.mark.usefixtures("way")
 def test_reopen_follows_a_rename(tmp_path: Path) -> None:
     """Lines go to the renamed file until `reopen`, then to a file of the old name; it is made even without a line."""
     path = tmp_path / "log"

@@ -29,6 +29,7 @@ from fastgw.observe.metrics.series_layout import (
 )
 from fastgw.observe.metrics.totals import sums, totals
 from fastgw.shm.slot_assignment import MAX_ROWS, SlotNames, SlotTable, first
+from tests.support import counted
 
 FAULTS = ["bad_request", "connection_lost"]
 LISTENERS = ["public", "local"]
@@ -61,7 +62,7 @@ def count(
     **numbers: float,
 ) -> None:
     words = counters.series_words(listener, route, upstream, method, status, fault)
-    counters.count(words, duration_s, **numbers)  # type: ignore[arg-type]
+    counted.count(counters, words, duration_s, **numbers)  # type: ignore[arg-type]
 
 
 def durations(rows: Iterable[tuple[str, list[int]]]) -> dict[str, int]:

@@ -24,6 +24,7 @@ from fastgw.runtime.control.statsd import (
 )
 from fastgw.runtime.node.node_state import Sealed
 from fastgw.sync import feeds
+from tests.support.counted import count
 from tests.support.node import accepted_of, close_node, document, node_state_of, sealed_document
 from tests.support.on_loop import on_loop, until
 
@@ -109,7 +110,7 @@ class Pushed:
     def count(self, number: int) -> None:
         counted = self._counters.series_words("main", "all", "", b"GET", 200, "")
         for _ in range(number):
-            self._counters.count(counted, 0.002, 10, 20, 0.001, 1)
+            count(self._counters, counted, 0.002, 10, 20, 0.001, 1)
 
     def received(self) -> int:
         """Return how many requests the server was told of."""

@@ -19,6 +19,7 @@ from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.runtime.node.analytics_writer import WAITING_MAX, AnalyticsWriter
 from fastgw.runtime.node.shm_layout import ShmLayout
 from fastgw.shm.memory import SharedMemory
+from tests.support.counted import count
 
 
 def with_routes(path: Path, *names: str) -> Gateway:
@@ -45,7 +46,7 @@ def test_many_reloads_within_a_minute_do_not_fill_the_memory(tmp_path: Path) -> 
     for number in range(3 * WAITING_MAX):
         reloaded = with_routes(path, "users", f"route-{number}")
         writer.use_configuration(reloaded.config, reloaded.slot_table, index_of((), {}), begins=not number)
-        counters.count(tuple(counters.series_words("main", "users", "", b"GET", 200)), 0.01, 1, 1)
+        count(counters, counters.series_words("main", "users", "", b"GET", 200), 0.01, 1, 1)
         writer.read(time.time())
         writer.write_readings()
     waiting = len([each for each in gc.get_objects() if isinstance(each, CounterReading)]) - begin

@@ -34,6 +34,7 @@ from fastgw.shm.health_words import HealthVerdict
 from fastgw.shm.memory import SharedMemory
 from fastgw.shm.slot_assignment import MAX_CONSUMERS, SlotNames
 from fastgw.upstream.health.circuit_breaker import BreakerPhase
+from tests.support.counted import count, count_consumer, count_content_coding
 
 BEGUN = 1_700_000_000.0
 
@@ -108,7 +109,7 @@ class Node:
 
     def finish(self, route: str, status: int = 200, fault: str = "") -> None:
         words = self.counters.series_words("public", route, "users", b"GET", status, fault)
-        self.counters.count(words, 0.002, 10, 20, 0.001, 1)
+        count(self.counters, words, 0.002, 10, 20, 0.001, 1)
 
     def samples(self, accept: bytes = b"") -> list[Sample]:
         text = self.exposition.text(accept)[1].decode()
@@ -167,10 +168,10 @@ def test_every_family_is_told_with_its_labels_and_kind(node: Node, accept: bytes
     node.counters.count_filter("limit", FilterEvent.COPY_SENT)
     node.counters.count_filter("limit", FilterEvent.HELPER_ANSWERED)
     node.counters.count_filter("limit", FilterEvent.WAF_LFI)
-    node.counters.count_consumer("alice", 200, 0.01)
+    count_consumer(node.counters, "alice", 200, 0.01)
     node.counters.count_websocket("main", "user", 0, 1, 1)
     node.counters.count_websocket("main", "user", 0, 1000, 1)
-    node.counters.count_content_coding("user", 0, 2, 1000, 300)
+    count_content_coding(node.counters, "user", 0, 2, 1000, 300)
     node.counters.count_cache("user", "hit")
     node.counters.count_cache_miss("user", "no-store")
     node.counters.count_validation("user", "response")
@@ -397,7 +398,7 @@ def test_consumers_are_counted_by_name_and_others_together() -> None:
     """The first in the configuration have series of their own: nobody can make a new one."""
     node = Node("user", consumers=MAX_CONSUMERS + 5)
     for name in ("c0", "c0", f"c{MAX_CONSUMERS - 1}", f"c{MAX_CONSUMERS}", "nobody"):
-        node.counters.count_consumer(name, 200, 0.01)
+        count_consumer(node.counters, name, 200, 0.01)
     assert node.value("fastgw_consumer_requests_total", consumer="c0") == 2
     assert node.value("fastgw_consumer_requests_total", consumer=f"c{MAX_CONSUMERS - 1}") == 1
     assert node.value("fastgw_consumer_requests_total", consumer="_other") == 2

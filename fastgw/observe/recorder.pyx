@@ -1,13 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Compiled `recorder` and `line_queue`: an ordinary exchange is counted and becomes a line, and no object is made.
+"""See `recorder.pyi`.
 
-Ordinary is one whose head the twin of `heads` has read, or a connection or session that is no request at all, and
-whose line needs no escapes, no masks and no cuts. All others are left to the reference, before anything was counted.
+A line is put together here, and no object is made, where the HTTP/1 parser has made the head, or where a connection or
+session is no request at all, and where the line needs no escapes, no masks and no cuts. All others are made from a
+record by `json_line`.
 """
 
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, _PyBytes_Resize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
@@ -18,19 +19,21 @@ from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 from fastgw._slots cimport member_offset
 from fastgw.http.http1._parser cimport Http1RequestHead, Span, version_of
+from fastgw.observe.access_log.line_queue cimport LineQueue
 
 import re
+from math import inf
 from types import MemberDescriptorType
 
-from fastgw.observe.metrics import counters, families, series_layout as series
+from fastgw.observe import series_kinds
+from fastgw.observe.access_log import formats as lines, record
 from fastgw.observe.access_log.credential_names import HINTS, HINTS_OF_HEADERS
-from fastgw.observe.access_log import line_queue as held, formats as lines, record
-from fastgw.observe import recorder
-from fastgw.observe.finished_exchange import CLIENT_LEFT
+from fastgw.observe.finished_exchange import CLIENT_LEFT, record_of
+from fastgw.observe.metrics import families, series_layout as series
 
 _HINTS = (*HINTS, *HINTS_OF_HEADERS)
 if len(_HINTS) > MOST_HINTS:
-    raise ImportError("the compiled twin has no room for so many hints")
+    raise ImportError("no room for so many hints")
 
 cdef extern from "_line.h" nogil:
     char* put_plain(char* to, const char* start, Py_ssize_t length, int* odd)
@@ -59,82 +62,6 @@ cdef extern from "_line.h" nogil:
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* length) except NULL
     void* PyUnicode_DATA(object text)
-    long long PyLong_AsLongLongAndOverflow(object number, int* overflow) except? -1
-
-
-# --- held lines ---
-
-cdef enum:
-    BLOCK = 65536  # what is written at once
-
-cdef Py_ssize_t _PRESSING = held.PRESSING
-
-
-@cython.final
-cdef class LineQueue:
-    """Compiled `line_queue.LineQueue`: lines lie one behind the other in blocks, which are handed over as they are."""
-
-    cdef object _wake
-    cdef object _press
-    cdef Py_ssize_t _most
-    cdef readonly Py_ssize_t size
-    cdef list _full
-    cdef PyObject* _block  # bytes that nobody else has seen yet; NULL: none has been begun
-    cdef Py_ssize_t _used
-
-    def __init__(self, Py_ssize_t most, wake, press):
-        self._most, self._wake, self._press = most, wake, press
-        self._full = []
-
-    def __dealloc__(self):
-        Py_XDECREF(self._block)
-
-    def add(self, bytes line not None):
-        return self.append_line(PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
-
-    cdef bint append_line(self, const char* line, Py_ssize_t length) except -1:
-        if self.size + length > self._most or length > BLOCK:
-            return False
-        if length > BLOCK - self._used:
-            self._end_block()
-        if self._block is NULL:
-            self._begin_block()
-        memcpy(PyBytes_AS_STRING(<bytes>self._block) + self._used, line, length)
-        self._used += length
-        self.size += length
-        # At the end, for these may let another thread run.
-        if self.size == length:
-            self._wake()
-        elif self.size - length < _PRESSING <= self.size:
-            self._press()
-        return True
-
-    cdef int _begin_block(self) except -1:
-        block = PyBytes_FromStringAndSize(NULL, BLOCK)
-        Py_INCREF(block)
-        self._block = <PyObject*>block
-        return 0
-
-    cdef int _end_block(self) except -1:
-        cdef PyObject* block = self._block
-        cdef Py_ssize_t used = self._used
-        if block is NULL:
-            return 0
-        self._block = NULL
-        self._used = 0
-        _PyBytes_Resize(&block, used)
-        self._full.append(<bytes>block)
-        Py_XDECREF(block)
-        return 0
-
-    def pop_lines(self):
-        if not self._full:
-            self._end_block()
-            if not self._full:
-                return b""
-        batch = self._full.pop(0)
-        self.size -= PyBytes_GET_SIZE(batch)
-        return batch
 
 
 # --- reading an exchange ---
@@ -229,36 +156,37 @@ cdef enum:
     PROBES = 4  # places that a kind may have, one behind the other
     MAX_LINE = 4096
     MOST_SECONDS = 1000000  # of those that are counted here, as of `nearest_micros`
-    SLOTS = 16  # of a line, see `lines.JSON_SLOTS`; and the route and the reason of a fault
+    SLOTS = 16  # of a line, see `lines.JSON_SLOTS`
+    NO_STATUS = 1000
+    ERRORS = 500  # statuses from here on are errors of the gateway or an upstream
+    MOST_TARGETS = 4096  # of sub-requests whose rows are remembered: names from DNS and discovery change
+    ODD = -1  # the line has to be made from a record
     MOST_BOUNDS = 32
-    SHORT = 32  # bytes of a name that its entry has room for
+    SHORT = 31  # bytes of a name that its entry has room for
     CODING_OPERATIONS = 2
     CODINGS = 3
 
 cdef str _NO_NAME = ""
-cdef frozenset _SLOTS = frozenset(lines.JSON_SLOTS) | {"route", "fault_detail"}
-if lines.MAX_LINE != MAX_LINE or len(_SLOTS) != SLOTS:
-    raise ImportError("the compiled twin makes other lines")
+if lines.MAX_LINE != MAX_LINE or len(lines.JSON_SLOTS) != SLOTS:
+    raise ImportError("lines of another form")
 
 if len(families.CodingOperation) != CODING_OPERATIONS or len(families.ContentCoding) != CODINGS:
-    raise ImportError("the compiled twin counts other content codings")
+    raise ImportError("other content codings")
 
 cdef object _PLAIN = re.compile(r'[ !#-\[\]-~]*')  # what JSON shows as it is
 cdef enum:
     MOST_METHODS = 16
 
-cdef tuple _METHODS = families.METHODS[1:]
+cdef tuple _METHODS = families.METHODS
 cdef Text _METHOD_TEXTS[MOST_METHODS]
 cdef int _METHOD_COUNT = len(_METHODS)
 if _METHOD_COUNT > MOST_METHODS:
-    raise ImportError("the compiled twin has no room for so many methods")
+    raise ImportError("no room for so many methods")
 cdef short _TCP = record.TCP
 cdef short _UDP = record.UDP
 cdef Py_ssize_t _SUM = series.SUM
 cdef Py_ssize_t _ROUTE_REQUEST_BYTES = series.ROUTE_REQUEST_BYTES
 cdef Py_ssize_t _ROUTE_RESPONSE_BYTES = series.ROUTE_RESPONSE_BYTES
-cdef short _ERRORS = recorder.ERRORS
-cdef Py_ssize_t _MOST_TARGETS = counters.MOST_TARGETS
 cdef Py_ssize_t _TARGET_SERVER_ERRORS = series.TARGET_SERVER_ERRORS
 cdef Py_ssize_t _UPSTREAM_RETRIES = series.UPSTREAM_RETRIES
 cdef Py_ssize_t _CONSUMERS_AT = series.CONSUMERS_AT
@@ -273,7 +201,7 @@ cdef tuple _CACHE_HITS = families.CACHE_HITS
 cdef double _BOUNDS[MOST_BOUNDS]
 cdef int _BOUND_COUNT = len(families.BOUNDS_S)
 if _BOUND_COUNT > MOST_BOUNDS:
-    raise ImportError("the compiled twin has no room for so many buckets")
+    raise ImportError("no room for so many buckets")
 for _index, _bound in enumerate(families.BOUNDS_S):
     _BOUNDS[<int>_index] = _bound
 
@@ -281,7 +209,7 @@ for _index, _bound in enumerate(families.BOUNDS_S):
 @cython.final
 @cython.no_gc  # no cycle: it knows texts alone
 cdef class Sort:
-    """Common part of `recorder.SeriesKey`s without a fault that differ in the route alone, told by its texts' identity.
+    """Common part of `SeriesKey`s without a fault that differ in the route alone, told by its texts' identity.
 
     There are few of them, and what is known of one stays in the processor's near caches.
     """
@@ -303,7 +231,7 @@ cdef class Sort:
 
 
 cdef struct Entry:
-    # A `recorder.SeriesKey`, told by its sort and the identity of its route's name, and what is known of it. There are as
+    # A `SeriesKey`, told by its sort and the identity of its route's name, and what is known of it. There are as
     # many as routes that are asked, and the next one is in no near cache of the processor's. So it is a single line of
     # memory. PERF: with 10,000 routes 1 line is fetched for an exchange; with an object for each kind, and names that
     # are looked at where they lie, 5 (simulated for 1 MiB by valgrind, CPython 3.11, micro/routes).
@@ -313,6 +241,7 @@ cdef struct Entry:
     unsigned int request
     unsigned int row
     unsigned int length  # of the name
+    char is_odd  # it is not shown as it is
     char[SHORT] name  # if it has room
 
 
@@ -344,14 +273,14 @@ for _index, _known in enumerate(_METHODS):
 
 
 cdef inline int _method(Http1RequestHead head) noexcept:
-    """The index in `_METHODS`; -1: it is not there."""
+    """The index in `_METHODS`; 0, that of `other`: it is not there."""
     cdef const char* method = PyBytes_AS_STRING(head.source) + head.method_at.start
     cdef Py_ssize_t length = head.method_at.length
     cdef int index
     for index in range(_METHOD_COUNT):
         if _METHOD_TEXTS[index].length == length and not memcmp(_METHOD_TEXTS[index].start, method, length):
             return index
-    return -1
+    return 0
 
 
 cdef inline int _bucket(double seconds) noexcept nogil:
@@ -366,13 +295,6 @@ cdef inline int _bucket(double seconds) noexcept nogil:
     return bucket
 
 
-cdef inline long long _count(object number) except? -2:
-    """A number that can be counted; -1: the reference has to see to it."""
-    cdef int overflow = 0
-    cdef long long count = PyLong_AsLongLongAndOverflow(number, &overflow)
-    return -1 if overflow or count < 0 else count
-
-
 @cython.final
 cdef class CodingWords:
     """Words of the counters of content codings of one route, before and after each operation. 0: not known yet."""
@@ -384,12 +306,12 @@ cdef class CodingWords:
 @cython.final
 @cython.no_gc  # nothing it holds leads back to it; and CPython 3.11 crashes if it collects a memoryview that is held
 cdef class Recorder:
-    """Compiled `recorder.Recorder`, which is asked for places and gets all that is not ordinary."""
-
-    cdef object _reference
-    cdef object _log_others  # None: there are none
+    cdef object _counters  # the column's, which looks up the words
+    cdef object _take_bodies
+    cdef tuple _json_logs
     cdef tuple _held
     cdef tuple _drops
+    cdef tuple _other_logs  # and the meters
     cdef Py_buffer _column
     cdef uint64_t* _words
     cdef Py_ssize_t _word_count
@@ -404,6 +326,7 @@ cdef class Recorder:
     cdef tuple _secret_names  # kept for `_secret_texts`
     cdef Text* _secret_texts  # what `_secrets` refers to
     cdef Secrets _secrets
+    cdef object _keep_story
     cdef int _story_status  # stories are kept of requests with this status and above,
     cdef double _slower_than  # and of those that take longer
     cdef int64_t _second
@@ -423,8 +346,8 @@ cdef class Recorder:
     cdef Reader _body
     cdef Reader _fault
 
-    def __cinit__(self, reference):
-        PyObject_GetBuffer(reference.column, &self._column, PyBUF_WRITABLE | PyBUF_FORMAT | PyBUF_ND)
+    def __cinit__(self, counters, logs, meters=(), take_bodies=None):
+        PyObject_GetBuffer(counters.column, &self._column, PyBUF_WRITABLE | PyBUF_FORMAT | PyBUF_ND)
         if self._column.itemsize != 8 or self._column.format[0] != c"Q":
             raise ValueError("a column is of 64-bit words")
         self._words = <uint64_t*>self._column.buf
@@ -435,42 +358,29 @@ cdef class Recorder:
         # They are as long as a line of memory, and begin where one does.
         self._entries = <Entry*>(<uintptr_t>self._room + sizeof(Entry) - <uintptr_t>self._room % sizeof(Entry))
 
-    def __init__(self, reference):
-        self._reference = reference
-        self._learned, self._sorts, self._pieces, self._forgotten = {}, {}, {}, recorder.LazyDisposal()
+    def __init__(self, counters, logs, meters=(), take_bodies=None):
+        self._counters, self._take_bodies = counters, take_bodies
+        self._learned, self._sorts, self._pieces, self._forgotten = {}, {}, {}, series_kinds.LazyDisposal()
         self._second = -1
         self._exchanges = {}
         self._consumer, self._listener, self._route = Reader(("name",)), Reader(("name",)), Reader(("name",))
         self._response, self._body, self._fault = Reader(("status",)), Reader(("bytes",)), Reader(("label",))
-        self._cache_words, self._grpc_words = reference.cache_words, reference.grpc_words
-        self._cache_miss_words = reference.cache_miss_words
-        self._follow()
-        self._follow_stories()
+        self._cache_words, self._grpc_words = counters.cache_words, counters.grpc_words
+        self._cache_miss_words = counters.cache_miss_words
+        self.keep_stories(None, inf)
+        self.adopt(logs, meters)
+
+    def keep_stories(self, keep, double slower_than):
+        self._keep_story = keep
+        self._story_status, self._slower_than = (NO_STATUS, inf) if keep is None else (ERRORS, slower_than)
 
     def adopt(self, logs, meters=()):
-        self._reference.adopt(logs, meters)
-        self._follow()
-
-    def keep_stories(self, keep, slower_than):
-        """Compiled `Recorder.keep_stories`."""
-        self._reference.keep_stories(keep, slower_than)
-        self._follow_stories()
-
-    cdef int _follow_stories(self) except -1:
-        self._story_status, self._slower_than = self._reference.story_status, self._reference.slower_than
-        return 0
-
-    cdef int _follow(self) except -1:
-        """Take over what the reference has adopted."""
         cdef Text* texts
         cdef Py_ssize_t count
-        reference = self._reference
-        helds = tuple([log.held for log in reference.json_logs])
-        for each in helds:
-            if type(each) is not LineQueue:
-                raise TypeError("the lines of a log are held by the twin")
+        json_logs = tuple([log for log in logs if log.is_plain_json])
+        helds = tuple([<LineQueue?>log.held for log in json_logs])
         # A name of nothing but ASCII is none of the others, whatever its case.
-        names = {name for log in reference.json_logs for name in log.secrets.names}
+        names = {name for log in json_logs for name in log.secrets.names}
         secrets = tuple([name.encode() for name in names if name.isascii()])
         count = len(secrets)
         secrets += _HINTS
@@ -485,13 +395,12 @@ cdef class Recorder:
         self._secrets.hints = texts + count
         self._secrets.hint_count, self._secrets.any_hint_count = len(HINTS), len(_HINTS)
         prepare(&self._secrets)
-        self._log_others = reference.log_others if reference.other_logs else None
-        self._consumers = reference.consumers
-        self._held = helds
-        self._drops = tuple([log.drop for log in reference.json_logs])
+        self._other_logs = (*[log for log in logs if not log.is_plain_json], *meters)
+        self._consumers = self._counters.consumers
+        self._json_logs, self._held = json_logs, helds
+        self._drops = tuple([log.drop for log in json_logs])
         self._forget()
         self._generation += 1
-        return 0
 
     cdef int _forget(self) except -1:
         self._learned = self._forgotten.instead_of(self._learned)
@@ -512,37 +421,32 @@ cdef class Recorder:
         PyBuffer_Release(&self._column)
 
     def count_subrequest(self, ended, int status):
-        """Compiled `Recorder.count_subrequest`."""
         cdef Py_ssize_t upstream_row, target_row
         cdef double seconds = ended.upstream_s
-        cdef uint64_t micros
+        cdef uint64_t retries = ended.retries, micros
         cdef int bucket
-        if ended.retries:
-            self._reference.count_subrequest(ended, status)
-            return
-        if not seconds >= 0.0:
-            return
         key = (ended.upstream, ended.target)
         rows = self._target_rows.get(key)
         if rows is None:
-            if len(self._target_rows) >= _MOST_TARGETS:
+            if len(self._target_rows) >= MOST_TARGETS:
                 self._target_rows.clear()
-            rows = self._target_rows[key] = self._reference.upstream_rows(*key)
+            rows = self._target_rows[key] = self._counters.upstream_rows(*key)
         upstream_row, target_row = rows
+        if retries:
+            add_to_word(self._at(upstream_row + _UPSTREAM_RETRIES), retries)
+        if not seconds >= 0.0:
+            return
         bucket, micros = _bucket(seconds), <uint64_t>(seconds * 1e6)
         add_to_word(self._at(upstream_row + bucket), 1)
         add_to_word(self._at(upstream_row + _SUM), micros)
         add_to_word(self._at(target_row + bucket), 1)
         add_to_word(self._at(target_row + _SUM), micros)
-        if status >= _ERRORS:
+        if status >= ERRORS:
             add_to_word(self._at(target_row + _TARGET_SERVER_ERRORS), 1)
 
     def count_content_coding(self, ended, int operation, int coding, uint64_t bytes_in, uint64_t bytes_out):
-        """Compiled `Recorder.count_content_coding`.
-
-        PERF: 4,100 instructions less than in three functions in Python, of which one was a property of the connection
-        (CPython 3.11, callgrind, micro/content_coding).
-        """
+        # PERF: 4,100 instructions less than in three functions in Python, of which one was a property of the connection
+        # (CPython 3.11, callgrind, micro/content_coding).
         cdef CodingWords words
         cdef int index = operation * CODINGS + coding
         route = ended.route
@@ -554,18 +458,16 @@ cdef class Recorder:
         if not (0 <= coding < CODINGS and 0 <= operation < CODING_OPERATIONS):
             raise ValueError("an unknown operation or coding")
         if not words.before[index]:
-            before, after = self._reference.coding_words(name, operation, coding)
-            if not before or not after:
-                self._reference.count_content_coding(ended, operation, coding, bytes_in, bytes_out)
-                return
-            words.before[index], words.after[index] = before, after
-        add_to_word(self._at(words.before[index]), bytes_in)
-        add_to_word(self._at(words.after[index]), bytes_out)
+            before, after = self._counters.coding_words(name, operation, coding)
+            words.before[index], words.after[index] = before or 0, after or 0
+        if words.before[index]:
+            add_to_word(self._at(words.before[index]), bytes_in)
+        if words.after[index]:
+            add_to_word(self._at(words.after[index]), bytes_out)
 
     def count_cache_miss(self, route, reason):
-        """Compiled `Recorder.count_cache_miss`."""
         if not self._count_known(self._cache_miss_words, route, reason):
-            self._reference.count_cache_miss(route, reason)
+            self._counters.count_cache_miss(route, reason)
 
     cdef uint64_t* _at(self, Py_ssize_t word) except NULL:
         """Return the word of this number, which exists."""
@@ -583,31 +485,17 @@ cdef class Recorder:
         self._finish(ended, now, date)
 
     cdef int _finish(self, object ended, double now, double date) except -1:
-        if not self._is_recorded(ended, now, date):
-            self._reference.finish_at(ended, now, date)
-        elif self._log_others is not None:
-            self._log_others(ended, now, date)
-        return 0
-
-    cdef bint _is_recorded(self, object ended, double now, double date) except -1:
-        """Count it and hold its lines. False: nothing was done."""
         cdef Reader exchange = self._reader_of(type(ended))
-        cdef Http1RequestHead head
+        cdef Http1RequestHead head = None
         cdef Entry* entry
         cdef Sort sort
         cdef short method, version
-        cdef Text host, path, query, user_agent, referer, request_id, client, consumer, detail
         cdef char line[MAX_LINE]
-        cdef char* to = line
-        cdef int odd = 0
-        cdef int path_marks = 0, query_marks = 0, referer_marks = 0, user_agent_marks = 0
-        cdef int64_t date_ms, duration_us, upstream_us
         cdef double duration_s, upstream_s, received_s
-        cdef long long request_bytes, response_bytes, retries
-        cdef Py_ssize_t length, consumer_row = 0
+        cdef uint64_t request_bytes, response_bytes, retries
+        cdef Py_ssize_t consumer_row, index, length = ODD
         cdef uint64_t* words = self._words
         cdef uint64_t* consumer_words
-        cdef Py_ssize_t index
         cdef int bucket
 
         found = _read(exchange, ended, HEAD)
@@ -616,169 +504,29 @@ cdef class Recorder:
             received_s = head.received_s
             method, version = _method(head), version_of(head)
         else:
-            head = None
-            received_s = found.received_s
-            method, version = -1, found.version
-            if version == _TCP or version == _UDP:
-                method = _METHODS.index(found.method)
-        entry = NULL if method < 0 else self._entry_of(ended, exchange, method, version)
-        if entry is NULL:
-            return False
+            received_s, version = found.received_s, found.version
+            method = families.METHOD_INDEXES.get(b"CONNECT" if found.connect_protocol else found.method, 0)
+        entry = self._entry_of(ended, exchange, method, version)
         sort = <Sort>entry.sort
-        # As `first_byte_at` and `upstream_s_of` of the reference.
-        duration_s = now - (<double>_read(exchange, ended, BEGUN_AT) - received_s)
+        # As `first_byte_at` and `upstream_s_of`.
+        duration_s = max(0.0, now - (<double>_read(exchange, ended, BEGUN_AT) - received_s))
         upstream_s = _read(exchange, ended, UPSTREAM_S)
         if upstream_s >= 0.0:
             upstream_s += received_s
         body = _read(exchange, ended, REQUEST_BODY)
-        request_bytes = _count(_read(exchange, ended, REQUEST_BYTES) if body is None else self._body.read(body, 0))
-        response_bytes = _count(_read(exchange, ended, RESPONSE_BYTES))
-        retries = _count(_read(exchange, ended, RETRIES))
-        if not (0.0 <= duration_s < MOST_SECONDS and upstream_s < MOST_SECONDS):
-            return False
-        if request_bytes < 0 or response_bytes < 0 or retries < 0:
-            return False
-
+        request_bytes = _read(exchange, ended, REQUEST_BYTES) if body is None else self._body.read(body, 0)
+        response_bytes, retries = _read(exchange, ended, RESPONSE_BYTES), _read(exchange, ended, RETRIES)
         cache_result = _read(exchange, ended, CACHE_RESULT)
         grpc_status = _read(exchange, ended, GRPC_STATUS)
         trace = _read(exchange, ended, TRACE)
         known = _read(exchange, ended, CONSUMER)
         known_as = None if known is None else self._consumer.read(known, 0)
+
         if known_as is not None:
-            # PERF: 120 instructions for all counts of a consumer, by `ExchangeCounters.count_consumer` 3,500 (CPython
-            # 3.11, callgrind).
+            # PERF: 120 instructions for all counts of a consumer, by a function in Python 3,500 (CPython 3.11, callgrind).
             consumer_row = self._consumers.get(known_as, 0)
             if not 0 <= consumer_row < _CONSUMER_ROWS:
                 raise ValueError("a consumer's index outside of the column")
-        if self._held:
-            duration_us = nearest_micros(duration_s)
-            upstream_us = nearest_micros(upstream_s) if upstream_s >= 0.0 else 0
-            if duration_us < 0 or upstream_us < 0 or _is_given(_read(exchange, ended, SHADOWED)):
-                return False
-            why = _read(exchange, ended, WHY)
-            asked = _read(exchange, ended, SUBREQUESTS)
-            subrequests = None if asked is None else str(asked).encode(errors="backslashreplace") or None
-            if not 0.0 <= date < 1e11:
-                return False
-            if head is None:
-                server_name = found.host
-                host = _text(server_name)
-                path = query = user_agent = referer = _text(None)
-            else:
-                host, path, query = _span(head, head.host_at), _span(head, head.path_at), _span(head, head.query_at)
-                if not (host.length and path.length):
-                    return False
-                if head._fields is None:
-                    user_agent, referer = _span(head, head.user_agent_at), _span(head, head.referer_at)
-                else:
-                    edited_user_agent, edited_referer = head.first(b"user-agent"), head.first(b"referer")
-                    user_agent, referer = _text(edited_user_agent), _text(edited_referer)
-            id_given = _read(exchange, ended, REQUEST_ID)
-            request_id = _text(id_given)
-            address = _read(exchange, ended, CLIENT_IP)
-            client.start = PyUnicode_AsUTF8AndSize(address, &client.length)
-            detail = consumer = _text(None)
-            if known_as is not None:
-                consumer.start = PyUnicode_AsUTF8AndSize(known_as, &consumer.length)
-            length = (
-                sort.length + entry.length + client.length + host.length + path.length + query.length
-                + request_id.length + user_agent.length + referer.length + consumer.length
-            )
-            if _is_given(why):
-                # PERF: 3,000 instructions for the line of a refusal, by the reference 60,000 (CPython 3.11, callgrind).
-                detail.start = PyUnicode_AsUTF8AndSize(why, &detail.length)
-                length += detail.length
-            if subrequests is not None:
-                length += len(subrequests)
-            if length > MAX_LINE - 416:  # the rest is numbers, quotes, and ids of a trace
-                return False
-            if not client.length:
-                return False
-            date_ms = <int64_t>(date * 1000)
-            if date_ms // 1000 != self._second:
-                self._second_text = lines.second_text(date_ms // 1000)
-                self._second = date_ms // 1000
-            to = _put_piece(to, sort, 0)
-            to[0] = c'"'
-            to = put_plain(to + 1, PyBytes_AS_STRING(self._second_text), PyBytes_GET_SIZE(self._second_text), &odd)
-            to[0] = c"."
-            to = put_digits(to + 1, date_ms % 1000, 3)
-            to[0] = c"Z"
-            to[1] = c'"'
-            to = _put_piece(to + 2, sort, 1)
-            to = put_text(to, client.start, client.length, &odd)
-            to = _put_piece(to, sort, 2)
-            to = put_text(to, consumer.start, consumer.length, &odd)
-            to = _put_piece(to, sort, 3)
-            to = _put_name(to, entry)
-            to = _put_piece(to, sort, 4)
-            to = put_text(to, host.start, host.length, &odd)
-            to = _put_piece(to, sort, 5)
-            to = put_marked(to, path.start, path.length, &odd, &path_marks)
-            to = _put_piece(to, sort, 6)
-            to = put_marked(to, query.start, query.length, &odd, &query_marks)
-            to = _put_piece(to, sort, 7)
-            to = put_text(to, detail.start, detail.length, &odd)
-            to = _put_piece(to, sort, 8)
-            to = put_number(to, request_bytes)
-            to = _put_piece(to, sort, 9)
-            to = put_number(to, response_bytes)
-            to = _put_piece(to, sort, 10)
-            to = put_micros(to, duration_us)
-            to = _put_piece(to, sort, 11)
-            to = put_micros(to, upstream_us) if upstream_s >= 0.0 else put_text(to, NULL, 0, &odd)
-            to = _put_piece(to, sort, 12)
-            to = put_number(to, retries)
-            to = _put_piece(to, sort, 13)
-            to = put_text(to, request_id.start, request_id.length, &odd)
-            to = _put_piece(to, sort, 14)
-            to = put_marked(to, user_agent.start, user_agent.length, &odd, &user_agent_marks)
-            to = _put_piece(to, sort, 15)
-            to = put_marked(to, referer.start, referer.length, &odd, &referer_marks)
-            to = _put_piece(to, sort, 16)
-            if _is_given(cache_result):
-                client.start = PyUnicode_AsUTF8AndSize(cache_result, &client.length)
-                memcpy(to - 2, b',"cache":', 9)
-                to = put_text(to + 7, client.start, client.length, &odd)
-                to[0] = c"}"
-                to[1] = c"\n"
-                to += 2
-            if _is_given(grpc_status):
-                client.start = PyUnicode_AsUTF8AndSize(grpc_status, &client.length)
-                memcpy(to - 2, b',"grpc_status":', 15)
-                to = put_text(to + 13, client.start, client.length, &odd)
-                to[0] = c"}"
-                to[1] = c"\n"
-                to += 2
-            if trace is not None:
-                request_id = _text(trace.trace_id)
-                memcpy(to - 2, b',"trace_id":', 12)
-                to = put_text(to + 10, request_id.start, request_id.length, &odd)
-                request_id = _text(trace.span_id)
-                memcpy(to, b',"span_id":', 11)
-                to = put_text(to + 11, request_id.start, request_id.length, &odd)
-                to[0] = c"}"
-                to[1] = c"\n"
-                to += 2
-            if subrequests is not None:
-                consumer = _text(subrequests)
-                memcpy(to - 2, b',"subrequests":', 15)
-                to = put_text(to + 13, consumer.start, consumer.length, &odd)
-                to[0] = c"}"
-                to[1] = c"\n"
-                to += 2
-            if odd or user_agent_marks & EQUALS:  # hardly any of them has parameters
-                return False
-            if path_marks | query_marks | referer_marks | user_agent_marks:
-                if not (
-                    is_shown(user_agent, user_agent_marks, &self._secrets)
-                    and is_shown(query, query_marks, &self._secrets)
-                    and is_shown(referer, referer_marks, &self._secrets)
-                    and is_shown(path, path_marks, &self._secrets)
-                ):
-                    return False
-
-        if known_as is not None:
             consumer_words = &words[_CONSUMERS_AT + consumer_row * _CONSUMER_WORDS]
             add_to_word(&consumer_words[_bucket(duration_s)], 1)
             add_to_word(&consumer_words[_CONSUMER_REQUEST_BYTES], request_bytes)
@@ -788,9 +536,9 @@ cdef class Recorder:
                 add_to_word(&consumer_words[_CONSUMER_CACHE + (1 if cache_result in _CACHE_HITS else 0)], 1)
         add_to_word(&words[entry.request], 1)
         if _is_given(cache_result) and not self._count_known(self._cache_words, <object>entry.route, cache_result):
-            self._reference.count_cache(<object>entry.route, cache_result)
+            self._counters.count_cache(<object>entry.route, cache_result)
         if _is_given(grpc_status) and not self._count_known(self._grpc_words, <object>entry.route, grpc_status):
-            self._reference.count_grpc(<object>entry.route, grpc_status)
+            self._counters.count_grpc(<object>entry.route, grpc_status)
         add_to_word(&words[entry.row + _bucket(duration_s)], 1)
         add_to_word(&words[entry.row + _SUM], <uint64_t>(duration_s * 1e6))
         if request_bytes:
@@ -809,20 +557,194 @@ cdef class Recorder:
             add_to_word(&words[sort.upstream_row + _UPSTREAM_RETRIES], retries)
         if sort.fault_word:
             add_to_word(&words[sort.fault_word], 1)
-            if sort.status >= _ERRORS and entry.length:
-                self._reference.remember(ended)
+            if sort.status >= ERRORS and entry.length:
+                self._remember(ended)
         if trace is not None and trace.is_kept(sort.status, duration_s):
             trace.record(ended, now, date)
-        if sort.status >= self._story_status or duration_s > self._slower_than:
-            self._reference.keep_story(ended, now, date)
-        for index in range(len(self._held)):
-            if not (<LineQueue>self._held[index]).append_line(line, to - line):
-                self._drops[index]()
-        return True
+        if (sort.status >= self._story_status or duration_s > self._slower_than) and self._keep_story is not None:
+            self._keep_story(ended, now, date)
+        if self._other_logs:
+            self._log_others(ended, now, date)
+        if self._held:
+            if sort.method and not entry.is_odd and (head is not None or version == _TCP or version == _UDP):
+                length = self._put_line(
+                    line, ended, exchange, entry, head, found, known_as, date, duration_s, upstream_s, request_bytes,
+                    response_bytes, retries,
+                )
+            if length == ODD:
+                self._log_odd(ended, now, date)
+                return 0
+            for index in range(len(self._held)):
+                if not (<LineQueue>self._held[index]).append_line(line, length):
+                    self._drops[index]()
+        return 0
+
+    def _remember(self, ended):
+        """Record a fault that the client did not cause."""
+        self._counters.remember(ended.route.name, ended.target, ended.fault.label, ended.why)
+
+    def _log_others(self, ended, double now, double date):
+        """Log an exchange in the formats other than JSON, with chosen fields, and in logs of some exchanges; and tell
+        the meters.
+        """
+        told = record_of(ended, now, date)
+        told.exchange = ended
+        if self._take_bodies is not None:
+            told.bodies = self._take_bodies(ended)
+        for log in self._other_logs:
+            log.add_record(told)
+
+    def _log_odd(self, ended, double now, double date):
+        told = record_of(ended, now, date)
+        for log in self._json_logs:
+            log.add(lines.json_line(told, log.secrets.mask))
+
+    cdef Py_ssize_t _put_line(
+        self, char* line, object ended, Reader exchange, Entry* entry, Http1RequestHead head, object found, object known_as,
+        double date, double duration_s, double upstream_s, uint64_t request_bytes, uint64_t response_bytes,
+        uint64_t retries,
+    ) except -2:
+        """Put the JSON line in place, and return its length; or `ODD`."""
+        cdef Sort sort = <Sort>entry.sort
+        cdef Text host, path, query, user_agent, referer, request_id, client, consumer, detail
+        cdef char* to = line
+        cdef int odd = 0
+        cdef int path_marks = 0, query_marks = 0, referer_marks = 0, user_agent_marks = 0
+        cdef int64_t date_ms, duration_us = nearest_micros(duration_s)
+        cdef int64_t upstream_us = nearest_micros(upstream_s) if upstream_s >= 0.0 else 0
+        cdef Py_ssize_t length
+        if duration_us < 0 or upstream_us < 0 or _is_given(_read(exchange, ended, SHADOWED)):
+            return ODD
+        cache_result = _read(exchange, ended, CACHE_RESULT)
+        grpc_status = _read(exchange, ended, GRPC_STATUS)
+        trace = _read(exchange, ended, TRACE)
+        why = _read(exchange, ended, WHY)
+        asked = _read(exchange, ended, SUBREQUESTS)
+        subrequests = None if asked is None else str(asked).encode(errors="backslashreplace") or None
+        if not 0.0 <= date < 1e11:
+            return ODD
+        if head is None:
+            server_name = found.host
+            host = _text(server_name)
+            path = query = user_agent = referer = _text(None)
+        else:
+            host, path, query = _span(head, head.host_at), _span(head, head.path_at), _span(head, head.query_at)
+            if not (host.length and path.length):
+                return ODD
+            if head._fields is None:
+                user_agent, referer = _span(head, head.user_agent_at), _span(head, head.referer_at)
+            else:
+                edited_user_agent, edited_referer = head.first(b"user-agent"), head.first(b"referer")
+                user_agent, referer = _text(edited_user_agent), _text(edited_referer)
+        id_given = _read(exchange, ended, REQUEST_ID)
+        request_id = _text(id_given)
+        address = _read(exchange, ended, CLIENT_IP)
+        client.start = PyUnicode_AsUTF8AndSize(address, &client.length)
+        detail = consumer = _text(None)
+        if known_as is not None:
+            consumer.start = PyUnicode_AsUTF8AndSize(known_as, &consumer.length)
+        length = (
+            sort.length + entry.length + client.length + host.length + path.length + query.length
+            + request_id.length + user_agent.length + referer.length + consumer.length
+        )
+        if _is_given(why):
+            # PERF: 3,000 instructions for the line of a refusal, from a record 60,000 (CPython 3.11, callgrind).
+            detail.start = PyUnicode_AsUTF8AndSize(why, &detail.length)
+            length += detail.length
+        if subrequests is not None:
+            length += len(subrequests)
+        if length > MAX_LINE - 416:  # the rest is numbers, quotes, and ids of a trace
+            return ODD
+        if not client.length:
+            return ODD
+        date_ms = <int64_t>(date * 1000)
+        if date_ms // 1000 != self._second:
+            self._second_text = lines.second_text(date_ms // 1000)
+            self._second = date_ms // 1000
+        to = _put_piece(to, sort, 0)
+        to[0] = c'"'
+        to = put_plain(to + 1, PyBytes_AS_STRING(self._second_text), PyBytes_GET_SIZE(self._second_text), &odd)
+        to[0] = c"."
+        to = put_digits(to + 1, date_ms % 1000, 3)
+        to[0] = c"Z"
+        to[1] = c'"'
+        to = _put_piece(to + 2, sort, 1)
+        to = put_text(to, client.start, client.length, &odd)
+        to = _put_piece(to, sort, 2)
+        to = put_text(to, consumer.start, consumer.length, &odd)
+        to = _put_piece(to, sort, 3)
+        to = _put_name(to, entry)
+        to = _put_piece(to, sort, 4)
+        to = put_text(to, host.start, host.length, &odd)
+        to = _put_piece(to, sort, 5)
+        to = put_marked(to, path.start, path.length, &odd, &path_marks)
+        to = _put_piece(to, sort, 6)
+        to = put_marked(to, query.start, query.length, &odd, &query_marks)
+        to = _put_piece(to, sort, 7)
+        to = put_text(to, detail.start, detail.length, &odd)
+        to = _put_piece(to, sort, 8)
+        to = put_number(to, request_bytes)
+        to = _put_piece(to, sort, 9)
+        to = put_number(to, response_bytes)
+        to = _put_piece(to, sort, 10)
+        to = put_micros(to, duration_us)
+        to = _put_piece(to, sort, 11)
+        to = put_micros(to, upstream_us) if upstream_s >= 0.0 else put_text(to, NULL, 0, &odd)
+        to = _put_piece(to, sort, 12)
+        to = put_number(to, retries)
+        to = _put_piece(to, sort, 13)
+        to = put_text(to, request_id.start, request_id.length, &odd)
+        to = _put_piece(to, sort, 14)
+        to = put_marked(to, user_agent.start, user_agent.length, &odd, &user_agent_marks)
+        to = _put_piece(to, sort, 15)
+        to = put_marked(to, referer.start, referer.length, &odd, &referer_marks)
+        to = _put_piece(to, sort, 16)
+        if _is_given(cache_result):
+            client.start = PyUnicode_AsUTF8AndSize(cache_result, &client.length)
+            memcpy(to - 2, b',"cache":', 9)
+            to = put_text(to + 7, client.start, client.length, &odd)
+            to[0] = c"}"
+            to[1] = c"\n"
+            to += 2
+        if _is_given(grpc_status):
+            client.start = PyUnicode_AsUTF8AndSize(grpc_status, &client.length)
+            memcpy(to - 2, b',"grpc_status":', 15)
+            to = put_text(to + 13, client.start, client.length, &odd)
+            to[0] = c"}"
+            to[1] = c"\n"
+            to += 2
+        if trace is not None:
+            request_id = _text(trace.trace_id)
+            memcpy(to - 2, b',"trace_id":', 12)
+            to = put_text(to + 10, request_id.start, request_id.length, &odd)
+            request_id = _text(trace.span_id)
+            memcpy(to, b',"span_id":', 11)
+            to = put_text(to + 11, request_id.start, request_id.length, &odd)
+            to[0] = c"}"
+            to[1] = c"\n"
+            to += 2
+        if subrequests is not None:
+            consumer = _text(subrequests)
+            memcpy(to - 2, b',"subrequests":', 15)
+            to = put_text(to + 13, consumer.start, consumer.length, &odd)
+            to[0] = c"}"
+            to[1] = c"\n"
+            to += 2
+        if odd or user_agent_marks & EQUALS:  # hardly any of them has parameters
+            return ODD
+        if path_marks | query_marks | referer_marks | user_agent_marks:
+            if not (
+                is_shown(user_agent, user_agent_marks, &self._secrets)
+                and is_shown(query, query_marks, &self._secrets)
+                and is_shown(referer, referer_marks, &self._secrets)
+                and is_shown(path, path_marks, &self._secrets)
+            ):
+                return ODD
+        return to - line
 
     cdef bint _count_known(self, dict counters, route, result) except -1:
-        """Count by route and result, if the word of the counter is known. PERF: 300 instructions, by a call of the
-        reference 2,500 (CPython 3.11, callgrind, micro/response_cache)."""
+        """Count by route and result, if the word of the counter is known. PERF: 300 instructions, by a function in
+        Python 2,500 (CPython 3.11, callgrind, micro/response_cache)."""
         cdef Py_ssize_t word
         known = counters.get((route, result))
         if known is None:
@@ -842,11 +764,10 @@ cdef class Recorder:
                 self._exchange._learn(exchange_type)
         return self._exchange
 
-    cdef Entry* _entry_of(self, object ended, Reader exchange, short method, short version) except? NULL:
-        """NULL: of a kind that is not remembered."""
+    cdef Entry* _entry_of(self, object ended, Reader exchange, short method, short version) except NULL:
         cdef Entry* entry
         cdef Sort sort
-        cdef long long status
+        cdef int status
         cdef uintptr_t mixed
         cdef int probe
         cdef PyObject* route_name = <PyObject*>_NO_NAME
@@ -862,9 +783,7 @@ cdef class Recorder:
                 read_name = self._route.read(route, 0)
                 route_name = <PyObject*>read_name
         label = "" if fault is None else self._fault.read(fault, 0)
-        status = _count(CLIENT_LEFT if response is None else self._response.read(response, 0))
-        if not 0 <= status < 1000:
-            return NULL
+        status = CLIENT_LEFT if response is None else self._response.read(response, 0)
         mixed = <uintptr_t>route_name ^ <uintptr_t><PyObject*>target << 9 ^ <uintptr_t>status << 20
         mixed = (mixed ^ <uintptr_t>method << 32) * <uintptr_t>0x9E3779B97F4A7C15 >> 40
         for probe in range(PROBES):
@@ -881,7 +800,8 @@ cdef class Recorder:
         else:
             entry = &self._entries[mixed % KINDS]  # of those in the way the first goes
         names = listener_name, <object>route_name, upstream, target, _METHODS[method], scheme, status, label, version
-        return entry if self._learn(entry, recorder.SeriesKey(*names), method) else NULL
+        self._learn(entry, series_kinds.SeriesKey(*names), method)
+        return entry
 
     cdef void _sweep(self) noexcept:
         """Let go of entries of generations before, in a part of the table: else each holds its texts until another
@@ -899,22 +819,23 @@ cdef class Recorder:
                 Py_XDECREF(route)
                 Py_XDECREF(sort)
 
-    cdef bint _learn(self, Entry* entry, kind, short method) except -1:
-        """Make it an entry of this kind. False: it is not remembered."""
+    cdef int _learn(self, Entry* entry, kind, short method) except -1:
+        """Make it an entry of this kind."""
         cdef Sort sort
         cdef str route = kind.route
         cdef tuple pieces
-        if _PLAIN.fullmatch(route) is None:
-            return False
         self._sweep()
         learned = self._learned.get(kind)
         if learned is None:
             self._forgotten.thin_out()
-            if len(self._learned) >= recorder.MAX_KINDS:
+            if len(self._learned) >= series_kinds.MAX_KINDS:
                 self._forget()
             only = self._pieces.setdefault
-            pieces = tuple([only(piece, piece) for piece in self._reference.pieces(kind, _SLOTS)])
-            learned = self._learned[kind] = self._reference.series_words(kind), only(pieces, pieces)
+            pieces = tuple([only(piece, piece) for piece in series_kinds.pieces_of(kind)])
+            words = self._counters.series_words(
+                kind.listener, kind.route, kind.upstream, kind.method, kind.status, kind.fault, kind.target
+            )
+            learned = self._learned[kind] = words, only(pieces, pieces)
         words, pieces = learned
         request, row, upstream_row, target_row, server_error, fault_word = words
         last = max(row + _ROUTE_RESPONSE_BYTES, upstream_row + _UPSTREAM_RETRIES, target_row + _SUM)
@@ -938,11 +859,12 @@ cdef class Recorder:
         Py_INCREF(sort)
         entry.route, entry.sort, entry.generation = <PyObject*>route, <PyObject*>sort, self._generation
         entry.request, entry.row, entry.length = request, row, <unsigned int>len(route)
-        if entry.length <= SHORT:
+        entry.is_odd = _PLAIN.fullmatch(route) is None
+        if entry.length <= SHORT and not entry.is_odd:
             memcpy(entry.name, PyUnicode_DATA(route), entry.length)
         Py_XDECREF(before.route)
         Py_XDECREF(before.sort)
-        return True
+        return 0
 
 
 cdef inline double _seconds(timespec at) noexcept nogil:
