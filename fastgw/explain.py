@@ -48,7 +48,7 @@ from fastgw.net.client_certificate import ClientCertificate
 from fastgw.net.pem import decoded
 from fastgw.net.server_name import ClientHello
 from fastgw.observe.access_log.formats import SecretNames, masker
-from fastgw.observe.tracing.otlp import OtlpEncoder
+from fastgw.observe.tracing.otlp_encoder import OtlpEncoder
 from fastgw.observe.tracing.spans import SpanBuilder
 from fastgw.observe.tracing.tracer import Tracer
 from fastgw.operator_events import silently

@@ -36,7 +36,7 @@ from fastgw.net.client_certificate import ClientCertificate
 from fastgw.net.proxy_protocol import NO_TLVS, ProxyTlvs
 from fastgw.net.session_tickets import TicketKeySeeds
 from fastgw.observe import Observer
-from fastgw.observe.tracing.tracer import RequestTracer
+from fastgw.observe.tracing.tracer import Tracer
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.routing.table import Router
 from fastgw.shm.node_limits import AddressLimit, NodeLimit
@@ -287,7 +287,7 @@ class Server:
         tickets; None: the keys are valid in this process only. `session_limit`: the node's limit of UDP sessions; None:
         this worker has all of it. `evicted`: counters of connections that were closed for others, by `Evicted`."""
         self.worker_loop = worker_loop
-        self.tracer: RequestTracer | None = None
+        self.tracer: Tracer | None = None
         """Begins the traces of requests; None: requests are not traced."""
         self.date_line = DateLine(worker_loop.wheel).now
         self.connections: set[ClientConnection] = set()

@@ -43,7 +43,8 @@ from fastgw.http.grpc.calls import is_grpc
 from fastgw.http.http1.serializer import names_alike
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.http.websocket.handshake import WEBSOCKET, fault_in_response
-from fastgw.observe.tracing.trace import EndedAttempt, EndedWait, Trace
+from fastgw.observe.tracing.trace import EndedAttempt, EndedWait
+from fastgw.observe.tracing.tracer import Trace
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.shm.held_body_budget import UNLIMITED, HeldBodyBudget
 

@@ -21,7 +21,8 @@ from fastgw.http.malformed import Malformed
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.jose import claim_json
 from fastgw.observe.finished_exchange import first_byte_at
-from fastgw.observe.tracing.trace import MOST_ATTEMPTS, EndedAttempt, EndedWait, Trace
+from fastgw.observe.tracing.trace import MOST_ATTEMPTS, EndedAttempt, EndedWait
+from fastgw.observe.tracing.tracer import Trace
 from fastgw.recording.records import RecordedBody, RecordedCall, RecordedIdentity, RecordedRequest
 from fastgw.recording.redaction import RecordRedaction, TooLongToMask
 from fastgw.upstream.connections.stream import RequestSource, UpstreamStream

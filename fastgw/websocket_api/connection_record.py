@@ -9,8 +9,7 @@ from fastgw.consumers.index import Consumer
 from fastgw.exchange.reply import fields_in
 from fastgw.forwarded_headers import Peer
 from fastgw.http.built_request import BuiltRequestHead
-from fastgw.observe.tracing.trace import Trace
-from fastgw.observe.tracing.tracer import RequestTracer
+from fastgw.observe.tracing.tracer import Trace, Tracer
 from fastgw.websocket_api.event_call import ConnectionClient
 
 
@@ -56,7 +55,7 @@ class ConnectionRecord(msgspec.Struct, array_like=True, frozen=True):
         claims: dict[str, Any] = json.loads(self.claims)
         return claims
 
-    def make_trace(self, tracer: RequestTracer | None) -> Trace | None:
+    def make_trace(self, tracer: Tracer | None) -> Trace | None:
         """Continue the trace of the connection, which has ended with its worker."""
         if tracer is None or not self.trace:
             return None

@@ -9,7 +9,7 @@ from fastgw.exchange import Chain, ClientSide, Relay, Trailers, new_exchange
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.content_coding.content_encoding import codings_in
 from fastgw.http.messages import ResponseHead
-from fastgw.observe.tracing.trace import Trace
+from fastgw.observe.tracing.tracer import Trace
 from fastgw.shm.held_body_budget import WHY_NOT_HELD, HeldBodyBudget
 from fastgw.upstream.client.subrequest import CANCELLED, Subrequest, SubrequestFailed, Subrequests
 from fastgw.upstream.forwarding.forward_action import Forward

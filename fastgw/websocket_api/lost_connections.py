@@ -15,7 +15,7 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.http.websocket.frames import NO_CLOSE
-from fastgw.observe.tracing.tracer import RequestTracer
+from fastgw.observe.tracing.tracer import Tracer
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.shm.connection_journal import ConnectionJournal
 from fastgw.shm.held_body_budget import HeldBodyBudget
@@ -39,7 +39,7 @@ class RequestCounting(Protocol):
     """Server of this worker. Its counters change with the configuration."""
 
     timeouts: Timeouts
-    tracer: RequestTracer | None
+    tracer: Tracer | None
 
     counts: ExchangeCounts
 

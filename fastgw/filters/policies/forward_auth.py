@@ -23,7 +23,7 @@ from fastgw.forwarded_headers import FAMILY, client_origin, fields_for_upstream
 from fastgw.http.field_names import HOP_BY_HOP, WRITTEN_HERE
 from fastgw.http.fields import Fields
 from fastgw.observe.access_log.credential_names import is_credential_header
-from fastgw.observe.tracing.trace import Trace
+from fastgw.observe.tracing.tracer import Trace
 from fastgw.sync.credential_cache import TokenCache
 from fastgw.upstream.client.http_client import Fetched, FetchFailed
 

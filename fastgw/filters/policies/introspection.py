@@ -55,7 +55,7 @@ from fastgw.filters.outbound.tls_settings import check_tls, client_tls
 from fastgw.filters.policies.jwt import ClaimName, ClaimRule, Scope, compiled_rule
 from fastgw.jose import ClaimPath, Claims, Expected, TokenRefused, check_claims, claim_path, find_claim, scopes_of
 from fastgw.jose.strict import members
-from fastgw.observe.tracing.trace import Trace
+from fastgw.observe.tracing.tracer import Trace
 from fastgw.redis.address import parse_redis
 from fastgw.redis.encrypted_cache import EncryptedRedisCache, Kept
 from fastgw.sync.worker_token_cache import WorkerTokenCache

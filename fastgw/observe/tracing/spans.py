@@ -17,7 +17,8 @@ from fastgw.http.grpc.status import GrpcStatus
 from fastgw.observe.access_log.formats import Mask, masked_path, masked_words
 from fastgw.observe.finished_exchange import CLIENT_LEFT, FinishedExchange, first_byte_at, target_of
 from fastgw.observe.metrics.families import METHOD_INDEXES
-from fastgw.observe.tracing.trace import EndedAttempt, Trace
+from fastgw.observe.tracing.trace import EndedAttempt
+from fastgw.observe.tracing.tracer import Trace
 from fastgw.routing.table import Conditions, Router
 
 Attribute: TypeAlias = tuple[str, str | int]

@@ -18,10 +18,11 @@ from fastgw.gateway.tables import Gateway
 from fastgw.http.grpc.protobuf import rejected_items
 from fastgw.observe import Observer
 from fastgw.observe.access_log.formats import SecretNames
-from fastgw.observe.tracing.otlp import OtlpEnvelope, otlp_encoder
+from fastgw.observe.tracing.otlp import OtlpEnvelope
+from fastgw.observe.tracing.otlp_encoder import OtlpEncoder
 from fastgw.observe.tracing.queue import SpanQueue
 from fastgw.observe.tracing.spans import Encoder, SpanBuilder
-from fastgw.observe.tracing.tracer import RequestTracer, Tracer, fast_tracer
+from fastgw.observe.tracing.tracer import Tracer
 from fastgw.observe.tracing.zipkin import ZipkinEncoder, ZipkinEnvelope
 from fastgw.operator_events import OperatorEvent, OutageReports, log_event
 from fastgw.runtime.process.lasting_tasks import keep_running, pause
@@ -56,7 +57,7 @@ class TraceExport:
         self._envelope: OtlpEnvelope | ZipkinEnvelope
         encoder: Encoder
         if settings.otlp is not None:
-            encoder, self._envelope = otlp_encoder(), OtlpEnvelope(resource, "fastgw", VERSION)
+            encoder, self._envelope = OtlpEncoder(), OtlpEnvelope(resource, "fastgw", VERSION)
         else:
             encoder, self._envelope = ZipkinEncoder(settings.service), ZipkinEnvelope()
         is_call = settings.otlp is not None and settings.otlp.protocol == "grpc"
@@ -67,7 +68,7 @@ class TraceExport:
         self.queue = SpanQueue(self._pressed.set, lambda count: observer.count_spans(dropped=count))
         mask = SecretNames(settings.redact).mask
         builder = SpanBuilder(encoder, mask, gateway.routes_by_name, gateway.upstreams, sent_target_of)
-        self.tracer = fast_tracer(Tracer(settings, gateway.workers, builder, self.queue.add, observer.note_exemplar))
+        self.tracer = Tracer(settings, gateway.workers, builder, self.queue.add, observer.note_exemplar)
         self._builder = builder
         self._in_flight = 0  # spans of the batch that is being sent
         self._outage = OutageReports()
@@ -191,7 +192,7 @@ class TraceExports:
             self._current.start()
 
     @property
-    def tracer(self) -> RequestTracer | None:
+    def tracer(self) -> Tracer | None:
         """Tracer of the generation in use; None: requests are not traced."""
         return None if self._current is None else self._current.tracer
 

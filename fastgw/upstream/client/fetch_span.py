@@ -8,7 +8,8 @@ from typing import Final, NamedTuple, final
 
 from fastgw.config.base.value_types import Url
 from fastgw.http.fields import Fields
-from fastgw.observe.tracing.trace import EndedAttempt, Trace
+from fastgw.observe.tracing.trace import EndedAttempt
+from fastgw.observe.tracing.tracer import Trace
 from fastgw.upstream.targets.target import label_of
 
 _NOTHING: Final = frozenset[bytes]()

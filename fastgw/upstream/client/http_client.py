@@ -29,7 +29,7 @@ from fastgw.http.fields import Fields
 from fastgw.http.http1.parser import Http1ResponseHead
 from fastgw.http.http1.tolerance import STRICT, ResponseRules
 from fastgw.http.messages import ResponseHead
-from fastgw.observe.tracing.trace import Trace
+from fastgw.observe.tracing.tracer import Trace
 from fastgw.upstream.client.fetch_span import NOT_SENT, FetchSpan, FetchTimes
 from fastgw.upstream.connections.connection_maker import connection_maker
 from fastgw.upstream.connections.pool import Pool

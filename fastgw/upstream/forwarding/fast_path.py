@@ -37,7 +37,7 @@ from fastgw.http.grpc.status import check_trailers, outcome_of, parse_status, st
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import Http1RequestHead, Http1ResponseHead
 from fastgw.http.messages import AS_DECLARED, ResponseHead
-from fastgw.observe.tracing.trace import Trace
+from fastgw.observe.tracing.tracer import Trace
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.attempt import JUST_USED_S

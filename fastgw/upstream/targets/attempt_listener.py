@@ -14,7 +14,8 @@ from fastgw.errors import Fault
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.grpc.calls import is_grpc
 from fastgw.observe.finished_exchange import FinishedExchange, target_of
-from fastgw.observe.tracing.trace import MOST_ATTEMPTS, MOST_TIMELINE, EndedAttempt, Trace
+from fastgw.observe.tracing.trace import MOST_ATTEMPTS, MOST_TIMELINE, EndedAttempt
+from fastgw.observe.tracing.tracer import Trace
 from fastgw.upstream.targets.target import Target
 
 if TYPE_CHECKING:

@@ -1,9 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, binding=False
-"""Compiled `tracer` and `trace`: the trace of an ordinary request begins, and is passed on, without the interpreter.
-
-Ordinary is a request without trace context, or with a single valid `traceparent` and nothing else, whose head the
-compiled parser has read. All others are left to the reference.
-"""
+"""See `tracer.pyi`."""
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -13,8 +9,13 @@ from libc.string cimport memcmp, memcpy
 from fastgw.http.http1._parser cimport SLOT_WORDS, Head, Http1RequestHead, slot_of
 
 import os
+from math import inf
+from time import monotonic
 
-from fastgw.observe.tracing.context import NAMES, RANDOM as _RANDOM, SAMPLED as _SAMPLED
+from fastgw.observe.finished_exchange import first_byte_at
+from fastgw.observe.tracing.context import MOST_STATE as _MOST_STATE, NAMES, RANDOM as _RANDOM, READERS, SAMPLED as _SAMPLED
+from fastgw.observe.tracing.trace import ERRORS as _ERRORS, MOST_ATTEMPTS as _MOST_ATTEMPTS
+from fastgw.observe.tracing.trace_rate import TraceRate
 
 cdef enum:
     TRACE_ID = 32
@@ -24,10 +25,16 @@ cdef enum:
     B3_SINGLE = 1
     B3_MULTI = 2
     MOST_FORMATS = 4
-    MOST_LINES = 512  # without `tracestate`, which only the reference reads
+    MOST_STATE = 512
+    MOST_LINES = 512 + MOST_STATE
+    TAIL_BITS = 56  # of a trace id: those that decide
 
 cdef int SAMPLED = _SAMPLED
 cdef int RANDOM = _RANDOM
+cdef int ERRORS = _ERRORS
+cdef Py_ssize_t MOST_ATTEMPTS = _MOST_ATTEMPTS
+if _MOST_STATE != MOST_STATE:
+    raise ImportError("no room for so long a state")
 cdef uint16_t _digits[256]  # two hexadecimal digits for each byte, in memory order
 cdef uint64_t _state[4]  # xoshiro256**: ids have to differ, and are no secrets
 
@@ -95,12 +102,11 @@ cdef inline bint _is_id(const uint8_t* text, int length) noexcept nogil:
 @cython.final
 @cython.freelist(64)
 cdef class Trace:
-    """Compiled `trace.Trace`."""
-
     cdef Tracer _tracer
     cdef char _ids[TRACE_ID + SPAN_ID]
     cdef char _parent[SPAN_ID]
     cdef bint _has_parent
+    cdef readonly bytes state
     cdef readonly bint is_sampled
     cdef readonly int flags
     cdef list _attempts
@@ -120,10 +126,6 @@ cdef class Trace:
         return PyBytes_FromStringAndSize(self._parent, SPAN_ID) if self._has_parent else b""
 
     @property
-    def state(self):
-        return b""
-
-    @property
     def attempts(self):
         if self._attempts is None:
             self._attempts = []
@@ -137,7 +139,9 @@ cdef class Trace:
 
     @property
     def response_line(self):
-        return self._tracer.reference.response_line_of(self) if self._tracer.server_timing else b""
+        if not self._tracer.server_timing:
+            return b""
+        return b'Server-Timing: trace;desc="00-%b-%b-%02x"\r\n' % (self.trace_id, self.span_id, self.flags)
 
     def __repr__(self):
         return f"<Trace {self.trace_id.decode()} sampled={bool(self.is_sampled)}>"
@@ -150,17 +154,25 @@ cdef class Trace:
         return PyBytes_FromStringAndSize(text, SPAN_ID)
 
     def add_attempt(self, attempt):
-        self._tracer.reference.add_attempt(self, attempt)
+        cdef Tracer tracer = self._tracer
+        if len(self.attempts) >= MOST_ATTEMPTS:
+            return
+        self._attempts.append(attempt)
+        if self.recorded_offset is not None:
+            tracer.add([tracer.builder.attempt_span(attempt, self, self.recorded_offset, tracer)])
 
     def is_kept(self, int status, double duration_s):
         cdef Tracer tracer = self._tracer
-        return bool(self.is_sampled or (tracer.keeps_errors and status >= 500) or duration_s > tracer.slower_than)
+        return bool(self.is_sampled or (tracer.keeps_errors and status >= ERRORS) or duration_s > tracer.slower_than)
 
-    def record(self, ended, now, date):
-        self._tracer.reference.record(ended, self, now, date)
+    def record(self, ended, double now, double date):
+        cdef Tracer tracer = self._tracer
+        if tracer.note is not None:
+            tracer.note("" if ended.route is None else ended.route.name, self.trace_id, now - first_byte_at(ended), date)
+        self.recorded_offset = date - now
+        tracer.add(tracer.builder.spans_of(ended, self, now, date, tracer))
 
     def rewrite(self, frozenset drop not None, bytes added not None, bytes span_id not None=b""):
-        """Compiled `Trace.rewrite`."""
         cdef Tracer tracer = self._tracer
         cdef char lines[MOST_LINES]
         cdef char* out = lines
@@ -182,6 +194,10 @@ cdef class Trace:
                 out = _put(out, b"-0", 2)
                 out[0] = <char>(c"0" + self.flags)
                 out = _put(out + 1, b"\r\n", 2)
+                if PyBytes_GET_SIZE(self.state):
+                    out = _put(out, b"tracestate: ", 12)
+                    out = _put(out, PyBytes_AS_STRING(self.state), PyBytes_GET_SIZE(self.state))
+                    out = _put(out, b"\r\n", 2)
             elif tracer.formats[index] == B3_SINGLE:
                 out = _put(out, b"b3: ", 4)
                 out = _put(out, self._ids, TRACE_ID)
@@ -207,13 +223,14 @@ cdef inline char* _put(char* out, const char* piece, Py_ssize_t length) noexcept
 
 @cython.final
 cdef class Tracer:
-    """Compiled `tracer.Tracer`, in front of the reference."""
-
-    cdef readonly object reference
+    cdef object settings
+    cdef object builder
+    cdef object add
+    cdef object note
+    cdef tuple readers
     cdef bint keeps_errors
     cdef bint server_timing
     cdef bint follows_parent
-    cdef bint reads_tracecontext_first
     cdef double slower_than
     cdef uint64_t threshold  # of the last seven bytes of a trace id
     cdef object rate
@@ -225,17 +242,20 @@ cdef class Tracer:
     cdef uint64_t parent_slots[SLOT_WORDS]  # of `traceparent`
     cdef uint64_t other_slots[SLOT_WORDS]  # of all other names
 
-    def __init__(self, reference):
+    def __init__(self, settings, int workers, builder, add, note=None):
         cdef bytes name
         cdef int slot
-        settings = reference.settings
-        self.reference = reference
-        self.keeps_errors, self.slower_than = reference.keeps_errors, reference.slower_than
-        self.server_timing = settings.server_timing
-        self.follows_parent = settings.sampling.parent
-        self.threshold, self.rate = reference.threshold, reference.rate
-        self.names, self.before = reference.names, None
-        self.reads_tracecontext_first = settings.propagation[0] == "tracecontext"
+        sampling = settings.sampling
+        self.settings, self.builder, self.add, self.note = settings, builder, add, note
+        self.keeps_errors, self.server_timing = sampling.errors, settings.server_timing
+        self.slower_than = inf if sampling.slower_than is None else sampling.slower_than
+        self.follows_parent = sampling.parent
+        self.threshold = round(sampling.ratio * (<uint64_t>1 << TAIL_BITS))
+        self.rate = None if sampling.rate is None else TraceRate(sampling.rate / workers)
+        self.readers = tuple([READERS[each] for each in settings.propagation])
+        self.names = frozenset().union(*[NAMES[each] for each in settings.propagation])
+        if len(settings.propagation) > MOST_FORMATS:
+            raise ValueError("too many formats")
         self.format_count = len(settings.propagation)
         for index, each in enumerate(settings.propagation):
             self.formats[<int>index] = (
@@ -249,62 +269,97 @@ cdef class Tracer:
                     self.other_slots[slot >> 6] |= <uint64_t>1 << (slot & 63)
 
     def __repr__(self):
-        return repr(self.reference)
+        return f"<Tracer {self.settings!r}>"
+
+    def new_span_id(self):
+        cdef char text[SPAN_ID]
+        _put_word(text, _next())
+        return PyBytes_FromStringAndSize(text, SPAN_ID)
 
     def begin_trace(self, head):
-        """Continue the trace of a received request, or begin one, as `Tracer.begin_trace` does."""
         cdef Http1RequestHead ours
-        cdef Trace trace
-        cdef bytes value
-        cdef const uint8_t* text
-        cdef uint64_t tail
-        cdef int flags = 0, word
-        cdef bint has_parent = False
+        cdef int word
+        cdef bint has_parent = False, has_other = False
         if type(head) is not Http1RequestHead or (<Http1RequestHead>head)._fields is not None:
-            return self.reference.begin_trace(head)
+            return self._continued(head)
         ours = <Http1RequestHead>head
         for word in range(SLOT_WORDS):
-            if ours.others[word] & self.other_slots[word]:
-                return self.reference.begin_trace(head)
+            has_other = has_other or ours.others[word] & self.other_slots[word] != 0
             has_parent = has_parent or ours.others[word] & self.parent_slots[word] != 0
-        trace = Trace.__new__(Trace)
-        trace._tracer = self
+        if has_other:
+            return self._continued(head)
         if not has_parent:
-            tail = _next()
-            _put_word(trace._ids, _next())
-            _put_word(trace._ids + 16, tail)
-            _put_word(trace._ids + TRACE_ID, _next())
-            trace.is_sampled = self._is_selected(tail)
-            trace.flags = RANDOM | (SAMPLED if trace.is_sampled else 0)
-            return trace
+            return self._begun(None)
         values = head.values(b"traceparent")
-        if len(values) != 1:
-            return self.reference.begin_trace(head)
-        value = values[0]
-        text = <const uint8_t*>PyBytes_AS_STRING(value)
+        trace = self._continued_by(values[0]) if len(values) == 1 else None
+        return self._continued(head) if trace is None else trace
+
+    cdef Trace _new(self):
+        cdef Trace trace = Trace.__new__(Trace)
+        trace._tracer, trace.state = self, b""
+        _put_word(trace._ids + TRACE_ID, _next())
+        return trace
+
+    cdef Trace _begun(self, decision):
+        """Begin a trace. `decision`: of the sender; None: it has made none."""
+        cdef Trace trace = self._new()
+        cdef uint64_t tail = _next()
+        _put_word(trace._ids, _next())
+        _put_word(trace._ids + 16, tail)
+        return self._decided(trace, tail, decision, RANDOM)
+
+    cdef Trace _decided(self, Trace trace, uint64_t tail, decision, int flags):
+        """Decide by the last bits of the trace id, so that gateways with the same ratio decide alike."""
+        if decision is not None and self.follows_parent:
+            trace.is_sampled = decision
+        elif tail & ((<uint64_t>1 << TAIL_BITS) - 1) < self.threshold:
+            trace.is_sampled = self.rate is None or self.rate.try_take(monotonic())
+        trace.flags = flags | (SAMPLED if trace.is_sampled else 0)
+        return trace
+
+    cdef Trace _of(self, const uint8_t* trace_id, const uint8_t* span_id, decision, int flags):
+        """Continue a trace with these ids."""
+        cdef Trace trace = self._new()
+        cdef uint64_t tail = 0
+        cdef int place
+        memcpy(trace._ids, trace_id, TRACE_ID)
+        memcpy(trace._parent, span_id, SPAN_ID)
+        trace._has_parent = True
+        for place in range(TRACE_ID - TAIL_BITS // 4, TRACE_ID):
+            tail = tail << 4 | <uint64_t>_digit(trace_id[place])
+        return self._decided(trace, tail, decision, flags)
+
+    cdef Trace _continued_by(self, bytes value):
+        """Continue a trace by an ordinary `traceparent`; None: it is not ordinary."""
+        cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(value)
+        cdef int flags
         if (
             PyBytes_GET_SIZE(value) != VERSION_00 or memcmp(text, b"00-", 3) or text[35] != c"-" or text[52] != c"-"
             or not _is_id(text + 3, TRACE_ID) or not _is_id(text + 36, SPAN_ID)
             or _digit(text[53]) < 0 or _digit(text[54]) < 0
         ):
-            return self.reference.begin_trace(head)
-        memcpy(trace._ids, text + 3, TRACE_ID)
-        memcpy(trace._parent, text + 36, SPAN_ID)
-        trace._has_parent = True
-        _put_word(trace._ids + TRACE_ID, _next())
+            return None
         flags = _digit(text[54])
-        if self.follows_parent:
-            trace.is_sampled = flags & SAMPLED != 0
-        else:
-            tail = 0
-            for word in range(18, TRACE_ID):
-                tail = tail << 4 | <uint64_t>_digit(text[3 + word])
-            trace.is_sampled = self._is_selected(tail)
-        trace.flags = (flags & RANDOM) | (SAMPLED if trace.is_sampled else 0)
-        return trace
+        return self._of(text + 3, text + 36, flags & SAMPLED != 0, flags & RANDOM)
 
-    cdef bint _is_selected(self, uint64_t tail) except -1:
-        """Decide as `Tracer._is_sampled` does without a decision of the sender."""
-        if tail & 0x00FFFFFFFFFFFFFFULL >= self.threshold:
-            return False
-        return self.rate is None or self.reference.take_rate()
+    cdef Trace _continued(self, head):
+        """Continue a trace by whatever context the request has, or begin one."""
+        cdef bytes trace_id, span_id
+        cdef Trace trace
+        for read in self.readers:
+            parent = read(head)
+            if parent is not None:
+                break
+        else:
+            return self._begun(None)
+        trace_id, span_id = parent.trace_id, parent.span_id
+        if not trace_id:
+            return self._begun(parent.is_sampled)
+        if PyBytes_GET_SIZE(trace_id) != TRACE_ID or PyBytes_GET_SIZE(span_id) != SPAN_ID:
+            raise ValueError("ids of another length")
+        trace = self._of(
+            <const uint8_t*>PyBytes_AS_STRING(trace_id), <const uint8_t*>PyBytes_AS_STRING(span_id), parent.is_sampled,
+            RANDOM if parent.is_random else 0,
+        )
+        trace.state = parent.state
+        return trace

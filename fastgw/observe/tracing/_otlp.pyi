@@ -1,6 +1,0 @@
-from typing import Any, final
-
-@final
-class OtlpEncoder:
-    def __init__(self, reference: Any) -> None: ...
-    def encode(self, span: Any) -> bytes: ...

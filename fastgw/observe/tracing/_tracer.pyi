@@ -1,7 +1,0 @@
-from typing import Any, final
-
-@final
-class Tracer:
-    reference: Any
-    def __init__(self, reference: Any) -> None: ...
-    def begin_trace(self, head: Any) -> Any: ...
