@@ -12,7 +12,7 @@ from fastgw.exchange.body_stages import BodyHook, ChangeWhole, RemovedCodings, S
 from fastgw.exchange.filter_steps import RENEWED_ON, all_let_pass, before_any, by_path, pass_tests
 from fastgw.exchange.hooks import Hooks, Looks, LooksAt, ReadyStep, RequestStep, TrailerStep
 from fastgw.exchange.reply import NO_NAMES
-from fastgw.exchange.sent_fields import SentFields, join_fields
+from fastgw.exchange.sent_fields import SentFields, fields_for_request, join_fields
 
 if TYPE_CHECKING:
     from fastgw.config.settings.gateway import FilterUse
@@ -274,8 +274,7 @@ class Chain:
 
     def response_fields_for(self, head: RequestHead, peer: Any) -> SentFields | None:
         """Return the `response_fields` for the response to a request. None: the response steps have to run."""
-        fields = self.response_fields
-        return fields if type(fields) is SentFields else fields(head, peer)
+        return fields_for_request(self.response_fields, head, peer)
 
     @property
     def needs_full_path(self) -> bool:

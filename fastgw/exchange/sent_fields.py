@@ -39,13 +39,10 @@ FieldsStep: TypeAlias = "Callable[[RequestHead, Any], SentFields | None]"
 """The second argument is the `Peer` of the connection."""
 
 
-@final
 class JoinedFields:
     """Changes that several filters make to the headers of a response, of which some depend on the request, as one
     `FieldsStep`. Equal ones are shared by thousands of routes.
     """
-
-    __slots__ = ("parts",)
 
     def __init__(self, parts: tuple[SentFields | FieldsStep, ...]) -> None:
         """`parts`: in the order in which the changes are made."""
@@ -58,9 +55,13 @@ class JoinedFields:
         return hash(self.parts)
 
     def __call__(self, head: RequestHead, peer: Any) -> SentFields | None:
-        found, parts = [], self.parts
+        return self.fields_for(head, peer)
+
+    def fields_for(self, head: RequestHead, peer: Any) -> SentFields | None:
+        """Return the changes for this request; None: the response steps of the filters have to run."""
+        found = []
         try:
-            for part in parts:
+            for part in self.parts:
                 fields = part if type(part) is SentFields else part(head, peer)
                 if fields is None:
                     return None
@@ -86,7 +87,8 @@ def join_fields(parts: tuple[SentFields | FieldsStep, ...]) -> SentFields | Join
     return reduce(SentFields.then, cast("tuple[SentFields, ...]", parts), NO_SENT_FIELDS)
 
 
-if not TYPE_CHECKING:
-    from fastgw.exchange import _joined_fields as _twin
-
-    _twin.adopt(JoinedFields, SentFields, join_found)
+def fields_for_request(fields: SentFields | FieldsStep, head: RequestHead, peer: Any) -> SentFields | None:
+    """Return the changes to the headers of the response to a request: `Chain.response_fields` for this request."""
+    if type(fields) is SentFields:
+        return fields
+    return fields.fields_for(head, peer) if isinstance(fields, JoinedFields) else fields(head, peer)

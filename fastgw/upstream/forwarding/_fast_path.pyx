@@ -6,7 +6,7 @@ All other cases are left to methods of the reference. Objects of other classes a
 """
 
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
-from fastgw.exchange._joined_fields cimport fields_for_request
+from fastgw.exchange.sent_fields cimport fields_for_request
 from fastgw.exchange._request_ids cimport RequestIds, is_as_read
 from fastgw.http.http1._parser cimport Http1RequestHead, Http1ResponseHead, has_field
 from fastgw.upstream.connections._http1_connection cimport lend_from, release_stream, send_on

@@ -11,7 +11,7 @@ from libc.string cimport memcmp
 
 from fastgw._slots cimport Slot, learn, read, write
 from fastgw.cache.shared._ordinary cimport is_unchanged_in
-from fastgw.exchange._joined_fields cimport fields_for_request
+from fastgw.exchange.sent_fields cimport fields_for_request
 from fastgw.http.http1._parser cimport SLOT_WORDS, Http1RequestHead, all_values, bits_of, has_field, slot_of
 
 from fastgw.compiled import replace
