@@ -21,6 +21,7 @@ from fastgw.http.messages import RequestHead
 from fastgw.http.path_normalization import normalize
 from fastgw.net.client_certificate import ClientCertificate
 from fastgw.net.proxy_protocol import NO_TLVS, ProxyTlvs
+from fastgw.typed_fields import expose_fields
 
 Policy: TypeAlias = Literal["append", "set", "strip", "pass"]
 
@@ -99,22 +100,6 @@ class Peer:
     gateway; None: there is no TLS. `sender`: address of the sender of its PROXY header; None: there is none. `tlvs`:
     values of this header.
     """
-
-    __slots__ = (
-        "_authority",
-        "_lines",
-        "certificate",
-        "endpoint",
-        "ip",
-        "is_client",
-        "port",
-        "scheme",
-        "sender",
-        "server_port",
-        "tls",
-        "tlvs",
-        "trusted",
-    )
 
     def __init__(
         self,
@@ -445,3 +430,6 @@ def _parsed(name: bytes) -> str | None:
     if isinstance(address, IPv6Address):
         return None if address.scope_id else str(address.ipv4_mapped or address)
     return str(address)
+
+
+expose_fields(Peer)

@@ -31,6 +31,7 @@ ORDER = [
         "operator_events",
         "token_tier",
         "torn_lines",
+        "typed_fields",
         "wildcards",
     },
     {"http/content_coding", "http/json_projection", "http/json_splices"},

@@ -10,6 +10,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.math cimport INFINITY
 from libc.string cimport memcpy
 
+from fastgw.exchange.chain cimport Chain
+from fastgw.exchange.exchange cimport Exchange
 from fastgw._slots cimport Slot, learn, read, write
 from fastgw.eventloop.timer_wheel cimport Timed, Wheel
 from fastgw.http.http1._parser cimport Http1ResponseHead
@@ -25,7 +27,7 @@ from fastgw.composition.freshness import MOST_REMEMBERED_BYTES, cache_fields
 from fastgw.composition.part import CompiledPart
 from fastgw.composition.templates import TargetTemplate
 from fastgw.eventloop.worker_loop import WorkerLoop
-from fastgw.exchange import Chain, Exchange, Response
+from fastgw.exchange import Response
 from fastgw.exchange.body_relay import MAX_KEPT
 from fastgw.exchange.states import ANSWER_BEGUN
 from fastgw.http.json_splices import MOST_AT_ONCE, merge_objects
@@ -107,35 +109,12 @@ cdef struct OfAction:
     Slot takes_body
     Slot timeout
 
-cdef struct OfExchange:
-    Slot cache_status
-    Slot chain
-    Slot client
-    Slot for_others
-    Slot head
-    Slot method
-    Slot params
-    Slot request_added
-    Slot request_dropped
-    Slot response
-    Slot service
-    Slot state
-    Slot trace
-
-cdef struct OfChain:
-    Slot reply_steps
-    Slot response_steps
-    Slot translate_steps
-    Slot treats_responses
-
 cdef OfRun of_run
 cdef OfState of_state
 cdef OfCall of_call
 cdef OfPart of_part
 cdef OfTarget of_target
 cdef OfAction of_action
-cdef OfExchange of_exchange
-cdef OfChain of_chain
 cdef Slot wheel_of_loop
 cdef Slot loop_of_upstream
 
@@ -164,23 +143,6 @@ learn(&of_target.constant, TargetTemplate, "_constant")
 learn(&of_target.pieces, TargetTemplate, "pieces")
 learn(&of_target.query_from, TargetTemplate, "_query_from")
 learn(&of_target.simple, TargetTemplate, "_simple")
-learn(&of_exchange.cache_status, Exchange, "cache_status")
-learn(&of_exchange.chain, Exchange, "chain")
-learn(&of_exchange.client, Exchange, "client")
-learn(&of_exchange.for_others, Exchange, "for_others")
-learn(&of_exchange.head, Exchange, "head")
-learn(&of_exchange.method, Exchange, "method")
-learn(&of_exchange.params, Exchange, "params")
-learn(&of_exchange.request_added, Exchange, "request_added")
-learn(&of_exchange.request_dropped, Exchange, "request_dropped")
-learn(&of_exchange.response, Exchange, "response")
-learn(&of_exchange.service, Exchange, "service")
-learn(&of_exchange.state, Exchange, "state")
-learn(&of_exchange.trace, Exchange, "trace")
-learn(&of_chain.reply_steps, Chain, "reply_steps")
-learn(&of_chain.response_steps, Chain, "response_steps")
-learn(&of_chain.translate_steps, Chain, "translate_steps")
-learn(&of_chain.treats_responses, Chain, "treats_responses")
 learn(&wheel_of_loop, WorkerLoop, "wheel")
 learn(&loop_of_upstream, Upstream, "worker_loop")
 
@@ -269,7 +231,7 @@ cdef bytes _target_for(template, exchange):
     if not read(&of_target.simple, template):
         return None
     query_from = read(&of_target.query_from, template)
-    params = read(&of_exchange.params, exchange)
+    params = (<Exchange?>exchange).params
     made = []
     for piece in <tuple>read(&of_target.pieces, template):
         if type(piece) is not bytes:
@@ -284,12 +246,12 @@ cdef bytes _target_for(template, exchange):
 
 def __call__(self, exchange):
     """Compiled `ComposeAction.__call__`."""
-    chain = read(&of_exchange.chain, exchange)
-    if read(&of_action.passes_through, self) or read(&of_chain.translate_steps, chain):
+    chain = (<Exchange?>exchange).chain
+    if read(&of_action.passes_through, self) or (<Chain?>chain).translate_steps:
         _reference_call(self, exchange)
         return
     run = new_run(self, exchange)
-    write(&of_exchange.service, exchange, run)
+    (<Exchange?>exchange).service = run
     _start(run, self)
 
 
@@ -481,17 +443,17 @@ def _merge(self):
         return
     lines = b"".join((read(&of_action.plain_lines, action), _cache_lines(read(&of_run.heads, self)), b"ETag: ", tag, b"\r\n"))
     _cancel(self)
-    write(&of_exchange.service, exchange, None)
+    (<Exchange?>exchange).service = None
     response = Response(200, None, lines)
-    trace = read(&of_exchange.trace, exchange)
+    trace = (<Exchange?>exchange).trace
     if trace is not None:
         response.added += trace.response_line
-    write(&of_exchange.state, exchange, ANSWER_BEGUN[read(&of_exchange.state, exchange)])
-    write(&of_exchange.response, exchange, response)
+    (<Exchange?>exchange).state = ANSWER_BEGUN[(<Exchange?>exchange).state]
+    (<Exchange?>exchange).response = response
     if PyBytes_GET_SIZE(body) > _FREE:
         exchange.begin_answer(response, body, True)
     else:
-        read(&of_exchange.client, exchange).answer(response, body, True)
+        (<Exchange?>exchange).client.answer(response, body, True)
 
 
 cdef int _cancel(run) except -1:
@@ -511,24 +473,24 @@ cdef int _cancel(run) except -1:
 
 cdef bint _answers_plainly(exchange) except -1:
     """Whether no filter sees the response, and a condition of the request is If-None-Match as received."""
-    method = read(&of_exchange.method, exchange)
+    method = (<Exchange?>exchange).method
     if method != _GET and method != _HEAD:
         return False
-    chain = read(&of_exchange.chain, exchange)
-    if read(&of_chain.response_steps, chain) or read(&of_chain.reply_steps, chain):
+    chain = (<Exchange?>exchange).chain
+    if (<Chain?>chain).response_steps or (<Chain?>chain).reply_steps:
         return False
-    if read(&of_chain.treats_responses, chain) or read(&of_exchange.cache_status, exchange):
+    if (<Chain?>chain).treats_responses or (<Exchange?>exchange).cache_status:
         return False
-    if type(read(&of_exchange.client, exchange)) is DetachedCall:
+    if type((<Exchange?>exchange).client) is DetachedCall:
         return False
-    head = read(&of_exchange.head, exchange)
+    head = (<Exchange?>exchange).head
     if head.first(b"if-match") is not None:
         return False
     if head.first(b"if-none-match") is None:
         return True
-    if read(&of_exchange.for_others, exchange) is not None or read(&of_exchange.request_dropped, exchange):
+    if (<Exchange?>exchange).for_others is not None or (<Exchange?>exchange).request_dropped:
         return False
-    return b"if-" not in (<bytes>read(&of_exchange.request_added, exchange)).lower()
+    return b"if-" not in (<bytes>(<Exchange?>exchange).request_added).lower()
 
 
 cdef bint _proceeds(exchange, bytes tag) except -1:
@@ -536,7 +498,7 @@ cdef bint _proceeds(exchange, bytes tag) except -1:
 
     A list of entity tags can match only if the opaque tag, with its quotes, is in it.
     """
-    for value in read(&of_exchange.head, exchange).values(b"if-none-match"):
+    for value in (<Exchange?>exchange).head.values(b"if-none-match"):
         if tag in value or value == b"*":
             return False
     return True

@@ -13,6 +13,7 @@ from fastgw.exchange.filter_steps import RENEWED_ON, all_let_pass, before_any, b
 from fastgw.exchange.hooks import Hooks, Looks, LooksAt, ReadyStep, RequestStep, TrailerStep
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.exchange.sent_fields import SentFields, fields_for_request, join_fields
+from fastgw.typed_fields import expose_fields
 
 if TYPE_CHECKING:
     from fastgw.config.settings.gateway import FilterUse
@@ -70,49 +71,8 @@ class FilterInstance:
         return self.hooks.start is not None or self.hooks.stop is not None
 
 
-@final
 class Chain:
     """Filters of a route (before a route is found: of a listener) in running order, with hooks sorted by kind."""
-
-    __slots__ = (
-        "allows_fetch",
-        "body_heads",
-        "calls_only",
-        "drops_ranges",
-        "error_pages",
-        "fetch_plan",
-        "finish_steps",
-        "line_steps",
-        "links",
-        "logged_at",
-        "maps",
-        "number",
-        "of_calls",
-        "of_copies",
-        "pass_tests",
-        "preflight",
-        "ready_answer",
-        "removed_codings",
-        "renew_steps",
-        "reply_steps",
-        "request_body_hooks",
-        "request_ids",
-        "request_steps",
-        "response_body_hooks",
-        "response_fields",
-        "response_steps",
-        "sent_settings",
-        "sign_steps",
-        "takes_literally",
-        "trailer_steps",
-        "translate_steps",
-        "treats_bodies",
-        "treats_responses",
-        "tunnel_steps",
-        "variant",
-        "whole_check",
-        "whole_hook",
-    )
 
     def __init__(
         self,
@@ -404,3 +364,6 @@ def _hooks_of(link: FilterInstance) -> tuple[object, ...]:
     )
     head = None if hooks.body_head is None else hooks.body_head.step
     return *steps, hooks.reply, hooks.renew, hooks.response_body, hooks.trailers, hooks.translate, hooks.sign, head
+
+
+expose_fields(Chain)

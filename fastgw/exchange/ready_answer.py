@@ -9,16 +9,14 @@ from fastgw.exchange.reply import NO_CONTENT, NO_NAMES, Reply, problem_fields
 from fastgw.http.dates import format_date
 from fastgw.http.fields import Fields, folded
 from fastgw.http.http1 import serializer
+from fastgw.typed_fields import expose_fields
 
 
-@final
 class ReadyAnswer:
     """A response to a plain GET request: `head` without the lines of the connection and the empty line, and `body`.
 
     `cache_result`: as of `Exchange`. It is the same object for all requests: `head` changes with the time.
     """
-
-    __slots__ = ("body", "cache_result", "head", "length", "status")
 
     def __init__(self, status: int, cache_result: str, length: int) -> None:
         self.status, self.cache_result, self.length = status, cache_result, length
@@ -81,3 +79,6 @@ class ReadyReply:
             self._second = second
             self.answer.head = b"%bDate: %b\r\n" % (self._lines, format_date(second))
         return self.answer
+
+
+expose_fields(ReadyAnswer)

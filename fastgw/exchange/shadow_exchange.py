@@ -20,24 +20,15 @@ from fastgw.http.http1.serializer import names_alike
 from fastgw.http.messages import ResponseHead
 from fastgw.shm.held_body_budget import UNLIMITED, HeldBodyBudget
 
-_OWN: Final = frozenset(
-    (
-        "claims",
-        "client",
-        "head",
-        "limits",
-        "params",
-        "request_body",
-        "response",
-        "response_sink",
-        "service",
-        "shadowed",
-        "shadows",
-        "why",
-    )
-)
 CODING: Final = frozenset((b"content-encoding",))
-_ALIKE: Final = tuple(name for name in Exchange.__slots__ if name not in _OWN)
+_ALIKE: Final = (
+    "answered_by", "begun_at", "cache_result", "cache_status", "chain", "client_ip", "consumer", "fault",
+    "for_others", "grpc_status", "id_shown", "is_authenticated", "is_fast", "listener", "method", "path", "peer",
+    "query_sent", "renewed", "renewed_earlier", "request_added", "request_bytes", "request_dropped", "request_id",
+    "reset_code", "response_bytes", "retries", "route", "scheme", "sends_client_authorization", "sent", "state",
+    "subrequests", "target", "timeline", "trace", "tunnel", "upstream", "upstream_s",
+)  # fmt: skip
+"""Attributes of a copy that are those of the real exchange: all but its own ones (`ShadowExchange.__init__`)."""
 _AS_IT_GOES: Final = ("chain", "fault", "request_bytes", "response_bytes", "retries", "route", "state", "target",
                       "upstream")  # fmt: skip
 """Attributes that are set after a request step has run, and not by filters."""

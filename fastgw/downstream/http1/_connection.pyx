@@ -11,6 +11,11 @@ from cpython.object cimport PyObject
 from libc.math cimport INFINITY
 from libc.string cimport memcpy
 
+from fastgw.exchange.ready_answer cimport ReadyAnswer
+from fastgw.forwarded_headers cimport Peer
+from fastgw.exchange.route cimport Route
+from fastgw.exchange.chain cimport Chain
+from fastgw.exchange.exchange cimport Exchange
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.eventloop._idle_order cimport put_last
 from fastgw.eventloop.socket_send cimport send_message, send_two
@@ -22,11 +27,10 @@ from fastgw.compiled import replace
 from fastgw.downstream.http1 import connection as reference
 from fastgw.downstream.http1.response_framing import LENGTH, own_answer
 from fastgw.errors import Fault
-from fastgw.exchange import Chain, Exchange, FastPathPlan, Response, Route
-from fastgw.exchange.ready_answer import ReadyAnswer
+from fastgw.exchange import FastPathPlan, Response
 from fastgw.exchange.reply import NO_CONTENT
 from fastgw.exchange.states import ANSWER_ENDED, Event
-from fastgw.forwarded_headers import Peer, client_address
+from fastgw.forwarded_headers import client_address
 from fastgw.http.http1 import serializer
 from fastgw.http.http1._parser import take_request
 from fastgw.http.http1.reserved_fields import OWN_FIELDS
@@ -60,31 +64,6 @@ cdef struct OfConnection:
     Slot wheel
     Slot write_paused
 
-cdef struct OfAnswer:
-    Slot body
-    Slot head
-    Slot length
-
-cdef struct OfChain:
-    Slot fetch_plan
-    Slot finish_steps
-    Slot ready_answer
-    Slot request_ids
-    Slot treats_bodies
-
-cdef struct OfExchange:
-    Slot answered_by
-    Slot chain
-    Slot head
-    Slot id_shown
-    Slot method
-    Slot params
-    Slot request_body
-    Slot response_bytes
-    Slot route
-    Slot state
-    Slot subrequests
-
 cdef struct OfHead:
     Slot close
     Slot length
@@ -106,14 +85,6 @@ cdef struct OfPlan:
     Slot calls_only
     Slot checks_path
 
-cdef struct OfRoute:
-    Slot action
-    Slot chain
-    Slot check_path
-    Slot division
-    Slot fast_path
-    Slot steps
-
 cdef struct OfServer:
     Slot body_bytes
     Slot date_line
@@ -133,18 +104,13 @@ cdef struct OfStream:
     Slot waiting
 
 cdef OfConnection of_connection
-cdef OfAnswer of_answer
-cdef OfChain of_chain
-cdef OfExchange of_exchange
 cdef OfHead of_head
 cdef OfListener of_listener
 cdef OfPath of_path
 cdef OfPlan of_plan
-cdef OfRoute of_route
 cdef OfServer of_server
 cdef OfStream of_stream
 cdef Slot active_of_subrequests
-cdef Slot trusted_of_peer
 cdef PyTypeObject* _connection_class  # the class whose methods these are; NULL until `adopt`
 
 cdef object IDLE  # the phase of this name
@@ -160,25 +126,6 @@ cdef dict _reference = reference.__dict__
 cdef dict _status_lines = {200: serializer.status_line(200)}
 cdef Py_ssize_t _JOINED = reference.JOINED
 
-learn(&of_answer.body, ReadyAnswer, "body")
-learn(&of_answer.head, ReadyAnswer, "head")
-learn(&of_answer.length, ReadyAnswer, "length")
-learn(&of_chain.fetch_plan, Chain, "fetch_plan")
-learn(&of_chain.finish_steps, Chain, "finish_steps")
-learn(&of_chain.ready_answer, Chain, "ready_answer")
-learn(&of_chain.request_ids, Chain, "request_ids")
-learn(&of_chain.treats_bodies, Chain, "treats_bodies")
-learn(&of_exchange.answered_by, Exchange, "answered_by")
-learn(&of_exchange.chain, Exchange, "chain")
-learn(&of_exchange.head, Exchange, "head")
-learn(&of_exchange.id_shown, Exchange, "id_shown")
-learn(&of_exchange.method, Exchange, "method")
-learn(&of_exchange.params, Exchange, "params")
-learn(&of_exchange.request_body, Exchange, "request_body")
-learn(&of_exchange.response_bytes, Exchange, "response_bytes")
-learn(&of_exchange.route, Exchange, "route")
-learn(&of_exchange.state, Exchange, "state")
-learn(&of_exchange.subrequests, Exchange, "subrequests")
 learn(&of_head.close, Http1RequestHead, "close")
 learn(&of_head.length, Http1RequestHead, "length")
 learn(&of_head.ordinary, Http1RequestHead, "ordinary")
@@ -187,14 +134,7 @@ learn(&of_path.trace, FastPath, "trace")
 learn(&of_plan.at_once, FastPathPlan, "at_once")
 learn(&of_plan.calls_only, FastPathPlan, "calls_only")
 learn(&of_plan.checks_path, FastPathPlan, "checks_path")
-learn(&of_route.action, Route, "action")
-learn(&of_route.chain, Route, "chain")
-learn(&of_route.check_path, Route, "check_path")
-learn(&of_route.division, Route, "division")
-learn(&of_route.fast_path, Route, "fast_path")
-learn(&of_route.steps, Route, "steps")
 learn(&active_of_subrequests, Subrequests, "active")
-learn(&trusted_of_peer, Peer, "trusted")
 
 
 def adopt(type owner not None, idle):
@@ -287,7 +227,7 @@ cdef int _begin_request(connection, head) except -1:
         connection._refuse_unread(Fault.CONNECTION_OUTDATED, None, head.raw)
         return 0
     peer = read(&of_connection.peer, connection)
-    trusted = read(&trusted_of_peer, peer)
+    trusted = (<Peer?>peer).trusted
     (OWN_FIELDS if trusted else read(&of_listener.reserved, listener)).take_out_of(head)
     write(&of_connection.phase, connection, _following(_reference["REQUEST"], read(&of_connection.phase, connection)))
     write(&of_connection.closing, connection, read(&of_listener.closing, listener) or read(&of_head.close, head))
@@ -302,7 +242,7 @@ cdef int _begin_request(connection, head) except -1:
             match = None  # found again with the exchange
         if match is not None:
             route, params = match
-            plan = read(&of_route.fast_path, route)
+            plan = (<Route?>route).fast_path
             if plan is not None and accepts_on(plan, head):
                 calls_only = read(&of_plan.calls_only, plan)
                 if (
@@ -321,13 +261,13 @@ cdef int _begin_request(connection, head) except -1:
                 if refusal is not None:
                     return _send_refusal(connection, server, listener, peer, head, route, refusal)
             elif not length:
-                chain = read(&of_route.chain, route)
-                step = read(&of_chain.ready_answer, chain)
+                chain = (<Route?>route).chain
+                step = (<Chain?>chain).ready_answer
                 if step is not None:
                     answer = step(head, peer, route)
                     if answer is not None:
                         return _send_from_memory(connection, head, route, answer)
-                    plan = read(&of_chain.fetch_plan, chain)
+                    plan = (<Chain?>chain).fetch_plan
                     if plan is not None and accepts_on(plan, head):
                         fast_path = _fast_path_of(connection)
                         if fast_path.begin_fetch(head, route, params, plan):
@@ -341,7 +281,7 @@ cdef inline object _fast_path_of(connection):
 
 cdef int _send_fast(connection, fast_path, server, listener, peer, head, route, params) except -1:
     (<Timed?>connection).deadline = INFINITY
-    if read(&trusted_of_peer, peer):
+    if (<Peer?>peer).trusted:
         write(&of_path.client_ip, fast_path, client_address(head, peer, read(&of_listener.trusts, listener)))
     tracer = read(&of_server.tracer, server)
     if tracer is not None:
@@ -353,7 +293,7 @@ cdef int _send_fast(connection, fast_path, server, listener, peer, head, route, 
 cdef int _begin_exchange(
     connection, server, listener, peer, early, head, match, fast_match, bint passed
 ) except -1:
-    chain = early if fast_match is None else read(&of_route.chain, fast_match[0])
+    chain = early if fast_match is None else (<Route?>(fast_match[0])).chain
     stream = read(&of_connection.stream, connection) or connection.stream
     exchange = _reference["new_exchange"](head, stream, listener, peer, chain)
     stream.exchange = exchange
@@ -361,7 +301,7 @@ cdef int _begin_exchange(
         tracer = read(&of_server.tracer, server)
         if tracer is not None:
             exchange.trace = tracer.begin_trace(head)
-        if read(&trusted_of_peer, peer):
+        if (<Peer?>peer).trusted:
             exchange.client_ip = client_address(head, peer, read(&of_listener.trusts, listener))
         if read(&of_head.ordinary, head) and not read(&of_head.length, head):
             (<Timed?>connection).deadline = INFINITY
@@ -377,7 +317,7 @@ cdef int _begin_exchange(
         elif not passed:
             run_early_steps(stream, exchange, read(&of_listener.router, listener))
         else:
-            write(&of_exchange.answered_by, exchange, None)  # all of them have run, or let it pass
+            (<Exchange?>exchange).answered_by = None  # all of them have run, or let it pass
             if match is None or not _acts_at_once(exchange, early, match):
                 find_route(stream, exchange, read(&of_listener.router, listener), match)
         if read(&of_connection.beginning, connection):
@@ -390,20 +330,20 @@ cdef int _begin_exchange(
 cdef bint _acts_at_once(exchange, early, match) except -1:
     """Run the action of a route of which nothing comes before. False: it is left to `find_route`."""
     route, params = match
-    chain = read(&of_route.chain, route)
+    chain = (<Route?>route).chain
     if (
-        read(&of_route.fast_path, route) is not None
-        or read(&of_route.division, route) is not None
-        or read(&of_route.check_path, route) is not None
-        or read(&of_route.steps, route)
-        or read(&of_chain.treats_bodies, chain)
-        or read(&of_chain.request_ids, chain) is not read(&of_chain.request_ids, early)
+        (<Route?>route).fast_path is not None
+        or (<Route?>route).division is not None
+        or (<Route?>route).check_path is not None
+        or (<Route?>route).steps
+        or (<Chain?>chain).treats_bodies
+        or (<Chain?>chain).request_ids is not (<Chain?>early).request_ids
     ):
         return False
-    write(&of_exchange.params, exchange, params)
-    write(&of_exchange.route, exchange, route)
-    write(&of_exchange.chain, exchange, chain)
-    read(&of_route.action, route)(exchange)
+    (<Exchange?>exchange).params = params
+    (<Exchange?>exchange).route = route
+    (<Exchange?>exchange).chain = chain
+    (<Route?>route).action(exchange)
     return True
 
 
@@ -452,10 +392,10 @@ cdef int _send_from_memory(connection, head, route, answer) except -1:
         write(&of_path.trace, record, trace)
         lines = trace.response_line
     request_id = begin_ready_on(record, head, route, answer)
-    answer_head, body = read(&of_answer.head, answer), read(&of_answer.body, answer)
+    answer_head, body = (<ReadyAnswer?>answer).head, (<ReadyAnswer?>answer).body
     fd, transport = read(&of_connection.fd, connection), read(&of_connection.transport, connection)
     write_paused = read(&of_connection.write_paused, connection)
-    if read(&of_answer.length, answer) <= _JOINED:
+    if (<ReadyAnswer?>answer).length <= _JOINED:
         send_message(fd, _joined(answer_head, request_id, lines, last, body), transport, write_paused)
     else:
         message = _joined(answer_head, request_id, lines, last, _NO_BYTES)
@@ -472,7 +412,7 @@ cdef int _send_refusal(connection, server, listener, peer, head, route, refusal)
     cdef bytes last = _CLOSE if read(&of_connection.closing, connection) else _NO_BYTES
     (<Timed?>connection).deadline = INFINITY
     record = _fast_path_of(connection)
-    if read(&trusted_of_peer, peer):
+    if (<Peer?>peer).trusted:
         write(&of_path.client_ip, record, client_address(head, peer, read(&of_listener.trusts, listener)))
     date_line = server.date_line()
     tracer = read(&of_server.tracer, server)
@@ -586,14 +526,14 @@ def answer_fast(self, head, exchange, dropped, added, request_id, changed=None):
 
 cdef int _finish(exchange) except -1:
     """Do what `Exchange.finish` does."""
-    chain, subrequests = read(&of_exchange.chain, exchange), read(&of_exchange.subrequests, exchange)
+    chain, subrequests = (<Exchange?>exchange).chain, (<Exchange?>exchange).subrequests
     if (
         type(exchange) is Exchange
-        and not read(&of_chain.finish_steps, chain)
-        and not read(&of_chain.treats_bodies, chain)
+        and not (<Chain?>chain).finish_steps
+        and not (<Chain?>chain).treats_bodies
         and (subrequests is None or not read(&active_of_subrequests, subrequests))
     ):
-        write(&of_exchange.state, exchange, ANSWER_ENDED[read(&of_exchange.state, exchange)])
+        (<Exchange?>exchange).state = ANSWER_ENDED[(<Exchange?>exchange).state]
         return 0
     exchange.finish()
     return 0
@@ -633,17 +573,17 @@ cdef bint _answers_whole(stream, response, bytes payload) except -1:
         or type_of(connection) is not _connection_class
         or read(&of_stream.waiting, stream) is not None
         or read(&of_stream.reader, stream) is not None
-        or read(&of_exchange.method, exchange) == _HEAD
+        or (<Exchange?>exchange).method == _HEAD
         or status in NO_CONTENT
     ):
         return False
-    head, body = read(&of_exchange.head, exchange), read(&of_exchange.request_body, exchange)
+    head, body = (<Exchange?>exchange).head, (<Exchange?>exchange).request_body
     if type(head) is not Http1RequestHead or not read(&of_head.ordinary, head) or not (body is None or body.ended):
         return False
     server = _server_of(connection)
     write(&of_stream.ending, stream, LENGTH)
     last = _CLOSE if read(&of_connection.closing, connection) else _NO_BYTES
-    added, request_id = response.added, read(&of_exchange.id_shown, exchange)
+    added, request_id = response.added, (<Exchange?>exchange).id_shown
     fd, transport = read(&of_connection.fd, connection), read(&of_connection.transport, connection)
     write_paused = read(&of_connection.write_paused, connection)
     date_line = read(&of_server.date_line, server)
@@ -653,7 +593,7 @@ cdef bint _answers_whole(stream, response, bytes payload) except -1:
             request_id,
         )
     else:
-        write(&of_exchange.response_bytes, exchange, size)
+        (<Exchange?>exchange).response_bytes = size
         if response._fields is not None:
             message = own_answer(response, payload, size, date_line, last, request_id)
         else:

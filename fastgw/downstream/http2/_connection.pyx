@@ -9,6 +9,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.math cimport INFINITY
 from libc.string cimport memcpy
 
+from fastgw.forwarded_headers cimport Peer
+from fastgw.exchange.route cimport Route
 from fastgw.eventloop._idle_order cimport put_last
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.eventloop.timer_wheel cimport Timed, Wheel
@@ -25,8 +27,8 @@ from fastgw.downstream.http2 import connection as reference
 from fastgw.downstream.http2.stream import Http2Stream
 from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN
-from fastgw.exchange import FastPathPlan, Relay, Route, new_exchange, problem
-from fastgw.forwarded_headers import Peer, client_address
+from fastgw.exchange import FastPathPlan, Relay, new_exchange, problem
+from fastgw.forwarded_headers import client_address
 from fastgw.http.grpc.calls import TIMEOUT, timeout_of_call
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.reserved_fields import OWN_FIELDS
@@ -109,10 +111,6 @@ cdef struct OfPlan:
     Slot calls_only
     Slot checks_path
 
-cdef struct OfRoute:
-    Slot chain
-    Slot fast_path
-
 cdef OfConnection of_connection
 cdef OfStream of_stream
 cdef OfHead of_head
@@ -120,8 +118,6 @@ cdef OfListener of_listener
 cdef OfServer of_server
 cdef OfPath of_path
 cdef OfPlan of_plan
-cdef OfRoute of_route
-cdef Slot trusted_of_peer
 cdef PyTypeObject* _stream_class  # the class whose methods these are; NULL until `adopt`
 
 cdef object INF = inf
@@ -151,9 +147,6 @@ learn(&of_path.trace, FastPath, "trace")
 learn(&of_plan.at_once, FastPathPlan, "at_once")
 learn(&of_plan.calls_only, FastPathPlan, "calls_only")
 learn(&of_plan.checks_path, FastPathPlan, "checks_path")
-learn(&of_route.chain, Route, "chain")
-learn(&of_route.fast_path, Route, "fast_path")
-learn(&trusted_of_peer, Peer, "trusted")
 
 
 def adopt(type owner not None, type stream_owner not None):
@@ -338,7 +331,7 @@ cdef int _begin(connection, number, text, payload, protocol) except -1:
             return 0
         write(&of_stream.has_place, stream, True)
         write(&of_stream.address_limit, stream, address_limit)
-    (OWN_FIELDS if read(&trusted_of_peer, peer) else read(&of_listener.reserved, listener)).take_out_of(head)
+    (OWN_FIELDS if (<Peer?>peer).trusted else read(&of_listener.reserved, listener)).take_out_of(head)
     if type_of(stream) is _stream_class:
         return _serve(stream, head)
     stream.serve(head)
@@ -498,7 +491,7 @@ cdef int _serve(stream, head) except -1:
         if match is not None:
             route, params = match
             payload = read(&of_head.payload, head)
-            plan = read(&of_route.fast_path, route)
+            plan = (<Route?>route).fast_path
             if plan is not None and accepts_on(plan, head):
                 fits = not payload or len(payload) <= read(&of_server.body_bytes, server)
                 calls_only = read(&of_plan.calls_only, plan)
@@ -515,7 +508,7 @@ cdef int _serve(stream, head) except -1:
                 if not (payload or read(&of_plan.checks_path, plan) or calls_only):
                     fast_match = match
             elif not read(&of_head.length, head):
-                chain = read(&of_route.chain, route)
+                chain = (<Route?>route).chain
                 step = chain.ready_answer
                 if step is not None:
                     answer = step(head, peer, route)
@@ -544,7 +537,7 @@ cdef object _timeout_of_call(head):
 
 
 cdef int _send_fast(stream, fast_path, server, listener, peer, head, route, params) except -1:
-    if read(&trusted_of_peer, peer):
+    if (<Peer?>peer).trusted:
         write(&of_path.client_ip, fast_path, client_address(head, peer, read(&of_listener.trusts, listener)))
     tracer = read(&of_server.tracer, server)
     if tracer is not None:
@@ -556,14 +549,14 @@ cdef int _send_fast(stream, fast_path, server, listener, peer, head, route, para
 cdef int _begin_exchange(
     stream, connection, server, listener, peer, early, head, match, fast_match, bint passed
 ) except -1:
-    chain = early if fast_match is None else read(&of_route.chain, fast_match[0])
+    chain = early if fast_match is None else (<Route?>(fast_match[0])).chain
     write(&of_stream.has_had_exchange, stream, True)
     exchange = new_exchange(head, stream, listener, peer, chain)
     write(&of_stream.exchange, stream, exchange)
     tracer = read(&of_server.tracer, server)
     if tracer is not None:
         exchange.trace = tracer.begin_trace(head)
-    if read(&trusted_of_peer, peer):
+    if (<Peer?>peer).trusted:
         exchange.client_ip = client_address(head, peer, read(&of_listener.trusts, listener))
     payload = read(&of_head.payload, head)
     if head.connect_protocol:

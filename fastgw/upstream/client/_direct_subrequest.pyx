@@ -7,6 +7,10 @@ All other cases are left to methods of the reference. Objects of other classes a
 
 from libc.stdio cimport snprintf
 
+from fastgw.forwarded_headers cimport Peer
+from fastgw.exchange.route cimport Route
+from fastgw.exchange.chain cimport Chain
+from fastgw.exchange.exchange cimport Exchange
 from fastgw._slots cimport Slot, learn, read, type_of, write
 from fastgw.http.http1._parser cimport Http1ResponseHead
 from fastgw.upstream.connections._http1_connection cimport lend_from, release_stream, send_on
@@ -17,10 +21,8 @@ from time import monotonic
 
 from fastgw.compiled import replace
 from fastgw.errors import Fault
-from fastgw.exchange import Chain, Exchange, Route
 from fastgw.exchange.states import ENDED
 from fastgw.exchange.upstream_chains import UpstreamChains
-from fastgw.forwarded_headers import Peer
 from fastgw.upstream.client.subrequest import Subrequests, log_raised
 from fastgw.upstream.forwarding.attempt import JUST_USED_S
 from fastgw.upstream.forwarding.forward_action import Forward
@@ -63,18 +65,6 @@ cdef struct OfPlan:
     Slot sized
     Slot via
 
-cdef struct OfParent:
-    Slot client
-    Slot client_ip
-    Slot consumer
-    Slot head
-    Slot listener
-    Slot peer
-    Slot route
-    Slot state
-    Slot subrequests
-    Slot trace
-
 cdef enum:
     MOST_DIGITS = 400  # of the largest double, with its decimals
 
@@ -91,11 +81,6 @@ cdef struct OfUpstream:
     Slot name
     Slot pool
 
-cdef struct OfPeer:
-    Slot authority
-    Slot lines
-    Slot trusted
-
 cdef struct OfTarget:
     Slot base_path
     Slot host_header
@@ -107,14 +92,10 @@ cdef struct OfChains:
 
 cdef OfSent of_sent
 cdef OfPlan of_plan
-cdef OfParent of_parent
 cdef OfSiblings of_siblings
 cdef OfUpstream of_upstream
-cdef OfPeer of_peer
 cdef OfTarget of_target
 cdef OfChains of_chains
-cdef Slot links_of_chain
-cdef Slot filter_timeout_of_route
 cdef Slot rules_of_forward
 cdef Slot upstream_of_forward
 cdef Slot any_method_of_rules
@@ -129,16 +110,6 @@ cdef object _NO_TIME = -1.0
 cdef double _JUST_USED_S = JUST_USED_S
 cdef bytes _NO_BYTES = b""
 
-learn(&of_parent.client, Exchange, "client")
-learn(&of_parent.client_ip, Exchange, "client_ip")
-learn(&of_parent.consumer, Exchange, "consumer")
-learn(&of_parent.head, Exchange, "head")
-learn(&of_parent.listener, Exchange, "listener")
-learn(&of_parent.peer, Exchange, "peer")
-learn(&of_parent.route, Exchange, "route")
-learn(&of_parent.state, Exchange, "state")
-learn(&of_parent.subrequests, Exchange, "subrequests")
-learn(&of_parent.trace, Exchange, "trace")
 learn(&of_siblings.active, Subrequests, "active")
 learn(&of_siblings.count, Subrequests, "count")
 learn(&of_siblings.earlier, Subrequests, "_earlier")
@@ -148,16 +119,11 @@ learn(&of_upstream.attempt_listener, Upstream, "attempt_listener")
 learn(&of_upstream.balancer, Upstream, "balancer")
 learn(&of_upstream.name, Upstream, "name")
 learn(&of_upstream.pool, Upstream, "pool")
-learn(&of_peer.authority, Peer, "_authority")
-learn(&of_peer.lines, Peer, "_lines")
-learn(&of_peer.trusted, Peer, "trusted")
 learn(&of_target.base_path, Target, "base_path")
 learn(&of_target.host_header, Target, "host_header")
 learn(&of_target.label, Target, "label")
 learn(&of_chains.own, UpstreamChains, "own")
 learn(&of_chains.shared, UpstreamChains, "shared")
-learn(&links_of_chain, Chain, "links")
-learn(&filter_timeout_of_route, Route, "filter_timeout")
 learn(&rules_of_forward, Forward, "rules")
 learn(&upstream_of_forward, Forward, "upstream")
 learn(&any_method_of_rules, RetryRules, "any_method")
@@ -201,13 +167,13 @@ cdef bytes _request(plan, sent, target):
     """Return the request of `RequestPlan.render`."""
     cdef bytes length = _NO_BYTES
     peer, end = read(&of_sent.peer, sent), read(&of_plan.end, plan)
-    if end is None or read(&of_peer.trusted, peer):
+    if end is None or (<Peer?>peer).trusted:
         return _render(plan, sent, target)
     authority, body = read(&of_sent.authority, sent), read(&of_sent.body, sent)
     if body or read(&of_plan.sized, plan):
         length = b"Content-Length: %d\r\n" % len(body)
     host = read(&of_target.host_header, target) or authority or target.authority
-    lines = read(&of_peer.lines, peer) if read(&of_peer.authority, peer) == authority else peer.set_lines(authority)
+    lines = (<Peer?>peer)._lines if (<Peer?>peer)._authority == authority else peer.set_lines(authority)
     return b"".join(
         (read(&of_plan.begin, plan), read(&of_target.base_path, target), read(&of_sent.sent_target, sent),
          b" HTTP/1.1\r\nHost: ", host, b"\r\n", end, lines, length,
@@ -223,28 +189,28 @@ def send_direct(parent, plan, listener, bytes target, fields, bytes body, Py_ssi
     return send_directly(parent, plan, listener, target, fields, body, most)
 
 cdef object send_directly(parent, plan, listener, bytes target, fields, bytes body, Py_ssize_t most):
-    if not read(&of_plan.allowed, plan) or type(parent) is not Exchange or read(&of_parent.state, parent) is ENDED:
+    if not read(&of_plan.allowed, plan) or type(parent) is not Exchange or (<Exchange?>parent).state is ENDED:
         return None
-    if read(&of_parent.trace, parent) is not None:
+    if (<Exchange?>parent).trace is not None:
         return None
     upstream = read(&upstream_of_forward, read(&of_plan.forward, plan))
-    chains = read(&of_parent.listener, parent).upstream_chains
+    chains = (<Exchange?>parent).listener.upstream_chains
     own, chain = read(&of_chains.own, chains), read(&of_chains.shared, chains)
     if own:
         chain = own.get(read(&of_upstream.name, upstream), chain)
-    if read(&links_of_chain, chain):
+    if (<Chain?>chain).links:
         return None
-    route = read(&of_parent.route, parent)
-    if route is not None and read(&filter_timeout_of_route, route) is not None:
+    route = (<Exchange?>parent).route
+    if route is not None and (<Route?>route).filter_timeout is not None:
         return None
-    siblings = read(&of_parent.subrequests, parent)
+    siblings = (<Exchange?>parent).subrequests
     if siblings is None:
         siblings = PyType_GenericAlloc(Subrequests, 0)
         write(&of_siblings.active, siblings, set())
         write(&of_siblings.count, siblings, 0)
         write(&of_siblings.earlier, siblings, 0)
         write(&of_siblings.ended, siblings, _deque())
-        write(&of_parent.subrequests, parent, siblings)
+        (<Exchange?>parent).subrequests = siblings
     count = read(&of_siblings.count, siblings)
     if count >= most:
         return None
@@ -256,10 +222,10 @@ cdef object send_directly(parent, plan, listener, bytes target, fields, bytes bo
     write(&of_sent.sent_target, sent, target)
     write(&of_sent.fields, sent, fields)
     write(&of_sent.body, sent, body)
-    write(&of_sent.peer, sent, read(&of_parent.peer, parent))
-    write(&of_sent.client_ip, sent, read(&of_parent.client_ip, parent))
-    write(&of_sent.consumer, sent, read(&of_parent.consumer, parent))
-    write(&of_sent.authority, sent, read(&of_parent.head, parent).authority)
+    write(&of_sent.peer, sent, (<Exchange?>parent).peer)
+    write(&of_sent.client_ip, sent, (<Exchange?>parent).client_ip)
+    write(&of_sent.consumer, sent, (<Exchange?>parent).consumer)
+    write(&of_sent.authority, sent, (<Exchange?>parent).head.authority)
     write(&of_sent.upstream, sent, read(&of_upstream.name, upstream))
     write(&of_sent.target, sent, "")
     begun_at = monotonic()
@@ -338,7 +304,7 @@ def on_head(self, head, payload, ended):
     read(&of_siblings.ended, siblings).append(
         (read(&of_sent.upstream, self), read(&of_sent.target, self), status, seconds)
     )
-    read(&of_parent.client, read(&of_sent.parent, self)).counts.count_subrequest(self, status)
+    (<Exchange?>(read(&of_sent.parent, self))).client.counts.count_subrequest(self, status)
     try:
         listener.on_whole(head, body)
     except Exception:  # the edge of a filter: the owner of the connection could not handle its error

@@ -5,6 +5,11 @@ All other cases are left to methods of the reference. Objects of other classes a
 (`_slots.read`).
 """
 
+from fastgw.exchange.ready_answer cimport ReadyAnswer
+from fastgw.forwarded_headers cimport Peer
+from fastgw.exchange.route cimport Route
+from fastgw.exchange.chain cimport Chain
+from fastgw.exchange.exchange cimport Exchange
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.exchange.sent_fields cimport fields_for_request
 from fastgw.exchange._request_ids cimport RequestIds, is_as_read
@@ -16,11 +21,10 @@ from time import monotonic
 
 from fastgw.compiled import replace
 from fastgw.errors import Fault
-from fastgw.exchange import Chain, Exchange, FastPathPlan, Route
-from fastgw.forwarded_headers import FAMILY, Peer, without_chosen
+from fastgw.exchange import FastPathPlan
+from fastgw.forwarded_headers import FAMILY, without_chosen
 from fastgw.exchange.sent_fields import NO_SENT_FIELDS, SentFields
 from fastgw.exchange.exchange import UNCHANGED_QUERY
-from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import NO_NAMES, Response
 from fastgw.exchange.response_relay import dropped_with_body, tell_of_change
 from fastgw.exchange.states import ANSWER_BEGUN
@@ -64,30 +68,6 @@ cdef struct OfFastPath:
 
 cdef OfFastPath of_path
 
-cdef struct OfAnswer:
-    Slot cache_result
-    Slot length
-
-cdef struct OfExchange:
-    Slot begun_at
-    Slot client_ip
-    Slot head
-    Slot id_shown
-    Slot is_fast
-    Slot peer
-    Slot query_sent
-    Slot request_added
-    Slot request_body
-    Slot request_dropped
-    Slot response
-    Slot response_bytes
-    Slot sent
-    Slot state
-    Slot target
-    Slot trace
-    Slot upstream
-    Slot upstream_s
-
 cdef struct OfForward:
     Slot own_line
     Slot grpc
@@ -103,11 +83,6 @@ cdef struct OfHead:
     Slot path_as_sent
     Slot payload
     Slot payload_length  # of a response
-
-cdef struct OfPeer:
-    Slot authority
-    Slot lines
-    Slot trusted
 
 cdef struct OfPlan:
     Slot change_whole
@@ -135,20 +110,12 @@ cdef struct OfResponse:
     Slot dropped
     Slot fields
 
-cdef OfAnswer of_answer
 cdef OfResponse of_response
-cdef OfExchange of_exchange
 cdef OfForward of_forward
 cdef OfHead of_head
-cdef OfPeer of_peer
 cdef OfPlan of_plan
 cdef OfUpstream of_upstream
-cdef Slot chain_of_route
-cdef Slot fast_path_of_route
 cdef Slot fetch_of_plan
-cdef Slot fetch_plan_of_chain
-cdef Slot ids_of_chain
-cdef Slot pass_tests_of_chain
 cdef Slot ordinary_of_head
 cdef Slot any_method_of_rules
 cdef Slot host_header_of_target
@@ -171,26 +138,6 @@ cdef object _ZERO = 0
 cdef object _NEVER = -1.0
 cdef dict _serializer = serializer.__dict__
 
-learn(&of_answer.cache_result, ReadyAnswer, "cache_result")
-learn(&of_answer.length, ReadyAnswer, "length")
-learn(&of_exchange.begun_at, Exchange, "begun_at")
-learn(&of_exchange.client_ip, Exchange, "client_ip")
-learn(&of_exchange.head, Exchange, "head")
-learn(&of_exchange.id_shown, Exchange, "id_shown")
-learn(&of_exchange.is_fast, Exchange, "is_fast")
-learn(&of_exchange.peer, Exchange, "peer")
-learn(&of_exchange.query_sent, Exchange, "query_sent")
-learn(&of_exchange.request_added, Exchange, "request_added")
-learn(&of_exchange.request_body, Exchange, "request_body")
-learn(&of_exchange.request_dropped, Exchange, "request_dropped")
-learn(&of_exchange.response, Exchange, "response")
-learn(&of_exchange.response_bytes, Exchange, "response_bytes")
-learn(&of_exchange.sent, Exchange, "sent")
-learn(&of_exchange.state, Exchange, "state")
-learn(&of_exchange.target, Exchange, "target")
-learn(&of_exchange.trace, Exchange, "trace")
-learn(&of_exchange.upstream, Exchange, "upstream")
-learn(&of_exchange.upstream_s, Exchange, "upstream_s")
 learn(&of_forward.own_line, Forward, "own_line")
 learn(&of_forward.grpc, Forward, "grpc")
 learn(&of_forward.joined, Forward, "_joined")
@@ -203,9 +150,6 @@ learn(&of_head.method, Http1RequestHead, "method")
 learn(&of_head.path_as_sent, Http1RequestHead, "path_as_sent")
 learn(&of_head.payload, Http1RequestHead, "payload")
 learn(&of_head.payload_length, Http1ResponseHead, "payload_length")
-learn(&of_peer.authority, Peer, "_authority")
-learn(&of_peer.lines, Peer, "_lines")
-learn(&of_peer.trusted, Peer, "trusted")
 learn(&fetch_of_plan, FastPathPlan, "fetch")
 learn(&of_plan.change_whole, FastPathPlan, "change_whole")
 learn(&of_plan.checks_path, FastPathPlan, "checks_path")
@@ -227,12 +171,7 @@ learn(&of_upstream.balancer, Upstream, "balancer")
 learn(&of_upstream.cookies, Upstream, "cookies")
 learn(&of_upstream.name, Upstream, "name")
 learn(&of_upstream.pool, Upstream, "pool")
-learn(&chain_of_route, Route, "chain")
-learn(&fetch_plan_of_chain, Chain, "fetch_plan")
-learn(&ids_of_chain, Chain, "request_ids")
-learn(&pass_tests_of_chain, Chain, "pass_tests")
 learn(&ordinary_of_head, Http1RequestHead, "ordinary")
-learn(&fast_path_of_route, Route, "fast_path")
 learn(&any_method_of_rules, RetryRules, "any_method")
 learn(&host_header_of_target, Target, "host_header")
 learn(&label_of_target, Target, "label")
@@ -276,8 +215,8 @@ cdef inline object _picked(balancer, asked):
 cdef inline bytes _set_lines(peer, bytes authority, bytes own_line):
     """Return the lines of `Peer.set_lines`, and the line of the route."""
     cdef bytes lines
-    if read(&of_peer.authority, peer) == authority:
-        lines = read(&of_peer.lines, peer)
+    if (<Peer?>peer)._authority == authority:
+        lines = (<Peer?>peer)._lines
     else:
         lines = peer.set_lines(authority)
     return lines + own_line if own_line else lines
@@ -297,7 +236,7 @@ cdef bint accepts_on(plan, head) except -1:
 
 
 cdef bint lets_pass_by(chain, head) except -1:
-    tests = <tuple>read(&pass_tests_of_chain, chain)
+    tests = <tuple>(<Chain?>chain).pass_tests
     if not tests:
         return tests is not None
     return read(&ordinary_of_head, head) and _all_let_pass(tests, head)
@@ -333,9 +272,9 @@ cdef int _send(self, head, route, params) except -1:
     write(&of_path.params, self, params)
     fetch = read(&of_path.fetch, self)
     if fetch is None:
-        plan = read(&fast_path_of_route, route)
+        plan = (<Route?>route).fast_path
     else:
-        plan = read(&fetch_plan_of_chain, read(&chain_of_route, route))
+        plan = (<Chain?>((<Route?>route).chain)).fetch_plan
     id_of = read(&of_plan.id_of, plan)
     request_id = _NO_BYTES if id_of is None else id_of(head)
     write(&of_path.request_id, self, request_id)
@@ -360,7 +299,7 @@ cdef int _send(self, head, route, params) except -1:
         peer = read(&of_path.peer, self)
         own_line = read(&of_forward.own_line, forward)
         sent_fields = read(&of_plan.sent_fields, plan)
-        if own_line is not None and not read(&of_peer.trusted, peer):
+        if own_line is not None and not (<Peer?>peer).trusted:
             drop, added = FAMILY, _set_lines(peer, read(&of_head.authority, head), own_line)
             if sent_fields is not NO_SENT_FIELDS and fetch is None:
                 added = without_chosen(added, sent_fields.dropped)
@@ -437,37 +376,37 @@ def send_exchange(self, exchange, route):
     """Compiled `FastPath.send_exchange`."""
     cdef Http1RequestHead head
     cdef bytes payload, added
-    asked_head = read(&of_exchange.head, exchange)
-    if type(asked_head) is not Http1RequestHead or read(&of_exchange.trace, exchange) is not None:
+    asked_head = (<Exchange?>exchange).head
+    if type(asked_head) is not Http1RequestHead or (<Exchange?>exchange).trace is not None:
         _send_exchange(self, exchange, route)
         return
     head = <Http1RequestHead>asked_head
     write(&of_path.exchange, self, exchange)
     write(&of_path.route, self, route)
-    write(&of_exchange.is_fast, exchange, True)
+    (<Exchange?>exchange).is_fast = True
     fetch = read(&of_path.fetch, self)
-    forward = read(&of_plan.forward, read(&fast_path_of_route, route)) if fetch is None else fetch.forward
+    forward = read(&of_plan.forward, (<Route?>route).fast_path) if fetch is None else fetch.forward
     upstream = read(&of_forward.upstream, forward)
-    write(&of_exchange.upstream, exchange, read(&of_upstream.name, upstream))
+    (<Exchange?>exchange).upstream = read(&of_upstream.name, upstream)
     target = _picked(read(&of_upstream.balancer, upstream), exchange)
     write(&of_upstream.active, upstream, read(&of_upstream.active, upstream) + 1)
     if target is None:
         self._switch_to_forwarding(None).attempt(fresh=False, again=False)
         return
     label = read(&label_of_target, target)
-    write(&of_exchange.target, exchange, label)
-    payload = _NO_BYTES if read(&of_exchange.request_body, exchange) is None else read(&of_head.payload, head)
+    (<Exchange?>exchange).target = label
+    payload = _NO_BYTES if (<Exchange?>exchange).request_body is None else read(&of_head.payload, head)
     assert payload is not None
     stream = _lend(self, exchange, forward, upstream, target, head, None)
     if stream is None:
         return
     try:
-        peer, query = read(&of_exchange.peer, exchange), read(&of_exchange.query_sent, exchange)
-        dropped = read(&of_exchange.request_dropped, exchange)
+        peer, query = (<Exchange?>exchange).peer, (<Exchange?>exchange).query_sent
+        dropped = (<Exchange?>exchange).request_dropped
         if fetch is not None:
             dropped = dropped | fetch.dropped if dropped else fetch.dropped
         own_line = read(&of_forward.own_line, forward)
-        if own_line is not None and not read(&of_peer.trusted, peer):
+        if own_line is not None and not (<Peer?>peer).trusted:
             drop, added = FAMILY, _set_lines(peer, read(&of_head.authority, head), own_line)
             if dropped:
                 added = without_chosen(added, dropped)
@@ -475,7 +414,7 @@ def send_exchange(self, exchange, route):
             drop, added = forward.forwarding_headers(exchange, peer, head, dropped)
         if dropped or read(&of_forward.marks, forward):
             drop = _joined(forward, drop, dropped)
-        added += read(&of_exchange.request_added, exchange)
+        added += (<Exchange?>exchange).request_added
         if read(&of_forward.keeps_path, forward) and read(&of_head.path_as_sent, head) and query is UNCHANGED_QUERY:
             sent_target = None
         else:
@@ -495,10 +434,10 @@ cdef bytes _begin_ready(self, head, route, answer):
     write(&of_path.upstream, self, "")
     write(&of_path.target, self, "")
     write(&of_path.upstream_s, self, _NEVER)
-    write(&of_path.response_bytes, self, read(&of_answer.length, answer))
+    write(&of_path.response_bytes, self, (<ReadyAnswer?>answer).length)
     write(&of_path.response, self, answer)
-    write(&of_path.cache_result, self, read(&of_answer.cache_result, answer))
-    ids = read(&ids_of_chain, read(&chain_of_route, route))
+    write(&of_path.cache_result, self, (<ReadyAnswer?>answer).cache_result)
+    ids = (<Chain?>((<Route?>route).chain)).request_ids
     if type(ids) is RequestIds and type(head) is Http1RequestHead and is_as_read(<Http1RequestHead>head):
         request_id = (<RequestIds>ids).made_for(<Http1RequestHead>head)
     elif ids is not None:
@@ -587,11 +526,11 @@ cdef int _answer_exchange(self, exchange, Http1ResponseHead head, length, plan, 
     cdef double now = monotonic()
     forward = read(&of_plan.forward, plan)
     _end(self, forward, head.status, now)
-    write(&of_exchange.upstream_s, exchange, now - <double>read(&of_exchange.begun_at, exchange))
+    (<Exchange?>exchange).upstream_s = now - <double>(<Exchange?>exchange).begun_at
     write(&of_path.exchange, self, None)
     write(&of_path.route, self, NO_ROUTE)
-    write(&of_exchange.response_bytes, exchange, length)
-    write(&of_exchange.sent, exchange, True)
+    (<Exchange?>exchange).response_bytes = length
+    (<Exchange?>exchange).sent = True
     client = read(&of_path.client, self)
     response = Response(head.status, head, _NO_BYTES, read(&of_forward.marks, forward))
     if read(&of_plan.meets_answers, plan):
@@ -604,15 +543,15 @@ cdef int _answer_exchange(self, exchange, Http1ResponseHead head, length, plan, 
             client.stream.answer(response, head.payload, True)
             return 0
     else:
-        write(&of_exchange.state, exchange, ANSWER_BEGUN[read(&of_exchange.state, exchange)])
-        write(&of_exchange.response, exchange, response)
-        trace = read(&of_exchange.trace, exchange)
+        (<Exchange?>exchange).state = ANSWER_BEGUN[(<Exchange?>exchange).state]
+        (<Exchange?>exchange).response = response
+        trace = (<Exchange?>exchange).trace
         if trace is not None:
             response.added = trace.response_line
         if fields is not NO_SENT_FIELDS:
             response.added += fields.added
             response.dropped = fields.dropped
-    client.answer_fast(head, exchange, response.dropped, response.added, read(&of_exchange.id_shown, exchange))
+    client.answer_fast(head, exchange, response.dropped, response.added, (<Exchange?>exchange).id_shown)
     return 0
 
 
@@ -705,7 +644,7 @@ cdef inline object _fields_for(self, exchange, plan):
     if type(fields) is SentFields or fields is None:
         return fields
     if exchange is not None:
-        head, peer = read(&of_exchange.head, exchange), read(&of_exchange.peer, exchange)
+        head, peer = (<Exchange?>exchange).head, (<Exchange?>exchange).peer
     else:
         head, peer = read(&of_path.head, self), read(&of_path.peer, self)
     return fields_for_request(fields, head, peer)
@@ -716,7 +655,7 @@ cdef bint _has_own_url(self, fetch, Http1ResponseHead head) except -1:
     if not has_field(head, LOCATION) and not has_field(head, CONTENT_LOCATION) and not has_field(head, REFRESH):
         return False
     if fetch is None:
-        forward = read(&of_plan.forward, read(&fast_path_of_route, read(&of_path.route, self)))
+        forward = read(&of_plan.forward, (<Route?>(read(&of_path.route, self))).fast_path)
     else:
         forward = fetch.forward
     return self._has_own_url(forward, head)
@@ -736,7 +675,7 @@ def on_head(self, head, payload, ended):
         if not length:
             _on_head(self, head, payload, ended)
             return
-        plan = read(&fetch_plan_of_chain, read(&chain_of_route, read(&of_path.route, self)))
+        plan = (<Chain?>((<Route?>(read(&of_path.route, self))).chain)).fetch_plan
         fields = _fields_for(self, None, plan)
         added = None
         if fields is not None:
@@ -752,7 +691,7 @@ def on_head(self, head, payload, ended):
         write(&of_path.cache_result, self, fetch.result)
         _answer(self, <Http1ResponseHead>head, length, fetch.forward, added, fields)
         return
-    plan = read(&fast_path_of_route, read(&of_path.route, self))
+    plan = (<Route?>(read(&of_path.route, self))).fast_path
     looks_at = read(&of_plan.looks_at, plan)
     forward = read(&of_plan.forward, plan)
     if not length:
@@ -784,7 +723,7 @@ def take_message(self, head, payload, trailers):
     cdef int statuses = 0
     if read(&of_path.exchange, self) is not None or read(&of_path.fetch, self) is not None:
         return False
-    plan = read(&fast_path_of_route, read(&of_path.route, self))
+    plan = (<Route?>(read(&of_path.route, self))).fast_path
     client, looks_at = read(&of_path.client, self), read(&of_plan.looks_at, plan)
     if (looks_at is not None and looks_at(head)) or not client.takes_trailers:
         return False

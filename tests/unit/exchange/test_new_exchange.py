@@ -1,115 +1,73 @@
-"""How an exchange begins, by its class and by the compiled twin: the same, and of nobody else's."""
+"""How an exchange begins and ends: what it holds is let go with it, and circles through it are collected."""
 
 from __future__ import annotations
 
 import gc
+import re
 import sys
 import weakref
-from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import fastgw
 from fastgw.exchange import Chain, Exchange
-from fastgw.exchange import _new_exchange as TWIN
+from fastgw.exchange.shadow_exchange import ShadowExchange
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import parse_request
 from tests.support.collector import no_collector
 
 GET = parse_request(b"GET /a?b=c HTTP/1.1\r\nHost: a.test:81\r\n\r\n")
-HEADS = [
-    GET,
-    parse_request(b"POST /a HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\n"),
-    parse_request(b"GET /b/../c HTTP/1.0\r\nHost: b.test\r\n\r\n"),
-    parse_request(b"OPTIONS * HTTP/1.1\r\nHost: b.test\r\n\r\n"),  # which the reference reads
-]
-PEERS: list[Any] = [
-    Peer("192.0.2.1", 1, 80, trusted=False),
-    Peer("2001:db8::1", 2, 443, trusted=True, scheme=b"https"),
-    SimpleNamespace(ip="192.0.2.2", scheme=b"other"),
-]
-Begin = Callable[..., Exchange]
+PEER = Peer("192.0.2.1", 1, 80, trusted=False)
+FIELDS = re.findall(
+    r"cdef public [\w ]*?(\w+)$",
+    Path(fastgw.__file__).with_name("exchange").joinpath("exchange.pxd").read_text(),
+    re.MULTILINE,
+)
 
 
 class Anybody:
-    """A client, a listener, a chain."""
+    """A client, a listener."""
 
     route: Any = None
+    held_body_budget: Any = None
 
 
-@pytest.fixture(params=["plain", "compiled"])
-def begin(request: pytest.FixtureRequest) -> Begin:
-    return Exchange if request.param == "plain" else TWIN.Maker(Exchange).create_exchange
+def begin(client: Any = None, peer: Any = PEER, head: Any = GET) -> Exchange:
+    return Exchange(head, client, None, peer, Chain(()))
 
 
-@pytest.mark.parametrize("first", PEERS, ids=lambda peer: peer.ip)
-def test_it_begins_as_the_class_makes_it(begin: Begin, first: Any) -> None:
-    """Also where the first of all was on a connection of another kind."""
-    client, listener, chain = Anybody(), Anybody(), Chain(())
-    begin(GET, Anybody(), Anybody(), first, Chain(()))
-    for head in HEADS:
-        for peer in PEERS:
-            before = monotonic()
-            made = begin(head, client, listener, peer, chain)
-            assert before <= made.begun_at <= monotonic()
-            assert type(made) is Exchange
-            assert type(made.begun_at) is float
-            expected = Exchange(head, client, listener, peer, chain)  # type: ignore[arg-type]
-            for name in Exchange.__slots__:
-                if name == "method":
-                    assert made.method == expected.method
-                elif name != "begun_at":
-                    assert getattr(made, name) is getattr(expected, name), name
+def test_it_begins_now_with_what_its_head_and_its_peer_say() -> None:
+    before = monotonic()
+    made = begin(peer=Peer("2001:db8::1", 2, 443, trusted=True, scheme=b"https"))
+    assert before <= made.begun_at <= monotonic()
+    assert (made.method, made.path, made.scheme, made.client_ip) == (b"GET", b"/a", b"https", "2001:db8::1")
+    many = [begin() for _ in range(100)]
+    assert all(one.begun_at <= other.begun_at for one, other in pairwise(many))
 
 
-def test_what_happens_to_one_is_not_seen_on_another(begin: Begin) -> None:
-    first = begin(GET, Anybody(), Anybody(), PEERS[0], Chain(()))
-    at_first = {name: getattr(first, name) for name in Exchange.__slots__ if name != "begun_at"}
-    for name in Exchange.__slots__:
-        setattr(first, name, object())
-    second = begin(*(at_first[name] for name in ("head", "client", "listener", "peer", "chain")))
-    assert {name: getattr(second, name) for name in at_first} == at_first
-
-
-def test_all_that_it_holds_is_let_go_with_it(begin: Begin) -> None:
-    head, client, listener, chain = GET, Anybody(), Anybody(), Chain(())
-    peer = Peer("192.0.2.1", 1, 80, trusted=False)
-    begin(head, client, listener, peer, chain)
-    first = begin(head, client, listener, peer, chain)
-    held = [
-        head,
-        client,
-        listener,
-        peer,
-        chain,
-        peer.scheme,
-        peer.ip,
-        Exchange,
-        *map(first.__getattribute__, at_first()),
-    ]
+def test_all_that_it_holds_is_let_go_with_it() -> None:
+    client, listener, chain, peer = Anybody(), Anybody(), Chain(()), Peer("192.0.2.1", 1, 80, trusted=False)
+    first = Exchange(GET, client, listener, peer, chain)  # type: ignore[arg-type]
+    held = [GET, client, listener, peer, chain, peer.scheme, peer.ip]
+    held += [getattr(first, name) for name in ("query_sent", "claims", "params", "answered_by", "state")]
     del first
-    begin(head, client, listener, peer, chain)
     with no_collector():  # what other tests have left holds some of these too
         before = list(map(sys.getrefcount, held))
-        many = [begin(head, client, listener, peer, chain) for _ in range(1000)]
+        many = [Exchange(GET, client, listener, peer, chain) for _ in range(1000)]  # type: ignore[arg-type]
         assert min(after - was for was, after in zip(before, map(sys.getrefcount, held), strict=True)) >= 1000
         del many
         assert list(map(sys.getrefcount, held)) == before
 
 
-def at_first() -> list[str]:
-    """Attributes whose first value is an object that is counted as any."""
-    return ["query_sent", "claims", "params", "answered_by", "state", "request_dropped"]
-
-
-def test_a_circle_through_it_is_collected(begin: Begin) -> None:
+def test_a_circle_through_it_is_collected() -> None:
     """Its client knows it while it is under way."""
     client = Anybody()
-    begin(GET, Anybody(), Anybody(), PEERS[0], Chain(()))
-    client.route = begin(GET, client, Anybody(), PEERS[0], Chain(()))
+    client.route = begin(client)
     assert gc.is_tracked(client.route)
     gone = weakref.ref(client)
     del client
@@ -117,41 +75,21 @@ def test_a_circle_through_it_is_collected(begin: Begin) -> None:
     assert gone() is None
 
 
-@pytest.mark.parametrize("wrong", ["a head that says nothing", "a peer without an address", "too few"])
-def test_one_that_cannot_begin_is_an_error_as_of_the_class(begin: Begin, wrong: str) -> None:
-    """Be it the first of all or a later one."""
-    whole: list[Any] = [GET, Anybody(), Anybody(), PEERS[0], Chain(())]
-    broken = {
-        "a head that says nothing": [object(), *whole[1:]],
-        "a peer without an address": [*whole[:3], object(), whole[4]],
-        "too few": whole[:4],
-    }[wrong]
-    for _ in range(2):
-        with pytest.raises((AttributeError, TypeError)):
-            begin(*broken)
-        assert begin(*whole).head is GET
+@pytest.mark.parametrize(("head", "peer"), [(object(), PEER), (GET, object())])
+def test_one_that_cannot_begin_is_an_error(head: Any, peer: Any) -> None:
+    with pytest.raises(AttributeError):
+        begin(head=head, peer=peer)
 
 
-def test_later_ones_begin_later(begin: Begin) -> None:
-    made = [begin(GET, None, None, PEERS[0], Chain(())) for _ in range(100)]
-    assert all(one.begun_at <= other.begun_at for one, other in pairwise(made))
-
-
-def test_the_twin_makes_nothing_of_a_head_that_was_not_read() -> None:
-    begin = TWIN.Maker(Exchange).create_exchange
-    for _ in range(2):
-        with pytest.raises(AttributeError, match="method"):
-            begin(type(GET)(), None, None, PEERS[0], Chain(()))
-        assert begin(GET, None, None, PEERS[0], Chain(())).method == b"GET"
-
-
-def test_the_twin_makes_nothing_of_a_class_that_is_not_as_it_knows_it() -> None:
-    class WithMore(Exchange):
-        __slots__ = ("more",)
-
-    class Open(Exchange):
-        pass
-
-    for unknown in (WithMore, Open):
-        with pytest.raises((TypeError, AttributeError), match="slots"):
-            TWIN.Maker(unknown)
+def test_a_copy_has_all_fields_of_the_real_one_or_its_own() -> None:
+    """A field that is added to the exchange is one of the two."""
+    real = begin(Anybody())
+    for name in ("retries", "response_bytes", "request_bytes"):
+        setattr(real, name, 7)
+    real.upstream_s, real.is_authenticated, real.renewed, real.why = 7.0, True, True, "why"
+    marked = {name: SimpleNamespace() for name in FIELDS if getattr(real, name) is None and name != "request_body"}
+    for name, mark in marked.items():
+        setattr(real, name, mark)
+    copy = ShadowExchange(real)
+    differ = {name for name in FIELDS if getattr(copy, name) != getattr(real, name)}
+    assert differ == {"client", "head", "limits", "response", "response_sink", "service", "shadows", "why"}

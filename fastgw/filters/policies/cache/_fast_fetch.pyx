@@ -12,6 +12,10 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, clockid_t, timespec
 
+from fastgw.forwarded_headers cimport Peer
+from fastgw.exchange.route cimport Route
+from fastgw.exchange.chain cimport Chain
+from fastgw.exchange.exchange cimport Exchange
 from fastgw._slots cimport Slot, learn, read, write
 from fastgw.cache.shared._ordinary cimport MOST_HASHES, NO_SPACE, Key, NewRecord, Ordinary
 from fastgw.filters.policies.cache._ready_answers cimport has_any_of
@@ -28,11 +32,9 @@ from fastgw.cache.shared.segments import Queue
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.shared.space import Space
 from fastgw.cache.store import LEASE_S, MOST_URL, Refusal, RefusedLease
-from fastgw.exchange import Chain, Exchange, Route
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.filters.policies.cache.forwarded_fields import ForwardedFields
 from fastgw.filters.policies.cache.policy import MARK_S, CachePolicy, PurgeOrigin, purge_origin, client_url, is_authenticated, route_part
-from fastgw.forwarded_headers import Peer
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status
 from fastgw.http.caching.storing import RequestIdentity, Unstorable
 from fastgw.http.caching.vary import normalized_value
@@ -56,21 +58,6 @@ cdef enum:
     NO_SLOT = -4
     OUTGROWN = -5
 
-cdef struct OfExchange:
-    Slot cache_result
-    Slot cache_status
-    Slot chain
-    Slot head
-    Slot method
-    Slot path
-    Slot peer
-    Slot query_sent
-    Slot request_added
-    Slot request_body
-    Slot request_dropped
-    Slot route
-    Slot sends_client_authorization
-
 cdef struct OfPath:
     Slot head
     Slot peer
@@ -90,12 +77,6 @@ cdef struct OfPolicy:
     Slot store
     Slot tag_headers
 
-cdef struct OfPeer:
-    Slot certificate
-    Slot endpoint
-    Slot scheme
-    Slot trusted
-
 cdef struct OfStore:
     Slot date
     Slot leases
@@ -103,13 +84,10 @@ cdef struct OfStore:
     Slot ordinary
     Slot space
 
-cdef OfExchange of_exchange
 cdef OfPath of_path
 cdef OfPolicy of_policy
-cdef OfPeer of_peer
 cdef OfStore of_store
 cdef Slot opened_of_space
-cdef Slot allows_fetch_of_chain
 cdef Slot clock_of_leases
 cdef Slot authority_of_head
 cdef Slot ordinary_of_head
@@ -117,24 +95,8 @@ cdef Slot forwarded_of_head
 cdef Slot path_of_forward
 cdef Slot upstream_of_forward
 cdef Slot name_of_upstream
-cdef Slot name_of_route
-cdef Slot chain_of_route
-cdef Slot sent_settings_of_chain
 cdef Slot special_of_answers
 
-learn(&of_exchange.cache_result, Exchange, "cache_result")
-learn(&of_exchange.cache_status, Exchange, "cache_status")
-learn(&of_exchange.chain, Exchange, "chain")
-learn(&of_exchange.head, Exchange, "head")
-learn(&of_exchange.method, Exchange, "method")
-learn(&of_exchange.path, Exchange, "path")
-learn(&of_exchange.peer, Exchange, "peer")
-learn(&of_exchange.query_sent, Exchange, "query_sent")
-learn(&of_exchange.request_added, Exchange, "request_added")
-learn(&of_exchange.request_body, Exchange, "request_body")
-learn(&of_exchange.request_dropped, Exchange, "request_dropped")
-learn(&of_exchange.route, Exchange, "route")
-learn(&of_exchange.sends_client_authorization, Exchange, "sends_client_authorization")
 learn(&of_path.head, FastPath, "head")
 learn(&of_path.peer, FastPath, "peer")
 learn(&of_path.route, FastPath, "route")
@@ -150,17 +112,12 @@ learn(&of_policy.ready, CachePolicy, "ready")
 learn(&of_policy.storing, CachePolicy, "_storing")
 learn(&of_policy.store, CachePolicy, "store")
 learn(&of_policy.tag_headers, CachePolicy, "tag_headers")
-learn(&of_peer.certificate, Peer, "certificate")
-learn(&of_peer.endpoint, Peer, "endpoint")
-learn(&of_peer.scheme, Peer, "scheme")
-learn(&of_peer.trusted, Peer, "trusted")
 learn(&of_store.date, SharedStore, "date")
 learn(&of_store.leases, SharedStore, "leases")
 learn(&of_store.most_bytes, SharedStore, "most_bytes")
 learn(&of_store.ordinary, SharedStore, "ordinary")
 learn(&of_store.space, SharedStore, "space")
 learn(&opened_of_space, Space, "opened")
-learn(&allows_fetch_of_chain, Chain, "allows_fetch")
 learn(&clock_of_leases, Leases, "clock")
 learn(&ordinary_of_head, Http1RequestHead, "ordinary")
 learn(&authority_of_head, Http1RequestHead, "authority")
@@ -168,9 +125,6 @@ learn(&forwarded_of_head, Http1RequestHead, "forwarded")
 learn(&path_of_forward, Forward, "path_of")
 learn(&upstream_of_forward, Forward, "upstream")
 learn(&name_of_upstream, Upstream, "name")
-learn(&name_of_route, Route, "name")
-learn(&chain_of_route, Route, "chain")
-learn(&sent_settings_of_chain, Chain, "sent_settings")
 
 cdef object _begin_fetch  # the function of the reference
 cdef type _storing_fetch_class, _exchange_fetch_class, _cached_request_class
@@ -303,8 +257,8 @@ cdef bytes _place(policy, upstream, route):
     """Return what the text of keys has of upstream and route, of the names of the values that follow, and that the
     request is plain (`_is_plain`): the beginning of the parts of `CachePolicy.resource_of`.
     """
-    kept, name = read(&of_policy.place, policy), read(&name_of_route, route)
-    settings = read(&sent_settings_of_chain, read(&chain_of_route, route))
+    kept, name = read(&of_policy.place, policy), (<Route?>route).name
+    settings = (<Chain?>((<Route?>route).chain)).sent_settings
     if (
         kept is None
         or (<tuple?>kept)[0] is not upstream
@@ -379,7 +333,7 @@ cdef bytes _normalized_value(Http1RequestHead head, bytes name):
 cdef _changed_fields(exchange):
     """Return the headers as the upstream gets them, if filters have changed them; else None."""
     if exchange is not None and (
-        read(&of_exchange.request_added, exchange) or read(&of_exchange.request_dropped, exchange)
+        (<Exchange?>exchange).request_added or (<Exchange?>exchange).request_dropped
     ):
         return ForwardedFields(exchange)
     return None
@@ -407,7 +361,7 @@ cdef bint _is_plain(policy, Http1RequestHead head, peer) except -1:
         or not read(&of_policy.fetches_get, policy)
         or head.method_at.length != 3
         or memcmp(PyBytes_AS_STRING(head.source) + head.method_at.start, b"GET", 3)
-        or (read(&of_peer.trusted, peer) and read(&forwarded_of_head, head))
+        or ((<Peer?>peer).trusted and read(&forwarded_of_head, head))
         or (head.query_at.start and read(&of_policy.query_rule, policy) is not None)
     ):
         return False
@@ -427,16 +381,16 @@ def begin_exchange_fetch(policy, exchange, forward):
     """Begin to fetch the response to an exchange, as `CachedRequest` would by an `ExchangeFetch`, if that is an
     ordinary case. None: `CachedRequest` has to decide.
     """
-    head = read(&of_exchange.head, exchange)
+    head = (<Exchange?>exchange).head
     if (
         type(head) is not Http1RequestHead
-        or not read(&allows_fetch_of_chain, read(&of_exchange.chain, exchange))
-        or read(&of_exchange.query_sent, exchange) is not _UNCHANGED_QUERY
-        or read(&of_exchange.request_body, exchange) is not None
+        or not (<Chain?>((<Exchange?>exchange).chain)).allows_fetch
+        or (<Exchange?>exchange).query_sent is not _UNCHANGED_QUERY
+        or (<Exchange?>exchange).request_body is not None
         or not read(&ordinary_of_head, head)
-        or read(&of_exchange.method, exchange) != _GET
-        or read(&of_exchange.path, exchange) != (<Http1RequestHead>head)._path
-        or read(&of_exchange.sends_client_authorization, exchange)
+        or (<Exchange?>exchange).method != _GET
+        or (<Exchange?>exchange).path != (<Http1RequestHead>head)._path
+        or (<Exchange?>exchange).sends_client_authorization
     ):
         return None
     found = _begun(policy, exchange, forward, exchange)
@@ -459,8 +413,8 @@ cdef object _begun(policy, request, forward, exchange):
     if exchange is None:
         given, peer, route = read(&of_path.head, request), read(&of_path.peer, request), read(&of_path.route, request)
     else:
-        given, peer = read(&of_exchange.head, exchange), read(&of_exchange.peer, exchange)
-        route = read(&of_exchange.route, exchange)
+        given, peer = (<Exchange?>exchange).head, (<Exchange?>exchange).peer
+        route = (<Exchange?>exchange).route
     if type(given) is not Http1RequestHead or type(forward) is not Forward:
         return NotImplemented
     head = <Http1RequestHead>given
@@ -474,7 +428,7 @@ cdef object _begun(policy, request, forward, exchange):
         return NotImplemented
     ordinary = <Ordinary>made
     path_of = read(&path_of_forward, forward)
-    endpoint, authority = read(&of_peer.endpoint, peer), read(&authority_of_head, head)
+    endpoint, authority = (<Peer?>peer).endpoint, read(&authority_of_head, head)
     path = head._path
     sent_path = None if path_of is None else path_of(request)
     if sent_path == path:
@@ -519,7 +473,7 @@ cdef object _begun(policy, request, forward, exchange):
     fetch = OrdinaryFetch.__new__(OrdinaryFetch)
     fetch.policy, fetch.store, fetch.ordinary, fetch.forward = policy, store, ordinary, forward
     fetch.head, fetch.peer, fetch.route, fetch.exchange = head, peer, route, exchange
-    fetch.scheme, fetch.authority = read(&of_peer.scheme, peer), authority
+    fetch.scheme, fetch.authority = (<Peer?>peer).scheme, authority
     if b":" in authority:
         fetch.scheme, fetch.authority = purge_origin(head, peer)
     fetch.key = key
@@ -599,11 +553,11 @@ cdef class OrdinaryFetch:
             outcome = self._outcome_of(<Http1ResponseHead>head)
         if outcome is None:
             return self._take_over().take_response(head)
-        read(&of_policy.count, self.policy)(read(&name_of_route, self.route), outcome.detail)
+        read(&of_policy.count, self.policy)((<Route?>self.route).name, outcome.detail)
         if self.exchange is None:
             return outcome.line
-        write(&of_exchange.cache_result, self.exchange, self.result)
-        write(&of_exchange.cache_status, self.exchange, outcome.status)  # the response step of the filter adds it
+        (<Exchange?>self.exchange).cache_result = self.result
+        (<Exchange?>self.exchange).cache_status = outcome.status  # the response step of the filter adds it
         return _NO_BYTES
 
     cdef _Outcome _outcome_of(self, Http1ResponseHead head):
@@ -613,7 +567,7 @@ cdef class OrdinaryFetch:
         cdef int identity = 0
         cdef tuple key_headers = <tuple?>read(&of_policy.key_headers, self.policy)
         cdef bint cookies = has_field(self.head, _COOKIE) and not (key_headers and _COOKIE in key_headers)
-        if read(&of_peer.certificate, self.peer) is not None or (
+        if (<Peer?>self.peer).certificate is not None or (
             self.exchange is not None and is_authenticated(self.exchange)
         ):
             identity = _BY_CONSUMER

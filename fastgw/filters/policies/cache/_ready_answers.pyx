@@ -9,16 +9,17 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
+from fastgw.exchange.ready_answer cimport ReadyAnswer
+from fastgw.forwarded_headers cimport Peer
+from fastgw.exchange.route cimport Route
+from fastgw.exchange.chain cimport Chain
 from fastgw._slots cimport Slot, learn, read, write
 from fastgw.cache.shared._ordinary cimport is_unchanged_in
 from fastgw.exchange.sent_fields cimport fields_for_request
 from fastgw.http.http1._parser cimport SLOT_WORDS, Http1RequestHead, all_values, bits_of, has_field, slot_of
 
 from fastgw.compiled import replace
-from fastgw.exchange import Chain, Route
-from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.filters.policies.cache import ready_answers as reference
-from fastgw.forwarded_headers import Peer
 
 cdef enum:
     MOST_KEPT = 256
@@ -44,13 +45,6 @@ cdef OfAnswers of_answers
 cdef OfEntry of_entry
 cdef Slot authority_of_head
 cdef Slot forwarded_of_head
-cdef Slot body_of_answer
-cdef Slot head_of_answer
-cdef Slot chain_of_route
-cdef Slot fields_of_chain
-cdef Slot number_of_chain
-cdef Slot endpoint_of_peer
-cdef Slot trusted_of_peer
 cdef Slot entries_of_memory
 cdef Slot names_of_selector
 cdef Slot stamp_of_selector
@@ -61,13 +55,6 @@ cdef dict _reference = reference.__dict__
 
 learn(&authority_of_head, Http1RequestHead, "authority")
 learn(&forwarded_of_head, Http1RequestHead, "forwarded")
-learn(&body_of_answer, ReadyAnswer, "body")
-learn(&head_of_answer, ReadyAnswer, "head")
-learn(&chain_of_route, Route, "chain")
-learn(&fields_of_chain, Chain, "response_fields")
-learn(&number_of_chain, Chain, "number")
-learn(&endpoint_of_peer, Peer, "endpoint")
-learn(&trusted_of_peer, Peer, "trusted")
 
 
 def adopt(type owner not None, type memory not None, type entry not None, type selector not None):
@@ -149,7 +136,7 @@ cdef bint has_any_of(tuple names, Http1RequestHead head) except -1:
 cdef bint _needs_full_path(answers, Http1RequestHead head, peer) except -1:
     """Return the result of `ReadyAnswers.needs_full_path`."""
     return has_any_of(<tuple?>read(&of_answers.special, answers), head) or (
-        read(&trusted_of_peer, peer) and read(&forwarded_of_head, head)
+        (<Peer?>peer).trusted and read(&forwarded_of_head, head)
     )
 
 
@@ -184,15 +171,15 @@ def find(self, head, peer, route):
         return _find(self, head, peer, route)
     ours = <Http1RequestHead>head
     target = PyBytes_FromStringAndSize(PyBytes_AS_STRING(ours.source) + ours.target_at.start, ours.target_at.length)
-    chain = read(&chain_of_route, route)
-    form = read(&number_of_chain, chain)
-    stated = read(&fields_of_chain, chain)
+    chain = (<Route?>route).chain
+    form = (<Chain?>chain).number
+    stated = (<Chain?>chain).response_fields
     fields = fields_for_request(stated, head, peer)
     if fields is None:
         return None
     if fields is not stated:
         form = form, fields
-    key = read(&of_answers.number, self), form, read(&endpoint_of_peer, peer), read(&authority_of_head, head), target
+    key = read(&of_answers.number, self), form, (<Peer?>peer).endpoint, read(&authority_of_head, head), target
     key_headers = read(&of_answers.key_headers, self)
     if key_headers:
         key = _with_values(key, ours, key_headers)
@@ -225,6 +212,6 @@ def find(self, head, peer, route):
     if age != read(&of_entry.second, entry):
         write(&of_entry.second, entry, age)
         status = b"Age: %d\r\nCache-Status: fastgw; hit; ttl=%d\r\n" % (age, lifetime - age)
-        write(&head_of_answer, answer, read(&of_entry.head, entry) + status)
-        write(&body_of_answer, answer, read(&of_entry.body, entry))
+        (<ReadyAnswer?>answer).head = read(&of_entry.head, entry) + status
+        (<ReadyAnswer?>answer).body = read(&of_entry.body, entry)
     return answer

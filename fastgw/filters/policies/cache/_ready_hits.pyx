@@ -6,40 +6,21 @@ Objects of other classes are used through their attributes (`_slots.read`).
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
+from fastgw.forwarded_headers cimport Peer
+from fastgw.exchange.chain cimport Chain
+from fastgw.exchange.exchange cimport Exchange
 from fastgw._slots cimport Slot, learn, read, write
 from fastgw.cache.shared._ordinary cimport is_unchanged_in
 from fastgw.filters.policies.cache._ready_answers cimport has_any_of
 from fastgw.http.http1._parser cimport Http1RequestHead
 
 from fastgw.compiled import replace
-from fastgw.exchange import Chain, Exchange, Response
+from fastgw.exchange import Response
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.filters.policies.cache.forwarded_fields import ForwardedFields
 from fastgw.filters.policies.cache.ready_answers import values_of
-from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import parse_response
 from fastgw.upstream.forwarding.forward_action import Forward
-
-cdef struct OfExchange:
-    Slot cache_result
-    Slot cache_status
-    Slot chain
-    Slot consumer
-    Slot head
-    Slot method
-    Slot path
-    Slot peer
-    Slot query_sent
-    Slot request_added
-    Slot request_body
-    Slot request_dropped
-    Slot response_bytes
-    Slot sends_client_authorization
-
-cdef struct OfChain:
-    Slot number
-    Slot ready_answer
-    Slot treats_responses
 
 cdef struct OfForward:
     Slot checks_path
@@ -63,8 +44,6 @@ cdef struct OfHits:
     Slot number
     Slot store
 
-cdef OfExchange of_exchange
-cdef OfChain of_chain
 cdef OfForward of_forward
 cdef OfHit of_hit
 cdef OfHits of_hits
@@ -74,8 +53,6 @@ cdef Slot ordinary_of_head
 cdef Slot entries_of_memory
 cdef Slot names_of_selector
 cdef Slot stamp_of_selector
-cdef Slot endpoint_of_peer
-cdef Slot trusted_of_peer
 cdef Slot special_of_answers
 cdef type _hit_class, _selector_class
 cdef object _answer  # the method of the reference
@@ -83,30 +60,11 @@ cdef bytes _GET = b"GET"
 cdef object _UNCHANGED_QUERY = UNCHANGED_QUERY
 cdef int _MOST_FIELDS = 1000
 
-learn(&of_exchange.cache_result, Exchange, "cache_result")
-learn(&of_exchange.cache_status, Exchange, "cache_status")
-learn(&of_exchange.chain, Exchange, "chain")
-learn(&of_exchange.consumer, Exchange, "consumer")
-learn(&of_exchange.head, Exchange, "head")
-learn(&of_exchange.method, Exchange, "method")
-learn(&of_exchange.path, Exchange, "path")
-learn(&of_exchange.peer, Exchange, "peer")
-learn(&of_exchange.query_sent, Exchange, "query_sent")
-learn(&of_exchange.request_added, Exchange, "request_added")
-learn(&of_exchange.request_body, Exchange, "request_body")
-learn(&of_exchange.request_dropped, Exchange, "request_dropped")
-learn(&of_exchange.response_bytes, Exchange, "response_bytes")
-learn(&of_exchange.sends_client_authorization, Exchange, "sends_client_authorization")
-learn(&of_chain.number, Chain, "number")
-learn(&of_chain.ready_answer, Chain, "ready_answer")
-learn(&of_chain.treats_responses, Chain, "treats_responses")
 learn(&of_forward.checks_path, Forward, "checks_path")
 learn(&of_forward.marks, Forward, "marks")
 learn(&authority_of_head, Http1RequestHead, "authority")
 learn(&forwarded_of_head, Http1RequestHead, "forwarded")
 learn(&ordinary_of_head, Http1RequestHead, "ordinary")
-learn(&endpoint_of_peer, Peer, "endpoint")
-learn(&trusted_of_peer, Peer, "trusted")
 
 
 def adopt(type owner not None, type memory not None, type hit not None, type selector not None, type answers not None):
@@ -137,16 +95,16 @@ def adopt(type owner not None, type memory not None, type hit not None, type sel
 cdef bint _applies(self, exchange, Http1RequestHead head, peer, chain, forward) except -1:
     """Return the result of `ReadyHits._applies`."""
     if (
-        read(&of_exchange.method, exchange) != _GET
+        (<Exchange?>exchange).method != _GET
         or not read(&ordinary_of_head, head)
-        or read(&of_exchange.request_body, exchange) is not None
-        or read(&of_exchange.query_sent, exchange) is not _UNCHANGED_QUERY
-        or read(&of_exchange.path, exchange) != head._path
+        or (<Exchange?>exchange).request_body is not None
+        or (<Exchange?>exchange).query_sent is not _UNCHANGED_QUERY
+        or (<Exchange?>exchange).path != head._path
         or read(&of_forward.checks_path, forward)
-        or read(&of_exchange.sends_client_authorization, exchange)
-        or read(&of_chain.treats_responses, chain)
-        or read(&of_chain.ready_answer, chain) is not None
-        or (read(&trusted_of_peer, peer) and read(&forwarded_of_head, head))
+        or (<Exchange?>exchange).sends_client_authorization
+        or (<Chain?>chain).treats_responses
+        or (<Chain?>chain).ready_answer is not None
+        or ((<Peer?>peer).trusted and read(&forwarded_of_head, head))
     ):
         return False
     return not has_any_of(<tuple?>read(&special_of_answers, read(&of_hits.answers, self)), head)
@@ -154,9 +112,9 @@ cdef bint _applies(self, exchange, Http1RequestHead head, peer, chain, forward) 
 
 cdef object _fields_of(exchange):
     """Return the headers as the upstream gets them."""
-    if read(&of_exchange.request_added, exchange) or read(&of_exchange.request_dropped, exchange):
+    if (<Exchange?>exchange).request_added or (<Exchange?>exchange).request_dropped:
         return ForwardedFields(exchange)
-    return read(&of_exchange.head, exchange)
+    return (<Exchange?>exchange).head
 
 
 def answer(self, exchange, forward):
@@ -164,21 +122,21 @@ def answer(self, exchange, forward):
     cdef Http1RequestHead head
     cdef dict entries
     cdef tuple key
-    given = read(&of_exchange.head, exchange)
+    given = (<Exchange?>exchange).head
     if type(given) is not Http1RequestHead or type(exchange) is not Exchange:
         return _answer(self, exchange, forward)
     head = <Http1RequestHead>given
     if head.source is None or head._fields is not None:
         return _answer(self, exchange, forward)
-    peer, chain = read(&of_exchange.peer, exchange), read(&of_exchange.chain, exchange)
+    peer, chain = (<Exchange?>exchange).peer, (<Exchange?>exchange).chain
     if not _applies(self, exchange, head, peer, chain, forward):
         return False
     target = PyBytes_FromStringAndSize(PyBytes_AS_STRING(head.source) + head.target_at.start, head.target_at.length)
-    consumer = read(&of_exchange.consumer, exchange) if read(&of_hits.by_consumer, self) else None
+    consumer = (<Exchange?>exchange).consumer if read(&of_hits.by_consumer, self) else None
     if consumer is not None:
         consumer = consumer.name
     key = (
-        read(&of_hits.number, self), read(&of_chain.number, chain), read(&endpoint_of_peer, peer),
+        read(&of_hits.number, self), (<Chain?>chain).number, (<Peer?>peer).endpoint,
         read(&authority_of_head, head), target, consumer,
     )
     key_headers = read(&of_hits.key_headers, self)
@@ -203,9 +161,9 @@ def answer(self, exchange, forward):
     if age != read(&of_hit.second, hit):
         hit.tell_age(age)
     body = read(&of_hit.body, hit)
-    write(&of_exchange.cache_result, exchange, "hit")
-    write(&of_exchange.cache_status, exchange, read(&of_hit.status, hit))
-    write(&of_exchange.response_bytes, exchange, PyBytes_GET_SIZE(<bytes?>body))
+    (<Exchange?>exchange).cache_result = "hit"
+    (<Exchange?>exchange).cache_status = read(&of_hit.status, hit)
+    (<Exchange?>exchange).response_bytes = PyBytes_GET_SIZE(<bytes?>body)
     made = parse_response(read(&of_hit.head, hit), _GET, _MOST_FIELDS)
     exchange.respond(Response(made.status, made, b"", read(&of_forward.marks, forward)), body, True)
     return True
