@@ -22,13 +22,15 @@ COMPILED = "|".join(sorted({path.name.partition(".")[0] for path in (ROOT / "fas
 ROOMS: Mapping[str, str] = {
     "kernel": r"\[kernel|\[guest|\[vdso|\[nf_|\[\w+\]$",
     "Python": r"libpython|python3",
-    "compiled": rf"({COMPILED})\.",
+    "compiled": rf"(?!.*(llhttp|httptools))({COMPILED})\.",
     "uvloop": r"loop\.",
     "llhttp": r"parser\.|url_parser\.",
     "libc": r"libc[.-]|ld-linux|libpthread",
     "nginx": r"nginx|ngx_|libluajit",
 }
-"""Prefixes of shared objects (perf's `dso`) by category. All others are `other`."""
+"""Prefixes of shared objects (perf's `dso`) by category; that of httptools is called as our parser is, and known by its
+symbols. All others are `other`.
+"""
 OTHER = "other"
 
 
@@ -57,7 +59,7 @@ class Profiled:
         if told is None:
             return None
         report = subprocess.run(
-            ["perf", "report", "-q", "--stdio", "--sort=dso", "--field-separator=;", "-i", str(file)],
+            ["perf", "report", "-q", "--stdio", "--sort=dso,sym", "--field-separator=;", "-i", str(file)],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -88,7 +90,7 @@ def _sampled(pids: Iterable[int], file: Path) -> Iterator[None]:
 
 
 def shares_of(report: str) -> dict[str, float]:
-    """Return the share of all samples by category, from `perf report` by shared object."""
+    """Return the share of all samples by category, from `perf report` by shared object and symbol."""
     shares = dict.fromkeys((*ROOMS, OTHER), 0.0)
     for line in report.splitlines():
         if found := re.match(r"\s*([\d.]+)%?\s*;(.+)", line):
@@ -98,6 +100,7 @@ def shares_of(report: str) -> dict[str, float]:
 
 
 def room_of(shared_object: str) -> str:
+    """Return the category of a shared object, and a symbol behind it."""
     return next((room for room, begins in ROOMS.items() if re.match(begins, shared_object)), OTHER)
 
 

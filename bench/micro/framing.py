@@ -6,17 +6,18 @@ from httptools import HttpRequestParser, HttpResponseParser
 
 from bench.micro.heads import ANSWERS, POSTS, REQUESTS, RESPONSES
 from bench.micro.timing import Room
-from fastgw.http.http1 import _parser
-from fastgw.http.http1.llhttp import LongLivedParser, SecondParser
 from fastgw.http.http1.parser import (
     Http1ResponseHead,
     find_head_end,
     parse_answer,
     parse_request,
     parse_response,
+    read_request,
+    read_response,
     take_answer,
     take_request,
 )
+from fastgw.http.http1.second_parser import SecondParser, SharedParser
 
 MAX_BYTES, MAX_FIELDS = 65_536, 100
 
@@ -35,18 +36,18 @@ def rooms() -> Iterator[Room]:
     )
     yield Room("find the end of a request head", find_head_end, REQUESTS)
     yield Room("judge a request head", parse_request, REQUESTS)
-    yield Room("  our judge alone", lambda raw: _parser.read_request(raw, MAX_FIELDS), REQUESTS)
-    yield Room("  llhttp alone", LongLivedParser(HttpRequestParser).head, REQUESTS)
+    yield Room("  our judge alone", lambda raw: read_request(raw, MAX_FIELDS), REQUESTS)
+    yield Room("  llhttp alone", SharedParser(HttpRequestParser).head, REQUESTS)
     yield Room(
         "take an answer out of the read buffer",
         lambda buffer: take_answer(buffer, len(buffer) - ROOM, b"GET"),
         in_buffers(ANSWERS),
     )
     yield Room("judge a response with its body", _judge_answer, answers)
-    yield Room("  our judge alone, of its head", lambda raw: _parser.read_response(raw, b"GET", MAX_FIELDS), RESPONSES)
-    yield Room("  llhttp alone", LongLivedParser(HttpResponseParser).whole, ANSWERS)
+    yield Room("  our judge alone, of its head", lambda raw: read_response(raw, b"GET", MAX_FIELDS), RESPONSES)
+    yield Room("  llhttp alone", SharedParser(HttpResponseParser).whole, ANSWERS)
     yield Room("judge a response head", lambda raw: parse_response(raw, b"GET"), RESPONSES)
-    yield Room("  llhttp alone", lambda raw: SecondParser(HttpResponseParser).head(raw, body_follows=True), RESPONSES)
+    yield Room("  llhttp alone", lambda raw: SecondParser(HttpResponseParser).head(raw, True), RESPONSES)
 
 
 ROOM = 1

@@ -26,7 +26,7 @@ from bench.scenarios.scenario import (
     Table,
     ratio_to,
 )
-from fastgw.http.http1.llhttp import LongLivedParser
+from fastgw.http.http1.second_parser import SharedParser
 
 CPU = (CPU_US, USER_US, SYSTEM_US, ratio_to("nginx"), ratio_to("nginx (no log)"), RATE, CORE_USED, P50, P90, P99, P999)
 BODY_OF_ANSWERS = {"body": "@body.json"}
@@ -36,7 +36,7 @@ PASSES = 9
 
 def parts() -> dict[str, float]:
     """Return the share of the second parser: llhttp reads both heads and the response body."""
-    request, response = LongLivedParser(HttpRequestParser), LongLivedParser(HttpResponseParser)
+    request, response = SharedParser(HttpRequestParser), SharedParser(HttpResponseParser)
     answers = [head + BODY.encode() for head in (CONTENT_LENGTH.sub(LENGTH, head) for head in RESPONSES)]
     ns = time_room(Room("request", request.head, REQUESTS), PASSES).least
     ns += time_room(Room("response", response.whole, answers), PASSES).least

@@ -14,7 +14,7 @@ from fastgw.exchange.chain cimport Chain
 from fastgw.exchange.exchange cimport Exchange
 from fastgw._slots cimport Slot, learn, read, write
 from fastgw.eventloop.timer_wheel cimport Timed, Wheel
-from fastgw.http.http1._parser cimport Http1ResponseHead
+from fastgw.http.http1.parser cimport Http1ResponseHead
 from fastgw.upstream.client._direct_subrequest cimport send_directly
 
 from collections import deque as _deque

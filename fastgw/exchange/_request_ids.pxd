@@ -1,4 +1,4 @@
-from fastgw.http.http1._parser cimport Http1RequestHead
+from fastgw.http.http1.parser cimport Http1RequestHead
 
 
 cdef class RequestIds:

@@ -9,7 +9,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from fastgw.http.http1._parser cimport Http1RequestHead, bits_of, has_one_line
+from fastgw.http.http1.parser cimport Http1RequestHead, Span, bits_of, has_one_line, line_of
 
 import os
 
@@ -132,10 +132,12 @@ cdef class RequestIds:
 
     cdef bytes made_for(self, Http1RequestHead head):
         cdef const char* text
+        cdef Span sent
         if self._trusts and head.names & _X_REQUEST_ID:
-            text = PyBytes_AS_STRING(head.source) + head.x_request_id_at.start
-            if _acceptable(text, head.x_request_id_at.length):
-                return PyBytes_FromStringAndSize(text, head.x_request_id_at.length)
+            sent = line_of(head, _X_REQUEST_ID).value
+            text = PyBytes_AS_STRING(head.source) + sent.start
+            if _acceptable(text, sent.length):
+                return PyBytes_FromStringAndSize(text, sent.length)
         return _made()
 
     def of(self, head):

@@ -13,12 +13,12 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_GET_ITEM
-from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 from fastgw._slots cimport member_offset
-from fastgw.http.http1._parser cimport Http1RequestHead, Span, version_of
+from fastgw.http.http1.parser cimport Http1RequestHead, Span, bits_of, version_of
 from fastgw.observe.access_log.line_queue cimport LineQueue
 
 import re
@@ -167,6 +167,7 @@ cdef enum:
     CODINGS = 3
 
 cdef str _NO_NAME = ""
+cdef uint32_t _UPGRADE = bits_of((b"upgrade",))
 if lines.MAX_LINE != MAX_LINE or len(lines.JSON_SLOTS) != SLOTS:
     raise ImportError("lines of another form")
 
@@ -628,6 +629,8 @@ cdef class Recorder:
             host = _text(server_name)
             path = query = user_agent = referer = _text(None)
         else:
+            if head.names & _UPGRADE and head.upgrade:
+                return ODD  # tunnels have more attributes
             host, path, query = _span(head, head.host_at), _span(head, head.path_at), _span(head, head.query_at)
             if not (host.length and path.length):
                 return ODD

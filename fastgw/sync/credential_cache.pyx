@@ -8,7 +8,7 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
-from fastgw.http.http1._parser cimport Http1RequestHead
+from fastgw.http.http1.parser cimport Http1RequestHead
 
 import os
 from collections import OrderedDict

@@ -31,21 +31,25 @@ class Kind:
     """Whether a broken one is still worth judging."""
 
 
+def _request(_: Side, __: Side, wire: bytes, seed: int) -> bool:
+    return comparison.compare_request(wire, seed)
+
+
 def _answering(method: bytes) -> Callable[[Side, Side, bytes, int], bool]:
-    return lambda reference, twin, wire, seed: comparison.compare_response(reference, twin, wire, seed, method)
+    return lambda _, __, wire, seed: comparison.compare_response(wire, seed, method)
 
 
 def _beginnings(method: bytes | None) -> Callable[[Side, Side, bytes, int], bool]:
-    def judge(reference: Side, twin: Side, wire: bytes, seed: int) -> bool:
-        comparison.compare_beginnings(reference, twin, wire[:300], method)
+    def judge(_: Side, __: Side, wire: bytes, seed: int) -> bool:
+        comparison.refuse_beginnings(wire[:300], method)
         return False
 
     return judge
 
 
 KINDS: Mapping[str, Kind] = {
-    "request": Kind(messages.request, comparison.compare_request, 40),
-    "request-with-body": Kind(messages.request_with_body, comparison.compare_request, 20),
+    "request": Kind(messages.request, _request, 40),
+    "request-with-body": Kind(messages.request_with_body, _request, 20),
     "response": Kind(messages.response, _answering(b"GET"), 40),
     "response-to-head": Kind(messages.response, _answering(b"HEAD"), 5),
     "request-cut-off": Kind(messages.request, _beginnings(None), 0.3),

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from fastgw.http.websocket.frames import Deflate, unmask
-from tests.fuzz.comparison import Difference, shown
+from tests.fuzz.comparison import Difference
 from tests.fuzz.sides import Side
 
 FIRST = (0x81, 0x82, 0x01, 0x02, 0x89, 0x8A)
@@ -89,7 +89,7 @@ def _made(side: Side, how: int) -> Any:
 
 def told(reader: Any) -> list[str]:
     violation = reader.violation
-    return [*(shown(getattr(reader, name)) for name in COUNTS), shown(None if violation is None else tuple(violation))]
+    return [*(repr(getattr(reader, name)) for name in COUNTS), repr(None if violation is None else tuple(violation))]
 
 
 def compare(reference: Side, twin: Side, content: bytes, seed: int) -> bool:

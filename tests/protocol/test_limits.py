@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.http.http1.body import TRAILERS_TOO_LARGE
+from fastgw.http.http1.trailers import TRAILERS_TOO_LARGE
 from tests.support.client import Client
 from tests.support.faults import assert_fault, assert_refused
 from tests.support.gateway import Gateway

@@ -48,7 +48,7 @@ from fastgw.config.validation.tls import served_tls_that_works, tls_that_works
 from fastgw.config.validation.value_maps import known_maps, parameters_anywhere, parameters_of
 from fastgw.consumers.credentials import NOUNS, CredentialKind, marks_of, scope_of
 from fastgw.http.field_names import READ_IN_REQUESTS
-from fastgw.http.http1.llhttp import knows_method
+from fastgw.http.http1.methods import knows_method
 from fastgw.redis.url import check_url
 
 Rule = Callable[[Merged], None]

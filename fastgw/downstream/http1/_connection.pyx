@@ -20,7 +20,7 @@ from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.eventloop._idle_order cimport put_last
 from fastgw.eventloop.socket_send cimport send_message, send_two
 from fastgw.eventloop.timer_wheel cimport Timed, Wheel
-from fastgw.http.http1._parser cimport Http1RequestHead, Http1ResponseHead
+from fastgw.http.http1.parser cimport Http1RequestHead, Http1ResponseHead
 from fastgw.upstream.forwarding._fast_path cimport accepts_on, begin_ready_on, forget_on, lets_pass_by, send_request_on
 
 from fastgw.compiled import replace
@@ -32,7 +32,7 @@ from fastgw.exchange.reply import NO_CONTENT
 from fastgw.exchange.states import ANSWER_ENDED, Event
 from fastgw.forwarded_headers import client_address
 from fastgw.http.http1 import serializer
-from fastgw.http.http1._parser import take_request
+from fastgw.http.http1.parser import take_request
 from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.messages import AS_DECLARED
 from fastgw.pipeline.request_pipeline import find_route, run_early_steps, run_route_steps

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, cast, final
 
 from fastgw.downstream.http1.defect_response import answer_defect
 from fastgw.downstream.http1.endings import LAST_REQUEST_S, LINGER_IDLE_S, EndingConnection
-from fastgw.downstream.http1.rejected_head import unreadable
+from fastgw.downstream.http1.rejected_head import RejectedHead
 from fastgw.downstream.http1.states import (
     ACTIVE,
     CLOSING,
@@ -41,7 +41,7 @@ from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
 from fastgw.exchange.states import ENDED
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.body import BodyReader
+from fastgw.http.http1.body_reader import BodyReader
 from fastgw.http.http1.parser import (
     Http1RequestHead,
     Http1ResponseHead,
@@ -788,7 +788,7 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
         self, fault: Fault, detail: str | None = None, received: bytes = b"", linger: bool = True
     ) -> None:
         """Answer invalid input, and close."""
-        head = unreadable(received)
+        head = RejectedHead(received)
         if self.phase is HEAD:
             head.received_s = monotonic() - self._head_begun_at
         stream = self.stream

@@ -26,7 +26,7 @@ from fastgw.eventloop.socket_send import send
 from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, problem
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.body import BodyReader
+from fastgw.http.http1.body_reader import BodyReader
 from fastgw.http.http1.parser import Http1RequestHead
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead

@@ -14,7 +14,7 @@ from fastgw.exchange.route cimport Route
 from fastgw.eventloop._idle_order cimport put_last
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.eventloop.timer_wheel cimport Timed, Wheel
-from fastgw.http.http1._parser cimport Http1RequestHead
+from fastgw.http.http1.parser cimport Http1RequestHead
 from fastgw.http.http2 cimport _session
 from fastgw.upstream.forwarding._fast_path cimport accepts_on, forget_on, lets_pass_by, send_request_on
 
@@ -22,7 +22,7 @@ from math import inf
 from time import monotonic
 
 from fastgw.compiled import replace
-from fastgw.downstream.http1.rejected_head import unreadable
+from fastgw.downstream.http1.rejected_head import RejectedHead
 from fastgw.downstream.http2 import connection as reference
 from fastgw.downstream.http2.stream import Http2Stream
 from fastgw.errors import Fault, fault_of
@@ -327,7 +327,7 @@ cdef int _begin(connection, number, text, payload, protocol) except -1:
         address_limit = server.address_limit_for(listener, ip)
         fault = server.admit(ip, address_limit)
         if fault is not None:
-            stream.refuse(unreadable(text), fault, None)
+            stream.refuse(RejectedHead(text), fault, None)
             return 0
         write(&of_stream.has_place, stream, True)
         write(&of_stream.address_limit, stream, address_limit)

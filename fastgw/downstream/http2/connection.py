@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from fastgw.downstream.http1.defect_response import answer_defect
-from fastgw.downstream.http1.rejected_head import unreadable
+from fastgw.downstream.http1.rejected_head import RejectedHead
 from fastgw.downstream.http2.stream import Http2Stream
 from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.socket_send import send
@@ -21,9 +21,9 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, unread_in_kernel, unsent
 from fastgw.exchange import Trailers
 from fastgw.forwarded_headers import Peer
-from fastgw.http.http1.body import TRAILERS_TOO_LARGE, parse_trailers
 from fastgw.http.http1.parser import Http1RequestHead, read_http2_request
 from fastgw.http.http1.reserved_fields import OWN_FIELDS
+from fastgw.http.http1.trailers import TRAILERS_TOO_LARGE, parse_trailers
 from fastgw.http.http2.session import (
     BROKEN,
     CLOSED,
@@ -429,7 +429,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             address_limit = server.address_limit_for(listener, peer.ip)
             fault = server.admit(peer.ip, address_limit)
             if fault is not None:
-                stream.refuse(unreadable(text), fault, None)
+                stream.refuse(RejectedHead(text), fault, None)
                 return
             stream.has_place, stream.address_limit = True, address_limit
         (OWN_FIELDS if peer.trusted else listener.reserved).take_out_of(head)
@@ -456,8 +456,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
 
     def _refuse(self, number: int, fault: Fault, detail: str | None, received: bytes = b"") -> None:
         """Reject a request that must not be served, or whose stream was reset; both are logged."""
-        head = unreadable(received)
-        head.came_by_http2()
+        head = RejectedHead(received, 20)
         stream = self._streams.get(number)
         if stream is None:
             if self._head_begun_at is not None:
@@ -466,7 +465,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         elif (exchange := stream.under_way()) is not None:
             exchange.fail(fault, detail)  # its trailers are invalid
 
-    def _note_reception(self, head: Http1RequestHead) -> None:
+    def _note_reception(self, head: Http1RequestHead | RejectedHead) -> None:
         """Record how long a head took that came in more than one read."""
         assert self._head_begun_at is not None
         head.received_s, self._head_begun_at = monotonic() - self._head_begun_at, None

@@ -12,6 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final, final
 
 from fastgw.downstream.http1.held_response import send_held
+from fastgw.downstream.http1.rejected_head import RejectedHead
 from fastgw.downstream.http1.response_framing import CHUNKED, NO_BODY, framing_of, own_answer, switching_head
 from fastgw.downstream.http2.grpc_answer import answers_grpc, late_status, trailers_only
 from fastgw.errors import Fault
@@ -276,7 +277,7 @@ class Http2Stream(Timed):
         """Whether a body that was received with its head is within the limit."""
         return not head.payload or len(head.payload) <= self._connection.server.body_bytes
 
-    def refuse(self, head: Http1RequestHead, fault: Fault, detail: str | None) -> None:
+    def refuse(self, head: RejectedHead, fault: Fault, detail: str | None) -> None:
         """Answer a request that is rejected; `head`: stand-in for its head."""
         connection = self._connection
         self.has_had_exchange = True

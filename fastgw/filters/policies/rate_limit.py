@@ -30,7 +30,7 @@ from fastgw.filters.limiting.counter_store import Algorithm, LimitDecision, Limi
 from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_of, key_warnings, traits_of
 from fastgw.filters.limiting.response_headers import LIMIT_LINES, LimitHeaders, Style, refusal, set_tightest_headers
 from fastgw.filters.policies.ip.address_check import address_check
-from fastgw.http.http1.llhttp import knows_method
+from fastgw.http.http1.methods import knows_method
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.shm import rate_limit_table
 from fastgw.shm.rate_limit_table import Limit

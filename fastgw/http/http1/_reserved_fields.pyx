@@ -9,7 +9,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memchr
 
-from fastgw.http.http1._parser cimport BEGINNING, SLOT_WORDS, Http1RequestHead, beginning_of, slot_of
+from fastgw.http.http1.parser cimport BEGINNING, SLOT_WORDS, Http1RequestHead, beginning_of, slot_of
 
 from fastgw.http.http1 import reserved_fields as reserved
 from fastgw.http.http1._serializer import slots_of

@@ -7,12 +7,12 @@ Heads read by the reference, and those with changed fields, are passed to the re
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
 
-from fastgw.http.http1._parser cimport SLOT_WORDS, Head, Http1RequestHead, Http1ResponseHead, bits_of, has_one_line, slot_of
+from fastgw.http.http1.parser cimport SLOT_WORDS, Head, Http1RequestHead, Http1ResponseHead, bits_of, has_one_line, slot_of
 
-from fastgw.http.http1 import parser_reference as heads, serializer_reference as splice
+from fastgw.http.http1 import serializer_reference as splice
 from fastgw.http.grammar import IS_TOKEN
 from fastgw.http.fields import folded
 
@@ -25,8 +25,8 @@ cdef enum:
     MOST_CUTS = 128
 
 cdef struct Cut:
-    uint16_t start
-    uint16_t end
+    uint32_t start
+    uint32_t end
 
 
 cdef struct Cuts:
@@ -124,7 +124,7 @@ cdef class _Masks:
     cdef bint of_requests
 
     def __init__(self, head_type):
-        self.of_requests = head_type is heads.Http1RequestHead
+        self.of_requests = head_type is Http1RequestHead
         self.known = head_type.KNOWN
         self.dropped = bits_of(head_type.DROPPED)
         self.kept = {}
@@ -161,23 +161,23 @@ cdef class _Masks:
 
 cdef frozenset _NO_VIA = frozenset((splice.NO_VIA,))
 cdef frozenset _AUTHORIZATION = frozenset((b"authorization",))  # without punctuation, so without twins
-cdef _Masks _request_masks = _Masks(heads.Http1RequestHead)
-cdef _Masks _response_masks = _Masks(heads.Http1ResponseHead)
+cdef _Masks _request_masks = _Masks(Http1RequestHead)
+cdef _Masks _response_masks = _Masks(Http1ResponseHead)
 
 
 cdef bint _can_cut(Head head, _Left left, uint32_t more, Cuts* cuts) noexcept:
     """Find the lines to remove, including known ones with a bit in `more`. False: call the reference."""
     cdef uint32_t mask
-    if left is None or (head._fields is not None and head._fields.changed):
+    if left is None or (head._fields is not None and (head._fields.changed or head.connection_named)):
         return False
     mask = left.mask | more
     cuts.count = 0
     cuts.bytes = 0
     if left.sought is None or not left.sought.may_be_in(head):
-        _cut_known(head, mask, cuts)
-        return True
+        return _cut_known(head, mask, cuts)
     if left.authorization and (<Http1RequestHead>head).authorizations < 2:
-        _cut_known(head, mask, cuts)
+        if not _cut_known(head, mask, cuts) or cuts.count == MOST_CUTS:
+            return False
         if (<Http1RequestHead>head).authorizations:
             _cut_authorization(<Http1RequestHead>head, cuts)
         return True
@@ -185,18 +185,21 @@ cdef bint _can_cut(Head head, _Left left, uint32_t more, Cuts* cuts) noexcept:
 
 
 cdef inline void _cut(Cuts* cuts, Py_ssize_t start, Py_ssize_t end) noexcept:
-    cuts.lines[cuts.count].start = <uint16_t>start
-    cuts.lines[cuts.count].end = <uint16_t>end
+    cuts.lines[cuts.count].start = <uint32_t>start
+    cuts.lines[cuts.count].end = <uint32_t>end
     cuts.count += 1
     cuts.bytes += end - start
 
 
-cdef void _cut_known(Head head, uint32_t mask, Cuts* cuts) noexcept:
-    cdef int place
+cdef bint _cut_known(Head head, uint32_t mask, Cuts* cuts) noexcept:
+    cdef uint32_t place
     if head.names & mask:
         for place in range(head.line_count):
             if mask & (<uint32_t>1 << head.lines[place].name):
+                if cuts.count == MOST_CUTS:
+                    return False
                 _cut(cuts, head.lines[place].start, head.lines[place].end)
+    return True
 
 
 cdef void _cut_authorization(Http1RequestHead head, Cuts* cuts) noexcept:
@@ -210,8 +213,8 @@ cdef void _cut_authorization(Http1RequestHead head, Cuts* cuts) noexcept:
     while place and cuts.lines[place - 1].start > start:
         cuts.lines[place] = cuts.lines[place - 1]
         place -= 1
-    cuts.lines[place].start = <uint16_t>start
-    cuts.lines[place].end = <uint16_t>end
+    cuts.lines[place].start = <uint32_t>start
+    cuts.lines[place].end = <uint32_t>end
     cuts.count += 1
     cuts.bytes += end - start
 
@@ -347,7 +350,7 @@ def request(
                 target_text = PyBytes_AS_STRING(target)
                 target_length = PyBytes_GET_SIZE(target)
             if host is None:
-                host_text = text + ours.authority_at.start
+                host_text = text + ours.host_sent_at
                 host_length = ours.authority_at.length
             else:
                 host_text = PyBytes_AS_STRING(host)

@@ -1,12 +1,10 @@
-"""Known fields: the few fields that a proxy has to process, found in a head by one pattern, and parsed."""
+"""Known fields: the values of the few fields that a proxy has to process, where they are lists."""
 
-import re
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple, final
+from typing import Final, NamedTuple
 
 from fastgw.http.field_names import FORWARDING, HOP_BY_HOP
 from fastgw.http.grammar import IS_TOKEN, elements
-from fastgw.http.malformed import Malformed
 
 Known = dict[bytes, list[tuple[int, int, bytes]]]
 """Lower-case name -> start and end (with its CRLF) of each such line, and its value."""
@@ -19,40 +17,6 @@ _NEVER_NAMED_AWAY: Final = FORWARDING | frozenset(
 
 SIGNS: Final = r"[-!#$%&'*+.^_`|~]"
 """All characters of a name other than letters and digits."""
-
-
-@final
-class Finder:
-    """Finds the lines of the fields called `names` (lower case).
-
-    `refuse_twins`: `Content_Length` beside `Content-Length`, and so on, is `Malformed`. CGI and its successors treat
-    both as one field, and some of them `Content.Length` too.
-    """
-
-    __slots__ = ("_names", "_pattern")
-
-    def __init__(self, names: frozenset[bytes], refuse_twins: bool) -> None:
-        self._names = names
-        name = spelled([name.decode("ascii") for name in names], SIGNS if refuse_twins else "-")
-        self._pattern = re.compile(rf"\n({name}):[\t ]*+([^\r]*+)".encode())
-
-    def find(self, raw: bytes, start: int) -> Known:
-        """Find the lines in a head with well-formed fields, the first of which begins at `start`."""
-        known: Known = {}
-        for match in self._pattern.finditer(raw, start - 1):
-            name, value = match.groups()
-            name = name.lower()
-            if name not in self._names:
-                raise Malformed(
-                    "A header name imitates a framing or routing header: it has another character in place of a hyphen."
-                )
-            before, end = match.span()
-            line = before + 1, end + 2, value.rstrip(b" \t")
-            if name in known:
-                known[name].append(line)
-            else:
-                known[name] = [line]
-        return known
 
 
 def spelled(names: Iterable[str], hyphen: str) -> str:
@@ -75,25 +39,6 @@ def values_in(raw: bytes, name: bytes, at: int) -> Iterator[bytes]:
 def joined(known: Known, name: bytes) -> bytes:
     """Return all values of a list field as one list (RFC 9110 section 5.3)."""
     return b",".join(value for _, _, value in known[name])
-
-
-def content_length(known: Known) -> int:
-    """Parse a single number; repeated equal ones are rejected too, as in llhttp (RFC 9110 section 8.6)."""
-    lines = known[b"content-length"]
-    if len(lines) > 1:
-        raise Malformed("There is more than one Content-Length header.")
-    value = lines[0][2]
-    # isdigit of bytes accepts ASCII digits only; 18 of them are below 2**63, so no parser overflows.
-    if not value.isdigit() or len(value) > 18:
-        raise Malformed("Content-Length is not a valid number.")
-    return int(value)
-
-
-def check_chunked_alone(known: Known) -> None:
-    """Refuse transfer codings other than `chunked`, once."""
-    lines = known[b"transfer-encoding"]
-    if len(lines) > 1 or lines[0][2].lower() != b"chunked":
-        raise Malformed("Transfer-Encoding is not chunked.")
 
 
 class ConnectionOptions(NamedTuple):

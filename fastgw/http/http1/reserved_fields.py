@@ -13,7 +13,7 @@ from fastgw.http.field_names import DEBUG_TOKEN
 from fastgw.http.fields import folded
 from fastgw.http.grammar import TOKEN
 from fastgw.http.http1.known_fields import SIGNS, spelled
-from fastgw.http.http1.parser_reference import Http1RequestHead
+from fastgw.http.http1.parser import Http1RequestHead
 
 ANYTHING: Final = b"*"
 """Marker at the end of a name: any continuation matches."""

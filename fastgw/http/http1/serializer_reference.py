@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, cast
 from fastgw.http.field_names import FORWARDING, HOP_BY_HOP
 from fastgw.http.fields import Fields, folded, without_fields
 from fastgw.http.grammar import IS_TOKEN
-from fastgw.http.http1.parser_reference import Http1RequestHead, Http1ResponseHead
+from fastgw.http.http1.parser import Http1RequestHead, Http1ResponseHead
 from fastgw.http.messages import AS_DECLARED, Head, RequestHead, ResponseHead
 from fastgw.http.reason_phrases import STATUS_LINES
 

@@ -12,10 +12,10 @@ from typing import Final, final
 
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.grammar import elements
-from fastgw.http.http1.body import LONGEST_EXTENSIONS, BodyReader
-from fastgw.http.http1.llhttp import disagreement
-from fastgw.http.http1.parser import find_head_end
-from fastgw.http.http1.parser_reference import LAST_STATUS, LAST_TOLERATED_STATUS
+from fastgw.http.http1.body import LONGEST_EXTENSIONS
+from fastgw.http.http1.body_reader import BodyReader
+from fastgw.http.http1.parser import LAST_STATUS, LAST_TOLERATED_STATUS, find_head_end
+from fastgw.http.http1.second_parser import disagreement
 from fastgw.http.malformed import Malformed
 
 MAX_HEAD: Final = 65536

@@ -6,7 +6,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from fastgw.http.http1._parser cimport SLOT_WORDS, Head, Http1RequestHead, slot_of
+from fastgw.http.http1.parser cimport SLOT_WORDS, Head, Http1RequestHead, slot_of
 
 import os
 from math import inf

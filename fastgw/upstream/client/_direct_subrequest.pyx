@@ -12,7 +12,7 @@ from fastgw.exchange.route cimport Route
 from fastgw.exchange.chain cimport Chain
 from fastgw.exchange.exchange cimport Exchange
 from fastgw._slots cimport Slot, learn, read, type_of, write
-from fastgw.http.http1._parser cimport Http1ResponseHead
+from fastgw.http.http1.parser cimport Http1ResponseHead
 from fastgw.upstream.connections._http1_connection cimport lend_from, release_stream, send_on
 
 from collections import deque as _deque

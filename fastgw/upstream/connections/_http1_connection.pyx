@@ -10,12 +10,12 @@ from libc.math cimport INFINITY
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.eventloop.socket_send cimport send_message
 from fastgw.eventloop.timer_wheel cimport Timed, Wheel
-from fastgw.http.http1._parser cimport Http1ResponseHead
+from fastgw.http.http1.parser cimport Http1ResponseHead
 
 from math import inf
 
 from fastgw.compiled import replace
-from fastgw.http.http1._parser import take_answer
+from fastgw.http.http1.parser import take_answer
 from fastgw.upstream.targets.target import Target
 
 cdef struct OfConnection:

@@ -22,7 +22,7 @@ from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN
 from fastgw.exchange.reply import NO_CONTENT
 from fastgw.http.field_names import NOT_IN_TRAILERS
-from fastgw.http.http1.body import LONGEST_TRAILERS, MOST_TRAILERS, parse_trailers
+from fastgw.http.http1.trailers import LONGEST_TRAILERS, MOST_TRAILERS, parse_trailers
 from fastgw.http.http1.parser import read_http2_response
 from fastgw.http.http2 import session as kinds
 from fastgw.http.http2.session import ErrorCode, framing_bytes

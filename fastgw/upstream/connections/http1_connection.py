@@ -25,7 +25,7 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import WorkerLoop, unsent
 from fastgw.exchange import Trailers
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.body import BodyReader
+from fastgw.http.http1.body_reader import BodyReader
 from fastgw.http.http1.parser import Http1ResponseHead, leading_bytes, parse_answer, take_answer
 from fastgw.http.http1.tolerance import Repair, RepairedChunks
 from fastgw.http.malformed import Malformed

@@ -15,7 +15,7 @@ from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import WorkerLoop
-from fastgw.http.http1.body import TRAILERS_TOO_LARGE
+from fastgw.http.http1.trailers import TRAILERS_TOO_LARGE
 from fastgw.http.http2.session import (
     BROKEN,
     CLOSED,

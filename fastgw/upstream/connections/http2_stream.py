@@ -14,8 +14,8 @@ from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Trailers
 from fastgw.exchange.reply import NO_CONTENT
-from fastgw.http.http1.body import parse_trailers
 from fastgw.http.http1.parser import Http1ResponseHead, read_http2_response
+from fastgw.http.http1.trailers import parse_trailers
 from fastgw.http.http2.session import ErrorCode, HeldBytes, reset_reason
 from fastgw.http.malformed import Malformed
 from fastgw.upstream.connections.http1_connection import (

@@ -13,7 +13,7 @@ from fastgw.exchange.exchange cimport Exchange
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.exchange.sent_fields cimport fields_for_request
 from fastgw.exchange._request_ids cimport RequestIds, is_as_read
-from fastgw.http.http1._parser cimport Http1RequestHead, Http1ResponseHead, has_field
+from fastgw.http.http1.parser cimport Http1RequestHead, Http1ResponseHead, has_field
 from fastgw.upstream.connections._http1_connection cimport lend_from, release_stream, send_on
 
 from math import inf

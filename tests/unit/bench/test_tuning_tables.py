@@ -18,10 +18,11 @@ from bench.samples import Measured, Sample
 REPORT = """\
  57.46% ;[kernel.kallsyms]
  20.00% ;libpython3.11.so.1.0
-  5.00% ;_parser.cpython-311-x86_64-linux-gnu.so
+  5.00% ;parser.cpython-311-x86_64-linux-gnu.so;[.] __pyx_f_6fastgw_4http_5http1_6parser__read_fields
   5.00% ;recorder.cpython-311-x86_64-linux-gnu.so
   4.00% ;loop.cpython-311-x86_64-linux-gnu.so
-  4.00% ;parser.cpython-311-x86_64-linux-gnu.so
+  3.00% ;parser.cpython-311-x86_64-linux-gnu.so;[.] llhttp__internal__run
+  1.00% ;parser.cpython-311-x86_64-linux-gnu.so;[.] __pyx_f_9httptools_6parser_6parser_cb_on_message_complete
   2.50% ;libc.so.6
   1.00% ;[nf_conntrack]
   1.04% ;libssl.so.3

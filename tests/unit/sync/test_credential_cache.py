@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.http.http1 import parser_reference
 from fastgw.http.http1.parser import parse_request
 from fastgw.http.messages import RequestHead
 from fastgw.sync.credential_cache import HITS, MISSES, TokenCache, count_in, uncollected
@@ -78,18 +77,17 @@ def test_a_credential_is_got_by_the_only_authorization_field_of_a_request(words:
         ([], None),
     ]
     for lines, expected in shown:
-        for judge in (parse_request, parser_reference.parse_request):
-            head = judge(b"\r\n".join([b"GET / HTTP/1.1", b"Host: a", *lines, b"", b""]))
-            assert cache.shown_by(head) == expected
-            head.fields()
-            assert cache.shown_by(head) == expected
+        head = head_of(*lines)
+        assert cache.shown_by(head) == expected
+        head.fields()
+        assert cache.shown_by(head) == expected
     head = head_of(b"Authorization: Bearer y")
     head.fields().set(b"Authorization", b"Bearer x")
     assert cache.shown_by(head) == 1
     head.fields().remove(b"Authorization")
     assert cache.shown_by(head) is None
     assert cache.shown_by(head_of(b"Connection: authorization", b"Authorization: Bearer x")) == 1  # never named away
-    assert (words[HITS], words[MISSES]) == (4 * 3 + 2, 4)
+    assert (words[HITS], words[MISSES]) == (2 * 3 + 2, 2)
 
 
 def test_a_full_cache_forgets_its_oldest_one_by_one() -> None:

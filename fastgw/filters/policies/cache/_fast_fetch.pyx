@@ -20,7 +20,7 @@ from fastgw._slots cimport Slot, learn, read, write
 from fastgw.cache.shared._ordinary cimport MOST_HASHES, NO_SPACE, Key, NewRecord, Ordinary
 from fastgw.filters.policies.cache._ready_answers cimport has_any_of
 from fastgw.filters.policies.cache._storing cimport Encoded, decide_on, encode_variant
-from fastgw.http.http1._parser cimport Http1RequestHead, Http1ResponseHead, all_values, has_field
+from fastgw.http.http1.parser cimport Http1RequestHead, Http1ResponseHead, all_values, has_field
 
 from math import ceil
 from time import monotonic, time

@@ -1,4 +1,4 @@
-from fastgw.http.http1._parser cimport Http1RequestHead
+from fastgw.http.http1.parser cimport Http1RequestHead
 
 
 # Whether a request was received with a header of one of these names, which are in lower case.

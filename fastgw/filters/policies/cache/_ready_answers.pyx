@@ -16,7 +16,7 @@ from fastgw.exchange.chain cimport Chain
 from fastgw._slots cimport Slot, learn, read, write
 from fastgw.cache.shared._ordinary cimport is_unchanged_in
 from fastgw.exchange.sent_fields cimport fields_for_request
-from fastgw.http.http1._parser cimport SLOT_WORDS, Http1RequestHead, all_values, bits_of, has_field, slot_of
+from fastgw.http.http1.parser cimport SLOT_WORDS, Http1RequestHead, all_values, bits_of, has_field, slot_of
 
 from fastgw.compiled import replace
 from fastgw.filters.policies.cache import ready_answers as reference

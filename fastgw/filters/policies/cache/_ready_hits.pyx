@@ -12,7 +12,7 @@ from fastgw.exchange.exchange cimport Exchange
 from fastgw._slots cimport Slot, learn, read, write
 from fastgw.cache.shared._ordinary cimport is_unchanged_in
 from fastgw.filters.policies.cache._ready_answers cimport has_any_of
-from fastgw.http.http1._parser cimport Http1RequestHead
+from fastgw.http.http1.parser cimport Http1RequestHead
 
 from fastgw.compiled import replace
 from fastgw.exchange import Response

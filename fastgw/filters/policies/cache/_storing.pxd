@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t
 
-from fastgw.http.http1._parser cimport Http1ResponseHead
+from fastgw.http.http1.parser cimport Http1ResponseHead
 
 
 cdef struct Encoded:

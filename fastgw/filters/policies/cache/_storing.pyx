@@ -11,7 +11,7 @@ from libc.math cimport rint
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 
-from fastgw.http.http1._parser cimport Http1ResponseHead
+from fastgw.http.http1.parser cimport Http1ResponseHead
 
 from fastgw.http.caching.directives import LONGEST, TARGETS, parse_short
 from fastgw.http.caching.freshness import HEURISTIC

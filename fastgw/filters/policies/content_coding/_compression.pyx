@@ -9,7 +9,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_GET_SIZE
 
 from fastgw._slots cimport Slot, learn, read
-from fastgw.http.http1._parser cimport Http1RequestHead, Http1ResponseHead, all_values, has_field
+from fastgw.http.http1.parser cimport Http1RequestHead, Http1ResponseHead, all_values, has_field
 
 from fastgw.compiled import replace
 from fastgw.exchange.reply import Response

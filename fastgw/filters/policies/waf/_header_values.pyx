@@ -8,7 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t
 from libc.string cimport memchr
 
-from fastgw.http.http1._parser cimport Http1RequestHead
+from fastgw.http.http1.parser cimport Http1RequestHead
 
 from fastgw.filters.policies.waf import header_values as reference
 

@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fastgw.http.fields import Fields
-from fastgw.http.http1.body import BodyReader
+from fastgw.http.http1.body_reader import BodyReader
 from fastgw.http.http1.parser import find_head_end, parse_request, parse_response
 from fastgw.http.http1.serializer import chunk, last_chunk, request
 from fastgw.http.malformed import Malformed
@@ -162,6 +162,36 @@ def test_responses(method, version, status, fields, body, where):
     assert as_h11_tells(ours.fields()) == list(theirs.headers)
     assert (payload, done) == (their_payload, their_done)
     assert not done or rest == their_rest
+
+
+@for_each("wire", [b"PUT /a?b HTTP/1.1\r\nHost:a\r\nContent-Length:3\r\nX-A: b\r\n\r\n"])
+def test_every_byte_everywhere_in_a_request(wire: bytes):
+    """In the place of each byte of a head, each other one."""
+    for raw in (wire[:at] + bytes([code]) + wire[at + 1 :] for at in range(len(wire)) for code in range(256)):
+        try:
+            ours = parse_request(raw)
+        except Malformed:
+            continue
+        theirs, *_ = judged_by_h11(h11_server(), raw)
+        assert (ours.method, ours.request_target) == (theirs.method, theirs.target)
+        assert (ours.length, as_h11_tells(ours.fields())) == (length_of(theirs), list(theirs.headers))
+
+
+@for_each("wire", [b"HTTP/1.1 200 OK\r\nContent-Length:3\r\nVia: b\r\n\r\n"])
+def test_every_byte_everywhere_in_a_response(wire: bytes):
+    for raw in (wire[:at] + bytes([code]) + wire[at + 1 :] for at in range(len(wire)) for code in range(256)):
+        try:
+            ours = parse_response(raw, b"GET")
+        except Malformed:
+            continue
+        if ours.status >= 200:
+            theirs, *_ = judged_by_h11(h11_client(b"GET"), raw)
+            assert (ours.status, ours.reason) == (theirs.status_code, theirs.reason)
+            assert (ours.length, as_h11_tells(ours.fields())) == (length_of(theirs), list(theirs.headers))
+
+
+def length_of(head: h11.Request | h11.Response) -> int:
+    return int(dict(head.headers).get(b"content-length", b"0"))
 
 
 @quick

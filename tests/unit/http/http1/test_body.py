@@ -4,14 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from fastgw.http.http1.body import (
-    LONGEST_EXTENSIONS,
-    LONGEST_TRAILERS,
-    MOST_TRAILERS,
-    TRAILERS_TOO_LARGE,
-    BodyReader,
-)
+from fastgw.http.http1.body import LONGEST_EXTENSIONS
+from fastgw.http.http1.body_reader import BodyReader
 from fastgw.http.http1.parser import parse_request, parse_response
+from fastgw.http.http1.trailers import LONGEST_TRAILERS, MOST_TRAILERS, TRAILERS_TOO_LARGE
 from fastgw.http.malformed import Malformed
 from tests.support.table import for_each
 

@@ -47,21 +47,17 @@ def test_what_was_lent_and_not_filled_is_lent_again():
 
 
 def test_the_same_bytes_are_not_handed_over_twice():
-    from fastgw.http.http1 import _parser
-
-    buffer = _parser.body_buffer(SIZE)
-    _parser.leading_bytes(filled(buffer), SIZE)
+    buffer = body_buffer(SIZE)
+    leading_bytes(filled(buffer), SIZE)
     for length in (SIZE, 1, 0, -1, SIZE + 1):
         with pytest.raises(ValueError, match="nothing was read"):
-            _parser.leading_bytes(buffer, length)
+            leading_bytes(buffer, length)
 
 
 @pytest.mark.parametrize("length", [-1, SIZE + 1])
 def test_no_more_is_taken_than_there_is(length):
-    from fastgw.http.http1 import _parser
-
     with pytest.raises(ValueError, match="nothing was read"):
-        _parser.leading_bytes(filled(_parser.body_buffer(SIZE)), length)
+        leading_bytes(filled(body_buffer(SIZE)), length)
 
 
 def filled(buffer: memoryview) -> memoryview:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastgw.http.http1.parser import Http1ResponseHead, parse_answer, parse_response
+from fastgw.http.http1.parser import Http1ResponseHead, parse_answer, parse_response, read_http2_response, take_answer
 from fastgw.http.malformed import Malformed
 from tests.support.table import for_each
 
@@ -272,3 +272,111 @@ def test_a_body_that_came_with_its_head_is_judged_with_it(raw: bytes, method: by
 def test_nonsense_is_refused_whatever_came_behind_it(raw: bytes):
     with pytest.raises(Malformed):
         parse_answer(raw + b"abc", len(raw), b"GET")
+
+
+def take(
+    received: bytes, method: bytes = b"GET", room: bytes = b"\r\n\r\nof an earlier read"
+) -> Http1ResponseHead | bytes:
+    """What is taken out of a buffer that is read into anew at once."""
+    buffer = memoryview(bytearray(received + room))
+    took = take_answer(buffer, len(received), method)
+    buffer[:] = bytes(len(buffer))
+    return took
+
+
+WHOLE = [
+    (ok(b"Content-Length: 3", b"Date: a"), b"abc", b"abc"),
+    (ok(b"Content-Length: 4", b"Connection: close"), b"\r\n\r\n", b"\r\n\r\n"),
+    (ok(b"Content-Length: 0"), b"", b""),
+    (head(b"HTTP/1.0 404", b"Content-Length: 3"), b"a\x00c", b"a\x00c"),
+    (head(b"HTTP/1.1 204 No Content"), b"", b""),
+    (head(b"HTTP/1.1 304 Not Modified", b"Content-Length: 7"), b"", b""),
+    (ok(b"Content-Length: 66000", b"A: " + b"b" * 70_000), b"a" * 66_000, b"a" * 66_000),
+    (ok(b"Content-Length: 3", b"Connection: Upgrade", b"Upgrade: h2c"), b"abc", b"abc"),
+    (ok(b"Content-Length: 3", b"Connection: X-A", b"X-A: b"), b"abc", b"abc"),
+    (IN_CHUNKS, b"3\r\nabc\r\n0\r\n\r\n", b"abc"),
+    (IN_CHUNKS, b"0\r\n\r\n", b""),
+    (IN_CHUNKS, b"0000000000000003\r\nabc\r\n0000000000000000\r\n\r\n", b"abc"),
+    (IN_CHUNKS, b"fde8\r\n" + b"a" * 65_000 + b"\r\n0\r\n\r\n", b"a" * 65_000),
+    (ok(b"transfer-encoding: Chunked\t", b"Connection: close"), b"1\r\n\x00\r\n1\r\na\r\n0\r\n\r\n", b"\x00a"),
+]
+
+
+@for_each(("raw", "following", "payload"), WHOLE)
+def test_an_answer_is_taken_when_all_of_it_is_there_and_no_more(raw: bytes, following: bytes, payload: bytes):
+    answer = raw + following
+    took = take(answer)
+    assert not isinstance(took, bytes)
+    assert (took.raw, took.payload, took.payload_length, took.whole) == (raw, payload, len(payload), True)
+    assert took.known == parse_response(raw, b"GET").known
+    for behind in (b"\r\n", b"a", b"\x00", ok(b"Content-Length: 0")):
+        assert take(answer + behind) == answer + behind
+    for end in {*range(min(len(answer), 300)), len(answer) - 1}:
+        assert take(answer[:end]) == answer[:end]
+    assert take(answer, room=b"") == answer  # the buffer is full: more may follow
+
+
+@for_each(
+    "answer",
+    [
+        head(b"HTTP/1.1 100 Continue"),
+        head(b"HTTP/1.1 103 Early Hints", b"Link: </a>"),
+        head(b"HTTP/1.1 101 A", b"Connection: upgrade", b"Upgrade: a"),
+        head(b"HTTP/1.1 600 A", b"Content-Length: 0"),
+        ok() + b"until the end",
+        ok(b"A b: c", b"Content-Length: 0"),
+        IN_CHUNKS,
+        *(
+            IN_CHUNKS + behind
+            for behind in (
+                b"3;a\r\nabc\r\n0\r\n\r\n",
+                b"3\r\nabc\r\n0;a\r\n\r\n",
+                b"3\r\nabc\r\n0\r\nA: b\r\n\r\n",
+                b"000000000000003\r\nabc\r\n00000000000000000\r\n\r\n",
+                b"5\r\n0\r\n\r\n",
+                b"4\r\nabc\r\n0\r\n\r\n",
+                b"2\r\nabc\r\n0\r\n\r\n",
+                b"3\r\nabc0\r\n\r\n",
+                b"3\nabc\r\n0\r\n\r\n",
+                b"3 \r\nabc\r\n0\r\n\r\n",
+                b"0\r\n\r\n0\r\n\r\n",
+                b"-0\r\n\r\n",
+                b"ffffffffffffffff\r\n0\r\n\r\n",
+            )
+        ),
+    ],
+)
+def test_an_answer_that_is_not_over_with_these_bytes_is_not_taken(answer: bytes):
+    """Nor one whose chunks a reader has to look at."""
+    assert take(answer) == answer
+    assert not isinstance(take(LENGTH_3 + b"abc"), bytes)  # it decides nothing about the next
+
+
+@for_each("fields", [(b"Content-Length: 3",), (b"Transfer-Encoding: chunked",), ()])
+def test_to_head_an_answer_ends_with_its_head(fields: tuple[bytes, ...]):
+    assert not isinstance(take(ok(*fields), b"HEAD"), bytes)
+    for behind in (b"abc", b"3\r\nabc\r\n0\r\n\r\n"):
+        assert take(ok(*fields) + behind, b"HEAD") == ok(*fields) + behind
+
+
+@for_each("method", [b"GET", b"HEAD"])
+@for_each(
+    ("line", "following", "payload"),
+    [
+        (b"content-length: 3", b"", None),
+        (b"content-length: 3", b"abc", b"abc"),
+        (b"content-length: 3", b"abcd", None),
+        (b"transfer-encoding: chunked", b"3\r\nabc\r\n0\r\n\r\n", b"abc"),
+        (b"x: y", b"abc", None),
+    ],
+)
+def test_a_response_that_came_by_http2(method: bytes, line: bytes, following: bytes, payload: bytes | None):
+    raw = b"HTTP/1.1 200 \r\n" + line + b"\r\n\r\n"
+    answer = read_http2_response(raw + following, len(raw), method, 100)
+    expected = payload if method == b"GET" else None if following else b""
+    assert (answer.version, answer.payload, answer.whole) == (20, expected, expected is not None)
+
+
+def test_lines_of_known_fields_may_be_many():
+    answer = parse_response(ok(*[b"Via: a"] * 90, b"Content-Length: 3", b"Via: b"), b"GET")
+    assert [value for _, _, value in answer.known[b"via"]] == [b"a"] * 90 + [b"b"]

@@ -1,8 +1,10 @@
 """What goes out: end-to-end lines as they came, everything else framed anew."""
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from fastgw.http.fields import Fields
+from fastgw.http.fields import Fields, folded
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import parse_request, parse_response
 from fastgw.http.http1.serializer import LAST_CHUNK, chunk, end_to_end, last_chunk, status_line
@@ -206,3 +208,22 @@ def test_chunks_read_back_as_they_were():
     assert reader.feed(chunk(b"a" * 300) + chunk(b"") + chunk(b"b") + last_chunk(trailers)) == b"a" * 300 + b"b"
     assert (reader.done, reader.trailers, reader.rest) == (True, trailers, b"")
     assert last_chunk() == LAST_CHUNK
+
+
+CUT_NAMES = [*b"X-A x_a X_A X-a Authorization Via X-Real-IP A x-aa Cookie -a .A a- a~ ! -".split(), b"x-" * 40]
+SOUGHT = st.frozensets(st.sampled_from([*b"x-a x_a authorization via x-real-ip a -a a_ .".split(), b"x-" * 40]))
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(CUT_NAMES), max_size=200), SOUGHT, st.booleans())
+@example([b"X-A", b"Via"] * 80, frozenset((b"via", b"x-a")), False)
+@example([b"Via"] * 90, frozenset(b"n%d" % number for number in range(70)) | {b"via"}, False)
+def test_lines_are_cut_out_by_their_names_and_twins_and_the_others_keep_their_bytes(
+    names: list[bytes], also: frozenset[bytes], names_one: bool
+) -> None:
+    """As if all fields were read and written anew."""
+    lines = b"".join(b"%b: %d\r\n" % (name, number) for number, name in enumerate(names))
+    named = b"Connection: x-aa\r\n" if names_one else b""
+    parsed = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + named + lines + b"\r\n", 1000)
+    drop = parsed.DROPPED | also | ({b"x-aa"} if names_one else set())
+    assert end_to_end(parsed, also) == parsed.received_fields().render(drop, frozenset(map(folded, also)))

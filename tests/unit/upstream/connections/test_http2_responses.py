@@ -8,7 +8,7 @@ import pytest
 
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
-from fastgw.http.http1.body import LONGEST_TRAILERS, MOST_TRAILERS, TRAILERS_TOO_LARGE, parse_trailers
+from fastgw.http.http1.trailers import LONGEST_TRAILERS, MOST_TRAILERS, TRAILERS_TOO_LARGE, parse_trailers
 from fastgw.http.http2.session import HeldBytes, Session
 from fastgw.http.malformed import Malformed
 from tests.support.http2 import frames

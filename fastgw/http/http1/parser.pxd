@@ -1,52 +1,57 @@
 from cpython.object cimport PyObject
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memcmp, memcpy
 
-from fastgw.http.http1._body cimport SecondParser
+from fastgw.http.http1.second_parser cimport SecondParser
 
 
 cdef struct Span:
     # A piece of a head. A missing field has start 0, where none can begin.
-    uint16_t start
-    uint16_t length
+    uint32_t start
+    uint32_t length
 
 
 cdef struct Line:
     # The line of a known field, including its line end, and the value in it.
-    uint16_t start
-    uint16_t end
+    uint32_t start
+    uint32_t end
     Span value
     uint8_t name
 
 
 cdef enum:
-    MOST_LINES = 20
+    USUAL_LINES = 6
     SLOT_WORDS = 4
     BEGINNING = 4
-    MOST_SHOWN = 8
+    MOST_SHOWN = 10
 
 
 cdef class Head:
-    # All offsets are relative to `source`, which begins with the head.
+    # All offsets are relative to `source`, which begins with the message.
     cdef bytes source
+    cdef Py_ssize_t message_length  # what follows it are pieces that were not received like that
     cdef uint32_t names  # a bit for each known name that occurs
+    cdef uint32_t repeated  # those that occur more than once
     cdef uint64_t others[SLOT_WORDS]  # a bit for each `slot_of` of other names
     cdef uint64_t beginnings  # `beginning_of` them, together
-    cdef uint16_t head_length
-    cdef uint16_t first_line
-    cdef uint8_t line_count
+    cdef uint32_t head_length
+    cdef uint32_t first_line
+    cdef uint32_t line_count
+    cdef uint32_t line_room
     cdef readonly bint chunked
     cdef readonly bint close
     cdef readonly bint http2  # received by HTTP/2, and rendered as this text
-    cdef readonly bint whole  # `source` is the whole message and nothing else; a chunked one has its `_payload`
+    cdef readonly bint whole  # the whole message was received, and nothing else; a chunked one has its `_payload`
+    cdef uint8_t imitates  # a name is like a known one, with other punctuation
     cdef readonly int minor
     cdef readonly long long length
-    cdef Line lines[MOST_LINES]
+    cdef Line* lines  # of known names: `usual_lines`, or owned
+    cdef Line usual_lines[USUAL_LINES]
     cdef bytes _raw
     cdef bytes _payload
     cdef PyObject* shown[MOST_SHOWN]  # attributes: NULL or owned
-    cdef object _fields
+    cdef object _fields  # parsed from the beginning if `Connection` names some: they are not among them
     cdef dict _known
     cdef SecondParser _second_parser
 
@@ -54,13 +59,15 @@ cdef class Head:
 cdef class Http1RequestHead(Head):
     cdef readonly bint sized
     cdef readonly bint accepts_trailers
-    cdef public double received_s  # see the reference
-    cdef bint read_in_two_ways  # see `paths.has_other_readings`
+    cdef public double received_s
+    cdef uint8_t origin_form
+    cdef uint8_t read_in_two_ways  # see `path_normalization.has_other_readings`
     cdef Span method_at
     cdef Span target_at  # the request target: path and query
     cdef Span path_at  # the path as sent
     cdef Span query_at  # starts at 0 without a `?`
-    cdef Span authority_at  # value of Host; never with an upper-case letter
+    cdef uint32_t host_sent_at  # where `authority` begins as it was sent
+    cdef Span authority_at  # in lower case, without an empty port
     cdef Span host_at  # the authority without port and last dot
     cdef Span authorization_at
     cdef uint8_t authorizations  # 2: two or more
@@ -68,9 +75,9 @@ cdef class Http1RequestHead(Head):
     cdef Span referer_at
     cdef Span origin_at
     cdef uint8_t origins  # 2: two or more
-    cdef Span x_request_id_at
     cdef bytes _raw_path
     cdef bytes _path
+    cdef dict _rare  # attributes that few requests have: `scheme`, `expects_continue`, `connect_protocol`
 
 
 cdef class Http1ResponseHead(Head):
@@ -107,14 +114,16 @@ cdef bint has_field(Head head, bytes name) except -1
 # All values that the head was received with, as `values` returns them while its fields were not parsed.
 cdef list all_values(Head head, bytes name)
 
+cdef inline Line* line_of(Head head, uint32_t bit) noexcept:
+    """Return the first line of the known name of this bit, which occurs."""
+    cdef Line* line = head.lines
+    while not bit >> line.name & 1:
+        line += 1
+    return line
+
 cdef inline bint has_one_line(Head head, uint32_t bit, bytes value) noexcept:
-    """Whether the known name of this bit occurs once, with this `value`."""
-    cdef int place, found = 0
-    cdef Span said
-    for place in range(head.line_count):
-        if bit >> head.lines[place].name & 1:
-            said = head.lines[place].value
-            found += 1
-    if found != 1 or said.length != PyBytes_GET_SIZE(value):
+    """Whether the known name of this bit, which occurs, does so once, with this `value`."""
+    cdef Span said = line_of(head, bit).value
+    if head.repeated & bit or said.length != PyBytes_GET_SIZE(value):
         return False
     return not memcmp(PyBytes_AS_STRING(head.source) + said.start, PyBytes_AS_STRING(value), said.length)

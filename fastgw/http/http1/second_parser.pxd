@@ -1,0 +1,32 @@
+from libc.stdint cimport uint8_t
+
+
+cdef enum:
+    UNKNOWN = -1
+
+
+cdef class Seen:
+    cdef int heads
+    cdef int messages
+
+
+cdef class SecondParser:
+    cdef Seen _seen
+    cdef object _feed_data
+    cdef object _refusal
+    cdef Py_ssize_t _upgraded_at
+
+    cdef bint _agrees_on_head(self, const uint8_t* at, Py_ssize_t length, int body_follows) except -1
+    cdef bint _agrees_on_whole(self, const uint8_t* at, Py_ssize_t length) except -1
+    cdef int read_head(self, const uint8_t* at, Py_ssize_t length, int body_follows) except -1
+    cdef int read_whole(self, const uint8_t* at, Py_ssize_t length) except -1
+    cdef int read_on(self, const uint8_t* at, Py_ssize_t length) except -1
+    cdef int read_last(self, const uint8_t* at, Py_ssize_t length) except -1
+    cdef bint _feed(self, const uint8_t* at, Py_ssize_t length) except -1
+
+
+cdef class SharedParser:
+    cdef object _kind
+    cdef SecondParser _parser
+
+    cdef int read_message(self, const uint8_t* at, Py_ssize_t length, bint has_body, bint closes) except -1

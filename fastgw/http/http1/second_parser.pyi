@@ -1,0 +1,47 @@
+"""Second parser: llhttp also reads every head and body byte, and has to find the same message in them.
+
+It only confirms the result of the first parser: that the bytes are well-formed, whether a body follows the head, and
+that the message ends with the same byte. It runs without field callbacks, so it creates no objects, and without any
+leniency flags.
+"""
+
+from typing import final
+
+from httptools import HttpRequestParser, HttpResponseParser
+
+from fastgw.http.malformed import Malformed
+
+@final
+class SecondParser:
+    """llhttp parser of one message from its first byte to its last."""
+
+    def __init__(self, kind: type[HttpRequestParser] | type[HttpResponseParser]) -> None: ...
+    def head(self, raw: bytes, body_follows: bool | None) -> None:
+        """Read exactly one head. Raises `Malformed`, also if llhttp disagrees on whether a body follows.
+
+        `body_follows` None: llhttp cannot know (its response parser is not informed that the request was HEAD), and
+        reads nothing after this.
+        """
+
+    def whole(self, message: bytes) -> None:
+        """Read exactly one message with a body. Raises `Malformed`, also if llhttp ends it at another byte."""
+
+    def body(self, chunk: bytes) -> None:
+        """Read bytes after which the message continues. Raises `Malformed`."""
+
+    def last(self, chunk: bytes) -> None:
+        """Read at least one byte, up to the last byte of the message. Raises `Malformed`."""
+
+@final
+class SharedParser:
+    """llhttp parser of all messages that were received as a whole and leave the connection open."""
+
+    def __init__(self, kind: type[HttpRequestParser] | type[HttpResponseParser]) -> None: ...
+    def head(self, raw: bytes) -> None:
+        """Read exactly one head without a body. Raises `Malformed`."""
+
+    def whole(self, message: bytes) -> None:
+        """Read exactly one message with a body. Raises `Malformed`."""
+
+def disagreement() -> Malformed:
+    """Return the error for bytes in which llhttp finds another message than the first parser."""

@@ -1,0 +1,340 @@
+"""Neither parser is decoration: each is asked alone, and what then passes is shown.
+
+Ours alone is `read_request` and `read_response`; llhttp alone is told about a body what a careless reader believes.
+"""
+
+from contextlib import suppress
+
+import pytest
+from httptools import HttpRequestParser, HttpResponseParser
+
+from fastgw.http.http1.body import ChunkedReader, LengthReader, UntilCloseReader
+from fastgw.http.http1.body_reader import BodyReader
+from fastgw.http.http1.parser import (
+    Http1RequestHead,
+    parse_answer,
+    parse_request,
+    read_request,
+    read_response,
+    take_request,
+)
+from fastgw.http.http1.second_parser import SecondParser, SharedParser
+from fastgw.http.malformed import Malformed
+from tests.support.table import for_each
+
+
+def believed_body(raw: bytes) -> bool:
+    """Whether a body follows for the careless: fields by lines, stripped, the last one counts."""
+    lines = raw.split(b"\r\n")[1:]
+    fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
+    if fields.get(b"transfer-encoding", b"").endswith(b"chunked"):
+        return True
+    length = fields.get(b"content-length", b"0")
+    return (length.isdigit() and int(length) > 0) or (raw.startswith(b"HTTP/") and b"content-length" not in fields)
+
+
+def ours_alone(raw: bytes) -> bool:
+    try:
+        if raw.startswith(b"HTTP/"):
+            read_response(raw, b"GET", 100)
+        else:
+            read_request(raw, 100)
+    except Malformed:
+        return False
+    return True
+
+
+def llhttp_alone(raw: bytes) -> bool:
+    try:
+        SecondParser(HttpResponseParser if raw.startswith(b"HTTP/") else HttpRequestParser).head(
+            raw, believed_body(raw)
+        )
+    except Malformed:
+        return False
+    return True
+
+
+def both(raw: bytes) -> bool:
+    try:
+        if raw.startswith(b"HTTP/"):
+            parse_answer(raw, len(raw), b"GET")
+        else:
+            parse_request(raw)
+    except Malformed:
+        return False
+    return True
+
+
+def post(*fields: bytes, line: bytes = b"POST / HTTP/1.1", host: bytes = b"Host: a\r\n") -> bytes:
+    return line + b"\r\n" + host + b"".join(field + b"\r\n" for field in fields) + b"\r\n"
+
+
+def ok(*fields: bytes, line: bytes = b"HTTP/1.1 200 OK") -> bytes:
+    return line + b"\r\n" + b"".join(field + b"\r\n" for field in fields) + b"\r\n"
+
+
+STOPPED_BY_LLHTTP_ALONE = [
+    post(line=b"frob / HTTP/1.1"),
+    post(line=b"get / HTTP/1.1"),
+    post(line=b"PRI /a HTTP/1.1"),  # of the HTTP/2 preface
+]
+STOPPED_BY_OURS_ALONE = [
+    post(line=b"GET / HTTP/2.0"),
+    post(line=b"GET  / HTTP/1.1"),
+    b"\r\n" + post(),
+    post(line=b"GET /a#b HTTP/1.1"),
+    post(line=b"GET * HTTP/1.1"),
+    post(line=b"GET http://u@a/ HTTP/1.1"),
+    post(line=b"GET ftp://a/ HTTP/1.1"),
+    post(line=b"GET http://a:99999/ HTTP/1.1"),
+    post(host=b""),
+    post(host=b"Host: a\r\nHost: b\r\n"),
+    post(host=b"Host: a, b\r\n"),
+    post(host=b"Host: a/b\r\n"),
+    post(line=b"GET http://b/ HTTP/1.1"),
+    post(b"Transfer-Encoding: chunked", line=b"POST / HTTP/1.0"),
+    post(b"Transfer-Encoding: gzip, chunked"),
+    post(b"Content_Length: 3"),
+    post(line=b"GET /../a HTTP/1.1"),
+    post(*[b"A: b"] * 100),
+    ok(b"Transfer-Encoding: gzip"),
+    ok(b"Transfer-Encoding: xchunked"),
+    ok(b"Transfer-Encoding: chunked, chunked"),
+    ok(b"Content-Length: 3", line=b"HTTP/1.1 000 OK"),
+    ok(b"Content-Length: 3", line=b"HTTP/1.1 600 OK"),
+    ok(b"Content-Length: 3", line=b"HTTP/1.1 200 O\x00K"),
+    ok(b"Transfer-Encoding: chunked", line=b"HTTP/1.0 200 OK"),
+]
+STOPPED_BY_EACH = [
+    b"Content-Length: 3\r\nTransfer-Encoding: chunked",
+    b"Content-Length: 4\r\nContent-Length: 3",
+    b"Content-Length: +3",
+    b"Content-Length: 18446744073709551619",  # beyond 64 bits
+    b"A: b\nContent-Length: 3",
+    b"A: b\rContent-Length: 3",
+    b"A: b\r\n c",
+    b"Content-Length : 3",
+    b"A: \x00",
+    b": a",
+    b"A",
+]
+
+
+@for_each(
+    ("raw", "by_ours", "by_llhttp"),
+    [
+        *((raw, True, False) for raw in STOPPED_BY_LLHTTP_ALONE),
+        *((raw, False, True) for raw in STOPPED_BY_OURS_ALONE),
+        *((post(field), False, False) for field in STOPPED_BY_EACH),
+        *((ok(field), False, False) for field in STOPPED_BY_EACH),
+    ],
+)
+def test_what_one_parser_would_let_pass_does_not(raw: bytes, by_ours: bool, by_llhttp: bool):
+    """And what smuggling is made of is stopped by each of them, so that a defect in one lets none of it through."""
+    assert (ours_alone(raw), llhttp_alone(raw), both(raw)) == (by_ours, by_llhttp, False)
+
+
+LENGTH_3 = b"Content-Length: 3\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+
+
+def told(fields: bytes, parser: type[HttpRequestParser] | type[HttpResponseParser]) -> SecondParser:
+    """llhttp after a head with these fields."""
+    second = SecondParser(parser)
+    line = b"POST / HTTP/1.1\r\n" if parser is HttpRequestParser else b"HTTP/1.1 200 OK\r\n"
+    second.head(line + fields + b"\r\n", body_follows=None)
+    return second
+
+
+@for_each("parser", [HttpRequestParser, HttpResponseParser])
+@for_each(
+    ("fields", "reader", "wire"),
+    [
+        (LENGTH_3, lambda judge: LengthReader(2, judge), b"ab"),
+        (LENGTH_3, lambda judge: LengthReader(4, judge), b"abcd"),
+        (LENGTH_3, lambda judge: LengthReader(5, judge), b"abc\r\n"),  # llhttp skips line ends between messages
+        (LENGTH_3, ChunkedReader, b"0\r\n\r\n"),
+        (LENGTH_3, UntilCloseReader, b"abc"),
+        (CHUNKED, lambda judge: LengthReader(7, judge), b"0\r\n\r\n\r\n"),
+        (CHUNKED, lambda judge: LengthReader(4, judge), b"0\r\n\r"),
+        (CHUNKED, UntilCloseReader, b"0\r\n\r\n"),
+        (b"Content-Length: 0\r\n", lambda judge: LengthReader(2, judge), b"\r\n"),
+    ],
+)
+@for_each("size", [1, 100])
+def test_a_body_that_llhttp_ends_elsewhere_is_refused(parser, fields, reader, wire: bytes, size: int):
+    """Its completion must fall on our last byte: here our reading of the head is made to differ from its."""
+    body: BodyReader = reader(told(fields, parser))
+    pieces = (wire[at : at + size] for at in range(0, len(wire), size))
+    with pytest.raises(Malformed):
+        b"".join(map(body.feed, pieces))
+    assert not body.done
+
+
+@for_each(
+    ("body_follows", "sent"),
+    [(False, LENGTH_3), (False, CHUNKED), (True, b""), (True, b"Content-Length: 0\r\n")],
+)
+def test_a_head_that_llhttp_sees_a_body_behind_when_we_do_not_is_refused(body_follows: bool, sent: bytes):
+    """And the other way round."""
+    raw = b"POST / HTTP/1.1\r\nHost: a\r\n" + sent + b"\r\n"
+    with pytest.raises(Malformed, match="where the message ends"):
+        SecondParser(HttpRequestParser).head(raw, body_follows)
+    SecondParser(HttpRequestParser).head(raw, not body_follows)
+
+
+def take(received: bytes) -> Http1RequestHead | bytes:
+    return take_request(memoryview(received), len(received), len(received), 100)
+
+
+@for_each(
+    "before",
+    [
+        post(b"Content-Length: 9"),
+        post(b"Transfer-Encoding: chunked"),
+        post(b"Connection: close", b"Content-Length: 0"),
+        post(b"Connection: upgrade", b"Upgrade: a"),
+        post(b"Connection: upgrade", b"Upgrade: h2c"),
+        post(b"A"),
+        post(b"Content-Length: 3", line=b"frob / HTTP/1.1"),
+    ],
+)
+@for_each("body", [b"", b"abc"])
+def test_no_request_decides_how_the_next_one_is_judged(before: bytes, body: bytes):
+    """Whatever a message leaves llhttp in the middle of."""
+    with suppress(Malformed):
+        parse_request(before)
+    take(before + body)
+    for line in (b"POST / HTTP/1.1", b"PROPFIND / HTTP/1.1", b"BAN / HTTP/1.1"):
+        taken = take(post(b"Content-Length: 3", line=line) + b"abc")
+        assert not isinstance(taken, bytes)
+        assert taken.payload == b"abc"
+    with pytest.raises(Malformed):
+        parse_request(post(line=b"frob / HTTP/1.1"))
+
+
+@for_each("body_follows", [True, False, None])
+@for_each(
+    "raw",
+    [
+        b"GET / HTTP/1.1\r\nA: b\r\n",
+        b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\nPOST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_llhttp_wants_exactly_one_head(raw: bytes, body_follows: bool | None):
+    """Not a part of one, nor another behind it."""
+    with pytest.raises(Malformed, match="where the message ends"):
+        SecondParser(HttpRequestParser).head(raw, body_follows)
+    shared = SharedParser(HttpRequestParser)
+    for _ in range(2):
+        shared.head(post())
+        with pytest.raises(Malformed, match="where the message ends"):
+            shared.head(raw)
+
+
+def test_one_llhttp_parses_all_that_is_there_as_a_whole():
+    """It is replaced only when it refuses, and then decides nothing about the next."""
+    made: list[HttpRequestParser] = []
+
+    def parser(seen: object) -> HttpRequestParser:
+        made.append(HttpRequestParser(seen))
+        return made[-1]
+
+    shared = SharedParser(parser)  # type: ignore[arg-type]
+    for _ in range(3):
+        shared.head(post())
+        shared.whole(post(b"Content-Length: 3") + b"abc")
+    assert len(made) == 1
+    with pytest.raises(Malformed):
+        shared.head(post(b" A: b"))
+    shared.head(post())
+    with pytest.raises(Malformed):
+        shared.whole(post(b"Content-Length: 4") + b"abc")
+    shared.whole(post(b"Content-Length: 3") + b"abc")
+
+
+@for_each(
+    "before",
+    [
+        ok(b"Connection: close", b"Content-Length: 0"),
+        ok(line=b"HTTP/1.0 204 A"),
+        ok(b"Connection: upgrade", b"Upgrade: a", line=b"HTTP/1.1 101 A"),
+        ok(b"Content-Length: 9"),
+        ok(b"Transfer-Encoding: chunked"),
+        ok(b"A"),
+    ],
+)
+@for_each("method", [b"GET", b"HEAD"])
+def test_no_response_decides_how_the_next_one_is_judged(before: bytes, method: bytes):
+    """Whatever a message leaves llhttp in the middle of."""
+    with suppress(Malformed):
+        parse_answer(before, len(before), method)
+    head = ok(b"Content-Length: 3")
+    assert parse_answer(head + b"abc", len(head), b"GET").payload == b"abc"
+    with pytest.raises(Malformed):
+        parse_answer(b"abc" + head, len(head) + 3, b"GET")
+
+
+@for_each(
+    "message",
+    [
+        b"abc",
+        LENGTH_3,
+        b"\r\nabc",
+        b"a: b\r\n\r\nab",
+        *(CHUNKED + b"\r\n" + wire for wire in (b"3\r\nabc\r\n0\r\n", b"0\r\n\r\nH", b"0\r\n\r\n\n", b"0\r\n\r\r\n")),
+        *(LENGTH_3 + b"\r\nabc" + rest for rest in (b"HTTP", b"H", b"\n")),
+        *(b"Content-Length: %d\r\n\r\nabc" % length for length in (0, 2, 4, 12)),
+    ],
+)
+def test_llhttp_wants_exactly_one_whole_message(message: bytes):
+    """Which ends with the last byte, and not before."""
+    with pytest.raises(Malformed):
+        SecondParser(HttpResponseParser).whole(b"HTTP/1.1 200 OK\r\n" + message)
+    SecondParser(HttpResponseParser).whole(b"HTTP/1.1 200 OK\r\n" + LENGTH_3 + b"\r\nabc")
+    shared = SharedParser(HttpResponseParser)
+    for _ in range(2):
+        shared.whole(b"HTTP/1.1 200 OK\r\n" + LENGTH_3 + b"\r\nabc")
+        shared.whole(b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"\r\n3\r\nabc\r\n0\r\n\r\n")
+        with pytest.raises(Malformed):
+            shared.whole(b"HTTP/1.1 200 OK\r\n" + message)
+
+
+BY_LLHTTP = r"^(The body is not valid HTTP/1\.1: |It is ambiguous where the message ends\.$)"
+BY_OURS = rf"^(?!{BY_LLHTTP[1:]})"
+
+
+@for_each(
+    "wire",
+    [
+        b"3;" + b"a" * 65536 + b"\r\nabc\r\n0\r\n\r\n",
+        b"0" * 200 + b"3\r\nabc\r\n0\r\n\r\n",
+        b"0\r\nA: " + b"b" * 100_000 + b"\r\n\r\n",
+        b"0\r\nContent-Encoding: a\r\n\r\n",
+        b"0\r\nHost: a\r\n\r\n",
+        b"0\r\nAuthorization: a\r\n\r\n",
+    ],
+)
+def test_llhttp_alone_would_let_this_body_pass(wire: bytes):
+    told(CHUNKED, HttpRequestParser).last(wire)
+    with pytest.raises(Malformed, match=BY_OURS):
+        ChunkedReader(told(CHUNKED, HttpRequestParser)).feed(wire)
+
+
+@for_each(
+    "wire",
+    [
+        b"g\r\nabc\r\n0\r\n\r\n",
+        b"5;a\nabcde\r\n0\r\n\r\n",
+        b"3\r\nabcx\r\n0\r\n\r\n",
+        b"0\r\nA: b\nC: d\r\n\r\n",
+        b"10000000000000003\r\nabc\r\n0\r\n\r\n",
+    ],
+)
+def test_each_parser_stops_this_body_by_itself(wire: bytes):
+    with pytest.raises(Malformed, match=BY_LLHTTP):
+        told(CHUNKED, HttpRequestParser).body(wire)
+    with pytest.raises(Malformed, match=BY_OURS):  # it reads a line before llhttp does
+        ChunkedReader(told(CHUNKED, HttpRequestParser)).feed(wire)
