@@ -13,7 +13,7 @@ from fastgw.http.http1.parser cimport Http1RequestHead, Span, bits_of, has_one_l
 
 import os
 
-from fastgw.http.http1.serializer_reference import REQUEST_IDS
+from fastgw.http.http1.lines import REQUEST_IDS
 
 cdef enum:
     RANDOM_BYTES = 16

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, cast, final
 
 from fastgw.exchange import _request_ids
 from fastgw.http.field_names import READ_IN_REQUESTS
-from fastgw.http.http1.serializer_reference import REQUEST_ID, id_line
+from fastgw.http.http1.lines import REQUEST_ID, id_line
 from fastgw.http.messages import RequestHead
 
 if TYPE_CHECKING:

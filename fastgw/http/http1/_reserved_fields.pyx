@@ -12,7 +12,7 @@ from libc.string cimport memchr
 from fastgw.http.http1.parser cimport BEGINNING, SLOT_WORDS, Http1RequestHead, beginning_of, slot_of
 
 from fastgw.http.http1 import reserved_fields as reserved
-from fastgw.http.http1._serializer import slots_of
+from fastgw.http.http1.serializer import slots_of
 from fastgw.http.fields import folded
 
 

@@ -57,7 +57,7 @@ from fastgw.filters.policies.credentials.secret_files import SecretFiles, look_a
 from fastgw.filters.policies.credentials.worker_cache import WorkerCache
 from fastgw.filters.policies.request_parameters import field_lines, values_of
 from fastgw.http.fields import folded, without_fields
-from fastgw.http.http1.serializer_reference import REQUEST_ID
+from fastgw.http.http1.lines import REQUEST_ID
 from fastgw.http.messages import ResponseHead
 
 T = TypeVar("T", Token, CsrfToken)

@@ -1,0 +1,622 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Serializer of HTTP/1: copies the remaining parts of a head that `parser` has read into a single bytes object.
+
+Heads whose fields were changed, those that `Connection` takes fields from, and those of other kinds have their fields
+rendered.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memchr, memcpy
+
+from fastgw.http.http1.parser cimport (
+    SLOT_WORDS, Head, Http1RequestHead, Http1ResponseHead, bits_of, has_one_line, slot_of, version_of
+)
+
+from fastgw.http.field_names import FORWARDING
+from fastgw.http.fields import folded, without_fields
+from fastgw.http.http1.lines import (
+    CHUNKED_LINE, IN_CHUNKS, LAST_CHUNK, NO_VIA, REQUEST_ID, REQUEST_IDS, UNFRAMED, VIA, chunk, id_line, last_chunk,
+    names_alike, own_lines, status_line, upgrade_offer,
+)
+
+cdef uint32_t _DATE = bits_of((b"date",))
+cdef uint32_t _REQUEST_ID = bits_of((REQUEST_ID,))
+
+cdef enum:
+    MOST_KEPT = 64
+
+cdef struct Cut:
+    uint32_t start
+    uint32_t end
+
+
+cdef Cut* _cuts = NULL  # removed lines, in order: of one head, while it is written
+cdef Py_ssize_t _cut_room = 0
+cdef Py_ssize_t _cut_count
+cdef Py_ssize_t _cut_bytes
+
+
+cdef struct Text:
+    const uint8_t* text
+    Py_ssize_t length
+
+
+cdef enum:
+    _UNFRAMED = -1
+    _IN_CHUNKS = -2
+    AS_DECLARED = -3
+    UPGRADE_REQUIRED = 426
+    MOST_DIGITS = 20
+    LONGEST_LENGTH_LINE = 16 + MOST_DIGITS + 2
+    ID_NAME = 14
+
+
+@cython.final
+cdef class _Sought:
+    """Names whose lines have not been located yet, with all their twins: `folded`."""
+
+    cdef tuple names
+    cdef int count
+    cdef Text* texts
+    cdef uint64_t some_length  # a bit for each length that occurs; lengths from 63 on share one
+    cdef uint64_t slots[SLOT_WORDS]  # a bit for each `slot_of` of a name and its twins
+
+    def __init__(self, names):
+        cdef bytes name
+        self.names = tuple(sorted(names))  # keeps the texts alive
+        self.texts = <Text*>malloc(len(names) * sizeof(Text))
+        if self.texts is NULL:
+            raise MemoryError
+        for name in self.names:
+            self.texts[self.count].text = <const uint8_t*>PyBytes_AS_STRING(name)
+            self.texts[self.count].length = len(name)
+            self.some_length |= <uint64_t>1 << min(len(name), 63)
+            for slot in slots_of(name):
+                self.slots[<int>slot >> 6] |= <uint64_t>1 << (<int>slot & 63)
+            self.count += 1
+
+    def __dealloc__(self):
+        free(self.texts)
+
+    cdef bint may_be_in(self, Head head) noexcept:
+        """Whether a line with such a name may be present."""
+        cdef int word
+        for word in range(SLOT_WORDS):
+            if self.slots[word] & head.others[word]:
+                return True
+        return False
+
+    cdef bint has(self, const uint8_t* name, Py_ssize_t length) noexcept:
+        cdef int number
+        cdef Py_ssize_t place
+        cdef uint8_t letter
+        if not self.some_length >> min(length, <Py_ssize_t>63) & 1:
+            return False
+        for number in range(self.count):
+            if self.texts[number].length != length:
+                continue
+            for place in range(length):
+                letter = name[place]
+                if c"A" <= letter <= c"Z":
+                    letter += 32
+                elif not (c"a" <= letter <= c"z" or c"0" <= letter <= c"9"):
+                    letter = c"-"
+                if letter != self.texts[number].text[place]:
+                    break
+            else:
+                return True
+        return False
+
+
+_SIGNS = b"!#$%&'*+-.^_`|~"
+
+
+def slots_of(bytes name not None):
+    cdef Py_ssize_t last = len(name) - 1
+    cdef bytes twin
+    for start in _SIGNS if name.startswith(b"-") else name[:1]:
+        for end in _SIGNS if name.endswith(b"-") else name[last:]:
+            twin = bytes((start, *name[1:last], end)) if last else bytes((start,))
+            yield slot_of(<const uint8_t*>PyBytes_AS_STRING(twin), last + 1)
+
+
+@cython.final
+cdef class _Left:
+    """Removed fields: bits of names whose lines are known, and names to search for."""
+
+    cdef frozenset names
+    cdef frozenset alike  # `folded`: left out together with their twins
+    cdef uint32_t mask
+    cdef _Sought sought  # None: no further names
+    cdef bint no_via
+    cdef bint authorization  # only `Authorization` of a request, whose line `parser` has located
+
+
+@cython.final
+cdef class _Masks:
+    """Removed fields, including `DROPPED`, for each set of further names."""
+
+    cdef frozenset known
+    cdef frozenset dropped
+    cdef frozenset last
+    cdef _Left last_left
+    cdef dict kept
+    cdef bint of_requests
+
+    def __init__(self, head_type):
+        self.of_requests = head_type is Http1RequestHead
+        self.known = head_type.KNOWN
+        self.dropped = head_type.DROPPED
+        self.kept = {}
+        self.last = None
+
+    cdef _Left left(self, frozenset also):
+        if also is not self.last:
+            left = self.kept.get(also)
+            if left is None:
+                left = self.made(also)
+                if len(self.kept) == MOST_KEPT:
+                    self.kept.clear()
+                self.kept[also] = left
+            self.last = also
+            self.last_left = left
+        return self.last_left
+
+    cdef _Left made(self, frozenset also):
+        cdef _Left left = _Left.__new__(_Left)
+        left.no_via = NO_VIA in also
+        also = also - _NO_VIA
+        # A twin of a response's `X-Request-Id` does no harm: it is kept.
+        left.names = self.dropped | also
+        left.alike = names_alike(also if self.of_requests else also - REQUEST_IDS)
+        left.mask = bits_of(self.dropped) | bits_of(also & self.known)
+        if not also <= self.known:
+            left.mask |= bits_of(frozenset([name for name in self.known if folded(name) in left.alike]))
+            left.sought = _Sought(left.alike)
+            left.authorization = self.of_requests and also - self.known == _AUTHORIZATION
+        return left
+
+
+cdef frozenset _NO_VIA = frozenset((NO_VIA,))
+cdef frozenset _AUTHORIZATION = frozenset((b"authorization",))  # without punctuation, so without twins
+cdef _Masks _request_masks = _Masks(Http1RequestHead)
+cdef _Masks _response_masks = _Masks(Http1ResponseHead)
+
+
+cdef inline bint _is_rendered(Head head) except -1:
+    """Whether its lines are not sent as they were received."""
+    return head._fields is not None and (head._fields.changed or bool(head.connection_named))
+
+
+cdef int _find_cuts(Head head, _Left left, uint32_t more) except -1:
+    """Find the lines to remove, including known ones with a bit in `more`."""
+    cdef uint32_t mask = left.mask | more
+    if left.sought is None or not left.sought.may_be_in(head):
+        return _cut_known(head, mask)
+    if left.authorization and (<Http1RequestHead>head).authorizations < 2:
+        _cut_known(head, mask)
+        return _cut_authorization(<Http1RequestHead>head) if (<Http1RequestHead>head).authorizations else 0
+    return _cut_sought(head, mask, left.sought)
+
+
+cdef inline int _cut(Py_ssize_t start, Py_ssize_t end) except -1:
+    global _cut_count, _cut_bytes
+    if _cut_count == _cut_room:
+        _make_room(2 * _cut_room)
+    _cuts[_cut_count].start = <uint32_t>start
+    _cuts[_cut_count].end = <uint32_t>end
+    _cut_count += 1
+    _cut_bytes += end - start
+    return 0
+
+
+cdef int _make_room(Py_ssize_t count) except -1:
+    global _cuts, _cut_room
+    cdef Cut* more = <Cut*>realloc(_cuts, max(count, 32) * sizeof(Cut))
+    if more is NULL:
+        raise MemoryError
+    _cuts = more
+    _cut_room = max(count, 32)
+    return 0
+
+
+cdef int _cut_known(Head head, uint32_t mask) except -1:
+    global _cut_count, _cut_bytes
+    cdef Py_ssize_t count = 0, size = 0
+    cdef uint32_t place
+    if head.names & mask:
+        if _cut_room < head.line_count:
+            _make_room(head.line_count)
+        for place in range(head.line_count):
+            if mask & (<uint32_t>1 << head.lines[place].name):
+                _cuts[count].start = head.lines[place].start
+                _cuts[count].end = head.lines[place].end
+                size += _cuts[count].end - _cuts[count].start
+                count += 1
+    _cut_count, _cut_bytes = count, size
+    return 0
+
+
+cdef int _cut_authorization(Http1RequestHead head) except -1:
+    """Insert the only `Authorization` line among the removed lines."""
+    cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
+    cdef Py_ssize_t start = head.authorization_at.start
+    cdef Py_ssize_t end = <const uint8_t*>memchr(text + start, c"\n", head.head_length - start) + 1 - text
+    cdef Py_ssize_t place = _cut_count
+    while text[start - 1] != c"\n":
+        start -= 1
+    _cut(start, end)
+    while place and _cuts[place - 1].start > <uint32_t>start:
+        _cuts[place] = _cuts[place - 1]
+        place -= 1
+    _cuts[place].start = <uint32_t>start
+    _cuts[place].end = <uint32_t>end
+    return 0
+
+
+cdef int _cut_sought(Head head, uint32_t mask, _Sought sought) except -1:
+    """Search all lines."""
+    global _cut_count, _cut_bytes
+    cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
+    cdef const uint8_t* colon
+    cdef Py_ssize_t at = head.first_line, last = head.head_length - 2, end
+    cdef uint32_t place = 0
+    cdef bint left_out
+    _cut_count = 0
+    _cut_bytes = 0
+    while at < last:
+        end = <const uint8_t*>memchr(text + at, c"\n", head.head_length - at) + 1 - text
+        left_out = False
+        if place < head.line_count and head.lines[place].start == <uint32_t>at:
+            left_out = mask & (<uint32_t>1 << head.lines[place].name) != 0
+            place += 1
+        if not left_out:
+            colon = <const uint8_t*>memchr(text + at, c":", end - at)
+            left_out = sought.has(text + at, colon - (text + at))
+        if left_out:
+            _cut(at, end)
+        at = end
+    return 0
+
+
+cdef inline Py_ssize_t _kept_length(Head head) noexcept:
+    """Return the number of bytes of the remaining field lines, without the empty line."""
+    return head.head_length - head.first_line - 2 - _cut_bytes
+
+
+cdef char* _put_kept(char* out, Head head) noexcept:
+    """Write the remaining field lines, `_kept_length` bytes, and return the end."""
+    cdef const char* text = PyBytes_AS_STRING(head.source)
+    cdef Py_ssize_t at = head.first_line, place
+    for place in range(_cut_count):
+        out = _put(out, text + at, _cuts[place].start - at)
+        at = _cuts[place].end
+    return _put(out, text + at, head.head_length - 2 - at)
+
+
+cdef inline char* _put(char* out, const char* piece, Py_ssize_t length) noexcept:
+    memcpy(out, piece, length)
+    return out + length
+
+
+cdef frozenset _NOTHING = frozenset()
+
+
+cdef inline char* _put_bytes(char* out, bytes piece) noexcept:
+    # Most pieces are empty.
+    return _put(out, PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece)) if PyBytes_GET_SIZE(piece) else out
+
+
+def end_to_end(head not None, frozenset also not None=_NOTHING):
+    cdef bytes block
+    cdef _Left left = (_response_masks if hasattr(head, "status") else _request_masks).left(also)
+    if not isinstance(head, Head) or _is_rendered(<Head>head):
+        return head.fields().render(left.names, left.alike)
+    _find_cuts(<Head>head, left, 0)
+    block = PyBytes_FromStringAndSize(NULL, _kept_length(<Head>head))
+    _put_kept(PyBytes_AS_STRING(block), <Head>head)
+    return block
+
+
+cdef inline char* _put_id(char* out, bytes request_id) noexcept:
+    out = _put(out, b"X-Request-Id: ", ID_NAME)
+    out = _put(out, PyBytes_AS_STRING(request_id), PyBytes_GET_SIZE(request_id))
+    return _put(out, b"\r\n", 2)
+
+
+cdef inline Py_ssize_t _id_length(bytes request_id) noexcept:
+    return ID_NAME + PyBytes_GET_SIZE(request_id) + 2 if PyBytes_GET_SIZE(request_id) else 0
+
+
+cdef inline Text _framing(long long length, char* length_line) noexcept:
+    """Return the line that frames a body of `length`, which may be a marker. `length_line`: buffer for it."""
+    cdef Text line
+    line.text = <const uint8_t*>length_line
+    line.length = 0
+    if length >= 0:
+        line.length = _length_line(length_line, length)
+    elif length == _IN_CHUNKS:
+        line = _text(_CHUNKED_LINE)
+    return line
+
+
+cdef Py_ssize_t _length_line(char* line, long long length) noexcept:
+    """Write `Content-Length: …` with its line end, and return its length."""
+    cdef char digits[MOST_DIGITS]
+    cdef int place = MOST_DIGITS
+    cdef char* out = _put(line, b"Content-Length: ", 16)
+    while True:
+        place -= 1
+        digits[place] = <char>(c"0" + length % 10)
+        length //= 10
+        if not length:
+            break
+    out = _put(out, &digits[place], MOST_DIGITS - place)
+    return _put(out, b"\r\n", 2) - line
+
+
+cdef inline Text _text(bytes piece) noexcept:
+    """The piece has to outlive the text."""
+    cdef Text text
+    text.text = <const uint8_t*>PyBytes_AS_STRING(piece)
+    text.length = PyBytes_GET_SIZE(piece)
+    return text
+
+
+cdef inline Text _piece(Head head, uint32_t start, uint32_t length) noexcept:
+    cdef Text text
+    text.text = <const uint8_t*>PyBytes_AS_STRING(head.source) + start
+    text.length = length
+    return text
+
+
+cdef inline char* _put_text(char* out, Text text) noexcept:
+    return _put(out, <const char*>text.text, text.length)
+
+
+cdef bytes _CHUNKED_LINE = CHUNKED_LINE
+cdef bytes _VIA_1_0 = VIA[10]
+cdef bytes _VIA_1_1 = VIA[11]
+cdef bytes _VIA_2 = VIA[20]
+
+
+cdef bytes _NO_BYTES = b""
+
+
+cdef inline bytes _via_of(bint is_left_out, int version):
+    return _NO_BYTES if is_left_out else _VIA_2 if version == 20 else _VIA_1_1 if version == 11 else _VIA_1_0
+
+
+def request(
+    head not None,
+    bytes target=None,
+    bytes host=None,
+    frozenset also not None=_NOTHING,
+    bytes added not None=b"",
+    bytes payload not None=b"",
+    bytes request_id not None=b"",
+    long long length=AS_DECLARED,
+):
+    cdef _Left left
+    cdef Http1RequestHead ours
+    if type(head) is not Http1RequestHead or _is_rendered(<Head>head):
+        return _rendered_request(head, target, host, also, added, payload, request_id, length)
+    ours = <Http1RequestHead>head
+    left = _request_masks.left(also)
+    if PyBytes_GET_SIZE(request_id) and ours.names & _REQUEST_ID and has_one_line(ours, _REQUEST_ID, request_id):
+        request_id = _NO_BYTES
+    if length == AS_DECLARED:
+        length = ours.length if ours.sized else _IN_CHUNKS if ours.chunked else _UNFRAMED
+    _find_cuts(ours, left, _REQUEST_ID if PyBytes_GET_SIZE(request_id) else 0)
+    return _request(
+        _piece(ours, 0, ours.method_at.length),
+        _piece(ours, ours.target_at.start, ours.target_at.length) if target is None else _text(target),
+        _piece(ours, ours.host_sent_at, ours.authority_at.length) if host is None else _text(host),
+        ours, _NO_BYTES, added, request_id, length, _via_of(left.no_via, version_of(ours)), payload,
+    )
+
+
+cdef bytes _rendered_request(
+    head, bytes target, bytes host, frozenset also, bytes added, bytes payload, bytes request_id, long long length
+):
+    """Return a request whose fields were changed, or that has no lines as received."""
+    cdef _Left left
+    cdef bytes method = head.method
+    if request_id:
+        sent = head.values(REQUEST_ID)
+        if sent == [request_id]:
+            request_id = _NO_BYTES
+        elif sent:
+            also = also | REQUEST_IDS
+    if target is None:
+        target = head.request_target
+    edited = head.edited()
+    if host is None:
+        host = head.host_as_sent if edited is None else (head.first(b"host") or head.host_as_sent).removesuffix(b":")
+    if edited is not None and (chosen := FORWARDING & edited.taken):  # a filter's, in place of the gateway's own
+        also = frozenset([name for name in also if folded(name) not in chosen])
+        added = without_fields(added, chosen)
+    if length == AS_DECLARED:
+        declared = head.body_length
+        length = _IN_CHUNKS if declared is None else declared if head.sized else _UNFRAMED
+    left = _request_masks.left(also)
+    return _request(
+        _text(method), _text(target), _text(host), None, head.fields().render(left.names, left.alike), added,
+        request_id, length, _via_of(left.no_via, head.version), payload,
+    )
+
+
+cdef bytes _request(
+    Text method,
+    Text target,
+    Text host,
+    Head head,
+    bytes block,
+    bytes added,
+    bytes request_id,
+    long long length,
+    bytes via,
+    bytes payload,
+):
+    """Write a request: with the remaining lines of `head`, or, if that is None, with the lines in `block`."""
+    cdef char length_line[LONGEST_LENGTH_LINE]
+    cdef Text framing = _framing(length, length_line)
+    cdef bytes sent = PyBytes_FromStringAndSize(
+        NULL,
+        method.length + 1 + target.length + 17 + host.length + 2
+        + (PyBytes_GET_SIZE(block) if head is None else _kept_length(head)) + PyBytes_GET_SIZE(added)
+        + _id_length(request_id) + framing.length + PyBytes_GET_SIZE(via) + 2 + PyBytes_GET_SIZE(payload),
+    )
+    cdef char* out = _put_text(PyBytes_AS_STRING(sent), method)
+    out = _put(out, b" ", 1)
+    out = _put_text(out, target)
+    out = _put(out, b" HTTP/1.1\r\nHost: ", 17)
+    out = _put_text(out, host)
+    out = _put(out, b"\r\n", 2)
+    out = _put_bytes(out, block) if head is None else _put_kept(out, head)
+    out = _put_bytes(out, added)
+    if PyBytes_GET_SIZE(request_id):
+        out = _put_id(out, request_id)
+    if framing.length:
+        out = _put_text(out, framing)
+    out = _put_bytes(out, via)
+    out = _put(out, b"\r\n", 2)
+    _put_bytes(out, payload)
+    return sent
+
+
+def response(
+    head not None,
+    int status,
+    frozenset also not None=_NOTHING,
+    bytes added not None=b"",
+    bytes payload not None=b"",
+    long long length=_UNFRAMED,
+    date_line=None,
+    bytes last not None=b"",
+    bytes request_id not None=b"",
+):
+    return _response(head, status, also, added, _text(payload), length, date_line, last, request_id)
+
+
+def whole(
+    Http1ResponseHead head not None,
+    date_line not None,
+    bytes last not None,
+    frozenset also not None=_NOTHING,
+    bytes added not None=b"",
+    bytes request_id not None=b"",
+    bytes changed=None,
+):
+    cdef Text payload
+    if changed is not None:
+        payload = _text(changed)
+    elif head.whole:
+        payload.text, payload.length = <const uint8_t*>head.payload_at, head.payload_length
+    else:
+        raise ValueError("the body was not received with the head")
+    return _response(head, head.status, also, added, payload, payload.length, date_line, last, request_id)
+
+
+cdef bytes _response(
+    head,
+    int status,
+    frozenset also,
+    bytes added,
+    Text payload,
+    long long length,
+    object date_line,
+    bytes last,
+    bytes request_id,
+):
+    cdef _Left left
+    cdef Http1ResponseHead ours
+    cdef bytes date = _NO_BYTES
+    if type(head) is not Http1ResponseHead or _is_rendered(<Head>head) or status != (<Http1ResponseHead>head).status:
+        return _other_response(head, status, also, added, payload, length, date_line, last, request_id)
+    ours = <Http1ResponseHead>head
+    left = _response_masks.left(also)
+    if date_line is not None and not ours.names & _DATE:
+        date = date_line()
+    if status == UPGRADE_REQUIRED:
+        last = upgrade_offer(ours.values(b"upgrade")) + last
+    _find_cuts(ours, left, _REQUEST_ID if PyBytes_GET_SIZE(request_id) else 0)
+    return _written_response(
+        _piece(ours, 9, 3), _piece(ours, ours.reason_at.start, ours.reason_at.length), ours, _NO_BYTES, added,
+        request_id, _via_of(left.no_via, version_of(ours)), length, date, last, payload,
+    )
+
+
+cdef bytes _other_response(
+    head,
+    int status,
+    frozenset also,
+    bytes added,
+    Text payload,
+    long long length,
+    object date_line,
+    bytes last,
+    bytes request_id,
+):
+    """Return a response whose fields were changed, that has no lines as received, or gets another status."""
+    cdef _Left left = _response_masks.left(also | REQUEST_IDS if request_id else also)
+    cdef bytes date = _NO_BYTES
+    cdef bytes line = status_line(status, head.reason if status == head.status else None)
+    cdef Py_ssize_t space = line.index(b" ", 9)
+    cdef Text code = _text(line), reason = _text(line)
+    code.text += 9
+    code.length = space - 9
+    reason.text += space + 1
+    reason.length -= space + 3
+    if date_line is not None and head.first(b"date") is None:
+        date = date_line()
+    if status == UPGRADE_REQUIRED:
+        last = upgrade_offer(head.values(b"upgrade")) + last
+    return _written_response(
+        code, reason, None, end_to_end(head, also | REQUEST_IDS if request_id else also), added, request_id,
+        _via_of(left.no_via, head.version), length, date, last, payload,
+    )
+
+
+cdef bytes _written_response(
+    Text code,
+    Text reason,
+    Head head,
+    bytes block,
+    bytes added,
+    bytes request_id,
+    bytes via,
+    long long length,
+    bytes date,
+    bytes last,
+    Text payload,
+):
+    """Write a response: with the remaining lines of `head`, or, if that is None, with the lines in `block`."""
+    cdef char length_line[LONGEST_LENGTH_LINE]
+    cdef Text framing = _framing(length, length_line)
+    cdef bytes sent = PyBytes_FromStringAndSize(
+        NULL,
+        9 + code.length + 1 + reason.length + 2
+        + (PyBytes_GET_SIZE(block) if head is None else _kept_length(head)) + PyBytes_GET_SIZE(added)
+        + _id_length(request_id) + PyBytes_GET_SIZE(via) + framing.length + PyBytes_GET_SIZE(date)
+        + PyBytes_GET_SIZE(last) + 2 + payload.length,
+    )
+    cdef char* out = _put(PyBytes_AS_STRING(sent), b"HTTP/1.1 ", 9)
+    out = _put_text(out, code)
+    out = _put(out, b" ", 1)
+    out = _put_text(out, reason)
+    out = _put(out, b"\r\n", 2)
+    out = _put_bytes(out, block) if head is None else _put_kept(out, head)
+    out = _put_bytes(out, added)
+    if PyBytes_GET_SIZE(request_id):
+        out = _put_id(out, request_id)
+    out = _put_bytes(out, via)
+    out = _put_text(out, framing)
+    out = _put_bytes(out, date)
+    out = _put_bytes(out, last)
+    out = _put(out, b"\r\n", 2)
+    _put_text(out, payload)
+    return sent
