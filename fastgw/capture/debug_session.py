@@ -16,9 +16,9 @@ from fastgw.capture.observed_tables import head_of, observer_link
 from fastgw.capture.story_keeper import story_of
 from fastgw.capture.story_record import DebugOrder, Story, encode
 from fastgw.exchange import Exchange
-from fastgw.exchange._request_ids import made
 from fastgw.exchange.chain import FilterInstance
 from fastgw.exchange.hooks import Hooks
+from fastgw.exchange.request_ids import made
 from fastgw.exchange.route import Route
 from fastgw.http.field_names import DEBUG_TOKEN
 from fastgw.http.http1.known_fields import values_in

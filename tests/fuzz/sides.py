@@ -17,6 +17,4 @@ class Side(NamedTuple):
 
 
 COMPILED = Side(frame_reader, route_patterns, table)
-REFERENCE = Side(
-    frames, route_patterns, SimpleNamespace(Conditions=table.Conditions, Router=table._Router)
-)
+REFERENCE = Side(frames, route_patterns, SimpleNamespace(Conditions=table.Conditions, Router=table._Router))

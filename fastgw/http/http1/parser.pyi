@@ -207,7 +207,7 @@ class Http1ResponseHead(_Head):
     def payload_length(self) -> int:
         """Bytes of `payload`; 0 also if it is None."""
 
-    def body(self) -> BodyReader:
+    def body(self, longest_trailers: int = ..., most_trailers: int = ...) -> BodyReader:
         """Return the reader for the bytes after the head if `payload` is None. Call it once: it continues the second
         parser.
         """

@@ -1139,7 +1139,7 @@ cdef class Http1ResponseHead(Head):
     def reason(self):
         return _cut(self, self.reason_at)
 
-    def body(self, Py_ssize_t longest_trailers=LONGEST_TRAILERS, Py_ssize_t most_trailers=MOST_TRAILERS):
+    def body(self, Py_ssize_t longest_trailers=_LONGEST_TRAILERS, Py_ssize_t most_trailers=MOST_TRAILERS):
         if not self.has_body:
             return LengthReader(0, None)
         if self.chunked:

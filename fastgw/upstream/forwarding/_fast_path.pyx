@@ -12,7 +12,6 @@ from fastgw.exchange.chain cimport Chain
 from fastgw.exchange.exchange cimport Exchange
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.exchange.sent_fields cimport fields_for_request
-from fastgw.exchange._request_ids cimport RequestIds, is_as_read
 from fastgw.http.http1.parser cimport Http1RequestHead, Http1ResponseHead, has_field
 from fastgw.upstream.connections._http1_connection cimport lend_from, release_stream, send_on
 
@@ -438,9 +437,7 @@ cdef bytes _begin_ready(self, head, route, answer):
     write(&of_path.response, self, answer)
     write(&of_path.cache_result, self, (<ReadyAnswer?>answer).cache_result)
     ids = (<Chain?>((<Route?>route).chain)).request_ids
-    if type(ids) is RequestIds and type(head) is Http1RequestHead and is_as_read(<Http1RequestHead>head):
-        request_id = (<RequestIds>ids).made_for(<Http1RequestHead>head)
-    elif ids is not None:
+    if ids is not None:
         request_id = ids.of(head)
     write(&of_path.request_id, self, request_id)
     return request_id

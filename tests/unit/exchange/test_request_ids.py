@@ -1,4 +1,4 @@
-"""Request ids: what a configuration has by default, and how ids are made and read, compiled and not."""
+"""Request ids: what a configuration has by default, and how ids are made and read."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ import pytest
 
 from fastgw import config
 from fastgw.config.decoding.filter_levels import with_defaults
-from fastgw.exchange import request_ids as module
-from fastgw.exchange._request_ids import made
-from fastgw.exchange.request_ids import RequestIds, request_ids
+from fastgw.exchange.request_ids import made, request_ids
 from fastgw.filters import TYPES
 from fastgw.filters.policies.request_id import RequestId
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import parse_request
 
 SERVICE = "version: 1\nlisteners: {a: {address: '127.0.0.1:0'}}\nroutes: [{name: r, respond: {status: 200}%s}]\n"
-BOTH = pytest.mark.parametrize("ids_of", [RequestIds, request_ids], ids=["plain", "in use"])
 
 
 @pytest.fixture(autouse=True)
@@ -67,19 +64,17 @@ def head(fields: bytes = b"") -> Any:
     return parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
 
 
-@BOTH
-def test_what_is_made_is_random(ids_of: Any) -> None:
+def test_what_is_made_is_random() -> None:
     """128 bits, written as 32 digits: also over the end of what was asked of the kernel at once."""
-    seen = {ids_of(b"X-Request-Id", True).of(head()) for _ in range(2000)}
+    seen = {request_ids(b"X-Request-Id", True).of(head()) for _ in range(2000)}
     assert len(seen) == 2000
     assert all(re.fullmatch(rb"[0-9a-f]{32}", each) for each in seen)
     assert all(len({each[place] for each in seen}) == 16 for place in range(32))
 
 
-@BOTH
 @pytest.mark.parametrize("length", [*range(1, 20), 127, 128, 129])
-def test_each_byte_of_a_clients_id_is_looked_at(ids_of: Any, length: int) -> None:
-    ids = ids_of(b"X-Request-Id", True)
+def test_each_byte_of_a_clients_id_is_looked_at(length: int) -> None:
+    ids = request_ids(b"X-Request-Id", True)
     good = bytes(33 + place % 94 for place in range(length))
     assert (ids.of(head(b"X-Request-Id: %b\r\n" % good)) == good) is (length <= 128)
     for place in range(1, length - 1):
@@ -88,9 +83,8 @@ def test_each_byte_of_a_clients_id_is_looked_at(ids_of: Any, length: int) -> Non
             assert re.fullmatch(rb"[0-9a-f]{32}", ids.of(head(b"X-Request-Id: %b\r\n" % bad)))
 
 
-@BOTH
-def test_nothing_is_taken_from_whom_nobody_trusts(ids_of: Any) -> None:
-    assert ids_of(b"X-Request-Id", False).of(head(b"X-Request-Id: a\r\n")) != b"a"
+def test_nothing_is_taken_from_whom_nobody_trusts() -> None:
+    assert request_ids(b"X-Request-Id", False).of(head(b"X-Request-Id: a\r\n")) != b"a"
 
 
 def test_a_forked_process_makes_others() -> None:
@@ -118,4 +112,4 @@ def test_a_head_says_one_id_after_all() -> None:
     assert serializer.request(sent, request_id=b"c").endswith(b"B: 1\r\nX-Request-Id: c\r\nVia: 1.1 fastgw\r\n\r\n")
     sent.fields().set(b"B", b"2")  # so that its fields are rendered
     assert serializer.request(sent, request_id=b"c").count(b"X-Request-Id") == 1
-    assert module.request_ids(b"X-Request-Id", True).of(sent) == b"a"
+    assert request_ids(b"X-Request-Id", True).of(sent) == b"a"

@@ -2,12 +2,18 @@ from fastgw.http.http1.parser cimport Http1RequestHead
 
 
 cdef class RequestIds:
-    cdef object _plain
+    cdef readonly bint is_usual
     cdef bint _trusts
+    cdef bint _has_twins
+    cdef bytes _lower
+    cdef bytes _prefix
+    cdef frozenset _dropped
+
+    # The id of a request whose header is the usual one and is as received (`is_as_read`).
     cdef bytes made_for(self, Http1RequestHead head)
 
 
-# Header line with this id for the upstream; empty if the client's own line is forwarded.
+# Usual header line with this id for the upstream; empty if the client's own line is forwarded.
 cdef bytes line_for(Http1RequestHead head, bytes name)
 cdef bint is_replaced(Http1RequestHead head, bytes line) noexcept
 

@@ -1,7 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, binding=False
-"""Compiled `request_ids`, for the usual header: nearly every request gets an id, so this avoids the interpreter.
-
-Random bytes are read from the kernel for many ids at once; a forked process discards the unused bytes of its parent.
+"""Request ids: random bytes are read from the kernel for many ids at once; a forked process discards the unused bytes of
+its parent.
 """
 
 cimport cython
@@ -12,8 +11,10 @@ from libc.string cimport memcpy
 from fastgw.http.http1.parser cimport Http1RequestHead, Span, bits_of, has_one_line, line_of
 
 import os
+from functools import lru_cache
 
-from fastgw.http.http1.lines import REQUEST_IDS
+from fastgw.http.field_names import READ_IN_REQUESTS
+from fastgw.http.http1.lines import REQUEST_ID, id_line
 
 cdef enum:
     RANDOM_BYTES = 16
@@ -23,7 +24,7 @@ cdef enum:
 cdef uint8_t _random[AT_ONCE]
 cdef Py_ssize_t _left = 0
 cdef uint16_t _digits[256]  # two hexadecimal digits for each byte, in memory order
-cdef uint32_t _X_REQUEST_ID = bits_of((b"x-request-id",))
+cdef uint32_t _X_REQUEST_ID = bits_of((REQUEST_ID,))
 
 
 def _forget():
@@ -41,7 +42,7 @@ cdef _set_up():
 _set_up()
 
 
-cdef bytes _made():
+cpdef bytes made():
     global _left
     cdef bytes name, fresh
     cdef const uint8_t* source
@@ -56,11 +57,6 @@ cdef bytes _made():
     for index in range(RANDOM_BYTES):
         digits[index] = _digits[source[index]]
     return PyBytes_FromStringAndSize(<char*>digits, 2 * RANDOM_BYTES)
-
-
-def made():
-    """Create an id, as `request_ids.made` does."""
-    return _made()
 
 
 cdef enum:
@@ -92,27 +88,17 @@ cdef bint _acceptable(const char* text, Py_ssize_t length) noexcept nogil:
     return True
 
 
-cdef bytes _line(bytes name):
-    cdef Py_ssize_t length = PyBytes_GET_SIZE(name)
-    cdef bytes line = PyBytes_FromStringAndSize(NULL, 14 + length + 2)
-    cdef char* out = PyBytes_AS_STRING(line)
-    memcpy(out, b"X-Request-Id: ", 14)
-    memcpy(out + 14, PyBytes_AS_STRING(name), length)
-    memcpy(out + 14 + length, b"\r\n", 2)
-    return line
-
-
 cdef bytes _NO_LINE = b""
 
 
 cdef bytes line_for(Http1RequestHead head, bytes name):
     if head.names & _X_REQUEST_ID and has_one_line(head, _X_REQUEST_ID, name):
         return _NO_LINE
-    return _line(name)
+    return b"X-Request-Id: " + name + b"\r\n"  # as `id_line`
 
 
 cdef bint is_replaced(Http1RequestHead head, bytes line) noexcept:
-    """Whether the head has a different id from the one in `line_for`."""
+    """Whether the head has another id than the one in `line`, of `line_for`."""
     return head.names & _X_REQUEST_ID and PyBytes_GET_SIZE(line)
 
 
@@ -122,13 +108,13 @@ cdef bint is_as_read(Http1RequestHead head) noexcept:
 
 @cython.final
 cdef class RequestIds:
-    """Compiled `RequestIds` for unchanged heads that `_parser` has read; others are left to the reference."""
-
-    is_usual = True
-
-    def __init__(self, plain, bint trusts):
-        self._plain = plain
+    def __init__(self, bytes header not None, bint trusts):
+        self._lower = header.lower()
         self._trusts = trusts
+        self._prefix = header + b": "
+        self._dropped = frozenset((self._lower,))
+        self._has_twins = self._lower not in READ_IN_REQUESTS  # for other names: similar names are forwarded
+        self.is_usual = self._lower == REQUEST_ID
 
     cdef bytes made_for(self, Http1RequestHead head):
         cdef const char* text
@@ -138,34 +124,52 @@ cdef class RequestIds:
             text = PyBytes_AS_STRING(head.source) + sent.start
             if _acceptable(text, sent.length):
                 return PyBytes_FromStringAndSize(text, sent.length)
-        return _made()
+        return made()
 
     def of(self, head):
-        """Return the id of a request, as `RequestIds.of` does."""
-        if type(head) is Http1RequestHead and is_as_read(<Http1RequestHead>head):
+        cdef bytes name
+        if self.is_usual and type(head) is Http1RequestHead and is_as_read(<Http1RequestHead>head):
             return self.made_for(<Http1RequestHead>head)
-        return self._plain.of(head)
+        name = head.first(self._lower) if self._trusts else None
+        return made() if name is None or not _acceptable(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)) else name
 
     def identify(self, exchange):
-        """Identify an exchange, as `RequestIds.identify` does."""
-        cdef bytes name, line
-        head = exchange.head
-        if type(head) is not Http1RequestHead or not is_as_read(<Http1RequestHead>head) or exchange.request_added:
-            self._plain.identify(exchange)
-            return
-        exchange.request_id = exchange.id_shown = name = self.made_for(<Http1RequestHead>head)
-        exchange.request_added = line = line_for(<Http1RequestHead>head, name)
-        if is_replaced(<Http1RequestHead>head, line):
-            exchange.request_dropped |= REQUEST_IDS
+        self.resume(exchange, self.of(exchange.head))
 
-    def resume(self, exchange, request_id):
-        self._plain.resume(exchange, request_id)
+    def resume(self, exchange, bytes request_id not None):
+        exchange.request_id = request_id
+        if self.is_usual:
+            exchange.id_shown = request_id
+        sent = exchange.head.values(self._lower)
+        if sent == [request_id] and not self._has_twins:
+            return  # it is forwarded as received
+        if sent or self._has_twins:
+            exchange.request_dropped |= self._dropped
+        exchange.request_added += self.line(request_id)
 
-    def line(self, request_id):
-        return self._plain.line(request_id)
+    def line(self, bytes request_id not None):
+        return id_line(request_id) if self.is_usual else self._prefix + request_id + b"\r\n"
 
     def take_back(self, exchange):
-        self._plain.take_back(exchange)
+        exchange.request_added = exchange.request_added.removeprefix(self.line(exchange.request_id))
+        exchange.request_dropped -= self._dropped
+        exchange.request_id = exchange.id_shown = b""
 
     def add_to_response(self, exchange):
-        self._plain.add_to_response(exchange)
+        assert exchange.response is not None
+        exchange.response.dropped |= self._dropped
+        exchange.add_response_fields(self.line(exchange.request_id))
+
+
+request_ids = lru_cache(maxsize=64)(RequestIds)
+
+
+def is_id_line(exchange):
+    return exchange.request_added == id_line(exchange.id_shown)
+
+
+def identify_anew(exchange, RequestIds before, RequestIds now):
+    if before is not None:
+        before.take_back(exchange)
+    if now is not None:
+        now.identify(exchange)
