@@ -1015,6 +1015,8 @@ cdef int _parse_request_again(Http1RequestHead head) except -1:
     """Parse what was received again with llhttp. Raises `Malformed`."""
     cdef bytes text = head.source, method = None
     cdef Py_ssize_t length = head.message_length
+    if head.whole and not head.close and _second_parser_of_requests.agrees(_start(text), length, head.length > 0):
+        return 0
     if not _has_common_method(head):
         method = method_for_llhttp(method_of(head))
         if method == method_of(head):
@@ -1213,6 +1215,10 @@ cdef SharedParser _second_parser_of_responses = SharedParser(HttpResponseParser)
 cdef int _parse_response_again(Http1ResponseHead head, bytes request_method) except -1:
     """Parse the head again with llhttp, and the body if all of it was received. Raises `Malformed`."""
     cdef bytes text = head.source
+    if head.whole and not head.close and not _is_head(request_method) and _second_parser_of_responses.agrees(
+        _start(text), PyBytes_GET_SIZE(text), head.has_body
+    ):
+        return 0
     if head.shown[UPGRADE_OFFERED] == <PyObject*>_NO_NAMES and _is_odd_for_llhttp(head):
         text = _message_for_llhttp(head, None)
     if _is_head(request_method):

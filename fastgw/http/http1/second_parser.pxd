@@ -29,4 +29,5 @@ cdef class SharedParser:
     cdef object _kind
     cdef SecondParser _parser
 
+    cdef bint agrees(self, const uint8_t* at, Py_ssize_t length, bint has_body) except -1
     cdef int read_message(self, const uint8_t* at, Py_ssize_t length, bint has_body, bint closes) except -1

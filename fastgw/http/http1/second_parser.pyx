@@ -144,19 +144,20 @@ cdef class SharedParser:
     def __init__(self, kind):
         self._kind = kind
 
+    cdef bint agrees(self, const uint8_t* at, Py_ssize_t length, bint has_body) except -1:
+        """Whether this is exactly one message. False: it may be one all the same, and `read_message` decides."""
+        cdef SecondParser parser = self._parser
+        if parser is None:
+            return False
+        if parser._agrees_on_whole(at, length) if has_body else parser._agrees_on_head(at, length, False):
+            if parser._upgraded_at < 0:
+                return True
+        self._parser = None  # it may be in the middle of a message, or past HTTP
+        return False
+
     cdef int read_message(self, const uint8_t* at, Py_ssize_t length, bint has_body, bint closes) except -1:
         """Read exactly one message. `closes`: it closes the connection, after which llhttp cannot be used again."""
-        cdef SecondParser parser = self._parser
-        if not closes and parser is not None and (
-            parser._agrees_on_whole(at, length)
-            if has_body
-            else parser._agrees_on_head(at, length, False) and parser._upgraded_at < 0
-        ):
-            return 0
-        # The previous message may have left llhttp in an unexpected state: a new parser decides.
-        parser = SecondParser(self._kind)
-        if not closes:
-            self._parser = None
+        cdef SecondParser parser = SecondParser(self._kind)
         if has_body:
             parser.read_whole(at, length)
         else:
@@ -166,10 +167,12 @@ cdef class SharedParser:
         return 0
 
     def head(self, bytes raw not None):
-        self.read_message(_text(raw), PyBytes_GET_SIZE(raw), False, False)
+        if not self.agrees(_text(raw), PyBytes_GET_SIZE(raw), False):
+            self.read_message(_text(raw), PyBytes_GET_SIZE(raw), False, False)
 
     def whole(self, bytes message not None):
-        self.read_message(_text(message), PyBytes_GET_SIZE(message), True, False)
+        if not self.agrees(_text(message), PyBytes_GET_SIZE(message), True):
+            self.read_message(_text(message), PyBytes_GET_SIZE(message), True, False)
 
 
 cdef inline const uint8_t* _text(bytes content) noexcept:

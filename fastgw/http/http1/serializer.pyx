@@ -186,9 +186,9 @@ cdef _Masks _request_masks = _Masks(Http1RequestHead)
 cdef _Masks _response_masks = _Masks(Http1ResponseHead)
 
 
-cdef inline bint _is_rendered(Head head) except -1:
-    """Whether its lines are not sent as they were received."""
-    return head._fields is not None and (head._fields.changed or bool(head.connection_named))
+cdef bint _is_rendered(Head head) except -1:
+    """Whether the lines of a head, whose fields were parsed, are not sent as they were received."""
+    return head._fields.changed or bool(head.connection_named)
 
 
 cdef int _find_cuts(Head head, _Left left, uint32_t more) except -1:
@@ -313,7 +313,7 @@ cdef inline char* _put_bytes(char* out, bytes piece) noexcept:
 def end_to_end(head not None, frozenset also not None=_NOTHING):
     cdef bytes block
     cdef _Left left = (_response_masks if hasattr(head, "status") else _request_masks).left(also)
-    if not isinstance(head, Head) or _is_rendered(<Head>head):
+    if not isinstance(head, Head) or ((<Head>head)._fields is not None and _is_rendered(<Head>head)):
         return head.fields().render(left.names, left.alike)
     _find_cuts(<Head>head, left, 0)
     block = PyBytes_FromStringAndSize(NULL, _kept_length(<Head>head))
@@ -402,7 +402,7 @@ def request(
 ):
     cdef _Left left
     cdef Http1RequestHead ours
-    if type(head) is not Http1RequestHead or _is_rendered(<Head>head):
+    if type(head) is not Http1RequestHead or ((<Head>head)._fields is not None and _is_rendered(<Head>head)):
         return _rendered_request(head, target, host, also, added, payload, request_id, length)
     ours = <Http1RequestHead>head
     left = _request_masks.left(also)
@@ -535,7 +535,11 @@ cdef bytes _response(
     cdef _Left left
     cdef Http1ResponseHead ours
     cdef bytes date = _NO_BYTES
-    if type(head) is not Http1ResponseHead or _is_rendered(<Head>head) or status != (<Http1ResponseHead>head).status:
+    if (
+        type(head) is not Http1ResponseHead
+        or status != (<Http1ResponseHead>head).status
+        or ((<Head>head)._fields is not None and _is_rendered(<Head>head))
+    ):
         return _other_response(head, status, also, added, payload, length, date_line, last, request_id)
     ours = <Http1ResponseHead>head
     left = _response_masks.left(also)
