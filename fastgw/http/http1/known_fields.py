@@ -1,6 +1,6 @@
 """Known fields: the values of the few fields that a proxy has to process, where they are lists."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from fastgw.http.field_names import FORWARDING, HOP_BY_HOP
@@ -13,15 +13,6 @@ _NEVER_NAMED_AWAY: Final = FORWARDING | frozenset(
     b"authorization cache-control content-encoding content-range content-type cookie date expect expires host "
     b"location max-forwards range set-cookie trailer via www-authenticate x-request-id".split()
 )
-
-
-SIGNS: Final = r"[-!#$%&'*+.^_`|~]"
-"""All characters of a name other than letters and digits."""
-
-
-def spelled(names: Iterable[str], hyphen: str) -> str:
-    """Return a case-insensitive pattern for these names, with `hyphen` in place of their hyphens."""
-    return f"(?i:{'|'.join(name.replace('-', hyphen) for name in sorted(names))})"
 
 
 def values_in(raw: bytes, name: bytes, at: int) -> Iterator[bytes]:
