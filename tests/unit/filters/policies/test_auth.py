@@ -22,6 +22,7 @@ from fastgw.gateway.tables import CompileError
 from tests.support.generations import load_document, load_with_files
 from tests.support.memory import SERVICE, Plane
 from tests.support.table import for_each
+from tests.unit.exchange.test_new_exchange import FIELDS
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a.test\r\nX-Client: theirs\r\n"
 FAULTS = {
@@ -327,7 +328,7 @@ class _Unedited:
 def test_everything_that_a_filter_may_change_is_put_back() -> None:
     """Filters do not change the other attributes of an exchange while requests are authenticated."""
     exchange: Any = Exchange.__new__(Exchange)
-    before = {name: f"{name} before" for name in Exchange.__slots__ if name != "head"}
+    before = {name: f"{name} before" for name in FIELDS if name != "head"}
     for name, value in before.items():
         setattr(exchange, name, value)
     exchange.head = _Unedited()
@@ -337,7 +338,7 @@ def test_everything_that_a_filter_may_change_is_put_back() -> None:
     restore_attributes(exchange, state)
     restored = {name for name in before if getattr(exchange, name) != "changed"}
     assert {name: getattr(exchange, name) for name in restored} == {name: before[name] for name in restored}
-    assert set(Exchange.__slots__) - restored == {
+    assert set(FIELDS) - restored == {
         "answered_by",
         "begun_at",
         "cache_result",
