@@ -1,5 +1,2 @@
-# `send`, for C.
-cdef int send_message(int fd, bytes message, transport, bint waiting) except -1
-
-# `send_parts`, for C.
-cdef int send_two(int fd, bytes head, bytes body, transport, bint waiting) except -1
+cpdef int send(int fd, bytes message, transport, bint waiting) except -1
+cpdef int send_parts(int fd, bytes head, bytes body, transport, bint waiting) except -1

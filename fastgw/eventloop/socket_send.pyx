@@ -38,17 +38,22 @@ cdef inline Py_ssize_t _sent(int fd, bytes message) noexcept:
     return sent if sent > 0 else 0
 
 
-cdef int send_message(int fd, bytes message, transport, bint waiting) except -1:
+cpdef int send(int fd, bytes message, transport, bint waiting) except -1:
+    if message is None:
+        raise TypeError("expected bytes")
     cdef Py_ssize_t sent = 0 if waiting or fd < 0 else _sent(fd, message)
     if sent < PyBytes_GET_SIZE(message):
         transport.write(message[sent:] if sent else message)
     return 0
 
 
-cdef int send_two(int fd, bytes head, bytes body, transport, bint waiting) except -1:
+cpdef int send_parts(int fd, bytes head, bytes body, transport, bint waiting) except -1:
     cdef iovec pieces[2]
     cdef msghdr message
-    cdef Py_ssize_t sent = 0, first = PyBytes_GET_SIZE(head)
+    cdef Py_ssize_t sent = 0, first
+    if head is None or body is None:
+        raise TypeError("expected bytes")
+    first = PyBytes_GET_SIZE(head)
     if not waiting and fd >= 0:
         pieces[0].iov_base, pieces[0].iov_len = PyBytes_AS_STRING(head), first
         pieces[1].iov_base, pieces[1].iov_len = PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body)
@@ -61,14 +66,6 @@ cdef int send_two(int fd, bytes head, bytes body, transport, bint waiting) excep
     elif sent < first + PyBytes_GET_SIZE(body):
         transport.write(memoryview(body)[sent - first :])
     return 0
-
-
-def send_parts(int fd, bytes head not None, bytes body not None, transport, bint waiting):
-    send_two(fd, head, body, transport, waiting)
-
-
-def send(int fd, bytes message not None, transport, bint waiting):
-    send_message(fd, message, transport, waiting)
 
 
 def send_at_once(int fd, bytes message not None):

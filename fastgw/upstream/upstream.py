@@ -135,7 +135,7 @@ class Upstream:
         self.active = 0  # requests in flight
         self.replaced: tuple[ref[Upstream], ...] = ()  # those of earlier configurations that still had some
         self.retry_budget = RetryBudget(settings.retries.budget)
-        self.pool: Pool[Any]  # of `UpstreamConnection`; where `lends_sockets`, of `SocketConnection`
+        self.pool: Pool  # of `UpstreamConnection`; where `lends_sockets`, of `SocketConnection`
         self.worker_loop: WorkerLoop
 
     @property

@@ -10,27 +10,19 @@ from fastgw.config.settings.gateway import Upstream, UpstreamTimeouts
 from fastgw.errors import Fault
 from fastgw.upstream.connections.connect import ConnectFailed
 from fastgw.upstream.connections.pool import Pool
+from fastgw.upstream.connections.pooled_connection import PooledConnection
 from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target, build_targets
 from tests.support.on_loop import until
 
 
-class Connection(asyncio.Protocol):
-    """Upstream connection with the attributes that the pool needs."""
+class Connection(PooledConnection, asyncio.Protocol):
+    """Upstream connection that carries nothing."""
 
-    lost_by = ""
-    capacity = 1
-
-    def __init__(self, pool: "Pool[Connection]", target: Target) -> None:
+    def __init__(self, pool: Pool, target: Target) -> None:
+        PooledConnection.__init__(self, target, 0.0)
         self.pool = pool
-        self.target = target
-        self.idle_since = 0.0
-        self.uses = self.streams = 0
-        self.closed = False
         self.transport: Any = None
-
-    def open_stream(self) -> "Connection":
-        return self
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -99,12 +91,12 @@ def upstream(*urls: str, connect: float = 10.0, **pool: Any) -> Upstream:
     )
 
 
-def make(configured: Upstream, **more: Any) -> "Pool[Connection]":
+def make(configured: Upstream, **more: Any) -> Pool:
     return Pool(build_targets(configured), configured, Connection, **more)
 
 
 async def opened(
-    pool: "Pool[Connection]", dialer: Dialer, target: Target | None = None, address: TargetAddress | None = None
+    pool: Pool, dialer: Dialer, target: Target | None = None, address: TargetAddress | None = None
 ) -> Connection:
     """Return a connection that was opened and lent."""
     borrower = Borrower()

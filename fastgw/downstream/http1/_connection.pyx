@@ -18,7 +18,7 @@ from fastgw.exchange.chain cimport Chain
 from fastgw.exchange.exchange cimport Exchange
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.eventloop._idle_order cimport put_last
-from fastgw.eventloop.socket_send cimport send_message, send_two
+from fastgw.eventloop.socket_send cimport send, send_parts
 from fastgw.eventloop.timer_wheel cimport Timed, Wheel
 from fastgw.http.http1.parser cimport Http1RequestHead, Http1ResponseHead
 from fastgw.upstream.forwarding._fast_path cimport accepts_on, begin_ready_on, forget_on, lets_pass_by, send_request_on
@@ -396,10 +396,10 @@ cdef int _send_from_memory(connection, head, route, answer) except -1:
     fd, transport = read(&of_connection.fd, connection), read(&of_connection.transport, connection)
     write_paused = read(&of_connection.write_paused, connection)
     if (<ReadyAnswer?>answer).length <= _JOINED:
-        send_message(fd, _joined(answer_head, request_id, lines, last, body), transport, write_paused)
+        send(fd, _joined(answer_head, request_id, lines, last, body), transport, write_paused)
     else:
         message = _joined(answer_head, request_id, lines, last, _NO_BYTES)
-        send_two(fd, message, body, transport, write_paused)
+        send_parts(fd, message, body, transport, write_paused)
     if read(&of_server.draining, server):
         server.drained += 1
     read(&of_server.finish, server)(record)
@@ -425,7 +425,7 @@ cdef int _send_refusal(connection, server, listener, peer, head, route, refusal)
         lines += b"X-Request-Id: %b\r\n" % request_id
     message = b"%bContent-Length: %d\r\n%b%b\r\n%b" % (lines, PyBytes_GET_SIZE(body), date_line, last, body)
     fd, transport = read(&of_connection.fd, connection), read(&of_connection.transport, connection)
-    send_message(fd, message, transport, read(&of_connection.write_paused, connection))
+    send(fd, message, transport, read(&of_connection.write_paused, connection))
     if read(&of_server.draining, server):
         server.drained += 1
     read(&of_server.finish, server)(record)
@@ -507,7 +507,7 @@ def answer_fast(self, head, exchange, dropped, added, request_id, changed=None):
     last = _CLOSE if read(&of_connection.closing, self) else _NO_BYTES
     date_line = read(&of_server.date_line, server)
     message = _serializer["whole"](head, date_line, last, dropped, added, request_id, changed)
-    send_message(
+    send(
         read(&of_connection.fd, self), message, read(&of_connection.transport, self),
         read(&of_connection.write_paused, self),
     )
@@ -603,9 +603,9 @@ cdef bint _answers_whole(stream, response, bytes payload) except -1:
                 line = _serializer["status_line"](status)
             message = b"".join((line, added, _id_line(request_id), length, date_line(), last, b"\r\n", payload))
     if received is None or size <= _JOINED:
-        send_message(fd, message, transport, write_paused)
+        send(fd, message, transport, write_paused)
     else:
-        send_two(fd, message, payload, transport, write_paused)
+        send_parts(fd, message, payload, transport, write_paused)
     write(&of_stream.exchange, stream, None)
     _finish(exchange)
     if read(&of_server.draining, server):

@@ -127,3 +127,6 @@ cdef inline bint has_one_line(Head head, uint32_t bit, bytes value) noexcept:
     if head.repeated & bit or said.length != PyBytes_GET_SIZE(value):
         return False
     return not memcmp(PyBytes_AS_STRING(head.source) + said.start, PyBytes_AS_STRING(value), said.length)
+
+cpdef take_answer(buffer, Py_ssize_t length, bytes request_method, int max_fields=*)
+cpdef take_request(buffer, Py_ssize_t length, Py_ssize_t max_bytes, int max_fields)

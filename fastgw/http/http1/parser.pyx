@@ -1090,7 +1090,7 @@ cdef bytes _taken(object buffer, Py_ssize_t length):
         PyBuffer_Release(&view)
 
 
-def take_request(buffer not None, Py_ssize_t length, Py_ssize_t max_bytes, int max_fields):
+cpdef take_request(buffer, Py_ssize_t length, Py_ssize_t max_bytes, int max_fields):
     cdef bytes received = _taken(buffer, length)
     cdef Http1RequestHead head
     try:
@@ -1300,7 +1300,9 @@ def parse_response(bytes raw not None, bytes request_method not None, int max_fi
     return parse_answer(raw, PyBytes_GET_SIZE(raw), request_method, max_fields, LAST_TOLERATED_STATUS)
 
 
-def take_answer(buffer not None, Py_ssize_t length, bytes request_method not None, int max_fields=100):
+cpdef take_answer(buffer, Py_ssize_t length, bytes request_method, int max_fields=100):
+    if request_method is None:
+        raise TypeError("expected bytes")
     cdef bytes received = _taken(buffer, length)
     cdef const uint8_t* base = _start(received)
     cdef const uint8_t* end = empty_line_end(base, base + PyBytes_GET_SIZE(received))

@@ -310,7 +310,9 @@ cdef inline char* _put_bytes(char* out, bytes piece) noexcept:
     return _put(out, PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece)) if PyBytes_GET_SIZE(piece) else out
 
 
-def end_to_end(head not None, frozenset also not None=_NOTHING):
+cpdef bytes end_to_end(head, frozenset also=_NOTHING):
+    if head is None or also is None:
+        raise TypeError("expected a head and names")
     cdef bytes block
     cdef _Left left = (_response_masks if hasattr(head, "status") else _request_masks).left(also)
     if not isinstance(head, Head) or ((<Head>head)._fields is not None and _is_rendered(<Head>head)):
@@ -390,18 +392,20 @@ cdef inline bytes _via_of(bint is_left_out, int version):
     return _NO_BYTES if is_left_out else _VIA_2 if version == 20 else _VIA_1_1 if version == 11 else _VIA_1_0
 
 
-def request(
-    head not None,
+cpdef bytes request(
+    head,
     bytes target=None,
     bytes host=None,
-    frozenset also not None=_NOTHING,
-    bytes added not None=b"",
-    bytes payload not None=b"",
-    bytes request_id not None=b"",
+    frozenset also=_NOTHING,
+    bytes added=b"",
+    bytes payload=b"",
+    bytes request_id=b"",
     long long length=AS_DECLARED,
 ):
     cdef _Left left
     cdef Http1RequestHead ours
+    if head is None or also is None or added is None or payload is None or request_id is None:
+        raise TypeError("expected a head, names and bytes")
     if type(head) is not Http1RequestHead or ((<Head>head)._fields is not None and _is_rendered(<Head>head)):
         return _rendered_request(head, target, host, also, added, payload, request_id, length)
     ours = <Http1RequestHead>head
@@ -488,30 +492,34 @@ cdef bytes _request(
     return sent
 
 
-def response(
-    head not None,
+cpdef bytes response(
+    head,
     int status,
-    frozenset also not None=_NOTHING,
-    bytes added not None=b"",
-    bytes payload not None=b"",
+    frozenset also=_NOTHING,
+    bytes added=b"",
+    bytes payload=b"",
     long long length=_UNFRAMED,
     date_line=None,
-    bytes last not None=b"",
-    bytes request_id not None=b"",
+    bytes last=b"",
+    bytes request_id=b"",
 ):
+    if head is None or also is None or added is None or payload is None or last is None or request_id is None:
+        raise TypeError("expected a head, names and bytes")
     return _response(head, status, also, added, _text(payload), length, date_line, last, request_id)
 
 
-def whole(
-    Http1ResponseHead head not None,
-    date_line not None,
-    bytes last not None,
-    frozenset also not None=_NOTHING,
-    bytes added not None=b"",
-    bytes request_id not None=b"",
+cpdef bytes whole(
+    Http1ResponseHead head,
+    date_line,
+    bytes last,
+    frozenset also=_NOTHING,
+    bytes added=b"",
+    bytes request_id=b"",
     bytes changed=None,
 ):
     cdef Text payload
+    if head is None or date_line is None or last is None or also is None or added is None or request_id is None:
+        raise TypeError("expected a head, names and bytes")
     if changed is not None:
         payload = _text(changed)
     elif head.whole:

@@ -13,7 +13,8 @@ from fastgw.exchange.chain cimport Chain
 from fastgw.exchange.exchange cimport Exchange
 from fastgw._slots cimport Slot, learn, read, type_of, write
 from fastgw.http.http1.parser cimport Http1ResponseHead
-from fastgw.upstream.connections._http1_connection cimport lend_from, release_stream, send_on
+from fastgw.upstream.connections.http1_connection cimport UpstreamConnection
+from fastgw.upstream.connections.pool cimport Pool
 
 from collections import deque as _deque
 from math import inf
@@ -258,7 +259,11 @@ cdef int _start(sent, plan, upstream, begun_at) except -1:
     if method not in IDEMPOTENT:
         if not read(&any_method_of_rules, read(&rules_of_forward, read(&of_plan.forward, plan))):
             idle_at_most = _JUST_USED_S
-    stream = lend_from(read(&of_upstream.pool, upstream), target, idle_at_most)
+    pool = read(&of_upstream.pool, upstream)
+    if type(pool) is Pool:
+        stream = (<Pool>pool).try_lend(target, idle_at_most)
+    else:
+        stream = pool.try_lend(target, idle_at_most)
     write(&of_sent.stream, sent, stream)
     if stream is None:
         sent._become_subrequest(target).request_stream()
@@ -266,7 +271,10 @@ cdef int _start(sent, plan, upstream, begun_at) except -1:
     if record is not None:
         record.connect(stream.reused, begun_at)
     try:
-        send_on(stream, sent, _request(plan, sent, target), method)
+        if type(stream) is UpstreamConnection:
+            (<UpstreamConnection>stream).send_request(sent, _request(plan, sent, target), method)
+        else:
+            stream.send_request(sent, _request(plan, sent, target), method)
     except Exception:  # the edge of this sub-request: an exception is reported as a fault
         log_raised(sent)
         sent._leave().exchange.fail(Fault.INTERNAL)
@@ -296,7 +304,10 @@ def on_head(self, head, payload, ended):
         record.end(now)
     write(&of_sent.stream, self, None)
     write(&of_sent.listener, self, None)
-    release_stream(stream)
+    if type(stream) is UpstreamConnection:
+        (<UpstreamConnection>stream).release()
+    else:
+        stream.release()
     seconds = now - <double>read(&of_sent.begun_at, self)
     write(&of_sent.upstream_s, self, seconds)
     siblings = read(&of_sent.siblings, self)

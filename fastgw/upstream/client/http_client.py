@@ -223,7 +223,7 @@ class _Origin:
         )
         self.target = target
         self.identity = identity
-        self.pool: Pool[Any] = Pool(
+        self.pool: Pool = Pool(
             (target,), configured, connection_maker(worker_loop, configured), clock=worker_loop.wheel
         )
         self.asking = 0

@@ -13,15 +13,14 @@ import os
 import termios
 from collections.abc import Sequence
 from contextlib import suppress
-from enum import IntEnum
 from errno import errorcode
 from math import inf
 from ssl import SSLError, SSLWantReadError
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast, final
+from typing import Any, Final, cast
 
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send
-from fastgw.eventloop.timer_wheel import Timed
+from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.eventloop.worker_loop import WorkerLoop, unsent
 from fastgw.exchange import Trailers
 from fastgw.http.http1 import serializer
@@ -29,8 +28,16 @@ from fastgw.http.http1.body_reader import BodyReader
 from fastgw.http.http1.parser import Http1ResponseHead, leading_bytes, parse_answer, take_answer
 from fastgw.http.http1.tolerance import Repair, RepairedChunks
 from fastgw.http.malformed import Malformed
+from fastgw.upstream.connections.pooled_connection import Lender, PooledConnection
 from fastgw.upstream.connections.stream import (
+    AWAITING,
+    CLOSED,
+    IDLE,
+    MAX_INFORMATIONAL,
+    NOT_ACCEPTED,
     NOT_ESTABLISHED,
+    RECEIVING,
+    TUNNEL,
     BodyListener,
     HeadListener,
     RequestSource,
@@ -40,97 +47,25 @@ from fastgw.upstream.connections.stream import (
 from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
 from fastgw.upstream.targets.target import Target
 
-NOT_ACCEPTED: Final = "the target did not accept the rest of the request"
-"""Reason of a timeout before the request was sent."""
 _LOOKS: Final = 4
 """Looks per `idle` at what the target has accepted: nothing reports that, so a stall is noticed this part late. While
 the response moves, each of its bytes postpones the next look, and a stall may be noticed up to one `idle` late.
 """
 _BEGINNING: Final = b"HTTP/1."
-MAX_INFORMATIONAL: Final = 16
-"""Maximum number of interim responses to one request; an upstream that sends more is faulty."""
 
 
-class Lender(Protocol):
-    """Interface of the pool for its connections."""
-
-    def give_back(self, connection: "UpstreamConnection") -> None: ...
-    def discard(self, connection: "UpstreamConnection") -> None: ...
-    def forget(self, connection: "UpstreamConnection") -> None: ...
-
-
-class UpstreamPhase(IntEnum):
-    IDLE = 1  # in the pool, or lent but not used yet
-    AWAITING = 2  # a request is being sent or was sent; no final response head yet
-    RECEIVING = 3  # the response's body is being received
-    TUNNEL = 4
-    CLOSED = 5
-
-
-IDLE, AWAITING, RECEIVING, TUNNEL, CLOSED = UpstreamPhase
-
-
-@final
-class UpstreamConnection(asyncio.BufferedProtocol, Timed):
-    __slots__ = (
-        "_accepted_at",
-        "_begun",
-        "_body_goes_to",
-        "_buffer",
-        "_chunked",
-        "_full",
-        "_head_timeout",
-        "_informed",
-        "_listener",
-        "_method",
-        "_offered",
-        "_repair",
-        "_rescue_fd",
-        "_searched",
-        "_sending",
-        "_source",
-        "_special",
-        "_targets_turn",
-        "_tls",
-        "_tls_is_new",
-        "_tunnel",
-        "_unasked_body",
-        "_unsent",
-        "_wheel",
-        "closed",
-        "established",
-        "fd",
-        "idle_since",
-        "idle_timeout",
-        "paused",
-        "phase",
-        "pool",
-        "read_since_rest",
-        "reader",
-        "resting",
-        "reusable",
-        "streams",
-        "target",
-        "transport",
-        "uses",
-        "worker_loop",
-        "write_paused",
-    )
-
-    capacity: Final = 1
-    frames_bodies: Final = True
-    reset_code: Final = None
+class UpstreamConnection(PooledConnection):
+    frames_bodies = True
+    reset_code = None
 
     def __init__(self, worker_loop: WorkerLoop, pool: Lender, target: Target) -> None:
-        Timed.__init__(self)
+        PooledConnection.__init__(self, target, worker_loop.wheel.now)
         self.worker_loop = worker_loop
-        self._wheel = worker_loop.wheel
+        self._wheel: Wheel = worker_loop.wheel
         self.pool = pool
-        self.target = target
         self._listener: Any = None  # a `HeadListener`; after the head a `BodyListener`; None: no listener
         self._source: RequestSource | None = None  # of a body that is still being sent
         self.phase = IDLE
-        self.closed = False
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self.reader: BodyReader | None = None
         self.reusable = True
@@ -140,9 +75,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._accepted_at = 0.0  # when a look found that the target has accepted some
         self._targets_turn = True
         self._unasked_body = False
-        self.uses = self.streams = 0
         self.established = NOT_ESTABLISHED
-        self.idle_since = worker_loop.wheel.now
         self.idle_timeout = target.timeouts.idle  # seconds between two bytes, also of a request that is being sent
         self._head_timeout = target.timeouts.response_headers  # seconds from the end of a request to a response head
         self._buffer = worker_loop.read_buffer
@@ -169,9 +102,6 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     def __repr__(self) -> str:
         return f"<UpstreamConnection {self.target.label} {self.phase.name} uses={self.uses}>"
-
-    def open_stream(self) -> "UpstreamConnection":
-        return self
 
     # calls of the borrower (`UpstreamStream`)
 
@@ -374,7 +304,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             transport.set_write_buffer_limits(high=0)  # pause writing as soon as the kernel accepts no more
             self.fd = transport.get_extra_info("socket").fileno()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
+    def get_buffer(self, sizehint: int) -> Any:
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -716,9 +646,3 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
 def _errno_of(error: Exception | None) -> str:
     """The name of the errno that ended a connection; "" if there is none."""
     return errorcode.get(error.errno or 0, "") if isinstance(error, OSError) else ""
-
-
-if not TYPE_CHECKING:
-    from fastgw.upstream.connections import _http1_connection as _twin
-
-    _twin.adopt_connection(UpstreamConnection, IDLE, AWAITING)

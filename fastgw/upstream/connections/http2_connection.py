@@ -9,11 +9,13 @@ holds too many bytes. Rule 3: requests that the target declares unprocessed (GOA
 
 import asyncio
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, cast, final
+from typing import Any, Final, cast
+
+import cython
 
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send
-from fastgw.eventloop.timer_wheel import Timed
+from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.http.http1.trailers import TRAILERS_TOO_LARGE
 from fastgw.http.http2.session import (
@@ -22,6 +24,7 @@ from fastgw.http.http2.session import (
     DATA,
     END,
     ENDING,
+    FEW_EVENTS,
     FULL,
     GOAWAY,
     HEAD,
@@ -39,8 +42,7 @@ from fastgw.http.http2.session import (
     stalled_streams,
 )
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.upstream.connections.http2_stream import HEAD_TOO_LONG, Http2UpstreamStream
-from fastgw.upstream.connections.stream import NOT_ESTABLISHED
+from fastgw.upstream.connections.http2_stream import HEAD_TOO_LONG, Http2UpstreamStream, StreamsConnection
 from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
 from fastgw.upstream.targets.target import MOST_STREAMS, Target
 
@@ -63,62 +65,17 @@ NO_STREAMS: Final = "the target accepts no requests (SETTINGS_MAX_CONCURRENT_STR
 _HTTP1: Final = b"HTTP/1."
 
 
-@final
-class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
-    __slots__ = (
-        "_asked_at",
-        "_begun",
-        "_begun_before",
-        "_buffer",
-        "_flush_is_due",
-        "_full",
-        "_gone",
-        "_heard_at",
-        "_holding",
-        "_settled",
-        "_streams",
-        "_tls",
-        "_tls_is_new",
-        "_unheard",
-        "_wheel",
-        "capacity",
-        "closed",
-        "established",
-        "fd",
-        "idle_since",
-        "needs_http1",
-        "pool",
-        "read_since_rest",
-        "resting",
-        "session",
-        "streams",
-        "target",
-        "transport",
-        "uses",
-        "worker_loop",
-        "write_paused",
-    )
-
+class Http2UpstreamConnection(StreamsConnection):
     def __init__(self, worker_loop: WorkerLoop, pool: Any, target: Target) -> None:
-        Timed.__init__(self)
-        self.worker_loop = worker_loop
-        self._wheel = wheel = worker_loop.wheel
-        self.pool = pool
-        self.target = target
-        secure = target.tls is not None
-        rules = target.response_rules
-        self.session = Session(
-            *(True, secure, wheel.now, MOST_STREAMS, STREAM_WINDOW, CONNECTION_WINDOW),
+        self._wheel: Wheel = worker_loop.wheel
+        now, rules = worker_loop.wheel.now, target.response_rules
+        session = Session(
+            *(True, target.tls is not None, now, MOST_STREAMS, STREAM_WINDOW, CONNECTION_WINDOW),
             *(rules.header_bytes, rules.header_count),
         )
+        StreamsConnection.__init__(self, worker_loop, target, session)
+        self.pool = pool
         self.capacity = MOST_STREAMS
-        self.streams = self.uses = 0
-        self.established = NOT_ESTABLISHED
-        self.idle_since = wheel.now
-        self.closed = False
-        """Whether it lends no more streams."""
-        self.needs_http1 = False
-        """Whether the target has ended it because it requires HTTP/1.1."""
         self._gone = False
         self._streams: dict[int, Http2UpstreamStream] = {}
         self._begun: list[Http2UpstreamStream] = []  # their response has begun, and is not reported yet
@@ -134,7 +91,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.write_paused = False
         self._flush_is_due = False
         self._full = 0  # `FULL`: it is not read from, as the process holds too many bytes of bodies
-        self._heard_at = wheel.now  # time of the last byte, or of the first request after it
+        self._heard_at = now  # time of the last byte, or of the first request after it
         self._unheard = False  # a request was sent since the last byte, also one that has ended meanwhile
         self._asked_at = -inf  # time of the last PING
         self._settled: asyncio.Future[str] | None = worker_loop.loop.create_future()
@@ -193,9 +150,6 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
     # for the streams
 
     def start_request(self, stream: Http2UpstreamStream, request: bytes, ended: bool) -> int:
-        """Start a request. Returns its stream identifier; -1: no stream can be opened any more; -2: its head is longer
-        than the target accepts.
-        """
         number = -1 if self.closed else self.session.request(request, ended)
         if number == HEAD_TOO_LONG:
             return number
@@ -213,22 +167,18 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         return number
 
     def holds_response(self) -> None:
-        """Record that a response is not taken by its client for now."""
         self.worker_loop.holders.add(self)
 
     def holds(self, stream: Http2UpstreamStream) -> None:
-        """Record that bytes of a request's body wait for the target: the stream is called when there are fewer."""
         self._holding.add(stream)
 
     def holds_no_more(self, stream: Http2UpstreamStream) -> None:
         self._holding.discard(stream)
 
     def admits(self, number: int) -> bool:
-        """Whether what is held of requests can be sent at once, by the windows of the target and by its socket."""
         return not self.write_paused and self.session.admits(number)
 
-    def end_stream(self, stream: Http2UpstreamStream, number: int, reset: bool) -> None:
-        """End the use of a stream. `reset`: it is still open, so RST_STREAM is sent."""
+    def end_stream(self, stream: Http2UpstreamStream, number: cython.longlong, reset: bool) -> None:
         self._holding.discard(stream)
         if self._streams.pop(number, None) is not None and reset and not self._gone:
             self.session.reset(number, ErrorCode.CANCEL)
@@ -236,7 +186,6 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.pool.give_back(self)
 
     def flush_soon(self) -> None:
-        """Write pending output at the end of this loop iteration."""
         if not self._flush_is_due:
             self._flush_is_due = True
             self.worker_loop.loop.call_soon(self._flush)
@@ -260,7 +209,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self.fd = transport.get_extra_info("socket").fileno()
         self._flush()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
+    def get_buffer(self, sizehint: int) -> Any:
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -274,7 +223,8 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._handle(events)
         if not self.uses and nbytes >= len(_HTTP1) and bytes(self._buffer[: len(_HTTP1)]) == _HTTP1:
             self._settle(SPEAKS_HTTP1)
-        self.worker_loop.count_body(self, nbytes, framing_bytes(events))
+        framing = framing_bytes(events) if len(events) > FEW_EVENTS else 0
+        self.worker_loop.count_body(self, nbytes, framing)
         self.flush_soon()
 
     def eof_received(self) -> bool:
@@ -369,7 +319,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         except Exception:  # the edge of this stream
             self._fail_stream(stream)
 
-    def _handle_event(self, stream: Http2UpstreamStream, kind: int, value: Any) -> None:
+    def _handle_event(self, stream: Http2UpstreamStream, kind: cython.int, value: Any) -> None:
         if kind == DATA:
             stream.take_data(value)
         elif kind in (HEAD, WHOLE):
@@ -452,10 +402,10 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if self._gone or transport is None:
             return
         while not self.write_paused and not transport.is_closing():
-            message = session.to_send()
-            if not message:
+            unsent = session.send_on(self.fd)
+            if not unsent:
                 break
-            send(self.fd, message, transport, False)
+            transport.write(unsent)
         events = session.events()
         if events:
             self._handle(events)
@@ -492,9 +442,3 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         """Close a connection that is not in the pool, or not any more."""
         if not self._gone:
             self.close()
-
-
-if not TYPE_CHECKING:
-    from fastgw.upstream.connections import _http2_connection as _twin
-
-    _twin.adopt(Http2UpstreamConnection, Http2UpstreamStream)

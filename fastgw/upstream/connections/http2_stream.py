@@ -4,33 +4,41 @@ Responses are reported as with HTTP/1: the session renders a head as HTTP/1 text
 response that is complete at the end of a read is reported as a whole, which the fast path requires.
 """
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import Any, Final, final
+
+import cython
 
 from fastgw.config.settings.upstreams import MOST_HEADERS
 from fastgw.errors import Fault
-from fastgw.eventloop.timer_wheel import Timed
+from fastgw.eventloop.timer_wheel import Timed, Wheel
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Trailers
 from fastgw.exchange.reply import NO_CONTENT
 from fastgw.http.http1.parser import Http1ResponseHead, read_http2_response
 from fastgw.http.http1.trailers import parse_trailers
-from fastgw.http.http2.session import ErrorCode, HeldBytes, reset_reason
+from fastgw.http.http2.session import ErrorCode, HeldBytes, Session, reset_reason
 from fastgw.http.malformed import Malformed
-from fastgw.upstream.connections.http1_connection import (
+from fastgw.upstream.connections.pooled_connection import PooledConnection
+from fastgw.upstream.connections.stream import (
     AWAITING,
     IDLE,
     MAX_INFORMATIONAL,
     NOT_ACCEPTED,
+    NOT_ESTABLISHED,
     RECEIVING,
+    BodyListener,
+    HeadListener,
+    RequestSource,
+    SocketEnd,
+    TunnelListener,
 )
-from fastgw.upstream.connections.http1_connection import CLOSED as OVER
-from fastgw.upstream.connections.stream import BodyListener, HeadListener, RequestSource, SocketEnd, TunnelListener
+from fastgw.upstream.connections.stream import CLOSED as OVER
 from fastgw.upstream.targets.target import Target
-
-if TYPE_CHECKING:
-    from fastgw.upstream.connections.http2_connection import Http2UpstreamConnection
 
 HEAD_TOO_LONG: Final = -2
 """Instead of a number: the request's head is longer than the target accepts."""
@@ -59,42 +67,56 @@ class KeptBody(deque[bytes]):
         self._held = HeldBytes(sum(map(len, self)))
 
 
-@final
+class StreamsConnection(PooledConnection):
+    """Connection of HTTP/2, as its streams use it."""
+
+    def __init__(self, worker_loop: WorkerLoop, target: Target, session: Session) -> None:
+        PooledConnection.__init__(self, target, worker_loop.wheel.now)
+        self.worker_loop = worker_loop
+        self.session = session
+        self.established = NOT_ESTABLISHED
+        self.needs_http1 = False
+        """Whether the target has ended it because it requires HTTP/1.1."""
+
+    def start_request(self, stream: Http2UpstreamStream, request: bytes, ended: bool) -> int:
+        """Start a request. Returns its stream identifier; -1: no stream can be opened any more; -2: its head is longer
+        than the target accepts.
+        """
+        raise NotImplementedError
+
+    def end_stream(self, stream: Http2UpstreamStream, number: cython.longlong, reset: bool) -> None:
+        """End the use of a stream. `reset`: it is still open, so RST_STREAM is sent."""
+        raise NotImplementedError
+
+    def flush_soon(self) -> None:
+        """Write pending output at the end of this loop iteration."""
+        raise NotImplementedError
+
+    def holds_response(self) -> None:
+        """Record that a response is not taken by its client for now."""
+        raise NotImplementedError
+
+    def holds(self, stream: Http2UpstreamStream) -> None:
+        """Record that bytes of a request's body wait for the target: the stream is called when there are fewer."""
+        raise NotImplementedError
+
+    def holds_no_more(self, stream: Http2UpstreamStream) -> None:
+        raise NotImplementedError
+
+    def admits(self, number: int) -> bool:
+        """Whether what is held of requests can be sent at once, by the windows of the target and by its socket."""
+        raise NotImplementedError
+
+
 class Http2UpstreamStream(Timed):
     """One request and its response: a stream is not reused."""
 
-    __slots__ = (
-        "_connection",
-        "_early",
-        "_ended",
-        "_head_text",
-        "_head_timeout",
-        "_held_at_last_look",
-        "_informed",
-        "_kept",
-        "_listener",
-        "_method",
-        "_number",
-        "_sending",
-        "_source",
-        "_targets_turn",
-        "_wheel",
-        "idle_timeout",
-        "paused",
-        "phase",
-        "reset_code",
-        "reused",
-        "target",
-        "waits_since",
-        "write_paused",
-    )
+    frames_bodies = False
 
-    frames_bodies: Final = False
-
-    def __init__(self, connection: "Http2UpstreamConnection", target: Target, reused: bool) -> None:
-        self.deadline = self.filed_at = inf
+    def __init__(self, connection: StreamsConnection, target: Target, reused: bool) -> None:
+        Timed.__init__(self)
         self._connection = connection
-        self._wheel = connection.worker_loop.wheel
+        self._wheel: Wheel = connection.worker_loop.wheel
         self.target = target
         self.reused = reused
         self.phase = IDLE
@@ -132,9 +154,6 @@ class Http2UpstreamStream(Timed):
     def limit_times(self, head: float, idle: float) -> None:
         self._head_timeout, self.idle_timeout = head, idle
 
-    def send_request(self, listener: HeadListener, request: bytes, method: bytes) -> None:
-        self._send_request(listener, request, method)
-
     def begin_special(
         self,
         listener: HeadListener,
@@ -151,9 +170,9 @@ class Http2UpstreamStream(Timed):
         """Implements `UpstreamStream.begin_special`. No protocol is offered, because HTTP/2 has no `Upgrade`."""
         self._sending, self._source = not whole, source
         self._targets_turn = whole or expects_continue
-        self._send_request(listener, request, method)
+        self.send_request(listener, request, method)
 
-    def _send_request(self, listener: HeadListener, request: bytes, method: bytes) -> None:
+    def send_request(self, listener: HeadListener, request: bytes, method: bytes) -> None:
         connection = self._connection
         self._listener, self._method = listener, method
         self.phase = AWAITING
@@ -361,8 +380,9 @@ class Http2UpstreamStream(Timed):
         text, self._head_text = self._head_text, None
         if text is None or self.phase is not AWAITING:
             return
-        payload = b"".join(self._early) if self._early else b""
-        self._early = []
+        payload = b""
+        if self._early:
+            payload, self._early = b"".join(self._early), []
         ended = self._ended is not None and not self._ended
         received = text
         if ended and text.endswith(_UNSIZED):
@@ -480,7 +500,7 @@ class Http2UpstreamStream(Timed):
         if self._ended is not None and not self.paused and self.phase is RECEIVING:
             self._tell_end()
 
-    def _consume(self, length: int) -> None:
+    def _consume(self, length: cython.Py_ssize_t) -> None:
         """Credit received bytes to the window."""
         if length and self.phase is RECEIVING and self._ended is None:
             self._connection.session.consume(self._number, length)

@@ -19,6 +19,8 @@ lent to a borrower of the same worker, unless one of another worker has waited l
 over, only closed in favour of another.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,10 +29,11 @@ from heapq import nsmallest
 from itertools import islice, takewhile
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast, final
+from typing import Any, Final, Protocol, cast, final
 
 from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
+from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.connections.connect import (
     ConnectFailed,
@@ -42,6 +45,7 @@ from fastgw.upstream.connections.connect import (
 )
 from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
 from fastgw.upstream.connections.pool_limit import LocalLimit, PoolLimit, PoolQueue
+from fastgw.upstream.connections.pooled_connection import PooledConnection
 from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
 
@@ -74,40 +78,7 @@ LOG_EVERY: Final = 1.0
 """Minimum number of seconds between two log lines about failed connects of a target."""
 
 
-S = TypeVar("S")
-S_co = TypeVar("S_co", covariant=True)
-S_contra = TypeVar("S_contra", contravariant=True)
-
-
-class Pooled(Protocol[S_co]):
-    """Interface of a connection for the pool. It must be a `connect.Connecting` as well."""
-
-    target: Target
-    streams: int
-    """Number of streams lent; maintained by the pool."""
-    idle_since: float
-    """Monotonic seconds; maintained by the pool."""
-    uses: int
-    """Total number of streams lent so far; maintained by the pool. More than 1 while one is lent: the connection is
-    reused.
-    """
-    closed: bool
-
-    def open_stream(self) -> S_co:
-        """Return a new stream, which reports its end by `Pool.give_back` or `discard`."""
-
-    @property
-    def capacity(self) -> int:
-        """Number of streams that an open connection carries at once; 1 at least."""
-
-    @property
-    def lost_by(self) -> str:
-        """TLS error that has ended the connection, if any."""
-
-    def close(self) -> None: ...
-
-
-class StreamBorrower(Protocol[S_contra]):
+class StreamBorrower(Protocol):
     """Borrower that waits for a stream; compared by identity."""
 
     def queue_left(self) -> None:
@@ -115,29 +86,17 @@ class StreamBorrower(Protocol[S_contra]):
         a borrower that was in no queue.
         """
 
-    def lent(self, stream: S_contra) -> None: ...
+    def lent(self, stream: Any) -> None: ...
 
     def failed(self, fault: Fault, why: str = "") -> None:
         """`why`: for the log; may be empty."""
-
-
-class Clock(Protocol):
-    @property
-    def now(self) -> float:
-        """Monotonic seconds."""
-
-
-class _Exact:
-    @property
-    def now(self) -> float:
-        return monotonic()
 
 
 @final
 class _Waiter:
     __slots__ = ("borrower", "counted", "deadline", "http1", "target")
 
-    def __init__(self, borrower: StreamBorrower[Any], target: Target, deadline: float, http1: bool) -> None:
+    def __init__(self, borrower: StreamBorrower, target: Target, deadline: float, http1: bool) -> None:
         self.borrower = borrower
         self.http1 = http1  # it gets a connection of its own that offers HTTP/1.1 alone
         self.counted = False  # counted in the node's number of waiting requests
@@ -157,54 +116,18 @@ def _goes_before(placeless: _Waiter, willing: _Waiter) -> bool:
     return placeless.target is willing.target or placeless.target.places < willing.target.places
 
 
-@final
-class Pool(Generic[S]):
+class Pool:
     """Connections to the targets of one upstream. No timer runs while there are no connections."""
-
-    __slots__ = (
-        "__weakref__",
-        "_at_once",
-        "_beyond",
-        "_clock",
-        "_connect_timeouts",
-        "_connections",
-        "_contended",
-        "_factory",
-        "_idle_timeout",
-        "_lasting",
-        "_lead",
-        "_leaving",
-        "_limit",
-        "_max_idle",
-        "_max_uses",
-        "_numbers",
-        "_openings",
-        "_pending",
-        "_pending_timeout",
-        "_placeless",
-        "_places",
-        "_published",
-        "_queue",
-        "_ringer",
-        "_rings_again",
-        "_stopped",
-        "_sweeper",
-        "_ticker",
-        "_waiters",
-        "idle_count",
-        "on_connected",
-        "targets",
-    )
 
     def __init__(
         self,
         targets: Sequence[Target],
         upstream: settings.Upstream,
-        connection_factory: "Callable[..., Pooled[S]]",
+        connection_factory: Callable[..., PooledConnection],
         workers: int = 1,
         limit: PoolLimit | None = None,
         pending: PoolLimit | None = None,
-        clock: Clock | None = None,
+        clock: Wheel | None = None,
         lent_once: bool = False,
         queue: PoolQueue | None = None,
     ) -> None:
@@ -223,7 +146,7 @@ class Pool(Generic[S]):
         pool = self._numbers = upstream.pool
         self.targets = tuple(targets)
         self._factory = connection_factory
-        self._clock = _Exact() if clock is None else clock
+        self._clock: Wheel | None = clock
         self._connect_timeouts = upstream.timeouts.connect, upstream.timeouts.tls
         self._pending_timeout = pool.pending_timeout
         self._limit = LocalLimit(pool.most_connections()) if limit is None else limit
@@ -231,10 +154,11 @@ class Pool(Generic[S]):
         self._max_uses = 0 if lent_once else inf if pool.max_uses is None else pool.max_uses
         self._idle_timeout = pool.idle_timeout
         self.idle_count = 0
-        self._connections: dict[Pooled[S], TargetAddress] = {}  # lent and idle
-        self._leaving: set[Pooled[S]] = set()  # those in use that are not lent again, and closed when they are idle
+        self._connections: dict[PooledConnection, TargetAddress] = {}  # lent and idle
+        # Those in use that are not lent again, and are closed when they are idle.
+        self._leaving: set[PooledConnection] = set()
         self._openings: set[asyncio.Task[TargetAddress]] = set()
-        self._waiters: dict[StreamBorrower[S], _Waiter] = {}
+        self._waiters: dict[StreamBorrower, _Waiter] = {}
         self._placeless: OrderedDict[_Waiter, None] = OrderedDict()  # waiting borrowers without an opening
         self._beyond: dict[_Waiter, None] = {}  # those of them that exceed `max_pending`
         # Maximum number of simultaneous openings. After a lack of descriptors or ports: none before the next tick, then
@@ -262,7 +186,10 @@ class Pool(Generic[S]):
             f"{len(self._waiters)} waiting>"
         )
 
-    def try_lend(self, target: Target, idle_at_most: float = inf) -> S | None:
+    def _now(self) -> float:
+        return monotonic() if self._clock is None else self._clock.now
+
+    def try_lend(self, target: Target, idle_at_most: float = inf) -> Any:
         """Lend a stream of an open connection; None: there is none that was idle for less than this many seconds.
 
         There is no later call.
@@ -273,9 +200,9 @@ class Pool(Generic[S]):
                 return shared
         idle = target.idle
         if idle:
-            now = self._clock.now
+            now = self._now()
             while idle:
-                connection: Pooled[S] = idle.popitem()[0]  # the most recently used: the others can expire
+                connection: PooledConnection = idle.popitem()[0]  # the most recently used: the others can expire
                 self.idle_count -= 1
                 idle_for = now - connection.idle_since
                 if connection.closed or idle_for >= self._idle_timeout:
@@ -292,16 +219,16 @@ class Pool(Generic[S]):
                     return connection.open_stream()
         return None
 
-    def _lend_shared(self, target: Target) -> S | None:
+    def _lend_shared(self, target: Target) -> Any:
         """Lend a stream of the oldest connection in use that has free capacity."""
         while target.shared:
-            connection: Pooled[S] = next(iter(target.shared))
+            connection: PooledConnection = next(iter(target.shared))
             if not connection.closed:
                 return self._lend_one(connection)
             del target.shared[connection]
         return None
 
-    def _lend_one(self, connection: Pooled[S]) -> S:
+    def _lend_one(self, connection: PooledConnection) -> Any:
         """Count one more stream of a connection in use, and update whether it has free capacity."""
         connection.uses += 1
         connection.streams += 1
@@ -314,11 +241,11 @@ class Pool(Generic[S]):
     def lend(
         self,
         target: Target,
-        borrower: StreamBorrower[S],
+        borrower: StreamBorrower,
         fresh: bool = False,
         idle_at_most: float = inf,
         http1: bool = False,
-    ) -> S | Fault | None:
+    ) -> Any:
         """Lend a stream at once if there is one; else return None, and call `borrower.lent` or `borrower.failed` later.
 
         `fresh`: only of a connection that has not carried a request. `idle_at_most`: only of one that was idle for
@@ -393,7 +320,7 @@ class Pool(Generic[S]):
             return None, ""
         return self._explain(target, failed, "")
 
-    def register(self, target: Target) -> Pooled[S]:
+    def register(self, target: Target) -> PooledConnection:
         """Return a lent connection that represents one opened by the caller, and owns its place."""
         connection = self._factory(self, target)
         assert target.literal is not None
@@ -401,18 +328,18 @@ class Pool(Generic[S]):
         connection.uses = connection.streams = 1
         return connection
 
-    def is_queued(self, borrower: StreamBorrower[S]) -> bool:
+    def is_queued(self, borrower: StreamBorrower) -> bool:
         """Whether it waits for the limit, and not for a connection that is being opened."""
         waiter = self._waiters.get(borrower)
         return waiter is not None and waiter in self._placeless
 
-    def withdraw(self, borrower: StreamBorrower[S]) -> None:
+    def withdraw(self, borrower: StreamBorrower) -> None:
         """Remove a borrower that no longer waits; it is not called later. Does nothing if it does not wait."""
         waiter = self._waiters.get(borrower)
         if waiter is not None:
             self._forget_waiter(waiter)
 
-    def give_back(self, connection: Pooled[S]) -> None:
+    def give_back(self, connection: PooledConnection) -> None:
         """Take back a stream whose connection can carry another: it may be lent again before this returns."""
         connection.streams = streams = connection.streams - 1
         leaving = self._leaving
@@ -433,7 +360,7 @@ class Pool(Generic[S]):
             return
         if target.shared:
             target.shared.pop(connection, None)
-        connection.idle_since = self._clock.now
+        connection.idle_since = self._now()
         target.idle[connection] = None
         self.idle_count += 1
         if self.idle_count > self._max_idle:
@@ -441,7 +368,7 @@ class Pool(Generic[S]):
         if self._sweeper is None and self.idle_count:
             self._sweep_later()
 
-    def _hand_on(self, connection: Pooled[S]) -> bool:
+    def _hand_on(self, connection: PooledConnection) -> bool:
         """Lend the connection to a waiting borrower, or close it in favour of another target's or another worker's, in
         turn. False: neither.
         """
@@ -460,7 +387,7 @@ class Pool(Generic[S]):
         self._retire(connection)  # `first` waits for this capacity
         return True
 
-    def _is_owed(self, connection: Pooled[S], waiter: _Waiter | None, first: _Waiter | None) -> bool:
+    def _is_owed(self, connection: PooledConnection, waiter: _Waiter | None, first: _Waiter | None) -> bool:
         """Whether the connection is to be closed in favour of a request that waits at another worker. `waiter` and
         `first` could use it, or its place, at this one.
         """
@@ -501,18 +428,18 @@ class Pool(Generic[S]):
             self._queue.prefer_others(since)
         return True
 
-    def _retire(self, connection: Pooled[S]) -> None:
+    def _retire(self, connection: PooledConnection) -> None:
         """Lend no more streams of a connection, and close it with its last stream."""
         connection.target.shared.pop(connection, None)
         if connection.streams <= 0:
             self.discard(connection)
 
-    def discard(self, connection: Pooled[S]) -> None:
+    def discard(self, connection: PooledConnection) -> None:
         """Close a connection, lent or idle, and release its count in the limit. Idempotent."""
         self._drop(connection)
         self._fill()
 
-    def forget(self, connection: Pooled[S]) -> None:
+    def forget(self, connection: PooledConnection) -> None:
         """Handle a connection that has become unusable: it is discarded if idle; if lent, its streams do that."""
         if connection in connection.target.idle:
             self.discard(connection)
@@ -563,7 +490,7 @@ class Pool(Generic[S]):
             target.watch(None)
             target.stop()
 
-    def follow_limits(self, later: "Pool[Any]") -> None:
+    def follow_limits(self, later: Pool) -> None:
         """Apply the limits of the pool that has replaced this one to the borrowers that remain. Both count in the same
         numbers of the node, so the connections of the other would reach a lower limit of this one.
         """
@@ -607,7 +534,7 @@ class Pool(Generic[S]):
             self._forget_waiter(waiter)
             waiter.borrower.failed(Fault.POOL_TIMEOUT)
 
-    def _lend_to(self, waiter: _Waiter, connection: Pooled[S]) -> None:
+    def _lend_to(self, waiter: _Waiter, connection: PooledConnection) -> None:
         if waiter.counted:
             waiter.borrower.queue_left()
         self._forget_waiter(waiter)
@@ -626,12 +553,12 @@ class Pool(Generic[S]):
             yield target
             yield from target.parts
 
-    def _longest_idle(self) -> Pooled[S]:
+    def _longest_idle(self) -> PooledConnection:
         ends = (next(iter(part.idle)) for part in self._parts() if part.idle)
-        longest: Pooled[S] = min(ends, key=lambda connection: connection.idle_since)
+        longest: PooledConnection = min(ends, key=lambda connection: connection.idle_since)
         return longest
 
-    def _drop(self, connection: Pooled[S]) -> None:
+    def _drop(self, connection: PooledConnection) -> None:
         """Close a connection and release its count, which the caller reuses."""
         if connection not in self._connections:
             return
@@ -812,9 +739,9 @@ class Pool(Generic[S]):
     def _opened(
         self,
         target: Target,
-        connection: Pooled[S],
+        connection: Any,  # a `PooledConnection`, or a `NegotiatingConnection`
         waiter: _Waiter | None,
-        task: "asyncio.Task[TargetAddress]",
+        task: asyncio.Task[TargetAddress],
     ) -> None:
         self._openings.remove(task)
         if waiter is None:
@@ -859,7 +786,7 @@ class Pool(Generic[S]):
         for waiter in waiters:
             waiter.borrower.failed(fault, why)
 
-    def _share_out(self, target: Target, connection: Pooled[S]) -> None:
+    def _share_out(self, target: Target, connection: PooledConnection) -> None:
         """Lend a connection that was just opened to those who have waited longest, up to its capacity."""
         fewer = connection.capacity < target.capacity
         target.capacity = connection.capacity
@@ -883,7 +810,7 @@ class Pool(Generic[S]):
     def _still_waits(self, waiter: _Waiter) -> bool:
         return self._waiters.get(waiter.borrower) is waiter
 
-    def _lend_alone(self, waiter: _Waiter, connection: Pooled[S]) -> None:
+    def _lend_alone(self, waiter: _Waiter, connection: PooledConnection) -> None:
         """Lend a connection to the borrower that it was opened for, or keep it if that one has withdrawn."""
         if self._still_waits(waiter):
             self._lend_to(waiter, connection)
@@ -984,7 +911,7 @@ class Pool(Generic[S]):
         """
         self._sweeper = None
         self._leave_idle()  # if no bell has rung
-        now = self._clock.now
+        now = self._now()
         for connection in self._idle_since(now - self._idle_timeout):
             self._drop(connection)
         surplus = self.idle_count - self._lasting
@@ -995,16 +922,10 @@ class Pool(Generic[S]):
         if self.idle_count:
             self._sweep_later()
 
-    def _idle_since(self, instant: float) -> list[Pooled[S]]:
+    def _idle_since(self, instant: float) -> list[PooledConnection]:
         """Return the connections that have been idle since then."""
         return [
             connection
             for part in self._parts()
             for connection in takewhile(lambda each: each.idle_since <= instant, part.idle)
         ]
-
-
-if not TYPE_CHECKING:
-    from fastgw.upstream.connections import _http1_connection as _twin
-
-    _twin.adopt_pool(Pool)

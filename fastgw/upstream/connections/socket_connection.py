@@ -5,37 +5,26 @@ sent on it before it is lent: neither TLS nor a PROXY header.
 """
 
 import socket
-from typing import Any, Protocol, final
+from typing import final
 
+from fastgw.upstream.connections.pooled_connection import Lender, PooledConnection
 from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
 
 
-class SocketLender(Protocol):
-    """Pool that a connection belongs to."""
-
-    def discard(self, connection: Any) -> None: ...
-
-
 @final
-class SocketConnection:
+class SocketConnection(PooledConnection):
     """Connection and its only stream. Its borrower takes the socket (`detach`), and calls `release` after it has closed
     it.
     """
 
-    __slots__ = ("_pool", "address", "closed", "idle_since", "socket", "streams", "target", "uses")
+    __slots__ = ("_pool", "address", "socket")
 
-    capacity = 1
-    lost_by = ""
-
-    def __init__(self, pool: SocketLender, target: Target) -> None:
+    def __init__(self, pool: Lender, target: Target) -> None:
+        PooledConnection.__init__(self, target, 0.0)
         self._pool = pool
-        self.target = target
         self.socket: socket.socket | None = None
         self.address: TargetAddress | None = None
-        self.streams = self.uses = 0
-        self.idle_since = 0.0
-        self.closed = False
 
     def __repr__(self) -> str:
         return f"<SocketConnection to {self.target.label}{' closed' if self.closed else ''}>"
@@ -43,9 +32,6 @@ class SocketConnection:
     def take_socket(self, connected: socket.socket, address: TargetAddress) -> None:
         """Take over the socket of the open connection."""
         self.socket, self.address = connected, address
-
-    def open_stream(self) -> "SocketConnection":
-        return self
 
     def detach(self) -> socket.socket:
         """Return the socket, which the borrower has to close."""

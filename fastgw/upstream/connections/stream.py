@@ -7,12 +7,26 @@ no further calls.
 """
 
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import Final, Protocol
 
 from fastgw.errors import Fault
 from fastgw.exchange import Trailers
 from fastgw.http.messages import ResponseHead
 from fastgw.upstream.targets.target import Target
+
+
+class UpstreamPhase(IntEnum):
+    """Phase of a stream; over HTTP/1, of its connection."""
+
+    IDLE = 1  # in the pool, or lent but not used yet
+    AWAITING = 2  # a request is being sent or was sent; no final response head yet
+    RECEIVING = 3  # the response's body is being received
+    TUNNEL = 4
+    CLOSED = 5
+
+
+IDLE, AWAITING, RECEIVING, TUNNEL, CLOSED = UpstreamPhase
 
 
 class BodyListener(Protocol):
@@ -98,6 +112,10 @@ class SocketEnd(Protocol):
 
 
 NOT_ESTABLISHED: Final = 0.0, 0.0
+NOT_ACCEPTED: Final = "the target did not accept the rest of the request"
+"""Reason of a timeout before the request was sent."""
+MAX_INFORMATIONAL: Final = 16
+"""Maximum number of interim responses to one request; an upstream that sends more is faulty."""
 
 
 class UpstreamStream(Protocol):

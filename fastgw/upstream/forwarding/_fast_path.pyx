@@ -13,7 +13,8 @@ from fastgw.exchange.exchange cimport Exchange
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 from fastgw.exchange.sent_fields cimport fields_for_request
 from fastgw.http.http1.parser cimport Http1RequestHead, Http1ResponseHead, has_field
-from fastgw.upstream.connections._http1_connection cimport lend_from, release_stream, send_on
+from fastgw.upstream.connections.http1_connection cimport UpstreamConnection
+from fastgw.upstream.connections.pool cimport Pool
 
 from math import inf
 from time import monotonic
@@ -341,7 +342,11 @@ cdef object _lend(self, asked, forward, upstream, target, head, begun_at):
         and not read(&any_method_of_rules, read(&of_forward.rules, forward))
     ):
         idle_at_most = _JUST_USED_S
-    stream = lend_from(read(&of_upstream.pool, upstream), target, idle_at_most)
+    pool = read(&of_upstream.pool, upstream)
+    if type(pool) is Pool:
+        stream = (<Pool>pool).try_lend(target, idle_at_most)
+    else:
+        stream = pool.try_lend(target, idle_at_most)
     write(&of_path.stream, self, stream)
     if stream is None:
         self._switch_to_forwarding(target).request_stream()
@@ -367,7 +372,10 @@ cdef int _write_request(
         host = target.authority
     # PERF: 500 instructions less than the attribute of the module (CPython 3.11, micro/exchange).
     request = _serializer["request"](head, sent_target, host, drop, added, payload, request_id, length)
-    send_on(stream, self, request, read(&of_head.method, head))
+    if type(stream) is UpstreamConnection:
+        (<UpstreamConnection>stream).send_request(self, request, read(&of_head.method, head))
+    else:
+        stream.send_request(self, request, read(&of_head.method, head))
     return 0
 
 
@@ -514,7 +522,10 @@ cdef int _end(self, forward, status, double now) except -1:
         record.answer(status, now)
         record.end(now)
     write(&of_path.stream, self, None)
-    release_stream(stream)
+    if type(stream) is UpstreamConnection:
+        (<UpstreamConnection>stream).release()
+    else:
+        stream.release()
     return 0
 
 

@@ -11,10 +11,9 @@ import socket
 import ssl
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from copy import copy
 from ipaddress import ip_address
 from math import inf
-from typing import Any, Final, final
+from typing import Any, Final
 from weakref import ref
 
 from fastgw.config.base.value_types import Url
@@ -31,47 +30,17 @@ _LOOKED_AT: Final = 8
 """Maximum number of names that are looked at to forget one. Others are in use, and bounded by `pool`."""
 _SERVER_NAME: Final = re.compile(r"(?=.{1,253}\Z)(?:[^.]{1,63}\.)*[^.]{1,63}")
 _TIMEOUTS: Final = settings.UpstreamTimeouts()
+_SETTINGS: Final = (
+    *("timeouts", "response_rules", "slot", "counted", "scheme", "host", "port", "label", "base_path", "negotiates"),
+    *("minor", "authority", "_own_host", "host_header", "follows_host", "_literal", "_name", "capacity"),
+)
+"""What a part takes over from its target."""
 _NO_PARTS: Final[dict[str, Any]] = {}
 """Parts of the targets that have none: no entry is ever made."""
 
 
-@final
 class Target:
     """An address of an upstream and, in a worker, the connections to it."""
-
-    __slots__ = (
-        "__weakref__",
-        "_literal",
-        "_name",
-        "_own_host",
-        "_parts",
-        "_whole",
-        "accepted",
-        "authority",
-        "base_path",
-        "capacity",
-        "counted",
-        "follows_host",
-        "host",
-        "host_header",
-        "idle",
-        "label",
-        "logged_at",
-        "minor",
-        "negotiates",
-        "opening",
-        "places",
-        "port",
-        "response_rules",
-        "scheme",
-        "server_name",
-        "shared",
-        "slot",
-        "timeouts",
-        "tls",
-        "waiting",
-        "willing",
-    )
 
     def __init__(
         self,
@@ -205,12 +174,18 @@ class Target:
                 raise ValueError(name)
             if len(self._parts) >= MOST_NAMES:
                 self._forget_part()
-            part = copy(self)
-            part.tls = None if self.tls is None else TargetTls(self.tls.context)
-            part.server_name, part._parts, part._whole = name, _NO_PARTS, ref(self)
-            part._set_up()
+            part = self._part(name)
         self._parts[name] = part
         self.minor, self.capacity = part.minor, part.capacity  # as its last connection was
+        return part
+
+    def _part(self, name: str) -> "Target":
+        part = Target.__new__(Target)
+        for field in _SETTINGS:
+            setattr(part, field, getattr(self, field))
+        part.tls = None if self.tls is None else TargetTls(self.tls.context)
+        part.server_name, part._parts, part._whole = name, _NO_PARTS, ref(self)
+        part._set_up()
         return part
 
     def _forget_part(self) -> None:

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-
 from fastgw.errors import Fault
-from fastgw.http.http2.session import Session
+from fastgw.upstream.connections import http2_connection
 from tests.support.http2 import frames
 from tests.support.http2.frames import Flag
 from tests.support.http2.upstream_connection import World
 from tests.support.on_loop import on_loop
 
-pytestmark = pytest.mark.usefixtures("methods")
-if Session is not None:
-    from fastgw.upstream.connections import http2_connection
-    from fastgw.upstream.connections.http2_stream import Http2UpstreamStream
-
 PONG = frames.ping(bytes(8), Flag.ACK)
 HEAD = frames.headers(frames.block((b":status", b"200")), end=False)
-
-
-@on_loop
-async def test_a_stream_begins_as_its_class_makes_it() -> None:
-    with World() as world:
-        opened = world.connection.open_stream()
-        made = Http2UpstreamStream(world.connection, world.connection.target, False)
-        assert type(opened) is Http2UpstreamStream
-        for name in (*Http2UpstreamStream.__slots__, "deadline", "filed_at"):
-            assert getattr(opened, name) == getattr(made, name), name
-        assert opened._early is not world.connection.open_stream()._early
 
 
 @on_loop

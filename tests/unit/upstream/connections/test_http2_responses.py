@@ -8,19 +8,12 @@ import pytest
 
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
-from fastgw.http.http1.trailers import LONGEST_TRAILERS, MOST_TRAILERS, TRAILERS_TOO_LARGE, parse_trailers
-from fastgw.http.http2.session import HeldBytes, Session
-from fastgw.http.malformed import Malformed
+from fastgw.http.http1.trailers import MOST_TRAILERS, TRAILERS_TOO_LARGE
+from fastgw.http.http2._session import held_in_process
+from fastgw.http.http2.session import HeldBytes
 from tests.support.http2 import frames
 from tests.support.http2.upstream_connection import BEGUN, Listener, World
 from tests.support.on_loop import on_loop, turns
-from tests.support.table import for_each
-
-pytestmark = pytest.mark.usefixtures("methods")
-if Session is not None:
-    from fastgw.upstream.connections._http2_connection import trailers_of
-
-    from fastgw.http.http2._session import held_in_process
 
 HEAD = frames.headers(frames.block((b":status", b"200")), end=False)
 TRAILERS = frames.headers(frames.block((b"grpc-status", b"0"), (b"grpc-message", b"")))
@@ -285,58 +278,6 @@ async def test_bytes_of_the_request_start_no_timeout_while_the_response_waits_fo
         stream.end_body(())
         world.passes(stream.idle_timeout * 2, stream)
         assert told(world) == []
-
-
-LINES = (
-    b"grpc-status: 0\r\ngrpc-message: \r\n",
-    b"grpc-status: 13\r\ngrpc-message: it%20broke\r\ngrpc-status-details-bin: CAMSBQ==\r\n",
-    b"x: a b\r\n",
-    b"x:  padded \t\r\n",
-    b"x:\r\n",
-    b"x: \r\n",
-    b"x:   \r\n",
-    b"x: tab\tinside\r\n",
-    b"x: caf\xe9\r\n",
-    b"x: a:b\r\n",
-    b"X-Upper: 1\r\n",
-    b"x_y: 1\r\n",
-    b"content-digest: sha-256=:AA==:\r\n",
-    b"content-length: 3\r\n",
-    b"content-type: text/html\r\n",
-    b"x-request-id: 1\r\n",
-    b"x_request_id: 1\r\n",
-    b"set-cookie: a=b\r\n",
-    b"te: trailers\r\n",
-    b": empty\r\n",
-    b"no colon\r\n",
-    b"x : 1\r\n",
-    b"x: \x00\r\n",
-    b"x: \x7f\r\n",
-    b"x: a\rb\r\n",
-    b"x: a\nb\r\n",
-    b"x: 1\r\n\r\n",
-    b"x: 1",
-    b"x: 1\r",
-    b"\r\n",
-    b"x: 1\r\n" * MOST_TRAILERS,
-    b"x: 1\r\n" * (MOST_TRAILERS + 1),
-    b"x: " + b"a" * (LONGEST_TRAILERS - 9) + b"\r\n",
-    b"x: " + b"a" * (LONGEST_TRAILERS - 8) + b"\r\n",
-)
-
-
-@for_each("lines", LINES)
-def test_trailers_are_read_as_those_of_chunked_bodies(lines: bytes) -> None:
-    """RFC 9110 section 6.5: one judgement for both versions of HTTP."""
-    try:
-        expected: Any = parse_trailers(b"\r\n" + lines + b"\r\n")
-    except Malformed as malformed:
-        expected = malformed.reason
-    try:
-        read: Any = trailers_of(lines)
-    except Malformed as malformed:
-        read = malformed.reason
-    assert read == expected
 
 
 @on_loop

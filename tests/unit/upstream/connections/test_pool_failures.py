@@ -83,7 +83,7 @@ async def test_withdrawing_without_waiting_does_nothing(dialer):
 async def test_a_connection_that_is_closed_as_soon_as_it_is_open_is_a_fault(dialer, monkeypatch):
     made = []
 
-    def factory(pool: "Pool[Connection]", target: Target) -> Connection:
+    def factory(pool: Pool, target: Target) -> Connection:
         made.append(Connection(pool, target))
         return made[-1]
 

@@ -55,7 +55,7 @@ def follower() -> Target:
 async def test_a_target_keeps_the_connections_of_each_server_name_and_forgets_unused_names(dialer):
     """A client can send any number of names: those without a connection are bounded, the others by the pool."""
     target = follower()
-    pool: Pool[Connection] = Pool((target,), upstream(max_connections=10), Connection)
+    pool: Pool = Pool((target,), upstream(max_connections=10), Connection)
     parts = [target.part_for(name) for name in (b"a.test", b"b.test")]
     a, b = [await opened(pool, dialer, part) for part in parts]
     assert (a.target, b.target) == (parts[0], parts[1])
@@ -85,7 +85,7 @@ async def test_a_name_that_a_target_refuses_is_unknown_as_long_as_it_accepts_oth
     or the first.
     """
     target = follower()
-    pool: Pool[Connection] = Pool((target,), upstream(), Connection)
+    pool: Pool = Pool((target,), upstream(), Connection)
 
     async def refused(name: bytes, fault: Fault = Fault.TLS_FAILED) -> Any:
         borrower = Borrower()
@@ -112,7 +112,7 @@ async def test_a_connection_for_a_name_that_is_forgotten_meanwhile_is_lent_once(
     configured = upstream(max_connections=1)
     made: Any = lambda pool, target, http1=False: Connection(pool, target)  # noqa: E731
     target = follower()
-    pool: Pool[Connection] = Pool((target,), configured, made)
+    pool: Pool = Pool((target,), configured, made)
     taken = await opened(pool, dialer, target.part_for(b"b.test"))
     part, borrower = target.part_for(b"a.test"), Borrower()
     part.negotiates = True

@@ -32,12 +32,13 @@ class Stream:
 
 
 class Shared(Connection):
-    """A connection that carries `capacity` streams, which end with it."""
+    """A connection that carries some streams, which end with it."""
 
-    capacity = 3
+    carries = 3
 
     def __init__(self, pool: Any, target: Target) -> None:
         super().__init__(pool, target)
+        self.capacity = self.carries
         self.open: set[Stream] = set()
 
     def open_stream(self) -> Any:
@@ -53,12 +54,12 @@ class Shared(Connection):
             stream.release()
 
 
-def make(*urls: str, **more: Any) -> Pool[Any]:
+def make(*urls: str, **more: Any) -> Pool:
     configured = upstream(*urls, **more)
     return Pool(build_targets(configured), configured, Shared)
 
 
-async def waiting(pool: Pool[Any], count: int, target: Target | None = None, **more: Any) -> list[Any]:
+async def waiting(pool: Pool, count: int, target: Target | None = None, **more: Any) -> list[Any]:
     borrowers = [Borrower() for _ in range(count)]
     for borrower in borrowers:
         assert pool.lend(target or pool.targets[0], borrower, **more) is None
@@ -181,9 +182,9 @@ async def test_who_waits_for_a_connection_that_carries_less_than_the_last_one_wa
     pool = make()
     (target,) = pool.targets
     target.capacity = 3
+    monkeypatch.setattr(Shared, "carries", 1)
     borrowers = await waiting(pool, 3)
     assert len(dialer.openings) == 1
-    monkeypatch.setattr(Shared, "capacity", 1)
     dialer.succeed()
     await turns()
     assert [len(each.told) for each in borrowers] == [1, 0, 0]

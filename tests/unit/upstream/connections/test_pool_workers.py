@@ -18,7 +18,7 @@ from fastgw.shm.upstream_words import TargetWords
 from fastgw.shm.wakers import WakeReader, WakeReason, close_wakers, open_wakers
 from fastgw.upstream.connections import pool as pooling
 from fastgw.upstream.connections.pool import Pool
-from fastgw.upstream.targets.target import build_targets
+from fastgw.upstream.targets.target import Target, build_targets
 from tests.support.lending import Borrower, Connection, opened, upstream
 from tests.support.on_loop import on_loop, turns, until
 
@@ -29,7 +29,9 @@ LATE = 3600.0
 class Shared(Connection):
     """A connection that carries three streams at once."""
 
-    capacity = 3
+    def __init__(self, pool: Any, target: Target) -> None:
+        super().__init__(pool, target)
+        self.capacity = 3
 
 
 class Node:
@@ -40,11 +42,11 @@ class Node:
         self.words = TargetWords(layout)
         self.shared = SharedMemory.create(layout, 3)
         self.wakers = open_wakers(3)
-        self.pools: list[Pool[Any]] = []
+        self.pools: list[Pool] = []
         self.readers: list[WakeReader] = []
         self.bells: list[WorkerBell] = []
 
-    def make(self, make: Any = Connection, rings: bool = True, worker: int | None = None, **numbers: Any) -> Pool[Any]:
+    def make(self, make: Any = Connection, rings: bool = True, worker: int | None = None, **numbers: Any) -> Pool:
         """`worker`: of an earlier pool, which this one replaces in a later configuration."""
         index = len(self.bells) if worker is None else worker
         column, configured = self.shared.columns[index], upstream(**numbers)
@@ -52,7 +54,7 @@ class Node:
         if worker is None:
             self.bells.append(WorkerBell(self.wakers if rings else {}))
         bell = self.bells[index]
-        pool: Pool[Any] = Pool(
+        pool: Pool = Pool(
             build_targets(configured),
             configured,
             make,
@@ -90,15 +92,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     close_wakers(made.wakers)
 
 
-@pytest.fixture(params=["compiled", "reference"])
-def methods(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "reference":
-        from tests.support.replaced import use_references
-
-        use_references(monkeypatch, Pool)
-
-
-def come(pool: Pool[Any], **more: Any) -> Borrower:
+def come(pool: Pool, **more: Any) -> Borrower:
     """A borrower that finds no connection, and waits."""
     borrower = Borrower()
     assert pool.lend(pool.targets[0], borrower, **more) is None
@@ -233,7 +227,7 @@ async def test_a_burst_on_one_worker_gets_all_connections_that_nobody_uses(node,
 
 
 @on_loop
-async def test_a_connection_that_no_request_of_its_worker_needs_goes_to_one_of_another(node, dialer, methods):
+async def test_a_connection_that_no_request_of_its_worker_needs_goes_to_one_of_another(node, dialer):
     one, other = node.make(max_connections=3), node.make(max_connections=3)
     held = [await opened(one, dialer) for _ in range(3)]
     waiting = come(other)

@@ -12,7 +12,7 @@ import pytest
 from fastgw.config.settings.gateway import Backoff, Retries, Sticky
 from fastgw.errors import Fault
 from fastgw.http.http1.parser import parse_response
-from fastgw.upstream.connections.http1_connection import UpstreamPhase
+from fastgw.upstream.connections.stream import UpstreamPhase
 from fastgw.upstream.forwarding.forwarding import Forwarding
 from fastgw.upstream.load_balancing.sticky_sessions import Cookies
 from fastgw.upstream.policies.retry import CONNECT_FAILURE, PER_TRY_TIMEOUT, RESET, RetryRules, asked_wait

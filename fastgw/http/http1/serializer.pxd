@@ -1,0 +1,14 @@
+from fastgw.http.http1.parser cimport Http1ResponseHead
+
+cpdef bytes end_to_end(head, frozenset also=*)
+cpdef bytes request(
+    head, bytes target=*, bytes host=*, frozenset also=*, bytes added=*, bytes payload=*, bytes request_id=*,
+    long long length=*
+)
+cpdef bytes response(
+    head, int status, frozenset also=*, bytes added=*, bytes payload=*, long long length=*, date_line=*, bytes last=*,
+    bytes request_id=*
+)
+cpdef bytes whole(
+    Http1ResponseHead head, date_line, bytes last, frozenset also=*, bytes added=*, bytes request_id=*, bytes changed=*
+)

@@ -1,0 +1,42 @@
+# The types of `http2_connection.py`.
+
+from fastgw.eventloop.socket_send cimport send
+from fastgw.eventloop.timer_wheel cimport Wheel
+from fastgw.upstream.connections.http2_stream cimport Http2UpstreamStream, StreamsConnection
+from fastgw.upstream.targets.target cimport Target
+
+cdef double inf
+cdef int BROKEN, CLOSED, DATA, END, ENDING, FEW_EVENTS, FULL, GOAWAY, HEAD, INTERIM, MALFORMED, PONG, REFUSED, SETTINGS
+cdef int TOO_LONG, WHOLE
+
+
+cdef class Http2UpstreamConnection(StreamsConnection):
+    cdef double _asked_at
+    cdef list _begun
+    cdef int _begun_before
+    cdef object _buffer
+    cdef bint _flush_is_due
+    cdef int _full
+    cdef bint _gone
+    cdef double _heard_at
+    cdef set _holding
+    cdef object _settled
+    cdef dict _streams
+    cdef object _tls
+    cdef bint _tls_is_new
+    cdef bint _unheard
+    cdef Wheel _wheel
+    cdef public int fd
+    cdef public object pool
+    cdef public Py_ssize_t read_since_rest
+    cdef public bint resting
+    cdef public object transport
+    cdef public bint write_paused
+
+    cpdef long long start_request(self, Http2UpstreamStream stream, bytes request, bint ended) except? -1
+    cpdef end_stream(self, Http2UpstreamStream stream, long long number, bint reset)
+    cpdef flush_soon(self)
+    cdef _handle(self, list events)
+    cdef _handle_event(self, Http2UpstreamStream stream, int kind, value)
+    cdef _await_rest(self, Http2UpstreamStream stream)
+    cdef _watch(self, double seconds)
