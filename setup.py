@@ -86,9 +86,15 @@ def modules() -> list[Extension]:
     ]
     if {*sys.argv[1:2]} & {"egg_info", "dist_info", "sdist"}:
         return found
-    threads = CORES if len(SOURCES) > 1 else 0
-    # quiet: errors are told all the same. auto_pickle: nobody pickles what is compiled.
-    return cythonize(found, language_level=3, nthreads=threads, quiet=True, compiler_directives={"auto_pickle": False})
+    # quiet: errors are told all the same. auto_pickle: nobody pickles what is compiled. binding: methods of typed
+    # classes need not look as those of Python's. PERF: 1 % of a GET (CPython 3.11, micro/exchange).
+    typed = [module for module in found if Path(module.sources[0]) in TYPED]
+    others = [module for module in found if Path(module.sources[0]) not in TYPED]
+    options = {"language_level": 3, "nthreads": CORES if len(SOURCES) > 1 else 0, "quiet": True}
+    return [
+        *cythonize(others, compiler_directives={"auto_pickle": False}, **options),
+        *cythonize(typed, compiler_directives={"auto_pickle": False, "binding": False}, **options),
+    ]
 
 
 if __name__ == "__main__":  # which the processes that Cython begins are not

@@ -4,8 +4,8 @@ cimport cython
 
 
 cdef class Peer:
-    cdef public object _authority
-    cdef public object _lines
+    cdef public bytes _authority
+    cdef public bytes _lines
     cdef public object certificate
     cdef public object endpoint
     cdef public object ip
@@ -16,4 +16,6 @@ cdef class Peer:
     cdef public object server_port
     cdef public object tls
     cdef public object tlvs
-    cdef public object trusted
+    cdef public bint trusted
+
+    cpdef bytes set_lines(self, bytes authority)

@@ -10,12 +10,13 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.math cimport INFINITY
 from libc.string cimport memcpy
 
+from fastgw.upstream.upstream cimport Upstream
 from fastgw.exchange.chain cimport Chain
 from fastgw.exchange.exchange cimport Exchange
 from fastgw._slots cimport Slot, learn, read, write
 from fastgw.eventloop.timer_wheel cimport Timed, Wheel
 from fastgw.http.http1.parser cimport Http1ResponseHead
-from fastgw.upstream.client._direct_subrequest cimport send_directly
+from fastgw.upstream.client.direct_subrequest cimport send_direct
 
 from collections import deque as _deque
 from hashlib import sha256
@@ -33,7 +34,6 @@ from fastgw.exchange.states import ANSWER_BEGUN
 from fastgw.http.json_splices import MOST_AT_ONCE, merge_objects
 from fastgw.http.json_splices._splices import check_text
 from fastgw.upstream.client.detached_call import DetachedCall
-from fastgw.upstream.upstream import Upstream
 
 cdef extern from "Python.h":
     object PyType_GenericAlloc(type of, Py_ssize_t items)
@@ -116,7 +116,6 @@ cdef OfPart of_part
 cdef OfTarget of_target
 cdef OfAction of_action
 cdef Slot wheel_of_loop
-cdef Slot loop_of_upstream
 
 cdef type _run_class, _state_class, _call_class
 cdef object _reference_call, _reference_start, _reference_start_part, _reference_merge, _reference_on_whole
@@ -144,7 +143,6 @@ learn(&of_target.pieces, TargetTemplate, "pieces")
 learn(&of_target.query_from, TargetTemplate, "_query_from")
 learn(&of_target.simple, TargetTemplate, "_simple")
 learn(&wheel_of_loop, WorkerLoop, "wheel")
-learn(&loop_of_upstream, Upstream, "worker_loop")
 
 
 def adopt(type run not None, type state not None, type call not None):
@@ -256,7 +254,7 @@ def __call__(self, exchange):
 
 
 cdef inline Wheel _wheel_of(run):
-    return <Wheel?>read(&wheel_of_loop, read(&loop_of_upstream, read(&of_run.upstream, run)))
+    return <Wheel?>read(&wheel_of_loop, (<Upstream?>(read(&of_run.upstream, run))).worker_loop)
 
 
 def start(self):
@@ -312,7 +310,7 @@ def _start_part(self, part):
     read(&of_run.calls, self).add(call)
     fields = read(&of_part.fixed, part)
     most = read(&of_action.most_requests, action)
-    sent = send_directly(exchange, read(&of_part.plan, part), call, target, fields, b"", most)
+    sent = send_direct(exchange, read(&of_part.plan, part), call, target, fields, b"", most)
     if sent is None:
         call.send_with_exchange(exchange, target, fields, b"", INF, most)
     elif read(&of_call.run, call) is not None:

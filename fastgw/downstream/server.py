@@ -10,11 +10,12 @@ from itertools import islice
 from math import inf
 from operator import methodcaller
 from time import time
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from fastgw.config.settings import gateway as config
 from fastgw.downstream.http1.connection import Http1ClientConnection
-from fastgw.downstream.http1.endings import LAST_REQUEST_S, EndingConnection
+from fastgw.downstream.http1.endings import LAST_REQUEST_S
+from fastgw.downstream.http1.serving import ServingListener, ServingWorker
 from fastgw.downstream.http2.connection import Http2ClientConnection
 from fastgw.downstream.protocols import speaks_http1
 from fastgw.downstream.tcp.connection import TcpConnection
@@ -25,24 +26,25 @@ from fastgw.downstream.tls.on_demand import OnDemandCertificates
 from fastgw.downstream.trusted_proxies import reserved_fields
 from fastgw.downstream.udp.sessions import UdpSession, UdpSessions
 from fastgw.errors import Fault
-from fastgw.eventloop.idle_order import Evicted, IdleOrder
+from fastgw.eventloop.idle_order import Evicted
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Chain, Route
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
 from fastgw.forwarded_headers import Peer
+from fastgw.http.http1.reserved_fields import ReservedFields
 from fastgw.net.client_certificate import ClientCertificate
 from fastgw.net.proxy_protocol import NO_TLVS, ProxyTlvs
 from fastgw.net.session_tickets import TicketKeySeeds
 from fastgw.observe import Observer
-from fastgw.observe.tracing.tracer import Tracer
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.routing.table import Router
 from fastgw.shm.node_limits import AddressLimit, NodeLimit
 from fastgw.sync.ocsp_responses import NO_RESPONSES, read
 from fastgw.upstream.connections.pool_limit import LocalLimit, PoolLimit
 
+NO_FIELDS: Final = ReservedFields(())
 UNIX_SOCKET: Final = "unix:"
 """Address of clients of a unix socket."""
 NOTIFIED_AT_ONCE: Final = 256
@@ -64,26 +66,21 @@ class ListenerTable(NamedTuple):
     """Whether a route of it may switch to another protocol."""
 
 
-class Listener:
+class Listener(ServingListener):
     """Listener of one name and address over all configurations.
 
-    `closing`: the next response on each of its connections is the last one. `askers`: number of connections that may
-    still send requests; the connections count themselves.
+    `askers`: number of connections that may still send requests; the connections count themselves.
     """
 
     __slots__ = (
         "address",
         "askers",
-        "closing",
-        "early",
         "http2",
         "is_bare_tcp",
         "is_udp",
         "name",
         "proxy_protocol_required",
         "refuses_ambiguous_paths",
-        "reserved",
-        "router",
         "scheme",
         "sends_proxy_header",
         "serves_half_closed",
@@ -93,14 +90,13 @@ class Listener:
         "tcp",
         "tls",
         "tolerates_utf8_targets",
-        "trusts",
         "upstream_chains",
     )
 
     def __init__(self, name: str, table: ListenerTable) -> None:
+        ServingListener.__init__(self, table.early, NO_FIELDS, table.router, table.trusts)
         self.name = name
         self.address = table.settings.address
-        self.closing = False
         self.askers = 0
         self.tls: ServerContexts | None = None
         self.tcp: TcpRoutes | None = None  # its TCP routes; None: it is an HTTP listener
@@ -234,7 +230,7 @@ class DateLine:
         return self._line
 
 
-class Server:
+class Server(ServingWorker):
     """Server of one worker. Connections add and remove themselves in `connections`."""
 
     __slots__ = (
@@ -245,29 +241,18 @@ class Server:
         "_shook_hands",
         "acme_contexts",
         "address_limit",
-        "body_bytes",
         "complain",
         "connection_limit",
         "connections",
         "counts",
-        "date_line",
-        "drained",
-        "draining",
         "evicted",
-        "finish",
         "handshakes",
-        "header_bytes",
-        "header_count",
-        "idle",
-        "keepalive",
         "on_demand",
         "session_address_limit",
         "session_limit",
         "shaken",
         "timeouts",
-        "tracer",
         "udp",
-        "worker_loop",
     )
 
     def __init__(
@@ -286,13 +271,8 @@ class Server:
         """`shaken`: counters of TLS handshakes, one for each `HandshakeOutcome`. `seeds`: seeds of the keys of session
         tickets; None: the keys are valid in this process only. `session_limit`: the node's limit of UDP sessions; None:
         this worker has all of it. `evicted`: counters of connections that were closed for others, by `Evicted`."""
-        self.worker_loop = worker_loop
-        self.tracer: Tracer | None = None
-        """Begins the traces of requests; None: requests are not traced."""
-        self.date_line = DateLine(worker_loop.wheel).now
+        ServingWorker.__init__(self, worker_loop, DateLine(worker_loop.wheel).now, observer.finish)
         self.connections: set[ClientConnection] = set()
-        self.idle: IdleOrder[EndingConnection | Http2ClientConnection | TlsConnection] = IdleOrder()
-        """Connections by the time since which they are idle; they maintain it."""
         self.evicted = [0] * len(Evicted) if evicted is None else evicted
         self.udp = UdpSessions(self)
         self.session_limit = session_limit or LocalLimit(gateway.limits.udp_sessions)
@@ -309,13 +289,9 @@ class Server:
         self._shook_hands = asyncio.Event()
         self._seeds = seeds
         self._ocsp_responses = NO_RESPONSES
-        self.draining = False
         self.counts: ExchangeCounts = observer
-        self.finish = observer.finish
-        """Reports an exchange that has ended."""
         self._listeners: Sequence[Listener] = ()
         self._quiet: asyncio.Event | None = None
-        self.drained = 0  # exchanges that ended properly during the drain
         self.adopt(gateway, connection_limit, address_limit)
 
     def adopt(
@@ -411,7 +387,7 @@ class Server:
         """
         connection = Http2ClientConnection(self, listener, peer)
         connection.fd = fd
-        transport.set_protocol(connection)
+        transport.set_protocol(cast(Any, connection))
         connection.attach_transport(transport, address_limit)
         connection.receive(received, len(received))
 

@@ -7,7 +7,7 @@ another version. Filters use the exchange only.
 
 from fastgw.exchange.body_relay import MAX_KEPT, Relay, Trailers
 from fastgw.exchange.chain import Chain, FilterInstance
-from fastgw.exchange.exchange import CallSide, ClientSide, Exchange, ServiceSide, new_exchange
+from fastgw.exchange.exchange import CallSide, ClientSide, Exchange, ServiceSide
 from fastgw.exchange.filter_steps import run_request
 from fastgw.exchange.hooks import Hooks, Looks, Outcome, RequestStep
 from fastgw.exchange.reply import Reply, Response, problem
@@ -37,7 +37,6 @@ __all__ = [
     "Route",
     "ServiceSide",
     "Trailers",
-    "new_exchange",
     "problem",
     "run_request",
 ]

@@ -42,3 +42,5 @@ cdef class Chain:
     cdef public object variant
     cdef public object whole_check
     cdef public object whole_hook
+
+    cpdef bint lets_pass(self, head) except -1

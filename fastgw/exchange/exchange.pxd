@@ -1,4 +1,6 @@
-# The types of the fields of `exchange.py`.
+# The types of `exchange.py`.
+
+from fastgw.exchange.chain cimport Chain
 
 cdef class Exchange:
     cdef public object answered_by
@@ -53,3 +55,7 @@ cdef class Exchange:
     cdef public object upstream_s
     cdef public object why
     cdef object __weakref__
+
+    cpdef respond(self, response, bytes payload, bint ended, bint is_fault=*)
+    cpdef bint pass_response_steps(self, response, event=*) except -1
+    cpdef finish(self)

@@ -439,7 +439,8 @@ class Exchange:
 
         `is_fault`: the response reports a fault; body hooks do not run.
         """
-        holds = self.chain.treats_responses and not is_fault
+        chain: Chain = self.chain
+        holds = chain.treats_responses and not is_fault
         if not self.pass_response_steps(response, ANSWER_HELD if holds else ANSWER_BEGUN):
             self.answer_instead()
         elif holds:
@@ -590,20 +591,21 @@ class Exchange:
 
     def finish(self) -> None:
         """Run the finish steps: the response was sent, or is not needed."""
+        chain: Chain = self.chain
         self.state = ANSWER_ENDED[self.state]
         if self.subrequests is not None:
             self.subrequests.cancel()
-        if self.chain.treats_bodies:
+        if chain.treats_bodies:
             self._drop_relay()
             if self.request_body is not None:
                 self.request_body.cancel_stages()
-        if self.chain.finish_steps:
-            for step in self.chain.finish_steps_due(self.answered_by):
+        if chain.finish_steps:
+            for step in chain.finish_steps_due(self.answered_by):
                 try:
                     step(self)
                 except BaseException:  # the edge of a filter: its exception is logged, the others still run
                     count_raised(step, "finish", self)
-        if self.chain.treats_bodies and self.request_body is not None:
+        if chain.treats_bodies and self.request_body is not None:
             self.request_body.forget_stages()
 
     def break_off(self) -> None:
@@ -618,7 +620,8 @@ class Exchange:
         self.response = response
         if self.trace is not None and (line := self.trace.response_line) and not isinstance(self.client, CallSide):
             response.added += line
-        chain, answered_by, before = self.chain, self.answered_by, response.status
+        chain: Chain = self.chain
+        answered_by, before = self.answered_by, response.status
         for step in chain.response_steps if answered_by is None else chain.response_steps_due(answered_by):
             try:
                 step(self)
@@ -672,4 +675,3 @@ class Exchange:
 
 
 expose_fields(Exchange)
-new_exchange = Exchange

@@ -1,6 +1,26 @@
-# The types of the fields of `route.py`.
+# The types of `route.py`.
 
 cimport cython
+
+
+@cython.final
+cdef class FastPathPlan:
+    cdef public object forward
+    cdef public bint checks_path
+    cdef public bint at_once
+    cdef public object looks_at
+    cdef public bint meets_answers
+    cdef public object id_of
+    cdef public bint calls_only
+    cdef public object fetch
+    cdef public object change_whole
+    cdef public tuple full_path_headers
+    cdef public tuple pass_tests
+    cdef public object sent_fields
+    cdef public object refuse
+    cdef public object response_fields
+
+    cpdef bint accepts(self, head) except -1
 
 
 # PERF: with 10,000 routes the next one is not in a near cache. What is read first comes first, in the cache line of the

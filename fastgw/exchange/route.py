@@ -31,8 +31,6 @@ class Divider(Protocol):
         """Return the upstream that is selected and why, for people."""
 
 
-@final
-@dataclass(frozen=True, slots=True)
 class FastPathPlan:
     """Fast path plan of a route (`upstream.forwarding.fast_path`), shared by all routes with an equal plan.
 
@@ -53,28 +51,48 @@ class FastPathPlan:
     whose responses without trailers take the full path.
     """
 
-    forward: Any
-    checks_path: bool
-    at_once: bool
-    looks_at: LooksAt | None
-    meets_answers: bool
-    id_of: Callable[[RequestHead], bytes] | None = None
-    calls_only: bool = False
-    fetch: FetchStep | None = None
-    change_whole: ChangeWhole | None = None
-    full_path_headers: tuple[bytes, ...] = ()
-    pass_tests: tuple[PassTest, ...] = ()
-    sent_fields: SentFields = NO_SENT_FIELDS
-    refuse: RefuseStep | None = None
-    response_fields: SentFields | JoinedFields | None = NO_SENT_FIELDS
+    def __init__(
+        self,
+        forward: Any,
+        checks_path: bool,
+        at_once: bool,
+        looks_at: LooksAt | None,
+        meets_answers: bool,
+        id_of: Callable[[RequestHead], bytes] | None = None,
+        calls_only: bool = False,
+        fetch: FetchStep | None = None,
+        change_whole: ChangeWhole | None = None,
+        full_path_headers: tuple[bytes, ...] = (),
+        pass_tests: tuple[PassTest, ...] = (),
+        sent_fields: SentFields = NO_SENT_FIELDS,
+        refuse: RefuseStep | None = None,
+        response_fields: SentFields | JoinedFields | None = NO_SENT_FIELDS,
+    ) -> None:
+        self.forward, self.looks_at, self.id_of, self.fetch = forward, looks_at, id_of, fetch
+        self.checks_path, self.at_once, self.meets_answers = checks_path, at_once, meets_answers
+        self.calls_only, self.change_whole, self.full_path_headers = calls_only, change_whole, full_path_headers
+        self.pass_tests, self.sent_fields, self.refuse = pass_tests, sent_fields, refuse
+        self.response_fields = response_fields
+
+    def _parts(self) -> tuple[object, ...]:
+        flags = self.checks_path, self.at_once, self.meets_answers, self.calls_only
+        steps = self.looks_at, self.id_of, self.fetch, self.change_whole, self.pass_tests, self.refuse
+        return self.forward, flags, steps, self.full_path_headers, self.sent_fields, self.response_fields
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FastPathPlan) and self._parts() == other._parts()
+
+    def __hash__(self) -> int:
+        return hash(self._parts())
 
     def accepts(self, head: RequestHead) -> bool:
         """Whether an ordinary request may take the fast path."""
         if self.checks_path and not head.path_as_sent:
             return False
-        if not all(head.first(name) is None for name in self.full_path_headers):
-            return False
-        return all_let_pass(self.pass_tests, head)
+        for name in self.full_path_headers:
+            if head.first(name) is not None:
+                return False
+        return not self.pass_tests or all_let_pass(self.pass_tests, head)
 
 
 class Route:

@@ -1,6 +1,9 @@
 """Names of header fields that every proxy has to process, in lower case (RFC 9110), for all versions of HTTP."""
 
-from typing import Final
+from typing import Final, TypeAlias
+
+Names: TypeAlias = frozenset[bytes]
+"""Lower-case names of fields."""
 
 HOP_BY_HOP: Final = frozenset(
     b"connection content-length keep-alive proxy-authenticate proxy-authorization proxy-connection te "

@@ -34,7 +34,6 @@ from fastgw.exchange import (
     Response,
     Route,
     Trailers,
-    new_exchange,
     problem,
 )
 from fastgw.exchange.exchange_counts import NO_COUNTS
@@ -184,7 +183,7 @@ class Sandbox:
         self._clock.set_date(recorded.date - recorded.seconds)
         self._finished = finished = self._loop.create_future()
         stream = _ReplayStream(self._loop)
-        exchange = stream.exchange = new_exchange(head, stream, listener, peer, listener.early)
+        exchange = stream.exchange = Exchange(head, stream, listener, peer, listener.early)
         if peer.trusted:
             exchange.client_ip = client_address(head, peer, listener.trusts)
         if body or recorded.request_trailers or head.body_length is None:

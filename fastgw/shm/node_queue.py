@@ -8,8 +8,8 @@ words tell what is true, the wakers of the workers only when to look (`wakers`),
 from collections.abc import Callable, Iterator, Mapping
 from math import inf
 from time import monotonic
-from typing import Final, NamedTuple, final
-from weakref import WeakMethod
+from typing import Final, NamedTuple, Protocol, final
+from weakref import ref
 
 from fastgw.shm.memory import Column
 from fastgw.shm.wakers import WakeReason, wake
@@ -17,6 +17,13 @@ from fastgw.shm.wakers import WakeReason, wake
 STALE_S: Final = 1.0
 """Seconds after its timeout for which a request counts that still waits: its worker hangs, and would use no connection.
 """
+
+
+class BellListener(Protocol):
+    """A pool of this worker."""
+
+    def handle_bell(self) -> None:
+        """Handle the bell of another worker: a place may have become free, or requests may wait there."""
 
 
 @final
@@ -30,9 +37,9 @@ class WorkerBell:
         of this worker's calls `due`.
         """
         self._wakers = wakers
-        self.listening: dict[NodeQueue, WeakMethod[Callable[[], None]]] = {}
-        """Methods of the pools that have connections or waiting requests, by their queue. They keep no pool: one that
-        is dropped with its connections cannot say so.
+        self.listening: dict[NodeQueue, ref[BellListener]] = {}
+        """The pools that have connections or waiting requests, by their queue. None is kept: one that is dropped with
+        its connections cannot say so.
         """
 
     def ring(self, index: int) -> None:
@@ -41,12 +48,12 @@ class WorkerBell:
 
     def due(self) -> Iterator[Callable[[], None]]:
         """Yield the methods of the pools whose queue another worker has rung for since the last call."""
-        for queue, method in list(self.listening.items()):
-            look = method()
-            if look is None:
+        for queue, link in list(self.listening.items()):
+            listener = link()
+            if listener is None:
                 del self.listening[queue]
             elif queue.is_rung():
-                yield look
+                yield listener.handle_bell
 
 
 class QueueWords(NamedTuple):
@@ -96,10 +103,10 @@ class NodeQueue:
         self._preferred_before: dict[int, int] = {}
         self._passed_over: dict[int, int] = {}
 
-    def listen(self, look: Callable[[], None]) -> None:
-        """Call this from now on when another worker rings. Idempotent: it is the same method until `ignore`."""
+    def listen(self, listener: BellListener) -> None:
+        """Call its `handle_bell` from now on when another worker rings. It is the same one until `ignore`."""
         if self not in self._bell.listening:  # this is called for each waiting request
-            self._bell.listening[self] = WeakMethod(look)
+            self._bell.listening[self] = ref(listener)
 
     def ignore(self) -> None:
         """Do not call it any more: the pool has neither connections nor waiting requests."""

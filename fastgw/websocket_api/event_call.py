@@ -5,7 +5,7 @@ from time import monotonic
 from typing import Any, NamedTuple, final
 
 from fastgw.consumers.index import Consumer
-from fastgw.exchange import Chain, ClientSide, Relay, Trailers, new_exchange
+from fastgw.exchange import Chain, ClientSide, Exchange, Relay, Trailers
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.content_coding.content_encoding import codings_in
 from fastgw.http.messages import ResponseHead
@@ -67,7 +67,7 @@ class EventCall:
         self._sent = sent = Subrequest(self, client.side)
         self._log = client.sent
         chain: Chain = client.listener.upstream_chains.chain_of(forward.upstream.name)
-        exchange = new_exchange(head, sent, client.listener, client.peer, chain)
+        exchange = Exchange(head, sent, client.listener, client.peer, chain)
         exchange.client_ip, exchange.consumer, exchange.claims = client.client_ip, client.consumer, client.claims
         exchange.answered_by, exchange.trace = None, client.trace
         exchange.request_body = Relay.whole(payload, len(payload)) if payload else None

@@ -15,7 +15,6 @@ from unittest.mock import patch
 
 from fastgw.config.settings.gateway import AccessLog
 from fastgw.errors import Fault
-from fastgw.exchange import Exchange, new_exchange
 from fastgw.observe.access_log.log import Log
 from fastgw.observe.finished_exchange import FinishedExchange, record_of
 from fastgw.observe.metrics.counters import ExchangeCounters
@@ -178,24 +177,17 @@ def acting() -> CountedPlane:
     return CountedPlane.acting
 
 
-def _begins(*told: Any) -> Exchange:
-    exchange = new_exchange(*told)  # compiled: its clock cannot be replaced
-    exchange.begun_at = CountedPlane.acting.now()
-    return exchange
-
-
 @contextmanager
 def played() -> Iterator[None]:
     """Use clock and random numbers of the active plane within the `with`."""
     ours: dict[object, Any] = {
         monotonic: lambda: CountedPlane.acting.now(),
         random.random: lambda: CountedPlane.acting.dice.random(),
-        new_exchange: _begins,
     }
     with ExitStack() as stack:
         for module in [each for name, each in sys.modules.items() if name.startswith(PLAYED)]:
-            for name in ("monotonic", "random", "new_exchange"):
+            for name in ("monotonic", "random"):
                 meant = vars(module).get(name)
-                if callable(meant) and meant in ours and module.__name__ != "fastgw.exchange.exchange":
+                if callable(meant) and meant in ours:
                     stack.enter_context(patch.object(module, name, ours[meant]))
         yield

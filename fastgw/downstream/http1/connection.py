@@ -6,12 +6,14 @@ changes together with its deadline. Rule 2: at most one exchange is in flight; p
 in its relay or in the transport, never in both.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Final, cast, final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from fastgw.downstream.http1.defect_response import answer_defect
 from fastgw.downstream.http1.endings import LAST_REQUEST_S, LINGER_IDLE_S, EndingConnection
@@ -31,15 +33,20 @@ from fastgw.downstream.http1.states import (
     SWITCHED,
     TUNNEL,
 )
-from fastgw.downstream.http1.stream import Http1Stream
+from fastgw.downstream.http1.stream import JOINED, Http1Stream
 from fastgw.errors import Fault, fault_of
+from fastgw.eventloop.idle_order import put_last
 from fastgw.eventloop.socket_send import send, send_parts
 from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unsent
-from fastgw.exchange import Exchange, Relay, Route, Trailers, new_exchange
+from fastgw.exchange import Relay, Trailers
+from fastgw.exchange.chain import Chain
+from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
+from fastgw.exchange.route import FastPathPlan, Route
 from fastgw.exchange.states import ENDED
 from fastgw.forwarded_headers import Peer, client_address
+from fastgw.http.field_names import Names
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.body_reader import BodyReader
 from fastgw.http.http1.parser import (
@@ -63,7 +70,7 @@ from fastgw.pipeline.request_pipeline import (
 )
 from fastgw.pipeline.route_selection import too_long
 from fastgw.routing.requirements import ClientUnknown
-from fastgw.upstream.forwarding.fast_path import NO_HEAD, NO_ROUTE, FastPath
+from fastgw.upstream.forwarding.fast_path import FastPath
 
 if TYPE_CHECKING:
     from fastgw.downstream.server import Listener, Server
@@ -83,31 +90,13 @@ and take 150 ms.
 PREFACE_HEAD: Final = PREFACE[:18]
 """First bytes of the HTTP/2 preface that look like a request."""
 _CLOSE: Final = b"Connection: close\r\n"
-JOINED: Final = 8192
-"""Maximum bytes of a body that is copied behind its head, to send both at once."""
 _EMPTY_LINE: Final = b"\r\n"
 _CR: Final = 13
 TOKEN_START: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
-@final
-class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
-    __slots__ = (
-        "_beginning",
-        "_ended",
-        "_head_begun_at",
-        "_searched",
-        "_starting",
-        "_stopped",
-        "_unsent",
-        "counts",
-        "fd",
-        "read_since_rest",
-        "requests",
-        "resting",
-    )
-
-    def __init__(self, server: "Server", listener: "Listener", peer: Peer) -> None:
+class Http1ClientConnection(EndingConnection):
+    def __init__(self, server: Server, listener: Listener, peer: Peer) -> None:
         EndingConnection.__init__(self, server, listener, peer)
         self.counts: ExchangeCounts = server.counts
         self.requests = 0  # answered on this connection
@@ -120,13 +109,12 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
         self._beginning = False  # a request with a body begins: reading is paused or resumed at the end
         self._starting = False
         self._unsent = 0
-        self.fd = -1  # plain socket for direct sends, while the transport's buffer is empty
 
     def __repr__(self) -> str:
         under_way = self.fast_path if self.is_fast else self.exchange
         return f"<Http1ClientConnection {self.peer.ip} {self.phase.name} requests={self.requests} {under_way!r}>"
 
-    takes_trailers: Final = False
+    takes_trailers = False
 
     @property
     def is_tunnel(self) -> bool:
@@ -154,7 +142,7 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
             self.transport, self._socket = transport, self.fd
             self._refuse_unread(refused, linger=False)  # load shedding: no lingering
 
-    def attach_transport(self, transport: asyncio.Transport, address_limit: "AddressLimit | None") -> None:
+    def attach_transport(self, transport: asyncio.Transport, address_limit: AddressLimit | None) -> None:
         """Start a connection that is counted in the node's limits, including `address_limit`."""
         self.transport = transport
         self._socket = transport.get_extra_info("socket").fileno()
@@ -162,14 +150,14 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
         self._asks = True
         self.listener.askers += 1
         self.server.connections.add(self)
-        self.server.idle.put_last(self)
+        put_last(self.server.idle, self)
         self.watch(self.server.timeouts.request_headers)
 
     def trust_as_of(self, trusts: Callable[[str], bool], vouched: bytes) -> None:
         """Set the trusted proxies as of the handshake; the tables may have changed since."""
         self._trusts, self._vouched = trusts, vouched
 
-    def get_buffer(self, sizehint: int) -> memoryview:
+    def get_buffer(self, sizehint: int) -> Any:
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -353,7 +341,7 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
         if self.phase is IDLE:
             self.phase = HEAD_BEGUN[self.phase]
             self._head_begun_at = monotonic()
-            self.server.idle.put_last(self)
+            put_last(self.server.idle, self)
             if self.requests:  # the time of the first head runs from the connect
                 self.watch(self.server.timeouts.request_headers)
         return None
@@ -374,15 +362,15 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
             self._fail_unbegun(head)
 
     def _begin_request(self, head: Http1RequestHead) -> None:
-        listener = self.listener
+        server, listener = self.server, self.listener
         if self._trusts is not listener.trusts and not self._check_peer():
             self._refuse_unread(Fault.CONNECTION_OUTDATED, None, head.raw)
             return
-        peer = self.peer
+        peer: Peer = self.peer
         (OWN_FIELDS if peer.trusted else listener.reserved).take_out_of(head)
         self.phase = REQUEST[self.phase]
         self.closing = listener.closing or head.close
-        early = listener.early
+        early: Chain = listener.early
         ordinary, length = head.ordinary, head.length
         match = fast_match = None
         passed = early.lets_pass(head)
@@ -392,18 +380,11 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
             except ClientUnknown:
                 match = None  # found again with the exchange
             if match is not None:
-                route, params = match
-                plan = route.fast_path
+                route: Route = match[0]
+                plan: FastPathPlan | None = route.fast_path
                 if plan is not None and plan.accepts(head):
-                    if plan.at_once and length <= self.server.body_bytes and not plan.calls_only:
-                        self.deadline = inf
-                        fast_path = self.fast_path or self.make_fast_path()
-                        if peer.trusted:
-                            fast_path.client_ip = client_address(head, peer, listener.trusts)
-                        if self.server.tracer is not None:
-                            fast_path.trace = self.server.tracer.begin_trace(head)
-                        self.is_fast = True
-                        fast_path.send_request(head, route, params)
+                    if plan.at_once and length <= server.body_bytes and not plan.calls_only:
+                        self._begin_fast(head).send_request(head, route, match[1])
                         return
                     if not (length or plan.checks_path or plan.calls_only):  # otherwise `choose` has to check it
                         fast_match = match
@@ -411,44 +392,41 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
                     length
                     and plan is not None
                     and plan.refuse is not None
-                    and length <= self.server.body_bytes
+                    and length <= server.body_bytes
                     and head.method != b"HEAD"
                 ):
                     refusal = plan.refuse(head)
                     if refusal is not None:
                         self.send_refusal(head, route, refusal)
                         return
-                elif not length and (step := route.chain.ready_answer) is not None:
-                    answer = step(head, peer, route)
-                    if answer is not None:
-                        self._send_ready(head, route, answer)
-                        return
-                    plan = route.chain.fetch_plan
-                    if plan is not None and plan.accepts(head):
-                        fast_path = self.fast_path or self.make_fast_path()
-                        if fast_path.begin_fetch(head, route, params, plan):
-                            self.deadline = inf
-                            if peer.trusted:
-                                fast_path.client_ip = client_address(head, peer, listener.trusts)
-                            if self.server.tracer is not None:
-                                fast_path.trace = self.server.tracer.begin_trace(head)
-                            self.is_fast = True
-                            fast_path.send_request(head, route, params)
+                elif not length:
+                    asked: Chain = route.chain
+                    if asked.ready_answer is not None:
+                        answer = asked.ready_answer(head, peer, route)
+                        if answer is not None:
+                            self._send_ready(head, route, answer)
                             return
+                        plan = asked.fetch_plan
+                        if plan is not None and plan.accepts(head):
+                            fast_path: FastPath = self.fast_path or self.make_fast_path()
+                            if fast_path.begin_fetch(head, route, match[1], plan):
+                                self._begin_fast(head).send_request(head, route, match[1])
+                                return
         chain = early if fast_match is None else fast_match[0].chain
-        stream = self._stream or self.stream
-        exchange = stream.exchange = new_exchange(head, stream, listener, peer, chain)
+        stream: Http1Stream = self._stream or self.stream
+        exchange: Exchange = Exchange(head, stream, listener, peer, chain)
+        stream.exchange = exchange
         try:
-            if self.server.tracer is not None:
-                exchange.trace = self.server.tracer.begin_trace(head)
+            if server.tracer is not None:
+                exchange.trace = server.tracer.begin_trace(head)
             if peer.trusted:
                 exchange.client_ip = client_address(head, peer, listener.trusts)
-            piece: bytes | None
             if ordinary and not length:
-                self.deadline, piece = inf, b""
+                self.deadline = inf
+                received: bytes | None = b""
             else:
-                piece = stream.expect_body(exchange, head)
-                if piece is None:
+                received = stream.expect_body(exchange, head)
+                if received is None:
                     return  # refused
             if fast_match is not None:
                 route, exchange.params = fast_match
@@ -459,30 +437,45 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
             else:
                 exchange.answered_by = None  # all of them have run, or let it pass
                 find_route(stream, exchange, listener.router, match)
-            if self._beginning:
-                self._handle_incomplete_body(piece)
+            if self._beginning and received is not None:
+                self._handle_incomplete_body(received)
         except Exception:  # the edge of this exchange
             self.fail_exchange(exchange)
+
+    def _begin_fast(self, head: Http1RequestHead) -> FastPath:
+        """Return the fast path, on which the request begins."""
+        self.deadline = inf
+        fast_path: FastPath = self.fast_path or self.make_fast_path()
+        peer: Peer = self.peer
+        if peer.trusted:
+            fast_path.client_ip = client_address(head, peer, self.listener.trusts)
+        tracer = self.server.tracer
+        if tracer is not None:
+            fast_path.trace = tracer.begin_trace(head)
+        self.is_fast = True
+        return fast_path
 
     def _send_ready(self, head: Http1RequestHead, route: Route, answer: ReadyAnswer) -> None:
         """Answer a request with a response from memory."""
         self.deadline = inf
-        record = self.fast_path or self.make_fast_path()
+        record: FastPath = self.fast_path or self.make_fast_path()
         if self.server.tracer is not None:
             record.trace = self.server.tracer.begin_trace(head)
         request_id = record.begin_ready(head, route, answer)
-        id_line = serializer.id_line(request_id) if request_id else b""
+        id_line = b"".join((b"X-Request-Id: ", request_id, b"\r\n")) if request_id else b""
         if record.trace is not None:
             id_line += record.trace.response_line
-        message_head = b"%b%b%b\r\n" % (answer.head, id_line, _CLOSE if self.closing else b"")
+        last = _CLOSE if self.closing else b""
         if answer.length <= JOINED:
-            send(self.fd, message_head + answer.body, self.transport, self.write_paused)
+            message = b"".join((answer.head, id_line, last, _EMPTY_LINE, answer.body))
+            send(self.fd, message, self.transport, self.write_paused)
         else:
+            message_head = b"".join((answer.head, id_line, last, _EMPTY_LINE))
             send_parts(self.fd, message_head, answer.body, self.transport, self.write_paused)
         if self.server.draining:
             self.server.drained += 1
         self.server.finish(record)
-        record.end_ready()
+        record.forget()
         self.response_sent(unread=False)
 
     def send_refusal(self, head: Http1RequestHead, route: Route, refusal: ReadyRefusal) -> None:
@@ -581,7 +574,7 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
         """
         exchange, fast_path = self._under_way(), self.fast_path
         if exchange is None and self.phase is ACTIVE and (fast_path is None or fast_path.response is None):
-            exchange = new_exchange(head, self.stream, self.listener, self.peer, self.listener.early)
+            exchange = Exchange(head, self.stream, self.listener, self.peer, self.listener.early)
             if head.payload is None:
                 exchange.request_body = Relay(self, head.body_length)  # nothing was read yet
         self.fail_exchange(exchange)
@@ -628,7 +621,7 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
         self._take_up_to(end)
         return piece
 
-    def read_into(self, buffer: memoryview) -> None:
+    def read_into(self, buffer: Any) -> None:
         self._buffer = buffer
 
     def end_body(self, rest: bytes) -> None:
@@ -672,7 +665,7 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
         """Pause or resume the transport, according to `paused`."""
         if self.paused and not self.write_paused:
             self.deadline = inf
-        if self.paused is self._stopped or self.phase >= CLOSING:
+        if self.paused == self._stopped or self.phase >= CLOSING:
             return
         self._stopped = self.paused
         if self.paused:
@@ -689,7 +682,7 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
         self,
         head: Http1ResponseHead,
         exchange: Exchange | None,
-        dropped: frozenset[bytes],
+        dropped: Names,
         added: bytes,
         request_id: bytes,
         changed: bytes | None = None,
@@ -705,26 +698,18 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
             fast_path = self.fast_path
             assert fast_path is not None
             server.finish(fast_path)
-            fast_path.response, fast_path.head, fast_path.route = None, NO_HEAD, NO_ROUTE  # as `forget`
-            fast_path.cache_result = ""
-            fast_path.trace = None
+            fast_path.forget()
         else:
             exchange.finish()
             server.finish(exchange)
-        self.requests += 1
-        if self.closing:
-            self._end(unread=False)
-        elif self.write_paused:
-            self.phase = RESPONSE_WAITS[self.phase]
-        else:
-            self._next()
+        self.response_sent(unread=False)
 
     def answer_with_trailers(
         self,
         head: Http1ResponseHead,
         payload: bytes,
         trailers: Trailers,
-        dropped: frozenset[bytes],
+        dropped: Names,
         request_id: bytes,
     ) -> None:
         raise NotImplementedError  # see `takes_trailers`
@@ -762,7 +747,6 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
             loop.call_soon(self.drain)
 
     def response_sent(self, unread: bool) -> None:
-        """Handle the end of a response. `unread`: its request has not ended."""
         self.requests += 1
         if self.closing:
             self._end(unread)
@@ -774,11 +758,8 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
     def _next(self) -> None:
         """Get ready for the next request, which may have arrived already."""
         self.phase = NEXT[self.phase]
-        wheel = self._wheel
-        self.deadline = deadline = wheel.now + (LAST_REQUEST_S if self.listener.closing else self.server.keepalive)
-        if deadline < self.filed_at:
-            wheel.file(self, deadline)
-        self.server.idle.put_last(self)
+        self.watch(LAST_REQUEST_S if self.listener.closing else self.server.keepalive)
+        put_last(self.server.idle, self)
         if self.paused:
             self.resume()
         if self._ahead and not self._starting:  # otherwise the loop in `_read_requests` continues
@@ -792,7 +773,7 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
         if self.phase is HEAD:
             head.received_s = monotonic() - self._head_begun_at
         stream = self.stream
-        exchange = stream.exchange = new_exchange(head, stream, self.listener, self.peer, self.listener.early)
+        exchange = stream.exchange = Exchange(head, stream, self.listener, self.peer, self.listener.early)
         self.phase = REQUEST[self.phase]
         self.closing = True
         self._ahead, self._at = b"-" if linger else b"", 0  # unread data causes lingering
@@ -808,10 +789,3 @@ class Http1ClientConnection(EndingConnection, asyncio.BufferedProtocol):
     def refuse(self, fault: Fault, received: bytes) -> None:
         """Answer a connection that will not be served, ignoring its data, and close."""
         self._refuse_unread(fault, None, received)
-
-
-if not TYPE_CHECKING:
-    from fastgw.downstream.http1 import _connection as _twin
-
-    _twin.adopt(Http1ClientConnection, IDLE)
-    _twin.adopt_stream(Http1Stream)

@@ -3,7 +3,8 @@
 Rule: a connection ends once; what is in flight is recorded before.
 """
 
-import asyncio
+from __future__ import annotations
+
 from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Final
@@ -22,9 +23,9 @@ from fastgw.downstream.http1.states import (
     TUNNEL,
     ClientPhase,
 )
-from fastgw.downstream.http1.stream import Http1Stream
+from fastgw.downstream.http1.stream import Http1Stream, StreamedConnection
 from fastgw.errors import Fault
-from fastgw.eventloop.timer_wheel import Timed
+from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.eventloop.worker_loop import unread_in_kernel
 from fastgw.exchange import Exchange
 from fastgw.exchange.states import ANSWERING
@@ -48,45 +49,18 @@ be lost.
 """
 
 
-class EndingConnection(Timed):
+class EndingConnection(StreamedConnection):
     """Base of `Http1ClientConnection`, with the attributes that its end depends on."""
 
-    __slots__ = (
-        "_address_limit",
-        "_ahead",
-        "_asks",
-        "_at",
-        "_buffer",
-        "_certificate_expired",
-        "_linger_end",
-        "_socket",
-        "_stream",
-        "_trusts",
-        "_vouched",
-        "_wheel",
-        "closing",
-        "fast_path",
-        "is_fast",
-        "listener",
-        "paused",
-        "peer",
-        "phase",
-        "server",
-        "transport",
-        "write_paused",
-    )
-
-    def __init__(self, server: "Server", listener: "Listener", peer: Peer) -> None:
-        Timed.__init__(self)
-        self.server = server
-        self._wheel = server.worker_loop.wheel
+    def __init__(self, server: Server, listener: Listener, peer: Peer) -> None:
+        StreamedConnection.__init__(self, server)
+        self._wheel: Wheel = server.worker_loop.wheel
         self.listener = listener
         self.peer = peer
         self.phase: ClientPhase = IDLE
         self._stream: Http1Stream | None = None  # created for the first request with an exchange
         self.fast_path: FastPath | None = None  # created for the first request on the fast path
         self.is_fast = False  # whether a request on the fast path is in flight
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self._ahead = b""  # received bytes of the next requests, or read ahead; empty once they are processed
         self._at = 0  # offset of the next request in it
         # Used to evaluate `peer`. None: the client's certificate expires soon, so each request has its peer checked.
@@ -95,10 +69,7 @@ class EndingConnection(Timed):
         self._vouched: bytes | None = None  # over TLS: settings that verified its certificate (`ServerContexts`)
         self._address_limit: AddressLimit | None = None
         self._asks = False  # counted in the listener's `askers`
-        self.closing = False  # the next response is the last one
         self._buffer = server.worker_loop.read_buffer
-        self.paused = False
-        self.write_paused = False
         self._linger_end = inf
         self._socket = -1
 
@@ -164,7 +135,6 @@ class EndingConnection(Timed):
         self.record()
 
     def record(self) -> None:
-        """Finish the exchange: finish steps, counters, log."""
         stream = self.stream
         exchange = stream.exchange
         assert exchange is not None

@@ -7,7 +7,8 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Final
 
-from fastgw.exchange import Exchange, Response
+from fastgw.exchange import Response
+from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.reply import NO_CONTENT, UNKNOWN
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.fields import folded

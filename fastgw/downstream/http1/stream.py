@@ -5,11 +5,13 @@ at a time, and none between two requests; HTTP/1 has one stream per connection, 
 buffered in a body's relay or in the transport, never in both, and never here.
 """
 
+from __future__ import annotations
+
 import asyncio
 import socket
 import struct
 from math import inf
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final
 
 from fastgw.downstream.http1.held_response import send_held
 from fastgw.downstream.http1.response_framing import (
@@ -22,9 +24,12 @@ from fastgw.downstream.http1.response_framing import (
     switching_head,
 )
 from fastgw.errors import Fault, fault_of
-from fastgw.eventloop.socket_send import send
-from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, problem
+from fastgw.eventloop.socket_send import send, send_parts
+from fastgw.eventloop.timer_wheel import Timed
+from fastgw.exchange import Relay, Response, Trailers, problem
+from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
+from fastgw.exchange.route import Route
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.body_reader import BodyReader
 from fastgw.http.http1.parser import Http1RequestHead
@@ -35,6 +40,7 @@ from fastgw.shm.held_body_budget import HeldBodyBudget
 
 if TYPE_CHECKING:
     from fastgw.downstream.http1.connection import Http1ClientConnection
+    from fastgw.downstream.server import Server
     from fastgw.exchange.fast_fetch import FastFetch
     from fastgw.upstream.forwarding.fast_path import FastPath
 
@@ -45,25 +51,37 @@ _RESET: Final = struct.pack("ii", 1, 0)
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE: Final = b"Connection: close\r\n"
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
+JOINED: Final = 8192
+"""Maximum bytes of a body that is copied behind its head, to send both at once."""
 
 
-@final
+class StreamedConnection(Timed):
+    """The part of a connection that its stream uses for each request.
+
+    `fd`: plain socket for direct sends, while the transport's buffer is empty. `closing`: the next response is the last
+    one.
+    """
+
+    def __init__(self, server: Server) -> None:
+        Timed.__init__(self)
+        self.server = server
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
+        self.fd = -1
+        self.closing = False
+        self.paused = False
+        self.write_paused = False
+
+    def record(self) -> None:
+        """Finish the exchange: finish steps, counters, log."""
+        raise NotImplementedError
+
+    def response_sent(self, unread: bool) -> None:
+        """Handle the end of a response. `unread`: its request has not ended."""
+        raise NotImplementedError
+
+
 class Http1Stream:
-    __slots__ = (
-        "_asked_to_continue",
-        "_body_bytes",
-        "_connection",
-        "_ending",
-        "_line_until",
-        "_tunnel_ends",
-        "body_goes_to",
-        "exchange",
-        "reader",
-        "tunnel_timeout",
-        "waiting",
-    )
-
-    def __init__(self, connection: "Http1ClientConnection") -> None:
+    def __init__(self, connection: Http1ClientConnection) -> None:
         self._connection = connection
         self.exchange: Exchange | None = None
         self.waiting: Waited | None = None
@@ -98,11 +116,11 @@ class Http1Stream:
     def send_fast(self, exchange: Exchange, route: Route) -> None:
         self._begin_fast().send_exchange(exchange, route)
 
-    def send_fetch(self, exchange: Exchange, fetch: "FastFetch") -> bool:
+    def send_fetch(self, exchange: Exchange, fetch: FastFetch) -> bool:
         self._begin_fast().send_fetch(exchange, fetch)
         return True
 
-    def _begin_fast(self) -> "FastPath":
+    def _begin_fast(self) -> FastPath:
         connection = self._connection
         self.exchange, connection.is_fast = None, True
         return connection.fast_path or connection.make_fast_path()
@@ -247,15 +265,18 @@ class Http1Stream:
         )
         if ending is CHUNKED:
             payload = serializer.chunk(payload)
-        date_line = connection.server.date_line
+        date_line, joined = connection.server.date_line, payload
         if head is None:
             message = own_answer(response, payload, length, date_line, last, exchange.id_shown)
         else:
-            status, dropped, added = response.status, response.dropped, response.added
-            shown = exchange.id_shown
-            message = serializer.response(head, status, dropped, added, payload, length, date_line, last, shown)
+            joined = payload if len(payload) <= JOINED or ending is CHUNKED else b""
+            status, dropped, added, shown = response.status, response.dropped, response.added, exchange.id_shown
+            message = serializer.response(head, status, dropped, added, joined, length, date_line, last, shown)
         waits = connection.write_paused  # it may be paused since before the source was set
-        send(connection.fd, message, connection.transport, waits)
+        if joined is payload:
+            send(connection.fd, message, connection.transport, waits)
+        else:
+            send_parts(connection.fd, message, payload, connection.transport, waits)
         if ended:
             self._complete(exchange)
         elif waits and exchange.service is not None:

@@ -5,19 +5,23 @@ stream beyond the first counts in the node's connection limits, like a connectio
 while reading is paused, and while the client does not read.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections import deque
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, cast, final
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import cython
 
 from fastgw.downstream.http1.defect_response import answer_defect
 from fastgw.downstream.http1.rejected_head import RejectedHead
-from fastgw.downstream.http2.stream import Http2Stream
+from fastgw.downstream.http2.stream import Http2Stream, MultiplexedConnection
 from fastgw.errors import Fault, fault_of
+from fastgw.eventloop.idle_order import put_last
 from fastgw.eventloop.socket_send import send
-from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, unread_in_kernel, unsent
 from fastgw.exchange import Trailers
 from fastgw.forwarded_headers import Peer
@@ -39,6 +43,7 @@ from fastgw.http.http2.session import (
     HOLDS,
     IN_HEAD,
     MALFORMED,
+    PONG,
     REFUSED,
     REQUEST,
     SENT,
@@ -73,55 +78,13 @@ SPARE_STREAMS: Final = 32
 """Maximum number of closed streams that are kept for reuse."""
 
 
-@final
-class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
-    __slots__ = (
-        "_address_limit",
-        "_asks",
-        "_awaits_head",
-        "_buffer",
-        "_closing",
-        "_events",
-        "_flush_is_due",
-        "_full",
-        "_head_begun_at",
-        "_last_calls",
-        "_last_calls_at",
-        "_read_while_unsent",
-        "_socket",
-        "_spare",
-        "_stalled_at",
-        "_stopped",
-        "_streams",
-        "_trusts",
-        "_unsent",
-        "_vouched",
-        "_wheel",
-        "closed",
-        "fd",
-        "listener",
-        "peer",
-        "read_since_rest",
-        "requests",
-        "resting",
-        "sending",
-        "server",
-        "session",
-        "transport",
-        "write_paused",
-    )
-
-    def __init__(self, server: "Server", listener: "Listener", peer: Peer) -> None:
-        Timed.__init__(self)
-        self.server = server
-        self._wheel = wheel = server.worker_loop.wheel
-        self.listener = listener
-        self.peer = peer
+class Http2ClientConnection(MultiplexedConnection):
+    def __init__(self, server: Server, listener: Listener, peer: Peer) -> None:
         bounds = listener.http2
-        self.session = Session(
+        session = Session(
             False,
             peer.tls is not None,
-            wheel.now,
+            server.worker_loop.wheel.now,
             bounds.max_concurrent_streams,
             bounds.stream_window,
             bounds.shared_window,
@@ -129,6 +92,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             server.header_count,
             listener.takes_tunnels,
         )
+        MultiplexedConnection.__init__(self, server, listener, peer, session)
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self._buffer = server.worker_loop.read_buffer
         self._streams: dict[int, Http2Stream] = {}
@@ -155,8 +119,6 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         self._flush_is_due = False
         self._head_begun_at: float | None = None  # when the first bytes of an incomplete head came
         self._awaits_head = False  # its deadline is that of an incomplete head, with other streams open
-        self.sending: list[Http2Stream] = []
-        """Streams with new response data since the last flush."""
         self._socket = self.fd = -1
 
     def __repr__(self) -> str:
@@ -179,7 +141,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         else:
             transport.abort()  # load shedding: no lingering
 
-    def attach_transport(self, transport: asyncio.Transport, address_limit: "AddressLimit | None") -> None:
+    def attach_transport(self, transport: asyncio.Transport, address_limit: AddressLimit | None) -> None:
         """Start a connection that is counted in the node's limits, including `address_limit`."""
         self.transport = transport
         self._socket = transport.get_extra_info("socket").fileno()
@@ -187,7 +149,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         self._asks = True
         self.listener.askers += 1
         self.server.connections.add(self)
-        self.server.idle.put_last(self)
+        put_last(self.server.idle, self)
         self.watch(self.server.timeouts.request_headers)
         self.flush_soon()
 
@@ -195,13 +157,13 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         """Set the trusted proxies as of the handshake; the tables may have changed since."""
         self._trusts, self._vouched = trusts, vouched
 
-    def get_buffer(self, sizehint: int) -> memoryview:
+    def get_buffer(self, sizehint: int) -> Any:
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         self.receive(self._buffer, nbytes)
 
-    def receive(self, received: bytes | memoryview, length: int) -> None:
+    def receive(self, received: Any, length: cython.Py_ssize_t) -> None:
         """Handle bytes of the client."""
         session = self.session
         events = session.feed(received, length, self._wheel.now)
@@ -306,15 +268,19 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         if len(events) > REQUESTS_PER_TURN:
             events = self._keep_rest_back(events)
         streams = self._streams
+        kind: cython.int
         for kind, number, value in events:
             try:
                 if kind == WHOLE:
                     self._begin_request(number, value, b"")
+                elif kind == REQUEST:
+                    text, payload = value
+                    self._begin_request(number, text, payload)
                 elif kind == CLOSED:
-                    stream = streams.pop(number, None)
-                    if stream is not None:
-                        self._stream_closed(stream)
-                else:
+                    closed: Http2Stream | None = streams.pop(number, None)
+                    if closed is not None:
+                        self._stream_closed(closed)
+                elif kind != PONG:  # also in place of a body that has become a part of its request
                     self._handle_event(kind, number, value)
             except Exception:  # the edge of this stream: the others of the connection continue
                 self.fail_after_defect(number)
@@ -332,14 +298,11 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
                 left -= 1
         return events
 
-    def _handle_event(self, kind: int, number: int, value: Any) -> None:
+    def _handle_event(self, kind: cython.int, number: cython.int, value: Any) -> None:
         streams = self._streams
         if kind == CONNECT:
             protocol, text, ended = value
             self._begin_request(number, upgrade_for(text, protocol), b"" if ended else None, protocol)
-        elif kind == REQUEST:
-            text, payload = value
-            self._begin_request(number, text, payload)
         elif kind == HEAD:
             self._begin_request(number, value, None)
         elif kind == DATA:
@@ -397,7 +360,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._stop_or_start()
             self.flush_soon()
 
-    def _begin_request(self, number: int, text: bytes, payload: bytes | None, protocol: bytes = b"") -> None:
+    def _begin_request(self, number: cython.int, text: bytes, payload: bytes | None, protocol: bytes = b"") -> None:
         """Begin the request of a head. `payload`: the body, if all of the request was received with the head; None: its
         end comes later. `protocol`: that of an extended CONNECT.
         """
@@ -415,8 +378,9 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             head.came_by_connect(protocol)
         if self._head_begun_at is not None:
             self._note_reception(head)
-        streams, peer = self._streams, self.peer
-        stream = self._spare.pop() if self._spare else Http2Stream(self)
+        streams = self._streams
+        peer: Peer = self.peer
+        stream: Http2Stream = self._spare.pop() if self._spare else Http2Stream(self)
         stream.id = number
         stream.receiving = payload is None
         self.requests += 1
@@ -500,13 +464,11 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             stream.fast_path = None  # avoids a reference cycle
         if self._streams:
             return
-        server.idle.put_last(self)
+        put_last(server.idle, self)
         if self._last_calls == 2:
             self.flush_soon()
         elif not self._last_calls and not self.write_paused:
-            self.deadline = deadline = self._wheel.now + server.keepalive
-            if deadline < self.filed_at:
-                self._wheel.file(self, deadline)
+            self._wheel.watch(self, self._wheel.now + server.keepalive)
 
     def _drop_spare(self) -> None:
         for stream in self._spare:
@@ -532,7 +494,6 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
     # output
 
     def flush_soon(self) -> None:
-        """Write pending output at the end of this loop iteration."""
         if not self._flush_is_due:
             self._flush_is_due = True
             self.server.worker_loop.loop.call_soon(self._flush)
@@ -546,7 +507,6 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         self.flush_soon()
 
     def flush_alone(self) -> None:
-        """Write at once if only one stream is open, because no other has data in this iteration."""
         if len(self._streams) == 1 and not self._flush_is_due:
             self._flush()
         else:
@@ -575,6 +535,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         if state & HAS_OUTPUT:
             self._write_all()  # more than one piece, or the last words after an error
         if self.sending:
+            stream: Http2Stream
             for stream in self.sending:
                 if state & HOLDS or stream.braked:
                     stream.look_at_held()
@@ -751,9 +712,3 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             if tunnels if stream.is_tunnel else requests:
                 count += stream.cut(Fault.GATEWAY_STOPPED)
         return count
-
-
-if not TYPE_CHECKING:
-    from fastgw.downstream.http2 import _connection as _twin
-
-    _twin.adopt(Http2ClientConnection, Http2Stream)

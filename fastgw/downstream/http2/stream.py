@@ -7,26 +7,33 @@ window; then its source is paused. Rule 3: a stream that the client does not rea
 switched, never with another 2xx; END_STREAM ends one direction of a tunnel, and RST_STREAM resets it.
 """
 
+from __future__ import annotations
+
 import asyncio
 from math import inf
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final
 
 from fastgw.downstream.http1.held_response import send_held
 from fastgw.downstream.http1.rejected_head import RejectedHead
 from fastgw.downstream.http1.response_framing import CHUNKED, NO_BODY, framing_of, own_answer, switching_head
 from fastgw.downstream.http2.grpc_answer import answers_grpc, late_status, trailers_only
 from fastgw.errors import Fault
-from fastgw.eventloop.timer_wheel import Timed
-from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, new_exchange, problem
+from fastgw.eventloop.timer_wheel import Timed, Wheel
+from fastgw.exchange import Relay, Response, Trailers, problem
+from fastgw.exchange.chain import Chain
+from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.fast_fetch import FastFetch
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import body_at_once
+from fastgw.exchange.route import FastPathPlan, Route
 from fastgw.exchange.states import ANSWERING
-from fastgw.forwarded_headers import client_address
+from fastgw.forwarded_headers import Peer, client_address
+from fastgw.http.field_names import Names
 from fastgw.http.grpc.calls import timeout_of_call
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import Http1RequestHead, Http1ResponseHead
+from fastgw.http.http2._session import Session
 from fastgw.http.http2.session import ErrorCode
 from fastgw.http.messages import ResponseHead
 from fastgw.pipeline.request_pipeline import Waited, cancel_waiting, find_route, run_early_steps, run_route_steps
@@ -37,6 +44,7 @@ from fastgw.upstream.forwarding.fast_path import FastPath
 
 if TYPE_CHECKING:
     from fastgw.downstream.http2.connection import Http2ClientConnection
+    from fastgw.downstream.server import Listener, Server
     from fastgw.shm.node_limits import AddressLimit
 
 MOST_HELD: Final = 65536
@@ -52,44 +60,37 @@ _BOTH: Final = _CLIENT | _TARGET
 _OF_UPGRADE: Final = frozenset((b"sec-websocket-accept",))  # not used over HTTP/2 (RFC 8441 section 5)
 
 
-@final
+class MultiplexedConnection(Timed):
+    """The part of a connection that its streams use for each request. `sending`: streams with new response data since
+    the last flush.
+    """
+
+    def __init__(self, server: Server, listener: Listener, peer: Peer, session: Session) -> None:
+        Timed.__init__(self)
+        self.server = server
+        self.listener = listener
+        self.peer = peer
+        self.session = session
+        self.sending: list[Http2Stream] = []
+        self._wheel: Wheel = server.worker_loop.wheel
+
+    def flush_soon(self) -> None:
+        """Write pending output at the end of this loop iteration."""
+        raise NotImplementedError
+
+    def flush_alone(self) -> None:
+        """Write at once if only one stream is open, because no other has data in this iteration."""
+        raise NotImplementedError
+
+
 class Http2Stream(Timed):
     """Client side of one exchange at a time. A closed stream is reused for a later exchange."""
 
-    __slots__ = (
-        "_ahead",
-        "_asked_to_continue",
-        "_body_bytes",
-        "_connection",
-        "_discarded",
-        "_has_body",
-        "_held_at_last_look",
-        "_linger_end",
-        "_paused",
-        "_taken_at_last_look",
-        "_tunnel_ends",
-        "_tunnel_timeout",
-        "_unconsumed",
-        "address_limit",
-        "body_goes_to",
-        "braked",
-        "exchange",
-        "fast_path",
-        "has_had_exchange",
-        "has_place",
-        "id",
-        "is_fast",
-        "is_tunnel",
-        "receiving",
-        "waiting",
-        "waits_since",
-    )
+    fd = -1
+    takes_trailers = True
 
-    fd: Final = -1
-    takes_trailers: Final = True
-
-    def __init__(self, connection: "Http2ClientConnection") -> None:
-        super().__init__()
+    def __init__(self, connection: Http2ClientConnection) -> None:
+        Timed.__init__(self)
         self._connection = connection
         self.exchange: Exchange | None = None
         self.waiting: Waited | None = None
@@ -144,7 +145,7 @@ class Http2Stream(Timed):
         return self._connection.server.worker_loop.loop
 
     @property
-    def stream(self) -> "Http2Stream":
+    def stream(self) -> Http2Stream:
         return self
 
     def send_fast(self, exchange: Exchange, route: Route) -> None:
@@ -175,16 +176,16 @@ class Http2Stream(Timed):
         connection = self._connection
         record = self.fast_path or self._make_fast_path()
         request_id = record.begin_ready(head, route, answer)
-        id_line = serializer.id_line(request_id) if request_id else b""
+        id_line = b"".join((b"X-Request-Id: ", request_id, b"\r\n")) if request_id else b""
         if connection.server.tracer is not None:
             record.trace = connection.server.tracer.begin_trace(head)
             id_line += record.trace.response_line
-        connection.session.respond(self.id, b"%b%b\r\n%b" % (answer.head, id_line, answer.body), True)
+        connection.session.respond(self.id, b"".join((answer.head, id_line, b"\r\n", answer.body)), True)
         connection.sending.append(self)
         if connection.server.draining:
             connection.server.drained += 1
         connection.server.finish(record)
-        record.end_ready()
+        record.forget()
         connection.flush_alone()
 
     def _make_fast_path(self) -> FastPath:
@@ -197,8 +198,9 @@ class Http2Stream(Timed):
     def serve(self, head: Http1RequestHead) -> None:
         """Begin the exchange of a request; its body follows, if it has one (`receiving`)."""
         connection = self._connection
-        listener, peer = connection.listener, connection.peer
-        early = listener.early
+        server, listener = connection.server, connection.listener
+        peer: Peer = connection.peer
+        early: Chain = listener.early
         ordinary = head.ordinary
         match: Match[Route] | None = None
         fast_match: Match[Route] | None = None
@@ -209,47 +211,40 @@ class Http2Stream(Timed):
             except ClientUnknown:
                 match = None  # found again with the exchange
             if match is not None:
-                route, params = match
-                plan = route.fast_path
+                route: Route = match[0]
+                plan: FastPathPlan | None = route.fast_path
                 if plan is not None and plan.accepts(head):
                     fits = not head.payload or self._fits(head)
                     due_in = timeout_of_call(head) if plan.calls_only else inf
                     # A call of which nothing is left is answered by its exchange.
                     if plan.at_once and fits and due_in is not None and due_in > 0:
-                        fast_path = self.fast_path or self._make_fast_path()
+                        fast_path = self._begin_fast(head)
                         if due_in != inf:
-                            fast_path.call_due_at = connection.server.worker_loop.wheel.now + due_in
+                            fast_path.call_due_at = self._connection._wheel.now + due_in
                             self.watch(due_in)
-                        if peer.trusted:
-                            fast_path.client_ip = client_address(head, peer, listener.trusts)
-                        if connection.server.tracer is not None:
-                            fast_path.trace = connection.server.tracer.begin_trace(head)
-                        self.is_fast = True
-                        fast_path.send_request(head, route, params)
+                        fast_path.send_request(head, route, match[1])
                         return
                     if not (head.payload or plan.checks_path or plan.calls_only):
                         fast_match = match
-                elif not head.length and (step := route.chain.ready_answer) is not None:
-                    answer = step(head, peer, route)
-                    if answer is not None:
-                        self._send_ready(head, route, answer)
-                        return
-                    plan = route.chain.fetch_plan
-                    if plan is not None and plan.accepts(head):
-                        fast_path = self.fast_path or self._make_fast_path()
-                        if fast_path.begin_fetch(head, route, params, plan):
-                            if peer.trusted:
-                                fast_path.client_ip = client_address(head, peer, listener.trusts)
-                            if connection.server.tracer is not None:
-                                fast_path.trace = connection.server.tracer.begin_trace(head)
-                            self.is_fast = True
-                            fast_path.send_request(head, route, params)
+                elif not head.length:
+                    asked: Chain = route.chain
+                    if asked.ready_answer is not None:
+                        answer = asked.ready_answer(head, peer, route)
+                        if answer is not None:
+                            self._send_ready(head, route, answer)
                             return
+                        plan = asked.fetch_plan
+                        if plan is not None and plan.accepts(head):
+                            fetching: FastPath = self.fast_path or self._make_fast_path()
+                            if fetching.begin_fetch(head, route, match[1], plan):
+                                self._begin_fast(head).send_request(head, route, match[1])
+                                return
         chain = early if fast_match is None else fast_match[0].chain
         self.has_had_exchange = True
-        exchange = self.exchange = new_exchange(head, self, listener, peer, chain)
-        if connection.server.tracer is not None:
-            exchange.trace = connection.server.tracer.begin_trace(head)
+        exchange: Exchange = Exchange(head, self, listener, peer, chain)
+        self.exchange = exchange
+        if server.tracer is not None:
+            exchange.trace = server.tracer.begin_trace(head)
         if peer.trusted:
             exchange.client_ip = client_address(head, peer, listener.trusts)
         if head.connect_protocol:
@@ -264,14 +259,27 @@ class Http2Stream(Timed):
                 exchange.reply(problem(Fault.BODY_TOO_LARGE))
                 return
         if fast_match is not None:
-            route, exchange.params = fast_match
-            exchange.route, exchange.answered_by = route, None
-            run_route_steps(self, exchange, route, True)
+            exchange.route, exchange.params = fast_match
+            exchange.answered_by = None
+            run_route_steps(self, exchange, fast_match[0], True)
         elif not passed:
             run_early_steps(self, exchange, listener.router)
         else:
             exchange.answered_by = None  # all of them have run, or let it pass
             find_route(self, exchange, listener.router, match)
+
+    def _begin_fast(self, head: Http1RequestHead) -> FastPath:
+        """Return the fast path, on which the request begins."""
+        connection = self._connection
+        fast_path: FastPath = self.fast_path or self._make_fast_path()
+        peer: Peer = connection.peer
+        if peer.trusted:
+            fast_path.client_ip = client_address(head, peer, connection.listener.trusts)
+        tracer = connection.server.tracer
+        if tracer is not None:
+            fast_path.trace = tracer.begin_trace(head)
+        self.is_fast = True
+        return fast_path
 
     def _fits(self, head: Http1RequestHead) -> bool:
         """Whether a body that was received with its head is within the limit."""
@@ -281,9 +289,7 @@ class Http2Stream(Timed):
         """Answer a request that is rejected; `head`: stand-in for its head."""
         connection = self._connection
         self.has_had_exchange = True
-        exchange = self.exchange = new_exchange(
-            head, self, connection.listener, connection.peer, connection.listener.early
-        )
+        exchange = self.exchange = Exchange(head, self, connection.listener, connection.peer, connection.listener.early)
         exchange.fail(fault, detail)
 
     def _expect_body(self, exchange: Exchange, head: Http1RequestHead) -> bool:
@@ -387,7 +393,7 @@ class Http2Stream(Timed):
         self,
         head: Http1ResponseHead,
         exchange: Exchange | None,
-        dropped: frozenset[bytes],
+        dropped: Names,
         added: bytes,
         request_id: bytes,
         changed: bytes | None = None,
@@ -416,7 +422,7 @@ class Http2Stream(Timed):
         head: Http1ResponseHead,
         payload: bytes,
         trailers: Trailers,
-        dropped: frozenset[bytes],
+        dropped: Names,
         request_id: bytes,
     ) -> None:
         connection = self._connection
@@ -426,7 +432,7 @@ class Http2Stream(Timed):
         message = serializer.response(
             head, head.status, dropped, b"", payload, length, server.date_line, b"", request_id
         )
-        lines = b"".join([b"%b: %b\r\n" % line for line in trailers])
+        lines = lines_of(trailers)
         self.deadline = inf  # that of the call
         connection.session.respond(self.id, message, True, lines)
         connection.sending.append(self)
@@ -522,7 +528,7 @@ class Http2Stream(Timed):
                 self._connection.flush_soon()
                 self.end_of_tunnel(_TARGET)
             return
-        lines = b"".join(b"%b: %b\r\n" % line for line in trailers)
+        lines = lines_of(trailers)
         self._connection.session.end(self.id, lines)
         self._connection.flush_soon()
         self._complete()
@@ -646,7 +652,7 @@ class Http2Stream(Timed):
     # timeouts and ends
 
     def watch(self, seconds: float) -> None:
-        wheel = self._connection.server.worker_loop.wheel
+        wheel = self._connection._wheel
         wheel.watch(self, wheel.now + seconds)
 
     def _write_timeout(self) -> float:
@@ -741,3 +747,11 @@ class Http2Stream(Timed):
         """
         if not self.is_tunnel:
             exchange.response_bytes = max(exchange.response_bytes - unsent, 0)
+
+
+def lines_of(trailers: Trailers) -> bytes:
+    """Return the serialized lines of trailers."""
+    parts: list[bytes] = []
+    for name, value in trailers:
+        parts += (name, b": ", value, b"\r\n")
+    return b"".join(parts)

@@ -387,7 +387,7 @@ class TlsConnection(TlsTransport):
         self._server.handshake_done(self)
         self._admitted, self.stage = False, CLOSED
         self._drop_limit()
-        self._below.set_protocol(plain)
+        self._below.set_protocol(cast(Any, plain))
         plain.attach_transport(self._below, self._address_limit)
         plain.refuse(Fault.TLS_REQUIRED, received)
 

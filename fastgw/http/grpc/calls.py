@@ -13,6 +13,7 @@ GRPC_TIMEOUT: Final = frozenset((TIMEOUT,))
 _TYPE: Final = re.compile(rb"application/grpc(?:\+|[ \t]*;|$)", re.IGNORECASE)
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS: Final = MappingProxyType({b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9})
+_WRITTEN: Final = tuple(b"u m S M H".split())
 _MOST: Final = 99_999_999
 """Maximum of a timeout: eight digits."""
 _INEXACT_S: Final = 1e-8
@@ -46,7 +47,7 @@ class CallHead(Fielded, Protocol):
 def is_grpc(head: Fielded) -> bool:
     """Whether a request is a gRPC call (not gRPC-Web)."""
     kind = head.first(b"content-type")
-    return kind is not None and _TYPE.match(kind) is not None
+    return kind == b"application/grpc" or (kind is not None and _TYPE.match(kind) is not None)
 
 
 def is_rpc(head: QueryHead) -> bool:
@@ -80,7 +81,7 @@ def timeout_line(seconds: float) -> bytes:
     smallest unit that has so many, so that the server's deadline is not before the caller's. A caller
     cannot say so long a time in a smaller unit but nanoseconds: the server gets no more than any other caller has said.
     """
-    for unit in (b"u", b"m", b"S", b"M", b"H"):
+    for unit in _WRITTEN:
         count = ceil((seconds - _INEXACT_S) / _UNITS[unit])
         if count <= _MOST:
             return b"Grpc-Timeout: %d%b\r\n" % (max(count, 1), unit)

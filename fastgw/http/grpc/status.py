@@ -42,6 +42,7 @@ class GrpcStatus(IntEnum):
     UNAUTHENTICATED = 16
 
 
+_BY_TEXT: Final[dict[bytes | None, GrpcStatus]] = {b"%d" % status: status for status in GrpcStatus}
 OF_HTTP: Final = MappingProxyType(
     {
         400: GrpcStatus.INTERNAL,
@@ -118,6 +119,9 @@ _TO_BLAME: Final = frozenset(
 
 def parse_status(value: bytes | None) -> GrpcStatus:
     """Return the status that was sent; UNKNOWN if it is missing or not a gRPC status."""
+    known = _BY_TEXT.get(value)
+    if known is not None:
+        return known
     if value is None or _CODE.fullmatch(value) is None or int(value) > GrpcStatus.UNAUTHENTICATED:
         return GrpcStatus.UNKNOWN
     return GrpcStatus(int(value))
@@ -129,6 +133,8 @@ def check_status(values: Sequence[bytes]) -> tuple[bytes | None, str]:
     """
     if not values:
         return None, ""
+    if len(values) == 1 and values[0] in _BY_TEXT:
+        return values[0], ""
     if len(values) == 1 and _CODE.fullmatch(values[0]) is not None:
         return values[0], ""
     which = "an invalid" if len(values) == 1 else "more than one"

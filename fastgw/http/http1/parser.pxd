@@ -109,7 +109,7 @@ cdef inline int version_of(Head head) noexcept:
 cdef bytes method_of(Http1RequestHead head)
 
 # Whether the head was received with a field of this name, which is in lower case.
-cdef bint has_field(Head head, bytes name) except -1
+cpdef bint has_field(Head head, bytes name) except -1
 
 # All values that the head was received with, as `values` returns them while its fields were not parsed.
 cdef list all_values(Head head, bytes name)

@@ -279,3 +279,6 @@ def take_answer(
 
     Otherwise, and for an invalid one, return the bytes; also if the buffer is full, because more may follow.
     """
+
+def has_field(head: Http1RequestHead | Http1ResponseHead, name: bytes) -> bool:
+    """Whether a head was received with a field of this name, which is in lower case."""

@@ -720,7 +720,7 @@ cdef bytes method_of(Http1RequestHead head):
     return <bytes>head.shown[METHOD]
 
 
-cdef bint has_field(Head head, bytes name) except -1:
+cpdef bint has_field(Head head, bytes name) except -1:
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(name)
     cdef Py_ssize_t length = PyBytes_GET_SIZE(name)
     cdef uint8_t slot

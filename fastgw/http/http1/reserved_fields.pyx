@@ -17,13 +17,6 @@ ANYTHING = b"*"
 
 @cython.final
 cdef class ReservedFields:
-    cdef frozenset _names  # `folded`, without those of known fields
-    cdef tuple _prefixes
-    cdef frozenset _exempt
-    cdef uint64_t _slots[SLOT_WORDS]  # a bit for each `slot_of` of a complete name and its twins
-    cdef uint64_t _beginnings  # a bit for each `beginning_of` of a name
-    cdef uint64_t _continued  # those of prefixes
-
     def __init__(self, names, exempt=()):
         cdef bytes name
         names = [*names]
@@ -48,8 +41,10 @@ cdef class ReservedFields:
             return False
         return name.lower() not in Http1RequestHead.KNOWN
 
-    def take_out_of(self, Http1RequestHead head not None):
+    cpdef take_out_of(self, Http1RequestHead head):
         cdef int word
+        if head is None:
+            raise TypeError("expected a head")
         if not head.beginnings & self._beginnings:
             return ()
         if not head.beginnings & self._continued:

@@ -50,20 +50,12 @@ cdef extern from "sys/socket.h" nogil:
     ssize_t send_bytes "send"(int fd, const void* bytes, size_t length, int flags)
 
 cdef extern from "nghttp2/nghttp2.h":
-    ctypedef struct nghttp2_session:
-        pass
     ctypedef struct nghttp2_session_callbacks:
         pass
     ctypedef struct nghttp2_option:
         pass
     ctypedef struct nghttp2_info:
         const char* version_str
-    ctypedef struct nghttp2_nv:
-        uint8_t* name
-        uint8_t* value
-        size_t namelen
-        size_t valuelen
-        uint8_t flags
     ctypedef struct nghttp2_frame_hd:
         size_t length
         int32_t stream_id
@@ -250,12 +242,10 @@ cdef enum:
 
 cdef enum:
     FIELD_OVERHEAD = 32  # of a field in the size of a head (RFC 9113 section 6.5.2)
-    DATE_LENGTH = 29  # of an HTTP date (RFC 9110 section 5.6.7)
     FIELDS_ON_STACK = 256  # fields of a sent head; more of them are in memory of their own
     USUAL_NAMES = 1024  # bytes of the names of a sent head; longer ones are in further memory
     OUT_BYTES = 65536
     PREFACE = 24
-    FRAME_HEAD = 9
     SHORTEST_PLAIN = 137  # bytes of a frame
     FRAME = FRAME_HEAD + 16384
     KEPT_HEAD = 65536
@@ -430,44 +420,17 @@ cdef class _Outgoing:
     be a cycle, and the callbacks have the session as their `user`.
     """
 
-    cdef bytes piece
-    cdef Py_ssize_t at
-    cdef object more  # a deque: further pieces, or None
-    cdef Py_ssize_t held  # number of buffered bytes
-    cdef Py_ssize_t taken  # number of bytes sent
-    cdef bint ended
-    cdef bint deferred
-    cdef bint noted  # report when some of it is sent
-    cdef bytes trailers  # serialized lines, or empty
-    # The head, and memory of its names, until it is sent: nghttp2 makes no copy of its fields. If the stream is closed
-    # before, they are released before `_on_not_sent` is called with the frame: nghttp2 looks for the stream first, and
-    # reads no field of a frame without one. So nothing may read `frame.headers.nva` there.
-    cdef bytes head
-    cdef uint8_t* names
-    cdef uint8_t* more_names
-
     def __dealloc__(self):
         self.release_names()
 
-    cdef inline void release_names(self) noexcept:
+    cdef void release_names(self) noexcept:
         free(self.names)
         free(self.more_names)
         self.names = self.more_names = NULL
 
-    cdef inline void release_head(self) noexcept:
+    cdef void release_head(self) noexcept:
         self.release_names()
         self.head = None
-
-
-cdef struct Inflow:
-    # Received body of a stream.
-    Inflow* next
-    Inflow* previous
-    int32_t window
-    int32_t widest  # largest window that the peer may know
-    Py_ssize_t unconsumed  # bytes that were received, and not taken by their receiver
-    Py_ssize_t taken  # bytes that their receiver has taken since `since`
-    double since
 
 
 cdef class HeldBytes:
@@ -492,11 +455,6 @@ def held_in_process():
     return _unconsumed
 
 
-cdef struct Span:
-    size_t start
-    size_t length
-
-
 @cython.final
 cdef class Session:
     """One side of an HTTP/2 connection.
@@ -504,74 +462,6 @@ cdef class Session:
     `feed` parses received bytes and returns events; `to_send` returns bytes to send. `error`: reason why the connection
     has to end, for the log; the bytes of `to_send` are still sent. After `close` there are no further results.
     """
-
-    cdef nghttp2_session* _session
-    cdef dict _outgoing  # stream -> _Outgoing
-    cdef list _events
-    cdef dict _begun  # stream -> (place of its head in `_events`, place of its only DATA or -1)
-    cdef bint _is_client
-    cdef bint _secure
-    # the head that is being received
-    cdef ReceivedHead* _head  # NULL: none
-    cdef Span _method
-    cdef Span _path
-    cdef Span _authority
-    cdef Span _scheme
-    cdef Span _protocol
-    cdef Span _host
-    cdef int _status
-    cdef size_t _head_bytes
-    cdef int _head_fields
-    cdef bint _too_long
-    cdef bint _has_length
-    cdef bint _has_host
-    cdef str _refusal
-    cdef size_t _most_head_bytes
-    cdef int _most_head_fields
-    cdef int _continuations
-    cdef readonly bint in_head  # a head is incomplete
-    # rates
-    cdef double _resets
-    cdef double _at
-    cdef int _empty_data
-    cdef double _control
-    cdef int _window_updates  # WINDOW_UPDATE frames that the peer may send for DATA sent to it
-    cdef readonly object error
-    cdef uint32_t _code  # error code of `error`
-    # windows
-    cdef int32_t _most_window  # of a stream
-    cdef Py_ssize_t _connection_window
-    cdef Py_ssize_t _spare_capacity  # bytes by which windows of streams may still grow
-    cdef Inflow* _inflows
-    cdef readonly Py_ssize_t unconsumed
-    """Bytes of received bodies that their receivers have not taken."""
-    cdef object _clock
-    cdef double _settings_at  # when our SETTINGS were sent; 0.0: not yet
-    cdef double _round_trip_s
-    cdef bint _settled  # the peer has acknowledged our SETTINGS
-    cdef int _half_windows  # that were taken since the round trip was measured
-    cdef double _ping_at  # when a PING was sent that measures it; 0.0: none is in transit
-    # frames on streams that are not open
-    cdef int _late_frames  # number that may still come, without DATA
-    cdef Py_ssize_t _late_bytes  # of their payloads
-    cdef bint _in_late_head
-    cdef int _max_streams
-    # streams of the peer
-    cdef int32_t _last_stream
-    cdef list _gaps  # (first, last) of stream identifiers that the peer has skipped, or None
-    cdef dict _reset_here  # recently reset by us, which the peer may not know yet
-    cdef int32_t _oldest_known  # resets up to this stream are forgotten
-    cdef bint _refuses_new  # the last GOAWAY is sent: higher streams are ignored
-    cdef uint8_t _date[DATE_LENGTH]  # of the last response
-    cdef Py_ssize_t _until_frame  # bytes that are received before the next frame
-    cdef uint8_t _frame_head[FRAME_HEAD]  # what was received of a frame, if it is less than its head
-    cdef int _frame_head_length
-    cdef bint _peer_leaves  # its GOAWAY has begun
-    cdef size_t _queued_before_settings
-    cdef bint _in_settings
-    cdef bint _ended
-    cdef readonly Py_ssize_t held_by_all
-    """Bytes of all bodies that wait to be sent."""
 
     def __cinit__(self):
         self._session = NULL
@@ -730,7 +620,7 @@ cdef class Session:
             return ERR_CALLBACK_FAILURE
         return nghttp2_session_mem_recv(self._session, kept, end - kept) if kept < end else taken
 
-    cdef inline void _begin_data(self, const uint8_t* frame) noexcept:
+    cdef void _begin_data(self, const uint8_t* frame) noexcept:
         """Count a DATA frame of a stream that is not open: nghttp2 reports none. Of streams that these bytes open, the
         head may not have been passed yet.
         """
@@ -759,7 +649,7 @@ cdef class Session:
     cdef void _flooded(self, str why) noexcept:
         self._fail(why, ENHANCE_YOUR_CALM)
 
-    cdef inline bint _is_open(self, int32_t stream) noexcept:
+    cdef bint _is_open(self, int32_t stream) noexcept:
         """Whether the peer may still send on a stream. One that is reset here is found until RST_STREAM is sent."""
         if nghttp2_session_find_stream(self._session, stream) is NULL:
             return False
@@ -944,7 +834,7 @@ cdef class Session:
         self._events[head_at] = (E_REQUEST, stream, (text, payload))
         self._events[body_at] = (E_PONG, 0, None)  # nothing
 
-    cdef inline double _now(self) noexcept:
+    cdef double _now(self) noexcept:
         cdef timespec read
         if self._clock is not None:
             return self._clock()
@@ -987,7 +877,7 @@ cdef class Session:
             nghttp2_session_consume_connection(self._session, inflow.unconsumed)
             self._end_inflow(inflow)
 
-    cdef inline void _count_unconsumed(self, Inflow* inflow, Py_ssize_t change) noexcept:
+    cdef void _count_unconsumed(self, Inflow* inflow, Py_ssize_t change) noexcept:
         global _unconsumed, _holders
         _holders -= self.unconsumed > 0
         inflow.unconsumed += change
@@ -1012,7 +902,7 @@ cdef class Session:
             self._half_windows, self._ping_at = 0, now
             nghttp2_submit_ping(self._session, 0, _PATH_PING)
 
-    cdef inline Py_ssize_t _window_of_path(self) noexcept:
+    cdef Py_ssize_t _window_of_path(self) noexcept:
         return <Py_ssize_t>(PACE * min(self._round_trip_s, 10.0))
 
     cdef void _set_window(self, int32_t stream, Inflow* inflow, Py_ssize_t window) noexcept:
@@ -1034,10 +924,10 @@ cdef class Session:
     cdef bytes _lines(self):
         return PyBytes_FromStringAndSize(<const char*>self._head.fields.bytes, self._head.fields.length)
 
-    cdef inline bytes _text(self, Span span):
+    cdef bytes _text(self, Span span):
         return PyBytes_FromStringAndSize(<const char*>self._head.pseudo.bytes + span.start, span.length)
 
-    cdef inline bint _says(self, Span span, const char* word, size_t length) noexcept:
+    cdef bint _says(self, Span span, const char* word, size_t length) noexcept:
         """Whether it equals this word, ignoring case."""
         cdef size_t place
         if span.length != length:
@@ -1151,7 +1041,9 @@ cdef class Session:
 
     # output
 
-    def respond(self, int32_t stream, bytes message not None, bint ended, bytes trailers not None=b""):
+    cpdef respond(self, int32_t stream, bytes message, bint ended, bytes trailers=b""):
+        if message is None or trailers is None:
+            raise TypeError("expected bytes")
         """Send a response: `message` is its head as HTTP/1.1 text, and the body after it. `trailers`: serialized lines,
         if it has `ended`.
 
@@ -1200,7 +1092,9 @@ cdef class Session:
             _end_sent_head(&head)
         return 0
 
-    def request(self, bytes message not None, bint ended):
+    cpdef int32_t request(self, bytes message, bint ended) except? -1:
+        if message is None:
+            raise TypeError("expected bytes")
         """Send a request, like `respond`. Returns its stream; -1: no further stream can be opened; -2: the peer does
         not accept so long a head.
         """
@@ -1441,33 +1335,6 @@ cdef class Session:
 
 # PERF: methods of a session, without a call through Python each: 1,500 instructions less per request (CPython 3.11,
 # micro/http2).
-
-
-cdef list feed(session, received, Py_ssize_t length, double now):
-    """Call `Session.feed`."""
-    return (<Session?>session).feed(received, length, now)
-
-
-cdef list take_events(session):
-    """Call `Session.events`."""
-    return (<Session?>session).events()
-
-
-cdef int respond(session, int32_t stream, bytes message, bytes trailers) except -1:
-    """Call `Session.respond` with a whole response."""
-    if message is None or trailers is None:
-        raise TypeError("expected bytes")
-    return (<Session?>session)._respond(stream, message, True, trailers)
-
-
-cdef bytes send_on(session, int fd):
-    """Call `Session.send_on`."""
-    return (<Session?>session).send_on(fd)
-
-
-cdef int state_of(session) except -1:
-    """Call `Session.state`."""
-    return (<Session?>session).state()
 
 
 cdef bytes _without_body(bytes text):

@@ -10,7 +10,7 @@ import errno
 import socket
 from collections.abc import Set
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from fastgw.downstream import Listener, Server
 from fastgw.downstream.tcp import _connection as tcp_connection
@@ -228,7 +228,7 @@ class Acceptor:
     ) -> None:
         name = local or client.getsockname()
         port = name[1] if isinstance(name, tuple) else 0
-        protocol: asyncio.Protocol | asyncio.BufferedProtocol
+        protocol: Any
         if listener.tls is None:
             protocol = self._server.accepted(listener, peer, port, tlvs, sender)
         else:

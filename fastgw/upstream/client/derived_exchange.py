@@ -6,7 +6,7 @@ renew credentials may contain them. The caller adds what it sends: body, headers
 
 from collections.abc import Callable, Iterable
 
-from fastgw.exchange import Chain, ClientSide, Exchange, Route, new_exchange
+from fastgw.exchange import Chain, ClientSide, Exchange, Route
 from fastgw.exchange.chain import FilterInstance
 from fastgw.exchange.hooks import Hooks
 from fastgw.exchange.upstream_chains import NO_FILTERS
@@ -17,7 +17,7 @@ def derive_exchange(
     exchange: Exchange, head: RequestHead, client: ClientSide, chain: Chain, action: Callable[[Exchange], None]
 ) -> Exchange:
     """Return the exchange of such a request. `chain`: as of `call_chain` or `copy_chain`. `action`: sends it."""
-    made = new_exchange(head, client, exchange.listener, exchange.peer, chain)
+    made = Exchange(head, client, exchange.listener, exchange.peer, chain)
     made.client_ip, made.params = exchange.client_ip, exchange.params
     made.consumer, made.claims = exchange.consumer, exchange.claims
     made.request_id, made.trace = exchange.request_id, exchange.trace

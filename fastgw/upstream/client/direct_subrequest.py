@@ -6,18 +6,24 @@ one with an exchange (`subrequest`), which continues in its current state. Until
 that of any other.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Protocol, final
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import cython
 
 from fastgw.errors import Fault
-from fastgw.exchange import Exchange, Trailers
+from fastgw.exchange import Trailers
+from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.states import ENDED
-from fastgw.forwarded_headers import FAMILY, fields_for_upstream, reported_lines
+from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream, reported_lines
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.http1 import serializer
 from fastgw.http.messages import ResponseHead
+from fastgw.typed_fields import expose_fields
 from fastgw.upstream.client.subrequest import (
     Subrequest,
     Subrequests,
@@ -25,12 +31,14 @@ from fastgw.upstream.client.subrequest import (
     adopt_subrequest,
     log_raised,
 )
+from fastgw.upstream.connections.http1_connection import UpstreamConnection
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.attempt import JUST_USED_S
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.policies.retry import IDEMPOTENT
 from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
 from fastgw.upstream.targets.target import Target
+from fastgw.upstream.upstream import Upstream
 
 if TYPE_CHECKING:
     from fastgw.upstream.forwarding.attempt import Attempt
@@ -48,14 +56,11 @@ class WholeListener(SubresponseListener, Protocol):
         """Handle the response: no other call follows."""
 
 
-@final
 class RequestPlan:
     """Part of a request that is the same each time: `method`, and header lines that have no variables.
 
     `fields`: these lines; None: they differ from request to request. `forward`: by which it is sent.
     """
-
-    __slots__ = ("_begin", "_end", "_sized", "_via", "allowed", "forward", "method")
 
     def __init__(self, forward: Forward, method: bytes, fields: Lines | None) -> None:
         self.forward, self.method = forward, method
@@ -69,9 +74,10 @@ class RequestPlan:
             head = BuiltRequestHead(method, b"localhost", b"/", fields)
             self._end = serializer.end_to_end(head, FAMILY | forward.marks)
 
-    def render(self, sent: "DirectSubrequest", target: Target) -> bytes:
+    def render(self, sent: DirectSubrequest, target: Target) -> bytes:
         """Return the request for a target, as `Forward.request` does."""
-        forward, peer, body = self.forward, sent.peer, sent.body
+        forward, body = self.forward, sent.body
+        peer: Peer = sent.peer
         if self._end is not None and not peer.trusted:
             host = target.host_header or sent.authority or target.authority
             length = b"Content-Length: %d\r\n" % len(body) if body or self._sized else b""
@@ -87,37 +93,14 @@ class RequestPlan:
         return serializer.request(head, target_sent, forward.host_header(target, head), drop, added, body)
 
 
-@final
 class DirectSubrequest:
     """Borrower of a stream for one sub-request. To observers it looks like a finished exchange."""
 
-    is_fast: Final = True
-    params: Final = _NO_PARAMS
-    retries: Final = 0
-    on_abandoned: Final = None
-    trace: Final = None  # a request that is traced is sent with an exchange
-
-    __slots__ = (
-        "_fields",
-        "_head",
-        "_listener",
-        "_parent",
-        "_plan",
-        "_record",
-        "_sent",
-        "_siblings",
-        "_stream",
-        "authority",
-        "begun_at",
-        "body",
-        "client_ip",
-        "consumer",
-        "peer",
-        "sent_target",
-        "target",
-        "upstream",
-        "upstream_s",
-    )
+    is_fast = True
+    params = _NO_PARAMS
+    retries = 0
+    on_abandoned = None
+    trace = None  # a request that is traced is sent with an exchange
 
     def __init__(
         self, parent: Exchange, plan: RequestPlan, listener: WholeListener, target: bytes, fields: Lines, body: bytes
@@ -169,9 +152,9 @@ class DirectSubrequest:
         self._siblings = siblings
         siblings.active.add(self)
         plan, forward = self._plan, self._plan.forward
-        upstream = forward.upstream
+        upstream: Upstream = forward.upstream
         upstream.active += 1
-        target = upstream.balancer.pick(self)
+        target: Target | None = upstream.pick(self)
         if target is None:
             self._become_subrequest(None).attempt(fresh=False, again=False)
             return
@@ -188,7 +171,12 @@ class DirectSubrequest:
         if self._record is not None:
             self._record.connect(stream.reused, self.begun_at)
         try:
-            stream.send_request(self, plan.render(self, target), plan.method)
+            request = plan.render(self, target)
+            if isinstance(stream, UpstreamConnection):
+                connection: UpstreamConnection = stream
+                connection.send_request(self, request, plan.method)
+            else:
+                stream.send_request(self, request, plan.method)
         except Exception:  # the edge of this sub-request: an exception is reported as a fault
             log_raised(self)
             self._leave().exchange.fail(Fault.INTERNAL)
@@ -204,13 +192,13 @@ class DirectSubrequest:
 
     # becoming a sub-request with an exchange
 
-    def _leave(self) -> "Attempt":
+    def _leave(self) -> Attempt:
         assert self._stream is not None
         attempt = self._become_subrequest(self._stream.target).current
         assert attempt is not None
         return attempt
 
-    def _become_subrequest(self, target: Target | None) -> "Forwarding":
+    def _become_subrequest(self, target: Target | None) -> Forwarding:
         """Return the forwarding of the exchange by which it continues. `target`: None if none could be selected."""
         stream, self._stream = self._stream, None
         record, self._record = self._record, None
@@ -261,14 +249,14 @@ class DirectSubrequest:
         return False
 
 
-def _send_direct(
+def send_direct(
     parent: Exchange,
     plan: RequestPlan,
     listener: WholeListener,
     target: bytes,
     fields: Lines,
     body: bytes,
-    most: int,
+    most: cython.int,
 ) -> DirectSubrequest | None:
     """Send a sub-request without a timeout of its own directly; None: it needs an exchange (`send_subrequest`).
 
@@ -293,10 +281,4 @@ def _send_direct(
     return sent
 
 
-if TYPE_CHECKING:
-    send_direct = _send_direct
-else:
-    from fastgw.upstream.client import _direct_subrequest as _twin
-
-    _twin.adopt(DirectSubrequest, RequestPlan)
-    send_direct = _twin.send_direct
+expose_fields(DirectSubrequest)

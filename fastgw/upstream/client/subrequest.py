@@ -25,7 +25,6 @@ from fastgw.exchange import (
     Reply,
     Response,
     Trailers,
-    new_exchange,
     problem,
     run_request,
 )
@@ -433,7 +432,7 @@ def send_subrequest(
     head = BuiltRequestHead(method, parent.authority, target, fields, length)
     sent = Subrequest(listener, real.client)
     chain: Chain = parent.listener.upstream_chains.chain_of(upstream.name)
-    exchange = new_exchange(head, sent, parent.listener, parent.peer, chain)
+    exchange = Exchange(head, sent, parent.listener, parent.peer, chain)
     exchange.client_ip, exchange.consumer, exchange.claims = parent.client_ip, parent.consumer, parent.claims
     exchange.answered_by = None
     exchange.trace = real.trace
@@ -471,7 +470,7 @@ def adopt_subrequest(
     upstream, siblings = forward.upstream, parent.subrequests
     sent = Subrequest(listener, parent.client)
     chain = parent.listener.upstream_chains.chain_of(upstream.name)
-    exchange = new_exchange(head, sent, parent.listener, parent.peer, chain)
+    exchange = Exchange(head, sent, parent.listener, parent.peer, chain)
     exchange.client_ip, exchange.consumer, exchange.claims = parent.client_ip, parent.consumer, parent.claims
     exchange.answered_by = None
     exchange.begun_at = begun_at

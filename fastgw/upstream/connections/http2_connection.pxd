@@ -8,24 +8,25 @@ from fastgw.upstream.targets.target cimport Target
 cdef double inf
 cdef int BROKEN, CLOSED, DATA, END, ENDING, FEW_EVENTS, FULL, GOAWAY, HEAD, INTERIM, MALFORMED, PONG, REFUSED, SETTINGS
 cdef int TOO_LONG, WHOLE
+cdef Py_ssize_t BODY_BYTES_PER_TURN
 
 
 cdef class Http2UpstreamConnection(StreamsConnection):
-    cdef double _asked_at
-    cdef list _begun
-    cdef int _begun_before
-    cdef object _buffer
-    cdef bint _flush_is_due
-    cdef int _full
-    cdef bint _gone
-    cdef double _heard_at
-    cdef set _holding
-    cdef object _settled
-    cdef dict _streams
-    cdef object _tls
-    cdef bint _tls_is_new
-    cdef bint _unheard
-    cdef Wheel _wheel
+    cdef public double _asked_at
+    cdef public list _begun
+    cdef public int _begun_before
+    cdef public object _buffer
+    cdef public bint _flush_is_due
+    cdef public int _full
+    cdef public bint _gone
+    cdef public double _heard_at
+    cdef public set _holding
+    cdef public object _settled
+    cdef public dict _streams
+    cdef public object _tls
+    cdef public bint _tls_is_new
+    cdef public bint _unheard
+    cdef public Wheel _wheel
     cdef public int fd
     cdef public object pool
     cdef public Py_ssize_t read_since_rest

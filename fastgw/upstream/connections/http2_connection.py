@@ -16,7 +16,7 @@ import cython
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.timer_wheel import Wheel
-from fastgw.eventloop.worker_loop import WorkerLoop
+from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, WorkerLoop
 from fastgw.http.http1.trailers import TRAILERS_TOO_LARGE
 from fastgw.http.http2.session import (
     BROKEN,
@@ -224,7 +224,10 @@ class Http2UpstreamConnection(StreamsConnection):
         if not self.uses and nbytes >= len(_HTTP1) and bytes(self._buffer[: len(_HTTP1)]) == _HTTP1:
             self._settle(SPEAKS_HTTP1)
         framing = framing_bytes(events) if len(events) > FEW_EVENTS else 0
-        self.worker_loop.count_body(self, nbytes, framing)
+        if framing or self.read_since_rest + nbytes >= BODY_BYTES_PER_TURN:
+            self.worker_loop.count_body(self, nbytes, framing)
+        else:
+            self.read_since_rest += nbytes
         self.flush_soon()
 
     def eof_received(self) -> bool:

@@ -3,6 +3,7 @@
 cimport cython
 
 from fastgw.eventloop.timer_wheel cimport Timed, Wheel
+from fastgw.http.http2._session cimport Session
 from fastgw.upstream.connections.pooled_connection cimport PooledConnection
 from fastgw.upstream.targets.target cimport Target
 
@@ -15,7 +16,7 @@ cdef class Http2UpstreamStream
 
 cdef class StreamsConnection(PooledConnection):
     cdef public object worker_loop
-    cdef public object session
+    cdef public Session session
     cdef public tuple established
     cdef public bint needs_http1
 
@@ -26,21 +27,21 @@ cdef class StreamsConnection(PooledConnection):
 
 @cython.final
 cdef class Http2UpstreamStream(Timed):
-    cdef StreamsConnection _connection
-    cdef list _early
-    cdef object _ended
-    cdef bytes _head_text
-    cdef double _head_timeout
-    cdef Py_ssize_t _held_at_last_look
-    cdef int _informed
-    cdef object _kept
-    cdef object _listener
-    cdef bytes _method
-    cdef long long _number
-    cdef bint _sending
-    cdef object _source
-    cdef bint _targets_turn
-    cdef Wheel _wheel
+    cdef public StreamsConnection _connection
+    cdef public list _early
+    cdef public object _ended
+    cdef public bytes _head_text
+    cdef public double _head_timeout
+    cdef public Py_ssize_t _held_at_last_look
+    cdef public int _informed
+    cdef public object _kept
+    cdef public object _listener
+    cdef public bytes _method
+    cdef public long long _number
+    cdef public bint _sending
+    cdef public object _source
+    cdef public bint _targets_turn
+    cdef public Wheel _wheel
     cdef public double idle_timeout
     cdef public bint paused
     cdef public object phase

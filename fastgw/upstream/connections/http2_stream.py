@@ -21,7 +21,8 @@ from fastgw.exchange import Trailers
 from fastgw.exchange.reply import NO_CONTENT
 from fastgw.http.http1.parser import Http1ResponseHead, read_http2_response
 from fastgw.http.http1.trailers import parse_trailers
-from fastgw.http.http2.session import ErrorCode, HeldBytes, Session, reset_reason
+from fastgw.http.http2._session import HeldBytes, Session
+from fastgw.http.http2.session import ErrorCode, reset_reason
 from fastgw.http.malformed import Malformed
 from fastgw.upstream.connections.pooled_connection import PooledConnection
 from fastgw.upstream.connections.stream import (

@@ -45,6 +45,6 @@ cdef class Pool:
     cpdef give_back(self, PooledConnection connection)
     cpdef discard(self, PooledConnection connection)
     cpdef forget(self, PooledConnection connection)
-    cdef public double _now(self) except -1
+    cdef double _now(self) except -1
     cdef _lend_shared(self, Target target)
     cdef _lend_one(self, PooledConnection connection)

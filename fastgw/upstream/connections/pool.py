@@ -582,7 +582,7 @@ class Pool:
             target.places += 1
             self._places += 1
             if self._queue is not None:
-                self._queue.listen(self._handle_bell)
+                self._queue.listen(self)
         return taken
 
     def _leave_place(self, target: Target) -> None:
@@ -656,7 +656,7 @@ class Pool:
         """Ring for idle connections of other workers: at once, and then at intervals while borrowers come."""
         if self._queue is None:
             return
-        self._queue.listen(self._handle_bell)
+        self._queue.listen(self)
         if self._ringer is not None:
             self._rings_again = True
             return
@@ -694,7 +694,7 @@ class Pool:
             self._forget_waiter(waiter)
             waiter.borrower.failed(Fault.POOL_FULL)
 
-    def _handle_bell(self) -> None:
+    def handle_bell(self) -> None:
         """Handle the bell of another worker: a place may have become free, or requests may wait there."""
         if self._queue is not None:
             self._queue.tell_look()

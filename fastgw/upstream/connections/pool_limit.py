@@ -4,8 +4,9 @@ The interfaces are those of shared memory (`shm.node_limits`, `shm.node_queue`),
 workers. A single worker, and a program without any, has its own.
 """
 
-from collections.abc import Callable
 from typing import Protocol, final
+
+from fastgw.shm.node_queue import BellListener
 
 
 class PoolLimit(Protocol):
@@ -31,8 +32,10 @@ class PoolQueue(Protocol):
     most: int
     """Number of connections that the node may have; it may change."""
 
-    def listen(self, look: Callable[[], None]) -> None:
-        """Call this from now on when another worker has rung. Idempotent: it is the same method until `ignore`."""
+    def listen(self, listener: BellListener) -> None:
+        """Call its `handle_bell` from now on when another worker has rung. Idempotent: it is the same one until
+        `ignore`.
+        """
 
     def ignore(self) -> None:
         """Do not call it any more."""

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from fastgw.errors import Fault
 from fastgw.exchange import Trailers
+from fastgw.http.http1.parser import Http1ResponseHead
 from fastgw.http.messages import ResponseHead
 from fastgw.upstream.targets.target import Target
 
@@ -51,7 +52,7 @@ class HeadListener(Protocol):
     def on_interim(self, head: ResponseHead) -> None:
         """Handle an interim response (1xx other than 101)."""
 
-    def on_head(self, head: ResponseHead, payload: bytes | None, ended: bool) -> None:
+    def on_head(self, head: Http1ResponseHead, payload: bytes | None, ended: bool) -> None:
         """Handle the head of the final response, with the first part of its body; `ended`: with all of it.
 
         `payload`: None if the whole body is in `head.payload`.
@@ -64,7 +65,7 @@ class HeadListener(Protocol):
 class MessageListener(HeadListener, Protocol):
     """Listener that also handles complete responses with trailers in one call, if the connection receives them so."""
 
-    def take_message(self, head: ResponseHead, payload: bytes, trailers: Trailers) -> bool:
+    def take_message(self, head: Http1ResponseHead, payload: bytes, trailers: Trailers) -> bool:
         """Handle a complete response, and return True; False: `on_head` is called with it, and `on_end`."""
 
 

@@ -88,7 +88,7 @@ class Attempt(Timed):
         is_traced = trace is not None and trace.is_sampled
         if upstream.attempt_listener is not None or kind is not AttemptKind.FIRST or is_traced:
             self._record = self._new_record(kind, monotonic()).report_begun()
-        if self._forwarding.forward.rules.per_try is not inf and self._request_is_whole():
+        if self._forwarding.forward.rules.per_try != inf and self._request_is_whole():
             self._limit_time()
         self.request_stream(fresh)
 
@@ -415,7 +415,7 @@ class Attempt(Timed):
                 self._record.sent_at = monotonic()
             if self._upstream.hedging is not None:
                 self._begun_at = monotonic()
-            if self._forwarding.forward.rules.per_try is not inf:
+            if self._forwarding.forward.rules.per_try != inf:
                 self._limit_time()
             self.stream.end_body(sent_trailers(self.exchange, trailers))
 

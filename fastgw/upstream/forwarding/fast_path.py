@@ -6,41 +6,41 @@ sent with its head and not relayed, nothing is retried. If filters process the r
 pieces, the connection breaks, the client disconnects), `turn` creates both in their current state, and they continue.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Protocol, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+import cython
 
 from fastgw.errors import Fault
-from fastgw.exchange import (
-    Chain,
-    ClientSide,
-    Exchange,
-    FastPathPlan,
-    Relay,
-    Response,
-    Route,
-    Trailers,
-    new_exchange,
-)
+from fastgw.exchange import ClientSide, Relay, Response, Trailers
 from fastgw.exchange.body_stages import ChangeWhole
-from fastgw.exchange.exchange import UNCHANGED_QUERY, changed_values
+from fastgw.exchange.chain import Chain
+from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange, changed_values
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.fast_fetch import FastFetch
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
 from fastgw.exchange.response_relay import tell_of_change
+from fastgw.exchange.route import FastPathPlan, Route
 from fastgw.exchange.sent_fields import NO_SENT_FIELDS, SentFields
 from fastgw.exchange.states import ANSWER_BEGUN, FORWARDING
 from fastgw.forwarded_headers import FAMILY, Peer, without_chosen
+from fastgw.http.field_names import Names
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, timeout_line
 from fastgw.http.grpc.status import check_trailers, outcome_of, parse_status, status_at_end
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import Http1RequestHead, Http1ResponseHead
+from fastgw.http.http1.parser import Http1RequestHead, Http1ResponseHead, has_field
 from fastgw.http.messages import AS_DECLARED, ResponseHead
 from fastgw.observe.tracing.tracer import Trace
 from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.typed_fields import expose_fields
+from fastgw.upstream.connections.http1_connection import UpstreamConnection
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.attempt import JUST_USED_S
+from fastgw.upstream.forwarding.gateway_urls import HEADERS
 from fastgw.upstream.forwarding.request_trailers import TE_TRAILERS
 from fastgw.upstream.policies.retry import IDEMPOTENT
 from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
@@ -50,8 +50,10 @@ if TYPE_CHECKING:
     from fastgw.upstream.forwarding.attempt import Attempt
     from fastgw.upstream.forwarding.forward_action import Forward
     from fastgw.upstream.forwarding.forwarding import Forwarding
+    from fastgw.upstream.upstream import Upstream
 
 
+_LOCATION, _CONTENT_LOCATION, _REFRESH = HEADERS
 NO_HEAD: Final = Http1RequestHead()
 NO_ROUTE: Final = Route("", lambda exchange: None, Chain(()), ())
 
@@ -67,7 +69,7 @@ class FastPathClient(Protocol):
         self,
         head: Http1ResponseHead,
         exchange: Exchange | None,
-        dropped: frozenset[bytes],
+        dropped: Names,
         added: bytes,
         request_id: bytes,
         changed: bytes | None = None,
@@ -90,7 +92,7 @@ class FastPathClient(Protocol):
         head: Http1ResponseHead,
         payload: bytes,
         trailers: Trailers,
-        dropped: frozenset[bytes],
+        dropped: Names,
         request_id: bytes,
     ) -> None:
         """Send a response that was received as a whole, and end its exchange; there is only the fast path."""
@@ -99,60 +101,15 @@ class FastPathClient(Protocol):
         """Replace the fast path by this exchange."""
 
 
-@final
 class FastPath:
     """Fast path of one client connection, for one request at a time: borrower of a stream.
 
     Its end is reported like that of an exchange (`observe.Ended`), unless there is one.
     """
 
-    is_fast: Final = True
-    sends_client_authorization: Final = False
-    tunnel: Final = None
-
-    __slots__ = (
-        "_attempt",
-        "_exchange",
-        "_fetch",
-        "_params",
-        "_stream",
-        "begun_at",
-        "cache_result",
-        "call_due_at",
-        "client",
-        "client_ip",
-        "consumer",
-        "fault",
-        "grpc_status",
-        "head",
-        "listener",
-        "peer",
-        "request_body",
-        "request_bytes",
-        "request_id",
-        "response",
-        "response_bytes",
-        "retries",
-        "route",
-        "scheme",
-        "shadowed",
-        "subrequests",
-        "target",
-        "trace",
-        "upstream",
-        "upstream_s",
-        "why",
-    )
-
-    head: Http1RequestHead
-    route: Route
-    begun_at: float
-    request_bytes: int
-    upstream: str
-    target: str
-    response_bytes: int
-    upstream_s: float
-    _params: Mapping[str, bytes]
+    is_fast = True
+    sends_client_authorization = False
+    tunnel = None
 
     def __init__(self, client: FastPathClient, listener: Any, peer: Peer) -> None:
         self.client = client
@@ -174,6 +131,11 @@ class FastPath:
         """Deadline of the caller of a gRPC call, by the wheel's clock. The client calls `expire` then."""
         self.request_id, self.why, self.shadowed, self.cache_result, self.grpc_status = b"", "", "", "", ""
         self.upstream = self.target = ""
+        self.head: Http1RequestHead = NO_HEAD
+        self.route: Route = NO_ROUTE
+        self._params: Mapping[str, bytes] = {}
+        self.begun_at, self.upstream_s = 0.0, -1.0
+        self.request_bytes = self.response_bytes = 0
 
     def __repr__(self) -> str:
         return f"<FastPath on {self._stream!r}>"
@@ -216,69 +178,112 @@ class FastPath:
         self.route = route
         self._params = params
         fetch = self._fetch
-        plan: FastPathPlan = route.fast_path if fetch is None else route.chain.fetch_plan
+        chain: Chain = route.chain
+        plan: FastPathPlan = route.fast_path if fetch is None else chain.fetch_plan
         id_of = plan.id_of
-        self.request_id = request_id = b"" if id_of is None else id_of(head)
+        self.request_id = b"" if id_of is None else id_of(head)
         forward: Forward = plan.forward
-        # PERF: repeated below, because a call costs 60 ns (CPython 3.11, micro/exchange).
-        upstream = forward.upstream
+        upstream: Upstream = forward.upstream
         self.upstream = upstream.name
-        target = upstream.balancer.pick(self)
+        target: Target | None = upstream.pick(self)
         upstream.active += 1
         if target is None:
             self.target = ""
             self._switch_to_forwarding(None).attempt(fresh=False, again=False)
             return
         self.target = target.label
-        trace = self.trace
-        if upstream.attempt_listener is not None or (trace is not None and trace.is_sampled):
-            record = AttemptRecord(self, upstream, target, AttemptKind.FIRST, 1, self.begun_at)
-            self._attempt = record.report_begun()
-        method, payload = head.method, head.payload
+        payload = head.payload
         assert payload is not None
         self.request_bytes = len(payload)
-        may_repeat = method in IDEMPOTENT or forward.rules.any_method
-        stream = self._stream = upstream.pool.try_lend(target, inf if may_repeat else JUST_USED_S)
-        if stream is None:
-            self._switch_to_forwarding(target).request_stream()
+        if not self._lend(forward, upstream, target, head):
             return
-        if self._attempt is not None:
-            self._attempt.connect(stream.reused, self._attempt.begun_at)
         try:
             dropped = plan.sent_fields.dropped if fetch is None else fetch.dropped
-            if forward.own_line is not None and not self.peer.trusted:
-                drop, added = FAMILY, self.peer.set_lines(head.authority) + forward.own_line
-                if dropped:
-                    added = without_chosen(added, dropped)
-            else:
-                drop, added = forward.forwarding_headers(self, self.peer, head, dropped)
+            drop, added = self._forwarding_headers(self, forward, head, dropped)
+            call_due_at = self.call_due_at
             if fetch is not None:
-                drop = forward.joined(drop, fetch.dropped)
-            elif self.call_due_at != inf:
+                drop = forward.joined(drop, dropped)
+            elif call_due_at != inf:
                 drop = forward.joined(drop, GRPC_TIMEOUT)
-                added += timeout_line(self.call_due_at - upstream.worker_loop.wheel.now)
-            elif plan.sent_fields.dropped or forward.marks:
-                drop = forward.joined(drop, plan.sent_fields.dropped)
+                added += timeout_line(call_due_at - upstream.worker_loop.wheel.now)
+            elif dropped or forward.marks:
+                drop = forward.joined(drop, dropped)
             added += plan.sent_fields.added
-            if trace is not None:
-                drop, added = trace.rewrite(drop, added, b"" if self._attempt is None else self._attempt.span_id)
-            length = AS_DECLARED
-            if head.http2:
-                if head.accepts_trailers or forward.grpc:
-                    added += TE_TRAILERS
-                if payload and not head.sized and stream.frames_bodies:
-                    length = len(payload)
-            sent_target = None if forward.keeps_path and head.path_as_sent else forward.sent_target(self, target)
-            host = target.host_header
-            if host is None and not head.authority:
-                host = target.authority
-            request = serializer.request(head, sent_target, host, drop, added, payload, request_id, length)
-            if trace is not None and self._attempt is not None:
-                self._attempt.trace_request(request)
-            stream.send_request(self, request, method)
+            self._send(forward, target, self, head, UNCHANGED_QUERY, drop, added, payload, self.request_id)
         except Exception:  # the edge of this exchange: an exception is answered with a fault
             log_event(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
             self.leave_fast_path().exchange.fail(Fault.INTERNAL)
+
+    def _lend(self, forward: Forward, upstream: Upstream, target: Target, head: Http1RequestHead) -> bool:
+        """Begin the attempt at a target on an idle connection. False: the forwarding waits for one."""
+        exchange = self._exchange
+        trace = self.trace if exchange is None else exchange.trace
+        if upstream.attempt_listener is not None or (trace is not None and trace.is_sampled):
+            asked: Any = self if exchange is None else exchange
+            begun_at = self.begun_at if exchange is None else monotonic()
+            self._attempt = AttemptRecord(asked, upstream, target, AttemptKind.FIRST, 1, begun_at).report_begun()
+        may_repeat = head.method in IDEMPOTENT or forward.rules.any_method
+        stream = upstream.pool.try_lend(target, inf if may_repeat else JUST_USED_S)
+        self._stream = stream
+        if stream is None:
+            self._switch_to_forwarding(target).request_stream()
+            return False
+        if self._attempt is not None:
+            self._attempt.connect(stream.reused, self._attempt.begun_at)
+        return True
+
+    def _forwarding_headers(
+        self, asked: Any, forward: Forward, head: Http1RequestHead, dropped: Names
+    ) -> tuple[frozenset[bytes], bytes]:
+        """Return the changes of the forwarding headers, as `Forward.forwarding_headers` does."""
+        peer: Peer = self.peer
+        own_line = forward.own_line
+        if own_line is None or peer.trusted:
+            return forward.forwarding_headers(asked, peer, head, dropped)
+        added = peer.set_lines(head.authority)
+        if own_line:
+            added += own_line
+        return FAMILY, without_chosen(added, dropped) if dropped else added
+
+    def _send(
+        self,
+        forward: Forward,
+        target: Target,
+        asked: Any,
+        head: Http1RequestHead,
+        query: bytes | None,
+        drop: Names,
+        added: bytes,
+        payload: bytes,
+        request_id: bytes,
+    ) -> None:
+        """Send the request. `asked`: the exchange, or this fast path."""
+        stream, record = self._stream, self._attempt
+        assert stream is not None
+        trace = self.trace if self._exchange is None else self._exchange.trace
+        if trace is not None:
+            drop, added = trace.rewrite(drop, added, b"" if record is None else record.span_id)
+        length = AS_DECLARED
+        if head.http2:
+            if head.accepts_trailers or forward.grpc:
+                added += TE_TRAILERS
+            if payload and not head.sized and stream.frames_bodies:
+                length = len(payload)
+        if forward.keeps_path and head.path_as_sent and query is UNCHANGED_QUERY:
+            sent_target = None
+        else:
+            sent_target = forward.sent_target(asked, target, query)
+        host = target.host_header
+        if host is None and not head.authority:
+            host = target.authority
+        request = serializer.request(head, sent_target, host, drop, added, payload, request_id, length)
+        if trace is not None and record is not None:
+            record.trace_request(request)
+        if isinstance(stream, UpstreamConnection):
+            connection: UpstreamConnection = stream
+            connection.send_request(self, request, head.method)
+        else:
+            stream.send_request(self, request, head.method)
 
     def begin_ready(self, head: Http1RequestHead, route: Route, answer: ReadyAnswer) -> bytes:
         """Record a request that is answered from memory. Returns its id; b"": it has none."""
@@ -291,7 +296,7 @@ class FastPath:
         return self._begin_own(head, route, refusal, len(head.payload or b""), len(refusal.body))
 
     def _begin_own(
-        self, head: Http1RequestHead, route: Route, response: ReadyAnswer | ReadyRefusal, received: int, sent: int
+        self, head: Http1RequestHead, route: Route, response: Any, received: cython.Py_ssize_t, sent: cython.Py_ssize_t
     ) -> bytes:
         """Record a request that no upstream answers. `received`, `sent`: bytes of the bodies. Returns its id."""
         self.begun_at = monotonic()
@@ -299,14 +304,11 @@ class FastPath:
         self.request_bytes, self.response_bytes = received, sent
         self.upstream = self.target = ""
         self.upstream_s = -1.0
-        ids = route.chain.request_ids
+        chain: Chain = route.chain
+        ids = chain.request_ids
         self.request_id = request_id = b"" if ids is None else ids.of(head)
         self.response = response  # last: with it, a defect cuts the connection instead of answering 500
         return request_id
-
-    def end_ready(self) -> None:
-        """Release it, after it was recorded."""
-        self.forget()
 
     def end_refusal(self) -> None:
         """Release it, after it was recorded."""
@@ -330,67 +332,40 @@ class FastPath:
         self.route = route
         exchange.is_fast = True
         fetch = self._fetch
-        forward: Forward = route.fast_path.forward if fetch is None else fetch.forward
-        upstream = forward.upstream
+        plan: FastPathPlan | None = route.fast_path
+        if fetch is None:
+            assert plan is not None
+            forward: Forward = plan.forward
+        else:
+            forward = fetch.forward
+        upstream: Upstream = forward.upstream
         exchange.upstream = upstream.name
-        target = upstream.balancer.pick(exchange)
+        target: Target | None = upstream.pick(exchange)
         upstream.active += 1
         if target is None:
             self._switch_to_forwarding(None).attempt(fresh=False, again=False)
             return
         exchange.target = target.label
-        trace = exchange.trace
-        if upstream.attempt_listener is not None or (trace is not None and trace.is_sampled):
-            record = AttemptRecord(exchange, upstream, target, AttemptKind.FIRST, 1, monotonic())
-            self._attempt = record.report_begun()
-        head: Any = exchange.head  # HTTP/1 only: other connections do not use the fast path
-        method = head.method
+        head: Http1RequestHead = cast(Any, exchange.head)  # others do not use the fast path
         payload = b"" if exchange.request_body is None else head.payload
         assert payload is not None
-        may_repeat = method in IDEMPOTENT or forward.rules.any_method
-        stream = self._stream = upstream.pool.try_lend(target, inf if may_repeat else JUST_USED_S)
-        if stream is None:
-            self._switch_to_forwarding(target).request_stream()
+        if not self._lend(forward, upstream, target, head):
             return
-        if self._attempt is not None:
-            self._attempt.connect(stream.reused, self._attempt.begun_at)
         try:
-            peer, query = exchange.peer, exchange.query_sent
             dropped = exchange.request_dropped
             if fetch is not None:
                 dropped = dropped | fetch.dropped if dropped else fetch.dropped
-            if forward.own_line is not None and not peer.trusted:
-                drop, added = FAMILY, peer.set_lines(head.authority) + forward.own_line
-                if dropped:
-                    added = without_chosen(added, dropped)
-            else:
-                drop, added = forward.forwarding_headers(exchange, peer, head, dropped)
+            drop, added = self._forwarding_headers(exchange, forward, head, dropped)
             if dropped or forward.marks:
                 drop = forward.joined(drop, dropped)
             if exchange.request_added:
                 added += exchange.request_added
-            if trace is not None:
-                drop, added = trace.rewrite(drop, added, b"" if self._attempt is None else self._attempt.span_id)
-            length = AS_DECLARED
-            if head.http2:
-                if head.accepts_trailers:
-                    added += TE_TRAILERS
-                if payload and not head.sized and stream.frames_bodies:
-                    length = len(payload)
-            as_sent = forward.keeps_path and head.path_as_sent and query is UNCHANGED_QUERY
-            sent_target = None if as_sent else forward.sent_target(exchange, target, query)
-            host = target.host_header
-            if host is None and not head.authority:
-                host = target.authority
-            request = serializer.request(head, sent_target, host, drop, added, payload, length=length)
-            if trace is not None and self._attempt is not None:
-                self._attempt.trace_request(request)
-            stream.send_request(self, request, method)
+            self._send(forward, target, exchange, head, exchange.query_sent, drop, added, payload, b"")
         except Exception:  # the edge of this exchange: an exception is answered with a fault
             log_event(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
             self.leave_fast_path().exchange.fail(Fault.INTERNAL)
 
-    def leave_fast_path(self) -> "Attempt":
+    def leave_fast_path(self) -> Attempt:
         """Create the exchange and its forwarding, whose attempt continues from here. This fast path has ended."""
         assert self._stream is not None
         attempt = self._switch_to_forwarding(self._stream.target).current
@@ -415,7 +390,7 @@ class FastPath:
         if self._stream is not None and self.call_due_at <= now:
             self._switch_to_forwarding(self._stream.target).expire(now)
 
-    def _switch_to_forwarding(self, target: Target | None) -> "Forwarding":
+    def _switch_to_forwarding(self, target: Target | None) -> Forwarding:
         """Create them. `target`: None if none could be selected."""
         stream, self._stream = self._stream, None
         exchange = sent = self._exchange_so_far()
@@ -440,7 +415,7 @@ class FastPath:
     def _exchange_so_far(self) -> Exchange:
         exchange = self._exchange
         if exchange is None:
-            exchange = new_exchange(self.head, self.client.stream, self.listener, self.peer, NO_ROUTE.chain)
+            exchange = Exchange(self.head, self.client.stream, self.listener, self.peer, NO_ROUTE.chain)
             exchange.chain = self.route.chain
             exchange.begun_at, exchange.client_ip = self.begun_at, self.client_ip
             exchange.trace = self.trace
@@ -502,39 +477,43 @@ class FastPath:
         self.client.answer_with_trailers(head, payload, trailers, forward.marks, self.request_id)
         return True
 
-    def on_head(self, head: Any, payload: bytes | None, ended: bool) -> None:
-        length, exchange = head.payload_length, self._exchange
-        if self._has_own_url(self.route.fast_path.forward if self._fetch is None else self._fetch.forward, head):
+    def on_head(self, head: Http1ResponseHead, payload: bytes | None, ended: bool) -> None:
+        length, exchange, fetch = head.payload_length, self._exchange, self._fetch
+        route: Route = self.route
+        plan: FastPathPlan = route.fast_path if fetch is None else route.chain.fetch_plan
+        forward: Forward = plan.forward if fetch is None else fetch.forward
+        if forward.own_urls is not None and self._has_own_url(forward, head):
             self.leave_fast_path().on_head(head, payload, ended)
             return
-        if self._fetch is not None:
-            self._on_fetched(self._fetch, head, payload, ended)
+        if fetch is not None:
+            self._on_fetched(fetch, head, payload, ended)
             return
-        plan: FastPathPlan = self.route.fast_path
         if payload is not None or not length:
             self.leave_fast_path().on_head(head, payload, ended)
             return
-        if plan.change_whole is not None and not self._may_be_sent_again(plan.forward):
-            self._answer_changed(plan.change_whole, head, plan.forward)
+        if plan.change_whole is not None and not self._may_be_sent_again(forward):
+            self._answer_changed(plan.change_whole, head, forward)
             return
         fields = self._fields_for(plan)
         if fields is None or (plan.looks_at is not None and plan.looks_at(head)):
-            if self._may_be_sent_again(plan.forward):
+            if self._may_be_sent_again(forward):
                 self.leave_fast_path().on_head(head, payload, ended)
             else:
-                self._respond(head, plan.forward)
+                self._respond(head, forward)
             return
         now = monotonic()
-        self._end_attempt(plan.forward, head.status, now)
+        self._end_attempt(forward, head.status, now)
         if exchange is not None:
             exchange.upstream_s = now - exchange.begun_at
-            self._answer_exchange(exchange, head, plan.forward, plan.meets_answers, fields)
+            self._answer_exchange(exchange, head, forward, plan.meets_answers, fields)
         else:
             self.upstream_s = now - self.begun_at
-            self._answer_client(head, plan.forward, fields, b"")
+            self._answer_client(head, forward, fields, b"")
 
-    def _has_own_url(self, forward: "Forward", head: ResponseHead) -> bool:
+    def _has_own_url(self, forward: Forward, head: Http1ResponseHead) -> bool:
         """Whether a header of the response may have to be rewritten, which the forwarding does."""
+        if not (has_field(head, _LOCATION) or has_field(head, _CONTENT_LOCATION) or has_field(head, _REFRESH)):
+            return False
         if forward.own_urls is None or self._stream is None:
             return False
         return forward.own_urls.has_own(head, self._stream.target, self.peer)
@@ -547,7 +526,7 @@ class FastPath:
         exchange = self._exchange
         return fields(self.head, self.peer) if exchange is None else fields(exchange.head, exchange.peer)
 
-    def _answer_client(self, head: Http1ResponseHead, forward: "Forward", fields: SentFields, added: bytes) -> None:
+    def _answer_client(self, head: Http1ResponseHead, forward: Forward, fields: SentFields, added: bytes) -> None:
         """Answer without an exchange, with a response that was received as a whole, these changes, and lines."""
         dropped = forward.marks
         if fields is not NO_SENT_FIELDS:
@@ -562,7 +541,7 @@ class FastPath:
         self,
         exchange: Exchange,
         head: Http1ResponseHead,
-        forward: "Forward",
+        forward: Forward,
         meets_answers: bool,
         fields: SentFields = NO_SENT_FIELDS,
     ) -> None:
@@ -594,7 +573,7 @@ class FastPath:
                 return
         self.client.answer_fast(head, exchange, response.dropped, response.added, exchange.id_shown)
 
-    def _answer_changed(self, change: ChangeWhole, head: Http1ResponseHead, forward: "Forward") -> None:
+    def _answer_changed(self, change: ChangeWhole, head: Http1ResponseHead, forward: Forward) -> None:
         """Answer with a response that was received as a whole, and that a filter may change; no other sees it."""
         now, payload, exchange = monotonic(), head.payload, self._exchange
         assert payload is not None
@@ -626,11 +605,11 @@ class FastPath:
             shown = exchange.id_shown
         self.client.answer_fast(head, exchange, response.dropped, response.added, shown, changed)
 
-    def _may_be_sent_again(self, forward: "Forward") -> bool:
+    def _may_be_sent_again(self, forward: Forward) -> bool:
         """Whether its response may cause another attempt, or has to be changed by the forwarding."""
         return bool(self.route.chain.renew_steps) or forward.upstream.cookies is not None or forward.grpc
 
-    def _respond(self, head: Http1ResponseHead, forward: "Forward") -> None:
+    def _respond(self, head: Http1ResponseHead, forward: Forward) -> None:
         """Let filters process a response that was received as a whole: the exchange goes on without a forwarding, which
         would have nothing left to do.
         """
@@ -650,16 +629,21 @@ class FastPath:
             log_event(OperatorEvent.DEFECT, "a defect while taking the response of %s", exchange.target, error=True)
             exchange.fail(Fault.INTERNAL)
 
-    def _end_attempt(self, forward: "Forward", status: int, now: float) -> None:
+    def _end_attempt(self, forward: Forward, status: int, now: float) -> None:
         """End the attempt, whose response was received as a whole, and give the stream back to its pool."""
         stream, self._stream = self._stream, None
         assert stream is not None
-        forward.upstream.active -= 1
+        upstream: Upstream = forward.upstream
+        upstream.active -= 1
         if self._attempt is not None:
             record, self._attempt = self._attempt, None
             record.answer(status, now)
             record.end(now)
-        stream.release()
+        if isinstance(stream, UpstreamConnection):
+            connection: UpstreamConnection = stream
+            connection.release()
+        else:
+            stream.release()
 
     def _on_fetched(self, fetch: FastFetch, head: Http1ResponseHead, payload: bytes | None, ended: bool) -> None:
         """Handle the response to a request whose response a filter stores."""
@@ -700,7 +684,4 @@ class FastPath:
         self.leave_fast_path().on_failure(fault, silent, why)
 
 
-if not TYPE_CHECKING:
-    from fastgw.upstream.forwarding import _fast_path as _twin
-
-    _twin.adopt(FastPath, NO_HEAD, NO_ROUTE)
+expose_fields(FastPath)

@@ -19,7 +19,7 @@ from fastgw.exchange.reply import NO_NAMES, problem
 from fastgw.forwarded_headers import Peer, Policy, fields_for_upstream, prefix_line
 from fastgw.http.authority import parse_authority
 from fastgw.http.built_request import BuiltRequestHead
-from fastgw.http.field_names import DIGESTS, EXPECT
+from fastgw.http.field_names import DIGESTS, EXPECT, Names
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, is_grpc, timeout_line, timeout_of
 from fastgw.http.http1 import serializer
 from fastgw.http.malformed import Malformed
@@ -46,11 +46,10 @@ _NO_VIA: Final = frozenset((serializer.NO_VIA,))
 # Routes with equal forwarding share an action, and each has filters of its own. PERF: where their requests alternated,
 # a miss of the cache made and hashed a set of 33 names each time: 77,400 instructions instead of 63,800.
 @lru_cache(maxsize=256)
-def _union(drop: frozenset[bytes], dropped: frozenset[bytes], marks: frozenset[bytes]) -> frozenset[bytes]:
+def _union(drop: Names, dropped: Names, marks: frozenset[bytes]) -> frozenset[bytes]:
     return drop | dropped | marks
 
 
-@final
 class Forward:
     """A route's action: forward to `upstream`. `path_of` returns the path to send; None: the request's path is sent.
 
@@ -65,35 +64,6 @@ class Forward:
     addition to those of `Peer.set_lines`; None: there are others.
     `own_urls`: how URLs of targets in responses become the gateway's; None: they stay.
     """
-
-    __slots__ = (
-        "_cut",
-        "_deadline_dropped",
-        "_folder",
-        "_host_header",
-        "_joined",
-        "_own_retries",
-        "_unrewritten",
-        "checks_path",
-        "deadline_name",
-        "forwarded",
-        "grpc",
-        "keeps_path",
-        "marks",
-        "own_line",
-        "own_timeouts",
-        "own_urls",
-        "path_of",
-        "retries",
-        "rules",
-        "stripped",
-        "timeout",
-        "timeouts",
-        "total_timeout",
-        "upgrade",
-        "upstream",
-        "writes_forwarded",
-    )
 
     def __init__(
         self,
@@ -144,7 +114,7 @@ class Forward:
     def allows_fast_path(self) -> bool:
         """Whether there are no timeouts or inspections, so that requests need no `Forwarding`."""
         rules = self.rules
-        timed = self.timeout is not inf or rules.per_try is not inf or self.deadline_name is not None
+        timed = self.timeout != inf or rules.per_try != inf or self.deadline_name is not None
         timed = timed or self.own_timeouts is not None
         timed = timed or self.checks_path or self._host_header is not None
         timed = timed or any(target.follows_host for target in self.upstream.targets)
@@ -154,7 +124,7 @@ class Forward:
         """Return the same action for requests whose path is sent as it is."""
         made = self._unrewritten
         if made is None:
-            timeout = None if self.timeout is inf else self.timeout
+            timeout = None if self.timeout == inf else self.timeout
             made = Forward(
                 *(self.upstream, None, self.forwarded, (), timeout, self.deadline_name),
                 via=not self.marks,
@@ -199,14 +169,14 @@ class Forward:
             if due_in is None:
                 exchange.fail(Fault.BAD_REQUEST, "The grpc-timeout header is malformed.")
                 return
-            if due_in != inf or self.timeout is not inf:
+            if due_in != inf or self.timeout != inf:
                 # The wheel is behind by a turn of the loop: the server gets no more than the caller has said.
                 due_at = min(upstream.worker_loop.wheel.now, exchange.begun_at) + due_in
                 forwarding.limit_time(due_at)
                 if due_at <= upstream.worker_loop.wheel.now:  # filters have waited so long, or it had no time
                     forwarding.expire(due_at)
                     return
-        elif self.timeout is not inf:
+        elif self.timeout != inf:
             forwarding.limit_time()
         forwarding.attempt(fresh=False, again=False)
 
@@ -340,10 +310,10 @@ class Forward:
             if body.length != head.body_length:
                 length = serializer.IN_CHUNKS if body.length is None else body.length
         host = self.host_header(target, head)
-        return serializer.request(head, sent_target, host, drop, added, payload, length=length)
+        return serializer.request(head, sent_target, host, drop, added, payload, b"", length)
 
     def forwarding_headers(
-        self, asked: BalancingRequest, peer: Peer, head: RequestHead, dropped: frozenset[bytes]
+        self, asked: BalancingRequest, peer: Peer, head: RequestHead, dropped: Names
     ) -> tuple[frozenset[bytes], bytes]:
         """Return the changes of `fields_for_upstream` for a request to the upstream."""
         return fields_for_upstream(
@@ -368,7 +338,7 @@ class Forward:
             host = exchange.authority if edited is None else exchange.head.first(b"host") or exchange.authority
         return target.part_for(parse_authority(host or target.authority).host)
 
-    def joined(self, drop: frozenset[bytes], dropped: frozenset[bytes]) -> frozenset[bytes]:
+    def joined(self, drop: Names, dropped: Names) -> frozenset[bytes]:
         """Return the union with `marks`; the same object for equal names, which `render` recognizes."""
         if not drop and not self.marks:
             return dropped

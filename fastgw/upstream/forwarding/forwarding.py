@@ -149,7 +149,7 @@ class Forwarding(Timed):
         if self._hedged >= hedging.max or exchange.method not in SAFE or exchange.request_body is not None:
             return
         after = hedging.after()
-        if after is not inf and not self.forward.asked_upgrade(exchange):
+        if after != inf and not self.forward.asked_upgrade(exchange):
             self._timer = upstream.worker_loop.loop.call_later(after, self._hedge)
 
     def _hedge(self) -> None:

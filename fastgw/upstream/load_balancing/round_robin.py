@@ -39,17 +39,14 @@ class RoundRobin:
         return target
 
 
-@final
 class SingleTarget:
     """Balancer of a single target."""
 
-    __slots__ = ("_target",)
-
     def __init__(self, target: Target) -> None:
-        self._target = target
+        self.target = target
 
     def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
-        return self._target
+        return self.target
 
 
 def _turns(members: Sequence[Member]) -> list[Target]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from fastgw.downstream.http1.connection import Http1ClientConnection
-from fastgw.downstream.http2.connection import Http2ClientConnection, Http2Stream
 from fastgw.exchange import Exchange
 from fastgw.exchange.reply import UNKNOWN, Reply, Response, own_response
 from fastgw.filters.api import Phase
 from fastgw.http.http1.parser import parse_response
 from tests.support.http2 import frames
 from tests.support.memory import Plane, probe
-from tests.support.replaced import use_references
 from tests.unit.downstream.http2.test_tunnels import HTTP2, begins, data_on, ends_of
 
 BODY = b"HTTP/1.1 200 OK"
@@ -23,12 +20,6 @@ FRAMINGS = {
     "own": None,
     "own with a length": len(BODY),
 }
-
-
-@pytest.fixture(autouse=True, params=["compiled", "reference"])
-def methods(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "reference":
-        use_references(monkeypatch, Http1ClientConnection, Http2ClientConnection, Http2Stream)
 
 
 def made_for_get(framing: bytes | int | None) -> Response:

@@ -11,8 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from fastgw.config.settings.gateway import Config
-from fastgw.downstream.http1 import connection
-from fastgw.exchange import Exchange, exchange
+from fastgw.exchange import exchange
 from fastgw.filters.api import Phase, Reply
 from fastgw.gateway.tables import CompileError
 from fastgw.observe.metrics.families import FilterEvent
@@ -302,7 +301,6 @@ def test_a_filter_that_raises_for_each_request_does_not_fill_the_log(
 ) -> None:
     """It is told of once a second, and counted each time; another step of it is told of as well."""
     now = [1000.0]
-    monkeypatch.setattr(connection, "new_exchange", Exchange)  # for the twin has a clock of its own
     monkeypatch.setattr(exchange, "monotonic", lambda: now[0])
     kind = InShadow if shadow else Plane
     plane = kind(probes=[probe("broken", Phase.TRANSFORM, request=raising(ZeroDivisionError()))])

@@ -12,16 +12,13 @@ from typing import Any
 
 import pytest
 
-from fastgw.downstream.http1.connection import Http1ClientConnection
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Phase, Reply, Services
 from fastgw.filters.policies.headers import Headers
 from fastgw.filters.policies.request_id import RequestId
 from fastgw.filters.policies.size import Size
 from fastgw.http.fields import Fields
-from fastgw.testing import OK, ConfigError, Fetched, Ran, configured, run
-from fastgw.upstream.forwarding.fast_path import FastPath
+from fastgw.testing import OK, ConfigError, Fetched, Ran, _Pool, configured, run
 from tests.support.memory import probe
-from tests.support.replaced import use_references
 
 HOST = b"Host: a.test\r\n"
 GET = b"GET /users/7?a=1 HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -239,21 +236,15 @@ def test_the_status_of_an_answer() -> None:
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """How each request has begun that took the fast path."""
+    """Each request that took the fast path: only those ask for an idle connection."""
     begun: list[str] = []
-    begin, go_on = FastPath.send_request, FastPath.send_exchange
+    lend = _Pool.try_lend
 
-    def begins(passage: FastPath, *told: Any) -> None:
-        begun.append("begin")
-        begin(passage, *told)
+    def lends(pool: _Pool, *told: Any) -> Any:
+        begun.append("begun")
+        return lend(pool, *told)
 
-    def goes_on(passage: FastPath, *told: Any) -> None:
-        begun.append("go_on")
-        go_on(passage, *told)
-
-    use_references(monkeypatch, Http1ClientConnection)  # the compiled ones call no attribute of the class
-    monkeypatch.setattr(FastPath, "send_request", begins)
-    monkeypatch.setattr(FastPath, "send_exchange", goes_on)
+    monkeypatch.setattr(_Pool, "try_lend", lends)
     return begun
 
 
@@ -263,20 +254,20 @@ def passes(exchange: Exchange) -> None: ...
 @pytest.mark.parametrize(
     ("filters", "more", "begun"),
     [
-        ([], {}, ["begin"]),
-        (RequestId(), {}, ["begin", "begin"]),  # whose ids differ each time
-        (made(request=passes), {}, ["go_on"]),
-        (made(Phase.OBSERVE, request=passes), {}, ["go_on"]),
-        (made(response=passes), {}, ["go_on"]),
-        (made(finish=passes), {}, ["go_on"]),
-        (made(request_body=lambda exchange, payload: None), {"request": POST + b"abcde"}, ["go_on"]),
-        (made(response=passes), {"shadow": True}, ["go_on"]),
-        ([], {"request": POST + b"abcde"}, ["begin"]),
-        ([], {"consumer": Consumer("alice")}, ["go_on"]),
-        ([], {"claims": {"sub": "a"}}, ["go_on"]),
-        ([], {"paths": ["/users/{id}"]}, ["begin"]),
-        ([], {"response": None}, ["begin"]),
-        ([], {"response": [OK[:9], OK[9:]]}, ["begin"]),
+        ([], {}, ["begun"]),
+        (RequestId(), {}, ["begun", "begun"]),  # whose ids differ each time
+        (made(request=passes), {}, ["begun"]),
+        (made(Phase.OBSERVE, request=passes), {}, ["begun"]),
+        (made(response=passes), {}, ["begun"]),
+        (made(finish=passes), {}, ["begun"]),
+        (made(request_body=lambda exchange, payload: None), {"request": POST + b"abcde"}, ["begun"]),
+        (made(response=passes), {"shadow": True}, ["begun"]),
+        ([], {"request": POST + b"abcde"}, ["begun"]),
+        ([], {"consumer": Consumer("alice")}, ["begun"]),
+        ([], {"claims": {"sub": "a"}}, ["begun"]),
+        ([], {"paths": ["/users/{id}"]}, ["begun"]),
+        ([], {"response": None}, ["begun"]),
+        ([], {"response": [OK[:9], OK[9:]]}, ["begun"]),
         # What does not take it is not sent twice:
         ([], {"request": [POST, b"abcde"]}, []),
         ([], {"request": b"GET / HTTP/1.0\r\n\r\n"}, []),
@@ -293,40 +284,22 @@ def test_what_may_take_the_fast_path_takes_it_too(
     assert fast in [begun * count for count in (1, 2, 3)]
 
 
-def test_a_difference_between_the_paths_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the request, in the answer and in what the log says."""
-    go_on, on_head = FastPath.send_exchange, FastPath.on_head
+def test_a_difference_between_the_paths_is_told() -> None:
+    """In the request and in what the log says: of a filter whose test lets pass what its step would change."""
 
-    def goes_on(passage: FastPath, exchange: Exchange, route: Any) -> None:
-        exchange.request_added = b"X-A: 1\r\n"
+    def adds(exchange: Exchange) -> None:
+        exchange.request_added += b"X-A: 1\r\n"
         exchange.consumer = Consumer("bob")
-        go_on(passage, exchange, route)
 
-    def answered(passage: FastPath, *told: Any) -> None:
-        passage.retries += 1
-        on_head(passage, *told)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(FastPath, "send_exchange", goes_on)
-        with pytest.raises(AssertionError) as caught:
-            run(made(request=passes), GET)
+    with pytest.raises(AssertionError) as caught:
+        run(made(request=adds, lets_pass=lambda head: True), GET)
     assert str(caught.value).splitlines() == [
         "the fast path of fastgw does something else than the full one:",
-        r"  request 1, line 8: b'Via: 1.1 fastgw\r\n' on the full path, b'X-A: 1\r\n' on the fast path",
-        r"  request 1, line 9: b'\r\n' on the full path, b'Via: 1.1 fastgw\r\n' on the fast path",
-        "  record, consumer: '' on the full path, 'bob' on the fast path",
-        r"  request 1, line 10: None on the full path, b'\r\n' on the fast path",
+        r"  request 1, line 8: b'X-A: 1\r\n' on the full path, b'Via: 1.1 fastgw\r\n' on the fast path",
+        r"  request 1, line 9: b'Via: 1.1 fastgw\r\n' on the full path, b'\r\n' on the fast path",
+        r"  request 1, line 10: b'\r\n' on the full path, None on the fast path",
+        "  record, consumer: 'bob' on the full path, '' on the fast path",
     ]
-    monkeypatch.setattr(FastPath, "on_head", answered)
-    with pytest.raises(AssertionError, match=r"full one:\n  record, retries: 0 on the full path, 1 on the fast path$"):
-        run([], GET)
-
-
-def test_a_fast_path_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FastPath, "on_head", lambda passage, *told: None)
-    monkeypatch.setattr("fastgw.testing.GRACE_S", 0.01)
-    with pytest.raises(AssertionError, match=r"nothing answers within 0.02 s on the fast path: is the request whole\?"):
-        run([], GET, timeout=0.01)
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ class Listener:
     def __init__(self, name: str, looked: list[str]) -> None:
         self._name, self._looked = name, looked
 
-    def look(self) -> None:
+    def handle_bell(self) -> None:
         self._looked.append(self._name)
 
 
@@ -172,9 +172,9 @@ def test_who_listens_already_is_entered_once(node: Node) -> None:
     bell = WorkerBell({})
     queue = NodeQueue(node.words.queue(SLOT), 4, TIMEOUT, node.shared.columns[0], bell)
     listener = Listener("one", [])
-    queue.listen(listener.look)
+    queue.listen(listener)
     entered = bell.listening[queue]
-    queue.listen(listener.look)
+    queue.listen(listener)
     assert bell.listening[queue] is entered
 
 
@@ -185,7 +185,7 @@ def test_only_pools_with_connections_or_waiting_requests_are_asked_to_look(node:
     others = [NodeQueue(node.words.queue(slot), 4, TIMEOUT, node.shared.columns[1]) for slot in slots]
     listeners = [Listener(name, looked) for name in ("one", "other", "dropped", "not rung for")]
     for queue, listener in zip(queues, listeners, strict=True):
-        queue.listen(listener.look)
+        queue.listen(listener)
         queue.publish(monotonic())
     del listener, listeners[2]  # the bell keeps nobody
 

@@ -12,13 +12,17 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, clockid_t, timespec
 
+from fastgw.upstream.forwarding.forward_action cimport Forward
+from fastgw.upstream.forwarding.fast_path cimport FastPath
+from fastgw.upstream.upstream cimport Upstream
 from fastgw.forwarded_headers cimport Peer
 from fastgw.exchange.route cimport Route
 from fastgw.exchange.chain cimport Chain
 from fastgw.exchange.exchange cimport Exchange
 from fastgw._slots cimport Slot, learn, read, write
 from fastgw.cache.shared._ordinary cimport MOST_HASHES, NO_SPACE, Key, NewRecord, Ordinary
-from fastgw.filters.policies.cache._ready_answers cimport has_any_of
+from fastgw.filters.policies.cache.ready_answers cimport ReadyAnswers
+from fastgw.http.http1.sought_names cimport has_any_of
 from fastgw.filters.policies.cache._storing cimport Encoded, decide_on, encode_variant
 from fastgw.http.http1.parser cimport Http1RequestHead, Http1ResponseHead, all_values, has_field
 
@@ -38,9 +42,6 @@ from fastgw.filters.policies.cache.policy import MARK_S, CachePolicy, PurgeOrigi
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status
 from fastgw.http.caching.storing import RequestIdentity, Unstorable
 from fastgw.http.caching.vary import normalized_value
-from fastgw.upstream.forwarding.fast_path import FastPath
-from fastgw.upstream.forwarding.forward_action import Forward
-from fastgw.upstream.upstream import Upstream
 
 cdef extern from "_blake2b.h" nogil:
     void fastgw_blake2b_16(uint8_t* digest, const uint8_t* text, size_t length, const uint8_t* person)
@@ -57,11 +58,6 @@ cdef enum:
     UNCACHEABLE = -3
     NO_SLOT = -4
     OUTGROWN = -5
-
-cdef struct OfPath:
-    Slot head
-    Slot peer
-    Slot route
 
 cdef struct OfPolicy:
     Slot clock
@@ -84,7 +80,6 @@ cdef struct OfStore:
     Slot ordinary
     Slot space
 
-cdef OfPath of_path
 cdef OfPolicy of_policy
 cdef OfStore of_store
 cdef Slot opened_of_space
@@ -92,14 +87,7 @@ cdef Slot clock_of_leases
 cdef Slot authority_of_head
 cdef Slot ordinary_of_head
 cdef Slot forwarded_of_head
-cdef Slot path_of_forward
-cdef Slot upstream_of_forward
-cdef Slot name_of_upstream
-cdef Slot special_of_answers
 
-learn(&of_path.head, FastPath, "head")
-learn(&of_path.peer, FastPath, "peer")
-learn(&of_path.route, FastPath, "route")
 learn(&of_policy.clock, CachePolicy, "clock")
 learn(&of_policy.count, CachePolicy, "count")
 learn(&of_policy.dropped, CachePolicy, "dropped")
@@ -122,9 +110,6 @@ learn(&clock_of_leases, Leases, "clock")
 learn(&ordinary_of_head, Http1RequestHead, "ordinary")
 learn(&authority_of_head, Http1RequestHead, "authority")
 learn(&forwarded_of_head, Http1RequestHead, "forwarded")
-learn(&path_of_forward, Forward, "path_of")
-learn(&upstream_of_forward, Forward, "upstream")
-learn(&name_of_upstream, Upstream, "name")
 
 cdef object _begin_fetch  # the function of the reference
 cdef type _storing_fetch_class, _exchange_fetch_class, _cached_request_class
@@ -198,7 +183,6 @@ def adopt(begin_fetch not None, type storing_fetch not None, type exchange_fetch
     global _begin_fetch, _storing_fetch_class, _exchange_fetch_class, _cached_request_class
     _begin_fetch, _storing_fetch_class = begin_fetch, storing_fetch
     _exchange_fetch_class, _cached_request_class = exchange_fetch, cached_request
-    learn(&special_of_answers, answers, "_special")
 
 
 def digest(bytes text not None, bytes person not None):
@@ -368,7 +352,7 @@ cdef bint _is_plain(policy, Http1RequestHead head, peer) except -1:
     ready = read(&of_policy.ready, policy)
     if ready is None:
         return False
-    return not has_any_of(<tuple?>read(&special_of_answers, ready), head)
+    return not has_any_of((<ReadyAnswers?>ready)._special, head)
 
 
 def begin_fetch(policy, request, forward):
@@ -411,7 +395,7 @@ cdef object _begun(policy, request, forward, exchange):
     cdef int64_t at
     cdef uint64_t now
     if exchange is None:
-        given, peer, route = read(&of_path.head, request), read(&of_path.peer, request), read(&of_path.route, request)
+        given, peer, route = (<FastPath?>request).head, (<FastPath?>request).peer, (<FastPath?>request).route
     else:
         given, peer = (<Exchange?>exchange).head, (<Exchange?>exchange).peer
         route = (<Exchange?>exchange).route
@@ -427,13 +411,13 @@ cdef object _begun(policy, request, forward, exchange):
     if type(made) is not Ordinary:
         return NotImplemented
     ordinary = <Ordinary>made
-    path_of = read(&path_of_forward, forward)
+    path_of = (<Forward?>forward).path_of
     endpoint, authority = (<Peer?>peer).endpoint, read(&authority_of_head, head)
     path = head._path
     sent_path = None if path_of is None else path_of(request)
     if sent_path == path:
         sent_path = None
-    place = _place(policy, read(&name_of_upstream, read(&upstream_of_forward, forward)), route)
+    place = _place(policy, (<Upstream?>((<Forward?>forward).upstream)).name, route)
     length = PyBytes_GET_SIZE(endpoint) + PyBytes_GET_SIZE(authority) + PyBytes_GET_SIZE(path) + PyBytes_GET_SIZE(place)
     if sent_path is not None:
         length += PyBytes_GET_SIZE(sent_path)

@@ -6,7 +6,6 @@ from itertools import count
 
 import pytest
 
-from fastgw.downstream.http1 import connection as downstream_connection
 from fastgw.downstream.http1.endings import LINGER_IDLE_S
 from fastgw.eventloop import worker_loop
 from fastgw.eventloop.worker_loop import (
@@ -17,10 +16,8 @@ from fastgw.eventloop.worker_loop import (
     SMALL_READ_BYTES,
 )
 from fastgw.filters.api import Bounded, Exchange, Phase, Reply
-from fastgw.upstream.connections import http1_connection as upstream_connection
 from tests.support import memory
 from tests.support.memory import Plane, probe
-from tests.support.replaced import use_references
 from tests.support.table import for_each
 
 HOST = b"Host: a.test\r\n"
@@ -247,10 +244,7 @@ class Rooms(dict[int, int]):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(worker_loop, "room", self.__getitem__)
-        use_references(monkeypatch, downstream_connection.Http1ClientConnection)  # the compiled ones send by themselves
-        for connection in (downstream_connection, upstream_connection):
-            monkeypatch.setattr(connection, "send", lambda fd, message, transport, waiting: transport.write(message))
-        numbers = count(3)
+        numbers = count(1 << 20)  # there is no such descriptor
         monkeypatch.setattr(memory.Socket, "fileno", lambda socket: vars(socket).setdefault("number", next(numbers)))
 
 

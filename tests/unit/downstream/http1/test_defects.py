@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fastgw.downstream.http1.stream import Http1Stream
+from fastgw.exchange import Relay
 from fastgw.filters.api import Phase, Reply
 from fastgw.operator_events import OperatorEvent
 from tests.support.memory import Plane, Wire, probe
@@ -94,7 +94,7 @@ def test_the_body_of_a_request(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     client.sends(UPLOAD)
     plane.connects()
     with monkeypatch.context() as patched:
-        patched.setattr(Http1Stream, "read_body", raises)
+        patched.setattr(Relay, "feed", raises)
         client.sends(b"more")
     assert_answered_500(plane, client, caplog)
 
@@ -102,7 +102,7 @@ def test_the_body_of_a_request(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
 def test_a_body_that_comes_with_its_head(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     plane = Plane()
     client = plane.client()
-    monkeypatch.setattr(Http1Stream, "read_body", raises)
+    monkeypatch.setattr(Relay, "feed", raises)
     client.sends(UPLOAD)
     assert_answered_500(plane, client, caplog)
 
@@ -115,7 +115,7 @@ def test_a_response_that_has_begun_is_cut(monkeypatch: pytest.MonkeyPatch) -> No
     received = client.received
     assert received.endswith(b"half")
     with monkeypatch.context() as patched:
-        patched.setattr(Http1Stream, "read_body", raises)
+        patched.setattr(Relay, "feed", raises)
         client.sends(b"more")
     assert client.received == received
     assert client.aborted

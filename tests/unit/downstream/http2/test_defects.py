@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fastgw.errors import Fault
+from fastgw.exchange import Relay
 from fastgw.filters.api import Phase, Reply
 from fastgw.http.http2.session import Session
 from tests.support.http2 import frames
@@ -19,7 +20,7 @@ from tests.unit.downstream.test_drain import turns
 from tests.unit.upstream.connections.test_http2_liveness import HEAD
 
 if Session is not None:
-    from fastgw.downstream.http2.stream import Http2Stream
+    pass
 
 UPLOAD = frames.block(*frames.pseudo(b"POST", b"/", b"a.test"))
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -40,7 +41,7 @@ def test_a_stream_without_a_response_is_answered_500(monkeypatch: pytest.MonkeyP
         client = begins(plane)
         client.sends(frames.headers(UPLOAD, 1, False))
         with monkeypatch.context() as patched:
-            patched.setattr(Http2Stream, "read_body", raises)
+            patched.setattr(Relay, "feed", raises)
             client.sends(frames.data(b"body", 1, end=False))
         await turns()
         assert data_on(client, 1).startswith(b'{"type":"urn:fastgw:fault:internal"')
@@ -149,12 +150,12 @@ def test_frames_of_the_other_streams_in_the_same_read_are_handled(monkeypatch: p
         client.sends(frames.headers(UPLOAD, 1, False) + frames.headers(UPLOAD, 3, False))
         plane.connects()
         upstream = plane.connects()
-        taken = Http2Stream.read_body
+        taken = Relay.feed
 
-        def read_body(stream: Http2Stream, payload: bytes) -> None:
-            raises() if stream.id == 1 else taken(stream, payload)
+        def feed(body: Relay, payload: bytes) -> None:
+            raises() if payload == b"one" else taken(body, payload)
 
-        monkeypatch.setattr(Http2Stream, "read_body", read_body)
+        monkeypatch.setattr(Relay, "feed", feed)
         client.sends(frames.data(b"one", 1) + frames.data(b"other", 3))
         await turns()
         assert b"other" in upstream.received

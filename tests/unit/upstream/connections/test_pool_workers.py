@@ -173,7 +173,7 @@ async def test_no_request_waits_beyond_max_pending_for_connections_that_are_in_u
         await until(lambda first_look=first_look: other._ringer is not first_look)
         assert waits.told == [], "it may have one"
         if looks_late:
-            one._handle_bell()
+            one.handle_bell()
         else:
             monkeypatch.setattr(pooling, "TICK", 0.0)
             other._tick()
@@ -308,11 +308,11 @@ async def test_a_worker_that_hangs_does_not_keep_a_place_from_the_others(node, d
     borrower = come(one)
     assert not one.is_queued(borrower), "it did not look in the time between two ticks"
     connection = await served(borrower, dialer)
-    hanging._handle_bell()
+    hanging.handle_bell()
     one.discard(connection)
     late = come(one)
     assert one.is_queued(late), "it looks again"
-    hanging._handle_bell()
+    hanging.handle_bell()
     connection = await served(waiting, dialer)
     hanging.give_back(connection)
     connection = await served(late, dialer)

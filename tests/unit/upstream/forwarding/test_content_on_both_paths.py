@@ -10,9 +10,8 @@ import pytest
 from fastgw.exchange.body_stages import BodyStage, StageFactory
 from fastgw.exchange.sent_fields import SentFields
 from fastgw.filters.api import Exchange, Outcome, Phase
-from fastgw.http.messages import RequestHead
 from fastgw.upstream.forwarding.fast_path import FastPath
-from tests.support.counted_plane import played
+from tests.support.counted_plane import Recording, played
 from tests.support.memory import probe
 from tests.unit.upstream.forwarding.test_both_paths import both, upstream
 from tests.unit.upstream.forwarding.test_fast_path import (
@@ -100,14 +99,15 @@ def test_what_does_not_conform_is_refused_as_on_the_full_path(request_: bytes, s
 def test_a_body_is_refused_without_an_exchange_unless_others_see_it(
     settings: dict[str, Any], at_once: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused: list[RequestHead] = []
-    begin_refusal = FastPath.begin_refusal
+    refused: list[object] = []
+    finish = Recording.finish
 
-    def count(self: Any, head: Any, route: Any, refusal: Any) -> bytes:
-        refused.append(head)
-        return begin_refusal(self, head, route, refusal)
+    def count(self: Recording, ended: Any) -> None:
+        if isinstance(ended, FastPath) and ended.fault is not None:
+            refused.append(ended.head)
+        finish(self, ended)
 
-    monkeypatch.setattr(FastPath, "begin_refusal", count)
+    monkeypatch.setattr(Recording, "finish", count)
     wrong = post(b'{"n":0,"a":"b"}', JSON, b"X-Forwarded-For: 192.0.2.9", b"X-Request-Id: i")
     last = post(b'{"n":[]}', JSON, b"Connection: close")
     steps = [sends(GOOD), connects, answers(document(b"{}")), sends(wrong + wrong), sends(last)]

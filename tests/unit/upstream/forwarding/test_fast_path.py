@@ -15,7 +15,6 @@ import pytest
 
 from fastgw.errors import Fault
 from fastgw.filters.api import Consumer, Exchange, Filter, Phase, Reply
-from fastgw.http.http1 import serializer
 from fastgw.observe import Record
 from tests.support.memory import Plane, Wire, probe
 from tests.support.table import for_each
@@ -569,12 +568,12 @@ def test_a_retry_is_counted_and_spent() -> None:
 
 
 def test_a_defect_while_the_request_is_made_is_a_500(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    def raises(*told: object) -> bytes:
+    def raises(*told: object) -> None:
         raise ZeroDivisionError
 
     def breaks_down(play: Play) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr(serializer, "request", raises)
+            patched.setattr(play.upstream, "write", raises)
             play.client.sends(GET)
 
     play = alike([breaks_down])

@@ -1,0 +1,51 @@
+# The types of `connection.py`.
+
+from fastgw.downstream.http2.stream cimport Http2Stream, MultiplexedConnection
+from fastgw.downstream.http1.serving cimport ServingListener, ServingWorker
+from fastgw.eventloop.idle_order cimport put_last
+from fastgw.eventloop.socket_send cimport send
+from fastgw.forwarded_headers cimport Peer
+from fastgw.http.http1.parser cimport Http1RequestHead
+
+cdef double inf
+cdef int BROKEN, CLOSED, CONNECT, DATA, DISCARDED, END, ENDING, FEW_EVENTS, FULL, HAS_OUTPUT, HEAD, HOLDS, IN_HEAD
+cdef int MALFORMED, PONG, REFUSED, REQUEST, SENT, TOO_LONG, WHOLE
+cdef Py_ssize_t BODY_BYTES_PER_TURN
+
+
+cdef class Http2ClientConnection(MultiplexedConnection):
+    cdef public object _address_limit
+    cdef public bint _asks
+    cdef public bint _awaits_head
+    cdef public object _buffer
+    cdef public bint _closing
+    cdef public object _events
+    cdef public bint _flush_is_due
+    cdef public int _full
+    cdef public object _head_begun_at
+    cdef public int _last_calls
+    cdef public double _last_calls_at
+    cdef public Py_ssize_t _read_while_unsent
+    cdef public int _socket
+    cdef public list _spare
+    cdef public double _stalled_at
+    cdef public bint _stopped
+    cdef public dict _streams
+    cdef public object _trusts
+    cdef public Py_ssize_t _unsent
+    cdef public object _vouched
+    cdef public bint closed
+    cdef public int fd
+    cdef public Py_ssize_t read_since_rest
+    cdef public long long requests
+    cdef public bint resting
+    cdef public object transport
+    cdef public bint write_paused
+
+    cpdef flush_soon(self)
+    cpdef flush_alone(self)
+    cpdef receive(self, received, Py_ssize_t length)
+    cdef _handle(self, list events)
+    cdef _handle_event(self, int kind, int number, value)
+    cdef _begin_request(self, int number, bytes text, bytes payload, bytes protocol=*)
+    cdef _stream_closed(self, Http2Stream stream)

@@ -1,0 +1,1 @@
+cpdef put_last(order, connection)

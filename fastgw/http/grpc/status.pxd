@@ -1,0 +1,2 @@
+cpdef parse_status(bytes value)
+cpdef tuple check_trailers(tuple trailers)

@@ -1,0 +1,18 @@
+cimport cython
+from libc.stdint cimport uint8_t, uint64_t
+
+from fastgw.http.http1.parser cimport SLOT_WORDS, Http1RequestHead
+
+
+@cython.final
+cdef class ReservedFields:
+    cdef frozenset _names  # `folded`, without those of known fields
+    cdef tuple _prefixes
+    cdef frozenset _exempt
+    cdef uint64_t _slots[SLOT_WORDS]  # a bit for each `slot_of` of a complete name and its twins
+    cdef uint64_t _beginnings  # a bit for each `beginning_of` of a name
+    cdef uint64_t _continued  # those of prefixes
+
+    cpdef take_out_of(self, Http1RequestHead head)
+    cdef bint _is_in(self, Http1RequestHead head) except -1
+    cdef bint _begins(self, const uint8_t* name, const uint8_t* end) except -1
