@@ -18,11 +18,11 @@ is called: data that is not decrypted yet is taken out of it (`_kept`).
 import asyncio
 import re
 import ssl
-from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
+from fastgw.eventloop.openssl_records import decrypt, encrypt, pending_in
 from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, FRAMING_COST, WorkerLoop
 from fastgw.net.client_hello import LONGEST_RECORD
@@ -37,8 +37,6 @@ PERF: 1,200 key updates in one read held up all other clients of a worker for 10
 
 _ORIGIN: Final = re.compile(r"^\[[^]]*] | \([^()]*\.c:[0-9]+\)$")
 """Parts of an error's text that say where it comes from, as in `[SSL] bad length (_ssl.c:1006)`."""
-_Read = Callable[[int, memoryview], int]
-"""`SSLObject.read` into a buffer."""
 
 
 def text_of(error: ssl.SSLError) -> str:
@@ -70,35 +68,8 @@ class Stage(IntEnum):
 SILENT, SHAKING, OPEN, CLOSING, CLOSED = Stage
 
 
-class TlsTransport(asyncio.BufferedProtocol):
+class TlsTransport:
     """One connection. The protocol above uses the methods of an `asyncio.Transport`, `write` to `get_extra_info`."""
-
-    __slots__ = (
-        "_above",
-        "_below",
-        "_below_paused",
-        "_buffer",
-        "_end_due",
-        "_ended",
-        "_fd",
-        "_framing",
-        "_got",
-        "_kept",
-        "_own_answers",
-        "_paused",
-        "_peer_ended",
-        "_read",
-        "_session",
-        "_tls",
-        "_unread",
-        "_write",
-        "is_truncated",
-        "memory",
-        "read_since_rest",
-        "resting",
-        "stage",
-        "worker_loop",
-    )
 
     def __init__(self, worker_loop: WorkerLoop) -> None:
         self.worker_loop = worker_loop
@@ -154,7 +125,7 @@ class TlsTransport(asyncio.BufferedProtocol):
         self._fd = transport.get_extra_info("socket").fileno()
         transport.set_write_buffer_limits(high=0)  # writing pauses as soon as the kernel accepts no more
 
-    def get_buffer(self, sizehint: int) -> memoryview:
+    def get_buffer(self, sizehint: int) -> Any:
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -220,8 +191,7 @@ class TlsTransport(asyncio.BufferedProtocol):
         """Hand the connection to the protocol above. The subclass calls it, and continues with `_read_early`."""
         self.stage = OPEN
         self._above = above
-        self._session = session = self._tls._sslobj  # type: ignore[attr-defined]
-        self._read, self._write = cast(_Read, session.read), session.write
+        self._session = self._tls._sslobj  # type: ignore[attr-defined]
 
     def _read_early(self) -> None:
         """Pass on the data that was received with the end of the handshake."""
@@ -248,31 +218,17 @@ class TlsTransport(asyncio.BufferedProtocol):
     def _decipher(self, sealed: bytes | memoryview) -> None:
         """Pass on received data until reading is paused."""
         incoming, outgoing, above = self.memory.incoming, self.memory.outgoing, self._above
+        session = self._session
         assert above is not None
         while True:
-            incoming.write(sealed)
             buffer = above.get_buffer(-1)
-            size = len(buffer)
-            count, ended, error = 0, False, None
-            try:
-                while count < size:
-                    got = self._read(size - count, memoryview(buffer)[count:] if count else buffer)
-                    count += got
-                    ended = not got
-                    if ended or not incoming.pending:
-                        break
-            except ssl.SSLWantReadError:
-                pass
-            except ssl.SSLZeroReturnError:  # like an end after ours
-                ended = True
-            except ssl.SSLError as broken:
-                error = broken
-            sealed = self._kept = incoming.read() if incoming.pending else b""
-            self._unread = ended or bool(sealed) or (count == size and self._tls.pending() > 0)
+            count, ended, error = decrypt(session, incoming, sealed, buffer)
+            sealed = self._kept = incoming.read() if pending_in(incoming) else b""
+            self._unread = ended or bool(sealed) or (count == len(buffer) and session.pending() > 0)
             self._got += count
             if error is not None:
                 self._flush()  # an alert
-            elif outgoing.pending and not self._answer_records():
+            elif pending_in(outgoing) and not self._answer_records():
                 return
             if count:
                 above.buffer_updated(count)
@@ -341,18 +297,24 @@ class TlsTransport(asyncio.BufferedProtocol):
         """Whether there is received data, or an end, that was not passed on yet."""
         return self._unread
 
-    def write(self, message: bytes) -> None:
+    def write(self, message: bytes | memoryview) -> None:
         if self.stage is not OPEN:
             return
+        session, outgoing = self._session, self.memory.outgoing
+        if isinstance(message, bytes) and 0 < len(message) <= LONGEST_RECORD:
+            sealed = encrypt(session, outgoing, message)
+            if sealed is not None:
+                self._send(sealed)
+                return
         try:
             if len(message) <= LONGEST_RECORD:
-                self._write(message)
+                session.write(message)
             else:
-                outgoing, rest = self.memory.outgoing, memoryview(message)
+                rest = memoryview(message)
                 while rest:
                     if outgoing.pending >= MOST_SEALED:
                         self._flush()
-                    rest = rest[self._write(rest) :]
+                    rest = rest[session.write(rest) :]
         except ssl.SSLError as error:
             self.memory.outgoing.read()
             self.worker_loop.loop.call_soon(self._break, error)
@@ -431,9 +393,3 @@ class TlsTransport(asyncio.BufferedProtocol):
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._tls if name == "ssl_object" else self._below.get_extra_info(name, default)
-
-
-if not TYPE_CHECKING:
-    from fastgw.eventloop import _tls_transport as _twin
-
-    _twin.adopt(TlsTransport)

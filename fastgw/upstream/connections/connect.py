@@ -229,7 +229,7 @@ async def _hand_over(sock: socket.socket, address: TargetAddress, target: Target
         tls = TlsClientTransport(
             protocol.worker_loop, target.tls.at(address), target.server_name, protocol, done, http1
         )
-        await loop.create_connection(lambda: tls, sock=sock)
+        await loop.create_connection(lambda: cast(Any, tls), sock=sock)
         try:
             error = await done
         except BaseException:

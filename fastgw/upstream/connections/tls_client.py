@@ -148,7 +148,8 @@ class TlsClientTransport(TlsTransport):
         incoming = self.memory.incoming
         incoming.write(self._kept + sealed)
         try:
-            return self._read(len(buffer), buffer)
+            count: int = self._session.read(len(buffer), buffer)
+            return count
         except ssl.SSLZeroReturnError:
             return 0
         finally:

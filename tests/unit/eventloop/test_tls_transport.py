@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from fastgw.eventloop import tls_transport
+from fastgw.eventloop import openssl_records, tls_transport
 from fastgw.eventloop import worker_loop as worker_loop_module
 from fastgw.eventloop.tls_transport import CLOSED, OPEN, text_of
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN
@@ -218,14 +218,13 @@ def test_they_keep_them_also_where_openssl_is_called_by_the_module_ssl_alone(
     authority: Certificates, issued: tuple[str, str], highest: int
 ) -> None:
     """As with a Python whose objects of OpenSSL the compiled module does not know."""
-    twin = tls_transport._twin
-    assert twin.calls_openssl()
-    twin.go_through_ssl()
+    assert openssl_records.calls_openssl()
+    openssl_records.go_through_ssl()
     try:
         play(authority, issued, highest, 11)
     finally:
-        twin.call_openssl()
-        assert twin.calls_openssl()
+        openssl_records.call_openssl()
+        assert openssl_records.calls_openssl()
 
 
 def play(authority: Certificates, issued: tuple[str, str], highest: int, seed: int) -> None:

@@ -1,0 +1,36 @@
+# The types of `tls_transport.py`.
+
+from fastgw.eventloop.openssl_records cimport decrypt, encrypt, pending_in
+from fastgw.eventloop.socket_send cimport send
+
+cdef Py_ssize_t FRAMING_COST, LONGEST_RECORD
+
+
+cdef class TlsTransport:
+    cdef public object _above
+    cdef public object _below
+    cdef public bint _below_paused
+    cdef public object _buffer
+    cdef public bint _end_due
+    cdef public bint _ended
+    cdef public int _fd
+    cdef public Py_ssize_t _framing
+    cdef public Py_ssize_t _got
+    cdef public bytes _kept
+    cdef public Py_ssize_t _own_answers
+    cdef public bint _paused
+    cdef public bint _peer_ended
+    cdef public object _session
+    cdef public object _tls
+    cdef public bint _unread
+    cdef public bint is_truncated
+    cdef public object memory
+    cdef public Py_ssize_t read_since_rest
+    cdef public bint resting
+    cdef public object stage
+    cdef public object worker_loop
+
+    cpdef write(self, message)
+    cdef _decipher_counted(self, sealed)
+    cdef _decipher(self, sealed)
+    cpdef _send(self, bytes sealed)
