@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastgw.exchange.fast_fetch import FetchStep
     from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
     from fastgw.exchange.route import Route
+    from fastgw.http.http1.parser import Http1RequestHead
     from fastgw.http.messages import RequestHead, ResponseHead
 
 Outcome: TypeAlias = Reply | Awaitable[Reply | None] | None
@@ -32,7 +33,7 @@ RenewStep: TypeAlias = "Callable[[Exchange, ResponseHead], Awaitable[bool] | Non
 TranslateStep: TypeAlias = "Callable[[Exchange, Any], bool]"
 """The second argument is the `Forward` of the route."""
 RefuseStep: TypeAlias = Callable[["RequestHead"], "ReadyRefusal | None"]
-ReadyStep: TypeAlias = "Callable[[RequestHead, Any, Route], ReadyAnswer | None]"
+ReadyStep: TypeAlias = "Callable[[Http1RequestHead, Any, Route], ReadyAnswer | None]"
 """The second argument is the `Peer` of the connection."""
 _IS_LOWER_NAME: Final = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+").fullmatch
 

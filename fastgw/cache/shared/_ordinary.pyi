@@ -61,3 +61,9 @@ class Ordinary:
     def evict(self, segment: int, generation: int, is_small: bool, kept: frozenset[int], /) -> None: ...
     def append(self, at: int, position: int, free: int, data: bytes, length: int, /) -> bool: ...
     def complete(self, at: int, key: bytes, entry_location: int, length: int, capacity: int, /) -> bool: ...
+
+def is_unchanged(store: object, stamp: object) -> bool:
+    """Return what `SharedStore.is_unchanged` returns."""
+
+def is_unchanged_in(store: object, stamp: object) -> bool:
+    """Return what `Store.is_unchanged` returns, whatever the class of the store is."""

@@ -14,7 +14,6 @@ from libc.string cimport memcpy, memset
 
 from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
 
-from fastgw.compiled import replace
 
 cdef extern from *:
     """
@@ -763,20 +762,19 @@ cdef struct OfStore:
 cdef OfStore of_store
 cdef PyTypeObject* _store_class  # the class whose method this is; NULL until `adopt_store`
 cdef type _stamp_class
-cdef object _is_unchanged  # the method of the reference
+cdef object _is_unchanged  # `SharedStore.looks_unchanged`
 cdef Py_ssize_t _FOUND_AGAIN
 
 
 def adopt_store(type owner not None, type stamp not None, Py_ssize_t found_again):
-    """Replace the method of `SharedStore`. `stamp`: the class of its stamps. `found_again`: every so many calls, the
-    reference is called.
+    """Learn the attributes of `SharedStore`. `stamp`: the class of its stamps. `found_again`: every so many calls, the
+    store looks itself.
     """
     global _stamp_class, _is_unchanged, _FOUND_AGAIN, _store_class
-    _stamp_class, _is_unchanged, _FOUND_AGAIN = stamp, owner.is_unchanged, found_again
+    _stamp_class, _is_unchanged, _FOUND_AGAIN = stamp, owner.looks_unchanged, found_again
     learn(&of_store.memory, owner, "memory")
     learn(&of_store.ordinary, owner, "ordinary")
     learn(&of_store.unchanged, owner, "_unchanged")
-    replace(owner, is_unchanged)
     _store_class = of_store.memory.reads
 
 
@@ -785,7 +783,7 @@ def is_unchanged(self, stamp):
     return _is_still(self, stamp)
 
 
-cdef bint is_unchanged_in(store, stamp) except -1:
+cpdef bint is_unchanged_in(store, stamp) except -1:
     return _is_still(store, stamp) if type_of(store) is _store_class else store.is_unchanged(stamp)
 
 

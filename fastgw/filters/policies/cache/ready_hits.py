@@ -10,11 +10,12 @@ PERF: a hit of 1 KiB behind `headers` takes 19 us of CPU, from the store 33 (CPy
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, final
+from typing import Final
 
+from fastgw.cache.shared._ordinary import is_unchanged_in
 from fastgw.cache.store import Store, StoredObject
-from fastgw.exchange import Exchange, Response
-from fastgw.exchange.exchange import UNCHANGED_QUERY
+from fastgw.exchange import Response
+from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange
 from fastgw.exchange.reply import NO_CONTENT
 from fastgw.filters.policies.cache.forwarded_fields import ForwardedFields
 from fastgw.filters.policies.cache.ready_answers import (
@@ -37,11 +38,8 @@ from fastgw.upstream.forwarding.forward_action import Forward
 _MOST_FIELDS: Final = 1000
 
 
-@final
 class _Hit:
     """A response. `head`: serialized, as of `second`. `lines`: its part that does not depend on the time."""
-
-    __slots__ = ("body", "born_date", "head", "lifetime", "lines", "second", "stamp", "status", "weight")
 
     def __init__(self, lines: bytes, body: bytes, born_date: float, lifetime: int, stamp: object) -> None:
         """`born_date`: when its age was 0."""
@@ -56,11 +54,8 @@ class _Hit:
         self.head, self.status = b"%bAge: %d\r\n\r\n" % (self.lines, age), hit_status(self.lifetime - age)
 
 
-@final
 class ReadyHits:
     """Hits of one use of the filter in one worker."""
-
-    store: Store
 
     def __init__(
         self,
@@ -75,6 +70,7 @@ class ReadyHits:
         """
         self._memory, self._number, self._answers = memory, memory.new_number(), answers
         self._key_headers, self._by_consumer, self._clock = key_headers, by_consumer, clock
+        self.store: Store
 
     def add(
         self,
@@ -116,7 +112,7 @@ class ReadyHits:
         key = self._key(exchange, fields)
         hit = self._memory.get(key)
         if type(hit) is Selector:
-            if not self.store.is_unchanged(hit.stamp):
+            if not is_unchanged_in(self.store, hit.stamp):
                 self._memory.remove(key)
                 return False
             key = (*key, hit.names, *values_of(fields, hit.names))
@@ -124,7 +120,7 @@ class ReadyHits:
         if type(hit) is not _Hit:
             return False
         age = int(self._clock() - hit.born_date)
-        if age >= hit.lifetime or age < 0 or not self.store.is_unchanged(hit.stamp):
+        if age >= hit.lifetime or age < 0 or not is_unchanged_in(self.store, hit.stamp):
             self._memory.remove(key)
             return False
         if age != hit.second:
@@ -134,7 +130,7 @@ class ReadyHits:
         exchange.response_bytes = len(hit.body)
         # Parsed for each request: a filter may change its fields.
         head = parse_response(hit.head, b"GET", _MOST_FIELDS)
-        exchange.respond(Response(head.status, head, dropped=forward.marks), hit.body, True)
+        exchange.respond(Response(head.status, head, b"", forward.marks), hit.body, True)
         return True
 
     def _applies(self, exchange: Exchange, forward: Forward) -> bool:
@@ -170,9 +166,3 @@ class ReadyHits:
 def _fields(exchange: Exchange) -> RequestFields:
     """Return the headers as the upstream gets them."""
     return ForwardedFields(exchange) if exchange.request_added or exchange.request_dropped else exchange.head
-
-
-if not TYPE_CHECKING:
-    from fastgw.filters.policies.cache import _ready_hits as _twin
-
-    _twin.adopt(ReadyHits, ReadyMemory, _Hit, Selector, ReadyAnswers)

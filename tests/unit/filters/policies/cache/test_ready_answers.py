@@ -6,25 +6,14 @@ from typing import Any
 
 import pytest
 
-from fastgw.downstream.http1.connection import Http1ClientConnection
 from fastgw.filters.policies.cache import ready_answers
 from fastgw.filters.policies.cache.ready_answers import ReadyAnswers, ReadyMemory
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import parse_request
-from fastgw.upstream.forwarding.fast_path import FastPath
 from tests.support.memory import Wire
-from tests.support.replaced import use_references
 from tests.support.table import for_each
 from tests.unit.filters.policies.cache.test_hits import value
 from tests.unit.filters.policies.cache.world import World
-
-
-@pytest.fixture(autouse=True, params=["compiled", "reference"])
-def methods(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test takes the compiled methods, and those of the reference."""
-    if request.param == "reference":
-        use_references(monkeypatch, Http1ClientConnection, ReadyAnswers, FastPath)
-
 
 DATED = (
     b"HTTP/1.1 200 OK\r\nDate: Fri, 15 Jan 2027 08:00:00 GMT\r\nCache-Control: max-age=60\r\nX-Request-Id: theirs\r\n"

@@ -7,22 +7,11 @@ from unittest.mock import patch
 
 import pytest
 
-from fastgw.downstream.http1.stream import Http1Stream
 from fastgw.filters.policies.cache.cached_request import CachedRequest
-from fastgw.filters.policies.cache.ready_hits import ReadyHits
 from tests.support.memory import SERVICE, Wire
-from tests.support.replaced import use_references
 from tests.unit.filters.policies.cache.test_hits import status, value
 from tests.unit.filters.policies.cache.test_ready_answers import DATED
 from tests.unit.filters.policies.cache.world import World
-
-
-@pytest.fixture(autouse=True, params=["compiled", "reference"])
-def methods(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test takes the compiled methods, and those of the reference."""
-    if request.param == "reference":
-        use_references(monkeypatch, Http1Stream, ReadyHits)
-
 
 HEADERS = {"headers": {"response": {"set": {"X-A": "1"}}, "request": {"set": {"X-Tenant": "{header.X-Key}"}}}}
 VARYING = DATED.replace(b"ETag", b"Vary: X-Tenant\r\nETag")
