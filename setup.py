@@ -93,7 +93,7 @@ def modules() -> list[Extension]:
     options = {"language_level": 3, "nthreads": CORES if len(SOURCES) > 1 else 0, "quiet": True}
     return [
         *cythonize(others, compiler_directives={"auto_pickle": False}, **options),
-        *cythonize(typed, compiler_directives={"auto_pickle": False, "binding": False}, **options),
+        *cythonize(typed, compiler_directives={"auto_pickle": False, "binding": False, "nonecheck": True}, **options),
     ]
 
 

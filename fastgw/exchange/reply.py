@@ -1,10 +1,11 @@
 """Responses for filters: the gateway's own replies, the response to a fault, and the response of the upstream."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 import orjson
-from msgspec import Struct
 
 from fastgw.errors import Fault
 from fastgw.http.fields import Fields, folded
@@ -12,6 +13,7 @@ from fastgw.http.grammar import IS_TOKEN, IS_VALUE
 from fastgw.http.grpc.status import GrpcStatus
 from fastgw.http.http1.serializer import names_alike
 from fastgw.http.messages import AS_DECLARED, ResponseHead
+from fastgw.typed_fields import expose_fields
 
 if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange
@@ -30,21 +32,6 @@ ALLOW: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 """The header `Allow` with all methods, for `OPTIONS *`."""
 
 
-class ReplyBody:
-    """Body of a reply that is streamed: `filters.api.Pieces`, `filters.api.FileRange`. It is sent once."""
-
-    length: int | None
-    """Number of bytes; None: unknown until the end."""
-
-    def service(self, exchange: "Exchange") -> "BodySender":
-        """Return the service side of the exchange, which sends it."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Release its resources, because it is not sent."""
-        raise NotImplementedError
-
-
 class BodySender(Protocol):
     """The service side of an exchange that is answered with a `ReplyBody`."""
 
@@ -56,6 +43,21 @@ class BodySender(Protocol):
     def feed_raw(self, chunk: bytes) -> None: ...
     def end_raw(self) -> None: ...
     def cancel(self) -> None: ...
+
+
+class ReplyBody:
+    """Body of a reply that is streamed: `filters.api.Pieces`, `filters.api.FileRange`. It is sent once."""
+
+    length: int | None
+    """Number of bytes; None: unknown until the end."""
+
+    def service(self, exchange: Exchange) -> BodySender:
+        """Return the service side of the exchange, which sends it."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Release its resources, because it is not sent."""
+        raise NotImplementedError
 
 
 @final
@@ -170,34 +172,43 @@ class EncodedForms(Protocol):
         """Store the body in this form, if there is space for it."""
 
 
-@final
-class Response(Struct, eq=False, gc=False):  # no reference cycles
+class Response:
     """The final response for the response steps: the upstream's (`head` is set), or one of the gateway.
 
     A step may set another `status`, which is sent, logged and counted. The body does not change, so the status has to
     allow one: from 200 to 599, and not 204 or 304 if there is a body.
-
-    PERF: one is created for each response that filters process, in 0.09 us; as a class with an `__init__` in 0.22
-    (CPython 3.11, msgspec 0.22).
     """
 
-    status: int
-    head: ResponseHead | None
-    added: bytes = b""
-    """Serialized lines that are sent after the fields."""
-    dropped: frozenset[bytes] = NO_NAMES
-    """Lower-case names of fields that are not sent."""
-    body_length: int = AS_DECLARED
-    """Bytes of the body that is sent; `UNKNOWN`: known at its end; `AS_DECLARED`: as the head declares."""
-    _fields: Fields | None = None
-    whole_bytes: int = UNKNOWN
-    """Bytes of the body before the body hooks, if all of it has come with the head; otherwise `UNKNOWN`."""
-    encoded_forms: EncodedForms | None = None
-    """Forms of a complete response from a cache with content codings, stored beside it; None: it is not from one, or a
-    filter has changed its body. Only to be used when a stage is made: they are those of the body that it gets."""
-    is_held: bool = False
-    """Whether a stage before the one that is made takes the whole body, so that the next ones get it in one piece, and
-    the head is sent after their end."""
+    def __init__(
+        self,
+        status: int,
+        head: ResponseHead | None,
+        added: bytes = b"",
+        dropped: frozenset[bytes] = NO_NAMES,
+        body_length: int = AS_DECLARED,
+        fields: Fields | None = None,
+    ) -> None:
+        self.status = status
+        self.head = head
+        self.added = added
+        """Serialized lines that are sent after the fields."""
+        self.dropped = dropped
+        """Lower-case names of fields that are not sent."""
+        self.body_length = body_length
+        """Bytes of the body that is sent; `UNKNOWN`: known at its end; `AS_DECLARED`: as the head declares."""
+        self._fields = fields
+        self.whole_bytes = UNKNOWN
+        """Bytes of the body before the body hooks, if all of it has come with the head; otherwise `UNKNOWN`."""
+        self.encoded_forms: EncodedForms | None = None
+        """Forms of a complete response from a cache with content codings, stored beside it; None: it is not from one,
+        or a filter has changed its body. Only to be used when a stage is made: they are those of the body that it gets.
+        """
+        self.is_held = False
+        """Whether a stage before the one that is made takes the whole body, so that the next ones get it in one piece,
+        and the head is sent after their end."""
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status}>"
 
     @property
     def headers(self) -> Fields:
@@ -272,7 +283,7 @@ def fields_in(lines: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def own_response(reply: Reply) -> Response:
-    return Response(reply.status, None, _fields=Fields.of_checked(reply.fields))
+    return Response(reply.status, None, fields=Fields.of_checked(reply.fields))
 
 
 def body_at_once(reply: Reply) -> bytes:
@@ -281,3 +292,6 @@ def body_at_once(reply: Reply) -> bytes:
         return reply.body
     reply.body.close()
     return b""
+
+
+expose_fields(Response)

@@ -92,9 +92,7 @@ class ShadowExchange(Exchange):
         """Take a copy of this response."""
         head: Any = None if response.head is None else _Head(response.head)
         fields = None if head is not None else Fields(response.headers)
-        self.response = Response(
-            response.status, head, response.added, response.dropped, response.body_length, _fields=fields
-        )
+        self.response = Response(response.status, head, response.added, response.dropped, response.body_length, fields)
 
     def request_changes(self) -> list[str]:
         """Return the names of request headers that would differ for the upstream since the last call, and `query`."""

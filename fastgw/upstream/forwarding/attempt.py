@@ -5,13 +5,16 @@ a response was received, or by `attempt_lost` when there will be none. Listeners
 record (`AttemptRecord`): it has one only if there are listeners, or if there is something to count.
 """
 
+from __future__ import annotations
+
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Final, final
+from typing import Final, final
 
 from fastgw.errors import Fault, Retry
 from fastgw.eventloop.timer_wheel import Timed
-from fastgw.exchange import Exchange, Relay, Trailers
+from fastgw.exchange import Relay, Trailers
+from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter_steps import rejects_credentials
 from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.http.field_names import EXPECT
@@ -24,14 +27,12 @@ from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.recording.tap import RecordedTrace
 from fastgw.upstream.connections.http2_stream import NEEDS_HTTP1
 from fastgw.upstream.connections.stream import UpstreamStream
+from fastgw.upstream.forwarding.forwarded_request import ForwardedRequest
 from fastgw.upstream.forwarding.request_trailers import sent_trailers
-from fastgw.upstream.policies.retry import CONNECT_FAILURE, LOST, NEVER, PER_TRY_TIMEOUT, REFUSED, RESET
+from fastgw.upstream.policies.retry import CONNECT_FAILURE, IDEMPOTENT, LOST, NEVER, PER_TRY_TIMEOUT, REFUSED, RESET
 from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
 from fastgw.upstream.targets.target import Target
-
-if TYPE_CHECKING:
-    from fastgw.upstream.forwarding.forwarding import Forwarding
-
+from fastgw.upstream.upstream import Upstream
 
 JUST_USED_S: Final = 1.0
 """Maximum seconds since its last use for an idle connection to carry a request that cannot be sent again; otherwise
@@ -43,34 +44,97 @@ EARLY_SHARE: Final = 0.1
 """Share of the time that the caller has given, for short calls: all of them would be at their deadline otherwise."""
 
 
-@final
+class Attempts(Timed):
+    """The part of a `Forwarding` that its attempts use. `begun`: their number. `head_due_at`, `call_due_at`: deadlines
+    of the response head and of a gRPC call, by the wheel's clock. `needs_http1`: a target has refused the request over
+    HTTP/2. `continued`: the client has got 100 Continue, of a target or of the gateway in its place.
+    """
+
+    def __init__(self, forward: ForwardedRequest, exchange: Exchange) -> None:
+        Timed.__init__(self)
+        self.forward = forward
+        self.upstream: Upstream = forward.upstream
+        self.exchange = exchange
+        self.head_due_at = self.call_due_at = inf
+        self.needs_http1 = self.continued = False
+        self.begun = 0
+
+    def is_replayable(self) -> bool:
+        """Whether the request itself allows that it is sent again."""
+        exchange = self.exchange
+        if exchange.method not in IDEMPOTENT and not self.forward.any_method:
+            return False
+        return exchange.may_be_sent_again
+
+    def keeps_body(self) -> bool:
+        """Whether the body may have to be sent again."""
+        exchange = self.exchange
+        return self.is_replayable() or (bool(exchange.chain.renew_steps) and not exchange.renewed)
+
+    def informed(self, attempt: Attempt, head: ResponseHead) -> None:
+        """Handle an interim response."""
+        raise NotImplementedError
+
+    def response_received(
+        self,
+        attempt: Attempt,
+        head: ResponseHead,
+        payload: bytes,
+        ended: bool,
+        now: float,
+        grpc_status: bytes | None,
+        invalid_status: str,
+    ) -> None:
+        """Handle the head of a response, with the first part of the body; `ended`: it is the whole body. `now`:
+        monotonic seconds. `grpc_status`, `invalid_status`: the status in the head of a gRPC call, as of `check_status`.
+        """
+        raise NotImplementedError
+
+    def attempt_lost(
+        self,
+        attempt: Attempt,
+        fault: Fault,
+        condition: str,
+        why: str = "",
+        reset_code: int | None = None,
+        is_probe: bool = False,
+    ) -> None:
+        """Handle an attempt that has failed, or whose response was aborted. `condition`: the retry condition that it
+        meets. `reset_code`: of its stream. `is_probe`: of the circuit breaker, and not processed.
+        """
+        raise NotImplementedError
+
+    def switched(self, attempt: Attempt, head: ResponseHead, early: bytes, timeout: float) -> None:
+        """Handle a 101; see `ClientSide.tunnel`."""
+        raise NotImplementedError
+
+    def renew_for_others(self) -> None:
+        """Let a filter renew the credentials that a call was rejected with after its response had begun: the next calls
+        get newer ones.
+        """
+        raise NotImplementedError
+
+    def done(self, attempt: Attempt) -> None:
+        """Handle the complete response."""
+        raise NotImplementedError
+
+    def fail(self, fault: Fault, why: str = "", wait: float = 0.0, reset_code: int | None = None) -> None:
+        """Answer with a fault. `wait`: seconds until a retry is useful, if known. `reset_code`: of the stream."""
+        raise NotImplementedError
+
+
 class Attempt(Timed):
     """Borrower of a stream to `target`, and the sink of the request body. Its deadline: `per_try_timeout`."""
 
-    _status: int  # HTTP status of the response to a gRPC call
-    __slots__ = (
-        "_answered_at",
-        "_begun_at",
-        "_body_begun_at",
-        "_body_ended_at",
-        "_forwarding",
-        "_full_at",
-        "_record",
-        "_status",
-        "_upstream",
-        "exchange",
-        "stream",
-        "target",
-    )
-
-    def __init__(self, forwarding: "Forwarding", target: Target) -> None:
-        self.deadline = self.filed_at = inf
+    def __init__(self, forwarding: Attempts, target: Target) -> None:
+        Timed.__init__(self)
         self._forwarding = forwarding
-        self._upstream = forwarding.upstream
-        self.exchange = forwarding.exchange
+        self._upstream: Upstream = forwarding.upstream
+        self.exchange: Exchange = forwarding.exchange
         self.target = target
         self.stream: UpstreamStream | None = None
         self._begun_at = 0.0  # if hedging is configured
+        self._status = 0  # HTTP status of the response to a gRPC call
         self._answered_at = 0.0  # time of the response head of a gRPC call whose outcome is still unknown
         self._body_begun_at = self._body_ended_at = 0.0  # by the wheel's clock; the end: if it came later
         self._full_at = 0.0  # since when the target accepts no more of the body
@@ -88,7 +152,7 @@ class Attempt(Timed):
         is_traced = trace is not None and trace.is_sampled
         if upstream.attempt_listener is not None or kind is not AttemptKind.FIRST or is_traced:
             self._record = self._new_record(kind, monotonic()).report_begun()
-        if self._forwarding.forward.rules.per_try != inf and self._request_is_whole():
+        if self._forwarding.forward.per_try != inf and self._request_is_whole():
             self._limit_time()
         self.request_stream(fresh)
 
@@ -134,7 +198,7 @@ class Attempt(Timed):
         """Start `per_try_timeout` once the request is complete. Only if another attempt may follow."""
         if self._forwarding.is_replayable():
             wheel = self._upstream.worker_loop.wheel
-            wheel.watch(self, wheel.now + self._forwarding.forward.rules.per_try)
+            wheel.watch(self, wheel.now + self._forwarding.forward.per_try)
 
     def seconds_left(self) -> float:
         """Seconds in which the response head has to arrive, from now on."""
@@ -415,7 +479,7 @@ class Attempt(Timed):
                 self._record.sent_at = monotonic()
             if self._upstream.hedging is not None:
                 self._begun_at = monotonic()
-            if self._forwarding.forward.rules.per_try != inf:
+            if self._forwarding.forward.per_try != inf:
                 self._limit_time()
             self.stream.end_body(sent_trailers(self.exchange, trailers))
 
@@ -505,8 +569,7 @@ class Attempt(Timed):
         if self.filed_at != inf:
             self._upstream.worker_loop.wheel.drop(self)
         # The relay of the body may refer to this attempt until its end.
-        del self.exchange, self._forwarding, self._upstream
-        self._record = None
+        self.exchange = self._forwarding = self._upstream = self._record = None  # type: ignore[assignment]
 
 
 @final

@@ -2,7 +2,9 @@
 
 cimport cython
 
-from fastgw.http.http1 cimport serializer
+from fastgw.exchange.exchange cimport Exchange
+from fastgw.upstream.forwarding.forwarded_request cimport ForwardedRequest
+from fastgw.upstream.forwarding.forwarding cimport Forwarding
 from fastgw.upstream.targets.target cimport Target
 from fastgw.upstream.upstream cimport Upstream
 
@@ -10,34 +12,5 @@ cdef double inf
 
 
 @cython.final
-cdef class Forward:
-    cdef public object _cut
-    cdef public object _deadline_dropped
-    cdef public object _folder
-    cdef public object _host_header
-    cdef public tuple _joined
-    cdef public object _own_retries
-    cdef public object _unrewritten
-    cdef public bint checks_path
-    cdef public object deadline_name
-    cdef public object forwarded
-    cdef public bint grpc
-    cdef public bint keeps_path
-    cdef public frozenset marks
-    cdef public object own_line
-    cdef public object own_timeouts
-    cdef public object own_urls
-    cdef public object path_of
-    cdef public object retries
-    cdef public object rules
-    cdef public object stripped
-    cdef public double timeout
-    cdef public object timeouts
-    cdef public double total_timeout
-    cdef public object upgrade
-    cdef public Upstream upstream
-    cdef public bint writes_forwarded
-
-    cpdef joined(self, frozenset drop, frozenset dropped)
-    cpdef tuple forwarding_headers(self, asked, peer, head, frozenset dropped)
-    cpdef bytes sent_target(self, asked, Target target, bytes query=*)
+cdef class Forward(ForwardedRequest):
+    cdef Forwarding _forwarding(self, Exchange exchange)

@@ -1,38 +1,28 @@
-"""Forward action of a route: the rewritten request, its timeouts, whether responses are inspected.
+"""Forward action of a route: it checks the request, and forwards it.
 
-`Forward` is compiled once; each exchange has a `Forwarding`, which makes `Attempt`s.
+Each exchange has a `Forwarding`, which makes `Attempt`s.
 """
 
-from collections.abc import Callable
-from contextlib import suppress
-from functools import lru_cache
-from math import inf
-from typing import TYPE_CHECKING, Any, Final, cast, final
+from __future__ import annotations
 
-from fastgw.config.settings.gateway import RouteRetries, RouteTimeouts
+from contextlib import suppress
+from math import inf
+from typing import TYPE_CHECKING, Any, cast, final
+
 from fastgw.errors import Fault
-from fastgw.exchange import Exchange
 from fastgw.exchange.body_relay import MAX_KEPT
-from fastgw.exchange.exchange import UNCHANGED_QUERY
+from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange
 from fastgw.exchange.filter_steps import count_raised, request_budget
-from fastgw.exchange.reply import NO_NAMES, problem
-from fastgw.forwarded_headers import Peer, Policy, fields_for_upstream, prefix_line
-from fastgw.http.authority import parse_authority
+from fastgw.exchange.reply import problem
 from fastgw.http.built_request import BuiltRequestHead
-from fastgw.http.field_names import DIGESTS, EXPECT, Names
-from fastgw.http.grpc.calls import GRPC_TIMEOUT, is_grpc, timeout_line, timeout_of
-from fastgw.http.http1 import serializer
+from fastgw.http.grpc.calls import is_grpc, timeout_of
 from fastgw.http.malformed import Malformed
-from fastgw.http.messages import AS_DECLARED, RequestHead
 from fastgw.observe.finished_exchange import FinishedExchange, target_of
 from fastgw.observe.tracing.spans import LabelledTarget
 from fastgw.upstream.connections.stream import UpstreamStream
+from fastgw.upstream.forwarding.forwarded_request import ForwardedRequest
 from fastgw.upstream.forwarding.forwarding import Forwarding
-from fastgw.upstream.forwarding.gateway_urls import OwnUrls
-from fastgw.upstream.forwarding.request_trailers import TE_TRAILERS
-from fastgw.upstream.load_balancing import BalancingRequest
-from fastgw.upstream.policies.path_rewrite import MissingVariable, StrippedPrefix
-from fastgw.upstream.policies.retry import rules_of
+from fastgw.upstream.policies.path_rewrite import MissingVariable
 from fastgw.upstream.targets.attempt_listener import AttemptRecord
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
@@ -40,89 +30,13 @@ from fastgw.upstream.upstream import Upstream
 if TYPE_CHECKING:
     from fastgw.upstream.client.response_action import ResponseAction
 
-_NO_VIA: Final = frozenset((serializer.NO_VIA,))
 
+class Forward(ForwardedRequest):
+    """A route's action: forward to `upstream`, as `ForwardedRequest` says."""
 
-# Routes with equal forwarding share an action, and each has filters of its own. PERF: where their requests alternated,
-# a miss of the cache made and hashed a set of 33 names each time: 77,400 instructions instead of 63,800.
-@lru_cache(maxsize=256)
-def _union(drop: Names, dropped: Names, marks: frozenset[bytes]) -> frozenset[bytes]:
-    return drop | dropped | marks
-
-
-class Forward:
-    """A route's action: forward to `upstream`. `path_of` returns the path to send; None: the request's path is sent.
-
-    `folder`: the prefix of paths if `path_of` only removes it, except for its last slash; b"": `path_of` does something
-    else, and runs for every path.
-    `timeout`: seconds until the response head. `deadline_name`: header with the number of milliseconds that an attempt
-    has; None: there is none. `via`: whether requests and responses get a `Via` of the gateway.
-    `checks_path`: whether `path_of` contains values of the request, so that it may refuse one.
-    `retries`, `own_timeouts`, `host_header`: of the route, in place of the upstream's.
-    `writes_forwarded`: whether `Forwarded` is among the forwarding headers. `stripped`: prefix that `path_of` removes.
-    `own_line`: forwarding headers of the default policy for an untrusted peer that do not depend on the request, in
-    addition to those of `Peer.set_lines`; None: there are others.
-    `own_urls`: how URLs of targets in responses become the gateway's; None: they stay.
-    """
-
-    def __init__(
-        self,
-        upstream: Upstream,
-        path_of: Callable[[BalancingRequest], bytes] | None,
-        forwarded: Policy | None,
-        upgrade: tuple[bytes, ...],
-        timeout: float | None,
-        deadline_name: bytes | None = None,
-        folder: bytes = b"",
-        via: bool = True,
-        retries: RouteRetries | None = None,
-        own_timeouts: RouteTimeouts | None = None,
-        checks_path: bool = False,
-        host_header: str | None = None,
-        writes_forwarded: bool = False,
-        stripped: StrippedPrefix | None = None,
-        own_urls: OwnUrls | None = None,
-    ) -> None:
-        self.upstream = upstream
-        self._own_retries = retries
-        self.retries = upstream.settings.retries if retries is None else retries.over(upstream.settings.retries)
-        self.rules = rules_of(self.retries)
-        self.grpc = upstream.settings.protocol == "grpc"
-        self.path_of = path_of
-        self.forwarded: Policy | None = forwarded
-        self.writes_forwarded, self.stripped = writes_forwarded, stripped
-        is_plain = forwarded is None and not writes_forwarded and (stripped is None or stripped.always)
-        self.own_line = prefix_line(b"" if stripped is None else stripped.prefix) if is_plain else None
-        self.upgrade = upgrade
-        self.own_timeouts = own_timeouts
-        self.checks_path = checks_path
-        self._host_header = host_header
-        self.own_urls = own_urls
-        settings = upstream.settings.timeouts
-        self.timeouts = settings if own_timeouts is None else own_timeouts.over(settings)
-        self.total_timeout = self.timeouts.total or inf  # seconds
-        self.timeout = min(timeout or inf, self.total_timeout)
-        self.deadline_name = deadline_name
-        self._deadline_dropped = NO_NAMES if deadline_name is None else frozenset((deadline_name.lower(),))
-        self.marks = NO_NAMES if via else _NO_VIA  # names that are left out of requests and responses
-        self._folder, self._cut = folder, len(folder) - 1
-        self._joined = NO_NAMES, NO_NAMES, NO_NAMES
-        self._unrewritten: Forward | None = None
-        self.keeps_path = path_of is None and not any(target.base_path for target in upstream.targets)
-
-    @property
-    def allows_fast_path(self) -> bool:
-        """Whether there are no timeouts or inspections, so that requests need no `Forwarding`."""
-        rules = self.rules
-        timed = self.timeout != inf or rules.per_try != inf or self.deadline_name is not None
-        timed = timed or self.own_timeouts is not None
-        timed = timed or self.checks_path or self._host_header is not None
-        timed = timed or any(target.follows_host for target in self.upstream.targets)
-        return not (timed or rules.retries_lost or rules.statuses or rules.grpc_statuses or self.upstream.hedging)
-
-    def unrewritten(self) -> "Forward":
+    def unrewritten(self) -> Forward:
         """Return the same action for requests whose path is sent as it is."""
-        made = self._unrewritten
+        made: Forward | None = self._unrewritten
         if made is None:
             timeout = None if self.timeout == inf else self.timeout
             made = Forward(
@@ -137,7 +51,7 @@ class Forward:
             self._unrewritten = made
         return made
 
-    def for_copies(self, upstream: Upstream) -> "Forward":
+    def for_copies(self, upstream: Upstream) -> Forward:
         """Return the action that sends copies of requests to another upstream: the same requests, without the timeouts
         and retries of the route.
         """
@@ -178,7 +92,7 @@ class Forward:
                     return
         elif self.timeout != inf:
             forwarding.limit_time()
-        forwarding.attempt(fresh=False, again=False)
+        forwarding.attempt(False, None, False)
 
     def refuse_non_call(self, exchange: Exchange, any_version: bool = False) -> bool:
         """Refuse a request to a gRPC upstream that is no gRPC call: servers reset its stream, which would count as a
@@ -243,131 +157,6 @@ class Forward:
                 body.count_kept(request_budget(exchange))
         return forwarding
 
-    def sent_target(
-        self, asked: BalancingRequest, target: Target, query: bytes | None = UNCHANGED_QUERY
-    ) -> bytes | None:
-        """Return the request target for the upstream; None: unchanged."""
-        head = asked.head
-        if query is UNCHANGED_QUERY:
-            if head.path_as_sent and not head.scheme:
-                if self.keeps_path:
-                    return None
-                if self._folder:
-                    # PERF: 0.45 us from the client's bytes, 0.9 from path and query (CPython 3.11, micro/egress).
-                    sent = head.request_target
-                    if sent.startswith(self._folder):
-                        return target.base_path + sent[self._cut :]
-            query = head.query
-        path = asked.path if self.path_of is None else self.path_of(asked)
-        if path == b"*":
-            return path
-        where = (target.base_path + path) or b"/"
-        return where if query is None else where + b"?" + query
-
-    def request(
-        self,
-        exchange: Exchange,
-        target: Target,
-        left: float | None = None,
-        payload: bytes = b"",
-        call_left: float = inf,
-        span_id: bytes = b"",
-    ) -> bytes:
-        """Return the request for the target: the head is re-serialized, without hop-by-hop fields, and with the
-        gateway's own forwarding headers.
-
-        `left`: seconds that the attempt has; None: the configured timeout. `payload`: framed bytes that are sent with
-        the head. `call_left`: total seconds that a gRPC call has. `span_id`: of the attempt, if it is traced.
-        """
-        head = exchange.head
-        drop, added = self.forwarding_headers(exchange, exchange.peer, head, exchange.request_dropped)
-        if exchange.request_dropped or self.marks:
-            drop = self.joined(drop, exchange.request_dropped)
-        if exchange.request_added:
-            added += exchange.request_added
-        if self.deadline_name is not None:
-            drop |= self._deadline_dropped
-            left = self._most_time() if left is None else left
-            added += b"%b: %d\r\n" % (self.deadline_name, max(left * 1000, 1))
-        if call_left != inf:
-            drop |= GRPC_TIMEOUT
-            added += timeout_line(call_left)
-        if self.grpc:
-            added += TE_TRAILERS  # servers reset calls without it, and the gateway itself does accept trailers
-        if not head.ordinary or head.accepts_trailers:
-            added += self._special_lines(exchange)
-            if not head.expects_continue or target.minor == 0:
-                # HTTP/1.0 has no 100: the gateway has sent it already. What the gateway ignores, such as
-                # `Expect: y 100-continue`, could make the service wait for what nobody does.
-                drop |= EXPECT
-        if exchange.trace is not None:
-            drop, added = exchange.trace.rewrite(drop, added, span_id)
-        sent_target = self.sent_target(exchange, target, exchange.query_sent)
-        length, body = AS_DECLARED, exchange.request_body
-        if body is not None:
-            if body.changed:
-                drop |= DIGESTS
-            if body.length != head.body_length:
-                length = serializer.IN_CHUNKS if body.length is None else body.length
-        host = self.host_header(target, head)
-        return serializer.request(head, sent_target, host, drop, added, payload, b"", length)
-
-    def forwarding_headers(
-        self, asked: BalancingRequest, peer: Peer, head: RequestHead, dropped: Names
-    ) -> tuple[frozenset[bytes], bytes]:
-        """Return the changes of `fields_for_upstream` for a request to the upstream."""
-        return fields_for_upstream(
-            *(self.forwarded, peer, head, asked.client_ip, dropped),
-            writes_forwarded=self.writes_forwarded,
-            stripped=b"" if self.stripped is None else self.stripped.of(asked.path),
-        )
-
-    def host_header(self, target: Target, head: RequestHead) -> bytes | None:
-        """Return the `Host` of a request to a target; None: that of the client."""
-        own = self._host_header
-        host = target.host_header if own is None else target.host_for(own)
-        return target.authority if host is None and not head.authority else host
-
-    def part_for(self, exchange: Exchange, target: Target) -> Target:
-        """Return the part of a target whose connections have the server name of the `Host` that is sent there. Raises
-        `ValueError` if that can be no server name.
-        """
-        host = self.host_header(target, exchange.head)
-        if host is None:
-            edited = exchange.head.edited()
-            host = exchange.authority if edited is None else exchange.head.first(b"host") or exchange.authority
-        return target.part_for(parse_authority(host or target.authority).host)
-
-    def joined(self, drop: Names, dropped: Names) -> frozenset[bytes]:
-        """Return the union with `marks`; the same object for equal names, which `render` recognizes."""
-        if not drop and not self.marks:
-            return dropped
-        one, other, joined = self._joined
-        if one is not drop or other is not dropped:
-            joined = _union(drop, dropped, self.marks)
-            self._joined = drop, dropped, joined
-        return joined
-
-    def _most_time(self) -> float:
-        """Maximum seconds that an attempt has until its response head."""
-        return min(self.timeout, self.rules.per_try, self.timeouts.response_headers)
-
-    def _special_lines(self, exchange: Exchange) -> bytes:
-        """Return the hop-by-hop lines for the next peer."""
-        upgrade = self.asked_upgrade(exchange)
-        if upgrade:
-            return b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(upgrade)
-        return TE_TRAILERS if exchange.head.accepts_trailers and not self.grpc else b""
-
-    def asked_upgrade(self, exchange: Exchange) -> tuple[bytes, ...]:
-        """Return the protocols that the client offers and the route allows. A body and an upgrade are mutually
-        exclusive.
-        """
-        offered = exchange.head.upgrade
-        if not offered or exchange.request_body is not None:
-            return ()
-        return tuple(protocol for protocol in offered if protocol in self.upgrade)
-
 
 def sent_target_of(ended: FinishedExchange, target: LabelledTarget) -> bytes:
     """Return the request target that the route of a request that has ended sends to a target."""
@@ -389,7 +178,7 @@ class CallRecorder:
         self.upstream = action.upstream
         self.call: Exchange | None = None
 
-    def unrewritten(self) -> "CallRecorder":
+    def unrewritten(self) -> CallRecorder:
         self.action = self.action.unrewritten()
         return self
 
@@ -398,7 +187,7 @@ class CallRecorder:
         is_translated(call, self)
 
 
-def is_translated(exchange: Exchange, forward: "Forward | CallRecorder | ResponseAction") -> bool:
+def is_translated(exchange: Exchange, forward: Forward | CallRecorder | ResponseAction) -> bool:
     """Whether a filter has taken the exchange over, or has failed to."""
     for translate in exchange.chain.translate_steps:
         try:

@@ -8,69 +8,51 @@ If no attempt is possible, the client gets it: a complete response is held until
 next target is selected first.
 """
 
+from __future__ import annotations
+
 import asyncio
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Final, final
+from typing import Final
 
 from fastgw.errors import Fault
-from fastgw.eventloop.timer_wheel import Timed
-from fastgw.exchange import Exchange, Relay, Response
+from fastgw.exchange import Relay
+from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter_steps import abandon, asked_to_renew, rejects_credentials
+from fastgw.exchange.reply import Response
 from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED, HOLDING
-from fastgw.http.field_names import EXPECT
+from fastgw.http.field_names import EXPECT, Names
 from fastgw.http.grpc.status import STATUS_FIELDS, GrpcStatus, parse_status, status_lines
 from fastgw.http.messages import ResponseHead
 from fastgw.upstream.connections.stream import UpstreamStream
-from fastgw.upstream.forwarding.attempt import Attempt
+from fastgw.upstream.forwarding.attempt import Attempt, Attempts
 from fastgw.upstream.forwarding.credential_renewal import CredentialRenewal, HeldResponse
+from fastgw.upstream.forwarding.forwarded_request import ForwardedRequest
 from fastgw.upstream.forwarding.retry_decision import decide_retry
-from fastgw.upstream.policies.retry import IDEMPOTENT, NEVER, REFUSED, RESET, SAFE, any_untried, asked_wait
+from fastgw.upstream.policies.retry import NEVER, REFUSED, RESET, SAFE, any_untried, asked_wait
 from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
 from fastgw.upstream.targets.target import Target
-
-if TYPE_CHECKING:
-    from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.upstream.upstream import Upstream
 
 NOBODY: Final = frozenset((Fault.NO_HEALTHY_TARGET, Fault.CIRCUIT_OPEN, Fault.POOL_FULL, Fault.POOL_TIMEOUT))
 """Faults without any attempt, now or later."""
 
 
-@final
-class Forwarding(Timed):
+def targets_without_room(upstream: Upstream, tried: set[Target]) -> set[Target]:
+    """Return the targets that no hedge is sent to: those that were `tried`, and, if no connection may be opened, those
+    without a free one.
+    """
+    if not upstream.pool.may_open():
+        tried.update(target for target in upstream.in_use if not target.idle and not target.shared)
+    return tried
+
+
+class Forwarding(Attempts):
     """`current`: the attempt in flight; None while the next one is scheduled. Hedges are the parallel ones."""
 
-    __slots__ = (
-        "_hedged",
-        "_hedges",
-        "_held",
-        "_over",
-        "_refused",
-        "_retried",
-        "_retry_target",
-        "_retrying",
-        "_timer",
-        "_total_at",
-        "_tried",
-        "begun",
-        "call_due_at",
-        "continued",
-        "current",
-        "exchange",
-        "forward",
-        "head_due_at",
-        "needs_http1",
-        "upstream",
-    )
-
-    def __init__(self, forward: "Forward", exchange: Exchange) -> None:
-        self.deadline = self.filed_at = inf
-        self.forward = forward
-        self.upstream = forward.upstream
-        self.exchange = exchange
-        self.head_due_at = self.call_due_at = self._total_at = inf  # monotonic seconds of the timer wheel
-        self.needs_http1 = False  # a target has refused it over HTTP/2
-        self.continued = False  # the client has got 100 Continue, of a target or of the gateway in its place
+    def __init__(self, forward: ForwardedRequest, exchange: Exchange) -> None:
+        Attempts.__init__(self, forward, exchange)
+        self._total_at = inf  # end of the time for the whole response, by the wheel's clock
         self.current: Attempt | None = None
         self._hedges: tuple[Attempt, ...] = ()
         self._held: HeldResponse | None = None
@@ -78,7 +60,6 @@ class Forwarding(Timed):
         self._retry_target: Target | None = None  # one that is not in use, as of `RetryDecision`
         self._retried = self._hedged = 0
         self._refused = 0  # of the retries: after streams that were refused unprocessed
-        self.begun = 0  # attempts
         self._retrying = False  # counted in the retry budget
         # Current wait: for the next attempt or hedge, or for a renewal.
         self._timer: asyncio.TimerHandle | CredentialRenewal | None = None
@@ -108,19 +89,7 @@ class Forwarding(Timed):
     def request_stream(self) -> None:
         """Request a connection for an attempt that has begun already."""
         assert self.current is not None
-        self.current.request_stream(fresh=False)
-
-    def is_replayable(self) -> bool:
-        """Whether the request itself allows that it is sent again."""
-        exchange = self.exchange
-        if exchange.method not in IDEMPOTENT and not self.forward.rules.any_method:
-            return False
-        return exchange.may_be_sent_again
-
-    def keeps_body(self) -> bool:
-        """Whether the body may have to be sent again."""
-        exchange = self.exchange
-        return self.is_replayable() or (bool(exchange.chain.renew_steps) and not exchange.renewed)
+        self.current.request_stream(False)
 
     # attempts
 
@@ -162,9 +131,7 @@ class Forwarding(Timed):
         if upstream.is_recovering:
             return
         assert self.current is not None
-        tried = {*self._tried, self.current.target, *(hedge.target for hedge in self._hedges)}
-        if not upstream.pool.may_open():
-            tried.update(target for target in upstream.in_use if not target.idle and not target.shared)
+        tried = targets_without_room(upstream, {*self._tried, self.current.target, *(h.target for h in self._hedges)})
         if not any_untried(upstream.in_use, tried) or not self._take_place():
             return
         target = upstream.balancer.pick(exchange, tried)
@@ -175,7 +142,7 @@ class Forwarding(Timed):
         hedge = Attempt(self, target)
         self._hedges += (hedge,)
         self._plan_hedge()
-        hedge.start_attempt(fresh=False, kind=AttemptKind.HEDGE)
+        hedge.start_attempt(False, AttemptKind.HEDGE)
 
     def _drop(self, attempt: Attempt) -> bool:
         """Remove a finished attempt. Returns whether another one is in flight."""
@@ -212,9 +179,6 @@ class Forwarding(Timed):
         reset_code: int | None = None,
         is_probe: bool = False,
     ) -> None:
-        """Handle an attempt that has failed, or whose response was aborted. `condition`: the retry condition that it
-        meets. `reset_code`: of its stream. `is_probe`: of the circuit breaker, and not processed.
-        """
         if self._drop(attempt):
             return
         wait = inf if condition == NEVER else self._decide_retry(condition, self._tried)
@@ -235,9 +199,6 @@ class Forwarding(Timed):
         grpc_status: bytes | None,
         invalid_status: str,
     ) -> None:
-        """Handle the head of its response, with the first part of the body; `ended`: it is the whole body. `now`:
-        monotonic seconds. `grpc_status`, `invalid_status`: the status in the head of a gRPC call, as of `check_status`.
-        """
         exchange, upstream = self.exchange, self.upstream
         if (
             exchange.chain.renew_steps
@@ -245,7 +206,7 @@ class Forwarding(Timed):
             and self._renew(attempt, head, payload, ended, now)
         ):
             return
-        if head.status in self.forward.rules.statuses and self._refuse(
+        if head.status in self.forward.retried_statuses and self._refuse(
             attempt, head, payload, ended, now, str(head.status)
         ):
             return
@@ -278,7 +239,7 @@ class Forwarding(Timed):
         cookie = b"" if self.upstream.cookies is None else self._cookie(held.target)
         return self._response(held.target, held.head, cookie, self.forward.marks)
 
-    def _response(self, target: Target, head: ResponseHead, added: bytes, dropped: frozenset[bytes]) -> Response:
+    def _response(self, target: Target, head: ResponseHead, added: bytes, dropped: Names) -> Response:
         """Return the response for the client, with URLs of the target changed to the gateway's."""
         response = Response(head.status, head, added, dropped)
         if self.forward.own_urls is not None:
@@ -390,13 +351,13 @@ class Forwarding(Timed):
         if wait:
             self._timer = self.upstream.worker_loop.loop.call_later(wait, self._waited, fresh, target, has_probe)
         else:
-            self.attempt(fresh, target, has_probe=has_probe)
+            self.attempt(fresh, target, True, has_probe)
 
     def _waited(self, fresh: bool, target: Target | None, has_probe: bool) -> None:
         self._timer = None
         if target is not None and target is self._retry_target:  # it may have become unavailable meanwhile
             target = self._retry_target = self.upstream.backup(self.exchange, self._tried)
-        self.attempt(fresh, target, has_probe=has_probe)
+        self.attempt(fresh, target, True, has_probe)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -426,9 +387,6 @@ class Forwarding(Timed):
         return True
 
     def renew_for_others(self) -> None:
-        """Let a filter renew the credentials that a call was rejected with after its response had begun: the next calls
-        get newer ones.
-        """
         exchange = self.exchange
         head = None if exchange.response is None else exchange.response.head
         if head is None or exchange.renewed:
@@ -535,7 +493,6 @@ class Forwarding(Timed):
         exchange.fail(fault, why=why)  # it cancels this forwarding
 
     def done(self, attempt: Attempt) -> None:
-        """Handle the complete response."""
         exchange = self.exchange
         if exchange.request_body is not None:
             exchange.keep_no_body()
@@ -545,7 +502,6 @@ class Forwarding(Timed):
         exchange.service = None
 
     def fail(self, fault: Fault, why: str = "", wait: float = 0.0, reset_code: int | None = None) -> None:
-        """Answer with a fault. `wait`: seconds until a retry is useful, if known. `reset_code`: of the stream."""
         if self._held is not None and fault in NOBODY:
             self._pass_on(self._held)
             return
@@ -572,4 +528,4 @@ class Forwarding(Timed):
         if self._retrying:
             upstream.retry_budget.give_back()
         # Avoids a reference cycle.
-        del self.exchange, self.forward, self.upstream
+        self.exchange = self.forward = self.upstream = None  # type: ignore[assignment]

@@ -13,7 +13,7 @@ from fastgw.config.settings.gateway import Backoff, Retries, Sticky
 from fastgw.errors import Fault
 from fastgw.http.http1.parser import parse_response
 from fastgw.upstream.connections.stream import UpstreamPhase
-from fastgw.upstream.forwarding.forwarding import Forwarding
+from fastgw.upstream.forwarding import forwarding
 from fastgw.upstream.load_balancing.sticky_sessions import Cookies
 from fastgw.upstream.policies.retry import CONNECT_FAILURE, PER_TRY_TIMEOUT, RESET, RetryRules, asked_wait
 from tests.support.attempts import GET, OK, Service, asking, saying
@@ -754,7 +754,7 @@ def test_nothing_of_the_kind_is_sent_unasked() -> None:
 
 def test_a_defect_while_a_response_is_taken_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection has done its part by then, and would tell nobody that it was lost."""
-    monkeypatch.setattr(Forwarding, "_refuse", lambda *_: 1 // 0)
+    monkeypatch.setattr(forwarding, "asked_wait", lambda *_: 1 // 0)
     service = Service(retries(conditions=["503"]))
     service.client.sends(GET)
     service.connects().sends(saying(503, b"busy"))

@@ -1,0 +1,18 @@
+# The types of the fields of `reply.py`.
+
+cimport cython
+
+
+@cython.final
+@cython.no_gc  # nothing that it holds leads back to it
+@cython.freelist(16)
+cdef class Response:
+    cdef public object status
+    cdef public object head
+    cdef public object added
+    cdef public object dropped
+    cdef public object body_length
+    cdef public object _fields
+    cdef public object whole_bytes
+    cdef public object encoded_forms
+    cdef public object is_held

@@ -1,0 +1,58 @@
+# The types of `attempt.py`.
+
+cimport cython
+
+from fastgw.eventloop.timer_wheel cimport Timed
+from fastgw.exchange.exchange cimport Exchange
+from fastgw.upstream.connections.http1_connection cimport UpstreamConnection
+from fastgw.upstream.forwarding.forwarded_request cimport ForwardedRequest
+from fastgw.upstream.targets.target cimport Target
+from fastgw.upstream.upstream cimport Upstream
+
+cdef double inf
+cdef object FORWARDING
+
+cdef class Attempt
+
+
+cdef class Attempts(Timed):
+    cdef public ForwardedRequest forward
+    cdef public Upstream upstream
+    cdef public Exchange exchange
+    cdef public double head_due_at
+    cdef public double call_due_at
+    cdef public bint needs_http1
+    cdef public bint continued
+    cdef public int begun
+
+    cpdef bint is_replayable(self) except -1
+    cpdef bint keeps_body(self) except -1
+    cpdef response_received(
+        self, Attempt attempt, head, bytes payload, bint ended, double now, bytes grpc_status, str invalid_status
+    )
+    cpdef done(self, Attempt attempt)
+
+
+@cython.final
+cdef class Attempt(Timed):
+    cdef public double _answered_at
+    cdef public double _begun_at
+    cdef public double _body_begun_at
+    cdef public double _body_ended_at
+    cdef public Attempts _forwarding
+    cdef public double _full_at
+    cdef public object _record
+    cdef public int _status
+    cdef public Upstream _upstream
+    cdef public Exchange exchange
+    cdef public object stream
+    cdef public Target target
+
+    cpdef start_attempt(self, bint fresh, kind)
+    cpdef request_stream(self, bint fresh)
+    cpdef lent(self, stream)
+    cpdef on_head(self, head, bytes payload, bint ended)
+    cpdef release(self)
+    cdef bytes _take_body(self, body)
+    cdef bint _request_is_whole(self) except -1
+    cdef _end(self)

@@ -1,0 +1,34 @@
+# The types of `forwarding.py`.
+
+from fastgw.exchange.exchange cimport Exchange
+from fastgw.exchange.reply cimport Response
+from fastgw.upstream.forwarding.attempt cimport Attempt, Attempts
+from fastgw.upstream.forwarding.forwarded_request cimport ForwardedRequest
+from fastgw.upstream.targets.target cimport Target
+from fastgw.upstream.upstream cimport Upstream
+
+cdef double inf
+
+
+cdef class Forwarding(Attempts):
+    cdef public int _hedged
+    cdef public tuple _hedges
+    cdef public object _held
+    cdef public bint _over
+    cdef public int _refused
+    cdef public int _retried
+    cdef public Target _retry_target
+    cdef public bint _retrying
+    cdef public object _timer
+    cdef public double _total_at
+    cdef public tuple _tried
+    cdef public Attempt current
+
+    cpdef attempt(self, bint fresh, Target target=*, bint again=*, bint has_probe=*)
+    cpdef response_received(
+        self, Attempt attempt, head, bytes payload, bint ended, double now, bytes grpc_status, str invalid_status
+    )
+    cpdef done(self, Attempt attempt)
+    cdef Response _response(self, Target target, head, bytes added, frozenset dropped)
+    cdef _take_response(self, Target target, double seconds)
+    cdef _end(self)
