@@ -1,13 +1,13 @@
-"""Tests of filters without a network: bytes in, bytes out, through the real data plane, on both of its paths.
+"""Tests of filters without a network: bytes in, bytes out, through the real data plane.
 
 `run(MyFilter(…), b"GET / HTTP/1.1\\r\\n…")` sends a request through one or more filters to an upstream that answers
 with `response`, and returns what the upstream got, what the client got and what was decided. `configured(MyFilter,
 a=…)` decodes settings like a configuration file, and reports errors in them. See docs/guides/write-a-filter.md for
 both.
 
-A gateway forwards a request on its full path, or on its fast path if an idle connection is available and no timeout has
-to be set. `run` takes the full path. A request that could take the fast path and has reached the upstream is sent
-again, on the fast path of a separate data plane, and both results must be the same.
+A gateway leaves out steps that need not run, by what filters declare (`Hooks`). `run` lets all of them run. A request
+for which some could be left out, and that has reached the upstream, is sent again through a separate data plane that
+leaves them out, and both results must be the same.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from fastgw.downstream import Server
 from fastgw.downstream.http1.connection import Http1ClientConnection
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
+from fastgw.exchange import Route
 from fastgw.filters.api import Consumer, Env, Exchange, Filter, Hooks, Phase, Services
 from fastgw.forwarded_headers import Peer
 from fastgw.gateway.compiler import compile
@@ -101,7 +102,7 @@ class Ran:
         """The exchange after its end: `consumer`, `claims`, `request_id` and so on."""
         self.record: Record
         """Record for the access log."""
-        self._may_be_fast = False  # whether the request could have taken the fast path, as far as known
+        self._may_be_sparing = False  # whether steps could have been left out, as far as known
 
     def __repr__(self) -> str:
         return f"<Ran {self.status}{f' {self.fault}' if self.fault else ''}, {'' if self.sent else 'not '}sent>"
@@ -204,13 +205,14 @@ def run(
     shadow: all filters decide, but do not act.
     timeout: timeout in seconds of a filter that waits. The test fails if there is no response a second later.
 
-    The result is that of the full path. If the request comes in one part, no filter has waited and it has reached the
-    upstream, it takes the fast path as well, if the filters allow that. Filters are built again for each run, so state
-    made by `build` sees the request once, but objects outside the filter (a list, a mock) see it twice or more. Values
-    that differ from one run to the next on the same path, such as random ids and times, are not compared.
+    All steps run for the result. If the request comes in one part, no filter has waited and it has reached the
+    upstream, it is sent again without the steps that need not run, if the filters declare that. Filters are built again
+    for each run, so state made by `build` sees the request once, but objects outside the filter (a list, a mock) see it
+    twice or more. Values that differ from one run to the next of the same kind, such as random ids and times, are not
+    compared.
 
-    Raises `CompileError` if a filter cannot be built, and `AssertionError` with all differences if the two paths
-    differ, which is a defect of fastgw.
+    Raises `CompileError` if a filter cannot be built, and `AssertionError` with all differences if the two runs differ:
+    a filter declares what is not so, or fastgw has a defect.
     """
     case = _Case(
         _named(filters),
@@ -221,12 +223,12 @@ def run(
         *(paths, files, answers, feeds, shadow, timeout),
     )
     with asyncio.Runner() as runner:
-        full = case.run(runner, fast=False)
+        full = case.run(runner, spares=False)
         assert full is not None
-        if full._may_be_fast:
-            fast = case.run(runner, fast=True)
-            if fast is not None:
-                _compare(case, runner, full, fast)
+        if full._may_be_sparing:
+            sparing = case.run(runner, spares=True)
+            if sparing is not None:
+                _compare(case, runner, full, sparing)
     return full
 
 
@@ -251,57 +253,63 @@ class _Case:
         self._known, self._paths, self._files, self._answers, self._feeds = known, paths, files, answers, feeds
         self._shadow, self._timeout = shadow, timeout
 
-    def run(self, runner: asyncio.Runner, fast: bool) -> Ran | None:
-        """Send the request on one path, with newly built filters. None: it could not take the fast path."""
+    def run(self, runner: asyncio.Runner, spares: bool) -> Ran | None:
+        """Send the request, with newly built filters. `spares`: steps that need not run are left out; None: there are
+        none.
+        """
         consumer, claims = self._known
-        # Filters around the tested ones would restrict the fast path, which starts without an exchange if no step is
-        # run.
-        around = None if fast and consumer is None and not claims else _KnownClient(consumer, claims)
-        # A route with a timeout has no fast path.
-        timeout = None if fast else self._timeout
-        made = _config(self._filters, around, self._paths, timeout, self._timeout, self._shadow)
+        # Steps of the filters around the tested ones always run, and so do the others then.
+        around = None if spares and consumer is None and not claims else _KnownClient(consumer, claims)
+        made = _config(self._filters, around, self._paths, self._timeout, self._shadow)
         gateway = compile(made, 1, self._files)
         routes = [rule.route for each in gateway.routes for rules in each.rules for rule in rules or ()]
-        if fast and not any(route.fast_path for route in routes):
+        if spares and not any(map(_leaves_out_steps, routes)):
             return None
         timeout = self._timeout + GRACE_S
 
         async def ran() -> Ran | None:
-            plane = _Plane(gateway, around, self._answers, self._feeds, fast)
-            ran = await plane.run(self._request, self._responses, self._client, timeout)
-            return None if fast and not plane.was_fast else ran
+            plane = _Plane(gateway, around, self._answers, self._feeds, spares)
+            return await plane.run(self._request, self._responses, self._client, timeout)
 
         return runner.run(ran())
 
 
-def _compare(case: _Case, runner: asyncio.Runner, full: Ran, fast: Ran) -> None:
-    """Raise `AssertionError` if the two paths differ.
+def _leaves_out_steps(route: Route) -> bool:
+    """Whether some steps of a route need not run for some requests."""
+    chain = route.chain
+    return chain.skips_response_steps or (
+        route.plan is not None and bool(route.steps or chain.request_body_hooks or chain.body_heads)
+    )
 
-    A difference is tried again, with the paths in alternating order, until it also occurs between two runs of one path.
+
+def _compare(case: _Case, runner: asyncio.Runner, full: Ran, sparing: Ran) -> None:
+    """Raise `AssertionError` if the run with all steps differs from the one without those that need not run.
+
+    A difference is tried again, in alternating order, until it also occurs between two runs of one kind.
     """
-    fulls, fasts = [_facts(full)], [_facts(fast)]
-    while different := _different(fulls, fasts):
+    fulls, sparings = [_facts(full)], [_facts(sparing)]
+    while different := _different(fulls, sparings):
         if len(fulls) == COMPARED_AT_MOST:
             lines = "".join(
-                f"\n  {name}: {fulls[0].get(name)!r} on the full path, {fasts[0].get(name)!r} on the fast path"
+                f"\n  {name}: {fulls[0].get(name)!r} with all steps, {sparings[0].get(name)!r} without"
                 for name in different
             )
-            raise AssertionError(f"the fast path of fastgw does something else than the full one:{lines}")
-        for is_fast in ((True, False), (False, True))[len(fulls) % 2]:
-            ran = case.run(runner, is_fast)
-            (fasts if is_fast else fulls).append({} if ran is None else _facts(ran))
+            raise AssertionError(f"without the steps that need not run, as filters declare, the result differs:{lines}")
+        for spares in ((True, False), (False, True))[len(fulls) % 2]:
+            ran = case.run(runner, spares)
+            (sparings if spares else fulls).append({} if ran is None else _facts(ran))
 
 
-def _different(fulls: Sequence[Mapping[str, object]], fasts: Sequence[Mapping[str, object]]) -> list[str]:
-    """Return the values that do not vary on either path, and differ between the two."""
+def _different(fulls: Sequence[Mapping[str, object]], sparings: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return the values that do not vary between runs of one kind, and differ between the two kinds."""
 
     def always(requests: Sequence[Mapping[str, object]], name: str) -> bool:
         return all(each.get(name) == requests[0].get(name) for each in requests)
 
     return [
         name
-        for name in {**fulls[0], **fasts[0]}
-        if fulls[0].get(name) != fasts[0].get(name) and always(fulls, name) and always(fasts, name)
+        for name in {**fulls[0], **sparings[0]}
+        if fulls[0].get(name) != sparings[0].get(name) and always(fulls, name) and always(sparings, name)
     ]
 
 
@@ -359,7 +367,6 @@ def _config(
     filters: Mapping[str, Filter],
     around: _KnownClient | None,
     paths: Sequence[str],
-    timeout: float | None,
     filter_timeout: float,
     shadow: bool,
 ) -> Config:
@@ -376,7 +383,6 @@ def _config(
                 name="test",
                 paths=tuple(paths),
                 upstream="upstream",
-                timeout=timeout,
                 filters=MappingProxyType({name: use for name, use in uses.items() if name not in early}),
             ),
         ),
@@ -388,7 +394,7 @@ def _config(
 
 
 class _Plane:
-    """A data plane whose connections are in memory, for one request. `fast`: one to the upstream is open and idle."""
+    """A data plane whose connections are in memory, for one request. `is_connected`: one to the upstream is idle."""
 
     def __init__(
         self,
@@ -396,7 +402,7 @@ class _Plane:
         around: _KnownClient | None,
         answers: Mapping[str, Answer],
         feeds: Mapping[str, bytes],
-        fast: bool,
+        is_connected: bool,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._gateway = gateway
@@ -420,16 +426,11 @@ class _Plane:
         pool: Any = self._pool
         for upstream in gateway.upstreams.values():
             upstream.worker_loop, upstream.pool = self._worker_loop, pool
-            if fast:
+            if is_connected:
                 self._pool.open(upstream.targets[0])
         observer: Any = self._observer
         limit: Any = _Limit()
         self._server = Server(self._worker_loop, gateway, observer, limit, None)
-
-    @property
-    def was_fast(self) -> bool:
-        """Whether the request has begun on the fast path."""
-        return self._pool.was_asked
 
     async def run(
         self,
@@ -479,15 +480,14 @@ class _Plane:
                         await _answer(upstream.result(), response, over)
                 await over
         except TimeoutError as error:
-            where = " on the fast path" if self.was_fast else ""
-            raise AssertionError(f"nothing answers within {timeout:g} s{where}: is the request whole?") from error
+            raise AssertionError(f"nothing answers within {timeout:g} s: is the request whole?") from error
         await _turns()
         ran.received, ran.record = wire.received, over.result()
         ran.requests = tuple(each.result().received for each in self._upstreams if each.done())
         ran.events = tuple(self._observer.events)
         if self._around is not None:
             ran.pieces = tuple(self._around.pieces)
-            ran._may_be_fast = self._around.was_ordinary and not ran.waited and bool(ran.requests)
+            ran._may_be_sparing = self._around.was_ordinary and not ran.waited and bool(ran.requests)
             if self._around.exchange is not None:  # otherwise the request could not be parsed
                 ran.exchange = self._around.exchange
         return ran
@@ -562,7 +562,6 @@ class _Pool:
         self._worker_loop = worker_loop
         self._connected = connected
         self._idle: tuple[UpstreamConnection, _Wire] | None = None
-        self.was_asked = False  # asked for an idle connection, which only the fast path does
 
     def open(self, target: Target) -> None:
         """Open a new connection: a request that is lost on it is treated as on a new connection."""
@@ -578,8 +577,10 @@ class _Pool:
     def lend(
         self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf, http1: bool = False
     ) -> UpstreamConnection | Fault | None:
-        self._worker_loop.loop.call_soon(self._connect, target, borrower)
-        return None
+        connection = None if fresh else self.try_lend(target)
+        if connection is None:
+            self._worker_loop.loop.call_soon(self._connect, target, borrower)
+        return connection
 
     def _connect(self, target: Target, borrower: Any) -> None:
         connected = next((each for each in self._connected if not each.done()), None)
@@ -594,7 +595,6 @@ class _Pool:
         connected.set_result(wire)
 
     def try_lend(self, target: Target, idle_at_most: float = inf) -> UpstreamConnection | None:
-        self.was_asked = True
         if self._idle is None or self._idle[0].target is not target:
             return None
         (connection, wire), self._idle = self._idle, None

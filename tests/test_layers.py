@@ -158,7 +158,7 @@ EDGES = {
     "upstream/forwarding/forward_action.py": 1,  # what a filter could not translate is not forwarded
     "upstream/client/direct_subrequest.py": 2,  # as on the fast path: sending a request; and as in `subrequest`
     "upstream/client/subrequest.py": 1,  # a listener of a filter's that raises is told no more
-    "upstream/forwarding/fast_path.py": 5,  # a defect, or a filter that raises, is the answer of its exchange
+    "upstream/forwarding/forwarding.py": 1,  # a filter that could not take a response has its exchange answered
     "upstream/forwarding/credential_renewal.py": 2,  # a filter that raises has renewed nothing; later it is an answer
     "upstream/forwarding/attempt.py": 2,  # a defect behind the pool is the answer of the exchange that waits for it
 }

@@ -73,7 +73,7 @@ def _asked(number: int, cookies: Cookies, target: Target) -> Any:
     lines = b"GET / HTTP/1.1\r\nHost: a\r\nX-User: %d\r\nAccept: */*\r\nCookie: a=b; %b\r\n\r\n" % (number, cookie)
     ip = f"10.0.{number >> 8}.{number & 255}"
     head = parse_request(lines)
-    return SimpleNamespace(head=head, current_values=head.values, client_ip=ip, consumer=None, is_fast=True)
+    return SimpleNamespace(head=head, current_values=head.values, client_ip=ip, consumer=None)
 
 
 def _counted(listener: AttemptListener, record: AttemptRecord) -> None:

@@ -44,7 +44,6 @@ class CaptureSession:
                 response_body=StageFactory(collector.response_body, reads_only=True) if order.body_bytes else None,
                 reply=collector.keep_reply if order.body_bytes else None,
                 finish=self._finish,
-                full_path=True,
             ),
         )
 

@@ -40,9 +40,11 @@ class DebugSession:
         self.order = order
         self._key, self._send = debug_key(run_key), send
         self._answered: dict[Exchange, bytes] = {}
-        hooks = Hooks(response=self._answer_with_story, finish=self._finish, full_path=True)
+        hooks = Hooks(response=self._answer_with_story, finish=self._finish)
         self.link: FilterInstance = observer_link("debug", hooks)
-        self.early_link: FilterInstance | None = self.link  # it has no request step: others keep the fast path
+        self.early_link: FilterInstance | None = (
+            self.link
+        )  # it has no request step: the steps of others are left out as before
 
     def __repr__(self) -> str:
         return f"<DebugSession {len(self._answered)} open>"

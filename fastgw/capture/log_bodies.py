@@ -77,7 +77,6 @@ class LogBodies:
                 response_body=StageFactory(collector.response_body, reads_only=True),
                 reply=collector.keep_reply,
                 finish=self._end_collection,
-                full_path=True,
             ),
         )
 

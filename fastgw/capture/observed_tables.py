@@ -3,7 +3,7 @@
 
 Rule: without an observer requests cost nothing more. While there are no observers, requests use the compiled tables.
 With observers, the router is replaced by one that returns a variant of the route for the requests that one of them
-wants; they take the full path. All other requests stay on the fast path, unless an observer has an early request step.
+wants, for which all steps run.
 """
 
 from collections.abc import Callable, Sequence
@@ -82,7 +82,7 @@ class ObservedRouter:
         return (self._observed(route), match[1]) if is_wanted else match
 
     def _observed(self, route: Route) -> Route:
-        """Return the variant of a route with the observers' filters before its own. It never takes the fast path."""
+        """Return the variant of a route with the observers' filters before its own, which all run."""
         variant = self._variants.get(route)
         if variant is None:
             variant = self._variants[route] = self._variant(route)
@@ -92,7 +92,6 @@ class ObservedRouter:
         own = tuple(each.hooks.request for each in self._links if each.hooks.request is not None and not each.early)
         variant = Route(
             *(route.name, route.action, self._chain(route.chain), (*own, *route.steps), route.check_path),
-            fast_path=None,
             filter_timeout=route.filter_timeout,
             preflight_chain=None if route.preflight_chain is None else self._chain(route.preflight_chain),
             takes_options=route.takes_options,

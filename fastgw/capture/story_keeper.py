@@ -91,7 +91,7 @@ def story_of(ended: FinishedExchange, now: float, date: float) -> Story:
 
 
 def _filters(ended: Any, waits: dict[str, float]) -> list[StoryFilter]:
-    """Return the filters of the request in running order. On the fast path there is no exchange: all have passed."""
+    """Return the filters of the request in running order."""
     chain = getattr(ended, "chain", None) or getattr(ended.route, "chain", None)
     if not isinstance(chain, Chain):
         return []

@@ -11,7 +11,7 @@ from fastgw.exchange.exchange import CallSide, ClientSide, Exchange, ServiceSide
 from fastgw.exchange.filter_steps import run_request
 from fastgw.exchange.hooks import Hooks, Looks, Outcome, RequestStep
 from fastgw.exchange.reply import Reply, Response, problem
-from fastgw.exchange.route import Division, FastPathPlan, Route
+from fastgw.exchange.route import Division, Route, StepPlan
 from fastgw.exchange.states import EVENTS, Event, ExchangeState, IllegalTransition
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "Event",
     "Exchange",
     "ExchangeState",
-    "FastPathPlan",
     "FilterInstance",
     "Hooks",
     "IllegalTransition",
@@ -36,6 +35,7 @@ __all__ = [
     "Response",
     "Route",
     "ServiceSide",
+    "StepPlan",
     "Trailers",
     "problem",
     "run_request",

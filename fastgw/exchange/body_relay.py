@@ -1,11 +1,14 @@
 """Body relay: forwards a body from one side to the other, and backpressure in the opposite direction."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from math import inf
 from typing import Final, Protocol, TypeAlias, cast, final
 
 from fastgw.exchange.held_pieces import append_piece
 from fastgw.shm.held_body_budget import HeldBodyBudget, HeldBytes
+from fastgw.typed_fields import expose_fields
 
 Trailers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
@@ -99,10 +102,6 @@ class Relay:
     in bytes; None: unknown until the end.
     """
 
-    __slots__ = ("_head_bytes", "_most_head", "_no_room", "_stages", "_timed_bytes", "_wait_until", "_when_head",
-                 "_when_whole", "bytes", "ended", "is_collected", "kept", "length", "most_kept", "paused", "sent_bytes",
-                 "sink", "source", "trailers")  # fmt: skip
-
     def __init__(self, source: BodySource, length: int | None = None) -> None:
         self.source = source
         self.length = length
@@ -126,7 +125,7 @@ class Relay:
         self._timed_bytes = 0  # bytes that have prolonged it
 
     @classmethod
-    def whole(cls, payload: bytes, length: int | None) -> "Relay":
+    def whole(cls, payload: bytes, length: int | None) -> Relay:
         """Create a relay for a body that was received completely. `length`: None if the framing does not declare it."""
         relay = cls(_NO_SOURCE, length)
         relay.bytes, relay.ended, relay.kept = len(payload), True, [payload]
@@ -146,7 +145,7 @@ class Relay:
             self.kept = _Kept(self.kept, room)
 
     def await_head(
-        self, most: int, when_there: "Callable[[], None]", room: HeldBodyBudget, no_room: "Callable[[], None]"
+        self, most: int, when_there: Callable[[], None], room: HeldBodyBudget, no_room: Callable[[], None]
     ) -> bool:
         """Receive the beginning of the body: this many bytes, or all of it. Returns whether it is there already;
         otherwise `when_there` is called once it is, or `no_room`, which ends the exchange, if the memory for it is used
@@ -166,7 +165,7 @@ class Relay:
         """Return the received beginning of the body, at most this many bytes; see `await_head`."""
         return b"".join(self.kept or ())[:most]
 
-    def begin_stages(self, stages: RequestStages, when_whole: "Callable[[], None]") -> bool:
+    def begin_stages(self, stages: RequestStages, when_whole: Callable[[], None]) -> bool:
         """Pass the whole body through these stages, beginning with the received part. False: the exchange has ended.
 
         If they buffer the body, `when_whole` is called once all output is available, unless it already is: see `waits`.
@@ -368,3 +367,6 @@ class Relay:
         if self.paused:
             self.paused = False
             self.source.resume()
+
+
+expose_fields(Relay)

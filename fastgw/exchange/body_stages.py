@@ -10,7 +10,7 @@ one computes its output, takes from the node's memory for held bodies; a body fo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 from fastgw.config.base.value_types import parse_size
 from fastgw.exchange.held_pieces import append_piece
@@ -19,26 +19,11 @@ from fastgw.shm.held_body_budget import HeldBodyBudget, HeldBytes
 
 if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange
-    from fastgw.http.messages import RequestHead
 
 BodyFunction: TypeAlias = "Callable[[Exchange, bytes], bytes | Reply | None]"
 
 
-class AnsweredRequest(Protocol):
-    """Interface of a request whose response is complete: an exchange, or a request on the fast path."""
-
-    @property
-    def head(self) -> RequestHead: ...
-    @property
-    def response(self) -> Any:
-        """The response, once response steps run; it is another one, or None, while the request is on the fast path."""
-
-    @property
-    def client(self) -> Any:
-        """Client side, which counts for metrics."""
-
-
-ChangeWhole: TypeAlias = "Callable[[AnsweredRequest, Response, bytes], bytes | BodyStage | None]"
+ChangeWhole: TypeAlias = "Callable[[Exchange, Response, bytes], bytes | BodyStage | None]"
 CheckWhole: TypeAlias = "Callable[[Exchange, bytes], Reply | BodyStage | None]"
 RemovedCodings: TypeAlias = "Callable[[Exchange], Sequence[bytes]]"
 
@@ -110,10 +95,6 @@ class BodyStage:
         """
 
 
-NOT_AT_ONCE: Final = BodyStage()
-"""Result of `StageFactory.change_whole` on the fast path for a body that needs a stage: there is no exchange yet."""
-
-
 @final
 class StageFactory:
     """A body hook that creates a stage for each exchange whose body the filter changes as it arrives.
@@ -123,8 +104,7 @@ class StageFactory:
     requested from the upstream, because its offsets refer to the unchanged body. `reads_only`: the stages return what
     they get, so that nothing in the head of the message changes; they set `keeps_length`, and `changed` to False.
     `change_whole`: called in place of `make` for a response of the upstream whose body is complete and not empty, if no
-    other filter has a stage for it: returns the changed body, or what `make` would return. On the fast path there is no
-    exchange.
+    other filter has a stage for it: returns the changed body, or what `make` would return.
     `check_whole`: called in place of `make` for a request whose body is complete and not empty, if no other filter has
     a hook for it: returns the response to a body that is refused, None for one that passes as it is, or a stage.
     `codings`: returns the content codings that the stage of a request removes from its body.

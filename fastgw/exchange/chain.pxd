@@ -10,10 +10,10 @@ cdef class Chain:
     cdef public object calls_only
     cdef public object drops_ranges
     cdef public object error_pages
-    cdef public object fetch_plan
     cdef public object finish_steps
     cdef public object line_steps
     cdef public object links
+    cdef public object looks
     cdef public object logged_at
     cdef public object maps
     cdef public object number
@@ -33,6 +33,7 @@ cdef class Chain:
     cdef public object response_steps
     cdef public object sent_settings
     cdef public object sign_steps
+    cdef public bint skips_response_steps
     cdef public object takes_literally
     cdef public object trailer_steps
     cdef public object translate_steps

@@ -8,8 +8,8 @@ from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
-from fastgw.exchange.body_stages import BodyHook, ChangeWhole, RemovedCodings, StageFactory
-from fastgw.exchange.filter_steps import RENEWED_ON, all_let_pass, before_any, by_path, pass_tests
+from fastgw.exchange.body_stages import BodyHook, RemovedCodings, StageFactory
+from fastgw.exchange.filter_steps import all_let_pass, before_any, by_path, pass_tests
 from fastgw.exchange.hooks import Hooks, Looks, LooksAt, ReadyStep, RequestStep, TrailerStep
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.exchange.sent_fields import SentFields, fields_for_request, join_fields
@@ -19,14 +19,12 @@ if TYPE_CHECKING:
     from fastgw.config.settings.gateway import FilterUse
     from fastgw.exchange.error_pages import ErrorPages
     from fastgw.exchange.exchange import Exchange
-    from fastgw.exchange.fast_fetch import FetchStep
     from fastgw.http.messages import RequestHead, ResponseHead
 
 ValueStep: TypeAlias = "Callable[..., bytes | None]"
 """Function that returns a value of an exchange, optionally in a form for the place where it is written."""
 _NUMBERS: Final = count()
 _NO_MAPS: Final[Mapping[str, Any]] = MappingProxyType({})
-_RENEWS: Final = Looks(RENEWED_ON)
 
 
 @lru_cache(256)
@@ -133,10 +131,13 @@ class Chain:
         sent = (h.response_fields for h in reversed(hooks) if self._sends_fields_of(h))
         self.response_fields = join_fields(tuple(fields for fields in sent if fields is not None))
         self.ready_answer = self._ready_answer(hooks)
-        self.fetch_plan: Any = None  # `FastPathPlan` for requests without a ready answer; None: there is none
         self.calls_only = False  # whether its route leads to gRPC upstreams alone
         self.takes_literally = False  # whether names in paths may contain what some servers read in another way
-        self.allows_fetch = False  # whether a filter may fetch a response to an exchange on the fast path
+        self.allows_fetch = False  # whether a filter may take part in the forwarding of its requests (`fetch`)
+        # Whether response steps need not run for a response of the upstream that was received as a whole, unless it is
+        # one that `looks` names; the headers that they would change are `response_fields`.
+        self.skips_response_steps = False
+        self.looks: LooksAt | None = None
 
     def with_links(self, links: Iterable[FilterInstance]) -> Chain:
         """Return a chain of other filters at the same position."""
@@ -183,17 +184,6 @@ class Chain:
         return hooks.response_fields is not None and hooks.response in self.line_steps
 
     @property
-    def change_whole(self) -> ChangeWhole | None:
-        """Function that changes complete response bodies on the fast path. None: there is none, or other filters have
-        to see the response.
-        """
-        hook = self.whole_hook
-        if hook is None or self.response_steps or self.renew_steps:
-            return None
-        assert isinstance(hook.step, StageFactory)
-        return hook.step.change_whole
-
-    @property
     def is_bare(self) -> bool:
         """Whether no filter sees requests or responses: the action alone decides about the answer, which gets the
         `response_fields`.
@@ -201,13 +191,6 @@ class Chain:
         seen = self.request_steps or self.reply_steps or self.finish_steps or self.treats_bodies or self.translate_steps
         hooks = [link.hooks for link in self.links if link.hooks.response is not None]
         return not seen and all(map(self._sends_fields_of, hooks))
-
-    @property
-    def fetch_step(self) -> FetchStep | None:
-        """Step that fetches a response on the fast path; None: the requests have to take the full path."""
-        if self.ready_answer is None or self.request_steps:
-            return None
-        return next((link.hooks.fetch for link in self.links if link.hooks.fetch is not None), None)
 
     def _ready_answer(self, hooks: Iterable[Hooks]) -> ReadyStep | None:
         """Return the step that answers from memory, if no other filter has to see the request or the response."""
@@ -236,25 +219,23 @@ class Chain:
         """Return the `response_fields` for the response to a request. None: the response steps have to run."""
         return fields_for_request(self.response_fields, head, peer)
 
-    @property
-    def needs_full_path(self) -> bool:
-        """Whether responses have to be sent by the full path, because a filter processes the body of each, or stands
-        between the two sides."""
-        unseen = any(link.hooks.looks_at is None for link, _ in self.response_body_hooks)
-        replaced = any(link.hooks.full_path for link in self.links)
-        return unseen or replaced or bool(self.trailer_steps)
-
-    @property
-    def looks_at(self) -> LooksAt | None:
-        """Whether a filter has to process a response. None: no filter has, or its response steps run on the fast path
-        anyway.
+    def skip_response_steps(self) -> None:
+        """Let response steps run only for responses for which they have to, if they declare that: a filter has to see
+        neither all responses, nor all ends of exchanges.
         """
-        steps = () if self.meets_answers else self.links
-        tests = [link.hooks.looks_at for link in steps if link.hooks.response is not None]
+        is_seen = self.meets_answers or bool(self.trailer_steps)
+        is_seen = is_seen or any(link.hooks.looks_at is None for link, _ in self.response_body_hooks)
+        # A hook that changes whole bodies decides by itself, where it is alone.
+        is_alone = self.whole_hook is not None and not self.response_steps
+        has_any = bool(self.response_steps or self.response_body_hooks)
+        self.skips_response_steps = has_any and not is_seen and not is_alone
+        self.looks = self._looks_at() if self.skips_response_steps else None
+
+    def _looks_at(self) -> LooksAt | None:
+        """Return whether a filter has to process a response; None: none has."""
+        tests = [link.hooks.looks_at for link in self.links if link.hooks.response is not None]
         tests += [link.hooks.looks_at for link, _ in self.response_body_hooks]
         simple = frozenset(test for test in tests if isinstance(test, Looks))
-        if self.renew_steps:
-            simple |= {_RENEWS}
         rest: list[LooksAt] = [test for test in tests if test is not None and not isinstance(test, Looks)]
         if simple:
             together = _union(simple)

@@ -10,7 +10,7 @@ from fastgw.shm.held_body_budget import HeldBodyBudget
 
 
 class ClientWrapper(ClientSide):
-    """`inner`: the client side behind this one. There is no fast path past a wrapper."""
+    """`inner`: the client side behind this one."""
 
     __slots__ = ("inner",)
 

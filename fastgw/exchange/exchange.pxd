@@ -1,7 +1,14 @@
 # The types of `exchange.py`.
 
-from fastgw.exchange.chain cimport Chain
+cimport cython
 
+from fastgw.exchange.chain cimport Chain
+from fastgw.exchange.reply cimport Response
+from fastgw.exchange.request_ids cimport RequestIds
+from fastgw.http.http1.parser cimport method_of, normal_path_of
+
+# As many as there are at once on a busy worker, so that their memory is used again.
+@cython.freelist(64)
 cdef class Exchange:
     cdef public object answered_by
     cdef public object begun_at
@@ -18,7 +25,6 @@ cdef class Exchange:
     cdef public object head
     cdef public object id_shown
     cdef public object is_authenticated
-    cdef public object is_fast
     cdef public object limits
     cdef public object listener
     cdef public object method
@@ -47,6 +53,7 @@ cdef class Exchange:
     cdef public object shadows
     cdef public object state
     cdef public object subrequests
+    cdef public object taker
     cdef public object target
     cdef public object timeline
     cdef public object trace
@@ -56,6 +63,9 @@ cdef class Exchange:
     cdef public object why
     cdef object __weakref__
 
-    cpdef respond(self, response, bytes payload, bint ended, bint is_fault=*)
-    cpdef bint pass_response_steps(self, response, event=*) except -1
+    cpdef respond(self, Response response, bytes payload, bint ended, bint is_fault=*)
+    cdef bint _skips_response_steps(self, Response response, bytes payload) except -1
+    cdef _add_trace_line(self, Response response)
+    cpdef bint pass_response_steps(self, Response response, event=*) except -1
     cpdef finish(self)
+    cpdef identify(self, RequestIds ids)

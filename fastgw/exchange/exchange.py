@@ -1,5 +1,7 @@
 """The exchange: all data of one request and its response, and the interfaces of its two sides."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from math import ceil
@@ -24,8 +26,10 @@ from fastgw.exchange.reply import (
     own_response,
     problem,
 )
+from fastgw.exchange.request_ids import RequestIds
 from fastgw.exchange.response_relay import ResponseRelay, tell_of_change
 from fastgw.exchange.route import Route
+from fastgw.exchange.sent_fields import NO_SENT_FIELDS, join_names
 from fastgw.exchange.states import (
     ANSWER_BEGUN,
     ANSWER_ENDED,
@@ -40,6 +44,7 @@ from fastgw.exchange.states import (
 from fastgw.exchange.tunnel import Tunnel
 from fastgw.http.fields import Fields, folded
 from fastgw.http.grpc.calls import is_grpc
+from fastgw.http.http1.parser import method_of, normal_path_of
 from fastgw.http.http1.serializer import names_alike
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.http.websocket.handshake import WEBSOCKET, fault_in_response
@@ -52,7 +57,7 @@ from fastgw.typed_fields import expose_fields
 log = logging.getLogger("fastgw")
 
 if TYPE_CHECKING:
-    from fastgw.exchange.fast_fetch import FastFetch
+    from fastgw.exchange.response_taker import ResponseTaker
 
 
 class ClientSide(Protocol):
@@ -73,16 +78,12 @@ class ClientSide(Protocol):
     def send_interim(self, head: ResponseHead | None) -> None:
         """Forward an interim response (1xx other than 101). None: a 100 Continue of the gateway."""
 
-    def send_fetch(self, exchange: "Exchange", fetch: "FastFetch") -> bool:
-        """Forward the exchange on the fast path, for a filter that has taken it over. False: this side has none."""
-        return False
-
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         """Send the head of `exchange.response`, which is final, with the first part of the body. `ended`: it is the
         whole body.
         """
 
-    def send_held(self, exchange: "Exchange", response: Response, body: bytes, trailers: Trailers) -> bool:
+    def send_held(self, exchange: Exchange, response: Response, body: bytes, trailers: Trailers) -> bool:
         """Send a whole response with a body longer than `MAX_KEPT` as fast as the client reads it, within the node's
         memory for held bodies, or a fault if there is none left. False: this side takes it by `answer` and `end`.
         """
@@ -178,8 +179,8 @@ class Exchange:
 
     def __init__(self, head: RequestHead, client: ClientSide, listener: Any, peer: Any, chain: Chain) -> None:
         self.head = head
-        self.method = head.method
-        self.path = head.path
+        self.method = method_of(head)
+        self.path = normal_path_of(head)
         self.client = client
         self.listener = listener
         self.peer = peer  # peer of the client's connection: a `forwarded.Peer`
@@ -204,7 +205,7 @@ class Exchange:
         self.response_bytes = 0
         self.response_sink: BodySink = client  # receiver of the response's body
         self.service: ServiceSide | None = None
-        self.is_fast = False  # on `upstream.forwarding.fast_path`: no filter sees the response
+        self.taker: ResponseTaker | None = None  # a filter's part in the forwarding; None: it has none
         self.sent = False  # a part of it was sent to an upstream, which may have processed it
         self.state: ExchangeState = CHOOSING
         self.fault: Fault | None = None
@@ -232,11 +233,23 @@ class Exchange:
         self.timeline: tuple[EndedAttempt | EndedWait, ...] = ()
         self.renewed_earlier = False  # the retry used credentials renewed earlier: one more renewal may follow
         if chain.request_ids is not None:
-            chain.request_ids.identify(self)
+            self.identify(chain.request_ids)
 
     def __repr__(self) -> str:
         route = self.route.name if self.route else "-"
         return f"<Exchange {self.method!r} {self.path!r} {self.state.name} route={route} service={self.service!r}>"
+
+    def identify(self, ids: RequestIds) -> None:
+        """Assign the id of the request, and add it to the request for the upstream."""
+        head = self.head
+        self.request_id = request_id = ids.of(head)
+        if ids.is_usual:
+            self.id_shown = request_id
+        line = ids.sent_line(head, request_id)
+        if line:
+            if ids.replaces(head):
+                self.request_dropped |= ids.dropped
+            self.request_added += line
 
     # attributes of the request
 
@@ -305,8 +318,8 @@ class Exchange:
     def may_be_sent_again(self) -> bool:
         """Whether the received part of the request is still available: its body is not longer than
         `retries.body_bytes`, and its response has not begun."""
-        body = self.request_body
-        return (body is None or body.kept is not None) and self.state not in (HOLDING, ANSWERING)
+        body, state = self.request_body, self.state
+        return (body is None or body.kept is not None) and state is not HOLDING and state is not ANSWERING
 
     @property
     def headers(self) -> Fields:
@@ -409,14 +422,14 @@ class Exchange:
             reply = self.chain.error_pages.replace(self, reply)
         response, body = own_response(reply), reply.body
         if isinstance(body, bytes):
-            self.respond(response, body, True, is_fault=is_fault)
+            self.respond(response, body, True, is_fault)
             return
         has_none = reply.status in NO_CONTENT
         if not has_none:
             response.body_length = UNKNOWN if body.length is None else body.length
         if has_none or self.method == b"HEAD":
             body.close()
-            self.respond(response, b"", True, is_fault=is_fault)
+            self.respond(response, b"", True, is_fault)
         else:
             self._reply_in_pieces(response, body, is_fault)
 
@@ -427,10 +440,10 @@ class Exchange:
             log_event(OperatorEvent.FILTER_RAISED, "the body of a reply raised", error=error)
             self.why, self.fault = f"the body of a reply raised {type(error).__name__}", Fault.INTERNAL
             instead = problem(Fault.INTERNAL)
-            self.respond(own_response(instead), body_at_once(instead), True, is_fault=True)
+            self.respond(own_response(instead), body_at_once(instead), True, True)
             return
         self.service = sender
-        self.respond(response, b"", False, is_fault=is_fault)
+        self.respond(response, b"", False, is_fault)
         if self.service is sender:  # otherwise a filter has replaced the response, or the client has disconnected
             sender.start_sending()
 
@@ -441,14 +454,46 @@ class Exchange:
         """
         chain: Chain = self.chain
         holds = chain.treats_responses and not is_fault
-        if not self.pass_response_steps(response, ANSWER_HELD if holds else ANSWER_BEGUN):
+        if ended and chain.skips_response_steps and not is_fault and self._skips_response_steps(response, payload):
+            holds = False
+        elif not self.pass_response_steps(response, ANSWER_HELD if holds else ANSWER_BEGUN):
             self.answer_instead()
-        elif holds:
+            return
+        if holds:
             self._respond_through_stages(response, payload, ended)
         elif ended and len(payload) > MAX_KEPT:
             self.begin_answer(response, payload, True)
         else:
             self.client.answer(response, payload, ended)
+
+    def _skips_response_steps(self, response: Response, payload: bytes) -> bool:
+        """Begin to answer with a response of the upstream that was received as a whole, without the response steps and
+        body hooks: none has to process it. False: they have to run.
+        """
+        chain: Chain = self.chain
+        head = response.head
+        if head is None or not payload or self.answered_by is not None or not response.is_as_received or response.added:
+            return False
+        if chain.looks is not None and chain.looks(head):
+            return False
+        fields: Any = chain.response_fields
+        if fields is not NO_SENT_FIELDS:
+            fields = chain.response_fields_for(self.head, self.peer)
+            if fields is None:
+                return False
+        self.state = ANSWER_BEGUN[self.state]
+        self.response = response
+        if self.trace is not None:
+            self._add_trace_line(response)
+        if fields is not NO_SENT_FIELDS:
+            response.added += fields.added
+            response.dropped = join_names(fields.dropped, response.dropped)
+        return True
+
+    def _add_trace_line(self, response: Response) -> None:
+        trace = self.trace
+        if trace is not None and (line := trace.response_line) and not isinstance(self.client, CallSide):
+            response.added += line
 
     def begin_answer(self, response: Response, payload: bytes, ended: bool, trailers: Trailers = ()) -> None:
         """Send the head of a response and a part of its body, after the response steps. `ended`: it is the whole body,
@@ -614,12 +659,12 @@ class Exchange:
         if service is not None:
             service.cancel()
 
-    def pass_response_steps(self, response: Response, event: Event[ExchangeState] = ANSWER_BEGUN) -> bool:
+    def pass_response_steps(self, response: Response, event: Event = ANSWER_BEGUN) -> bool:
         """Run the response steps for a response whose head is known. False: call `answer_instead`."""
         self.state = event[self.state]
         self.response = response
-        if self.trace is not None and (line := self.trace.response_line) and not isinstance(self.client, CallSide):
-            response.added += line
+        if self.trace is not None:
+            self._add_trace_line(response)
         chain: Chain = self.chain
         answered_by, before = self.answered_by, response.status
         for step in chain.response_steps if answered_by is None else chain.response_steps_due(answered_by):

@@ -1,6 +1,6 @@
 """The counters of an exchange that its filters and its client side use while it lasts."""
 
-from typing import TYPE_CHECKING, Any, Final, Protocol, final
+from typing import TYPE_CHECKING, Final, Protocol, final
 
 from fastgw.observe.metrics.families import FilterEvent
 
@@ -26,11 +26,10 @@ class ExchangeCounts(Protocol):
     def count_websocket(self, exchange: "Exchange", side: int, what: int, count: int, /) -> None:
         """Count messages of a kind (`WebsocketMessage`) that a side (`WebsocketSide`) has sent, or its close code."""
 
-    def count_content_coding(self, request: Any, operation: int, coding: int, bytes_in: int, bytes_out: int, /) -> None:
-        """Count the bytes of a body before and after a `CodingOperation` with a `ContentCoding`.
-
-        `request`: the exchange, or the fast path.
-        """
+    def count_content_coding(
+        self, exchange: "Exchange", operation: int, coding: int, bytes_in: int, bytes_out: int, /
+    ) -> None:
+        """Count the bytes of a body before and after a `CodingOperation` with a `ContentCoding`."""
 
 
 @final
@@ -41,7 +40,7 @@ class _NoCounts:
     def count_subrequest(self, exchange: "Exchange", status: int, /) -> None: ...
     def count_websocket(self, exchange: "Exchange", side: int, what: int, count: int, /) -> None: ...
     def count_content_coding(
-        self, request: Any, operation: int, coding: int, bytes_in: int, bytes_out: int, /
+        self, exchange: "Exchange", operation: int, coding: int, bytes_in: int, bytes_out: int, /
     ) -> None: ...
 
 

@@ -17,7 +17,6 @@ from fastgw.http.fields import folded
 if TYPE_CHECKING:
     from fastgw.exchange.body_relay import Trailers
     from fastgw.exchange.exchange import Exchange
-    from fastgw.exchange.fast_fetch import FetchStep
     from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
     from fastgw.exchange.route import Route
     from fastgw.http.http1.parser import Http1RequestHead
@@ -113,17 +112,17 @@ class Hooks:
     all. lets_pass: `(head) -> bool`, for a request that was received as a whole (`head.payload` is its body): whether
     the request step and the hook for its body would let it pass as it is, without any effect; then they do not run.
     False: they run, and decide. refuse: `(head) -> None | ReadyRefusal`, called if `lets_pass` has just returned False:
-    the refusal, if it is certain that they would answer with just this problem, without any other effect; the fast path
-    sends it if no other filter has to see it. sent_fields: the `SentFields` for a request step whose only effect they
-    are, the same for all requests; the fast path sends them without it. response: `(exchange) -> None`, when the head
-    of the response (of the upstream or the gateway) is known. response_fields: the `SentFields` for a response step
-    whose only effect on responses they are, the same for all; the fast path sends them without it. Or a function of the
+    the refusal, if it is certain that they would answer with just this problem, without any other effect; it is sent in
+    their place if no other filter has to see it. sent_fields: the `SentFields` for a request step whose only effect
+    they are, the same for all requests; it need not run for them. response: `(exchange) -> None`, when the head of the
+    response (of the upstream or the gateway) is known. response_fields: the `SentFields` for a response step
+    whose only effect on responses they are, the same for all; it need not run for them. Or a function of the
     request, `(head, peer) -> SentFields | None`, that returns one of a few; None: the response step has to run. They
     need `response_lines`.
     response_lines: the `ResponseLines` of a response step that changes only `added` and `dropped` of responses of
     upstreams, or does so in `Chain.line_steps`. looks_at: `(head) -> bool`, whether the response step and
-    the response body hook have to run for a response of the upstream; if no filter needs it, most requests take the
-    fast path. They may run nevertheless.
+    the response body hook have to run for a response of the upstream; if no filter needs it, none of them runs. They
+    may run nevertheless, as for a response that arrives in pieces.
     request_body, response_body: `(exchange, payload) -> None | bytes | Reply`, for each piece of a body. None: it does
     not change. bytes: they replace the piece, if `changes_body` is set; a body that may change is sent without its
     length, digest and strong ETag, and ranges of it are not requested. A Reply, for requests only: answer with it. A
@@ -164,9 +163,7 @@ class Hooks:
     request is final, but for the gateway's forwarding headers. True: the filter has answered the exchange.
     ready_answer: `(head, peer, route) -> None | ReadyAnswer`, for a plain GET on a route where all steps of other
     filters have `sent_fields` or `response_fields`: a whole response from memory, in place of all other steps, with
-    those `response_fields`. None: the request is processed as usual. fetch: of the same filter: `(request, forward) ->
-    None | FastFetch`, in place of `translate`, for such a request without a ready answer, if it can take the fast path.
-    full_path: the request step replaces a side of the exchange, so that no request of the route takes the fast path.
+    those `response_fields`. None: the request is processed as usual.
     body_head: a `BodyHead`, whose step runs once all request steps have let a request with a body pass and the
     beginning of the body was received, which is `exchange.request_body.head(most)`. The body stays as it is. Not called
     for sub-requests. before_authentication: `(exchange) -> None`, before the first filter of the route that
@@ -183,9 +180,7 @@ class Hooks:
         "changes_body",
         "effect",
         "explain",
-        "fetch",
         "finish",
-        "full_path",
         "lets_pass",
         "looks_at",
         "needs_body",
@@ -239,8 +234,6 @@ class Hooks:
         translate_copy: TranslateStep | None = None,
         sign: TranslateStep | None = None,
         ready_answer: ReadyStep | None = None,
-        fetch: FetchStep | None = None,
-        full_path: bool = False,
         body_head: BodyHead | None = None,
         request_headers: frozenset[bytes] | None = None,
         lets_pass: PassTest | None = None,
@@ -277,8 +270,6 @@ class Hooks:
         self.translate, self.sign = translate, sign
         self.translate_copy = translate_copy
         self.ready_answer = ready_answer
-        self.fetch = fetch
-        self.full_path = full_path
         self.body_head = body_head
         self.request_headers = request_headers
         self.lets_pass = lets_pass

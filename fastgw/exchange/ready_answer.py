@@ -1,15 +1,20 @@
 """Ready answer: a whole response as bytes, which a filter or an action keeps for plain requests."""
 
-from typing import final
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
 
 from msgspec import Struct
 
 from fastgw.errors import Fault
-from fastgw.exchange.reply import NO_CONTENT, NO_NAMES, Reply, problem_fields
+from fastgw.exchange.reply import NO_CONTENT, NO_NAMES, Reply, Response, problem_fields
 from fastgw.http.dates import format_date
 from fastgw.http.fields import Fields, folded
 from fastgw.http.http1 import serializer
 from fastgw.typed_fields import expose_fields
+
+if TYPE_CHECKING:
+    from fastgw.exchange.exchange import Exchange
 
 
 class ReadyAnswer:
@@ -35,6 +40,17 @@ class ReadyRefusal(Struct, frozen=True, eq=False, gc=False):  # no reference cyc
     body: bytes
     why: str
 
+    def message(self, exchange: Exchange, last: bytes) -> bytes:
+        """Return the refusal of an exchange as bytes, and record it there. `last`: more lines of the head."""
+        lines, body = self.lines, self.body
+        if exchange.trace is not None:
+            lines += exchange.trace.response_line
+        if exchange.id_shown:
+            lines += serializer.id_line(exchange.id_shown)
+        exchange.fault, exchange.why = self.fault, self.why
+        exchange.response, exchange.response_bytes = Response(self.status, None), len(body)
+        return b"%bContent-Length: %d\r\n%b\r\n%b" % (lines, len(body), last, body)
+
 
 def refusal_lines(fault: Fault) -> bytes:
     """Return the status line and headers of the response to a fault."""
@@ -57,7 +73,7 @@ class ReadyReply:
         self._second = -1
 
     @classmethod
-    def of(cls, reply: Reply, dropped: frozenset[bytes] = NO_NAMES, added: bytes = b"") -> "ReadyReply | None":
+    def of(cls, reply: Reply, dropped: frozenset[bytes] = NO_NAMES, added: bytes = b"") -> ReadyReply | None:
         """Return the bytes of a reply, without `dropped` names and with `added` lines (`Response`). None: its headers
         depend on the request.
         """

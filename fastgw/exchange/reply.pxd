@@ -2,6 +2,8 @@
 
 cimport cython
 
+from fastgw.http.http1.parser cimport status_of
+
 
 @cython.final
 @cython.no_gc  # nothing that it holds leads back to it
@@ -16,3 +18,6 @@ cdef class Response:
     cdef public object whole_bytes
     cdef public object encoded_forms
     cdef public object is_held
+
+
+cpdef Response received_response(head, bytes added, frozenset dropped)

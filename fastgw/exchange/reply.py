@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Final, Protocol, final
 import orjson
 
 from fastgw.errors import Fault
+from fastgw.http.field_names import Names
 from fastgw.http.fields import Fields, folded
 from fastgw.http.grammar import IS_TOKEN, IS_VALUE
 from fastgw.http.grpc.status import GrpcStatus
+from fastgw.http.http1.parser import status_of
 from fastgw.http.http1.serializer import names_alike
 from fastgw.http.messages import AS_DECLARED, ResponseHead
 from fastgw.typed_fields import expose_fields
@@ -272,6 +274,15 @@ class Response:
             return True
         # A complete body of the gateway is left out.
         return self.body_length == AS_DECLARED or method == b"HEAD" if head is None else not head.has_body
+
+
+def received_response(head: ResponseHead, added: bytes, dropped: Names) -> Response:
+    """Return the response of an upstream. PERF: 300 instructions less than by `Response` (CPython 3.11, callgrind)."""
+    response: Response = Response.__new__(Response)
+    response.status, response.head, response.added, response.dropped = status_of(head), head, added, dropped
+    response.body_length, response.whole_bytes, response.is_held = AS_DECLARED, UNKNOWN, False
+    response._fields = response.encoded_forms = None
+    return response
 
 
 def fields_in(lines: bytes) -> Iterator[tuple[bytes, bytes]]:

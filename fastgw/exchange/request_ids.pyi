@@ -1,6 +1,6 @@
 """Request id: generated here, or taken from the client; for the log, the upstream and the response.
 
-It is assigned first, and not by a filter step: nearly every request has one, and no steps run on the fast path.
+It is assigned first, and not by a filter step: nearly every request has one, and most run no other step.
 """
 
 from typing import final
@@ -20,11 +20,18 @@ class RequestIds:
     def of(self, head: RequestHead) -> bytes:
         """Return the id of a request with this head."""
 
+    @property
+    def dropped(self) -> frozenset[bytes]:
+        """Lower-case name of the header."""
+
     def identify(self, exchange: Exchange) -> None:
         """Assign the id of an exchange, and add it to the request for the upstream."""
 
-    def resume(self, exchange: Exchange, request_id: bytes) -> None:
-        """Assign to an exchange the id that its request already has."""
+    def sent_line(self, head: RequestHead, request_id: bytes) -> bytes:
+        """Return the header line with the id for the upstream; b"": that of the client is forwarded."""
+
+    def replaces(self, head: RequestHead) -> bool:
+        """Whether a line of the client has to be left out, if there is one of the gateway."""
 
     def line(self, request_id: bytes) -> bytes:
         """Return the header line with an id."""

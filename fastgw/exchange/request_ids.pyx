@@ -97,11 +97,6 @@ cdef bytes line_for(Http1RequestHead head, bytes name):
     return b"X-Request-Id: " + name + b"\r\n"  # as `id_line`
 
 
-cdef bint is_replaced(Http1RequestHead head, bytes line) noexcept:
-    """Whether the head has another id than the one in `line`, of `line_for`."""
-    return head.names & _X_REQUEST_ID and PyBytes_GET_SIZE(line)
-
-
 cdef bint is_as_read(Http1RequestHead head) noexcept:
     return head._fields is None
 
@@ -112,7 +107,7 @@ cdef class RequestIds:
         self._lower = header.lower()
         self._trusts = trusts
         self._prefix = header + b": "
-        self._dropped = frozenset((self._lower,))
+        self.dropped = frozenset((self._lower,))
         self._has_twins = self._lower not in READ_IN_REQUESTS  # for other names: similar names are forwarded
         self.is_usual = self._lower == REQUEST_ID
 
@@ -126,7 +121,7 @@ cdef class RequestIds:
                 return PyBytes_FromStringAndSize(text, sent.length)
         return made()
 
-    def of(self, head):
+    cpdef bytes of(self, head):
         cdef bytes name
         if self.is_usual and type(head) is Http1RequestHead and is_as_read(<Http1RequestHead>head):
             return self.made_for(<Http1RequestHead>head)
@@ -134,30 +129,31 @@ cdef class RequestIds:
         return made() if name is None or not _acceptable(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)) else name
 
     def identify(self, exchange):
-        self.resume(exchange, self.of(exchange.head))
+        exchange.identify(self)
 
-    def resume(self, exchange, bytes request_id not None):
-        exchange.request_id = request_id
-        if self.is_usual:
-            exchange.id_shown = request_id
-        sent = exchange.head.values(self._lower)
-        if sent == [request_id] and not self._has_twins:
-            return  # it is forwarded as received
-        if sent or self._has_twins:
-            exchange.request_dropped |= self._dropped
-        exchange.request_added += self.line(request_id)
+    cpdef bytes sent_line(self, head, bytes request_id):
+        if self.is_usual and type(head) is Http1RequestHead and is_as_read(<Http1RequestHead>head):
+            return line_for(<Http1RequestHead>head, request_id)
+        if not self._has_twins and head.values(self._lower) == [request_id]:
+            return _NO_LINE  # it is forwarded as received
+        return self.line(request_id)
+
+    cpdef bint replaces(self, head) except -1:
+        if self.is_usual and type(head) is Http1RequestHead and is_as_read(<Http1RequestHead>head):
+            return (<Http1RequestHead>head).names & _X_REQUEST_ID
+        return self._has_twins or bool(head.values(self._lower))
 
     def line(self, bytes request_id not None):
         return id_line(request_id) if self.is_usual else self._prefix + request_id + b"\r\n"
 
     def take_back(self, exchange):
         exchange.request_added = exchange.request_added.removeprefix(self.line(exchange.request_id))
-        exchange.request_dropped -= self._dropped
+        exchange.request_dropped -= self.dropped
         exchange.request_id = exchange.id_shown = b""
 
     def add_to_response(self, exchange):
         assert exchange.response is not None
-        exchange.response.dropped |= self._dropped
+        exchange.response.dropped |= self.dropped
         exchange.add_response_fields(self.line(exchange.request_id))
 
 
@@ -172,4 +168,4 @@ def identify_anew(exchange, RequestIds before, RequestIds now):
     if before is not None:
         before.take_back(exchange)
     if now is not None:
-        now.identify(exchange)
+        exchange.identify(now)

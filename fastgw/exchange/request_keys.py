@@ -10,7 +10,7 @@ from fastgw.routing import requirements
 
 
 class Traits(Protocol):
-    """An exchange, or a request on the fast path, for which only the request itself is known."""
+    """An exchange, of which only the request itself is read."""
 
     @property
     def head(self) -> RequestHead: ...

@@ -1,23 +1,22 @@
-"""Compiled routes: the action, its filters, and the plan of the fast path."""
+"""Compiled routes: the action, its filters, and when their steps run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import TYPE_CHECKING, Protocol, final
 
 from fastgw.errors import Fault
-from fastgw.exchange.body_stages import ChangeWhole
 from fastgw.exchange.chain import Chain, FilterInstance
 from fastgw.exchange.filter_steps import all_let_pass
-from fastgw.exchange.hooks import LooksAt, PassTest, RefuseStep, RequestStep
+from fastgw.exchange.hooks import PassTest, RefuseStep, RequestStep
 from fastgw.exchange.reply import Reply
-from fastgw.exchange.sent_fields import NO_SENT_FIELDS, JoinedFields, SentFields
+from fastgw.exchange.sent_fields import NO_SENT_FIELDS, SentFields
+from fastgw.http.http1.parser import is_path_as_sent
 from fastgw.typed_fields import expose_fields
 
 if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange
-    from fastgw.exchange.fast_fetch import FetchStep
     from fastgw.http.messages import RequestHead
 
 
@@ -31,65 +30,42 @@ class Divider(Protocol):
         """Return the upstream that is selected and why, for people."""
 
 
-class FastPathPlan:
-    """Fast path plan of a route (`upstream.forwarding.fast_path`), shared by all routes with an equal plan.
+class StepPlan:
+    """When the steps of a route need not run, by what its filters declare; shared by all routes with an equal plan. It
+    is for requests that were received as a whole, and that no filter has changed yet.
 
-    `forward`: the route's action. `checks_path`: the route has a path check (`Route.check_path`); with `at_once` it
-    accepts every path that is already in normal form. `at_once`: no filter processes all requests or responses, or
-    bodies.
-    `calls_only`: it is for gRPC calls only, which come over HTTP/2.
-    `looks_at`: whether a response on the fast path has to continue on the full path because a filter processes it;
-    None: never. `meets_answers`: whether filters process all responses. `id_of`: returns the id of a request; None:
-    requests have no id. `fetch`: the step of the filter that stores the response; None: there is none.
-    `change_whole`: changes a response that was received as a whole, in place of `looks_at`; None: nothing does.
-    `full_path_headers`: lower-case names of headers; requests with one of them take the full path. `pass_tests`: tests
-    in place of the route's request steps and the hooks for its body; a request that does not pass takes the full path.
-    `sent_fields`: headers for the upstream that the request steps of filters change, the same for all requests.
-    `refuse`: `Hooks.refuse` of the filter with the last of the tests; None: refusals take the full path.
-    `response_fields`: headers of responses that filters change, whose response steps do not run here (None for a
-    request: they do); with the names that `forward` leaves out, unless they are `NO_SENT_FIELDS`. None: of gRPC calls,
-    whose responses without trailers take the full path.
+    `checks_path`: the route has a path check (`Route.check_path`), which accepts every path that was received in normal
+    form. `step_headers`: lower-case names of headers; for requests with one of them the steps run. `pass_tests`: tests
+    in place of the steps and the hooks for the body; for a request that does not pass they run. `sent_fields`: headers
+    for the upstream that the steps change, the same for all requests. `refuse`: `Hooks.refuse` of the filter with the
+    last of the tests; None: refusals are left to the steps.
     """
 
     def __init__(
         self,
-        forward: Any,
         checks_path: bool,
-        at_once: bool,
-        looks_at: LooksAt | None,
-        meets_answers: bool,
-        id_of: Callable[[RequestHead], bytes] | None = None,
-        calls_only: bool = False,
-        fetch: FetchStep | None = None,
-        change_whole: ChangeWhole | None = None,
-        full_path_headers: tuple[bytes, ...] = (),
+        step_headers: tuple[bytes, ...] = (),
         pass_tests: tuple[PassTest, ...] = (),
         sent_fields: SentFields = NO_SENT_FIELDS,
         refuse: RefuseStep | None = None,
-        response_fields: SentFields | JoinedFields | None = NO_SENT_FIELDS,
     ) -> None:
-        self.forward, self.looks_at, self.id_of, self.fetch = forward, looks_at, id_of, fetch
-        self.checks_path, self.at_once, self.meets_answers = checks_path, at_once, meets_answers
-        self.calls_only, self.change_whole, self.full_path_headers = calls_only, change_whole, full_path_headers
-        self.pass_tests, self.sent_fields, self.refuse = pass_tests, sent_fields, refuse
-        self.response_fields = response_fields
+        self.checks_path, self.step_headers, self.pass_tests = checks_path, step_headers, pass_tests
+        self.sent_fields, self.refuse = sent_fields, refuse
 
     def _parts(self) -> tuple[object, ...]:
-        flags = self.checks_path, self.at_once, self.meets_answers, self.calls_only
-        steps = self.looks_at, self.id_of, self.fetch, self.change_whole, self.pass_tests, self.refuse
-        return self.forward, flags, steps, self.full_path_headers, self.sent_fields, self.response_fields
+        return self.checks_path, self.step_headers, self.pass_tests, self.sent_fields, self.refuse
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, FastPathPlan) and self._parts() == other._parts()
+        return isinstance(other, StepPlan) and self._parts() == other._parts()
 
     def __hash__(self) -> int:
         return hash(self._parts())
 
-    def accepts(self, head: RequestHead) -> bool:
-        """Whether an ordinary request may take the fast path."""
-        if self.checks_path and not head.path_as_sent:
+    def lets_pass(self, head: RequestHead) -> bool:
+        """Whether the request passes without the steps and the path check."""
+        if self.checks_path and not is_path_as_sent(head):
             return False
-        for name in self.full_path_headers:
+        for name in self.step_headers:
             if head.first(name) is not None:
                 return False
         return not self.pass_tests or all_let_pass(self.pass_tests, head)
@@ -99,8 +75,7 @@ class Route:
     """A compiled route. `action` answers the exchange, at once or later.
 
     `check_path`: rejects paths that match but must not be forwarded; None: all are accepted.
-    `fast_path`: the plan by which ordinary requests may take the fast path to the same action, once `steps` have
-    passed.
+    `plan`: by which `steps` need not run; None: they run for each request.
     `filter_timeout`: seconds from the beginning of an exchange in which its filters have to decide; None: the default.
     `preflight_chain`: chain that answers a CORS preflight; None: there is none. `takes_options`: the route lists
     OPTIONS among its methods.
@@ -117,7 +92,7 @@ class Route:
         chain: Chain,
         steps: tuple[RequestStep, ...],
         check_path: Callable[[Exchange], Reply | None] | None = None,
-        fast_path: FastPathPlan | None = None,
+        plan: StepPlan | None = None,
         filter_timeout: float | None = None,
         preflight_chain: Chain | None = None,
         takes_options: bool = False,
@@ -127,7 +102,7 @@ class Route:
         self.chain = chain  # complete chain: the listener's early filters, then the route's
         self.steps = steps  # request steps that run after routing
         self.check_path = check_path
-        self.fast_path: Any = fast_path  # `FastPath` has checked that it is set
+        self.plan = plan
         self.filter_timeout = filter_timeout
         self.preflight_chain = preflight_chain
         self.takes_options = takes_options

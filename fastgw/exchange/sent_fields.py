@@ -87,6 +87,12 @@ def join_fields(parts: tuple[SentFields | FieldsStep, ...]) -> SentFields | Join
     return reduce(SentFields.then, cast("tuple[SentFields, ...]", parts), NO_SENT_FIELDS)
 
 
+@lru_cache(MOST_JOINED)
+def join_names(names: frozenset[bytes], others: frozenset[bytes]) -> frozenset[bytes]:
+    """Return all of these names; cached, because the serializer recognizes the same object."""
+    return names | others
+
+
 def fields_for_request(fields: SentFields | FieldsStep, head: RequestHead, peer: Any) -> SentFields | None:
     """Return the changes to the headers of the response to a request: `Chain.response_fields` for this request."""
     if type(fields) is SentFields:

@@ -23,7 +23,7 @@ from fastgw.shm.held_body_budget import UNLIMITED, HeldBodyBudget
 CODING: Final = frozenset((b"content-encoding",))
 _ALIKE: Final = (
     "answered_by", "begun_at", "cache_result", "cache_status", "chain", "client_ip", "consumer", "fault",
-    "for_others", "grpc_status", "id_shown", "is_authenticated", "is_fast", "listener", "method", "path", "peer",
+    "for_others", "grpc_status", "id_shown", "is_authenticated", "listener", "method", "path", "peer",
     "query_sent", "renewed", "renewed_earlier", "request_added", "request_bytes", "request_dropped", "request_id",
     "reset_code", "response_bytes", "retries", "route", "scheme", "sends_client_authorization", "sent", "state",
     "subrequests", "target", "timeline", "trace", "tunnel", "upstream", "upstream_s",
@@ -53,7 +53,7 @@ class ShadowExchange(Exchange):
         self.head = _Head(real.head)
         self.client = self.response_sink = nobody = Nobody()
         nobody.held_body_budget = real.client.held_body_budget  # a shadow run holds real bytes
-        self.service = None
+        self.service = self.taker = None
         self.known: Who = (real.consumer, real.claims)  # set by enforcing filters
         self.claims, self.params = dict(real.claims), dict(real.params)
         self.request_body = None if real.request_body is None else _Body()  # type: ignore[assignment]

@@ -1,28 +1,36 @@
 """The request pipeline: early filters, routing, the route's filters, then the route's action.
 
 It is independent of the protocol version: the exchange gives it the request's head and body, and `RequestStream` is its
-small interface to the stream of the request. Rule 1: a step may wait without blocking the stream; its result counts
-only while the exchange is the one that waits. Rule 2: filters have a deadline, counted from the beginning of the
-exchange: the route's, or else `timeouts.filters`. Rule 3: no step sees a body before the route is known and no step is
-waiting: the body is buffered until then, and passed on as one piece.
+small interface to the stream of the request. Who answers is decided here alone. Rule 1: a step may wait without
+blocking the stream; its result counts only while the exchange is the one that waits. Rule 2: filters have a deadline,
+counted from the beginning of the exchange: the route's, or else `timeouts.filters`. Rule 3: no step sees a body before
+the route is known and no step is waiting: the body is buffered until then, and passed on as one piece.
 """
+
+from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 from fastgw.errors import Fault
-from fastgw.exchange import ClientSide, Exchange, Outcome, Reply, RequestStep, Route, problem, run_request
-from fastgw.exchange.exchange import filter_timeout_of
+from fastgw.exchange import ClientSide, Outcome, Reply, RequestStep, problem, run_request
+from fastgw.exchange.chain import Chain
+from fastgw.exchange.exchange import Exchange, filter_timeout_of
 from fastgw.exchange.filter_steps import fail_unheld, request_budget
+from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
 from fastgw.exchange.reply import body_at_once
 from fastgw.exchange.request_stages import begin_request_stages
+from fastgw.exchange.route import Route, StepPlan
+from fastgw.exchange.sent_fields import NO_SENT_FIELDS, SentFields
 from fastgw.http.field_names import EXPECT
+from fastgw.http.http1.parser import is_ordinary
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.pipeline.route_selection import choose
+from fastgw.routing.requirements import ClientUnknown
 from fastgw.routing.table import Match, Router
 
 Waited = asyncio.Future[Reply | None]
@@ -38,8 +46,11 @@ class RequestStream(ClientSide, Protocol):
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
 
-    def send_fast(self, exchange: Exchange, route: Route) -> None:
-        """Forward the exchange on the route's fast path. Called only if `fast` was passed to `run_route_steps`."""
+    def send_ready(self, exchange: Exchange, answer: ReadyAnswer) -> None:
+        """Send a whole response from memory, and end the exchange."""
+
+    def send_refusal(self, exchange: Exchange, refusal: ReadyRefusal) -> None:
+        """Send the refusal of a request that was received as a whole, and end the exchange."""
 
     def fail_after_defect(self, exchange: Exchange) -> None:
         """Log the exception that is being handled and end the exchange: with a 500, or cut off if its response has
@@ -47,9 +58,23 @@ class RequestStream(ClientSide, Protocol):
         """
 
 
-def run_early_steps(stream: RequestStream, exchange: Exchange, router: Router[Route]) -> None:
-    """Run the filters of gateway and listener that precede routing, then continue with `router`."""
-    _early_done(stream, exchange, router, run_request(exchange.chain.request_steps, exchange))
+def begin_request(stream: RequestStream, exchange: Exchange, router: Router[Route]) -> None:
+    """Decide who answers a request whose head was received: the filters of gateway and listener that precede routing
+    come first. `router`: of the listener.
+    """
+    head: Any = exchange.head
+    early: Chain = exchange.chain
+    if not early.lets_pass(head):
+        _early_done(stream, exchange, router, run_request(early.request_steps, exchange))
+        return
+    exchange.answered_by = None  # all of them have run, or let it pass
+    match: Match[Route] | None = None
+    if is_ordinary(head):
+        try:
+            match = router.find(head)
+        except ClientUnknown:
+            match = None  # found by the exchange
+    _find_route(stream, exchange, router, match)
 
 
 def _early_done(stream: RequestStream, exchange: Exchange, router: Router[Route], outcome: Outcome) -> None:
@@ -57,7 +82,7 @@ def _early_done(stream: RequestStream, exchange: Exchange, router: Router[Route]
     listener's.
     """
     if outcome is None:
-        find_route(stream, exchange, router)
+        _find_route(stream, exchange, router)
     elif isinstance(outcome, Reply):
         exchange.reply(outcome)
     else:
@@ -66,36 +91,40 @@ def _early_done(stream: RequestStream, exchange: Exchange, router: Router[Route]
         waiting.add_done_callback(router.count_down_request)
 
 
-def find_route(
+def _find_route(
     stream: RequestStream, exchange: Exchange, router: Router[Route], match: Match[Route] | None = None
 ) -> None:
-    """Find the route and run its steps. `match`: the route of an ordinary request, if it is already known."""
-    refusal = choose(exchange, router, match)
-    if refusal is not None:
-        exchange.reply(refusal)
+    """Find the route, and let it answer. `match`: the route of an ordinary request that no filter has changed, if it is
+    already known.
+    """
+    reply = choose(exchange, router, match)
+    if reply is not None:
+        exchange.reply(reply)
         return
-    route = exchange.route
-    assert route is not None
-    plan = route.fast_path
-    run_route_steps(stream, exchange, route, plan is not None and not plan.calls_only and exchange.head.ordinary)
-
-
-def run_route_steps(stream: RequestStream, exchange: Exchange, route: Route, fast: bool) -> None:
-    """Run the steps of the route, and let it answer. `fast`: the request may take the route's fast path."""
-    outcome = run_request(route.steps, exchange) if route.steps else None
-    if outcome is not None:
-        _route_done(stream, exchange, outcome)
-    elif not fast:
-        _run_action(stream, exchange)
-    elif not exchange.chain.treats_bodies:
-        stream.send_fast(exchange, route)
-    elif exchange.chain.body_heads and exchange.request_body is not None:
-        _inspect_body(stream, exchange)
-    elif begin_request_stages(exchange, route.action):
-        if exchange.request_body is None or not exchange.request_body.changed:
-            stream.send_fast(exchange, route)
-        else:
+    assert exchange.route is not None
+    route: Route = exchange.route
+    chain: Chain = exchange.chain
+    head: Any = exchange.head
+    if chain.ready_answer is not None and exchange.request_body is None and is_ordinary(head):
+        answer = chain.ready_answer(head, exchange.peer, route)
+        if answer is not None:
+            stream.send_ready(exchange, answer)
+            return
+    plan: StepPlan | None = route.plan
+    if plan is not None and match is not None:
+        if plan.lets_pass(head):
+            sent: SentFields = plan.sent_fields
+            if sent is not NO_SENT_FIELDS:
+                exchange.request_dropped |= sent.dropped
+                exchange.request_added += sent.added
             route.action(exchange)
+            return
+        if plan.refuse is not None and exchange.request_body is not None and exchange.method != b"HEAD":
+            refusal = plan.refuse(head)
+            if refusal is not None:
+                stream.send_refusal(exchange, refusal)
+                return
+    _route_done(stream, exchange, run_request(route.steps, exchange) if route.steps else None)
 
 
 def _route_done(stream: RequestStream, exchange: Exchange, outcome: Outcome) -> None:
@@ -150,8 +179,8 @@ def _body_head_done(stream: RequestStream, exchange: Exchange, outcome: Outcome)
 
 
 def _begin_action(exchange: Exchange) -> None:
-    route = exchange.route
-    assert route is not None
+    assert exchange.route is not None
+    route: Route = exchange.route
     if not exchange.chain.treats_bodies or begin_request_stages(exchange, route.action):
         route.action(exchange)
 

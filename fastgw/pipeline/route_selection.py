@@ -1,14 +1,20 @@
 """Selects the route of a request: the gateway's own rules about methods first, then the route table."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from fastgw.errors import Fault
-from fastgw.exchange import Chain, Exchange, Reply, Route, problem, run_request
+from fastgw.exchange import Reply, problem, run_request
+from fastgw.exchange.chain import Chain
+from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter_steps import by_path
 from fastgw.exchange.reply import ALLOW
 from fastgw.exchange.request_ids import identify_anew
+from fastgw.exchange.route import Route, StepPlan
 from fastgw.filters.policies.cors import is_preflight
+from fastgw.http.http1.parser import is_path_as_sent
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import has_other_readings, other_readings
 from fastgw.routing.table import Match, Routable, Router
@@ -96,7 +102,7 @@ class SelectedRoute(NamedTuple):
         match = self.match if self.preflight is None else self.about or self.match
         return None if match is None else match[0]
 
-    def other_than(self, found: "SelectedRoute") -> Route | None:
+    def other_than(self, found: SelectedRoute) -> Route | None:
         """Return a route of this result that differs from the route of `found`; None: none does."""
         if self.route is not None and self.route is not found.route:
             return self.route
@@ -178,42 +184,49 @@ def choose(exchange: Exchange, router: Router[Route], match: Match[Route] | None
     """Find the route and set it on the exchange, or return the response: 404, 405 with `Allow`, or 400 for an ambiguous
     path.
 
-    `match`: the route of an ordinary request, if it is already known.
+    `match`: the route of an ordinary request that no filter has changed, if it is already known.
     """
+    is_as_received = match is not None
     if match is None:
-        ordinary = exchange.ordinary
-        if not ordinary:
-            reply = before_routing(exchange)
-            if reply is not None:
-                return reply
-        found = find(exchange, router)
-        if not ordinary and exchange.listener.refuses_ambiguous_paths:
-            refusal = _refuse_ambiguous(exchange, router, found)
-            if refusal is not None:
-                return refusal
-        if found.preflight is None:
-            match = found.match
-        else:
-            answer = _answer_preflight(exchange, found, found.preflight)
-            if isinstance(answer, Reply):
-                return answer
-            match = answer
-        if match is None:
-            return _no_route(exchange, router)
-    route, exchange.params = match
+        found = _choose_match(exchange, router)
+        if not isinstance(found, tuple):
+            return found
+        match = found
+    route: Route = match[0]
+    exchange.params = match[1]
     if route.division is not None:
         route = route.division.part_for(exchange)
     exchange.route = route
+    chain: Chain = route.chain
     ids = exchange.chain.request_ids
-    exchange.chain = route.chain
-    if route.chain.request_ids is not ids:
-        identify_anew(exchange, ids, route.chain.request_ids)
+    exchange.chain = chain
+    if chain.request_ids is not ids:
+        identify_anew(exchange, ids, chain.request_ids)
     if route.check_path is not None:
+        plan: StepPlan | None = route.plan
+        if is_as_received and plan is not None and is_path_as_sent(exchange.head):
+            return None  # it accepts such paths
         refusal = route.check_path(exchange)
         if refusal is not None:
             exchange.answered_by = by_path
             return refusal
     return None
+
+
+def _choose_match(exchange: Exchange, router: Router[Route]) -> Match[Route] | Reply:
+    """Find the route by the rules for methods, preflights and ambiguous paths, or return the response."""
+    ordinary = exchange.ordinary
+    if not ordinary:
+        reply = before_routing(exchange)
+        if reply is not None:
+            return reply
+    found = find(exchange, router)
+    if not ordinary and exchange.listener.refuses_ambiguous_paths:
+        refusal = _refuse_ambiguous(exchange, router, found)
+        if refusal is not None:
+            return refusal
+    answer = found.match if found.preflight is None else _answer_preflight(exchange, found, found.preflight)
+    return _no_route(exchange, router) if answer is None else answer
 
 
 def _no_route(exchange: Exchange, router: Router[Route]) -> Reply:

@@ -21,7 +21,7 @@ class RecordObserver:
 
     def __init__(self, sample: Sample, routes: Container[str] | None = None) -> None:
         self._routes = routes
-        hooks = Hooks(request=sample, request_body=_take_body, finish=_finish, full_path=True)
+        hooks = Hooks(request=sample, request_body=_take_body, finish=_finish)
         self.link: FilterInstance = observer_link(NAME, hooks, early=True)
         self.early_link: FilterInstance | None = self.link
 

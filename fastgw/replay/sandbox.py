@@ -38,6 +38,7 @@ from fastgw.exchange import (
 )
 from fastgw.exchange.exchange_counts import NO_COUNTS
 from fastgw.exchange.filter_steps import abandon
+from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
 from fastgw.exchange.route import Division
 from fastgw.exchange.states import ENDED
 from fastgw.filters.api import Hooks, Phase, Services, secret_names
@@ -50,7 +51,7 @@ from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.pipeline.request_pipeline import Waited, cancel_waiting, run_early_steps
+from fastgw.pipeline.request_pipeline import Waited, begin_request, cancel_waiting
 from fastgw.recording.record_observer import RecordObserver
 from fastgw.recording.records import MASK, RecordedBody, RecordedRequest
 from fastgw.recording.redaction import RecordRedaction
@@ -189,7 +190,7 @@ class Sandbox:
         if body or recorded.request_trailers or head.body_length is None:
             exchange.request_body = relay = Relay.whole(body, head.body_length)
             relay.trailers = recorded.request_trailers
-        run_early_steps(stream, exchange, listener.router)
+        begin_request(stream, exchange, listener.router)
         try:
             async with asyncio.timeout(REQUEST_S):
                 record: RecordedRequest | None = await finished
@@ -395,8 +396,11 @@ class _ReplayStream(ClientSide):
         if exchange.state is not ENDED:
             exchange.finish()
 
-    def send_fast(self, exchange: Exchange, route: Route) -> None:
-        route.action(exchange)
+    def send_ready(self, exchange: Exchange, answer: ReadyAnswer) -> None:
+        raise NotImplementedError  # all steps of an observed route run
+
+    def send_refusal(self, exchange: Exchange, refusal: ReadyRefusal) -> None:
+        raise NotImplementedError  # likewise
 
     def fail_after_defect(self, exchange: Exchange) -> None:
         log_event(OperatorEvent.DEFECT, "a defect in a replayed request", error=True)

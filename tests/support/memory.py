@@ -565,6 +565,6 @@ class Plane:
         assert all((upstream.active, upstream.retry_budget.in_use) == (0, 0) for upstream in upstreams)
         targets = [target for upstream in upstreams for target in upstream.targets]
         assert self.pool.open == {connection for target in targets for connection in target.idle}
-        assert all(connection.exchange is None and not connection.is_fast for connection in self.server.connections)
+        assert all(connection.exchange is None for connection in self.server.connections)
         assert not self.worker_loop.hangups.watched
         assert not self.worker_loop.turns.timers

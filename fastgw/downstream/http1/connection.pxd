@@ -5,14 +5,12 @@ from fastgw.downstream.http1.stream cimport Http1Stream
 from fastgw.downstream.http1.serving cimport ServingListener, ServingWorker
 from fastgw.eventloop.idle_order cimport put_last
 from fastgw.eventloop.socket_send cimport send, send_parts
-from fastgw.exchange.chain cimport Chain
 from fastgw.exchange.exchange cimport Exchange
-from fastgw.exchange.ready_answer cimport ReadyAnswer
-from fastgw.exchange.route cimport FastPathPlan, Route
 from fastgw.forwarded_headers cimport Peer
 from fastgw.http.http1 cimport serializer
-from fastgw.http.http1.parser cimport Http1RequestHead, Http1ResponseHead, take_request
-from fastgw.upstream.forwarding.fast_path cimport FastPath
+from fastgw.http.http1.parser cimport Http1RequestHead, is_ordinary, take_request
+from fastgw.http.http1.reserved_fields cimport ReservedFields
+from fastgw.pipeline.request_pipeline cimport begin_request
 
 cdef double inf
 cdef object ACTIVE, CLOSING, FLUSHING, HEAD, IDLE, LINGERING, TUNNEL
@@ -33,12 +31,6 @@ cdef class Http1ClientConnection(EndingConnection):
 
     cdef _serve(self, Http1RequestHead head)
     cdef _begin_request(self, Http1RequestHead head)
-    cdef FastPath _begin_fast(self, Http1RequestHead head)
-    cdef _send_ready(self, Http1RequestHead head, Route route, ReadyAnswer answer)
-    cpdef answer_fast(
-        self, Http1ResponseHead head, Exchange exchange, frozenset dropped, bytes added, bytes request_id,
-        bytes changed=*
-    )
     cpdef response_sent(self, bint unread)
     cdef _next(self)
     cdef _read_requests(self)

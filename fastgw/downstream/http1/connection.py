@@ -33,44 +33,33 @@ from fastgw.downstream.http1.states import (
     SWITCHED,
     TUNNEL,
 )
-from fastgw.downstream.http1.stream import JOINED, Http1Stream
+from fastgw.downstream.http1.stream import Http1Stream
 from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.idle_order import put_last
-from fastgw.eventloop.socket_send import send, send_parts
+from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unsent
-from fastgw.exchange import Relay, Trailers
-from fastgw.exchange.chain import Chain
+from fastgw.exchange import Relay
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
-from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
-from fastgw.exchange.route import FastPathPlan, Route
 from fastgw.exchange.states import ENDED
 from fastgw.forwarded_headers import Peer, client_address
-from fastgw.http.field_names import Names
-from fastgw.http.http1 import serializer
 from fastgw.http.http1.body_reader import BodyReader
 from fastgw.http.http1.parser import (
     Http1RequestHead,
-    Http1ResponseHead,
     find_head_end,
+    is_ordinary,
     leading_bytes,
     parse_request,
     take_request,
 )
-from fastgw.http.http1.reserved_fields import OWN_FIELDS
+from fastgw.http.http1.reserved_fields import OWN_FIELDS, ReservedFields
 from fastgw.http.http2.session import PREFACE
 from fastgw.http.malformed import Malformed
 from fastgw.http.percent_encoding import encode_utf8_target
 from fastgw.net.first_bytes import HTTP, spoken_protocol
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.pipeline.request_pipeline import (
-    find_route,
-    run_early_steps,
-    run_route_steps,
-)
+from fastgw.pipeline.request_pipeline import begin_request
 from fastgw.pipeline.route_selection import too_long
-from fastgw.routing.requirements import ClientUnknown
-from fastgw.upstream.forwarding.fast_path import FastPath
 
 if TYPE_CHECKING:
     from fastgw.downstream.server import Listener, Server
@@ -111,10 +100,7 @@ class Http1ClientConnection(EndingConnection):
         self._unsent = 0
 
     def __repr__(self) -> str:
-        under_way = self.fast_path if self.is_fast else self.exchange
-        return f"<Http1ClientConnection {self.peer.ip} {self.phase.name} requests={self.requests} {under_way!r}>"
-
-    takes_trailers = False
+        return f"<Http1ClientConnection {self.peer.ip} {self.phase.name} requests={self.requests} {self.exchange!r}>"
 
     @property
     def is_tunnel(self) -> bool:
@@ -203,7 +189,7 @@ class Http1ClientConnection(EndingConnection):
         return self.phase is CLOSING
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._under_way() is not None:
+        if self.exchange is not None:
             self._break_off(Fault.CLIENT_LEFT)
         self._forget()
 
@@ -232,7 +218,7 @@ class Http1ClientConnection(EndingConnection):
         if phase is HEAD:
             self._refuse_unread(Fault.REQUEST_TIMEOUT, None, self._ahead)
         elif phase is ACTIVE and not self.write_paused:
-            exchange = self._under_way()
+            exchange = self.exchange
             assert exchange is not None
             # From the response on, the upstream's timeout applies: nothing waits for the rest of the request.
             if exchange.response is None:
@@ -243,7 +229,7 @@ class Http1ClientConnection(EndingConnection):
             self._unsent = left
             self.watch(self._write_timeout())
         else:  # the client does not read its response, or does not close
-            if self._under_way() is not None:
+            if self.exchange is not None:
                 self._break_off(Fault.CLIENT_STALLED)
             self.abort()
 
@@ -367,143 +353,30 @@ class Http1ClientConnection(EndingConnection):
             self._refuse_unread(Fault.CONNECTION_OUTDATED, None, head.raw)
             return
         peer: Peer = self.peer
-        (OWN_FIELDS if peer.trusted else listener.reserved).take_out_of(head)
+        reserved: ReservedFields = OWN_FIELDS if peer.trusted else listener.reserved
+        reserved.take_out_of(head)
         self.phase = REQUEST[self.phase]
         self.closing = listener.closing or head.close
-        early: Chain = listener.early
-        ordinary, length = head.ordinary, head.length
-        match = fast_match = None
-        passed = early.lets_pass(head)
-        if ordinary and passed:
-            try:
-                match = listener.router.find(head)
-            except ClientUnknown:
-                match = None  # found again with the exchange
-            if match is not None:
-                route: Route = match[0]
-                plan: FastPathPlan | None = route.fast_path
-                if plan is not None and plan.accepts(head):
-                    if plan.at_once and length <= server.body_bytes and not plan.calls_only:
-                        self._begin_fast(head).send_request(head, route, match[1])
-                        return
-                    if not (length or plan.checks_path or plan.calls_only):  # otherwise `choose` has to check it
-                        fast_match = match
-                elif (
-                    length
-                    and plan is not None
-                    and plan.refuse is not None
-                    and length <= server.body_bytes
-                    and head.method != b"HEAD"
-                ):
-                    refusal = plan.refuse(head)
-                    if refusal is not None:
-                        self.send_refusal(head, route, refusal)
-                        return
-                elif not length:
-                    asked: Chain = route.chain
-                    if asked.ready_answer is not None:
-                        answer = asked.ready_answer(head, peer, route)
-                        if answer is not None:
-                            self._send_ready(head, route, answer)
-                            return
-                        plan = asked.fetch_plan
-                        if plan is not None and plan.accepts(head):
-                            fast_path: FastPath = self.fast_path or self.make_fast_path()
-                            if fast_path.begin_fetch(head, route, match[1], plan):
-                                self._begin_fast(head).send_request(head, route, match[1])
-                                return
-        chain = early if fast_match is None else fast_match[0].chain
         stream: Http1Stream = self._stream or self.stream
-        exchange: Exchange = Exchange(head, stream, listener, peer, chain)
+        exchange: Exchange = Exchange(head, stream, listener, peer, listener.early)
         stream.exchange = exchange
         try:
             if server.tracer is not None:
                 exchange.trace = server.tracer.begin_trace(head)
             if peer.trusted:
                 exchange.client_ip = client_address(head, peer, listener.trusts)
-            if ordinary and not length:
-                self.deadline = inf
-                received: bytes | None = b""
-            else:
+            received: bytes | None = b""  # the last piece of the body so far
+            if head.length or not is_ordinary(head):
                 received = stream.expect_body(exchange, head)
                 if received is None:
                     return  # refused
-            if fast_match is not None:
-                route, exchange.params = fast_match
-                exchange.route, exchange.answered_by = route, None
-                run_route_steps(stream, exchange, route, True)
-            elif not passed:
-                run_early_steps(stream, exchange, listener.router)
             else:
-                exchange.answered_by = None  # all of them have run, or let it pass
-                find_route(stream, exchange, listener.router, match)
+                self.deadline = inf
+            begin_request(stream, exchange, listener.router)
             if self._beginning and received is not None:
                 self._handle_incomplete_body(received)
         except Exception:  # the edge of this exchange
             self.fail_exchange(exchange)
-
-    def _begin_fast(self, head: Http1RequestHead) -> FastPath:
-        """Return the fast path, on which the request begins."""
-        self.deadline = inf
-        fast_path: FastPath = self.fast_path or self.make_fast_path()
-        peer: Peer = self.peer
-        if peer.trusted:
-            fast_path.client_ip = client_address(head, peer, self.listener.trusts)
-        tracer = self.server.tracer
-        if tracer is not None:
-            fast_path.trace = tracer.begin_trace(head)
-        self.is_fast = True
-        return fast_path
-
-    def _send_ready(self, head: Http1RequestHead, route: Route, answer: ReadyAnswer) -> None:
-        """Answer a request with a response from memory."""
-        self.deadline = inf
-        record: FastPath = self.fast_path or self.make_fast_path()
-        if self.server.tracer is not None:
-            record.trace = self.server.tracer.begin_trace(head)
-        request_id = record.begin_ready(head, route, answer)
-        id_line = b"".join((b"X-Request-Id: ", request_id, b"\r\n")) if request_id else b""
-        if record.trace is not None:
-            id_line += record.trace.response_line
-        last = _CLOSE if self.closing else b""
-        if answer.length <= JOINED:
-            message = b"".join((answer.head, id_line, last, _EMPTY_LINE, answer.body))
-            send(self.fd, message, self.transport, self.write_paused)
-        else:
-            message_head = b"".join((answer.head, id_line, last, _EMPTY_LINE))
-            send_parts(self.fd, message_head, answer.body, self.transport, self.write_paused)
-        if self.server.draining:
-            self.server.drained += 1
-        self.server.finish(record)
-        record.forget()
-        self.response_sent(unread=False)
-
-    def send_refusal(self, head: Http1RequestHead, route: Route, refusal: ReadyRefusal) -> None:
-        """Answer a request that was received as a whole with a problem.
-
-        PERF: 79 thousand instructions for a body of 1 KB that `validate` refuses, with an exchange 146; 83 for one that
-        it accepts (CPython 3.11, micro/content).
-        """
-        self.deadline = inf
-        record = self.fast_path or self.make_fast_path()
-        if self.peer.trusted:
-            record.client_ip = client_address(head, self.peer, self.listener.trusts)
-        server, lines, body = self.server, refusal.lines, refusal.body
-        date_line = server.date_line()
-        if server.tracer is not None:
-            record.trace = server.tracer.begin_trace(head)
-            lines += record.trace.response_line
-        request_id = record.begin_refusal(head, route, refusal)
-        if request_id:
-            lines += serializer.id_line(request_id)
-        last = _CLOSE if self.closing else b""
-        message = b"%bContent-Length: %d\r\n%b%b\r\n%b" % (lines, len(body), date_line, last, body)
-        send(self.fd, message, self.transport, self.write_paused)
-        if server.draining:
-            server.drained += 1
-        server.finish(record)
-        record.end_refusal()
-        self.response_sent(unread=False)
 
     def _handle_incomplete_body(self, piece: bytes) -> None:
         """Handle a request that was forwarded or waits, and whose body is incomplete. `piece`: the last received part
@@ -531,12 +404,8 @@ class Http1ClientConnection(EndingConnection):
             self._trusts = listener.trusts
         peer = listener.reassess(self.peer)
         if peer is not self.peer:  # the exchange in flight continues with its peer
-            self.peer, self.fast_path = peer, None
+            self.peer = peer
         return True
-
-    def make_fast_path(self) -> FastPath:
-        self.fast_path = fast_path = FastPath(self, self.listener, self.peer)
-        return fast_path
 
     def end_rest(self) -> None:
         stream = self._stream
@@ -569,28 +438,25 @@ class Http1ClientConnection(EndingConnection):
     # defects of the gateway
 
     def _fail_unbegun(self, head: Http1RequestHead) -> None:
-        """End a request without an exchange after a defect: answer 500, or cut the connection if its response has
-        begun.
-        """
-        exchange, fast_path = self._under_way(), self.fast_path
-        if exchange is None and self.phase is ACTIVE and (fast_path is None or fast_path.response is None):
+        """End a request without an exchange after a defect: answer 500."""
+        exchange = self.exchange
+        if exchange is None and self.phase is ACTIVE:
             exchange = Exchange(head, self.stream, self.listener, self.peer, self.listener.early)
             if head.payload is None:
                 exchange.request_body = Relay(self, head.body_length)  # nothing was read yet
         self.fail_exchange(exchange)
 
     def fail_exchange(self, exchange: Exchange | None) -> None:
-        """End a request after a defect: answer 500, or cut the connection if its response has begun. None: its response
-        was sent without an exchange.
+        """End a request after a defect: answer 500, or cut the connection if its response has begun. None: its exchange
+        could not be made.
         """
         log_event(OperatorEvent.DEFECT, "a defect in a request of %s", self.peer.ip, error=True)
-        self._under_way()
         self.closing = True
         if self._beginning:
             self._beginning = False
             self._stop_or_start()
         if exchange is not None and exchange.state is not ENDED:
-            self.stream.exchange = exchange  # the fast path may have taken it
+            self.stream.exchange = exchange
         if answer_defect(exchange, self.peer.ip):
             return
         if self.exchange is not None:
@@ -653,7 +519,7 @@ class Http1ClientConnection(EndingConnection):
         if self._stream is not None:
             self._stream.watch_body()
         else:
-            self.deadline = inf  # the fast path has the body already
+            self.deadline = inf
 
     def _read_on(self) -> None:
         if self.paused:
@@ -675,55 +541,6 @@ class Http1ClientConnection(EndingConnection):
             self.server.worker_loop.hangups.unwatch(self._socket, self)
             if not self.resting:
                 self.transport.resume_reading()
-
-    # client side of the fast path (`FastPathClient`)
-
-    def answer_fast(
-        self,
-        head: Http1ResponseHead,
-        exchange: Exchange | None,
-        dropped: Names,
-        added: bytes,
-        request_id: bytes,
-        changed: bytes | None = None,
-    ) -> None:
-        server = self.server
-        self.is_fast = False
-        last = _CLOSE if self.closing else b""
-        message = serializer.whole(head, server.date_line, last, dropped, added, request_id, changed)
-        send(self.fd, message, self.transport, self.write_paused)
-        if server.draining:
-            server.drained += 1
-        if exchange is None:
-            fast_path = self.fast_path
-            assert fast_path is not None
-            server.finish(fast_path)
-            fast_path.forget()
-        else:
-            exchange.finish()
-            server.finish(exchange)
-        self.response_sent(unread=False)
-
-    def answer_with_trailers(
-        self,
-        head: Http1ResponseHead,
-        payload: bytes,
-        trailers: Trailers,
-        dropped: Names,
-        request_id: bytes,
-    ) -> None:
-        raise NotImplementedError  # see `takes_trailers`
-
-    def leave_fast_path(self, exchange: Exchange) -> None:
-        self.is_fast = False
-        self.stream.exchange = exchange
-
-    def _under_way(self) -> Exchange | None:
-        """Return the exchange in flight; for a request on the fast path, one is created."""
-        if self.is_fast:
-            assert self.fast_path is not None
-            self.fast_path.become_exchange()
-        return self.exchange
 
     # calls of the stream
 

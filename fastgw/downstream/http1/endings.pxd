@@ -4,7 +4,6 @@ from fastgw.downstream.http1.stream cimport Http1Stream, StreamedConnection
 from fastgw.downstream.http1.serving cimport ServingListener
 from fastgw.eventloop.timer_wheel cimport Wheel
 from fastgw.forwarded_headers cimport Peer
-from fastgw.upstream.forwarding.fast_path cimport FastPath
 
 cdef double inf
 cdef object ACTIVE, CLOSED, CLOSING, FLUSHING, HEAD, IDLE, LINGERING, TUNNEL
@@ -23,8 +22,6 @@ cdef class EndingConnection(StreamedConnection):
     cdef public object _trusts
     cdef public object _vouched
     cdef public Wheel _wheel
-    cdef public FastPath fast_path
-    cdef public bint is_fast
     cdef public ServingListener listener
     cdef public Peer peer
     cdef public object phase

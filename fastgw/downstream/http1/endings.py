@@ -31,7 +31,6 @@ from fastgw.exchange import Exchange
 from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer
 from fastgw.shm.node_limits import AddressLimit
-from fastgw.upstream.forwarding.fast_path import FastPath
 
 if TYPE_CHECKING:
     from fastgw.downstream.server import Listener, Server
@@ -58,9 +57,7 @@ class EndingConnection(StreamedConnection):
         self.listener = listener
         self.peer = peer
         self.phase: ClientPhase = IDLE
-        self._stream: Http1Stream | None = None  # created for the first request with an exchange
-        self.fast_path: FastPath | None = None  # created for the first request on the fast path
-        self.is_fast = False  # whether a request on the fast path is in flight
+        self._stream: Http1Stream | None = None  # created for the first request
         self._ahead = b""  # received bytes of the next requests, or read ahead; empty once they are processed
         self._at = 0  # offset of the next request in it
         # Used to evaluate `peer`. None: the client's certificate expires soon, so each request has its peer checked.
@@ -75,14 +72,11 @@ class EndingConnection(StreamedConnection):
 
     @property
     def exchange(self) -> Exchange | None:
-        """The exchange in flight, unless it is on the fast path."""
+        """The exchange in flight."""
         return None if self._stream is None else self._stream.exchange
 
     @property
     def stream(self) -> Http1Stream:
-        raise NotImplementedError
-
-    def _under_way(self) -> Exchange | None:
         raise NotImplementedError
 
     def resume(self) -> None:
@@ -129,13 +123,14 @@ class EndingConnection(StreamedConnection):
             self.close()
 
     def _break_off(self, fault: Fault) -> None:
-        exchange = self._under_way()
+        exchange = self.exchange
         assert exchange is not None
         exchange.cancel(fault)
         self.record()
 
     def record(self) -> None:
-        stream = self.stream
+        stream: Http1Stream | None = self._stream
+        assert stream is not None
         exchange = stream.exchange
         assert exchange is not None
         if stream.reader is not None:
@@ -194,8 +189,7 @@ class EndingConnection(StreamedConnection):
             self.phase = LOST[self.phase]
             self._wheel.drop(self)
             self._ahead, self._at = b"", 0
-            if not self.is_fast:
-                self.fast_path = self._stream = None  # avoids a reference cycle
+            self._stream = None  # avoids a reference cycle
             self._ask_no_more()
             self.server.worker_loop.hangups.unwatch(self._socket, self)
             if self in self.server.connections:
@@ -221,7 +215,7 @@ class EndingConnection(StreamedConnection):
         one.
         """
         exchange = self.exchange
-        if self.is_fast or (exchange is not None and exchange.state < ANSWERING):
+        if exchange is not None and exchange.state < ANSWERING:
             self.closing = True
         if self.phase is IDLE:
             self.watch(LAST_REQUEST_S)
@@ -263,7 +257,7 @@ class EndingConnection(StreamedConnection):
 
     def cut(self) -> bool:
         """Abort at once, with a 503 if no response has begun. True: an exchange or tunnel was aborted."""
-        exchange = self._under_way()
+        exchange = self.exchange
         self.closing = True
         if exchange is not None and exchange.state < ANSWERING:
             exchange.fail(Fault.GATEWAY_STOPPED)

@@ -1,3 +1,6 @@
 from fastgw.exchange.exchange cimport Exchange
 
-cpdef tuple framing_of(Exchange exchange, response, bytes payload, bint ended)
+from fastgw.exchange.reply cimport Response
+from fastgw.http.http1.parser cimport Http1ResponseHead
+
+cpdef tuple framing_of(Exchange exchange, Response response, bytes payload, bint ended)

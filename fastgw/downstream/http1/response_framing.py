@@ -7,12 +7,12 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Final
 
-from fastgw.exchange import Response
 from fastgw.exchange.exchange import Exchange
-from fastgw.exchange.reply import NO_CONTENT, UNKNOWN
+from fastgw.exchange.reply import NO_CONTENT, UNKNOWN, Response
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.fields import folded
 from fastgw.http.http1 import serializer
+from fastgw.http.http1.parser import Http1ResponseHead
 from fastgw.http.messages import AS_DECLARED, ResponseHead
 
 
@@ -35,6 +35,10 @@ def framing_of(exchange: Exchange, response: Response, payload: bytes, ended: bo
     `payload`: first bytes of the body; `ended`: the body is complete.
     """
     head, length, status = response.head, response.body_length, response.status
+    if ended and type(head) is Http1ResponseHead and length == AS_DECLARED:
+        received: Http1ResponseHead = head
+        if received.has_body and status not in NO_CONTENT and exchange.method != b"HEAD":
+            return LENGTH, len(payload)
     if exchange.method == b"HEAD" or status in NO_CONTENT or (head is not None and not head.has_body):
         if head is not None:
             return NO_BODY, serializer.UNFRAMED if length == UNKNOWN else _length_without_body(exchange, head, status)

@@ -7,7 +7,10 @@ from fastgw.downstream.http1.serving cimport ServingListener, ServingWorker
 from fastgw.eventloop.socket_send cimport send, send_parts
 from fastgw.eventloop.timer_wheel cimport Timed
 from fastgw.exchange.exchange cimport Exchange
+from fastgw.exchange.ready_answer cimport ReadyAnswer
+from fastgw.exchange.reply cimport Response
 from fastgw.http.http1 cimport serializer
+from fastgw.http.http1.parser cimport is_ordinary
 
 cdef double inf
 cdef object CHUNKED, CLOSE, LENGTH, NO_BODY
@@ -39,7 +42,8 @@ cdef class Http1Stream:
     cdef public double tunnel_timeout
     cdef public object waiting
 
-    cpdef answer(self, response, bytes payload, bint ended)
+    cpdef answer(self, Response response, bytes payload, bint ended)
+    cpdef send_ready(self, Exchange exchange, ReadyAnswer answer)
     cpdef exchange_ended(self)
     cpdef watch_body(self)
     cdef _complete(self, Exchange exchange)

@@ -26,13 +26,14 @@ from fastgw.downstream.http1.response_framing import (
 from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.socket_send import send, send_parts
 from fastgw.eventloop.timer_wheel import Timed
-from fastgw.exchange import Relay, Response, Trailers, problem
+from fastgw.exchange import Relay, Trailers, problem
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
-from fastgw.exchange.route import Route
+from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
+from fastgw.exchange.reply import Response
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.body_reader import BodyReader
-from fastgw.http.http1.parser import Http1RequestHead
+from fastgw.http.http1.parser import Http1RequestHead, is_ordinary
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
 from fastgw.pipeline.request_pipeline import Waited, cancel_waiting
@@ -41,8 +42,6 @@ from fastgw.shm.held_body_budget import HeldBodyBudget
 if TYPE_CHECKING:
     from fastgw.downstream.http1.connection import Http1ClientConnection
     from fastgw.downstream.server import Server
-    from fastgw.exchange.fast_fetch import FastFetch
-    from fastgw.upstream.forwarding.fast_path import FastPath
 
 CLIENT, TARGET = 1, 2
 """The ends of a tunnel."""
@@ -50,6 +49,7 @@ _BOTH: Final = CLIENT | TARGET
 _RESET: Final = struct.pack("ii", 1, 0)
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE: Final = b"Connection: close\r\n"
+_EMPTY_LINE: Final = b"\r\n"
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 JOINED: Final = 8192
 """Maximum bytes of a body that is copied behind its head, to send both at once."""
@@ -112,18 +112,6 @@ class Http1Stream:
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         return self._connection.server.worker_loop.loop
-
-    def send_fast(self, exchange: Exchange, route: Route) -> None:
-        self._begin_fast().send_exchange(exchange, route)
-
-    def send_fetch(self, exchange: Exchange, fetch: FastFetch) -> bool:
-        self._begin_fast().send_fetch(exchange, fetch)
-        return True
-
-    def _begin_fast(self) -> FastPath:
-        connection = self._connection
-        self.exchange, connection.is_fast = None, True
-        return connection.fast_path or connection.make_fast_path()
 
     def fail_after_defect(self, exchange: Exchange) -> None:
         self._connection.fail_exchange(exchange)
@@ -260,9 +248,10 @@ class Http1Stream:
         if ending is CLOSE or (body is not None and not body.ended):
             connection.closing = True
         self._ending = ending
-        last = (
-            _CLOSE if connection.closing else b"" if exchange.ordinary or exchange.head.version >= 11 else _KEEP_ALIVE
-        )
+        if connection.closing:
+            last = _CLOSE
+        else:
+            last = b"" if is_ordinary(exchange.head) or exchange.head.version >= 11 else _KEEP_ALIVE
         if ending is CHUNKED:
             payload = serializer.chunk(payload)
         date_line, joined = connection.server.date_line, payload
@@ -281,6 +270,33 @@ class Http1Stream:
             self._complete(exchange)
         elif waits and exchange.service is not None:
             exchange.service.pause()
+
+    def send_ready(self, exchange: Exchange, answer: ReadyAnswer) -> None:
+        connection = self._connection
+        lines = serializer.id_line(exchange.id_shown) if exchange.id_shown else b""
+        if exchange.trace is not None:
+            lines += exchange.trace.response_line
+        last = _CLOSE if connection.closing else b""
+        exchange.response, exchange.cache_result = Response(answer.status, None), answer.cache_result
+        exchange.response_bytes = answer.length
+        if answer.length <= JOINED:
+            message = b"".join((answer.head, lines, last, _EMPTY_LINE, answer.body))
+            send(connection.fd, message, connection.transport, connection.write_paused)
+        else:
+            head = b"".join((answer.head, lines, last, _EMPTY_LINE))
+            send_parts(connection.fd, head, answer.body, connection.transport, connection.write_paused)
+        self._complete(exchange)
+
+    def send_refusal(self, exchange: Exchange, refusal: ReadyRefusal) -> None:
+        """Implements `RequestStream.send_refusal`.
+
+        PERF: 79 thousand instructions for a body of 1 KB that `validate` refuses, by its steps 146; 83 for one that it
+        accepts (CPython 3.11, micro/content).
+        """
+        connection = self._connection
+        last = _CLOSE if connection.closing else b""
+        self._write(refusal.message(exchange, connection.server.date_line() + last))
+        self._complete(exchange)
 
     def send_held(self, exchange: Exchange, response: Response, body: bytes, trailers: Trailers) -> bool:
         return send_held(exchange, response, body, trailers, self._connection.server.worker_loop)
@@ -323,7 +339,7 @@ class Http1Stream:
         """Handle the end of the response."""
         self._connection.record()
         body = exchange.request_body
-        self._connection.response_sent(unread=body is not None and not body.ended)
+        self._connection.response_sent(body is not None and not body.ended)
 
     def exchange_ended(self) -> None:
         """Release the exchange, which was recorded."""

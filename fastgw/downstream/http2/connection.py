@@ -344,8 +344,7 @@ class Http2ClientConnection(MultiplexedConnection):
         log_event(OperatorEvent.DEFECT, "a defect in stream %d of %s", number, self.peer.ip, error=True)
         stream = self._streams.get(number)
         if stream is not None:
-            exchange = stream.under_way()
-            stream.fast_path = None  # the defect may have left it half prepared
+            exchange = stream.exchange
             if answer_defect(exchange, self.peer.ip):
                 return
             stream.break_off(Fault.INTERNAL)
@@ -426,7 +425,7 @@ class Http2ClientConnection(MultiplexedConnection):
             if self._head_begun_at is not None:
                 self._note_reception(head)
             self._open(number).refuse(head, fault, detail)
-        elif (exchange := stream.under_way()) is not None:
+        elif (exchange := stream.exchange) is not None:
             exchange.fail(fault, detail)  # its trailers are invalid
 
     def _note_reception(self, head: Http1RequestHead | RejectedHead) -> None:
@@ -448,7 +447,7 @@ class Http2ClientConnection(MultiplexedConnection):
 
     def _stream_closed(self, stream: Http2Stream) -> None:
         """Handle a closed stream: both sides have ended, or one has reset it."""
-        if stream.exchange is not None or stream.is_fast:
+        if stream.exchange is not None:
             stream.break_off(Fault.CLIENT_LEFT)
         server = self.server
         if stream.filed_at != inf:
@@ -457,11 +456,8 @@ class Http2ClientConnection(MultiplexedConnection):
             stream.has_place = False
             server.release(self.peer, stream.address_limit)
         if len(self._spare) < SPARE_STREAMS:
-            if stream.has_had_exchange:
-                stream.reset()
+            stream.reset()
             self._spare.append(stream)
-        else:
-            stream.fast_path = None  # avoids a reference cycle
         if self._streams:
             return
         put_last(server.idle, self)
@@ -471,8 +467,6 @@ class Http2ClientConnection(MultiplexedConnection):
             self._wheel.watch(self, self._wheel.now + server.keepalive)
 
     def _drop_spare(self) -> None:
-        for stream in self._spare:
-            stream.fast_path = None  # avoids a reference cycle
         self._spare.clear()
 
     def _check_peer(self) -> bool:
@@ -487,8 +481,6 @@ class Http2ClientConnection(MultiplexedConnection):
         if peer is not self.peer:
             self.peer = peer
             self._drop_spare()
-            for stream in self._streams.values():  # they continue with their peer, and are reset before they are reused
-                stream.has_had_exchange = True
         return True
 
     # output

@@ -5,16 +5,14 @@ cimport cython
 from fastgw.downstream.http1.response_framing cimport framing_of
 from fastgw.downstream.http1.serving cimport ServingListener, ServingWorker
 from fastgw.eventloop.timer_wheel cimport Timed, Wheel
-from fastgw.exchange.chain cimport Chain
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.ready_answer cimport ReadyAnswer
-from fastgw.exchange.route cimport FastPathPlan, Route
+from fastgw.exchange.reply cimport Response
 from fastgw.forwarded_headers cimport Peer
-from fastgw.http.grpc.calls cimport timeout_of_call
 from fastgw.http.http1 cimport serializer
-from fastgw.http.http1.parser cimport Http1RequestHead, Http1ResponseHead
+from fastgw.http.http1.parser cimport Http1RequestHead
 from fastgw.http.http2._session cimport Session
-from fastgw.upstream.forwarding.fast_path cimport FastPath
+from fastgw.pipeline.request_pipeline cimport begin_request
 
 cdef double inf
 cdef object CHUNKED, NO_BODY
@@ -51,25 +49,18 @@ cdef class Http2Stream(Timed):
     cdef public int body_goes_to
     cdef public bint braked
     cdef public Exchange exchange
-    cdef public FastPath fast_path
-    cdef public bint has_had_exchange
     cdef public bint has_place
     cdef public int id
-    cdef public bint is_fast
     cdef public bint is_tunnel
     cdef public bint receiving
     cdef public object waiting
     cdef public double waits_since
 
     cpdef serve(self, Http1RequestHead head)
-    cpdef answer_fast(
-        self, Http1ResponseHead head, Exchange exchange, frozenset dropped, bytes added, bytes request_id,
-        bytes changed=*
-    )
-    cpdef answer(self, response, bytes payload, bint ended)
-    cdef FastPath _begin_fast(self, Http1RequestHead head)
+    cpdef answer(self, Response response, bytes payload, bint ended)
+    cpdef send_ready(self, Exchange exchange, ReadyAnswer answer)
+    cdef _respond_whole(self, bytes message)
     cdef bint _fits(self, Http1RequestHead head) except -1
-    cdef _send_ready(self, Http1RequestHead head, Route route, ReadyAnswer answer)
     cpdef watch(self, double seconds)
     cpdef look_at_held(self)
     cpdef reset(self)

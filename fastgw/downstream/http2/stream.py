@@ -19,28 +19,20 @@ from fastgw.downstream.http1.response_framing import CHUNKED, NO_BODY, framing_o
 from fastgw.downstream.http2.grpc_answer import answers_grpc, late_status, trailers_only
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed, Wheel
-from fastgw.exchange import Relay, Response, Trailers, problem
-from fastgw.exchange.chain import Chain
+from fastgw.exchange import Relay, Trailers, problem
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
-from fastgw.exchange.fast_fetch import FastFetch
-from fastgw.exchange.ready_answer import ReadyAnswer
-from fastgw.exchange.reply import body_at_once
-from fastgw.exchange.route import FastPathPlan, Route
+from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
+from fastgw.exchange.reply import Response, body_at_once
 from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer, client_address
-from fastgw.http.field_names import Names
-from fastgw.http.grpc.calls import timeout_of_call
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import Http1RequestHead, Http1ResponseHead
+from fastgw.http.http1.parser import Http1RequestHead
 from fastgw.http.http2._session import Session
 from fastgw.http.http2.session import ErrorCode
 from fastgw.http.messages import ResponseHead
-from fastgw.pipeline.request_pipeline import Waited, cancel_waiting, find_route, run_early_steps, run_route_steps
-from fastgw.routing.requirements import ClientUnknown
-from fastgw.routing.table import Match
+from fastgw.pipeline.request_pipeline import Waited, begin_request, cancel_waiting
 from fastgw.shm.held_body_budget import HeldBodyBudget
-from fastgw.upstream.forwarding.fast_path import FastPath
 
 if TYPE_CHECKING:
     from fastgw.downstream.http2.connection import Http2ClientConnection
@@ -87,16 +79,12 @@ class Http2Stream(Timed):
     """Client side of one exchange at a time. A closed stream is reused for a later exchange."""
 
     fd = -1
-    takes_trailers = True
 
     def __init__(self, connection: Http2ClientConnection) -> None:
         Timed.__init__(self)
         self._connection = connection
         self.exchange: Exchange | None = None
         self.waiting: Waited | None = None
-        self.fast_path: FastPath | None = None
-        self.is_fast = False
-        """Whether the request is on the fast path, without an exchange."""
         self.body_goes_to = -1
         self.braked = False
         """Whether the source of the response is paused, because the client does not read it."""
@@ -110,7 +98,6 @@ class Http2Stream(Timed):
 
     def reset(self) -> None:
         """Drop the previous exchange, so that the stream can be reused."""
-        self.has_had_exchange = False
         self._paused = False
         self.waits_since = inf
         """If its receiver takes nothing for now: when that began."""
@@ -128,11 +115,9 @@ class Http2Stream(Timed):
         self._ahead: list[bytes] | None = None  # data received before the response to an extended CONNECT
         self._tunnel_ends = 0
         self._tunnel_timeout = inf
-        if self.fast_path is not None and self.fast_path.peer is not self._connection.peer:
-            self.fast_path = None  # the trusted proxies have changed
 
     def __repr__(self) -> str:
-        return f"<Http2Stream {self.id} {self.fast_path if self.is_fast else self.exchange!r}>"
+        return f"<Http2Stream {self.id} {self.exchange!r}>"
 
     # methods for the pipeline and filters
 
@@ -143,19 +128,6 @@ class Http2Stream(Timed):
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         return self._connection.server.worker_loop.loop
-
-    @property
-    def stream(self) -> Http2Stream:
-        return self
-
-    def send_fast(self, exchange: Exchange, route: Route) -> None:
-        self.exchange, self.is_fast = None, True
-        (self.fast_path or self._make_fast_path()).send_exchange(exchange, route)
-
-    def send_fetch(self, exchange: Exchange, fetch: FastFetch) -> bool:
-        self.exchange, self.is_fast = None, True
-        (self.fast_path or self._make_fast_path()).send_fetch(exchange, fetch)
-        return True
 
     def fail_after_defect(self, exchange: Exchange) -> None:
         self._connection.fail_after_defect(self.id)
@@ -171,28 +143,6 @@ class Http2Stream(Timed):
     def filter_timeout(self) -> float:
         return self._connection.server.timeouts.filters
 
-    def _send_ready(self, head: Http1RequestHead, route: Route, answer: ReadyAnswer) -> None:
-        """Answer a request with a response from memory."""
-        connection = self._connection
-        record = self.fast_path or self._make_fast_path()
-        request_id = record.begin_ready(head, route, answer)
-        id_line = b"".join((b"X-Request-Id: ", request_id, b"\r\n")) if request_id else b""
-        if connection.server.tracer is not None:
-            record.trace = connection.server.tracer.begin_trace(head)
-            id_line += record.trace.response_line
-        connection.session.respond(self.id, b"".join((answer.head, id_line, b"\r\n", answer.body)), True)
-        connection.sending.append(self)
-        if connection.server.draining:
-            connection.server.drained += 1
-        connection.server.finish(record)
-        record.forget()
-        connection.flush_alone()
-
-    def _make_fast_path(self) -> FastPath:
-        connection = self._connection
-        self.fast_path = fast_path = FastPath(self, connection.listener, connection.peer)
-        return fast_path
-
     # request
 
     def serve(self, head: Http1RequestHead) -> None:
@@ -200,48 +150,7 @@ class Http2Stream(Timed):
         connection = self._connection
         server, listener = connection.server, connection.listener
         peer: Peer = connection.peer
-        early: Chain = listener.early
-        ordinary = head.ordinary
-        match: Match[Route] | None = None
-        fast_match: Match[Route] | None = None
-        passed = early.lets_pass(head)
-        if ordinary and passed:
-            try:
-                match = listener.router.find(head)
-            except ClientUnknown:
-                match = None  # found again with the exchange
-            if match is not None:
-                route: Route = match[0]
-                plan: FastPathPlan | None = route.fast_path
-                if plan is not None and plan.accepts(head):
-                    fits = not head.payload or self._fits(head)
-                    due_in = timeout_of_call(head) if plan.calls_only else inf
-                    # A call of which nothing is left is answered by its exchange.
-                    if plan.at_once and fits and due_in is not None and due_in > 0:
-                        fast_path = self._begin_fast(head)
-                        if due_in != inf:
-                            fast_path.call_due_at = self._connection._wheel.now + due_in
-                            self.watch(due_in)
-                        fast_path.send_request(head, route, match[1])
-                        return
-                    if not (head.payload or plan.checks_path or plan.calls_only):
-                        fast_match = match
-                elif not head.length:
-                    asked: Chain = route.chain
-                    if asked.ready_answer is not None:
-                        answer = asked.ready_answer(head, peer, route)
-                        if answer is not None:
-                            self._send_ready(head, route, answer)
-                            return
-                        plan = asked.fetch_plan
-                        if plan is not None and plan.accepts(head):
-                            fetching: FastPath = self.fast_path or self._make_fast_path()
-                            if fetching.begin_fetch(head, route, match[1], plan):
-                                self._begin_fast(head).send_request(head, route, match[1])
-                                return
-        chain = early if fast_match is None else fast_match[0].chain
-        self.has_had_exchange = True
-        exchange: Exchange = Exchange(head, self, listener, peer, chain)
+        exchange: Exchange = Exchange(head, self, listener, peer, listener.early)
         self.exchange = exchange
         if server.tracer is not None:
             exchange.trace = server.tracer.begin_trace(head)
@@ -258,28 +167,7 @@ class Http2Stream(Timed):
             if not self._fits(head):
                 exchange.reply(problem(Fault.BODY_TOO_LARGE))
                 return
-        if fast_match is not None:
-            exchange.route, exchange.params = fast_match
-            exchange.answered_by = None
-            run_route_steps(self, exchange, fast_match[0], True)
-        elif not passed:
-            run_early_steps(self, exchange, listener.router)
-        else:
-            exchange.answered_by = None  # all of them have run, or let it pass
-            find_route(self, exchange, listener.router, match)
-
-    def _begin_fast(self, head: Http1RequestHead) -> FastPath:
-        """Return the fast path, on which the request begins."""
-        connection = self._connection
-        fast_path: FastPath = self.fast_path or self._make_fast_path()
-        peer: Peer = connection.peer
-        if peer.trusted:
-            fast_path.client_ip = client_address(head, peer, connection.listener.trusts)
-        tracer = connection.server.tracer
-        if tracer is not None:
-            fast_path.trace = tracer.begin_trace(head)
-        self.is_fast = True
-        return fast_path
+        begin_request(self, exchange, listener.router)
 
     def _fits(self, head: Http1RequestHead) -> bool:
         """Whether a body that was received with its head is within the limit."""
@@ -288,7 +176,6 @@ class Http2Stream(Timed):
     def refuse(self, head: RejectedHead, fault: Fault, detail: str | None) -> None:
         """Answer a request that is rejected; `head`: stand-in for its head."""
         connection = self._connection
-        self.has_had_exchange = True
         exchange = self.exchange = Exchange(head, self, connection.listener, connection.peer, connection.listener.early)
         exchange.fail(fault, detail)
 
@@ -387,68 +274,6 @@ class Http2Stream(Timed):
         if not self._paused:
             self._consume()
 
-    # client side of the fast path (`FastPathClient`)
-
-    def answer_fast(
-        self,
-        head: Http1ResponseHead,
-        exchange: Exchange | None,
-        dropped: Names,
-        added: bytes,
-        request_id: bytes,
-        changed: bytes | None = None,
-    ) -> None:
-        connection = self._connection
-        server = connection.server
-        self.is_fast = False
-        self.deadline = inf  # that of a call
-        message = serializer.whole(head, server.date_line, b"", dropped, added, request_id, changed)
-        connection.session.respond(self.id, message, True)
-        connection.sending.append(self)
-        if server.draining:
-            server.drained += 1
-        if exchange is None:
-            fast_path = self.fast_path
-            assert fast_path is not None
-            server.finish(fast_path)
-            fast_path.forget()
-        else:
-            exchange.finish()
-            server.finish(exchange)
-        connection.flush_alone()
-
-    def answer_with_trailers(
-        self,
-        head: Http1ResponseHead,
-        payload: bytes,
-        trailers: Trailers,
-        dropped: Names,
-        request_id: bytes,
-    ) -> None:
-        connection = self._connection
-        server = connection.server
-        self.is_fast = False
-        length = serializer.UNFRAMED if head.chunked else head.length
-        message = serializer.response(
-            head, head.status, dropped, b"", payload, length, server.date_line, b"", request_id
-        )
-        lines = lines_of(trailers)
-        self.deadline = inf  # that of the call
-        connection.session.respond(self.id, message, True, lines)
-        connection.sending.append(self)
-        if server.draining:
-            server.drained += 1
-        fast_path = self.fast_path
-        assert fast_path is not None
-        server.finish(fast_path)
-        fast_path.forget()
-        connection.flush_alone()
-
-    def leave_fast_path(self, exchange: Exchange) -> None:
-        self.is_fast, self.has_had_exchange = False, True
-        self.exchange = exchange
-        self.deadline = inf  # that of a call: its forwarding has it
-
     # client side of the exchange (`ClientSide`)
 
     def send_interim(self, head: ResponseHead | None) -> None:
@@ -494,11 +319,32 @@ class Http2Stream(Timed):
             message = serializer.response(head, status, dropped, added, payload, length, date_line, b"", shown)
         connection.session.respond(self.id, message, ended)
         connection.sending.append(self)
-        connection.flush_soon()
         if ended:
             self._complete()
-        elif len(payload) > MOST_HELD:
+            connection.flush_alone()
+            return
+        connection.flush_soon()
+        if len(payload) > MOST_HELD:
             self._brake()
+
+    def send_ready(self, exchange: Exchange, answer: ReadyAnswer) -> None:
+        lines = serializer.id_line(exchange.id_shown) if exchange.id_shown else b""
+        if exchange.trace is not None:
+            lines += exchange.trace.response_line
+        exchange.response, exchange.cache_result = Response(answer.status, None), answer.cache_result
+        exchange.response_bytes = answer.length
+        self._respond_whole(b"".join((answer.head, lines, b"\r\n", answer.body)))
+
+    def send_refusal(self, exchange: Exchange, refusal: ReadyRefusal) -> None:
+        self._respond_whole(refusal.message(exchange, self._connection.server.date_line()))
+
+    def _respond_whole(self, message: bytes) -> None:
+        """Send a whole response, and end the exchange."""
+        connection = self._connection
+        connection.session.respond(self.id, message, True)
+        connection.sending.append(self)
+        self._complete()
+        connection.flush_alone()
 
     def send_held(self, exchange: Exchange, response: Response, body: bytes, trailers: Trailers) -> bool:
         if response.head is None and answers_grpc(exchange, response, True):
@@ -691,23 +537,13 @@ class Http2Stream(Timed):
             # From the response on, the upstream's timeout applies: nothing waits for the rest of the request.
             if self.exchange.response is None:
                 self.exchange.fail(Fault.REQUEST_TIMEOUT)
-        elif self.is_fast:
-            assert self.fast_path is not None
-            self.fast_path.expire(now)
         else:
             connection.session.reset(self.id, ErrorCode.NO_ERROR)
             connection.flush_soon()
 
-    def under_way(self) -> Exchange | None:
-        """Return the exchange in flight; for a request on the fast path, one is created."""
-        if self.is_fast:
-            assert self.fast_path is not None
-            self.fast_path.become_exchange()
-        return self.exchange
-
     def cut(self, fault: Fault, why: str = "") -> bool:
         """End the exchange in flight by this fault, with an answer if no response has begun. False: there is none."""
-        exchange = self.under_way()
+        exchange = self.exchange
         if exchange is None:
             return False
         if exchange.state < ANSWERING:
@@ -720,7 +556,7 @@ class Http2Stream(Timed):
 
     def break_off(self, fault: Fault) -> bool:
         """Cancel the exchange in flight. False: there is none."""
-        exchange = self.under_way()
+        exchange = self.exchange
         if exchange is None:
             return False
         unsent = self._unsent()
@@ -734,7 +570,7 @@ class Http2Stream(Timed):
 
     def note_discarded(self, unsent: int) -> None:
         """Record the number of bytes that were not sent: the client has reset the stream, which ends next."""
-        if self.exchange is not None or self.is_fast:  # otherwise the response is recorded already
+        if self.exchange is not None:  # otherwise the response is recorded already
             self._discarded = unsent
 
     def _unsent(self) -> int:

@@ -264,7 +264,6 @@ cdef class PlainConnection(FdListener):
     request_id, shadowed, cache_result, grpc_status = b"", "", "", ""
     path = raw_path = b""
     params = {}
-    is_fast = False
     head = _NO_NAME
     scheme = b"tcp"
     retries = 0

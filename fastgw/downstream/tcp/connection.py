@@ -156,7 +156,6 @@ class TcpConnection(Timed):
     subrequests = trace = None
     path = raw_path = b""
     params: Any = {}
-    is_fast = False
 
     def __init__(self, server: "Server", listener: "Listener", peer: Peer, local: Address | None) -> None:
         """`local`: the address that the client has connected to, if it is not that of the socket."""

@@ -184,7 +184,6 @@ class UdpSession(Timed):
     subrequests = trace = None
     path = raw_path = b""
     params: Any = {}
-    is_fast = False
     head = _HEAD
     scheme = b"udp"
 

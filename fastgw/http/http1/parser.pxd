@@ -106,7 +106,13 @@ cdef inline int version_of(Head head) noexcept:
     """HTTP version times ten."""
     return 20 if head.http2 else 10 + head.minor
 
-cdef bytes method_of(Http1RequestHead head)
+# Attributes of any head, by few instructions for one that was read here.
+cpdef bytes method_of(head)
+cpdef bytes authority_of(head)
+cpdef bytes normal_path_of(head)
+cpdef bint is_ordinary(head) except -1
+cpdef status_of(head)
+cpdef bint is_path_as_sent(head) except -1
 
 # Whether the head was received with a field of this name, which is in lower case.
 cpdef bint has_field(Head head, bytes name) except -1

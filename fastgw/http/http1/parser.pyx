@@ -492,9 +492,6 @@ cdef class Head:
     def version(self):
         return version_of(self)
 
-    def came_by_http2(self):
-        self.http2 = True
-
     @property
     def body_length(self):
         return None if self.chunked else self.length
@@ -714,10 +711,39 @@ cdef bytes _GET = b"GET"
 cdef tuple _NO_NAMES = ()
 
 
-cdef bytes method_of(Http1RequestHead head):
-    if head.shown[METHOD] is NULL:
-        raise AttributeError("a head that was not read has no method")
-    return <bytes>head.shown[METHOD]
+cdef inline PyObject* _shown(head, int number) noexcept:
+    """Return an attribute of a head that was read here. NULL: it is another one."""
+    return (<Http1RequestHead>head).shown[number] if type(head) is Http1RequestHead else NULL
+
+
+cpdef bytes method_of(head):
+    cdef PyObject* found = _shown(head, METHOD)
+    return <bytes>head.method if found is NULL else <bytes>found
+
+
+cpdef bytes authority_of(head):
+    cdef PyObject* found = _shown(head, AUTHORITY)
+    return <bytes>head.authority if found is NULL else <bytes>found
+
+
+cpdef bytes normal_path_of(head):
+    return (<Http1RequestHead>head)._path if type(head) is Http1RequestHead else <bytes>head.path
+
+
+cpdef bint is_ordinary(head) except -1:
+    cdef PyObject* found = _shown(head, ORDINARY)
+    return head.ordinary if found is NULL else <object>found is True
+
+
+cpdef status_of(head):
+    if type(head) is Http1ResponseHead and (<Http1ResponseHead>head).shown[STATUS] is not NULL:
+        return <object>(<Http1ResponseHead>head).shown[STATUS]
+    return head.status
+
+
+cpdef bint is_path_as_sent(head) except -1:
+    cdef PyObject* found = _shown(head, PATH_AS_SENT)
+    return head.path_as_sent if found is NULL else <object>found is True
 
 
 cpdef bint has_field(Head head, bytes name) except -1:

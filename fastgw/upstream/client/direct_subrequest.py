@@ -1,9 +1,8 @@
 """Direct sub-requests: ordinary sub-requests over an idle connection, without an exchange of their own.
 
-As on the fast path of a client's request (`forwarding.fast_path`), nothing waits and nothing is retried. As soon as
-more is needed (no connection is idle, the response arrives in pieces, the connection breaks), the sub-request becomes
-one with an exchange (`subrequest`), which continues in its current state. Until then its end is counted and logged like
-that of any other.
+Nothing waits and nothing is retried. As soon as more is needed (no connection is idle, the response arrives in pieces,
+the connection breaks), the sub-request becomes one with an exchange (`subrequest`), which continues in its current
+state. Until then its end is counted and logged like that of any other.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class RequestPlan:
     def __init__(self, forward: Forward, method: bytes, fields: Lines | None) -> None:
         self.forward, self.method = forward, method
         upstream = forward.upstream
-        self.allowed = forward.allows_fast_path and not forward.grpc and upstream.cookies is None
+        self.allowed = forward.takes_first_response and not forward.grpc and upstream.cookies is None
         self._begin = method + b" "
         self._sized = method in (b"POST", b"PUT", b"PATCH")
         self._via = b"" if forward.marks else _OF_VERSION
@@ -96,7 +95,6 @@ class RequestPlan:
 class DirectSubrequest:
     """Borrower of a stream for one sub-request. To observers it looks like a finished exchange."""
 
-    is_fast = True
     params = _NO_PARAMS
     retries = 0
     on_abandoned = None

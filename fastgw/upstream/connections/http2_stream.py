@@ -1,7 +1,7 @@
 """A stream of an HTTP/2 connection to a target: one request and its response (`stream.UpstreamStream`).
 
 Responses are reported as with HTTP/1: the session renders a head as HTTP/1 text, and the same parser reads it. A
-response that is complete at the end of a read is reported as a whole, which the fast path requires.
+response that is complete at the end of a read is reported as a whole.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Forwarding of requests to an upstream: the fast path, attempts and retries, fallback, credential renewal."""
+"""Forwarding of requests to an upstream: attempts and retries, fallback, credential renewal."""

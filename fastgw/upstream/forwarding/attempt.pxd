@@ -4,13 +4,14 @@ cimport cython
 
 from fastgw.eventloop.timer_wheel cimport Timed
 from fastgw.exchange.exchange cimport Exchange
+from fastgw.http.http1.parser cimport is_ordinary
 from fastgw.upstream.connections.http1_connection cimport UpstreamConnection
 from fastgw.upstream.forwarding.forwarded_request cimport ForwardedRequest
 from fastgw.upstream.targets.target cimport Target
 from fastgw.upstream.upstream cimport Upstream
 
 cdef double inf
-cdef object FORWARDING
+cdef object CONNECTION_LENT, FIRST, FORWARDING
 
 cdef class Attempt
 
@@ -25,6 +26,7 @@ cdef class Attempts(Timed):
     cdef public bint continued
     cdef public int begun
 
+    cdef _begin(self, ForwardedRequest forward, Exchange exchange)
     cpdef bint is_replayable(self) except -1
     cpdef bint keeps_body(self) except -1
     cpdef response_received(

@@ -20,17 +20,19 @@ from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.http.field_names import EXPECT
 from fastgw.http.grpc.status import STATUS, check_status, check_trailers, outcome_of, parse_status, status_at_end
 from fastgw.http.http1 import serializer
+from fastgw.http.http1.parser import is_ordinary
 from fastgw.http.http2.session import ErrorCode
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.recording.tap import RecordedTrace
+from fastgw.upstream.connections.http1_connection import UpstreamConnection
 from fastgw.upstream.connections.http2_stream import NEEDS_HTTP1
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.forwarded_request import ForwardedRequest
 from fastgw.upstream.forwarding.request_trailers import sent_trailers
 from fastgw.upstream.policies.retry import CONNECT_FAILURE, IDEMPOTENT, LOST, NEVER, PER_TRY_TIMEOUT, REFUSED, RESET
-from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
+from fastgw.upstream.targets.attempt_listener import FIRST, AttemptKind, AttemptRecord
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
 
@@ -50,8 +52,8 @@ class Attempts(Timed):
     HTTP/2. `continued`: the client has got 100 Continue, of a target or of the gateway in its place.
     """
 
-    def __init__(self, forward: ForwardedRequest, exchange: Exchange) -> None:
-        Timed.__init__(self)
+    def _begin(self, forward: ForwardedRequest, exchange: Exchange) -> None:
+        self.deadline = self.filed_at = inf
         self.forward = forward
         self.upstream: Upstream = forward.upstream
         self.exchange = exchange
@@ -127,7 +129,7 @@ class Attempt(Timed):
     """Borrower of a stream to `target`, and the sink of the request body. Its deadline: `per_try_timeout`."""
 
     def __init__(self, forwarding: Attempts, target: Target) -> None:
-        Timed.__init__(self)
+        self.deadline = self.filed_at = inf
         self._forwarding = forwarding
         self._upstream: Upstream = forwarding.upstream
         self.exchange: Exchange = forwarding.exchange
@@ -150,7 +152,7 @@ class Attempt(Timed):
             self._begun_at = monotonic()
         trace = self.exchange.trace
         is_traced = trace is not None and trace.is_sampled
-        if upstream.attempt_listener is not None or kind is not AttemptKind.FIRST or is_traced:
+        if upstream.attempt_listener is not None or kind is not FIRST or is_traced:
             self._record = self._new_record(kind, monotonic()).report_begun()
         if self._forwarding.forward.per_try != inf and self._request_is_whole():
             self._limit_time()
@@ -160,8 +162,8 @@ class Attempt(Timed):
         forwarding = self._forwarding
         return AttemptRecord(self.exchange, forwarding.upstream, self.target, kind, forwarding.begun, begun_at)
 
-    def continue_from_fast_path(self, stream: UpstreamStream | None, record: AttemptRecord | None) -> None:
-        """Continue an attempt that was begun on the fast path."""
+    def continue_attempt(self, stream: UpstreamStream | None, record: AttemptRecord | None) -> None:
+        """Continue an attempt that was begun without an exchange."""
         self.stream = stream
         self._record = record
         if record is not None:
@@ -169,6 +171,12 @@ class Attempt(Timed):
         body = self.exchange.request_body
         if stream is not None and body is not None:
             self._take_body(body)
+
+    def hand_over(self, exchange: Exchange) -> None:
+        """Continue for another exchange, whose request this is from now on."""
+        self.exchange = exchange
+        if self._record is not None:
+            self._record.exchange = exchange
 
     def request_stream(self, fresh: bool) -> None:
         exchange, target = self.exchange, self.target
@@ -180,7 +188,9 @@ class Attempt(Timed):
         # A request that cannot be sent again could be lost on a connection that the target is closing.
         idle_at_most = inf if self._forwarding.is_replayable() else JUST_USED_S
         http1 = self._forwarding.needs_http1 or (
-            target.negotiates and not exchange.head.ordinary and bool(self._forwarding.forward.asked_upgrade(exchange))
+            target.negotiates
+            and not is_ordinary(exchange.head)
+            and bool(self._forwarding.forward.asked_upgrade(exchange))
         )
         if target.follows_host:
             try:
@@ -189,7 +199,9 @@ class Attempt(Timed):
                 self._forwarding.fail(Fault.MISDIRECTED, "the host is no server name for TLS")
                 return
         lent = self._upstream.pool.lend(target, self, fresh, idle_at_most, http1)
-        if isinstance(lent, Fault):
+        if isinstance(lent, UpstreamConnection):
+            self.lent(lent)
+        elif isinstance(lent, Fault):
             self.failed(lent)
         elif lent is not None:
             self.lent(lent)
@@ -213,7 +225,7 @@ class Attempt(Timed):
 
     def queue_left(self) -> None:
         if self._record is None:
-            self._record = self._new_record(AttemptKind.FIRST, self.exchange.begun_at)  # for the story of the request
+            self._record = self._new_record(FIRST, self.exchange.begun_at)  # for the story of the request
         self._record.queue_left_at = monotonic()
 
     def lent(self, stream: UpstreamStream) -> None:
@@ -222,7 +234,7 @@ class Attempt(Timed):
         if forward.own_timeouts is not None:
             stream.limit_times(forward.timeouts.response_headers, forward.timeouts.idle)
         if self._record is None and not stream.reused:
-            self._record = self._new_record(AttemptKind.FIRST, exchange.begun_at)  # for the story of the request
+            self._record = self._new_record(FIRST, exchange.begun_at)  # for the story of the request
         if self._record is not None:
             self._record.connect(stream.reused, monotonic())
             if not stream.reused:
@@ -232,8 +244,9 @@ class Attempt(Timed):
             if exchange.state is not FORWARDING:  # another attempt may be in flight as well
                 exchange.state = CONNECTION_LENT[exchange.state]
             body = exchange.request_body
-            forwarding = self._forwarding
-            call_left = forwarding.call_due_at - self._upstream.worker_loop.wheel.now
+            call_left = self._forwarding.call_due_at
+            if call_left != inf:
+                call_left -= self._upstream.worker_loop.wheel.now
             taken = b"" if body is None else self._take_body(body)
             left = self.seconds_left() if forward.deadline_name else None
             record = self._record
@@ -244,8 +257,12 @@ class Attempt(Timed):
                 trace: object = exchange.trace
                 if type(trace) is RecordedTrace:
                     stream = self.stream = trace.tap(stream, record, request)
-            if exchange.head.ordinary and (body is None or not body.trailers or stream.frames_bodies):
-                stream.send_request(self, request, exchange.method)
+            if is_ordinary(exchange.head) and (body is None or not body.trailers or stream.frames_bodies):
+                if isinstance(stream, UpstreamConnection):
+                    connection: UpstreamConnection = stream
+                    connection.send_request(self, request, exchange.method)
+                else:
+                    stream.send_request(self, request, exchange.method)
             else:
                 self._send_special(stream, request)
         except Exception:  # the edge of this exchange: there is no caller for the exception
@@ -312,20 +329,22 @@ class Attempt(Timed):
     # calls of the stream (`ResponseListener`)
 
     def on_interim(self, head: ResponseHead) -> None:
-        self._forwarding.informed(self, head)
+        forwarding = self._forwarding
+        forwarding.informed(self, head)
 
     def on_head(self, head: ResponseHead, payload: bytes | None, ended: bool) -> None:
         if payload is None:
             payload = head.payload or b""
         now = monotonic()
         status, why = None, ""
-        if self._forwarding.forward.grpc:
+        forwarding = self._forwarding  # it stays until its method returns, though this attempt may end in it
+        if forwarding.forward.grpc:
             self._status = head.status
             if ended:
                 status, why = check_status(head.values(STATUS))
                 status = self._take_status(status, why)
         if self._record is not None:
-            if not self._forwarding.forward.grpc:
+            if not forwarding.forward.grpc:
                 self._record.answer(head.status, now)
             elif ended:
                 self._record.answer(self._outcome(head.status, status), now)
@@ -336,7 +355,7 @@ class Attempt(Timed):
                     self._message_received()
         exchange = self.exchange
         try:
-            self._forwarding.response_received(self, head, payload, ended, now, status, why)
+            forwarding.response_received(self, head, payload, ended, now, status, why)
         except Exception:  # the edge of this exchange: the connection calls no listener any more
             log_event(OperatorEvent.DEFECT, "a defect while taking the response of %s", self.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
@@ -349,15 +368,15 @@ class Attempt(Timed):
         exchange.response_sink.feed(payload)
 
     def on_end(self, trailers: Trailers) -> None:
-        sink = self.exchange.response_sink
-        if self._forwarding.forward.grpc:
+        sink, forwarding = self.exchange.response_sink, self._forwarding
+        if forwarding.forward.grpc:
             status, trailers, why = check_trailers(trailers)
             status = self._take_status(status, why)
             if self._answered_at:
                 self._tell_outcome(status)
             if self.exchange.chain.renew_steps and rejects_credentials(self._status, status):
-                self._forwarding.renew_for_others()
-        self._forwarding.done(self)
+                forwarding.renew_for_others()
+        forwarding.done(self)
         sink.end(trailers)
 
     def _message_received(self) -> None:
@@ -535,13 +554,17 @@ class Attempt(Timed):
         if self._record is not None:
             self._record.end(monotonic())
         self._end()
-        stream.release()
+        if isinstance(stream, UpstreamConnection):
+            connection: UpstreamConnection = stream
+            connection.release()
+        else:
+            stream.release()
 
     def refuse(self, status: int) -> None:
         """Drop the response with this status in favour of another attempt."""
         stream, self.stream = self.stream, None
         assert stream is not None
-        record = self._record = self._record or self._new_record(AttemptKind.FIRST, self.exchange.begun_at)
+        record = self._record = self._record or self._new_record(FIRST, self.exchange.begun_at)
         record.status, record.refused = status, True
         self._give_up(None)
         stream.release()
@@ -553,7 +576,7 @@ class Attempt(Timed):
         record, now = self._record, 0.0
         if record is None:
             if fault is not None:
-                record = self._new_record(AttemptKind.FIRST, self.exchange.begun_at)
+                record = self._new_record(FIRST, self.exchange.begun_at)
         else:
             now = monotonic()
         if record is not None:

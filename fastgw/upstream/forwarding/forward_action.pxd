@@ -3,6 +3,7 @@
 cimport cython
 
 from fastgw.exchange.exchange cimport Exchange
+from fastgw.http.http1.parser cimport is_ordinary
 from fastgw.upstream.forwarding.forwarded_request cimport ForwardedRequest
 from fastgw.upstream.forwarding.forwarding cimport Forwarding
 from fastgw.upstream.targets.target cimport Target
@@ -13,4 +14,5 @@ cdef double inf
 
 @cython.final
 cdef class Forward(ForwardedRequest):
+    cdef _send(self, Exchange exchange)
     cdef Forwarding _forwarding(self, Exchange exchange)

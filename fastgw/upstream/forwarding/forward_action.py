@@ -16,6 +16,7 @@ from fastgw.exchange.filter_steps import count_raised, request_budget
 from fastgw.exchange.reply import problem
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.grpc.calls import is_grpc, timeout_of
+from fastgw.http.http1.parser import is_ordinary
 from fastgw.http.malformed import Malformed
 from fastgw.observe.finished_exchange import FinishedExchange, target_of
 from fastgw.observe.tracing.spans import LabelledTarget
@@ -28,6 +29,7 @@ from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
 
 if TYPE_CHECKING:
+    from fastgw.exchange.response_taker import ResponseTaker
     from fastgw.upstream.client.response_action import ResponseAction
 
 
@@ -67,15 +69,27 @@ class Forward(ForwardedRequest):
     def __call__(self, exchange: Exchange) -> None:
         if exchange.chain.translate_steps and is_translated(exchange, self):
             return
+        self._send(exchange)
+
+    def send_for(self, exchange: Exchange, taker: ResponseTaker) -> None:
+        """Forward an exchange for a filter that takes part in it: called by its `translate` hook."""
+        exchange.taker = taker
+        try:
+            self._send(exchange)
+        except Exception:
+            exchange.taker = None
+            raise
+
+    def _send(self, exchange: Exchange) -> None:
         upstream = self.upstream
-        if not exchange.head.ordinary and exchange.head.connect_protocol and not self.asked_upgrade(exchange):
+        if not is_ordinary(exchange.head) and exchange.head.connect_protocol and not self.asked_upgrade(exchange):
             exchange.fail(Fault.NOT_IMPLEMENTED, "No tunnel for this protocol begins here.")
             return
         if self.grpc and self.refuse_non_call(exchange):
             return
         if self.checks_path and self.refuse_path(exchange):
             return
-        forwarding = self._forwarding(exchange)
+        forwarding: Forwarding = self._forwarding(exchange)
         exchange.upstream = upstream.name
         upstream.active += 1
         if self.grpc:
@@ -137,7 +151,7 @@ class Forward(ForwardedRequest):
         record: AttemptRecord | None,
         call_due_at: float = inf,
     ) -> Forwarding:
-        """Return the forwarding of an exchange that leaves the fast path; the upstream has already counted it.
+        """Return the forwarding of a request that was begun without an exchange; the upstream has already counted it.
 
         `record`: of its attempt at `target`, if there are listeners. `call_due_at`: deadline of a gRPC call.
         """
@@ -150,8 +164,9 @@ class Forward(ForwardedRequest):
 
     def _forwarding(self, exchange: Exchange) -> Forwarding:
         exchange.service = forwarding = Forwarding(self, exchange)
-        body, most = exchange.request_body, self.rules.body_bytes
+        body = exchange.request_body
         if body is not None:
+            most = self.rules.body_bytes
             body.most_kept = most
             if most > MAX_KEPT and not body.ended:
                 body.count_kept(request_budget(exchange))

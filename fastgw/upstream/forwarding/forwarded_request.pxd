@@ -3,6 +3,7 @@
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.forwarded_headers cimport Peer
 from fastgw.http.http1 cimport serializer
+from fastgw.http.http1.parser cimport authority_of, is_ordinary, is_path_as_sent
 from fastgw.upstream.targets.target cimport Target
 from fastgw.upstream.upstream cimport Upstream
 

@@ -13,11 +13,13 @@ from typing import Any, Final
 from fastgw.config.settings.gateway import RouteRetries, RouteTimeouts
 from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange
 from fastgw.exchange.reply import NO_NAMES
+from fastgw.exchange.sent_fields import join_names
 from fastgw.forwarded_headers import FAMILY, Peer, Policy, fields_for_upstream, prefix_line, without_chosen
 from fastgw.http.authority import parse_authority
 from fastgw.http.field_names import DIGESTS, EXPECT, Names
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, timeout_line
 from fastgw.http.http1 import serializer
+from fastgw.http.http1.parser import authority_of, is_ordinary, is_path_as_sent
 from fastgw.http.messages import AS_DECLARED, RequestHead
 from fastgw.upstream.forwarding.gateway_urls import OwnUrls
 from fastgw.upstream.forwarding.request_trailers import TE_TRAILERS
@@ -99,8 +101,8 @@ class ForwardedRequest:
         self.keeps_path = path_of is None and not any(target.base_path for target in upstream.targets)
 
     @property
-    def allows_fast_path(self) -> bool:
-        """Whether there are no timeouts or inspections, so that requests need no `Forwarding`."""
+    def takes_first_response(self) -> bool:
+        """Whether the client gets the first response of a target, without timeouts or inspections."""
         rules = self.rules
         timed = self.timeout != inf or rules.per_try != inf or self.deadline_name is not None
         timed = timed or self.own_timeouts is not None
@@ -114,7 +116,7 @@ class ForwardedRequest:
         """Return the request target for the upstream; None: unchanged."""
         head = asked.head
         if query is UNCHANGED_QUERY:
-            if head.path_as_sent and not head.scheme:
+            if is_path_as_sent(head) and not head.scheme:
                 if self.keeps_path:
                     return None
                 if self._folder:
@@ -144,14 +146,17 @@ class ForwardedRequest:
         `left`: seconds that the attempt has; None: the configured timeout. `payload`: framed bytes that are sent with
         the head. `call_left`: total seconds that a gRPC call has. `span_id`: of the attempt, if it is traced.
         """
-        head, peer = exchange.head, exchange.peer
+        head = exchange.head
+        peer: Peer = exchange.peer
         dropped: Names = exchange.request_dropped
+        if exchange.taker is not None:
+            dropped = join_names(dropped, exchange.taker.dropped)
         drop: Names = FAMILY
         own_line = self.own_line
         if own_line is None or peer.trusted:
             drop, added = self.forwarding_headers(exchange, peer, head, dropped)
         else:
-            added = peer.set_lines(head.authority)
+            added = peer.set_lines(authority_of(head))
             if own_line:
                 added += own_line
             if dropped:
@@ -169,7 +174,7 @@ class ForwardedRequest:
             added += timeout_line(call_left)
         if self.grpc:
             added += TE_TRAILERS  # servers reset calls without it, and the gateway itself does accept trailers
-        if not head.ordinary or head.accepts_trailers:
+        if not is_ordinary(head) or head.accepts_trailers:
             added += self._special_lines(exchange)
             if not head.expects_continue or target.minor == 0:
                 # HTTP/1.0 has no 100: the gateway has sent it already. What the gateway ignores, such as
@@ -177,7 +182,10 @@ class ForwardedRequest:
                 drop |= EXPECT
         if exchange.trace is not None:
             drop, added = exchange.trace.rewrite(drop, added, span_id)
-        sent_target = self.sent_target(exchange, target, exchange.query_sent)
+        if self.keeps_path and is_ordinary(head) and is_path_as_sent(head) and exchange.query_sent is UNCHANGED_QUERY:
+            sent_target = None  # an ordinary head has no scheme
+        else:
+            sent_target = self.sent_target(exchange, target, exchange.query_sent)
         length, body = AS_DECLARED, exchange.request_body
         if body is not None:
             if body.changed:
@@ -201,7 +209,7 @@ class ForwardedRequest:
         """Return the `Host` of a request to a target; None: that of the client."""
         own = self._host_header
         host = target.host_header if own is None else target.host_for(own)
-        return target.authority if host is None and not head.authority else host
+        return target.authority if host is None and not authority_of(head) else host
 
     def part_for(self, exchange: Exchange, target: Target) -> Target:
         """Return the part of a target whose connections have the server name of the `Host` that is sent there. Raises

@@ -1,13 +1,17 @@
 # The types of `forwarding.py`.
 
 from fastgw.exchange.exchange cimport Exchange
-from fastgw.exchange.reply cimport Response
+from fastgw.exchange.reply cimport Response, received_response
+from fastgw.http.http1.parser cimport Http1ResponseHead, has_field
 from fastgw.upstream.forwarding.attempt cimport Attempt, Attempts
 from fastgw.upstream.forwarding.forwarded_request cimport ForwardedRequest
 from fastgw.upstream.targets.target cimport Target
 from fastgw.upstream.upstream cimport Upstream
 
 cdef double inf
+cdef object FIRST, RETRY
+
+cdef bint _has_urls(Http1ResponseHead head) except -1
 
 
 cdef class Forwarding(Attempts):
@@ -30,5 +34,7 @@ cdef class Forwarding(Attempts):
     )
     cpdef done(self, Attempt attempt)
     cdef Response _response(self, Target target, head, bytes added, frozenset dropped)
-    cdef _take_response(self, Target target, double seconds)
+    cdef bint _take_response(self, head, bint ended) except -1
+    cdef _note_response(self, Target target, double seconds)
+    cdef bint _has_own_url(self, head, Target target) except -1
     cdef _end(self)

@@ -11,6 +11,7 @@ next target is selected first.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from math import inf
 from time import monotonic
 from typing import Final
@@ -19,31 +20,39 @@ from fastgw.errors import Fault
 from fastgw.exchange import Relay
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter_steps import abandon, asked_to_renew, rejects_credentials
-from fastgw.exchange.reply import Response
+from fastgw.exchange.reply import Response, received_response
 from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED, HOLDING
 from fastgw.http.field_names import EXPECT, Names
 from fastgw.http.grpc.status import STATUS_FIELDS, GrpcStatus, parse_status, status_lines
+from fastgw.http.http1.parser import Http1ResponseHead, has_field
 from fastgw.http.messages import ResponseHead
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.attempt import Attempt, Attempts
 from fastgw.upstream.forwarding.credential_renewal import CredentialRenewal, HeldResponse
 from fastgw.upstream.forwarding.forwarded_request import ForwardedRequest
+from fastgw.upstream.forwarding.gateway_urls import HEADERS
 from fastgw.upstream.forwarding.retry_decision import decide_retry
 from fastgw.upstream.policies.retry import NEVER, REFUSED, RESET, SAFE, any_untried, asked_wait
-from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
+from fastgw.upstream.targets.attempt_listener import FIRST, HEDGE, RETRY, AttemptRecord
 from fastgw.upstream.targets.target import Target
-from fastgw.upstream.upstream import Upstream
 
+_LOCATION, _CONTENT_LOCATION, _REFRESH = HEADERS
 NOBODY: Final = frozenset((Fault.NO_HEALTHY_TARGET, Fault.CIRCUIT_OPEN, Fault.POOL_FULL, Fault.POOL_TIMEOUT))
 """Faults without any attempt, now or later."""
 
 
-def targets_without_room(upstream: Upstream, tried: set[Target]) -> set[Target]:
-    """Return the targets that no hedge is sent to: those that were `tried`, and, if no connection may be opened, those
-    without a free one.
+def _has_urls(head: Http1ResponseHead) -> bool:
+    """Whether a response has a header with a URL that may be a target's."""
+    return has_field(head, _LOCATION) or has_field(head, _CONTENT_LOCATION) or has_field(head, _REFRESH)
+
+
+def targets_without_room(in_use: Sequence[Target], tried: set[Target], may_open: bool) -> set[Target]:
+    """Return the targets that no hedge is sent to: those that were `tried`, and, unless a connection may be opened,
+    those without a free one.
     """
-    if not upstream.pool.may_open():
-        tried.update(target for target in upstream.in_use if not target.idle and not target.shared)
+    if not may_open:
+        tried.update(target for target in in_use if not target.idle and not target.shared)
     return tried
 
 
@@ -51,7 +60,7 @@ class Forwarding(Attempts):
     """`current`: the attempt in flight; None while the next one is scheduled. Hedges are the parallel ones."""
 
     def __init__(self, forward: ForwardedRequest, exchange: Exchange) -> None:
-        Attempts.__init__(self, forward, exchange)
+        self._begin(forward, exchange)
         self._total_at = inf  # end of the time for the whole response, by the wheel's clock
         self.current: Attempt | None = None
         self._hedges: tuple[Attempt, ...] = ()
@@ -84,12 +93,13 @@ class Forwarding(Attempts):
         """Continue an attempt at `target` that has begun already."""
         self.begun = 1
         self.current = Attempt(self, target)
-        self.current.continue_from_fast_path(stream, record)
+        self.current.continue_attempt(stream, record)
 
     def request_stream(self) -> None:
         """Request a connection for an attempt that has begun already."""
-        assert self.current is not None
-        self.current.request_stream(False)
+        attempt = self.current
+        assert attempt is not None
+        attempt.request_stream(False)
 
     # attempts
 
@@ -101,8 +111,12 @@ class Forwarding(Attempts):
         """
         upstream = self.upstream
         if target is None or (target not in upstream.in_use and target is not self._retry_target):
-            pick = upstream.pick_for_probe if has_probe else upstream.balancer.pick
-            target = pick(self.exchange, self._tried)
+            if has_probe:
+                target = upstream.pick_for_probe(self.exchange, self._tried)
+            elif self._tried:
+                target = upstream.balancer.pick(self.exchange, self._tried)
+            else:
+                target = upstream.pick(self.exchange)
         if target is None:
             self.fail(upstream.unavailable(), wait=upstream.wait())
             return
@@ -110,7 +124,7 @@ class Forwarding(Attempts):
         self.current = attempt = Attempt(self, target)
         if upstream.hedging is not None:
             self._plan_hedge()
-        attempt.start_attempt(fresh, AttemptKind.RETRY if again else AttemptKind.FIRST)
+        attempt.start_attempt(fresh, RETRY if again else FIRST)
 
     def _plan_hedge(self) -> None:
         upstream, exchange, hedging = self.upstream, self.exchange, self.upstream.hedging
@@ -131,7 +145,8 @@ class Forwarding(Attempts):
         if upstream.is_recovering:
             return
         assert self.current is not None
-        tried = targets_without_room(upstream, {*self._tried, self.current.target, *(h.target for h in self._hedges)})
+        tried = {*self._tried, self.current.target, *(hedge.target for hedge in self._hedges)}
+        tried = targets_without_room(upstream.in_use, tried, upstream.pool.may_open())
         if not any_untried(upstream.in_use, tried) or not self._take_place():
             return
         target = upstream.balancer.pick(exchange, tried)
@@ -142,7 +157,7 @@ class Forwarding(Attempts):
         hedge = Attempt(self, target)
         self._hedges += (hedge,)
         self._plan_hedge()
-        hedge.start_attempt(False, AttemptKind.HEDGE)
+        hedge.start_attempt(False, HEDGE)
 
     def _drop(self, attempt: Attempt) -> bool:
         """Remove a finished attempt. Returns whether another one is in flight."""
@@ -159,7 +174,23 @@ class Forwarding(Attempts):
 
     # calls of an attempt
 
+    def _let_take_over(self) -> None:
+        """Let the filter that takes part take the exchange over: this is the forwarding of the filter's request now."""
+        exchange, current = self.exchange, self.current
+        taker, exchange.taker = exchange.taker, None
+        assert taker is not None
+        exchange.service = None
+        sent = taker.take_over(exchange)
+        sent.upstream, sent.target, sent.begun_at = exchange.upstream, exchange.target, exchange.begun_at
+        sent.service, sent.state, sent.sent, sent.retries = self, exchange.state, exchange.sent, exchange.retries
+        exchange.state = ATTEMPT_FAILED[exchange.state]
+        self.exchange = sent
+        if current is not None:
+            current.hand_over(sent)
+
     def informed(self, attempt: Attempt, head: ResponseHead) -> None:
+        if self.exchange.taker is not None:
+            self._let_take_over()
         if attempt is not self.current:
             return
         exchange = self.exchange
@@ -179,6 +210,8 @@ class Forwarding(Attempts):
         reset_code: int | None = None,
         is_probe: bool = False,
     ) -> None:
+        if self.exchange.taker is not None:
+            self._let_take_over()
         if self._drop(attempt):
             return
         wait = inf if condition == NEVER else self._decide_retry(condition, self._tried)
@@ -200,21 +233,24 @@ class Forwarding(Attempts):
         invalid_status: str,
     ) -> None:
         exchange, upstream = self.exchange, self.upstream
+        if exchange.taker is not None and not self._take_response(head, ended):
+            exchange = self.exchange
+            if exchange is None:
+                return  # it has failed
         if (
             exchange.chain.renew_steps
             and rejects_credentials(head.status, grpc_status)
             and self._renew(attempt, head, payload, ended, now)
         ):
             return
-        if head.status in self.forward.retried_statuses and self._refuse(
-            attempt, head, payload, ended, now, str(head.status)
-        ):
+        retried = self.forward.retried_statuses
+        if retried and head.status in retried and self._refuse(attempt, head, payload, ended, now, str(head.status)):
             return
         if grpc_status is not None and self.forward.rules.grpc_statuses:
             condition = self.forward.rules.grpc_statuses.get(parse_status(grpc_status))
             if condition is not None and self._refuse(attempt, head, payload, ended, now, condition):
                 return
-        self._take_response(attempt.target, now - exchange.begun_at)
+        self._note_response(attempt.target, now - exchange.begun_at)
         exchange.response_bytes = len(payload)
         if upstream.hedging is not None:
             upstream.hedging.times.add(attempt.seconds())
@@ -241,12 +277,40 @@ class Forwarding(Attempts):
 
     def _response(self, target: Target, head: ResponseHead, added: bytes, dropped: Names) -> Response:
         """Return the response for the client, with URLs of the target changed to the gateway's."""
-        response = Response(head.status, head, added, dropped)
-        if self.forward.own_urls is not None:
-            self.forward.own_urls.rewrite(response, self.exchange, target)
+        response = received_response(head, added, dropped)
+        urls = self.forward.own_urls
+        if urls is not None and self._has_own_url(head, target):
+            urls.rewrite(response, self.exchange, target)
         return response
 
-    def _take_response(self, target: Target, seconds: float) -> None:
+    def _take_response(self, head: ResponseHead, ended: bool) -> bool:
+        """Let the filter that takes part have the response. False: it takes the exchange over."""
+        taker, current = self.exchange.taker, self.current
+        assert taker is not None
+        assert current is not None
+        # What is not sent as it was received is not stored so.
+        is_changed = self.upstream.cookies is not None or self._has_own_url(head, current.target)
+        if ended and isinstance(head, Http1ResponseHead) and head.whole and head.has_body and not is_changed:
+            try:
+                if taker.take_response(head):
+                    self.exchange.taker = None
+                    return True
+            except Exception:  # the edge of a filter: data that it could not check is not forwarded
+                log_event(OperatorEvent.FILTER_RAISED, "what stores a response", error=True)
+                self._let_take_over()
+                self.exchange.fail(Fault.INTERNAL, why="a filter could not take the response")
+                return False
+        self._let_take_over()
+        return False
+
+    def _has_own_url(self, head: ResponseHead, target: Target) -> bool:
+        """Whether a header of the response may have a URL that becomes the gateway's."""
+        urls = self.forward.own_urls
+        if urls is None or (isinstance(head, Http1ResponseHead) and not _has_urls(head)):
+            return False
+        return urls.has_own(head, target, self.exchange.peer)
+
+    def _note_response(self, target: Target, seconds: float) -> None:
         """Record for the log the target of the response, and the seconds until its head."""
         self.exchange.target, self.exchange.upstream_s = target.label, seconds
 
@@ -265,7 +329,7 @@ class Forwarding(Attempts):
 
     def switched(self, attempt: Attempt, head: ResponseHead, early: bytes, timeout: float) -> None:
         exchange = self.exchange
-        self._take_response(attempt.target, monotonic() - exchange.begun_at)
+        self._note_response(attempt.target, monotonic() - exchange.begun_at)
         self.deadline = inf
         response = Response(101, head, b"", self.forward.marks)
         if self.upstream.cookies is not None:
@@ -314,7 +378,7 @@ class Forwarding(Attempts):
         exchange = self.exchange
         response = self._held_response(held)
         exchange.keep_no_body()
-        self._take_response(held.target, held.seconds)
+        self._note_response(held.target, held.seconds)
         exchange.response_bytes = len(held.payload)
         self._end()
         exchange.service = None
@@ -424,7 +488,7 @@ class Forwarding(Attempts):
         if stream is None:
             self._pass_on(held)
             return
-        self._take_response(held.target, held.seconds)
+        self._note_response(held.target, held.seconds)
         exchange.response_bytes = len(held.payload)
         response = self._held_response(held)
         # the route's `timeout` counts until the response head
@@ -456,6 +520,8 @@ class Forwarding(Attempts):
             self.current.end_raw()
 
     def pause(self) -> None:
+        if self.exchange.taker is not None:
+            self._let_take_over()
         if self.current is not None and self.current.stream is not None:
             self.current.stream.pause()
 
@@ -464,7 +530,14 @@ class Forwarding(Attempts):
             self.current.stream.resume()
 
     def cancel(self) -> None:
-        self._end()
+        exchange = self.exchange
+        if exchange is not None and exchange.taker is not None:
+            self._let_take_over()
+            service, exchange.service = exchange.service, None
+            if service is not None:
+                service.cancel()  # the filter's request may go on
+        else:
+            self._end()
 
     # endings
 
@@ -473,6 +546,8 @@ class Forwarding(Attempts):
         if isinstance(self._timer, CredentialRenewal):
             self._timer.late()
             return
+        if self.exchange.taker is not None:
+            self._let_take_over()
         exchange, current = self.exchange, self.current
         fault, why = Fault.UPSTREAM_TIMEOUT, ""
         is_callers = self.call_due_at <= now  # a deadline of the caller says nothing about the target
@@ -505,6 +580,8 @@ class Forwarding(Attempts):
         if self._held is not None and fault in NOBODY:
             self._pass_on(self._held)
             return
+        if self.exchange.taker is not None:
+            self._let_take_over()
         exchange = self.exchange
         self._end()
         exchange.service = None

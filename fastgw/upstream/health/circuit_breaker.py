@@ -232,7 +232,5 @@ class HalfOpenGate:
         """The balancer behind the gate: it selects the target for a request that has its probe already."""
 
     def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
-        if asked.is_fast:
-            return None  # decided on the full path, otherwise a rejected request would be counted twice
         target = self.balancer.pick(asked, tried)
         return target if target is not None and self._breaker.take_probe() else None

@@ -13,7 +13,7 @@ from fastgw.upstream.targets.target import Target
 
 
 class BalancingRequest(Protocol):
-    """Interface of a request for balancers: an exchange, or a request on the fast path."""
+    """Interface of a request for balancers: an exchange, for example."""
 
     @property
     def head(self) -> RequestHead: ...
@@ -29,10 +29,6 @@ class BalancingRequest(Protocol):
     def consumer(self) -> Consumer | None: ...
     def current_values(self, name: bytes) -> list[bytes]:
         """Return all values of a request header, by its lower-case name, with the changes of filters."""
-
-    @property
-    def is_fast(self) -> bool:
-        """Whether its response cannot be inspected. For such a request `None` means: call again with an exchange."""
 
 
 class Member(NamedTuple):

@@ -98,8 +98,6 @@ class Cookies:
 class StickySessions:
     """Balancer that selects the target named in the cookie, while it is eligible. `otherwise` selects for all other
     requests.
-
-    If a cookie has to be set the request leaves the fast path, which does not change responses.
     """
 
     __slots__ = ("_cookies", "_otherwise", "_targets")
@@ -115,8 +113,6 @@ class StickySessions:
             target = self._targets.get(self._cookies.named(asked.head))
             if target is not None:
                 return target
-            if asked.is_fast:
-                return None
         return self._otherwise.pick(asked, tried)
 
     def named(self, head: RequestHead) -> Target | None:

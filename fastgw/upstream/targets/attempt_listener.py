@@ -1,8 +1,8 @@
 """Attempt listeners: interfaces for everything that follows attempts at targets; each attempt has one record, which all
 get.
 
-Health, load tracking, breakers, counters and the exchange's own record of its retries use these calls only, from the
-fast path and the full path. Rule: an attempt begins once, and then ends or is abandoned once. In between it may be
+Health, load tracking, breakers, counters and the exchange's own record of its retries use these calls only, whatever
+the attempt is for. Rule: an attempt begins once, and then ends or is abandoned once. In between it may be
 connected, and then the head of its response may be received.
 """
 
@@ -30,6 +30,7 @@ class AttemptKind(IntEnum):
     HEDGE = 2  # in parallel to others in flight
 
 
+FIRST, RETRY, HEDGE = AttemptKind
 KINDS: Final = tuple(kind.name.lower() for kind in AttemptKind)
 LONGEST_LINE: Final = 4096
 """Maximum bytes of a request line that a span shows."""
@@ -120,7 +121,7 @@ class AttemptRecord:
     ) -> None:
         self._upstream = upstream
         self.exchange = exchange
-        """The exchange, or the request on the fast path, which may become one."""
+        """The exchange, or a sub-request that may become one."""
         self.target = target
         self.kind = kind
         self.number = number
@@ -201,7 +202,7 @@ class AttemptRecord:
         exchange: Any = self.exchange
         target, trace = self.target, exchange.trace
         if trace is None and not hasattr(exchange, "timeline"):
-            return  # not HTTP, or the fast path
+            return  # not HTTP, or a direct sub-request
         head = exchange.head
         # The connection may have been opened for another request, before this one.
         tcp_at, tls_at = (at if at >= self.begun_at else 0.0 for at in self.established)

@@ -77,7 +77,6 @@ def test_what_is_under_way_ends_as_it_began_and_what_is_behind_it_takes_the_new_
     upstream = plane.connects()
     upstream.sends(OK)
     client.sends(GET)
-    assert client.protocol.is_fast
     client.sends(GET)
     plane.adopts(marking("new"))
     before = len(client.received)
@@ -112,8 +111,7 @@ def test_between_two_requests_a_connection_holds_no_route() -> None:
     upstream.sends(OK)
     client.sends(GET)
     upstream.sends(OK)
-    assert client.protocol.fast_path is not None
-    assert client.protocol.fast_path.route.name == ""
+    assert client.protocol.exchange is None
 
 
 class Gate:

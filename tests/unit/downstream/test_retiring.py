@@ -33,7 +33,6 @@ from fastgw.upstream.connections.http1_connection import UpstreamConnection
 from fastgw.upstream.connections.pool import Pool
 from fastgw.upstream.connections.pool_limit import LocalLimit
 from fastgw.upstream.forwarding.attempt import Attempt
-from fastgw.upstream.forwarding.fast_path import FastPath
 from fastgw.upstream.forwarding.forwarding import Forwarding
 from fastgw.upstream.health.circuit_breaker import BreakerPhase
 from fastgw.upstream.upstream import Upstream
@@ -228,7 +227,7 @@ async def test_its_last_exchange_takes_the_pool_with_it(upstream):
 @on_loop
 async def test_what_is_over_is_not_held_until_its_deadline(upstream, answer):
     """Which may be minutes away: of thousands a second each would wait for its own."""
-    kinds = (Http1ClientConnection, FastPath, Exchange, Forwarding, Attempt, UpstreamConnection)
+    kinds = (Http1ClientConnection, Exchange, Forwarding, Attempt, UpstreamConnection)
     with no_collector():
         before = held(*kinds)
         async with serving(**upstream) as node:

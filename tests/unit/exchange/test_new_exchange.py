@@ -92,4 +92,4 @@ def test_a_copy_has_all_fields_of_the_real_one_or_its_own() -> None:
         setattr(real, name, mark)
     copy = ShadowExchange(real)
     differ = {name for name in FIELDS if getattr(copy, name) != getattr(real, name)}
-    assert differ == {"client", "head", "limits", "response", "response_sink", "service", "shadows", "why"}
+    assert differ == {"client", "head", "limits", "response", "response_sink", "service", "shadows", "taker", "why"}

@@ -147,13 +147,14 @@ def test_a_changed_upstream_is_new_with_its_routes() -> None:
     assert routes_of(new)["users"].action.upstream is new.upstreams["u"]
 
 
-def test_routes_share_what_is_equal_of_their_fast_paths() -> None:
+def test_routes_share_what_is_equal() -> None:
     alike = [{"name": name, "paths": [f"/{name}"], "upstream": "u"} for name in "ab"]
     other = {"name": "c", "paths": ["/c"], "upstream": "u", "strip_prefix": "/c"}
-    straights = [route.fast_path for route in routes_of(compile(loaded([*alike, other]), 1)).values()]
-    assert straights[0] is not None
-    assert straights[0] is straights[1]
-    assert straights[0].forward is not straights[2].forward
+    first, second, third = routes_of(compile(loaded([*alike, other]), 1)).values()
+    assert first.plan is not None
+    assert first.plan is second.plan
+    assert first.action is second.action
+    assert first.action is not third.action
 
 
 def test_an_upstream_of_a_url_goes_with_its_last_route() -> None:

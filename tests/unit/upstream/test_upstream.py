@@ -372,7 +372,7 @@ class Followed:
 
     def passes(self) -> bool:
         """Whether one more request passes."""
-        request: Any = SimpleNamespace(is_fast=False)
+        request: Any = SimpleNamespace()
         return self.running.upstream.balancer.pick(request) is not None
 
     @property

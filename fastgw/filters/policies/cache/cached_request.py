@@ -301,16 +301,15 @@ class CachedRequest:
     ) -> None:
         self._stop_waiting()
         granted, refused = begin_with(lease, self.policy.store)
-        if found is None and self._may_be_fast:
-            exchange = self.exchange
-            fetch = ExchangeFetch(self, granted, refused, why, self.policy.clock())
-            if exchange.client.send_fetch(exchange, fetch):
-                return
+        forward = self.forward
+        if found is None and isinstance(forward, Forward) and self._is_sent_as_asked:
+            forward.send_for(self.exchange, ExchangeFetch(self, granted, refused, why, self.policy.clock()))
+            return
         Fetch(self, granted, refused, why, found, record, has_client=True).send_request(self.exchange)
 
     @property
-    def _may_be_fast(self) -> bool:
-        """Whether the request may be sent on the fast path: as it is, and its client needs the whole response."""
+    def _is_sent_as_asked(self) -> bool:
+        """Whether the request is forwarded as it is, and its client needs the whole response."""
         exchange, head = self.exchange, self.exchange.head
         return (
             exchange.chain.allows_fetch

@@ -187,7 +187,7 @@ class Fetch:
         self._send(exchange, conditions)
 
     def adopt_request(self, exchange: Exchange, request_date: float) -> Exchange:
-        """Go on with a request that is sent on the fast path. Returns the exchange of the call."""
+        """Go on with a request that is being forwarded. Returns the exchange of the call."""
         self._request_date = request_date
         self._call = DetachedCall(exchange, self._forward, self)
         dropped = dropped_for(self._policy, exchange)

@@ -2,7 +2,6 @@
 
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from math import ceil
 from typing import Annotated, Final, Literal
 
@@ -29,8 +28,8 @@ from fastgw.filters.api import (
     Size,
     WarningContext,
 )
+from fastgw.filters.policies.cache._ordinary_fetch import begin_exchange_fetch
 from fastgw.filters.policies.cache.cached_request import CachedRequest
-from fastgw.filters.policies.cache.fast_fetch import begin_exchange_fetch, begin_fetch
 from fastgw.filters.policies.cache.fetch import explain_fetch, narrow_copy
 from fastgw.filters.policies.cache.policy import CachePolicy, dropped_with, is_authenticated
 from fastgw.filters.policies.cache.ready_answers import ReadyMemory
@@ -333,7 +332,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                 if policy.has_store and policy.ready_hits is not None and policy.ready_hits.answer(exchange, forward):
                     return True
                 fetch = begin_exchange_fetch(policy, exchange, forward)
-                if fetch is not None and exchange.client.send_fetch(exchange, fetch):
+                if fetch is not None:
+                    forward.send_for(exchange, fetch)
                     return True
             return policy.has_store and CachedRequest(policy, exchange, forward).answer()
 
@@ -374,9 +374,6 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
         def explain(exchange: Exchange) -> str:
             return self._explained(policy, exchange, tiers, may_purge)
 
-        ready = fetch = None
-        if policy.ready is not None:
-            ready, fetch = policy.ready.find, partial(begin_fetch, policy)
         return Hooks(
             translate=translate,
             translate_copy=translate_copy,
@@ -384,8 +381,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             response_lines=ResponseLines((b"cache-status",)),
             start=start,
             explain=explain,
-            ready_answer=ready,
-            fetch=fetch,
+            ready_answer=None if policy.ready is None else policy.ready.find,
             body_head=None
             if _POST not in policy.methods
             else BodyHead(

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from time import time
-from typing import Final, NamedTuple, cast, final
+from typing import Final, NamedTuple, final
 from urllib.parse import unquote_to_bytes
 
 from msgspec import structs
@@ -15,7 +15,6 @@ from fastgw.consumers.index import Consumer
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, Route
 from fastgw.exchange.exchange import UNCHANGED_QUERY
-from fastgw.exchange.fast_fetch import FetchRequest
 from fastgw.filters.policies.cache.ready_answers import ReadyAnswers, ReadyMemory
 from fastgw.filters.policies.cache.ready_hits import ReadyHits
 from fastgw.forwarded_headers import Peer, client_authority, client_origin, client_scheme
@@ -213,7 +212,7 @@ class CachePolicy:
 
     def resource_of(
         self,
-        request: FetchRequest,
+        request: Exchange,
         fields: RequestFields,
         forward: Forward | ResponseAction,
     ) -> bytes:
@@ -247,7 +246,7 @@ class CachePolicy:
         path_of = forward.path_of if isinstance(forward, Forward) else None
         sent_path = None if path_of is None else path_of(request)
         if not isinstance(forward, Forward):
-            parts += forward.key_values(cast(Exchange, request))  # it is never on the fast path
+            parts += forward.key_values(request)
         return resource_text(
             endpoint=peer.endpoint,
             authority=authority,

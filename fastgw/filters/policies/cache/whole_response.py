@@ -1,6 +1,6 @@
-"""Responses that were received as a whole, on the fast path: stored at once, or not at all.
+"""Responses that were received as a whole: stored at once as they pass, or not at all.
 
-Rule: what is decided is decided by the same functions as in `Fetch`, which does everything else: see `FastFetch`.
+Rule: what is decided is decided by the same functions as in `Fetch`, which does everything else.
 """
 
 from typing import TYPE_CHECKING, final
@@ -72,12 +72,12 @@ def _end_unstored(policy: CachePolicy, lease: Lease | None, why: Forwarded, rout
 
 @final
 class ExchangeFetch:
-    """A miss behind other filters, on the fast path. Implements `exchange.fast_fetch.FastFetch`.
+    """A miss whose request is forwarded as it is. Implements `exchange.response_taker.ResponseTaker`.
 
     `lease`: None if another request has it, a mark refuses it, or there is no slot.
     """
 
-    __slots__ = ("_lease", "_refused", "_request", "_request_date", "_why", "dropped", "forward", "result")
+    __slots__ = ("_lease", "_refused", "_request", "_request_date", "_why", "dropped")
 
     def __init__(
         self,
@@ -88,14 +88,13 @@ class ExchangeFetch:
         request_date: float,
     ) -> None:
         self._request, self._lease, self._refused, self._why = request, lease, refused, why
-        self.forward, self.dropped = request.forward, dropped_for(request.policy, request.exchange)
+        self.dropped = dropped_for(request.policy, request.exchange)
         self._request_date = request_date
-        self.result = "miss"
 
     def __repr__(self) -> str:
         return f"<ExchangeFetch of {self._request.url!r}>"
 
-    def take_response(self, head: Http1ResponseHead) -> bytes | None:
+    def take_response(self, head: Http1ResponseHead) -> bool:
         request, policy = self._request, self._request.policy
         exchange, is_authenticated = request.exchange, request.is_authenticated
         judged = decide_storing(
@@ -107,7 +106,7 @@ class ExchangeFetch:
             render=end_to_end,
         )
         if isinstance(judged, StoredHead) and (request.variants is not None or request.rule is not None):
-            return None
+            return False
         status = take_whole(
             *(policy, self._lease, self._why, judged, head),
             fields=request.fields,
@@ -115,10 +114,10 @@ class ExchangeFetch:
             route="" if exchange.route is None else exchange.route.name,
         )
         if status is None:
-            return None
-        exchange.cache_result, exchange.cache_status = self.result, status  # the response step of the filter adds it
-        return b""
+            return False
+        exchange.cache_result, exchange.cache_status = "miss", status  # the response step of the filter adds it
+        return True
 
-    def leave_fast_path(self, exchange: Exchange) -> Exchange:
+    def take_over(self, exchange: Exchange) -> Exchange:
         fetch = Fetch(self._request, self._lease, self._refused, self._why, None, None, has_client=True)
         return fetch.adopt_request(exchange, self._request_date)

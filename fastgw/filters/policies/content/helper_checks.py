@@ -36,7 +36,7 @@ def refusal(exchange: Exchange, errors: Errors) -> Reply:
 
 
 def ready_refusal(errors: Errors) -> ReadyRefusal:
-    """Return the same problem for the fast path."""
+    """Return the same problem for `Hooks.refuse`."""
     document = _DOCUMENT_BEGIN + orjson.dumps(errors) + b"}"
     return ReadyRefusal(_FAULT, _STATUS, _LINES, document, summary(errors))
 

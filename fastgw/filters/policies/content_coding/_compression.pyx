@@ -75,8 +75,7 @@ cdef class Plan:
     """Compression for clients with one value of `Accept-Encoding`.
 
     PERF: 6,600 instructions less for a response of 1 KB than to negotiate, to look up each part by the coding, to call
-    the compressor through an object in Python, and to merge the dropped names (`_fast_path._dropped_with_body`) by
-    `lru_cache` (CPython 3.11, callgrind, micro/content_coding).
+    the compressor through an object in Python, and to merge the dropped names by `lru_cache` (CPython 3.11, callgrind, micro/content_coding).
     """
 
     cdef Py_ssize_t min_bytes  # -1: nothing is compressed

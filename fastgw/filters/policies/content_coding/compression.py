@@ -7,9 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from secrets import randbelow
-from typing import TYPE_CHECKING, Final, NamedTuple, cast, final
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
-from fastgw.exchange.body_stages import AnsweredRequest
 from fastgw.exchange.reply import UNKNOWN, EncodedForms, Response
 from fastgw.filters.api import BodyStage, Exchange
 from fastgw.filters.policies.content_coding.media_types import Kind, MediaTypes
@@ -126,28 +125,28 @@ class Compression:
         chosen = chosen._replace(length=length, whole_bytes=UNKNOWN)
         return self._stage(exchange, chosen) if self._takes(response, chosen) else None
 
-    def change_whole(self, request: AnsweredRequest, response: Response, body: bytes) -> bytes | BodyStage | None:
+    def change_whole(self, exchange: Exchange, response: Response, body: bytes) -> bytes | BodyStage | None:
         """Return the compressed body of a response that is complete, and mark the response as compressed; or what
         `stage_for` returns.
         """
-        chosen = self._choose(request, response)
+        chosen = self._choose(exchange, response)
         if chosen is None or not self._takes(response, chosen):
             return None
         if response.encoded_forms is not None:
-            return self._stage(cast(Exchange, request), chosen)  # responses of a cache are not on the fast path
+            return self._stage(exchange, chosen)
         # PERF: 5 us of CPU less than through a stage (CPython 3.11, micro/content_coding).
         coding = chosen.coding
         out = self._compressor_of_whole(coding, len(body))(body)
-        _count(request, coding, len(body), len(out))
+        _count(exchange, coding, len(body), len(out))
         return out
 
-    def _choose(self, request: AnsweredRequest, response: Response) -> "_Chosen | None":
+    def _choose(self, exchange: Exchange, response: Response) -> "_Chosen | None":
         """Decide about the response to a request, and mark it as one that depends on `Accept-Encoding`. None: it is not
         compressed.
         """
         status = response.status
         if status == _NOT_MODIFIED:
-            self._complete_not_modified(request.head, response)
+            self._complete_not_modified(exchange.head, response)
             return None
         values = response.reader()
         kind = self._kind_of(values)
@@ -155,14 +154,14 @@ class Compression:
             return None
         if not _varies(values(b"vary")):
             response.added += _VARY
-        if status in _PARTIAL or values(b"content-range") or _forbids(request.head.values(b"cache-control")):
+        if status in _PARTIAL or values(b"content-range") or _forbids(exchange.head.values(b"cache-control")):
             return None
-        negotiated = self._negotiated(request.head, kind)
+        negotiated = self._negotiated(exchange.head, kind)
         coding, whole_bytes = negotiated.coding, response.whole_bytes
         if coding is None or whole_bytes > LARGEST_AT_ONCE:
             return None
         least = 1 if negotiated.identity_refused else max(1, self._min_bytes)
-        length = _length_of(request.head, response)
+        length = _length_of(exchange.head, response)
         return _Chosen(coding, kind, least, length, whole_bytes, response.encoded_forms)
 
     def _takes(self, response: Response, chosen: "_Chosen") -> bool:
@@ -270,8 +269,8 @@ class _Chosen(NamedTuple):
     forms: EncodedForms | None
 
 
-def _count(request: AnsweredRequest, coding: bytes, bytes_in: int, bytes_out: int) -> None:
-    request.client.counts.count_content_coding(request, _COMPRESS, _NUMBERS[coding], bytes_in, bytes_out)
+def _count(exchange: Exchange, coding: bytes, bytes_in: int, bytes_out: int) -> None:
+    exchange.client.counts.count_content_coding(exchange, _COMPRESS, _NUMBERS[coding], bytes_in, bytes_out)
 
 
 def _forbids(values: list[bytes]) -> bool:

@@ -63,7 +63,6 @@ class Bandwidth(Filter, name="bandwidth", phase=Phase.LIMIT_CONSUMER, order=40):
             start=paced.start,
             explain=paced.explain,
             would=lambda exchange: None,
-            full_path=True,
         )
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from asyncio import Task
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar, cast, final
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
 from fastgw.config.base.value_templates import is_known
 from fastgw.exchange.body_stages import (
-    NOT_AT_ONCE,
-    AnsweredRequest,
     BodyRefused,
     BodyTooLong,
     PendingOutput,
@@ -287,7 +285,7 @@ class ResponseTransformation(_Direction):
         """Whether a response of the upstream may be transformed, as far as its status tells."""
         return head.status in self._statuses or head.status == 304
 
-    def change_whole(self, request: AnsweredRequest, response: Response, body: bytes) -> bytes | BodyStage | None:
+    def change_whole(self, exchange: Exchange, response: Response, body: bytes) -> bytes | BodyStage | None:
         """Return the transformed body of a response that is complete; or what `stage_for` returns."""
         if response.status not in self._statuses:
             return None
@@ -308,7 +306,7 @@ class ResponseTransformation(_Direction):
             else:
                 self._describe(response)
                 return None if changed == body else changed
-        return self.stage_for(cast(Exchange, request)) if request.response is response else NOT_AT_ONCE
+        return self.stage_for(exchange)
 
     def stage_for(self, exchange: Exchange) -> BodyStage | None:
         response = exchange.response

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from fastgw.exchange import Relay
 from fastgw.filters.api import Phase, Reply
 from fastgw.operator_events import OperatorEvent
+from tests.support.broken_body import break_body
 from tests.support.memory import Plane, Wire, probe
 from tests.unit.downstream.test_drain import turns
 from tests.unit.filters.policies.cache.world import World
@@ -88,35 +88,33 @@ def test_the_choice_of_a_target(
     assert_answered_500(plane, client, caplog)
 
 
-def test_the_body_of_a_request(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_body_of_a_request(caplog: pytest.LogCaptureFixture) -> None:
     plane = Plane()
     client = plane.client()
     client.sends(UPLOAD)
     plane.connects()
-    with monkeypatch.context() as patched:
-        patched.setattr(Relay, "feed", raises)
-        client.sends(b"more")
+    break_body(client.protocol.exchange)
+    client.sends(b"more")
     assert_answered_500(plane, client, caplog)
 
 
 def test_a_body_that_comes_with_its_head(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     plane = Plane()
     client = plane.client()
-    monkeypatch.setattr(Relay, "feed", raises)
+    monkeypatch.setattr("fastgw.exchange.body_relay.append_piece", raises)
     client.sends(UPLOAD)
     assert_answered_500(plane, client, caplog)
 
 
-def test_a_response_that_has_begun_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_response_that_has_begun_is_cut() -> None:
     plane = Plane()
     client = plane.client()
     client.sends(UPLOAD)
     plane.connects().sends(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
     received = client.received
     assert received.endswith(b"half")
-    with monkeypatch.context() as patched:
-        patched.setattr(Relay, "feed", raises)
-        client.sends(b"more")
+    break_body(client.protocol.exchange)
+    client.sends(b"more")
     assert client.received == received
     assert client.aborted
     assert [record.fault for record in plane.records] == ["internal"]

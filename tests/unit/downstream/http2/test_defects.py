@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from fastgw.errors import Fault
-from fastgw.exchange import Relay
 from fastgw.filters.api import Phase, Reply
 from fastgw.http.http2.session import Session
+from tests.support.broken_body import break_body
 from tests.support.http2 import frames
 from tests.support.http2.frames import Code, Type
 from tests.support.http2.upstream_connection import World
@@ -41,7 +41,7 @@ def test_a_stream_without_a_response_is_answered_500(monkeypatch: pytest.MonkeyP
         client = begins(plane)
         client.sends(frames.headers(UPLOAD, 1, False))
         with monkeypatch.context() as patched:
-            patched.setattr(Relay, "feed", raises)
+            patched.setattr("fastgw.exchange.body_relay.append_piece", raises)
             client.sends(frames.data(b"body", 1, end=False))
         await turns()
         assert data_on(client, 1).startswith(b'{"type":"urn:fastgw:fault:internal"')
@@ -69,8 +69,8 @@ def test_a_request_that_could_not_begin_is_reset(monkeypatch: pytest.MonkeyPatch
     asyncio.run(live())
 
 
-def test_the_choice_of_a_target_on_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no exchange yet. Other streams continue."""
+def test_the_choice_of_a_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other streams continue."""
 
     async def live() -> None:
         targets = [{"url": "http://127.0.0.1:9"}, {"url": "http://127.0.0.1:10"}]
@@ -104,7 +104,7 @@ def test_a_request_whose_filter_has_waited(monkeypatch: pytest.MonkeyPatch, fail
         asks(client, 1)
         with monkeypatch.context() as patched:
             if fails == "action":
-                patched.setattr("fastgw.pipeline.request_pipeline.run_route_steps", raises)
+                patched.setattr("fastgw.pipeline.request_pipeline.run_request", raises)
                 patched.setattr("fastgw.pipeline.request_pipeline._run_action", raises)
             else:
                 patched.setattr(type(plane.gateway.upstreams["u"].balancer), "pick", raises)
@@ -150,12 +150,8 @@ def test_frames_of_the_other_streams_in_the_same_read_are_handled(monkeypatch: p
         client.sends(frames.headers(UPLOAD, 1, False) + frames.headers(UPLOAD, 3, False))
         plane.connects()
         upstream = plane.connects()
-        taken = Relay.feed
-
-        def feed(body: Relay, payload: bytes) -> None:
-            raises() if payload == b"one" else taken(body, payload)
-
-        monkeypatch.setattr(Relay, "feed", feed)
+        (connection,) = plane.server.connections
+        break_body(connection._streams[1].exchange)
         client.sends(frames.data(b"one", 1) + frames.data(b"other", 3))
         await turns()
         assert b"other" in upstream.received

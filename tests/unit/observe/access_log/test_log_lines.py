@@ -38,7 +38,7 @@ FULL = changed(
 def answered(
     fields: dict[bytes, bytes] | None = None, added: bytes = b"", dropped: frozenset[bytes] = frozenset()
 ) -> Response:
-    return Response(200, None, added, dropped, _fields=Fields((fields or {}).items()))
+    return Response(200, None, added, dropped, fields=Fields((fields or {}).items()))
 
 
 @dataclass

@@ -42,20 +42,16 @@ def test_a_connection_that_a_slow_client_held_back_reads_again_when_it_is_lent_a
     plane.assert_quiet()
 
 
-@pytest.mark.parametrize("is_fast", [True, False])
 @pytest.mark.parametrize(
     ("request_bytes", "idle_s", "reuses"),
     [(POST, 0.9, True), (POST, 1.1, False), (GET, 1.1, True)],
     ids=["POST, just used", "POST, idle for longer", "GET, idle for longer"],
 )
 def test_what_must_not_be_lost_is_not_put_on_a_connection_long_idle(
-    request_bytes: bytes, idle_s: float, reuses: bool, is_fast: bool
+    request_bytes: bytes, idle_s: float, reuses: bool
 ) -> None:
     """A POST takes a fresh connection; that it passed an old one over does not make that one young."""
     plane = Plane()
-    if not is_fast:
-        for entry in (entry for made in plane.gateway.routes for rule in made.rules for entry in rule or ()):
-            entry.route.fast_path = None
     first, second, third = (plane.client() for _ in range(3))
     first.sends(GET)
     old = plane.connects()

@@ -499,7 +499,7 @@ def test_the_client_stalls_with_its_body(shown: Shown) -> None:
 # Ways to ask
 
 
-def test_on_the_fast_path(shown: Shown) -> None:
+def test_on_an_idle_connection(shown: Shown) -> None:
     """A connection is at hand, and nothing but the answer's status makes it more than a passage."""
     service = shown.serving()
     service.asks()
@@ -620,7 +620,6 @@ def test_a_filter_without_a_request_step_is_asked_too(shown: Shown) -> None:
     wire = service.connects()
     wire.sends(OK)
     service.asks()
-    assert next(iter(service.plane.server.connections)).is_fast
     wire.sends(REFUSED)
     shown.decides(True)
     assert wire.received.endswith(b"X-Token: two\r\nVia: 1.1 fastgw\r\n\r\n")

@@ -3,7 +3,6 @@
 import os
 import socket
 from math import inf
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -673,7 +672,6 @@ def test_a_hedge_looks_once_at_each_of_many_targets_of_a_full_pool(free: bool, m
     first, *others = targets = [Busy() for _ in range(300)]
     if free:
         others[-1].idle = ("a connection",)  # type: ignore[assignment]
-    upstream: Any = SimpleNamespace(in_use=targets, pool=SimpleNamespace(may_open=lambda: False))
-    left_out = targets_without_room(upstream, {first})  # type: ignore[arg-type]
+    left_out: Any = targets_without_room(targets, {first}, False)  # type: ignore[arg-type]
     assert [target for target in targets if target not in left_out] == others[-1:] * free  # type: ignore[comparison-overlap]
     assert Busy.compared < len(targets)

@@ -26,7 +26,7 @@ from fastgw.upstream.targets.target import Target, build_targets
 from tests.support.attempts import record
 from tests.support.table import for_each
 
-ASKED: Any = SimpleNamespace(is_fast=False)
+ASKED: Any = SimpleNamespace()
 """Somebody's request: nobody looks at it here."""
 
 

@@ -17,9 +17,7 @@ from fastgw.config.base.value_types import Trait, parse_url
 from fastgw.config.settings import gateway as config
 from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
-from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import parse_request
-from fastgw.upstream.forwarding.fast_path import FastPath
 from fastgw.upstream.load_balancing import Balancer, Member
 from fastgw.upstream.load_balancing import hashing as hashed
 from fastgw.upstream.load_balancing.eligible_targets import SlowStart, in_use
@@ -32,8 +30,6 @@ from fastgw.upstream.upstream import Upstream
 from tests.support.attempts import record
 from tests.support.table import for_each
 
-ANY = FastPath(None, None, Peer("192.0.2.1", 1, 80, False))  # type: ignore[arg-type]
-"""Somebody's request: most balancers do not look at it."""
 WEIGHTS = [(1, 1), (1, 1, 1, 1, 1), (3, 1), (5, 1, 1), (10, 20, 30, 40), (1, 100)]
 
 
@@ -55,7 +51,11 @@ def loads_of(count: int, workers: int = 1) -> list[Loads]:
 def asked(ip: str = "192.0.2.1", fields: str = "", consumer: str = "") -> Any:
     head = parse_request(f"GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n".encode())
     who = Consumer(consumer) if consumer else None
-    return SimpleNamespace(head=head, client_ip=ip, consumer=who, is_fast=True, current_values=head.values)
+    return SimpleNamespace(head=head, client_ip=ip, consumer=who, current_values=head.values)
+
+
+ANY = asked()
+"""Somebody's request: most balancers do not look at it."""
 
 
 def picks(balance: Balancer, count: int) -> str:

@@ -12,11 +12,11 @@ import pytest
 from fastgw.config import ConfigError, load
 from fastgw.config.base.value_types import Trait
 from fastgw.config.settings.gateway import Canary, Split
+from fastgw.exchange import Chain, Exchange
 from fastgw.filters import TYPES
 from fastgw.filters.api import Phase
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import parse_request
-from fastgw.upstream.forwarding.fast_path import FastPath
 from fastgw.upstream.policies.traffic_split import Splitter
 from tests.support.memory import Plane, probe
 
@@ -24,13 +24,13 @@ NAMES = ("old", "new")
 PASSING = probe("passing", Phase.TRANSFORM, request=lambda exchange: None)
 
 
-def asking(ip: str = "192.0.2.1", *fields: bytes) -> FastPath:
-    asked = FastPath(None, None, Peer(ip, 1, 80, False))
-    asked.head = parse_request(b"GET /a HTTP/1.1\r\nHost: a\r\n" + b"".join(f + b"\r\n" for f in fields) + b"\r\n", 99)
-    return asked
+def asking(ip: str = "192.0.2.1", *fields: bytes) -> Exchange:
+    head = parse_request(b"GET /a HTTP/1.1\r\nHost: a\r\n" + b"".join(f + b"\r\n" for f in fields) + b"\r\n", 99)
+    nobody: Any = None
+    return Exchange(head, nobody, nobody, Peer(ip, 1, 80, False), Chain(()))
 
 
-def clients(count: int) -> list[FastPath]:
+def clients(count: int) -> list[Exchange]:
     return [asking(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}") for n in range(count)]
 
 
@@ -138,16 +138,15 @@ def settings(shares: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def test_the_part_that_takes_a_request_has_its_own_upstream_filters_and_fast_path() -> None:
+def test_the_part_that_takes_a_request_has_its_own_upstream_and_filters() -> None:
     plane = Plane({**settings({"u": 1, "v": 1})}, probes=[PASSING])
-    for name, target, straight in ((b"u", "127.0.0.1:9", True), (b"v", "127.0.0.2:9", True)):
+    for name, target in ((b"u", "127.0.0.1:9"), (b"v", "127.0.0.2:9")):
         client = plane.client()
         client.sends(b"GET /first HTTP/1.1\r\nHost: a\r\nX-To: " + name + b"\r\n\r\n")
         upstream = plane.connects()
         assert upstream.target == target
         upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         client.sends(b"GET /second HTTP/1.1\r\nHost: a\r\nX-To: " + name + b"\r\n\r\n")
-        assert client.protocol.is_fast is straight
         upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         assert client.received.count(b"HTTP/1.1 200 OK") == 2
         assert [record.upstream for record in plane.records[-2:]] == [name.decode()] * 2

@@ -209,11 +209,11 @@ def test_a_304_may_name_fewer_of_the_headers_that_select_a_variant() -> None:
     world.plane.assert_quiet()
 
 
-@pytest.mark.parametrize("is_fast", [True, False])
-def test_every_tag_of_a_stored_response_purges_it(is_fast: bool) -> None:
+@pytest.mark.parametrize("has_directives", [False, True])
+def test_every_tag_of_a_stored_response_purges_it(has_directives: bool) -> None:
     """A response with more than are kept is not stored: a purge by one of the others would miss it."""
     world = World()
-    fields = b"" if is_fast else b"Cache-Control: max-age=1000\r\n"
+    fields = b"Cache-Control: max-age=1000\r\n" if has_directives else b""
     tags = [*(b"tag%d" % number for number in range(499)), b"t" * 300]
     response = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nSurrogate-Key: %b\r\nContent-Length: 1\r\n\r\nx"
     for target, held in ((b"/a", tags), (b"/b", [*tags, b"last"])):

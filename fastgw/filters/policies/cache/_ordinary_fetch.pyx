@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Compiled ordinary cases of `fast_fetch`: a miss of a shared store without slower tiers, by a key of scheme, authority,
-path, query and headers, and a small response that is stored, or of which `_storing` knows that it is not.
+"""Ordinary misses: of a shared store without slower tiers, by a key of scheme, authority, path, query and headers, and
+a small response that is stored, or of which `_storing` knows that it is not.
 
-All other cases are left to the reference: `StoringFetch` goes on with the lease. Objects of other classes are used
-through their attributes (`_slots.read`).
+All other cases are left to `CachedRequest`, which goes on with the lease. Objects of other classes are used through
+their attributes (`_slots.read`).
 """
 
 cimport cython
@@ -13,7 +13,6 @@ from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, clockid_t, timespec
 
 from fastgw.upstream.forwarding.forward_action cimport Forward
-from fastgw.upstream.forwarding.fast_path cimport FastPath
 from fastgw.upstream.upstream cimport Upstream
 from fastgw.forwarded_headers cimport Peer
 from fastgw.exchange.route cimport Route
@@ -37,8 +36,10 @@ from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.shared.space import Space
 from fastgw.cache.store import LEASE_S, MOST_URL, Refusal, RefusedLease
 from fastgw.exchange.exchange import UNCHANGED_QUERY
+from fastgw.filters.policies.cache.cached_request import CachedRequest
 from fastgw.filters.policies.cache.forwarded_fields import ForwardedFields
-from fastgw.filters.policies.cache.policy import MARK_S, CachePolicy, PurgeOrigin, purge_origin, client_url, is_authenticated, route_part
+from fastgw.filters.policies.cache.policy import MARK_S, CachePolicy, is_authenticated, purge_origin, route_part
+from fastgw.filters.policies.cache.whole_response import ExchangeFetch
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status
 from fastgw.http.caching.storing import RequestIdentity, Unstorable
 from fastgw.http.caching.vary import normalized_value
@@ -47,7 +48,7 @@ cdef extern from "_blake2b.h" nogil:
     void fastgw_blake2b_16(uint8_t* digest, const uint8_t* text, size_t length, const uint8_t* person)
 
 cdef enum:
-    LONGEST = 1024  # bytes of the text of a key, and of a URL; longer ones are left to the reference
+    LONGEST = 1024  # bytes of the text of a key, and of a URL; longer ones are left to others
     MOST_VARYING = 4096  # bytes of the values that select a variant, likewise
     MOST_TAGS = 64  # likewise
     MOST_KEPT = 1024
@@ -111,10 +112,7 @@ learn(&ordinary_of_head, Http1RequestHead, "ordinary")
 learn(&authority_of_head, Http1RequestHead, "authority")
 learn(&forwarded_of_head, Http1RequestHead, "forwarded")
 
-cdef object _begin_fetch  # the function of the reference
-cdef type _storing_fetch_class, _exchange_fetch_class, _cached_request_class
 cdef bytes _GET = b"GET"
-cdef bytes _NO_BYTES = b""
 cdef object _UNCHANGED_QUERY = UNCHANGED_QUERY
 if LONGEST > MOST_URL:
     raise ImportError("the compiled module stores longer URLs than others")
@@ -144,13 +142,11 @@ cdef class _Outcome:
 
     cdef str detail  # for metrics
     cdef bytes status  # value of `Cache-Status`
-    cdef bytes line
 
 
 cdef _Outcome _outcome(str detail, bytes status):
     cdef _Outcome made = _Outcome.__new__(_Outcome)
     made.detail, made.status = detail, status
-    made.line = b"Cache-Status: %b\r\n" % status
     return made
 
 
@@ -175,14 +171,6 @@ cdef _Outcome _stored_for(int64_t ttl):
         _stored = _outcome("stored", forwarded_status(Forwarded.URI_MISS, stored=True, ttl=ttl))
         _stored_ttl = ttl
     return _stored
-
-
-def adopt(begin_fetch not None, type storing_fetch not None, type exchange_fetch not None, type cached_request not None,
-          type answers not None):
-    """Learn the function and the classes of the reference. `answers`: `ready_answers.ReadyAnswers`."""
-    global _begin_fetch, _storing_fetch_class, _exchange_fetch_class, _cached_request_class
-    _begin_fetch, _storing_fetch_class = begin_fetch, storing_fetch
-    _exchange_fetch_class, _cached_request_class = exchange_fetch, cached_request
 
 
 def digest(bytes text not None, bytes person not None):
@@ -314,11 +302,9 @@ cdef bytes _normalized_value(Http1RequestHead head, bytes name):
     return <bytes?>found
 
 
-cdef _changed_fields(exchange):
+cdef _changed_fields(Exchange exchange):
     """Return the headers as the upstream gets them, if filters have changed them; else None."""
-    if exchange is not None and (
-        (<Exchange?>exchange).request_added or (<Exchange?>exchange).request_dropped
-    ):
+    if exchange.request_added or exchange.request_dropped:
         return ForwardedFields(exchange)
     return None
 
@@ -355,12 +341,6 @@ cdef bint _is_plain(policy, Http1RequestHead head, peer) except -1:
     return not has_any_of((<ReadyAnswers?>ready)._special, head)
 
 
-def begin_fetch(policy, request, forward):
-    """Compiled `fast_fetch.begin_fetch`."""
-    found = _begun(policy, request, forward, None)
-    return _begin_fetch(policy, request, forward) if found is NotImplemented else found
-
-
 def begin_exchange_fetch(policy, exchange, forward):
     """Begin to fetch the response to an exchange, as `CachedRequest` would by an `ExchangeFetch`, if that is an
     ordinary case. None: `CachedRequest` has to decide.
@@ -377,12 +357,10 @@ def begin_exchange_fetch(policy, exchange, forward):
         or (<Exchange?>exchange).sends_client_authorization
     ):
         return None
-    found = _begun(policy, exchange, forward, exchange)
-    return None if found is NotImplemented else found
+    return _begun(policy, <Exchange>exchange, forward)
 
 
-cdef object _begun(policy, request, forward, exchange):
-    """Return the fetch; None: the full path has to handle it; `NotImplemented`: this is not an ordinary case."""
+cdef object _begun(policy, Exchange exchange, forward):
     cdef Http1RequestHead head
     cdef Ordinary ordinary
     cdef Key key, searched
@@ -394,27 +372,23 @@ cdef object _begun(policy, request, forward, exchange):
     cdef OrdinaryFetch fetch
     cdef int64_t at
     cdef uint64_t now
-    if exchange is None:
-        given, peer, route = (<FastPath?>request).head, (<FastPath?>request).peer, (<FastPath?>request).route
-    else:
-        given, peer = (<Exchange?>exchange).head, (<Exchange?>exchange).peer
-        route = (<Exchange?>exchange).route
+    given, peer, route = exchange.head, exchange.peer, exchange.route
     if type(given) is not Http1RequestHead or type(forward) is not Forward:
-        return NotImplemented
+        return None
     head = <Http1RequestHead>given
     if head.source is None or not _is_plain(policy, head, peer):
-        return NotImplemented
+        return None
     store = read(&of_policy.store, policy)
     if type(store) is not SharedStore or route is None:
-        return NotImplemented
+        return None
     made = read(&of_store.ordinary, store)
     if type(made) is not Ordinary:
-        return NotImplemented
+        return None
     ordinary = <Ordinary>made
     path_of = (<Forward?>forward).path_of
     endpoint, authority = (<Peer?>peer).endpoint, read(&authority_of_head, head)
     path = head._path
-    sent_path = None if path_of is None else path_of(request)
+    sent_path = None if path_of is None else path_of(exchange)
     if sent_path == path:
         sent_path = None
     place = _place(policy, (<Upstream?>((<Forward?>forward).upstream)).name, route)
@@ -422,7 +396,7 @@ cdef object _begun(policy, request, forward, exchange):
     if sent_path is not None:
         length += PyBytes_GET_SIZE(sent_path)
     if length + head.query_at.length + 100 > LONGEST:
-        return NotImplemented
+        return None
     out = _put_part(out, PyBytes_AS_STRING(endpoint), PyBytes_GET_SIZE(endpoint))
     out = _put_part(out, PyBytes_AS_STRING(authority), PyBytes_GET_SIZE(authority))
     out = _put_part(out, PyBytes_AS_STRING(path), PyBytes_GET_SIZE(path))
@@ -437,7 +411,7 @@ cdef object _begun(policy, request, forward, exchange):
         for name in key_headers:
             out = _put_value(out, text + LONGEST - head.query_at.length - 24, head, fields, name)
             if out is NULL:
-                return NotImplemented
+                return None
     out[0] = c"/"
     out += 1
     _key_of(&searched, ordinary, text, out - text, _SEARCH)
@@ -450,10 +424,8 @@ cdef object _begun(policy, request, forward, exchange):
         return None
     now = _ticks_of(read(&of_store.leases, store))
     at = ordinary.take_lease_of(&key, now, _LEASE_TICKS)
-    if at == IN_FLIGHT:
+    if at == IN_FLIGHT or at == NOT_ORDINARY:
         return None
-    if at == NOT_ORDINARY:
-        return NotImplemented
     fetch = OrdinaryFetch.__new__(OrdinaryFetch)
     fetch.policy, fetch.store, fetch.ordinary, fetch.forward = policy, store, ordinary, forward
     fetch.head, fetch.peer, fetch.route, fetch.exchange = head, peer, route, exchange
@@ -472,21 +444,20 @@ cdef object _begun(policy, request, forward, exchange):
 @cython.final
 @cython.no_gc_clear  # it ends its lease with what it has
 cdef class OrdinaryFetch:
-    """Implements `exchange.fast_fetch.FastFetch`; see `fast_fetch.StoringFetch`."""
+    """Implements `exchange.response_taker.ResponseTaker`; see `whole_response.ExchangeFetch`, which takes over."""
 
     cdef object policy, store, peer, route
-    cdef object exchange  # None: there is only the fast path
+    cdef Exchange exchange
     cdef Ordinary ordinary
     cdef Http1RequestHead head
     cdef bytes scheme, authority  # of the URL for purges
-    cdef readonly object forward, dropped
+    cdef object forward
+    cdef readonly object dropped
     cdef Key key
     cdef int64_t lease_at  # negative: no lease, or it has ended here
     cdef uint64_t lease_word, began
     cdef double date, request_date
-    cdef object reference  # the `StoringFetch` that has taken over; None: none has
-
-    result = "miss"
+    cdef object other  # the `ExchangeFetch` that has taken over; None: none has
 
     def __dealloc__(self):
         if self.lease_at >= 0 and self.ordinary is not None:
@@ -508,9 +479,9 @@ cdef class OrdinaryFetch:
             self.store.report(_text_of(key))
         return 0
 
-    cdef object _take_over(self):
-        """Return the fetch of the reference that goes on."""
-        if self.reference is None:
+    cdef object _other(self):
+        """Return the fetch that goes on."""
+        if self.other is None:
             refused = lease = None
             begun = FetchBegin(self.began, self.date)
             if self.lease_at >= 0:
@@ -520,29 +491,23 @@ cdef class OrdinaryFetch:
             else:
                 refused = RefusedLease(_REFUSALS[self.lease_at], begun)
             self.lease_at = NO_SLOT
-            if self.exchange is not None:
-                request = _cached_request_class(self.policy, self.exchange, self.forward)
-                self.reference = _exchange_fetch_class(request, lease, refused, Forwarded.URI_MISS, self.request_date)
-                return self.reference
-            url = client_url(PurgeOrigin(self.scheme, self.authority), self.head._path, self.head.query)
-            self.reference = _storing_fetch_class(
-                self.policy, self.head, self.peer, self.route, self.forward, lease, refused, url, self.request_date
-            )
-        return self.reference
+            request = CachedRequest(self.policy, self.exchange, self.forward)
+            self.other = ExchangeFetch(request, lease, refused, Forwarded.URI_MISS, self.request_date)
+        return self.other
 
     def take_response(self, head):
-        """Compiled `StoringFetch.take_response`."""
         cdef _Outcome outcome = None
-        if self.reference is None and type(head) is Http1ResponseHead:
+        if self.other is None and type(head) is Http1ResponseHead:
             outcome = self._outcome_of(<Http1ResponseHead>head)
         if outcome is None:
-            return self._take_over().take_response(head)
+            return self._other().take_response(head)
         read(&of_policy.count, self.policy)((<Route?>self.route).name, outcome.detail)
-        if self.exchange is None:
-            return outcome.line
-        (<Exchange?>self.exchange).cache_result = self.result
-        (<Exchange?>self.exchange).cache_status = outcome.status  # the response step of the filter adds it
-        return _NO_BYTES
+        self.exchange.cache_result = "miss"
+        self.exchange.cache_status = outcome.status  # the response step of the filter adds it
+        return True
+
+    def take_over(self, exchange):
+        return self._other().take_over(exchange)
 
     cdef _Outcome _outcome_of(self, Http1ResponseHead head):
         """Store the response, or mark that it is not stored. None: this is not an ordinary case, and the lease goes on.
@@ -551,9 +516,7 @@ cdef class OrdinaryFetch:
         cdef int identity = 0
         cdef tuple key_headers = <tuple?>read(&of_policy.key_headers, self.policy)
         cdef bint cookies = has_field(self.head, _COOKIE) and not (key_headers and _COOKIE in key_headers)
-        if (<Peer?>self.peer).certificate is not None or (
-            self.exchange is not None and is_authenticated(self.exchange)
-        ):
+        if is_authenticated(self.exchange):
             identity = _BY_CONSUMER
         elif has_field(self.head, _AUTHORIZATION) and not (key_headers and _AUTHORIZATION in key_headers):
             identity = _BY_AUTHORIZATION
@@ -659,13 +622,9 @@ cdef class OrdinaryFetch:
         cdef dict opened = <dict?>read(&opened_of_space, space)
         at = self.ordinary.write_record(key, record, opened.get(_SMALL, _NO_SEGMENT), opened.get(_MAIN, _NO_SEGMENT))
         if at == NO_SPACE and space.renew(_MAIN if self.ordinary.queue == _MAIN else _SMALL, self.ordinary.total):
-            # PERF: a miss that fills a segment takes 540,000 instructions in the reference, and there is one in 25 to
+            # PERF: a miss that fills a segment takes 540,000 instructions otherwise, and there is one in 25 to
             # 350 (CPython 3.11, callgrind, micro/response_cache).
             at = self.ordinary.write_record(
                 key, record, opened.get(_SMALL, _NO_SEGMENT), opened.get(_MAIN, _NO_SEGMENT)
             )
         return at >= 0 and self.ordinary.keep_record(key, at)
-
-    def leave_fast_path(self, exchange):
-        """Compiled `StoringFetch.leave_fast_path`."""
-        return self._take_over().leave_fast_path(exchange)

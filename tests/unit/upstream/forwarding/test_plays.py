@@ -1,8 +1,7 @@
-"""The fast path against the full path: whatever happens on it, nobody outside sees which one a request went.
+"""All that may happen to a request, whatever filters are there: nobody outside sees which steps have run.
 
-Each play is acted on a route that has a fast path, on the same one with filters that let requests pass, that meet
-answers or both, where the way is straight as well, and on one whose fast path is taken away. After each step all are
-in the same state: bytes on all wires, deadlines, records, counts.
+Each play is acted on a route without filters, and on the same one with filters that let requests pass, that see
+answers, ends, or both. After each step all are in the same state: bytes on all wires, deadlines, records, counts.
 """
 
 from __future__ import annotations
@@ -26,11 +25,10 @@ MEETING_ALL = probe("meeting_all", Phase.ADMIT, response=lambda exchange: None)
 ENDING = probe("ending", Phase.TRANSFORM, finish=lambda exchange: None)
 TESTED = probe("tested", Phase.TRANSFORM, request=lambda exchange: None, lets_pass=lambda head: True)
 TESTED_EARLY = probe("tested_early", Phase.ADMIT, request=lambda exchange: None, lets_pass=lambda head: True)
-STRAIGHT: list[tuple[type[Filter], ...]] = [
+SILENT: list[tuple[type[Filter], ...]] = [
     (), (PASSING,), (EARLY,), (EARLY, PASSING), (MEETING,), (MEETING_ALL,), (ENDING,), (PASSING, MEETING, ENDING),
-    (TESTED_EARLY, TESTED),
+    (TESTED_EARLY, TESTED), (MEETING, ENDING),
 ]  # fmt: skip
-LONG = (MEETING, ENDING)
 
 HOST = b"Host: a.test\r\n"
 LOGGED = b"User-Agent: u\r\nReferer: r\r\nX-Request-Id: i\r\n"
@@ -76,16 +74,16 @@ class Play:
         probes: Sequence[type[Filter]] = (),
         ip: str = "127.0.0.1",
         warm: bool = True,
-        long: bool = False,
+        all_steps: bool = False,
     ) -> None:
+        """`all_steps`: none is left out for what its filter declares."""
         self.plane = self.plane_type({**SETTINGS, **settings}, probes=probes)
-        if long:
+        if all_steps:
             for entry in (entry for made in self.plane.gateway.routes for rule in made.rules for entry in rule or ()):
-                entry.route.fast_path = None
+                entry.route.plan, entry.route.chain.skips_response_steps = None, False
         self.plane.server.date_line = lambda: b"Date: now\r\n"
         self.client = self.plane.client(ip)
         self.upstreams: list[Wire] = []
-        self.passed = False  # whether a step has found it on the fast path
         if warm:
             self.client.sends(asking(b"GET /first"))
             connects(self)
@@ -95,12 +93,8 @@ class Play:
     def upstream(self) -> Wire:
         return self.upstreams[-1]
 
-    @property
-    def passing(self) -> bool:
-        return bool(self.client.protocol.is_fast)
-
     def state(self, known: int = 0) -> dict[str, Any]:
-        """All that both ways must have in common; of records, those that came after so many."""
+        """All that plays must have in common; of records, those that came after so many."""
         plane, connection = self.plane, self.client.protocol
         upstream = plane.gateway.upstreams["u"]
         return {
@@ -189,22 +183,18 @@ def is_cut(play: Play) -> None:
 def alike(
     steps: Sequence[Step], settings: Mapping[str, Any] | None = None, ip: str = "127.0.0.1", warm: bool = True
 ) -> Play:
-    """Act a play on all ways; the one on the fast path."""
-    straights = [Play(settings or {}, probes, ip, warm) for probes in STRAIGHT]
-    long = Play(settings or {}, LONG, ip, warm, long=True)
+    """Act a play with all filters; the one without any."""
+    bare, *others = [Play(settings or {}, probes, ip, warm) for probes in SILENT]
     for number, step in enumerate(steps):
-        known = len(long.plane.records)
-        for play in (*straights, long):
+        known = len(bare.plane.records)
+        for play in (bare, *others):
             step(play)
-        assert not long.passing
-        expected = long.state(known)
-        for straight in straights:
-            straight.passed |= straight.passing
-            assert straight.passing is straights[0].passing
-            assert straight.state(known) == expected, f"step {number}"
-    expected = long.state()
-    assert all(straight.state() == expected for straight in straights)  # no record has changed since
-    return straights[0]
+        expected = bare.state(known)
+        for other in others:
+            assert other.state(known) == expected, f"step {number}"
+    expected = bare.state()
+    assert all(other.state() == expected for other in others)  # no record has changed since
+    return bare
 
 
 def status_of(play: Play) -> int:
@@ -222,40 +212,15 @@ def status_of(play: Play) -> int:
         (asking(b"POST /", b"Content-Length: 00"), b"Content-Length: 0\r\n"),
     ],
 )
-def test_what_is_all_there_goes_straight(message: bytes, end: bytes) -> None:
-    """In one message, framed anew; and what came of its body is told of."""
+def test_what_is_all_there_is_sent_in_one_message(message: bytes, end: bytes) -> None:
+    """Framed anew; and what came of its body is told of."""
     play = alike([sends(message)])
-    assert play.passing
-    assert "<FastPath on <Upstream" in repr(play.client.protocol)
+    assert "service=<Forwarding by <Attempt at <Target" in repr(play.client.protocol)
     body = message.partition(b"\r\n\r\n")[2]
     assert play.upstream.received.endswith(b"\r\n" + end + b"Via: 1.1 fastgw\r\n\r\n" + body)
     assert play.upstream.received.lower().count(b"content-length") == bool(end)
     play.upstream.sends(saying(b"204 No Content"))
     assert play.plane.records[-1].request_bytes == len(body)
-
-
-@for_each(
-    "message",
-    [
-        POST[:-1],
-        POST + b"G",  # which is of the next one
-        asking(b"POST /", b"Transfer-Encoding: chunked"),
-        asking(b"POST /", b"Transfer-Encoding: chunked") + b"0\r\n\r\n",
-        asking(b"POST /", b"Connection: close, x-a", SIZED) + BODY,
-        asking(b"POST /", b"Expect: 100-continue", SIZED) + BODY,
-        asking(b"OPTIONS /"),  # may be a preflight, and for another route
-        asking(b"GET /", b"Connection: x-a", b"X-A: b"),
-        asking(b"GET /", b"TE: trailers"),
-        b"GET http://a.test/ HTTP/1.1\r\n" + HOST + b"\r\n",
-        b"GET / HTTP/1.0\r\n\r\n",
-    ],
-)
-def test_what_asks_for_more_goes_the_long_way(message: bytes) -> None:
-    for probes in STRAIGHT:
-        play = Play({}, probes)
-        play.client.sends(message)
-        assert not play.passing
-        assert play.client.protocol.exchange is not None
 
 
 def plays(asked: bytes) -> dict[str, tuple[list[Step], int]]:
@@ -398,10 +363,9 @@ PLAYS = plays(GET) | {
 
 
 @for_each("name", PLAYS)
-def test_the_same_comes_of_both_ways(name: str) -> None:
+def test_the_same_comes_of_it_with_all_filters(name: str) -> None:
     steps, status = PLAYS[name]
     play = alike(steps)
-    assert play.passed, "it would show nothing"
     assert status_of(play) == status
     play.plane.assert_quiet()
 
@@ -492,7 +456,6 @@ def test_filters_see_a_body_that_is_all_there_once_and_before_it_is_sent() -> No
     for message in (POST, GET, POST):
         before = len(play.upstream.received)
         play.client.sends(message)
-        assert play.passing
         play.upstream.sends(OK)
         assert shown == ([(BODY, before)] if message is POST else [])
         shown.clear()
@@ -511,7 +474,7 @@ def test_of_a_body_nothing_is_held_while_its_answer_streams() -> None:
     """It is not sent again once an answer has begun, which may take hours."""
     play = Play({})
     play.client.sends(POST)
-    head = play.client.protocol.fast_path.head
+    head = play.client.protocol.exchange.head
     assert head.payload == BODY
     play.upstream.sends(CHUNKED[:-5])
     assert head.payload is None
@@ -579,7 +542,7 @@ def test_a_defect_while_the_request_is_made_is_a_500(monkeypatch: pytest.MonkeyP
     play = alike([breaks_down])
     assert status_of(play) == 500
     play.plane.assert_quiet()
-    assert [record.exc_info is not None for record in caplog.records] == [True] * (len(STRAIGHT) + 1)
+    assert [record.exc_info is not None for record in caplog.records] == [True] * len(SILENT)
 
 
 FORWARDED = (
@@ -678,7 +641,6 @@ def test_what_filters_have_found_out_and_changed_goes_with_the_request(meets: bo
     for path in (b"/told", b"/", b"/told"):
         before = len(play.upstream.received)
         play.client.sends(asking(b"GET " + path, b"User-Agent: u"))
-        assert play.passing
         sent = play.upstream.received[before:]
         assert [line in sent for line in (b"X-Set: 1\r\n", b"X-Added: 1\r\n")] == [path == b"/told"] * 2
         assert (b"User-Agent" in sent) is (path == b"/")
@@ -690,8 +652,8 @@ def test_what_filters_have_found_out_and_changed_goes_with_the_request(meets: bo
 
 
 @pytest.mark.parametrize("request_step", [None, lambda exchange: None], ids=["at once", "behind a step"])
-def test_filters_meet_an_answer_of_the_fast_path(request_step: Any) -> None:
-    """They see what they would see on the long one, change it, and are told when it is over."""
+def test_filters_meet_an_answer(request_step: Any) -> None:
+    """They see it, change it, and are told when it is over."""
     met: list[Any] = []
 
     def response(exchange: Exchange) -> None:
@@ -710,7 +672,6 @@ def test_filters_meet_an_answer_of_the_fast_path(request_step: Any) -> None:
     met.clear()
     before = len(play.client.received)
     play.client.sends(asking(b"GET /a"))
-    assert play.passing
     play.upstream.sends(saying(b"200 OK", b"X-A: b", b"Content-Length: 2", body=b"ok"))
     assert met == [(b"/a", 200, "u", "127.0.0.1:9", True), (2, None)]
     head, _, body = play.client.received[before:].partition(b"\r\n\r\n")
@@ -719,7 +680,7 @@ def test_filters_meet_an_answer_of_the_fast_path(request_step: Any) -> None:
     play.plane.assert_quiet()
 
 
-def test_a_step_that_raises_on_the_fast_path_lets_nothing_out() -> None:
+def test_a_step_that_raises_lets_nothing_out() -> None:
     def response(exchange: Exchange) -> None:
         if exchange.path == b"/a":
             raise ZeroDivisionError
@@ -727,7 +688,6 @@ def test_a_step_that_raises_on_the_fast_path_lets_nothing_out() -> None:
     play = Play({}, [probe("p", Phase.TRANSFORM, response=response)])
     before = len(play.client.received)
     play.client.sends(asking(b"GET /a"))
-    assert play.passing
     play.upstream.sends(saying(b"200 OK", b"Content-Length: 6", body=b"secret"))
     assert play.client.received[before:].startswith(b"HTTP/1.1 500 ")
     assert b"secret" not in play.client.received
@@ -739,13 +699,11 @@ def test_a_step_that_raises_on_the_fast_path_lets_nothing_out() -> None:
 
 
 def test_an_exchange_that_filters_have_met_is_the_one_that_goes_on() -> None:
-    """Where the fast path ends, because the answer comes in pieces."""
+    """Where the answer comes in pieces."""
     met: list[Exchange] = []
     play = Play({}, [probe("p", Phase.TRANSFORM, request=met.append)])
     play.client.sends(GET)
-    assert play.passing
     play.upstream.sends(OK[:-1])
-    assert not play.passing
     assert play.client.protocol.exchange is met[-1]
     play.upstream.sends(OK[-1:])
     assert status_of(play) == 200
@@ -778,14 +736,13 @@ def test_only_what_a_filter_looks_at_is_shown_to_it(request_step: Any) -> None:
     plane = Plane(probes=probes)
     client = plane.client()
     client.sends(asking(b"GET /"))
-    upstream = plane.connects()  # no connection was at hand, so it is an exchange
+    upstream = plane.connects()
     upstream.sends(OK)
-    assert len(seen) == 1
+    assert not seen
     for answer, looked in ANSWERS.items():
         seen.clear()
         before = len(client.received)
         client.sends(asking(b"GET /"))
-        assert next(iter(plane.server.connections)).is_fast
         upstream.sends(answer)
         assert (len(seen), b"X-Seen" in client.received[before:]) == (looked, looked)
         assert client.received.endswith(answer[-6:])
@@ -811,7 +768,6 @@ def test_a_filter_that_looks_at_all_is_shown_all() -> None:
     upstream = plane.connects()
     upstream.sends(OK)
     client.sends(asking(b"GET /"))
-    assert next(iter(plane.server.connections)).is_fast
     upstream.sends(OK)
     assert seen == [1, 1]
 

@@ -1,7 +1,7 @@
-"""The fast path against the full one with all that a worker counts, judges and logs.
+"""Steps that are left out, by what filters declare, against all steps, with all that a worker counts, judges and logs.
 
-Each play is acted on two planes with clocks and dice of their own, one of which has its fast path taken away. After
-each step both are in the same state; in the end each word of the node's memory is the same, too.
+Each play is acted on two planes with clocks and dice of their own, on one of which all steps run. After each step both
+are in the same state; in the end each word of the node's memory is the same, too.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 from fastgw.errors import Fault
 from fastgw.exchange.hooks import Looks
 from fastgw.filters.api import Consumer, Exchange, Filter, Phase, Reply
-from fastgw.upstream.forwarding.fast_path import NO_HEAD, NO_ROUTE
 from tests.support.counted_plane import CountedPlane, acting, played
 from tests.support.memory import Wire, probe
-from tests.unit.upstream.forwarding.test_fast_path import (
+from tests.unit.upstream.forwarding.test_plays import (
     BODY,
     CHUNKED,
     GET,
@@ -91,14 +90,6 @@ def shown(play: CountedPlay) -> dict[str, Any]:
     }
 
 
-def assert_nothing_is_held(play: CountedPlay) -> None:
-    """Of a request that is over, or on the full path by now: neither its bytes nor a route that may be replaced."""
-    passage = play.client.protocol.fast_path
-    if passage is not None and not play.passing:
-        assert (passage.route, passage._exchange, passage._stream, passage.response) == (NO_ROUTE, None, None, None)
-        assert getattr(passage, "head", NO_HEAD) is NO_HEAD
-
-
 def both(
     steps: Sequence[Step],
     settings: Mapping[str, Any],
@@ -106,19 +97,16 @@ def both(
     warm: bool = True,
     ip: str = "127.0.0.1",
 ) -> CountedPlay:
-    """Act a play on both paths; the one on the fast path."""
-    fast, full = (CountedPlay(settings, probes, ip, warm, long) for long in (False, True))
-    assert shown(fast) == shown(full), "at first"
+    """Act a play with the steps that have to run, and with all; the former."""
+    spared, full = (CountedPlay(settings, probes, ip, warm, all_steps) for all_steps in (False, True))
+    assert shown(spared) == shown(full), "at first"
     for number, step in enumerate(steps):
-        for play in (fast, full):
+        for play in (spared, full):
             play.act(step)
-        assert not full.passing
-        fast.passed |= fast.passing
-        assert_nothing_is_held(fast)
-        assert shown(fast) == shown(full), f"step {number}: {step!r}"
-    ours, theirs = fast.plane.words(), full.plane.words()
+        assert shown(spared) == shown(full), f"step {number}: {step!r}"
+    ours, theirs = spared.plane.words(), full.plane.words()
     assert {name for name in ours if ours[name] != theirs[name]} == set()
-    return fast
+    return spared
 
 
 @pytest.fixture(autouse=True)
@@ -156,7 +144,7 @@ def times(play: CountedPlay) -> list[tuple[object, ...]]:
 
 @pytest.mark.parametrize("probes", [(), (SLOW,), (MEETING,)], ids=["at once", "behind a step", "met"])
 def test_an_attempt_is_timed_from_its_own_beginning(probes: Any) -> None:
-    """Not from that of the exchange: what filters take is not the target's. Also where the fast path is left."""
+    """Not from that of the exchange: what filters take is not the target's."""
     lost: list[Step] = [sends(GET), passes(0.25), hangs_up, passes(0.5), connects, passes(1.0), answers(OK)]
     for steps, expected in (
         ([sends(GET), passes(0.25), answers(OK)], [("answered", 0.25)]),
@@ -166,7 +154,6 @@ def test_an_attempt_is_timed_from_its_own_beginning(probes: Any) -> None:
         ([sends(GET), passes(0.25), leaves], [("given up", 0.25)]),
     ):
         play = both(steps, upstream(circuit_breaker=BREAKER), probes)
-        assert play.passed
         told = times(play)
         kinds = [event[0] for event in told]
         assert kinds.count("begun") == kinds.count("ended") + kinds.count("given up") == 1 + (steps is lost)
@@ -179,7 +166,7 @@ def test_an_attempt_is_timed_from_its_own_beginning(probes: Any) -> None:
         play.plane.assert_quiet()
 
 
-def test_a_breaker_sees_what_is_answered_on_the_fast_path() -> None:
+def test_a_breaker_sees_what_is_answered() -> None:
     steps: list[Step] = [step for _ in range(3) for step in (sends(GET), answers(ERROR))]
     play = both(steps, upstream(circuit_breaker=BREAKER))
     assert "open" in repr(play.plane.gateway.upstreams["u"].health.breaker)  # type: ignore[union-attr]
@@ -189,7 +176,7 @@ def test_a_breaker_sees_what_is_answered_on_the_fast_path() -> None:
     assert "closed" in repr(play.plane.gateway.upstreams["u"].health.breaker)  # type: ignore[union-attr]
 
 
-def test_a_target_that_fails_on_the_fast_path_is_ejected() -> None:
+def test_a_target_that_fails_is_ejected() -> None:
     """And another one gets the requests from then on."""
     settings = upstream(2, health_checks=PASSIVE)
 
@@ -211,7 +198,7 @@ def other_client(chunk: bytes) -> Step:
 @pytest.mark.parametrize("probes", [(), (PASSING,)], ids=["at once", "behind a step"])
 @pytest.mark.parametrize("algorithm", ["round_robin", "random", "least_connections"])
 def test_who_is_refused_by_a_half_open_breaker_is_picked_for_once(algorithm: str, probes: Any) -> None:
-    """The balancer is asked once on either path, and a probe is asked for once."""
+    """The balancer is asked once, and a probe is asked for once."""
     settings = upstream(2, circuit_breaker=BREAKER, load_balancing={"algorithm": algorithm})
     steps: list[Step] = [sends(GET), answers_if_asked(ERROR)] * 4
     steps += [passes(2.2), sends(GET), *[other_client(GET)] * 3, answers_if_asked(OK)]
@@ -261,7 +248,7 @@ def test_a_half_open_breaker_closes_although_clients_leave_and_slow_requests_are
 
 
 @pytest.mark.parametrize("probes", [(), (PASSING,)], ids=["at once", "behind a step"])
-def test_a_client_without_a_sticky_cookie_is_given_one_on_either_path(probes: Any) -> None:
+def test_a_client_without_a_sticky_cookie_is_given_one(probes: Any) -> None:
     settings = upstream(2, load_balancing={"sticky": {"cookie": "at", "key": "k" * 32}})
     steps: list[Step] = [sends(GET), lambda play: connects(play) if play.plane.pool.waiting else None, answers(OK)]
     play = both(steps * 3, settings, probes)
@@ -269,14 +256,13 @@ def test_a_client_without_a_sticky_cookie_is_given_one_on_either_path(probes: An
 
 
 @pytest.mark.parametrize("algorithm", ["latency", "least_connections", "random"])
-def test_targets_are_picked_by_what_the_fast_path_has_told(algorithm: str) -> None:
+def test_targets_are_picked_by_what_attempts_have_told(algorithm: str) -> None:
     settings = upstream(3, load_balancing={"algorithm": algorithm})
     steps: list[Step] = []
     for number in range(30):
         steps += [sends(GET), lambda play: connects(play) if play.plane.pool.waiting else None]
         steps += [passes(0.1 * (number % 4)), answers(OK)]
     play = both(steps, settings)
-    assert play.passed
     assert len({record.target for record in play.plane.records}) == 3
 
 
@@ -287,10 +273,8 @@ def test_what_may_not_be_repeated_is_if_the_upstream_says_so(again: bool, probes
     settings = upstream(retries={"non_idempotent": again})
     idle: list[Step] = [passes(2.0), sends(POST)]
     play = both(idle, settings, probes)
-    assert play.passing is again
     assert len(play.plane.pool.waiting) == (not again)
     play = both([sends(POST), hangs_up], settings, probes)
-    assert play.passed
     assert len(play.plane.pool.waiting) == again
     both([*idle, *([hangs_up] if again else []), connects, answers(OK)], settings, probes)
 
@@ -298,10 +282,9 @@ def test_what_may_not_be_repeated_is_if_the_upstream_says_so(again: bool, probes
 @pytest.mark.parametrize("probes", [(), (SLOW,), (MEETING,)], ids=["at once", "behind a step", "met"])
 @pytest.mark.parametrize("most", [10, 10_000])
 def test_a_body_that_is_too_long_to_be_kept_is_not_sent_again(most: int, probes: Any) -> None:
-    """By either path: it is let go of as soon as it was sent."""
+    """It is let go of as soon as it was sent."""
     settings = upstream(retries={"body_bytes": most})
     play = both([sends(PUT), hangs_up], settings, probes)
-    assert play.passed
     assert len(play.plane.pool.waiting) == (most > len(BODY))
 
 
@@ -325,14 +308,13 @@ def test_a_query_that_filters_have_changed_is_sent_so(name: str, route: dict[str
     steps = first + [step for each in asked for step in (sends(asking(each)), answers(OK))]
     steps += [sends(asking(asked[0])), hangs_up, connects, answers(OK)]
     play = both(steps, settings, warm=False)
-    assert play.passed
     sent = b"".join(each.received for each in play.upstreams)
     told = {"added": b"tenant=acme", "in front": b"?v=1", "hidden": b"b?b=c HTTP/1.1"}[name]
     assert sent.count(told) == {"added": 6, "in front": 6, "hidden": 4}[name]
     assert (b"sesame" in sent) is (name != "hidden")
 
 
-def test_filters_are_shown_the_same_on_either_path() -> None:
+def test_filters_are_shown_the_same() -> None:
     """Of an exchange whose answer they meet, and of one that is over."""
 
     def shows(exchange: Exchange) -> None:
@@ -360,7 +342,6 @@ def test_filters_are_shown_the_same_on_either_path() -> None:
         )
         for asked in (GET, PUT, asking(b"POST /a")):
             play = both([sends(asked), passes(0.5), answers(OK), sends(asked), answers(CHUNKED)], upstream(), probes)
-            assert play.passed
             assert len(play.plane.seen) == 3 * len(hooks)
 
 
@@ -614,7 +595,7 @@ EXTRAS: list[dict[str, Any]] = [
     st.sets(st.sampled_from(sorted(FILTERS)), max_size=4),
     st.lists(SCENES, min_size=8, max_size=16),
 )
-def test_whatever_happens_both_paths_do_the_same(
+def test_whatever_happens_the_same_is_done(
     upstreams: dict[str, Any],
     routes: list[dict[str, Any]],
     extra: dict[str, Any],
