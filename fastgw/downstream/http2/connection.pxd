@@ -44,6 +44,7 @@ cdef class Http2ClientConnection(MultiplexedConnection):
 
     cpdef flush_soon(self)
     cpdef flush_alone(self)
+    cpdef _flush(self)
     cpdef receive(self, received, Py_ssize_t length)
     cdef _handle(self, list events)
     cdef _handle_event(self, int kind, int number, value)

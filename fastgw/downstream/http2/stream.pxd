@@ -60,6 +60,9 @@ cdef class Http2Stream(Timed):
     cpdef answer(self, Response response, bytes payload, bint ended)
     cpdef send_ready(self, Exchange exchange, ReadyAnswer answer)
     cdef _respond_whole(self, bytes message)
+    cdef _complete(self)
+    cdef _record(self)
+    cpdef watch_body(self)
     cdef bint _fits(self, Http1RequestHead head) except -1
     cpdef watch(self, double seconds)
     cpdef look_at_held(self)
