@@ -197,7 +197,7 @@ class _Building:
         self._forwards: dict[tuple[object, ...], Forward] = {}
         """Forward actions of routes, by everything that distinguishes them."""
         self._step_plans: dict[StepPlan, StepPlan] = {}
-        """Fast path plans of routes, each once."""
+        """Step plans of routes, each once."""
         self._unbuilt: dict[Where, tuple[str, _Errors]] = {}
         """Filters that cannot be built: the level, and the error. Each is tried once."""
 

@@ -238,7 +238,7 @@ def test_a_retry_is_counted(lane: Lane) -> None:
 # --- heads that come in more than one read ---
 
 SLOWLY = {
-    "on the fast path": (b"GET /fast HTTP/1.1\r\nHo", b"st: slow\r\n\r\n", 200),
+    "without filters": (b"GET /fast HTTP/1.1\r\nHo", b"st: slow\r\n\r\n", 200),
     "through filters": (b"GET /full HTTP/1.1\r\nHost: slow\r\n", b"\r\n", 200),
     "answered by the gateway": (b"G", b"ET /own HTTP/1.1\r\nHost: slow\r\n\r\n", 200),
     "malformed": (b"GET /own HTTP/1.1\r\nHost: slow\r\n", b"A B: c\r\n\r\n", 400),

@@ -222,7 +222,7 @@ def test_the_deadline_runs_while_filters_wait(make_own: Any, delay: str, most_le
 
 
 def test_a_call_without_any_time_is_not_sent(make_own: Any) -> None:
-    """Nor is it on the fast path, which unary calls take as soon as there is a connection."""
+    """Nor is it once there is a connection for it."""
     with Http2Origin() as origin:
         world = make_own(upstream={"targets": [{"url": origin.url}]})
         with Http2Client(world.gateway.address()) as client:
@@ -243,7 +243,7 @@ def test_a_call_without_any_time_is_not_sent(make_own: Any) -> None:
 
 
 def test_a_unary_call_in_one_piece_each_way(make: Any) -> None:
-    """Such a call takes the fast path: it is passed on as it is, and so are its trailers; its status is logged."""
+    """Such a call is passed on as it is, and so are its trailers; its status is logged."""
     with scripted(make) as (world, origin), Http2Client(world.gateway.address()) as client:
         fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
         timed = [*fields, (b"grpc-timeout", b"90M")]
@@ -318,7 +318,7 @@ def test_the_total_time_in_the_middle_of_a_stream_is_not_called_a_silence_of_the
 
 
 def test_a_late_head_takes_nothing_else_from_the_deadline(make: Any) -> None:
-    """The call leaves the fast path with the head of a stream: its deadline stays the same moment."""
+    """The call waits with the head of a stream: its deadline stays the same moment."""
     with scripted(make) as (world, origin), Http2Client(world.gateway.address()) as client:
         fields = [(b"content-type", b"application/grpc+proto"), (b"te", b"trailers"), (b"grpc-timeout", b"4S")]
         begun = time.monotonic()
@@ -712,7 +712,7 @@ MORE = [(b"grpc-message", b"m"), (b"grpc-status-details-bin", b"CAU"), (b"x-end"
 @pytest.mark.parametrize("is_alone", [True, False])
 def test_an_invalid_status_is_unknown(make: Any, is_alone: bool) -> None:
     """The specification of gRPC has `1*DIGIT`, and UNKNOWN for all else: so no two clients read it in different ways.
-    A number that is none of gRPC's statuses is left to them. On the fast path, and beside a filter."""
+    A number that is none of gRPC's statuses is left to them. Alone, and beside a filter."""
     with scripted(make, **RETRIES) as (world, origin):
         head = [(b":status", b"200"), (b"content-type", b"application/grpc")]
         with Http2Client(world.gateway.address()) as client:

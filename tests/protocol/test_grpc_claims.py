@@ -125,7 +125,7 @@ def test_a_call_to_a_server_of_grpc_is_not_held_up(world: World, client: Http2Cl
     assert peer.read_until_frame(DATA).payload == MESSAGE
     peer.headers(1, ANSWER, end=True)
     client.read_until_frame(HEADERS, 1)
-    for number, body in ((3, MESSAGE), (5, LONG)):  # on the fast path
+    for number, body in ((3, MESSAGE), (5, LONG)):  # on one connection
         client.ask(CALL, body, method=b"POST", path=b"/calls")
         assert peer.read_message(number).body == body
         peer.headers(number, ANSWER, end=True)

@@ -25,7 +25,7 @@ MANY = 40  # more than are served in one turn of the loop
 
 # name -> (what the client sends before its FIN, statuses that it gets)
 ROWS = {
-    "fast path": (GET % b"/", [b"200"]),
+    "no filters": (GET % b"/", [b"200"]),
     "filters": (GET % b"/filtered", [b"200"]),
     "a fault": (GET % b"/down", [b"502"]),
     "a body": (POST % (b"/", 2, b"hi"), [b"200"]),

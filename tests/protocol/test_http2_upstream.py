@@ -277,7 +277,7 @@ def test_trailers_may_follow_a_declared_length_of_0(make: Any, filters: dict[str
 
 
 def test_responses_to_http1_have_the_usual_reason_phrases(world: World) -> None:
-    """HTTP/2 has none (RFC 9113 section 8.3.2). On the full path, and as whole responses on the fast one."""
+    """HTTP/2 has none (RFC 9113 section 8.3.2). In responses that come in pieces, and in whole ones."""
     client = world.client()
     peer = None
     for line in (b"200 OK", b"404 Not Found", b"422 Unprocessable Content", b"599 "):

@@ -76,7 +76,7 @@ def lines(file: Path) -> list[dict[str, object]]:
 
 
 def test_headers_of_each_kind_of_response(folder: Path) -> None:
-    """A ready answer, an upstream's on the fast path, one that filters have changed, and an error of the gateway."""
+    """A ready answer, an upstream's as it is, one that filters have changed, and an error of the gateway."""
     shown = {line["path"]: line for line in lines(folder / "fields.log")}
     assert {path: line["response_header.X-Kind"] for path, line in shown.items()} == {
         "/ready": "ready",

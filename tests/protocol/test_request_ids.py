@@ -156,7 +156,7 @@ def test_each_attempt_has_the_same_id(world: World, client: Client, path: str) -
 
 @pytest.mark.parametrize("path", ["fast", "steps"])
 def test_a_body_that_comes_in_pieces_belongs_to_the_same_id(world: World, client: Client, path: str) -> None:
-    """The response leaves the fast path: its head and its body come apart."""
+    """The head of the response and its body come apart."""
     client.send(asked(path, b"Transfer-Encoding: chunked\r\n", b"POST"))
     upstream = world.origin.accept_next()
     request_id = upstream.read_request_head().get(b"X-Request-Id")

@@ -17,7 +17,7 @@ class BrokenBody:
         return getattr(self._body, name)
 
     def feed(self, payload: bytes) -> None:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("a defect")
 
     last = feed
 

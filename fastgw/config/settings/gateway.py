@@ -610,8 +610,8 @@ class AccessLog(Settings):
     upstream and filters made it, without the headers that the gateway adds at the end; `NAME=TEMPLATE`, a text with
     these in braces, such as `caller={consumer}@{client}`. Headers for credentials and those in `redact` are shown as
     `***`. `request_body` and `response_body` are the first 1024 bytes of bodies, with secrets as in
-    [taps](../guides/debugging.md) and those in `redact` masked; requests that such a log may have take the full path,
-    so `only` should name their routes. Not for `combined` and `common`, whose fields are fixed."""
+    [taps](../guides/debugging.md) and those in `redact` masked; requests that such a log may have are kept while they
+    run, so `only` should name their routes. Not for `combined` and `common`, whose fields are fixed."""
     only: LogCondition | None = None
     """Condition of requests that are logged. null = all."""
     sample: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0

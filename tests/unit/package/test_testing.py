@@ -170,7 +170,7 @@ def test_files_that_settings_name_may_be_given() -> None:
             return Hooks()
 
     run(Reading(path="/nowhere/a"), GET, files={"/nowhere/a": b"text"})
-    # For the full and for the fast path, and again if the two differ: the second may pass between them.
+    # With all steps and without those that need not run, and again if the two differ: the second may pass between.
     assert len(seen) in (2, 4)
     assert set(seen) == {b"text"}
 

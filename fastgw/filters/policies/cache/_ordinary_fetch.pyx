@@ -324,7 +324,7 @@ cdef char* _put_value(char* out, const char* end, Http1RequestHead head, fields,
 
 
 cdef bint _is_plain(policy, Http1RequestHead head, peer) except -1:
-    """Whether the full path has nothing to read in the request, and its key has but headers beside what all have."""
+    """Whether the policy has nothing else to read in the request, and its key has but headers beside what all have."""
     if (
         head._fields is not None
         or not read(&of_policy.has_store, policy)

@@ -147,7 +147,7 @@ class CachePolicy:
         self.place: tuple[str, str, bytes, bytes] | None = None
         """Names of the upstream and the route of the last key, the settings of the variant, and what the text of the
         key has of them and of `key_names` (compiled module)."""
-        # None: the key has parts that are only known on the full path
+        # None: the key has parts that are only known once filters have run
         is_apart = key_cookies or by_consumer
         answers = ReadyAnswers(ready_memory, bypass_header, key_headers, time)
         self.ready = None if is_apart else answers

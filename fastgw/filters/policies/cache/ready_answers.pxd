@@ -47,7 +47,7 @@ cdef class ReadyAnswers:
     cdef public tuple _special
     cdef public object store
 
-    cpdef bint needs_full_path(self, head, Peer peer) except -1
+    cpdef bint needs_policy(self, head, Peer peer) except -1
     cpdef find(self, Http1RequestHead head, Peer peer, Route route)
 
 

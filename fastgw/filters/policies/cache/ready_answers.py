@@ -1,13 +1,13 @@
 """Ready answers: small stored responses as serialized bytes in the memory of a worker, for plain GET requests.
 
 Only for routes on which other filters change nothing but headers, the same for all responses (and, but for their
-`response_fields`, for all requests). Rule 1: an
-answer is sent only while the object that it was made of is unchanged in the store, and fresh. Rule 2: requests with
-conditions, a range or cache directives take the full path. Rule 3: an answer is sent only to requests whose headers in
-the key, and in `Vary`, are equal to those of the request that it was made for, as sent. Rule 4: bytes are bounded; the
-oldest answer goes first.
+`response_fields`, for all requests). Rule 1: an answer is sent only while the object that it was made of is unchanged
+in the store, and fresh. Rule 2: requests with conditions, a range or cache directives are read by the policy. Rule 3:
+an answer is sent only to requests whose headers in the key, and in `Vary`, are equal to those of the request that it
+was made for, as sent. Rule 4: bytes are bounded; the oldest answer goes first.
 
-PERF: a hit of 1 KiB takes 8 us of CPU, on the full path 20, a proxied request 16 (CPython 3.11, bench cache).
+PERF: a hit of 1 KiB takes 8 us of CPU, where the policy reads the request 20, a proxied request 16 (CPython 3.11,
+bench cache).
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ LONGEST_VALUES: Final = 1024
 """Maximum bytes of the headers that select an answer."""
 OVERHEAD: Final = 1024
 _SPECIAL: Final = (*CONDITIONS, b"cache-control", b"pragma")
-"""Headers that the full path reads."""
+"""Headers that the policy reads."""
 
 
 class ReadyEntry(Protocol):
@@ -179,12 +179,12 @@ class ReadyAnswers:
             self._memory.put_answer(*selector)
         self._memory.put_answer(key, made)
 
-    def needs_full_path(self, head: RequestHead, peer: Peer) -> bool:
-        """Whether a GET has headers that the full path has to read."""
+    def needs_policy(self, head: RequestHead, peer: Peer) -> bool:
+        """Whether a GET has headers that the policy has to read."""
         return has_any_of(self._special, head) or (peer.trusted and head.forwarded)
 
     def find(self, head: Http1RequestHead, peer: Peer, route: Route) -> ReadyAnswer | None:
-        """Return the answer to an ordinary request without a body. None: the full path has to answer it."""
+        """Return the answer to an ordinary request without a body. None: the policy has to answer it."""
         chain: Chain = route.chain
         fields = fields_for_request(chain.response_fields, head, peer)
         if fields is None:
@@ -195,7 +195,7 @@ class ReadyAnswers:
             key = (*key, *values_of(head, self._key_headers))
         memory = self._memory
         found: object = memory.get(key)
-        if found is None or head.method != b"GET" or self.needs_full_path(head, peer):
+        if found is None or head.method != b"GET" or self.needs_policy(head, peer):
             return None
         if type(found) is Selector:
             selector: Selector = found

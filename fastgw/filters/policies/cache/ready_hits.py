@@ -149,7 +149,7 @@ class ReadyHits:
             and not exchange.chain.treats_responses
             and exchange.chain.ready_answer is None
             and not exchange.sends_client_authorization
-            and not self._answers.needs_full_path(head, exchange.peer)
+            and not self._answers.needs_policy(head, exchange.peer)
         )
 
     def _key(self, exchange: Exchange, fields: RequestFields) -> Key:

@@ -211,7 +211,7 @@ def test_no_second_response_follows_one_whose_record_fails_after_a_filter_has_wa
 
 
 def test_the_choice_of_a_target_for_a_response_that_will_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cache takes the fast path for it, behind another filter."""
+    """Behind another filter."""
     world = World(upstreams=TWO["upstreams"], route={"filters": {"headers": {"request": {"set": {"X-A": "b"}}}}})
     monkeypatch.setattr(type(world.plane.gateway.upstreams["u"].balancer), "pick", raises)
     client = world.client()

@@ -30,7 +30,7 @@ class Visit:
         self.asked: list[int] = []
 
     def asks(self, count: int, *fields: tuple[bytes, bytes]) -> None:
-        """Send requests, which are on the fast path if there are idle connections for them."""
+        """Send requests, some of which there are idle connections for."""
         after = self.asked[-1] if self.asked else -1
         for stream in range(after + 2, after + 2 + 2 * count, 2):
             head = frames.block(*frames.pseudo(b"GET", b"/", b"a.test"), *fields)

@@ -31,7 +31,6 @@ def planes(filters: Any = None) -> Plane:
 
 
 PLANE = planes()
-"""Its requests go the fast path, where they may."""
 FILTERED = planes({"headers": {"request": {"set": {"X-A": "1"}}}})
 LOOKED_AT = planes({"headers": {"response": {"set": {"X-A": "1"}}}})
 

@@ -355,7 +355,7 @@ def test_urls_for_which_one_path_is_sent_are_stored_and_purged_apart(rewrite: st
         assert world.upstream().received.rpartition(b"GET ")[2].startswith(sent + b" ")
         world.upstream().sends(FRESH.replace(b"hello", target.rjust(5)[-5:]))
         assert status(client) == STORED
-    for fields in (b"Cache-Control: max-stale\r\n", b"", b""):  # from the full path, the store, the worker's memory
+    for fields in (b"Cache-Control: max-stale\r\n", b"", b""):  # from all of the policy, the store, the worker's memory
         for target in (kept, purged):
             client = world.client(target, fields=fields)
             assert (status(client), client.received[-5:]) == (b"fastgw; hit; ttl=60", target.rjust(5)[-5:])
@@ -509,7 +509,7 @@ def test_headers_in_the_key_are_compiled(target: bytes, beside: str) -> None:
                 world.upstream().sends(FRESH.replace(b"hello", b"hell%d" % number))
                 assert status(client) == STORED
     for number, fields in enumerate(LANGUAGES):
-        client = world.client(target, fields=fields + b"Cache-Control: max-stale\r\n")  # takes the full path
+        client = world.client(target, fields=fields + b"Cache-Control: max-stale\r\n")  # is no ordinary request
         assert status(client) == b"fastgw; hit; ttl=60"
         found = 0 if beside == "behind shared" and b"Accept:" in fields else number
         assert client.received.endswith(b"\r\n\r\nhell%d" % found)

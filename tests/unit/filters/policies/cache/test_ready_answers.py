@@ -55,7 +55,7 @@ def ready(world: World) -> int:
 def test_the_full_path_reads_conditions_directives_and_the_header_of_bypass(line: bytes, needs: bool) -> None:
     answers = ReadyAnswers(ReadyMemory(), b"x-bypass", (), lambda: 0.0)
     head = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n" % line)
-    assert answers.needs_full_path(head, Peer("192.0.2.1", 1, 80, False)) is needs
+    assert answers.needs_policy(head, Peer("192.0.2.1", 1, 80, False)) is needs
 
 
 @pytest.mark.parametrize("length", [5, 60_000])

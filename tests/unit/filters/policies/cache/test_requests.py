@@ -1260,7 +1260,7 @@ def test_an_authorization_that_a_filter_writes_for_a_client_is_its_identity(
 ) -> None:
     """RFC 9111 section 3.5. One that is the same for all clients is nobody's identity."""
     world = World(route={"filters": filters}, is_shared=is_shared, **settings)
-    for target in (b"/first", b"/second"):  # on a new connection, and on the fast path
+    for target in (b"/first", b"/second"):  # on a new connection, and on an idle one
         client = world.client(target, b"X-Token: %b\r\n" % token)
         upstream = world.upstream()
         assert b"\r\nAuthorization: %b\r\n" % sent in upstream.received.rpartition(b"GET ")[2]
