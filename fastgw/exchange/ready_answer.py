@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
+import cython
 from msgspec import Struct
 
 from fastgw.errors import Fault
@@ -28,6 +29,11 @@ class ReadyAnswer:
         self.head = self.body = b""
 
 
+def recorded_answer(status: cython.int, head: bytes) -> Response:
+    """Return a ready answer as the response of its exchange, for the log. `head`: status line and header lines."""
+    return Response(status, None, head[head.find(b"\r\n") + 2 :])
+
+
 @final
 class ReadyRefusal(Struct, frozen=True, eq=False, gc=False):  # no reference cycles
     """Refusal of a request that was received as a whole. `lines`: its status line and headers, without `Content-Length`
@@ -48,7 +54,7 @@ class ReadyRefusal(Struct, frozen=True, eq=False, gc=False):  # no reference cyc
         if exchange.id_shown:
             lines += serializer.id_line(exchange.id_shown)
         exchange.fault, exchange.why = self.fault, self.why
-        exchange.response, exchange.response_bytes = Response(self.status, None), len(body)
+        exchange.response, exchange.response_bytes = recorded_answer(self.status, lines), len(body)
         return b"%bContent-Length: %d\r\n%b\r\n%b" % (lines, len(body), last, body)
 
 

@@ -7,7 +7,7 @@ from fastgw.downstream.http1.serving cimport ServingListener, ServingWorker
 from fastgw.eventloop.socket_send cimport send, send_parts
 from fastgw.eventloop.timer_wheel cimport Timed
 from fastgw.exchange.exchange cimport Exchange
-from fastgw.exchange.ready_answer cimport ReadyAnswer
+from fastgw.exchange.ready_answer cimport ReadyAnswer, recorded_answer
 from fastgw.exchange.reply cimport Response
 from fastgw.http.http1 cimport serializer
 from fastgw.http.http1.parser cimport is_ordinary

@@ -29,7 +29,7 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Relay, Trailers, problem
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
-from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
+from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal, recorded_answer
 from fastgw.exchange.reply import Response
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.body_reader import BodyReader
@@ -277,7 +277,8 @@ class Http1Stream:
         if exchange.trace is not None:
             lines += exchange.trace.response_line
         last = _CLOSE if connection.closing else b""
-        exchange.response, exchange.cache_result = Response(answer.status, None), answer.cache_result
+        exchange.response = recorded_answer(answer.status, answer.head)
+        exchange.cache_result = answer.cache_result
         exchange.response_bytes = answer.length
         if answer.length <= JOINED:
             message = b"".join((answer.head, lines, last, _EMPTY_LINE, answer.body))

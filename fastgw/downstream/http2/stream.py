@@ -22,7 +22,7 @@ from fastgw.eventloop.timer_wheel import Timed, Wheel
 from fastgw.exchange import Relay, Trailers, problem
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
-from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
+from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal, recorded_answer
 from fastgw.exchange.reply import Response, body_at_once
 from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer, client_address
@@ -331,7 +331,8 @@ class Http2Stream(Timed):
         lines = serializer.id_line(exchange.id_shown) if exchange.id_shown else b""
         if exchange.trace is not None:
             lines += exchange.trace.response_line
-        exchange.response, exchange.cache_result = Response(answer.status, None), answer.cache_result
+        exchange.response = recorded_answer(answer.status, answer.head)
+        exchange.cache_result = answer.cache_result
         exchange.response_bytes = answer.length
         self._respond_whole(b"".join((answer.head, lines, b"\r\n", answer.body)))
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from fastgw.http.fields import Fields
 from fastgw.net.proxy_protocol import TLV_TEXTS
 from fastgw.observe.access_log.formats import (
     PROTOCOLS,
@@ -175,17 +174,10 @@ def _response_header(name: bytes) -> Value:
         exchange = record.exchange
         if exchange is None or exchange.response is None or record.version not in VERSIONS:
             return None
-        return _joined(_response_values(exchange.response, name), mask)
+        response: Any = exchange.response  # a `Response`, which is of a higher package
+        return _joined(response.sent_values(name), mask)
 
     return value
-
-
-def _response_values(response: Any, name: bytes) -> list[bytes]:
-    if not hasattr(response, "values"):  # a ready answer, whose head is bytes
-        return Fields.parse(response.head, response.head.find(b"\r\n") + 2).get_all(name)
-    if not hasattr(response, "sent_values"):  # a head that is sent as it was received
-        return response.values(name)  # type: ignore[no-any-return]  # of several types
-    return response.sent_values(name)  # type: ignore[no-any-return]
 
 
 def _joined(values: list[bytes], mask: Mask) -> str | None:
