@@ -130,7 +130,7 @@ cdef inline object _compressed(Plan plan, bytes body):
     return plan.compress(body, *plan.arguments)
 
 
-def change_whole(self, request, response, bytes body not None):
+def change_whole(self, exchange, response, bytes body not None):
     """Compiled `Compression.change_whole`."""
     cdef Http1RequestHead asked
     cdef Http1ResponseHead head
@@ -138,7 +138,7 @@ def change_whole(self, request, response, bytes body not None):
     cdef bytes added
     cdef Plan plan
     cdef Py_ssize_t length = PyBytes_GET_SIZE(body)
-    asked_head, response_head = request.head, read(&of_response.head, response)
+    asked_head, response_head = exchange.head, read(&of_response.head, response)
     if (
         type(asked_head) is not Http1RequestHead
         or type(response_head) is not Http1ResponseHead
@@ -149,7 +149,7 @@ def change_whole(self, request, response, bytes body not None):
         or read(&of_response.status, response) in _special_statuses
         or length > _most
     ):
-        return _change_whole(self, request, response, body)
+        return _change_whole(self, exchange, response, body)
     asked, head = <Http1RequestHead>asked_head, <Http1ResponseHead>response_head
     if (
         asked._fields is not None
@@ -157,15 +157,15 @@ def change_whole(self, request, response, bytes body not None):
         or has_field(head, _CONTENT_ENCODING)
         or has_field(head, _CONTENT_RANGE)
     ):
-        return _change_whole(self, request, response, body)
+        return _change_whole(self, exchange, response, body)
     types = all_values(head, _CONTENT_TYPE)
     if len(types) != 1:
-        return _change_whole(self, request, response, body)
+        return _change_whole(self, exchange, response, body)
     kind = (<dict?>read(&known_of_types, read(&of_compression.types, self))).get(types[0])
     if kind is OTHER:
         return None
     if kind is not DOCUMENT:  # None: not known yet
-        return _change_whole(self, request, response, body)
+        return _change_whole(self, exchange, response, body)
     if has_field(head, _CACHE_CONTROL) and _forbids(all_values(head, _CACHE_CONTROL)):
         return None
     added = read(&of_response.added, response)
@@ -174,14 +174,14 @@ def change_whole(self, request, response, bytes body not None):
     if not (has_field(asked, _CACHE_CONTROL) and _forbids(all_values(asked, _CACHE_CONTROL))):
         values = all_values(asked, _ACCEPT_ENCODING)
         if len(values) > 1:
-            return _change_whole(self, request, response, body)
+            return _change_whole(self, exchange, response, body)
         accepted = values[0] if values else None
         known = (<dict?>read(&of_compression.plans, self)).get(accepted)
         plan = _plan_for(self, accepted) if known is None else <Plan>known
         if 0 <= plan.min_bytes <= length:
             response.added = added + plan.lines
             out = _compressed(plan, body)
-            request.client.counts.count_content_coding(request, _COMPRESS, plan.number, length, len(out))
+            exchange.client.counts.count_content_coding(exchange, _COMPRESS, plan.number, length, len(out))
             return out
     response.added = added
     return None
