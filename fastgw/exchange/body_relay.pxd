@@ -1,4 +1,4 @@
-# The types of the fields of `body_relay.py`.
+# The types of `body_relay.py`.
 
 cdef class Relay:
     cdef public object _head_bytes
@@ -21,3 +21,6 @@ cdef class Relay:
     cdef public object source
     cdef public object trailers
     cdef object __weakref__
+
+    cpdef bytes attach(self, sink)
+    cpdef keep_no_more(self)

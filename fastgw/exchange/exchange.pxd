@@ -68,4 +68,5 @@ cdef class Exchange:
     cdef _add_trace_line(self, Response response)
     cpdef bint pass_response_steps(self, Response response, event=*) except -1
     cpdef finish(self)
+    cpdef keep_no_body(self)
     cpdef identify(self, RequestIds ids)

@@ -6,7 +6,7 @@ from fastgw.downstream.http1.response_framing cimport framing_of
 from fastgw.downstream.http1.serving cimport ServingListener, ServingWorker
 from fastgw.eventloop.timer_wheel cimport Timed, Wheel
 from fastgw.exchange.exchange cimport Exchange
-from fastgw.exchange.ready_answer cimport ReadyAnswer
+from fastgw.exchange.ready_answer cimport ReadyAnswer, recorded_answer
 from fastgw.exchange.reply cimport Response
 from fastgw.forwarded_headers cimport Peer
 from fastgw.http.http1 cimport serializer
@@ -59,6 +59,8 @@ cdef class Http2Stream(Timed):
     cpdef serve(self, Http1RequestHead head)
     cpdef answer(self, Response response, bytes payload, bint ended)
     cpdef send_ready(self, Exchange exchange, ReadyAnswer answer)
+    cpdef feed(self, bytes payload)
+    cpdef end(self, tuple trailers)
     cdef _respond_whole(self, bytes message)
     cdef _complete(self)
     cdef _record(self)

@@ -43,6 +43,7 @@ class GrpcStatus(IntEnum):
 
 
 _BY_TEXT: Final[dict[bytes | None, GrpcStatus]] = {b"%d" % status: status for status in GrpcStatus}
+_NAMES: Final = {text: status.name for text, status in _BY_TEXT.items()}
 OF_HTTP: Final = MappingProxyType(
     {
         400: GrpcStatus.INTERNAL,
@@ -127,6 +128,11 @@ def parse_status(value: bytes | None) -> GrpcStatus:
     return GrpcStatus(int(value))
 
 
+def status_name(value: bytes) -> str:
+    """Return the name of the status that was sent, as of `parse_status`."""
+    return _NAMES.get(value) or parse_status(value).name
+
+
 def check_status(values: Sequence[bytes]) -> tuple[bytes | None, str]:
     """Return the status of a call, and why it is not the one that was sent: UNKNOWN stands for an invalid one, as the
     specification requires. `values`: those of all lines of `grpc-status`. None: there is none.
@@ -143,7 +149,11 @@ def check_status(values: Sequence[bytes]) -> tuple[bytes | None, str]:
 
 def check_trailers(trailers: Trailers) -> tuple[bytes | None, Trailers, str]:
     """Return the status in trailers, the trailers with UNKNOWN in place of an invalid status, and why."""
-    status, why = check_status([value for name, value in trailers if name.lower() == STATUS])
+    values: list[bytes] = []
+    for name, value in trailers:
+        if name.lower() == STATUS:
+            values.append(value)
+    status, why = check_status(values)
     return status, replace_status(trailers, why) if why else trailers, why
 
 

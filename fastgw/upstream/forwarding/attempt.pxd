@@ -3,7 +3,9 @@
 cimport cython
 
 from fastgw.eventloop.timer_wheel cimport Timed
+from fastgw.exchange.body_relay cimport Relay
 from fastgw.exchange.exchange cimport Exchange
+from fastgw.http.grpc.status cimport check_status, check_trailers, status_name
 from fastgw.http.http1.parser cimport is_ordinary
 from fastgw.upstream.connections.http1_connection cimport UpstreamConnection
 from fastgw.upstream.forwarding.forwarded_request cimport ForwardedRequest
@@ -55,6 +57,11 @@ cdef class Attempt(Timed):
     cpdef lent(self, stream)
     cpdef on_head(self, head, bytes payload, bint ended)
     cpdef release(self)
-    cdef bytes _take_body(self, body)
+    cpdef on_data(self, bytes payload)
+    cpdef on_end(self, tuple trailers)
+    cdef bytes _take_body(self, Relay body)
+    cdef bytes _take_status(self, bytes grpc_status, str why)
+    cdef _message_received(self)
+    cdef _tell_outcome(self, bytes grpc_status)
     cdef bint _request_is_whole(self) except -1
     cdef _end(self)

@@ -13,12 +13,13 @@ from typing import Final, final
 
 from fastgw.errors import Fault, Retry
 from fastgw.eventloop.timer_wheel import Timed
-from fastgw.exchange import Relay, Trailers
+from fastgw.exchange import Trailers
+from fastgw.exchange.body_relay import Relay
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter_steps import rejects_credentials
 from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.http.field_names import EXPECT
-from fastgw.http.grpc.status import STATUS, check_status, check_trailers, outcome_of, parse_status, status_at_end
+from fastgw.http.grpc.status import STATUS, check_status, check_trailers, outcome_of, status_at_end, status_name
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import is_ordinary
 from fastgw.http.http2.session import ErrorCode
@@ -273,18 +274,22 @@ class Attempt(Timed):
         """Take the received part of the body, framed. Later parts are fed; earlier ones are kept if the request may be
         sent again.
         """
-        exchange = self.exchange
-        assert self.stream is not None
-        self.stream.take_body_from(exchange.client)
+        exchange, stream = self.exchange, self.stream
+        assert stream is not None
+        frames_bodies = stream.frames_bodies
+        if frames_bodies:
+            stream.take_body_from(exchange.client)
         self._body_begun_at = self._upstream.worker_loop.wheel.now
         if self._forwarding.begun > 1 and body.bytes and exchange.head.expects_continue:
             exchange.drop_everywhere(EXPECT)  # the client has not waited, and the body is there
         held = body.attach(self)
-        if self.stream.frames_bodies and not self._forwarding.keeps_body():  # otherwise it may be refused unprocessed
+        if frames_bodies and not self._forwarding.keeps_body():  # otherwise it may be refused unprocessed
             body.keep_no_more()
         if body.kept is None:  # no other attempt can follow
             self.deadline = inf
-        if body.length is not None or not self.stream.frames_bodies:
+        if body.ended and not body.trailers and frames_bodies and exchange.head.version == 20:
+            body.length = len(held)  # HTTP/2 need not declare it
+        if body.length is not None or not frames_bodies:
             return held
         last = serializer.last_chunk(sent_trailers(exchange, body.trailers)) if body.ended else b""
         return serializer.chunk(held) + last
@@ -396,8 +401,9 @@ class Attempt(Timed):
         """
         grpc_status = status_at_end(self._status, grpc_status)
         if grpc_status is not None:
-            self.exchange.grpc_status = parse_status(grpc_status).name
-        self.exchange.why = self.exchange.why or why
+            self.exchange.grpc_status = status_name(grpc_status)
+        if why:
+            self.exchange.why = self.exchange.why or why
         return grpc_status
 
     def _outcome(self, status: int, grpc_status: bytes | None) -> int:

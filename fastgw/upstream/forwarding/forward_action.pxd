@@ -3,6 +3,7 @@
 cimport cython
 
 from fastgw.exchange.exchange cimport Exchange
+from fastgw.http.grpc.calls cimport is_grpc, timeout_of
 from fastgw.http.http1.parser cimport is_ordinary
 from fastgw.upstream.forwarding.forwarded_request cimport ForwardedRequest
 from fastgw.upstream.forwarding.forwarding cimport Forwarding

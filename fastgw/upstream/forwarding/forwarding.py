@@ -268,7 +268,8 @@ class Forwarding(Attempts):
             self.deadline = self._total_at  # the route's `timeout` counts until the response head
             if attempt.stream is not None:
                 attempt.stream.give_body_to(exchange.client)
-            exchange.keep_no_body()
+            if exchange.request_body is not None:
+                exchange.keep_no_body()
         exchange.respond(response, payload, ended)
 
     def _held_response(self, held: HeldResponse) -> Response:
