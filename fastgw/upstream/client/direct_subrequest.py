@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import cython
 
 from fastgw.errors import Fault
-from fastgw.exchange import Trailers
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.states import ENDED
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream, reported_lines
@@ -242,9 +241,6 @@ class DirectSubrequest:
 
     def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
         self._leave().on_failure(fault, silent, why)
-
-    def take_message(self, head: ResponseHead, payload: bytes, trailers: Trailers) -> bool:
-        return False
 
 
 def send_direct(

@@ -409,13 +409,6 @@ class Http2UpstreamStream(Timed):
             self.deadline = inf
             listener.on_head(head, None if head.whole else payload, True)
             return
-        if self._ended and not self.paused:
-            take_message = getattr(listener, "take_message", None)  # of a `MessageListener`
-            if take_message is not None:
-                self.phase, self._listener, self.deadline = IDLE, None, inf
-                if take_message(head, payload, self._ended):
-                    return
-                self._listener = listener
         self.phase = RECEIVING
         self._watch(self.idle_timeout)
         listener.on_head(head, payload, False)

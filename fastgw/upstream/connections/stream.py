@@ -62,13 +62,6 @@ class HeadListener(Protocol):
         """Handle a broken stream, as in `BodyListener.on_failure`."""
 
 
-class MessageListener(HeadListener, Protocol):
-    """Listener that also handles complete responses with trailers in one call, if the connection receives them so."""
-
-    def take_message(self, head: Http1ResponseHead, payload: bytes, trailers: Trailers) -> bool:
-        """Handle a complete response, and return True; False: `on_head` is called with it, and `on_end`."""
-
-
 class ResponseListener(HeadListener, BodyListener, Protocol):
     """Listener to a whole response."""
 

@@ -23,7 +23,7 @@ SENT_TRAILERS = ((b"grpc-status", b"0"), (b"grpc-message", b""))
 def told(world: World) -> list[tuple[Any, ...]]:
     """The calls of the borrower since the last look, without heads."""
     calls, world.listener.calls = world.listener.calls, []
-    return [(name, *rest[1:]) if name in ("on_head", "take_message") else (name, *rest) for name, *rest in calls]
+    return [(name, *rest[1:]) if name == "on_head" else (name, *rest) for name, *rest in calls]
 
 
 async def begun() -> World:
@@ -50,12 +50,12 @@ async def test_a_response_in_two_reads_of_one_turn_is_told_as_a_whole() -> None:
 
 
 @on_loop
-async def test_trailers_in_a_later_read_of_the_turn_are_told_with_the_message() -> None:
+async def test_trailers_in_a_later_read_of_the_turn_are_told_at_once() -> None:
     with await begun() as world:
         world.receive(HEAD)
         world.receive(frames.data(b"abc", end=False))
         world.receive(TRAILERS)
-        assert told(world)[0] == ("take_message", b"abc", SENT_TRAILERS)
+        assert told(world) == [("on_head", b"abc", False), ("on_end", SENT_TRAILERS)]
 
 
 def head_of(status: bytes, length: bytes) -> bytes:
@@ -73,7 +73,7 @@ async def test_trailers_may_follow_a_declared_length_of_0() -> None:
         assert told(world) == [("on_end", SENT_TRAILERS)]
     with await begun() as world:
         world.receive(head_of(b"200", b"0") + TRAILERS)
-        assert told(world)[0] == ("take_message", b"", SENT_TRAILERS)
+        assert told(world) == [("on_head", b"", False), ("on_end", SENT_TRAILERS)]
     with await begun() as world:
         world.receive(head_of(b"200", b"0") + frames.data(b""))
         assert told(world) == [("on_head", None, True)]
@@ -86,7 +86,7 @@ async def test_trailers_have_the_limits_of_heads() -> None:
         with await begun() as world:
             world.receive(HEAD + frames.headers(frames.block(*lines)))
             if count == MOST_TRAILERS:
-                assert told(world)[0] == ("take_message", b"", tuple(lines))
+                assert told(world) == [("on_head", b"", False), ("on_end", tuple(lines))]
             else:
                 assert world.listener.faults == [Fault.UPSTREAM_MALFORMED]
                 assert TRAILERS_TOO_LARGE in world.listener.calls[0]
