@@ -133,7 +133,7 @@ class Chain:
         self.ready_answer = self._ready_answer(hooks)
         self.calls_only = False  # whether its route leads to gRPC upstreams alone
         self.takes_literally = False  # whether names in paths may contain what some servers read in another way
-        self.allows_fetch = False  # whether a filter may take part in the forwarding of its requests (`fetch`)
+        self.allows_fetch = False  # whether a filter may take part in the forwarding (`exchange.taker`)
         # Whether response steps need not run for a response of the upstream that was received as a whole, unless it is
         # one that `looks` names; the headers that they would change are `response_fields`.
         self.skips_response_steps = False

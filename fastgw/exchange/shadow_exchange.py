@@ -211,9 +211,6 @@ class Nobody:
     def pause_tunnel(self) -> None: ...
     def resume_tunnel(self) -> None: ...
 
-    def send_fetch(self, exchange: Exchange, fetch: object) -> bool:
-        return False
-
     def send_held(self, exchange: Exchange, response: Response, body: bytes, trailers: Trailers) -> bool:
         return False
 
