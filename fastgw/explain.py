@@ -26,6 +26,7 @@ from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.downstream.tls.presented import describe_certificate
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Chain, Exchange, FilterInstance, Reply, Response, Route, Trailers, problem
+from fastgw.exchange.exchange import ClientSide
 from fastgw.exchange.exchange_counts import NO_COUNTS
 from fastgw.exchange.explain_exchange import OpenExchange, OpenShadow
 from fastgw.exchange.filter_steps import abandon, checked
@@ -62,7 +63,6 @@ from fastgw.pipeline.route_selection import (
     too_long,
 )
 from fastgw.routing.table import Candidate
-from fastgw.shm.held_body_budget import UNLIMITED
 from fastgw.upstream.forwarding.fallback import Fallback
 from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward, is_translated
 from fastgw.upstream.policies.retry import CONNECT_FAILURE, IDEMPOTENT, SAFE
@@ -138,23 +138,19 @@ class _Shown:
         return gone + tuple(self.line(name, value) for name, value in after if (name, value) not in before)
 
 
-class _Listening:
+class _Listening(ClientSide):
     """A client side that stores the response."""
 
-    fd = body_goes_to = -1
     counts = NO_COUNTS
-    held_body_budget = UNLIMITED
 
     def __init__(self) -> None:
+        super().__init__()
         self.answered = False
 
     def send_interim(self, head: ResponseHead | None) -> None: ...
 
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         self.answered = True
-
-    def send_held(self, exchange: Exchange, response: Response, body: bytes, trailers: Trailers) -> bool:
-        return False
 
     def feed(self, payload: bytes) -> None: ...
     def end(self, trailers: Trailers) -> None: ...
@@ -405,7 +401,7 @@ def explain(
     if isinstance(action, FilesAction):
         explanation.file = action.answer_waiting(exchange)
     else:
-        action(exchange)
+        action.begin(exchange)
     return _describe_response(explanation, exchange, shown)
 
 

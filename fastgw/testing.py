@@ -42,6 +42,7 @@ from fastgw.shm.rate_limit_table import own_table
 from fastgw.sync.feeds import Feeds
 from fastgw.upstream.client.http_client import Fetched, FetchFailed
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
+from fastgw.upstream.connections.pooled_connection import Lender, PooledConnection
 from fastgw.upstream.targets.target import Target
 
 __all__ = ["OK", "ConfigError", "Consumer", "Fetched", "Ran", "configured", "run"]
@@ -555,7 +556,7 @@ class _Limit:
     def give_back(self, ip: str = "") -> None: ...
 
 
-class _Pool:
+class _Pool(Lender):
     """Connection pool that connects to the test, at once or in advance."""
 
     def __init__(self, worker_loop: WorkerLoop, connected: "Sequence[asyncio.Future[_Wire]]") -> None:
@@ -565,8 +566,7 @@ class _Pool:
 
     def open(self, target: Target) -> None:
         """Open a new connection: a request that is lost on it is treated as on a new connection."""
-        pool: Any = self
-        connection = UpstreamConnection(self._worker_loop, pool, target)
+        connection = UpstreamConnection(self._worker_loop, self, target)
         self._idle = connection, _Wire(connection)
 
     def close(self) -> None:
@@ -587,8 +587,7 @@ class _Pool:
         if connected is None:
             borrower.failed(Fault.CONNECT_REFUSED)  # there is no further response
             return
-        pool: Any = self
-        connection = UpstreamConnection(self._worker_loop, pool, target)
+        connection = UpstreamConnection(self._worker_loop, self, target)
         wire = _Wire(connection)
         connection.uses += 1
         borrower.lent(connection)
@@ -610,10 +609,10 @@ class _Pool:
 
     def withdraw(self, borrower: Any) -> None: ...
 
-    def give_back(self, connection: UpstreamConnection) -> None:
+    def give_back(self, connection: PooledConnection) -> None:
         connection.close()
 
-    def discard(self, connection: UpstreamConnection) -> None:
+    def discard(self, connection: PooledConnection) -> None:
         connection.close()
 
     forget = discard

@@ -15,7 +15,7 @@ from fastgw.config.settings.gateway import Consumer as ConsumerSettings
 from fastgw.config.settings.secrets import Secret
 from fastgw.consumers.index import index_of
 from fastgw.exchange import Chain, Exchange, FilterInstance, Hooks, Response
-from fastgw.exchange.exchange_counts import NO_COUNTS
+from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.filters.api import Consumer, Env, Filter, FilterResources
 from fastgw.filters.policies.auth import Auth
 from fastgw.filters.policies.authorize import Authorize, Names, Scopes
@@ -139,16 +139,9 @@ def answered(response: Callable[[Exchange], Any]) -> Callable[[Exchange], Any]:
     return answer
 
 
-class _Counting:
-    """Stand-in for a client connection, of which only this is used."""
-
-    counts = NO_COUNTS
-
-
 def exchange(number: int, request: bytes = b"") -> Exchange:
     nobody: Any = None
     peer = Peer("192.0.2.1", 1, 80, trusted=False)
-    counting: Any = _Counting()
-    made = Exchange(parse_request(request or REQUESTS[number]), counting, nobody, peer, CHAIN)
+    made = Exchange(parse_request(request or REQUESTS[number]), Nobody(), nobody, peer, CHAIN)
     made.consumer, made.claims = CONSUMER, CLAIMS
     return made

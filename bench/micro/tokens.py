@@ -18,6 +18,7 @@ from bench.micro.heads import REQUESTS
 from bench.micro.timing import Room
 from fastgw.config.settings.secrets import Secret
 from fastgw.exchange import Exchange
+from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.filters.policies.jwt import Jwt, TokenCacheSettings
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import parse_request
@@ -108,4 +109,4 @@ def exchange(number: int, shown: bytes) -> Exchange:
     head, several = AUTHORIZATION.subn(b"\\1Bearer " + shown + b"\r\n", REQUESTS[number % len(REQUESTS)])
     assert several == 1
     judged = parse_request(head)
-    return Exchange(judged, nobody, nobody, Peer("192.0.2.1", 1, 80, trusted=False), CHAIN)
+    return Exchange(judged, Nobody(), nobody, Peer("192.0.2.1", 1, 80, trusted=False), CHAIN)

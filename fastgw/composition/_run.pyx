@@ -118,7 +118,7 @@ cdef OfAction of_action
 cdef Slot wheel_of_loop
 
 cdef type _run_class, _state_class, _call_class
-cdef object _reference_call, _reference_start, _reference_start_part, _reference_merge, _reference_on_whole
+cdef object _reference_begin, _reference_start, _reference_start_part, _reference_merge, _reference_on_whole
 cdef object INF = inf
 cdef Py_ssize_t _MOST_AT_ONCE = MOST_AT_ONCE
 cdef Py_ssize_t _FREE = MAX_KEPT
@@ -190,8 +190,8 @@ def adopt(type run not None, type state not None, type call not None):
 
 def adopt_action(type action not None):
     """Replace the call of a `ComposeAction`."""
-    global _reference_call
-    _reference_call = action.__call__
+    global _reference_begin
+    _reference_begin = action.begin
     learn(&of_action.are_apart, action, "_are_apart")
     learn(&of_action.answers_plainly, action, "answers_plainly")
     learn(&of_action.first, action, "first")
@@ -202,7 +202,7 @@ def adopt_action(type action not None):
     learn(&of_action.plain_lines, action, "plain_lines")
     learn(&of_action.takes_body, action, "takes_body")
     learn(&of_action.timeout, action, "timeout")
-    replace(action, __call__)
+    replace(action, begin)
 
 
 # --- sending ---
@@ -242,11 +242,11 @@ cdef bytes _target_for(template, exchange):
     return b"".join(made)
 
 
-def __call__(self, exchange):
-    """Compiled `ComposeAction.__call__`."""
+def begin(self, exchange):
+    """Compiled `ComposeAction.begin`."""
     chain = (<Exchange?>exchange).chain
     if read(&of_action.passes_through, self) or (<Chain?>chain).translate_steps:
-        _reference_call(self, exchange)
+        _reference_begin(self, exchange)
         return
     run = new_run(self, exchange)
     (<Exchange?>exchange).service = run

@@ -22,7 +22,7 @@ from fastgw.composition.run import new_run
 from fastgw.config.settings.compose import Compose
 from fastgw.exchange import Exchange
 from fastgw.http.json_splices import MOST_AT_ONCE, OF_VALUES
-from fastgw.upstream.client.response_action import MARKS
+from fastgw.upstream.client.response_action import MARKS, ResponseAction
 from fastgw.upstream.forwarding.forward_action import Forward, is_translated
 from fastgw.upstream.upstream import Upstream
 
@@ -31,7 +31,7 @@ _XML_TO_JSON = 8
 
 
 @final
-class ComposeAction:
+class ComposeAction(ResponseAction):
     """Sends the parts of each exchange of a route, and merges their answers."""
 
     __slots__ = (
@@ -104,7 +104,7 @@ class ComposeAction:
         self.plain_lines = b"Content-Type: %b\r\n%b: true\r\n" % (JSON.media_type, self.completed_name)
         """Header lines of a complete response, unless it is negotiated."""
 
-    def __call__(self, exchange: Exchange) -> None:
+    def begin(self, exchange: Exchange) -> None:
         if exchange.chain.translate_steps and is_translated(exchange, self):
             return
         run = PassThrough(self, exchange) if self._passes_through else new_run(self, exchange)

@@ -90,7 +90,7 @@ class _NoSource:
         raise NotImplementedError
 
 
-_NO_SOURCE: Final = _NoSource()
+NO_SOURCE: Final = _NoSource()
 
 
 class Relay:
@@ -127,7 +127,7 @@ class Relay:
     @classmethod
     def whole(cls, payload: bytes, length: int | None) -> Relay:
         """Create a relay for a body that was received completely. `length`: None if the framing does not declare it."""
-        relay = cls(_NO_SOURCE, length)
+        relay = cls(NO_SOURCE, length)
         relay.bytes, relay.ended, relay.kept = len(payload), True, [payload]
         return relay
 

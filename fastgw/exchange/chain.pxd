@@ -2,6 +2,8 @@
 
 cimport cython
 
+from fastgw.exchange.request_ids cimport RequestIds
+
 
 @cython.final
 cdef class Chain:
@@ -26,7 +28,7 @@ cdef class Chain:
     cdef public object renew_steps
     cdef public object reply_steps
     cdef public object request_body_hooks
-    cdef public object request_ids
+    cdef public RequestIds request_ids
     cdef public object request_steps
     cdef public object response_body_hooks
     cdef public object response_fields

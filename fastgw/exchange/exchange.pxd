@@ -2,10 +2,24 @@
 
 cimport cython
 
+from fastgw.eventloop.timer_wheel cimport Timed
+from fastgw.exchange.body_relay cimport Relay
 from fastgw.exchange.chain cimport Chain
 from fastgw.exchange.reply cimport Response
 from fastgw.exchange.request_ids cimport RequestIds
+from fastgw.forwarded_headers cimport Peer
 from fastgw.http.http1.parser cimport method_of, normal_path_of
+
+cdef class Exchange
+
+
+cdef class ClientSide(Timed):
+    cdef public int body_goes_to
+
+    cpdef answer(self, Response response, bytes payload, bint ended)
+    cpdef feed(self, bytes payload)
+    cpdef end(self, tuple trailers)
+
 
 # As many as there are at once on a busy worker, so that their memory is used again.
 @cython.freelist(64)
@@ -14,9 +28,9 @@ cdef class Exchange:
     cdef public object begun_at
     cdef public object cache_result
     cdef public object cache_status
-    cdef public object chain
+    cdef public Chain chain
     cdef public object claims
-    cdef public object client
+    cdef public ClientSide client
     cdef public object client_ip
     cdef public object consumer
     cdef public object fault
@@ -24,18 +38,18 @@ cdef class Exchange:
     cdef public object grpc_status
     cdef public object head
     cdef public object id_shown
-    cdef public object is_authenticated
+    cdef public bint is_authenticated
     cdef public object limits
     cdef public object listener
     cdef public object method
     cdef public object params
     cdef public object path
-    cdef public object peer
+    cdef public Peer peer
     cdef public object query_sent
-    cdef public object renewed
-    cdef public object renewed_earlier
+    cdef public bint renewed
+    cdef public bint renewed_earlier
     cdef public object request_added
-    cdef public object request_body
+    cdef public Relay request_body
     cdef public object request_bytes
     cdef public object request_dropped
     cdef public object request_id
@@ -46,8 +60,8 @@ cdef class Exchange:
     cdef public object retries
     cdef public object route
     cdef public object scheme
-    cdef public object sends_client_authorization
-    cdef public object sent
+    cdef public bint sends_client_authorization
+    cdef public bint sent
     cdef public object service
     cdef public object shadowed
     cdef public object shadows
@@ -63,10 +77,15 @@ cdef class Exchange:
     cdef public object why
     cdef object __weakref__
 
+    cdef _begin(self, head, ClientSide client, listener, Peer peer, Chain chain)
     cpdef respond(self, Response response, bytes payload, bint ended, bint is_fault=*)
     cdef bint _skips_response_steps(self, Response response, bytes payload) except -1
     cdef _add_trace_line(self, Response response)
     cpdef bint pass_response_steps(self, Response response, event=*) except -1
+    cpdef bint is_still_there(self) except -1
     cpdef finish(self)
     cpdef keep_no_body(self)
     cpdef identify(self, RequestIds ids)
+
+
+cpdef Exchange begin_exchange(head, ClientSide client, listener, Peer peer, Chain chain)

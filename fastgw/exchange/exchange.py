@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
+from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange.body_relay import MAX_KEPT, BodySink, Relay, Trailers
 from fastgw.exchange.chain import Chain
 from fastgw.exchange.exchange_counts import ExchangeCounts
@@ -28,7 +29,6 @@ from fastgw.exchange.reply import (
 )
 from fastgw.exchange.request_ids import RequestIds
 from fastgw.exchange.response_relay import ResponseRelay, tell_of_change
-from fastgw.exchange.route import Route
 from fastgw.exchange.sent_fields import NO_SENT_FIELDS, join_names
 from fastgw.exchange.states import (
     ANSWER_BEGUN,
@@ -42,6 +42,7 @@ from fastgw.exchange.states import (
     ExchangeState,
 )
 from fastgw.exchange.tunnel import Tunnel
+from fastgw.forwarded_headers import Peer
 from fastgw.http.fields import Fields, folded
 from fastgw.http.grpc.calls import is_grpc
 from fastgw.http.http1.parser import method_of, normal_path_of
@@ -58,17 +59,23 @@ log = logging.getLogger("fastgw")
 
 if TYPE_CHECKING:
     from fastgw.exchange.response_taker import ResponseTaker
+    from fastgw.exchange.route import Route
 
 
-class ClientSide(Protocol):
-    """Client side of an exchange, as the exchange uses it."""
+class ClientSide(Timed):
+    """Client side of an exchange, as the exchange uses it. It is `Timed` for those that have a deadline of their own,
+    as streams of HTTP/2.
+    """
+
+    def __init__(self) -> None:
+        Timed.__init__(self)
+        self.body_goes_to = -1
+        """The `fd` of the receiver of the request's body: reads are larger while that socket is writable."""
 
     @property
     def fd(self) -> int:
         """File descriptor of the plain socket that this side writes to; -1: there is none."""
-
-    body_goes_to: int
-    """The `fd` of the receiver of the request's body: reads are larger while that socket is writable."""
+        return -1
 
     @property
     def accepts_more(self) -> bool:
@@ -77,11 +84,13 @@ class ClientSide(Protocol):
 
     def send_interim(self, head: ResponseHead | None) -> None:
         """Forward an interim response (1xx other than 101). None: a 100 Continue of the gateway."""
+        raise NotImplementedError
 
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         """Send the head of `exchange.response`, which is final, with the first part of the body. `ended`: it is the
         whole body.
         """
+        raise NotImplementedError
 
     def send_held(self, exchange: Exchange, response: Response, body: bytes, trailers: Trailers) -> bool:
         """Send a whole response with a body longer than `MAX_KEPT` as fast as the client reads it, within the node's
@@ -89,11 +98,17 @@ class ClientSide(Protocol):
         """
         return False
 
-    def feed(self, payload: bytes) -> None: ...
-    def end(self, trailers: Trailers) -> None: ...
+    def feed(self, payload: bytes) -> None:
+        """Send more of the body."""
+        raise NotImplementedError
+
+    def end(self, trailers: Trailers) -> None:
+        """End the response, or the upstream's direction of a tunnel."""
+        raise NotImplementedError
 
     def abort(self, fault: Fault) -> None:
         """Abort a response that cannot be completed, so that the client can detect it."""
+        raise NotImplementedError
 
     def tunnel(self, early: bytes, timeout: float) -> None:
         """Start a tunnel: `exchange.response` is a 101, and bytes are forwarded in both directions from now on.
@@ -101,13 +116,18 @@ class ClientSide(Protocol):
         Data from the upstream is passed to `feed`, then `end`. `early`: bytes that were received directly after the
         head. `timeout`: seconds in which the client has to read some of the data sent to it.
         """
+        raise NotImplementedError
 
-    def pause_tunnel(self) -> None: ...
-    def resume_tunnel(self) -> None: ...
+    def pause_tunnel(self) -> None:
+        raise NotImplementedError
+
+    def resume_tunnel(self) -> None:
+        raise NotImplementedError
 
     @property
     def counts(self) -> ExchangeCounts:
         """Counters of the worker."""
+        raise NotImplementedError
 
     @property
     def held_body_budget(self) -> HeldBodyBudget:
@@ -116,6 +136,7 @@ class ClientSide(Protocol):
 
     def filter_timeout(self) -> float:
         """Seconds that a filter has for the work that it starts now."""
+        raise NotImplementedError
 
 
 def filter_timeout_of(route: Route | None, client: ClientSide) -> float:
@@ -177,13 +198,16 @@ class Exchange:
     seconds.
     """
 
-    def __init__(self, head: RequestHead, client: ClientSide, listener: Any, peer: Any, chain: Chain) -> None:
+    def __init__(self, head: RequestHead, client: ClientSide, listener: Any, peer: Peer, chain: Chain) -> None:
+        self._begin(head, client, listener, peer, chain)
+
+    def _begin(self, head: RequestHead, client: ClientSide, listener: Any, peer: Peer, chain: Chain) -> None:
         self.head = head
         self.method = method_of(head)
         self.path = normal_path_of(head)
         self.client = client
         self.listener = listener
-        self.peer = peer  # peer of the client's connection: a `forwarded.Peer`
+        self.peer = peer  # peer of the client's connection
         self.scheme: bytes = peer.scheme
         self.client_ip: str = peer.ip
         self.chain = chain
@@ -318,6 +342,10 @@ class Exchange:
     def may_be_sent_again(self) -> bool:
         """Whether the received part of the request is still available: its body is not longer than
         `retries.body_bytes`, and its response has not begun."""
+        return self.is_still_there()
+
+    def is_still_there(self) -> bool:
+        """Return `may_be_sent_again`, for those of its callers that are compiled."""
         body, state = self.request_body, self.state
         return (body is None or body.kept is not None) and state is not HOLDING and state is not ANSWERING
 
@@ -452,7 +480,7 @@ class Exchange:
 
         `is_fault`: the response reports a fault; body hooks do not run.
         """
-        chain: Chain = self.chain
+        chain = self.chain
         holds = chain.treats_responses and not is_fault
         if ended and chain.skips_response_steps and not is_fault and self._skips_response_steps(response, payload):
             holds = False
@@ -470,7 +498,7 @@ class Exchange:
         """Begin to answer with a response of the upstream that was received as a whole, without the response steps and
         body hooks: none has to process it. False: they have to run.
         """
-        chain: Chain = self.chain
+        chain = self.chain
         head = response.head
         if head is None or not payload or self.answered_by is not None or not response.is_as_received or response.added:
             return False
@@ -636,7 +664,7 @@ class Exchange:
 
     def finish(self) -> None:
         """Run the finish steps: the response was sent, or is not needed."""
-        chain: Chain = self.chain
+        chain = self.chain
         self.state = ANSWER_ENDED[self.state]
         if self.subrequests is not None:
             self.subrequests.cancel()
@@ -665,7 +693,7 @@ class Exchange:
         self.response = response
         if self.trace is not None:
             self._add_trace_line(response)
-        chain: Chain = self.chain
+        chain = self.chain
         answered_by, before = self.answered_by, response.status
         for step in chain.response_steps if answered_by is None else chain.response_steps_due(answered_by):
             try:
@@ -717,6 +745,13 @@ class Exchange:
             reply = made
             self.fault = reply.fault or self.fault
         return reply
+
+
+def begin_exchange(head: RequestHead, client: ClientSide, listener: Any, peer: Peer, chain: Chain) -> Exchange:
+    """Return a new exchange. PERF: 300 instructions less than by `Exchange` (CPython 3.11, callgrind)."""
+    exchange: Exchange = Exchange.__new__(Exchange)
+    exchange._begin(head, client, listener, peer, chain)
+    return exchange
 
 
 expose_fields(Exchange)

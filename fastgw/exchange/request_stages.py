@@ -5,6 +5,7 @@ from functools import partial
 from typing import Final, TypeVar, final
 
 from fastgw.errors import Fault
+from fastgw.exchange.action import Action
 from fastgw.exchange.body_stages import BodyRefused, BodyStages, PendingOutput
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter_steps import checked_whole, failed_stage, stages_of
@@ -16,11 +17,11 @@ T = TypeVar("T")
 RANGE: Final = frozenset((b"range", b"if-range"))
 
 
-def begin_request_stages(exchange: Exchange, go_on: Callable[[Exchange], None]) -> bool:
+def begin_request_stages(exchange: Exchange, action: Action) -> bool:
     """Start the body stages of the filters, beginning with the received part of the body. False: do not continue now.
 
-    Before a route is known, or while a step waits, the relay keeps the body. `go_on`: called with the exchange once the
-    whole body was received, if a filter needs it.
+    Before a route is known, or while a step waits, the relay keeps the body. `action`: begun once the whole body was
+    received, if a filter needs it.
     """
     chain, body = exchange.chain, exchange.request_body
     drop_ranges(exchange)
@@ -50,7 +51,7 @@ def begin_request_stages(exchange: Exchange, go_on: Callable[[Exchange], None]) 
         exchange.drop_everywhere(EXPECT)  # the gateway itself requests the body
         if not body.bytes:
             exchange.client.send_interim(None)
-    return body.begin_stages(stages, partial(go_on, exchange)) and not body.waits
+    return body.begin_stages(stages, partial(action.begin, exchange)) and not body.waits
 
 
 def drop_ranges(exchange: Exchange) -> None:

@@ -2,6 +2,8 @@
 
 cimport cython
 
+from fastgw.exchange.action cimport Action
+from fastgw.exchange.chain cimport Chain
 from fastgw.http.http1.parser cimport is_path_as_sent
 
 
@@ -23,8 +25,8 @@ cdef class StepPlan:
 cdef class Route:
     cdef public StepPlan plan
     cdef public object name
-    cdef public object action
-    cdef public object chain
+    cdef public Action action
+    cdef public Chain chain
     cdef public object check_path
     cdef public object division
     cdef public object fallback

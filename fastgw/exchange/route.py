@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, final
 
 from fastgw.errors import Fault
+from fastgw.exchange.action import Action
 from fastgw.exchange.chain import Chain, FilterInstance
 from fastgw.exchange.filter_steps import all_let_pass
 from fastgw.exchange.hooks import PassTest, RefuseStep, RequestStep
@@ -88,7 +89,7 @@ class Route:
     def __init__(
         self,
         name: str,
-        action: Callable[[Exchange], None],
+        action: Action,
         chain: Chain,
         steps: tuple[RequestStep, ...],
         check_path: Callable[[Exchange], Reply | None] | None = None,

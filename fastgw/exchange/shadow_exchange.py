@@ -11,8 +11,8 @@ from typing import Any, Final, TypeAlias, final
 
 from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
-from fastgw.exchange.body_relay import Trailers
-from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange
+from fastgw.exchange.body_relay import NO_SOURCE, Relay, Trailers
+from fastgw.exchange.exchange import UNCHANGED_QUERY, ClientSide, Exchange
 from fastgw.exchange.exchange_counts import NO_COUNTS
 from fastgw.exchange.reply import Response, fields_in
 from fastgw.http.fields import Fields
@@ -56,7 +56,7 @@ class ShadowExchange(Exchange):
         self.service = self.taker = None
         self.known: Who = (real.consumer, real.claims)  # set by enforcing filters
         self.claims, self.params = dict(real.claims), dict(real.params)
-        self.request_body = None if real.request_body is None else _Body()  # type: ignore[assignment]
+        self.request_body = None if real.request_body is None else _Body()
         self.response = None
         self.shadowed, self.shadows, self.why = "", None, ""
         self.limits = None  # a shadow run does not refund units that were spent for real
@@ -177,15 +177,15 @@ class _Head:
         return self._head.values(name)  # type: ignore[no-any-return]
 
 
-class _Body:
+class _Body(Relay):
     """Stand-in for a request body, of which at most the beginning is available: a copy of what has passed."""
 
+    passed = False
+
     def __init__(self) -> None:
+        Relay.__init__(self, NO_SOURCE)
         self.beginning = b""
-        self.bytes, self.ended, self.passed, self.paused = 0, False, False, False
-        self.kept: list[bytes] | None = None
-        self.source: object = None
-        self.trailers: Trailers = ()
+        self.kept = None
 
     def head(self, most: int) -> bytes:
         return self.beginning[:most]
@@ -194,11 +194,9 @@ class _Body:
     def resume(self) -> None: ...
 
 
-class Nobody:
+class Nobody(ClientSide):
     """A client side that does nothing."""
 
-    fd = body_goes_to = -1
-    accepts_more = True
     counts = NO_COUNTS
     held_body_budget: HeldBodyBudget = UNLIMITED
 
@@ -210,9 +208,6 @@ class Nobody:
     def tunnel(self, early: bytes, timeout: float) -> None: ...
     def pause_tunnel(self) -> None: ...
     def resume_tunnel(self) -> None: ...
-
-    def send_held(self, exchange: Exchange, response: Response, body: bytes, trailers: Trailers) -> bool:
-        return False
 
     def filter_timeout(self) -> float:
         return 0.0

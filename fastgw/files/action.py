@@ -13,6 +13,7 @@ from typing import Final, final
 from fastgw.errors import Fault
 from fastgw.eventloop.disk_threads import run_on_disk
 from fastgw.exchange import Exchange, Reply, Route, problem
+from fastgw.exchange.action import Action
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyReply
 from fastgw.files.open_files import MAX_FILES, UNUSED_S, HeldFile, OpenFileCache, ReadyFile
 from fastgw.files.request_path import FilePath, file_path
@@ -57,7 +58,7 @@ class _Waiting:
 
 
 @final
-class FilesAction:
+class FilesAction(Action):
     """Action of a route with `files`. `prefix`: leading part of request paths that is not part of the files' paths."""
 
     def __init__(self, finder: FileFinder, prefix: bytes) -> None:
@@ -71,7 +72,7 @@ class FilesAction:
     def __repr__(self) -> str:
         return f"<FilesAction {self.finder.root} files={len(self._cache)} lookups={len(self._lookups)}>"
 
-    def __call__(self, exchange: Exchange) -> None:
+    def begin(self, exchange: Exchange) -> None:
         """Answer, at once or after a look at the disk."""
         path = self._path_of(exchange)
         if path is None:

@@ -7,13 +7,13 @@ from urllib.parse import quote
 from fastgw.config.settings.functions import Lambda
 from fastgw.exchange import Exchange
 from fastgw.functions.invocation import Invocation
-from fastgw.upstream.client.response_action import MARKS
+from fastgw.upstream.client.response_action import MARKS, ResponseAction
 from fastgw.upstream.forwarding.forward_action import Forward, is_translated
 from fastgw.upstream.upstream import Upstream
 
 
 @final
-class LambdaAction:
+class LambdaAction(ResponseAction):
     """Invokes a function for each exchange of a route."""
 
     __slots__ = ("_digest", "forward", "marks", "settings", "target", "upstream")
@@ -31,7 +31,7 @@ class LambdaAction:
         self.target = target.encode()
         """Path and query of an invocation."""
 
-    def __call__(self, exchange: Exchange) -> None:
+    def begin(self, exchange: Exchange) -> None:
         if exchange.chain.translate_steps and is_translated(exchange, self):
             return
         exchange.service = invocation = Invocation(self, exchange)

@@ -36,7 +36,8 @@ from fastgw.downstream.protocols import offered_by_alpn
 from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.downstream.tls.contexts import ServerContexts, server_contexts, server_identity
 from fastgw.downstream.trusted_proxies import trust
-from fastgw.exchange import Chain, Division, Exchange, FilterInstance, Hooks, Route, StepPlan
+from fastgw.exchange import Chain, Division, FilterInstance, Hooks, Route, StepPlan
+from fastgw.exchange.action import Action
 from fastgw.exchange.chain import request_steps_of
 from fastgw.exchange.error_pages import ErrorPage, ErrorPages
 from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
@@ -514,7 +515,7 @@ class _Building:
         of_parts = yield from self._destinations(route.part_destinations)
         same = before is not None and self._is_same(place) and self._same_around(before)
         conditions: Conditions | None = None
-        actions: list[Callable[[Exchange], None]] = []
+        actions: list[Action] = []
         rules: list[Rule[Route] | None] = []
         for listener, chain, same_filters, was in zip(
             self._names, chains, self._same_filters, self._places_before, strict=True
@@ -558,12 +559,12 @@ class _Building:
         listener: str,
         route: config.Route,
         upstreams: Sequence[Upstream],
-        actions: Sequence[Callable[[Exchange], None]],
+        actions: Sequence[Action],
         early_chain: Chain,
         links_before: Sequence[FilterInstance],
     ) -> Route:
         """Compile a route on a listener; with several upstreams, one variant for each of them."""
-        variants: Sequence[tuple[config.Route, Upstream | None, Callable[[Exchange], None], str, int]]
+        variants: Sequence[tuple[config.Route, Upstream | None, Action, str, int]]
         if route.variants:
             variants = [*self._variants(route)]
         elif isinstance(route.upstream, Mapping):
@@ -594,9 +595,7 @@ class _Building:
         divided.division = Division(tuple(parts), splitter)
         return divided
 
-    def _variants(
-        self, route: config.Route
-    ) -> Iterator[tuple[config.Route, Upstream | None, Callable[[Exchange], None], str, int]]:
+    def _variants(self, route: config.Route) -> Iterator[tuple[config.Route, Upstream | None, Action, str, int]]:
         """Yield the variants of a route as routes, each with its upstream, action, label and weight."""
         for each in route.variants:
             variant = route.with_variant(each)
@@ -608,7 +607,7 @@ class _Building:
         listener: str,
         route: config.Route,
         upstream: Upstream | None,
-        action: Callable[[Exchange], None],
+        action: Action,
         early_chain: Chain,
         links_before: Sequence[FilterInstance],
     ) -> Route:
@@ -669,7 +668,7 @@ class _Building:
             made.forwards_preflight = forwards_preflight(made, links)
         return made
 
-    def _action(self, route: config.Route, upstream: Upstream | None) -> Callable[[Exchange], None]:
+    def _action(self, route: config.Route, upstream: Upstream | None) -> Action:
         if route.respond is not None:
             return respond_action(route, route.respond)
         if route.redirect is not None:

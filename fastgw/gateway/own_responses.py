@@ -16,6 +16,7 @@ from fastgw.config.base.variables import inserted_values
 from fastgw.config.settings import gateway as config
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Route
+from fastgw.exchange.action import Action
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyReply
 from fastgw.exchange.sent_fields import SentFields
 from fastgw.filters.authentication.templates import Value, fit_value, url_value
@@ -38,14 +39,14 @@ _NOT_IN_XML: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _HALF_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
-class RespondAction:
+class RespondAction(Action):
     """Action of a route with `respond`: the same answer to each request."""
 
     def __init__(self, reply: Reply) -> None:
         self._reply = reply
         self._ready: dict[SentFields, ReadyReply | None] = {}  # by the headers that filters change
 
-    def __call__(self, exchange: Exchange) -> None:
+    def begin(self, exchange: Exchange) -> None:
         exchange.reply(self._reply)
 
     def ready_answer(self, head: RequestHead, peer: Peer, route: Route) -> ReadyAnswer | None:
@@ -64,13 +65,13 @@ class RespondAction:
 
 
 @final
-class TemplateAction:
+class TemplateAction(Action):
     """Action of a route with `respond` and variables in it."""
 
     def __init__(self, status: int, body: Parts, fields: tuple[tuple[bytes, Parts], ...], encode: "Encode") -> None:
         self._status, self._body, self._fields, self._encode = status, body, fields, encode
 
-    def __call__(self, exchange: Exchange) -> None:
+    def begin(self, exchange: Exchange) -> None:
         fields = []
         for name, parts in self._fields:
             value = _joined(parts, exchange, bytes)
@@ -107,7 +108,18 @@ def static_reply(respond: config.Respond) -> Reply:
     return Reply(respond.status, respond.body.encode(), fields)
 
 
-def redirect_action(route: config.Route, redirect: config.Redirect) -> Callable[[Exchange], None]:
+@final
+class RedirectAction(Action):
+    """Action of a route with `redirect`."""
+
+    def __init__(self, answer: Callable[[Exchange], None]) -> None:
+        self._answer = answer
+
+    def begin(self, exchange: Exchange) -> None:
+        self._answer(exchange)
+
+
+def redirect_action(route: config.Route, redirect: config.Redirect) -> RedirectAction:
     """Return the action of a route with `redirect`."""
     if redirect.to is None:
         return _parts_redirect(redirect)
@@ -130,7 +142,7 @@ def redirect_action(route: config.Route, redirect: config.Redirect) -> Callable[
             location = b"%b?%b%b%b" % (url, exchange.query_shown, mark, fragment)
         exchange.reply(Reply(status, fields=((b"Location", location),)))
 
-    return answer
+    return RedirectAction(answer)
 
 
 def _dot_segments(location: bytes) -> int:
@@ -138,7 +150,7 @@ def _dot_segments(location: bytes) -> int:
     return len(_DOT_SEGMENT.findall(_PATH_END.split(location, 1)[0]))
 
 
-def _parts_redirect(redirect: config.Redirect) -> Callable[[Exchange], None]:
+def _parts_redirect(redirect: config.Redirect) -> RedirectAction:
     """Return the action of a redirect to the URL of the request with other parts."""
     path_of = path_replacer(redirect.strip_prefix, redirect.add_prefix)
     whole = None if redirect.path is None else parse_plain_path(redirect.path)
@@ -165,7 +177,7 @@ def _parts_redirect(redirect: config.Redirect) -> Callable[[Exchange], None]:
             location += b"?" + exchange.query_shown
         exchange.reply(Reply(status, fields=((b"Location", location),)))
 
-    return answer
+    return RedirectAction(answer)
 
 
 def _parts(text: str, route: config.Route) -> Parts:

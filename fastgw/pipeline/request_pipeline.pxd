@@ -1,10 +1,19 @@
 # The types of `request_pipeline.py`.
 
 from fastgw.exchange.chain cimport Chain
-from fastgw.exchange.exchange cimport Exchange
+from fastgw.exchange.exchange cimport ClientSide, Exchange
+from fastgw.exchange.ready_answer cimport ReadyAnswer
 from fastgw.exchange.route cimport Route, StepPlan
 from fastgw.http.http1.parser cimport is_ordinary
 from fastgw.pipeline.route_selection cimport choose
+from fastgw.routing._table cimport Finder, match_of
 
-cpdef begin_request(stream, Exchange exchange, router)
-cdef _find_route(stream, Exchange exchange, router, match=*)
+
+cdef class RequestStream(ClientSide):
+    cdef public object waiting
+
+    cpdef send_ready(self, Exchange exchange, ReadyAnswer answer)
+
+
+cpdef begin_request(RequestStream stream, Exchange exchange, Finder router)
+cdef _find_route(RequestStream stream, Exchange exchange, Finder router, match=*)

@@ -13,12 +13,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from fastgw.errors import Fault
-from fastgw.exchange import ClientSide, Outcome, Reply, RequestStep, problem, run_request
-from fastgw.exchange.chain import Chain
-from fastgw.exchange.exchange import Exchange, filter_timeout_of
+from fastgw.exchange import Outcome, Reply, RequestStep, problem, run_request
+from fastgw.exchange.exchange import ClientSide, Exchange, filter_timeout_of
 from fastgw.exchange.filter_steps import fail_unheld, request_budget
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
 from fastgw.exchange.reply import body_at_once
@@ -30,6 +29,7 @@ from fastgw.http.http1.parser import is_ordinary
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.pipeline.route_selection import choose
+from fastgw.routing._table import match_of
 from fastgw.routing.requirements import ClientUnknown
 from fastgw.routing.table import Match, Router
 
@@ -37,25 +37,31 @@ Waited = asyncio.Future[Reply | None]
 """Future that a step of a filter waits for."""
 
 
-class RequestStream(ClientSide, Protocol):
+class RequestStream(ClientSide):
     """Client side of one exchange, as the pipeline uses it."""
 
-    waiting: Waited | None
-    """Future that the exchange waits for; None: it does not wait, or it has ended."""
+    def __init__(self) -> None:
+        ClientSide.__init__(self)
+        self.waiting: Waited | None = None
+        """Future that the exchange waits for; None: it does not wait, or it has ended."""
 
     @property
-    def loop(self) -> asyncio.AbstractEventLoop: ...
+    def loop(self) -> asyncio.AbstractEventLoop:
+        raise NotImplementedError
 
     def send_ready(self, exchange: Exchange, answer: ReadyAnswer) -> None:
         """Send a whole response from memory, and end the exchange."""
+        raise NotImplementedError
 
     def send_refusal(self, exchange: Exchange, refusal: ReadyRefusal) -> None:
         """Send the refusal of a request that was received as a whole, and end the exchange."""
+        raise NotImplementedError
 
     def fail_after_defect(self, exchange: Exchange) -> None:
         """Log the exception that is being handled and end the exchange: with a 500, or cut off if its response has
         begun.
         """
+        raise NotImplementedError
 
 
 def begin_request(stream: RequestStream, exchange: Exchange, router: Router[Route]) -> None:
@@ -63,7 +69,7 @@ def begin_request(stream: RequestStream, exchange: Exchange, router: Router[Rout
     come first. `router`: of the listener.
     """
     head: Any = exchange.head
-    early: Chain = exchange.chain
+    early = exchange.chain
     if not early.lets_pass(head):
         _early_done(stream, exchange, router, run_request(early.request_steps, exchange))
         return
@@ -71,7 +77,7 @@ def begin_request(stream: RequestStream, exchange: Exchange, router: Router[Rout
     match: Match[Route] | None = None
     if is_ordinary(head):
         try:
-            match = router.find(head)
+            match = match_of(router, head)
         except ClientUnknown:
             match = None  # found by the exchange
     _find_route(stream, exchange, router, match)
@@ -103,7 +109,7 @@ def _find_route(
         return
     assert exchange.route is not None
     route: Route = exchange.route
-    chain: Chain = exchange.chain
+    chain = exchange.chain
     head: Any = exchange.head
     if chain.ready_answer is not None and exchange.request_body is None and is_ordinary(head):
         answer = chain.ready_answer(head, exchange.peer, route)
@@ -117,7 +123,7 @@ def _find_route(
             if sent is not NO_SENT_FIELDS:
                 exchange.request_dropped |= sent.dropped
                 exchange.request_added += sent.added
-            route.action(exchange)
+            route.action.begin(exchange)
             return
         if plan.refuse is not None and exchange.request_body is not None and exchange.method != b"HEAD":
             refusal = plan.refuse(head)
@@ -182,7 +188,7 @@ def _begin_action(exchange: Exchange) -> None:
     assert exchange.route is not None
     route: Route = exchange.route
     if not exchange.chain.treats_bodies or begin_request_stages(exchange, route.action):
-        route.action(exchange)
+        route.action.begin(exchange)
 
 
 def _wait(

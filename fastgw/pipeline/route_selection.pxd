@@ -1,6 +1,5 @@
 # The types of `route_selection.py`.
 
-from fastgw.exchange.chain cimport Chain
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.route cimport Route, StepPlan
 from fastgw.http.http1.parser cimport is_path_as_sent

@@ -197,7 +197,7 @@ def choose(exchange: Exchange, router: Router[Route], match: Match[Route] | None
     if route.division is not None:
         route = route.division.part_for(exchange)
     exchange.route = route
-    chain: Chain = route.chain
+    chain = route.chain
     ids = exchange.chain.request_ids
     exchange.chain = chain
     if chain.request_ids is not ids:

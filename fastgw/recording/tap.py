@@ -25,7 +25,7 @@ from fastgw.observe.tracing.trace import MOST_ATTEMPTS, EndedAttempt, EndedWait
 from fastgw.observe.tracing.tracer import Trace
 from fastgw.recording.records import RecordedBody, RecordedCall, RecordedIdentity, RecordedRequest
 from fastgw.recording.redaction import RecordRedaction, TooLongToMask
-from fastgw.upstream.connections.stream import RequestSource, UpstreamStream
+from fastgw.upstream.connections.stream import RequestSource, ResponseListener, UpstreamStream
 
 MOST_CALLS: Final = 64
 """Maximum number of attempts and sub-requests that are recorded of a request."""
@@ -397,7 +397,7 @@ class TappedStream:
 
 
 @final
-class TappedListener:
+class TappedListener(ResponseListener):
     """Listener to the response of an attempt that is recorded. `inner`: the listener itself."""
 
     __slots__ = ("_inner", "_kept")

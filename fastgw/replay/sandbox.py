@@ -26,7 +26,6 @@ from fastgw.downstream import Listener
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import (
-    ClientSide,
     Exchange,
     Outcome,
     Relay,
@@ -51,7 +50,7 @@ from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.pipeline.request_pipeline import Waited, begin_request, cancel_waiting
+from fastgw.pipeline.request_pipeline import RequestStream, begin_request, cancel_waiting
 from fastgw.recording.record_observer import RecordObserver
 from fastgw.recording.records import MASK, RecordedBody, RecordedRequest
 from fastgw.recording.redaction import RecordRedaction
@@ -376,16 +375,19 @@ def _head_of(recorded: RecordedRequest) -> tuple[Http1RequestHead, bytes]:
 
 
 @final
-class _ReplayStream(ClientSide):
+class _ReplayStream(RequestStream):
     """Client side of a replayed request: it takes the response, which the tap records."""
 
-    fd = body_goes_to = -1
     counts = NO_COUNTS
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.waiting: Waited | None = None
+        super().__init__()
+        self._loop = loop
         self.exchange: Exchange | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
 
     def complete(self) -> None:
         exchange, self.exchange = self.exchange, None

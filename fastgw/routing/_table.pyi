@@ -1,6 +1,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+class Finder:
+    """Lookup part of a `Router`: uses the compiled tables, and `find_in_turn` for the rest."""
+
+    compiled: Any
+
+def match_of(router: Any, request: Any, /) -> Any:
+    """Return the result of `Router.find`. `router`: a `Finder`."""
+
 class Tables:
     def __init__(self, no_parameters: Mapping[str, bytes], /) -> None:
         """`no_parameters`: parameters of a match without any. Lookups find nothing until all entries are added and

@@ -2,6 +2,7 @@
 
 cimport cython
 
+from fastgw.upstream.connections.pooled_connection cimport Lender
 from fastgw.upstream.load_balancing.round_robin cimport SingleTarget
 from fastgw.upstream.targets.target cimport Target
 
@@ -32,7 +33,7 @@ cdef class Upstream:
     cdef public object lends_sockets
     cdef public object members
     cdef public str name
-    cdef public object pool
+    cdef public Lender pool
     cdef public object replaced
     cdef public object retry_budget
     cdef public object rules

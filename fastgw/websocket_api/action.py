@@ -8,6 +8,7 @@ from fastgw.config.settings.websocket_api import CONNECT, DEFAULT, DISCONNECT, M
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, problem
+from fastgw.exchange.action import Action
 from fastgw.http.strict_json import InvalidJson, parse_json
 from fastgw.http.websocket.frames import BINARY
 from fastgw.http.websocket.handshake import WEBSOCKET, fault_in_request
@@ -32,7 +33,7 @@ class CompiledEvent(NamedTuple):
 
 
 @final
-class WebsocketApiAction:
+class WebsocketApiAction(Action):
     """Accepts WebSocket connections, and sends their events to upstreams."""
 
     __slots__ = ("_path", "_upstreams", "connect", "default", "disconnect", "events", "idle", "settings")
@@ -62,7 +63,7 @@ class WebsocketApiAction:
     def worker_loop(self) -> WorkerLoop:
         return self._upstreams[0].worker_loop
 
-    def __call__(self, exchange: Exchange) -> None:
+    def begin(self, exchange: Exchange) -> None:
         if self.refuse(exchange):
             return
         connection = ApiConnection(self, exchange)

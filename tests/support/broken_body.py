@@ -7,22 +7,23 @@ from typing import Any
 from fastgw.exchange import Exchange
 
 
-class BrokenBody:
-    """Stands before the relay of a body."""
+class BrokenStages:
+    """Stages of a body, which pass nothing on."""
 
-    def __init__(self, body: Any) -> None:
-        self._body = body
+    changes = changed = holds = False
+    complete = keeps_length = True
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._body, name)
-
-    def feed(self, payload: bytes) -> None:
+    def feed(self, payload: bytes, is_last: bool) -> bytes:
         raise ZeroDivisionError("a defect")
 
-    last = feed
+    def end(self, when_done: Any) -> bytes:
+        return b""
+
+    def release_held(self) -> None: ...
+    def cancel(self) -> None: ...
 
 
 def break_body(exchange: Exchange) -> None:
     """Let the next piece of the body of a request raise."""
-    broken: Any = BrokenBody(exchange.request_body)
-    exchange.request_body = broken
+    assert exchange.request_body is not None
+    exchange.request_body._stages = BrokenStages()

@@ -37,6 +37,7 @@ from fastgw.observe.metrics.families import FilterEvent
 from fastgw.routing.table import at_once
 from fastgw.shm.held_body_budget import HeldBodyBudget
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
+from fastgw.upstream.connections.pooled_connection import Lender, PooledConnection
 from fastgw.upstream.targets.target import Target
 from tests.support.generations import load_with_files, plan_after
 from tests.support.judge import RequestJudge
@@ -343,13 +344,13 @@ class Turns:
         return True
 
 
-class Pool:
+class Pool(Lender):
     """Connects when the test says so (`Plane.connects`), and keeps returned connections."""
 
     def __init__(self, worker_loop: MemoryLoop) -> None:
         self.worker_loop = worker_loop
         self.waiting: list[tuple[Any, Target]] = []
-        self.open: set[UpstreamConnection] = set()
+        self.open: set[PooledConnection] = set()
         self.is_full = False
 
     def may_open(self) -> bool:
@@ -378,7 +379,7 @@ class Pool:
     def withdraw(self, borrower: Any) -> None:
         self.waiting = [each for each in self.waiting if each[0] is not borrower]
 
-    def give_back(self, connection: UpstreamConnection) -> None:
+    def give_back(self, connection: PooledConnection) -> None:
         assert connection in self.open
         connection.streams = 0
         if connection.closed:
@@ -387,13 +388,13 @@ class Pool:
         connection.idle_since = self.worker_loop.wheel.now
         connection.target.idle[connection] = None
 
-    def discard(self, connection: UpstreamConnection) -> None:
+    def discard(self, connection: PooledConnection) -> None:
         if connection in self.open:
             self.open.remove(connection)
             connection.target.idle.pop(connection, None)
             connection.close()
 
-    def forget(self, connection: UpstreamConnection) -> None:
+    def forget(self, connection: PooledConnection) -> None:
         if connection in connection.target.idle:
             self.discard(connection)
 

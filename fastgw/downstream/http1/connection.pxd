@@ -5,7 +5,7 @@ from fastgw.downstream.http1.stream cimport Http1Stream
 from fastgw.downstream.http1.serving cimport ServingListener, ServingWorker
 from fastgw.eventloop.idle_order cimport put_last
 from fastgw.eventloop.socket_send cimport send, send_parts
-from fastgw.exchange.exchange cimport Exchange
+from fastgw.exchange.exchange cimport Exchange, begin_exchange
 from fastgw.forwarded_headers cimport Peer
 from fastgw.http.http1 cimport serializer
 from fastgw.http.http1.parser cimport Http1RequestHead, is_ordinary, take_request

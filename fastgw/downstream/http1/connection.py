@@ -39,7 +39,7 @@ from fastgw.eventloop.idle_order import put_last
 from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unsent
 from fastgw.exchange import Relay
-from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.exchange import Exchange, begin_exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.states import ENDED
 from fastgw.forwarded_headers import Peer, client_address
@@ -358,7 +358,7 @@ class Http1ClientConnection(EndingConnection):
         self.phase = REQUEST[self.phase]
         self.closing = listener.closing or head.close
         stream: Http1Stream = self._stream or self.stream
-        exchange: Exchange = Exchange(head, stream, listener, peer, listener.early)
+        exchange = begin_exchange(head, stream, listener, peer, listener.early)
         stream.exchange = exchange
         try:
             if server.tracer is not None:

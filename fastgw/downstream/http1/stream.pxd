@@ -1,7 +1,5 @@
 # The types of `stream.py`.
 
-cimport cython
-
 from fastgw.downstream.http1.response_framing cimport framing_of
 from fastgw.downstream.http1.serving cimport ServingListener, ServingWorker
 from fastgw.eventloop.socket_send cimport send, send_parts
@@ -10,10 +8,11 @@ from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.ready_answer cimport ReadyAnswer, recorded_answer
 from fastgw.exchange.reply cimport Response
 from fastgw.http.http1 cimport serializer
-from fastgw.http.http1.parser cimport is_ordinary
+from fastgw.http.http1.parser cimport Http1ResponseHead, is_ordinary
+from fastgw.pipeline.request_pipeline cimport RequestStream
 
 cdef double inf
-cdef object CHUNKED, CLOSE, LENGTH, NO_BODY
+cdef int CHUNKED, CLOSE, LENGTH, NO_BODY
 
 
 cdef class StreamedConnection(Timed):
@@ -28,19 +27,16 @@ cdef class StreamedConnection(Timed):
     cpdef response_sent(self, bint unread)
 
 
-@cython.final
-cdef class Http1Stream:
+cdef class Http1Stream(RequestStream):
     cdef public bint _asked_to_continue
     cdef public double _body_bytes
     cdef public StreamedConnection _connection
-    cdef public object _ending
+    cdef public int _ending
     cdef public double _line_until
     cdef public int _tunnel_ends
-    cdef public int body_goes_to
     cdef public Exchange exchange
     cdef public object reader
     cdef public double tunnel_timeout
-    cdef public object waiting
 
     cpdef answer(self, Response response, bytes payload, bint ended)
     cpdef send_ready(self, Exchange exchange, ReadyAnswer answer)

@@ -36,7 +36,7 @@ from fastgw.http.http1.body_reader import BodyReader
 from fastgw.http.http1.parser import Http1RequestHead, is_ordinary
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
-from fastgw.pipeline.request_pipeline import Waited, cancel_waiting
+from fastgw.pipeline.request_pipeline import RequestStream, cancel_waiting
 from fastgw.shm.held_body_budget import HeldBodyBudget
 
 if TYPE_CHECKING:
@@ -80,14 +80,13 @@ class StreamedConnection(Timed):
         raise NotImplementedError
 
 
-class Http1Stream:
+class Http1Stream(RequestStream):
     def __init__(self, connection: Http1ClientConnection) -> None:
+        RequestStream.__init__(self)
         self._connection = connection
         self.exchange: Exchange | None = None
-        self.waiting: Waited | None = None
         self.reader: BodyReader | None = None
         """Reader of the request body that is being received; None: there is none."""
-        self.body_goes_to = -1
         self.tunnel_timeout = inf
         """Seconds in which the client of a tunnel has to read some of the data sent to it."""
         self._body_bytes = inf  # maximum length
@@ -240,25 +239,25 @@ class Http1Stream:
         assert exchange is not None
         head = response.head
         ending, length = framing_of(exchange, response, payload, ended)
-        if ending is NO_BODY:
+        if ending == NO_BODY:
             payload = b""
         if head is None:
             exchange.response_bytes = len(payload)
         body = exchange.request_body
-        if ending is CLOSE or (body is not None and not body.ended):
+        if ending == CLOSE or (body is not None and not body.ended):
             connection.closing = True
         self._ending = ending
         if connection.closing:
             last = _CLOSE
         else:
             last = b"" if is_ordinary(exchange.head) or exchange.head.version >= 11 else _KEEP_ALIVE
-        if ending is CHUNKED:
+        if ending == CHUNKED:
             payload = serializer.chunk(payload)
         date_line, joined = connection.server.date_line, payload
         if head is None:
             message = own_answer(response, payload, length, date_line, last, exchange.id_shown)
         else:
-            joined = payload if len(payload) <= JOINED or ending is CHUNKED else b""
+            joined = payload if len(payload) <= JOINED or ending == CHUNKED else b""
             status, dropped, added, shown = response.status, response.dropped, response.added, exchange.id_shown
             message = serializer.response(head, status, dropped, added, joined, length, date_line, last, shown)
         waits = connection.write_paused  # it may be paused since before the source was set
@@ -303,10 +302,10 @@ class Http1Stream:
         return send_held(exchange, response, body, trailers, self._connection.server.worker_loop)
 
     def feed(self, payload: bytes) -> None:
-        if self._ending is NO_BODY:
+        if self._ending == NO_BODY:
             return
         connection = self._connection
-        message = serializer.chunk(payload) if self._ending is CHUNKED else payload
+        message = serializer.chunk(payload) if self._ending == CHUNKED else payload
         send(connection.fd, message, connection.transport, connection.write_paused)
 
     def _write(self, message: bytes) -> None:
@@ -320,7 +319,7 @@ class Http1Stream:
                 connection.transport.write_eof()
                 self.end_of_tunnel(TARGET)
             return
-        if self._ending is CHUNKED:
+        if self._ending == CHUNKED:
             self._write(serializer.last_chunk(trailers))
         assert self.exchange is not None
         self._complete(self.exchange)
@@ -328,7 +327,7 @@ class Http1Stream:
     def abort(self, fault: Fault) -> None:
         connection = self._connection
         connection.record()
-        if self._ending is CLOSE:
+        if self._ending == CLOSE:
             # A plain close would look like the end of the body.
             sock = connection.transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

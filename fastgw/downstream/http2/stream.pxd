@@ -1,21 +1,19 @@
 # The types of `stream.py`.
 
-cimport cython
-
 from fastgw.downstream.http1.response_framing cimport framing_of
 from fastgw.downstream.http1.serving cimport ServingListener, ServingWorker
 from fastgw.eventloop.timer_wheel cimport Timed, Wheel
-from fastgw.exchange.exchange cimport Exchange
+from fastgw.exchange.exchange cimport Exchange, begin_exchange
 from fastgw.exchange.ready_answer cimport ReadyAnswer, recorded_answer
 from fastgw.exchange.reply cimport Response
 from fastgw.forwarded_headers cimport Peer
 from fastgw.http.http1 cimport serializer
 from fastgw.http.http1.parser cimport Http1RequestHead
 from fastgw.http.http2._session cimport Session
-from fastgw.pipeline.request_pipeline cimport begin_request
+from fastgw.pipeline.request_pipeline cimport RequestStream, begin_request
 
 cdef double inf
-cdef object CHUNKED, NO_BODY
+cdef int CHUNKED, NO_BODY
 
 
 cdef class MultiplexedConnection(Timed):
@@ -30,8 +28,7 @@ cdef class MultiplexedConnection(Timed):
     cpdef flush_alone(self)
 
 
-@cython.final
-cdef class Http2Stream(Timed):
+cdef class Http2Stream(RequestStream):
     cdef public object _ahead
     cdef public bint _asked_to_continue
     cdef public double _body_bytes
@@ -46,14 +43,12 @@ cdef class Http2Stream(Timed):
     cdef public double _tunnel_timeout
     cdef public Py_ssize_t _unconsumed
     cdef public object address_limit
-    cdef public int body_goes_to
     cdef public bint braked
     cdef public Exchange exchange
     cdef public bint has_place
     cdef public int id
     cdef public bint is_tunnel
     cdef public bint receiving
-    cdef public object waiting
     cdef public double waits_since
 
     cpdef serve(self, Http1RequestHead head)

@@ -20,7 +20,7 @@ from fastgw.downstream.http2.grpc_answer import answers_grpc, late_status, trail
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed, Wheel
 from fastgw.exchange import Relay, Trailers, problem
-from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.exchange import Exchange, begin_exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal, recorded_answer
 from fastgw.exchange.reply import Response, body_at_once
@@ -31,7 +31,7 @@ from fastgw.http.http1.parser import Http1RequestHead
 from fastgw.http.http2._session import Session
 from fastgw.http.http2.session import ErrorCode
 from fastgw.http.messages import ResponseHead
-from fastgw.pipeline.request_pipeline import Waited, begin_request, cancel_waiting
+from fastgw.pipeline.request_pipeline import RequestStream, begin_request, cancel_waiting
 from fastgw.shm.held_body_budget import HeldBodyBudget
 
 if TYPE_CHECKING:
@@ -75,17 +75,13 @@ class MultiplexedConnection(Timed):
         raise NotImplementedError
 
 
-class Http2Stream(Timed):
+class Http2Stream(RequestStream):
     """Client side of one exchange at a time. A closed stream is reused for a later exchange."""
 
-    fd = -1
-
     def __init__(self, connection: Http2ClientConnection) -> None:
-        Timed.__init__(self)
+        RequestStream.__init__(self)
         self._connection = connection
         self.exchange: Exchange | None = None
-        self.waiting: Waited | None = None
-        self.body_goes_to = -1
         self.braked = False
         """Whether the source of the response is paused, because the client does not read it."""
         self.id = 0
@@ -150,7 +146,7 @@ class Http2Stream(Timed):
         connection = self._connection
         server, listener = connection.server, connection.listener
         peer: Peer = connection.peer
-        exchange: Exchange = Exchange(head, self, listener, peer, listener.early)
+        exchange = begin_exchange(head, self, listener, peer, listener.early)
         self.exchange = exchange
         if server.tracer is not None:
             exchange.trace = server.tracer.begin_trace(head)
@@ -298,11 +294,11 @@ class Http2Stream(Timed):
                 response, payload, ended = exchange.replace_answer(reply), body_at_once(reply), True
         head = response.head
         ending, length = framing_of(exchange, response, payload, ended)
-        if ending is CHUNKED or (not length and head is not None and head.version == 20 and head.body_length is None):
+        if ending == CHUNKED or (not length and head is not None and head.version == 20 and head.body_length is None):
             length = serializer.UNFRAMED  # optional without a body, and gRPC responses have none
         date_line, shown = connection.server.date_line, exchange.id_shown
         body = payload
-        self._has_body = ending is not NO_BODY
+        self._has_body = ending != NO_BODY
         if not self._has_body:
             payload = b""
         if head is None:

@@ -112,6 +112,7 @@ cpdef bytes authority_of(head)
 cpdef bytes normal_path_of(head)
 cpdef bint is_ordinary(head) except -1
 cpdef status_of(head)
+cpdef bytes payload_of(head)
 cpdef bint is_path_as_sent(head) except -1
 
 # Whether the head was received with a field of this name, which is in lower case.

@@ -741,6 +741,10 @@ cpdef status_of(head):
     return head.status
 
 
+cpdef bytes payload_of(head):
+    return _payload_of(<Head>head) if isinstance(head, Head) else head.payload
+
+
 cpdef bint is_path_as_sent(head) except -1:
     cdef PyObject* found = _shown(head, PATH_AS_SENT)
     return head.path_as_sent if found is NULL else <object>found is True

@@ -4,9 +4,10 @@ Rule: it has the values of the exchange that variables stand for, because the pa
 renew credentials may contain them. The caller adds what it sends: body, headers and query.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from fastgw.exchange import Chain, ClientSide, Exchange, Route
+from fastgw.exchange.action import Action
 from fastgw.exchange.chain import FilterInstance
 from fastgw.exchange.hooks import Hooks
 from fastgw.exchange.upstream_chains import NO_FILTERS
@@ -14,7 +15,7 @@ from fastgw.http.messages import RequestHead
 
 
 def derive_exchange(
-    exchange: Exchange, head: RequestHead, client: ClientSide, chain: Chain, action: Callable[[Exchange], None]
+    exchange: Exchange, head: RequestHead, client: ClientSide, chain: Chain, action: Action
 ) -> Exchange:
     """Return the exchange of such a request. `chain`: as of `call_chain` or `copy_chain`. `action`: sends it."""
     made = Exchange(head, client, exchange.listener, exchange.peer, chain)

@@ -82,7 +82,7 @@ class DetachedCall(CallSide):
         call = self.prepare(exchange, head, query, dropped, added)
         if body:
             call.request_body = Relay.whole(body, len(body))
-        self._forward(call)
+        self._forward.begin(call)
 
     def prepare(
         self, exchange: Exchange, head: RequestHead, query: bytes | None, dropped: frozenset[bytes], added: bytes

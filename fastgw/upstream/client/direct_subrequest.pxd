@@ -7,6 +7,7 @@ from fastgw.exchange.route cimport Route
 from fastgw.forwarded_headers cimport Peer
 from fastgw.http.http1 cimport serializer
 from fastgw.upstream.connections.http1_connection cimport UpstreamConnection
+from fastgw.upstream.connections.stream cimport ResponseListener
 from fastgw.upstream.forwarding.forward_action cimport Forward
 from fastgw.upstream.targets.target cimport Target
 from fastgw.upstream.upstream cimport Upstream
@@ -30,8 +31,7 @@ cdef class RequestPlan:
     cpdef bytes render(self, DirectSubrequest sent, Target target)
 
 
-@cython.final
-cdef class DirectSubrequest:
+cdef class DirectSubrequest(ResponseListener):
     cdef public object _fields
     cdef public object _head
     cdef public object _listener

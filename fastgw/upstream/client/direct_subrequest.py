@@ -30,7 +30,7 @@ from fastgw.upstream.client.subrequest import (
     log_raised,
 )
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
-from fastgw.upstream.connections.stream import UpstreamStream
+from fastgw.upstream.connections.stream import ResponseListener, UpstreamStream
 from fastgw.upstream.forwarding.attempt import JUST_USED_S
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.policies.retry import IDEMPOTENT
@@ -91,7 +91,7 @@ class RequestPlan:
         return serializer.request(head, target_sent, forward.host_header(target, head), drop, added, body)
 
 
-class DirectSubrequest:
+class DirectSubrequest(ResponseListener):
     """Borrower of a stream for one sub-request. To observers it looks like a finished exchange."""
 
     params = _NO_PARAMS
@@ -208,7 +208,7 @@ class DirectSubrequest:
         )
         return forwarding
 
-    # calls of the stream (`HeadListener`)
+    # calls of the stream
 
     def on_head(self, head: ResponseHead, payload: bytes | None, ended: bool) -> None:
         body = head.payload

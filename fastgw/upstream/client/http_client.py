@@ -33,7 +33,7 @@ from fastgw.observe.tracing.tracer import Trace
 from fastgw.upstream.client.fetch_span import NOT_SENT, FetchSpan, FetchTimes
 from fastgw.upstream.connections.connection_maker import connection_maker
 from fastgw.upstream.connections.pool import Pool
-from fastgw.upstream.connections.stream import UpstreamStream
+from fastgw.upstream.connections.stream import ResponseListener, UpstreamStream
 from fastgw.upstream.forwarding.attempt import JUST_USED_S
 from fastgw.upstream.forwarding.request_trailers import TE_TRAILERS
 from fastgw.upstream.policies.retry import IDEMPOTENT
@@ -231,7 +231,7 @@ class _Origin:
 
 
 @final
-class _ClientRequest:
+class _ClientRequest(ResponseListener):
     """One request in flight: borrower of a stream, and listener to its response."""
 
     __slots__ = (
@@ -305,7 +305,7 @@ class _ClientRequest:
     def failed(self, fault: Fault, why: str = "") -> None:
         self._finish((fault, why))
 
-    # calls of the stream (`ResponseListener`)
+    # calls of the stream
 
     def on_interim(self, head: ResponseHead) -> None: ...
 

@@ -4,9 +4,10 @@ A filter that takes an exchange over (`translate`), such as a cache, gets their 
 with a head, and sends its requests by them.
 """
 
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 from fastgw.exchange import Exchange, Reply, Response
+from fastgw.exchange.action import Action
 from fastgw.exchange.reply import NO_CONTENT, own_response
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import parse_response
@@ -19,18 +20,18 @@ _UNSTORED: Final = b"Cache-Control: no-store\r\n"
 _UNSTORED_MARKS: Final = MARKS | {b"cache-control"}
 
 
-@runtime_checkable
-class ResponseAction(Protocol):
-    """Action of a route that makes responses itself, as far as a cache uses it."""
+class ResponseAction(Action):
+    """Action of a route that makes responses itself, as far as a cache uses it. `marks`: markers in
+    `Response.dropped`.
+    """
 
-    @property
-    def marks(self) -> frozenset[bytes]:
-        """Markers in `Response.dropped`."""
+    __slots__ = ()
 
-    def __call__(self, exchange: Exchange) -> None: ...
+    marks: frozenset[bytes]
 
     def key_values(self, exchange: Exchange) -> list[bytes | None]:
         """Return what the response depends on in addition to route, URL and the headers that it names in `Vary`."""
+        raise NotImplementedError
 
 
 def is_for_cache(exchange: Exchange) -> bool:

@@ -187,7 +187,7 @@ class Subrequest(CallSide):
         exchange = self.exchange
         if outcome is None:
             if not exchange.chain.treats_bodies or begin_request_stages(exchange, self._action):
-                self._action(exchange)
+                self._action.begin(exchange)
         elif isinstance(outcome, Reply):
             exchange.reply(outcome)
         else:

@@ -83,7 +83,7 @@ class TranslatedCall(CallSide):
         call.query_sent = head.query
         call.request_body = body
         self._call = call
-        self._forward(call)
+        self._forward.begin(call)
 
     # calls of the client side (`ServiceSide`)
 

@@ -5,7 +5,8 @@ cimport cython
 from fastgw.eventloop.socket_send cimport send
 from fastgw.eventloop.timer_wheel cimport Wheel
 from fastgw.http.http1.parser cimport Http1ResponseHead
-from fastgw.upstream.connections.pooled_connection cimport PooledConnection
+from fastgw.upstream.connections.pooled_connection cimport Lender, PooledConnection
+from fastgw.upstream.connections.stream cimport ResponseListener
 
 cdef double inf
 cdef object AWAITING, CLOSED, IDLE, RECEIVING, TUNNEL
@@ -15,8 +16,8 @@ cdef object AWAITING, CLOSED, IDLE, RECEIVING, TUNNEL
 cdef class UpstreamConnection(PooledConnection):
     cdef public object worker_loop
     cdef public Wheel _wheel
-    cdef public object pool
-    cdef public object _listener
+    cdef public Lender pool
+    cdef public ResponseListener _listener
     cdef public object _source
     cdef public object phase
     cdef public object transport
@@ -51,7 +52,7 @@ cdef class UpstreamConnection(PooledConnection):
     cdef public bint _tls_is_new
     cdef public int _rescue_fd
 
-    cpdef send_request(self, listener, bytes request, bytes method)
+    cpdef send_request(self, ResponseListener listener, bytes request, bytes method)
     cpdef release(self)
     cpdef close(self)
     cdef _watch(self, double seconds)

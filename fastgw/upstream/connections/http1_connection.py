@@ -38,9 +38,8 @@ from fastgw.upstream.connections.stream import (
     NOT_ESTABLISHED,
     RECEIVING,
     TUNNEL,
-    BodyListener,
-    HeadListener,
     RequestSource,
+    ResponseListener,
     SocketEnd,
     TunnelListener,
 )
@@ -63,7 +62,7 @@ class UpstreamConnection(PooledConnection):
         self.worker_loop = worker_loop
         self._wheel: Wheel = worker_loop.wheel
         self.pool = pool
-        self._listener: Any = None  # a `HeadListener`; after the head a `BodyListener`; None: no listener
+        self._listener: Any = None  # a `ResponseListener`; None: no listener
         self._source: RequestSource | None = None  # of a body that is still being sent
         self.phase = IDLE
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
@@ -117,7 +116,7 @@ class UpstreamConnection(PooledConnection):
         self._special = True
         self._head_timeout, self.idle_timeout = head, idle
 
-    def send_request(self, listener: HeadListener, request: bytes, method: bytes) -> None:
+    def send_request(self, listener: ResponseListener, request: bytes, method: bytes) -> None:
         self._listener = listener
         self.phase = AWAITING
         self._method = method
@@ -129,7 +128,7 @@ class UpstreamConnection(PooledConnection):
 
     def begin_special(
         self,
-        listener: HeadListener,
+        listener: ResponseListener,
         request: bytes,
         method: bytes,
         *,
@@ -178,7 +177,7 @@ class UpstreamConnection(PooledConnection):
         if not self.transport.is_closing():
             send(self.fd, framed, self.transport, self.write_paused)
 
-    def hand_over(self, listener: BodyListener) -> None:
+    def hand_over(self, listener: ResponseListener) -> None:
         if self._listener is not None:  # otherwise everything was reported already
             self._listener = listener
 

@@ -3,6 +3,7 @@
 from fastgw.eventloop.socket_send cimport send
 from fastgw.eventloop.timer_wheel cimport Wheel
 from fastgw.upstream.connections.http2_stream cimport Http2UpstreamStream, StreamsConnection
+from fastgw.upstream.connections.pooled_connection cimport Lender
 from fastgw.upstream.targets.target cimport Target
 
 cdef double inf
@@ -28,7 +29,7 @@ cdef class Http2UpstreamConnection(StreamsConnection):
     cdef public bint _unheard
     cdef public Wheel _wheel
     cdef public int fd
-    cdef public object pool
+    cdef public Lender pool
     cdef public Py_ssize_t read_since_rest
     cdef public bint resting
     cdef public object transport

@@ -5,6 +5,7 @@ cimport cython
 from fastgw.eventloop.timer_wheel cimport Timed, Wheel
 from fastgw.http.http2._session cimport Session
 from fastgw.upstream.connections.pooled_connection cimport PooledConnection
+from fastgw.upstream.connections.stream cimport ResponseListener
 from fastgw.upstream.targets.target cimport Target
 
 cdef double inf
@@ -35,7 +36,7 @@ cdef class Http2UpstreamStream(Timed):
     cdef public Py_ssize_t _held_at_last_look
     cdef public int _informed
     cdef public object _kept
-    cdef public object _listener
+    cdef public ResponseListener _listener
     cdef public bytes _method
     cdef public long long _number
     cdef public bint _sending
@@ -51,7 +52,7 @@ cdef class Http2UpstreamStream(Timed):
     cdef public double waits_since
     cdef public bint write_paused
 
-    cpdef send_request(self, listener, bytes request, bytes method)
+    cpdef send_request(self, ResponseListener listener, bytes request, bytes method)
     cpdef release(self)
     cpdef take_head(self, bytes text, bint ended)
     cpdef take_data(self, bytes payload)

@@ -32,9 +32,8 @@ from fastgw.upstream.connections.stream import (
     NOT_ACCEPTED,
     NOT_ESTABLISHED,
     RECEIVING,
-    BodyListener,
-    HeadListener,
     RequestSource,
+    ResponseListener,
     SocketEnd,
     TunnelListener,
 )
@@ -125,7 +124,7 @@ class Http2UpstreamStream(Timed):
         self.waits_since = inf  # if it is paused: when that began
         self.idle_timeout = target.timeouts.idle
         self._head_timeout = target.timeouts.response_headers
-        self._listener: Any = None  # `HeadListener`, after the head a `BodyListener`; None: no listener
+        self._listener: Any = None  # a `ResponseListener`; None: no listener
         self._source: RequestSource | None = None
         self._number = 0
         self._method = b""
@@ -157,7 +156,7 @@ class Http2UpstreamStream(Timed):
 
     def begin_special(
         self,
-        listener: HeadListener,
+        listener: ResponseListener,
         request: bytes,
         method: bytes,
         *,
@@ -173,7 +172,7 @@ class Http2UpstreamStream(Timed):
         self._targets_turn = whole or expects_continue
         self.send_request(listener, request, method)
 
-    def send_request(self, listener: HeadListener, request: bytes, method: bytes) -> None:
+    def send_request(self, listener: ResponseListener, request: bytes, method: bytes) -> None:
         connection = self._connection
         self._listener, self._method = listener, method
         self.phase = AWAITING
@@ -242,7 +241,7 @@ class Http2UpstreamStream(Timed):
             if self._source is not None:
                 self._source.resume()
 
-    def hand_over(self, listener: BodyListener) -> None:
+    def hand_over(self, listener: ResponseListener) -> None:
         if self._listener is not None:
             self._listener = listener
 
@@ -357,7 +356,8 @@ class Http2UpstreamStream(Timed):
             self._kept.append(payload)
         elif self.phase is RECEIVING:
             self.deadline = self._wheel.now + self.idle_timeout
-            self._listener.on_data(payload)
+            listener = self._listener  # it stays until its method returns
+            listener.on_data(payload)
             self._consume(len(payload))
 
     def take_end(self, lines: bytes) -> None:
@@ -488,7 +488,8 @@ class Http2UpstreamStream(Timed):
             if self.paused or self.phase is not RECEIVING:
                 return
             payload = kept.popleft()
-            self._listener.on_data(payload)
+            listener = self._listener  # it stays until its method returns
+            listener.on_data(payload)
             self._consume(len(payload))
         self._kept = None
         if self._ended is not None and not self.paused and self.phase is RECEIVING:

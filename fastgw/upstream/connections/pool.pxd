@@ -1,13 +1,13 @@
 # The types of `pool.py`.
 
 from fastgw.eventloop.timer_wheel cimport Wheel
-from fastgw.upstream.connections.pooled_connection cimport PooledConnection
+from fastgw.upstream.connections.pooled_connection cimport Lender, PooledConnection
 from fastgw.upstream.targets.target cimport Target
 
 cdef double inf
 
 
-cdef class Pool:
+cdef class Pool(Lender):
     cdef public double _at_once
     cdef public dict _beyond
     cdef public Wheel _clock
@@ -41,10 +41,6 @@ cdef class Pool:
     cdef public object targets
     cdef object __weakref__
 
-    cpdef try_lend(self, Target target, double idle_at_most=*)
-    cpdef give_back(self, PooledConnection connection)
-    cpdef discard(self, PooledConnection connection)
-    cpdef forget(self, PooledConnection connection)
     cdef double _now(self) except -1
     cdef _lend_shared(self, Target target)
     cdef _lend_one(self, PooledConnection connection)

@@ -45,7 +45,7 @@ from fastgw.upstream.connections.connect import (
 )
 from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
 from fastgw.upstream.connections.pool_limit import LocalLimit, PoolLimit, PoolQueue
-from fastgw.upstream.connections.pooled_connection import PooledConnection
+from fastgw.upstream.connections.pooled_connection import Lender, PooledConnection
 from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
 
@@ -116,7 +116,7 @@ def _goes_before(placeless: _Waiter, willing: _Waiter) -> bool:
     return placeless.target is willing.target or placeless.target.places < willing.target.places
 
 
-class Pool:
+class Pool(Lender):
     """Connections to the targets of one upstream. No timer runs while there are no connections."""
 
     def __init__(
@@ -190,10 +190,6 @@ class Pool:
         return monotonic() if self._clock is None else self._clock.now
 
     def try_lend(self, target: Target, idle_at_most: float = inf) -> Any:
-        """Lend a stream of an open connection; None: there is none that was idle for less than this many seconds.
-
-        There is no later call.
-        """
         if target.shared:
             shared = self._lend_shared(target)
             if shared is not None:
@@ -246,17 +242,6 @@ class Pool:
         idle_at_most: float = inf,
         http1: bool = False,
     ) -> Any:
-        """Lend a stream at once if there is one; else return None, and call `borrower.lent` or `borrower.failed` later.
-
-        `fresh`: only of a connection that has not carried a request. `idle_at_most`: only of one that was idle for
-        less, in seconds; for a request that could not be repeated if the target is just closing the connection.
-        `http1`: only of a connection over HTTP/1.1, which is opened for this borrower if the target negotiates the
-        version (`Target.negotiates`): for an upgrade, which HTTP/2 does not have.
-        `Fault.POOL_FULL`: too many borrowers wait already; there is no later call. A borrower that exceeds
-        `max_pending` waits nevertheless while another worker may close an idle connection for it. `failed` is called
-        with this fault when no other worker has one any more, after one or two ticks at the latest, unless it does not
-        exceed the limit any more: then it waits as the others.
-        """
         http1 = http1 and target.negotiates
         if not fresh and not http1:
             stream = self.try_lend(target, idle_at_most)
@@ -340,7 +325,6 @@ class Pool:
             self._forget_waiter(waiter)
 
     def give_back(self, connection: PooledConnection) -> None:
-        """Take back a stream whose connection can carry another: it may be lent again before this returns."""
         connection.streams = streams = connection.streams - 1
         leaving = self._leaving
         if (

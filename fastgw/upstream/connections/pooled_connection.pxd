@@ -4,6 +4,17 @@ from fastgw.eventloop.timer_wheel cimport Timed
 from fastgw.upstream.targets.target cimport Target
 
 
+cdef class PooledConnection
+
+
+cdef class Lender:
+    cpdef lend(self, Target target, borrower, bint fresh=*, double idle_at_most=*, bint http1=*)
+    cpdef try_lend(self, Target target, double idle_at_most=*)
+    cpdef give_back(self, PooledConnection connection)
+    cpdef discard(self, PooledConnection connection)
+    cpdef forget(self, PooledConnection connection)
+
+
 cdef class PooledConnection(Timed):
     cdef public Target target
     cdef public int capacity

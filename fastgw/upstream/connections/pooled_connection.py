@@ -1,6 +1,9 @@
 """A connection of a pool, as the pool sees it, and the pool as its connections see it."""
 
-from typing import Any, Protocol
+from __future__ import annotations
+
+from math import inf
+from typing import Any
 
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.upstream.targets.target import Target
@@ -53,9 +56,40 @@ class PooledConnection(Timed):
         return ""
 
 
-class Lender(Protocol):
-    """Interface of the pool for its connections."""
+class Lender:
+    """Interface of a pool for its borrowers and its connections."""
 
-    def give_back(self, connection: PooledConnection) -> None: ...
-    def discard(self, connection: PooledConnection) -> None: ...
-    def forget(self, connection: PooledConnection) -> None: ...
+    def lend(
+        self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf, http1: bool = False
+    ) -> Any:
+        """Lend a stream at once if there is one; else return None, and call `borrower.lent` or `borrower.failed` later.
+
+        `fresh`: only of a connection that has not carried a request. `idle_at_most`: only of one that was idle for
+        less, in seconds; for a request that could not be repeated if the target is just closing the connection.
+        `http1`: only of a connection over HTTP/1.1, which is opened for this borrower if the target negotiates the
+        version (`Target.negotiates`): for an upgrade, which HTTP/2 does not have.
+        `Fault.POOL_FULL`: too many borrowers wait already; there is no later call. A borrower that exceeds
+        `max_pending` waits nevertheless while another worker may close an idle connection for it. `failed` is called
+        with this fault when no other worker has one any more, after one or two ticks at the latest, unless it does not
+        exceed the limit any more: then it waits as the others.
+        """
+        raise NotImplementedError
+
+    def try_lend(self, target: Target, idle_at_most: float = inf) -> Any:
+        """Lend a stream of an open connection; None: there is none that was idle for less than this many seconds.
+
+        There is no later call.
+        """
+        raise NotImplementedError
+
+    def give_back(self, connection: PooledConnection) -> None:
+        """Take back a stream whose connection can carry another: it may be lent again before this returns."""
+        raise NotImplementedError
+
+    def discard(self, connection: PooledConnection) -> None:
+        """Take back a stream whose connection cannot carry another."""
+        raise NotImplementedError
+
+    def forget(self, connection: PooledConnection) -> None:
+        """Drop an idle connection, which was closed."""
+        raise NotImplementedError

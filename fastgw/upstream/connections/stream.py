@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import Final, Protocol
 
 from fastgw.errors import Fault
+from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Trailers
 from fastgw.http.http1.parser import Http1ResponseHead
 from fastgw.http.messages import ResponseHead
@@ -30,40 +31,34 @@ class UpstreamPhase(IntEnum):
 IDLE, AWAITING, RECEIVING, TUNNEL, CLOSED = UpstreamPhase
 
 
-class BodyListener(Protocol):
-    """Listener to the body of a response."""
-
-    def on_data(self, payload: bytes) -> None:
-        """Handle more of the body."""
-
-    def on_end(self, trailers: Trailers) -> None:
-        """Handle the end of the response."""
-
-    def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
-        """Handle a broken stream; there is nothing to release.
-
-        `silent`: before any byte of a response. `why`: for the log; may be empty.
-        """
-
-
-class HeadListener(Protocol):
-    """Listener to a response until its head has arrived; the body is passed to the listener of `hand_over`."""
+class ResponseListener(Timed):
+    """Listener to a response. It is `Timed` for those that have a deadline of their own, as attempts."""
 
     def on_interim(self, head: ResponseHead) -> None:
         """Handle an interim response (1xx other than 101)."""
+        raise NotImplementedError
 
     def on_head(self, head: Http1ResponseHead, payload: bytes | None, ended: bool) -> None:
         """Handle the head of the final response, with the first part of its body; `ended`: with all of it.
 
         `payload`: None if the whole body is in `head.payload`.
         """
+        raise NotImplementedError
+
+    def on_data(self, payload: bytes) -> None:
+        """Handle more of the body."""
+        raise NotImplementedError
+
+    def on_end(self, trailers: Trailers) -> None:
+        """Handle the end of the response."""
+        raise NotImplementedError
 
     def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
-        """Handle a broken stream, as in `BodyListener.on_failure`."""
+        """Handle a broken stream; there is nothing to release.
 
-
-class ResponseListener(HeadListener, BodyListener, Protocol):
-    """Listener to a whole response."""
+        `silent`: before any byte of a response. `why`: for the log; may be empty.
+        """
+        raise NotImplementedError
 
 
 class TunnelListener(Protocol):
@@ -148,12 +143,12 @@ class UpstreamStream(Protocol):
         next byte. Called before the request is sent.
         """
 
-    def send_request(self, listener: HeadListener, request: bytes, method: bytes) -> None:
+    def send_request(self, listener: ResponseListener, request: bytes, method: bytes) -> None:
         """Send a complete request, and expect the response to `method`."""
 
     def begin_special(
         self,
-        listener: HeadListener,
+        listener: ResponseListener,
         request: bytes,
         method: bytes,
         *,
@@ -182,7 +177,7 @@ class UpstreamStream(Protocol):
     def end_body(self, trailers: Trailers) -> None:
         """End the request's body: now the target has to respond."""
 
-    def hand_over(self, listener: BodyListener) -> None:
+    def hand_over(self, listener: ResponseListener) -> None:
         """Pass the rest of the response to another listener, after its head."""
 
     def pause(self) -> None:

@@ -1,13 +1,14 @@
 # The types of `attempt.py`.
 
-cimport cython
 
 from fastgw.eventloop.timer_wheel cimport Timed
 from fastgw.exchange.body_relay cimport Relay
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.http.grpc.status cimport check_status, check_trailers, status_name
-from fastgw.http.http1.parser cimport is_ordinary
+from fastgw.http.http1.parser cimport is_ordinary, payload_of, status_of
 from fastgw.upstream.connections.http1_connection cimport UpstreamConnection
+from fastgw.upstream.connections.http2_stream cimport Http2UpstreamStream
+from fastgw.upstream.connections.stream cimport ResponseListener
 from fastgw.upstream.forwarding.forwarded_request cimport ForwardedRequest
 from fastgw.upstream.targets.target cimport Target
 from fastgw.upstream.upstream cimport Upstream
@@ -16,6 +17,8 @@ cdef double inf
 cdef object CONNECTION_LENT, FIRST, FORWARDING
 
 cdef class Attempt
+
+cdef bint _is_reused(stream) except -1
 
 
 cdef class Attempts(Timed):
@@ -37,8 +40,7 @@ cdef class Attempts(Timed):
     cpdef done(self, Attempt attempt)
 
 
-@cython.final
-cdef class Attempt(Timed):
+cdef class Attempt(ResponseListener):
     cdef public double _answered_at
     cdef public double _begun_at
     cdef public double _body_begun_at
@@ -52,16 +54,17 @@ cdef class Attempt(Timed):
     cdef public object stream
     cdef public Target target
 
+    cdef _begin(self, Attempts forwarding, Target target)
     cpdef start_attempt(self, bint fresh, kind)
     cpdef request_stream(self, bint fresh)
     cpdef lent(self, stream)
-    cpdef on_head(self, head, bytes payload, bint ended)
     cpdef release(self)
-    cpdef on_data(self, bytes payload)
-    cpdef on_end(self, tuple trailers)
     cdef bytes _take_body(self, Relay body)
     cdef bytes _take_status(self, bytes grpc_status, str why)
     cdef _message_received(self)
     cdef _tell_outcome(self, bytes grpc_status)
     cdef bint _request_is_whole(self) except -1
     cdef _end(self)
+
+
+cpdef Attempt new_attempt(Attempts forwarding, Target target)

@@ -21,15 +21,15 @@ from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.http.field_names import EXPECT
 from fastgw.http.grpc.status import STATUS, check_status, check_trailers, outcome_of, status_at_end, status_name
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import is_ordinary
+from fastgw.http.http1.parser import is_ordinary, payload_of, status_of
 from fastgw.http.http2.session import ErrorCode
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.recording.tap import RecordedTrace
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
-from fastgw.upstream.connections.http2_stream import NEEDS_HTTP1
-from fastgw.upstream.connections.stream import UpstreamStream
+from fastgw.upstream.connections.http2_stream import NEEDS_HTTP1, Http2UpstreamStream
+from fastgw.upstream.connections.stream import ResponseListener, UpstreamStream
 from fastgw.upstream.forwarding.forwarded_request import ForwardedRequest
 from fastgw.upstream.forwarding.request_trailers import sent_trailers
 from fastgw.upstream.policies.retry import CONNECT_FAILURE, IDEMPOTENT, LOST, NEVER, PER_TRY_TIMEOUT, REFUSED, RESET
@@ -65,9 +65,10 @@ class Attempts(Timed):
     def is_replayable(self) -> bool:
         """Whether the request itself allows that it is sent again."""
         exchange = self.exchange
-        if exchange.method not in IDEMPOTENT and not self.forward.any_method:
+        method: bytes = exchange.method
+        if method != b"GET" and method not in IDEMPOTENT and not self.forward.any_method:
             return False
-        return exchange.may_be_sent_again
+        return exchange.is_still_there()
 
     def keeps_body(self) -> bool:
         """Whether the body may have to be sent again."""
@@ -126,10 +127,10 @@ class Attempts(Timed):
         raise NotImplementedError
 
 
-class Attempt(Timed):
+class Attempt(ResponseListener):
     """Borrower of a stream to `target`, and the sink of the request body. Its deadline: `per_try_timeout`."""
 
-    def __init__(self, forwarding: Attempts, target: Target) -> None:
+    def _begin(self, forwarding: Attempts, target: Target) -> None:
         self.deadline = self.filed_at = inf
         self._forwarding = forwarding
         self._upstream: Upstream = forwarding.upstream
@@ -199,7 +200,8 @@ class Attempt(Timed):
             except (ValueError, Malformed):
                 self._forwarding.fail(Fault.MISDIRECTED, "the host is no server name for TLS")
                 return
-        lent = self._upstream.pool.lend(target, self, fresh, idle_at_most, http1)
+        pool = self._upstream.pool  # it stays until its method returns
+        lent = pool.lend(target, self, fresh, idle_at_most, http1)
         if isinstance(lent, UpstreamConnection):
             self.lent(lent)
         elif isinstance(lent, Fault):
@@ -234,11 +236,12 @@ class Attempt(Timed):
         exchange, forward = self.exchange, self._forwarding.forward
         if forward.own_timeouts is not None:
             stream.limit_times(forward.timeouts.response_headers, forward.timeouts.idle)
-        if self._record is None and not stream.reused:
+        reused = _is_reused(stream)
+        if self._record is None and not reused:
             self._record = self._new_record(FIRST, exchange.begun_at)  # for the story of the request
         if self._record is not None:
-            self._record.connect(stream.reused, monotonic())
-            if not stream.reused:
+            self._record.connect(reused, monotonic())
+            if not reused:
                 self._record.established = stream.established
         try:
             exchange.sent = True
@@ -262,6 +265,9 @@ class Attempt(Timed):
                 if isinstance(stream, UpstreamConnection):
                     connection: UpstreamConnection = stream
                     connection.send_request(self, request, exchange.method)
+                elif isinstance(stream, Http2UpstreamStream):
+                    multiplexed: Http2UpstreamStream = stream
+                    multiplexed.send_request(self, request, exchange.method)
                 else:
                     stream.send_request(self, request, exchange.method)
             else:
@@ -331,7 +337,7 @@ class Attempt(Timed):
         body = self.exchange.request_body
         return body is None or body.ended
 
-    # calls of the stream (`ResponseListener`)
+    # calls of the stream
 
     def on_interim(self, head: ResponseHead) -> None:
         forwarding = self._forwarding
@@ -339,12 +345,12 @@ class Attempt(Timed):
 
     def on_head(self, head: ResponseHead, payload: bytes | None, ended: bool) -> None:
         if payload is None:
-            payload = head.payload or b""
+            payload = payload_of(head) or b""
         now = monotonic()
         status, why = None, ""
         forwarding = self._forwarding  # it stays until its method returns, though this attempt may end in it
         if forwarding.forward.grpc:
-            self._status = head.status
+            self._status = status_of(head)
             if ended:
                 status, why = check_status(head.values(STATUS))
                 status = self._take_status(status, why)
@@ -599,6 +605,21 @@ class Attempt(Timed):
             self._upstream.worker_loop.wheel.drop(self)
         # The relay of the body may refer to this attempt until its end.
         self.exchange = self._forwarding = self._upstream = self._record = None  # type: ignore[assignment]
+
+
+def new_attempt(forwarding: Attempts, target: Target) -> Attempt:
+    """Return an attempt that has not begun."""
+    attempt: Attempt = Attempt.__new__(Attempt)
+    attempt._begin(forwarding, target)
+    return attempt
+
+
+def _is_reused(stream: UpstreamStream) -> bool:
+    """Whether the connection of a stream has carried a request before."""
+    if isinstance(stream, UpstreamConnection):
+        connection: UpstreamConnection = stream
+        return connection.uses > 1
+    return stream.reused
 
 
 @final

@@ -19,10 +19,10 @@ from fastgw.exchange.hooks import RenewStep
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.upstream.connections.stream import ResponseListener, UpstreamStream
 from fastgw.upstream.targets.target import Target
 
 if TYPE_CHECKING:
-    from fastgw.upstream.connections.stream import UpstreamStream
     from fastgw.upstream.forwarding.attempt import Attempt
     from fastgw.upstream.forwarding.forwarding import Forwarding
 
@@ -42,7 +42,7 @@ class HeldResponse(NamedTuple):
 
 
 @final
-class CredentialRenewal:
+class CredentialRenewal(ResponseListener):
     """Credential renewal: listens to the rest of a response instead of its attempt, until it is decided whether the
     client gets it.
     """
@@ -157,7 +157,7 @@ class CredentialRenewal:
         self._forwarding.current = None
         self.attempt.release()
 
-    # calls of the stream (`BodyListener`)
+    # calls of the stream
 
     def on_data(self, payload: bytes) -> None:
         self._pieces.append(payload)
@@ -177,7 +177,7 @@ class CredentialRenewal:
         self._forwarding.current = None
         self.attempt.give_up(fault)
 
-    def forward_response(self, stream: "UpstreamStream") -> None:
+    def forward_response(self, stream: UpstreamStream) -> None:
         """Hand the response back to the attempt, which forwards it to the client as it arrives."""
         stream.hand_over(self.attempt)
         stream.resume()

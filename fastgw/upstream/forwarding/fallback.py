@@ -80,7 +80,7 @@ class Fallback:
             exchange.state = ATTEMPT_FAILED[FORWARDING]
         if not self._shares:
             exchange.leave_behind()
-        forward(exchange)
+        forward.begin(exchange)
         return True
 
 

@@ -1,19 +1,17 @@
 # The types of `forward_action.py`.
 
-cimport cython
-
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.http.grpc.calls cimport is_grpc, timeout_of
 from fastgw.http.http1.parser cimport is_ordinary
 from fastgw.upstream.forwarding.forwarded_request cimport ForwardedRequest
-from fastgw.upstream.forwarding.forwarding cimport Forwarding
+from fastgw.upstream.forwarding.forwarding cimport Forwarding, new_forwarding
 from fastgw.upstream.targets.target cimport Target
 from fastgw.upstream.upstream cimport Upstream
 
 cdef double inf
 
 
-@cython.final
 cdef class Forward(ForwardedRequest):
+    cpdef begin(self, Exchange exchange)
     cdef _send(self, Exchange exchange)
     cdef Forwarding _forwarding(self, Exchange exchange)

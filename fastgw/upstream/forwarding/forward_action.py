@@ -10,6 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, cast, final
 
 from fastgw.errors import Fault
+from fastgw.exchange.action import Action
 from fastgw.exchange.body_relay import MAX_KEPT
 from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange
 from fastgw.exchange.filter_steps import count_raised, request_budget
@@ -22,7 +23,7 @@ from fastgw.observe.finished_exchange import FinishedExchange, target_of
 from fastgw.observe.tracing.spans import LabelledTarget
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.forwarded_request import ForwardedRequest
-from fastgw.upstream.forwarding.forwarding import Forwarding
+from fastgw.upstream.forwarding.forwarding import Forwarding, new_forwarding
 from fastgw.upstream.policies.path_rewrite import MissingVariable
 from fastgw.upstream.targets.attempt_listener import AttemptRecord
 from fastgw.upstream.targets.target import Target
@@ -66,7 +67,7 @@ class Forward(ForwardedRequest):
             stripped=self.stripped,
         )
 
-    def __call__(self, exchange: Exchange) -> None:
+    def begin(self, exchange: Exchange) -> None:
         if exchange.chain.translate_steps and is_translated(exchange, self):
             return
         self._send(exchange)
@@ -163,7 +164,7 @@ class Forward(ForwardedRequest):
         return forwarding
 
     def _forwarding(self, exchange: Exchange) -> Forwarding:
-        exchange.service = forwarding = Forwarding(self, exchange)
+        exchange.service = forwarding = new_forwarding(self, exchange)
         body = exchange.request_body
         if body is not None:
             most = self.rules.body_bytes
@@ -185,7 +186,7 @@ def sent_target_of(ended: FinishedExchange, target: LabelledTarget) -> bytes:
 
 
 @final
-class CallRecorder:
+class CallRecorder(Action):
     """Stand-in for the action of a route: keeps the call that a filter sends by it, for `explain`."""
 
     def __init__(self, action: Forward) -> None:
@@ -197,7 +198,7 @@ class CallRecorder:
         self.action = self.action.unrewritten()
         return self
 
-    def __call__(self, call: Exchange) -> None:
+    def begin(self, call: Exchange) -> None:
         self.call = call
         is_translated(call, self)
 

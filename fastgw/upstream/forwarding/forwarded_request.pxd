@@ -1,5 +1,6 @@
 # The types of `forwarded_request.py`.
 
+from fastgw.exchange.action cimport Action
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.forwarded_headers cimport Peer
 from fastgw.http.http1 cimport serializer
@@ -10,7 +11,7 @@ from fastgw.upstream.upstream cimport Upstream
 cdef double inf
 
 
-cdef class ForwardedRequest:
+cdef class ForwardedRequest(Action):
     cdef public object _cut
     cdef public frozenset _deadline_dropped
     cdef public object _folder

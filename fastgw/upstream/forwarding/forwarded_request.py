@@ -11,6 +11,7 @@ from math import inf
 from typing import Any, Final
 
 from fastgw.config.settings.gateway import RouteRetries, RouteTimeouts
+from fastgw.exchange.action import Action
 from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.exchange.sent_fields import join_names
@@ -39,7 +40,7 @@ def _union(drop: Names, dropped: Names, marks: frozenset[bytes]) -> frozenset[by
     return drop | dropped | marks
 
 
-class ForwardedRequest:
+class ForwardedRequest(Action):
     """How requests of a route are sent to `upstream`. `path_of`: returns the path to send; None: that of the request.
 
     `folder`: the prefix of paths if `path_of` only removes it, except for its last slash; b"": `path_of` does something

@@ -2,8 +2,8 @@
 
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.reply cimport Response, received_response
-from fastgw.http.http1.parser cimport Http1ResponseHead, has_field
-from fastgw.upstream.forwarding.attempt cimport Attempt, Attempts
+from fastgw.http.http1.parser cimport Http1ResponseHead, has_field, status_of
+from fastgw.upstream.forwarding.attempt cimport Attempt, Attempts, new_attempt
 from fastgw.upstream.forwarding.forwarded_request cimport ForwardedRequest
 from fastgw.upstream.targets.target cimport Target
 from fastgw.upstream.upstream cimport Upstream
@@ -38,3 +38,6 @@ cdef class Forwarding(Attempts):
     cdef _note_response(self, Target target, double seconds)
     cdef bint _has_own_url(self, head, Target target) except -1
     cdef _end(self)
+
+
+cpdef Forwarding new_forwarding(ForwardedRequest forward, Exchange exchange)

@@ -28,7 +28,7 @@ from fastgw.http.http1.parser import Http1ResponseHead, has_field
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.connections.stream import UpstreamStream
-from fastgw.upstream.forwarding.attempt import Attempt, Attempts
+from fastgw.upstream.forwarding.attempt import Attempt, Attempts, new_attempt
 from fastgw.upstream.forwarding.credential_renewal import CredentialRenewal, HeldResponse
 from fastgw.upstream.forwarding.forwarded_request import ForwardedRequest
 from fastgw.upstream.forwarding.gateway_urls import HEADERS
@@ -59,8 +59,8 @@ def targets_without_room(in_use: Sequence[Target], tried: set[Target], may_open:
 class Forwarding(Attempts):
     """`current`: the attempt in flight; None while the next one is scheduled. Hedges are the parallel ones."""
 
-    def __init__(self, forward: ForwardedRequest, exchange: Exchange) -> None:
-        self._begin(forward, exchange)
+    def _begin(self, forward: ForwardedRequest, exchange: Exchange) -> None:
+        Attempts._begin(self, forward, exchange)
         self._total_at = inf  # end of the time for the whole response, by the wheel's clock
         self.current: Attempt | None = None
         self._hedges: tuple[Attempt, ...] = ()
@@ -92,7 +92,7 @@ class Forwarding(Attempts):
     def adopt_attempt(self, target: Target, stream: UpstreamStream | None, record: AttemptRecord | None) -> None:
         """Continue an attempt at `target` that has begun already."""
         self.begun = 1
-        self.current = Attempt(self, target)
+        self.current = new_attempt(self, target)
         self.current.continue_attempt(stream, record)
 
     def request_stream(self) -> None:
@@ -121,7 +121,7 @@ class Forwarding(Attempts):
             self.fail(upstream.unavailable(), wait=upstream.wait())
             return
         self.begun += 1
-        self.current = attempt = Attempt(self, target)
+        self.current = attempt = new_attempt(self, target)
         if upstream.hedging is not None:
             self._plan_hedge()
         attempt.start_attempt(fresh, RETRY if again else FIRST)
@@ -154,7 +154,7 @@ class Forwarding(Attempts):
             return
         self._hedged += 1
         self.begun += 1
-        hedge = Attempt(self, target)
+        hedge = new_attempt(self, target)
         self._hedges += (hedge,)
         self._plan_hedge()
         hedge.start_attempt(False, HEDGE)
@@ -607,3 +607,10 @@ class Forwarding(Attempts):
             upstream.retry_budget.give_back()
         # Avoids a reference cycle.
         self.exchange = self.forward = self.upstream = None  # type: ignore[assignment]
+
+
+def new_forwarding(forward: ForwardedRequest, exchange: Exchange) -> Forwarding:
+    """Return the forwarding of an exchange, of which no attempt has begun."""
+    forwarding: Forwarding = Forwarding.__new__(Forwarding)
+    forwarding._begin(forward, exchange)
+    return forwarding

@@ -6,7 +6,7 @@ targets the control process would otherwise keep as many descriptors open.
 
 import asyncio
 from ssl import SSLContext
-from typing import Any, Final, final
+from typing import Final, final
 
 from msgspec.structs import replace
 
@@ -20,6 +20,8 @@ from fastgw.net.proxy_protocol import LOCAL_V2, UNKNOWN_V1
 from fastgw.upstream.connections.connect import ConnectFailed, connect
 from fastgw.upstream.connections.connection_maker import connection_maker
 from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
+from fastgw.upstream.connections.pooled_connection import Lender, PooledConnection
+from fastgw.upstream.connections.stream import ResponseListener
 from fastgw.upstream.health.grpc_health import health_call, health_verdict
 from fastgw.upstream.targets.target import build_targets
 
@@ -79,7 +81,7 @@ class Check:
     async def __call__(self, worker_loop: WorkerLoop) -> str:
         """Return the error of the target, in a few words without its address; "" = none. Raises `CannotCheck`."""
         asked = _CheckRequest(self._sought is not None or self._is_call)
-        connection = connection_maker(worker_loop, self._upstream)(asked, self._target)
+        connection = connection_maker(worker_loop, self._upstream)(_CheckPool(asked), self._target)
         try:
             async with asyncio.timeout(self._active.timeout):
                 await connect(self._target, connection, self._active.timeout, preface=self._preface)
@@ -117,8 +119,8 @@ _Answer = tuple[int, bytes] | str
 
 
 @final
-class _CheckRequest:
-    """Listener to the response, and the pool of a connection that is closed after it."""
+class _CheckRequest(ResponseListener):
+    """Listener to the response."""
 
     __slots__ = ("_body", "_status", "_wants_body", "answer", "late")
 
@@ -133,7 +135,7 @@ class _CheckRequest:
         if not self.answer.done():
             self.answer.set_result(answer)
 
-    # calls of the stream (`ResponseListener`)
+    # calls of the stream
 
     def on_interim(self, head: ResponseHead) -> None: ...
 
@@ -156,12 +158,20 @@ class _CheckRequest:
     def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
         self._finish(f"{fault.label}: {why}" if why else fault.label)
 
-    # calls to its pool (`Lender`)
 
-    def forget(self, connection: Any) -> None:
+@final
+class _CheckPool(Lender):
+    """The pool of a connection that is closed after the response to a check."""
+
+    __slots__ = ("_asked",)
+
+    def __init__(self, asked: _CheckRequest) -> None:
+        self._asked = asked
+
+    def forget(self, connection: PooledConnection) -> None:
         """Handle the loss of the connection while it was not lent: before the request, or after the response."""
-        self._finish(Fault.CONNECTION_LOST.label)
+        self._asked.on_failure(Fault.CONNECTION_LOST, False, "")
 
-    def discard(self, connection: Any) -> None: ...  # it is not counted in a limit
+    def discard(self, connection: PooledConnection) -> None: ...  # it is not counted in a limit
 
     give_back = discard

@@ -11,7 +11,11 @@ from typing import Any
 
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Wheel
+from fastgw.exchange import Trailers
 from fastgw.http.http2.session import Session
+from fastgw.http.messages import ResponseHead
+from fastgw.upstream.connections.pooled_connection import Lender, PooledConnection
+from fastgw.upstream.connections.stream import ResponseListener
 from fastgw.upstream.targets.target import build_targets
 from tests.support.http2 import frames
 from tests.support.http2.frames import Flag, Type
@@ -39,18 +43,39 @@ class StandingWheel(Wheel):
     def drop(self, timed: Any) -> None: ...
 
 
-class Listener:
-    """Exchange of the one request. It keeps the calls of the stream."""
+class Listener(ResponseListener):
+    """Listener to the response. It keeps the calls of the stream."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.calls: list[tuple[Any, ...]] = []
 
     @property
     def faults(self) -> list[Fault]:
         return [each for call in self.calls for each in call if isinstance(each, Fault)]
 
-    def __getattr__(self, name: str) -> Any:
-        return lambda *arguments: self.calls.append((name, *arguments))
+    def on_interim(self, head: ResponseHead) -> None:
+        self.calls.append(("on_interim", head))
+
+    def on_head(self, head: ResponseHead, payload: bytes | None, ended: bool) -> None:
+        self.calls.append(("on_head", head, payload, ended))
+
+    def on_data(self, payload: bytes) -> None:
+        self.calls.append(("on_data", payload))
+
+    def on_end(self, trailers: Trailers) -> None:
+        self.calls.append(("on_end", trailers))
+
+    def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
+        self.calls.append(("on_failure", fault, silent, why))
+
+
+class Keeper(Lender):
+    """The pool of the connection, which does nothing with it."""
+
+    def give_back(self, connection: PooledConnection) -> None: ...
+    def discard(self, connection: PooledConnection) -> None: ...
+    def forget(self, connection: PooledConnection) -> None: ...
 
 
 class World:
@@ -71,8 +96,7 @@ class World:
             holders=set(),
         )
         (target,) = build_targets(upstream("http://127.0.0.1:1"))
-        pool: Any = SimpleNamespace(give_back=lambda _: None, connection_lost=lambda _: None, forget=lambda _: None)
-        self.connection = Http2UpstreamConnection(worker_loop, pool, target)
+        self.connection = Http2UpstreamConnection(worker_loop, Keeper(), target)
         self.aborted, self.reading = False, True
         transport: Any = SimpleNamespace(
             set_write_buffer_limits=lambda high: None,

@@ -16,6 +16,7 @@ import pytest
 
 import fastgw
 from fastgw.exchange import Chain, Exchange
+from fastgw.exchange.exchange import ClientSide
 from fastgw.exchange.shadow_exchange import ShadowExchange
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import parse_request
@@ -23,22 +24,20 @@ from tests.support.collector import no_collector
 
 GET = parse_request(b"GET /a?b=c HTTP/1.1\r\nHost: a.test:81\r\n\r\n")
 PEER = Peer("192.0.2.1", 1, 80, trusted=False)
-FIELDS = re.findall(
-    r"cdef public [\w ]*?(\w+)$",
-    Path(fastgw.__file__).with_name("exchange").joinpath("exchange.pxd").read_text(),
-    re.MULTILINE,
-)
+TYPES = Path(fastgw.__file__).with_name("exchange").joinpath("exchange.pxd").read_text()
+FLAGS = re.findall(r"cdef public bint (\w+)$", TYPES, re.MULTILINE)
+FIELDS = re.findall(r"cdef public [\w ]*?(\w+)$", TYPES.rpartition("cdef class Exchange:")[2], re.MULTILINE)
 
 
-class Anybody:
+class Anybody(ClientSide):
     """A client, a listener."""
 
     route: Any = None
     held_body_budget: Any = None
 
 
-def begin(client: Any = None, peer: Any = PEER, head: Any = GET) -> Exchange:
-    return Exchange(head, client, None, peer, Chain(()))
+def begin(client: ClientSide | None = None, peer: Any = PEER, head: Any = GET) -> Exchange:
+    return Exchange(head, client or Anybody(), None, peer, Chain(()))
 
 
 def test_it_begins_now_with_what_its_head_and_its_peer_say() -> None:
@@ -52,13 +51,13 @@ def test_it_begins_now_with_what_its_head_and_its_peer_say() -> None:
 
 def test_all_that_it_holds_is_let_go_with_it() -> None:
     client, listener, chain, peer = Anybody(), Anybody(), Chain(()), Peer("192.0.2.1", 1, 80, trusted=False)
-    first = Exchange(GET, client, listener, peer, chain)  # type: ignore[arg-type]
+    first = Exchange(GET, client, listener, peer, chain)
     held = [GET, client, listener, peer, chain, peer.scheme, peer.ip]
     held += [getattr(first, name) for name in ("query_sent", "claims", "params", "answered_by", "state")]
     del first
     with no_collector():  # what other tests have left holds some of these too
         before = list(map(sys.getrefcount, held))
-        many = [Exchange(GET, client, listener, peer, chain) for _ in range(1000)]  # type: ignore[arg-type]
+        many = [Exchange(GET, client, listener, peer, chain) for _ in range(1000)]
         assert min(after - was for was, after in zip(before, map(sys.getrefcount, held), strict=True)) >= 1000
         del many
         assert list(map(sys.getrefcount, held)) == before
@@ -77,7 +76,7 @@ def test_a_circle_through_it_is_collected() -> None:
 
 @pytest.mark.parametrize(("head", "peer"), [(object(), PEER), (GET, object())])
 def test_one_that_cannot_begin_is_an_error(head: Any, peer: Any) -> None:
-    with pytest.raises(AttributeError):
+    with pytest.raises((AttributeError, TypeError)):
         begin(head=head, peer=peer)
 
 

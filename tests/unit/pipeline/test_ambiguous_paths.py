@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from fastgw.config.base.route_patterns import parse_host, parse_path
 from fastgw.exchange import Chain, Exchange, Route
+from fastgw.exchange.action import Action
+from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import parse_request
 from fastgw.http.malformed import Malformed
@@ -103,12 +105,12 @@ OPEN = Conditions()
 
 def routes(*conditions: Conditions) -> list[tuple[Conditions, Route]]:
     chain = Chain(())
-    return [(each, Route(f"r{place}", lambda exchange: None, chain, ())) for place, each in enumerate(conditions)]
+    return [(each, Route(f"r{place}", Action(), chain, ())) for place, each in enumerate(conditions)]
 
 
 def asked(head: Any, refuses: bool = True) -> Exchange:
-    client, listener = SimpleNamespace(), SimpleNamespace(refuses_ambiguous_paths=refuses)
-    return Exchange(head, client, listener, Peer("127.0.0.1", 1, 80, False), Chain(()))  # type: ignore[arg-type]
+    listener = SimpleNamespace(refuses_ambiguous_paths=refuses)
+    return Exchange(head, Nobody(), listener, Peer("127.0.0.1", 1, 80, False), Chain(()))
 
 
 def head_of(path: bytes, method: bytes = b"GET", fields: bytes = b"") -> Any:

@@ -366,7 +366,7 @@ class CachedRequest:
             found.release()
             is_answered = self.answer()
         if not is_answered:
-            self.forward(exchange)
+            self.forward.begin(exchange)
 
     # waiting for another fetch
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from fastgw.exchange.action import Action
 from fastgw.filters.api import Phase, Reply
 from fastgw.operator_events import OperatorEvent
+from fastgw.routing.table import Router
 from tests.support.broken_body import break_body
 from tests.support.memory import Plane, Wire, probe
 from tests.unit.downstream.test_drain import turns
@@ -30,8 +32,15 @@ def raises(*_: Any, **__: Any) -> None:
     raise RuntimeError("a defect")
 
 
-class BrokenRouter:
-    find = staticmethod(raises)
+class BrokenRouter(Router[Any]):
+    find_in_turn = staticmethod(raises)  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        self.compiled = None
+
+
+class BrokenAction(Action):
+    begin = staticmethod(raises)
 
 
 def assert_answered_500(plane: Plane, client: Wire, caplog: pytest.LogCaptureFixture) -> None:
@@ -70,7 +79,7 @@ def test_the_action_of_a_route(
     client = plane.client()
     client.sends(GET)
     (route,) = plane.gateway.routes
-    monkeypatch.setattr(route.rules[0][0].route, "action", raises)
+    monkeypatch.setattr(route.rules[0][0].route, "action", BrokenAction())
     del plane.records[:]
     client.received = b""
     client.sends(request_)
@@ -172,7 +181,7 @@ def test_the_action_of_a_route_after_a_filter_has_waited(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def patch(plane: Plane) -> None:
-        monkeypatch.setattr(plane.gateway.routes[0].rules[0][0].route, "action", raises)
+        monkeypatch.setattr(plane.gateway.routes[0].rules[0][0].route, "action", BrokenAction())
 
     async def live() -> None:
         plane, client = await after_waiting(OWN, patch)
@@ -185,7 +194,7 @@ def test_an_error_response_with_the_same_defect_after_a_filter_has_waited(monkey
     """The connection is cut: nothing waits for a deadline that it no longer has."""
 
     def patch(plane: Plane) -> None:
-        monkeypatch.setattr(plane.gateway.routes[0].rules[0][0].route, "action", raises)
+        monkeypatch.setattr(plane.gateway.routes[0].rules[0][0].route, "action", BrokenAction())
         monkeypatch.setattr("fastgw.exchange.exchange.problem", raises)
 
     async def live() -> None:

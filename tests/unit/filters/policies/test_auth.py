@@ -13,16 +13,20 @@ from fastgw.config.decoding.json_schema import schema
 from fastgw.config.loading.writer import effective
 from fastgw.config.settings.gateway import Config
 from fastgw.exchange import Exchange
+from fastgw.exchange.body_relay import Relay
+from fastgw.exchange.chain import Chain
+from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.explain import as_text, explain
 from fastgw.filters import TYPES
 from fastgw.filters.api import Consumer, Env, Fault, FeedSource, Filter, Hooks, Outcome, Phase, Reply
 from fastgw.filters.authentication.request_state import restore_attributes, state_of
+from fastgw.forwarded_headers import Peer
 from fastgw.gateway.compiler import compile as compile_tables
 from fastgw.gateway.tables import CompileError
 from tests.support.generations import load_document, load_with_files
 from tests.support.memory import SERVICE, Plane
 from tests.support.table import for_each
-from tests.unit.exchange.test_new_exchange import FIELDS
+from tests.unit.exchange.test_new_exchange import FIELDS, FLAGS
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a.test\r\nX-Client: theirs\r\n"
 FAULTS = {
@@ -328,15 +332,23 @@ class _Unedited:
 def test_everything_that_a_filter_may_change_is_put_back() -> None:
     """Filters do not change the other attributes of an exchange while requests are authenticated."""
     exchange: Any = Exchange.__new__(Exchange)
-    before = {name: f"{name} before" for name in FIELDS if name != "head"}
+    objects: dict[str, Any] = {
+        "chain": Chain(()),
+        "client": Nobody(),
+        "peer": Peer("192.0.2.1", 1, 80, trusted=False),
+        "request_body": Relay.whole(b"body", 4),
+    }
+    names = [name for name in FIELDS if name != "head"]
+    before = {name: objects.get(name, False if name in FLAGS else f"{name} before") for name in names}
+    changed = {name: None if name in objects else True if name in FLAGS else "changed" for name in names}
     for name, value in before.items():
         setattr(exchange, name, value)
     exchange.head = _Unedited()
     state = state_of(exchange)
-    for name in before:
-        setattr(exchange, name, "changed")
+    for name, value in changed.items():
+        setattr(exchange, name, value)
     restore_attributes(exchange, state)
-    restored = {name for name in before if getattr(exchange, name) != "changed"}
+    restored = {name for name in before if getattr(exchange, name) != changed[name]}
     assert {name: getattr(exchange, name) for name in restored} == {name: before[name] for name in restored}
     assert set(FIELDS) - restored == {
         "answered_by",

@@ -14,7 +14,7 @@ from fastgw import config
 from fastgw.config.base.value_types import Trait
 from fastgw.consumers.index import Consumer
 from fastgw.exchange import Chain, Hooks
-from fastgw.exchange.exchange_counts import NO_COUNTS
+from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.explain import as_text, explain
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Exchange, FilterResources, Phase, Reply
@@ -439,9 +439,8 @@ def hooks_of(settings: RateLimit, cells: Cells) -> Hooks:
 
 def exchange(ip: str = "192.0.2.1") -> Exchange:
     nobody: Any = None
-    counting: Any = SimpleNamespace(counts=NO_COUNTS)
     head = parse_request(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
-    return Exchange(head, counting, nobody, Peer(ip, 1, 80, trusted=False), Chain(()))
+    return Exchange(head, Nobody(), nobody, Peer(ip, 1, 80, trusted=False), Chain(()))
 
 
 def test_in_a_queue_requests_wait_for_their_turn_and_no_longer(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

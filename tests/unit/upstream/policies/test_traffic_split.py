@@ -13,6 +13,7 @@ from fastgw.config import ConfigError, load
 from fastgw.config.base.value_types import Trait
 from fastgw.config.settings.gateway import Canary, Split
 from fastgw.exchange import Chain, Exchange
+from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.filters import TYPES
 from fastgw.filters.api import Phase
 from fastgw.forwarded_headers import Peer
@@ -27,7 +28,7 @@ PASSING = probe("passing", Phase.TRANSFORM, request=lambda exchange: None)
 def asking(ip: str = "192.0.2.1", *fields: bytes) -> Exchange:
     head = parse_request(b"GET /a HTTP/1.1\r\nHost: a\r\n" + b"".join(f + b"\r\n" for f in fields) + b"\r\n", 99)
     nobody: Any = None
-    return Exchange(head, nobody, nobody, Peer(ip, 1, 80, False), Chain(()))
+    return Exchange(head, Nobody(), nobody, Peer(ip, 1, 80, False), Chain(()))
 
 
 def clients(count: int) -> list[Exchange]:
