@@ -6,7 +6,7 @@ from typing import Any
 from bench.micro.filters import exchange, hooks, step
 from bench.micro.timing import Room
 from fastgw.exchange import Exchange
-from fastgw.exchange.body_relay import Relay
+from fastgw.exchange.body_relay import whole_body
 from fastgw.filters.policies.waf import Waf
 
 FIELDS = (
@@ -28,7 +28,7 @@ def rooms() -> Iterator[Room]:
     assert waf.body_head is not None
     head = b"POST /orders HTTP/1.1\r\n" + FIELDS + b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n"
     with_body = exchange(0, head)
-    with_body.request_body = Relay.whole(LINES, len(LINES))
+    with_body.request_body = whole_body(LINES, len(LINES))
     yield Room(f"waf: JSON ({len(LINES)} bytes)", _inspect(waf.body_head.step), [with_body])
 
 

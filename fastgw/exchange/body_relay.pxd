@@ -1,26 +1,40 @@
 # The types of `body_relay.py`.
 
+cdef double inf
+
+
 cdef class Relay:
     cdef public object _head_bytes
-    cdef public object _most_head
+    cdef public Py_ssize_t _most_head
     cdef public object _no_room
     cdef public object _stages
-    cdef public object _timed_bytes
-    cdef public object _wait_until
+    cdef public Py_ssize_t _timed_bytes
+    cdef public double _wait_until
     cdef public object _when_head
     cdef public object _when_whole
-    cdef public object bytes
-    cdef public object ended
-    cdef public object is_collected
+    cdef public long long bytes
+    cdef public bint ended
+    cdef public bint is_collected
     cdef public object kept
     cdef public object length
-    cdef public object most_kept
-    cdef public object paused
-    cdef public object sent_bytes
+    cdef public Py_ssize_t most_kept
+    cdef public bint paused
+    cdef public Py_ssize_t sent_bytes
     cdef public object sink
     cdef public object source
     cdef public object trailers
     cdef object __weakref__
 
+    cdef _begin(self, source, length)
+    cdef _release_head(self)
+    cdef _pass(self, bytes payload)
+    cpdef pause(self)
+    cpdef resume(self)
+    cpdef feed(self, bytes payload)
+    cpdef last(self, bytes payload)
+    cpdef end(self, tuple trailers=*)
     cpdef bytes attach(self, sink)
     cpdef keep_no_more(self)
+
+
+cpdef Relay whole_body(bytes payload, length)

@@ -13,6 +13,10 @@ from fastgw.typed_fields import expose_fields
 Trailers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 
+Length: TypeAlias = int | None
+"""Bytes of a body; None: it is not known."""
+
+
 class BodySink(Protocol):
     def feed(self, payload: bytes) -> None: ...
     def end(self, trailers: Trailers) -> None: ...
@@ -103,6 +107,9 @@ class Relay:
     """
 
     def __init__(self, source: BodySource, length: int | None = None) -> None:
+        self._begin(source, length)
+
+    def _begin(self, source: BodySource, length: Length) -> None:
         self.source = source
         self.length = length
         self.sink: BodySink | None = None
@@ -123,13 +130,6 @@ class Relay:
         """Whether the sink passes nothing on before the end."""
         self._wait_until = inf  # while the body is held: the end of the time for more of it
         self._timed_bytes = 0  # bytes that have prolonged it
-
-    @classmethod
-    def whole(cls, payload: bytes, length: int | None) -> Relay:
-        """Create a relay for a body that was received completely. `length`: None if the framing does not declare it."""
-        relay = cls(NO_SOURCE, length)
-        relay.bytes, relay.ended, relay.kept = len(payload), True, [payload]
-        return relay
 
     def whole_payload(self) -> bytes | None:
         """Return the body if it is complete and has no trailers; None: more may follow."""
@@ -367,6 +367,14 @@ class Relay:
         if self.paused:
             self.paused = False
             self.source.resume()
+
+
+def whole_body(payload: bytes, length: Length) -> Relay:
+    """Return the relay of a body that was received completely. `length`: None if the framing does not declare it."""
+    relay: Relay = Relay.__new__(Relay)
+    relay._begin(NO_SOURCE, length)
+    relay.bytes, relay.ended, relay.kept = len(payload), True, [payload]
+    return relay
 
 
 expose_fields(Relay)

@@ -1,14 +1,14 @@
 # The types of `exchange.py`.
 
-cimport cython
-
 from fastgw.eventloop.timer_wheel cimport Timed
 from fastgw.exchange.body_relay cimport Relay
 from fastgw.exchange.chain cimport Chain
 from fastgw.exchange.reply cimport Response
 from fastgw.exchange.request_ids cimport RequestIds
 from fastgw.forwarded_headers cimport Peer
-from fastgw.http.http1.parser cimport method_of, normal_path_of
+from fastgw.http.http1.parser cimport drop_payload, method_of, normal_path_of
+
+cdef Py_ssize_t MAX_KEPT
 
 cdef class Exchange
 
@@ -21,8 +21,6 @@ cdef class ClientSide(Timed):
     cpdef end(self, tuple trailers)
 
 
-# As many as there are at once on a busy worker, so that their memory is used again.
-@cython.freelist(64)
 cdef class Exchange:
     cdef public object answered_by
     cdef public object begun_at
@@ -49,7 +47,7 @@ cdef class Exchange:
     cdef public bint renewed
     cdef public bint renewed_earlier
     cdef public object request_added
-    cdef public Relay request_body
+    cdef public object request_body
     cdef public object request_bytes
     cdef public object request_dropped
     cdef public object request_id

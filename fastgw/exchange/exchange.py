@@ -8,6 +8,8 @@ from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
+import cython
+
 from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
@@ -45,7 +47,7 @@ from fastgw.exchange.tunnel import Tunnel
 from fastgw.forwarded_headers import Peer
 from fastgw.http.fields import Fields, folded
 from fastgw.http.grpc.calls import is_grpc
-from fastgw.http.http1.parser import method_of, normal_path_of
+from fastgw.http.http1.parser import drop_payload, method_of, normal_path_of
 from fastgw.http.http1.serializer import names_alike
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.http.websocket.handshake import WEBSOCKET, fault_in_response
@@ -190,6 +192,9 @@ def changed_values(head: RequestHead, name: bytes, added: bytes, dropped: frozen
     return values
 
 
+# As many as there are at once on a busy worker, so that their memory is used again.
+@cython.freelist(64)
+@cython.cclass
 class Exchange:
     """One request and its response, in the terms of RFC 9110.
 
@@ -346,7 +351,8 @@ class Exchange:
 
     def is_still_there(self) -> bool:
         """Return `may_be_sent_again`, for those of its callers that are compiled."""
-        body, state = self.request_body, self.state
+        body: Relay | None = self.request_body
+        state = self.state
         return (body is None or body.kept is not None) and state is not HOLDING and state is not ANSWERING
 
     @property
@@ -357,9 +363,10 @@ class Exchange:
 
     def keep_no_body(self) -> None:
         """Stop keeping the request's body: the request cannot be sent again from here on."""
-        if self.request_body is not None:
-            self.request_body.keep_no_more()
-            self.head.drop_payload()
+        body: Relay | None = self.request_body
+        if body is not None:
+            body.keep_no_more()
+            drop_payload(self.head)
 
     def field(self, name: bytes) -> bytes | None:
         """Return the first value of a request header, by its lower-case name."""

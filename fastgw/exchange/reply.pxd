@@ -7,7 +7,6 @@ from fastgw.http.http1.parser cimport status_of
 
 @cython.final
 @cython.no_gc  # nothing that it holds leads back to it
-@cython.freelist(16)
 cdef class Response:
     cdef public object status
     cdef public object head

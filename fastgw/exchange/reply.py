@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, Protocol, final
 
+import cython
 import orjson
 
 from fastgw.errors import Fault
@@ -174,6 +175,9 @@ class EncodedForms(Protocol):
         """Store the body in this form, if there is space for it."""
 
 
+# As many as there are at once on a busy worker, so that their memory is used again.
+@cython.freelist(64)
+@cython.cclass
 class Response:
     """The final response for the response steps: the upstream's (`head` is set), or one of the gateway.
 

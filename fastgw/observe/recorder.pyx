@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: binding=False, language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """See `recorder.pyi`.
 
 A line is put together here, and no object is made, where the HTTP/1 parser has made the head, or where a connection or

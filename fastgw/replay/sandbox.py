@@ -28,13 +28,13 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import (
     Exchange,
     Outcome,
-    Relay,
     Reply,
     Response,
     Route,
     Trailers,
     problem,
 )
+from fastgw.exchange.body_relay import whole_body
 from fastgw.exchange.exchange_counts import NO_COUNTS
 from fastgw.exchange.filter_steps import abandon
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
@@ -187,7 +187,7 @@ class Sandbox:
         if peer.trusted:
             exchange.client_ip = client_address(head, peer, listener.trusts)
         if body or recorded.request_trailers or head.body_length is None:
-            exchange.request_body = relay = Relay.whole(body, head.body_length)
+            exchange.request_body = relay = whole_body(body, head.body_length)
             relay.trailers = recorded.request_trailers
         begin_request(stream, exchange, listener.router)
         try:

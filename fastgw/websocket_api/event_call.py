@@ -5,7 +5,8 @@ from time import monotonic
 from typing import Any, NamedTuple, final
 
 from fastgw.consumers.index import Consumer
-from fastgw.exchange import Chain, ClientSide, Exchange, Relay, Trailers
+from fastgw.exchange import Chain, ClientSide, Exchange, Trailers
+from fastgw.exchange.body_relay import whole_body
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.content_coding.content_encoding import codings_in
 from fastgw.http.messages import ResponseHead
@@ -70,7 +71,7 @@ class EventCall:
         exchange = Exchange(head, sent, client.listener, client.peer, chain)
         exchange.client_ip, exchange.consumer, exchange.claims = client.client_ip, client.consumer, client.claims
         exchange.answered_by, exchange.trace = None, client.trace
-        exchange.request_body = Relay.whole(payload, len(payload)) if payload else None
+        exchange.request_body = whole_body(payload, len(payload)) if payload else None
         sent.send(exchange, forward, timeout)
 
     def _finish(self, answer: EventAnswer, outcome: str) -> None:

@@ -4,11 +4,12 @@ from fastgw.downstream.http1.response_framing cimport framing_of
 from fastgw.downstream.http1.serving cimport ServingListener, ServingWorker
 from fastgw.eventloop.socket_send cimport send, send_parts
 from fastgw.eventloop.timer_wheel cimport Timed
+from fastgw.exchange.body_relay cimport Relay, whole_body
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.ready_answer cimport ReadyAnswer, recorded_answer
 from fastgw.exchange.reply cimport Response
 from fastgw.http.http1 cimport serializer
-from fastgw.http.http1.parser cimport Http1ResponseHead, is_ordinary
+from fastgw.http.http1.parser cimport Http1RequestHead, payload_of, version_number
 from fastgw.pipeline.request_pipeline cimport RequestStream
 
 cdef double inf
@@ -38,6 +39,7 @@ cdef class Http1Stream(RequestStream):
     cdef public object reader
     cdef public double tunnel_timeout
 
+    cpdef bytes expect_body(self, Exchange exchange, Http1RequestHead head)
     cpdef answer(self, Response response, bytes payload, bint ended)
     cpdef send_ready(self, Exchange exchange, ReadyAnswer answer)
     cpdef exchange_ended(self)

@@ -26,14 +26,15 @@ from fastgw.downstream.http1.response_framing import (
 from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.socket_send import send, send_parts
 from fastgw.eventloop.timer_wheel import Timed
-from fastgw.exchange import Relay, Trailers, problem
+from fastgw.exchange import Trailers, problem
+from fastgw.exchange.body_relay import Relay, whole_body
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal, recorded_answer
 from fastgw.exchange.reply import Response
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.body_reader import BodyReader
-from fastgw.http.http1.parser import Http1RequestHead, is_ordinary
+from fastgw.http.http1.parser import Http1RequestHead, payload_of, version_number
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
 from fastgw.pipeline.request_pipeline import RequestStream, cancel_waiting
@@ -132,14 +133,14 @@ class Http1Stream(RequestStream):
         """Prepare for a body, if there is one, and return its received part. None: the exchange has ended."""
         connection = self._connection
         limit = connection.server.body_bytes
-        payload = head.payload
+        payload: bytes | None = payload_of(head)
         if head.length > limit:
             exchange.request_body = Relay(connection, head.body_length)  # nothing was read yet
             exchange.reply(problem(Fault.BODY_TOO_LARGE))
             return None
         if payload is not None:
             if payload:
-                exchange.request_body = Relay.whole(payload, len(payload) if head.sized else None)
+                exchange.request_body = whole_body(payload, len(payload) if head.sized else None)
             connection.deadline = inf
             return payload
         exchange.request_body = Relay(connection, head.body_length)
@@ -170,7 +171,7 @@ class Http1Stream(RequestStream):
         exchange, reader = self.exchange, self.reader
         assert exchange is not None
         assert reader is not None
-        body = exchange.request_body
+        body: Relay | None = exchange.request_body
         assert body is not None
         try:
             payload = reader.feed(chunk)
@@ -243,14 +244,14 @@ class Http1Stream(RequestStream):
             payload = b""
         if head is None:
             exchange.response_bytes = len(payload)
-        body = exchange.request_body
+        body: Relay | None = exchange.request_body
         if ending == CLOSE or (body is not None and not body.ended):
             connection.closing = True
         self._ending = ending
         if connection.closing:
             last = _CLOSE
         else:
-            last = b"" if is_ordinary(exchange.head) or exchange.head.version >= 11 else _KEEP_ALIVE
+            last = b"" if version_number(exchange.head) >= 11 else _KEEP_ALIVE
         if ending == CHUNKED:
             payload = serializer.chunk(payload)
         date_line, joined = connection.server.date_line, payload
@@ -338,7 +339,7 @@ class Http1Stream(RequestStream):
     def _complete(self, exchange: Exchange) -> None:
         """Handle the end of the response."""
         self._connection.record()
-        body = exchange.request_body
+        body: Relay | None = exchange.request_body
         self._connection.response_sent(body is not None and not body.ended)
 
     def exchange_ended(self) -> None:

@@ -20,6 +20,7 @@ from fastgw.downstream.http2.grpc_answer import answers_grpc, late_status, trail
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed, Wheel
 from fastgw.exchange import Relay, Trailers, problem
+from fastgw.exchange.body_relay import whole_body
 from fastgw.exchange.exchange import Exchange, begin_exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal, recorded_answer
@@ -159,7 +160,7 @@ class Http2Stream(RequestStream):
             if not self._expect_body(exchange, head):
                 return
         elif head.payload:
-            exchange.request_body = Relay.whole(head.payload, head.body_length)
+            exchange.request_body = whole_body(head.payload, head.body_length)
             if not self._fits(head):
                 exchange.reply(problem(Fault.BODY_TOO_LARGE))
                 return

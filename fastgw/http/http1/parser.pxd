@@ -86,7 +86,7 @@ cdef class Http1ResponseHead(Head):
     cdef readonly bint has_body
     cdef Span reason_at
     cdef const char* payload_at  # in `source` or `_payload`, if `whole`
-    cdef Py_ssize_t payload_length
+    cdef readonly Py_ssize_t payload_length
 
 
 cdef uint32_t bits_of(names) except? 0
@@ -111,8 +111,12 @@ cpdef bytes method_of(head)
 cpdef bytes authority_of(head)
 cpdef bytes normal_path_of(head)
 cpdef bint is_ordinary(head) except -1
+cpdef bint takes_trailers(head) except -1
+cpdef int version_number(head) except -1
+cpdef body_length_of(head)
 cpdef status_of(head)
 cpdef bytes payload_of(head)
+cpdef drop_payload(head)
 cpdef bint is_path_as_sent(head) except -1
 
 # Whether the head was received with a field of this name, which is in lower case.

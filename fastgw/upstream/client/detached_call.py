@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import CallSide, Exchange, Reply, Response, Trailers, problem
-from fastgw.exchange.body_relay import Relay
+from fastgw.exchange.body_relay import whole_body
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.exchange.states import ENDED
@@ -81,7 +81,7 @@ class DetachedCall(CallSide):
         """Send a request with the data of the gateway that the exchange has been given so far. See `prepare`."""
         call = self.prepare(exchange, head, query, dropped, added)
         if body:
-            call.request_body = Relay.whole(body, len(body))
+            call.request_body = whole_body(body, len(body))
         self._forward.begin(call)
 
     def prepare(

@@ -5,7 +5,8 @@ from math import inf
 from time import monotonic
 from typing import Final, NamedTuple, final
 
-from fastgw.exchange import Exchange, Relay, Trailers
+from fastgw.exchange import Exchange, Trailers
+from fastgw.exchange.body_relay import whole_body
 from fastgw.http.field_names import DIGESTS, EXPECT
 from fastgw.http.messages import ResponseHead
 from fastgw.upstream.client.derived_exchange import copy_chain, derive_exchange
@@ -45,7 +46,7 @@ def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callabl
     copy.request_dropped = dropped | EXPECT
     if exchange.request_body is not None:
         declared, trailers = exchange.request_body.length, exchange.request_body.trailers
-        copy.request_body = Relay.whole(body, None if declared is None or trailers else len(body))
+        copy.request_body = whole_body(body, None if declared is None or trailers else len(body))
         copy.request_body.trailers = trailers  # checked again when they are sent: see `request_trailers`
         if exchange.request_body.changed:
             copy.request_dropped |= DIGESTS

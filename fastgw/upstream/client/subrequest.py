@@ -28,6 +28,7 @@ from fastgw.exchange import (
     problem,
     run_request,
 )
+from fastgw.exchange.body_relay import whole_body
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.filter_steps import LOG_EVERY_S
 from fastgw.exchange.reply import body_at_once
@@ -474,7 +475,7 @@ def adopt_subrequest(
     exchange.client_ip, exchange.consumer, exchange.claims = parent.client_ip, parent.consumer, parent.claims
     exchange.answered_by = None
     exchange.begun_at = begun_at
-    exchange.request_body = Relay.whole(body, len(body)) if body else None
+    exchange.request_body = whole_body(body, len(body)) if body else None
     exchange.target = "" if target is None else target.label
     siblings.active.add(sent)
     sent.adopt(exchange, forward, siblings)
@@ -507,7 +508,7 @@ def _relay_of(
     if body is None or isinstance(body, Relay):
         return body, None
     if isinstance(body, bytes):
-        return Relay.whole(body, len(body)) if body else None, None
+        return whole_body(body, len(body)) if body else None, None
     if not isinstance(body, AsyncIterable):
         raise TypeError(f"the body is a {type(body).__name__}; expected bytes or an async iterator of bytes")
     feeder = BodyFeeder(body, length)

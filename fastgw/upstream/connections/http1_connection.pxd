@@ -4,7 +4,7 @@ cimport cython
 
 from fastgw.eventloop.socket_send cimport send
 from fastgw.eventloop.timer_wheel cimport Wheel
-from fastgw.http.http1.parser cimport Http1ResponseHead
+from fastgw.http.http1.parser cimport Http1ResponseHead, take_answer
 from fastgw.upstream.connections.pooled_connection cimport Lender, PooledConnection
 from fastgw.upstream.connections.stream cimport ResponseListener
 
@@ -53,6 +53,7 @@ cdef class UpstreamConnection(PooledConnection):
     cdef public int _rescue_fd
 
     cpdef send_request(self, ResponseListener listener, bytes request, bytes method)
+    cpdef take_body_from(self, client)
     cpdef release(self)
     cpdef close(self)
     cdef _watch(self, double seconds)

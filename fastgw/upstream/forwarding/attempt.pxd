@@ -1,7 +1,7 @@
 # The types of `attempt.py`.
 
 
-from fastgw.eventloop.timer_wheel cimport Timed
+from fastgw.eventloop.timer_wheel cimport Timed, Wheel
 from fastgw.exchange.body_relay cimport Relay
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.http.grpc.status cimport check_status, check_trailers, status_name

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Final, final
 
 from fastgw.errors import Fault, Retry
-from fastgw.eventloop.timer_wheel import Timed
+from fastgw.eventloop.timer_wheel import Timed, Wheel
 from fastgw.exchange import Trailers
 from fastgw.exchange.body_relay import Relay
 from fastgw.exchange.exchange import Exchange
@@ -181,14 +181,15 @@ class Attempt(ResponseListener):
             self._record.exchange = exchange
 
     def request_stream(self, fresh: bool) -> None:
-        exchange, target = self.exchange, self.target
+        exchange = self.exchange
+        target: Target = self.target
         exchange.target = target.label
-        body = exchange.request_body
+        body: Relay | None = exchange.request_body
         if not target.minor and (exchange.body_length if body is None else body.length) is None:
             self._forwarding.fail(Fault.LENGTH_REQUIRED)  # HTTP/1.0 does not support chunks (RFC 9112 section 6.1)
             return
         # A request that cannot be sent again could be lost on a connection that the target is closing.
-        idle_at_most = inf if self._forwarding.is_replayable() else JUST_USED_S
+        idle_at_most: float = inf if self._forwarding.is_replayable() else JUST_USED_S
         http1 = self._forwarding.needs_http1 or (
             target.negotiates
             and not is_ordinary(exchange.head)
@@ -247,8 +248,8 @@ class Attempt(ResponseListener):
             exchange.sent = True
             if exchange.state is not FORWARDING:  # another attempt may be in flight as well
                 exchange.state = CONNECTION_LENT[exchange.state]
-            body = exchange.request_body
-            call_left = self._forwarding.call_due_at
+            body: Relay | None = exchange.request_body
+            call_left: float = self._forwarding.call_due_at
             if call_left != inf:
                 call_left -= self._upstream.worker_loop.wheel.now
             taken = b"" if body is None else self._take_body(body)
@@ -282,10 +283,16 @@ class Attempt(ResponseListener):
         """
         exchange, stream = self.exchange, self.stream
         assert stream is not None
-        frames_bodies = stream.frames_bodies
-        if frames_bodies:
-            stream.take_body_from(exchange.client)
-        self._body_begun_at = self._upstream.worker_loop.wheel.now
+        if isinstance(stream, UpstreamConnection):
+            connection: UpstreamConnection = stream
+            connection.take_body_from(exchange.client)
+            frames_bodies: bool = True
+        else:
+            frames_bodies = stream.frames_bodies
+            if frames_bodies:
+                stream.take_body_from(exchange.client)
+        wheel: Wheel = self._upstream.worker_loop.wheel
+        self._body_begun_at = wheel.now
         if self._forwarding.begun > 1 and body.bytes and exchange.head.expects_continue:
             exchange.drop_everywhere(EXPECT)  # the client has not waited, and the body is there
         held = body.attach(self)
@@ -293,9 +300,10 @@ class Attempt(ResponseListener):
             body.keep_no_more()
         if body.kept is None:  # no other attempt can follow
             self.deadline = inf
-        if body.ended and not body.trailers and frames_bodies and exchange.head.version == 20:
-            body.length = len(held)  # HTTP/2 need not declare it
         if body.length is not None or not frames_bodies:
+            return held
+        if body.ended and not body.trailers and exchange.head.version == 20:
+            body.length = len(held)  # HTTP/2 need not declare it
             return held
         last = serializer.last_chunk(sent_trailers(exchange, body.trailers)) if body.ended else b""
         return serializer.chunk(held) + last
@@ -334,8 +342,8 @@ class Attempt(ResponseListener):
         forwarding.attempt_lost(self, fault, CONNECT_FAILURE if fault.retry is Retry.SAFE else NEVER, why)
 
     def _request_is_whole(self) -> bool:
-        body = self.exchange.request_body
-        return body is None or body.ended
+        body: Relay | None = self.exchange.request_body
+        return body is None or bool(body.ended)
 
     # calls of the stream
 

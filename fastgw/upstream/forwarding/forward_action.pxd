@@ -1,5 +1,6 @@
 # The types of `forward_action.py`.
 
+from fastgw.exchange.body_relay cimport Relay
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.http.grpc.calls cimport is_grpc, timeout_of
 from fastgw.http.http1.parser cimport is_ordinary

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 from fastgw.errors import Fault
 from fastgw.exchange.action import Action
-from fastgw.exchange.body_relay import MAX_KEPT
+from fastgw.exchange.body_relay import MAX_KEPT, Relay
 from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange
 from fastgw.exchange.filter_steps import count_raised, request_budget
 from fastgw.exchange.reply import problem
@@ -165,9 +165,9 @@ class Forward(ForwardedRequest):
 
     def _forwarding(self, exchange: Exchange) -> Forwarding:
         exchange.service = forwarding = new_forwarding(self, exchange)
-        body = exchange.request_body
+        body: Relay | None = exchange.request_body
         if body is not None:
-            most = self.rules.body_bytes
+            most = self.body_bytes
             body.most_kept = most
             if most > MAX_KEPT and not body.ended:
                 body.count_kept(request_budget(exchange))

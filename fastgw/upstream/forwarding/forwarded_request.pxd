@@ -1,10 +1,11 @@
 # The types of `forwarded_request.py`.
 
 from fastgw.exchange.action cimport Action
+from fastgw.exchange.body_relay cimport Relay
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.forwarded_headers cimport Peer
 from fastgw.http.http1 cimport serializer
-from fastgw.http.http1.parser cimport authority_of, is_ordinary, is_path_as_sent
+from fastgw.http.http1.parser cimport authority_of, body_length_of, is_ordinary, is_path_as_sent, takes_trailers
 from fastgw.upstream.targets.target cimport Target
 from fastgw.upstream.upstream cimport Upstream
 
@@ -31,6 +32,7 @@ cdef class ForwardedRequest(Action):
     cdef public object path_of
     cdef public object retries
     cdef public bint any_method
+    cdef public Py_ssize_t body_bytes
     cdef public double per_try
     cdef public object retried_statuses
     cdef public object rules

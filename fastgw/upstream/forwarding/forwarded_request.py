@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from fastgw.config.settings.gateway import RouteRetries, RouteTimeouts
 from fastgw.exchange.action import Action
+from fastgw.exchange.body_relay import Relay
 from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.exchange.sent_fields import join_names
@@ -20,7 +21,7 @@ from fastgw.http.authority import parse_authority
 from fastgw.http.field_names import DIGESTS, EXPECT, Names
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, timeout_line
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import authority_of, is_ordinary, is_path_as_sent
+from fastgw.http.http1.parser import authority_of, body_length_of, is_ordinary, is_path_as_sent, takes_trailers
 from fastgw.http.messages import AS_DECLARED, RequestHead
 from fastgw.upstream.forwarding.gateway_urls import OwnUrls
 from fastgw.upstream.forwarding.request_trailers import TE_TRAILERS
@@ -78,6 +79,7 @@ class ForwardedRequest(Action):
         self.retries = upstream.settings.retries if retries is None else retries.over(upstream.settings.retries)
         self.rules = rules = rules_of(self.retries)
         self.any_method, self.per_try, self.retried_statuses = rules.any_method, rules.per_try, rules.statuses
+        self.body_bytes = rules.body_bytes
         self.grpc = upstream.settings.protocol == "grpc"
         self.path_of = path_of
         self.forwarded: Policy | None = forwarded
@@ -175,7 +177,7 @@ class ForwardedRequest(Action):
             added += timeout_line(call_left)
         if self.grpc:
             added += TE_TRAILERS  # servers reset calls without it, and the gateway itself does accept trailers
-        if not is_ordinary(head) or head.accepts_trailers:
+        if not is_ordinary(head) or takes_trailers(head):
             added += self._special_lines(exchange)
             if not head.expects_continue or target.minor == 0:
                 # HTTP/1.0 has no 100: the gateway has sent it already. What the gateway ignores, such as
@@ -187,11 +189,12 @@ class ForwardedRequest(Action):
             sent_target = None  # an ordinary head has no scheme
         else:
             sent_target = self.sent_target(exchange, target, exchange.query_sent)
-        length, body = AS_DECLARED, exchange.request_body
+        body: Relay | None = exchange.request_body
+        length = AS_DECLARED
         if body is not None:
-            if body.changed:
+            if body._stages is not None and body.changed:
                 drop |= DIGESTS
-            if body.length != head.body_length:
+            if body.length != body_length_of(head):
                 length = serializer.IN_CHUNKS if body.length is None else body.length
         host = self.host_header(target, head)
         return serializer.request(head, sent_target, host, drop, added, payload, b"", length)

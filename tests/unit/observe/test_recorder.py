@@ -16,6 +16,7 @@ from fastgw.downstream.tcp.connection import ConnectionHead
 from fastgw.errors import Fault
 from fastgw.exchange import Chain
 from fastgw.exchange import Exchange as RealExchange
+from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.forwarded_headers import Peer
 from fastgw.http.malformed import Malformed
 from fastgw.observe import Series, record_of
@@ -234,7 +235,7 @@ def test_the_exchange_itself_can_be_recorded() -> None:
     """Not only its double: by its own slots and properties."""
     head = over(b"User-Agent: probe/1\r\n", b"GET /a?b=c HTTP/1.1").head
     peer = Peer("192.0.2.9", 1, 80, False)
-    ended = RealExchange(head, None, Named("public"), peer, Chain(()))  # type: ignore[arg-type]
+    ended = RealExchange(head, Nobody(), Named("public"), peer, Chain(()))
     told = Told()
     told.recorder.finish(ended)
     fields = orjson.loads(told.lines()[0])

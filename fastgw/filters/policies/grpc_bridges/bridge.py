@@ -10,7 +10,7 @@ from typing import Final
 
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Relay, Response, Trailers
-from fastgw.exchange.body_relay import BodySink
+from fastgw.exchange.body_relay import BodySink, whole_body
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.reply import UNKNOWN, Reply
 from fastgw.exchange.states import ANSWERING, ENDED
@@ -193,7 +193,7 @@ class CallBridge(CallListener, BodySink):
         length = None if whole is None else len(whole)
         head = BuiltRequestHead(b"POST", exchange.authority, self.target(), sent, length, True)
         if whole is not None:
-            call.send(head, Relay.whole(whole, len(whole)) if whole else None)
+            call.send(head, whole_body(whole, len(whole)) if whole else None)
             return
         assert body is not None
         if exchange.head.expects_continue and not body.bytes:

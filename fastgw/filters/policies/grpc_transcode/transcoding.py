@@ -17,7 +17,7 @@ import orjson
 
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Relay, Reply, Response, Trailers
-from fastgw.exchange.body_relay import BodySink
+from fastgw.exchange.body_relay import BodySink, whole_body
 from fastgw.exchange.grpc_status import status_of
 from fastgw.exchange.reply import NO_NAMES, UNKNOWN, own_response
 from fastgw.exchange.states import ANSWERING
@@ -271,7 +271,7 @@ class Transcoding(BodySink, CallListener):
             self._refuse_long()
         elif sent is None:
             framed = frame(message)
-            self._send(Relay.whole(framed, None))
+            self._send(whole_body(framed, None))
         else:
             framed = frame(message)
             sent.bytes += len(framed)

@@ -13,7 +13,7 @@ from fastgw.config.decoding.json_schema import schema
 from fastgw.config.loading.writer import effective
 from fastgw.config.settings.gateway import Config
 from fastgw.exchange import Exchange
-from fastgw.exchange.body_relay import Relay
+from fastgw.exchange.body_relay import whole_body
 from fastgw.exchange.chain import Chain
 from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.explain import as_text, explain
@@ -336,7 +336,7 @@ def test_everything_that_a_filter_may_change_is_put_back() -> None:
         "chain": Chain(()),
         "client": Nobody(),
         "peer": Peer("192.0.2.1", 1, 80, trusted=False),
-        "request_body": Relay.whole(b"body", 4),
+        "request_body": whole_body(b"body", 4),
     }
     names = [name for name in FIELDS if name != "head"]
     before = {name: objects.get(name, False if name in FLAGS else f"{name} before") for name in names}

@@ -14,6 +14,7 @@ import pytest
 
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Relay
+from fastgw.exchange.body_relay import whole_body
 from fastgw.filters.api import Phase, Pieces, Reply
 from fastgw.upstream.client.subrequest import MOST_PER_EXCHANGE, Subrequest, SubrequestFailed, send_subrequest
 from tests.support.attempts import Watch
@@ -312,7 +313,7 @@ def test_only_one_has_the_body_at_a_time_and_none_gets_it_later() -> None:
 def test_the_body_of_another_exchange_is_refused() -> None:
     asking = Answering(POST + b"Content-Length: 2\r\n\r\nab", ask=lambda asking, exchange: None)
     with pytest.raises(ValueError, match=r"expected `exchange\.request_body`"):
-        asking.ask(body=Relay.whole(b"x", 1))
+        asking.ask(body=whole_body(b"x", 1))
     asking.answers()
 
 
