@@ -307,6 +307,42 @@ static inline int no_value_is_secret(Text query, const Secrets *secrets)
     return 1;
 }
 
+/* Put a query in quotes, with `***` in place of the values of secrets; it is no longer than what it stands for. `odd`: it
+   is not clear which values these are. */
+static inline char *put_masked(char *to, Text query, const Secrets *secrets, int *odd)
+{
+    const char *at = query.start, *const end = query.start + query.length;
+    *to++ = '"';
+    for (;;) {
+        const char *const found = memchr(at, '&', (size_t)(end - at));
+        const char *const stop = found ? found : end;
+        const Text part = {at, stop - at};
+        const char *shown = stop;
+        if (!no_value_is_secret(part, secrets)) {
+            shown = at;
+            while (shown < stop && is_word(*shown))
+                shown++;
+            if (stop - shown < 4 || *shown != '=' || !is_secret(at, shown, secrets)) {
+                *odd = 1;
+                return to;
+            }
+            shown++;
+        }
+        memcpy(to, at, (size_t)(shown - at));
+        to += shown - at;
+        if (shown < stop) {
+            memcpy(to, "***", 3);
+            to += 3;
+        }
+        if (!found)
+            break;
+        *to++ = '&';
+        at = found + 1;
+    }
+    *to++ = '"';
+    return to;
+}
+
 /* Whether a bracket may open in it, encoded or not: the name that counts then may stand before other words. */
 static inline int may_open_bracket(const char *at, const char *end)
 {

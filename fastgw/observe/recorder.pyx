@@ -27,7 +27,7 @@ from types import MemberDescriptorType
 
 from fastgw.observe import series_kinds
 from fastgw.observe.access_log import formats as lines, record
-from fastgw.observe.access_log.credential_names import HINTS, HINTS_OF_HEADERS
+from fastgw.observe.access_log.credential_names import HINTS, HINTS_OF_HEADERS, USUAL_NAMES
 from fastgw.observe.finished_exchange import CLIENT_LEFT, record_of
 from fastgw.observe.metrics import families, series_layout as series
 
@@ -58,6 +58,8 @@ cdef extern from "_line.h" nogil:
         MOST_HINTS
     void prepare(Secrets* secrets)
     bint is_shown(Text text, int marks, const Secrets* secrets)
+    bint no_value_is_secret(Text query, const Secrets* secrets)
+    char* put_masked(char* to, Text query, const Secrets* secrets, int* odd)
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* length) except NULL
@@ -327,6 +329,7 @@ cdef class Recorder:
     cdef tuple _secret_names  # kept for `_secret_texts`
     cdef Text* _secret_texts  # what `_secrets` refers to
     cdef Secrets _secrets
+    cdef bint _mask_alike  # all JSON logs have the same secrets
     cdef object _keep_story
     cdef int _story_status  # stories are kept of requests with this status and above,
     cdef double _slower_than  # and of those that take longer
@@ -382,6 +385,8 @@ cdef class Recorder:
         helds = tuple([<LineQueue?>log.held for log in json_logs])
         # A name of nothing but ASCII is none of the others, whatever its case.
         names = {name for log in json_logs for name in log.secrets.names}
+        self._mask_alike = all([log.secrets.names == json_logs[0].secrets.names for log in json_logs])
+        names.update([name.decode() for name in USUAL_NAMES for log in json_logs if log.secrets.has_member(name)])
         secrets = tuple([name.encode() for name in names if name.isascii()])
         count = len(secrets)
         secrets += _HINTS
@@ -609,6 +614,7 @@ cdef class Recorder:
         cdef Sort sort = <Sort>entry.sort
         cdef Text host, path, query, user_agent, referer, request_id, client, consumer, detail
         cdef char* to = line
+        cdef char* at_query
         cdef int odd = 0
         cdef int path_marks = 0, query_marks = 0, referer_marks = 0, user_agent_marks = 0
         cdef int64_t date_ms, duration_us = nearest_micros(duration_s)
@@ -682,7 +688,12 @@ cdef class Recorder:
         to = _put_piece(to, sort, 5)
         to = put_marked(to, path.start, path.length, &odd, &path_marks)
         to = _put_piece(to, sort, 6)
+        at_query = to
         to = put_marked(to, query.start, query.length, &odd, &query_marks)
+        if query_marks & EQUALS and self._mask_alike and not no_value_is_secret(query, &self._secrets):
+            # PERF: 2,000 instructions for such a line, from a record 70,000 (CPython 3.11, callgrind, micro/observe).
+            to = put_masked(at_query, query, &self._secrets, &odd)
+            query_marks &= ~EQUALS
         to = _put_piece(to, sort, 7)
         to = put_text(to, detail.start, detail.length, &odd)
         to = _put_piece(to, sort, 8)
