@@ -311,6 +311,8 @@ class Server(ServingWorker):
         """
         self.timeouts = gateway.timeouts
         self.keepalive = gateway.timeouts.keepalive
+        self.head_timeout = gateway.timeouts.request_headers
+        self.body_idle, self.body_rate = gateway.timeouts.request_body_idle, gateway.timeouts.request_body_rate
         limits = gateway.limits
         self.header_bytes, self.header_count, self.body_bytes = (
             limits.header_bytes,

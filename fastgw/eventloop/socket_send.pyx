@@ -68,8 +68,10 @@ cpdef int send_parts(int fd, bytes head, bytes body, transport, bint waiting) ex
     return 0
 
 
-def send_at_once(int fd, bytes message not None):
-    return _sent(fd, message)
+cpdef Py_ssize_t send_at_once(int fd, bytes message) except -1:
+    if message is None:
+        raise TypeError("expected bytes")
+    return 0 if fd < 0 else _sent(fd, message)
 
 
 def room(int fd):

@@ -28,6 +28,7 @@ cdef class Relay:
     cdef _begin(self, source, length)
     cdef _release_head(self)
     cdef _pass(self, bytes payload)
+    cpdef double wait_until(self, double now, double idle, double rate)
     cpdef pause(self)
     cpdef resume(self)
     cpdef feed(self, bytes payload)

@@ -208,16 +208,12 @@ class Relay:
         """Whether the whole body was received, and no stage has held back any of it."""
         return self.ended and (self._stages is None or self._stages.complete)
 
-    @property
-    def is_held(self) -> bool:
-        """Whether the received part is held in memory until more of the body arrives."""
-        return self._when_whole is not None or self._when_head is not None or self.is_collected
-
-    def wait_until(self, now: float, idle: float, rate: int) -> float:
+    def wait_until(self, now: float, idle: float, rate: float) -> float:
         """Return when the time for the next bytes ends, in seconds of the clock of `now`: after `idle` seconds. A body
-        that is held gets one second more for each `rate` bytes only, up to that.
+        that is held in memory until more of it arrives gets one second more for each `rate` bytes only, up to that.
         """
-        if not rate or not self.is_held:
+        is_held = self._when_whole is not None or self._when_head is not None or self.is_collected
+        if not rate or not is_held:
             self._wait_until = inf
             return now + idle
         more = idle if self._wait_until == inf else self._wait_until - now + (self.bytes - self._timed_bytes) / rate

@@ -25,7 +25,7 @@ from fastgw.exchange.request_stages import begin_request_stages
 from fastgw.exchange.route import Route, StepPlan
 from fastgw.exchange.sent_fields import NO_SENT_FIELDS, SentFields
 from fastgw.http.field_names import EXPECT
-from fastgw.http.http1.parser import is_ordinary
+from fastgw.http.http1.parser import is_ordinary, is_plain
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.pipeline.route_selection import choose
@@ -75,7 +75,7 @@ def begin_request(stream: RequestStream, exchange: Exchange, router: Router[Rout
         return
     exchange.answered_by = None  # all of them have run, or let it pass
     match: Match[Route] | None = None
-    if is_ordinary(head):
+    if is_plain(head):
         try:
             match = match_of(router, head)
         except ClientUnknown:
@@ -100,7 +100,7 @@ def _early_done(stream: RequestStream, exchange: Exchange, router: Router[Route]
 def _find_route(
     stream: RequestStream, exchange: Exchange, router: Router[Route], match: Match[Route] | None = None
 ) -> None:
-    """Find the route, and let it answer. `match`: the route of an ordinary request that no filter has changed, if it is
+    """Find the route, and let it answer. `match`: the route of a plain request that no filter has changed, if it is
     already known.
     """
     reply = choose(exchange, router, match)
@@ -117,7 +117,7 @@ def _find_route(
             stream.send_ready(exchange, answer)
             return
     plan: StepPlan | None = route.plan
-    if plan is not None and match is not None:
+    if plan is not None and match is not None and is_ordinary(head):
         if plan.lets_pass(head):
             sent: SentFields = plan.sent_fields
             if sent is not NO_SENT_FIELDS:

@@ -2,6 +2,6 @@
 
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.route cimport Route, StepPlan
-from fastgw.http.http1.parser cimport is_path_as_sent
+from fastgw.http.http1.parser cimport is_path_as_sent, is_plain
 
 cpdef choose(Exchange exchange, router, match=*)

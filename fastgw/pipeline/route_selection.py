@@ -14,7 +14,7 @@ from fastgw.exchange.reply import ALLOW
 from fastgw.exchange.request_ids import identify_anew
 from fastgw.exchange.route import Route, StepPlan
 from fastgw.filters.policies.cors import is_preflight
-from fastgw.http.http1.parser import is_path_as_sent
+from fastgw.http.http1.parser import is_path_as_sent, is_plain
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import has_other_readings, other_readings
 from fastgw.routing.table import Match, Routable, Router
@@ -184,7 +184,7 @@ def choose(exchange: Exchange, router: Router[Route], match: Match[Route] | None
     """Find the route and set it on the exchange, or return the response: 404, 405 with `Allow`, or 400 for an ambiguous
     path.
 
-    `match`: the route of an ordinary request that no filter has changed, if it is already known.
+    `match`: the route of a plain request that no filter has changed, if it is already known.
     """
     is_as_received = match is not None
     if match is None:
@@ -215,7 +215,7 @@ def choose(exchange: Exchange, router: Router[Route], match: Match[Route] | None
 
 def _choose_match(exchange: Exchange, router: Router[Route]) -> Match[Route] | Reply:
     """Find the route by the rules for methods, preflights and ambiguous paths, or return the response."""
-    ordinary = exchange.ordinary
+    ordinary = is_plain(exchange.head)
     if not ordinary:
         reply = before_routing(exchange)
         if reply is not None:

@@ -18,6 +18,7 @@ from fastgw.http.malformed import Malformed
 from fastgw.http.messages import RequestHead
 from fastgw.recording.records import MASK, RecordedBody, RecordedCall, RecordedRequest
 from fastgw.recording.tap import is_copy
+from fastgw.upstream.connections.pooled_connection import Lender
 from fastgw.upstream.connections.stream import NOT_ESTABLISHED, UpstreamStream
 from fastgw.upstream.load_balancing.sticky_sessions import Cookies
 from fastgw.upstream.targets.target import Target
@@ -135,7 +136,7 @@ class RecordedCookies:
 
 
 @final
-class RecordedPool:
+class RecordedPool(Lender):
     """Pool of an upstream whose streams answer with what was recorded."""
 
     def __init__(self, upstream: str, loop: asyncio.AbstractEventLoop) -> None:

@@ -5,6 +5,8 @@ class Finder:
     """Lookup part of a `Router`: uses the compiled tables, and `find_in_turn` for the rest."""
 
     compiled: Any
+    def find(self, request: Any, /) -> Any:
+        """Return the result of `Router.find`."""
 
 def match_of(router: Any, request: Any, /) -> Any:
     """Return the result of `Router.find`. `router`: a `Finder`."""

@@ -25,12 +25,19 @@ cdef class Http1ClientConnection(EndingConnection):
     cdef public bint _stopped
     cdef public Py_ssize_t _unsent
     cdef public object counts
-    cdef public Py_ssize_t read_since_rest
     cdef public long long requests
-    cdef public bint resting
 
     cdef _serve(self, Http1RequestHead head)
     cdef _begin_request(self, Http1RequestHead head)
     cpdef response_sent(self, bint unread)
     cdef _next(self)
     cdef _read_requests(self)
+    cdef _read_body(self, Http1Stream stream, bytes chunk)
+    cdef _handle_incomplete_body(self, bytes piece)
+    cdef _take_up_to(self, Py_ssize_t end)
+    cdef _stop_or_start(self)
+    cdef bint _has_enough(self) except -1
+    cpdef pause(self)
+    cpdef resume(self)
+    cdef _read_on(self)
+    cdef _watch_body(self)

@@ -15,6 +15,8 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import cython
+
 from fastgw.downstream.http1.defect_response import answer_defect
 from fastgw.downstream.http1.endings import LAST_REQUEST_S, LINGER_IDLE_S, EndingConnection
 from fastgw.downstream.http1.rejected_head import RejectedHead
@@ -43,7 +45,7 @@ from fastgw.exchange.exchange import Exchange, begin_exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.states import ENDED
 from fastgw.forwarded_headers import Peer, client_address
-from fastgw.http.http1.body_reader import BodyReader
+from fastgw.http.http1.body import BodyReader
 from fastgw.http.http1.parser import (
     Http1RequestHead,
     find_head_end,
@@ -91,9 +93,7 @@ class Http1ClientConnection(EndingConnection):
         self.requests = 0  # answered on this connection
         self._searched = 0
         self._head_begun_at = 0.0  # when the first bytes of an incomplete head came, in `HEAD`
-        self.read_since_rest = 0
         self._ended = False  # the client has ended its direction, and what it has sent whole is served
-        self.resting = False  # until other connections were served (`Rests`)
         self._stopped = False  # reading of the transport is paused; updated late while `_beginning`
         self._beginning = False  # a request with a body begins: reading is paused or resumed at the end
         self._starting = False
@@ -294,7 +294,7 @@ class Http1ClientConnection(EndingConnection):
         server.idle.forget(self)
         server.speak_http2(self.listener, self.peer, transport, self.fd, self._address_limit, received)
 
-    def _take_up_to(self, end: int) -> None:
+    def _take_up_to(self, end: cython.Py_ssize_t) -> None:
         """Remove the pipelined bytes up to `end`: they were passed on."""
         if end < len(self._ahead):
             self._at = end
@@ -386,8 +386,8 @@ class Http1ClientConnection(EndingConnection):
         self._stop_or_start()
         stream = self.stream
         reader = stream.reader
-        if not self.paused and reader is not None and reader.assured:
-            self._buffer = self.server.worker_loop.buffer_for(piece, piece, reader.assured, stream.body_goes_to)
+        if not self.paused and reader is not None and (assured := reader.bytes_assured()):
+            self._buffer = self.server.worker_loop.buffer_for(piece, piece, assured, stream.body_goes_to)
 
     def _check_peer(self) -> bool:
         """Evaluate the peer again, because the trusted proxies of the configuration have changed, or because its client
@@ -469,7 +469,7 @@ class Http1ClientConnection(EndingConnection):
         """Read the received part of a body. Returns the last piece."""
         self._beginning = True
         self.paused = False  # if it was paused for bytes read ahead, they belong to this body
-        if not reader.assured:
+        if not reader.bytes_assured():
             self._buffer = self.server.worker_loop.medium_buffer
         piece = stream.read_body_ahead(reader)
         self._beginning = stream.reader is reader
@@ -478,7 +478,7 @@ class Http1ClientConnection(EndingConnection):
             self._stop_or_start()
         return piece
 
-    def take_ahead(self, assured: int) -> bytes:
+    def take_ahead(self, assured: cython.longlong) -> bytes:
         """Return a piece of the pipelined bytes: `assured` bytes, or at most one read if `assured` is 0."""
         if not self._ahead:
             return b""
@@ -487,12 +487,9 @@ class Http1ClientConnection(EndingConnection):
         self._take_up_to(end)
         return piece
 
-    def read_into(self, buffer: Any) -> None:
-        self._buffer = buffer
-
     def end_body(self, rest: bytes) -> None:
         """Handle the end of the body; `rest` are the bytes after it."""
-        self._buffer = self.server.worker_loop.read_buffer
+        self._buffer = self.server.read_buffer
         if self._ahead:
             self._at -= len(rest)
         else:

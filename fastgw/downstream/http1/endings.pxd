@@ -2,7 +2,6 @@
 
 from fastgw.downstream.http1.stream cimport Http1Stream, StreamedConnection
 from fastgw.downstream.http1.serving cimport ServingListener
-from fastgw.eventloop.timer_wheel cimport Wheel
 from fastgw.forwarded_headers cimport Peer
 
 cdef double inf
@@ -14,18 +13,15 @@ cdef class EndingConnection(StreamedConnection):
     cdef public bytes _ahead
     cdef public bint _asks
     cdef public Py_ssize_t _at
-    cdef public object _buffer
     cdef public bint _certificate_expired
     cdef public double _linger_end
     cdef public int _socket
     cdef public Http1Stream _stream
     cdef public object _trusts
     cdef public object _vouched
-    cdef public Wheel _wheel
     cdef public ServingListener listener
     cdef public Peer peer
     cdef public object phase
 
     cpdef record(self)
-    cpdef watch(self, double seconds)
     cdef _end(self, bint unread)

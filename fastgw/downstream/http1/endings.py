@@ -25,7 +25,6 @@ from fastgw.downstream.http1.states import (
 )
 from fastgw.downstream.http1.stream import Http1Stream, StreamedConnection
 from fastgw.errors import Fault
-from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.eventloop.worker_loop import unread_in_kernel
 from fastgw.exchange import Exchange
 from fastgw.exchange.states import ANSWERING
@@ -53,7 +52,6 @@ class EndingConnection(StreamedConnection):
 
     def __init__(self, server: Server, listener: Listener, peer: Peer) -> None:
         StreamedConnection.__init__(self, server)
-        self._wheel: Wheel = server.worker_loop.wheel
         self.listener = listener
         self.peer = peer
         self.phase: ClientPhase = IDLE
@@ -66,7 +64,6 @@ class EndingConnection(StreamedConnection):
         self._vouched: bytes | None = None  # over TLS: settings that verified its certificate (`ServerContexts`)
         self._address_limit: AddressLimit | None = None
         self._asks = False  # counted in the listener's `askers`
-        self._buffer = server.worker_loop.read_buffer
         self._linger_end = inf
         self._socket = -1
 
@@ -134,7 +131,7 @@ class EndingConnection(StreamedConnection):
         exchange = stream.exchange
         assert exchange is not None
         if stream.reader is not None:
-            self._buffer = self.server.worker_loop.read_buffer
+            self._buffer = self.server.read_buffer
         stream.exchange_ended()
         exchange.finish()
         if self.server.draining:

@@ -14,6 +14,10 @@ cdef class ServingWorker:
     cdef public Py_ssize_t header_bytes
     cdef public int header_count
     cdef public double body_bytes
+    cdef public double head_timeout
+    cdef public double body_idle
+    cdef public double body_rate
+    cdef public object read_buffer
 
 
 cdef class ServingListener:

@@ -3,21 +3,30 @@
 from fastgw.downstream.http1.response_framing cimport framing_of
 from fastgw.downstream.http1.serving cimport ServingListener, ServingWorker
 from fastgw.eventloop.socket_send cimport send, send_parts
-from fastgw.eventloop.timer_wheel cimport Timed
+from fastgw.eventloop.timer_wheel cimport Timed, Wheel
 from fastgw.exchange.body_relay cimport Relay, whole_body
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.ready_answer cimport ReadyAnswer, recorded_answer
 from fastgw.exchange.reply cimport Response
 from fastgw.http.http1 cimport serializer
+from fastgw.http.http1.body cimport BodyReader
 from fastgw.http.http1.parser cimport Http1RequestHead, payload_of, version_number
 from fastgw.pipeline.request_pipeline cimport RequestStream
 
 cdef double inf
+cdef Py_ssize_t BODY_BYTES_PER_TURN, READ_BYTES
 cdef int CHUNKED, CLOSE, LENGTH, NO_BODY
+
+
+cdef class Http1Stream
 
 
 cdef class StreamedConnection(Timed):
     cdef public ServingWorker server
+    cdef public Wheel _wheel
+    cdef public object _buffer
+    cdef public Py_ssize_t read_since_rest
+    cdef public bint resting
     cdef public object transport
     cdef public int fd
     cdef public bint closing
@@ -26,6 +35,10 @@ cdef class StreamedConnection(Timed):
 
     cpdef record(self)
     cpdef response_sent(self, bint unread)
+    cpdef watch(self, double seconds)
+    cpdef bytes begin_body(self, Http1Stream stream, BodyReader reader)
+    cpdef bytes take_ahead(self, long long assured)
+    cpdef end_body(self, bytes rest)
 
 
 cdef class Http1Stream(RequestStream):
@@ -36,9 +49,11 @@ cdef class Http1Stream(RequestStream):
     cdef public double _line_until
     cdef public int _tunnel_ends
     cdef public Exchange exchange
-    cdef public object reader
+    cdef public BodyReader reader
     cdef public double tunnel_timeout
 
+    cpdef read_body(self, bytes chunk)
+    cpdef bytes read_body_ahead(self, BodyReader reader)
     cpdef bytes expect_body(self, Exchange exchange, Http1RequestHead head)
     cpdef answer(self, Response response, bytes payload, bint ended)
     cpdef send_ready(self, Exchange exchange, ReadyAnswer answer)

@@ -13,6 +13,8 @@ import struct
 from math import inf
 from typing import TYPE_CHECKING, Final
 
+import cython
+
 from fastgw.downstream.http1.held_response import send_held
 from fastgw.downstream.http1.response_framing import (
     CHUNKED,
@@ -25,7 +27,8 @@ from fastgw.downstream.http1.response_framing import (
 )
 from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.socket_send import send, send_parts
-from fastgw.eventloop.timer_wheel import Timed
+from fastgw.eventloop.timer_wheel import Timed, Wheel
+from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, READ_BYTES
 from fastgw.exchange import Trailers, problem
 from fastgw.exchange.body_relay import Relay, whole_body
 from fastgw.exchange.exchange import Exchange
@@ -33,7 +36,7 @@ from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal, recorded_answer
 from fastgw.exchange.reply import Response
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.body_reader import BodyReader
+from fastgw.http.http1.body import BodyReader
 from fastgw.http.http1.parser import Http1RequestHead, payload_of, version_number
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
@@ -66,6 +69,10 @@ class StreamedConnection(Timed):
     def __init__(self, server: Server) -> None:
         Timed.__init__(self)
         self.server = server
+        self._wheel: Wheel = server.worker_loop.wheel
+        self._buffer = server.read_buffer
+        self.read_since_rest = 0
+        self.resting = False  # until other connections were served (`Rests`)
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self.fd = -1
         self.closing = False
@@ -78,6 +85,22 @@ class StreamedConnection(Timed):
 
     def response_sent(self, unread: bool) -> None:
         """Handle the end of a response. `unread`: its request has not ended."""
+        raise NotImplementedError
+
+    def watch(self, seconds: float) -> None:
+        """Set the deadline, which is so many seconds away."""
+        raise NotImplementedError
+
+    def begin_body(self, stream: Http1Stream, reader: BodyReader) -> bytes:
+        """Read the received part of a body. Returns the last piece."""
+        raise NotImplementedError
+
+    def take_ahead(self, assured: cython.longlong) -> bytes:
+        """Return a piece of the pipelined bytes: `assured` bytes, or at most one read if `assured` is 0."""
+        raise NotImplementedError
+
+    def end_body(self, rest: bytes) -> None:
+        """Handle the end of the body; `rest` are the bytes after it."""
         raise NotImplementedError
 
 
@@ -161,7 +184,7 @@ class Http1Stream(RequestStream):
         piece = b""
         connection = self._connection
         while self.reader is reader and not connection.resting:
-            if not (more := connection.take_ahead(reader.assured)):
+            if not (more := connection.take_ahead(reader.bytes_assured())):
                 break
             piece = more
             self.read_body(piece)
@@ -185,8 +208,11 @@ class Http1Stream(RequestStream):
                 exchange.fail(Fault.BODY_TOO_LARGE)
                 return
         connection = self._connection
-        worker_loop = connection.server.worker_loop
-        worker_loop.count_body(connection, len(payload), len(chunk) - len(reader.rest) - len(payload))
+        framing = len(chunk) - len(reader.rest) - len(payload)
+        if framing or connection.read_since_rest + len(payload) >= BODY_BYTES_PER_TURN:
+            connection.server.worker_loop.count_body(connection, len(payload), framing)
+        else:
+            connection.read_since_rest += len(payload)
         if reader.done:
             self.reader = None
             connection.end_body(reader.rest)
@@ -200,7 +226,12 @@ class Http1Stream(RequestStream):
                 body.feed(payload)
             if self.reader is not reader:
                 return  # the exchange has ended: further data is read as usual
-            connection.read_into(worker_loop.buffer_for(chunk, payload, reader.assured, self.body_goes_to))
+            assured: cython.longlong = reader.bytes_assured()
+            if framing or (assured > READ_BYTES and self.body_goes_to >= 0):
+                worker_loop = connection.server.worker_loop
+                connection._buffer = worker_loop.buffer_for(chunk, payload, assured, self.body_goes_to)
+            else:
+                connection._buffer = connection.server.read_buffer
 
     def watch_body(self) -> None:
         """Start the client's timeout for the next piece of the body, if the gateway waits for it."""
@@ -209,13 +240,15 @@ class Http1Stream(RequestStream):
             return  # the client's write timeout applies instead
         reader, exchange = self.reader, self.exchange
         if reader is not None and exchange is not None and not connection.paused and self._asked_to_continue:
-            timeouts, now = connection.server.timeouts, connection.server.worker_loop.wheel.now
-            idle, body = timeouts.request_body_idle, exchange.request_body
-            until = now + idle if body is None else body.wait_until(now, idle, timeouts.request_body_rate)
-            if not reader.in_line:
+            server, now = connection.server, connection._wheel.now
+            body: Relay | None = exchange.request_body
+            until = now + server.body_idle
+            if body is not None:
+                until = body.wait_until(now, server.body_idle, server.body_rate)
+            if not reader.is_in_line():
                 self._line_until = inf
             else:
-                self._line_until = min(self._line_until, now + timeouts.request_headers)
+                self._line_until = min(self._line_until, now + server.head_timeout)
                 until = min(until, self._line_until)
             connection.watch(until - now)
         else:

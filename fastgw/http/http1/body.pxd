@@ -10,11 +10,19 @@ cdef class BodyBuffer:
     cdef bytes take_bytes(self, Py_ssize_t length)
 
 
-cdef class LengthReader:
+cdef class BodyReader:
+    cdef public bint done
+    cdef public bytes rest
+    cdef public tuple trailers
+
+    cpdef bytes feed(self, bytes chunk)
+    cpdef long long bytes_assured(self) except -1
+    cpdef bint is_in_line(self) except -1
+
+
+cdef class LengthReader(BodyReader):
     cdef SecondParser _second_parser
     cdef long long _left
-    cdef readonly bint done
-    cdef readonly bytes rest
 
 
 # Return the payload of a chunked body that begins at `at` and ends exactly at `end`. None: it ends elsewhere, or has

@@ -4,38 +4,53 @@ They hold only an incomplete chunk line or trailer section. llhttp reads the sam
 parsers agree.
 """
 
-from typing import Final, final
+from typing import Final
 
 from fastgw.http.http1.second_parser import SecondParser
 
 LONGEST_EXTENSIONS: Final = 4096
 """Maximum number of bytes of chunk extensions in one body, in all chunks together. Extensions are read and dropped."""
 
-class _Reader:
-    done: bool
-    rest: bytes
-    trailers: tuple[tuple[bytes, bytes], ...]
-    @property
-    def assured(self) -> int: ...
-    @property
-    def in_line(self) -> bool: ...
-    def feed(self, chunk: bytes) -> bytes: ...
-    def eof(self) -> None: ...
+class BodyReader:
+    """Reader of a body: bytes in, payload out, no I/O."""
 
-@final
-class LengthReader(_Reader):
+    done: bool
+    """Whether the last byte of the message was fed."""
+    rest: bytes
+    """Bytes fed after the last byte of the message."""
+    trailers: tuple[tuple[bytes, bytes], ...]
+
+    @property
+    def assured(self) -> int:
+        """Minimum number of further bytes that are payload."""
+
+    @property
+    def in_line(self) -> bool:
+        """Whether the line before a chunk, or the trailers, have begun and are incomplete."""
+
+    def bytes_assured(self) -> int:
+        """Return `assured`: what subclasses override."""
+
+    def is_in_line(self) -> bool:
+        """Return `in_line`: what subclasses override."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Read the next bytes of the connection and return the payload in them, if any. Raises `Malformed`."""
+
+    def eof(self) -> None:
+        """Handle the end of the connection. Raises `Malformed` if the body is incomplete."""
+
+class LengthReader(BodyReader):
     """A body of `length` bytes; with 0 there is no body, and no second parser."""
 
     def __init__(self, length: int, second_parser: SecondParser | None) -> None: ...
 
-@final
-class UntilCloseReader(_Reader):
+class UntilCloseReader(BodyReader):
     """A response body that ends with its connection."""
 
     def __init__(self, second_parser: SecondParser) -> None: ...
 
-@final
-class ChunkedReader(_Reader):
+class ChunkedReader(BodyReader):
     """A body in chunks, with its trailers."""
 
     def __init__(self, second_parser: SecondParser, longest_trailers: int = ..., most_trailers: int = ...) -> None: ...

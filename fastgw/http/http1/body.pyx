@@ -59,23 +59,44 @@ cdef class BodyBuffer:
         return chunk
 
 
-@cython.final
-@cython.no_gc
-cdef class LengthReader:
-    trailers = ()
-    in_line = False
+cdef class BodyReader:
+    def __cinit__(self, *_):
+        self.rest = b""
+        self.trailers = ()
 
     @property
     def assured(self):
-        return self._left
+        return self.bytes_assured()
 
+    @property
+    def in_line(self):
+        return self.is_in_line()
+
+    cpdef bytes feed(self, bytes chunk):
+        raise NotImplementedError
+
+    cpdef long long bytes_assured(self) except -1:
+        return 0
+
+    cpdef bint is_in_line(self) except -1:
+        return False
+
+    def eof(self):
+        raise NotImplementedError
+
+
+cdef class LengthReader(BodyReader):
     def __init__(self, long long length, SecondParser second_parser):
         self._left = length
         self._second_parser = second_parser
         self.done = length == 0
-        self.rest = b""
 
-    def feed(self, bytes chunk not None):
+    cpdef long long bytes_assured(self) except -1:
+        return self._left
+
+    cpdef bytes feed(self, bytes chunk):
+        if chunk is None:
+            raise TypeError("expected bytes")
         cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(chunk)
         cdef Py_ssize_t length = PyBytes_GET_SIZE(chunk)
         if self.done or self._second_parser is None:
@@ -99,21 +120,18 @@ cdef class LengthReader:
             raise Malformed("The connection was closed before the body was complete.")
 
 
-@cython.final
-@cython.no_gc
-cdef class UntilCloseReader:
+cdef class UntilCloseReader(BodyReader):
     cdef SecondParser _second_parser
-    cdef readonly bint done
-
-    rest = b""
-    assured = 1 << 62
-    trailers = ()
-    in_line = False
 
     def __init__(self, SecondParser second_parser not None):
         self._second_parser = second_parser
 
-    def feed(self, bytes chunk not None):
+    cpdef long long bytes_assured(self) except -1:
+        return <long long>1 << 62
+
+    cpdef bytes feed(self, bytes chunk):
+        if chunk is None:
+            raise TypeError("expected bytes")
         self._second_parser.read_on(<const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
         return chunk
 
@@ -218,11 +236,8 @@ cdef tuple _FIRST_CHUNK = (re.compile(_SIZE_LINE), re.compile(_SIZE_LINE_BEGUN))
 cdef tuple _NEXT_CHUNK = (re.compile(rb"\r\n" + _SIZE_LINE), re.compile(rb"\r(?:\n(?:" + _SIZE_LINE_BEGUN + rb")?)?"))
 
 
-@cython.final
-@cython.no_gc
-cdef class ChunkedReader:
-    assured = 0  # the next bytes may be framing
-
+cdef class ChunkedReader(BodyReader):
+    # No bytes are assured: the next ones may be framing.
     cdef SecondParser _second_parser
     cdef Py_ssize_t _longest_trailers
     cdef Py_ssize_t _most_trailers
@@ -230,9 +245,6 @@ cdef class ChunkedReader:
     cdef Place _place
     cdef bytes _held  # an incomplete size line, with the line end before it, or trailer section
     cdef bint _in_trailers
-    cdef readonly bint done
-    cdef readonly bytes rest
-    cdef readonly tuple trailers
 
     def __init__(
         self,
@@ -242,14 +254,14 @@ cdef class ChunkedReader:
     ):
         self._second_parser = second_parser
         self._longest_trailers, self._most_trailers = longest_trailers, most_trailers
-        self._held = self.rest = b""
-        self.trailers = ()
+        self._held = b""
 
-    @property
-    def in_line(self):
+    cpdef bint is_in_line(self) except -1:
         return self._in_trailers or self._held.strip(b"\r\n") != b""  # the line end of a chunk belongs to it
 
-    def feed(self, bytes chunk not None):
+    cpdef bytes feed(self, bytes chunk):
+        if chunk is None:
+            raise TypeError("expected bytes")
         cdef const uint8_t* start = <const uint8_t*>PyBytes_AS_STRING(chunk)
         cdef const uint8_t* end = start + PyBytes_GET_SIZE(chunk)
         cdef const uint8_t* at = start

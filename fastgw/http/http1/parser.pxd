@@ -111,6 +111,7 @@ cpdef bytes method_of(head)
 cpdef bytes authority_of(head)
 cpdef bytes normal_path_of(head)
 cpdef bint is_ordinary(head) except -1
+cpdef bint is_plain(head) except -1
 cpdef bint takes_trailers(head) except -1
 cpdef int version_number(head) except -1
 cpdef body_length_of(head)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import ClassVar, Final, final
 
 from fastgw.http.fields import Fields
-from fastgw.http.http1.body_reader import BodyReader
+from fastgw.http.http1.body import BodyReader
 from fastgw.http.http1.known_fields import Known
 from fastgw.http.messages import RequestHead, ResponseHead
 
@@ -289,6 +289,9 @@ def normal_path_of(head: RequestHead) -> bytes:
     """Return the normal form of the path."""
 
 def is_ordinary(head: RequestHead) -> bool: ...
+def is_plain(head: RequestHead) -> bool:
+    """Whether a request is ordinary, except that more of its body may follow."""
+
 def is_path_as_sent(head: RequestHead) -> bool: ...
 def version_number(head: RequestHead | ResponseHead) -> int:
     """Return `version`."""

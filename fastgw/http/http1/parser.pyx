@@ -749,6 +749,10 @@ cpdef body_length_of(head):
     return head.body_length
 
 
+cpdef bint is_plain(head) except -1:
+    return _is_plain(<Http1RequestHead>head) if type(head) is Http1RequestHead else head.ordinary
+
+
 cpdef status_of(head):
     if type(head) is Http1ResponseHead and (<Http1ResponseHead>head).shown[STATUS] is not NULL:
         return <object>(<Http1ResponseHead>head).shown[STATUS]
@@ -821,13 +825,18 @@ cdef int _show_constants(Head head) except -1:
 
 
 cdef bint _is_ordinary(Http1RequestHead head) noexcept:
+    """Whether the request was received as a whole, and is plain."""
+    return head.whole and _is_plain(head)
+
+
+cdef bint _is_plain(Http1RequestHead head) noexcept:
     """Whether only its route is still to be decided, and it requires nothing of a proxy except to close the connection.
     Over HTTP/2 `TE` is allowed, which every gRPC call has.
     """
     cdef const char* method = PyBytes_AS_STRING(head.source)
     return (
-        head.whole
-        and head.minor == 1
+        head.minor == 1
+        and head._rare is None
         and head.origin_form
         and not head.read_in_two_ways
         and not head.names & (_bit(EXPECT) | _bit(MAX_FORWARDS) | _bit(UPGRADE))

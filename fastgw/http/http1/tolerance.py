@@ -12,8 +12,7 @@ from typing import Final, final
 
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.grammar import elements
-from fastgw.http.http1.body import LONGEST_EXTENSIONS
-from fastgw.http.http1.body_reader import BodyReader
+from fastgw.http.http1.body import LONGEST_EXTENSIONS, BodyReader
 from fastgw.http.http1.parser import LAST_STATUS, LAST_TOLERATED_STATUS, find_head_end
 from fastgw.http.http1.second_parser import disagreement
 from fastgw.http.malformed import Malformed
@@ -157,7 +156,7 @@ def _clean_line(line: bytes) -> bytes:
 
 
 @final
-class RepairedChunks:
+class RepairedChunks(BodyReader):
     """Reader of a body in chunks that repairs the lines around them for a strict reader."""
 
     __slots__ = (
@@ -168,12 +167,7 @@ class RepairedChunks:
         "_left",
         "_reader",
         "_repair",
-        "done",
-        "rest",
-        "trailers",
     )
-
-    assured = 0
 
     def __init__(self, reader: BodyReader, repair: Repair) -> None:
         self._reader = reader
@@ -182,12 +176,8 @@ class RepairedChunks:
         self._after_payload = False  # the line end of the chunk is still to come
         self._in_trailers = self._ended = False
         self._held = b""  # an incomplete line
-        self.done = False
-        self.rest = b""
-        self.trailers: tuple[tuple[bytes, bytes], ...] = ()
 
-    @property
-    def in_line(self) -> bool:
+    def is_in_line(self) -> bool:
         return bool(self._held) or self._reader.in_line
 
     def feed(self, chunk: bytes) -> bytes:

@@ -2,13 +2,15 @@
 
 cimport cython
 
-from fastgw.eventloop.socket_send cimport send
+from fastgw.eventloop.socket_send cimport send, send_at_once
 from fastgw.eventloop.timer_wheel cimport Wheel
+from fastgw.http.http1.body cimport BodyReader
 from fastgw.http.http1.parser cimport Http1ResponseHead, take_answer
 from fastgw.upstream.connections.pooled_connection cimport Lender, PooledConnection
 from fastgw.upstream.connections.stream cimport ResponseListener
 
 cdef double inf
+cdef Py_ssize_t BODY_BYTES_PER_TURN
 cdef object AWAITING, CLOSED, IDLE, RECEIVING, TUNNEL
 
 
@@ -21,7 +23,7 @@ cdef class UpstreamConnection(PooledConnection):
     cdef public object _source
     cdef public object phase
     cdef public object transport
-    cdef public object reader
+    cdef public BodyReader reader
     cdef public bint reusable
     cdef public bint paused
     cdef public bint write_paused
@@ -54,6 +56,18 @@ cdef class UpstreamConnection(PooledConnection):
 
     cpdef send_request(self, ResponseListener listener, bytes request, bytes method)
     cpdef take_body_from(self, client)
+    cpdef send_body(self, bytes payload)
+    cpdef end_body(self, tuple trailers)
+    cdef _write(self, bytes framed)
+    cdef _watch_head(self)
+    cdef _extend_idle(self)
+    cdef _keep_readable(self)
+    cdef _drop_rescue(self)
+    cdef _read_body(self, bytes chunk)
+    cdef _begin_body(self, Http1ResponseHead head, bytes received, Py_ssize_t end)
+    cdef _begin_counting(self, bytes chunk, bytes payload, long long assured)
+    cdef _count_body(self, Py_ssize_t payload, Py_ssize_t framing)
+    cdef _end_body(self)
     cpdef release(self)
     cpdef close(self)
     cdef _watch(self, double seconds)

@@ -18,13 +18,15 @@ from math import inf
 from ssl import SSLError, SSLWantReadError
 from typing import Any, Final, cast
 
+import cython
+
 from fastgw.errors import Fault
-from fastgw.eventloop.socket_send import send
+from fastgw.eventloop.socket_send import send, send_at_once
 from fastgw.eventloop.timer_wheel import Wheel
-from fastgw.eventloop.worker_loop import WorkerLoop, unsent
+from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, WorkerLoop, unsent
 from fastgw.exchange import Trailers
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.body_reader import BodyReader
+from fastgw.http.http1.body import BodyReader
 from fastgw.http.http1.parser import Http1ResponseHead, leading_bytes, parse_answer, take_answer
 from fastgw.http.http1.tolerance import Repair, RepairedChunks
 from fastgw.http.malformed import Malformed
@@ -154,8 +156,6 @@ class UpstreamConnection(PooledConnection):
             source.pause()
 
     def send_body(self, payload: bytes) -> None:
-        if self._rescue_fd < 0 and self.phase is AWAITING:
-            self._keep_readable()
         if self._targets_turn:  # it had to request the body, which is now sent without that
             self._targets_turn = False
             self._watch_head()
@@ -173,9 +173,16 @@ class UpstreamConnection(PooledConnection):
             self._write(serializer.last_chunk(trailers))
 
     def _write(self, framed: bytes) -> None:
-        # After a failed write the loop reports the loss in its next iteration; until then writing raises.
-        if not self.transport.is_closing():
-            send(self.fd, framed, self.transport, self.write_paused)
+        """Write more of the body. After a failed write the loop reports the loss in its next iteration; until then
+        writing raises.
+        """
+        if self.transport.is_closing():
+            return
+        sent = 0 if self.write_paused else send_at_once(self.fd, framed)
+        if sent < len(framed):
+            if self._rescue_fd < 0 and self.phase is AWAITING:
+                self._keep_readable()
+            self.transport.write(framed[sent:] if sent else framed)
 
     def hand_over(self, listener: ResponseListener) -> None:
         if self._listener is not None:  # otherwise everything was reported already
@@ -447,7 +454,7 @@ class UpstreamConnection(PooledConnection):
         self._listener.on_interim(head)
         return self._listener is not None  # otherwise it was cancelled in between
 
-    def _begin_body(self, head: Http1ResponseHead, received: bytes, end: int) -> None:
+    def _begin_body(self, head: Http1ResponseHead, received: bytes, end: cython.Py_ssize_t) -> None:
         listener = self._listener
         self.target.minor = head.minor
         # A target that responds without having requested the body may parse the body as the next request.
@@ -479,11 +486,11 @@ class UpstreamConnection(PooledConnection):
         self._watch(self.idle_timeout)
         listener.on_head(head, payload, False)
         if not reader.done:
-            self._begin_counting(received[end:], payload, reader.assured)
+            self._begin_counting(received[end:], payload, reader.bytes_assured())
         elif self._listener is not None:
             self._end_body()
 
-    def _begin_counting(self, chunk: bytes, payload: bytes, assured: int) -> None:
+    def _begin_counting(self, chunk: bytes, payload: bytes, assured: cython.longlong) -> None:
         """Start to count the body. `chunk`: the part received with the head; more follows."""
         worker_loop = self.worker_loop
         if not chunk:
@@ -492,7 +499,14 @@ class UpstreamConnection(PooledConnection):
             return
         if not assured:
             self._buffer = worker_loop.buffer_for(chunk, payload, 0, -1)
-        worker_loop.count_body(self, len(payload), len(chunk) - len(payload))
+        self._count_body(len(payload), len(chunk) - len(payload))
+
+    def _count_body(self, payload: cython.Py_ssize_t, framing: cython.Py_ssize_t) -> None:
+        """Do what `WorkerLoop.count_body` does."""
+        if framing or self.read_since_rest + payload >= BODY_BYTES_PER_TURN:
+            self.worker_loop.count_body(self, payload, framing)
+        else:
+            self.read_since_rest += payload
 
     def _read_body(self, chunk: bytes) -> None:
         reader, listener = self.reader, self._listener
@@ -506,8 +520,8 @@ class UpstreamConnection(PooledConnection):
         if payload:
             listener.on_data(payload)
         if not reader.done:
-            self._buffer = self.worker_loop.buffer_for(chunk, payload, reader.assured, self._body_goes_to)
-            self.worker_loop.count_body(self, len(payload), len(chunk) - len(payload))
+            self._buffer = self.worker_loop.buffer_for(chunk, payload, reader.bytes_assured(), self._body_goes_to)
+            self._count_body(len(payload), len(chunk) - len(payload))
         elif self._listener is listener:
             self._end_body()
 
@@ -606,8 +620,8 @@ class UpstreamConnection(PooledConnection):
         pool.forget(self)
 
     # A lost transport drops data that it has not delivered, which may be the end of a response. If an upstream responds
-    # early and closes, the next write fails: a duplicate of the socket's descriptor keeps the bytes readable. With TLS
-    # there may also be received data that is not decrypted yet.
+    # early and closes, the next write fails: a duplicate of the socket's descriptor, made before the transport writes,
+    # keeps the bytes readable. With TLS there may also be received data that is not decrypted yet.
 
     def _keep_readable(self) -> None:
         with suppress(OSError):  # no descriptor available: an early response may be lost, the request is not

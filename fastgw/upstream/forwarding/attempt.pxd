@@ -5,7 +5,7 @@ from fastgw.eventloop.timer_wheel cimport Timed, Wheel
 from fastgw.exchange.body_relay cimport Relay
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.http.grpc.status cimport check_status, check_trailers, status_name
-from fastgw.http.http1.parser cimport is_ordinary, payload_of, status_of
+from fastgw.http.http1.parser cimport is_ordinary, is_plain, payload_of, status_of
 from fastgw.upstream.connections.http1_connection cimport UpstreamConnection
 from fastgw.upstream.connections.http2_stream cimport Http2UpstreamStream
 from fastgw.upstream.connections.stream cimport ResponseListener
@@ -59,7 +59,10 @@ cdef class Attempt(ResponseListener):
     cpdef request_stream(self, bint fresh)
     cpdef lent(self, stream)
     cpdef release(self)
+    cpdef feed(self, bytes payload)
+    cpdef end(self, tuple trailers)
     cdef bytes _take_body(self, Relay body)
+    cdef _send_special(self, stream, bytes request)
     cdef bytes _take_status(self, bytes grpc_status, str why)
     cdef _message_received(self)
     cdef _tell_outcome(self, bytes grpc_status)

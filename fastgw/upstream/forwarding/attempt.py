@@ -21,7 +21,7 @@ from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.http.field_names import EXPECT
 from fastgw.http.grpc.status import STATUS, check_status, check_trailers, outcome_of, status_at_end, status_name
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import is_ordinary, payload_of, status_of
+from fastgw.http.http1.parser import is_ordinary, is_plain, payload_of, status_of
 from fastgw.http.http2.session import ErrorCode
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
@@ -191,9 +191,7 @@ class Attempt(ResponseListener):
         # A request that cannot be sent again could be lost on a connection that the target is closing.
         idle_at_most: float = inf if self._forwarding.is_replayable() else JUST_USED_S
         http1 = self._forwarding.needs_http1 or (
-            target.negotiates
-            and not is_ordinary(exchange.head)
-            and bool(self._forwarding.forward.asked_upgrade(exchange))
+            target.negotiates and not is_plain(exchange.head) and bool(self._forwarding.forward.asked_upgrade(exchange))
         )
         if target.follows_host:
             try:
@@ -498,11 +496,20 @@ class Attempt(ResponseListener):
     # calls of the client's side
 
     def feed(self, payload: bytes) -> None:
-        if self.stream is not None:
+        stream = self.stream
+        if stream is None:
+            return
+        if self._full_at:
             self._count_wait()
-            self.stream.send_body(payload)
-            if self.stream.write_paused:
-                self._full_at = self._upstream.worker_loop.wheel.now
+        if isinstance(stream, UpstreamConnection):
+            connection: UpstreamConnection = stream
+            connection.send_body(payload)
+            write_paused: bool = connection.write_paused
+        else:
+            stream.send_body(payload)
+            write_paused = stream.write_paused
+        if write_paused and self.stream is stream:
+            self._full_at = self._upstream.worker_loop.wheel.now
 
     def _count_wait(self) -> None:
         """Count the time in which the target accepted no more of the body: the client was not read meanwhile."""

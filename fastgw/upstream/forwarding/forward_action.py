@@ -17,7 +17,7 @@ from fastgw.exchange.filter_steps import count_raised, request_budget
 from fastgw.exchange.reply import problem
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.grpc.calls import is_grpc, timeout_of
-from fastgw.http.http1.parser import is_ordinary
+from fastgw.http.http1.parser import is_plain
 from fastgw.http.malformed import Malformed
 from fastgw.observe.finished_exchange import FinishedExchange, target_of
 from fastgw.observe.tracing.spans import LabelledTarget
@@ -83,7 +83,7 @@ class Forward(ForwardedRequest):
 
     def _send(self, exchange: Exchange) -> None:
         upstream = self.upstream
-        if not is_ordinary(exchange.head) and exchange.head.connect_protocol and not self.asked_upgrade(exchange):
+        if not is_plain(exchange.head) and exchange.head.connect_protocol and not self.asked_upgrade(exchange):
             exchange.fail(Fault.NOT_IMPLEMENTED, "No tunnel for this protocol begins here.")
             return
         if self.grpc and self.refuse_non_call(exchange):

@@ -5,7 +5,7 @@ from fastgw.exchange.body_relay cimport Relay
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.forwarded_headers cimport Peer
 from fastgw.http.http1 cimport serializer
-from fastgw.http.http1.parser cimport authority_of, body_length_of, is_ordinary, is_path_as_sent, takes_trailers
+from fastgw.http.http1.parser cimport authority_of, body_length_of, is_plain, is_path_as_sent, takes_trailers
 from fastgw.upstream.targets.target cimport Target
 from fastgw.upstream.upstream cimport Upstream
 

@@ -21,7 +21,7 @@ from fastgw.http.authority import parse_authority
 from fastgw.http.field_names import DIGESTS, EXPECT, Names
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, timeout_line
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import authority_of, body_length_of, is_ordinary, is_path_as_sent, takes_trailers
+from fastgw.http.http1.parser import authority_of, body_length_of, is_path_as_sent, is_plain, takes_trailers
 from fastgw.http.messages import AS_DECLARED, RequestHead
 from fastgw.upstream.forwarding.gateway_urls import OwnUrls
 from fastgw.upstream.forwarding.request_trailers import TE_TRAILERS
@@ -177,7 +177,7 @@ class ForwardedRequest(Action):
             added += timeout_line(call_left)
         if self.grpc:
             added += TE_TRAILERS  # servers reset calls without it, and the gateway itself does accept trailers
-        if not is_ordinary(head) or takes_trailers(head):
+        if not is_plain(head) or takes_trailers(head):
             added += self._special_lines(exchange)
             if not head.expects_continue or target.minor == 0:
                 # HTTP/1.0 has no 100: the gateway has sent it already. What the gateway ignores, such as
@@ -185,7 +185,7 @@ class ForwardedRequest(Action):
                 drop |= EXPECT
         if exchange.trace is not None:
             drop, added = exchange.trace.rewrite(drop, added, span_id)
-        if self.keeps_path and is_ordinary(head) and is_path_as_sent(head) and exchange.query_sent is UNCHANGED_QUERY:
+        if self.keeps_path and is_plain(head) and is_path_as_sent(head) and exchange.query_sent is UNCHANGED_QUERY:
             sent_target = None  # an ordinary head has no scheme
         else:
             sent_target = self.sent_target(exchange, target, exchange.query_sent)

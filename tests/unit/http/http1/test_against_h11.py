@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fastgw.http.fields import Fields
-from fastgw.http.http1.body_reader import BodyReader
+from fastgw.http.http1.body import BodyReader
 from fastgw.http.http1.parser import find_head_end, parse_request, parse_response
 from fastgw.http.http1.serializer import chunk, last_chunk, request
 from fastgw.http.malformed import Malformed

@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fastgw.http.http1.body import LONGEST_EXTENSIONS
-from fastgw.http.http1.body_reader import BodyReader
+from fastgw.http.http1.body import LONGEST_EXTENSIONS, BodyReader
 from fastgw.http.http1.parser import parse_request, parse_response
 from fastgw.http.http1.trailers import LONGEST_TRAILERS, MOST_TRAILERS, TRAILERS_TOO_LARGE
 from fastgw.http.malformed import Malformed

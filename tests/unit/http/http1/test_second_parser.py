@@ -8,8 +8,7 @@ from contextlib import suppress
 import pytest
 from httptools import HttpRequestParser, HttpResponseParser
 
-from fastgw.http.http1.body import ChunkedReader, LengthReader, UntilCloseReader
-from fastgw.http.http1.body_reader import BodyReader
+from fastgw.http.http1.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
 from fastgw.http.http1.parser import (
     Http1RequestHead,
     parse_answer,
