@@ -232,7 +232,8 @@ class MemoryLoop:
     def __init__(self) -> None:
         self.held_body_budget = HeldBodyBudget.single_process()
         self.wheel = Wheel(1000.0)
-        self.read_buffer = memoryview(bytearray(READ_BYTES))
+        self.wide_buffer = memoryview(bytearray(2 * READ_BYTES))
+        self.read_buffer = self.wide_buffer[:READ_BYTES]
         self.body_buffers = worker_loop.body_buffers(self.read_buffer)
         self.medium_buffer = self.read_buffer[:MEDIUM_READ_BYTES]
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]

@@ -52,6 +52,7 @@ from fastgw.http.http1.parser import (
     is_ordinary,
     leading_bytes,
     parse_request,
+    take_begun,
     take_request,
 )
 from fastgw.http.http1.reserved_fields import OWN_FIELDS, ReservedFields
@@ -155,6 +156,9 @@ class Http1ClientConnection(EndingConnection):
                 self._ahead = request
                 self._read_requests()
             else:
+                begun = take_begun(request)
+                if begun is not None:
+                    self._ahead = begun
                 self._serve(request)
             return
         chunk = leading_bytes(self._buffer, nbytes)

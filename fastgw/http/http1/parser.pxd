@@ -75,6 +75,7 @@ cdef class Http1RequestHead(Head):
     cdef Span referer_at
     cdef Span origin_at
     cdef uint8_t origins  # 2: two or more
+    cdef bytes begun  # of the body: what was received with the head, until it is taken
     cdef bytes _raw_path
     cdef bytes _path
     cdef dict _rare  # attributes that few requests have: `scheme`, `expects_continue`, `connect_protocol`
@@ -141,4 +142,6 @@ cdef inline bint has_one_line(Head head, uint32_t bit, bytes value) noexcept:
     return not memcmp(PyBytes_AS_STRING(head.source) + said.start, PyBytes_AS_STRING(value), said.length)
 
 cpdef take_answer(buffer, Py_ssize_t length, bytes request_method, int max_fields=*)
+# The beginning of the body of a head that `take_request` returned. None: all of it was received, or nothing.
+cpdef bytes take_begun(Http1RequestHead head)
 cpdef take_request(buffer, Py_ssize_t length, Py_ssize_t max_bytes, int max_fields)

@@ -429,6 +429,7 @@ cdef extern from *:
 
 cdef enum:
     SHORT_PAYLOAD = 2048
+    LONG_READ = 4096  # bytes of a read that may hold a head with the beginning of a body
 
 cdef enum:  # indices of `shown`
     # of requests
@@ -1160,9 +1161,52 @@ cdef bytes _taken(object buffer, Py_ssize_t length):
         PyBuffer_Release(&view)
 
 
+cdef Http1RequestHead _taken_begun(object buffer, Py_ssize_t length, Py_ssize_t max_bytes, int max_fields):
+    """Return the head at the beginning of a buffer, with the beginning of its body. None: there is no such head, or all
+    of the body, or the body is in chunks. Raises `Malformed`.
+
+    PERF: 7 us less for a body of 64 KiB than by way of the whole text, which is copied twice and parsed twice (CPython
+    3.11, bench post).
+    """
+    cdef Py_buffer view
+    cdef const uint8_t* base
+    cdef const uint8_t* end
+    cdef Http1RequestHead head = None
+    PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+    try:
+        base = <const uint8_t*>view.buf
+        length = max(0, min(length, view.len))
+        end = empty_line_end(base, base + length)
+        if end is NULL or end - base > max_bytes:
+            return None
+        head = _request_head(PyBytes_FromStringAndSize(<const char*>base, end - base), max_fields, True)
+        length -= end - base
+        if head.chunked or head.length <= length:
+            return None
+        head.begun = PyBytes_FromStringAndSize(<const char*>end, length)
+    finally:
+        PyBuffer_Release(&view)
+    _parse_request_again(head)
+    return head
+
+
+cpdef bytes take_begun(Http1RequestHead head):
+    cdef bytes begun = head.begun
+    head.begun = None
+    return begun
+
+
 cpdef take_request(buffer, Py_ssize_t length, Py_ssize_t max_bytes, int max_fields):
-    cdef bytes received = _taken(buffer, length)
+    cdef bytes received
     cdef Http1RequestHead head
+    if length > LONG_READ:
+        try:
+            head = _taken_begun(buffer, length, max_bytes, max_fields)
+            if head is not None:
+                return head
+        except Malformed:
+            pass  # it is told below
+    received = _taken(buffer, length)
     try:
         head = _request_head(received, max_fields, False)
         if head is not None and head.head_length <= max_bytes:

@@ -287,7 +287,9 @@ def peer() -> Iterator[socket.socket]:
         (READ_BYTES, READ_BYTES, BODY_READ_BYTES, BODY_READ_BYTES),
         (READ_BYTES, READ_BYTES, BODY_READ_BYTES - 1, BODY_READ_BYTES - READ_BYTES),
         (READ_BYTES, READ_BYTES, 2 * READ_BYTES, 2 * READ_BYTES),
-        (READ_BYTES, READ_BYTES, 2 * READ_BYTES - 1, READ_BYTES),  # what is behind the body is not read with it
+        (READ_BYTES, READ_BYTES, 2 * READ_BYTES - 1, 2 * READ_BYTES - 1),  # what is behind the body is not read with it
+        (READ_BYTES, READ_BYTES, READ_BYTES + 1, READ_BYTES + 1),
+        (READ_BYTES, READ_BYTES, READ_BYTES, READ_BYTES),
         (READ_BYTES, READ_BYTES, 1, READ_BYTES),
         (READ_BYTES // 2, READ_BYTES // 2, 1 << 40, READ_BYTES),  # it comes slowly
         (READ_BYTES, READ_BYTES * 7 // 8, 0, READ_BYTES),  # chunks

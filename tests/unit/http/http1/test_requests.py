@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from fastgw.http.http1.parser import (
     Http1RequestHead,
     find_head_end,
+    is_plain,
     leading_bytes,
     parse_request,
     parse_response,
     read_http2_request,
     read_request,
+    take_begun,
     take_request,
 )
 from fastgw.http.malformed import Malformed
@@ -625,6 +627,36 @@ def test_a_head_alone_waits_for_its_body():
     for field in (b"Content-Length: 7", b"Transfer-Encoding: chunked"):
         took = take(head(b"POST / HTTP/1.1", field))
         assert (took.payload, took.whole, took.ordinary) == (None, False, False)
+
+
+@pytest.mark.parametrize(("length", "taken"), [(20_000, True), (9_000, True), (8_999, False), (8_000, False)])
+def test_of_a_long_read_a_head_is_taken_with_the_beginning_of_its_body(length: int, taken: bool) -> None:
+    """Once; what is not all of a long body: all of it, and more behind a body, go the way of all others."""
+    raw, begun = head(b"POST /a HTTP/1.1", b"Content-Length: %d" % length), b"x" * 8_999
+    took = take(raw + begun, max_bytes=len(raw))
+    if not taken:
+        assert took == raw + begun or (took.whole and len(took.payload) == length)
+        return
+    assert (took.raw, took.payload, took.whole, took.ordinary, is_plain(took)) == (raw, None, False, False, True)
+    assert (take_begun(took), take_begun(took)) == (begun, None)
+    reader = took.body()
+    assert (reader.feed(begun), reader.assured, reader.done) == (begun, length - len(begun), False)
+    assert (reader.feed(b"y" * (length - len(begun))), reader.done) == (b"y" * (length - len(begun)), True)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        head(b"POST /a HTTP/1.1", b"Content-Length: 20000", b"A: " + b"b" * 100),  # longer than a head may be
+        head(b"POST /a HTTP/1.1", b"Transfer-Encoding: chunked"),
+        head(b"POST /a HTTP/1.1", b"Content-Length: 20000", b"Content-Length: 20000"),
+        b"POST /a HTTP/1.1\nHost: a\r\nContent-Length: 20000\r\n\r\n",
+        b"\r\n" + head(b"POST /a HTTP/1.1", b"Content-Length: 20000"),
+    ],
+)
+def test_of_a_long_read_another_beginning_is_left_to_be_read_step_by_step(raw: bytes) -> None:
+    received = raw + b"1000\r\n" + b"x" * 5_000
+    assert take(received, max_bytes=100) == received
 
 
 @for_each("cut", [cut for cut in range(len(POSTED + BODY)) if cut != len(POSTED)])
