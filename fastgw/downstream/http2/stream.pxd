@@ -3,12 +3,13 @@
 from fastgw.downstream.http1.response_framing cimport framing_of
 from fastgw.downstream.http1.serving cimport ServingListener, ServingWorker
 from fastgw.eventloop.timer_wheel cimport Timed, Wheel
+from fastgw.exchange.body_relay cimport Relay, whole_body
 from fastgw.exchange.exchange cimport Exchange, begin_exchange
 from fastgw.exchange.ready_answer cimport ReadyAnswer, recorded_answer
 from fastgw.exchange.reply cimport Response
 from fastgw.forwarded_headers cimport Peer
 from fastgw.http.http1 cimport serializer
-from fastgw.http.http1.parser cimport Http1RequestHead
+from fastgw.http.http1.parser cimport Http1RequestHead, body_length_of, is_plain, payload_of, version_number
 from fastgw.http.http2._session cimport Session
 from fastgw.pipeline.request_pipeline cimport RequestStream, begin_request
 
@@ -60,7 +61,6 @@ cdef class Http2Stream(RequestStream):
     cdef _complete(self)
     cdef _record(self)
     cpdef watch_body(self)
-    cdef bint _fits(self, Http1RequestHead head) except -1
     cpdef watch(self, double seconds)
     cpdef look_at_held(self)
     cpdef reset(self)

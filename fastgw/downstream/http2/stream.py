@@ -19,8 +19,8 @@ from fastgw.downstream.http1.response_framing import CHUNKED, NO_BODY, framing_o
 from fastgw.downstream.http2.grpc_answer import answers_grpc, late_status, trailers_only
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed, Wheel
-from fastgw.exchange import Relay, Trailers, problem
-from fastgw.exchange.body_relay import whole_body
+from fastgw.exchange import Trailers, problem
+from fastgw.exchange.body_relay import Relay, whole_body
 from fastgw.exchange.exchange import Exchange, begin_exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal, recorded_answer
@@ -28,7 +28,7 @@ from fastgw.exchange.reply import Response, body_at_once
 from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import Http1RequestHead
+from fastgw.http.http1.parser import Http1RequestHead, body_length_of, is_plain, payload_of, version_number
 from fastgw.http.http2._session import Session
 from fastgw.http.http2.session import ErrorCode
 from fastgw.http.messages import ResponseHead
@@ -153,22 +153,19 @@ class Http2Stream(RequestStream):
             exchange.trace = server.tracer.begin_trace(head)
         if peer.trusted:
             exchange.client_ip = client_address(head, peer, listener.trusts)
-        if head.connect_protocol:
+        payload: bytes | None = payload_of(head)
+        if not is_plain(head) and head.connect_protocol:
             self._ahead = []
             self._asked_to_continue = False  # the client waits for a 100
         elif self.receiving:
             if not self._expect_body(exchange, head):
                 return
-        elif head.payload:
-            exchange.request_body = whole_body(head.payload, head.body_length)
-            if not self._fits(head):
+        elif payload:
+            exchange.request_body = whole_body(payload, body_length_of(head))
+            if len(payload) > server.body_bytes:
                 exchange.reply(problem(Fault.BODY_TOO_LARGE))
                 return
         begin_request(self, exchange, listener.router)
-
-    def _fits(self, head: Http1RequestHead) -> bool:
-        """Whether a body that was received with its head is within the limit."""
-        return not head.payload or len(head.payload) <= self._connection.server.body_bytes
 
     def refuse(self, head: RejectedHead, fault: Fault, detail: str | None) -> None:
         """Answer a request that is rejected; `head`: stand-in for its head."""
@@ -295,7 +292,8 @@ class Http2Stream(RequestStream):
                 response, payload, ended = exchange.replace_answer(reply), body_at_once(reply), True
         head = response.head
         ending, length = framing_of(exchange, response, payload, ended)
-        if ending == CHUNKED or (not length and head is not None and head.version == 20 and head.body_length is None):
+        is_unframed = not length and head is not None and version_number(head) == 20 and body_length_of(head) is None
+        if ending == CHUNKED or is_unframed:
             length = serializer.UNFRAMED  # optional without a body, and gRPC responses have none
         date_line, shown = connection.server.date_line, exchange.id_shown
         body = payload

@@ -2,7 +2,7 @@
 
 from fastgw.eventloop.socket_send cimport send
 from fastgw.eventloop.timer_wheel cimport Wheel
-from fastgw.upstream.connections.http2_stream cimport Http2UpstreamStream, StreamsConnection
+from fastgw.upstream.connections.http2_stream cimport Http2UpstreamStream, StreamsConnection, new_stream
 from fastgw.upstream.connections.pooled_connection cimport Lender
 from fastgw.upstream.targets.target cimport Target
 

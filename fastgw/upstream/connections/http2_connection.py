@@ -42,7 +42,12 @@ from fastgw.http.http2.session import (
     stalled_streams,
 )
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.upstream.connections.http2_stream import HEAD_TOO_LONG, Http2UpstreamStream, StreamsConnection
+from fastgw.upstream.connections.http2_stream import (
+    HEAD_TOO_LONG,
+    Http2UpstreamStream,
+    StreamsConnection,
+    new_stream,
+)
 from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
 from fastgw.upstream.targets.target import MOST_STREAMS, Target
 
@@ -117,7 +122,7 @@ class Http2UpstreamConnection(StreamsConnection):
         return not self.session.peer_max_streams
 
     def open_stream(self) -> Http2UpstreamStream:
-        return Http2UpstreamStream(self, self.target, self.uses > 1)
+        return new_stream(self, self.target, self.uses > 1)
 
     @property
     def lost_by(self) -> str:

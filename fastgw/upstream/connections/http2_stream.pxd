@@ -52,6 +52,7 @@ cdef class Http2UpstreamStream(Timed):
     cdef public double waits_since
     cdef public bint write_paused
 
+    cdef _begin(self, StreamsConnection connection, Target target, bint reused)
     cpdef send_request(self, ResponseListener listener, bytes request, bytes method)
     cpdef release(self)
     cpdef take_head(self, bytes text, bint ended)
@@ -65,3 +66,6 @@ cdef class Http2UpstreamStream(Timed):
     cdef _consume(self, Py_ssize_t length)
     cdef _tell_end(self)
     cpdef forget(self)
+
+
+cpdef Http2UpstreamStream new_stream(StreamsConnection connection, Target target, bint reused)

@@ -113,8 +113,8 @@ class Http2UpstreamStream(Timed):
 
     frames_bodies = False
 
-    def __init__(self, connection: StreamsConnection, target: Target, reused: bool) -> None:
-        Timed.__init__(self)
+    def _begin(self, connection: StreamsConnection, target: Target, reused: bool) -> None:
+        self.deadline = self.filed_at = inf
         self._connection = connection
         self._wheel: Wheel = connection.worker_loop.wheel
         self.target = target
@@ -507,3 +507,10 @@ class Http2UpstreamStream(Timed):
         self._listener = None
         self.deadline = inf
         listener.on_end(trailers)
+
+
+def new_stream(connection: StreamsConnection, target: Target, reused: bool) -> Http2UpstreamStream:
+    """Return a stream that is not used yet. `reused`: whether its connection has carried a request before."""
+    stream: Http2UpstreamStream = Http2UpstreamStream.__new__(Http2UpstreamStream)
+    stream._begin(connection, target, reused)
+    return stream

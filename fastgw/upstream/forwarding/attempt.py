@@ -286,7 +286,7 @@ class Attempt(ResponseListener):
             connection.take_body_from(exchange.client)
             frames_bodies: bool = True
         else:
-            frames_bodies = stream.frames_bodies
+            frames_bodies = not isinstance(stream, Http2UpstreamStream) and stream.frames_bodies
             if frames_bodies:
                 stream.take_body_from(exchange.client)
         wheel: Wheel = self._upstream.worker_loop.wheel
@@ -584,6 +584,9 @@ class Attempt(ResponseListener):
         if isinstance(stream, UpstreamConnection):
             connection: UpstreamConnection = stream
             connection.release()
+        elif isinstance(stream, Http2UpstreamStream):
+            multiplexed: Http2UpstreamStream = stream
+            multiplexed.release()
         else:
             stream.release()
 
@@ -634,6 +637,9 @@ def _is_reused(stream: UpstreamStream) -> bool:
     if isinstance(stream, UpstreamConnection):
         connection: UpstreamConnection = stream
         return connection.uses > 1
+    if isinstance(stream, Http2UpstreamStream):
+        multiplexed: Http2UpstreamStream = stream
+        return multiplexed.reused
     return stream.reused
 
 

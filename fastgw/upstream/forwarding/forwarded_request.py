@@ -177,7 +177,10 @@ class ForwardedRequest(Action):
             added += timeout_line(call_left)
         if self.grpc:
             added += TE_TRAILERS  # servers reset calls without it, and the gateway itself does accept trailers
-        if not is_plain(head) or takes_trailers(head):
+        if is_plain(head):
+            if takes_trailers(head) and not self.grpc:
+                added += TE_TRAILERS
+        else:
             added += self._special_lines(exchange)
             if not head.expects_continue or target.minor == 0:
                 # HTTP/1.0 has no 100: the gateway has sent it already. What the gateway ignores, such as
