@@ -7,7 +7,6 @@ from typing import Final, Protocol
 
 from fastgw.http.grpc import connect
 from fastgw.http.grpc.web import parse_web_type
-from fastgw.http.http1.parser import first_of
 
 TIMEOUT: Final = b"grpc-timeout"
 GRPC_TIMEOUT: Final = frozenset((TIMEOUT,))
@@ -47,7 +46,7 @@ class CallHead(Fielded, Protocol):
 
 def is_grpc(head: Fielded) -> bool:
     """Whether a request is a gRPC call (not gRPC-Web)."""
-    kind = first_of(head, b"content-type")
+    kind = head.first(b"content-type")
     return kind == b"application/grpc" or (kind is not None and _TYPE.match(kind) is not None)
 
 
@@ -65,7 +64,7 @@ def is_rpc(head: QueryHead) -> bool:
 
 def timeout_of(head: Fielded) -> float | None:
     """Return the timeout of the caller in seconds; inf: none; None: it is invalid."""
-    value = first_of(head, TIMEOUT)
+    value = head.first(TIMEOUT)
     if value is None:
         return inf
     found = _TIMEOUT.fullmatch(value)

@@ -114,7 +114,6 @@ cpdef bytes normal_path_of(head)
 cpdef bint is_ordinary(head) except -1
 cpdef bint is_plain(head) except -1
 cpdef bint takes_trailers(head) except -1
-cpdef bytes first_of(head, bytes name)
 cpdef int version_number(head) except -1
 cpdef body_length_of(head)
 cpdef status_of(head)

@@ -6,7 +6,7 @@ the grammar of the others is checked, and they are forwarded unchanged.
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, final
+from typing import ClassVar, Final, final
 
 from fastgw.http.fields import Fields
 from fastgw.http.http1.body import BodyReader
@@ -298,9 +298,6 @@ def is_plain(head: RequestHead) -> bool:
     """Whether a request is ordinary, except that more of its body may follow."""
 
 def is_path_as_sent(head: RequestHead) -> bool: ...
-def first_of(head: Any, name: bytes) -> bytes | None:
-    """Return `first`, of any head."""
-
 def version_number(head: RequestHead | ResponseHead) -> int:
     """Return `version`."""
 

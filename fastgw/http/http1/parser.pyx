@@ -736,12 +736,6 @@ cpdef bint is_ordinary(head) except -1:
     return head.ordinary if found is NULL else <object>found is True
 
 
-cpdef bytes first_of(head, bytes name):
-    if type(head) is Http1ResponseHead or (type(head) is Http1RequestHead and name != b"origin"):
-        return _first(<Head>head, name)
-    return head.first(name)
-
-
 cpdef bint takes_trailers(head) except -1:
     return (<Http1RequestHead>head).accepts_trailers if type(head) is Http1RequestHead else head.accepts_trailers
 
