@@ -138,7 +138,6 @@ class ComposeRun(Timed):
                  "_ready", "_states", "_taken", "_unsettled", "_upstream")  # fmt: skip
 
     def __init__(self, action: ComposeAction, exchange: Exchange) -> None:
-        self.deadline = self.filed_at = inf
         self._action = action
         self._exchange: Exchange | None = exchange
         self._upstream: Upstream = action.parts[0].upstream

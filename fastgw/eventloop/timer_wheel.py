@@ -18,7 +18,7 @@ _TICK = TICK  # a C double
 class Timed:
     """Timed object: it has one deadline at a time. `deadline`: monotonic seconds, `inf` = none."""
 
-    def __init__(self) -> None:
+    def __cinit__(self) -> None:  # before `__init__` of any class, which need not call this one's
         self.deadline = inf
         self.filed_at = inf  # the earliest instant at which the wheel checks this object; inf = not filed
 

@@ -69,8 +69,7 @@ class ClientSide(Timed):
     as streams of HTTP/2.
     """
 
-    def __init__(self) -> None:
-        Timed.__init__(self)
+    def __cinit__(self) -> None:
         self.body_goes_to = -1
         """The `fd` of the receiver of the request's body: reads are larger while that socket is writable."""
 

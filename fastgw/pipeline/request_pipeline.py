@@ -40,8 +40,7 @@ Waited = asyncio.Future[Reply | None]
 class RequestStream(ClientSide):
     """Client side of one exchange, as the pipeline uses it."""
 
-    def __init__(self) -> None:
-        ClientSide.__init__(self)
+    def __cinit__(self) -> None:
         self.waiting: Waited | None = None
         """Future that the exchange waits for; None: it does not wait, or it has ended."""
 

@@ -137,7 +137,7 @@ class Http1ClientConnection(EndingConnection):
         self._asks = True
         self.listener.askers += 1
         self.server.connections.add(self)
-        put_last(self.server.idle, self)
+        self.server.idle.put_last(self)
         self.watch(self.server.timeouts.request_headers)
 
     def trust_as_of(self, trusts: Callable[[str], bool], vouched: bytes) -> None:

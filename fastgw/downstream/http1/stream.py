@@ -67,7 +67,6 @@ class StreamedConnection(Timed):
     """
 
     def __init__(self, server: Server) -> None:
-        Timed.__init__(self)
         self.server = server
         self._wheel: Wheel = server.worker_loop.wheel
         self._buffer = server.read_buffer
@@ -106,7 +105,6 @@ class StreamedConnection(Timed):
 
 class Http1Stream(RequestStream):
     def __init__(self, connection: Http1ClientConnection) -> None:
-        RequestStream.__init__(self)
         self._connection = connection
         self.exchange: Exchange | None = None
         self.reader: BodyReader | None = None

@@ -59,7 +59,6 @@ class MultiplexedConnection(Timed):
     """
 
     def __init__(self, server: Server, listener: Listener, peer: Peer, session: Session) -> None:
-        Timed.__init__(self)
         self.server = server
         self.listener = listener
         self.peer = peer
@@ -80,7 +79,6 @@ class Http2Stream(RequestStream):
     """Client side of one exchange at a time. A closed stream is reused for a later exchange."""
 
     def __init__(self, connection: Http2ClientConnection) -> None:
-        RequestStream.__init__(self)
         self._connection = connection
         self.exchange: Exchange | None = None
         self.braked = False

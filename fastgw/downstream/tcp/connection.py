@@ -159,7 +159,6 @@ class TcpConnection(Timed):
 
     def __init__(self, server: "Server", listener: "Listener", peer: Peer, local: Address | None) -> None:
         """`local`: the address that the client has connected to, if it is not that of the socket."""
-        self.deadline = self.filed_at = inf
         assert listener.tcp is not None
         self._server = server
         self.listener = listener

@@ -196,7 +196,6 @@ class UdpSession(Timed):
         listening: socket.socket,
         first: Datagram,
     ) -> None:
-        self.deadline = self.filed_at = inf
         assert listener.tcp is not None
         self._server, self._sessions, self._key = server, sessions, key
         self._limit, self._address_limit = server.session_limit, server.session_address_limit

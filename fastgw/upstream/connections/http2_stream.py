@@ -114,7 +114,6 @@ class Http2UpstreamStream(Timed):
     frames_bodies = False
 
     def _begin(self, connection: StreamsConnection, target: Target, reused: bool) -> None:
-        self.deadline = self.filed_at = inf
         self._connection = connection
         self._wheel: Wheel = connection.worker_loop.wheel
         self.target = target

@@ -18,7 +18,6 @@ class PooledConnection(Timed):
     """
 
     def __init__(self, target: Target, now: float) -> None:
-        Timed.__init__(self)
         self.target = target
         self.capacity = 1
         self.closed = False

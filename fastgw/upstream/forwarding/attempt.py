@@ -54,7 +54,6 @@ class Attempts(Timed):
     """
 
     def _begin(self, forward: ForwardedRequest, exchange: Exchange) -> None:
-        self.deadline = self.filed_at = inf
         self.forward = forward
         self.upstream: Upstream = forward.upstream
         self.exchange = exchange
@@ -131,7 +130,6 @@ class Attempt(ResponseListener):
     """Borrower of a stream to `target`, and the sink of the request body. Its deadline: `per_try_timeout`."""
 
     def _begin(self, forwarding: Attempts, target: Target) -> None:
-        self.deadline = self.filed_at = inf
         self._forwarding = forwarding
         self._upstream: Upstream = forwarding.upstream
         self.exchange: Exchange = forwarding.exchange
