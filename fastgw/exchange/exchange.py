@@ -498,7 +498,8 @@ class Exchange:
         elif ended and len(payload) > MAX_KEPT:
             self.begin_answer(response, payload, True)
         else:
-            self.client.answer(response, payload, ended)
+            client = self.client  # it stays until its method returns: another may take its place in it
+            client.answer(response, payload, ended)
 
     def _skips_response_steps(self, response: Response, payload: bytes) -> bool:
         """Begin to answer with a response of the upstream that was received as a whole, without the response steps and
@@ -535,9 +536,11 @@ class Exchange:
         """
         if ended and len(payload) > MAX_KEPT and self.client.send_held(self, response, payload, trailers):
             return
-        self.client.answer(response, payload, ended and not trailers)
+        client = self.client  # likewise
+        client.answer(response, payload, ended and not trailers)
         if trailers:
-            self.client.end(trailers)
+            client = self.client
+            client.end(trailers)
 
     def respond_at_once(self, response: Response, payload: bytes, complete: Callable[[Response], None]) -> None:
         """Do what `respond` does, for a whole response that `complete` changes when the response steps have run."""
@@ -723,7 +726,8 @@ class Exchange:
         if self.chain.error_pages is not None:
             reply = self.chain.error_pages.replace(self, reply)
         self.response = own_response(reply)
-        self.client.answer(self.response, body_at_once(reply), True)
+        client = self.client  # likewise
+        client.answer(self.response, body_at_once(reply), True)
 
     def replace_answer(self, reply: Reply) -> Response:
         """Return the response to a fault that replaces a response which the client side cannot send. Nothing was sent
