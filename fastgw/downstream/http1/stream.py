@@ -28,7 +28,7 @@ from fastgw.downstream.http1.response_framing import (
 from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.socket_send import send, send_parts
 from fastgw.eventloop.timer_wheel import Timed, Wheel
-from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, READ_BYTES
+from fastgw.eventloop.worker_loop import READ_BYTES
 from fastgw.exchange import Trailers, problem
 from fastgw.exchange.body_relay import Relay, whole_body
 from fastgw.exchange.exchange import Exchange
@@ -206,11 +206,9 @@ class Http1Stream(RequestStream):
                 exchange.fail(Fault.BODY_TOO_LARGE)
                 return
         connection = self._connection
+        worker_loop = connection.server.worker_loop
         framing = len(chunk) - len(reader.rest) - len(payload)
-        if framing or connection.read_since_rest + len(payload) >= BODY_BYTES_PER_TURN:
-            connection.server.worker_loop.count_body(connection, len(payload), framing)
-        else:
-            connection.read_since_rest += len(payload)
+        worker_loop.count_body(connection, len(payload), framing)
         if reader.done:
             self.reader = None
             connection.end_body(reader.rest)
@@ -226,7 +224,6 @@ class Http1Stream(RequestStream):
                 return  # the exchange has ended: further data is read as usual
             assured: cython.longlong = reader.bytes_assured()
             if framing or (assured > READ_BYTES and self.body_goes_to >= 0):
-                worker_loop = connection.server.worker_loop
                 connection._buffer = worker_loop.buffer_for(chunk, payload, assured, self.body_goes_to)
             else:
                 connection._buffer = connection.server.read_buffer

@@ -20,19 +20,11 @@ class BodyReader:
     """Bytes fed after the last byte of the message."""
     trailers: tuple[tuple[bytes, bytes], ...]
 
-    @property
-    def assured(self) -> int:
-        """Minimum number of further bytes that are payload."""
-
-    @property
-    def in_line(self) -> bool:
-        """Whether the line before a chunk, or the trailers, have begun and are incomplete."""
-
     def bytes_assured(self) -> int:
-        """Return `assured`: what subclasses override."""
+        """Return the minimum number of further bytes that are payload."""
 
     def is_in_line(self) -> bool:
-        """Return `in_line`: what subclasses override."""
+        """Whether the line before a chunk, or the trailers, have begun and are incomplete."""
 
     def feed(self, chunk: bytes) -> bytes:
         """Read the next bytes of the connection and return the payload in them, if any. Raises `Malformed`."""

@@ -64,14 +64,6 @@ cdef class BodyReader:
         self.rest = b""
         self.trailers = ()
 
-    @property
-    def assured(self):
-        return self.bytes_assured()
-
-    @property
-    def in_line(self):
-        return self.is_in_line()
-
     cpdef bytes feed(self, bytes chunk):
         raise NotImplementedError
 

@@ -244,7 +244,7 @@ def read_http2_request(raw: bytes, max_fields: int, payload: bytes | None) -> Ht
 
 def take_request(buffer: memoryview, length: int, max_bytes: int, max_fields: int) -> Http1RequestHead | bytes:
     """Parse the next request of a connection in a buffer, if the buffer holds exactly a head of up to `max_bytes`, or a
-    head with its body (`whole`), or, of a long read, a head with the beginning of its body (`take_begun`).
+    head with its body (`whole`), or with the beginning of a body whose length it declares (`take_begun`).
 
     Otherwise, and for an invalid request, return the bytes: they have to be processed step by step.
     """

@@ -178,7 +178,7 @@ class RepairedChunks(BodyReader):
         self._held = b""  # an incomplete line
 
     def is_in_line(self) -> bool:
-        return bool(self._held) or self._reader.in_line
+        return bool(self._held) or self._reader.is_in_line()
 
     def feed(self, chunk: bytes) -> bytes:
         if self.done:

@@ -54,8 +54,6 @@ class DetachedListener(Protocol):
 class DetachedCall(CallSide):
     """Client side of the call."""
 
-    fd = body_goes_to = -1
-
     def __init__(
         self, exchange: Exchange, forward: "Forward | CallRecorder | ResponseAction", listener: DetachedListener
     ) -> None:

@@ -97,8 +97,6 @@ class SubresponseListener(Protocol):
 class Subrequest(CallSide):
     """Client side of an exchange that the gateway makes itself. `asker`: the client side of its parent."""
 
-    fd = body_goes_to = -1
-
     def __init__(self, listener: SubresponseListener, asker: ClientSide) -> None:
         self._listener: SubresponseListener | None = listener
         self._asker = asker

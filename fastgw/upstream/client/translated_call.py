@@ -51,8 +51,6 @@ class CallListener(Protocol):
 class TranslatedCall(CallSide):
     """Service side of the client's exchange, and client side of the call."""
 
-    fd = body_goes_to = -1
-
     def __init__(self, exchange: Exchange, forward: Forward, listener: CallListener) -> None:
         """`forward`: forward action of the route, or `unrewritten` if the route's path rewriting does not apply to the
         call.

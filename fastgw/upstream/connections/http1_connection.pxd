@@ -10,7 +10,6 @@ from fastgw.upstream.connections.pooled_connection cimport Lender, PooledConnect
 from fastgw.upstream.connections.stream cimport ResponseListener
 
 cdef double inf
-cdef Py_ssize_t BODY_BYTES_PER_TURN
 cdef object AWAITING, CLOSED, IDLE, RECEIVING, TUNNEL
 
 
@@ -66,7 +65,6 @@ cdef class UpstreamConnection(PooledConnection):
     cdef _read_body(self, bytes chunk)
     cdef _begin_body(self, Http1ResponseHead head, bytes received, Py_ssize_t end)
     cdef _begin_counting(self, bytes chunk, bytes payload, long long assured)
-    cdef _count_body(self, Py_ssize_t payload, Py_ssize_t framing)
     cdef _end_body(self)
     cpdef release(self)
     cpdef close(self)

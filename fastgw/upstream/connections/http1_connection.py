@@ -23,8 +23,9 @@ import cython
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send, send_at_once
 from fastgw.eventloop.timer_wheel import Wheel
-from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, WorkerLoop, unsent
+from fastgw.eventloop.worker_loop import WorkerLoop, unsent
 from fastgw.exchange import Trailers
+from fastgw.exchange.exchange import ClientSide
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.body import BodyReader
 from fastgw.http.http1.parser import Http1ResponseHead, leading_bytes, parse_answer, take_answer
@@ -42,7 +43,6 @@ from fastgw.upstream.connections.stream import (
     TUNNEL,
     RequestSource,
     ResponseListener,
-    SocketEnd,
     TunnelListener,
 )
 from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
@@ -188,10 +188,10 @@ class UpstreamConnection(PooledConnection):
         if self._listener is not None:  # otherwise everything was reported already
             self._listener = listener
 
-    def take_body_from(self, client: SocketEnd) -> None:
+    def take_body_from(self, client: ClientSide) -> None:
         client.body_goes_to = self.fd
 
-    def give_body_to(self, client: SocketEnd) -> None:
+    def give_body_to(self, client: ClientSide) -> None:
         self._body_goes_to = client.fd
 
     def send_raw(self, chunk: bytes) -> None:
@@ -499,14 +499,7 @@ class UpstreamConnection(PooledConnection):
             return
         if not assured:
             self._buffer = worker_loop.buffer_for(chunk, payload, 0, -1)
-        self._count_body(len(payload), len(chunk) - len(payload))
-
-    def _count_body(self, payload: cython.Py_ssize_t, framing: cython.Py_ssize_t) -> None:
-        """Do what `WorkerLoop.count_body` does."""
-        if framing or self.read_since_rest + payload >= BODY_BYTES_PER_TURN:
-            self.worker_loop.count_body(self, payload, framing)
-        else:
-            self.read_since_rest += payload
+        worker_loop.count_body(self, len(payload), len(chunk) - len(payload))
 
     def _read_body(self, chunk: bytes) -> None:
         reader, listener = self.reader, self._listener
@@ -521,7 +514,7 @@ class UpstreamConnection(PooledConnection):
             listener.on_data(payload)
         if not reader.done:
             self._buffer = self.worker_loop.buffer_for(chunk, payload, reader.bytes_assured(), self._body_goes_to)
-            self._count_body(len(payload), len(chunk) - len(payload))
+            self.worker_loop.count_body(self, len(payload), len(chunk) - len(payload))
         elif self._listener is listener:
             self._end_body()
 

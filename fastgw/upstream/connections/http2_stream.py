@@ -18,6 +18,7 @@ from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed, Wheel
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Trailers
+from fastgw.exchange.exchange import ClientSide
 from fastgw.exchange.reply import NO_CONTENT
 from fastgw.http.http1.parser import Http1ResponseHead, read_http2_response
 from fastgw.http.http1.trailers import parse_trailers
@@ -34,7 +35,6 @@ from fastgw.upstream.connections.stream import (
     RECEIVING,
     RequestSource,
     ResponseListener,
-    SocketEnd,
     TunnelListener,
 )
 from fastgw.upstream.connections.stream import CLOSED as OVER
@@ -244,8 +244,8 @@ class Http2UpstreamStream(Timed):
         if self._listener is not None:
             self._listener = listener
 
-    def take_body_from(self, client: SocketEnd) -> None: ...
-    def give_body_to(self, client: SocketEnd) -> None: ...
+    def take_body_from(self, client: ClientSide) -> None: ...
+    def give_body_to(self, client: ClientSide) -> None: ...
     def send_raw(self, chunk: bytes) -> None: ...
     def end_raw(self) -> None: ...
 

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Trailers
+from fastgw.exchange.exchange import ClientSide
 from fastgw.http.http1.parser import Http1ResponseHead
 from fastgw.http.messages import ResponseHead
 from fastgw.upstream.targets.target import Target
@@ -86,18 +87,6 @@ class RequestSource(Protocol):
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
-
-
-class SocketEnd(Protocol):
-    """Plain socket of the client side, for which bodies are read only in pieces that the receiver accepts.
-
-    `fd`: its descriptor; -1: none. `body_goes_to`: the descriptor that data from this socket is written to.
-    """
-
-    @property
-    def fd(self) -> int: ...
-
-    body_goes_to: int
 
 
 NOT_ESTABLISHED: Final = 0.0, 0.0
@@ -194,10 +183,10 @@ class UpstreamStream(Protocol):
     def limit_silence(self, seconds: float) -> None:
         """Set the idle timeout from now on."""
 
-    def take_body_from(self, client: SocketEnd) -> None:
+    def take_body_from(self, client: ClientSide) -> None:
         """Tell the client side which socket the request's body is written to."""
 
-    def give_body_to(self, client: SocketEnd) -> None:
+    def give_body_to(self, client: ClientSide) -> None:
         """Set the socket that the response's body is written to."""
 
     def cancel(self) -> None:

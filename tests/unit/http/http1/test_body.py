@@ -259,4 +259,4 @@ def test_a_line_that_has_begun_is_told_from_a_chunk_that_is_to_come(wire: bytes,
     for feed in (whole, byte_by_byte):
         reader = of_request(b"Transfer-Encoding: chunked")
         feed(reader, wire)
-        assert reader.in_line is in_line
+        assert reader.is_in_line() is in_line

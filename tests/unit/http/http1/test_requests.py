@@ -629,19 +629,30 @@ def test_a_head_alone_waits_for_its_body():
         assert (took.payload, took.whole, took.ordinary) == (None, False, False)
 
 
-@pytest.mark.parametrize(("length", "taken"), [(20_000, True), (9_000, True), (8_999, False), (8_000, False)])
-def test_of_a_long_read_a_head_is_taken_with_the_beginning_of_its_body(length: int, taken: bool) -> None:
-    """Once; what is not all of a long body: all of it, and more behind a body, go the way of all others."""
-    raw, begun = head(b"POST /a HTTP/1.1", b"Content-Length: %d" % length), b"x" * 8_999
-    took = take(raw + begun, max_bytes=len(raw))
-    if not taken:
-        assert took == raw + begun or (took.whole and len(took.payload) == length)
-        return
+@for_each("cut", range(len(POSTED)))
+def test_less_than_a_head_is_not_taken(cut: int):
+    assert take((POSTED + BODY)[:cut]) == (POSTED + BODY)[:cut]
+
+
+LONG = b"x" * 20_000
+
+
+@for_each(
+    "case",
+    [
+        *((POSTED, BODY, cut) for cut in range(1, len(BODY))),
+        (head(b"PUT / HTTP/1.1", b"Content-Length: 20000"), LONG, 19_999),
+    ],
+)
+def test_a_head_is_taken_with_the_beginning_of_its_body(case: tuple[bytes, bytes, int]):
+    """Once; the reader goes on behind it."""
+    raw, body, cut = case
+    took = take(raw + body[:cut], max_bytes=len(raw))
     assert (took.raw, took.payload, took.whole, took.ordinary, is_plain(took)) == (raw, None, False, False, True)
-    assert (take_begun(took), take_begun(took)) == (begun, None)
+    assert (take_begun(took), take_begun(took)) == (body[:cut], None)
     reader = took.body()
-    assert (reader.feed(begun), reader.assured, reader.done) == (begun, length - len(begun), False)
-    assert (reader.feed(b"y" * (length - len(begun))), reader.done) == (b"y" * (length - len(begun)), True)
+    assert (reader.feed(body[:cut]), reader.bytes_assured(), reader.done) == (body[:cut], len(body) - cut, False)
+    assert (reader.feed(body[cut:]), reader.rest, reader.done) == (body[cut:], b"", True)
 
 
 @pytest.mark.parametrize(
@@ -654,14 +665,9 @@ def test_of_a_long_read_a_head_is_taken_with_the_beginning_of_its_body(length: i
         b"\r\n" + head(b"POST /a HTTP/1.1", b"Content-Length: 20000"),
     ],
 )
-def test_of_a_long_read_another_beginning_is_left_to_be_read_step_by_step(raw: bytes) -> None:
+def test_another_beginning_is_left_to_be_read_step_by_step(raw: bytes) -> None:
     received = raw + b"1000\r\n" + b"x" * 5_000
     assert take(received, max_bytes=100) == received
-
-
-@for_each("cut", [cut for cut in range(len(POSTED + BODY)) if cut != len(POSTED)])
-def test_less_than_the_whole_is_not_taken(cut: int):
-    assert take((POSTED + BODY)[:cut]) == (POSTED + BODY)[:cut]
 
 
 @pytest.mark.parametrize("behind", [b"x", b"\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"])
