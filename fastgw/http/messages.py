@@ -117,6 +117,10 @@ class RequestHead(Head, Protocol):
     def forwarded(self) -> bool:
         """Whether it has fields in which proxies send the address of the client."""
 
+    @property
+    def made(self) -> bool:
+        """Whether the gateway has made the request itself."""
+
     def field(self, name: bytes) -> bytes | None:
         """Alias of `first`."""
 

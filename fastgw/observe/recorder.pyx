@@ -277,8 +277,8 @@ for _index, _known in enumerate(_METHODS):
 
 cdef inline int _method(Http1RequestHead head) noexcept:
     """The index in `_METHODS`; 0, that of `other`: it is not there."""
-    cdef const char* method = PyBytes_AS_STRING(head.source) + head.method_at.start
-    cdef Py_ssize_t length = head.method_at.length
+    cdef const char* method = PyBytes_AS_STRING(head.source)
+    cdef Py_ssize_t length = head.method_length
     cdef int index
     for index in range(_METHOD_COUNT):
         if _METHOD_TEXTS[index].length == length and not memcmp(_METHOD_TEXTS[index].start, method, length):

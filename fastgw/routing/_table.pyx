@@ -201,9 +201,9 @@ cdef class Tables:
             # micro/routes).
             head = <Http1RequestHead>request
             source = PyBytes_AS_STRING(head.source)
-            host_at, method_at = head.host_at, head.method_at
+            host_at = head.host_at
             return self._found(
-                source + host_at.start, host_at.length, head._path, source + method_at.start, method_at.length
+                source + host_at.start, host_at.length, head._path, source, head.method_length
             )
         host, path, method = request.host, request.path, request.method
         if host is None or path is None or method is None:

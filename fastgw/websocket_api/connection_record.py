@@ -8,7 +8,7 @@ import msgspec
 from fastgw.consumers.index import Consumer
 from fastgw.exchange.reply import fields_in
 from fastgw.forwarded_headers import Peer
-from fastgw.http.built_request import BuiltRequestHead
+from fastgw.http.http1.made_request import build_request
 from fastgw.observe.tracing.tracer import Trace, Tracer
 from fastgw.websocket_api.event_call import ConnectionClient
 
@@ -59,7 +59,7 @@ class ConnectionRecord(msgspec.Struct, array_like=True, frozen=True):
         """Continue the trace of the connection, which has ended with its worker."""
         if tracer is None or not self.trace:
             return None
-        trace: Trace = tracer.begin_trace(BuiltRequestHead(b"POST", self.authority, b"/", fields_in(self.trace), 0))
+        trace: Trace = tracer.begin_trace(build_request(b"POST", self.authority, b"/", fields_in(self.trace), 0))
         return trace
 
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, final
 from fastgw.consumers.index import Consumer
 from fastgw.exchange import Chain, ClientSide, Exchange, Trailers
 from fastgw.exchange.body_relay import whole_body
-from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.content_coding.content_encoding import codings_in
+from fastgw.http.http1.made_request import build_request
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.tracing.tracer import Trace
 from fastgw.shm.held_body_budget import WHY_NOT_HELD, HeldBodyBudget
@@ -64,7 +64,7 @@ class EventCall:
         timeout: float,
     ) -> None:
         """Send the request. `done` may be called before this returns. `timeout`: seconds for the whole response."""
-        head = BuiltRequestHead(b"POST", client.authority, target, [*client.lines, *lines], len(payload))
+        head = build_request(b"POST", client.authority, target, [*client.lines, *lines], len(payload))
         self._sent = sent = Subrequest(self, client.side)
         self._log = client.sent
         chain: Chain = client.listener.upstream_chains.chain_of(forward.upstream.name)

@@ -29,7 +29,7 @@ class RejectedHead:
     upgrade: tuple[bytes, ...] = ()
     payload = None
     body_length = 0
-    expects_continue = accepts_trailers = forwarded = ordinary = path_as_sent = sized = False
+    expects_continue = accepts_trailers = forwarded = made = ordinary = path_as_sent = sized = False
 
     def __init__(self, received: bytes, version: int = 11) -> None:
         self.raw = received[:MOST] + b"\r\n"

@@ -30,11 +30,11 @@ cdef enum:
 cdef class Head:
     # All offsets are relative to `source`, which begins with the message.
     cdef bytes source
-    cdef Py_ssize_t message_length  # what follows it are pieces that were not received like that
     cdef uint32_t names  # a bit for each known name that occurs
     cdef uint32_t repeated  # those that occur more than once
     cdef uint64_t others[SLOT_WORDS]  # a bit for each `slot_of` of other names
     cdef uint64_t beginnings  # `beginning_of` them, together
+    cdef uint32_t message_length  # what follows it are pieces that were not received like that
     cdef uint32_t head_length
     cdef uint32_t first_line
     cdef uint32_t line_count
@@ -42,6 +42,7 @@ cdef class Head:
     cdef readonly bint chunked
     cdef readonly bint close
     cdef readonly bint http2  # received by HTTP/2, and rendered as this text
+    cdef readonly bint made  # by the gateway itself
     cdef readonly bint whole  # the whole message was received, and nothing else; a chunked one has its `_payload`
     cdef uint8_t imitates  # a name is like a known one, with other punctuation
     cdef readonly int minor
@@ -62,7 +63,9 @@ cdef class Http1RequestHead(Head):
     cdef public double received_s
     cdef uint8_t origin_form
     cdef uint8_t read_in_two_ways  # see `path_normalization.has_other_readings`
-    cdef Span method_at
+    cdef uint8_t authorizations  # 2: two or more
+    cdef uint8_t origins  # 2: two or more
+    cdef uint32_t method_length
     cdef Span target_at  # the request target: path and query
     cdef Span path_at  # the path as sent
     cdef Span query_at  # starts at 0 without a `?`
@@ -70,11 +73,9 @@ cdef class Http1RequestHead(Head):
     cdef Span authority_at  # in lower case, without an empty port
     cdef Span host_at  # the authority without port and last dot
     cdef Span authorization_at
-    cdef uint8_t authorizations  # 2: two or more
     cdef Span user_agent_at  # the first one of each
     cdef Span referer_at
     cdef Span origin_at
-    cdef uint8_t origins  # 2: two or more
     cdef bytes begun  # of the body: what was received with the head, until it is taken
     cdef bytes _raw_path
     cdef bytes _path
@@ -144,4 +145,5 @@ cdef inline bint has_one_line(Head head, uint32_t bit, bytes value) noexcept:
 cpdef take_answer(buffer, Py_ssize_t length, bytes request_method, int max_fields=*)
 # The beginning of the body of a head that `take_request` returned. None: all of it was received, or nothing.
 cpdef bytes take_begun(Http1RequestHead head)
+cpdef Http1RequestHead make_request(bytes method, bytes target, bytes authority, bytes lines)
 cpdef take_request(buffer, Py_ssize_t length, Py_ssize_t max_bytes, int max_fields)

@@ -34,6 +34,10 @@ class _Head:
         """Whether it was received by HTTP/2, and rendered as HTTP/1.1 text."""
 
     @property
+    def made(self) -> bool:
+        """Whether it is the head of a request that the gateway makes itself."""
+
+    @property
     def minor(self) -> int:
         """The digit after `HTTP/1.`: 0 or 1."""
 
@@ -226,6 +230,13 @@ def find_head_end(buffer: bytes | bytearray, start: int = 0, begin: int = 0) -> 
 
     `begin`: start of the head in `buffer`; `start`: end of earlier searches. Raises `Malformed` at once if a bare LF
     shows that the head is invalid.
+    """
+
+def make_request(method: bytes, target: bytes, authority: bytes, lines: bytes) -> Http1RequestHead:
+    """Return the head of a request that the gateway makes itself, which `made_request.build_request` says more of.
+
+    `authority`: b"": there is none. `lines`: valid field lines, without `Host`, with those that frame the body. Raises
+    `Malformed`.
     """
 
 def parse_request(raw: bytes, max_fields: int = 100) -> Http1RequestHead:

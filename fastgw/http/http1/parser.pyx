@@ -12,6 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
+from libc.limits cimport INT_MAX
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcmp, memcpy
@@ -580,9 +581,26 @@ cdef bytes _first_of_any(Head head, bytes name):
     return _next_of_any(head, name, &at)
 
 
+cdef int _occurs(Head head, bytes name) noexcept:
+    """Whether the head was received with a field of this name. -1: only its lines can tell."""
+    cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(name)
+    cdef Py_ssize_t length = PyBytes_GET_SIZE(name)
+    cdef uint8_t slot
+    cdef int number
+    if not length:
+        return 0
+    slot = slot_of(text, length)
+    number = _number_in(slot, text, length)
+    if number >= 0 and (_REQUEST_KNOWN if type(head) is Http1RequestHead else _RESPONSE_KNOWN) >> number & 1:
+        return head.names >> number & 1
+    return -1 if head.others[slot >> 6] >> (slot & 63) & 1 else 0
+
+
 cdef list all_values(Head head, bytes name):
     cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(head.source) + head.first_line
     cdef list found = []
+    if not _occurs(head, name):
+        return found
     while (value := _next_of_any(head, name, &at)) is not None:
         found.append(value)
     return found
@@ -782,27 +800,15 @@ cpdef bint is_path_as_sent(head) except -1:
 
 
 cpdef bint has_field(Head head, bytes name) except -1:
-    cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(name)
-    cdef Py_ssize_t length = PyBytes_GET_SIZE(name)
-    cdef uint8_t slot
-    cdef int number
-    cdef const uint8_t* line
-    if not length:
-        return False
-    slot = slot_of(text, length)
-    number = _number_in(slot, text, length)
-    if number >= 0 and (_REQUEST_KNOWN if type(head) is Http1RequestHead else _RESPONSE_KNOWN) >> number & 1:
-        return head.names >> number & 1
-    if not head.others[slot >> 6] >> (slot & 63) & 1:
-        return False
-    line = <const uint8_t*>PyBytes_AS_STRING(head.source) + head.first_line
-    return _next_of_any(head, name, &line) is not None
+    cdef const uint8_t* line = <const uint8_t*>PyBytes_AS_STRING(head.source) + head.first_line
+    cdef int found = _occurs(head, name)
+    return found > 0 if found >= 0 else _next_of_any(head, name, &line) is not None
 
 
 cdef bint _show_request(Http1RequestHead head) except -1:
     """Store the attributes that nearly every request needs, after the head was parsed."""
-    cdef bint is_get = head.method_at.length == 3 and not memcmp(PyBytes_AS_STRING(head.source), b"GET", 3)
-    _show(head, METHOD, _GET if is_get else _cut(head, head.method_at))
+    cdef bint is_get = head.method_length == 3 and not memcmp(PyBytes_AS_STRING(head.source), b"GET", 3)
+    _show(head, METHOD, _GET if is_get else PyBytes_FromStringAndSize(PyBytes_AS_STRING(head.source), head.method_length))
     _show(head, LENGTH, head.length)
     _show(head, PAYLOAD, _payload_of(head))
     _show(head, AUTHORITY, _cut(head, head.authority_at))
@@ -838,15 +844,15 @@ cdef bint _is_plain(Http1RequestHead head) noexcept:
         and not head.names & (_bit(EXPECT) | _bit(MAX_FORWARDS) | _bit(UPGRADE))
         and not (head.names & _bit(TE) and not (head.http2 and head.accepts_trailers))
         and head.shown[CONNECTION_NAMED] == <PyObject*>_NO_NAMES
-        and not (head.method_at.length == 5 and not memcmp(method, b"TRACE", 5))
-        and not (head.method_at.length == 7 and not memcmp(method, b"OPTIONS", 7))
+        and not (head.method_length == 5 and not memcmp(method, b"TRACE", 5))
+        and not (head.method_length == 7 and not memcmp(method, b"OPTIONS", 7))
     )
 
 
 cdef bint _has_common_method(Http1RequestHead head) noexcept:
     """Whether it is one of those that llhttp is known to accept."""
     cdef const char* method = PyBytes_AS_STRING(head.source)
-    cdef Py_ssize_t length = head.method_at.length
+    cdef Py_ssize_t length = head.method_length
     if length == 3:
         return not memcmp(method, b"GET", 3) or not memcmp(method, b"PUT", 3)
     if length == 4:
@@ -874,10 +880,10 @@ cdef bint _read_request(Http1RequestHead head, int max_fields, bint alone) excep
     cdef const uint8_t* at = base
     cdef Py_ssize_t following
     cdef bint plain = True, upgrading, connects
-    head.message_length = end - base
+    head.message_length = <uint32_t>(end - base)
     while at < end and _kinds[at[0]] & TOKEN:
         at += 1
-    head.method_at.length = <uint32_t>(at - base)
+    head.method_length = <uint32_t>(at - base)
     connects = at - base == 7 and not memcmp(base, b"CONNECT", 7)
     if at == base or at - base > LONGEST_METHOD or end - at < 2 or at[0] != c" ":
         return alone and _refuse_line(head.source)
@@ -957,7 +963,7 @@ cdef bint _read_request(Http1RequestHead head, int max_fields, bint alone) excep
 
 cdef int _cut_off_payload(Http1RequestHead head) except -1:
     """Let go of what was received behind the head."""
-    if head.message_length == PyBytes_GET_SIZE(head.source):
+    if <Py_ssize_t>head.message_length == PyBytes_GET_SIZE(head.source):
         # PERF: a short one goes with the head: a copy of the head takes 900 instructions (CPython 3.11, callgrind).
         if head.message_length - head.head_length > SHORT_PAYLOAD:
             head.source = _raw_of(head)
@@ -988,7 +994,7 @@ cdef int _settle_host(Http1RequestHead head) except -1:
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
     cdef Span value
     if not head.names & _bit(HOST):
-        if head.minor:
+        if head.minor and not head.made:
             raise Malformed("The Host header is missing.")
         return 0
     if head.repeated & _bit(HOST):
@@ -1037,7 +1043,7 @@ cdef uint32_t _usual_host(const uint8_t* text, Py_ssize_t length) noexcept:
 cdef int _read_other_target(Http1RequestHead head, bint connects) except -1:
     """Parse a target that is not in origin-form (RFC 9112 sections 3.2.2 to 3.2.4)."""
     cdef bytes target = _cut(head, head.target_at)
-    cdef bint asks_options = head.method_at.length == 7 and not memcmp(PyBytes_AS_STRING(head.source), b"OPTIONS", 7)
+    cdef bint asks_options = head.method_length == 7 and not memcmp(PyBytes_AS_STRING(head.source), b"OPTIONS", 7)
     cdef Py_ssize_t mark
     host = parse_authority(_cut(head, line_of(head, _bit(HOST)).value)) if head.names & _bit(HOST) else None
     if connects:
@@ -1141,6 +1147,21 @@ def read_http2_request(bytes raw not None, int max_fields, bytes payload):
         head.whole = True
         _show(head, PAYLOAD, payload)
         _show(head, ORDINARY, _is_ordinary(head))
+    return head
+
+
+cpdef Http1RequestHead make_request(bytes method, bytes target, bytes authority, bytes lines):
+    cdef Http1RequestHead head = Http1RequestHead.__new__(Http1RequestHead)
+    cdef bytes before_host = b" HTTP/1.1\r\nHost: " if authority else b" HTTP/1.1"
+    head.source = b"".join((method, b" ", target, before_host, authority, b"\r\n", lines, b"\r\n"))
+    head.made = True
+    _read_request(head, INT_MAX, True)
+    if (
+        <Py_ssize_t>head.method_length != PyBytes_GET_SIZE(method)
+        or <Py_ssize_t>head.target_at.length != PyBytes_GET_SIZE(target)
+        or (authority and not has_one_line(head, _bit(HOST), authority))
+    ):
+        raise Malformed("The method, target or host of a request has characters that are not allowed there.")
     return head
 
 
@@ -1334,7 +1355,7 @@ cdef Http1ResponseHead _response_head(
     _settle_whole(head, PyBytes_GET_SIZE(received) - end)
     if not head.whole:
         head.source = head._raw = received[:end]  # without the bytes after it, which need not be kept
-    head.message_length = PyBytes_GET_SIZE(head.source)
+    head.message_length = <uint32_t>PyBytes_GET_SIZE(head.source)
     _show(head, STATUS, head.status)
     _show(head, MINOR, head.minor)
     _show(head, CLOSE_OF_RESPONSE, head.close)

@@ -416,7 +416,7 @@ cpdef bytes request(
         length = ours.length if ours.sized else _IN_CHUNKS if ours.chunked else _UNFRAMED
     _find_cuts(ours, left, _REQUEST_ID if PyBytes_GET_SIZE(request_id) else 0)
     return _request(
-        _piece(ours, 0, ours.method_at.length),
+        _piece(ours, 0, ours.method_length),
         _piece(ours, ours.target_at.start, ours.target_at.length) if target is None else _text(target),
         _piece(ours, ours.host_sent_at, ours.authority_at.length) if host is None else _text(host),
         ours, _NO_BYTES, added, request_id, length, _via_of(left.no_via, version_of(ours)), payload,

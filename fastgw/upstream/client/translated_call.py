@@ -16,8 +16,7 @@ from fastgw.exchange import CallSide, Exchange, Relay, Reply, Response, Trailers
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.exchange.states import ANSWERING, ENDED
-from fastgw.http.built_request import BuiltRequestHead
-from fastgw.http.messages import ResponseHead
+from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.shm.held_body_budget import HeldBodyBudget
 from fastgw.upstream.client.derived_exchange import call_chain, derive_exchange
@@ -71,7 +70,7 @@ class TranslatedCall(CallSide):
         """Whether it is the call of a copy (`Subrequest.is_copy`)."""
         return bool(getattr(self._exchange.client, "is_copy", False))
 
-    def send(self, head: BuiltRequestHead, body: Relay | None) -> None:
+    def send(self, head: RequestHead, body: Relay | None) -> None:
         """Send the request. `head`: with the end-to-end headers of the client's request. `body`: the call's own."""
         exchange = self._exchange
         call = derive_exchange(exchange, head, self, call_chain(exchange.chain), self._forward)

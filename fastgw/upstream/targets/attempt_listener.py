@@ -11,7 +11,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from fastgw.errors import Fault
-from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.grpc.calls import is_grpc
 from fastgw.observe.finished_exchange import FinishedExchange, target_of
 from fastgw.observe.tracing.trace import MOST_ATTEMPTS, MOST_TIMELINE, EndedAttempt
@@ -202,7 +201,7 @@ class AttemptRecord:
         exchange: Any = self.exchange
         target, trace = self.target, exchange.trace
         if trace is None and not hasattr(exchange, "timeline"):
-            return  # not HTTP, or a direct sub-request
+            return  # not HTTP
         head = exchange.head
         # The connection may have been opened for another request, before this one.
         tcp_at, tls_at = (at if at >= self.begun_at else 0.0 for at in self.established)
@@ -226,7 +225,7 @@ class AttemptRecord:
             exchange.grpc_status,
             self.queue_left_at,
             is_grpc(head),
-            not self.request_line and not isinstance(head, BuiltRequestHead),
+            not self.request_line and not head.made,
         )
         if trace is not None:
             trace.add_attempt(ended)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from fastgw.http.built_request import BuiltRequestHead
+from fastgw.http.http1.made_request import build_request
+from fastgw.http.http1.parser import Http1RequestHead
 from fastgw.http.preconditions import (
     PreconditionResult,
     Validators,
@@ -25,8 +26,8 @@ WEAK = Validators(b'W/"a"', MODIFIED, NOW)
 BARE = Validators(None, None, NOW)
 
 
-def request(*lines: tuple[bytes, bytes], method: bytes = b"GET") -> BuiltRequestHead:
-    return BuiltRequestHead(method, b"files.test", b"/a", lines)
+def request(*lines: tuple[bytes, bytes], method: bytes = b"GET") -> Http1RequestHead:
+    return build_request(method, b"files.test", b"/a", lines)
 
 
 @pytest.mark.parametrize(

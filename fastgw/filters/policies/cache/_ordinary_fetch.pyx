@@ -329,8 +329,8 @@ cdef bint _is_plain(policy, Http1RequestHead head, peer) except -1:
         head._fields is not None
         or not read(&of_policy.has_store, policy)
         or not read(&of_policy.fetches_get, policy)
-        or head.method_at.length != 3
-        or memcmp(PyBytes_AS_STRING(head.source) + head.method_at.start, b"GET", 3)
+        or head.method_length != 3
+        or memcmp(PyBytes_AS_STRING(head.source), b"GET", 3)
         or ((<Peer?>peer).trusted and read(&forwarded_of_head, head))
         or (head.query_at.start and read(&of_policy.query_rule, policy) is not None)
     ):

@@ -20,7 +20,6 @@ from fastgw.exchange.states import ANSWERING, HOLDING
 from fastgw.filters.policies.cache.leader import Leader
 from fastgw.filters.policies.cache.policy import DESCRIBE_BODY, MARK_S, MOST_TAGS, OUTGROWN_MARK_S, CachePolicy, name_of
 from fastgw.filters.policies.cache.stored_answer import answer_from
-from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
 from fastgw.http.caching.directives import RequestDirectives
 from fastgw.http.caching.freshness import corrected_age, find_initial_age
@@ -33,6 +32,7 @@ from fastgw.http.caching.validation import CONDITIONS, freshen, has_any, make_co
 from fastgw.http.caching.vary import join_varying, variant_key
 from fastgw.http.field_names import WRITTEN_HERE
 from fastgw.http.fields import folded
+from fastgw.http.http1.made_request import build_request
 from fastgw.http.http1.serializer import end_to_end
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.sync.cache_purges import search_tag, url_tag
@@ -58,7 +58,7 @@ def sent_head(
         return head
     fields = [line for line in head.fields() if line[0].lower() not in _NOT_SENT]
     target = head.raw_path if query is None else b"%b?%b" % (head.raw_path, query)
-    return BuiltRequestHead(method, head.authority, target, fields, len(body or b""))
+    return build_request(method, head.authority, target, fields, len(body or b""))
 
 
 def dropped_for(

@@ -15,7 +15,6 @@ from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.reply import UNKNOWN, Reply
 from fastgw.exchange.states import ANSWERING, ENDED
 from fastgw.filters.api import WarningContext
-from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.field_names import DIGESTS, WRITTEN_HERE
 from fastgw.http.fields import Fields, folded
 from fastgw.http.grpc.calls import is_grpc, timeout_line
@@ -33,6 +32,7 @@ from fastgw.http.grpc.status import (
     replace_status,
 )
 from fastgw.http.http1 import serializer
+from fastgw.http.http1.made_request import build_request
 from fastgw.http.http1.serializer import names_alike
 from fastgw.upstream.client.translated_call import CallListener, TranslatedCall
 from fastgw.upstream.forwarding.forward_action import Forward
@@ -191,7 +191,7 @@ class CallBridge(CallListener, BodySink):
             name, _, value = timeout_line(timeout).partition(b": ")
             sent.append((name, value.rstrip()))
         length = None if whole is None else len(whole)
-        head = BuiltRequestHead(b"POST", exchange.authority, self.target(), sent, length, True)
+        head = build_request(b"POST", exchange.authority, self.target(), sent, length, True)
         if whole is not None:
             call.send(head, whole_body(whole, len(whole)) if whole else None)
             return

@@ -33,7 +33,6 @@ from fastgw.filters.policies.grpc_transcode.messages import (
     ResponseWriter,
     status_details,
 )
-from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.field_names import DIGESTS, HOP_BY_HOP, NOT_IN_TRAILERS, WRITTEN_HERE
 from fastgw.http.grpc.calls import TIMEOUT, is_grpc, timeout_of
 from fastgw.http.grpc.compression import IDENTITY, declared_bytes, decompress, is_known
@@ -50,6 +49,7 @@ from fastgw.http.grpc.status import (
     parse_status,
 )
 from fastgw.http.http1 import serializer
+from fastgw.http.http1.made_request import build_request
 from fastgw.upstream.client.translated_call import CallListener, TranslatedCall
 from fastgw.upstream.forwarding.forward_action import Forward
 
@@ -193,9 +193,7 @@ class Transcoding(BodySink, CallListener):
         exchange, path = self._exchange, self._binding.method.path
         left_out = _NOT_SENT_RAW if self._reader.is_raw else _NOT_SENT
         fields = [(name, value) for name, value in exchange.headers if _is_metadata(name.lower(), left_out)]
-        head = BuiltRequestHead(
-            b"POST", exchange.authority, path, (*fields, *_CALL), body.length, accepts_trailers=True
-        )
+        head = build_request(b"POST", exchange.authority, path, (*fields, *_CALL), body.length, accepts_trailers=True)
         self._call.send(head, body)
 
     def feed(self, payload: bytes) -> None:
