@@ -1,5 +1,5 @@
-"""compress with compiled methods and with those of the reference, and behind other filters: the client gets the same
-bytes, and the same is counted and logged.
+"""compress alone, where it takes a whole response at once, and beside others: the client gets the same bytes, and the
+same is counted and logged.
 """
 
 from __future__ import annotations
@@ -7,13 +7,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastgw.filters.policies.content_coding.compression import Compression
 from tests.support.memory import Plane
-from tests.support.replaced import use_references
 
 OWN = re.compile(rb"(X-Request-Id|Date): [^\r]*")
 TYPES = [
@@ -113,29 +110,5 @@ def answered(request: bytes, response: bytes, **route: Any) -> tuple[Any, ...]:
     response=b"HTTP/1.1 206 Partial Content\r\n%bContent-Length: 400\r\n\r\n%b" % (TYPES[5], b"a" * 400),
 )
 def test_all_answer_alike(request: bytes, response: bytes) -> None:
-    compiled = answered(request, response)
-    with pytest.MonkeyPatch.context() as patched:
-        use_references(patched, Compression)
-        assert answered(request, response) == compiled
     around = {"compress": {}, "ip": {"deny": ["203.0.113.1/32"]}}
-    assert answered(request, response, filters=around) == compiled
-
-
-def test_plans_are_kept_for_a_limited_number_of_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients choose the values of Accept-Encoding."""
-    made: list[Any] = []
-    init = Compression.__init__
-    monkeypatch.setattr(Compression, "__init__", lambda self, *settings: (made.append(self), init(self, *settings))[1])
-    plane = Plane({"routes": [{"name": "all", "upstream": "u", "filters": {"compress": {}}}]})
-    client, upstream = plane.client(), None
-    response = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 400\r\n\r\n" + b"a" * 400
-    for number in range(300):
-        accepted = b"x-%d" % number if number % 2 else b"zstd, x-%d" % number
-        client.sends(b"GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: %b\r\n\r\n" % accepted)
-        upstream = upstream or plane.connects()
-        before = len(client.received)
-        upstream.sends(response)
-        compressed = b"\r\nContent-Encoding: zstd\r\n" in client.received[before:]
-        assert compressed == (number % 2 == 0), number
-    (compression,) = made
-    assert 200 < len(compression._plans) <= 256
+    assert answered(request, response, filters=around) == answered(request, response)
