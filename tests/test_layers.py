@@ -21,7 +21,6 @@ ORDER = [
         "_slots",
         "admin/dashboard",
         "aws",
-        "compiled",
         "damaged_files",
         "durable_files",
         "http",
@@ -156,8 +155,7 @@ EDGES = {
     "upstream/client/detached_call.py": 1,  # a listener that raises: its client is answered 500
     "upstream/client/translated_call.py": 2,  # a listener that raises: its exchange is answered 500, or breaks off
     "upstream/forwarding/forward_action.py": 1,  # what a filter could not translate is not forwarded
-    "upstream/client/direct_subrequest.py": 2,  # sending a request; and as in `subrequest`
-    "upstream/client/subrequest.py": 1,  # a listener of a filter's that raises is told no more
+    "upstream/client/subrequest.py": 2,  # a listener of a filter's that raises is told no more
     "upstream/forwarding/forwarding.py": 1,  # a filter that could not take a response has its exchange answered
     "upstream/forwarding/credential_renewal.py": 2,  # a filter that raises has renewed nothing; later it is an answer
     "upstream/forwarding/attempt.py": 2,  # a defect behind the pool is the answer of the exchange that waits for it

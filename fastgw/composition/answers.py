@@ -4,7 +4,7 @@ May run in a thread or a helper process: it uses nothing but the answer and the 
 """
 
 from codecs import getincrementaldecoder
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import orjson
 
@@ -21,11 +21,8 @@ _AS_CONTENT: Final = member("content")
 _PIECE: Final = 16 * 1024
 
 
-class UsedAnswer(NamedTuple):
-    """An answer as received, for the templates of other parts, and by the rules of its part: an object."""
-
-    received: bytes
-    content: bytes
+UsedAnswer: TypeAlias = tuple[bytes, bytes]
+"""An answer as received, for the templates of other parts, and by the rules of its part: an object."""
 
 
 class UnusableAnswer(NamedTuple):
@@ -51,7 +48,7 @@ def use_body(rules: AnswerRules, shape: TextRule, body: bytes) -> UsedAnswer | U
     """Return what these rules use of the body of an answer. `shape`: their function (`rules.shaping`)."""
     try:
         received = _checked(rules, body)
-        return UsedAnswer(received, shape(received))
+        return received, shape(received)
     except (InvalidJson, Unusable) as error:
         why = str(error)
     except (ValueError, RecursionError):  # msgspec is stricter about lone surrogates
@@ -65,7 +62,7 @@ def _checked(rules: AnswerRules, body: bytes) -> bytes:
             return _AS_CONTENT(_json_string(body))
         except UnicodeDecodeError:
             raise Unusable("not UTF-8") from None
-    if not body.strip():
+    if not body or body.isspace():
         return b"{}"
     return check_text(body)
 

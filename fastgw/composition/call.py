@@ -1,25 +1,24 @@
 """One request of a part: sends it, and collects its answer within the limits of the composition."""
 
-from math import inf
-from typing import TYPE_CHECKING, final
+from __future__ import annotations
+
+from typing import Any
+
+import cython
 
 from fastgw.composition.part import CompiledPart, PartRequest
 from fastgw.errors import Fault
-from fastgw.exchange import Exchange, Trailers
+from fastgw.eventloop.timer_wheel import Timed
+from fastgw.exchange import Trailers
+from fastgw.exchange.body_relay import whole_body
+from fastgw.exchange.exchange import Exchange
 from fastgw.http.messages import ResponseHead
 from fastgw.shm.held_body_budget import WHY_NOT_HELD
-from fastgw.upstream.client.direct_subrequest import send_direct
-from fastgw.upstream.client.subrequest import ActiveSubrequest, SubrequestFailed, send_subrequest
-
-if TYPE_CHECKING:
-    from fastgw.composition.run import ComposeRun
+from fastgw.upstream.client.subrequest import Subrequest, SubrequestFailed, WholeListener, send_lines
 
 
-@final
 class PartAnswer:
     """Answer to one request, or its failure. `head`: None for a failure without a response."""
-
-    __slots__ = ("body", "fault", "head", "status", "why")
 
     def __init__(self, head: ResponseHead | None = None, body: bytes = b"") -> None:
         self.head, self.body = head, body
@@ -28,7 +27,7 @@ class PartAnswer:
         self.why = ""
 
     @classmethod
-    def failed(cls, fault: Fault, why: str = "", head: ResponseHead | None = None) -> "PartAnswer":
+    def failed(cls, fault: Fault, why: str = "", head: ResponseHead | None = None) -> PartAnswer:
         answer = cls(head)
         answer.fault, answer.why = fault, why or fault.label
         return answer
@@ -48,54 +47,43 @@ class PartAnswer:
         return None if self.head is None else self.head.first(b"content-type")
 
 
-@final
-class PartCall:
+class PartCalls(Timed):
+    """The part of a `ComposeRun` that its requests use. `most_bytes`: maximum bytes of an answer."""
+
+    most_bytes: int
+
+    def take_memory(self, size: cython.Py_ssize_t) -> bool:
+        """Hold this many bytes more, until the end. False: what exceeds the free allowance of an exchange does not fit
+        into the node's memory for held bodies.
+        """
+        raise NotImplementedError
+
+    def answered(self, call: PartCall, answer: PartAnswer) -> None:
+        """Handle the end of a request, from whichever stack."""
+        raise NotImplementedError
+
+
+class PartCall(WholeListener):
     """Listener to the response to one request of a part. `index`: of its element, for `for_each`."""
 
-    __slots__ = ("_head", "_pieces", "_run", "_sent", "_size", "index", "part")
-
-    def __init__(self, part: CompiledPart, index: int, run: "ComposeRun") -> None:
+    def __init__(self, part: CompiledPart, index: int, run: PartCalls) -> None:
         self.part, self.index = part, index
-        self._run: ComposeRun | None = run  # until the end of the request
+        self._run: PartCalls | None = run  # until the end of the request
         self._pieces: list[bytes] | None = None
         self._size = 0
         self._head: ResponseHead | None = None
-        self._sent: ActiveSubrequest | None = None
+        self._sent: Subrequest | None = None
 
-    def send(self, exchange: Exchange, request: PartRequest, timeout: float, most_requests: int) -> None:
+    def send(self, exchange: Exchange, request: PartRequest, timeout: float, most_requests: cython.int) -> None:
         """Send the request, which may end before this returns. `timeout`: inf: that of the whole is enough."""
-        if timeout == inf:
-            direct = send_direct(
-                exchange, self.part.plan, self, request.target, request.fields, request.body, most_requests
-            )
-            if direct is not None:
-                if self._run is not None:
-                    self._sent = direct
-                return
-        self.send_with_exchange(exchange, request.target, request.fields, request.body, timeout, most_requests)
-
-    def send_with_exchange(
-        self,
-        exchange: Exchange,
-        target: bytes,
-        fields: tuple[tuple[bytes, bytes], ...],
-        body: bytes,
-        timeout: float,
-        most_requests: int,
-    ) -> None:
-        """Send the request by an exchange of its own."""
+        part = self.part
+        target, lines, payload = request
+        body = whole_body(payload, len(payload)) if payload else None
         try:
-            sent = send_subrequest(
-                exchange,
-                self.part.upstream,
-                self,
-                target=target,
-                method=self.part.method,
-                fields=fields,
-                body=body,
-                timeout=timeout,
-                most=most_requests,
-                forward=self.part.forward,
+            sent: Any = send_lines(
+                *(exchange, part.upstream, part.forward, self, part.method, target, lines, body),
+                timeout,
+                most_requests,
             )
         except ValueError as error:
             self._finish(PartAnswer.failed(Fault.INTERNAL, str(error)))
@@ -136,6 +124,7 @@ class PartCall:
     # calls of the sub-request
 
     def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        self._head = head
         if self._takes(len(body)):
             self._finish(PartAnswer(head, body))
 
@@ -155,7 +144,7 @@ class PartCall:
     def on_failure(self, failure: SubrequestFailed) -> None:
         self._finish(PartAnswer.failed(failure.fault, failure.why, self._head))
 
-    def _takes(self, size: int) -> bool:
+    def _takes(self, size: cython.Py_ssize_t) -> bool:
         """Whether more bytes of the body can be held; otherwise the request ends."""
         run = self._run
         if run is None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec import Struct, msgpack
 
-from fastgw.composition.answers import UsedAnswer, use_body
+from fastgw.composition.answers import UnusableAnswer, UsedAnswer, use_body
 from fastgw.composition.outputs import FORMS, Composed, Unwritable, composed, write_response, written
 from fastgw.composition.rules import AnswerRules, TextRule, flatmapping, shaping
 from fastgw.config.settings.compose import FlatmapStep
@@ -54,7 +54,7 @@ def _run(message: bytes) -> bytes:
 
 def _use(request: AnswerToUse) -> UsedAnswer | str:
     used = use_body(*_compiled(request.rules), request.body)
-    return used if isinstance(used, UsedAnswer) else used.why
+    return used.why if isinstance(used, UnusableAnswer) else used
 
 
 @lru_cache(64)

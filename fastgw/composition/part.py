@@ -5,22 +5,20 @@ from __future__ import annotations
 from codecs import utf_8_decode
 from collections.abc import Iterator, Sequence
 from io import BytesIO
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 import orjson
 from msgspec import msgpack
 
-from fastgw.composition.rules import AnswerRules, is_kept, member_begin, shaping
+from fastgw.composition.rules import AnswerRules, member_begin, shaping
 from fastgw.composition.templates import Body, TargetTemplate, TemplateValues, header_value
 from fastgw.config.base.part_templates import Pieces, TemplateVariable, parse_list, parse_pieces
 from fastgw.config.settings.compose import Part
-from fastgw.exchange import Exchange
+from fastgw.exchange.exchange import Exchange
 from fastgw.filters.authentication.templates import Unfit, raw_value
-from fastgw.http.fields import folded
-from fastgw.http.http1.serializer import names_alike
+from fastgw.http.http1.made_request import field_lines
 from fastgw.http.json_splices import OF_VALUES
 from fastgw.http.percent_encoding import decode_form_text
-from fastgw.upstream.client.direct_subrequest import RequestPlan
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream
 
@@ -34,50 +32,12 @@ _JSON: Final[Pieces] = (b"application/json",)
 _IDENTITY: Final = (b"Accept-Encoding", b"identity")
 
 
-class PartRequest(NamedTuple):
-    """A request of a part, ready to be sent."""
-
-    target: bytes
-    fields: tuple[tuple[bytes, bytes], ...]
-    body: bytes
+PartRequest: TypeAlias = tuple[bytes, bytes, bytes]
+"""Request of a part, ready to be sent: target, header lines as of `field_lines`, and body."""
 
 
 class CompiledPart:
     """A part with its templates and rules."""
-
-    __slots__ = (
-        "_body",
-        "_fields",
-        "_headers",
-        "_list_begin",
-        "_own_parameters",
-        "_query",
-        "_variables",
-        "after",
-        "cost",
-        "default",
-        "encoded_rules",
-        "error_name",
-        "fixed",
-        "followers",
-        "forward",
-        "group_begin",
-        "index",
-        "is_plain",
-        "item_paths",
-        "keeps_answers",
-        "list_at",
-        "method",
-        "name",
-        "plan",
-        "rules",
-        "settings",
-        "shape",
-        "sources",
-        "takes_short_json",
-        "target",
-        "upstream",
-    )
 
     def __init__(
         self,
@@ -122,33 +82,23 @@ class CompiledPart:
         parameters = (*query_to_pass, *settings.query_to_pass)
         self._own_parameters = frozenset(_parameter_names(settings.path))
         self._query = None if _ALL in parameters else frozenset(name.encode() for name in parameters)
-        self.fixed = self._fixed_fields()
+        self._fixed_lines = self._constant_lines()
         """Header lines of each request; None: they have values of the request."""
-        self.is_plain = (
-            not self.after
-            and self.list_at is None
-            and settings.timeout is None
-            and self.fixed is not None
-            and settings.body is None
-            and self._query == frozenset()
-        )
-        """Whether it waits for nothing, and its request has values of the client's in its target only."""
-        self.keeps_answers = is_kept(self.rules)
-        """Whether it uses answers, which are objects, as they are."""
-        self.takes_short_json = settings.encoding == "json" and self.cost == 1
-        """Whether the use of its answers takes no longer than their check."""
+        self._is_plain = settings.body is None and self._query == frozenset()
+        """Whether its requests have neither a body nor parameters of the client."""
         self._variables = tuple(sorted({*self._variables_of_requests()} - _UNIQUE))
         variables = [*self._template_variables()]
         self.sources = tuple(dict.fromkeys((each.part, each.path) for each in variables if each.part))
         """Parts and paths of the values of earlier answers in its requests."""
         self.item_paths = tuple(dict.fromkeys(each.path for each in variables if each.is_item))
         """Paths of the values of an element in its requests."""
-        self.plan = RequestPlan(forward, self.method, self.fixed)
 
     def request(self, answers: TemplateValues, client_body: bytes) -> PartRequest:
         """Return the request with the values that `answers` has. Raises `MissingValue`."""
-        exchange = answers.exchange
         target = self.target.expand(answers)
+        if self._is_plain and self._fixed_lines is not None:
+            return target, self._fixed_lines, b""
+        exchange = answers.exchange
         if self._query is None or self._query:
             pairs = b"&".join(self._passed_pairs(exchange))
             if pairs:
@@ -157,17 +107,17 @@ class CompiledPart:
             body = self._body.expand(answers)
         else:
             body = client_body if self.settings.takes_body else b""
-        if self.fixed is not None:
-            return PartRequest(target, self.fixed, body)
+        if self._fixed_lines is not None:
+            return (target, self._fixed_lines, body)
         fields = [(name, header_value(pieces, answers)) for name, pieces in self._fields]
-        fields += passed_fields(exchange, self._headers)
+        fields += [(name, value) for name in self._headers for value in exchange.current_values(name)]
         fields.append(_IDENTITY)
-        return PartRequest(target, tuple(fields), body)
+        return (target, field_lines(fields), body)
 
     def key_values(self, exchange: Exchange) -> Iterator[bytes | None]:
         """Yield the values of the request in the requests of this part, except for those of its URL."""
         for name in self._headers:
-            values = [value for _, value in passed_fields(exchange, (name,))]
+            values = exchange.current_values(name)
             yield b"\n".join(values) if values else None  # an empty header is sent, too
         for variable in self._variables:
             try:
@@ -191,7 +141,7 @@ class CompiledPart:
                 if isinstance(piece, TemplateVariable):
                     yield piece
 
-    def _fixed_fields(self) -> tuple[tuple[bytes, bytes], ...] | None:
+    def _constant_lines(self) -> bytes | None:
         if self._headers:
             return None
         if any(isinstance(piece, TemplateVariable) for _, pieces in self._fields for piece in pieces):
@@ -199,7 +149,7 @@ class CompiledPart:
         fields = [
             (name, b"".join(piece for piece in pieces if isinstance(piece, bytes))) for name, pieces in self._fields
         ]
-        return (*fields, _IDENTITY)
+        return field_lines([*fields, _IDENTITY])
 
     def merged_list(self, results: Sequence[bytes]) -> bytes:
         """Return the part, an object, for the answers to all elements."""
@@ -246,35 +196,15 @@ def _parameter_names(target: str) -> Iterator[bytes]:
         yield decode_form_text(pair.partition(b"=")[0])
 
 
-def passed_fields(exchange: Exchange, names: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the headers with these lower-case names, as the client has sent them and filters have changed them.
-
-    Headers that filters have hidden, or have added for the upstream of another route only, are not passed.
-    """
-    if not names:
-        return
-    added, dropped, _ = exchange.changes_for_others
-    alike = names_alike(dropped)
-    for name in names:
-        if folded(name) not in alike:
-            for value in exchange.values(name):
-                yield name, value
-    for line in added.split(b"\r\n"):
-        key, colon, value = line.partition(b":")
-        if colon and key.lower() in names:
-            yield key, value.strip(b" \t")
-
-
 class SentRequest:
     """Request with the changes of filters, for its conditions: those of a cache are not the client's."""
-
-    __slots__ = ("_exchange", "method")
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange, self.method = exchange, exchange.method
 
     def first(self, name: bytes) -> bytes | None:
-        return next((value for _, value in passed_fields(self._exchange, (name,))), None)
+        values = self.values(name)
+        return values[0] if values else None
 
     def values(self, name: bytes) -> list[bytes]:
-        return [value for _, value in passed_fields(self._exchange, (name,))]
+        return self._exchange.current_values(name)

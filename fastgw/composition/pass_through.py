@@ -6,23 +6,22 @@ Rule 3: the head of the response is one for the method of the client, whatever t
 cache and the client's side see from it whether there is a body.
 """
 
-from typing import TYPE_CHECKING, Final, final
+from typing import Final, final
 
 from fastgw.composition.part import CompiledPart
+from fastgw.composition.plan import CompositionPlan
 from fastgw.composition.templates import MissingValue, RequestValues
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Relay, Response, Trailers, problem
 from fastgw.exchange.reply import NO_CONTENT
 from fastgw.http.field_names import DIGESTS
+from fastgw.http.fields import Fields
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import parse_response, read_http2_response
 from fastgw.http.messages import ResponseHead
 from fastgw.upstream.client.response_action import is_for_cache
 from fastgw.upstream.client.subrequest import SubrequestFailed
 from fastgw.upstream.client.subrequest_service import SubrequestService
-
-if TYPE_CHECKING:
-    from fastgw.composition.action import ComposeAction
 
 _SAFE: Final = (b"GET", b"HEAD")
 _OF_THE_BODY: Final = DIGESTS | {b"content-encoding"}
@@ -36,7 +35,7 @@ class PassThrough(SubrequestService):
 
     __slots__ = ("_action", "_head")
 
-    def __init__(self, action: "ComposeAction", exchange: Exchange) -> None:
+    def __init__(self, action: CompositionPlan, exchange: Exchange) -> None:
         super().__init__(exchange)
         self._action = action
         self._head: ResponseHead | None = None  # of a response without a body for the client, until its end
@@ -53,19 +52,19 @@ class PassThrough(SubrequestService):
         exchange, part = self._exchange, self._part
         assert exchange is not None
         try:
-            request = part.request(RequestValues(exchange), b"")
+            target, lines, payload = part.request(RequestValues(exchange), b"")
         except MissingValue as missing:
             self._fail(SubrequestFailed(Fault.COMPOSITION_FAILED, str(missing)))
             return
-        body: bytes | Relay | None = exchange.request_body if self._action.takes_body else request.body
+        body: bytes | Relay | None = exchange.request_body if self._action.takes_body else payload
         is_head = exchange.method == b"HEAD" and part.method in _SAFE
         self._send(
             exchange,
             self,
             part.forward,
-            target=request.target,
+            target=target,
             method=b"HEAD" if is_head else part.method,
-            fields=request.fields,
+            fields=Fields.parse(lines, 0),
             body=body,
             timeout=self._action.timeout,
             is_streamed=True,

@@ -74,11 +74,6 @@ def shaping(settings: AnswerRules) -> TextRule:
     return shape
 
 
-def is_kept(settings: AnswerRules) -> bool:
-    """Whether the rules leave an answer as it is."""
-    return settings.wrap is None and not any(True for _ in _rules(settings))
-
-
 def member_begin(name: str) -> bytes:
     """Return the beginning of an object with this only member."""
     return b"{" + written_name(name) + b":"

@@ -8,39 +8,39 @@ it as long as it needs no lock of the interpreter, or not for long, and else a h
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import inf
 from time import time
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast, final
+from typing import Any, Final, TypeAlias, TypeVar, final
+
+import cython
 
 from fastgw.composition.answers import UnusableAnswer, UsedAnswer, decode_answer, use_answer
-from fastgw.composition.call import PartAnswer, PartCall
-from fastgw.composition.freshness import cache_fields, tag_fields
+from fastgw.composition.call import PartAnswer, PartCall, PartCalls
+from fastgw.composition.freshness import cache_fields, tag_fields, with_vary
 from fastgw.composition.helper_program import AnswerToUse, ResponseToWrite
-from fastgw.composition.outputs import XML, Composed, OutputForm, Unwritable, XmlTooLong, written
+from fastgw.composition.outputs import XML, Composed, OutputForm, Unwritable, XmlTooLong
 from fastgw.composition.part import CompiledPart, SentRequest, joined_list
+from fastgw.composition.plan import CompositionPlan
 from fastgw.composition.templates import MissingValue
 from fastgw.composition.value_work import MOST_IN_THREAD, MOST_WRITTEN, MOST_XML_IN_THREAD, ValueWork
 from fastgw.errors import Fault
-from fastgw.eventloop.timer_wheel import Timed
-from fastgw.exchange import Exchange, Reply, Response, problem
+from fastgw.eventloop.timer_wheel import Wheel
+from fastgw.exchange import Reply, Response, problem
 from fastgw.exchange.body_relay import MAX_KEPT
+from fastgw.exchange.exchange import Exchange
 from fastgw.helper_processes.pool import HelperBusy, HelperError
 from fastgw.helper_processes.shared_pool import fault_of
 from fastgw.http.json_splices import MOST_AT_ONCE, elements_of, path_of, value_at
-from fastgw.http.messages import RequestHead, ResponseHead
+from fastgw.http.messages import ResponseHead
 from fastgw.http.preconditions import PreconditionResult, Validators, evaluate
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.shm.held_body_budget import WHY_NOT_HELD
 from fastgw.upstream.client.held_body import HeldBody
 from fastgw.upstream.client.response_action import is_for_cache, send_made
 from fastgw.upstream.upstream import Upstream
-
-if TYPE_CHECKING:
-    from fastgw.composition.action import ComposeAction
 
 T = TypeVar("T")
 
@@ -68,23 +68,8 @@ _Found: TypeAlias = dict[tuple[str, ...], bytes | None]
 """Values by their paths; None: there is none."""
 
 
-@final
 class _PartState:
     """State of one part."""
-
-    __slots__ = (
-        "answers",
-        "content",
-        "failure",
-        "in_flight",
-        "items",
-        "left",
-        "next",
-        "received",
-        "settled",
-        "values",
-        "waits",
-    )
 
     def __init__(self, waits: int) -> None:
         self.waits = waits
@@ -114,11 +99,8 @@ class _PartState:
         return values[path]
 
 
-@final
 class _Values:
     """Values for the templates of one request."""
-
-    __slots__ = ("_item", "_run", "exchange")
 
     def __init__(self, exchange: Exchange, run: ComposeRun, item: _Found | None) -> None:
         self.exchange, self._run, self._item = exchange, run, item
@@ -130,20 +112,17 @@ class _Values:
         return self._run.state_of(part).value(path)
 
 
-@final
-class ComposeRun(Timed):
+class ComposeRun(PartCalls):
     """Service side of a composed exchange."""
 
-    __slots__ = ("_action", "_body", "_calls", "_client_body", "_draining", "_due_at", "_exchange", "_heads", "_held",
-                 "_ready", "_states", "_taken", "_unsettled", "_upstream")  # fmt: skip
-
-    def __init__(self, action: ComposeAction, exchange: Exchange) -> None:
+    def __init__(self, action: CompositionPlan, exchange: Exchange) -> None:
         self._action = action
+        self.most_bytes = action.most_bytes
         self._exchange: Exchange | None = exchange
         self._upstream: Upstream = action.parts[0].upstream
         self._states = [_PartState(len(part.after)) for part in action.parts]
         self._unsettled = len(action.parts)
-        self._ready: deque[Callable[[], None]] = deque()
+        self._ready: list[Callable[[], None]] = []
         self._draining = False
         self._calls: set[PartCall | _OffloadedWork] = set()
         self._held = self._taken = 0
@@ -159,7 +138,7 @@ class ComposeRun(Timed):
         """Send the parts that wait for nothing, once the client's body is there if a part needs it."""
         exchange = self._exchange
         assert exchange is not None
-        wheel = self._upstream.worker_loop.wheel
+        wheel: Wheel = self._upstream.worker_loop.wheel
         self._due_at = wheel.now + self._action.timeout
         wheel.watch(self, self._due_at)
         body = exchange.request_body if self._action.takes_body else None
@@ -198,17 +177,9 @@ class ComposeRun(Timed):
             self._upstream.worker_loop.held_body_budget.give_back(self._taken)
             self._taken = 0
 
-    @property
-    def most_bytes(self) -> int:
-        """Maximum bytes of an answer."""
-        return self._action.most_bytes
-
-    def take_memory(self, size: int) -> bool:
-        """Hold this many bytes more, until the end. False: what exceeds the free allowance of an exchange does not fit
-        into the node's memory for held bodies.
-        """
-        held = self._held + size
-        wanted = held - MAX_KEPT - self._taken
+    def take_memory(self, size: cython.Py_ssize_t) -> bool:
+        held: cython.Py_ssize_t = self._held + size
+        wanted: cython.Py_ssize_t = held - MAX_KEPT - self._taken
         if wanted > 0:
             if not self._upstream.worker_loop.held_body_budget.try_take(wanted):
                 return False
@@ -261,7 +232,7 @@ class ComposeRun(Timed):
             self._exchange.fail(Fault.INTERNAL, why="a defect in the composition")
 
     def _later(self, part: CompiledPart, step: Callable[[CompiledPart], None]) -> None:
-        self._ready.append(lambda: step(part))
+        self._ready.append(partial(step, part))
 
     def _drain(self) -> None:
         """Run what is ready, one after the other: failures at once must not nest."""
@@ -270,7 +241,7 @@ class ComposeRun(Timed):
         self._draining = True
         try:
             while self._ready:
-                self._ready.popleft()()
+                self._ready.pop(0)()
         except BaseException:
             self._report_defect()
             raise
@@ -278,11 +249,16 @@ class ComposeRun(Timed):
             self._draining = False
 
     def _start_part(self, part: CompiledPart) -> None:
-        state = self._states[part.index]
-        if not part.after:
-            state.left = 1
-            self._send_more(part)
+        if part.after:
+            self._start_following(part)
             return
+        state: _PartState = self._states[part.index]
+        state.left = 1
+        self._send_more(part)
+
+    def _start_following(self, part: CompiledPart) -> None:
+        """Start a part that has waited for others."""
+        state = self._states[part.index]
         for earlier in part.after:
             before = self._states[earlier]
             if before.failure is not None and before.received is None:
@@ -330,7 +306,7 @@ class ComposeRun(Timed):
 
     def _send_more(self, part: CompiledPart) -> None:
         """Send the next request of a part, if one more may be in flight."""
-        state = self._states[part.index]
+        state: _PartState = self._states[part.index]
         count = 1 if state.items is None else len(state.items)
         if self._exchange is not None and state.next < count and state.in_flight < part.settings.concurrency:
             index, state.next = state.next, state.next + 1
@@ -340,31 +316,35 @@ class ComposeRun(Timed):
         if not state.left and not state.settled and self._exchange is not None:
             self._settle_list(part, state)
 
-    def _send(self, part: CompiledPart, state: _PartState, index: int) -> None:
+    def _send(self, part: CompiledPart, state: _PartState, index: cython.Py_ssize_t) -> None:
         exchange = self._exchange
         assert exchange is not None
-        call = PartCall(part, index, self)
+        call: PartCall = PartCall(part, index, self)
         self._calls.add(call)
         state.in_flight += 1
-        if self._due_at <= self._upstream.worker_loop.wheel.now:
+        wheel: Wheel = self._upstream.worker_loop.wheel
+        if self._due_at <= wheel.now:
             self.answered(call, PartAnswer.failed(Fault.UPSTREAM_TIMEOUT))
             return
-        timeout = inf if part.settings.timeout is None else part.settings.timeout
+        timeout: float = inf if part.settings.timeout is None else part.settings.timeout
         values = _Values(exchange, self, None if state.items is None else state.items[index])
         try:
             request = part.request(values, self._client_body)
-        except MissingValue as missing:
-            self.answered(call, PartAnswer.failed(Fault.COMPOSITION_FAILED, str(missing)))
+        except ValueError as error:
+            fault = Fault.COMPOSITION_FAILED if isinstance(error, MissingValue) else Fault.INTERNAL
+            self.answered(call, PartAnswer.failed(fault, str(error)))
             return
         call.send(exchange, request, timeout, self._action.most_requests)
 
     def answered(self, call: PartCall, answer: PartAnswer) -> None:
-        """Handle the end of a request, from whichever stack."""
         if self._exchange is None:
             return
         if not answer.body or not answer.coding:
             self._use(call, answer)
-            return
+        else:
+            self._decode(call, answer)
+
+    def _decode(self, call: PartCall, answer: PartAnswer) -> None:
         most = self._action.most_bytes
         if self.take_memory(most):
             self._compute(most, lambda: decode_answer(answer, most), lambda made: self._decoded(call, answer, made))
@@ -386,8 +366,20 @@ class ComposeRun(Timed):
             self._note_next(call, answer, None)
             return
         part = call.part
+        if len(answer.body) * part.cost > MOST_AT_ONCE:
+            self._use_long(call, answer)
+            return
+        try:
+            used: Any = use_answer(part, answer)
+        except BaseException:
+            self._report_defect()
+            raise
+        self._used(call, answer, used)
+
+    def _use_long(self, call: PartCall, answer: PartAnswer) -> None:
+        """Use an answer elsewhere."""
+        part = call.part
         length = len(answer.body)
-        size = length * part.cost
         if length > MOST_IN_THREAD and part.cost > 1:  # its rules make values
             assert self._exchange is not None
             request = AnswerToUse(part.encoded_rules, answer.body)
@@ -396,15 +388,7 @@ class ComposeRun(Timed):
                 lambda used: self._used_elsewhere(call, answer, used),
             )
             return
-        if size <= MOST_AT_ONCE:
-            try:
-                used = use_answer(part, answer)
-            except BaseException:
-                self._report_defect()
-                raise
-            self._used(call, answer, used)
-            return
-        self._compute(size, lambda: use_answer(part, answer), lambda used: self._used(call, answer, used))
+        self._compute_in_thread(lambda: use_answer(part, answer), lambda used: self._used(call, answer, used))
 
     def _used_elsewhere(
         self, call: PartCall, answer: PartAnswer, used: UsedAnswer | UnusableAnswer | HelperError
@@ -428,7 +412,7 @@ class ComposeRun(Timed):
     def _note_next(self, call: PartCall, answer: PartAnswer, used: UsedAnswer | None) -> None:
         """Note the result of a request after what is ready."""
         if self._draining:
-            self._ready.append(lambda: self._note(call, answer, used))
+            self._ready.append(partial(self._note, call, answer, used))
             return
         self._draining = True
         try:
@@ -491,7 +475,7 @@ class ComposeRun(Timed):
             return
         self._calls.discard(call)
         part = call.part
-        state = self._states[part.index]
+        state: _PartState = self._states[part.index]
         state.in_flight -= 1
         state.left -= 1
         if used is not None:
@@ -499,7 +483,7 @@ class ComposeRun(Timed):
             self._heads.append(answer.head)
         if state.items is not None:
             if used is not None:
-                state.answers[call.index] = used.content
+                state.answers[call.index] = used[1]
             elif self._decides(part):
                 self._fail_whole(part, answer)
                 return
@@ -509,8 +493,9 @@ class ComposeRun(Timed):
         elif used is None:
             self._settle_failed(part, answer)
         else:
-            state.received = used.received if part.followers else None
-            state.content = part.grouped(used.content)
+            received, content = used
+            state.received = received if part.followers else None
+            state.content = part.grouped(content)
             self._settle(part, state)
 
     def _settle_list(self, part: CompiledPart, state: _PartState) -> None:
@@ -552,7 +537,7 @@ class ComposeRun(Timed):
         state.settled = True
         self._unsettled -= 1
         for other in part.followers:
-            waiting = self._states[other.index]
+            waiting: _PartState = self._states[other.index]
             waiting.waits -= 1
             if not waiting.waits:
                 self._later(other, self._start_part)
@@ -565,17 +550,38 @@ class ComposeRun(Timed):
         exchange, action = self._exchange, self._action
         if exchange is None:
             return
-        failed = [part for part, state in zip(action.parts, self._states, strict=True) if state.failure is not None]
-        complete = not failed
-        contents = [state.content for state in self._states if state.content is not None]
-        static = action.static_for(complete)
+        failed = []
+        contents = []
+        for part in action.parts:
+            state: _PartState = self._states[part.index]
+            if state.failure is not None:
+                failed.append(part)
+            if state.content is not None:
+                contents.append(state.content)
+        static = action.static_for(not failed)
         if not contents and static is None:
             self._fail_whole(None, PartAnswer.failed(Fault.COMPOSITION_FAILED))
             return
         form = action.form_for(exchange)
+        if action.cost_of(form) == 1 and self._held <= MOST_AT_ONCE:
+            try:
+                made = action.written(contents, static, form, not failed, action.most_xml)
+            except BaseException:
+                self._report_defect()
+                raise
+            self._reply(made, form, failed)
+        else:
+            self._merge_long(contents, static, form, failed)
+
+    def _merge_long(
+        self, contents: list[bytes], static: bytes | None, form: OutputForm, failed: list[CompiledPart]
+    ) -> None:
+        """Write a response whose members are long, or that needs their values."""
+        exchange, action, complete = self._exchange, self._action, not failed
+        assert exchange is not None
 
         def write(most: int) -> Composed | Unwritable:
-            return written(lambda: action.finished(contents, static, form, complete, most))
+            return action.written(contents, static, form, complete, most)
 
         def reply(made: Composed | Unwritable | HelperError) -> None:
             self._reply(made, form, failed)
@@ -601,7 +607,7 @@ class ComposeRun(Timed):
         cost = action.cost_of(form)
         size = self._held * cost
         if cost == 1:
-            self._compute(size, lambda: write(action.most_xml), reply)
+            self._compute_in_thread(lambda: write(action.most_xml), reply)
         elif self._held > MOST_IN_THREAD:
             offload()
         else:
@@ -632,33 +638,30 @@ class ComposeRun(Timed):
             self._finish(exchange, Reply(200, made.body, fields), stored=False)
             return
         now = time()
-        of_parts = dict(cache_fields(self._heads, now))
-        if action.is_negotiated and of_parts.get(b"Vary") != b"*":
-            of_parts[b"Vary"] = b", ".join(filter(None, (b"Accept", of_parts.get(b"Vary"))))
-        fields += of_parts.items()
-        tags = tag_fields(self._heads) if is_for_cache(exchange) else []
+        of_parts = cache_fields(self._heads, now)
+        fields += with_vary(of_parts, b"Accept") if action.is_negotiated else of_parts
+        is_stored = is_for_cache(exchange)
+        tags = tag_fields(self._heads) if is_stored else []
         fields += tags or ()
         result = PreconditionResult.PROCEED
         if exchange.method in _SAFE:
             fields.append((b"ETag", made.etag))
-            if is_for_cache(exchange) or any(exchange.head.first(name) is not None for name in _CONDITIONS):
-                result = evaluate(cast(RequestHead, SentRequest(exchange)), Validators(made.etag, None, int(now)), now)
+            head, (none_match, match) = exchange.head, _CONDITIONS
+            if is_stored or head.first(none_match) is not None or head.first(match) is not None:
+                result = evaluate(SentRequest(exchange), Validators(made.etag, None, int(now)), now)
         if result is PreconditionResult.NOT_MODIFIED:
             self._finish(exchange, Reply(304, b"", fields[1:]))
         elif result is PreconditionResult.FAILED:
             self._finish(exchange, problem(Fault.PRECONDITION_FAILED, None, fields[1:2]))
         elif (
-            exchange.chain.response_steps
-            or exchange.chain.reply_steps
-            or exchange.chain.treats_responses
-            or is_for_cache(exchange)
+            exchange.chain.response_steps or exchange.chain.reply_steps or exchange.chain.treats_responses or is_stored
         ):
             self._finish(exchange, Reply(200, made.body, fields), stored=tags is not None)
         else:
             # PERF: 6 us less than by a `Reply` (CPython 3.11, micro/compose).
             self.cancel()
             exchange.service = None
-            lines = b"".join([b"%b: %b\r\n" % field for field in fields])
+            lines = b"".join([b"".join((name, b": ", value, b"\r\n")) for name, value in fields])
             exchange.respond(Response(200, None, lines), made.body, True)
 
     def _fail_whole(self, part: CompiledPart | None, answer: PartAnswer) -> None:
@@ -728,16 +731,3 @@ def _find_values(sources: list[tuple[_PartState, tuple[str, ...]]]) -> None:
 
 def _reason(answer: PartAnswer) -> str:
     return answer.why or str(answer.status)
-
-
-def _new_run(action: ComposeAction, exchange: Exchange) -> ComposeRun:
-    return ComposeRun(action, exchange)
-
-
-if TYPE_CHECKING:
-    new_run = _new_run
-else:
-    from fastgw.composition import _run as _twin
-
-    _twin.adopt(ComposeRun, _PartState, PartCall)
-    new_run = _twin.new_run

@@ -91,8 +91,6 @@ def _text_of(variable: TemplateVariable, answers: TemplateValues) -> bytes:
 class TargetTemplate:
     """Template of a path with its query."""
 
-    __slots__ = ("_constant", "_doubled", "_query_from", "_simple", "pieces")
-
     def __init__(self, text: str) -> None:
         self.pieces = parse_target(text)
         queries = (index for index, each in enumerate(self.pieces) if isinstance(each, bytes) and b"?" in each)
@@ -120,7 +118,7 @@ class TargetTemplate:
                     raise MissingValue(f"{{{piece.name}}} is missing")
             else:
                 value = quote(_text_of(piece, answers), safe="").encode()
-            simple = simple and _IS_PLAIN(value) is not None
+            simple = simple and (value.isalnum() or _IS_PLAIN(value) is not None)
             made += value
         if simple:
             return made

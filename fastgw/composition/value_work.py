@@ -59,7 +59,7 @@ class ValueWork:
         self, request: AnswerToUse, counts: ExchangeCounts
     ) -> UsedAnswer | UnusableAnswer | HelperError:
         """Return what a part uses of an answer."""
-        used = await self._run(request, UsedAnswer, counts)
+        used = await self._run(request, tuple[bytes, bytes], counts)
         return UnusableAnswer(used) if isinstance(used, str) else used
 
     async def write_response(

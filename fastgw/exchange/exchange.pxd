@@ -21,6 +21,10 @@ cdef class ClientSide(Timed):
     cpdef end(self, tuple trailers)
 
 
+cdef class CallSide(ClientSide):
+    pass
+
+
 cdef class Exchange:
     cdef public object answered_by
     cdef public object begun_at
@@ -81,6 +85,7 @@ cdef class Exchange:
     cdef _add_trace_line(self, Response response)
     cpdef bint pass_response_steps(self, Response response, event=*) except -1
     cpdef bint is_still_there(self) except -1
+    cpdef list current_values(self, bytes name)
     cpdef finish(self)
     cpdef keep_no_body(self)
     cpdef identify(self, RequestIds ids)

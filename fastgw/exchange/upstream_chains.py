@@ -1,21 +1,18 @@
 """Filter chains of upstreams: they add data, such as credentials, to the gateway's own requests to an upstream."""
 
 from collections.abc import Iterator
-from typing import Final, final
+from typing import Final
 
 from fastgw.exchange.chain import Chain, FilterInstance
 
 NO_FILTERS: Final = Chain(())
 
 
-@final
 class UpstreamChains:
     """Chains of the filters that apply to one upstream only (`Filter.for_its_upstream`), per listener.
 
     `shared`: chain of all upstreams that are not in `own`, by name.
     """
-
-    __slots__ = ("own", "shared")
 
     def __init__(self, shared: Chain, own: dict[str, Chain]) -> None:
         self.shared = shared

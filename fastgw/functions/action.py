@@ -16,12 +16,12 @@ from fastgw.upstream.upstream import Upstream
 class LambdaAction(ResponseAction):
     """Invokes a function for each exchange of a route."""
 
-    __slots__ = ("_digest", "forward", "marks", "settings", "target", "upstream")
+    __slots__ = ("_digest", "forward", "settings", "target", "upstream")
 
     def __init__(self, settings: Lambda, upstream: Upstream, via: bool) -> None:
         """`via`: of the route, as in `Forward`."""
+        super().__init__(MARKS)
         self.settings, self.upstream = settings, upstream
-        self.marks = MARKS
         self._digest = blake2b(repr(settings).encode(), digest_size=16).digest()
         self.forward = Forward(upstream, None, None, (), None, via=via)
         version, kind = ("2021-11-15", "response-streaming-invocations") if settings.streaming else _WHOLE

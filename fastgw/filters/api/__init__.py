@@ -40,15 +40,9 @@ from fastgw.shm.rate_limit_table import Cells
 from fastgw.sync.cache_purges import PurgeOrder
 from fastgw.sync.feeds import Feed, Feeds
 from fastgw.sync.worker_token_cache import WorkerTokenCache
+from fastgw.upstream.client.awaited_subrequest import Subresponse, subrequest
 from fastgw.upstream.client.http_client import Fetcher
-from fastgw.upstream.client.subrequest import (
-    Subrequest,
-    SubrequestFailed,
-    Subresponse,
-    SubresponseListener,
-    send_subrequest,
-    subrequest,
-)
+from fastgw.upstream.client.subrequest import Subrequest, SubrequestFailed, SubresponseListener, send_subrequest
 from fastgw.upstream.upstream import Upstream
 
 __all__ = [

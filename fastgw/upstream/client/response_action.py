@@ -6,9 +6,9 @@ with a head, and sends its requests by them.
 
 from typing import Final
 
-from fastgw.exchange import Exchange, Reply, Response
 from fastgw.exchange.action import Action
-from fastgw.exchange.reply import NO_CONTENT, own_response
+from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.reply import NO_CONTENT, Reply, Response, own_response
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import parse_response
 from fastgw.upstream.client.detached_call import DetachedCall
@@ -25,9 +25,8 @@ class ResponseAction(Action):
     `Response.dropped`.
     """
 
-    __slots__ = ()
-
-    marks: frozenset[bytes]
+    def __init__(self, marks: frozenset[bytes]) -> None:
+        self.marks = marks
 
     def key_values(self, exchange: Exchange) -> list[bytes | None]:
         """Return what the response depends on in addition to route, URL and the headers that it names in `Vary`."""

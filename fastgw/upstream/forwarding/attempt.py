@@ -162,16 +162,6 @@ class Attempt(ResponseListener):
         forwarding = self._forwarding
         return AttemptRecord(self.exchange, forwarding.upstream, self.target, kind, forwarding.begun, begun_at)
 
-    def continue_attempt(self, stream: UpstreamStream | None, record: AttemptRecord | None) -> None:
-        """Continue an attempt that was begun without an exchange."""
-        self.stream = stream
-        self._record = record
-        if record is not None:
-            record.exchange = self.exchange
-        body = self.exchange.request_body
-        if stream is not None and body is not None:
-            self._take_body(body)
-
     def hand_over(self, exchange: Exchange) -> None:
         """Continue for another exchange, whose request this is from now on."""
         self.exchange = exchange

@@ -15,17 +15,14 @@ from fastgw.exchange.body_relay import MAX_KEPT, Relay
 from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange
 from fastgw.exchange.filter_steps import count_raised, request_budget
 from fastgw.exchange.reply import problem
-from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.grpc.calls import is_grpc, timeout_of
 from fastgw.http.http1.parser import is_plain
 from fastgw.http.malformed import Malformed
 from fastgw.observe.finished_exchange import FinishedExchange, target_of
 from fastgw.observe.tracing.spans import LabelledTarget
-from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.forwarded_request import ForwardedRequest
 from fastgw.upstream.forwarding.forwarding import Forwarding, new_forwarding
 from fastgw.upstream.policies.path_rewrite import MissingVariable
-from fastgw.upstream.targets.attempt_listener import AttemptRecord
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
 
@@ -118,7 +115,7 @@ class Forward(ForwardedRequest):
         head = exchange.head
         if not is_grpc(head):
             exchange.fail(Fault.UNSUPPORTED_MEDIA_TYPE, "Only gRPC calls are served here.")
-        elif head.version < 20 and not any_version and not isinstance(head, BuiltRequestHead):
+        elif head.version < 20 and not any_version and not head.made:
             exchange.fail(Fault.UNSUPPORTED_MEDIA_TYPE, "gRPC calls need HTTP/2.")
         elif exchange.method != b"POST":
             fault = Fault.METHOD_NOT_ALLOWED
@@ -143,25 +140,6 @@ class Forward(ForwardedRequest):
         else:
             return False
         return True
-
-    def resumed(
-        self,
-        exchange: Exchange,
-        target: Target | None,
-        stream: UpstreamStream | None,
-        record: AttemptRecord | None,
-        call_due_at: float = inf,
-    ) -> Forwarding:
-        """Return the forwarding of a request that was begun without an exchange; the upstream has already counted it.
-
-        `record`: of its attempt at `target`, if there are listeners. `call_due_at`: deadline of a gRPC call.
-        """
-        forwarding = self._forwarding(exchange)
-        if call_due_at != inf:
-            forwarding.limit_time(call_due_at)
-        if target is not None:
-            forwarding.adopt_attempt(target, stream, record)
-        return forwarding
 
     def _forwarding(self, exchange: Exchange) -> Forwarding:
         exchange.service = forwarding = new_forwarding(self, exchange)

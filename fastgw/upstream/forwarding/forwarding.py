@@ -27,14 +27,13 @@ from fastgw.http.grpc.status import STATUS_FIELDS, GrpcStatus, parse_status, sta
 from fastgw.http.http1.parser import Http1ResponseHead, has_field
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.attempt import Attempt, Attempts, new_attempt
 from fastgw.upstream.forwarding.credential_renewal import CredentialRenewal, HeldResponse
 from fastgw.upstream.forwarding.forwarded_request import ForwardedRequest
 from fastgw.upstream.forwarding.gateway_urls import HEADERS
 from fastgw.upstream.forwarding.retry_decision import decide_retry
 from fastgw.upstream.policies.retry import NEVER, REFUSED, RESET, SAFE, any_untried, asked_wait
-from fastgw.upstream.targets.attempt_listener import FIRST, HEDGE, RETRY, AttemptRecord
+from fastgw.upstream.targets.attempt_listener import FIRST, HEDGE, RETRY
 from fastgw.upstream.targets.target import Target
 
 _LOCATION, _CONTENT_LOCATION, _REFRESH = HEADERS
@@ -88,18 +87,6 @@ class Forwarding(Attempts):
         self._total_at = min(wheel.now + self.forward.total_timeout, call_due_at)
         self.head_due_at = min(wheel.now + self.forward.timeout, call_due_at)
         wheel.watch(self, self.head_due_at)
-
-    def adopt_attempt(self, target: Target, stream: UpstreamStream | None, record: AttemptRecord | None) -> None:
-        """Continue an attempt at `target` that has begun already."""
-        self.begun = 1
-        self.current = new_attempt(self, target)
-        self.current.continue_attempt(stream, record)
-
-    def request_stream(self) -> None:
-        """Request a connection for an attempt that has begun already."""
-        attempt = self.current
-        assert attempt is not None
-        attempt.request_stream(False)
 
     # attempts
 

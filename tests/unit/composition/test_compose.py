@@ -15,29 +15,23 @@ from xml.etree import ElementTree
 import orjson
 import pytest
 
-from fastgw.composition import helper_program, run
-from fastgw.composition.action import ComposeAction
-from fastgw.composition.call import PartCall
+from fastgw.composition import answers, helper_program, run
 from fastgw.composition.freshness import cache_fields
 from fastgw.composition.rules import AnswerRules
 from fastgw.config import ConfigError
 from fastgw.config.settings.compose import Part
-from fastgw.downstream.http1.stream import Http1Stream
 from fastgw.errors import Fault
-from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.exchange.body_relay import MAX_KEPT
 from fastgw.explain import as_text, explain
 from fastgw.filters.api import Phase
 from fastgw.gateway.compiler import compile
 from fastgw.helper_processes.pool import HelperBusy, HelperDied, HelperError, HelperFailed, HelperLate
 from fastgw.http.http1.parser import parse_response
+from fastgw.http.json_splices import MOST_AT_ONCE
 from fastgw.observe.metrics.families import FilterEvent
-from fastgw.upstream.client.direct_subrequest import DirectSubrequest, RequestPlan
-from fastgw.upstream.client.subrequest import Subrequests
 from tests.support.commands import ended
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, ProgramHere, Wire, probe
-from tests.support.replaced import use_references
 from tests.support.table import for_each
 
 GET = b"GET /d/7?page=2&tag=a%26b HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer s\r\nX-A: 1\r\n\r\n"
@@ -348,7 +342,7 @@ def test_for_each_keeps_the_order_and_its_bound() -> None:
 
 
 def test_for_each_of_long_answers_is_joined_in_a_thread() -> None:
-    text = "x" * (run.MOST_AT_ONCE // 2)
+    text = "x" * (MOST_AT_ONCE // 2)
     each = {"name": "b", "after": ["a"], "for_each": "{part.a.items}", "path": "/b/{item}", "group": "b"}
     last = {"name": "c", "after": ["b"], "path": "/c/{part.b.1.n}"}
     made = Composed({"name": "a", "deny": ["items"]}, each, last).asks()
@@ -494,10 +488,10 @@ def test_an_answer_that_is_not_one_object_is_a_failure(bad: bytes) -> None:
 
 
 def test_a_defect_with_an_answer_ends_the_composition(monkeypatch: pytest.MonkeyPatch) -> None:
-    def raises(part: object, answer: object, most: int) -> None:
+    def raises(text: object) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(run, "use_answer", raises)
+    monkeypatch.setattr(answers, "check_text", raises)
     assert composed({"/a": answer({"a": 1})}, {"name": "a"}).status == 500
 
 
@@ -506,7 +500,7 @@ def test_a_defect_with_a_response_ends_the_composition(length: int, monkeypatch:
     def raises(*_: object) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(run.ComposeRun, "_reply", raises)
+    monkeypatch.setattr(run, "time", raises)
     made = Composed({"name": "a"}, output="xml").asks()
     with suppress(RuntimeError, AssertionError):  # the loop of a worker logs it
         made.gets("/a", answer({"items": [1] * length}))
@@ -1094,7 +1088,7 @@ def test_a_client_that_leaves_ends_the_wait_for_a_helper_process(monkeypatch: py
 )
 @pytest.mark.parametrize("is_long", [False, True])
 def test_values_of_long_answers_are_searched_in_a_thread(more: dict[str, Any], is_long: bool) -> None:
-    text = "x" * (run.MOST_AT_ONCE if is_long else 1)
+    text = "x" * (MOST_AT_ONCE if is_long else 1)
     made = Composed({"name": "a", "allow": ["last"]}, {"name": "b", "after": ["a"], **more}).asks()
     turns = made.plane.worker_loop.turns
     made.gets("/a", answer({"text": text, "list": [{"id": 7}], "last": 7}))
@@ -1381,7 +1375,7 @@ def test_what_a_filter_hides_is_not_passed_on() -> None:
     ).asks(b"GET /d/7 HTTP/1.1\r\nHost: a\r\nX-Key: k1\r\nX-User: root\r\n\r\n")
     assert b"k1" not in made.requests[0]
     assert b"root" not in made.requests[0]
-    assert b"X-User: ann\r\n" in made.requests[0]
+    assert b"x-user: ann\r\n" in made.requests[0]
 
 
 # check and explain
@@ -1471,7 +1465,7 @@ def test_it_is_explained_without_a_request() -> None:
     assert "b: GET /b of http://h:1 after a for each of {part.a}" in text
 
 
-# parts that are sent without an exchange
+# parts over idle connections
 
 
 def direct(path: str = "/a", more: Mapping[str, Any] = {}, **part: Any) -> Composed:
@@ -1566,15 +1560,7 @@ def test_one_that_is_late_is_cancelled() -> None:
     made.ended()
 
 
-# the compiled methods beside those of the reference
-
-
-@pytest.fixture(params=["as installed", "reference"])
-def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both: what is installed, and the methods in plain Python."""
-    if request.param == "reference":
-        use_references(monkeypatch, ComposeAction, run.ComposeRun, PartCall, DirectSubrequest, RequestPlan)
-        use_references(monkeypatch, Subrequests, Wheel, Http1Stream)
+# answers over idle connections
 
 
 def both_parts(request: bytes, a: bytes, b: bytes, *parts: Mapping[str, Any], **compose: Any) -> Composed:
@@ -1600,7 +1586,6 @@ ENCODED = answer({"x": "b"}, 200, "Content-Encoding: x-none")
 IN_CHUNKS = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{"x":"b"}\r\n0\r\n\r\n'
 
 
-@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize(
     "request_",
     [
@@ -1642,7 +1627,6 @@ def test_answers_over_idle_connections(request_: bytes, b: bytes, merged: bytes 
     made.ended()
 
 
-@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("weak", [b"", b"W/"])
 @pytest.mark.parametrize("other", [b"", b'"x", '])
 def test_an_entity_tag_in_a_list_matches_over_idle_connections(weak: bytes, other: bytes) -> None:
@@ -1652,7 +1636,6 @@ def test_an_entity_tag_in_a_list_matches_over_idle_connections(weak: bytes, othe
     assert (made.header("ETag"), made.header("Cache-Control")) == (tag.decode(), "private")
 
 
-@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize(
     ("a", "b", "control", "vary"),
     [
@@ -1671,14 +1654,12 @@ def test_cache_headers_over_idle_connections(a: list[str], b: list[str], control
         made.ended()
 
 
-@pytest.mark.usefixtures("either")
 def test_parts_in_groups_over_idle_connections() -> None:
     made = both_parts(GET, answer({"a": 1}), answer({}), {"group": "a"}, {"group": "b", "after": []})
     assert made.body == b'{"a":{"a": 1},"b":{}}'
     made.ended()
 
 
-@pytest.mark.usefixtures("either")
 def test_what_exceeds_the_free_allowance_counts_towards_the_memory_of_the_node() -> None:
     large = answer({"a": "x" * MAX_KEPT})
     made = Composed({"name": "a"}, {"name": "b"}).asks()
@@ -1707,7 +1688,6 @@ LONG = [100_000, 4 * MAX_KEPT]
 """Bytes of responses that exceed the free allowance: merged by the compiled module, and by the reference."""
 
 
-@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("size", LONG)
 def test_what_the_client_has_not_read_counts_towards_the_memory_of_the_node(size: int) -> None:
     made, body = joined(size)
@@ -1725,7 +1705,6 @@ def test_what_the_client_has_not_read_counts_towards_the_memory_of_the_node(size
     made.ended()
 
 
-@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("size", LONG)
 def test_the_memory_is_given_back_when_the_client_leaves(size: int) -> None:
     made, _ = joined(size)
@@ -1745,7 +1724,6 @@ def test_the_memory_is_given_back_when_the_client_does_not_read() -> None:
     made.ended()
 
 
-@pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("size", LONG)
 def test_a_response_without_memory_is_a_fault(size: int) -> None:
     made = Composed({"name": "a"}, {"name": "b", "group": "b"}).asks()
@@ -1762,7 +1740,6 @@ def test_a_response_without_memory_is_a_fault(size: int) -> None:
     made.ended()
 
 
-@pytest.mark.usefixtures("either")
 def test_a_response_within_the_free_allowance_is_sent_at_once() -> None:
     made, body = joined(MAX_KEPT - 100)
     budget = made.plane.worker_loop.held_body_budget

@@ -18,7 +18,7 @@ from fastgw.filters.api import Consumer, Env, Filter, Hooks, Phase, Reply, Servi
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
 from fastgw.testing import ConfigError, configured, run
-from fastgw.upstream.client import subrequest
+from fastgw.upstream.client import awaited_subrequest, subrequest
 from fastgw.upstream.client.subrequest import (
     MOST_PER_EXCHANGE,
     Subrequest,
@@ -175,7 +175,8 @@ def test_its_time_is_its_own(begun: bool) -> None:
 
 def seconds_given(asking: Asking) -> float:
     """The most that any sub-request has."""
-    return max(timer.at for timer in asking.plane.worker_loop.turns.timers) - asking.plane.worker_loop.wheel.now
+    sent = [each for each in asking.sent if isinstance(each, subrequest.Subrequest)]
+    return max(each.deadline for each in sent) - asking.plane.worker_loop.wheel.now
 
 
 @pytest.mark.parametrize(
@@ -384,7 +385,7 @@ def test_no_more_of_a_body_is_taken_than_may_be(framed: bytes) -> None:
             async def request(exchange: Exchange) -> None:
                 upstream = given[0].upstreams("upstream")
                 assert upstream is not None
-                found.append(await subrequest.subrequest(exchange, upstream, target=b"/", most=10))
+                found.append(await awaited_subrequest.subrequest(exchange, upstream, target=b"/", most=10))
 
             return Hooks(request=request, start=given.append)
 
@@ -416,7 +417,7 @@ def test_who_awaits_one_whose_exchange_ends_is_told(shadow: bool) -> None:
             async def ask(exchange: Exchange) -> None:
                 upstream = given[0].upstreams("upstream")
                 assert upstream is not None
-                found.append(await subrequest.subrequest(exchange, upstream, target=b"/"))
+                found.append(await awaited_subrequest.subrequest(exchange, upstream, target=b"/"))
 
             def request(exchange: Exchange) -> Reply:
                 tasks.append(asyncio.get_running_loop().create_task(ask(exchange)))
@@ -464,7 +465,7 @@ def test_who_awaits_it_gets_the_header_that_is_not_for_the_connection_alone() ->
     got: list[Any] = []
 
     async def ask(exchange: Exchange) -> None:
-        got.append(await subrequest.subrequest(exchange, plane.gateway.upstreams["u"], target=b"/ask"))
+        got.append(await awaited_subrequest.subrequest(exchange, plane.gateway.upstreams["u"], target=b"/ask"))
 
     plane = Plane(probes=[probe("asks", Phase.AUTHORIZE, request=ask)])
     client = plane.client()

@@ -1,0 +1,69 @@
+# The types of `run.py`.
+
+cimport cython
+
+from fastgw.composition.answers cimport use_answer
+from fastgw.composition.call cimport PartAnswer, PartCall, PartCalls
+from fastgw.composition.freshness cimport cache_fields
+from fastgw.composition.part cimport CompiledPart, SentRequest
+from fastgw.composition.plan cimport CompositionPlan
+from fastgw.eventloop.timer_wheel cimport Wheel
+from fastgw.exchange.exchange cimport Exchange
+from fastgw.http.preconditions cimport evaluate
+from fastgw.upstream.client.response_action cimport is_for_cache
+from fastgw.upstream.upstream cimport Upstream
+
+cdef double inf
+cdef Py_ssize_t MAX_KEPT, MOST_AT_ONCE
+
+
+cdef class _PartState:
+    cdef public list answers
+    cdef public bytes content
+    cdef public PartAnswer failure
+    cdef public int in_flight
+    cdef public list items
+    cdef public int left
+    cdef public int next
+    cdef public bytes received
+    cdef public bint settled
+    cdef public dict values
+    cdef public int waits
+
+
+cdef class ComposeRun(PartCalls):
+    cdef public CompositionPlan _action
+    cdef public object _body
+    cdef public set _calls
+    cdef public bytes _client_body
+    cdef public bint _draining
+    cdef public double _due_at
+    cdef public Exchange _exchange
+    cdef public list _heads
+    cdef public Py_ssize_t _held
+    cdef public list _ready
+    cdef public list _states
+    cdef public Py_ssize_t _taken
+    cdef public int _unsettled
+    cdef public Upstream _upstream
+
+    cpdef bint take_memory(self, Py_ssize_t size) except -1
+    cpdef answered(self, PartCall call, PartAnswer answer)
+    cpdef cancel(self)
+    cpdef _start_part(self, CompiledPart part)
+    cpdef _send_more(self, CompiledPart part)
+    cdef _send(self, CompiledPart part, _PartState state, Py_ssize_t index)
+    cdef _use(self, PartCall call, PartAnswer answer)
+    cpdef _used(self, PartCall call, PartAnswer answer, used)
+    cdef _note_next(self, PartCall call, PartAnswer answer, used)
+    cpdef _note(self, PartCall call, PartAnswer answer, used)
+    cdef _settle(self, CompiledPart part, _PartState state)
+    cpdef _merge(self)
+    cdef _drain(self)
+
+
+@cython.final
+cdef class _Values:
+    cdef public Exchange exchange
+    cdef public object _item
+    cdef public ComposeRun _run
