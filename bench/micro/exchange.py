@@ -30,7 +30,7 @@ from fastgw.gateway.compiler import compile as compile_tables
 from fastgw.gateway.compiler import uses
 from fastgw.gateway.tables import Gateway
 from fastgw.http.http1.serializer import LAST_CHUNK, chunk
-from fastgw.observe import Observer
+from fastgw.observe.observer import Observer
 from fastgw.runtime.node.shm_layout import ShmLayout
 from fastgw.shm.memory import SharedMemory
 from fastgw.shm.node_limits import own_counts

@@ -8,60 +8,31 @@ from typing import Any
 
 from bench.micro.heads import REQUESTS
 from bench.micro.timing import Room
+from fastgw.exchange import Exchange, Response, Route
+from fastgw.exchange.action import Action
+from fastgw.exchange.shadow_exchange import Nobody
+from fastgw.exchange.upstream_chains import NO_FILTERS
+from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import parse_request
 from fastgw.observe import Series
+from fastgw.observe.access_log.finished_exchange import FinishedExchange, record_of
 from fastgw.observe.access_log.formats import LineFormat, Mask, SecretNames
 from fastgw.observe.access_log.line_formats import FORMATS
 from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.log import Log
 from fastgw.observe.access_log.record import Record
-from fastgw.observe.finished_exchange import FinishedExchange, record_of
 from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.series_layout import WORDS
 from fastgw.observe.recorder import Recorder
 from fastgw.shm.slot_assignment import SlotNames, first
 
+PEER = Peer("192.0.2.1", 40000, 443, trusted=False)
 MOST = 1 << 40  # queued bytes: nothing is dropped, because drops would be timed instead
 
 
 @dataclass(slots=True)
 class Name:
     name: str
-
-
-@dataclass(slots=True)
-class Answer:
-    status: int = 200
-
-
-@dataclass(slots=True)
-class Exchange:
-    """A finished exchange, as in `FinishedExchange`."""
-
-    head: Any
-    route: Name
-    listener: Name
-    request_id: bytes
-    begun_at: float = field(default_factory=time.monotonic)
-    scheme: bytes = b"http"
-    client_ip: str = "192.0.2.1"
-    consumer: None = None
-    request_body: None = None
-    request_bytes: int = 0
-    response: Answer = field(default_factory=Answer)
-    response_bytes: int = 1000
-    upstream: str = "origin"
-    target: str = "127.0.0.1:9001"
-    upstream_s: float = 0.001
-    retries: int = 0
-    fault: None = None
-    why: str = ""
-    cache_result: str = ""
-    grpc_status: str = ""
-    shadowed: str = ""
-    trace: None = None
-    subrequests: object = None
-    tunnel = None
 
 
 @dataclass(frozen=True)
@@ -77,13 +48,18 @@ class Settings:
 
 
 def rooms() -> Iterator[Room]:
-    routes = {f"svc{number}": Name(f"svc{number}") for number in range(100)}
+    action = Action()
+    routes = {f"svc{number}": Route(f"svc{number}", action, NO_FILTERS, ()) for number in range(100)}
     listener = Name("public")
     exchanges: list[FinishedExchange] = []
     for raw in REQUESTS:
         head = parse_request(raw)
         route = routes[head.path.split(b"/")[1].decode()]
-        exchanges.append(Exchange(head, route, listener, head.first(b"x-request-id") or b""))
+        exchange = Exchange(head, Nobody(), listener, PEER, NO_FILTERS)
+        exchange.route, exchange.request_id = route, head.first(b"x-request-id") or b""
+        exchange.response, exchange.response_bytes = Response(200, None), 1000
+        exchange.upstream, exchange.target, exchange.upstream_s = "origin", "127.0.0.1:9001", 0.001
+        exchanges.append(exchange)
     series = Series(first(SlotNames(["public"], list(routes), {"origin": ()})), [])
     for logs in ([], [Settings()]):
         recorder = _recorder(series, logs)

@@ -10,7 +10,7 @@ from typing import Any, Final, final
 from fastgw.capture.story_record import Story, StoryAttempt, StoryFilter, StoryOrder, encode
 from fastgw.exchange.chain import Chain, FilterInstance
 from fastgw.exchange.filter_steps import before_any, by_path
-from fastgw.observe.finished_exchange import CLIENT_LEFT, FinishedExchange, first_byte_at, upstream_s_of
+from fastgw.observe.access_log.finished_exchange import CLIENT_LEFT, FinishedExchange, first_byte_at, upstream_s_of
 from fastgw.observe.tracing.trace import EndedAttempt, EndedWait
 
 MOST_TEXT: Final = 1024

@@ -37,7 +37,7 @@ from fastgw.http.http1.reserved_fields import ReservedFields
 from fastgw.net.client_certificate import ClientCertificate
 from fastgw.net.proxy_protocol import NO_TLVS, ProxyTlvs
 from fastgw.net.session_tickets import TicketKeySeeds
-from fastgw.observe import Observer
+from fastgw.observe.observer import Observer
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.routing.table import Router
 from fastgw.shm.node_limits import AddressLimit, NodeLimit

@@ -1,19 +1,17 @@
 """Metrics and access logs of finished exchanges."""
 
+from fastgw.observe.access_log.finished_exchange import FinishedExchange, record_of
 from fastgw.observe.access_log.log import AccessLog
 from fastgw.observe.access_log.record import Record
-from fastgw.observe.finished_exchange import FinishedExchange, record_of
 from fastgw.observe.metrics.families import FAMILIES, Family
 from fastgw.observe.metrics.series_layout import Series
 from fastgw.observe.metrics.totals import Totals, totals
-from fastgw.observe.observer import Observer
 
 __all__ = [
     "FAMILIES",
     "AccessLog",
     "Family",
     "FinishedExchange",
-    "Observer",
     "Record",
     "Series",
     "Totals",

@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from fastgw.observe.access_log.finished_exchange import FinishedExchange, record_of
 from fastgw.observe.access_log.log import ABANDON_S, AccessLog, Log
 from fastgw.observe.access_log.sink_kinds import CallCollector
-from fastgw.observe.finished_exchange import FinishedExchange, record_of
 from fastgw.observe.metrics.counters import ExchangeCounters, Note
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.observe.metrics.request_meter import MeterPlan, RequestMeter

@@ -17,18 +17,18 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
-from fastgw._slots cimport member_offset
+from fastgw.exchange.exchange cimport Exchange
+from fastgw.exchange.route cimport Route
 from fastgw.http.http1.parser cimport Http1RequestHead, Span, bits_of, version_of
 from fastgw.observe.access_log.line_queue cimport LineQueue
 
 import re
 from math import inf
-from types import MemberDescriptorType
 
 from fastgw.observe import series_kinds
 from fastgw.observe.access_log import formats as lines, record
 from fastgw.observe.access_log.credential_names import HINTS, HINTS_OF_HEADERS, USUAL_NAMES
-from fastgw.observe.finished_exchange import CLIENT_LEFT, record_of
+from fastgw.observe.access_log.finished_exchange import CLIENT_LEFT, record_of
 from fastgw.observe.metrics import families, series_layout as series
 
 _HINTS = (*HINTS, *HINTS_OF_HEADERS)
@@ -68,86 +68,22 @@ cdef extern from "Python.h":
 
 # --- reading an exchange ---
 
-cdef enum Attribute:
-    # of an exchange
-    HEAD
-    SCHEME
-    CLIENT_IP
-    CONSUMER
-    LISTENER
-    ROUTE
-    REQUEST_BODY
-    REQUEST_BYTES
-    RESPONSE
-    RESPONSE_BYTES
-    BEGUN_AT
-    UPSTREAM
-    TARGET
-    UPSTREAM_S
-    RETRIES
-    FAULT
-    WHY
-    SHADOWED
-    SUBREQUESTS
-    REQUEST_ID
-    CACHE_RESULT
-    GRPC_STATUS
-    TRACE
-    MOST_ATTRIBUTES
-
-cdef tuple _OF_EXCHANGE = (
-    "head", "scheme", "client_ip", "consumer", "listener", "route", "request_body", "request_bytes", "response", "response_bytes",
-    "begun_at", "upstream", "target", "upstream_s", "retries", "fault", "why", "shadowed", "subrequests", "request_id",
-    "cache_result", "grpc_status", "trace",
+cdef tuple _OF_OTHERS = (
+    "head", "scheme", "client_ip", "consumer", "listener", "route", "request_body", "request_bytes", "response",
+    "response_bytes", "begun_at", "upstream", "target", "upstream_s", "retries", "fault", "why", "shadowed",
+    "subrequests", "request_id", "cache_result", "grpc_status", "trace",
 )
 
 
-@cython.final  # PERF: it is read in place: 130 instructions of an exchange (CPython 3.11, callgrind, micro/observe).
-cdef class Reader:
-    """Reads attributes of instances, one class after another. Slots (`__slots__`) are read at their offset.
-
-    Offsets depend on the class, so they are looked up again for another class.
-    """
-
-    cdef type _class
-    cdef tuple _names
-    cdef Py_ssize_t _offsets[MOST_ATTRIBUTES]
-
-    def __init__(self, tuple names not None):
-        if len(names) > MOST_ATTRIBUTES:
-            raise ValueError("too many attributes")
-        self._names = names
-
-    cdef inline object read(self, object owner, int attribute):
-        if type(owner) is not self._class:
-            self._learn(type(owner))
-        return _read(self, owner, attribute)
-
-    cdef int _learn(self, type owner) except -1:
-        cdef Py_ssize_t number
-        for number, name in enumerate(self._names):
-            found = [base.__dict__[name] for base in owner.__mro__ if name in base.__dict__]
-            is_slot = found and type(found[0]) is MemberDescriptorType
-            self._offsets[number] = member_offset(found[0]) if is_slot else 0
-        self._class = owner
-        return 0
-
-
-cdef inline object _read(Reader reader, object owner, int attribute):
-    """Return an attribute of an instance of the reader's class. PERF: 12 instructions fewer than `read`, of which an
-    exchange needs twenty (CPython 3.11, callgrind, micro/observe)."""
-    if reader._offsets[attribute]:
-        return <object>(<PyObject**>(<char*><PyObject*>owner + reader._offsets[attribute]))[0]
-    return getattr(owner, reader._names[attribute])
-
-
-cdef inline PyObject* _lent(Reader reader, object owner, int attribute) except? NULL:
-    """Return the object in a slot, a borrowed reference: it is not looked at, nor its count changed. NULL: `read` it."""
-    if type(owner) is not reader._class:
-        reader._learn(type(owner))
-    if not reader._offsets[attribute]:
-        return NULL
-    return (<PyObject**>(<char*><PyObject*>owner + reader._offsets[attribute]))[0]
+cdef Exchange _exchange_of(ended):
+    """Return the exchange that has ended, or one with the attributes of a connection or session that is none."""
+    cdef Exchange made
+    if isinstance(ended, Exchange):
+        return <Exchange>ended
+    made = Exchange.__new__(Exchange)
+    for name in _OF_OTHERS:
+        setattr(made, name, getattr(ended, name))
+    return made
 
 
 # --- kinds of exchanges ---
@@ -336,19 +272,11 @@ cdef class Recorder:
     cdef int64_t _second
     cdef bytes _second_text
     cdef dict _target_rows  # of sub-requests, by upstream and target
-    cdef dict _exchanges  # class -> its reader
-    cdef Reader _exchange  # the one used last
     cdef dict _consumers  # as `ExchangeCounters.consumers`
     cdef dict _cache_words  # `ExchangeCounters.cache_words`
     cdef dict _cache_miss_words  # `ExchangeCounters.cache_miss_words`
     cdef dict _grpc_words  # `ExchangeCounters.grpc_words`
     cdef dict _coding_words  # by route: its `CodingWords`
-    cdef Reader _consumer
-    cdef Reader _listener
-    cdef Reader _route
-    cdef Reader _response
-    cdef Reader _body
-    cdef Reader _fault
 
     def __cinit__(self, counters, logs, meters=(), take_bodies=None):
         PyObject_GetBuffer(counters.column, &self._column, PyBUF_WRITABLE | PyBUF_FORMAT | PyBUF_ND)
@@ -366,9 +294,6 @@ cdef class Recorder:
         self._counters, self._take_bodies = counters, take_bodies
         self._learned, self._sorts, self._pieces, self._forgotten = {}, {}, {}, series_kinds.LazyDisposal()
         self._second = -1
-        self._exchanges = {}
-        self._consumer, self._listener, self._route = Reader(("name",)), Reader(("name",)), Reader(("name",))
-        self._response, self._body, self._fault = Reader(("status",)), Reader(("bytes",)), Reader(("label",))
         self._cache_words, self._grpc_words = counters.cache_words, counters.grpc_words
         self._cache_miss_words = counters.cache_miss_words
         self.keep_stories(None, inf)
@@ -428,10 +353,11 @@ cdef class Recorder:
 
     def count_subrequest(self, ended, int status):
         cdef Py_ssize_t upstream_row, target_row
-        cdef double seconds = ended.upstream_s
-        cdef uint64_t retries = ended.retries, micros
+        cdef Exchange exchange = _exchange_of(ended)
+        cdef double seconds = exchange.upstream_s
+        cdef uint64_t retries = exchange.retries, micros
         cdef int bucket
-        key = (ended.upstream, ended.target)
+        key = (exchange.upstream, exchange.target)
         rows = self._target_rows.get(key)
         if rows is None:
             if len(self._target_rows) >= MOST_TARGETS:
@@ -456,7 +382,7 @@ cdef class Recorder:
         cdef CodingWords words
         cdef int index = operation * CODINGS + coding
         route = ended.route
-        name = _NO_NAME if route is None else self._route.read(route, 0)
+        name = _NO_NAME if route is None else route.name
         known = self._coding_words.get(name)
         if known is None:
             known = self._coding_words[name] = CodingWords()
@@ -491,7 +417,7 @@ cdef class Recorder:
         self._finish(ended, now, date)
 
     cdef int _finish(self, object ended, double now, double date) except -1:
-        cdef Reader exchange = self._reader_of(type(ended))
+        cdef Exchange exchange = _exchange_of(ended)
         cdef Http1RequestHead head = None
         cdef Entry* entry
         cdef Sort sort
@@ -504,7 +430,7 @@ cdef class Recorder:
         cdef uint64_t* consumer_words
         cdef int bucket
 
-        found = _read(exchange, ended, HEAD)
+        found = exchange.head
         if type(found) is Http1RequestHead:
             head = <Http1RequestHead>found
             received_s = head.received_s
@@ -512,21 +438,21 @@ cdef class Recorder:
         else:
             received_s, version = found.received_s, found.version
             method = families.METHOD_INDEXES.get(b"CONNECT" if found.connect_protocol else found.method, 0)
-        entry = self._entry_of(ended, exchange, method, version)
+        entry = self._entry_of(exchange, method, version)
         sort = <Sort>entry.sort
         # As `first_byte_at` and `upstream_s_of`.
-        duration_s = max(0.0, now - (<double>_read(exchange, ended, BEGUN_AT) - received_s))
-        upstream_s = _read(exchange, ended, UPSTREAM_S)
+        duration_s = max(0.0, now - (<double>exchange.begun_at - received_s))
+        upstream_s = exchange.upstream_s
         if upstream_s >= 0.0:
             upstream_s += received_s
-        body = _read(exchange, ended, REQUEST_BODY)
-        request_bytes = _read(exchange, ended, REQUEST_BYTES) if body is None else self._body.read(body, 0)
-        response_bytes, retries = _read(exchange, ended, RESPONSE_BYTES), _read(exchange, ended, RETRIES)
-        cache_result = _read(exchange, ended, CACHE_RESULT)
-        grpc_status = _read(exchange, ended, GRPC_STATUS)
-        trace = _read(exchange, ended, TRACE)
-        known = _read(exchange, ended, CONSUMER)
-        known_as = None if known is None else self._consumer.read(known, 0)
+        body = exchange.request_body
+        request_bytes = exchange.request_bytes if body is None else body.bytes
+        response_bytes, retries = exchange.response_bytes, exchange.retries
+        cache_result = exchange.cache_result
+        grpc_status = exchange.grpc_status
+        trace = exchange.trace
+        known = exchange.consumer
+        known_as = None if known is None else known.name
 
         if known_as is not None:
             # PERF: 120 instructions for all counts of a consumer, by a function in Python 3,500 (CPython 3.11, callgrind).
@@ -574,7 +500,7 @@ cdef class Recorder:
         if self._held:
             if sort.method and not entry.is_odd and (head is not None or version == _TCP or version == _UDP):
                 length = self._put_line(
-                    line, ended, exchange, entry, head, found, known_as, date, duration_s, upstream_s, request_bytes,
+                    line, exchange, entry, head, found, known_as, date, duration_s, upstream_s, request_bytes,
                     response_bytes, retries,
                 )
             if length == ODD:
@@ -606,7 +532,7 @@ cdef class Recorder:
             log.add(lines.json_line(told, log.secrets.mask))
 
     cdef Py_ssize_t _put_line(
-        self, char* line, object ended, Reader exchange, Entry* entry, Http1RequestHead head, object found, object known_as,
+        self, char* line, Exchange exchange, Entry* entry, Http1RequestHead head, object found, object known_as,
         double date, double duration_s, double upstream_s, uint64_t request_bytes, uint64_t response_bytes,
         uint64_t retries,
     ) except -2:
@@ -620,13 +546,13 @@ cdef class Recorder:
         cdef int64_t date_ms, duration_us = nearest_micros(duration_s)
         cdef int64_t upstream_us = nearest_micros(upstream_s) if upstream_s >= 0.0 else 0
         cdef Py_ssize_t length
-        if duration_us < 0 or upstream_us < 0 or _is_given(_read(exchange, ended, SHADOWED)):
+        if duration_us < 0 or upstream_us < 0 or _is_given(exchange.shadowed):
             return ODD
-        cache_result = _read(exchange, ended, CACHE_RESULT)
-        grpc_status = _read(exchange, ended, GRPC_STATUS)
-        trace = _read(exchange, ended, TRACE)
-        why = _read(exchange, ended, WHY)
-        asked = _read(exchange, ended, SUBREQUESTS)
+        cache_result = exchange.cache_result
+        grpc_status = exchange.grpc_status
+        trace = exchange.trace
+        why = exchange.why
+        asked = exchange.subrequests
         subrequests = None if asked is None else str(asked).encode(errors="backslashreplace") or None
         if not 0.0 <= date < 1e11:
             return ODD
@@ -645,9 +571,9 @@ cdef class Recorder:
             else:
                 edited_user_agent, edited_referer = head.first(b"user-agent"), head.first(b"referer")
                 user_agent, referer = _text(edited_user_agent), _text(edited_referer)
-        id_given = _read(exchange, ended, REQUEST_ID)
+        id_given = exchange.request_id
         request_id = _text(id_given)
-        address = _read(exchange, ended, CLIENT_IP)
+        address = exchange.client_ip
         client.start = PyUnicode_AsUTF8AndSize(address, &client.length)
         detail = consumer = _text(None)
         if known_as is not None:
@@ -769,35 +695,24 @@ cdef class Recorder:
         add_to_word(&self._words[word], 1)
         return True
 
-    cdef Reader _reader_of(self, type exchange_type):
-        """Exchanges come in more than one class."""
-        if self._exchange is None or self._exchange._class is not exchange_type:
-            self._exchange = self._exchanges.get(exchange_type)
-            if self._exchange is None:
-                self._exchange = self._exchanges[exchange_type] = Reader(_OF_EXCHANGE)
-                self._exchange._learn(exchange_type)
-        return self._exchange
-
-    cdef Entry* _entry_of(self, object ended, Reader exchange, short method, short version) except NULL:
+    cdef Entry* _entry_of(self, Exchange exchange, short method, short version) except NULL:
         cdef Entry* entry
         cdef Sort sort
         cdef int status
         cdef uintptr_t mixed
         cdef int probe
         cdef PyObject* route_name = <PyObject*>_NO_NAME
-        route = _read(exchange, ended, ROUTE)
-        response = _read(exchange, ended, RESPONSE)
-        fault = _read(exchange, ended, FAULT)
-        scheme = _read(exchange, ended, SCHEME)
-        upstream, target = _read(exchange, ended, UPSTREAM), _read(exchange, ended, TARGET)
-        listener_name = self._listener.read(_read(exchange, ended, LISTENER), 0)
+        route = exchange.route
+        response = exchange.response
+        fault = exchange.fault
+        scheme = exchange.scheme
+        upstream, target = exchange.upstream, exchange.target
+        listener_name = exchange.listener.name
         if route is not None:
-            route_name = _lent(self._route, route, 0)
-            if route_name is NULL:
-                read_name = self._route.read(route, 0)
-                route_name = <PyObject*>read_name
-        label = "" if fault is None else self._fault.read(fault, 0)
-        status = CLIENT_LEFT if response is None else self._response.read(response, 0)
+            read_name = (<Route>route).name if type(route) is Route else route.name
+            route_name = <PyObject*>read_name
+        label = "" if fault is None else fault.label
+        status = CLIENT_LEFT if response is None else response.status
         mixed = <uintptr_t>route_name ^ <uintptr_t><PyObject*>target << 9 ^ <uintptr_t>status << 20
         mixed = (mixed ^ <uintptr_t>method << 32) * <uintptr_t>0x9E3779B97F4A7C15 >> 40
         for probe in range(PROBES):

@@ -20,7 +20,7 @@ from fastgw.http.http1.parser import find_head_end, parse_request
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.jose import claim_json
-from fastgw.observe.finished_exchange import first_byte_at
+from fastgw.observe.access_log.finished_exchange import first_byte_at
 from fastgw.observe.tracing.trace import MOST_ATTEMPTS, EndedAttempt, EndedWait
 from fastgw.observe.tracing.tracer import Trace
 from fastgw.recording.records import RecordedBody, RecordedCall, RecordedIdentity, RecordedRequest

@@ -14,8 +14,8 @@ from fastgw.config.base.route_patterns import PathPattern
 from fastgw.errors import Side
 from fastgw.http.grpc.calls import is_grpc
 from fastgw.http.grpc.status import GrpcStatus
+from fastgw.observe.access_log.finished_exchange import CLIENT_LEFT, FinishedExchange, first_byte_at, target_of
 from fastgw.observe.access_log.formats import Mask, masked_path, masked_words
-from fastgw.observe.finished_exchange import CLIENT_LEFT, FinishedExchange, first_byte_at, target_of
 from fastgw.observe.metrics.families import METHOD_INDEXES
 from fastgw.observe.tracing.trace import EndedAttempt
 from fastgw.observe.tracing.tracer import Trace

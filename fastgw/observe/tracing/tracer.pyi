@@ -8,7 +8,7 @@ Rule 3: finished spans are encoded at once and queued in bounded memory; those t
 from collections.abc import Callable, Sequence
 from typing import Protocol, final, type_check_only
 
-from fastgw.observe.finished_exchange import FinishedExchange
+from fastgw.observe.access_log.finished_exchange import FinishedExchange
 from fastgw.observe.tracing.context import ContextHeaders
 from fastgw.observe.tracing.spans import SpanBuilder
 from fastgw.observe.tracing.trace import EndedAttempt, EndedWait

@@ -12,7 +12,7 @@ import os
 from math import inf
 from time import monotonic
 
-from fastgw.observe.finished_exchange import first_byte_at
+from fastgw.observe.access_log.finished_exchange import first_byte_at
 from fastgw.observe.tracing.context import MOST_STATE as _MOST_STATE, NAMES, RANDOM as _RANDOM, READERS, SAMPLED as _SAMPLED
 from fastgw.observe.tracing.trace import ERRORS as _ERRORS, MOST_ATTEMPTS as _MOST_ATTEMPTS
 from fastgw.observe.tracing.trace_rate import TraceRate

@@ -20,7 +20,7 @@ from fastgw.capture.debug_session import DebugSession
 from fastgw.capture.observed_tables import ExchangeObserver
 from fastgw.capture.story_keeper import StoryKeeper
 from fastgw.capture.story_record import DebugOrder, StoryOrder
-from fastgw.observe import Observer
+from fastgw.observe.observer import Observer
 from fastgw.runtime.ipc.channel import Capture, close_descriptors
 from fastgw.runtime.ipc.sample_stream import SampleWriter
 from fastgw.runtime.worker.observed_listeners import ObservedListeners

@@ -32,7 +32,7 @@ from fastgw.filters.api import Services
 from fastgw.gateway.compiler import building
 from fastgw.gateway.tables import Gateway, drained_now
 from fastgw.kernel import run_when_woken
-from fastgw.observe import Observer
+from fastgw.observe.observer import Observer
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.operator_log import RareNotice, configure, described
 from fastgw.routing.table import Steps, at_once

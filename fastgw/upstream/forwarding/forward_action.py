@@ -18,7 +18,7 @@ from fastgw.exchange.reply import problem
 from fastgw.http.grpc.calls import is_grpc, timeout_of
 from fastgw.http.http1.parser import is_plain
 from fastgw.http.malformed import Malformed
-from fastgw.observe.finished_exchange import FinishedExchange, target_of
+from fastgw.observe.access_log.finished_exchange import FinishedExchange, target_of
 from fastgw.observe.tracing.spans import LabelledTarget
 from fastgw.upstream.forwarding.forwarded_request import ForwardedRequest
 from fastgw.upstream.forwarding.forwarding import Forwarding, new_forwarding

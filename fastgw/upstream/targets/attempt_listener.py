@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from fastgw.errors import Fault
 from fastgw.http.grpc.calls import is_grpc
-from fastgw.observe.finished_exchange import FinishedExchange, target_of
+from fastgw.observe.access_log.finished_exchange import FinishedExchange, target_of
 from fastgw.observe.tracing.trace import MOST_ATTEMPTS, MOST_TIMELINE, EndedAttempt
 from fastgw.observe.tracing.tracer import Trace
 from fastgw.upstream.targets.target import Target

@@ -11,13 +11,14 @@ from typing import Any
 
 import orjson
 
-from fastgw.observe import Observer, Series
+from fastgw.observe import Series
 from fastgw.observe.metrics.series_layout import ROUTE_REQUEST_BYTES, WORDS, claimed
 from fastgw.observe.metrics.totals import totals
+from fastgw.observe.observer import Observer
 from fastgw.observe.series_kinds import LazyDisposal
 from fastgw.shm.slot_assignment import SlotNames, SlotTable, first
 from tests.unit.observe.access_log.test_logs import AccessLog, wait_until
-from tests.unit.observe.test_finished_exchange import Named, over
+from tests.unit.observe.access_log.test_finished_exchange import Named, over
 
 
 class Worker:

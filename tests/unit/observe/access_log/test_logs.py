@@ -20,13 +20,14 @@ from typing import Any
 import orjson
 import pytest
 
-from fastgw.observe import Observer, Series
+from fastgw.observe import Series
 from fastgw.observe.access_log import log
 from fastgw.observe.access_log.sink import Sink
 from fastgw.observe.metrics.series_layout import WORDS
 from fastgw.observe.metrics.totals import totals
+from fastgw.observe.observer import Observer
 from fastgw.shm.slot_assignment import SlotNames, first
-from tests.unit.observe.test_finished_exchange import over
+from tests.unit.observe.access_log.test_finished_exchange import over
 
 Process = subprocess.Popen[str]
 
