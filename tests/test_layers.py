@@ -18,7 +18,6 @@ PACKAGE = Path(__file__).parent.parent / "fastgw"
 # there is no circle of folders. A module at the top of the package is like a folder of its own.
 ORDER = [
     {
-        "_slots",
         "admin/dashboard",
         "aws",
         "damaged_files",

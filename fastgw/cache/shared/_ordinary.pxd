@@ -40,6 +40,8 @@ cdef enum:
 @cython.final
 cdef class Ordinary:
     cdef Py_buffer _view
+    cdef object memory  # the `CacheMemory`
+    cdef uint64_t unchanged  # calls of `is_unchanged`
     cdef uint64_t* _words
     cdef uint64_t _secrets[SECRETS]
     cdef int64_t _entries, _ghosts, _leases, _states, _used, _orders, _data, _segment, _segments

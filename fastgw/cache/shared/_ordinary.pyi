@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastgw.cache.shared.layout import Geometry
+from fastgw.cache.shared.layout import CacheMemory, Geometry
 
 def adopt_store(store_class: type, stamp_class: type[Any], found_again: int) -> None: ...
 
@@ -19,7 +19,7 @@ class Ordinary:
     generation: int
     def __init__(
         self,
-        memory: memoryview,
+        memory: CacheMemory,
         secrets: tuple[int, ...],
         parts: Geometry,
         column: int,

@@ -12,8 +12,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from fastgw._slots cimport PyTypeObject, Slot, learn, read, type_of, write
-
 
 cdef extern from *:
     """
@@ -119,7 +117,8 @@ cdef class Ordinary:
 
     def __cinit__(self, memory not None, secrets not None, parts not None, int64_t column, int64_t owner,
                   int64_t pins, int64_t watches, int64_t events):
-        PyObject_GetBuffer(memory, &self._view, PyBUF_CONTIG)
+        PyObject_GetBuffer(memory.data, &self._view, PyBUF_CONTIG)
+        self.memory = memory
         cdef int64_t words = self._view.len // 8
         cdef int number
         cdef int64_t cells = parts.cells, ghost_count = parts.ghost_count, lease_count = parts.lease_count
@@ -754,58 +753,45 @@ cdef class Ordinary:
 
 # --- the store ---
 
-cdef struct OfStore:
-    Slot memory
-    Slot ordinary
-    Slot unchanged
-
-cdef OfStore of_store
-cdef PyTypeObject* _store_class  # the class whose method this is; NULL until `adopt_store`
-cdef type _stamp_class
-cdef object _is_unchanged  # `SharedStore.looks_unchanged`
+cdef type _store_class, _stamp_class
+cdef object _looks_unchanged  # `SharedStore.looks_unchanged`
 cdef Py_ssize_t _FOUND_AGAIN
 
 
 def adopt_store(type owner not None, type stamp not None, Py_ssize_t found_again):
-    """Learn the attributes of `SharedStore`. `stamp`: the class of its stamps. `found_again`: every so many calls, the
-    store looks itself.
+    """Learn of the class `SharedStore`. `stamp`: the class of its stamps. `found_again`: every so many calls, the store
+    looks itself.
     """
-    global _stamp_class, _is_unchanged, _FOUND_AGAIN, _store_class
-    _stamp_class, _is_unchanged, _FOUND_AGAIN = stamp, owner.looks_unchanged, found_again
-    learn(&of_store.memory, owner, "memory")
-    learn(&of_store.ordinary, owner, "ordinary")
-    learn(&of_store.unchanged, owner, "_unchanged")
-    _store_class = of_store.memory.reads
+    global _store_class, _stamp_class, _looks_unchanged, _FOUND_AGAIN
+    _store_class, _stamp_class, _looks_unchanged, _FOUND_AGAIN = owner, stamp, owner.looks_unchanged, found_again
 
 
 def is_unchanged(self, stamp):
-    """Compiled `SharedStore.is_unchanged`."""
+    """See `SharedStore.is_unchanged`."""
     return _is_still(self, stamp)
 
 
 cpdef bint is_unchanged_in(store, stamp) except -1:
-    return _is_still(store, stamp) if type_of(store) is _store_class else store.is_unchanged(stamp)
+    return _is_still(store, stamp) if type(store) is _store_class else store.is_unchanged(stamp)
 
 
-cdef bint _is_still(self, stamp) except -1:
-    cdef Py_ssize_t calls
+cdef bint _is_still(store, stamp) except -1:
     cdef int64_t where
     cdef uint64_t value, seen
     cdef Ordinary ours
-    ordinary = read(&of_store.ordinary, self)
+    ordinary = store.ordinary
     if type(ordinary) is not Ordinary or type(stamp) is not _stamp_class:
-        return _is_unchanged(self, stamp)
+        return _looks_unchanged(store, stamp)
     ours = <Ordinary>ordinary
     memory, key, position, entry, sequence = <tuple>stamp
-    if memory is not read(&of_store.memory, self):
+    if memory is not ours.memory:
         return False
-    calls = read(&of_store.unchanged, self)
     where, value, seen = position, entry, sequence
+    ours.unchanged += 1
     # PERF: counted here every so many calls, 500 instructions of each less than by a `find` of the reference (CPython
     # 3.11, callgrind, micro/response_cache).
-    if (calls + 1) % _FOUND_AGAIN == 0 and not (
+    if ours.unchanged % _FOUND_AGAIN == 0 and not (
         ours._holds(where, value) and ours._count_found(<bytes?>key, value, _FOUND_AGAIN)
     ):
-        return _is_unchanged(self, stamp)
-    write(&of_store.unchanged, self, calls + 1)
+        return _looks_unchanged(store, stamp)
     return ours._holds(where, value) and ours._holds(PURGE_SEQUENCE, seen)

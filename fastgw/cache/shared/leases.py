@@ -72,16 +72,6 @@ class Leases:
         """Return the present instant, and a time, as ends of leases are counted."""
         return self._now(), math.ceil(seconds * TICKS)
 
-    def is_held(self, cell: LeaseCell) -> bool:
-        """Whether no other process has taken it."""
-        return self._words[cell.at] == cell.word
-
-    def end(self, cell: LeaseCell, key: KeyHash, mark_s: float = 0.0) -> None:
-        """End a lease, with a mark for so many seconds, unless another process has taken it."""
-        is_current = cell.word >> _EPOCH_AT & _EPOCH_MASK == self._epoch()
-        mark = self._word(self._tag(key), _Kind.MARK, min(mark_s, MOST_S)) if mark_s > 0 and is_current else 0
-        self._swap(cell.at, cell.word, mark)
-
     def forget(self, key: KeyHash, *, only_mark: bool = False) -> None:
         """Remove the lease and the mark of a key that is purged, or its mark alone. The lease's holder may go on."""
         first, tag = self._bucket(key), self._tag(key)

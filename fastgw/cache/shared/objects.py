@@ -223,7 +223,6 @@ class SharedWriter:
         length = self._length + count
         if (
             type(data) is bytes
-            and store.ordinary is not None
             and length <= self._copied_up_to
             and store.ordinary.append(self._at, self._position, self._free, data, length)
         ):
@@ -256,7 +255,7 @@ class SharedWriter:
             self.abort()
             return False
         store, free = self._store, self._free
-        if store.ordinary is not None and free < UNIT and self._extent_at == self._at:
+        if free < UNIT and self._extent_at == self._at:
             length, capacity = self._length, self._words[self._capacity_at] - free
             if store.ordinary.complete(self._at, self._key, self._where.word, length, capacity):
                 self._end()

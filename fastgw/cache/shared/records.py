@@ -8,6 +8,7 @@ The first word is a keyed hash of where the record is and of the segment's gener
 may have chosen, are never taken for a record.
 """
 
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import Final, NamedTuple, final
 
@@ -102,6 +103,15 @@ class OpenRecord(NamedTuple):
     entry: int
 
 
+class RecordRange(NamedTuple):
+    """A record or chunk in a segment, as a walk finds it."""
+
+    at: int
+    offset: int
+    length: int
+    is_chunk: bool
+
+
 @final
 class Records:
     """Access to records. Pins belong to this process."""
@@ -116,6 +126,21 @@ class Records:
     def at(self, segment: int, offset: int) -> int:
         """Return the first word at a location."""
         return (self._segments.byte(segment) + offset * UNIT) // 8
+
+    def walk(self, segment: int, generation: int) -> Iterator[RecordRange]:
+        """Yield what is in a segment that does not change."""
+        offset, used = 0, self._segments.used(segment)
+        while offset * UNIT < used:
+            at = self.at(segment, offset)
+            first = self._words[at]
+            is_chunk = first == self.seal(generation, segment, offset, True)
+            if not is_chunk and first != self.seal(generation, segment, offset):
+                return
+            count = self._words[at + TOTAL]
+            if not 0 < count <= self._segments.size - offset * UNIT or count % UNIT:
+                return
+            yield RecordRange(at, offset, count, is_chunk)
+            offset += count // UNIT
 
     def is_sound(self, where: Location) -> bool:
         """Whether the location is one that the memory has."""

@@ -13,7 +13,6 @@ from fastgw.cache.shared.layout import CLASSES, REMOVED, CacheMemory
 from fastgw.cache.shared.leases import Leases
 from fastgw.cache.shared.records import Records, RecordStatus
 from fastgw.cache.shared.segments import Queue, Segments, SegmentState, StateWord
-from fastgw.cache.shared.space import Space
 from fastgw.cache.shared.watches import report_all
 
 _UNFINISHED = (RecordStatus.RESERVING, RecordStatus.GROWING)
@@ -25,7 +24,6 @@ def clean_up(memory: CacheMemory, column: int, wakers: Mapping[int, int]) -> Non
     """
     index, segments = ObjectIndex(memory), Segments(memory, column)
     records = Records(memory, index, segments)
-    space = Space(memory, index, segments, records, memory.column(column))
     words, pins = memory.words, memory.pins(column)
     recycling: list[tuple[int, StateWord]] = []
     for segment in range(segments.count):
@@ -35,7 +33,7 @@ def clean_up(memory: CacheMemory, column: int, wakers: Mapping[int, int]) -> Non
             recycling.append((segment, state))
             continue
         if words[pins + segment] or (is_owned and state.state is SegmentState.OPEN):
-            for record in space.walk(segment, state.generation):
+            for record in records.walk(segment, state.generation):
                 growing = not record.is_chunk and words[record.at + words_of.STATUS] in _UNFINISHED
                 if growing and words[record.at + words_of.OWNER] == segments.owner:
                     words[record.at + words_of.STATUS] = RecordStatus.FAILED

@@ -13,7 +13,6 @@ segment is enough.
 
 from collections.abc import Iterator
 from enum import IntEnum
-from heapq import nsmallest
 from typing import Final, NamedTuple, final
 
 from fastgw.cache.shared.layout import COLUMNS, ORDER, CacheMemory
@@ -169,22 +168,3 @@ class Segments:
         self._words[self.orders + segment] = self._memory.add(ORDER)
         queue = seen.queue if queue is None else queue
         self.change(segment, seen, StateWord(seen.generation, 0, queue, SegmentState.SEALED))
-
-    def free(self) -> Iterator[tuple[int, StateWord]]:
-        """Yield the free segments."""
-        for segment, word in enumerate(self._words[self.states : self.states + self.count].tolist()):
-            if word & 0xF == SegmentState.FREE:
-                yield segment, state_of(word)
-
-    def sealed(self, most: int) -> Iterator[tuple[int, StateWord]]:
-        """Yield at most so many segments of each queue to recycle, in this order: the oldest new ones while these are
-        more than a tenth.
-        """
-        orders = self._words[self.orders : self.orders + self.count].tolist()
-        found: tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]] = ([], [])
-        for segment, word in enumerate(self._words[self.states : self.states + self.count].tolist()):
-            if word & 0xF == SegmentState.SEALED:
-                found[word >> _QUEUE_AT & 1].append((orders[segment], segment, word))
-        small, main = found
-        first = (small, main) if 10 * len(small) >= self.count else (main, small)
-        return ((segment, state_of(word)) for queue in first for _, segment, word in nsmallest(most, queue))

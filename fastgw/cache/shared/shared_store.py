@@ -69,7 +69,7 @@ def _ordinary_cases(memory: CacheMemory, column: int, owner: int) -> _ordinary.O
     """Return the compiled ordinary cases."""
     first = memory.column(column)
     offsets = memory.pins(column) - first, memory.watches(column) - first, memory.events(column) - first
-    return _ordinary.Ordinary(memory.data, memory.secrets, memory.geometry, first, owner, *offsets)
+    return _ordinary.Ordinary(memory, memory.secrets, memory.geometry, first, owner, *offsets)
 
 
 @final
@@ -77,7 +77,6 @@ class SharedStore:
     """One process's handle of a shared store. `column`: see `CacheMemory`; no other living process has it."""
 
     __slots__ = (
-        "_unchanged",
         "_watches",
         "_words",
         "clock",
@@ -117,7 +116,6 @@ class SharedStore:
         self.leases = Leases(memory, self.segments.owner, clock)
         self.ordinary = _ordinary_cases(memory, column, self.segments.owner)
         self.space = Space(memory, self.index, self.segments, self.records, self.counters, self.ordinary)
-        self._unchanged = 0
         self._watches = Watches(memory, column, loop, wakers)
 
     def __repr__(self) -> str:
@@ -128,13 +126,12 @@ class SharedStore:
 
     def find(self, key: bytes) -> StoredObject | None:
         # PERF: 2 us with the compiled search, 7 without (CPython 3.11, micro/cache_store).
-        if self.ordinary is not None:
-            at = self.ordinary.find(key)
-            if at >= 0:
-                segment = self.segments.segment_at(at)
-                return SharedObject(self, at, segment, key, bool(self._words[at + words_of.CHECKED] & 1))
-            if at == _MISS:
-                return None
+        at = self.ordinary.find(key)
+        if at >= 0:
+            segment = self.segments.segment_at(at)
+            return SharedObject(self, at, segment, key, bool(self._words[at + words_of.CHECKED] & 1))
+        if at == _MISS:
+            return None
         hash_ = self.index.hash(key)
         found = self.records.open(hash_)
         if found is None:
@@ -159,9 +156,7 @@ class SharedStore:
         return SharedObject(self, found.at, found.segment, key, bool(checked & 1))
 
     def is_absent(self, key: bytes) -> bool:
-        if self.ordinary is not None:
-            return self.ordinary.is_absent(key)
-        return next(iter(self.index.candidates(self.index.hash(key))), None) is None
+        return self.ordinary.is_absent(key)
 
     def stamp(self, found: StoredObject) -> object | None:
         assert isinstance(found, SharedObject)
@@ -178,13 +173,12 @@ class SharedStore:
         return _ordinary.is_unchanged(self, stamp)
 
     def looks_unchanged(self, stamp: object) -> bool:
-        """Return the same where a `find` is due, so that what is popular stays in the store."""
+        """Return the same after a `find`, which is due now and then, so that what is popular stays in the store."""
         memory = self.memory
         assert isinstance(stamp, _Stamp)
         if stamp.memory is not memory:
             return False
-        self._unchanged += 1
-        if not self._unchanged % _FOUND_AGAIN and (found := self.find(stamp.key)) is not None:
+        if (found := self.find(stamp.key)) is not None:
             if isinstance(found, SharedObject) and found.at >= 0:
                 self._words[found.at + words_of.FOUND] += _FOUND_AGAIN - 1
             found.release()
@@ -195,12 +189,11 @@ class SharedStore:
         assert begun is None or isinstance(begun, FetchBegin)
         if begun is not None:
             self.leases.forget(self.index.hash(key), only_mark=True)
-        if self.ordinary is not None:
-            at = self.ordinary.take_lease(key, *self.leases.ticks(LEASE_S))
-            if at >= 0:
-                return SharedLease(self, key, LeaseCell(at, self.ordinary.lease_word), begun)
-            if at in _REFUSALS:
-                return _REFUSALS[at]
+        at = self.ordinary.take_lease(key, *self.leases.ticks(LEASE_S))
+        if at >= 0:
+            return SharedLease(self, key, LeaseCell(at, self.ordinary.lease_word), begun)
+        if at in _REFUSALS:
+            return _REFUSALS[at]
         cell = self.leases.try_take(self.index.hash(key), LEASE_S)
         return cell if isinstance(cell, Refusal) else SharedLease(self, key, cell, begun)
 
@@ -336,27 +329,23 @@ class SharedStore:
 
     def report(self, key: bytes) -> None:
         """Report a change of a key to all that watch it."""
-        if self.ordinary is None:
-            self._watches.report(self.index.hash(key))
-        elif self.ordinary.report(key):
+        if self.ordinary.report(key):
             self._watches.wake_watchers(self.index.hash(key))
 
     def end_lease(self, cell: LeaseCell, key: bytes, mark_s: float) -> None:
-        """End a lease, as `Leases.end`."""
-        if self.ordinary is None:
-            self.leases.end(cell, self.index.hash(key), mark_s)
-        elif mark_s > 0:
+        """End a lease, with a mark for so many seconds, unless another process has taken it."""
+        if mark_s > 0:
             self.ordinary.end_lease(cell.at, cell.word, *self.leases.ticks(min(mark_s, MOST_S)))
         else:
             self.ordinary.end_lease(cell.at, cell.word, 0, 0)
 
     def key_tag(self, key: bytes) -> int:
         """Return the hash by which a purge of a key finds its objects, as those of a tag."""
-        return self.purges.hash(b"k", key) if self.ordinary is None else self.ordinary.key_tag(key)
+        return self.ordinary.key_tag(key)
 
     def name_tag(self, tag: bytes) -> int:
         """Return the hash by which a purge of a tag finds its objects."""
-        return self.purges.hash(b"t", tag) if self.ordinary is None else self.ordinary.name_tag(tag)
+        return self.ordinary.name_tag(tag)
 
     def insert(self, hash_: KeyHash, where: Location) -> int | None:
         """Add a record to the index, in place of another one of its key. Returns the entry that it has replaced, 0:

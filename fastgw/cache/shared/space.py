@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from fastgw.cache.shared import records as words_of
-from fastgw.cache.shared.index import Location, ObjectIndex, location
-from fastgw.cache.shared.layout import EVICTED_FOR_CAPACITY, REMOVED, UNIT, CacheMemory
-from fastgw.cache.shared.records import Records, RecordStatus, rounded
+from fastgw.cache.shared.index import Location, ObjectIndex
+from fastgw.cache.shared.layout import UNIT, CacheMemory
+from fastgw.cache.shared.records import Records, rounded
 from fastgw.cache.shared.segments import Queue, Segments, SegmentState, StateWord, state_of
 
 if TYPE_CHECKING:
@@ -37,15 +37,6 @@ class Extent(NamedTuple):
     length: int
 
 
-class RecordRange(NamedTuple):
-    """A record or chunk in a segment, as a walk finds it."""
-
-    at: int
-    offset: int
-    length: int
-    is_chunk: bool
-
-
 class _Survivor(NamedTuple):
     entry: int
     image: memoryview | bytes
@@ -65,7 +56,7 @@ class Space:
         segments: Segments,
         records: Records,
         counters: int,
-        ordinary: "Ordinary | None" = None,
+        ordinary: "Ordinary",
     ) -> None:
         self._ordinary = ordinary
         self._memory, self._words = memory, memory.words
@@ -115,21 +106,6 @@ class Space:
         """Open another segment for a queue. False: there is none."""
         return self._open_next(queue, rounded(least))
 
-    def walk(self, segment: int, generation: int) -> Iterator[RecordRange]:
-        """Yield what is in a segment that does not change."""
-        offset, used = 0, self._segments.used(segment)
-        while offset * UNIT < used:
-            at = self._records.at(segment, offset)
-            first = self._words[at]
-            is_chunk = first == self._records.seal(generation, segment, offset, True)
-            if not is_chunk and first != self._records.seal(generation, segment, offset):
-                return
-            count = self._words[at + words_of.TOTAL]
-            if not 0 < count <= self._segments.size - offset * UNIT or count % UNIT:
-                return
-            yield RecordRange(at, offset, count, is_chunk)
-            offset += count // UNIT
-
     # --- segments ---
 
     def _open_next(self, queue: Queue, least: int) -> bool:
@@ -166,9 +142,6 @@ class Space:
         return False
 
     def _free_segments(self) -> Iterator[tuple[int, StateWord]]:
-        if self._ordinary is None:
-            yield from self._segments.free()
-            return
         segment = -1
         while (segment := self._ordinary.next_free(segment + 1)) >= 0:
             state = self._segments.state(segment)
@@ -189,23 +162,15 @@ class Space:
                 yield each
 
     def _sealed_segments(self) -> Iterator[tuple[int, StateWord]]:
-        if self._ordinary is None:
-            return self._segments.sealed(_SEARCHED)
         # PERF: 20 us with 124 segments (64 MiB), 111 us with 63,985 (64 GiB); in Python 65 us and 26 ms (CPython 3.11).
         return ((segment, state_of(word)) for segment, word in self._ordinary.sealed(_SEARCHED))
 
     def _is_cold(self, segment: int, state: StateWord) -> bool:
         """Whether a segment has no survivors; False also if that is not known."""
-        return self._ordinary is not None and self._ordinary.is_cold(segment, state.generation)
+        return self._ordinary.is_cold(segment, state.generation)
 
     def _retain_segment(self, segment: int, state: StateWord) -> None:
-        is_main = state.queue is Queue.MAIN
-        if self._ordinary is not None:
-            self._ordinary.retain(segment, state.generation, is_main)
-        else:
-            for record in self._walk_records(segment, state.generation):
-                hits = self._words[record.at + words_of.HITS]
-                self._words[record.at + words_of.HITS] = max(0, hits - 1) if is_main else 0
+        self._ordinary.retain(segment, state.generation, state.queue is Queue.MAIN)
         self._segments.seal(segment, Queue.MAIN)
 
     def _empty(self, segment: int, state: StateWord, survivors: list[_Survivor]) -> None:
@@ -236,31 +201,14 @@ class Space:
 
     def _survivors(self, segment: int, state: StateWord) -> list[_Survivor] | None:
         """Return the objects to keep; None: more than half of the segment belongs to such objects."""
-        words, live, is_main = self._words, 0, state.queue is Queue.MAIN
         survivors: list[_Survivor] = []
         # PERF: 0.3 ms for a segment of 1 MiB with 1,300 objects, 25 in Python; to move a third of them takes 0.4 ms
         # more (CPython 3.11).
-        if self._ordinary is not None:
-            found = self._ordinary.survivors(segment, state.generation, is_main)
-            for number, first, hits, whole in found or ():
-                if (image := self._image(first) if whole is None else whole) is not None:
-                    survivors.append(_Survivor(number, image, hits))
-            return None if found is None else survivors
-        for record in self.walk(segment, state.generation):
-            if record.is_chunk:
-                owner = location(words[record.at + words_of.CHUNK_RECORD])
-                at = self._records.verify(owner) if self._records.is_sound(owner) else None
-                live += record.length if at is not None and words[at + words_of.HITS] else 0
-            elif (hits := words[record.at + words_of.HITS]) and (
-                words[record.at + words_of.STATUS] == RecordStatus.COMPLETE
-                and (entry := self._entry(segment, state.generation, record)) is not None
-            ):
-                live += record.length
-                if (image := self._image(record.at)) is not None:
-                    survivors.append(_Survivor(entry[1], image, hits - 1 if is_main else 0))
-            if 2 * live > self._segments.size:
-                return None
-        return survivors
+        found = self._ordinary.survivors(segment, state.generation, state.queue is Queue.MAIN)
+        for number, first, hits, whole in found or ():
+            if (image := self._image(first) if whole is None else whole) is not None:
+                survivors.append(_Survivor(number, image, hits))
+        return None if found is None else survivors
 
     def _image(self, at: int) -> memoryview | bytes | None:
         """Return a record with its whole body; None: it is too large to be moved."""
@@ -279,8 +227,7 @@ class Space:
         """Copy a record to the open segment of the main queue; the index points to the copy then."""
         image, opened = survivor.image, self.opened.get(Queue.MAIN)
         if (
-            self._ordinary is not None
-            and opened is not None
+            opened is not None
             and type(image) is bytes
             and self._ordinary.move(image, survivor.entry, survivor.hits, opened)
         ):
@@ -310,24 +257,5 @@ class Space:
 
     def _evict(self, segment: int, state: StateWord, kept: frozenset[int] = frozenset()) -> None:
         """Remove the entries of a segment from the index, but for those that are kept."""
-        if self._ordinary is not None:
-            # PERF: 1 us for each object in a flood of different ones, 13 in Python (CPython 3.11).
-            self._ordinary.evict(segment, state.generation, state.queue is Queue.SMALL, kept)
-            return
-        for record in self._walk_records(segment, state.generation):
-            found = self._entry(segment, state.generation, record)
-            if found is None or found[1] in kept or not self._index.replace(*found, 0):
-                continue
-            self._words[self._counters + REMOVED] += 1
-            self._words[self._counters + EVICTED_FOR_CAPACITY] += 1
-            if state.queue is Queue.SMALL and not self._words[record.at + words_of.HITS]:
-                self._index.remember(self._records.key(record.at))
-
-    def _walk_records(self, segment: int, generation: int) -> Iterator[RecordRange]:
-        return (each for each in self.walk(segment, generation) if not each.is_chunk)
-
-    def _entry(self, segment: int, generation: int, record: RecordRange) -> tuple[int, int] | None:
-        """Return position and entry of a record in the index; None: it has none."""
-        key, where = self._records.key(record.at), Location(segment, record.offset, generation)
-        position = self._index.position(key, where.word)
-        return None if position is None else (position, self._index.entry(key, where))
+        # PERF: 1 us for each object in a flood of different ones, 13 in Python (CPython 3.11).
+        self._ordinary.evict(segment, state.generation, state.queue is Queue.SMALL, kept)

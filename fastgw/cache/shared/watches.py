@@ -83,12 +83,6 @@ class Watches:
             self._timer.cancel()
             self._timer = None
 
-    def report(self, hash_: KeyHash) -> None:
-        """Report an event of a key to all workers that watch its class."""
-        self._words[self._own_events + hash_.class_] += 1
-        self._memory.fence()
-        self.wake_watchers(hash_)
-
     def wake_watchers(self, hash_: KeyHash) -> None:
         """Wake the workers that watch the class of a key, whose event was counted."""
         class_ = hash_.class_

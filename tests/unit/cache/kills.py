@@ -16,11 +16,10 @@ from fastgw.cache.shared.segments import SegmentState
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import Refusal
 from fastgw.routing.table import at_once
-from tests.unit.cache.nodes import PlainNode, SharedNode, begin, body_of, leased, objects_in, pins_in, put, read
+from tests.unit.cache.nodes import SharedNode, begin, body_of, leased, objects_in, pins_in, put, read
 
 MEMORY = 1 << 20
 LONG = 100_000  # of several segments
-NODES: dict[str, type[SharedNode]] = {each.__name__: each for each in (SharedNode, PlainNode)}
 
 
 def key_of(number: int) -> bytes:
@@ -103,9 +102,9 @@ def live_and_die(node: SharedNode, countdown: int, version: int) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def kill_at_any_change(made: str) -> None:
+def kill_at_any_change() -> None:
     """Each kill is followed by what the supervisor does; then all that is found is whole, and all can be stored."""
-    node = NODES[made]()
+    node = SharedNode()
     clean_up(node.memory, 1, node.wakers)
     countdown = step = 1
     version = kills = 0
@@ -175,9 +174,9 @@ def use_until_killed(node: SharedNode, column: int, seed: int) -> None:
             found.release()
 
 
-def kill_some_at_once(made: str) -> None:
+def kill_some_at_once() -> None:
     """Three processes check all that they read, while one after the other is killed."""
-    node = NODES[made]()
+    node = SharedNode()
 
     def spawn(column: int, seed: int) -> int:
         pid = os.fork()

@@ -7,10 +7,8 @@ import os
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from queue import SimpleQueue
-from unittest import mock
 
 from fastgw.cache.process_store import ProcessStore
-from fastgw.cache.shared import shared_store
 from fastgw.cache.shared.index import ObjectIndex
 from fastgw.cache.shared.layout import COLUMNS, REMOVAL_CLASSES, CacheMemory
 from fastgw.cache.shared.shared_store import SharedStore
@@ -188,14 +186,6 @@ class TieredNode(SharedNode):
         if self.claims.held:
             super().close()
             self.claims.release()
-
-
-class PlainNode(SharedNode):
-    """A node without the compiled cases."""
-
-    def __init__(self, memory: int = 1 << 20) -> None:
-        with mock.patch.object(shared_store, "_ordinary_cases", return_value=None):
-            super().__init__(memory)
 
 
 def pins_in(memory: CacheMemory) -> int:

@@ -27,7 +27,6 @@ from fastgw.routing.table import at_once
 from tests.support.small_process import run_in_small_process
 from tests.unit.cache.kills import MEMORY, content, key_of, kill_at_any_change, kill_some_at_once
 from tests.unit.cache.nodes import (
-    PlainNode,
     SharedNode,
     begin,
     body_of,
@@ -40,9 +39,9 @@ from tests.unit.cache.nodes import (
 )
 
 
-@pytest.fixture(params=[SharedNode, PlainNode])
-def node(request: pytest.FixtureRequest) -> Iterator[SharedNode]:
-    made: SharedNode = request.param()
+@pytest.fixture
+def node() -> Iterator[SharedNode]:
+    made = SharedNode()
     yield made
     made.close()
 
@@ -278,10 +277,10 @@ def test_an_object_of_known_length_without_space_for_all_of_its_body_is_not_stor
     assert pins_in(node.memory) == 0
 
 
-@pytest.fixture(params=[SharedNode, PlainNode])
-def slow_node(request: pytest.FixtureRequest) -> Iterator[SharedNode]:
+@pytest.fixture
+def slow_node() -> Iterator[SharedNode]:
     """A larger node, whose clock goes on whenever a writer reads it: a call reserves space in one segment, no more."""
-    made: SharedNode = request.param(4 << 20)
+    made = SharedNode(4 << 20)
     passing = itertools.count(2000)
     for store in (made.a, made.b):
         assert isinstance(store, shared_store.SharedStore)
@@ -501,7 +500,10 @@ def test_a_large_object_does_not_replace_one_whose_fetch_has_begun_later(node: S
 def recycling(node: SharedNode, *, but: int = -1) -> Iterator[None]:
     """The first worker has all sealed segments in hand, and keeps them in the end. `but`: one that it leaves alone."""
     segments, owned = node.a.segments, []
-    for segment, state in [*segments.sealed(1000)]:
+    states = [(segment, segments.state(segment)) for segment in range(segments.count)]
+    for segment, state in states:
+        if state.state is not SegmentState.SEALED:
+            continue
         wanted = StateWord(state.generation, segments.owner, state.queue, SegmentState.RECYCLING)
         if segment != but:
             assert segments.change(segment, state, wanted)
@@ -707,113 +709,13 @@ def test_what_is_forgotten_is_released(node: SharedNode) -> None:
     leased(node.b, key_of(1)).give_up()
 
 
-def test_the_compiled_module_leaves_the_same_memory_as_its_reference() -> None:
-    with mock.patch.object(os, "urandom", lambda count: bytes(range(count))):
-        compiled = SharedNode()
-        with mock.patch.object(shared_store, "_ordinary_cases", return_value=None):
-            plain = SharedNode()
-    assert compiled.a.ordinary is not None
-    assert plain.a.ordinary is None
-    for number in range(600):
-        for node in (compiled, plain):
-            use_in_turn(node, number)
-        if number % 50 == 0:
-            assert bytes(compiled.memory.data) == bytes(plain.memory.data), number
-    assert bytes(compiled.memory.data) == bytes(plain.memory.data)
-    for node in (compiled, plain):
-        assert pins_in(node.memory) == 0
-        node.close()
-
-
-@pytest.mark.parametrize("popular", [3, 10, 40])
-def test_the_compiled_module_keeps_the_objects_that_its_reference_keeps(popular: int) -> None:
-    """Objects of different lengths, of which some are found again, so that segments are kept, emptied and evicted."""
-    with mock.patch.object(os, "urandom", lambda count: bytes(range(count))):
-        compiled = SharedNode()
-        with mock.patch.object(shared_store, "_ordinary_cases", return_value=None):
-            plain = SharedNode()
-    moved = mock.Mock(wraps=Space._move)
-    chance = random.Random(popular)
-    with mock.patch.object(Space, "_move", lambda *of: moved(*of)):
-        for number in range(1500):
-            length, again = chance.choice([0, 300, 1000, 3000, 9000, 80_000]), chance.randrange(popular)
-            known, is_whole = chance.random() < 0.5, chance.random() < 0.9
-            for node in (compiled, plain):
-                body = content(number, 0, length)
-                writer = begin(node.a, key_of(number % 700), size=length if known else None, url=b"u" * (number % 90))
-                for at in range(0, length, 4000):
-                    if not writer.append(body[at : at + 4000]):
-                        break
-                writer.complete() if is_whole else writer.abort()
-                for seen in range(max(0, number - again), number, 2):
-                    read(node.b, key_of(seen % 700))
-            if number % 50 == 0:
-                assert bytes(compiled.memory.data) == bytes(plain.memory.data), number
-    assert bytes(compiled.memory.data) == bytes(plain.memory.data)
-    assert moved.call_count > 50
-    for node in (compiled, plain):
-        assert node.a.numbers().objects == objects_in(node.a)
-        node.close()
-
-
-def test_the_compiled_module_hashes_tags_as_its_reference() -> None:
+def test_tags_are_hashed_as_those_of_purges_that_are_read_from_a_disk() -> None:
     chance = random.Random(7)
     node = SharedNode()
-    assert node.a.ordinary is not None
     for length in range(60):
         for tag in (chance.randbytes(length), b"\0" * length, b"\xff" * length):
             assert node.a.ordinary.name_tag(tag) == node.a.purges.hash(b"t", tag), tag
     node.close()
-
-
-def test_the_compiled_module_finds_the_segments_that_its_reference_finds() -> None:
-    chance = random.Random(7)
-    node = SharedNode()
-    space, segments = node.a.space, node.a.segments
-    words = node.memory.words
-    for round_ in range(300):
-        states = [chance.choice([*SegmentState]) for _ in range(segments.count)]
-        queues = chance.choice([[Queue.SMALL], [Queue.MAIN], [*Queue], [Queue.SMALL] + 12 * [Queue.MAIN]])
-        for segment, state in enumerate(states):
-            word = StateWord(chance.randrange(9), 0, chance.choice(queues), state).word
-            words[segments.states + segment] = word
-            words[segments.orders + segment] = chance.randrange(segments.count)
-        assert [*space._sealed_segments()] == [*segments.sealed(16)], round_
-        assert [*space._free_segments()] == [*segments.free()], round_
-    words[segments.states : segments.states + segments.count] = memoryview(bytes(8 * segments.count)).cast("Q")
-    node.close()
-
-
-def use_in_turn(node: SharedNode, number: int) -> None:
-    """Store, find, replace, purge and abandon objects; what is done depends on the number only."""
-    chance = random.Random(number)
-    store, key, length = node.a, key_of(number % 97), chance.choice([0, 1, 100, 1000, 5000, 40_000])
-    watch = node.b.watch(key, lambda: None) if number % 5 == 0 else None
-    lease = store.lease(key)
-    if isinstance(lease, Refusal):
-        node.clock.now += 40
-        return
-    assert store.lease(key) is Refusal.IN_FLIGHT
-    if number % 11 == 0:
-        at_once(store.purge_tags([b"tag"], soft=number % 2 == 0))
-    if number % 13 == 0:
-        assert lease.store_head(b"names", key=b"n" * 16, url=b"http://a/")
-    other = key_of(1000 + number % 53) if number % 3 == 0 else None
-    tags = (b"tag", b"b") if number % 4 == 0 else ()
-    if number % 19 == 0:
-        lease.store_whole(b"h" * chance.randrange(500), content(number, 0, length), url=b"u", tags=(b"tag",))
-    writer = lease.store(b"h" * chance.randrange(500), chance.choice([None, length]), key=other, url=b"u", tags=tags)
-    if writer is not None:
-        body = content(number, 0, length)
-        for at in range(0, length, 3000):
-            writer.append(body[at : at + 3000])
-        writer.abort() if number % 7 == 0 else writer.complete()
-    lease.give_up(5.0 if number % 17 == 0 else 0.0)
-    found = node.b.find(other or key)
-    if found is not None:
-        found.release()
-    if watch is not None:
-        watch.cancel()
 
 
 # deaths
@@ -823,7 +725,7 @@ def test_a_death_at_the_begin_of_a_recycling_takes_nothing_from_readers(node: Sh
     """The worker has not looked yet whether others read the segment."""
     for number in range(200):
         put(node.a, key_of(number), content(number, 0, 3000))
-    sealed = [segment for segment, _ in node.a.segments.sealed(1000)]
+    sealed = [segment for segment, _ in node.a.space._sealed_segments()]
     found = next(
         each
         for number in range(200)
@@ -873,14 +775,12 @@ def test_a_dead_worker_leaves_no_fetch_and_no_pin(node: SharedNode) -> None:
     assert node.b.numbers().objects == objects_in(node.b) == 3
 
 
-@pytest.mark.parametrize("made", [SharedNode, PlainNode])
-def test_a_kill_at_any_change_leaves_nothing_wrong(made: type[SharedNode]) -> None:
-    run_in_small_process(kill_at_any_change, made.__name__)
+def test_a_kill_at_any_change_leaves_nothing_wrong() -> None:
+    run_in_small_process(kill_at_any_change)
 
 
-@pytest.mark.parametrize("made", [SharedNode, PlainNode])
-def test_workers_at_once_and_kills_among_them(made: type[SharedNode]) -> None:
-    run_in_small_process(kill_some_at_once, made.__name__)
+def test_workers_at_once_and_kills_among_them() -> None:
+    run_in_small_process(kill_some_at_once)
 
 
 class StoreModel(RuleBasedStateMachine):

@@ -24,7 +24,6 @@ from fastgw.cache.tiers.tiered_store import TieredStore
 from fastgw.routing.table import at_once
 from tests.unit.cache.nodes import (
     Node,
-    PlainNode,
     ProcessNode,
     SharedNode,
     TieredNode,
@@ -36,7 +35,7 @@ from tests.unit.cache.nodes import (
 )
 
 K, L, M = (bytes([each]) * 16 for each in b"KLM")
-NODES = [ProcessNode, SharedNode, PlainNode, TieredNode]
+NODES = [ProcessNode, SharedNode, TieredNode]
 
 
 @pytest.fixture(params=NODES)

@@ -17,8 +17,8 @@ from fastgw.observe.metrics.totals import totals
 from fastgw.observe.observer import Observer
 from fastgw.observe.series_kinds import LazyDisposal
 from fastgw.shm.slot_assignment import SlotNames, SlotTable, first
-from tests.unit.observe.access_log.test_logs import AccessLog, wait_until
 from tests.unit.observe.access_log.test_finished_exchange import Named, over
+from tests.unit.observe.access_log.test_logs import AccessLog, wait_until
 
 
 class Worker:

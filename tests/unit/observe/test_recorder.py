@@ -29,8 +29,8 @@ from fastgw.observe.metrics.series_layout import ROUTES_AT, WORDS
 from fastgw.observe.recorder import Recorder
 from fastgw.shm.slot_assignment import SlotNames, first
 from tests.support.counted import assert_line, count_content_coding, count_record
-from tests.unit.observe.access_log.test_logs import AccessLog
 from tests.unit.observe.access_log.test_finished_exchange import Body, Exchange, Named, Response, over
+from tests.unit.observe.access_log.test_logs import AccessLog
 
 REDACT = ("sid", "Session id", "straße")
 ROUTES = [None, *map(Named, ("user", "files", "gone", 'a"%b', "ü"))]

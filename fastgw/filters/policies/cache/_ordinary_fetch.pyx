@@ -2,8 +2,7 @@
 """Ordinary misses: of a shared store without slower tiers, by a key of scheme, authority, path, query and headers, and
 a small response that is stored, or of which `_storing` knows that it is not.
 
-All other cases are left to `CachedRequest`, which goes on with the lease. Objects of other classes are used through
-their attributes (`_slots.read`).
+All other cases are left to `CachedRequest`, which goes on with the lease.
 """
 
 cimport cython
@@ -18,7 +17,6 @@ from fastgw.forwarded_headers cimport Peer
 from fastgw.exchange.route cimport Route
 from fastgw.exchange.chain cimport Chain
 from fastgw.exchange.exchange cimport Exchange
-from fastgw._slots cimport Slot, learn, read, write
 from fastgw.cache.shared._ordinary cimport MOST_HASHES, NO_SPACE, Key, NewRecord, Ordinary
 from fastgw.filters.policies.cache.ready_answers cimport ReadyAnswers
 from fastgw.http.http1.sought_names cimport has_any_of
@@ -59,58 +57,6 @@ cdef enum:
     UNCACHEABLE = -3
     NO_SLOT = -4
     OUTGROWN = -5
-
-cdef struct OfPolicy:
-    Slot clock
-    Slot count
-    Slot dropped
-    Slot fetches_get
-    Slot has_store
-    Slot key_headers
-    Slot place
-    Slot query_rule
-    Slot ready
-    Slot storing
-    Slot store
-    Slot tag_headers
-
-cdef struct OfStore:
-    Slot date
-    Slot leases
-    Slot most_bytes
-    Slot ordinary
-    Slot space
-
-cdef OfPolicy of_policy
-cdef OfStore of_store
-cdef Slot opened_of_space
-cdef Slot clock_of_leases
-cdef Slot authority_of_head
-cdef Slot ordinary_of_head
-cdef Slot forwarded_of_head
-
-learn(&of_policy.clock, CachePolicy, "clock")
-learn(&of_policy.count, CachePolicy, "count")
-learn(&of_policy.dropped, CachePolicy, "dropped")
-learn(&of_policy.fetches_get, CachePolicy, "fetches_get")
-learn(&of_policy.has_store, CachePolicy, "has_store")
-learn(&of_policy.key_headers, CachePolicy, "key_headers")
-learn(&of_policy.place, CachePolicy, "place")
-learn(&of_policy.query_rule, CachePolicy, "query_rule")
-learn(&of_policy.ready, CachePolicy, "ready")
-learn(&of_policy.storing, CachePolicy, "_storing")
-learn(&of_policy.store, CachePolicy, "store")
-learn(&of_policy.tag_headers, CachePolicy, "tag_headers")
-learn(&of_store.date, SharedStore, "date")
-learn(&of_store.leases, SharedStore, "leases")
-learn(&of_store.most_bytes, SharedStore, "most_bytes")
-learn(&of_store.ordinary, SharedStore, "ordinary")
-learn(&of_store.space, SharedStore, "space")
-learn(&opened_of_space, Space, "opened")
-learn(&clock_of_leases, Leases, "clock")
-learn(&ordinary_of_head, Http1RequestHead, "ordinary")
-learn(&authority_of_head, Http1RequestHead, "authority")
-learn(&forwarded_of_head, Http1RequestHead, "forwarded")
 
 cdef bytes _GET = b"GET"
 cdef object _UNCHANGED_QUERY = UNCHANGED_QUERY
@@ -198,7 +144,7 @@ cdef inline double _date_of(clock) except? -1.0:
 
 cdef inline uint64_t _ticks_of(leases) except? 0:
     """Return the present instant, as ends of leases are counted."""
-    clock = read(&clock_of_leases, leases)
+    clock = leases.clock
     return <uint64_t>((_now(CLOCK_MONOTONIC) if clock is _monotonic else <double>clock()) * _TICKS)
 
 
@@ -229,7 +175,7 @@ cdef bytes _place(policy, upstream, route):
     """Return what the text of keys has of upstream and route, of the names of the values that follow, and that the
     request is plain (`_is_plain`): the beginning of the parts of `CachePolicy.resource_of`.
     """
-    kept, name = read(&of_policy.place, policy), (<Route?>route).name
+    kept, name = policy.place, (<Route?>route).name
     settings = (<Chain?>((<Route?>route).chain)).sent_settings
     if (
         kept is None
@@ -242,7 +188,7 @@ cdef bytes _place(policy, upstream, route):
         names = policy.key_names
         text += b"---" if names is None else b"%d:%b--" % (len(names), names)
         kept = upstream, name, settings, text
-        write(&of_policy.place, policy, kept)
+        policy.place = kept
     return <bytes>(<tuple>kept)[3]
 
 
@@ -327,15 +273,15 @@ cdef bint _is_plain(policy, Http1RequestHead head, peer) except -1:
     """Whether the policy has nothing else to read in the request, and its key has but headers beside what all have."""
     if (
         head._fields is not None
-        or not read(&of_policy.has_store, policy)
-        or not read(&of_policy.fetches_get, policy)
+        or not policy.has_store
+        or not policy.fetches_get
         or head.method_length != 3
         or memcmp(PyBytes_AS_STRING(head.source), b"GET", 3)
-        or ((<Peer?>peer).trusted and read(&forwarded_of_head, head))
-        or (head.query_at.start and read(&of_policy.query_rule, policy) is not None)
+        or ((<Peer?>peer).trusted and head.forwarded)
+        or (head.query_at.start and policy.query_rule is not None)
     ):
         return False
-    ready = read(&of_policy.ready, policy)
+    ready = policy.ready
     if ready is None:
         return False
     return not has_any_of((<ReadyAnswers?>ready)._special, head)
@@ -351,7 +297,7 @@ def begin_exchange_fetch(policy, exchange, forward):
         or not (<Chain?>((<Exchange?>exchange).chain)).allows_fetch
         or (<Exchange?>exchange).query_sent is not _UNCHANGED_QUERY
         or (<Exchange?>exchange).request_body is not None
-        or not read(&ordinary_of_head, head)
+        or not head.ordinary
         or (<Exchange?>exchange).method != _GET
         or (<Exchange?>exchange).path != (<Http1RequestHead>head)._path
         or (<Exchange?>exchange).sends_client_authorization
@@ -378,15 +324,15 @@ cdef object _begun(policy, Exchange exchange, forward):
     head = <Http1RequestHead>given
     if head.source is None or not _is_plain(policy, head, peer):
         return None
-    store = read(&of_policy.store, policy)
+    store = policy.store
     if type(store) is not SharedStore or route is None:
         return None
-    made = read(&of_store.ordinary, store)
+    made = store.ordinary
     if type(made) is not Ordinary:
         return None
     ordinary = <Ordinary>made
     path_of = (<Forward?>forward).path_of
-    endpoint, authority = (<Peer?>peer).endpoint, read(&authority_of_head, head)
+    endpoint, authority = (<Peer?>peer).endpoint, head.authority
     path = head._path
     sent_path = None if path_of is None else path_of(exchange)
     if sent_path == path:
@@ -405,7 +351,7 @@ cdef object _begun(policy, Exchange exchange, forward):
     else:
         out = _put_part(out, PyBytes_AS_STRING(sent_path), PyBytes_GET_SIZE(sent_path))
     out = _put(out, PyBytes_AS_STRING(place), PyBytes_GET_SIZE(place))
-    key_headers = <tuple?>read(&of_policy.key_headers, policy)
+    key_headers = <tuple?>policy.key_headers
     if key_headers:
         fields = _changed_fields(exchange)
         for name in key_headers:
@@ -422,7 +368,7 @@ cdef object _begun(policy, Exchange exchange, forward):
         _complement(&key, ordinary, &searched)
     if not (ordinary.has_no_entry(&key) and ordinary.has_no_entry(&searched)):
         return None
-    now = _ticks_of(read(&of_store.leases, store))
+    now = _ticks_of(store.leases)
     at = ordinary.take_lease_of(&key, now, _LEASE_TICKS)
     if at == IN_FLIGHT or at == NOT_ORDINARY:
         return None
@@ -434,10 +380,10 @@ cdef object _begun(policy, Exchange exchange, forward):
         fetch.scheme, fetch.authority = purge_origin(head, peer)
     fetch.key = key
     fetch.lease_at, fetch.lease_word = at, ordinary.lease_word
-    date_of, clock = read(&of_store.date, store), read(&of_policy.clock, policy)
+    date_of, clock = store.date, policy.clock
     fetch.began, fetch.date = ordinary.purge_sequence(), _date_of(date_of)
     fetch.request_date = fetch.date if clock is date_of else _date_of(clock)
-    fetch.dropped = read(&of_policy.dropped, policy)
+    fetch.dropped = policy.dropped
     return fetch
 
 
@@ -469,7 +415,7 @@ cdef class OrdinaryFetch:
         cdef uint64_t now = 0
         self.lease_at = NO_SLOT
         if mark:
-            now = _ticks_of(read(&of_store.leases, self.store))
+            now = _ticks_of(self.store.leases)
         self.ordinary.end_lease_at(at, self.lease_word, now, mark)
         return self._report(&self.key)
 
@@ -501,7 +447,7 @@ cdef class OrdinaryFetch:
             outcome = self._outcome_of(<Http1ResponseHead>head)
         if outcome is None:
             return self._other().take_response(head)
-        read(&of_policy.count, self.policy)((<Route?>self.route).name, outcome.detail)
+        self.policy.count((<Route?>self.route).name, outcome.detail)
         self.exchange.cache_result = "miss"
         self.exchange.cache_status = outcome.status  # the response step of the filter adds it
         return True
@@ -514,15 +460,15 @@ cdef class OrdinaryFetch:
         """
         cdef Encoded encoded
         cdef int identity = 0
-        cdef tuple key_headers = <tuple?>read(&of_policy.key_headers, self.policy)
+        cdef tuple key_headers = <tuple?>self.policy.key_headers
         cdef bint cookies = has_field(self.head, _COOKIE) and not (key_headers and _COOKIE in key_headers)
         if is_authenticated(self.exchange):
             identity = _BY_CONSUMER
         elif has_field(self.head, _AUTHORIZATION) and not (key_headers and _AUTHORIZATION in key_headers):
             identity = _BY_AUTHORIZATION
         found = decide_on(
-            head, read(&of_policy.storing, self.policy), identity, cookies, self.request_date,
-            _date_of(read(&of_policy.clock, self.policy)), &encoded,
+            head, self.policy._storing, identity, cookies, self.request_date,
+            _date_of(self.policy.clock), &encoded,
         )
         if type(found) is tuple:
             return _stored_for(encoded.lifetime - encoded.age) if self._store(head, <tuple>found, &encoded) else None
@@ -543,7 +489,7 @@ cdef class OrdinaryFetch:
         cdef list tags = None
         if self.lease_at < 0 or not head.whole or encoded.has_no_vary_search:
             return False
-        for name in <tuple?>read(&of_policy.tag_headers, self.policy):
+        for name in <tuple?>self.policy.tag_headers:
             if tags is None and has_field(head, name):
                 tags = self.policy.tags_of(head)
                 if len(tags) > MOST_TAGS:
@@ -552,7 +498,7 @@ cdef class OrdinaryFetch:
         if (
             url_length < 0
             or encoded.length + url_length + head.payload_length > self.ordinary._segment // RECORDS
-            or head.payload_length > <Py_ssize_t>read(&of_store.most_bytes, self.store)
+            or head.payload_length > <Py_ssize_t>self.store.most_bytes
         ):
             return False
         tag[0] = 0
@@ -618,8 +564,8 @@ cdef class OrdinaryFetch:
     cdef bint _write(self, const Key* key, const NewRecord* record) except -1:
         """Write a complete record. False: another process has to be considered, or space to be made."""
         cdef int64_t at
-        space = read(&of_store.space, self.store)
-        cdef dict opened = <dict?>read(&opened_of_space, space)
+        space = self.store.space
+        cdef dict opened = <dict?>space.opened
         at = self.ordinary.write_record(key, record, opened.get(_SMALL, _NO_SEGMENT), opened.get(_MAIN, _NO_SEGMENT))
         if at == NO_SPACE and space.renew(_MAIN if self.ordinary.queue == _MAIN else _SMALL, self.ordinary.total):
             # PERF: a miss that fills a segment takes 540,000 instructions otherwise, and there is one in 25 to
