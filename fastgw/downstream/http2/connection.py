@@ -134,7 +134,8 @@ class Http2ClientConnection(MultiplexedConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=0)
-        self.fd = transport.get_extra_info("socket").fileno()
+        if self.fd < 0:
+            self.fd = transport.get_extra_info("socket").fileno()
         address_limit = self.server.address_limit_for(self.listener, self.peer.ip)
         if self.server.admit(self.peer.ip, address_limit) is None:
             self.attach_transport(transport, address_limit)
@@ -144,7 +145,7 @@ class Http2ClientConnection(MultiplexedConnection):
     def attach_transport(self, transport: asyncio.Transport, address_limit: AddressLimit | None) -> None:
         """Start a connection that is counted in the node's limits, including `address_limit`."""
         self.transport = transport
-        self._socket = transport.get_extra_info("socket").fileno()
+        self._socket = self.fd if self.fd >= 0 else transport.get_extra_info("socket").fileno()
         self._address_limit = address_limit
         self._asks = True
         self.listener.askers += 1

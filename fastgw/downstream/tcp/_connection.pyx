@@ -29,8 +29,6 @@ cdef extern from "sys/socket.h" nogil:
     ctypedef unsigned int socklen_t
     cdef struct sockaddr:
         uint16_t sa_family
-    cdef struct sockaddr_storage:
-        uint16_t ss_family
     cdef struct linger:
         int l_onoff
         int l_linger
@@ -45,7 +43,6 @@ cdef extern from "sys/socket.h" nogil:
         SOL_SOCKET
         SO_ERROR
         SO_LINGER
-    int accept4(int fd, sockaddr* address, socklen_t* length, int flags)
     int new_socket "socket"(int family, int kind, int protocol)
     int connect(int fd, const sockaddr* address, socklen_t length)
     int getsockopt(int fd, int level, int name, void* value, socklen_t* length)
@@ -57,7 +54,6 @@ cdef extern from "sys/socket.h" nogil:
 cdef extern from "netinet/in.h" nogil:
     enum:
         IPPROTO_TCP
-        INET6_ADDRSTRLEN
     cdef struct in_addr:
         uint32_t s_addr
     cdef struct in6_addr:
@@ -72,14 +68,12 @@ cdef extern from "netinet/in.h" nogil:
         in6_addr sin6_addr
         uint32_t sin6_scope_id
     uint16_t htons(uint16_t number)
-    uint16_t ntohs(uint16_t number)
 
 cdef extern from "netinet/tcp.h" nogil:
     enum:
         TCP_NODELAY
 
 cdef extern from "arpa/inet.h" nogil:
-    const char* inet_ntop(int family, const void* address, char* text, socklen_t size)
     int inet_pton(int family, const char* text, void* address)
 
 cdef extern from "sys/epoll.h" nogil:
@@ -188,43 +182,15 @@ cdef bytes _address_of(literal):
     return (<char*>&v6)[:sizeof(v6)] if inet_pton(AF_INET6, host, &v6.sin6_addr) == 1 else None
 
 
-def accept(server, listener, int listening):
-    """Accept a connection and serve it. False: none is queued. Raises `OSError`."""
-    cdef sockaddr_storage name
-    cdef socklen_t length = sizeof(name)
-    cdef char text[INET6_ADDRSTRLEN]
-    cdef sockaddr_in6* v6 = <sockaddr_in6*>&name
+def serve(server, listener, client):
     cdef PlainConnection connection
-    cdef Plan plan
-    cdef unsigned int port
-    cdef int fd = accept4(listening, <sockaddr*>&name, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
-    if fd < 0:
-        if errno == EAGAIN:
-            return False
-        raise OSError(errno, os.strerror(errno))
-    if name.ss_family == AF_INET:
-        inet_ntop(AF_INET, &(<sockaddr_in*>&name).sin_addr, text, sizeof(text))
-        port = ntohs((<sockaddr_in*>&name).sin_port)
-    elif name.ss_family == AF_INET6 and not v6.sin6_scope_id:
-        if not any(v6.sin6_addr.s6_addr[:10]) and v6.sin6_addr.s6_addr[10] == v6.sin6_addr.s6_addr[11] == 255:
-            inet_ntop(AF_INET, &v6.sin6_addr.s6_addr[12], text, sizeof(text))  # an IPv4-mapped IPv6 address
-        else:
-            inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof(text))
-        port = ntohs(v6.sin6_port)
-    else:
-        client = socket.socket(fileno=fd)
-        full = client.getpeername()
-        server.serve_tcp(listener, client, (full[0], full[1]) if isinstance(full, tuple) else ("unix:", 0), None)
-        return True
-    ip = text.decode()
     routes = listener.tcp
-    plan = _plan_of_next(server, routes)
+    plan = _plan_of_next(server, routes) if client.port else None
     if plan is None:
-        server.serve_tcp(listener, socket.socket(fileno=fd), (ip, port), None)
-        return True
+        server.serve_tcp(listener, client.as_socket(), (client.ip, client.port), None)
+        return
     connection = PlainConnection.__new__(PlainConnection)
-    connection._begin(server, listener, routes, plan, fd, ip, port)
-    return True
+    connection._begin(server, listener, routes, plan, client.as_number(), client.ip, client.port)
 
 
 @cython.final

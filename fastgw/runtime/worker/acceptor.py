@@ -8,13 +8,14 @@ bytes before a transport exists.
 import asyncio
 import errno
 import socket
-from collections.abc import Set
+from collections.abc import Coroutine, Set
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast, final
 
 from fastgw.downstream import Listener, Server
 from fastgw.downstream.tcp import _connection as tcp_connection
 from fastgw.downstream.udp.listening import tell_destinations
+from fastgw.eventloop.socket_accept import AcceptedSocket, accept
 from fastgw.http.malformed import Malformed
 from fastgw.net.proxy_protocol import NO_TLVS, Parsed, ProxyTlvs, parse
 from fastgw.operator_events import OperatorEvent
@@ -41,7 +42,6 @@ GONE: Final = frozenset(
     | {errno.EHOSTUNREACH, errno.ENONET, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
 )
 """Errors of `accept` for a connection that was closed while it was queued (accept(2))."""
-UNIX_PEER: Final = ("unix:", 0)
 
 Peer = tuple[str, int]
 
@@ -58,7 +58,8 @@ class Acceptor:
         self._server = server
         self._listeners: dict[socket.socket, Listener] = {}
         self._greetings: set[Greeting] = set()
-        self._openings: set[asyncio.Task[None]] = set()
+        self._openings: set[_Opening] = set()
+        self._ports: dict[socket.socket, int] = {}
         self._pause: asyncio.TimerHandle | None = None
         self._files = file_limit()
         self._most = connections_held(self._files)
@@ -82,6 +83,9 @@ class Acceptor:
         if not known and listener.is_udp:
             tell_destinations(listening)
         self._listeners[listening] = listener
+        if not known:
+            name = listening.getsockname()
+            self._ports[listening] = name[1] if isinstance(name, tuple) else 0
         if not known and self._pause is None:
             self._loop.add_reader(listening, self._accept, listening)
 
@@ -93,6 +97,7 @@ class Acceptor:
     def close(self, listening: socket.socket) -> None:
         """Stop accepting from this socket: another worker does, or it is closed."""
         if self._listeners.pop(listening, None) is not None:
+            del self._ports[listening]
             self._loop.remove_reader(listening)
 
     async def end(self, shut: Set[socket.socket]) -> None:
@@ -114,8 +119,8 @@ class Acceptor:
             greeting.read()
         for greeting in list(self._greetings):
             greeting.refuse("the gateway stops")
-        if self._openings:
-            await asyncio.wait(self._openings)
+        while self._openings:
+            await asyncio.sleep(0)
         await self._server.end_handshakes()
 
     def _accept(self, listening: socket.socket, most: int = ACCEPTS_PER_WAKEUP) -> None:
@@ -124,7 +129,7 @@ class Acceptor:
             room = 2 * (self._most - self._most // UDP_RESERVE - self._connection_count())
             self._server.udp.receive(listener, listening, most, room)
             return None
-        accept_and_serve = tcp_connection.accept if listener.is_bare_tcp else None
+        number = listening.fileno()
         held_before = self._connection_count()
         for held in range(held_before, held_before + most):
             if held > self._most_held:
@@ -134,29 +139,24 @@ class Acceptor:
             if held >= self._most and not self._server.make_room(NO_FILES):
                 return self._pause_all(NO_FILES)
             try:
-                if accept_and_serve is not None:
-                    if accept_and_serve(self._server, listener, listening.fileno()):
-                        continue
-                    return None
-                client, name = listening.accept()
-            except BlockingIOError:
-                return None
+                client = accept(number)
             except OSError as error:
                 if error.errno in GONE:
                     continue
                 if error.errno == errno.EINVAL:  # a neighbour has shut it down
                     return self.close(listening)
                 return self._pause_all(f"{error.strerror}")  # out of files or memory
-            # On a dual-stack socket, which only a service manager opens, an IPv4 client has an IPv4-mapped IPv6
-            # address.
-            peer = (name[0].removeprefix("::ffff:"), name[1]) if isinstance(name, tuple) else UNIX_PEER
-            if not listener.proxy_protocol_required:
-                self.serve(client, listener, peer, None)
-            elif listener.may_send_proxy_header(peer[0]):
+            if client is None:
+                return None
+            if listener.is_bare_tcp:
+                tcp_connection.serve(self._server, listener, client)
+            elif not listener.proxy_protocol_required:
+                self._open(client, listener, (client.ip, client.port), self._ports[listening])
+            elif listener.may_send_proxy_header(client.ip):
                 timeout = self._server.timeouts.request_headers
-                self._greetings.add(Greeting(self, self._loop, timeout, client, listener, peer))
+                self._greetings.add(Greeting(self, self._loop, timeout, client, listener))
             else:
-                self.refuse(client, listener, peer, "the peer may not send a PROXY header")
+                self.refuse(client, listener, "the peer may not send a PROXY header")
         return None
 
     def _connection_count(self) -> int:
@@ -192,51 +192,86 @@ class Acceptor:
         """Forget a connection whose PROXY header was read, or which was refused."""
         self._greetings.discard(greeting)
 
-    def refuse(self, client: socket.socket, listener: Listener, peer: Peer, why: str) -> None:
+    def refuse(self, client: AcceptedSocket, listener: Listener, why: str) -> None:
         self._complain(
-            OperatorEvent.CONNECTION_REFUSED, f"listener {listener.name}: connection from {peer[0]} refused: {why}"
+            OperatorEvent.CONNECTION_REFUSED, f"listener {listener.name}: connection from {client.ip} refused: {why}"
         )
-        client.close()
+        client.discard()
 
     def serve(
-        self,
-        client: socket.socket,
-        listener: Listener,
-        peer: Peer,
-        local: Peer | None,
-        tlvs: ProxyTlvs = NO_TLVS,
-        sender: str | None = None,
+        self, client: AcceptedSocket, listener: Listener, peer: Peer, local: Peer | None, tlvs: ProxyTlvs
     ) -> None:
-        """Pass the connection to the server. `local`: the address that the client connected to, if it is not that of
-        the socket. `tlvs`, `sender`: of its PROXY header.
+        """Pass a connection whose PROXY header was read to the server. `peer`, `local`: addresses of the client and
+        that it has connected to, as of the header; `local` None: that of the socket. `tlvs`: of the header.
         """
         if listener.tcp is not None and listener.tls is None:
-            self._server.serve_tcp(listener, client, peer, local, tlvs)
+            self._server.serve_tcp(listener, client.as_socket(), peer, local, tlvs)
             return
-        opening = self._loop.create_task(self._open(client, listener, peer, local, tlvs, sender))
-        self._openings.add(opening)
-        opening.add_done_callback(self._openings.discard)
+        if local is None:
+            lent = socket.socket(fileno=client.fileno())
+            name = lent.getsockname()
+            lent.detach()
+            port = name[1] if isinstance(name, tuple) else 0
+        else:
+            port = local[1]
+        self._open(client, listener, peer, port, tlvs, client.ip, local)
 
-    async def _open(
+    def _open(
         self,
-        client: socket.socket,
+        client: AcceptedSocket,
         listener: Listener,
         peer: Peer,
-        local: Peer | None,
-        tlvs: ProxyTlvs,
-        sender: str | None,
+        port: int,
+        tlvs: ProxyTlvs = NO_TLVS,
+        sender: str | None = None,
+        local: Peer | None = None,
     ) -> None:
-        name = local or client.getsockname()
-        port = name[1] if isinstance(name, tuple) else 0
+        """Make the transport of a connection. `port`: that the client has connected to. `sender`: of a PROXY header."""
         protocol: Any
         if listener.tls is None:
             protocol = self._server.accepted(listener, peer, port, tlvs, sender)
+            protocol.fd = client.fileno()
         else:
             protocol = self._server.secured(listener, peer, port, tlvs, sender, local)
+        opening = _Opening(self, client, listener)
+        self._openings.add(opening)
+        opening.begin(self._loop, protocol)
+
+    def opened(self, opening: "_Opening") -> None:
+        """Forget a connection whose protocol has its transport, or which was refused."""
+        self._openings.discard(opening)
+
+
+@final
+class _Opening:
+    """A connection whose protocol gets its transport in the next turn of the loop.
+
+    The coroutine of the loop runs without a task, which costs more than all else here.
+    """
+
+    __slots__ = ("_acceptor", "_client", "_listener", "_steps")
+
+    def __init__(self, acceptor: Acceptor, client: AcceptedSocket, listener: Listener) -> None:
+        self._acceptor, self._client, self._listener = acceptor, client, listener
+        self._steps: Coroutine[Any, None, object]
+
+    def begin(self, loop: asyncio.AbstractEventLoop, protocol: asyncio.BaseProtocol) -> None:
+        self._steps = loop.connect_accepted_socket(lambda: protocol, cast(socket.socket, self._client))
+        self._go_on()
+
+    def _go_on(self, done: object = None) -> None:
+        """Run up to the next wait. `done`: what was waited for."""
         try:
-            await self._loop.connect_accepted_socket(lambda: protocol, client)
+            waited = self._steps.send(None)
+        except StopIteration:
+            pass
         except OSError as error:
-            self.refuse(client, listener, peer, f"{error.strerror}")
+            self._acceptor.refuse(self._client, self._listener, f"{error.strerror}")
+        else:
+            waited._asyncio_future_blocking = False  # as a task does: it has seen that it is to wait
+            waited.add_done_callback(self._go_on)
+            return
+        self._acceptor.opened(self)
 
 
 class Greeting:
@@ -247,23 +282,21 @@ class Greeting:
         acceptor: Acceptor,
         loop: asyncio.AbstractEventLoop,
         timeout: float,
-        client: socket.socket,
+        client: AcceptedSocket,
         listener: Listener,
-        peer: Peer,
     ) -> None:
         self._acceptor = acceptor
         self._loop = loop
         self._client = client
+        self._socket = socket.socket(fileno=client.fileno())  # to read the header by
         self._listener = listener
-        self._peer = peer
         self._header = b""
-        client.setblocking(False)  # otherwise the transport does it
         self._late = loop.call_later(timeout, self.refuse, "timed out waiting for the PROXY header")
-        loop.add_reader(client, self.read)
+        loop.add_reader(client.fileno(), self.read)
 
     def refuse(self, why: str) -> None:
         self._end()
-        self._acceptor.refuse(self._client, self._listener, self._peer, why)
+        self._acceptor.refuse(self._client, self._listener, why)
 
     def read(self) -> None:
         """Read received bytes of the header; once it is complete, the connection is served."""
@@ -276,24 +309,25 @@ class Greeting:
             return
         if parsed is not None:
             self._end()
-            source = parsed.source or self._peer
-            sender = self._peer[0]
-            self._acceptor.serve(self._client, self._listener, source, parsed.destination, parsed.tlvs, sender)
+            client = self._client
+            source = parsed.source or (client.ip, client.port)
+            self._acceptor.serve(client, self._listener, source, parsed.destination, parsed.tlvs)
 
     def _read_header(self) -> Parsed | None:
         """Take the bytes of the header from the socket; None while it is incomplete. Raises `Malformed`, `OSError`.
 
         An incomplete header is taken completely, because otherwise the socket would stay readable.
         """
-        seen = self._client.recv(PEEK, socket.MSG_PEEK)
+        seen = self._socket.recv(PEEK, socket.MSG_PEEK)
         if not seen:
             raise Malformed("the connection was closed before the PROXY header was complete")
         parsed = parse(self._header + seen)
         taken = len(seen) if parsed is None else parsed.consumed - len(self._header)
-        self._header += self._client.recv(taken)
+        self._header += self._socket.recv(taken)
         return parsed
 
     def _end(self) -> None:
-        self._loop.remove_reader(self._client)
+        self._loop.remove_reader(self._client.fileno())
+        self._socket.detach()
         self._late.cancel()
         self._acceptor.greeted(self)

@@ -10,6 +10,7 @@ import pytest
 from fastgw.downstream.tcp import _connection as TWIN
 from fastgw.downstream.tcp.connection import HALF_CLOSED_S
 from fastgw.errors import Fault
+from fastgw.eventloop import socket_accept
 from fastgw.eventloop.socket_poller import SocketPoller
 from fastgw.eventloop.worker_loop import RELAY_BYTES
 from tests.support.on_loop import on_loop, until
@@ -31,7 +32,9 @@ def accept(node: Node, listening: socket.socket, compiled: bool) -> None:
     if compiled:
         node.poller.close()
         node.worker_loop._sockets = SocketPoller(asyncio.get_running_loop())
-        assert TWIN.accept(node.server, node.listener, listening.fileno())
+        held = socket_accept.accept(listening.fileno())
+        assert held is not None
+        TWIN.serve(node.server, node.listener, held)
         return
     accepted, address = listening.accept()
     accepted.setblocking(False)

@@ -18,6 +18,7 @@ from fastgw.config.settings.gateway import Config
 from fastgw.downstream import Server
 from fastgw.downstream.tcp import _connection as compiled
 from fastgw.errors import Fault
+from fastgw.eventloop import socket_accept
 from fastgw.eventloop.socket_poller import SocketPoller
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.filters.api import Services
@@ -167,6 +168,8 @@ async def test_so_does_one_that_begins_in_compiled_code() -> None:
             socket.create_connection(listening.getsockname()) as client,
         ):
             client.setblocking(False)
-            assert compiled.accept(node.server, node.listener, listening.fileno())
+            held = socket_accept.accept(listening.fileno())
+            assert held is not None
+            compiled.serve(node.server, node.listener, held)
             await ended(client)
             node.assert_nothing_is_taken()
