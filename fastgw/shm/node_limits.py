@@ -9,7 +9,9 @@ import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Final, NamedTuple, final
+from typing import Final, NamedTuple
+
+import cython
 
 UNLIMITED: Final = 2**64 - 1
 REMEMBERED: Final = 4096
@@ -18,7 +20,6 @@ ROWS: Final = 4
 """Rows of a sketch. A key has one cell in each."""
 
 
-@final
 class MemoryFence:
     """A full memory fence between earlier stores of this process and its next loads.
 
@@ -26,8 +27,6 @@ class MemoryFence:
     this process uses prevents that: the release comes after the store, the acquire before the load, and neither CPU
     lets an acquire overtake a release. Acquiring first and releasing then would not order store and load.
     """
-
-    __slots__ = ("acquire", "release")
 
     def __init__(self) -> None:
         lock = threading.Lock()
@@ -39,7 +38,6 @@ class MemoryFence:
         self.acquire()
 
 
-@final
 class NodeLimit:
     """An exact limit of the node without a lock.
 
@@ -48,8 +46,6 @@ class NodeLimit:
     rejected although one permit was left: close to the limit, a race may reject early. `MemoryFence` explains the
     visibility of stores.
     """
-
-    __slots__ = ("_fence", "_views", "_word", "_words", "counter", "most")
 
     def __init__(
         self,
@@ -68,20 +64,21 @@ class NodeLimit:
         self._fence = fence
         self.counter = counter
 
-    def try_take(self, beyond: int = 0) -> bool:
+    def try_take(self, beyond: cython.longlong = 0) -> bool:
         """Take one permit of the node's limit; False: none left. Each permit taken is returned once. `beyond`: number
         of permits by which this one may exceed the limit.
         """
-        word = self._word
+        word: cython.Py_ssize_t = self._word
         words = self._words
         words[word] += 1
         self._fence()
-        total = 0
+        total: cython.ulonglong = 0
         for view in self._views:
             total += view[word]
         if total <= self.most + beyond:
             if self.counter is not None:
-                words[self.counter] += 1
+                counter: cython.Py_ssize_t = self.counter
+                words[counter] += 1
             return True
         words[word] -= 1
         return False
@@ -125,14 +122,11 @@ Cells = tuple[int, ...]
 """Words in which a sketch counts a key."""
 
 
-@final
 class KeyCounts:
     """Concurrent counts of any number of keys, for the node and in fixed memory: a count-min sketch per column.
 
     A key's count is the minimum of its four cells, each summed over the columns: never too low, so limits hold.
     """
-
-    __slots__ = ("_fence", "_secret", "_sketch", "_views", "_words")
 
     def __init__(
         self, sketch: Sketch, words: memoryview, views: Sequence[memoryview], fence: MemoryFence, secret: bytes
@@ -149,13 +143,14 @@ class KeyCounts:
         first, width = self._sketch
         return tuple(first + row * width + int.from_bytes(digest[4 * row : 4 * row + 4]) % width for row in range(ROWS))
 
-    def try_take(self, cells: Cells, most: int) -> bool:
+    def try_take(self, cells: Cells, most: cython.longlong) -> bool:
         """Take one permit of a key, if at most `most` are then taken.
 
         Each permit taken is returned once. As with `NodeLimit`, workers that race for the last permit may all be
         rejected; they try again up to twice while it is free.
         """
         words = self._words
+        cell: cython.Py_ssize_t
         for _ in range(3):
             for cell in cells:
                 words[cell] += 1
@@ -170,12 +165,14 @@ class KeyCounts:
 
     def give_back(self, cells: Cells) -> None:
         words = self._words
+        cell: cython.Py_ssize_t
         for cell in cells:
             words[cell] -= 1
 
-    def add_permits(self, cells: Cells, permits: int) -> None:
+    def add_permits(self, cells: Cells, permits: cython.longlong) -> None:
         """Add this number of permits without a check; a negative number removes permits."""
         words = self._words
+        cell: cython.Py_ssize_t
         for cell in cells:
             words[cell] += permits
 
@@ -183,10 +180,10 @@ class KeyCounts:
         """Return the number of permits taken."""
         return min(sum(view[cell] for view in self._views) for cell in cells)
 
-    def _has_at_most(self, cells: Cells, most: int) -> bool:
+    def _has_at_most(self, cells: Cells, most: cython.longlong) -> bool:
         views = self._views
         for cell in cells:
-            total = 0
+            total: cython.longlong = 0
             for view in views:
                 total += view[cell]
             if total <= most:
@@ -200,7 +197,6 @@ def own_counts() -> KeyCounts:
     return KeyCounts(Sketch(0, 1024), words, [words], MemoryFence(), b"")
 
 
-@final
 class AddressLimit:
     """A limit per client address for the node.
 
@@ -209,8 +205,6 @@ class AddressLimit:
 
     PERF: a connection costs 0.25 us where its address has few, and 1.3 us where the node counts it (CPython 3.11).
     """
-
-    __slots__ = ("_cells", "_counts", "_few", "_held", "_most")
 
     def __init__(self, counts: KeyCounts, most: int, kind: bytes = b"", few: int = 0) -> None:
         """`kind`: begins the keys of what is counted apart from connections. `few`: permits of an address in each
