@@ -192,7 +192,7 @@ def changed_values(head: RequestHead, name: bytes, added: bytes, dropped: frozen
 
 
 # As many as there are at once on a busy worker, so that their memory is used again.
-@cython.freelist(256)
+@cython.freelist(64)
 @cython.cclass
 class Exchange:
     """One request and its response, in the terms of RFC 9110.

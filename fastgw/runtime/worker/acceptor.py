@@ -10,7 +10,8 @@ import errno
 import socket
 from collections.abc import Coroutine, Set
 from contextlib import suppress
-from typing import Any, Final, cast, final
+from functools import partial
+from typing import Any, Final, TypeAlias, cast
 
 from fastgw.downstream import Listener, Server
 from fastgw.downstream.tcp import _connection as tcp_connection
@@ -44,6 +45,7 @@ GONE: Final = frozenset(
 """Errors of `accept` for a connection that was closed while it was queued (accept(2))."""
 
 Peer = tuple[str, int]
+_Steps: TypeAlias = Coroutine[Any, None, object]
 
 
 class Acceptor:
@@ -58,7 +60,7 @@ class Acceptor:
         self._server = server
         self._listeners: dict[socket.socket, Listener] = {}
         self._greetings: set[Greeting] = set()
-        self._openings: set[_Opening] = set()
+        self._openings: set[_Steps] = set()
         self._ports: dict[socket.socket, int] = {}
         self._pause: asyncio.TimerHandle | None = None
         self._files = file_limit()
@@ -204,9 +206,6 @@ class Acceptor:
         """Pass a connection whose PROXY header was read to the server. `peer`, `local`: addresses of the client and
         that it has connected to, as of the header; `local` None: that of the socket. `tlvs`: of the header.
         """
-        if listener.tcp is not None and listener.tls is None:
-            self._server.serve_tcp(listener, client.as_socket(), peer, local, tlvs)
-            return
         if local is None:
             lent = socket.socket(fileno=client.fileno())
             name = lent.getsockname()
@@ -226,52 +225,35 @@ class Acceptor:
         sender: str | None = None,
         local: Peer | None = None,
     ) -> None:
-        """Make the transport of a connection. `port`: that the client has connected to. `sender`: of a PROXY header."""
+        """Begin to serve a connection. `port`: that the client has connected to. `sender`: of a PROXY header."""
+        if listener.tcp is not None and listener.tls is None:
+            self._server.serve_tcp(listener, client.as_socket(), peer, local, tlvs)
+            return
         protocol: Any
         if listener.tls is None:
             protocol = self._server.accepted(listener, peer, port, tlvs, sender)
             protocol.fd = client.fileno()
         else:
             protocol = self._server.secured(listener, peer, port, tlvs, sender, local)
-        opening = _Opening(self, client, listener)
-        self._openings.add(opening)
-        opening.begin(self._loop, protocol)
+        steps = self._loop.connect_accepted_socket(lambda: protocol, cast(socket.socket, client))
+        self._openings.add(steps)
+        self._go_on(steps, client, listener)
 
-    def opened(self, opening: "_Opening") -> None:
-        """Forget a connection whose protocol has its transport, or which was refused."""
-        self._openings.discard(opening)
-
-
-@final
-class _Opening:
-    """A connection whose protocol gets its transport in the next turn of the loop.
-
-    The coroutine of the loop runs without a task, which costs more than all else here.
-    """
-
-    __slots__ = ("_acceptor", "_client", "_listener", "_steps")
-
-    def __init__(self, acceptor: Acceptor, client: AcceptedSocket, listener: Listener) -> None:
-        self._acceptor, self._client, self._listener = acceptor, client, listener
-        self._steps: Coroutine[Any, None, object]
-
-    def begin(self, loop: asyncio.AbstractEventLoop, protocol: asyncio.BaseProtocol) -> None:
-        self._steps = loop.connect_accepted_socket(lambda: protocol, cast(socket.socket, self._client))
-        self._go_on()
-
-    def _go_on(self, done: object = None) -> None:
-        """Run up to the next wait. `done`: what was waited for."""
+    def _go_on(self, steps: _Steps, client: AcceptedSocket, listener: Listener, done: object = None) -> None:
+        """Run the loop's coroutine, which needs no task, up to its next wait, until the protocol has its transport.
+        `done`: what was waited for.
+        """
         try:
-            waited = self._steps.send(None)
+            waited = steps.send(None)
         except StopIteration:
             pass
         except OSError as error:
-            self._acceptor.refuse(self._client, self._listener, f"{error.strerror}")
+            self.refuse(client, listener, f"{error.strerror}")
         else:
             waited._asyncio_future_blocking = False  # as a task does: it has seen that it is to wait
-            waited.add_done_callback(self._go_on)
+            waited.add_done_callback(partial(self._go_on, steps, client, listener))
             return
-        self._acceptor.opened(self)
+        self._openings.discard(steps)
 
 
 class Greeting:
