@@ -8,7 +8,7 @@ never adds an element or an attribute.
 import re
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from typing import Final, NamedTuple, cast, final
+from typing import Final, NamedTuple, ParamSpec, cast, final
 
 import msgspec
 
@@ -60,6 +60,7 @@ STRING: Final = OutputForm("string", b"text/plain; charset=utf-8")
 XML: Final = OutputForm("xml", b"application/xml; charset=utf-8", OF_VALUES)
 FORMS: Final = {form.name: form for form in (JSON, STRING, XML)}
 NEGOTIATED: Final = "negotiate"
+P = ParamSpec("P")
 _XML_TYPES: Final = (b"application/xml", b"text/xml")
 
 
@@ -70,10 +71,10 @@ class Composed(NamedTuple):
     etag: bytes
 
 
-def written(write: Callable[[], Composed]) -> Composed | Unwritable:
+def written(write: Callable[P, Composed], *arguments: P.args, **named: P.kwargs) -> Composed | Unwritable:
     """Return what `write` returns, or why the response cannot be written."""
     try:
-        return write()
+        return write(*arguments, **named)
     except Unwritable as error:
         return error
     except RecursionError:
