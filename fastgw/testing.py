@@ -577,7 +577,7 @@ class _Pool(Lender):
     def lend(
         self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf, http1: bool = False
     ) -> UpstreamConnection | Fault | None:
-        connection = None if fresh else self.try_lend(target)
+        connection = None if fresh else self._take_idle(target)
         if connection is None:
             self._worker_loop.loop.call_soon(self._connect, target, borrower)
         return connection
@@ -593,7 +593,7 @@ class _Pool(Lender):
         borrower.lent(connection)
         connected.set_result(wire)
 
-    def try_lend(self, target: Target, idle_at_most: float = inf) -> UpstreamConnection | None:
+    def _take_idle(self, target: Target) -> UpstreamConnection | None:
         if self._idle is None or self._idle[0].target is not target:
             return None
         (connection, wire), self._idle = self._idle, None

@@ -162,9 +162,6 @@ class RecordedPool(Lender):
             self._waiting.discard(borrower)
             borrower.failed(fault)
 
-    def try_lend(self, target: Target, idle_at_most: float = inf) -> None:
-        return None
-
     def may_open(self) -> bool:
         return True
 

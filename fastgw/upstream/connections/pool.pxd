@@ -42,5 +42,6 @@ cdef class Pool(Lender):
     cdef object __weakref__
 
     cdef double _now(self) except -1
+    cpdef try_lend(self, Target target, double idle_at_most=*)
     cdef _lend_shared(self, Target target)
     cdef _lend_one(self, PooledConnection connection)

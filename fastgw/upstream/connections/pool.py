@@ -190,6 +190,10 @@ class Pool(Lender):
         return monotonic() if self._clock is None else self._clock.now
 
     def try_lend(self, target: Target, idle_at_most: float = inf) -> Any:
+        """Lend a stream of an open connection; None: there is none that was idle for less than this many seconds.
+
+        There is no later call.
+        """
         if target.shared:
             shared = self._lend_shared(target)
             if shared is not None:

@@ -74,13 +74,6 @@ class Lender:
         """
         raise NotImplementedError
 
-    def try_lend(self, target: Target, idle_at_most: float = inf) -> Any:
-        """Lend a stream of an open connection; None: there is none that was idle for less than this many seconds.
-
-        There is no later call.
-        """
-        raise NotImplementedError
-
     def give_back(self, connection: PooledConnection) -> None:
         """Take back a stream whose connection can carry another: it may be lent again before this returns."""
         raise NotImplementedError
