@@ -44,6 +44,9 @@ cdef extern from "netinet/in.h" nogil:
 cdef extern from "arpa/inet.h" nogil:
     const char* inet_ntop(int family, const void* address, char* text, socklen_t size)
 
+cdef extern from "unistd.h" nogil:
+    int close_fd "close"(int fd)
+
 cdef object _STREAM = socket.SOCK_STREAM
 
 
@@ -54,6 +57,13 @@ cdef class AcceptedSocket:
     cdef readonly int family
     cdef readonly str ip
     cdef readonly int port
+
+    def __cinit__(self):
+        self._fd = -1
+
+    def __dealloc__(self):
+        if self._fd >= 0:
+            close_fd(self._fd)
 
     @property
     def type(self):
@@ -93,7 +103,7 @@ def accept(int listening):
             return None
         raise OSError(errno, os.strerror(errno))
     made = AcceptedSocket.__new__(AcceptedSocket)
-    made._fd, made.family = fd, name.ss_family
+    made._fd, made.family, made.ip = fd, name.ss_family, "unix:"
     if name.ss_family == AF_INET:
         inet_ntop(AF_INET, &(<sockaddr_in*>&name).sin_addr, text, sizeof(text))
         made.ip, made.port = text.decode(), ntohs((<sockaddr_in*>&name).sin_port)
@@ -105,8 +115,6 @@ def accept(int listening):
         made.ip, made.port = text.decode(), ntohs(v6.sin6_port)
         if v6.sin6_scope_id:
             made.ip += f"%{_zone(v6.sin6_scope_id)}"
-    else:
-        made.ip = "unix:"
     return made
 
 

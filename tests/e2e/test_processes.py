@@ -221,7 +221,7 @@ except CannotStart as error:
         config = answering(workers=1, limits={"connections": 10_000_000})
         with Gateway(config, tmp_path) as gateway:
             hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-            warning = gateway.stderr.wait_for(lambda line: b"warning" in line).decode()
+            warning = gateway.stderr.wait_for(lambda line: b"limits.connections" in line).decode()
         assert f"limits.connections is 10000000, but {hard} open files" in warning
 
 

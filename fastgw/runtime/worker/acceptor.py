@@ -153,10 +153,10 @@ class Acceptor:
             if listener.is_bare_tcp:
                 tcp_connection.serve(self._server, listener, client)
             elif not listener.proxy_protocol_required:
-                self._open(client, listener, (client.ip, client.port), self._ports[listening])
+                self.serve(client, listener, (client.ip, client.port), self._ports[listening])
             elif listener.may_send_proxy_header(client.ip):
                 timeout = self._server.timeouts.request_headers
-                self._greetings.add(Greeting(self, self._loop, timeout, client, listener))
+                self._greetings.add(Greeting(self, self._loop, timeout, client, listener, self._ports[listening]))
             else:
                 self.refuse(client, listener, "the peer may not send a PROXY header")
         return None
@@ -201,21 +201,6 @@ class Acceptor:
         client.discard()
 
     def serve(
-        self, client: AcceptedSocket, listener: Listener, peer: Peer, local: Peer | None, tlvs: ProxyTlvs
-    ) -> None:
-        """Pass a connection whose PROXY header was read to the server. `peer`, `local`: addresses of the client and
-        that it has connected to, as of the header; `local` None: that of the socket. `tlvs`: of the header.
-        """
-        if local is None:
-            lent = socket.socket(fileno=client.fileno())
-            name = lent.getsockname()
-            lent.detach()
-            port = name[1] if isinstance(name, tuple) else 0
-        else:
-            port = local[1]
-        self._open(client, listener, peer, port, tlvs, client.ip, local)
-
-    def _open(
         self,
         client: AcceptedSocket,
         listener: Listener,
@@ -225,7 +210,9 @@ class Acceptor:
         sender: str | None = None,
         local: Peer | None = None,
     ) -> None:
-        """Begin to serve a connection. `port`: that the client has connected to. `sender`: of a PROXY header."""
+        """Begin to serve a connection. `peer`, `port`, `local`: address of the client, and what it has connected to;
+        `local` None: that is the socket's. `tlvs`, `sender`: of its PROXY header.
+        """
         if listener.tcp is not None and listener.tls is None:
             self._server.serve_tcp(listener, client.as_socket(), peer, local, tlvs)
             return
@@ -243,17 +230,19 @@ class Acceptor:
         """Run the loop's coroutine, which needs no task, up to its next wait, until the protocol has its transport.
         `done`: what was waited for.
         """
+        waited: Any = None
         try:
             waited = steps.send(None)
         except StopIteration:
             pass
         except OSError as error:
             self.refuse(client, listener, f"{error.strerror}")
-        else:
+        finally:
+            if waited is None:
+                self._openings.discard(steps)
+        if waited is not None:
             waited._asyncio_future_blocking = False  # as a task does: it has seen that it is to wait
             waited.add_done_callback(partial(self._go_on, steps, client, listener))
-            return
-        self._openings.discard(steps)
 
 
 class Greeting:
@@ -266,12 +255,13 @@ class Greeting:
         timeout: float,
         client: AcceptedSocket,
         listener: Listener,
+        port: int,
     ) -> None:
         self._acceptor = acceptor
         self._loop = loop
         self._client = client
         self._socket = socket.socket(fileno=client.fileno())  # to read the header by
-        self._listener = listener
+        self._listener, self._port = listener, port
         self._header = b""
         self._late = loop.call_later(timeout, self.refuse, "timed out waiting for the PROXY header")
         loop.add_reader(client.fileno(), self.read)
@@ -292,8 +282,9 @@ class Greeting:
         if parsed is not None:
             self._end()
             client = self._client
-            source = parsed.source or (client.ip, client.port)
-            self._acceptor.serve(client, self._listener, source, parsed.destination, parsed.tlvs)
+            source, local = parsed.source or (client.ip, client.port), parsed.destination
+            port = self._port if local is None else local[1]
+            self._acceptor.serve(client, self._listener, source, port, parsed.tlvs, client.ip, local)
 
     def _read_header(self) -> Parsed | None:
         """Take the bytes of the header from the socket; None while it is incomplete. Raises `Malformed`, `OSError`.

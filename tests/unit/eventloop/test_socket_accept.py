@@ -76,6 +76,15 @@ def test_one_that_a_transport_has_closed_is_not_closed_again() -> None:
         os.close(fd)
 
 
+def test_one_that_nobody_has_is_closed() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_connection(listening.getsockname()) as client,
+    ):
+        accepted_of(listening)
+        assert client.recv(1) == b""
+
+
 def test_an_error_is_raised() -> None:
     with socket.socket() as unbound:
         unbound.setblocking(False)
