@@ -48,5 +48,4 @@ cdef class SentRequest:
     cdef public Exchange _exchange
     cdef public bytes method
 
-    cpdef bytes first(self, bytes name)
     cpdef list values(self, bytes name)

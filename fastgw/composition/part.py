@@ -11,7 +11,7 @@ import orjson
 from msgspec import msgpack
 
 from fastgw.composition.rules import AnswerRules, member_begin, shaping
-from fastgw.composition.templates import Body, TargetTemplate, TemplateValues, header_value
+from fastgw.composition.templates import Body, MissingValue, TargetTemplate, TemplateValues, header_value
 from fastgw.config.base.part_templates import Pieces, TemplateVariable, parse_list, parse_pieces
 from fastgw.config.settings.compose import Part
 from fastgw.exchange.exchange import Exchange
@@ -112,7 +112,10 @@ class CompiledPart:
         fields = [(name, header_value(pieces, answers)) for name, pieces in self._fields]
         fields += [(name, value) for name in self._headers for value in exchange.current_values(name)]
         fields.append(_IDENTITY)
-        return (target, field_lines(fields), body)
+        try:
+            return target, field_lines(fields), body
+        except ValueError as error:
+            raise MissingValue(str(error)) from None
 
     def key_values(self, exchange: Exchange) -> Iterator[bytes | None]:
         """Yield the values of the request in the requests of this part, except for those of its URL."""
@@ -201,10 +204,6 @@ class SentRequest:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange, self.method = exchange, exchange.method
-
-    def first(self, name: bytes) -> bytes | None:
-        values = self.values(name)
-        return values[0] if values else None
 
     def values(self, name: bytes) -> list[bytes]:
         return self._exchange.current_values(name)

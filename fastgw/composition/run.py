@@ -330,9 +330,8 @@ class ComposeRun(PartCalls):
         values = _Values(exchange, self, None if state.items is None else state.items[index])
         try:
             request = part.request(values, self._client_body)
-        except ValueError as error:
-            fault = Fault.COMPOSITION_FAILED if isinstance(error, MissingValue) else Fault.INTERNAL
-            self.answered(call, PartAnswer.failed(fault, str(error)))
+        except MissingValue as missing:
+            self.answered(call, PartAnswer.failed(Fault.COMPOSITION_FAILED, str(missing)))
             return
         call.send(exchange, request, timeout, self._action.most_requests)
 

@@ -779,10 +779,9 @@ cdef bint _is_still(store, stamp) except -1:
     cdef int64_t where
     cdef uint64_t value, seen
     cdef Ordinary ours
-    ordinary = store.ordinary
-    if type(ordinary) is not Ordinary or type(stamp) is not _stamp_class:
-        return _looks_unchanged(store, stamp)
-    ours = <Ordinary>ordinary
+    ours = <Ordinary?>store.ordinary
+    if type(stamp) is not _stamp_class:
+        raise TypeError("expected a stamp of a shared store")
     memory, key, position, entry, sequence = <tuple>stamp
     if memory is not ours.memory:
         return False

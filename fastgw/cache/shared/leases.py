@@ -8,7 +8,6 @@ which no earlier lease is waited for and no earlier mark counts, so they need no
 
 import math
 from collections.abc import Callable
-from enum import IntEnum
 from typing import Final, NamedTuple, final
 
 from fastgw.cache.shared.index import KeyHash
@@ -25,11 +24,6 @@ TICKS: Final = 16
 """Parts of a second in which the end of a lease is counted."""
 MOST_S: Final = 86_400.0
 """Maximum duration of a mark."""
-
-
-class _Kind(IntEnum):
-    LEASE = 0
-    MARK = 1
 
 
 class LeaseCell(NamedTuple):
@@ -53,7 +47,7 @@ class Leases:
     def try_take(self, key: KeyHash, seconds: float) -> LeaseCell | Refusal:
         """Take the lease of a key for a time."""
         first, tag = self._bucket(key), self._tag(key)
-        wanted = self._word(tag, _Kind.LEASE, seconds)
+        wanted = self._word(tag, seconds)
         for _ in range(LEASE_BUCKET):
             now, cells = self._now(), self._words[first : first + LEASE_BUCKET].tolist()
             free = None
@@ -106,9 +100,9 @@ class Leases:
     def _tag(self, key: KeyHash) -> int:
         return key.hash >> _TAG_AT
 
-    def _word(self, tag: int, kind: _Kind, seconds: float) -> int:
+    def _word(self, tag: int, seconds: float) -> int:
         ends = (self._now() + math.ceil(seconds * TICKS)) & _ENDS_MASK
-        return tag << _TAG_AT | self._owner << _OWNER_AT | kind << _KIND_AT | self._epoch() << _EPOCH_AT | ends
+        return tag << _TAG_AT | self._owner << _OWNER_AT | self._epoch() << _EPOCH_AT | ends
 
     def _is_live(self, word: int, now: int) -> bool:
         return bool(word) and 0 < _ticks_left(word, now) <= _ENDS_MASK >> 1

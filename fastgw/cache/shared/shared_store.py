@@ -115,7 +115,7 @@ class SharedStore:
         self.purges = Purges(memory)
         self.leases = Leases(memory, self.segments.owner, clock)
         self.ordinary = _ordinary_cases(memory, column, self.segments.owner)
-        self.space = Space(memory, self.index, self.segments, self.records, self.counters, self.ordinary)
+        self.space = Space(memory, self.index, self.segments, self.records, self.ordinary)
         self._watches = Watches(memory, column, loop, wakers)
 
     def __repr__(self) -> str:

@@ -45,9 +45,9 @@ class _Survivor(NamedTuple):
 
 @final
 class Space:
-    """The segments that a process has open. `counters`: the first word of its column."""
+    """The segments that a process has open."""
 
-    __slots__ = ("_counters", "_index", "_memory", "_ordinary", "_records", "_segments", "_words", "opened")
+    __slots__ = ("_index", "_memory", "_ordinary", "_records", "_segments", "_words", "opened")
 
     def __init__(
         self,
@@ -55,13 +55,11 @@ class Space:
         index: ObjectIndex,
         segments: Segments,
         records: Records,
-        counters: int,
         ordinary: "Ordinary",
     ) -> None:
         self._ordinary = ordinary
         self._memory, self._words = memory, memory.words
         self._index, self._segments, self._records = index, segments, records
-        self._counters = counters
         self.opened: dict[Queue, int] = {}
         """The open segment of each queue, if there is one."""
 

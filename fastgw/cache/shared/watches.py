@@ -49,7 +49,6 @@ class Watches:
         self._memory, self._words = memory, memory.words
         self._column, self._loop, self._wakers = column, loop, wakers
         self._own = memory.watches(column)
-        self._own_events = memory.events(column)
         self._watches: dict[int, list[_Watch]] = {}
         self._seen: dict[int, int] = {}  # events by class, as of the last look
         self._seen_all = 0

@@ -327,10 +327,7 @@ cdef object _begun(policy, Exchange exchange, forward):
     store = policy.store
     if type(store) is not SharedStore or route is None:
         return None
-    made = store.ordinary
-    if type(made) is not Ordinary:
-        return None
-    ordinary = <Ordinary>made
+    ordinary = <Ordinary?>store.ordinary
     path_of = (<Forward?>forward).path_of
     endpoint, authority = (<Peer?>peer).endpoint, head.authority
     path = head._path
