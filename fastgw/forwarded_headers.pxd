@@ -19,3 +19,7 @@ cdef class Peer:
     cdef public bint trusted
 
     cpdef bytes set_lines(self, bytes authority)
+
+
+cpdef bytes client_scheme(head, Peer peer)
+cpdef bytes client_authority(head, Peer peer)

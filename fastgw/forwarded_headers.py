@@ -338,7 +338,7 @@ def client_authority(head: RequestHead, peer: Peer) -> bytes:
     """
     if peer.trusted:
         authority = _first(reported_value(head, b"x-forwarded-host"))
-        if not authority and not any(reported_value(head, name) for name in _WITHOUT_FORWARDED):
+        if not authority and not [name for name in _WITHOUT_FORWARDED if reported_value(head, name)]:
             authority = _first_pair(head, b"host")
         authority = authority.lower()
         match = _IS_AUTHORITY(authority)

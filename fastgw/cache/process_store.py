@@ -5,7 +5,7 @@ It is written for clearness: a purge walks all objects, and the least recently f
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
 from types import MappingProxyType
 from typing import Final, NamedTuple, final
@@ -180,7 +180,7 @@ class _Lease:
         *,
         key: bytes | None = None,
         url: bytes = b"",
-        tags: Iterable[bytes] = (),
+        tags: Collection[bytes] = (),
     ) -> Writer | None:
         key = self.key if key is None else key
         replaced = self._store.entry_of(key)
@@ -191,7 +191,7 @@ class _Lease:
         return _Writer(self._store, self, entry, replaced)
 
     def store_head(
-        self, head: bytes, *, key: bytes | None = None, url: bytes = b"", tags: Iterable[bytes] = ()
+        self, head: bytes, *, key: bytes | None = None, url: bytes = b"", tags: Collection[bytes] = ()
     ) -> bool:
         entry = self._entry(head, 0, self.key if key is None else key, url, tags)
         if entry is None:
@@ -201,7 +201,7 @@ class _Lease:
         return True
 
     def store_whole(
-        self, head: bytes, body: bytes, *, key: bytes | None = None, url: bytes, tags: Iterable[bytes]
+        self, head: bytes, body: bytes, *, key: bytes | None = None, url: bytes, tags: Collection[bytes]
     ) -> bool:
         writer = self.store(head, len(body), key=key, url=url, tags=tags)
         return writer is not None and writer.append(body) and writer.complete()
@@ -238,7 +238,7 @@ class _Lease:
             former.is_soft_purged |= bool(purges)
             self._store.insert(former)
 
-    def _entry(self, head: bytes, size: int | None, key: bytes, url: bytes, tags: Iterable[bytes]) -> _Entry | None:
+    def _entry(self, head: bytes, size: int | None, key: bytes, url: bytes, tags: Collection[bytes]) -> _Entry | None:
         entry = _Entry(key, head, size, url, frozenset(tags))
         entry.groups |= {self.key}
         if self._ended:
@@ -305,9 +305,6 @@ class ProcessStore:
 
     def __repr__(self) -> str:
         return f"<ProcessStore: {len(self._entries)} objects, {self._bytes} bytes, {len(self._fetches)} fetches>"
-
-    def is_absent(self, key: bytes) -> bool:
-        return key not in self._entries
 
     def find(self, key: bytes) -> StoredObject | None:
         entry = self._entries.get(key)

@@ -9,7 +9,7 @@ later. An object is valid while no purge of its key, its tags, its URL's prefixe
 fetch. A fetch in flight at the time of a purge is not joined afterwards, unless that was a purge of another key.
 """
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from enum import Enum
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
@@ -57,7 +57,7 @@ class RefusedLease(NamedTuple):
     begun: FetchMoment
 
 
-class NotStored(Enum):
+class NotStored(bytes, Enum):
     """Reason why something that may be stored is not in the store. The value is the `detail` of `Cache-Status`."""
 
     HEAD_SIZE = b"head-too-large"
@@ -236,7 +236,7 @@ class Lease(Protocol):
         *,
         key: bytes | None = None,
         url: bytes = b"",
-        tags: Iterable[bytes] = (),
+        tags: Collection[bytes] = (),
     ) -> Writer | None:
         """Begin to store the response. None: it cannot be stored, see `why_not`; call `give_up`.
 
@@ -246,14 +246,14 @@ class Lease(Protocol):
         """
 
     def store_head(
-        self, head: bytes, *, key: bytes | None = None, url: bytes = b"", tags: Iterable[bytes] = ()
+        self, head: bytes, *, key: bytes | None = None, url: bytes = b"", tags: Collection[bytes] = ()
     ) -> bool:
         """Store a complete object without a body, such as what `Vary` named. The lease goes on. False: see
         `why_not`.
         """
 
     def store_whole(
-        self, head: bytes, body: bytes, *, key: bytes | None = None, url: bytes, tags: Iterable[bytes]
+        self, head: bytes, body: bytes, *, key: bytes | None = None, url: bytes, tags: Collection[bytes]
     ) -> bool:
         """Store a complete object with its body, and end the lease. False: see `why_not`; the lease may go on.
 
@@ -299,9 +299,6 @@ class Store(Protocol):
 
     def find(self, key: bytes) -> StoredObject | None:
         """Return the valid object of this key, complete or growing; the caller has to release it."""
-
-    def is_absent(self, key: bytes) -> bool:
-        """Whether `find` would surely find nothing. Cheaper than `find`, and does not count as one."""
 
     def stamp(self, found: StoredObject) -> object | None:
         """Return a value with which `is_unchanged` recognizes this object after its release; None: it is not valid any
@@ -363,10 +360,3 @@ class Store(Protocol):
 
     def close(self) -> None:
         """End all watches of this handle. Objects that were found stay valid until their release."""
-
-
-def begin_with(asked: Lease | Refusal, store: Store) -> tuple[Lease | None, RefusedLease | None]:
-    """Return what a fetch begins with: the lease, or the reason why there is none, with the present moment."""
-    if isinstance(asked, Refusal):
-        return None, RefusedLease(asked, store.present_moment())
-    return asked, None

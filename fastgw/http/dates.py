@@ -8,7 +8,7 @@ from datetime import UTC, date
 from email.utils import formatdate, parsedate_to_datetime
 from functools import lru_cache
 from time import gmtime
-from typing import Final
+from typing import Final, TypeAlias
 
 _DAYS: Final = rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
 _LONG_DAYS: Final = rb"(?:Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday)"
@@ -20,6 +20,9 @@ _FIXDATE: Final = re.compile(
     _DAYS + rb", (?P<day>[0-9]{2}) " + _MONTH + rb" (?P<year>[0-9]{4}) " + _TIME + rb" GMT", re.IGNORECASE
 )
 _FIXDATE_BYTES: Final = 29
+Seconds: TypeAlias = int | None
+_MOST_PARSED: Final = 1024
+_parsed: dict[bytes, int] = {}
 WRITABLE: Final = range(-62_135_596_800, 253_402_300_800)
 """Seconds since the epoch that have an HTTP date: the years 1 to 9999. A file system may hold other dates of files."""
 _OTHER_FORMS: Final = tuple(
@@ -65,11 +68,18 @@ def parse_lenient_date(value: bytes) -> float | None:
         return None
 
 
-@lru_cache(maxsize=1024)
-def _parse_fixdate(value: bytes) -> int | None:
+def _parse_fixdate(value: bytes) -> Seconds:
     # PERF: 0.1 us for a date that was parsed before, 4 without (CPython 3.11): `Date` is that of the second.
+    kept = _parsed.get(value)
+    if kept is not None:
+        return kept
     found = _FIXDATE.fullmatch(value)
-    return None if found is None else _seconds_of(found, int(found["year"]))
+    seconds = None if found is None else _seconds_of(found, int(found["year"]))
+    if seconds is not None:
+        if len(_parsed) >= _MOST_PARSED:
+            _parsed.clear()
+        _parsed[value] = seconds
+    return seconds
 
 
 def _seconds_of(found: re.Match[bytes], year: int) -> int | None:

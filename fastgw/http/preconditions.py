@@ -8,11 +8,14 @@ import re
 from enum import Enum
 from typing import Final, NamedTuple, Protocol
 
+import cython
+
 from fastgw.http.dates import parse_date
 
 _TAG: Final = rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*+"'
 _IS_TAG: Final = re.compile(_TAG).fullmatch
 _MEMBER: Final = re.compile(rb"[\t ,]*+(" + _TAG + rb")[\t ]*+(?=,|\Z)")
+_QUOTE: Final = 0x22
 _SAFE: Final = (b"GET", b"HEAD")
 
 
@@ -125,6 +128,19 @@ def parse_entity_tags(value: bytes) -> list[bytes]:
         tags.append(found[1])
         position = found.end()
     return [] if value[position:].strip(b"\t ,") else tags
+
+
+def is_entity_tag(value: bytes) -> bool:
+    """Whether a value is one entity tag."""
+    length: cython.Py_ssize_t = len(value)
+    first: cython.Py_ssize_t = 2 if value.startswith(b"W/") else 0
+    if length < first + 2 or value[first] != _QUOTE or value[length - 1] != _QUOTE:
+        return False
+    for place in range(first + 1, length - 1):
+        byte: cython.uchar = value[place]
+        if byte <= 0x20 or byte == _QUOTE or byte == 0x7F:
+            return False
+    return True
 
 
 def is_strongly_equal(one: bytes, other: bytes | None) -> bool:

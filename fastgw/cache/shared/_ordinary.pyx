@@ -94,14 +94,14 @@ cdef enum:
     CHUNK_RECORD = 1
     MOST_HITS = 3
     COMPLETE = 2
-    FAILED = 3
     SMALL = 0
     MAIN = 1
     FIRST_PART = 4096
     EPOCH_MASK = 0x7FF
     ENDS_MASK = 0x3FFFFFF
     OUTGROWN_TICKS = 32  # `OUTGROWN_S`
-    # Results, but for `NO_SPACE`
+    # Results
+    _NO_SPACE = -6
     MISS = -1
     NOT_ORDINARY = -2
     IN_FLIGHT = -1
@@ -109,7 +109,11 @@ cdef enum:
     NO_SLOT = -4
     OUTGROWN = -5
 
+NO_SPACE = _NO_SPACE
+
+
 @cython.final
+@cython.no_gc_clear  # it lets go of the bytes before their owner
 cdef class Ordinary:
     """The memory of a store, for one process. Positions are in words. `column`: the first word of its column; `pins`,
     `watches` and `events`: the first of these words in a column, counted from there.
@@ -151,10 +155,6 @@ cdef class Ordinary:
         value = (value ^ value >> 29) * self._secrets[1]
         return value ^ value >> 32
 
-    cdef uint64_t tag_hash(self, const char* text, Py_ssize_t length) noexcept nogil:
-        """Return the hash of a tag, as `Purges.hash`."""
-        return self._mix(fastgw_cache_polynomial(text, length, self._secrets[SECRETS - 1]), 0)
-
     cdef bint _read(self, bytes key, Key* found) noexcept:
         """Read a key. False: it has another length."""
         if PyBytes_GET_SIZE(key) != 16:
@@ -195,13 +195,13 @@ cdef class Ordinary:
             return NULL
         return record
 
-    cdef bint _holds(self, int64_t position, uint64_t value) except -1:
+    cpdef bint holds(self, int64_t position, uint64_t value) except -1:
         """Whether a word has this value."""
         if not 0 <= position < self._view.len // 8:
             raise IndexError("a word outside of the memory")
         return fastgw_cache_load(self._words + position) == value
 
-    cdef bint _count_found(self, bytes key, uint64_t entry, uint64_t times) noexcept:
+    cpdef bint count_found(self, bytes key, uint64_t entry, uint64_t times) except -1:
         """Count an object as found so many times, by its entry. False: this is not an ordinary case."""
         cdef Key wanted
         cdef uint64_t* pin
@@ -223,18 +223,22 @@ cdef class Ordinary:
         fastgw_cache_store(pin, pin[0] - 1)
         return ordinary
 
-    def key_tag(self, bytes key not None):
+    cpdef uint64_t key_tag(self, bytes key) except? 0:
         """Return the hash of a key for purges, `Purges.hash`. Call it with keys of 16 bytes only."""
         cdef Key read
         if not self._read(key, &read):
             raise ValueError("a key has 16 bytes")
         return self._mix(read.low, read.high)
 
-    def name_tag(self, bytes tag not None):
+    cpdef uint64_t name_tag(self, bytes tag) except? 0:
         """Return the hash of a tag for purges, `Purges.hash`."""
-        return self.tag_hash(PyBytes_AS_STRING(tag), PyBytes_GET_SIZE(tag))
+        if tag is None:
+            raise TypeError("a tag is bytes")
+        return self._mix(
+            fastgw_cache_polynomial(PyBytes_AS_STRING(tag), PyBytes_GET_SIZE(tag), self._secrets[SECRETS - 1]), 0
+        )
 
-    def find(self, bytes key not None):
+    cpdef int64_t find(self, bytes key) except? -2:
         """Return the first word of the valid record of a key, pinned; or `MISS`, or `NOT_ORDINARY`."""
         cdef Key wanted
         cdef uint64_t* bucket
@@ -264,58 +268,42 @@ cdef class Ordinary:
             return record - self._words
         return MISS
 
-    def is_absent(self, bytes key not None):
-        """Whether the index has no entry that may be of a key."""
-        cdef Key wanted
-        return self._read(key, &wanted) and self.has_no_entry(&wanted)
-
-    cdef bint has_no_entry(self, const Key* key) noexcept nogil:
-        cdef uint64_t* bucket = self._bucket(key)
-        cdef uint64_t entry
-        cdef int number
-        for number in range(BUCKET):
-            entry = fastgw_cache_load(bucket + number)
-            if entry and entry >> 48 == key.hash >> 48:
-                return False
-        return True
-
-    cdef uint64_t purge_sequence(self) noexcept nogil:
+    cpdef uint64_t purge_sequence(self) noexcept:
         return fastgw_cache_load(self._words + PURGE_SEQUENCE)
 
     # leases
 
-    def take_lease(self, bytes key not None, uint64_t now, uint64_t ticks):
+    cpdef int64_t take_lease(self, bytes key, uint64_t now, uint64_t ticks) except? -2:
         """Return the position of the lease of a key, whose word is `lease_word`; or `IN_FLIGHT`, `UNCACHEABLE`,
         `OUTGROWN`, `NO_SLOT`. `now`, `ticks`: as in `Leases`. `NOT_ORDINARY`: another process takes one of this bucket.
         """
         cdef Key wanted
-        return self.take_lease_of(&wanted, now, ticks) if self._read(key, &wanted) else NOT_ORDINARY
-
-    cdef int64_t take_lease_of(self, const Key* key, uint64_t now, uint64_t ticks) noexcept nogil:
         cdef uint64_t* cells
         cdef uint64_t word, epoch
         cdef int number, free = -1
-        cells = self._words + self._leases + <int64_t> (key.hash >> 12 & self._lease_mask) * LEASE_BUCKET
+        if not self._read(key, &wanted):
+            return NOT_ORDINARY
+        cells = self._words + self._leases + <int64_t> (wanted.hash >> 12 & self._lease_mask) * LEASE_BUCKET
         epoch = fastgw_cache_load(self._words + LEASE_EPOCH) & EPOCH_MASK
         for number in range(LEASE_BUCKET):
             word = fastgw_cache_load(cells + number)
             if not self._is_live(word, now):
                 if free < 0:
                     free = number
-            elif word >> 46 == key.hash >> 46 and (word >> 26 & EPOCH_MASK) == epoch:
+            elif word >> 46 == wanted.hash >> 46 and (word >> 26 & EPOCH_MASK) == epoch:
                 if not word >> 37 & 1:
                     return IN_FLIGHT
                 return OUTGROWN if ((word & ENDS_MASK) - now) & ENDS_MASK > OUTGROWN_TICKS else UNCACHEABLE
         if free < 0:
             return NO_SLOT
-        self.lease_word = key.hash >> 46 << 46 | self._owner << 38 | epoch << 26 | (now + ticks & ENDS_MASK)
+        self.lease_word = wanted.hash >> 46 << 46 | self._owner << 38 | epoch << 26 | (now + ticks & ENDS_MASK)
         word = fastgw_cache_load(cells + free)
         if self._is_live(word, now) or not fastgw_cache_swap(cells + free, word, self.lease_word):
             return NOT_ORDINARY
         # Another process may have taken one of the same key at the same time, in a cell before.
         for number in range(free):
             word = fastgw_cache_load(cells + number)
-            if self._is_live(word, now) and word >> 46 == key.hash >> 46:
+            if self._is_live(word, now) and word >> 46 == wanted.hash >> 46:
                 fastgw_cache_swap(cells + free, self.lease_word, 0)
                 return NOT_ORDINARY
         return cells + free - self._words
@@ -324,11 +312,8 @@ cdef class Ordinary:
         cdef uint64_t left = ((word & ENDS_MASK) - now) & ENDS_MASK
         return word != 0 and 0 < left and left <= ENDS_MASK >> 1
 
-    def end_lease(self, int64_t at, uint64_t word, uint64_t now, uint64_t ticks):
+    cpdef int end_lease(self, int64_t at, uint64_t word, uint64_t now, uint64_t ticks) except -1:
         """End a lease, with a mark for so many ticks, unless another process has taken it."""
-        self.end_lease_at(at, word, now, ticks)
-
-    cdef int end_lease_at(self, int64_t at, uint64_t word, uint64_t now, uint64_t ticks) except -1:
         cdef uint64_t mark = 0
         cdef uint64_t epoch = fastgw_cache_load(self._words + LEASE_EPOCH) & EPOCH_MASK
         if not 0 <= at < self._view.len // 8:
@@ -338,16 +323,15 @@ cdef class Ordinary:
         fastgw_cache_swap(self._words + at, word, mark)
         return 0
 
-    def report(self, bytes key not None):
+    cpdef bint report(self, bytes key) except -1:
         """Count an event of a key; return whether a process watches its class. Call it with keys of 16 bytes only."""
-        cdef Key wanted
-        if not self._read(key, &wanted):
+        cdef Key read
+        cdef int64_t number, class_
+        cdef uint64_t* event
+        if not self._read(key, &read):
             raise ValueError("a key has 16 bytes")
-        return self.report_key(&wanted)
-
-    cdef bint report_key(self, const Key* key) noexcept nogil:
-        cdef int64_t number, class_ = key.hash % CLASSES
-        cdef uint64_t* event = self._words + self._column + self._events + class_
+        class_ = read.hash % CLASSES
+        event = self._words + self._column + self._events + class_
         fastgw_cache_store(event, event[0] + 1)
         fastgw_cache_fence()
         for number in range(<int64_t> fastgw_cache_load(self._words + COLUMNS)):
@@ -357,8 +341,8 @@ cdef class Ordinary:
 
     # records
 
-    def write(self, bytes key not None, bytes head not None, bytes url not None, tuple tags not None, int64_t size,
-              uint64_t began, uint64_t date, int status, int64_t small, int64_t main, bytes whole):
+    cpdef int64_t write(self, bytes key, bytes head, bytes url, list tags, int64_t size, uint64_t began, uint64_t date,
+                        int status, int64_t small, int64_t main, bytes whole) except? -2:
         """Write a record, pin its segment, and add it to the index; return its first word.
 
         `size`: of the body; -1: not known. `whole`: its body; None: it follows. `date`: microseconds. `small`, `main`:
@@ -366,25 +350,8 @@ cdef class Ordinary:
         with `total` bytes. `NOT_ORDINARY`: this is left to the reference. With both of them nothing was written.
         Otherwise see `is_inserted`, `is_disputed` and `replaced`.
         """
-        cdef Key wanted
-        cdef NewRecord made
-        cdef uint64_t hashes[MOST_HASHES]
-        cdef int number
-        if not self._read(key, &wanted) or len(tags) > MOST_HASHES:
-            return NOT_ORDINARY
-        if whole is not None and PyBytes_GET_SIZE(whole) != size:
-            return NOT_ORDINARY
-        for number in range(<int> len(tags)):
-            hashes[number] = tags[number]
-        made.head, made.head_bytes = PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head)
-        made.url, made.url_bytes = PyBytes_AS_STRING(url), PyBytes_GET_SIZE(url)
-        made.hashes, made.hash_count = hashes, len(tags)
-        made.whole, made.size = NULL if whole is None else PyBytes_AS_STRING(whole), size
-        made.began, made.date, made.status = began, date, status
-        return self.write_record(&wanted, &made, small, main)
-
-    cdef int64_t write_record(self, const Key* wanted, const NewRecord* made, int64_t small, int64_t main) noexcept nogil:
-        """Do so."""
+        cdef Key read
+        cdef Key* wanted = &read
         cdef Where where
         cdef uint64_t* bucket
         cdef uint64_t* record
@@ -392,27 +359,30 @@ cdef class Ordinary:
         cdef uint64_t* pin
         cdef uint64_t* before = NULL
         cdef uint64_t entry, seen = 0, state
-        cdef int64_t total, body, tag_bytes = 8 * made.hash_count
+        cdef int64_t total, body, tag_bytes = 8 * len(tags), url_bytes = PyBytes_GET_SIZE(url)
+        cdef int64_t head_bytes = PyBytes_GET_SIZE(head)
         cdef int number, slot = -1
         cdef char* out
-        if fastgw_cache_load(self._words + PURGE_SEQUENCE) != made.began:
+        if not self._read(key, wanted) or (whole is not None and PyBytes_GET_SIZE(whole) != size):
             return NOT_ORDINARY
-        body = HEADER + tag_bytes + made.url_bytes + made.head_bytes
-        total = (body + (made.size if made.size >= 0 else FIRST_PART) + UNIT - 1) // UNIT * UNIT
+        if fastgw_cache_load(self._words + PURGE_SEQUENCE) != began:
+            return NOT_ORDINARY
+        body = HEADER + tag_bytes + url_bytes + head_bytes
+        total = (body + (size if size >= 0 else FIRST_PART) + UNIT - 1) // UNIT * UNIT
         self.queue = SMALL
         if self._words[self._ghosts + <int64_t> (wanted.hash >> 20 & self._ghost_mask)] == wanted.hash:
             self.queue = MAIN
         self.total = total
         where.segment = main if self.queue == MAIN else small
         if where.segment < 0:
-            return NO_SPACE
+            return _NO_SPACE
         if where.segment >= self._segments:
             return NOT_ORDINARY
         used = self._words + self._used + where.segment
         if used[0] % UNIT:
             return NOT_ORDINARY
         if <int64_t> used[0] + total > self._segment:
-            return NO_SPACE
+            return _NO_SPACE
         bucket = self._bucket(wanted)
         for number in range(BUCKET):
             entry = fastgw_cache_load(bucket + number)
@@ -433,16 +403,17 @@ cdef class Ordinary:
         memset(record, 0, HEADER)
         record[KEY_HIGH], record[KEY_LOW] = wanted.high, wanted.low
         record[TOTAL], record[CAPACITY] = total, total - body
-        record[PARTS] = <uint64_t> tag_bytes << 48 | <uint64_t> made.url_bytes << 32 | <uint64_t> made.head_bytes
-        record[BEGAN], record[CHECKED], record[DATE] = made.began, made.began << 1, made.date
-        record[OWNER], record[STATUS], record[SIZE] = self._owner, made.status, made.size + 1
-        memcpy(record + HEADER // 8, made.hashes, tag_bytes)
+        record[PARTS] = <uint64_t> tag_bytes << 48 | <uint64_t> url_bytes << 32 | <uint64_t> head_bytes
+        record[BEGAN], record[CHECKED], record[DATE] = began, began << 1, date
+        record[OWNER], record[STATUS], record[SIZE] = self._owner, status, size + 1
+        for number in range(<int> len(tags)):
+            record[HEADER // 8 + number] = tags[number]
         out = <char*> record + HEADER + tag_bytes
-        memcpy(out, made.url, made.url_bytes)
-        memcpy(out + made.url_bytes, made.head, made.head_bytes)
-        if made.whole is not NULL:
-            memcpy(out + made.url_bytes + made.head_bytes, made.whole, made.size)
-            record[LENGTH] = record[CAPACITY] = made.size
+        memcpy(out, PyBytes_AS_STRING(url), url_bytes)
+        memcpy(out + url_bytes, PyBytes_AS_STRING(head), head_bytes)
+        if whole is not None:
+            memcpy(out + url_bytes + head_bytes, PyBytes_AS_STRING(whole), size)
+            record[LENGTH] = record[CAPACITY] = size
         fastgw_cache_store(
             record + SEAL, self._mix(where.generation << 1, <uint64_t> where.segment << 32 | <uint64_t> where.offset)
         )
@@ -461,26 +432,13 @@ cdef class Ordinary:
                     self.is_disputed = True
         return record - self._words
 
-    cdef bint keep_record(self, const Key* key, int64_t at) noexcept nogil:
-        """Unpin the record that was written last, at `at`. False: it had to be settled with another process, so it was
-        removed again.
-        """
-        cdef uint64_t* bucket
-        cdef uint64_t* pin = self._words + self._column + self._pins + self.segment
-        cdef uint64_t entry
-        cdef Where where
-        cdef int number
-        cdef bint is_kept = self.is_inserted and not self.is_disputed
-        if not is_kept:
-            where.segment, where.offset, where.generation = self.segment, self.offset, self.generation
-            entry, bucket = self._entry(key, &where), self._bucket(key)
-            for number in range(BUCKET):
-                if fastgw_cache_load(bucket + number) == entry and fastgw_cache_swap(bucket + number, entry, 0):
-                    self._words[self._column + REMOVED] += 1
-                    break
-            fastgw_cache_store(self._words + at + STATUS, FAILED)
+    cpdef int unpin(self, int64_t segment) except -1:
+        """Release a segment that this process has pinned."""
+        if not 0 <= segment < self._segments:
+            raise ValueError("there is no such segment")
+        cdef uint64_t* pin = self._words + self._column + self._pins + segment
         fastgw_cache_store(pin, pin[0] - 1)
-        return is_kept
+        return 0
 
     cdef uint64_t _entry(self, const Key* key, const Where* where) noexcept nogil:
         return (
@@ -749,48 +707,3 @@ cdef class Ordinary:
             if fastgw_cache_load(bucket + number) == entry:
                 return True
         return False
-
-
-# --- the store ---
-
-cdef type _store_class, _stamp_class
-cdef object _looks_unchanged  # `SharedStore.looks_unchanged`
-cdef Py_ssize_t _FOUND_AGAIN
-
-
-def adopt_store(type owner not None, type stamp not None, Py_ssize_t found_again):
-    """Learn of the class `SharedStore`. `stamp`: the class of its stamps. `found_again`: every so many calls, the store
-    looks itself.
-    """
-    global _store_class, _stamp_class, _looks_unchanged, _FOUND_AGAIN
-    _store_class, _stamp_class, _looks_unchanged, _FOUND_AGAIN = owner, stamp, owner.looks_unchanged, found_again
-
-
-def is_unchanged(self, stamp):
-    """See `SharedStore.is_unchanged`."""
-    return _is_still(self, stamp)
-
-
-cpdef bint is_unchanged_in(store, stamp) except -1:
-    return _is_still(store, stamp) if type(store) is _store_class else store.is_unchanged(stamp)
-
-
-cdef bint _is_still(store, stamp) except -1:
-    cdef int64_t where
-    cdef uint64_t value, seen
-    cdef Ordinary ours
-    ours = <Ordinary?>store.ordinary
-    if type(stamp) is not _stamp_class:
-        raise TypeError("expected a stamp of a shared store")
-    memory, key, position, entry, sequence = <tuple>stamp
-    if memory is not ours.memory:
-        return False
-    where, value, seen = position, entry, sequence
-    ours.unchanged += 1
-    # PERF: counted here every so many calls, 500 instructions of each less than by a `find` of the reference (CPython
-    # 3.11, callgrind, micro/response_cache).
-    if ours.unchanged % _FOUND_AGAIN == 0 and not (
-        ours._holds(where, value) and ours._count_found(<bytes?>key, value, _FOUND_AGAIN)
-    ):
-        return _looks_unchanged(store, stamp)
-    return ours._holds(where, value) and ours._holds(PURGE_SEQUENCE, seen)

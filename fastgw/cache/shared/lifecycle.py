@@ -1,11 +1,14 @@
 """Leases of a shared store as one request holds them, and the records that are written under them."""
 
-from collections.abc import Iterable
-from typing import NamedTuple, Protocol, final
+from collections.abc import Collection, Iterable
+from typing import NamedTuple, Protocol, TypeAlias
+
+import cython
 
 from fastgw.cache.shared import records as words_of
+from fastgw.cache.shared._ordinary import NO_SPACE
 from fastgw.cache.shared.index import KeyHash, Location
-from fastgw.cache.shared.leases import LeaseCell, Leases
+from fastgw.cache.shared.leases import Leases
 from fastgw.cache.shared.objects import SharedObject, SharedWriter, StoreParts
 from fastgw.cache.shared.purges import Purges
 from fastgw.cache.shared.records import HEADER, OpenRecord, RecordParts, RecordStatus, rounded
@@ -17,6 +20,11 @@ _SMALL = 16
 """An object whose head, URL and body take at most this part of a segment is stored in one piece."""
 _MOST_COPIED = 8 * 1024 * 1024
 """Maximum bytes of a body that a 304 copies: some milliseconds of the event loop."""
+_FULL = NotStored.FULL
+_SMALL_QUEUE, _MAIN_QUEUE = Queue.SMALL, Queue.MAIN
+_GROWING, _COMPLETE = RecordStatus.GROWING, RecordStatus.COMPLETE
+Size: TypeAlias = int | None
+Hashes: TypeAlias = list[int]
 _FIRST_PART = 4096
 """Bytes of space for a body of unknown length, at first."""
 
@@ -27,13 +35,9 @@ class LeaseStore(StoreParts, Protocol):
     purges: Purges
     leases: Leases
 
-    def end_lease(self, cell: LeaseCell, key: bytes, mark_s: float) -> None: ...
+    def end_lease(self, at: int, word: int, mark_s: float) -> None: ...
 
     def settle(self, hash_: KeyHash, where: Location) -> bool: ...
-
-    def key_tag(self, key: bytes) -> int: ...
-
-    def name_tag(self, tag: bytes) -> int: ...
 
 
 class FetchBegin(NamedTuple):
@@ -43,35 +47,47 @@ class FetchBegin(NamedTuple):
     date: float
 
 
-class _Written(NamedTuple):
-    """A record whose segment is pinned."""
+Former: TypeAlias = FetchBegin | None
 
-    queue: Queue
-    extent: Extent
-    where: Location
-    key: bytes
-    body: int
-    """Offset of the body from the start of the record."""
-    replaced: int | None
-    """Entry of the index that it has replaced; 0: there was none. None: it is not in the index, as space for a part of
-    its body, whose length is known, is still to be reserved.
+
+@cython.cclass
+class _Written:
+    """A record whose segment is pinned.
+
+    `body`: offset of the body from the start of the record. `replaced`: entry of the index that it has replaced; 0:
+    there was none. `is_found`: whether it is in the index. If it is not, space for a part of its body, whose length is
+    known, is still to be reserved.
     """
 
+    queue: cython.int
+    segment: cython.longlong
+    offset: cython.longlong
+    generation: cython.ulonglong
+    total: cython.longlong
+    key: bytes
+    body: cython.longlong
+    replaced: cython.ulonglong
+    is_found: bool
 
-@final
+
+@cython.cclass
 class SharedLease:
     """See `Lease`."""
 
-    __slots__ = ("_began", "_cell", "_date", "_ended", "_store", "key", "why_not")
-
-    def __init__(self, store: LeaseStore, key: bytes, cell: LeaseCell | None, former: FetchBegin | None = None) -> None:
-        """`cell`: None: it restores an object, and keeps no other from fetching. `former`: the begin of a fetch
-        that has begun without this lease.
+    def __init__(
+        self, store: LeaseStore, key: bytes, at: cython.longlong, word: cython.ulonglong, former: Former = None
+    ) -> None:
+        """`at`, `word`: position and value of its word (`leases.LeaseCell`); -1: it restores an object, and keeps no
+        other from fetching. `former`: the begin of a fetch that has begun without this lease.
         """
         self.key = key
-        self.why_not = NotStored.FULL
-        self._store, self._cell = store, cell
-        self._began, self._date = former or (store.purges.sequence, store.date())  # the fetch begins later
+        self.why_not = _FULL
+        self._store, self._ordinary, self._at, self._word = store, store.ordinary, at, word
+        self._segment_bytes = store.segments.size
+        if former is None:  # the fetch begins later
+            self._began, self._date = self._ordinary.purge_sequence(), store.date()
+        else:
+            self._began, self._date = former
         self._ended = False
 
     def __del__(self) -> None:
@@ -84,13 +100,13 @@ class SharedLease:
         *,
         key: bytes | None = None,
         url: bytes = b"",
-        tags: Iterable[bytes] = (),
+        tags: Collection[bytes] = (),
     ) -> Writer | None:
-        written = self._write(head, size, key, url, tags, RecordStatus.GROWING)
+        written = self._write(head, size, key, url, tags, _GROWING, None)
         if written is None:
             return None
         writer = self._writer_of(written, size)
-        if written.replaced is None:
+        if not written.is_found:
             why_not = writer.begin_body(self.key)
             if why_not is not None:
                 self.why_not = why_not
@@ -102,26 +118,25 @@ class SharedLease:
         return writer
 
     def store_head(
-        self, head: bytes, *, key: bytes | None = None, url: bytes = b"", tags: Iterable[bytes] = ()
+        self, head: bytes, *, key: bytes | None = None, url: bytes = b"", tags: Collection[bytes] = ()
     ) -> bool:
-        written = self._write(head, 0, key, url, tags, RecordStatus.COMPLETE)
+        written = self._write(head, 0, key, url, tags, _COMPLETE, None)
         if written is None:
             return False
-        self._store.segments.unpin(written.where.segment)
+        self._ordinary.unpin(written.segment)
         self._store.report(written.key)
         return True
 
     def store_whole(
-        self, head: bytes, body: bytes, *, key: bytes | None = None, url: bytes, tags: Iterable[bytes]
+        self, head: bytes, body: bytes, *, key: bytes | None = None, url: bytes, tags: Collection[bytes]
     ) -> bool:
-        if len(head) + len(url) + len(body) > self._store.segments.size // _SMALL:  # it may need several segments
+        if len(head) + len(url) + len(body) > self._segment_bytes // _SMALL:  # it may need several segments
             writer = self.store(head, len(body), key=key, url=url, tags=tags)
             return writer is not None and writer.append(body) and writer.complete()
-        # PERF: 4 us for an object of 1 KB, by a writer 10 (CPython 3.11, micro/cache_store).
-        written = self._write(head, len(body), key, url, tags, RecordStatus.COMPLETE, body)
+        written = self._write(head, len(body), key, url, tags, _COMPLETE, body)
         if written is None:
             return False
-        self._store.segments.unpin(written.where.segment)
+        self._ordinary.unpin(written.segment)
         self.give_up()
         if written.key != self.key:
             self._store.report(written.key)
@@ -136,7 +151,7 @@ class SharedLease:
             return False
         tags, url = records.tags(at), records.url(at)
         parts = RecordParts(8 * len(tags), len(url), len(head))
-        if self._is_too_long(parts):
+        if self._is_too_long(len(tags), len(url), len(head)):
             self.why_not = NotStored.HEAD_SIZE
             return False
         hash_ = self._store.index.hash(found.key)
@@ -182,14 +197,14 @@ class SharedLease:
     def _writer_of(self, written: _Written, size: int | None) -> SharedWriter:
         return SharedWriter(
             self._store,
-            written.queue,
-            written.extent,
-            written.where,
+            Queue(written.queue),
+            Extent(written.segment, written.offset, written.total),
+            _location_of(written),
             written.key,
             written.body,
             size,
             self.give_up,
-            written.replaced,
+            written.replaced if written.is_found else None,
         )
 
     def _freshen_by_copy(self, found: SharedObject, head: bytes, url: bytes, tags: list[int], old: OpenRecord) -> bool:
@@ -197,10 +212,10 @@ class SharedLease:
         if found.length > min(_MOST_COPIED, self._store.most_bytes):
             self.why_not = NotStored.BODY_SIZE
             return False
-        written = self._write_record_of(found.key, head, url, tags, found.length, RecordStatus.GROWING, None)
+        written = self._write_record_of(found.key, head, url, tags, found.length, _GROWING, None)
         if written is None:
             return False
-        words, new = self._store.memory.words, self._store.records.at(written.where.segment, written.where.offset)
+        words, new = self._store.memory.words, self._store.records.at(written.segment, written.offset)
         words[new + words_of.HITS] = words[old.at + words_of.HITS]
         words[new + words_of.FOUND] = words[old.at + words_of.FOUND]
         writer = self._writer_of(written, found.length)
@@ -216,8 +231,8 @@ class SharedLease:
     def give_up(self, mark_s: float = 0.0) -> None:
         if not self._ended:
             self._ended = True
-            if self._cell is not None:
-                self._store.end_lease(self._cell, self.key, mark_s)
+            if self._at >= 0:
+                self._store.end_lease(self._at, self._word, mark_s)
             self._store.report(self.key)
 
     @property
@@ -225,33 +240,40 @@ class SharedLease:
         """The begin of the fetch."""
         return FetchBegin(self._began, self._date)
 
-    def _is_too_long(self, parts: RecordParts) -> bool:
-        """Whether what precedes the body does not fit where records are, beside those that move there."""
-        return parts.head > MOST_HEAD or parts.body > self._store.segments.size // 2
+    def _is_too_long(self, tags: cython.Py_ssize_t, url: cython.Py_ssize_t, head: cython.Py_ssize_t) -> bool:
+        """Whether what precedes the body does not fit where records are, beside those that move there. `tags`: number
+        of hashes; `url`, `head`: bytes.
+        """
+        header: cython.Py_ssize_t = HEADER
+        most: cython.Py_ssize_t = MOST_HEAD
+        return bool(head > most or header + 8 * tags + url + head > self._segment_bytes // 2)
 
     def _write(
         self,
         head: bytes,
-        size: int | None,
+        size: Size,
         key: bytes | None,
         url: bytes,
-        tags: Iterable[bytes],
-        status: RecordStatus,
-        body: bytes | None = None,
+        tags: Collection[bytes],
+        status: cython.int,
+        body: bytes | None,
     ) -> _Written | None:
         """Write a record and add it to the index, if its body has space; its segment is pinned then. `body`: None if it
         follows.
         """
-        store = self._store
-        key = self.key if key is None else key
-        names = frozenset(tags)
+        store, ordinary = self._store, self._ordinary
+        names = tags if len(tags) == 1 else frozenset(tags)
         if self._ended:
             self.why_not = NotStored.EXPIRED
             return None
-        hashes = [store.key_tag(self.key), *map(store.name_tag, names)]
-        if key != self.key:
-            hashes.append(store.key_tag(key))
-        is_too_long = self._is_too_long(RecordParts(8 * len(hashes), len(url), len(head)))
+        hashes: Hashes = [ordinary.key_tag(self.key)]
+        for name in names:
+            hashes.append(ordinary.name_tag(name))
+        if key is None:
+            key = self.key
+        elif key != self.key:
+            hashes.append(ordinary.key_tag(key))
+        is_too_long = self._is_too_long(len(hashes), len(url), len(head))
         if is_too_long or len(url) > MOST_URL or len(names) > MOST_TAGS:
             self.why_not = NotStored.HEAD_SIZE
             return None
@@ -265,17 +287,28 @@ class SharedLease:
         key: bytes,
         head: bytes,
         url: bytes,
-        hashes: list[int],
-        size: int | None,
-        status: RecordStatus,
+        hashes: Hashes,
+        size: Size,
+        status: cython.int,
         body: bytes | None,
     ) -> _Written | None:
         """Do so for these hashes of its tags and keys."""
-        store, words = self._store, self._store.memory.words
         # PERF: 4 us for an object of 1 KB, 50 in Python (CPython 3.11, micro/cache_store).
         written = self._write_ordinarily(key, head, url, hashes, size, status, body)
-        if written is not None:
-            return written
+        return self._write_in_any_case(key, head, url, hashes, size, status, body) if written is None else written
+
+    def _write_in_any_case(
+        self,
+        key: bytes,
+        head: bytes,
+        url: bytes,
+        hashes: Hashes,
+        size: int | None,
+        status: int,
+        body: bytes | None,
+    ) -> _Written | None:
+        """Do so, also where other processes, purges or full memory are in the way."""
+        store, words = self._store, self._store.memory.words
         validity = store.purges.check(self._began, self._began, hashes, lambda: url)
         if validity.is_purged:
             self.why_not = NotStored.PURGED
@@ -299,7 +332,9 @@ class SharedLease:
             words[at + words_of.LENGTH] = words[at + words_of.CAPACITY] = len(body)
         store.space.commit(extent)
         store.segments.pin(where.segment)
-        written = _Written(queue, extent, where, key, parts.body, None)
+        written = _Written()
+        written.queue, written.total, written.key, written.body = queue, extent.length, key, parts.body
+        written.segment, written.offset, written.generation = where
         return written if is_divided else self._insert(written, at)
 
     def _write_ordinarily(
@@ -307,37 +342,46 @@ class SharedLease:
         key: bytes,
         head: bytes,
         url: bytes,
-        tags: list[int],
-        size: int | None,
-        status: RecordStatus,
+        tags: Hashes,
+        size: Size,
+        status: cython.int,
         body: bytes | None,
     ) -> _Written | None:
-        """Do the same by the compiled module. None: it is not an ordinary case, and nothing was written."""
-        store, made = self._store, self._store.ordinary
-        assert made is not None
-        length, date = -1 if size is None else size, int(self._date * 1e6)
-        opened = store.space.opened
-        small, main = opened.get(Queue.SMALL, -1), opened.get(Queue.MAIN, -1)
-        at = made.write(key, head, url, tuple(tags), length, self._began, date, status, small, main, body)
+        """Do the same where nothing is in the way. None: something is, and nothing was written."""
+        made, space = self._ordinary, self._store.space
+        opened = space.opened
+        length: cython.longlong = -1 if size is None else size
+        date: cython.ulonglong = cython.cast(cython.ulonglong, self._date * 1e6)
+        at: cython.longlong = -1
+        for attempt in range(2):
+            small: cython.longlong = opened.get(_SMALL_QUEUE, -1)
+            main: cython.longlong = opened.get(_MAIN_QUEUE, -1)
+            at = made.write(key, head, url, tags, length, self._began, date, status, small, main, body)
+            if at != NO_SPACE or attempt or made.total > self._segment_bytes // _SMALL:
+                break
+            # PERF: a miss that fills a segment takes 540,000 instructions otherwise, and there is one in 25 to 350
+            # (CPython 3.11, callgrind, micro/response_cache).
+            if not space.renew(Queue(made.queue), made.total):
+                break
         if at < 0:
             return None
-        where = Location(made.segment, made.offset, made.generation)
-        extent = Extent(made.segment, made.offset, made.total)
-        written = _Written(Queue(made.queue), extent, where, key, made.body, made.replaced)
-        if made.is_inserted and not made.is_disputed:
-            return written
-        return self._insert(written, at, is_inserted=made.is_inserted)
+        written = _Written()
+        written.queue, written.total, written.key, written.body = made.queue, made.total, key, made.body
+        written.segment, written.offset, written.generation = made.segment, made.offset, made.generation
+        written.is_found, written.replaced = made.is_inserted, made.replaced
+        return written if made.is_inserted and not made.is_disputed else self._insert(written, at)
 
-    def _insert(self, written: _Written, at: int, *, is_inserted: bool = False) -> _Written | None:
-        """Add a record to the index, whose segment is pinned. `is_inserted`: only settle it with other processes."""
-        store, hash_ = self._store, self._store.index.hash(written.key)
-        if is_inserted:
-            if store.settle(hash_, written.where):
+    def _insert(self, written: _Written, at: int) -> _Written | None:
+        """Add a record to the index, whose segment is pinned, or settle with other processes one that is in it."""
+        store, hash_, where = self._store, self._store.index.hash(written.key), _location_of(written)
+        if written.is_found:
+            if store.settle(hash_, where):
                 return written
-        elif (replaced := store.insert(hash_, written.where)) is not None:
-            return written._replace(replaced=replaced)
+        elif (replaced := store.insert(hash_, where)) is not None:
+            written.replaced, written.is_found = replaced, True
+            return written
         store.memory.words[at + words_of.STATUS] = RecordStatus.FAILED
-        store.segments.unpin(written.where.segment)
+        self._ordinary.unpin(written.segment)
         self.why_not = NotStored.CONTESTED
         return None
 
@@ -369,3 +413,7 @@ class SharedLease:
         memory.data[begins : begins + len(url) + len(head)] = url + head
         words[at + words_of.SEAL] = store.records.seal(generation, extent.segment, extent.offset)
         return Location(extent.segment, extent.offset, generation), at
+
+
+def _location_of(written: _Written) -> Location:
+    return Location(written.segment, written.offset, written.generation)

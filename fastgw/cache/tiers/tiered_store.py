@@ -5,7 +5,7 @@ Objects that are larger than memory takes are only on disk. An object without a 
 another one. See `Store` for the calls; all that concerns one object in memory is that of the memory.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, final
 
 from fastgw.cache.shared.lifecycle import FetchBegin, SharedLease
@@ -56,7 +56,7 @@ class TieredStore:
         """The handle that has replaced this one, with another memory: purges concern it, too."""
         # Without a step between: these are called for each request.
         self.find, self.is_unchanged = memory.find, memory.is_unchanged
-        self.is_absent, self.popular = memory.is_absent, memory.popular
+        self.popular = memory.popular
         self.watch, self.call_due = memory.watch, memory.call_due
 
     def __repr__(self) -> str:
@@ -233,7 +233,7 @@ class TieredLease:
         *,
         key: bytes | None = None,
         url: bytes = b"",
-        tags: Iterable[bytes] = (),
+        tags: Collection[bytes] = (),
     ) -> Writer | None:
         tags, key = (*dict.fromkeys(tags),), self.key if key is None else key
         store = self._store
@@ -246,7 +246,7 @@ class TieredLease:
         return TieredWriter(self, writer, key, self._record(head, url, tags))
 
     def store_head(
-        self, head: bytes, *, key: bytes | None = None, url: bytes = b"", tags: Iterable[bytes] = ()
+        self, head: bytes, *, key: bytes | None = None, url: bytes = b"", tags: Collection[bytes] = ()
     ) -> bool:
         tags, key = (*dict.fromkeys(tags),), self.key if key is None else key
         is_stored = self._inner.store_head(head, key=key, url=url, tags=tags)
@@ -255,7 +255,7 @@ class TieredLease:
         return is_stored
 
     def store_whole(
-        self, head: bytes, body: bytes, *, key: bytes | None = None, url: bytes, tags: Iterable[bytes]
+        self, head: bytes, body: bytes, *, key: bytes | None = None, url: bytes, tags: Collection[bytes]
     ) -> bool:
         writer = self.store(head, len(body), key=key, url=url, tags=tags)
         return writer is not None and writer.append(body) and writer.complete()

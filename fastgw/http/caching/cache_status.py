@@ -1,17 +1,20 @@
 """`Cache-Status` (RFC 9211): how the cache has handled a request."""
 
 from enum import Enum
-from typing import Final
+from typing import Final, TypeAlias
 
 from fastgw.http.fields import Fields
 
 NAME: Final = b"Cache-Status"
 _CACHE: Final = b"fastgw"
+_FORWARDED: Final = _CACHE + b"; fwd="
+Number: TypeAlias = int | None
+Detail: TypeAlias = bytes | None
 PURGE: Final = b"%b; detail=purge" % _CACHE
 """The value for a request with the method PURGE, which is answered here, but not from a stored response."""
 
 
-class Forwarded(Enum):
+class Forwarded(bytes, Enum):
     """Reason why a request was forwarded: `fwd` (section 2.2)."""
 
     BYPASS = b"bypass"
@@ -34,30 +37,27 @@ def hit_status(ttl: int, *, detail: bytes | None = None) -> bytes:
 
 def forwarded_status(
     reason: Forwarded,
-    *,
-    upstream_status: int | None = None,
+    upstream_status: Number = None,
     stored: bool = False,
     collapsed: bool = False,
-    ttl: int | None = None,
-    detail: bytes | None = None,
+    ttl: Number = None,
+    detail: Detail = None,
 ) -> bytes:
     """Return the value for a response that was requested from the upstream.
 
     `upstream_status`: if the status of the upstream is not that of the response. `stored`: whether the response was
     stored. `collapsed`: whether it was the response to the request of another client. `detail`: a token.
     """
-    parts = [_CACHE, b"fwd=" + reason.value]
+    value = _FORWARDED + reason
     if upstream_status is not None:
-        parts.append(b"fwd-status=%d" % upstream_status)
+        value += b"; fwd-status=%d" % upstream_status
     if ttl is not None:
-        parts.append(b"ttl=%d" % ttl)
+        value += b"; ttl=%d" % ttl
     if stored:
-        parts.append(b"stored")
+        value += b"; stored"
     if collapsed:
-        parts.append(b"collapsed")
-    if detail is not None:
-        parts.append(b"detail=" + detail)
-    return b"; ".join(parts)
+        value += b"; collapsed"
+    return value if detail is None else value + b"; detail=" + detail
 
 
 def unanswered_status(detail: bytes) -> bytes:

@@ -2,9 +2,12 @@
 
 from typing import Final
 
+import cython
+
 from fastgw.http.caching.directives import LONGEST, ResponseDirectives
 from fastgw.http.caching.heads import ReceivedHead
-from fastgw.http.dates import parse_date
+from fastgw.http.dates import Seconds, parse_date
+from fastgw.http.http1.parser import first_of, values_of
 
 HEURISTIC: Final = frozenset((200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501))
 """Statuses whose responses may get a heuristic freshness (RFC 9110 section 15.1), without 206."""
@@ -15,7 +18,7 @@ _LONGEST_HEURISTIC: Final = 86_400
 
 def parse_age(head: ReceivedHead) -> int:
     """Return the value of `Age`, the first member of the first line; 0: it is missing or invalid (section 5.1)."""
-    line = head.first(b"age")
+    line = first_of(head, b"age")
     return 0 if line is None else _read_age(line) or 0
 
 
@@ -23,9 +26,9 @@ def corrected_age(head: ReceivedHead) -> bytes | None:
     """Return the value that is forwarded in place of `Age`, that of `parse_age`; empty: it is invalid, and none is
     forwarded. None: the response has no `Age`, or a single number, which is forwarded as it is.
     """
-    lines = head.values(b"age")
+    lines = values_of(head, b"age")
     age = _read_age(lines[0]) if lines else None
-    if not lines or lines == [b"%d" % (age or 0)]:
+    if not lines or [*lines] == [b"%d" % (age or 0)]:
         return None
     return b"" if age is None else b"%d" % age
 
@@ -43,10 +46,17 @@ def find_initial_age(head: ReceivedHead, request_date: float, response_date: flo
 
     `request_date`: when the request was first sent, before any retry. `response_date`: when the head was received.
     """
-    date = head.first(b"date")
+    date = first_of(head, b"date")
     generated = None if date is None else parse_date(date, response_date)
+    return initial_age(parse_age(head), generated, request_date, response_date)
+
+
+def initial_age(stated: cython.longlong, generated: Seconds, request_date: float, response_date: float) -> int:
+    """Return the same for a response with this `Age`. `generated`: its `Date`; None: it has none that is valid."""
     apparent = 0 if generated is None else max(0, int(response_date) - generated)
-    return min(LONGEST, max(apparent, parse_age(head) + max(0, round(response_date - request_date))))
+    waited = response_date - request_date
+    age: int = max(apparent, stated + (round(waited) if waited > 0.5 else 0))
+    return min(LONGEST, age)
 
 
 def find_lifetime(head: ReceivedHead, directives: ResponseDirectives, response_date: float) -> int | None:
@@ -60,18 +70,18 @@ def find_lifetime(head: ReceivedHead, directives: ResponseDirectives, response_d
         return directives.max_age
     if directives.targeted:  # RFC 9213 section 2.2: Expires has no effect either
         return None
-    lines = head.values(b"expires")
+    lines = values_of(head, b"expires")
     if not lines:
         return None
     expires = parse_date(lines[0], response_date)
-    if expires is None or any(line != lines[0] for line in lines):
+    if expires is None or len(set(lines)) > 1:
         return 0
-    date = head.first(b"date")
+    date = first_of(head, b"date")
     generated = None if date is None else parse_date(date, response_date)
     return max(0, min(LONGEST, expires - (int(response_date) if generated is None else generated)))
 
 
-def may_have_default(status: int, directives: ResponseDirectives) -> bool:
+def may_have_default(status: cython.int, directives: ResponseDirectives) -> bool:
     """Whether a response may be fresh for longer than it states (section 4.2.2). Others, such as 302, 401 or 500, are
     for one request, or for a moment.
     """
@@ -82,10 +92,10 @@ def find_heuristic_lifetime(head: ReceivedHead, directives: ResponseDirectives, 
     """Return the heuristic lifetime of a response that states none (section 4.2.2); None: it must not have one."""
     if not may_have_default(head.status, directives):
         return None
-    value = head.first(b"last-modified")
+    value = first_of(head, b"last-modified")
     changed = None if value is None else parse_date(value, response_date)
     if changed is None:
         return None
-    date = head.first(b"date")
+    date = first_of(head, b"date")
     generated = (None if date is None else parse_date(date, response_date)) or int(response_date)
     return min(_LONGEST_HEURISTIC, max(0, generated - changed) // _SHARE)

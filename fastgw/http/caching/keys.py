@@ -10,6 +10,7 @@ from hashlib import blake2b
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from fastgw.http.caching.key_text import complement_of, digest_of, joined_parts
 from fastgw.wildcards import wildcard_expression
 
 KEY_BYTES: Final = 16
@@ -53,13 +54,12 @@ def decoded_name(parameter: bytes) -> bytes:
 
 
 def resource_text(
-    *,
     endpoint: bytes,
     authority: bytes,
     path: bytes,
-    sent_path: bytes | None = None,
+    sent_path: bytes | None,
     upstream: bytes,
-    parts: Sequence[bytes | None] = (),
+    parts: Sequence[bytes | None],
 ) -> bytes:
     """Return what the keys of a resource have in common, in a form in which no two resources are equal.
 
@@ -68,11 +68,7 @@ def resource_text(
     raw path as it is forwarded; None: the same. `upstream`: name of the upstream (of a split, the one that was chosen).
     `parts`: values of headers and cookies in the key, and identities; None: the request has none.
     """
-    return b"%d:%b%d:%b%d:%b%b%d:%b%b/" % (
-        *(len(endpoint), endpoint, len(authority), authority, len(path), path),
-        *(_part(sent_path), len(upstream), upstream),
-        b"".join([_part(part) for part in parts]),
-    )
+    return joined_parts((endpoint, authority, path, sent_path, upstream, *parts), b"/")
 
 
 def resource_of_body(resource: bytes, body: bytes, described_by: Iterable[Sequence[bytes]]) -> bytes:
@@ -83,7 +79,7 @@ def resource_of_body(resource: bytes, body: bytes, described_by: Iterable[Sequen
     digest = blake2b(digest_size=32, person=b"fastgw-of-body")
     for values in described_by:
         digest.update(b"%d;" % len(values))
-        digest.update(b"".join(map(_part, values)))
+        digest.update(joined_parts([*values]))
     digest.update(body)
     return b"POST %b%b" % (digest.digest(), resource)  # other resources begin with a digit
 
@@ -95,20 +91,15 @@ def primary_key(resource: bytes, query: bytes | None) -> bytes:
     key, so that one hash is enough for both.
     """
     if query is None:
-        return bytes(each ^ 0xFF for each in search_key(resource))
-    return blake2b(resource + _part(query), digest_size=KEY_BYTES, person=b"fastgw-primary").digest()
+        return complement_of(search_key(resource))
+    return digest_of(resource + joined_parts((query,)), b"fastgw-primary\0\0")
 
 
 def search_key(resource: bytes) -> bytes:
     """Return the key of the rule by which queries of a resource are equal (`SearchRecord`)."""
-    return blake2b(resource, digest_size=KEY_BYTES, person=b"fastgw-search-of").digest()
+    return digest_of(resource, b"fastgw-search-of")
 
 
 def own_validation_key(key: bytes) -> bytes:
     """Return the key of the mark that validations of the response with this key concern one client each."""
-    return blake2b(key, digest_size=KEY_BYTES, person=b"fastgw-own-valid").digest()
-
-
-def _part(part: bytes | None) -> bytes:
-    # Lengths, so that no part can pass for the beginning of the next one; a missing part is not an empty one.
-    return b"-" if part is None else b"%d:%b" % (len(part), part)
+    return digest_of(key, b"fastgw-own-valid")

@@ -73,13 +73,11 @@ class SearchRecord(Struct, frozen=True, array_like=True, tag=_SEARCH, gc=False):
 
 
 Record: TypeAlias = StoredHead | VariantsRecord | SearchRecord
-_ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final[msgspec.msgpack.Decoder[Record]] = msgspec.msgpack.Decoder(Record)
 
 
-def encode_record(record: Record) -> bytes:
-    """Serialize a record for the store."""
-    return _ENCODER.encode(record)
+encode_record: Final = msgspec.msgpack.Encoder().encode
+"""Serializes a record for the store."""
 
 
 def decode_record(raw: bytes | memoryview) -> Record | None:

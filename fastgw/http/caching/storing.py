@@ -4,11 +4,12 @@ Safe by default: a response that depends on the identity of its client (`Authori
 `Set-Cookie`, cookies) is only stored for others if it says so, or if the key has that identity.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, IntEnum
-from typing import Any, Final, NamedTuple
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
 
-from msgspec import Struct
+import cython
 
 from fastgw.http.caching.directives import (
     LONGEST,
@@ -21,28 +22,31 @@ from fastgw.http.caching.directives import (
 from fastgw.http.caching.freshness import (
     HEURISTIC,
     find_heuristic_lifetime,
-    find_initial_age,
     find_lifetime,
+    initial_age,
     may_have_default,
+    parse_age,
 )
 from fastgw.http.caching.heads import ReceivedHead
 from fastgw.http.caching.records import StoredHead
 from fastgw.http.caching.vary import find_varying
 from fastgw.http.dates import format_date, parse_date
 from fastgw.http.field_names import HOP_BY_HOP
+from fastgw.http.http1.parser import first_of, values_of
 from fastgw.http.media_types import media_type_of, patterns_of
 from fastgw.http.messages import RequestHead, ResponseHead
-from fastgw.http.preconditions import parse_entity_tags
+from fastgw.http.preconditions import is_entity_tag
 
 NOT_STORED: Final = HOP_BY_HOP | {b"age", b"proxy-authentication-info", b"trailer"}
 """Fields of a response that are not stored (RFC 9111 section 3.1)."""
+StatedSeconds: TypeAlias = int | None
 UNDERSTOOD: Final = HEURISTIC | frozenset(
     (201, 202, 205, 207, 208, 302, 303, 307, 308, 400, 401, 402, 403, 406, 407, 408)
 )
 """Statuses whose `no-store` is lifted by `must-understand` (section 5.2.2.3)."""
 
 
-class Unstorable(Enum):
+class Unstorable(bytes, Enum):
     """Reason why a response is not stored: the `detail` of `Cache-Status`."""
 
     METHOD = b"method"
@@ -69,41 +73,54 @@ class Unstorable(Enum):
     """A 304 that is not about the stored response."""
 
 
-class StorePolicy(Struct, frozen=True, kw_only=True):
-    """Settings of a cache that decide what is stored. Durations in whole seconds."""
+@cython.cclass
+class StorePolicy:
+    """Settings of a cache that decide what is stored. Durations in whole seconds.
 
-    ttl: int | None = None
-    """Lifetime of responses that state none, if `freshness.may_have_default`."""
-    ttl_by_status: Mapping[int, int] = {}
-    """Lifetime of responses that state none, by status, before `ttl`."""
-    override_ttl: int | None = None
-    """Lifetime in place of what responses state, if `freshness.may_have_default`."""
-    stale_while_revalidate: int = 0
-    """Seconds, for responses that do not have the directive themselves."""
-    stale_if_error: int = 0
-    """Seconds, for responses that do not have the directive themselves."""
-    stale_when_unreachable: int = 0
-    store_set_cookie: bool = False
-    identity_in_key: bool = False
-    """Whether the key keeps those apart who authenticate: by consumer, or by `Authorization`."""
-    cookies_in_key: bool = False
-    """Whether the key has cookies."""
-    content_types: frozenset[bytes] = frozenset()
-    """Patterns of media types that are stored (`http.media_types`). Empty: all are."""
-    storage_ttl: int | None = None
-    """Seconds after which a response is not used any more, from when it was received or last validated."""
-    ignores_cache_control: bool = False
-    """Whether `Cache-Control` and `Expires` of responses are ignored, but for targeted fields."""
-    targets: tuple[bytes, ...] = TARGETS
-    """Targeted fields that are obeyed."""
+    `ttl`: lifetime of responses that state none, if `freshness.may_have_default`; `ttl_by_status`: the same by status,
+    before `ttl`. `override_ttl`: lifetime in place of what responses state, if `freshness.may_have_default`.
+    `stale_while_revalidate`, `stale_if_error`: for responses that do not have the directive themselves.
+    `identity_in_key`: whether the key keeps those apart who authenticate: by consumer, or by `Authorization`.
+    `content_types`: patterns of media types that are stored (`http.media_types`); empty: all are. `storage_ttl`:
+    seconds after which a response is not used any more, from when it was received or last validated.
+    `ignores_cache_control`: whether `Cache-Control` and `Expires` of responses are ignored, but for targeted fields.
+    `targets`: targeted fields that are obeyed.
+    """
+
+    def __init__(
+        self,
+        *,
+        ttl: int | None = None,
+        ttl_by_status: Mapping[int, int] = MappingProxyType({}),
+        override_ttl: int | None = None,
+        stale_while_revalidate: int = 0,
+        stale_if_error: int = 0,
+        stale_when_unreachable: int = 0,
+        store_set_cookie: bool = False,
+        identity_in_key: bool = False,
+        cookies_in_key: bool = False,
+        content_types: frozenset[bytes] = frozenset(),
+        storage_ttl: int | None = None,
+        ignores_cache_control: bool = False,
+        targets: tuple[bytes, ...] = TARGETS,
+    ) -> None:
+        self.ttl, self.ttl_by_status, self.override_ttl = ttl, ttl_by_status, override_ttl
+        self.stale_while_revalidate, self.stale_if_error = stale_while_revalidate, stale_if_error
+        self.stale_when_unreachable, self.store_set_cookie = stale_when_unreachable, store_set_cookie
+        self.identity_in_key, self.cookies_in_key = identity_in_key, cookies_in_key
+        self.content_types, self.storage_ttl = content_types, storage_ttl
+        self.ignores_cache_control, self.targets = ignores_cache_control, targets
 
 
-class Times(NamedTuple):
-    """When a response was requested and received. Epoch seconds."""
+@cython.cclass
+class Times:
+    """When a response was requested and received. Epoch seconds.
 
-    request_date: float
-    """When the request was first sent, before any retry."""
-    response_date: float
+    `request_date`: when the request was first sent, before any retry.
+    """
+
+    def __init__(self, request_date: float, response_date: float) -> None:
+        self.request_date, self.response_date = request_date, response_date
 
 
 class RequestIdentity(IntEnum):
@@ -114,6 +131,9 @@ class RequestIdentity(IntEnum):
     """The request has `Authorization`, which no filter has verified, of the client itself or written for it."""
     CONSUMER = 2
     """A filter has authenticated the client."""
+
+
+_NONE: Final = RequestIdentity.NONE
 
 
 def render_fields(response: ReceivedHead, dropped: frozenset[bytes]) -> bytes:
@@ -127,7 +147,6 @@ def decide_storing(
     response: ResponseHead,
     policy: StorePolicy,
     times: Times,
-    *,
     authenticated: bool = False,
     authorized: bool = False,
     body_in_key: bool = False,
@@ -143,25 +162,25 @@ def decide_storing(
         return Unstorable.METHOD
     if directives.no_store:
         return Unstorable.REQUEST_NO_STORE
-    identity, cookies = find_identity(request, policy, authenticated=authenticated, authorized=authorized)
+    identity, cookies = find_identity(request, policy, authenticated, authorized)
     return decide_storing_for(identity, cookies, response, policy, times, render)
 
 
 def find_identity(
-    request: RequestHead, policy: StorePolicy, *, authenticated: bool, authorized: bool
+    request: RequestHead, policy: StorePolicy, authenticated: bool, authorized: bool
 ) -> tuple[RequestIdentity, bool]:
     """Return what a request has that the key does not have: an identity, and whether cookies.
 
     `authenticated`: whether a filter has authenticated the client. `authorized`: whether one has written an
     `Authorization` that depends on the client.
     """
-    identity = RequestIdentity.NONE
+    identity = _NONE
     if not policy.identity_in_key:
         if authenticated:
             identity = RequestIdentity.CONSUMER
-        elif authorized or request.first(b"authorization") is not None:
+        elif authorized or first_of(request, b"authorization") is not None:
             identity = RequestIdentity.AUTHORIZATION
-    return identity, request.first(b"cookie") is not None and not policy.cookies_in_key
+    return identity, first_of(request, b"cookie") is not None and not policy.cookies_in_key
 
 
 def decide_storing_for(
@@ -181,11 +200,11 @@ def decide_storing_for(
     if (refusal := _find_prohibition(response, stated, identity)) is not None:
         return refusal
     dropped = NOT_STORED.union(stated.no_cache_fields) if stated.no_cache_fields else NOT_STORED
-    if not policy.store_set_cookie and b"set-cookie" not in dropped and response.first(b"set-cookie") is not None:
+    if not policy.store_set_cookie and b"set-cookie" not in dropped and first_of(response, b"set-cookie") is not None:
         return Unstorable.SET_COOKIE
     if policy.content_types and not _has_type(response, policy.content_types):
         return Unstorable.CONTENT_TYPE
-    vary = find_varying(response.values(b"vary"))
+    vary = find_varying(values_of(response, b"vary"))
     if vary is None:
         return Unstorable.VARY
     may_default = may_have_default(status, stated)
@@ -205,53 +224,45 @@ def decide_storing_for(
             lifetime = find_heuristic_lifetime(response, stated, times.response_date)
         if lifetime is None:
             return Unstorable.NO_FRESHNESS
-    age = find_initial_age(response, times.request_date, times.response_date)
+    sent_date = first_of(response, b"date")
+    date = None if sent_date is None else parse_date(sent_date, times.response_date)
+    age = initial_age(parse_age(response), date, times.request_date, times.response_date)
     most_stale = LONGEST
     if policy.storage_ttl is not None:
         lifetime = min(lifetime, age + policy.storage_ttl)
         most_stale = age + policy.storage_ttl - lifetime
     etag, last_modified = find_etag(response), find_last_modified(response, times.response_date)
-    sent_date = response.first(b"date")
     begins_stale = stated.no_cache or lifetime <= age
     if begins_stale and etag is None and last_modified is None:
         return Unstorable.STALE
     lines = render(response, dropped)
     if sent_date is None:  # RFC 9110 section 6.6.1: the recipient adds when it has received the response
-        date: int | None = int(times.response_date)
-        lines += b"Date: %b\r\n" % format_date(int(times.response_date))
-    else:
-        date = parse_date(sent_date, times.response_date)
+        date = int(times.response_date)
+        lines += b"Date: %b\r\n" % format_date(date)
     must_revalidate = stated.must_revalidate or stated.proxy_revalidate or stated.no_cache
     # s-maxage implies proxy-revalidate (section 5.2.2.10), but the extensions of RFC 5861 beside it are meant.
     only_stated = must_revalidate or begins_stale or stated.s_maxage is not None
     return StoredHead(
-        status=status,
-        reason=response.reason,
-        lines=lines,
-        stored_date=times.response_date,
-        initial_age=age,
-        lifetime=lifetime,
-        stale_while_revalidate=min(
+        status,
+        response.reason,
+        lines,
+        times.response_date,
+        age,
+        lifetime,
+        min(
             most_stale,
-            _extend(
-                *(stated.stale_while_revalidate, policy.stale_while_revalidate),
-                never=must_revalidate,
-                only_stated=only_stated,
-            ),
+            _extend(stated.stale_while_revalidate, policy.stale_while_revalidate, must_revalidate, only_stated),
         ),
-        stale_if_error=min(
-            most_stale,
-            _extend(stated.stale_if_error, policy.stale_if_error, never=must_revalidate, only_stated=only_stated),
-        ),
-        stale_when_unreachable=0 if only_stated else min(most_stale, policy.stale_when_unreachable),
-        no_cache=stated.no_cache,
-        revalidates=only_stated,
-        etag=etag,
-        last_modified=last_modified,
-        date=date,
-        vary=vary,
-        identity=identity,
-        cookies=cookies,
+        min(most_stale, _extend(stated.stale_if_error, policy.stale_if_error, must_revalidate, only_stated)),
+        0 if only_stated else min(most_stale, policy.stale_when_unreachable),
+        stated.no_cache,
+        only_stated,
+        etag,
+        last_modified,
+        date,
+        vary,
+        identity,
+        cookies,
     )
 
 
@@ -272,7 +283,7 @@ def stated_lifetime(
 
 def _has_type(response: ReceivedHead, patterns: frozenset[bytes]) -> bool:
     """Whether a response has a media type that one of these patterns matches."""
-    found = _only(response.values(b"content-type"))
+    found = _only(values_of(response, b"content-type"))
     return found is not None and not patterns.isdisjoint(patterns_of(media_type_of(found)))
 
 
@@ -290,28 +301,28 @@ def _find_prohibition(
         return Unstorable.NO_STORE
     if stated.private:
         return Unstorable.PRIVATE
-    if identity is RequestIdentity.NONE or stated.public or stated.s_maxage is not None:
+    if identity is _NONE or stated.public or stated.s_maxage is not None:
         return None
     return None if identity is RequestIdentity.AUTHORIZATION and stated.must_revalidate else Unstorable.AUTHORIZATION
 
 
-def _extend(stated: int | None, configured: int, *, never: bool, only_stated: bool) -> int:
+def _extend(stated: StatedSeconds, configured: cython.longlong, never: bool, only_stated: bool) -> cython.longlong:
     """Return for how many seconds a response may be sent stale."""
     return 0 if never else stated if stated is not None else 0 if only_stated else configured
 
 
 def find_etag(response: ReceivedHead) -> bytes | None:
     """Return the value of `ETag`; None: it is missing, repeated or invalid."""
-    etag = _only(response.values(b"etag"))
-    return etag if etag is not None and parse_entity_tags(etag) == [etag] else None
+    etag = _only(values_of(response, b"etag"))
+    return etag if etag is not None and is_entity_tag(etag) else None
 
 
 def find_last_modified(response: ReceivedHead, now: float) -> int | None:
     """Return the value of `Last-Modified`; None: it is missing, repeated or invalid."""
-    changed = _only(response.values(b"last-modified"))
+    changed = _only(values_of(response, b"last-modified"))
     return None if changed is None else parse_date(changed, now)
 
 
-def _only(values: list[bytes]) -> bytes | None:
+def _only(values: Sequence[bytes]) -> bytes | None:
     """Return the value of a field that must have one line."""
     return values[0] if len(values) == 1 else None

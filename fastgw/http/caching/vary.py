@@ -1,14 +1,17 @@
 """Variants of a resource: which request fields select among them (`Vary`, RFC 9110 section 12.5.5, RFC 9111 4.1)."""
 
 from collections.abc import Iterable, Sequence
-from hashlib import blake2b
 from typing import Final, Protocol
 
+from fastgw.http.caching.key_text import digest_of, joined_parts
 from fastgw.http.content_coding.accept_encoding import normalize_accept_encoding
 from fastgw.http.grammar import IS_TOKEN, elements
 from fastgw.http.header_conditions import SINGLE
+from fastgw.http.http1.parser import values_of
 
 _MOST_NAMES: Final = 16
+_LONGEST_KEPT: Final = 256
+"""Bytes of a line whose meaning is kept: a site, and its clients, have few different ones."""
 WRITTEN_FOR_EACH_CLIENT: Final = frozenset(
     (b"forwarded", b"via", b"x-forwarded-client-cert", b"x-forwarded-for", b"x-real-ip")
 )
@@ -19,10 +22,17 @@ _NO_CASE: Final = frozenset((b"accept-language", b"accept-charset"))
 """Fields whose values are compared without case (RFC 9110 sections 12.5.2 and 12.5.4)."""
 
 
+_MOST_KEPT: Final = 1024
+_found: dict[bytes, tuple[bytes, ...] | None] = {}
+"""Short line of `Vary` -> its names; None: as of `find_varying`."""
+_normalized: dict[tuple[bytes, bytes], bytes] = {}
+"""Name and short line of a request field -> its normalized value."""
+
+
 class RequestFields(Protocol):
     """Fields of a request."""
 
-    def values(self, name: bytes) -> list[bytes]: ...
+    def values(self, name: bytes, /) -> Sequence[bytes]: ...
 
 
 def find_varying(lines: Sequence[bytes]) -> tuple[bytes, ...] | None:
@@ -33,6 +43,16 @@ def find_varying(lines: Sequence[bytes]) -> tuple[bytes, ...] | None:
     """
     if not lines:
         return ()
+    if len(lines) > 1 or len(lines[0]) > _LONGEST_KEPT:
+        return _find_in(lines)
+    if lines[0] not in _found:
+        if len(_found) >= _MOST_KEPT:
+            _found.clear()
+        _found[lines[0]] = _find_in(lines)
+    return _found[lines[0]]
+
+
+def _find_in(lines: Sequence[bytes]) -> tuple[bytes, ...] | None:
     names = sorted({name for line in lines for name in elements(line)})
     if b"*" in names or len(names) > _MOST_NAMES or not WRITTEN_FOR_EACH_CLIENT.isdisjoint(names):
         return None
@@ -56,6 +76,18 @@ def normalized_value(name: bytes, lines: Sequence[bytes]) -> bytes | None:
     """
     if not lines:
         return None
+    if len(lines) > 1 or len(lines[0]) > _LONGEST_KEPT:
+        return _normalized_lines(name, lines)
+    key = (name, lines[0])
+    kept = _normalized.get(key)
+    if kept is None:
+        if len(_normalized) >= _MOST_KEPT:
+            _normalized.clear()
+        kept = _normalized[key] = _normalized_lines(name, lines)
+    return kept
+
+
+def _normalized_lines(name: bytes, lines: Sequence[bytes]) -> bytes:
     if name in SINGLE:
         return b"\n".join(lines)
     joined = b",".join(lines)
@@ -71,10 +103,7 @@ def variant_key(primary: bytes, names: Sequence[bytes], head: RequestFields) -> 
 
     `names`: of `find_varying`. `head`: the request as the upstream gets it.
     """
-    digest = blake2b(primary, digest_size=16, person=b"fastgw-variant")
+    text = [primary]
     for name in names:
-        value = normalized_value(name, head.values(name))
-        # Lengths, so that no value can pass for the beginning of the next one; a missing field is not an empty one.
-        digest.update(b"%d:%b=" % (len(name), name))
-        digest.update(b"-" if value is None else b"%d:%b" % (len(value), value))
-    return digest.digest()
+        text += (joined_parts((name,)), b"=", joined_parts((normalized_value(name, values_of(head, name)),)))
+    return digest_of(b"".join(text), b"fastgw-variant\0\0")

@@ -124,6 +124,8 @@ cpdef bint is_path_as_sent(head) except -1
 
 # Whether the head was received with a field of this name, which is in lower case.
 cpdef bint has_field(Head head, bytes name) except -1
+cpdef bytes first_of(head, bytes name)
+cpdef values_of(head, bytes name)
 
 # All values that the head was received with, as `values` returns them while its fields were not parsed.
 cdef list all_values(Head head, bytes name)

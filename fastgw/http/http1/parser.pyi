@@ -5,8 +5,8 @@ accept the head and agree on whether a body follows. Only the fields that a prox
 the grammar of the others is checked, and they are forwarded unchanged.
 """
 
-from collections.abc import Callable
-from typing import ClassVar, Final, final
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Final, Protocol, final
 
 from fastgw.http.fields import Fields
 from fastgw.http.http1.body import BodyReader
@@ -297,6 +297,12 @@ def take_answer(
     Otherwise, and for an invalid one, return the bytes; also if the buffer is full, because more may follow.
     """
 
+class _Values(Protocol):
+    def values(self, name: bytes, /) -> Sequence[bytes]: ...
+
+class _Fields(_Values, Protocol):
+    def first(self, name: bytes, /) -> bytes | None: ...
+
 def method_of(head: RequestHead) -> bytes:
     """Return the method of any request head; from typed modules by few instructions, as the following."""
 
@@ -321,5 +327,11 @@ def takes_trailers(head: RequestHead) -> bool:
 def status_of(head: ResponseHead) -> int: ...
 def payload_of(head: RequestHead | ResponseHead) -> bytes | None: ...
 def drop_payload(head: RequestHead) -> None: ...
+def first_of(head: _Fields, name: bytes) -> bytes | None:
+    """Return `first` of any head."""
+
+def values_of(head: _Values, name: bytes) -> Sequence[bytes]:
+    """Return `values` of any head."""
+
 def has_field(head: Http1RequestHead | Http1ResponseHead, name: bytes) -> bool:
     """Whether a head was received with a field of this name, which is in lower case."""

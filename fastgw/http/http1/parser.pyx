@@ -540,6 +540,16 @@ cdef class Head:
         return self._fields.get_all(name) if self._fields is not None else all_values(self, name)
 
 
+cpdef bytes first_of(head, bytes name):
+    return _first(<Head>head, name) if isinstance(head, Head) else head.first(name)
+
+
+cpdef values_of(head, bytes name):
+    if isinstance(head, Head) and (<Head>head)._fields is None:
+        return all_values(<Head>head, name) if _occurs(<Head>head, name) else ()
+    return head.values(name)
+
+
 cdef bytes _raw_of(Head head):
     if head._raw is None:
         head._raw = PyBytes_FromStringAndSize(PyBytes_AS_STRING(head.source), head.head_length)

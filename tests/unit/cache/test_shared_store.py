@@ -580,23 +580,28 @@ def test_a_removal_holds_for_an_object_that_is_not_found_yet(slow_node: SharedNo
     node, key = slow_node, key_of(1)
     put(node.a, key, b"former")
     removed: list[bool] = []
-    insert = shared_store.SharedStore.insert
 
     def remove(now: str) -> None:
         if now == when:
             removed.append(node.b.remove(key))
             assert node.b.find(key) is None
 
-    def insert_with(store: shared_store.SharedStore, hash_: KeyHash, where: Location) -> int | None:
-        remove("before it is inserted")
-        replaced = insert(store, hash_, where)
-        remove("after it was inserted")
-        return replaced
+    class Store:
+        """The store as its writer uses it."""
 
-    with mock.patch.object(shared_store.SharedStore, "insert", insert_with):
-        writer = begin(node.a, key, size=300_000)
-        remove("while space is reserved")
-        assert not all(writer.append(bytes(1000)) for _ in range(300)) or not writer.complete()
+        def __getattr__(self, name: str) -> Any:
+            return getattr(node.a, name)
+
+        def insert(self, hash_: KeyHash, where: Location) -> int | None:
+            remove("before it is inserted")
+            replaced = node.a.insert(hash_, where)
+            remove("after it was inserted")
+            return replaced
+
+    writer: Any = begin(node.a, key, size=300_000)
+    writer._store = Store()
+    remove("while space is reserved")
+    assert not all(writer.append(bytes(1000)) for _ in range(300)) or not writer.complete()
     assert removed == [True]
     assert node.a.find(key) is node.b.find(key) is None
     assert node.a.numbers().objects == objects_in(node.a) == pins_in(node.memory) == 0

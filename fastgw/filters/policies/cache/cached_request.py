@@ -1,70 +1,62 @@
 """One request of a route with a cache: the look-up, the wait for the fetch of an equal request, and what follows."""
 
 import asyncio
-from typing import Final, final
+from typing import Final
 
-from fastgw.cache.store import KeyWatch, Lease, Refusal, StoredObject, begin_with
+import cython
+
+from fastgw.cache.store import KeyWatch, Lease, NotStored, Refusal, RefusedLease, StoredObject
 from fastgw.cache.tiers.disk_object import DiskObject
 from fastgw.errors import Fault
-from fastgw.exchange import Exchange
-from fastgw.exchange.exchange import UNCHANGED_QUERY
+from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange
+from fastgw.exchange.route import Route
 from fastgw.filters.policies.cache.fetch import Fetch, has_own_validations
 from fastgw.filters.policies.cache.forwarded_fields import ForwardedFields
-from fastgw.filters.policies.cache.policy import DESCRIBE_BODY, CachePolicy, client_url, is_authenticated, purge_origin
+from fastgw.filters.policies.cache.policy import (
+    DESCRIBE_BODY,
+    MARK_S,
+    MOST_TAGS,
+    CachePolicy,
+    dropped_for,
+    is_authenticated,
+    purge_url,
+)
 from fastgw.filters.policies.cache.ready_answers import Selection
 from fastgw.filters.policies.cache.stored_answer import answer_from
-from fastgw.filters.policies.cache.whole_response import ExchangeFetch
-from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status, unanswered_status
+from fastgw.http.caching.cache_status import Detail, Forwarded, Number, forwarded_status, hit_status, unanswered_status
 from fastgw.http.caching.directives import parse_request
+from fastgw.http.caching.freshness import corrected_age
+from fastgw.http.caching.key_text import complement_of
 from fastgw.http.caching.keys import primary_key, resource_of_body, search_key
 from fastgw.http.caching.no_vary_search import SearchVariance, equivalent_key
-from fastgw.http.caching.records import SearchRecord, StoredHead, VariantsRecord, decode_record
+from fastgw.http.caching.records import SearchRecord, StoredHead, VariantsRecord, decode_record, encode_record
 from fastgw.http.caching.reuse import Decision, Reuse, Trouble, decide_reuse, find_age, find_ttl, may_send_stale
-from fastgw.http.caching.storing import RequestIdentity, find_identity
-from fastgw.http.caching.validation import CONDITIONS, has_any
+from fastgw.http.caching.storing import RequestIdentity, Times, decide_storing, find_identity
+from fastgw.http.caching.validation import CONDITIONS
 from fastgw.http.caching.vary import variant_key
+from fastgw.http.http1.parser import Http1ResponseHead, has_field, is_ordinary, normal_path_of, payload_of
+from fastgw.http.http1.serializer import end_to_end
+from fastgw.http.http1.sought_names import has_any_of
+from fastgw.sync.cache_purges import url_tag
 from fastgw.upstream.client.response_action import ResponseAction
 from fastgw.upstream.forwarding.forward_action import Forward
 
 _ONLY_IF_CACHED: Final = unanswered_status(b"only-if-cached")
+_URI_MISS: Final = Forwarded.URI_MISS
+_NO_NAMES: Final[frozenset[bytes]] = frozenset()
 _SENT: Final = frozenset((Reuse.FRESH, Reuse.STALE, Reuse.STALE_WHILE_REVALIDATE))
 
 
-@final
+@cython.cclass
 class CachedRequest:
-    """A GET, HEAD or POST that may be answered from the store; service side of its exchange while it waits.
+    """A GET, HEAD or POST that may be answered from the store; service side of its exchange while it waits, and its
+    response taker while it is forwarded as it is.
 
     `exact`: key of the resource with this query. `primary`: key of the resource with all queries that are equal by
     `rule` (`No-Vary-Search`); without a rule, the same. `key`: key of the response that the request selects, as far as
-    variants are known. `body`: of a POST, which is part of the key; None: another method.
+    variants are known. `body`: of a POST, which is part of the key; None: another method. `dropped`: names of headers
+    of the client that are not forwarded.
     """
-
-    __slots__ = (
-        "_fields",
-        "_has_waited",
-        "_is_recalled_again",
-        "_is_recalling",
-        "_origin",
-        "_recalled",
-        "_resource",
-        "_search_key",
-        "_timer",
-        "_variants_stamp",
-        "_watch",
-        "_watched",
-        "_why",
-        "body",
-        "directives",
-        "exact",
-        "exchange",
-        "forward",
-        "key",
-        "policy",
-        "primary",
-        "query",
-        "rule",
-        "variants",
-    )
 
     def __init__(
         self,
@@ -76,59 +68,58 @@ class CachedRequest:
         self.policy, self.exchange, self.forward, self.body = policy, exchange, forward, body
         self.directives = parse_request(exchange.head)
         self.query = policy.query_of(exchange)
-        self._fields: ForwardedFields | None = None
-        self._origin = purge_origin(exchange.head, exchange.peer)
-        self._resource = policy.resource_of(exchange, self.fields, forward)
+        self.fields = ForwardedFields(exchange)
+        resource = policy.resource_of(exchange, self.fields, forward)
         if body is not None:
-            self._resource = resource_of_body(self._resource, body, map(self.fields.values, sorted(DESCRIBE_BODY)))
-        self.exact = self.primary = self.key = primary_key(self._resource, self.query)
-        self._search_key: bytes | None = None
+            resource = resource_of_body(resource, body, map(self.fields.values, sorted(DESCRIBE_BODY)))
+        self._resource = resource
+        self._rule_key: bytes | None = None
         self.rule: SearchVariance | None = None
         self.variants: VariantsRecord | None = None
+        self._record: StoredHead | None = None
         self._why: Forwarded | None = None  # why the first look-up has not found an answer
-        self._has_waited = False
-        self._is_recalling = self._is_recalled_again = False
-        self._recalled: frozenset[bytes] = frozenset()  # keys that slower tiers were asked for
+        self._forwarded_why = _URI_MISS  # of the request that is forwarded as it is
+        self._has_waited = self._is_recalling = self._is_recalled_again = False
         self._variants_stamp: object | None = None  # of the list of variants
         self._watch: KeyWatch | None = None
-        self._watched = b""
         self._timer: asyncio.TimerHandle | None = None
+        self._lease: Lease | None = None
+        self._refused: RefusedLease | None = None
+        self._request_date = 0.0
+        self.dropped: frozenset[bytes] = _NO_NAMES
+        self.exact = self.primary = self.key = primary_key(resource, self.query)
+        self._recalled = _NO_NAMES  # those that slower tiers were asked for
+        self._watched = b""
 
     def __repr__(self) -> str:
         return f"<CachedRequest {self.key.hex()}{' waiting' if self._watch else ''}>"
 
     @property
-    def fields(self) -> ForwardedFields:
-        """The headers that the upstream gets."""
-        if self._fields is None:
-            self._fields = ForwardedFields(self.exchange)
-        return self._fields
-
-    @property
-    def search_key(self) -> bytes:
+    def rule_key(self) -> bytes:
         """Key of the rule of `No-Vary-Search` that the path may have."""
-        key = self._search_key
-        if key is None:
-            key = self._search_key = search_key(self._resource)
-        return key
+        return self._find_rule_key()
+
+    def _find_rule_key(self) -> bytes:
+        if self._rule_key is None:
+            # Without a query, each of the two keys is the complement of the other one.
+            self._rule_key = complement_of(self.exact) if self.query is None else search_key(self._resource)
+        return self._rule_key
 
     @property
     def url(self) -> bytes:
-        return client_url(self._origin, self.exchange.path, self.query)
-
-    @property
-    def is_authenticated(self) -> bool:
-        return is_authenticated(self.exchange)
+        return purge_url(self.exchange, self.query)
 
     def answer(self) -> bool:
         """Answer from the store, or fetch. False: the request has to be forwarded as it is."""
-        found, record = self._find()
-        return self._recall() or self._use(found, record) if found is None else self._use(found, record)
+        found = self._find()
+        if found is None:
+            return self._recall() or self._use(None, None)
+        return self._use(found, self._record)
 
     def _use(self, found: StoredObject | None, record: StoredHead | None) -> bool:
         """Answer with what was found, or fetch; see `answer`."""
         if found is None or record is None:
-            why = Forwarded.URI_MISS if self.variants is None else Forwarded.VARY_MISS
+            why = _URI_MISS if self.variants is None else Forwarded.VARY_MISS
             return self._fetch_or_wait(why, None, None)
         now = self.policy.clock()
         decision = decide_reuse(record, self.directives, now, soft_purged=found.is_soft_purged)
@@ -141,35 +132,40 @@ class CachedRequest:
         found.release()
         return self._fetch_or_wait(why, None, None)
 
-    def _find(self) -> tuple[StoredObject | None, StoredHead | None]:
-        """Look the request up. Sets `key` and `variants`."""
+    def _find(self) -> StoredObject | None:
+        """Look the request up. Sets `key`, `variants`, and the record of what was found."""
         policy, store = self.policy, self.policy.store
         self.key, self.primary, self.rule, self.variants = self.exact, self.exact, None, None
         found = store.find(self.exact) or self._find_equivalent()
-        record = None if found is None else decode_record(found.head)
-        if found is not None and isinstance(record, VariantsRecord):
+        if found is None:
+            return None
+        record = decode_record(found.head)
+        if isinstance(record, VariantsRecord):
             if policy.ready_hits is not None:
                 self._variants_stamp = store.stamp(found)
             found.release()
             self.variants = record
             self.key = variant_key(self.primary, record.vary, self.fields)
             found = store.find(self.key)
-            record = None if found is None else decode_record(found.head)
-        if found is not None and (found.has_failed or not isinstance(record, StoredHead)):
+            if found is None:
+                return None
+            record = decode_record(found.head)
+        if found.has_failed or not isinstance(record, StoredHead):
             found.release()
-            return None, None
-        if policy.storage_ttl is not None and isinstance(record, StoredHead) and found is not None:
+            return None
+        if policy.storage_ttl is not None:
             kept_s = policy.clock() - record.stored_date
             if kept_s >= policy.storage_ttl and found.is_complete:
                 found.release()
                 store.remove(self.key)
-                return None, None
-        return found, record if isinstance(record, StoredHead) else None
+                return None
+        self._record = record
+        return found
 
     def _find_equivalent(self) -> StoredObject | None:
         """Look up by the rule of `No-Vary-Search` that the path has. Sets `key`, `primary` and `rule`."""
-        store, search_key = self.policy.store, self.search_key
-        listed = store.find(search_key)
+        store, key = self.policy.store, self._find_rule_key()
+        listed = store.find(key)
         if listed is None:
             return None
         record = decode_record(listed.head)
@@ -177,8 +173,9 @@ class CachedRequest:
         if not isinstance(record, SearchRecord):
             return None
         self.rule = record.rule
-        self.primary = self.key = equivalent_key(search_key, self.query, record.rule)
-        return store.find(self.primary)
+        self.primary = self.key = equivalent_key(key, self.query, record.rule)
+        found: StoredObject | None = store.find(self.primary)
+        return found
 
     def _send(self, found: StoredObject, record: StoredHead, decision: Decision) -> None:
         exchange, policy = self.exchange, self.policy
@@ -246,18 +243,20 @@ class CachedRequest:
             self._fetch(Refusal.IN_FLIGHT, why, found, record)
             return True
         lease = self.policy.store.lease(self.key)
-        if not isinstance(lease, Refusal) and self._has_waited and self._recalled and not self._is_recalled_again:
+        is_refused = type(lease) is Refusal
+        if not is_refused and self._has_waited and self._recalled and not self._is_recalled_again:
             # What this request has waited for may be in a slower tier only.
             self._is_recalled_again, self._recalled = True, frozenset()
-            if found is None and self._recall():
+            if found is None and self._recall() and not isinstance(lease, Refusal):
                 lease.give_up()
                 return True
-        if lease is Refusal.IN_FLIGHT and why is not Forwarded.REQUEST:
+        if is_refused and lease is Refusal.IN_FLIGHT and why is not Forwarded.REQUEST:
             if found is not None:
                 found.release()
             return self._wait()
         if (
-            lease is Refusal.UNCACHEABLE
+            is_refused
+            and lease is Refusal.UNCACHEABLE
             and found is not None
             and record is not None
             and self._send_stale(found, record)
@@ -272,11 +271,12 @@ class CachedRequest:
         cookies a moment ago.
         """
         policy, exchange = self.policy, self.exchange
+        is_known = is_authenticated(exchange)
         identity, cookies = find_identity(
             exchange.head,
-            policy.storing_of(exchange.consumer, is_authenticated=self.is_authenticated),
-            authenticated=self.is_authenticated,
-            authorized=exchange.sends_client_authorization,
+            policy.storing_of(exchange.consumer, is_known),
+            is_known,
+            exchange.sends_client_authorization,
         )
         is_own = cookies or identity is not RequestIdentity.NONE
         return is_own and has_own_validations(policy.store, self.key)
@@ -300,14 +300,20 @@ class CachedRequest:
         self, lease: Lease | Refusal, why: Forwarded, found: StoredObject | None, record: StoredHead | None
     ) -> None:
         self._stop_waiting()
-        granted, refused = begin_with(lease, self.policy.store)
+        granted: Lease | None = None
+        refused: RefusedLease | None = None
+        if type(lease) is Refusal:
+            refused = RefusedLease(lease, self.policy.store.present_moment())
+        else:
+            granted = cython.cast(object, lease)
         forward = self.forward
-        if found is None and isinstance(forward, Forward) and self._is_sent_as_asked:
-            forward.send_for(self.exchange, ExchangeFetch(self, granted, refused, why, self.policy.clock()))
+        if found is None and isinstance(forward, Forward) and self._is_sent_as_asked():
+            self._lease, self._refused, self._forwarded_why = granted, refused, why
+            self.dropped, self._request_date = dropped_for(self.policy, self.exchange), self.policy.clock()
+            forward.send_for(self.exchange, self)
             return
         Fetch(self, granted, refused, why, found, record, has_client=True).send_request(self.exchange)
 
-    @property
     def _is_sent_as_asked(self) -> bool:
         """Whether the request is forwarded as it is, and its client needs the whole response."""
         exchange, head = self.exchange, self.exchange.head
@@ -315,13 +321,75 @@ class CachedRequest:
             exchange.chain.allows_fetch
             and not (self._has_waited or self._is_recalling)
             and exchange.method == b"GET"
-            and head.ordinary
+            and is_ordinary(head)
             and exchange.request_body is None
             and exchange.query_sent is UNCHANGED_QUERY
-            and self.query == head.query
-            and exchange.path == head.path
-            and not has_any(head, CONDITIONS)
+            and (self.policy.query_rule is None or self.query == head.query)
+            and exchange.path == normal_path_of(head)
+            and not has_any_of(CONDITIONS, head)
         )
+
+    # calls while the request is forwarded as it is (`ResponseTaker`)
+
+    def take_response(self, head: Http1ResponseHead) -> bool:
+        """Store a response that was received as a whole, or end the lease with a mark. What is decided is decided by
+        the same functions as in `Fetch`, which goes on otherwise.
+        """
+        exchange, policy = self.exchange, self.policy
+        if corrected_age(head) is not None:
+            return False
+        is_known = is_authenticated(exchange)
+        judged = decide_storing(
+            exchange.head,
+            self.directives,
+            head,
+            policy.storing_of(exchange.consumer, is_known),
+            Times(self._request_date, policy.clock()),
+            is_known,
+            exchange.sends_client_authorization,
+            False,
+            end_to_end,
+        )
+        detail: Detail = None
+        ttl: Number = None
+        if not isinstance(judged, StoredHead):
+            detail = judged
+        else:
+            lease, payload = self._lease, payload_of(head)
+            if lease is None or payload is None or self.variants is not None or self.rule is not None:
+                return False
+            if has_field(head, b"no-vary-search"):
+                return False
+            detail = self._store(lease, head, payload, judged)
+            if detail is None:
+                ttl = judged.lifetime - judged.initial_age
+        if detail is not None and self._lease is not None:
+            self._lease.give_up(MARK_S)
+        route: Route | None = exchange.route
+        policy.count_miss("" if route is None else route.name, detail)
+        exchange.cache_result = "miss"  # the response step of the filter adds the status
+        exchange.cache_status = forwarded_status(self._forwarded_why, None, detail is None, False, ttl, detail)
+        return True
+
+    def _store(self, lease: Lease, head: Http1ResponseHead, payload: bytes, judged: StoredHead) -> NotStored | None:
+        """Store a response; return why it was not. None: it was."""
+        tags, url = self.policy.tags_of(head), purge_url(self.exchange, self.query)
+        if len(tags) > MOST_TAGS:
+            return NotStored.TAGS
+        of_url = url_tag(url)
+        tags.append(of_url)
+        key = self.key
+        if judged.vary:
+            key = variant_key(self.key, judged.vary, self.fields)
+            listed = encode_record(VariantsRecord(judged.vary, (key,)))
+            if not lease.store_head(listed, key=self.key, url=url, tags=(of_url,)):
+                return lease.why_not
+        is_stored = lease.store_whole(encode_record(judged), payload, key=key, url=url, tags=tags)
+        return None if is_stored else lease.why_not
+
+    def take_over(self, exchange: Exchange) -> Exchange:
+        fetch = Fetch(self, self._lease, self._refused, self._forwarded_why, None, None, has_client=True)
+        return fetch.adopt_request(exchange, self._request_date)
 
     # looking in slower tiers
 
@@ -342,7 +410,7 @@ class CachedRequest:
     def _missing(self) -> tuple[bytes, ...]:
         if self.variants is not None or self.rule is not None:
             return (self.key,)
-        return self.exact, self.search_key
+        return self.exact, self._find_rule_key()
 
     def _use_recalled(self, found: StoredObject | None) -> None:
         """Go on with an object that only a slower tier has; None: look again in memory."""

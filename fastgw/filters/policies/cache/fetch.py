@@ -18,7 +18,15 @@ from fastgw.exchange import Exchange, Reply, Response, Trailers
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.states import ANSWERING, HOLDING
 from fastgw.filters.policies.cache.leader import Leader
-from fastgw.filters.policies.cache.policy import DESCRIBE_BODY, MARK_S, MOST_TAGS, OUTGROWN_MARK_S, CachePolicy, name_of
+from fastgw.filters.policies.cache.policy import (
+    MARK_S,
+    MOST_TAGS,
+    OUTGROWN_MARK_S,
+    CachePolicy,
+    dropped_for,
+    is_authenticated,
+    name_of,
+)
 from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
 from fastgw.http.caching.directives import RequestDirectives
@@ -31,7 +39,6 @@ from fastgw.http.caching.storing import Times, Unstorable, decide_storing, find_
 from fastgw.http.caching.validation import CONDITIONS, freshen, has_any, make_conditions, merge_fields
 from fastgw.http.caching.vary import join_varying, variant_key
 from fastgw.http.field_names import WRITTEN_HERE
-from fastgw.http.fields import folded
 from fastgw.http.http1.made_request import build_request
 from fastgw.http.http1.serializer import end_to_end
 from fastgw.http.messages import RequestHead, ResponseHead
@@ -43,7 +50,6 @@ from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
 if TYPE_CHECKING:
     from fastgw.filters.policies.cache.cached_request import CachedRequest
 
-_CONDITIONS: Final = frozenset(CONDITIONS)
 _NOT_STORED_BEFORE: Final = frozenset((Refusal.UNCACHEABLE, Refusal.OUTGROWN))
 _NOT_SENT: Final = WRITTEN_HERE | {b"expect"}
 UNREACHABLE: Final = FAULTS["unavailable"] | FAULTS["unreachable"] | {Fault.CONNECTION_LOST}
@@ -59,21 +65,6 @@ def sent_head(
     fields = [line for line in head.fields() if line[0].lower() not in _NOT_SENT]
     target = head.raw_path if query is None else b"%b?%b" % (head.raw_path, query)
     return build_request(method, head.authority, target, fields, len(body or b""))
-
-
-def dropped_for(
-    policy: CachePolicy, exchange: Exchange, *, with_conditions: bool = False, with_body: bool = False
-) -> frozenset[bytes]:
-    """Return the names of headers of the client that are not sent. A header that a filter has set or removed is not
-    the client's. `with_conditions`: the response is for its client alone, so the upstream may evaluate its conditions.
-    """
-    dropped = policy.dropped - _CONDITIONS if with_conditions else policy.dropped
-    if with_body:
-        dropped -= DESCRIBE_BODY
-    edited = exchange.head.edited()
-    if edited is None or not edited.taken:
-        return dropped
-    return frozenset(name for name in dropped if name in _CONDITIONS or folded(name) not in edited.taken)
 
 
 def explain_fetch(policy: CachePolicy, exchange: Exchange, recorder: CallRecorder) -> None:
@@ -150,7 +141,7 @@ class Fetch:
             request.variants,
         )
         self._query, self._fields = request.query, request.fields
-        self._exact, self._search_key, self._rule = request.exact, request.search_key, request.rule
+        self._exact, self._search_key, self._rule = request.exact, request.rule_key, request.rule
         self._lease, self._refused, self._why = lease, refused, why
         self._found, self._record = found, record
         self._method = exchange.method if has_client else b"GET"
@@ -165,8 +156,8 @@ class Fetch:
             and has_any(exchange.head, CONDITIONS)
         )
         self._head = sent_head(exchange, self._query, self._method, self._body)
-        self._storing = request.policy.storing_of(exchange.consumer, is_authenticated=request.is_authenticated)
-        self._is_authenticated = request.is_authenticated
+        self._storing = request.policy.storing_of(exchange.consumer, is_authenticated(exchange))
+        self._is_authenticated = is_authenticated(exchange)
         self._is_authorized = exchange.sends_client_authorization
         self._route = "" if exchange.route is None else exchange.route.name
         self._leader = Leader(exchange, self, request.policy.worker_loop) if has_client else None
@@ -257,7 +248,7 @@ class Fetch:
         self._release()
         detail: bytes | None
         if isinstance(judged, Unstorable):
-            detail = judged.value
+            detail = judged
             self._forget(head)
         else:
             detail = self._begin_storing(judged, head, len(payload) if ended else None)
@@ -265,7 +256,7 @@ class Fetch:
         self._policy.count_miss(self._route, detail)
         if stored is None:
             # A purge ends marks; one that is left here would outlive it.
-            self._end_lease(0.0 if detail == NotStored.PURGED.value else MARK_S)
+            self._end_lease(0.0 if detail == NotStored.PURGED else MARK_S)
         else:
             self._append(payload)
             if ended:
@@ -306,14 +297,14 @@ class Fetch:
             assert self._refused is not None
             taken = self._late_lease(self._refused, is_size_known=whole is not None or self._size(head) is not None)
             if isinstance(taken, NotStored):
-                return taken.value
+                return taken
             lease = self._lease = taken
         tags = policy.tags_of(head)
         if len(tags) > MOST_TAGS:
-            return NotStored.TAGS.value
+            return NotStored.TAGS
         tags.append(url_tag(self._url))
         if not self._apply_rule(lease, parse_search_variance(head.values(b"no-vary-search"))):
-            return lease.why_not.value
+            return lease.why_not
         if self._rule is not None:
             tags.append(search_tag(self._url))
         key = self._key
@@ -324,11 +315,11 @@ class Fetch:
                 return b"vary"
             key = variant_key(self._primary, names, self._fields)
             if not self._list_variant(lease, names, key):
-                return lease.why_not.value
+                return lease.why_not
         size = self._size(head) if whole is None else whole
         self._writer = lease.store(encode_record(record), size, key=key, url=self._url, tags=tags)
         if self._writer is None:
-            return lease.why_not.value
+            return lease.why_not
         self._key = key
         leader = self._leader
         if leader is not None and (whole is None or leader.may_get_less):
@@ -411,7 +402,7 @@ class Fetch:
                 record,
                 lines=lines,
                 stored_date=times.response_date,
-                initial_age=find_initial_age(head, *times),
+                initial_age=find_initial_age(head, times.request_date, times.response_date),
             )
         if is_about_stored:
             self._end_lease(MARK_S)

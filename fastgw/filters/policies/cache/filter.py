@@ -1,51 +1,41 @@
 """cache: answer requests from stored responses (RFC 9111)."""
 
-from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable, Iterable, Mapping
 from math import ceil
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, field
 
-from fastgw.cache.store import PURGE_WAIT_S, Counting, Store, holds_after_restart
 from fastgw.config.base.value_types import MediaType, Method, Name, Network, Notation, Token, write_duration
 from fastgw.config.settings.gateway import NONE, CacheStore, Some
-from fastgw.exchange.shadow_exchange import ShadowExchange
 from fastgw.filters.api import (
     BodyHead,
     Duration,
     Env,
     Exchange,
-    Fault,
     FieldName,
     Filter,
     Hooks,
     Phase,
-    Reply,
     ResponseLines,
     Services,
     Settings,
     Size,
     WarningContext,
 )
-from fastgw.filters.policies.cache._ordinary_fetch import begin_exchange_fetch
-from fastgw.filters.policies.cache.cached_request import CachedRequest
-from fastgw.filters.policies.cache.fetch import explain_fetch, narrow_copy
-from fastgw.filters.policies.cache.policy import CachePolicy, dropped_with, is_authenticated
+from fastgw.filters.policies.cache.policy import CachePolicy, dropped_with, is_authenticated, purge_url
 from fastgw.filters.policies.cache.ready_answers import ReadyMemory
+from fastgw.filters.policies.cache.steps import CacheSteps
 from fastgw.filters.policies.ip.address_check import address_check
-from fastgw.http.caching.cache_status import PURGE, Forwarded, forwarded_status
+from fastgw.http.caching.cache_status import Forwarded, forwarded_status
 from fastgw.http.caching.directives import parse_request
-from fastgw.http.caching.invalidation import find_invalidated, invalidates
+from fastgw.http.caching.invalidation import invalidates
 from fastgw.http.caching.keys import NO_QUERY, QueryRule
 from fastgw.http.caching.storing import RequestIdentity, StorePolicy, find_identity
-from fastgw.http.caching.validation import FOR_ORIGIN, has_any
+from fastgw.http.caching.validation import FOR_ORIGIN
 from fastgw.http.caching.vary import WRITTEN_FOR_EACH_CLIENT
-from fastgw.http.malformed import Malformed
-from fastgw.http.path_normalization import normalize
-from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, tags_to_purge
 from fastgw.upstream.client.response_action import ResponseAction
-from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
+from fastgw.upstream.forwarding.forward_action import Forward
 
 _CACHEABLE: Final = ("GET", "HEAD")
 _POST: Final = b"POST"
@@ -274,12 +264,11 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
     def build(self, env: Env) -> Hooks:
         tiers = _tiers_of(env.follow_caches().get(self.store))
         policy = self._compiled(env.shared(("cache", "ready answers"), ReadyMemory))
-        bypass_header = policy.bypass_header
         may_purge = None if self.purge_method is None else address_check(self.purge_method.allow, ())
-        announce: list[Callable[[PurgeOrder], None]] = []
+        steps = CacheSteps(policy, self.body_bytes, may_purge)
 
         def start(services: Services) -> None:
-            announce[:] = [services.announce_purge]
+            steps.announce = services.announce_purge
             policy.worker_loop, policy.count = services.worker_loop, services.count_cache_miss
             store = services.caches(self.store)
             if store is not None:
@@ -288,96 +277,13 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                     if ready is not None:
                         ready.store = store
 
-        def is_past(exchange: Exchange, forward: Forward | CallRecorder | ResponseAction) -> bool:
-            """Whether a request with a method of the cache is forwarded past it."""
-            head = exchange.head
-            return (
-                (isinstance(forward, Forward) and forward.grpc)
-                or bool(head.upgrade)
-                or (bypass_header is not None and head.first(bypass_header) is not None)
-                or has_any(head, FOR_ORIGIN)
-            )
-
-        def translate_copy(copy: Exchange, forward: Forward | CallRecorder | ResponseAction) -> bool:
-            # The mirror may be a service of the same kind, behind whose cache one client could choose what others get.
-            policy.filter_sent_query(copy)
-            if copy.method in policy.methods and copy.method != _POST and not is_past(copy, forward):
-                narrow_copy(policy, copy)
-            return False
-
-        def translate(exchange: Exchange, forward: Forward | CallRecorder | ResponseAction) -> bool:
-            if exchange.cache_status:  # it is forwarded past the cache, or a fallback takes over
-                return False
-            if exchange.method not in policy.methods:
-                if may_purge is not None and exchange.method == b"PURGE":
-                    purge(exchange, may_purge, shown_only=isinstance(forward, CallRecorder))
-                    return True
-                policy.forward_past(exchange, _METHOD)
-                return False
-            body = None
-            if exchange.method == _POST:
-                body = _body_of(exchange, self.body_bytes) if isinstance(forward, Forward) else None
-            if is_past(exchange, forward) or (exchange.method == _POST and body is None):
-                policy.forward_past(exchange, _BYPASS)
-                return False
-            if isinstance(forward, CallRecorder):
-                if not forward.action.refuse_path(exchange):
-                    explain_fetch(policy, exchange, forward)
-                return True
-            if isinstance(forward, Forward):
-                if forward.refuse_path(exchange):
-                    return True
-                if body is not None:
-                    return policy.has_store and CachedRequest(policy, exchange, forward, body).answer()
-                if policy.has_store and policy.ready_hits is not None and policy.ready_hits.answer(exchange, forward):
-                    return True
-                fetch = begin_exchange_fetch(policy, exchange, forward)
-                if fetch is not None:
-                    forward.send_for(exchange, fetch)
-                    return True
-            return policy.has_store and CachedRequest(policy, exchange, forward).answer()
-
-        def purge(exchange: Exchange, may_purge: Callable[[str], tuple[bool, str]], *, shown_only: bool) -> None:
-            exchange.cache_status = PURGE
-            passes, why = may_purge(exchange.client_ip)
-            if not passes:
-                exchange.fail(Fault.CLIENT_ADDRESS_DENIED, why=why)
-            elif shown_only:
-                exchange.reply(Reply(200, b""))
-            elif not policy.has_store:
-                exchange.fail(Fault.INTERNAL, why="there is no cache store")
-            else:
-                # Routes and nodes with other rules of `key.query` store more of the query.
-                queries = policy.whole_query_of(exchange), policy.query_of(exchange)
-                urls = tuple(dict.fromkeys(policy.url_of(exchange, query) for query in queries))
-                is_soft = exchange.head.first(_SOFT_PURGE) == b"1"
-                counting = policy.store.purge_tags([tag for url in urls for tag in tags_to_purge(url)], soft=is_soft)
-                announce[0](PurgeOrder(self.store, PurgeTarget.URL, urls, is_soft))
-                exchange.service = waiting = _PurgeWait(exchange, policy.store, counting, policy.worker_loop.loop)
-                waiting.start()
-
-        def response(exchange: Exchange) -> None:
-            answer = exchange.response
-            assert answer is not None
-            if not exchange.cache_status:
-                return
-            answer.added += b"Cache-Status: %b\r\n" % exchange.cache_status
-            if (
-                exchange.cache_result == "bypass"
-                and exchange.method not in policy.methods
-                and answer.head is not None
-                and invalidates(exchange.method, answer.head.status)
-                and not isinstance(exchange, ShadowExchange)  # its requests go past another cache, and this store stays
-            ):
-                _invalidate(policy, exchange)
-
         def explain(exchange: Exchange) -> str:
             return self._explained(policy, exchange, tiers, may_purge)
 
         return Hooks(
-            translate=translate,
-            translate_copy=translate_copy,
-            response=response,
+            translate=steps.translate,
+            translate_copy=steps.translate_copy,
+            response=steps.response,
             response_lines=ResponseLines((b"cache-status",)),
             start=start,
             explain=explain,
@@ -396,22 +302,10 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
         headers = tuple(sorted(name.lower().encode() for name in self.key.headers))
         cookies = tuple(sorted(name.encode() for name in self.key.cookies))
         by_consumer = "consumer" in self.vary_by
-        storing = StorePolicy(
-            ttl=None if self.ttl is None else _seconds(self.ttl),
-            ttl_by_status={int(status): _seconds(ttl) for status, ttl in self.ttl_by_status.items()},
-            override_ttl=None if self.override_ttl is None else _seconds(self.override_ttl),
-            stale_while_revalidate=_seconds(self.stale_while_revalidate or 0),
-            stale_if_error=_seconds(self.stale_if_error or 0),
-            stale_when_unreachable=_seconds(self.stale_when_unreachable),
-            store_set_cookie=self.store_set_cookie,
-            content_types=frozenset(each.encode() for each in self.content_types),
-            storage_ttl=None if self.storage_ttl is None else _seconds(self.storage_ttl),
-            ignores_cache_control=self.dangerously_ignore_cache_control,
-            cookies_in_key=b"cookie" in headers,
-        )
         return CachePolicy(
             store_name=self.store,
-            storing=storing,
+            storing=self._rules(identity_in_key=False),
+            storing_apart=self._rules(identity_in_key=True),
             query_rule=self.key.query_rule(),
             key_headers=headers,
             key_cookies=cookies,
@@ -422,6 +316,23 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             bypass_header=None if self.bypass is None else self.bypass.header.lower().encode(),
             tag_headers=tuple(name.lower().encode() for name in self.tag_header),
             ready_memory=ready_memory,
+        )
+
+    def _rules(self, *, identity_in_key: bool) -> StorePolicy:
+        """Return what decides whether a response is stored."""
+        return StorePolicy(
+            ttl=None if self.ttl is None else _seconds(self.ttl),
+            ttl_by_status={int(status): _seconds(ttl) for status, ttl in self.ttl_by_status.items()},
+            override_ttl=None if self.override_ttl is None else _seconds(self.override_ttl),
+            stale_while_revalidate=_seconds(self.stale_while_revalidate or 0),
+            stale_if_error=_seconds(self.stale_if_error or 0),
+            stale_when_unreachable=_seconds(self.stale_when_unreachable),
+            store_set_cookie=self.store_set_cookie,
+            content_types=frozenset(each.encode() for each in self.content_types),
+            storage_ttl=None if self.storage_ttl is None else _seconds(self.storage_ttl),
+            ignores_cache_control=self.dangerously_ignore_cache_control,
+            cookies_in_key="cookie" in map(str.lower, self.key.headers),
+            identity_in_key=identity_in_key,
         )
 
     def _explained(
@@ -444,7 +355,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
         why = _why_past(policy, exchange)
         if why is not None:
             return f"forwards it past the cache: {why}"
-        parts = [policy.url_of(exchange, policy.query_of(exchange)).decode("latin-1")]
+        parts = [purge_url(exchange, policy.query_of(exchange)).decode("latin-1")]
         parts += (name.decode() for name in (*policy.key_headers, *policy.key_cookies))
         parts += ("consumer",) if policy.by_consumer else ()
         parts += ("body",) if exchange.method == _POST else ()
@@ -469,83 +380,10 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                 yield f"stale up to {_shown(stale_for)} {when}"
 
 
-class _PurgeWait:
-    """Service side of a request with PURGE, until its objects are counted and the purge holds over restarts, too, or
-    the disk hangs.
-    """
-
-    def __init__(self, exchange: Exchange, store: Store, counting: Counting, loop: AbstractEventLoop) -> None:
-        self._exchange: Exchange | None = exchange
-        self._store, self._counting, self._loop = store, counting, loop
-        self._objects: int | None = None
-        self._is_written = self._is_over = False
-        self._timer: TimerHandle | None = None
-
-    def start(self) -> None:
-        self._store.when_purged(self._note_written)
-        if not self._is_written:
-            self._timer = self._loop.call_later(PURGE_WAIT_S, self._note_end)
-        self.count_next()
-
-    def _note_written(self) -> None:
-        self._is_written = True
-        self._note_end()
-
-    def _note_end(self) -> None:
-        self._is_over = True
-        self._stop_timer()
-        self._answer()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def count_next(self) -> None:
-        """Count some objects, with turns of the event loop in between."""
-        if self._exchange is None:
-            return
-        for _ in range(_COUNTED_AT_ONCE):
-            try:
-                next(self._counting)
-            except StopIteration as end:
-                self._objects = int(end.value)
-                self._answer()
-                return
-        self._loop.call_soon(self.count_next)
-
-    def _answer(self) -> None:
-        exchange = self._exchange
-        if exchange is not None and self._is_over and self._objects is not None:
-            self._exchange = exchange.service = None
-            is_kept = holds_after_restart(self._store, is_written=self._is_written)
-            more = b"" if is_kept else b',"holds_after_restart":false'
-            body = b'{"objects":%d%b}' % (self._objects, more)
-            exchange.reply(Reply(200, body, [(b"Content-Type", b"application/json")]))
-
-    def pause(self) -> None: ...
-    def resume(self) -> None: ...
-    def feed_raw(self, chunk: bytes) -> None: ...
-    def end_raw(self) -> None: ...
-
-    def cancel(self) -> None:
-        self._exchange = None
-        self._stop_timer()
-
-
 def _tiers_of(store: CacheStore | None) -> str:
     """Return what `explain` says about the slower tiers of a store."""
     tiers = [] if store is None else [name for name, tier in (("disk", store.disk), ("Redis", store.redis)) if tier]
     return f" ({', '.join(['memory', *tiers])})" if tiers else ""
-
-
-def _body_of(exchange: Exchange, most: int) -> bytes | None:
-    """Return the body of a request, as the upstream gets it; None: it is too long, or has trailers."""
-    relay = exchange.request_body
-    if relay is None:
-        return b""
-    body = relay.whole_payload() if relay.passed else None
-    return None if body is None or len(body) > most else body
 
 
 def _why_past(policy: CachePolicy, exchange: Exchange) -> str | None:
@@ -594,22 +432,3 @@ def _seconds(duration: float) -> int:
 
 def _shown(duration: float) -> str:
     return write_duration(_seconds(duration))
-
-
-def _invalidate(policy: CachePolicy, exchange: Exchange) -> None:
-    """Remove what is stored for the URL of a successful unsafe request, and for those that its response names."""
-    answer = exchange.response
-    assert answer is not None
-    assert answer.head is not None
-    url = policy.url_of(exchange, policy.query_of(exchange))
-    origin, slashes, rest = url.partition(b"://")
-    authority, slash, target = rest.partition(b"/")
-    tags = tags_to_purge(url)
-    own_port = exchange.peer.server_port
-    for path, query in find_invalidated(origin, authority, slash + target, answer.head, own_port):
-        try:
-            named = b"%b%b%b%b" % (origin, slashes, authority, normalize(path))
-        except Malformed:
-            continue
-        tags += tags_to_purge(named if query is None else b"%b?%b" % (named, query))
-    policy.store.purge_tags(tags)

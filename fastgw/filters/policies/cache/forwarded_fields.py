@@ -1,16 +1,16 @@
 """Headers of a request as the upstream gets them."""
 
-from typing import final
+from collections.abc import Sequence
 
-from fastgw.exchange import Exchange
-from fastgw.exchange.exchange import changed_values
+import cython
+
+from fastgw.exchange.exchange import Exchange, changed_values
+from fastgw.http.http1.parser import values_of
 
 
-@final
+@cython.cclass
 class ForwardedFields:
     """Request headers as the upstream gets them: with the changes of filters. For the values that `Vary` names."""
-
-    __slots__ = ("_exchange",)
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
@@ -19,6 +19,8 @@ class ForwardedFields:
         values = self.values(name)
         return values[0] if values else None
 
-    def values(self, name: bytes) -> list[bytes]:
+    def values(self, name: bytes) -> Sequence[bytes]:
         exchange = self._exchange
+        if not exchange.request_added and not exchange.request_dropped:
+            return values_of(exchange.head, name)
         return changed_values(exchange.head, name, exchange.request_added, exchange.request_dropped)

@@ -4,28 +4,31 @@ import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from time import time
-from typing import Final, NamedTuple, final
+from typing import Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
-from msgspec import structs
-from msgspec.msgpack import decode, encode
+import cython
 
 from fastgw.cache.store import Store
 from fastgw.consumers.index import Consumer
 from fastgw.eventloop.worker_loop import WorkerLoop
-from fastgw.exchange import Exchange, Route
-from fastgw.exchange.exchange import UNCHANGED_QUERY
+from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange
+from fastgw.exchange.route import Route
 from fastgw.filters.policies.cache.ready_answers import ReadyAnswers, ReadyMemory
 from fastgw.filters.policies.cache.ready_hits import ReadyHits
-from fastgw.forwarded_headers import Peer, client_authority, client_origin, client_scheme
+from fastgw.forwarded_headers import client_authority, client_origin, client_scheme
+from fastgw.http.caching.cache_status import Detail
 from fastgw.http.caching.keys import QueryRule, filter_query, resource_text
 from fastgw.http.caching.storing import StorePolicy
 from fastgw.http.caching.validation import CONDITIONS
 from fastgw.http.caching.vary import RequestFields, normalized_value
-from fastgw.http.messages import RequestHead, ResponseHead
+from fastgw.http.fields import folded
+from fastgw.http.http1.parser import authority_of, values_of
+from fastgw.http.messages import ResponseHead
 from fastgw.routing.requirements import cookies_named
 from fastgw.upstream.client.response_action import ResponseAction
 from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.upstream.upstream import Upstream
 
 MARK_S: Final = 1.0
 """Seconds for which requests do not wait for each other after a response that was not stored."""
@@ -50,6 +53,8 @@ UNKEYED: Final = frozenset(
 what others get (cache poisoning). The last two describe a body, which is not forwarded either."""
 DESCRIBE_BODY: Final = frozenset((b"content-encoding", b"content-language", b"content-type"))
 """Headers that are part of the key of a POST whose body is, and are forwarded with it."""
+Text: TypeAlias = bytes
+_CONDITIONS: Final = frozenset(CONDITIONS)
 _PRESENT: Final = b""
 """Part of the key of requests of which something holds that does not hold of others, whose key has None there."""
 _ESCAPED_NAME: Final = re.compile(rb"(?:^|;)[^=;]*%").search
@@ -70,44 +75,14 @@ def dropped_with(key_headers: tuple[bytes, ...]) -> frozenset[bytes]:
     return (UNKEYED | frozenset(CONDITIONS)) - frozenset(key_headers)
 
 
-@lru_cache(maxsize=64)
-def _shared_rules(encoded: bytes) -> StorePolicy:
-    """Return these rules, the same object for all uses that have the same ones: the compiled module keeps what it has
-    made of the last ones.
-    """
-    return decode(encoded, type=StorePolicy)
-
-
-@final
+@cython.cclass
 class CachePolicy:
-    """Settings of a use of the filter in the form in which requests need them, and the resources of its worker."""
+    """Settings of a use of the filter in the form in which requests need them, and the resources of its worker.
 
-    __slots__ = (
-        "_storing",
-        "_storing_apart",
-        "by_consumer",
-        "bypass_header",
-        "clock",
-        "count",
-        "dropped",
-        "fetches_get",
-        "has_store",
-        "key_cookies",
-        "key_headers",
-        "key_names",
-        "lock_timeout",
-        "max_variants",
-        "methods",
-        "place",
-        "query_rule",
-        "ready",
-        "ready_hits",
-        "storage_ttl",
-        "store",
-        "store_name",
-        "tag_headers",
-        "worker_loop",
-    )
+    `key_names`: kinds and names of the values that these settings add to the key, in order: the store outlives a reload
+    with others, after which no value may pass for that of another kind or name. None: they add none. `ready`: None: the
+    key has parts that are only known once filters have run. `ready_hits`: None: the key has cookies.
+    """
 
     store: Store
     worker_loop: WorkerLoop
@@ -118,6 +93,7 @@ class CachePolicy:
         *,
         store_name: str,
         storing: StorePolicy,
+        storing_apart: StorePolicy,
         query_rule: QueryRule | None,
         key_headers: tuple[bytes, ...],
         key_cookies: tuple[bytes, ...],
@@ -130,8 +106,7 @@ class CachePolicy:
         ready_memory: ReadyMemory,
     ) -> None:
         self.store_name, self.query_rule = store_name, query_rule
-        self._storing = _shared_rules(encode(structs.replace(storing, identity_in_key=False)))
-        self._storing_apart = _shared_rules(encode(structs.replace(storing, identity_in_key=True)))
+        self._storing, self._storing_apart = storing, storing_apart
         self.storage_ttl = storing.storage_ttl
         self.key_headers, self.key_cookies, self.by_consumer = key_headers, key_cookies, by_consumer
         self.methods, self.lock_timeout, self.max_variants = methods, lock_timeout, max_variants
@@ -139,25 +114,18 @@ class CachePolicy:
         if by_consumer:
             names.append(b"consumer")
         self.key_names = b" ".join(names) or None
-        """Kinds and names of the values that these settings add to the key, in order: the store outlives a reload with
-        others, after which no value may pass for that of another kind or name. None: they add none."""
-        self.fetches_get = b"GET" in methods
         self.bypass_header, self.tag_headers = bypass_header, tag_headers
         self.has_store = False
-        self.place: tuple[str, str, bytes, bytes] | None = None
-        """Names of the upstream and the route of the last key, the settings of the variant, and what the text of the
-        key has of them and of `key_names` (compiled module)."""
-        # None: the key has parts that are only known once filters have run
         is_apart = key_cookies or by_consumer
         answers = ReadyAnswers(ready_memory, bypass_header, key_headers, time)
         self.ready = None if is_apart else answers
-        self.ready_hits: ReadyHits | None = None  # None: the key has cookies
+        self.ready_hits: ReadyHits | None = None
         if not key_cookies:
             self.ready_hits = ReadyHits(ready_memory, answers, key_headers, by_consumer, time)
         self.clock: Callable[[], float] = time  # epoch seconds
         self.dropped = dropped_with(key_headers)
 
-    def storing_of(self, consumer: Consumer | None, *, is_authenticated: bool) -> StorePolicy:
+    def storing_of(self, consumer: Consumer | None, is_authenticated: bool) -> StorePolicy:
         """Return the rules that decide whether the response to this request is stored.
 
         They are stricter unless the key has the identity of the client: the consumer, if the client is one, or the
@@ -169,7 +137,7 @@ class CachePolicy:
             is_apart = b"authorization" in self.key_headers
         return self._storing_apart if is_apart else self._storing
 
-    def count_miss(self, route: str, detail: bytes | None) -> None:
+    def count_miss(self, route: str, detail: Detail) -> None:
         """Count a response that was fetched. `detail`: why it was not stored; None: it was."""
         self.count(route, "stored" if detail is None else detail.decode())
 
@@ -177,19 +145,13 @@ class CachePolicy:
         """Return the tags of a response, for purges."""
         tags: list[bytes] = []
         for name in self.tag_headers:
-            for line in head.values(name):
+            for line in values_of(head, name):
                 tags += line.replace(b",", b" ").split()
         return [*dict.fromkeys(tags)] if tags else tags
 
     def query_of(self, exchange: Exchange) -> bytes | None:
         """Return the query for the key and for the upstream."""
-        return filter_query(self.whole_query_of(exchange), self.query_rule)
-
-    @staticmethod
-    def whole_query_of(exchange: Exchange) -> bytes | None:
-        """Return the query with the parameters that are not in the key."""
-        sent = exchange.query_sent
-        return exchange.head.query if sent is UNCHANGED_QUERY else sent
+        return filter_query(whole_query_of(exchange), self.query_rule)
 
     def forward_past(self, exchange: Exchange, status: bytes) -> None:
         """Let a request be forwarded past the cache, with the query that all requests of the route have. `status`:
@@ -233,32 +195,33 @@ class CachePolicy:
             _PRESENT if request.sends_client_authorization else None,
             _PRESENT if is_reported else None,
         ]
-        if self.key_headers or self.key_cookies:
-            parts += (normalized_value(name, fields.values(name)) for name in self.key_headers)
-            parts += (_cookie_part(head.values(b"cookie"), name) for name in self.key_cookies)
+        for name in self.key_headers:
+            parts.append(normalized_value(name, fields.values(name)))
+        for name in self.key_cookies:
+            parts.append(_cookie_part(head.values(b"cookie"), name))
         if self.by_consumer:
             parts.append(None if request.consumer is None else request.consumer.name.encode())
-        authority = head.authority
+        authority = authority_of(head)
         if is_reported:  # the upstream gets the origin that the trusted proxy has reported
             origin = client_origin(head, peer)
             authority = origin.authority
-            parts += (*origin, head.authority)
-        path_of = forward.path_of if isinstance(forward, Forward) else None
-        sent_path = None if path_of is None else path_of(request)
-        if not isinstance(forward, Forward):
+            parts += (*origin, authority_of(head))
+        sent_path = None
+        if isinstance(forward, Forward):
+            path_of = forward.path_of
+            if path_of is not None:
+                sent_path = path_of(request)
+                if sent_path == request.path:
+                    sent_path = None
+        else:
             parts += forward.key_values(request)
-        return resource_text(
-            endpoint=peer.endpoint,
-            authority=authority,
-            path=request.path,
-            sent_path=None if sent_path == request.path else sent_path,
-            upstream=name_of(forward).encode(),
-            parts=parts,
-        )
+        return resource_text(peer.endpoint, authority, request.path, sent_path, name_of(forward).encode(), parts)
 
-    def url_of(self, exchange: Exchange, query: bytes | None) -> bytes:
-        """Return the URL as clients see it, for purges: without the listener's port, the path in its normal form."""
-        return client_url(purge_origin(exchange.head, exchange.peer), exchange.path, query)
+
+def whole_query_of(exchange: Exchange) -> bytes | None:
+    """Return the query with the parameters that are not in the key."""
+    sent: bytes | None = exchange.query_sent
+    return exchange.head.query if sent is UNCHANGED_QUERY else sent
 
 
 def _cookie_part(lines: list[bytes], name: bytes) -> bytes | None:
@@ -333,27 +296,38 @@ def is_authenticated(exchange: Exchange) -> bool:
 
 def name_of(forward: Forward | ResponseAction) -> str:
     """Return the name of the upstream; "" for several ones."""
-    return forward.upstream.name if isinstance(forward, Forward) else ""
+    if not isinstance(forward, Forward):
+        return ""
+    upstream: Upstream = forward.upstream
+    return upstream.name
 
 
-class PurgeOrigin(NamedTuple):
-    """Origin that a client has requested. `authority`: without the port of the listener or the scheme."""
+def dropped_for(
+    policy: CachePolicy, exchange: Exchange, with_conditions: bool = False, with_body: bool = False
+) -> frozenset[bytes]:
+    """Return the names of headers of the client that are not sent. A header that a filter has set or removed is not
+    the client's. `with_conditions`: the response is for its client alone, so the upstream may evaluate its conditions.
+    """
+    dropped = policy.dropped - _CONDITIONS if with_conditions else policy.dropped
+    if with_body:
+        dropped -= DESCRIBE_BODY
+    edited = exchange.head.edited()
+    if edited is None or not edited.taken:
+        return dropped
+    return frozenset([name for name in dropped if name in _CONDITIONS or folded(name) not in edited.taken])
 
-    scheme: bytes
-    authority: bytes
 
-
-def purge_origin(head: RequestHead, peer: Peer) -> PurgeOrigin:
-    """Return the origin that the client has requested."""
+def purge_url(exchange: Exchange, query: bytes | None) -> bytes:
+    """Return the URL as the client sees it, for purges: without the port of the listener, or of the scheme, and with
+    the path in its normal form.
+    """
+    head, peer = exchange.head, exchange.peer
     scheme, authority = client_scheme(head, peer), client_authority(head, peer)
-    if b":" not in authority:
-        return PurgeOrigin(scheme, authority)
-    if authority.endswith(b":%d" % peer.server_port):
-        return PurgeOrigin(scheme, authority.rpartition(b":")[0])
-    return PurgeOrigin(scheme, authority.removesuffix(_PORTS[scheme]))
-
-
-def client_url(origin: PurgeOrigin, path: bytes, query: bytes | None) -> bytes:
-    """Return the URL of a resource for purges. `path`: in its normal form."""
-    url = b"%b://%b%b" % (origin.scheme, origin.authority, path)
-    return url if query is None else b"%b?%b" % (url, query)
+    if authority.find(b":") >= 0:
+        if authority.endswith(b":%d" % peer.server_port):
+            authority = authority.rpartition(b":")[0]
+        else:
+            authority = authority.removesuffix(_PORTS[scheme])
+    path: Text = exchange.path
+    url = scheme + b"://" + authority + path
+    return url if query is None else url + b"?" + query

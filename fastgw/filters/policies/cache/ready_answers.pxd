@@ -2,7 +2,7 @@
 
 cimport cython
 
-from fastgw.cache.shared._ordinary cimport is_unchanged_in
+from fastgw.cache.shared.shared_store cimport is_unchanged_in
 from fastgw.exchange.chain cimport Chain
 from fastgw.exchange.ready_answer cimport ReadyAnswer
 from fastgw.exchange.route cimport Route

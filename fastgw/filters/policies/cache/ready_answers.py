@@ -14,7 +14,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Final, NamedTuple, Protocol
 
-from fastgw.cache.shared._ordinary import is_unchanged_in
+from fastgw.cache.shared.shared_store import is_unchanged_in
 from fastgw.cache.store import Store, StoredObject
 from fastgw.exchange import Exchange
 from fastgw.exchange.chain import Chain

@@ -2,7 +2,7 @@
 
 cimport cython
 
-from fastgw.cache.shared._ordinary cimport is_unchanged_in
+from fastgw.cache.shared.shared_store cimport is_unchanged_in
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.filters.policies.cache.ready_answers cimport ReadyAnswers, ReadyMemory, Selector
 from fastgw.upstream.forwarding.forward_action cimport Forward
@@ -31,5 +31,6 @@ cdef class ReadyHits:
     cdef bint _by_consumer
     cdef object _clock
 
+    cpdef bint answer(self, Exchange exchange, Forward forward) except -1
     cdef bint _applies(self, Exchange exchange, Forward forward) except -1
     cdef tuple _key(self, Exchange exchange, fields)

@@ -12,7 +12,7 @@ PERF: a hit of 1 KiB behind `headers` takes 19 us of CPU, from the store 33 (CPy
 from collections.abc import Callable
 from typing import Final
 
-from fastgw.cache.shared._ordinary import is_unchanged_in
+from fastgw.cache.shared.shared_store import is_unchanged_in
 from fastgw.cache.store import Store, StoredObject
 from fastgw.exchange import Response
 from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange

@@ -15,6 +15,11 @@ from tests.support.table import for_each
 from tests.unit.http.caching.heads import request, response
 
 
+def stated(directives: object) -> dict[str, object]:
+    """The values of all fields of directives."""
+    return {name: getattr(directives, name) for name in dir(directives) if not name.startswith("_")}
+
+
 @for_each(
     ("line", "found"),
     [
@@ -95,7 +100,7 @@ def test_freshness_that_is_invalid_or_contradictory_is_none(lines: tuple[bytes, 
     ],
 )
 def test_directives_of_a_response(line: bytes, wanted: ResponseDirectives) -> None:
-    assert parse_response(response(b"Cache-Control: " + line)) == wanted
+    assert stated(parse_response(response(b"Cache-Control: " + line))) == stated(wanted)
 
 
 @for_each(
@@ -132,12 +137,12 @@ def test_directives_of_a_response(line: bytes, wanted: ResponseDirectives) -> No
 def test_a_targeted_field_replaces_cache_control_if_it_is_valid(
     lines: tuple[bytes, ...], wanted: ResponseDirectives
 ) -> None:
-    assert parse_response(response(b"Cache-Control: max-age=1", *lines)) == wanted
+    assert stated(parse_response(response(b"Cache-Control: max-age=1", *lines))) == stated(wanted)
 
 
 def test_targeted_fields_that_are_not_obeyed_are_not_read() -> None:
     head = response(b"Cache-Control: no-store", b"CDN-Cache-Control: max-age=60")
-    assert parse_response(head, ()) == ResponseDirectives(no_store=True)
+    assert stated(parse_response(head, ())) == stated(ResponseDirectives(no_store=True))
 
 
 @for_each(
@@ -160,4 +165,4 @@ def test_targeted_fields_that_are_not_obeyed_are_not_read() -> None:
     ],
 )
 def test_directives_of_a_request(lines: tuple[bytes, ...], wanted: RequestDirectives) -> None:
-    assert parse_request(request(*lines)) == wanted
+    assert stated(parse_request(request(*lines))) == stated(wanted)

@@ -1,11 +1,14 @@
 """Selection of a stored response: keys, variants, query rules, No-Vary-Search, and what a change invalidates."""
 
+from hashlib import blake2b
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw.http.caching.cache_status import Forwarded, add_status, forwarded_status, hit_status
 from fastgw.http.caching.invalidation import find_invalidated, invalidates
+from fastgw.http.caching.key_text import complement_of, digest_of
 from fastgw.http.caching.keys import NO_QUERY, QueryRule, filter_query, primary_key, resource_text, search_key
 from fastgw.http.caching.no_vary_search import SearchVariance, normalize_query, parse_search_variance
 from fastgw.http.caching.vary import find_varying, join_varying, normalized_value, variant_key
@@ -92,9 +95,28 @@ def test_many_stars_do_not_try_all_ways_to_divide_a_long_name() -> None:
 
 
 def key(**parts: object) -> bytes:
-    whole = {"endpoint": b"https:443", "authority": b"a.test", "path": b"/a", "upstream": b"u", **parts}
-    query = whole.pop("query", None)
-    return primary_key(resource_text(**whole), query)  # type: ignore[arg-type]
+    query = parts.pop("query", None)
+    return primary_key(resource(**parts), query)  # type: ignore[arg-type]
+
+
+def resource(**parts: object) -> bytes:
+    usual = {"endpoint": b"https:443", "authority": b"a.test", "path": b"/a", "sent_path": None, "upstream": b"u"}
+    return resource_text(**{**usual, "parts": (), **parts})  # type: ignore[arg-type]
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"fastgw-primary\0\0", b"fastgw-search-of"]))
+def test_digests_are_those_of_hashlib(text: bytes, person: bytes) -> None:
+    made = digest_of(text, person)
+    assert made == blake2b(text, digest_size=16, person=person).digest()
+    assert complement_of(made) == bytes(each ^ 0xFF for each in made)
+
+
+@pytest.mark.parametrize("wrong", [b"", b"fastgw", bytes(17)])
+def test_personalizations_and_digests_have_16_bytes(wrong: bytes) -> None:
+    with pytest.raises(ValueError, match="16 bytes"):
+        digest_of(b"", wrong)
+    with pytest.raises(ValueError, match="16 bytes"):
+        complement_of(wrong)
 
 
 def test_every_part_of_a_key_counts_and_none_passes_for_another() -> None:
@@ -118,7 +140,7 @@ def test_every_part_of_a_key_counts_and_none_passes_for_another() -> None:
         key(parts=[b"x", b"y"]),
         key(parts=[b"x1:y"]),
     ]
-    keys.append(search_key(resource_text(endpoint=b"https:443", authority=b"a.test", path=b"/a", upstream=b"u")))
+    keys.append(search_key(resource()))
     assert len(set(keys)) == len(keys)
     assert {len(each) for each in keys} == {16}
     assert key() == key()

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from hashlib import blake2b
-from importlib import import_module
 from typing import Any
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import Counting, Store
-from fastgw.filters.policies.cache import whole_response
+from fastgw.exchange import Exchange
+from fastgw.filters.policies.cache import cached_request
+from fastgw.filters.policies.cache.fetch import Fetch
 from fastgw.forwarded_headers import FAMILY
 from fastgw.http.caching.vary import WRITTEN_FOR_EACH_CLIENT
 from fastgw.sync.cache_purges import tags_to_purge
@@ -48,23 +46,21 @@ NO_SETTINGS: dict[str, Any] = {}
 POISON = b"X-Forwarded-Host: evil\r\nX-Original-URL: /admin\r\nContent-Type: text/evil\r\n"
 
 
-class Results:
-    """Results of all attempts to take a response as it passes, but for those of the compiled module."""
-
-    def __init__(self) -> None:
-        self.taken: list[bool] = []
-
-
 @pytest.fixture
-def results() -> Iterator[Results]:
-    made = Results()
-    take = whole_response.ExchangeFetch.take_response
+def fetches() -> Iterator[list[str]]:
+    """The fetches that the cache begins: "adopted" of a request that is being forwarded, or "sent"."""
+    made: list[str] = []
+    send, adopt = Fetch.send_request, Fetch.adopt_request
 
-    def taken(fetch: whole_response.ExchangeFetch, *given: Any) -> bool:
-        made.taken.append(take(fetch, *given))
-        return made.taken[-1]
+    def sent(fetch: Fetch, exchange: Exchange) -> None:
+        made.append("sent")
+        send(fetch, exchange)
 
-    with patch.object(whole_response.ExchangeFetch, "take_response", taken):
+    def adopted(fetch: Fetch, exchange: Exchange, request_date: float) -> Exchange:
+        made.append("adopted")
+        return adopt(fetch, exchange, request_date)
+
+    with patch.object(Fetch, "send_request", sent), patch.object(Fetch, "adopt_request", adopted):
         yield made
 
 
@@ -93,9 +89,9 @@ def lines(client: Wire) -> list[bytes]:
     "response",
     [FRESH, PRIVATE, VARYING, PRIVATE_VARYING, SEARCHED, TAGGED, FRESH.replace(b" 200 OK", b" 404 Not Found")],
 )
-def test_it_is_as_if_the_exchange_were_taken_over(results: Results, filters: dict[str, Any], response: bytes) -> None:
+def test_it_is_as_if_the_exchange_were_taken_over(fetches: list[str], filters: dict[str, Any], response: bytes) -> None:
     world, full = connected(filters), connected(filters, timeout="10s")
-    results.taken.clear()
+    fetches.clear()
     clients = []
     for each in (world, full):
         clients.append(each.client(fields=POISON))
@@ -104,8 +100,7 @@ def test_it_is_as_if_the_exchange_were_taken_over(results: Results, filters: dic
         assert b"/admin" not in sent
         each.upstream().sends(response)
         assert clients[-1].received.endswith(b"\r\n\r\nhello")
-    if "shared" not in filters:  # it may be compiled
-        assert results.taken == [response is not SEARCHED]
+    assert fetches == [*["adopted"] * (response is SEARCHED), "sent"]
     assert lines(clients[0]) == lines(clients[1])
     assert world.fetched == full.fetched
     assert len(world.fetched) == 2
@@ -171,29 +166,12 @@ def test_what_is_stored_is_decided_as_if_the_exchange_were_taken_over(
         each.plane.assert_quiet()
 
 
-@given(st.binary(max_size=300), st.sampled_from([b"fastgw-primary\0\0", b"fastgw-search-of"]))
-def test_compiled_keys_are_those_of_hashlib(text: bytes, person: bytes) -> None:
-    compiled: Any = import_module("fastgw.filters.policies.cache._ordinary_fetch")
-    assert compiled.digest(text, person) == blake2b(text, digest_size=16, person=person).digest()
-
-
 BOTH_TAGGED = FRESH.replace(b"max-age=60", b"max-age=60\r\nCache-Tag: one, two\r\nSurrogate-Key: two three")
 STORED = b"fastgw; fwd=uri-miss; ttl=60; stored"
 
 
-def counting(kind: Any, taken: list[object]) -> Callable[..., bool]:
-    """The method `take_response` of a kind of fetch, which adds itself to `taken`."""
-    original = kind.take_response
-
-    def take_response(self: Any, head: Any) -> bool:
-        taken.append(self)
-        return bool(original(self, head))
-
-    return take_response
-
-
-@for_each("beside", ["shared", "behind shared"])
-@for_each(
+@pytest.mark.parametrize("beside", [*ALL])
+@pytest.mark.parametrize(
     ("response", "told"),
     [
         (PRIVATE, b"fastgw; fwd=uri-miss; detail=private"),
@@ -203,23 +181,19 @@ def counting(kind: Any, taken: list[object]) -> Callable[..., bool]:
         (BOTH_TAGGED, STORED),
     ],
 )
-def test_the_usual_miss_of_a_shared_store_is_compiled(response: bytes, told: bytes, beside: str) -> None:
+def test_the_usual_miss_is_stored_as_it_passes(response: bytes, told: bytes, beside: str, fetches: list[str]) -> None:
     world = connected(ALL[beside])
-    world.client(b"/opens-a-segment")
-    world.upstream().sends(FRESH)
-    with patch.object(whole_response.ExchangeFetch, "take_response", side_effect=AssertionError):
-        client = world.client(b"/a?b=c")
-        world.upstream().sends(response)
+    client = world.client(b"/a?b=c")
+    world.upstream().sends(response)
     assert status(client) == told
+    assert fetches == []
     world.plane.assert_quiet()
 
 
 @pytest.mark.parametrize("beside", ["shared", "behind shared"])
 @pytest.mark.parametrize("vary", [b"", b"Vary: Accept-Encoding\r\n"])
-def test_a_miss_that_needs_another_segment_is_compiled(vary: bytes, beside: str) -> None:
-    """Also the first one of all, and those for which a segment is recycled. The reference has those only that meet a
-    full bucket of the index, or a key with the same tag: one in 5,000 here. Keys differ by a secret of the store.
-    """
+def test_misses_that_need_another_segment(vary: bytes, beside: str, fetches: list[str]) -> None:
+    """Also the first one of all, and those for which a segment is recycled."""
     world = connected(ALL[beside])
     store = world.store
     assert isinstance(store, SharedStore)
@@ -229,14 +203,12 @@ def test_a_miss_that_needs_another_segment_is_compiled(vary: bytes, beside: str)
         len(body),
         body,
     )
-    left: list[object] = []
-    counted = counting(whole_response.ExchangeFetch, left)
-    with patch.object(whole_response.ExchangeFetch, "take_response", counted):
-        for number in range(20 * count):
-            client = world.client(b"/%d" % number)
-            world.upstream().sends(response)
-            assert status(client) == STORED
-    assert len(left) < 8 < count
+    for number in range(20 * count):
+        client = world.client(b"/%d" % number)
+        world.upstream().sends(response)
+        assert status(client) == STORED
+    assert fetches == []
+    assert count > 8
     assert store.numbers().objects == objects_in(store)
     assert pins_in(store.memory) == 0
     client = world.client(b"/%d" % (20 * count - 1))
@@ -495,19 +467,17 @@ LANGUAGES = [b"", b"Accept-Language: de\r\n", b"Accept-Language: en\r\n", b"Acce
 
 @pytest.mark.parametrize("beside", ["shared", "behind shared"])
 @pytest.mark.parametrize("target", [b"/a", b"/a?b=c"])
-def test_headers_in_the_key_are_compiled(target: bytes, beside: str) -> None:
+def test_headers_in_the_key_keep_responses_apart(target: bytes, beside: str, fetches: list[str]) -> None:
     """`BEHIND` removes Accept: it does not reach the upstream, so it makes no difference there."""
     world = connected(ALL[beside], {"key": {"headers": ["Accept-Language", "Accept"]}})
-    client = world.client(b"/opens-a-segment")
-    world.upstream().sends(FRESH)
-    with patch.object(whole_response.ExchangeFetch, "take_response", side_effect=AssertionError):
-        for number, fields in enumerate(LANGUAGES):
-            client = world.client(target, fields=fields)
-            if beside == "behind shared" and b"Accept:" in fields:
-                assert status(client) == b"fastgw; hit; ttl=60"
-            else:
-                world.upstream().sends(FRESH.replace(b"hello", b"hell%d" % number))
-                assert status(client) == STORED
+    for number, fields in enumerate(LANGUAGES):
+        client = world.client(target, fields=fields)
+        if beside == "behind shared" and b"Accept:" in fields:
+            assert status(client) == b"fastgw; hit; ttl=60"
+        else:
+            world.upstream().sends(FRESH.replace(b"hello", b"hell%d" % number))
+            assert status(client) == STORED
+    assert fetches == []
     for number, fields in enumerate(LANGUAGES):
         client = world.client(target, fields=fields + b"Cache-Control: max-stale\r\n")  # is no ordinary request
         assert status(client) == b"fastgw; hit; ttl=60"
@@ -545,7 +515,7 @@ def test_a_flood_of_urls_stays_within_the_memory_and_each_gets_its_own_response(
     world.plane.assert_quiet()
 
 
-def test_equal_requests_wait_for_it(results: Results, filters: dict[str, Any]) -> None:
+def test_equal_requests_wait_for_it(filters: dict[str, Any]) -> None:
     world = connected(filters)
     clients = [world.client() for _ in range(3)]
     assert len(world.busy()) == 1
@@ -557,14 +527,14 @@ def test_equal_requests_wait_for_it(results: Results, filters: dict[str, Any]) -
 
 
 def test_after_a_response_that_is_not_stored_requests_do_not_wait_for_each_other(
-    results: Results, filters: dict[str, Any]
+    fetches: list[str], filters: dict[str, Any]
 ) -> None:
     world = connected(filters)
     for _ in range(2):
         client = world.client()
         world.upstream().sends(PRIVATE)
         assert status(client) == b"fastgw; fwd=uri-miss; detail=private"
-    assert False not in results.taken[-2:]
+    assert "adopted" not in fetches
     client = world.client()  # and what may be stored now is stored, in spite of the mark
     world.upstream().sends(FRESH)
     assert status(client) == b"fastgw; fwd=uri-miss; ttl=60; stored"
@@ -573,7 +543,7 @@ def test_after_a_response_that_is_not_stored_requests_do_not_wait_for_each_other
 
 
 @pytest.mark.parametrize("at", [0, 20, len(FRESH) - 2])
-def test_a_response_in_pieces_is_stored_too(results: Results, filters: dict[str, Any], at: int) -> None:
+def test_a_response_in_pieces_is_stored_too(filters: dict[str, Any], at: int) -> None:
     world = connected(filters)
     client, other = world.client(), world.client()
     upstream = world.upstream()
@@ -660,7 +630,7 @@ def test_the_filter_headers_changes_the_age_of_misses_and_hits_alike(
     world.plane.assert_quiet()
 
 
-def test_an_interim_response_is_passed_on(results: Results, filters: dict[str, Any]) -> None:
+def test_an_interim_response_is_passed_on(filters: dict[str, Any]) -> None:
     world = connected(filters)
     client = world.client()
     world.upstream().sends(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + FRESH)
@@ -670,7 +640,7 @@ def test_an_interim_response_is_passed_on(results: Results, filters: dict[str, A
     world.plane.assert_quiet()
 
 
-def test_a_fetch_goes_on_without_its_client(results: Results, filters: dict[str, Any]) -> None:
+def test_a_fetch_goes_on_without_its_client(filters: dict[str, Any]) -> None:
     world = connected(filters)
     client, other = world.client(), world.client()
     client.resets()
@@ -680,7 +650,7 @@ def test_a_fetch_goes_on_without_its_client(results: Results, filters: dict[str,
     world.plane.assert_quiet()
 
 
-def test_a_broken_connection_is_tried_again(results: Results, filters: dict[str, Any]) -> None:
+def test_a_broken_connection_is_tried_again(filters: dict[str, Any]) -> None:
     world = connected(filters)
     client = world.client()
     world.upstream().resets()
@@ -691,7 +661,7 @@ def test_a_broken_connection_is_tried_again(results: Results, filters: dict[str,
     world.plane.assert_quiet()
 
 
-def test_a_malformed_response_is_a_502_and_frees_those_that_wait(results: Results, filters: dict[str, Any]) -> None:
+def test_a_malformed_response_is_a_502_and_frees_those_that_wait(filters: dict[str, Any]) -> None:
     world = connected(filters)
     client, other = world.client(), world.client()
     world.upstream().sends(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n")
@@ -704,8 +674,8 @@ def test_a_malformed_response_is_a_502_and_frees_those_that_wait(results: Result
 def test_a_defect_in_the_filter_is_a_500(filters: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     world = connected(filters)
     client = world.client()
-    with patch.object(whole_response, "decide_storing", side_effect=ZeroDivisionError):
-        world.upstream().sends(SEARCHED)  # which the compiled module leaves to others
+    with patch.object(cached_request, "encode_record", side_effect=ZeroDivisionError):
+        world.upstream().sends(FRESH)
     assert client.received.startswith(b"HTTP/1.1 500 ")
     assert world.store.numbers().objects == 0
     assert "what stores a response" in caplog.text
@@ -715,12 +685,12 @@ def test_a_defect_in_the_filter_is_a_500(filters: dict[str, Any], caplog: pytest
     "fields",
     [b"Range: bytes=0-1\r\n", b'If-None-Match: "a"\r\n'],
 )
-def test_responses_to_requests_with_conditions_are_not_stored_as_they_pass(results: Results, fields: bytes) -> None:
+def test_responses_to_requests_with_conditions_are_not_stored_as_they_pass(fetches: list[str], fields: bytes) -> None:
     world = connected({})
-    results.taken.clear()
+    fetches.clear()
     world.client(fields=fields)
     world.upstream().sends(FRESH)
-    assert not results.taken
+    assert fetches == ["sent"]
 
 
 @pytest.mark.parametrize(
@@ -743,7 +713,7 @@ def test_conditions_and_directives_behind_another_filter(fields: bytes, answer: 
     world.plane.assert_quiet()
 
 
-def test_variants_are_kept_apart(results: Results, filters: dict[str, Any]) -> None:
+def test_variants_are_kept_apart(filters: dict[str, Any]) -> None:
     world = connected(filters)
     for coding in (b"gzip", b"br"):
         client = world.client(fields=b"Accept-Encoding: %b\r\n" % coding)
@@ -757,7 +727,7 @@ def test_variants_are_kept_apart(results: Results, filters: dict[str, Any]) -> N
     world.plane.assert_quiet()
 
 
-def test_a_variant_that_another_request_waits_for_is_told_to_it(results: Results, filters: dict[str, Any]) -> None:
+def test_a_variant_that_another_request_waits_for_is_told_to_it(filters: dict[str, Any]) -> None:
     world = connected(filters)
     clients = [world.client(fields=b"Accept-Encoding: gzip\r\n") for _ in range(2)]
     other = world.client(fields=b"Accept-Encoding: br\r\n")
@@ -769,7 +739,7 @@ def test_a_variant_that_another_request_waits_for_is_told_to_it(results: Results
     world.plane.assert_quiet()
 
 
-def test_a_response_step_that_fails_is_a_500(results: Results) -> None:
+def test_a_response_step_that_fails_is_a_500() -> None:
     world = connected(BEHIND)
     client = world.client()
     with patch("fastgw.filters.policies.headers._Edit.in_lines_of", side_effect=ZeroDivisionError):
@@ -778,7 +748,7 @@ def test_a_response_step_that_fails_is_a_500(results: Results) -> None:
     world.plane.assert_quiet()
 
 
-def test_a_purge_during_the_fetch_is_not_undone(results: Results, filters: dict[str, Any]) -> None:
+def test_a_purge_during_the_fetch_is_not_undone(filters: dict[str, Any]) -> None:
     world = connected(filters)
     client = world.client()
     world.store.purge_all()
@@ -880,7 +850,7 @@ def test_a_fetch_without_a_lease_does_not_end_the_lease_of_a_later_request(
     world.plane.assert_quiet()
 
 
-def test_a_pipelined_request_of_another_kind_follows(results: Results, filters: dict[str, Any]) -> None:
+def test_a_pipelined_request_of_another_kind_follows(filters: dict[str, Any]) -> None:
     world = connected(filters)
     client = world.plane.client()
     get = b"GET /%b HTTP/1.1\r\nHost: a.test\r\n\r\n"

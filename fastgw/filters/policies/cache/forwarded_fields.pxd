@@ -1,0 +1,13 @@
+# The types of `forwarded_fields.py`.
+
+cimport cython
+
+from fastgw.exchange.exchange cimport Exchange
+from fastgw.http.http1.parser cimport values_of
+
+
+@cython.final
+cdef class ForwardedFields:
+    cdef Exchange _exchange
+
+    cpdef values(self, bytes name)

@@ -1,0 +1,22 @@
+# The types of `steps.py`.
+
+cimport cython
+
+from fastgw.exchange.exchange cimport Exchange
+from fastgw.exchange.reply cimport Response
+from fastgw.filters.policies.cache.cached_request cimport CachedRequest
+from fastgw.filters.policies.cache.policy cimport CachePolicy, purge_url, whole_query_of
+from fastgw.filters.policies.cache.ready_hits cimport ReadyHits
+from fastgw.http.http1.parser cimport first_of
+from fastgw.http.http1.sought_names cimport has_any_of
+from fastgw.upstream.forwarding.forward_action cimport Forward
+
+
+@cython.final
+cdef class CacheSteps:
+    cdef public object announce
+    cdef Py_ssize_t _body_bytes
+    cdef object _may_purge
+    cdef CachePolicy _policy
+
+    cdef bint _is_past(self, Exchange exchange, forward) except -1

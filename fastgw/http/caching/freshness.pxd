@@ -1,0 +1,13 @@
+# The types of `freshness.py`.
+
+from fastgw.http.caching.directives cimport ResponseDirectives
+from fastgw.http.dates cimport parse_date
+from fastgw.http.http1.parser cimport first_of, values_of
+
+cpdef parse_age(head)
+cpdef corrected_age(head)
+cpdef find_initial_age(head, double request_date, double response_date)
+cpdef initial_age(long long stated, generated, double request_date, double response_date)
+cpdef find_lifetime(head, ResponseDirectives directives, double response_date)
+cpdef bint may_have_default(int status, ResponseDirectives directives) except -1
+cpdef find_heuristic_lifetime(head, ResponseDirectives directives, double response_date)

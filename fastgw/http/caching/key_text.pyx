@@ -1,0 +1,73 @@
+# cython: language_level=3
+"""See `key_text.pyi`."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t
+from libc.string cimport memcpy
+
+cdef extern from "_blake2b.h" nogil:
+    void fastgw_blake2b_16(uint8_t* digest, const uint8_t* text, size_t length, const uint8_t* person)
+
+cdef enum:
+    LENGTH = 16
+    MOST_DIGITS = 20
+
+
+cdef inline int _put_length(char* out, Py_ssize_t length) noexcept:
+    """Write a length and a colon; return the number of bytes."""
+    cdef char digits[MOST_DIGITS]
+    cdef int place = MOST_DIGITS, count
+    while True:
+        place -= 1
+        digits[place] = <char>(c"0" + length % 10)
+        length //= 10
+        if not length:
+            break
+    count = MOST_DIGITS - place
+    memcpy(out, &digits[place], count)
+    out[count] = c":"
+    return count + 1
+
+
+cpdef bytes joined_parts(parts, bytes end=b""):
+    cdef char digits[MOST_DIGITS + 1]
+    cdef bytes part, made
+    cdef char* out
+    cdef Py_ssize_t length
+    if end is None:
+        raise TypeError("an end is bytes")
+    length = PyBytes_GET_SIZE(end)
+    for part in parts:
+        length += 1 if part is None else _put_length(digits, PyBytes_GET_SIZE(part)) + PyBytes_GET_SIZE(part)
+    made = PyBytes_FromStringAndSize(NULL, length)
+    out = PyBytes_AS_STRING(made)
+    for part in parts:
+        if part is None:
+            out[0] = c"-"
+            out += 1
+        else:
+            out += _put_length(out, PyBytes_GET_SIZE(part))
+            memcpy(out, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+            out += PyBytes_GET_SIZE(part)
+    memcpy(out, PyBytes_AS_STRING(end), PyBytes_GET_SIZE(end))
+    return made
+
+
+cpdef bytes digest_of(bytes text, bytes person):
+    cdef uint8_t made[LENGTH]
+    if text is None or person is None or PyBytes_GET_SIZE(person) != 16:
+        raise ValueError("a personalization has 16 bytes")
+    fastgw_blake2b_16(
+        made, <const uint8_t*>PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), <const uint8_t*>PyBytes_AS_STRING(person)
+    )
+    return PyBytes_FromStringAndSize(<char*>made, LENGTH)
+
+
+cpdef bytes complement_of(bytes digest):
+    cdef uint8_t made[LENGTH]
+    cdef int place
+    if digest is None or PyBytes_GET_SIZE(digest) != LENGTH:
+        raise ValueError("a digest has 16 bytes")
+    for place in range(LENGTH):
+        made[place] = ~<uint8_t>PyBytes_AS_STRING(digest)[place]
+    return PyBytes_FromStringAndSize(<char*>made, LENGTH)

@@ -1,0 +1,11 @@
+# The types of `vary.py`.
+
+from fastgw.http.caching.key_text cimport digest_of, joined_parts
+from fastgw.http.http1.parser cimport values_of
+
+cdef dict _found
+cdef dict _normalized
+
+cpdef find_varying(lines)
+cpdef normalized_value(bytes name, lines)
+cpdef bytes variant_key(bytes primary, names, head)
