@@ -43,6 +43,8 @@ cdef class Ordinary:
     cdef uint64_t* _opened(self, uint64_t entry, const Key* key, uint64_t** pin) noexcept nogil
     cpdef bint holds(self, int64_t position, uint64_t value) except -1
     cpdef bint count_found(self, bytes key, uint64_t entry, uint64_t times) except -1
+    cdef bint _is_of(self, uint64_t word, const Key* key, uint64_t epoch, uint64_t now) noexcept nogil
+    cdef int64_t _refusal_of(self, uint64_t word, uint64_t now) noexcept nogil
     cdef bint _is_live(self, uint64_t word, uint64_t now) noexcept nogil
     cpdef uint64_t key_tag(self, bytes key) except? 0
     cpdef uint64_t name_tag(self, bytes tag) except? 0

@@ -275,38 +275,47 @@ cdef class Ordinary:
 
     cpdef int64_t take_lease(self, bytes key, uint64_t now, uint64_t ticks) except? -2:
         """Return the position of the lease of a key, whose word is `lease_word`; or `IN_FLIGHT`, `UNCACHEABLE`,
-        `OUTGROWN`, `NO_SLOT`. `now`, `ticks`: as in `Leases`. `NOT_ORDINARY`: another process takes one of this bucket.
+        `OUTGROWN`, `NO_SLOT`. `now`, `ticks`: as in `Leases`. Call it with keys of 16 bytes only.
         """
         cdef Key wanted
         cdef uint64_t* cells
-        cdef uint64_t word, epoch
-        cdef int number, free = -1
+        cdef uint64_t word, seen, epoch
+        cdef int number, free
         if not self._read(key, &wanted):
-            return NOT_ORDINARY
+            raise ValueError("a key has 16 bytes")
         cells = self._words + self._leases + <int64_t> (wanted.hash >> 12 & self._lease_mask) * LEASE_BUCKET
-        epoch = fastgw_cache_load(self._words + LEASE_EPOCH) & EPOCH_MASK
-        for number in range(LEASE_BUCKET):
-            word = fastgw_cache_load(cells + number)
-            if not self._is_live(word, now):
-                if free < 0:
-                    free = number
-            elif word >> 46 == wanted.hash >> 46 and (word >> 26 & EPOCH_MASK) == epoch:
-                if not word >> 37 & 1:
-                    return IN_FLIGHT
-                return OUTGROWN if ((word & ENDS_MASK) - now) & ENDS_MASK > OUTGROWN_TICKS else UNCACHEABLE
-        if free < 0:
-            return NO_SLOT
-        self.lease_word = wanted.hash >> 46 << 46 | self._owner << 38 | epoch << 26 | (now + ticks & ENDS_MASK)
-        word = fastgw_cache_load(cells + free)
-        if self._is_live(word, now) or not fastgw_cache_swap(cells + free, word, self.lease_word):
-            return NOT_ORDINARY
-        # Another process may have taken one of the same key at the same time, in a cell before.
-        for number in range(free):
-            word = fastgw_cache_load(cells + number)
-            if self._is_live(word, now) and word >> 46 == wanted.hash >> 46:
-                fastgw_cache_swap(cells + free, self.lease_word, 0)
-                return NOT_ORDINARY
-        return cells + free - self._words
+        for _ in range(LEASE_BUCKET):  # again, if another process has changed the cell meanwhile
+            free, seen = -1, 0
+            epoch = fastgw_cache_load(self._words + LEASE_EPOCH) & EPOCH_MASK
+            for number in range(LEASE_BUCKET):
+                word = fastgw_cache_load(cells + number)
+                if self._is_of(word, &wanted, epoch, now):
+                    return self._refusal_of(word, now)
+                if free < 0 and not self._is_live(word, now):
+                    free, seen = number, word
+            if free < 0:
+                return NO_SLOT
+            self.lease_word = wanted.hash >> 46 << 46 | self._owner << 38 | epoch << 26 | (now + ticks & ENDS_MASK)
+            if not fastgw_cache_swap(cells + free, seen, self.lease_word):
+                continue
+            # Another process may have taken one of the same key at the same time, in a cell before: this one gives way.
+            for number in range(free):
+                word = fastgw_cache_load(cells + number)
+                if self._is_of(word, &wanted, epoch, now):
+                    fastgw_cache_swap(cells + free, self.lease_word, 0)
+                    return self._refusal_of(word, now)
+            return cells + free - self._words
+        return NO_SLOT
+
+    cdef bint _is_of(self, uint64_t word, const Key* key, uint64_t epoch, uint64_t now) noexcept nogil:
+        """Whether a word is a live lease or mark of a key."""
+        return word >> 46 == key.hash >> 46 and (word >> 26 & EPOCH_MASK) == epoch and self._is_live(word, now)
+
+    cdef int64_t _refusal_of(self, uint64_t word, uint64_t now) noexcept nogil:
+        """Return why the lease of a key with this live word cannot be taken."""
+        if not word >> 37 & 1:
+            return IN_FLIGHT
+        return OUTGROWN if ((word & ENDS_MASK) - now) & ENDS_MASK > OUTGROWN_TICKS else UNCACHEABLE
 
     cdef bint _is_live(self, uint64_t word, uint64_t now) noexcept nogil:
         cdef uint64_t left = ((word & ENDS_MASK) - now) & ENDS_MASK

@@ -8,17 +8,14 @@ which no earlier lease is waited for and no earlier mark counts, so they need no
 
 import math
 from collections.abc import Callable
-from typing import Final, NamedTuple, final
+from typing import Final, final
 
 from fastgw.cache.shared.index import KeyHash
-from fastgw.cache.shared.layout import LEASE_BUCKET, LEASE_EPOCH, CacheMemory
-from fastgw.cache.store import OUTGROWN_S, Refusal
+from fastgw.cache.shared.layout import LEASE_BUCKET, CacheMemory
 
 _TAG_AT: Final = 46
 _OWNER_AT: Final = 38
 _KIND_AT: Final = 37
-_EPOCH_AT: Final = 26
-_EPOCH_MASK: Final = (1 << 11) - 1
 _ENDS_MASK: Final = (1 << 26) - 1
 TICKS: Final = 16
 """Parts of a second in which the end of a lease is counted."""
@@ -26,41 +23,18 @@ MOST_S: Final = 86_400.0
 """Maximum duration of a mark."""
 
 
-class LeaseCell(NamedTuple):
-    """A lease: the position of its word, and the word as this process has written it."""
-
-    at: int
-    word: int
-
-
 @final
 class Leases:
-    """The leases, as one process sees them. `owner`: see `Segments`; `clock`: monotonic seconds, one clock for all."""
+    """The leases, as one process sees them, but for taking and ending one, which is compiled (`Ordinary`). `clock`:
+    monotonic seconds, one clock for all.
+    """
 
-    __slots__ = ("_count", "_first", "_owner", "_swap", "_words", "clock")
+    __slots__ = ("_count", "_first", "_swap", "_words", "clock")
 
-    def __init__(self, memory: CacheMemory, owner: int, clock: Callable[[], float]) -> None:
+    def __init__(self, memory: CacheMemory, clock: Callable[[], float]) -> None:
         self._words, self._swap = memory.words, memory.swap
-        self._owner, self.clock = owner, clock
+        self.clock = clock
         self._first, self._count = memory.geometry.leases, memory.geometry.lease_count
-
-    def try_take(self, key: KeyHash, seconds: float) -> LeaseCell | Refusal:
-        """Take the lease of a key for a time."""
-        first, tag = self._bucket(key), self._tag(key)
-        wanted = self._word(tag, seconds)
-        for _ in range(LEASE_BUCKET):
-            now, cells = self._now(), self._words[first : first + LEASE_BUCKET].tolist()
-            free = None
-            for at, word in enumerate(cells, first):
-                if not self._is_live(word, now):
-                    free = at if free is None else free
-                elif word >> _TAG_AT == tag and word >> _EPOCH_AT & _EPOCH_MASK == self._epoch():
-                    return _refusal_of(word, now)
-            if free is None:
-                return Refusal.NO_SLOT
-            if self._swap(free, cells[free - first], wanted):
-                return self._settle(LeaseCell(free, wanted), first, tag)
-        return Refusal.NO_SLOT
 
     def ticks(self, seconds: float) -> tuple[int, int]:
         """Return the present instant, and a time, as ends of leases are counted."""
@@ -84,25 +58,11 @@ class Leases:
         now = self._now()
         return sum(self._is_live(word, now) for word in self._words[self._first : self._first + self._count].tolist())
 
-    def _settle(self, own: LeaseCell, first: int, tag: int) -> LeaseCell | Refusal:
-        """Give way if another process has taken a lease of the same key at the same time, in a cell before."""
-        now = self._now()
-        for word in self._words[first : own.at].tolist():
-            is_same = word >> _TAG_AT == tag and word >> _EPOCH_AT & _EPOCH_MASK == self._epoch()
-            if is_same and self._is_live(word, now):
-                self._swap(own.at, own.word, 0)
-                return _refusal_of(word, now)
-        return own
-
     def _bucket(self, key: KeyHash) -> int:
         return self._first + (key.hash >> 12 & self._count // LEASE_BUCKET - 1) * LEASE_BUCKET
 
     def _tag(self, key: KeyHash) -> int:
         return key.hash >> _TAG_AT
-
-    def _word(self, tag: int, seconds: float) -> int:
-        ends = (self._now() + math.ceil(seconds * TICKS)) & _ENDS_MASK
-        return tag << _TAG_AT | self._owner << _OWNER_AT | self._epoch() << _EPOCH_AT | ends
 
     def _is_live(self, word: int, now: int) -> bool:
         return bool(word) and 0 < _ticks_left(word, now) <= _ENDS_MASK >> 1
@@ -110,16 +70,6 @@ class Leases:
     def _now(self) -> int:
         return int(self.clock() * TICKS)
 
-    def _epoch(self) -> int:
-        return self._words[LEASE_EPOCH] & _EPOCH_MASK
-
 
 def _ticks_left(word: int, now: int) -> int:
     return ((word & _ENDS_MASK) - now) & _ENDS_MASK
-
-
-def _refusal_of(word: int, now: int) -> Refusal:
-    """Return why the lease of a key with this live word cannot be taken."""
-    if not word >> _KIND_AT & 1:
-        return Refusal.IN_FLIGHT
-    return Refusal.OUTGROWN if _ticks_left(word, now) > OUTGROWN_S * TICKS else Refusal.UNCACHEABLE

@@ -77,8 +77,8 @@ class SharedLease:
     def __init__(
         self, store: LeaseStore, key: bytes, at: cython.longlong, word: cython.ulonglong, former: Former = None
     ) -> None:
-        """`at`, `word`: position and value of its word (`leases.LeaseCell`); -1: it restores an object, and keeps no
-        other from fetching. `former`: the begin of a fetch that has begun without this lease.
+        """`at`, `word`: position of its word, and the word as this process has written it; -1: it restores an object,
+        and keeps no other from fetching. `former`: the begin of a fetch that has begun without this lease.
         """
         self.key = key
         self.why_not = _FULL

@@ -46,7 +46,7 @@ def clean_up(memory: CacheMemory, column: int, wakers: Mapping[int, int]) -> Non
                     )
         if is_owned and state.state is SegmentState.OPEN:
             segments.seal(segment)
-    Leases(memory, segments.owner, monotonic).end_all(segments.owner)
+    Leases(memory, monotonic).end_all(segments.owner)
     for at in range(memory.watches(column), memory.watches(column) + CLASSES):
         words[at] = 0
     for at in range(pins, pins + segments.count):

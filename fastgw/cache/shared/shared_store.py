@@ -106,7 +106,7 @@ class SharedStore:
         self.segments = Segments(memory, column)
         self.records = Records(memory, self.index, self.segments)
         self.purges = Purges(memory)
-        self.leases = Leases(memory, self.segments.owner, clock)
+        self.leases = Leases(memory, clock)
         self.ordinary = _ordinary_cases(memory, column, self.segments.owner)
         self.space = Space(memory, self.index, self.segments, self.records, self.ordinary)
         self._watches = Watches(memory, column, loop, wakers)
@@ -190,10 +190,7 @@ class SharedStore:
         at: cython.longlong = ordinary.take_lease(key, cython.cast(cython.ulonglong, now * TICKS), _LEASE_TICKS)
         if at >= 0:
             return SharedLease(self, key, at, ordinary.lease_word, begun)
-        if at in _REFUSALS:
-            return _REFUSALS[at]
-        cell = self.leases.try_take(self.index.hash(key), LEASE_S)
-        return cell if isinstance(cell, Refusal) else SharedLease(self, key, cell.at, cell.word, begun)
+        return _REFUSALS[at]
 
     def present_moment(self) -> FetchBegin:
         return FetchBegin(self.purges.sequence, self.date())
