@@ -6,15 +6,13 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 from fastgw.config.base import route_patterns
-from fastgw.http.websocket import frame_reader, frames
 from fastgw.routing import table
 
 
 class Side(NamedTuple):
-    frame_reader: ModuleType
     patterns: ModuleType
     routing: Any
 
 
-COMPILED = Side(frame_reader, route_patterns, table)
-REFERENCE = Side(frames, route_patterns, SimpleNamespace(Conditions=table.Conditions, Router=table._Router))
+COMPILED = Side(route_patterns, table)
+REFERENCE = Side(route_patterns, SimpleNamespace(Conditions=table.Conditions, Router=table._Router))

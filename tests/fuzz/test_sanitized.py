@@ -28,7 +28,6 @@ CORPORA = {
         "filters/policies/test_waf_normalization.py",
         "observe/access_log/test_formats.py",
         "observe/test_recorder.py",
-        "package/test_replaced_methods.py",
         "routing/test_table_compiled.py",
         "shm/test_rate_limit_table.py",
         "../fuzz/test_found.py",

@@ -1,8 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Compiled `frames.FrameReader`: it forwards, counts and refuses the same frames.
-
-UTF-8 is checked while the text is masked, and a chunk that is forwarded whole is returned as it is, without a copy.
-Compressed messages are inflated by the same zlib.
+"""See `frame_reader.pyi`. UTF-8 is checked while the text is masked, and a chunk that is forwarded whole is returned
+as it is, without a copy.
 """
 
 cimport cython
@@ -43,8 +41,6 @@ cdef Py_ssize_t INFLATE_COST = frames.INFLATE_COST
 @cython.final
 @cython.no_gc  # no reference cycle: it refers to bytes, numbers and zlib only
 cdef class FrameReader:
-    """Compiled `frames.FrameReader`."""
-
     cdef bint _masked
     cdef uint64_t _limit
     cdef object _deflate
@@ -60,6 +56,7 @@ cdef class FrameReader:
     cdef bint _compressed
     cdef bint _checked
     cdef uint64_t _size
+    cdef uint64_t _wire  # size of the payload of the message as it was sent
     cdef Text _text
     cdef readonly uint64_t texts
     cdef readonly uint64_t binaries
@@ -71,8 +68,10 @@ cdef class FrameReader:
     cdef readonly object close
     cdef readonly bint unfinished
     cdef readonly object violation
+    cdef readonly list notes
 
-    def __cinit__(self, bint masked, message_bytes=None, deflate=None):
+    def __cinit__(self, bint masked, message_bytes=None, deflate=None, bint notes=False):
+        self.notes = [] if notes else None
         self._masked = masked
         self._limit = UNLIMITED if message_bytes is None else min(message_bytes, 1 << 63)
         self._deflate = deflate
@@ -116,6 +115,8 @@ cdef class FrameReader:
         cdef list cut = None
         self.unfinished = False
         self._inflated = self._resume_at = 0
+        if self.notes is not None:
+            self.notes.clear()
         if self.violation is not None or self.close is not None:
             return b""
         if PyBytes_GET_SIZE(self._held):
@@ -247,12 +248,13 @@ cdef class FrameReader:
             self._spend()
             self._count_message(first, 1)
             self._opcode = opcode
-            self._size = 0
+            self._size = self._wire = 0
             self._compressed = (first & 0x40) != 0
             self._checked = self._compressed or opcode == TEXT
         self._message = first >= 128
         self._left = length
         self._key_at = 0
+        self._wire += length
         if not self._compressed:
             self._size += length
         return 0
@@ -267,6 +269,8 @@ cdef class FrameReader:
     cdef int _end_frame(self) except -1:
         self.frames += 1
         if self._message:
+            if self.notes is not None:
+                self.notes.append((self._opcode, self._wire))
             self._opcode = 0
             self._message = False
         return 0
@@ -290,6 +294,8 @@ cdef class FrameReader:
             self.pings += 1
         else:
             self.close = frames.close_code(payload)
+        if self.notes is not None:
+            self.notes.append((opcode, len(payload)))
         self.frames += 1
         return True
 
