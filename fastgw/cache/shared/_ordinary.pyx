@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Ordinary cases of a shared store: an object is found, fetched and stored, and nothing else happens.
 
-Other cases, such as a purge in between, a full segment or bucket, or a second process with the same key, are left to
-`ObjectIndex`, `Segments`, `Records`, `Leases`, `Watches`, `SharedLease` and `SharedWriter`, which read and write the same
-words in the same order: then nothing has been changed, unless a method says otherwise.
+Other cases, such as a purge in between, a full segment or bucket, or a second record of the same key, are left to
+`ObjectIndex`, `Segments`, `Records`, `SharedLease` and `SharedWriter`, which read and write the same words in the same
+order: then nothing has been changed, unless a method says otherwise.
 """
 
 cimport cython
