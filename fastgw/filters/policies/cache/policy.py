@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from time import time
-from typing import Final, TypeAlias
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import cython
@@ -53,7 +53,6 @@ UNKEYED: Final = frozenset(
 what others get (cache poisoning). The last two describe a body, which is not forwarded either."""
 DESCRIBE_BODY: Final = frozenset((b"content-encoding", b"content-language", b"content-type"))
 """Headers that are part of the key of a POST whose body is, and are forwarded with it."""
-Text: TypeAlias = bytes
 _CONDITIONS: Final = frozenset(CONDITIONS)
 _PRESENT: Final = b""
 """Part of the key of requests of which something holds that does not hold of others, whose key has None there."""
@@ -328,6 +327,5 @@ def purge_url(exchange: Exchange, query: bytes | None) -> bytes:
             authority = authority.rpartition(b":")[0]
         else:
             authority = authority.removesuffix(_PORTS[scheme])
-    path: Text = exchange.path
-    url = scheme + b"://" + authority + path
+    url = scheme + b"://" + authority + exchange.path
     return url if query is None else url + b"?" + query

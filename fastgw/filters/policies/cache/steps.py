@@ -13,7 +13,7 @@ from fastgw.exchange.reply import Reply, Response
 from fastgw.exchange.shadow_exchange import ShadowExchange
 from fastgw.filters.policies.cache.cached_request import CachedRequest
 from fastgw.filters.policies.cache.fetch import explain_fetch, narrow_copy
-from fastgw.filters.policies.cache.policy import CachePolicy, Text, purge_url, whole_query_of
+from fastgw.filters.policies.cache.policy import CachePolicy, purge_url, whole_query_of
 from fastgw.filters.policies.cache.ready_hits import ReadyHits
 from fastgw.http.caching.cache_status import PURGE, Forwarded, forwarded_status
 from fastgw.http.caching.invalidation import find_invalidated, invalidates
@@ -104,8 +104,7 @@ class CacheSteps:
         assert answer is not None
         if not exchange.cache_status:
             return
-        status: Text = exchange.cache_status
-        answer.added += b"Cache-Status: " + status + b"\r\n"
+        answer.added += b"Cache-Status: " + exchange.cache_status + b"\r\n"
         if (
             exchange.cache_result == "bypass"
             and exchange.method not in self._policy.methods
