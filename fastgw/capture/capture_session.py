@@ -18,7 +18,7 @@ from fastgw.exchange.body_stages import StageFactory
 from fastgw.exchange.hooks import Hooks, Outcome
 from fastgw.exchange.route import Route
 from fastgw.observe.access_log.finished_exchange import CLIENT_LEFT, first_byte_at, upstream_s_of
-from fastgw.routing.table import Routable
+from fastgw.routing.entry import Routable
 
 
 @final

@@ -22,7 +22,7 @@ from fastgw.exchange.request_ids import made
 from fastgw.exchange.route import Route
 from fastgw.http.field_names import DEBUG_TOKEN
 from fastgw.http.http1.known_fields import values_in
-from fastgw.routing.table import Routable
+from fastgw.routing.entry import Routable
 
 MOST_SHOWN: Final = 4096
 """Maximum bytes of a story in a response header; of a longer one the details are left out, then all of it."""

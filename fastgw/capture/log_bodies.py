@@ -20,7 +20,7 @@ from fastgw.observe.access_log.formats import CUT
 from fastgw.observe.access_log.log_fields import MOST_BODY, shows_bodies
 from fastgw.observe.access_log.record import LoggedBodies
 from fastgw.observe.access_log.selection import SelectionCondition, listed
-from fastgw.routing.table import Routable
+from fastgw.routing.entry import Routable
 
 
 class BodyLog(Protocol):

@@ -14,8 +14,9 @@ from fastgw.exchange import Exchange
 from fastgw.exchange.chain import Chain, FilterInstance
 from fastgw.exchange.hooks import Hooks
 from fastgw.exchange.route import Division, Route
-from fastgw.routing._table import Finder
-from fastgw.routing.table import Match, Routable, Router
+from fastgw.routing.entry import Routable
+from fastgw.routing.route_tree import Finder
+from fastgw.routing.table import Match, Router
 
 ChoosePart = Callable[[Exchange, Division], Route]
 """Chooses the part of a traffic split for a request."""
@@ -50,14 +51,14 @@ def observer_link(name: str, hooks: Hooks, *, early: bool = False) -> FilterInst
 
 
 @final
-class ObservedRouter(Finder):
+class ObservedRouter(Finder[Route]):
     """Stand-in for the router of a listener. It is replaced together with the tables, so it keeps no old ones alive."""
 
     def __init__(
         self, router: Router[Route], observers: Sequence[ExchangeObserver], choose: ChoosePart | None = None
     ) -> None:
         """`choose`: chooses the part of a traffic split; None: the split does."""
-        self.compiled = None  # each look-up is observed
+        self.trees = None  # each look-up is observed
         self.router: Final = router
         self._find = router.find
         self._observers, self._links = tuple(observers), tuple(each.link for each in observers)
@@ -71,7 +72,7 @@ class ObservedRouter(Finder):
     def __repr__(self) -> str:
         return f"<ObservedRouter of {self.router!r}>"
 
-    def find_in_turn(self, request: Routable) -> Match[Route] | None:
+    def find(self, request: Routable) -> Match[Route] | None:
         """Find a route as the router does."""
         match = self._find(request)
         if match is None:

@@ -228,7 +228,7 @@ class _Building:
         for name in self._names:
             chains.append(self._early(name))
             yield
-        rules: tuple[list[Rule[Route]], ...] = tuple([] for _ in self._names)
+        rules: tuple[list[Rule], ...] = tuple([] for _ in self._names)
         for place, name in enumerate(plan.route_names):
             compiled = self._unchanged(place)
             if compiled is None:
@@ -516,7 +516,7 @@ class _Building:
         same = before is not None and self._is_same(place) and self._same_around(before)
         conditions: Conditions | None = None
         actions: list[Action] = []
-        rules: list[Rule[Route] | None] = []
+        rules: list[Rule | None] = []
         for listener, chain, same_filters, was in zip(
             self._names, chains, self._same_filters, self._places_before, strict=True
         ):
@@ -749,9 +749,7 @@ class _Building:
 
     # listeners
 
-    def _listener(
-        self, name: str, chain: Chain, rules: list[Rule[Route]], upstream_chains: UpstreamChains
-    ) -> Steps[Listener]:
+    def _listener(self, name: str, chain: Chain, rules: list[Rule], upstream_chains: UpstreamChains) -> Steps[Listener]:
         settings, before = self._plan.settings.listeners[name], self._base.tables.get(name)
         router = yield from Router.building(rules, before.router if before is not None else None)
         tls = yield from self._server_tls(name, settings)
@@ -898,7 +896,7 @@ def levels(configuration: config.Config) -> Iterator[Level]:
     yield from ((f"route {service_of(each) or each.name}", each.filters) for each in configuration.routes)
 
 
-def _upgrades(rule: Rule[Route]) -> bool:
+def _upgrades(rule: Rule) -> bool:
     """Whether connections may change to another protocol on a route."""
     action = rule[0].route.action
     return isinstance(action, WebsocketApiAction) or (isinstance(action, Forward) and bool(action.upgrade))

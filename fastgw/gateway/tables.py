@@ -96,7 +96,7 @@ class CompiledRoute(NamedTuple):
     """The files that its filters have read."""
     live: tuple[FilterInstance, ...]
     """Filters of the route that hold resources in a worker's loop."""
-    rules: tuple[Rule[Route] | None, ...]
+    rules: tuple[Rule | None, ...]
     """Rules of the route on each listener, in their order."""
 
     @property
@@ -110,7 +110,7 @@ class CompiledRoute(NamedTuple):
         return tuple(dict.fromkeys(entry.host for entry in self._entries if entry.host is not None))
 
     @property
-    def _entries(self) -> Rule[Route]:
+    def _entries(self) -> Rule:
         return next((each for each in self.rules if each is not None), ())
 
 

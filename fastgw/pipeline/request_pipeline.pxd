@@ -6,7 +6,7 @@ from fastgw.exchange.ready_answer cimport ReadyAnswer
 from fastgw.exchange.route cimport Route, StepPlan
 from fastgw.http.http1.parser cimport is_ordinary, is_plain
 from fastgw.pipeline.route_selection cimport choose
-from fastgw.routing._table cimport Finder, match_of
+from fastgw.routing.route_tree cimport Finder, match_of
 
 
 cdef class RequestStream(ClientSide):

@@ -29,8 +29,8 @@ from fastgw.http.http1.parser import is_ordinary, is_plain
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.pipeline.route_selection import choose
-from fastgw.routing._table import match_of
 from fastgw.routing.requirements import ClientUnknown
+from fastgw.routing.route_tree import match_of
 from fastgw.routing.table import Match, Router
 
 Waited = asyncio.Future[Reply | None]

@@ -17,7 +17,8 @@ from fastgw.filters.policies.cors import is_preflight
 from fastgw.http.http1.parser import is_path_as_sent, is_plain
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import has_other_readings, other_readings
-from fastgw.routing.table import Match, Routable, Router
+from fastgw.routing.entry import Routable
+from fastgw.routing.table import Match, Router
 
 REFUSED_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
 

@@ -6,7 +6,7 @@ from typing import Any, Final, final
 from fastgw.capture.observed_tables import observer_link
 from fastgw.exchange import Exchange, FilterInstance, Hooks, Route
 from fastgw.recording.tap import RecordedTrace
-from fastgw.routing.table import Routable
+from fastgw.routing.entry import Routable
 
 NAME: Final = "_recording"
 Sample = Callable[[Exchange], None]

@@ -16,7 +16,7 @@ from fastgw.http.header_conditions import any_value
 from fastgw.http.percent_encoding import decode_form_text
 
 if TYPE_CHECKING:
-    from fastgw.routing.table import Routable
+    from fastgw.routing.entry import Routable
 
 Requirement: TypeAlias = "Callable[[Routable], bool]"
 ValueTest: TypeAlias = Callable[[bytes], bool]

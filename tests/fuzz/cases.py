@@ -11,7 +11,6 @@ from typing import Final, Self
 
 from tests.fuzz import comparison, frames, messages, mutations, records, routes
 from tests.fuzz.comparison import Difference
-from tests.fuzz.sides import Side
 
 FOUND = Path(__file__).with_name("found")
 LONGEST_KEPT: Final = 4000  # bytes of a message that is mutated later; the few that are longer would take all the time
@@ -23,24 +22,20 @@ class Kind:
     """How cases of one kind come to be, and how they are judged."""
 
     write: Callable[[Random], bytes]
-    judge: Callable[[Side, Side, bytes, int], bool]
-    """Takes the reference, the twin, the content and a seed; whether it was accepted. Raises `Difference`."""
+    judge: Callable[[bytes, int], bool]
+    """Takes the content and a seed; whether it was accepted. Raises `Difference`."""
     weight: float
     """How often: by what there is to find in one, and how long it takes."""
     breakable: bool = True
     """Whether a broken one is still worth judging."""
 
 
-def _request(_: Side, __: Side, wire: bytes, seed: int) -> bool:
-    return comparison.compare_request(wire, seed)
+def _answering(method: bytes) -> Callable[[bytes, int], bool]:
+    return lambda wire, seed: comparison.compare_response(wire, seed, method)
 
 
-def _answering(method: bytes) -> Callable[[Side, Side, bytes, int], bool]:
-    return lambda _, __, wire, seed: comparison.compare_response(wire, seed, method)
-
-
-def _beginnings(method: bytes | None) -> Callable[[Side, Side, bytes, int], bool]:
-    def judge(_: Side, __: Side, wire: bytes, seed: int) -> bool:
+def _beginnings(method: bytes | None) -> Callable[[bytes, int], bool]:
+    def judge(wire: bytes, seed: int) -> bool:
         comparison.refuse_beginnings(wire[:300], method)
         return False
 
@@ -48,15 +43,15 @@ def _beginnings(method: bytes | None) -> Callable[[Side, Side, bytes, int], bool
 
 
 KINDS: Mapping[str, Kind] = {
-    "request": Kind(messages.request, _request, 40),
-    "request-with-body": Kind(messages.request_with_body, _request, 20),
+    "request": Kind(messages.request, comparison.compare_request, 40),
+    "request-with-body": Kind(messages.request_with_body, comparison.compare_request, 20),
     "response": Kind(messages.response, _answering(b"GET"), 40),
     "response-to-head": Kind(messages.response, _answering(b"HEAD"), 5),
     "request-cut-off": Kind(messages.request, _beginnings(None), 0.3),
     "response-cut-off": Kind(messages.response, _beginnings(b"GET"), 0.3),
-    "routes": Kind(routes.write, routes.compare, 1, breakable=False),
-    "frames": Kind(frames.write, lambda _reference, _twin, *case: frames.judge(*case), 40),
-    "records": Kind(records.write, lambda _reference, _twin, *case: records.judge(*case), 1, breakable=False),
+    "routes": Kind(routes.write, routes.judge, 1, breakable=False),
+    "frames": Kind(frames.write, frames.judge, 40),
+    "records": Kind(records.write, records.judge, 1, breakable=False),
 }
 
 
@@ -67,9 +62,9 @@ class Case:
     """What judging it leaves to chance: where the bytes are cut, in which order questions are asked."""
     content: bytes
 
-    def judge(self, reference: Side, twin: Side) -> bool:
+    def judge(self) -> bool:
         """Whether it was accepted. Raises `Difference`."""
-        return KINDS[self.kind].judge(reference, twin, self.content, self.seed)
+        return KINDS[self.kind].judge(self.content, self.seed)
 
     @property
     def text(self) -> bytes:
@@ -88,7 +83,7 @@ class Case:
         file.write_bytes(self.text)
         return file
 
-    def smallest(self, reference: Side, twin: Side) -> Case:
+    def smallest(self) -> Case:
         """The same with as much left out as can be while there is a difference."""
         content, size = self.content, len(self.content)
         while size:
@@ -96,7 +91,7 @@ class Case:
             while at < len(content):
                 shorter = Case(self.kind, self.seed, content[:at] + content[at + size :])
                 try:
-                    shorter.judge(reference, twin)
+                    shorter.judge()
                 except Difference:
                     content = shorter.content
                 except Exception:

@@ -11,13 +11,11 @@ import time
 from collections import Counter
 from itertools import islice
 
-from tests.fuzz import sides
 from tests.fuzz.cases import cases
 from tests.fuzz.comparison import Difference
 
 
 def main(seed: int, most: int, seconds: float, under_way: str) -> None:
-    reference, twin = sides.REFERENCE, sides.COMPILED
     until = time.monotonic() + seconds
     judged, accepted = Counter[str](), Counter[str]()
     file = os.open(under_way, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -28,12 +26,12 @@ def main(seed: int, most: int, seconds: float, under_way: str) -> None:
         os.pwrite(file, case.text, 0)
         judged[case.kind] += 1
         try:
-            accepted[case.kind] += case.judge(reference, twin)
+            accepted[case.kind] += case.judge()
         except Difference:
-            smallest = case.smallest(reference, twin)
+            smallest = case.smallest()
             os.ftruncate(file, 0)
             os.pwrite(file, smallest.text, 0)
-            smallest.judge(reference, twin)
+            smallest.judge()
     os.close(file)
     print(", ".join(f"{count} of {kind} ({accepted[kind]} accepted)" for kind, count in judged.items()))
 

@@ -28,7 +28,7 @@ CORPORA = {
         "filters/policies/test_waf_normalization.py",
         "observe/access_log/test_formats.py",
         "observe/test_recorder.py",
-        "routing/test_table_compiled.py",
+        "routing/test_route_tree.py",
         "shm/test_rate_limit_table.py",
         "../fuzz/test_found.py",
     ),

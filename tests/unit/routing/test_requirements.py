@@ -9,7 +9,7 @@ import pytest
 from fastgw.config import ConfigError
 from fastgw.explain import as_text, explain
 from fastgw.gateway.compiler import compile
-from fastgw.routing.table import Conditions, PriorityRouter, Router, at_once, rule_of
+from fastgw.routing.table import Conditions, Router, at_once, rule_of
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane
 from tests.support.table import for_each
@@ -122,10 +122,10 @@ def test_tables_of_priorities_are_rebuilt_only_where_they_change() -> None:
     )
     plain: Router[str] = at_once(Router.building([low], None))
     both = at_once(Router.building([low, high], plain))
-    assert isinstance(both, PriorityRouter)
-    assert both.of_priority(0) is plain
+    assert both.trees[1] is plain.trees[0]
     again = at_once(Router.building([low, other], both))
-    assert again.of_priority(0) is plain
+    assert again.trees[1] is plain.trees[0]
+    assert again.trees[0] is not both.trees[0]
     at_once(both.dismantling(again))
     back = at_once(Router.building([low], again))
     at_once(again.dismantling(back))

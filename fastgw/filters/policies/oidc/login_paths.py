@@ -46,5 +46,5 @@ def reached_paths(logins: Iterable[tuple[Login, Route]]) -> frozenset[str]:
         if missing:
             patterns = chain.from_iterable(map(either_slash, map(parse_path, route.paths)))
             table = Router([(Conditions(paths=tuple(patterns)), route)])
-            reached.update(path for path in missing if table.find_in_turn(_Request(path.encode())) is not None)
+            reached.update(path for path in missing if table.find(_Request(path.encode())) is not None)
     return frozenset(reached)

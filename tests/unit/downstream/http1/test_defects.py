@@ -33,10 +33,10 @@ def raises(*_: Any, **__: Any) -> None:
 
 
 class BrokenRouter(Router[Any]):
-    find_in_turn = staticmethod(raises)  # type: ignore[assignment]
+    find = staticmethod(raises)  # type: ignore[assignment]
+    trees = None  # type: ignore[assignment]
 
-    def __init__(self) -> None:
-        self.compiled = None
+    def __init__(self) -> None: ...
 
 
 class BrokenAction(Action):

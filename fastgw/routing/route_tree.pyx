@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Compiled `table`: finds the route of an ordinary request, and says when to ask the reference.
+"""The tree that finds the routes of a request, by host, path and method.
 
 All hosts share one tree in C memory, which is built once and then only read: workers that were forked share its pages.
 It is built and freed in steps of at most 50 us, while the previous table serves requests. Nodes are numbers. A hash
@@ -7,11 +7,11 @@ table maps a node and the text of a segment to the child; each node has its pare
 of an exact pattern is a single text at the root of its host: it never equals a segment, which has no slash.
 
 With 10,000 routes the next one is not in a near cache, so the number of cache lines that a lookup reads decides: a node
-is one cache line, including its text and its first entry. PERF: a prefix reads 2 lines; with separate entries and
-matches 4.2, with separate texts 6.4 (simulated for 1 MiB by valgrind, micro/routes).
+is one cache line, including its text and its first entry.
 
 Clients cannot add texts, so the longest probe sequence depends on the configuration only. A segment longer than all
-child texts of a node is not hashed, and a path is not split deeper than the patterns of its host.
+child texts of a node is not hashed, and a path is not split deeper than the patterns of its host. A node is visited
+once.
 """
 
 cimport cython
@@ -22,21 +22,31 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 from fastgw.http.http1.parser cimport Http1RequestHead
+from fastgw.routing.entry cimport RouteEntry
+
+from ipaddress import IPv6Address
+from types import MappingProxyType
 
 from fastgw.config.base.route_patterns import MixedSegment, PathKind
+from fastgw.routing.entry import named_groups, precedence_of
+from fastgw.routing.regex_choices import RegexChoices
 
 cdef enum:
-    DEPTH = 32  # segments; hosts with longer patterns use the reference
-    METHODS = 64  # bits of an entry; routes with further methods use the reference
+    DEPTH = 32  # segments that need no memory of their own
+    METHODS = 64  # bits of an entry; entries with further methods compare theirs
     LENGTH_MAX = 0x7FFFFFFF  # bytes of a path, a host, or all texts
     NOTHING = -1
-    ASK = -2  # call the reference
     EXACT_HOSTS = 1  # nodes whose children are host names
     WILDCARD_HOSTS = 2
     SHORT = 20  # bytes of text that are stored in the node
     MIXED = 1  # `length` of the node of a parameter: patterns have text with parameters in its place
-    PIECE = 1024  # slots, texts or matches per step
-    FEWEST_SLOTS = 128  # more than the number of steps of the longest pattern
+    PIECE = 1024  # slots, texts or entries per step
+    FEWEST_SLOTS = 128
+
+cdef enum:
+    MIXED_CHILD = 0xFFFFFFFF  # `length` of a node of text with parameters; no text is that long
+
+_NO_PARAMETERS = MappingProxyType({})
 
 cdef struct Text:
     const char* at
@@ -45,11 +55,9 @@ cdef struct Text:
 
 cdef struct Entry:
     uint64_t methods  # bits of the methods; 0: any
-    PyObject* routed  # borrowed from `_routed`; NULL: no entry
+    PyObject* kept  # a `RouteEntry`, borrowed from `_kept`; NULL: no entry
     uint32_t following  # next entry of the same node, in match order
-    char asks  # it has conditions for the reference
-    char parameters
-    char takes_rest
+    char asks  # whether the `RouteEntry` has to accept the request
 
 cdef union Leading:
     char[SHORT] short_text
@@ -57,7 +65,7 @@ cdef union Leading:
 
 cdef struct Place:  # one cache line, including the 32 bytes that `memcmp` reads at once
     Leading leading
-    uint32_t length  # length of the node's text; of a parameter: 0 or MIXED
+    uint32_t length  # length of the node's text; of a parameter: 0 or MIXED; or MIXED_CHILD
     Entry ends  # first entry of patterns that end here: a prefix, if the node is reached by text only
     int32_t above
     uint32_t longest  # longest child text + 1; 0: no child
@@ -76,7 +84,17 @@ cdef struct Host:
     uint32_t longest  # length of the longest exact path, + 1
     bint turns  # it has patterns with parameters
     bint regexes
-    bint asks  # its patterns are too long for this module
+
+cdef struct Search:
+    const char* path
+    uint32_t length
+    uint64_t bit  # of the method
+    Text* segments  # of the path, as many as the host's patterns have
+    int32_t count  # of all segments, at most one more
+    PyObject* request  # borrowed
+    PyObject* addresses  # list that takes the address of every entry, whatever its conditions; NULL: look for the first
+    Entry* found  # the first that accepts the request
+    bint tied  # texts with parameters match that take no precedence over each other
 
 
 cdef inline uint32_t _hash(const char* at, uint32_t length) noexcept:
@@ -137,9 +155,9 @@ cdef void* _resized(void* array, size_t count, size_t size) except NULL:
 
 
 @cython.final
-@cython.no_gc_clear  # `find` relies on its lists even during a garbage collection
-cdef class Tables:
-    """Tables of one router."""
+@cython.no_gc_clear  # a search relies on its lists even during a garbage collection
+cdef class RouteTree:
+    """The routes of one priority."""
 
     cdef Host* _hosts
     cdef Place* _places
@@ -147,7 +165,6 @@ cdef class Tables:
     cdef Step* _steps
     cdef Step* _wider  # `_steps` from `_moved` on are still to be moved there; NULL: no growth in progress
     cdef Entry* _entries  # entries that follow others, and of `rest`; 0: none
-    cdef Entry _asking  # marker: call the reference
     cdef char* _texts
     cdef uint32_t _place_count
     cdef uint32_t _entry_count
@@ -162,22 +179,26 @@ cdef class Tables:
     cdef bint _by_host
     cdef Text[METHODS] _methods
     cdef list _method_names
-    cdef list _routed  # routes of the entries; with parameters: with names and positions
+    cdef int32_t _depth  # segments of the longest pattern
+    cdef list _kept  # each `RouteEntry`
     cdef dict _known  # text -> offset: the same `v1` below 10,000 nodes is stored once
-    cdef object _no_parameters
+    cdef dict _mixed  # node -> `RegexChoices` among its children for text with parameters
+    cdef dict _numbers  # entry with such text -> its number; the first in match order has the highest
+    cdef dict _regexes  # host -> `RegexChoices` among its regular expressions, which lead to entries
 
-    def __cinit__(self, no_parameters):
+    def __cinit__(self):
         cdef Entry none
-        self._no_parameters = no_parameters
         self._method_names = []
-        self._routed = []
+        self._kept = []
         self._known = {}
+        self._mixed = {}
+        self._numbers = {}
+        self._regexes = {}
         self._any_host = NOTHING
         self._mask = FEWEST_SLOTS - 1
         self._steps = _new_steps(FEWEST_SLOTS)
         self._text_room = 64
         self._texts = <char*>_resized(NULL, self._text_room, 1)
-        self._asking.asks = True
         memset(&none, 0, sizeof(Entry))
         self._keep(none)
         for _ in range(WILDCARD_HOSTS + 1):  # the host nodes, and node 0, which means none
@@ -189,10 +210,16 @@ cdef class Tables:
     # --- finding
 
     def find(self, request):
-        """Return the result of `Router.find`, or NotImplemented: call the reference."""
-        return self._find(request)
+        """Return the first route that accepts `request`, and its parameters; or None."""
+        return self._find(request, None)
 
-    cdef object _find(self, request):
+    def entries(self, request):
+        """Return each entry whose host and path match, and its parameters, in match order."""
+        found = []
+        self._find(request, found)
+        return found
+
+    cdef object _find(self, request, list matches):
         cdef Http1RequestHead head
         cdef const char* source
         cdef bytes host, path, method
@@ -200,70 +227,94 @@ cdef class Tables:
             # PERF: without objects for host and method: 600 instructions less for a GET (CPython 3.11, callgrind,
             # micro/routes).
             head = <Http1RequestHead>request
+            path = head._path
             source = PyBytes_AS_STRING(head.source)
             host_at = head.host_at
-            return self._found(
-                source + host_at.start, host_at.length, head._path, source, head.method_length
-            )
+            return self._search(request, matches, source + host_at.start, host_at.length, path, source, head.method_length)
         host, path, method = request.host, request.path, request.method
         if host is None or path is None or method is None:
             raise TypeError("expected bytes")
-        return self._found(
-            PyBytes_AS_STRING(host), PyBytes_GET_SIZE(host), path, PyBytes_AS_STRING(method), PyBytes_GET_SIZE(method)
+        return self._search(
+            request, matches, PyBytes_AS_STRING(host), PyBytes_GET_SIZE(host), path,
+            PyBytes_AS_STRING(method), PyBytes_GET_SIZE(method),
         )
 
-    cdef object _found(
-        self, const char* host, Py_ssize_t host_length, bytes path, const char* method, Py_ssize_t method_length
+    cdef object _search(
+        self, request, list matches, const char* host, Py_ssize_t host_length, bytes path,
+        const char* method, Py_ssize_t method_length,
     ):
+        """Return the match; with `matches`, append all."""
         cdef Text[DEPTH + 1] segments
-        cdef const char* at = PyBytes_AS_STRING(path)
-        cdef Py_ssize_t length = PyBytes_GET_SIZE(path)
-        cdef int32_t number = self._any_host
-        cdef Entry* entry
-        cdef uint64_t bit
-        if length == 0 or length > LENGTH_MAX or at[0] != c"/":
-            return NotImplemented
-        if self._by_host:
-            number = self._host_of(host, host_length)
-        bit = self._bit_of(method, method_length)
-        while number >= 0:
-            entry = self._first(&self._hosts[number], at, <uint32_t>length, bit, segments)
-            if entry is not NULL:
-                return NotImplemented if entry.asks else self._matched(entry, segments, at + length)
-            number = self._hosts[number].beyond
-        return NotImplemented if number == ASK else None
+        cdef Search search
+        cdef int32_t number
+        cdef RouteEntry entry
+        cdef list addresses
+        if PyBytes_GET_SIZE(path) > LENGTH_MAX:
+            return None
+        memset(&search, 0, sizeof(Search))
+        search.path, search.length = PyBytes_AS_STRING(path), <uint32_t>PyBytes_GET_SIZE(path)
+        search.bit = self._bit_of(method, method_length)
+        search.request = <PyObject*>request
+        search.segments = segments
+        number = self._host_of(host, host_length) if self._by_host else self._any_host
+        if self._depth > DEPTH:
+            search.segments = <Text*>_resized(NULL, self._depth + 1, sizeof(Text))
+        try:
+            while number >= 0:
+                if matches is None:
+                    if self._first(number, &search):
+                        entry = <RouteEntry>search.found.kept
+                        return entry.route, self._parameters(entry, &search)
+                else:
+                    addresses = []
+                    search.addresses = <PyObject*>addresses
+                    self._first(number, &search)
+                    for address in addresses:
+                        entry = <RouteEntry>_at(address).kept
+                        matches.append((entry, self._parameters(entry, &search)))
+                number = self._hosts[number].beyond
+        finally:
+            if search.segments is not segments:
+                PyMem_Free(search.segments)
+        return None
 
-    cdef object _matched(self, Entry* entry, Text* segments, const char* end):
-        """Return the match of an entry; `segments` are those of the path, which ends at `end`."""
-        cdef Text* segment
-        cdef dict params
-        cdef tuple places
-        routed = <object>entry.routed
-        if not entry.parameters:
-            return routed, self._no_parameters
-        route, places = <tuple>routed
-        params = {}
-        for name, number in places:
-            segment = &segments[<int32_t>number - 1]
-            if entry.takes_rest and len(params) + 1 == len(places):  # the last parameter
-                segment.length = <uint32_t>(end - segment.at)
-            params[name] = PyBytes_FromStringAndSize(segment.at, segment.length)
-        return route, params
+    cdef object _parameters(self, RouteEntry entry, Search* search):
+        """Return the parameters of an entry that was found in this host."""
+        cdef Text segment
+        cdef dict values
+        if not entry.has_parameters:
+            return _NO_PARAMETERS
+        if entry.regex is not None:
+            return named_groups(entry.regex, search.path[:search.length])
+        values = {}
+        for name, number in entry.places:
+            segment = search.segments[<int32_t>number - 1]
+            if entry.takes_rest and len(values) + 1 == len(entry.places):  # the last parameter
+                segment.length = <uint32_t>(search.path + search.length - segment.at)
+            values[name] = PyBytes_FromStringAndSize(segment.at, segment.length)
+        for regex, number in entry.mixed:
+            segment = search.segments[<int32_t>number - 1]
+            values.update(named_groups(regex, segment.at[:segment.length]))
+        return values
 
-    cdef int32_t _host_of(self, const char* name, Py_ssize_t length) noexcept:
-        """Return the most specific host for a name; NOTHING; ASK for another spelling of an IPv6 address."""
+    cdef int32_t _host_of(self, const char* name, Py_ssize_t length) except? -2:
+        """Return the most specific host for a name; NOTHING."""
         cdef Text text
         cdef int32_t place
         cdef Py_ssize_t longest = self._places[WILDCARD_HOSTS].longest
         cdef const char* end = name + length
+        cdef bytes shortest
         if length > LENGTH_MAX:
-            return ASK
+            return self._any_host
         text = _text(name, length)
         place = self._below(EXACT_HOSTS, &text)
         if place:
             return <int32_t>self._places[place].rest
         if length and name[0] == c"[":
-            return ASK
+            shortest = _shortest_ipv6(name[:length])
+            text = _text_of(shortest)
+            place = self._below(EXACT_HOSTS, &text)
+            return <int32_t>self._places[place].rest if place else self._any_host
         # Start no further left than a wildcard reaches: a host of 30,000 dots must not cost 30,000 lookups.
         name = end - longest + 1 if longest <= length else name + 1
         while name < end:
@@ -285,61 +336,108 @@ cdef class Tables:
                 return <uint64_t>1 << number
         return 0
 
-    cdef Entry* _first(self, Host* host, const char* path, uint32_t length, uint64_t bit, Text* segments) noexcept:
-        """Return the first entry of a host that accepts a path and a method; NULL: none does. Fills in `segments`."""
+    cdef bint _first(self, int32_t number, Search* search) except -1:
+        """Whether an entry of a host accepts the request: `found`. Fills in `segments`."""
+        cdef Host* host = &self._hosts[number]
         cdef Text text
-        cdef Entry* found
         cdef int32_t place, deepest
-        cdef int32_t count, level = 0
-        if host.asks:
-            return &self._asking
-        if length < host.longest:
-            text = _text(path, length)
-            found = self._fitting(&self._places[self._slot(host.root, &text).below].ends, bit)
-            if found is not NULL:
-                return found
+        cdef int32_t level = 0
+        cdef bint has_segments = search.length > 0 and search.path[0] == c"/"  # `*` has none: `/*` alone covers it
+        if has_segments and search.length < host.longest:
+            text = _text(search.path, search.length)
+            if self._accepts(&self._places[self._slot(host.root, &text).below].ends, search):
+                return True
         if host.depth:
-            count = _cut(path, length, host.depth, segments)
-            deepest = self._descend(host.root, segments, &level, count)
-            found = self._turning(host.root, deepest, segments, level, count, bit) if host.turns else NULL
-            if found is not NULL:
-                return found
+            search.count = _cut(search.path, search.length, host.depth, search.segments) if has_segments else 0
+            deepest = self._descend(host.root, search.segments, &level, search.count)
+            if host.turns and self._turns(host.root, deepest, level, search):
+                return True
             place = deepest
             while place:
-                found = self._fitting(&self._places[place].ends, bit)
-                if found is not NULL:
-                    return found
+                if self._accepts(&self._places[place].ends, search):
+                    return True
                 place = self._places[place].above
-        return &self._asking if host.regexes else self._fitting(&host.any_path, bit)
+        if host.regexes:
+            targets, _ = self._regexes[number].matching(search.path[:search.length])
+            for target in targets:
+                if self._accepts(&self._entries[<uint32_t>target], search):
+                    return True
+        return self._accepts(&host.any_path, search)
 
-    cdef Entry* _turning(
-        self, int32_t root, int32_t place, Text* segments, int32_t level, int32_t count, uint64_t bit
-    ) noexcept:
-        """Return the first entry with parameters, from the last node reached by text only, upwards to the root."""
-        cdef Entry* found
-        cdef int32_t below
+    cdef bint _turns(self, int32_t root, int32_t place, int32_t level, Search* search) except -1:
+        """Whether an entry with parameters accepts the request."""
+        cdef Py_ssize_t begin = 0 if search.addresses is NULL else len(<list>search.addresses)
+        cdef bint is_found = self._turning(root, place, level, search)
+        cdef list found
+        if not search.tied:
+            return is_found
+        search.tied = False
+        if search.addresses is not NULL:
+            found = <list>search.addresses
+            found[begin:] = self._in_order(found[begin:])
+            return False
+        found = []
+        search.addresses = <PyObject*>found
+        self._turning(root, place, level, search)
+        search.addresses, search.tied = NULL, False
+        for address in self._in_order(found):
+            if self._is_accepted(_at(address), search):
+                return True
+        return False
+
+    cdef list _in_order(self, list addresses):
+        """Return entries with parameters, by their addresses, in match order."""
+        ranked = []
+        for place, address in enumerate(addresses):
+            entry = <RouteEntry>_at(address).kept
+            ranked.append((precedence_of(entry.path), -self._numbers.get(entry, 0), place, address))
+        ranked.sort()
+        return [address for _, _, _, address in ranked]
+
+    cdef bint _turning(self, int32_t root, int32_t place, int32_t level, Search* search) except -1:
+        """Try the entries with parameters, from the last node reached by text only, upwards to the root. If some turn
+        out to be `tied`, `addresses` are not in match order, and the first has not been looked for to the end.
+        """
+        cdef int32_t parameter, next_, below
         cdef bint parameter_tried = False
+        cdef bint mixed_tried = False
+        cdef list untried = [] if self._mixed else None  # levels and nodes of text with parameters
         while True:
-            if level < count:
-                if not parameter_tried and self._places[place].parameter and segments[level].length:
+            if level < search.count:
+                parameter = self._places[place].parameter
+                if parameter and not parameter_tried and search.segments[level].length:
+                    next_ = parameter
+                    if self._places[parameter].length == MIXED:
+                        if not mixed_tried:
+                            self._choose(place, level, search, untried)
+                            if search.tied and search.addresses is NULL:
+                                return False
+                        if untried and untried[len(untried) - 1][0] == level:
+                            next_ = untried.pop()[1]
                     level += 1
-                    place = self._places[place].parameter
-                    if self._places[place].length == MIXED:
-                        return &self._asking
-                    place = self._descend(place, segments, &level, count)
-                    if level == count:
-                        found = self._fitting(&self._places[place].ends, bit)
-                        if found is not NULL:
-                            return found
+                    place = self._descend(next_, search.segments, &level, search.count)
+                    if level == search.count and self._accepts(&self._places[place].ends, search):
+                        return True
+                    parameter_tried = mixed_tried = False
                     continue
-                found = self._fitting(&self._entries[self._places[place].rest], bit)
-                if found is not NULL:
-                    return found
+                if self._accepts(&self._entries[self._places[place].rest], search):
+                    return True
             if place == root:
-                return NULL
+                return False
             below, place = place, self._places[place].above
             parameter_tried = self._places[place].parameter == below
+            mixed_tried = self._places[below].length == MIXED_CHILD
             level -= 1
+
+    cdef int _choose(self, int32_t place, int32_t level, Search* search, list untried) except -1:
+        """Put the children whose text with parameters matches on the stack, the most specific last."""
+        cdef Text* segment = &search.segments[level]
+        targets, is_tied = self._mixed[place].matching(segment.at[:segment.length])
+        if is_tied:
+            search.tied = True
+        for target in reversed(targets):
+            untried.append((level, target))
+        return 0
 
     cdef int32_t _descend(self, int32_t place, Text* segments, int32_t* level, int32_t count) noexcept:
         """Return the last node that is reached from `place` by text only."""
@@ -375,23 +473,34 @@ cdef class Tables:
             return not memcmp(to.leading.short_text, text.at, to.length)
         return not memcmp(self._texts + to.leading.text, text.at, to.length)
 
-    cdef Entry* _fitting(self, Entry* entry, uint64_t bit) noexcept:
-        """Return the first entry, from `entry` on, that accepts the method with this bit; NULL: none does."""
-        while entry.routed is not NULL:
-            if not entry.methods or entry.methods & bit:
-                return entry
+    cdef bint _accepts(self, Entry* entry, Search* search) except -1:
+        """Whether `entry` or one that follows it accepts the request."""
+        while entry.kept is not NULL:
+            if search.addresses is not NULL:
+                (<list>search.addresses).append(<uintptr_t>entry)
+            elif self._is_accepted(entry, search):
+                return True
             entry = &self._entries[entry.following]
-        return NULL
+        return False
+
+    cdef bint _is_accepted(self, Entry* entry, Search* search) except -1:
+        if entry.methods and not entry.methods & search.bit:
+            return False
+        if entry.asks and not (<RouteEntry>entry.kept).accepts(<object>search.request):
+            return False
+        search.found = entry
+        return True
 
     # --- making
 
-    def add_host(self, bytes name not None, bint wildcard, int32_t beyond):
+    def add_host(self, bytes name not None, int32_t beyond):
         """Add a host and return its number. `beyond`: number of the next less specific host, or -1."""
         cdef Host* host
         cdef int32_t number = <int32_t>self._host_count
+        cdef int32_t place
         if not NOTHING <= beyond < number:
             raise ValueError("a host has to come after the less specific ones")
-        while self.widen():
+        while self.widen(1):
             pass
         self._hosts = <Host*>_with_room(self._hosts, self._host_count, sizeof(Host))
         host = &self._hosts[number]
@@ -400,7 +509,7 @@ cdef class Tables:
         host.beyond = beyond
         if name:
             self._by_host = True
-            place = WILDCARD_HOSTS if wildcard else EXACT_HOSTS
+            place = WILDCARD_HOSTS if name.startswith(b".") else EXACT_HOSTS
             self._longer(place, name)
             self._places[self._grown(place, name)].rest = number
         else:
@@ -408,29 +517,33 @@ cdef class Tables:
         self._host_count += 1
         return number
 
-    def add(self, uint32_t number, entry):
-        """Add an entry of the reference to a host, before entries that end at the same node."""
+    def add(self, uint32_t number, RouteEntry entry not None):
+        """Add an entry to a host: after the others if its path is a regular expression, otherwise before those that end
+        at the same node.
+        """
         cdef Host* host
         cdef int32_t place
         if number >= self._host_count:
             raise ValueError("there is no such host")
-        while self.widen():
-            pass
-        host = &self._hosts[number]
         path = entry.path
+        while self.widen(1 if path is None else len(path.segments)):
+            pass
+        if entry.mixed:
+            self._numbers[entry] = len(self._kept)
+        host = &self._hosts[number]
         if path is None:
             self._end(&host.any_path, entry)
         elif path.kind is PathKind.REGEX:
             host.regexes = True
+            self._regexes.setdefault(number, RegexChoices()).append(path.regex, self._keep(self._new_entry(entry, 0)))
         elif path.kind is PathKind.EXACT:
             text = path.literal
             host.longest = max(host.longest, <uint32_t>len(text) + 1)
             place = self._grown(host.root, text)
             self._end(&self._places[place].ends, entry)
-        elif len(path.segments) > DEPTH:
-            host.asks = True
         else:
             host.depth = max(host.depth, <int32_t>len(path.segments), 1)  # `/*` has no segment but is looked up
+            self._depth = max(self._depth, host.depth)
             host.turns = host.turns or path.kind is PathKind.PARAMETERS
             place = host.root
             for segment in path.segments:
@@ -438,8 +551,7 @@ cdef class Tables:
                     self._longer(place, segment)
                     place = self._grown(place, segment)
                 elif type(segment) is MixedSegment:
-                    self._places[self._parameter(place)].length = MIXED
-                    return
+                    place = self._mixed_child(place, segment)
                 elif segment.rest:
                     self._places[place].rest = self._keep(self._new_entry(entry, self._places[place].rest))
                     return
@@ -447,14 +559,18 @@ cdef class Tables:
                     place = self._parameter(place)
             self._end(&self._places[place].ends, entry)
 
-    def widen(self):
-        """Grow the tables for the next entries, in one step. False: nothing is left to do."""
+    def choices(self):
+        """Return all `RegexChoices`, which have to be completed when every entry is added."""
+        return [*self._mixed.values(), *self._regexes.values()]
+
+    def widen(self, size_t steps):
+        """Make room for an entry with this many segments, in one step. False: nothing is left to do."""
         cdef size_t slots = <size_t>self._mask + 1
         cdef uint32_t mask = <uint32_t>(2 * slots - 1)
         cdef uint32_t slot, until
         cdef Step* step
         if self._wider is NULL:
-            if 3 * (<size_t>self._step_count + DEPTH + 1) <= 2 * slots:  # no pattern has more steps
+            if 3 * (<size_t>self._step_count + steps + 1) <= 2 * slots:
                 return False
             self._wider = _new_steps(2 * slots)
             self._moved = 0
@@ -489,10 +605,14 @@ cdef class Tables:
         return True
 
     def release(self):
-        """Free a part of the memory; lookups use the reference from then on. False: nothing is left to free."""
-        self._by_host, self._any_host = False, ASK
-        if self._routed:
-            del self._routed[-PIECE:]
+        """Free a part of the memory; nothing is found from then on. False: nothing is left to free."""
+        self._by_host, self._any_host = False, NOTHING
+        for held in (self._mixed, self._regexes, self._numbers):
+            if held:
+                held.popitem()
+                return True
+        if self._kept:
+            del self._kept[max(0, len(self._kept) - PIECE):]
             return True
         self._free()
         return False
@@ -510,9 +630,9 @@ cdef class Tables:
     cdef void _longer(self, int32_t place, bytes text) noexcept:
         self._places[place].longest = max(self._places[place].longest, <uint32_t>PyBytes_GET_SIZE(text) + 1)
 
-    cdef int _end(self, Entry* first, entry) except -1:
+    cdef int _end(self, Entry* first, RouteEntry entry) except -1:
         """Add an entry before those that begin with `first`."""
-        cdef uint32_t following = 0 if first.routed is NULL else self._keep(first[0])
+        cdef uint32_t following = 0 if first.kept is NULL else self._keep(first[0])
         first[0] = self._new_entry(entry, following)
         return 0
 
@@ -523,26 +643,23 @@ cdef class Tables:
         self._entry_count += 1
         return self._entry_count - 1
 
-    cdef Entry _new_entry(self, entry, uint32_t following) except *:
+    cdef Entry _new_entry(self, RouteEntry entry, uint32_t following) except *:
         cdef Entry made
         cdef int bit
         made.methods = 0
         made.following = following
         made.asks = not entry.only_method
-        made.parameters = entry.ready is None
         for method in entry.methods:
             bit = self._new_method(method)
             if bit == NOTHING:
                 made.methods, made.asks = 0, True
                 break
             made.methods |= <uint64_t>1 << bit
-        made.takes_rest = entry.takes_rest
-        routed = (entry.route, entry.places) if made.parameters else entry.route
-        self._routed.append(routed)
-        made.routed = <PyObject*>routed
+        self._kept.append(entry)
+        made.kept = <PyObject*>entry
         return made
 
-    cdef int _new_method(self, bytes method) except ASK:
+    cdef int _new_method(self, bytes method) except -2:
         """Return the bit number of a method, or NOTHING when there are no more."""
         if method not in self._method_names:
             if self._method_count == METHODS:
@@ -578,6 +695,22 @@ cdef class Tables:
         if not place:
             place = self._new_place(above)
             self._places[above].parameter = place
+        return place
+
+    cdef int32_t _mixed_child(self, int32_t above, segment) except NOTHING:
+        """Return the child for text with parameters, and create it if it is missing."""
+        cdef int32_t parameter = self._parameter(above)
+        cdef int32_t place
+        choices = self._mixed.get(above)
+        if choices is None:
+            self._places[parameter].length = MIXED
+            choices = self._mixed[above] = RegexChoices()
+        there = choices.target_of(segment.order, segment.shape)
+        if there is not None:
+            return there
+        place = self._new_place(above)
+        self._places[place].length = MIXED_CHILD
+        choices.insert(segment.order, segment.shape, segment.regex, place)
         return place
 
     cdef int32_t _grown(self, int32_t above, bytes text) except NOTHING:
@@ -631,18 +764,36 @@ cdef int32_t _cut(const char* path, uint32_t length, int32_t depth, Text* segmen
     return depth + 1
 
 
+cdef inline Entry* _at(address):
+    return <Entry*><uintptr_t>address
+
+
+def _shortest_ipv6(host):
+    """Normalize an IPv6 address as patterns are: `[0:0::1]` is `[::1]`. Anything else stays unchanged."""
+    try:
+        return b"[%b]" % str(IPv6Address(host[1:-1].decode("ascii"))).encode()
+    except ValueError:
+        return host
+
+
 cdef class Finder:
-    """Lookup part of a `Router`: uses the compiled tables, and `find_in_turn` for the rest."""
+    """The lookup of a route table."""
+
+    def __class_getitem__(cls, item):
+        return cls
 
     def find(self, request):
-        """Compiled `Router.find`."""
-        return match_of(self, request)
+        return _found(self, request)
+
+
+cdef object _found(Finder router, request):
+    for tree in router.trees:
+        found = (<RouteTree>tree)._find(request, None)
+        if found is not None:
+            return found
+    return None
 
 
 cpdef match_of(Finder router, request):
     # PERF: 300 instructions less than by the method (CPython 3.11, callgrind, micro/exchange).
-    if type(router.compiled) is Tables:
-        found = (<Tables>router.compiled)._find(request)
-        if found is not NotImplemented:
-            return found
-    return router.find_in_turn(request)
+    return router.find(request) if router.trees is None else _found(router, request)
