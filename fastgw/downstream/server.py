@@ -1,7 +1,6 @@
 """Server of one worker: shared data of its client connections (listeners, limits, time), and their end."""
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -76,7 +75,6 @@ class Listener(ServingListener):
         "address",
         "askers",
         "http2",
-        "is_bare_tcp",
         "is_udp",
         "name",
         "proxy_protocol_required",
@@ -118,9 +116,6 @@ class Listener(ServingListener):
         self.http2, self.takes_tunnels = settings.http2, table.takes_tunnels
         self.speaks_http1, self.speaks_http2 = speaks_http1(table.settings), table.settings.wants_http2
         self.tcp = table.tcp
-        self.is_bare_tcp = (
-            table.settings.protocol == "tcp" and table.settings.tls is None and not self.proxy_protocol_required
-        )
         self.is_udp = table.settings.protocol == "udp"
         if table.tls is not None and self.tls is not None:
             table.tls.take_over_from(self.tls)
@@ -396,15 +391,14 @@ class Server(ServingWorker):
     def serve_tcp(
         self,
         listener: Listener,
-        accepted: socket.socket,
+        accepted: int,
         client: tuple[str, int],
         local: tuple[str, int] | None,
         tlvs: ProxyTlvs = NO_TLVS,
     ) -> None:
-        """Serve an accepted connection of a TCP listener that does not terminate TLS. `local`: the address that the
-        client has connected to, if it is not that of the socket.
+        """Serve an accepted connection of a TCP listener that does not terminate TLS. `accepted`: its descriptor, which
+        does not block. `local`: the address that the client has connected to, if it is not that of the socket.
         """
-        accepted.setblocking(False)
         TcpConnection(self, listener, Peer(client[0], client[1], 0, False, tlvs=tlvs), local).accept(accepted)
 
     def secured(

@@ -1,7 +1,5 @@
 """Accepting connections from a listening socket."""
 
-import socket
-
 class AcceptedSocket:
     """Socket of an accepted connection, for a transport of the event loop: it does not block. `ip`, `port`: of the
     client; an IPv4-mapped IPv6 address, as dual-stack sockets have it, is the IPv4 address; `unix:` and 0 for a unix
@@ -27,9 +25,6 @@ class AcceptedSocket:
 
     def as_number(self) -> int:
         """Return its descriptor, which is to be closed; this object is of no use then."""
-
-    def as_socket(self) -> socket.socket:
-        """Return it as a socket of Python, which is to be closed; this one is of no use then."""
 
 def accept(listening: int) -> AcceptedSocket | None:
     """Accept a connection. None: none is queued. Raises `OSError`."""

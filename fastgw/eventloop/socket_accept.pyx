@@ -84,9 +84,6 @@ cdef class AcceptedSocket:
         fd, self._fd = self._fd, -1
         return fd
 
-    def as_socket(self):
-        return socket.socket(fileno=self.as_number())
-
     def __repr__(self):
         return f"<AcceptedSocket {self._fd} of {self.ip}>"
 

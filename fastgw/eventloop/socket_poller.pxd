@@ -24,6 +24,5 @@ cdef class SocketPoller:
     cdef list _again
 
     cpdef watch(self, int fd, listener)
-    cpdef take_over(self, int fd, listener)
     cpdef forget(self, int fd)
     cdef int _notify(self, int fd, uint32_t serial, uint32_t events) except -1

@@ -11,7 +11,6 @@ READABLE: Final[int]
 WRITABLE: Final[int]
 ENDED: Final[int]
 """The peer has ended its direction, or the connection is over: the next read distinguishes them."""
-BROKEN: Final[int]
 
 @type_check_only
 class SocketListener(Protocol):
@@ -29,9 +28,6 @@ class SocketPoller:
     def __init__(self, loop: AbstractEventLoop) -> None: ...
     def watch(self, fd: int, listener: SocketListener) -> None:
         """Call this listener on events of the socket, until `forget`. Raises `OSError`: it watches no more sockets."""
-
-    def take_over(self, fd: int, listener: SocketListener) -> None:
-        """Replace the listener. Events that the previous one received are not repeated."""
 
     def forget(self, fd: int) -> None:
         """Remove the listener. Call it before the socket is closed, which removes it from the epoll set."""

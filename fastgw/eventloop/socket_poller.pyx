@@ -36,7 +36,6 @@ cdef enum:
 READABLE = EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR
 WRITABLE = EPOLLOUT | EPOLLHUP | EPOLLERR
 ENDED = EPOLLRDHUP | EPOLLHUP | EPOLLERR
-BROKEN = EPOLLHUP | EPOLLERR
 cdef uint32_t _EDGES = <uint32_t>1 << 31  # EPOLLET
 
 
@@ -83,10 +82,6 @@ cdef class SocketPoller:
         self._kept[fd] = listener
         self._watched[fd].listener = <void*>listener
         self._watched[fd].serial = self._serial
-
-    cpdef take_over(self, int fd, listener):
-        self._kept[fd] = listener
-        self._watched[fd].listener = <void*>listener
 
     cpdef forget(self, int fd):
         if 0 <= fd < self._size and self._watched[fd].listener is not NULL:

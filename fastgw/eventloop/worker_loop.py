@@ -29,8 +29,6 @@ BODY_BYTES_PER_TURN: Final = 1048576
 """Bytes of one body that are read per turn of the loop; then other connections are served. libuv would read 32 times,
 whatever the size of a read.
 """
-RELAY_BYTES: Final = 32_768
-"""Maximum bytes per read from a socket for another (`downstream.tcp`)."""
 FRAMING_COST: Final = 512
 """Bytes of payload that cost as much as one byte of framing: chunk sizes and line ends, headers of TLS records.
 
@@ -270,7 +268,6 @@ class WorkerLoop:
         self.tls_memory = TlsMemory()  # shared in the same way
         self.hangups = Hangups(loop)
         self._sockets: SocketPoller | None = None
-        self._relay_buffer: memoryview | None = None
         self._connections: AddressedConnections | None = None
         self.pipes = SplicePipes()
         self.held_body_budget = HeldBodyBudget.single_process() if held_body_budget is None else held_body_budget
@@ -322,13 +319,6 @@ class WorkerLoop:
         if self._sockets is None:
             self._sockets = SocketPoller(self.loop)
         return self._sockets
-
-    @property
-    def relay_buffer(self) -> memoryview:
-        """Buffer for bytes moved from one socket to another; created on first use."""
-        if self._relay_buffer is None:
-            self._relay_buffer = memoryview(bytearray(RELAY_BYTES))
-        return self._relay_buffer
 
     @property
     def connections(self) -> AddressedConnections:

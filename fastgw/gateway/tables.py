@@ -255,7 +255,11 @@ class Gateway:
                 pending = column.limit(words.pending + slot, pool.max_pending, counted + UPSTREAM_WAITS)
                 loads = Loads(column.words, column.views, words.under_way, words.under_way_all + slot)
                 self._count(upstream, series, column)
-                queue = NodeQueue(words.queue(slot), most, pool.pending_timeout, column, services.worker_bell)
+                queue = None
+                if (
+                    pool.max_connections is not None or not upstream.lends_sockets
+                ):  # otherwise nothing waits for the limit
+                    queue = NodeQueue(words.queue(slot), most, pool.pending_timeout, column, services.worker_bell)
                 upstream.start(worker_loop, self.workers, connections, pending, loads, services.run_key, queue)
                 self._look_after(upstream, column, slot, counted)
             yield

@@ -36,7 +36,7 @@ class TcpRoute(NamedTuple):
 class TcpRoutes:
     """Routes of one listener. Immutable."""
 
-    __slots__ = ("_exact", "_wildcards", "name", "needs_hello", "only_route", "passes_some", "plans", "selects_by_alpn")
+    __slots__ = ("_exact", "_wildcards", "name", "needs_hello", "only_route", "passes_some", "selects_by_alpn")
 
     def __init__(self, listener: str, settings: config.Listener, upstreams: Mapping[str, Upstream]) -> None:
         self.name = label_of(listener)
@@ -53,7 +53,6 @@ class TcpRoutes:
             self._wildcards[_ANY] = [_route(settings.upstream, upstreams)]
         self.only_route = None if settings.upstream is None else self._wildcards[_ANY][0]
         """The route of all connections. None: it depends on the ClientHello."""
-        self.plans: Any = None  # created by the compiled module, again when targets were replaced
         for each in settings.routes:
             protocols = frozenset(protocol.encode() for protocol in each.alpn)
             route = _route(each.upstream, upstreams, protocols, each.passthrough)

@@ -6,7 +6,6 @@ After the handshake `eventloop.tls_transport` takes over.
 
 import asyncio
 import os
-import socket
 import ssl
 from collections.abc import Collection
 from enum import IntEnum
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 from fastgw.downstream.http1.connection import TOKEN_START, Http1ClientConnection
 from fastgw.downstream.http2.connection import Http2ClientConnection
 from fastgw.downstream.tcp.connection import TcpConnection
-from fastgw.downstream.tcp.ends import TlsEnd
+from fastgw.downstream.tcp.tls_end import TlsEnd
 from fastgw.downstream.tls.contexts import ServerContexts
 from fastgw.downstream.tls.on_demand import NameDecision
 from fastgw.errors import Fault
@@ -288,11 +287,10 @@ class TlsConnection(TlsTransport):
     def _pass_through(self, greeting: HelloReader, hello: ClientHello) -> None:
         """Give the connection to a relay, which needs its socket: this transport closes a descriptor of its own."""
         try:
-            client = socket.socket(fileno=os.dup(self._fd))
+            client = os.dup(self._fd)
         except OSError as error:  # out of files
             self._fail(HandshakeOutcome.SHED, f"{error.strerror}")
             return
-        client.setblocking(False)
         below = self._below
         below.pause_reading()
         self._server.handshake_done(self)

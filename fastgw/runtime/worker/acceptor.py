@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, Final, TypeAlias, cast
 
 from fastgw.downstream import Listener, Server
-from fastgw.downstream.tcp import _connection as tcp_connection
 from fastgw.downstream.udp.listening import tell_destinations
 from fastgw.eventloop.socket_accept import AcceptedSocket, accept
 from fastgw.http.malformed import Malformed
@@ -150,9 +149,7 @@ class Acceptor:
                 return self._pause_all(f"{error.strerror}")  # out of files or memory
             if client is None:
                 return None
-            if listener.is_bare_tcp:
-                tcp_connection.serve(self._server, listener, client)
-            elif not listener.proxy_protocol_required:
+            if not listener.proxy_protocol_required:
                 self.serve(client, listener, (client.ip, client.port), self._ports[listening])
             elif listener.may_send_proxy_header(client.ip):
                 timeout = self._server.timeouts.request_headers
@@ -214,7 +211,7 @@ class Acceptor:
         `local` None: that is the socket's. `tlvs`, `sender`: of its PROXY header.
         """
         if listener.tcp is not None and listener.tls is None:
-            self._server.serve_tcp(listener, client.as_socket(), peer, local, tlvs)
+            self._server.serve_tcp(listener, client.as_number(), peer, local, tlvs)
             return
         protocol: Any
         if listener.tls is None:

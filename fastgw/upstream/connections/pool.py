@@ -309,14 +309,6 @@ class Pool(Lender):
             return None, ""
         return self._explain(target, failed, "")
 
-    def register(self, target: Target) -> PooledConnection:
-        """Return a lent connection that represents one opened by the caller, and owns its place."""
-        connection = self._factory(self, target)
-        assert target.literal is not None
-        self._connections[connection] = target.literal
-        connection.uses = connection.streams = 1
-        return connection
-
     def is_queued(self, borrower: StreamBorrower) -> bool:
         """Whether it waits for the limit, and not for a connection that is being opened."""
         waiter = self._waiters.get(borrower)

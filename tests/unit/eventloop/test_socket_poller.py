@@ -48,19 +48,6 @@ async def test_each_edge_is_told_once() -> None:
 
 
 @on_loop
-async def test_another_listener_takes_over() -> None:
-    poller, first, second = SocketPoller(asyncio.get_running_loop()), Listener(), Listener()
-    near, far = pair()
-    with near, far:
-        poller.watch(near.fileno(), first)
-        poller.take_over(near.fileno(), second)
-        far.send(b"x")
-        await until(lambda: second.told)
-        assert not first.told
-        poller.close()
-
-
-@on_loop
 async def test_who_has_forgotten_a_socket_is_told_no_more_nor_is_who_has_its_number() -> None:
     poller, gone, there = SocketPoller(asyncio.get_running_loop()), Listener(), Listener()
     near, far = pair()

@@ -7,46 +7,32 @@ import socket
 
 import pytest
 
-from fastgw.downstream.tcp import _connection as TWIN
 from fastgw.downstream.tcp.connection import HALF_CLOSED_S
+from fastgw.downstream.tcp.plain_end import RELAY_BYTES
 from fastgw.errors import Fault
-from fastgw.eventloop import socket_accept
-from fastgw.eventloop.socket_poller import SocketPoller
-from fastgw.eventloop.worker_loop import RELAY_BYTES
 from tests.support.on_loop import on_loop, until
 from tests.unit.downstream.tcp.test_refused_watching import Node, ended
 
-BOTH = [False, True]
-
 
 def node_before(target: socket.socket) -> Node:
-    """Return a worker of two with a TCP listener whose upstream is this socket."""
+    """Return a worker with a TCP listener whose upstream is this socket."""
     settings = {
         "listeners": {"main": {"address": "127.0.0.1:0", "protocol": "tcp", "upstream": "a"}},
         "upstreams": {"a": {"targets": [f"tcp://127.0.0.1:{target.getsockname()[1]}"]}},
     }
-    return Node(settings, 2)
+    return Node(settings)
 
 
-def accept(node: Node, listening: socket.socket, compiled: bool) -> None:
-    if compiled:
-        node.poller.close()
-        node.worker_loop._sockets = SocketPoller(asyncio.get_running_loop())
-        held = socket_accept.accept(listening.fileno())
-        assert held is not None
-        TWIN.serve(node.server, node.listener, held)
-        return
+def accept(node: Node, listening: socket.socket) -> None:
     accepted, address = listening.accept()
     accepted.setblocking(False)
-    node.server.serve_tcp(node.listener, accepted, address, None)
+    node.server.serve_tcp(node.listener, accepted.detach(), address, None)
 
 
 @pytest.mark.parametrize("count", [1, 4 * RELAY_BYTES])
-@pytest.mark.parametrize("compiled", BOTH)
 @on_loop
-async def test_a_target_that_has_ended_holds_no_place_and_its_client_has_a_minute(compiled: bool, count: int) -> None:
-    """Bytes of the client begin the minute again; many of them are passed on by the reference. The default of
-    `tunnel_idle` is an hour."""
+async def test_a_target_that_has_ended_holds_no_place_and_its_client_has_a_minute(count: int) -> None:
+    """Bytes of the client begin the minute again. The default of `tunnel_idle` is an hour."""
     loop = asyncio.get_running_loop()
     with (
         socket.create_server(("127.0.0.1", 0)) as target,
@@ -66,7 +52,7 @@ async def test_a_target_that_has_ended_holds_no_place_and_its_client_has_a_minut
             assert wheel.now < connection.filed_at <= wheel.now + HALF_CLOSED_S
 
         try:
-            accept(node, listening, compiled)
+            accept(node, listening)
             service, _ = await loop.sock_accept(target)
             with service:
                 service.setblocking(False)
@@ -92,9 +78,8 @@ async def test_a_target_that_has_ended_holds_no_place_and_its_client_has_a_minut
             node.worker_loop.close()
 
 
-@pytest.mark.parametrize("compiled", BOTH)
 @on_loop
-async def test_a_client_that_still_receives_is_not_idle(compiled: bool) -> None:
+async def test_a_client_that_still_receives_is_not_idle() -> None:
     """The kernel holds what the client reads slowly; its answer comes after it."""
     loop = asyncio.get_running_loop()
     count = 16 * 1024
@@ -112,7 +97,7 @@ async def test_a_client_that_still_receives_is_not_idle(compiled: bool) -> None:
         (upstream,) = node.gateway.upstreams.values()
         (to,) = upstream.targets
         try:
-            accept(node, listening, compiled)
+            accept(node, listening)
             service, _ = await loop.sock_accept(target)
             with service:
                 service.setblocking(False)
