@@ -26,6 +26,7 @@ from fastgw.downstream.trusted_proxies import reserved_fields
 from fastgw.downstream.udp.sessions import UdpSession, UdpSessions
 from fastgw.errors import Fault
 from fastgw.eventloop.idle_order import Evicted
+from fastgw.eventloop.socket_accept import AcceptedSocket
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Chain, Route
@@ -391,13 +392,13 @@ class Server(ServingWorker):
     def serve_tcp(
         self,
         listener: Listener,
-        accepted: int,
+        accepted: AcceptedSocket,
         client: tuple[str, int],
         local: tuple[str, int] | None,
         tlvs: ProxyTlvs = NO_TLVS,
     ) -> None:
-        """Serve an accepted connection of a TCP listener that does not terminate TLS. `accepted`: its descriptor, which
-        does not block. `local`: the address that the client has connected to, if it is not that of the socket.
+        """Serve an accepted connection of a TCP listener that does not terminate TLS. `local`: the address that the
+        client has connected to, if it is not that of the socket.
         """
         TcpConnection(self, listener, Peer(client[0], client[1], 0, False, tlvs=tlvs), local).accept(accepted)
 

@@ -255,10 +255,8 @@ class Gateway:
                 pending = column.limit(words.pending + slot, pool.max_pending, counted + UPSTREAM_WAITS)
                 loads = Loads(column.words, column.views, words.under_way, words.under_way_all + slot)
                 self._count(upstream, series, column)
-                queue = None
-                if (
-                    pool.max_connections is not None or not upstream.lends_sockets
-                ):  # otherwise nothing waits for the limit
+                queue = None  # of a TCP upstream without a limit: nothing waits for it
+                if pool.max_connections is not None or not upstream.lends_sockets:
                     queue = NodeQueue(words.queue(slot), most, pool.pending_timeout, column, services.worker_bell)
                 upstream.start(worker_loop, self.workers, connections, pending, loads, services.run_key, queue)
                 self._look_after(upstream, column, slot, counted)

@@ -24,9 +24,6 @@ class RouteTree:
     completed and the tree is sealed.
     """
 
-    def find(self, request: Routable, /) -> tuple[object, Mapping[str, bytes]] | None:
-        """Return the first route that accepts `request`, and its parameters."""
-
     def entries(self, request: Routable, /) -> list[tuple[RouteEntry, Mapping[str, bytes]]]:
         """Return each entry whose host and path match, and its parameters, in match order."""
 

@@ -209,10 +209,6 @@ cdef class RouteTree:
 
     # --- finding
 
-    def find(self, request):
-        """Return the first route that accepts `request`, and its parameters; or None."""
-        return self._find(request, None)
-
     def entries(self, request):
         """Return each entry whose host and path match, and its parameters, in match order."""
         found = []
@@ -220,6 +216,7 @@ cdef class RouteTree:
         return found
 
     cdef object _find(self, request, list matches):
+        """Return the first route that accepts `request`, and its parameters; or None. With `matches`: append all."""
         cdef Http1RequestHead head
         cdef const char* source
         cdef bytes host, path, method

@@ -24,6 +24,7 @@ from fastgw.downstream.tcp.end import End
 from fastgw.downstream.tcp.plain_end import EndOwner, PlainEnd, can_dial, dial
 from fastgw.downstream.tcp.tls_end import TlsEnd
 from fastgw.errors import Fault, Retry
+from fastgw.eventloop.socket_accept import AcceptedSocket
 from fastgw.eventloop.socket_send import send_at_once
 from fastgw.eventloop.tls_transport import text_of
 from fastgw.forwarded_headers import Peer
@@ -169,17 +170,17 @@ class TcpConnection(EndOwner):
 
     # start
 
-    def accept(self, client: int) -> None:
-        """Serve a client whose connection was just accepted. `client`: its descriptor."""
+    def accept(self, client: AcceptedSocket) -> None:
+        """Serve a client whose connection was just accepted."""
         server = self._server
         address_limit = server.address_limit_for(self.listener, self.peer.ip)
         refused = server.admit(self.peer.ip, address_limit)
         if refused is not None:
-            os.close(client)
+            client.discard()
             self._phase, self.fault = CLOSED, refused
             self._tell()
             return
-        if self._enter_plain(client, address_limit) is None:
+        if self._enter_plain(client.as_number(), address_limit) is None:
             return
         if self.route.needs_hello:
             self.scheme = b"tls"
@@ -255,7 +256,7 @@ class TcpConnection(EndOwner):
     # ClientHello
 
     def send(self, chunk: memoryview) -> bool:
-        """Buffer data of the client before its target is known (`ends.ByteSink`)."""
+        """Buffer data of the client before its target is known (`end.ByteSink`)."""
         if self._phase is FAREWELL:
             self._drop(len(chunk))
             return True

@@ -194,10 +194,6 @@ cdef class PlainEnd(FdListener):
         return f"<PlainEnd {self.fd} {told} held={len(self._held)}>"
 
     @property
-    def is_closed(self):
-        return self._is_closed
-
-    @property
     def peer(self):
         return self._peer
 

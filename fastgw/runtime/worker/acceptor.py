@@ -211,7 +211,7 @@ class Acceptor:
         `local` None: that is the socket's. `tlvs`, `sender`: of its PROXY header.
         """
         if listener.tcp is not None and listener.tls is None:
-            self._server.serve_tcp(listener, client.as_number(), peer, local, tlvs)
+            self._server.serve_tcp(listener, client, peer, local, tlvs)
             return
         protocol: Any
         if listener.tls is None:

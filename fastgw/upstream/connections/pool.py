@@ -137,7 +137,7 @@ class Pool(Lender):
         timer wheel, which expires idle connections; None = the monotonic clock.
 
         `lent_once`: connections are lent once, and none is kept without a waiting borrower. `queue`: the node's queue
-        for the limit; None: no other worker has connections.
+        for the limit; None: no other worker has connections, or nothing waits for it.
 
         The other numbers are divided among `workers`. A worker keeps no more idle connections than its share of
         `max_connections`: otherwise the idle ones of some workers could leave none for another. Without `max_idle`,

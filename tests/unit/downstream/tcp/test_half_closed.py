@@ -10,6 +10,7 @@ import pytest
 from fastgw.downstream.tcp.connection import HALF_CLOSED_S
 from fastgw.downstream.tcp.plain_end import RELAY_BYTES
 from fastgw.errors import Fault
+from fastgw.eventloop import socket_accept
 from tests.support.on_loop import on_loop, until
 from tests.unit.downstream.tcp.test_refused_watching import Node, ended
 
@@ -24,9 +25,9 @@ def node_before(target: socket.socket) -> Node:
 
 
 def accept(node: Node, listening: socket.socket) -> None:
-    accepted, address = listening.accept()
-    accepted.setblocking(False)
-    node.server.serve_tcp(node.listener, accepted.detach(), address, None)
+    accepted = socket_accept.accept(listening.fileno())
+    assert accepted is not None
+    node.server.serve_tcp(node.listener, accepted, (accepted.ip, accepted.port), None)
 
 
 @pytest.mark.parametrize("count", [1, 4 * RELAY_BYTES])

@@ -8,13 +8,14 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from fastgw.config.settings.gateway import Config
 from fastgw.downstream import Server
 from fastgw.errors import Fault
+from fastgw.eventloop.socket_accept import AcceptedSocket, accept
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.filters.api import Services
 from fastgw.gateway.compiler import compile
@@ -106,13 +107,13 @@ async def ended(client: socket.socket) -> None:
         pass
 
 
-def pair() -> tuple[socket.socket, socket.socket]:
+def pair() -> tuple[socket.socket, AcceptedSocket]:
     listening = socket.create_server(("127.0.0.1", 0))
     with listening:
         client = socket.create_connection(listening.getsockname())
-        accepted, _ = listening.accept()
+        accepted = accept(listening.fileno())
+    assert accepted is not None
     client.setblocking(False)
-    accepted.setblocking(False)
     return client, accepted
 
 
@@ -122,7 +123,7 @@ async def test_a_connection_whose_sockets_cannot_be_watched_ends_and_gives_every
     async with serving(refused) as node:
         client, accepted = pair()
         with client:
-            node.server.serve_tcp(node.listener, accepted.detach(), ("127.0.0.1", 1), None)
+            node.server.serve_tcp(node.listener, accepted, ("127.0.0.1", 1), None)
             await ended(client)
             node.assert_nothing_is_taken()
 
@@ -143,7 +144,7 @@ def test_so_does_one_that_is_passed_through_beside_tls_that_ends_here(refused: s
             client, accepted = pair()
             with client:
                 secured = node.server.secured(node.listener, ("127.0.0.1", 1), 443)
-                await loop.connect_accepted_socket(lambda: secured, accepted)
+                await loop.connect_accepted_socket(lambda: secured, cast(socket.socket, accepted))
                 assert node.limit.taken == 1
                 await loop.sock_sendall(client, client_hello())
                 await ended(client)
