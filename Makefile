@@ -26,7 +26,7 @@ TEST_PROGRAMS := gcc=gcc nginx=nginx h2load=nghttp2-client nghttpd=nghttp2-serve
   dnsmasq=dnsmasq-base rsyslogd=rsyslog
 TEST_ALL_PROGRAMS := wrk=wrk hey=hey haproxy=haproxy chromium=chromium node=nodejs npm=npm psql=postgresql-client \
   pg_ctlcluster=postgresql mosquitto=mosquitto mosquitto_pub=mosquitto-clients promtool=prometheus kubectl=kubernetes-client \
-  apache2=apache2-bin puma=puma
+  apache2=apache2-bin puma=puma rackup=ruby-rack
 # What looks for weak TLS.
 SSLYZE := .venv/sslyze/bin/sslyze
 # Applications that are tried behind the gateway: docs/guides/works-with.md.

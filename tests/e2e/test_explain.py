@@ -6,6 +6,7 @@ A running gateway is the judge: route, target, status, fault, fields, and every 
 from __future__ import annotations
 
 import copy
+import html
 import json
 import random
 import re
@@ -251,7 +252,10 @@ def assert_answered(told: Explanation, response: Response, about: str) -> None:
     """The gateway's own answer: its status, what it names as the fault, and its fields."""
     assert response.status == told.status, about
     problem = response.get(b"Proxy-Status") is not None and response.body
-    if problem:
+    if response.get(b"Content-Type") == b"text/html; charset=utf-8":  # for a browser
+        assert f"<h1>{told.status} ".encode() in response.body, about
+        assert html.escape(told.detail).encode() in response.body, about
+    elif problem:
         body = json.loads(response.body)
         assert body["type"] == f"urn:fastgw:fault:{told.fault}", about
         assert told.detail in ("", body["detail"]), about

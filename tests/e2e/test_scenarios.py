@@ -129,6 +129,7 @@ class TestAbuseCostsMemory:
         config = {
             "workers": 2,
             "listeners": {"main": {"address": "127.0.0.1:0"}},
+            "limits": {"connections_per_ip": 20000},  # all of them come from one address
             "timeouts": {"request_headers": "1m"},  # or what is held now would be closed before all of it is there
             "routes": [{"name": "all", "upstream": nginx.url}],
         }
