@@ -26,6 +26,7 @@ from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.downstream.tls.presented import describe_certificate
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Chain, Exchange, FilterInstance, Reply, Response, Route, problem
+from fastgw.exchange.body_stages import BodyHook
 from fastgw.exchange.explain_exchange import OpenExchange, OpenShadow
 from fastgw.exchange.filter_steps import abandon, checked
 from fastgw.exchange.request_keys import cookie, reader
@@ -390,13 +391,9 @@ def explain(
 def _buffers(links: Iterable[FilterInstance]) -> Iterator[str]:
     """Yield the filters that need a whole body, each with the body and its maximum size."""
     for link in links:
-        hooks = link.hooks
-        if hooks.needs_body is not None:
-            bodies = [
-                name for name, hook in (("request", hooks.request_body), ("response", hooks.response_body)) if hook
-            ]
-            which, most = " and of the ".join(bodies), write_size(hooks.needs_body.size)
-            yield f"{link.use.name}: the whole body of the {which}, up to {most}"
+        for name, hook in (("request", link.hooks.request_body), ("response", link.hooks.response_body)):
+            if isinstance(hook, BodyHook) and hook.bound is not None:
+                yield f"{link.use.name}: the whole body of the {name}, up to {write_size(hook.bound)}"
 
 
 def _picked_by(upstream: Upstream, target: Target, exchange: Exchange, shown: _Shown) -> str:
@@ -516,7 +513,7 @@ def _nearest_ids(steps: tuple[Step, ...], early: Chain, chain: Chain) -> tuple[S
         return steps
     decision = "the route has none" if chain.request_ids is None else "the route has its own"
     return tuple(
-        step if link.own.request_ids is None else structs.replace(step, decision=decision)
+        structs.replace(step, decision=decision) if link.own.request and link.own.request.ids else step
         for step, link in zip(steps, early.links, strict=False)
     )
 
@@ -534,7 +531,7 @@ def _run(
         if link.use.shadow:
             continue
         if asked.reply is not None:
-            exchange.answered_by = link.hooks.request
+            exchange.answered_by = None if link.hooks.request is None else link.hooks.request.step
             return tuple(steps), asked.reply
         if asked.waits and link.use.settings.phase <= Phase.AUTHENTICATE:
             exchange.leave_open(link.use.name)
@@ -566,14 +563,10 @@ def _rehearse(link: FilterInstance, exchange: OpenExchange, rehearsal: ShadowRun
 
 def _ask_filter(link: FilterInstance, exchange: OpenExchange | OpenShadow, shown: _Shown) -> _ExplainedRequest:
     hooks = link.own
-    step = hooks.would or hooks.request
-    if hooks.request_ids is not None:
-        if not link.use.shadow:
-            return _ExplainedRequest(
-                f"would send {'; '.join(shown.fields(hooks.request_ids.line(exchange.request_id)))}"
-            )
-        step = hooks.request_ids.identify
-    if step is None:
+    hook = hooks.request
+    if hook is not None and hook.ids is not None and not link.use.shadow:
+        return _ExplainedRequest(f"would send {'; '.join(shown.fields(hook.ids.line(exchange.request_id)))}")
+    if hook is None:
         if hooks.request_body is not None:
             return _ExplainedRequest("runs on the body of the request")
         if hooks.translate is not None and (words := _words(link, exchange)):
@@ -585,7 +578,7 @@ def _ask_filter(link: FilterInstance, exchange: OpenExchange | OpenShadow, shown
     outcome: Any = None
     raised: Exception | None = None
     try:
-        outcome = step(exchange)
+        outcome = hook.would(exchange) if callable(hook.would) else hook.step(exchange)
         if not inspect.isawaitable(outcome):
             outcome = checked(outcome)
     except Exception as error:  # the edge of a filter: its exception would be the response
@@ -608,7 +601,7 @@ def _ask_filter(link: FilterInstance, exchange: OpenExchange | OpenShadow, shown
         return _ExplainedRequest(depends, depends_on=depends_on)
     if outcome is not None:
         abandon(outcome)
-        whom = f" {hooks.asks}" if hooks.asks else ""
+        whom = f" {hook.asks}" if hook.asks else ""
         return _ExplainedRequest(
             f"would have to call{whom}, which explain does not do", waits=True, depends_on=depends_on
         )

@@ -4,10 +4,6 @@
 with `response`, and returns what the upstream got, what the client got and what was decided. `configured(MyFilter,
 a=…)` decodes settings like a configuration file, and reports errors in them. See docs/guides/write-a-filter.md for
 both.
-
-A gateway leaves out steps that need not run, by what filters declare (`Hooks`). `run` lets all of them run. A request
-for which some could be left out, and that has reached the upstream, is sent again through a separate data plane that
-leaves them out, and both results must be the same.
 """
 
 import asyncio
@@ -27,7 +23,6 @@ from fastgw.downstream import Server
 from fastgw.downstream.http1.connection import Http1ClientConnection
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
-from fastgw.exchange import Route
 from fastgw.filters.api import Consumer, Env, Exchange, Filter, Hooks, Phase, Services
 from fastgw.forwarded_headers import Peer
 from fastgw.gateway.compiler import compile
@@ -56,10 +51,7 @@ Answer = Fetched | Exception | Callable[..., Fetched]
 """
 GRACE_S: Final = 1.0
 """Seconds that a test waits longer than a filter's timeout, because a busy machine may stall."""
-COMPARED_AT_MOST: Final = 8
-"""Maximum number of comparisons of both paths until a difference counts."""
-TIMES: Final = frozenset(("duration_s", "ended_date", "upstream_s"))
-"""Headers that differ between any two runs of the same request."""
+
 F = TypeVar("F", bound=Filter)
 
 
@@ -103,7 +95,6 @@ class Ran:
         """The exchange after its end: `consumer`, `claims`, `request_id` and so on."""
         self.record: Record
         """Record for the access log."""
-        self._may_be_sparing = False  # whether steps could have been left out, as far as known
 
     def __repr__(self) -> str:
         return f"<Ran {self.status}{f' {self.fault}' if self.fault else ''}, {'' if self.sent else 'not '}sent>"
@@ -206,121 +197,19 @@ def run(
     shadow: all filters decide, but do not act.
     timeout: timeout in seconds of a filter that waits. The test fails if there is no response a second later.
 
-    All steps run for the result. If the request comes in one part, no filter has waited and it has reached the
-    upstream, it is sent again without the steps that need not run, if the filters declare that. Filters are built again
-    for each run, so state made by `build` sees the request once, but objects outside the filter (a list, a mock) see it
-    twice or more. Values that differ from one run to the next of the same kind, such as random ids and times, are not
-    compared.
-
-    Raises `CompileError` if a filter cannot be built, and `AssertionError` with all differences if the two runs differ:
-    a filter declares what is not so, or fastgw has a defect.
+    Filters are built for each run. Raises `CompileError` if one cannot be built.
     """
-    case = _Case(
-        _named(filters),
-        [request] if isinstance(request, bytes) else request,
-        [None if each is None else [each] if isinstance(each, bytes) else each for each in (response, again)],
-        (client_ip, scheme.encode(), certificate),
-        (consumer, claims),
-        *(paths, files, answers, feeds, shadow, timeout),
-    )
+    around = _KnownClient(consumer, claims)
+    gateway = compile(_config(_named(filters), around, paths, timeout, shadow), 1, files)
+    parts = [request] if isinstance(request, bytes) else request
+    responses = [None if each is None else [each] if isinstance(each, bytes) else each for each in (response, again)]
+    client = client_ip, scheme.encode(), certificate
+
+    async def ran() -> Ran:
+        return await _Plane(gateway, around, answers, feeds).run(parts, responses, client, timeout + GRACE_S)
+
     with asyncio.Runner() as runner:
-        full = case.run(runner, spares=False)
-        assert full is not None
-        if full._may_be_sparing:
-            sparing = case.run(runner, spares=True)
-            if sparing is not None:
-                _compare(case, runner, full, sparing)
-    return full
-
-
-class _Case:
-    """One request through a list of filters, which can be run repeatedly."""
-
-    def __init__(
-        self,
-        filters: Mapping[str, Filter],
-        request: Sequence[bytes],
-        responses: Sequence[Sequence[bytes] | None],
-        client: tuple[str, bytes, Any],
-        known: tuple[Consumer | None, Mapping[str, Any]],
-        paths: Sequence[str],
-        files: Mapping[str, bytes],
-        answers: Mapping[str, Answer],
-        feeds: Mapping[str, bytes],
-        shadow: bool,
-        timeout: float,
-    ) -> None:
-        self._filters, self._request, self._responses, self._client = filters, request, responses, client
-        self._known, self._paths, self._files, self._answers, self._feeds = known, paths, files, answers, feeds
-        self._shadow, self._timeout = shadow, timeout
-
-    def run(self, runner: asyncio.Runner, spares: bool) -> Ran | None:
-        """Send the request, with newly built filters. `spares`: steps that need not run are left out; None: there are
-        none.
-        """
-        consumer, claims = self._known
-        # Steps of the filters around the tested ones always run, and so do the others then.
-        around = None if spares and consumer is None and not claims else _KnownClient(consumer, claims)
-        made = _config(self._filters, around, self._paths, self._timeout, self._shadow)
-        gateway = compile(made, 1, self._files)
-        routes = [rule.route for each in gateway.routes for rules in each.rules for rule in rules or ()]
-        if spares and not any(map(_leaves_out_steps, routes)):
-            return None
-        timeout = self._timeout + GRACE_S
-
-        async def ran() -> Ran | None:
-            plane = _Plane(gateway, around, self._answers, self._feeds, spares)
-            return await plane.run(self._request, self._responses, self._client, timeout)
-
         return runner.run(ran())
-
-
-def _leaves_out_steps(route: Route) -> bool:
-    """Whether some steps of a route need not run for some requests."""
-    chain = route.chain
-    return chain.skips_response_steps or (
-        route.plan is not None and bool(route.steps or chain.request_body_hooks or chain.body_heads)
-    )
-
-
-def _compare(case: _Case, runner: asyncio.Runner, full: Ran, sparing: Ran) -> None:
-    """Raise `AssertionError` if the run with all steps differs from the one without those that need not run.
-
-    A difference is tried again, in alternating order, until it also occurs between two runs of one kind.
-    """
-    fulls, sparings = [_facts(full)], [_facts(sparing)]
-    while different := _different(fulls, sparings):
-        if len(fulls) == COMPARED_AT_MOST:
-            lines = "".join(
-                f"\n  {name}: {fulls[0].get(name)!r} with all steps, {sparings[0].get(name)!r} without"
-                for name in different
-            )
-            raise AssertionError(f"without the steps that need not run, as filters declare, the result differs:{lines}")
-        for spares in ((True, False), (False, True))[len(fulls) % 2]:
-            ran = case.run(runner, spares)
-            (sparings if spares else fulls).append({} if ran is None else _facts(ran))
-
-
-def _different(fulls: Sequence[Mapping[str, object]], sparings: Sequence[Mapping[str, object]]) -> list[str]:
-    """Return the values that do not vary between runs of one kind, and differ between the two kinds."""
-
-    def always(requests: Sequence[Mapping[str, object]], name: str) -> bool:
-        return all(each.get(name) == requests[0].get(name) for each in requests)
-
-    return [
-        name
-        for name in {**fulls[0], **sparings[0]}
-        if fulls[0].get(name) != sparings[0].get(name) and always(fulls, name) and always(sparings, name)
-    ]
-
-
-def _facts(ran: Ran) -> dict[str, object]:
-    """Return all observable results of a request, line by line and word by word."""
-    seen: dict[str, object] = {"requests sent": len(ran.requests), "waited": ran.waited, "events": ran.events}
-    for what, sent in (*((f"request {at}", sent) for at, sent in enumerate(ran.requests, 1)), ("answer", ran.received)):
-        seen |= {f"{what}, line {number}": line for number, line in enumerate(sent.splitlines(keepends=True), 1)}
-    names = (name for name in ran.record.__struct_fields__ if name not in TIMES)
-    return seen | {f"record, {name}": getattr(ran.record, name) for name in names}
 
 
 def _named(filters: Filter | Iterable[Filter] | Mapping[str, Filter]) -> Mapping[str, Filter]:
@@ -338,12 +227,11 @@ class _KnownClient:
 
     def __init__(self, consumer: Consumer | None, claims: Mapping[str, Any]) -> None:
         self.exchange: Exchange | None = None
-        self.was_ordinary = False
         self.pieces: list[bytes] = []
         self._consumer, self._claims = consumer, claims
 
     def _identify_client(self, exchange: Exchange) -> None:
-        self.exchange, self.was_ordinary = exchange, exchange.ordinary
+        self.exchange = exchange
         exchange.consumer, exchange.claims = self._consumer, self._claims
 
     def _collect_piece(self, exchange: Exchange, payload: bytes) -> None:
@@ -366,7 +254,7 @@ class _KnownClient:
 
 def _config(
     filters: Mapping[str, Filter],
-    around: _KnownClient | None,
+    around: _KnownClient,
     paths: Sequence[str],
     filter_timeout: float,
     shadow: bool,
@@ -378,7 +266,7 @@ def _config(
         version=1,
         listeners={"test": configuration.Listener(address=Address("127.0.0.1", 80))},
         upstreams={"upstream": configuration.Upstream(targets=(target,))},
-        filters=MappingProxyType({**early, **(around.uses if around is not None else {})}),
+        filters=MappingProxyType({**early, **around.uses}),
         routes=(
             configuration.Route(
                 name="test",
@@ -395,15 +283,14 @@ def _config(
 
 
 class _Plane:
-    """A data plane whose connections are in memory, for one request. `is_connected`: one to the upstream is idle."""
+    """A data plane whose connections are in memory, for one request."""
 
     def __init__(
         self,
         gateway: Gateway,
-        around: _KnownClient | None,
+        around: _KnownClient,
         answers: Mapping[str, Answer],
         feeds: Mapping[str, bytes],
-        is_connected: bool,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._gateway = gateway
@@ -423,12 +310,9 @@ class _Plane:
             control_is_away=lambda: True,
             caches={"main": ProcessStore(loop.call_soon)}.get,
         )
-        self._pool = _Pool(self._worker_loop, self._upstreams)
-        pool: Any = self._pool
+        pool: Any = _Pool(self._worker_loop, self._upstreams)
         for upstream in gateway.upstreams.values():
             upstream.worker_loop, upstream.pool = self._worker_loop, pool
-            if is_connected:
-                self._pool.open(upstream.targets[0])
         observer: Any = self._observer
         limit: Any = _Limit()
         self._server = Server(self._worker_loop, gateway, observer, limit, None)
@@ -451,7 +335,6 @@ class _Plane:
             for link in self._gateway.live:
                 if link.hooks.stop is not None:
                     link.hooks.stop()
-            self._pool.close()
             self._worker_loop.close()
             await _turns()
 
@@ -486,11 +369,9 @@ class _Plane:
         ran.received, ran.record = wire.received, over.result()
         ran.requests = tuple(each.result().received for each in self._upstreams if each.done())
         ran.events = tuple(self._observer.events)
-        if self._around is not None:
-            ran.pieces = tuple(self._around.pieces)
-            ran._may_be_sparing = self._around.was_ordinary and not ran.waited and bool(ran.requests)
-            if self._around.exchange is not None:  # otherwise the request could not be parsed
-                ran.exchange = self._around.exchange
+        ran.pieces = tuple(self._around.pieces)
+        if self._around.exchange is not None:  # otherwise the request could not be parsed
+            ran.exchange = self._around.exchange
         return ran
 
 
@@ -557,30 +438,17 @@ class _Limit:
 
 
 class _Pool(Lender):
-    """Connection pool that connects to the test, at once or in advance."""
+    """Connection pool that connects to the test."""
 
     def __init__(self, worker_loop: WorkerLoop, connected: "Sequence[asyncio.Future[_Wire]]") -> None:
         self._worker_loop = worker_loop
         self._connected = connected
-        self._idle: tuple[UpstreamConnection, _Wire] | None = None
-
-    def open(self, target: Target) -> None:
-        """Open a new connection: a request that is lost on it is treated as on a new connection."""
-        connection = UpstreamConnection(self._worker_loop, self, target)
-        self._idle = connection, _Wire(connection)
-
-    def close(self) -> None:
-        """Close unused connections."""
-        if self._idle is not None:
-            self._idle[0].close()
 
     def lend(
         self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf, http1: bool = False
     ) -> UpstreamConnection | Fault | None:
-        connection = None if fresh else self._take_idle(target)
-        if connection is None:
-            self._worker_loop.loop.call_soon(self._connect, target, borrower)
-        return connection
+        self._worker_loop.loop.call_soon(self._connect, target, borrower)
+        return None
 
     def _connect(self, target: Target, borrower: Any) -> None:
         connected = next((each for each in self._connected if not each.done()), None)
@@ -592,14 +460,6 @@ class _Pool(Lender):
         connection.uses += 1
         borrower.lent(connection)
         connected.set_result(wire)
-
-    def _take_idle(self, target: Target) -> UpstreamConnection | None:
-        if self._idle is None or self._idle[0].target is not target:
-            return None
-        (connection, wire), self._idle = self._idle, None
-        connection.uses += 1
-        self._connected[0].set_result(wire)
-        return connection
 
     def may_open(self) -> bool:
         return True

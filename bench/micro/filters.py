@@ -16,7 +16,7 @@ from fastgw.config.settings.secrets import Secret
 from fastgw.consumers.index import index_of
 from fastgw.exchange import Chain, Exchange, FilterInstance, Hooks, Response
 from fastgw.exchange.shadow_exchange import Nobody
-from fastgw.filters.api import Consumer, Env, Filter, FilterResources
+from fastgw.filters.api import Consumer, Env, Filter, FilterResources, RequestHook, ResponseHook
 from fastgw.filters.policies.auth import Auth
 from fastgw.filters.policies.authorize import Authorize, Names, Scopes
 from fastgw.filters.policies.basic_auth import BasicAuth
@@ -116,9 +116,9 @@ def hooks(settings: Filter, files: Mapping[str, bytes] = NONE) -> Hooks:
     return settings.build(Env("a", "r", settings, FilterResources(), files))
 
 
-def step(hook: Callable[[Exchange], Any] | None) -> Callable[[Exchange], Any]:
+def step(hook: RequestHook | ResponseHook | None) -> Callable[[Exchange], Any]:
     assert hook is not None
-    return hook
+    return hook.step
 
 
 def unsaid(request: Callable[[Exchange], Any]) -> Callable[[Exchange], Any]:

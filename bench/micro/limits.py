@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bench.micro.filters import exchange
+from bench.micro.filters import exchange, step
 from bench.micro.timing import Room
 from fastgw.config.base.value_types import Trait
 from fastgw.exchange import Exchange, Response
@@ -53,8 +53,7 @@ def _clients(ipv6: bool = False) -> list[Exchange]:
 
 
 def _asked(hooks: Hooks) -> Callable[[Exchange], Any]:
-    request = hooks.request
-    assert request is not None
+    request = step(hooks.request)
 
     def ask(each: Exchange) -> None:
         each.limits = None
@@ -64,11 +63,10 @@ def _asked(hooks: Hooks) -> Callable[[Exchange], Any]:
 
 
 def _answered(hooks: Hooks) -> Callable[[Exchange], Any]:
-    request, response = hooks.request, hooks.response
-    assert response is not None
+    request, response = step(hooks.request), step(hooks.response)
 
     def answer(each: Exchange) -> None:
-        if each.limits is None and request is not None:
+        if each.limits is None:
             request(each)
         each.response = Response(200, None)
         response(each)

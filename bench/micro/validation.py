@@ -9,6 +9,7 @@ from bench.micro.filters import exchange, hooks, step
 from bench.micro.timing import Room
 from fastgw.exchange import Exchange, Hooks
 from fastgw.exchange.body_stages import BodyRefused, StageFactory
+from fastgw.filters.api import BodyHook
 from fastgw.filters.policies.content import Validate
 from fastgw.filters.policies.content.validate import BodySchema
 from fastgw.filters.policies.openapi import OpenApiOperation
@@ -65,8 +66,9 @@ def _body(lines: int) -> bytes:
 def _whole(validation: Hooks, body: bytes) -> Callable[[Exchange], Any]:
     """Return a function that checks a body, as the exchange does once it is complete."""
     hook = validation.request_body
-    assert isinstance(hook, StageFactory)
-    make = hook.make
+    assert isinstance(hook, BodyHook)
+    assert isinstance(hook.step, StageFactory)
+    make = hook.step.make
 
     def check(each: Exchange) -> None:
         stage = make(each)

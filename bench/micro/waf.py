@@ -7,6 +7,7 @@ from bench.micro.filters import exchange, hooks, step
 from bench.micro.timing import Room
 from fastgw.exchange import Exchange
 from fastgw.exchange.body_relay import whole_body
+from fastgw.filters.api import BodyHead
 from fastgw.filters.policies.waf import Waf
 
 FIELDS = (
@@ -25,11 +26,11 @@ def rooms() -> Iterator[Room]:
     waf = hooks(Waf())
     for name, line in GETS.items():
         yield Room(f"waf: {name}", step(waf.request), [exchange(0, line + FIELDS + b"\r\n")])
-    assert waf.body_head is not None
+    assert isinstance(waf.request_body, BodyHead)
     head = b"POST /orders HTTP/1.1\r\n" + FIELDS + b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n"
     with_body = exchange(0, head)
     with_body.request_body = whole_body(LINES, len(LINES))
-    yield Room(f"waf: JSON ({len(LINES)} bytes)", _inspect(waf.body_head.step), [with_body])
+    yield Room(f"waf: JSON ({len(LINES)} bytes)", _inspect(waf.request_body.step), [with_body])
 
 
 def _inspect(of: Callable[[Exchange], Any]) -> Callable[[Exchange], object]:

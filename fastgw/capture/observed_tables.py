@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, cast, final
 
 from fastgw.config.base.settings_base import FilterUse
 from fastgw.exchange import Exchange
-from fastgw.exchange.chain import Chain, FilterInstance
+from fastgw.exchange.chain import Chain, FilterInstance, request_steps_of
 from fastgw.exchange.hooks import Hooks
 from fastgw.exchange.route import Division, Route
 from fastgw.routing.entry import Routable
@@ -92,7 +92,7 @@ class ObservedRouter(Finder[Route]):
         return variant
 
     def _variant(self, route: Route) -> Route:
-        own = tuple(each.hooks.request for each in self._links if each.hooks.request is not None and not each.early)
+        own = request_steps_of([each for each in self._links if not each.early])
         variant = Route(
             *(route.name, route.action, self._chain(route.chain), (*own, *route.steps), route.check_path),
             filter_timeout=route.filter_timeout,

@@ -102,7 +102,8 @@ def _filters(ended: Any, waits: dict[str, float]) -> list[StoryFilter]:
             continue
         has_run = is_reached and (answered_by is not by_path or link.early)
         decision, detail = "passed" if has_run else "not reached", ""
-        if answered_by is not None and link.hooks.request is answered_by:
+        request = link.hooks.request
+        if answered_by is not None and request is not None and request.step is answered_by:
             decision, detail, is_reached = "answered", ended.why[:MOST_TEXT], False
         elif has_run and answered_by is None:
             detail = _explained(link, ended)

@@ -9,9 +9,9 @@ from fastgw.exchange.body_relay import MAX_KEPT, Relay, Trailers
 from fastgw.exchange.chain import Chain, FilterInstance
 from fastgw.exchange.exchange import CallSide, ClientSide, Exchange, ServiceSide
 from fastgw.exchange.filter_steps import run_request
-from fastgw.exchange.hooks import Hooks, Looks, Outcome, RequestStep
+from fastgw.exchange.hooks import Hooks, Outcome, RequestStep
 from fastgw.exchange.reply import Reply, Response, problem
-from fastgw.exchange.route import Division, Route, StepPlan
+from fastgw.exchange.route import Division, Route
 from fastgw.exchange.states import EVENTS, Event, ExchangeState, IllegalTransition
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "FilterInstance",
     "Hooks",
     "IllegalTransition",
-    "Looks",
     "Outcome",
     "Relay",
     "Reply",
@@ -35,7 +34,6 @@ __all__ = [
     "Response",
     "Route",
     "ServiceSide",
-    "StepPlan",
     "Trailers",
     "problem",
     "run_request",

@@ -10,6 +10,7 @@ one computes its output, takes from the node's memory for held bodies; a body fo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 from fastgw.config.base.value_types import parse_size
@@ -146,21 +147,38 @@ class BodyRefused(Exception):
         self.passed = b""
 
 
+def check_returns_at_once(name: str, step: object) -> None:
+    """Raise `ValueError` for a coroutine function in the place of one that returns at once."""
+    if iscoroutinefunction(step):
+        raise ValueError(f"{name} is a coroutine function; expected one that returns at once")
+
+
 @final
 class BodyHook:
-    """Body hook of a chain. `step`: function of the filter, which identifies the hook. `bound`: maximum size in bytes
-    of a body that the hook needs as a whole; None: it takes pieces. `changes`: whether it may change the body.
+    """Hook for the bodies of requests or responses.
+
+    `step`: function or `StageFactory` of the filter, which identifies the hook. A function gets each piece of a body
+    and returns None: it does not change; bytes, which replace the piece, if `changes` is set; or a Reply, for requests
+    only: answer with it. A body that may change is sent without its length, digest and strong ETag, and ranges of it
+    are not requested. `needs`: the step gets the whole body in one piece, of this size at most, and may change it; the
+    exchange waits for it. A longer request body is answered 413, a longer response body 502, and one for which the
+    node's memory for held bodies is used up 503.
     """
 
     __slots__ = ("bound", "changes", "step")
 
-    def __init__(self, step: BodyFunction | StageFactory, needs_body: Bounded | None, changes_body: bool) -> None:
+    def __init__(
+        self, step: BodyFunction | StageFactory, *, needs: Bounded | None = None, changes: bool = False
+    ) -> None:
+        if needs is not None and not isinstance(needs, Bounded):
+            raise ValueError(f'needs is {needs!r}; expected a bound such as Bounded("1MiB")')
+        check_returns_at_once("a body hook", step)
         self.step = step
-        # One that only reads holds nothing: `needs_body` is about the other direction.
-        reads_only = isinstance(step, StageFactory) and step.reads_only
-        self.bound = None if needs_body is None or reads_only else needs_body.size
+        self.bound = None if needs is None else needs.size
+        """Maximum size in bytes of a body that the hook needs as a whole; None: it takes pieces."""
         is_stage = isinstance(step, StageFactory)
-        self.changes = not reads_only and (changes_body or needs_body is not None or is_stage)
+        reads_only = isinstance(step, StageFactory) and step.reads_only
+        self.changes = not reads_only and (changes or needs is not None or is_stage)
 
     @property
     def spoils_ranges(self) -> bool:
@@ -203,7 +221,7 @@ class _Pieces(BodyStage):
         if outcome is None:
             return payload
         if self.keeps_length:
-            raise TypeError("a body hook returned bytes; a filter that changes bodies says changes_body=True")
+            raise TypeError("a body hook returned bytes; a filter that changes bodies says changes=True")
         self.changed = True
         return outcome
 

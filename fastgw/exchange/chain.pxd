@@ -15,13 +15,11 @@ cdef class Chain:
     cdef public object finish_steps
     cdef public object line_steps
     cdef public object links
-    cdef public object looks
     cdef public object logged_at
     cdef public object maps
     cdef public object number
     cdef public object of_calls
     cdef public object of_copies
-    cdef public object pass_tests
     cdef public object preflight
     cdef public object ready_answer
     cdef public object removed_codings
@@ -35,7 +33,6 @@ cdef class Chain:
     cdef public object response_steps
     cdef public object sent_settings
     cdef public object sign_steps
-    cdef public bint skips_response_steps
     cdef public object takes_literally
     cdef public object trailer_steps
     cdef public object translate_steps
@@ -45,5 +42,3 @@ cdef class Chain:
     cdef public object variant
     cdef public object whole_check
     cdef public object whole_hook
-
-    cpdef bint lets_pass(self, head) except -1

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 from fastgw.exchange.body_stages import BodyHook, RemovedCodings, StageFactory
-from fastgw.exchange.filter_steps import all_let_pass, before_any, by_path, pass_tests
-from fastgw.exchange.hooks import Hooks, Looks, LooksAt, ReadyStep, RequestStep, TrailerStep
+from fastgw.exchange.filter_steps import before_any, by_path
+from fastgw.exchange.hooks import BodyHead, Hooks, ReadyStep, RequestStep, ResponseHook, ResponseStep, TrailerStep
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.exchange.sent_fields import SentFields, fields_for_request, join_fields
 from fastgw.typed_fields import expose_fields
@@ -19,20 +18,12 @@ if TYPE_CHECKING:
     from fastgw.config.settings.gateway import FilterUse
     from fastgw.exchange.error_pages import ErrorPages
     from fastgw.exchange.exchange import Exchange
-    from fastgw.http.messages import RequestHead, ResponseHead
+    from fastgw.http.messages import RequestHead
 
 ValueStep: TypeAlias = "Callable[..., bytes | None]"
 """Function that returns a value of an exchange, optionally in a form for the place where it is written."""
 _NUMBERS: Final = count()
 _NO_MAPS: Final[Mapping[str, Any]] = MappingProxyType({})
-
-
-@lru_cache(256)
-def _union(looks: frozenset[Looks]) -> Looks:
-    """Combine them into one. Cached, because thousands of routes have the same ones."""
-    return Looks(
-        frozenset().union(*(each.statuses for each in looks)), frozenset().union(*(each.names for each in looks))
-    )
 
 
 @final
@@ -95,26 +86,20 @@ class Chain:
         self.logged_at: dict[object, float] | None = None  # monotonic time of the last log line, by step
         hooks = [link.hooks for link in self.links]
         self.request_steps = request_steps_of(self.links)
-        # Tests in place of all request steps, for a request that was received as a whole; None: they have to run.
-        self.pass_tests = pass_tests(h.lets_pass for h in hooks if h.request is not None)
-        self.request_body_hooks = tuple(
-            BodyHook(h.request_body, h.needs_body, h.changes_body) for h in hooks if h.request_body is not None
-        )
+        self.request_body_hooks = tuple(h.request_body for h in hooks if isinstance(h.request_body, BodyHook))
         self.removed_codings = self._removed_codings()
         self.response_body_hooks = tuple(
-            (link, BodyHook(link.hooks.response_body, link.hooks.needs_body, link.hooks.changes_body))
-            for link in reversed(self.links)
-            if link.hooks.response_body is not None
+            (link, link.hooks.response_body) for link in reversed(self.links) if link.hooks.response_body is not None
         )
         self.drops_ranges = any(
             hook.spoils_ranges for _, hook in self.response_body_hooks
         )  # of requests: see `BodyHook.spoils_ranges`
         self.trailer_steps = tuple(h.trailers for h in reversed(hooks) if h.trailers is not None)
         self.treats_responses = bool(self.response_body_hooks or self.trailer_steps)
-        self.body_heads = tuple(h.body_head for h in hooks if h.body_head is not None)
+        self.body_heads = tuple(h.request_body for h in hooks if isinstance(h.request_body, BodyHead))
         self.treats_bodies = self.treats_responses or bool(self.request_body_hooks or self.body_heads)
         # Response steps run in reverse order.
-        self.response_steps = tuple(h.response for h in reversed(hooks) if h.response is not None)
+        self.response_steps = tuple(h.response.step for h in reversed(hooks) if h.response is not None)
         # Those of them that may change headers by lines: no later step and no body hook reads or replaces them.
         self.line_steps = () if self.treats_responses else _line_steps(hooks)
         self.reply_steps = tuple(h.reply for h in reversed(hooks) if h.reply is not None)
@@ -122,22 +107,22 @@ class Chain:
         self.renew_steps = tuple(h.renew for h in reversed(hooks) if h.renew is not None)
         self.finish_steps = tuple(h.finish for h in reversed(hooks) if h.finish is not None)
         self.preflight = next((h.preflight for h in reversed(hooks) if h.preflight is not None), None)
-        self.request_ids = next((h.request_ids for h in reversed(hooks) if h.request_ids is not None), None)
-        self.sign_steps = tuple(h.sign for h in hooks if h.sign is not None)
-        self.translate_steps = (*(h.translate for h in hooks if h.translate is not None), *self.sign_steps)
+        ids = (h.request.ids for h in reversed(hooks) if h.request is not None)
+        self.request_ids = next((each for each in ids if each is not None), None)
+        translations = [h.translate for h in hooks if h.translate is not None]
+        self.sign_steps = tuple(each.step for each in translations if each.signs)
+        self.translate_steps = (*(each.step for each in translations if not each.signs), *self.sign_steps)
         self.whole_hook = self._whole_hook()
         self.whole_check = self._whole_check()
         # Headers of responses that the filters change where their steps do not run.
-        sent = (h.response_fields for h in reversed(hooks) if self._sends_fields_of(h))
+        sent = (
+            h.response.fields for h in reversed(hooks) if h.response is not None and self._sends_fields_of(h.response)
+        )
         self.response_fields = join_fields(tuple(fields for fields in sent if fields is not None))
         self.ready_answer = self._ready_answer(hooks)
         self.calls_only = False  # whether its route leads to gRPC upstreams alone
         self.takes_literally = False  # whether names in paths may contain what some servers read in another way
         self.allows_fetch = False  # whether a filter may take part in the forwarding (`exchange.taker`)
-        # Whether response steps need not run for a response of the upstream that was received as a whole, unless it is
-        # one that `looks` names; the headers that they would change are `response_fields`.
-        self.skips_response_steps = False
-        self.looks: LooksAt | None = None
 
     def with_links(self, links: Iterable[FilterInstance]) -> Chain:
         """Return a chain of other filters at the same position."""
@@ -172,94 +157,42 @@ class Chain:
         step = self.request_body_hooks[0].step
         return self.request_body_hooks[0] if isinstance(step, StageFactory) and step.check_whole is not None else None
 
-    def lets_pass(self, head: RequestHead) -> bool:
-        """Whether a request passes without the request steps: there are none, or it was received as a whole, and the
-        tests in place of all of them let it pass.
-        """
-        tests = self.pass_tests
-        return tests is not None and (not tests or (head.ordinary and all_let_pass(tests, head)))
-
-    def _sends_fields_of(self, hooks: Hooks) -> bool:
-        """Whether the `response_fields` of a filter are sent without its response step: no later step sees them."""
-        return hooks.response_fields is not None and hooks.response in self.line_steps
+    def _sends_fields_of(self, hook: ResponseHook) -> bool:
+        """Whether `fields` are sent without the response step for which they stand: no later step sees them."""
+        return hook.fields is not None and hook.step in self.line_steps
 
     @property
     def is_bare(self) -> bool:
         """Whether no filter sees requests or responses: the action alone decides about the answer, which gets the
         `response_fields`.
         """
-        seen = self.request_steps or self.reply_steps or self.finish_steps or self.treats_bodies or self.translate_steps
-        hooks = [link.hooks for link in self.links if link.hooks.response is not None]
-        return not seen and all(map(self._sends_fields_of, hooks))
+        steps = self.request_steps or self.reply_steps or self.finish_steps or self.translate_steps
+        seen = steps or self.treats_bodies
+        hooks = [link.hooks.response for link in self.links]
+        return not seen and all(self._sends_fields_of(each) for each in hooks if each is not None)
 
     def _ready_answer(self, hooks: Iterable[Hooks]) -> ReadyStep | None:
         """Return the step that answers from memory, if no other filter has to see the request or the response."""
-        ready = [h for h in hooks if h.ready_answer is not None]
+        ready = [h.translate for h in hooks if h.translate is not None and h.translate.ready is not None]
         if len(ready) != 1 or self.treats_responses or self.finish_steps:
             return None  # hooks for the bodies of requests do not count: it is asked for those without a body only
-        others = [h for h in hooks if h is not ready[0]]
         is_alone = all(
-            (h.request is None or h.sent_fields is not None)
-            and (h.response is None or self._sends_fields_of(h))
-            and h.translate is None
-            and h.sign is None
-            for h in others
+            (h.request is None or h.request.for_upstream or h.request.ids is not None)
+            and (h.translate is ready[0] or h.response is None or self._sends_fields_of(h.response))
+            and h.translate in (None, ready[0])
+            for h in hooks
         )
-        return ready[0].ready_answer if is_alone and ready[0].request is None else None
-
-    @property
-    def meets_answers(self) -> bool:
-        """Whether a filter has to see every response, or the end of every exchange."""
-        if self.finish_steps:
-            return True
-        hooks = (link.hooks for link in self.links if link.hooks.response is not None)
-        return not all(each.looks_at is not None or self._sends_fields_of(each) for each in hooks)
+        return ready[0].ready if is_alone else None
 
     def response_fields_for(self, head: RequestHead, peer: Any) -> SentFields | None:
         """Return the `response_fields` for the response to a request. None: the response steps have to run."""
         return fields_for_request(self.response_fields, head, peer)
 
-    def skip_response_steps(self) -> None:
-        """Let response steps run only for responses for which they have to, if they declare that: a filter has to see
-        neither all responses, nor all ends of exchanges.
-        """
-        is_seen = self.meets_answers or bool(self.trailer_steps)
-        is_seen = is_seen or any(link.hooks.looks_at is None for link, _ in self.response_body_hooks)
-        # A hook that changes whole bodies decides by itself, where it is alone.
-        is_alone = self.whole_hook is not None and not self.response_steps
-        has_any = bool(self.response_steps or self.response_body_hooks)
-        self.skips_response_steps = has_any and not is_seen and not is_alone
-        self.looks = self._looks_at() if self.skips_response_steps else None
-
-    def _looks_at(self) -> LooksAt | None:
-        """Return whether a filter has to process a response; None: none has."""
-        tests = [link.hooks.looks_at for link in self.links if link.hooks.response is not None]
-        tests += [link.hooks.looks_at for link, _ in self.response_body_hooks]
-        simple = frozenset(test for test in tests if isinstance(test, Looks))
-        rest: list[LooksAt] = [test for test in tests if test is not None and not isinstance(test, Looks)]
-        if simple:
-            together = _union(simple)
-            if not rest:
-                return together
-            rest.insert(0, together)
-        if not rest:
-            return None
-
-        def looks(head: ResponseHead) -> bool:
-            try:
-                for test in rest:
-                    if test(head):
-                        return True
-            except Exception:  # the edge of a filter: its response step runs
-                return True
-            return False
-
-        return looks
-
-    def response_steps_due(self, answered_by: RequestStep | None) -> tuple[Callable[[Exchange], None], ...]:
+    def response_steps_due(self, answered_by: RequestStep | None) -> tuple[ResponseStep, ...]:
         if answered_by is None or not self.response_steps:
             return self.response_steps
-        return tuple(link.hooks.response for link in reversed(self.ran(answered_by)) if link.hooks.response is not None)
+        hooks = (link.hooks.response for link in reversed(self.ran(answered_by)))
+        return tuple(each.step for each in hooks if each is not None)
 
     def finish_steps_due(self, answered_by: RequestStep | None) -> tuple[Callable[[Exchange], None], ...]:
         if answered_by is None or not self.finish_steps:
@@ -284,9 +217,16 @@ class Chain:
         due, by_its_path = [], answered_by is by_path
         reached = answered_by is not before_any and not by_its_path
         for link in self.links:
-            if reached or link.always or (by_its_path and link.early) or link.hooks.before_authentication is not None:
+            request = link.hooks.request
+            is_early = by_its_path and link.early
+            if (
+                reached
+                or link.always
+                or is_early
+                or (request is not None and request.before_authentication is not None)
+            ):
                 due.append(link)
-            if answered_by is not None and link.hooks.request is answered_by:
+            if answered_by is not None and request is not None and request.step is answered_by:
                 reached = False
         return due
 
@@ -297,12 +237,18 @@ class Chain:
 
 def request_steps_of(links: Sequence[FilterInstance]) -> tuple[RequestStep, ...]:
     """Return the request steps of filters in running order, with the steps before authentication in their place."""
-    steps = [link.hooks.request for link in links if link.hooks.request is not None]
-    first = [link.hooks.before_authentication for link in links if link.hooks.before_authentication is not None]
-    if first:
-        early = [link for link in links if link.hooks.request is not None and _is_early(link)]
-        steps[len(early) : len(early)] = first
-    return tuple(steps)
+    steps: list[RequestStep] = []
+    first: list[RequestStep] = []
+    early = 0
+    for link in links:
+        hook = link.hooks.request
+        if hook is None or hook.ids is not None:
+            continue
+        steps.append(hook.step)
+        early += _is_early(link)
+        if hook.before_authentication is not None:
+            first.append(hook.before_authentication)
+    return (*steps[:early], *first, *steps[early:])
 
 
 def _is_early(link: FilterInstance) -> bool:
@@ -310,22 +256,23 @@ def _is_early(link: FilterInstance) -> bool:
     return link.always or link.early or link.use.settings.phase.early
 
 
-def _line_steps(hooks: Iterable[Hooks]) -> tuple[Callable[[Exchange], None], ...]:
+def _line_steps(hooks: Iterable[Hooks]) -> tuple[ResponseStep, ...]:
     """Return the response steps that may change headers by lines. `hooks`: in the order of requests, so that the last
     response step comes first.
     """
-    steps: set[Callable[[Exchange], None]] = set()
+    steps: set[ResponseStep] = set()
     later: frozenset[bytes] = NO_NAMES  # headers that a later step adds without looking for such lines
     for each in hooks:
-        if each.response is None:
+        hook = each.response
+        if hook is None:
             continue
-        if each.response in steps:  # two filters have the same one, which must not stand for both
-            steps.remove(each.response)
+        if hook.step in steps:  # two filters have the same one, which must not stand for both
+            steps.remove(hook.step)
             break
-        lines = each.response_lines
+        lines = hook.lines
         if lines is None or not lines.names.isdisjoint(later):
             break
-        steps.add(each.response)
+        steps.add(hook.step)
         if lines.reads:
             break
         if not lines.replaces:
@@ -335,16 +282,10 @@ def _line_steps(hooks: Iterable[Hooks]) -> tuple[Callable[[Exchange], None], ...
 
 def _hooks_of(link: FilterInstance) -> tuple[object, ...]:
     hooks = link.hooks
-    steps = (
-        hooks.request,
-        hooks.response,
-        hooks.request_body,
-        hooks.finish,
-        hooks.preflight,
-        hooks.before_authentication,
-    )
-    head = None if hooks.body_head is None else hooks.body_head.step
-    return *steps, hooks.reply, hooks.renew, hooks.response_body, hooks.trailers, hooks.translate, hooks.sign, head
+    first = None if hooks.request is None else hooks.request.before_authentication
+    declared = hooks.request, hooks.response, hooks.request_body, hooks.response_body, hooks.translate
+    steps = [each.step for each in declared if each is not None]
+    return *steps, first, hooks.finish, hooks.preflight, hooks.reply, hooks.renew, hooks.trailers
 
 
 expose_fields(Chain)

@@ -81,7 +81,6 @@ cdef class Exchange:
 
     cdef _begin(self, head, ClientSide client, listener, Peer peer, Chain chain)
     cpdef respond(self, Response response, bytes payload, bint ended, bint is_fault=*)
-    cdef bint _skips_response_steps(self, Response response, bytes payload) except -1
     cdef _add_trace_line(self, Response response)
     cpdef bint pass_response_steps(self, Response response, event=*) except -1
     cpdef bint is_still_there(self) except -1

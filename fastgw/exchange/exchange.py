@@ -31,7 +31,6 @@ from fastgw.exchange.reply import (
 )
 from fastgw.exchange.request_ids import RequestIds
 from fastgw.exchange.response_relay import ResponseRelay, tell_of_change
-from fastgw.exchange.sent_fields import NO_SENT_FIELDS, join_names
 from fastgw.exchange.states import (
     ANSWER_BEGUN,
     ANSWER_ENDED,
@@ -488,9 +487,7 @@ class Exchange:
         """
         chain = self.chain
         holds = chain.treats_responses and not is_fault
-        if ended and chain.skips_response_steps and not is_fault and self._skips_response_steps(response, payload):
-            holds = False
-        elif not self.pass_response_steps(response, ANSWER_HELD if holds else ANSWER_BEGUN):
+        if not self.pass_response_steps(response, ANSWER_HELD if holds else ANSWER_BEGUN):
             self.answer_instead()
             return
         if holds:
@@ -500,30 +497,6 @@ class Exchange:
         else:
             client = self.client  # it stays until its method returns: another may take its place in it
             client.answer(response, payload, ended)
-
-    def _skips_response_steps(self, response: Response, payload: bytes) -> bool:
-        """Begin to answer with a response of the upstream that was received as a whole, without the response steps and
-        body hooks: none has to process it. False: they have to run.
-        """
-        chain = self.chain
-        head = response.head
-        if head is None or not payload or self.answered_by is not None or not response.is_as_received or response.added:
-            return False
-        if chain.looks is not None and chain.looks(head):
-            return False
-        fields: Any = chain.response_fields
-        if fields is not NO_SENT_FIELDS:
-            fields = chain.response_fields_for(self.head, self.peer)
-            if fields is None:
-                return False
-        self.state = ANSWER_BEGUN[self.state]
-        self.response = response
-        if self.trace is not None:
-            self._add_trace_line(response)
-        if fields is not NO_SENT_FIELDS:
-            response.added += fields.added
-            response.dropped = join_names(fields.dropped, response.dropped)
-        return True
 
     def _add_trace_line(self, response: Response) -> None:
         trace = self.trace

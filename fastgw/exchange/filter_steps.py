@@ -20,7 +20,7 @@ from fastgw.exchange.body_stages import (
     StageFactory,
     WholeBodyStage,
 )
-from fastgw.exchange.hooks import Outcome, PassTest, RenewStep, RequestStep
+from fastgw.exchange.hooks import Outcome, RenewStep, RequestStep
 from fastgw.exchange.reply import Reply, problem
 from fastgw.exchange.states import ENDED
 from fastgw.http.grpc.status import GrpcStatus, parse_status
@@ -31,7 +31,7 @@ from fastgw.shm.held_body_budget import WHY_NO_SHARE, HeldBodyBudget
 
 if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange
-    from fastgw.http.messages import RequestHead, ResponseHead
+    from fastgw.http.messages import ResponseHead
 
 NO_SHARE: Final = "Too much memory holds the bodies of your other requests. Try again later."
 LOG_EVERY_S: Final = 1.0
@@ -41,23 +41,6 @@ RENEWED_ON: Final = frozenset((401, 403))
 """Response status codes of the upstream that reject credentials."""
 _RENEWED_ON_GRPC: Final = frozenset((GrpcStatus.UNAUTHENTICATED, GrpcStatus.PERMISSION_DENIED))
 """Statuses of gRPC calls that reject credentials."""
-
-
-def pass_tests(tests: Iterable[PassTest | None]) -> tuple[PassTest, ...] | None:
-    """Return tests by which a request passes without the steps that they stand for. None: a step has no test."""
-    made = tuple(tests)
-    return None if None in made else cast("tuple[PassTest, ...]", made)
-
-
-def all_let_pass(tests: Iterable[PassTest], head: RequestHead) -> bool:
-    """Whether a request that was received as a whole passes by all tests."""
-    try:
-        for test in tests:
-            if not test(head):
-                return False
-    except Exception:  # the edge of a filter: its step runs, and raises again
-        return False
-    return True
 
 
 def before_any(exchange: Exchange) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Iterable
-from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
-from fastgw.exchange.body_stages import BodyFunction, Bounded, StageFactory
+from fastgw.exchange.body_stages import BodyFunction, BodyHook, StageFactory, check_returns_at_once
 from fastgw.exchange.reply import Reply
 from fastgw.exchange.request_ids import RequestIds
 from fastgw.exchange.sent_fields import FieldsStep, SentFields
@@ -17,51 +15,21 @@ from fastgw.http.fields import folded
 if TYPE_CHECKING:
     from fastgw.exchange.body_relay import Trailers
     from fastgw.exchange.exchange import Exchange
-    from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
+    from fastgw.exchange.ready_answer import ReadyAnswer
     from fastgw.exchange.route import Route
     from fastgw.http.http1.parser import Http1RequestHead
-    from fastgw.http.messages import RequestHead, ResponseHead
+    from fastgw.http.messages import ResponseHead
 
 Outcome: TypeAlias = Reply | Awaitable[Reply | None] | None
 RequestStep: TypeAlias = "Callable[[Exchange], Outcome]"
-LooksAt: TypeAlias = "Callable[[ResponseHead], bool]"
-PassTest: TypeAlias = Callable[["RequestHead"], bool]
+ResponseStep: TypeAlias = "Callable[[Exchange], None]"
 ReplyStep: TypeAlias = "Callable[[Exchange, Reply], Reply]"
 TrailerStep: TypeAlias = "Callable[[Exchange, Trailers], Iterable[tuple[bytes, bytes]]]"
 RenewStep: TypeAlias = "Callable[[Exchange, ResponseHead], Awaitable[bool] | None]"
 TranslateStep: TypeAlias = "Callable[[Exchange, Any], bool]"
 """The second argument is the `Forward` of the route."""
-RefuseStep: TypeAlias = Callable[["RequestHead"], "ReadyRefusal | None"]
 ReadyStep: TypeAlias = "Callable[[Http1RequestHead, Any, Route], ReadyAnswer | None]"
 """The second argument is the `Peer` of the connection."""
-_IS_LOWER_NAME: Final = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+").fullmatch
-
-
-@final
-class Looks:
-    """A `looks_at` by status and headers. The filters of a chain are combined into one test.
-
-    `statuses`: statuses of responses that have to be processed; `names`, in lower case: headers of such responses.
-    """
-
-    # PERF: 0.5 us for the three filters of an egress call, 0.65 one after the other (CPython 3.11, micro/egress).
-    __slots__ = ("_names", "names", "statuses")
-
-    def __init__(self, statuses: Iterable[int] = (), names: Iterable[bytes] = ()) -> None:
-        self.statuses, self.names = frozenset(statuses), frozenset(names)
-        self._names = tuple(sorted(self.names))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Looks) and (self.statuses, self.names) == (other.statuses, other.names)
-
-    def __hash__(self) -> int:
-        return hash((self.statuses, self.names))
-
-    def __call__(self, head: ResponseHead) -> bool:
-        for name in self._names:
-            if head.first(name) is not None:
-                return True
-        return head.status in self.statuses
 
 
 @final
@@ -79,58 +47,119 @@ class ResponseLines:
 
 
 @final
-class BodyHead:
-    """Step that decides by the beginning of a request's body. `most`: bytes that it needs; a shorter body is complete.
+class RequestHook:
+    """Request step, and what is known of it before it runs.
 
-    `applies`: whether it has to see the body of a request, for which the exchange then waits. Called once all request
-    steps have passed. `lets_pass`: as in `Hooks`, in place of both. `skips_calls`: it does not see the bodies of gRPC
-    calls, whose clients may wait for the first response.
+    `step`: `(exchange) -> None | Reply | Awaitable`. `asks`: name of the service that it waits for, for people.
+    `for_upstream`: its only effect are headers for the upstream, so that it need not run where a response from memory
+    answers. `would`: replaces it when its decision is only reported, for one with side effects: it has none. Or, for a
+    filter that only serves an effect on others, such as a copy of the request, what does not exist in shadow mode, for
+    people ("copies are not sent"): none of its steps runs there. `before_authentication`: `(exchange) -> None`, before
+    the first filter of the route that authenticates, for a filter of a later phase: the request is as that filter sees
+    it. The finish step runs then, even if a filter in between has answered. `ids`: it assigns request ids before all
+    filters, as these do, and not as a step; those of the last filter of a chain are used.
     """
 
-    __slots__ = ("_applies", "lets_pass", "most", "skips_calls", "step")
+    __slots__ = ("asks", "before_authentication", "for_upstream", "ids", "step", "would")
 
     def __init__(
         self,
         step: RequestStep,
-        most: int,
-        applies: Callable[[Exchange], bool],
-        lets_pass: PassTest | None = None,
-        skips_calls: bool = False,
+        *,
+        asks: str = "",
+        for_upstream: bool = False,
+        would: RequestStep | str | None = None,
+        before_authentication: Callable[[Exchange], None] | None = None,
+        ids: RequestIds | None = None,
     ) -> None:
-        self.step, self.most, self._applies, self.lets_pass = step, most, applies, lets_pass
-        self.skips_calls = skips_calls
+        self.step, self.asks, self.for_upstream, self.would = step, asks, for_upstream, would
+        self.before_authentication, self.ids = before_authentication, ids
+
+
+@final
+class ResponseHook:
+    """Response step, and what is known of it before it runs.
+
+    `step`: `(exchange) -> None`, when the head of the response (of the upstream or the gateway) is known. `lines`: the
+    headers that it changes, if it does nothing else, for responses of upstreams or in `Chain.line_steps`. `fields`: the
+    `SentFields` that are its only effect, for each response the same, or a function of the request, `(head, peer) ->
+    SentFields | None`, that returns one of a few, or None: the step has to run. They stand for it in responses from
+    memory, and need `lines`.
+    """
+
+    __slots__ = ("fields", "lines", "step")
+
+    def __init__(
+        self,
+        step: ResponseStep,
+        *,
+        lines: ResponseLines | None = None,
+        fields: SentFields | FieldsStep | None = None,
+    ) -> None:
+        if fields is not None and lines is None:
+            raise ValueError("fields stand for a response step that changes lines; expected lines, too")
+        self.step, self.lines, self.fields = step, lines, fields
+
+
+@final
+class BodyHead:
+    """Hook for a request's body whose step decides by the beginning of it. `most`: bytes that it needs; a shorter body
+    is complete.
+
+    It runs once all request steps have let the request pass, and the beginning was received, which is
+    `exchange.request_body.head(most)`; not for sub-requests. `applies`: whether it has to see the body of a request,
+    for which the exchange then waits. `skips_calls`: it does not see the bodies of gRPC calls, whose clients may wait
+    for the first response.
+    """
+
+    __slots__ = ("_applies", "most", "skips_calls", "step")
+
+    def __init__(
+        self, step: RequestStep, most: int, applies: Callable[[Exchange], bool], skips_calls: bool = False
+    ) -> None:
+        self.step, self.most, self._applies, self.skips_calls = step, most, applies, skips_calls
 
     def applies(self, exchange: Exchange) -> bool:
         return not (self.skips_calls and exchange.is_call) and self._applies(exchange)
 
 
-class Hooks:
-    """Hooks of one filter on one route. A hook that is left out costs nothing.
+@final
+class TranslateHook:
+    """Step that answers exchanges in place of the upstream, with calls of its own.
 
-    request: `(exchange) -> None | Reply | Awaitable`, before the request is forwarded. request_headers: lower-case
-    names of headers; the request step has to run only for requests with one of them, and may run for others. None: for
-    all. lets_pass: `(head) -> bool`, for a request that was received as a whole (`head.payload` is its body): whether
-    the request step and the hook for its body would let it pass as it is, without any effect; then they do not run.
-    False: they run, and decide. refuse: `(head) -> None | ReadyRefusal`, called if `lets_pass` has just returned False:
-    the refusal, if it is certain that they would answer with just this problem, without any other effect; it is sent in
-    their place if no other filter has to see it. sent_fields: the `SentFields` for a request step whose only effect
-    they are, the same for all requests; it need not run for them. response: `(exchange) -> None`, when the head of the
-    response (of the upstream or the gateway) is known. response_fields: the `SentFields` for a response step
-    whose only effect on responses they are, the same for all; it need not run for them. Or a function of the
-    request, `(head, peer) -> SentFields | None`, that returns one of a few; None: the response step has to run. They
-    need `response_lines`.
-    response_lines: the `ResponseLines` of a response step that changes only `added` and `dropped` of responses of
-    upstreams, or does so in `Chain.line_steps`. looks_at: `(head) -> bool`, whether the response step and
-    the response body hook have to run for a response of the upstream; if no filter needs it, none of them runs. They
-    may run nevertheless, as for a response that arrives in pieces.
-    request_body, response_body: `(exchange, payload) -> None | bytes | Reply`, for each piece of a body. None: it does
-    not change. bytes: they replace the piece, if `changes_body` is set; a body that may change is sent without its
-    length, digest and strong ETag, and ranges of it are not requested. A Reply, for requests only: answer with it. A
-    `StageFactory` instead of the function makes a `BodyStage` for each exchange, which may hold back data. The hooks of
-    the response are called in reverse order, also for responses of the gateway, except for faults. needs_body:
-    `Bounded("1MiB")`: both functions get the whole body in one piece, and may change it; the exchange waits for it. A
-    longer request body is answered 413, a longer response body 502, and one for which the node's memory for held bodies
-    is used up 503.
+    `step`: `(exchange, forward) -> bool`, once all request steps and body hooks have let the request pass, for a route
+    with an upstream. True: the filter has taken the exchange over and answers it, with an
+    `upstream.client.translated_call` by `forward`. False: the next one of the chain is asked, and the exchange is
+    forwarded as usual if none has taken it. `of_copies`: the same for copies of the request for another upstream
+    (`mirror`), which run no other hook: to translate them as well, or to change them as what is sent. `signs`: it runs
+    after all others, and for each call of a filter that has taken the exchange over: its request is final, but for the
+    gateway's forwarding headers; True: the filter has answered the exchange. `ready`: `(head, peer, route) -> None |
+    ReadyAnswer`, for a plain GET on a route whose other filters have only steps that need not run for a response from
+    memory: the whole response. None: the request is processed as usual.
+    """
+
+    __slots__ = ("of_copies", "ready", "signs", "step")
+
+    def __init__(
+        self,
+        step: TranslateStep,
+        *,
+        of_copies: TranslateStep | None = None,
+        signs: bool = False,
+        ready: ReadyStep | None = None,
+    ) -> None:
+        self.step, self.of_copies, self.signs, self.ready = step, of_copies, signs, ready
+
+
+class Hooks:
+    """Hooks of one filter on one route. A hook that is left out costs nothing. A function stands for a hook of which
+    no more is known.
+
+    request: before the request is forwarded (`RequestHook`). response: when the head of the response is known
+    (`ResponseHook`).
+    request_body, response_body: for the bodies (`BodyHook`): `(exchange, payload) -> None | bytes | Reply`, for each
+    piece. A `StageFactory` makes a `BodyStage` for each exchange, which may hold back data. The hooks of the response
+    are called in reverse order, also for responses of the gateway, except for faults. Or, for requests, a `BodyHead`.
     trailers: `(exchange, trailers) -> trailers`, for the trailers of the response, pairs of name and value; the list
     may be empty.
     reply: `(exchange, reply) -> Reply`, for each response of the gateway itself on a route of the filter, before the
@@ -144,138 +173,48 @@ class Hooks:
     also gets the first one if the request cannot be sent again (`exchange.may_be_sent_again`), or if its response
     has begun, as that of a call whose status comes after messages; then nothing is awaited. The filters are called
     from the upstream outwards, and the first awaitable is used.
+    translate: in place of the upstream (`TranslateHook`). tunnel: `(exchange, response) -> None | Tunnel | Reply`, when
+    the upstream has switched to another protocol: inspects the data of the tunnel (`exchange.tunnel`), or answers
+    with a Reply instead of the 101. The innermost Tunnel of a chain is used.
+    preflight: `(exchange) -> None | Reply`, instead of all request steps, for a CORS preflight for requests of this
+    route; the last one of a chain is used. None: the upstream answers the preflight, and only filters without
+    authentication and authorization run.
     finish: `(exchange) -> None`, when the exchange has ended. start: `(services) -> None`, in the event loop of each
     worker before the first request; stop: `() -> None`, when no more requests come. explain: `(exchange) -> str`, for
-    people: why the request step has let the request pass; never a secret. preflight: `(exchange) -> None | Reply`,
-    instead of all request steps, for a CORS preflight for requests of this route; the last one of a chain is used.
-    None: the upstream answers the preflight, and only filters without authentication and authorization run. asks: name
-    of the service that a waiting request step asks, for people. would: replaces the request step when its decision is
-    only reported, for a step with side effects: it has none. request_ids: assigns request ids, instead of a request
-    step, before all filters; the last one of a chain is used. tunnel: `(exchange, response) -> None | Tunnel | Reply`,
-    when the upstream has switched to another protocol: inspects the data of the tunnel (`exchange.tunnel`), or answers
-    with a Reply instead of the 101. The innermost Tunnel of a chain is used.
-    translate: `(exchange, forward) -> bool`, once all request steps and body hooks have let the request pass, for a
-    route with an upstream. True: the filter has taken the exchange over and answers it, with a
-    `upstream.client.translated_call` by `forward`. False: the next one of the chain is asked, and the exchange is
-    forwarded as usual if none has taken it. translate_copy: the same for copies of the request for another upstream
-    (`mirror`), which run no other hook: to translate them as well, or to change them as what is sent. sign: `(exchange,
-    forward) -> bool`, after all translate steps, and for each call of a filter that has taken the exchange over: its
-    request is final, but for the gateway's forwarding headers. True: the filter has answered the exchange.
-    ready_answer: `(head, peer, route) -> None | ReadyAnswer`, for a plain GET on a route where all steps of other
-    filters have `sent_fields` or `response_fields`: a whole response from memory, in place of all other steps, with
-    those `response_fields`. None: the request is processed as usual.
-    body_head: a `BodyHead`, whose step runs once all request steps have let a request with a body pass and the
-    beginning of the body was received, which is `exchange.request_body.head(most)`. The body stays as it is. Not called
-    for sub-requests. before_authentication: `(exchange) -> None`, before the first filter of the route that
-    authenticates, for a filter of a later phase: the request is as that filter sees it. The finish step runs then, even
-    if a filter in between has answered. effect: for a filter whose steps only serve an effect on others, such as a copy
-    of the request: the part of it that does not exist in shadow mode, for people ("copies are not sent"). In shadow
-    mode none of its steps runs.
+    people: why the request step has let the request pass; never a secret.
     """
 
-    __slots__ = (
-        "asks",
-        "before_authentication",
-        "body_head",
-        "changes_body",
-        "effect",
-        "explain",
-        "finish",
-        "lets_pass",
-        "looks_at",
-        "needs_body",
-        "preflight",
-        "ready_answer",
-        "refuse",
-        "renew",
-        "reply",
-        "request",
-        "request_body",
-        "request_headers",
-        "request_ids",
-        "response",
-        "response_body",
-        "response_fields",
-        "response_lines",
-        "sent_fields",
-        "sign",
-        "start",
-        "stop",
-        "trailers",
-        "translate",
-        "translate_copy",
-        "tunnel",
-        "would",
-    )
+    __slots__ = ("explain", "finish", "preflight", "renew", "reply", "request", "request_body", "response",
+                 "response_body", "start", "stop", "trailers", "translate", "tunnel")  # fmt: skip
 
     def __init__(
         self,
         *,
-        request: RequestStep | None = None,
-        response: Callable[[Exchange], None] | None = None,
-        looks_at: LooksAt | None = None,
-        request_body: BodyFunction | StageFactory | None = None,
-        response_body: BodyFunction | StageFactory | None = None,
+        request: RequestHook | RequestStep | None = None,
+        response: ResponseHook | ResponseStep | None = None,
+        request_body: BodyHook | BodyFunction | StageFactory | BodyHead | None = None,
+        response_body: BodyHook | BodyFunction | StageFactory | None = None,
         trailers: TrailerStep | None = None,
-        needs_body: Bounded | None = None,
-        changes_body: bool = False,
         reply: ReplyStep | None = None,
         renew: RenewStep | None = None,
+        translate: TranslateHook | None = None,
+        tunnel: TunnelStep | None = None,
+        preflight: RequestStep | None = None,
         finish: Callable[[Exchange], None] | None = None,
         start: Callable[[Any], None] | None = None,
         stop: Callable[[], None] | None = None,
         explain: Callable[[Exchange], str] | None = None,
-        preflight: RequestStep | None = None,
-        asks: str = "",
-        would: RequestStep | None = None,
-        request_ids: RequestIds | None = None,
-        tunnel: TunnelStep | None = None,
-        translate: TranslateStep | None = None,
-        translate_copy: TranslateStep | None = None,
-        sign: TranslateStep | None = None,
-        ready_answer: ReadyStep | None = None,
-        body_head: BodyHead | None = None,
-        request_headers: frozenset[bytes] | None = None,
-        lets_pass: PassTest | None = None,
-        sent_fields: SentFields | None = None,
-        refuse: RefuseStep | None = None,
-        response_fields: SentFields | FieldsStep | None = None,
-        response_lines: ResponseLines | None = None,
-        before_authentication: Callable[[Exchange], None] | None = None,
-        effect: str = "",
     ) -> None:
-        self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
-        self.response_body, self.trailers = response_body, trailers
-        self.needs_body, self.changes_body = needs_body, changes_body
-        if needs_body is not None and not isinstance(needs_body, Bounded):
-            raise ValueError(f'needs_body is {needs_body!r}; expected a bound such as Bounded("1MiB")')
-        for name, hook in (("request_body", request_body), ("response_body", response_body), ("trailers", trailers)):
-            if hook is not None and iscoroutinefunction(hook):
-                raise ValueError(f"{name} is a coroutine function; expected one that returns at once")
-        if (needs_body is not None or changes_body) and request_body is None and response_body is None:
-            raise ValueError("needs_body and changes_body are for body hooks; expected request_body or response_body")
-        if request_headers is not None:
-            is_usable = all(isinstance(name, bytes) and _IS_LOWER_NAME(name) for name in request_headers)
-            if not request_headers or not is_usable:  # the request step would never run
-                told = f"request_headers is {set(request_headers)!r}"
-                raise ValueError(f'{told}; expected lower-case names such as frozenset((b"if-range",))')
-        if response_fields is not None and (response is None or response_lines is None):
-            raise ValueError("response_fields stand for a response step; expected response and response_lines, too")
-        self.reply, self.renew, self.looks_at = reply, renew, looks_at
-        self.start, self.stop, self.explain, self.preflight = start, stop, explain, preflight
-        self.asks = asks
-        self.would = would
-        self.request_ids = request_ids
-        self.tunnel = tunnel
-        self.translate, self.sign = translate, sign
-        self.translate_copy = translate_copy
-        self.ready_answer = ready_answer
-        self.body_head = body_head
-        self.request_headers = request_headers
-        self.lets_pass = lets_pass
-        self.sent_fields = sent_fields
-        self.refuse = refuse
-        self.response_fields = response_fields
-        self.response_lines = response_lines
-        self.before_authentication = before_authentication
-        self.effect = effect
+        self.request = request if request is None or isinstance(request, RequestHook) else RequestHook(request)
+        self.response = response if response is None or isinstance(response, ResponseHook) else ResponseHook(response)
+        self.request_body = request_body if isinstance(request_body, BodyHead) else _body_hook(request_body)
+        self.response_body = _body_hook(response_body)
+        if trailers is not None:
+            check_returns_at_once("trailers", trailers)
+        self.trailers, self.reply, self.renew = trailers, reply, renew
+        self.translate, self.tunnel, self.preflight = translate, tunnel, preflight
+        self.finish, self.start, self.stop, self.explain = finish, start, stop, explain
+
+
+def _body_hook(hook: BodyHook | BodyFunction | StageFactory | None) -> BodyHook | None:
+    return hook if hook is None or isinstance(hook, BodyHook) else BodyHook(hook)

@@ -5,17 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 import cython
-from msgspec import Struct
 
-from fastgw.errors import Fault
-from fastgw.exchange.reply import NO_CONTENT, NO_NAMES, Reply, Response, problem_fields
+from fastgw.exchange.reply import NO_CONTENT, NO_NAMES, Reply, Response
 from fastgw.http.dates import format_date
 from fastgw.http.fields import Fields, folded
 from fastgw.http.http1 import serializer
 from fastgw.typed_fields import expose_fields
 
 if TYPE_CHECKING:
-    from fastgw.exchange.exchange import Exchange
+    pass
 
 
 class ReadyAnswer:
@@ -32,35 +30,6 @@ class ReadyAnswer:
 def recorded_answer(status: cython.int, head: bytes) -> Response:
     """Return a ready answer as the response of its exchange, for the log. `head`: status line and header lines."""
     return Response(status, None, head[head.find(b"\r\n") + 2 :])
-
-
-@final
-class ReadyRefusal(Struct, frozen=True, eq=False, gc=False):  # no reference cycles
-    """Refusal of a request that was received as a whole. `lines`: its status line and headers, without `Content-Length`
-    and `Date` (`refusal_lines`). `why`: the reason, for the log.
-    """
-
-    fault: Fault
-    status: int
-    lines: bytes
-    body: bytes
-    why: str
-
-    def message(self, exchange: Exchange, last: bytes) -> bytes:
-        """Return the refusal of an exchange as bytes, and record it there. `last`: more lines of the head."""
-        lines, body = self.lines, self.body
-        if exchange.trace is not None:
-            lines += exchange.trace.response_line
-        if exchange.id_shown:
-            lines += serializer.id_line(exchange.id_shown)
-        exchange.fault, exchange.why = self.fault, self.why
-        exchange.response, exchange.response_bytes = recorded_answer(self.status, lines), len(body)
-        return b"%bContent-Length: %d\r\n%b\r\n%b" % (lines, len(body), last, body)
-
-
-def refusal_lines(fault: Fault) -> bytes:
-    """Return the status line and headers of the response to a fault."""
-    return serializer.status_line(fault.status) + b"".join(b"%b: %b\r\n" % line for line in problem_fields(fault))
 
 
 @final

@@ -1,4 +1,4 @@
-"""Compiled routes: the action, its filters, and when their steps run."""
+"""Compiled routes: the action and its filters."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ from typing import TYPE_CHECKING, Protocol, final
 from fastgw.errors import Fault
 from fastgw.exchange.action import Action
 from fastgw.exchange.chain import Chain, FilterInstance
-from fastgw.exchange.filter_steps import all_let_pass
-from fastgw.exchange.hooks import PassTest, RefuseStep, RequestStep
+from fastgw.exchange.hooks import RequestStep
 from fastgw.exchange.reply import Reply
-from fastgw.exchange.sent_fields import NO_SENT_FIELDS, SentFields
-from fastgw.http.http1.parser import is_path_as_sent
 from fastgw.typed_fields import expose_fields
 
 if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange
-    from fastgw.http.messages import RequestHead
 
 
 class Divider(Protocol):
@@ -31,52 +27,10 @@ class Divider(Protocol):
         """Return the upstream that is selected and why, for people."""
 
 
-class StepPlan:
-    """When the steps of a route need not run, by what its filters declare; shared by all routes with an equal plan. It
-    is for requests that were received as a whole, and that no filter has changed yet.
-
-    `checks_path`: the route has a path check (`Route.check_path`), which accepts every path that was received in normal
-    form. `step_headers`: lower-case names of headers; for requests with one of them the steps run. `pass_tests`: tests
-    in place of the steps and the hooks for the body; for a request that does not pass they run. `sent_fields`: headers
-    for the upstream that the steps change, the same for all requests. `refuse`: `Hooks.refuse` of the filter with the
-    last of the tests; None: refusals are left to the steps.
-    """
-
-    def __init__(
-        self,
-        checks_path: bool,
-        step_headers: tuple[bytes, ...] = (),
-        pass_tests: tuple[PassTest, ...] = (),
-        sent_fields: SentFields = NO_SENT_FIELDS,
-        refuse: RefuseStep | None = None,
-    ) -> None:
-        self.checks_path, self.step_headers, self.pass_tests = checks_path, step_headers, pass_tests
-        self.sent_fields, self.refuse = sent_fields, refuse
-
-    def _parts(self) -> tuple[object, ...]:
-        return self.checks_path, self.step_headers, self.pass_tests, self.sent_fields, self.refuse
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, StepPlan) and self._parts() == other._parts()
-
-    def __hash__(self) -> int:
-        return hash(self._parts())
-
-    def lets_pass(self, head: RequestHead) -> bool:
-        """Whether the request passes without the steps and the path check."""
-        if self.checks_path and not is_path_as_sent(head):
-            return False
-        for name in self.step_headers:
-            if head.first(name) is not None:
-                return False
-        return not self.pass_tests or all_let_pass(self.pass_tests, head)
-
-
 class Route:
     """A compiled route. `action` answers the exchange, at once or later.
 
     `check_path`: rejects paths that match but must not be forwarded; None: all are accepted.
-    `plan`: by which `steps` need not run; None: they run for each request.
     `filter_timeout`: seconds from the beginning of an exchange in which its filters have to decide; None: the default.
     `preflight_chain`: chain that answers a CORS preflight; None: there is none. `takes_options`: the route lists
     OPTIONS among its methods.
@@ -93,7 +47,6 @@ class Route:
         chain: Chain,
         steps: tuple[RequestStep, ...],
         check_path: Callable[[Exchange], Reply | None] | None = None,
-        plan: StepPlan | None = None,
         filter_timeout: float | None = None,
         preflight_chain: Chain | None = None,
         takes_options: bool = False,
@@ -103,7 +56,6 @@ class Route:
         self.chain = chain  # complete chain: the listener's early filters, then the route's
         self.steps = steps  # request steps that run after routing
         self.check_path = check_path
-        self.plan = plan
         self.filter_timeout = filter_timeout
         self.preflight_chain = preflight_chain
         self.takes_options = takes_options

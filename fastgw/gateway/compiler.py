@@ -36,7 +36,7 @@ from fastgw.downstream.protocols import offered_by_alpn
 from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.downstream.tls.contexts import ServerContexts, server_contexts, server_identity
 from fastgw.downstream.trusted_proxies import trust
-from fastgw.exchange import Chain, Division, FilterInstance, Hooks, Route, StepPlan
+from fastgw.exchange import Chain, Division, FilterInstance, Hooks, Route
 from fastgw.exchange.action import Action
 from fastgw.exchange.chain import request_steps_of
 from fastgw.exchange.error_pages import ErrorPage, ErrorPages
@@ -53,7 +53,6 @@ from fastgw.gateway import acme_http
 from fastgw.gateway.acme_http import answers_http
 from fastgw.gateway.conditions import conditions_of
 from fastgw.gateway.own_responses import RespondAction, redirect_action, respond_action, static_reply
-from fastgw.gateway.step_plans import step_plan
 from fastgw.gateway.tables import CompiledRoute, CompileError, Gateway
 from fastgw.gateway.unkeyed_values import find_unkeyed_values
 from fastgw.http.error_templates import html_template, json_template
@@ -66,7 +65,6 @@ from fastgw.upstream.policies.path_rewrite import (
     folder_of,
     path_check,
     path_of,
-    rewrites_captures,
     rewrites_variables,
     stripped_prefix,
 )
@@ -197,7 +195,6 @@ class _Building:
         """Filters by use, level, and whether they are early; they do not depend on the position."""
         self._forwards: dict[tuple[object, ...], Forward] = {}
         """Forward actions of routes, by everything that distinguishes them."""
-        self._step_plans: dict[StepPlan, StepPlan] = {}
         """Step plans of routes, each once."""
         self._unbuilt: dict[Where, tuple[str, _Errors]] = {}
         """Filters that cannot be built: the level, and the error. Each is tried once."""
@@ -641,28 +638,10 @@ class _Building:
         steps = request_steps_of(links)
         path_sent = action.path_of if isinstance(action, Forward) else None
         check_path = path_check(route, None if upstream is None else upstream.settings, path_sent)
-        plan: StepPlan | None = None
-        # A path in normal form can only be rejected for its slashes, and is checked only if there are steps.
-        slash_allowed = bool(steps) or route.path.encoded_slash == "keep"
-        # That of a route that rewrites captures is checked in any case.
-        is_plain = slash_allowed and not rewrites_captures(route)
-        if isinstance(action, Forward) and not chain.translate_steps:
-            if is_plain:
-                plan = step_plan(
-                    chain,
-                    links,
-                    checks_path=check_path is not None,
-                    keeps_slashes=route.path.encoded_slash == "keep",
-                    is_grpc=action.grpc,
-                )
-            if not action.grpc:  # trailers may stand in the place of headers
-                chain.skip_response_steps()
-        elif isinstance(action, Forward) and is_plain and action.takes_first_response and not action.grpc:
+        if isinstance(action, Forward) and action.takes_first_response and not action.grpc:
             chain.allows_fetch = len(chain.translate_steps) == 1 and not (chain.treats_responses or chain.renew_steps)
-        if plan is not None:
-            plan = self._step_plans.setdefault(plan, plan)
         takes_options = "OPTIONS" in route.methods
-        made = Route(route.name, action, chain, steps, check_path, plan, route.timeout, for_preflights, takes_options)
+        made = Route(route.name, action, chain, steps, check_path, route.timeout, for_preflights, takes_options)
         made.fallback = fallback
         if for_preflights is not None and isinstance(action, Forward):
             made.forwards_preflight = forwards_preflight(made, links)

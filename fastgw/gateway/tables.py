@@ -183,7 +183,7 @@ class Gateway:
         seen: set[tuple[str, str]] = set()
         for name, compiled in self.routes_by_name.items():
             for link in (link for rule in compiled.rules if rule for link in rule[0].route.links):
-                step = link.own.request
+                step = None if link.own.request is None else link.own.request.step
                 if not isinstance(step, Misconfigured):
                     continue
                 whose = compiled.upstreams[0].name if compiled.upstreams else name

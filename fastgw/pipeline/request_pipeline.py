@@ -19,11 +19,10 @@ from fastgw.errors import Fault
 from fastgw.exchange import Outcome, Reply, RequestStep, problem, run_request
 from fastgw.exchange.exchange import ClientSide, Exchange, filter_timeout_of
 from fastgw.exchange.filter_steps import fail_unheld, request_budget
-from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
+from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import body_at_once
 from fastgw.exchange.request_stages import begin_request_stages
-from fastgw.exchange.route import Route, StepPlan
-from fastgw.exchange.sent_fields import NO_SENT_FIELDS, SentFields
+from fastgw.exchange.route import Route
 from fastgw.http.field_names import EXPECT
 from fastgw.http.http1.parser import is_ordinary, is_plain
 from fastgw.observe.metrics.families import FilterEvent
@@ -52,10 +51,6 @@ class RequestStream(ClientSide):
         """Send a whole response from memory, and end the exchange."""
         raise NotImplementedError
 
-    def send_refusal(self, exchange: Exchange, refusal: ReadyRefusal) -> None:
-        """Send the refusal of a request that was received as a whole, and end the exchange."""
-        raise NotImplementedError
-
     def fail_after_defect(self, exchange: Exchange) -> None:
         """Log the exception that is being handled and end the exchange: with a 500, or cut off if its response has
         begun.
@@ -69,10 +64,10 @@ def begin_request(stream: RequestStream, exchange: Exchange, router: Router[Rout
     """
     head: Any = exchange.head
     early = exchange.chain
-    if not early.lets_pass(head):
+    if early.request_steps:
         _early_done(stream, exchange, router, run_request(early.request_steps, exchange))
         return
-    exchange.answered_by = None  # all of them have run, or let it pass
+    exchange.answered_by = None  # none of them is left to run
     match: Match[Route] | None = None
     if is_plain(head):
         try:
@@ -115,20 +110,6 @@ def _find_route(
         if answer is not None:
             stream.send_ready(exchange, answer)
             return
-    plan: StepPlan | None = route.plan
-    if plan is not None and match is not None and is_ordinary(head):
-        if plan.lets_pass(head):
-            sent: SentFields = plan.sent_fields
-            if sent is not NO_SENT_FIELDS:
-                exchange.request_dropped |= sent.dropped
-                exchange.request_added += sent.added
-            route.action.begin(exchange)
-            return
-        if plan.refuse is not None and exchange.request_body is not None and exchange.method != b"HEAD":
-            refusal = plan.refuse(head)
-            if refusal is not None:
-                stream.send_refusal(exchange, refusal)
-                return
     _route_done(stream, exchange, run_request(route.steps, exchange) if route.steps else None)
 
 

@@ -12,9 +12,9 @@ from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.filter_steps import by_path
 from fastgw.exchange.reply import ALLOW
 from fastgw.exchange.request_ids import identify_anew
-from fastgw.exchange.route import Route, StepPlan
+from fastgw.exchange.route import Route
 from fastgw.filters.policies.cors import is_preflight
-from fastgw.http.http1.parser import is_path_as_sent, is_plain
+from fastgw.http.http1.parser import is_plain
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import has_other_readings, other_readings
 from fastgw.routing.entry import Routable
@@ -187,7 +187,6 @@ def choose(exchange: Exchange, router: Router[Route], match: Match[Route] | None
 
     `match`: the route of a plain request that no filter has changed, if it is already known.
     """
-    is_as_received = match is not None
     if match is None:
         found = _choose_match(exchange, router)
         if not isinstance(found, tuple):
@@ -204,9 +203,6 @@ def choose(exchange: Exchange, router: Router[Route], match: Match[Route] | None
     if chain.request_ids is not ids:
         identify_anew(exchange, ids, chain.request_ids)
     if route.check_path is not None:
-        plan: StepPlan | None = route.plan
-        if is_as_received and plan is not None and is_path_as_sent(exchange.head):
-            return None  # it accepts such paths
         refusal = route.check_path(exchange)
         if refusal is not None:
             exchange.answered_by = by_path

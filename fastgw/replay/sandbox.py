@@ -37,7 +37,7 @@ from fastgw.exchange import (
 from fastgw.exchange.body_relay import whole_body
 from fastgw.exchange.exchange_counts import NO_COUNTS
 from fastgw.exchange.filter_steps import abandon
-from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal
+from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.route import Division
 from fastgw.exchange.states import ENDED
 from fastgw.filters.api import Hooks, Phase, Services, secret_names
@@ -206,7 +206,7 @@ class Sandbox:
             [link.hooks for link in exchange.chain.links if link.hooks is not self._own_hooks],
             exchange.route,
         )
-        if self._live or any(each.request_body or each.body_head or each.translate for each in hooks):
+        if self._live or any(each.request_body or each.translate for each in hooks):
             _check_whole("request", recorded.request_body)
         is_forwarded = route is None or getattr(route.action, "upstream", None) is not None
         is_read = not is_forwarded or any(each.response_body or each.translate for each in hooks)
@@ -315,7 +315,7 @@ def _refuse(exchange: Exchange, own: Hooks, recorded: RecordedRequest) -> Outcom
     outcome: Outcome = None
     if own.request is not None:
         try:
-            outcome = own.request(exchange)
+            outcome = own.request.step(exchange)
         except Exception:  # the edge of a filter, which was not started here
             outcome = problem(Fault.CREDENTIALS_INVALID)
     if outcome is None or isinstance(outcome, Reply):
@@ -400,9 +400,6 @@ class _ReplayStream(RequestStream):
 
     def send_ready(self, exchange: Exchange, answer: ReadyAnswer) -> None:
         raise NotImplementedError  # all steps of an observed route run
-
-    def send_refusal(self, exchange: Exchange, refusal: ReadyRefusal) -> None:
-        raise NotImplementedError  # likewise
 
     def fail_after_defect(self, exchange: Exchange) -> None:
         log_event(OperatorEvent.DEFECT, "a defect in a replayed request", error=True)

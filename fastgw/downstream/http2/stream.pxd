@@ -57,7 +57,6 @@ cdef class Http2Stream(RequestStream):
     cpdef send_ready(self, Exchange exchange, ReadyAnswer answer)
     cpdef feed(self, bytes payload)
     cpdef end(self, tuple trailers)
-    cdef _respond_whole(self, bytes message)
     cdef _complete(self)
     cdef _record(self)
     cpdef watch_body(self)

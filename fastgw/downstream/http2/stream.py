@@ -23,7 +23,7 @@ from fastgw.exchange import Trailers, problem
 from fastgw.exchange.body_relay import Relay, whole_body
 from fastgw.exchange.exchange import Exchange, begin_exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
-from fastgw.exchange.ready_answer import ReadyAnswer, ReadyRefusal, recorded_answer
+from fastgw.exchange.ready_answer import ReadyAnswer, recorded_answer
 from fastgw.exchange.reply import Response, body_at_once
 from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer, client_address
@@ -327,15 +327,8 @@ class Http2Stream(RequestStream):
         exchange.response = recorded_answer(answer.status, answer.head)
         exchange.cache_result = answer.cache_result
         exchange.response_bytes = answer.length
-        self._respond_whole(b"".join((answer.head, lines, b"\r\n", answer.body)))
-
-    def send_refusal(self, exchange: Exchange, refusal: ReadyRefusal) -> None:
-        self._respond_whole(refusal.message(exchange, self._connection.server.date_line()))
-
-    def _respond_whole(self, message: bytes) -> None:
-        """Send a whole response, and end the exchange."""
         connection = self._connection
-        connection.session.respond(self.id, message, True)
+        connection.session.respond(self.id, b"".join((answer.head, lines, b"\r\n", answer.body)), True)
         connection.sending.append(self)
         self._complete()
         connection.flush_alone()

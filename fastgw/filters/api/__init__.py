@@ -25,9 +25,9 @@ from fastgw.config.settings.secrets import Secret, secret_in
 from fastgw.consumers.index import Consumer, Roster
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
-from fastgw.exchange import Exchange, Hooks, Looks, Outcome, Reply
-from fastgw.exchange.body_stages import BodyStage, Bounded, StageFactory
-from fastgw.exchange.hooks import BodyHead, ResponseLines
+from fastgw.exchange import Exchange, Hooks, Outcome, Reply
+from fastgw.exchange.body_stages import BodyHook, BodyStage, Bounded, StageFactory
+from fastgw.exchange.hooks import BodyHead, RequestHook, ResponseHook, ResponseLines
 from fastgw.exchange.sent_fields import SentFields
 from fastgw.filters.api.credential_locations import NOWHERE, CredentialLocations
 from fastgw.filters.api.reply_bodies import FileRange, Pieces
@@ -48,6 +48,7 @@ from fastgw.upstream.upstream import Upstream
 __all__ = [
     "API",
     "BodyHead",
+    "BodyHook",
     "BodyStage",
     "Bounded",
     "Consumer",
@@ -64,7 +65,6 @@ __all__ = [
     "FileRange",
     "Filter",
     "Hooks",
-    "Looks",
     "Network",
     "NodeSide",
     "Outcome",
@@ -73,7 +73,9 @@ __all__ = [
     "Pieces",
     "ReadableFile",
     "Reply",
+    "RequestHook",
     "ResponseHead",
+    "ResponseHook",
     "ResponseLines",
     "Secret",
     "SentFields",

@@ -11,7 +11,8 @@ CODING: Final = b"content-encoding"
 
 def is_coded(exchange: Exchange) -> bool:
     """Whether the request body has a content coding, which no filter has removed."""
-    return bool(codings_in(exchange.kept_values(CODING)))
+    values = exchange.kept_values(CODING)
+    return bool(values) and bool(codings_in(values))
 
 
 def refuse_coded_body(exchange: Exchange) -> Reply | None:

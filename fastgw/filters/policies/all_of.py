@@ -19,6 +19,7 @@ from fastgw.filters.api import (
     Outcome,
     Phase,
     Reply,
+    RequestHook,
     Services,
     WarningContext,
 )
@@ -74,21 +75,21 @@ class AllOf(Filter, name="all_of", phase=Phase.AUTHENTICATE):
         methods = [
             (name, use.settings.build(env.inner(name, use.settings))) for name, use in named_methods(self.methods)
         ]
-        use = _AllOf([*_request_steps(methods)], [hooks for _, hooks in methods])
+        requests = [*_request_hooks(methods)]
+        use = _AllOf([each.step for each in requests], [hooks for _, hooks in methods])
         return Hooks(
-            request=use.request,
+            request=RequestHook(use.request, asks=" and ".join(each.asks for each in requests if each.asks)),
             start=use.start if any(hooks.start is not None for _, hooks in methods) else None,
             stop=use.stop if any(hooks.stop is not None for _, hooks in methods) else None,
             explain=use.explain,
-            asks=" and ".join(hooks.asks for _, hooks in methods if hooks.asks),
         )
 
 
-def _request_steps(methods: Iterable[tuple[str, Hooks]]) -> Iterator[RequestStep]:
-    """Yield the request steps. Raises `ValueError` for a method that has others as well."""
+def _request_hooks(methods: Iterable[tuple[str, Hooks]]) -> Iterator[RequestHook]:
+    """Yield the request hooks. Raises `ValueError` for a method that has others as well."""
     for name, hooks in methods:
         others = hooks.response, hooks.request_body, hooks.response_body, hooks.finish, hooks.trailers
-        if hooks.request is None or any(others) or hooks.changes_body or hooks.needs_body:
+        if hooks.request is None or any(others):
             raise ValueError(f"`{name}` does more than to look at the head of a request; expected another method")
         yield hooks.request
 

@@ -14,6 +14,7 @@ from fastgw.consumers.index import Index, Roster
 from fastgw.exchange.body_stages import BodyHook
 from fastgw.exchange.filter_steps import checked
 from fastgw.filters.api import (
+    BodyHead,
     BodyStage,
     Consumer,
     Env,
@@ -25,6 +26,7 @@ from fastgw.filters.api import (
     Outcome,
     Phase,
     Reply,
+    RequestHook,
     Services,
     StageFactory,
     WarningContext,
@@ -108,30 +110,26 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
         )
         hooks = [way.hooks for way in ways]
         for way in ways:
-            changes = way.hooks.request_body is not None and _body_hook(way.hooks.request_body).changes
-            if changes or any(
-                (way.hooks.changes_body, way.hooks.needs_body, way.hooks.response_body, way.hooks.trailers)
-            ):
+            body = way.hooks.request_body
+            changes = isinstance(body, BodyHead) or (body is not None and body.changes)
+            if changes or way.hooks.response_body is not None or way.hooks.trailers is not None:
                 raise ValueError(f"{way.name} changes bodies or trailers; expected a filter that only authenticates")
         reads = any(h.request_body is not None for h in hooks)
         follows = reads or any(h.response or h.finish for h in hooks)
         starts = any(h.start is not None for h in hooks)
         stops = any(h.stop is not None for h in hooks)
         return Hooks(
-            request=any_of.request_followed if follows else any_of.request,
+            request=RequestHook(
+                any_of.request_followed if follows else any_of.request,
+                asks=" or ".join(h.request.asks for h in hooks if h.request is not None and h.request.asks),
+            ),
             response=any_of.response if any(h.response is not None for h in hooks) else None,
             request_body=StageFactory(any_of.body_stage, reads_only=True) if reads else None,
             finish=any_of.finish if follows else None,
             start=any_of.start if starts else None,
             stop=any_of.stop if stops else None,
             explain=any_of.explain,
-            asks=" or ".join(h.asks for h in hooks if h.asks),
         )
-
-
-def _body_hook(step: Any) -> BodyHook:
-    """Return the hook of a method that reads bodies."""
-    return BodyHook(step, None, changes_body=False)
 
 
 def named_methods(uses: Iterable[FilterUse]) -> Iterator[tuple[str, FilterUse]]:
@@ -164,7 +162,7 @@ class _Way:
     def __init__(self, name: str, hooks: Hooks, beside: CredentialLocations) -> None:
         if hooks.request is None:
             raise ValueError(f"`{name}` does not authenticate: it has no request step")
-        self.name, self.hooks, self.request = name, hooks, hooks.request
+        self.name, self.hooks, self.request = name, hooks, hooks.request.step
         self.tidy = beside.hide if beside else None
         """Removes unverified credentials from an admitted request; None: there are none."""
 
@@ -296,12 +294,12 @@ class _AnyOf:
         if case is not None:
             for way in reversed(case.tried if case.accepted is None else [case.accepted]):
                 if way.hooks.response is not None:
-                    way.hooks.response(exchange)
+                    way.hooks.response.step(exchange)
 
     def body_stage(self, exchange: Exchange) -> BodyStage | None:
         case = self._cases.get(exchange)
-        step = None if case is None or case.accepted is None else case.accepted.hooks.request_body
-        return None if step is None else _body_hook(step).stage_for(exchange)
+        hook = None if case is None or case.accepted is None else case.accepted.hooks.request_body
+        return hook.stage_for(exchange) if isinstance(hook, BodyHook) else None
 
     def finish(self, exchange: Exchange) -> None:
         case = self._cases.pop(exchange, None)

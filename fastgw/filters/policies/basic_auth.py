@@ -12,7 +12,19 @@ from fastgw.config.base.value_types import Delay, ReadableFile, Realm
 from fastgw.consumers.credentials import LONGEST_KEY, why_not_a_password
 from fastgw.consumers.index import Index
 from fastgw.eventloop.single_flight import SingleFlight
-from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply, WarningContext
+from fastgw.filters.api import (
+    Consumer,
+    Env,
+    Exchange,
+    Fault,
+    Filter,
+    Hooks,
+    Outcome,
+    Phase,
+    Reply,
+    RequestHook,
+    WarningContext,
+)
 from fastgw.filters.api.credential_locations import AUTHORIZATION, CredentialLocations
 from fastgw.filters.api.warning_context import ClientIdentity
 from fastgw.filters.authentication.htpasswd import LONGEST_FOR_BCRYPT, Busy, Checking, Htpasswd
@@ -61,11 +73,10 @@ class BasicAuth(Filter, name="basic_auth", phase=Phase.AUTHENTICATE):
         if use.htpasswd is None:
             return Hooks(request=use.request, explain=explain_consumer)
         return Hooks(
-            request=use.request,
+            request=RequestHook(use.request, asks="the thread that checks passwords"),
             explain=explain_consumer,
             start=lambda _: use.checking.acquire(),
             stop=use.checking.release,
-            asks="the thread that checks passwords",
         )
 
 

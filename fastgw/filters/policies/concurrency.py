@@ -9,7 +9,18 @@ from msgspec import Meta
 
 from fastgw.config.base.value_types import Duration, FieldName, Identity, Percent, Trait, count_within
 from fastgw.config.settings.gateway import NONE, Settings
-from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Services, WarningContext
+from fastgw.filters.api import (
+    Env,
+    Exchange,
+    Fault,
+    Filter,
+    Hooks,
+    Outcome,
+    Phase,
+    RequestHook,
+    Services,
+    WarningContext,
+)
 from fastgw.filters.limiting.adaptive_concurrency import AdaptiveLimit
 from fastgw.filters.limiting.counter_store import give_back
 from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_of, key_warnings, traits_of
@@ -178,7 +189,9 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
             of = "" if self.priority is None else f" of {limit}, with {level} priority"
             return f"while fewer than {most[level]} are in flight{each}{of}"
 
-        return Hooks(request=request, finish=finish, start=start, explain=explain, would=lambda exchange: None)
+        return Hooks(
+            request=RequestHook(request, would=lambda exchange: None), finish=finish, start=start, explain=explain
+        )
 
     def _adaptive(
         self, env: Env, adaptive: Adaptive, level_of: "LevelOf", shares: Mapping[Level, float], refuse: "Refuse"
@@ -219,7 +232,9 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
             of = "" if self.priority is None else f"; {shares[level_of(exchange)]:.0%} of it with its priority"
             return f"while no more are in flight than the adaptive limit, {adaptive.min} to {adaptive.max}{of}"
 
-        return Hooks(request=request, finish=finish, start=start, explain=explain, would=lambda exchange: None)
+        return Hooks(
+            request=RequestHook(request, would=lambda exchange: None), finish=finish, start=start, explain=explain
+        )
 
 
 @final

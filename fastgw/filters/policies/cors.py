@@ -7,7 +7,18 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from fastgw.config.base.route_patterns import PORT
 from fastgw.config.base.value_types import Duration, Notation, check_no_user, parse_method, parse_token
 from fastgw.config.settings.gateway import Some
-from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Reply, ResponseLines, SentFields
+from fastgw.filters.api import (
+    Env,
+    Exchange,
+    Filter,
+    Hooks,
+    Outcome,
+    Phase,
+    Reply,
+    ResponseHook,
+    ResponseLines,
+    SentFields,
+)
 from fastgw.forwarded_headers import Peer
 from fastgw.http.messages import RequestHead
 
@@ -193,10 +204,12 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
             return fields
 
         return Hooks(
+            response=ResponseHook(
+                response,
+                lines=ResponseLines((*OURS, b"vary")),
+                fields=None if self.reflect and ANY in self.origins else fields_for,
+            ),
             preflight=preflight,
-            response=response,
-            response_fields=None if self.reflect and ANY in self.origins else fields_for,
-            response_lines=ResponseLines((*OURS, b"vary")),
         )
 
     def _preflight_headers(self) -> bytes:

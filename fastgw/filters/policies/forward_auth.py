@@ -13,7 +13,19 @@ from fastgw.config.base.value_types import Duration, EndpointUrl, FieldName
 from fastgw.config.base.value_types import Size as Bytes
 from fastgw.config.settings.gateway import Settings, UpstreamTls
 from fastgw.eventloop.single_flight import SingleFlight
-from fastgw.filters.api import Env, Exchange, Fault, Fetcher, Filter, Hooks, Outcome, Phase, Reply, Services
+from fastgw.filters.api import (
+    Env,
+    Exchange,
+    Fault,
+    Fetcher,
+    Filter,
+    Hooks,
+    Outcome,
+    Phase,
+    Reply,
+    RequestHook,
+    Services,
+)
 from fastgw.filters.api.credential_locations import AUTHORIZATION, CredentialLocations
 from fastgw.filters.api.warning_context import ClientIdentity
 from fastgw.filters.authentication.identity_headers import check_written
@@ -122,11 +134,10 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
         use = _ForwardAuthUse(self, env)
         answers = bool(self.client_headers)
         return Hooks(
-            request=use.request,
+            request=RequestHook(use.request, asks=str(self.url.origin)),
             response=use.response if answers else None,
             finish=use.finish if answers else None,
             start=use.start,
-            asks=str(self.url.origin),
         )
 
 

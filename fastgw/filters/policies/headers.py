@@ -22,6 +22,8 @@ from fastgw.filters.api import (
     Hooks,
     Outcome,
     Phase,
+    RequestHook,
+    ResponseHook,
     ResponseLines,
     Secret,
     SentFields,
@@ -202,11 +204,10 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
 
         step = ref(response)
         return Hooks(
-            request=None if self.request.empty() else request,
-            sent_fields=None if self.request.empty() else to_request.fixed,
-            response=None if self.response.empty() else response,
-            response_fields=None if self.response.empty() else to_response.fixed,
-            response_lines=to_response.response_lines,
+            request=None if self.request.empty() else RequestHook(request, for_upstream=to_request.fixed is not None),
+            response=None
+            if self.response.empty()
+            else ResponseHook(response, lines=to_response.response_lines, fields=to_response.fixed),
         )
 
     def secret_names(self) -> Iterable[str]:

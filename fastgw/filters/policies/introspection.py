@@ -33,6 +33,7 @@ from fastgw.filters.api import (
     Outcome,
     Phase,
     Reply,
+    RequestHook,
     Services,
     WarningContext,
 )
@@ -179,11 +180,10 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
 
         policy = env.shared(("introspection", env.policy, blake2b(secret.encode()).digest(), redis), make)
         return Hooks(
-            request=policy.request,
+            request=RequestHook(policy.request, asks=str(self.url.origin)),
             start=policy.start,
             stop=policy.stop,
             explain=explain_token,
-            asks=str(self.url.origin),
         )
 
 

@@ -22,7 +22,7 @@ from fastgw.config.base.value_types import (
 from fastgw.config.settings.gateway import NONE, Settings, Some, UpstreamTls
 from fastgw.config.settings.secrets import Secret
 from fastgw.exchange import RequestStep
-from fastgw.filters.api import Env, Exchange, FeedSource, Filter, Hooks, Outcome, Phase, WarningContext
+from fastgw.filters.api import Env, Exchange, FeedSource, Filter, Hooks, Outcome, Phase, RequestHook, WarningContext
 from fastgw.filters.api.credential_locations import CredentialLocations
 from fastgw.filters.api.warning_context import ANYBODY, CONSUMERS, ClientIdentity
 from fastgw.filters.authentication.bearer import canonical
@@ -271,11 +271,13 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
         use = _JwtUse(self, policy)
         live = self.jwks_uri is not None
         return Hooks(
-            request=use.request_in_authorization if use.only_authorization else use.request,
+            request=RequestHook(
+                use.request_in_authorization if use.only_authorization else use.request,
+                asks="" if self.jwks_uri is None else str(self.jwks_uri.origin),
+            ),
             start=policy.keyring.start if live else None,
             stop=policy.keyring.stop if live else None,
             explain=explain_token,
-            asks="" if self.jwks_uri is None else str(self.jwks_uri.origin),
         )
 
     def _keyring(self, env: Env) -> Callable[[], Keyring]:

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from fastgw.config.base.value_types import Name, Percent, Size
 from fastgw.errors import Fault
-from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase, Services
+from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase, RequestHook, Services
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.upstream.client.mirror_request import Answered, send_copy
 
@@ -123,14 +123,13 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
             return f"mirrors {self.share:.0%} of the requests to {self.upstream}"
 
         return Hooks(
-            request=request,
-            request_body=request_body,
+            request=RequestHook(request, would="copies are not sent"),
             response=response if self.compare else None,
+            request_body=request_body,
             response_body=response_body if self.compare else None,
             finish=finish,
             start=start,
             explain=explain,
-            effect="copies are not sent",
         )
 
 

@@ -8,7 +8,20 @@ from msgspec import Meta
 
 from fastgw.config.base.value_types import Notation, Trait, parse_identity, write_duration
 from fastgw.config.settings.gateway import NONE, Settings, Some
-from fastgw.filters.api import Duration, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Services, WarningContext
+from fastgw.filters.api import (
+    Duration,
+    Env,
+    Exchange,
+    Fault,
+    Filter,
+    Hooks,
+    Outcome,
+    Phase,
+    RequestHook,
+    ResponseHook,
+    Services,
+    WarningContext,
+)
 from fastgw.filters.limiting.counter_store import Left, LimitSpec, give_back
 from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_named, key_of, key_warnings, traits_of
 from fastgw.filters.limiting.response_headers import LIMIT_LINES, LimitHeaders, Style, refusal, set_tightest_headers
@@ -146,12 +159,10 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
             key, lambda: _QuotaCounts(self, self.scope(env.level, of_route, env.instance), env.instance)
         )
         return Hooks(
-            request=counts.request,
-            response=None if self.headers == "none" else set_tightest_headers,
-            response_lines=LIMIT_LINES,
+            request=RequestHook(counts.request, would=lambda exchange: None),
+            response=None if self.headers == "none" else ResponseHook(set_tightest_headers, lines=LIMIT_LINES),
             start=counts.start,
             explain=counts.explain,
-            would=lambda exchange: None,
         )
 
 

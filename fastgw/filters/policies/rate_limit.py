@@ -22,6 +22,8 @@ from fastgw.filters.api import (
     Outcome,
     Phase,
     Reply,
+    RequestHook,
+    ResponseHook,
     Services,
     Settings,
     WarningContext,
@@ -222,13 +224,11 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
         if self.cost.response_header is not None:
             response = counts.charging(self.cost.response_header, response)
         return Hooks(
-            request=counts.step() if redis is None else counts.asking_step(),
-            response=response,
-            response_lines=LIMIT_LINES if response is set_tightest_headers else None,
+            request=RequestHook(counts.step() if redis is None else counts.asking_step(), would=counts.would),
+            response=ResponseHook(response, lines=LIMIT_LINES) if response is set_tightest_headers else response,
             start=counts.start,
             stop=None if redis is None else redis.limits.release,
             explain=counts.explain,
-            would=counts.would,
         )
 
 

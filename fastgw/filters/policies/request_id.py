@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from fastgw.config.base.value_types import FieldName
 from fastgw.exchange.request_ids import request_ids
-from fastgw.filters.api import Env, Filter, Hooks, Phase
+from fastgw.filters.api import Env, Filter, Hooks, Phase, RequestHook
 from fastgw.filters.authentication.identity_headers import check_label
 
 
@@ -30,4 +30,4 @@ class RequestId(Filter, name="request_id", phase=Phase.OBSERVE):
 
     def build(self, env: Env) -> Hooks:
         ids = request_ids(self.header.encode(), self.trust_client)
-        return Hooks(request_ids=ids, response=None if ids.is_usual else ids.add_to_response)
+        return Hooks(request=RequestHook(ids.identify, ids=ids), response=None if ids.is_usual else ids.add_to_response)

@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from fastgw.config.base.value_types import TargetUrl, Url
 from fastgw.config.settings.gateway import Some
-from fastgw.filters.api import Env, Exchange, Filter, Hooks, Looks, Phase
+from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase
 from fastgw.upstream.forwarding.gateway_urls import (
     HEADERS,
     PORTS,
@@ -25,8 +25,6 @@ _UNMOVED: Final = b"__host-"
 
 _MOVING: Final = (201, *range(300, 400))
 _OF_ANY_STATUS: Final = HEADERS[1:]
-_LOOKS: Final = Looks(_MOVING, _OF_ANY_STATUS)
-_LOOKS_WITH_COOKIES: Final = Looks(_MOVING, (*_OF_ANY_STATUS, b"set-cookie"))
 
 
 class ResponseUrls(Filter, name="response_urls", phase=Phase.TRANSFORM, order=10):  # type: ignore[literal-required]  # order: ours
@@ -62,8 +60,8 @@ class ResponseUrls(Filter, name="response_urls", phase=Phase.TRANSFORM, order=10
             b"/" if self.root == "slash" else b"",
         )
         if self.cookies == "keep":
-            return Hooks(response=place.response, looks_at=_LOOKS)
-        return Hooks(response=place.response_with_cookies, looks_at=_LOOKS_WITH_COOKIES)
+            return Hooks(response=place.response)
+        return Hooks(response=place.response_with_cookies)
 
 
 class _Place(NamedTuple):

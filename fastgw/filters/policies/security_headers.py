@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from msgspec.structs import fields
 
 from fastgw.config.base.value_types import Notation, parse_field_value
-from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase, ResponseLines, SentFields
+from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase, ResponseHook, ResponseLines, SentFields
 from fastgw.forwarded_headers import Peer, client_scheme
 from fastgw.http.messages import RequestHead
 
@@ -142,7 +142,7 @@ class SecurityHeaders(Filter, name="security_headers", phase=Phase.ADMIT, order=
         if self.existing == "keep":
             return Hooks(response=response_beside)
         steady = for_http if on_http == on_https else fields_for
-        return Hooks(response=response, response_fields=steady, response_lines=ResponseLines(names))
+        return Hooks(response=ResponseHook(response, lines=ResponseLines(names), fields=steady))
 
     def _policies(self) -> dict[str, str]:
         """Return the headers that are sent, by the name of the setting."""

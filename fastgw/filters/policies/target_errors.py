@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from fastgw.config.base.value_types import Statuses
 from fastgw.config.settings.gateway import Some
-from fastgw.filters.api import Env, Exchange, FieldName, Filter, Hooks, Looks, Phase
+from fastgw.filters.api import Env, Exchange, FieldName, Filter, Hooks, Phase
 from fastgw.filters.authentication.identity_headers import check_label
 
 _ERRORS: Final = (range(500, 600),)
@@ -50,7 +50,7 @@ class TargetErrors(Filter, name="target_errors", phase=Phase.TRANSFORM, order=20
                 answer.dropped |= dropped
 
         (dropped_name,) = dropped
-        return Hooks(response=response, looks_at=Looks(meant, dropped))
+        return Hooks(response=response)
 
 
 @cache

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from fastgw.exchange import Exchange, FilterInstance, Route
+from fastgw.exchange.chain import request_steps_of
 from fastgw.filters.api import Phase
 from fastgw.filters.api.credential_locations import CredentialLocations
 from fastgw.filters.authentication.identity_headers import CREDENTIALS
@@ -27,9 +28,9 @@ def forwards_preflight(route: Route, own: Sequence[FilterInstance]) -> Callable[
         settings = link.use.settings
         written = tuple(folded(name.encode()) for name in settings.written_fields())
         places = places | settings.credential_places() | CredentialLocations(written)
-    steps = tuple(link.hooks.request for link in own if link not in passed and link.hooks.request is not None)
+    steps = request_steps_of([link for link in own if link not in passed])
     chain = route.chain.with_links(link for link in route.chain.links if link not in passed)
-    forwarding = Route(route.name, route.action, chain, steps, route.check_path, None, route.filter_timeout)
+    forwarding = Route(route.name, route.action, chain, steps, route.check_path, route.filter_timeout)
 
     def forwards(exchange: Exchange) -> Route:
         places.hide(exchange)

@@ -10,8 +10,8 @@ can be tried together. After a shadow filter that would have answered, later one
 one that waits, they run once it has decided. After one that would have decompressed the body, they see no
 `Content-Encoding`, and what they would decide by the body is not known.
 
-A filter that only serves an effect on others (`Hooks.effect`), such as copies of requests, does not run at all. Others
-run their finish step, which gives back what their steps hold.
+A filter that only serves an effect on others (`RequestHook.would`), such as copies of requests, does not run at all.
+Others run their finish step, which gives back what their steps hold.
 
 The stages of request bodies run on a copy of the body, as it passes, and so do steps that decide by its beginning, once
 it has passed: the request does not wait for it. Effects that cannot be had without acting, on
@@ -32,7 +32,6 @@ from typing import Final, TypeVar, final
 from fastgw.errors import Fault
 from fastgw.exchange import ClientSide, Exchange, Hooks, Reply
 from fastgw.exchange.body_stages import (
-    BodyHook,
     BodyRefused,
     BodyStage,
     BodyTooLong,
@@ -42,7 +41,7 @@ from fastgw.exchange.body_stages import (
 )
 from fastgw.exchange.filter_steps import LOG_EVERY_S, abandon, checked
 from fastgw.exchange.held_pieces import append_piece
-from fastgw.exchange.hooks import RequestStep
+from fastgw.exchange.hooks import BodyHead, RequestHook, RequestStep
 from fastgw.exchange.reply import Response, body_at_once, problem
 from fastgw.exchange.shadow_exchange import CODING, ShadowExchange, ShadowRun
 from fastgw.observe.metrics.families import FilterEvent
@@ -58,19 +57,17 @@ MOST_WAITING: Final = 1000
 
 def in_shadow(instance: str, own: Hooks) -> Hooks:
     """Return hooks that call the filter's own, and suppress their effects."""
-    if own.effect:
-        own = Hooks(request=lambda exchange: None, effect=own.effect)
-    if own.request_ids is not None:
-        own = Hooks(request=own.request_ids.identify, response=own.response)
+    if own.request is not None and isinstance(own.request.would, str):
+        own = Hooks(request=RequestHook(lambda exchange: None, would=own.request.would))
     shadow = _Shadow(instance, own)
     return Hooks(
         request=None if own.request is None else shadow.request,
         response=shadow.response if own.response is not None or shadow.response_body is not None else None,
-        request_body=StageFactory(shadow.body_stage, reads_only=True) if own.request_body or own.body_head else None,
+        request_body=StageFactory(shadow.body_stage, reads_only=True) if own.request_body else None,
         reply=None if own.reply is None else shadow.reply,
         finish=shadow.finish,
         start=own.start,
-        stop=shadow.stop if own.request or own.request_body or own.body_head else own.stop,
+        stop=shadow.stop if own.request or own.request_body else own.stop,
         tunnel=None if own.tunnel is None else shadow.tunnel,
     )
 
@@ -143,32 +140,44 @@ class _ShadowState:
 class _Shadow:
     """Shadow run: one use of a filter."""
 
-    __slots__ = ("_instance", "_logged_at", "_own", "_removes_codings", "_tasks", "request_body", "response_body")
+    __slots__ = (
+        "_body_head",
+        "_instance",
+        "_logged_at",
+        "_own",
+        "_removes_codings",
+        "_tasks",
+        "request_body",
+        "response_body",
+    )
 
     def __init__(self, instance: str, own: Hooks) -> None:
         self._instance = instance
         self._own = own
-        self.request_body, self.response_body = (
-            None if step is None else BodyHook(step, own.needs_body, own.changes_body)
-            for step in (own.request_body, own.response_body)
-        )
+        self.request_body, self._body_head = None, None
+        if isinstance(own.request_body, BodyHead):
+            self._body_head = own.request_body
+        else:
+            self.request_body = own.request_body
+        self.response_body = own.response_body
         if self.response_body is not None and not self.response_body.changes:
             self.response_body = None  # it only looks at them
-        self._removes_codings = isinstance(own.request_body, StageFactory) and own.request_body.codings is not None
+        step = None if self.request_body is None else self.request_body.step
+        self._removes_codings = isinstance(step, StageFactory) and step.codings is not None
         self._tasks: set[asyncio.Future[None]] = set()
         self._logged_at = -inf  # time of the last log line about an exception
 
     def request(self, exchange: Exchange) -> None:
         assert self._own.request is not None
-        self._run_step(exchange, self._own.request)
+        self._run_step(exchange, self._own.request.step)
 
     def inspect_body(self, exchange: Exchange, beginning: bytes) -> None:
         """Run the step that decides by the beginning of a body."""
-        assert self._own.body_head is not None
+        assert self._body_head is not None
         case = self._case(exchange)
         if not case.over:
             case.exchange.show_beginning(beginning)
-            self._run_step(exchange, self._own.body_head.step)
+            self._run_step(exchange, self._body_head.step)
 
     def _run_step(self, exchange: Exchange, step: RequestStep) -> None:
         case, stage = self._case(exchange), _stage(exchange)
@@ -188,16 +197,19 @@ class _Shadow:
     ) -> Awaitable[Reply | None] | None:
         """Run a request step. Return its awaitable if it has to wait."""
         if stage.rehearsal.over:
-            case.asked, case.over = case.asked and step is not self._own.request, True
+            case.asked, case.over = case.asked and not self._is_request_step(step), True
             return None
         stage.rehearsal.enter(case.exchange)
-        if stage.rehearsal.decodes and step is self._own.request:
+        if stage.rehearsal.decodes and self._is_request_step(step):
             case.exchange.show_decoded()
         outcome = step(case.exchange)
         if inspect.isawaitable(outcome):
             return outcome
         self._record_decision(stage, case, checked(outcome))
         return None
+
+    def _is_request_step(self, step: RequestStep) -> bool:
+        return self._own.request is not None and step is self._own.request.step
 
     def _record_decision(self, stage: _ShadowState, case: _ShadowDecision, reply: Reply | None) -> None:
         case.answer(reply)
@@ -217,7 +229,7 @@ class _Shadow:
         case.exchange.respond_as(response)
         try:
             if self._own.response is not None:
-                self._own.response(case.exchange)
+                self._own.response.step(case.exchange)
                 if changed := case.exchange.response_changes(response):
                     case.decide(FilterEvent.CHANGE, f"change response {', '.join(changed)}")
             if self.response_body is not None and exchange.fault is None and _may_have_body(response):
@@ -285,7 +297,7 @@ class _Shadow:
 
     def _most_inspected(self, exchange: Exchange, case: _ShadowDecision) -> int:
         """Return the bytes of the body that a step needs to decide; 0: there is none for this request."""
-        head = self._own.body_head
+        head = self._body_head
         if head is None or not self.run_body_step(exchange, case, partial(head.applies, case.exchange)):
             return 0
         return head.most
@@ -349,10 +361,11 @@ class _Shadow:
         reported = case.exchange.shadowed.removeprefix(f"{self._instance}: ")
         if reported and not case.over:  # by a filter with `mode: report`
             case.decide(FilterEvent.ANSWER, reported)
-        if exchange.sent and not case.over and (self._own.translate is not None or self._own.sign is not None):
+        if exchange.sent and not case.over and self._own.translate is not None:
             case.unjudged = "requests are not taken over or signed in shadow"
-        if self._own.effect and not case.over:
-            case.unjudged = f"{self._own.effect} in shadow"
+        would = None if self._own.request is None else self._own.request.would
+        if isinstance(would, str) and not case.over:
+            case.unjudged = f"{would} in shadow"
         if case.task is not None and case.waits:
             texts = [*case.decisions, "unknown: it is still waiting"]
             case.task.add_done_callback(lambda task: self._count(client, exchange, case))

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from fastgw.exchange import Chain, ClientSide, Exchange, Route
 from fastgw.exchange.action import Action
 from fastgw.exchange.chain import FilterInstance
-from fastgw.exchange.hooks import Hooks
+from fastgw.exchange.hooks import Hooks, TranslateHook
 from fastgw.exchange.upstream_chains import NO_FILTERS
 from fastgw.http.messages import RequestHead
 
@@ -35,9 +35,9 @@ def call_chain(chain: Chain) -> Chain:
     if made is None:
         made = chain.of_calls = _chain_of(
             (
-                FilterInstance(link.use, Hooks(renew=link.hooks.renew, sign=link.hooks.sign), False, link.level)
+                FilterInstance(link.use, hooks, False, link.level)
                 for link in chain.links
-                if link.hooks.renew is not None or link.hooks.sign is not None
+                if (hooks := _hooks_of_calls(link.hooks)) is not None
             ),
             chain,
         )
@@ -50,13 +50,19 @@ def copy_chain(chain: Chain) -> Chain:
     if made is None:
         made = chain.of_copies = _chain_of(
             (
-                FilterInstance(link.use, Hooks(translate=link.hooks.translate_copy), False, link.level)
+                FilterInstance(link.use, Hooks(translate=TranslateHook(hook.of_copies)), False, link.level)
                 for link in chain.links
-                if link.hooks.translate_copy is not None
+                if (hook := link.hooks.translate) is not None and hook.of_copies is not None
             ),
             chain,
         )
     return made
+
+
+def _hooks_of_calls(hooks: Hooks) -> Hooks | None:
+    """Return the hooks of a filter that renew the credentials of calls, and sign their requests."""
+    signing = hooks.translate if hooks.translate is not None and hooks.translate.signs else None
+    return None if hooks.renew is None and signing is None else Hooks(renew=hooks.renew, translate=signing)
 
 
 def _chain_of(links: Iterable[FilterInstance], chain: Chain) -> Chain:

@@ -12,7 +12,7 @@ from fastgw.cli import app
 from fastgw.errors import Fault
 from fastgw.explain import Explanation, Step, as_text, explain
 from fastgw.filters import TYPES
-from fastgw.filters.api import Exchange, Filter, Phase, Reply
+from fastgw.filters.api import Exchange, Filter, Phase, Reply, RequestHook
 from fastgw.gateway.compiler import compile as compile_tables
 from fastgw.gateway.tables import Gateway
 from tests.support.certificates import Certificates
@@ -114,7 +114,7 @@ def broken(*_: object) -> Any:
         ({"request": lambda exchange: Reply(204)}, "answers 204"),
         ({"request": later}, "would have to call, which explain does not do"),
         (
-            {"request": later, "explain": broken, "asks": "http://authority.test"},
+            {"request": RequestHook(later, asks="http://authority.test"), "explain": broken},
             "would have to call http://authority.test, which explain does not do",
         ),
         ({"request": broken}, "answers 500 (internal: it raises ZeroDivisionError: no)"),

@@ -12,7 +12,7 @@ import pytest
 from fastgw.errors import Fault
 from fastgw.exchange.body_relay import MAX_KEPT
 from fastgw.exchange.body_stages import PendingOutput
-from fastgw.filters.api import BodyStage, Bounded, Phase, Reply, StageFactory
+from fastgw.filters.api import BodyHook, BodyStage, Bounded, Phase, Reply, StageFactory
 from fastgw.shm.held_body_budget import FREE_BYTES
 from tests.support.http2 import frames
 from tests.support.memory import Plane, Wire, probe
@@ -70,8 +70,10 @@ class Waiting(BodyStage):
         self.output.cancel()
 
 
-WHOLE = probe("whole", Phase.TRANSFORM, request_body=lambda exchange, body: None, needs_body=Bounded("1MiB"))
-REFUSES = probe("refuses", Phase.TRANSFORM, request_body=lambda exchange, body: Reply(400), needs_body=Bounded("1MiB"))
+WHOLE = probe("whole", Phase.TRANSFORM, request_body=BodyHook(lambda exchange, body: None, needs=Bounded("1MiB")))
+REFUSES = probe(
+    "refuses", Phase.TRANSFORM, request_body=BodyHook(lambda exchange, body: Reply(400), needs=Bounded("1MiB"))
+)
 KEEPING = probe("keeping", Phase.TRANSFORM, request_body=StageFactory(lambda exchange: Keeping()))
 WAYS: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
     "transform": (TRANSFORM, ()),
@@ -161,7 +163,9 @@ def test_a_body_that_is_complete_needs_no_memory_of_the_node(way: str, head: str
 @pytest.mark.parametrize("has_memory", [True, False])
 def test_a_complete_body_counts_while_a_stage_computes_its_output(has_memory: bool) -> None:
     waiting = Waiting()
-    plane = Plane(probes=(probe("waits", Phase.TRANSFORM, request_body=waiting.factory, needs_body=Bounded("1MiB")),))
+    plane = Plane(
+        probes=(probe("waits", Phase.TRANSFORM, request_body=BodyHook(waiting.factory, needs=Bounded("1MiB"))),)
+    )
     if not has_memory:
         plane.worker_loop.held_body_budget.limit = 0
     client = plane.client()
@@ -179,7 +183,9 @@ def test_a_complete_body_counts_while_a_stage_computes_its_output(has_memory: bo
 @pytest.mark.parametrize("leave", [Wire.ends, Wire.resets])
 def test_a_client_that_leaves_while_a_stage_computes_its_output_frees_the_memory(leave: Callable[[Wire], None]) -> None:
     waiting = Waiting()
-    plane = Plane(probes=(probe("waits", Phase.TRANSFORM, request_body=waiting.factory, needs_body=Bounded("1MiB")),))
+    plane = Plane(
+        probes=(probe("waits", Phase.TRANSFORM, request_body=BodyHook(waiting.factory, needs=Bounded("1MiB"))),)
+    )
     client = plane.client()
     client.sends(post(BODY))
     leave(client)

@@ -8,7 +8,7 @@ import pytest
 
 from fastgw.errors import Fault
 from fastgw.exchange.body_relay import MAX_KEPT
-from fastgw.filters.api import Bounded, Phase, Reply
+from fastgw.filters.api import BodyHook, Bounded, Phase, Reply
 from tests.support.http2 import frames
 from tests.support.http2.frames import Flag, Type
 from tests.support.memory import Plane, Wire, probe
@@ -20,7 +20,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
 
 REPLIES = probe("replies", Phase.ADMIT, request=lambda exchange: Reply(200, LONG))
 MADE = probe(
-    "made", Phase.TRANSFORM, response_body=lambda exchange, body: LONG, needs_body=Bounded(100), changes_body=True
+    "made", Phase.TRANSFORM, response_body=BodyHook(lambda exchange, body: LONG, needs=Bounded(100), changes=True)
 )
 
 
@@ -118,9 +118,7 @@ def test_trailers_follow_a_long_body(length: int) -> None:
     made = probe(
         "made",
         Phase.TRANSFORM,
-        response_body=lambda exchange, body: LONG[:length],
-        needs_body=Bounded(100),
-        changes_body=True,
+        response_body=BodyHook(lambda exchange, body: LONG[:length], needs=Bounded(100), changes=True),
     )
     plane = Plane(probes=(made,))
     client = plane.client()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastgw.exchange import Exchange
+from fastgw.exchange.hooks import TranslateHook
 from fastgw.exchange.reply import UNKNOWN, Reply, Response, own_response
 from fastgw.filters.api import Phase
 from fastgw.http.http1.parser import parse_response
@@ -40,7 +41,7 @@ def plane_for(framing: bytes | int | None, pieces: list[bytes], version: int) ->
             exchange.response_sink.end(())
         return True
 
-    taking = probe("taking", Phase.TRANSFORM, translate=answers)
+    taking = probe("taking", Phase.TRANSFORM, translate=TranslateHook(answers))
     settings = HTTP2 if version == 2 else {}
     own = {"name": "own", "paths": ["/own"], "respond": {"body": "own"}}
     return Plane({**settings, "routes": [{"name": "all", "upstream": "u"}, own]}, probes=[taking])

@@ -9,8 +9,7 @@ import pytest
 from fastgw.capture.observed_tables import observer_link
 from fastgw.config.settings.gateway import FilterUse
 from fastgw.exchange import Chain, Exchange, FilterInstance, Hooks, Route, run_request
-from fastgw.filters.api import Fault, Filter, Looks, Phase, Reply, ResponseLines
-from fastgw.http.http1.parser import parse_response
+from fastgw.filters.api import Fault, Filter, Phase, Reply, RequestHook, ResponseHook, ResponseLines
 from fastgw.observe.metrics.families import FilterEvent
 from tests.support.memory import Plane, probe
 from tests.support.table import for_each
@@ -541,51 +540,16 @@ def test_a_reply_may_get_another_status_too() -> None:
     assert plane.records[0].status == 204
 
 
-@pytest.mark.parametrize(
-    ("answer", "looked"),
-    [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", False),
-        (b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n", True),
-        (b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", True),
-        (b"HTTP/1.1 200 OK\r\nX-ONE: 1\r\nContent-Length: 0\r\n\r\n", True),
-        (b"HTTP/1.1 200 OK\r\nX-Two:\r\nContent-Length: 0\r\n\r\n", True),
-        (b"HTTP/1.1 200 OK\r\nX-Three: 1\r\nContent-Length: 0\r\n\r\n", False),
-    ],
-)
-@pytest.mark.parametrize(
-    "other", [None, lambda head: head.first(b"x-other") is not None], ids=["alone", "with another"]
-)
-def test_what_several_filters_look_at_is_looked_at(answer: bytes, looked: bool, other: Any) -> None:
-    hooks = [
-        Hooks(response=lambda exchange: None, looks_at=Looks((201,), (b"x-one",))),
-        Hooks(response=lambda exchange: None, looks_at=Looks((500,), (b"x-two",))),
-        *([] if other is None else [Hooks(response=lambda exchange: None, looks_at=other)]),
-    ]
-    chain = Chain(FilterInstance(FilterUse(name="a", type="a", settings=None), each, False, "") for each in hooks)
-    chain.skip_response_steps()
-    assert chain.skips_response_steps
-    assert chain.looks is not None
-    assert chain.looks(parse_response(answer, b"GET")) is looked
-    if other is not None:
-        assert chain.looks(parse_response(answer.replace(b"\r\n", b"\r\nX-Other: 1\r\n", 1), b"GET"))
-
-
 def test_what_a_request_asks_of_its_route_is_one_line_of_memory() -> None:
     """Routes lie one behind the other. Were their size no multiple of a line's, some would begin in the middle."""
     assert (COLLECTORS_HEAD + Route.__basicsize__) % 64 == 0
-
-
-@pytest.mark.parametrize("names", [(), (b"X-Token",), ("x-token",), (b"x token",)])
-def test_names_that_no_header_has_are_refused_as_the_step_would_never_run(names: tuple[Any, ...]) -> None:
-    with pytest.raises(ValueError, match=r"expected lower-case names such as frozenset"):
-        Hooks(request=lambda exchange: None, request_headers=frozenset(names))
 
 
 def test_the_response_steps_that_may_change_headers_by_lines() -> None:
     """Those behind which no later one reads or replaces headers; response steps run in reverse order."""
 
     def hooks(lines: ResponseLines | None) -> Hooks:
-        return Hooks(response=lambda exchange: None, response_lines=lines)
+        return Hooks(response=ResponseHook(lambda exchange: None, lines=lines))
 
     adds, other = ResponseLines((b"X-A",)), ResponseLines((b"X-B",))
     replaces, reads = ResponseLines((b"x_a",), replaces=True), ResponseLines((b"x-c",), reads=True, replaces=True)
@@ -602,7 +566,7 @@ def test_the_response_steps_that_may_change_headers_by_lines() -> None:
     for lines, count in cases:
         made = [hooks(each) for each in lines]
         chain = Chain(FilterInstance(FilterUse(name="a", type="a", settings=None), each, False, "") for each in made)
-        assert set(chain.line_steps) == {each.response for each in made[:count]}
+        assert set(chain.line_steps) == {each.response.step for each in made[:count] if each.response is not None}
 
 
 @pytest.mark.parametrize("refuses", [None, Phase.AUTHENTICATE])
@@ -612,7 +576,9 @@ def test_a_later_filter_sees_the_request_before_authentication(refuses: Phase | 
     late = probe(
         "late",
         Phase.LIMIT_CONSUMER,
-        before_authentication=lambda exchange: told.calls.append("request:late"),
+        request=RequestHook(
+            lambda exchange: None, before_authentication=lambda exchange: told.calls.append("request:late")
+        ),
         finish=lambda exchange: told.calls.append("finish:late"),
     )
     plane = Plane(probes=[late, *told.probes(refuses, lambda exchange: exchange.refuse(Fault.FORBIDDEN))])
@@ -634,13 +600,15 @@ def test_observers_run_before_authentication() -> None:
 
     def authenticate(exchange: Exchange) -> None: ...
 
+    def authorize(exchange: Exchange) -> None: ...
+
     use = FilterUse(name="a", type="a", settings=probe("a", Phase.AUTHENTICATE)())
     links = [
         observer_link("capture", Hooks(request=observe)),
         FilterInstance(use, Hooks(request=authenticate), False, "route"),
-        FilterInstance(use, Hooks(before_authentication=before), False, "route"),
+        FilterInstance(use, Hooks(request=RequestHook(authorize, before_authentication=before)), False, "route"),
     ]
-    assert Chain(links).request_steps == (observe, before, authenticate)
+    assert Chain(links).request_steps == (observe, before, authenticate, authorize)
 
 
 def test_the_chain_of_an_observed_route_leads_where_the_route_leads() -> None:

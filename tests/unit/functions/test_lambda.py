@@ -15,7 +15,7 @@ from fastgw.config import ConfigError
 from fastgw.errors import Fault
 from fastgw.exchange.body_relay import MAX_KEPT
 from fastgw.explain import as_text, explain
-from fastgw.filters.api import Bounded, Exchange, Filter, Phase
+from fastgw.filters.api import BodyHook, Bounded, Exchange, Filter, Phase
 from fastgw.functions import invocation
 from fastgw.gateway.compiler import compile
 from tests.support.aws import ACCESS_KEY, SECRET_KEY, STREAM_END, check_signature, stream_message, stream_piece
@@ -495,9 +495,7 @@ def test_a_streamed_response_that_a_filter_changes_waits_as_well() -> None:
     changes = probe(
         "changes",
         Phase.TRANSFORM,
-        response_body=lambda exchange, received: body,
-        needs_body=Bounded(100),
-        changes_body=True,
+        response_body=BodyHook(lambda exchange, received: body, needs=Bounded(100), changes=True),
     )
     made = Invoked(room=0, probes=(changes,), streaming=True).streams(stream_piece(HEAD + b"ab"), STREAM_END)
     assert made.plane.worker_loop.held_body_budget.in_use == MAX_KEPT

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import random
-import time
-import uuid
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -17,7 +12,7 @@ from fastgw.filters.policies.headers import Headers
 from fastgw.filters.policies.request_id import RequestId
 from fastgw.filters.policies.size import Size
 from fastgw.http.fields import Fields
-from fastgw.testing import OK, ConfigError, Fetched, Ran, _Pool, configured, run
+from fastgw.testing import OK, ConfigError, Fetched, Ran, configured, run
 from tests.support.memory import probe
 
 HOST = b"Host: a.test\r\n"
@@ -170,9 +165,7 @@ def test_files_that_settings_name_may_be_given() -> None:
             return Hooks()
 
     run(Reading(path="/nowhere/a"), GET, files={"/nowhere/a": b"text"})
-    # With all steps and without those that need not run, and again if the two differ: the second may pass between.
-    assert len(seen) in (2, 4)
-    assert set(seen) == {b"text"}
+    assert seen == [b"text"]
 
 
 def test_it_has_what_was_promised() -> None:
@@ -229,113 +222,6 @@ def test_the_status_of_an_answer() -> None:
     ran = run(made(response=response), GET)
     assert (ran.status, ran.body) == (502, b"ok")
     assert ran.received.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
-
-
-# --- without the steps that need not run ---
-
-
-@pytest.fixture
-def spared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Each request that was sent without some steps: those alone find an idle connection."""
-    begun: list[str] = []
-    opened = _Pool.open
-
-    def opens(pool: _Pool, target: Any) -> None:
-        begun.append("begun")
-        opened(pool, target)
-
-    monkeypatch.setattr(_Pool, "open", opens)
-    return begun
-
-
-def passes(exchange: Exchange) -> None: ...
-
-
-def passes_at_once(head: Any) -> bool:
-    return True
-
-
-def is_error(head: Any) -> bool:
-    return bool(head.status >= 500)
-
-
-SPARED = made(request=passes, lets_pass=passes_at_once)
-
-
-@pytest.mark.parametrize(
-    ("filters", "more", "begun"),
-    [
-        (SPARED, {}, ["begun"]),
-        (made(response=passes, looks_at=is_error), {}, ["begun"]),
-        (made(request_body=lambda exchange, payload: None, lets_pass=passes_at_once), {"request": POST + b"abcde"},
-         ["begun"]),
-        (SPARED, {"request": POST + b"abcde"}, ["begun"]),
-        (SPARED, {"paths": ["/users/{id}"]}, ["begun"]),
-        (SPARED, {"response": None}, ["begun"]),
-        (SPARED, {"response": [OK[:9], OK[9:]]}, ["begun"]),
-        ({"a": SPARED, "b": RequestId()}, {}, ["begun", "begun"]),  # whose ids differ each time
-        # What leaves out no step is not sent twice:
-        ([], {}, []),
-        (made(request=passes), {}, []),
-        (made(response=passes), {}, []),
-        (made(finish=passes), {}, []),
-        (SPARED, {"consumer": Consumer("alice")}, []),
-        (SPARED, {"claims": {"sub": "a"}}, []),
-        (SPARED, {"shadow": True}, []),
-        (SPARED, {"request": [POST, b"abcde"]}, []),
-        (SPARED, {"request": b"GET / HTTP/1.0\r\n\r\n"}, []),
-        (made(request=lambda exchange: exchange.refuse(Fault.FORBIDDEN), lets_pass=lambda head: False), {}, []),
-    ],
-)  # fmt: skip
-def test_a_request_is_sent_again_without_the_steps_that_need_not_run(
-    filters: Any, more: dict[str, Any], begun: list[str], spared: list[str]
-) -> None:
-    """Once; both runs are repeated if a second has passed between them (`Date`)."""
-    request = more.pop("request", GET)
-    run(filters, request, **more)
-    assert spared in [begun * count for count in (1, 2, 3)]
-
-
-def test_a_difference_between_the_runs_is_told() -> None:
-    """In the request and in what the log says: of a filter whose test lets pass what its step would change."""
-
-    def adds(exchange: Exchange) -> None:
-        exchange.request_added += b"X-A: 1\r\n"
-        exchange.consumer = Consumer("bob")
-
-    with pytest.raises(AssertionError) as caught:
-        run(made(request=adds, lets_pass=lambda head: True), GET)
-    assert str(caught.value).splitlines() == [
-        "without the steps that need not run, as filters declare, the result differs:",
-        r"  request 1, line 8: b'X-A: 1\r\n' with all steps, b'Via: 1.1 fastgw\r\n' without",
-        r"  request 1, line 9: b'Via: 1.1 fastgw\r\n' with all steps, b'\r\n' without",
-        r"  request 1, line 10: b'\r\n' with all steps, None without",
-        "  record, consumer: 'bob' with all steps, '' without",
-    ]
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        iter(lambda: uuid.uuid4().bytes.hex(), ""),
-        map(str, itertools.count()),
-        itertools.cycle("ab"),
-        iter(lambda: f"{time.perf_counter_ns()}", ""),
-        map(str, itertools.chain([1], itertools.repeat(2))),
-        iter(lambda: random.Random().choice("ab") * random.Random().choice((1, 2)), ""),
-        (f"{number}\r\nX-{number}: b" for number in itertools.count()),
-    ],
-    ids=["random", "counted", "in turn", "a time", "the first one", "drawn", "by lines"],
-)
-def test_what_differs_between_equal_runs_is_no_difference(values: Iterable[str]) -> None:
-    """Ids, times, and what a test keeps outside of its filter."""
-    drawn = iter(values)
-
-    def request(exchange: Exchange) -> None:
-        exchange.request_added += b"X-A: %b\r\n" % next(drawn).encode()
-
-    for _ in range(5):
-        assert run(made(request=request), GET).passed
 
 
 def test_state_of_a_filter_sees_a_request_once() -> None:

@@ -8,7 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.exchange.reply import ReplyBody
-from fastgw.filters.api import BodyStage, Bounded, Env, Exchange, Fault, Filter, Hooks, Phase, Reply, StageFactory
+from fastgw.filters.api import (
+    BodyHook,
+    BodyStage,
+    Bounded,
+    Env,
+    Exchange,
+    Fault,
+    Filter,
+    Hooks,
+    Phase,
+    Reply,
+    StageFactory,
+)
 from fastgw.http.http1.parser import find_head_end, parse_response
 from fastgw.testing import Ran, run
 from tests.support.memory import Plane, probe
@@ -100,7 +112,7 @@ class Reversing(BodyStage):
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_pieces_of_a_request_that_a_filter_changes_go_on_without_their_length_and_digest(chunked: bool) -> None:
-    hooks = Hooks(request_body=lambda exchange, piece: piece.replace(b"a", b"[a]"), changes_body=True)
+    hooks = Hooks(request_body=BodyHook(lambda exchange, piece: piece.replace(b"a", b"[a]"), changes=True))
     request = post(b"banana", b"Content-Digest: sha-256=:eA==:", b"Content-Type: text/plain", chunked=chunked)
     ran = run(filter_of(hooks), request)
     assert ran.sent_body == b"b[a]n[a]n[a]"
@@ -112,7 +124,7 @@ def test_pieces_of_a_request_that_a_filter_changes_go_on_without_their_length_an
 
 
 def test_a_body_that_comes_later_is_changed_piece_by_piece_and_goes_on_in_chunks() -> None:
-    hooks = Hooks(request_body=lambda exchange, piece: piece.upper(), changes_body=True)
+    hooks = Hooks(request_body=BodyHook(lambda exchange, piece: piece.upper(), changes=True))
     request = post(b"abcdef")
     ran = run(filter_of(hooks), [request[:-4], request[-4:-1], request[-1:]])
     assert ran.sent.endswith(b"\r\n\r\n2\r\nAB\r\n3\r\nCDE\r\n1\r\nF\r\n0\r\n\r\n")
@@ -144,7 +156,7 @@ def test_a_whole_body_is_shown_once_however_it_comes(body: bytes, places: list[i
         return b"<" + payload + b">"
 
     request = post(body, b"Content-MD5: x", chunked=chunked)
-    ran = run(filter_of(Hooks(request_body=replace, needs_body=Bounded(40))), cut(request, places))
+    ran = run(filter_of(Hooks(request_body=BodyHook(replace, needs=Bounded(40)))), cut(request, places))
     assert set(seen) == {body}
     assert ran.sent_body == b"<" + body + b">"
     fields = head_of(ran)
@@ -156,7 +168,7 @@ def test_a_whole_body_is_shown_once_however_it_comes(body: bytes, places: list[i
 
 def test_a_whole_body_that_stays_as_it_is_keeps_its_digest() -> None:
     ran = run(
-        filter_of(Hooks(request_body=lambda exchange, body: None, needs_body=Bounded("1KiB"))),
+        filter_of(Hooks(request_body=BodyHook(lambda exchange, body: None, needs=Bounded("1KiB")))),
         [post(b"abc", b"Content-MD5: x")[:-1], b"c"],
     )
     assert ran.sent_body == b"abc"
@@ -167,7 +179,7 @@ def test_a_whole_body_that_stays_as_it_is_keeps_its_digest() -> None:
 @pytest.mark.parametrize("pieces", [1, 2])
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_longer_than_a_filter_needs_is_a_413_and_no_upstream_sees_it(pieces: int, chunked: bool) -> None:
-    hooks = Hooks(request_body=lambda exchange, body: None, needs_body=Bounded(3))
+    hooks = Hooks(request_body=BodyHook(lambda exchange, body: None, needs=Bounded(3)))
     request = post(b"abcd", chunked=chunked)
     ran = run(filter_of(hooks), [request] if pieces == 1 else [request[:-3], request[-3:]])
     assert ran.status == 413
@@ -179,7 +191,7 @@ def test_a_body_longer_than_a_filter_needs_is_a_413_and_no_upstream_sees_it(piec
 
 def test_the_gateway_asks_for_a_body_that_a_filter_needs_and_the_upstream_is_not_asked() -> None:
     seen: list[bytes] = []
-    hooks = Hooks(request_body=lambda exchange, body: seen.append(body), needs_body=Bounded("1KiB"))
+    hooks = Hooks(request_body=BodyHook(lambda exchange, body: seen.append(body), needs=Bounded("1KiB")))
     request = post(b"abc", b"Expect: 100-continue")
     end = find_head_end(request)
     ran = run(filter_of(hooks), [request[:end], request[end:]])
@@ -191,7 +203,7 @@ def test_the_gateway_asks_for_a_body_that_a_filter_needs_and_the_upstream_is_not
 
 
 def test_a_body_that_came_unasked_is_not_asked_for() -> None:
-    hooks = Hooks(request_body=lambda exchange, body: None, needs_body=Bounded("1KiB"))
+    hooks = Hooks(request_body=BodyHook(lambda exchange, body: None, needs=Bounded("1KiB")))
     request = post(b"abc", b"Expect: 100-continue")
     assert run(filter_of(hooks), request).received.startswith(b"HTTP/1.1 200 ")
 
@@ -201,7 +213,7 @@ def test_a_body_that_is_declared_longer_than_a_filter_needs_is_refused_before_it
     """RFC 9110 section 10.1.1: 413 by the declared length, in place of 100."""
     calls: list[bytes] = []
     kept = probe("kept", Phase.VALIDATE, request_body=lambda exchange, piece: calls.append(piece))
-    whole = probe("whole", Phase.TRANSFORM, request_body=lambda exchange, body: None, needs_body=Bounded(3))
+    whole = probe("whole", Phase.TRANSFORM, request_body=BodyHook(lambda exchange, body: None, needs=Bounded(3)))
     plane = Plane(probes=(kept, whole))
     client = plane.client()
     client.sends(post(b"abcd", *expects)[:-4])
@@ -216,8 +228,8 @@ def test_a_body_that_is_declared_longer_than_a_filter_needs_is_refused_before_it
 
 def test_the_declared_length_says_nothing_after_a_stage_that_changes_it() -> None:
     """A body may be shorter once it is changed, so that only its own bytes count."""
-    emptied = probe("emptied", Phase.VALIDATE, request_body=lambda exchange, piece: b"", changes_body=True)
-    whole = probe("whole", Phase.TRANSFORM, request_body=lambda exchange, body: b"ok", needs_body=Bounded(3))
+    emptied = probe("emptied", Phase.VALIDATE, request_body=BodyHook(lambda exchange, piece: b"", changes=True))
+    whole = probe("whole", Phase.TRANSFORM, request_body=BodyHook(lambda exchange, body: b"ok", needs=Bounded(3)))
     plane = Plane(probes=(emptied, whole))
     client = plane.client()
     request = post(b"abcd", b"Expect: 100-continue")
@@ -239,10 +251,10 @@ def test_a_whole_body_can_be_refused_and_a_filter_that_raises_lets_nothing_throu
 
     request = [post(b"abc")[:-1], b"c"]
     for bound in (Bounded(10), None):
-        refused = run(filter_of(Hooks(request_body=refuse, needs_body=bound)), request)
+        refused = run(filter_of(Hooks(request_body=BodyHook(refuse, needs=bound))), request)
         assert (refused.status, refused.record.fault) == (403, "forbidden")
         for step in (fail, nonsense):
-            failed = run(filter_of(Hooks(request_body=step, needs_body=bound)), request)
+            failed = run(filter_of(Hooks(request_body=BodyHook(step, needs=bound))), request)
             assert (failed.status, failed.record.fault) == (500, "internal")
             assert "raised" in failed.record.fault_detail
             assert not failed.sent or not failed.sent_body.endswith(b"c")
@@ -262,8 +274,8 @@ def test_a_stage_holds_back_what_it_likes_and_says_whether_it_keeps_the_length()
 
 
 def test_stages_stand_one_behind_the_other_in_the_order_of_the_filters() -> None:
-    first = filter_of(Hooks(request_body=lambda e, piece: piece + b"1", changes_body=True), Phase.VALIDATE)
-    second = filter_of(Hooks(request_body=lambda e, body: body + b"2", needs_body=Bounded(100)), Phase.TRANSFORM)
+    first = filter_of(Hooks(request_body=BodyHook(lambda e, piece: piece + b"1", changes=True)), Phase.VALIDATE)
+    second = filter_of(Hooks(request_body=BodyHook(lambda e, body: body + b"2", needs=Bounded(100))), Phase.TRANSFORM)
     third = filter_of(Hooks(request_body=StageFactory(lambda e: Doubling())), Phase.CREDENTIALS)
     ran = run([third, first, second], [post(b"ab")[:-1], b"b"])
     assert ran.sent_body == b"aa11bb1122."
@@ -272,7 +284,7 @@ def test_stages_stand_one_behind_the_other_in_the_order_of_the_filters() -> None
 
 def test_a_request_without_a_body_has_nothing_to_show() -> None:
     seen: list[bytes] = []
-    hooks = Hooks(request_body=lambda exchange, body: seen.append(body), needs_body=Bounded(10))
+    hooks = Hooks(request_body=BodyHook(lambda exchange, body: seen.append(body), needs=Bounded(10)))
     assert run(filter_of(hooks), get()).sent == run([], get()).sent
     assert not seen
 
@@ -292,7 +304,7 @@ def doubled(text: bytes) -> bytes:
 )
 def test_a_response_is_changed_however_it_comes(body: bytes, places: list[int], chunked: bool, version: bytes) -> None:
     stage = filter_of(Hooks(response_body=StageFactory(lambda exchange: Doubling())))
-    whole = filter_of(Hooks(response_body=lambda exchange, body: body + b"!", needs_body=Bounded(40)))
+    whole = filter_of(Hooks(response_body=BodyHook(lambda exchange, body: body + b"!", needs=Bounded(40))))
     pieces = cut(
         ok(body, b'ETag: "x"', b"Accept-Ranges: bytes", b"Content-Digest: a", b"X: y", chunked=chunked), places
     )
@@ -312,7 +324,7 @@ def test_a_response_is_changed_however_it_comes(body: bytes, places: list[int], 
 def test_a_response_that_a_filter_only_looks_at_goes_on_as_it_came() -> None:
     seen: list[bytes] = []
     looks = filter_of(Hooks(response_body=lambda exchange, piece: seen.append(piece)))
-    needs = filter_of(Hooks(response_body=lambda exchange, body: seen.append(body), needs_body=Bounded(100)))
+    needs = filter_of(Hooks(response_body=BodyHook(lambda exchange, body: seen.append(body), needs=Bounded(100))))
     response = ok(b"abc", b'ETag: "x"', b"Accept-Ranges: bytes", b"Date: now")
     for each in (looks, needs):
         assert run(each, get(), response=response).received == run([], get(), response=response).received
@@ -321,30 +333,32 @@ def test_a_response_that_a_filter_only_looks_at_goes_on_as_it_came() -> None:
 
 
 def test_what_a_hook_returns_as_it_was_given_is_no_change_and_a_weak_etag_is_weak_enough() -> None:
-    same = filter_of(Hooks(response_body=lambda exchange, body: bytes(bytearray(body)), needs_body=Bounded(100)))
+    same = filter_of(Hooks(response_body=BodyHook(lambda exchange, body: bytes(bytearray(body)), needs=Bounded(100))))
     assert answer_of(run(same, get(), response=ok(b"abc", b'ETag: "x"')))[1][b"etag"] == b'"x"'
-    other = filter_of(Hooks(response_body=lambda exchange, body: body + b"!", needs_body=Bounded(100)))
+    other = filter_of(Hooks(response_body=BodyHook(lambda exchange, body: body + b"!", needs=Bounded(100))))
     assert answer_of(run(other, get(), response=ok(b"abc", b'ETag: W/"x"')))[1][b"etag"] == b'W/"x"'
 
 
 def test_a_stage_may_have_the_whole_body_and_is_not_cancelled_behind_its_end() -> None:
     told: list[str] = []
     factory = StageFactory(lambda exchange: Doubling(told))
-    both = filter_of(Hooks(request_body=factory, response_body=factory, needs_body=Bounded(100)))
+    both = filter_of(
+        Hooks(request_body=BodyHook(factory, needs=Bounded(100)), response_body=BodyHook(factory, needs=Bounded(100)))
+    )
     ran = run(both, [post(b"ab")[:-1], b"b"], response=[ok(b"cd")[:-1], b"d"])
     assert (ran.sent_body, answer_of(ran, b"POST")[2]) == (b"aabb.", b"ccdd.")
     assert told == []
 
 
 def test_trailers_of_a_request_that_is_held_go_on_behind_its_last_chunk() -> None:
-    hooks = filter_of(Hooks(request_body=lambda exchange, body: body.upper(), needs_body=Bounded(100)))
+    hooks = filter_of(Hooks(request_body=BodyHook(lambda exchange, body: body.upper(), needs=Bounded(100))))
     request = b"POST /a HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nX-T: 1\r\n\r\n"
     assert run(hooks, [request[:-4], request[-4:]]).sent.endswith(b"2\r\nAB\r\n0\r\nX-T: 1\r\n\r\n")
 
 
 def test_a_range_of_what_a_filter_changes_is_not_asked_for() -> None:
     asks = get(b"Range: bytes=0-1", b'If-Range: "x"', b"Accept: text/plain")
-    changes = filter_of(Hooks(response_body=lambda exchange, piece: piece.upper(), changes_body=True))
+    changes = filter_of(Hooks(response_body=BodyHook(lambda exchange, piece: piece.upper(), changes=True)))
     assert not {b"range", b"if-range"} & head_of(run(changes, asks)).keys()
     knows = filter_of(Hooks(response_body=StageFactory(lambda exchange: None, ranges=True)))
     looks = filter_of(Hooks(response_body=lambda exchange, piece: None))
@@ -370,7 +384,7 @@ def test_what_is_said_of_a_body_that_does_not_come_is_true_as_well(method: bytes
     "response", [b"HTTP/1.1 204 No Content\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]
 )
 def test_a_response_without_a_body_is_left_alone(response: bytes) -> None:
-    changes = filter_of(Hooks(response_body=lambda exchange, body: b"made up", needs_body=Bounded(9)))
+    changes = filter_of(Hooks(response_body=BodyHook(lambda exchange, body: b"made up", needs=Bounded(9))))
     assert (
         run(changes, get(), response=response).received.partition(b"Date")[0]
         == (run([], get(), response=response).received.partition(b"Date")[0])
@@ -379,7 +393,7 @@ def test_a_response_without_a_body_is_left_alone(response: bytes) -> None:
 
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_a_response_longer_than_a_filter_needs_is_a_502_and_nothing_of_it_goes_out(pieces: int) -> None:
-    hooks = Hooks(response_body=lambda exchange, body: None, needs_body=Bounded(3))
+    hooks = Hooks(response_body=BodyHook(lambda exchange, body: None, needs=Bounded(3)))
     response = ok(b"abcd")
     ran = run(filter_of(hooks), get(), response=[response] if pieces == 1 else [response[:-2], response[-2:]])
     assert ran.status == 502
@@ -391,7 +405,7 @@ def test_a_response_longer_than_a_filter_needs_is_a_502_and_nothing_of_it_goes_o
 
 def test_a_response_that_breaks_off_while_it_is_held_is_answered_as_a_fault() -> None:
     told: list[str] = []
-    hooks = Hooks(response_body=StageFactory(lambda exchange: Doubling(told)), needs_body=Bounded(100))
+    hooks = Hooks(response_body=BodyHook(StageFactory(lambda exchange: Doubling(told)), needs=Bounded(100)))
     ran = run(filter_of(hooks), get(), response=[b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab", b"c", b""])
     assert (ran.status, ran.record.fault) == (502, "upstream_incomplete")
     assert told == ["cancelled"]
@@ -404,13 +418,13 @@ def test_a_hook_that_raises_is_a_500_before_anything_went_out_and_cuts_it_off_la
         return payload
 
     response = ok(b"good bad", b"X: secret")
-    whole = filter_of(Hooks(response_body=fail, needs_body=Bounded(100)))
+    whole = filter_of(Hooks(response_body=BodyHook(fail, needs=Bounded(100))))
     for pieces in ([response], [response[:-2], response[-2:]]):
         ran = run(whole, get(), response=pieces)
         assert (ran.status, ran.record.fault) == (500, "internal")
         assert b"good" not in ran.received
         assert b"X: secret" not in ran.received
-    stream = filter_of(Hooks(response_body=fail, changes_body=True))
+    stream = filter_of(Hooks(response_body=BodyHook(fail, changes=True)))
     assert run(stream, get(), response=response).status == 500
     ran = run(stream, get(), response=[response[:-3], response[-3:]])
     assert ran.status == 200
@@ -421,14 +435,14 @@ def test_a_hook_that_raises_is_a_500_before_anything_went_out_and_cuts_it_off_la
 @pytest.mark.parametrize("made", ["reply", 7])
 def test_a_hook_may_not_answer_a_response_with_another(made: object) -> None:
     outcome = Reply(200, b"other") if made == "reply" else made
-    hooks: Any = Hooks(response_body=lambda exchange, body: outcome, needs_body=Bounded(10))  # type: ignore[return-value, arg-type]
+    hooks: Any = Hooks(response_body=BodyHook(lambda exchange, body: outcome, needs=Bounded(10)))  # type: ignore[return-value, arg-type]
     ran = run(filter_of(hooks), get())
     assert (ran.status, ran.record.fault) == (500, "internal")
 
 
 def test_responses_pass_the_filters_the_other_way_round_and_replies_pass_them_too() -> None:
-    first = filter_of(Hooks(response_body=lambda e, body: body + b"1", needs_body=Bounded(99)), Phase.VALIDATE)
-    second = filter_of(Hooks(response_body=lambda e, body: body + b"2", needs_body=Bounded(99)), Phase.TRANSFORM)
+    first = filter_of(Hooks(response_body=BodyHook(lambda e, body: body + b"1", needs=Bounded(99))), Phase.VALIDATE)
+    second = filter_of(Hooks(response_body=BodyHook(lambda e, body: body + b"2", needs=Bounded(99))), Phase.TRANSFORM)
     assert answer_of(run([first, second], get()))[2] == b"ok21"
     replies = filter_of(Hooks(request=lambda exchange: Reply(200, b"mine", [(b"ETag", b'"e"')])), Phase.CREDENTIALS)
     status, fields, body = answer_of(run([first, second, replies], get()))
@@ -436,13 +450,13 @@ def test_responses_pass_the_filters_the_other_way_round_and_replies_pass_them_to
     early = filter_of(Hooks(request=lambda exchange: Reply(200, b"mine", [(b"ETag", b'"e"')])), Phase.AUTHENTICATE)
     status, fields, body = answer_of(run([first, second, early], get()))
     assert (status, body, fields[b"etag"]) == (200, b"mine", b'"e"')  # the others have not run
-    always = filter_of(Hooks(response_body=lambda e, body: body + b"!", needs_body=Bounded(99)), Phase.OBSERVE)
+    always = filter_of(Hooks(response_body=BodyHook(lambda e, body: body + b"!", needs=Bounded(99))), Phase.OBSERVE)
     status, fields, body = answer_of(run([always, replies], get()))
     assert (status, body, fields[b"etag"], fields[b"content-length"]) == (200, b"mine!", b'W/"e"', b"5")
 
 
 def test_answers_to_faults_are_no_bodies_of_the_routes() -> None:
-    changes = filter_of(Hooks(response_body=lambda e, body: b"changed", needs_body=Bounded(9)), Phase.OBSERVE)
+    changes = filter_of(Hooks(response_body=BodyHook(lambda e, body: b"changed", needs=Bounded(9))), Phase.OBSERVE)
     refuses = filter_of(Hooks(request=lambda exchange: exchange.refuse(Fault.FORBIDDEN)))
     assert answer_of(run([changes, refuses], get()))[2].startswith(b'{"type":"urn:fastgw:fault:forbidden"')
 
@@ -464,9 +478,8 @@ def test_trailers_of_a_body_that_is_held_go_to_clients_that_can_take_them() -> N
     added = [(b"X-Sum", b"1")]
     hooks = filter_of(
         Hooks(
+            response_body=BodyHook(lambda exchange, body: body.upper(), needs=Bounded(9)),
             trailers=lambda exchange, trailers: added,
-            response_body=lambda exchange, body: body.upper(),
-            needs_body=Bounded(9),
         )
     )
     asks = get(b"TE: trailers", b"Connection: TE")
@@ -479,10 +492,10 @@ def test_trailers_of_a_body_that_is_held_go_to_clients_that_can_take_them() -> N
 
 
 def test_a_held_body_that_a_stage_has_left_as_it_was_keeps_its_etag() -> None:
-    same = filter_of(Hooks(response_body=lambda exchange, body: body, needs_body=Bounded(9)))
+    same = filter_of(Hooks(response_body=BodyHook(lambda exchange, body: body, needs=Bounded(9))))
     for hooks, etag in (
         (same, b'"a"'),
-        (filter_of(Hooks(response_body=lambda exchange, body: b"y", needs_body=Bounded(9))), b'W/"a"'),
+        (filter_of(Hooks(response_body=BodyHook(lambda exchange, body: b"y", needs=Bounded(9)))), b'W/"a"'),
     ):
         assert answer_of(run(hooks, get(), response=ok(b"x", b'ETag: "a"')))[1][b"etag"] == etag
 
@@ -510,7 +523,8 @@ def test_trailers_that_cannot_stand_there_cut_the_answer_off(wrong: Any) -> None
 
 def test_in_shadow_bodies_are_neither_held_nor_changed() -> None:
     hooks = Hooks(
-        request_body=lambda exchange, body: b"x", response_body=lambda exchange, body: b"y", needs_body=Bounded(1)
+        request_body=BodyHook(lambda exchange, body: b"x", needs=Bounded(1)),
+        response_body=BodyHook(lambda exchange, body: b"y", needs=Bounded(1)),
     )
     ran = run(filter_of(hooks), post(b"abc"), response=ok(b"abcdef"), shadow=True)
     assert ran.sent_body == b"abc"
@@ -526,9 +540,7 @@ async def _late(exchange: Exchange, payload: bytes) -> bytes:
     [
         lambda: Bounded(0),
         lambda: Bounded("much"),
-        lambda: Hooks(needs_body=Bounded(1)),
-        lambda: Hooks(request=lambda exchange: None, changes_body=True),
-        lambda: Hooks(request_body=lambda exchange, body: None, needs_body="1MiB"),  # type: ignore[arg-type]
+        lambda: Hooks(request_body=BodyHook(lambda exchange, body: None, needs="1MiB")),  # type: ignore[arg-type]
         lambda: Hooks(response_body=_late),  # type: ignore[arg-type]
         lambda: Hooks(trailers=_late),  # type: ignore[arg-type]
     ],
@@ -540,8 +552,8 @@ def test_what_a_hook_cannot_mean_is_refused_when_it_is_made(make: Callable[[], o
 
 def held_half(told: list[str], **hooks: Any) -> Plane:
     factory = StageFactory(lambda exchange: Doubling(told))
-    named = dict.fromkeys(hooks["at"], factory)
-    return Plane(probes=[probe("held", Phase.OBSERVE, **named, needs_body=Bounded(100))])
+    named = dict.fromkeys(hooks["at"], BodyHook(factory, needs=Bounded(100)))
+    return Plane(probes=[probe("held", Phase.OBSERVE, **named)])
 
 
 def test_stages_are_cancelled_when_the_client_leaves() -> None:
@@ -572,7 +584,7 @@ def test_a_body_that_a_filter_needs_is_read_without_a_pause() -> None:
 
 def test_a_response_that_breaks_off_while_it_is_held_has_no_fallback() -> None:
     """Its request was answered: what it did, it did."""
-    held = probe("held", Phase.OBSERVE, response_body=lambda exchange, body: None, needs_body=Bounded(100))
+    held = probe("held", Phase.OBSERVE, response_body=BodyHook(lambda exchange, body: None, needs=Bounded(100)))
     route = {"name": "all", "upstream": "u", "fallback": {"conditions": ["broken"], "respond": {"status": 299}}}
     plane = Plane({"routes": [route]}, probes=[held])
     client = plane.client()

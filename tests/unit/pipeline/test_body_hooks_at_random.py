@@ -7,23 +7,22 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgw.filters.api import Bounded, Phase, StageFactory
+from fastgw.filters.api import BodyHook, Bounded, Phase, StageFactory
 from fastgw.http.http1.parser import find_head_end, parse_request, parse_response
 from tests.support.memory import Plane, Wire, probe
 from tests.unit.pipeline.test_body_hooks import Doubling, Reversing, cut
 
 KINDS: dict[str, tuple[Callable[[bytes], bytes], Callable[[str], dict[str, Any]]]] = {
     "looks": (lambda body: body, lambda side: {side: lambda exchange, piece: None}),
-    "upper": (bytes.upper, lambda side: {side: lambda exchange, piece: piece.upper(), "changes_body": True}),
+    "upper": (bytes.upper, lambda side: {side: BodyHook(lambda exchange, piece: piece.upper(), changes=True)}),
     "drops": (
         lambda body: body.replace(b"a", b""),
-        lambda side: {side: lambda exchange, piece: piece.replace(b"a", b""), "changes_body": True},
+        lambda side: {side: BodyHook(lambda exchange, piece: piece.replace(b"a", b""), changes=True)},
     ),
     "expands": (
         lambda body: b"".join(b"%c" % byte * 1000 for byte in body),
         lambda side: {
-            side: lambda exchange, piece: b"".join(b"%c" % byte * 1000 for byte in piece),
-            "changes_body": True,
+            side: BodyHook(lambda exchange, piece: b"".join(b"%c" % byte * 1000 for byte in piece), changes=True)
         },
     ),
     "doubles": (
@@ -33,11 +32,11 @@ KINDS: dict[str, tuple[Callable[[bytes], bytes], Callable[[str], dict[str, Any]]
     "reverses": (lambda body: body[::-1], lambda side: {side: StageFactory(lambda exchange: Reversing())}),
     "whole": (
         lambda body: b"<" + body + b">",
-        lambda side: {side: lambda exchange, body: b"<" + body + b">", "needs_body": Bounded("1MiB")},
+        lambda side: {side: BodyHook(lambda exchange, body: b"<" + body + b">", needs=Bounded("1MiB"))},
     ),
     "collected": (
         lambda body: body[::-1],
-        lambda side: {side: StageFactory(lambda exchange: Reversing()), "needs_body": Bounded("1MiB")},
+        lambda side: {side: BodyHook(StageFactory(lambda exchange: Reversing()), needs=Bounded("1MiB"))},
     ),
 }
 BODIES = st.text("abc", max_size=6).map(str.encode)

@@ -12,6 +12,7 @@ import pytest
 
 from fastgw.exchange.reply import ReplyBody
 from fastgw.filters.api import (
+    BodyHook,
     BodyStage,
     Bounded,
     Exchange,
@@ -229,8 +230,7 @@ def test_a_page_for_faults_does_not_go_through_the_hook_that_has_failed(bound: B
         raise ZeroDivisionError
 
     hooks = Hooks(
-        response_body=fail,
-        needs_body=bound,
+        response_body=BodyHook(fail, needs=bound),
         reply=lambda exchange, reply: Reply(reply.status, b"<h1>sorry</h1>"),
     )
     for response in (ok(b"abc"), ok(b"abcd")):
@@ -329,7 +329,7 @@ def test_an_empty_response_passes_no_stage_however_it_comes(whole: bool) -> None
     seen: list[bytes] = []
     empty = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
     response = [empty] if whole else [empty[:-5], empty[-5:]]
-    made = Hooks(response_body=lambda exchange, body: seen.append(body) or b"made up", needs_body=Bounded(99))
+    made = Hooks(response_body=BodyHook(lambda exchange, body: seen.append(body) or b"made up", needs=Bounded(99)))
     doubled = Hooks(response_body=StageFactory(lambda exchange: Doubling()))
     for hooks in (made, doubled):
         assert answer_of(run(filter_of(hooks), get(), response=response))[2] == b""
@@ -341,7 +341,7 @@ def test_an_empty_request_passes_no_stage_however_it_comes(whole: bool) -> None:
     seen: list[bytes] = []
     empty = b"POST /a HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
     request = [empty] if whole else [empty[:-5], empty[-5:]]
-    made = Hooks(request_body=lambda exchange, body: seen.append(body) or b"made up", needs_body=Bounded(99))
+    made = Hooks(request_body=BodyHook(lambda exchange, body: seen.append(body) or b"made up", needs=Bounded(99)))
     doubled = Hooks(request_body=StageFactory(lambda exchange: Doubling()))
     for hooks in (made, doubled):
         ran = run(filter_of(hooks), request)
@@ -389,7 +389,9 @@ def test_bytes_that_a_hook_did_not_let_out_are_not_told_as_sent() -> None:
         return payload * 2
 
     response = ok(b"good bad")
-    ran = run(filter_of(Hooks(response_body=fail, changes_body=True)), get(), response=[response[:-3], response[-3:]])
+    ran = run(
+        filter_of(Hooks(response_body=BodyHook(fail, changes=True))), get(), response=[response[:-3], response[-3:]]
+    )
     assert (ran.status, ran.record.fault, ran.record.response_bytes) == (200, "internal", 10)
 
 
@@ -405,8 +407,8 @@ def test_trailers_of_a_request_that_was_there_before_its_filters_were_done_go_on
         given.append(loop.create_future())
         await given[-1]
 
-    plane = plane_of(request=waits, request_body=lambda exchange, body: body.upper(), needs_body=needs,
-                     changes_body=True)  # fmt: skip
+    upper = BodyHook(lambda exchange, body: body.upper(), needs=needs, changes=True)
+    plane = plane_of(request=waits, request_body=upper)
     client = plane.client()
     client.sends(b"POST /a HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\nConnection: TE\r\n\r\n")
     client.sends(b"3\r\nabc\r\n0\r\nX-End: 1\r\n\r\n")
@@ -422,7 +424,7 @@ def test_trailers_of_a_request_that_was_there_before_its_filters_were_done_go_on
 def test_trailers_of_a_hook_go_to_who_takes_them_alone(needs: Bounded | None, pieces: int, version: bytes) -> None:
     hooks = Hooks(
         trailers=lambda exchange, trailers: [*trailers, (b"X-End", b"1")],
-        **({} if needs is None else {"response_body": lambda exchange, body: body, "needs_body": needs}),  # type: ignore[arg-type]
+        response_body=None if needs is None else BodyHook(lambda exchange, body: body, needs=needs),
     )
     response = ok(b"ok")
     ran = run(filter_of(hooks), get(version=version), response=[response] if pieces == 1 else [response[:-1], b"k"])
@@ -436,8 +438,7 @@ def test_trailers_of_a_hook_go_to_who_takes_them_alone(needs: Bounded | None, pi
 @pytest.mark.parametrize("needs", [None, Bounded(99)])
 @pytest.mark.parametrize("chunked", [False, True])
 def test_the_request_behind_a_refused_body_is_answered(needs: Bounded | None, chunked: bool) -> None:
-    hooks = {"request_body": lambda exchange, body: Reply(403) if b"bad" in body else None, "needs_body": needs}
-    plane = plane_of(**hooks)
+    plane = plane_of(request_body=BodyHook(lambda exchange, body: Reply(403) if b"bad" in body else None, needs=needs))
     client = plane.client()
     request = post(b"good bad", chunked=chunked)
     at = 3 if not chunked else 5 if needs is not None else 8
@@ -465,10 +466,8 @@ def test_pieces_that_end_by_any_error_are_cut_off(error: type[BaseException], ne
         yield b"abc"
         raise error
 
-    body_hooks: dict[str, Any] = {} if needs is None else {
-        "response_body": lambda exchange, body: body, "needs_body": needs,
-    }  # fmt: skip
-    plane = plane_of(request=lambda exchange: Reply(200, Pieces(fails())), **body_hooks)
+    held = None if needs is None else BodyHook(lambda exchange, body: body, needs=needs)
+    plane = plane_of(request=lambda exchange: Reply(200, Pieces(fails())), response_body=held)
     client = plane.client()
     with running(plane):
         client.sends(get())
@@ -493,7 +492,7 @@ def test_an_iterator_that_never_waits_leaves_the_loop_to_others_and_ends_with_it
             raise ZeroDivisionError
         return payload
 
-    plane = plane_of(request=lambda exchange: Reply(200, Pieces(endless())), response_body=fail, changes_body=True)
+    plane = plane_of(request=lambda exchange: Reply(200, Pieces(endless())), response_body=BodyHook(fail, changes=True))
     client = plane.client()
     with running(plane):
         client.sends(get())
@@ -513,10 +512,13 @@ def test_a_body_in_pieces_waits_for_a_client_that_took_nothing_before_it() -> No
 
     plane = Plane(
         probes=[
-            probe("needs", Phase.VALIDATE, request_body=lambda exchange, body: Reply(200, Pieces(many())),
-                  needs_body=Bounded(99)),
+            probe(
+                "needs",
+                Phase.VALIDATE,
+                request_body=BodyHook(lambda exchange, body: Reply(200, Pieces(many())), needs=Bounded(99)),
+            )
         ]
-    )  # fmt: skip
+    )
     client = plane.client()
     request = post(b"abc", b"Expect: 100-continue")
     client.takes(0)  # not even the 100
@@ -551,7 +553,7 @@ def test_a_fallback_is_not_asked_for_a_range_of_what_a_filter_changes() -> None:
         },
         probes=[
             shown,
-            probe("changes", Phase.TRANSFORM, response_body=lambda e, body: body.upper(), changes_body=True),
+            probe("changes", Phase.TRANSFORM, response_body=BodyHook(lambda e, body: body.upper(), changes=True)),
         ],
     )
     client = plane.client()
@@ -585,7 +587,7 @@ def mirrored(**hooks: Any) -> Plane:
 
 
 def test_a_copy_of_a_body_that_a_filter_has_changed_has_no_digest_of_what_came() -> None:
-    plane = mirrored(request_body=lambda exchange, body: body.upper(), changes_body=True)
+    plane = mirrored(request_body=BodyHook(lambda exchange, body: body.upper(), changes=True))
     client = plane.client()
     client.sends(post(b"abc", b"Content-Digest: sha-256=:eA==:"))
     plane.connects().sends(ok(b"ok"))
@@ -595,7 +597,7 @@ def test_a_copy_of_a_body_that_a_filter_has_changed_has_no_digest_of_what_came()
 
 
 def test_a_request_that_is_refused_for_its_body_is_not_copied() -> None:
-    plane = mirrored(request_body=lambda exchange, body: Reply(403), needs_body=Bounded(9))
+    plane = mirrored(request_body=BodyHook(lambda exchange, body: Reply(403), needs=Bounded(9)))
     client = plane.client()
     client.sends(post(b"abc"))
     client.sends(post(b"abc")[:-1])
@@ -611,7 +613,7 @@ def test_a_renewal_that_comes_to_nothing_passes_on_what_a_filter_needs_as_a_whol
         given.append(plane.worker_loop.turns.create_future())
         return given[0]
 
-    plane = plane_of(renew=renew, response_body=lambda exchange, body: body.upper(), needs_body=Bounded(99))
+    plane = plane_of(renew=renew, response_body=BodyHook(lambda exchange, body: body.upper(), needs=Bounded(99)))
     client = plane.client()
     client.sends(get())
     upstream = plane.connects()
@@ -628,7 +630,7 @@ def test_a_renewal_that_comes_to_nothing_passes_on_what_a_filter_needs_as_a_whol
 def test_an_exchange_whose_body_has_passed_hooks_leaves_nothing_to_the_collector(
     side: str, needs: Bounded | None
 ) -> None:
-    plane = plane_of(**{side: lambda exchange, body: None}, needs_body=needs)
+    plane = plane_of(**{side: BodyHook(lambda exchange, body: None, needs=needs)})
     client = plane.client()
     gc.collect()
     before = [each for each in gc.get_objects() if type(each) is Exchange]  # of other tests
@@ -681,6 +683,8 @@ def test_a_body_in_pieces_that_is_sent_twice_is_a_500() -> None:
 def test_a_stage_that_raises_for_a_body_that_was_held_for_it_is_cancelled() -> None:
     told: list[str] = []
     factory = StageFactory(lambda exchange: Raising(told, "held", "feed", ZeroDivisionError))
-    ran = run(filter_of(Hooks(response_body=factory, needs_body=Bounded(9))), get(), response=[ok(b"abc")[:-1], b"c"])
+    ran = run(
+        filter_of(Hooks(response_body=BodyHook(factory, needs=Bounded(9)))), get(), response=[ok(b"abc")[:-1], b"c"]
+    )
     assert (ran.status, ran.record.fault) == (500, "internal")
     assert told[:2] == ["held feed", "held cancel"]

@@ -8,6 +8,7 @@ from msgspec import Meta, field
 
 from fastgw.config.base.value_types import MediaType, Method, Name, Network, Notation, Token, write_duration
 from fastgw.config.settings.gateway import NONE, CacheStore, Some
+from fastgw.exchange.hooks import TranslateHook
 from fastgw.filters.api import (
     BodyHead,
     Duration,
@@ -17,6 +18,7 @@ from fastgw.filters.api import (
     Filter,
     Hooks,
     Phase,
+    ResponseHook,
     ResponseLines,
     Services,
     Settings,
@@ -281,14 +283,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             return self._explained(policy, exchange, tiers, may_purge)
 
         return Hooks(
-            translate=steps.translate,
-            translate_copy=steps.translate_copy,
-            response=steps.response,
-            response_lines=ResponseLines((b"cache-status",)),
-            start=start,
-            explain=explain,
-            ready_answer=None if policy.ready is None else policy.ready.find,
-            body_head=None
+            response=ResponseHook(steps.response, lines=ResponseLines((b"cache-status",))),
+            request_body=None
             if _POST not in policy.methods
             else BodyHead(
                 lambda exchange: None,
@@ -296,6 +292,13 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
                 lambda exchange: exchange.method == _POST and not exchange.head.upgrade,
                 skips_calls=True,
             ),
+            translate=TranslateHook(
+                steps.translate,
+                of_copies=steps.translate_copy,
+                ready=None if policy.ready is None else policy.ready.find,
+            ),
+            start=start,
+            explain=explain,
         )
 
     def _compiled(self, ready_memory: ReadyMemory) -> CachePolicy:

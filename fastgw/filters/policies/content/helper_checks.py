@@ -7,19 +7,14 @@ from typing import Final, final
 
 import orjson
 
-from fastgw.exchange.ready_answer import ReadyRefusal, refusal_lines
-from fastgw.exchange.reply import extended, problem_document
+from fastgw.exchange.reply import extended
 from fastgw.filters.api import Exchange, Fault, Reply, Services
 from fastgw.helper_processes.pool import HelperError
 from fastgw.helper_processes.shared_pool import SharedPool, event_of, fault_of
 from fastgw.observe.metrics.families import FilterEvent
 
 Errors = list[dict[str, str]]
-# PERF: looked up once, and not for each refusal (CPython 3.11, micro/content).
-_FAULT: Final = Fault.VALIDATION_FAILED
-_STATUS: Final = _FAULT.status
-_LINES: Final = refusal_lines(_FAULT)
-_DOCUMENT_BEGIN: Final = problem_document(_FAULT)[:-1] + b',"errors":'
+_FAULT: Final = Fault.VALIDATION_FAILED  # PERF: not looked up for each refusal (CPython 3.11, micro/content)
 
 
 def summary(errors: Errors) -> str:
@@ -33,12 +28,6 @@ def summary(errors: Errors) -> str:
 def refusal(exchange: Exchange, errors: Errors) -> Reply:
     """Return the problem (RFC 9457) with the errors."""
     return extended(exchange.refuse(_FAULT, why=summary(errors)), {"errors": errors})
-
-
-def ready_refusal(errors: Errors) -> ReadyRefusal:
-    """Return the same problem for `Hooks.refuse`."""
-    document = _DOCUMENT_BEGIN + orjson.dumps(errors) + b"}"
-    return ReadyRefusal(_FAULT, _STATUS, _LINES, document, summary(errors))
 
 
 @final

@@ -15,8 +15,8 @@ from fastgw.config.base.route_patterns import parse_path
 from fastgw.config.base.settings_base import InlineSchema, SettingsErrors
 from fastgw.config.base.value_types import SchemaFile
 from fastgw.config.settings.gateway import Settings
-from fastgw.exchange.ready_answer import ReadyRefusal
 from fastgw.filters.api import (
+    BodyHook,
     BodyStage,
     Bounded,
     Duration,
@@ -33,12 +33,12 @@ from fastgw.filters.api import (
     StageFactory,
     WarningContext,
 )
-from fastgw.filters.api.coded_bodies import CODING, is_coded, refuse_coded_body
+from fastgw.filters.api.coded_bodies import is_coded, refuse_coded_body
 from fastgw.filters.api.warning_context import hint_at
 from fastgw.filters.policies.content.body_checks import BodyCheck, BodyObserver, EmptyBodyCheck
 from fastgw.filters.policies.content.body_validator import BodyValidator
 from fastgw.filters.policies.content.declared_headers import DeclaredHeaders
-from fastgw.filters.policies.content.helper_checks import Errors, HelperChecks, ready_refusal, refusal, summary
+from fastgw.filters.policies.content.helper_checks import Errors, HelperChecks, refusal, summary
 from fastgw.filters.policies.content.helper_program import BodyToCheck
 from fastgw.filters.policies.content.number_comparisons import TakesLong
 from fastgw.filters.policies.content.parameter_pairs import Unreadable, check_count, pairs_in
@@ -58,7 +58,6 @@ from fastgw.filters.policies.content.schemas import (
 from fastgw.helper_processes.program import Program
 from fastgw.helper_processes.shared_pool import SharedPool
 from fastgw.http.charsets import is_utf8
-from fastgw.http.messages import RequestHead
 from fastgw.http.percent_encoding import decode_form_text
 from fastgw.http.strict_json import MOST_INLINE, takes_long
 from fastgw.observe.metrics.families import FilterEvent
@@ -67,7 +66,6 @@ T = TypeVar("T")
 
 _MOST_OFFLOADED: Final = 8 * 1024**2
 _LONGEST_DEADLINE_S: Final = 30
-_NOTHING: Final[tuple[RequestHead | None, Errors]] = None, []
 _PROGRAM: Final = Program(
     name="body validate",
     module="fastgw.filters.policies.content.helper_program",
@@ -191,24 +189,19 @@ class Validate(Filter, name="validate", phase=Phase.VALIDATE):
             if errors := [*self._schema_errors(env)]:
                 raise SettingsErrors(errors) from error
             raise
-        hooks: dict[str, Any] = {}
-        if self.body is not None and self.mode == "enforce":
-            checked = StageFactory(use.request_stage, check_whole=use.check_whole)
-            hooks = {"request_body": checked, "needs_body": Bounded(self.body.max_bytes)}
-        elif self.body is not None:
-            checked = StageFactory(use.request_stage, reads_only=True, check_whole=use.check_whole)
-            hooks = {"request_body": checked}
-        if self.response is not None:
-            hooks["response_body"] = StageFactory(use.response_stage, reads_only=True)
-        if use.helper is not None:
-            hooks["stop"] = use.helper.pool.stop
-        if use.helper is not None or self.mode == "report" or self.response is not None:
-            hooks["start"] = use.start
-        if self.path is None:
-            hooks["lets_pass"] = use.lets_pass
-            if self.mode == "enforce":
-                hooks["refuse"] = use.refuse
-        return Hooks(request=use.request, **hooks)
+        body: BodyHook | None = None
+        if self.body is not None:
+            is_report = self.mode == "report"
+            factory = StageFactory(use.request_stage, reads_only=is_report, check_whole=use.check_whole)
+            body = BodyHook(factory, needs=None if is_report else Bounded(self.body.max_bytes))
+        starts = use.helper is not None or self.mode == "report" or self.response is not None
+        return Hooks(
+            request=use.request,
+            request_body=body,
+            response_body=None if self.response is None else StageFactory(use.response_stage, reads_only=True),
+            start=use.start if starts else None,
+            stop=None if use.helper is None else use.helper.pool.stop,
+        )
 
 
 def _unknown_parameters(schema: Schema, known: Collection[str]) -> Iterator[str]:
@@ -232,12 +225,11 @@ def _keyword_in(schema: Schema | None, name: str) -> Any:
 class _Validation:
     """Validation of the requests of a route."""
 
-    __slots__ = ("_body", "_headers", "_most", "_parameters", "_refused", "_reports", "_requires_body",
+    __slots__ = ("_body", "_headers", "_most", "_parameters", "_reports", "_requires_body",
                  "_response", "_schema", "helper", "reports")  # fmt: skip
 
     def __init__(self, env: Env, settings: Validate) -> None:
         self.reports = Reports(env)
-        self._refused = _NOTHING  # the last request whose body `lets_pass` found not to conform, until it is refused
         self._reports = settings.mode == "report"
         body = settings.body
         self._body = None if body is None else _compiled(env, body, BodyValidator)[0]
@@ -270,8 +262,6 @@ class _Validation:
 
     def request(self, exchange: Exchange) -> Outcome:
         """Check the parameters, and whether there is a body of the right type."""
-        if exchange.head is self._refused[0]:
-            return None  # `lets_pass` has found its body not to conform, and checked all else before it
         errors: Errors = [] if self._headers is None else self._headers.errors(exchange.head)
         for location, validator, parameters, read in self._parameters:
             errors += _parameter_errors(exchange, location, validator, parameters, read)
@@ -282,39 +272,6 @@ class _Validation:
             elif exchange.body_length is not None:  # else it may turn out to be empty: see `request_stage`
                 return self._check_type(exchange)
         return self._answer(exchange, refusal(exchange, errors)) if errors else None
-
-    def lets_pass(self, head: RequestHead) -> bool:
-        """Whether a request that was received as a whole conforms, without parameters in its path. False: it may."""
-        if self._headers is not None and self._headers.errors(head):
-            return False
-        for location, validator, parameters, read in self._parameters:
-            if _parameter_errors(head, location, validator, parameters, read):
-                return False
-        if self._body is None:
-            return True
-        payload = head.payload
-        if not payload:
-            return not self._requires_body
-        if len(payload) > self._most or takes_long(payload) or not _has_json(head) or head.values(CODING):
-            return False
-        try:
-            errors = self._body.errors(payload)
-        except TakesLong:
-            return False
-        if errors:
-            self._refused = head, errors
-        return not errors
-
-    def refuse(self, head: RequestHead) -> ReadyRefusal | None:
-        """Return the refusal of a request whose body `lets_pass` has just found not to conform."""
-        if head is not self._refused[0]:
-            return None
-        errors, self._refused = self._refused[1], _NOTHING
-        return ready_refusal(errors)
-
-    def _is_refused(self, exchange: Exchange, payload: bytes) -> bool:
-        """Whether it is the body that `lets_pass` found not to conform, as it was received."""
-        return exchange.head is self._refused[0] and payload is exchange.head.payload
 
     def request_stage(self, exchange: Exchange) -> BodyStage | None:
         """Return the stage that checks the body."""
@@ -329,11 +286,11 @@ class _Validation:
 
     def check_whole(self, exchange: Exchange, payload: bytes) -> Reply | BodyStage | None:
         """Check a body that is complete."""
-        if not self._is_refused(exchange, payload):
-            if takes_long(payload) or not _has_json(exchange) or is_coded(exchange):
-                return self.request_stage(exchange)
-            if len(payload) > self._most:
-                return None  # in the mode `report`
+        is_known = exchange.body_length is not None and not self._reports  # the request step has looked at its type
+        if takes_long(payload) or not (is_known or (_has_json(exchange) and not is_coded(exchange))):
+            return self.request_stage(exchange)
+        if len(payload) > self._most:
+            return None  # in the mode `report`
         try:
             return self._check(exchange, payload)
         except TakesLong:
@@ -353,8 +310,6 @@ class _Validation:
         assert self._body is not None
         if not payload:
             errors = [validation_error("body", "required", "expected a body")] if self._requires_body else []
-        elif self._is_refused(exchange, payload):
-            errors, self._refused = self._refused[1], _NOTHING
         elif self._reports:
             errors = _errors_to_report(self._body, payload)
         else:
@@ -466,11 +421,11 @@ def _compiled(env: Env, schema: Schema, make: Callable[[Any], T]) -> tuple[T, An
 
 
 def _parameter_errors(
-    request: Exchange | RequestHead, location: str, validator: SchemaValidator, parameters: Parameters, read: Reader
+    exchange: Exchange, location: str, validator: SchemaValidator, parameters: Parameters, read: Reader
 ) -> Errors:
     pairs: dict[str, list[str]] = {}
     try:
-        for name, text in read(request, parameters.names):
+        for name, text in read(exchange, parameters.names):
             pairs.setdefault(name.decode(), []).append(text.decode())
         value = parameters.value(pairs)
     except UnicodeDecodeError:
@@ -480,9 +435,9 @@ def _parameter_errors(
     return [] if validator.is_valid(value) else errors_of(validator, value, location, len(repr(value)))
 
 
-def _has_json(request: Exchange | RequestHead) -> bool:
+def _has_json(exchange: Exchange) -> bool:
     """Whether the body of a request is JSON in UTF-8 to every reader."""
-    types = request.values(b"content-type")
+    types = exchange.values(b"content-type")
     return len(types) == 1 and _is_json_in_utf8(types[0])
 
 
@@ -500,12 +455,11 @@ def _is_json(content_type: bytes | None) -> bool:
 
 # the parameters of each location
 
-Reader = Callable[[Any, tuple[str, ...]], Iterable[tuple[bytes, bytes]]]
-"""The first argument is an exchange, or the head of a request; parameters of the path are of an exchange alone."""
+Reader = Callable[[Exchange, tuple[str, ...]], Iterable[tuple[bytes, bytes]]]
 
 
-def _of_query(request: Exchange | RequestHead, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
-    for pair in pairs_in(request.query or b"", b"&", "parameters"):
+def _of_query(exchange: Exchange, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
+    for pair in pairs_in(exchange.query or b"", b"&", "parameters"):
         name, _, value = pair.partition(b"=")
         yield decode_form_text(name), decode_form_text(value)
 
@@ -514,15 +468,15 @@ def _of_path(exchange: Exchange, names: tuple[str, ...]) -> Iterable[tuple[bytes
     return ((name.encode(), unquote_to_bytes(value)) for name, value in exchange.params.items())
 
 
-def _of_headers(request: Exchange | RequestHead, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
-    lines = [(name.encode(), value) for name in names for value in request.values(name.lower().encode())]
+def _of_headers(exchange: Exchange, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
+    lines = [(name.encode(), value) for name in names for value in exchange.values(name.lower().encode())]
     check_count(len(lines), "header lines")
     return lines
 
 
-def _of_cookies(request: Exchange | RequestHead, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
+def _of_cookies(exchange: Exchange, names: tuple[str, ...]) -> Iterable[tuple[bytes, bytes]]:
     wanted = {name.encode() for name in names}
-    for pair in pairs_in(b";".join(request.values(b"cookie")), b";", "cookies"):
+    for pair in pairs_in(b";".join(exchange.values(b"cookie")), b";", "cookies"):
         name, _, value = pair.partition(b"=")
         if name.strip() in wanted:
             yield name.strip(), value.strip()

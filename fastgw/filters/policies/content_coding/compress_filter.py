@@ -88,12 +88,10 @@ class Compress(Filter, name="compress", phase=Phase.VALIDATE, order=-20):  # typ
         )
         return Hooks(
             request=compression.request,
-            request_headers=frozenset((b"if-range",)),
             response_body=StageFactory(
                 compression.stage_for,
                 ranges=True,
                 change_whole=None if self.random_padding else compression.change_whole,
             ),
-            looks_at=compression.may_compress,
             explain=compression.explain,
         )

@@ -32,7 +32,7 @@ from fastgw.http.content_coding.compressors import (
     whole_compressor,
 )
 from fastgw.http.field_names import DIGESTS
-from fastgw.http.messages import AS_DECLARED, RequestHead, ResponseHead
+from fastgw.http.messages import AS_DECLARED, RequestHead
 from fastgw.observe.metrics.families import CodingOperation, ContentCoding
 
 LARGEST_AT_ONCE: Final = 1024 * 1024
@@ -195,15 +195,6 @@ class Compression:
             return _WholeStage(exchange, coding, self._compressor_of_whole(coding, whole_bytes), keep)
         opened = partial(self._open_compressor, coding, kind)
         return _Stage(exchange, coding, opened, kind is STREAM or length == UNKNOWN, keep)
-
-    def may_compress(self, head: ResponseHead) -> bool:
-        """Whether a response of the upstream may be changed, as far as its head tells."""
-        content_type = head.first(b"content-type")
-        if content_type is None or head.status == _NOT_MODIFIED:
-            return head.status == _NOT_MODIFIED
-        if _has_parts(head.status, head.values):
-            return True
-        return self._types.kind_of(content_type) is not OTHER and head.first(b"content-encoding") is None
 
     def _kind_of(self, values: Callable[[bytes], list[bytes]]) -> Kind:
         """Return the treatment of a response by its header. `values`: its `reader`."""

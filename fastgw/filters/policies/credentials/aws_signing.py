@@ -14,7 +14,8 @@ from fastgw.config.settings.credentials import AwsSigV4
 from fastgw.errors import Fault
 from fastgw.exchange.body_relay import Relay
 from fastgw.exchange.exchange import UNCHANGED_QUERY
-from fastgw.filters.api import BodyStage, Bounded, Env, Exchange, Hooks, StageFactory
+from fastgw.exchange.hooks import TranslateHook
+from fastgw.filters.api import BodyHook, BodyStage, Bounded, Env, Exchange, Hooks, StageFactory
 from fastgw.http.fields import Fields, folded, without_fields
 from fastgw.upstream.client.response_action import ResponseAction
 from fastgw.upstream.client.subrequest import Subrequest
@@ -35,9 +36,12 @@ def signing_hooks(settings: AwsSigV4, env: Env, removed: str | None) -> Hooks:
     use = _Signing(AwsSigner(keys, settings.region, settings.service), settings.sign_body, dropped)
     return Hooks(
         request=use.request,
-        request_body=StageFactory(_stage_of_body) if settings.sign_body else None,
-        needs_body=Bounded(settings.body_bytes) if settings.sign_body else None,
-        sign=use.sign,
+        request_body=BodyHook(
+            StageFactory(_stage_of_body), needs=Bounded(settings.body_bytes) if settings.sign_body else None
+        )
+        if settings.sign_body
+        else None,
+        translate=TranslateHook(use.sign, signs=True),
         explain=partial(_explain, settings),
     )
 

@@ -39,6 +39,7 @@ from fastgw.filters.api import (
     Outcome,
     Phase,
     Reply,
+    RequestHook,
     Services,
     WarningContext,
 )
@@ -213,13 +214,11 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
         use = _CredentialsUse(ways, frozenset(written), own, env.shared(where, _Newest), again)
         waits = ways.tokens is not None or ways.csrf is not None
         return Hooks(
-            request=use.request,
+            request=RequestHook(use.request, asks=_describe_endpoints(self), would=use.would),
             renew=use.renew if waits or any(again) else None,
             start=use.start,
             stop=use.stop,
             explain=use.explain,
-            asks=_describe_endpoints(self),
-            would=use.would,
         )
 
 

@@ -11,6 +11,7 @@ from fastgw.config.settings.gateway import Some
 from fastgw.errors import Fault
 from fastgw.exchange import MAX_KEPT, Response
 from fastgw.exchange.grpc_status import message_of, status_of
+from fastgw.exchange.hooks import TranslateHook
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase, Reply, WarningContext
 from fastgw.filters.policies.grpc_bridges.bridge import (
     KEPT_OF_REPLIES,
@@ -89,7 +90,9 @@ class ConnectRpc(Filter, name="connect_rpc", phase=Phase.TRANSFORM, order=11):  
                 UnaryBridge(exchange, forward, call, most).begin(_unary_encodings(exchange, call))
             return True
 
-        return Hooks(request=request, translate=translate, translate_copy=translate, reply=_reply, explain=_explain)
+        return Hooks(
+            request=request, translate=TranslateHook(translate, of_copies=translate), reply=_reply, explain=_explain
+        )
 
 
 class ConnectCall(NamedTuple):

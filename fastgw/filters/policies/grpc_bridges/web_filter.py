@@ -6,6 +6,7 @@ from typing import ClassVar, Final, final
 from fastgw.errors import Fault
 from fastgw.exchange import Response
 from fastgw.exchange.grpc_status import message_of, status_of
+from fastgw.exchange.hooks import TranslateHook
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase, Reply, WarningContext
 from fastgw.filters.policies.grpc_bridges.bridge import (
     KEPT_OF_REPLIES,
@@ -44,7 +45,9 @@ class GrpcWeb(Filter, name="grpc_web", phase=Phase.TRANSFORM, order=10):  # type
         return "translated requests"
 
     def build(self, env: Env) -> Hooks:
-        return Hooks(request=_pass, translate=_translate, translate_copy=_translate, reply=_reply, explain=_explain)
+        return Hooks(
+            request=_pass, translate=TranslateHook(_translate, of_copies=_translate), reply=_reply, explain=_explain
+        )
 
 
 def _web_type_of(exchange: Exchange) -> WebType | None:

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from fastgw.filters.api import Env, Filter, Hooks, Phase, ReadableFile, Size
+from fastgw.exchange.hooks import TranslateHook
+from fastgw.filters.api import Env, Filter, Hooks, Phase, ReadableFile, RequestHook, Size
 
 ServiceName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$")]
 
@@ -75,11 +76,9 @@ class GrpcTranscode(Filter, name="grpc_transcode", phase=Phase.TRANSFORM, order=
         )
         transcoder = Transcoder(TranscodingUse(api, format, self.message_bytes))
         return Hooks(
-            request=transcoder.request,
-            translate=transcoder.translate,
-            translate_copy=transcoder.translate,
+            request=RequestHook(transcoder.request, would=transcoder.would),
+            translate=TranslateHook(transcoder.translate, of_copies=transcoder.translate),
             reply=transcoder.reply,
             finish=transcoder.finish,
             explain=transcoder.explain,
-            would=transcoder.would,
         )

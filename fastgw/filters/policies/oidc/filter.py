@@ -10,7 +10,18 @@ from fastgw.config.base.problems import format_value
 from fastgw.config.base.value_types import Delay, FieldName, Realm
 from fastgw.config.settings.gateway import NONE, Some, UpstreamTls
 from fastgw.exchange import RequestStep
-from fastgw.filters.api import Env, Exchange, FeedSource, Filter, Hooks, Outcome, Phase, Services, WarningContext
+from fastgw.filters.api import (
+    Env,
+    Exchange,
+    FeedSource,
+    Filter,
+    Hooks,
+    Outcome,
+    Phase,
+    RequestHook,
+    Services,
+    WarningContext,
+)
 from fastgw.filters.api.credential_locations import CredentialLocations
 from fastgw.filters.api.warning_context import ANYBODY, ClientIdentity
 from fastgw.filters.authentication.bearer import Unclear, bearer_token
@@ -152,11 +163,10 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
         if login is None:
             assert bearer is not None
             return Hooks(
-                request=bearer.request,
+                request=RequestHook(bearer.request, asks=self.issuer),
                 start=keyring.start,
                 stop=keyring.stop,
                 explain=explain_token,
-                asks=self.issuer,
             )
         flow, feed = login, f"oidc {self._provider_key}"
 
@@ -169,13 +179,12 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
             flow.stop()
 
         return Hooks(
-            request=flow.request if bearer is None else _either(bearer, flow),
+            request=RequestHook(flow.request if bearer is None else _either(bearer, flow), asks=self.issuer),
             response=flow.response,
             finish=flow.finish,
             start=start,
             stop=stop,
             explain=flow.explain,
-            asks=self.issuer,
         )
 
     @property

@@ -15,6 +15,7 @@ from fastgw.config.base.settings_base import Json
 from fastgw.config.settings.openapi import LONGEST_BODY
 from fastgw.config.sources.virtual_files import check_derived
 from fastgw.filters.api import (
+    BodyHook,
     BodyStage,
     Bounded,
     Env,
@@ -54,7 +55,6 @@ from fastgw.filters.policies.openapi.parameters import (
 )
 from fastgw.helper_processes.shared_pool import SharedPool
 from fastgw.http.charsets import is_utf8
-from fastgw.http.messages import RequestHead
 from fastgw.http.percent_encoding import decode_form_text
 from fastgw.json_pointer import pointer_of
 
@@ -94,18 +94,17 @@ class OpenApiOperation(Filter, name="openapi", phase=Phase.VALIDATE):
             if requests.is_needed:
                 hooks["request"] = requests.request
             if requests.checks_bodies and self.mode == "enforce":
-                hooks |= {"request_body": StageFactory(requests.stage), "needs_body": Bounded(self.max_body)}
+                hooks["request_body"] = BodyHook(StageFactory(requests.stage), needs=Bounded(self.max_body))
                 helper = requests.helper = _helper(env, self.schemas)
                 hooks |= {"start": partial(_start, reports, helper), "stop": helper.pool.stop}
             elif requests.checks_bodies:
                 hooks["request_body"] = StageFactory(requests.stage, reads_only=True)
             if not requests.has_body:
-                only_reads = self.mode == "report"
-                hooks["request_body"] = StageFactory(requests.stage_without_body, reads_only=only_reads)
-                if not only_reads:
-                    hooks["needs_body"] = Bounded(self.max_body)  # the upstream sees no head before an empty body ends
-                if not requests.is_needed:
-                    hooks["lets_pass"] = _has_no_body
+                if self.mode == "report":
+                    hooks["request_body"] = StageFactory(requests.stage_without_body, reads_only=True)
+                else:  # the upstream sees no head before an empty body ends
+                    factory = StageFactory(requests.stage_without_body)
+                    hooks["request_body"] = BodyHook(factory, needs=Bounded(self.max_body))
         if "responses" in plan:
             responses = _Responses(reports, plan["responses"], document.schemas, self.max_body)
             hooks["response_body"] = StageFactory(responses.stage, reads_only=True)
@@ -130,10 +129,6 @@ def _helper(env: Env, file: str) -> HelperChecks:
 def _start(reports: Reports, helper: HelperChecks, services: Services) -> None:
     reports.start(services)
     helper.start(services)
-
-
-def _has_no_body(head: RequestHead) -> bool:
-    return not head.payload
 
 
 @final

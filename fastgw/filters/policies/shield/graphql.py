@@ -11,6 +11,7 @@ from msgspec import Meta
 from fastgw.config.base.settings_base import NONE
 from fastgw.config.base.value_types import Sha256, Size
 from fastgw.filters.api import (
+    BodyHook,
     BodyStage,
     Bounded,
     Env,
@@ -105,8 +106,7 @@ class Graphql(Filter, name="graphql", phase=Phase.VALIDATE, order=10):  # type: 
             return Hooks(request=use.request, request_body=observed, explain=use.explain)
         return Hooks(
             request=use.request,
-            request_body=use.request_body,
-            needs_body=Bounded(self.max_bytes),
+            request_body=BodyHook(use.request_body, needs=Bounded(self.max_bytes)),
             explain=use.explain,
         )
 

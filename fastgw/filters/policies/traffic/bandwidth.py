@@ -8,7 +8,7 @@ from msgspec import Meta
 from fastgw.config.base.settings_base import Some
 from fastgw.config.base.value_types import ByteRate, Trait, write_byte_rate
 from fastgw.exchange.body_relay import Relay
-from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Services, Size, WarningContext
+from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, RequestHook, Services, Size, WarningContext
 from fastgw.filters.limiting.keys import KEY, KeyOf, are_of_somebody, key_of, key_warnings, traits_of
 from fastgw.filters.policies.traffic.byte_buckets import ByteBucket, ByteRateTerms, NodeByteLimit, OwnBucket, terms_of
 from fastgw.filters.policies.traffic.paced_client import PacedClient
@@ -57,12 +57,11 @@ class Bandwidth(Filter, name="bandwidth", phase=Phase.LIMIT_CONSUMER, order=40):
         of_route = env.route if env.level == "route" else None
         paced = _Directions(self, f"bandwidth\n{env.level}\n{of_route}\n{env.instance}")
         return Hooks(
-            request=paced.request,
+            request=RequestHook(paced.request, would=lambda exchange: None),
             request_body=None if self.request_rate is None else paced.request_body,
             finish=paced.finish,
             start=paced.start,
             explain=paced.explain,
-            would=lambda exchange: None,
         )
 
 

@@ -20,6 +20,7 @@ from fastgw.filters.api import (
     Percent,
     Phase,
     Reply,
+    RequestHook,
     Settings,
     WarningContext,
 )
@@ -114,7 +115,7 @@ class FaultInjection(Filter, name="fault", phase=Phase.TRANSFORM, order=90):  # 
 
     def build(self, env: Env) -> Hooks:
         use = _Injection(self, env.instance)
-        return Hooks(request=use.request, explain=use.explain, would=use.would)
+        return Hooks(request=RequestHook(use.request, would=use.would), explain=use.explain)
 
 
 @final

@@ -22,6 +22,7 @@ from fastgw.filters.api import (
     Hooks,
     Outcome,
     Phase,
+    RequestHook,
     Services,
     StageFactory,
     WarningContext,
@@ -342,7 +343,6 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
 
     def build(self, env: Env) -> Hooks:
         from fastgw.filters.policies.transform.transformation import (
-            IDENTITY,
             RequestTransformation,
             ResponseTransformation,
         )
@@ -378,13 +378,11 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
             return first(exchange) or (second[0](exchange) if second else None)
 
         return Hooks(
-            request=request if second else first,
+            request=RequestHook(request if second else first, for_upstream=to_request is None),
             request_body=None if to_request is None else StageFactory(to_request.stage_for),
-            sent_fields=IDENTITY if to_request is None else None,
             response_body=None
             if to_response is None
             else StageFactory(to_response.stage_for, change_whole=to_response.change_whole),
-            looks_at=None if to_response is None else to_response.may_transform,
             explain=lambda exchange: "; ".join(
                 each.explain(exchange) for each in (to_request, to_response) if each is not None
             ),

@@ -37,7 +37,6 @@ from fastgw.helper_processes.shared_pool import fault_of
 from fastgw.http.charsets import is_utf8
 from fastgw.http.content_coding.content_encoding import codings_in
 from fastgw.http.fields import without_fields
-from fastgw.http.messages import ResponseHead
 from fastgw.http.strict_json import MOST_INLINE
 
 if TYPE_CHECKING:
@@ -280,10 +279,6 @@ class ResponseTransformation(_Direction):
         added = exchange.request_added
         exchange.request_added = (without_fields(added, IDENTITY.dropped) if added else b"") + IDENTITY.added
         return None
-
-    def may_transform(self, head: ResponseHead) -> bool:
-        """Whether a response of the upstream may be transformed, as far as its status tells."""
-        return head.status in self._statuses or head.status == 304
 
     def change_whole(self, exchange: Exchange, response: Response, body: bytes) -> bytes | BodyStage | None:
         """Return the transformed body of a response that is complete; or what `stage_for` returns."""

@@ -25,6 +25,7 @@ from fastgw.filters.api import (
     Phase,
     ReadableFile,
     Reply,
+    RequestHook,
     Settings,
     Size,
     WarningContext,
@@ -188,21 +189,18 @@ class Waf(Filter, name="waf", phase=Phase.INSPECT):
         crs = None if self.crs is None else CrsUse.build(env, self.crs, self.paranoia, self.threshold, exclusions)
         use = _WafUse(env.instance, self, inspector, crs, env.verifiers)
         return Hooks(
-            request=use.request,
-            lets_pass=use.lets_pass if crs is None else None,
-            body_head=None
+            request=RequestHook(use.request, asks="" if crs is None else "the OWASP Core Rule Set"),
+            request_body=None
             if not use.awaits_body
             else BodyHead(
                 use.inspect_body,
                 self.body_bytes + (self.long_body == "refuse"),  # of a longer one, one byte more is seen
                 _has_body_to_inspect,
-                lets_pass=use.lets_body_pass if crs is None else None,
                 skips_calls=True,
             ),
             start=None if crs is None else crs.start,
             stop=None if crs is None else crs.stop,
             explain=use.explain,
-            asks="" if crs is None else "the OWASP Core Rule Set",
         )
 
 
@@ -215,7 +213,6 @@ class _WafUse:
         "_crs",
         "_inspector",
         "_instance",
-        "_matched",
         "_refuses_long",
         "_threshold",
         "_verifiers",
@@ -234,18 +231,13 @@ class _WafUse:
         self._instance = instance
         self._inspector, self._crs = inspector, crs
         self._threshold, self._body_bytes = settings.threshold, settings.body_bytes
-        self._matched: tuple[RequestHead | None, list[Match]] = None, []  # of the last request without `lets_pass`
         self._refuses_long = settings.long_body == "refuse"
         self.awaits_body = bool(self._body_bytes) or self._refuses_long
         """Whether requests wait for the beginning of their body."""
 
     def request(self, exchange: Exchange) -> Outcome:
         """Inspect path, query, headers and cookies."""
-        head, found = self._matched
         request = self._without_verified(exchange.head)
-        if request is head:
-            self._matched = None, []
-            return self._decide_head(exchange, found)
         try:
             found = self._inspector.inspect_head(request, AT_ONCE)
         except TextTooLong:
@@ -254,27 +246,6 @@ class _WafUse:
                 lambda: self._inspector.inspect_head(copy), lambda found: self._decide_head(exchange, found)
             )
         return self._decide_head(exchange, found)
-
-    def lets_pass(self, head: RequestHead) -> bool:
-        """Whether path, query, headers and cookies have too few matches for a refusal. False: they may."""
-        try:
-            found = self._inspector.inspect_head(head, AT_ONCE)
-        except TextTooLong:
-            return False
-        if found and score_of(found) >= self._threshold:
-            self._matched = head, found
-            return False
-        return True
-
-    def lets_body_pass(self, head: RequestHead) -> bool:
-        """Whether a body that was received with its head passes. False: it may be refused."""
-        payload = head.payload
-        if not payload or _opens_tunnel(head):
-            return True
-        if len(payload) > min(self._body_bytes, AT_ONCE):
-            return False
-        found = self._find_all(head, payload)
-        return not found or score_of(found) < self._threshold
 
     def inspect_body(self, exchange: Exchange) -> Outcome:
         """Inspect the beginning of the body, together with the matches of the head."""
@@ -359,8 +330,10 @@ class _WafUse:
     def _without_verified(self, head: RequestHead) -> InspectedRequest:
         """Return the request without the arguments that another filter verifies, if there are any."""
         query = head.query
-        experts = [each for each in self._verifiers if each.own_path == head.path] if query else ()
-        if not experts or query is None:
+        if not query or not self._verifiers:  # PERF: to look through a set of nobody takes 8,000 instructions
+            return head
+        experts = [each for each in self._verifiers if each.own_path == head.path]
+        if not experts:
             return head
 
         def is_verified(piece: bytes) -> bool:

@@ -11,7 +11,7 @@ from fastgw.config.base.value_types import Duration, Size, Trait
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.reply import Reply, Response, problem
 from fastgw.exchange.tunnel import Tunnel
-from fastgw.filters.api import Env, Fault, Filter, Hooks, Outcome, Phase, Services, WarningContext
+from fastgw.filters.api import Env, Fault, Filter, Hooks, Outcome, Phase, RequestHook, Services, WarningContext
 from fastgw.filters.authentication.request_state import RequestState, state_of
 from fastgw.filters.limiting.keys import key_of, key_warnings
 from fastgw.filters.policies.websocket.guard import Limits, WebsocketGuard
@@ -174,13 +174,15 @@ class Websocket(Filter, name="websocket", phase=Phase.LIMIT_CONSUMER, order=30):
             return f"a WebSocket of which {', '.join(self._limited()) or 'frames'} are limited"
 
         return Hooks(
-            before_authentication=None if self.reauthenticate is None else before_authentication,
-            request=request,
+            request=RequestHook(
+                request,
+                would=lambda exchange: check_handshake(exchange) if WEBSOCKET in exchange.head.upgrade else None,
+                before_authentication=None if self.reauthenticate is None else before_authentication,
+            ),
             tunnel=tunnel,
             finish=finish,
             start=start,
             explain=explain,
-            would=lambda exchange: check_handshake(exchange) if WEBSOCKET in exchange.head.upgrade else None,
         )
 
     def limits(self) -> Limits:

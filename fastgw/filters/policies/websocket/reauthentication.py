@@ -49,7 +49,7 @@ async def authenticate_again(exchange: Exchange, state: RequestState | None) -> 
             if link.use.settings.phase not in _AGAIN:
                 continue
             ran.append(link.hooks)
-            closing = await _run_step(link.hooks.request, link.use.name, copy)
+            closing = await _run_step(link.hooks.request.step, link.use.name, copy)
             if closing is not None:
                 return closing
     finally:

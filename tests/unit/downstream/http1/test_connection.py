@@ -15,7 +15,7 @@ from fastgw.eventloop.worker_loop import (
     READ_BYTES,
     SMALL_READ_BYTES,
 )
-from fastgw.filters.api import Bounded, Exchange, Phase, Reply
+from fastgw.filters.api import BodyHook, Bounded, Exchange, Phase, Reply
 from tests.support import memory
 from tests.support.memory import Plane, probe
 from tests.support.table import for_each
@@ -418,7 +418,7 @@ def test_a_client_that_has_its_response_may_be_silent_with_its_request(held: boo
     """From the response on the upstream's timeouts apply, as nothing waits for the rest of the request: a client of a
     bidirectional stream may send once, and only listen from then on.
     """
-    holding = probe("holding", Phase.TRANSFORM, response_body=lambda exchange, body: None, needs_body=Bounded(100))
+    holding = probe("holding", Phase.TRANSFORM, response_body=BodyHook(lambda exchange, body: None, needs=Bounded(100)))
     plane = Plane({"timeouts": {"request_body_idle": "5s"}}, probes=[holding] if held else [])
     client = plane.client()
     client.sends(CHUNKED + b"3\r\nsub\r\n")

@@ -8,7 +8,7 @@ import pytest
 
 from fastgw.downstream.http1.response_framing import own_answer
 from fastgw.exchange.reply import Reply, own_response
-from fastgw.filters.api import Exchange, Hooks
+from fastgw.filters.api import BodyHook, Exchange, Hooks
 from fastgw.http.http1 import serializer
 from fastgw.testing import run
 from tests.support.table import for_each
@@ -101,7 +101,7 @@ def test_an_empty_response_has_its_length_though_a_filter_takes_that_away() -> N
 )
 def test_a_body_that_is_changed_as_it_passes_has_one_etag_and_a_weak_one(framing: bytes) -> None:
     ran = run(
-        filter_of(Hooks(response_body=lambda exchange, payload: payload.upper(), changes_body=True)),
+        filter_of(Hooks(response_body=BodyHook(lambda exchange, payload: payload.upper(), changes=True))),
         get(),
         response=b'HTTP/1.1 200 OK\r\nETag: "a"\r\n' + framing,
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fastgw.filters.api import Phase
+from fastgw.filters.api import BodyHook, Phase
 from tests.support.http2 import frames
 from tests.support.memory import Plane, Wire, probe
 from tests.unit.downstream.http2.test_tunnels import HTTP2, begins, data_on, ends_of
@@ -52,7 +52,9 @@ def test_decompress_lets_it_pass_as_over_http1(coding: bytes, end: bytes, split:
 @pytest.mark.parametrize("split", [False, True], ids=["in one read", "in two reads"])
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 def test_the_end_comes_out_of_a_stage_that_may_change_the_length(end: bytes, split: bool) -> None:
-    changing = probe("changing", Phase.TRANSFORM, request_body=lambda exchange, body: body + b"!", changes_body=True)
+    changing = probe(
+        "changing", Phase.TRANSFORM, request_body=BodyHook(lambda exchange, body: body + b"!", changes=True)
+    )
     plane = Plane(HTTP2, probes=[changing])
     client = begins(plane)
     posts(client, end, split)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastgw.downstream.http2.stream import LINGER_IDLE_S
-from fastgw.filters.api import Bounded, Phase
+from fastgw.filters.api import BodyHook, Bounded, Phase
 from tests.support.http2 import frames
 from tests.support.http2.frames import Code
 from tests.support.memory import Plane, probe
@@ -20,7 +20,7 @@ def test_a_client_that_has_its_response_may_be_silent_with_its_request(held: boo
     """From the response on the upstream's timeouts apply, as nothing waits for the rest of the request: a client of a
     bidirectional stream may send once, and only listen from then on.
     """
-    holding = probe("holding", Phase.TRANSFORM, response_body=lambda exchange, body: None, needs_body=Bounded(100))
+    holding = probe("holding", Phase.TRANSFORM, response_body=BodyHook(lambda exchange, body: None, needs=Bounded(100)))
     plane = Plane({**HTTP2, "timeouts": {"request_body_idle": "5s"}}, probes=[holding] if held else [])
     client = begins(plane)
     client.sends(frames.headers(POST, 1, False) + frames.data(b"sub", 1, False))

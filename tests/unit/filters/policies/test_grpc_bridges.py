@@ -7,7 +7,7 @@ from base64 import b64decode, b64encode
 
 import pytest
 
-from fastgw.filters.api import Bounded, Filter, Hooks
+from fastgw.filters.api import BodyHook, Bounded, Filter, Hooks
 from fastgw.filters.policies.grpc_bridges import ConnectRpc, GrpcWeb
 from fastgw.http.grpc.status import TO_HTTP, GrpcStatus
 from fastgw.testing import ConfigError, configured, run
@@ -72,7 +72,7 @@ def test_cuts_do_not_matter(filter: GrpcWeb | ConnectRpc, sent: bytes, body: byt
 
 def holding(bound: str) -> Filter:
     """A filter that holds a response until its end, and changes nothing."""
-    return filter_of(Hooks(response_body=lambda exchange, payload: None, needs_body=Bounded(bound)))
+    return filter_of(Hooks(response_body=BodyHook(lambda exchange, payload: None, needs=Bounded(bound))))
 
 
 @pytest.mark.parametrize(("filter", "sent", "body"), CASES)

@@ -211,8 +211,8 @@ def test_none_are_told_and_then_no_answer_is_met() -> None:
         {"name": "told", "paths": ["/told"], "upstream": "u", "filters": {"a": hour}},
     )
     quiet, told = (each.rules[0][0].route for each in limited.gateway.routes)
-    assert not quiet.chain.meets_answers
-    assert told.chain.meets_answers
+    assert not quiet.chain.response_steps
+    assert told.chain.response_steps
     assert not field(limited.asks("/quiet"), "ratelimit.*")
     assert limited.statuses(2, path="/quiet") == [200, 429]
 
@@ -452,8 +452,9 @@ def test_in_a_queue_requests_wait_for_their_turn_and_no_longer(clock: Clock, mon
 
     monkeypatch.setattr(rate_limit, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
     settings = RateLimit(limit=2, window=1.0, burst=2, algorithm="leaky_bucket")
-    ask = hooks_of(settings, own_table()).request
-    assert ask is not None
+    hook = hooks_of(settings, own_table()).request
+    assert hook is not None
+    ask = hook.step
     assert ask(exchange()) is None
     for _ in range(2):
         assert asyncio.run(ask(exchange())) is None  # type: ignore[arg-type]

@@ -13,10 +13,12 @@ from fastgw.config.settings.gateway import Config
 from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
 from fastgw.exchange.body_stages import BodyRefused
+from fastgw.exchange.hooks import TranslateHook
 from fastgw.exchange.reply import UNKNOWN as UNKNOWN_LENGTH
 from fastgw.explain import as_text, explain
 from fastgw.filters.api import (
     BodyHead,
+    BodyHook,
     BodyStage,
     Bounded,
     Env,
@@ -25,6 +27,7 @@ from fastgw.filters.api import (
     Hooks,
     Phase,
     Reply,
+    RequestHook,
     StageFactory,
 )
 from fastgw.filters.wrappers import shadow
@@ -237,7 +240,11 @@ def test_bodies_and_queries_of_requests_are_judged(
 @pytest.mark.parametrize(
     ("hooks", "event", "said"),
     [
-        ({"response_body": lambda exchange, payload: b"x", "changes_body": True}, FilterEvent.UNKNOWN, f"p: {UNKNOWN}"),
+        (
+            {"response_body": BodyHook(lambda exchange, payload: b"x", changes=True)},
+            FilterEvent.UNKNOWN,
+            f"p: {UNKNOWN}",
+        ),
         ({"response_body": lambda exchange, payload: None}, FilterEvent.PASS, ""),
         (
             {"response_body": StageFactory(lambda exchange: None)},  # this response is left alone
@@ -245,32 +252,32 @@ def test_bodies_and_queries_of_requests_are_judged(
             "",
         ),
         (
-            {"request": refuse, "response_body": lambda exchange, payload: b"x", "changes_body": True},
+            {"request": refuse, "response_body": BodyHook(lambda exchange, payload: b"x", changes=True)},
             FilterEvent.ANSWER,
             "p: refuse 403 forbidden (not you)",
         ),
         (
-            {"translate": lambda exchange, forward: True},
+            {"translate": TranslateHook(lambda exchange, forward: True)},
             FilterEvent.UNKNOWN,
             "p: unknown: requests are not taken over or signed in shadow",
         ),
         (
-            {"request": broken, "request_body": broken, "finish": broken, "effect": "copies are not sent"},
+            {"request": RequestHook(broken, would="copies are not sent"), "request_body": broken, "finish": broken},
             FilterEvent.UNKNOWN,
             "p: unknown: copies are not sent in shadow",
         ),
         (
-            {"request_body": lambda exchange, payload: b"x", "needs_body": Bounded(10)},
+            {"request_body": BodyHook(lambda exchange, payload: b"x", needs=Bounded(10))},
             FilterEvent.CHANGE,
             "p: change request body",
         ),
         (
-            {"request_body": lambda exchange, payload: payload, "needs_body": Bounded(10)},
+            {"request_body": BodyHook(lambda exchange, payload: payload, needs=Bounded(10))},
             FilterEvent.PASS,
             "",
         ),
         (
-            {"request_body": lambda exchange, payload: b"x", "needs_body": Bounded(2)},
+            {"request_body": BodyHook(lambda exchange, payload: b"x", needs=Bounded(2))},
             FilterEvent.ANSWER,
             "p: refuse 413 body_too_large",
         ),
@@ -299,7 +306,9 @@ def test_a_finish_step_sees_whether_the_request_has_passed() -> None:
 
 
 def test_a_body_that_does_not_end_is_not_told_as_pass() -> None:
-    plane = plane_of(probe("p", Phase.TRANSFORM, request_body=lambda exchange, payload: None, needs_body=Bounded(10)))
+    plane = plane_of(
+        probe("p", Phase.TRANSFORM, request_body=BodyHook(lambda exchange, payload: None, needs=Bounded(10)))
+    )
     client = plane.client()
     client.sends(POST[:-1])
     plane.connects()
@@ -331,7 +340,7 @@ def test_a_body_that_is_judged_outside_the_event_loop_is_not_waited_for() -> Non
     async def run() -> None:
         decided = asyncio.Event()
         stages = StageFactory(lambda exchange: Later(decided))
-        plane = plane_of(probe("p", Phase.TRANSFORM, request_body=stages, needs_body=Bounded(10)))
+        plane = plane_of(probe("p", Phase.TRANSFORM, request_body=BodyHook(stages, needs=Bounded(10))))
         exchanged(plane, POST)
         assert told(plane) == ["p: unknown: it is still waiting"]
         decided.set()
@@ -352,7 +361,7 @@ def collecting(seen: list[tuple[bytes, int, bool]], most: int) -> type[Filter]:
 
     class Inspects(Filter, name="p", phase=Phase.INSPECT):
         def build(self, env: Env) -> Hooks:
-            return Hooks(body_head=BodyHead(inspect, most, lambda exchange: exchange.method == b"POST"))
+            return Hooks(request_body=BodyHead(inspect, most, lambda exchange: exchange.method == b"POST"))
 
     return Inspects
 
@@ -437,7 +446,7 @@ def test_the_beginning_of_a_body_is_judged_after_a_step_that_waits() -> None:
 
         class Inspects(Filter, name="p", phase=Phase.INSPECT):
             def build(self, env: Env) -> Hooks:
-                return Hooks(request=later, body_head=BodyHead(inspect, 2, lambda exchange: True))
+                return Hooks(request=later, request_body=BodyHead(inspect, 2, lambda exchange: True))
 
         plane = plane_of(Inspects)
         client = plane.client()
@@ -454,30 +463,6 @@ def test_the_beginning_of_a_body_is_judged_after_a_step_that_waits() -> None:
         assert plane.observer.filters == [("p", FilterEvent.ANSWER)]
 
     asyncio.run(run())
-
-
-def test_the_beginning_and_the_whole_of_a_body_are_both_judged() -> None:
-    """A filter that refuses by the beginning does not see the rest."""
-    seen: list[bytes] = []
-
-    def inspect(exchange: Exchange) -> Reply | None:
-        assert exchange.request_body is not None
-        return refuse(exchange) if exchange.request_body.head(3) == b"bad" else None
-
-    def whole(exchange: Exchange, payload: bytes) -> None:
-        seen.append(payload)
-
-    class Both(Filter, name="p", phase=Phase.VALIDATE):
-        def build(self, env: Env) -> Hooks:
-            head = BodyHead(inspect, 3, lambda exchange: True)
-            return Hooks(request_body=whole, needs_body=Bounded(10), body_head=head)
-
-    for body, said in ((b"abc", ""), (b"bad", "p: refuse 403 forbidden (not you)")):
-        plane = plane_of(Both)
-        exchanged(plane, POST.replace(b"abc", body))
-        assert told(plane) == [said]
-        plane.assert_quiet()
-    assert seen == [b"abc"]
 
 
 def _links(plane: Plane) -> list[Any]:

@@ -7,13 +7,8 @@ from typing import Any
 
 import pytest
 
-from fastgw.exchange.body_stages import BodyStage, StageFactory
-from fastgw.exchange.ready_answer import ReadyRefusal
-from fastgw.exchange.sent_fields import SentFields
-from fastgw.filters.api import Exchange, Outcome, Phase
 from tests.support.counted_plane import played
-from tests.support.memory import probe
-from tests.unit.upstream.forwarding.test_counted_plays import both, upstream
+from tests.unit.upstream.forwarding.test_counted_plays import acted, upstream
 from tests.unit.upstream.forwarding.test_plays import (
     GET,
     Step,
@@ -48,7 +43,7 @@ def document(body: bytes, *fields: bytes, status: bytes = b"200 OK") -> bytes:
 def statuses(steps: Sequence[Step], filters: dict[str, Any]) -> list[int]:
     """Act the steps on an open connection; the statuses of the answers."""
     opening = [sends(GOOD), connects, answers(document(b"{}"))]
-    play = both([*opening, *steps], {**upstream(), "filters": filters}, warm=False)
+    play = acted([*opening, *steps], {**upstream(), "filters": filters}, warm=False)
     play.plane.assert_quiet()
     return [record.status for record in play.plane.records][1:]  # the first one has opened the connection
 
@@ -82,35 +77,24 @@ def test_what_does_not_conform_is_refused_as_by_its_steps(request_: bytes, statu
 
 
 @pytest.mark.parametrize(
-    ("settings", "at_once"),
+    "settings",
     [
-        ({}, True),
-        ({"listeners": {"main": {"address": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1/32"]}}}, True),
-        ({"filters": {"request_id": {}, **VALIDATE}}, None),
-        ({"filters": {"headers": {"response": {"set": {"X-A": "1"}}}, **VALIDATE}}, False),
-        ({"filters": {**VALIDATE, "request_parameters": {"query": {"tenant": "acme"}}}}, None),
-        ({"error_pages": {"4xx": {"html": "<p>{status}</p>"}}}, False),
+        {},
+        {"listeners": {"main": {"address": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1/32"]}}},
+        {"filters": {"request_id": {}, **VALIDATE}},
+        {"filters": {"headers": {"response": {"set": {"X-A": "1"}}}, **VALIDATE}},
+        {"filters": {**VALIDATE, "request_parameters": {"query": {"tenant": "acme"}}}},
+        {"error_pages": {"4xx": {"html": "<p>{status}</p>"}}},
     ],
     ids=["alone", "trusted", "ids", "headers", "parameters", "pages"],
 )
-def test_a_body_is_refused_without_steps_unless_others_see_it(
-    settings: dict[str, Any], at_once: bool | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    refused: list[object] = []
-    message = ReadyRefusal.message
-
-    def count(self: ReadyRefusal, *given: Any) -> bytes:
-        refused.append(self)
-        return message(self, *given)
-
-    monkeypatch.setattr(ReadyRefusal, "message", count)
+def test_a_body_is_refused_whatever_others_see_it(settings: dict[str, Any]) -> None:
     wrong = post(b'{"n":0,"a":"b"}', JSON, b"X-Forwarded-For: 192.0.2.9", b"X-Request-Id: i")
     last = post(b'{"n":[]}', JSON, b"Connection: close")
     steps = [sends(GOOD), connects, answers(document(b"{}")), sends(wrong + wrong), sends(last)]
-    play = both(steps, {**upstream(), "filters": VALIDATE, **settings}, warm=False)
+    play = acted(steps, {**upstream(), "filters": VALIDATE, **settings}, warm=False)
     assert [record.status for record in play.plane.records][1:] == [400, 400, 400]
     assert [record.fault_detail for record in play.plane.records][1:] == ["body /n: minimum"] * 2 + ["body /n: type"]
-    assert at_once is None or bool(refused) is at_once
 
 
 def test_a_body_in_pieces_is_checked_as_one_that_comes_whole() -> None:
@@ -180,24 +164,3 @@ def test_a_request_for_a_range_is_sent_without_it() -> None:
 
 def test_headers_for_the_upstream_are_sent_again_when_a_connection_breaks() -> None:
     assert statuses([sends(GET), hangs_up, connects, answers(document(b"{}"))], TRANSFORM) == [200]
-
-
-def _sends_fields(exchange: Exchange) -> Outcome:
-    exchange.request_added += b"X-Added: 1\r\n"
-    exchange.drop_everywhere(frozenset((b"user-agent",)))
-    return None
-
-
-def test_a_test_that_raises_leaves_the_decision_to_its_step() -> None:
-    def broken(head: object) -> bool:
-        raise ValueError
-
-    def make(exchange: Exchange) -> BodyStage | None:
-        return None
-
-    sent = SentFields(frozenset((b"user-agent",)), b"X-Added: 1\r\n")
-    sending = probe("sending", Phase.TRANSFORM, request=_sends_fields, sent_fields=sent)
-    raising = probe("raising", Phase.VALIDATE, request_body=StageFactory(make), lets_pass=broken)
-    for probes in ((sending,), (sending, raising)):
-        play = both([sends(GET), answers(document(b"{}"))], upstream(), probes)
-        assert [record.status for record in play.plane.records][1:] == [200]

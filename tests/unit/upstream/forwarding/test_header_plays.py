@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from fastgw.exchange.hooks import Looks, ResponseLines
+from fastgw.exchange.hooks import ResponseLines
 from fastgw.exchange.sent_fields import NO_SENT_FIELDS, SentFields
-from fastgw.filters.api import Exchange, Filter, Hooks, Phase
+from fastgw.filters.api import Exchange, Filter, Phase, ResponseHook
 from fastgw.http.field_names import FORWARDING
 from fastgw.http.fields import folded
 from tests.support.counted_plane import played
 from tests.support.memory import probe
 from tests.support.table import for_each
-from tests.unit.upstream.forwarding.test_counted_plays import MEETING, PASSING, both, upstream
+from tests.unit.upstream.forwarding.test_counted_plays import MEETING, PASSING, acted, upstream
 from tests.unit.upstream.forwarding.test_plays import (
     CHUNKED,
     GET,
@@ -59,15 +59,15 @@ def _played() -> Iterator[None]:
 
 
 @for_each("name", PLAYS)
-def test_the_same_comes_of_both_paths_whatever_happens(name: str) -> None:
+def test_what_comes_of_it_whatever_happens(name: str) -> None:
     steps, status = PLAYS[name]
-    play = both(steps, {**upstream(), "filters": HEADERS})
+    play = acted(steps, {**upstream(), "filters": HEADERS})
     assert play.plane.records[-1].status == status
     play.plane.assert_quiet()
 
 
 def test_what_is_sent_and_answered() -> None:
-    play = both([sends(GET), answers(FULL)], {**upstream(), "filters": HEADERS})
+    play = acted([sends(GET), answers(FULL)], {**upstream(), "filters": HEADERS})
     sent = play.upstream.received.partition(b"GET /a?b=c")[2]
     assert b"\r\nUser-Agent: gateway\r\nX-New: n\r\nX-More: m\r\n" in sent
     assert b"User-Agent: u\r\n" not in sent
@@ -80,15 +80,15 @@ def test_what_is_sent_and_answered() -> None:
     )
 
 
-def own(name: str, phase: Phase, line: bytes, **hooks: Any) -> type[Filter]:
+def own(name: str, phase: Phase, line: bytes, lines: ResponseLines | None = None) -> type[Filter]:
     def response(exchange: Exchange) -> None:
         assert exchange.response is not None
         exchange.response.added += line
 
-    return probe(name, phase, response=response, **hooks)
+    return probe(name, phase, response=ResponseHook(response, lines=lines))
 
 
-LINES = own("lines", Phase.ADMIT, b"X-Lines: 1\r\n", response_lines=ResponseLines((b"x-lines",)))
+LINES = own("lines", Phase.ADMIT, b"X-Lines: 1\r\n", ResponseLines((b"x-lines",)))
 STEPS: Sequence[Step] = [
     *(sends(GET), answers(FULL), sends(POST), answers(OK), sends(asking(b"HEAD /a")), answers(FULL[:-2])),
     *(sends(GET), answers(CHUNKED), sends(GET), answers(saying(b"404 No", b"V: w", b"Content-Length: 0"))),
@@ -140,7 +140,7 @@ STEPS: Sequence[Step] = [
     ],
 )
 def test_headers_change_alike_beside_others(settings: dict[str, Any], probes: Any, expected: bytes) -> None:
-    play = both(STEPS, {**upstream(), "filters": HEADERS, **settings}, probes)
+    play = acted(STEPS, {**upstream(), "filters": HEADERS, **settings}, probes)
     assert expected in play.client.received.partition(b"HTTP/1.1 200 OK")[2].partition(b"HTTP/1.1 200 OK")[2]
     assert [record.status for record in play.plane.records][1:] == [200, 200, 200, 200, 404, 200, 502]
     assert play.client.received.count(b"Date: ") == len(play.plane.records)
@@ -168,19 +168,8 @@ def test_two_of_them_act_one_after_the_other(
     """The one that is nearer to the upstream first."""
     filters = {"first": {"type": "headers", "response": outer}, "second": {"type": "headers", "response": inner}}
     answer = saying(b"200 OK", b"X-A: 0", b"Content-Length: 2", body=b"ok")
-    play = both([sends(GET), answers(answer)], {**upstream(), "filters": filters})
+    play = acted([sends(GET), answers(answer)], {**upstream(), "filters": filters})
     assert values(play, b"x-a") == expected
-
-
-def test_a_filter_that_looks_at_some_responses_looks_at_what_was_set() -> None:
-    def see(exchange: Exchange) -> None:
-        assert exchange.response is not None
-        exchange.response.headers.set(b"X-Seen", exchange.response.headers.get(b"Location") or b"none")
-
-    looking = probe("looking", Phase.VALIDATE, response=see, looks_at=Looks(names=(b"location",)))
-    filters = {"headers": {"response": {"set": {"Location": "/b"}}}}
-    play = both([sends(GET), answers(OK)], {**upstream(), "filters": filters}, (looking,))
-    assert values(play, b"x-seen") == [b"/b"]
 
 
 def test_later_changes_include_what_earlier_ones_add() -> None:
@@ -203,7 +192,7 @@ def test_later_changes_include_what_earlier_ones_add() -> None:
 def test_a_later_filter_replaces_what_they_set(filters: dict[str, Any], name: str, expected: list[bytes]) -> None:
     """Once: browsers refuse a response with two values of `Access-Control-Allow-Origin`."""
     changes = {"headers": {"response": {"set": {name: "theirs", "V": "ours"}}}}
-    play = both([sends(GET), answers(FULL)], {**upstream(), "filters": {**changes, **filters}})
+    play = acted([sends(GET), answers(FULL)], {**upstream(), "filters": {**changes, **filters}})
     assert values(play, name.lower().encode()) == expected
     assert values(play, b"v") == [b"ours"]
 
@@ -230,12 +219,6 @@ THEIRS = saying(
 )
 
 
-def steps_of(play: Any) -> bool:
-    """Whether response steps have to run for each response of its route."""
-    (rule,) = (rule for routes in play.plane.gateway.routes for rule in routes.rules)
-    return bool(rule[0].route.chain.meets_answers)
-
-
 @pytest.mark.parametrize("probes", [(), (PASSING,), (MEETING,)], ids=["alone", "behind a step", "met"])
 @pytest.mark.parametrize("name", CORS)
 def test_cors_answers_each_origin_alike(name: str, probes: Any) -> None:
@@ -247,8 +230,7 @@ def test_cors_answers_each_origin_alike(name: str, probes: Any) -> None:
         asked = asking(b"OPTIONS /a", b"Access-Control-Request-Method: PUT", *fields)
         steps += [sends(asked), answers(THEIRS), sends(asking(b"OPTIONS /a", *fields)), answers(THEIRS)]
     routes = [{"name": "all", "upstream": "u", "methods": ["GET", "OPTIONS"]}]
-    play = both(steps, {**upstream(), "routes": routes, "filters": {"cors": CORS[name]}}, probes)
-    assert steps_of(play) is (MEETING in probes or name == "reflected")
+    play = acted(steps, {**upstream(), "routes": routes, "filters": {"cors": CORS[name]}}, probes)
     allowed = b"*" if name == "any" else b"https://a.test"
     assert b"\r\nAccess-Control-Allow-Origin: %b\r\n" % allowed in play.client.received
     assert (b"https://x.b.test" in play.client.received) is (name in ("listed", "reflected"))
@@ -267,76 +249,10 @@ def test_security_headers_go_by_the_scheme(preset: str, existing: str, ip: str) 
     filters = {"security_headers": {"preset": preset, "existing": existing}}
     steps = [step for asked in (GET, secure, GET) for step in (sends(asked), answers(theirs))]
     listeners = {"main": {"address": "127.0.0.1:0", "trusted_proxies": ["127.0.0.9"]}}
-    play = both(steps, {**upstream(), "listeners": listeners, "filters": filters}, ip=ip)
-    assert steps_of(play) is (existing == "keep")
+    play = acted(steps, {**upstream(), "listeners": listeners, "filters": filters}, ip=ip)
     told = play.client.received.count(b"Strict-Transport-Security: max-age")
     assert told == (ip == "127.0.0.9")
     assert play.client.received.count(b"theirs") == (3 if existing == "keep" else 0)
-
-
-@pytest.mark.parametrize(
-    ("filters", "runs"),
-    [
-        ({"security_headers": {"strict_transport_security": None}}, False),
-        ({"cors": CORS["listed"], "security_headers": {}}, False),
-        ({"cors": CORS["listed"], "security_headers": {}, "headers": {"response": {"set": {"V": "1"}}}}, False),
-        ({"cors": CORS["any"], "request_id": {}}, False),
-        ({"security_headers": {}, **HEADERS}, True),
-        ({"cors": CORS["listed"], "inner": {"type": "cors", "origins": ["https://c.test"]}}, True),
-        ({"cors": CORS["listed"], "headers": {"response": {"set": {"X-A": "{method}"}}}}, True),
-    ],
-    ids=["no HSTS", "two", "three", "ids", "the same header", "two of cors", "computed"],
-)
-@pytest.mark.parametrize("route", [{}, {"via": "off"}], ids=["", "no Via"])
-def test_those_that_depend_on_the_request_change_headers_together(
-    filters: dict[str, Any], runs: bool, route: dict[str, Any]
-) -> None:
-    """`runs`: whether their steps have to run, because one of them sees what another one has changed."""
-    routes = [{"name": "all", "upstream": "u", **route}]
-    asked = [asking(b"%b /a" % method, *fields) for fields in ORIGINS.values() for method in (b"GET", b"POST")]
-    steps = [step for each in asked for step in (sends(each), answers(FULL), sends(each), answers(THEIRS))]
-    steps += [sends(asked[2]), hangs_up, connects, answers(FULL[:-1]), answers(FULL[-1:]), sends(GET), answers(CHUNKED)]
-    play = both(steps, {**upstream(), "routes": routes, "filters": filters})
-    assert steps_of(play) is runs
-
-
-def test_a_filter_whose_headers_depend_on_the_request_may_leave_some_to_its_step() -> None:
-    """Where it returns None, and where it raises; the step runs, and what comes of it is the same."""
-
-    def fields_for(head: Any, peer: Any) -> SentFields | None:
-        if head.path == b"/none":
-            return None
-        return SentFields(frozenset(), b"X-Own: %b\r\n" % {b"/a": b"a"}[head.path])
-
-    def step(exchange: Exchange) -> None:
-        assert exchange.response is not None
-        exchange.response.added += b"X-Own: %b\r\n" % exchange.path[1:]
-
-    hooks: dict[str, Any] = {"response_fields": fields_for, "response_lines": ResponseLines((b"x-own",))}
-    own = probe("own", Phase.ADMIT, response=step, **hooks)
-    asked = [asking(b"GET " + path) for path in (b"/a", b"/none", b"/b")]
-    for probes in ((own,), (own, PASSING)):
-        play = both([step for each in asked for step in (sends(each), answers(OK))], upstream(), probes)
-        assert not steps_of(play)
-        assert [play.client.received.count(b"X-Own: " + value) for value in (b"a\r", b"none\r", b"b\r")] == [1, 1, 1]
-        play.plane.assert_quiet()
-
-
-BAD: dict[str, Any] = {
-    "a set": SentFields({b"x"}, b""),  # type: ignore[arg-type]
-    "text": SentFields(frozenset(), "X-Own: 1"),  # type: ignore[arg-type]
-    "a tuple": (frozenset(), b""),
-    "bytes": b"X-Own: 1\r\n",
-}
-
-
-@pytest.mark.parametrize("made", BAD.values(), ids=BAD)
-def test_what_a_filter_should_not_return_leaves_the_response_to_its_step(made: Any) -> None:
-    hooks: dict[str, Any] = {"response_fields": lambda head, peer: made, "response_lines": ResponseLines((b"x-lines",))}
-    own_ = own("own", Phase.ADMIT, b"X-Lines: 1\r\n", **hooks)
-    play = both([sends(GET), answers(OK), sends(GET), answers(OK)], upstream(), (own_,))
-    assert play.client.received.count(b"X-Lines: 1\r\n") == len(play.plane.records)
-    play.plane.assert_quiet()
 
 
 def test_a_step_that_two_filters_share_runs_for_both() -> None:
@@ -345,10 +261,9 @@ def test_a_step_that_two_filters_share_runs_for_both() -> None:
         exchange.response.added += b"X-Own: 1\r\n"
 
     fields = SentFields(frozenset((b"x-own",)), b"X-Own: 1\r\n")
-    hooks: dict[str, Any] = {"response": step, "response_fields": fields, "response_lines": ResponseLines((b"x-own",))}
-    probes = [probe(name, Phase.ADMIT, **hooks) for name in ("one", "two")]
-    play = both([sends(GET), answers(OK)], upstream(), probes)
-    assert steps_of(play)
+    hook = ResponseHook(step, lines=ResponseLines((b"x-own",)), fields=fields)
+    probes = [probe(name, Phase.ADMIT, response=hook) for name in ("one", "two")]
+    play = acted([sends(GET), answers(OK)], upstream(), probes)
     assert play.client.received.count(b"X-Own") == 2 * len(play.plane.records)
 
 
@@ -361,14 +276,13 @@ def test_what_filters_change_in_requests_is_read_alike(name: str) -> None:
     asked = asking(b"GET /a", b"Origin: https://a.test", b"X-Forwarded-Proto: https")
     listeners = {"main": {"address": "127.0.0.1:0", "trusted_proxies": ["127.0.0.9"]}}
     settings = {**upstream(), "listeners": listeners, "filters": filters}
-    both([sends(asked), answers(OK), sends(GET), answers(OK)], settings, ip="127.0.0.9")
-    both([sends(asked), answers(OK)], {**settings, "filters": {**filters, "second": None}}, ip="127.0.0.9")
+    acted([sends(asked), answers(OK), sends(GET), answers(OK)], settings, ip="127.0.0.9")
+    acted([sends(asked), answers(OK)], {**settings, "filters": {**filters, "second": None}}, ip="127.0.0.9")
 
 
-@pytest.mark.parametrize("hooks", [{}, {"response": lambda exchange: None}])
-def test_fixed_headers_stand_for_a_step_that_changes_lines(hooks: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="expected response and response_lines, too"):
-        Hooks(response_fields=NO_SENT_FIELDS, **hooks)
+def test_fixed_headers_stand_for_a_step_that_changes_lines() -> None:
+    with pytest.raises(ValueError, match="expected lines, too"):
+        ResponseHook(lambda exchange: None, fields=SentFields(frozenset(), b"X-A: 1\r\n"))
 
 
 @pytest.mark.parametrize("policy", ["append", "set", "strip", "pass"])
@@ -384,7 +298,7 @@ def test_forwarding_headers_that_a_filter_changes_replace_the_gateways_own(polic
     lines = [b"X-Forwarded-For: 6.6.6.6", b"X-Real-IP: 6.6.6.6", b"Forwarded: for=6.6.6.6"]
     routes = [{"name": "all", "upstream": "u", "forwarded": policy}]
     probes = [probe("edits", Phase.TRANSFORM, request=step)]
-    play = both([sends(asking(b"GET /a", *lines)), answers(OK)], {**upstream(), "routes": routes}, probes)
+    play = acted([sends(asking(b"GET /a", *lines)), answers(OK)], {**upstream(), "routes": routes}, probes)
     sent = play.upstream.received.rpartition(b"GET /a")[2].split(b"\r\n")
     values = {name: [line for line in sent if line.lower().startswith(name)] for name in (b"forwarded:", b"x-real-ip:")}
     assert values == {b"forwarded:": [b"Forwarded: for=1.2.3.4"], b"x-real-ip:": []}
@@ -406,7 +320,7 @@ def test_forwarding_headers_that_a_filter_removes_are_not_sent_whether_the_clien
         exchange.headers.remove(b"X-Real-IP")
         exchange.headers.remove(b"X_Forwarded_For")
 
-    play = both([sends(asking(b"GET /a", *lines)), answers(OK)], _forwarding(policy), [_probe(step)])
+    play = acted([sends(asking(b"GET /a", *lines)), answers(OK)], _forwarding(policy), [_probe(step)])
     names = _forwarding_names(play.upstream.received)
     assert names.isdisjoint({b"x-real-ip", b"x-forwarded-for"})
     assert (b"x-forwarded-host" in names) is (policy in ("append", "set"))  # the others are the gateway's
@@ -425,7 +339,7 @@ def test_the_filter_headers_sets_forwarding_headers_and_twins_of_them(name: str,
     filters = {"headers": {"request": {"set": {name: "1.2.3.4"}}}}
     probes = [_probe(step, Phase.ADMIT)] if is_edited else []
     config = {**_forwarding(policy), "filters": filters}
-    play = both([sends(asking(b"GET /a", *lines)), answers(OK)], config, probes)
+    play = acted([sends(asking(b"GET /a", *lines)), answers(OK)], config, probes)
     alike = [line for line in _lines_sent(play.upstream.received) if folded(line[0]) == folded(name.encode())]
     assert alike == [(name.encode(), b"1.2.3.4")]
 

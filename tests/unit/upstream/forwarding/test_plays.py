@@ -23,11 +23,9 @@ EARLY = probe("early", Phase.ADMIT, request=lambda exchange: None)
 MEETING = probe("meeting", Phase.TRANSFORM, response=lambda exchange: None)
 MEETING_ALL = probe("meeting_all", Phase.ADMIT, response=lambda exchange: None)
 ENDING = probe("ending", Phase.TRANSFORM, finish=lambda exchange: None)
-TESTED = probe("tested", Phase.TRANSFORM, request=lambda exchange: None, lets_pass=lambda head: True)
-TESTED_EARLY = probe("tested_early", Phase.ADMIT, request=lambda exchange: None, lets_pass=lambda head: True)
 SILENT: list[tuple[type[Filter], ...]] = [
     (), (PASSING,), (EARLY,), (EARLY, PASSING), (MEETING,), (MEETING_ALL,), (ENDING,), (PASSING, MEETING, ENDING),
-    (TESTED_EARLY, TESTED), (MEETING, ENDING),
+    (MEETING, ENDING),
 ]  # fmt: skip
 
 HOST = b"Host: a.test\r\n"
@@ -74,13 +72,8 @@ class Play:
         probes: Sequence[type[Filter]] = (),
         ip: str = "127.0.0.1",
         warm: bool = True,
-        all_steps: bool = False,
     ) -> None:
-        """`all_steps`: none is left out for what its filter declares."""
         self.plane = self.plane_type({**SETTINGS, **settings}, probes=probes)
-        if all_steps:
-            for entry in (entry for made in self.plane.gateway.routes for rule in made.rules for entry in rule or ()):
-                entry.route.plan, entry.route.chain.skips_response_steps = None, False
         self.plane.server.date_line = lambda: b"Date: now\r\n"
         self.client = self.plane.client(ip)
         self.upstreams: list[Wire] = []
@@ -649,127 +642,6 @@ def test_what_filters_have_found_out_and_changed_goes_with_the_request(meets: bo
         reported = (record.consumer, record.request_id, record.client)
         assert reported == (("alice", b"named", "192.0.2.9") if path == b"/told" else ("", b"", "127.0.0.1"))
     play.plane.assert_quiet()
-
-
-@pytest.mark.parametrize("request_step", [None, lambda exchange: None], ids=["at once", "behind a step"])
-def test_filters_meet_an_answer(request_step: Any) -> None:
-    """They see it, change it, and are told when it is over."""
-    met: list[Any] = []
-
-    def response(exchange: Exchange) -> None:
-        assert exchange.response is not None
-        met.append(
-            (exchange.path, exchange.response.status, exchange.upstream, exchange.target, exchange.upstream_s >= 0)
-        )
-        exchange.response.status = 201
-        exchange.response.dropped |= {b"x-a"}
-        exchange.add_response_fields(b"X-Met: 1\r\n")
-
-    def finish(exchange: Exchange) -> None:
-        met.append((exchange.response_bytes, exchange.fault))
-
-    play = Play({}, [probe("p", Phase.TRANSFORM, request=request_step, response=response, finish=finish)])
-    met.clear()
-    before = len(play.client.received)
-    play.client.sends(asking(b"GET /a"))
-    play.upstream.sends(saying(b"200 OK", b"X-A: b", b"Content-Length: 2", body=b"ok"))
-    assert met == [(b"/a", 200, "u", "127.0.0.1:9", True), (2, None)]
-    head, _, body = play.client.received[before:].partition(b"\r\n\r\n")
-    assert (head.startswith(b"HTTP/1.1 201 "), b"X-Met: 1" in head, b"X-A" in head, body) == (True, True, False, b"ok")
-    assert status_of(play) == 201
-    play.plane.assert_quiet()
-
-
-def test_a_step_that_raises_lets_nothing_out() -> None:
-    def response(exchange: Exchange) -> None:
-        if exchange.path == b"/a":
-            raise ZeroDivisionError
-
-    play = Play({}, [probe("p", Phase.TRANSFORM, response=response)])
-    before = len(play.client.received)
-    play.client.sends(asking(b"GET /a"))
-    play.upstream.sends(saying(b"200 OK", b"Content-Length: 6", body=b"secret"))
-    assert play.client.received[before:].startswith(b"HTTP/1.1 500 ")
-    assert b"secret" not in play.client.received
-    assert status_of(play) == 500
-    play.client.sends(asking(b"GET /b"))
-    play.upstream.sends(OK)  # the connection has served its exchange, and serves on
-    assert status_of(play) == 200
-    play.plane.assert_quiet()
-
-
-def test_an_exchange_that_filters_have_met_is_the_one_that_goes_on() -> None:
-    """Where the answer comes in pieces."""
-    met: list[Exchange] = []
-    play = Play({}, [probe("p", Phase.TRANSFORM, request=met.append)])
-    play.client.sends(GET)
-    play.upstream.sends(OK[:-1])
-    assert play.client.protocol.exchange is met[-1]
-    play.upstream.sends(OK[-1:])
-    assert status_of(play) == 200
-    play.plane.assert_quiet()
-
-
-ANSWERS = {
-    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok": False,
-    b"HTTP/1.1 200 OK\r\nX-Look: 1\r\nContent-Length: 2\r\n\r\nok": True,
-    b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nno": True,
-}
-
-
-@pytest.mark.parametrize("request_step", [None, lambda exchange: None], ids=["at once", "behind a step"])
-def test_only_what_a_filter_looks_at_is_shown_to_it(request_step: Any) -> None:
-    seen: list[int] = []
-
-    def response(exchange: Exchange) -> None:
-        assert exchange.response is not None
-        assert exchange.response.head is not None
-        seen.append(exchange.response.head.status)
-        exchange.add_response_fields(b"X-Seen: 1\r\n")
-
-    def looks_at(head: Any) -> bool:
-        if head.first(b"x-look") is not None:
-            raise ZeroDivisionError  # who cannot tell is asked
-        return bool(head.status == 500)
-
-    probes = [probe("p", Phase.TRANSFORM, request=request_step, response=response, looks_at=looks_at)]
-    plane = Plane(probes=probes)
-    client = plane.client()
-    client.sends(asking(b"GET /"))
-    upstream = plane.connects()
-    upstream.sends(OK)
-    assert not seen
-    for answer, looked in ANSWERS.items():
-        seen.clear()
-        before = len(client.received)
-        client.sends(asking(b"GET /"))
-        upstream.sends(answer)
-        assert (len(seen), b"X-Seen" in client.received[before:]) == (looked, looked)
-        assert client.received.endswith(answer[-6:])
-    seen.clear()
-    client.sends(asking(b"GET /"))
-    upstream.sends(OK[:-1])
-    upstream.sends(OK[-1:])
-    assert seen == [200]  # it came in pieces
-    assert [record.status for record in plane.records] == [200, 200, 200, 500, 200]
-    plane.assert_quiet()
-
-
-def test_a_filter_that_looks_at_all_is_shown_all() -> None:
-    """Those beside it may be shown them too."""
-    seen: list[int] = []
-    probes = [
-        probe("a", Phase.TRANSFORM, response=lambda exchange: None, looks_at=lambda head: False),
-        probe("b", Phase.TRANSFORM, response=lambda exchange: seen.append(1)),
-    ]
-    plane = Plane(probes=probes)
-    client = plane.client()
-    client.sends(asking(b"GET /"))
-    upstream = plane.connects()
-    upstream.sends(OK)
-    client.sends(asking(b"GET /"))
-    upstream.sends(OK)
-    assert seen == [1, 1]
 
 
 def test_a_host_with_upper_case_letters_meets_filters_that_look_at_headers() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from fastgw.exchange.sent_fields import SentFields
+from fastgw.filters.api import Exchange, Phase, ResponseHook, ResponseLines
 from fastgw.filters.policies.cache import ready_answers
 from fastgw.filters.policies.cache.ready_answers import ReadyAnswers, ReadyMemory
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import parse_request
-from tests.support.memory import Wire
+from tests.support.memory import Wire, probe
 from tests.support.table import for_each
 from tests.unit.filters.policies.cache.test_hits import value
 from tests.unit.filters.policies.cache.world import World
@@ -35,7 +38,7 @@ def lines(client: Wire) -> list[bytes]:
 
 
 def ready(world: World) -> int:
-    (link,) = (each for each in world.plane.gateway.live if each.hooks.ready_answer is not None)
+    (link,) = (each for each in world.plane.gateway.live if each.hooks.translate is not None)
     (memory,) = (kept.value for kept in link.keeps if isinstance(getattr(kept, "value", None), ReadyMemory))
     return sum(type(entry).__name__ != "_Hit" for entry in memory._entries.values())
 
@@ -325,3 +328,25 @@ def test_the_bytes_of_all_of_them_are_bounded(monkeypatch: pytest.MonkeyPatch) -
         world.client(b"/%d" % number)
     assert ready(world) == 3
     assert world.client(b"/9").received.endswith(b"\r\n\r\n" + b"x" * 2000)
+
+
+FIELDS: dict[str, Callable[[Any, Any], Any]] = {
+    "raises": lambda head, peer: {}[head.path],
+    "none": lambda head, peer: None,
+    "a set": lambda head, peer: SentFields({b"x"}, b""),  # type: ignore[arg-type]
+    "text": lambda head, peer: SentFields(frozenset(), "X-Own: 1"),  # type: ignore[arg-type]
+    "a tuple": lambda head, peer: (frozenset(), b""),
+    "bytes": lambda head, peer: b"X-Own: 1\r\n",
+}
+
+
+@for_each("name", FIELDS)
+def test_a_filter_that_does_not_say_what_it_changes_has_its_step_run(name: str) -> None:
+    def step(exchange: Exchange) -> None:
+        exchange.add_response_fields(b"X-Own: %b\r\n" % exchange.path)
+
+    hook = ResponseHook(step, lines=ResponseLines((b"x-own",)), fields=FIELDS[name])
+    world, before = with_hit(probes=[probe("own", Phase.TRANSFORM, response=hook)])
+    later = world.client()
+    assert [value(each, b"X-Own") for each in (before, later)] == [value(before, b"X-Own")] * 2 != [None] * 2
+    assert [record.cache for record in world.plane.records] == ["miss", "hit", "hit"]

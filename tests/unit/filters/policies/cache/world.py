@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -11,6 +11,7 @@ from fastgw.cache.process_store import ProcessStore
 from fastgw.cache.shared.layout import CacheMemory
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import Store
+from fastgw.filters.api import Filter
 from fastgw.shm.node_limits import own_counts
 from tests.support.memory import SERVICE, Plane, Wire
 
@@ -29,6 +30,7 @@ class World:
         upstreams: dict[str, Any] = SERVICE["upstreams"],
         is_shared: bool = False,
         also: Mapping[str, Any] = MappingProxyType({}),
+        probes: Sequence[type[Filter]] = (),
         **settings: Any,
     ) -> None:
         self.now = NOW
@@ -37,7 +39,7 @@ class World:
         routes = [{"name": "all", **action, **(route or {}), "filters": filters}]
         with patch("fastgw.filters.policies.cache.policy.time", lambda: self.now):
             document = {"routes": routes, "upstreams": upstreams, "filters": {"request_id": {}}}
-            self.plane = Plane({**document, **also})
+            self.plane = Plane({**document, **also}, probes=probes)
         turns = self.plane.worker_loop.turns
         clocks: dict[str, Any] = {"clock": lambda: self.now, "date": lambda: self.now}
         if store is None and is_shared:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fastgw.explain import explain
 from fastgw.filters import TYPES
-from fastgw.filters.api import Bounded, Phase
+from fastgw.filters.api import BodyHook, Bounded, Phase
 from fastgw.filters.policies.content_coding import compression
 from fastgw.filters.policies.content_coding.compress_filter import Compress
 from fastgw.filters.policies.content_coding.compression import LARGEST_AT_ONCE, LARGEST_HELD
@@ -361,7 +361,9 @@ def test_a_large_body_that_another_filter_has_held_is_compressed_with_a_faster_l
     monkeypatch.setattr(
         compression, "open_compressor", lambda coding, level: levels.append(level) or open_compressor(coding, level)
     )
-    held = probe("held", Phase.TRANSFORM, response_body=lambda exchange, body: body.upper(), needs_body=Bounded("1MiB"))
+    held = probe(
+        "held", Phase.TRANSFORM, response_body=BodyHook(lambda exchange, body: body.upper(), needs=Bounded("1MiB"))
+    )
     route = {"name": "all", "upstream": "http://u", "filters": {"compress": {"encodings": [encoding], "level": "best"}}}
     client = (made := Plane({"routes": [route]}, probes=[held])).client()
     client.sends(f"GET / HTTP/1.1\r\nHost: a\r\n{ALL}\r\n\r\n".encode())
@@ -378,10 +380,7 @@ def ask_behind(
 ) -> Answer:
     """The answer behind a filter that changes the whole body. `framing`: None: its length is declared."""
     held = probe(
-        "held",
-        Phase.TRANSFORM,
-        response_body=lambda exchange, whole: change(whole),
-        needs_body=Bounded("1MiB"),
+        "held", Phase.TRANSFORM, response_body=BodyHook(lambda exchange, whole: change(whole), needs=Bounded("1MiB"))
     )
     route = {"name": "all", "upstream": "http://u", "filters": {"compress": {}}}
     client = (made := Plane({"routes": [route]}, probes=[held])).client()
