@@ -8,6 +8,7 @@ fault in the form of its protocol, or the status.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
@@ -26,6 +27,8 @@ _HTML: Final = (b"Content-Type", b"text/html; charset=utf-8")
 _JSON: Final = (b"Content-Type", b"application/json")
 _VARY: Final = (b"Vary", b"Accept")
 _POLICY: Final = (b"Content-Security-Policy", b"default-src 'none'; style-src 'unsafe-inline'")
+_MOST_REMEMBERED: Final = 512
+"""Maximum length of a value of `Accept` that is remembered."""
 _STORED: Final = frozenset((404, 405, 410, 414, 501))
 """Statuses of faults that a cache may store although nothing says so (RFC 9110 section 15.1)."""
 
@@ -101,9 +104,15 @@ class ErrorPages:
 
 def prefers_html(head: RequestHead) -> bool:
     """Whether the client prefers HTML to JSON, as browsers do for pages. Clients without a preference get JSON."""
-    accepted = head.values(b"accept")
-    if not any(b"text/" in value.lower() for value in accepted):
+    accepted = b",".join(head.values(b"accept"))
+    return _prefers_html(accepted) if len(accepted) <= _MOST_REMEMBERED else _prefers_html.__wrapped__(accepted)
+
+
+@lru_cache(256)
+def _prefers_html(accepted: bytes) -> bool:
+    """Cached, because browsers send few values."""
+    if b"text/" not in accepted.lower():
         return False
-    weights = parse_accept(accepted)
+    weights = parse_accept((accepted,))
     json = max(weight_of(weights, kind) for kind in (b"application/json", b"application/problem+json"))
     return weight_of(weights, b"text/html") > json

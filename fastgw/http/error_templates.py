@@ -33,8 +33,10 @@ class ErrorTemplate:
         return hash(self.text)
 
     def render(self, values: Mapping[str, str]) -> bytes:
-        parts = (self._escape(values[part]) if index % 2 else part for index, part in enumerate(self._parts))
-        return "".join(parts).encode(errors="replace")
+        made = self._parts.copy()
+        escaped = {name: self._escape(values[name]) for name in dict.fromkeys(made[1::2])}
+        made[1::2] = [escaped[name] for name in made[1::2]]
+        return "".join(made).encode(errors="replace")
 
 
 def unknown_placeholders(text: str, *, is_html: bool) -> Iterator[tuple[int, str]]:
