@@ -87,11 +87,6 @@ class ErrorPages:
     def __hash__(self) -> int:
         return hash(frozenset(self._by_status))
 
-    @property
-    def are_default(self) -> bool:
-        """Whether none is configured."""
-        return not self._by_status
-
     def replace(self, exchange: "Exchange", reply: Reply) -> Reply:
         """Return the reply to a fault with its page; this reply, if there is none."""
         page = self._by_status.get(reply.status, _DEFAULT)

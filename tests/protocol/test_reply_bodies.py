@@ -25,7 +25,7 @@ import asyncio
 import os
 import threading
 
-from fastgw.filters.api import Env, Exchange, FileRange, Filter, Hooks, Phase, Pieces, Reply
+from fastgw.filters.api import BodyHook, Env, Exchange, FileRange, Filter, Hooks, Phase, Pieces, Reply
 
 
 FREE = threading.Event()
@@ -105,8 +105,8 @@ class Serves(Filter, name="serves", phase=Phase.TRANSFORM):
         def doubled(exchange: Exchange, payload: bytes) -> bytes:
             return payload * 2 if exchange.path == b"/doubled" else payload
 
-        return Hooks(request=request, response_body=doubled if self.file.endswith("changed") else None,
-                     changes_body=self.file.endswith("changed"))
+        changed = BodyHook(doubled, changes=True) if self.file.endswith("changed") else None
+        return Hooks(request=request, response_body=changed)
 '''
 SIZE = 30 * 1024 * 1024 + 7
 

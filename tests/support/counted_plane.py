@@ -1,6 +1,6 @@
 """A plane that counts and logs as a worker does, in a node's memory, with its own clock and random numbers.
 
-Two such planes with the same input can be compared completely: each word, line and second.
+What happens there happens in the same way each time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fastgw.observe.metrics.series_layout import WORDS
 from fastgw.observe.recorder import Recorder
 from fastgw.shm.memory import Column, SharedMemory
 from fastgw.upstream.health.outlier_ejection import may_eject
-from fastgw.upstream.health.upstream_health import Health, HealthEvent, HealthPoller
+from fastgw.upstream.health.upstream_health import Health, HealthPoller
 from fastgw.upstream.load_balancing.load_tracking import Loads
 from fastgw.upstream.policies.retry_budget import SPARE_RETRIES
 from fastgw.upstream.targets.attempt_listener import AttemptListener, AttemptRecord
@@ -30,8 +30,6 @@ from fastgw.upstream.upstream import Upstream
 from tests.support.memory import Observer, Plane
 
 DATE = 1_700_000_000.0
-PLACES = 16
-"""Maximum number of upstreams or targets of a play: only this part of the memory is compared."""
 PLAYED = ("fastgw.downstream", "fastgw.exchange", "fastgw.pipeline", "fastgw.upstream")
 """Packages whose modules use only the plane's clock and random numbers."""
 
@@ -84,11 +82,6 @@ class Recording(Observer):
         self.records.append(record_of(ended, now, DATE))
         self._recorder.finish_at(ended, now, DATE)
 
-    def lines(self) -> bytes:
-        """Return the lines since the last call."""
-        lines: bytes = self._log.held.pop_lines()
-        return lines
-
 
 class CountedPlane(Plane):
     """The plane of a worker: its upstreams follow the node's health. Create and use it within `played`."""
@@ -98,7 +91,6 @@ class CountedPlane(Plane):
     def _start(self) -> None:
         super()._start()
         self.lapse = 0.0  # seconds taken by steps of filters
-        self.seen: list[tuple[object, ...]] = []  # state of filters
         self.dice = random.Random(1)
         self.take_turn()
         self.shared = SharedMemory.create(self.gateway.layout, 1)
@@ -137,10 +129,7 @@ class CountedPlane(Plane):
         for target, at in slots.items():
             words.enter(column, at, target.label)
 
-        def count(event: HealthEvent) -> None:
-            self.seen.append((event.name,))
-
-        return Health(upstream, words, column, slot, slots, count, self.now)
+        return Health(upstream, words, column, slot, slots, lambda event: None, self.now)
 
     def now(self) -> float:
         return self.worker_loop.wheel.now + self.lapse
@@ -148,28 +137,6 @@ class CountedPlane(Plane):
     def take_turn(self) -> None:
         """Use this plane's clock and random numbers from now on."""
         CountedPlane.acting = self
-
-    def lines(self) -> bytes:
-        assert isinstance(self.observer, Recording)
-        return self.observer.lines()
-
-    def words(self) -> dict[str, bytes]:
-        """Return all counts and states."""
-        return {
-            name: bytes(self.column.words[span.first : span.first + (PLACES if span.gauge else span.count)])
-            for name, span in self.gateway.layout.spans.items()
-        }
-
-    def health(self) -> dict[str, Any]:
-        """Return the health of the upstreams."""
-        return {
-            name: (
-                sorted(target.label for target in upstream.shunned),
-                upstream.health is not None and repr(upstream.health.breaker),
-                [] if (told := self.listeners[name]) is None else list(told.events),
-            )
-            for name, upstream in self.gateway.upstreams.items()
-        }
 
 
 def acting() -> CountedPlane:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast, final
+from typing import Final, NamedTuple, TypeAlias, cast, final
 
 import orjson
 
+from fastgw.http.json_projection._projection import CompiledProjection
 from fastgw.http.json_tree import Node, opened, rendered
 from fastgw.http.strict_json import InvalidJson, parse_json
 
@@ -108,7 +109,7 @@ class Projection:
         self, allow: Iterable[Path] = (), deny: Iterable[Path] = (), rename: Mapping[Path, str] | None = None
     ) -> None:
         self._plan = _plan_of(allow, deny, rename or {})
-        self._compiled: Any = _projection.CompiledProjection(self._plan, Whole)
+        self._compiled = CompiledProjection(self._plan, Whole)
 
     def apply(self, text: bytes, most_opened: int = MOST_OPENED) -> bytes:
         """Return the projection of a text. Raises `InvalidJson`, and `CostlyJson` for one that is left to the reference
@@ -118,7 +119,7 @@ class Projection:
         """
         projected = self._compiled.project(text)
         if projected is not None:
-            return cast(bytes, projected)
+            return projected
         opened_count = text.count(b"{") + text.count(b"[") + text.count(b",") // _VALUES_PER_OPENED
         if opened_count > most_opened:
             raise CostlyJson(f"invalid, or unusual names or numbers in more than {most_opened} objects and arrays")
@@ -217,16 +218,3 @@ def _merged_renames(one: _Renames, other: _Renames) -> _Renames:
 def written_name(name: str) -> bytes:
     """Return the name of a member as it is written."""
     return orjson.dumps(name)
-
-
-def _count_separators(text: bytes) -> int:
-    """Return the number of commas and opening brackets: a valid text has at most one more value."""
-    return text.count(b",") + text.count(b"[") + text.count(b"{")
-
-
-if TYPE_CHECKING:
-    _projection: Any
-    count_separators = _count_separators
-else:
-    from fastgw.http.json_projection import _projection
-    from fastgw.http.json_projection._projection import count_separators as count_separators

@@ -697,7 +697,7 @@ cdef inline const uint8_t* _past_string(const uint8_t* at, const uint8_t* end) n
 
 
 def count_comparisons(bytes text not None, Py_ssize_t listed, Py_ssize_t most):
-    """Compiled `number_comparisons._count_comparisons`."""
+    """Return the comparisons of the numbers outside of strings in a JSON text, or another number above `most`."""
     cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(text)  # NUL follows the text
     cdef const uint8_t* end = at + PyBytes_GET_SIZE(text)
     cdef const uint8_t* begin

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, final
 from urllib.parse import unquote
 
+from fastgw.filters.policies.content._schema_checks import count_comparisons
 from fastgw.http.strict_json import takes_long
 from fastgw.json_pointer import unescaped
 
@@ -27,7 +28,6 @@ EXPONENT_COST: Final = MOST_COMPARISONS // MOST_EXPONENTS
 """Comparisons that one with such a number counts as."""
 CHARACTERS_PER_COST: Final = 8
 """Characters of another number for which it counts as one comparison more."""
-_NUMBER: Final = re.compile(rb'"[^"\\]*+(?:\\.?[^"\\]*+)*"?|([0-9][0-9.]*)(?:[eE][+-]?([0-9]{2})?[0-9]*)?', re.DOTALL)
 _IN_FORM: Final = re.compile(rb"([0-9][0-9.]*)(?:(?:[eE]|%[46]5)(?:[+-]|%2[BbDd])?([0-9]{2})?)?")
 _EXPONENT_IN_FORM: Final = re.compile(rb"([0-9])(?:[eE]|%[46]5)(?:[+-]|%2[BbDd])?([0-9]{2})")
 _IN_XML: Final = re.compile(rb"(?<![\w.+-])[+-]?([0-9][0-9.]*)(?:[eE][+-]?([0-9]{2})?[0-9]*)?(?![\w.])")
@@ -71,7 +71,7 @@ class ComparisonLimit:
 
     def count_in(self, text: bytes, listed: int) -> None:
         """Count the comparisons for a JSON text. `listed`: by its schema (`numbers_listed`). Raises `TakesLong`."""
-        self._left -= _comparisons_in(text, listed, self._left)
+        self._left -= count_comparisons(text, listed, self._left)
         if self._left < 0:
             raise TakesLong
 
@@ -80,7 +80,7 @@ def takes_long_to_check(text: bytes, listed: int) -> bool:
     """Return whether the check of a JSON text takes longer than the event loop may wait. `listed`: numbers that its
     schema lists (`numbers_listed`).
     """
-    return takes_long(text) or _comparisons_in(text, listed, MOST_COMPARISONS) > MOST_COMPARISONS
+    return takes_long(text) or count_comparisons(text, listed, MOST_COMPARISONS) > MOST_COMPARISONS
 
 
 def form_takes_long_to_check(text: bytes, listed: int) -> bool:
@@ -110,12 +110,7 @@ def parameters_take_long_to_check(value: Any, listed: int) -> bool:
     if not listed and len(numbers) <= MOST_EXPONENTS:
         return False
     texts = " ".join([repr(each) for each in numbers if type(each) in (int, float)]).encode()
-    return _comparisons_in(texts, listed, MOST_COMPARISONS) > MOST_COMPARISONS
-
-
-def _count_comparisons(text: bytes, listed: int, most: int) -> int:
-    """Return the comparisons of the numbers outside of strings in a JSON text, or another number above `most`."""
-    return _sum_of(_NUMBER, text, listed, most)
+    return count_comparisons(texts, listed, MOST_COMPARISONS) > MOST_COMPARISONS
 
 
 def _sum_of(pattern: re.Pattern[bytes], text: bytes, listed: int, most: int) -> int:
@@ -128,12 +123,6 @@ def _sum_of(pattern: re.Pattern[bytes], text: bytes, listed: int, most: int) -> 
             if found > most:
                 break
     return found
-
-
-if TYPE_CHECKING:
-    _comparisons_in = _count_comparisons
-else:
-    from fastgw.filters.policies.content._schema_checks import count_comparisons as _comparisons_in
 
 
 class _Listed(NamedTuple):

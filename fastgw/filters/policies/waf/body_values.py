@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from fastgw.filters.policies.waf.content_type import CHARSETS
 from fastgw.filters.policies.waf.json_values import BOM, json_values
 from fastgw.filters.policies.waf.multipart_values import multipart_values
-from fastgw.filters.policies.waf.normalization import decoded
+from fastgw.filters.policies.waf.search_texts import decoded
 
 _XML_MARKUP: Final = re.compile(
     rb"<(?:!\[CDATA\[(.*?)(?:\]\]>|\Z)|(!--.*?(?:-->|\Z)|\?.*?(?:\?>|\Z))"

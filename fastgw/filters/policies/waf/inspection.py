@@ -8,17 +8,11 @@ from typing import Final, NamedTuple, Protocol, final
 from fastgw.filters.policies.waf.body_values import form_values, values_of
 from fastgw.filters.policies.waf.content_type import CHARSETS, charset_of
 from fastgw.filters.policies.waf.header_values import unknown_values
-from fastgw.filters.policies.waf.normalization import (
-    IS_OVERLONG,
-    cookie_text,
-    cookie_values,
-    decoded,
-    plain_target,
-    search_text,
-)
+from fastgw.filters.policies.waf.normalization import IS_OVERLONG
 from fastgw.filters.policies.waf.rule_sets import rule_set, rule_sets
 from fastgw.filters.policies.waf.rules import protocol
 from fastgw.filters.policies.waf.rules.rule import RequestPart, Rule
+from fastgw.filters.policies.waf.search_texts import cookie_text, cookie_values, decoded, plain_target, search_text
 
 _ESCAPE: Final = re.compile(rb"%[0-9a-fA-F]{2}").search
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9a-fA-F]{2}|u[0-9a-fA-F]{4})").search
@@ -235,7 +229,7 @@ class Inspector:
         for line in cookies:
             text, is_plain = cookie_text(line)
             if rules := self._sets[RequestPart.COOKIES].matches(text, is_plain=is_plain):
-                found += self._matches(RequestPart.COOKIES, [*cookie_values(line)], rules)
+                found += self._matches(RequestPart.COOKIES, cookie_values(line), rules)
             else:
                 _remember(self._clean_cookies, (line,))
         return found

@@ -5,10 +5,9 @@ it. The text is Latin-1: one byte is one character.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from html.entities import html5
-from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote_to_bytes
+from typing import Final
 
 import re2
 
@@ -16,11 +15,6 @@ PLAIN: Final = re.compile(rb"[A-Za-z0-9_.,:=@~/ -]*").fullmatch
 """Matches text that normalization only turns into lower case: no escapes, and no character that has a meaning."""
 SEPARATOR: Final = b"\0"
 """Separator of variants and values: `$` and `^` of rules match at it, and normalized text does not contain it."""
-_PLAIN_QUERY: Final = re.compile(
-    rb"[A-Za-z0-9_.,:@~/-]*(?:=[A-Za-z0-9_.,:@~/-]*)?(?:&[A-Za-z0-9_.,:@~/-]*(?:=[A-Za-z0-9_.,:@~/-]*)?)*"
-).fullmatch
-_QUERY: Final = bytes(range(256)).lower().replace(b"&", SEPARATOR).replace(b"=", SEPARATOR)
-"""Table that turns a plain query into lower case and its names and values into texts of their own."""
 DECODINGS: Final = 2
 """How often percent-encoding is decoded. A third level is an anomaly that a rule reports."""
 
@@ -64,19 +58,6 @@ _SMART_QUOTES: Final = re.compile(rb"\xe2\x80(?:[\x98-\x9b]|[\x9c-\x9f])|\xca[\x
 _ENTITIES: Final = {
     name.rstrip(";").lower().encode(): ord(text) for name, text in html5.items() if len(text) == 1 and ord(text) < 256
 }
-
-
-def _decoded(text: bytes, plus: bool) -> bytes:
-    """Return the text percent-decoded, up to `DECODINGS` times. `plus`: `+` is a space, as in a query."""
-    if plus and b"+" in text:
-        text = text.replace(b"+", b" ")
-    for _ in range(DECODINGS):
-        if b"%" not in text:
-            break
-        if b"%u" in text or b"%U" in text:
-            text = _UNICODE_PERCENT(_of_hex, text)
-        text = unquote_to_bytes(text)
-    return text
 
 
 def normalized(text: bytes) -> bytes:
@@ -136,36 +117,9 @@ def _with_comments(text: bytes) -> Iterator[bytes]:
         yield _spaced(each.replace(b"/*", b" ").replace(b"*/", b" "))
 
 
-def _search_text(texts: Iterable[bytes]) -> tuple[bytes, bool]:
-    """Return texts normalized, with `SEPARATOR` between them, and whether all of them are plain (`PLAIN`)."""
-    texts = [*texts]
-    return SEPARATOR.join(map(normalized, texts)), all(map(PLAIN, texts))
-
-
-def _plain_target(path: bytes, query: bytes | None, most: int) -> bytes | None:
-    """Return path and query in lower case, with `SEPARATOR` between the path, the names and the values. None: there is
-    more to normalize, or there are more than `most` parameters.
-    """
-    if not PLAIN(path):
-        return None
-    if not query:
-        return path.lower()
-    if not _PLAIN_QUERY(query) or query.count(b"&") >= most:
-        return None
-    return b"%b\0%b" % (path.lower(), query.translate(_QUERY))
-
-
-def cookie_values(line: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Return the names of the cookies in a line, each with its decoded name, and with its decoded value."""
-    for pair in line.split(b";"):
-        name, _, value = pair.strip().partition(b"=")
-        yield name, decoded(name, plus=False)
-        yield name, decoded(value, plus=False)
-
-
-def _cookie_text(line: bytes) -> tuple[bytes, bool]:
-    """Return the names and values of the cookies in a line as `search_text` does."""
-    return _search_text(text for _, text in cookie_values(line))
+def unicode_decoded(text: bytes) -> bytes:
+    """Return the text without percent-encoding of Unicode (`%u0041`)."""
+    return _UNICODE_PERCENT(_of_hex, text)
 
 
 def _of_hex(found: re.Match[bytes]) -> bytes:
@@ -208,12 +162,3 @@ def _character(code: int) -> bytes:
     if code < 256:
         return bytes((code,))
     return chr(code).encode(errors="replace") if code < 0x110000 else b"?"
-
-
-if TYPE_CHECKING:
-    decoded, search_text, cookie_text, plain_target = _decoded, _search_text, _cookie_text, _plain_target
-else:
-    from fastgw.filters.policies.waf._normalization import cookie_text as cookie_text
-    from fastgw.filters.policies.waf._normalization import decoded as decoded
-    from fastgw.filters.policies.waf._normalization import plain_target as plain_target
-    from fastgw.filters.policies.waf._normalization import search_text as search_text

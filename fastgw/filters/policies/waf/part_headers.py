@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from fastgw.filters.policies.waf.content_type import CHARSETS, DECODED_CHARSETS
-from fastgw.filters.policies.waf.normalization import decoded
+from fastgw.filters.policies.waf.search_texts import decoded
 
 _MOST_BYTES: Final = 4096
 _MOST_NAMES: Final = 16

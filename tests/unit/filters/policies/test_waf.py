@@ -21,9 +21,10 @@ from fastgw.filters.policies.request_id import RequestId
 from fastgw.filters.policies.waf import Waf
 from fastgw.filters.policies.waf import filter as waf_filter
 from fastgw.filters.policies.waf.body_values import values_of
-from fastgw.filters.policies.waf.normalization import decoded, normalized
+from fastgw.filters.policies.waf.normalization import normalized
 from fastgw.filters.policies.waf.rule_sets import rule_sets
 from fastgw.filters.policies.waf.rules.rule import RequestPart, Rule, Severity
+from fastgw.filters.policies.waf.search_texts import decoded
 from fastgw.http.content_coding.compressors import zstd
 from fastgw.testing import configured, run
 from tests.support.memory import Plane

@@ -1,4 +1,4 @@
-"""Header values that the firewall searches: the compiled function reads a received head as the reference does."""
+"""Header values that the firewall searches: a received head is read as plainly."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastgw.filters.policies.waf import header_values
-from fastgw.filters.policies.waf.header_values import _unknown_values
 from fastgw.http.http1.parser import parse_request
+from tests.support import waf_texts
 
 SKIPPED = frozenset((b"accept", b"cookie", b"host"))
 OF_FILES = frozenset((b"x-file-name",))
@@ -22,7 +22,7 @@ KNOWN = {b"known", b"b: c"}
 def test_both_return_the_same_values(lines: list[tuple[bytes, bytes]]) -> None:
     head = b"GET / HTTP/1.1\r\nHost: a\r\n" + b"".join(b"%b:%b\r\n" % line for line in lines) + b"\r\n"
     ours = header_values.unknown_values(parse_request(head), SKIPPED, OF_FILES, KNOWN, KNOWN)
-    assert ours == _unknown_values(parse_request(head), SKIPPED, OF_FILES, KNOWN, KNOWN)
+    assert ours == waf_texts.unknown_values(parse_request(head), SKIPPED, OF_FILES, KNOWN, KNOWN)
 
 
 def test_a_name_of_a_file_is_returned_as_one_even_if_another_header_had_its_value() -> None:

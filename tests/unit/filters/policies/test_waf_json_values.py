@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastgw.filters.policies.waf import json_values
-from fastgw.filters.policies.waf.json_values import _json_values
+from tests.support import waf_texts
 from tests.support.table import for_each
 
 SIGNS = b"\"\\{}[]:=,; \t\r\n\x1e\0'/ab1-+.eE\x0c\x7f\x80\xff"
@@ -66,18 +66,18 @@ DOCUMENTS = st.builds(
 @example(b"\xef\xbb")
 @example(b"\xef\xbb\xbf;")
 def test_hostile_bodies_are_read_alike(body: bytes) -> None:
-    assert json_values.json_values(body) == _json_values(body)
+    assert json_values.json_values(body) == waf_texts.json_values(body)
 
 
 @given(DOCUMENTS, st.integers(0, 400))
 def test_documents_and_beginnings_of_them_are_read_alike(document: bytes, length: int) -> None:
     for body in (document, document[:length], document[length:], b"\x1e".join((document, document))):
-        assert json_values.json_values(body) == _json_values(body)
+        assert json_values.json_values(body) == waf_texts.json_values(body)
 
 
 @for_each("piece", [b'"', b'""', b'"\\', b"[", b"]", b"{", b'{"a":', b'"a":"b",', b'[":', b"x"])
 def test_long_bodies_are_read_alike(piece: bytes) -> None:
-    assert json_values.json_values(piece * 3000) == _json_values(piece * 3000)
+    assert json_values.json_values(piece * 3000) == waf_texts.json_values(piece * 3000)
 
 
 def test_strings_have_the_name_of_their_member() -> None:

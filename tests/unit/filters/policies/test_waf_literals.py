@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from fastgw.config.base.route_patterns import re2_options
 from fastgw.filters.policies.waf.literal_search import LiteralSearch
-from fastgw.filters.policies.waf.normalization import search_text
 from fastgw.filters.policies.waf.required_literals import PLAIN_CHARACTERS, required_literals
 from fastgw.filters.policies.waf.rule_sets import rule_sets
 from fastgw.filters.policies.waf.rules import DEFAULT_RULES
 from fastgw.filters.policies.waf.rules.rule import RequestPart, Rule
+from fastgw.filters.policies.waf.search_texts import search_text
 from tests.support.table import for_each
 
 RULES = [rule for rule in DEFAULT_RULES if rule.pattern]

@@ -1,4 +1,4 @@
-"""Texts that the rules of the firewall search: the compiled functions return what the reference does."""
+"""Texts that the rules of the firewall search: they are what is read plainly."""
 
 from __future__ import annotations
 
@@ -6,15 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fastgw.filters.policies.waf import normalization
-from fastgw.filters.policies.waf.normalization import (
-    IS_OVERLONG,
-    _cookie_text,
-    _decoded,
-    _plain_target,
-    _search_text,
-    normalized,
-)
+from fastgw.filters.policies.waf import search_texts
+from fastgw.filters.policies.waf.normalization import IS_OVERLONG, normalized
+from tests.support import waf_texts
 from tests.support.table import for_each
 
 PIECES = st.sampled_from(
@@ -50,7 +44,7 @@ TEXTS = st.lists(PIECES, max_size=8).map(b"".join)
 @example([b"'<()", b"'>()", b"<'()", b"()'", b"'<(", b" ' "])
 @example([b"it's", b"it's /*x*/", b"$'x'", b"\\x41'"])
 def test_texts_are_joined_alike(texts: list[bytes]) -> None:
-    assert normalization.search_text(texts) == _search_text(texts)
+    assert search_texts.search_text(texts) == waf_texts.search_text(texts)
 
 
 @given(
@@ -70,7 +64,7 @@ def test_texts_are_joined_alike(texts: list[bytes]) -> None:
 @example(b"%25U0041", True)
 @example(b"%25%34%31%2", True)
 def test_texts_are_decoded_alike(text: bytes, plus: bool) -> None:
-    assert normalization.decoded(text, plus=plus) == _decoded(text, plus=plus)
+    assert search_texts.decoded(text, plus=plus) == waf_texts.decoded(text, plus=plus)
 
 
 @given(TEXTS)
@@ -80,7 +74,7 @@ def test_texts_are_decoded_alike(text: bytes, plus: bool) -> None:
 @example(b"Session=AB; theme=dark;_ga = GA1.2; a; b=c=d ;")
 @example(b"a=it's; b=&; c=&lt;")
 def test_cookies_are_joined_alike(line: bytes) -> None:
-    assert normalization.cookie_text(line) == _cookie_text(line)
+    assert search_texts.cookie_text(line) == waf_texts.cookie_text(line)
 
 
 TARGETS = st.lists(st.sampled_from([b"/", b"a", b"B", b"=", b"&", b" ", b"~", b";", b"%41", b"+", b"\0", b"@"])).map(
@@ -98,48 +92,48 @@ TARGETS = st.lists(st.sampled_from([b"/", b"a", b"B", b"=", b"&", b" ", b"~", b"
 @example(b"/", b"a=b&c=d=", 4)
 @example(b"/", b"a b", 4)
 def test_targets_are_joined_alike(path: bytes, query: bytes | None, most: int) -> None:
-    assert normalization.plain_target(path, query, most) == _plain_target(path, query, most)
+    assert search_texts.plain_target(path, query, most) == waf_texts.plain_target(path, query, most)
 
 
 def test_characters_of_targets_are_plain_alike() -> None:
     characters = [bytes((each,)) for each in range(256)]
     targets = [target for each in characters for target in ((b"/" + each, None), (b"/", each), (b"/", b"a=" + each))]
-    assert [each for each in targets if normalization.plain_target(*each, 9) != _plain_target(*each, 9)] == []
+    assert [each for each in targets if search_texts.plain_target(*each, 9) != waf_texts.plain_target(*each, 9)] == []
 
 
 def test_names_and_values_of_a_plain_query_are_texts_of_their_own() -> None:
-    assert normalization.plain_target(b"/A", b"B=C&d&=e", 3) == b"/a\0b\0c\0d\0\0e"
-    assert normalization.plain_target(b"/A", b"B=C&d&=e", 2) is None
-    assert normalization.plain_target(b"/A", b"B=C=d", 3) is None
-    assert normalization.plain_target(b"/A b", None, 1) == b"/a b"
-    assert normalization.plain_target(b"/%41", None, 1) is None
-    assert normalization.plain_target(b"/", b"a+b", 1) is None
+    assert search_texts.plain_target(b"/A", b"B=C&d&=e", 3) == b"/a\0b\0c\0d\0\0e"
+    assert search_texts.plain_target(b"/A", b"B=C&d&=e", 2) is None
+    assert search_texts.plain_target(b"/A", b"B=C=d", 3) is None
+    assert search_texts.plain_target(b"/A b", None, 1) == b"/a b"
+    assert search_texts.plain_target(b"/%41", None, 1) is None
+    assert search_texts.plain_target(b"/", b"a+b", 1) is None
 
 
 def test_names_and_values_of_cookies_are_texts_of_their_own() -> None:
-    assert normalization.cookie_text(b"Session=AB; theme=d%61rk; a") == (b"session\0ab\0theme\0dark\0a\0", True)
-    assert normalization.cookie_text(b"a=(1)") == (b"a\0(1)", False)
+    assert search_texts.cookie_text(b"Session=AB; theme=d%61rk; a") == (b"session\0ab\0theme\0dark\0a\0", True)
+    assert search_texts.cookie_text(b"a=(1)") == (b"a\0(1)", False)
 
 
 def test_edges_of_cookies() -> None:
     lines = b"", b"=", b"==", b";", b" ; ", b"a", b"a;", b" a = b ", b"a=b;c", b"A=" + b"x" * 5000, b";" * 5000
-    assert [normalization.cookie_text(line) for line in lines] == [_cookie_text(line) for line in lines]
+    assert [search_texts.cookie_text(line) for line in lines] == [waf_texts.cookie_text(line) for line in lines]
 
 
 def test_texts_are_in_lower_case_with_their_variants() -> None:
     for texts in ((), (b"",), (b"", b""), (b"", b"a", b""), (b"A" * 5000, b"b")):
-        assert normalization.search_text(texts) == _search_text(texts)
-    assert normalization.search_text((b"A b", b"c'A't")) == (b"a b\0c'a't\0cat", False)
-    assert normalization.search_text((b"A b", b"C")) == (b"a b\0c", True)
-    assert normalization.search_text((b"'", b'It\'s "^A"')) == (b"'\0\0it's \"^a\"\0its a", False)
-    assert normalization.search_text((b"A & B", b"&1", b"a&lt;b")) == (b"a & b\0&1\0a<b", False)
+        assert search_texts.search_text(texts) == waf_texts.search_text(texts)
+    assert search_texts.search_text((b"A b", b"c'A't")) == (b"a b\0c'a't\0cat", False)
+    assert search_texts.search_text((b"A b", b"C")) == (b"a b\0c", True)
+    assert search_texts.search_text((b"'", b'It\'s "^A"')) == (b"'\0\0it's \"^a\"\0its a", False)
+    assert search_texts.search_text((b"A & B", b"&1", b"a&lt;b")) == (b"a & b\0&1\0a<b", False)
 
 
 def test_percent_encoding_is_decoded_twice() -> None:
-    assert normalization.decoded(b"%2541+%252541+%u0041%%zz%4", plus=True) == b"A %41 A%%zz%4"
-    assert normalization.decoded(b"a+%2B+%00%c3", plus=False) == b"a+++\0\xc3"
-    assert normalization.decoded(b"a+", plus=False) == b"a+"
-    assert normalization.decoded(b"+%2b", plus=True) == b" +"
+    assert search_texts.decoded(b"%2541+%252541+%u0041%%zz%4", plus=True) == b"A %41 A%%zz%4"
+    assert search_texts.decoded(b"a+%2B+%00%c3", plus=False) == b"a+++\0\xc3"
+    assert search_texts.decoded(b"a+", plus=False) == b"a+"
+    assert search_texts.decoded(b"+%2b", plus=True) == b" +"
 
 
 def test_what_comments_enclose_is_in_variants() -> None:
@@ -168,7 +162,7 @@ def test_an_overlong_character_is_read_as_the_shortest(character: int, length: i
     overlong = in_utf_8(character, length)
     assert IS_OVERLONG(overlong)
     assert normalized(b"(%b)" % overlong) == normalized(b"(%c)" % character)
-    assert normalization.cookie_text(b"f=%b" % overlong)[0] == b"f\0" + normalized(b"%c" % character)
+    assert search_texts.cookie_text(b"f=%b" % overlong)[0] == b"f\0" + normalized(b"%c" % character)
 
 
 @given(st.integers(0, 0x7FFFFFFF), st.integers(2, 6))

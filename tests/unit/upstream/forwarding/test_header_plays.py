@@ -267,19 +267,6 @@ def test_a_step_that_two_filters_share_runs_for_both() -> None:
     assert play.client.received.count(b"X-Own") == 2 * len(play.plane.records)
 
 
-@pytest.mark.parametrize("name", ["cors", "security_headers"])
-def test_what_filters_change_in_requests_is_read_alike(name: str) -> None:
-    """Two of them change the parsed header, which the response steps of others read."""
-    removed = {"type": "headers", "request": {"remove": ["Origin", "X-Forwarded-Proto"]}}
-    again = {"type": "headers", "request": {"set": {"X-New": "n"}}}
-    filters = {"first": removed, "second": again, name: {"cors": CORS["listed"], "security_headers": {}}[name]}
-    asked = asking(b"GET /a", b"Origin: https://a.test", b"X-Forwarded-Proto: https")
-    listeners = {"main": {"address": "127.0.0.1:0", "trusted_proxies": ["127.0.0.9"]}}
-    settings = {**upstream(), "listeners": listeners, "filters": filters}
-    acted([sends(asked), answers(OK), sends(GET), answers(OK)], settings, ip="127.0.0.9")
-    acted([sends(asked), answers(OK)], {**settings, "filters": {**filters, "second": None}}, ip="127.0.0.9")
-
-
 def test_fixed_headers_stand_for_a_step_that_changes_lines() -> None:
     with pytest.raises(ValueError, match="expected lines, too"):
         ResponseHook(lambda exchange: None, fields=SentFields(frozenset(), b"X-A: 1\r\n"))

@@ -1,15 +1,17 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Compiled `normalization.decoded`, `search_text`, `plain_target` and `cookie_text`.
+"""Texts in which rules are searched: decoded, normalized and joined.
 
 Texts that normalization only turns into lower case are copied, and texts with quotes are copied with and without
-them. Others are left to the reference, as is percent-encoding of Unicode (`%u0041`).
+them. Others are normalized by `normalization`.
 """
+
+from urllib.parse import unquote_to_bytes
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t
 from libc.string cimport memchr
 
-from fastgw.filters.policies.waf import normalization as reference
+from fastgw.filters.policies.waf.normalization import DECODINGS, PLAIN, SEPARATOR, normalized, unicode_decoded
 
 cdef enum:
     CHANGES = 1  # normalization does more with this character than to turn it into lower case
@@ -22,13 +24,13 @@ cdef enum:
 
 cdef uint8_t[256] _kinds
 cdef uint8_t[256] _digits
-cdef bytes _SEPARATOR = reference.SEPARATOR
-cdef int _DECODINGS = reference.DECODINGS
+cdef bytes _SEPARATOR = SEPARATOR
+cdef int _DECODINGS = DECODINGS
 
 
 def _learn():
     for each in range(256):
-        _kinds[each] = 0 if reference.PLAIN(bytes((each,))) is not None else IS_NOT_PLAIN
+        _kinds[each] = 0 if PLAIN(bytes((each,))) is not None else IS_NOT_PLAIN
         if each < 32 or each > 126 or each in b"\\$":
             _kinds[each] |= CHANGES
         _digits[each] = int(chr(each), 16) if each in b"0123456789abcdefABCDEF" else NO_DIGIT
@@ -78,7 +80,7 @@ cdef bytes _normalized(bytes text):
     cdef bytes variants
     cdef int kind = _kind_of(text)
     if kind & CHANGES:
-        return reference.normalized(text)
+        return normalized(text)
     if not kind & IS_QUOTE:
         return text.lower()
     variants = PyBytes_FromStringAndSize(NULL, 2 * length + 1)
@@ -95,8 +97,26 @@ cdef bytes _normalized(bytes text):
     return variants[: to - <uint8_t*>PyBytes_AS_STRING(variants)]
 
 
+def cookie_values(bytes line not None):
+    """Return the names of the cookies in a line, each with its decoded name, and with its decoded value."""
+    found = []
+    for pair in line.split(b";"):
+        name, _, value = pair.strip().partition(b"=")
+        found += [(name, decoded(name, False)), (name, decoded(value, False))]
+    return found
+
+
+cdef bytes _decoded_with_unicode(bytes text, bint plus):
+    cdef int number
+    if plus:
+        text = text.replace(b"+", b" ")
+    for number in range(_DECODINGS):
+        text = unquote_to_bytes(unicode_decoded(text))
+    return text
+
+
 def decoded(bytes text not None, bint plus):
-    """Compiled `normalization.decoded`."""
+    """Return the text percent-decoded, up to `DECODINGS` times. `plus`: `+` is a space, as in a query."""
     cdef Py_ssize_t length = PyBytes_GET_SIZE(text)
     cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(text)
     cdef const uint8_t* end = at + length
@@ -119,7 +139,7 @@ def decoded(bytes text not None, bint plus):
         while at < end:
             if at[0] == c"%" and end - at > 1:
                 if at[1] | 32 == c"u":
-                    return reference._decoded(text, plus)
+                    return _decoded_with_unicode(text, plus)
                 if end - at > 2 and _digits[at[1]] != NO_DIGIT and _digits[at[2]] != NO_DIGIT:
                     to[0] = _digits[at[1]] << 4 | _digits[at[2]]
                     to += 1
@@ -132,7 +152,7 @@ def decoded(bytes text not None, bint plus):
 
 
 def search_text(texts):
-    """Compiled `normalization.search_text`."""
+    """Return texts normalized, with `SEPARATOR` between them, and whether all of them are plain (`PLAIN`)."""
     cdef tuple held = tuple(texts)
     cdef Py_ssize_t length = 0, number
     cdef int kinds = 0
@@ -160,7 +180,9 @@ def search_text(texts):
 
 
 def plain_target(bytes path not None, bytes query, Py_ssize_t most):
-    """Compiled `normalization.plain_target`."""
+    """Return path and query in lower case, with `SEPARATOR` between the path, the names and the values. None: there is
+    more to normalize, or there are more than `most` parameters.
+    """
     cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(path)
     cdef const uint8_t* end = at + PyBytes_GET_SIZE(path)
     cdef uint8_t* to
@@ -203,7 +225,7 @@ def plain_target(bytes path not None, bytes query, Py_ssize_t most):
 
 
 def cookie_text(bytes line not None):
-    """Compiled `normalization.cookie_text`."""
+    """Return the names and values of the cookies in a line as `search_text` does."""
     cdef Py_ssize_t length = PyBytes_GET_SIZE(line)
     cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(line)
     cdef const uint8_t* end = at + length
@@ -214,7 +236,7 @@ def cookie_text(bytes line not None):
     cdef bytes text
     cdef int kinds = _kind_of(line)
     if kinds & (CHANGES | IS_QUOTE) or memchr(at, c"%", length) is not NULL:
-        return reference._cookie_text(line)
+        return search_text([text for _, text in cookie_values(line)])
     text = PyBytes_FromStringAndSize(NULL, 2 * length + 2)  # at most a separator for each character, and one
     to = <uint8_t*>PyBytes_AS_STRING(text)
     while True:
