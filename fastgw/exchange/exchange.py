@@ -281,10 +281,6 @@ class Exchange:
     # attributes of the request
 
     @property
-    def ordinary(self) -> bool:
-        return self.head.ordinary
-
-    @property
     def authority(self) -> bytes:
         return self.head.authority
 

@@ -147,16 +147,6 @@ def problem(fault: Fault, detail: str | None = None, fields: Iterable[tuple[byte
     return Reply(fault.status, body, lines, fault)
 
 
-def problem_document(fault: Fault) -> bytes:
-    """Return the problem document of a fault."""
-    return _documents[fault]
-
-
-def problem_fields(fault: Fault) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the headers of the response to a fault, without those of one reply."""
-    return _fields[fault]
-
-
 def extended(reply: Reply, members: Mapping[str, object]) -> Reply:
     """Add members to a problem (RFC 9457 section 3.2), at least one, and return it."""
     body = reply.body

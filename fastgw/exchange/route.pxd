@@ -22,4 +22,4 @@ cdef class Route:
     cdef public object preflight_chain
     cdef public object steps
     cdef public object takes_options
-    cdef object _rest_of_the_line
+    cdef object _rest_of_the_line  # so that the next one begins in a line of its own

@@ -86,7 +86,7 @@ class FilesAction(Action):
         exchange.reply(self._reply_with_file(exchange, held.resource))
 
     def ready_answer(self, head: RequestHead, peer: Peer, route: Route) -> ReadyAnswer | None:
-        """Return the response to a plain GET for a small file that is in the cache (`Hooks.ready_answer`)."""
+        """Return the response to a plain GET for a small file that is in the cache (`TranslateHook.ready`)."""
         held = self._ready.get(head.path)
         if held is None or head.method != b"GET" or (peer.trusted and head.forwarded):
             return None

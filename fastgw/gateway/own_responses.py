@@ -50,7 +50,7 @@ class RespondAction(Action):
         exchange.reply(self._reply)
 
     def ready_answer(self, head: RequestHead, peer: Peer, route: Route) -> ReadyAnswer | None:
-        """Return the answer to a plain GET (`Hooks.ready_answer`)."""
+        """Return the answer to a plain GET (`TranslateHook.ready`)."""
         if head.method != b"GET" or (peer.trusted and head.forwarded):
             return None
         fields = route.chain.response_fields_for(head, peer)

@@ -23,7 +23,6 @@ _NO_HOSTS: Final[frozenset[bytes]] = frozenset()
 _UNMOVED: Final = b"__host-"
 """Prefix of names of cookies that are bound to the host (RFC 6265bis)."""
 
-_MOVING: Final = (201, *range(300, 400))
 _OF_ANY_STATUS: Final = HEADERS[1:]
 
 

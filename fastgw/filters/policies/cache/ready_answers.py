@@ -1,10 +1,10 @@
 """Ready answers: small stored responses as serialized bytes in the memory of a worker, for plain GET requests.
 
-Only for routes on which other filters change nothing but headers, the same for all responses (and, but for their
-`response_fields`, for all requests). Rule 1: an answer is sent only while the object that it was made of is unchanged
-in the store, and fresh. Rule 2: requests with conditions, a range or cache directives are read by the policy. Rule 3:
-an answer is sent only to requests whose headers in the key, and in `Vary`, are equal to those of the request that it
-was made for, as sent. Rule 4: bytes are bounded; the oldest answer goes first.
+Only for routes on which other filters change nothing but headers, the same for all responses (and, but for
+`ResponseHook.fields`, for all requests). Rule 1: an answer is sent only while the object that it was made of is
+unchanged in the store, and fresh. Rule 2: requests with conditions, a range or cache directives are read by the policy.
+Rule 3: an answer is sent only to requests whose headers in the key, and in `Vary`, are equal to those of the request
+that it was made for, as sent. Rule 4: bytes are bounded; the oldest answer goes first.
 
 PERF: a hit of 1 KiB takes 8 us of CPU, where the policy reads the request 20, a proxied request 16 (CPython 3.11,
 bench cache).

@@ -2,7 +2,6 @@ from collections.abc import Collection, Iterable
 from typing import Protocol
 
 FILENAME: bytes
-UNSKIPPED: bytes
 
 class SearchedHeaders(Protocol):
     """Headers of a request: its head, or a copy of it."""

@@ -12,7 +12,7 @@ cdef enum:
     LONGEST_NAME = 64
 
 cdef bytes _COOKIE = b"cookie"
-UNSKIPPED = b"${"
+cdef bytes UNSKIPPED = b"${"
 """Text with which a value is searched whatever its name is: services log any header (Log4Shell)."""
 FILENAME = b"filename=%b"
 """A file name as a part of a multipart body has it."""

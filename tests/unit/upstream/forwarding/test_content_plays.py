@@ -1,4 +1,4 @@
-"""Filters that check or change content: what comes of it is the same, whether their steps are left out or not."""
+"""Filters that check or change content, in requests that follow one another on a connection."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_body_that_conforms_is_sent_at_once() -> None:
     ],
     ids=["schema", "duplicate", "type", "types", "long", "query", "empty", "none", "HEAD"],
 )
-def test_what_does_not_conform_is_refused_as_by_its_steps(request_: bytes, status: int) -> None:
+def test_what_does_not_conform_is_refused(request_: bytes, status: int) -> None:
     """And the connection goes on."""
     steps = [sends(request_), sends(request_), sends(GOOD), answers(document(b"{}"))]
     assert statuses(steps, VALIDATE) == [status, status, 200]
@@ -125,7 +125,7 @@ ATTACK = asking(b"GET /a?b=%27%20or%201=1--%20", b"User-Agent: u")
     ],
     ids=["plain", "body", "query", "path", "header", "cookie", "json", "form"],
 )
-def test_the_firewall_decides_as_by_its_steps(request_: bytes, status: int) -> None:
+def test_the_firewall_decides(request_: bytes, status: int) -> None:
     one = [sends(request_), *([answers(document(b"{}"))] if status == 200 else [])]
     steps = [*one, *one, sends(GET), answers(document(b"{}"))]
     assert statuses(steps, {"waf": {}}) == [status, status, 200]
@@ -150,7 +150,7 @@ def test_firewall_and_validation_stand_together() -> None:
     ],
     ids=["changed", "same", "status", "type", "duplicate", "coded", "partial", "empty"],
 )
-def test_a_response_is_transformed_as_by_its_steps(answer: bytes, status: int) -> None:
+def test_a_response_is_transformed_whole_and_in_pieces(answer: bytes, status: int) -> None:
     steps = [sends(GET), answers(answer), sends(GET), answers(answer[:-1]), answers(answer[-1:])]
     if status == 204:
         steps = steps[:2]

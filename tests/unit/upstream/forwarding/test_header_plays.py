@@ -1,4 +1,4 @@
-"""Filters that change headers the same way for all messages: what comes of it is the same without their steps."""
+"""Filters that change headers: what is sent, whatever happens and whoever is beside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that may happen to a request, whatever filters are there: nobody outside sees which steps have run.
+"""All that may happen to a request, whatever filters are there: nobody outside sees which of them have run.
 
 Each play is acted on a route without filters, and on the same one with filters that let requests pass, that see
 answers, ends, or both. After each step all are in the same state: bytes on all wires, deadlines, records, counts.
