@@ -22,6 +22,7 @@ from fastgw.config.settings.gateway import Config, FilterUse
 from fastgw.downstream import Server
 from fastgw.downstream.http1.connection import Http1ClientConnection
 from fastgw.errors import Fault
+from fastgw.eventloop.socket_transport import SocketTransport, StreamProtocol
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.filters.api import Consumer, Env, Exchange, Filter, Hooks, Phase, Services
 from fastgw.forwarded_headers import Peer
@@ -478,23 +479,15 @@ class _Pool(Lender):
     forget = discard
 
 
-class _Socket:
-    def fileno(self) -> int:
-        return 1 << 30  # no such descriptor: writes go through the transport
-
-    def setsockopt(self, *option: Any) -> None: ...
-
-
-class _Wire:
+class _Wire(SocketTransport):
     """Transport in memory, with a peer that reads everything."""
 
-    def __init__(self, protocol: Any) -> None:
+    def __init__(self, protocol: StreamProtocol) -> None:
         self.received = b""
-        self._protocol = protocol
         self._closing = self._lost = False
         self._reading = True
         self._unread: list[bytes | None] = []
-        protocol.connection_made(self)
+        self.begin(protocol)
 
     # interface of the peer
 
@@ -508,23 +501,27 @@ class _Wire:
 
     def _read(self) -> None:
         while self._unread and self._reading and not self._closing:
-            chunk = self._unread.pop(0)
+            chunk, protocol = self._unread.pop(0), self.protocol
+            assert protocol is not None
             if chunk is None:
-                if not self._protocol.eof_received():
+                if not protocol.eof_received():
                     self.close()
                 return
-            buffer = self._protocol.get_buffer(-1)
+            buffer = protocol.buffer
             piece, rest = chunk[: len(buffer)], chunk[len(buffer) :]
             if rest:
                 self._unread.insert(0, rest)
             buffer[: len(piece)] = piece
-            self._protocol.buffer_updated(len(piece))
+            protocol.buffer_updated(len(piece))
 
     # interface of the transport
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         if not self._closing:
-            self.received += chunk
+            self.received += data
+
+    def write_parts(self, head: bytes, body: bytes) -> None:
+        self.write(head + body)
 
     def write_eof(self) -> None: ...
 
@@ -533,12 +530,15 @@ class _Wire:
             self._closing = True
             asyncio.get_running_loop().call_soon(self._lose_connection)
 
-    abort = close
+    def abort(self) -> None:
+        self.close()
+
+    def reset_on_close(self) -> None: ...
 
     def _lose_connection(self) -> None:
-        if not self._lost:
+        if not self._lost and self.protocol is not None:
             self._lost = True
-            self._protocol.connection_lost(None)
+            self.protocol.connection_lost(None)
 
     def is_closing(self) -> bool:
         return self._closing
@@ -554,7 +554,8 @@ class _Wire:
     def get_write_buffer_size(self) -> int:
         return 0
 
-    def set_write_buffer_limits(self, high: int) -> None: ...
+    def unsent(self) -> int:
+        return 0
 
-    def get_extra_info(self, name: str) -> Any:
-        return _Socket() if name == "socket" else None
+    def has_unread(self) -> bool:
+        return bool(self._unread)

@@ -6,7 +6,6 @@ transports are replaced. Output of a connection is collected in a list, input is
 
 import asyncio
 import json
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -22,6 +21,7 @@ from bench.micro.heads import ANSWERS, CONTENT_LENGTH, POSTS, REQUESTS
 from bench.micro.timing import Room
 from fastgw import config
 from fastgw.downstream import Server
+from fastgw.eventloop.socket_transport import SocketTransport, StreamProtocol
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Services
@@ -59,50 +59,43 @@ class Noop(Filter, name="noop", phase=Phase.TRANSFORM):
         return Hooks(request=request)
 
 
-class Transport(asyncio.Transport):
+class Transport(SocketTransport):
     """Transport whose peer accepts everything."""
 
-    def __init__(self, protocol: Any) -> None:
-        super().__init__()
-        self.written: list[Any] = []
-        self.write = self.written.append  # type: ignore[assignment,method-assign]  # no call of ours is timed
-        self._protocol = protocol
-        self._socket = socket.socket()  # its options can be read and set
+    def __init__(self, protocol: StreamProtocol) -> None:
+        self.written: Any = []
+        self.write = self.written.append  # type: ignore[method-assign,assignment]  # no call of ours is timed
         self._closing = False
-        protocol.connection_made(self)
-
-    def set_protocol(self, protocol: Any) -> None:
-        self._protocol = protocol
+        self.begin(protocol)
 
     def receive(self, message: bytes) -> None:
-        self._protocol.get_buffer(-1)[: len(message)] = message
-        self._protocol.buffer_updated(len(message))
+        protocol: Any = self.protocol
+        protocol.buffer[: len(message)] = message
+        protocol.buffer_updated(len(message))
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self._socket if name == "socket" else default
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
+    def write_parts(self, head: bytes, body: bytes) -> None:
+        self.written += head, body
 
     def get_write_buffer_size(self) -> int:
         return 0
 
-    def pause_reading(self) -> None:
-        pass
+    def has_unread(self) -> bool:
+        return False
 
-    def resume_reading(self) -> None:
-        pass
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def reset_on_close(self) -> None: ...
 
     def is_closing(self) -> bool:
         return self._closing
 
     def close(self) -> None:
-        if not self._closing:
+        if not self._closing and self.protocol is not None:
             self._closing = True
-            self._socket.close()
-            asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
+            asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
 
-    abort = close
+    def abort(self) -> None:
+        self.close()
 
 
 class Plane:
@@ -177,7 +170,7 @@ class Plane:
     def connect(self, request: bytes, response: bytes) -> None:
         """Run the first exchange, which opens the upstream connection."""
 
-        async def opened(target: Target, protocol: asyncio.BufferedProtocol, *timeouts: float | None) -> TargetAddress:
+        async def opened(target: Target, protocol: StreamProtocol, *timeouts: float | None) -> TargetAddress:
             self.upstream = Transport(protocol)
             return (await target.addresses())[0]
 

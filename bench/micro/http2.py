@@ -16,6 +16,7 @@ from bench.load.h2load import FIELDS
 from bench.micro.exchange import Plane, Transport, configuration
 from bench.micro.heads import ANSWERS, REQUESTS
 from bench.micro.timing import Room
+from fastgw.eventloop.socket_transport import StreamProtocol
 from fastgw.http.http2.session import PREFACE, Session
 from fastgw.upstream.connections import pool
 from fastgw.upstream.targets.dns import TargetAddress
@@ -56,7 +57,7 @@ class Http2Plane(Plane):
         self.client = self._accepted()
         self.turn(lambda: self.client.receive(PREFACE + SETTINGS + WINDOW))
         self.turn(lambda: self.client.receive(ACKNOWLEDGED))
-        self.connection: Any = self.client._protocol
+        self.connection: Any = self.client.protocol
         self._next = 1
         self.client.written.clear()
 
@@ -94,7 +95,7 @@ class GrpcPlane(Http2Plane):
     def connect_call(self, request: Sequence[bytes], answer: Sequence[bytes]) -> None:
         """Run the first call, which opens the upstream connection."""
 
-        async def opened(target: Target, protocol: asyncio.BufferedProtocol, *timeouts: float | None) -> TargetAddress:
+        async def opened(target: Target, protocol: StreamProtocol, *timeouts: float | None) -> TargetAddress:
             self.upstream = Transport(protocol)
             asyncio.get_running_loop().call_soon(lambda: self.upstream.receive(SETTINGS + WINDOW))
             return (await target.addresses())[0]
@@ -105,7 +106,7 @@ class GrpcPlane(Http2Plane):
                 self.turn(lambda: None)
         self.turn(lambda: self.upstream.receive(ACKNOWLEDGED))
         self._next_answer = 1
-        self.upstream_connection: Any = self.upstream._protocol
+        self.upstream_connection: Any = self.upstream.protocol
         self.turn(lambda: self.upstream.receive(b"".join(map(self.answer_frame, answer))))
         self.client.written.clear()
         self.upstream.written.clear()

@@ -3,34 +3,54 @@
 The client's encryption of each request is counted as well; it decrypts no response, except before the measurement.
 """
 
+import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from bench.micro.exchange import Messages, Plane, Transport, configuration
 from bench.micro.heads import ANSWERS, REQUESTS
 from bench.micro.http2 import ACKNOWLEDGED, SETTINGS, WINDOW, Http2Plane, Turn, frames
 from bench.micro.timing import Room
 from bench.scenarios.tls import FASTGW, prepare
+from fastgw.downstream import Listener, Server
 from fastgw.downstream.tls.connection import TlsConnection
+from fastgw.eventloop.socket_poller import READABLE
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http2.session import PREFACE
 
 
-class SecureTransport(Transport):
-    """Transport of a client that speaks TLS. `written` is encrypted."""
+class Sent:
+    """What the gateway has sent on a socket. `far`: its other end."""
 
-    def __init__(self, protocol: Any, protocols: Sequence[str]) -> None:
-        super().__init__(protocol)
+    def __init__(self, far: socket.socket) -> None:
+        self._far = far
+
+    def clear(self) -> bytes:
+        """Take all, and return it."""
+        try:
+            return self._far.recv(1 << 20)
+        except BlockingIOError:
+            return b""
+
+
+class SecureTransport(Transport):
+    """Connection with a client that speaks TLS. `near`: the gateway's end, on a real socket."""
+
+    def __init__(self, server: Server, listener: Listener, protocols: Sequence[str]) -> None:
+        near, self._far = socket.socketpair()
+        for end in (near, self._far):
+            end.setblocking(False)
+        self.written = Sent(self._far)
+        self.near = TlsConnection(server, near.detach(), listener, Peer("192.0.2.1", 40_000, 443, False))
+        self.near.begin_tls()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         context.set_alpn_protocols(protocols)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing)
-        self._write, self._sealed = self._tls.write, self._outgoing.read
 
     def shake(self) -> None:
         """Complete the handshake."""
@@ -38,15 +58,19 @@ class SecureTransport(Transport):
             try:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
-                super().receive(self._sealed())
+                self._send()
                 self._take()
             else:
-                super().receive(self._sealed())
+                self._send()
                 return
 
     def receive(self, message: bytes) -> None:
-        self._write(message)
-        super().receive(self._sealed())
+        self._tls.write(message)
+        self._send()
+
+    def _send(self) -> None:
+        self._far.send(self._outgoing.read())
+        self.near.ready(READABLE)
 
     def decrypted(self) -> bytes:
         """Take what was written, and return its data."""
@@ -60,8 +84,7 @@ class SecureTransport(Transport):
         return data
 
     def _take(self) -> None:
-        self._incoming.write(b"".join(self.written))
-        self.written.clear()
+        self._incoming.write(self.written.clear())
 
 
 class TlsPlane(Plane):
@@ -73,8 +96,7 @@ class TlsPlane(Plane):
 
     def _accepted(self) -> SecureTransport:
         assert self._gateway is not None
-        peer = Peer("192.0.2.1", 40_000, 443, False)
-        client = SecureTransport(TlsConnection(self._server, self._gateway.listeners[0], peer), self.protocols)
+        client = SecureTransport(self._server, self._gateway.listeners[0], self.protocols)
         client.shake()
         return client
 
@@ -101,7 +123,7 @@ class Http2TlsPlane(TlsPlane, Http2Plane):
         self.turn(self._begin)
         self.turn(lambda: self.client.receive(PREFACE + SETTINGS + WINDOW))
         self.turn(lambda: self.client.receive(ACKNOWLEDGED))
-        self.connection = self.client._protocol._above
+        self.connection = self.client.near.protocol
         self._next = 1
 
     def _begin(self) -> None:

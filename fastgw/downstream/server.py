@@ -9,7 +9,7 @@ from itertools import islice
 from math import inf
 from operator import methodcaller
 from time import time
-from typing import Any, Final, NamedTuple, Protocol, cast
+from typing import Final, NamedTuple, Protocol
 
 from fastgw.config.settings import gateway as config
 from fastgw.downstream.http1.connection import Http1ClientConnection
@@ -27,6 +27,7 @@ from fastgw.downstream.udp.sessions import UdpSession, UdpSessions
 from fastgw.errors import Fault
 from fastgw.eventloop.idle_order import Evicted
 from fastgw.eventloop.socket_accept import AcceptedSocket
+from fastgw.eventloop.socket_transport import SocketTransport
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Chain, Route
@@ -374,18 +375,13 @@ class Server(ServingWorker):
         self,
         listener: Listener,
         peer: Peer,
-        transport: asyncio.Transport,
-        fd: int,
+        transport: SocketTransport,
         address_limit: AddressLimit | None,
         received: bytes,
     ) -> None:
-        """Continue with HTTP/2 on an admitted connection whose client sent its preface; `received`: the bytes so far.
-
-        `fd`: descriptor of the previous connection.
-        """
+        """Continue with HTTP/2 on an admitted connection whose client sent its preface. `received`: bytes so far."""
         connection = Http2ClientConnection(self, listener, peer)
-        connection.fd = fd
-        transport.set_protocol(cast(Any, connection))
+        transport.protocol = connection
         connection.attach_transport(transport, address_limit)
         connection.receive(received, len(received))
 
@@ -404,6 +400,7 @@ class Server(ServingWorker):
 
     def secured(
         self,
+        fd: int,
         listener: Listener,
         client: tuple[str, int],
         server_port: int,
@@ -411,10 +408,10 @@ class Server(ServingWorker):
         sender: str | None = None,
         local: tuple[str, int] | None = None,
     ) -> TlsConnection:
-        """Accept a connection that begins with a TLS handshake. Arguments as of `accepted`, `local` as of
-        `serve_tcp`.
+        """Return an accepted connection that begins with a TLS handshake (`begin_tls`). `fd`: its socket, as of
+        `SocketTransport`; the other arguments as of `accepted`, `local` as of `serve_tcp`.
         """
-        return TlsConnection(self, listener, listener.peer(client, server_port, True, tlvs, sender), local)
+        return TlsConnection(self, fd, listener, listener.peer(client, server_port, True, tlvs, sender), local)
 
     def handshake_failed(self, listener: Listener, peer: Peer, outcome: HandshakeOutcome, why: str) -> None:
         """Count a failed handshake, and log it occasionally."""

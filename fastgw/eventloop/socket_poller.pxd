@@ -25,4 +25,6 @@ cdef class SocketPoller:
 
     cpdef watch(self, int fd, listener)
     cpdef forget(self, int fd)
+    cpdef release(self, int fd)
+    cpdef call_again(self, listener)
     cdef int _notify(self, int fd, uint32_t serial, uint32_t events) except -1

@@ -1,4 +1,4 @@
-"""Polls sockets that are read and written without a transport, by an epoll set of its own.
+"""Polls sockets that are read and written here and not by the event loop, by an epoll set of its own.
 
 A socket is registered once, for reading and writing, edge-triggered (EPOLLET): afterwards waiting needs no system call.
 The loop watches the epoll set as one descriptor.
@@ -31,6 +31,12 @@ class SocketPoller:
 
     def forget(self, fd: int) -> None:
         """Remove the listener. Call it before the socket is closed, which removes it from the epoll set."""
+
+    def release(self, fd: int) -> None:
+        """Remove the listener, and the socket from the epoll set: it stays open, for another listener."""
+
+    def report(self, defect: Exception) -> None:
+        """Report an exception of a listener to the loop's handler."""
 
     def call_again(self, listener: SocketListener) -> None:
         """Call the listener in the next turn of the loop, without events, because it has not read everything."""

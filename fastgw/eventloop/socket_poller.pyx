@@ -18,6 +18,7 @@ cdef extern from "sys/epoll.h" nogil:
     enum:
         EPOLL_CLOEXEC
         EPOLL_CTL_ADD
+        EPOLL_CTL_DEL
         EPOLLERR
         EPOLLHUP
         EPOLLIN
@@ -88,10 +89,17 @@ cdef class SocketPoller:
             self._watched[fd].listener = NULL
             del self._kept[fd]
 
-    def call_again(self, listener):
+    cpdef release(self, int fd):
+        self.forget(fd)
+        epoll_ctl(self._epoll, EPOLL_CTL_DEL, fd, NULL)
+
+    cpdef call_again(self, listener):
         if not self._again:
             self._loop.call_soon(self._go_on)
         self._again.append(listener)
+
+    def report(self, defect):
+        self._loop.call_exception_handler({"message": "a defect in a connection", "exception": defect})
 
     def _go_on(self):
         again, self._again = self._again, []

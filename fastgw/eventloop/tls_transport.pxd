@@ -1,19 +1,15 @@
 # The types of `tls_transport.py`.
 
 from fastgw.eventloop.openssl_records cimport decrypt, encrypt, pending_in
-from fastgw.eventloop.socket_send cimport send
+from fastgw.eventloop.socket_transport cimport SocketTransport, StreamProtocol
 
 cdef Py_ssize_t FRAMING_COST, LONGEST_RECORD
 
 
-cdef class TlsTransport:
-    cdef public object _above
-    cdef public object _below
-    cdef public bint _below_paused
+cdef class TlsTransport(SocketTransport):
     cdef public object _buffer
     cdef public bint _end_due
     cdef public bint _ended
-    cdef public int _fd
     cdef public Py_ssize_t _framing
     cdef public Py_ssize_t _got
     cdef public bytes _kept
@@ -30,7 +26,18 @@ cdef class TlsTransport:
     cdef public object stage
     cdef public object worker_loop
 
-    cpdef write(self, message)
+    cdef object _space(self)
+    cdef _take(self, Py_ssize_t count)
+    cdef bint _take_end(self) except -1
+    cpdef write(self, data)
+    cpdef write_parts(self, bytes head, bytes body)
+    cpdef write_eof(self)
+    cpdef close(self)
+    cpdef abort(self)
+    cpdef bint is_closing(self) except -1
+    cpdef pause_reading(self)
+    cpdef resume_reading(self)
+    cpdef bint has_unread(self) except -1
     cdef _decipher_counted(self, sealed)
     cdef _decipher(self, sealed)
     cpdef _send(self, bytes sealed)

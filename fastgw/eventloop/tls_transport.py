@@ -1,10 +1,8 @@
-"""TLS over a plain transport, for either side of a connection; independent of HTTP.
+"""A socket's transport that speaks TLS, for either side of a connection; independent of HTTP.
 
-A `TlsTransport` is the protocol of a plain transport, and the transport of the protocol above it, which has to be an
-`asyncio.BufferedProtocol`. Subclasses do the handshake: `downstream.tls.connection` as server, `upstream.tls_client` as
-client. Everything else is the same for both: either direction may end separately (`write_eof`, `eof_received`; RFC 8446
-section 6.1), reading and writing have backpressure as over plain TCP, and a proper end is distinguished from a
-truncation.
+Subclasses do the handshake: `downstream.tls.connection` as server, `upstream.tls_client` as client. Everything else is
+the same for both: either direction may end separately (`write_eof`, `eof_received`; RFC 8446 section 6.1), reading and
+writing have backpressure as over plain TCP, and a proper end is distinguished from a truncation.
 
 uvloop's own TLS is not used. It cannot end one direction and continue in the other, which tunnels and early responses
 need; it holds a buffer of 256 KiB for each connection and as much for unread data; and a client that does not speak TLS
@@ -15,15 +13,16 @@ anything else happens. Rule 3: one memory BIO of the worker serves all connectio
 is called: data that is not decrypted yet is taken out of it (`_kept`).
 """
 
-import asyncio
 import re
 import ssl
 from contextlib import suppress
 from enum import IntEnum
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final
+
+import cython
 
 from fastgw.eventloop.openssl_records import decrypt, encrypt, pending_in
-from fastgw.eventloop.socket_send import send
+from fastgw.eventloop.socket_transport import SocketTransport, StreamProtocol
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, FRAMING_COST, WorkerLoop
 from fastgw.net.client_hello import LONGEST_RECORD
 
@@ -46,17 +45,6 @@ def text_of(error: ssl.SSLError) -> str:
     return _ORIGIN.sub("", str(error)) or type(error).__name__  # CPython has no `reason` for newer errors of OpenSSL
 
 
-class Above(Protocol):
-    """Callbacks of an `asyncio.BufferedProtocol` above the TLS layer."""
-
-    def get_buffer(self, sizehint: int) -> memoryview: ...
-    def buffer_updated(self, nbytes: int) -> None: ...
-    def eof_received(self) -> bool: ...
-    def connection_lost(self, exc: Exception | None) -> None: ...
-    def pause_writing(self) -> None: ...
-    def resume_writing(self) -> None: ...
-
-
 class Stage(IntEnum):
     SILENT = 1  # the handshake has not begun
     SHAKING = 2
@@ -68,15 +56,15 @@ class Stage(IntEnum):
 SILENT, SHAKING, OPEN, CLOSING, CLOSED = Stage
 
 
-class TlsTransport:
-    """One connection. The protocol above uses the methods of an `asyncio.Transport`, `write` to `get_extra_info`."""
+class TlsTransport(SocketTransport):
+    """One connection. Without a protocol it is in its handshake."""
 
-    def __init__(self, worker_loop: WorkerLoop) -> None:
+    def __init__(self, worker_loop: WorkerLoop, fd: int) -> None:
+        """Take over a socket, as `SocketTransport` does."""
+        SocketTransport.__init__(self, worker_loop, fd)
+        self.plain_fd = -1
         self.worker_loop = worker_loop
         self.stage = SILENT
-        self._above: Above | None = None
-        self._below: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
-        self._fd = -1
         self.memory = memory = worker_loop.tls_memory
         self._buffer = memory.buffer
         self._tls: ssl.SSLObject = None  # type: ignore[assignment]  # set by `_begin_handshake`
@@ -89,7 +77,6 @@ class TlsTransport:
         self._framing = -LONGEST_RECORD  # uncounted bytes of overhead or data: OpenSSL may hold as many
         self._got = 0  # bytes of data
         self._own_answers = 0  # bytes that TLS itself has sent
-        self._below_paused = False
         self._peer_ended = False
         self.is_truncated = False
         """Whether the peer has ended the connection without `close_notify`, and that is accepted as an end."""
@@ -118,51 +105,41 @@ class TlsTransport:
         """Handle an error that ends the connection (`_lose_connection`)."""
         raise NotImplementedError
 
-    # calls of the loop
+    def _note(self, error: Exception | None) -> None:
+        """Record what ends the connection."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._below = transport = cast(asyncio.Transport, transport)  # uvloop's has the methods only
-        self._fd = transport.get_extra_info("socket").fileno()
-        transport.set_write_buffer_limits(high=0)  # writing pauses as soon as the kernel accepts no more
+    # what is read from the socket
 
-    def get_buffer(self, sizehint: int) -> Any:
+    def _space(self) -> Any:
         return self._buffer
 
-    def buffer_updated(self, nbytes: int) -> None:
+    def _take(self, count: cython.Py_ssize_t) -> None:
         if self.stage is OPEN:
             got = self._got
-            self._decipher_counted(self._buffer[:nbytes])
+            self._decipher_counted(self._buffer[:count])
             # Records without data (key updates, alerts) cost much more to read than data.
             memory = self.memory
-            self._buffer = memory.buffer if 2 * (self._got - got) >= nbytes else memory.small_buffer
+            self._buffer = memory.buffer if 2 * (self._got - got) >= count else memory.small_buffer
         elif self.stage < OPEN:
-            self._received_early(self._buffer[:nbytes])
+            self._received_early(self._buffer[:count])
 
-    def eof_received(self) -> bool:
-        if self._above is None:
+    def _take_end(self) -> bool:
+        if self.protocol is None:
             self._not_shaken(None)
             return False
         if not self._peer_ended:  # otherwise it has sent `close_notify` before
             self._cut_off()
         return self.stage is OPEN
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        above, self._above = self._above, None
-        if above is not None:
+    def _take_loss(self, error: Exception | None) -> None:
+        self._note(error)
+        if self.protocol is not None:
+            above: StreamProtocol = self.protocol
+            self.protocol = None
             self._shut()
-            above.connection_lost(exc)
+            above.connection_lost(error)
         elif self.stage < OPEN:
-            self._not_shaken(exc if isinstance(exc, OSError) else None)
-
-    def pause_writing(self) -> None:
-        self._below_paused = True
-        if self._above is not None:
-            self._above.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._below_paused = False
-        if self._above is not None:
-            self._above.resume_writing()
+            self._not_shaken(error if isinstance(error, OSError) else None)
 
     # the handshake
 
@@ -187,10 +164,10 @@ class TlsTransport:
             self._kept = incoming.read()
             self._handshake_completed(self.memory.outgoing.read())
 
-    def _open(self, above: Above) -> None:
+    def _open(self, above: StreamProtocol) -> None:
         """Hand the connection to the protocol above. The subclass calls it, and continues with `_read_early`."""
         self.stage = OPEN
-        self._above = above
+        self.protocol = above
         self._session = self._tls._sslobj  # type: ignore[attr-defined]
 
     def _read_early(self) -> None:
@@ -213,15 +190,17 @@ class TlsTransport:
             self.read_since_rest += FRAMING_COST * self._framing
             self._framing = 0
             if self.read_since_rest >= BODY_BYTES_PER_TURN and self.stage is OPEN:
-                self.worker_loop.rests.start_rest(self, self._below)
+                SocketTransport.pause_reading(self)
+                if not self.resting:
+                    self.worker_loop.rests.wait_for_turn(self)
 
     def _decipher(self, sealed: bytes | memoryview) -> None:
         """Pass on received data until reading is paused."""
-        incoming, outgoing, above = self.memory.incoming, self.memory.outgoing, self._above
+        incoming, outgoing = self.memory.incoming, self.memory.outgoing
         session = self._session
-        assert above is not None
+        above: StreamProtocol = self.protocol  # type: ignore[assignment]  # there is one in `OPEN`
         while True:
-            buffer = above.get_buffer(-1)
+            buffer = above.buffer
             count, ended, error = decrypt(session, incoming, sealed, buffer)
             sealed = self._kept = incoming.read() if pending_in(incoming) else b""
             self._unread = ended or bool(sealed) or (count == len(buffer) and session.pending() > 0)
@@ -234,6 +213,7 @@ class TlsTransport:
                 above.buffer_updated(count)
                 if self.stage is not OPEN:
                     return
+                above = self.protocol  # type: ignore[assignment]  # it may have been replaced
             if error is not None:
                 self._break(error)
                 return
@@ -257,7 +237,7 @@ class TlsTransport:
         self._flush()
         return True
 
-    def _end_of_peer(self, above: Above) -> None:
+    def _end_of_peer(self, above: StreamProtocol) -> None:
         """Handle `close_notify` of the peer."""
         if not self._peer_ended:
             self._peer_ended = True
@@ -269,7 +249,7 @@ class TlsTransport:
 
     def _send(self, sealed: bytes) -> None:
         if sealed and not self._ended:
-            send(self._fd, sealed, self._below, self._below_paused)
+            SocketTransport.write(self, sealed)
 
     def _break(self, error: ssl.SSLError) -> None:
         """Close after bytes that are not TLS, or were manipulated, an alert, or a truncation."""
@@ -278,7 +258,9 @@ class TlsTransport:
 
     def _lose_connection(self, error: Exception | None) -> None:
         """End the connection, and call the protocol above."""
-        above, self._above = self._above, None
+        self._note(error)
+        above = self.protocol
+        self.protocol = None
         self.abort()
         if above is not None:
             above.connection_lost(error)
@@ -321,6 +303,10 @@ class TlsTransport:
             return
         self._flush()
 
+    def write_parts(self, head: bytes, body: bytes) -> None:
+        self.write(head)
+        self.write(body)
+
     def write_eof(self) -> None:
         """End our direction: no more bytes follow. Data of the peer is still read."""
         if self._tls.pending():
@@ -335,7 +321,7 @@ class TlsTransport:
                 self._tls.unwrap()
             self._flush()
             self._ended = True
-            self._below.write_eof()
+            SocketTransport.write_eof(self)
 
     def close(self) -> None:
         if self.stage is OPEN:
@@ -344,7 +330,7 @@ class TlsTransport:
                     self._tls.unwrap()
                 self._flush()
             self.stage = CLOSING
-            self._below.close()
+            SocketTransport.close(self)
 
     def truncate(self) -> None:
         """Close without `close_notify`, unless it was sent before: the peer finds that data may be missing."""
@@ -354,42 +340,33 @@ class TlsTransport:
     def abort(self) -> None:
         if self.stage is not CLOSED:
             self._shut()
-            self._below.abort()
+            SocketTransport.abort(self)
 
     def is_closing(self) -> bool:
-        return self.stage >= CLOSING
+        return self.stage >= CLOSING or SocketTransport.is_closing(self)
 
     def pause_reading(self) -> None:
         self._paused = True
-        self._below.pause_reading()
+        SocketTransport.pause_reading(self)
 
     def resume_reading(self) -> None:
         self._paused = False
         if self._unread:
             self.worker_loop.loop.call_soon(self._read_on)
         elif not self.resting:
-            self._below.resume_reading()
+            SocketTransport.resume_reading(self)
 
     def end_rest(self) -> None:
         if self.stage is OPEN and not self._paused and not self._unread:  # otherwise the kept data is read first
-            self._below.resume_reading()
+            SocketTransport.resume_reading(self)
 
     def _read_on(self) -> None:
         if self.stage is OPEN and not self._paused:
             self._read_kept()
             if self.stage is OPEN and not self._paused and not self.resting:
-                self._below.resume_reading()
+                SocketTransport.resume_reading(self)
 
     def _read_kept(self) -> None:
         if self.stage is OPEN:
             kept, self._kept = self._kept, b""
             self._decipher_counted(kept)
-
-    def get_write_buffer_size(self) -> int:
-        return self._below.get_write_buffer_size()
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._below.set_write_buffer_limits(high, low)
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self._tls if name == "ssl_object" else self._below.get_extra_info(name, default)

@@ -1,20 +1,14 @@
 """Worker loop: the event loop with all that connections share: timer wheel, read buffers, hang-up detection."""
 
-import array
 import asyncio
-import fcntl
-import select
-import socket
 import ssl
-import termios
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Final, Protocol, TypeVar, cast
 
 from fastgw.eventloop.addressed_connections import AddressedConnections
 from fastgw.eventloop.socket_poller import SocketPoller
-from fastgw.eventloop.socket_send import room
+from fastgw.eventloop.socket_transport import SocketTransport, room
 from fastgw.eventloop.splice_pipes import SplicePipes
 from fastgw.eventloop.timer_wheel import TICK, Wheel
 from fastgw.http.http1.parser import body_buffer
@@ -53,97 +47,27 @@ polled.
 """
 
 
-LEFT_BEHIND: Final = 524_288
-"""Maximum bytes that a peer may have sent, while it is not read from, before a FIN that is still detected."""
-
-
-def unsent(transport: asyncio.Transport) -> int:
-    """Return the number of bytes written to a transport that its peer has not acknowledged. If it decreases, the peer
-    is alive.
-    """
-    return transport.get_write_buffer_size() + unsent_in_kernel(transport.get_extra_info("socket").fileno())
-
-
-def unread_in_kernel(descriptor: int) -> int:
-    """Return the number of bytes that a socket has received and nobody has read."""
-    queued = array.array("i", [0])
-    with suppress(OSError):
-        fcntl.ioctl(descriptor, termios.FIONREAD, queued)
-    return queued[0]
-
-
-def unsent_in_kernel(descriptor: int) -> int:
-    """Return the number of bytes written to a socket that its peer has not acknowledged; 0 if it is closed."""
-    queued = array.array("i", [0])
-    with suppress(OSError):
-        fcntl.ioctl(descriptor, termios.TIOCOUTQ, queued)
-    return queued[0]
-
-
-class HangupListener(Protocol):
-    def peer_left(self) -> None: ...
-
-
 class Hangups:
-    """Detects that a peer has closed the connection while reading is paused, when the loop does not watch it.
+    """Connections that are not read from, and whose peers may leave meanwhile (`SocketTransport.await_hangup`).
 
-    The paused sockets are in an epoll set of their own, for EPOLLRDHUP only, which the loop watches as one descriptor.
-    Most pauses end within the same turn of the loop, so a socket enters the set only at the wheel's next tick. The
-    kernel then accepts `LEFT_BEHIND` bytes; otherwise a FIN after a full window would not arrive.
+    Most pauses end within the same turn of the loop, so a connection is watched only from the wheel's next tick.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._epoll = select.epoll()
-        self._watched: dict[int, HangupListener] = {}
-        self._waiting: dict[int, HangupListener] = {}
-        loop.add_reader(self._epoll.fileno(), self._ready)
+    def __init__(self) -> None:
+        self._waiting: set[SocketTransport] = set()
 
-    def watch(self, fd: int, connection: HangupListener) -> None:
-        """Call `connection.peer_left()` once on a FIN or reset on `fd`, until `unwatch`."""
-        self._waiting[fd] = connection
+    def watch(self, transport: SocketTransport) -> None:
+        """Call `peer_left` of its protocol once on an end or reset, until `unwatch`."""
+        self._waiting.add(transport)
 
-    def unwatch(self, fd: int, connection: HangupListener) -> None:
-        """Stop watching. Does nothing if `fd` belongs to another connection by now."""
-        if self._waiting.get(fd) is connection:
-            del self._waiting[fd]
-        elif self._watched.get(fd) is connection:
-            del self._watched[fd]
-            with suppress(OSError):  # already closed, so the kernel has removed it from the set
-                self._epoll.unregister(fd)
-                _take_in(fd, 1)
+    def unwatch(self, transport: SocketTransport) -> None:
+        self._waiting.discard(transport)
+        transport.ignore_hangup()
 
     def tick(self) -> None:
-        waiting, self._waiting = self._waiting, {}
-        for fd, connection in waiting.items():
-            try:
-                self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
-            except OSError:  # epoll watches no more sockets of this user: it is tried again
-                self._waiting[fd] = connection
-                continue
-            self._watched[fd] = connection
-            _take_in(fd, LEFT_BEHIND)
-
-    def _ready(self) -> None:
-        for fd, _ in self._epoll.poll(0):
-            connection = self._watched.get(fd)
-            if connection is not None:
-                connection.peer_left()
-
-    def close(self) -> None:
-        self._loop.remove_reader(self._epoll.fileno())
-        self._epoll.close()
-
-
-def _take_in(fd: int, size: int) -> None:
-    """Make a socket readable only from this many bytes on (SO_RCVLOWAT). The kernel grows the buffer for them if it
-    may.
-    """
-    lent = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
-    try:
-        lent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
-    finally:
-        lent.detach()
+        waiting, self._waiting = self._waiting, set()
+        for transport in waiting:
+            transport.await_hangup()
 
 
 class Resting(Protocol):
@@ -160,7 +84,7 @@ class Resting(Protocol):
 class BodyReading(Resting, Protocol):
     """A connection that reads bodies."""
 
-    transport: asyncio.Transport
+    transport: SocketTransport
 
 
 class Holder(Protocol):
@@ -183,7 +107,7 @@ class Rests:
         self._line: deque[Resting] = deque()
         self._turn_is_due = False
 
-    def start_rest(self, connection: Resting, transport: asyncio.Transport) -> None:
+    def start_rest(self, connection: Resting, transport: SocketTransport) -> None:
         """Pause reading from `transport` until it is the connection's turn again: then `end_rest` is called."""
         if connection.resting or transport.is_closing():
             return
@@ -266,8 +190,8 @@ class WorkerLoop:
         self.medium_buffer = self.read_buffer[:MEDIUM_READ_BYTES]
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
         self.tls_memory = TlsMemory()  # shared in the same way
-        self.hangups = Hangups(loop)
-        self._sockets: SocketPoller | None = None
+        self.hangups = Hangups()
+        self.sockets = SocketPoller(loop)
         self._connections: AddressedConnections | None = None
         self.pipes = SplicePipes()
         self.held_body_budget = HeldBodyBudget.single_process() if held_body_budget is None else held_body_budget
@@ -312,13 +236,6 @@ class WorkerLoop:
         connection.read_since_rest += payload + FRAMING_COST * framing
         if connection.read_since_rest >= BODY_BYTES_PER_TURN:
             self.rests.start_rest(connection, connection.transport)
-
-    @property
-    def sockets(self) -> SocketPoller:
-        """Poller for sockets without a transport; created on first use."""
-        if self._sockets is None:
-            self._sockets = SocketPoller(self.loop)
-        return self._sockets
 
     @property
     def connections(self) -> AddressedConnections:
@@ -367,9 +284,7 @@ class WorkerLoop:
             self._next.cancel()
         for held in self._attached.values():
             held.close()
-        self.hangups.close()
-        if self._sockets is not None:
-            self._sockets.close()
+        self.sockets.close()
         if self._connections is not None:
             self._connections.close()
         self.pipes.close()

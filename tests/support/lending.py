@@ -13,19 +13,27 @@ from fastgw.upstream.connections.pool import Pool
 from fastgw.upstream.connections.pooled_connection import PooledConnection
 from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target, build_targets
+from tests.support.memory import MemoryLoop
 from tests.support.on_loop import until
 
 
-class Connection(PooledConnection, asyncio.Protocol):
+class Connection(PooledConnection):
     """Upstream connection that carries nothing."""
 
     def __init__(self, pool: Pool, target: Target) -> None:
         PooledConnection.__init__(self, target, 0.0)
         self.pool = pool
         self.transport: Any = None
+        self.worker_loop = MemoryLoop()
+        self.buffer = self.worker_loop.read_buffer
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+
+    def buffer_updated(self, nbytes: int) -> None: ...
+
+    def eof_received(self) -> bool:
+        return False
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True

@@ -11,6 +11,8 @@ import asyncio
 import json
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import cached_property
+from itertools import count
 from math import inf
 from tempfile import gettempdir
 from time import monotonic, time
@@ -24,6 +26,8 @@ from fastgw.downstream import Server
 from fastgw.errors import Fault
 from fastgw.eventloop import worker_loop
 from fastgw.eventloop.addressed_connections import AddressedConnections
+from fastgw.eventloop.socket_poller import SocketPoller
+from fastgw.eventloop.socket_transport import SocketTransport
 from fastgw.eventloop.timer_wheel import TICK, Wheel
 from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, SMALL_READ_BYTES
 from fastgw.filters import TYPES
@@ -50,24 +54,15 @@ SERVICE = {
 }
 
 
-class Socket:
-    """Methods of a transport's socket that are used."""
-
-    def __init__(self) -> None:
-        self.options: list[tuple[Any, ...]] = []
-
-    def fileno(self) -> int:
-        return 1_000_000  # TIOCOUTQ fails, as for a closed socket: only the transport's own buffer counts
-
-    def setsockopt(self, *option: Any) -> None:
-        self.options.append(option)
+_descriptors = count(1_000_000)  # there are no such ones: all bytes go through the transport
 
 
-class Wire:
+class Wire(SocketTransport):
     """A transport with its peer. `room`: bytes that the peer's socket accepts before `take` empties it."""
 
     def __init__(self, plane: Plane, protocol: Any) -> None:
-        self.plane, self.protocol = plane, protocol
+        self.plane = plane
+        self.plain_fd = next(_descriptors)
         self._judge = RequestJudge() if isinstance(protocol, UpstreamConnection) else None
         self.room: float = inf
         self.received = b""  # read by the peer
@@ -75,11 +70,12 @@ class Wire:
         self.aborted = self.lost = False
         self.reading = True
         self.over = False  # the protocol was called for the peer's end
-        self.socket = Socket()
+        self.resets_on_close = False
+        self.rest: bytes | None = None  # what the socket has after a failed write, before a FIN
         self._unsent = b""
         self._unread: list[bytes | None] = []  # sent by the peer while reading was paused; None: FIN
         self._closing = self._eof = self._told_to_pause = False
-        protocol.connection_made(self)
+        self.begin(protocol)
 
     # --- the transport ---
 
@@ -100,6 +96,10 @@ class Wire:
         if self._unsent and not self._told_to_pause:
             self._told_to_pause = True
             self.protocol.pause_writing()
+
+    def write_parts(self, head: bytes, body: bytes) -> None:
+        self.write(head)
+        self.write(body)
 
     def write_eof(self) -> None:
         if self.lost:
@@ -135,11 +135,21 @@ class Wire:
     def get_write_buffer_size(self) -> int:
         return len(self._unsent)
 
-    def set_write_buffer_limits(self, high: int) -> None:
-        assert high <= 1
+    def unsent(self) -> int:
+        return len(self._unsent)
 
-    def get_extra_info(self, name: str) -> Any:
-        return self.socket if name == "socket" else None
+    def reset_on_close(self) -> None:
+        self.resets_on_close = True
+
+    def has_unread(self) -> bool:
+        return bool(self._unread)
+
+    def read_rest(self, buffer: memoryview) -> int:
+        if self.rest is None:
+            raise OSError
+        count = min(len(buffer), len(self.rest))
+        buffer[:count], self.rest = self.rest[:count], self.rest[count:]
+        return count
 
     # --- the peer ---
 
@@ -197,7 +207,7 @@ class Wire:
                     self.close()
                 self.reading = False
                 return
-            buffer = self.protocol.get_buffer(-1)
+            buffer = self.protocol.buffer
             self._unread[0] = chunk[len(buffer) :]
             if not self._unread[0]:
                 self._unread.pop(0)
@@ -219,11 +229,11 @@ class Hangups:
     def __init__(self) -> None:
         self.watched: set[Any] = set()
 
-    def watch(self, fd: int, connection: Any) -> None:
-        self.watched.add(connection)
+    def watch(self, transport: Any) -> None:
+        self.watched.add(transport)
 
-    def unwatch(self, fd: int, connection: Any) -> None:
-        self.watched.discard(connection)
+    def unwatch(self, transport: Any) -> None:
+        self.watched.discard(transport)
 
 
 class MemoryLoop:
@@ -245,6 +255,11 @@ class MemoryLoop:
         self.connections = AddressedConnections(self.loop)
         self.crowded: set[Any] = set()
         self.holders: set[Any] = set()
+
+    @cached_property
+    def sockets(self) -> SocketPoller:
+        """For sockets that the test opens on its loop."""
+        return SocketPoller(self.loop)
 
     look_at_crowded = worker_loop.WorkerLoop.look_at_crowded
 

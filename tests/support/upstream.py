@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fastgw.config.base.value_types import parse_url
+from fastgw.eventloop.socket_transport import StreamProtocol
 from fastgw.upstream.connections.connect import ConnectFailed, connect
 from fastgw.upstream.targets import dns
 from fastgw.upstream.targets.dns import TargetAddress
@@ -21,7 +22,7 @@ SHORT = 0.05
 """Timeout in seconds that is reached."""
 
 
-class Peer(asyncio.BufferedProtocol):
+class Peer(StreamProtocol):
     """The test's end of a connection."""
 
     def __init__(self) -> None:
@@ -29,16 +30,13 @@ class Peer(asyncio.BufferedProtocol):
         self.transport: Any = None
         self.lost = asyncio.get_running_loop().create_future()
         self.received = b""
-        self._buffer = memoryview(bytearray(65_536))
+        self.buffer = memoryview(bytearray(65_536))
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
-
     def buffer_updated(self, nbytes: int) -> None:
-        self.received += self._buffer[:nbytes]
+        self.received += self.buffer[:nbytes]
 
     def eof_received(self) -> bool:
         return False

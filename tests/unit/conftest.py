@@ -43,8 +43,8 @@ def h11_reads_what_goes_upstream(monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     judges: dict[int, tuple[object, RequestJudge]] = {}
     write = testing._Wire.write
 
-    def judged(wire: testing._Wire, chunk: bytes) -> None:
-        if isinstance(wire._protocol, UpstreamConnection) and not wire._closing:
+    def judged(wire: testing._Wire, chunk: bytes | memoryview) -> None:
+        if isinstance(wire.protocol, UpstreamConnection) and not wire._closing:
             judges.setdefault(id(wire), (wire, RequestJudge()))[1].read(chunk)
         write(wire, chunk)
 

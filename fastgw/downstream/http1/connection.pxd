@@ -4,7 +4,7 @@ from fastgw.downstream.http1.endings cimport EndingConnection
 from fastgw.downstream.http1.stream cimport Http1Stream
 from fastgw.downstream.http1.serving cimport ServingListener, ServingWorker
 from fastgw.eventloop.idle_order cimport put_last
-from fastgw.eventloop.socket_send cimport send, send_parts
+from fastgw.eventloop.socket_transport cimport SocketTransport
 from fastgw.exchange.exchange cimport Exchange, begin_exchange
 from fastgw.forwarded_headers cimport Peer
 from fastgw.http.http1 cimport serializer
@@ -27,6 +27,11 @@ cdef class Http1ClientConnection(EndingConnection):
     cdef public object counts
     cdef public long long requests
 
+    cpdef connection_made(self, SocketTransport transport)
+    cpdef buffer_updated(self, Py_ssize_t nbytes)
+    cpdef bint eof_received(self) except -1
+    cpdef pause_writing(self)
+    cpdef resume_writing(self)
     cdef _serve(self, Http1RequestHead head)
     cdef _begin_request(self, Http1RequestHead head)
     cpdef response_sent(self, bint unread)

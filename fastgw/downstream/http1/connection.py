@@ -8,12 +8,11 @@ in its relay or in the transport, never in both.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import cython
 
@@ -38,8 +37,8 @@ from fastgw.downstream.http1.states import (
 from fastgw.downstream.http1.stream import Http1Stream
 from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.idle_order import put_last
-from fastgw.eventloop.socket_send import send
-from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unsent
+from fastgw.eventloop.socket_transport import SocketTransport
+from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES
 from fastgw.exchange import Relay
 from fastgw.exchange.exchange import Exchange, begin_exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
@@ -117,23 +116,18 @@ class Http1ClientConnection(EndingConnection):
 
     # calls of the event loop
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, transport)  # uvloop's has the methods, not the class
-        transport.set_write_buffer_limits(high=0)  # pause as soon as the kernel accepts no more
-        if self.fd < 0:
-            self.fd = transport.get_extra_info("socket").fileno()
+    def connection_made(self, transport: SocketTransport) -> None:
         address_limit = self.server.address_limit_for(self.listener, self.peer.ip)
         refused = self.server.admit(self.peer.ip, address_limit)
         if refused is None:
             self.attach_transport(transport, address_limit)
         else:
-            self.transport, self._socket = transport, self.fd
+            self.transport = transport
             self._refuse_unread(refused, linger=False)  # load shedding: no lingering
 
-    def attach_transport(self, transport: asyncio.Transport, address_limit: AddressLimit | None) -> None:
+    def attach_transport(self, transport: SocketTransport, address_limit: AddressLimit | None) -> None:
         """Start a connection that is counted in the node's limits, including `address_limit`."""
         self.transport = transport
-        self._socket = self.fd if self.fd >= 0 else transport.get_extra_info("socket").fileno()
         self._address_limit = address_limit
         self._asks = True
         self.listener.askers += 1
@@ -145,14 +139,11 @@ class Http1ClientConnection(EndingConnection):
         """Set the trusted proxies as of the handshake; the tables may have changed since."""
         self._trusts, self._vouched = trusts, vouched
 
-    def get_buffer(self, sizehint: int) -> Any:
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def buffer_updated(self, nbytes: cython.Py_ssize_t) -> None:
         phase = self.phase
         if phase is IDLE:
             server = self.server
-            request = take_request(self._buffer, nbytes, server.header_bytes, server.header_count)
+            request = take_request(self.buffer, nbytes, server.header_bytes, server.header_count)
             if isinstance(request, bytes):
                 self._ahead = request
                 self._read_requests()
@@ -162,7 +153,7 @@ class Http1ClientConnection(EndingConnection):
                     self._ahead = begun
                 self._serve(request)
             return
-        chunk = leading_bytes(self._buffer, nbytes)
+        chunk = leading_bytes(self.buffer, nbytes)
         if phase is HEAD:
             self._ahead += chunk
             self._read_requests()
@@ -200,7 +191,7 @@ class Http1ClientConnection(EndingConnection):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self._unsent = unsent(self.transport)
+        self._unsent = self.transport.unsent()
         self.watch(self._write_timeout())
         exchange = self.exchange
         if exchange is not None and exchange.service is not None:
@@ -230,7 +221,7 @@ class Http1ClientConnection(EndingConnection):
                 exchange.fail(Fault.REQUEST_TIMEOUT)
         elif phase is IDLE:
             self.close()
-        elif self.write_paused and (left := unsent(self.transport)) < self._unsent:
+        elif self.write_paused and (left := self.transport.unsent()) < self._unsent:
             self._unsent = left
             self.watch(self._write_timeout())
         else:  # the client does not read its response, or does not close
@@ -297,7 +288,7 @@ class Http1ClientConnection(EndingConnection):
         self._ask_no_more()
         server.connections.discard(self)
         server.idle.forget(self)
-        server.speak_http2(self.listener, self.peer, transport, self.fd, self._address_limit, received)
+        server.speak_http2(self.listener, self.peer, transport, self._address_limit, received)
 
     def _take_up_to(self, end: cython.Py_ssize_t) -> None:
         """Remove the pipelined bytes up to `end`: they were passed on."""
@@ -392,7 +383,7 @@ class Http1ClientConnection(EndingConnection):
         stream = self.stream
         reader = stream.reader
         if not self.paused and reader is not None and (assured := reader.bytes_assured()):
-            self._buffer = self.server.worker_loop.buffer_for(piece, piece, assured, stream.body_goes_to)
+            self.buffer = self.server.worker_loop.buffer_for(piece, piece, assured, stream.body_goes_to)
 
     def _check_peer(self) -> bool:
         """Evaluate the peer again, because the trusted proxies of the configuration have changed, or because its client
@@ -475,7 +466,7 @@ class Http1ClientConnection(EndingConnection):
         self._beginning = True
         self.paused = False  # if it was paused for bytes read ahead, they belong to this body
         if not reader.bytes_assured():
-            self._buffer = self.server.worker_loop.medium_buffer
+            self.buffer = self.server.worker_loop.medium_buffer
         piece = stream.read_body_ahead(reader)
         self._beginning = stream.reader is reader
         if not self._beginning:
@@ -487,14 +478,14 @@ class Http1ClientConnection(EndingConnection):
         """Return a piece of the pipelined bytes: `assured` bytes, or at most one read if `assured` is 0."""
         if not self._ahead:
             return b""
-        end = self._at + (assured or min(len(self._buffer), MEDIUM_READ_BYTES))
+        end = self._at + (assured or min(len(self.buffer), MEDIUM_READ_BYTES))
         piece = self._ahead[self._at : end]
         self._take_up_to(end)
         return piece
 
     def end_body(self, rest: bytes) -> None:
         """Handle the end of the body; `rest` are the bytes after it."""
-        self._buffer = self.server.read_buffer
+        self.buffer = self.server.read_buffer
         if self._ahead:
             self._at -= len(rest)
         else:
@@ -538,9 +529,9 @@ class Http1ClientConnection(EndingConnection):
         self._stopped = self.paused
         if self.paused:
             self.transport.pause_reading()
-            self.server.worker_loop.hangups.watch(self._socket, self)
+            self.server.worker_loop.hangups.watch(self.transport)
         else:
-            self.server.worker_loop.hangups.unwatch(self._socket, self)
+            self.server.worker_loop.hangups.unwatch(self.transport)
             if not self.resting:
                 self.transport.resume_reading()
 
@@ -551,7 +542,7 @@ class Http1ClientConnection(EndingConnection):
         self.phase = SWITCHED[self.phase]
         self._ask_no_more()
         self.deadline = inf
-        send(self.fd, message, self.transport, self.write_paused)
+        self.transport.write(message)
         ahead = self._ahead[self._at :]
         self._ahead, self._at = b"", 0
         self.resume()  # first, because the target may not accept all that was read ahead

@@ -25,7 +25,7 @@ from fastgw.downstream.http1.states import (
 )
 from fastgw.downstream.http1.stream import Http1Stream, StreamedConnection
 from fastgw.errors import Fault
-from fastgw.eventloop.worker_loop import unread_in_kernel
+from fastgw.eventloop.socket_transport import unread_in_kernel
 from fastgw.exchange import Exchange
 from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer
@@ -65,7 +65,6 @@ class EndingConnection(StreamedConnection):
         self._address_limit: AddressLimit | None = None
         self._asks = False  # counted in the listener's `askers`
         self._linger_end = inf
-        self._socket = -1
 
     @property
     def exchange(self) -> Exchange | None:
@@ -131,7 +130,7 @@ class EndingConnection(StreamedConnection):
         exchange = stream.exchange
         assert exchange is not None
         if stream.reader is not None:
-            self._buffer = self.server.read_buffer
+            self.buffer = self.server.read_buffer
         stream.exchange_ended()
         exchange.finish()
         if self.server.draining:
@@ -166,7 +165,7 @@ class EndingConnection(StreamedConnection):
         """
         phase = self.phase
         if phase is IDLE or phase is HEAD:
-            if (phase is IDLE and self._ahead) or unread_in_kernel(self._socket):  # a request, perhaps
+            if (phase is IDLE and self._ahead) or unread_in_kernel(self.transport.fd):  # a request, perhaps
                 return False
         elif phase is not LINGERING:
             return False
@@ -188,7 +187,7 @@ class EndingConnection(StreamedConnection):
             self._ahead, self._at = b"", 0
             self._stream = None  # avoids a reference cycle
             self._ask_no_more()
-            self.server.worker_loop.hangups.unwatch(self._socket, self)
+            self.server.worker_loop.hangups.unwatch(self.transport)
             if self in self.server.connections:
                 self.server.release(self.peer, self._address_limit)
                 self.server.idle.forget(self)

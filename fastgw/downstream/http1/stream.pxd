@@ -2,8 +2,8 @@
 
 from fastgw.downstream.http1.response_framing cimport framing_of
 from fastgw.downstream.http1.serving cimport ServingListener, ServingWorker
-from fastgw.eventloop.socket_send cimport send, send_parts
-from fastgw.eventloop.timer_wheel cimport Timed, Wheel
+from fastgw.eventloop.socket_transport cimport SocketTransport, StreamProtocol
+from fastgw.eventloop.timer_wheel cimport Wheel
 from fastgw.exchange.body_relay cimport Relay, whole_body
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.ready_answer cimport ReadyAnswer, recorded_answer
@@ -21,14 +21,12 @@ cdef int CHUNKED, CLOSE, LENGTH, NO_BODY
 cdef class Http1Stream
 
 
-cdef class StreamedConnection(Timed):
+cdef class StreamedConnection(StreamProtocol):
     cdef public ServingWorker server
     cdef public Wheel _wheel
-    cdef public object _buffer
     cdef public Py_ssize_t read_since_rest
     cdef public bint resting
-    cdef public object transport
-    cdef public int fd
+    cdef public SocketTransport transport
     cdef public bint closing
     cdef public bint paused
     cdef public bint write_paused

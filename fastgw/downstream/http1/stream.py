@@ -8,8 +8,6 @@ buffered in a body's relay or in the transport, never in both, and never here.
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from math import inf
 from typing import TYPE_CHECKING, Final
 
@@ -26,8 +24,8 @@ from fastgw.downstream.http1.response_framing import (
     switching_head,
 )
 from fastgw.errors import Fault, fault_of
-from fastgw.eventloop.socket_send import send, send_parts
-from fastgw.eventloop.timer_wheel import Timed, Wheel
+from fastgw.eventloop.socket_transport import SocketTransport, StreamProtocol
+from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.eventloop.worker_loop import READ_BYTES
 from fastgw.exchange import Trailers, problem
 from fastgw.exchange.body_relay import Relay, whole_body
@@ -50,7 +48,6 @@ if TYPE_CHECKING:
 CLIENT, TARGET = 1, 2
 """The ends of a tunnel."""
 _BOTH: Final = CLIENT | TARGET
-_RESET: Final = struct.pack("ii", 1, 0)
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE: Final = b"Connection: close\r\n"
 _EMPTY_LINE: Final = b"\r\n"
@@ -59,21 +56,16 @@ JOINED: Final = 8192
 """Maximum bytes of a body that is copied behind its head, to send both at once."""
 
 
-class StreamedConnection(Timed):
-    """The part of a connection that its stream uses for each request.
-
-    `fd`: plain socket for direct sends, while the transport's buffer is empty. `closing`: the next response is the last
-    one.
-    """
+class StreamedConnection(StreamProtocol):
+    """The part of a connection that its stream uses for each request. `closing`: the next response is the last one."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
         self._wheel: Wheel = server.worker_loop.wheel
-        self._buffer = server.read_buffer
+        self.buffer = server.read_buffer
         self.read_since_rest = 0
         self.resting = False  # until other connections were served (`Rests`)
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
-        self.fd = -1
+        self.transport: SocketTransport = None  # type: ignore[assignment]  # set before anything else is called
         self.closing = False
         self.paused = False
         self.write_paused = False
@@ -124,7 +116,7 @@ class Http1Stream(RequestStream):
 
     @property
     def fd(self) -> int:
-        return self._connection.fd
+        return self._connection.transport.plain_fd
 
     @property
     def accepts_more(self) -> bool:
@@ -224,9 +216,9 @@ class Http1Stream(RequestStream):
                 return  # the exchange has ended: further data is read as usual
             assured: cython.longlong = reader.bytes_assured()
             if framing or (assured > READ_BYTES and self.body_goes_to >= 0):
-                connection._buffer = worker_loop.buffer_for(chunk, payload, assured, self.body_goes_to)
+                connection.buffer = worker_loop.buffer_for(chunk, payload, assured, self.body_goes_to)
             else:
-                connection._buffer = connection.server.read_buffer
+                connection.buffer = connection.server.read_buffer
 
     def watch_body(self) -> None:
         """Start the client's timeout for the next piece of the body, if the gateway waits for it."""
@@ -289,14 +281,13 @@ class Http1Stream(RequestStream):
             joined = payload if len(payload) <= JOINED or ending == CHUNKED else b""
             status, dropped, added, shown = response.status, response.dropped, response.added, exchange.id_shown
             message = serializer.response(head, status, dropped, added, joined, length, date_line, last, shown)
-        waits = connection.write_paused  # it may be paused since before the source was set
         if joined is payload:
-            send(connection.fd, message, connection.transport, waits)
+            connection.transport.write(message)
         else:
-            send_parts(connection.fd, message, payload, connection.transport, waits)
+            connection.transport.write_parts(message, payload)
         if ended:
             self._complete(exchange)
-        elif waits and exchange.service is not None:
+        elif connection.write_paused and exchange.service is not None:
             exchange.service.pause()
 
     def send_ready(self, exchange: Exchange, answer: ReadyAnswer) -> None:
@@ -310,10 +301,9 @@ class Http1Stream(RequestStream):
         exchange.response_bytes = answer.length
         if answer.length <= JOINED:
             message = b"".join((answer.head, lines, last, _EMPTY_LINE, answer.body))
-            send(connection.fd, message, connection.transport, connection.write_paused)
+            connection.transport.write(message)
         else:
-            head = b"".join((answer.head, lines, last, _EMPTY_LINE))
-            send_parts(connection.fd, head, answer.body, connection.transport, connection.write_paused)
+            connection.transport.write_parts(b"".join((answer.head, lines, last, _EMPTY_LINE)), answer.body)
         self._complete(exchange)
 
     def send_held(self, exchange: Exchange, response: Response, body: bytes, trailers: Trailers) -> bool:
@@ -322,13 +312,10 @@ class Http1Stream(RequestStream):
     def feed(self, payload: bytes) -> None:
         if self._ending == NO_BODY:
             return
-        connection = self._connection
-        message = serializer.chunk(payload) if self._ending == CHUNKED else payload
-        send(connection.fd, message, connection.transport, connection.write_paused)
+        self._write(serializer.chunk(payload) if self._ending == CHUNKED else payload)
 
     def _write(self, message: bytes) -> None:
-        connection = self._connection
-        send(connection.fd, message, connection.transport, connection.write_paused)
+        self._connection.transport.write(message)
 
     def end(self, trailers: Trailers) -> None:
         connection = self._connection
@@ -346,9 +333,7 @@ class Http1Stream(RequestStream):
         connection = self._connection
         connection.record()
         if self._ending == CLOSE:
-            # A plain close would look like the end of the body.
-            sock = connection.transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            connection.transport.reset_on_close()  # a plain close would look like the end of the body
             connection.abort()
         else:
             connection.close()

@@ -3,7 +3,7 @@
 from fastgw.downstream.http2.stream cimport Http2Stream, MultiplexedConnection
 from fastgw.downstream.http1.serving cimport ServingListener, ServingWorker
 from fastgw.eventloop.idle_order cimport put_last
-from fastgw.eventloop.socket_send cimport send
+from fastgw.eventloop.socket_transport cimport SocketTransport
 from fastgw.forwarded_headers cimport Peer
 from fastgw.http.http1.parser cimport Http1RequestHead
 
@@ -17,7 +17,6 @@ cdef class Http2ClientConnection(MultiplexedConnection):
     cdef public object _address_limit
     cdef public bint _asks
     cdef public bint _awaits_head
-    cdef public object _buffer
     cdef public bint _closing
     cdef public object _events
     cdef public bint _flush_is_due
@@ -26,7 +25,6 @@ cdef class Http2ClientConnection(MultiplexedConnection):
     cdef public int _last_calls
     cdef public double _last_calls_at
     cdef public Py_ssize_t _read_while_unsent
-    cdef public int _socket
     cdef public list _spare
     cdef public double _stalled_at
     cdef public bint _stopped
@@ -35,13 +33,17 @@ cdef class Http2ClientConnection(MultiplexedConnection):
     cdef public Py_ssize_t _unsent
     cdef public object _vouched
     cdef public bint closed
-    cdef public int fd
     cdef public Py_ssize_t read_since_rest
     cdef public long long requests
     cdef public bint resting
-    cdef public object transport
+    cdef public SocketTransport transport
     cdef public bint write_paused
 
+    cpdef connection_made(self, SocketTransport transport)
+    cpdef buffer_updated(self, Py_ssize_t nbytes)
+    cpdef bint eof_received(self) except -1
+    cpdef pause_writing(self)
+    cpdef resume_writing(self)
     cpdef flush_soon(self)
     cpdef flush_alone(self)
     cpdef _flush(self)

@@ -7,12 +7,11 @@ while reading is paused, and while the client does not read.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import cython
 
@@ -21,8 +20,8 @@ from fastgw.downstream.http1.rejected_head import RejectedHead
 from fastgw.downstream.http2.stream import Http2Stream, MultiplexedConnection
 from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.idle_order import put_last
-from fastgw.eventloop.socket_send import send
-from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, unread_in_kernel, unsent
+from fastgw.eventloop.socket_transport import SocketTransport, unread_in_kernel
+from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN
 from fastgw.exchange import Trailers
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import Http1RequestHead, read_http2_request
@@ -93,8 +92,8 @@ class Http2ClientConnection(MultiplexedConnection):
             listener.takes_tunnels,
         )
         MultiplexedConnection.__init__(self, server, listener, peer, session)
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
-        self._buffer = server.worker_loop.read_buffer
+        self.transport: SocketTransport = None  # type: ignore[assignment]  # set before anything else is called
+        self.buffer = server.worker_loop.read_buffer
         self._streams: dict[int, Http2Stream] = {}
         self._spare: list[Http2Stream] = []
         self._events: deque[Event] = deque()  # events for the next loop iteration
@@ -119,7 +118,6 @@ class Http2ClientConnection(MultiplexedConnection):
         self._flush_is_due = False
         self._head_begun_at: float | None = None  # when the first bytes of an incomplete head came
         self._awaits_head = False  # its deadline is that of an incomplete head, with other streams open
-        self._socket = self.fd = -1
 
     def __repr__(self) -> str:
         return f"<Http2ClientConnection {self.peer.ip} requests={self.requests} streams={len(self._streams)}>"
@@ -131,21 +129,16 @@ class Http2ClientConnection(MultiplexedConnection):
 
     # calls of the event loop
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, transport)
-        transport.set_write_buffer_limits(high=0)
-        if self.fd < 0:
-            self.fd = transport.get_extra_info("socket").fileno()
+    def connection_made(self, transport: SocketTransport) -> None:
         address_limit = self.server.address_limit_for(self.listener, self.peer.ip)
         if self.server.admit(self.peer.ip, address_limit) is None:
             self.attach_transport(transport, address_limit)
         else:
             transport.abort()  # load shedding: no lingering
 
-    def attach_transport(self, transport: asyncio.Transport, address_limit: AddressLimit | None) -> None:
+    def attach_transport(self, transport: SocketTransport, address_limit: AddressLimit | None) -> None:
         """Start a connection that is counted in the node's limits, including `address_limit`."""
         self.transport = transport
-        self._socket = self.fd if self.fd >= 0 else transport.get_extra_info("socket").fileno()
         self._address_limit = address_limit
         self._asks = True
         self.listener.askers += 1
@@ -158,11 +151,8 @@ class Http2ClientConnection(MultiplexedConnection):
         """Set the trusted proxies as of the handshake; the tables may have changed since."""
         self._trusts, self._vouched = trusts, vouched
 
-    def get_buffer(self, sizehint: int) -> Any:
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self.receive(self._buffer, nbytes)
+    def buffer_updated(self, nbytes: cython.Py_ssize_t) -> None:
+        self.receive(self.buffer, nbytes)
 
     def receive(self, received: Any, length: cython.Py_ssize_t) -> None:
         """Handle bytes of the client."""
@@ -206,7 +196,7 @@ class Http2ClientConnection(MultiplexedConnection):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self._unsent = unsent(self.transport)
+        self._unsent = self.transport.unsent()
         self._await_client()
 
     def _await_client(self) -> None:
@@ -232,7 +222,7 @@ class Http2ClientConnection(MultiplexedConnection):
         if self.write_paused or self._closing:
             if now < self._stalled_at:
                 self._wheel.watch(self, self._stalled_at)
-            elif self.write_paused and (left := unsent(self.transport)) < self._unsent:
+            elif self.write_paused and (left := self.transport.unsent()) < self._unsent:
                 self._unsent = left
                 self._await_client()
             else:  # the client does not read its responses, or does not close
@@ -257,9 +247,9 @@ class Http2ClientConnection(MultiplexedConnection):
         self._stopped = stop
         if stop:
             self.transport.pause_reading()
-            self.server.worker_loop.hangups.watch(self._socket, self)
+            self.server.worker_loop.hangups.watch(self.transport)
         else:
-            self.server.worker_loop.hangups.unwatch(self._socket, self)
+            self.server.worker_loop.hangups.unwatch(self.transport)
             if not self.resting:
                 self.transport.resume_reading()
 
@@ -510,7 +500,7 @@ class Http2ClientConnection(MultiplexedConnection):
         if self.closed or self._closing:
             return
         session = self.session
-        if not self.write_paused and (rest := session.send_on(self.fd)):
+        if not self.write_paused and (rest := session.send_on(self.transport.plain_fd)):
             self.transport.write(rest)
         events = session.events()
         if events:
@@ -552,7 +542,7 @@ class Http2ClientConnection(MultiplexedConnection):
 
     def _write_all(self) -> None:
         session, wrote = self.session, False
-        while not self.write_paused and (rest := session.send_on(self.fd)):
+        while not self.write_paused and (rest := session.send_on(self.transport.plain_fd)):
             self.transport.write(rest)
             wrote = True
         if wrote:
@@ -563,7 +553,7 @@ class Http2ClientConnection(MultiplexedConnection):
         if self.session.error is None and not self._closing:
             self.session.terminate(code)
             while message := self.session.to_send():
-                send(self.fd, message, self.transport, self.write_paused)
+                self.transport.write(message)
         self.close()
 
     # endings
@@ -584,7 +574,7 @@ class Http2ClientConnection(MultiplexedConnection):
 
     def close_idle(self) -> bool:
         """Close with GOAWAY at once, to make room for another connection (`Idler`): without streams it is idle."""
-        if self._streams or self._events or self._closing or self.closed or unread_in_kernel(self._socket):
+        if self._streams or self._events or self._closing or self.closed or unread_in_kernel(self.transport.fd):
             return False
         self._end(ErrorCode.NO_ERROR)
         self._forget()
@@ -611,7 +601,7 @@ class Http2ClientConnection(MultiplexedConnection):
         if self._asks:
             self._asks = False
             self.listener.askers -= 1
-        server.worker_loop.hangups.unwatch(self._socket, self)
+        server.worker_loop.hangups.unwatch(self.transport)
         server.worker_loop.crowded.discard(self)
         server.worker_loop.holders.discard(self)
         if self in server.connections:

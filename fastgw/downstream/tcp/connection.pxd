@@ -4,7 +4,7 @@ cimport cython
 
 from fastgw.downstream.tcp.plain_end cimport EndOwner, PlainEnd
 from fastgw.forwarded_headers cimport Peer
-from fastgw.eventloop.socket_send cimport send_at_once
+from fastgw.eventloop.socket_transport cimport send_at_once
 from fastgw.eventloop.timer_wheel cimport Wheel
 from fastgw.upstream.targets.target cimport Target
 from fastgw.upstream.upstream cimport Upstream

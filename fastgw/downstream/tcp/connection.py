@@ -25,7 +25,7 @@ from fastgw.downstream.tcp.plain_end import EndOwner, PlainEnd, can_dial, dial
 from fastgw.downstream.tcp.tls_end import TlsEnd
 from fastgw.errors import Fault, Retry
 from fastgw.eventloop.socket_accept import AcceptedSocket
-from fastgw.eventloop.socket_send import send_at_once
+from fastgw.eventloop.socket_transport import send_at_once
 from fastgw.eventloop.tls_transport import text_of
 from fastgw.forwarded_headers import Peer
 from fastgw.net.proxy_protocol import Address, TerminatedTls, header_v1, header_v2

@@ -4,6 +4,7 @@ cimport cython
 from libc.stdint cimport uint32_t
 
 from fastgw.eventloop.socket_poller cimport FdListener, SocketPoller
+from fastgw.eventloop.socket_transport cimport pending_error, reset_on_close, unsent_in_kernel
 from fastgw.eventloop.timer_wheel cimport Timed
 
 

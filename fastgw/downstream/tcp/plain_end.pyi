@@ -40,12 +40,6 @@ def dial(address: TargetAddress) -> int:
 def local_address(fd: int) -> Address | None:
     """Return the local address of a socket; None for a unix socket."""
 
-def pending_error(fd: int) -> int:
-    """Return the errno that a socket has to report; 0: none."""
-
-def reset_on_close(fd: int) -> None:
-    """Let a socket be reset when it is closed, and drop unsent data."""
-
 @final
 class PlainEnd(End):
     """End on a plain socket, which it closes. Reading is paused at first."""

@@ -12,15 +12,12 @@ from libc.string cimport memset
 import os
 import socket
 
-from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN as _BODY_BYTES_PER_TURN, unsent_in_kernel
+from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN as _BODY_BYTES_PER_TURN
 
 cdef extern from "sys/socket.h" nogil:
     ctypedef unsigned int socklen_t
     cdef struct sockaddr:
         uint16_t sa_family
-    cdef struct linger:
-        int l_onoff
-        int l_linger
     enum:
         AF_INET
         AF_INET6
@@ -29,12 +26,8 @@ cdef extern from "sys/socket.h" nogil:
         SOCK_CLOEXEC
         SOCK_NONBLOCK
         SOCK_STREAM
-        SOL_SOCKET
-        SO_ERROR
-        SO_LINGER
     int new_socket "socket"(int family, int kind, int protocol)
     int connect_socket "connect"(int fd, const sockaddr* address, socklen_t length)
-    int getsockopt(int fd, int level, int name, void* value, socklen_t* length)
     int setsockopt(int fd, int level, int name, const void* value, socklen_t length)
     int shutdown(int fd, int how)
     ssize_t recv(int fd, void* to, size_t room, int flags)
@@ -155,19 +148,6 @@ def local_address(int fd):
         lent.detach()
     # On a dual-stack socket, which only a service manager opens, it is an IPv4-mapped IPv6 address for an IPv4 client.
     return (name[0].removeprefix("::ffff:"), name[1]) if isinstance(name, tuple) else None
-
-
-def pending_error(int fd):
-    cdef int error = 0
-    cdef socklen_t length = sizeof(error)
-    getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length)
-    return error
-
-
-def reset_on_close(int fd):
-    cdef linger reset
-    reset.l_onoff, reset.l_linger = 1, 0
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset))
 
 
 cdef object _error(int number):

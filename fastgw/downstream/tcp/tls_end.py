@@ -1,22 +1,21 @@
 """The end of a relay on TLS, which a `TlsTransport` reads and writes."""
 
-import asyncio
 from typing import cast, final
 
 from fastgw.downstream.tcp.end import ByteSink
-from fastgw.downstream.tcp.plain_end import DROP, EndOwner, local_address, pending_error, reset_on_close
+from fastgw.downstream.tcp.plain_end import DROP, EndOwner, local_address
+from fastgw.eventloop.socket_transport import SocketTransport, StreamProtocol, pending_error
 from fastgw.eventloop.tls_transport import TlsTransport
-from fastgw.eventloop.worker_loop import WorkerLoop, unsent_in_kernel
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.net.proxy_protocol import Address
 from fastgw.upstream.connections.tls_client import TlsClientTransport
 
 
 @final
-class TlsEnd:
+class TlsEnd(StreamProtocol):
     """End on TLS, on either side: the protocol of a `TlsTransport`. Reading is paused at first."""
 
     __slots__ = (
-        "_fd",
         "_is_closed",
         "_is_full",
         "_is_over",
@@ -34,7 +33,7 @@ class TlsEnd:
     def __init__(self, worker_loop: WorkerLoop, owner: EndOwner) -> None:
         self.worker_loop = worker_loop
         self._owner: EndOwner | None = owner
-        self._fd = -1
+        self.buffer = worker_loop.read_buffer
         self._paused = True
         self._is_full = False
         self._is_over = False
@@ -44,29 +43,24 @@ class TlsEnd:
         self.resting = False
         self.read_since_rest = 0
         self.peer: ByteSink = DROP
-        self.transport: asyncio.Transport
+        self.transport: SocketTransport = None  # type: ignore[assignment]  # after its handshake
 
     def __repr__(self) -> str:
-        return f"<TlsEnd {self._fd} paused={self._paused} has_ended={self.has_ended} closed={self._is_closed}>"
+        return f"<TlsEnd paused={self._paused} has_ended={self.has_ended} closed={self._is_closed}>"
 
     # calls of the transport
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport = cast(asyncio.Transport, transport)
-        transport.set_write_buffer_limits(high=0)
-        self._fd = transport.get_extra_info("socket").fileno()
+    def connection_made(self, transport: SocketTransport) -> None:
+        self.transport = transport
         transport.pause_reading()
-        self.worker_loop.hangups.watch(self._fd, self)
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self.worker_loop.read_buffer
+        self.worker_loop.hangups.watch(transport)
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._owner is None:
             return
         self.received += nbytes
         self._owner.touched()
-        if not self.peer.send(self.worker_loop.read_buffer[:nbytes]):
+        if not self.peer.send(self.buffer[:nbytes]):
             self.pause()
         if not self._is_closed:
             self.worker_loop.count_body(self, nbytes, 0)
@@ -86,7 +80,7 @@ class TlsEnd:
         return self._owner is None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.worker_loop.hangups.unwatch(self._fd, self)
+        self.worker_loop.hangups.unwatch(self.transport)
         owner, self._owner = self._owner, None
         if owner is not None:
             owner.lost(self, exc)
@@ -102,7 +96,7 @@ class TlsEnd:
 
     def peer_left(self) -> None:
         """Handle the end or reset of a connection that is not being read."""
-        number = pending_error(self._fd)
+        number = pending_error(self.transport.fd)
         if number and self._owner is not None:
             self._owner.lost(self, OSError(number, ""))
 
@@ -122,18 +116,18 @@ class TlsEnd:
 
     @property
     def local(self) -> Address | None:
-        return local_address(self._fd)
+        return local_address(self.transport.fd)
 
     def pause(self) -> None:
         if not self._paused and not self._is_closed:
             self._paused = True
             self.transport.pause_reading()
-            self.worker_loop.hangups.watch(self._fd, self)
+            self.worker_loop.hangups.watch(self.transport)
 
     def resume(self) -> None:
         if self._paused and not self._is_closed:
             self._paused = False
-            self.worker_loop.hangups.unwatch(self._fd, self)
+            self.worker_loop.hangups.unwatch(self.transport)
             if not self.resting:
                 self.transport.resume_reading()
 
@@ -149,7 +143,7 @@ class TlsEnd:
         return self._is_over and not self._is_full
 
     def unsent(self) -> int:
-        return unsent_in_kernel(self._fd)
+        return self.transport.unsent()
 
     def is_done(self) -> bool:
         return self.has_ended and self.has_sent_all()
@@ -174,12 +168,13 @@ class TlsEnd:
             self.transport.remember()
 
     def reset(self) -> None:
-        if not self._is_closed and self._fd >= 0:
+        if not self._is_closed and self.transport is not None:
             self._forget()
-            reset_on_close(self._fd)
+            self.transport.reset_on_close()
             self.transport.abort()
 
     def _forget(self) -> None:
         self._is_closed, self._owner = True, None
-        self.worker_loop.hangups.unwatch(self._fd, self)
+        if self.transport is not None:
+            self.worker_loop.hangups.unwatch(self.transport)
         self.peer = DROP

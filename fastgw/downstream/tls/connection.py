@@ -4,8 +4,6 @@ Rule: the protocol above is connected when the handshake is complete; until then
 After the handshake `eventloop.tls_transport` takes over.
 """
 
-import asyncio
-import os
 import ssl
 from collections.abc import Collection
 from enum import IntEnum
@@ -20,10 +18,9 @@ from fastgw.downstream.tcp.tls_end import TlsEnd
 from fastgw.downstream.tls.contexts import ServerContexts
 from fastgw.downstream.tls.on_demand import NameDecision
 from fastgw.errors import Fault
-from fastgw.eventloop.socket_send import send_at_once
+from fastgw.eventloop.socket_transport import SocketTransport, unread_in_kernel
 from fastgw.eventloop.timer_wheel import Timed, Wheel
 from fastgw.eventloop.tls_transport import CLOSED, OPEN, SILENT, TlsTransport, text_of
-from fastgw.eventloop.worker_loop import unread_in_kernel
 from fastgw.forwarded_headers import Peer, TlsParameters
 from fastgw.http.malformed import Malformed
 from fastgw.net.client_certificate import ClientCertificate
@@ -174,10 +171,10 @@ class TlsConnection(TlsTransport):
     )
 
     def __init__(
-        self, server: "Server", listener: "Listener", peer: Peer, local: tuple[str, int] | None = None
+        self, server: "Server", fd: int, listener: "Listener", peer: Peer, local: tuple[str, int] | None = None
     ) -> None:
         """`local`: the address that the client has connected to, if it is not that of the socket."""
-        super().__init__(server.worker_loop)
+        super().__init__(server.worker_loop, fd)
         self._local = local
         self._server_name = ""  # requested by the client
         self.listener = listener
@@ -193,10 +190,10 @@ class TlsConnection(TlsTransport):
         self._waiting: _WaitingHello | None = None  # for an on-demand certificate
 
     def __repr__(self) -> str:
-        return f"<TlsConnection {self.peer.ip} {self.stage.name} {self._above!r}>"
+        return f"<TlsConnection {self.peer.ip} {self.stage.name} {self.protocol!r}>"
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
+    def begin_tls(self) -> None:
+        """Count the connection in the node's limits, and wait for its ClientHello."""
         server = self._server
         server.handshakes.add(self)
         address_limit = server.address_limit_for(self.listener, self.peer.ip)
@@ -260,7 +257,7 @@ class TlsConnection(TlsTransport):
 
     def _reject_hello(self, why: str, alert: bytes) -> None:
         if alert:
-            send_at_once(self._fd, alert)
+            SocketTransport.write(self, alert)
         self._fail(HandshakeOutcome.PROTOCOL_ERROR, why)
 
     def _read_greeting(self, greeting: HelloReader, chunk: bytes | memoryview) -> None:
@@ -285,20 +282,12 @@ class TlsConnection(TlsTransport):
             self._answer_hello(hello, bytes(greeting.received))
 
     def _pass_through(self, greeting: HelloReader, hello: ClientHello) -> None:
-        """Give the connection to a relay, which needs its socket: this transport closes a descriptor of its own."""
-        try:
-            client = os.dup(self._fd)
-        except OSError as error:  # out of files
-            self._fail(HandshakeOutcome.SHED, f"{error.strerror}")
-            return
-        below = self._below
-        below.pause_reading()
+        """Give the socket to a relay."""
         self._server.handshake_done(self)
         self._admitted = False  # the permits belong to the relay now
         self._shut()
-        below.abort()
         relay = TcpConnection(self._server, self.listener, self.peer, self._local)
-        relay.accept_hello(client, self._address_limit, greeting, hello)
+        relay.accept_hello(self.detach(), self._address_limit, greeting, hello)
 
     def _answer_hello(self, hello: ClientHello, received: bytes) -> None:
         """Answer a ClientHello. An empty one: OpenSSL decides. `received`: its bytes."""
@@ -318,7 +307,7 @@ class TlsConnection(TlsTransport):
         is there.
         """
         if protocols and self.listener.tcp is None and not self._speaks_one_of(protocols):
-            send_at_once(self._fd, NO_APPLICATION_PROTOCOL)  # OpenSSL would continue without a protocol
+            SocketTransport.write(self, NO_APPLICATION_PROTOCOL)  # OpenSSL would continue without a protocol
             spoken = " or ".join(tls.alpn)
             self._fail(HandshakeOutcome.NO_AGREEMENT, f"the client does not offer {spoken} by ALPN")
             return
@@ -353,13 +342,13 @@ class TlsConnection(TlsTransport):
             self._refuse_name()
 
     def _refuse_name(self) -> None:
-        send_at_once(self._fd, Alert.UNRECOGNIZED_NAME.record)
+        SocketTransport.write(self, Alert.UNRECOGNIZED_NAME.record)
         self._fail(HandshakeOutcome.NAME_UNRECOGNIZED, "there is no certificate for the requested name yet")
 
     def _answer_challenge(self, context: ssl.SSLContext | None, received: bytes) -> None:
         """Begin the handshake of an ACME issuer (RFC 8737), after which the connection ends."""
         if context is None:
-            send_at_once(self._fd, NO_APPLICATION_PROTOCOL)
+            SocketTransport.write(self, NO_APPLICATION_PROTOCOL)
             self._fail(HandshakeOutcome.NO_AGREEMENT, "no ACME challenge is in progress for this name")
             return
         memory = self.memory
@@ -385,8 +374,9 @@ class TlsConnection(TlsTransport):
         self._server.handshake_done(self)
         self._admitted, self.stage = False, CLOSED
         self._drop_limit()
-        self._below.set_protocol(cast(Any, plain))
-        plain.attach_transport(self._below, self._address_limit)
+        transport = SocketTransport(self.worker_loop, self.detach())
+        transport.protocol = plain
+        plain.attach_transport(transport, self._address_limit)
         plain.refuse(Fault.TLS_REQUIRED, received)
 
     def _handshake_completed(self, last: bytes) -> None:
@@ -416,7 +406,7 @@ class TlsConnection(TlsTransport):
         if self.listener.tcp is not None:
             end = TlsEnd(server.worker_loop, connection := TcpConnection(server, self.listener, self.peer, self._local))
             self._open(end)
-            end.connection_made(cast(asyncio.Transport, self))
+            end.connection_made(self)
             connection.accept_tls(end, self._address_limit, self._tls, self._server_name, self._vouched)
             self._read_early()
             return
@@ -426,7 +416,7 @@ class TlsConnection(TlsTransport):
         else:
             above = Http1ClientConnection(server, self.listener, self.peer)
         self._open(above)
-        above.attach_transport(cast(asyncio.Transport, self), self._address_limit)
+        above.attach_transport(self, self._address_limit)
         above.trust_as_of(self._trusts, self._vouched)
         if certificate is not None:
             self._limit = _CertificateExpiry(above, certificate.expires_date, server.worker_loop.wheel)
@@ -441,7 +431,7 @@ class TlsConnection(TlsTransport):
         server.shaken[HandshakeOutcome.FULL] += 1
         self._admitted = False
         server.release(self.peer, self._address_limit)
-        self._below.close()
+        SocketTransport.close(self)
 
     def _certificate(self) -> ClientCertificate | None:
         der = self._tls.getpeercert(binary_form=True)
@@ -466,9 +456,9 @@ class TlsConnection(TlsTransport):
                 server.release(self.peer, self._address_limit)
             server.handshake_failed(self.listener, self.peer, outcome, why)
             if outcome is HandshakeOutcome.TIMEOUT or outcome is HandshakeOutcome.SHED:
-                self._below.abort()
+                SocketTransport.abort(self)
             else:
-                self._below.close()  # an alert may be in transit
+                SocketTransport.close(self)  # an alert may be in transit
 
     def give_up(self, outcome: HandshakeOutcome = HandshakeOutcome.SHED) -> None:
         """End a handshake that is in progress."""
@@ -476,7 +466,7 @@ class TlsConnection(TlsTransport):
 
     def close_idle(self) -> bool:
         """End the handshake, to make room for another connection (`Idler`)."""
-        if self.stage >= OPEN or unread_in_kernel(self._fd):
+        if self.stage >= OPEN or unread_in_kernel(self.fd):
             return False
         self._fail(HandshakeOutcome.SHED)
         return True
@@ -499,7 +489,7 @@ class TlsConnection(TlsTransport):
         """Handle a missing `close_notify`. Clients often omit it: requests declare their length, so a truncation is
         always detected, and connections of other protocols are logged with it.
         """
-        above = self._above
+        above = self.protocol
         assert above is not None
         self._peer_ended = self.is_truncated = True
         if not above.eof_received():

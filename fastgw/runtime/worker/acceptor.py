@@ -8,14 +8,14 @@ bytes before a transport exists.
 import asyncio
 import errno
 import socket
-from collections.abc import Coroutine, Set
+from collections.abc import Set
 from contextlib import suppress
-from functools import partial
-from typing import Any, Final, TypeAlias, cast
+from typing import Final
 
 from fastgw.downstream import Listener, Server
 from fastgw.downstream.udp.listening import tell_destinations
 from fastgw.eventloop.socket_accept import AcceptedSocket, accept
+from fastgw.eventloop.socket_transport import SocketTransport
 from fastgw.http.malformed import Malformed
 from fastgw.net.proxy_protocol import NO_TLVS, Parsed, ProxyTlvs, parse
 from fastgw.operator_events import OperatorEvent
@@ -44,7 +44,6 @@ GONE: Final = frozenset(
 """Errors of `accept` for a connection that was closed while it was queued (accept(2))."""
 
 Peer = tuple[str, int]
-_Steps: TypeAlias = Coroutine[Any, None, object]
 
 
 class Acceptor:
@@ -59,7 +58,6 @@ class Acceptor:
         self._server = server
         self._listeners: dict[socket.socket, Listener] = {}
         self._greetings: set[Greeting] = set()
-        self._openings: set[_Steps] = set()
         self._ports: dict[socket.socket, int] = {}
         self._pause: asyncio.TimerHandle | None = None
         self._files = file_limit()
@@ -120,8 +118,6 @@ class Acceptor:
             greeting.read()
         for greeting in list(self._greetings):
             greeting.refuse("the gateway stops")
-        while self._openings:
-            await asyncio.sleep(0)
         await self._server.end_handshakes()
 
     def _accept(self, listening: socket.socket, most: int = ACCEPTS_PER_WAKEUP) -> None:
@@ -162,7 +158,7 @@ class Acceptor:
         """Return the number of connections, by the files that they may need: a UDP session needs half of them."""
         server = self._server
         connections = len(server.connections) - len(server.udp.sessions) // 2
-        return connections + len(server.handshakes) + len(self._openings) + len(self._greetings)
+        return connections + len(server.handshakes) + len(self._greetings)
 
     def _look_at_crowd(self) -> None:
         """Free the memory of many connections after at least half of them have closed, and no more are closing."""
@@ -213,33 +209,18 @@ class Acceptor:
         if listener.tcp is not None and listener.tls is None:
             self._server.serve_tcp(listener, client, peer, local, tlvs)
             return
-        protocol: Any
-        if listener.tls is None:
-            protocol = self._server.accepted(listener, peer, port, tlvs, sender)
-            protocol.fd = client.fileno()
-        else:
-            protocol = self._server.secured(listener, peer, port, tlvs, sender, local)
-        steps = self._loop.connect_accepted_socket(lambda: protocol, cast(socket.socket, client))
-        self._openings.add(steps)
-        self._go_on(steps, client, listener)
-
-    def _go_on(self, steps: _Steps, client: AcceptedSocket, listener: Listener, done: object = None) -> None:
-        """Run the loop's coroutine, which needs no task, up to its next wait, until the protocol has its transport.
-        `done`: what was waited for.
-        """
-        waited: Any = None
         try:
-            waited = steps.send(None)
-        except StopIteration:
-            pass
+            if listener.tls is None:
+                protocol = self._server.accepted(listener, peer, port, tlvs, sender)
+                transport = SocketTransport(self._server.worker_loop, client.fileno())
+                client.as_number()
+                transport.begin(protocol)
+            else:
+                secured = self._server.secured(client.fileno(), listener, peer, port, tlvs, sender, local)
+                client.as_number()
+                secured.begin_tls()
         except OSError as error:
             self.refuse(client, listener, f"{error.strerror}")
-        finally:
-            if waited is None:
-                self._openings.discard(steps)
-        if waited is not None:
-            waited._asyncio_future_blocking = False  # as a task does: it has seen that it is to wait
-            waited.add_done_callback(partial(self._go_on, steps, client, listener))
 
 
 class Greeting:

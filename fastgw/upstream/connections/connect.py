@@ -9,18 +9,19 @@ import os
 import socket
 import ssl
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from time import monotonic
-from typing import Any, Final, Protocol, cast, final
+from typing import Any, Final, Protocol, TypeVar, cast, final
 
 from fastgw.errors import Fault
+from fastgw.eventloop.socket_transport import SocketTransport, StreamProtocol
 from fastgw.eventloop.tls_transport import text_of
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.upstream.connections.http2_connection import NO_STREAMS, Http2UpstreamConnection
 from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
 from fastgw.upstream.connections.socket_connection import SocketConnection
-from fastgw.upstream.connections.tls_client import Client, TlsBroken, TlsClientTransport
+from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
 from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
 
@@ -30,6 +31,9 @@ DETAIL_MAX: Final = 200
 """Maximum number of characters of the detail."""
 UNIX_RETRY: Final = 0.01
 """Seconds until a unix socket with a full queue is tried again: the system does not report when it accepts again."""
+
+
+T = TypeVar("T", bound=SocketTransport)
 
 
 class ConnectStep(Enum):
@@ -74,8 +78,8 @@ class ConnectFailed(Exception):
         self.detail = detail
 
 
-class Connecting(Client, Protocol):
-    """A protocol with a receive buffer, and its state."""
+class Connecting(Protocol):
+    """A `StreamProtocol`, or the placeholder of one."""
 
     worker_loop: WorkerLoop
 
@@ -151,7 +155,7 @@ async def secure(
 ) -> None:
     """Start TLS on a socket that is connected to `target`, with `protocol` on top, within `timeout` seconds.
 
-    Raises `ConnectFailed`. The loop owns the socket from now on, also after an error.
+    Raises `ConnectFailed`. The transport owns the socket from now on, also after an error.
     """
     try:
         async with asyncio.timeout(timeout):
@@ -216,20 +220,17 @@ def _detail(step: ConnectStep, error: OSError) -> str:
 
 
 async def _hand_over(sock: socket.socket, address: TargetAddress, target: Target, protocol: Connecting) -> None:
-    """Create the transport of a connected socket, which the loop owns from now on in every case."""
-    loop = asyncio.get_running_loop()
-    plain = cast(asyncio.BaseProtocol, protocol)
-    if target.scheme == "unix":
-        await loop.create_unix_connection(lambda: plain, sock=sock)
-    elif target.tls is None:
-        await loop.create_connection(lambda: plain, sock=sock)  # uvloop sets TCP_NODELAY
+    """Create the transport of a connected socket, which owns it from now on in every case."""
+    worker_loop = protocol.worker_loop
+    if target.tls is None:
+        plain = _take_over(sock, lambda fd: SocketTransport(worker_loop, fd))
+        plain.begin(cast(StreamProtocol, protocol))
     else:
-        done: asyncio.Future[OSError | None] = loop.create_future()
+        done: asyncio.Future[OSError | None] = worker_loop.loop.create_future()
         http1 = target.negotiates and not isinstance(protocol, NegotiatingConnection)
-        tls = TlsClientTransport(
-            protocol.worker_loop, target.tls.at(address), target.server_name, protocol, done, http1
-        )
-        await loop.create_connection(lambda: cast(Any, tls), sock=sock)
+        resuming, name, connection = target.tls.at(address), target.server_name, cast(Any, protocol)
+        tls = _take_over(sock, lambda fd: TlsClientTransport(worker_loop, fd, resuming, name, connection, http1))
+        tls.begin_tls(done)
         try:
             error = await done
         except BaseException:
@@ -242,6 +243,17 @@ async def _hand_over(sock: socket.socket, address: TargetAddress, target: Target
                 del error, done  # its traceback refers back to this frame: a reference cycle
         if tls.lost_by:  # since the handshake
             raise TlsBroken(tls.lost_by)
+
+
+def _take_over(sock: socket.socket, make: Callable[[int], T]) -> T:
+    """Return the transport of a connected socket, which it owns; without one the socket is closed."""
+    try:
+        transport = make(sock.fileno())
+    except BaseException:
+        sock.close()
+        raise
+    sock.detach()
+    return transport
 
 
 async def _settle(protocol: Connecting) -> None:
@@ -354,8 +366,7 @@ class _Race:
         """Record the end of an attempt. False: it has failed."""
         address = self._running.pop(sock)
         if code == 0:
-            if self._target.scheme == "tcp":  # for others the event loop sets it
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._winner = sock, address
             self._decided.set_result(None)
             return True

@@ -1,8 +1,6 @@
 # The types of `http1_connection.py`.
 
-cimport cython
-
-from fastgw.eventloop.socket_send cimport send, send_at_once
+from fastgw.eventloop.socket_transport cimport SocketTransport
 from fastgw.eventloop.timer_wheel cimport Wheel
 from fastgw.http.http1.body cimport BodyReader
 from fastgw.http.http1.parser cimport Http1ResponseHead, take_answer
@@ -13,7 +11,6 @@ cdef double inf
 cdef object AWAITING, CLOSED, IDLE, RECEIVING, TUNNEL
 
 
-@cython.final
 cdef class UpstreamConnection(PooledConnection):
     cdef public object worker_loop
     cdef public Wheel _wheel
@@ -21,7 +18,7 @@ cdef class UpstreamConnection(PooledConnection):
     cdef public ResponseListener _listener
     cdef public object _source
     cdef public object phase
-    cdef public object transport
+    cdef public SocketTransport transport
     cdef public BodyReader reader
     cdef public bint reusable
     cdef public bint paused
@@ -33,14 +30,12 @@ cdef class UpstreamConnection(PooledConnection):
     cdef public tuple established
     cdef public double idle_timeout
     cdef public double _head_timeout
-    cdef public object _buffer
     cdef public Py_ssize_t read_since_rest
     cdef public bint resting
     cdef public int _body_goes_to
     cdef public bytes _begun
     cdef public Py_ssize_t _searched
     cdef public object _repair
-    cdef public int fd
     cdef public bint _full
     cdef public int _informed
     cdef public bytes _method
@@ -51,17 +46,18 @@ cdef class UpstreamConnection(PooledConnection):
     cdef public bint _special
     cdef public object _tls
     cdef public bint _tls_is_new
-    cdef public int _rescue_fd
 
+    cpdef connection_made(self, SocketTransport transport)
+    cpdef buffer_updated(self, Py_ssize_t nbytes)
+    cpdef bint eof_received(self) except -1
+    cpdef pause_writing(self)
+    cpdef resume_writing(self)
     cpdef send_request(self, ResponseListener listener, bytes request, bytes method)
     cpdef take_body_from(self, client)
     cpdef send_body(self, bytes payload)
     cpdef end_body(self, tuple trailers)
-    cdef _write(self, bytes framed)
     cdef _watch_head(self)
     cdef _extend_idle(self)
-    cdef _keep_readable(self)
-    cdef _drop_rescue(self)
     cdef _read_body(self, bytes chunk)
     cdef _begin_body(self, Http1ResponseHead head, bytes received, Py_ssize_t end)
     cdef _begin_counting(self, bytes chunk, bytes payload, long long assured)

@@ -6,24 +6,18 @@ only if the response ended exactly where its framing declared, with no further b
 and neither side asked to close (`release`).
 """
 
-import array
-import asyncio
-import fcntl
-import os
-import termios
 from collections.abc import Sequence
-from contextlib import suppress
 from errno import errorcode
 from math import inf
-from ssl import SSLError, SSLWantReadError
-from typing import Any, Final, cast
+from ssl import SSLError
+from typing import Any, Final
 
 import cython
 
 from fastgw.errors import Fault
-from fastgw.eventloop.socket_send import send, send_at_once
+from fastgw.eventloop.socket_transport import SocketTransport
 from fastgw.eventloop.timer_wheel import Wheel
-from fastgw.eventloop.worker_loop import WorkerLoop, unsent
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Trailers
 from fastgw.exchange.exchange import ClientSide
 from fastgw.http.http1 import serializer
@@ -67,7 +61,7 @@ class UpstreamConnection(PooledConnection):
         self._listener: Any = None  # a `ResponseListener`; None: no listener
         self._source: RequestSource | None = None  # of a body that is still being sent
         self.phase = IDLE
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
+        self.transport: SocketTransport = None  # type: ignore[assignment]  # set before anything else is called
         self.reader: BodyReader | None = None
         self.reusable = True
         self.paused = False
@@ -79,14 +73,13 @@ class UpstreamConnection(PooledConnection):
         self.established = NOT_ESTABLISHED
         self.idle_timeout = target.timeouts.idle  # seconds between two bytes, also of a request that is being sent
         self._head_timeout = target.timeouts.response_headers  # seconds from the end of a request to a response head
-        self._buffer = worker_loop.read_buffer
+        self.buffer = worker_loop.read_buffer
         self.read_since_rest = 0
         self.resting = False  # other connections are read first (`Rests`)
-        self._body_goes_to = -1  # the `fd` of the receiver of the response's body
+        self._body_goes_to = -1  # socket of the receiver of the response's body
         self._begun = b""  # first bytes of a response head
         self._searched = 0
         self._repair: Repair | None = None  # of the current response
-        self.fd = -1  # plain socket for direct sends, while the transport's buffer is empty
         self._full = False  # the last read filled the buffer: more data may be available
         self._informed = 0
         self._method = b""
@@ -99,7 +92,6 @@ class UpstreamConnection(PooledConnection):
         self._special = False
         self._tls: TlsClientTransport | None = None
         self._tls_is_new = False  # the session is still to be stored
-        self._rescue_fd = -1
 
     def __repr__(self) -> str:
         return f"<UpstreamConnection {self.target.label} {self.phase.name} uses={self.uses}>"
@@ -126,7 +118,7 @@ class UpstreamConnection(PooledConnection):
         self.deadline = deadline = wheel.now + self._head_timeout
         if deadline < self.filed_at:
             wheel.file(self, deadline)
-        send(self.fd, request, self.transport, self.write_paused)
+        self.transport.write(request)
 
     def begin_special(
         self,
@@ -160,7 +152,7 @@ class UpstreamConnection(PooledConnection):
             self._targets_turn = False
             self._watch_head()
         self._extend_idle()
-        self._write(serializer.chunk(payload) if self._chunked else payload)
+        self.transport.write(serializer.chunk(payload) if self._chunked else payload)
 
     def end_body(self, trailers: Trailers) -> None:
         if not self._sending:
@@ -170,33 +162,21 @@ class UpstreamConnection(PooledConnection):
         self._watch_head()
         self._extend_idle()
         if self._chunked:
-            self._write(serializer.last_chunk(trailers))
-
-    def _write(self, framed: bytes) -> None:
-        """Write more of the body. After a failed write the loop reports the loss in its next iteration; until then
-        writing raises.
-        """
-        if self.transport.is_closing():
-            return
-        sent = 0 if self.write_paused else send_at_once(self.fd, framed)
-        if sent < len(framed):
-            if self._rescue_fd < 0 and self.phase is AWAITING:
-                self._keep_readable()
-            self.transport.write(framed[sent:] if sent else framed)
+            self.transport.write(serializer.last_chunk(trailers))
 
     def hand_over(self, listener: ResponseListener) -> None:
         if self._listener is not None:  # otherwise everything was reported already
             self._listener = listener
 
     def take_body_from(self, client: ClientSide) -> None:
-        client.body_goes_to = self.fd
+        client.body_goes_to = self.transport.plain_fd
 
     def give_body_to(self, client: ClientSide) -> None:
         self._body_goes_to = client.fd
 
     def send_raw(self, chunk: bytes) -> None:
         self.deadline = self._wheel.now + self.idle_timeout
-        send(self.fd, chunk, self.transport, self.write_paused)
+        self.transport.write(chunk)
 
     def end_raw(self) -> None:
         self.transport.write_eof()
@@ -230,7 +210,7 @@ class UpstreamConnection(PooledConnection):
 
     def _watch_unsent(self) -> None:
         """Start the idle timeout while the target does not accept all data."""
-        self._unsent, self._accepted_at = unsent(self.transport), self._wheel.now
+        self._unsent, self._accepted_at = self.transport.unsent(), self._wheel.now
         self._watch(self.idle_timeout / _LOOKS)
 
     def _extend_idle(self) -> None:
@@ -271,7 +251,6 @@ class UpstreamConnection(PooledConnection):
         if self.phase is not CLOSED:
             done = self.phase is IDLE and not self.write_paused
             self._mark_closed()
-            self._drop_rescue()
             if self._tls is not None and done:
                 self._tls.close()  # it sends `close_notify`
             elif self.transport is not None:
@@ -284,7 +263,7 @@ class UpstreamConnection(PooledConnection):
 
     def expire(self, now: float) -> None:
         if self.write_paused:
-            left = unsent(self.transport)
+            left = self.transport.unsent()
             if left != self._unsent:  # slow, but it accepts data
                 self._unsent, self._accepted_at = left, now
             wait = self._accepted_at + self.idle_timeout - now
@@ -301,31 +280,25 @@ class UpstreamConnection(PooledConnection):
 
     # calls of the loop
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's has the methods, not the class
+    def connection_made(self, transport: SocketTransport) -> None:
+        self.transport = transport
         if isinstance(transport, TlsClientTransport):
             self._tls = transport
             self._special = self._tls_is_new = True
-        else:
-            transport.set_write_buffer_limits(high=0)  # pause writing as soon as the kernel accepts no more
-            self.fd = transport.get_extra_info("socket").fileno()
 
-    def get_buffer(self, sizehint: int) -> Any:
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def buffer_updated(self, nbytes: cython.Py_ssize_t) -> None:
         phase = self.phase
         if phase is AWAITING and not self._begun:
-            answer = take_answer(self._buffer, nbytes, self._method)
+            answer = take_answer(self.buffer, nbytes, self._method)
             if isinstance(answer, bytes):
-                self._full = nbytes == len(self._buffer)
+                self._full = nbytes == len(self.buffer)
                 self._read_head(answer)
             else:
                 self._full = False
                 self._answered_whole(answer)
             return
-        self._full = nbytes == len(self._buffer)
-        chunk = leading_bytes(self._buffer, nbytes)
+        self._full = nbytes == len(self.buffer)
+        chunk = leading_bytes(self.buffer, nbytes)
         if phase is AWAITING:
             self._read_head(self._begun + chunk)
         elif phase is RECEIVING:
@@ -360,7 +333,6 @@ class UpstreamConnection(PooledConnection):
         elif self.phase is AWAITING or self.phase is RECEIVING:
             fault = Fault.CONNECTION_LOST if self.phase is AWAITING else Fault.UPSTREAM_INCOMPLETE
             self._fail(fault, self._tls_problem() or _errno_of(exc))
-        self._drop_rescue()
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -495,10 +467,10 @@ class UpstreamConnection(PooledConnection):
         worker_loop = self.worker_loop
         if not chunk:
             if not assured:
-                self._buffer = worker_loop.medium_buffer
+                self.buffer = worker_loop.medium_buffer
             return
         if not assured:
-            self._buffer = worker_loop.buffer_for(chunk, payload, 0, -1)
+            self.buffer = worker_loop.buffer_for(chunk, payload, 0, -1)
         worker_loop.count_body(self, len(payload), len(chunk) - len(payload))
 
     def _read_body(self, chunk: bytes) -> None:
@@ -513,7 +485,7 @@ class UpstreamConnection(PooledConnection):
         if payload:
             listener.on_data(payload)
         if not reader.done:
-            self._buffer = self.worker_loop.buffer_for(chunk, payload, reader.bytes_assured(), self._body_goes_to)
+            self.buffer = self.worker_loop.buffer_for(chunk, payload, reader.bytes_assured(), self._body_goes_to)
             self.worker_loop.count_body(self, len(payload), len(chunk) - len(payload))
         elif self._listener is listener:
             self._end_body()
@@ -531,13 +503,14 @@ class UpstreamConnection(PooledConnection):
         self.phase = IDLE
         self._listener = None
         self.deadline = inf
-        # Bytes after a response belong to no response.
-        if (self._full or self._tls is not None) and self._more_is_there():
+        # Bytes after a response belong to no response. After a read that did not fill the buffer there are none; those
+        # over TLS may also be a session ticket.
+        if (self._full or self._tls is not None) and self.transport.has_unread():
             self.reusable = False
         if self.reader is not None:
             self.reader = None
             self._body_goes_to = -1
-            self._buffer = self.worker_loop.read_buffer
+            self.buffer = self.worker_loop.read_buffer
         if self._special:
             if self._sending or (self._repair is not None and self._repair.ambiguous):
                 self.reusable = False
@@ -548,7 +521,6 @@ class UpstreamConnection(PooledConnection):
             self._offered = ()
             self._informed = 0
             self._head_timeout, self.idle_timeout = self.target.timeouts.response_headers, self.target.timeouts.idle
-            self._drop_rescue()
             if self._tls_is_new:
                 self._tls_is_new = False
                 if self._tls is not None and not self._tls.is_closing():
@@ -556,15 +528,6 @@ class UpstreamConnection(PooledConnection):
         if self.paused:  # for a slow client; the next one may be faster
             self.paused = False
             self.transport.resume_reading()
-
-    def _more_is_there(self) -> bool:
-        """Whether the target has sent more than was read. After a read that did not fill the buffer it has not."""
-        if self._tls is not None:  # the unread bytes may also be a session ticket
-            return self._tls.has_unread()
-        pending = array.array("i", [0])
-        with suppress(OSError):
-            fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, pending)
-        return pending[0] > 0
 
     def _switch(self, head: Http1ResponseHead, early: bytes) -> None:
         tunnel = self._tunnel
@@ -574,7 +537,6 @@ class UpstreamConnection(PooledConnection):
         self._begun = b""
         self.phase = TUNNEL
         self.reusable = False
-        self._drop_rescue()
         tunnel.on_switch(head, early)
 
     def _peer_ended(self) -> None:
@@ -612,41 +574,17 @@ class UpstreamConnection(PooledConnection):
         self.close()
         pool.forget(self)
 
-    # A lost transport drops data that it has not delivered, which may be the end of a response. If an upstream responds
-    # early and closes, the next write fails: a duplicate of the socket's descriptor, made before the transport writes,
-    # keeps the bytes readable. With TLS there may also be received data that is not decrypted yet.
-
-    def _keep_readable(self) -> None:
-        with suppress(OSError):  # no descriptor available: an early response may be lost, the request is not
-            self._rescue_fd = os.dup(self.transport.get_extra_info("socket").fileno())
-
     def _rescue(self) -> None:
+        """Read what came before the loss: an upstream that responds early and closes lets the next write fail."""
         while self.phase is AWAITING or self.phase is RECEIVING or self.phase is TUNNEL:
             try:
-                count = self._read_kept()
-            except OSError:  # no data is left, or none was kept
+                count = self.transport.read_rest(self.buffer)
+            except OSError:  # no data is left
                 return
             if count == 0:
                 self.eof_received()
                 return
             self.buffer_updated(count)
-
-    def _read_kept(self) -> int:
-        buffer, tls, sealed = self._buffer, self._tls, b""
-        if tls is None:
-            return os.readv(self._rescue_fd, [buffer])
-        while True:
-            try:
-                return tls.read_lost(sealed, buffer)
-            except SSLWantReadError:
-                sealed = os.read(self._rescue_fd, len(buffer))
-                if not sealed:
-                    raise
-
-    def _drop_rescue(self) -> None:
-        if self._rescue_fd >= 0:
-            os.close(self._rescue_fd)
-            self._rescue_fd = -1
 
 
 def _errno_of(error: Exception | None) -> str:

@@ -1,6 +1,6 @@
 # The types of `http2_connection.py`.
 
-from fastgw.eventloop.socket_send cimport send
+from fastgw.eventloop.socket_transport cimport SocketTransport
 from fastgw.eventloop.timer_wheel cimport Wheel
 from fastgw.upstream.connections.http2_stream cimport Http2UpstreamStream, StreamsConnection, new_stream
 from fastgw.upstream.connections.pooled_connection cimport Lender
@@ -16,7 +16,6 @@ cdef class Http2UpstreamConnection(StreamsConnection):
     cdef public double _asked_at
     cdef public list _begun
     cdef public int _begun_before
-    cdef public object _buffer
     cdef public bint _flush_is_due
     cdef public int _full
     cdef public bint _gone
@@ -28,13 +27,17 @@ cdef class Http2UpstreamConnection(StreamsConnection):
     cdef public bint _tls_is_new
     cdef public bint _unheard
     cdef public Wheel _wheel
-    cdef public int fd
     cdef public Lender pool
     cdef public Py_ssize_t read_since_rest
     cdef public bint resting
-    cdef public object transport
+    cdef public SocketTransport transport
     cdef public bint write_paused
 
+    cpdef connection_made(self, SocketTransport transport)
+    cpdef buffer_updated(self, Py_ssize_t nbytes)
+    cpdef bint eof_received(self) except -1
+    cpdef pause_writing(self)
+    cpdef resume_writing(self)
     cpdef long long start_request(self, Http2UpstreamStream stream, bytes request, bint ended) except? -1
     cpdef end_stream(self, Http2UpstreamStream stream, long long number, bint reset)
     cpdef flush_soon(self)

@@ -9,12 +9,12 @@ holds too many bytes. Rule 3: requests that the target declares unprocessed (GOA
 
 import asyncio
 from math import inf
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import cython
 
 from fastgw.errors import Fault
-from fastgw.eventloop.socket_send import send
+from fastgw.eventloop.socket_transport import SocketTransport
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, WorkerLoop
 from fastgw.http.http1.trailers import TRAILERS_TOO_LARGE
@@ -86,11 +86,10 @@ class Http2UpstreamConnection(StreamsConnection):
         self._begun: list[Http2UpstreamStream] = []  # their response has begun, and is not reported yet
         self._begun_before = 0  # number of those that have waited for a turn of the loop
         self._holding: set[Http2UpstreamStream] = set()  # their bodies wait for the target's windows, or its socket
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
-        self.fd = -1
+        self.transport: SocketTransport = None  # type: ignore[assignment]  # set before anything else is called
         self._tls: TlsClientTransport | None = None
         self._tls_is_new = False  # the session is still to be stored
-        self._buffer = worker_loop.read_buffer
+        self.buffer = worker_loop.read_buffer
         self.read_since_rest = 0
         self.resting = False
         self.write_paused = False
@@ -146,7 +145,7 @@ class Http2UpstreamConnection(StreamsConnection):
             return
         self.session.terminate(ErrorCode.NO_ERROR)
         while message := self.session.to_send():
-            send(self.fd, message, self.transport, self.write_paused)
+            self.transport.write(message)
         if self.write_paused:
             self.transport.abort()  # it has not accepted earlier data
         else:
@@ -205,28 +204,22 @@ class Http2UpstreamConnection(StreamsConnection):
 
     # calls of the event loop
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's has the methods, not the class
+    def connection_made(self, transport: SocketTransport) -> None:
+        self.transport = transport
         if isinstance(transport, TlsClientTransport):
             self._tls, self._tls_is_new = transport, True
-        else:
-            transport.set_write_buffer_limits(high=0)
-            self.fd = transport.get_extra_info("socket").fileno()
         self._flush()
 
-    def get_buffer(self, sizehint: int) -> Any:
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def buffer_updated(self, nbytes: cython.Py_ssize_t) -> None:
         if self._gone:
             return
         self._heard_at = now = self._wheel.now
         self._unheard = False
-        events = self.session.feed(self._buffer, nbytes, now)
+        events = self.session.feed(self.buffer, nbytes, now)
         if len(events) > 1 or (events and events[0][0] != PONG):
             self._asked_at = -inf
         self._handle(events)
-        if not self.uses and nbytes >= len(_HTTP1) and bytes(self._buffer[: len(_HTTP1)]) == _HTTP1:
+        if not self.uses and nbytes >= len(_HTTP1) and bytes(self.buffer[: len(_HTTP1)]) == _HTTP1:
             self._settle(SPEAKS_HTTP1)
         framing = framing_bytes(events) if len(events) > FEW_EVENTS else 0
         if framing or self.read_since_rest + nbytes >= BODY_BYTES_PER_TURN:
@@ -410,7 +403,7 @@ class Http2UpstreamConnection(StreamsConnection):
         if self._gone or transport is None:
             return
         while not self.write_paused and not transport.is_closing():
-            unsent = session.send_on(self.fd)
+            unsent = session.send_on(transport.plain_fd)
             if not unsent:
                 break
             transport.write(unsent)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
-from fastgw.eventloop.timer_wheel import Timed
+from fastgw.eventloop.socket_transport import StreamProtocol
 from fastgw.upstream.targets.target import Target
 
 
-class PooledConnection(Timed):
+class PooledConnection(StreamProtocol):
     """Connection that a pool lends. It must be a `connect.Connecting` as well.
 
     `capacity`: number of streams that it carries at once when it is open, at least 1. `closed`: no more streams can be
@@ -31,23 +31,6 @@ class PooledConnection(Timed):
     def close(self) -> None:
         """Close at once. No listener is called."""
         raise NotImplementedError
-
-    def get_buffer(self, sizehint: int) -> Any:
-        """Return the buffer for the next read, as an `asyncio.BufferedProtocol`."""
-        raise NotImplementedError
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Handle the bytes that were read into the buffer."""
-        raise NotImplementedError
-
-    def data_received(self, data: bytes) -> None:
-        """Handle received bytes for asyncio's own event loop, which knows buffered protocols by their base class."""
-        while data:
-            with memoryview(self.get_buffer(-1)) as buffer:
-                part = data[: len(buffer)]
-                buffer[: len(part)] = part
-            self.buffer_updated(len(part))
-            data = data[len(part) :]
 
     @property
     def lost_by(self) -> str:

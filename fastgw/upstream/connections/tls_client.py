@@ -6,9 +6,10 @@ counts as a proper end: anyone on the network path can end a TCP connection, and
 
 import asyncio
 import ssl
-from typing import Final, Protocol, cast, final
+from typing import Final, cast, final
 
-from fastgw.eventloop.tls_transport import Above, TlsTransport, text_of
+from fastgw.eventloop.socket_transport import SocketTransport, StreamProtocol
+from fastgw.eventloop.tls_transport import TlsTransport, text_of
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
 from fastgw.upstream.targets.tls import ClientContext, Resuming
@@ -21,38 +22,30 @@ class TlsBroken(ConnectionError):
     """TLS has ended the connection: by an alert, a violation, or the lack of a proper end. The text is for the log."""
 
 
-class Client(Above, Protocol):
-    """Protocol of a connection above TLS."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
-
-
 @final
 class TlsClientTransport(TlsTransport):
-    """Protocol that begins the handshake as soon as it is connected."""
+    """Connection that begins its handshake at once (`begin_tls`)."""
 
     __slots__ = ("_client", "_done", "_http1", "_is_v1_2", "_name", "lost_by", "resuming")
 
     def __init__(
         self,
         worker_loop: WorkerLoop,
+        fd: int,
         resuming: Resuming,
         name: str,
-        client: "Client | NegotiatingConnection",
-        done: "asyncio.Future[OSError | None]",
+        client: "StreamProtocol | NegotiatingConnection",
         http1: bool = False,
     ) -> None:
         """`http1`: HTTP/1.1 alone is offered to a target that negotiates the version. `name`: the server name
         that is sent (SNI) and that the certificate has to be valid for.
-
-        `done`: the result of the handshake. It never gets an exception, whose traceback would be a reference cycle.
         """
-        super().__init__(worker_loop)
+        super().__init__(worker_loop, fd)
         self.resuming = resuming
         self._name = name
         self._http1 = http1
-        self._client: Client | NegotiatingConnection | None = client
-        self._done: asyncio.Future[OSError | None] | None = done
+        self._client: StreamProtocol | NegotiatingConnection | None = client
+        self._done: asyncio.Future[OSError | None] | None = None
         self._is_v1_2 = False
         self.lost_by = ""
         """Reason of the end, if it was an alert or a violation of TLS. For the log."""
@@ -64,8 +57,12 @@ class TlsClientTransport(TlsTransport):
         """Store the session after a response: further connections may resume it."""
         self.resuming.remember(self._tls)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
+    def begin_tls(self, done: "asyncio.Future[OSError | None]") -> None:
+        """Send the ClientHello.
+
+        `done`: the result of the handshake. It never gets an exception, whose traceback would be a reference cycle.
+        """
+        self._done = done
         memory = self.memory
         self._begin_handshake(self.resuming.wrap_bio(memory.incoming, memory.outgoing, self._name, self._http1))
 
@@ -82,26 +79,26 @@ class TlsClientTransport(TlsTransport):
                 context.check_names(self._tls)
             except ssl.SSLCertVerificationError as error:
                 self._shut()
-                self._below.close()
+                SocketTransport.close(self)
                 self._set_result(error)
                 return
         if isinstance(client, NegotiatingConnection):
             try:
-                client = cast(Client, client.choose(self._tls.selected_alpn_protocol()))
+                client = cast(StreamProtocol, client.choose(self._tls.selected_alpn_protocol()))
             except ConnectionError as error:
                 self._shut()
-                self._below.close()
+                SocketTransport.close(self)
                 self._set_result(error)
                 return
         self._is_v1_2 = self._tls.version() == "TLSv1.2"
         self._open(client)
-        client.connection_made(cast(asyncio.BaseTransport, self))
+        client.connection_made(self)
         self._set_result(None)
         self._read_early()
 
     def _not_shaken(self, error: OSError | None) -> None:
         self._shut()
-        self._below.close()  # an alert may be in transit
+        SocketTransport.close(self)  # an alert may be in transit
         if error is None or isinstance(error, ConnectionError):
             error = ConnectionResetError("the target has closed the connection")
         elif isinstance(error, ssl.SSLError) and error.reason in _PLAIN:
@@ -116,14 +113,6 @@ class TlsClientTransport(TlsTransport):
     def _shut(self) -> None:
         super()._shut()
         self._client = None
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._note(exc)
-        super().connection_lost(exc)
-
-    def _lose_connection(self, error: Exception | None) -> None:
-        self._note(error)
-        super()._lose_connection(error)
 
     def _note(self, error: Exception | None) -> None:
         if self._own_answers and self._is_v1_2:  # otherwise it sends nothing by itself
@@ -140,7 +129,18 @@ class TlsClientTransport(TlsTransport):
     def _flooded(self, why: str) -> None:
         self._lose_connection(TlsBroken(why))
 
-    def read_lost(self, sealed: bytes, buffer: memoryview) -> int:
+    def read_rest(self, buffer: memoryview) -> int:
+        sealed = b""
+        while True:
+            try:
+                return self._decrypt_rest(sealed, buffer)
+            except ssl.SSLWantReadError:
+                read = memoryview(bytearray(len(buffer)))
+                sealed = bytes(read[: super().read_rest(read)])
+                if not sealed:
+                    raise
+
+    def _decrypt_rest(self, sealed: bytes, buffer: memoryview) -> int:
         """Decrypt remaining data of a lost connection into `buffer`; 0 = the target had closed it properly.
 
         `sealed`: more encrypted data. Raises `ssl.SSLWantReadError` if more of it is needed.

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fastgw.errors import Fault
+from fastgw.eventloop.socket_transport import SocketTransport
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.exchange import Trailers
 from fastgw.http.http2.session import Session
@@ -78,6 +79,32 @@ class Keeper(Lender):
     def forget(self, connection: PooledConnection) -> None: ...
 
 
+class _Transport(SocketTransport):
+    """Takes all, on the socket itself where the connection sends on it."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.plain_fd = world.ours.fileno()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._world.ours.send(data)
+
+    def abort(self) -> None:
+        self._world.aborted = True
+
+    def close(self) -> None:
+        self._world.aborted = True
+
+    def is_closing(self) -> bool:
+        return self._world.aborted
+
+    def pause_reading(self) -> None:
+        self._world.reading = False
+
+    def resume_reading(self) -> None:
+        self._world.reading = True
+
+
 class World:
     """A connection with one request in flight. The clock moves to the connection's deadlines, and by `passes`."""
 
@@ -98,25 +125,10 @@ class World:
         (target,) = build_targets(upstream("http://127.0.0.1:1"))
         self.connection = Http2UpstreamConnection(worker_loop, Keeper(), target)
         self.aborted, self.reading = False, True
-        transport: Any = SimpleNamespace(
-            set_write_buffer_limits=lambda high: None,
-            get_extra_info=lambda _: self.ours,
-            is_closing=lambda: self.aborted,
-            abort=self._abort,
-            close=self._abort,
-            pause_reading=lambda: self._read(False),
-            resume_reading=lambda: self._read(True),
-        )
-        self.connection.connection_made(transport)
+        _Transport(self).begin(self.connection)
         self.listener = Listener()
         self.stream = self.connection.open_stream()
         self.stream.send_request(self.listener, b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", b"GET")  # type: ignore[arg-type]
-
-    def _abort(self) -> None:
-        self.aborted = True
-
-    def _read(self, reading: bool) -> None:
-        self.reading = reading
 
     def receive(self, sent: bytes) -> None:
         self._buffer[: len(sent)] = sent

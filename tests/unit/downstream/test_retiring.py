@@ -17,6 +17,7 @@ from fastgw.config.settings.gateway import Config
 from fastgw.downstream import Server
 from fastgw.downstream.http1.connection import Http1ClientConnection
 from fastgw.errors import Fault
+from fastgw.eventloop.socket_transport import SocketTransport
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange
 from fastgw.filters.api import Services
@@ -119,7 +120,7 @@ class Node:
             end.setblocking(False)
         loop = asyncio.get_running_loop()
         protocol = self.server.accepted(self.gateway.listeners[0], ("127.0.0.1", 1), 80)
-        await loop.connect_accepted_socket(lambda: protocol, theirs)
+        SocketTransport(self.worker_loop, theirs.detach()).begin(protocol)
         _, client = await loop.connect_accepted_socket(Taken, ours)
         return client
 

@@ -19,14 +19,6 @@ def accepted_of(listening: socket.socket) -> AcceptedSocket:
     return made
 
 
-def is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
-
-
 @pytest.mark.parametrize(
     ("family", "where", "to"),
     [
@@ -44,7 +36,7 @@ def test_the_client_is_told_by_its_address(family: socket.AddressFamily, where: 
         listening.listen()
         client = stack.enter_context(socket.create_connection((to, listening.getsockname()[1])))
         made = accepted_of(listening)
-        assert (made.ip, made.port, made.family) == (to, client.getsockname()[1], family)
+        assert (made.ip, made.port) == (to, client.getsockname()[1])
         assert not os.get_blocking(made.fileno())
         assert not os.get_inheritable(made.fileno())
         assert accept(listening.fileno()) is None
@@ -58,22 +50,11 @@ def test_a_client_of_a_unix_socket_has_no_address(tmp_path: Path) -> None:
         listening.listen()
         client.connect(str(tmp_path / "s"))
         made = accepted_of(listening)
-        assert (made.ip, made.port, made.family) == ("unix:", 0, socket.AF_UNIX)
+        assert (made.ip, made.port) == ("unix:", 0)
         with socket.socket(fileno=made.as_number()) as taken:
             assert made.fileno() == -1
             taken.sendall(b"a")
             assert client.recv(1) == b"a"
-
-
-def test_one_that_a_transport_has_closed_is_not_closed_again() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        with socket.create_connection(listening.getsockname()):
-            made = accepted_of(listening)
-        fd = made.fileno()
-        made.close()
-        made.discard()
-        assert is_open(fd)
-        os.close(fd)
 
 
 def test_one_that_nobody_has_is_closed() -> None:

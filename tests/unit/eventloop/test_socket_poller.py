@@ -1,4 +1,4 @@
-"""Sockets without a transport: who watches one is told of it, of no other, and whatever another listener does."""
+"""Sockets on a poller: who watches one is told of it, of no other, and whatever another listener does."""
 
 from __future__ import annotations
 

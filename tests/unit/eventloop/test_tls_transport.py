@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import ssl
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from fastgw.eventloop import openssl_records, tls_transport
 from fastgw.eventloop import worker_loop as worker_loop_module
+from fastgw.eventloop.socket_poller import ENDED, READABLE, WRITABLE, SocketPoller
+from fastgw.eventloop.socket_transport import StreamProtocol
 from fastgw.eventloop.tls_transport import CLOSED, OPEN, text_of
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN
 from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
@@ -26,57 +31,25 @@ PATTERN = random.Random(1).randbytes(BYTES)
 
 
 class Server:
-    """A target: OpenSSL on memory of its own, and the plain transport of the gateway's end."""
+    """A target: OpenSSL on memory of its own, and its end of the connection. `far`: its socket."""
 
-    def __init__(self, tls: ssl.SSLContext) -> None:
+    def __init__(self, tls: ssl.SSLContext, far: socket.socket) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = tls.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self.shaken = self.closed = self.aborted = False
-        self.reading = True
+        self._far = far
+        self.shaken = False
         self.on_its_way = b""  # to the gateway
         self.received = b""
         self.ended = False  # within TLS
         self.fin = False
 
-    # what the gateway calls
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        assert name == "socket"
-        return self
-
-    def fileno(self) -> int:
-        return -1
-
-    def set_write_buffer_limits(self, high: int) -> None:
-        assert high == 0
-
-    def write(self, sealed: bytes) -> None:
-        assert not self.fin
-        self._incoming.write(sealed)
-        self.step()
-
-    def write_eof(self) -> None:
-        self.fin = True
-
-    def close(self) -> None:
-        self.closed = True
-
-    def abort(self) -> None:
-        self.closed = self.aborted = True
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def pause_reading(self) -> None:
-        self.reading = False
-
-    def resume_reading(self) -> None:
-        self.reading = True
-
-    # what the test does
-
-    def step(self) -> None:
+    def read(self) -> None:
         """Do what can be done with what has come."""
+        with suppress(BlockingIOError):
+            while not self.fin:
+                sealed = self._far.recv(1 << 20)
+                self.fin = not sealed
+                self._incoming.write(sealed)
         with suppress(ssl.SSLError):  # for it has to wait, or was told of an alert
             if not self.shaken:
                 self.tls.do_handshake()
@@ -90,6 +63,17 @@ class Server:
                 self.ended = True
         self.on_its_way += self._outgoing.read()
 
+    def deliver(self, most: int) -> None:
+        """Some of what is on its way arrives, as far as the gateway's socket takes it."""
+        with suppress(BlockingIOError):
+            self.on_its_way = self.on_its_way[self._far.send(self.on_its_way[:most]) :]
+
+    def leave(self) -> None:
+        """Close, once all has arrived."""
+        self.deliver(len(self.on_its_way))
+        assert not self.on_its_way
+        self._far.close()
+
     def send(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
@@ -102,7 +86,7 @@ class Server:
         self.on_its_way += self._outgoing.read()
 
 
-class Client(asyncio.BufferedProtocol):
+class Client(StreamProtocol):
     """What stands above. It reads into buffers of any size, and pauses when it likes."""
 
     def __init__(self, worker_loop: MemoryLoop, dice: random.Random) -> None:
@@ -111,7 +95,12 @@ class Client(asyncio.BufferedProtocol):
         self.ended = False
         self.paused = False
         self.lost: Exception | bool | None = False
-        self.transport: TlsClientTransport
+        self.rest = b""  # read when it was lost
+        self.transport: Any
+        self._choose_buffer()
+
+    def _choose_buffer(self) -> None:
+        self.buffer = memoryview(bytearray(self.dice.choice((1, 100, 2_048, 32_768, 65_536))))
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -121,14 +110,11 @@ class Client(asyncio.BufferedProtocol):
         memory = self.worker_loop.tls_memory
         assert (memory.incoming.pending, memory.outgoing.pending) == (0, 0)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        self._buffer = memoryview(bytearray(self.dice.choice((1, 100, 2_048, 32_768, 65_536))))
-        return self._buffer
-
     def buffer_updated(self, nbytes: int) -> None:
         self.assert_nothing_is_shared()
         assert not self.paused
-        self.received += self._buffer[:nbytes]
+        self.received += self.buffer[:nbytes]
+        self._choose_buffer()
         if self.dice.random() < 0.2:
             self.pause()
 
@@ -141,6 +127,9 @@ class Client(asyncio.BufferedProtocol):
             self.paused = False
             self.transport.resume_reading()
 
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+
     def eof_received(self) -> bool:
         self.assert_nothing_is_shared()
         self.ended = True
@@ -149,33 +138,71 @@ class Client(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.assert_nothing_is_shared()
         self.lost = exc
+        with suppress(OSError):
+            while count := self.transport.read_rest(self.buffer):
+                self.rest += self.buffer[:count]
+                self.assert_nothing_is_shared()
+
+
+class Surroundings(MemoryLoop):
+    """A loop whose sockets are polled by the test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        loop: Any = SimpleNamespace(
+            add_reader=lambda fd, call: None, remove_reader=lambda fd: None, call_soon=self.turns.call_soon
+        )
+        self.sockets = SocketPoller(loop)
+        self.ends = ExitStack()  # of the targets
+
+
+@contextmanager
+def surroundings() -> Iterator[Surroundings]:
+    worker_loop = Surroundings()
+    with closing(worker_loop.sockets), worker_loop.ends:
+        yield worker_loop
 
 
 class Connection:
     """A connection of the gateway's, and the target at its other end."""
 
-    def __init__(self, worker_loop: MemoryLoop, resuming: Resuming, tls: ssl.SSLContext, dice: random.Random) -> None:
+    def __init__(self, worker_loop: Surroundings, resuming: Resuming, tls: ssl.SSLContext, dice: random.Random) -> None:
         self.worker_loop, self.dice = worker_loop, dice
-        self.server = Server(tls)
+        near, far = socket.socketpair()
+        worker_loop.ends.enter_context(far)
+        for end in (near, far):
+            end.setblocking(False)
+        self.server = Server(tls, far)
         self.client = Client(worker_loop, dice)
         done: Any = asyncio.Future(loop=cast(Any, worker_loop.turns))
-        self.transport = TlsClientTransport(cast(Any, worker_loop), resuming, "a.test", self.client, done)
-        self.transport.connection_made(cast(Any, self.server))
+        self.transport = TlsClientTransport(cast(Any, worker_loop), near.detach(), resuming, "a.test", self.client)
+        self.transport.begin_tls(done)
+        self.server.read()
         self.done = done
 
     def deliver(self, most: int | None = None) -> None:
-        """Some of what is on its way arrives."""
-        server, transport = self.server, self.transport
-        if server.reading and server.on_its_way and not server.closed:
-            buffer = transport.get_buffer(-1)
-            size = min(len(buffer), len(server.on_its_way), most or self.dice.choice((1, 5, 600, 16_406, 32_768)))
-            buffer[:size] = server.on_its_way[:size]
-            server.on_its_way = server.on_its_way[size:]
-            transport.buffer_updated(size)
+        """Some of what is on its way arrives, and the target reads what came back."""
+        if self.server.on_its_way:
+            self.server.deliver(most or self.dice.choice((1, 5, 600, 16_406, 32_768)))
+            self.transport.ready(READABLE)
             self.client.assert_nothing_is_shared()
+        self.exchange()
+
+    def exchange(self) -> None:
+        """The target reads all that is sent."""
+        self.server.read()
+        while self.transport.get_write_buffer_size():
+            self.transport.ready(WRITABLE)
+            self.server.read()
+
+    def turn(self) -> None:
+        """Run one callback of the loop, if one is due."""
+        if soon := self.worker_loop.turns.soon:
+            soon.pop(0)()
 
     def settle(self) -> None:
         self.worker_loop.turns.settle()
+        self.exchange()
 
     def shake(self) -> None:
         while self.transport.stage < OPEN:
@@ -228,7 +255,12 @@ def test_they_keep_them_also_where_openssl_is_called_by_the_module_ssl_alone(
 
 
 def play(authority: Certificates, issued: tuple[str, str], highest: int, seed: int) -> None:
-    dice, worker_loop = random.Random(seed), MemoryLoop()
+    with surroundings() as worker_loop:
+        _play(worker_loop, authority, issued, highest, seed)
+
+
+def _play(worker_loop: Surroundings, authority: Certificates, issued: tuple[str, str], highest: int, seed: int) -> None:
+    dice = random.Random(seed)
     tls, resuming = server_tls(issued, highest=highest), Resuming(trusting(authority))
     connections = [Connection(worker_loop, resuming, tls, dice) for _ in range(CONNECTIONS)]
     sent = {each: [0, 0] for each in connections}  # by the client's side, by the server's
@@ -248,9 +280,11 @@ def play(authority: Certificates, issued: tuple[str, str], highest: int, seed: i
             if at < BYTES:
                 size = dice.choice((1, 1_000, 16_384, 16_385, 100_000))
                 (transport.write if side == 0 else server.send)(PATTERN[at : at + size])
+                each.exchange()
                 sent[each][side] = min(BYTES, at + size)
                 if at + size >= BYTES:
                     transport.write_eof() if side == 0 else server.end()
+                    each.exchange()
         elif client.ended and server.ended and server.fin:
             left.discard(each)
         client.assert_nothing_is_shared()
@@ -261,11 +295,13 @@ def play(authority: Certificates, issued: tuple[str, str], highest: int, seed: i
         assert each.client.lost is False
 
 
-def one(authority: Certificates, issued: tuple[str, str]) -> Connection:
-    connection = Connection(MemoryLoop(), Resuming(trusting(authority)), server_tls(issued), random.Random(0))
-    connection.shake()
-    connection.deliver(100_000)
-    return connection
+@pytest.fixture
+def connection(authority: Certificates, issued: tuple[str, str]) -> Iterator[Connection]:
+    with surroundings() as worker_loop:
+        connection = Connection(worker_loop, Resuming(trusting(authority)), server_tls(issued), random.Random(0))
+        connection.shake()
+        connection.deliver(100_000)
+        yield connection
 
 
 def in_records(connection: Connection, count: int, size: int) -> bytes:
@@ -275,14 +311,13 @@ def in_records(connection: Connection, count: int, size: int) -> bytes:
     return PATTERN[: count * size]
 
 
-def test_records_of_a_byte_are_read_in_shares(authority: Certificates, issued: tuple[str, str]) -> None:
+def test_records_of_a_byte_are_read_in_shares(connection: Connection) -> None:
     """Each costs about as much as one of 16 KiB; between two shares others have their turn."""
-    connection = one(authority, issued)
     connection.client.dice = random.Random(7)
     sent = in_records(connection, 6_000, 1)
     rests, most, before = 0, 0, 0
     while len(connection.client.received) < len(sent):
-        while connection.server.reading and connection.server.on_its_way:
+        while not (connection.client.paused or connection.transport.resting) and connection.server.on_its_way:
             connection.deliver(32_768)
         if connection.transport.resting:
             rests += 1
@@ -290,15 +325,14 @@ def test_records_of_a_byte_are_read_in_shares(authority: Certificates, issued: t
                 most = max(most, len(connection.client.received) - before)
             before = len(connection.client.received)
         connection.client.resume()
-        connection.settle()
+        connection.turn()
     assert connection.client.received == sent
     assert rests > 10
     assert most < 600
 
 
-def test_large_records_are_read_without_a_rest(authority: Certificates, issued: tuple[str, str]) -> None:
+def test_large_records_are_read_without_a_rest(connection: Connection) -> None:
     """Wherever they are cut: a part of a record is not framing."""
-    connection = one(authority, issued)
     connection.client.pause = lambda: None  # type: ignore[method-assign]
     sent = in_records(connection, 12, 16_000)
     while connection.server.on_its_way:
@@ -307,17 +341,16 @@ def test_large_records_are_read_without_a_rest(authority: Certificates, issued: 
     assert connection.client.received == sent
 
 
-def test_an_end_that_tls_does_not_know_of_is_no_end(authority: Certificates, issued: tuple[str, str]) -> None:
-    connection = one(authority, issued)
-    assert connection.transport.eof_received() is False
+def test_an_end_that_tls_does_not_know_of_is_no_end(connection: Connection) -> None:
+    connection.server.leave()
+    connection.transport.ready(ENDED)
     assert isinstance(connection.client.lost, TlsBroken)
     assert not connection.client.ended
     assert connection.transport.stage is CLOSED
-    assert connection.server.aborted
+    assert connection.transport.fd == -1
 
 
-def test_what_came_before_a_broken_record_is_handed_on(authority: Certificates, issued: tuple[str, str]) -> None:
-    connection = one(authority, issued)
+def test_what_came_before_a_broken_record_is_handed_on(connection: Connection) -> None:
     connection.server.send(b"good")
     connection.server.on_its_way += b"\x17\x03\x03\x00\x20" + b"x" * 32
     connection.client.dice = random.Random(3)
@@ -330,41 +363,30 @@ def test_what_came_before_a_broken_record_is_handed_on(authority: Certificates, 
     assert connection.transport.lost_by in ("decryption failed or bad record mac", "record layer failure")  # by OpenSSL
 
 
-def test_what_was_paused_is_read_of_a_connection_that_is_lost(authority: Certificates, issued: tuple[str, str]) -> None:
-    """It was received, whatever became of the socket since; what is still in that is given by who has it."""
-    connection = one(authority, issued)
+def test_what_was_paused_is_read_of_a_connection_that_is_lost(connection: Connection) -> None:
+    """It was received, whatever became of the socket since: a failed write tells."""
     client, server, transport = connection.client, connection.server, connection.transport
     server.send(PATTERN[:60_000])
     client.dice = random.Random(0)
     while not client.paused:
         connection.deliver(32_768)
-    before = len(client.received)
-    transport.connection_lost(ConnectionResetError())
-    assert isinstance(client.lost, ConnectionResetError)
-    buffer = memoryview(bytearray(65_536))
-    sealed = b""
-    while before < 60_000:
-        try:
-            count = transport.read_lost(sealed, buffer)
-        except ssl.SSLWantReadError:
-            sealed, server.on_its_way = server.on_its_way, b""
-            assert sealed
-        else:
-            sealed = b""
-            assert buffer[:count] == PATTERN[before : before + count]
-            before += count
-        client.assert_nothing_is_shared()
+    server.leave()
+    transport.write(b"x")
+    connection.worker_loop.turns.settle()
+    assert isinstance(client.lost, BrokenPipeError)
+    assert client.received + client.rest == PATTERN[:60_000]
+    assert transport.fd == -1
 
 
 def test_nothing_is_left_of_a_handshake_that_fails(tmp_path: Path, issued: tuple[str, str]) -> None:
     stranger = Certificates(tmp_path)
-    worker_loop = MemoryLoop()
-    connection = Connection(worker_loop, Resuming(trusting(stranger)), server_tls(issued), random.Random(0))
-    while not connection.done.done():
-        connection.deliver()
-    assert isinstance(connection.done.result(), ssl.SSLCertVerificationError)
-    assert (worker_loop.tls_memory.incoming.pending, worker_loop.tls_memory.outgoing.pending) == (0, 0)
-    assert connection.server.closed
+    with surroundings() as worker_loop:
+        connection = Connection(worker_loop, Resuming(trusting(stranger)), server_tls(issued), random.Random(0))
+        while not connection.done.done():
+            connection.deliver()
+        assert isinstance(connection.done.result(), ssl.SSLCertVerificationError)
+        assert (worker_loop.tls_memory.incoming.pending, worker_loop.tls_memory.outgoing.pending) == (0, 0)
+        assert connection.server.fin
 
 
 @pytest.mark.parametrize(

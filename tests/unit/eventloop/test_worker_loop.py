@@ -3,17 +3,15 @@
 import asyncio
 import contextlib
 import socket
-import struct
 from collections.abc import Callable, Iterator
 from math import inf
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvloop
 
-from fastgw.eventloop.socket_send import room
+from fastgw.eventloop.socket_transport import room
 from fastgw.eventloop.timer_wheel import TICK, Timed
 from fastgw.eventloop.worker_loop import (
     AFTER_STALL_S,
@@ -25,7 +23,6 @@ from fastgw.eventloop.worker_loop import (
     READERS_PER_TURN,
     SMALL_READ_BYTES,
     STALL_S,
-    Hangups,
     Rests,
     WorkerLoop,
 )
@@ -80,90 +77,6 @@ class Listening:
 def run(live: object) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(live())  # type: ignore[operator]
-
-
-@pytest.mark.parametrize("how", ["fin", "reset", "fin behind bytes"])
-def test_a_peer_that_leaves_is_noticed_though_nobody_reads(how: str) -> None:
-    """While reading is paused the loop does not look at the socket at all."""
-
-    async def live() -> None:
-        hangups = Hangups(asyncio.get_running_loop())
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            theirs = socket.create_connection(server.getsockname())
-            ours, _ = server.accept()
-        listening = Listening()
-        hangups.watch(ours.fileno(), listening)
-        hangups.tick()
-        if how == "fin behind bytes":
-            theirs.sendall(b"x" * 1000)
-        if how == "reset":
-            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        theirs.close()
-        async with asyncio.timeout(30):
-            await listening.left.wait()
-        await asyncio.sleep(0)
-        hangups.unwatch(ours.fileno(), listening)
-        ours.close()
-        hangups.close()
-
-    run(live)
-
-
-def test_a_descriptor_that_epoll_refuses_stops_no_other(tmp_path: Path) -> None:
-    """As for lack of watches; here because it is a file. The other one is told of, in each of the ticks that follow."""
-
-    async def live() -> None:
-        hangups = Hangups(asyncio.get_running_loop())
-        refused, listening = Listening(), Listening()
-        ours, theirs = socket.socketpair()
-        with (tmp_path / "file").open("wb") as file:
-            hangups.watch(file.fileno(), refused)
-            hangups.watch(ours.fileno(), listening)
-            for _ in range(2):
-                hangups.tick()
-            theirs.close()
-            async with asyncio.timeout(30):
-                await listening.left.wait()
-            hangups.unwatch(file.fileno(), refused)
-        ours.close()
-        hangups.close()
-
-    run(live)
-
-
-def test_a_descriptor_may_be_watched_again_and_by_another() -> None:
-    """Paused, read on, paused again; and once closed the number is another connection's."""
-
-    async def live() -> None:
-        hangups = Hangups(asyncio.get_running_loop())
-        first, second = Listening(), Listening()
-        ours, theirs = socket.socketpair()
-        for _ in range(3):
-            hangups.watch(ours.fileno(), first)
-            hangups.tick()
-            hangups.unwatch(ours.fileno(), first)
-            hangups.watch(ours.fileno(), first)
-            hangups.unwatch(ours.fileno(), first)  # before the tick: it never enters
-            hangups.tick()
-        number = ours.fileno()
-        hangups.watch(number, first)
-        hangups.tick()
-        hangups.unwatch(number, first)
-        ours.close()
-        theirs.close()
-        ours, theirs = socket.socketpair()
-        hangups.watch(ours.fileno(), second)
-        hangups.tick()
-        hangups.unwatch(ours.fileno(), first)  # no longer its own
-        theirs.close()
-        async with asyncio.timeout(30):
-            await second.left.wait()
-        assert not first.left.is_set()
-        hangups.unwatch(ours.fileno(), second)
-        ours.close()
-        hangups.close()
-
-    run(live)
 
 
 class Noted(Timed):

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable
-from itertools import count
 
 import pytest
 
@@ -230,13 +229,13 @@ def test_a_body_in_crumbs_is_read_in_small_pieces() -> None:
     client.sends(CHUNKED)
     plane.connects()
     downstream = client.protocol
-    assert len(downstream.get_buffer(-1)) == MEDIUM_READ_BYTES  # nobody knows yet
+    assert len(downstream.buffer) == MEDIUM_READ_BYTES  # nobody knows yet
     client.sends(b"1\r\nx\r\n" * 100)
-    assert len(downstream.get_buffer(-1)) == SMALL_READ_BYTES
+    assert len(downstream.buffer) == SMALL_READ_BYTES
     client.sends((b"10\r\n" + b"x" * 16 + b"\r\n") * 50)
-    assert len(downstream.get_buffer(-1)) == MEDIUM_READ_BYTES
+    assert len(downstream.buffer) == MEDIUM_READ_BYTES
     client.sends(b"400\r\n" + b"x" * 1024 + b"\r\n")
-    assert len(downstream.get_buffer(-1)) == READ_BYTES
+    assert len(downstream.buffer) == READ_BYTES
 
 
 class Rooms(dict[int, int]):
@@ -244,8 +243,6 @@ class Rooms(dict[int, int]):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(worker_loop, "room", self.__getitem__)
-        numbers = count(1 << 20)  # there is no such descriptor
-        monkeypatch.setattr(memory.Socket, "fileno", lambda socket: vars(socket).setdefault("number", next(numbers)))
 
 
 @pytest.fixture
@@ -270,25 +267,25 @@ def test_of_a_request_body_as_much_is_read_as_the_target_has_room_for(rooms: Roo
     client, upstream = upload_begun()
     reads = []
     for room in (4_000_000, 80_000, 4_000_000):
-        rooms[upstream.socket.fileno()] = room
+        rooms[upstream.plain_fd] = room
         client.sends(PIECE)
-        reads.append(len(client.protocol.get_buffer(-1)))
+        reads.append(len(client.protocol.buffer))
     client.sends(BODY[3 * READ_BYTES :])
     assert reads == [262144, 64_000, 262144]
-    assert len(client.protocol.get_buffer(-1)) == READ_BYTES  # the next head
+    assert len(client.protocol.buffer) == READ_BYTES  # the next head
     assert upstream.received.endswith(b"\r\n\r\n" + BODY)
 
 
 def test_what_comes_of_a_body_whose_answer_is_out_is_read_as_usual(rooms: Rooms) -> None:
     client, upstream = upload_begun()
-    rooms[upstream.socket.fileno()] = 4_000_000
+    rooms[upstream.plain_fd] = 4_000_000
     client.sends(PIECE)
-    assert len(client.protocol.get_buffer(-1)) == BODY_READ_BYTES
+    assert len(client.protocol.buffer) == BODY_READ_BYTES
     upstream.sends(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
     assert client.ended
-    assert len(client.protocol.get_buffer(-1)) == READ_BYTES
+    assert len(client.protocol.buffer) == READ_BYTES
     client.sends(BODY[: 4 * READ_BYTES])
-    assert len(client.protocol.get_buffer(-1)) == READ_BYTES
+    assert len(client.protocol.buffer) == READ_BYTES
 
 
 def test_of_a_response_body_as_much_is_read_as_the_client_has_room_for(rooms: Rooms) -> None:
@@ -299,12 +296,12 @@ def test_of_a_response_body_as_much_is_read_as_the_client_has_room_for(rooms: Ro
     reads = []
     upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY))
     for room in (4_000_000, 80_000, 4_000_000):
-        rooms[client.socket.fileno()] = room
+        rooms[client.plain_fd] = room
         upstream.sends(PIECE)
-        reads.append(len(upstream.protocol.get_buffer(-1)))
+        reads.append(len(upstream.protocol.buffer))
     upstream.sends(BODY[3 * READ_BYTES :])
     assert reads == [262144, 64_000, 262144]
-    assert len(upstream.protocol.get_buffer(-1)) == READ_BYTES
+    assert len(upstream.protocol.buffer) == READ_BYTES
     assert client.received.endswith(b"\r\n\r\n" + BODY)
 
 
@@ -364,7 +361,7 @@ def test_reading_goes_on_where_a_target_is_at_hand_and_pauses_where_none_is(rest
 def test_what_is_pipelined_behind_a_body_is_not_read_with_it(rooms: Rooms) -> None:
     """It would be held until the answer is out: more than `READ_BYTES` for each connection."""
     client, upstream = upload_begun()
-    rooms[upstream.socket.fileno()] = 4_000_000
+    rooms[upstream.plain_fd] = 4_000_000
     client.sends(BODY + GET * 10_000)
     assert upstream.received.endswith(b"\r\n\r\n" + BODY)
     assert len(client.protocol._ahead) <= 65_536
@@ -374,9 +371,9 @@ def test_a_body_in_crumbs_behind_a_large_chunk_is_read_in_small_pieces(rooms: Ro
     plane = Plane()
     client = plane.client()
     client.sends(CHUNKED)
-    rooms[plane.connects().socket.fileno()] = 4_000_000
+    rooms[plane.connects().plain_fd] = 4_000_000
     client.sends(b"c000\r\n" + b"x" * 0x8000)
-    assert len(client.protocol.get_buffer(-1)) == READ_BYTES
+    assert len(client.protocol.buffer) == READ_BYTES
 
 
 def test_a_slow_client_gets_the_end_of_its_last_answer_whatever_it_sends_behind() -> None:

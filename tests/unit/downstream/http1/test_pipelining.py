@@ -247,7 +247,7 @@ def test_a_body_that_is_refused_behind_other_requests_ends_the_connection(fault:
 
 def assert_leaving_is_seen(plane: Plane, client: Wire) -> None:
     assert not client.reading
-    assert plane.worker_loop.hangups.watched == {client.protocol}
+    assert plane.worker_loop.hangups.watched == {client}
     client.protocol.peer_left()
     plane.settle()
     client.takes()

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -54,7 +55,8 @@ async def test_a_tcp_target_is_connected_to_without_delay_on_small_writes(host):
         peer = Peer()
         await connect(Target(parse_url(f"http://{f'[{host}]' if ':' in host else host}:{origin.port}")), peer, LONG)
         assert peer.transport is not None
-        assert peer.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        with socket.socket(fileno=os.dup(peer.transport.fd)) as connected:
+            assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         await peer.end()
 
 

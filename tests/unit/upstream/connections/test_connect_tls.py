@@ -64,7 +64,7 @@ async def test_tls_asks_for_the_targets_host_and_for_http_1_1(monkeypatch, certi
         peer = Peer()
         await connect(target, peer, LONG)
         assert peer.transport is not None
-        assert peer.transport.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
+        assert peer.transport.tls.selected_alpn_protocol() == "http/1.1"
         assert origin.names == ["users.test"]
         await peer.end()
         target.stop()

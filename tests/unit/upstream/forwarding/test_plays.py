@@ -105,7 +105,7 @@ class Play:
 
 def wire_state(wire: Wire) -> tuple[Any, ...]:
     deadline = wire.protocol.deadline
-    return wire.received, wire.ended, wire.aborted, wire.lost, wire.reading, deadline, wire.socket.options
+    return wire.received, wire.ended, wire.aborted, wire.lost, wire.reading, deadline, wire.resets_on_close
 
 
 def told(record: Record) -> dict[str, Any]:
