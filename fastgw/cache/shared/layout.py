@@ -107,8 +107,6 @@ _WATCHES: Final = 64
 _EVENTS: Final = _WATCHES + CLASSES
 _PINS: Final = _EVENTS + CLASSES
 
-_MASK: Final = (1 << 64) - 1
-
 
 class OtherCacheLayout(Exception):
     """The memory has another layout and cannot be used."""
@@ -257,13 +255,6 @@ class CacheMemory:
     def events(self, index: int) -> int:
         """Return the word of a column that counts the events of the first class of keys; the others follow."""
         return self.column(index) + _EVENTS
-
-    def mix(self, first: int, second: int) -> int:
-        """Return a hash of two words that clients cannot predict."""
-        one, two, three, _ = self.secrets
-        value = ((first ^ one) * two + second * three) & _MASK
-        value = (value ^ value >> 29) * two & _MASK
-        return value ^ value >> 32
 
     def total(self, word: int) -> int:
         """Return the sum of a word over all columns in use."""

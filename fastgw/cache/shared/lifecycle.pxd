@@ -2,16 +2,21 @@
 
 cimport cython
 
-from fastgw.cache.shared._ordinary cimport Ordinary
+from fastgw.cache.shared._cells cimport Cells
+from fastgw.cache.shared.space cimport Extent, Space
+
+cdef int BEGAN, CAPACITY, CHECKED, COMPLETE, FAILED, FOUND, GROWING, HEADER, HITS, LENGTH, RESERVING, STATUS
+cdef int _SMALL_QUEUE, _MAIN_QUEUE
+cdef long long _FIRST_PART
 
 
 @cython.final
+@cython.freelist(8)
 cdef class _Written:
     cdef public int queue
-    cdef public long long segment
-    cdef public long long offset
-    cdef public unsigned long long generation
-    cdef public long long total
+    cdef public long long at
+    cdef public Extent extent
+    cdef public unsigned long long location
     cdef public bytes key
     cdef public long long body
     cdef public unsigned long long replaced
@@ -23,7 +28,7 @@ cdef class SharedLease:
     cdef public bytes key
     cdef public object why_not
     cdef public object _store
-    cdef Ordinary _ordinary
+    cdef Cells _cells
     cdef long long _at
     cdef unsigned long long _word
     cdef unsigned long long _began
@@ -34,5 +39,5 @@ cdef class SharedLease:
     cdef bint _is_too_long(self, Py_ssize_t tags, Py_ssize_t url, Py_ssize_t head) except -1
     cpdef give_up(self, double mark_s=*)
     cdef _Written _write(self, bytes head, size, bytes key, bytes url, tags, int status, bytes body)
-    cdef _Written _write_record_of(self, bytes key, bytes head, bytes url, hashes, size, int status, bytes body)
-    cdef _Written _write_ordinarily(self, bytes key, bytes head, bytes url, tags, size, int status, bytes body)
+    cdef _Written _write_record_of(self, bytes key, bytes head, bytes url, list hashes, size, int status, bytes body)
+    cdef unsigned long long _date_us(self) except? 0

@@ -1,18 +1,29 @@
 """Objects of a shared store as one worker holds them: those that it has found, and those that it writes."""
 
+from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol, final
+from typing import Final, Protocol, final
 
-from fastgw.cache.shared import records as words_of
-from fastgw.cache.shared.index import KeyHash, Location, ObjectIndex, location
-from fastgw.cache.shared.layout import UNIT, CacheMemory
-from fastgw.cache.shared.records import CHUNK_HEADER, OpenRecord, Records, RecordStatus
-from fastgw.cache.shared.segments import Queue, Segments
+from fastgw.cache.shared._cells import (
+    CAPACITY,
+    CHUNK_CAPACITY,
+    CHUNK_HEADER,
+    CHUNK_NEXT,
+    COMPLETE,
+    DATE,
+    FAILED,
+    GROWING,
+    LENGTH,
+    NEXT,
+    SIZE,
+    STATUS,
+    Cells,
+    OpenRecord,
+)
+from fastgw.cache.shared.layout import CacheMemory
+from fastgw.cache.shared.segments import Segments
 from fastgw.cache.shared.space import Extent, Space
 from fastgw.cache.store import NotStored
-
-if TYPE_CHECKING:
-    from fastgw.cache.shared._ordinary import Ordinary
 
 _LEAST_CHUNK: Final = 4096
 _MOST_CHUNK: Final = 256 * 1024
@@ -29,36 +40,34 @@ class StoreParts(Protocol):
     """The parts of a store that objects need."""
 
     memory: CacheMemory
+    cells: Cells
     segments: Segments
-    records: Records
     space: Space
     most_bytes: int
-    index: ObjectIndex
-    ordinary: "Ordinary"
     clock: Callable[[], float]
     date: Callable[[], float]
 
     def report(self, key: bytes) -> None:
         """Report a change of a key to all that watch it."""
 
-    def insert(self, hash_: KeyHash, where: Location) -> int | None:
+    def insert(self, key: bytes, location: int) -> int | None:
         """Add an object to the index; return the entry that it has replaced, 0: there was none. None: it was not added,
         as others were faster.
         """
 
-    def remove_entry(self, hash_: KeyHash, where: Location) -> bool:
+    def remove_entry(self, key: bytes, entry: int) -> bool:
         """Remove an object from the index; False: it was not in it any more."""
 
-    def put_back(self, hash_: KeyHash, where: Location, former: int) -> bool:
+    def put_back(self, key: bytes, location: int, former: int) -> bool:
         """Put the entry that an object has replaced back in its place; False: that is not possible."""
 
-    def holds(self, hash_: KeyHash, where: Location) -> bool:
+    def holds(self, key: bytes, location: int) -> bool:
         """Whether requests find this object."""
 
-    def removals(self, hash_: KeyHash) -> int:
+    def removals(self, key: bytes) -> int:
         """Return a number to ask `was_removed` with."""
 
-    def was_removed(self, hash_: KeyHash, removals: int) -> bool:
+    def was_removed(self, key: bytes, removals: int) -> bool:
         """Whether a key was removed since then, or several others that are counted with it."""
 
 
@@ -72,12 +81,12 @@ class SharedObject:
         """`at`: first word of its record, in a segment that is pinned already."""
         self._store, self._words, self._at, self._segment = store, store.memory.words, at, segment
         self.key, self.is_soft_purged = key, is_soft_purged
-        self.head = store.records.head(at)
-        self._begins = 8 * at + store.records.parts(at).body
+        self.head = store.cells.head(at)
+        self._begins = 8 * at + store.cells.body_offset(at)
         self._chunks: list[tuple[int, int, int]] = []  # word, first byte in the memory, capacity
 
     def __repr__(self) -> str:
-        state = "released" if self._at < 0 else RecordStatus(self._words[self._at + words_of.STATUS]).name.lower()
+        state = "complete" if self.is_complete else "failed" if self.has_failed else "growing"
         return f"<SharedObject {self.key.hex()} {state} {self.length} bytes>"
 
     def __del__(self) -> None:
@@ -90,31 +99,31 @@ class SharedObject:
 
     @property
     def length(self) -> int:
-        return 0 if self._at < 0 else self._words[self._at + words_of.LENGTH]
+        return 0 if self._at < 0 else self._words[self._at + LENGTH]
 
     @property
     def size(self) -> int | None:
-        size = 0 if self._at < 0 else self._words[self._at + words_of.SIZE]
+        size = 0 if self._at < 0 else self._words[self._at + SIZE]
         return size - 1 if size else None
 
     @property
     def is_complete(self) -> bool:
-        return self._at >= 0 and self._words[self._at + words_of.STATUS] == RecordStatus.COMPLETE
+        return self._at >= 0 and self._words[self._at + STATUS] == COMPLETE
 
     @property
     def has_failed(self) -> bool:
-        return self._at < 0 or self._words[self._at + words_of.STATUS] == RecordStatus.FAILED
+        return self._at < 0 or self._words[self._at + STATUS] == FAILED
 
     @property
     def stored_date(self) -> float:
-        return 0.0 if self._at < 0 else self._words[self._at + words_of.DATE] / 1e6
+        return 0.0 if self._at < 0 else self._words[self._at + DATE] / 1e6
 
     def pieces(self, offset: int = 0) -> list[memoryview]:
         if self._at < 0:
             return []
         data, left = self._store.memory.data, self.length
         self._store.memory.fence()
-        capacity = min(self._words[self._at + words_of.CAPACITY], left)
+        capacity = min(self._words[self._at + CAPACITY], left)
         begins, found, number = self._begins, [], 0
         while True:
             if offset < capacity:
@@ -126,23 +135,22 @@ class SharedObject:
                 self._chunks.append(self._next_chunk())
             _, begins, capacity = self._chunks[number]
             if number == len(self._chunks) - 1:  # the last one may have grown
-                capacity = self._words[self._chunks[number][0] + words_of.CHUNK_CAPACITY]
+                capacity = self._words[self._chunks[number][0] + CHUNK_CAPACITY]
                 self._chunks[number] = (self._chunks[number][0], begins, capacity)
             capacity, number = min(capacity, left), number + 1
 
     def _next_chunk(self) -> tuple[int, int, int]:
         if self._chunks:
-            following = self._words[self._chunks[-1][0] + words_of.CHUNK_NEXT]
+            following = self._words[self._chunks[-1][0] + CHUNK_NEXT]
         else:
-            following = self._words[self._at + words_of.NEXT]
-        where = location(following)
-        at = self._store.records.at(where.segment, where.offset)
+            following = self._words[self._at + NEXT]
+        at = self._store.cells.word_at(following)
         return at, 8 * at + CHUNK_HEADER, 0
 
     def release(self) -> None:
         if self._at >= 0:
             self._at = -1
-            self._store.segments.unpin(self._segment)
+            self._store.cells.unpin(self._segment)
 
 
 @final
@@ -158,7 +166,7 @@ class SharedWriter:
         "_announced",
         "_at",
         "_capacity_at",
-        "_copied_up_to",
+        "_cells",
         "_ended",
         "_extent",
         "_extent_at",
@@ -169,45 +177,47 @@ class SharedWriter:
         "_last_next_at",
         "_lease_key",
         "_length",
+        "_location",
         "_missing",
         "_most",
-        "_next_at",
         "_old",
         "_position",
         "_queue",
         "_removals",
         "_replaced",
+        "_reserved",
+        "_segment",
         "_store",
-        "_where",
         "_words",
     )
 
     def __init__(
         self,
         store: StoreParts,
-        queue: Queue,
+        queue: int,
         extent: Extent,
-        where: Location,
+        at: int,
+        location: int,
         key: bytes,
         body: int,
         size: int | None,
         ended: Callable[[float], None],
         replaced: int | None,
     ) -> None:
-        """`extent`: of the record. `body`: offset of the body from its start. `size`: of the body, as announced.
-        `ended`: called at the end (`Lease.give_up`). `replaced`: entry of the index that comes back if it is aborted;
-        0: there is none; None: the object is not in the index yet, see `begin_body`.
+        """`extent`, `at`, `location`: of the record. `body`: offset of the body from its start. `size`: of the body, as
+        announced. `ended`: called at the end (`Lease.give_up`). `replaced`: entry of the index that comes back if it is
+        aborted; 0: there is none; None: the object is not in the index yet, see `begin_body`.
         """
         self._replaced = replaced
-        self._store, self._words, self._queue = store, store.memory.words, queue
-        self._where, self._key, self._ended, self._announced = where, key, ended, size
-        self._at = store.records.at(where.segment, where.offset)
-        self._extent, self._extent_at = extent, self._at
+        self._store, self._cells, self._words, self._queue = store, store.cells, store.memory.words, queue
+        self._location, self._key, self._ended, self._announced = location, key, ended, size
+        self._at = self._extent_at = at
+        self._extent, self._segment = extent, extent.segment
         self._most = store.most_bytes if size is None else min(size, store.most_bytes)
-        self._copied_up_to = self._most if replaced is not None else -1  # a body up to this length is only copied
-        self._capacity_at, self._next_at = self._at + words_of.CAPACITY, self._at + words_of.NEXT
-        self._last_next_at = self._next_at  # of the last chunk that is reserved
-        self._position = 8 * self._at + body
+        self._capacity_at = at + CAPACITY
+        self._last_next_at = at + NEXT  # of the last chunk that is reserved
+        self._reserved: deque[tuple[Extent, int]] | None = None  # chunks with their first words, not begun yet
+        self._position = 8 * at + body
         self._free = extent.length - body
         self._length = 0
         self._goes_on = True
@@ -218,33 +228,19 @@ class SharedWriter:
     def append(self, data: bytes | bytearray | memoryview) -> bool:
         if not self._goes_on:
             return False
-        store = self._store
-        count = len(data)
-        length = self._length + count
-        if (
-            type(data) is bytes
-            and length <= self._copied_up_to
-            and store.ordinary.append(self._at, self._position, self._free, data, length)
-        ):
-            self._position, self._free, self._length = self._position + count, self._free - count, length
-            store.report(self._key)
-            return True
-        view = memoryview(data).cast("B")
-        length = self._length + len(view)
+        count = len(data) if type(data) is bytes else memoryview(data).nbytes
+        length, taken = self._length + count, 0
         if length > self._most or (self._replaced is None and self._reserve_more() is not None):
             self._fail()
             return False
-        while view:
-            if not self._free and not self._grow(len(view)):
+        while taken < count:
+            if not self._free and not self._grow(count - taken):
                 self._fail()
                 return False
-            count = min(self._free, len(view))
-            self._store.memory.data[self._position : self._position + count] = view[:count]
-            self._position, self._free = self._position + count, self._free - count
-            view = view[count:]
+            piece = self._cells.fill(self._position, self._free, data, taken)
+            self._position, self._free, taken = self._position + piece, self._free - piece, taken + piece
         self._length = length
-        self._store.memory.fence()
-        self._words[self._at + words_of.LENGTH] = length
+        self._cells.grown(self._at, length)
         self._store.report(self._key)
         return True
 
@@ -255,25 +251,17 @@ class SharedWriter:
             self.abort()
             return False
         store, free = self._store, self._free
-        if free < UNIT and self._extent_at == self._at:
-            length, capacity = self._length, self._words[self._capacity_at] - free
-            if store.ordinary.complete(self._at, self._key, self._where.word, length, capacity):
-                self._end()
-                return True
-            free = 0
         if free:
             self._words[self._capacity_at] -= free
             store.space.resize(self._extent, self._extent_at, self._extent.length - free)
-        self._words[self._at + words_of.SIZE] = self._length + 1
-        self._store.memory.fence()
-        self._words[self._at + words_of.STATUS] = RecordStatus.COMPLETE
-        held = store.holds(store.index.hash(self._key), self._where)
+        self._cells.completed(self._at, self._length)
+        held = store.holds(self._key, self._location)
         self._end()
         return held
 
     def hold(self, key: bytes) -> SharedObject:
-        self._store.segments.pin(self._where.segment)
-        return SharedObject(self._store, self._at, self._where.segment, key, is_soft_purged=False)
+        self._cells.pin(self._segment)
+        return SharedObject(self._store, self._at, self._segment, key, is_soft_purged=False)
 
     def abort(self, mark_s: float = 0.0) -> None:
         if self._goes_on:
@@ -283,16 +271,16 @@ class SharedWriter:
         """`former`: entry of the index that comes back; 0: there is none, or it is outdated by a response that is whole
         but does not fit.
         """
-        hash_ = self._store.index.hash(self._key)
-        if self._replaced is not None and (not former or not self._store.put_back(hash_, self._where, former)):
-            self._store.remove_entry(hash_, self._where)
+        store, key = self._store, self._key
+        if self._replaced is not None and (not former or not store.put_back(key, self._location, former)):
+            store.remove_entry(key, self._cells.entry(key, self._location))
         # Only now: a worker that is killed in between leaves no failed object that is found, see `recovery.clean_up`.
-        self._words[self._at + words_of.STATUS] = RecordStatus.FAILED
+        self._words[self._at + STATUS] = FAILED
         self._end(mark_s)
 
     def _end(self, mark_s: float = 0.0) -> None:
         self._goes_on = False
-        self._store.segments.unpin(self._where.segment)
+        self._cells.unpin(self._segment)
         self._ended(mark_s)
         self._store.report(self._key)
 
@@ -305,24 +293,24 @@ class SharedWriter:
         is a copy of, and goes in the place of: at once, or not at all; None: it replaces whatever is there. Without
         time for a copy, `old` is removed and the lease ends.
         """
-        store, hash_ = self._store, self._store.index.hash(self._key)
-        self._lease_key, self._old, self._removals = lease_key, old, store.removals(hash_)
-        former = store.records.open(hash_)
+        store, key = self._store, self._key
+        self._lease_key, self._old, self._removals = lease_key, old, store.removals(key)
+        former = self._cells.open(key)
         self._former = 0 if former is None else former.entry
         if former is not None:
-            store.segments.unpin(former.segment)
+            self._cells.unpin(former.segment)
         self._missing = (self._announced or 0) - self._free  # bytes of the body without space
         why_not = self._reserve_more(_RESERVING_S if old is None else _COPYING_S)
         if why_not is None and old is not None and self._replaced is None:
             why_not = NotStored.FULL
             # Each use would try again and take space from others. The next fetch stores it, over several turns.
-            if store.remove_entry(hash_, location(old.entry)):
-                store.report(self._key)
+            if store.remove_entry(key, old.entry):
+                store.report(key)
             self._ended(0.0)
         if why_not is not None:
-            self._words[self._at + words_of.STATUS] = RecordStatus.FAILED
+            self._words[self._at + STATUS] = FAILED
             self._goes_on = False
-            self._store.segments.unpin(self._where.segment)
+            self._cells.unpin(self._segment)
         return why_not
 
     def _reserve_more(self, seconds: float = _RESERVING_S) -> NotStored | None:
@@ -344,15 +332,15 @@ class SharedWriter:
         at = self._reserve_chunk(self._missing)
         if at is None:
             return NotStored.FULL
-        self._missing -= words[at + words_of.CHUNK_CAPACITY]
+        self._missing -= words[at + CHUNK_CAPACITY]
         if self._missing > 0:
             return None
         assert self._announced is not None
-        words[self._at + words_of.SIZE] = self._announced + 1
+        words[self._at + SIZE] = self._announced + 1
         replaced = self._insert()
         if replaced is None:
             return NotStored.CONTESTED if self._old is None else NotStored.GONE
-        self._replaced, self._copied_up_to = replaced, self._most
+        self._replaced = replaced
         if self._lease_key != self._key:
             store.report(self._lease_key)
         store.report(self._key)
@@ -362,36 +350,35 @@ class SharedWriter:
         """Add the object to the index; return the entry that it has replaced, 0: there was none. None: it was removed
         or replaced meanwhile, or others were faster.
         """
-        store, words, hash_, old = self._store, self._words, self._store.index.hash(self._key), self._old
+        store, key, old = self._store, self._key, self._old
+        entry = self._cells.entry(key, self._location)
         replaced: int | None
         if old is not None:
-            is_replaced = store.index.replace(old.position, old.entry, store.index.entry(hash_, self._where))
-            replaced = old.entry if is_replaced else None
+            replaced = old.entry if self._cells.replace(old.position, old.entry, entry) else None
         else:
-            replaced = None if self._is_outdated(hash_) else store.insert(hash_, self._where)
+            replaced = None if self._is_outdated() else store.insert(key, self._location)
         if replaced is None:
             return None
         # Only now it is found. A removal counts first, and looks then: so one of both sees the other.
         store.memory.fence()
-        if old is None and store.was_removed(hash_, self._removals):
-            if not replaced or not store.put_back(hash_, self._where, replaced):
-                store.remove_entry(hash_, self._where)
+        if old is None and store.was_removed(key, self._removals):
+            if not replaced or not store.put_back(key, self._location, replaced):
+                store.remove_entry(key, entry)
             return None
-        words[self._at + words_of.STATUS] = RecordStatus.GROWING
+        self._words[self._at + STATUS] = GROWING
         return replaced
 
-    def _is_outdated(self, hash_: KeyHash) -> bool:
+    def _is_outdated(self) -> bool:
         """Whether a later response was stored meanwhile, as after a purge or the end of the lease. The former one is
         not later if it is dated in the future: the wall clock was set back.
         """
-        store, words = self._store, self._words
-        found = store.records.open(hash_)
+        words, found = self._words, self._cells.open(self._key)
         if found is None:
             return False
-        date = words[found.at + words_of.DATE]
-        store.segments.unpin(found.segment)
-        was_set_back = found.entry == self._former and date > int(store.date() * 1e6)
-        return date > words[self._at + words_of.DATE] and not was_set_back
+        date = words[found.at + DATE]
+        self._cells.unpin(found.segment)
+        was_set_back = found.entry == self._former and date > int(self._store.date() * 1e6)
+        return date > words[self._at + DATE] and not was_set_back
 
     def _grow(self, count: int) -> bool:
         """Go on in the next chunk. That of a body of unknown length is reserved now, unless what follows the present
@@ -403,54 +390,47 @@ class SharedWriter:
                 return True
             if self._reserve_chunk(wanted) is None:
                 return False
-        elif not self._words[self._next_at] and self._reserve_next() is not None:
+        elif not self._reserved and self._reserve_next() is not None:
             return False
         self._begin_next_chunk()
         return True
 
     def _lengthen(self, wanted: int) -> bool:
         """Make the record or chunk longer. False: something follows it."""
-        longer = self._store.space.resize(self._extent, self._extent_at, self._extent.length + wanted)
-        if longer.length > self._extent.length:
-            self._free = longer.length - self._extent.length
-            self._words[self._capacity_at] += self._free
-            self._extent = longer
-            return True
-        return False
+        extent = self._extent
+        before = extent.length
+        if not self._store.space.resize(extent, self._extent_at, before + wanted):
+            return False
+        self._free = extent.length - before
+        self._words[self._capacity_at] += self._free
+        return True
 
     def _reserve_chunk(self, wanted: int) -> int | None:
         """Reserve a chunk of up to this many bytes behind the last one; return its first word. None: there is no space
         for it.
         """
-        store, words = self._store, self._words
+        store, cells = self._store, self._cells
         wanted = min(wanted, store.segments.size - CHUNK_HEADER)
         least = CHUNK_HEADER + min(wanted, _LEAST_CHUNK)
         for _ in range(2):
             extent = store.space.reserve(self._queue, least, CHUNK_HEADER + wanted)
             if extent is None:
                 return None
-            if store.segments.add_origin(extent.segment, self._where.segment):
+            if store.segments.add_origin(extent.segment, self._segment):
                 break
             if not store.space.renew(self._queue, least):
                 return None
         else:
             return None
-        generation = store.segments.state(extent.segment).generation
-        at = store.records.at(extent.segment, extent.offset)
-        words[at + words_of.CHUNK_RECORD] = self._where.word
-        words[at + words_of.TOTAL] = extent.length
-        words[at + words_of.CHUNK_CAPACITY] = extent.length - CHUNK_HEADER
-        words[at + words_of.CHUNK_NEXT] = 0
-        words[at] = store.records.seal(generation, extent.segment, extent.offset, chunk=True)
-        store.space.commit(extent)
-        store.memory.fence()
-        words[self._last_next_at] = Location(extent.segment, extent.offset, generation).word
-        self._last_next_at = at + words_of.CHUNK_NEXT
+        at = cells.write_chunk(self._location, extent.segment, extent.offset, extent.length)
+        self._words[self._last_next_at] = cells.location(extent.segment, extent.offset)
+        self._last_next_at = at + CHUNK_NEXT
+        self._reserved = deque() if self._reserved is None else self._reserved
+        self._reserved.append((extent, at))
         return at
 
     def _begin_next_chunk(self) -> None:
-        where = location(self._words[self._next_at])
-        at = self._store.records.at(where.segment, where.offset)
-        self._extent, self._extent_at = Extent(where.segment, where.offset, self._words[at + words_of.TOTAL]), at
-        self._capacity_at, self._next_at = at + words_of.CHUNK_CAPACITY, at + words_of.CHUNK_NEXT
-        self._position, self._free = 8 * at + CHUNK_HEADER, self._extent.length - CHUNK_HEADER
+        assert self._reserved is not None
+        self._extent, self._extent_at = self._reserved.popleft()
+        self._capacity_at = self._extent_at + CHUNK_CAPACITY
+        self._position, self._free = 8 * self._extent_at + CHUNK_HEADER, self._extent.length - CHUNK_HEADER

@@ -4,10 +4,7 @@ import heapq
 from collections.abc import Generator
 from typing import Final, NamedTuple
 
-from fastgw.cache.shared import records as words_of
-from fastgw.cache.shared.index import ObjectIndex
-from fastgw.cache.shared.records import Records, RecordStatus
-from fastgw.cache.shared.segments import Segments
+from fastgw.cache.shared._cells import COMPLETE, FOUND, PARTS, SIZE, STATUS, Cells
 
 BUCKETS: Final = 32
 """Buckets of the index that are read in one step: up to 512 objects, well below 1 ms."""
@@ -25,13 +22,13 @@ Popular = Generator[None, None, list[PopularObject]]
 """Work in steps of well below 1 ms. It may be abandoned at any step."""
 
 
-def popular_objects(words: memoryview, index: ObjectIndex, records: Records, segments: Segments, most: int) -> Popular:
+def popular_objects(words: memoryview, cells: Cells, most: int) -> Popular:
     """Return the `most` objects that were found most often, in order. Objects without a URL were made of others."""
     best: list[tuple[int, int, int]] = []  # found, position and entry
-    for number, bucket in enumerate(index.all()):
+    for number, bucket in enumerate(cells.entries()):
         for position, entry in bucket:
-            at = records.peek(entry)
-            if at is None or not (found := words[at + words_of.FOUND]) or not records.parts(at).url:
+            at = cells.record_at(entry)
+            if at < 0 or not (found := words[at + FOUND]) or not words[at + PARTS] >> 32 & 0xFFFF:
                 continue
             if len(best) < most:
                 heapq.heappush(best, (found, position, entry))
@@ -41,11 +38,10 @@ def popular_objects(words: memoryview, index: ObjectIndex, records: Records, seg
             yield
     objects = []
     for found, position, entry in sorted(best, reverse=True):
-        opened = records.open_any(position, entry)
+        opened = cells.open_entry(None, position, entry)
         if opened is None:
             continue
-        if words[opened.at + words_of.STATUS] == RecordStatus.COMPLETE:
-            length = words[opened.at + words_of.SIZE] - 1
-            objects.append(PopularObject(records.url(opened.at), found, length))
-        segments.unpin(opened.segment)
+        if words[opened.at + STATUS] == COMPLETE:
+            objects.append(PopularObject(cells.url(opened.at), found, words[opened.at + SIZE] - 1))
+        cells.unpin(opened.segment)
     return objects

@@ -9,7 +9,6 @@ each purge by prefix all objects are to be checked once (`SharedStore.purge_pref
 The number is written to the words first, and becomes the sequence then: every fetch that began before is covered.
 """
 
-import sys
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, final
 
@@ -30,8 +29,6 @@ _STRIDE: Final = PREFIX_BYTES // 8 + 8
 _STATE, _PREFIX_LENGTH, _TEXT = 0, 1, 8  # words of a prefix; the state: 0 none, 1 being written, else see `_by_prefix`
 _WRITING: Final = 1
 _TRIES: Final = 8
-_PRIME: Final = 2**61 - 1
-_STEP: Final = 7  # bytes of a coefficient, below the prime
 
 
 class Validity(NamedTuple):
@@ -51,22 +48,11 @@ class Purges:
         geometry = memory.geometry
         self._tags, self._width = geometry.tags, geometry.tag_width
         self._prefixes = geometry.prefixes
-        self._point = memory.secrets[-1] % _PRIME
 
     @property
     def sequence(self) -> int:
         """Number of the last purge."""
         return self._words[PURGE_SEQUENCE]
-
-    def hash(self, kind: bytes, text: bytes) -> int:
-        """Return the hash of a key (`kind`: b"k") or of a tag (b"t")."""
-        if kind == b"k":  # a digest already
-            return self._memory.mix(int.from_bytes(text[8:], sys.byteorder), int.from_bytes(text[:8], sys.byteorder))
-        # A polynomial at a secret point: two texts of n bytes have the same value with a probability below n / 2**61.
-        value = len(text)
-        for at in range(0, len(text), _STEP):
-            value = (value * self._point + int.from_bytes(text[at : at + _STEP], "little")) % _PRIME
-        return self._memory.mix(value, 0)
 
     # --- marking ---
 

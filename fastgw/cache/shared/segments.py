@@ -63,7 +63,9 @@ def state_of(word: int) -> StateWord:
 
 @final
 class Segments:
-    """The segments, as one process sees them. `column`: index of its column."""
+    """The segments, as one process sees them, but for its pins and what is in them (`Cells`). `column`: index of its
+    column.
+    """
 
     def __init__(self, memory: CacheMemory, column: int) -> None:
         self._memory = memory
@@ -74,8 +76,6 @@ class Segments:
         """The word of the first segment's state."""
         self.owner = column + 1
         self._used, self.orders, self._origins = geometry.used, geometry.orders, geometry.origins
-        self._data = geometry.data
-        self._own_pins = memory.pins(column)
 
     def state(self, segment: int) -> StateWord:
         return state_of(self._words[self.states + segment])
@@ -83,23 +83,6 @@ class Segments:
     def change(self, segment: int, seen: StateWord, wanted: StateWord) -> bool:
         """Change a state. False: it is not the one seen."""
         return self._swap(self.states + segment, seen.word, wanted.word)
-
-    def byte(self, segment: int) -> int:
-        """Return the offset of a segment in the memory."""
-        return self._data + segment * self.size
-
-    def segment_at(self, word: int) -> int:
-        """Return the segment with this word."""
-        return (8 * word - self._data) // self.size
-
-    # --- pins ---
-
-    def pin(self, segment: int) -> None:
-        self._words[self._own_pins + segment] += 1
-        self._memory.fence()
-
-    def unpin(self, segment: int) -> None:
-        self._words[self._own_pins + segment] -= 1
 
     def is_pinned(self, segment: int) -> bool:
         """Whether a process has a pin on it, or on a segment whose records go on here."""
@@ -136,15 +119,6 @@ class Segments:
                 if self.state(origin).generation == word >> _ORIGIN_AT:
                     yield origin
 
-    # space
-
-    def used(self, segment: int) -> int:
-        """Return the number of bytes in which there are records."""
-        return self._words[self._used + segment]
-
-    def set_used(self, segment: int, count: int) -> None:
-        self._words[self._used + segment] = count
-
     def bytes_in_use(self) -> int:
         return sum(self._words[self._used : self._used + self.count].tolist())
 
@@ -156,7 +130,7 @@ class Segments:
             if not self.change(segment, seen, claimed):
                 return False
             seen = claimed
-        self.set_used(segment, 0)
+        self._words[self._used + segment] = 0
         first = self._origins + ORIGINS * segment
         for at in range(first, first + ORIGINS):
             self._words[at] = 0

@@ -2,8 +2,11 @@
 
 cimport cython
 
-from fastgw.cache.shared._ordinary cimport Ordinary
+from fastgw.cache.shared._cells cimport Cells, OpenRecord
 from fastgw.cache.shared.lifecycle cimport SharedLease
+from fastgw.cache.shared.space cimport Space
+
+cdef int BEGAN, CHECKED, COMPLETE, DATE, FOUND, PURGE_SEQUENCE, RESERVING, STATUS
 
 
 @cython.final
@@ -17,18 +20,15 @@ cdef class _Stamp:
 
 @cython.final
 cdef class SharedStore:
+    cdef public Cells cells
     cdef public object clock
     cdef public object counters
     cdef public object date
-    cdef public object index
-    cdef public object leases
     cdef public object memory
     cdef public long long most_bytes
-    cdef public Ordinary ordinary
     cdef public object purges
-    cdef public object records
     cdef public object segments
-    cdef public object space
+    cdef public Space space
     cdef long long _asked
     cdef object _watches
     cdef object _words
@@ -36,6 +36,10 @@ cdef class SharedStore:
     cpdef find(self, bytes key)
     cpdef bint is_unchanged(self, stamp) except -1
     cpdef lease(self, bytes key, begun=*)
+    cdef unsigned long long _now(self) except? 0
+    cdef bint _is_whole(self, OpenRecord found) except -1
+    cdef bint _drop(self, OpenRecord found) except -1
+    cpdef bint holds(self, bytes key, unsigned long long location) except -1
     cpdef report(self, bytes key)
     cpdef end_lease(self, long long at, unsigned long long word, double mark_s)
 

@@ -7,10 +7,23 @@ from typing import Final
 
 import cython
 
-from fastgw.cache.shared import records as words_of
-from fastgw.cache.shared._ordinary import Ordinary
-from fastgw.cache.shared.index import KeyHash, Location, ObjectIndex, location
+from fastgw.cache.shared._cells import (
+    BEGAN,
+    CHECKED,
+    COMPLETE,
+    DATE,
+    FOUND,
+    IN_FLIGHT,
+    NO_SLOT,
+    OUTGROWN,
+    RESERVING,
+    STATUS,
+    UNCACHEABLE,
+    Cells,
+    OpenRecord,
+)
 from fastgw.cache.shared.layout import (
+    CLASSES,
     EVICTED_FOR_CAPACITY,
     EVICTED_FROM_INDEX,
     INSERTED,
@@ -20,12 +33,10 @@ from fastgw.cache.shared.layout import (
     REMOVED,
     CacheMemory,
 )
-from fastgw.cache.shared.leases import MOST_S, TICKS, Leases
 from fastgw.cache.shared.lifecycle import FetchBegin, SharedLease
 from fastgw.cache.shared.objects import SharedObject
 from fastgw.cache.shared.popular import Popular, popular_objects
 from fastgw.cache.shared.purges import Purges
-from fastgw.cache.shared.records import MOST_HITS, OpenRecord, Records, RecordStatus
 from fastgw.cache.shared.segments import Segments
 from fastgw.cache.shared.space import Space
 from fastgw.cache.shared.watches import Watches, WatchLoop
@@ -42,16 +53,16 @@ from fastgw.cache.store import (
     StoreNumbers,
 )
 
-_MISS: Final = -1
-_LEASE_TICKS: Final = ceil(LEASE_S * TICKS)
+_TICKS: Final = 16
+"""Parts of a second in which the end of a lease is counted."""
+_LEASE_TICKS: Final = ceil(LEASE_S * _TICKS)
+_MOST_MARK_S: Final = 86_400.0
 _REFUSALS: Final[Mapping[int, Refusal]] = {
-    -1: Refusal.IN_FLIGHT,
-    -3: Refusal.UNCACHEABLE,
-    -4: Refusal.NO_SLOT,
-    -5: Refusal.OUTGROWN,
+    IN_FLIGHT: Refusal.IN_FLIGHT,
+    UNCACHEABLE: Refusal.UNCACHEABLE,
+    NO_SLOT: Refusal.NO_SLOT,
+    OUTGROWN: Refusal.OUTGROWN,
 }
-"""Refusals of `Ordinary.take_lease`."""
-_TRIES: Final = 8
 _FOUND_AGAIN: Final = 64
 """Every so many calls of `is_unchanged` one counts as a `find`, which shows what is popular."""
 _LAST: Final = 0xFFFFFFFF
@@ -75,13 +86,6 @@ class _Stamp:
         self.memory, self.key, self.position, self.entry, self.sequence = memory, key, position, entry, sequence
 
 
-def _ordinary_cases(memory: CacheMemory, column: int, owner: int) -> Ordinary:
-    """Return the compiled ordinary cases."""
-    first = memory.column(column)
-    offsets = memory.pins(column) - first, memory.watches(column) - first, memory.events(column) - first
-    return Ordinary(memory, memory.secrets, memory.geometry, first, owner, *offsets)
-
-
 @cython.cclass
 class SharedStore:
     """One process's handle of a shared store. `column`: see `CacheMemory`; no other living process has it."""
@@ -102,13 +106,10 @@ class SharedStore:
         self.most_bytes = min(most_bytes, memory.geometry.segments * memory.geometry.segment // _SHARE)
         self._words = memory.words
         self.counters = memory.use_column(column)
-        self.index = ObjectIndex(memory)
+        self.cells = Cells(memory, column)
         self.segments = Segments(memory, column)
-        self.records = Records(memory, self.index, self.segments)
         self.purges = Purges(memory)
-        self.leases = Leases(memory, clock)
-        self.ordinary = _ordinary_cases(memory, column, self.segments.owner)
-        self.space = Space(memory, self.index, self.segments, self.records, self.ordinary)
+        self.space = Space(memory, self.segments, self.cells)
         self._watches = Watches(memory, column, loop, wakers)
         self._asked = 0
 
@@ -119,81 +120,75 @@ class SharedStore:
     # requests
 
     def find(self, key: bytes) -> StoredObject | None:
-        # PERF: 2 us with the compiled search, 7 without (CPython 3.11, micro/cache_store).
-        at = self.ordinary.find(key)
-        if at >= 0:
-            segment = self.segments.segment_at(at)
-            return SharedObject(self, at, segment, key, bool(self._words[at + words_of.CHECKED] & 1))
-        if at == _MISS:
+        cells = self.cells
+        found = cells.open(key)
+        if found is None or not (cells.is_current(found.at) or self._is_whole(found)):
             return None
-        hash_ = self.index.hash(key)
-        found = self.records.open(hash_)
-        if found is None:
-            return None
-        words = self._words
-        checked = words[found.at + words_of.CHECKED]
-        if checked >> 1 != words[PURGE_SEQUENCE] and (checked := self._check(found)) < 0:
+        cells.count_found(found.at)
+        return SharedObject(self, found.at, found.segment, key, bool(self._words[found.at + CHECKED] & 1))
+
+    def _is_whole(self, found: OpenRecord) -> bool:
+        """Whether a pinned record was not purged, and has space for its body; otherwise it is unpinned, and removed if
+        nobody will find it.
+        """
+        cells, words = self.cells, self._words
+        is_purged = words[found.at + CHECKED] >> 1 != words[PURGE_SEQUENCE] and self._check(found) < 0
+        missing = 2 if is_purged else cells.missing(found.at)
+        if missing == 2:
             self._drop(found)
-            return None
-        if words[found.at + words_of.STATUS] == RecordStatus.RESERVING:
-            self.segments.unpin(found.segment)
-            return None
-        if words[found.at + words_of.NEXT] and (missing := self.records.missing_chunk(found.at)) is not None:
-            if self.records.is_overwritten(missing):
-                self._drop(found)
-            else:
-                self.segments.unpin(found.segment)
-            return None
-        if (hits := words[found.at + words_of.HITS]) < MOST_HITS:
-            words[found.at + words_of.HITS] = hits + 1
-        words[found.at + words_of.FOUND] += 1
-        return SharedObject(self, found.at, found.segment, key, bool(checked & 1))
+        elif missing or words[found.at + STATUS] == RESERVING:
+            cells.unpin(found.segment)
+        else:
+            return True
+        return False
 
     def stamp(self, found: StoredObject) -> object | None:
         assert isinstance(found, SharedObject)
         sequence = self._words[PURGE_SEQUENCE]
-        if found.at < 0 or self._words[found.at + words_of.CHECKED] != sequence << 1:
+        if found.at < 0 or self._words[found.at + CHECKED] != sequence << 1:
             return None
-        for position, entry in self.index.candidates(self.index.hash(found.key)):
-            where = location(entry)
-            if self.records.is_sound(where) and self.records.at(where.segment, where.offset) == found.at:
-                return _Stamp(self.memory, found.key, position, entry, sequence)
-        return None
+        now = self.cells.open(found.key)
+        if now is None:
+            return None
+        self.cells.unpin(now.segment)
+        return _Stamp(self.memory, found.key, now.position, now.entry, sequence) if now.at == found.at else None
 
     def is_unchanged(self, stamp: object) -> bool:
         seen: _Stamp = cython.cast(_Stamp, stamp, typecheck=True)
-        ordinary = self.ordinary
+        cells = self.cells
         if seen.memory is not self.memory:
             return False
         self._asked += 1
         # PERF: counted here every so many calls, 500 instructions of each less than by a `find` (CPython 3.11,
         # callgrind, micro/response_cache).
-        if self._asked % _FOUND_AGAIN == 0 and not (
-            ordinary.holds(seen.position, seen.entry) and ordinary.count_found(seen.key, seen.entry, _FOUND_AGAIN)
-        ):
+        if self._asked % _FOUND_AGAIN == 0:
             self._count_found(seen.key)
-        return ordinary.holds(seen.position, seen.entry) and ordinary.holds(PURGE_SEQUENCE, seen.sequence)
+        return cells.holds(seen.position, seen.entry) and cells.holds(PURGE_SEQUENCE, seen.sequence)
 
     def _count_found(self, key: bytes) -> None:
         """Count an object as found so many times, so that what is popular stays in the store."""
         if (found := self.find(key)) is not None:
             if isinstance(found, SharedObject) and found.at >= 0:
-                self._words[found.at + words_of.FOUND] += _FOUND_AGAIN - 1
+                self._words[found.at + FOUND] += _FOUND_AGAIN - 1
             found.release()
 
     def lease(self, key: bytes, begun: FetchMoment | None = None) -> SharedLease | Refusal:
         assert begun is None or isinstance(begun, FetchBegin)
+        cells = self.cells
         if begun is not None:
-            self.leases.forget(self.index.hash(key), only_mark=True)
-        ordinary = self.ordinary
-        now: cython.double = self.leases.clock()
-        at: cython.longlong = ordinary.take_lease(key, cython.cast(cython.ulonglong, now * TICKS), _LEASE_TICKS)
+            cells.forget(key, True)
+        at: cython.longlong = cells.take_lease(key, self._now(), _LEASE_TICKS)
         if at >= 0:
-            return SharedLease(self, key, at, ordinary.lease_word, begun)
+            return SharedLease(self, key, at, cells.lease_word, begun)
         return _REFUSALS[at]
 
+    def _now(self) -> cython.ulonglong:
+        """Return the present instant, as ends of leases are counted."""
+        now: cython.double = self.clock()
+        return cython.cast(cython.ulonglong, now * _TICKS)
+
     def present_moment(self) -> FetchBegin:
-        return FetchBegin(self.purges.sequence, self.date())
+        return FetchBegin(self.cells.purge_sequence(), self.date())
 
     def recall(self, keys: Sequence[bytes], callback: Callable[[StoredObject | None], None]) -> bool:
         return False
@@ -203,18 +198,18 @@ class SharedStore:
         return SharedLease(self, lease_key, -1, 0, former)
 
     def watch(self, key: bytes, callback: Callable[[], None]) -> KeyWatch:
-        return self._watches.add(self.index.hash(key), callback)
+        return self._watches.add(self.cells.hash(key) % CLASSES, callback)
 
     def remove(self, key: bytes) -> bool:
-        hash_ = self.index.hash(key)
-        self._count_removal(hash_)  # also for an object that is not in the index yet
+        self._count_removal(key)  # also for an object that is not in the index yet
         was_there = is_changed = False
         # Again, if another process has changed the entry meanwhile: what it has put there may be the same object with
         # another head or in another segment, or one that breaks off, so that the object comes back.
-        while (seen := self._entry_of(hash_)) is not None:
-            found = self.records.open_entry(hash_, *seen)
+        while (seen := self._entry_of(key)) is not None:
+            position, entry = seen
+            found = self.cells.open_entry(key, position, entry)
             is_valid = found is None or self._check(found) >= 0
-            removed = self._drop_entry(*seen) if found is None else self._drop(found)
+            removed = self.cells.drop(position, entry) if found is None else self._drop(found)
             was_there, is_changed = was_there or (removed and is_valid), is_changed or removed
         if is_changed:
             self.report(key)
@@ -222,42 +217,42 @@ class SharedStore:
 
     def remove_older(self, key: bytes, than: FetchBegin) -> None:
         """Remove the object of a key, unless its fetch has begun later, and keep away what is being recalled of it."""
-        found, is_later = self.records.open(self.index.hash(key)), False
+        found, is_later = self.cells.open(key), False
         if found is not None:
-            began, date = self._words[found.at + words_of.BEGAN], self._words[found.at + words_of.DATE]
+            began, date = self._words[found.at + BEGAN], self._words[found.at + DATE]
             is_later = (began, date) > (than.began, int(than.date * 1e6))
-            self.segments.unpin(found.segment)
+            self.cells.unpin(found.segment)
         if not is_later:
             self.remove(key)
 
-    def _entry_of(self, hash_: KeyHash) -> tuple[int, int] | None:
+    def _entry_of(self, key: bytes) -> tuple[int, int] | None:
         """Return position and entry of the first record of a key, also in a segment that is being recycled."""
-        for position, entry in self.index.candidates(hash_):
-            if self.records.may_be_of(hash_, entry):
+        for position, entry in self.cells.candidates(key):
+            if self.cells.may_be_of(key, entry):
                 return position, entry
         return None
 
     # --- purges ---
 
     def purge_key(self, key: bytes, *, soft: bool = False) -> Counting:
-        hash_, tag = self.index.hash(key), self.key_tag(key)
+        tag = self.cells.key_tag(key)
         number = self.purges.purge_key(tag, soft=soft)
-        self.leases.forget(hash_)
+        self.cells.forget(key, False)
         self.report(key)
-        return self._sweep(number, lambda at: tag in self.records.tags(at))
+        return self._sweep(number, lambda at: tag in self.cells.tags(at))
 
     def purge_tags(self, tags: Iterable[bytes], *, soft: bool = False) -> Counting:
-        hashes = {self.name_tag(tag) for tag in tags}
+        hashes = {self.cells.name_tag(tag) for tag in tags}
         number = self.purges.purge_tags(hashes, soft=soft)
         self._watches.report_all()
-        return self._sweep(number, lambda at: not hashes.isdisjoint(self.records.tags(at)))
+        return self._sweep(number, lambda at: not hashes.isdisjoint(self.cells.tags(at)))
 
     def purge_prefix(self, *prefixes: bytes, soft: bool = False) -> Counting:
         if max(map(len, prefixes)) > MOST_URL:
             raise ValueError(f"a prefix has at most {MOST_URL} bytes")
         number = max([self.purges.purge_prefix(each, soft=soft) for each in prefixes])
         self._watches.report_all()
-        return self._sweep(number, lambda at: bool(url := self.records.url(at)) and url.startswith(prefixes))
+        return self._sweep(number, lambda at: bool(url := self.cells.url(at)) and url.startswith(prefixes))
 
     def purge_all(self, *, soft: bool = False) -> Counting:
         number = self.purges.purge_all(soft=soft)
@@ -266,23 +261,23 @@ class SharedStore:
 
     def popular(self, most: int) -> Popular:
         """Return the `most` objects that were found most often, in steps."""
-        return popular_objects(self._words, self.index, self.records, self.segments, most)
+        return popular_objects(self._words, self.cells, most)
 
     def _sweep(self, number: int, matches: Callable[[int], bool]) -> Counting:
         """Check all objects, remove purged ones, and count those of before this purge that it matches."""
         count = 0
-        for bucket in self.index.all():
+        for bucket in self.cells.entries():
             if not bucket:
                 continue
             for position, entry in bucket:
-                found = self.records.open_any(position, entry)
+                found = self.cells.open_entry(None, position, entry)
                 if found is None:
                     continue
-                is_hit = self._words[found.at + words_of.BEGAN] < number and matches(found.at)
+                is_hit = self._words[found.at + BEGAN] < number and matches(found.at)
                 if self._check(found) < 0:
                     is_hit = self._drop(found) and is_hit
                 else:
-                    self.segments.unpin(found.segment)
+                    self.cells.unpin(found.segment)
                 count += is_hit
             yield
         return count
@@ -290,14 +285,12 @@ class SharedStore:
     def _check(self, found: OpenRecord) -> int:
         """Check a pinned record against the purges; return its new `CHECKED` word. -1: it was purged."""
         words, at = self._words, found.at
-        checked = words[at + words_of.CHECKED]
-        validity = self.purges.check(
-            words[at + words_of.BEGAN], checked >> 1, self.records.tags(at), lambda: self.records.url(at)
-        )
+        checked = words[at + CHECKED]
+        validity = self.purges.check(words[at + BEGAN], checked >> 1, self.cells.tags(at), lambda: self.cells.url(at))
         if validity.is_purged:
             return -1
         checked = validity.sequence << 1 | checked & 1 | validity.is_soft_purged
-        words[at + words_of.CHECKED] = checked
+        words[at + CHECKED] = checked
         return checked
 
     def when_purged(self, callback: Callable[[], None]) -> None:
@@ -324,144 +317,79 @@ class SharedStore:
 
     def report(self, key: bytes) -> None:
         """Report a change of a key to all that watch it."""
-        if self.ordinary.report(key):
-            self._watches.wake_watchers(self.index.hash(key))
+        if self.cells.report(key):
+            self._watches.wake_watchers(self.cells.hash(key) % CLASSES)
 
     def end_lease(self, at: cython.longlong, word: cython.ulonglong, mark_s: float) -> None:
         """End a lease, with a mark for so many seconds, unless another process has taken it."""
         if mark_s > 0:
-            now, ticks = self.leases.ticks(min(mark_s, MOST_S))
-            self.ordinary.end_lease(at, word, now, ticks)
+            self.cells.end_lease(at, word, self._now(), ceil(min(mark_s, _MOST_MARK_S) * _TICKS))
         else:
-            self.ordinary.end_lease(at, word, 0, 0)
+            self.cells.end_lease(at, word, 0, 0)
 
-    def key_tag(self, key: bytes) -> int:
-        """Return the hash by which a purge of a key finds its objects, as those of a tag."""
-        return self.ordinary.key_tag(key)
-
-    def name_tag(self, tag: bytes) -> int:
-        """Return the hash by which a purge of a tag finds its objects."""
-        return self.ordinary.name_tag(tag)
-
-    def insert(self, hash_: KeyHash, where: Location) -> int | None:
+    def insert(self, key: bytes, location: int) -> int | None:
         """Add a record to the index, in place of another one of its key. Returns the entry that it has replaced, 0:
         there was none. None: others were always faster.
         """
-        index, entry = self.index, self.index.entry(hash_, where)
-        for _ in range(_TRIES):
-            before = self.records.open(hash_)
-            if before is not None:
-                self.segments.unpin(before.segment)
-                if index.replace(before.position, before.entry, entry):
-                    return before.entry
-                continue
-            for position, seen in index.slots(hash_, self._coldness):
-                is_eviction = seen != 0 and self._coldness(seen) >= 0
-                if not index.replace(position, seen, entry):
-                    continue
-                self._words[self.counters + INSERTED] += 1
-                if is_eviction:
-                    self._words[self.counters + REMOVED] += 1
-                    self._words[self.counters + EVICTED_FROM_INDEX] += 1
-                return 0 if self._settle(hash_, position, entry) else None
-        return None
+        return self.cells.replaced if self.cells.insert(key, location) else None
 
-    def settle(self, hash_: KeyHash, where: Location) -> bool:
-        """Leave one of two entries of a key, one of which is of this record. False: it is the other one."""
-        position = self.index.position(hash_, where.word)
-        return position is not None and self._settle(hash_, position, self.index.entry(hash_, where))
-
-    def _settle(self, hash_: KeyHash, position: int, entry: int) -> bool:
-        """Leave one of two entries that two processes have added for a key at the same time: the first one."""
-        for other, seen in self.index.candidates(hash_):
-            if other == position:
-                continue
-            found = self.records.open_entry(hash_, other, seen)
-            if found is None:
-                # In a segment that another process recycles it may be kept, and would hide the new one then.
-                if self.records.may_be_of(hash_, seen) and not self._drop_entry(other, seen):
-                    return self._settle(hash_, position, entry)
-                continue
-            self.segments.unpin(found.segment)
-            first, loser = (other, (position, entry)) if other < position else (position, (other, seen))
-            if self.index.replace(*loser, 0):
-                self._words[self.counters + REMOVED] += 1
-            if first != position:
-                return False
-        return True
-
-    def holds(self, hash_: KeyHash, where: Location) -> bool:
+    def holds(self, key: bytes, location: cython.ulonglong) -> bool:
         """Whether requests find this record."""
-        position = self.index.position(hash_, where.word)
-        if position is None:
-            return False
-        found = self.records.open_entry(hash_, position, self.index.entry(hash_, where))
+        cells = self.cells
+        entry = cells.entry(key, location)
+        position = cells.position(key, entry)
+        found = None if position < 0 else cells.open_entry(key, position, entry)
         if found is None:
             return False
-        if self._check(found) < 0:
+        if self._words[found.at + CHECKED] >> 1 != cells.purge_sequence() and self._check(found) < 0:
             self._drop(found)
             return False
-        self.segments.unpin(found.segment)
+        cells.unpin(found.segment)
         return True
 
-    def removals(self, hash_: KeyHash) -> int:
+    def removals(self, key: bytes) -> int:
         """Return a number to ask `was_removed` with."""
-        return self._words[REMOVALS + hash_.hash % REMOVAL_CLASSES]
+        return self._words[REMOVALS + self.cells.hash(key) % REMOVAL_CLASSES]
 
-    def was_removed(self, hash_: KeyHash, removals: int) -> bool:
+    def was_removed(self, key: bytes, removals: int) -> bool:
         """Whether `remove` was called for a key since then, or several times for others that are counted with it."""
-        now = self.removals(hash_)
-        is_one_other = (now >> 32) - (removals >> 32) == 1 and now & _LAST != hash_.hash >> 32
+        now = self.removals(key)
+        is_one_other = (now >> 32) - (removals >> 32) == 1 and now & _LAST != self.cells.hash(key) >> 32
         return now != removals and not is_one_other
 
-    def _count_removal(self, hash_: KeyHash) -> None:
-        at = REMOVALS + hash_.hash % REMOVAL_CLASSES
+    def _count_removal(self, key: bytes) -> None:
+        hash_ = self.cells.hash(key)
+        at = REMOVALS + hash_ % REMOVAL_CLASSES
         while True:
             seen = self._words[at]
-            if self.memory.swap(at, seen, ((seen >> 32) + 1 & _LAST) << 32 | hash_.hash >> 32):
+            if self.memory.swap(at, seen, ((seen >> 32) + 1 & _LAST) << 32 | hash_ >> 32):
                 return
 
-    def remove_entry(self, hash_: KeyHash, where: Location) -> bool:
-        """Remove a record from the index. False: it was not in it any more."""
-        position = self.index.position(hash_, where.word)
-        if position is None or not self.index.replace(position, self.index.entry(hash_, where), 0):
-            return False
-        self._words[self.counters + REMOVED] += 1
-        return True
+    def remove_entry(self, key: bytes, entry: int) -> bool:
+        """Remove an entry from the index. False: it was not in it any more."""
+        position = self.cells.position(key, entry)
+        return position >= 0 and self.cells.drop(position, entry)
 
-    def put_back(self, hash_: KeyHash, where: Location, former: int) -> bool:
+    def put_back(self, key: bytes, location: int, former: int) -> bool:
         """Put the entry that a record has replaced back in its place. False: the record that it points to is gone, or
         the new one was removed meanwhile. Purges since then are checked when it is found.
         """
-        position, found = self.index.position(hash_, where.word), None
-        if position is not None:
-            found = self.records.open_entry(hash_, position, former)
+        cells = self.cells
+        entry = cells.entry(key, location)
+        position = cells.position(key, entry)
+        found = None if position < 0 else cells.open_entry(key, position, former)
         if found is None:
             return False
-        is_complete = self._words[found.at + words_of.STATUS] == RecordStatus.COMPLETE
-        is_back = is_complete and self.index.replace(found.position, self.index.entry(hash_, where), former)
-        self.segments.unpin(found.segment)
+        is_complete = self._words[found.at + STATUS] == COMPLETE
+        is_back = is_complete and cells.replace(found.position, entry, former)
+        cells.unpin(found.segment)
         return is_back
 
     def _drop(self, found: OpenRecord) -> bool:
         """Remove a pinned record from the index, and unpin it."""
-        removed = self._drop_entry(found.position, found.entry)
-        self.segments.unpin(found.segment)
+        removed = self.cells.drop(found.position, found.entry)
+        self.cells.unpin(found.segment)
         return removed
-
-    def _drop_entry(self, position: int, entry: int) -> bool:
-        """Remove an entry from the index. False: it was changed meanwhile."""
-        removed = self.index.replace(position, entry, 0)
-        self._words[self.counters + REMOVED] += removed
-        return removed
-
-    def _coldness(self, entry: int) -> int:
-        """Return how often a record was found, or more if it grows; -1: it is not there."""
-        at = self.records.peek(entry)
-        if at is None:
-            return -1
-        growing = self._words[at + words_of.STATUS] == RecordStatus.GROWING
-        return self._words[at + words_of.HITS] + (MOST_HITS + 1 if growing else 0)
 
 
 def is_unchanged_in(store: Store, stamp: object) -> bool:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final, Protocol, final
 
-from fastgw.cache.shared.index import KeyHash
 from fastgw.cache.shared.layout import ALL_EVENTS, COLUMNS, CacheMemory
 from fastgw.shm.wakers import WakeReason, wake
 
@@ -54,9 +53,9 @@ class Watches:
         self._seen_all = 0
         self._timer: TimerHandle | None = None
 
-    def add(self, hash_: KeyHash, callback: Callable[[], None]) -> _Watch:
-        """Register a callback."""
-        watch = _Watch(self, hash_.class_, callback)
+    def add(self, class_: int, callback: Callable[[], None]) -> _Watch:
+        """Register a callback for keys of a class."""
+        watch = _Watch(self, class_, callback)
         if not self._watches:
             self._seen_all = self._words[ALL_EVENTS]
         here = self._watches.setdefault(watch.class_, [])
@@ -82,9 +81,8 @@ class Watches:
             self._timer.cancel()
             self._timer = None
 
-    def wake_watchers(self, hash_: KeyHash) -> None:
-        """Wake the workers that watch the class of a key, whose event was counted."""
-        class_ = hash_.class_
+    def wake_watchers(self, class_: int) -> None:
+        """Wake the workers that watch a class of keys, whose event was counted."""
         if class_ in self._watches:
             self._loop.call_soon(self.call_due)
         for column in range(self._words[COLUMNS]):

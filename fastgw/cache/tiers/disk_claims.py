@@ -16,7 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, final
 
-from fastgw.cache.shared.layout import CacheMemory
+from fastgw.cache.shared._cells import Cells
+from fastgw.cache.shared.layout import CONTROL, CacheMemory
 from fastgw.cache.shared.purges import Purges
 from fastgw.cache.tiers.purge_journal import JOURNAL, Run, begin_run, remove_journal
 from fastgw.operator_events import OperatorEvent, log_event
@@ -184,11 +185,11 @@ def _unlink(file: Path) -> bool:
 
 def restore_purges(memory: CacheMemory, run: Run) -> None:
     """Let new memory know the purges of former runs."""
-    purges = Purges(memory)
+    cells, purges = Cells(memory, CONTROL), Purges(memory)
     for each in run.purges:
         if each.kind == "key" or each.kind == "tag":
-            kind = b"k" if each.kind == "key" else b"t"
-            purges.restore_hash(purges.hash(kind, each.value), each.number, soft=each.soft)
+            tag = cells.key_tag(each.value) if each.kind == "key" else cells.name_tag(each.value)
+            purges.restore_hash(tag, each.number, soft=each.soft)
         elif each.kind == "prefix":
             purges.restore_prefix(each.value, each.number, soft=each.soft)
         elif each.kind == "all":

@@ -159,7 +159,7 @@ class DiskTier:
 
         def done(found: _Found | None) -> None:
             if found is not None and found.file is None:
-                is_outdated = self._store.was_removed(self._store.index.hash(found.key), removals[found.key])
+                is_outdated = self._store.was_removed(found.key, removals[found.key])
                 if is_outdated and not is_last and recall.callbacks and not self.threads.is_closing:
                     self._look_up(name, recall, timer, is_last=True)
                     return
@@ -400,7 +400,7 @@ class DiskTier:
                     self._folder = os.open(self.disk.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                     # Threads may use it after `close`, so it is closed with the tier.
                     self._close_folder = weakref.finalize(self, os.close, self._folder)
-                directory = ObjectDirectory(path, self.counts, DiskGhosts(self._store.index), self.disk.most_bytes)
+                directory = ObjectDirectory(path, self.counts, DiskGhosts(self._store.cells), self.disk.most_bytes)
                 if self._was_removed:
                     for shard in range(SHARDS):
                         directory.count_shard(shard)

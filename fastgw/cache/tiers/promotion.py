@@ -10,14 +10,15 @@ from fastgw.cache.tiers.object_file import ObjectRecord
 
 def check_record(store: SharedStore, key: bytes, record: ObjectRecord, began: int | None = None) -> Validity:
     """Return whether an object is valid. `began`: as if its fetch had begun at this purge sequence."""
-    hashes = [*{store.key_tag(key), store.key_tag(record.lease_key)}, *map(store.name_tag, record.tags)]
+    cells = store.cells
+    hashes = [*{cells.key_tag(key), cells.key_tag(record.lease_key)}, *map(cells.name_tag, record.tags)]
     began = record.began if began is None else began
     return store.purges.check(began, began, hashes, lambda: record.url)
 
 
 def count_removals(store: SharedStore, keys: Iterable[bytes]) -> dict[bytes, int]:
     """Return numbers for `SharedStore.was_removed`: what was read before a removal is not put into memory after it."""
-    return {key: store.removals(store.index.hash(key)) for key in keys}
+    return {key: store.removals(key) for key in keys}
 
 
 def promote_object(store: SharedStore, key: bytes, record: ObjectRecord, body: bytes) -> None:

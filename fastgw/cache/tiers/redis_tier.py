@@ -91,7 +91,7 @@ class RedisTier:
                 callbacks = self._recalls.pop(name)
                 if answer is not None and answer[2]:
                     key = name[answer[2] - 1]
-                    if not self._store.was_removed(self._store.index.hash(key), removals[key]):
+                    if not self._store.was_removed(key, removals[key]):
                         self._use(key, answer, began)
                 for each in callbacks:
                     each(None)

@@ -2,7 +2,7 @@
 
 from typing import Final, final
 
-from fastgw.cache.shared.index import KeyHash, ObjectIndex
+from fastgw.cache.shared._cells import Cells
 from fastgw.cache.shared.layout import DISK_COUNTS, DISK_SHARD, CacheMemory
 from fastgw.cache.tiers.object_directory import SHARDS
 
@@ -44,14 +44,11 @@ class MemoryCounts:
 class DiskGhosts:
     """See `Ghosts`. They are among those of the memory, under hashes of their own."""
 
-    def __init__(self, index: ObjectIndex) -> None:
-        self._index = index
+    def __init__(self, cells: Cells) -> None:
+        self._cells = cells
 
     def remember(self, key: bytes) -> None:
-        self._index.remember(self._hash(key))
+        self._cells.remember(key[8:] + key[:8])
 
     def is_remembered(self, key: bytes) -> bool:
-        return self._index.is_remembered(self._hash(key))
-
-    def _hash(self, key: bytes) -> KeyHash:
-        return self._index.hash(key[8:] + key[:8])
+        return self._cells.is_remembered(key[8:] + key[:8])

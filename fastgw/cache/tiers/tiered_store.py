@@ -112,7 +112,7 @@ class TieredStore:
         self._begin_purge()
         was_there = memory.remove(key)
         # A purge as well: a look-up that has begun must not bring it back, nor may a restart.
-        number = memory.purges.purge_key(memory.key_tag(key), soft=False)
+        number = memory.purges.purge_key(memory.cells.key_tag(key), soft=False)
         if self.disk is not None:
             self.disk.purges.write([Purge("key", number, value=key)])
             self.disk.remove(key)

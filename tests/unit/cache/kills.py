@@ -8,15 +8,18 @@ import random
 import re
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
+from fastgw.cache.shared._cells import Cells
 from fastgw.cache.shared.layout import CacheMemory
 from fastgw.cache.shared.recovery import clean_up
 from fastgw.cache.shared.segments import SegmentState
 from fastgw.cache.shared.shared_store import SharedStore
+from fastgw.cache.shared.space import Space
 from fastgw.cache.store import Refusal
 from fastgw.routing.table import at_once
-from tests.unit.cache.nodes import SharedNode, begin, body_of, leased, objects_in, pins_in, put, read
+from tests.unit.cache.nodes import SharedNode, begin, body_of, leased, leases_in, objects_in, pins_in, put, read
 
 MEMORY = 1 << 20
 LONG = 100_000  # of several segments
@@ -64,6 +67,42 @@ def deadly(memory: CacheMemory, countdown: int) -> CacheMemory:
     return again
 
 
+class _DeadlyCells(Cells):
+    """Those of a process that dies before or after a change."""
+
+    tick: Callable[[], None]
+
+
+def _dying(name: str) -> Callable[..., Any]:
+    def change(self: _DeadlyCells, *about: Any) -> Any:
+        self.tick()
+        outcome = getattr(Cells, name)(self, *about)
+        self.tick()
+        return outcome
+
+    return change
+
+
+for _name in (
+    "completed",
+    "drop",
+    "end_lease",
+    "evict",
+    "fill",
+    "grown",
+    "insert",
+    "move",
+    "pin",
+    "replace",
+    "set_used",
+    "take_lease",
+    "unpin",
+    "write",
+    "write_chunk",
+):
+    setattr(_DeadlyCells, _name, _dying(_name))
+
+
 def live_and_die(node: SharedNode, countdown: int, version: int) -> bool:
     """Let a child use the store until it dies at this change; return whether it has."""
     passing = itertools.count()
@@ -72,6 +111,10 @@ def live_and_die(node: SharedNode, countdown: int, version: int) -> bool:
         try:
             node.memory = deadly(node.memory, countdown)
             store = node.open(1)
+            assert isinstance(store, SharedStore)
+            store.cells = _DeadlyCells(node.memory, 1)
+            store.cells.tick = node.memory.words.tick  # type: ignore[attr-defined]
+            store.space = Space(node.memory, store.segments, store.cells)
             for number in range(4):
                 writer = begin(store, key_of(number), size=None)
                 for at in range(0, 20_000, 5000):
@@ -85,8 +128,8 @@ def live_and_die(node: SharedNode, countdown: int, version: int) -> bool:
             for at in range(0, LONG, 30_000):
                 writer.append(content(4, version, LONG)[at : at + 30_000])
             writer.complete()
-            assert isinstance(store, SharedStore)
-            store.clock = lambda: float(next(passing))
+            clock = store.clock
+            store.clock = lambda: clock() + next(passing) / 100
             writer = begin(store, key_of(4), size=LONG)  # reserved as the body arrives
             writer.append(content(4, version, LONG)[:5000])
             writer.abort()
@@ -120,7 +163,7 @@ def kill_at_any_change() -> None:
 def check_all(node: SharedNode, version: int) -> None:
     store, memory = node.b, node.memory
     assert pins_in(memory) == 0
-    assert store.leases.count() == 0
+    assert leases_in(store) == 0
     assert not [
         segment
         for segment in range(store.segments.count)
@@ -192,7 +235,7 @@ def kill_some_at_once() -> None:
     node.memory.use_column(3)
     workers = {column: spawn(column, column) for column in (1, 2, 3)}
     try:
-        for kill in range(24):
+        for kill in range(96):
             column = 1 + kill % 3
             seen, ends = node.memory.words[node.memory.column(column)], time.monotonic() + 60
             while node.memory.words[node.memory.column(column)] < seen + 15 and time.monotonic() < ends:
@@ -212,7 +255,7 @@ def kill_some_at_once() -> None:
             os.waitpid(pid, 0)
             clean_up(node.memory, column, node.wakers)
     assert pins_in(node.memory) == 0
-    assert node.b.leases.count() == 0
+    assert leases_in(node.b) == 0
     for number in range(60):
         put(node.b, key_of(number), b"whole")
     assert all(read(node.a, key_of(number)) == (b"head", b"whole") for number in range(60))

@@ -9,7 +9,7 @@ from multiprocessing.connection import wait
 from queue import SimpleQueue
 
 from fastgw.cache.process_store import ProcessStore
-from fastgw.cache.shared.index import ObjectIndex
+from fastgw.cache.shared._cells import Cells
 from fastgw.cache.shared.layout import COLUMNS, REMOVAL_CLASSES, CacheMemory
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import Lease, Refusal, Store, StoredObject, Writer
@@ -177,9 +177,9 @@ class TieredNode(SharedNode):
         for store in (self.a, self.b):
             assert isinstance(store, TieredStore)
             memory = store.memory
-            for bucket in memory.index.all():
+            for bucket in memory.cells.entries():
                 for position, entry in bucket:
-                    memory.index.replace(position, entry, 0)
+                    memory.cells.replace(position, entry, 0)
 
     def close(self) -> None:
         """End the node. Repeated calls do nothing."""
@@ -199,7 +199,14 @@ def pins_in(memory: CacheMemory) -> int:
 
 def objects_in(store: SharedStore) -> int:
     """The entries of the index whose records are there: what the counters should say."""
-    return sum(store.records.peek(entry) is not None for bucket in store.index.all() for _, entry in bucket)
+    return sum(store.cells.record_at(entry) >= 0 for bucket in store.cells.entries() for _, entry in bucket)
+
+
+def leases_in(store: SharedStore) -> int:
+    """The leases and marks that have not ended."""
+    parts, now = store.memory.geometry, int(store.clock() * 16)
+    words = store.memory.words[parts.leases : parts.leases + parts.lease_count].tolist()
+    return sum(word != 0 and 0 < (word - now) % (1 << 26) <= 1 << 25 for word in words)
 
 
 def leased(store: Store, key: bytes) -> Lease:
@@ -224,10 +231,10 @@ def put(store: Store, key: bytes, body: bytes = b"", head: bytes = b"head", **ab
 
 def key_of_class(memory: CacheMemory, key: bytes) -> bytes:
     """Another key whose removals are counted as those of this one."""
-    index = ObjectIndex(memory)
-    wanted = index.hash(key).hash % REMOVAL_CLASSES
+    cells = Cells(memory, 0)
+    wanted = cells.hash(key) % REMOVAL_CLASSES
     keys = (b"other %010d" % number for number in itertools.count())
-    return next(each for each in keys if index.hash(each).hash % REMOVAL_CLASSES == wanted)
+    return next(each for each in keys if cells.hash(each) % REMOVAL_CLASSES == wanted)
 
 
 def body_of(found: StoredObject, offset: int = 0) -> bytes:

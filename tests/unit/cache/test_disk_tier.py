@@ -14,7 +14,7 @@ from unittest import mock
 import pytest
 from msgspec import structs
 
-from fastgw.cache.shared.index import ObjectIndex
+from fastgw.cache.shared._cells import Cells
 from fastgw.cache.shared.layout import DISK_FAILED, JOURNAL_ENDED, JOURNAL_LEFT, CacheMemory
 from fastgw.cache.store import Counting, Store, StoredObject
 from fastgw.cache.tiers import disk_tier, object_directory, purge_journal, purge_writer
@@ -617,10 +617,10 @@ def test_what_is_asked_for_again_after_its_eviction_goes_to_the_main_queue(tmp_p
     assert not any(map(is_there, younger))
     assert directory.evict_down_to(0) == 1
     assert ghosts.keys == {K, *younger}
-    kept, key = DiskGhosts(ObjectIndex(memory)), bytes(range(16))
+    kept, key = DiskGhosts(Cells(memory, 0)), bytes(range(16))
     kept.remember(key)
     assert (kept.is_remembered(key), kept.is_remembered(L)) == (True, False)
-    assert not ObjectIndex(memory).is_remembered(ObjectIndex(memory).hash(key))
+    assert not Cells(memory, 0).is_remembered(key)
 
 
 def test_clocks_that_jump(node: TieredNode) -> None:

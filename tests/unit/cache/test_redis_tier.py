@@ -89,10 +89,10 @@ class SharingNode:
 
     def forget(self) -> None:
         """Remove everything from memory, as eviction does."""
-        index = self.store.memory.index
-        for bucket in index.all():
+        cells = self.store.memory.cells
+        for bucket in cells.entries():
             for position, entry in bucket:
-                index.replace(position, entry, 0)
+                cells.replace(position, entry, 0)
 
     @property
     def numbers(self) -> RedisNumbers:

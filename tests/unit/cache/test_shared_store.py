@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fastgw.cache.shared import lifecycle, shared_store
-from fastgw.cache.shared.index import KeyHash, Location, ObjectIndex
+from fastgw.cache.shared._cells import Cells
 from fastgw.cache.shared.layout import CacheMemory, OtherCacheLayout
 from fastgw.cache.shared.recovery import clean_up
 from fastgw.cache.shared.segments import Queue, Segments, SegmentState, StateWord
@@ -157,12 +157,12 @@ def test_a_whole_object_with_many_tags_stays_in_its_space(node: SharedNode) -> N
     """With its tags it is a little longer than what is never divided, and its segment has space for its head only."""
     store = node.a
     put(store, key_of(0), b"first")
-    segment = store.space.opened[Queue.SMALL]
+    segment = store.space.opened(Queue.SMALL)
     put(node.b, key_of(1), b"next" * 300)  # in the segment behind
     tags, head, body = [b"%d" % number for number in range(500)], bytes(1560), content(3, 0, 2536)
     begins = 128 + 8 * (len(tags) + 1) + len(head)
-    put(store, key_of(2), bytes(store.segments.size - store.segments.used(segment) - 8000 - 200))
-    left = store.segments.size - store.segments.used(segment)
+    put(store, key_of(2), bytes(store.segments.size - store.cells.used(segment) - 8000 - 200))
+    left = store.segments.size - store.cells.used(segment)
     assert begins <= left < begins + len(body)
     assert leased(store, key_of(3)).store_whole(head, body, url=b"", tags=tags)
     assert read(node.b, key_of(3)) == (head, body)
@@ -281,10 +281,10 @@ def test_an_object_of_known_length_without_space_for_all_of_its_body_is_not_stor
 def slow_node() -> Iterator[SharedNode]:
     """A larger node, whose clock goes on whenever a writer reads it: a call reserves space in one segment, no more."""
     made = SharedNode(4 << 20)
-    passing = itertools.count(2000)
+    passing = itertools.count()
     for store in (made.a, made.b):
         assert isinstance(store, shared_store.SharedStore)
-        store.clock = lambda: float(next(passing))
+        store.clock = lambda: made.clock.now + next(passing) / 100
     yield made
     made.close()
 
@@ -443,17 +443,19 @@ def test_a_long_object_whose_copy_takes_too_long_is_removed_when_it_is_validated
     put(node.a, key_of(0), body, b"old")
     found, lease = node.a.find(key_of(0)), leased(node.b, key_of(0))
     assert found is not None
-    reserve = Space.reserve
 
-    def replace_then(space: Space, queue: Queue, least: int, wanted: int) -> Extent | None:
-        patched.stop()
-        if is_replaced:
-            assert node.a.restore(key_of(0), node.a.present_moment()).store_head(b"newer")
-        return reserve(space, queue, least, wanted)
+    class Beside(Space):
+        """The space of a worker. Another one comes before it is used."""
 
-    patched = mock.patch.object(Space, "reserve", replace_then)
-    patched.start()
+        def reserve(self, queue: int, least: int, wanted: int) -> Extent | None:
+            if is_replaced and not replaced:
+                replaced.append(node.a.restore(key_of(0), node.a.present_moment()).store_head(b"newer"))
+            return super().reserve(queue, least, wanted)
+
+    replaced: list[bool] = []
+    node.b.space = Beside(node.memory, node.b.segments, node.b.cells)
     assert not lease.freshen(found, b"new")
+    assert replaced == [True] * is_replaced
     assert lease.why_not is NotStored.FULL
     assert body_of(found) == body
     found.release()
@@ -524,7 +526,7 @@ def test_a_search_for_space_takes_no_object_of_several_segments_from_others(node
     found = node.b.find(key_of(1))
     assert found is not None
     fill_up(node)
-    with recycling(node, but=node.b.segments.segment_at(found.at)):
+    with recycling(node, but=found._segment):
         assert node.b.find(key_of(1)) is None
     assert read(node.b, key_of(1)) == (b"head", content(1, 0, 100_000))
     found.release()
@@ -592,9 +594,9 @@ def test_a_removal_holds_for_an_object_that_is_not_found_yet(slow_node: SharedNo
         def __getattr__(self, name: str) -> Any:
             return getattr(node.a, name)
 
-        def insert(self, hash_: KeyHash, where: Location) -> int | None:
+        def insert(self, key: bytes, location: int) -> int | None:
             remove("before it is inserted")
-            replaced = node.a.insert(hash_, where)
+            replaced = node.a.insert(key, location)
             remove("after it was inserted")
             return replaced
 
@@ -655,19 +657,22 @@ def test_an_object_that_is_removed_while_it_is_validated_does_not_come_back(
     put(node.a, key, bytes(length), b"old")
     found, lease = node.a.find(key), leased(node.a, key)
     assert found is not None
-    reserve = Space.reserve
+    removed: list[bool] = []
 
-    def change_then(space: Space, queue: Queue, least: int, wanted: int) -> Extent | None:
-        patched.stop()
-        assert node.b.remove(key)
-        if meanwhile == "replaced":
-            put(node.b, key_of(2), b"newer")
-            assert node.b.restore(key, node.b.present_moment()).store_head(b"newer")
-        return reserve(space, queue, least, wanted)
+    class Beside(Space):
+        """The space of a worker. Another one comes before it is used."""
 
-    patched = mock.patch.object(Space, "reserve", change_then)
-    patched.start()
+        def reserve(self, queue: int, least: int, wanted: int) -> Extent | None:
+            if not removed:
+                removed.append(node.b.remove(key))
+                if meanwhile == "replaced":
+                    put(node.b, key_of(2), b"newer")
+                    assert node.b.restore(key, node.b.present_moment()).store_head(b"newer")
+            return super().reserve(queue, least, wanted)
+
+    node.a.space = Beside(node.memory, node.a.segments, node.a.cells)
     assert not lease.freshen(found, b"new head")
+    assert removed == [True]
     assert lease.why_not is NotStored.GONE
     found.release()
     assert read(node.b, key) == (None if meanwhile == "removed" else (b"newer", b""))
@@ -714,15 +719,6 @@ def test_what_is_forgotten_is_released(node: SharedNode) -> None:
     leased(node.b, key_of(1)).give_up()
 
 
-def test_tags_are_hashed_as_those_of_purges_that_are_read_from_a_disk() -> None:
-    chance = random.Random(7)
-    node = SharedNode()
-    for length in range(60):
-        for tag in (chance.randbytes(length), b"\0" * length, b"\xff" * length):
-            assert node.a.ordinary.name_tag(tag) == node.a.purges.hash(b"t", tag), tag
-    node.close()
-
-
 # deaths
 
 
@@ -730,11 +726,11 @@ def test_a_death_at_the_begin_of_a_recycling_takes_nothing_from_readers(node: Sh
     """The worker has not looked yet whether others read the segment."""
     for number in range(200):
         put(node.a, key_of(number), content(number, 0, 3000))
-    sealed = [segment for segment, _ in node.a.space._sealed_segments()]
+    sealed = [segment for segment, _ in node.a.cells.sealed(16)]
     found = next(
         each
         for number in range(200)
-        if (each := node.b.find(key_of(number))) is not None and node.b.segments.segment_at(each.at) == sealed[0]
+        if (each := node.b.find(key_of(number))) is not None and each._segment == sealed[0]
     )
     for segment in sealed:
         state = node.a.segments.state(segment)
@@ -996,21 +992,22 @@ def test_a_removal_holds_also_if_the_object_is_replaced_meanwhile(node: SharedNo
     found, lease = node.b.find(key), leased(node.b, key)
     assert found is not None
     begun: list[Writer] = []
-    replace = ObjectIndex.replace
+    calls: list[int] = []
 
-    def replace_later(index: ObjectIndex, at: int, seen: int, wanted: int) -> bool:
-        patched.stop()
-        if meanwhile == "freshened":
-            assert lease.freshen(found, b"new head")
-        else:
-            writer = lease.store(b"head", 8)
-            assert writer is not None
-            begun.append(writer)
-        return replace(index, at, seen, wanted)
+    class Later(Cells):
+        def replace(self, position: int, seen: int, wanted: int) -> bool:
+            calls.append(position)
+            if len(calls) == 1 and meanwhile == "freshened":
+                assert lease.freshen(found, b"new head")
+            elif len(calls) == 1:
+                writer = lease.store(b"head", 8)
+                assert writer is not None
+                begun.append(writer)
+            return super().replace(position, seen, wanted)
 
-    patched = mock.patch.object(ObjectIndex, "replace", replace_later)
-    patched.start()
+    node.a.cells = Later(node.memory, 1)
     assert node.a.remove(key)
+    assert len(calls) == 2
     for writer in begun:
         writer.abort()
     found.release()
