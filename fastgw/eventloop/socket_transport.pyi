@@ -68,6 +68,8 @@ class SocketTransport:
     """`fd` if bytes can be sent on the socket as they are, while none are held; otherwise -1."""
     protocol: StreamProtocol | None
     """May be replaced at any time."""
+    is_truncated: bool
+    """Whether the peer has ended without `close_notify` of TLS, and that is accepted as an end."""
 
     def __init__(self, worker_loop: WorkerLoop, fd: int) -> None:
         """Take over a connected socket in non-blocking mode. Raises `OSError`: no more sockets can be watched; then the
@@ -97,6 +99,9 @@ class SocketTransport:
 
     def close(self) -> None:
         """Read no more, and close after all that is held was sent."""
+
+    def truncate(self) -> None:
+        """`close`, but over TLS so that the peer finds that data may be missing."""
 
     def abort(self) -> None:
         """Close at once."""

@@ -144,6 +144,8 @@ cdef class StreamProtocol(Timed):
 
 
 cdef class SocketTransport(FdListener):
+    is_truncated = False
+
     def __cinit__(self):
         self.fd = self.plain_fd = -1
 
@@ -277,6 +279,9 @@ cdef class SocketTransport(FdListener):
             self._is_closing = True
             if not self._held_bytes:
                 self._close_now()
+
+    def truncate(self):
+        self.close()
 
     cpdef abort(self):
         if not self._is_over:

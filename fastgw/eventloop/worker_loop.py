@@ -9,7 +9,6 @@ from typing import Final, Protocol, TypeVar, cast
 from fastgw.eventloop.addressed_connections import AddressedConnections
 from fastgw.eventloop.socket_poller import SocketPoller
 from fastgw.eventloop.socket_transport import SocketTransport, room
-from fastgw.eventloop.splice_pipes import SplicePipes
 from fastgw.eventloop.timer_wheel import TICK, Wheel
 from fastgw.http.http1.parser import body_buffer
 from fastgw.shm.connection_journal import ConnectionJournal
@@ -193,7 +192,6 @@ class WorkerLoop:
         self.hangups = Hangups()
         self.sockets = SocketPoller(loop)
         self._connections: AddressedConnections | None = None
-        self.pipes = SplicePipes()
         self.held_body_budget = HeldBodyBudget.single_process() if held_body_budget is None else held_body_budget
         self.journal = journal
         self.rests = Rests(loop.call_soon)
@@ -287,4 +285,3 @@ class WorkerLoop:
         self.sockets.close()
         if self._connections is not None:
             self._connections.close()
-        self.pipes.close()

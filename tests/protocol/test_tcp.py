@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fastgw.downstream.tcp.connection import RESET_AFTER_END
-from fastgw.downstream.tcp.plain_end import RELAY_BYTES
+from fastgw.eventloop.worker_loop import READ_BYTES
 from tests.support.gateway import Gateway, wait_until
 from tests.support.tcp import (
     TcpTarget,
@@ -324,7 +324,7 @@ def test_the_connections_to_an_upstream_have_a_limit(target: TcpTarget, tmp_path
 def test_the_place_of_a_connection_that_the_service_has_ended_is_free(target: TcpTarget, tmp_path: Path) -> None:
     """An idle client does not notice that its service has gone: after a restart such clients would hold all places. The
     place is released once only, whatever the client does later, and it still reaches a service that reads."""
-    much = 4 * RELAY_BYTES
+    much = 4 * READ_BYTES
     config = tcp_config(target, pool={"max_connections": 1, "pending_timeout": "300ms"})
     with Gateway(config, tmp_path) as gateway:
         with connected(gateway.port()) as first, target.accept() as gone:

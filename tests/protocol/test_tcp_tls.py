@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from fastgw.downstream.tcp.connection import FAREWELL_BYTES, TRUNCATED
-from fastgw.downstream.tcp.plain_end import RELAY_BYTES
+from fastgw.eventloop.worker_loop import READ_BYTES
 from fastgw.net.first_bytes import PROXY_V2
 from fastgw.net.proxy_protocol import NO_TLVS, ProxyTlvs, header_v2, parse
 from tests.support.certificates import Certificates, client_tls
@@ -221,7 +221,7 @@ def test_what_is_sent_behind_an_alert_is_bounded(passing: Gateway) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             client.sendall(bytes(4 << 20))
     record = passing.wait_for_record(host="flood.test", fault="route_not_found")
-    assert FAREWELL_BYTES < record["request_bytes"] <= FAREWELL_BYTES + RELAY_BYTES + len(hello)
+    assert FAREWELL_BYTES < record["request_bytes"] <= FAREWELL_BYTES + READ_BYTES + len(hello)
 
 
 def test_a_hello_in_pieces_and_several_records(passing: Gateway, place: Place) -> None:

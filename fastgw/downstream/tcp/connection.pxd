@@ -2,9 +2,9 @@
 
 cimport cython
 
-from fastgw.downstream.tcp.plain_end cimport EndOwner, PlainEnd
+from fastgw.downstream.tcp.relay_end cimport EndOwner, RelayEnd
 from fastgw.forwarded_headers cimport Peer
-from fastgw.eventloop.socket_transport cimport send_at_once
+from fastgw.eventloop.socket_transport cimport SocketTransport, send_at_once
 from fastgw.eventloop.timer_wheel cimport Wheel
 from fastgw.upstream.targets.target cimport Target
 from fastgw.upstream.upstream cimport Upstream
@@ -36,8 +36,8 @@ cdef class TcpConnection(EndOwner):
     cdef double _idle
     cdef double _total_at
     cdef object _address_limit
-    cdef object _client
-    cdef object _target_end
+    cdef RelayEnd _client
+    cdef RelayEnd _target_end
     cdef object _greeting
     cdef long long _droppable
     cdef object _tls
@@ -48,7 +48,7 @@ cdef class TcpConnection(EndOwner):
     cdef int _attempt
     cdef object _lent
     cdef bint _has_place
-    cdef PlainEnd _dialing
+    cdef SocketTransport _dialing
     cdef object _record
     cdef tuple _tried
     cdef Target _selected
@@ -57,13 +57,14 @@ cdef class TcpConnection(EndOwner):
     cdef object _timer
     cdef object _securing
 
-    cdef _enter(self, client, limit)
+    cdef _enter(self, RelayEnd client, limit)
     cdef _choose(self, hello)
     cpdef _connect(self, kind)
     cdef _borrow(self, Upstream upstream, Target target)
     cdef _dial(self, Upstream upstream, Target target)
     cdef _hang_up(self)
-    cdef _open(self, target)
+    cdef _open(self, RelayEnd target)
+    cdef RelayEnd _end_on(self, SocketTransport transport)
     cdef _finish_if_done(self)
     cdef _leave_pool(self)
     cdef bint _release_place(self) except -1

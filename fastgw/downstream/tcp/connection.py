@@ -16,16 +16,15 @@ from enum import IntEnum
 from functools import partial
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import cython
 
-from fastgw.downstream.tcp.end import End
-from fastgw.downstream.tcp.plain_end import EndOwner, PlainEnd, can_dial, dial
-from fastgw.downstream.tcp.tls_end import TlsEnd
+from fastgw.downstream.tcp.relay_end import End, EndOwner, Loss, RelayEnd
 from fastgw.errors import Fault, Retry
+from fastgw.eventloop.dialing import DialedTransport, can_dial, dial
 from fastgw.eventloop.socket_accept import AcceptedSocket
-from fastgw.eventloop.socket_transport import send_at_once
+from fastgw.eventloop.socket_transport import SocketTransport, send_at_once
 from fastgw.eventloop.tls_transport import text_of
 from fastgw.forwarded_headers import Peer
 from fastgw.net.proxy_protocol import Address, TerminatedTls, header_v1, header_v2
@@ -62,8 +61,6 @@ RESET_AFTER_END: Final = "the target reset the connection after the client had e
 """Detail in the log. No fault if the target has sent data: it need not read what a client says at its end, such as
 `close_notify` of TLS. For nginx, too, it is an end.
 """
-Loss: TypeAlias = Exception | None
-"""Error by which an end was lost; None: it was just closed."""
 _HEADER_REFUSED: Final = "closed before the PROXY header was sent"
 _ID_BYTES: Final = 16
 _NO_HELLO: Final = ClientHello()
@@ -143,8 +140,8 @@ class TcpConnection(EndOwner):
         self._phase = CONNECTING
         self._idle = self._total_at = inf
         self._address_limit: AddressLimit | None = None
-        self._client: End | None = None
-        self._target_end: End | None = None
+        self._client: RelayEnd | None = None
+        self._target_end: RelayEnd | None = None
         self._greeting: HelloReader | None = None
         self._droppable = FAREWELL_BYTES
         self._tls: TerminatedTls | None = None
@@ -156,7 +153,7 @@ class TcpConnection(EndOwner):
         self._attempt = 0
         self._lent: SocketConnection | None = None
         self._has_place = False  # in the pool, for a connection that it has not opened
-        self._dialing: PlainEnd | None = None
+        self._dialing: SocketTransport | None = None
         self._record: AttemptRecord | None = None
         self._tried: tuple[Target, ...] = ()
         self._selected: Target | None = None
@@ -186,14 +183,14 @@ class TcpConnection(EndOwner):
             self.scheme = b"tls"
             self._phase = GREETING
             self._greeting = HelloReader()
-            self._client_end.peer = self
+            self._client_end.read_for(self)
             self._watch(server.timeouts.request_headers)
             self._client_end.resume()
         else:
             self._choose(_NO_HELLO)
 
     def accept_tls(
-        self, end: TlsEnd, limit: "AddressLimit | None", tls: ssl.SSLObject, server_name: str, vouched: bytes
+        self, end: RelayEnd, limit: "AddressLimit | None", tls: ssl.SSLObject, server_name: str, vouched: bytes
     ) -> None:
         """Serve a client whose TLS is terminated here: its handshake is complete, and it is counted in the node's
         limits.
@@ -228,35 +225,45 @@ class TcpConnection(EndOwner):
             end.received = len(greeting.received)
             self._follow(hello)
 
-    def _enter(self, client: End | None, limit: "AddressLimit | None") -> None:
+    def _enter(self, client: RelayEnd | None, limit: "AddressLimit | None") -> None:
         self._client = client
         self._address_limit = limit
         self._server.connections.add(self)
 
-    def _enter_plain(self, client: int, limit: "AddressLimit | None") -> PlainEnd | None:
+    def _enter_plain(self, client: int, limit: "AddressLimit | None") -> RelayEnd | None:
         """Return the end of a client that is counted in the node's limits; None: the connection has ended."""
         self._enter(None, limit)  # first: whatever happens now, `_finish` releases the limits
-        self._client = end = self._watched(client)
-        return end
+        transport = self._watched(client)
+        if transport is not None:
+            self._client = self._end_on(transport)
+        return self._client
 
-    def _watched(self, fd: int, is_dialing: bool = False) -> PlainEnd | None:
-        """Return the end on a socket. None: epoll watches no more sockets of this user; the connection has ended."""
+    def _watched(self, fd: int, is_dialing: bool = False) -> SocketTransport | None:
+        """Return the transport of a socket. None: epoll watches no more sockets of this user, which has ended the
+        connection.
+        """
+        worker_loop = self._server.worker_loop
         try:
-            return PlainEnd(self._server.worker_loop, fd, self, is_dialing)
+            return DialedTransport(worker_loop, fd, self) if is_dialing else SocketTransport(worker_loop, fd)
         except OSError as error:
             os.close(fd)
             self._end(Fault.CONNECTIONS_EXHAUSTED, reason_of(error))
             return None
 
+    def _end_on(self, transport: SocketTransport) -> RelayEnd:
+        end = RelayEnd(self._server.worker_loop, self)
+        transport.begin(end)
+        return end
+
     @property
-    def _client_end(self) -> End:
+    def _client_end(self) -> RelayEnd:
         assert self._client is not None
         return self._client
 
     # ClientHello
 
-    def send(self, chunk: memoryview) -> bool:
-        """Buffer data of the client before its target is known (`end.ByteSink`)."""
+    def send(self, chunk: bytes) -> bool:
+        """Buffer data of the client before its target is known (`relay_end.ByteSink`)."""
         if self._phase is FAREWELL:
             self._drop(len(chunk))
             return True
@@ -288,8 +295,8 @@ class TcpConnection(EndOwner):
             return
         self._phase = FAREWELL
         self._watch(FAREWELL_S)
-        client.peer = self
-        client.send(memoryview(alert.record))
+        client.read_for(self)
+        client.send(alert.record)
         if self._phase is FAREWELL:
             client.end_sending()
         if self._phase is FAREWELL:
@@ -358,7 +365,7 @@ class TcpConnection(EndOwner):
         if self._dialing is not None:
             self._watch(upstream.settings.timeouts.connect)
 
-    def dialed(self, end: PlainEnd, error: cython.int) -> None:
+    def dialed(self, transport: SocketTransport, error: cython.int) -> None:
         upstream, target = self._upstream, self._target
         assert upstream is not None
         assert target is not None
@@ -368,10 +375,10 @@ class TcpConnection(EndOwner):
         self._dialing = None
         if upstream.pool.on_connected is not None:
             upstream.pool.on_connected(target)
-        if self._greet(end.fd):
-            self._open(end)
+        if self._greet(transport.fd):
+            self._open(self._end_on(transport))
         else:
-            end.close()
+            transport.close()
             self.failed(Fault.CONNECT_REFUSED, _HEADER_REFUSED)
 
     def _not_connected(self, error: OSError) -> None:
@@ -414,12 +421,12 @@ class TcpConnection(EndOwner):
         if target.tls is None:
             plain = self._watched(connected.detach())
             if plain is not None:
-                self._open(plain)
+                self._open(self._end_on(plain))
             return
         timeouts = upstream.settings.timeouts
         timeout = timeouts.connect if timeouts.tls is None else timeouts.tls
         assert connection.address is not None
-        end = TlsEnd(self._server.worker_loop, self)
+        end = RelayEnd(self._server.worker_loop, self)
         securing = secure(connected, connection.address, target, end, timeout)
         self._securing = self._server.worker_loop.loop.create_task(securing)
         self._securing.add_done_callback(partial(self._secured, target, end))
@@ -435,7 +442,7 @@ class TcpConnection(EndOwner):
         header = self._proxy_header(version)
         return send_at_once(fd, header) == len(header)  # the socket's buffer is empty
 
-    def _secured(self, target: Target, end: TlsEnd, task: "asyncio.Task[None]") -> None:
+    def _secured(self, target: Target, end: RelayEnd, task: "asyncio.Task[None]") -> None:
         """Handle the end of the TLS handshake with the target, successful or not."""
         error = None if task.cancelled() else task.exception()
         if task.cancelled() or self._phase is not CONNECTING:
@@ -501,7 +508,7 @@ class TcpConnection(EndOwner):
             tlvs = tlvs._replace(authority=name, raw_authority=b"")
         return header_v2(source, local, tlvs, self._tls)
 
-    def _open(self, target: End) -> None:
+    def _open(self, target: RelayEnd) -> None:
         """Connect both ends with each other."""
         now = monotonic()
         client = self._client_end
@@ -510,10 +517,11 @@ class TcpConnection(EndOwner):
         self.response, self.upstream_s = CONNECTED_OUTCOME, now - self.begun_at
         if self._record is not None:
             self._record.answer(CONNECTED, now)
-        client.peer, target.peer = target, client
+        client.read_for(target)
+        target.read_for(client)
         self._watch(self._idle)
         greeting, self._greeting = self._greeting, None
-        held = greeting is not None and not target.send(memoryview(greeting.received))
+        held = greeting is not None and not target.send(bytes(greeting.received))
         if self._phase is OPEN:
             target.resume()
         if self._phase is OPEN and not held:
@@ -637,8 +645,8 @@ class TcpConnection(EndOwner):
             self._upstream.pool.withdraw(cast(Any, self))
 
     def _finish(self, is_reset: bool = False, is_truncated: bool = False, is_cut: bool = False) -> None:
-        """Close both ends. `is_reset`: with a reset. `is_truncated`: the time is up (`End.truncate`). `is_cut`: because
-        the gateway stops.
+        """Close both ends. `is_reset`: with a reset. `is_truncated`: the time is up (`RelayEnd.truncate`). `is_cut`:
+        because the gateway stops.
         """
         if self._phase is CLOSED:
             return

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 from fastgw.downstream.http1.connection import TOKEN_START, Http1ClientConnection
 from fastgw.downstream.http2.connection import Http2ClientConnection
 from fastgw.downstream.tcp.connection import TcpConnection
-from fastgw.downstream.tcp.tls_end import TlsEnd
+from fastgw.downstream.tcp.relay_end import RelayEnd
 from fastgw.downstream.tls.contexts import ServerContexts
 from fastgw.downstream.tls.on_demand import NameDecision
 from fastgw.errors import Fault
@@ -404,7 +404,8 @@ class TlsConnection(TlsTransport):
         self.peer.tls = TlsParameters(self._tls.version() or "", cipher[0] if cipher else "", self._server_name)
         self._admitted = False  # the permits belong to the protocol above now
         if self.listener.tcp is not None:
-            end = TlsEnd(server.worker_loop, connection := TcpConnection(server, self.listener, self.peer, self._local))
+            connection = TcpConnection(server, self.listener, self.peer, self._local)
+            end = RelayEnd(server.worker_loop, connection)
             self._open(end)
             end.connection_made(self)
             connection.accept_tls(end, self._address_limit, self._tls, self._server_name, self._vouched)

@@ -8,9 +8,9 @@ import socket
 import pytest
 
 from fastgw.downstream.tcp.connection import HALF_CLOSED_S
-from fastgw.downstream.tcp.plain_end import RELAY_BYTES
 from fastgw.errors import Fault
 from fastgw.eventloop import socket_accept
+from fastgw.eventloop.worker_loop import READ_BYTES
 from tests.support.on_loop import on_loop, until
 from tests.unit.downstream.tcp.test_refused_watching import Node, ended
 
@@ -30,7 +30,7 @@ def accept(node: Node, listening: socket.socket) -> None:
     node.server.serve_tcp(node.listener, accepted, (accepted.ip, accepted.port), None)
 
 
-@pytest.mark.parametrize("count", [1, 4 * RELAY_BYTES])
+@pytest.mark.parametrize("count", [1, 4 * READ_BYTES])
 @on_loop
 async def test_a_target_that_has_ended_holds_no_place_and_its_client_has_a_minute(count: int) -> None:
     """Bytes of the client begin the minute again. The default of `tunnel_idle` is an hour."""
