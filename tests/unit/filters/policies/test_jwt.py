@@ -350,10 +350,11 @@ def test_claims_go_to_the_upstream_in_fields_that_no_client_can_write(keys: str)
     sent = ["X-User: root", "x_user: root", "X-Gone: root", "X_GONE: root", "x-roles: root", "X-Kept: yes"]
     for _ in range(2):
         head = passed(plane, *sent, bearer(token))
-        assert "root" not in head
+        assert ": root\r\n" not in head
         for line in ("X-User: alice", "X-Roles: a,b c,é", "X-Number: 12", 'X-Object: {"a":[1,true]}', "X-Kept: yes"):
             assert head.count(f"{line}\r\n") == 1
-        assert "gone" not in head.lower()
+        assert "-gone:" not in head.lower()
+        assert "_gone:" not in head.lower()
 
 
 @pytest.mark.parametrize(
