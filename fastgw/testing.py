@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from fastgw import config
-from fastgw.cache.process_store import ProcessStore
+from fastgw.cache.shared.shared_store import own_store
 from fastgw.config.base.value_types import Address, Url
 from fastgw.config.settings import gateway as configuration
 from fastgw.config.settings.gateway import Config, FilterUse
@@ -309,7 +309,7 @@ class _Plane:
             own_counts(),
             upstreams=gateway.upstreams.get,
             control_is_away=lambda: True,
-            caches={"main": ProcessStore(loop.call_soon)}.get,
+            caches={"main": own_store(loop)}.get,
         )
         pool: Any = _Pool(self._worker_loop, self._upstreams)
         for upstream in gateway.upstreams.values():

@@ -16,7 +16,7 @@ from typing import Any, Final, final
 
 from msgspec.structs import replace
 
-from fastgw.cache.process_store import ProcessStore
+from fastgw.cache.shared.shared_store import own_store
 from fastgw.capture.observed_tables import observe_tables
 from fastgw.config import Loaded
 from fastgw.config.settings import gateway as config
@@ -100,7 +100,7 @@ class Sandbox:
         self._loop = asyncio.get_running_loop()
         self._worker_loop = WorkerLoop(self._loop)
         self._clock = _RecordedClock()
-        stores = {name: ProcessStore(self._loop.call_soon) for name in ("main", *loaded.config.caches)}
+        stores = {name: own_store(self._loop) for name in ("main", *loaded.config.caches)}
         cells: Any = _RecordedCells(own_table(), self._clock)
         fetcher: Any = _NoFetcher()
         gateway = self._gateway

@@ -308,6 +308,7 @@ class Turns:
     def __init__(self, wheel: Wheel) -> None:
         self.soon: list[Any] = []
         self.timers: list[Timer] = []
+        self._struck_at = 0.0  # the last one was due
         self.offloaded = 0
         self._wheel = wheel
 
@@ -346,7 +347,8 @@ class Turns:
         raise AssertionError(context)
 
     def call_later(self, seconds: float, callback: Any, *arguments: Any) -> Timer:
-        timer = Timer(self, self._wheel.now + seconds, lambda: callback(*arguments))
+        now = max(self._wheel.now, self._struck_at)
+        timer = Timer(self, now + seconds, lambda: callback(*arguments))
         self.timers.append(timer)
         return timer
 
@@ -356,6 +358,7 @@ class Turns:
         if timer is None or timer.at > now:
             return False
         self.timers.remove(timer)
+        self._struck_at = timer.at
         timer.call()
         return True
 

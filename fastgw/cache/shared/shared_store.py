@@ -67,6 +67,7 @@ _FOUND_AGAIN: Final = 64
 """Every so many calls of `is_unchanged` one counts as a `find`, which shows what is popular."""
 _LAST: Final = 0xFFFFFFFF
 """Part of a word of `REMOVALS` that tells the last key; the other one is the number."""
+OWN_BYTES: Final = 16 * 1024**2
 _SHARE: Final = 8
 """An object takes at most this fraction of the memory."""
 
@@ -390,6 +391,11 @@ class SharedStore:
         removed = self.cells.drop(found.position, found.entry)
         self.cells.unpin(found.segment)
         return removed
+
+
+def own_store(loop: WatchLoop, memory: int = OWN_BYTES) -> SharedStore:
+    """Return a store of this process alone, for replays and tests. `memory`: bytes, allocated on use."""
+    return SharedStore(CacheMemory(memory), 1, loop, {}, memory)
 
 
 def is_unchanged_in(store: Store, stamp: object) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from multiprocessing.connection import wait
 from queue import SimpleQueue
 
-from fastgw.cache.process_store import ProcessStore
 from fastgw.cache.shared._cells import Cells
 from fastgw.cache.shared.layout import COLUMNS, REMOVAL_CLASSES, CacheMemory
 from fastgw.cache.shared.shared_store import SharedStore
@@ -50,12 +49,6 @@ class Node:
     def close(self) -> None:
         self.a.close()
         self.b.close()
-
-
-class ProcessNode(Node):
-    def __init__(self, memory: int = 1 << 20) -> None:
-        super().__init__()
-        self.a = self.b = ProcessStore(self.call_soon, memory, clock=self.clock, date=self.date)
 
 
 class FakeLoop:

@@ -24,7 +24,6 @@ from fastgw.cache.tiers.tiered_store import TieredStore
 from fastgw.routing.table import at_once
 from tests.unit.cache.nodes import (
     Node,
-    ProcessNode,
     SharedNode,
     TieredNode,
     begin,
@@ -35,7 +34,7 @@ from tests.unit.cache.nodes import (
 )
 
 K, L, M = (bytes([each]) * 16 for each in b"KLM")
-NODES = [ProcessNode, SharedNode, TieredNode]
+NODES = [SharedNode, TieredNode]
 
 
 @pytest.fixture(params=NODES)
@@ -378,23 +377,6 @@ def test_a_head_of_an_object_that_is_gone_is_not_replaced(node: Node) -> None:
     lease.give_up()
     found.release()
     assert read(node.b, K) == (b"head", b"again")
-
-
-def test_an_object_whose_new_head_finds_no_space_stays_as_it_was() -> None:
-    node = ProcessNode(100_000)
-    put(node.a, K, b"body", b"old")
-    found = node.a.find(K)
-    assert found is not None
-    growing = [begin(node.a, bytes([number]) * 16) for number in range(9)]
-    for writer in growing:
-        assert writer.append(b"x" * 10_000)
-    lease = leased(node.a, K)
-    assert not lease.freshen(found, b"n" * 10_000)
-    assert lease.why_not is NotStored.FULL
-    lease.give_up()
-    assert read(node.a, K) == (b"old", b"body")
-    assert leased(node.a, K).freshen(found, b"new")
-    assert read(node.a, K) == (b"new", b"body")
 
 
 def test_a_purge_during_a_revalidation_is_not_undone(node: Node) -> None:

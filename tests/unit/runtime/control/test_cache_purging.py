@@ -5,13 +5,13 @@ import copy
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from time import monotonic
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
 from fastgw.admin.node_interface import CachePurged, PurgeNotRecorded
-from fastgw.cache.process_store import ProcessStore
 from fastgw.cache.shared.layout import DISK_FAILED, JOURNAL_ENDED, JOURNAL_LEFT
+from fastgw.cache.shared.shared_store import own_store
 from fastgw.cache.store import Refusal
 from fastgw.config import load_text
 from fastgw.filters import TYPES
@@ -49,7 +49,7 @@ class Node:
         """`run_key`: of a gateway that reads what waits, and has a state directory if there is one. `query`: rule of
         its cache keys."""
         self.configuration = load_text(CONFIG.format(query=query).encode(), "gateway.yaml", TYPES).config
-        self.store = ProcessStore(asyncio.get_running_loop().call_soon)
+        self.store = own_store(asyncio.get_running_loop())
         self.backlog, self.supervised, self.run_key = PurgeBacklog(), supervised, run_key
         if run_key:
             restore_waiting(self.backlog, ["main"], run_key)
@@ -389,17 +389,21 @@ def test_what_a_former_gateway_left_is_purged_once_also_if_the_loop_begins_again
         node = Node()
         node.backlog.restore(PurgeOrder("main", PurgeTarget.ALL, id=b"1"), 0.0)
         node.backlog.restore(PurgeOrder("main", PurgeTarget.TAGS, (b"red",), id=b"2"), 0.0)
-        purging, purge_tags = node.control(), node.store.purge_tags
+        purging, purges = node.control(), node.store.purges
 
-        def purge_without_memory(tags: object, *, soft: bool = False) -> NoReturn:
-            raise MemoryError
+        class WithoutMemory:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(purges, name)
+
+            def purge_tags(self, hashes: object, *, soft: bool) -> NoReturn:
+                raise MemoryError
 
         node.fill()
-        node.store.purge_tags = purge_without_memory  # type: ignore[method-assign]
+        node.store.purges = WithoutMemory()
         with pytest.raises(MemoryError):
             await purging.run()
         assert not node.has()
-        node.store.purge_tags = purge_tags  # type: ignore[method-assign]
+        node.store.purges = purges
         node.fill()
         node.fill(b"m", b"http://a.test/c", b"red")
         await purging.run()

@@ -32,16 +32,13 @@ BEHIND = {"headers": {"request": {"set": {"X-A": "b"}, "remove": ["Accept"]}, "r
 """Another filter, whose steps run for each request."""
 CHANGED = {"headers": {"response": {"set": {"X-A": "b", "Cache-Control": "no-store"}, "remove": ["Vary"]}}}
 """Another filter, whose changes of responses are the same for all."""
-SHARED: dict[str, Any] = {"shared": {}}
 ALL: dict[str, dict[str, Any]] = {
     "alone": {},
-    "shared": SHARED,
     "behind": BEHIND,
     "changed": CHANGED,
-    "behind shared": {**BEHIND, **SHARED},
 }
 MEMORY = 1 << 20
-"""Memory of the shared store of a `World`."""
+"""Memory of the store."""
 NO_SETTINGS: dict[str, Any] = {}
 POISON = b"X-Forwarded-Host: evil\r\nX-Original-URL: /admin\r\nContent-Type: text/evil\r\n"
 
@@ -64,17 +61,16 @@ def fetches() -> Iterator[list[str]]:
         yield made
 
 
-@pytest.fixture(params=["alone", "shared", "behind", "behind shared", "changed"])
+@pytest.fixture(params=[*ALL])
 def filters(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Filters beside the cache, with `SHARED` if the store is that of several workers."""
+    """Filters beside the cache."""
     found: dict[str, Any] = ALL[request.param]
     return found
 
 
 def connected(filters: dict[str, Any], settings: dict[str, Any] = NO_SETTINGS, **route: Any) -> World:
     """Return a world with an idle connection to the upstream."""
-    others = {name: each for name, each in filters.items() if name != "shared"}
-    world = World(route={"filters": others, **route}, is_shared="shared" in filters, **settings)
+    world = World(route={"filters": filters, **route}, memory=MEMORY, **settings)
     world.client(b"/first")
     world.upstream().sends(PRIVATE)
     return world
@@ -119,7 +115,7 @@ def test_it_is_as_if_the_exchange_were_taken_over(fetches: list[str], filters: d
 OK = b"HTTP/1.1 200 OK\r\n%bContent-Length: 5\r\n\r\nhello"
 
 
-@for_each("beside", ["shared", "behind shared"])
+@for_each("beside", ["alone", "behind"])
 @for_each("sent", [b"", b"Authorization: Basic YTpi\r\n", b"Cookie: a=b\r\n"])
 @for_each(
     "settings",
@@ -190,7 +186,7 @@ def test_the_usual_miss_is_stored_as_it_passes(response: bytes, told: bytes, bes
     world.plane.assert_quiet()
 
 
-@pytest.mark.parametrize("beside", ["shared", "behind shared"])
+@pytest.mark.parametrize("beside", ["alone", "behind"])
 @pytest.mark.parametrize("vary", [b"", b"Vary: Accept-Encoding\r\n"])
 def test_misses_that_need_another_segment(vary: bytes, beside: str, fetches: list[str]) -> None:
     """Also the first one of all, and those for which a segment is recycled."""
@@ -216,7 +212,7 @@ def test_misses_that_need_another_segment(vary: bytes, beside: str, fetches: lis
     world.plane.assert_quiet()
 
 
-@for_each("beside", ["shared", "behind shared"])
+@for_each("beside", ["alone", "behind"])
 @for_each(
     "purge",
     [
@@ -243,7 +239,7 @@ def test_purges_find_what_was_stored(vary: bytes, purge: Callable[[Store], Count
     world.plane.assert_quiet()
 
 
-@pytest.mark.parametrize("beside", ["alone", "shared", "behind", "behind shared"])
+@pytest.mark.parametrize("beside", ["alone", "behind"])
 def test_the_port_that_a_client_names_is_in_the_key_and_not_in_the_url_for_purges(beside: str) -> None:
     """The upstream gets it in `X-Forwarded-Host`. 80 is the listener's own."""
     world, hosts = connected(ALL[beside]), (b"a.test", b"a.test:80", b"a.test:81")
@@ -372,9 +368,9 @@ def test_a_variant_gets_no_response_that_was_fetched_as_by_another_one(variants:
     """Nor after a reload that has changed the order of the variants: the store outlives it."""
     store, seen = None, set()
     for listed in (VARIANTS[variants], VARIANTS[variants][::-1]):
-        others = {name: each for name, each in ALL[beside].items() if name != "shared"}
+        others = ALL[beside]
         route = {"variants": listed, "split": {"by": "header:X-T"}, "filters": others}
-        world = World(store, route=route, is_shared="shared" in ALL[beside], also={"filter_sets": SETS})
+        world = World(store, route=route, also={"filter_sets": SETS})
         store = world.store
         kept = [answer_of(world, number) for number in range(8)]
         assert kept == [answer_of(world, number, b"Cache-Control: no-cache\r\n") for number in range(8)]
@@ -392,8 +388,8 @@ def test_a_listener_gets_no_response_that_was_fetched_with_the_filters_of_anothe
         name: {"address": "127.0.0.1:0", "filters": {"of": {"type": "headers", "request": {"set": {"X-Of": name}}}}}
         for name in ("one", "two")
     }
-    others = {name: each for name, each in ALL[beside].items() if name != "shared"}
-    world = World(route={"filters": others}, is_shared="shared" in ALL[beside], also={"listeners": listeners})
+    others = ALL[beside]
+    world = World(route={"filters": others}, also={"listeners": listeners})
     for number in (0, 1, 0, 1, 0, 1):  # from the upstream, the store, and the memory of the worker
         world.plane.listener = world.plane.gateway.listeners[number]
         assert answer_of(world, 0).endswith(b"X-Of: %b" % (b"one", b"two")[number])
@@ -409,10 +405,10 @@ def test_keys_of_a_listener_and_of_a_variant_cannot_be_read_in_two_ways(beside: 
         "main": {"address": "127.0.0.1:0"},
     }
     variants = [{"upstream": "u", "host_header": "two"}, {"upstream": "u", "host_header": "one", "use": ["two"]}]
-    others = {name: each for name, each in ALL[beside].items() if name != "shared"}
+    others = ALL[beside]
     route = {"variants": variants, "split": {"by": "header:X-T"}, "filters": others}
     also = {"listeners": listeners, "filter_sets": {"two": SETS["set-two"]}}
-    world = World(route=route, is_shared="shared" in ALL[beside], also=also)
+    world = World(route=route, also=also)
     requests = [(position, number) for number in range(8) for position in (0, 1)]
 
     def answers(fields: bytes = b"") -> list[bytes]:
@@ -442,7 +438,7 @@ def test_what_a_client_says_of_its_proxies_does_not_reach_the_upstream(beside: s
 
 
 @for_each("name", sorted(WRITTEN_FOR_EACH_CLIENT))
-@for_each("beside", ["alone", "shared", "behind", "behind shared"])
+@for_each("beside", ["alone", "behind"])
 def test_a_response_that_varies_by_what_the_gateway_writes_for_each_client_is_not_stored(
     beside: str, name: bytes
 ) -> None:
@@ -464,14 +460,14 @@ def test_which_headers_the_gateway_writes_for_each_client() -> None:
 LANGUAGES = [b"", b"Accept-Language: de\r\n", b"Accept-Language: en\r\n", b"Accept: a\r\n", b"Accept: b\r\n"]
 
 
-@pytest.mark.parametrize("beside", ["shared", "behind shared"])
+@pytest.mark.parametrize("beside", ["alone", "behind"])
 @pytest.mark.parametrize("target", [b"/a", b"/a?b=c"])
 def test_headers_in_the_key_keep_responses_apart(target: bytes, beside: str, fetches: list[str]) -> None:
     """`BEHIND` removes Accept: it does not reach the upstream, so it makes no difference there."""
     world = connected(ALL[beside], {"key": {"headers": ["Accept-Language", "Accept"]}})
     for number, fields in enumerate(LANGUAGES):
         client = world.client(target, fields=fields)
-        if beside == "behind shared" and b"Accept:" in fields:
+        if beside == "behind" and b"Accept:" in fields:
             assert status(client) == b"fastgw; hit; ttl=60"
         else:
             world.upstream().sends(FRESH.replace(b"hello", b"hell%d" % number))
@@ -480,7 +476,7 @@ def test_headers_in_the_key_keep_responses_apart(target: bytes, beside: str, fet
     for number, fields in enumerate(LANGUAGES):
         client = world.client(target, fields=fields + b"Cache-Control: max-stale\r\n")  # is no ordinary request
         assert status(client) == b"fastgw; hit; ttl=60"
-        found = 0 if beside == "behind shared" and b"Accept:" in fields else number
+        found = 0 if beside == "behind" and b"Accept:" in fields else number
         assert client.received.endswith(b"\r\n\r\nhell%d" % found)
     world.plane.assert_quiet()
 
@@ -492,7 +488,7 @@ def body_of(number: int) -> bytes:
 @pytest.mark.parametrize("vary", [b"", b"Vary: Accept-Encoding\r\n"])
 def test_a_flood_of_urls_stays_within_the_memory_and_each_gets_its_own_response(vary: bytes) -> None:
     """The store is turned over several times."""
-    world = connected(SHARED)
+    world = connected({})
     store = world.store
     assert isinstance(store, SharedStore)
     client, flood, hits = world.plane.client(), 1800, 0
@@ -581,7 +577,6 @@ def test_the_client_of_a_miss_gets_the_age_with_which_the_response_is_stored(
 
 
 @for_each("route", [{}, {"timeout": "10s"}])  # a response in passing, and one whose exchange is taken over
-@for_each("is_shared", [False, True])
 @for_each(
     ("edits", "sent"),
     [
@@ -594,14 +589,18 @@ def test_the_client_of_a_miss_gets_the_age_with_which_the_response_is_stored(
 @for_each(("received", "age"), [(b"5", b"5"), (b"5, 6", b"5"), (b"5\r\nAge: 6", b"5"), (b"abc", None)])
 def test_the_filter_headers_changes_the_age_of_misses_and_hits_alike(
     route: dict[str, Any],
-    is_shared: bool,
     edits: dict[str, Any],
     sent: list[bytes | None],
     received: bytes,
     age: bytes | None,
 ) -> None:
     """`None` in `sent`: the age with which the gateway counts."""
-    world = connected({"headers": {"response": edits}, **(SHARED if is_shared else {})}, **route)
+    world = connected(
+        {
+            "headers": {"response": edits},
+        },
+        **route,
+    )
 
     def check_ages(client: Wire, age: bytes | None) -> None:
         found = [line for line in lines(client) if line.startswith((b"Age: ", b"X-Age: "))]

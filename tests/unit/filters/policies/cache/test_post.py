@@ -21,9 +21,8 @@ def last_request(upstream: Wire) -> bytes:
     return b"POST " + upstream.received.rpartition(b"POST ")[2]
 
 
-@for_each("is_shared", [False, True])
-def test_an_equal_body_is_a_hit_and_the_upstream_gets_the_whole_request(is_shared: bool) -> None:
-    world = World(is_shared=is_shared, **METHODS)
+def test_an_equal_body_is_a_hit_and_the_upstream_gets_the_whole_request() -> None:
+    world = World(**METHODS)
     first, second = post(world), post(world)
     upstream = world.upstream()
     sent = last_request(upstream)

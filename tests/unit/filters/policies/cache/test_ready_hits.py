@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 
-from fastgw.cache.process_store import ProcessStore
+from fastgw.cache.shared._cells import Cells, OpenRecord
+from fastgw.cache.shared.shared_store import SharedStore
 from tests.support.memory import SERVICE, Wire
 from tests.unit.filters.policies.cache.test_hits import status, value
 from tests.unit.filters.policies.cache.test_ready_answers import DATED
@@ -33,14 +33,17 @@ def lines(client: Wire) -> list[bytes]:
 def look_ups(world: World, **request: Any) -> tuple[int, Wire]:
     """Send a request; return how often it was looked up in the store, and its client."""
     found: list[bytes] = []
-    find = ProcessStore.find
+    store = world.store
+    assert isinstance(store, SharedStore)
 
-    def counted(store: ProcessStore, key: bytes) -> Any:
-        found.append(key)
-        return find(store, key)
+    class Counted(Cells):
+        def open(self, key: bytes) -> OpenRecord | None:
+            found.append(key)
+            return super().open(key)
 
-    with patch.object(ProcessStore, "find", counted):
-        client = world.client(**request)
+    cells, store.cells = store.cells, Counted(store.memory, 1)
+    client = world.client(**request)
+    store.cells = cells
     return len(found), client
 
 

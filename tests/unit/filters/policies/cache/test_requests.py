@@ -132,17 +132,14 @@ def test_a_304_that_is_not_for_all_is_for_its_client_alone(fields: bytes, of_304
     world.plane.assert_quiet()
 
 
-@pytest.mark.parametrize("is_shared", [False, True])
 @pytest.mark.parametrize(
     ("fields", "of_304"),
     [(b"Authorization: Bearer ann\r\n", b"Cache-Control: max-age=60\r\n"), (b"Cookie: session=ann\r\n", b"")],
     ids=["credentials", "cookies"],
 )
-def test_after_a_304_for_one_client_alone_others_like_it_do_not_wait(
-    fields: bytes, of_304: bytes, is_shared: bool
-) -> None:
+def test_after_a_304_for_one_client_alone_others_like_it_do_not_wait(fields: bytes, of_304: bytes) -> None:
     """Each would get a 304 for itself. Clients without an identity wait for each other as before."""
-    world = World(is_shared=is_shared)
+    world = World()
     stored(world)
     world.now += 11
     clients, plain = [world.client(fields=fields) for _ in range(4)], [world.client(), world.client()]
@@ -276,7 +273,6 @@ def test_a_part_has_its_own_content_range_only() -> None:
 WHOLE = b'HTTP/1.1 200 OK\r\nCache-Control: private\r\nETag: "a"\r\nContent-Length: 5\r\n\r\nhello'
 
 
-@pytest.mark.parametrize("is_shared", [False, True])
 @pytest.mark.parametrize(
     ("fields", "answer"),
     [
@@ -299,12 +295,12 @@ WHOLE = b'HTTP/1.1 200 OK\r\nCache-Control: private\r\nETag: "a"\r\nContent-Leng
     ids=["not modified", "part", "no such part", "part as a whole"],
 )
 def test_conditions_and_ranges_reach_the_upstream_after_a_response_that_was_not_stored(
-    fields: bytes, answer: bytes, is_shared: bool
+    fields: bytes, answer: bytes
 ) -> None:
     """The client need not get all of what the store does not take. Nothing that answers them is stored: the next client
     gets the whole.
     """
-    world = World(is_shared=is_shared)
+    world = World()
     stored(world, WHOLE)
     client = world.client(fields=fields)
     upstream = world.upstream()
@@ -687,7 +683,9 @@ def test_a_successful_change_removes_what_is_stored(named: bytes) -> None:
     client = world.client(method=b"POST", fields=b"Content-Length: 0\r\n")
     world.upstream().sends(b"HTTP/1.1 201 Created\r\nLocation: %b\r\nContent-Length: 0\r\n\r\n" % named)
     assert status(client) == b"fastgw; fwd=method"
-    assert world.store.numbers().objects == 0
+    again = world.client(named)
+    world.upstream().sends(FRESH)
+    assert status(again) == b"fastgw; fwd=uri-miss; ttl=60; stored"
     assert world.announced == []  # clients decide how many changes there are: only purges reach other nodes
     world.plane.assert_quiet()
 
@@ -763,7 +761,7 @@ def test_a_client_that_catches_up_gets_a_piece_for_which_the_store_is_full_once(
     most = world.store.most_bytes
     key, left = 0, 8 * most - world.store.numbers().bytes
     while left > 0x8000:  # with objects that cannot be evicted, because they grow
-        lease = world.store.lease(b"%d" % key)
+        lease = world.store.lease(b"%016d" % key)
         assert not isinstance(lease, Refusal)
         writer = lease.store(b"head")
         assert writer is not None
@@ -942,7 +940,7 @@ def test_a_response_of_known_length_is_whole_for_all_that_read_along_however_ful
     is_refused: bool,
 ) -> None:
     """It is stored with all of its space, or passed on, and each one that waits fetches for itself."""
-    world = World(is_shared=True)
+    world = World(memory=1 << 20)
     body = bytes(range(250)) * 400
     response = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     clients = [world.client() for _ in range(3)]
@@ -971,7 +969,7 @@ def test_a_response_of_known_length_is_whole_for_all_that_read_along_however_ful
 def test_a_response_whose_space_takes_long_to_reserve_is_read_along_when_there_is_all_of_it(
     is_full: bool, fields: bytes
 ) -> None:
-    world = World(is_shared=True)
+    world = World(memory=1 << 20)
     assert isinstance(world.store, SharedStore)
     head = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: %d\r\n\r\n"
     stored(world, head % 50_000 + bytes(50_000), b"/a")
@@ -1096,11 +1094,10 @@ def test_a_response_longer_than_the_store_takes_reaches_its_client() -> None:
     world.plane.assert_quiet()
 
 
-@pytest.mark.parametrize("is_shared", [False, True])
 @pytest.mark.parametrize("vary", [b"", b"Vary: Accept\r\n"])
-def test_nobody_reads_from_the_store_what_it_could_not_take_a_moment_ago(vary: bytes, is_shared: bool) -> None:
+def test_nobody_reads_from_the_store_what_it_could_not_take_a_moment_ago(vary: bytes) -> None:
     """Those that have read it did not get the rest."""
-    world, head = World(is_shared=is_shared), b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n" + vary
+    world, head = World(), b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n" + vary
     clients = []
     for _ in range(2):
         burst = [world.client(), world.client()]
@@ -1119,9 +1116,8 @@ def test_nobody_reads_from_the_store_what_it_could_not_take_a_moment_ago(vary: b
     assert (status(world.client()) or b"").startswith(b"fastgw; hit")
 
 
-@pytest.mark.parametrize("is_shared", [False, True])
-def test_a_response_of_unknown_length_is_stored_after_one_that_was_not(is_shared: bool) -> None:
-    world = World(is_shared=is_shared, ttl="60s")
+def test_a_response_of_unknown_length_is_stored_after_one_that_was_not() -> None:
+    world = World(ttl="60s")
     world.client(fields=b"Cookie: a=1\r\n")
     world.upstream().sends(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
     world.now += 0.2
@@ -1238,7 +1234,6 @@ OWN_TOKEN = {"credentials": {"bearer": "of-the-gateway", "access_token_header": 
 COPIED_TOKEN = {"headers": {"request": {"set": {"Authorization": "Bearer {header.X-Token}"}}}}
 
 
-@for_each("is_shared", [False, True])
 @for_each(
     ("filters", "settings", "token", "sent", "told"),
     [
@@ -1256,10 +1251,10 @@ COPIED_TOKEN = {"headers": {"request": {"set": {"Authorization": "Bearer {header
     ],
 )
 def test_an_authorization_that_a_filter_writes_for_a_client_is_its_identity(
-    filters: dict[str, Any], settings: dict[str, Any], token: bytes, sent: bytes, told: bytes, is_shared: bool
+    filters: dict[str, Any], settings: dict[str, Any], token: bytes, sent: bytes, told: bytes
 ) -> None:
     """RFC 9111 section 3.5. One that is the same for all clients is nobody's identity."""
-    world = World(route={"filters": filters}, is_shared=is_shared, **settings)
+    world = World(route={"filters": filters}, **settings)
     for target in (b"/first", b"/second"):  # on a new connection, and on an idle one
         client = world.client(target, b"X-Token: %b\r\n" % token)
         upstream = world.upstream()
@@ -1279,13 +1274,12 @@ FOR_ALL = FRESH.replace(b"max-age=60", b"public, max-age=60")
 
 @pytest.mark.parametrize("settings", [{}, {"key": {"headers": ["X-A"]}}, {"vary_by": ["consumer"]}], ids=str)
 @pytest.mark.parametrize("response", [FRESH, FOR_ALL], ids=["", "public"])
-@pytest.mark.parametrize("is_shared", [False, True])
 def test_a_client_with_credentials_of_its_own_gets_nothing_that_the_gateway_was_sent(
-    is_shared: bool, response: bytes, settings: dict[str, Any]
+    response: bytes, settings: dict[str, Any]
 ) -> None:
     """They are two identities at the upstream, which may reject one of them: neither from the store nor from the memory
     of the worker, which have it from the second request on."""
-    world = World(route={"filters": OWN_TOKEN}, is_shared=is_shared, **settings)
+    world = World(route={"filters": OWN_TOKEN}, **settings)
     stored(world, response)
     assert [status(world.client()) for _ in range(2)] == [b"fastgw; hit; ttl=60"] * 2
     for name in (b"ann", b"bob"):
@@ -1310,9 +1304,8 @@ def test_what_a_client_was_sent_with_credentials_of_its_own_is_for_others_like_i
     world.plane.assert_quiet()
 
 
-@pytest.mark.parametrize("is_shared", [False, True])
-def test_a_client_with_credentials_of_its_own_does_not_wait_for_a_fetch_of_the_gateway(is_shared: bool) -> None:
-    world = World(route={"filters": OWN_TOKEN}, is_shared=is_shared)
+def test_a_client_with_credentials_of_its_own_does_not_wait_for_a_fetch_of_the_gateway() -> None:
+    world = World(route={"filters": OWN_TOKEN})
     gateways, own = world.client(), world.client(fields=b"X-Token: ann\r\n")
     first, second = world.upstream(), world.plane.connects()
     assert b"\r\nAuthorization: ann\r\n" in second.received
@@ -1411,15 +1404,14 @@ KEYS: dict[str, tuple[dict[str, Any], dict[str, Any], bytes]] = {
 """Settings of the filter, other filters, and a request; the values in the key are equal."""
 
 
-@for_each("is_shared", [False, True])
 @for_each(("before", "after"), [*permutations(KEYS, 2)])
-def test_after_a_reload_no_value_passes_for_one_of_another_kind(before: str, after: str, is_shared: bool) -> None:
+def test_after_a_reload_no_value_passes_for_one_of_another_kind(before: str, after: str) -> None:
     """The store outlives reloads, and files on disk and Redis also restarts."""
     store = None
     for name in (before, after):
         settings, filters, fields = KEYS[name]
         also = CONSUMERS | (PROXIES if name == BY_PROXY else {})
-        world = World(store, {"filters": filters}, is_shared=is_shared, also=also, **settings)
+        world = World(store, {"filters": filters}, also=also, **settings)
         store = world.store
         client = world.client(fields=fields)
         assert not client.received
@@ -1539,7 +1531,6 @@ def test_routes_do_not_share_responses() -> None:
     assert status(client).startswith(b"fastgw; fwd=uri-miss")
 
 
-@pytest.mark.parametrize("is_shared", [False, True])
 @pytest.mark.parametrize(
     "after",
     [
@@ -1548,10 +1539,10 @@ def test_routes_do_not_share_responses() -> None:
         {"more": {"type": "query_parameters", "add": {"z": "1"}}},
     ],
 )
-def test_headers_that_a_filter_sets_are_sent_wherever_it_is(after: dict[str, Any], is_shared: bool) -> None:
+def test_headers_that_a_filter_sets_are_sent_wherever_it_is(after: dict[str, Any]) -> None:
     """They are the operator's; those of the client do not reach the upstream."""
     ours = {"type": "headers", "request": {"set": {"X-Script-Name": "/app", "X-Original-URL": "{path}"}}}
-    world = World(route={"filters": {"ours": ours, **after}}, is_shared=is_shared)
+    world = World(route={"filters": {"ours": ours, **after}})
     world.client(fields=b"X-Script-Name: /evil\r\nX-Original-URL: /evil\r\nX-Method: evil\r\nX-Host: evil\r\n")
     sent = world.upstream().received
     assert b"\r\nX-Script-Name: /app\r\n" in sent
@@ -1563,11 +1554,10 @@ OLD = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=1, %b=600\r\nContent-Length: 3
 CUT = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=100\r\nContent-Length: 9000\r\n\r\nnew"
 
 
-@pytest.mark.parametrize("is_shared", [False, True])
 @pytest.mark.parametrize("allowed", [b"stale-if-error", b"stale-while-revalidate"])
-def test_after_a_response_that_broke_off_the_stale_one_is_sent_for_a_second(allowed: bytes, is_shared: bool) -> None:
+def test_after_a_response_that_broke_off_the_stale_one_is_sent_for_a_second(allowed: bytes) -> None:
     """As after another failed validation: otherwise each request would begin a fetch that may break off again."""
-    world = World(is_shared=is_shared)
+    world = World()
     world.client()
     world.upstream().sends(OLD % allowed)
     world.now += 5

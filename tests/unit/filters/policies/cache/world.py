@@ -7,7 +7,6 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from fastgw.cache.process_store import ProcessStore
 from fastgw.cache.shared.layout import CacheMemory
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import Store
@@ -19,8 +18,8 @@ NOW = 1_800_000_000.0
 
 
 class World:
-    """`is_shared`: whether the store is that of several workers. `also`: more parts of the configuration.
-    `settings`: of the filter. Requests are sent on new connections; the upstream's are played by the test.
+    """`memory`: bytes of its store. `also`: more parts of the configuration. `settings`: of the filter. Requests are
+    sent on new connections; the upstream's are played by the test.
     """
 
     def __init__(
@@ -28,7 +27,7 @@ class World:
         store: Store | None = None,
         route: dict[str, Any] | None = None,
         upstreams: dict[str, Any] = SERVICE["upstreams"],
-        is_shared: bool = False,
+        memory: int = 8 << 20,
         also: Mapping[str, Any] = MappingProxyType({}),
         probes: Sequence[type[Filter]] = (),
         **settings: Any,
@@ -42,9 +41,7 @@ class World:
             self.plane = Plane({**document, **also}, probes=probes)
         turns = self.plane.worker_loop.turns
         clocks: dict[str, Any] = {"clock": lambda: self.now, "date": lambda: self.now}
-        if store is None and is_shared:
-            store = SharedStore(CacheMemory(1 << 20), 1, turns, {}, 1 << 30, **clocks)
-        self.store: Store = store or ProcessStore(turns.call_soon, 8 * 1024**2, **clocks)
+        self.store: Store = store or SharedStore(CacheMemory(memory), 1, turns, {}, 1 << 30, **clocks)
         self.announced: list[Any] = []
         self.fetched: list[tuple[str, str]] = []
         """Routes and reasons of the misses that were counted."""
