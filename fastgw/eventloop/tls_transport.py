@@ -21,9 +21,10 @@ from typing import Any, Final
 
 import cython
 
+from fastgw.eventloop.body_reads import BODY_BYTES_PER_TURN, FRAMING_COST
 from fastgw.eventloop.openssl_records import decrypt, encrypt, pending_in
 from fastgw.eventloop.socket_transport import SocketTransport, StreamProtocol
-from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, FRAMING_COST, WorkerLoop
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.net.client_hello import LONGEST_RECORD
 
 MOST_SEALED: Final = 4 * LONGEST_RECORD
@@ -192,7 +193,7 @@ class TlsTransport(SocketTransport):
             if self.read_since_rest >= BODY_BYTES_PER_TURN and self.stage is OPEN:
                 SocketTransport.pause_reading(self)
                 if not self.resting:
-                    self.worker_loop.rests.wait_for_turn(self)
+                    self.worker_loop.reads.rests.wait_for_turn(self)
 
     def _decipher(self, sealed: bytes | memoryview) -> None:
         """Pass on received data until reading is paused."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.eventloop.worker_loop import BODY_READ_BYTES, READ_BYTES
+from fastgw.eventloop.body_reads import BODY_READ_BYTES, READ_BYTES
 from tests.support.faults import assert_fault
 from tests.support.gateway import Gateway
 from tests.support.lanes import VERSIONS, Kind, Lane, Lanes, running

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fastgw.downstream.tcp.connection import RESET_AFTER_END
-from fastgw.eventloop.worker_loop import READ_BYTES
+from fastgw.eventloop.body_reads import READ_BYTES
 from tests.support.gateway import Gateway, wait_until
 from tests.support.tcp import (
     TcpTarget,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from fastgw.downstream.tcp.connection import FAREWELL_BYTES, TRUNCATED
-from fastgw.eventloop.worker_loop import READ_BYTES
+from fastgw.eventloop.body_reads import READ_BYTES
 from fastgw.net.first_bytes import PROXY_V2
 from fastgw.net.proxy_protocol import NO_TLVS, ProxyTlvs, header_v2, parse
 from tests.support.certificates import Certificates, client_tls

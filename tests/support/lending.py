@@ -25,7 +25,7 @@ class Connection(PooledConnection):
         self.pool = pool
         self.transport: Any = None
         self.worker_loop = MemoryLoop()
-        self.buffer = self.worker_loop.read_buffer
+        self.buffer = self.worker_loop.reads.read_buffer
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport

@@ -26,10 +26,10 @@ from fastgw.downstream import Server
 from fastgw.errors import Fault
 from fastgw.eventloop import worker_loop
 from fastgw.eventloop.addressed_connections import AddressedConnections
+from fastgw.eventloop.body_reads import BodyReads
 from fastgw.eventloop.socket_poller import SocketPoller
 from fastgw.eventloop.socket_transport import SocketTransport
 from fastgw.eventloop.timer_wheel import TICK, Wheel
-from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, SMALL_READ_BYTES
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Filter, Hooks, Phase
 from fastgw.gateway.compiler import building
@@ -242,15 +242,10 @@ class MemoryLoop:
     def __init__(self) -> None:
         self.held_body_budget = HeldBodyBudget.single_process()
         self.wheel = Wheel(1000.0)
-        self.wide_buffer = memoryview(bytearray(2 * READ_BYTES))
-        self.read_buffer = self.wide_buffer[:READ_BYTES]
-        self.body_buffers = worker_loop.body_buffers(self.read_buffer)
-        self.medium_buffer = self.read_buffer[:MEDIUM_READ_BYTES]
-        self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
+        self.reads = BodyReads(lambda turn: self.loop.call_soon(turn))
         self.tls_memory = worker_loop.TlsMemory()
         self.hangups = Hangups()
         self.turns = Turns(self.wheel)
-        self.rests = worker_loop.Rests(lambda turn: self.loop.call_soon(turn))
         self.make_room = lambda: False
         self.connections = AddressedConnections(self.loop)
         self.crowded: set[Any] = set()
@@ -268,9 +263,6 @@ class MemoryLoop:
         held: Any = make(SimpleNamespace(loop=Turns(self.wheel), make_room=self.make_room))  # its own timers
         held._pool = ProgramHere()
         return held
-
-    buffer_for = worker_loop.WorkerLoop.buffer_for
-    count_body = worker_loop.WorkerLoop.count_body
 
     @property
     def loop(self) -> Any:

@@ -36,9 +36,9 @@ from fastgw.downstream.http1.states import (
 )
 from fastgw.downstream.http1.stream import Http1Stream
 from fastgw.errors import Fault, fault_of
+from fastgw.eventloop.body_reads import MEDIUM_READ_BYTES, READ_BYTES
 from fastgw.eventloop.idle_order import put_last
 from fastgw.eventloop.socket_transport import SocketTransport
-from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES
 from fastgw.exchange import Relay
 from fastgw.exchange.exchange import Exchange, begin_exchange
 from fastgw.exchange.exchange_counts import ExchangeCounts
@@ -168,11 +168,11 @@ class Http1ClientConnection(EndingConnection):
                     self.pause()
         elif phase is TUNNEL:
             self.stream.read_raw(chunk)
-            self.server.worker_loop.count_body(self, nbytes, 0)
+            self.reads.count(self, nbytes, 0)
         elif phase is LINGERING:
             if not self.write_paused:
                 self.deadline = min(self._linger_end, self._wheel.now + LINGER_IDLE_S)
-            self.server.worker_loop.count_body(self, nbytes, 0)
+            self.reads.count(self, nbytes, 0)
 
     def eof_received(self) -> bool:
         if self.phase is TUNNEL:
@@ -383,7 +383,7 @@ class Http1ClientConnection(EndingConnection):
         stream = self.stream
         reader = stream.reader
         if not self.paused and reader is not None and (assured := reader.bytes_assured()):
-            self.buffer = self.server.worker_loop.buffer_for(piece, piece, assured, stream.body_goes_to)
+            self.buffer = self.reads.buffer_for(piece, piece, assured, stream.body_goes_to)
 
     def _check_peer(self) -> bool:
         """Evaluate the peer again, because the trusted proxies of the configuration have changed, or because its client
@@ -466,7 +466,7 @@ class Http1ClientConnection(EndingConnection):
         self._beginning = True
         self.paused = False  # if it was paused for bytes read ahead, they belong to this body
         if not reader.bytes_assured():
-            self.buffer = self.server.worker_loop.medium_buffer
+            self.buffer = self.reads.medium_buffer
         piece = stream.read_body_ahead(reader)
         self._beginning = stream.reader is reader
         if not self._beginning:
@@ -485,7 +485,7 @@ class Http1ClientConnection(EndingConnection):
 
     def end_body(self, rest: bytes) -> None:
         """Handle the end of the body; `rest` are the bytes after it."""
-        self.buffer = self.server.read_buffer
+        self.buffer = self.reads.read_buffer
         if self._ahead:
             self._at -= len(rest)
         else:

@@ -130,7 +130,7 @@ class EndingConnection(StreamedConnection):
         exchange = stream.exchange
         assert exchange is not None
         if stream.reader is not None:
-            self.buffer = self.server.read_buffer
+            self.buffer = self.reads.read_buffer
         stream.exchange_ended()
         exchange.finish()
         if self.server.draining:

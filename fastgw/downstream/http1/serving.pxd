@@ -17,7 +17,6 @@ cdef class ServingWorker:
     cdef public double head_timeout
     cdef public double body_idle
     cdef public double body_rate
-    cdef public object read_buffer
 
 
 cdef class ServingListener:

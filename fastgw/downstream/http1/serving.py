@@ -21,7 +21,6 @@ class ServingWorker:
     properly while it was `draining`. `keepalive`: seconds between two requests. `tracer`: begins the traces of
     requests; None: they are not traced. `header_bytes`, `header_count`, `body_bytes`: limits of a request.
     `head_timeout`, `body_idle`, `body_rate`: `timeouts.request_headers`, `request_body_idle` and `request_body_rate`.
-    `read_buffer`: as of `WorkerLoop`.
     """
 
     def __init__(self, worker_loop: WorkerLoop, date_line: Callable[[], bytes], finish: Callable[[Any], None]) -> None:
@@ -34,7 +33,6 @@ class ServingWorker:
         self.header_bytes = self.header_count = 0
         self.body_bytes: float = 0
         self.head_timeout = self.body_idle = self.body_rate = 0.0
-        self.read_buffer = worker_loop.read_buffer
 
 
 class ServingListener:

@@ -2,7 +2,8 @@
 
 from fastgw.downstream.http1.response_framing cimport framing_of
 from fastgw.downstream.http1.serving cimport ServingListener, ServingWorker
-from fastgw.eventloop.socket_transport cimport SocketTransport, StreamProtocol
+from fastgw.eventloop.body_reads cimport BodyReading
+from fastgw.eventloop.socket_transport cimport SocketTransport
 from fastgw.eventloop.timer_wheel cimport Wheel
 from fastgw.exchange.body_relay cimport Relay, whole_body
 from fastgw.exchange.exchange cimport Exchange
@@ -21,12 +22,9 @@ cdef int CHUNKED, CLOSE, LENGTH, NO_BODY
 cdef class Http1Stream
 
 
-cdef class StreamedConnection(StreamProtocol):
+cdef class StreamedConnection(BodyReading):
     cdef public ServingWorker server
     cdef public Wheel _wheel
-    cdef public Py_ssize_t read_since_rest
-    cdef public bint resting
-    cdef public SocketTransport transport
     cdef public bint closing
     cdef public bint paused
     cdef public bint write_paused

@@ -24,9 +24,8 @@ from fastgw.downstream.http1.response_framing import (
     switching_head,
 )
 from fastgw.errors import Fault, fault_of
-from fastgw.eventloop.socket_transport import SocketTransport, StreamProtocol
+from fastgw.eventloop.body_reads import READ_BYTES, BodyReading
 from fastgw.eventloop.timer_wheel import Wheel
-from fastgw.eventloop.worker_loop import READ_BYTES
 from fastgw.exchange import Trailers, problem
 from fastgw.exchange.body_relay import Relay, whole_body
 from fastgw.exchange.exchange import Exchange
@@ -56,16 +55,14 @@ JOINED: Final = 8192
 """Maximum bytes of a body that is copied behind its head, to send both at once."""
 
 
-class StreamedConnection(StreamProtocol):
+class StreamedConnection(BodyReading):
     """The part of a connection that its stream uses for each request. `closing`: the next response is the last one."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
         self._wheel: Wheel = server.worker_loop.wheel
-        self.buffer = server.read_buffer
-        self.read_since_rest = 0
-        self.resting = False  # until other connections were served (`Rests`)
-        self.transport: SocketTransport = None  # type: ignore[assignment]  # set before anything else is called
+        self.reads = server.worker_loop.reads
+        self.buffer = self.reads.read_buffer
         self.closing = False
         self.paused = False
         self.write_paused = False
@@ -198,9 +195,8 @@ class Http1Stream(RequestStream):
                 exchange.fail(Fault.BODY_TOO_LARGE)
                 return
         connection = self._connection
-        worker_loop = connection.server.worker_loop
-        framing = len(chunk) - len(reader.rest) - len(payload)
-        worker_loop.count_body(connection, len(payload), framing)
+        framing: cython.Py_ssize_t = len(chunk) - len(reader.rest) - len(payload)
+        connection.reads.count(connection, len(payload), framing)
         if reader.done:
             self.reader = None
             connection.end_body(reader.rest)
@@ -216,9 +212,9 @@ class Http1Stream(RequestStream):
                 return  # the exchange has ended: further data is read as usual
             assured: cython.longlong = reader.bytes_assured()
             if framing or (assured > READ_BYTES and self.body_goes_to >= 0):
-                connection.buffer = worker_loop.buffer_for(chunk, payload, assured, self.body_goes_to)
+                connection.buffer = connection.reads.buffer_for(chunk, payload, assured, self.body_goes_to)
             else:
-                connection.buffer = connection.server.read_buffer
+                connection.buffer = connection.reads.read_buffer
 
     def watch_body(self) -> None:
         """Start the client's timeout for the next piece of the body, if the gateway waits for it."""

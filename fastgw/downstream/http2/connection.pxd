@@ -10,7 +10,6 @@ from fastgw.http.http1.parser cimport Http1RequestHead
 cdef double inf
 cdef int BROKEN, CLOSED, CONNECT, DATA, DISCARDED, END, ENDING, FEW_EVENTS, FULL, HAS_OUTPUT, HEAD, HOLDS, IN_HEAD
 cdef int MALFORMED, PONG, REFUSED, REQUEST, SENT, TOO_LONG, WHOLE
-cdef Py_ssize_t BODY_BYTES_PER_TURN
 
 
 cdef class Http2ClientConnection(MultiplexedConnection):
@@ -33,10 +32,7 @@ cdef class Http2ClientConnection(MultiplexedConnection):
     cdef public Py_ssize_t _unsent
     cdef public object _vouched
     cdef public bint closed
-    cdef public Py_ssize_t read_since_rest
     cdef public long long requests
-    cdef public bint resting
-    cdef public SocketTransport transport
     cdef public bint write_paused
 
     cpdef connection_made(self, SocketTransport transport)

@@ -21,7 +21,6 @@ from fastgw.downstream.http2.stream import Http2Stream, MultiplexedConnection
 from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.idle_order import put_last
 from fastgw.eventloop.socket_transport import SocketTransport, unread_in_kernel
-from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN
 from fastgw.exchange import Trailers
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import Http1RequestHead, read_http2_request
@@ -93,7 +92,8 @@ class Http2ClientConnection(MultiplexedConnection):
         )
         MultiplexedConnection.__init__(self, server, listener, peer, session)
         self.transport: SocketTransport = None  # type: ignore[assignment]  # set before anything else is called
-        self.buffer = server.worker_loop.read_buffer
+        self.reads = server.worker_loop.reads
+        self.buffer = self.reads.read_buffer
         self._streams: dict[int, Http2Stream] = {}
         self._spare: list[Http2Stream] = []
         self._events: deque[Event] = deque()  # events for the next loop iteration
@@ -113,7 +113,6 @@ class Http2ClientConnection(MultiplexedConnection):
         self._read_while_unsent = 0
         self._stopped = False  # reading of the transport is paused
         self._full = 0  # `FULL`: the process holds too many bytes of bodies
-        self.read_since_rest = 0
         self.resting = False
         self._flush_is_due = False
         self._head_begun_at: float | None = None  # when the first bytes of an incomplete head came
@@ -172,10 +171,7 @@ class Http2ClientConnection(MultiplexedConnection):
             if self._streams and not self.write_paused and not self._last_calls:
                 self.deadline = inf
         framing = framing_bytes(events) if len(events) > FEW_EVENTS else 0
-        if framing or self.read_since_rest + length >= BODY_BYTES_PER_TURN:
-            self.server.worker_loop.count_body(self, length, framing)
-        else:
-            self.read_since_rest += length
+        self.reads.count(self, length, framing)
         state = session.state()
         if state & FULL and not self._full:
             self._stop_or_start()  # at once: the loop may read from it many times before it flushes

@@ -2,7 +2,7 @@
 
 from fastgw.downstream.http1.response_framing cimport framing_of
 from fastgw.downstream.http1.serving cimport ServingListener, ServingWorker
-from fastgw.eventloop.socket_transport cimport StreamProtocol
+from fastgw.eventloop.body_reads cimport BodyReading
 from fastgw.eventloop.timer_wheel cimport Wheel
 from fastgw.exchange.body_relay cimport Relay, whole_body
 from fastgw.exchange.exchange cimport Exchange, begin_exchange
@@ -18,7 +18,7 @@ cdef double inf
 cdef int CHUNKED, NO_BODY
 
 
-cdef class MultiplexedConnection(StreamProtocol):
+cdef class MultiplexedConnection(BodyReading):
     cdef public ServingWorker server
     cdef public ServingListener listener
     cdef public Peer peer

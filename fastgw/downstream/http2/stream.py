@@ -18,7 +18,7 @@ from fastgw.downstream.http1.rejected_head import RejectedHead
 from fastgw.downstream.http1.response_framing import CHUNKED, NO_BODY, framing_of, own_answer, switching_head
 from fastgw.downstream.http2.grpc_answer import answers_grpc, late_status, trailers_only
 from fastgw.errors import Fault
-from fastgw.eventloop.socket_transport import StreamProtocol
+from fastgw.eventloop.body_reads import BodyReading
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.exchange import Trailers, problem
 from fastgw.exchange.body_relay import Relay, whole_body
@@ -54,7 +54,7 @@ _BOTH: Final = _CLIENT | _TARGET
 _OF_UPGRADE: Final = frozenset((b"sec-websocket-accept",))  # not used over HTTP/2 (RFC 8441 section 5)
 
 
-class MultiplexedConnection(StreamProtocol):
+class MultiplexedConnection(BodyReading):
     """The part of a connection that its streams use for each request. `sending`: streams with new response data since
     the last flush.
     """

@@ -2,7 +2,8 @@
 
 cimport cython
 
-from fastgw.eventloop.socket_transport cimport SocketTransport, StreamProtocol, pending_error
+from fastgw.eventloop.body_reads cimport BodyReading
+from fastgw.eventloop.socket_transport cimport SocketTransport, pending_error
 from fastgw.eventloop.timer_wheel cimport Timed
 
 
@@ -15,13 +16,10 @@ cdef class EndOwner(Timed):
 
 
 @cython.final
-cdef class RelayEnd(StreamProtocol):
+cdef class RelayEnd(BodyReading):
     cdef public object worker_loop
-    cdef public SocketTransport transport
     cdef public long long received
     cdef readonly bint has_ended
-    cdef public bint resting
-    cdef public long long read_since_rest
     cdef EndOwner _owner
     cdef object _peer
     cdef int _goes_to

@@ -13,9 +13,10 @@ from typing import Final, Protocol, TypeAlias, final
 
 import cython
 
-from fastgw.eventloop.socket_transport import SocketTransport, StreamProtocol, pending_error
+from fastgw.eventloop.body_reads import BODY_READ_BYTES, BodyReading
+from fastgw.eventloop.socket_transport import SocketTransport, pending_error
 from fastgw.eventloop.timer_wheel import Timed
-from fastgw.eventloop.worker_loop import BODY_READ_BYTES, WorkerLoop
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.http.http1.parser import leading_bytes
 from fastgw.net.proxy_protocol import Address
 from fastgw.upstream.connections.tls_client import TlsClientTransport
@@ -67,17 +68,18 @@ class EndOwner(Timed):
 
 
 @cython.cclass
-class RelayEnd(StreamProtocol):
+class RelayEnd(BodyReading):
     """The protocol of a connection, plain or with TLS, of a client or a target. Reading is paused at first."""
 
     def __init__(self, worker_loop: WorkerLoop, owner: EndOwner) -> None:
         self.worker_loop = worker_loop
         self._owner: EndOwner | None = owner
-        self.buffer = worker_loop.read_buffer
+        self.reads = worker_loop.reads
+        self.buffer = self.reads.read_buffer
         self._paused = True
         self._is_full = self._is_over = self._is_closed = False
-        self.has_ended = self.resting = False
-        self.received = self.read_since_rest = 0
+        self.has_ended = False
+        self.received = 0
         self._peer: ByteSink = _DROP
         self._goes_to = -1
 
@@ -106,8 +108,8 @@ class RelayEnd(StreamProtocol):
         if not self._peer.send(piece):
             self.pause()
         if not self._is_closed:
-            self.buffer = self.worker_loop.buffer_for(piece, piece, BODY_READ_BYTES, self._goes_to)
-            self.worker_loop.count_body(self, nbytes, 0)
+            self.buffer = self.reads.buffer_for(piece, piece, BODY_READ_BYTES, self._goes_to)
+            self.reads.count(self, nbytes, 0)
 
     def eof_received(self) -> bool:
         owner = self._owner

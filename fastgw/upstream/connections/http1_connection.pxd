@@ -18,7 +18,6 @@ cdef class UpstreamConnection(PooledConnection):
     cdef public ResponseListener _listener
     cdef public object _source
     cdef public object phase
-    cdef public SocketTransport transport
     cdef public BodyReader reader
     cdef public bint reusable
     cdef public bint paused
@@ -30,8 +29,6 @@ cdef class UpstreamConnection(PooledConnection):
     cdef public tuple established
     cdef public double idle_timeout
     cdef public double _head_timeout
-    cdef public Py_ssize_t read_since_rest
-    cdef public bint resting
     cdef public int _body_goes_to
     cdef public bytes _begun
     cdef public Py_ssize_t _searched

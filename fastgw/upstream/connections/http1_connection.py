@@ -73,8 +73,8 @@ class UpstreamConnection(PooledConnection):
         self.established = NOT_ESTABLISHED
         self.idle_timeout = target.timeouts.idle  # seconds between two bytes, also of a request that is being sent
         self._head_timeout = target.timeouts.response_headers  # seconds from the end of a request to a response head
-        self.buffer = worker_loop.read_buffer
-        self.read_since_rest = 0
+        self.reads = worker_loop.reads
+        self.buffer = self.reads.read_buffer
         self.resting = False  # other connections are read first (`Rests`)
         self._body_goes_to = -1  # socket of the receiver of the response's body
         self._begun = b""  # first bytes of a response head
@@ -307,7 +307,7 @@ class UpstreamConnection(PooledConnection):
             self._watch(self.idle_timeout)
             assert self._tunnel is not None
             self._tunnel.on_tunnel_data(chunk)
-            self.worker_loop.count_body(self, nbytes, 0)
+            self.reads.count(self, nbytes, 0)
         elif phase is IDLE:  # bytes without a request belong to no response
             self._leave_pool()
 
@@ -464,14 +464,13 @@ class UpstreamConnection(PooledConnection):
 
     def _begin_counting(self, chunk: bytes, payload: bytes, assured: cython.longlong) -> None:
         """Start to count the body. `chunk`: the part received with the head; more follows."""
-        worker_loop = self.worker_loop
         if not chunk:
             if not assured:
-                self.buffer = worker_loop.medium_buffer
+                self.buffer = self.reads.medium_buffer
             return
         if not assured:
-            self.buffer = worker_loop.buffer_for(chunk, payload, 0, -1)
-        worker_loop.count_body(self, len(payload), len(chunk) - len(payload))
+            self.buffer = self.reads.buffer_for(chunk, payload, 0, -1)
+        self.reads.count(self, len(payload), len(chunk) - len(payload))
 
     def _read_body(self, chunk: bytes) -> None:
         reader, listener = self.reader, self._listener
@@ -485,8 +484,8 @@ class UpstreamConnection(PooledConnection):
         if payload:
             listener.on_data(payload)
         if not reader.done:
-            self.buffer = self.worker_loop.buffer_for(chunk, payload, reader.bytes_assured(), self._body_goes_to)
-            self.worker_loop.count_body(self, len(payload), len(chunk) - len(payload))
+            self.buffer = self.reads.buffer_for(chunk, payload, reader.bytes_assured(), self._body_goes_to)
+            self.reads.count(self, len(payload), len(chunk) - len(payload))
         elif self._listener is listener:
             self._end_body()
 
@@ -510,7 +509,7 @@ class UpstreamConnection(PooledConnection):
         if self.reader is not None:
             self.reader = None
             self._body_goes_to = -1
-            self.buffer = self.worker_loop.read_buffer
+            self.buffer = self.reads.read_buffer
         if self._special:
             if self._sending or (self._repair is not None and self._repair.ambiguous):
                 self.reusable = False

@@ -9,7 +9,6 @@ from fastgw.upstream.targets.target cimport Target
 cdef double inf
 cdef int BROKEN, CLOSED, DATA, END, ENDING, FEW_EVENTS, FULL, GOAWAY, HEAD, INTERIM, MALFORMED, PONG, REFUSED, SETTINGS
 cdef int TOO_LONG, WHOLE
-cdef Py_ssize_t BODY_BYTES_PER_TURN
 
 
 cdef class Http2UpstreamConnection(StreamsConnection):
@@ -28,9 +27,6 @@ cdef class Http2UpstreamConnection(StreamsConnection):
     cdef public bint _unheard
     cdef public Wheel _wheel
     cdef public Lender pool
-    cdef public Py_ssize_t read_since_rest
-    cdef public bint resting
-    cdef public SocketTransport transport
     cdef public bint write_paused
 
     cpdef connection_made(self, SocketTransport transport)

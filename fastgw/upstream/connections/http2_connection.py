@@ -16,7 +16,7 @@ import cython
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_transport import SocketTransport
 from fastgw.eventloop.timer_wheel import Wheel
-from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, WorkerLoop
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.http.http1.trailers import TRAILERS_TOO_LARGE
 from fastgw.http.http2.session import (
     BROKEN,
@@ -89,8 +89,8 @@ class Http2UpstreamConnection(StreamsConnection):
         self.transport: SocketTransport = None  # type: ignore[assignment]  # set before anything else is called
         self._tls: TlsClientTransport | None = None
         self._tls_is_new = False  # the session is still to be stored
-        self.buffer = worker_loop.read_buffer
-        self.read_since_rest = 0
+        self.reads = worker_loop.reads
+        self.buffer = self.reads.read_buffer
         self.resting = False
         self.write_paused = False
         self._flush_is_due = False
@@ -222,10 +222,7 @@ class Http2UpstreamConnection(StreamsConnection):
         if not self.uses and nbytes >= len(_HTTP1) and bytes(self.buffer[: len(_HTTP1)]) == _HTTP1:
             self._settle(SPEAKS_HTTP1)
         framing = framing_bytes(events) if len(events) > FEW_EVENTS else 0
-        if framing or self.read_since_rest + nbytes >= BODY_BYTES_PER_TURN:
-            self.worker_loop.count_body(self, nbytes, framing)
-        else:
-            self.read_since_rest += nbytes
+        self.reads.count(self, nbytes, framing)
         self.flush_soon()
 
     def eof_received(self) -> bool:

@@ -1,6 +1,6 @@
 # The types of the fields of `pooled_connection.py`.
 
-from fastgw.eventloop.socket_transport cimport StreamProtocol
+from fastgw.eventloop.body_reads cimport BodyReading
 from fastgw.upstream.targets.target cimport Target
 
 
@@ -14,7 +14,7 @@ cdef class Lender:
     cpdef forget(self, PooledConnection connection)
 
 
-cdef class PooledConnection(StreamProtocol):
+cdef class PooledConnection(BodyReading):
     cdef public Target target
     cdef public int capacity
     cdef public bint closed

@@ -5,11 +5,11 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
-from fastgw.eventloop.socket_transport import StreamProtocol
+from fastgw.eventloop.body_reads import BodyReading
 from fastgw.upstream.targets.target import Target
 
 
-class PooledConnection(StreamProtocol):
+class PooledConnection(BodyReading):
     """Connection that a pool lends. It must be a `connect.Connecting` as well.
 
     `capacity`: number of streams that it carries at once when it is open, at least 1. `closed`: no more streams can be

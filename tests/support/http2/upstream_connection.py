@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fastgw.errors import Fault
+from fastgw.eventloop.body_reads import BodyReads
 from fastgw.eventloop.socket_transport import SocketTransport
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.exchange import Trailers
@@ -113,15 +114,14 @@ class World:
         self.ours, self.target = socket.socketpair()
         self.target.setblocking(False)
         loop = asyncio.get_running_loop()
-        self._buffer = memoryview(bytearray(65_536))
         worker_loop: Any = SimpleNamespace(
             wheel=self.wheel,
             loop=loop,
-            read_buffer=self._buffer,
-            count_body=lambda *_: None,
+            reads=BodyReads(loop.call_soon),
             crowded=set(),
             holders=set(),
         )
+        self._buffer = worker_loop.reads.read_buffer
         (target,) = build_targets(upstream("http://127.0.0.1:1"))
         self.connection = Http2UpstreamConnection(worker_loop, Keeper(), target)
         self.aborted, self.reading = False, True

@@ -14,12 +14,11 @@ from typing import Any, cast
 
 import pytest
 
-from fastgw.eventloop import openssl_records, tls_transport
-from fastgw.eventloop import worker_loop as worker_loop_module
+from fastgw.eventloop import body_reads, openssl_records, tls_transport
+from fastgw.eventloop.body_reads import BODY_BYTES_PER_TURN
 from fastgw.eventloop.socket_poller import ENDED, READABLE, WRITABLE, SocketPoller
 from fastgw.eventloop.socket_transport import StreamProtocol
 from fastgw.eventloop.tls_transport import CLOSED, OPEN, text_of
-from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN
 from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
 from fastgw.upstream.targets.tls import Resuming
 from tests.support.certificates import Certificates, server_tls, trusting
@@ -235,7 +234,7 @@ def test_connections_that_share_memory_keep_their_bytes(
 
     `share`: what one may cost before it rests; of so little after each record.
     """
-    for module in (worker_loop_module, tls_transport):
+    for module in (body_reads, tls_transport):
         monkeypatch.setattr(module, "BODY_BYTES_PER_TURN", share)
     play(authority, issued, highest, seed)
 

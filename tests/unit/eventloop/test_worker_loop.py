@@ -11,10 +11,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from fastgw.eventloop.socket_transport import room
-from fastgw.eventloop.timer_wheel import TICK, Timed
-from fastgw.eventloop.worker_loop import (
-    AFTER_STALL_S,
+from fastgw.eventloop.body_reads import (
     BODY_BYTES_PER_TURN,
     BODY_READ_BYTES,
     FRAMING_COST,
@@ -22,10 +19,12 @@ from fastgw.eventloop.worker_loop import (
     READ_BYTES,
     READERS_PER_TURN,
     SMALL_READ_BYTES,
-    STALL_S,
+    BodyReading,
     Rests,
-    WorkerLoop,
 )
+from fastgw.eventloop.socket_transport import SocketTransport, room
+from fastgw.eventloop.timer_wheel import TICK, Timed
+from fastgw.eventloop.worker_loop import AFTER_STALL_S, STALL_S, WorkerLoop
 
 
 class Broken(Timed):
@@ -214,8 +213,8 @@ def peer() -> Iterator[socket.socket]:
 def test_many_bytes_are_read_at_once_of_payload_that_comes_fast_and_is_sure_to_come(
     worker_loop: WorkerLoop, peer: socket.socket, came: int, payload: int, assured: int, read: int
 ) -> None:
-    assert len(worker_loop.buffer_for(PIECE[:came], PIECE[:payload], assured, peer.fileno())) == read
-    assert len(worker_loop.buffer_for(PIECE[:came], PIECE[:payload], assured, -1)) == min(read, READ_BYTES)
+    assert len(worker_loop.reads.buffer_for(PIECE[:came], PIECE[:payload], assured, peer.fileno())) == read
+    assert len(worker_loop.reads.buffer_for(PIECE[:came], PIECE[:payload], assured, -1)) == min(read, READ_BYTES)
 
 
 def test_no_more_is_read_than_a_peer_that_does_not_take_it_has_room_for(
@@ -224,26 +223,32 @@ def test_no_more_is_read_than_a_peer_that_does_not_take_it_has_room_for(
     reads = []
     with contextlib.suppress(BlockingIOError):
         while peer.send(PIECE):
-            reads.append(len(worker_loop.buffer_for(PIECE, PIECE, 1 << 40, peer.fileno())))
+            reads.append(len(worker_loop.reads.buffer_for(PIECE, PIECE, 1 << 40, peer.fileno())))
             assert reads[-1] == READ_BYTES or reads[-1] < room(peer.fileno())
     assert reads[0] == BODY_READ_BYTES
     assert reads[-1] == READ_BYTES
 
 
-class Body:
-    """A connection, and a transport that is told what to do with its reading."""
+class Reading(SocketTransport):
+    """A transport that is told what to do with its reading."""
 
-    def __init__(self, told: list[tuple[str, object]]) -> None:
-        self.transport: Any = self
-        self.closing = self.resting = self.broken = False
-        self.read_since_rest = 0
-        self.told = told
+    def __init__(self, body: "Body") -> None:
+        self.body = body
 
     def is_closing(self) -> bool:
-        return self.closing
+        return self.body.closing
 
     def pause_reading(self) -> None:
-        self.told.append(("rest", self))
+        self.body.told.append(("rest", self.body))
+
+
+class Body(BodyReading):
+    """A connection that reads a body."""
+
+    def __init__(self, told: list[tuple[str, object]]) -> None:
+        self.transport = Reading(self)
+        self.closing = self.broken = False
+        self.told = told
 
     def end_rest(self) -> None:
         self.told.append(("read on", self))
@@ -270,11 +275,11 @@ def test_of_a_body_a_megabyte_is_read_until_others_have_had_their_turn(worker_lo
     async def live() -> None:
         for each in (leaving, body):
             each.read_since_rest = BODY_BYTES_PER_TURN - len(PIECE)
-            worker_loop.count_body(each, len(PIECE) - 1, 0)
+            worker_loop.reads.count(each, len(PIECE) - 1, 0)
             assert told == []
-            worker_loop.count_body(each, 1, 0)
+            worker_loop.reads.count(each, 1, 0)
         assert told == [("rest", body)]
-        worker_loop.count_body(body, len(PIECE), 0)  # what was under way already
+        worker_loop.reads.count(body, len(PIECE), 0)  # what was under way already
         assert told == [("rest", body)]
         await asyncio.sleep(0)
 
@@ -288,9 +293,9 @@ def test_framing_counts_by_what_it_costs(worker_loop: WorkerLoop) -> None:
     told: list[tuple[str, object]] = []
     body = Body(told)
     for _ in range(BODY_BYTES_PER_TURN // (5 * FRAMING_COST + 1)):
-        worker_loop.count_body(body, 1, 5)
+        worker_loop.reads.count(body, 1, 5)
     assert told == []
-    worker_loop.count_body(body, 1, 5)
+    worker_loop.reads.count(body, 1, 5)
     assert told == [("rest", body)]
 
 

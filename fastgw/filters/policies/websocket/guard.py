@@ -12,8 +12,9 @@ from os import urandom
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from fastgw.errors import Fault, Side
+from fastgw.eventloop.body_reads import BODY_BYTES_PER_TURN
 from fastgw.eventloop.timer_wheel import Timed
-from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, WorkerLoop
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, Trailers
 from fastgw.http.websocket.frame_reader import FrameReader
 from fastgw.http.websocket.frames import (
@@ -351,7 +352,7 @@ class WebsocketGuard(Timed):
         if not self._over and exchange is not None:
             exchange.client.pause_tunnel()
             self._client_rest = _DirectionRest(self._continue_client, ended)
-            self._worker_loop.rests.wait_for_turn(self._client_rest)
+            self._worker_loop.reads.rests.wait_for_turn(self._client_rest)
 
     def _continue_client(self, received: bytes, ended: bool) -> None:
         """Continue to read what the client has sent. `ended`: it will send no more."""
@@ -440,7 +441,7 @@ class WebsocketGuard(Timed):
         if not self._over and self._inner is not None:
             self._inner.pause()
             self._upstream_rest = _DirectionRest(self._continue_upstream, ended)
-            self._worker_loop.rests.wait_for_turn(self._upstream_rest)
+            self._worker_loop.reads.rests.wait_for_turn(self._upstream_rest)
 
     def _continue_upstream(self, received: bytes, ended: bool) -> None:
         """Continue to read what the upstream has sent. `ended`: it will send no more."""

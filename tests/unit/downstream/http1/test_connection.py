@@ -6,8 +6,8 @@ from collections.abc import Awaitable
 import pytest
 
 from fastgw.downstream.http1.endings import LINGER_IDLE_S
-from fastgw.eventloop import worker_loop
-from fastgw.eventloop.worker_loop import (
+from fastgw.eventloop import body_reads
+from fastgw.eventloop.body_reads import (
     BODY_BYTES_PER_TURN,
     BODY_READ_BYTES,
     MEDIUM_READ_BYTES,
@@ -242,7 +242,7 @@ class Rooms(dict[int, int]):
     """What the sockets of a plane have room for, by their descriptors; they take nothing without their transport."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(worker_loop, "room", self.__getitem__)
+        monkeypatch.setattr(body_reads, "room", self.__getitem__)
 
 
 @pytest.fixture

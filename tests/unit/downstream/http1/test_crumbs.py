@@ -8,7 +8,7 @@ from math import inf
 
 import pytest
 
-from fastgw.eventloop.worker_loop import (
+from fastgw.eventloop.body_reads import (
     BODY_BYTES_PER_TURN,
     FRAMING_COST,
     MEDIUM_READ_BYTES,

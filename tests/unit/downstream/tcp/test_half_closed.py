@@ -10,7 +10,7 @@ import pytest
 from fastgw.downstream.tcp.connection import HALF_CLOSED_S
 from fastgw.errors import Fault
 from fastgw.eventloop import socket_accept
-from fastgw.eventloop.worker_loop import READ_BYTES
+from fastgw.eventloop.body_reads import READ_BYTES
 from tests.support.on_loop import on_loop, until
 from tests.unit.downstream.tcp.test_refused_watching import Node, ended
 

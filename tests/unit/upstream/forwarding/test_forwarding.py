@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fastgw.errors import Fault
-from fastgw.eventloop.worker_loop import READ_BYTES
+from fastgw.eventloop.body_reads import READ_BYTES
 from fastgw.upstream.forwarding.forwarding import targets_without_room
 from tests.support.attempts import Service, saying
 from tests.support.memory import SERVICE, Plane, Wire
