@@ -22,7 +22,7 @@ cdef class ClientSide(Timed):
 
 
 cdef class CallSide(ClientSide):
-    pass
+    cdef public ClientSide asker
 
 
 cdef class Exchange:

@@ -146,9 +146,26 @@ def filter_timeout_of(route: Route | None, client: ClientSide) -> float:
 
 
 class CallSide(ClientSide):
-    """Client side of a request that the gateway makes for another one. The response to that one tells the client the
-    trace, which both have.
+    """Client side of a request that the gateway makes for another one. `asker`: the client side of that one, whose
+    counters and limits apply. The response to that one tells the client the trace, which both have.
     """
+
+    asker: ClientSide
+
+    def send_interim(self, head: ResponseHead | None) -> None: ...
+    def pause_tunnel(self) -> None: ...
+    def resume_tunnel(self) -> None: ...
+
+    @property
+    def counts(self) -> ExchangeCounts:
+        return self.asker.counts
+
+    @property
+    def held_body_budget(self) -> HeldBodyBudget:
+        return self.asker.held_body_budget
+
+    def filter_timeout(self) -> float:
+        return self.asker.filter_timeout()
 
 
 class ServiceSide(Protocol):

@@ -5,13 +5,18 @@ renew credentials may contain them. The caller adds what it sends: body, headers
 """
 
 from collections.abc import Iterable
+from typing import Final
 
 from fastgw.exchange import Chain, ClientSide, Exchange, Route
 from fastgw.exchange.action import Action
 from fastgw.exchange.chain import FilterInstance
 from fastgw.exchange.hooks import Hooks, TranslateHook
+from fastgw.exchange.shadow_exchange import Nobody
+from fastgw.exchange.states import ENDED
 from fastgw.exchange.upstream_chains import NO_FILTERS
 from fastgw.http.messages import RequestHead
+
+_NOBODY: Final = Nobody()
 
 
 def derive_exchange(
@@ -27,6 +32,13 @@ def derive_exchange(
         made.route = Route(route.name, action, chain, (), filter_timeout=route.filter_timeout)
     made.answered_by = None
     return made
+
+
+def end_call(call: Exchange) -> None:
+    """End the exchange of a request that nobody waits for any more."""
+    if call.state is not ENDED:
+        call.finish()
+    call.client = call.response_sink = _NOBODY  # avoids a reference cycle
 
 
 def call_chain(chain: Chain) -> Chain:

@@ -9,24 +9,18 @@ is cancelled.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol, final
+from typing import TYPE_CHECKING, Protocol, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import CallSide, Exchange, Reply, Response, Trailers, problem
 from fastgw.exchange.body_relay import whole_body
-from fastgw.exchange.exchange_counts import ExchangeCounts
-from fastgw.exchange.shadow_exchange import Nobody
-from fastgw.exchange.states import ENDED
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.shm.held_body_budget import HeldBodyBudget
-from fastgw.upstream.client.derived_exchange import call_chain, derive_exchange
+from fastgw.upstream.client.derived_exchange import call_chain, derive_exchange, end_call
 from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
 
 if TYPE_CHECKING:
     from fastgw.upstream.client.response_action import ResponseAction
-
-_NOBODY: Final = Nobody()
 
 
 class DetachedListener(Protocol):
@@ -60,7 +54,7 @@ class DetachedCall(CallSide):
         """`exchange`: that of the client for whom it is sent."""
         self._listener: DetachedListener | None = listener
         self._forward = forward
-        self._origin = exchange.client  # it counts events also after the end of its exchange
+        self.asker = exchange.client  # it counts events also after the end of its exchange
         self._paused = False
         self._call: Exchange
 
@@ -136,10 +130,7 @@ class DetachedCall(CallSide):
         return listener
 
     def _finish(self) -> None:
-        call = self._call
-        if call.state is not ENDED:
-            call.finish()
-        call.client = call.response_sink = _NOBODY  # avoids a reference cycle
+        end_call(self._call)
 
     def _fail(self, reply: Reply, fault: Fault) -> None:
         listener = self._end()
@@ -194,17 +185,3 @@ class DetachedCall(CallSide):
     def tunnel(self, early: bytes, timeout: float) -> None:
         self._call.break_off()
         self._fail(problem(Fault.UPGRADE_UNEXPECTED), Fault.UPGRADE_UNEXPECTED)
-
-    def pause_tunnel(self) -> None: ...
-    def resume_tunnel(self) -> None: ...
-
-    @property
-    def counts(self) -> ExchangeCounts:
-        return self._origin.counts
-
-    @property
-    def held_body_budget(self) -> HeldBodyBudget:
-        return self._origin.held_body_budget
-
-    def filter_timeout(self) -> float:
-        return self._origin.filter_timeout()

@@ -13,7 +13,7 @@ from fastgw.upstream.forwarding.forward_action cimport Forward
 from fastgw.upstream.upstream cimport Upstream
 
 cdef double inf
-cdef object ENDED, NOBODY
+cdef object ENDED
 
 cdef class Subrequest
 
@@ -33,7 +33,6 @@ cdef class Subrequests:
 
 cdef class Subrequest(CallSide):
     cdef public Forward _action
-    cdef public ClientSide _asker
     cdef public object _body
     cdef public double _due_at
     cdef public Relay _borrowed

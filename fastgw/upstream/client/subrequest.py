@@ -23,11 +23,10 @@ from fastgw.exchange import Outcome, Reply, Trailers, problem, run_request
 from fastgw.exchange.body_relay import Relay, whole_body
 from fastgw.exchange.chain import Chain
 from fastgw.exchange.exchange import CallSide, ClientSide, Exchange, begin_exchange
-from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.filter_steps import LOG_EVERY_S
 from fastgw.exchange.reply import Response, body_at_once
 from fastgw.exchange.request_stages import begin_request_stages
-from fastgw.exchange.shadow_exchange import Nobody, ShadowExchange
+from fastgw.exchange.shadow_exchange import ShadowExchange
 from fastgw.exchange.states import ENDED
 from fastgw.exchange.upstream_chains import NO_FILTERS, UpstreamChains
 from fastgw.forwarded_headers import Peer, reported_lines
@@ -37,7 +36,7 @@ from fastgw.http.http1.parser import Http1RequestHead, make_request
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.shm.held_body_budget import HeldBodyBudget
+from fastgw.upstream.client.derived_exchange import end_call
 from fastgw.upstream.client.subrequest_body import BodyFeeder
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream
@@ -46,7 +45,6 @@ MOST_PER_EXCHANGE: Final = 32
 TIMEOUT: Final = 5.0
 """Default timeout for the whole sub-request, in seconds."""
 CANCELLED: Final = "cancelled"
-NOBODY: Final = Nobody()
 OVER: Final = "the exchange is over"
 T = TypeVar("T")
 
@@ -90,7 +88,7 @@ class Subrequest(CallSide):
 
     def _begin(self, listener: SubresponseListener, asker: ClientSide) -> None:
         self._listener: SubresponseListener | None = listener
-        self._asker = asker
+        self.asker = asker
         self._siblings: Subrequests | None = None
         self._timeout = self._due_at = inf  # seconds for the whole; its end, by the wheel's clock
         self._waiting: asyncio.Future[Reply | None] | None = None  # while a filter of its upstream waits
@@ -231,7 +229,7 @@ class Subrequest(CallSide):
                 borrowed.detach()  # another receiver may follow
         if self._siblings is not None:
             self._siblings.end(self, exchange.upstream, exchange.target, outcome, monotonic() - exchange.begun_at)
-        self._asker.counts.count_subrequest(exchange, status)
+        self.asker.counts.count_subrequest(exchange, status)
 
     def _fail(self, fault: Fault) -> None:
         listener = self._listener
@@ -245,10 +243,7 @@ class Subrequest(CallSide):
         self._notify(listener.on_failure, SubrequestFailed(fault, why))
 
     def _finish(self) -> None:
-        exchange = self.exchange
-        if exchange.state is not ENDED:
-            exchange.finish()
-        exchange.client = exchange.response_sink = NOBODY  # avoids a reference cycle
+        end_call(self.exchange)
 
     def _notify(self, listen: Callable[[T], None], what: T) -> None:
         try:
@@ -266,8 +261,6 @@ class Subrequest(CallSide):
         self.cancel()
 
     # calls of the exchange (`ClientSide`)
-
-    def send_interim(self, head: ResponseHead | None) -> None: ...
 
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         listener = self._listener
@@ -319,19 +312,8 @@ class Subrequest(CallSide):
         self.exchange.break_off()
         self._fail(Fault.UPGRADE_UNEXPECTED)
 
-    def pause_tunnel(self) -> None: ...
-    def resume_tunnel(self) -> None: ...
-
-    @property
-    def counts(self) -> ExchangeCounts:
-        return self._asker.counts
-
-    @property
-    def held_body_budget(self) -> HeldBodyBudget:
-        return self._asker.held_body_budget
-
     def filter_timeout(self) -> float:
-        return min(max(self._due_at - self._now, 0.0), self._asker.filter_timeout())
+        return min(max(self._due_at - self._now, 0.0), self.asker.filter_timeout())
 
 
 class Subrequests:

@@ -9,20 +9,15 @@ Rule 4: filters have processed the client's exchange; for the call only their `s
 """
 
 from collections.abc import Callable
-from typing import Final, Protocol, final
+from typing import Protocol, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import CallSide, Exchange, Relay, Reply, Response, Trailers
-from fastgw.exchange.exchange_counts import ExchangeCounts
-from fastgw.exchange.shadow_exchange import Nobody
-from fastgw.exchange.states import ANSWERING, ENDED
-from fastgw.http.messages import RequestHead, ResponseHead
+from fastgw.exchange.states import ANSWERING
+from fastgw.http.messages import RequestHead
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.shm.held_body_budget import HeldBodyBudget
-from fastgw.upstream.client.derived_exchange import call_chain, derive_exchange
+from fastgw.upstream.client.derived_exchange import call_chain, derive_exchange, end_call
 from fastgw.upstream.forwarding.forward_action import Forward
-
-_NOBODY: Final = Nobody()
 
 
 class CallListener(Protocol):
@@ -54,7 +49,7 @@ class TranslatedCall(CallSide):
         """`forward`: forward action of the route, or `unrewritten` if the route's path rewriting does not apply to the
         call.
         """
-        self._exchange = exchange
+        self._exchange, self.asker = exchange, exchange.client
         self._forward = forward
         self._listener: CallListener | None = listener
         self._call: Exchange | None = None
@@ -132,9 +127,7 @@ class TranslatedCall(CallSide):
 
     def _finish(self, call: Exchange) -> None:
         self._report(call)
-        if call.state is not ENDED:
-            call.finish()
-        call.client = call.response_sink = _NOBODY  # avoids a reference cycle
+        end_call(call)
 
     def _report(self, call: Exchange) -> None:
         """Update the client's exchange, for the log and the fallback, with the state of the call."""
@@ -158,8 +151,6 @@ class TranslatedCall(CallSide):
             exchange.fail(Fault.INTERNAL, why="a filter could not translate the response")
 
     # calls of the call's exchange (`ClientSide`)
-
-    def send_interim(self, head: ResponseHead | None) -> None: ...
 
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         listener, call = self._listener, self._call
@@ -209,17 +200,3 @@ class TranslatedCall(CallSide):
         if self._call is not None:
             self._call.break_off()
         self.abort(Fault.UPGRADE_UNEXPECTED)
-
-    def pause_tunnel(self) -> None: ...
-    def resume_tunnel(self) -> None: ...
-
-    @property
-    def counts(self) -> ExchangeCounts:
-        return self._exchange.client.counts
-
-    @property
-    def held_body_budget(self) -> HeldBodyBudget:
-        return self._exchange.client.held_body_budget
-
-    def filter_timeout(self) -> float:
-        return self._exchange.client.filter_timeout()
