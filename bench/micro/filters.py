@@ -51,8 +51,9 @@ def rooms() -> Iterator[Room]:
         ("authorize: a scope", Authorize(scopes=Scopes(any=("read",)))),
     ):
         yield Room(name, step(hooks(settings).request), exchanges())
-    named = hooks(Headers(request=Edits(set={"X-Consumer": "{consumer.name}"})))
-    alone = Chain((FilterInstance(FilterUse(name="headers", type="headers", settings=None), named, False, ""),))
+    edits = Headers(request=Edits(set={"X-Consumer": "{consumer.name}"}))
+    named = hooks(edits)
+    alone = Chain((FilterInstance(FilterUse(name="headers", type="headers", settings=edits), named, False, ""),))
     yield Room("headers: a value of the request", unsaid(step(named.request)), exchanges(alone))
     yield Room("headers: the same before others", step(named.request), exchanges())
     yield from of_consumers()

@@ -7,7 +7,7 @@ from bench.micro.filters import exchange, step
 from bench.micro.timing import Room
 from fastgw.config.base.value_types import Trait
 from fastgw.exchange import Exchange, Response
-from fastgw.filters.api import Env, FilterResources, Hooks
+from fastgw.filters.api import Env, FilterResources, Hooks, ResponseHook
 from fastgw.filters.policies.rate_limit import Cost, GroupLimit, RateLimit
 from fastgw.shm.rate_limit_table import own_table
 
@@ -33,7 +33,8 @@ def rooms() -> Iterator[Room]:
     yield Room("a refusal", _asked(refused), _clients())
     told = _hooks(RateLimit(**usual))
     yield Room("the fields of an answer", _answered(told), _clients())
-    yield Room("  of these, a response to change", _answered(Hooks(response=lambda each: None)), _clients())
+    idle = Hooks(request=told.request, response=ResponseHook(lambda each: None))
+    yield Room("  of these, a response to change", _answered(idle), _clients())
 
 
 def _hooks(settings: RateLimit) -> Hooks:

@@ -5,6 +5,7 @@ The client's encryption of each request is counted as well; it decrypts no respo
 
 import socket
 import ssl
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -43,6 +44,7 @@ class SecureTransport(Transport):
         near, self._far = socket.socketpair()
         for end in (near, self._far):
             end.setblocking(False)
+        weakref.finalize(self, self._far.close)
         self.written = Sent(self._far)
         self.near = TlsConnection(server, near.detach(), listener, Peer("192.0.2.1", 40_000, 443, False))
         self.near.begin_tls()
