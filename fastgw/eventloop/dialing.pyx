@@ -51,9 +51,7 @@ cdef extern from "sys/epoll.h" nogil:
     enum:
         EPOLLERR
         EPOLLHUP
-        EPOLLIN
         EPOLLOUT
-        EPOLLRDHUP
 
 cdef extern from "unistd.h" nogil:
     int close_fd "close"(int fd)
@@ -105,14 +103,14 @@ cdef class DialedTransport(SocketTransport):
 
     cdef int on_event(self, int fd, uint32_t events) except -1:
         dialer = self._dialer
-        if dialer is not None and events & (EPOLLOUT | EPOLLHUP | EPOLLERR):
+        if dialer is not None:
+            if not events & (EPOLLOUT | EPOLLHUP | EPOLLERR):
+                return 0
             self._dialer = None
-            # What came with this event is read as soon as there is a protocol.
-            self._is_ending = events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR) != 0
-            self._is_readable = self._is_ending or events & EPOLLIN
             dialer.dialed(self, pending_error(fd))
-            return 0
-        return SocketTransport.on_event(self, fd, events)
+            if self.protocol is None:
+                return 0
+        return SocketTransport.on_event(self, fd, events)  # it may also tell of bytes, and of their end
 
     cpdef close(self):
         self._dialer = None
