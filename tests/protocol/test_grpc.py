@@ -529,7 +529,7 @@ def test_a_reset_at_the_deadline_is_the_callers(make: Any, begins: bool) -> None
 
 def test_a_reset_at_once_is_not_at_a_short_deadline(make: Any) -> None:
     """Otherwise every failure of calls with little time would be the caller's, and the breaker would never open."""
-    fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", b"15m")]
+    fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", b"100m")]
     with scripted(make) as (world, origin), Http2Client(world.gateway.address()) as client:
 
         def reset_all() -> None:
@@ -542,7 +542,7 @@ def test_a_reset_at_once_is_not_at_a_short_deadline(make: Any) -> None:
 
         threading.Thread(target=reset_all, daemon=True).start()
         ask = partial(client.exchange, fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
-        # On a busy machine a reset may take so long that it is at the deadline.
+        # The clock of deadlines is up to 50 ms behind, and on a busy machine a reset may take long.
         assert any(status_of(ask()) == b"1" for _ in range(100))
 
 
