@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -211,12 +211,25 @@ def test_out_of_descriptors_means_waiting(tmp_path: Path, origin: Origin, path: 
     launcher = ["sh", "-c", 'ulimit -n 100; exec "$@"', "sh"]
     with Gateway(config_for(origin), tmp_path, launcher=launcher) as gateway, ExitStack() as stack:
         clients = []
-        for _ in range(150):  # those that are silent would make room for others
-            clients.append(stack.enter_context(gateway.connect()))
-            clients[-1].send(b"GET " + path + b" HTTP/1.1\r\nHost: a.test\r\n\r\n")
+        with stopped(*gateway.worker_pids):  # one accepted before its request is there would make room for others
+            for _ in range(150):
+                clients.append(stack.enter_context(gateway.connect()))
+                clients[-1].send(b"GET " + path + b" HTTP/1.1\r\nHost: a.test\r\n\r\n")
         for client in clients:  # in the order in which they are accepted, so each that leaves makes room for another
             assert client.read_response().body == b"here"
             client.close()
+
+
+@contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """Processes that do nothing meanwhile."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def resource_limits(pid: int) -> tuple[int, int]:
