@@ -40,4 +40,7 @@ cdef class SharedLease:
     cpdef give_up(self, double mark_s=*)
     cdef _Written _write(self, bytes head, size, bytes key, bytes url, tags, int status, bytes body)
     cdef _Written _write_record_of(self, bytes key, bytes head, bytes url, list hashes, size, int status, bytes body)
-    cdef unsigned long long _date_us(self) except? 0
+    cdef Py_ssize_t _put(
+        self, Extent extent, bytes key, bytes head, bytes url, list hashes, long long length, long long checked,
+        int status, bytes body,
+    ) except -1

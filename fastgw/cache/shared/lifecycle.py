@@ -176,21 +176,7 @@ class SharedLease:
         if extent is None:
             self.why_not = NotStored.FULL
             return False
-        new = cells.write(
-            found.key,
-            head,
-            url,
-            tags,
-            extent.segment,
-            extent.offset,
-            extent.length,
-            length,
-            self._began,
-            checked,
-            self._date_us(),
-            COMPLETE,
-            None,
-        )
+        new = self._put(extent, found.key, head, url, tags, length, checked, COMPLETE, None)
         position = 8 * new + body
         for piece in found.pieces():
             store.memory.data[position : position + len(piece)] = piece
@@ -229,8 +215,27 @@ class SharedLease:
         validity = self._store.purges.check(self._began, self._began, tags, lambda: url)
         return -1 if validity.is_purged else self._began << 1 | validity.is_soft_purged
 
-    def _date_us(self) -> cython.ulonglong:
-        return cython.cast(cython.ulonglong, self._date * 1e6)
+    def _put(
+        self,
+        extent: Extent,
+        key: bytes,
+        head: bytes,
+        url: bytes,
+        hashes: Hashes,
+        length: cython.longlong,
+        checked: cython.longlong,
+        status: cython.int,
+        body: bytes | None,
+    ) -> cython.Py_ssize_t:
+        """Write a record of this fetch, see `Cells.write`."""
+        segment: cython.longlong = extent.segment
+        offset: cython.longlong = extent.offset
+        total: cython.longlong = extent.length
+        began: cython.ulonglong = self._began
+        date: cython.ulonglong = cython.cast(cython.ulonglong, self._date * 1e6)
+        return self._cells.write(
+            key, head, url, hashes, segment, offset, total, length, began, checked, date, status, body
+        )
 
     def _freshen_by_copy(self, found: SharedObject, head: bytes, url: bytes, tags: list[int], old: OpenRecord) -> bool:
         """Replace an object of several segments by a copy with another head. False: there is none, see `why_not`."""
@@ -339,21 +344,7 @@ class SharedLease:
         if is_divided:
             length, status = -1, RESERVING
         written = _Written()
-        written.at = cells.write(
-            key,
-            head,
-            url,
-            hashes,
-            extent.segment,
-            extent.offset,
-            extent.length,
-            length,
-            self._began,
-            checked,
-            self._date_us(),
-            status,
-            body,
-        )
+        written.at = self._put(extent, key, head, url, hashes, length, checked, status, body)
         written.queue, written.extent, written.key, written.body = queue, extent, key, before
         written.location = cells.location(extent.segment, extent.offset)
         if is_divided:
