@@ -9,10 +9,10 @@ later. An object is valid while no purge of its key, its tags, its URL's prefixe
 fetch. A fetch in flight at the time of a purge is not joined afterwards, unless that was a purge of another key.
 """
 
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from enum import Enum
 from types import MappingProxyType
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 KEY_BYTES: Final = 16
 """Length of a key, which is a digest, so that clients cannot choose keys."""
@@ -25,6 +25,10 @@ MOST_URL: Final = 8 * 1024
 LEASE_S: Final = 30.0
 """Seconds after which another worker may fetch, too, if the one with the lease has not finished."""
 
+PurgeKind = Literal["key", "tag", "prefix", "all"]
+"""Objects that a purge concerns: those of a key, and those stored under a lease of it (as `Store.remove` purges slower
+tiers); those with a tag; those whose URL begins with a prefix; or all.
+"""
 Counting = Generator[None, None, int]
 """Work in steps of well below 1 ms that results in a number of objects. It may be abandoned at any step."""
 
@@ -241,8 +245,8 @@ class Lease(Protocol):
         """Begin to store the response. None: it cannot be stored, see `why_not`; call `give_up`.
 
         `size`: number of body bytes, if known. `key`: another key to store it under, such as that of a variant; the
-        lease covers both. `url`: for purges by prefix. `tags`: for purges by tag; `purge_key` of the key of the lease
-        covers the object like a tag, so that a purge reaches variants.
+        lease covers both. `url`: for purges by prefix. `tags`: for purges by tag; A purge of the key of the
+        lease covers the object like one of a tag, so that it reaches variants.
         """
 
     def store_head(
@@ -336,21 +340,13 @@ class Store(Protocol):
     def remove(self, key: bytes) -> bool:
         """Remove the object of a key; return whether there was one. A fetch in flight is not affected."""
 
-    def purge_key(self, key: bytes, *, soft: bool = False) -> Counting:
-        """Purge the object of a key, and those stored under a lease of this key.
+    def purge(self, kind: PurgeKind, values: Sequence[bytes] = (b"",), *, soft: bool = False) -> Counting:
+        """Purge all objects that have at least one of these tags, or whose URL begins with one of these prefixes, or
+        all. Raises `ValueError` for a prefix of more than `MOST_URL` bytes.
 
-        This and the other purges hold as soon as they return; run the steps for the number of purged objects.
-        `soft`: the objects stay, and `is_soft_purged`.
+        A purge holds as soon as this returns; run the steps for the number of purged objects. `soft`: the objects
+        stay, and `is_soft_purged`.
         """
-
-    def purge_tags(self, tags: Iterable[bytes], *, soft: bool = False) -> Counting:
-        """Purge all objects that have at least one of these tags."""
-
-    def purge_prefix(self, *prefixes: bytes, soft: bool = False) -> Counting:
-        """Purge all objects whose URL begins with one of these. Raises `ValueError` for more than `MOST_URL` bytes."""
-
-    def purge_all(self, *, soft: bool = False) -> Counting:
-        """Purge all objects."""
 
     def when_purged(self, callback: Callable[[], None]) -> None:
         """Call back once the purges of this handle so far would also hold after a restart."""

@@ -138,5 +138,5 @@ cdef class Cells:
     cdef int64_t _refusal_of(self, uint64_t word, uint64_t now) noexcept nogil
     cpdef int64_t take_lease(self, bytes key, uint64_t now, uint64_t ticks) except? -2
     cpdef int end_lease(self, int64_t at, uint64_t word, uint64_t now, uint64_t ticks) except -1
-    cpdef int forget(self, bytes key, bint only_mark) except -1
+    cpdef int forget_mark(self, bytes key) except -1
     cpdef bint report(self, bytes key) except -1

@@ -926,8 +926,8 @@ cdef class Cells:
         fastgw_cache_swap(self._words + at, word, mark)
         return 0
 
-    cpdef int forget(self, bytes key, bint only_mark) except -1:
-        """Remove the lease and the mark of a key that is purged, or its mark alone. The lease's holder may go on."""
+    cpdef int forget_mark(self, bytes key) except -1:
+        """Remove the mark of a key."""
         cdef Key read
         cdef uint64_t* cells
         cdef uint64_t word
@@ -936,7 +936,7 @@ cdef class Cells:
         cells = self._lease_bucket(&read)
         for number in range(LEASE_BUCKET):
             word = fastgw_cache_load(cells + number)
-            if word and word >> 46 == read.hash >> 46 and (not only_mark or word >> 37 & 1):
+            if word and word >> 46 == read.hash >> 46 and word >> 37 & 1:
                 fastgw_cache_swap(cells + number, word, 0)
         return 0
 

@@ -5,13 +5,15 @@ tag's hash, one in each row; an object is purged if all words of one of its tags
 Unrelated tags share all words only rarely, and then an object is fetched once more; no purge is ever lost. Purges by
 prefix are kept as texts, the most recent `PREFIXES`: an object is compared with those since it was last checked. When a
 text has to be dropped, the floor rises to its number: objects that were not checked since are taken as purged. So after
-each purge by prefix all objects are to be checked once (`SharedStore.purge_prefix` does that).
+each purge by prefix all objects are to be checked once (`SharedStore.purge` does that).
 The number is written to the words first, and becomes the sequence then: every fetch that began before is covered.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final, NamedTuple, final
 
+from fastgw.cache.shared._cells import Cells
 from fastgw.cache.shared.layout import (
     ALL_HARD,
     ALL_SOFT,
@@ -24,6 +26,7 @@ from fastgw.cache.shared.layout import (
     TAG_ROWS,
     CacheMemory,
 )
+from fastgw.cache.store import PurgeKind
 
 _STRIDE: Final = PREFIX_BYTES // 8 + 8
 _STATE, _PREFIX_LENGTH, _TEXT = 0, 1, 8  # words of a prefix; the state: 0 none, 1 being written, else see `_by_prefix`
@@ -43,38 +46,51 @@ class Validity(NamedTuple):
 class Purges:
     """The purges, as one process sees them."""
 
-    def __init__(self, memory: CacheMemory) -> None:
-        self._memory, self._words, self._swap = memory, memory.words, memory.swap
+    def __init__(self, memory: CacheMemory, cells: Cells) -> None:
+        self._memory, self._words, self._swap, self._cells = memory, memory.words, memory.swap, cells
         geometry = memory.geometry
         self._tags, self._width = geometry.tags, geometry.tag_width
         self._prefixes = geometry.prefixes
 
-    @property
-    def sequence(self) -> int:
-        """Number of the last purge."""
-        return self._words[PURGE_SEQUENCE]
-
     # --- marking ---
 
-    def purge_key(self, hash_: int, *, soft: bool) -> int:
-        """Purge the objects of a key; this and the others return the number of the purge."""
-        return self._advance(self._marking((hash_,), soft=soft))
+    def purge(self, kind: PurgeKind, values: Iterable[bytes], *, soft: bool) -> int:
+        """Purge objects; return the number of the purge. It is of this purge only: an object that was checked at a
+        number is not looked at again until the sequence changes.
+        """
+        writes = self._writes_of(kind, values, soft=soft)
+        while True:
+            before = self._words[PURGE_SEQUENCE]
+            for write in writes:
+                write(before + 1)
+            if self._swap(PURGE_SEQUENCE, before, before + 1):
+                break
+        if kind != "key":
+            self._memory.add(LEASE_EPOCH)
+        return before + 1
 
-    def purge_tags(self, hashes: Iterable[int], *, soft: bool) -> int:
-        """Purge the objects with one of these tags."""
-        return self._end_epoch(self._advance(self._marking(hashes, soft=soft)))
+    def restore(self, kind: PurgeKind, value: bytes, number: int, *, soft: bool) -> None:
+        """Purge objects whose fetch began before this number, in new memory that no process uses yet."""
+        for write in self._writes_of(kind, (value,), soft=soft):
+            write(number)
 
-    def purge_all(self, *, soft: bool) -> int:
-        """Purge all objects."""
-        word = ALL_SOFT if soft else ALL_HARD
-        return self._end_epoch(self._advance(lambda number: self._memory.raise_to(word, number)))
+    def _writes_of(self, kind: PurgeKind, values: Iterable[bytes], *, soft: bool) -> list[Callable[[int], None]]:
+        """Return what writes the number of a purge to its words."""
+        if kind == "prefix":
+            return [self._prefix_write(each, soft=soft) for each in values]
+        if kind == "all":
+            return [self._write_of_all(soft=soft)]
+        words = [at + soft for each in self.hashes_of(kind, values) for at in self._words_of(each)]
+        return [partial(self._memory.raise_to, at) for at in words]
 
-    def purge_prefix(self, prefix: bytes, *, soft: bool) -> int:
-        """Purge the objects whose URL begins with this."""
-        write = self._marking_prefix(prefix, soft=soft)
-        return self.purge_all(soft=soft) if write is None else self._end_epoch(self._advance(write))
+    def hashes_of(self, kind: PurgeKind, values: Iterable[bytes]) -> set[int]:
+        """Return the hashes by which records have these keys or tags."""
+        return {*map(self._cells.key_tag if kind == "key" else self._cells.name_tag, values)}
 
-    def _marking_prefix(self, prefix: bytes, *, soft: bool) -> Callable[[int], None] | None:
+    def _write_of_all(self, *, soft: bool) -> Callable[[int], None]:
+        return partial(self._memory.raise_to, ALL_SOFT if soft else ALL_HARD)
+
+    def _prefix_write(self, prefix: bytes, *, soft: bool) -> Callable[[int], None]:
         for _ in range(_TRIES):
             at = self._prefixes + self._memory.add(NEXT_PREFIX) % PREFIXES * _STRIDE
             state = self._words[at]
@@ -84,7 +100,7 @@ class Purges:
                 if self._swap(at, state, _WRITING):
                     break
         else:
-            return None
+            return self._write_of_all(soft=soft)
         self._memory.data[8 * (at + _TEXT) : 8 * (at + _TEXT) + len(prefix)] = prefix
         self._words[at + _PREFIX_LENGTH] = len(prefix)
         self._memory.fence()
@@ -93,53 +109,6 @@ class Purges:
             self._words[at] = number << 2 | soft << 1
 
         return write
-
-    def _marking(self, hashes: Iterable[int], *, soft: bool) -> Callable[[int], None]:
-        cells = [at + soft for each in hashes for at in self._cells(each)]
-
-        def write(number: int) -> None:
-            for at in cells:
-                self._memory.raise_to(at, number)
-
-        return write
-
-    def _advance(self, write: Callable[[int], None]) -> int:
-        """Write the next number to the words of a purge, and make it the purge sequence. A number is of one purge only:
-        an object that was checked at a number is not looked at again until the sequence changes.
-        """
-        while True:
-            before = self._words[PURGE_SEQUENCE]
-            write(before + 1)
-            if self._swap(PURGE_SEQUENCE, before, before + 1):
-                return before + 1
-
-    def _end_epoch(self, number: int) -> int:
-        self._memory.add(LEASE_EPOCH)
-        return number
-
-    # --- purges of former runs, in new memory that no process uses yet ---
-
-    def begin_at(self, number: int) -> None:
-        """Let the numbers of purges begin here."""
-        self._memory.raise_to(PURGE_SEQUENCE, number)
-
-    def raise_floor(self, number: int) -> None:
-        """Purge what was not checked since this number."""
-        self._memory.raise_to(PURGE_FLOOR, number)
-
-    def restore_hash(self, hash_: int, number: int, *, soft: bool) -> None:
-        """Purge the objects of a key or a tag whose fetch began before this number."""
-        self._marking((hash_,), soft=soft)(number)
-
-    def restore_prefix(self, prefix: bytes, number: int, *, soft: bool) -> None:
-        """Purge the objects whose URL begins with this, and whose fetch began before this number."""
-        write = self._marking_prefix(prefix, soft=soft)
-        assert write is not None
-        write(number)
-
-    def restore_all(self, number: int, *, soft: bool) -> None:
-        """Purge all objects whose fetch began before this number."""
-        self._memory.raise_to(ALL_SOFT if soft else ALL_HARD, number)
 
     # --- checking ---
 
@@ -152,7 +121,7 @@ class Purges:
         self._memory.fence()
         purged, soft = words[ALL_HARD] > since, words[ALL_SOFT] > since
         for each in tags:
-            cells = self._cells(each)
+            cells = self._words_of(each)
             purged = purged or all(words[at] > since for at in cells)
             soft = soft or all(words[at + 1] > since for at in cells)
         if not purged:
@@ -178,7 +147,7 @@ class Purges:
                 purged, soft = purged or not state & 2, soft or bool(state & 2)
         return purged, soft
 
-    def _cells(self, hash_: int) -> list[int]:
+    def _words_of(self, hash_: int) -> list[int]:
         """Return the words of a tag in all rows: for hard purges; those for soft ones follow."""
         mask, width = self._width - 1, self._width
         return [self._tags + 2 * (row * width + (hash_ >> 16 * row & mask)) for row in range(TAG_ROWS)]

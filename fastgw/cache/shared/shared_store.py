@@ -1,7 +1,7 @@
 """The store that all workers of a node share, as one worker, or the control process, uses it. See `Store`."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import Final
 
@@ -47,6 +47,7 @@ from fastgw.cache.store import (
     Eviction,
     FetchMoment,
     KeyWatch,
+    PurgeKind,
     Refusal,
     Store,
     StoredObject,
@@ -65,6 +66,8 @@ _REFUSALS: Final[Mapping[int, Refusal]] = {
 }
 _FOUND_AGAIN: Final = 64
 """Every so many calls of `is_unchanged` one counts as a `find`, which shows what is popular."""
+_EVERYTHING: Final = (b"",)
+"""Value of a purge of everything."""
 _LAST: Final = 0xFFFFFFFF
 """Part of a word of `REMOVALS` that tells the last key; the other one is the number."""
 OWN_BYTES: Final = 16 * 1024**2
@@ -109,7 +112,7 @@ class SharedStore:
         self.counters = memory.use_column(column)
         self.cells = Cells(memory, column)
         self.segments = Segments(memory, column)
-        self.purges = Purges(memory)
+        self.purges = Purges(memory, self.cells)
         self.space = Space(memory, self.segments, self.cells)
         self._watches = Watches(memory, column, loop, wakers)
         self._asked = 0
@@ -177,7 +180,7 @@ class SharedStore:
         assert begun is None or isinstance(begun, FetchBegin)
         cells = self.cells
         if begun is not None:
-            cells.forget(key, True)
+            cells.forget_mark(key)
         at: cython.longlong = cells.take_lease(key, self._now(), _LEASE_TICKS)
         if at >= 0:
             return SharedLease(self, key, at, cells.lease_word, begun)
@@ -235,30 +238,21 @@ class SharedStore:
 
     # --- purges ---
 
-    def purge_key(self, key: bytes, *, soft: bool = False) -> Counting:
-        tag = self.cells.key_tag(key)
-        number = self.purges.purge_key(tag, soft=soft)
-        self.cells.forget(key, False)
-        self.report(key)
-        return self._sweep(number, lambda at: tag in self.cells.tags(at))
-
-    def purge_tags(self, tags: Iterable[bytes], *, soft: bool = False) -> Counting:
-        hashes = {self.cells.name_tag(tag) for tag in tags}
-        number = self.purges.purge_tags(hashes, soft=soft)
-        self._watches.report_all()
-        return self._sweep(number, lambda at: not hashes.isdisjoint(self.cells.tags(at)))
-
-    def purge_prefix(self, *prefixes: bytes, soft: bool = False) -> Counting:
-        if max(map(len, prefixes)) > MOST_URL:
+    def purge(self, kind: PurgeKind, values: Sequence[bytes] = _EVERYTHING, *, soft: bool = False) -> Counting:
+        if kind == "prefix" and max(map(len, values)) > MOST_URL:
             raise ValueError(f"a prefix has at most {MOST_URL} bytes")
-        number = max([self.purges.purge_prefix(each, soft=soft) for each in prefixes])
+        number = self.purges.purge(kind, values, soft=soft)
         self._watches.report_all()
-        return self._sweep(number, lambda at: bool(url := self.cells.url(at)) and url.startswith(prefixes))
+        return self._sweep(number, self._matcher(kind, values))
 
-    def purge_all(self, *, soft: bool = False) -> Counting:
-        number = self.purges.purge_all(soft=soft)
-        self._watches.report_all()
-        return self._sweep(number, lambda at: True)
+    def _matcher(self, kind: PurgeKind, values: Sequence[bytes]) -> Callable[[int], bool]:
+        """Return what tells whether a purge concerns a record, by its first word."""
+        cells = self.cells
+        if kind == "prefix":
+            prefixes = tuple(values)
+            return lambda at: bool(url := cells.url(at)) and url.startswith(prefixes)
+        hashes = self.purges.hashes_of(kind, values)
+        return lambda at: kind == "all" or not hashes.isdisjoint(cells.tags(at))
 
     def popular(self, most: int) -> Popular:
         """Return the `most` objects that were found most often, in steps."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, final
 
 from fastgw.cache.shared._cells import Cells
-from fastgw.cache.shared.layout import CONTROL, CacheMemory
+from fastgw.cache.shared.layout import CONTROL, PURGE_FLOOR, PURGE_SEQUENCE, CacheMemory
 from fastgw.cache.shared.purges import Purges
 from fastgw.cache.tiers.purge_journal import JOURNAL, Run, begin_run, remove_journal
 from fastgw.operator_events import OperatorEvent, log_event
@@ -185,15 +185,10 @@ def _unlink(file: Path) -> bool:
 
 def restore_purges(memory: CacheMemory, run: Run) -> None:
     """Let new memory know the purges of former runs."""
-    cells, purges = Cells(memory, CONTROL), Purges(memory)
+    purges = Purges(memory, Cells(memory, CONTROL))
     for each in run.purges:
-        if each.kind == "key" or each.kind == "tag":
-            tag = cells.key_tag(each.value) if each.kind == "key" else cells.name_tag(each.value)
-            purges.restore_hash(tag, each.number, soft=each.soft)
-        elif each.kind == "prefix":
-            purges.restore_prefix(each.value, each.number, soft=each.soft)
-        elif each.kind == "all":
-            purges.restore_all(each.number, soft=each.soft)
-        elif each.kind == "floor":
-            purges.raise_floor(each.number)
-    purges.begin_at(run.number)
+        if each.kind == "floor":
+            memory.raise_to(PURGE_FLOOR, each.number)
+        elif each.kind != "run":
+            purges.restore(each.kind, each.value, each.number, soft=each.soft)
+    memory.raise_to(PURGE_SEQUENCE, run.number)

@@ -12,53 +12,35 @@ from typing import TYPE_CHECKING, Final, final
 from fastgw.cache.shared.layout import DISK_FAILED, JOURNAL_ENDED, JOURNAL_LEFT
 from fastgw.cache.shared.watches import TimerHandle
 from fastgw.cache.tiers.purge_journal import DamagedJournal, Purge, append_purges, end_journal
+from fastgw.cache.tiers.purge_queue import PurgeQueue
 from fastgw.cache.tiers.tier_threads import Work
 from fastgw.operator_events import OperatorEvent, log_event
 
 if TYPE_CHECKING:
     from fastgw.cache.tiers.disk_tier import DiskTier
 
-MOST_PURGES: Final = 10_000
-"""Purges that are yet to be written; with more, everything is purged from the disk."""
 LOOK_S: Final = 1.0
 """Seconds between two attempts to end the journal."""
 _ATTEMPTS: Final = 3
 
 
 @final
-class PurgeWriter:
+class PurgeWriter(PurgeQueue):
     """Purges of a process on their way to the journal."""
 
     def __init__(self, tier: "DiskTier") -> None:
+        super().__init__()
         self._tier = tier
-        self._pending: list[Purge] = []
-        self._waiting: list[Callable[[], None]] = []
-        self._is_writing = self._is_ending = False
+        self._is_ending = False
         self._timer: TimerHandle | None = None
 
-    def __repr__(self) -> str:
-        return f"<PurgeWriter pending={len(self._pending)}>"
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether not all purges are written."""
-        return bool(self._pending) or self._is_writing
-
     def write(self, purges: Sequence[Purge]) -> None:
-        """Write purges, which hold already."""
-        if self._tier.has_failed:
-            return
-        self._pending += purges
-        if len(self._pending) > MOST_PURGES:
-            self._pending = [Purge("all", max(each.number for each in self._pending))]
-        self._write_next()
+        if not self._tier.has_failed:
+            super().write(purges)
 
-    def when_written(self, callback: Callable[[], None]) -> None:
-        """Call back once all purges so far are in the journal, or it has failed."""
-        if self.is_busy:
-            self._waiting.append(callback)
-        else:
-            callback()
+    def write_batch(self, batch: Sequence[Purge], written: Callable[[], None], failed: Callable[[], None]) -> bool:
+        self._tier.threads.run(Work.PURGE, lambda: self._append(batch), lambda is_written: written())
+        return True
 
     @property
     def may_be_undone(self) -> bool:
@@ -103,26 +85,9 @@ class PurgeWriter:
             self._timer = None
         if self.may_be_undone:
             self._tier.threads.run(Work.PURGE, self.end_journal, lambda is_ended: None)
-        purges, self._pending = self._pending, []
+        purges, self.pending = self.pending, []
         if purges:
             self._tier.threads.run(Work.PURGE, lambda: self._append(purges), lambda is_written: None)
-
-    def _write_next(self) -> None:
-        if self._is_writing or not self._pending:
-            return
-        purges, self._pending = self._pending, []
-        self._is_writing = True
-
-        def done(is_written: bool | None) -> None:
-            self._is_writing = False
-            if self._pending:
-                self._write_next()
-                return
-            waiting, self._waiting = self._waiting, []
-            for each in waiting:
-                each()
-
-        self._tier.threads.run(Work.PURGE, lambda: self._append(purges), done)
 
     def _append(self, purges: Sequence[Purge]) -> bool:
         """Append to the journal, in a thread."""

@@ -7,59 +7,48 @@ Purges in Redis have an epoch (see `redis_script`). A process whose purges were 
 another purges everything there: after a failover and back, a Redis has the objects and the epoch of before.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, final
 
 from fastgw.cache.shared.layout import COLUMNS, PURGE_SEQUENCE, REDIS_PENDING, CacheMemory
 from fastgw.cache.shared.watches import TimerHandle, WatchLoop
+from fastgw.cache.tiers.purge_journal import Purge
+from fastgw.cache.tiers.purge_queue import PurgeQueue
+from fastgw.cache.tiers.redis_values import key_name, tag_name
 
-MOST_PENDING: Final = 10_000
-"""Purges that Redis has yet to confirm; with more, everything is purged there."""
-_AT_ONCE: Final = 500
 _AGAIN_S: Final = 1.0
-
-Triple = tuple[bytes, bytes, bytes]
-"""A purge as the script takes it: kind (t tag or key, p prefix, a all), b"1" for soft, and the value."""
-ALL: Final[Triple] = (b"a", b"0", b"")
+ALL: Final = Purge("all", 0)
+_KINDS: Final[Mapping[str, tuple[bytes, Callable[[bytes], bytes]]]] = {
+    "key": (b"t", key_name),
+    "tag": (b"t", tag_name),
+    "prefix": (b"p", bytes),
+    "all": (b"a", bytes),
+}
+"""Kinds of purges in the script, and what their values are made of."""
 Call = Callable[[Sequence[bytes], Callable[[Any], None]], bool]
 
 
 @final
-class RedisPurges:
+class RedisPurges(PurgeQueue):
     """Purges of one process in one store. `column`: the first word of the process; `call`: calls the script with the
-    triples of purges, see `CacheRedis.run_script`.
+    triples of purges (kind, soft, value), see `CacheRedis.run_script`.
     """
 
     def __init__(self, memory: CacheMemory, column: int, loop: WatchLoop, call: Call) -> None:
+        super().__init__()
         self._memory, self._words, self._word = memory, memory.words, column + REDIS_PENDING
         self._loop, self._call = loop, call
-        # A former process of this column may have died with purges that Redis does not know.
-        self._pending: list[Triple] = [ALL] if self._words[self._word] else []
-        self._waiting: list[Callable[[], None]] = []
+        if self._words[self._word]:
+            # A former process of this column may have died with purges that Redis does not know.
+            self.pending.append(ALL)
         self._timer: TimerHandle | None = None
-        self._is_sending = False
         self._epoch = b""  # in which the last purge was confirmed
-
-    def __repr__(self) -> str:
-        return f"<RedisPurges pending={len(self._pending)}>"
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether Redis has not confirmed all purges."""
-        return bool(self._pending) or self._is_sending
 
     def announce_purge(self) -> None:
         """Announce a purge, before it holds in memory; `write` has to follow."""
         if not self._words[self._word]:
             self._words[self._word] = self._words[PURGE_SEQUENCE]
             self._memory.fence()
-
-    def write(self, purges: Sequence[Triple]) -> None:
-        """Send purges, which hold in memory already."""
-        self._pending += purges
-        if len(self._pending) > MOST_PENDING:
-            self._pending = [ALL]
-        self.send_next()
 
     def find_epoch(self, epoch: bytes) -> None:
         """Note the epoch that Redis has."""
@@ -68,44 +57,27 @@ class RedisPurges:
             self.announce_purge()
             self.write([ALL])
 
-    def when_written(self, callback: Callable[[], None]) -> None:
-        """Call back once Redis has confirmed all purges so far, or is unreachable."""
-        if self._is_sending:
-            self._waiting.append(callback)
-        else:
-            callback()
-
-    def send_next(self) -> None:
-        """Send what is pending, if Redis is there."""
-        if self._is_sending or not self._pending:
-            return
-        purges, self._pending = self._pending[:_AT_ONCE], self._pending[_AT_ONCE:]
-        self._is_sending = True
-
+    def write_batch(self, batch: Sequence[Purge], written: Callable[[], None], failed: Callable[[], None]) -> bool:
         def answered(answer: list[Any] | None) -> None:
-            self._is_sending = False
             if answer is None:
-                self._pending = [*purges, *self._pending]
                 if self._timer is None:
                     self._timer = self._loop.call_later(_AGAIN_S, self._send_again)
-            else:
-                self._epoch = answer[0]
-                if self._pending:
-                    self.send_next()
-                else:
-                    self._words[self._word] = 0
-            if not self._is_sending:
-                waiting, self._waiting = self._waiting, []
-                for each in waiting:
-                    each()
+                failed()
+                return
+            self._epoch = answer[0]
+            if not self.pending:
+                self._words[self._word] = 0
+            written()
 
-        if not self._call([word for purge in purges for word in purge], answered):
-            self._is_sending = False
-            self._pending = [*purges, *self._pending]
+        triples: list[bytes] = []
+        for each in batch:
+            letter, name = _KINDS[each.kind]
+            triples += (letter, b"1" if each.soft else b"0", name(each.value))
+        return self._call(triples, answered)
 
     def _send_again(self) -> None:
         self._timer = None
-        self.send_next()
+        self.write_next()
 
     def close(self) -> None:
         if self._timer is not None:

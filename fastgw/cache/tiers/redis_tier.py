@@ -73,7 +73,7 @@ class RedisTier:
 
     def resume_after_connect(self) -> None:
         """Send what has waited for a connection, and ask for the position."""
-        self.purges.send_next()
+        self.purges.write_next()
         self._run_script([], b"n", [], lambda answer: None)
 
     # look-ups

@@ -5,8 +5,8 @@ Objects that are larger than memory takes are only on disk. An object without a 
 another one. See `Store` for the calls; all that concerns one object in memory is that of the memory.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, final
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from fastgw.cache.shared.lifecycle import FetchBegin, SharedLease
 from fastgw.cache.shared.objects import SharedObject, SharedWriter
@@ -19,6 +19,7 @@ from fastgw.cache.store import (
     FetchMoment,
     Lease,
     NotStored,
+    PurgeKind,
     Refusal,
     StoredObject,
     StoreNumbers,
@@ -29,7 +30,6 @@ from fastgw.cache.tiers.disk_tier import DiskTier
 from fastgw.cache.tiers.disk_writer import DiskWriter
 from fastgw.cache.tiers.object_file import ObjectRecord
 from fastgw.cache.tiers.purge_journal import Purge
-from fastgw.cache.tiers.redis_values import key_name, tag_name
 
 if TYPE_CHECKING:
     from fastgw.cache.tiers.redis_tier import PurgePosition, RedisTier
@@ -112,64 +112,31 @@ class TieredStore:
         self._begin_purge()
         was_there = memory.remove(key)
         # A purge as well: a look-up that has begun must not bring it back, nor may a restart.
-        number = memory.purges.purge_key(memory.cells.key_tag(key), soft=False)
+        number = memory.purges.purge("key", [key], soft=False)
+        self._record_purge("key", [key], number, soft=False)
         if self.disk is not None:
-            self.disk.purges.write([Purge("key", number, value=key)])
             self.disk.remove(key)
-        if self.redis is not None:
-            self.redis.purges.write([(b"t", b"0", key_name(key))])
         return was_there
 
-    # --- purges ---
-
-    def purge_key(self, key: bytes, *, soft: bool = False) -> Counting:
+    def purge(self, kind: PurgeKind, values: Sequence[bytes] = (b"",), *, soft: bool = False) -> Counting:
         self._begin_purge()
-        counting = self.memory.purge_key(key, soft=soft)
-        self._record_purges("key", [key], soft=soft)
+        counting = self.memory.purge(kind, values, soft=soft)
+        # The number of this purge, or a later one: then it covers more, never less.
+        self._record_purge(kind, values, self.memory.cells.purge_sequence(), soft=soft)
         if self.successor is not None:
-            self.successor.purge_key(key, soft=soft)
-        return counting
-
-    def purge_tags(self, tags: Iterable[bytes], *, soft: bool = False) -> Counting:
-        tags = [*tags]
-        self._begin_purge()
-        counting = self.memory.purge_tags(tags, soft=soft)
-        self._record_purges("tag", tags, soft=soft)
-        if self.successor is not None:
-            self.successor.purge_tags(tags, soft=soft)
-        return counting
-
-    def purge_prefix(self, *prefixes: bytes, soft: bool = False) -> Counting:
-        if max(map(len, prefixes)) <= MOST_URL:
-            self._begin_purge()
-        counting = self.memory.purge_prefix(*prefixes, soft=soft)
-        self._record_purges("prefix", prefixes, soft=soft)
-        if self.successor is not None:
-            self.successor.purge_prefix(*prefixes, soft=soft)
-        return counting
-
-    def purge_all(self, *, soft: bool = False) -> Counting:
-        self._begin_purge()
-        counting = self.memory.purge_all(soft=soft)
-        self._record_purges("all", [b""], soft=soft)
-        if self.successor is not None:
-            self.successor.purge_all(soft=soft)
+            self.successor.purge(kind, values, soft=soft)
         return counting
 
     def _begin_purge(self) -> None:
         if self.redis is not None:
             self.redis.purges.announce_purge()
 
-    def _record_purges(
-        self, kind: Literal["key", "tag", "prefix", "all"], values: Sequence[bytes], *, soft: bool
-    ) -> None:
+    def _record_purge(self, kind: PurgeKind, values: Sequence[bytes], number: int, *, soft: bool) -> None:
+        purges = [Purge(kind, number, soft, each) for each in values]
         if self.disk is not None:
-            # The number of this purge, or a later one: then it covers more, never less.
-            number = self.memory.purges.sequence
-            self.disk.purges.write([Purge(kind, number, soft, each) for each in values])
+            self.disk.purges.write(purges)
         if self.redis is not None:
-            letter, name = _REDIS_KINDS[kind]
-            self.redis.purges.write([(letter, b"1" if soft else b"0", name(each)) for each in values])
+            self.redis.purges.write(purges)
 
     # numbers
 
@@ -185,15 +152,6 @@ class TieredStore:
         if self.redis is not None:
             self.redis.close()
         self.memory.close()
-
-
-_REDIS_KINDS: Final[Mapping[str, tuple[bytes, Callable[[bytes], bytes]]]] = {
-    "key": (b"t", key_name),
-    "tag": (b"t", tag_name),
-    "prefix": (b"p", bytes),
-    "all": (b"a", bytes),
-}
-"""Kinds of purges in Redis, and what their values are made of."""
 
 
 class _TieredMoment(NamedTuple):

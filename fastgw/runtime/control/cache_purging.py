@@ -342,12 +342,12 @@ class CachePurging:
 def begin_purge(store: Store, order: PurgeOrder) -> Counting:
     """Purge in one store of this node. It holds as soon as this returns."""
     if order.target is PurgeTarget.URL:
-        return store.purge_tags([tag for url in order.values for tag in tags_to_purge(url)], soft=order.soft)
+        return store.purge("tag", [tag for url in order.values for tag in tags_to_purge(url)], soft=order.soft)
     if order.target is PurgeTarget.PREFIX:
-        return store.purge_prefix(*order.values, soft=order.soft)
+        return store.purge("prefix", order.values, soft=order.soft)
     if order.target is PurgeTarget.TAGS:
-        return store.purge_tags(order.values, soft=order.soft)
-    return store.purge_all(soft=order.soft)
+        return store.purge("tag", order.values, soft=order.soft)
+    return store.purge("all", soft=order.soft)
 
 
 async def count_objects(counting: Counting) -> int:

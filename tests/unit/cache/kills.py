@@ -136,8 +136,8 @@ def live_and_die(node: SharedNode, countdown: int, version: int) -> bool:
             lease = leased(store, key_of(0))
             if (found := store.find(key_of(0))) is not None:
                 lease.freshen(found, b"head")
-            at_once(store.purge_tags([b"none"]))
-            at_once(store.purge_prefix(b"none"))
+            at_once(store.purge("tag", [b"none"]))
+            at_once(store.purge("prefix", [b"none"]))
             store.remove(key_of(3))
         finally:
             os._exit(0)
@@ -210,7 +210,7 @@ def use_until_killed(node: SharedNode, column: int, seed: int) -> None:
         else:
             writer.abort()
         if chance.random() < 0.02:
-            at_once(store.purge_tags([b"%d" % chance.randrange(7)], soft=chance.random() < 0.5))
+            at_once(store.purge("tag", [b"%d" % chance.randrange(7)], soft=chance.random() < 0.5))
         for found in held:
             if body_of(found)[: found.length] and not body_of(found).startswith(b"<%d." % int(found.key)):
                 os._exit(5)

@@ -176,7 +176,7 @@ def test_what_memory_has_lost_is_found_and_promoted(node: TieredNode) -> None:
     assert node.b.find(K) is None
     assert content(node.recall(K, node.b)) == (b"a head", b"body")
     assert content(node.a.find(K)) == (b"a head", b"body")
-    at_once(node.a.purge_tags([b"t"]))
+    at_once(node.a.purge("tag", [b"t"]))
     assert node.a.find(K) is None
     assert node.recall(K) is None
     disk = node.a.numbers().disk
@@ -203,10 +203,10 @@ def test_what_was_whole_is_there_after_a_restart(node: TieredNode, restart: Call
 
 
 PURGES: list[Callable[[Store, bool], Counting]] = [
-    lambda store, soft: store.purge_key(K, soft=soft),
-    lambda store, soft: store.purge_tags([b"other", b"t"], soft=soft),
-    lambda store, soft: store.purge_prefix(b"http://a.test/", soft=soft),
-    lambda store, soft: store.purge_all(soft=soft),
+    lambda store, soft: store.purge("key", [K], soft=soft),
+    lambda store, soft: store.purge("tag", [b"other", b"t"], soft=soft),
+    lambda store, soft: store.purge("prefix", [b"http://a.test/"], soft=soft),
+    lambda store, soft: store.purge("all", soft=soft),
 ]
 
 
@@ -281,7 +281,7 @@ def test_a_head_is_replaced_in_memory_and_on_disk(
     assert content(node.recall(L)) == (b"validated 2", b"l" * LARGE)
     lease, found = leased(node.a, L), node.recall(L)
     assert found is not None
-    at_once(node.b.purge_key(L))
+    at_once(node.b.purge("key", [L]))
     assert not lease.freshen(found, b"too late")
     found.release()
 
@@ -645,8 +645,8 @@ def test_without_its_purges_nothing_of_a_directory_is_used(
     node: TieredNode, restart: Callable[[TieredNode], TieredNode], damage: str
 ) -> None:
     store_one(node)
-    at_once(node.a.purge_tags([b"t" * 100]))
-    at_once(node.a.purge_tags([b"u" * 100]))
+    at_once(node.a.purge("tag", [b"t" * 100]))
+    at_once(node.a.purge("tag", [b"u" * 100]))
     node.settle()
     journal = Path(node.path) / "purges"
     content_ = bytearray(journal.read_bytes())
@@ -689,7 +689,7 @@ def test_a_purge_that_cannot_be_written_ends_the_tier(
     node.forget()
     told: list[bool] = []
     with mock.patch.object(os, "fdatasync", side_effect=OSError(errno.EIO, "input/output error")):
-        at_once(node.a.purge_tags([b"t"]))
+        at_once(node.a.purge("tag", [b"t"]))
         node.a.when_purged(lambda: told.append(True))
         node.settle()
     assert told
@@ -703,7 +703,7 @@ def test_a_purge_that_cannot_be_written_ends_the_tier(
 def failed_purge(node: TieredNode) -> tuple[bool, bool]:
     """Purge while nothing can be written, and return whether the tier has failed, and may have its purge undone."""
     with mock.patch.object(os, "fdatasync", side_effect=OSError(errno.EROFS, "read-only file system")):
-        at_once(node.a.purge_tags([b"t"]))
+        at_once(node.a.purge("tag", [b"t"]))
         node.settle()
         disk = node.b.numbers().disk
     assert disk is not None
@@ -753,7 +753,7 @@ def test_a_directory_that_was_moved_has_no_purge_undone(
 ) -> None:
     store_one(node)
     os.rename(node.path, f"{node.path}.moved")
-    at_once(node.a.purge_tags([b"t"]))
+    at_once(node.a.purge("tag", [b"t"]))
     node.settle()
     assert not may_be_undone(node)
     os.rename(f"{node.path}.moved", node.path)
@@ -778,14 +778,14 @@ def test_the_journal_is_rewritten_when_it_has_grown(
     with mock.patch.object(purge_journal, "MOST_BYTES", 4000):
         store_one(node)
         for number in range(60):
-            at_once(node.a.purge_tags([b"tag"]))
-            at_once(node.b.purge_tags([b"tag %d" % (number % 5)]))
+            at_once(node.a.purge("tag", [b"tag"]))
+            at_once(node.b.purge("tag", [b"tag %d" % (number % 5)]))
             node.settle()
         assert (Path(node.path) / "purges").stat().st_size < 4100
         node.forget()
         assert content(node.recall(K)) == (b"head", b"body")
         for number in range(200):
-            at_once(node.a.purge_tags([b"another %d" % number]))
+            at_once(node.a.purge("tag", [b"another %d" % number]))
         node.settle()
         store_one(node, L)
         node = restart(node)
@@ -862,7 +862,7 @@ def test_a_file_system_that_is_really_full_costs_files_only(tmp_path: Path) -> N
                 assert not list(Path(node.path).glob("objects-*/.*"))
 
                 purged: list[None] = []
-                store.purge_tags([b"t"])
+                store.purge("tag", [b"t"])
                 store.when_purged(lambda: purged.append(None))
                 node.settle()
                 assert purged

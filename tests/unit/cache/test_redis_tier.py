@@ -164,10 +164,10 @@ def test_the_removal_of_another_object_makes_no_hit_a_miss(redis: RedisServer, i
 
 
 PURGES: list[Callable[[Store, bool], Counting]] = [
-    lambda store, soft: store.purge_key(K, soft=soft),
-    lambda store, soft: store.purge_tags([b"other", b"t"], soft=soft),
-    lambda store, soft: store.purge_prefix(b"http://a.test/", soft=soft),
-    lambda store, soft: store.purge_all(soft=soft),
+    lambda store, soft: store.purge("key", [K], soft=soft),
+    lambda store, soft: store.purge("tag", [b"other", b"t"], soft=soft),
+    lambda store, soft: store.purge("prefix", [b"http://a.test/"], soft=soft),
+    lambda store, soft: store.purge("all", soft=soft),
 ]
 
 
@@ -232,7 +232,7 @@ def test_a_purge_holds_on_its_node_before_redis_knows_it(redis: RedisServer) -> 
         await a.settle()
         a.forget()
         with mock.patch.object(a.tier.purges, "_call", return_value=False):  # it is on its way
-            a.store.purge_tags([b"t"])
+            a.store.purge("tag", [b"t"])
             assert await a.recall(K) is None
             assert a.tier.purges.is_busy
             assert await b.recall(K) == (b"head", b"old")
@@ -253,7 +253,7 @@ def test_purges_of_an_outage_reach_redis_after_it(redis: RedisServer) -> None:
         assert client is not None
         client._disconnect("a reason")
         purged: list[None] = []
-        a.store.purge_tags([b"t"])
+        a.store.purge("tag", [b"t"])
         a.store.when_purged(lambda: purged.append(None))
         assert purged  # nobody waits for a Redis that is unreachable
         assert not a.store.recall([L], lambda found: None)
@@ -273,7 +273,7 @@ def test_a_purge_outlives_a_failover_and_the_way_back(redis: RedisServer, tmp_pa
             a.handles.use_redis(RedisSource(replica.url, "test", TIMEOUT_S))
             await until(lambda: a.tier.position)
             purged: list[None] = []
-            a.store.purge_tags([b"t"])
+            a.store.purge("tag", [b"t"])
             await until(lambda: not a.tier.purges.is_busy)
             a.store.when_purged(lambda: purged.append(None))
             assert purged
@@ -393,13 +393,13 @@ def test_lost_purges_cost_objects_and_bring_nothing_back(
     async def scene(a: SharingNode, b: SharingNode) -> None:
         put(a.store, K, b"old", url=URL, tags=[b"t"])
         await a.settle()
-        a.store.purge_tags([b"t"]) if loss != "prefixes" else a.store.purge_prefix(b"http://a.test/")
+        a.store.purge("tag", [b"t"]) if loss != "prefixes" else a.store.purge("prefix", [b"http://a.test/"])
         await until(lambda: not a.tier.purges.is_busy)
         if loss == "evicted":
             redis.ask("DEL", "test:cache:main:purges")
         for number in range(20):
             text = b"%d" % number
-            a.store.purge_prefix(text) if loss == "prefixes" else a.store.purge_tags([text])
+            a.store.purge("prefix", [text]) if loss == "prefixes" else a.store.purge("tag", [text])
         await until(lambda: not a.tier.purges.is_busy)
         assert await b.recall(K) is None
         await b.settle()
@@ -447,7 +447,7 @@ def test_a_full_redis_costs_objects_only(tmp_path: Path) -> None:
             put(a.store, L, b"new", url=URL)
             await a.settle()
             assert a.numbers.dropped == 1
-            a.store.purge_tags([b"t"])
+            a.store.purge("tag", [b"t"])
             await until(lambda: not a.tier.purges.is_busy)
             assert await b.recall(K) is None
             redis.ask("CONFIG", "SET", "maxmemory", "0")
@@ -478,7 +478,7 @@ def test_disk_is_asked_first_and_both_are_written(redis: RedisServer, tmp_path: 
             assert (disk.numbers().hits, a.numbers.hits) == (1, 1)
             assert await b.recall(L) == (b"head", b"own")
             purged: list[None] = []
-            a.store.purge_all()
+            a.store.purge("all")
             a.store.when_purged(lambda: purged.append(None))
             await until(lambda: purged)
             b.forget()

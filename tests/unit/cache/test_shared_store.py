@@ -486,7 +486,7 @@ def test_a_large_object_does_not_replace_one_whose_fetch_has_begun_later(node: S
     """Also if that is complete before the head of the earlier response arrives."""
     earlier = leased(node.a, key_of(0))
     if end == "purge":
-        at_once(node.b.purge_tags([b"another"]))
+        at_once(node.b.purge("tag", [b"another"]))
     else:
         node.clock.now += 31
     node.date.now += 31
@@ -893,26 +893,26 @@ class StoreModel(RuleBasedStateMachine):
     @rule(key=keys, soft=st.booleans(), count=st.booleans())
     def purge_key(self, key: int, soft: bool, count: bool) -> None:
         if key not in self.writers:
-            self.run_purge(self.node.a.purge_key(key_of(key), soft=soft), count)
+            self.run_purge(self.node.a.purge("key", [key_of(key)], soft=soft), count)
             self.note_purge(lambda each, tags: each == key, soft)
 
     @rule(tag=st.sampled_from([b"red", b"blue"]), soft=st.booleans(), count=st.booleans())
     def purge_tag(self, tag: bytes, soft: bool, count: bool) -> None:
         if not self.writers:
-            self.run_purge(self.node.b.purge_tags([tag], soft=soft), count)
+            self.run_purge(self.node.b.purge("tag", [tag], soft=soft), count)
             self.note_purge(lambda each, tags: tag in tags, soft)
 
     @rule(key=keys, soft=st.booleans())
     def purge_prefix(self, key: int, soft: bool) -> None:
         if not self.writers:
             prefix = b"http://h/%d" % key
-            self.run_purge(self.node.b.purge_prefix(prefix, soft=soft), True)
+            self.run_purge(self.node.b.purge("prefix", [prefix], soft=soft), True)
             self.note_purge(lambda each, tags: (b"http://h/%d" % each).startswith(prefix), soft)
 
     @rule()
     def purge_all(self) -> None:
         if not self.writers:
-            self.run_purge(self.node.b.purge_all(), False)
+            self.run_purge(self.node.b.purge("all"), False)
             self.note_purge(lambda each, tags: True, False)
 
     def run_purge(self, counting: Any, count: bool) -> None:
@@ -966,7 +966,7 @@ def test_a_head_of_an_object_of_several_segments_is_replaced(node: SharedNode) -
     assert after is not None
     assert after.stored_date == node.date.now
     lease = leased(node.a, key_of(1))
-    node.b.purge_tags([b"t"])
+    node.b.purge("tag", [b"t"])
     assert not lease.freshen(after, b"too late")
     after.release()
     lease.give_up()

@@ -62,7 +62,7 @@ def test_a_whole_object_is_stored_at_once(node: Node, length: int) -> None:
     assert read(node.b, K) == (b"a head", body)
     leased(node.b, K).give_up()  # it ended with the object
     assert node.a.numbers().objects == 1
-    at_once(node.a.purge_tags([b"tag"]))
+    at_once(node.a.purge("tag", [b"tag"]))
     assert node.b.find(K) is None
 
 
@@ -76,7 +76,7 @@ def test_a_whole_object_under_another_key_is_told_to_those_that_watch_it(node: N
     assert node.b.find(K) is None
     assert read(node.b, L) == (b"a head", b"body")
     leased(node.b, K).give_up()  # it ended with the object
-    at_once(node.a.purge_key(K))
+    at_once(node.a.purge("key", [K]))
     assert node.b.find(L) is None
     for watch in watches:
         watch.cancel()
@@ -84,7 +84,7 @@ def test_a_whole_object_under_another_key_is_told_to_those_that_watch_it(node: N
 
 def test_a_purge_during_a_fetch_keeps_a_whole_object_out(node: Node) -> None:
     lease = leased(node.a, K)
-    at_once(node.b.purge_all())
+    at_once(node.b.purge("all"))
     assert not lease.store_whole(b"head", b"body", url=b"http://a/", tags=())
     assert lease.why_not is NotStored.PURGED
     lease.give_up()
@@ -181,7 +181,7 @@ def test_what_an_aborted_object_has_replaced_comes_back(node: Node, end: Callabl
         assert read(node.a, K) == (b"head", b"first")
         assert node.a.numbers().objects == 1
     leased(node.a, K).give_up()
-    assert at_once(node.b.purge_tags([b"t"])) == 1
+    assert at_once(node.b.purge("tag", [b"t"])) == 1
     assert node.a.find(K) is None
 
 
@@ -191,13 +191,13 @@ def test_what_was_purged_meanwhile_does_not_come_back(node: Node, purge: str) ->
     writer = begin(node.b, K, tags=[b"other"], url=b"http://a.test/x")
     writer.append(b"half")
     if purge == "key":
-        at_once(node.a.purge_key(K))
+        at_once(node.a.purge("key", [K]))
     elif purge == "tag":
-        at_once(node.a.purge_tags([b"t"]))
+        at_once(node.a.purge("tag", [b"t"]))
     elif purge == "prefix":
-        at_once(node.a.purge_prefix(b"http://a.test/"))
+        at_once(node.a.purge("prefix", [b"http://a.test/"]))
     elif purge == "all":
-        at_once(node.a.purge_all())
+        at_once(node.a.purge("all"))
     else:
         node.a.remove(K)
     writer.abort()
@@ -207,7 +207,7 @@ def test_what_was_purged_meanwhile_does_not_come_back(node: Node, purge: str) ->
 def test_what_was_soft_purged_meanwhile_comes_back_stale(node: Node) -> None:
     put(node.a, K, b"first", tags=[b"t"])
     writer = begin(node.b, K, tags=[b"other"])
-    at_once(node.a.purge_tags([b"t"], soft=True))
+    at_once(node.a.purge("tag", [b"t"], soft=True))
     writer.abort()
     found = node.a.find(K)
     assert found is not None
@@ -358,7 +358,7 @@ def test_a_head_is_replaced_and_the_body_stays(node: Node) -> None:
     after.release()
     assert node.b.numbers().objects == 1
     leased(node.b, K).give_up()
-    assert at_once(node.b.purge_tags([b"t"])) == 1
+    assert at_once(node.b.purge("tag", [b"t"])) == 1
     assert node.a.find(K) is None
 
 
@@ -386,8 +386,8 @@ def test_a_purge_during_a_revalidation_is_not_undone(node: Node) -> None:
     assert found is not None
     assert other is not None
     first, second = leased(node.a, K), leased(node.a, L)
-    at_once(node.b.purge_key(K))
-    at_once(node.b.purge_key(L, soft=True))
+    at_once(node.b.purge("key", [K]))
+    at_once(node.b.purge("key", [L], soft=True))
     assert not first.freshen(found, b"new")
     first.give_up()
     found.release()
@@ -416,39 +416,39 @@ def found_keys(node: Node) -> bytes:
 
 def test_purges_hit_what_they_name(node: Node) -> None:
     fill(node)
-    assert at_once(node.a.purge_key(K)) == 1
+    assert at_once(node.a.purge("key", [K])) == 1
     assert found_keys(node) == b"LM"
-    assert at_once(node.a.purge_key(K)) == 0
+    assert at_once(node.a.purge("key", [K])) == 0
     fill(node)
-    assert at_once(node.a.purge_tags([b"round", b"square"])) == 1
+    assert at_once(node.a.purge("tag", [b"round", b"square"])) == 1
     assert found_keys(node) == b"LM"
     fill(node)
-    assert at_once(node.a.purge_tags([b"red"])) == 2
+    assert at_once(node.a.purge("tag", [b"red"])) == 2
     assert found_keys(node) == b"M"
     fill(node)
-    assert at_once(node.a.purge_prefix(b"http://h/a")) == 2
+    assert at_once(node.a.purge("prefix", [b"http://h/a"])) == 2
     assert found_keys(node) == b"M"
-    assert at_once(node.a.purge_prefix(b"http://h/b/1/")) == 0
+    assert at_once(node.a.purge("prefix", [b"http://h/b/1/"])) == 0
     assert found_keys(node) == b"M"
     fill(node)
-    assert at_once(node.a.purge_all()) == 3
+    assert at_once(node.a.purge("all")) == 3
     assert found_keys(node) == b""
     assert node.a.numbers().objects == 0
     fill(node)
     assert found_keys(node) == b"KLM"
     with pytest.raises(ValueError, match="prefix"):
-        node.a.purge_prefix(b"x" * (MOST_URL + 1))
+        node.a.purge("prefix", [b"x" * (MOST_URL + 1)])
 
 
 def test_a_purge_holds_before_it_is_counted(node: Node) -> None:
     fill(node)
-    node.a.purge_tags([b"red"])
+    node.a.purge("tag", [b"red"])
     assert found_keys(node) == b"M"
 
 
 def test_soft_purged_objects_stay_and_say_so(node: Node) -> None:
     fill(node)
-    assert at_once(node.a.purge_tags([b"red"], soft=True)) == 2
+    assert at_once(node.a.purge("tag", [b"red"], soft=True)) == 2
     found = [node.b.find(key) for key in (K, L, M)]
     assert [each and each.is_soft_purged for each in found] == [True, True, False]
     for each in found:
@@ -459,7 +459,7 @@ def test_soft_purged_objects_stay_and_say_so(node: Node) -> None:
     assert fresh is not None
     assert not fresh.is_soft_purged
     fresh.release()
-    assert at_once(node.a.purge_all()) == 3
+    assert at_once(node.a.purge("all")) == 3
 
 
 def test_a_purge_reaches_the_variants_of_a_key(node: Node) -> None:
@@ -468,15 +468,15 @@ def test_a_purge_reaches_the_variants_of_a_key(node: Node) -> None:
     writer = lease.store(b"variant", key=L)
     assert writer is not None
     assert writer.complete()
-    assert at_once(node.b.purge_key(K)) == 2
+    assert at_once(node.b.purge("key", [K])) == 2
     assert node.a.find(K) is node.a.find(L) is None
 
 
 PURGES: dict[str, Callable[[Store, bool], Counting]] = {
-    "key": lambda store, soft: store.purge_key(K, soft=soft),
-    "tags": lambda store, soft: store.purge_tags([b"red"], soft=soft),
-    "prefix": lambda store, soft: store.purge_prefix(b"http://h/", soft=soft),
-    "all": lambda store, soft: store.purge_all(soft=soft),
+    "key": lambda store, soft: store.purge("key", [K], soft=soft),
+    "tags": lambda store, soft: store.purge("tag", [b"red"], soft=soft),
+    "prefix": lambda store, soft: store.purge("prefix", [b"http://h/"], soft=soft),
+    "all": lambda store, soft: store.purge("all", soft=soft),
 }
 
 
@@ -523,17 +523,15 @@ def test_a_lease_that_is_taken_late_ends_the_mark_alone(node: Node) -> None:
     leased(node.b, K).give_up()
 
 
-@pytest.mark.parametrize("how", ["key", "tags", "prefix", "all"])
+@pytest.mark.parametrize("how", ["tags", "prefix", "all"])
 def test_a_fetch_that_began_before_a_purge_fills_nothing_and_is_not_joined(node: Node, how: str) -> None:
     def purge() -> None:
-        if how == "key":
-            node.b.purge_key(K)
-        elif how == "tags":
-            node.b.purge_tags([b"red"])
+        if how == "tags":
+            node.b.purge("tag", [b"red"])
         elif how == "prefix":
-            node.b.purge_prefix(b"http://h/")
+            node.b.purge("prefix", [b"http://h/"])
         else:
-            node.b.purge_all()
+            node.b.purge("all")
 
     lease = leased(node.a, K)
     purge()
@@ -555,9 +553,9 @@ def test_a_fetch_that_began_before_a_purge_fills_nothing_and_is_not_joined(node:
     assert node.a.numbers().objects == 0
 
 
-def test_a_mark_is_purged_with_its_key(node: Node) -> None:
+def test_a_purge_ends_marks(node: Node) -> None:
     leased(node.a, K).give_up(mark_s=60.0)
-    node.b.purge_key(K)
+    node.b.purge("tag", [b"red"])
     leased(node.a, K).give_up()
 
 
@@ -566,8 +564,8 @@ def test_many_purges_in_a_row(node: Node) -> None:
     fill(node)
     growing = begin(node.a, b"G" * 16, url=b"http://h/g", tags=[b"g"])
     for number in range(300):
-        at_once(node.b.purge_prefix(b"http://h/none/%d" % number))
-        at_once(node.b.purge_tags([b"none%d" % number]))
+        at_once(node.b.purge("prefix", [b"http://h/none/%d" % number]))
+        at_once(node.b.purge("tag", [b"none%d" % number]))
     assert found_keys(node) == b"KLM"
     assert growing.complete()
     assert read(node.b, b"G" * 16) is not None
@@ -603,7 +601,7 @@ def test_watches_are_called_for_all_that_happens(node: Node) -> None:
     assert not called()
     leased(node.a, K).give_up()
     assert called()
-    node.b.purge_all()
+    node.b.purge("all")
     assert called()
     writer = begin(node.a, K)
     called()
@@ -675,9 +673,9 @@ def test_a_stamp_recognizes_an_object_until_anything_has_happened_to_it(node: No
     for happens in (
         lambda: put(node.a, K, b"another"),
         lambda: node.a.remove(K),
-        lambda: node.a.purge_key(K),
-        lambda: node.a.purge_tags([b"red"], soft=True),
-        lambda: node.a.purge_all(),
+        lambda: node.a.purge("key", [K]),
+        lambda: node.a.purge("tag", [b"red"], soft=True),
+        lambda: node.a.purge("all"),
     ):
         stamp = stamped()
         happens()

@@ -60,20 +60,20 @@ class Model:
         key, store = self.chance.choice(KEYS), self.chance.choice((self.node.a, self.node.b))
         kind = self.chance.randrange(20)
         if kind < 8:
-            at_once(store.purge_key(key))
+            at_once(store.purge("key", [key]))
             gone = [key]
         elif kind < 14:
-            at_once(store.purge_tags([self.tag(key)]))
+            at_once(store.purge("tag", [self.tag(key)]))
             gone = [each for each in KEYS if self.tag(each) == self.tag(key)]
         elif kind < 18:
             prefix = self.url(key).rpartition(b"/")[0]
-            at_once(store.purge_prefix(prefix))
+            at_once(store.purge("prefix", [prefix]))
             gone = [each for each in KEYS if self.url(each).startswith(prefix)]
         elif kind < 19:
             store.remove(key)
             gone = [key]
         else:
-            at_once(store.purge_all())
+            at_once(store.purge("all"))
             gone = KEYS
         for each in gone:
             self.allowed[each] = set()

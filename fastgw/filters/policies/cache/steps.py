@@ -130,7 +130,7 @@ class CacheSteps:
             queries = whole_query_of(exchange), policy.query_of(exchange)
             urls = tuple(dict.fromkeys(purge_url(exchange, query) for query in queries))
             is_soft = exchange.head.first(_SOFT_PURGE) == b"1"
-            counting = policy.store.purge_tags([tag for url in urls for tag in tags_to_purge(url)], soft=is_soft)
+            counting = policy.store.purge("tag", [tag for url in urls for tag in tags_to_purge(url)], soft=is_soft)
             self.announce(PurgeOrder(policy.store_name, PurgeTarget.URL, urls, is_soft))
             exchange.service = waiting = _PurgeWait(exchange, policy.store, counting, policy.worker_loop.loop)
             waiting.start()
@@ -225,4 +225,4 @@ def _invalidate(policy: CachePolicy, exchange: Exchange) -> None:
         except Malformed:
             continue
         tags += tags_to_purge(named if query is None else b"%b?%b" % (named, query))
-    policy.store.purge_tags(tags)
+    policy.store.purge("tag", tags)

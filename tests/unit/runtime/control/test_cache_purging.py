@@ -2,17 +2,17 @@
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 from fastgw.admin.node_interface import CachePurged, PurgeNotRecorded
 from fastgw.cache.shared.layout import DISK_FAILED, JOURNAL_ENDED, JOURNAL_LEFT
 from fastgw.cache.shared.shared_store import own_store
-from fastgw.cache.store import Refusal
+from fastgw.cache.store import PurgeKind, Refusal
 from fastgw.config import load_text
 from fastgw.filters import TYPES
 from fastgw.runtime.control.cache_purging import CachePurging
@@ -395,8 +395,10 @@ def test_what_a_former_gateway_left_is_purged_once_also_if_the_loop_begins_again
             def __getattr__(self, name: str) -> Any:
                 return getattr(purges, name)
 
-            def purge_tags(self, hashes: object, *, soft: bool) -> NoReturn:
-                raise MemoryError
+            def purge(self, kind: PurgeKind, values: Sequence[bytes], *, soft: bool) -> int:
+                if kind == "tag":
+                    raise MemoryError
+                return purges.purge(kind, values, soft=soft)
 
         node.fill()
         node.store.purges = WithoutMemory()

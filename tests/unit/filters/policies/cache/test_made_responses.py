@@ -210,7 +210,7 @@ def test_purges_and_unsafe_methods_remove_it() -> None:
     world = composed()
     world.client(b"/d/1")
     answer(world)
-    world.store.purge_tags(tags_to_purge(b"http://a.test/d/1"))
+    world.store.purge("tag", tags_to_purge(b"http://a.test/d/1"))
     world.client(b"/d/1")
     assert len(answer(world)) == 2
     client = world.client(b"/d/1", method=b"POST", fields=b"Content-Length: 1\r\n", body=b"x")
@@ -237,9 +237,9 @@ def test_a_tag_of_any_part_purges_the_whole() -> None:
 
     assert (is_fetched(), is_fetched()) == (True, False)
     for tag in (b"k1", b"k2", b"t1", b"t2"):
-        world.store.purge_tags([tag])
+        world.store.purge("tag", [tag])
         assert (is_fetched(), is_fetched()) == (True, False), tag
-    world.store.purge_tags([b"t3"])
+    world.store.purge("tag", [b"t3"])
     assert not is_fetched()
 
 

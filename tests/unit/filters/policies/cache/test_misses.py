@@ -216,11 +216,11 @@ def test_misses_that_need_another_segment(vary: bytes, beside: str, fetches: lis
 @for_each(
     "purge",
     [
-        lambda store: store.purge_tags(tags_to_purge(b"http://a.test/a?b=c")),
-        lambda store: store.purge_tags([b"two"]),
-        lambda store: store.purge_tags([b"three"]),
-        lambda store: store.purge_prefix(b"http://a.test/a"),
-        lambda store: store.purge_all(),
+        lambda store: store.purge("tag", tags_to_purge(b"http://a.test/a?b=c")),
+        lambda store: store.purge("tag", [b"two"]),
+        lambda store: store.purge("tag", [b"three"]),
+        lambda store: store.purge("prefix", [b"http://a.test/a"]),
+        lambda store: store.purge("all"),
     ],
 )
 @for_each("vary", [b"", b"Vary: Accept-Encoding\r\n"])
@@ -253,7 +253,7 @@ def test_the_port_that_a_client_names_is_in_the_key_and_not_in_the_url_for_purge
         for number, host in enumerate(hosts):
             client = world.client(b"/a", host=host)
             assert (status(client), client.received[-5:]) == (b"fastgw; hit; ttl=60", b"host%d" % number)
-    for _ in world.store.purge_tags(tags_to_purge(b"http://a.test/a")):
+    for _ in world.store.purge("tag", tags_to_purge(b"http://a.test/a")):
         pass
     assert status(world.client(b"/a", host=b"a.test:81")) == b"fastgw; hit; ttl=60"
     for host in hosts[:2]:
@@ -275,7 +275,7 @@ def test_the_port_of_the_listener_is_in_the_key_and_not_in_the_url_for_purges(be
         for port in ports:
             client = world.client(b"/a", port=port)
             assert (status(client), client.received[-5:]) == (b"fastgw; hit; ttl=60", b"%05d" % port)
-    for _ in world.store.purge_tags(tags_to_purge(b"http://a.test/a")):
+    for _ in world.store.purge("tag", tags_to_purge(b"http://a.test/a")):
         pass
     for port in ports:
         client = world.client(b"/a", port=port)
@@ -303,8 +303,8 @@ def purge_by_method(world: World, target: bytes) -> None:
 
 
 PURGES: dict[str, Callable[[World, bytes], object]] = {
-    "url": lambda world, target: [*world.store.purge_tags(tags_to_purge(b"http://a.test" + target))],
-    "prefix": lambda world, target: [*world.store.purge_prefix(b"http://a.test" + target)],
+    "url": lambda world, target: [*world.store.purge("tag", tags_to_purge(b"http://a.test" + target))],
+    "prefix": lambda world, target: [*world.store.purge("prefix", [b"http://a.test" + target])],
     "POST": purge_by_post,
     "PURGE": purge_by_method,
 }
@@ -749,7 +749,7 @@ def test_a_response_step_that_fails_is_a_500() -> None:
 def test_a_purge_during_the_fetch_is_not_undone(filters: dict[str, Any]) -> None:
     world = connected(filters)
     client = world.client()
-    world.store.purge_all()
+    world.store.purge("all")
     world.upstream().sends(FRESH)
     assert client.received.endswith(b"\r\n\r\nhello")
     assert status(client) == b"fastgw; fwd=uri-miss; detail=purged"
@@ -758,9 +758,9 @@ def test_a_purge_during_the_fetch_is_not_undone(filters: dict[str, Any]) -> None
 
 
 PURGES_IN_FLIGHT: dict[str, Callable[[World], object]] = {
-    "tags": lambda world: world.store.purge_tags(tags_to_purge(b"http://a.test/")),
-    "prefix": lambda world: world.store.purge_prefix(b"http://a.test/"),
-    "all": lambda world: world.store.purge_all(),
+    "tags": lambda world: world.store.purge("tag", tags_to_purge(b"http://a.test/")),
+    "prefix": lambda world: world.store.purge("prefix", [b"http://a.test/"]),
+    "all": lambda world: world.store.purge("all"),
     "PURGE": lambda world: world.client(method=b"PURGE"),
     "POST": lambda world: post(world),
 }

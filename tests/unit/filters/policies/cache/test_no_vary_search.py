@@ -89,7 +89,7 @@ def test_equal_requests_wait_for_one_another() -> None:
 def test_a_purge_of_an_equal_url_removes_it(purged: bytes) -> None:
     world = World()
     fetch(world, b"/?a=1", response("params"))
-    world.store.purge_tags(tags_to_purge(purged))
+    world.store.purge("tag", tags_to_purge(purged))
     assert not is_hit(world, b"/?a=1")
 
 

@@ -150,7 +150,7 @@ def test_it_is_sent_only_while_the_object_is_unchanged_and_fresh(end: str) -> No
         world.client(method=b"DELETE")
         world.upstream().sends(b"HTTP/1.1 204 No Content\r\n\r\n")
     else:
-        world.store.purge_all(soft=end == "soft")
+        world.store.purge("all", soft=end == "soft")
     client = world.client()
     assert client.received == b""
     assert ready(world) == 0

@@ -86,7 +86,7 @@ def test_it_is_sent_only_while_the_object_is_unchanged_and_fresh(end: str) -> No
     if end == "stale":
         world.now += 60
     else:
-        world.store.purge_all(soft=end == "soft")
+        world.store.purge("all", soft=end == "soft")
     assert world.client(fields=b"X-Key: a\r\n").received == b""
 
 

@@ -219,7 +219,7 @@ def test_every_tag_of_a_stored_response_purges_it(has_directives: bool) -> None:
         detail = b"; ttl=60; stored" if held is tags else b"; detail=tags"
         assert status(client) == b"fastgw; fwd=uri-miss" + detail
     assert world.store.numbers().objects == 1
-    world.store.purge_tags([tags[-1]])
+    world.store.purge("tag", [tags[-1]])
     world.client(b"/a")
     assert world.busy()
 
@@ -422,7 +422,7 @@ def test_what_was_purged_softly_is_sent_as_stale_in_place_of_an_error(answer: by
     """RFC 9211 section 2.6: of a stale response, the freshness that is left is not a positive number."""
     world = World(stale_if_error="60s", upstreams={"u": {"targets": ["http://u"], "retries": {"max": 0}}})
     stored(world, TAGGED.replace(b"ETag", b"Connection: close\r\nETag"))
-    for _ in world.store.purge_all(soft=True):
+    for _ in world.store.purge("all", soft=True):
         pass
     client = world.client()
     if answer is None:
@@ -660,7 +660,7 @@ def test_a_stale_response_is_sent_while_the_upstream_is_unreachable() -> None:
 def test_after_a_soft_purge_no_time_of_freshness_is_left_when_the_upstream_fails() -> None:
     world = World()
     stored(world, TAGGED.replace(b"max-age=10", b"max-age=600, stale-if-error=60"))
-    world.store.purge_all(soft=True)
+    world.store.purge("all", soft=True)
     failed = world.client()
     world.upstream().sends(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
     assert status(failed) == b"fastgw; hit; ttl=0; detail=error"

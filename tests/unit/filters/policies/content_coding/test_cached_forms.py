@@ -124,7 +124,7 @@ def test_a_response_that_was_fetched_again_is_compressed_again() -> None:
         for _ in range(2):
             assert get(made, b"zstd")[:2] == (b"zstd", content)
         made.now += 1
-        for _ in made.store.purge_all():
+        for _ in made.store.purge("all"):
             pass
 
 
