@@ -17,7 +17,7 @@ import typer
 
 from fastgw.cache.shared.layout import CacheMemory
 from fastgw.cache.shared.shared_store import SharedStore
-from fastgw.cache.store import Eviction, Refusal, Store
+from fastgw.cache.store import Eviction, Refusal
 
 SLACK: Final = 1.05
 POPULAR: Final = 100
@@ -30,7 +30,7 @@ def key_of(number: int) -> bytes:
     return blake2b(b"%d" % number, digest_size=16).digest()
 
 
-def put(store: Store, number: int, body: bytes) -> None:
+def put(store: SharedStore, number: int, body: bytes) -> None:
     """Store an object."""
     lease = store.lease(key_of(number))
     if isinstance(lease, Refusal):
@@ -41,7 +41,7 @@ def put(store: Store, number: int, body: bytes) -> None:
         raise SystemExit(f"object {number} was not stored: {lease.why_not.name}")
 
 
-def is_found(store: Store, number: int) -> bool:
+def is_found(store: SharedStore, number: int) -> bool:
     """Whether the store finds an object."""
     found = store.find(key_of(number))
     if found is None:

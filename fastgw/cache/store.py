@@ -1,15 +1,6 @@
-"""The interface of a cache store, as one worker sees it: find, fetch under a lease, watch, purge.
+"""Objects of a cache store as their users see them, its limits, and its outcomes; see `SharedStore` for its calls."""
 
-No call blocks, waits for another process or raises because the store is full or damaged: the caller then goes on
-without the store. All calls are made from the thread of the worker's event loop.
-
-Purges are ordered by a number, the *purge sequence*, and not by clocks: a fetch remembers the number at its lease, and
-every later purge has a higher one. A fetch without a lease remembers it in a `FetchMoment`, for a lease that it takes
-later. An object is valid while no purge of its key, its tags, its URL's prefixes or of everything is newer than its
-fetch. A fetch in flight at the time of a purge is not joined afterwards, unless that was a purge of another key.
-"""
-
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from enum import Enum
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, Protocol
@@ -26,8 +17,8 @@ LEASE_S: Final = 30.0
 """Seconds after which another worker may fetch, too, if the one with the lease has not finished."""
 
 PurgeKind = Literal["key", "tag", "prefix", "all"]
-"""Objects that a purge concerns: those of a key, and those stored under a lease of it (as `Store.remove` purges slower
-tiers); those with a tag; those whose URL begins with a prefix; or all.
+"""Objects that a purge concerns: those of a key, and those stored under a lease of it (as `SharedStore.remove` purges
+slower tiers); those with a tag; those whose URL begins with a prefix; or all.
 """
 Counting = Generator[None, None, int]
 """Work in steps of well below 1 ms that results in a number of objects. It may be abandoned at any step."""
@@ -46,19 +37,28 @@ class Refusal(Enum):
     NO_SLOT = "too many fetches are in flight: fetch without the store"
 
 
-class FetchMoment(Protocol):
-    """The moment at which a fetch began, in the order of purges."""
+class FetchBegin(NamedTuple):
+    """The begin of a fetch: purge sequence, and epoch seconds. `position`: of the purges in Redis; None: it has not
+    answered yet, or there is none.
+    """
 
-    @property
-    def date(self) -> float:
-        """Epoch seconds, as of `StoredObject.stored_date`."""
+    began: int
+    date: float
+    position: "PurgePosition | None" = None
+
+
+class PurgePosition(NamedTuple):
+    """State of the purges in Redis as of an answer: their epoch, and the number of the last one."""
+
+    epoch: bytes
+    number: int
 
 
 class RefusedLease(NamedTuple):
     """Reason why a fetch has no lease, and the moment at which it began."""
 
     reason: Refusal
-    begun: FetchMoment
+    begun: FetchBegin
 
 
 class NotStored(bytes, Enum):
@@ -67,7 +67,7 @@ class NotStored(bytes, Enum):
     HEAD_SIZE = b"head-too-large"
     """The head, with the URL and the tags, is longer than the store takes."""
     BODY_SIZE = b"body-too-large"
-    """The body is longer than `Store.most_bytes`."""
+    """The body is longer than `SharedStore.most_bytes`."""
     FULL = b"store-full"
     """All memory is in use by readers and writers."""
     DISK_BUSY = b"disk-busy"
@@ -123,11 +123,10 @@ PURGE_WAIT_S: Final = 5.0
 """Seconds that who purges waits for the disk."""
 
 
-def holds_after_restart(store: "Store", *, is_written: bool) -> bool:
-    """Whether a purge also holds after a restart of the gateway. `is_written`: `when_purged` has called back. False:
-    the disk hangs, or the purge could not be written and the journal without it is valid yet.
+def holds_after_restart(disk: DiskNumbers | None, *, is_written: bool) -> bool:
+    """Whether a purge also holds after a restart of the gateway. `disk`: of the store; `is_written`: its `when_purged`
+    has called back. False: the disk hangs, or the purge could not be written and the journal without it is valid yet.
     """
-    disk = store.numbers().disk
     if disk is None or disk.may_be_undone:
         return disk is None
     return is_written or not disk.is_behind  # Redis may be what was waited for
@@ -167,7 +166,7 @@ class StoredObject(Protocol):
 
     @property
     def head(self) -> bytes:
-        """The head, as given to `Lease.store`."""
+        """The head, as given to `SharedLease.store`."""
 
     @property
     def length(self) -> int:
@@ -175,7 +174,7 @@ class StoredObject(Protocol):
 
     @property
     def size(self) -> int | None:
-        """Final number of body bytes, as announced to `Lease.store` or once complete. None: not known yet."""
+        """Final number of body bytes, as announced to `SharedLease.store` or once complete. None: not known yet."""
 
     @property
     def is_complete(self) -> bool:
@@ -191,7 +190,7 @@ class StoredObject(Protocol):
 
     @property
     def stored_date(self) -> float:
-        """Epoch seconds at which its fetch began, as of `Lease.store`."""
+        """Epoch seconds at which its fetch began, as of `SharedLease.store`."""
 
     def pieces(self, offset: int = 0) -> list[memoryview]:
         """Return the readable body bytes from `offset` on, without copying them. Valid until `release`."""
@@ -218,141 +217,6 @@ class Writer(Protocol):
 
     def abort(self, mark_s: float = 0.0) -> None:
         """Drop the object, which is not whole; those that read it see `has_failed`. A complete one that it has replaced
-        is found again, if there is space for it and it was not removed meanwhile. `mark_s`: as of `Lease.give_up`. Does
-        nothing after the end.
+        is found again, if there is space for it and it was not removed meanwhile. `mark_s`: as of
+        `SharedLease.give_up`. Does nothing after the end.
         """
-
-
-class Lease(Protocol):
-    """The right and duty of one request to fetch a key. It ends by `Writer.complete`, `Writer.abort`, `freshen` or
-    `give_up`; `give_up` after the end does nothing.
-
-    It also ends with the death of its worker, and after `LEASE_S`; then another request may fetch, too.
-    """
-
-    @property
-    def key(self) -> bytes: ...
-
-    def store(
-        self,
-        head: bytes,
-        size: int | None = None,
-        *,
-        key: bytes | None = None,
-        url: bytes = b"",
-        tags: Collection[bytes] = (),
-    ) -> Writer | None:
-        """Begin to store the response. None: it cannot be stored, see `why_not`; call `give_up`.
-
-        `size`: number of body bytes, if known. `key`: another key to store it under, such as that of a variant; the
-        lease covers both. `url`: for purges by prefix. `tags`: for purges by tag; A purge of the key of the
-        lease covers the object like one of a tag, so that it reaches variants.
-        """
-
-    def store_head(
-        self, head: bytes, *, key: bytes | None = None, url: bytes = b"", tags: Collection[bytes] = ()
-    ) -> bool:
-        """Store a complete object without a body, such as what `Vary` named. The lease goes on. False: see
-        `why_not`.
-        """
-
-    def store_whole(
-        self, head: bytes, body: bytes, *, key: bytes | None = None, url: bytes, tags: Collection[bytes]
-    ) -> bool:
-        """Store a complete object with its body, and end the lease. False: see `why_not`; the lease may go on.
-
-        `key`: as of `store`.
-        """
-
-    def freshen(self, found: StoredObject, head: bytes) -> bool:
-        """Give a complete object another head (a 304 has validated it), as if it had been fetched under this lease, and
-        end the lease. False: the object is gone, was purged since the lease, or cannot be changed, such as for want of
-        space: it stays as it was, or is removed and the lease ends, if that would take too long. `found` stays as
-        it is; the next `find` has the new head.
-        """
-
-    @property
-    def why_not(self) -> NotStored:
-        """Reason for the last `None` of `store`, or `False` of another method. A writer that fails has found no space:
-        `NotStored.FULL`.
-        """
-
-    def give_up(self, mark_s: float = 0.0) -> None:
-        """End the lease without an object. `mark_s`: for so many seconds requests for this key have to fetch
-        without the store (`Refusal.UNCACHEABLE`), so that they do not wait for each other.
-        """
-
-
-class KeyWatch(Protocol):
-    """A registered callback."""
-
-    def cancel(self) -> None:
-        """End the watch. Repeated calls do nothing."""
-
-
-class Store(Protocol):
-    """A worker's handle of a store."""
-
-    @property
-    def most_bytes(self) -> int:
-        """Maximum number of body bytes of an object."""
-
-    @property
-    def has_slower_tiers(self) -> bool:
-        """Whether `recall` may find something."""
-
-    def find(self, key: bytes) -> StoredObject | None:
-        """Return the valid object of this key, complete or growing; the caller has to release it."""
-
-    def stamp(self, found: StoredObject) -> object | None:
-        """Return a value with which `is_unchanged` recognizes this object after its release; None: it is not valid any
-        more.
-        """
-
-    def is_unchanged(self, stamp: object) -> bool:
-        """Whether `find` would return the object of a stamp, unchanged. Cheaper than `find`; False also after a purge
-        of something else. Some of the calls count as a `find`, which shows which objects are popular.
-        """
-
-    def lease(self, key: bytes, begun: FetchMoment | None = None) -> Lease | Refusal:
-        """Ask for the right to fetch a key, whether there is an object or not.
-
-        `begun`: of `present_moment`: the fetch has begun then without a lease, and its response may be stored. The mark
-        of the key ends. Objects of this lease are as old as the fetch, so purges since then concern them.
-        """
-
-    def present_moment(self) -> FetchMoment:
-        """Return the moment for a fetch that begins now without a lease."""
-
-    def watch(self, key: bytes, callback: Callable[[], None]) -> KeyWatch:
-        """Call back from the event loop whenever the object of a key, or the fetch of it, may have changed: it has
-        appeared, grown, ended or failed, or its lease has ended. Calls may be spurious, and changes may be merged.
-        """
-
-    def recall(self, keys: Sequence[bytes], callback: Callable[[StoredObject | None], None]) -> bool:
-        """Look for the first of these keys that a slower tier has, after `find` has not found it. False: there is no
-        such tier, or it is busy; there is no call then.
-
-        The callback is called once, from the event loop: with an object that is only there, and that the caller has to
-        release; or with None: `find` finds it now, or it was not found in time.
-        """
-
-    def remove(self, key: bytes) -> bool:
-        """Remove the object of a key; return whether there was one. A fetch in flight is not affected."""
-
-    def purge(self, kind: PurgeKind, values: Sequence[bytes] = (b"",), *, soft: bool = False) -> Counting:
-        """Purge all objects that have at least one of these tags, or whose URL begins with one of these prefixes, or
-        all. Raises `ValueError` for a prefix of more than `MOST_URL` bytes.
-
-        A purge holds as soon as this returns; run the steps for the number of purged objects. `soft`: the objects
-        stay, and `is_soft_purged`.
-        """
-
-    def when_purged(self, callback: Callable[[], None]) -> None:
-        """Call back once the purges of this handle so far would also hold after a restart."""
-
-    def numbers(self) -> StoreNumbers:
-        """Return the state of the whole store, for all workers."""
-
-    def close(self) -> None:
-        """End all watches of this handle. Objects that were found stay valid until their release."""

@@ -28,6 +28,9 @@ cdef class SharedLease:
     cdef public bytes key
     cdef public object why_not
     cdef public object _store
+    cdef public bint is_pending
+    cdef object _tiers
+    cdef object _position
     cdef Cells _cells
     cdef long long _at
     cdef unsigned long long _word

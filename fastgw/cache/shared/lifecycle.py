@@ -1,7 +1,8 @@
 """Leases of a shared store as one request holds them, and the records that are written under them."""
 
 from collections.abc import Collection
-from typing import NamedTuple, Protocol, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 import cython
 
@@ -20,11 +21,13 @@ from fastgw.cache.shared._cells import (
     STATUS,
     OpenRecord,
 )
-from fastgw.cache.shared.objects import SharedObject, SharedWriter, StoreParts
-from fastgw.cache.shared.purges import Purges
+from fastgw.cache.shared.objects import SharedObject, SharedWriter
 from fastgw.cache.shared.segments import Queue
 from fastgw.cache.shared.space import Extent, Space, rounded
-from fastgw.cache.store import MOST_HEAD, MOST_TAGS, MOST_URL, NotStored, StoredObject, Writer
+from fastgw.cache.store import MOST_HEAD, MOST_TAGS, MOST_URL, FetchBegin, NotStored, StoredObject, Writer
+
+if TYPE_CHECKING:
+    from fastgw.cache.shared.shared_store import SharedStore
 
 _SMALL = 16
 """An object whose head, URL and body take at most this part of a segment is stored in one piece."""
@@ -36,21 +39,6 @@ Size: TypeAlias = int | None
 Hashes: TypeAlias = list[int]
 _FIRST_PART = 4096
 """Bytes of space for a body of unknown length, at first."""
-
-
-class LeaseStore(StoreParts, Protocol):
-    """The parts of a store that leases need."""
-
-    purges: Purges
-
-    def end_lease(self, at: int, word: int, mark_s: float) -> None: ...
-
-
-class FetchBegin(NamedTuple):
-    """The begin of a fetch: purge sequence, and epoch seconds. Implements `FetchMoment`."""
-
-    began: int
-    date: float
 
 
 Former: TypeAlias = FetchBegin | None
@@ -77,23 +65,35 @@ class _Written:
 
 @cython.cclass
 class SharedLease:
-    """See `Lease`."""
+    """The right and duty of one request to fetch a key. It ends by `Writer.complete`, `Writer.abort`, `freshen` or
+    `give_up`; `give_up` after the end does nothing.
+
+    It also ends with the death of its worker, and after `LEASE_S`; then another request may fetch, too.
+    """
 
     def __init__(
-        self, store: LeaseStore, key: bytes, at: cython.longlong, word: cython.ulonglong, former: Former = None
+        self, store: "SharedStore", key: bytes, at: cython.longlong, word: cython.ulonglong, former: Former = None
     ) -> None:
-        """`at`, `word`: position of its word, and the word as this process has written it; -1: it restores an object,
-        and keeps no other from fetching. `former`: the begin of a fetch that has begun without this lease.
+        """`at`, `word`: position of its word, and the word as this process has written it; -1: it restores an object
+        of slower tiers, and keeps no other from fetching. `former`: the begin of a fetch that has begun without this
+        lease.
         """
         self.key = key
         self.why_not = _FULL
+        """Reason for the last `None` of `store`, or `False` of another method. A writer that fails has found no space:
+        `NotStored.FULL`.
+        """
         self._store, self._cells, self._at, self._word = store, store.cells, at, word
+        self._tiers = store.tiers if at >= 0 else None
         self._segment_bytes = store.segments.size
         if former is None:  # the fetch begins later
             self._began, self._date = self._cells.purge_sequence(), store.date()
+            self._position = None if self._tiers is None else self._tiers.position
         else:
-            self._began, self._date = former
+            self._began, self._date, self._position = former
         self._ended = False
+        self.is_pending = False
+        """Whether it ends when the disk has written (`end_pending`)."""
 
     def __del__(self) -> None:
         self.give_up()
@@ -107,10 +107,25 @@ class SharedLease:
         url: bytes = b"",
         tags: Collection[bytes] = (),
     ) -> Writer | None:
+        """Begin to store the response. None: it cannot be stored, see `why_not`; call `give_up`.
+
+        `size`: number of body bytes, if known. `key`: another key to store it under, such as that of a variant; the
+        lease covers both. `url`: for purges by prefix. `tags`: for purges by tag; a purge of the key of the lease
+        covers the object like one of a tag, so that it reaches variants.
+        """
+        tiers = self._tiers
+        if tiers is not None and size is not None and self._store.most_bytes < size <= tiers.most_bytes:
+            begun = tiers.store_on_disk(self, head, size, self.key if key is None else key, url, tags)
+            if isinstance(begun, NotStored):
+                self.why_not = begun
+                return None
+            return begun
         written = self._write(head, size, key, url, tags, GROWING, None)
         if written is None:
             return None
         writer = self._writer_of(written, size)
+        if tiers is not None and url:
+            writer.stored = partial(tiers.write, self.fetched, self.key, written.key, head, url, tags)
         if not written.is_found:
             why_not = writer.begin_body(self.key)
             if why_not is not None:
@@ -125,17 +140,27 @@ class SharedLease:
     def store_head(
         self, head: bytes, *, key: bytes | None = None, url: bytes = b"", tags: Collection[bytes] = ()
     ) -> bool:
+        """Store a complete object without a body, such as what `Vary` named. The lease goes on. False: see
+        `why_not`.
+        """
         written = self._write(head, 0, key, url, tags, COMPLETE, None)
         if written is None:
             return False
         self._cells.unpin(written.extent.segment)
         self._store.report(written.key)
+        if self._tiers is not None and url:
+            self._tiers.write(self.fetched, self.key, written.key, head, url, tags)
         return True
 
     def store_whole(
         self, head: bytes, body: bytes, *, key: bytes | None = None, url: bytes, tags: Collection[bytes]
     ) -> bool:
-        if len(head) + len(url) + len(body) > self._segment_bytes // _SMALL:  # it may need several segments
+        """Store a complete object with its body, and end the lease. False: see `why_not`; the lease may go on.
+
+        `key`: as of `store`.
+        """
+        is_small = len(head) + len(url) + len(body) <= self._segment_bytes // _SMALL
+        if not is_small or self._tiers is not None:  # it may need several segments, or is to be read back
             writer = self.store(head, len(body), key=key, url=url, tags=tags)
             return writer is not None and writer.append(body) and writer.complete()
         written = self._write(head, len(body), key, url, tags, COMPLETE, body)
@@ -148,8 +173,22 @@ class SharedLease:
         return True
 
     def freshen(self, found: StoredObject, head: bytes) -> bool:
+        """Give a complete object another head (a 304 has validated it), as if it had been fetched under this lease, and
+        end the lease. False: the object is gone, was purged since the lease, or cannot be changed, such as for want of
+        space: it stays as it was, or is removed and the lease ends, if that would take too long. `found` stays as
+        it is; the next `find` has the new head.
+        """
+        tiers = self._tiers
+        if not isinstance(found, SharedObject):
+            return tiers is not None and tiers.freshen_on_disk(self, found, head)
+        before = found.head
+        is_fresh = self._freshen_in_memory(found, head)
+        if is_fresh and tiers is not None:
+            tiers.freshen(found.key, before, head, self.fetched)
+        return is_fresh
+
+    def _freshen_in_memory(self, found: SharedObject, head: bytes) -> bool:
         store, cells, words = self._store, self._cells, self._store.memory.words
-        assert isinstance(found, SharedObject)
         at = found.at
         if self._ended or at < 0 or not found.is_complete:
             self.why_not = NotStored.EXPIRED if self._ended else NotStored.GONE
@@ -258,16 +297,24 @@ class SharedLease:
         return is_whole
 
     def give_up(self, mark_s: float = 0.0) -> None:
-        if not self._ended:
+        """End the lease without an object. `mark_s`: for so many seconds requests for this key have to fetch
+        without the store (`Refusal.UNCACHEABLE`), so that they do not wait for each other.
+        """
+        if not self._ended and not self.is_pending:
             self._ended = True
             if self._at >= 0:
                 self._store.end_lease(self._at, self._word, mark_s)
             self._store.report(self.key)
 
+    def end_pending(self, mark_s: float = 0.0) -> None:
+        """End the lease, as the disk has written."""
+        self.is_pending = False
+        self.give_up(mark_s)
+
     @property
     def fetched(self) -> FetchBegin:
         """The begin of the fetch."""
-        return FetchBegin(self._began, self._date)
+        return FetchBegin(self._began, self._date, self._position)
 
     def _is_too_long(self, tags: cython.Py_ssize_t, url: cython.Py_ssize_t, head: cython.Py_ssize_t) -> bool:
         """Whether what precedes the body does not fit where records are, beside those that move there. `tags`: number

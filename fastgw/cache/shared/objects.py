@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol, final
+from typing import TYPE_CHECKING, Final, final
 
 from fastgw.cache.shared._cells import (
     CAPACITY,
@@ -17,13 +17,13 @@ from fastgw.cache.shared._cells import (
     NEXT,
     SIZE,
     STATUS,
-    Cells,
     OpenRecord,
 )
-from fastgw.cache.shared.layout import CacheMemory
-from fastgw.cache.shared.segments import Segments
-from fastgw.cache.shared.space import Extent, Space
+from fastgw.cache.shared.space import Extent
 from fastgw.cache.store import NotStored
+
+if TYPE_CHECKING:
+    from fastgw.cache.shared.shared_store import SharedStore
 
 _LEAST_CHUNK: Final = 4096
 _MOST_CHUNK: Final = 256 * 1024
@@ -36,48 +36,13 @@ _COPYING_S: Final = 0.008
 """Time for the space of a copy, which is made in one turn, or not at all."""
 
 
-class StoreParts(Protocol):
-    """The parts of a store that objects need."""
-
-    memory: CacheMemory
-    cells: Cells
-    segments: Segments
-    space: Space
-    most_bytes: int
-    clock: Callable[[], float]
-    date: Callable[[], float]
-
-    def report(self, key: bytes) -> None:
-        """Report a change of a key to all that watch it."""
-
-    def insert(self, key: bytes, location: int) -> int | None:
-        """Add an object to the index; return the entry that it has replaced, 0: there was none. None: it was not added,
-        as others were faster.
-        """
-
-    def remove_entry(self, key: bytes, entry: int) -> bool:
-        """Remove an object from the index; False: it was not in it any more."""
-
-    def put_back(self, key: bytes, location: int, former: int) -> bool:
-        """Put the entry that an object has replaced back in its place; False: that is not possible."""
-
-    def holds(self, key: bytes, location: int) -> bool:
-        """Whether requests find this object."""
-
-    def removals(self, key: bytes) -> int:
-        """Return a number to ask `was_removed` with."""
-
-    def was_removed(self, key: bytes, removals: int) -> bool:
-        """Whether a key was removed since then, or several others that are counted with it."""
-
-
 @final
 class SharedObject:
     """See `StoredObject`. Its segment is pinned until the release."""
 
     __slots__ = ("_at", "_begins", "_chunks", "_segment", "_store", "_words", "head", "is_soft_purged", "key")
 
-    def __init__(self, store: StoreParts, at: int, segment: int, key: bytes, is_soft_purged: bool) -> None:
+    def __init__(self, store: "SharedStore", at: int, segment: int, key: bytes, is_soft_purged: bool) -> None:
         """`at`: first word of its record, in a segment that is pinned already."""
         self._store, self._words, self._at, self._segment = store, store.memory.words, at, segment
         self.key, self.is_soft_purged = key, is_soft_purged
@@ -189,11 +154,12 @@ class SharedWriter:
         "_segment",
         "_store",
         "_words",
+        "stored",
     )
 
     def __init__(
         self,
-        store: StoreParts,
+        store: "SharedStore",
         queue: int,
         extent: Extent,
         at: int,
@@ -205,10 +171,12 @@ class SharedWriter:
         replaced: int | None,
     ) -> None:
         """`extent`, `at`, `location`: of the record. `body`: offset of the body from its start. `size`: of the body, as
-        announced. `ended`: called at the end (`Lease.give_up`). `replaced`: entry of the index that comes back if it is
-        aborted; 0: there is none; None: the object is not in the index yet, see `begin_body`.
+        announced. `ended`: called at the end (`SharedLease.give_up`). `replaced`: entry of the index that comes back if
+        it is aborted; 0: there is none; None: the object is not in the index yet, see `begin_body`.
         """
         self._replaced = replaced
+        self.stored: Callable[[SharedObject], None] | None = None
+        """Called with the object, which it has to release, once it is in the store."""
         self._store, self._cells, self._words, self._queue = store, store.cells, store.memory.words, queue
         self._location, self._key, self._ended, self._announced = location, key, ended, size
         self._at = self._extent_at = at
@@ -250,14 +218,19 @@ class SharedWriter:
         if self._announced not in (None, self._length):
             self.abort()
             return False
-        store, free = self._store, self._free
+        store, free, stored = self._store, self._free, self.stored
+        held = None if stored is None else self.hold(self._key)
         if free:
             self._words[self._capacity_at] -= free
             store.space.resize(self._extent, self._extent_at, self._extent.length - free)
         self._cells.completed(self._at, self._length)
-        held = store.holds(self._key, self._location)
+        is_stored = store.holds(self._key, self._location)
         self._end()
-        return held
+        if held is not None and not is_stored:
+            held.release()
+        elif held is not None and stored is not None:
+            stored(held)
+        return is_stored
 
     def hold(self, key: bytes) -> SharedObject:
         self._cells.pin(self._segment)

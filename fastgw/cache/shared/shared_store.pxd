@@ -29,6 +29,8 @@ cdef class SharedStore:
     cdef public object purges
     cdef public object segments
     cdef public Space space
+    cdef public object successor
+    cdef public object tiers
     cdef long long _asked
     cdef object _watches
     cdef object _words
@@ -42,6 +44,3 @@ cdef class SharedStore:
     cpdef bint holds(self, bytes key, unsigned long long location) except -1
     cpdef report(self, bytes key)
     cpdef end_lease(self, long long at, unsigned long long word, double mark_s)
-
-
-cpdef bint is_unchanged_in(store, stamp) except -1

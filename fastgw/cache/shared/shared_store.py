@@ -1,9 +1,18 @@
-"""The store that all workers of a node share, as one worker, or the control process, uses it. See `Store`."""
+"""The store that all workers of a node share, as one worker, or the control process, uses it.
+
+No call blocks, waits for another process or raises because the store is full or damaged: the caller then goes on
+without the store. All calls are made from the thread of the worker's event loop.
+
+Purges are ordered by a number, the *purge sequence*, and not by clocks: a fetch remembers the number at its lease, and
+every later purge has a higher one. A fetch without a lease remembers it in a `FetchBegin`, for a lease that it takes
+later. An object is valid while no purge of its key, its tags, its URL's prefixes or of everything is newer than its
+fetch. A fetch in flight at the time of a purge is not joined afterwards.
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import cython
 
@@ -33,27 +42,29 @@ from fastgw.cache.shared.layout import (
     REMOVED,
     CacheMemory,
 )
-from fastgw.cache.shared.lifecycle import FetchBegin, SharedLease
+from fastgw.cache.shared.lifecycle import SharedLease
 from fastgw.cache.shared.objects import SharedObject
 from fastgw.cache.shared.popular import Popular, popular_objects
 from fastgw.cache.shared.purges import Purges
 from fastgw.cache.shared.segments import Segments
 from fastgw.cache.shared.space import Space
-from fastgw.cache.shared.watches import Watches, WatchLoop
+from fastgw.cache.shared.watches import KeyWatch, Watches, WatchLoop
 from fastgw.cache.store import (
     LEASE_S,
     MOST_URL,
     Counting,
     Eviction,
-    FetchMoment,
-    KeyWatch,
+    FetchBegin,
     PurgeKind,
     Refusal,
-    Store,
     StoredObject,
     StoreNumbers,
 )
 
+if TYPE_CHECKING:
+    from fastgw.cache.tiers.slower_tiers import SlowerTiers
+
+Begun: TypeAlias = FetchBegin | None
 _TICKS: Final = 16
 """Parts of a second in which the end of a lease is counted."""
 _LEASE_TICKS: Final = ceil(LEASE_S * _TICKS)
@@ -92,9 +103,9 @@ class _Stamp:
 
 @cython.cclass
 class SharedStore:
-    """One process's handle of a shared store. `column`: see `CacheMemory`; no other living process has it."""
-
-    has_slower_tiers = False
+    """One process's handle of a shared store. `column`: see `CacheMemory`; no other living process has it.
+    `most_bytes`: maximum number of body bytes of an object in memory.
+    """
 
     def __init__(
         self,
@@ -116,6 +127,9 @@ class SharedStore:
         self.space = Space(memory, self.segments, self.cells)
         self._watches = Watches(memory, column, loop, wakers)
         self._asked = 0
+        self.tiers: SlowerTiers | None = None
+        self.successor: SharedStore | None = None
+        """The handle that has replaced this one, with other settings: purges concern it, too."""
 
     def __repr__(self) -> str:
         numbers = self.numbers()
@@ -124,6 +138,7 @@ class SharedStore:
     # requests
 
     def find(self, key: bytes) -> StoredObject | None:
+        """Return the valid object of this key, complete or growing; the caller has to release it."""
         cells = self.cells
         found = cells.open(key)
         if found is None or not (cells.is_current(found.at) or self._is_whole(found)):
@@ -147,7 +162,11 @@ class SharedStore:
         return False
 
     def stamp(self, found: StoredObject) -> object | None:
-        assert isinstance(found, SharedObject)
+        """Return a value with which `is_unchanged` recognizes this object after its release; None: it is not valid any
+        more, or only a slower tier has it.
+        """
+        if not isinstance(found, SharedObject):
+            return None
         sequence = self._words[PURGE_SEQUENCE]
         if found.at < 0 or self._words[found.at + CHECKED] != sequence << 1:
             return None
@@ -158,6 +177,9 @@ class SharedStore:
         return _Stamp(self.memory, found.key, now.position, now.entry, sequence) if now.at == found.at else None
 
     def is_unchanged(self, stamp: object) -> bool:
+        """Whether `find` would return the object of a stamp, unchanged. Cheaper than `find`; False also after a purge
+        of something else. Some of the calls count as a `find`, which shows which objects are popular.
+        """
         seen: _Stamp = cython.cast(_Stamp, stamp, typecheck=True)
         cells = self.cells
         if seen.memory is not self.memory:
@@ -176,8 +198,12 @@ class SharedStore:
                 self._words[found.at + FOUND] += _FOUND_AGAIN - 1
             found.release()
 
-    def lease(self, key: bytes, begun: FetchMoment | None = None) -> SharedLease | Refusal:
-        assert begun is None or isinstance(begun, FetchBegin)
+    def lease(self, key: bytes, begun: Begun = None) -> SharedLease | Refusal:
+        """Ask for the right to fetch a key, whether there is an object or not.
+
+        `begun`: of `present_moment`: the fetch has begun then without a lease, and its response may be stored. The mark
+        of the key ends. Objects of this lease are as old as the fetch, so purges since then concern them.
+        """
         cells = self.cells
         if begun is not None:
             cells.forget_mark(key)
@@ -192,19 +218,42 @@ class SharedStore:
         return cython.cast(cython.ulonglong, now * _TICKS)
 
     def present_moment(self) -> FetchBegin:
-        return FetchBegin(self.cells.purge_sequence(), self.date())
+        """Return the moment for a fetch that begins now."""
+        position = None if self.tiers is None else self.tiers.position
+        return FetchBegin(self.cells.purge_sequence(), self.date(), position)
 
     def recall(self, keys: Sequence[bytes], callback: Callable[[StoredObject | None], None]) -> bool:
-        return False
+        """Look for the first of these keys that a slower tier has, after `find` has not found it. False: there is no
+        such tier, or it is busy; there is no call then.
+
+        The callback is called once, from the event loop: with an object that is only there, and that the caller has to
+        release; or with None: `find` finds it now, or it was not found in time.
+        """
+        return self.tiers is not None and self.tiers.recall(keys, callback)
 
     def restore(self, lease_key: bytes, former: FetchBegin) -> SharedLease:
         """Return a lease to store an object as if a former fetch under a lease of this key had just ended."""
         return SharedLease(self, lease_key, -1, 0, former)
 
     def watch(self, key: bytes, callback: Callable[[], None]) -> KeyWatch:
+        """Call back from the event loop whenever the object of a key, or the fetch of it, may have changed: it has
+        appeared, grown, ended or failed, or its lease has ended. Calls may be spurious, and changes may be merged.
+        """
         return self._watches.add(self.cells.hash(key) % CLASSES, callback)
 
     def remove(self, key: bytes) -> bool:
+        """Remove the object of a key; return whether memory had one. A fetch in flight is not affected, unless there
+        are slower tiers: then it is as after a purge.
+        """
+        was_there = self.remove_from_memory(key)
+        if self.tiers is not None:
+            # A purge as well: a look-up that has begun must not bring it back, nor may a restart.
+            self._mark_purge("key", (key,), soft=False)
+            self.tiers.remove(key)
+        return was_there
+
+    def remove_from_memory(self, key: bytes) -> bool:
+        """Remove the object of a key from memory alone."""
         self._count_removal(key)  # also for an object that is not in the index yet
         was_there = is_changed = False
         # Again, if another process has changed the entry meanwhile: what it has put there may be the same object with
@@ -227,7 +276,7 @@ class SharedStore:
             is_later = (began, date) > (than.began, int(than.date * 1e6))
             self.cells.unpin(found.segment)
         if not is_later:
-            self.remove(key)
+            self.remove_from_memory(key)
 
     def _entry_of(self, key: bytes) -> tuple[int, int] | None:
         """Return position and entry of the first record of a key, also in a segment that is being recycled."""
@@ -239,11 +288,29 @@ class SharedStore:
     # --- purges ---
 
     def purge(self, kind: PurgeKind, values: Sequence[bytes] = _EVERYTHING, *, soft: bool = False) -> Counting:
+        """Purge all objects that have at least one of these tags, or whose URL begins with one of these prefixes, or
+        all. Raises `ValueError` for a prefix of more than `MOST_URL` bytes.
+
+        A purge holds as soon as this returns; run the steps for the number of purged objects. `soft`: the objects
+        stay, and `is_soft_purged`.
+        """
         if kind == "prefix" and max(map(len, values)) > MOST_URL:
             raise ValueError(f"a prefix has at most {MOST_URL} bytes")
-        number = self.purges.purge(kind, values, soft=soft)
+        number = self._mark_purge(kind, values, soft=soft)
         self._watches.report_all()
+        if self.successor is not None:
+            self.successor.purge(kind, values, soft=soft)
         return self._sweep(number, self._matcher(kind, values))
+
+    def _mark_purge(self, kind: PurgeKind, values: Sequence[bytes], *, soft: bool) -> int:
+        """Purge in all tiers; return the number of the purge."""
+        tiers = self.tiers
+        if tiers is not None:
+            tiers.announce_purge()
+        number = self.purges.purge(kind, values, soft=soft)
+        if tiers is not None:
+            tiers.record_purge(kind, values, number, soft=soft)
+        return number
 
     def _matcher(self, kind: PurgeKind, values: Sequence[bytes]) -> Callable[[int], bool]:
         """Return what tells whether a purge concerns a record, by its first word."""
@@ -289,19 +356,29 @@ class SharedStore:
         return checked
 
     def when_purged(self, callback: Callable[[], None]) -> None:
-        callback()
+        """Call back once the purges of this handle so far would also hold after a restart."""
+        if self.tiers is None:
+            callback()
+        else:
+            self.tiers.when_purged(callback)
 
     # numbers
 
     def numbers(self) -> StoreNumbers:
+        """Return the state of the whole store, for all workers."""
         total = self.memory.total
         evictions = {
             Eviction.CAPACITY: total(EVICTED_FOR_CAPACITY),
             Eviction.INDEX: total(EVICTED_FROM_INDEX),
         }
-        return StoreNumbers(max(0, total(INSERTED) - total(REMOVED)), self.segments.bytes_in_use(), evictions)
+        disk, redis = (None, None) if self.tiers is None else self.tiers.numbers()
+        objects = max(0, total(INSERTED) - total(REMOVED))
+        return StoreNumbers(objects, self.segments.bytes_in_use(), evictions, disk, redis)
 
     def close(self) -> None:
+        """End all watches of this handle, and its tiers. Objects that were found stay valid until their release."""
+        if self.tiers is not None:
+            self.tiers.close()
         self._watches.close()
 
     def call_due(self) -> None:
@@ -390,10 +467,3 @@ class SharedStore:
 def own_store(loop: WatchLoop, memory: int = OWN_BYTES) -> SharedStore:
     """Return a store of this process alone, for replays and tests. `memory`: bytes, allocated on use."""
     return SharedStore(CacheMemory(memory), 1, loop, {}, memory)
-
-
-def is_unchanged_in(store: Store, stamp: object) -> bool:
-    """Return `store.is_unchanged(stamp)`; of a shared store by few instructions."""
-    if isinstance(store, SharedStore):
-        return store.is_unchanged(stamp)
-    return store.is_unchanged(stamp)

@@ -31,12 +31,15 @@ class WatchLoop(Protocol):
 
 
 @final
-class _Watch:
+class KeyWatch:
+    """A registered callback."""
+
     def __init__(self, watches: "Watches", class_: int, callback: Callable[[], None]) -> None:
         self._watches = watches
         self.class_, self.callback = class_, callback
 
     def cancel(self) -> None:
+        """End the watch. Repeated calls do nothing."""
         self._watches.drop(self)
 
 
@@ -48,14 +51,14 @@ class Watches:
         self._memory, self._words = memory, memory.words
         self._column, self._loop, self._wakers = column, loop, wakers
         self._own = memory.watches(column)
-        self._watches: dict[int, list[_Watch]] = {}
+        self._watches: dict[int, list[KeyWatch]] = {}
         self._seen: dict[int, int] = {}  # events by class, as of the last look
         self._seen_all = 0
         self._timer: TimerHandle | None = None
 
-    def add(self, class_: int, callback: Callable[[], None]) -> _Watch:
+    def add(self, class_: int, callback: Callable[[], None]) -> KeyWatch:
         """Register a callback for keys of a class."""
-        watch = _Watch(self, class_, callback)
+        watch = KeyWatch(self, class_, callback)
         if not self._watches:
             self._seen_all = self._words[ALL_EVENTS]
         here = self._watches.setdefault(watch.class_, [])
@@ -68,7 +71,7 @@ class Watches:
             self._timer = self._loop.call_later(LOOK_S, self._look_again)
         return watch
 
-    def drop(self, watch: _Watch) -> None:
+    def drop(self, watch: KeyWatch) -> None:
         """Remove a watch, if it is still there."""
         here = self._watches.get(watch.class_, [])
         if watch not in here:
@@ -107,7 +110,7 @@ class Watches:
                 changed.append(class_)
         self._call_watches([watch for class_ in changed for watch in self._watches[class_]])
 
-    def _call_watches(self, due: list[_Watch]) -> None:
+    def _call_watches(self, due: list[KeyWatch]) -> None:
         """Call the callbacks of these watches that are still there; those after one that raises a little later."""
         count = 0
         try:

@@ -27,11 +27,10 @@ from fastgw.cache.shared.layout import (
     DISK_HITS,
     DISK_WRITTEN,
 )
-from fastgw.cache.shared.lifecycle import FetchBegin
 from fastgw.cache.shared.purges import Validity
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.shared.watches import TimerHandle
-from fastgw.cache.store import DiskNumbers, StoredObject
+from fastgw.cache.store import DiskNumbers, FetchBegin, StoredObject
 from fastgw.cache.tiers.disk_object import DiskFile, DiskObject
 from fastgw.cache.tiers.object_directory import SHARDS, ObjectDirectory
 from fastgw.cache.tiers.object_file import BadFile, ObjectRecord, read_blocks, read_record
@@ -139,7 +138,7 @@ class DiskTier:
     # look-ups
 
     def recall(self, keys: Sequence[bytes], callback: Callable[[StoredObject | None], None]) -> bool:
-        """See `Store.recall`."""
+        """See `SharedStore.recall`."""
         name = tuple(keys)
         recall = self._recalls.get(name)
         if recall is None:

@@ -20,8 +20,8 @@ _BATCH: Final = 4
 
 @final
 class DiskWriter:
-    """See `Writer`. `ended`: called once, when the file is complete or dropped (`Lease.give_up`). `replaced`: called
-    when there is no older file any more, if the response outdates it: requests may have put that into memory.
+    """See `Writer`. `ended`: called once, when the file is complete or dropped (`SharedLease.end_pending`). `replaced`:
+    called when there is no older file any more, if the response outdates it: requests may have put that into memory.
     """
 
     def __init__(

@@ -9,14 +9,14 @@ from fastgw.cache.shared.layout import CONTROL, DISK_EVICTED, DISK_FAILED, JOURN
 from fastgw.cache.shared.popular import Popular
 from fastgw.cache.shared.recovery import clean_up
 from fastgw.cache.shared.shared_store import SharedStore
-from fastgw.cache.store import Store, StoreNumbers
+from fastgw.cache.store import StoreNumbers
 from fastgw.cache.tiers.disk_claims import DiskClaims, UnusableDisk, restore_purges
 from fastgw.cache.tiers.disk_tier import DiskLocation, DiskTier
 from fastgw.cache.tiers.purge_journal import end_journal
 from fastgw.cache.tiers.redis_purges import ALL
 from fastgw.cache.tiers.redis_tier import RedisTier
+from fastgw.cache.tiers.slower_tiers import SlowerTiers
 from fastgw.cache.tiers.tier_threads import TierLoop
-from fastgw.cache.tiers.tiered_store import TieredStore
 from fastgw.redis.url import RedisSource
 
 if TYPE_CHECKING:
@@ -144,15 +144,15 @@ class StoreHandles:
         expires: Callable[[bytes], float],
     ) -> None:
         self._column, self._loop, self._wakers, self._expires = column, loop, wakers, expires
-        self._handles: dict[str, SharedStore | TieredStore] = {}
-        self._former: list[SharedStore | TieredStore] = []  # tables from before a reload may still use them
+        self._handles: dict[str, SharedStore] = {}
+        self._former: list[SharedStore] = []  # tables from before a reload may still use them
         self._source: RedisSource | None = None
         self._client: CacheRedis | None = None
         self._redis_tiers: dict[str, tuple[int, RedisTier]] = {}  # with the inodes of their memory
         for name, store in stores.stores.items():
             self._open(name, store.memory, store.most_bytes, store.disk, redis=store.redis)
 
-    def get(self, name: str) -> Store | None:
+    def get(self, name: str) -> SharedStore | None:
         """Return the handle of a store; None: there is no such store."""
         return self._handles.get(name)
 
@@ -232,20 +232,18 @@ class StoreHandles:
     def _open(self, name: str, memory: CacheMemory, most_bytes: int, disk: DiskLocation | None, *, redis: bool) -> None:
         if self._column >= MOST_COLUMNS:
             return
-        made: SharedStore | TieredStore
-        made = shared = SharedStore(memory, self._column, self._loop, self._wakers, most_bytes)
-        disk_tier = None if disk is None else DiskTier(disk, shared, self._loop, self._expires)
-        redis_tier = self._redis_tier(name, shared) if redis else None
+        store = SharedStore(memory, self._column, self._loop, self._wakers, most_bytes)
+        disk_tier = None if disk is None else DiskTier(disk, store, self._loop, self._expires)
+        redis_tier = self._redis_tier(name, store) if redis else None
         if disk_tier is not None or redis_tier is not None:
-            made = TieredStore(shared, most_bytes, self._expires, disk_tier, redis_tier)
+            store.tiers = SlowerTiers(store, most_bytes, self._expires, disk_tier, redis_tier)
         if disk_tier is not None and self._column == CONTROL:
             disk_tier.begin_scan()
             disk_tier.purges.begin_ending()
         if (before := self._handles.get(name)) is not None:
             for each in self._former[:-1]:
-                if isinstance(each, TieredStore) and each.disk is not None:
-                    each.disk.close(wait=False)
+                if each.tiers is not None and each.tiers.disk is not None:
+                    each.tiers.disk.close(wait=False)
             self._former = [*self._former[-1:], before]
-            if isinstance(before, TieredStore) and isinstance(made, TieredStore):
-                before.successor = made
-        self._handles[name] = made
+            before.successor = store
+        self._handles[name] = store

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from fastgw.cache.shared.lifecycle import FetchBegin
 from fastgw.cache.shared.purges import Validity
 from fastgw.cache.shared.shared_store import SharedStore
+from fastgw.cache.store import FetchBegin
 from fastgw.cache.tiers.object_file import ObjectRecord
 
 

@@ -6,12 +6,12 @@ not asked.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from fastgw.cache.shared.layout import REDIS_DAMAGED, REDIS_DROPPED, REDIS_HITS, REDIS_WRITTEN
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.shared.watches import WatchLoop
-from fastgw.cache.store import RedisNumbers, StoredObject
+from fastgw.cache.store import PurgePosition, RedisNumbers, StoredObject
 from fastgw.cache.tiers.object_file import ObjectRecord
 from fastgw.cache.tiers.promotion import check_record, count_removals, promote_object
 from fastgw.cache.tiers.redis_purges import RedisPurges
@@ -39,13 +39,6 @@ CLOCK_S: Final = 60.0
 _MOST_VALUE: Final = b"%d" % (2 * LONGEST)
 
 Recalled = Callable[[StoredObject | None], None]
-
-
-class PurgePosition(NamedTuple):
-    """State of the purges in Redis as of an answer: their epoch, and the number of the last one."""
-
-    epoch: bytes
-    number: int
 
 
 @final
@@ -79,7 +72,7 @@ class RedisTier:
     # look-ups
 
     def recall(self, keys: Sequence[bytes], callback: Recalled) -> bool:
-        """See `Store.recall`. The callback gets None."""
+        """See `SharedStore.recall`. The callback gets None."""
         name = tuple(keys)
         callbacks = self._recalls.get(name)
         if callbacks is None:

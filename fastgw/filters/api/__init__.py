@@ -17,7 +17,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 import msgspec
 
-from fastgw.cache.store import Store
+from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.config.base.settings_codec import digest
 from fastgw.config.base.value_types import Duration, FieldName, FieldValue, Network, Percent, ReadableFile, Size
 from fastgw.config.settings.gateway import NONE, CacheStore, Settings, SettingsMeta, State
@@ -341,7 +341,7 @@ class Services(NamedTuple):
     """Returns the generation of the active configuration."""
     feed_others: Callable[[str, bytes], None] = lambda key, value: None
     """Publish to all workers a value that this worker has fetched itself, in place of the source with this key."""
-    caches: Callable[[str], Store | None] = lambda name: None
+    caches: Callable[[str], SharedStore | None] = lambda name: None
     """Returns this worker's handle of the cache store with this name. None: there is no such store."""
     announce_purge: Callable[[PurgeOrder], None] = lambda order: None
     """Tells the other nodes about a purge of this worker, which holds for all workers of this node already."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from fastgw.admin.node_interface import CachePurged, PurgeNotRecorded
-from fastgw.cache.store import PURGE_WAIT_S, Counting, Store, holds_after_restart
+from fastgw.cache.shared.shared_store import SharedStore
+from fastgw.cache.store import PURGE_WAIT_S, Counting, holds_after_restart
 from fastgw.config.settings.gateway import Config
 from fastgw.filters.policies.cache.filter import Cache, CacheKey
 from fastgw.gateway.compiler import uses
@@ -185,7 +186,7 @@ class CachePurging:
 
     def __init__(
         self,
-        store_of: Callable[[str], Store | None],
+        store_of: Callable[[str], SharedStore | None],
         names: Callable[[], Iterable[str]],
         configuration: Callable[[], Config | None],
         tell: Callable[[AnnouncePurge | PurgesAnnounced | PurgesSeen], bool],
@@ -308,7 +309,7 @@ class CachePurging:
         with suppress(TimeoutError):
             async with asyncio.timeout(PURGE_WAIT_S):
                 await written.wait()
-        return holds_after_restart(store, is_written=written.is_set())
+        return holds_after_restart(store.numbers().disk, is_written=written.is_set())
 
     def purge_recorded(self, message: AnnouncePurge) -> None:
         """Announce a purge that a worker has carried out."""
@@ -339,7 +340,7 @@ class CachePurging:
         return begin_purge(store, self._key_queries.with_stored_urls(order))
 
 
-def begin_purge(store: Store, order: PurgeOrder) -> Counting:
+def begin_purge(store: SharedStore, order: PurgeOrder) -> Counting:
     """Purge in one store of this node. It holds as soon as this returns."""
     if order.target is PurgeTarget.URL:
         return store.purge("tag", [tag for url in order.values for tag in tags_to_purge(url)], soft=order.soft)

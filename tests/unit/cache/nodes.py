@@ -10,11 +10,12 @@ from queue import SimpleQueue
 
 from fastgw.cache.shared._cells import Cells
 from fastgw.cache.shared.layout import COLUMNS, REMOVAL_CLASSES, CacheMemory
+from fastgw.cache.shared.lifecycle import SharedLease
 from fastgw.cache.shared.shared_store import SharedStore
-from fastgw.cache.store import Lease, Refusal, Store, StoredObject, Writer
+from fastgw.cache.store import Refusal, StoredObject, Writer
 from fastgw.cache.tiers.disk_claims import DiskClaims, restore_purges
 from fastgw.cache.tiers.disk_tier import DiskLocation, DiskTier
-from fastgw.cache.tiers.tiered_store import TieredStore
+from fastgw.cache.tiers.slower_tiers import SlowerTiers
 
 
 class Clock:
@@ -28,8 +29,8 @@ class Clock:
 class Node:
     """A node without processes of its own: `a` and `b` are the handles of two workers."""
 
-    a: Store
-    b: Store
+    a: SharedStore
+    b: SharedStore
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -88,7 +89,7 @@ class SharedNode(Node):
         self.loops = {column: FakeLoop(self.call_soon) for column in (1, 2)}
         self.a, self.b = (self.open(column) for column in (1, 2))
 
-    def open(self, column: int) -> SharedStore | TieredStore:
+    def open(self, column: int) -> SharedStore:
         store = SharedStore(
             self.memory, column, self.loops[column], self.wakers, 1 << 30, clock=self.clock, date=self.date
         )
@@ -128,14 +129,15 @@ class TieredNode(SharedNode):
         self.journal = self.claims.begin_run(path, 0.0)
         super().__init__(memory)
 
-    def open(self, column: int) -> TieredStore:
+    def open(self, column: int) -> SharedStore:
         if column == 1:
             restore_purges(self.memory, self.journal)
         self.loops[column].call_soon_threadsafe = self.ready.put
-        memory = super().open(column)
+        store = super().open(column)
         disk = DiskLocation(self.path, self.journal.id, self.size)
-        tier = DiskTier(disk, memory, self.loops[column], self.expires, self.date)
-        return TieredStore(memory, 1 << 30, self.expires, tier)
+        tier = DiskTier(disk, store, self.loops[column], self.expires, self.date)
+        store.tiers = SlowerTiers(store, 1 << 30, self.expires, tier)
+        return store
 
     def run(self) -> int:
         count = super().run()
@@ -148,12 +150,12 @@ class TieredNode(SharedNode):
         """Run callbacks until no thread has anything to do."""
         while True:
             self.run()
-            tiers = [each.disk for each in (self.a, self.b) if isinstance(each, TieredStore)]
-            if not any(each.is_busy for each in tiers):
+            tiers = [each.tiers.disk for each in (self.a, self.b) if each.tiers is not None]
+            if not any(each is not None and each.is_busy for each in tiers):
                 return
             self.ready.get(timeout=60)()
 
-    def recall(self, key: bytes, store: Store | None = None) -> StoredObject | None:
+    def recall(self, key: bytes, store: SharedStore | None = None) -> StoredObject | None:
         """Look for a key as a request does: in memory, then on disk, then in memory again."""
         store = store or self.a
         found: list[StoredObject | None] = []
@@ -168,11 +170,9 @@ class TieredNode(SharedNode):
     def forget(self) -> None:
         """Remove everything from memory, as eviction does."""
         for store in (self.a, self.b):
-            assert isinstance(store, TieredStore)
-            memory = store.memory
-            for bucket in memory.cells.entries():
+            for bucket in store.cells.entries():
                 for position, entry in bucket:
-                    memory.cells.replace(position, entry, 0)
+                    store.cells.replace(position, entry, 0)
 
     def close(self) -> None:
         """End the node. Repeated calls do nothing."""
@@ -202,20 +202,20 @@ def leases_in(store: SharedStore) -> int:
     return sum(word != 0 and 0 < (word - now) % (1 << 26) <= 1 << 25 for word in words)
 
 
-def leased(store: Store, key: bytes) -> Lease:
+def leased(store: SharedStore, key: bytes) -> SharedLease:
     lease = store.lease(key)
     assert not isinstance(lease, Refusal)
     return lease
 
 
-def begin(store: Store, key: bytes, head: bytes = b"head", size: int | None = None, **about: object) -> Writer:
+def begin(store: SharedStore, key: bytes, head: bytes = b"head", size: int | None = None, **about: object) -> Writer:
     lease = leased(store, key)
     writer = lease.store(head, size, **about)  # type: ignore[arg-type]
     assert writer is not None, lease.why_not
     return writer
 
 
-def put(store: Store, key: bytes, body: bytes = b"", head: bytes = b"head", **about: object) -> None:
+def put(store: SharedStore, key: bytes, body: bytes = b"", head: bytes = b"head", **about: object) -> None:
     writer = begin(store, key, head, len(body), **about)
     if body:
         assert writer.append(body)
@@ -234,7 +234,7 @@ def body_of(found: StoredObject, offset: int = 0) -> bytes:
     return b"".join(found.pieces(offset))
 
 
-def read(store: Store, key: bytes) -> tuple[bytes, bytes] | None:
+def read(store: SharedStore, key: bytes) -> tuple[bytes, bytes] | None:
     """Head and body of a complete object; None: there is none."""
     found = store.find(key)
     if found is None:

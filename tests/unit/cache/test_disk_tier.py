@@ -16,14 +16,14 @@ from msgspec import structs
 
 from fastgw.cache.shared._cells import Cells
 from fastgw.cache.shared.layout import DISK_FAILED, JOURNAL_ENDED, JOURNAL_LEFT, CacheMemory
-from fastgw.cache.store import Counting, Store, StoredObject
+from fastgw.cache.shared.shared_store import SharedStore
+from fastgw.cache.store import Counting, StoredObject
 from fastgw.cache.tiers import disk_tier, object_directory, purge_journal, purge_writer
 from fastgw.cache.tiers.disk_object import DiskObject
 from fastgw.cache.tiers.object_directory import ObjectDirectory
 from fastgw.cache.tiers.object_file import BLOCK, ObjectRecord, read_blocks, read_record
 from fastgw.cache.tiers.shard_counts import DiskGhosts, MemoryCounts
 from fastgw.cache.tiers.tier_threads import Work
-from fastgw.cache.tiers.tiered_store import TieredStore
 from fastgw.routing.table import at_once
 from tests.support.small_file_system import small_file_system
 from tests.unit.cache.nodes import TieredNode, begin, key_of_class, leased, put
@@ -105,9 +105,9 @@ def test_what_was_read_before_a_large_object_was_written_is_not_put_into_memory_
     end_recall = node.ready.get(timeout=60)
     assert writer.append(bytes(LARGE))
     assert writer.complete()
-    assert isinstance(node.a, TieredStore)
-    assert node.a.disk is not None
-    while node.a.disk.is_busy:
+    assert node.a.tiers is not None
+    assert node.a.tiers.disk is not None
+    while node.a.tiers.disk.is_busy:
         node.ready.get(timeout=60)()
     end_recall()
     assert node.b.find(K) is None
@@ -122,13 +122,13 @@ def test_what_was_read_before_a_large_object_was_written_is_not_put_into_memory_
 @pytest.mark.parametrize("times", [1, 3])
 def test_removals_of_other_objects_make_no_hit_a_miss(node: TieredNode, body: bytes, times: int) -> None:
     """Neither if it goes into memory, nor if it is sent from its file."""
-    assert isinstance(node.a, TieredStore)
+    assert node.a.tiers is not None
     store_one(node, K, body)
     node.forget()
     recalled: list[StoredObject | None] = []
     assert node.a.recall([K], recalled.append)
     for _ in range(times):
-        node.a.memory.remove(key_of_class(node.memory, K))
+        node.a.remove_from_memory(key_of_class(node.memory, K))
     node.settle()
     assert len(recalled) == 1
     assert content(recalled[0] or node.a.find(K)) == (b"head", body)
@@ -136,14 +136,14 @@ def test_removals_of_other_objects_make_no_hit_a_miss(node: TieredNode, body: by
 
 @pytest.mark.parametrize("end", ["removed again", "timeout", "closed"])
 def test_what_may_have_been_removed_is_read_once_more_at_most(node: TieredNode, end: str) -> None:
-    assert isinstance(node.a, TieredStore)
-    disk, memory = node.a.disk, node.a.memory
+    assert node.a.tiers is not None
+    disk = node.a.tiers.disk
     assert disk is not None
     store_one(node)
     node.forget()
     recalled: list[StoredObject | None] = []
     assert disk.recall([K], recalled.append)
-    memory.remove(K)
+    node.a.remove_from_memory(K)
     end_first = node.ready.get(timeout=60)
     if end == "timeout":
         for timer in list(node.loops[1].later):
@@ -153,7 +153,7 @@ def test_what_may_have_been_removed_is_read_once_more_at_most(node: TieredNode, 
     end_first()
     if end == "removed again":
         assert not recalled
-        memory.remove(K)
+        node.a.remove_from_memory(K)
         node.settle()
     assert recalled == [None]
     assert node.a.find(K) is None
@@ -202,7 +202,7 @@ def test_what_was_whole_is_there_after_a_restart(node: TieredNode, restart: Call
     assert node.recall(b"U" * 16) is None
 
 
-PURGES: list[Callable[[Store, bool], Counting]] = [
+PURGES: list[Callable[[SharedStore, bool], Counting]] = [
     lambda store, soft: store.purge("key", [K], soft=soft),
     lambda store, soft: store.purge("tag", [b"other", b"t"], soft=soft),
     lambda store, soft: store.purge("prefix", [b"http://a.test/"], soft=soft),
@@ -439,8 +439,8 @@ def test_a_failing_disk_costs_nothing_but_the_file(node: TieredNode, call: str, 
     assert node.recall(M) is None
     assert len(files_in(node)) == len({each.name for each in files_in(node)})
     assert not list(Path(node.path).glob("objects-*/.*"))
-    tier = node.a
-    assert isinstance(tier, TieredStore)
+    tier = node.a.tiers
+    assert tier is not None
     with mock.patch.object(tier.disk, "_full_until", 0.0):
         store_one(node, K, b"newer")
     node.forget()
@@ -534,8 +534,8 @@ def test_a_killed_writer_leaves_whole_files_only(tmp_path: Path, has_tmpfile: bo
 
 
 def test_an_older_object_does_not_replace_a_newer_one(node: TieredNode) -> None:
-    tier = node.a
-    assert isinstance(tier, TieredStore)
+    tier = node.a.tiers
+    assert tier is not None
     first = leased(node.a, K)
     older = first.store(b"older", 0, url=URL)
     assert older is not None
@@ -630,8 +630,8 @@ def test_clocks_that_jump(node: TieredNode) -> None:
     assert node.recall(K) is None
     node.expires = lambda head: node.date.now + 10
     store_one(node, L)
-    tier = node.a
-    assert isinstance(tier, TieredStore)
+    tier = node.a.tiers
+    assert tier is not None
     tier.disk.expires = tier.expires = node.expires
     store_one(node, M)
     node.forget()
@@ -662,8 +662,8 @@ def test_without_its_purges_nothing_of_a_directory_is_used(
     node = restart(node)
     assert node.recall(K) is None
     store_one(node, L)
-    tier = node.a
-    assert isinstance(tier, TieredStore)
+    tier = node.a.tiers
+    assert tier is not None
     tier.disk.scan()
     assert [each.name for each in files_in(node)] == [L.hex()]
 
@@ -721,13 +721,13 @@ def test_a_journal_that_cannot_be_removed_is_removed_later(
     node: TieredNode, restart: Callable[[TieredNode], TieredNode]
 ) -> None:
     store_one(node)
-    assert isinstance(node.b, TieredStore)
-    node.b.disk.purges.begin_ending()
+    assert node.b.tiers is not None
+    node.b.tiers.disk.purges.begin_ending()
     with mock.patch.object(purge_journal, "_end", side_effect=OSError(errno.EROFS, "read-only file system")):
         assert failed_purge(node) == (True, True)
         (timer,) = node.loops[2].later
         timer.callback()
-        node.b.disk.threads.run(Work.PURGE, lambda: None, lambda done: None)  # the last job, after the attempt
+        node.b.tiers.disk.threads.run(Work.PURGE, lambda: None, lambda done: None)  # the last job, after the attempt
         node.ready.get(timeout=60)()
         node.ready.get(timeout=60)()
         assert may_be_undone(node)
@@ -801,8 +801,8 @@ def test_files_are_counted_again_by_a_scan(node: TieredNode, restart: Callable[[
     before = node.a.numbers().disk
     assert before is not None
     node = restart(node)
-    tier = node.a
-    assert isinstance(tier, TieredStore)
+    tier = node.a.tiers
+    assert tier is not None
     tier.disk.scan()
     after = node.b.numbers().disk
     assert after is not None
@@ -812,8 +812,8 @@ def test_files_are_counted_again_by_a_scan(node: TieredNode, restart: Callable[[
 
 def test_a_full_queue_drops_writes_and_what_they_replace(node: TieredNode) -> None:
     store_one(node, K, b"old")
-    tier = node.a
-    assert isinstance(tier, TieredStore)
+    tier = node.a.tiers
+    assert tier is not None
     with mock.patch.object(tier.disk, "_held_bytes", 1 << 30):
         put(node.a, K, b"new", url=URL)
     node.settle()
@@ -847,7 +847,7 @@ def test_a_file_system_that_is_really_full_costs_files_only(tmp_path: Path) -> N
         node = TieredNode(str(folder / "cache"), size=1 << 26)
         try:
             store = node.a
-            assert isinstance(store, TieredStore)
+            assert store.tiers is not None
             keys = [b"%016d" % number for number in range(80)]
             with mock.patch.object(disk_tier, "PAUSE_S", 0.0), limited():
                 for number, key in enumerate(keys):
@@ -866,8 +866,8 @@ def test_a_file_system_that_is_really_full_costs_files_only(tmp_path: Path) -> N
                 store.when_purged(lambda: purged.append(None))
                 node.settle()
                 assert purged
-                assert store.disk is not None
-                assert not store.disk.has_failed
+                assert store.tiers.disk is not None
+                assert not store.tiers.disk.has_failed
                 assert [key for key in keys if node.recall(key) is not None] == []
 
             store_one(node, K, b"k" * 100_000)
@@ -885,7 +885,7 @@ def test_a_directory_that_was_emptied_is_made_again(node: TieredNode, is_full: b
     for each in Path(node.path).iterdir():
         shutil.rmtree(each) if each.is_dir() else each.unlink()
     if is_full:  # by the counts of before
-        node.a.disk.counts.set_shard(0, 1, node.a.disk.disk.most_bytes)
+        node.a.tiers.disk.counts.set_shard(0, 1, node.a.tiers.disk.disk.most_bytes)
     store_one(node, K)  # fails, and shows it
     store_one(node, L)
     node.forget()
@@ -902,7 +902,7 @@ def test_a_journal_is_ended_where_it_was_also_if_the_directory_is_closed_meanwhi
 ) -> None:
     """The number of its descriptor is that of another directory then."""
     store_one(node)
-    disk, other = node.a.disk, tmp_path / "other"
+    disk, other = node.a.tiers.disk, tmp_path / "other"
     assert disk is not None
     other.mkdir()
     shutil.copy(Path(node.path, purge_journal.JOURNAL), other)
@@ -972,7 +972,7 @@ def test_a_directory_that_was_removed_and_cannot_be_opened_is_reported_with_the_
     store_one(node)
     shutil.rmtree(node.path)
     Path(node.path).touch()
-    disk = node.a.disk
+    disk = node.a.tiers.disk
     assert disk is not None
     disk._forget_removed()
     store_one(node, L)

@@ -11,10 +11,10 @@ from unittest import mock
 import pytest
 
 from fastgw.cache.shared.layout import CONTROL, REDIS_PENDING
-from fastgw.cache.store import Counting, RedisNumbers, Refusal, Store, StoredObject
+from fastgw.cache.shared.shared_store import SharedStore
+from fastgw.cache.store import Counting, RedisNumbers, Refusal, StoredObject
 from fastgw.cache.tiers import redis_script, redis_tier
 from fastgw.cache.tiers.node_stores import DiskSettings, NodeStores, StoreHandles, StoreSettings
-from fastgw.cache.tiers.tiered_store import TieredStore
 from fastgw.redis.url import RedisSource
 from tests.support.peer import DEADLINE
 from tests.support.redis_server import RedisServer
@@ -58,10 +58,10 @@ class SharingNode:
         self.handles = StoreHandles(CONTROL, loop, self.stores, {}, lambda head: self.expires(head))  # type: ignore[arg-type]
         self.handles.use_redis(self.source)
         store = self.handles.get("main")
-        assert isinstance(store, TieredStore)
+        assert store.tiers is not None
         self.store = store
-        assert store.redis is not None
-        self.tier = store.redis
+        assert store.tiers.redis is not None
+        self.tier = store.tiers.redis
         await until(lambda: self.tier.position)
         return self
 
@@ -89,7 +89,7 @@ class SharingNode:
 
     def forget(self) -> None:
         """Remove everything from memory, as eviction does."""
-        cells = self.store.memory.cells
+        cells = self.store.cells
         for bucket in cells.entries():
             for position, entry in bucket:
                 cells.replace(position, entry, 0)
@@ -139,7 +139,7 @@ def test_what_was_asked_for_before_it_was_outdated_is_not_put_into_memory_afterw
         await a.settle()
         called: list[StoredObject | None] = []
         assert b.store.recall([K], called.append)
-        b.store.memory.remove(K)
+        b.store.remove_from_memory(K)
         await until(lambda: called)
         assert read(b.store, K) is None
         assert await b.recall(K) == (b"head", b"old")
@@ -156,14 +156,14 @@ def test_the_removal_of_another_object_makes_no_hit_a_miss(redis: RedisServer, i
         await a.settle()
         called: list[StoredObject | None] = []
         assert b.store.recall([L, K] if is_asked_for else [K], called.append)
-        b.store.memory.remove(L if is_asked_for else key_of_class(b.store.memory.memory, K))
+        b.store.remove_from_memory(L if is_asked_for else key_of_class(b.store.memory, K))
         await until(lambda: called)
         assert read(b.store, K) == (b"head", b"body")
 
     play(scene, redis)
 
 
-PURGES: list[Callable[[Store, bool], Counting]] = [
+PURGES: list[Callable[[SharedStore, bool], Counting]] = [
     lambda store, soft: store.purge("key", [K], soft=soft),
     lambda store, soft: store.purge("tag", [b"other", b"t"], soft=soft),
     lambda store, soft: store.purge("prefix", [b"http://a.test/"], soft=soft),
@@ -240,7 +240,7 @@ def test_a_purge_holds_on_its_node_before_redis_knows_it(redis: RedisServer) -> 
         await until(lambda: not a.tier.purges.is_busy)
         b.forget()
         assert await b.recall(K) is None
-        assert a.store.memory.memory.words[a.store.memory.counters + REDIS_PENDING] == 0
+        assert a.store.memory.words[a.store.counters + REDIS_PENDING] == 0
 
     play(scene, redis)
 
@@ -289,12 +289,12 @@ def test_unconfirmed_purges_of_a_dead_process_purge_everything(redis: RedisServe
         async with SharingNode(redis) as a:
             put(a.store, K, b"old", url=URL)
             await a.settle()
-            a.store.memory.memory.words[a.store.memory.counters + REDIS_PENDING] = 1
+            a.store.memory.words[a.store.counters + REDIS_PENDING] = 1
             # Its successor in the column.
             loop = asyncio.get_running_loop()
             successor = StoreHandles(CONTROL, loop, a.stores, {}, a.expires)  # type: ignore[arg-type]
             successor.use_redis(a.source)
-            words, word = a.store.memory.memory.words, a.store.memory.counters + REDIS_PENDING
+            words, word = a.store.memory.words, a.store.counters + REDIS_PENDING
             await until(lambda: not words[word])
             successor.close()
         async with SharingNode(redis) as b:
@@ -468,8 +468,8 @@ def test_disk_is_asked_first_and_both_are_written(redis: RedisServer, tmp_path: 
             await b.settle()
             put(a.store, L, b"own", url=URL)
             await a.settle()
-            assert a.store.disk is not None
-            disk = a.store.disk
+            assert a.store.tiers.disk is not None
+            disk = a.store.tiers.disk
             await until(lambda: not disk.is_busy)
             a.forget()
             assert await a.recall(L) == (b"head", b"own")

@@ -8,19 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.cache.store import (
-    LEASE_S,
-    MOST_HEAD,
-    MOST_TAGS,
-    MOST_URL,
-    Counting,
-    Eviction,
-    NotStored,
-    Refusal,
-    Store,
-    Writer,
-)
-from fastgw.cache.tiers.tiered_store import TieredStore
+from fastgw.cache.shared.shared_store import SharedStore
+from fastgw.cache.store import LEASE_S, MOST_HEAD, MOST_TAGS, MOST_URL, Counting, Eviction, NotStored, Refusal, Writer
 from fastgw.routing.table import at_once
 from tests.unit.cache.nodes import (
     Node,
@@ -316,12 +305,11 @@ def test_too_large_is_refused_at_once(node: Node) -> None:
     assert lease.why_not is NotStored.HEAD_SIZE
     assert lease.store(b"", tags=[b"%d" % number for number in range(MOST_TAGS + 1)]) is None
     assert lease.store(b"", url=b"x" * (MOST_URL + 1)) is None
-    assert lease.store(b"", size=node.a.most_bytes + 1) is None
+    assert lease.store(b"", size=(1 << 30) + 1) is None
     assert lease.why_not is NotStored.BODY_SIZE
     lease.give_up()
     writer = begin(node.a, K)
-    in_memory = node.a.memory if isinstance(node.a, TieredStore) else node.a
-    for _ in range(in_memory.most_bytes // 65_536):
+    for _ in range(node.a.most_bytes // 65_536):
         assert writer.append(bytes(65_536))
     assert not writer.append(bytes(65_536))
     assert node.b.find(K) is None
@@ -472,7 +460,7 @@ def test_a_purge_reaches_the_variants_of_a_key(node: Node) -> None:
     assert node.a.find(K) is node.a.find(L) is None
 
 
-PURGES: dict[str, Callable[[Store, bool], Counting]] = {
+PURGES: dict[str, Callable[[SharedStore, bool], Counting]] = {
     "key": lambda store, soft: store.purge("key", [K], soft=soft),
     "tags": lambda store, soft: store.purge("tag", [b"red"], soft=soft),
     "prefix": lambda store, soft: store.purge("prefix", [b"http://h/"], soft=soft),

@@ -92,7 +92,7 @@ class Model:
 
     def restart(self, *, killed: bool) -> None:
         """End the node. `killed`: without what its threads have yet to do, but for purges, which were acknowledged."""
-        tiers = [self.node.a.disk, self.node.b.disk]  # type: ignore[attr-defined]
+        tiers = [each.tiers.disk for each in (self.node.a, self.node.b)]  # type: ignore[union-attr]
         if killed:
             while any(each.purges.is_busy for each in tiers):
                 self.node.ready.get(timeout=60)()

@@ -5,7 +5,9 @@ from typing import Final
 
 import cython
 
-from fastgw.cache.store import KeyWatch, Lease, NotStored, Refusal, RefusedLease, StoredObject
+from fastgw.cache.shared.lifecycle import SharedLease
+from fastgw.cache.shared.watches import KeyWatch
+from fastgw.cache.store import NotStored, Refusal, RefusedLease, StoredObject
 from fastgw.cache.tiers.disk_object import DiskObject
 from fastgw.errors import Fault
 from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange
@@ -86,7 +88,7 @@ class CachedRequest:
         self._variants_stamp: object | None = None  # of the list of variants
         self._watch: KeyWatch | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._lease: Lease | None = None
+        self._lease: SharedLease | None = None
         self._refused: RefusedLease | None = None
         self._request_date = 0.0
         self.dropped: frozenset[bytes] = _NO_NAMES
@@ -293,10 +295,10 @@ class CachedRequest:
         return True
 
     def _fetch(
-        self, lease: Lease | Refusal, why: Forwarded, found: StoredObject | None, record: StoredHead | None
+        self, lease: SharedLease | Refusal, why: Forwarded, found: StoredObject | None, record: StoredHead | None
     ) -> None:
         self._stop_waiting()
-        granted: Lease | None = None
+        granted: SharedLease | None = None
         refused: RefusedLease | None = None
         if type(lease) is Refusal:
             refused = RefusedLease(lease, self.policy.store.present_moment())
@@ -367,7 +369,9 @@ class CachedRequest:
         exchange.cache_status = forwarded_status(self._forwarded_why, None, detail is None, False, ttl, detail)
         return True
 
-    def _store(self, lease: Lease, head: Http1ResponseHead, payload: bytes, judged: StoredHead) -> NotStored | None:
+    def _store(
+        self, lease: SharedLease, head: Http1ResponseHead, payload: bytes, judged: StoredHead
+    ) -> NotStored | None:
         """Store a response; return why it was not. None: it was."""
         tags, url = self.policy.tags_of(head), purge_url(self.exchange, self.query)
         if len(tags) > MOST_TAGS:
@@ -392,7 +396,7 @@ class CachedRequest:
     def _recall(self) -> bool:
         """Look in slower tiers for the keys that were not found, each once. False: there is nothing to wait for."""
         store = self.policy.store
-        if not store.has_slower_tiers:
+        if store.tiers is None:
             return False
         keys = [key for key in self._missing() if key not in self._recalled]
         if not keys or not store.recall(keys, self._use_recalled):

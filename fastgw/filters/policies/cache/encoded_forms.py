@@ -8,7 +8,8 @@ is a form of the stored body: one that a filter has changed for a client has non
 from hashlib import blake2b
 from typing import final
 
-from fastgw.cache.store import Refusal, Store, StoredObject
+from fastgw.cache.shared.shared_store import SharedStore
+from fastgw.cache.store import Refusal, StoredObject
 
 
 @final
@@ -17,7 +18,7 @@ class StoredForms:
 
     __slots__ = ("_source", "_store")
 
-    def __init__(self, store: Store, found: StoredObject) -> None:
+    def __init__(self, store: SharedStore, found: StoredObject) -> None:
         self._store = store
         self._source = b"%b %a %d " % (found.key, found.stored_date, found.length)
 

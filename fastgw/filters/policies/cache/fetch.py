@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Final, final
 
 from msgspec import structs
 
-from fastgw.cache.store import Lease, NotStored, Refusal, RefusedLease, Store, StoredObject, Writer
+from fastgw.cache.shared.lifecycle import SharedLease
+from fastgw.cache.shared.shared_store import SharedStore
+from fastgw.cache.store import NotStored, Refusal, RefusedLease, StoredObject, Writer
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Response, Trailers
 from fastgw.exchange.exchange import UNCHANGED_QUERY
@@ -85,14 +87,14 @@ def narrow_copy(policy: CachePolicy, copy: Exchange) -> None:
     copy.head, copy.request_body = sent_head(copy, query, copy.method), None
 
 
-def mark_own_validations(store: Store, key: bytes) -> None:
+def mark_own_validations(store: SharedStore, key: bytes) -> None:
     """Mark that a validation of this response has concerned its client alone: others like it need not wait for one."""
     asked = store.lease(own_validation_key(key))
     if not isinstance(asked, Refusal):
         asked.give_up(MARK_S)
 
 
-def has_own_validations(store: Store, key: bytes) -> bool:
+def has_own_validations(store: SharedStore, key: bytes) -> bool:
     """Whether a mark says that clients with an identity validate this response each for itself."""
     asked = store.lease(own_validation_key(key))
     if isinstance(asked, Refusal):
@@ -123,7 +125,7 @@ class Fetch:
     def __init__(
         self,
         request: "CachedRequest",
-        lease: Lease | None,
+        lease: SharedLease | None,
         refused: RefusedLease | None,
         why: Forwarded,
         found: StoredObject | None,
@@ -326,7 +328,7 @@ class Fetch:
             leader.found = self._writer.hold(key)
         return None
 
-    def _late_lease(self, refused: RefusedLease, *, is_size_known: bool) -> Lease | NotStored:
+    def _late_lease(self, refused: RefusedLease, *, is_size_known: bool) -> SharedLease | NotStored:
         """Take the lease that a mark refused when the fetch began: what was not stored the last time is stored now."""
         if refused.reason is Refusal.OUTGROWN and not is_size_known:
             return NotStored.BODY_SIZE  # perhaps too long again, and others would read it from the store
@@ -346,7 +348,7 @@ class Fetch:
     def _size(self, head: ResponseHead) -> int | None:
         return head.body_length if head.has_body else 0
 
-    def _apply_rule(self, lease: Lease, rule: SearchVariance | None) -> bool:
+    def _apply_rule(self, lease: SharedLease, rule: SearchVariance | None) -> bool:
         """Set the key for the rule of a response about queries, and list the rule. False: the store is full."""
         if rule == self._rule:
             return True
@@ -358,7 +360,7 @@ class Fetch:
         self._primary = self._key = equivalent_key(self._search_key, self._query, rule)
         return lease.store_head(encode_record(SearchRecord(rule)), key=self._search_key, url=self._url, tags=())
 
-    def _list_variant(self, lease: Lease, names: tuple[bytes, ...], key: bytes) -> bool:
+    def _list_variant(self, lease: SharedLease, names: tuple[bytes, ...], key: bytes) -> bool:
         """Add a variant to those of the resource. The oldest one is removed if there are too many."""
         before = self._variants
         keys = () if before is None or before.vary != names else before.keys

@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 
 import cython
 
-from fastgw.cache.store import Store
+from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.consumers.index import Consumer
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange
@@ -83,7 +83,7 @@ class CachePolicy:
     key has parts that are only known once filters have run. `ready_hits`: None: the key has cookies.
     """
 
-    store: Store
+    store: SharedStore
     worker_loop: WorkerLoop
     count: Callable[[str, str], None]
 

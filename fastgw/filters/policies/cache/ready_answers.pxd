@@ -2,7 +2,7 @@
 
 cimport cython
 
-from fastgw.cache.shared.shared_store cimport is_unchanged_in
+from fastgw.cache.shared.shared_store cimport SharedStore
 from fastgw.exchange.chain cimport Chain
 from fastgw.exchange.ready_answer cimport ReadyAnswer
 from fastgw.exchange.route cimport Route
@@ -45,7 +45,7 @@ cdef class ReadyAnswers:
     cdef public ReadyMemory _memory
     cdef public object _number
     cdef public tuple _special
-    cdef public object store
+    cdef public SharedStore store
 
     cpdef bint needs_policy(self, head, Peer peer) except -1
     cpdef find(self, Http1RequestHead head, Peer peer, Route route)

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from itertools import count
 from typing import Final, NamedTuple, Protocol
 
-from fastgw.cache.shared.shared_store import is_unchanged_in
-from fastgw.cache.store import Store, StoredObject
+from fastgw.cache.shared.shared_store import SharedStore
+from fastgw.cache.store import StoredObject
 from fastgw.exchange import Exchange
 from fastgw.exchange.chain import Chain
 from fastgw.exchange.ready_answer import ReadyAnswer
@@ -72,7 +72,7 @@ class Selector:
 
 
 class Selection(NamedTuple):
-    """Variant that a request has selected. `stamp`: of the list of variants, as of `Store.stamp`."""
+    """Variant that a request has selected. `stamp`: of the list of variants, as of `SharedStore.stamp`."""
 
     names: tuple[bytes, ...]
     stamp: object
@@ -127,7 +127,7 @@ class ReadyAnswers:
         """`key_headers`: lower-case names of the headers in the key of the cache. `clock`: epoch seconds."""
         self._memory, self._number, self._key_headers = memory, memory.new_number(), key_headers
         self._clock = clock
-        self.store: Store
+        self.store: SharedStore
         self._special = _SPECIAL if bypass_header is None else (*_SPECIAL, bypass_header)
 
     def add(
@@ -199,7 +199,7 @@ class ReadyAnswers:
             return None
         if type(found) is Selector:
             selector: Selector = found
-            if not is_unchanged_in(self.store, selector.stamp):
+            if not self.store.is_unchanged(selector.stamp):
                 memory.remove(key)
                 return None
             key = (*key, selector.names, *values_of(head, selector.names))
@@ -208,7 +208,7 @@ class ReadyAnswers:
             return None
         entry: _Entry = found
         age = int(self._clock() - entry.born_date)
-        if age >= entry.lifetime or age < 0 or not is_unchanged_in(self.store, entry.stamp):
+        if age >= entry.lifetime or age < 0 or not self.store.is_unchanged(entry.stamp):
             memory.remove(key)
             return None
         answer = entry.answer

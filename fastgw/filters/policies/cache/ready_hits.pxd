@@ -2,7 +2,7 @@
 
 cimport cython
 
-from fastgw.cache.shared.shared_store cimport is_unchanged_in
+from fastgw.cache.shared.shared_store cimport SharedStore
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.filters.policies.cache.ready_answers cimport ReadyAnswers, ReadyMemory, Selector
 from fastgw.upstream.forwarding.forward_action cimport Forward
@@ -23,7 +23,7 @@ cdef class _Hit:
 
 @cython.final
 cdef class ReadyHits:
-    cdef public object store
+    cdef public SharedStore store
     cdef ReadyMemory _memory
     cdef long long _number
     cdef ReadyAnswers _answers

@@ -6,7 +6,8 @@ from typing import Final
 
 import cython
 
-from fastgw.cache.store import PURGE_WAIT_S, Counting, Store, holds_after_restart
+from fastgw.cache.shared.shared_store import SharedStore
+from fastgw.cache.store import PURGE_WAIT_S, Counting, holds_after_restart
 from fastgw.errors import Fault
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.reply import Reply, Response
@@ -141,7 +142,7 @@ class _PurgeWait:
     the disk hangs.
     """
 
-    def __init__(self, exchange: Exchange, store: Store, counting: Counting, loop: AbstractEventLoop) -> None:
+    def __init__(self, exchange: Exchange, store: SharedStore, counting: Counting, loop: AbstractEventLoop) -> None:
         self._exchange: Exchange | None = exchange
         self._store, self._counting, self._loop = store, counting, loop
         self._objects: int | None = None
@@ -185,7 +186,7 @@ class _PurgeWait:
         exchange = self._exchange
         if exchange is not None and self._is_over and self._objects is not None:
             self._exchange = exchange.service = None
-            is_kept = holds_after_restart(self._store, is_written=self._is_written)
+            is_kept = holds_after_restart(self._store.numbers().disk, is_written=self._is_written)
             more = b"" if is_kept else b',"holds_after_restart":false'
             body = b'{"objects":%d%b}' % (self._objects, more)
             exchange.reply(Reply(200, body, [(b"Content-Type", b"application/json")]))

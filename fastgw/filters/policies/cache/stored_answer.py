@@ -7,7 +7,9 @@ byte was sent.
 
 from typing import Final, final
 
-from fastgw.cache.store import KeyWatch, Store, StoredObject
+from fastgw.cache.shared.shared_store import SharedStore
+from fastgw.cache.shared.watches import KeyWatch
+from fastgw.cache.store import StoredObject
 from fastgw.cache.tiers.disk_object import DiskObject
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
@@ -121,7 +123,7 @@ class StoredBody:
     def __init__(
         self,
         exchange: Exchange,
-        store: Store,
+        store: SharedStore,
         worker_loop: WorkerLoop,
         found: StoredObject,
         first: int,

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 
 from fastgw.cache.shared.shared_store import SharedStore
-from fastgw.cache.store import Counting, Store
+from fastgw.cache.store import Counting
 from fastgw.exchange import Exchange
 from fastgw.filters.policies.cache import cached_request
 from fastgw.filters.policies.cache.fetch import Fetch
@@ -224,7 +224,7 @@ def test_misses_that_need_another_segment(vary: bytes, beside: str, fetches: lis
     ],
 )
 @for_each("vary", [b"", b"Vary: Accept-Encoding\r\n"])
-def test_purges_find_what_was_stored(vary: bytes, purge: Callable[[Store], Counting], beside: str) -> None:
+def test_purges_find_what_was_stored(vary: bytes, purge: Callable[[SharedStore], Counting], beside: str) -> None:
     world = connected(ALL[beside])
     for target in (b"/b", b"/a?b=c"):
         client = world.client(target)

@@ -9,7 +9,6 @@ from unittest.mock import patch
 
 from fastgw.cache.shared.layout import CacheMemory
 from fastgw.cache.shared.shared_store import SharedStore
-from fastgw.cache.store import Store
 from fastgw.filters.api import Filter
 from fastgw.shm.node_limits import own_counts
 from tests.support.memory import SERVICE, Plane, Wire
@@ -24,7 +23,7 @@ class World:
 
     def __init__(
         self,
-        store: Store | None = None,
+        store: SharedStore | None = None,
         route: dict[str, Any] | None = None,
         upstreams: dict[str, Any] = SERVICE["upstreams"],
         memory: int = 8 << 20,
@@ -41,7 +40,7 @@ class World:
             self.plane = Plane({**document, **also}, probes=probes)
         turns = self.plane.worker_loop.turns
         clocks: dict[str, Any] = {"clock": lambda: self.now, "date": lambda: self.now}
-        self.store: Store = store or SharedStore(CacheMemory(memory), 1, turns, {}, 1 << 30, **clocks)
+        self.store: SharedStore = store or SharedStore(CacheMemory(memory), 1, turns, {}, 1 << 30, **clocks)
         self.announced: list[Any] = []
         self.fetched: list[tuple[str, str]] = []
         """Routes and reasons of the misses that were counted."""
