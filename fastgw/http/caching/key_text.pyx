@@ -2,14 +2,9 @@
 """See `key_text.pyi`."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
 
-cdef extern from "_blake2b.h" nogil:
-    void fastgw_blake2b_16(uint8_t* digest, const uint8_t* text, size_t length, const uint8_t* person)
-
 cdef enum:
-    LENGTH = 16
     MOST_DIGITS = 20
 
 
@@ -51,23 +46,3 @@ cpdef bytes joined_parts(parts, bytes end=b""):
             out += PyBytes_GET_SIZE(part)
     memcpy(out, PyBytes_AS_STRING(end), PyBytes_GET_SIZE(end))
     return made
-
-
-cpdef bytes digest_of(bytes text, bytes person):
-    cdef uint8_t made[LENGTH]
-    if text is None or person is None or PyBytes_GET_SIZE(person) != 16:
-        raise ValueError("a personalization has 16 bytes")
-    fastgw_blake2b_16(
-        made, <const uint8_t*>PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text), <const uint8_t*>PyBytes_AS_STRING(person)
-    )
-    return PyBytes_FromStringAndSize(<char*>made, LENGTH)
-
-
-cpdef bytes complement_of(bytes digest):
-    cdef uint8_t made[LENGTH]
-    cdef int place
-    if digest is None or PyBytes_GET_SIZE(digest) != LENGTH:
-        raise ValueError("a digest has 16 bytes")
-    for place in range(LENGTH):
-        made[place] = ~<uint8_t>PyBytes_AS_STRING(digest)[place]
-    return PyBytes_FromStringAndSize(<char*>made, LENGTH)

@@ -10,10 +10,14 @@ from hashlib import blake2b
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from fastgw.http.caching.key_text import complement_of, digest_of, joined_parts
+from fastgw.cache.store import KEY_BYTES
+from fastgw.http.caching.key_text import joined_parts
 from fastgw.wildcards import wildcard_expression
 
-KEY_BYTES: Final = 16
+# PERF: a copy of these takes 0.3 us with its digest, a call with a personalization 0.65 (CPython 3.11).
+_PRIMARY: Final = blake2b(digest_size=KEY_BYTES, person=b"fastgw-primary")
+_SEARCH: Final = blake2b(digest_size=KEY_BYTES, person=b"fastgw-search-of")
+_OWN_VALIDATION: Final = blake2b(digest_size=KEY_BYTES, person=b"fastgw-own-valid")
 
 
 class QueryRule:
@@ -87,19 +91,33 @@ def resource_of_body(resource: bytes, body: bytes, described_by: Iterable[Sequen
 def primary_key(resource: bytes, query: bytes | None) -> bytes:
     """Return the key of a resource with a query: `KEY_BYTES` of a hash. HEAD and GET have the same key.
 
-    `resource`: of `resource_text`. `query`: of `filter_query`. Without a query the key is the complement of the search
-    key, so that one hash is enough for both.
+    `resource`: of `resource_text`. `query`: of `filter_query`. Without a query the key is made of the search key, so
+    that one hash is enough for both.
     """
     if query is None:
-        return complement_of(search_key(resource))
-    return digest_of(resource + joined_parts((query,)), b"fastgw-primary\0\0")
+        return swapped_key(search_key(resource))
+    return digest_of(resource + joined_parts((query,)), _PRIMARY)
 
 
 def search_key(resource: bytes) -> bytes:
     """Return the key of the rule by which queries of a resource are equal (`SearchRecord`)."""
-    return digest_of(resource, b"fastgw-search-of")
+    return digest_of(resource, _SEARCH)
+
+
+def swapped_key(key: bytes) -> bytes:
+    """Return the search key for the primary key of a resource without a query, and the other way round."""
+    return key[8:] + key[:8]
 
 
 def own_validation_key(key: bytes) -> bytes:
     """Return the key of the mark that validations of the response with this key concern one client each."""
-    return digest_of(key, b"fastgw-own-valid")
+    return digest_of(key, _OWN_VALIDATION)
+
+
+def digest_of(text: bytes, use: blake2b) -> bytes:
+    """Return the digest of a text. `use`: the hash of no bytes, with a personalization that tells one use of digests
+    from the others.
+    """
+    made = use.copy()
+    made.update(text)
+    return made.digest()

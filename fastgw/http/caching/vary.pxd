@@ -1,6 +1,7 @@
 # The types of `vary.py`.
 
-from fastgw.http.caching.key_text cimport digest_of, joined_parts
+from fastgw.http.caching.key_text cimport joined_parts
+from fastgw.http.caching.keys cimport digest_of
 from fastgw.http.http1.parser cimport values_of
 
 cdef dict _found

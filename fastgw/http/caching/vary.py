@@ -1,14 +1,18 @@
 """Variants of a resource: which request fields select among them (`Vary`, RFC 9110 section 12.5.5, RFC 9111 4.1)."""
 
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from typing import Final, Protocol
 
-from fastgw.http.caching.key_text import digest_of, joined_parts
+from fastgw.cache.store import KEY_BYTES
+from fastgw.http.caching.key_text import joined_parts
+from fastgw.http.caching.keys import digest_of
 from fastgw.http.content_coding.accept_encoding import normalize_accept_encoding
 from fastgw.http.grammar import IS_TOKEN, elements
 from fastgw.http.header_conditions import SINGLE
 from fastgw.http.http1.parser import values_of
 
+_VARIANT: Final = blake2b(digest_size=KEY_BYTES, person=b"fastgw-variant")
 _MOST_NAMES: Final = 16
 _LONGEST_KEPT: Final = 256
 """Bytes of a line whose meaning is kept: a site, and its clients, have few different ones."""
@@ -106,4 +110,4 @@ def variant_key(primary: bytes, names: Sequence[bytes], head: RequestFields) -> 
     text = [primary]
     for name in names:
         text += (joined_parts((name,)), b"=", joined_parts((normalized_value(name, values_of(head, name)),)))
-    return digest_of(b"".join(text), b"fastgw-variant\0\0")
+    return digest_of(b"".join(text), _VARIANT)

@@ -7,10 +7,9 @@ from fastgw.exchange.route cimport Route
 from fastgw.filters.policies.cache.forwarded_fields cimport ForwardedFields
 from fastgw.filters.policies.cache.policy cimport CachePolicy, dropped_for, is_authenticated, purge_url
 from fastgw.http.caching.cache_status cimport forwarded_status
-from fastgw.http.caching.key_text cimport complement_of
 from fastgw.http.caching.directives cimport RequestDirectives, parse_request
 from fastgw.http.caching.freshness cimport corrected_age
-from fastgw.http.caching.keys cimport primary_key, search_key
+from fastgw.http.caching.keys cimport primary_key, search_key, swapped_key
 from fastgw.http.caching.storing cimport Times, decide_storing, find_identity
 from fastgw.http.caching.vary cimport variant_key
 from fastgw.http.http1.parser cimport Http1ResponseHead, has_field, is_ordinary, normal_path_of, payload_of

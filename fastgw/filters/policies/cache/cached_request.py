@@ -28,8 +28,7 @@ from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.http.caching.cache_status import Detail, Forwarded, Number, forwarded_status, hit_status, unanswered_status
 from fastgw.http.caching.directives import parse_request
 from fastgw.http.caching.freshness import corrected_age
-from fastgw.http.caching.key_text import complement_of
-from fastgw.http.caching.keys import primary_key, resource_of_body, search_key
+from fastgw.http.caching.keys import primary_key, resource_of_body, search_key, swapped_key
 from fastgw.http.caching.no_vary_search import SearchVariance, equivalent_key
 from fastgw.http.caching.records import SearchRecord, StoredHead, VariantsRecord, decode_record, encode_record
 from fastgw.http.caching.reuse import Decision, Reuse, Trouble, decide_reuse, find_age, find_ttl, may_send_stale
@@ -107,7 +106,7 @@ class CachedRequest:
     def _find_rule_key(self) -> bytes:
         if self._rule_key is None:
             # Without a query, each of the two keys is the complement of the other one.
-            self._rule_key = complement_of(self.exact) if self.query is None else search_key(self._resource)
+            self._rule_key = swapped_key(self.exact) if self.query is None else search_key(self._resource)
         return self._rule_key
 
     @property

@@ -1,15 +1,20 @@
 """Selection of a stored response: keys, variants, query rules, No-Vary-Search, and what a change invalidates."""
 
-from hashlib import blake2b
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw.http.caching.cache_status import Forwarded, add_status, forwarded_status, hit_status
 from fastgw.http.caching.invalidation import find_invalidated, invalidates
-from fastgw.http.caching.key_text import complement_of, digest_of
-from fastgw.http.caching.keys import NO_QUERY, QueryRule, filter_query, primary_key, resource_text, search_key
+from fastgw.http.caching.keys import (
+    NO_QUERY,
+    QueryRule,
+    filter_query,
+    primary_key,
+    resource_text,
+    search_key,
+    swapped_key,
+)
 from fastgw.http.caching.no_vary_search import SearchVariance, normalize_query, parse_search_variance
 from fastgw.http.caching.vary import find_varying, join_varying, normalized_value, variant_key
 from fastgw.http.fields import Fields
@@ -104,19 +109,10 @@ def resource(**parts: object) -> bytes:
     return resource_text(**{**usual, "parts": (), **parts})  # type: ignore[arg-type]
 
 
-@given(st.binary(max_size=300), st.sampled_from([b"fastgw-primary\0\0", b"fastgw-search-of"]))
-def test_digests_are_those_of_hashlib(text: bytes, person: bytes) -> None:
-    made = digest_of(text, person)
-    assert made == blake2b(text, digest_size=16, person=person).digest()
-    assert complement_of(made) == bytes(each ^ 0xFF for each in made)
-
-
-@pytest.mark.parametrize("wrong", [b"", b"fastgw", bytes(17)])
-def test_personalizations_and_digests_have_16_bytes(wrong: bytes) -> None:
-    with pytest.raises(ValueError, match="16 bytes"):
-        digest_of(b"", wrong)
-    with pytest.raises(ValueError, match="16 bytes"):
-        complement_of(wrong)
+def test_the_key_without_a_query_and_the_search_key_tell_each_other() -> None:
+    primary = primary_key(resource(), None)
+    assert primary != search_key(resource()) == swapped_key(primary)
+    assert primary == swapped_key(search_key(resource()))
 
 
 def test_every_part_of_a_key_counts_and_none_passes_for_another() -> None:
