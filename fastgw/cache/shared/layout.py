@@ -148,38 +148,33 @@ class Geometry(NamedTuple):
         column = _pages(_PINS + most)
         tables = cells + cells // 2 + leases + 2 * TAG_ROWS * tag_width + 12 * most
         segments = (memory - 8 * (tables + 8 * column) - 2 * _PAGE) // segment
-        at = _PAGE // 8
-        columns, at = at, at + MOST_COLUMNS * column
-        entries, at = at, at + cells
-        ghosts, at = at, at + cells // 2
-        lease_words, at = at, at + leases
-        tags, at = at, at + 2 * TAG_ROWS * tag_width
-        prefixes, at = at, at + PREFIXES * (PREFIX_BYTES // 8 + 8)
-        states, at = at, at + most
-        used, at = at, at + most
-        orders, at = at, at + most
-        origins, at = at, at + 8 * most
+        parts = {
+            "columns": MOST_COLUMNS * column,
+            "entries": cells,
+            "ghosts": cells // 2,
+            "leases": leases,
+            "tags": 2 * TAG_ROWS * tag_width,
+            "prefixes": PREFIXES * (PREFIX_BYTES // 8 + 8),
+            "states": most,
+            "used": most,
+            "orders": most,
+            "origins": 8 * most,
+        }
+        offsets, at = dict[str, int](), _PAGE // 8
+        for name, words in parts.items():
+            offsets[name], at = at, at + words
         data = _pages(at) * 8
         return cls(
-            segment,
-            segments,
-            column,
-            columns,
-            entries,
-            cells,
-            ghosts,
-            cells // 2,
-            lease_words,
-            leases,
-            tags,
-            tag_width,
-            prefixes,
-            states,
-            used,
-            orders,
-            origins,
-            data,
-            data + segments * segment,
+            segment=segment,
+            segments=segments,
+            column=column,
+            cells=cells,
+            ghost_count=cells // 2,
+            lease_count=leases,
+            tag_width=tag_width,
+            data=data,
+            length=data + segments * segment,
+            **offsets,
         )
 
 
