@@ -12,7 +12,7 @@ cdef long long _FIRST_PART
 
 @cython.final
 @cython.freelist(8)
-cdef class _Written:
+cdef class WrittenRecord:
     cdef public int queue
     cdef public long long at
     cdef public Extent extent
@@ -41,8 +41,8 @@ cdef class SharedLease:
 
     cdef bint _is_too_long(self, Py_ssize_t tags, Py_ssize_t url, Py_ssize_t head) except -1
     cpdef give_up(self, double mark_s=*)
-    cdef _Written _write(self, bytes head, size, bytes key, bytes url, tags, int status, bytes body)
-    cdef _Written _write_record_of(self, bytes key, bytes head, bytes url, list hashes, size, int status, bytes body)
+    cdef WrittenRecord _write(self, bytes head, size, bytes key, bytes url, tags, int status, bytes body)
+    cdef WrittenRecord _write_record_of(self, bytes key, bytes head, bytes url, list hashes, size, int status, bytes body)
     cdef Py_ssize_t _put(
         self, Extent extent, bytes key, bytes head, bytes url, list hashes, long long length, long long checked,
         int status, bytes body,

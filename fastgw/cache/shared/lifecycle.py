@@ -45,7 +45,7 @@ Former: TypeAlias = FetchBegin | None
 
 
 @cython.cclass
-class _Written:
+class WrittenRecord:
     """A record whose segment is pinned.
 
     `body`: offset of the body from the start of the record. `replaced`: entry of the index that it has replaced; 0:
@@ -123,7 +123,7 @@ class SharedLease:
         written = self._write(head, size, key, url, tags, GROWING, None)
         if written is None:
             return None
-        writer = self._writer_of(written, size)
+        writer = SharedWriter(self._store, written, size, self.give_up)
         if tiers is not None and url:
             writer.stored = partial(tiers.write, self.fetched, self.key, written.key, head, url, tags)
         if not written.is_found:
@@ -233,20 +233,6 @@ class SharedLease:
         store.report(found.key)
         return True
 
-    def _writer_of(self, written: _Written, size: int | None) -> SharedWriter:
-        return SharedWriter(
-            self._store,
-            written.queue,
-            written.extent,
-            written.at,
-            written.location,
-            written.key,
-            written.body,
-            size,
-            self.give_up,
-            written.replaced if written.is_found else None,
-        )
-
     def _check(self, tags: list[int], url: bytes) -> int:
         """Return the word `CHECKED` of a record of this fetch with these hashes of its tags and keys; -1: it was purged
         meanwhile.
@@ -286,7 +272,7 @@ class SharedLease:
             return False
         words = self._store.memory.words
         words[written.at + HITS], words[written.at + FOUND] = words[old.at + HITS], words[old.at + FOUND]
-        writer = self._writer_of(written, found.length)
+        writer = SharedWriter(self._store, written, found.length, self.give_up)
         why_not = writer.begin_body(self.key, old)
         if why_not is not None:
             self.why_not = why_not
@@ -333,7 +319,7 @@ class SharedLease:
         tags: Collection[bytes],
         status: cython.int,
         body: bytes | None,
-    ) -> _Written | None:
+    ) -> WrittenRecord | None:
         """Write a record and add it to the index, if its body has space; its segment is pinned then. `body`: None if it
         follows.
         """
@@ -367,7 +353,7 @@ class SharedLease:
         size: Size,
         status: cython.int,
         body: bytes | None,
-    ) -> _Written | None:
+    ) -> WrittenRecord | None:
         """Do so for these hashes of its tags and keys."""
         # PERF: 4 us for an object of 1 KB, 50 in Python (CPython 3.11, micro/cache_store).
         cells = self._cells
@@ -390,7 +376,7 @@ class SharedLease:
         is_divided: bool = length >= 0 and extent.length < wanted
         if is_divided:
             length, status = -1, RESERVING
-        written = _Written()
+        written = WrittenRecord()
         written.at = self._put(extent, key, head, url, hashes, length, checked, status, body)
         written.queue, written.extent, written.key, written.body = queue, extent, key, before
         written.location = cells.location(extent.segment, extent.offset)

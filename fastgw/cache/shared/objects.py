@@ -23,6 +23,7 @@ from fastgw.cache.shared.space import Extent
 from fastgw.cache.store import NotStored
 
 if TYPE_CHECKING:
+    from fastgw.cache.shared.lifecycle import WrittenRecord
     from fastgw.cache.shared.shared_store import SharedStore
 
 _LEAST_CHUNK: Final = 4096
@@ -127,66 +128,26 @@ class SharedWriter:
     has died, are recycled with their segments, which no pin holds any more.
     """
 
-    __slots__ = (
-        "_announced",
-        "_at",
-        "_capacity_at",
-        "_cells",
-        "_ended",
-        "_extent",
-        "_extent_at",
-        "_former",
-        "_free",
-        "_goes_on",
-        "_key",
-        "_last_next_at",
-        "_lease_key",
-        "_length",
-        "_location",
-        "_missing",
-        "_most",
-        "_old",
-        "_position",
-        "_queue",
-        "_removals",
-        "_replaced",
-        "_reserved",
-        "_segment",
-        "_store",
-        "_words",
-        "stored",
-    )
-
     def __init__(
-        self,
-        store: "SharedStore",
-        queue: int,
-        extent: Extent,
-        at: int,
-        location: int,
-        key: bytes,
-        body: int,
-        size: int | None,
-        ended: Callable[[float], None],
-        replaced: int | None,
+        self, store: "SharedStore", written: "WrittenRecord", size: int | None, ended: Callable[[float], None]
     ) -> None:
-        """`extent`, `at`, `location`: of the record. `body`: offset of the body from its start. `size`: of the body, as
-        announced. `ended`: called at the end (`SharedLease.give_up`). `replaced`: entry of the index that comes back if
-        it is aborted; 0: there is none; None: the object is not in the index yet, see `begin_body`.
+        """`size`: of the body, as announced. `ended`: called at the end (`SharedLease.give_up`)."""
+        self._replaced = written.replaced if written.is_found else None
+        """Entry of the index that comes back if it is aborted; 0: there is none; None: the object is not in the index
+        yet, see `begin_body`.
         """
-        self._replaced = replaced
         self.stored: Callable[[SharedObject], None] | None = None
         """Called with the object, which it has to release, once it is in the store."""
-        self._store, self._cells, self._words, self._queue = store, store.cells, store.memory.words, queue
-        self._location, self._key, self._ended, self._announced = location, key, ended, size
-        self._at = self._extent_at = at
-        self._extent, self._segment = extent, extent.segment
+        self._store, self._cells, self._words, self._queue = store, store.cells, store.memory.words, written.queue
+        self._location, self._key, self._ended, self._announced = written.location, written.key, ended, size
+        self._at = self._extent_at = at = written.at
+        self._extent, self._segment = written.extent, written.extent.segment
         self._most = store.most_bytes if size is None else min(size, store.most_bytes)
         self._capacity_at = at + CAPACITY
         self._last_next_at = at + NEXT  # of the last chunk that is reserved
         self._reserved: deque[tuple[Extent, int]] | None = None  # chunks with their first words, not begun yet
-        self._position = 8 * at + body
-        self._free = extent.length - body
+        self._position = 8 * at + written.body
+        self._free = written.extent.length - written.body
         self._length = 0
         self._goes_on = True
 
