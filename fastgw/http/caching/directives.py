@@ -6,7 +6,7 @@ section 4.2.1).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import cython
@@ -29,6 +29,12 @@ _MEMBERS: Final = re.compile(rb'(?>="' + _QUOTED + rb'"|[^,])+', re.DOTALL)
 _NAME: Final = re.compile(TOKEN + rb"++")
 _ARGUMENT: Final = re.compile(b'=(?:"(' + _QUOTED + b')"|(' + TOKEN + b"++))", re.DOTALL)
 _ESCAPED: Final = re.compile(rb"\\(.)", re.DOTALL)
+_TARGETED: Final[Mapping[str, tuple[type, ...]]] = {
+    **dict.fromkeys(("max-age", "s-maxage", "stale-while-revalidate", "stale-if-error"), (int,)),
+    **dict.fromkeys(("no-store", "public", "must-revalidate", "proxy-revalidate", "must-understand"), (bool,)),
+    **dict.fromkeys(("no-cache", "private"), (bool, str)),
+}
+"""Types of directives in targeted fields."""
 
 
 @cython.cclass
@@ -140,7 +146,10 @@ def parse_response(head: ReceivedHead, targets: Sequence[bytes] = TARGETS) -> Re
 
 
 def _parse_cache_control(lines: Sequence[bytes]) -> ResponseDirectives:
-    members = split_directives(lines)
+    return _directives_of(split_directives(lines), targeted=False)
+
+
+def _directives_of(members: dict[bytes, list[bytes | None]], *, targeted: bool) -> ResponseDirectives:
     named = _names(members.get(b"no-cache", ()))
     return ResponseDirectives(
         max_age=_seconds(members, b"max-age"),
@@ -155,6 +164,7 @@ def _parse_cache_control(lines: Sequence[bytes]) -> ResponseDirectives:
         proxy_revalidate=b"proxy-revalidate" in members,
         must_understand=b"must-understand" in members,
         no_cache_fields=named or (),
+        targeted=targeted,
     )
 
 
@@ -188,38 +198,16 @@ def _parse_targeted(lines: Sequence[bytes]) -> ResponseDirectives | None:
         return None
     if not members:
         return None
-    values = {name: value for name, (value, _) in members.items()}
-    numbers: dict[str, int | None] = {}
-    for name in ("max-age", "s-maxage", "stale-while-revalidate", "stale-if-error"):
-        value = values.get(name)
-        if value is not None and (type(value) is not int or value < 0):
+    found: dict[bytes, list[bytes | None]] = {}
+    for name, (value, _) in members.items():
+        expected = _TARGETED.get(name)
+        if expected is None:
+            continue
+        if type(value) not in expected or (type(value) is int and value < 0):
             return None
-        numbers[name] = None if value is None else min(value, LONGEST)
-    flags: dict[str, bool] = {}
-    for name in ("no-store", "public", "must-revalidate", "proxy-revalidate", "must-understand"):
-        value = values.get(name, False)
-        if type(value) is not bool:
-            return None
-        flags[name] = value
-    no_cache, private = values.get("no-cache", False), values.get("private", False)
-    if not isinstance(no_cache, (bool, str)) or not isinstance(private, (bool, str)):
-        return None
-    named = _names((no_cache.encode() if type(no_cache) is str else None,)) if no_cache is not False else ()
-    return ResponseDirectives(
-        max_age=numbers["max-age"],
-        s_maxage=numbers["s-maxage"],
-        stale_while_revalidate=numbers["stale-while-revalidate"],
-        stale_if_error=numbers["stale-if-error"],
-        no_store=flags["no-store"],
-        no_cache=named is None,
-        private=private is not False,
-        public=flags["public"],
-        must_revalidate=flags["must-revalidate"],
-        proxy_revalidate=flags["proxy-revalidate"],
-        must_understand=flags["must-understand"],
-        no_cache_fields=named or (),
-        targeted=True,
-    )
+        if value is not False:
+            found[name.encode()] = [None if value is True else str(value).encode()]
+    return _directives_of(found, targeted=True)
 
 
 def _argument(text: bytes) -> bytes | None:

@@ -10,4 +10,5 @@ cpdef find_initial_age(head, double request_date, double response_date)
 cpdef initial_age(long long stated, generated, double request_date, double response_date)
 cpdef find_lifetime(head, ResponseDirectives directives, double response_date)
 cpdef bint may_have_default(int status, ResponseDirectives directives) except -1
+cdef _find_date(head, bytes name, double now)
 cpdef find_heuristic_lifetime(head, ResponseDirectives directives, double response_date)

@@ -46,9 +46,7 @@ def find_initial_age(head: ReceivedHead, request_date: float, response_date: flo
 
     `request_date`: when the request was first sent, before any retry. `response_date`: when the head was received.
     """
-    date = first_of(head, b"date")
-    generated = None if date is None else parse_date(date, response_date)
-    return initial_age(parse_age(head), generated, request_date, response_date)
+    return initial_age(parse_age(head), _find_date(head, b"date", response_date), request_date, response_date)
 
 
 def initial_age(stated: cython.longlong, generated: Seconds, request_date: float, response_date: float) -> int:
@@ -76,8 +74,7 @@ def find_lifetime(head: ReceivedHead, directives: ResponseDirectives, response_d
     expires = parse_date(lines[0], response_date)
     if expires is None or len(set(lines)) > 1:
         return 0
-    date = first_of(head, b"date")
-    generated = None if date is None else parse_date(date, response_date)
+    generated = _find_date(head, b"date", response_date)
     return max(0, min(LONGEST, expires - (int(response_date) if generated is None else generated)))
 
 
@@ -92,10 +89,14 @@ def find_heuristic_lifetime(head: ReceivedHead, directives: ResponseDirectives, 
     """Return the heuristic lifetime of a response that states none (section 4.2.2); None: it must not have one."""
     if not may_have_default(head.status, directives):
         return None
-    value = first_of(head, b"last-modified")
-    changed = None if value is None else parse_date(value, response_date)
+    changed = _find_date(head, b"last-modified", response_date)
     if changed is None:
         return None
-    date = first_of(head, b"date")
-    generated = (None if date is None else parse_date(date, response_date)) or int(response_date)
+    generated = _find_date(head, b"date", response_date) or int(response_date)
     return min(_LONGEST_HEURISTIC, max(0, generated - changed) // _SHARE)
+
+
+def _find_date(head: ReceivedHead, name: bytes, now: float) -> int | None:
+    """Return the date in a field; None: it is missing or invalid."""
+    value = first_of(head, name)
+    return None if value is None else parse_date(value, now)
