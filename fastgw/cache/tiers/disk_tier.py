@@ -32,11 +32,11 @@ from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.shared.watches import TimerHandle
 from fastgw.cache.store import DiskNumbers, FetchBegin, StoredObject
 from fastgw.cache.tiers.disk_object import DiskFile, DiskObject
-from fastgw.cache.tiers.object_directory import SHARDS, ObjectDirectory
+from fastgw.cache.tiers.object_directory import ObjectDirectory
 from fastgw.cache.tiers.object_file import BadFile, ObjectRecord, read_blocks, read_record
 from fastgw.cache.tiers.promotion import check_record, count_removals, promote_object
 from fastgw.cache.tiers.purge_writer import PurgeWriter
-from fastgw.cache.tiers.shard_counts import DiskGhosts, MemoryCounts
+from fastgw.cache.tiers.shard_counts import SHARDS, DiskGhosts, ShardCounts
 from fastgw.cache.tiers.tier_threads import TierLoop, TierThreads, Work
 from fastgw.operator_events import OperatorEvent, log_event
 
@@ -104,7 +104,7 @@ class DiskTier:
         date: Callable[[], float] = time.time,
     ) -> None:
         self.disk, self._store, self.loop, self.expires, self._date = disk, store, loop, expires, date
-        self.counts = MemoryCounts(store.memory)
+        self.counts = ShardCounts(store.memory)
         self.longest_promoted = min(LONGEST_PROMOTED, store.most_bytes)
         self.memory = store.memory
         self._words = store.memory.words

@@ -17,7 +17,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, NamedTuple, Protocol, final
+from typing import Final, NamedTuple, final
 
 from fastgw.cache.tiers.object_file import (
     BadFile,
@@ -34,8 +34,8 @@ from fastgw.cache.tiers.object_file import (
     write_all,
 )
 from fastgw.cache.tiers.s3_fifo import QueuedObject, QueueState, plan_eviction
+from fastgw.cache.tiers.shard_counts import SHARDS, DiskGhosts, ShardCounts
 
-SHARDS: Final = 256
 _UNIT: Final = 4096
 _SECOND: Final = 1_000_000_000
 _NAME: Final = 32
@@ -48,31 +48,6 @@ _ABANDONED_S: Final = 600.0
 """Seconds after which a temporary name has no writer any more."""
 _OTHER: Final = frozenset((errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO))
 _NO_TMPFILE: Final = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL))
-
-
-class ShardCounts(Protocol):
-    """Counts of the files in each directory, over all processes."""
-
-    def add_file(self, shard: int, objects: int, size: int) -> None:
-        """Add to the counts of a directory; its lock is held."""
-
-    def set_shard(self, shard: int, objects: int, size: int) -> None:
-        """Set the counts of a directory; its lock is held."""
-
-    def next_shard(self) -> int:
-        """Return a number for the turns over all directories."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-
-
-class Ghosts(Protocol):
-    """Keys that were evicted from the small queue lately. They may be forgotten, or taken for others."""
-
-    def remember(self, key: bytes) -> None: ...
-
-    def is_remembered(self, key: bytes) -> bool: ...
 
 
 class NewFile(NamedTuple):
@@ -95,7 +70,7 @@ class _Listed(NamedTuple):
 class ObjectDirectory:
     """The directories of one tier. `most_bytes`: its size."""
 
-    def __init__(self, path: str, counts: ShardCounts, ghosts: Ghosts, most_bytes: int) -> None:
+    def __init__(self, path: str, counts: ShardCounts, ghosts: DiskGhosts, most_bytes: int) -> None:
         """Raises `OSError`."""
         self.most_bytes = most_bytes
         self._counts, self._ghosts = counts, ghosts

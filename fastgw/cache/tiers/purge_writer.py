@@ -62,21 +62,24 @@ class PurgeWriter(PurgeQueue):
 
     def end_journal(self) -> bool:
         """End the journal if a purge could not be written, in a thread. False: it may be valid yet."""
-        tier = self._tier
         if not self.may_be_undone:
             return True
-        try:
-            with tier.held_folder() as folder:
-                end_journal(tier.disk.path, tier.disk.id, folder)
-        except OSError:
+        self._try_to_end()
+        if self.may_be_undone:
             return False
-        tier.memory.words[DISK_FAILED] = JOURNAL_ENDED
         log_event(
             OperatorEvent.CACHE_DISK_TROUBLE,
             "cache: the purges of %s are removed: the next start begins with an empty directory",
-            tier.disk.path,
+            self._tier.disk.path,
         )
         return True
+
+    def _try_to_end(self) -> None:
+        tier = self._tier
+        with suppress(OSError):
+            with tier.held_folder() as folder:
+                end_journal(tier.disk.path, tier.disk.id, folder)
+            tier.memory.words[DISK_FAILED] = JOURNAL_ENDED
 
     def close(self) -> None:
         """Write what is left, without calls of the loop."""
@@ -106,10 +109,7 @@ class PurgeWriter(PurgeQueue):
             else:
                 return True
         tier.memory.words[DISK_FAILED] = JOURNAL_LEFT
-        with suppress(OSError):
-            with tier.held_folder() as folder:
-                end_journal(tier.disk.path, tier.disk.id, folder)
-            tier.memory.words[DISK_FAILED] = JOURNAL_ENDED
+        self._try_to_end()
         undone = "; until it can be written the next start would serve what was purged" if self.may_be_undone else ""
         log_event(
             OperatorEvent.CACHE_DISK_FAILED,

@@ -4,27 +4,32 @@ from typing import Final, final
 
 from fastgw.cache.shared._cells import Cells
 from fastgw.cache.shared.layout import DISK_COUNTS, DISK_SHARD, CacheMemory
-from fastgw.cache.tiers.object_directory import SHARDS
 
+SHARDS: Final = 256
 _OBJECTS_AT: Final = 44
 _SIZE: Final = (1 << _OBJECTS_AT) - 1
 
 
 @final
-class MemoryCounts:
-    """See `ShardCounts`. A word has the number of files and their bytes; the lock of the directory is held to write."""
+class ShardCounts:
+    """Counts of the files in each directory, over all processes. A word has the number of files and their bytes; the
+    lock of the directory is held to write.
+    """
 
     def __init__(self, memory: CacheMemory) -> None:
         self._memory, self._words = memory, memory.words
 
     def add_file(self, shard: int, objects: int, size: int) -> None:
+        """Add to the counts of a directory."""
         word = self._words[DISK_COUNTS + shard]
         self.set_shard(shard, (word >> _OBJECTS_AT) + objects, (word & _SIZE) + size)
 
     def set_shard(self, shard: int, objects: int, size: int) -> None:
+        """Set the counts of a directory."""
         self._words[DISK_COUNTS + shard] = max(0, objects) << _OBJECTS_AT | max(0, size)
 
     def next_shard(self) -> int:
+        """Return a number for the turns over all directories."""
         return self._memory.add(DISK_SHARD)
 
     @property
@@ -34,6 +39,7 @@ class MemoryCounts:
 
     @property
     def size(self) -> int:
+        """Bytes of all files."""
         return sum(word & _SIZE for word in self._shards())
 
     def _shards(self) -> list[int]:
@@ -42,7 +48,9 @@ class MemoryCounts:
 
 @final
 class DiskGhosts:
-    """See `Ghosts`. They are among those of the memory, under hashes of their own."""
+    """Keys that were evicted from the small queue lately. They may be forgotten, or taken for others: they are among
+    those of the memory, under hashes of their own.
+    """
 
     def __init__(self, cells: Cells) -> None:
         self._cells = cells

@@ -22,7 +22,7 @@ from fastgw.cache.tiers import disk_tier, object_directory, purge_journal, purge
 from fastgw.cache.tiers.disk_object import DiskObject
 from fastgw.cache.tiers.object_directory import ObjectDirectory
 from fastgw.cache.tiers.object_file import BLOCK, ObjectRecord, read_blocks, read_record
-from fastgw.cache.tiers.shard_counts import DiskGhosts, MemoryCounts
+from fastgw.cache.tiers.shard_counts import DiskGhosts, ShardCounts
 from fastgw.cache.tiers.tier_threads import Work
 from fastgw.routing.table import at_once
 from tests.support.small_file_system import small_file_system
@@ -593,7 +593,7 @@ def test_what_is_asked_for_again_survives_what_is_asked_for_once(tmp_path: Path)
 
 def test_what_is_asked_for_again_after_its_eviction_goes_to_the_main_queue(tmp_path: Path) -> None:
     memory, ghosts = CacheMemory(1 << 20), Remembered()
-    counts = MemoryCounts(memory)
+    counts = ShardCounts(memory)
     directory = ObjectDirectory(str(tmp_path / "objects"), counts, ghosts, 1 << 30)
     record = ObjectRecord(1, 1000.0, 0.0, K, URL, (), b"head")
 
