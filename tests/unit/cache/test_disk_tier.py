@@ -723,7 +723,7 @@ def test_a_journal_that_cannot_be_removed_is_removed_later(
     store_one(node)
     assert node.b.tiers is not None
     node.b.tiers.disk.purges.begin_ending()
-    with mock.patch.object(purge_journal, "_end", side_effect=OSError(errno.EROFS, "read-only file system")):
+    with mock.patch.object(purge_writer, "end_journal", side_effect=OSError(errno.EROFS, "read-only file system")):
         assert failed_purge(node) == (True, True)
         (timer,) = node.loops[2].later
         timer.callback()
@@ -743,33 +743,37 @@ def test_a_journal_is_removed_at_the_end_at_the_latest(
     node: TieredNode, restart: Callable[[TieredNode], TieredNode]
 ) -> None:
     store_one(node)
-    with mock.patch.object(purge_journal, "_end", side_effect=OSError(errno.EROFS, "read-only file system")):
+    with mock.patch.object(purge_writer, "end_journal", side_effect=OSError(errno.EROFS, "read-only file system")):
         assert failed_purge(node) == (True, True)
     assert restart(node).recall(K) is None
 
 
+@pytest.mark.parametrize("is_written", [True, False])
 def test_a_directory_that_was_moved_has_no_purge_undone(
-    node: TieredNode, restart: Callable[[TieredNode], TieredNode]
+    node: TieredNode, restart: Callable[[TieredNode], TieredNode], is_written: bool
 ) -> None:
-    store_one(node)
+    store_one(node, tags=[b"t"])
     os.rename(node.path, f"{node.path}.moved")
-    at_once(node.a.purge("tag", [b"t"]))
-    node.settle()
-    assert not may_be_undone(node)
+    if is_written:
+        at_once(node.a.purge("tag", [b"t"]))
+        node.settle()
+    else:
+        assert failed_purge(node) == (True, False)
     os.rename(f"{node.path}.moved", node.path)
     assert restart(node).recall(K) is None
 
 
 def test_a_journal_in_a_directory_that_cannot_be_changed_is_emptied(tmp_path: Path) -> None:
     run = purge_journal.begin_run(str(tmp_path), rewrite=True)
-    with mock.patch.object(os, "unlink", side_effect=OSError(errno.EACCES, "permission denied")):
-        purge_journal.end_journal(str(tmp_path), "0" * 16)
+    with (
+        purge_journal.opened_folder(str(tmp_path)) as folder,
+        mock.patch.object(os, "unlink", side_effect=OSError(errno.EACCES, "permission denied")),
+    ):
+        purge_journal.end_journal(folder, "0" * 16)
         assert purge_journal.begin_run(str(tmp_path), rewrite=False).id == run.id  # another journal is left alone
-        purge_journal.end_journal(str(tmp_path), run.id)
+        purge_journal.end_journal(folder, run.id)
     assert (tmp_path / "purges").read_bytes() == b""
     assert purge_journal.begin_run(str(tmp_path), rewrite=True).id != run.id
-    with pytest.raises(FileNotFoundError):
-        purge_journal.end_journal(str(tmp_path / "none"), run.id)
 
 
 def test_the_journal_is_rewritten_when_it_has_grown(
@@ -909,12 +913,12 @@ def test_a_journal_is_ended_where_it_was_also_if_the_directory_is_closed_meanwhi
     open_before = set(os.listdir("/proc/self/fd"))
     reused: list[int] = []
 
-    def end_after_removal(path: str, id_: str, folder: int) -> None:
+    def end_after_removal(folder: int, id_: str) -> None:
         shutil.rmtree(node.path)
         disk._forget_removed()
         for _ in open_before:  # the lowest free numbers
             reused.append(os.open(other, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        purge_journal.end_journal(path, id_, folder)
+        purge_journal.end_journal(folder, id_)
 
     monkeypatch.setattr(purge_writer, "end_journal", end_after_removal)
     disk.memory.words[DISK_FAILED] = JOURNAL_LEFT
