@@ -3,9 +3,6 @@
 from enum import Enum
 from typing import Final, TypeAlias
 
-from fastgw.http.fields import Fields
-
-NAME: Final = b"Cache-Status"
 _CACHE: Final = b"fastgw"
 _FORWARDED: Final = _CACHE + b"; fwd="
 Number: TypeAlias = int | None
@@ -63,9 +60,3 @@ def forwarded_status(
 def unanswered_status(detail: bytes) -> bytes:
     """Return the value for a request that the cache has neither answered nor forwarded. `detail`: a token, why not."""
     return b"%b; detail=%b" % (_CACHE, detail)
-
-
-def add_status(fields: Fields, value: bytes) -> None:
-    """Append the value of this cache to those of the caches before it: the last one is the nearest to the client."""
-    earlier = fields.get_all(NAME)
-    fields.set(NAME, b", ".join([*earlier, value]))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgw.http.caching.cache_status import Forwarded, add_status, forwarded_status, hit_status
+from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
 from fastgw.http.caching.invalidation import find_invalidated, invalidates
 from fastgw.http.caching.keys import (
     NO_QUERY,
@@ -17,7 +17,6 @@ from fastgw.http.caching.keys import (
 )
 from fastgw.http.caching.no_vary_search import SearchVariance, normalize_query, parse_search_variance
 from fastgw.http.caching.vary import find_varying, join_varying, normalized_value, variant_key
-from fastgw.http.fields import Fields
 from tests.support.table import for_each
 from tests.unit.http.caching.heads import request, response
 
@@ -314,6 +313,3 @@ def test_cache_status() -> None:
     assert forwarded_status(Forwarded.URI_MISS) == b"fastgw; fwd=uri-miss"
     whole = forwarded_status(Forwarded.STALE, upstream_status=304, stored=True, collapsed=True, ttl=60, detail=b"a")
     assert whole == b"fastgw; fwd=stale; fwd-status=304; ttl=60; stored; collapsed; detail=a"
-    fields = Fields([(b"Cache-Status", b"origin; hit"), (b"A", b"1"), (b"cache-status", b"cdn; fwd=miss")])
-    add_status(fields, hit_status(1))
-    assert fields.get_all(b"Cache-Status") == [b"origin; hit, cdn; fwd=miss, fastgw; hit; ttl=1"]
