@@ -2,10 +2,10 @@
 
 cimport cython
 
-from fastgw.cache.shared._cells cimport Cells
+from fastgw.cache.shared._cells cimport Cells, OpenRecord
 from fastgw.cache.shared.space cimport Extent, Space
 
-cdef int BEGAN, CAPACITY, CHECKED, COMPLETE, FAILED, FOUND, GROWING, HEADER, HITS, LENGTH, RESERVING, STATUS
+cdef int BEGAN, CHECKED, COMPLETE, FAILED, FOUND, GROWING, HEADER, HITS, RESERVING, STATUS
 cdef int _SMALL_QUEUE, _MAIN_QUEUE
 cdef long long _FIRST_PART
 
@@ -42,7 +42,9 @@ cdef class SharedLease:
     cdef bint _is_too_long(self, Py_ssize_t tags, Py_ssize_t url, Py_ssize_t head) except -1
     cpdef give_up(self, double mark_s=*)
     cdef WrittenRecord _write(self, bytes head, size, bytes key, bytes url, tags, int status, bytes body)
-    cdef WrittenRecord _write_record_of(self, bytes key, bytes head, bytes url, list hashes, size, int status, bytes body)
+    cdef WrittenRecord _write_record_of(
+        self, bytes key, bytes head, bytes url, list hashes, size, int status, bytes body, OpenRecord old,
+    )
     cdef Py_ssize_t _put(
         self, Extent extent, bytes key, bytes head, bytes url, list hashes, long long length, long long checked,
         int status, bytes body,

@@ -8,7 +8,6 @@ import cython
 
 from fastgw.cache.shared._cells import (
     BEGAN,
-    CAPACITY,
     CHECKED,
     COMPLETE,
     FAILED,
@@ -16,7 +15,6 @@ from fastgw.cache.shared._cells import (
     GROWING,
     HEADER,
     HITS,
-    LENGTH,
     RESERVING,
     STATUS,
     OpenRecord,
@@ -204,31 +202,17 @@ class SharedLease:
             self.why_not = NotStored.GONE
             return False
         was = store.purges.check(words[at + BEGAN], words[at + CHECKED] >> 1, tags, lambda: url)
-        checked = self._check(tags, url)
-        if was.is_purged or checked < 0:
+        if was.is_purged:
             self.why_not = NotStored.PURGED
             return False
-        body, length = HEADER + 8 * len(tags) + len(url) + len(head), found.length
-        if rounded(body + length) > self._segment_bytes:
+        length = found.length
+        if rounded(HEADER + 8 * len(tags) + len(url) + len(head) + length) > self._segment_bytes:
             return self._freshen_by_copy(found, head, url, tags, old)
-        extent = store.space.reserve(_MAIN_QUEUE, body + length, body + length)
-        if extent is None:
-            self.why_not = NotStored.FULL
+        body = b"".join(found.pieces())
+        written = self._write_record_of(found.key, head, url, tags, length, COMPLETE, body, old)
+        if written is None:
             return False
-        new = self._put(extent, found.key, head, url, tags, length, checked, COMPLETE, None)
-        position = 8 * new + body
-        for piece in found.pieces():
-            store.memory.data[position : position + len(piece)] = piece
-            position += len(piece)
-        words[new + LENGTH] = words[new + CAPACITY] = length
-        words[new + HITS], words[new + FOUND] = words[at + HITS], words[at + FOUND]
-        store.memory.fence()
-        entry = cells.entry(found.key, cells.location(extent.segment, extent.offset))
-        is_replaced = cells.replace(old.position, old.entry, entry)
-        cells.unpin(extent.segment)
-        if not is_replaced:
-            self.why_not = NotStored.GONE
-            return False
+        cells.unpin(written.extent.segment)
         self.give_up()
         store.report(found.key)
         return True
@@ -267,11 +251,9 @@ class SharedLease:
         if found.length > min(_MOST_COPIED, self._store.most_bytes):
             self.why_not = NotStored.BODY_SIZE
             return False
-        written = self._write_record_of(found.key, head, url, tags, found.length, GROWING, None)
+        written = self._write_record_of(found.key, head, url, tags, found.length, GROWING, None, old)
         if written is None:
             return False
-        words = self._store.memory.words
-        words[written.at + HITS], words[written.at + FOUND] = words[old.at + HITS], words[old.at + FOUND]
         writer = SharedWriter(self._store, written, found.length, self.give_up)
         why_not = writer.begin_body(self.key, old)
         if why_not is not None:
@@ -342,7 +324,7 @@ class SharedLease:
         if (size or 0) > store.most_bytes:
             self.why_not = NotStored.BODY_SIZE
             return None
-        return self._write_record_of(key, head, url, hashes, size, status, body)
+        return self._write_record_of(key, head, url, hashes, size, status, body, None)
 
     def _write_record_of(
         self,
@@ -353,8 +335,11 @@ class SharedLease:
         size: Size,
         status: cython.int,
         body: bytes | None,
+        old: OpenRecord | None,
     ) -> WrittenRecord | None:
-        """Do so for these hashes of its tags and keys."""
+        """Do so for these hashes of its tags and keys. `old`: the record that it goes in the place of, or is not found;
+        None: it replaces whatever is there.
+        """
         # PERF: 4 us for an object of 1 KB, 50 in Python (CPython 3.11, micro/cache_store).
         cells = self._cells
         space: Space = self._store.space
@@ -364,7 +349,8 @@ class SharedLease:
             if checked < 0:
                 self.why_not = NotStored.PURGED
                 return None
-        queue: cython.int = _MAIN_QUEUE if cells.is_remembered(key) else _SMALL_QUEUE
+        is_wanted: bool = old is not None or cells.is_remembered(key)
+        queue: cython.int = _MAIN_QUEUE if is_wanted else _SMALL_QUEUE
         before: cython.longlong = HEADER + 8 * len(hashes) + len(url) + len(head)
         length: cython.longlong = -1 if size is None else size
         wanted: cython.longlong = before + (_FIRST_PART if length < 0 else length)
@@ -380,12 +366,18 @@ class SharedLease:
         written.at = self._put(extent, key, head, url, hashes, length, checked, status, body)
         written.queue, written.extent, written.key, written.body = queue, extent, key, before
         written.location = cells.location(extent.segment, extent.offset)
+        words = self._store.memory.words
+        if old is not None:
+            words[written.at + HITS], words[written.at + FOUND] = words[old.at + HITS], words[old.at + FOUND]
         if is_divided:
             return written
-        if cells.insert(key, written.location):
+        if old is not None:
+            written.is_found = cells.replace(old.position, old.entry, cells.entry(key, written.location))
+        elif cells.insert(key, written.location):
             written.replaced, written.is_found = cells.replaced, True
+        if written.is_found:
             return written
-        self._store.memory.words[written.at + STATUS] = FAILED
+        words[written.at + STATUS] = FAILED
         cells.unpin(extent.segment)
-        self.why_not = NotStored.CONTESTED
+        self.why_not = NotStored.CONTESTED if old is None else NotStored.GONE
         return None
