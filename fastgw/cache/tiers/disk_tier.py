@@ -254,26 +254,27 @@ class DiskTier:
         if held is not None:
             self._held[id(held)] = held  # the last reference may not go in a thread: pins are the loop's
         number = id(held)
-        self._writes += 1
         self._held_bytes += length
 
         def done(is_written: bool | None) -> None:
-            self._writes -= 1
             self._held_bytes -= length
             if (released := self._held.pop(number, None)) is not None:
                 released.release()
             if is_written is None:
                 self.remove(key)
 
-        self.threads.run(Work.WRITE, lambda: self._write(key, record, pieces, length), done)
+        self.run_write(lambda: self._write(key, record, pieces, length), done)
         return True
 
-    def begin_write(self) -> None:
-        """Count a write that takes several jobs."""
+    def run_write(self, job: Callable[[], bool], done: Callable[[bool | None], None]) -> None:
+        """Run a job that changes files, and `done` with its result; with None after a failure."""
         self._writes += 1
 
-    def end_write(self) -> None:
-        self._writes -= 1
+        def ended(result: bool | None) -> None:
+            self._writes -= 1
+            done(result)
+
+        self.threads.run(Work.WRITE, job, ended)
 
     def can_write(self, length: int) -> bool:
         """Whether an object with a body of this length may be written now."""
@@ -310,20 +311,14 @@ class DiskTier:
         if self.has_failed or self._writes >= MOST_WRITES:
             self.remove(key)
             return False
-        self._writes += 1
         expires = self.expires(head)
 
         def ended(is_written: bool | None) -> None:
-            self._writes -= 1
             if is_written is None:
                 self.remove(key)
             done()
 
-        self.threads.run(
-            Work.WRITE,
-            lambda: self.opened().replace_record(key, head, fetched.began, fetched.date, expires),
-            ended,
-        )
+        self.run_write(lambda: self.opened().replace_record(key, head, fetched.began, fetched.date, expires), ended)
         return True
 
     def remove(self, key: bytes, done: Callable[[], None] = lambda: None) -> None:
@@ -331,13 +326,7 @@ class DiskTier:
         purged as well.
         """
         if self._writes < 2 * MOST_WRITES and not self.threads.is_closing:
-            self._writes += 1
-
-            def ended(_: bool | None) -> None:
-                self._writes -= 1
-                done()
-
-            self.threads.run(Work.WRITE, lambda: self.opened().remove_object(key), ended)
+            self.run_write(lambda: self.opened().remove_object(key), lambda is_removed: done())
 
     # other work
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final, final
 from fastgw.cache.shared.layout import DISK_DROPPED, DISK_WRITTEN
 from fastgw.cache.tiers.object_directory import NewFile, ObjectDirectory
 from fastgw.cache.tiers.object_file import BLOCK, ObjectRecord, block_digest, layout_for, write_all
-from fastgw.cache.tiers.tier_threads import Work
 
 if TYPE_CHECKING:
     from fastgw.cache.tiers.disk_tier import DiskTier
@@ -45,7 +44,6 @@ class DiskWriter:
         """Whether a whole response that is not stored outdates the stored one, which a part of one does not."""
         # of the jobs, one after another
         self._file: NewFile | None = None
-        tier.begin_write()
         self._digests: list[bytes] = []
 
     def __repr__(self) -> str:
@@ -113,7 +111,7 @@ class DiskWriter:
                 self._blocks.clear()
             self._write_next()
 
-        self._tier.threads.run(Work.WRITE, lambda: self._write(batch, is_last), done)
+        self._tier.run_write(lambda: self._write(batch, is_last), done)
 
     def _end(self, *, failed: bool) -> None:
         self._has_ended = True
@@ -122,7 +120,6 @@ class DiskWriter:
         elif self._is_complete:
             self._replaced()
         self._has_failed |= failed
-        self._tier.end_write()
         self._ended(self._mark_s)
 
     def _write(self, batch: list[bytes], is_last: bool) -> bool:
