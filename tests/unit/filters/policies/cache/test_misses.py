@@ -859,3 +859,14 @@ def test_a_pipelined_request_of_another_kind_follows(filters: dict[str, Any]) ->
     assert client.received.count(b"\r\n\r\nhello") == 3
     assert [record.cache for record in world.plane.records] == ["miss", "miss", "miss", "bypass"]
     world.plane.assert_quiet()
+
+
+def test_the_status_of_the_cache_follows_those_of_the_caches_before_it() -> None:
+    """RFC 9211 section 2: the last one is the nearest to the client, of a hit as of a miss."""
+    world = World()
+    for told in (b"fastgw; fwd=uri-miss; ttl=60; stored", b"fastgw; hit; ttl=60", b"fastgw; hit; ttl=60"):
+        client = world.client()
+        if b"hit" not in told:
+            world.upstream().sends(FRESH.replace(b"max-age=60", b"max-age=60\r\nCache-Status: cdn; fwd=miss"))
+        lines = [line for line in client.received.split(b"\r\n") if line.lower().startswith(b"cache-status:")]
+        assert lines == [b"Cache-Status: cdn; fwd=miss", b"Cache-Status: " + told]
