@@ -5,8 +5,8 @@ from functools import lru_cache
 from typing import Final, TypeAlias
 
 from fastgw.http.caching.directives import LONGEST, split_directives
-from fastgw.http.caching.heads import ReceivedHead
 from fastgw.http.dates import parse_date
+from fastgw.http.messages import ResponseHead
 from fastgw.http.preconditions import joined
 
 _RESTRICTIONS = (b"no-store", b"no-cache", b"private", b"must-revalidate", b"proxy-revalidate")
@@ -25,7 +25,7 @@ _Stated: TypeAlias = tuple[bytes, bytes, bytes, int | None]
 """What an answer states: its `Cache-Control`, `Vary` and `Age`, and its lifetime by `Expires` in seconds."""
 
 
-def cache_fields(answers: Sequence[ReceivedHead], now: float) -> tuple[tuple[bytes, bytes], ...]:
+def cache_fields(answers: Sequence[ResponseHead], now: float) -> tuple[tuple[bytes, bytes], ...]:
     """Return `Cache-Control` and `Vary` for the whole. `now`: seconds since the epoch.
 
     The strictest part decides: each restriction is that of all, and the lifetime is the shortest one, less the `Age` of
@@ -89,7 +89,7 @@ def with_vary(fields: tuple[tuple[bytes, bytes], ...], name: bytes) -> tuple[tup
     return tuple(made.items())
 
 
-def tag_fields(answers: Sequence[ReceivedHead]) -> list[tuple[bytes, bytes]] | None:
+def tag_fields(answers: Sequence[ResponseHead]) -> list[tuple[bytes, bytes]] | None:
     """Return the headers with the tags of all parts, by which caches purge the whole; None: more than they keep."""
     fields = []
     total = 0
@@ -116,7 +116,7 @@ def _seconds(arguments: Iterable[bytes | None]) -> int | None:
     return min(int(value), LONGEST) if value is not None and len(value) <= 19 and value.isdigit() else None
 
 
-def _until_expiry(head: ReceivedHead, now: float) -> int | None:
+def _until_expiry(head: ResponseHead, now: float) -> int | None:
     """Return the lifetime by `Expires` and `Date`, in seconds; None: not stated. An invalid date has passed."""
     values = head.values(b"expires")
     if not values:

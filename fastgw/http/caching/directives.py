@@ -12,10 +12,9 @@ from typing import Any, Final
 import cython
 import http_sf
 
-from fastgw.http.caching.heads import ReceivedHead
 from fastgw.http.grammar import IS_TOKEN, TOKEN, elements
 from fastgw.http.http1.parser import first_of, values_of
-from fastgw.http.messages import RequestHead
+from fastgw.http.messages import RequestHead, ResponseHead
 
 LONGEST: Final = 2**31
 """Maximum of delta-seconds; larger values mean this one (RFC 9111 section 1.2.2)."""
@@ -123,7 +122,7 @@ def parse_request(head: RequestHead) -> RequestDirectives:
     )
 
 
-def parse_response(head: ReceivedHead, targets: Sequence[bytes] = TARGETS) -> ResponseDirectives:
+def parse_response(head: ResponseHead, targets: Sequence[bytes] = TARGETS) -> ResponseDirectives:
     """Return the cache directives of a response: of the first of the targeted fields that is valid, else those of
     `Cache-Control`. `targets`: names of targeted fields, in lower case.
     """

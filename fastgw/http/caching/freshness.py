@@ -5,9 +5,9 @@ from typing import Final
 import cython
 
 from fastgw.http.caching.directives import LONGEST, ResponseDirectives
-from fastgw.http.caching.heads import ReceivedHead
 from fastgw.http.dates import Seconds, parse_date
 from fastgw.http.http1.parser import first_of, values_of
+from fastgw.http.messages import ResponseHead
 
 HEURISTIC: Final = frozenset((200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501))
 """Statuses whose responses may get a heuristic freshness (RFC 9110 section 15.1), without 206."""
@@ -16,13 +16,13 @@ _SHARE: Final = 10
 _LONGEST_HEURISTIC: Final = 86_400
 
 
-def parse_age(head: ReceivedHead) -> int:
+def parse_age(head: ResponseHead) -> int:
     """Return the value of `Age`, the first member of the first line; 0: it is missing or invalid (section 5.1)."""
     line = first_of(head, b"age")
     return 0 if line is None else _read_age(line) or 0
 
 
-def corrected_age(head: ReceivedHead) -> bytes | None:
+def corrected_age(head: ResponseHead) -> bytes | None:
     """Return the value that is forwarded in place of `Age`, that of `parse_age`; empty: it is invalid, and none is
     forwarded. None: the response has no `Age`, or a single number, which is forwarded as it is.
     """
@@ -41,7 +41,7 @@ def _read_age(line: bytes) -> int | None:
     return min(int(digits or b"0"), LONGEST) if len(digits) <= 20 else LONGEST
 
 
-def find_initial_age(head: ReceivedHead, request_date: float, response_date: float) -> int:
+def find_initial_age(head: ResponseHead, request_date: float, response_date: float) -> int:
     """Return the age of a response when it was received, `corrected_initial_age` of section 4.2.3.
 
     `request_date`: when the request was first sent, before any retry. `response_date`: when the head was received.
@@ -57,7 +57,7 @@ def initial_age(stated: cython.longlong, generated: Seconds, request_date: float
     return min(LONGEST, age)
 
 
-def find_lifetime(head: ReceivedHead, directives: ResponseDirectives, response_date: float) -> int | None:
+def find_lifetime(head: ResponseHead, directives: ResponseDirectives, response_date: float) -> int | None:
     """Return the freshness lifetime that a response states, for a shared cache (section 4.2.1); None: it states none.
 
     0: it is stale from the beginning, or what it states is invalid.
@@ -85,7 +85,7 @@ def may_have_default(status: cython.int, directives: ResponseDirectives) -> bool
     return status in HEURISTIC or directives.public
 
 
-def find_heuristic_lifetime(head: ReceivedHead, directives: ResponseDirectives, response_date: float) -> int | None:
+def find_heuristic_lifetime(head: ResponseHead, directives: ResponseDirectives, response_date: float) -> int | None:
     """Return the heuristic lifetime of a response that states none (section 4.2.2); None: it must not have one."""
     if not may_have_default(head.status, directives):
         return None
@@ -96,7 +96,7 @@ def find_heuristic_lifetime(head: ReceivedHead, directives: ResponseDirectives, 
     return min(_LONGEST_HEURISTIC, max(0, generated - changed) // _SHARE)
 
 
-def _find_date(head: ReceivedHead, name: bytes, now: float) -> int | None:
+def _find_date(head: ResponseHead, name: bytes, now: float) -> int | None:
     """Return the date in a field; None: it is missing or invalid."""
     value = first_of(head, name)
     return None if value is None else parse_date(value, now)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import urljoin, urlsplit
 
-from fastgw.http.caching.heads import ReceivedHead
+from fastgw.http.messages import ResponseHead
 
 SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"QUERY", b"PROPFIND", b"REPORT"))
 """Safe methods. All others count as changes, unknown methods too."""
@@ -18,7 +18,7 @@ def invalidates(method: bytes, status: int) -> bool:
 
 
 def find_invalidated(
-    scheme: bytes, authority: bytes, target: bytes, response: ReceivedHead, own_port: int
+    scheme: bytes, authority: bytes, target: bytes, response: ResponseHead, own_port: int
 ) -> Iterator[tuple[bytes, bytes | None]]:
     """Yield raw path and query of the other URLs that a response names as changed, in `Location` and
     `Content-Location`; of the same origin only, so that no site can invalidate another one.

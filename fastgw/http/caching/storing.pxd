@@ -9,6 +9,7 @@ from fastgw.http.caching.freshness cimport (
 from fastgw.http.caching.vary cimport find_varying
 from fastgw.http.dates cimport parse_date
 from fastgw.http.http1.parser cimport first_of, values_of
+from fastgw.http.http1.serializer cimport end_to_end
 from fastgw.http.preconditions cimport is_entity_tag
 
 
@@ -36,11 +37,10 @@ cdef class Times:
 
 
 cpdef decide_storing(
-    request, RequestDirectives directives, response, StorePolicy policy, Times times, bint authenticated=*, bint authorized=*, bint body_in_key=*,
-    render=*
+    request, RequestDirectives directives, response, StorePolicy policy, Times times, bint authenticated=*, bint authorized=*, bint body_in_key=*
 )
 cpdef tuple find_identity(request, StorePolicy policy, bint authenticated, bint authorized)
-cpdef decide_storing_for(identity, bint cookies, response, StorePolicy policy, Times times, render=*)
+cpdef decide_storing_for(identity, bint cookies, response, StorePolicy policy, Times times)
 cpdef ResponseDirectives stated_by(response, StorePolicy policy)
 cpdef stated_lifetime(response, ResponseDirectives stated, StorePolicy policy, Times times)
 cpdef find_etag(response)

@@ -4,10 +4,10 @@ Safe by default: a response that depends on the identity of its client (`Authori
 `Set-Cookie`, cookies) is only stored for others if it says so, or if the key has that identity.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum, IntEnum
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import cython
 
@@ -27,12 +27,12 @@ from fastgw.http.caching.freshness import (
     may_have_default,
     parse_age,
 )
-from fastgw.http.caching.heads import ReceivedHead
 from fastgw.http.caching.records import StoredHead
 from fastgw.http.caching.vary import find_varying
 from fastgw.http.dates import format_date, parse_date
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.http1.parser import first_of, values_of
+from fastgw.http.http1.serializer import end_to_end
 from fastgw.http.media_types import media_type_of, patterns_of
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.http.preconditions import is_entity_tag
@@ -136,11 +136,6 @@ class RequestIdentity(IntEnum):
 _NONE: Final = RequestIdentity.NONE
 
 
-def render_fields(response: ReceivedHead, dropped: frozenset[bytes]) -> bytes:
-    """Return the field lines of a response without those that are named."""
-    return response.fields().render(dropped)
-
-
 def decide_storing(
     request: RequestHead,
     directives: RequestDirectives,
@@ -150,20 +145,19 @@ def decide_storing(
     authenticated: bool = False,
     authorized: bool = False,
     body_in_key: bool = False,
-    render: Callable[[ResponseHead, frozenset[bytes]], bytes] = render_fields,
 ) -> StoredHead | Unstorable:
     """Return the record to be stored for a response, or why it may not be stored.
 
     `request`: with the credentials of the client. `directives`: its own, as the client sent them. `response`: as the
     upstream sent it, before filters. `authenticated`, `authorized`: as in `find_identity`. `body_in_key`:
-    whether a POST is stored, because its key has its body. `render`: as in `decide_storing_for`.
+    whether a POST is stored, because its key has its body.
     """
     if request.method != b"GET" and not (body_in_key and request.method == b"POST"):
         return Unstorable.METHOD
     if directives.no_store:
         return Unstorable.REQUEST_NO_STORE
     identity, cookies = find_identity(request, policy, authenticated, authorized)
-    return decide_storing_for(identity, cookies, response, policy, times, render)
+    return decide_storing_for(identity, cookies, response, policy, times)
 
 
 def find_identity(
@@ -186,15 +180,14 @@ def find_identity(
 def decide_storing_for(
     identity: RequestIdentity,
     cookies: bool,
-    response: ReceivedHead,
+    response: ResponseHead,
     policy: StorePolicy,
     times: Times,
-    render: Callable[[Any, frozenset[bytes]], bytes] = render_fields,
 ) -> StoredHead | Unstorable:
     """Return the record for a response, or why it may not be stored, if nothing in the request forbids it.
 
     `identity`: what the request had that the key does not have. `cookies`: whether it had cookies that the key does
-    not have. `render`: returns the field lines of the response without those that are hop-by-hop and those named.
+    not have.
     """
     status, stated = response.status, stated_by(response, policy)
     if (refusal := _find_prohibition(response, stated, identity)) is not None:
@@ -235,7 +228,7 @@ def decide_storing_for(
     begins_stale = stated.no_cache or lifetime <= age
     if begins_stale and etag is None and last_modified is None:
         return Unstorable.STALE
-    lines = render(response, dropped)
+    lines = end_to_end(response, dropped)
     if sent_date is None:  # RFC 9110 section 6.6.1: the recipient adds when it has received the response
         date = int(times.response_date)
         lines += b"Date: %b\r\n" % format_date(date)
@@ -266,14 +259,14 @@ def decide_storing_for(
     )
 
 
-def stated_by(response: ReceivedHead, policy: StorePolicy) -> ResponseDirectives:
+def stated_by(response: ResponseHead, policy: StorePolicy) -> ResponseDirectives:
     """Return the directives of a response that are obeyed."""
     stated = parse_response(response, policy.targets)
     return NO_RESPONSE_DIRECTIVES if policy.ignores_cache_control and not stated.targeted else stated
 
 
 def stated_lifetime(
-    response: ReceivedHead, stated: ResponseDirectives, policy: StorePolicy, times: Times
+    response: ResponseHead, stated: ResponseDirectives, policy: StorePolicy, times: Times
 ) -> int | None:
     """Return the freshness lifetime that a response states; None: it states none that is obeyed."""
     if policy.ignores_cache_control and not stated.targeted:
@@ -281,14 +274,14 @@ def stated_lifetime(
     return find_lifetime(response, stated, times.response_date)
 
 
-def _has_type(response: ReceivedHead, patterns: frozenset[bytes]) -> bool:
+def _has_type(response: ResponseHead, patterns: frozenset[bytes]) -> bool:
     """Whether a response has a media type that one of these patterns matches."""
     found = _only(values_of(response, b"content-type"))
     return found is not None and not patterns.isdisjoint(patterns_of(media_type_of(found)))
 
 
 def _find_prohibition(
-    response: ReceivedHead, stated: ResponseDirectives, identity: RequestIdentity
+    response: ResponseHead, stated: ResponseDirectives, identity: RequestIdentity
 ) -> Unstorable | None:
     """Return which rule of RFC 9111 section 3 forbids a shared cache to store a response."""
     status = response.status
@@ -311,13 +304,13 @@ def _extend(stated: StatedSeconds, configured: cython.longlong, never: bool, onl
     return 0 if never else stated if stated is not None else 0 if only_stated else configured
 
 
-def find_etag(response: ReceivedHead) -> bytes | None:
+def find_etag(response: ResponseHead) -> bytes | None:
     """Return the value of `ETag`; None: it is missing, repeated or invalid."""
     etag = _only(values_of(response, b"etag"))
     return etag if etag is not None and is_entity_tag(etag) else None
 
 
-def find_last_modified(response: ReceivedHead, now: float) -> int | None:
+def find_last_modified(response: ResponseHead, now: float) -> int | None:
     """Return the value of `Last-Modified`; None: it is missing, repeated or invalid."""
     changed = _only(values_of(response, b"last-modified"))
     return None if changed is None else parse_date(changed, now)

@@ -1,11 +1,10 @@
 """Validation (RFC 9111 section 4.3): conditional requests to the upstream, and those of clients."""
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from fastgw.http.byte_ranges import ByteRange, content_range, select_ranges
 from fastgw.http.caching.freshness import may_have_default
-from fastgw.http.caching.heads import ReceivedHead
 from fastgw.http.caching.records import StoredHead
 from fastgw.http.caching.storing import (
     NOT_STORED,
@@ -21,7 +20,8 @@ from fastgw.http.caching.storing import (
 )
 from fastgw.http.dates import format_date
 from fastgw.http.fields import Fields
-from fastgw.http.messages import RequestHead
+from fastgw.http.http1.parser import parse_response
+from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.http.preconditions import (
     Validators,
     applicable_range,
@@ -54,6 +54,8 @@ _OF_CONTENT: Final = frozenset(
     b"repr-digest".split()
 )
 """The others that a 304 leaves out (RFC 9110 section 15.4.5)."""
+_MOST_FIELDS: Final = 1 << 16
+"""Of a stored head and a 304 together, each of which has kept to the limits."""
 _CONDITIONAL: Final = (b"GET", b"HEAD")
 """Methods whose conditions and ranges are about the stored response (RFC 9110 sections 13.2 and 14.2)."""
 _NOT_IN_PART: Final = frozenset((b"content-digest", b"content-md5", b"content-range"))
@@ -85,7 +87,7 @@ def make_conditions(stored: StoredHead) -> list[tuple[bytes, bytes]]:
 
 def freshen(
     stored: StoredHead,
-    answer: ReceivedHead,
+    answer: ResponseHead,
     policy: StorePolicy,
     times: Times,
     identity: RequestIdentity,
@@ -101,14 +103,17 @@ def freshen(
     if not _is_about(stored, answer, times.response_date):
         return Unstorable.OTHER_VALIDATOR
     fields = _merge(stored, answer, _NOT_UPDATED if policy.store_set_cookie else _NOT_SHARED)
-    merged = _MergedHead(stored.status, stored.reason, fields, answer.first(b"age"))
+    age = answer.first(b"age")
+    raw = b"HTTP/1.1 %d %b\r\n%b" % (stored.status, stored.reason, fields.render())
+    raw += b"\r\n" if age is None else b"Age: %b\r\n\r\n" % age
+    merged = parse_response(raw, b"GET", _MOST_FIELDS)
     if cookies and b"cookie" not in stored.vary and not _states_freshness(stored.status, answer, policy, times):
         return Unstorable.COOKIE  # as a whole response with these fields
     stricter = max(RequestIdentity(stored.identity), identity)
     return decide_storing_for(stricter, stored.cookies or cookies, merged, policy, times)
 
 
-def _is_about(stored: StoredHead, answer: ReceivedHead, now: float) -> bool:
+def _is_about(stored: StoredHead, answer: ResponseHead, now: float) -> bool:
     """Whether a 304 is about the stored response that was validated (section 4.3.4): by `ETag`, without it by
     `Last-Modified`, which is a weak validator here; without both there is nothing that contradicts it.
     """
@@ -124,7 +129,7 @@ def _is_about(stored: StoredHead, answer: ReceivedHead, now: float) -> bool:
     )
 
 
-def _states_freshness(status: int, answer: ReceivedHead, policy: StorePolicy, times: Times) -> bool:
+def _states_freshness(status: int, answer: ResponseHead, policy: StorePolicy, times: Times) -> bool:
     """Whether it is stated how long the response that a 304 confirms is fresh: by the 304, or for all."""
     stated = stated_by(answer, policy)
     return (
@@ -134,7 +139,7 @@ def _states_freshness(status: int, answer: ReceivedHead, policy: StorePolicy, ti
     )
 
 
-def merge_fields(stored: StoredHead, answer: ReceivedHead) -> Fields:
+def merge_fields(stored: StoredHead, answer: ResponseHead) -> Fields:
     """Return the fields of the response to the client that a 304 answers: the stored ones, each replaced by those of
     the 304 with the same name (section 3.2), also by those that are not stored, such as `Set-Cookie`.
 
@@ -144,7 +149,7 @@ def merge_fields(stored: StoredHead, answer: ReceivedHead) -> Fields:
     return _merge(stored, answer, _NOT_UPDATED)
 
 
-def _merge(stored: StoredHead, answer: ReceivedHead, not_updated: frozenset[bytes]) -> Fields:
+def _merge(stored: StoredHead, answer: ResponseHead, not_updated: frozenset[bytes]) -> Fields:
     merged, updated = stored.fields, set[bytes]()
     etag = find_etag(answer)
     keeps_date = etag is None or not is_strongly_equal(etag, stored.etag)
@@ -207,21 +212,3 @@ def find_part(request: RequestHead, stored: StoredHead, length: int, now: float)
 def part_lines(stored: StoredHead, part: ByteRange, complete: int) -> bytes:
     """Return the field lines of the 206 with a part of a stored response of `complete` bytes."""
     return b"%bContent-Range: %b\r\n" % (stored.fields.render(_NOT_IN_PART), content_range(part, complete))
-
-
-class _MergedHead(NamedTuple):
-    """Head of a stored response with the fields of a 304."""
-
-    status: int
-    reason: bytes
-    merged: Fields
-    age: bytes | None
-
-    def fields(self) -> Fields:
-        return self.merged
-
-    def first(self, name: bytes) -> bytes | None:
-        return self.age if name == b"age" else self.merged.get(name)
-
-    def values(self, name: bytes) -> list[bytes]:
-        return self.merged.get_all(name)

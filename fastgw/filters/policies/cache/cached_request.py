@@ -36,7 +36,6 @@ from fastgw.http.caching.storing import RequestIdentity, Times, decide_storing, 
 from fastgw.http.caching.validation import CONDITIONS
 from fastgw.http.caching.vary import variant_key
 from fastgw.http.http1.parser import Http1ResponseHead, has_field, is_ordinary, normal_path_of, payload_of
-from fastgw.http.http1.serializer import end_to_end
 from fastgw.http.http1.sought_names import has_any_of
 from fastgw.sync.cache_purges import url_tag
 from fastgw.upstream.client.response_action import ResponseAction
@@ -344,8 +343,6 @@ class CachedRequest:
             Times(self._request_date, policy.clock()),
             is_known,
             exchange.sends_client_authorization,
-            False,
-            end_to_end,
         )
         detail: Detail = None
         ttl: Number = None

@@ -42,7 +42,6 @@ from fastgw.http.caching.validation import CONDITIONS, freshen, has_any, make_co
 from fastgw.http.caching.vary import join_varying, variant_key
 from fastgw.http.field_names import WRITTEN_HERE
 from fastgw.http.http1.made_request import build_request
-from fastgw.http.http1.serializer import end_to_end
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.sync.cache_purges import search_tag, url_tag
 from fastgw.upstream.client.detached_call import DetachedCall
@@ -243,7 +242,6 @@ class Fetch:
             authenticated=self._is_authenticated,
             authorized=self._is_authorized,
             body_in_key=self._body is not None,
-            render=end_to_end,
         )
         if self._sends_conditions and (head.status != 200 or head.first(b"content-range") is not None):
             judged = Unstorable.STATUS  # it may answer the conditions: 304, 206, 416, or a part as a 200
