@@ -85,7 +85,7 @@ class DiskClaims:
             mark = os.path.join(path, _LEFT)
             if path in self._left or (is_new and os.path.lexists(mark)):
                 remove_journal(path)
-            run = _begin_with_space(path, rewrite=is_new)
+            run = _begin_with_space(path)
             with suppress(FileNotFoundError):
                 os.unlink(mark)  # only now: the objects of before are gone
             return run
@@ -152,13 +152,13 @@ def _locked(path: str, timeout: float) -> int:
         raise
 
 
-def _begin_with_space(path: str, *, rewrite: bool) -> Run:
+def _begin_with_space(path: str) -> Run:
     """Begin a run; on a full disk after the removal of as few files as that needs. Raises `OSError`."""
     files = islice(Path(path).glob("objects-*/*/*"), _MOST_REMOVED)
     evicted = 0
     while True:
         try:
-            run = begin_run(path, rewrite=rewrite)
+            run = begin_run(path)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not any(map(_unlink, files)):
                 raise

@@ -62,23 +62,18 @@ class Run(NamedTuple):
     """Files that were removed from a full disk, so that it could begin."""
 
 
-def begin_run(path: str, *, rewrite: bool) -> Run:
-    """Read the journal of a directory, and begin a run. `rewrite`: no other process uses it. Raises `OSError`."""
+def begin_run(path: str) -> Run:
+    """Read the journal of a directory, and begin a run, also while other processes append to it. Raises `OSError`."""
     with opened_folder(path) as folder:
         try:
             with _locked(folder) as fd:
-                id_, purges, length = _read(fd)
-                number = 1 + max((each.number >> RUN_AT for each in purges), default=0) << RUN_AT
-                begins = Purge("run", number)
-                if not rewrite:
-                    os.ftruncate(fd, length)
-                    _append(fd, [begins])
+                id_, purges = _read(fd)
+                number = 1 + max(each.number >> RUN_AT for each in purges) << RUN_AT
+                purges = compacted(purges)
+                _rewrite(folder, id_, [*purges, Purge("run", number)])
         except (FileNotFoundError, DamagedJournal):
-            id_, number, rewrite = os.urandom(_ID), 1 << RUN_AT, True
-            purges, begins = [], Purge("run", number)
-        purges = compacted(purges)
-        if rewrite:
-            _rewrite(folder, id_, [*purges, begins])
+            id_, number, purges = os.urandom(_ID), 1 << RUN_AT, []
+            _rewrite(folder, id_, [Purge("run", number)])
         return Run(id_.hex(), number, purges)
 
 
@@ -92,7 +87,7 @@ def append_purges(folder: int, id_: str, purges: Sequence[Purge]) -> None:
             raise DamagedJournal("it was replaced")
         _append(fd, purges)
         if os.fstat(fd).st_size > MOST_BYTES:
-            _, known, _ = _read(fd)
+            _, known = _read(fd)
             _rewrite(folder, bytes.fromhex(id_), compacted(known))
 
 
@@ -202,8 +197,8 @@ def _entry(purge: Purge) -> bytes:
     return _ENTRY.pack(len(payload), _digest(payload)) + payload
 
 
-def _read(fd: int) -> tuple[bytes, list[Purge], int]:
-    """Return the id, the entries, and the length without an unfinished last entry. Raises `DamagedJournal`."""
+def _read(fd: int) -> tuple[bytes, list[Purge]]:
+    """Return the id, and the entries but for an unfinished last one. Raises `DamagedJournal`."""
     size = os.fstat(fd).st_size
     if size > 4 * MOST_BYTES:
         raise DamagedJournal("it is too long")
@@ -230,7 +225,7 @@ def _read(fd: int) -> tuple[bytes, list[Purge], int]:
         at += _ENTRY.size + length
     if not any(each.kind == "run" for each in purges):
         raise DamagedJournal("no run is in it")
-    return id_, purges, at
+    return id_, purges
 
 
 def _digest(payload: bytes) -> bytes:

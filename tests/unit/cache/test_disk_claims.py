@@ -64,7 +64,7 @@ def test_unusable_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_full_file_system_is_an_error_that_leaves_no_claim(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(path: str, *, rewrite: bool) -> None:
+    def fail(path: str) -> None:
         raise OSError(28, "No space left on device")
 
     claims = DiskClaims({})
@@ -78,9 +78,9 @@ def test_a_full_file_system_is_an_error_that_leaves_no_claim(
         (tmp_path / "objects-0" / "00" / f"file {number}").touch()
     begin_run, calls = disk_claims.begin_run, []
 
-    def fail_twice(path: str, *, rewrite: bool) -> object:
+    def fail_twice(path: str) -> object:
         calls.append(path)
-        return begin_run(path, rewrite=rewrite) if len(calls) > 2 else fail(path, rewrite=rewrite)
+        return begin_run(path) if len(calls) > 2 else fail(path)
 
     stores = NodeStores()
     with monkeypatch.context() as patched:

@@ -764,16 +764,14 @@ def test_a_directory_that_was_moved_has_no_purge_undone(
 
 
 def test_a_journal_in_a_directory_that_cannot_be_changed_is_emptied(tmp_path: Path) -> None:
-    run = purge_journal.begin_run(str(tmp_path), rewrite=True)
-    with (
-        purge_journal.opened_folder(str(tmp_path)) as folder,
-        mock.patch.object(os, "unlink", side_effect=OSError(errno.EACCES, "permission denied")),
-    ):
+    run = purge_journal.begin_run(str(tmp_path))
+    with purge_journal.opened_folder(str(tmp_path)) as folder:
         purge_journal.end_journal(folder, "0" * 16)
-        assert purge_journal.begin_run(str(tmp_path), rewrite=False).id == run.id  # another journal is left alone
-        purge_journal.end_journal(folder, run.id)
+        assert purge_journal.begin_run(str(tmp_path)).id == run.id  # another journal is left alone
+        with mock.patch.object(os, "unlink", side_effect=OSError(errno.EACCES, "permission denied")):
+            purge_journal.end_journal(folder, run.id)
     assert (tmp_path / "purges").read_bytes() == b""
-    assert purge_journal.begin_run(str(tmp_path), rewrite=True).id != run.id
+    assert purge_journal.begin_run(str(tmp_path)).id != run.id
 
 
 def test_the_journal_is_rewritten_when_it_has_grown(
