@@ -45,7 +45,3 @@ cdef class SharedLease:
     cdef WrittenRecord _write_record_of(
         self, bytes key, bytes head, bytes url, list hashes, size, int status, bytes body, OpenRecord old,
     )
-    cdef Py_ssize_t _put(
-        self, Extent extent, bytes key, bytes head, bytes url, list hashes, long long length, long long checked,
-        int status, bytes body,
-    ) except -1

@@ -20,6 +20,7 @@ from fastgw.cache.shared._cells import (
     OpenRecord,
 )
 from fastgw.cache.shared.objects import SharedObject, SharedWriter
+from fastgw.cache.shared.purges import Validity
 from fastgw.cache.shared.segments import Queue
 from fastgw.cache.shared.space import Extent, Space, rounded
 from fastgw.cache.store import MOST_HEAD, MOST_TAGS, MOST_URL, FetchBegin, NotStored, StoredObject, Writer
@@ -217,34 +218,9 @@ class SharedLease:
         store.report(found.key)
         return True
 
-    def _check(self, tags: list[int], url: bytes) -> int:
-        """Return the word `CHECKED` of a record of this fetch with these hashes of its tags and keys; -1: it was purged
-        meanwhile.
-        """
-        validity = self._store.purges.check(self._began, self._began, tags, lambda: url)
-        return -1 if validity.is_purged else self._began << 1 | validity.is_soft_purged
-
-    def _put(
-        self,
-        extent: Extent,
-        key: bytes,
-        head: bytes,
-        url: bytes,
-        hashes: Hashes,
-        length: cython.longlong,
-        checked: cython.longlong,
-        status: cython.int,
-        body: bytes | None,
-    ) -> cython.Py_ssize_t:
-        """Write a record of this fetch, see `Cells.write`."""
-        segment: cython.longlong = extent.segment
-        offset: cython.longlong = extent.offset
-        total: cython.longlong = extent.length
-        began: cython.ulonglong = self._began
-        date: cython.ulonglong = cython.cast(cython.ulonglong, self._date * 1e6)
-        return self._cells.write(
-            key, head, url, hashes, segment, offset, total, length, began, checked, date, status, body
-        )
+    def _check(self, hashes: Hashes, url: bytes) -> Validity:
+        """Return whether a record of this fetch with these hashes of its tags and keys is valid."""
+        return self._store.purges.check(self._began, self._began, hashes, lambda: url)
 
     def _freshen_by_copy(self, found: SharedObject, head: bytes, url: bytes, tags: list[int], old: OpenRecord) -> bool:
         """Replace an object of several segments by a copy with another head. False: there is none, see `why_not`."""
@@ -343,12 +319,13 @@ class SharedLease:
         # PERF: 4 us for an object of 1 KB, 50 in Python (CPython 3.11, micro/cache_store).
         cells = self._cells
         space: Space = self._store.space
-        checked: cython.longlong = self._began << 1
+        checked: cython.ulonglong = self._began << 1
         if cells.purge_sequence() != self._began:
-            checked = self._check(hashes, url)
-            if checked < 0:
+            validity = self._check(hashes, url)
+            if validity.is_purged:
                 self.why_not = NotStored.PURGED
                 return None
+            checked |= validity.is_soft_purged
         is_wanted: bool = old is not None or cells.is_remembered(key)
         queue: cython.int = _MAIN_QUEUE if is_wanted else _SMALL_QUEUE
         before: cython.longlong = HEADER + 8 * len(hashes) + len(url) + len(head)
@@ -363,7 +340,13 @@ class SharedLease:
         if is_divided:
             length, status = -1, RESERVING
         written = WrittenRecord()
-        written.at = self._put(extent, key, head, url, hashes, length, checked, status, body)
+        date: cython.ulonglong = cython.cast(cython.ulonglong, self._date * 1e6)
+        segment: cython.longlong = extent.segment
+        offset: cython.longlong = extent.offset
+        total: cython.longlong = extent.length
+        written.at = cells.write(
+            key, head, url, hashes, segment, offset, total, length, self._began, checked, date, status, body
+        )
         written.queue, written.extent, written.key, written.body = queue, extent, key, before
         written.location = cells.location(extent.segment, extent.offset)
         words = self._store.memory.words
