@@ -185,7 +185,9 @@ class CacheMemory:
     """
 
     def __init__(self, memory: int, fd: int | None = None) -> None:
-        """`fd`: descriptor of an existing file, see `attach`. Raises `OSError`."""
+        """`fd`: descriptor of the memory that another program has created; None: it is made. Raises `OSError` and
+        `OtherCacheLayout`.
+        """
         self.memory = memory
         self.geometry = geometry = Geometry.of(memory)
         layout = int.from_bytes(blake2b(repr((geometry, memory)).encode(), digest_size=8).digest())
@@ -212,11 +214,6 @@ class CacheMemory:
         self.secrets = tuple(each | 1 for each in words[_SECRET : _SECRET + 4].tolist())
         self.swap = Words(self.data).swap
         self.fence = MemoryFence()
-
-    @classmethod
-    def attach(cls, fd: int, memory: int) -> "CacheMemory":
-        """Map the memory that another program has created. Raises `OtherCacheLayout` and `OSError`."""
-        return cls(memory, fd)
 
     def add(self, at: int, count: int = 1) -> int:
         """Add to a word that several processes change; return the new value."""

@@ -52,8 +52,6 @@ MOST_VERIFIED: Final = 1024
 """Long files that are remembered as checked, so that they are not read twice for each hit."""
 PAUSE_S: Final = 1.0
 """Seconds without writes after the file system was full."""
-CLOCK_S: Final = 60.0
-"""Seconds by which an object may be from the future. Beyond, a clock is or was wrong, and the object is removed."""
 REPORT_S: Final = 60.0
 """Seconds between two messages about failures."""
 _FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
@@ -214,8 +212,8 @@ class DiskTier:
             file = DiskFile(fd)
             inode = file.inode
             seen = read_record(fd, key)
-            now, record = self._date(), seen.record
-            if record.stored_date > now + CLOCK_S or 0 < record.expires_date <= now:
+            record = seen.record
+            if record.is_outdated(self._date()):
                 directory.remove_object(key, inode)
                 return None
             body = b""

@@ -151,7 +151,7 @@ class StoreHandles:
         self._client: CacheRedis | None = None
         self._redis_tiers: dict[str, tuple[int, RedisTier]] = {}  # with the inodes of their memory
         for name, store in stores.stores.items():
-            self._open(name, store.memory, store.most_bytes, store.disk, redis=store.redis)
+            self.open_store(name, store.memory, store.most_bytes, store.disk, redis=store.redis)
 
     def get(self, name: str) -> SharedStore | None:
         """Return the handle of a store; None: there is no such store."""
@@ -166,18 +166,27 @@ class StoreHandles:
         handle = self._handles.get(name)
         return None if handle is None else handle.popular(most)
 
-    def attach(
-        self,
-        name: str,
-        fd: int,
-        memory: int,
-        most_bytes: int,
-        disk: DiskLocation | None = None,
-        *,
-        redis: bool = False,
+    def open_store(
+        self, name: str, memory: CacheMemory, most_bytes: int, disk: DiskLocation | None = None, *, redis: bool = False
     ) -> None:
-        """Use another store under a name. It takes over the descriptor. Raises `OSError` and `OtherCacheLayout`."""
-        self._open(name, CacheMemory.attach(fd, memory), most_bytes, disk, redis=redis)
+        """Use a store under a name, in place of another one."""
+        if self._column >= MOST_COLUMNS:
+            return
+        store = SharedStore(memory, self._column, self._loop, self._wakers, most_bytes)
+        disk_tier = None if disk is None else DiskTier(disk, store, self._loop, self._expires)
+        redis_tier = self._redis_tier(name, store) if redis else None
+        if disk_tier is not None or redis_tier is not None:
+            store.tiers = SlowerTiers(store, most_bytes, self._expires, disk_tier, redis_tier)
+        if disk_tier is not None and self._column == CONTROL:
+            disk_tier.begin_scan()
+            disk_tier.purges.begin_ending()
+        if (before := self._handles.get(name)) is not None:
+            for each in self._former[:-1]:
+                if each.tiers is not None and each.tiers.disk is not None:
+                    each.tiers.disk.close(wait=False)
+            self._former = [*self._former[-1:], before]
+            before.successor = store
+        self._handles[name] = store
 
     def use_redis(self, source: RedisSource | None) -> None:
         """Use this Redis for the stores that have such a tier; None: there is none. Needs `fastgw[redis]`, and the
@@ -229,22 +238,3 @@ class StoreHandles:
     def due(self) -> list[Callable[[], None]]:
         """Return what looks for what other processes have done: the handles."""
         return [handle.call_due for handle in (*self._handles.values(), *self._former)]
-
-    def _open(self, name: str, memory: CacheMemory, most_bytes: int, disk: DiskLocation | None, *, redis: bool) -> None:
-        if self._column >= MOST_COLUMNS:
-            return
-        store = SharedStore(memory, self._column, self._loop, self._wakers, most_bytes)
-        disk_tier = None if disk is None else DiskTier(disk, store, self._loop, self._expires)
-        redis_tier = self._redis_tier(name, store) if redis else None
-        if disk_tier is not None or redis_tier is not None:
-            store.tiers = SlowerTiers(store, most_bytes, self._expires, disk_tier, redis_tier)
-        if disk_tier is not None and self._column == CONTROL:
-            disk_tier.begin_scan()
-            disk_tier.purges.begin_ending()
-        if (before := self._handles.get(name)) is not None:
-            for each in self._former[:-1]:
-                if each.tiers is not None and each.tiers.disk is not None:
-                    each.tiers.disk.close(wait=False)
-            self._former = [*self._former[-1:], before]
-            before.successor = store
-        self._handles[name] = store

@@ -16,6 +16,10 @@ import msgspec
 
 BLOCK: Final = 256 * 1024
 """Bytes of the body that have a digest of their own."""
+CLOCK_S: Final = 60.0
+"""Seconds by which an object may be from the future, because the clocks of nodes differ. Beyond, a clock is or was
+wrong, and the object is removed.
+"""
 _MAGIC: Final = b"fastgwC\x01"
 _DIGEST: Final = 16
 _HEADER: Final = Struct("<8sIIQ16s")  # magic and version, bytes of a slot, bytes of a block, bytes of the body, key
@@ -46,6 +50,10 @@ class ObjectRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
     url: bytes
     tags: tuple[bytes, ...]
     head: bytes
+
+    def is_outdated(self, now: float) -> bool:
+        """Whether it is of no use any more, or from the future. `now`: epoch seconds."""
+        return self.stored_date > now + CLOCK_S or 0 < self.expires_date <= now
 
 
 _ENCODE: Final = msgspec.msgpack.Encoder().encode

@@ -34,8 +34,6 @@ MOST_TTL_S: Final = 86_400.0
 MOST_AHEAD: Final = 4 * 1024 * 1024
 """Maximum bytes that are written and not confirmed. With more, objects are dropped."""
 MOST_RECALLS: Final = 256
-CLOCK_S: Final = 60.0
-"""Seconds by which an object may be from the future, because the clocks of nodes differ."""
 _MOST_VALUE: Final = b"%d" % (2 * LONGEST)
 
 Recalled = Callable[[StoredObject | None], None]
@@ -104,8 +102,8 @@ class RedisTier:
             self.count(REDIS_DAMAGED)
             self.remove(key)
             return
-        now, store = self._store.date(), self._store
-        if record.stored_date > now + CLOCK_S or 0 < record.expires_date <= now:
+        store = self._store
+        if record.is_outdated(store.date()):
             self.remove(key)
             return
         if soft or check_record(store, key, record).is_purged:

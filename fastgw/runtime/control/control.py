@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from fastgw.admin.dashboard import page
 from fastgw.admin.status_server import StatusPages
-from fastgw.cache.shared.layout import CONTROL
+from fastgw.cache.shared.layout import CONTROL, CacheMemory
 from fastgw.cache.tiers.node_stores import StoreHandles
 from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.gateway import Admin
@@ -208,9 +208,8 @@ class Control:
 
     def _use_cache(self, order: UseCache) -> None:
         for descriptor in self._channel.take_descriptors():
-            self._caches.attach(
-                order.name, descriptor, order.memory, order.most_bytes, disk_of(order), redis=order.redis
-            )
+            memory = CacheMemory(order.memory, descriptor)
+            self._caches.open_store(order.name, memory, order.most_bytes, disk_of(order), redis=order.redis)
 
     async def serve(self) -> None:
         """Serve until it has to stop; then answer the requests in flight."""

@@ -136,7 +136,7 @@ def attached_caches(handover: HandoverState, accepted: ConfigSnapshot) -> NodeSt
     memories: dict[int, CacheMemory] = {}
     for name, each in handover.caches.items():
         try:
-            memory = memories.get(each.fd) or CacheMemory.attach(each.fd, each.memory)
+            memory = memories.get(each.fd) or CacheMemory(each.memory, each.fd)
         except (OtherCacheLayout, ValueError):
             continue
         memories[each.fd] = memory

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
-from fastgw.cache.shared.layout import OtherCacheLayout
+from fastgw.cache.shared.layout import CacheMemory, OtherCacheLayout
 from fastgw.cache.tiers.node_stores import StoreHandles
 from fastgw.capture.log_bodies import LogBodies
 from fastgw.config.sources.followed_files import use_contents
@@ -341,9 +341,8 @@ class Worker:
     def _use_cache(self, order: UseCache) -> None:
         for descriptor in self._channel.take_descriptors():
             try:
-                self._caches.attach(
-                    order.name, descriptor, order.memory, order.most_bytes, disk_of(order), redis=order.redis
-                )
+                memory = CacheMemory(order.memory, descriptor)
+                self._caches.open_store(order.name, memory, order.most_bytes, disk_of(order), redis=order.redis)
             except (OSError, MemoryError, OtherCacheLayout) as error:
                 self._is_short = True  # it serves without the cache until it is replaced
                 self._refused(order.generation, f"the memory of a cache cannot be used: {error}", True)

@@ -55,7 +55,7 @@ class _Deadly:
 
 def deadly(memory: CacheMemory, countdown: int) -> CacheMemory:
     """The same memory, in a process that dies at a change of a word."""
-    again = CacheMemory.attach(os.dup(memory.fd), memory.memory)
+    again = CacheMemory(memory.memory, os.dup(memory.fd))
     swap = memory.swap
     again.words = _Deadly(again.words, countdown)  # type: ignore[assignment]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastgw.cache.shared.layout import CONTROL, MOST_COLUMNS
+from fastgw.cache.shared.layout import CONTROL, MOST_COLUMNS, CacheMemory
 from fastgw.cache.tiers.node_stores import NodeStores, StoreHandles, StoreSettings
 from tests.unit.cache.nodes import FakeLoop, leased, pins_in, put, read
 
@@ -50,7 +50,7 @@ def test_processes_share_a_store_and_one_that_joins_later_too(stores: NodeStores
     assert control.numbers(["main", "none"])["main"].objects == 1
 
     added = stores.planned({"more": SMALL})["more"]
-    worker.attach("more", os.dup(added.memory.fd), SMALL.memory, SMALL.most_bytes)
+    worker.open_store("more", CacheMemory(SMALL.memory, os.dup(added.memory.fd)), SMALL.most_bytes)
     more = worker.get("more")
     assert more is not None
     put(more, KEY, b"other")

@@ -107,19 +107,19 @@ def test_the_memory_is_sealed_and_of_one_layout() -> None:
     memory = CacheMemory(MEMORY)
     with pytest.raises(PermissionError):
         os.ftruncate(memory.fd, 1)
-    again = CacheMemory.attach(os.dup(memory.fd), MEMORY)
+    again = CacheMemory(MEMORY, os.dup(memory.fd))
     assert again.secrets == memory.secrets
     with pytest.raises(OtherCacheLayout):
-        CacheMemory.attach(os.dup(memory.fd), 2 * MEMORY)
+        CacheMemory(2 * MEMORY, os.dup(memory.fd))
     words, version = memory.words, memory.words[0]
     words[0] = 3  # its removals are counted otherwise
     with pytest.raises(OtherCacheLayout):
-        CacheMemory.attach(os.dup(memory.fd), MEMORY)
+        CacheMemory(MEMORY, os.dup(memory.fd))
     words[0] = version
-    CacheMemory.attach(os.dup(memory.fd), MEMORY)
+    CacheMemory(MEMORY, os.dup(memory.fd))
     words[1] += 1
     with pytest.raises(OtherCacheLayout):
-        CacheMemory.attach(os.dup(memory.fd), MEMORY)
+        CacheMemory(MEMORY, os.dup(memory.fd))
     assert fcntl.fcntl(memory.fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_GROW
 
 
