@@ -31,8 +31,8 @@ cdef class SharedStore:
     cdef public Space space
     cdef public object successor
     cdef public object tiers
+    cdef public object watches
     cdef long long _asked
-    cdef object _watches
     cdef object _words
 
     cpdef find(self, bytes key)

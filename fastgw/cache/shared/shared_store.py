@@ -44,7 +44,6 @@ from fastgw.cache.shared.layout import (
 )
 from fastgw.cache.shared.lifecycle import SharedLease
 from fastgw.cache.shared.objects import SharedObject
-from fastgw.cache.shared.popular import Popular, popular_objects
 from fastgw.cache.shared.purges import Purges
 from fastgw.cache.shared.segments import Segments
 from fastgw.cache.shared.space import Space
@@ -125,7 +124,7 @@ class SharedStore:
         self.segments = Segments(memory, column)
         self.purges = Purges(memory, self.cells)
         self.space = Space(memory, self.segments, self.cells)
-        self._watches = Watches(memory, column, loop, wakers)
+        self.watches = Watches(memory, column, loop, wakers)
         self._asked = 0
         self.tiers: SlowerTiers | None = None
         self.successor: SharedStore | None = None
@@ -239,7 +238,7 @@ class SharedStore:
         """Call back from the event loop whenever the object of a key, or the fetch of it, may have changed: it has
         appeared, grown, ended or failed, or its lease has ended. Calls may be spurious, and changes may be merged.
         """
-        return self._watches.add(self.cells.hash(key) % CLASSES, callback)
+        return self.watches.add(self.cells.hash(key) % CLASSES, callback)
 
     def remove(self, key: bytes) -> bool:
         """Remove the object of a key; return whether memory had one. A fetch in flight is not affected, unless there
@@ -297,7 +296,7 @@ class SharedStore:
         if kind == "prefix" and max(map(len, values)) > MOST_URL:
             raise ValueError(f"a prefix has at most {MOST_URL} bytes")
         number = self._mark_purge(kind, values, soft=soft)
-        self._watches.report_all()
+        self.watches.report_all()
         if self.successor is not None:
             self.successor.purge(kind, values, soft=soft)
         return self._sweep(number, self._matcher(kind, values))
@@ -320,10 +319,6 @@ class SharedStore:
             return lambda at: bool(url := cells.url(at)) and url.startswith(prefixes)
         hashes = self.purges.hashes_of(kind, values)
         return lambda at: kind == "all" or not hashes.isdisjoint(cells.tags(at))
-
-    def popular(self, most: int) -> Popular:
-        """Return the `most` objects that were found most often, in steps."""
-        return popular_objects(self._words, self.cells, most)
 
     def _sweep(self, number: int, matches: Callable[[int], bool]) -> Counting:
         """Check all objects, remove purged ones, and count those of before this purge that it matches."""
@@ -379,18 +374,14 @@ class SharedStore:
         """End all watches of this handle, and its tiers. Objects that were found stay valid until their release."""
         if self.tiers is not None:
             self.tiers.close()
-        self._watches.close()
-
-    def call_due(self) -> None:
-        """Call the callbacks of what has happened: the worker's eventfd is readable."""
-        self._watches.call_due()
+        self.watches.close()
 
     # for leases and writers
 
     def report(self, key: bytes) -> None:
         """Report a change of a key to all that watch it."""
         if self.cells.report(key):
-            self._watches.wake_watchers(self.cells.hash(key) % CLASSES)
+            self.watches.wake_watchers(self.cells.hash(key) % CLASSES)
 
     def end_lease(self, at: cython.longlong, word: cython.ulonglong, mark_s: float) -> None:
         """End a lease, with a mark for so many seconds, unless another process has taken it."""

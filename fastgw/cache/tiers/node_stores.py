@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, final
 
 from fastgw.cache.shared.layout import CONTROL, DISK_EVICTED, DISK_FAILED, JOURNAL_LEFT, MOST_COLUMNS, CacheMemory
-from fastgw.cache.shared.popular import Popular
+from fastgw.cache.shared.popular import Popular, popular_objects
 from fastgw.cache.shared.recovery import clean_up
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import StoreNumbers
@@ -164,7 +164,7 @@ class StoreHandles:
     def popular(self, name: str, most: int) -> Popular | None:
         """Return the work that finds the objects in memory that were found most often; None: there is no such store."""
         handle = self._handles.get(name)
-        return None if handle is None else handle.popular(most)
+        return None if handle is None else popular_objects(handle.memory.words, handle.cells, most)
 
     def open_store(
         self, name: str, memory: CacheMemory, most_bytes: int, disk: DiskLocation | None = None, *, redis: bool = False
@@ -237,4 +237,4 @@ class StoreHandles:
 
     def due(self) -> list[Callable[[], None]]:
         """Return what looks for what other processes have done: the handles."""
-        return [handle.call_due for handle in (*self._handles.values(), *self._former)]
+        return [handle.watches.call_due for handle in (*self._handles.values(), *self._former)]

@@ -98,7 +98,7 @@ class SharedNode(Node):
 
     def _woken(self, column: int, store: SharedStore) -> None:
         os.eventfd_read(self.wakers[column])
-        store.call_due()
+        store.watches.call_due()
 
     def run(self) -> int:
         for loop in self.loops.values():

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from fastgw.cache.shared import lifecycle, shared_store
 from fastgw.cache.shared._cells import Cells
 from fastgw.cache.shared.layout import CacheMemory, OtherCacheLayout
+from fastgw.cache.shared.popular import popular_objects
 from fastgw.cache.shared.recovery import clean_up
 from fastgw.cache.shared.segments import Queue, Segments, SegmentState, StateWord
 from fastgw.cache.shared.space import Extent, Space
@@ -71,7 +72,7 @@ def test_a_callback_that_raises_keeps_no_other_from_being_called(node: SharedNod
 
 
 def popular(store: shared_store.SharedStore, most: int = 10) -> list[tuple[bytes, int, int]]:
-    search = store.popular(most)
+    search = popular_objects(store.memory.words, store.cells, most)
     while True:
         try:
             next(search)
