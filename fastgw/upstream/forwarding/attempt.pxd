@@ -7,7 +7,7 @@ from fastgw.exchange.exchange cimport Exchange
 from fastgw.http.grpc.status cimport check_status, check_trailers, status_name
 from fastgw.http.http1.parser cimport is_ordinary, is_plain, payload_of, status_of
 from fastgw.upstream.connections.http1_connection cimport UpstreamConnection
-from fastgw.upstream.connections.http2_stream cimport Http2UpstreamStream
+from fastgw.upstream.connections.http2_connection cimport Http2UpstreamStream
 from fastgw.upstream.connections.stream cimport ResponseListener
 from fastgw.upstream.forwarding.forwarded_request cimport ForwardedRequest
 from fastgw.upstream.targets.target cimport Target

@@ -28,7 +28,7 @@ from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.recording.tap import RecordedTrace
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
-from fastgw.upstream.connections.http2_stream import NEEDS_HTTP1, Http2UpstreamStream
+from fastgw.upstream.connections.http2_connection import NEEDS_HTTP1, Http2UpstreamStream
 from fastgw.upstream.connections.stream import ResponseListener, UpstreamStream
 from fastgw.upstream.forwarding.forwarded_request import ForwardedRequest
 from fastgw.upstream.forwarding.request_trailers import sent_trailers
