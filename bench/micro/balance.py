@@ -53,8 +53,8 @@ def rooms() -> Iterator[Room]:
             balancer.pick(each)
         yield Room(name, balancer.pick, asked)
     attempts = [attempt(member.target, 0.01, 200) for member in members]
-    yield Room("counting an attempt", lambda record: _counted(loads, record), attempts)
-    yield Room("  and how long it took", lambda record: _counted(latencies, record), attempts)
+    yield Room("counting an attempt", lambda record: _counted((loads,), record), attempts)
+    yield Room("  and how long it took", lambda record: _counted((loads, latencies), record), attempts)
     slots = ConsistentHash(members, address, turns, loads, None)
     yield Room("the owner of a slot", slots._owner, range(1000))
 
@@ -76,7 +76,10 @@ def _asked(number: int, cookies: Cookies, target: Target) -> Any:
     return SimpleNamespace(head=head, current_values=head.values, client_ip=ip, consumer=None)
 
 
-def _counted(listener: AttemptListener, record: AttemptRecord) -> None:
-    listener.attempt_begun(record)
-    listener.attempt_answered(record)
-    listener.attempt_ended(record)
+def _counted(listeners: tuple[AttemptListener, ...], record: AttemptRecord) -> None:
+    for listener in listeners:
+        listener.attempt_begun(record)
+    for listener in listeners:
+        listener.attempt_answered(record)
+    for listener in listeners:
+        listener.attempt_ended(record)

@@ -64,7 +64,8 @@ def rooms() -> Iterator[Room]:
 
 
 def _health(group: Group, words: HealthWords, column: Column) -> Health:
-    return Health(group, words, column, 0, {target: slot for slot, target in enumerate(group.targets)})
+    upstream: Any = group
+    return Health(upstream, words, column, 0, {target: slot for slot, target in enumerate(group.targets)})
 
 
 def attempt(target: Target, seconds: float, status: int = 0) -> AttemptRecord:

@@ -15,16 +15,15 @@ cdef class Upstream:
     cdef public object _hashed
     cdef public object _health_windows
     cdef public object _latencies
-    cdef public object _listener_without_health
     cdef public object _loads
     cdef public object _rising
     cdef public int active
-    cdef public object attempt_listener
+    cdef public tuple attempt_listeners
     cdef public object balancer
     cdef public object cookies
     cdef public object drained
     cdef public object ejected
-    cdef public object failure_listener
+    cdef public tuple failure_listeners
     cdef public object health
     cdef public object hedging
     cdef public object identity

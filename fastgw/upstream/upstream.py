@@ -12,7 +12,7 @@ from fastgw.config.settings import gateway as config
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import WorkerLoop
-from fastgw.observe.metrics.series_layout import UPSTREAM_RETRIES_DENIED, UPSTREAM_WORDS
+from fastgw.observe.metrics.series_layout import UPSTREAM_RETRIES_DENIED
 from fastgw.upstream.connections.connection_maker import connection_maker
 from fastgw.upstream.connections.pool import Pool
 from fastgw.upstream.connections.pool_limit import PoolLimit, PoolQueue
@@ -31,14 +31,11 @@ from fastgw.upstream.load_balancing.sticky_sessions import Cookies, StickySessio
 from fastgw.upstream.policies.hedging import Hedging
 from fastgw.upstream.policies.retry import any_untried, rules_of
 from fastgw.upstream.policies.retry_budget import RetryBudget
-from fastgw.upstream.targets.attempt_listener import AttemptListener, with_listener
+from fastgw.upstream.targets.attempt_listener import AttemptListener
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.targets.tls import Identity
 
 _NONE: Final[Set[Target]] = frozenset()  # every call of `frozenset()` creates a new one
-_UNCOUNTED: Final = memoryview(bytearray(8 * UPSTREAM_WORDS)).cast("Q")
-"""Dummy for counters that are not read."""
-_UNCOUNTING: Final = AttemptCounters(_UNCOUNTED, 0, None)
 
 
 class Upstream:
@@ -73,11 +70,11 @@ class Upstream:
         self.drained: Set[Target] = _NONE  # targets drained by an operator
         self.balancer: Balancer
         self.in_use: Sequence[Target] = ()  # the members that it selects from
-        self.attempt_listener: AttemptListener | None = None
-        self.failure_listener: AttemptListener = _UNCOUNTING
+        self.attempt_listeners: tuple[AttemptListener, ...] = ()  # to every attempt; none: no cost per request
+        # To rare events: the begin of retries and hedges, and failed or refused attempts.
+        self.failure_listeners: tuple[AttemptListener, ...] = ()
         self.health: Health | None = None
         self._health_windows: HealthWindows | None = None  # of its predecessor, until `look_after`
-        self._listener_without_health: AttemptListener | None = None
         self.cookies: Cookies | None = None  # sticky sessions
         if settings.load_balancing.sticky is not None and key:
             self.cookies = Cookies(settings.load_balancing.sticky, name, key)
@@ -165,7 +162,7 @@ class Upstream:
             self.cookies = Cookies(balancing.sticky, self.name, key or urandom(32))
         if before is not None and self._rising is not None and before._rising is not None:
             self._rising.take_over_from(before._rising)
-        if self.attempt_listener is not None or self.cookies is not None or self._rising is not None:
+        if self.attempt_listeners or self.cookies is not None or self._rising is not None:
             self.settle()  # otherwise there is no new information
 
     def _watch(self, balancing: config.LoadBalancing, before: "Upstream | None") -> None:
@@ -174,11 +171,11 @@ class Upstream:
             self._latencies = Latencies(self._loads, balancing.decay, self.settings.timeouts.connect)
             if before is not None and before._latencies is not None:
                 self._latencies.take_over_from(before._latencies, self.targets)
-            self.attempt_listener = self._latencies
+            self.attempt_listeners = (self._loads, self._latencies)
         elif balancing.algorithm == "least_connections" or (
             balancing.algorithm == "consistent_hash" and balancing.load_factor is not None
         ):
-            self.attempt_listener = self._loads
+            self.attempt_listeners = (self._loads,)
 
     @property
     def is_recovering(self) -> bool:
@@ -203,11 +200,10 @@ class Upstream:
         if self._health_windows is not None:
             health.take_over_from(self._health_windows)
             self._health_windows = None
-        self._listener_without_health = self.attempt_listener
         if health.watches:
-            self.attempt_listener = with_listener(self.attempt_listener, health)
+            self.attempt_listeners += (health,)
         else:
-            self.failure_listener = with_listener(self.failure_listener, health)
+            self.failure_listeners += (health,)
             self.pool.on_connected = health.connected
         self.settle()
 
@@ -239,7 +235,9 @@ class Upstream:
         self.health.stop()
         if self.pool.on_connected == self.health.connected:  # its successor may have the same pool
             self.pool.on_connected = None
-        self.attempt_listener, self.health = self._listener_without_health, None
+        self.attempt_listeners = tuple(each for each in self.attempt_listeners if each is not self.health)
+        self.failure_listeners = tuple(each for each in self.failure_listeners if each is not self.health)
+        self.health = None
 
     def retire(self, heir: "Upstream | None") -> None:
         """Retire an upstream that was removed from the configuration or replaced: keep only the connections that its
@@ -357,7 +355,7 @@ class Upstream:
         row begins at `first`, and those of its targets at their own positions. `note`: stores a target's last error.
         """
         self.retry_budget.count_in(spare, counts, first + UPSTREAM_RETRIES_DENIED)
-        self.failure_listener = AttemptCounters(counts, first, note)
+        self.failure_listeners = (AttemptCounters(counts, first, note),)
 
 
 class _Alarm(Timed):

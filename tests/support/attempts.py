@@ -45,16 +45,10 @@ class Watch:
         self.under_way[attempt] = "begun"
         self._tell("begun", attempt)
 
-    def attempt_connected(self, attempt: AttemptRecord) -> None:
-        assert self.under_way[attempt] == "begun"
-        self.under_way[attempt] = "connected"
-        assert attempt.connected_at >= attempt.begun_at
-        self._tell("connected", attempt, attempt.reused)
-
     def attempt_answered(self, attempt: AttemptRecord) -> None:
-        assert self.under_way[attempt] == "connected"
+        assert self.under_way[attempt] == "begun"
         self.under_way[attempt] = "answered"
-        assert attempt.head_at >= attempt.connected_at
+        assert attempt.head_at >= attempt.connected_at >= attempt.begun_at
         self._tell("answered", attempt, attempt.status)
 
     def attempt_ended(self, attempt: AttemptRecord) -> None:
@@ -114,7 +108,8 @@ class Service:
         self.upstream: Upstream = self.plane.gateway.upstreams["u"]
         self._counts = memoryview(bytearray(8 * UPSTREAM_WORDS)).cast("Q")
         self.upstream.count_in(LocalLimit(SPARE_RETRIES), self._counts, 0)
-        self.watch = self.upstream.attempt_listener = Watch()
+        self.watch = Watch()
+        self.upstream.attempt_listeners = (self.watch,)
         self.wires: list[Wire] = []
         self.client = self.plane.client()
         self.rest_sent = False  # of a request sent in two pieces

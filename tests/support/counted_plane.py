@@ -34,32 +34,23 @@ PLAYED = ("fastgw.downstream", "fastgw.exchange", "fastgw.pipeline", "fastgw.ups
 """Packages whose modules use only the plane's clock and random numbers."""
 
 
-class Told:
-    """Records the events of attempts with their seconds, and forwards them."""
+class Told(AttemptListener):
+    """Records the events of attempts with their seconds."""
 
-    def __init__(self, other: AttemptListener) -> None:
-        self._other = other
+    def __init__(self) -> None:
         self.events: list[tuple[object, ...]] = []
 
     def attempt_begun(self, attempt: AttemptRecord) -> None:
         self._tell("begun", attempt, attempt.number, attempt.kind, attempt.upstream, attempt.begun_at)
-        self._other.attempt_begun(attempt)
-
-    def attempt_connected(self, attempt: AttemptRecord) -> None:
-        self._tell("connected", attempt, attempt.reused, attempt.connected_at)
-        self._other.attempt_connected(attempt)
 
     def attempt_answered(self, attempt: AttemptRecord) -> None:
-        self._tell("answered", attempt, attempt.status, attempt.head_at - attempt.begun_at)
-        self._other.attempt_answered(attempt)
+        self._tell("answered", attempt, attempt.status, attempt.reused, attempt.head_at - attempt.begun_at)
 
     def attempt_ended(self, attempt: AttemptRecord) -> None:
         self._tell("ended", attempt, attempt.ended_at - attempt.begun_at)
-        self._other.attempt_ended(attempt)
 
     def attempt_given_up(self, attempt: AttemptRecord, fault: Fault | None, why: str) -> None:
         self._tell("given up", attempt, fault and fault.label, attempt.ended_at - attempt.begun_at)
-        self._other.attempt_given_up(attempt, fault, why)
 
     def _tell(self, what: str, attempt: AttemptRecord, *how: object) -> None:
         exchange = attempt.exchange
@@ -117,9 +108,10 @@ class CountedPlane(Plane):
             upstream._latencies._clock = self.now
         if upstream.settings.circuit_breaker is not None or may_eject(upstream.settings):
             upstream.look_after(self._health(upstream, slot, counted))
-        if upstream.attempt_listener is None:
+        if not upstream.attempt_listeners:
             return None
-        upstream.attempt_listener = told = Told(upstream.attempt_listener)
+        told = Told()
+        upstream.attempt_listeners = (told, *upstream.attempt_listeners)
         return told
 
     def _health(self, upstream: Upstream, slot: int, counted: int) -> Health:

@@ -337,7 +337,7 @@ class TcpConnection(EndOwner):
             return
         self._target, self.target = target, target.label
         self._attempt += 1
-        if upstream.attempt_listener is not None or kind is not _FIRST:
+        if upstream.attempt_listeners or kind is not _FIRST:
             self._record = self._new_record(kind).report_begun()
         # PERF: without the pool's task: 115 us of CPU for a short connection instead of 180, both ends of it included
         # (CPython 3.11, uvloop 0.23).

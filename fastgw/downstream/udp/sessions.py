@@ -248,7 +248,7 @@ class UdpSession(Timed):
             self._finish(upstream.unavailable())
             return
         self._target, self.target = target, target.label
-        if upstream.attempt_listener is not None or self._retried:
+        if upstream.attempt_listeners or self._retried:
             self._record = self._new_record().report_begun()
         self._touched()
         if target.literal is not None:

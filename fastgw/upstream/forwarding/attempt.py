@@ -152,7 +152,7 @@ class Attempt(ResponseListener):
             self._begun_at = monotonic()
         trace = self.exchange.trace
         is_traced = trace is not None and trace.is_sampled
-        if upstream.attempt_listener is not None or kind is not FIRST or is_traced:
+        if upstream.attempt_listeners or kind is not FIRST or is_traced:
             self._record = self._new_record(kind, monotonic()).report_begun()
         if self._forwarding.forward.per_try != inf and self._request_is_whole():
             self._limit_time()

@@ -5,7 +5,7 @@ from typing import final
 
 from fastgw.errors import Fault
 from fastgw.observe.metrics.series_layout import TARGET_FAULT_WORDS, TARGET_SERVER_ERRORS, UPSTREAM_HEDGES
-from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
+from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptListener, AttemptRecord
 from fastgw.upstream.targets.target import Target
 
 Note = Callable[[Target, Fault, str], None]
@@ -13,7 +13,7 @@ Note = Callable[[Target, Fault, str], None]
 
 
 @final
-class AttemptCounters:
+class AttemptCounters(AttemptListener):
     """Counts hedges, failures caused by the target, and dropped responses of 500 and above.
 
     `counts`: this worker's counters, in which the upstream's row begins at `first`, and those of its targets at their
@@ -28,10 +28,6 @@ class AttemptCounters:
     def attempt_begun(self, attempt: AttemptRecord) -> None:
         if attempt.kind is AttemptKind.HEDGE:
             self._counts[self._first + UPSTREAM_HEDGES] += 1
-
-    def attempt_connected(self, attempt: AttemptRecord) -> None: ...
-    def attempt_answered(self, attempt: AttemptRecord) -> None: ...
-    def attempt_ended(self, attempt: AttemptRecord) -> None: ...
 
     def attempt_given_up(self, attempt: AttemptRecord, fault: Fault | None, why: str) -> None:
         if self._note is None:

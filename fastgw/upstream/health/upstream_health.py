@@ -4,21 +4,23 @@ A response costs one or two stores; the rest happens when one fails (`outlier_ej
 ticks of the timer wheel when a process has changed something (`HealthPoller`).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from math import inf
 from time import monotonic
-from typing import Final, NamedTuple, Protocol, final
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, final
 
-from fastgw.config.settings.gateway import Upstream as Settings
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed, Wheel
 from fastgw.shm.health_words import SHUNNED, HealthVerdict, HealthWords
 from fastgw.shm.memory import Column
 from fastgw.upstream.health.circuit_breaker import Breaker, BreakerPhase
 from fastgw.upstream.health.outlier_ejection import Outliers, may_eject
-from fastgw.upstream.targets.attempt_listener import AttemptRecord
+from fastgw.upstream.targets.attempt_listener import AttemptListener, AttemptRecord
 from fastgw.upstream.targets.target import Target
+
+if TYPE_CHECKING:
+    from fastgw.upstream.upstream import Upstream
 
 ERRORS: Final = 500
 """Statuses from this one on are errors."""
@@ -47,20 +49,6 @@ OWN_FAULTS: Final[Mapping[Fault, AttemptStage]] = {
 """Faults caused by the target. The others are caused by the client, or by a full pool."""
 
 
-class Group(Protocol):
-    """Interface of an upstream (`upstream.Upstream`) for its health."""
-
-    settings: Settings
-    shunned: Set[Target]
-    ejected: Set[Target]
-    drained: Set[Target]
-
-    @property
-    def targets(self) -> Sequence[Target]: ...
-
-    def settle(self) -> None: ...
-
-
 class HealthObserver(Protocol):
     """Observer of changes by other processes."""
 
@@ -76,7 +64,7 @@ class HealthWindows(NamedTuple):
 
 
 @final
-class Health:
+class Health(AttemptListener):
     """Health of one upstream, in one worker: an `AttemptListener`. It calls `settle` of the upstream after every
     change.
     """
@@ -87,12 +75,12 @@ class Health:
         "_clock",
         "_column",
         "_errors",
-        "_group",
         "_mine",
         "_of_targets",
         "_outliers",
         "_returns_at",
         "_slots",
+        "_upstream",
         "_watches_answers",
         "_words",
         "breaker",
@@ -101,7 +89,7 @@ class Health:
 
     def __init__(
         self,
-        group: Group,
+        upstream: "Upstream",
         words: HealthWords,
         column: Column,
         slot: int,
@@ -112,8 +100,8 @@ class Health:
         """`slot`: slot of the upstream; `slots`: of its targets. `count`: called with the decisions of this
         worker.
         """
-        settings = group.settings
-        self._group = group
+        settings = upstream.settings
+        self._upstream = upstream
         self._words = words
         self._column = column
         self._mine = column.words
@@ -137,7 +125,7 @@ class Health:
 
             passive = settings.health_checks.passive
             self._outliers = Outliers(
-                group.targets, settings, passive, words, column, self._slots, lambda: group.drained, ejected
+                upstream.targets, settings, passive, words, column, self._slots, lambda: upstream.drained, ejected
             )
             self._watches_answers |= self._outliers.needs_answers
         if settings.circuit_breaker is not None:
@@ -152,7 +140,7 @@ class Health:
             )
 
     def __repr__(self) -> str:
-        return f"<Health {self._outliers!r} {self.breaker!r}, {len(self._group.shunned)} shunned>"
+        return f"<Health {self._outliers!r} {self.breaker!r}, {len(self._upstream.shunned)} shunned>"
 
     @property
     def windows(self) -> "HealthWindows":
@@ -187,7 +175,7 @@ class Health:
     def _breaker_changed(self) -> None:
         assert self.breaker is not None
         self.tries = self.breaker.phase is not BreakerPhase.CLOSED
-        self._group.settle()
+        self._upstream.settle()
 
     @property
     def watches(self) -> bool:
@@ -203,10 +191,6 @@ class Health:
         return max(self._returns_at - self._clock(), 0.001) if self._returns_at != inf else 0.001
 
     # results of attempts (`AttemptListener`)
-
-    def attempt_begun(self, attempt: AttemptRecord) -> None: ...
-    def attempt_connected(self, attempt: AttemptRecord) -> None: ...
-    def attempt_ended(self, attempt: AttemptRecord) -> None: ...
 
     def attempt_answered(self, attempt: AttemptRecord) -> None:
         words, target = self._mine, attempt.target
@@ -261,7 +245,7 @@ class Health:
         if (
             self._outliers is not None
             and self._outliers.erred(target, now, now - seconds, failed=failed, sent=sent)
-            and target not in self._group.shunned
+            and target not in self._upstream.shunned
         ):
             self._follow_targets(now)  # before the next tick: a retry of this attempt would find the same target
         if self.breaker is not None:
@@ -277,7 +261,7 @@ class Health:
         return at if self.breaker is None else min(at, self.breaker.refresh_state(now))
 
     def _follow_targets(self, now: float) -> float:
-        words, column, group = self._words, self._column, self._group
+        words, column, upstream = self._words, self._column, self._upstream
         shunned, ejected, changes_at, returns_at = set(), set(), inf, inf
         for (target, slot), (verdict, until) in zip(
             self._slots.items(), words.read_verdicts(column, self._of_targets, now), strict=True
@@ -291,11 +275,11 @@ class Health:
                     if self._outliers is not None:
                         words.repeat_ejection(column, slot)  # in case the process that has ejected it dies
         self._returns_at = returns_at
-        if ejected != group.ejected:
-            group.ejected = frozenset(ejected)
-        if shunned != group.shunned:
-            group.shunned = frozenset(shunned)
-            group.settle()
+        if ejected != upstream.ejected:
+            upstream.ejected = frozenset(ejected)
+        if shunned != upstream.shunned:
+            upstream.shunned = frozenset(shunned)
+            upstream.settle()
         return changes_at
 
 

@@ -2,13 +2,13 @@
 worker.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import exp, inf
 from time import monotonic
-from typing import Final, Protocol, final
+from typing import Final, final
 
 from fastgw.errors import Fault, Side
-from fastgw.upstream.targets.attempt_listener import AttemptRecord
+from fastgw.upstream.targets.attempt_listener import AttemptListener, AttemptRecord
 from fastgw.upstream.targets.target import Target
 
 GATEWAY_ERRORS: Final = frozenset((502, 503, 504))
@@ -18,13 +18,8 @@ GATEWAY_ERRORS: Final = frozenset((502, 503, 504))
 NO_WORDS: Final = memoryview(b"")
 
 
-class LoadClock(Protocol):
-    def __call__(self) -> float:
-        """Monotonic seconds."""
-
-
 @final
-class Loads:
+class Loads(AttemptListener):
     """Attempts in flight at each target on the node: an `AttemptListener` that counts them.
 
     Each worker counts in its own column of the shared memory; the node's value is the sum of all columns. The counts of
@@ -74,9 +69,6 @@ class Loads:
         words[self.first + attempt.target.slot] += 1
         words[self.total] += 1
 
-    def attempt_connected(self, attempt: AttemptRecord) -> None: ...
-    def attempt_answered(self, attempt: AttemptRecord) -> None: ...
-
     def attempt_ended(self, attempt: AttemptRecord) -> None:
         words = self._words
         words[self.first + attempt.target.slot] -= 1
@@ -102,7 +94,7 @@ def _begin_of(attempt: AttemptRecord, until: float) -> float:
 
 
 @final
-class Latencies:
+class Latencies(AttemptListener):
     """Latency of each target until its response head, from the end of the request: an average that rises at once and
     decreases slowly.
 
@@ -113,14 +105,10 @@ class Latencies:
     attempts in flight, with which the latency is multiplied, are those of the node (`loads`).
     """
 
-    __slots__ = ("_clock", "_decay", "_loads", "_penalty", "_seen", "attempt_begun", "attempt_ended")
+    __slots__ = ("_clock", "_decay", "_loads", "_penalty", "_seen")
 
-    def __init__(self, loads: Loads, decay: float, penalty: float, clock: LoadClock = monotonic) -> None:
+    def __init__(self, loads: Loads, decay: float, penalty: float, clock: Callable[[], float] = monotonic) -> None:
         self._loads = loads
-        # PERF: attributes and not methods: an attempt is counted without two calls in between (CPython 3.11,
-        # micro/balance).
-        self.attempt_begun = loads.attempt_begun
-        self.attempt_ended = loads.attempt_ended
         self._decay = decay
         self._penalty = penalty
         self._clock = clock
@@ -147,8 +135,6 @@ class Latencies:
 
     # calls of attempts
 
-    def attempt_connected(self, attempt: AttemptRecord) -> None: ...
-
     def attempt_answered(self, attempt: AttemptRecord) -> None:
         head_at, sent_at = attempt.head_at, attempt.sent_at
         # PERF: as `_begin_of`, without a call for each response.
@@ -161,7 +147,6 @@ class Latencies:
         if fault is not None and fault.side is Side.UPSTREAM:
             seconds = attempt.ended_at - _begin_of(attempt, attempt.ended_at)
             self._record_latency(attempt.target, max(seconds, self._penalty))
-        self._loads.attempt_ended(attempt)
 
     def _record_latency(self, target: Target, seconds: float) -> None:
         now = self._clock()

@@ -2,8 +2,8 @@
 get.
 
 Health, load tracking, breakers, counters and the exchange's own record of its retries use these calls only, whatever
-the attempt is for. Rule: an attempt begins once, and then ends or is abandoned once. In between it may be
-connected, and then the head of its response may be received.
+the attempt is for. Rule: an attempt begins once, and then ends or is abandoned once. In between the head of its
+response may be received.
 """
 
 from enum import IntEnum
@@ -20,6 +20,8 @@ from fastgw.upstream.targets.target import Target
 if TYPE_CHECKING:
     from typing import Self
 
+    from fastgw.upstream.upstream import Upstream
+
 
 class AttemptKind(IntEnum):
     """Reason why an attempt is made."""
@@ -35,17 +37,16 @@ LONGEST_LINE: Final = 4096
 """Maximum bytes of a request line that a span shows."""
 
 
-class AttemptListener(Protocol):
-    """Listener to the attempts at the targets of an upstream, in a worker.
+class AttemptListener:
+    """Listener to the attempts at the targets of an upstream, in a worker: base of those that follow some steps.
 
     The methods run for each request: they must not raise or wait. The record is complete up to the current step.
     """
 
+    __slots__ = ()
+
     def attempt_begun(self, attempt: "AttemptRecord") -> None:
         """Handle the selection of a target."""
-
-    def attempt_connected(self, attempt: "AttemptRecord") -> None:
-        """Handle a lent stream; the request is sent next."""
 
     def attempt_answered(self, attempt: "AttemptRecord") -> None:
         """Handle the head of a final response, or of a 101."""
@@ -69,20 +70,6 @@ class AttemptedExchange(FinishedExchange, Protocol):
     retries: int
     grpc_status: str
     trace: Trace | None
-
-
-class ListenedUpstream(Protocol):
-    """Interface of an upstream for its attempts."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def attempt_listener(self) -> AttemptListener | None:
-        """Listener to every attempt; None: there is none, and no cost per request."""
-
-    @property
-    def failure_listener(self) -> AttemptListener:
-        """Listener to rare events: the begin of retries and hedges, and failed or refused attempts."""
 
 
 @final
@@ -112,7 +99,7 @@ class AttemptRecord:
     def __init__(
         self,
         exchange: AttemptedExchange,
-        upstream: ListenedUpstream,
+        upstream: "Upstream",
         target: Target,
         kind: AttemptKind,
         number: int,
@@ -154,29 +141,25 @@ class AttemptRecord:
             self.span_id = trace.new_span_id()
         if self.kind is not AttemptKind.FIRST:
             self.exchange.retries += 1
-            upstream.failure_listener.attempt_begun(self)
-        if upstream.attempt_listener is not None:
-            upstream.attempt_listener.attempt_begun(self)
+            for listener in upstream.failure_listeners:
+                listener.attempt_begun(self)
+        for listener in upstream.attempt_listeners:
+            listener.attempt_begun(self)
         return self
 
     def connect(self, reused: bool, now: float) -> None:
         self.reused, self.connected_at = reused, now
-        listener = self._upstream.attempt_listener
-        if listener is not None:
-            listener.attempt_connected(self)
 
     def answer(self, status: int, now: float) -> None:
         self.status, self.head_at = status, now
-        listener = self._upstream.attempt_listener
-        if listener is not None:
+        for listener in self._upstream.attempt_listeners:
             listener.attempt_answered(self)
 
     def end(self, now: float) -> None:
         self.ended_at = now
         if self.exchange.trace is not None or not self.reused or self.number > 1 or self.queue_left_at:
             self._add_to_timeline(None)
-        listener = self._upstream.attempt_listener
-        if listener is not None:
+        for listener in self._upstream.attempt_listeners:
             listener.attempt_ended(self)
 
     def give_up(self, fault: Fault | None, why: str, now: float) -> None:
@@ -185,9 +168,10 @@ class AttemptRecord:
             self._add_to_timeline(fault)
         upstream = self._upstream
         if fault is not None or self.refused:
-            upstream.failure_listener.attempt_given_up(self, fault, why)
-        if upstream.attempt_listener is not None:
-            upstream.attempt_listener.attempt_given_up(self, fault, why)
+            for listener in upstream.failure_listeners:
+                listener.attempt_given_up(self, fault, why)
+        for listener in upstream.attempt_listeners:
+            listener.attempt_given_up(self, fault, why)
 
     def trace_request(self, request: bytes) -> None:
         """Record the request that is sent, for the span."""
@@ -231,41 +215,3 @@ class AttemptRecord:
             trace.add_attempt(ended)
         elif len(exchange.timeline) < MOST_TIMELINE:
             exchange.timeline = (*exchange.timeline, ended)
-
-
-@final
-class ListenerPair:
-    """Listener that calls two others, in this order. For three, one of them is such a pair."""
-
-    __slots__ = ("_first", "_second")
-
-    def __init__(self, first: AttemptListener, second: AttemptListener) -> None:
-        self._first, self._second = first, second
-
-    def __repr__(self) -> str:
-        return f"<ListenerPair {self._first!r} {self._second!r}>"
-
-    def attempt_begun(self, attempt: AttemptRecord) -> None:
-        self._first.attempt_begun(attempt)
-        self._second.attempt_begun(attempt)
-
-    def attempt_connected(self, attempt: AttemptRecord) -> None:
-        self._first.attempt_connected(attempt)
-        self._second.attempt_connected(attempt)
-
-    def attempt_answered(self, attempt: AttemptRecord) -> None:
-        self._first.attempt_answered(attempt)
-        self._second.attempt_answered(attempt)
-
-    def attempt_ended(self, attempt: AttemptRecord) -> None:
-        self._first.attempt_ended(attempt)
-        self._second.attempt_ended(attempt)
-
-    def attempt_given_up(self, attempt: AttemptRecord, fault: Fault | None, why: str) -> None:
-        self._first.attempt_given_up(attempt, fault, why)
-        self._second.attempt_given_up(attempt, fault, why)
-
-
-def with_listener(listener: AttemptListener | None, other: AttemptListener) -> AttemptListener:
-    """Return a listener that calls `other` as well."""
-    return other if listener is None else ListenerPair(listener, other)

@@ -311,7 +311,7 @@ async def test_an_open_breaker_stays_so_under_other_settings(phase: BreakerPhase
     with no_collector():
         async with serving(circuit_breaker={"min_requests": 1, "open": "300s"}) as node:
             upstream = node.gateway.upstreams["old"]
-            upstream.attempt_listener.attempt_given_up(record(upstream.targets[0], 0.1), Fault.CONNECT_REFUSED, "")
+            upstream.health.attempt_given_up(record(upstream.targets[0], 0.1), Fault.CONNECT_REFUSED, "")
             breaker = upstream.health.breaker
             assert (breaker.phase, upstream.unavailable()) == (BreakerPhase.OPEN, Fault.CIRCUIT_OPEN)
             assert 299 < upstream.wait() <= 300
@@ -321,7 +321,7 @@ async def test_an_open_breaker_stays_so_under_other_settings(phase: BreakerPhase
             before = held()
             node.adopt(node.configured("old", circuit_breaker={"min_requests": 2, "open": "301s"}))
             assert node.gateway.upstreams["old"].unavailable() is Fault.CIRCUIT_OPEN
-            assert upstream.attempt_listener is None
+            assert not upstream.attempt_listeners
             assert upstream.balancer.pick(None) is upstream.targets[0]
             del upstream, breaker
             await until(lambda: held() == before)

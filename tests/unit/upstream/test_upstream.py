@@ -179,18 +179,17 @@ def test_one_target_in_use_costs_nothing_to_choose():
 
 @pytest.mark.parametrize("algorithm", ["round_robin", "random", "ip_hash"])
 def test_a_plain_upstream_is_not_told_of_its_attempts(algorithm: Any) -> None:
-    assert Running(configured(1, 1, algorithm=algorithm)).upstream.attempt_listener is None
-    assert Running(configured(1, 1, algorithm="consistent_hash", load_factor=None)).upstream.attempt_listener is None
+    assert Running(configured(1, 1, algorithm=algorithm)).upstream.attempt_listeners == ()
+    assert Running(configured(1, 1, algorithm="consistent_hash", load_factor=None)).upstream.attempt_listeners == ()
 
 
 @pytest.mark.parametrize("algorithm", ["least_connections", "latency", "consistent_hash"])
 def test_who_goes_by_what_is_under_way_is_told_of_it(algorithm: Any) -> None:
     running = Running(configured(1, 1, algorithm=algorithm))
-    watch = running.upstream.attempt_listener
-    assert watch is not None
-    watch.attempt_begun(record(running.target("b")))
+    assert running.upstream.attempt_listeners[0] is running.loads
+    running.loads.attempt_begun(record(running.target("b")))
     assert (running.loads.of(running.target("b")), running.loads.of_all()) == (1, 1)
-    watch.attempt_ended(record(running.target("b")))
+    running.loads.attempt_ended(record(running.target("b")))
     assert running.loads.of_all() == 0
 
 
@@ -280,7 +279,7 @@ def test_who_speaks_otherwise_to_its_targets_begins_anew():
 
 def test_what_is_known_of_latencies_is_kept():
     running = Running(configured(1, 1, algorithm="latency"))
-    watch: Any = running.upstream.attempt_listener
+    watch = running.upstream.attempt_listeners[1]
     watch.attempt_answered(record(running.target("a"), 5.0, 200))
     watch.attempt_answered(record(running.target("b"), 0.001, 200))
     after = Running(configured(1, 3, algorithm="latency"), running)

@@ -87,7 +87,8 @@ class Asking:
             probes=[probe("asks", Phase.AUTHORIZE, request=ask)],
         )
         self.upstream = self.plane.gateway.upstreams["v"]
-        self.watch = self.upstream.attempt_listener = Watch()
+        self.watch = Watch()
+        self.upstream.attempt_listeners = (self.watch,)
         self.client = self.plane.client()
         self.client.sends(request)
 
@@ -121,7 +122,7 @@ def test_it_is_sent_as_its_own_request_and_told_as_it_comes() -> None:
     assert asking.told == [(200, b"1"), b"o"]
     wire.sends(OK[-1:])
     assert asking.told == [(200, b"1"), b"o", b"k", ()]
-    assert [what for what, _, _ in asking.watch.told] == ["begun", "connected", "answered", "ended"]
+    assert [what for what, _, _ in asking.watch.told] == ["begun", "answered", "ended"]
     asking.answers()
 
 

@@ -64,7 +64,8 @@ class Answering:
             probes=[probe("asks", Phase.AUTHORIZE, request=step)],
         )
         self.upstream = self.plane.gateway.upstreams["v"]
-        self.watch = self.upstream.attempt_listener = Watch()
+        self.watch = Watch()
+        self.upstream.attempt_listeners = (self.watch,)
         self.client = self.plane.client()
         self.client.sends(request)
         self.plane.settle()

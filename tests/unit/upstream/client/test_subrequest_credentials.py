@@ -61,7 +61,8 @@ class Asking:
             "routes": [{"name": "all", "upstream": "u", "filters": dict(route)}],
         }
         self.plane = Plane(self.document, probes=(probe("asks", Phase.AUTHORIZE, request=ask), *probes))
-        self.watch = self.upstream.attempt_listener = Watch()
+        self.watch = Watch()
+        self.upstream.attempt_listeners = (self.watch,)
         self.client = self.plane.client()
         self.client.sends(request)
 

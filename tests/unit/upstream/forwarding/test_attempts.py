@@ -166,20 +166,20 @@ def test_each_attempt_ends_once(
 
 
 ENDS = {
-    "answered": ([("connects", 0), ("answers", 0)], ["begun", "connected", "answered", "ended"]),
+    "answered": ([("connects", 0), ("answers", 0)], ["begun", "answered", "ended"]),
     "answered in pieces": (
         [("connects", 0), ("begins", 0), ("goes on", 0)],
-        ["begun", "connected", "answered", "ended"],
+        ["begun", "answered", "ended"],
     ),
     "broken off": (
         [("connects", 0), ("begins", 0), ("resets", 0)],
-        ["begun", "connected", "answered", "given up: upstream_incomplete"],
+        ["begun", "answered", "given up: upstream_incomplete"],
     ),
     "no connection": ([("cannot", 1)], ["begun", "given up: pool_timeout"]),
-    "hung up": ([("connects", 0), ("hangs up", 0)], ["begun", "connected", "given up: connection_lost"]),
-    "left": ([("connects", 0), ("leaves", 0)], ["begun", "connected", "given up"]),
+    "hung up": ([("connects", 0), ("hangs up", 0)], ["begun", "given up: connection_lost"]),
+    "left": ([("connects", 0), ("leaves", 0)], ["begun", "given up"]),
     "left while connecting": ([("leaves", 0)], ["begun", "given up"]),
-    "late": ([("connects", 0), ("long", 0)], ["begun", "connected", "given up: upstream_timeout"]),
+    "late": ([("connects", 0), ("long", 0)], ["begun", "given up: upstream_timeout"]),
 }
 
 
@@ -235,7 +235,7 @@ def test_a_tunnel_that_is_closed_is_an_attempt_that_ended() -> None:
     wire.ends()
     service.client.ends()
     service.plane.settle()
-    assert [what for what, _, _ in service.watch.told] == ["begun", "connected", "answered", "ended"]
+    assert [what for what, _, _ in service.watch.told] == ["begun", "answered", "ended"]
 
 
 def test_a_reused_connection_is_told_and_its_loss_blames_nobody() -> None:
@@ -247,13 +247,12 @@ def test_a_reused_connection_is_told_and_its_loss_blames_nobody() -> None:
     wire.ends()
     service.connects().sends(OK)
     told = [(what, how) for what, _, how in service.watch.told]
-    assert told[4:] == [
+    assert told[3:] == [
         ("begun", None),
-        ("connected", True),
         ("given up", None),
         ("begun", None),
-        ("connected", False),
         ("answered", 200),
         ("ended", None),
     ]
+    assert [record.reused for record in service.watch.records[3:]] == [True, True, False, False, False]
     service.watch.assert_even()

@@ -107,7 +107,7 @@ def times(play: CountedPlay) -> list[tuple[object, ...]]:
     """What was told of attempts since the first one."""
     told = play.plane.listeners["u"]
     assert told is not None
-    return told.events[4:]
+    return told.events[3:]
 
 
 @pytest.mark.parametrize("probes", [(), (SLOW,), (MEETING,)], ids=["at once", "behind a step", "met"])

@@ -257,7 +257,6 @@ def test_the_time_that_a_client_takes_for_its_request_is_not_the_targets(fault: 
     target = members(1)[0].target
     slow = record(target, 30.0, 200)
     slow.sent_at = 28.5
-    latencies.attempt_begun(slow)
     if fault is None:
         latencies.attempt_answered(slow)
     else:
@@ -284,7 +283,7 @@ def test_what_is_under_way_makes_a_fast_target_as_dear_as_a_slow_one():
     latencies.attempt_answered(record(slow, 0.04, 200))
     balance = LatencyBalancing(group, latencies)
     for target in picked(balance, 100):
-        latencies.attempt_begun(record(target))
+        loads.attempt_begun(record(target))
     assert loads.of(fast) / loads.of(slow) == pytest.approx(4, rel=0.1)
 
 
@@ -295,7 +294,7 @@ def test_what_is_under_way_at_equally_fast_targets_is_as_their_weights():
     for member in group:
         latencies.attempt_answered(record(member.target, 0.01, 200))
     for target in picked(LatencyBalancing(group, latencies), 400):
-        latencies.attempt_begun(record(target))
+        loads.attempt_begun(record(target))
     assert loads.of(group[0].target) == pytest.approx(300, abs=3)
 
 
@@ -307,7 +306,7 @@ def test_a_target_that_has_never_answered_is_asked_by_one_request_at_first():
     latencies.attempt_answered(record(known, 0.01, 200))
     balance = LatencyBalancing(group, latencies)
     assert {*picked(balance, 20)} == {unknown}
-    latencies.attempt_begun(record(unknown))
+    loads.attempt_begun(record(unknown))
     assert latencies.cost(unknown) == inf
     assert {*picked(balance, 20)} == {known}
 
@@ -319,12 +318,10 @@ def test_failing_fast_is_not_taken_for_being_fast(status: int | None) -> None:
     (loads,) = loads_of(2)
     latencies = Latencies(loads, 10.0, 1.0, lambda: 0.0)
     latencies.attempt_answered(record(good, 0.1, 200))
-    latencies.attempt_begun(record(bad))
     if status is None:
         latencies.attempt_given_up(record(bad, 0.001), Fault.CONNECT_REFUSED, "")
     else:
         latencies.attempt_answered(record(bad, 0.001, status))
-        latencies.attempt_ended(record(bad))
     assert {*picked(LatencyBalancing(group, latencies), 20)} == {good}
 
 
@@ -332,9 +329,8 @@ def test_a_client_that_leaves_says_nothing_of_a_target():
     group = members(1)
     (loads,) = loads_of(1)
     latencies = Latencies(loads, 10.0, 1.0, lambda: 0.0)
-    latencies.attempt_begun(record(group[0].target))
     latencies.attempt_given_up(record(group[0].target, 3.0), Fault.CLIENT_LEFT, "")
-    assert (latencies.of(group[0].target), loads.of_all()) == (0.0, 0)
+    assert latencies.of(group[0].target) == 0.0
 
 
 # --- hashes ---
