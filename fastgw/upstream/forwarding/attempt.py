@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from math import inf
 from time import monotonic
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from fastgw.errors import Fault, Retry
 from fastgw.eventloop.timer_wheel import Timed, Wheel
@@ -37,6 +37,9 @@ from fastgw.upstream.targets.attempt_listener import FIRST, AttemptKind, Attempt
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
 
+if TYPE_CHECKING:
+    from fastgw.upstream.forwarding.forwarding import Forwarding
+
 JUST_USED_S: Final = 1.0
 """Maximum seconds since its last use for an idle connection to carry a request that cannot be sent again; otherwise
 such a request gets a fresh connection.
@@ -48,9 +51,9 @@ EARLY_SHARE: Final = 0.1
 
 
 class Attempts(Timed):
-    """The part of a `Forwarding` that its attempts use. `begun`: their number. `head_due_at`, `call_due_at`: deadlines
-    of the response head and of a gRPC call, by the wheel's clock. `needs_http1`: a target has refused the request over
-    HTTP/2. `continued`: the client has got 100 Continue, of a target or of the gateway in its place.
+    """The part of a `Forwarding` that its attempts use in C. `begun`: their number. `head_due_at`, `call_due_at`:
+    deadlines of the response head and of a gRPC call, by the wheel's clock. `needs_http1`: a target has refused the
+    request over HTTP/2. `continued`: the client has got 100 Continue, of a target or of the gateway in its place.
     """
 
     def _begin(self, forward: ForwardedRequest, exchange: Exchange) -> None:
@@ -74,10 +77,6 @@ class Attempts(Timed):
         exchange = self.exchange
         return self.is_replayable() or (bool(exchange.chain.renew_steps) and not exchange.renewed)
 
-    def informed(self, attempt: Attempt, head: ResponseHead) -> None:
-        """Handle an interim response."""
-        raise NotImplementedError
-
     def response_received(
         self,
         attempt: Attempt,
@@ -93,36 +92,8 @@ class Attempts(Timed):
         """
         raise NotImplementedError
 
-    def attempt_lost(
-        self,
-        attempt: Attempt,
-        fault: Fault,
-        condition: str,
-        why: str = "",
-        reset_code: int | None = None,
-        is_probe: bool = False,
-    ) -> None:
-        """Handle an attempt that has failed, or whose response was aborted. `condition`: the retry condition that it
-        meets. `reset_code`: of its stream. `is_probe`: of the circuit breaker, and not processed.
-        """
-        raise NotImplementedError
-
-    def switched(self, attempt: Attempt, head: ResponseHead, early: bytes, timeout: float) -> None:
-        """Handle a 101; see `ClientSide.tunnel`."""
-        raise NotImplementedError
-
-    def renew_for_others(self) -> None:
-        """Let a filter renew the credentials that a call was rejected with after its response had begun: the next calls
-        get newer ones.
-        """
-        raise NotImplementedError
-
     def done(self, attempt: Attempt) -> None:
         """Handle the complete response."""
-        raise NotImplementedError
-
-    def fail(self, fault: Fault, why: str = "", wait: float = 0.0, reset_code: int | None = None) -> None:
-        """Answer with a fault. `wait`: seconds until a retry is useful, if known. `reset_code`: of the stream."""
         raise NotImplementedError
 
 
@@ -130,7 +101,7 @@ class Attempt(ResponseListener):
     """Borrower of a stream to `target`, and the sink of the request body. Its deadline: `per_try_timeout`."""
 
     def _begin(self, forwarding: Attempts, target: Target) -> None:
-        self._forwarding = forwarding
+        self._forwarding: Forwarding = forwarding  # type: ignore[assignment]  # there are no other `Attempts`
         self._upstream: Upstream = forwarding.upstream
         self.exchange: Exchange = forwarding.exchange
         self.target = target

@@ -176,6 +176,7 @@ class Forwarding(Attempts):
             current.hand_over(sent)
 
     def informed(self, attempt: Attempt, head: ResponseHead) -> None:
+        """Handle an interim response."""
         if self.exchange.taker is not None:
             self._let_take_over()
         if attempt is not self.current:
@@ -197,6 +198,9 @@ class Forwarding(Attempts):
         reset_code: int | None = None,
         is_probe: bool = False,
     ) -> None:
+        """Handle an attempt that has failed, or whose response was aborted. `condition`: the retry condition that it
+        meets. `reset_code`: of its stream. `is_probe`: of the circuit breaker, and not processed.
+        """
         if self.exchange.taker is not None:
             self._let_take_over()
         if self._drop(attempt):
@@ -316,6 +320,7 @@ class Forwarding(Attempts):
             self.current, self._hedges = attempt, ()
 
     def switched(self, attempt: Attempt, head: ResponseHead, early: bytes, timeout: float) -> None:
+        """Handle a 101; see `ClientSide.tunnel`."""
         exchange = self.exchange
         self._note_response(attempt.target, monotonic() - exchange.begun_at)
         self.deadline = inf
@@ -439,6 +444,9 @@ class Forwarding(Attempts):
         return True
 
     def renew_for_others(self) -> None:
+        """Let a filter renew the credentials that a call was rejected with after its response had begun: the next calls
+        get newer ones.
+        """
         exchange = self.exchange
         head = None if exchange.response is None else exchange.response.head
         if head is None or exchange.renewed:
@@ -565,6 +573,7 @@ class Forwarding(Attempts):
         exchange.service = None
 
     def fail(self, fault: Fault, why: str = "", wait: float = 0.0, reset_code: int | None = None) -> None:
+        """Answer with a fault. `wait`: seconds until a retry is useful, if known. `reset_code`: of the stream."""
         if self._held is not None and fault in NOBODY:
             self._pass_on(self._held)
             return
