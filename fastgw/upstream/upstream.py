@@ -13,9 +13,10 @@ from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.observe.metrics.series_layout import UPSTREAM_RETRIES_DENIED
+from fastgw.shm.node_queue import NodeQueue
 from fastgw.upstream.connections.connection_maker import connection_maker
 from fastgw.upstream.connections.pool import Pool
-from fastgw.upstream.connections.pool_limit import PoolLimit, PoolQueue
+from fastgw.upstream.connections.pool_limit import PoolLimit
 from fastgw.upstream.connections.socket_connection import SocketConnection
 from fastgw.upstream.health.attempt_counters import AttemptCounters, Note
 from fastgw.upstream.health.circuit_breaker import HalfOpenGate
@@ -129,7 +130,7 @@ class Upstream:
         pending: PoolLimit,
         loads: Loads | None = None,
         key: bytes = b"",
-        queue: PoolQueue | None = None,
+        queue: NodeQueue | None = None,
     ) -> None:
         """Start in one of `workers` processes: open for exchanges. `connections`, `pending`: the node's limits.
 

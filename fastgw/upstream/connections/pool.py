@@ -35,6 +35,7 @@ from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.operator_events import OperatorEvent, log_event
+from fastgw.shm.node_queue import NodeQueue
 from fastgw.upstream.connections.connect import (
     ConnectFailed,
     Connecting,
@@ -44,7 +45,7 @@ from fastgw.upstream.connections.connect import (
     not_connected,
 )
 from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
-from fastgw.upstream.connections.pool_limit import LocalLimit, PoolLimit, PoolQueue
+from fastgw.upstream.connections.pool_limit import LocalLimit, PoolLimit
 from fastgw.upstream.connections.pooled_connection import Lender, PooledConnection
 from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
@@ -129,7 +130,7 @@ class Pool(Lender):
         pending: PoolLimit | None = None,
         clock: Wheel | None = None,
         lent_once: bool = False,
-        queue: PoolQueue | None = None,
+        queue: NodeQueue | None = None,
     ) -> None:
         """`connection_factory`: called with the pool and the target; for a connection that offers HTTP/1.1 alone to a
         target that negotiates the version also with `http1=True`. `limit`, `pending`: the node's limits for
@@ -625,7 +626,7 @@ class Pool(Lender):
             if first is None:
                 self._ignore_if_unused(self._queue)
 
-    def _ignore_if_unused(self, queue: PoolQueue) -> None:
+    def _ignore_if_unused(self, queue: NodeQueue) -> None:
         """Stop listening to the queue if the pool has neither connections nor borrowers there."""
         if not self._places and not self._placeless:
             queue.watch(False)
@@ -695,7 +696,7 @@ class Pool(Lender):
         if waiting:
             self._queue.watch(not self.idle_count)
 
-    def _others_waiting(self, queue: PoolQueue) -> int:
+    def _others_waiting(self, queue: NodeQueue) -> int:
         """Return how many requests wait at other workers, and watch the queue from now on if there are any."""
         waiting = queue.others_waiting()
         if not waiting and self._contended:
