@@ -144,7 +144,7 @@ class RecordedPool(Lender):
         self._waiting: set[Any] = set()
 
     def lend(
-        self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf, http1: bool = False
+        self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf
     ) -> UpstreamStream | Fault | None:
         exchange = borrower.exchange
         state = getattr(exchange.peer, "state", None)

@@ -368,7 +368,7 @@ class Pool(Lender):
         return not self.is_full
 
     def lend(
-        self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf, http1: bool = False
+        self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf
     ) -> UpstreamConnection | Fault | None:
         connection = None if fresh else self.try_lend(target, idle_at_most)
         if connection is None:

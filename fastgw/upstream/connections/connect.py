@@ -227,9 +227,10 @@ async def _hand_over(sock: socket.socket, address: TargetAddress, target: Target
         plain.begin(cast(StreamProtocol, protocol))
     else:
         done: asyncio.Future[OSError | None] = worker_loop.loop.create_future()
-        http1 = target.negotiates and not isinstance(protocol, NegotiatingConnection)
         resuming, name, connection = target.tls.at(address), target.server_name, cast(Any, protocol)
-        tls = _take_over(sock, lambda fd: TlsClientTransport(worker_loop, fd, resuming, name, connection, http1))
+        tls = _take_over(
+            sock, lambda fd: TlsClientTransport(worker_loop, fd, resuming, name, connection, target.http1_only)
+        )
         tls.begin_tls(done)
         try:
             error = await done

@@ -19,15 +19,13 @@ _CLASSES: Final[dict[str, Callable[[WorkerLoop, Any, Target], Any]]] = {
 
 
 def connection_maker(worker_loop: WorkerLoop, upstream: settings.Upstream) -> Callable[..., Any]:
-    """Return the factory of connections that belong to a pool, for targets of the upstream. Its argument `http1`: of a
-    connection over HTTP/1.1, whatever the target prefers.
-    """
+    """Return the factory of connections that belong to a pool, for targets of the upstream."""
     classes = {protocol: _CLASSES[protocol] for protocol in protocols_of(upstream)}
     if upstream.protocol == "http1" or HTTP2 not in classes:
         return partial(UpstreamConnection, worker_loop)
 
-    def make(pool: Any, target: Target, http1: bool = False) -> Any:
-        if http1:
+    def make(pool: Any, target: Target) -> Any:
+        if target.http1_only:
             return UpstreamConnection(worker_loop, pool, target)
         if target.tls is not None:
             return NegotiatingConnection(classes, worker_loop, pool, target)

@@ -3,7 +3,7 @@ for.
 
 A pool lends capacity: a connection carries `capacity` streams at once, which is 1 for HTTP/1. Connections with free
 capacity are used before idle ones, which can then expire.
-Rule 1: a stream is lent only for the target that its connection was opened to, or the part of it for a server name.
+Rule 1: a stream is lent only for the target that its connection was opened to, or the part of it.
 One pool serves one upstream, and an upstream has one TLS identity (client certificate, trusted CA, verification), so
 connections of two identities never mix.
 Rule 2: every connection counts in the upstream's limit from before it is opened until it is closed. Rule 3: counts are
@@ -95,11 +95,10 @@ class StreamBorrower(Protocol):
 
 @final
 class _Waiter:
-    __slots__ = ("borrower", "counted", "deadline", "http1", "target")
+    __slots__ = ("borrower", "counted", "deadline", "target")
 
-    def __init__(self, borrower: StreamBorrower, target: Target, deadline: float, http1: bool) -> None:
+    def __init__(self, borrower: StreamBorrower, target: Target, deadline: float) -> None:
         self.borrower = borrower
-        self.http1 = http1  # it gets a connection of its own that offers HTTP/1.1 alone
         self.counted = False  # counted in the node's number of waiting requests
         self.target = target
         self.deadline = deadline  # monotonic seconds until which it waits for a connection
@@ -132,8 +131,7 @@ class Pool(Lender):
         lent_once: bool = False,
         queue: NodeQueue | None = None,
     ) -> None:
-        """`connection_factory`: called with the pool and the target; for a connection that offers HTTP/1.1 alone to a
-        target that negotiates the version also with `http1=True`. `limit`, `pending`: the node's limits for
+        """`connection_factory`: called with the pool and the target. `limit`, `pending`: the node's limits for
         `pool.max_connections` and `pool.max_pending`; None = this worker has the whole limit. `clock`: the worker's
         timer wheel, which expires idle connections; None = the monotonic clock.
 
@@ -239,25 +237,16 @@ class Pool(Lender):
             connection.target.shared.pop(connection, None)
         return connection.open_stream()
 
-    def lend(
-        self,
-        target: Target,
-        borrower: StreamBorrower,
-        fresh: bool = False,
-        idle_at_most: float = inf,
-        http1: bool = False,
-    ) -> Any:
-        http1 = http1 and target.negotiates
-        if not fresh and not http1:
+    def lend(self, target: Target, borrower: StreamBorrower, fresh: bool = False, idle_at_most: float = inf) -> Any:
+        if not fresh:
             stream = self.try_lend(target, idle_at_most)
             if stream is not None:
                 return stream
-        waiter = _Waiter(borrower, target, monotonic() + self._pending_timeout, http1)
+        waiter = _Waiter(borrower, target, monotonic() + self._pending_timeout)
         self._waiters[borrower] = waiter
-        if not http1:
-            target.waiting[waiter] = None
-            if not fresh:
-                target.willing[waiter] = None
+        target.waiting[waiter] = None
+        if not fresh:
+            target.willing[waiter] = None
         self._placeless[waiter] = None
         self._fill()
         if waiter in self._placeless:
@@ -523,7 +512,7 @@ class Pool(Lender):
 
     def _forget_waiter(self, waiter: _Waiter) -> None:
         del self._waiters[waiter.borrower]
-        waiter.target.waiting.pop(waiter, None)
+        del waiter.target.waiting[waiter]
         waiter.target.willing.pop(waiter, None)
         if waiter in self._placeless:
             self._leave_queue(waiter)
@@ -593,7 +582,7 @@ class Pool(Lender):
             waiter = next(iter(self._placeless))
             target = waiter.target
             # Otherwise an opening without a borrower, or with free capacity, is available for this one.
-            if waiter.http1 or target.opening * target.capacity < len(target.waiting):
+            if target.opening * target.capacity < len(target.waiting):
                 is_others = in_turn and self._is_others(self._since(waiter))
                 if len(self._openings) >= self._at_once or is_others or not self._take_place(target):
                     if is_others and has_taken and self._queue is not None:
@@ -601,7 +590,7 @@ class Pool(Lender):
                     self._tick_later()
                     return
                 has_taken = True
-                self._open(target, waiter if waiter.http1 else None)
+                self._open(target)
             if waiter.counted:
                 waiter.borrower.queue_left()
             self._leave_queue(waiter)
@@ -705,28 +694,23 @@ class Pool(Lender):
         self._contended = waiting > 0
         return waiting
 
-    def _open(self, target: Target, waiter: _Waiter | None) -> None:
-        """Open a connection for all who wait for the target; `waiter`: for this one alone, over HTTP/1.1."""
-        if waiter is None:
-            connection = self._factory(self, target)
-            target.opening += 1
-        else:
-            connection = self._factory(self, target, http1=True)
+    def _open(self, target: Target) -> None:
+        """Open a connection for all who wait for the target."""
+        connection = self._factory(self, target)
+        target.opening += 1
         opening = connect(target, cast(Connecting, connection), *self._connect_timeouts)
         task = asyncio.get_running_loop().create_task(opening)
         self._openings.add(task)
-        task.add_done_callback(partial(self._opened, target, connection, waiter))
+        task.add_done_callback(partial(self._opened, target, connection))
 
     def _opened(
         self,
         target: Target,
         connection: Any,  # a `PooledConnection`, or a `NegotiatingConnection`
-        waiter: _Waiter | None,
         task: asyncio.Task[TargetAddress],
     ) -> None:
         self._openings.remove(task)
-        if waiter is None:
-            target.opening -= 1
+        target.opening -= 1
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if isinstance(connection, NegotiatingConnection):
             connection = connection.chosen or connection  # without a handshake there is none
@@ -736,27 +720,14 @@ class Pool(Lender):
             target.accepted = target.whole.accepted = True
         if error is None and not connection.closed:
             self._connections[connection] = task.result()
-            is_there = target.whole in self.targets and target.is_known and target.has(task.result())
-            if not is_there:  # removed meanwhile
+            if target.whole not in self.targets or not target.has(task.result()):  # removed meanwhile
                 self._leaving.add(connection)
-            if waiter is None:
-                self._share_out(target, connection)
-            else:
-                self._lend_alone(waiter, connection)
+            self._share_out(target, connection)
             return
         self._leave_place(target)
         fault, why = self._explain(target, error, connection.lost_by)
         if fault is Fault.CONNECTIONS_EXHAUSTED:
-            if waiter is not None and self._still_waits(waiter):
-                self._placeless[waiter] = None
-                self._placeless.move_to_end(waiter, last=False)
             self._queue_again(target)
-            return
-        if waiter is not None:
-            self._fill()
-            if self._still_waits(waiter):
-                self._forget_waiter(waiter)
-                waiter.borrower.failed(fault, why)
             return
         # As long as there are enough openings for all waiting borrowers, a failed one has no borrower.
         lost = max(len(target.waiting) - target.opening * target.capacity, 0)
@@ -787,17 +758,6 @@ class Pool(Lender):
         if fewer or connection.capacity > 1:
             self._queue_uncovered(target)
             self._fill()
-
-    def _still_waits(self, waiter: _Waiter) -> bool:
-        return self._waiters.get(waiter.borrower) is waiter
-
-    def _lend_alone(self, waiter: _Waiter, connection: PooledConnection) -> None:
-        """Lend a connection to the borrower that it was opened for, or keep it if that one has withdrawn."""
-        if self._still_waits(waiter):
-            self._lend_to(waiter, connection)
-        else:
-            connection.streams = 1  # placeholder until it is given back
-            self.give_back(connection)
 
     def _queue_uncovered(self, target: Target) -> None:
         """Put the last borrowers back into the queue if the connections being opened cannot serve all of them."""
@@ -831,7 +791,7 @@ class Pool(Lender):
             report = {"message": f"opening a connection to {target.label}", "exception": error}
             asyncio.get_running_loop().call_exception_handler(report)
             return Fault.INTERNAL, ""
-        if target.whole is not target and fault is Fault.TLS_FAILED:
+        if target.follows_host and target.whole is not target and fault is Fault.TLS_FAILED:
             # Clients choose the name. Servers refuse one that they do not serve by any alert (Go: `internal_error`), or
             # by none (Envoy), as if they were broken. Names that they have accepted tell one from the other.
             is_unknown = not target.accepted and target.whole.accepted and is_refusal(error)

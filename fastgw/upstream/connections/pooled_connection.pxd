@@ -8,7 +8,7 @@ cdef class PooledConnection
 
 
 cdef class Lender:
-    cpdef lend(self, Target target, borrower, bint fresh=*, double idle_at_most=*, bint http1=*)
+    cpdef lend(self, Target target, borrower, bint fresh=*, double idle_at_most=*)
     cpdef give_back(self, PooledConnection connection)
     cpdef discard(self, PooledConnection connection)
     cpdef forget(self, PooledConnection connection)

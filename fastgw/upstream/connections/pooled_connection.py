@@ -41,15 +41,11 @@ class PooledConnection(BodyReading):
 class Lender:
     """Interface of a pool for its borrowers and its connections."""
 
-    def lend(
-        self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf, http1: bool = False
-    ) -> Any:
+    def lend(self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf) -> Any:
         """Lend a stream at once if there is one; else return None, and call `borrower.lent` or `borrower.failed` later.
 
         `fresh`: only of a connection that has not carried a request. `idle_at_most`: only of one that was idle for
         less, in seconds; for a request that could not be repeated if the target is just closing the connection.
-        `http1`: only of a connection over HTTP/1.1, which is opened for this borrower if the target negotiates the
-        version (`Target.negotiates`): for an upgrade, which HTTP/2 does not have.
         `Fault.POOL_FULL`: too many borrowers wait already; there is no later call. A borrower that exceeds
         `max_pending` waits nevertheless while another worker may close an idle connection for it. `failed` is called
         with this fault when no other worker has one any more, after one or two ticks at the latest, unless it does not

@@ -158,8 +158,10 @@ class Attempt(ResponseListener):
             except (ValueError, Malformed):
                 self._forwarding.fail(Fault.MISDIRECTED, "the host is no server name for TLS")
                 return
+        if http1:
+            target = target.over_http1()
         pool = self._upstream.pool  # it stays until its method returns
-        lent = pool.lend(target, self, fresh, idle_at_most, http1)
+        lent = pool.lend(target, self, fresh, idle_at_most)
         if isinstance(lent, UpstreamConnection):
             self.lent(lent)
         elif isinstance(lent, Fault):

@@ -17,6 +17,7 @@ cdef class Target:
     cdef public int counted
     cdef public bint follows_host
     cdef public object host
+    cdef public bint http1_only
     cdef public bytes host_header
     cdef public dict idle
     cdef public str label

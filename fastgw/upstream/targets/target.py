@@ -3,7 +3,8 @@
 Rule 1: the configuration is evaluated here, before the workers are forked; a request only reads it.
 Rule 2: only `pool` changes the counts and queues.
 Rule 3: a connection has one server name (SNI). Where it follows the `Host` of requests, a target has a part for each
-name, a `Target` of its own with its connections; whatever is known of the target is known by the whole one.
+name, a `Target` of its own with its connections; whatever is known of the target is known by the whole one. Likewise
+for the connections over HTTP/1.1 of a target that negotiates the version.
 """
 
 import re
@@ -25,7 +26,7 @@ from fastgw.upstream.targets.tls import TargetTls
 MOST_STREAMS: Final = 100
 """Maximum number of concurrent streams on an HTTP/2 connection, if the target allows as many."""
 MOST_NAMES: Final = 64
-"""Maximum number of server names without connections and requests that a target remembers, with their TLS sessions."""
+"""Maximum number of parts without connections and requests that a target remembers, with their TLS sessions."""
 _LOOKED_AT: Final = 8
 """Maximum number of names that are looked at to forget one. Others are in use, and bounded by `pool`."""
 _SERVER_NAME: Final = re.compile(r"(?=.{1,253}\Z)(?:[^.]{1,63}\.)*[^.]{1,63}")
@@ -35,7 +36,7 @@ _SETTINGS: Final = (
     *("minor", "authority", "_own_host", "host_header", "follows_host", "_literal", "_name", "capacity"),
 )
 """What a part takes over from its target."""
-_NO_PARTS: Final[dict[str, Any]] = {}
+_NO_PARTS: Final[dict[Any, Any]] = {}
 """Parts of the targets that have none: no entry is ever made."""
 
 
@@ -71,6 +72,7 @@ class Target:
         self.label = label or label_of(url)
         self.base_path = url.base_path.encode()
         self.negotiates = negotiates
+        self.http1_only = False  # a part whose connections offer HTTP/1.1 alone, with the context of `negotiates`
         self.minor = 1  # HTTP/1 minor version of its last response
         self.authority = url.authority.encode()
         self._own_host = None if follows_host or _gets_clients_host(url, server_name) else self.authority
@@ -80,8 +82,9 @@ class Target:
         self.server_name = server_name or url.host.rstrip(".")
         self.follows_host = follows_host and self.tls is not None
         self._whole: ref[Target] | None = None  # of a part
-        # By server name, the most recently used last. PERF: an empty dict for each of thousands of targets is 64 bytes.
-        self._parts: dict[str, Target] = {} if self.follows_host else _NO_PARTS
+        # By server name, and by that and True for HTTP/1.1, the most recently used last. PERF: an empty dict for each
+        # of thousands of targets is 64 bytes.
+        self._parts: dict[str | tuple[str, bool], Target] = {} if self.follows_host else _NO_PARTS
         address = _literal(url)
         self._literal = [] if address is None else [address]
         self._name = Name(url.host, url.port, resolve_interval) if address is None else None
@@ -146,11 +149,11 @@ class Target:
     def _has_places(self) -> bool:
         return self.places > 0 or any(part.places for part in self._parts.values())
 
-    # server names
+    # parts
 
     @property
     def parts(self) -> Collection["Target"]:
-        """The parts for server names that follow requests."""
+        """The parts for server names that follow requests, and for HTTP/1.1."""
         return self._parts.values()
 
     @property
@@ -158,25 +161,39 @@ class Target:
         """The target that this is a part of, or itself."""
         return self if self._whole is None else self._whole() or self
 
-    @property
-    def is_known(self) -> bool:
-        """Whether it is a whole target, or a part that its target remembers."""
-        return self._whole is None or self.whole._parts.get(self.server_name) is self
-
     def part_for(self, host: bytes) -> "Target":
         """Return the part with the connections for a host: a name or an IP address. Raises `ValueError` if it can be no
         server name.
         """
         name = host.decode("ascii").removeprefix("[").removesuffix("]")
-        part = self._parts.pop(name, None)
+        if name not in self._parts and _SERVER_NAME.fullmatch(name) is None:
+            raise ValueError(name)
+        part = self._known_part(name, name)
+        self.minor, self.capacity = part.minor, part.capacity  # as its last connection was
+        return part
+
+    def over_http1(self) -> "Target":
+        """Return the part with the connections over HTTP/1.1, if the target negotiates the version; otherwise itself.
+        For upgrades, which HTTP/2 does not have.
+        """
+        if not self.negotiates:
+            return self
+        whole = self.whole
+        if whole._parts is _NO_PARTS:
+            whole._parts = {}
+        part = whole._known_part((self.server_name, True), self.server_name)
+        part.negotiates, part.http1_only, part.capacity = False, True, 1
+        self.minor = part.minor
+        return part
+
+    def _known_part(self, key: str | tuple[str, bool], name: str) -> "Target":
+        """Return the part with this key, which has the server name `name`."""
+        part = self._parts.pop(key, None)
         if part is None:
-            if _SERVER_NAME.fullmatch(name) is None:
-                raise ValueError(name)
             if len(self._parts) >= MOST_NAMES:
                 self._forget_part()
             part = self._part(name)
-        self._parts[name] = part
-        self.minor, self.capacity = part.minor, part.capacity  # as its last connection was
+        self._parts[key] = part
         return part
 
     def _part(self, name: str) -> "Target":
@@ -191,11 +208,11 @@ class Target:
     def _forget_part(self) -> None:
         """Forget the part that was not used for longest and has no connections, nor requests that wait for one."""
         for _ in range(_LOOKED_AT):
-            name = next(iter(self._parts))
-            part = self._parts.pop(name)
+            key = next(iter(self._parts))
+            part = self._parts.pop(key)
             if not part.places and not part.waiting:
                 return
-            self._parts[name] = part
+            self._parts[key] = part
 
     def avoid(self, address: TargetAddress) -> None:
         """Try this address last until the next lookup, because it did not respond or others were faster."""

@@ -107,27 +107,25 @@ async def test_a_name_that_a_target_refuses_is_unknown_as_long_as_it_accepts_oth
 
 
 @on_loop
-async def test_a_connection_for_a_name_that_is_forgotten_meanwhile_is_lent_once(dialer):
-    """A request for an upgrade waits for a place, and counts for no target until it has it."""
-    configured = upstream(max_connections=1)
-    made: Any = lambda pool, target, http1=False: Connection(pool, target)  # noqa: E731
-    target = follower()
-    pool: Pool = Pool((target,), configured, made)
-    taken = await opened(pool, dialer, target.part_for(b"b.test"))
-    part, borrower = target.part_for(b"a.test"), Borrower()
-    part.negotiates = True
-    assert pool.lend(part, borrower, http1=True) is None
+async def test_upgrades_of_a_target_that_negotiates_have_connections_of_their_own(dialer):
+    """None of them is lent for other requests, nor the other way round; and none is forgotten while it is in use."""
+    pool = make(upstream("https://192.0.2.1", "http://192.0.2.1"))
+    target, plain = pool.targets
+    assert plain.over_http1() is plain
+    part = target.over_http1()
+    assert (part.http1_only, part.negotiates, part.capacity, part.whole) == (True, False, 1, target)
+    ordinary, upgraded = await opened(pool, dialer), await opened(pool, dialer, part)
     for number in range(2 * MOST_NAMES):
-        target.part_for(b"%d.test" % number)
-    assert not part.is_known
-    pool.give_back(taken)
-    await dialer.begun()
-    dialer.succeed()
-    connection = await borrower.answer()
-    assert isinstance(connection, Connection)
-    pool.give_back(connection)
-    assert connection.closed
-    assert pool.idle_count == 0
+        target._known_part(f"{number}.test", f"{number}.test")
+    assert target.over_http1() is part
+    pool.give_back(ordinary)
+    assert pool.try_lend(part) is None
+    pool.give_back(upgraded)
+    assert pool.try_lend(part) is upgraded
+    assert pool.try_lend(target) is ordinary
+    pool.give_back(upgraded)
+    pool.give_back(ordinary)
+    pool.stop()
 
 
 @on_loop
