@@ -19,11 +19,8 @@ class Dialer(Protocol):
     def dialed(self, transport: SocketTransport, error: int) -> None:
         """Handle the end of a connect. `error`: its errno, or 0."""
 
-def can_dial(address: Address | None) -> bool:
-    """Whether `dial` takes this address: it is one of TCP without a zone."""
-
 def dial(address: Address) -> int:
-    """Begin to connect, and return the socket's descriptor. Raises `OSError`."""
+    """Begin to connect to an address of TCP, and return the socket's descriptor. Raises `OSError`."""
 
 @final
 class DialedTransport(SocketTransport):

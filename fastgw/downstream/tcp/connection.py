@@ -22,7 +22,7 @@ import cython
 
 from fastgw.downstream.tcp.relay_end import End, EndOwner, Loss, RelayEnd
 from fastgw.errors import Fault, Retry
-from fastgw.eventloop.dialing import DialedTransport, can_dial, dial
+from fastgw.eventloop.dialing import DialedTransport, dial
 from fastgw.eventloop.socket_accept import AcceptedSocket
 from fastgw.eventloop.socket_transport import SocketTransport, send_at_once
 from fastgw.eventloop.tls_transport import text_of
@@ -341,7 +341,8 @@ class TcpConnection(EndOwner):
             self._record = self._new_record(kind).report_begun()
         # PERF: without the pool's task: 115 us of CPU for a short connection instead of 180, both ends of it included
         # (CPython 3.11, uvloop 0.23).
-        if target.tls is None and can_dial(target.literal) and upstream.pool.take_place(target):
+        is_literal = target.literal is not None and target.scheme != "unix"
+        if target.tls is None and is_literal and upstream.pool.take_place(target):
             self._has_place = True
             self._dial(upstream, target)
         else:

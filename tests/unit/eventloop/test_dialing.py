@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastgw.eventloop.dialing import DialedTransport, can_dial, dial
+import pytest
+
+from fastgw.eventloop.dialing import DialedTransport, dial
 from fastgw.eventloop.socket_transport import SocketTransport
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.upstream.targets.dns import TargetAddress
@@ -90,9 +93,8 @@ async def test_of_a_connect_that_is_given_up_nothing_is_told() -> None:
             assert dialer.told == dialer.calls.told == []
 
 
-def test_addresses_with_a_zone_and_those_of_other_families_are_left_to_others() -> None:
-    zoned: Any = ("fe80::1%eth0", 80, 0, 0)
-    assert can_dial(TargetAddress(socket.AF_INET6, ("::1", 80, 0, 0)))
-    assert not can_dial(TargetAddress(socket.AF_INET6, zoned))
-    assert not can_dial(TargetAddress(socket.AF_UNIX, "/run/x"))
-    assert not can_dial(None)
+def test_what_cannot_be_begun_raises_and_leaves_no_socket() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="unreachable"):
+        dial(TargetAddress(socket.AF_INET, ("255.255.255.255", 1)))
+    assert len(os.listdir("/proc/self/fd")) == before
