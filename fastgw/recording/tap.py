@@ -1,12 +1,13 @@
 """Tap: records one request without changing it, on its way through the gateway.
 
 It stands in three places: as the trace of the exchange, which all attempts and sub-requests share; between the exchange
-and its client; and between each attempt and its stream. Rule 1: everything is passed on at once and unchanged, and no
-more than the limit of a body is kept. Rule 2: the record is complete when the exchange ends; what comes later (copies
-of a mirror, refreshes of a cache) is not part of it. Rule 3: the references to the exchange end with it.
+and its client; and between each stream and its attempt, as the listener to the response. Rule 1: everything is passed
+on at once and unchanged, and no more than the limit of a body is kept. Rule 2: the record is complete when the exchange
+ends; what comes later (copies of a mirror, refreshes of a cache) is not part of it. Rule 3: the references to the
+exchange end with it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic, time
 from typing import Any, Final, Protocol, final
@@ -25,7 +26,7 @@ from fastgw.observe.tracing.trace import MOST_ATTEMPTS, EndedAttempt, EndedWait
 from fastgw.observe.tracing.tracer import Trace
 from fastgw.recording.records import RecordedBody, RecordedCall, RecordedIdentity, RecordedRequest
 from fastgw.recording.redaction import RecordRedaction, TooLongToMask
-from fastgw.upstream.connections.stream import RequestSource, ResponseListener, UpstreamStream
+from fastgw.upstream.connections.stream import ResponseListener, UpstreamStream
 
 MOST_CALLS: Final = 64
 """Maximum number of attempts and sub-requests that are recorded of a request."""
@@ -153,17 +154,22 @@ class RecordedTrace:
 
     # attempts
 
-    def tap(self, stream: UpstreamStream, record: TracedRecord, request: bytes) -> UpstreamStream:
-        """Return the stream for an attempt, which sends `request`: the head, and the first part of the body."""
+    def tap(
+        self, listener: ResponseListener, stream: UpstreamStream, record: TracedRecord, request: bytes, whole: bool
+    ) -> "TappedListener | None":
+        """Return the listener to the response for an attempt, which sends `request`: the head, and the first part of
+        the body, or the `whole` of it. None: its request has ended, or no exchange waits for the response.
+        """
         exchange: Exchange = record.exchange
         if self.exchange is None or is_copy(exchange) or len(self._calls) >= MOST_CALLS:
-            return stream  # its request has ended, or no exchange waits for the response
+            return None
         end = find_head_end(request)
         call = RecordedCall(record.upstream, stream.target.label, request[:end], RecordedBody())
         kept = _Call(call, _private_names(exchange), self._most)
         self._calls.append(kept)
         kept.request_body.add(_unframed(request, end) if stream.frames_bodies else request[end:])
-        return TappedStream(stream, kept)
+        kept.request_body.is_over = whole
+        return TappedListener(listener, kept)
 
     # the exchange
 
@@ -340,73 +346,23 @@ class RecordedClient(ClientWrapper):
 
 
 @final
-class TappedStream:
-    """Stream of an attempt that is recorded. `inner`: the stream itself, which does everything."""
+class TappedListener(ResponseListener):
+    """Listener to the response of an attempt that is recorded. `inner`: the listener itself, first the attempt."""
 
     __slots__ = ("_kept", "inner")
 
-    def __init__(self, inner: UpstreamStream, kept: _Call) -> None:
+    def __init__(self, inner: Any, kept: _Call) -> None:
         self.inner, self._kept = inner, kept
 
-    def __repr__(self) -> str:
-        return f"<TappedStream of {self.inner!r}>"
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def send_request(self, listener: Any, request: bytes, method: bytes) -> None:
-        self._kept.request_body.is_over = True
-        self.inner.send_request(TappedListener(listener, self._kept), request, method)
-
-    def begin_special(
-        self,
-        listener: Any,
-        request: bytes,
-        method: bytes,
-        *,
-        whole: bool,
-        chunked: bool = False,
-        source: RequestSource | None = None,
-        expects_continue: bool = False,
-        upgrade: Sequence[bytes] = (),
-        tunnel: Any = None,
-    ) -> None:
-        self._kept.request_body.is_over = whole
-        self.inner.begin_special(
-            TappedListener(listener, self._kept),
-            request,
-            method,
-            whole=whole,
-            chunked=chunked,
-            source=source,
-            expects_continue=expects_continue,
-            upgrade=upgrade,
-            tunnel=tunnel,
-        )
-
-    def send_body(self, payload: bytes) -> None:
+    def add_request_body(self, payload: bytes) -> None:
+        """Record a further piece of the request's body."""
         self._kept.request_body.add(payload)
-        self.inner.send_body(payload)
 
-    def end_body(self, trailers: Trailers) -> None:
+    def end_request(self) -> None:
         self._kept.request_body.is_over = True
-        self.inner.end_body(trailers)
-
-    def hand_over(self, listener: Any) -> None:
-        self.inner.hand_over(TappedListener(listener, self._kept))
-
-
-@final
-class TappedListener(ResponseListener):
-    """Listener to the response of an attempt that is recorded. `inner`: the listener itself."""
-
-    __slots__ = ("_inner", "_kept")
-
-    def __init__(self, inner: Any, kept: _Call) -> None:
-        self._inner, self._kept = inner, kept
 
     def on_interim(self, head: ResponseHead) -> None:
-        self._inner.on_interim(head)
+        self.inner.on_interim(head)
 
     def on_head(self, head: ResponseHead, payload: bytes | None, ended: bool) -> None:
         kept = self._kept
@@ -415,16 +371,16 @@ class TappedListener(ResponseListener):
         call.response = b"%b%b\r\n" % (serializer.status_line(head.status), head.fields().render(HOP_BY_HOP, ()))
         kept.response_body.add((head.payload or b"") if payload is None else payload)
         kept.response_body.is_over = ended
-        self._inner.on_head(head, payload, ended)
+        self.inner.on_head(head, payload, ended)
 
     def on_data(self, payload: bytes) -> None:
         self._kept.response_body.add(payload)
-        self._inner.on_data(payload)
+        self.inner.on_data(payload)
 
     def on_end(self, trailers: Trailers) -> None:
         self._kept.response_body.is_over, self._kept.call.trailers = True, trailers
-        self._inner.on_end(trailers)
+        self.inner.on_end(trailers)
 
     def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
         self._kept.call.fault = fault.label
-        self._inner.on_failure(fault, silent, why)
+        self.inner.on_failure(fault, silent, why)

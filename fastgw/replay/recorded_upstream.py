@@ -178,22 +178,18 @@ class RecordedPool(Lender):
 
 
 @final
-class RecordedStream:
+class RecordedStream(UpstreamStream):
     """Stream whose response was recorded. `state`: of the client's request; None: it is the copy of a mirror."""
 
-    frames_bodies = False
-    reset_code = None
-    reused = write_paused = paused = False
-    established = NOT_ESTABLISHED
+    awaits_target = False
 
     def __init__(
         self, target: Target, loop: asyncio.AbstractEventLoop, upstream: str, state: RecordedState | None
     ) -> None:
-        self.target = target
+        self.target, self.established = target, NOT_ESTABLISHED
         self._loop, self._upstream, self._state = loop, upstream, state
         self._listener: Any = None
         self._request, self._method = b"", b""
-        self.awaits_target = False
 
     def send_request(self, listener: Any, request: bytes, method: bytes) -> None:
         self._listener, self._request, self._method = listener, request, method
@@ -269,10 +265,6 @@ class RecordedStream:
     def limit_silence(self, seconds: float) -> None: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
-    def send_raw(self, chunk: bytes) -> None: ...
-    def end_raw(self) -> None: ...
-    def take_body_from(self, client: Any) -> None: ...
-    def give_body_to(self, client: Any) -> None: ...
 
 
 def _head_of(call: RecordedCall, method: bytes) -> bytes:

@@ -382,7 +382,8 @@ class Pool(Lender):
         connection: UpstreamConnection = target.idle.popitem()[0]
         connection.uses += 1
         connection.streams = 1
-        return connection
+        opened: UpstreamConnection = connection.open_stream()
+        return opened
 
     def is_queued(self, borrower: Any) -> bool:
         return False

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from errno import errorcode
 from math import inf
 from ssl import SSLError
-from typing import Any, Final
+from typing import Final
 
 import cython
 
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_transport import SocketTransport
-from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Trailers
 from fastgw.exchange.exchange import ClientSide
@@ -32,7 +31,6 @@ from fastgw.upstream.connections.stream import (
     IDLE,
     MAX_INFORMATIONAL,
     NOT_ACCEPTED,
-    NOT_ESTABLISHED,
     RECEIVING,
     TUNNEL,
     RequestSource,
@@ -50,29 +48,18 @@ _BEGINNING: Final = b"HTTP/1."
 
 
 class UpstreamConnection(PooledConnection):
-    frames_bodies = True
-    reset_code = None
-
     def __init__(self, worker_loop: WorkerLoop, pool: Lender, target: Target) -> None:
         PooledConnection.__init__(self, target, worker_loop.wheel.now)
         self.worker_loop = worker_loop
-        self._wheel: Wheel = worker_loop.wheel
+        self._set_up(target, worker_loop.wheel)
+        self.frames_bodies = True
         self.pool = pool
-        self._listener: Any = None  # a `ResponseListener`; None: no listener
-        self._source: RequestSource | None = None  # of a body that is still being sent
-        self.phase = IDLE
         self.transport: SocketTransport = None  # type: ignore[assignment]  # set before anything else is called
         self.reader: BodyReader | None = None
         self.reusable = True
-        self.paused = False
-        self.write_paused = False
         self._unsent = 0  # bytes at the last look while writing is paused
         self._accepted_at = 0.0  # when a look found that the target has accepted some
-        self._targets_turn = True
         self._unasked_body = False
-        self.established = NOT_ESTABLISHED
-        self.idle_timeout = target.timeouts.idle  # seconds between two bytes, also of a request that is being sent
-        self._head_timeout = target.timeouts.response_headers  # seconds from the end of a request to a response head
         self.reads = worker_loop.reads
         self.buffer = self.reads.read_buffer
         self.resting = False  # other connections are read first (`Rests`)
@@ -81,15 +68,9 @@ class UpstreamConnection(PooledConnection):
         self._searched = 0
         self._repair: Repair | None = None  # of the current response
         self._full = False  # the last read filled the buffer: more data may be available
-        self._informed = 0
-        self._method = b""
         self._chunked = False  # framing of the rest of the request's body
-        self._sending = False  # the request is not complete yet
         self._offered: Sequence[bytes] = ()  # protocols to switch to
         self._tunnel: TunnelListener | None = None
-        # Whether one of `_head_timeout`, `idle_timeout`, `_informed`, `_offered`, `_sending`, `_source`,
-        # `_repair`, `_targets_turn`, `_tls_is_new`, `_unasked_body` was set.
-        self._special = False
         self._tls: TlsClientTransport | None = None
         self._tls_is_new = False  # the session is still to be stored
 
@@ -97,18 +78,6 @@ class UpstreamConnection(PooledConnection):
         return f"<UpstreamConnection {self.target.label} {self.phase.name} uses={self.uses}>"
 
     # calls of the borrower (`UpstreamStream`)
-
-    @property
-    def reused(self) -> bool:
-        return self.uses > 1
-
-    @property
-    def awaits_target(self) -> bool:
-        return self._targets_turn or self.write_paused
-
-    def limit_times(self, head: float, idle: float) -> None:
-        self._special = True
-        self._head_timeout, self.idle_timeout = head, idle
 
     def send_request(self, listener: ResponseListener, request: bytes, method: bytes) -> None:
         self._listener = listener
@@ -141,12 +110,6 @@ class UpstreamConnection(PooledConnection):
         self.send_request(listener, request, method)
         self._watch_head()
 
-    def attach_source(self, source: RequestSource | None) -> None:
-        self._special = True
-        self._source = source
-        if self.write_paused and source is not None:
-            source.pause()
-
     def send_body(self, payload: bytes) -> None:
         if self._targets_turn:  # it had to request the body, which is now sent without that
             self._targets_turn = False
@@ -164,10 +127,6 @@ class UpstreamConnection(PooledConnection):
         if self._chunked:
             self.transport.write(serializer.last_chunk(trailers))
 
-    def hand_over(self, listener: ResponseListener) -> None:
-        if self._listener is not None:  # otherwise everything was reported already
-            self._listener = listener
-
     def take_body_from(self, client: ClientSide) -> None:
         client.body_goes_to = self.transport.plain_fd
 
@@ -181,10 +140,6 @@ class UpstreamConnection(PooledConnection):
     def end_raw(self) -> None:
         self.transport.write_eof()
 
-    def limit_silence(self, seconds: float) -> None:
-        self.idle_timeout = seconds
-        self._watch(seconds)
-
     def cancel(self) -> None:
         self.close()
         self.pool.discard(self)
@@ -196,36 +151,11 @@ class UpstreamConnection(PooledConnection):
             self.close()
             self.pool.discard(self)
 
-    def _watch_head(self) -> None:
-        """Start the target's timeout while it has to respond or to accept more data; a slow client does not count."""
-        if self.phase is AWAITING:
-            if self.paused:
-                self.deadline = inf
-            elif self.write_paused:  # the request is not sent yet
-                self._watch_unsent()
-            elif self._targets_turn:
-                self._watch(self._head_timeout)
-            else:
-                self.deadline = inf
-
     def _watch_unsent(self) -> None:
-        """Start the idle timeout while the target does not accept all data."""
         self._unsent, self._accepted_at = self.transport.unsent(), self._wheel.now
         self._watch(self.idle_timeout / _LOOKS)
 
-    def _extend_idle(self) -> None:
-        """Start the idle timeout again for bytes of the request: the target may wait for them with its response."""
-        if (self.phase is RECEIVING or self.phase is TUNNEL) and not self.paused:
-            self.deadline = self._wheel.now + self.idle_timeout
-
-    def _watch(self, seconds: float) -> None:
-        wheel = self._wheel
-        self.deadline = deadline = wheel.now + seconds
-        if deadline < self.filed_at:
-            wheel.file(self, deadline)
-
     def pause(self) -> None:
-        """Pause reading, because the receiver of the response is slower. Timeouts are paused too."""
         if not self.paused and self.phase is not CLOSED:
             self.paused = True
             self.deadline = inf

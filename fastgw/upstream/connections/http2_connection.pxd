@@ -3,11 +3,10 @@
 cimport cython
 
 from fastgw.eventloop.socket_transport cimport SocketTransport
-from fastgw.eventloop.timer_wheel cimport Timed, Wheel
+from fastgw.eventloop.timer_wheel cimport Wheel
 from fastgw.http.http2._session cimport Session
 from fastgw.upstream.connections.pooled_connection cimport Lender, PooledConnection
-from fastgw.upstream.connections.stream cimport ResponseListener
-from fastgw.upstream.targets.target cimport Target
+from fastgw.upstream.connections.stream cimport ResponseListener, UpstreamStream
 
 cdef double inf
 cdef object AWAITING, IDLE, OVER, RECEIVING
@@ -19,42 +18,22 @@ cdef class Http2UpstreamConnection
 
 
 @cython.final
-cdef class Http2UpstreamStream(Timed):
+cdef class Http2UpstreamStream(UpstreamStream):
     cdef public Http2UpstreamConnection _connection
     cdef public list _early
     cdef public object _ended
     cdef public bytes _head_text
-    cdef public double _head_timeout
     cdef public Py_ssize_t _held_at_last_look
-    cdef public int _informed
     cdef public object _kept
-    cdef public ResponseListener _listener
-    cdef public bytes _method
     cdef public long long _number
-    cdef public bint _sending
-    cdef public object _source
-    cdef public bint _targets_turn
-    cdef public Wheel _wheel
-    cdef public double idle_timeout
-    cdef public bint paused
-    cdef public object phase
-    cdef public object reset_code
-    cdef public bint reused
-    cdef public Target target
     cdef public double waits_since
-    cdef public bint write_paused
 
-    cdef _begin(self, Http2UpstreamConnection connection, Target target, bint reused)
-    cpdef send_request(self, ResponseListener listener, bytes request, bytes method)
-    cpdef release(self)
+    cdef _begin(self, Http2UpstreamConnection connection)
     cpdef take_head(self, bytes text, bint ended)
     cpdef take_data(self, bytes payload)
     cpdef take_end(self, bytes lines)
     cpdef take_rest(self)
     cdef _end(self, bint reset)
-    cdef _watch_head(self)
-    cdef _watch(self, double seconds)
-    cdef _extend_idle(self)
     cdef _consume(self, Py_ssize_t length)
     cdef _tell_end(self)
     cpdef forget(self)
@@ -63,7 +42,6 @@ cdef class Http2UpstreamStream(Timed):
 cdef class Http2UpstreamConnection(PooledConnection):
     cdef public object worker_loop
     cdef public Session session
-    cdef public tuple established
     cdef public bint needs_http1
     cdef public double _asked_at
     cdef public list _begun
@@ -78,9 +56,7 @@ cdef class Http2UpstreamConnection(PooledConnection):
     cdef public object _tls
     cdef public bint _tls_is_new
     cdef public bint _unheard
-    cdef public Wheel _wheel
     cdef public Lender pool
-    cdef public bint write_paused
 
     cpdef connection_made(self, SocketTransport transport)
     cpdef buffer_updated(self, Py_ssize_t nbytes)
@@ -93,4 +69,3 @@ cdef class Http2UpstreamConnection(PooledConnection):
     cdef _handle(self, list events)
     cdef _handle_event(self, Http2UpstreamStream stream, int kind, value)
     cdef _await_rest(self, Http2UpstreamStream stream)
-    cdef _watch(self, double seconds)

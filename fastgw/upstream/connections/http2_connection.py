@@ -22,10 +22,8 @@ import cython
 from fastgw.config.settings.upstreams import MOST_HEADERS
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_transport import SocketTransport
-from fastgw.eventloop.timer_wheel import Timed, Wheel
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Trailers
-from fastgw.exchange.exchange import ClientSide
 from fastgw.exchange.reply import NO_CONTENT
 from fastgw.http.http1.parser import Http1ResponseHead, read_http2_response
 from fastgw.http.http1.trailers import TRAILERS_TOO_LARGE, parse_trailers
@@ -61,11 +59,11 @@ from fastgw.upstream.connections.stream import (
     IDLE,
     MAX_INFORMATIONAL,
     NOT_ACCEPTED,
-    NOT_ESTABLISHED,
     RECEIVING,
     RequestSource,
     ResponseListener,
     TunnelListener,
+    UpstreamStream,
 )
 from fastgw.upstream.connections.stream import CLOSED as OVER
 from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
@@ -115,50 +113,25 @@ class KeptBody(deque[bytes]):
         self._held = HeldBytes(sum(map(len, self)))
 
 
-class Http2UpstreamStream(Timed):
+class Http2UpstreamStream(UpstreamStream):
     """One request and its response: a stream is not reused."""
 
-    frames_bodies = False
-
-    def _begin(self, connection: Http2UpstreamConnection, target: Target, reused: bool) -> None:
+    def _begin(self, connection: Http2UpstreamConnection) -> None:
+        self._set_up(connection.target, connection._wheel)
         self._connection = connection
-        self._wheel: Wheel = connection.worker_loop.wheel
-        self.target = target
-        self.reused = reused
-        self.phase = IDLE
-        self.paused = self.write_paused = False
+        self.reused, self.established = connection.uses > 1, connection.established
         self.waits_since = inf  # if it is paused: when that began
-        self.idle_timeout = target.timeouts.idle
-        self._head_timeout = target.timeouts.response_headers
-        self._listener: Any = None  # a `ResponseListener`; None: no listener
-        self._source: RequestSource | None = None
         self._number = 0
-        self._method = b""
-        self._sending = False  # the request is incomplete
-        self._targets_turn = True
-        self._informed = 0
         self._held_at_last_look = 0
         self._head_text: bytes | None = None  # of a response that is not reported yet
         self._early: list[bytes] = []  # its body so far
         self._kept: KeptBody | None = None  # received while it was paused
         self._ended: Trailers | None = None  # end of the response that is not reported yet
-        self.reset_code: int | None = None  # by which the target has ended it
 
     def __repr__(self) -> str:
         return f"<Http2UpstreamStream {self._number} {self.target.label} {self.phase.name}>"
 
     # calls of the borrower (`UpstreamStream`)
-
-    @property
-    def established(self) -> tuple[float, float]:
-        return self._connection.established
-
-    @property
-    def awaits_target(self) -> bool:
-        return self._targets_turn or self.write_paused
-
-    def limit_times(self, head: float, idle: float) -> None:
-        self._head_timeout, self.idle_timeout = head, idle
 
     def begin_special(
         self,
@@ -194,11 +167,6 @@ class Http2UpstreamStream(Timed):
             self._see_held(connection.session.held(self._number))
         self._watch_head()
 
-    def attach_source(self, source: RequestSource | None) -> None:
-        self._source = source
-        if self.write_paused and source is not None:
-            source.pause()
-
     def send_body(self, payload: bytes) -> None:
         if self._number <= 0 or not self._sending:
             return
@@ -217,7 +185,7 @@ class Http2UpstreamStream(Timed):
         self._targets_turn = True
         self._watch_head()
         self._extend_idle()
-        self._connection.session.end(self._number, b"".join(b"%b: %b\r\n" % line for line in trailers))
+        self._connection.session.end(self._number, b"".join([b"%b: %b\r\n" % line for line in trailers]))
         self._connection.flush_soon()
 
     def _see_held(self, held: int) -> None:
@@ -247,19 +215,6 @@ class Http2UpstreamStream(Timed):
             if self._source is not None:
                 self._source.resume()
 
-    def hand_over(self, listener: ResponseListener) -> None:
-        if self._listener is not None:
-            self._listener = listener
-
-    def take_body_from(self, client: ClientSide) -> None: ...
-    def give_body_to(self, client: ClientSide) -> None: ...
-    def send_raw(self, chunk: bytes) -> None: ...
-    def end_raw(self) -> None: ...
-
-    def limit_silence(self, seconds: float) -> None:
-        self.idle_timeout = seconds
-        self._watch(seconds)
-
     def pause(self) -> None:
         if not self.paused and self.phase in (AWAITING, RECEIVING):
             self.paused, self.waits_since = True, self._wheel.now
@@ -276,9 +231,6 @@ class Http2UpstreamStream(Timed):
             self._watch(self.idle_timeout)
             self._deliver_kept()
 
-    def cancel(self) -> None:
-        self.release()
-
     def release(self) -> None:
         if self.phase is not OVER:
             open_still = self._ended is None or self._sending
@@ -294,28 +246,6 @@ class Http2UpstreamStream(Timed):
         self.forget()
         self._kept = None
         self._connection.end_stream(self, self._number, reset)
-
-    # time
-
-    def _watch_head(self) -> None:
-        """Start the target's timeout while it has to respond or to accept more data; a slow client does not count."""
-        if self.phase is AWAITING:
-            if self.paused:
-                self.deadline = inf
-            elif self.write_paused:  # the request is not sent yet
-                self._watch(self.idle_timeout)
-            elif self._targets_turn:
-                self._watch(self._head_timeout)
-            else:
-                self.deadline = inf
-
-    def _extend_idle(self) -> None:
-        """Start the idle timeout again for bytes of the request: the target may wait for them with its response."""
-        if self.phase is RECEIVING and not self.paused:
-            self.deadline = self._wheel.now + self.idle_timeout
-
-    def _watch(self, seconds: float) -> None:
-        self._wheel.watch(self, self._wheel.now + seconds)
 
     def expire(self, now: float) -> None:
         if self.phase is AWAITING:
@@ -520,12 +450,11 @@ class Http2UpstreamConnection(PooledConnection):
         now, rules = worker_loop.wheel.now, target.response_rules
         PooledConnection.__init__(self, target, now)
         self.worker_loop = worker_loop
-        self._wheel: Wheel = worker_loop.wheel
+        self._set_up(target, worker_loop.wheel)
         self.session = Session(
             *(True, target.tls is not None, now, MOST_STREAMS, STREAM_WINDOW, CONNECTION_WINDOW),
             *(rules.header_bytes, rules.header_count),
         )
-        self.established = NOT_ESTABLISHED
         self.needs_http1 = False
         """Whether the target has ended it because it requires HTTP/1.1."""
         self.pool = pool
@@ -542,7 +471,6 @@ class Http2UpstreamConnection(PooledConnection):
         self.reads = worker_loop.reads
         self.buffer = self.reads.read_buffer
         self.resting = False
-        self.write_paused = False
         self._flush_is_due = False
         self._full = 0  # `FULL`: it is not read from, as the process holds too many bytes of bodies
         self._heard_at = now  # time of the last byte, or of the first request after it
@@ -572,7 +500,7 @@ class Http2UpstreamConnection(PooledConnection):
 
     def open_stream(self) -> Http2UpstreamStream:
         stream: Http2UpstreamStream = Http2UpstreamStream.__new__(Http2UpstreamStream)
-        stream._begin(self, self.target, self.uses > 1)
+        stream._begin(self)
         return stream
 
     @property
@@ -711,9 +639,6 @@ class Http2UpstreamConnection(PooledConnection):
             self.transport.abort()
         else:
             self._watch(SILENCE_S)
-
-    def _watch(self, seconds: float) -> None:
-        self._wheel.watch(self, self._wheel.now + seconds)
 
     # received events
 

@@ -1,6 +1,6 @@
 # The types of the fields of `pooled_connection.py`.
 
-from fastgw.eventloop.body_reads cimport BodyReading
+from fastgw.upstream.connections.stream cimport UpstreamStream
 from fastgw.upstream.targets.target cimport Target
 
 
@@ -14,8 +14,7 @@ cdef class Lender:
     cpdef forget(self, PooledConnection connection)
 
 
-cdef class PooledConnection(BodyReading):
-    cdef public Target target
+cdef class PooledConnection(UpstreamStream):
     cdef public int capacity
     cdef public bint closed
     cdef public int streams

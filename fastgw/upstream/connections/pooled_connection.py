@@ -5,11 +5,11 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
-from fastgw.eventloop.body_reads import BodyReading
+from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.targets.target import Target
 
 
-class PooledConnection(BodyReading):
+class PooledConnection(UpstreamStream):
     """Connection that a pool lends. It must be a `connect.Connecting` as well.
 
     `capacity`: number of streams that it carries at once when it is open, at least 1. `closed`: no more streams can be
@@ -26,6 +26,7 @@ class PooledConnection(BodyReading):
 
     def open_stream(self) -> Any:
         """Return a new stream, which reports its end by `Pool.give_back` or `discard`."""
+        self.reused = self.uses > 1
         return self
 
     def close(self) -> None:

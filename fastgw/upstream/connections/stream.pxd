@@ -1,9 +1,45 @@
 # The types of `stream.py`.
 
-from fastgw.eventloop.timer_wheel cimport Timed
+from fastgw.eventloop.body_reads cimport BodyReading
+from fastgw.eventloop.timer_wheel cimport Timed, Wheel
+from fastgw.upstream.targets.target cimport Target
+
+cdef double inf
 
 
 cdef class ResponseListener(Timed):
     cpdef on_head(self, head, bytes payload, bint ended)
     cpdef on_data(self, bytes payload)
     cpdef on_end(self, tuple trailers)
+
+
+cdef class UpstreamStream(BodyReading):
+    cdef public double _head_timeout
+    cdef public int _informed
+    cdef public ResponseListener _listener
+    cdef public bytes _method
+    cdef public bint _sending
+    cdef public object _source
+    cdef public bint _special
+    cdef public bint _targets_turn
+    cdef public Wheel _wheel
+    cdef public tuple established
+    cdef public bint frames_bodies
+    cdef public double idle_timeout
+    cdef public bint paused
+    cdef public object phase
+    cdef public object reset_code
+    cdef public bint reused
+    cdef public Target target
+    cdef public bint write_paused
+
+    cdef _set_up(self, Target target, Wheel wheel)
+    cpdef send_request(self, ResponseListener listener, bytes request, bytes method)
+    cpdef take_body_from(self, client)
+    cpdef send_body(self, bytes payload)
+    cpdef end_body(self, tuple trailers)
+    cpdef release(self)
+    cdef _watch_head(self)
+    cdef _watch_unsent(self)
+    cdef _extend_idle(self)
+    cdef _watch(self, double seconds)

@@ -8,10 +8,12 @@ no further calls.
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Final, Protocol
+from math import inf
+from typing import Any, Final, Protocol
 
 from fastgw.errors import Fault
-from fastgw.eventloop.timer_wheel import Timed
+from fastgw.eventloop.body_reads import BodyReading
+from fastgw.eventloop.timer_wheel import Timed, Wheel
 from fastgw.exchange import Trailers
 from fastgw.exchange.exchange import ClientSide
 from fastgw.http.http1.parser import Http1ResponseHead
@@ -96,44 +98,50 @@ MAX_INFORMATIONAL: Final = 16
 """Maximum number of interim responses to one request; an upstream that sends more is faulty."""
 
 
-class UpstreamStream(Protocol):
-    """Interface of a stream for its borrower."""
+class UpstreamStream(BodyReading):
+    """A stream, for its borrower. A connection over HTTP/1 is its own stream: this is the base of connections, too.
 
-    target: Target
-    write_paused: bool
-    """Whether the target accepts no more for now."""
-    paused: bool
-    """Whether the response is not read for now, because the client is slower."""
+    `target`: it was opened to. `write_paused`: the target accepts no more for now. `paused`: the response is not read
+    for now, because the client is slower. `reused`: its connection has carried a request before. `frames_bodies`:
+    bodies are sent with HTTP/1 framing (chunked without a length); otherwise unframed. `established`: when TCP and TLS
+    of its connection were established, in monotonic seconds; 0.0: not known, or no TLS. `reset_code`: of the RST_STREAM
+    that has ended it; None: it was not ended so. Read in `on_failure` only.
+    """
+
+    def _set_up(self, target: Target, wheel: Wheel) -> None:
+        """Begin without a request."""
+        self.target, self._wheel = target, wheel
+        self.phase = IDLE
+        self.reused = self.frames_bodies = self.paused = self.write_paused = False
+        self.established = NOT_ESTABLISHED
+        self.reset_code: int | None = None
+        self.idle_timeout = target.timeouts.idle  # seconds between two bytes, also of a request that is being sent
+        self._head_timeout = target.timeouts.response_headers  # seconds from the end of a request to a response head
+        self._listener: Any = None  # a `ResponseListener`; None: no listener
+        self._source: RequestSource | None = None  # of a body that is still being sent
+        self._method = b""
+        self._sending = False  # the request is not complete yet
+        self._targets_turn = True
+        self._informed = 0
+        self._special = False  # whether a field was set that the next request has to find as it was
 
     @property
     def awaits_target(self) -> bool:
         """Whether the target has to respond, or to accept more of the request. False: more of it is to come from the
         client.
         """
-
-    @property
-    def frames_bodies(self) -> bool:
-        """Whether a body is sent with HTTP/1 framing (chunked without a length); otherwise unframed."""
-
-    @property
-    def reused(self) -> bool:
-        """Whether its connection has carried a request before."""
-
-    @property
-    def established(self) -> tuple[float, float]:
-        """When TCP and TLS of its connection were established, in monotonic seconds; 0.0: not known, or no TLS."""
-
-    @property
-    def reset_code(self) -> int | None:
-        """Code of the RST_STREAM that has ended it; None: it was not ended so. Read in `on_failure` only."""
+        return self._targets_turn or self.write_paused
 
     def limit_times(self, head: float, idle: float) -> None:
         """Set the timeouts of this request, in seconds, in place of the target's: for the response head, and for the
         next byte. Called before the request is sent.
         """
+        self._special = True
+        self._head_timeout, self.idle_timeout = head, idle
 
     def send_request(self, listener: ResponseListener, request: bytes, method: bytes) -> None:
         """Send a complete request, and expect the response to `method`."""
+        raise NotImplementedError
 
     def begin_special(
         self,
@@ -154,25 +162,36 @@ class UpstreamStream(Protocol):
         framing of the rest. `source`: source of the rest. `expects_continue`: the body is sent only when the target
         asks for it. `upgrade`: offered protocols; `tunnel`: listener for an accepted one.
         """
+        raise NotImplementedError
 
     def attach_source(self, source: RequestSource | None) -> None:
         """Pause and resume this source from now on, and pause it at once if the target accepts no more. None: no
         source.
         """
+        self._special = True
+        self._source = source
+        if self.write_paused and source is not None:
+            source.pause()
 
     def send_body(self, payload: bytes) -> None:
         """Send more of the request's body."""
+        raise NotImplementedError
 
     def end_body(self, trailers: Trailers) -> None:
         """End the request's body: now the target has to respond."""
+        raise NotImplementedError
 
     def hand_over(self, listener: ResponseListener) -> None:
         """Pass the rest of the response to another listener, after its head."""
+        if self._listener is not None:  # otherwise everything was reported already
+            self._listener = listener
 
     def pause(self) -> None:
         """Pause reading, because the client is slower. Timeouts of the target are paused too."""
+        raise NotImplementedError
 
-    def resume(self) -> None: ...
+    def resume(self) -> None:
+        raise NotImplementedError
 
     def send_raw(self, chunk: bytes) -> None:
         """Send through the tunnel."""
@@ -182,21 +201,51 @@ class UpstreamStream(Protocol):
 
     def limit_silence(self, seconds: float) -> None:
         """Set the idle timeout from now on."""
+        self.idle_timeout = seconds
+        self._watch(seconds)
 
     def take_body_from(self, client: ClientSide) -> None:
-        """Tell the client side which socket the request's body is written to."""
+        """Tell the client side which socket the request's body is written to, if it is that of this request alone."""
 
     def give_body_to(self, client: ClientSide) -> None:
-        """Set the socket that the response's body is written to."""
+        """Set the socket that the response's body is written to, likewise."""
 
     def cancel(self) -> None:
         """Cancel the request: the response is not needed, and no listener is called any more. Its capacity is released.
 
         HTTP/1 cannot cancel a request, so the connection is closed.
         """
+        self.release()
 
     def release(self) -> None:
         """End the use of the stream, with a response that has ended or is no longer needed.
 
         The connection is reused only if request and response both ended properly.
         """
+        raise NotImplementedError
+
+    # time
+
+    def _watch_head(self) -> None:
+        """Start the target's timeout while it has to respond or to accept more data; a slow client does not count."""
+        if self.phase is AWAITING:
+            if self.paused:
+                self.deadline = inf
+            elif self.write_paused:  # the request is not sent yet
+                self._watch_unsent()
+            elif self._targets_turn:
+                self._watch(self._head_timeout)
+            else:
+                self.deadline = inf
+
+    def _watch_unsent(self) -> None:
+        """Start the idle timeout while the target does not accept all data."""
+        self._watch(self.idle_timeout)
+
+    def _extend_idle(self) -> None:
+        """Start the idle timeout again for bytes of the request: the target may wait for them with its response."""
+        if (self.phase is RECEIVING or self.phase is TUNNEL) and not self.paused:
+            self.deadline = self._wheel.now + self.idle_timeout
+
+    def _watch(self, seconds: float) -> None:
+        self._wheel.watch(self, self._wheel.now + seconds)

@@ -6,9 +6,7 @@ from fastgw.exchange.body_relay cimport Relay
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.http.grpc.status cimport check_status, check_trailers, status_name
 from fastgw.http.http1.parser cimport is_ordinary, is_plain, payload_of, status_of
-from fastgw.upstream.connections.http1_connection cimport UpstreamConnection
-from fastgw.upstream.connections.http2_connection cimport Http2UpstreamStream
-from fastgw.upstream.connections.stream cimport ResponseListener
+from fastgw.upstream.connections.stream cimport ResponseListener, UpstreamStream
 from fastgw.upstream.forwarding.forwarded_request cimport ForwardedRequest
 from fastgw.upstream.targets.target cimport Target
 from fastgw.upstream.upstream cimport Upstream
@@ -17,8 +15,6 @@ cdef double inf
 cdef object CONNECTION_LENT, FIRST, FORWARDING
 
 cdef class Attempt
-
-cdef bint _is_reused(stream) except -1
 
 
 cdef class Attempts(Timed):
@@ -51,18 +47,19 @@ cdef class Attempt(ResponseListener):
     cdef public int _status
     cdef public Upstream _upstream
     cdef public Exchange exchange
-    cdef public object stream
+    cdef public UpstreamStream stream
+    cdef public object _tap
     cdef public Target target
 
     cdef _begin(self, Attempts forwarding, Target target)
     cpdef start_attempt(self, bint fresh, kind)
     cpdef request_stream(self, bint fresh)
-    cpdef lent(self, stream)
+    cpdef lent(self, UpstreamStream stream)
     cpdef release(self)
     cpdef feed(self, bytes payload)
     cpdef end(self, tuple trailers)
     cdef bytes _take_body(self, Relay body)
-    cdef _send_special(self, stream, bytes request)
+    cdef _send_special(self, UpstreamStream stream, ResponseListener listener, bytes request)
     cdef bytes _take_status(self, bytes grpc_status, str why)
     cdef _message_received(self)
     cdef _tell_outcome(self, bytes grpc_status)

@@ -26,9 +26,8 @@ from fastgw.http.http2.session import ErrorCode
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.recording.tap import RecordedTrace
-from fastgw.upstream.connections.http1_connection import UpstreamConnection
-from fastgw.upstream.connections.http2_connection import NEEDS_HTTP1, Http2UpstreamStream
+from fastgw.recording.tap import RecordedTrace, TappedListener
+from fastgw.upstream.connections.http2_connection import NEEDS_HTTP1
 from fastgw.upstream.connections.stream import ResponseListener, UpstreamStream
 from fastgw.upstream.forwarding.forwarded_request import ForwardedRequest
 from fastgw.upstream.forwarding.request_trailers import sent_trailers
@@ -112,6 +111,7 @@ class Attempt(ResponseListener):
         self._body_begun_at = self._body_ended_at = 0.0  # by the wheel's clock; the end: if it came later
         self._full_at = 0.0  # since when the target accepts no more of the body
         self._record: AttemptRecord | None = None
+        self._tap: TappedListener | None = None  # if the exchange is recorded
 
     def __repr__(self) -> str:
         return f"<Attempt at {self.target!r} on {self.stream!r}>"
@@ -132,6 +132,14 @@ class Attempt(ResponseListener):
     def _new_record(self, kind: AttemptKind, begun_at: float) -> AttemptRecord:
         forwarding = self._forwarding
         return AttemptRecord(self.exchange, forwarding.upstream, self.target, kind, forwarding.begun, begun_at)
+
+    def hand_response_to(self, listener: ResponseListener) -> None:
+        """Pass the rest of the response to this listener."""
+        assert self.stream is not None
+        if self._tap is None:
+            self.stream.hand_over(listener)
+        else:
+            self._tap.inner = listener
 
     def hand_over(self, exchange: Exchange) -> None:
         """Continue for another exchange, whose request this is from now on."""
@@ -162,12 +170,10 @@ class Attempt(ResponseListener):
             target = target.over_http1()
         pool = self._upstream.pool  # it stays until its method returns
         lent = pool.lend(target, self, fresh, idle_at_most)
-        if isinstance(lent, UpstreamConnection):
+        if isinstance(lent, UpstreamStream):
             self.lent(lent)
-        elif isinstance(lent, Fault):
-            self.failed(lent)
         elif lent is not None:
-            self.lent(lent)
+            self.failed(lent)
 
     def _limit_time(self) -> None:
         """Start `per_try_timeout` once the request is complete. Only if another attempt may follow."""
@@ -196,7 +202,7 @@ class Attempt(ResponseListener):
         exchange, forward = self.exchange, self._forwarding.forward
         if forward.own_timeouts is not None:
             stream.limit_times(forward.timeouts.response_headers, forward.timeouts.idle)
-        reused = _is_reused(stream)
+        reused = stream.reused
         if self._record is None and not reused:
             self._record = self._new_record(FIRST, exchange.begun_at)  # for the story of the request
         if self._record is not None:
@@ -216,22 +222,18 @@ class Attempt(ResponseListener):
             record = self._record
             span_id = b"" if record is None else record.span_id
             request = forward.request(exchange, self.target, left, taken, call_left, span_id)
+            listener: ResponseListener = self
             if record is not None and span_id:
                 record.trace_request(request)
                 trace: object = exchange.trace
                 if type(trace) is RecordedTrace:
-                    stream = self.stream = trace.tap(stream, record, request)
+                    self._tap = trace.tap(self, stream, record, request, self._request_is_whole())
+                    if self._tap is not None:
+                        listener = self._tap
             if is_ordinary(exchange.head) and (body is None or not body.trailers or stream.frames_bodies):
-                if isinstance(stream, UpstreamConnection):
-                    connection: UpstreamConnection = stream
-                    connection.send_request(self, request, exchange.method)
-                elif isinstance(stream, Http2UpstreamStream):
-                    multiplexed: Http2UpstreamStream = stream
-                    multiplexed.send_request(self, request, exchange.method)
-                else:
-                    stream.send_request(self, request, exchange.method)
+                stream.send_request(listener, request, exchange.method)
             else:
-                self._send_special(stream, request)
+                self._send_special(stream, listener, request)
         except Exception:  # the edge of this exchange: there is no caller for the exception
             log_event(OperatorEvent.DEFECT, "a defect while sending a request to %s", self.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
@@ -242,14 +244,8 @@ class Attempt(ResponseListener):
         """
         exchange, stream = self.exchange, self.stream
         assert stream is not None
-        if isinstance(stream, UpstreamConnection):
-            connection: UpstreamConnection = stream
-            connection.take_body_from(exchange.client)
-            frames_bodies: bool = True
-        else:
-            frames_bodies = not isinstance(stream, Http2UpstreamStream) and stream.frames_bodies
-            if frames_bodies:
-                stream.take_body_from(exchange.client)
+        stream.take_body_from(exchange.client)
+        frames_bodies: bool = stream.frames_bodies
         wheel: Wheel = self._upstream.worker_loop.wheel
         self._body_begun_at = wheel.now
         if self._forwarding.begun > 1 and body.bytes and exchange.head.expects_continue:
@@ -267,7 +263,7 @@ class Attempt(ResponseListener):
         last = serializer.last_chunk(sent_trailers(exchange, body.trailers)) if body.ended else b""
         return serializer.chunk(held) + last
 
-    def _send_special(self, stream: UpstreamStream, request: bytes) -> None:
+    def _send_special(self, stream: UpstreamStream, listener: ResponseListener, request: bytes) -> None:
         """Send a request whose body is incomplete, or that has an expectation or offers an upgrade."""
         exchange, forwarding = self.exchange, self._forwarding
         body = exchange.request_body
@@ -281,7 +277,7 @@ class Attempt(ResponseListener):
                 exchange.client.send_interim(None)
         trailers = () if body is None or not body.ended or stream.frames_bodies else body.trailers
         stream.begin_special(
-            self,
+            listener,
             request,
             exchange.method,
             whole=self._request_is_whole() and not trailers,
@@ -462,14 +458,10 @@ class Attempt(ResponseListener):
             return
         if self._full_at:
             self._count_wait()
-        if isinstance(stream, UpstreamConnection):
-            connection: UpstreamConnection = stream
-            connection.send_body(payload)
-            write_paused: bool = connection.write_paused
-        else:
-            stream.send_body(payload)
-            write_paused = stream.write_paused
-        if write_paused and self.stream is stream:
+        if self._tap is not None:
+            self._tap.add_request_body(payload)
+        stream.send_body(payload)
+        if stream.write_paused and self.stream is stream:
             self._full_at = self._upstream.worker_loop.wheel.now
 
     def _count_wait(self) -> None:
@@ -488,6 +480,8 @@ class Attempt(ResponseListener):
                 self._begun_at = monotonic()
             if self._forwarding.forward.per_try != inf:
                 self._limit_time()
+            if self._tap is not None:
+                self._tap.end_request()
             self.stream.end_body(sent_trailers(self.exchange, trailers))
 
     def feed_raw(self, chunk: bytes) -> None:
@@ -542,14 +536,7 @@ class Attempt(ResponseListener):
         if self._record is not None:
             self._record.end(monotonic())
         self._end()
-        if isinstance(stream, UpstreamConnection):
-            connection: UpstreamConnection = stream
-            connection.release()
-        elif isinstance(stream, Http2UpstreamStream):
-            multiplexed: Http2UpstreamStream = stream
-            multiplexed.release()
-        else:
-            stream.release()
+        stream.release()
 
     def refuse(self, status: int) -> None:
         """Drop the response with this status in favour of another attempt."""
@@ -584,6 +571,7 @@ class Attempt(ResponseListener):
             self._upstream.worker_loop.wheel.drop(self)
         # The relay of the body may refer to this attempt until its end.
         self.exchange = self._forwarding = self._upstream = self._record = None  # type: ignore[assignment]
+        self._tap = None
 
 
 def new_attempt(forwarding: Attempts, target: Target) -> Attempt:
@@ -591,17 +579,6 @@ def new_attempt(forwarding: Attempts, target: Target) -> Attempt:
     attempt: Attempt = Attempt.__new__(Attempt)
     attempt._begin(forwarding, target)
     return attempt
-
-
-def _is_reused(stream: UpstreamStream) -> bool:
-    """Whether the connection of a stream has carried a request before."""
-    if isinstance(stream, UpstreamConnection):
-        connection: UpstreamConnection = stream
-        return connection.uses > 1
-    if isinstance(stream, Http2UpstreamStream):
-        multiplexed: Http2UpstreamStream = stream
-        return multiplexed.reused
-    return stream.reused
 
 
 @final

@@ -94,7 +94,7 @@ class CredentialRenewal(ResponseListener):
         else:
             self.attempt.deadline = inf
             assert self.attempt.stream is not None
-            self.attempt.stream.hand_over(self)
+            self.attempt.hand_response_to(self)
             self.attempt.stream.attach_source(None)
         if body is not None:
             body.detach()
@@ -179,5 +179,5 @@ class CredentialRenewal(ResponseListener):
 
     def forward_response(self, stream: UpstreamStream) -> None:
         """Hand the response back to the attempt, which forwards it to the client as it arrives."""
-        stream.hand_over(self.attempt)
+        self.attempt.hand_response_to(self.attempt)
         stream.resume()

@@ -279,7 +279,7 @@ def test_100_continue_is_said_once_though_the_request_is_sent_again() -> None:
     client = plane.client()
     client.sends(b"PUT / HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n")
     first = plane.connects()
-    first.protocol.uses = 2  # as if it had served before
+    first.protocol.reused = True  # as if it had served before
     first.ends()
     upstream = plane.connects()
     client.sends(b"hi")
@@ -492,7 +492,7 @@ def test_a_put_is_sent_again_whole_and_a_post_never() -> None:
         client = plane.client()
         client.sends(method + b" / HTTP/1.1\r\n" + HOST + b"Content-Length: 6\r\n\r\nabc")
         first = plane.connects()
-        first.protocol.uses = 2
+        first.protocol.reused = True
         first.ends()
         if method == b"POST":
             assert client.received.startswith(b"HTTP/1.1 502 ")
@@ -514,7 +514,7 @@ def test_nothing_is_sent_again_after_a_byte_of_a_response(begun: bytes) -> None:
     client = plane.client()
     client.sends(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
     upstream = plane.connects()
-    upstream.protocol.uses = 2
+    upstream.protocol.reused = True
     upstream.sends(begun)
     upstream.ends()
     assert plane.pool.waiting == []
