@@ -1,18 +1,15 @@
 # The types of `http1_connection.py`.
 
-from fastgw.eventloop.socket_transport cimport SocketTransport
 from fastgw.http.http1.body cimport BodyReader
 from fastgw.http.http1.parser cimport Http1ResponseHead, take_answer
-from fastgw.upstream.connections.pooled_connection cimport Lender, PooledConnection
+from fastgw.upstream.connections.pooled_connection cimport HttpConnection
 from fastgw.upstream.connections.stream cimport ResponseListener
 
 cdef double inf
 cdef object AWAITING, CLOSED, IDLE, RECEIVING, TUNNEL
 
 
-cdef class UpstreamConnection(PooledConnection):
-    cdef public object worker_loop
-    cdef public Lender pool
+cdef class UpstreamConnection(HttpConnection):
     cdef public BodyReader reader
     cdef public bint reusable
     cdef public Py_ssize_t _unsent
@@ -26,10 +23,7 @@ cdef class UpstreamConnection(PooledConnection):
     cdef public bint _chunked
     cdef public object _offered
     cdef public object _tunnel
-    cdef public object _tls
-    cdef public bint _tls_is_new
 
-    cpdef connection_made(self, SocketTransport transport)
     cpdef buffer_updated(self, Py_ssize_t nbytes)
     cpdef bint eof_received(self) except -1
     cpdef pause_writing(self)

@@ -15,7 +15,6 @@ from typing import Final
 import cython
 
 from fastgw.errors import Fault
-from fastgw.eventloop.socket_transport import SocketTransport
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Trailers
 from fastgw.exchange.exchange import ClientSide
@@ -24,7 +23,7 @@ from fastgw.http.http1.body import BodyReader
 from fastgw.http.http1.parser import Http1ResponseHead, leading_bytes, parse_answer, take_answer
 from fastgw.http.http1.tolerance import Repair, RepairedChunks
 from fastgw.http.malformed import Malformed
-from fastgw.upstream.connections.pooled_connection import Lender, PooledConnection
+from fastgw.upstream.connections.pooled_connection import HttpConnection, Lender
 from fastgw.upstream.connections.stream import (
     AWAITING,
     CLOSED,
@@ -37,7 +36,7 @@ from fastgw.upstream.connections.stream import (
     ResponseListener,
     TunnelListener,
 )
-from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
+from fastgw.upstream.connections.tls_client import TlsBroken
 from fastgw.upstream.targets.target import Target
 
 _LOOKS: Final = 4
@@ -47,22 +46,15 @@ the response moves, each of its bytes postpones the next look, and a stall may b
 _BEGINNING: Final = b"HTTP/1."
 
 
-class UpstreamConnection(PooledConnection):
+class UpstreamConnection(HttpConnection):
     def __init__(self, worker_loop: WorkerLoop, pool: Lender, target: Target) -> None:
-        PooledConnection.__init__(self, target, worker_loop.wheel.now)
-        self.worker_loop = worker_loop
-        self._set_up(target, worker_loop.wheel)
+        HttpConnection.__init__(self, worker_loop, pool, target)
         self.frames_bodies = True
-        self.pool = pool
-        self.transport: SocketTransport = None  # type: ignore[assignment]  # set before anything else is called
         self.reader: BodyReader | None = None
         self.reusable = True
         self._unsent = 0  # bytes at the last look while writing is paused
         self._accepted_at = 0.0  # when a look found that the target has accepted some
         self._unasked_body = False
-        self.reads = worker_loop.reads
-        self.buffer = self.reads.read_buffer
-        self.resting = False  # other connections are read first (`Rests`)
         self._body_goes_to = -1  # socket of the receiver of the response's body
         self._begun = b""  # first bytes of a response head
         self._searched = 0
@@ -71,8 +63,6 @@ class UpstreamConnection(PooledConnection):
         self._chunked = False  # framing of the rest of the request's body
         self._offered: Sequence[bytes] = ()  # protocols to switch to
         self._tunnel: TunnelListener | None = None
-        self._tls: TlsClientTransport | None = None
-        self._tls_is_new = False  # the session is still to be stored
 
     def __repr__(self) -> str:
         return f"<UpstreamConnection {self.target.label} {self.phase.name} uses={self.uses}>"
@@ -209,12 +199,6 @@ class UpstreamConnection(PooledConnection):
             self._tunnel.on_tunnel_idle()
 
     # calls of the loop
-
-    def connection_made(self, transport: SocketTransport) -> None:
-        self.transport = transport
-        if isinstance(transport, TlsClientTransport):
-            self._tls = transport
-            self._special = self._tls_is_new = True
 
     def buffer_updated(self, nbytes: cython.Py_ssize_t) -> None:
         phase = self.phase
@@ -451,9 +435,7 @@ class UpstreamConnection(PooledConnection):
             self._informed = 0
             self._head_timeout, self.idle_timeout = self.target.timeouts.response_headers, self.target.timeouts.idle
             if self._tls_is_new:
-                self._tls_is_new = False
-                if self._tls is not None and not self._tls.is_closing():
-                    self._tls.remember()
+                self._remember_session()
         if self.paused:  # for a slow client; the next one may be faster
             self.paused = False
             self.transport.resume_reading()
@@ -489,11 +471,6 @@ class UpstreamConnection(PooledConnection):
         self.cancel()
         if listener is not None:
             listener.on_failure(fault, silent, why)
-
-    @property
-    def lost_by(self) -> str:
-        """TLS error that has ended the connection; "" = none."""
-        return "" if self._tls is None else self._tls.lost_by
 
     def _tls_problem(self) -> str:
         return f"TLS: {self.lost_by}" if self.lost_by else ""

@@ -2,10 +2,9 @@
 
 cimport cython
 
-from fastgw.eventloop.socket_transport cimport SocketTransport
 from fastgw.eventloop.timer_wheel cimport Wheel
 from fastgw.http.http2._session cimport Session
-from fastgw.upstream.connections.pooled_connection cimport Lender, PooledConnection
+from fastgw.upstream.connections.pooled_connection cimport HttpConnection
 from fastgw.upstream.connections.stream cimport ResponseListener, UpstreamStream
 
 cdef double inf
@@ -39,8 +38,7 @@ cdef class Http2UpstreamStream(UpstreamStream):
     cpdef forget(self)
 
 
-cdef class Http2UpstreamConnection(PooledConnection):
-    cdef public object worker_loop
+cdef class Http2UpstreamConnection(HttpConnection):
     cdef public Session session
     cdef public bint needs_http1
     cdef public double _asked_at
@@ -53,12 +51,8 @@ cdef class Http2UpstreamConnection(PooledConnection):
     cdef public set holding
     cdef public object _settled
     cdef public dict _streams
-    cdef public object _tls
-    cdef public bint _tls_is_new
     cdef public bint _unheard
-    cdef public Lender pool
 
-    cpdef connection_made(self, SocketTransport transport)
     cpdef buffer_updated(self, Py_ssize_t nbytes)
     cpdef bint eof_received(self) except -1
     cpdef pause_writing(self)

@@ -53,7 +53,7 @@ from fastgw.http.http2.session import (
 )
 from fastgw.http.malformed import Malformed
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.upstream.connections.pooled_connection import PooledConnection
+from fastgw.upstream.connections.pooled_connection import HttpConnection
 from fastgw.upstream.connections.stream import (
     AWAITING,
     IDLE,
@@ -66,7 +66,7 @@ from fastgw.upstream.connections.stream import (
     UpstreamStream,
 )
 from fastgw.upstream.connections.stream import CLOSED as OVER
-from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
+from fastgw.upstream.connections.tls_client import TlsBroken
 from fastgw.upstream.targets.target import MOST_STREAMS, Target
 
 STREAM_WINDOW: Final = 64 * 1024**2
@@ -445,19 +445,16 @@ class Http2UpstreamStream(UpstreamStream):
         listener.on_end(trailers)
 
 
-class Http2UpstreamConnection(PooledConnection):
+class Http2UpstreamConnection(HttpConnection):
     def __init__(self, worker_loop: WorkerLoop, pool: Any, target: Target) -> None:
         now, rules = worker_loop.wheel.now, target.response_rules
-        PooledConnection.__init__(self, target, now)
-        self.worker_loop = worker_loop
-        self._set_up(target, worker_loop.wheel)
+        HttpConnection.__init__(self, worker_loop, pool, target)
         self.session = Session(
             *(True, target.tls is not None, now, MOST_STREAMS, STREAM_WINDOW, CONNECTION_WINDOW),
             *(rules.header_bytes, rules.header_count),
         )
         self.needs_http1 = False
         """Whether the target has ended it because it requires HTTP/1.1."""
-        self.pool = pool
         self.capacity = MOST_STREAMS
         self._gone = False
         self._streams: dict[int, Http2UpstreamStream] = {}
@@ -465,12 +462,6 @@ class Http2UpstreamConnection(PooledConnection):
         self._begun_before = 0  # number of those that have waited for a turn of the loop
         # Their bodies wait for the target's windows, or its socket: they are called when fewer bytes do.
         self.holding: set[Http2UpstreamStream] = set()
-        self.transport: SocketTransport = None  # type: ignore[assignment]  # set before anything else is called
-        self._tls: TlsClientTransport | None = None
-        self._tls_is_new = False  # the session is still to be stored
-        self.reads = worker_loop.reads
-        self.buffer = self.reads.read_buffer
-        self.resting = False
         self._flush_is_due = False
         self._full = 0  # `FULL`: it is not read from, as the process holds too many bytes of bodies
         self._heard_at = now  # time of the last byte, or of the first request after it
@@ -502,11 +493,6 @@ class Http2UpstreamConnection(PooledConnection):
         stream: Http2UpstreamStream = Http2UpstreamStream.__new__(Http2UpstreamStream)
         stream._begin(self)
         return stream
-
-    @property
-    def lost_by(self) -> str:
-        """TLS error that has ended the connection; "" = none."""
-        return "" if self._tls is None else self._tls.lost_by
 
     def close(self) -> None:
         """Close with GOAWAY. Streams in flight are dropped; their listeners are not called."""
@@ -582,9 +568,7 @@ class Http2UpstreamConnection(PooledConnection):
     # calls of the event loop
 
     def connection_made(self, transport: SocketTransport) -> None:
-        self.transport = transport
-        if isinstance(transport, TlsClientTransport):
-            self._tls, self._tls_is_new = transport, True
+        HttpConnection.connection_made(self, transport)
         self._flush()
 
     def buffer_updated(self, nbytes: cython.Py_ssize_t) -> None:
@@ -725,9 +709,7 @@ class Http2UpstreamConnection(PooledConnection):
             return  # at first it may be 0 for a short time (RFC 9113 section 6.5.2): the connect timeout goes on
         self.capacity = max(min(most, MOST_STREAMS), 1)
         if self._tls_is_new and not wrong:
-            self._tls_is_new = False
-            if self._tls is not None and not self._tls.is_closing():
-                self._tls.remember()
+            self._remember_session()
         if settled is not None and not settled.done():
             settled.set_result(wrong)
 

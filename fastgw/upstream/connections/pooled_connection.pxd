@@ -1,5 +1,6 @@
 # The types of the fields of `pooled_connection.py`.
 
+from fastgw.eventloop.socket_transport cimport SocketTransport
 from fastgw.upstream.connections.stream cimport UpstreamStream
 from fastgw.upstream.targets.target cimport Target
 
@@ -22,3 +23,13 @@ cdef class PooledConnection(UpstreamStream):
     cdef public double idle_since
 
     cpdef open_stream(self)
+
+
+cdef class HttpConnection(PooledConnection):
+    cdef public object _tls
+    cdef public bint _tls_is_new
+    cdef public Lender pool
+    cdef public object worker_loop
+
+    cpdef connection_made(self, SocketTransport transport)
+    cdef _remember_session(self)

@@ -1,11 +1,14 @@
-"""A connection of a pool, as the pool sees it, and the pool as its connections see it."""
+"""Connections of a pool, as the pool sees them, and the pool as its connections see it."""
 
 from __future__ import annotations
 
 from math import inf
 from typing import Any
 
+from fastgw.eventloop.socket_transport import SocketTransport
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.upstream.connections.stream import UpstreamStream
+from fastgw.upstream.connections.tls_client import TlsClientTransport
 from fastgw.upstream.targets.target import Target
 
 
@@ -35,7 +38,7 @@ class PooledConnection(UpstreamStream):
 
     @property
     def lost_by(self) -> str:
-        """TLS error that has ended the connection, if any."""
+        """TLS error that has ended the connection; "" = none."""
         return ""
 
 
@@ -65,3 +68,35 @@ class Lender:
     def forget(self, connection: PooledConnection) -> None:
         """Drop an idle connection, which was closed."""
         raise NotImplementedError
+
+
+class HttpConnection(PooledConnection):
+    """Connection over HTTP of either version, with or without TLS. `worker_loop`: its loop."""
+
+    def __init__(self, worker_loop: WorkerLoop, pool: Lender, target: Target) -> None:
+        PooledConnection.__init__(self, target, worker_loop.wheel.now)
+        self._set_up(target, worker_loop.wheel)
+        self.worker_loop = worker_loop
+        self.pool = pool
+        self.transport: SocketTransport = None  # type: ignore[assignment]  # set before anything else is called
+        self.reads = worker_loop.reads
+        self.buffer = self.reads.read_buffer
+        self.resting = False  # other connections are read first (`Rests`)
+        self._tls: TlsClientTransport | None = None
+        self._tls_is_new = False  # the session is still to be stored
+
+    def connection_made(self, transport: SocketTransport) -> None:
+        self.transport = transport
+        if isinstance(transport, TlsClientTransport):
+            self._tls = transport
+            self._special = self._tls_is_new = True
+
+    def _remember_session(self) -> None:
+        """Store the TLS session: further connections may resume it."""
+        self._tls_is_new = False
+        if self._tls is not None and not self._tls.is_closing():
+            self._tls.remember()
+
+    @property
+    def lost_by(self) -> str:
+        return "" if self._tls is None else self._tls.lost_by
