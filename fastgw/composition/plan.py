@@ -27,6 +27,7 @@ from fastgw.exchange.exchange import Exchange
 from fastgw.http.json_splices import MOST_AT_ONCE, OF_VALUES
 from fastgw.upstream.client.response_action import MARKS, ResponseAction
 from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.upstream.forwarding.forwarded_request import ForwardSettings
 from fastgw.upstream.upstream import Upstream
 
 _DIGEST_BYTES = 12
@@ -37,7 +38,7 @@ class CompositionPlan(ResponseAction):
     """Which parts each exchange of a route sends, and how their answers become its response."""
 
     def __init__(self, settings: Compose, upstreams: Mapping[str, Upstream], via: bool) -> None:
-        """`via`: of the route, as in `Forward`."""
+        """`via`: of the route, as in `ForwardSettings`."""
         super().__init__(MARKS)
         self.settings = settings
         order = settings.order()
@@ -50,7 +51,7 @@ class CompositionPlan(ResponseAction):
                 [indexes[name] for name in order[part.name]],
                 settings.headers_to_pass,
                 settings.query_to_pass,
-                Forward(upstreams[str(part.upstream)], None, None, (), None, via=via),
+                Forward(upstreams[str(part.upstream)], ForwardSettings(via=via)),
             )
             for index, part in enumerate(settings.parts)
         )

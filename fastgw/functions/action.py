@@ -9,6 +9,7 @@ from fastgw.exchange import Exchange
 from fastgw.functions.invocation import Invocation
 from fastgw.upstream.client.response_action import MARKS, ResponseAction
 from fastgw.upstream.forwarding.forward_action import Forward, is_translated
+from fastgw.upstream.forwarding.forwarded_request import ForwardSettings
 from fastgw.upstream.upstream import Upstream
 
 
@@ -19,11 +20,11 @@ class LambdaAction(ResponseAction):
     __slots__ = ("_digest", "forward", "settings", "target", "upstream")
 
     def __init__(self, settings: Lambda, upstream: Upstream, via: bool) -> None:
-        """`via`: of the route, as in `Forward`."""
+        """`via`: of the route, as in `ForwardSettings`."""
         super().__init__(MARKS)
         self.settings, self.upstream = settings, upstream
         self._digest = blake2b(repr(settings).encode(), digest_size=16).digest()
-        self.forward = Forward(upstream, None, None, (), None, via=via)
+        self.forward = Forward(upstream, ForwardSettings(via=via))
         version, kind = ("2021-11-15", "response-streaming-invocations") if settings.streaming else _WHOLE
         target = f"/{version}/functions/{settings.function}/{kind}"
         if settings.qualifier is not None:

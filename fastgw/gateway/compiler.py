@@ -60,6 +60,7 @@ from fastgw.redis.url import RedisSource
 from fastgw.routing.table import Conditions, Router, Rule, Steps, at_once, rule_of
 from fastgw.upstream.forwarding.fallback import Fallback
 from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.upstream.forwarding.forwarded_request import ForwardSettings
 from fastgw.upstream.forwarding.gateway_urls import OwnUrls, own_urls
 from fastgw.upstream.policies.path_rewrite import (
     folder_of,
@@ -193,7 +194,7 @@ class _Building:
         """Filters in the chains of upstreams: by level, name, and the listener if it is the listener's own."""
         self._anywhere: dict[tuple[config.FilterUse, str, bool], FilterInstance] = {}
         """Filters by use, level, and whether they are early; they do not depend on the position."""
-        self._forwards: dict[tuple[object, ...], Forward] = {}
+        self._forwards: dict[tuple[Upstream, ForwardSettings], Forward] = {}
         """Forward actions of routes, by everything that distinguishes them."""
         """Step plans of routes, each once."""
         self._unbuilt: dict[Where, tuple[str, _Errors]] = {}
@@ -658,12 +659,23 @@ class _Building:
         return self._forward(route, upstream)
 
     def _forward(self, route: config.Route, upstream: Upstream) -> Forward:
-        upgrade = tuple(protocol.lower().encode() for protocol in route.upgrade)
-        deadline_name = None if route.deadline_header is None else route.deadline_header.encode()
-        how = route.forwarded, upgrade, route.timeout, deadline_name
-        own = route.retries, route.timeouts, rewrites_variables(route), route.host_header, route.forwarded_header
-        rewrite = folder_of(route), route.via == "on", *own, stripped_prefix(route), self._own_urls(route, upstream)
-        differs = upstream, path_of(route, url_value), *how, *rewrite
+        how = ForwardSettings(
+            path_of=path_of(route, url_value),
+            forwarded=route.forwarded,
+            upgrade=tuple(protocol.lower().encode() for protocol in route.upgrade),
+            timeout=route.timeout,
+            deadline_name=None if route.deadline_header is None else route.deadline_header.encode(),
+            folder=folder_of(route),
+            via=route.via == "on",
+            retries=route.retries,
+            own_timeouts=route.timeouts,
+            checks_path=rewrites_variables(route),
+            host_header=route.host_header,
+            writes_forwarded=route.forwarded_header,
+            stripped=stripped_prefix(route),
+            own_urls=self._own_urls(route, upstream),
+        )
+        differs = upstream, how
         # Shared by all routes with equal behaviour, to stay in the CPU caches: see `exchange.route.Route`.
         forward = self._forwards.get(differs)
         if forward is None:

@@ -13,6 +13,7 @@ from fastgw.http.strict_json import InvalidJson, parse_json
 from fastgw.http.websocket.frames import BINARY
 from fastgw.http.websocket.handshake import WEBSOCKET, fault_in_request
 from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.upstream.forwarding.forwarded_request import ForwardSettings
 from fastgw.upstream.upstream import Upstream
 from fastgw.websocket_api.connection import ApiConnection
 from fastgw.websocket_api.event_headers import CONNECTIONS_URL, EVENT_TYPE, ROUTE_KEY, Lines
@@ -39,10 +40,10 @@ class WebsocketApiAction(Action):
     __slots__ = ("_path", "_upstreams", "connect", "default", "disconnect", "events", "idle", "settings")
 
     def __init__(self, settings: WebsocketApi, upstreams: Mapping[str, Upstream], via: bool) -> None:
-        """`upstreams`: by name or URL. `via`: of the route, as in `Forward`."""
+        """`upstreams`: by name or URL. `via`: of the route, as in `ForwardSettings`."""
         self.settings = settings
         self._upstreams = tuple(upstreams.values())
-        forwards = {name: Forward(each, None, None, (), None, via=via) for name, each in upstreams.items()}
+        forwards = {name: Forward(each, ForwardSettings(via=via)) for name, each in upstreams.items()}
         url = settings.connections_url
         of_all = [] if url is None else [(CONNECTIONS_URL, url.encode())]
 

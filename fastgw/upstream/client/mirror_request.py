@@ -12,6 +12,7 @@ from fastgw.http.messages import ResponseHead
 from fastgw.upstream.client.derived_exchange import copy_chain, derive_exchange
 from fastgw.upstream.client.subrequest import Subrequest, SubrequestFailed
 from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.upstream.forwarding.forwarded_request import ForwardSettings
 from fastgw.upstream.upstream import Upstream
 
 MOST_BYTES: Final = 64 * 1024 * 1024
@@ -38,7 +39,7 @@ def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callabl
     action = exchange.route.action if exchange.route is not None else None
     listener = _DiscardingListener(done)
     sent = listener.sent = Subrequest(listener, exchange.client)
-    forward = action.for_copies(upstream) if isinstance(action, Forward) else Forward(upstream, None, None, (), None)
+    forward = action.for_copies(upstream) if isinstance(action, Forward) else Forward(upstream, ForwardSettings())
     chain = copy_chain(exchange.chain)
     copy = derive_exchange(exchange, exchange.head, sent, chain, forward)
     copy.path = exchange.path

@@ -39,6 +39,7 @@ from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.client.derived_exchange import end_call
 from fastgw.upstream.client.subrequest_body import BodyFeeder
 from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.upstream.forwarding.forwarded_request import ForwardSettings
 from fastgw.upstream.upstream import Upstream
 
 MOST_PER_EXCHANGE: Final = 32
@@ -483,10 +484,7 @@ def _forward_like(parent: Exchange, upstream: Upstream, timeout: float) -> Forwa
     """Return the forward action to an upstream, with the settings of the parent's route."""
     action = None if parent.route is None else parent.route.action
     if not isinstance(action, Forward):
-        return Forward(upstream, None, None, (), timeout)
-    via = not action.marks
-    return Forward(
-        *(upstream, None, action.forwarded, (), timeout, action.deadline_name),
-        via=via,
-        writes_forwarded=action.writes_forwarded,
-    )
+        return Forward(upstream, ForwardSettings(timeout=timeout))
+    how: ForwardSettings = action.how
+    kept = ForwardSettings(deadline_name=how.deadline_name, via=how.via, writes_forwarded=how.writes_forwarded)
+    return Forward(upstream, kept._replace(forwarded=how.forwarded, timeout=timeout))

@@ -38,16 +38,8 @@ class Forward(ForwardedRequest):
         """Return the same action for requests whose path is sent as it is."""
         made: Forward | None = self._unrewritten
         if made is None:
-            timeout = None if self.timeout == inf else self.timeout
-            made = Forward(
-                *(self.upstream, None, self.forwarded, (), timeout, self.deadline_name),
-                via=not self.marks,
-                retries=self._own_retries,
-                own_timeouts=self.own_timeouts,
-                host_header=self._host_header,
-                writes_forwarded=self.writes_forwarded,
-                own_urls=self.own_urls,
-            )
+            how = self.how._replace(path_of=None, upgrade=(), folder=b"", checks_path=False, stripped=None)
+            made = Forward(self.upstream, how)
             self._unrewritten = made
         return made
 
@@ -55,14 +47,10 @@ class Forward(ForwardedRequest):
         """Return the action that sends copies of requests to another upstream: the same requests, without the timeouts
         and retries of the route.
         """
-        return Forward(
-            *(upstream, self.path_of, self.forwarded, (), None),
-            via=not self.marks,
-            checks_path=self.checks_path,
-            host_header=self._host_header,
-            writes_forwarded=self.writes_forwarded,
-            stripped=self.stripped,
+        how = self.how._replace(
+            upgrade=(), timeout=None, deadline_name=None, retries=None, own_timeouts=None, own_urls=None
         )
+        return Forward(upstream, how)
 
     def begin(self, exchange: Exchange) -> None:
         if exchange.chain.translate_steps and is_translated(exchange, self):

@@ -18,12 +18,12 @@ cdef class ForwardedRequest(Action):
     cdef public object _folder
     cdef public object _host_header
     cdef public tuple _joined
-    cdef public object _own_retries
     cdef public object _unrewritten
     cdef public bint checks_path
     cdef public object deadline_name
     cdef public object forwarded
     cdef public bint grpc
+    cdef public object how
     cdef public bint keeps_path
     cdef public frozenset marks
     cdef public bytes own_line

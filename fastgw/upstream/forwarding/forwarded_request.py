@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fastgw.config.settings.gateway import RouteRetries, RouteTimeouts
 from fastgw.exchange.action import Action
@@ -41,67 +41,73 @@ def _union(drop: Names, dropped: Names, marks: frozenset[bytes]) -> frozenset[by
     return drop | dropped | marks
 
 
-class ForwardedRequest(Action):
-    """How requests of a route are sent to `upstream`. `path_of`: returns the path to send; None: that of the request.
+class ForwardSettings(NamedTuple):
+    """How a route sends requests, whatever the upstream."""
 
-    `folder`: the prefix of paths if `path_of` only removes it, except for its last slash; b"": `path_of` does something
-    else, and runs for every path.
-    `timeout`: seconds until the response head. `deadline_name`: header with the number of milliseconds that an attempt
-    has; None: there is none. `via`: whether requests and responses get a `Via` of the gateway.
-    `checks_path`: whether `path_of` contains values of the request, so that it may refuse one.
-    `retries`, `own_timeouts`, `host_header`: of the route, in place of the upstream's.
-    `writes_forwarded`: whether `Forwarded` is among the forwarding headers. `stripped`: prefix that `path_of` removes.
+    path_of: Callable[[BalancingRequest], bytes] | None = None
+    """Returns the path to send; None: that of the request."""
+    forwarded: Policy | None = None
+    upgrade: tuple[bytes, ...] = ()
+    """Protocols to which clients may upgrade."""
+    timeout: float | None = None
+    """Seconds until the response head."""
+    deadline_name: bytes | None = None
+    """Header with the number of milliseconds that an attempt has; None: there is none."""
+    folder: bytes = b""
+    """The prefix of paths if `path_of` only removes it, except for its last slash; b"": `path_of` does something else,
+    and runs for every path."""
+    via: bool = True
+    """Whether requests and responses get a `Via` of the gateway."""
+    retries: RouteRetries | None = None
+    """Of the route, in place of the upstream's, as are `own_timeouts` and `host_header`."""
+    own_timeouts: RouteTimeouts | None = None
+    checks_path: bool = False
+    """Whether `path_of` contains values of the request, so that it may refuse one."""
+    host_header: str | None = None
+    writes_forwarded: bool = False
+    """Whether `Forwarded` is among the forwarding headers."""
+    stripped: StrippedPrefix | None = None
+    """Prefix that `path_of` removes."""
+    own_urls: OwnUrls | None = None
+    """How URLs of targets in responses become the gateway's; None: they stay."""
+
+
+class ForwardedRequest(Action):
+    """How requests of a route are sent to `upstream`.
+
     `own_line`: forwarding headers of the default policy for an untrusted peer that do not depend on the request, in
     addition to those of `Peer.set_lines`; None: there are others.
-    `own_urls`: how URLs of targets in responses become the gateway's; None: they stay.
     """
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        path_of: Callable[[BalancingRequest], bytes] | None,
-        forwarded: Policy | None,
-        upgrade: tuple[bytes, ...],
-        timeout: float | None,
-        deadline_name: bytes | None = None,
-        folder: bytes = b"",
-        via: bool = True,
-        retries: RouteRetries | None = None,
-        own_timeouts: RouteTimeouts | None = None,
-        checks_path: bool = False,
-        host_header: str | None = None,
-        writes_forwarded: bool = False,
-        stripped: StrippedPrefix | None = None,
-        own_urls: OwnUrls | None = None,
-    ) -> None:
-        self.upstream = upstream
-        self._own_retries = retries
+    def __init__(self, upstream: Upstream, how: ForwardSettings) -> None:
+        self.upstream, self.how = upstream, how
+        retries, stripped, own_timeouts = how.retries, how.stripped, how.own_timeouts
         self.retries = upstream.settings.retries if retries is None else retries.over(upstream.settings.retries)
         self.rules = rules = rules_of(self.retries)
         self.any_method, self.per_try, self.retried_statuses = rules.any_method, rules.per_try, rules.statuses
         self.body_bytes = rules.body_bytes
         self.grpc = upstream.settings.protocol == "grpc"
-        self.path_of = path_of
-        self.forwarded: Policy | None = forwarded
-        self.writes_forwarded, self.stripped = writes_forwarded, stripped
-        is_plain = forwarded is None and not writes_forwarded and (stripped is None or stripped.always)
+        self.path_of = how.path_of
+        self.forwarded: Policy | None = how.forwarded
+        self.writes_forwarded, self.stripped = how.writes_forwarded, stripped
+        is_plain = how.forwarded is None and not how.writes_forwarded and (stripped is None or stripped.always)
         self.own_line = prefix_line(b"" if stripped is None else stripped.prefix) if is_plain else None
-        self.upgrade = upgrade
+        self.upgrade = how.upgrade
         self.own_timeouts = own_timeouts
-        self.checks_path = checks_path
-        self._host_header = host_header
-        self.own_urls = own_urls
+        self.checks_path = how.checks_path
+        self._host_header = how.host_header
+        self.own_urls = how.own_urls
         settings = upstream.settings.timeouts
         self.timeouts = settings if own_timeouts is None else own_timeouts.over(settings)
         self.total_timeout = self.timeouts.total or inf  # seconds
-        self.timeout = min(timeout or inf, self.total_timeout)
-        self.deadline_name = deadline_name
-        self._deadline_dropped = NO_NAMES if deadline_name is None else frozenset((deadline_name.lower(),))
-        self.marks = NO_NAMES if via else _NO_VIA  # names that are left out of requests and responses
-        self._folder, self._cut = folder, len(folder) - 1
+        self.timeout = min(how.timeout or inf, self.total_timeout)
+        self.deadline_name = name = how.deadline_name
+        self._deadline_dropped = NO_NAMES if name is None else frozenset((name.lower(),))
+        self.marks = NO_NAMES if how.via else _NO_VIA  # names that are left out of requests and responses
+        self._folder, self._cut = how.folder, len(how.folder) - 1
         self._joined = NO_NAMES, NO_NAMES, NO_NAMES
         self._unrewritten: Any = None  # the same action for requests whose path is sent as it is
-        self.keeps_path = path_of is None and not any(target.base_path for target in upstream.targets)
+        self.keeps_path = how.path_of is None and not any(target.base_path for target in upstream.targets)
 
     @property
     def takes_first_response(self) -> bool:
