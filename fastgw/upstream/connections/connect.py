@@ -101,8 +101,10 @@ async def connect(
     the client completes first (RFC 8446 section 4.4.3), and sees the refusal when it reads.
     """
     step = ConnectStep.RESOLVE
+    connection: Any = protocol
+    limit = asyncio.timeout(timeout)
     try:
-        async with asyncio.timeout(timeout):
+        async with limit:
             addresses = await target.addresses(timeout)
             step = ConnectStep.CONNECT
             if target.scheme == "unix":
@@ -118,36 +120,22 @@ async def connect(
                 raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
             if target.tls is not None:
                 step = ConnectStep.HANDSHAKE
-            if step is not ConnectStep.HANDSHAKE or handshake is None:
-                await _hand_over(sock, address, target, protocol)
-                _note_steps(protocol, target, tcp_at)
-                step = ConnectStep.SETTINGS
-                await _settle(protocol)
-                return address
-        timeout = handshake
-        async with asyncio.timeout(timeout):
-            await _hand_over(sock, address, target, protocol)
-            _note_steps(protocol, target, tcp_at)
+                if handshake is not None:
+                    timeout = handshake
+                    limit.reschedule(asyncio.get_running_loop().time() + timeout)
+            connection = await _hand_over(sock, address, target, protocol)
+            connection.established = tcp_at, 0.0 if target.tls is None else monotonic()  # for traces
             step = ConnectStep.SETTINGS
-            await _settle(protocol)
+            await _settle(connection)
             return address
     except TlsBroken as error:  # also while the SETTINGS were awaited, as in TLS 1.3 the target may refuse only then
         raise _failed(ConnectStep.HANDSHAKE, error, timeout) from error
     except OSError as error:
-        raise _failed(step, error, timeout, _late_reason(step, protocol)) from error
-
-
-def _late_reason(step: ConnectStep, protocol: "Connecting | SocketConnection") -> str:
-    """Return what a step that is late waits for; "" = that is not known."""
-    connection = protocol.chosen if isinstance(protocol, NegotiatingConnection) else protocol
-    waits = step is ConnectStep.SETTINGS and isinstance(connection, Http2UpstreamConnection) and connection.accepts_none
-    return f": {NO_STREAMS}" if waits else ""
-
-
-def _note_steps(protocol: Connecting, target: Target, tcp_at: float) -> None:
-    """Record when TCP and TLS were established, for traces."""
-    connection: Any = protocol.chosen if isinstance(protocol, NegotiatingConnection) else protocol
-    connection.established = tcp_at, 0.0 if target.tls is None else monotonic()
+        waits = isinstance(connection, Http2UpstreamConnection) and connection.accepts_none
+        late_reason = f": {NO_STREAMS}" if waits and step is ConnectStep.SETTINGS else ""
+        raise _failed(step, error, timeout, late_reason) from error
+    finally:
+        del limit  # it refers to the task, whose error refers to this frame: a reference cycle
 
 
 async def secure(
@@ -219,8 +207,10 @@ def _detail(step: ConnectStep, error: OSError) -> str:
     return errno.errorcode.get(error.errno or 0, type(error).__name__)
 
 
-async def _hand_over(sock: socket.socket, address: TargetAddress, target: Target, protocol: Connecting) -> None:
-    """Create the transport of a connected socket, which owns it from now on in every case."""
+async def _hand_over(sock: socket.socket, address: TargetAddress, target: Target, protocol: Connecting) -> Any:
+    """Create the transport of a connected socket, which owns it from now on in every case. Returns `protocol`, or the
+    connection that was chosen in its place.
+    """
     worker_loop = protocol.worker_loop
     if target.tls is None:
         plain = _take_over(sock, lambda fd: SocketTransport(worker_loop, fd))
@@ -244,6 +234,7 @@ async def _hand_over(sock: socket.socket, address: TargetAddress, target: Target
                 del error, done  # its traceback refers back to this frame: a reference cycle
         if tls.lost_by:  # since the handshake
             raise TlsBroken(tls.lost_by)
+    return protocol.chosen if isinstance(protocol, NegotiatingConnection) else protocol
 
 
 def _take_over(sock: socket.socket, make: Callable[[int], T]) -> T:
@@ -257,9 +248,8 @@ def _take_over(sock: socket.socket, make: Callable[[int], T]) -> T:
     return transport
 
 
-async def _settle(protocol: Connecting) -> None:
+async def _settle(connection: Any) -> None:
     """Wait for the SETTINGS of a target that speaks HTTP/2. Raises `ConnectionError`, of which `TlsBroken` is one."""
-    connection = protocol.chosen if isinstance(protocol, NegotiatingConnection) else protocol
     if isinstance(connection, Http2UpstreamConnection):
         try:
             await connection.settle()
