@@ -14,15 +14,11 @@ cdef class UpstreamConnection(HttpConnection):
     cdef public bint reusable
     cdef public Py_ssize_t _unsent
     cdef public double _accepted_at
-    cdef public bint _unasked_body
     cdef public int _body_goes_to
     cdef public bytes _begun
     cdef public Py_ssize_t _searched
     cdef public object _repair
     cdef public bint _full
-    cdef public bint _chunked
-    cdef public object _offered
-    cdef public object _tunnel
 
     cpdef buffer_updated(self, Py_ssize_t nbytes)
     cpdef bint eof_received(self) except -1

@@ -6,7 +6,6 @@ only if the response ended exactly where its framing declared, with no further b
 and neither side asked to close (`release`).
 """
 
-from collections.abc import Sequence
 from errno import errorcode
 from math import inf
 from ssl import SSLError
@@ -32,9 +31,7 @@ from fastgw.upstream.connections.stream import (
     NOT_ACCEPTED,
     RECEIVING,
     TUNNEL,
-    RequestSource,
     ResponseListener,
-    TunnelListener,
 )
 from fastgw.upstream.connections.tls_client import TlsBroken
 from fastgw.upstream.targets.target import Target
@@ -54,15 +51,11 @@ class UpstreamConnection(HttpConnection):
         self.reusable = True
         self._unsent = 0  # bytes at the last look while writing is paused
         self._accepted_at = 0.0  # when a look found that the target has accepted some
-        self._unasked_body = False
         self._body_goes_to = -1  # socket of the receiver of the response's body
         self._begun = b""  # first bytes of a response head
         self._searched = 0
         self._repair: Repair | None = None  # of the current response
         self._full = False  # the last read filled the buffer: more data may be available
-        self._chunked = False  # framing of the rest of the request's body
-        self._offered: Sequence[bytes] = ()  # protocols to switch to
-        self._tunnel: TunnelListener | None = None
 
     def __repr__(self) -> str:
         return f"<UpstreamConnection {self.target.label} {self.phase.name} uses={self.uses}>"
@@ -78,27 +71,6 @@ class UpstreamConnection(HttpConnection):
         if deadline < self.filed_at:
             wheel.file(self, deadline)
         self.transport.write(request)
-
-    def begin_special(
-        self,
-        listener: ResponseListener,
-        request: bytes,
-        method: bytes,
-        *,
-        whole: bool,
-        chunked: bool = False,
-        source: RequestSource | None = None,
-        expects_continue: bool = False,
-        upgrade: Sequence[bytes] = (),
-        tunnel: TunnelListener | None = None,
-    ) -> None:
-        self._special = True
-        self._offered, self._tunnel = upgrade, tunnel
-        self._targets_turn = whole or expects_continue
-        self._unasked_body = expects_continue
-        self._sending, self._chunked, self._source = not whole, chunked, source
-        self.send_request(listener, request, method)
-        self._watch_head()
 
     def send_body(self, payload: bytes) -> None:
         if self._targets_turn:  # it had to request the body, which is now sent without that

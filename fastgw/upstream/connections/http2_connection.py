@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
 from math import inf
 from typing import Any, Final, final
 
@@ -60,9 +59,7 @@ from fastgw.upstream.connections.stream import (
     MAX_INFORMATIONAL,
     NOT_ACCEPTED,
     RECEIVING,
-    RequestSource,
     ResponseListener,
-    TunnelListener,
     UpstreamStream,
 )
 from fastgw.upstream.connections.stream import CLOSED as OVER
@@ -132,24 +129,6 @@ class Http2UpstreamStream(UpstreamStream):
         return f"<Http2UpstreamStream {self._number} {self.target.label} {self.phase.name}>"
 
     # calls of the borrower (`UpstreamStream`)
-
-    def begin_special(
-        self,
-        listener: ResponseListener,
-        request: bytes,
-        method: bytes,
-        *,
-        whole: bool,
-        chunked: bool = False,
-        source: RequestSource | None = None,
-        expects_continue: bool = False,
-        upgrade: Sequence[bytes] = (),
-        tunnel: TunnelListener | None = None,
-    ) -> None:
-        """Implements `UpstreamStream.begin_special`. No protocol is offered, because HTTP/2 has no `Upgrade`."""
-        self._sending, self._source = not whole, source
-        self._targets_turn = whole or expects_continue
-        self.send_request(listener, request, method)
 
     def send_request(self, listener: ResponseListener, request: bytes, method: bytes) -> None:
         connection = self._connection

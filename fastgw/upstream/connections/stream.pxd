@@ -14,14 +14,18 @@ cdef class ResponseListener(Timed):
 
 
 cdef class UpstreamStream(BodyReading):
+    cdef public bint _chunked
     cdef public double _head_timeout
     cdef public int _informed
     cdef public ResponseListener _listener
     cdef public bytes _method
+    cdef public object _offered
     cdef public bint _sending
     cdef public object _source
     cdef public bint _special
     cdef public bint _targets_turn
+    cdef public object _tunnel
+    cdef public bint _unasked_body
     cdef public Wheel _wheel
     cdef public tuple established
     cdef public bint frames_bodies

@@ -121,7 +121,11 @@ class UpstreamStream(BodyReading):
         self._source: RequestSource | None = None  # of a body that is still being sent
         self._method = b""
         self._sending = False  # the request is not complete yet
+        self._chunked = False  # framing of the rest of the request's body
         self._targets_turn = True
+        self._unasked_body = False
+        self._offered: Sequence[bytes] = ()  # protocols to switch to
+        self._tunnel: TunnelListener | None = None
         self._informed = 0
         self._special = False  # whether a field was set that the next request has to find as it was
 
@@ -160,9 +164,15 @@ class UpstreamStream(BodyReading):
 
         `request`: its head, and the received part of its body, framed. `whole`: the body is complete. `chunked`:
         framing of the rest. `source`: source of the rest. `expects_continue`: the body is sent only when the target
-        asks for it. `upgrade`: offered protocols; `tunnel`: listener for an accepted one.
+        asks for it. `upgrade`: offered protocols, which HTTP/2 has not; `tunnel`: listener for an accepted one.
         """
-        raise NotImplementedError
+        self._special = True
+        self._offered, self._tunnel = upgrade, tunnel
+        self._targets_turn = whole or expects_continue
+        self._unasked_body = expects_continue
+        self._sending, self._chunked, self._source = not whole, chunked, source
+        self.send_request(listener, request, method)
+        self._watch_head()
 
     def attach_source(self, source: RequestSource | None) -> None:
         """Pause and resume this source from now on, and pause it at once if the target accepts no more. None: no
