@@ -34,7 +34,7 @@ class ComposePlane(Plane):
 
         async def connect(target: Any, protocol: Any, *timeouts: float | None) -> Any:
             opened.append(Transport(protocol))
-            return (await target.addresses())[0]
+            return protocol, (await target.addresses())[0]
 
         with patch.object(pool, "connect", connect):
             self.turn(lambda: self.client.receive(REQUEST))

@@ -170,9 +170,11 @@ class Plane:
     def connect(self, request: bytes, response: bytes) -> None:
         """Run the first exchange, which opens the upstream connection."""
 
-        async def opened(target: Target, protocol: StreamProtocol, *timeouts: float | None) -> TargetAddress:
+        async def opened(
+            target: Target, protocol: StreamProtocol, *timeouts: float | None
+        ) -> tuple[StreamProtocol, TargetAddress]:
             self.upstream = Transport(protocol)
-            return (await target.addresses())[0]
+            return protocol, (await target.addresses())[0]
 
         with patch.object(pool, "connect", opened):
             self.turn(lambda: self.client.receive(request))

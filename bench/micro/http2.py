@@ -95,10 +95,12 @@ class GrpcPlane(Http2Plane):
     def connect_call(self, request: Sequence[bytes], answer: Sequence[bytes]) -> None:
         """Run the first call, which opens the upstream connection."""
 
-        async def opened(target: Target, protocol: StreamProtocol, *timeouts: float | None) -> TargetAddress:
+        async def opened(
+            target: Target, protocol: StreamProtocol, *timeouts: float | None
+        ) -> tuple[StreamProtocol, TargetAddress]:
             self.upstream = Transport(protocol)
             asyncio.get_running_loop().call_soon(lambda: self.upstream.receive(SETTINGS + WINDOW))
-            return (await target.addresses())[0]
+            return protocol, (await target.addresses())[0]
 
         with patch.object(pool, "connect", opened):
             self.turn(lambda: self.client.receive(b"".join(map(self.frame, request))))

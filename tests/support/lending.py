@@ -75,10 +75,10 @@ class Dialer:
 
     async def connect(
         self, target: Target, protocol: asyncio.BaseProtocol, timeout: float, handshake: float | None = None
-    ) -> TargetAddress:
+    ) -> tuple[asyncio.BaseProtocol, TargetAddress]:
         done: asyncio.Future[TargetAddress] = asyncio.get_running_loop().create_future()
         self.openings.append((target, done))
-        return await done
+        return protocol, await done
 
     async def begun(self, count: int = 1) -> None:
         await until(lambda: len(self.openings) >= count)

@@ -86,7 +86,7 @@ class Greeter(asyncio.Protocol):
 async def greeted(target: Target, timeout: float = LONG) -> TargetAddress:
     """Connect, read the greeting, close. Returns the address connected to."""
     peer = Peer()
-    address = await connect(target, peer, timeout)
+    _, address = await connect(target, peer, timeout)
     while peer.received != b"hello":
         assert not peer.lost.done(), peer.lost
         await asyncio.sleep(0)

@@ -19,7 +19,6 @@ from fastgw.eventloop.socket_transport import SocketTransport, StreamProtocol
 from fastgw.eventloop.tls_transport import text_of
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.upstream.connections.http2_connection import NO_STREAMS, Http2UpstreamConnection
-from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
 from fastgw.upstream.connections.socket_connection import SocketConnection
 from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
 from fastgw.upstream.targets.dns import TargetAddress
@@ -90,8 +89,9 @@ async def connect(
     timeout: float,
     handshake: float | None = None,
     preface: bytes = b"",
-) -> TargetAddress:
-    """Connect `protocol` to `target` within `timeout` seconds, including the name lookup, and return the address.
+) -> tuple[Any, TargetAddress]:
+    """Connect `protocol` to `target` within `timeout` seconds, including the name lookup. Return it, or the connection
+    that ALPN has chosen in its place, and the address.
 
     A `SocketConnection` gets the bare socket. `preface`: bytes that are sent first, before TLS (PROXY protocol).
 
@@ -114,7 +114,7 @@ async def connect(
             tcp_at = monotonic()
             if isinstance(protocol, SocketConnection):
                 protocol.take_socket(sock, address)
-                return address
+                return protocol, address
             if preface and sock.send(preface) < len(preface):  # the socket's buffer is still empty
                 sock.close()
                 raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
@@ -127,7 +127,7 @@ async def connect(
             connection.established = tcp_at, 0.0 if target.tls is None else monotonic()  # for traces
             step = ConnectStep.SETTINGS
             await _settle(connection)
-            return address
+            return connection, address
     except TlsBroken as error:  # also while the SETTINGS were awaited, as in TLS 1.3 the target may refuse only then
         raise _failed(ConnectStep.HANDSHAKE, error, timeout) from error
     except OSError as error:
@@ -216,25 +216,26 @@ async def _hand_over(sock: socket.socket, address: TargetAddress, target: Target
         plain = _take_over(sock, lambda fd: SocketTransport(worker_loop, fd))
         plain.begin(cast(StreamProtocol, protocol))
     else:
-        done: asyncio.Future[OSError | None] = worker_loop.loop.create_future()
+        done: asyncio.Future[OSError | StreamProtocol] = worker_loop.loop.create_future()
         resuming, name, connection = target.tls.at(address), target.server_name, cast(Any, protocol)
         tls = _take_over(
             sock, lambda fd: TlsClientTransport(worker_loop, fd, resuming, name, connection, target.http1_only)
         )
         tls.begin_tls(done)
         try:
-            error = await done
+            outcome = await done
         except BaseException:
             tls.abort()
             raise
-        if error is not None:
+        if isinstance(outcome, OSError):
             try:
-                raise error
+                raise outcome
             finally:
-                del error, done  # its traceback refers back to this frame: a reference cycle
+                del outcome, done  # its traceback refers back to this frame: a reference cycle
         if tls.lost_by:  # since the handshake
             raise TlsBroken(tls.lost_by)
-    return protocol.chosen if isinstance(protocol, NegotiatingConnection) else protocol
+        return outcome
+    return protocol
 
 
 def _take_over(sock: socket.socket, make: Callable[[int], T]) -> T:

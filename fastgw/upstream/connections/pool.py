@@ -44,7 +44,6 @@ from fastgw.upstream.connections.connect import (
     is_refusal,
     not_connected,
 )
-from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
 from fastgw.upstream.connections.pool_limit import LocalLimit, PoolLimit
 from fastgw.upstream.connections.pooled_connection import Lender, PooledConnection
 from fastgw.upstream.targets.dns import TargetAddress
@@ -156,7 +155,7 @@ class Pool(Lender):
         self._connections: dict[PooledConnection, TargetAddress] = {}  # lent and idle
         # Those in use that are not lent again, and are closed when they are idle.
         self._leaving: set[PooledConnection] = set()
-        self._openings: set[asyncio.Task[TargetAddress]] = set()
+        self._openings: set[asyncio.Task[tuple[PooledConnection, TargetAddress]]] = set()
         self._waiters: dict[StreamBorrower, _Waiter] = {}
         self._placeless: OrderedDict[_Waiter, None] = OrderedDict()  # waiting borrowers without an opening
         self._beyond: dict[_Waiter, None] = {}  # those of them that exceed `max_pending`
@@ -701,31 +700,31 @@ class Pool(Lender):
         opening = connect(target, cast(Connecting, connection), *self._connect_timeouts)
         task = asyncio.get_running_loop().create_task(opening)
         self._openings.add(task)
-        task.add_done_callback(partial(self._opened, target, connection))
+        task.add_done_callback(partial(self._opened, target))
 
     def _opened(
         self,
         target: Target,
-        connection: Any,  # a `PooledConnection`, or a `NegotiatingConnection`
-        task: asyncio.Task[TargetAddress],
+        task: asyncio.Task[tuple[PooledConnection, TargetAddress]],
     ) -> None:
         self._openings.remove(task)
         target.opening -= 1
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if isinstance(connection, NegotiatingConnection):
-            connection = connection.chosen or connection  # without a handshake there is none
-        if error is None and self.on_connected is not None:
-            self.on_connected(target.whole)
+        lost_by = ""
         if error is None:
+            if self.on_connected is not None:
+                self.on_connected(target.whole)
             target.accepted = target.whole.accepted = True
-        if error is None and not connection.closed:
-            self._connections[connection] = task.result()
-            if target.whole not in self.targets or not target.has(task.result()):  # removed meanwhile
-                self._leaving.add(connection)
-            self._share_out(target, connection)
-            return
+            connection, address = task.result()
+            if not connection.closed:
+                self._connections[connection] = address
+                if target.whole not in self.targets or not target.has(address):  # removed meanwhile
+                    self._leaving.add(connection)
+                self._share_out(target, connection)
+                return
+            lost_by = connection.lost_by
         self._leave_place(target)
-        fault, why = self._explain(target, error, connection.lost_by)
+        fault, why = self._explain(target, error, lost_by)
         if fault is Fault.CONNECTIONS_EXHAUSTED:
             self._queue_again(target)
             return

@@ -45,7 +45,7 @@ class TlsClientTransport(TlsTransport):
         self._name = name
         self._http1 = http1
         self._client: StreamProtocol | NegotiatingConnection | None = client
-        self._done: asyncio.Future[OSError | None] | None = None
+        self._done: asyncio.Future[OSError | StreamProtocol] | None = None
         self._is_v1_2 = False
         self.lost_by = ""
         """Reason of the end, if it was an alert or a violation of TLS. For the log."""
@@ -57,10 +57,11 @@ class TlsClientTransport(TlsTransport):
         """Store the session after a response: further connections may resume it."""
         self.resuming.remember(self._tls)
 
-    def begin_tls(self, done: "asyncio.Future[OSError | None]") -> None:
+    def begin_tls(self, done: "asyncio.Future[OSError | StreamProtocol]") -> None:
         """Send the ClientHello.
 
-        `done`: the result of the handshake. It never gets an exception, whose traceback would be a reference cycle.
+        `done`: the protocol above once the handshake is complete, or the reason of its failure. It never gets an
+        exception, whose traceback would be a reference cycle.
         """
         self._done = done
         memory = self.memory
@@ -74,26 +75,20 @@ class TlsClientTransport(TlsTransport):
         client, self._client = self._client, None
         assert client is not None
         context = self._tls.context
-        if isinstance(context, ClientContext) and context.names:
-            try:
+        try:
+            if isinstance(context, ClientContext) and context.names:
                 context.check_names(self._tls)
-            except ssl.SSLCertVerificationError as error:
-                self._shut()
-                SocketTransport.close(self)
-                self._set_result(error)
-                return
-        if isinstance(client, NegotiatingConnection):
-            try:
+            if isinstance(client, NegotiatingConnection):
                 client = cast(StreamProtocol, client.choose(self._tls.selected_alpn_protocol()))
-            except ConnectionError as error:
-                self._shut()
-                SocketTransport.close(self)
-                self._set_result(error)
-                return
+        except (ssl.SSLCertVerificationError, ConnectionError) as error:
+            self._shut()
+            SocketTransport.close(self)
+            self._set_result(error)
+            return
         self._is_v1_2 = self._tls.version() == "TLSv1.2"
         self._open(client)
         client.connection_made(self)
-        self._set_result(None)
+        self._set_result(client)
         self._read_early()
 
     def _not_shaken(self, error: OSError | None) -> None:
@@ -105,10 +100,10 @@ class TlsClientTransport(TlsTransport):
             error = ConnectionError(f"the target does not speak TLS on this port ({error.reason})")
         self._set_result(error)
 
-    def _set_result(self, error: OSError | None) -> None:
+    def _set_result(self, outcome: OSError | StreamProtocol) -> None:
         done, self._done = self._done, None
         if done is not None and not done.done():
-            done.set_result(error)
+            done.set_result(outcome)
 
     def _shut(self) -> None:
         super()._shut()

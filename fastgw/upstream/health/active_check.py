@@ -6,7 +6,7 @@ targets the control process would otherwise keep as many descriptors open.
 
 import asyncio
 from ssl import SSLContext
-from typing import Final, final
+from typing import Any, Final, final
 
 from msgspec.structs import replace
 
@@ -19,7 +19,6 @@ from fastgw.http.messages import ResponseHead
 from fastgw.net.proxy_protocol import LOCAL_V2, UNKNOWN_V1
 from fastgw.upstream.connections.connect import ConnectFailed, connect
 from fastgw.upstream.connections.connection_maker import connection_maker
-from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
 from fastgw.upstream.connections.pooled_connection import Lender, PooledConnection
 from fastgw.upstream.connections.stream import ResponseListener
 from fastgw.upstream.health.grpc_health import health_call, health_verdict
@@ -81,15 +80,14 @@ class Check:
     async def __call__(self, worker_loop: WorkerLoop) -> str:
         """Return the error of the target, in a few words without its address; "" = none. Raises `CannotCheck`."""
         asked = _CheckRequest(self._sought is not None or self._is_call)
-        connection = connection_maker(worker_loop, self._upstream)(_CheckPool(asked), self._target)
+        made = connection_maker(worker_loop, self._upstream)(_CheckPool(asked), self._target)
+        connection: Any = None
         try:
             async with asyncio.timeout(self._active.timeout):
-                await connect(self._target, connection, self._active.timeout, preface=self._preface)
+                connection, _ = await connect(self._target, made, self._active.timeout, preface=self._preface)
                 if self._active.type == "tcp":
                     return ""
                 asked.late = Fault.UPSTREAM_TIMEOUT
-                if isinstance(connection, NegotiatingConnection):
-                    connection = connection.chosen
                 connection.open_stream().begin_special(asked, self._request, self._method, whole=True)
                 return self._verdict(await asked.answer)
         except ConnectFailed as failed:
@@ -99,7 +97,8 @@ class Check:
         except TimeoutError:
             return asked.late.label
         finally:
-            connection.close()
+            if connection is not None:
+                connection.close()
 
     def _verdict(self, answer: "_Answer") -> str:
         if isinstance(answer, str):

@@ -206,7 +206,7 @@ class Connection:
     def shake(self) -> None:
         while self.transport.stage < OPEN:
             self.deliver()
-        assert self.done.result() is None
+        assert self.done.result() is self.client
 
 
 @pytest.fixture(scope="module")
