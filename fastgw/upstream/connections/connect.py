@@ -9,10 +9,10 @@ import os
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from time import monotonic
-from typing import Any, Final, Protocol, TypeVar, cast, final
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_transport import SocketTransport, StreamProtocol
@@ -107,10 +107,7 @@ async def connect(
         async with limit:
             addresses = await target.addresses(timeout)
             step = ConnectStep.CONNECT
-            if target.scheme == "unix":
-                sock, address = await _dial_unix(addresses[0]), addresses[0]
-            else:
-                sock, address = await _Race(target, addresses).run()
+            sock, address = await _dial_any(target, addresses)
             tcp_at = monotonic()
             if isinstance(protocol, SocketConnection):
                 protocol.take_socket(sock, address)
@@ -259,19 +256,42 @@ async def _settle(connection: Any) -> None:
             raise
 
 
-async def _dial_unix(address: TargetAddress) -> socket.socket:
-    """Return a socket connected to a path. Raises `OSError`."""
-    sock = socket.socket(address.family, socket.SOCK_STREAM)
+async def _dial(address: TargetAddress) -> socket.socket:
+    """Return a socket connected to an address. Raises `OSError`."""
+    is_unix = address.family == socket.AF_UNIX
+    sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        sock.setblocking(False)
-        while (code := sock.connect_ex(address.sockaddr)) == errno.EAGAIN:
+        while (code := sock.connect_ex(address.sockaddr)) == errno.EAGAIN and is_unix:
             await asyncio.sleep(UNIX_RETRY)
+        if code == errno.EINPROGRESS:
+            await _writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code == errno.EADDRNOTAVAIL and _no_address_of_ours(address):
+            code = errno.EHOSTUNREACH
         if code:
             raise OSError(code, os.strerror(code))
+        if not is_unix:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+async def _writable(sock: socket.socket) -> None:
+    """Wait until a socket can be written to."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(sock, _finish, done)
+    try:
+        await done
+    finally:
+        loop.remove_writer(sock)
+
+
+def _finish(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
 
 
 def _no_address_of_ours(address: TargetAddress) -> bool:
@@ -287,98 +307,40 @@ def _no_address_of_ours(address: TargetAddress) -> bool:
         return False
 
 
-@final
-class _Race:
-    """Attempts at several addresses of a target: the first connection is used; the others are closed.
+async def _dial_any(target: Target, addresses: Sequence[TargetAddress]) -> tuple[socket.socket, TargetAddress]:
+    """Return a socket connected to one of a target's addresses: the first one that is; the others are closed.
 
-    A further one begins as soon as one fails, or `ATTEMPT_DELAY` after the one before it (RFC 8305 section 5).
+    A further attempt begins as soon as one fails, or `ATTEMPT_DELAY` after the one before it (RFC 8305 section 5). If
+    all have failed, raises the last `OSError`.
     """
+    if len(addresses) == 1:
+        return await _dial(addresses[0]), addresses[0]
+    loop, left = asyncio.get_running_loop(), deque(addresses)
+    running: dict[asyncio.Task[socket.socket], TargetAddress] = {}
+    error: BaseException | None = None
+    try:
+        while left or running:
+            if left:
+                address = left.popleft()
+                running[loop.create_task(_dial(address))] = address
+            delay = ATTEMPT_DELAY if left else None
+            done, _ = await asyncio.wait(running, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                address = running.pop(task)
+                error = task.exception()
+                if error is None:
+                    return task.result(), address
+                target.avoid(address)
+        raise error or OSError("no address")
+    finally:
+        del error  # its traceback is a reference cycle
+        for task, address in running.items():
+            target.avoid(address)  # a later attempt was faster, or none succeeded
+            task.add_done_callback(_close_unused)
+            task.cancel()
 
-    __slots__ = ("_decided", "_error", "_left", "_loop", "_next", "_running", "_target", "_winner")
 
-    def __init__(self, target: Target, addresses: Iterable[TargetAddress]) -> None:
-        self._target = target
-        self._loop = asyncio.get_running_loop()
-        self._left = deque(addresses)
-        self._running: dict[socket.socket, TargetAddress] = {}
-        self._next: asyncio.TimerHandle | None = None
-        self._error: OSError | None = None  # the last one
-        self._winner: tuple[socket.socket, TargetAddress] | None = None
-        self._decided: asyncio.Future[None] = self._loop.create_future()
-
-    async def run(self) -> tuple[socket.socket, TargetAddress]:
-        """Return the connected socket and its address. If all have failed, raises the last `OSError`."""
-        try:
-            self._start_attempt()
-            await self._decided
-            if self._winner is None:
-                raise self._error or OSError("no address")
-            winner, self._winner = self._winner, None
-            return winner
-        finally:
-            self._end()
-
-    def _start_attempt(self) -> None:
-        """Begin the next attempt. Attempts that fail at once are skipped."""
-        if self._next is not None:
-            self._next.cancel()
-            self._next = None
-        while self._left and not self._decided.done() and not self._attempt(self._left.popleft()):
-            pass
-        if self._decided.done():
-            return
-        if self._left:
-            self._next = self._loop.call_later(ATTEMPT_DELAY, self._start_attempt)
-        elif not self._running:
-            self._decided.set_result(None)
-
-    def _attempt(self, address: TargetAddress) -> bool:
-        """Begin one attempt. False: it has failed already."""
-        try:
-            sock = socket.socket(address.family, socket.SOCK_STREAM)
-        except OSError as error:
-            self._failed(address, error)
-            return False
-        sock.setblocking(False)
-        code = sock.connect_ex(address.sockaddr)
-        self._running[sock] = address
-        if code == errno.EINPROGRESS:
-            self._loop.add_writer(sock, self._connect_finished, sock)
-            return True
-        return self._settle(sock, code)
-
-    def _connect_finished(self, sock: socket.socket) -> None:
-        self._loop.remove_writer(sock)
-        if self._decided.done():
-            return  # less than a loop iteration too late; `_end` closes it
-        if not self._settle(sock, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
-            self._start_attempt()
-
-    def _settle(self, sock: socket.socket, code: int) -> bool:
-        """Record the end of an attempt. False: it has failed."""
-        address = self._running.pop(sock)
-        if code == 0:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._winner = sock, address
-            self._decided.set_result(None)
-            return True
-        sock.close()
-        if code == errno.EADDRNOTAVAIL and _no_address_of_ours(address):
-            code = errno.EHOSTUNREACH
-        self._failed(address, OSError(code, os.strerror(code)))
-        return False
-
-    def _failed(self, address: TargetAddress, error: OSError) -> None:
-        self._error = error
-        self._target.avoid(address)
-
-    def _end(self) -> None:
-        self._error = None  # its traceback is a reference cycle
-        if self._next is not None:
-            self._next.cancel()
-        for sock, address in self._running.items():
-            self._loop.remove_writer(sock)
-            sock.close()
-            self._target.avoid(address)  # a later attempt was faster, or none succeeded
-        if self._winner is not None:  # cancelled after its success, before this task continued
-            self._winner[0].close()
+def _close_unused(task: asyncio.Task[socket.socket]) -> None:
+    """Close the socket of an attempt that has succeeded too late."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()

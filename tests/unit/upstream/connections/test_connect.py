@@ -4,9 +4,8 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from functools import partial
 from typing import Any
 
 import pytest
@@ -201,34 +200,28 @@ async def test_beside_an_address_that_does_not_answer_the_next_is_tried_and_then
 async def test_of_two_that_answer_together_one_is_taken_and_one_closed(monkeypatch):
     """Both are found writable before the task that waits has run."""
     monkeypatch.setattr(connecting, "ATTEMPT_DELAY", 0.0)
-    answers: list[Callable[[], None]] = []
+    waiting: list[asyncio.Future[None]] = []
 
     class Late(socket.socket):
         def connect_ex(self, address: Any) -> int:
             return super().connect_ex(address) or errno.EINPROGRESS
 
-    class Gathering:
-        """The loop, but that what is writable is told when the test says so."""
-
-        call_later = staticmethod(asyncio.get_running_loop().call_later)
-
-        def add_writer(self, sock: socket.socket, answered: Callable[[socket.socket], None], *of: Any) -> None:
-            answers.append(partial(answered, *of))
-
-        def remove_writer(self, sock: socket.socket) -> None: ...
+    async def writable(sock: socket.socket) -> None:
+        waiting.append(asyncio.get_running_loop().create_future())
+        await waiting[-1]
 
     async with await Greeting.start() as one, await Greeting.start() as other:
         before = sockets()
         with monkeypatch.context() as patched:
             patched.setattr(socket, "socket", Late)
-            race = connecting._Race(Target(parse_url("http://users:80")), [address_of(one), address_of(other)])
-            race._loop = Gathering()
-            running = asyncio.create_task(race.run())
-            await until(lambda: len(answers) == 2)
-            for answer in answers:
-                answer()
+            patched.setattr(connecting, "_writable", writable)
+            addresses = [address_of(one), address_of(other)]
+            running = asyncio.create_task(connecting._dial_any(Target(parse_url("http://users:80")), addresses))
+            await until(lambda: len(waiting) == 2)
+            for each in waiting:
+                each.set_result(None)
             sock, address = await running
-        assert address == address_of(one)
+        assert address in addresses
         sock.close()
         await until(lambda: sockets() <= before)
 
