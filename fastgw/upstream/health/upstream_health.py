@@ -81,10 +81,10 @@ class Health(AttemptListener):
         "_returns_at",
         "_slots",
         "_upstream",
-        "_watches_answers",
         "_words",
         "breaker",
         "tries",
+        "watches",
     )
 
     def __init__(
@@ -116,7 +116,10 @@ class Health(AttemptListener):
         self.breaker: Breaker | None = None
         self.tries = False
         """Whether the breaker is not closed, so that successes count."""
-        self._watches_answers = settings.circuit_breaker is not None
+        self.watches = settings.circuit_breaker is not None
+        """Whether it needs the result of every attempt; otherwise `connected` and failures are enough, without a cost
+        per request. Active health checks of the control process need none.
+        """
         if settings.health_checks.passive is not None and may_eject(settings):
 
             def ejected() -> None:
@@ -127,7 +130,7 @@ class Health(AttemptListener):
             self._outliers = Outliers(
                 upstream.targets, settings, passive, words, column, self._slots, lambda: upstream.drained, ejected
             )
-            self._watches_answers |= self._outliers.needs_answers
+            self.watches |= self._outliers.needs_answers
         if settings.circuit_breaker is not None:
             self.breaker = Breaker(
                 settings.circuit_breaker,
@@ -177,15 +180,6 @@ class Health(AttemptListener):
         self.tries = self.breaker.phase is not BreakerPhase.CLOSED
         self._upstream.settle()
 
-    @property
-    def watches(self) -> bool:
-        """Whether it needs the result of every attempt; otherwise `connected` and failures are enough, without a cost
-        per request.
-
-        Active health checks of the control process need none.
-        """
-        return self._watches_answers
-
     def wait(self) -> float:
         """Seconds until the first ejected target returns; nearly 0 if the time is unknown."""
         return max(self._returns_at - self._clock(), 0.001) if self._returns_at != inf else 0.001
@@ -210,7 +204,7 @@ class Health(AttemptListener):
         sent, target = None if fault is None else OWN_FAULTS.get(fault), attempt.target
         if sent is None or target not in self._slots:  # or the target was removed while the request was in flight
             return
-        if not self._watches_answers:
+        if not self.watches:
             if sent is AttemptStage.NOTHING:
                 self._not_connected(target)
             return

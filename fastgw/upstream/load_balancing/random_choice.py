@@ -15,27 +15,8 @@ from fastgw.upstream.load_balancing.load_tracking import Latencies, Loads
 from fastgw.upstream.targets.target import Target
 
 
-@final
-class Random:
-    """Balancer that selects one target at random by weight."""
-
-    __slots__ = ("_bounds", "_last", "_members", "_sum", "_targets")
-
-    def __init__(self, members: Sequence[Member]) -> None:
-        self._members = members
-        self._targets = tuple(member.target for member in members)
-        self._bounds = list(accumulate(member.weight for member in members))
-        self._sum = self._bounds[-1]
-        self._last = len(members) - 1
-
-    def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
-        if tried and (rest := [member for member in self._members if member.target not in tried]):
-            return Random(rest).pick(asked)
-        return self._targets[bisect(self._bounds, random() * self._sum, 0, self._last)]
-
-
 class _RandomChoice:
-    """Targets, at least two, of which two different ones are selected at random by weight."""
+    """Targets that are selected at random by weight."""
 
     __slots__ = ("_bounds", "_last", "_members", "_sum", "_targets", "_weights")
 
@@ -48,7 +29,7 @@ class _RandomChoice:
         self._last = len(members) - 1
 
     def _two(self) -> tuple[int, int]:
-        """Select two members at random, and return their positions."""
+        """Select two different members of at least two at random, and return their positions."""
         bounds, last = self._bounds, self._last
         one = bisect(bounds, random() * self._sum, 0, last)
         weight = self._weights[one]
@@ -60,6 +41,18 @@ class _RandomChoice:
         if other == one:  # because of rounding errors
             other = one - 1 if one else 1
         return one, other
+
+
+@final
+class Random(_RandomChoice):
+    """Balancer that selects one target at random by weight."""
+
+    __slots__ = ()
+
+    def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
+        if tried and (rest := [member for member in self._members if member.target not in tried]):
+            return Random(rest).pick(asked)
+        return self._targets[bisect(self._bounds, random() * self._sum, 0, self._last)]
 
 
 @final
