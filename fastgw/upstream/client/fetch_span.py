@@ -4,40 +4,35 @@ request's trace shows it like an attempt at an upstream.
 
 from collections.abc import Iterable
 from time import monotonic
-from typing import Final, NamedTuple, final
+from typing import Final, final
 
 from fastgw.config.base.value_types import Url
 from fastgw.http.fields import Fields
 from fastgw.observe.tracing.trace import EndedAttempt
 from fastgw.observe.tracing.tracer import Trace
+from fastgw.upstream.connections.stream import NOT_ESTABLISHED, UpstreamStream
 from fastgw.upstream.targets.target import label_of
 
 _NOTHING: Final = frozenset[bytes]()
 
 
-class FetchTimes(NamedTuple):
-    """Steps of a fetch. Times are monotonic seconds; 0.0 for steps that it has not reached."""
-
-    sent_at: float
-    head_at: float
-    reused: bool
-    established: tuple[float, float]
-    """When TCP and TLS of its connection were established."""
-
-
-NOT_SENT: Final = FetchTimes(0.0, 0.0, False, (0.0, 0.0))
-
-
 @final
 class FetchSpan:
-    """Span of one fetch; `add_to_trace` is called once, at its end."""
+    """Span of one fetch; `add_to_trace` is called once, at its end. `head_at`: time of the response head, in monotonic
+    seconds; 0.0: there is none.
+    """
 
-    __slots__ = ("_begun_at", "_span_id", "_trace")
+    __slots__ = ("_begun_at", "_established", "_reused", "_sent_at", "_span_id", "_trace", "head_at")
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
         self._span_id = trace.new_span_id()
         self._begun_at = monotonic()
+        self._sent_at = self.head_at = 0.0
+        self._reused, self._established = False, NOT_ESTABLISHED
+
+    def note_sent(self, stream: UpstreamStream) -> None:
+        self._sent_at, self._reused, self._established = monotonic(), stream.reused, stream.established
 
     def with_context(self, fields: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Return header fields with the trace context in place of those that a client has sent."""
@@ -45,14 +40,14 @@ class FetchSpan:
         kept = [line for line in fields if line[0].lower() not in dropped]
         return kept + list(Fields.parse(added, 0))
 
-    def add_to_trace(self, origin: Url, request: bytes, times: FetchTimes, status: int, fault: str) -> None:
+    def add_to_trace(self, origin: Url, request: bytes, status: int, fault: str) -> None:
         """Add it to the trace. `status`: 0 for no response."""
         if not self._span_id:
             return
-        tcp_at, tls_at = (at if at >= self._begun_at else 0.0 for at in times.established)
+        tcp_at, tls_at = (at if at >= self._begun_at else 0.0 for at in self._established)
         ended = EndedAttempt(
-            *(self._span_id, "", label_of(origin), origin.scheme.encode(), "first", 1, times.reused, status, fault),
-            *(self._begun_at, times.sent_at, times.head_at, monotonic(), request[: request.index(b"\r\n")]),
+            *(self._span_id, "", label_of(origin), origin.scheme.encode(), "first", 1, self._reused, status, fault),
+            *(self._begun_at, self._sent_at, self.head_at, monotonic(), request[: request.index(b"\r\n")]),
             *(tcp_at, tls_at),
         )
         self._trace.add_attempt(ended)

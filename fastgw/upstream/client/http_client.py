@@ -30,7 +30,7 @@ from fastgw.http.http1.parser import Http1ResponseHead
 from fastgw.http.http1.tolerance import STRICT, ResponseRules
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.tracing.tracer import Trace
-from fastgw.upstream.client.fetch_span import NOT_SENT, FetchSpan, FetchTimes
+from fastgw.upstream.client.fetch_span import FetchSpan
 from fastgw.upstream.connections.connection_maker import connection_maker
 from fastgw.upstream.connections.pool import Pool
 from fastgw.upstream.connections.stream import ResponseListener, UpstreamStream
@@ -125,7 +125,8 @@ class Fetcher:
         request = _request(endpoint, method, fields, body, TE_TRAILERS if http2 else b"")
         if self._stopped:
             raise FetchFailed(Fault.GATEWAY_STOPPED, f"{endpoint.origin}: {Fault.GATEWAY_STOPPED.label}")
-        asked = _ClientRequest(request, method, most, method in IDEMPOTENT if repeatable is None else repeatable)
+        repeats = method in IDEMPOTENT if repeatable is None else repeatable
+        asked = _ClientRequest(request, method, most, repeats, span)
         answer: Fetched | Failure | None = None
         try:
             async with asyncio.timeout(timeout):
@@ -136,7 +137,7 @@ class Fetcher:
             answer = Fault.TLS_FAILED, str(error)
         finally:
             if span is not None:
-                span.add_to_trace(endpoint.origin, request, asked.times, *_outcome(answer))
+                span.add_to_trace(endpoint.origin, request, *_outcome(answer))
         if isinstance(answer, Fetched):
             return answer
         fault, why = answer
@@ -243,22 +244,22 @@ class _ClientRequest(ResponseListener):
         "_origin",
         "_repeatable",
         "_request",
+        "_span",
         "_stream",
         "late",
-        "times",
     )
 
-    def __init__(self, request: bytes, method: bytes, most: int, repeatable: bool) -> None:
+    def __init__(self, request: bytes, method: bytes, most: int, repeatable: bool, span: FetchSpan | None) -> None:
         self._request = request
         self._method = method
         self._most = most
         self._repeatable = repeatable
+        self._span = span
         self._origin: _Origin | None = None
         self._stream: UpstreamStream | None = None
         self._head: ResponseHead | None = None
         self._body = bytearray()
         self.late = Fault.CONNECT_TIMEOUT  # fault of the current step, if the timeout expires
-        self.times = NOT_SENT
         self._done: asyncio.Future[Fetched | Failure]
 
     async def answer(self, origin: _Origin) -> Fetched | Failure:
@@ -299,7 +300,8 @@ class _ClientRequest(ResponseListener):
     def lent(self, stream: UpstreamStream) -> None:
         self._stream = stream
         self.late = Fault.UPSTREAM_TIMEOUT
-        self.times = FetchTimes(monotonic(), 0.0, stream.reused, stream.established)
+        if self._span is not None:
+            self._span.note_sent(stream)
         stream.begin_special(self, self._request, self._method, whole=True)
 
     def failed(self, fault: Fault, why: str = "") -> None:
@@ -312,7 +314,8 @@ class _ClientRequest(ResponseListener):
     def on_head(self, head: ResponseHead, payload: bytes | None, ended: bool) -> None:
         self._head = head
         self.late = Fault.UPSTREAM_STALLED
-        self.times = self.times._replace(head_at=monotonic())
+        if self._span is not None:
+            self._span.head_at = monotonic()
         if head.has_body and (head.body_length or 0) > self._most:
             self._too_long()
             return
