@@ -94,10 +94,6 @@ class DetachedCall(CallSide):
         self._call = call
         return call
 
-    @property
-    def is_over(self) -> bool:
-        return self._listener is None
-
     def report(self, exchange: Exchange) -> None:
         """Update the exchange of a client, for its log, with the state of the call."""
         call = self._call
@@ -121,7 +117,7 @@ class DetachedCall(CallSide):
         """Cancel the call, because its response is not needed. Does nothing after its end."""
         if self._end() is not None:
             self._call.cancel(Fault.CLIENT_LEFT)
-            self._finish()
+            end_call(self._call)
 
     # endings
 
@@ -129,13 +125,10 @@ class DetachedCall(CallSide):
         listener, self._listener = self._listener, None
         return listener
 
-    def _finish(self) -> None:
-        end_call(self._call)
-
     def _fail(self, reply: Reply, fault: Fault) -> None:
         listener = self._end()
         if listener is not None:
-            self._finish()
+            end_call(self._call)
             listener.on_failure(reply, fault, self._call.why)
 
     def _notify(self, listener: DetachedListener, listen: Callable[[], None]) -> None:
@@ -163,7 +156,7 @@ class DetachedCall(CallSide):
             return
         if ended:
             self._end()
-            self._finish()
+            end_call(self._call)
         self._notify(listener, lambda: listener.on_response(response, payload, ended))
         if self._paused and call.service is not None:
             call.service.pause()
@@ -176,7 +169,7 @@ class DetachedCall(CallSide):
     def end(self, trailers: Trailers) -> None:
         listener = self._end()
         if listener is not None:
-            self._finish()
+            end_call(self._call)
             listener.on_end(trailers)
 
     def abort(self, fault: Fault) -> None:

@@ -53,7 +53,6 @@ cdef class Subrequest(CallSide):
     cdef _run_outcome(self, outcome)
     cdef _end(self, outcome, status)
     cdef _fail(self, fault)
-    cdef _finish(self)
     cdef _notify(self, listen, what)
     cdef _raised(self)
     cpdef answer(self, Response response, bytes payload, bint ended)

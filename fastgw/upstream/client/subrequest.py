@@ -141,11 +141,6 @@ class Subrequest(CallSide):
         return self._listener is None
 
     @property
-    def forward(self) -> Forward:
-        """The forward action by which it is sent."""
-        return self._action
-
-    @property
     def _loop(self) -> asyncio.AbstractEventLoop:
         return self._action.upstream.worker_loop.loop
 
@@ -169,7 +164,7 @@ class Subrequest(CallSide):
         if self._listener is not None:
             self._end(CANCELLED, 0)
             self.exchange.cancel(Fault.CLIENT_LEFT)
-            self._finish()
+            end_call(self.exchange)
 
     # the filters of its upstream
 
@@ -237,14 +232,11 @@ class Subrequest(CallSide):
         if listener is None:
             return
         self._end(fault.label, 0)
-        self._finish()
+        end_call(self.exchange)
         why = self.exchange.why
         if not why and fault is Fault.UPSTREAM_TIMEOUT and self._due_at <= self._now:
             why = f"the sub-request was not done within {self._timeout:g} s"
         self._notify(listener.on_failure, SubrequestFailed(fault, why))
-
-    def _finish(self) -> None:
-        end_call(self.exchange)
 
     def _notify(self, listen: Callable[[T], None], what: T) -> None:
         try:
@@ -278,7 +270,7 @@ class Subrequest(CallSide):
                 payload = b""
         elif ended and isinstance(listener, WholeListener):
             self._end(self.status, self.status)
-            self._finish()
+            end_call(self.exchange)
             whole: WholeListener = listener
             try:
                 whole.on_whole(head, payload)
@@ -303,7 +295,7 @@ class Subrequest(CallSide):
         if listener is None:
             return
         self._end(self.status, self.status)
-        self._finish()
+        end_call(self.exchange)
         self._notify(listener.on_end, trailers)
 
     def abort(self, fault: Fault) -> None:
