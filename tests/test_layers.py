@@ -32,7 +32,7 @@ ORDER = [
         "typed_fields",
         "wildcards",
     },
-    {"http/content_coding", "http/json_projection", "http/json_splices"},
+    {"http/content_coding", "http/json"},
     {"cache", "errors", "http/grpc", "http/http1", "http/http2", "http/websocket", "net", "shm"},
     {"http/caching"},
     {
@@ -105,8 +105,7 @@ PURE = {
     "http/grpc",
     "http/http1",
     "http/http2",
-    "http/json_projection",
-    "http/json_splices",
+    "http/json",
     "http/websocket",
     "jose",
     "routing",

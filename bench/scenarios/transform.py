@@ -13,7 +13,7 @@ from bench.scenarios.bodies import LOADS
 from bench.scenarios.scenario import CPU_US, RATE, SYSTEM_US, USER_US, Comparison, Scenario, Table
 from fastgw.filters.policies.transform.values import IN_HELPER
 from fastgw.filters.policies.transform.xml_writing import compile_xml_template
-from fastgw.http.json_projection import Projection
+from fastgw.http.json.projection import Projection
 
 SELECT = {"allow": ["*.id", "*.name", "*.price"], "rename": {"*.id": "sku"}}
 PROJECTION = Projection([("*", "id"), ("*", "name"), ("*", "price")], (), {("*", "id"): "sku"})

@@ -12,8 +12,8 @@ from fastgw.composition.call import PartAnswer
 from fastgw.composition.part import CompiledPart
 from fastgw.composition.rules import AnswerRules, TextRule, Unusable, member
 from fastgw.http.content_coding.content_encoding import ALIASES
-from fastgw.http.json_splices import check_text
-from fastgw.http.strict_json import InvalidJson
+from fastgw.http.json.invalid import InvalidJson
+from fastgw.http.json.texts import check_text
 
 _RATIO: Final = 100
 """Maximum ratio of an answer to its encoded form."""
@@ -50,10 +50,7 @@ def use_body(rules: AnswerRules, shape: TextRule, body: bytes) -> UsedAnswer | U
         received = _checked(rules, body)
         return received, shape(received)
     except (InvalidJson, Unusable) as error:
-        why = str(error)
-    except (ValueError, RecursionError):  # msgspec is stricter about lone surrogates
-        why = "not JSON"
-    return UnusableAnswer(f"the answer cannot be used: {why}")
+        return UnusableAnswer(f"the answer cannot be used: {error}")
 
 
 def _checked(rules: AnswerRules, body: bytes) -> bytes:

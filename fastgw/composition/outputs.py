@@ -12,10 +12,10 @@ from typing import Final, NamedTuple, ParamSpec, cast, final
 
 import msgspec
 
-from fastgw.composition.rules import Rule
+from fastgw.composition.rules import OF_VALUES, Rule
 from fastgw.http.accept import parse_accept, weight_of
-from fastgw.http.json_splices import OF_VALUES, merge_objects, path_of, value_at
-from fastgw.http.json_tree import Node, Object, opened, rendered, text_of
+from fastgw.http.json.texts import merge_objects, opened, value_at
+from fastgw.http.json.tree import Node, Object, rendered, text_of
 
 DEEPEST: Final = 200
 """Maximum levels of a response as XML."""
@@ -26,7 +26,7 @@ _NOT_IN_NAMES: Final = re.compile(r"[\x00-,/:-@\[-^`{-\u00b6\u00d7\u00f7\u2000-\
 _FIRST_IN_NAMES: Final = re.compile(r"[A-Za-z_\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02ff\u0370-\u037d\u0400-\u1fff]")
 _NOT_IN_XML: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _ESCAPED: Final = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord("\r"): "&#13;"}
-_CONTENT: Final = path_of(["content"])
+_CONTENT: Final = ("content",)
 _NULL: Final = b"null"
 _TAG_DIGITS: Final = 24
 

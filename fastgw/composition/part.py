@@ -10,14 +10,13 @@ from typing import Final, TypeAlias
 import orjson
 from msgspec import msgpack
 
-from fastgw.composition.rules import AnswerRules, member_begin, shaping
+from fastgw.composition.rules import OF_VALUES, AnswerRules, member_begin, shaping
 from fastgw.composition.templates import Body, MissingValue, TargetTemplate, TemplateValues, header_value
 from fastgw.config.base.part_templates import Pieces, TemplateVariable, parse_list, parse_pieces
 from fastgw.config.settings.compose import Part
 from fastgw.exchange.exchange import Exchange
 from fastgw.filters.authentication.templates import Unfit, raw_value
 from fastgw.http.http1.made_request import field_lines
-from fastgw.http.json_splices import OF_VALUES
 from fastgw.http.percent_encoding import decode_form_text
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream
@@ -58,7 +57,7 @@ class CompiledPart:
         self.rules = AnswerRules.of(settings)
         self.encoded_rules = msgpack.encode(self.rules)
         self.shape = shaping(self.rules)
-        self.cost = OF_VALUES if self.rules.make_values else 1
+        self.cost = OF_VALUES if settings.flatmap else 1
         """How many times as long as the check of an answer its use takes."""
         self.group_begin = None if settings.group is None else member_begin(settings.group)
         self._list_begin = member_begin(settings.group or settings.wrap)

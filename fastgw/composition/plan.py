@@ -21,10 +21,9 @@ from fastgw.composition.outputs import (
     written,
 )
 from fastgw.composition.part import CompiledPart
-from fastgw.composition.rules import flatmapping
+from fastgw.composition.rules import MOST_AT_ONCE, OF_VALUES, flatmapping
 from fastgw.config.settings.compose import Compose
 from fastgw.exchange.exchange import Exchange
-from fastgw.http.json_splices import MOST_AT_ONCE, OF_VALUES
 from fastgw.upstream.client.response_action import MARKS, ResponseAction
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.forwarding.forwarded_request import ForwardSettings

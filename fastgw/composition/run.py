@@ -1,7 +1,7 @@
 """One composed exchange: sends the parts when the answers that they need are there, and merges them.
 
 Rule 1: each part is settled once. Rule 2: once the response is decided, or the client has left, all other requests are
-cancelled. Rule 3: nothing longer than `json_splices.MOST_AT_ONCE` is parsed or written in the event loop; a thread does
+cancelled. Rule 3: nothing longer than `rules.MOST_AT_ONCE` is parsed or written in the event loop; a thread does
 it as long as it needs no lock of the interpreter, or not for long, and else a helper process (`value_work`).
 """
 
@@ -24,6 +24,7 @@ from fastgw.composition.helper_program import AnswerToUse, ResponseToWrite
 from fastgw.composition.outputs import XML, Composed, OutputForm, Unwritable, XmlTooLong
 from fastgw.composition.part import CompiledPart, SentRequest, joined_list
 from fastgw.composition.plan import CompositionPlan
+from fastgw.composition.rules import MOST_AT_ONCE
 from fastgw.composition.templates import MissingValue
 from fastgw.composition.value_work import MOST_IN_THREAD, MOST_WRITTEN, MOST_XML_IN_THREAD, ValueWork
 from fastgw.errors import Fault
@@ -33,7 +34,7 @@ from fastgw.exchange.body_relay import MAX_KEPT
 from fastgw.exchange.exchange import Exchange
 from fastgw.helper_processes.pool import HelperBusy, HelperError
 from fastgw.helper_processes.shared_pool import fault_of
-from fastgw.http.json_splices import MOST_AT_ONCE, elements_of, path_of, value_at
+from fastgw.http.json.texts import elements_of, value_at
 from fastgw.http.messages import ResponseHead
 from fastgw.http.preconditions import PreconditionResult, Validators, evaluate
 from fastgw.operator_events import OperatorEvent, log_event
@@ -95,7 +96,7 @@ class _PartState:
         if values is None:
             values = self.values = {}
         if path not in values:
-            values[path] = value_at(self.received, path_of(path))
+            values[path] = value_at(self.received, path)
         return values[path]
 
 
@@ -272,13 +273,13 @@ class ComposeRun(PartCalls):
             return
         of_list, path, most = self.state_of(part.list_at.part), part.list_at.path, part.settings.max
 
-        def elements() -> list[_Found] | int | None:
+        def elements() -> list[_Found] | None:
             _find_values(sources)
             value = of_list.value(path)
-            held = None if value is None else elements_of(value, most)
-            if not isinstance(held, list):
-                return held
-            return [{name: value_at(each, path_of(name)) for name in part.item_paths} for each in held]
+            held = None if value is None else elements_of(value, most + 1)
+            if held is None:
+                return None
+            return [{name: value_at(each, name) for name in part.item_paths} for each in held]
 
         size += len(of_list.received or b"") * (1 + len(part.item_paths))
         self._compute(size, elements, lambda held: self._start_list(part, state, held))
@@ -288,12 +289,10 @@ class ComposeRun(PartCalls):
         self._later(part, self._send_more)
         self._drain()
 
-    def _start_list(self, part: CompiledPart, state: _PartState, held: list[_Found] | int | None) -> None:
-        """Send the requests for the elements of a list. `held`: a number = there are more than allowed; None = there
-        is no list.
-        """
+    def _start_list(self, part: CompiledPart, state: _PartState, held: list[_Found] | None) -> None:
+        """Send the requests for the elements of a list. `held`: None = there is no list."""
         assert part.list_at is not None
-        if not isinstance(held, list):
+        if held is None or len(held) > part.settings.max:
             why = "is no list" if held is None else f"has more than {part.settings.max} elements"
             failed = PartAnswer.failed(Fault.COMPOSITION_FAILED, f"{{{part.list_at.name}}} {why}")
             self._ready.append(lambda: self._settle_failed(part, failed))

@@ -19,7 +19,7 @@ from fastgw.config.base.part_templates import Pieces, TemplateVariable, parse_pi
 from fastgw.exchange import Exchange
 from fastgw.filters.authentication.templates import Unfit, raw_value
 from fastgw.http.grammar import IS_VALUE
-from fastgw.http.json_tree import Node, rendered, text_of
+from fastgw.http.json.tree import Node, rendered, text_of
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
 

@@ -1,4 +1,4 @@
-"""Work that makes values of long texts, for `flatmap`, XML, and names that are `*`: in a helper process of the worker.
+"""Work that makes values of long texts, for `flatmap` and XML: in a helper process of the worker.
 
 A thread shares the interpreter with the event loop, which waits for each call of the JSON parser and for each release
 of the values: up to 195 ms for 1 MB of the shortest ones (CPython 3.11).

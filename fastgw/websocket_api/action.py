@@ -9,7 +9,8 @@ from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, problem
 from fastgw.exchange.action import Action
-from fastgw.http.strict_json import InvalidJson, parse_json
+from fastgw.http.json.invalid import InvalidJson
+from fastgw.http.json.strict import parse_json
 from fastgw.http.websocket.frames import BINARY
 from fastgw.http.websocket.handshake import WEBSOCKET, fault_in_request
 from fastgw.upstream.forwarding.forward_action import Forward

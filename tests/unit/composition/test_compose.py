@@ -17,7 +17,7 @@ import pytest
 
 from fastgw.composition import answers, helper_program, run
 from fastgw.composition.freshness import cache_fields
-from fastgw.composition.rules import AnswerRules
+from fastgw.composition.rules import MOST_AT_ONCE, AnswerRules, shaping
 from fastgw.config import ConfigError
 from fastgw.config.settings.compose import Part
 from fastgw.errors import Fault
@@ -27,7 +27,6 @@ from fastgw.filters.api import Phase
 from fastgw.gateway.compiler import compile
 from fastgw.helper_processes.pool import HelperBusy, HelperDied, HelperError, HelperFailed, HelperLate
 from fastgw.http.http1.parser import parse_response
-from fastgw.http.json_splices import MOST_AT_ONCE
 from fastgw.observe.metrics.families import FilterEvent
 from tests.support.commands import ended
 from tests.support.generations import load_document
@@ -374,10 +373,10 @@ def test_the_beginning_in_the_description_of_a_failure_ends_with_a_character(shi
     assert json.loads(short.body)["e"]["http_body"] == "y\ufffd"  # sent like that
 
 
-@pytest.mark.parametrize(("names", "expected"), [({"a": "x", "b": "x"}, True), ({"a": "x", "b": "y"}, False)])
-def test_two_names_that_become_one_need_values(names: dict[str, str], expected: bool) -> None:
-    part = Part(name="p", upstream="u", path="/", mapping=names)
-    assert AnswerRules.of(part).make_values is expected
+@pytest.mark.parametrize("text", [b'{"a":1,"b":2,"x":0,"*":3}', b'{"*":3,"x":0,"b":2,"a":1}'])
+def test_of_two_names_that_become_one_the_last_stays(text: bytes) -> None:
+    part = Part(name="p", upstream="u", path="/", mapping={"a": "x", "b": "x", "*": "y"})
+    assert json.loads(shaping(AnswerRules.of(part))(text)) == {"x": 2, "y": 3}
 
 
 @pytest.mark.parametrize(("items", "expected"), [([], b'{"collection":[]}'), ([1, 2, 3], b"{}"), ({"a": 1}, b"{}")])

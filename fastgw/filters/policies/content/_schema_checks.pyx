@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, binding=False, cdivision=True
 """Compiled checks of JSON texts against a schema: in one pass and without objects for their values.
 
-A text is left to the reference (None) if it is invalid for `_json_text`, or has duplicate names. Single values are judged
-by the reference where the plan says so, and where a number or string is unusual; with many of them the whole text is.
+A text is left to the reference (None) if it is invalid. Single values are judged by the reference where the plan says so,
+and where a number or string is unusual; with many of them the whole text is.
 """
 
 cimport cython
@@ -12,11 +12,11 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from cpython.object cimport PyObject
 from libc.math cimport floor
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp
 
-from fastgw.http._json_text cimport (
-    DEEPEST, HIGHS, ONES, JsonScan, begin_scan, check_number, check_string, check_value, check_word, end_scan, first_of,
-    hash_name, names_differ, note_name, past_space, unescaped,
+from fastgw.http.json.scan cimport (
+    JsonScan, Name, begin_scan, check_number, check_string, check_value, end_scan, enter, go_on, hash_name, is_over,
+    names_differ, note_name, past_string, read_name, unescaped,
 )
 
 from os import urandom
@@ -118,9 +118,7 @@ cdef struct Node:
 
 cdef struct Step:  # of a path to a value
     const Step* before
-    const uint8_t* name  # NULL: an element
-    Py_ssize_t length
-    bint escaped
+    Name name  # without a beginning: an element
     Py_ssize_t index
 
 cdef struct Buffer:
@@ -305,7 +303,7 @@ cdef class CompiledChecks:
             self._most = most
             self._judged = 0
             result = self._check(0, 1, NULL)
-            if result == LEFT or past_space(self._scan.at, self._scan.end) != self._scan.end:
+            if result == LEFT or not is_over(&self._scan):
                 return None
             return found
         finally:
@@ -477,29 +475,15 @@ cdef class CompiledChecks:
         cdef JsonScan* scan = &self._scan
         cdef Step step
         cdef Py_ssize_t count = 0
-        cdef int result
-        if depth > DEEPEST:
+        cdef bint over
+        if not enter(scan, depth, &over):
             return LEFT
-        step.before, step.name = path, NULL
-        scan.at = past_space(scan.at + 1, scan.end)
-        if scan.at < scan.end and scan.at[0] == 93:
-            scan.at += 1
-        else:
-            while True:
-                step.index = count
-                result = self._check(node.items, depth + 1, &step)
-                if result == LEFT:
-                    return LEFT
-                count += 1
-                scan.at = past_space(scan.at, scan.end)
-                if scan.at >= scan.end:
-                    return LEFT
-                if scan.at[0] == 93:
-                    scan.at += 1
-                    break
-                if scan.at[0] != 44:
-                    return LEFT
-                scan.at = past_space(scan.at + 1, scan.end)
+        step.before, step.name.begin = path, NULL
+        while not over:
+            step.index = count
+            if self._check(node.items, depth + 1, &step) == LEFT or not go_on(scan, 93, &over):
+                return LEFT
+            count += 1
         if count < node.counts[2]:
             self._add(number, MIN_ITEMS, path)
         if node.counts[3] >= 0 and count > node.counts[3]:
@@ -513,69 +497,47 @@ cdef class CompiledChecks:
         cdef const uint8_t* name
         cdef const Text* text
         cdef uint64_t made, seen = 0, missing
-        cdef bint escaped, is_other, has_unexpected = False
+        cdef bint over, is_other, has_unexpected = False
         cdef int member, index
-        if depth > DEEPEST:
+        if not enter(scan, depth, &over):
             return LEFT
         step.before = path
-        scan.at = past_space(scan.at + 1, scan.end)
-        if scan.at < scan.end and scan.at[0] == 125:
-            scan.at += 1
-        else:
-            while True:
-                if scan.at >= scan.end or scan.at[0] != 34:
-                    return LEFT
-                name = scan.at + 1
-                if not check_string(scan, &escaped):
-                    return LEFT
-                length = scan.at - 1 - name
-                step.name, step.length, step.escaped = name, length, escaped
-                found = -1
-                if expected < node.names.count and not escaped:  # mostly members are in the order of the schema
-                    text = &node.names.texts[expected]
-                    if text.length == length and memcmp(text.begin, name, length) == 0:
-                        found = expected
-                        made = text.hash
-                if found < 0:
-                    made = hash_name(SEED, name, name + length, escaped)
-                    if escaped:
-                        length = self._unescape(name, name + length)
-                        name = self._buffer.begin
-                    found = _find(&node.names, made, name, length)
-                if 0 <= found < IN_BITS:
-                    if seen >> found & 1:
-                        return LEFT
-                    seen |= (<uint64_t> 1) << found
-                elif not note_name(scan, made):
-                    return LEFT
-                scan.at = past_space(scan.at, scan.end)
-                if scan.at >= scan.end or scan.at[0] != 58:
-                    return LEFT
-                scan.at = past_space(scan.at + 1, scan.end)
-                is_other = True
-                member = node.additional
-                if found >= 0:
-                    expected = found + 1
-                    if node.members[found] != AS_OTHERS:
-                        member = node.members[found]
-                        is_other = False
-                if is_other and node.is_closed:
-                    has_unexpected = True
-                if self._check(member, depth + 1, &step) == LEFT:
-                    return LEFT
-                count += 1
-                scan.at = past_space(scan.at, scan.end)
-                if scan.at >= scan.end:
-                    return LEFT
-                if scan.at[0] == 125:
-                    scan.at += 1
-                    break
-                if scan.at[0] != 44:
-                    return LEFT
-                scan.at = past_space(scan.at + 1, scan.end)
-            if scan.names_used - since > 1 and not names_differ(scan, since):
+        while not over:
+            if not read_name(scan, &step.name):
                 return LEFT
-            scan.names_used = since
+            name, length = step.name.begin, step.name.length
+            found = -1
+            if expected < node.names.count and not step.name.escaped:  # mostly members are in the order of the schema
+                text = &node.names.texts[expected]
+                if text.length == length and memcmp(text.begin, name, length) == 0:
+                    found = expected
+                    made = text.hash
+            if found < 0:
+                made = hash_name(SEED, name, name + length, step.name.escaped)
+                if step.name.escaped:
+                    length = self._unescape(name, name + length)
+                    name = self._buffer.begin
+                found = _find(&node.names, made, name, length)
+            if 0 <= found < IN_BITS:
+                if seen >> found & 1:
+                    return LEFT
+                seen |= (<uint64_t> 1) << found
+            elif not note_name(scan, made):
+                return LEFT
+            is_other = True
+            member = node.additional
+            if found >= 0:
+                expected = found + 1
+                if node.members[found] != AS_OTHERS:
+                    member = node.members[found]
+                    is_other = False
+            if is_other and node.is_closed:
+                has_unexpected = True
+            if self._check(member, depth + 1, &step) == LEFT or not go_on(scan, 125, &over):
+                return LEFT
+            count += 1
+        if not names_differ(scan, since):
+            return LEFT
         missing = node.required & ~seen
         index = 0
         while missing != 0:
@@ -606,11 +568,11 @@ cdef class CompiledChecks:
         cdef str step
         cdef list steps = []
         while path != NULL:
-            if path.name == NULL:
+            if path.name.begin == NULL:
                 step = str(path.index)
             else:
-                step = path.name[:path.length].decode("utf-8")
-                if path.escaped:
+                step = path.name.begin[:path.name.length].decode("utf-8")
+                if path.name.escaped:
                     step = orjson.loads(f'"{step}"')
                 if "~" in step or "/" in step:
                     step = step.replace("~", "~0").replace("/", "~1")
@@ -676,26 +638,6 @@ cdef inline bint _is_digit(uint8_t byte) noexcept nogil:
     return c"0" <= byte <= c"9"
 
 
-cdef inline const uint8_t* _past_string(const uint8_t* at, const uint8_t* end) noexcept nogil:
-    """Return the place behind a string, from its first character on, whether it is valid or not."""
-    cdef uint64_t word, quotes, slashes
-    while at < end:
-        if end - at >= 8:
-            memcpy(&word, at, 8)
-            quotes = word ^ (ONES * <uint64_t>c'"')
-            slashes = word ^ (ONES * <uint64_t>c"\\")
-            # PERF: 6,700 instructions for 827 bytes with short strings, 8,700 byte by byte (callgrind).
-            word = (((quotes - ONES) & ~quotes) | ((slashes - ONES) & ~slashes)) & HIGHS
-            if word == 0:
-                at += 8
-                continue
-            at += first_of(word)
-        if at[0] == c'"':
-            return at + 1
-        at += 2 if at[0] == c"\\" else 1
-    return at
-
-
 def count_comparisons(bytes text not None, Py_ssize_t listed, Py_ssize_t most):
     """Return the comparisons of the numbers outside of strings in a JSON text, or another number above `most`."""
     cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(text)  # NUL follows the text
@@ -706,7 +648,7 @@ def count_comparisons(bytes text not None, Py_ssize_t listed, Py_ssize_t most):
         if at[0] > c"9":
             at += 1
         elif at[0] == c'"':
-            at = _past_string(at + 1, end)
+            at = past_string(at + 1, end)
         elif at[0] >= c"0":
             begin = at
             while _is_digit(at[0]) or at[0] == c".":

@@ -8,7 +8,7 @@ from fastgw.exchange.body_stages import BodyRefused, PendingOutput
 from fastgw.exchange.held_pieces import append_piece
 from fastgw.filters.api import BodyStage, Reply
 from fastgw.filters.policies.content.number_comparisons import TakesLong
-from fastgw.http.strict_json import takes_long
+from fastgw.http.json.strict import takes_long
 from fastgw.shm.held_body_budget import HeldBodyBudget, HeldBytes
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, final
 from urllib.parse import unquote
 
 from fastgw.filters.policies.content._schema_checks import count_comparisons
-from fastgw.http.strict_json import takes_long
+from fastgw.http.json.strict import takes_long
 from fastgw.json_pointer import unescaped
 
 MOST_COMPARISONS: Final = 8000

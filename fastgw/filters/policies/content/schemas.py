@@ -26,7 +26,8 @@ from fastgw.filters.policies.content.schema_copies import (
     with_short_errors,
     with_steps,
 )
-from fastgw.http.strict_json import InvalidJson, parse_json
+from fastgw.http.json.invalid import InvalidJson
+from fastgw.http.json.strict import parse_json
 from fastgw.json_pointer import pointer_of, unescaped
 
 if TYPE_CHECKING:

@@ -58,8 +58,8 @@ from fastgw.filters.policies.content.schemas import (
 from fastgw.helper_processes.program import Program
 from fastgw.helper_processes.shared_pool import SharedPool
 from fastgw.http.charsets import is_utf8
+from fastgw.http.json.strict import MOST_INLINE, takes_long
 from fastgw.http.percent_encoding import decode_form_text
-from fastgw.http.strict_json import MOST_INLINE, takes_long
 from fastgw.observe.metrics.families import FilterEvent
 
 T = TypeVar("T")

@@ -18,7 +18,8 @@ from fastgw.filters.policies.content.parameter_pairs import Unreadable
 from fastgw.filters.policies.content.schemas import SchemaValidator, converted, errors_of, validation_error
 from fastgw.filters.policies.openapi.forms import MultipartForm, UrlencodedForm
 from fastgw.filters.policies.openapi.xml import XmlDocument, xml_element
-from fastgw.http.strict_json import InvalidJson, parse_json, takes_long
+from fastgw.http.json.invalid import InvalidJson
+from fastgw.http.json.strict import parse_json, takes_long
 
 Error = dict[str, str]
 _TAKES_LONG: Final = {

@@ -15,8 +15,9 @@ from fastgw.filters.policies.content.number_comparisons import takes_long_to_che
 from fastgw.filters.policies.content.parameter_pairs import Unreadable, pairs_in
 from fastgw.filters.policies.content.schemas import converted
 from fastgw.filters.policies.openapi.members import NO_MEMBERS, LikelyMembers
+from fastgw.http.json.invalid import InvalidJson
+from fastgw.http.json.strict import parse_json
 from fastgw.http.percent_encoding import decode_form_text
-from fastgw.http.strict_json import InvalidJson, parse_json
 
 if TYPE_CHECKING:
     from fastgw.exchange import Exchange

@@ -35,7 +35,8 @@ from fastgw.filters.policies.shield.graphql_document import (
     read_operations,
 )
 from fastgw.http.charsets import is_utf8
-from fastgw.http.strict_json import MOST_CONTAINERS, MOST_INLINE, InvalidJson, parse_json, takes_long
+from fastgw.http.json.invalid import InvalidJson
+from fastgw.http.json.strict import MOST_CONTAINERS, MOST_INLINE, parse_json, takes_long
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.routing.requirements import parameters_named
 

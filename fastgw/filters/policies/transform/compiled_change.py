@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from fastgw.filters.policies.transform.expressions import compile_jq, compile_jsonata
 from fastgw.filters.policies.transform.forms import form_to_json, json_to_form, multipart_to_json
-from fastgw.filters.policies.transform.json_mapping import JsonFunction, compile_mapping, compile_template
-from fastgw.filters.policies.transform.values import AT_ONCE, CostlyBody, UnmappableBody, Variables
+from fastgw.filters.policies.transform.json_mapping import JsonFunction, compile_mapping, compile_template, selected
+from fastgw.filters.policies.transform.values import AT_ONCE, Variables
 from fastgw.filters.policies.transform.xml_reading import compile_xml_input
 from fastgw.filters.policies.transform.xml_writing import compile_xml_template
-from fastgw.http.json_projection import CostlyJson, Projection
-from fastgw.http.strict_json import InvalidJson
+from fastgw.http.json.texts import check_text
 
 if TYPE_CHECKING:
     from fastgw.filters.policies.transform.filter import BodyChange
-
-_EVERYTHING: Final = Projection()
 
 
 def compile_change(change: BodyChange, most: int = AT_ONCE) -> JsonFunction:
@@ -43,16 +39,11 @@ def _mapped(change: BodyChange, most: int) -> JsonFunction:
         return compile_template(change.template, most)
     if change.jq is not None:
         return compile_jq(change.jq)
-    return partial(_checked_only, most) if change.jsonata is None else compile_jsonata(change.jsonata)
+    return _checked_only if change.jsonata is None else compile_jsonata(change.jsonata)
 
 
-def _checked_only(most: int, body: bytes, variables: Variables) -> bytes:
-    try:
-        return _EVERYTHING.apply(body, most)
-    except CostlyJson as error:
-        raise CostlyBody(str(error)) from error
-    except InvalidJson as error:
-        raise UnmappableBody(str(error)) from error
+def _checked_only(body: bytes, variables: Variables) -> bytes:
+    return selected(body, check_text)
 
 
 def _same(body: bytes) -> bytes:

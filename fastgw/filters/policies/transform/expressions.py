@@ -15,7 +15,8 @@ import orjson
 
 from fastgw.filters.policies.transform.json_mapping import JsonFunction
 from fastgw.filters.policies.transform.values import FAILED, UnmappableBody, Variables
-from fastgw.http.strict_json import InvalidJson, parse_json
+from fastgw.http.json.invalid import InvalidJson
+from fastgw.http.json.strict import parse_json
 
 LONGEST_PROGRAM: Final = 10_000
 """Maximum number of characters of an expression."""

@@ -32,8 +32,8 @@ from fastgw.filters.policies.transform.json_mapping import steps_of
 from fastgw.filters.policies.transform.values import compile_value, variables_in
 from fastgw.filters.policies.transform.xml_reading import compile_xml_input
 from fastgw.filters.policies.transform.xml_writing import compile_xml_template
-from fastgw.http.json_projection import EACH
-from fastgw.http.strict_json import MOST_INLINE
+from fastgw.http.json.projection import EACH
+from fastgw.http.json.strict import MOST_INLINE
 
 _MOST = 200
 _MOST_OFFLOADED = 8 * 1024**2

@@ -9,7 +9,8 @@ from urllib.parse import quote_plus
 import orjson
 
 from fastgw.filters.policies.transform.values import UnmappableBody
-from fastgw.http.json_tree import opened, text_of
+from fastgw.http.json.texts import opened
+from fastgw.http.json.tree import text_of
 from fastgw.http.multipart import InvalidMultipart, boundary_of, names_of, parts_of
 from fastgw.http.percent_encoding import decode_form_text, find_invalid
 

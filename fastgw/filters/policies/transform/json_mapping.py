@@ -23,9 +23,10 @@ from fastgw.filters.policies.transform.values import (
     check_members,
     compile_value,
 )
-from fastgw.http.json_projection import EACH, CostlyJson, Projection
-from fastgw.http.json_tree import Node, opened, rendered
-from fastgw.http.strict_json import InvalidJson
+from fastgw.http.json.invalid import InvalidJson
+from fastgw.http.json.projection import EACH, Projection
+from fastgw.http.json.texts import check_text, opened
+from fastgw.http.json.tree import Node, rendered
 
 if TYPE_CHECKING:
     from fastgw.filters.policies.transform.filter import JsonRules
@@ -37,7 +38,6 @@ Match: TypeAlias = "tuple[Any, str | int, tuple[str | int, ...]]"
 Rule: TypeAlias = Callable[[Node, BodyValues], None]
 JsonFunction: TypeAlias = Callable[[bytes, Variables], bytes]
 """Function from a body and the variables of its request to the body that replaces it. Raises `UnmappableBody`."""
-_EVERYTHING: Final = Projection()
 _NOTHING: Final = b""
 """Node of a member or element that does not exist, or whose value is being moved."""
 
@@ -55,7 +55,7 @@ def compile_template(template: str, most: int = AT_ONCE) -> JsonFunction:
     make = compile_value(json.loads(template), "template")  # with integers beyond 64 bits, as below
 
     def build(body: bytes, variables: Variables) -> bytes:
-        made = make(BodyValues(_selected(body, _EVERYTHING, most), variables, most))
+        made = make(BodyValues(selected(body, check_text), variables, most))
         return b"null" if made is None else rendered(made)
 
     return build
@@ -70,40 +70,40 @@ def compile_mapping(rules: JsonRules, most: int = AT_ONCE) -> JsonFunction:
         map(steps_of, rules.deny),
         {steps_of(path): name for path, name in rules.rename.items()},
     )
+    select = projection.apply if rules.allow or rules.deny or rules.rename else check_text
     later = list(_rules(rules, most))
     begin = b"" if rules.wrap is None else b"{" + orjson.dumps(rules.wrap) + b":"
     group_begin = b"" if rules.group is None else b"{" + orjson.dumps(rules.group) + b":"
 
     def apply(body: bytes, variables: Variables) -> bytes:
-        selected = _wrapped(body, begin, projection, most) if begin else _selected(body, projection, most)
+        text = _wrapped(body, begin, select) if begin else selected(body, select)
         if later:
-            check_members(selected, most)
-            content = opened(selected)
+            check_members(text, most)
+            content = opened(text)
             document = BodyValues(body, variables, most)
             for rule in later:
                 rule(content, document)
-            selected = rendered(content)
-        return group_begin + selected + b"}" if group_begin else selected
+            text = rendered(content)
+        return group_begin + text + b"}" if group_begin else text
 
     return apply
 
 
-def _selected(body: bytes, projection: Projection, most: int) -> bytes:
+def selected(body: bytes, select: Callable[[bytes], bytes]) -> bytes:
+    """Return what a function for JSON texts selects of a body. Raises `UnmappableBody` for an invalid one."""
     try:
-        return projection.apply(body, most)
-    except CostlyJson as error:
-        raise CostlyBody(str(error)) from error
+        return select(body)
     except InvalidJson as error:
         raise UnmappableBody(str(error)) from error
 
 
-def _wrapped(body: bytes, begin: bytes, projection: Projection, most: int) -> bytes:
+def _wrapped(body: bytes, begin: bytes, select: Callable[[bytes], bytes]) -> bytes:
     """Return the selection of a body, which becomes an object with one member if it is an array."""
     text = body.lstrip(b" \t\r\n")
     if text[:1] == b"[":
-        checked = _selected(body, _EVERYTHING, most)  # by itself, so that no text completes the object
-        return _selected(begin + checked + b"}", projection, most)
-    return _selected(body, projection, most)
+        checked = selected(body, check_text)  # by itself, so that no text completes the object
+        return selected(begin + checked + b"}", select)
+    return selected(body, select)
 
 
 def _rules(rules: JsonRules, most: int) -> Iterator[Rule]:

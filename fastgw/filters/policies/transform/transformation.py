@@ -37,7 +37,7 @@ from fastgw.helper_processes.shared_pool import fault_of
 from fastgw.http.charsets import is_utf8
 from fastgw.http.content_coding.content_encoding import codings_in
 from fastgw.http.fields import without_fields
-from fastgw.http.strict_json import MOST_INLINE
+from fastgw.http.json.strict import MOST_INLINE
 
 if TYPE_CHECKING:
     from fastgw.filters.policies.transform.filter import BodyChange, ResponseChange

@@ -17,9 +17,10 @@ import orjson
 from fastgw.config.base.value_templates import is_known, parse_template
 from fastgw.filters.api import Exchange
 from fastgw.filters.authentication.templates import Unfit, decoded_value
-from fastgw.http.json_projection import count_separators
-from fastgw.http.json_tree import Node, opened, rendered, text_of, value_at
-from fastgw.http.strict_json import InvalidJson, parse_json
+from fastgw.http.json.invalid import InvalidJson
+from fastgw.http.json.strict import parse_json
+from fastgw.http.json.texts import count_separators, opened
+from fastgw.http.json.tree import Node, rendered, text_of
 
 LONGEST_EXPRESSION: Final = 1000
 """Maximum number of characters of an expression."""
@@ -30,6 +31,7 @@ LARGEST_VALUE: Final = 1024 * 1024
 
 _PIECE: Final = re.compile(r"\{\{(.+?)\}\}(?!\})|\{([^{}]*)\}|[{}]|[^{}]+", re.DOTALL)
 _SPACE: Final = b" \t\r\n"
+_INDEX_LENGTH: Final = 10
 _PARAMETER: Final = re.compile(r"(?:param\.)?[A-Za-z_][A-Za-z0-9_]*").fullmatch
 
 
@@ -106,7 +108,7 @@ class BodyValues:
     def __init__(self, text: bytes, variables: Variables, most: int) -> None:
         """`most`: maximum number of values that are opened one by one, or of what takes as long (`AT_ONCE`)."""
         self.text, self.variables, self._most = text, variables, most
-        self._tree: Node | None = None
+        self._tree: dict[str, Node] = {"": text}
         self._members = 0  # of the values that are opened
         self._value: Any = self
         self.steps = most * _STEPS
@@ -117,10 +119,17 @@ class BodyValues:
         self.take_steps(_PATH_STEPS)
         if not path:
             return self.text.strip(_SPACE)
-        if self._tree is None:
-            self._tree = self.open_node(self.text)
-        found = value_at(self._tree, path, self.open_node)
-        if found is None or isinstance(found, bytes):
+        holder: Any = self._tree
+        key: str | int = ""
+        for step in path:
+            holder[key] = inner = self.open_node(holder[key])
+            holder, key = inner, step
+            if isinstance(holder, list) and len(step) < _INDEX_LENGTH and step.isdecimal() and int(step) < len(holder):
+                key = int(step)
+            elif not isinstance(holder, dict) or step not in holder:
+                return None
+        found: Node = holder[key]
+        if isinstance(found, bytes):
             return found
         self.take_steps(self._members // _MEMBERS_PER_STEP)  # it was opened for a longer path
         return rendered(found)

@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 import orjson
 
 from fastgw.filters.policies.transform.values import UnmappableBody
-from fastgw.http.json_tree import Node, rendered
+from fastgw.http.json.tree import Node, rendered
 
 if TYPE_CHECKING:
     from fastgw.filters.policies.transform.filter import XmlInput, XmlValue

@@ -22,7 +22,7 @@ from fastgw.filters.policies.transform.values import (
     compile_value,
 )
 from fastgw.filters.policies.transform.xml_reading import parse_xml
-from fastgw.http.json_tree import rendered, text_of
+from fastgw.http.json.tree import rendered, text_of
 
 EACH: Final = "each"
 """Attribute of an element that is repeated: an expression whose result is an array. Expressions within the element look

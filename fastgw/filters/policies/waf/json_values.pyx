@@ -5,6 +5,9 @@ import re
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t
+from libc.string cimport memchr
+
+from fastgw.http.json.scan cimport end_of_string
 
 cdef enum:
     OPENS = 1  # an object or an array
@@ -62,7 +65,6 @@ def json_values(bytes body not None):
     cdef Py_ssize_t beside = 0, of_bom = 0, no_json = 0  # bytes beside the strings, and how many of them are what
     cdef Py_ssize_t left = TURN
     cdef uint8_t kind
-    cdef bint has_escape
     cdef bytes name = _EMPTY, text
     cdef list pairs = [], outer = []
     while True:
@@ -91,16 +93,9 @@ def json_values(bytes body not None):
             break
         at += 1
         begin = at
-        has_escape = False
-        while at < end and at[0] != c'"':
-            if at[0] == c"\\":
-                if at + 1 == end:
-                    break
-                has_escape = True
-                at += 1
-            at += 1
+        at = end_of_string(at, end)
         text = PyBytes_FromStringAndSize(<const char*>begin, at - begin)
-        if has_escape:
+        if memchr(begin, c"\\", at - begin) != NULL:
             text = unescaped(text)
         if at < end:
             at += 1  # the quotation mark, or a backslash at the end of the body

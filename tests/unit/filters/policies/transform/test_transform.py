@@ -18,7 +18,7 @@ from fastgw.filters.policies.transform.compiled_change import compile_change
 from fastgw.filters.policies.transform.expressions import compile_jq, compile_jsonata
 from fastgw.filters.policies.transform.json_mapping import JsonFunction
 from fastgw.filters.policies.transform.values import IN_HELPER, IN_STREAM, CostlyBody, UnmappableBody
-from fastgw.http import json_tree
+from fastgw.http.json import texts
 from fastgw.testing import ConfigError, Ran, configured, run
 from tests.support.memory import Plane, probe
 from tests.support.table import for_each
@@ -431,7 +431,7 @@ def test_the_fields_of_a_form_are_counted_before_they_are_made(
     """65,000 fields held the event loop for 0.15 s."""
     opened: list[Any] = []
     monkeypatch.setattr(
-        "fastgw.filters.policies.transform.forms.opened", lambda node: opened.append(node) or json_tree.opened(node)
+        "fastgw.filters.policies.transform.forms.opened", lambda node: opened.append(node) or texts.opened(node)
     )
     ran = run(configured(Transform, request={"output": "form"}), post(body))
     assert ran.passed is (status == 204)

@@ -1,4 +1,4 @@
-"""JSON splices: values keep their bytes, and what is judged is judged as `strict_json` judges it."""
+"""JSON texts: values keep their bytes, and what is refused is what is no strict JSON."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import json
 import threading
 from typing import Any
 
+import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastgw.http.json_splices import _splices, check_text, elements_of, merge_objects, path_of, value_at
-from fastgw.http.json_splices.splices import MOST_AT_ONCE
-from fastgw.http.strict_json import InvalidJson, check_json
+from fastgw.http.json.invalid import InvalidJson
+from fastgw.http.json.texts import check_text, count_separators, elements_of, merge_objects, opened, value_at
+from tests.support.table import for_each
 
 
 @pytest.mark.parametrize(
@@ -82,8 +83,7 @@ def test_duplicates_among_many_names_are_found() -> None:
 
 
 def test_names_that_repeat_themselves_have_different_hashes() -> None:
-    """Also where names of several lengths have the same first and last bytes. Equal ones are left to the reference."""
-    check_text = _splices.check_text
+    """Also where names of several lengths have the same first and last bytes. Equal hashes would be equal names."""
     names = sorted({(piece * 24)[:length] for piece in ("a", "ab", "abc", "1212", "é") for length in range(1, 40)})
     text = json.dumps(dict.fromkeys(names, 1), ensure_ascii=False).encode()
     assert check_text(text) == text
@@ -109,20 +109,30 @@ def test_names_that_repeat_themselves_have_different_hashes() -> None:
 )
 def test_values_by_their_path(path: str, found: bytes | None) -> None:
     text = b' {"a" : 1.10 ,"b":{"c": {"d": [0, {"e":"\\u00e9"}]}}, "q\\"\\\\":7,"0":8} '
-    assert value_at(text, path_of(path.split("."))) == found
+    assert value_at(text, tuple(path.split("."))) == found
 
 
 def test_a_path_of_members_goes_into_no_array() -> None:
-    assert value_at(b'{"a":[1]}', path_of(["a", "0"])) == b"1"
-    assert value_at(b'{"a":[1]}', path_of(["a", "0"], members_only=True)) is None
-    assert value_at(b" 7 ", path_of([])) == b"7"
+    assert value_at(b'{"a":[1]}', ("a", "0")) == b"1"
+    assert value_at(b'{"a":[1]}', ("a", "0"), members_only=True) is None
+    assert value_at(b" 7 ", ()) == b"7"
 
 
 def test_elements() -> None:
     assert elements_of(b' [1, {"a":[2]} ,"x"]', 3) == [b"1", b'{"a":[2]}', b'"x"']
     assert elements_of(b"[ ]", 3) == []
-    assert elements_of(b"[1,2,3,4]", 3) == 4
+    assert elements_of(b"[1,2,3,4]", 3) == [b"1", b"2", b"3"]
     assert elements_of(b'{"a":1}', 3) is None
+
+
+def test_a_text_is_opened_to_its_members_or_elements() -> None:
+    assert opened(b' { "a" : 1.10 ,"\\u00e9\\"\xc3\xa9":{"b": [ ]}} ') == {"a": b"1.10", 'é"é': b'{"b": [ ]}'}
+    assert opened(b' [1, {"a":[2]} ,"x" ] ') == [b"1", b'{"a":[2]}', b'"x"']
+    assert opened(b" { } ") == {}
+    assert opened(b"[ ]") == []
+    assert opened(b'"a"') == b'"a"'
+    members: dict[str, Any] = {"a": b"1"}
+    assert opened(members) is members
 
 
 def test_later_members_replace_earlier_ones_in_their_position() -> None:
@@ -131,11 +141,10 @@ def test_later_members_replace_earlier_ones_in_their_position() -> None:
     assert merge_objects([]) == b"{}"
 
 
-def test_escaped_names_are_written_with_the_escapes_that_they_need() -> None:
+def test_escaped_names_stay_as_they_were_written() -> None:
     name = b'\\u0041\\/\\\\\\"\\u001f\\b\\f\\n\\r\\t\\u00e9\\ud83d\\ude00\\u007f'
-    made = merge_objects([b'{"%b":1}' % name])
-    assert made == '{"A/\\\\\\"\\u001f\\b\\f\\n\\r\\t\u00e9\U0001f600\x7f":1}'.encode()
-    assert list(json.loads(made)) == list(json.loads(b'{"%b":1}' % name))
+    made = merge_objects([b'{"%b":1}' % name, '{"A/\\\\\\"\\u001f\\b\\f\\n\\r\\t\u00e9\U0001f600\x7f":2}'.encode()])
+    assert made == b'{"%b":2}' % name
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(
@@ -166,21 +175,66 @@ def _is_valid(text: bytes) -> bool:
         return False
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(JSON, st.integers(0, 60), st.binary(max_size=2))
-def test_damaged_texts_are_judged_like_the_reference(value: Any, at: int, piece: bytes) -> None:
+def test_damaged_texts_are_judged_like_plain_parsers_do(value: Any, at: int, piece: bytes) -> None:
     text = json.dumps(value).encode()
     damaged = text[:at] + piece + text[at + 1 :]
-    judged = _splices.check_text(damaged)
-    if judged is not None:
-        check_json(damaged)
-        assert damaged.strip(b" \t\r\n") == judged
+    assert _is_valid(damaged) == _is_strict(damaged)
+
+
+DIGITS = st.text("0123456789", min_size=1, max_size=4) | st.sampled_from(
+    ["0", "1" * 199, "1" * 201, "1" * 308, "2" * 309]
+)
+NUMBERS = st.tuples(
+    st.sampled_from(["", "-"]),
+    DIGITS,
+    st.just("") | DIGITS.map(".{}".format),
+    st.just("") | st.tuples(st.sampled_from(["e", "E-", "e+"]), DIGITS | st.just("308")).map("".join),
+).map("".join)
+
+
+@settings(max_examples=500, deadline=None)
+@given(NUMBERS)
+@example("1.7976931348623157e308")
+@example("1.7976931348623159e308")
+@example("0.0000000001e317")
+@example("0e99999999999999999999")
+@example("1e-99999999999999999999")
+@example("0." + "0" * 400 + "1e700")
+@example("9" * 100_000)
+@example("0." + "9" * 100_000)
+def test_numbers_within_a_double_are_valid(number: str) -> None:
+    assert _is_valid(number.encode()) == _is_strict(number.encode())
+
+
+@for_each("levels", [(200, True), (254, True), (255, False), (300, False)])
+def test_as_many_levels_are_valid_as_can_be_written(levels: tuple[int, bool]) -> None:
+    count, valid = levels
+    assert _is_valid(b"[" * count + b"]" * count) is valid
+    assert _is_valid(b'{"a":' * count + b"1" + b"}" * count) is valid
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError
+    return dict(pairs)
+
+
+def _is_strict(text: bytes) -> bool:
+    """Whether orjson reads a text, and no object in it has a name twice."""
+    try:
+        orjson.loads(text)
+        json.loads(text, object_pairs_hook=_unique, parse_int=len)
+    except ValueError:
+        return False
+    return True
 
 
 def test_long_texts_are_processed_beside_other_threads() -> None:
     """While one thread works, another one gets the interpreter: it counts more than a few turns."""
     text = b"{" + b",".join(b'"\\u0061%d":1' % number for number in range(200_000)) + b"}"
-    assert len(text) > MOST_AT_ONCE
+    assert len(text) > 100_000
     done = threading.Event()
 
     made: list[bytes] = []
@@ -202,6 +256,15 @@ def test_long_texts_are_processed_beside_other_threads() -> None:
 
 
 def test_long_texts_that_are_invalid_are_refused() -> None:
-    text = b"[" + b",".join([b"1"] * MOST_AT_ONCE) + b",]"
+    text = b"[" + b",".join([b"1"] * 100_000) + b",]"
     with pytest.raises(InvalidJson):
         check_text(text)
+
+
+NEAR_SEPARATORS = b",[{;kKZ\x5a\x5c\x7a\x7c\xac\xdb\xfb\x0c\x2b\x2d\x00\xff"
+"""Commas and opening brackets, and bytes that differ from them in one bit, or by one."""
+
+
+@given(st.lists(st.sampled_from(NEAR_SEPARATORS), max_size=40).map(bytes))
+def test_separators_are_counted(text: bytes) -> None:
+    assert count_separators(text) == sum(text.count(each) for each in (b",", b"[", b"{"))
