@@ -4,12 +4,11 @@ May run in a thread or a helper process: it uses nothing but the answer and the 
 """
 
 from codecs import getincrementaldecoder
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 import orjson
 
 from fastgw.composition.call import PartAnswer
-from fastgw.composition.part import CompiledPart
 from fastgw.composition.rules import AnswerRules, TextRule, Unusable, member
 from fastgw.http.content_coding.content_encoding import ALIASES
 from fastgw.http.json.invalid import InvalidJson
@@ -25,32 +24,23 @@ UsedAnswer: TypeAlias = tuple[bytes, bytes]
 """An answer as received, for the templates of other parts, and by the rules of its part: an object."""
 
 
-class UnusableAnswer(NamedTuple):
-    """An answer that cannot be used. `why`: for the log; has nothing of the answer."""
-
-    why: str
-
-
-def decode_answer(answer: PartAnswer, most: int) -> PartAnswer | UnusableAnswer:
-    """Return an answer without its content coding. `most`: maximum bytes of its decoded body."""
+def decode_answer(answer: PartAnswer, most: int) -> PartAnswer | str:
+    """Return an answer without its content coding; a str: why it cannot be used. `most`: maximum bytes of the body."""
     try:
         return PartAnswer(answer.head, _decoded(answer.coding, answer.body, most))
     except Unusable as error:
-        return UnusableAnswer(f"the answer cannot be used: {error}")
+        return f"the answer cannot be used: {error}"
 
 
-def use_answer(part: CompiledPart, answer: PartAnswer) -> UsedAnswer | UnusableAnswer:
-    """Return what the part uses of an answer, which has no content coding."""
-    return use_body(part.rules, part.shape, answer.body)
-
-
-def use_body(rules: AnswerRules, shape: TextRule, body: bytes) -> UsedAnswer | UnusableAnswer:
-    """Return what these rules use of the body of an answer. `shape`: their function (`rules.shaping`)."""
+def use_body(rules: AnswerRules, shape: TextRule, body: bytes) -> UsedAnswer | str:
+    """Return what these rules use of the body of an answer, or why it cannot be used, which has nothing of it. `shape`:
+    their function (`rules.shaping`).
+    """
     try:
         received = _checked(rules, body)
         return received, shape(received)
     except (InvalidJson, Unusable) as error:
-        return UnusableAnswer(f"the answer cannot be used: {error}")
+        return f"the answer cannot be used: {error}"
 
 
 def _checked(rules: AnswerRules, body: bytes) -> bytes:

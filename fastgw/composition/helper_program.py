@@ -7,8 +7,8 @@ from typing import Final
 
 from msgspec import Struct, msgpack
 
-from fastgw.composition.answers import UnusableAnswer, UsedAnswer, use_body
-from fastgw.composition.outputs import FORMS, Composed, Unwritable, composed, write_response, written
+from fastgw.composition.answers import UsedAnswer, use_body
+from fastgw.composition.outputs import FORMS, Composed, write_response
 from fastgw.composition.rules import AnswerRules, TextRule, flatmapping, shaping
 from fastgw.config.settings.compose import FlatmapStep
 from fastgw.helper_processes.program import MOST_BYTES, Work
@@ -53,8 +53,7 @@ def _run(message: bytes) -> bytes:
 
 
 def _use(request: AnswerToUse) -> UsedAnswer | str:
-    used = use_body(*_compiled(request.rules), request.body)
-    return used.why if isinstance(used, UnusableAnswer) else used
+    return use_body(*_compiled(request.rules), request.body)
 
 
 @lru_cache(64)
@@ -65,10 +64,5 @@ def _compiled(rules: bytes) -> tuple[AnswerRules, TextRule]:
 
 def _write(request: ResponseToWrite) -> Composed | str:
     flatmap = flatmapping(request.flatmap) if request.flatmap else None
-
-    def write() -> Composed:
-        body = write_response(request.contents, flatmap, request.static, FORMS[request.form], request.most)
-        return composed(body, request.complete)
-
-    made = written(write)
-    return str(made) if isinstance(made, Unwritable) else made
+    form = FORMS[request.form]
+    return write_response(request.contents, flatmap, request.static, form, request.complete, request.most)

@@ -6,13 +6,13 @@ never adds an element or an attribute.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
-from typing import Final, NamedTuple, ParamSpec, cast, final
+from typing import Final, NamedTuple, cast, final
 
 import msgspec
 
-from fastgw.composition.rules import OF_VALUES, Rule
+from fastgw.composition.rules import MOST_AT_ONCE, OF_VALUES, Rule
 from fastgw.http.accept import parse_accept, weight_of
 from fastgw.http.json.texts import merge_objects, opened, value_at
 from fastgw.http.json.tree import Node, Object, rendered, text_of
@@ -28,22 +28,12 @@ _NOT_IN_XML: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe
 _ESCAPED: Final = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord("\r"): "&#13;"}
 _CONTENT: Final = ("content",)
 _NULL: Final = b"null"
+_TOO_DEEP: Final = "nested too deeply"
 _TAG_DIGITS: Final = 24
 
 
 class Unwritable(ValueError):
     """A response cannot be written as XML. The message completes "the response is"."""
-
-
-class TooDeep(Unwritable):
-    """The response has more than `DEEPEST` levels."""
-
-    def __init__(self) -> None:
-        super().__init__("nested too deeply")
-
-
-class XmlTooLong(Unwritable):
-    """The XML would be longer than allowed."""
 
 
 class OutputForm(NamedTuple):
@@ -60,7 +50,6 @@ STRING: Final = OutputForm("string", b"text/plain; charset=utf-8")
 XML: Final = OutputForm("xml", b"application/xml; charset=utf-8", OF_VALUES)
 FORMS: Final = {form.name: form for form in (JSON, STRING, XML)}
 NEGOTIATED: Final = "negotiate"
-P = ParamSpec("P")
 _XML_TYPES: Final = (b"application/xml", b"text/xml")
 
 
@@ -69,22 +58,6 @@ class Composed(NamedTuple):
 
     body: bytes
     etag: bytes
-
-
-def written(write: Callable[P, Composed], *arguments: P.args, **named: P.kwargs) -> Composed | Unwritable:
-    """Return what `write` returns, or why the response cannot be written."""
-    try:
-        return write(*arguments, **named)
-    except Unwritable as error:
-        return error
-    except RecursionError:
-        return TooDeep()
-
-
-def composed(body: bytes, complete: bool) -> Composed:
-    """Return a response with its entity tag."""
-    # PERF: 2.1 us for 3.3 KB, by BLAKE2b 3.8 (CPython 3.11, OpenSSL 3 on a processor with instructions for SHA).
-    return Composed(body, b'"%b"' % sha256(body).hexdigest()[:_TAG_DIGITS].encode() if complete else b"")
 
 
 def negotiate_form(accept: Sequence[bytes]) -> OutputForm:
@@ -96,22 +69,34 @@ def negotiate_form(accept: Sequence[bytes]) -> OutputForm:
     return XML if xml > weight_of(weights, b"application/json") else JSON
 
 
-def write_output(form: OutputForm, content: bytes, most: int) -> bytes:
-    """Return the body of a response with this object. `most`: maximum bytes of XML. Raises `Unwritable`."""
-    if form is JSON:
-        return content
-    return _text(content) if form is STRING else _xml(cast(Object, opened(content)), most)
-
-
 def write_response(
-    contents: Sequence[bytes], flatmap: Rule | None, static: bytes | None, form: OutputForm, most: int
-) -> bytes:
-    """Return the body of a response with the members of all these objects, after the steps of a `flatmap`, and with the
-    fixed members (`static`). `most`: maximum bytes of XML. Raises `Unwritable`.
+    contents: Sequence[bytes],
+    flatmap: Rule | None,
+    static: bytes | None,
+    form: OutputForm,
+    complete: bool,
+    most: int,
+    are_apart: bool = False,
+) -> Composed | str:
+    """Return the response with the members of all these objects, after the steps of a `flatmap`, and with the fixed
+    members (`static`); a str: it cannot be written, and this completes "the response is". `most`: maximum bytes of XML.
+    `are_apart`: no two of the objects have a member in common.
     """
-    if flatmap is not None:
-        contents = [rendered(flatmap(cast(Object, opened(merge_objects(contents)))))]
-    return write_output(form, merge_objects(contents if static is None else [*contents, static]), most)
+    try:
+        if are_apart and static is None and sum(map(len, contents)) <= MOST_AT_ONCE:
+            # PERF: 0.4 us for three parts of 1 KB, by `merge_objects` 4.5 (CPython 3.11, micro/compose).
+            content = b"{%b}" % b",".join([content[1:-1] for content in contents])
+        else:
+            if flatmap is not None:
+                contents = [rendered(flatmap(cast(Object, opened(merge_objects(contents)))))]
+            content = merge_objects(contents if static is None else [*contents, static])
+        body = content if form is JSON else _text(content) if form is STRING else _xml(content, most)
+    except Unwritable as error:
+        return str(error)
+    except RecursionError:
+        return _TOO_DEEP
+    # PERF: 2.1 us for 3.3 KB, by BLAKE2b 3.8 (CPython 3.11, OpenSSL 3 on a processor with instructions for SHA).
+    return Composed(body, b'"%b"' % sha256(body).hexdigest()[:_TAG_DIGITS].encode() if complete else b"")
 
 
 def _text(content: bytes) -> bytes:
@@ -120,15 +105,16 @@ def _text(content: bytes) -> bytes:
     return b"" if value is None or value[:1] != b'"' else text_of(value) or b""
 
 
-def _xml(content: Object, most: int) -> bytes:
+def _xml(content: bytes, most: int) -> bytes:
     text = _XmlText(most)
-    if len(content) == 1:
-        (name, only), *_ = content.items()
+    members = cast(Object, opened(content))
+    if len(members) == 1:
+        (name, only), *_ = members.items()
         held = opened(only)
         if not isinstance(held, list):
             text.write_element(_element_name(name), held, 1)
             return b"".join(text.pieces)
-    text.write_element(_ROOT, content, 1)
+    text.write_element(_ROOT, members, 1)
     return b"".join(text.pieces)
 
 
@@ -145,13 +131,13 @@ class _XmlText:
     def write(self, piece: bytes) -> None:
         self._left -= len(piece)
         if self._left < 0:
-            raise XmlTooLong(f"more than {self._most} bytes as XML")
+            raise Unwritable(f"more than {self._most} bytes as XML")
         self.pieces.append(piece)
 
     def write_element(self, name: bytes, node: Node, level: int) -> None:
         """Write an element with this value; for an array, one for each of its values."""
         if level > DEEPEST:
-            raise TooDeep
+            raise Unwritable(_TOO_DEEP)
         held = opened(node)
         if isinstance(held, list):
             if not held:

@@ -27,4 +27,4 @@ cdef class CompositionPlan(ResponseAction):
     cpdef form_for(self, Exchange exchange)
     cpdef cost_of(self, form)
     cpdef bytes static_for(self, bint complete)
-    cpdef written(self, contents, bytes static, form, bint complete, Py_ssize_t most)
+    cpdef write(self, contents, bytes static, form, bint complete, Py_ssize_t most)

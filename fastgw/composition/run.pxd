@@ -2,7 +2,7 @@
 
 cimport cython
 
-from fastgw.composition.answers cimport use_answer
+from fastgw.composition.answers cimport use_body
 from fastgw.composition.call cimport PartAnswer, PartCall, PartCalls
 from fastgw.composition.freshness cimport cache_fields
 from fastgw.composition.part cimport CompiledPart, SentRequest
@@ -44,6 +44,7 @@ cdef class ComposeRun(PartCalls):
     cdef public list _ready
     cdef public list _states
     cdef public Py_ssize_t _taken
+    cdef public set _tasks
     cdef public int _unsettled
     cdef public Upstream _upstream
 
@@ -53,13 +54,14 @@ cdef class ComposeRun(PartCalls):
     cpdef _start_part(self, CompiledPart part)
     cpdef _send_more(self, CompiledPart part)
     cdef _send(self, CompiledPart part, _PartState state, Py_ssize_t index)
+    cpdef _take(self, PartCall call, PartAnswer answer)
     cdef _use(self, PartCall call, PartAnswer answer)
     cpdef _used(self, PartCall call, PartAnswer answer, used)
-    cdef _note_next(self, PartCall call, PartAnswer answer, used)
     cpdef _note(self, PartCall call, PartAnswer answer, used)
     cdef _settle(self, CompiledPart part, _PartState state)
     cpdef _merge(self)
-    cdef _drain(self)
+    cdef dict _failures(self)
+    cdef _drain(self, PartCall call=?, PartAnswer answer=?)
 
 
 @cython.final

@@ -8,25 +8,25 @@ it as long as it needs no lock of the interpreter, or not for long, and else a h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import inf
 from time import time
-from typing import Any, Final, TypeAlias, TypeVar, final
+from typing import Any, Final, TypeAlias, TypeVar
 
 import cython
 
-from fastgw.composition.answers import UnusableAnswer, UsedAnswer, decode_answer, use_answer
+from fastgw.composition.answers import UsedAnswer, decode_answer, use_body
 from fastgw.composition.call import PartAnswer, PartCall, PartCalls
 from fastgw.composition.freshness import cache_fields, tag_fields, with_vary
 from fastgw.composition.helper_program import AnswerToUse, ResponseToWrite
-from fastgw.composition.outputs import XML, Composed, OutputForm, Unwritable, XmlTooLong
+from fastgw.composition.outputs import XML, Composed, OutputForm
 from fastgw.composition.part import CompiledPart, SentRequest, joined_list
 from fastgw.composition.plan import CompositionPlan
 from fastgw.composition.rules import MOST_AT_ONCE
 from fastgw.composition.templates import MissingValue
-from fastgw.composition.value_work import MOST_IN_THREAD, MOST_WRITTEN, MOST_XML_IN_THREAD, ValueWork
+from fastgw.composition.value_work import MOST_IN_THREAD, MOST_SENT, MOST_WRITTEN, MOST_XML_IN_THREAD, ValueWork
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.exchange import Reply, Response, problem
@@ -67,6 +67,9 @@ _TIMED_OUT: Final = frozenset(
 
 _Found: TypeAlias = dict[tuple[str, ...], bytes | None]
 """Values by their paths; None: there is none."""
+
+
+_Failures: TypeAlias = dict[str, PartAnswer]
 
 
 class _PartState:
@@ -125,7 +128,8 @@ class ComposeRun(PartCalls):
         self._unsettled = len(action.parts)
         self._ready: list[Callable[[], None]] = []
         self._draining = False
-        self._calls: set[PartCall | _OffloadedWork] = set()
+        self._calls: set[PartCall] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()  # that wait for a helper process, until the end of the run
         self._held = self._taken = 0
         self._heads: list[ResponseHead] = []
         self._body: HeldBody | None = None
@@ -171,6 +175,8 @@ class ComposeRun(PartCalls):
         calls, self._calls = self._calls, set()
         for call in calls:
             call.cancel()
+        for task in self._tasks:
+            task.cancel()
         self._ready.clear()
         if self.filed_at != inf:
             self._upstream.worker_loop.wheel.drop(self)
@@ -211,40 +217,36 @@ class ComposeRun(PartCalls):
     # the parts
 
     def _start_parts(self) -> None:
-        self._draining = True
-        try:
-            for part in self._action.first:
-                if self._exchange is not None:
-                    self._start_part(part)
-        except BaseException:
-            self._report_defect()
-            raise
-        finally:
-            self._draining = False
+        self._ready.append(self._start_first)
         self._drain()
+
+    def _start_first(self) -> None:
+        for part in self._action.first:
+            if self._exchange is not None:
+                self._start_part(part)
 
     def state_of(self, name: str) -> _PartState:
         """Return the state of a part, by its name."""
         return self._states[self._action.indexes[name]]
 
-    def _report_defect(self) -> None:
-        """Answer after a defect: without an answer the client would wait for ever."""
-        if self._exchange is not None:
-            self._exchange.fail(Fault.INTERNAL, why="a defect in the composition")
-
     def _later(self, part: CompiledPart, step: Callable[[CompiledPart], None]) -> None:
         self._ready.append(partial(step, part))
 
-    def _drain(self) -> None:
-        """Run what is ready, one after the other: failures at once must not nest."""
+    def _drain(self, call: PartCall | None = None, answer: PartAnswer | None = None) -> None:
+        """Take an answer and run what is ready, one after the other: failures at once must not nest. Whatever this run
+        does, it does here: without an answer after a defect the client would wait for ever.
+        """
         if self._draining:
             return
         self._draining = True
         try:
+            if call is not None and answer is not None:
+                self._take(call, answer)
             while self._ready:
                 self._ready.pop(0)()
         except BaseException:
-            self._report_defect()
+            if self._exchange is not None:
+                self._exchange.fail(Fault.INTERNAL, why="a defect in the composition")
             raise
         finally:
             self._draining = False
@@ -269,7 +271,7 @@ class ComposeRun(PartCalls):
         size = sum(len(source.received or b"") for source, _ in sources)
         if part.list_at is None:
             state.left = 1
-            self._compute(size, lambda: _find_values(sources), lambda _: self._start_one(part))
+            self._compute(size, lambda: _find_values(sources), lambda _: self._send_more(part))
             return
         of_list, path, most = self.state_of(part.list_at.part), part.list_at.path, part.settings.max
 
@@ -284,24 +286,17 @@ class ComposeRun(PartCalls):
         size += len(of_list.received or b"") * (1 + len(part.item_paths))
         self._compute(size, elements, lambda held: self._start_list(part, state, held))
 
-    def _start_one(self, part: CompiledPart) -> None:
-        """Send the request of a part, whose values are found."""
-        self._later(part, self._send_more)
-        self._drain()
-
     def _start_list(self, part: CompiledPart, state: _PartState, held: list[_Found] | None) -> None:
         """Send the requests for the elements of a list. `held`: None = there is no list."""
         assert part.list_at is not None
         if held is None or len(held) > part.settings.max:
             why = "is no list" if held is None else f"has more than {part.settings.max} elements"
-            failed = PartAnswer.failed(Fault.COMPOSITION_FAILED, f"{{{part.list_at.name}}} {why}")
-            self._ready.append(lambda: self._settle_failed(part, failed))
+            self._settle_failed(part, PartAnswer.failed(Fault.COMPOSITION_FAILED, f"{{{part.list_at.name}}} {why}"))
         else:
             state.items = held
             state.answers = [b"null"] * len(held)
             state.left = len(held)
-            self._later(part, self._send_more)
-        self._drain()
+            self._send_more(part)
 
     def _send_more(self, part: CompiledPart) -> None:
         """Send the next request of a part, if one more may be in flight."""
@@ -337,6 +332,12 @@ class ComposeRun(PartCalls):
     def answered(self, call: PartCall, answer: PartAnswer) -> None:
         if self._exchange is None:
             return
+        if self._draining:  # it has ended at once
+            self._ready.append(partial(self._take, call, answer))
+        else:
+            self._drain(call, answer)
+
+    def _take(self, call: PartCall, answer: PartAnswer) -> None:
         if not answer.body or not answer.coding:
             self._use(call, answer)
         else:
@@ -347,91 +348,56 @@ class ComposeRun(PartCalls):
         if self.take_memory(most):
             self._compute(most, lambda: decode_answer(answer, most), lambda made: self._decoded(call, answer, made))
         else:
-            self._note_next(call, PartAnswer.failed(Fault.RESPONSE_TOO_LARGE, WHY_NOT_HELD, answer.head), None)
+            self._note(call, PartAnswer.failed(Fault.RESPONSE_TOO_LARGE, WHY_NOT_HELD, answer.head), None)
 
-    def _decoded(self, call: PartCall, coded: PartAnswer, answer: PartAnswer | UnusableAnswer) -> None:
+    def _decoded(self, call: PartCall, coded: PartAnswer, answer: PartAnswer | str) -> None:
         """Use a decoded answer; from now on, its memory is held, and neither the maximum nor that of its coding."""
-        size = 0 if isinstance(answer, UnusableAnswer) else len(answer.body)
+        size = 0 if isinstance(answer, str) else len(answer.body)
         self._release_memory(self._action.most_bytes - size + len(coded.body))
-        if isinstance(answer, UnusableAnswer):
-            self._note_next(call, PartAnswer.failed(Fault.UPSTREAM_MALFORMED, answer.why, coded.head), None)
+        if isinstance(answer, str):
+            self._note(call, PartAnswer.failed(Fault.UPSTREAM_MALFORMED, answer, coded.head), None)
         else:
             self._use(call, answer)
 
     def _use(self, call: PartCall, answer: PartAnswer) -> None:
         """Use an answer without a content coding."""
         if answer.fault is not None or not 200 <= answer.status < 300:
-            self._note_next(call, answer, None)
+            self._note(call, answer, None)
             return
         part = call.part
         if len(answer.body) * part.cost > MOST_AT_ONCE:
             self._use_long(call, answer)
-            return
-        try:
-            used: Any = use_answer(part, answer)
-        except BaseException:
-            self._report_defect()
-            raise
-        self._used(call, answer, used)
+        else:
+            self._used(call, answer, use_body(part.rules, part.shape, answer.body))
 
     def _use_long(self, call: PartCall, answer: PartAnswer) -> None:
         """Use an answer elsewhere."""
         part = call.part
-        length = len(answer.body)
-        if length > MOST_IN_THREAD and part.cost > 1:  # its rules make values
-            assert self._exchange is not None
-            request = AnswerToUse(part.encoded_rules, answer.body)
-            self._offload(
-                self._upstream.worker_loop.attached(ValueWork).use_answer(request, self._exchange.client.counts),
-                lambda used: self._used_elsewhere(call, answer, used),
-            )
-            return
-        self._compute_in_thread(lambda: use_answer(part, answer), lambda used: self._used(call, answer, used))
 
-    def _used_elsewhere(
-        self, call: PartCall, answer: PartAnswer, used: UsedAnswer | UnusableAnswer | HelperError
-    ) -> None:
-        """Handle what a helper process has made of an answer. If there is none, a thread does it."""
-        if isinstance(used, HelperBusy):
-            part = call.part
-            self._compute_in_thread(lambda: use_answer(part, answer), partial(self._used, call, answer))
-        else:
+        def use() -> UsedAnswer | str:
+            return use_body(part.rules, part.shape, answer.body)
+
+        def then(used: UsedAnswer | str | HelperError) -> None:
             self._used(call, answer, used)
 
-    def _used(self, call: PartCall, answer: PartAnswer, used: UsedAnswer | UnusableAnswer | HelperError) -> None:
+        if len(answer.body) > MOST_IN_THREAD and part.cost > 1:  # its rules make values
+            self._offload(AnswerToUse(part.encoded_rules, answer.body), tuple[bytes, bytes], use, then)
+        else:
+            self._compute_in_thread(use, then)
+
+    def _used(self, call: PartCall, answer: PartAnswer, used: UsedAnswer | str | HelperError) -> None:
         if isinstance(used, HelperError):
             failed = PartAnswer.failed(fault_of(used), f"the answer cannot be used: {used}", answer.head)
-            self._note_next(call, failed, None)
-        elif isinstance(used, UnusableAnswer):
-            self._note_next(call, PartAnswer.failed(Fault.UPSTREAM_MALFORMED, used.why, answer.head), None)
+            self._note(call, failed, None)
+        elif isinstance(used, str):
+            self._note(call, PartAnswer.failed(Fault.UPSTREAM_MALFORMED, used, answer.head), None)
         else:
-            self._note_next(call, answer, used)
-
-    def _note_next(self, call: PartCall, answer: PartAnswer, used: UsedAnswer | None) -> None:
-        """Note the result of a request after what is ready."""
-        if self._draining:
-            self._ready.append(partial(self._note, call, answer, used))
-            return
-        self._draining = True
-        try:
             self._note(call, answer, used)
-        except BaseException:
-            self._report_defect()
-            raise
-        finally:
-            self._draining = False
-        if self._ready:
-            self._drain()
 
     def _compute(self, size: int, work: Callable[[], T], then: Callable[[T], None]) -> None:
         """Run work whose cost grows with `size`, in a thread if it is large."""
         if size <= MOST_AT_ONCE:
-            try:
-                result = work()
-            except BaseException:
-                self._report_defect()
-                raise
-            then(result)
+            then(work())
         else:
             self._compute_in_thread(work, then)
 
@@ -439,15 +405,28 @@ class ComposeRun(PartCalls):
         future = self._upstream.worker_loop.loop.run_in_executor(_threads, work)
         future.add_done_callback(lambda done: self._computed(done, then))
 
-    def _offload(self, work: Coroutine[None, None, T], then: Callable[[T], None]) -> None:
-        """Run work of a helper process, until this run is cancelled."""
-        task = self._upstream.worker_loop.loop.create_task(work)
-        held = _OffloadedWork(task)
-        self._calls.add(held)
+    def _offload(
+        self,
+        request: AnswerToUse | ResponseToWrite,
+        result: type[T],
+        work: Callable[[], T | str],
+        then: Callable[[T | str | HelperError], None],
+    ) -> None:
+        """Let a helper process work, until this run is cancelled; without one, a thread does the same `work`."""
+        assert self._exchange is not None
+        loop = self._upstream.worker_loop
+        task = loop.loop.create_task(loop.attached(ValueWork).run(request, result, self._exchange.client.counts))
+        self._tasks.add(task)
 
-        def done(task: asyncio.Task[T]) -> None:
-            self._calls.discard(held)
-            self._computed(task, then)
+        def then_or_work(made: T | str | HelperError) -> None:
+            if isinstance(made, HelperBusy):
+                self._compute_in_thread(work, then)
+            else:
+                then(made)
+
+        def done(task: asyncio.Task[T | str | HelperError]) -> None:
+            self._tasks.discard(task)
+            self._computed(task, then_or_work)
 
         task.add_done_callback(done)
 
@@ -461,11 +440,8 @@ class ComposeRun(PartCalls):
             log_event(OperatorEvent.DEFECT, "an answer could not be processed", error=error)
             self._exchange.fail(Fault.INTERNAL)
             return
-        try:
-            then(done.result())
-        except BaseException:
-            self._report_defect()
-            raise
+        self._ready.append(partial(then, done.result()))
+        self._drain()
 
     def _note(self, call: PartCall, answer: PartAnswer, used: UsedAnswer | None) -> None:
         """Note the result of a request. `used`: None = it has failed."""
@@ -510,8 +486,7 @@ class ComposeRun(PartCalls):
         def settle(joined: tuple[bytes, bytes]) -> None:
             state.received, state.content = joined
             state.answers = _NO_ANSWERS
-            self._ready.append(lambda: self._settle(part, state))
-            self._drain()
+            self._settle(part, state)
 
         self._compute(sum(map(len, answers)), join, settle)
 
@@ -548,56 +523,42 @@ class ComposeRun(PartCalls):
         exchange, action = self._exchange, self._action
         if exchange is None:
             return
-        failed = []
+        failures = self._failures()
         contents = []
         for part in action.parts:
             state: _PartState = self._states[part.index]
-            if state.failure is not None:
-                failed.append(part)
             if state.content is not None:
                 contents.append(state.content)
-        static = action.static_for(not failed)
+        static = action.static_for(not failures)
         if not contents and static is None:
             self._fail_whole(None, PartAnswer.failed(Fault.COMPOSITION_FAILED))
             return
         form = action.form_for(exchange)
         if action.cost_of(form) == 1 and self._held <= MOST_AT_ONCE:
-            try:
-                made = action.written(contents, static, form, not failed, action.most_xml)
-            except BaseException:
-                self._report_defect()
-                raise
-            self._reply(made, form, failed)
+            self._reply(action.write(contents, static, form, not failures, action.most_xml), form, failures)
         else:
-            self._merge_long(contents, static, form, failed)
+            self._merge_long(contents, static, form, failures)
 
-    def _merge_long(
-        self, contents: list[bytes], static: bytes | None, form: OutputForm, failed: list[CompiledPart]
-    ) -> None:
+    def _merge_long(self, contents: list[bytes], static: bytes | None, form: OutputForm, failures: _Failures) -> None:
         """Write a response whose members are long, or that needs their values."""
-        exchange, action, complete = self._exchange, self._action, not failed
-        assert exchange is not None
+        action, complete = self._action, not failures
 
-        def write(most: int) -> Composed | Unwritable:
-            return action.written(contents, static, form, complete, most)
+        def write(most: int) -> Composed | str:
+            return action.write(contents, static, form, complete, most)
 
-        def reply(made: Composed | Unwritable | HelperError) -> None:
-            self._reply(made, form, failed)
+        def reply(made: Composed | str | HelperError) -> None:
+            self._reply(made, form, failures)
 
         def offload() -> None:
+            if sum(map(len, contents)) > MOST_SENT:
+                reply(f"made of more than {MOST_SENT} bytes")
+                return
             most = min(action.most_xml, MOST_WRITTEN)
             request = ResponseToWrite(contents, action.settings.flatmap, static, form.name, complete, most)
-            work = self._upstream.worker_loop.attached(ValueWork)
-            self._offload(work.write_response(request, exchange.client.counts), reply_or_write)
+            self._offload(request, Composed, lambda: write(most), reply)
 
-        def reply_or_write(made: Composed | Unwritable | HelperError) -> None:
-            if isinstance(made, HelperBusy):  # there is no helper process
-                self._compute_in_thread(lambda: write(min(action.most_xml, MOST_WRITTEN)), reply)
-            else:
-                reply(made)
-
-        def reply_or_go_on(made: Composed | Unwritable) -> None:
-            if isinstance(made, XmlTooLong) and most < action.most_xml:
+        def reply_or_go_on(made: Composed | str) -> None:
+            if isinstance(made, str) and most < action.most_xml:
                 offload()
             else:
                 reply(made)
@@ -612,14 +573,14 @@ class ComposeRun(PartCalls):
             most = min(action.most_xml, MOST_AT_ONCE if size <= MOST_AT_ONCE else MOST_XML_IN_THREAD)
             self._compute(size, lambda: write(most), reply_or_go_on)
 
-    def _reply(self, made: Composed | Unwritable | HelperError, form: OutputForm, failed: list[CompiledPart]) -> None:
+    def _reply(self, made: Composed | str | HelperError, form: OutputForm, failures: _Failures) -> None:
         exchange, action = self._exchange, self._action
         assert exchange is not None
         if isinstance(made, HelperError):
             exchange.why = f"the response could not be written: {made}"
             self._finish(exchange, problem(fault_of(made), None, ((action.completed_name, b"false"),)))
             return
-        if isinstance(made, Unwritable):
+        if isinstance(made, str):
             self._fail_whole(None, PartAnswer.failed(Fault.COMPOSITION_FAILED, f"the response is {made}"))
             return
         if form is XML and not self.take_memory(len(made.body)):
@@ -627,10 +588,10 @@ class ComposeRun(PartCalls):
             return
         fields = [
             (b"Content-Type", form.media_type),
-            (action.completed_name, b"false" if failed else b"true"),
+            (action.completed_name, b"false" if failures else b"true"),
         ]
-        if failed:
-            exchange.fault, exchange.why = Fault.COMPOSITION_FAILED, self._reasons(failed)  # logged and counted
+        if failures:
+            exchange.fault, exchange.why = Fault.COMPOSITION_FAILED, _reasons(failures)  # logged and counted
             if action.is_negotiated:
                 fields.append((b"Vary", b"Accept"))
             self._finish(exchange, Reply(200, made.body, fields), stored=False)
@@ -667,8 +628,7 @@ class ComposeRun(PartCalls):
         exchange = self._exchange
         if exchange is None:
             return
-        states = zip(self._action.parts, self._states, strict=True)
-        failures = {each.name: state.failure for each, state in states if state.failure is not None}
+        failures = self._failures()
         if part is not None:
             failures[part.name] = answer
         if part is not None and part.settings.required and _is_for_client(answer):
@@ -684,34 +644,24 @@ class ComposeRun(PartCalls):
         names = ", ".join(failures)
         late = bool(failures) and all(each.fault in _TIMED_OUT for each in failures.values())
         fault = Fault.UPSTREAM_TIMEOUT if late else Fault.COMPOSITION_FAILED
-        reasons = [f"part {name}: {_reason(each)}" for name, each in failures.items()]
-        exchange.why = "; ".join(reasons) or answer.why
+        exchange.why = _reasons(failures) or answer.why
         detail = f"{fault.detail.removesuffix('.')}: {names}." if names else None
         self._finish(exchange, problem(fault, detail, ((self._action.completed_name, b"false"),)))
 
-    def _reasons(self, failed: list[CompiledPart]) -> str:
-        failures = ((part.name, self._states[part.index].failure) for part in failed)
-        return "; ".join(f"part {name}: {_reason(each)}" for name, each in failures if each is not None)
+    def _failures(self) -> _Failures:
+        """Return the failures of parts, by their names."""
+        failures: _Failures = {}
+        part: CompiledPart
+        for part in self._action.parts:
+            state: _PartState = self._states[part.index]
+            if state.failure is not None:
+                failures[part.name] = state.failure
+        return failures
 
     def _finish(self, exchange: Exchange, reply: Reply, stored: bool = True) -> None:
         self.cancel()
         exchange.service = None
         send_made(exchange, reply, stored)
-
-
-@final
-class _OffloadedWork:
-    """Work of a helper process, among the calls of a run. The time of the whole is for the answers, not for it."""
-
-    __slots__ = ("_task",)
-
-    def __init__(self, task: asyncio.Task[Any]) -> None:
-        self._task = task
-
-    def cancel(self) -> None:
-        self._task.cancel()
-
-    def expire(self) -> None: ...
 
 
 def _is_for_client(answer: PartAnswer) -> bool:
@@ -727,5 +677,5 @@ def _find_values(sources: list[tuple[_PartState, tuple[str, ...]]]) -> None:
         source.value(path)
 
 
-def _reason(answer: PartAnswer) -> str:
-    return answer.why or str(answer.status)
+def _reasons(failures: _Failures) -> str:
+    return "; ".join([f"part {name}: {each.why or each.status}" for name, each in failures.items()])

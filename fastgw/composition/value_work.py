@@ -11,9 +11,7 @@ from typing import Final, TypeVar, final
 
 from msgspec import msgpack
 
-from fastgw.composition.answers import UnusableAnswer, UsedAnswer
 from fastgw.composition.helper_program import AnswerToUse, ResponseToWrite
-from fastgw.composition.outputs import Composed, Unwritable
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.helper_processes.pool import HelperError
@@ -29,7 +27,8 @@ MOST_XML_IN_THREAD: Final = 512 * 1024
 """Bytes of XML that a thread writes."""
 MOST_WRITTEN: Final = MOST_BYTES - 1024
 """Bytes of a response that a helper process writes."""
-_MOST_SENT: Final = MOST_BYTES - 1024 * 1024
+MOST_SENT: Final = MOST_BYTES - 1024 * 1024
+"""Bytes that a response is made of in a helper process."""
 _KEPT_S: Final = 60.0
 """Seconds after its last request until the process ends."""
 _PROGRAM: Final = Program(
@@ -55,27 +54,11 @@ class ValueWork:
         self._pool = SharedPool(_PROGRAM)
         self._end: asyncio.TimerHandle | None = None
 
-    async def use_answer(
-        self, request: AnswerToUse, counts: ExchangeCounts
-    ) -> UsedAnswer | UnusableAnswer | HelperError:
-        """Return what a part uses of an answer."""
-        used = await self._run(request, tuple[bytes, bytes], counts)
-        return UnusableAnswer(used) if isinstance(used, str) else used
-
-    async def write_response(
-        self, request: ResponseToWrite, counts: ExchangeCounts
-    ) -> Composed | Unwritable | HelperError:
-        """Return the response."""
-        if sum(map(len, request.contents)) > _MOST_SENT:
-            return Unwritable(f"made of more than {_MOST_SENT} bytes")
-        made = await self._run(request, Composed, counts)
-        return Unwritable(made) if isinstance(made, str) else made
-
-    async def _run(
+    async def run(
         self, request: AnswerToUse | ResponseToWrite, result: type[T], counts: ExchangeCounts
     ) -> T | str | HelperError:
-        """Return the result, or what the program says; a `HelperError` is no exception here, because its traceback
-        would hold the request.
+        """Return the result, or why there is none, as the program says; a `HelperError` is no exception here, because
+        its traceback would hold the request.
         """
         if self._end is None:
             self._pool.start(self._loop, 1, 0, None, self._make_room)
