@@ -21,7 +21,7 @@ from fastgw.composition.action import ComposeAction
 from fastgw.config.base.value_types import Trait, write_duration, write_size
 from fastgw.config.settings import gateway as config
 from fastgw.downstream import Listener
-from fastgw.downstream.http1.rejected_head import RejectedHead
+from fastgw.downstream.http1.rejected_head import rejected_head
 from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.downstream.tls.presented import describe_certificate
 from fastgw.errors import Fault, fault_of
@@ -287,7 +287,7 @@ def explain(
         head = parse_request(raw, gateway.limits.header_count)
     except Malformed as malformed:
         explanation.client, explanation.detail = client, malformed.reason
-        exchange = OpenExchange(RejectedHead(raw), _Listening(), chosen, peer, chosen.early)
+        exchange = OpenExchange(rejected_head(raw), _Listening(), chosen, peer, chosen.early)
         exchange.reply(problem(fault_of(malformed), malformed.reason))
         return _describe_response(explanation, exchange, shown)
     OWN_FIELDS.take_out_of(head)

@@ -11,9 +11,9 @@ cdef class RequestIds:
 
     # The id of a request whose header is the usual one and is as received (`is_as_read`).
     cdef bytes made_for(self, Http1RequestHead head)
-    cpdef bytes of(self, head)
-    cpdef bytes sent_line(self, head, bytes request_id)
-    cpdef bint replaces(self, head) except -1
+    cpdef bytes of(self, Http1RequestHead head)
+    cpdef bytes sent_line(self, Http1RequestHead head, bytes request_id)
+    cpdef bint replaces(self, Http1RequestHead head) except -1
 
 
 # Whether the headers are unchanged.

@@ -121,26 +121,26 @@ cdef class RequestIds:
                 return PyBytes_FromStringAndSize(text, sent.length)
         return made()
 
-    cpdef bytes of(self, head):
+    cpdef bytes of(self, Http1RequestHead head):
         cdef bytes name
-        if self.is_usual and type(head) is Http1RequestHead and is_as_read(<Http1RequestHead>head):
-            return self.made_for(<Http1RequestHead>head)
+        if self.is_usual and is_as_read(head):
+            return self.made_for(head)
         name = head.first(self._lower) if self._trusts else None
         return made() if name is None or not _acceptable(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)) else name
 
     def identify(self, exchange):
         exchange.identify(self)
 
-    cpdef bytes sent_line(self, head, bytes request_id):
-        if self.is_usual and type(head) is Http1RequestHead and is_as_read(<Http1RequestHead>head):
-            return line_for(<Http1RequestHead>head, request_id)
+    cpdef bytes sent_line(self, Http1RequestHead head, bytes request_id):
+        if self.is_usual and is_as_read(head):
+            return line_for(head, request_id)
         if not self._has_twins and head.values(self._lower) == [request_id]:
             return _NO_LINE  # it is forwarded as received
         return self.line(request_id)
 
-    cpdef bint replaces(self, head) except -1:
-        if self.is_usual and type(head) is Http1RequestHead and is_as_read(<Http1RequestHead>head):
-            return (<Http1RequestHead>head).names & _X_REQUEST_ID
+    cpdef bint replaces(self, Http1RequestHead head) except -1:
+        if self.is_usual and is_as_read(head):
+            return head.names & _X_REQUEST_ID
         return self._has_twins or bool(head.values(self._lower))
 
     def line(self, bytes request_id not None):

@@ -50,7 +50,7 @@ class ShadowExchange(Exchange):
         for name in _ALIKE:
             setattr(self, name, getattr(real, name))
         self.real = real
-        self.head = _Head(real.head)
+        self.head = real.head.copy()
         self.client = self.response_sink = nobody = Nobody()
         nobody.held_body_budget = real.client.held_body_budget  # a shadow run holds real bytes
         self.service = self.taker = None
@@ -66,7 +66,7 @@ class ShadowExchange(Exchange):
 
     def replace_headers(self, fields: Fields) -> None:
         """Use these request headers in place of the current ones of the real exchange."""
-        self.head = _Head(self.real.head, fields)
+        self.head = self.real.head.copy(fields)
 
     def show_decoded(self) -> None:
         """Leave out `Content-Encoding`, as an earlier shadow filter would have done."""
@@ -90,7 +90,7 @@ class ShadowExchange(Exchange):
 
     def respond_as(self, response: Response) -> None:
         """Take a copy of this response."""
-        head: Any = None if response.head is None else _Head(response.head)
+        head = None if response.head is None else response.head.copy()
         fields = None if head is not None else Fields(response.headers)
         self.response = Response(response.status, head, response.added, response.dropped, response.body_length, fields)
 
@@ -145,36 +145,6 @@ def _changes(before: list[tuple[bytes, bytes]], after: list[tuple[bytes, bytes]]
         return []
     different = [name for name, value in (*before, *after) if before.count((name, value)) != after.count((name, value))]
     return list(dict.fromkeys(name.decode("latin-1") for name in different))
-
-
-class _Head:
-    """A head with a copy of its fields."""
-
-    def __init__(self, head: Any, fields: Fields | None = None) -> None:
-        """`fields`: in place of a copy of the head's own."""
-        self._head, self._fields = head, fields
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._head, name)
-
-    def fields(self) -> Fields:
-        if self._fields is None:
-            self._fields = Fields(self._head.fields())
-        return self._fields
-
-    def edited(self) -> Fields | None:
-        return self._fields if self._fields is not None and self._fields.changed else None
-
-    def first(self, name: bytes) -> bytes | None:
-        first: bytes | None = self._head.first(name) if self._fields is None else self._fields.get(name)
-        return first
-
-    field = first
-
-    def values(self, name: bytes) -> list[bytes]:
-        if self._fields is not None:
-            return self._fields.get_all(name)
-        return self._head.values(name)  # type: ignore[no-any-return]
 
 
 class _Body(Relay):

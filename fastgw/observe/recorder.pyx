@@ -19,7 +19,7 @@ from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.route cimport Route
-from fastgw.http.http1.parser cimport Http1RequestHead, Span, bits_of, version_of
+from fastgw.http.http1.parser cimport Http1RequestHead, Span, bits_of
 from fastgw.observe.access_log.line_queue cimport LineQueue
 
 import re
@@ -418,26 +418,18 @@ cdef class Recorder:
 
     cdef int _finish(self, object ended, double now, double date) except -1:
         cdef Exchange exchange = _exchange_of(ended)
-        cdef Http1RequestHead head = None
+        cdef Http1RequestHead head = exchange.head
         cdef Entry* entry
         cdef Sort sort
-        cdef short method, version
+        cdef short method = _method(head), version = head.version
         cdef char line[MAX_LINE]
-        cdef double duration_s, upstream_s, received_s
+        cdef double duration_s, upstream_s, received_s = head.received_s
         cdef uint64_t request_bytes, response_bytes, retries
         cdef Py_ssize_t consumer_row, index, length = ODD
         cdef uint64_t* words = self._words
         cdef uint64_t* consumer_words
         cdef int bucket
 
-        found = exchange.head
-        if type(found) is Http1RequestHead:
-            head = <Http1RequestHead>found
-            received_s = head.received_s
-            method, version = _method(head), version_of(head)
-        else:
-            received_s, version = found.received_s, found.version
-            method = families.METHOD_INDEXES.get(b"CONNECT" if found.connect_protocol else found.method, 0)
         entry = self._entry_of(exchange, method, version)
         sort = <Sort>entry.sort
         # As `first_byte_at` and `upstream_s_of`.
@@ -498,9 +490,9 @@ cdef class Recorder:
         if self._other_logs:
             self._log_others(ended, now, date)
         if self._held:
-            if sort.method and not entry.is_odd and (head is not None or version == _TCP or version == _UDP):
+            if sort.method and not entry.is_odd:
                 length = self._put_line(
-                    line, exchange, entry, head, found, known_as, date, duration_s, upstream_s, request_bytes,
+                    line, exchange, entry, head, known_as, date, duration_s, upstream_s, request_bytes,
                     response_bytes, retries,
                 )
             if length == ODD:
@@ -532,7 +524,7 @@ cdef class Recorder:
             log.add(lines.json_line(told, log.secrets.mask))
 
     cdef Py_ssize_t _put_line(
-        self, char* line, Exchange exchange, Entry* entry, Http1RequestHead head, object found, object known_as,
+        self, char* line, Exchange exchange, Entry* entry, Http1RequestHead head, object known_as,
         double date, double duration_s, double upstream_s, uint64_t request_bytes, uint64_t response_bytes,
         uint64_t retries,
     ) except -2:
@@ -556,21 +548,16 @@ cdef class Recorder:
         subrequests = None if asked is None else str(asked).encode(errors="backslashreplace") or None
         if not 0.0 <= date < 1e11:
             return ODD
-        if head is None:
-            server_name = found.host
-            host = _text(server_name)
-            path = query = user_agent = referer = _text(None)
+        if head.names & _UPGRADE and head.upgrade:
+            return ODD  # tunnels have more attributes
+        host, path, query = _span(head, head.host_at), _span(head, head.path_at), _span(head, head.query_at)
+        if not (host.length and path.length) and head.version != _TCP and head.version != _UDP:
+            return ODD
+        if head._fields is None:
+            user_agent, referer = _span(head, head.user_agent_at), _span(head, head.referer_at)
         else:
-            if head.names & _UPGRADE and head.upgrade:
-                return ODD  # tunnels have more attributes
-            host, path, query = _span(head, head.host_at), _span(head, head.path_at), _span(head, head.query_at)
-            if not (host.length and path.length):
-                return ODD
-            if head._fields is None:
-                user_agent, referer = _span(head, head.user_agent_at), _span(head, head.referer_at)
-            else:
-                edited_user_agent, edited_referer = head.first(b"user-agent"), head.first(b"referer")
-                user_agent, referer = _text(edited_user_agent), _text(edited_referer)
+            edited_user_agent, edited_referer = head.first(b"user-agent"), head.first(b"referer")
+            user_agent, referer = _text(edited_user_agent), _text(edited_referer)
         id_given = exchange.request_id
         request_id = _text(id_given)
         address = exchange.client_ip

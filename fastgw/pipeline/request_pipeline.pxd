@@ -4,7 +4,6 @@ from fastgw.exchange.chain cimport Chain
 from fastgw.exchange.exchange cimport ClientSide, Exchange
 from fastgw.exchange.ready_answer cimport ReadyAnswer
 from fastgw.exchange.route cimport Route
-from fastgw.http.http1.parser cimport is_ordinary, is_plain
 from fastgw.pipeline.route_selection cimport choose
 from fastgw.routing.route_tree cimport Finder, match_of
 

@@ -24,7 +24,6 @@ from fastgw.exchange.reply import body_at_once
 from fastgw.exchange.request_stages import begin_request_stages
 from fastgw.exchange.route import Route
 from fastgw.http.field_names import EXPECT
-from fastgw.http.http1.parser import is_ordinary, is_plain
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.pipeline.route_selection import choose
@@ -62,14 +61,14 @@ def begin_request(stream: RequestStream, exchange: Exchange, router: Router[Rout
     """Decide who answers a request whose head was received: the filters of gateway and listener that precede routing
     come first. `router`: of the listener.
     """
-    head: Any = exchange.head
+    head = exchange.head
     early = exchange.chain
     if early.request_steps:
         _early_done(stream, exchange, router, run_request(early.request_steps, exchange))
         return
     exchange.answered_by = None  # none of them is left to run
     match: Match[Route] | None = None
-    if is_plain(head):
+    if head.plain:
         try:
             match = match_of(router, head)
         except ClientUnknown:
@@ -104,8 +103,8 @@ def _find_route(
     assert exchange.route is not None
     route: Route = exchange.route
     chain = exchange.chain
-    head: Any = exchange.head
-    if chain.ready_answer is not None and exchange.request_body is None and is_ordinary(head):
+    head = exchange.head
+    if chain.ready_answer is not None and exchange.request_body is None and head.ordinary:
         answer = chain.ready_answer(head, exchange.peer, route)
         if answer is not None:
             stream.send_ready(exchange, answer)

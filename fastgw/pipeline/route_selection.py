@@ -14,7 +14,6 @@ from fastgw.exchange.reply import ALLOW
 from fastgw.exchange.request_ids import identify_anew
 from fastgw.exchange.route import Route
 from fastgw.filters.policies.cors import is_preflight
-from fastgw.http.http1.parser import is_plain
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import has_other_readings, other_readings
 from fastgw.routing.entry import Routable
@@ -212,7 +211,7 @@ def choose(exchange: Exchange, router: Router[Route], match: Match[Route] | None
 
 def _choose_match(exchange: Exchange, router: Router[Route]) -> Match[Route] | Reply:
     """Find the route by the rules for methods, preflights and ambiguous paths, or return the response."""
-    ordinary = is_plain(exchange.head)
+    ordinary = exchange.head.plain
     if not ordinary:
         reply = before_routing(exchange)
         if reply is not None:

@@ -220,11 +220,11 @@ cdef class RouteTree:
         cdef Http1RequestHead head
         cdef const char* source
         cdef bytes host, path, method
-        if type(request) is Http1RequestHead and (<Http1RequestHead>request)._path is not None:
+        if type(request) is Http1RequestHead and (<Http1RequestHead>request).path is not None:
             # PERF: without objects for host and method: 600 instructions less for a GET (CPython 3.11, callgrind,
             # micro/routes).
             head = <Http1RequestHead>request
-            path = head._path
+            path = head.path
             source = PyBytes_AS_STRING(head.source)
             host_at = head.host_at
             return self._search(request, matches, source + host_at.start, host_at.length, path, source, head.method_length)

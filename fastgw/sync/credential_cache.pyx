@@ -110,18 +110,15 @@ cdef class TokenCache:
     def get(self, bytes credential not None):
         return self._get(self._mark(credential))
 
-    def shown_by(self, head not None):
-        cdef Http1RequestHead ours
-        if type(head) is Http1RequestHead:
-            ours = head
-            if ours._fields is None and ours.authorizations < 2:
-                if not ours.authorizations:
-                    return None
-                return self._get(
-                    self._mark_of(
-                        PyBytes_AS_STRING(ours.source) + ours.authorization_at.start, ours.authorization_at.length
-                    )
+    def shown_by(self, Http1RequestHead head not None):
+        if head._fields is None and head.authorizations < 2:
+            if not head.authorizations:
+                return None
+            return self._get(
+                self._mark_of(
+                    PyBytes_AS_STRING(head.source) + head.authorization_at.start, head.authorization_at.length
                 )
+            )
         values = head.values(b"authorization")
         return self.get(values[0]) if len(values) == 1 else None
 

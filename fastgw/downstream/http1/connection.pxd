@@ -8,7 +8,7 @@ from fastgw.eventloop.socket_transport cimport SocketTransport
 from fastgw.exchange.exchange cimport Exchange, begin_exchange
 from fastgw.forwarded_headers cimport Peer
 from fastgw.http.http1 cimport serializer
-from fastgw.http.http1.parser cimport Http1RequestHead, is_ordinary, take_begun, take_request
+from fastgw.http.http1.parser cimport Http1RequestHead, take_begun, take_request
 from fastgw.http.http1.reserved_fields cimport ReservedFields
 from fastgw.pipeline.request_pipeline cimport begin_request
 

@@ -18,7 +18,7 @@ import cython
 
 from fastgw.downstream.http1.defect_response import answer_defect
 from fastgw.downstream.http1.endings import LAST_REQUEST_S, LINGER_IDLE_S, EndingConnection
-from fastgw.downstream.http1.rejected_head import RejectedHead
+from fastgw.downstream.http1.rejected_head import rejected_head
 from fastgw.downstream.http1.states import (
     ACTIVE,
     CLOSING,
@@ -48,7 +48,6 @@ from fastgw.http.http1.body import BodyReader
 from fastgw.http.http1.parser import (
     Http1RequestHead,
     find_head_end,
-    is_ordinary,
     leading_bytes,
     parse_request,
     take_begun,
@@ -362,7 +361,7 @@ class Http1ClientConnection(EndingConnection):
             if peer.trusted:
                 exchange.client_ip = client_address(head, peer, listener.trusts)
             received: bytes | None = b""  # the last piece of the body so far
-            if head.length or not is_ordinary(head):
+            if head.length or not head.ordinary:
                 received = stream.expect_body(exchange, head)
                 if received is None:
                     return  # refused
@@ -579,7 +578,7 @@ class Http1ClientConnection(EndingConnection):
         self, fault: Fault, detail: str | None = None, received: bytes = b"", linger: bool = True
     ) -> None:
         """Answer invalid input, and close."""
-        head = RejectedHead(received)
+        head = rejected_head(received)
         if self.phase is HEAD:
             head.received_s = monotonic() - self._head_begun_at
         stream = self.stream

@@ -12,7 +12,7 @@ from fastgw.exchange.reply import NO_CONTENT, UNKNOWN, Response
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.fields import folded
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import Http1ResponseHead, version_number
+from fastgw.http.http1.parser import Http1ResponseHead
 from fastgw.http.messages import AS_DECLARED, ResponseHead
 
 
@@ -54,7 +54,7 @@ def framing_of(exchange: Exchange, response: Response, payload: bytes, ended: bo
         return LENGTH, head.body_length
     if length >= 0:
         return LENGTH, length
-    if version_number(exchange.head) >= 11:
+    if exchange.head.version >= 11:
         return CHUNKED, serializer.IN_CHUNKS
     return CLOSE, serializer.UNFRAMED
 

@@ -11,7 +11,7 @@ from fastgw.exchange.ready_answer cimport ReadyAnswer, recorded_answer
 from fastgw.exchange.reply cimport Response
 from fastgw.http.http1 cimport serializer
 from fastgw.http.http1.body cimport BodyReader
-from fastgw.http.http1.parser cimport Http1RequestHead, payload_of, version_number
+from fastgw.http.http1.parser cimport Http1RequestHead, payload_of
 from fastgw.pipeline.request_pipeline cimport RequestStream
 
 cdef double inf

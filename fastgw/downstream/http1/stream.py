@@ -34,7 +34,7 @@ from fastgw.exchange.ready_answer import ReadyAnswer, recorded_answer
 from fastgw.exchange.reply import Response
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.body import BodyReader
-from fastgw.http.http1.parser import Http1RequestHead, payload_of, version_number
+from fastgw.http.http1.parser import Http1RequestHead, payload_of
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
 from fastgw.pipeline.request_pipeline import RequestStream, cancel_waiting
@@ -267,7 +267,7 @@ class Http1Stream(RequestStream):
         if connection.closing:
             last = _CLOSE
         else:
-            last = b"" if version_number(exchange.head) >= 11 else _KEEP_ALIVE
+            last = b"" if exchange.head.version >= 11 else _KEEP_ALIVE
         if ending == CHUNKED:
             payload = serializer.chunk(payload)
         date_line, joined = connection.server.date_line, payload

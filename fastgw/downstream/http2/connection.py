@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import cython
 
 from fastgw.downstream.http1.defect_response import answer_defect
-from fastgw.downstream.http1.rejected_head import RejectedHead
+from fastgw.downstream.http1.rejected_head import rejected_head
 from fastgw.downstream.http2.stream import Http2Stream, MultiplexedConnection
 from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.idle_order import put_last
@@ -379,7 +379,7 @@ class Http2ClientConnection(MultiplexedConnection):
             address_limit = server.address_limit_for(listener, peer.ip)
             fault = server.admit(peer.ip, address_limit)
             if fault is not None:
-                stream.refuse(RejectedHead(text), fault, None)
+                stream.refuse(rejected_head(text), fault, None)
                 return
             stream.has_place, stream.address_limit = True, address_limit
         (OWN_FIELDS if peer.trusted else listener.reserved).take_out_of(head)
@@ -406,7 +406,7 @@ class Http2ClientConnection(MultiplexedConnection):
 
     def _refuse(self, number: int, fault: Fault, detail: str | None, received: bytes = b"") -> None:
         """Reject a request that must not be served, or whose stream was reset; both are logged."""
-        head = RejectedHead(received, 20)
+        head = rejected_head(received, 20)
         stream = self._streams.get(number)
         if stream is None:
             if self._head_begun_at is not None:
@@ -415,7 +415,7 @@ class Http2ClientConnection(MultiplexedConnection):
         elif (exchange := stream.exchange) is not None:
             exchange.fail(fault, detail)  # its trailers are invalid
 
-    def _note_reception(self, head: Http1RequestHead | RejectedHead) -> None:
+    def _note_reception(self, head: Http1RequestHead) -> None:
         """Record how long a head took that came in more than one read."""
         assert self._head_begun_at is not None
         head.received_s, self._head_begun_at = monotonic() - self._head_begun_at, None

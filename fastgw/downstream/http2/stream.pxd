@@ -10,7 +10,7 @@ from fastgw.exchange.ready_answer cimport ReadyAnswer, recorded_answer
 from fastgw.exchange.reply cimport Response
 from fastgw.forwarded_headers cimport Peer
 from fastgw.http.http1 cimport serializer
-from fastgw.http.http1.parser cimport Http1RequestHead, body_length_of, is_plain, payload_of, version_number
+from fastgw.http.http1.parser cimport Http1RequestHead, payload_of
 from fastgw.http.http2._session cimport Session
 from fastgw.pipeline.request_pipeline cimport RequestStream, begin_request
 

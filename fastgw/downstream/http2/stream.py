@@ -14,7 +14,6 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from fastgw.downstream.http1.held_response import send_held
-from fastgw.downstream.http1.rejected_head import RejectedHead
 from fastgw.downstream.http1.response_framing import CHUNKED, NO_BODY, framing_of, own_answer, switching_head
 from fastgw.downstream.http2.grpc_answer import answers_grpc, late_status, trailers_only
 from fastgw.errors import Fault
@@ -29,7 +28,7 @@ from fastgw.exchange.reply import Response, body_at_once
 from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import Http1RequestHead, body_length_of, is_plain, payload_of, version_number
+from fastgw.http.http1.parser import Http1RequestHead, payload_of
 from fastgw.http.http2._session import Session
 from fastgw.http.http2.session import ErrorCode
 from fastgw.http.messages import ResponseHead
@@ -153,20 +152,20 @@ class Http2Stream(RequestStream):
         if peer.trusted:
             exchange.client_ip = client_address(head, peer, listener.trusts)
         payload: bytes | None = payload_of(head)
-        if not is_plain(head) and head.connect_protocol:
+        if not head.plain and head.connect_protocol:
             self._ahead = []
             self._asked_to_continue = False  # the client waits for a 100
         elif self.receiving:
             if not self._expect_body(exchange, head):
                 return
         elif payload:
-            exchange.request_body = whole_body(payload, body_length_of(head))
+            exchange.request_body = whole_body(payload, None if head.chunked else head.length)
             if len(payload) > server.body_bytes:
                 exchange.reply(problem(Fault.BODY_TOO_LARGE))
                 return
         begin_request(self, exchange, listener.router)
 
-    def refuse(self, head: RejectedHead, fault: Fault, detail: str | None) -> None:
+    def refuse(self, head: Http1RequestHead, fault: Fault, detail: str | None) -> None:
         """Answer a request that is rejected; `head`: stand-in for its head."""
         connection = self._connection
         exchange = self.exchange = Exchange(head, self, connection.listener, connection.peer, connection.listener.early)
@@ -291,7 +290,7 @@ class Http2Stream(RequestStream):
                 response, payload, ended = exchange.replace_answer(reply), body_at_once(reply), True
         head = response.head
         ending, length = framing_of(exchange, response, payload, ended)
-        is_unframed = not length and head is not None and version_number(head) == 20 and body_length_of(head) is None
+        is_unframed = not length and head is not None and head.version == 20 and head.body_length is None
         if ending == CHUNKED or is_unframed:
             length = serializer.UNFRAMED  # optional without a body, and gRPC responses have none
         date_line, shown = connection.server.date_line, exchange.id_shown

@@ -27,6 +27,7 @@ from fastgw.eventloop.socket_accept import AcceptedSocket
 from fastgw.eventloop.socket_transport import SocketTransport, send_at_once
 from fastgw.eventloop.tls_transport import text_of
 from fastgw.forwarded_headers import Peer
+from fastgw.http.http1.parser import stand_in_head
 from fastgw.net.proxy_protocol import Address, TerminatedTls, header_v1, header_v2
 from fastgw.net.server_name import Alert, ClientHello, HelloReader, InvalidHello
 from fastgw.observe.access_log.record import TCP
@@ -78,32 +79,11 @@ GREETING, CONNECTING, OPEN, FAREWELL, CLOSED = TcpPhase
 _FIRST, _RETRY = AttemptKind.FIRST, AttemptKind.RETRY
 
 
-class ConnectionHead(NamedTuple):
-    """Head of a connection: the attributes of a request head that are logged."""
-
-    host: bytes = b""
-    """Server name requested by the client (SNI)."""
-    method: bytes = b"tcp"
-    version: int = TCP
-    raw_path: bytes = b""
-    path: bytes = b""
-    query: None = None
-    connect_protocol: bytes = b""
-    received_s: float = 0.0
-    upgrade: tuple[bytes, ...] = ()
-
-    def first(self, name: bytes) -> None:
-        return None
-
-    def values(self, name: bytes) -> list[bytes]:
-        return []
-
-
 class Outcome(NamedTuple):
     status: int
 
 
-NO_NAME: Final = ConnectionHead()
+NO_NAME: Final = stand_in_head(b"tcp", version=TCP)
 CONNECTED_OUTCOME: Final = Outcome(CONNECTED)
 NO_PARAMETERS: Final[Mapping[str, bytes]] = {}
 
@@ -283,7 +263,7 @@ class TcpConnection(EndOwner):
 
     def _follow(self, hello: ClientHello) -> None:
         if hello.server_name:
-            self.head = ConnectionHead(hello.server_name.encode())
+            self.head = stand_in_head(b"tcp", hello.server_name.encode(), version=TCP)
         self._choose(hello)
 
     def _refuse(self, fault: Fault, why: str, alert: Alert | None) -> None:

@@ -22,12 +22,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from fastgw.config.settings.gateway import address_share
-from fastgw.downstream.tcp.connection import CONNECTED, ConnectionHead, Outcome
+from fastgw.downstream.tcp.connection import CONNECTED, Outcome
 from fastgw.downstream.udp.listening import LONGEST, Ancillary, Datagram, receive
 from fastgw.errors import Fault, Retry
 from fastgw.eventloop.idle_order import Evicted, IdleOrder
 from fastgw.eventloop.socket_poller import READABLE
 from fastgw.eventloop.timer_wheel import Timed
+from fastgw.http.http1.parser import stand_in_head
 from fastgw.observe.access_log.record import UDP
 from fastgw.operator_events import OperatorEvent
 from fastgw.shm.node_limits import subscriber
@@ -63,7 +64,7 @@ LOST: Final = frozenset({EMSGSIZE, ENOBUFS, ENOMEM, EAGAIN})
 """Errors of a datagram that is dropped, as any may be: it is longer than the other side's version of IP or its network
 allows, or there is no memory for it. Neither side is gone."""
 NO_FILES: Final = "the remaining file descriptors are reserved for connections"
-_HEAD: Final = ConnectionHead(method=b"udp", version=UDP)
+_HEAD: Final = stand_in_head(b"udp", version=UDP)
 _CONNECTED: Final = Outcome(CONNECTED)
 
 Key = tuple[str, tuple[Any, ...], Ancillary]

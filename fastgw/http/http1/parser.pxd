@@ -1,4 +1,3 @@
-from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memcmp, memcpy
@@ -24,7 +23,6 @@ cdef enum:
     USUAL_LINES = 6
     SLOT_WORDS = 4
     BEGINNING = 4
-    MOST_SHOWN = 10
 
 
 cdef class Head:
@@ -46,12 +44,14 @@ cdef class Head:
     cdef readonly bint whole  # the whole message was received, and nothing else; a chunked one has its `_payload`
     cdef uint8_t imitates  # a name is like a known one, with other punctuation
     cdef readonly int minor
+    cdef readonly int version
     cdef readonly long long length
     cdef Line* lines  # of known names: `usual_lines`, or owned
     cdef Line usual_lines[USUAL_LINES]
     cdef bytes _raw
     cdef bytes _payload
-    cdef PyObject* shown[MOST_SHOWN]  # attributes: NULL or owned
+    cdef readonly tuple upgrade
+    cdef readonly tuple connection_named
     cdef object _fields  # parsed from the beginning if `Connection` names some: they are not among them
     cdef dict _known
     cdef SecondParser _second_parser
@@ -61,6 +61,7 @@ cdef class Http1RequestHead(Head):
     cdef readonly bint sized
     cdef readonly bint accepts_trailers
     cdef public double received_s
+    cdef uint8_t stands_in  # for a request that could not be parsed, or a connection without requests
     cdef uint8_t origin_form
     cdef uint8_t read_in_two_ways  # see `path_normalization.has_other_readings`
     cdef uint8_t authorizations  # 2: two or more
@@ -77,13 +78,20 @@ cdef class Http1RequestHead(Head):
     cdef Span referer_at
     cdef Span origin_at
     cdef bytes begun  # of the body: what was received with the head, until it is taken
-    cdef bytes _raw_path
-    cdef bytes _path
+    cdef readonly bytes method
+    cdef readonly bytes authority
+    cdef readonly bytes raw_path
+    cdef readonly bytes path
+    cdef readonly bint path_as_sent
+    cdef readonly bint plain
+    cdef readonly bint ordinary
     cdef dict _rare  # attributes that few requests have: `scheme`, `expects_continue`, `connect_protocol`
+
+    cpdef drop_payload(self)
 
 
 cdef class Http1ResponseHead(Head):
-    cdef int status
+    cdef readonly int status
     cdef readonly bint until_close
     cdef readonly bint has_body
     cdef Span reason_at
@@ -104,23 +112,7 @@ cdef inline uint64_t beginning_of(const uint8_t* name) noexcept nogil:
     memcpy(&four, name, BEGINNING)
     return <uint64_t>1 << ((four | <uint32_t>0x20202020) * <uint32_t>0x3CC58733 >> 26)
 
-cdef inline int version_of(Head head) noexcept:
-    """HTTP version times ten."""
-    return 20 if head.http2 else 10 + head.minor
-
-# Attributes of any head, by few instructions for one that was read here.
-cpdef bytes method_of(head)
-cpdef bytes authority_of(head)
-cpdef bytes normal_path_of(head)
-cpdef bint is_ordinary(head) except -1
-cpdef bint is_plain(head) except -1
-cpdef bint takes_trailers(head) except -1
-cpdef int version_number(head) except -1
-cpdef body_length_of(head)
-cpdef status_of(head)
-cpdef bytes payload_of(head)
-cpdef drop_payload(head)
-cpdef bint is_path_as_sent(head) except -1
+cpdef bytes payload_of(Head head)
 
 # Whether the head was received with a field of this name, which is in lower case.
 cpdef bint has_field(Head head, bytes name) except -1
@@ -147,5 +139,8 @@ cdef inline bint has_one_line(Head head, uint32_t bit, bytes value) noexcept:
 cpdef take_answer(buffer, Py_ssize_t length, bytes request_method, int max_fields=*)
 # The beginning of the body of a head that `take_request` returned. None: all of it was received, or nothing.
 cpdef bytes take_begun(Http1RequestHead head)
+cpdef Http1RequestHead stand_in_head(
+    bytes method, bytes host=*, bytes raw_path=*, bytes query=*, bytes lines=*, int version=*
+)
 cpdef Http1RequestHead make_request(bytes method, bytes target, bytes authority, bytes lines)
 cpdef take_request(buffer, Py_ssize_t length, Py_ssize_t max_bytes, int max_fields)

@@ -6,7 +6,7 @@ the grammar of the others is checked, and they are forwarded unchanged.
 """
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Final, Protocol, final
+from typing import ClassVar, Final, Protocol, Self, final
 
 from fastgw.http.fields import Fields
 from fastgw.http.http1.body import BodyReader
@@ -101,6 +101,9 @@ class _Head:
     def values(self, name: bytes) -> list[bytes]:
         """Return all values of the field with this lower-case name as in `fields`, in order."""
 
+    def copy(self, fields: Fields | None = None) -> Self:
+        """Return a copy, whose fields are changed apart from these. It is not forwarded. `fields`: its own ones."""
+
 @final
 class Http1RequestHead(_Head):
     """A request head that was accepted by both parsers."""
@@ -160,7 +163,11 @@ class Http1RequestHead(_Head):
 
     @property
     def ordinary(self) -> bool:
-        """Whether the request was received as a whole (`payload`), and only its route is still to be decided.
+        """Whether the request was received as a whole (`payload`), and is `plain`."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether only the route of the request is still to be decided, and more of its body may follow.
 
         It is in origin-form and HTTP/1.1, and all servers interpret its path alike
         (`path_normalization.has_other_readings`). It requires nothing of a proxy except to close the connection
@@ -239,6 +246,21 @@ def make_request(method: bytes, target: bytes, authority: bytes, lines: bytes) -
     `Malformed`.
     """
 
+def stand_in_head(
+    method: bytes,
+    host: bytes = b"",
+    raw_path: bytes = b"",
+    query: bytes | None = None,
+    lines: bytes = b"",
+    version: int = 11,
+) -> Http1RequestHead:
+    """Return what is logged as the head of a request that could not be parsed, or of a connection without requests. It
+    has no authority but `host`, no path that is routed, and no body.
+
+    `lines`: field lines. `version`: HTTP version times ten, or the number of another protocol. Raises `ValueError` for
+    malformed lines.
+    """
+
 def parse_request(raw: bytes, max_fields: int = 100) -> Http1RequestHead:
     """Parse and check exactly one request head, from its first byte to its empty line. Raises `Malformed`."""
 
@@ -303,30 +325,9 @@ class _Values(Protocol):
 class _Fields(_Values, Protocol):
     def first(self, name: bytes, /) -> bytes | None: ...
 
-def method_of(head: RequestHead) -> bytes:
-    """Return the method of any request head; from typed modules by few instructions, as the following."""
+def payload_of(head: Http1RequestHead | Http1ResponseHead) -> bytes | None:
+    """Return `payload`; from typed modules by few instructions."""
 
-def authority_of(head: RequestHead) -> bytes: ...
-def normal_path_of(head: RequestHead) -> bytes:
-    """Return the normal form of the path."""
-
-def is_ordinary(head: RequestHead) -> bool: ...
-def is_plain(head: RequestHead) -> bool:
-    """Whether a request is ordinary, except that more of its body may follow."""
-
-def is_path_as_sent(head: RequestHead) -> bool: ...
-def version_number(head: RequestHead | ResponseHead) -> int:
-    """Return `version`."""
-
-def body_length_of(head: RequestHead | ResponseHead) -> int | None:
-    """Return `body_length`."""
-
-def takes_trailers(head: RequestHead) -> bool:
-    """Return `accepts_trailers`."""
-
-def status_of(head: ResponseHead) -> int: ...
-def payload_of(head: RequestHead | ResponseHead) -> bytes | None: ...
-def drop_payload(head: RequestHead) -> None: ...
 def first_of(head: _Fields, name: bytes) -> bytes | None:
     """Return `first` of any head."""
 

@@ -9,8 +9,6 @@ capital letters) are parsed by plain Python if they are.
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from libc.limits cimport INT_MAX
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -323,7 +321,7 @@ cdef bint _read_connection_options(Head head) except -1:
     if not head.minor and not keep_alive:
         head.close = True
     if named:
-        _show(head, CONNECTION_NAMED, named)
+        head.connection_named = named
         head._fields = Fields.parse(head.raw, head.first_line, named)
     return upgrading
 
@@ -401,99 +399,11 @@ cdef inline bytes _cut(Head head, Span span):
     return PyBytes_FromStringAndSize(PyBytes_AS_STRING(head.source) + span.start, span.length)
 
 
-# --- attributes ---
-
-cdef extern from *:
-    """
-    #include <structmember.h>
-    /* Have what lies there shown as an attribute of this name, which is not to be set. */
-    static int show_member(PyTypeObject *owner, PyMemberDef *member, const char *name, Py_ssize_t place)
-    {
-        PyObject *descriptor;
-        int failed;
-        member->name = name;
-        member->type = T_OBJECT_EX;
-        member->flags = READONLY;
-        member->offset = place;
-        descriptor = PyDescr_NewMember(owner, member);
-        if (descriptor == NULL)
-            return -1;
-        failed = PyDict_SetItemString(owner->tp_dict, name, descriptor);
-        Py_DECREF(descriptor);
-        PyType_Modified(owner);
-        return failed;
-    }
-    """
-    ctypedef struct PyMemberDef:
-        pass
-    int show_member(type owner, PyMemberDef* member, const char* name, Py_ssize_t place) except -1
-
-cdef enum:
-    SHORT_PAYLOAD = 2048
-
-cdef enum:  # indices of `shown`
-    # of requests
-    METHOD = 0
-    LENGTH
-    PAYLOAD
-    AUTHORITY
-    PATH_AS_SENT
-    FORWARDED
-    ORDINARY
-    CLOSE_OF_REQUEST
-    # of both
-    UPGRADE_OFFERED
-    CONNECTION_NAMED
-    # of responses
-    STATUS = 0
-    MINOR
-    CLOSE_OF_RESPONSE
-
-cdef tuple _OF_REQUESTS = (
-    b"method", b"length", b"payload", b"authority", b"path_as_sent", b"forwarded", b"ordinary", b"close", b"upgrade",
-    b"connection_named",
-)
-cdef tuple _OF_RESPONSES = (
-    b"status", b"minor", b"close", None, None, None, None, None, b"upgrade", b"connection_named",
-)
-cdef PyMemberDef _request_members[MOST_SHOWN]
-cdef PyMemberDef _response_members[MOST_SHOWN]
-
-
-cdef int _show_all(Head head, tuple names, PyMemberDef* members) except -1:
-    """Create attributes for the values in `shown` of this type's heads.
-
-    PERF: reading one takes 10 instructions of the interpreter, as with `__slots__`, instead of 200 by a getter (CPython
-    3.11).
-    """
-    cdef int number
-    for number in range(len(names)):
-        if names[number] is None:
-            continue
-        place = <char*>&head.shown[number] - <char*><PyObject*>head
-        show_member(type(head), &members[number], PyBytes_AS_STRING(names[number]), place)
-    return 0
-
-
-cdef inline void _show(Head head, int number, object value) noexcept:
-    cdef PyObject* before = head.shown[number]
-    Py_INCREF(value)
-    head.shown[number] = <PyObject*>value
-    Py_XDECREF(before)
-
-
 @cython.no_gc  # no cycle: its objects do not refer to it
 cdef class Head:
     def __dealloc__(self):
-        cdef int number
         if self.lines is not self.usual_lines:
             free(self.lines)
-        for number in range(MOST_SHOWN):
-            Py_XDECREF(self.shown[number])
-
-    @property
-    def version(self):
-        return version_of(self)
 
     @property
     def body_length(self):
@@ -505,7 +415,7 @@ cdef class Head:
 
     @property
     def payload(self):
-        return _payload_of(self)
+        return payload_of(self)
 
     @property
     def fields_start(self):
@@ -554,15 +464,6 @@ cdef bytes _raw_of(Head head):
     if head._raw is None:
         head._raw = PyBytes_FromStringAndSize(PyBytes_AS_STRING(head.source), head.head_length)
     return head._raw
-
-
-cdef bytes _payload_of(Head head):
-    if head.whole and head._payload is None:
-        # PERF: a slice, whose type is not known to be bytes, takes 1,100 instructions more (micro/exchange).
-        head._payload = PyBytes_FromStringAndSize(
-            PyBytes_AS_STRING(head.source) + head.head_length, head.message_length - head.head_length
-        )
-    return head._payload
 
 
 cdef bytes _first(Head head, bytes name):
@@ -653,6 +554,7 @@ cdef class Http1RequestHead(Head):
     KNOWN = READ_IN_REQUESTS
 
     def came_by_connect(self, bytes protocol not None):
+        self.plain = self.ordinary = False
         _note_rare(self, "connect_protocol", protocol)
 
     @property
@@ -693,12 +595,8 @@ cdef class Http1RequestHead(Head):
         return PyBytes_FromStringAndSize(PyBytes_AS_STRING(self.source) + self.host_sent_at, self.authority_at.length)
 
     @property
-    def raw_path(self):
-        return self._raw_path
-
-    @property
-    def path(self):
-        return self._path
+    def forwarded(self):
+        return self.names & _FORWARDING != 0
 
     @property
     def query(self):
@@ -721,8 +619,26 @@ cdef class Http1RequestHead(Head):
             return ChunkedReader(self._second_parser, longest_trailers, most_trailers)
         return LengthReader(self.length, self._second_parser)
 
-    def drop_payload(self):
-        drop_payload(self)
+    def copy(self, fields=None):
+        cdef Http1RequestHead made
+        if self.stands_in:
+            made = stand_in_head(
+                self.method, self.authority, self.raw_path, self.query, self.raw[self.first_line:self.head_length - 2],
+                self.version,
+            )
+        else:
+            made = Http1RequestHead.__new__(Http1RequestHead)
+            made.source, made.http2, made.made = self.raw, self.http2, self.made
+            _read_request(made, INT_MAX, True)
+        made.whole, made._payload, made.plain, made.ordinary = self.whole, payload_of(self), self.plain, self.ordinary
+        made.received_s, made._rare, made.upgrade = self.received_s, self._rare, self.upgrade
+        made._fields = fields if fields is not None or self._fields is None else Fields(self._fields)
+        return made
+
+    cpdef drop_payload(self):
+        _cut_off_payload(self)
+        self._payload = None
+        self.whole = self.ordinary = False
 
     def __repr__(self):
         return f"<Http1RequestHead {self.method.decode('ascii')}, {_framing_text(self)}>"
@@ -735,110 +651,22 @@ cdef int _note_rare(Http1RequestHead head, name, value) except -1:
     return 0
 
 
-cdef bytes _GET = b"GET"
 cdef tuple _NO_NAMES = ()
 
 
-cdef inline PyObject* _shown(head, int number) noexcept:
-    """Return an attribute of a head that was read here. NULL: it is another one."""
-    return (<Http1RequestHead>head).shown[number] if type(head) is Http1RequestHead else NULL
-
-
-cpdef bytes method_of(head):
-    cdef PyObject* found = _shown(head, METHOD)
-    return <bytes>head.method if found is NULL else <bytes>found
-
-
-cpdef bytes authority_of(head):
-    cdef PyObject* found = _shown(head, AUTHORITY)
-    return <bytes>head.authority if found is NULL else <bytes>found
-
-
-cpdef bytes normal_path_of(head):
-    return (<Http1RequestHead>head)._path if type(head) is Http1RequestHead else <bytes>head.path
-
-
-cpdef bint is_ordinary(head) except -1:
-    cdef PyObject* found = _shown(head, ORDINARY)
-    return head.ordinary if found is NULL else <object>found is True
-
-
-cpdef bint takes_trailers(head) except -1:
-    return (<Http1RequestHead>head).accepts_trailers if type(head) is Http1RequestHead else head.accepts_trailers
-
-
-cpdef int version_number(head) except -1:
-    return version_of(<Head>head) if isinstance(head, Head) else head.version
-
-
-cpdef body_length_of(head):
-    if type(head) is Http1RequestHead:
-        return None if (<Head>head).chunked else (<Head>head).length
-    return head.body_length
-
-
-cpdef bint is_plain(head) except -1:
-    return _is_plain(<Http1RequestHead>head) if type(head) is Http1RequestHead else head.ordinary
-
-
-cpdef status_of(head):
-    if type(head) is Http1ResponseHead and (<Http1ResponseHead>head).shown[STATUS] is not NULL:
-        return <object>(<Http1ResponseHead>head).shown[STATUS]
-    return head.status
-
-
-cpdef drop_payload(head):
-    cdef Http1RequestHead ours
-    if type(head) is not Http1RequestHead:
-        head.drop_payload()
-        return
-    ours = <Http1RequestHead>head
-    _cut_off_payload(ours)
-    ours._payload = None
-    ours.whole = False
-    _show(ours, PAYLOAD, None)
-    _show(ours, ORDINARY, False)
-
-
-cpdef bytes payload_of(head):
-    return _payload_of(<Head>head) if isinstance(head, Head) else head.payload
-
-
-cpdef bint is_path_as_sent(head) except -1:
-    cdef PyObject* found = _shown(head, PATH_AS_SENT)
-    return head.path_as_sent if found is NULL else <object>found is True
+cpdef bytes payload_of(Head head):
+    if head.whole and head._payload is None:
+        # PERF: a slice, whose type is not known to be bytes, takes 1,100 instructions more (micro/exchange).
+        head._payload = PyBytes_FromStringAndSize(
+            PyBytes_AS_STRING(head.source) + head.head_length, head.message_length - head.head_length
+        )
+    return head._payload
 
 
 cpdef bint has_field(Head head, bytes name) except -1:
     cdef const uint8_t* line = <const uint8_t*>PyBytes_AS_STRING(head.source) + head.first_line
     cdef int found = _occurs(head, name)
     return found > 0 if found >= 0 else _next_of_any(head, name, &line) is not None
-
-
-cdef bint _show_request(Http1RequestHead head) except -1:
-    """Store the attributes that nearly every request needs, after the head was parsed."""
-    cdef bint is_get = head.method_length == 3 and not memcmp(PyBytes_AS_STRING(head.source), b"GET", 3)
-    _show(head, METHOD, _GET if is_get else PyBytes_FromStringAndSize(PyBytes_AS_STRING(head.source), head.method_length))
-    _show(head, LENGTH, head.length)
-    _show(head, PAYLOAD, _payload_of(head))
-    _show(head, AUTHORITY, _cut(head, head.authority_at))
-    _show(head, PATH_AS_SENT, head._path is head._raw_path or head._path == head._raw_path)
-    _show(head, FORWARDED, head.names & _FORWARDING != 0)
-    _show(head, ORDINARY, _is_ordinary(head))
-    _show(head, CLOSE_OF_REQUEST, head.close)
-    return True
-
-
-cdef int _show_constants(Head head) except -1:
-    """Store the attributes that few heads have other values of."""
-    _show(head, UPGRADE_OFFERED, _NO_NAMES)
-    _show(head, CONNECTION_NAMED, _NO_NAMES)
-    return 0
-
-
-cdef bint _is_ordinary(Http1RequestHead head) noexcept:
-    """Whether the request was received as a whole, and is plain."""
-    return head.whole and _is_plain(head)
 
 
 cdef bint _is_plain(Http1RequestHead head) noexcept:
@@ -853,7 +681,7 @@ cdef bint _is_plain(Http1RequestHead head) noexcept:
         and not head.read_in_two_ways
         and not head.names & (_bit(EXPECT) | _bit(MAX_FORWARDS) | _bit(UPGRADE))
         and not (head.names & _bit(TE) and not (head.http2 and head.accepts_trailers))
-        and head.shown[CONNECTION_NAMED] == <PyObject*>_NO_NAMES
+        and head.connection_named is _NO_NAMES
         and not (head.method_length == 5 and not memcmp(method, b"TRACE", 5))
         and not (head.method_length == 7 and not memcmp(method, b"OPTIONS", 7))
     )
@@ -933,6 +761,7 @@ cdef bint _read_request(Http1RequestHead head, int max_fields, bint alone) excep
     ):
         return alone and _refuse_line(head.source)
     head.minor = at[8] - c"0"
+    head.version = 20 if head.http2 else 10 + head.minor
     at = _read_fields(head, at + 11, end, True, max_fields)
     if at is NULL or (alone and at is not end):
         return alone and _refuse_fields(head, head.message_length, max_fields)
@@ -942,17 +771,17 @@ cdef bint _read_request(Http1RequestHead head, int max_fields, bint alone) excep
         raise Malformed(
             "A header name imitates a framing or routing header: it has another character in place of a hyphen."
         )
-    _show_constants(head)
+    head.upgrade = head.connection_named = _NO_NAMES
     _settle_host(head)
     if not head.origin_form:
         _read_other_target(head, connects)
     else:
-        head._raw_path = _cut(head, head.path_at)
+        head.raw_path = _cut(head, head.path_at)
         if plain:
-            head._path = head._raw_path
+            head.path = head.raw_path
         else:
-            head._path = normalize(head._raw_path)
-            head.read_in_two_ways = head.read_in_two_ways or has_other_readings(head._raw_path)
+            head.path = normalize(head.raw_path)
+            head.read_in_two_ways = head.read_in_two_ways or has_other_readings(head.raw_path)
     upgrading = _settle_connection(head)
     _settle_framing(head, True)
     if connects:
@@ -968,7 +797,16 @@ cdef bint _read_request(Http1RequestHead head, int max_fields, bint alone) excep
         _cut_off_payload(head)
     if head.names & (_bit(EXPECT) | _bit(TE) | _bit(UPGRADE)):
         _read_demands(head, upgrading)
-    return _show_request(head)
+    head.method = _cut(head, Span(0, head.method_length))
+    head.authority = _cut(head, head.authority_at)
+    head.path_as_sent = head.path is head.raw_path or head.path == head.raw_path
+    head.plain = _is_plain(head)
+    head.ordinary = head.whole and head.plain
+    return True
+
+
+cdef enum:
+    SHORT_PAYLOAD = 2048
 
 
 cdef int _cut_off_payload(Http1RequestHead head) except -1:
@@ -1060,13 +898,13 @@ cdef int _read_other_target(Http1RequestHead head, bint connects) except -1:
         authority = parse_authority(target)
         if authority.port is None or authority != host:
             raise Malformed("The target of CONNECT is not host:port, or differs from the Host header.")
-        head._raw_path = head._path = b""
+        head.raw_path = head.path = b""
         return 0
     if target == b"*":
         if not asks_options:
             raise Malformed("The request target * is allowed for OPTIONS only.")
         head.path_at = head.target_at
-        head._raw_path = head._path = target
+        head.raw_path = head.path = target
         return 0
     absolute = _ABSOLUTE_FORM.fullmatch(target)
     if absolute is None:
@@ -1084,8 +922,8 @@ cdef int _read_other_target(Http1RequestHead head, bint connects) except -1:
         head.path_at.length = <uint32_t>mark
     if not head.path_at.length:  # `*`: the form to forward (RFC 9112 section 3.2.4)
         head.path_at = _append(head, b"*" if asks_options and mark < 0 else b"/")
-    head._raw_path = _cut(head, head.path_at)
-    head._path = head._raw_path if head._raw_path == b"*" else normalize(head._raw_path)
+    head.raw_path = _cut(head, head.path_at)
+    head.path = head.raw_path if head.raw_path == b"*" else normalize(head.raw_path)
     return 0
 
 
@@ -1099,7 +937,7 @@ cdef int _read_demands(Http1RequestHead head, bint upgrading) except -1:
         # Any other value is ignored, as by peers (RFC 9110 section 10.1.1).
         _note_rare(head, "expects_continue", elements(joined(head.known, b"expect")) == [b"100-continue"])
     if head.names & _bit(UPGRADE) and upgrading and head.minor and not head.length and not head.chunked:
-        _show(head, UPGRADE_OFFERED, protocols(head.known))
+        head.upgrade = protocols(head.known)
     return 0
 
 
@@ -1113,8 +951,8 @@ cdef int _parse_request_again(Http1RequestHead head) except -1:
     if head.whole and not head.close and _second_parser_of_requests.agrees(_start(text), length, head.length > 0):
         return 0
     if not _has_common_method(head):
-        method = method_for_llhttp(method_of(head))
-        if method == method_of(head):
+        method = method_for_llhttp(head.method)
+        if method == head.method:
             method = None
     if method is not None or ((head.length or head.chunked) and _is_odd_for_llhttp(head)):
         text = _message_for_llhttp(head, method)
@@ -1148,15 +986,14 @@ def read_request(bytes raw not None, int max_fields):
 def read_http2_request(bytes raw not None, int max_fields, bytes payload):
     cdef Http1RequestHead head = _request_head(raw, max_fields, True, True)
     if not _has_common_method(head):
-        method_for_llhttp(method_of(head))  # nghttp2 accepts any
+        method_for_llhttp(head.method)  # nghttp2 accepts any
     if payload is None:
         if head.whole:  # by its declared length, 0
             head.drop_payload()
     elif not head.whole:
         head._payload = payload
         head.whole = True
-        _show(head, PAYLOAD, payload)
-        _show(head, ORDINARY, _is_ordinary(head))
+        head.ordinary = head.plain
     return head
 
 
@@ -1172,6 +1009,32 @@ cpdef Http1RequestHead make_request(bytes method, bytes target, bytes authority,
         or (authority and not has_one_line(head, _bit(HOST), authority))
     ):
         raise Malformed("The method, target or host of a request has characters that are not allowed there.")
+    return head
+
+
+cpdef Http1RequestHead stand_in_head(
+    bytes method, bytes host=b"", bytes raw_path=b"", bytes query=None, bytes lines=b"", int version=11
+):
+    cdef Http1RequestHead head = Http1RequestHead.__new__(Http1RequestHead)
+    cdef const uint8_t* end
+    cdef const uint8_t* first_line
+    cdef bytes asked = b"" if query is None else b"?" + query
+    head.source = b"".join((method, b" ", raw_path, asked, b" HTTP/1.1\r\n", lines, b"\r\n"))
+    head.head_length = head.message_length = <uint32_t>PyBytes_GET_SIZE(head.source)
+    end = _start(head.source) + head.head_length
+    first_line = end - PyBytes_GET_SIZE(lines) - 2
+    if _read_fields(head, first_line, end, True, INT_MAX) is not end:
+        raise ValueError("the fields of a head are malformed")
+    head.minor, head.version, head.http2, head.stands_in = 1, version, version == 20, True
+    head.method, head.raw_path, head.path, head.authority = method, raw_path, b"", host
+    head.upgrade = head.connection_named = _NO_NAMES
+    head.method_length = <uint32_t>PyBytes_GET_SIZE(method)
+    head.path_at = Span(head.method_length + 1, <uint32_t>PyBytes_GET_SIZE(raw_path))
+    head.target_at = Span(head.path_at.start, head.path_at.length + <uint32_t>PyBytes_GET_SIZE(asked))
+    if query is not None:
+        head.query_at = Span(head.path_at.start + head.path_at.length + 1, <uint32_t>PyBytes_GET_SIZE(query))
+    head.host_at = head.authority_at = _append(head, host)
+    head.host_sent_at = head.host_at.start
     return head
 
 
@@ -1257,6 +1120,18 @@ cdef class Http1ResponseHead(Head):
     def reason(self):
         return _cut(self, self.reason_at)
 
+    def copy(self, fields=None):
+        cdef Http1ResponseHead made = Http1ResponseHead.__new__(Http1ResponseHead)
+        made.source = self.raw
+        made.head_length = made.message_length = self.head_length
+        _read_response(made, b"GET", INT_MAX, LAST_TOLERATED_STATUS, True)
+        made.http2, made.version, made.close = self.http2, self.version, self.close
+        made.until_close, made.has_body, made._payload = self.until_close, self.has_body, payload_of(self)
+        made.whole, made.payload_length = self.whole, self.payload_length
+        made.payload_at = NULL if made._payload is None else PyBytes_AS_STRING(made._payload)
+        made._fields = fields if fields is not None or self._fields is None else Fields(self._fields)
+        return made
+
     def body(self, Py_ssize_t longest_trailers=_LONGEST_TRAILERS, Py_ssize_t most_trailers=MOST_TRAILERS):
         if not self.has_body:
             return LengthReader(0, None)
@@ -1281,6 +1156,7 @@ cdef bint _read_response(
     if not c"1" <= base[9] <= c"9" or not _kinds[base[10]] & _kinds[base[11]] & DIGIT:
         return explains and _refuse_status_line()
     head.minor = base[7] - c"0"
+    head.version = 10 + head.minor
     head.status = 100 * (base[9] - c"0") + 10 * (base[10] - c"0") + (base[11] - c"0")
     if at[0] == c" ":
         at += 1
@@ -1291,13 +1167,13 @@ cdef bint _read_response(
         return explains and _refuse_status_line()
     if _read_fields(head, at + 2, end, False, max_fields) is not end:
         return explains and _refuse_fields(head, head.head_length, max_fields)
-    _show_constants(head)
+    head.upgrade = head.connection_named = _NO_NAMES
     upgrading = _settle_connection(head)
     if head.status == 101:
         offered = protocols(head.known) if upgrading else ()
         if not offered:
             raise Malformed("A 101 response has no Upgrade header.")
-        _show(head, UPGRADE_OFFERED, offered)
+        head.upgrade = offered
     _settle_framing(head, False)
     return _settle_response_body(head, request_method)
 
@@ -1335,14 +1211,14 @@ cdef int _parse_response_again(Http1ResponseHead head, bytes request_method) exc
         _start(text), PyBytes_GET_SIZE(text), head.has_body
     ):
         return 0
-    if head.shown[UPGRADE_OFFERED] == <PyObject*>_NO_NAMES and _is_odd_for_llhttp(head):
+    if head.upgrade is _NO_NAMES and _is_odd_for_llhttp(head):
         text = _message_for_llhttp(head, None)
     if _is_head(request_method):
         SecondParser(HttpResponseParser).read_head(_start(text), PyBytes_GET_SIZE(text), UNKNOWN)
     elif head.whole or not head.has_body:
         _second_parser_of_responses.read_message(
             _start(text), PyBytes_GET_SIZE(text), head.has_body,
-            head.close or head.shown[UPGRADE_OFFERED] != <PyObject*>_NO_NAMES,
+            head.close or head.upgrade is not _NO_NAMES,
         )
     else:
         head._second_parser = SecondParser(HttpResponseParser)
@@ -1366,9 +1242,6 @@ cdef Http1ResponseHead _response_head(
     if not head.whole:
         head.source = head._raw = received[:end]  # without the bytes after it, which need not be kept
     head.message_length = <uint32_t>PyBytes_GET_SIZE(head.source)
-    _show(head, STATUS, head.status)
-    _show(head, MINOR, head.minor)
-    _show(head, CLOSE_OF_RESPONSE, head.close)
     return head
 
 
@@ -1408,6 +1281,7 @@ def parse_answer(
 def read_http2_response(bytes received not None, Py_ssize_t end, bytes request_method not None, int max_fields):
     cdef Http1ResponseHead head = _response_head(received, end, request_method, max_fields, LAST_STATUS, True)
     head.http2 = True
+    head.version = 20
     return head
 
 
@@ -1432,6 +1306,3 @@ cpdef take_answer(buffer, Py_ssize_t length, bytes request_method, int max_field
             pass
     return received
 
-
-_show_all(Http1RequestHead.__new__(Http1RequestHead), _OF_REQUESTS, _request_members)
-_show_all(Http1ResponseHead.__new__(Http1ResponseHead), _OF_RESPONSES, _response_members)

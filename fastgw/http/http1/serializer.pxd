@@ -1,8 +1,8 @@
-from fastgw.http.http1.parser cimport Http1ResponseHead
+from fastgw.http.http1.parser cimport Http1RequestHead, Http1ResponseHead
 
 cpdef bytes end_to_end(head, frozenset also=*)
 cpdef bytes request(
-    head, bytes target=*, bytes host=*, frozenset also=*, bytes added=*, bytes payload=*, bytes request_id=*,
+    Http1RequestHead head, bytes target=*, bytes host=*, frozenset also=*, bytes added=*, bytes payload=*, bytes request_id=*,
     long long length=*
 )
 cpdef bytes response(

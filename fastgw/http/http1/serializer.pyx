@@ -12,7 +12,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcpy
 
 from fastgw.http.http1.parser cimport (
-    SLOT_WORDS, Head, Http1RequestHead, Http1ResponseHead, bits_of, has_one_line, slot_of, version_of
+    SLOT_WORDS, Head, Http1RequestHead, Http1ResponseHead, bits_of, has_one_line, slot_of
 )
 
 from fastgw.http.field_names import FORWARDING
@@ -393,7 +393,7 @@ cdef inline bytes _via_of(bint is_left_out, int version):
 
 
 cpdef bytes request(
-    head,
+    Http1RequestHead head,
     bytes target=None,
     bytes host=None,
     frozenset also=_NOTHING,
@@ -403,32 +403,29 @@ cpdef bytes request(
     long long length=AS_DECLARED,
 ):
     cdef _Left left
-    cdef Http1RequestHead ours
     if head is None or also is None or added is None or payload is None or request_id is None:
         raise TypeError("expected a head, names and bytes")
-    if type(head) is not Http1RequestHead or ((<Head>head)._fields is not None and _is_rendered(<Head>head)):
+    if head._fields is not None and _is_rendered(head):
         return _rendered_request(head, target, host, also, added, payload, request_id, length)
-    ours = <Http1RequestHead>head
     left = _request_masks.left(also)
-    if PyBytes_GET_SIZE(request_id) and ours.names & _REQUEST_ID and has_one_line(ours, _REQUEST_ID, request_id):
+    if PyBytes_GET_SIZE(request_id) and head.names & _REQUEST_ID and has_one_line(head, _REQUEST_ID, request_id):
         request_id = _NO_BYTES
     if length == AS_DECLARED:
-        length = ours.length if ours.sized else _IN_CHUNKS if ours.chunked else _UNFRAMED
-    _find_cuts(ours, left, _REQUEST_ID if PyBytes_GET_SIZE(request_id) else 0)
+        length = head.length if head.sized else _IN_CHUNKS if head.chunked else _UNFRAMED
+    _find_cuts(head, left, _REQUEST_ID if PyBytes_GET_SIZE(request_id) else 0)
     return _request(
-        _piece(ours, 0, ours.method_length),
-        _piece(ours, ours.target_at.start, ours.target_at.length) if target is None else _text(target),
-        _piece(ours, ours.host_sent_at, ours.authority_at.length) if host is None else _text(host),
-        ours, _NO_BYTES, added, request_id, length, _via_of(left.no_via, version_of(ours)), payload,
+        _piece(head, 0, head.method_length),
+        _piece(head, head.target_at.start, head.target_at.length) if target is None else _text(target),
+        _piece(head, head.host_sent_at, head.authority_at.length) if host is None else _text(host),
+        head, _NO_BYTES, added, request_id, length, _via_of(left.no_via, head.version), payload,
     )
 
 
 cdef bytes _rendered_request(
-    head, bytes target, bytes host, frozenset also, bytes added, bytes payload, bytes request_id, long long length
+    Http1RequestHead head, bytes target, bytes host, frozenset also, bytes added, bytes payload, bytes request_id, long long length
 ):
-    """Return a request whose fields were changed, or that has no lines as received."""
+    """Return a request whose fields were changed."""
     cdef _Left left
-    cdef bytes method = head.method
     if request_id:
         sent = head.values(REQUEST_ID)
         if sent == [request_id]:
@@ -448,7 +445,7 @@ cdef bytes _rendered_request(
         length = _IN_CHUNKS if declared is None else declared if head.sized else _UNFRAMED
     left = _request_masks.left(also)
     return _request(
-        _text(method), _text(target), _text(host), None, head.fields().render(left.names, left.alike), added,
+        _text(head.method), _text(target), _text(host), None, head.fields().render(left.names, left.alike), added,
         request_id, length, _via_of(left.no_via, head.version), payload,
     )
 
@@ -558,7 +555,7 @@ cdef bytes _response(
     _find_cuts(ours, left, _REQUEST_ID if PyBytes_GET_SIZE(request_id) else 0)
     return _written_response(
         _piece(ours, 9, 3), _piece(ours, ours.reason_at.start, ours.reason_at.length), ours, _NO_BYTES, added,
-        request_id, _via_of(left.no_via, version_of(ours)), length, date, last, payload,
+        request_id, _via_of(left.no_via, ours.version), length, date, last, payload,
     )
 
 

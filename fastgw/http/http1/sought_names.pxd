@@ -1,1 +1,3 @@
-cpdef bint has_any_of(tuple names, head) except -1
+from fastgw.http.http1.parser cimport Http1RequestHead
+
+cpdef bint has_any_of(tuple names, Http1RequestHead head) except -1

@@ -5,7 +5,7 @@ from fastgw.eventloop.timer_wheel cimport Timed, Wheel
 from fastgw.exchange.body_relay cimport Relay
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.http.grpc.status cimport check_status, check_trailers, status_name
-from fastgw.http.http1.parser cimport is_ordinary, is_plain, payload_of, status_of
+from fastgw.http.http1.parser cimport Http1ResponseHead, payload_of
 from fastgw.upstream.connections.stream cimport ResponseListener, UpstreamStream
 from fastgw.upstream.forwarding.forwarded_request cimport ForwardedRequest
 from fastgw.upstream.targets.target cimport Target

@@ -21,7 +21,7 @@ from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.http.field_names import EXPECT
 from fastgw.http.grpc.status import STATUS, check_status, check_trailers, outcome_of, status_at_end, status_name
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import is_ordinary, is_plain, payload_of, status_of
+from fastgw.http.http1.parser import Http1ResponseHead, payload_of
 from fastgw.http.http2.session import ErrorCode
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
@@ -158,7 +158,7 @@ class Attempt(ResponseListener):
         # A request that cannot be sent again could be lost on a connection that the target is closing.
         idle_at_most: float = inf if self._forwarding.is_replayable() else JUST_USED_S
         http1 = self._forwarding.needs_http1 or (
-            target.negotiates and not is_plain(exchange.head) and bool(self._forwarding.forward.asked_upgrade(exchange))
+            target.negotiates and not exchange.head.plain and bool(self._forwarding.forward.asked_upgrade(exchange))
         )
         if target.follows_host:
             try:
@@ -230,7 +230,7 @@ class Attempt(ResponseListener):
                     self._tap = trace.tap(self, stream, record, request, self._request_is_whole())
                     if self._tap is not None:
                         listener = self._tap
-            if is_ordinary(exchange.head) and (body is None or not body.trailers or stream.frames_bodies):
+            if exchange.head.ordinary and (body is None or not body.trailers or stream.frames_bodies):
                 stream.send_request(listener, request, exchange.method)
             else:
                 self._send_special(stream, listener, request)
@@ -313,7 +313,7 @@ class Attempt(ResponseListener):
         status, why = None, ""
         forwarding = self._forwarding  # it stays until its method returns, though this attempt may end in it
         if forwarding.forward.grpc:
-            self._status = status_of(head)
+            self._status = head.status
             if ended:
                 status, why = check_status(head.values(STATUS))
                 status = self._take_status(status, why)

@@ -3,7 +3,6 @@
 from fastgw.exchange.body_relay cimport Relay
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.http.grpc.calls cimport is_grpc, timeout_of
-from fastgw.http.http1.parser cimport is_plain
 from fastgw.upstream.forwarding.forwarded_request cimport ForwardedRequest
 from fastgw.upstream.forwarding.forwarding cimport Forwarding, new_forwarding
 from fastgw.upstream.targets.target cimport Target

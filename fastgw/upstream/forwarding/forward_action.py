@@ -16,7 +16,6 @@ from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange
 from fastgw.exchange.filter_steps import count_raised, request_budget
 from fastgw.exchange.reply import problem
 from fastgw.http.grpc.calls import is_grpc, timeout_of
-from fastgw.http.http1.parser import is_plain
 from fastgw.http.malformed import Malformed
 from fastgw.observe.access_log.finished_exchange import FinishedExchange, target_of
 from fastgw.observe.tracing.spans import LabelledTarget
@@ -68,7 +67,7 @@ class Forward(ForwardedRequest):
 
     def _send(self, exchange: Exchange) -> None:
         upstream = self.upstream
-        if not is_plain(exchange.head) and exchange.head.connect_protocol and not self.asked_upgrade(exchange):
+        if not exchange.head.plain and exchange.head.connect_protocol and not self.asked_upgrade(exchange):
             exchange.fail(Fault.NOT_IMPLEMENTED, "No tunnel for this protocol begins here.")
             return
         if self.grpc and self.refuse_non_call(exchange):

@@ -21,7 +21,7 @@ from fastgw.http.authority import parse_authority
 from fastgw.http.field_names import DIGESTS, EXPECT, Names
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, timeout_line
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import authority_of, body_length_of, is_path_as_sent, is_plain, takes_trailers
+from fastgw.http.http1.parser import Http1RequestHead
 from fastgw.http.messages import AS_DECLARED, RequestHead
 from fastgw.upstream.forwarding.gateway_urls import OwnUrls
 from fastgw.upstream.forwarding.request_trailers import TE_TRAILERS
@@ -123,9 +123,9 @@ class ForwardedRequest(Action):
         self, asked: BalancingRequest, target: Target, query: bytes | None = UNCHANGED_QUERY
     ) -> bytes | None:
         """Return the request target for the upstream; None: unchanged."""
-        head = asked.head
+        head: Http1RequestHead = asked.head
         if query is UNCHANGED_QUERY:
-            if is_path_as_sent(head) and not head.scheme:
+            if head.path_as_sent and not head.scheme:
                 if self.keeps_path:
                     return None
                 if self._folder:
@@ -165,7 +165,7 @@ class ForwardedRequest(Action):
         if own_line is None or peer.trusted:
             drop, added = self.forwarding_headers(exchange, peer, head, dropped)
         else:
-            added = peer.set_lines(authority_of(head))
+            added = peer.set_lines(head.authority)
             if own_line:
                 added += own_line
             if dropped:
@@ -183,8 +183,8 @@ class ForwardedRequest(Action):
             added += timeout_line(call_left)
         if self.grpc:
             added += TE_TRAILERS  # servers reset calls without it, and the gateway itself does accept trailers
-        if is_plain(head):
-            if takes_trailers(head) and not self.grpc:
+        if head.plain:
+            if head.accepts_trailers and not self.grpc:
                 added += TE_TRAILERS
         else:
             added += self._special_lines(exchange)
@@ -194,7 +194,7 @@ class ForwardedRequest(Action):
                 drop |= EXPECT
         if exchange.trace is not None:
             drop, added = exchange.trace.rewrite(drop, added, span_id)
-        if self.keeps_path and is_plain(head) and is_path_as_sent(head) and exchange.query_sent is UNCHANGED_QUERY:
+        if self.keeps_path and head.plain and head.path_as_sent and exchange.query_sent is UNCHANGED_QUERY:
             sent_target = None  # an ordinary head has no scheme
         else:
             sent_target = self.sent_target(exchange, target, exchange.query_sent)
@@ -203,7 +203,7 @@ class ForwardedRequest(Action):
         if body is not None:
             if body._stages is not None and body.changed:
                 drop |= DIGESTS
-            if body.length != body_length_of(head):
+            if body.length != (None if head.chunked else head.length):
                 length = serializer.IN_CHUNKS if body.length is None else body.length
         host = self.host_header(target, head)
         return serializer.request(head, sent_target, host, drop, added, payload, b"", length)
@@ -218,11 +218,11 @@ class ForwardedRequest(Action):
             stripped=b"" if self.stripped is None else self.stripped.of(asked.path),
         )
 
-    def host_header(self, target: Target, head: RequestHead) -> bytes | None:
+    def host_header(self, target: Target, head: Http1RequestHead) -> bytes | None:
         """Return the `Host` of a request to a target; None: that of the client."""
         own = self._host_header
         host = target.host_header if own is None else target.host_for(own)
-        return target.authority if host is None and not authority_of(head) else host
+        return target.authority if host is None and not head.authority else host
 
     def part_for(self, exchange: Exchange, target: Target) -> Target:
         """Return the part of a target whose connections have the server name of the `Host` that is sent there. Raises

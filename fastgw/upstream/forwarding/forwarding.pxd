@@ -2,7 +2,7 @@
 
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.reply cimport Response, received_response
-from fastgw.http.http1.parser cimport Http1ResponseHead, has_field, status_of
+from fastgw.http.http1.parser cimport Http1ResponseHead, has_field
 from fastgw.upstream.forwarding.attempt cimport Attempt, Attempts, new_attempt
 from fastgw.upstream.forwarding.forwarded_request cimport ForwardedRequest
 from fastgw.upstream.targets.target cimport Target

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 
-from fastgw.downstream.tcp.connection import ConnectionHead
 from fastgw.errors import Fault
 from fastgw.exchange import Chain
 from fastgw.exchange import Exchange as RealExchange
 from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.forwarded_headers import Peer
+from fastgw.http.http1.parser import stand_in_head
 from fastgw.http.malformed import Malformed
 from fastgw.observe import Series, record_of
 from fastgw.observe.access_log.formats import JSON_SLOTS, json_line, masker
@@ -175,7 +175,8 @@ def test_a_connection_that_is_no_request_is_one_line(
 ) -> None:
     """As TCP and UDP are logged: with no path, no query and no headers."""
     told, expected = Told(), Told()
-    ended = Exchange(ConnectionHead(host, *kind), route=Named("user"), upstream="users", **known)
+    method, version = kind
+    ended = Exchange(stand_in_head(method, host, version=version), route=Named("user"), upstream="users", **known)
     told.recorder.finish_at(ended, 3.0, 1e9)
     (line,) = told.lines()
     expect(expected, ended, 3.0, 1e9, line)

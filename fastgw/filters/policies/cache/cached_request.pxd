@@ -12,7 +12,7 @@ from fastgw.http.caching.freshness cimport corrected_age
 from fastgw.http.caching.keys cimport primary_key, search_key, swapped_key
 from fastgw.http.caching.storing cimport Times, decide_storing, find_identity
 from fastgw.http.caching.vary cimport variant_key
-from fastgw.http.http1.parser cimport Http1ResponseHead, has_field, is_ordinary, normal_path_of, payload_of
+from fastgw.http.http1.parser cimport Http1ResponseHead, has_field, payload_of
 from fastgw.http.http1.sought_names cimport has_any_of
 from fastgw.sync.cache_purges cimport url_tag
 from fastgw.upstream.forwarding.forward_action cimport Forward

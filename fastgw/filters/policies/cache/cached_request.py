@@ -35,7 +35,7 @@ from fastgw.http.caching.reuse import Decision, Reuse, Trouble, decide_reuse, fi
 from fastgw.http.caching.storing import RequestIdentity, Times, decide_storing, find_identity
 from fastgw.http.caching.validation import CONDITIONS
 from fastgw.http.caching.vary import variant_key
-from fastgw.http.http1.parser import Http1ResponseHead, has_field, is_ordinary, normal_path_of, payload_of
+from fastgw.http.http1.parser import Http1ResponseHead, has_field, payload_of
 from fastgw.http.http1.sought_names import has_any_of
 from fastgw.sync.cache_purges import url_tag
 from fastgw.upstream.client.response_action import ResponseAction
@@ -317,11 +317,11 @@ class CachedRequest:
             exchange.chain.allows_fetch
             and not (self._has_waited or self._is_recalling)
             and exchange.method == b"GET"
-            and is_ordinary(head)
+            and head.ordinary
             and exchange.request_body is None
             and exchange.query_sent is UNCHANGED_QUERY
             and (self.policy.query_rule is None or self.query == head.query)
-            and exchange.path == normal_path_of(head)
+            and exchange.path == head.path
             and not has_any_of(CONDITIONS, head)
         )
 

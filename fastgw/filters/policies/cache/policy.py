@@ -23,7 +23,7 @@ from fastgw.http.caching.storing import StorePolicy
 from fastgw.http.caching.validation import CONDITIONS
 from fastgw.http.caching.vary import RequestFields, normalized_value
 from fastgw.http.fields import folded
-from fastgw.http.http1.parser import authority_of, values_of
+from fastgw.http.http1.parser import values_of
 from fastgw.http.messages import ResponseHead
 from fastgw.routing.requirements import cookies_named
 from fastgw.upstream.client.response_action import ResponseAction
@@ -200,11 +200,11 @@ class CachePolicy:
             parts.append(_cookie_part(head.values(b"cookie"), name))
         if self.by_consumer:
             parts.append(None if request.consumer is None else request.consumer.name.encode())
-        authority = authority_of(head)
+        authority = head.authority
         if is_reported:  # the upstream gets the origin that the trusted proxy has reported
             origin = client_origin(head, peer)
             authority = origin.authority
-            parts += (*origin, authority_of(head))
+            parts += (*origin, head.authority)
         sent_path = None
         if isinstance(forward, Forward):
             path_of = forward.path_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastgw.downstream.http1.rejected_head import RejectedHead
+from fastgw.downstream.http1.rejected_head import rejected_head
 from tests.support.memory import Plane
 from tests.support.secrecy import reported
 from tests.support.table import for_each
@@ -25,7 +25,7 @@ from tests.support.table import for_each
     ],
 )
 def test_who_asks_is_not_told_with_a_password(target: str, shown: tuple[str, str | None]) -> None:
-    head = RejectedHead(f"GET {target} HTTP/1.1\r\n".encode())
+    head = rejected_head(f"GET {target} HTTP/1.1\r\n".encode())
     query = None if head.query is None else head.query.decode()
     assert (head.raw_path.decode(), query) == shown
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from fastgw.http.http1.parser import (
     Http1RequestHead,
     find_head_end,
-    is_plain,
     leading_bytes,
     parse_request,
     parse_response,
@@ -648,7 +647,7 @@ def test_a_head_is_taken_with_the_beginning_of_its_body(case: tuple[bytes, bytes
     """Once; the reader goes on behind it."""
     raw, body, cut = case
     took = take(raw + body[:cut], max_bytes=len(raw))
-    assert (took.raw, took.payload, took.whole, took.ordinary, is_plain(took)) == (raw, None, False, False, True)
+    assert (took.raw, took.payload, took.whole, took.ordinary, took.plain) == (raw, None, False, False, True)
     assert (take_begun(took), take_begun(took)) == (body[:cut], None)
     reader = took.body()
     assert (reader.feed(body[:cut]), reader.bytes_assured(), reader.done) == (body[:cut], len(body) - cut, False)
