@@ -29,6 +29,7 @@ from fastgw.forwarded_headers import Peer
 from fastgw.gateway.compiler import compile
 from fastgw.gateway.tables import Gateway
 from fastgw.http.fields import Fields
+from fastgw.http.http1.body import body_reader
 from fastgw.http.http1.parser import find_head_end, parse_request, parse_response
 from fastgw.observe import Record
 from fastgw.observe.access_log.finished_exchange import FinishedExchange, record_of
@@ -140,7 +141,7 @@ class Ran:
     def body(self) -> bytes:
         """Body of the response."""
         head, rest = _final(self.received)
-        return parse_response(head, self.exchange.method).body().feed(rest)
+        return body_reader(parse_response(head, self.exchange.method)).feed(rest)
 
     @property
     def sent_fields(self) -> Fields:
@@ -151,7 +152,7 @@ class Ran:
     def sent_body(self) -> bytes:
         """Body that the upstream received."""
         end = find_head_end(self.sent)
-        return parse_request(self.sent[:end]).body().feed(self.sent[end:])
+        return body_reader(parse_request(self.sent[:end])).feed(self.sent[end:])
 
 
 def _final(received: bytes) -> tuple[bytes, bytes]:

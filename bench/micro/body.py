@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from bench.micro.timing import Room
+from fastgw.http.http1.body import body_reader
 from fastgw.http.http1.parser import parse_response
 from fastgw.http.http1.serializer import LAST_CHUNK, chunk
 
@@ -23,7 +24,7 @@ def rooms() -> Iterator[Room]:
 
 
 def _begin(head: bytes) -> Callable[[bytes], bytes]:
-    return parse_response(head, b"GET").body().feed
+    return body_reader(parse_response(head, b"GET")).feed
 
 
 def _begin_chunks_with(body: bytes) -> bytes:

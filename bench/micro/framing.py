@@ -7,7 +7,6 @@ from httptools import HttpRequestParser, HttpResponseParser
 from bench.micro.heads import ANSWERS, POSTS, REQUESTS, RESPONSES
 from bench.micro.timing import Room
 from fastgw.http.http1.parser import (
-    Http1ResponseHead,
     find_head_end,
     parse_answer,
     parse_request,
@@ -18,6 +17,7 @@ from fastgw.http.http1.parser import (
     take_request,
 )
 from fastgw.http.http1.second_parser import SecondParser, SharedParser
+from fastgw.http.messages import ResponseHead
 
 MAX_BYTES, MAX_FIELDS = 65_536, 100
 
@@ -59,6 +59,6 @@ def in_buffers(messages: list[bytes]) -> list[memoryview]:
     return [memoryview(bytearray(message + bytes(ROOM))) for message in messages]
 
 
-def _judge_answer(answer: tuple[bytes, int]) -> Http1ResponseHead:
+def _judge_answer(answer: tuple[bytes, int]) -> ResponseHead:
     received, end = answer
     return parse_answer(received, end, b"GET")

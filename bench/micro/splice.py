@@ -8,7 +8,8 @@ from bench.micro.timing import Room
 from fastgw.filters.policies import cors
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import Http1RequestHead, parse_request, parse_response, take_answer
+from fastgw.http.http1.parser import parse_request, parse_response, take_answer
+from fastgw.http.messages import RequestHead
 
 FORWARDED = Peer("192.0.2.1", 40_000, 443, trusted=False).set_lines(b"api.example.com")
 PAYLOAD = bytes(1000)
@@ -23,7 +24,7 @@ def rooms() -> Iterator[Room]:
     assert not any(isinstance(answer, bytes) for answer in answers), "an answer was not taken as a whole"
     proxy = Peer("192.0.2.1", 40_000, 443, trusted=True)
 
-    def behind_a_proxy(head: Http1RequestHead) -> bytes:
+    def behind_a_proxy(head: RequestHead) -> bytes:
         drop, added = fields_for_upstream(None, proxy, head, "192.0.2.1")
         return serializer.request(head, None, None, drop, added)
 

@@ -11,9 +11,10 @@ from typing import Final, cast
 
 from fastgw.admin.host_check import is_of_status
 from fastgw.config.settings.gateway import Status
-from fastgw.http.http1.parser import Http1RequestHead, find_head_end, parse_request
+from fastgw.http.http1.parser import find_head_end, parse_request
 from fastgw.http.http1.serializer import status_line
 from fastgw.http.malformed import Malformed
+from fastgw.http.messages import RequestHead
 
 HEAD_MAX: Final = 8192
 HEAD_TIMEOUT: Final = 2.0
@@ -57,7 +58,7 @@ class StatusPages:
         self.answered: set[StatusConnection] = set()
         """Connections whose response has not been read completely."""
 
-    def answer(self, head: Http1RequestHead, send: Callable[[bytes], None]) -> None:
+    def answer(self, head: RequestHead, send: Callable[[bytes], None]) -> None:
         """Send the response to a request. A request body is not read: the connection ends with the response."""
         status = self._settings()
         if status is not None and head.authority and not is_of_status(head.authority.decode("latin-1"), status):
@@ -75,7 +76,7 @@ class StatusPages:
             return 503, _TEXT, b"not ready\n"
         return 200, _TEXT, "".join(f"{line}\n" for line in ("ready", *self._notes())).encode()
 
-    def _expose(self, head: Http1RequestHead, send: Callable[[bytes], None]) -> None:
+    def _expose(self, head: RequestHead, send: Callable[[bytes], None]) -> None:
         found = self._metrics(head.first(b"accept") or b"")
         if isinstance(found, tuple):
             send(_response(head.method, (200, *found)))

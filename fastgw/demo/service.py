@@ -15,9 +15,11 @@ from typing import Final
 import uvloop
 
 from fastgw.demo.page import csp, page
-from fastgw.http.http1.parser import Http1RequestHead, parse_request
+from fastgw.http.http1.body import body_reader
+from fastgw.http.http1.parser import parse_request
 from fastgw.http.http1.serializer import status_line
 from fastgw.http.malformed import Malformed
+from fastgw.http.messages import RequestHead
 from fastgw.runtime.control.control import stop_requested
 from fastgw.runtime.ipc.channel import FIRST_GENERATION, Channel, Ready
 
@@ -33,7 +35,7 @@ FAILED: Final = 0.02
 """Share of the orders that fail."""
 TEXT: Final = b"text/plain; charset=utf-8"
 
-Answer = Callable[[Http1RequestHead, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Answer = Callable[[RequestHead, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def run_service(listening: socket.socket, sample: str, dashboard: str, is_clone: bool, channel: Channel) -> None:
@@ -85,7 +87,7 @@ def _write_head(writer: asyncio.StreamWriter, status: int, content_type: bytes, 
 
 
 async def _page(
-    dashboard: Path, is_clone: bool, head: Http1RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    dashboard: Path, is_clone: bool, head: RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     try:
         its_url = dashboard.read_text()
@@ -97,9 +99,9 @@ async def _page(
     writer.write(shown)
 
 
-async def _echo(head: Http1RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _echo(head: RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Return the received head, and the first `ECHO_MAX` bytes of the body."""
-    body = head.body()
+    body = body_reader(head)
     received = b""
     while not body.done and len(received) < ECHO_MAX and (chunk := await reader.read(READ_BYTES)):
         received += body.feed(chunk)
@@ -107,7 +109,7 @@ async def _echo(head: Http1RequestHead, reader: asyncio.StreamReader, writer: as
     writer.write(head.raw + received[:ECHO_MAX] + b"\n")
 
 
-async def _events(head: Http1RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _events(head: RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     _write_head(writer, 200, b"text/event-stream")
     for number in range(1, EVENTS + 1):
         writer.write(b"data: event %d of %d\n\n" % (number, EVENTS))
@@ -115,16 +117,16 @@ async def _events(head: Http1RequestHead, reader: asyncio.StreamReader, writer: 
         await asyncio.sleep(1)
 
 
-async def _limited(head: Http1RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _limited(head: RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     _write_head(writer, 200, TEXT)
     writer.write(b"within the limit\n")
 
 
-async def _user(head: Http1RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _user(head: RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     _write_json(writer, 200, {"user": _last_segment(head)})
 
 
-async def _order(head: Http1RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _order(head: RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Take some time, and fail sometimes: the dashboard shows how long, and how often."""
     await asyncio.sleep(random.lognormvariate(0.0, 0.5) * SLOW_S)
     if random.random() < FAILED:
@@ -133,7 +135,7 @@ async def _order(head: Http1RequestHead, reader: asyncio.StreamReader, writer: a
         _write_json(writer, 200, {"order": _last_segment(head)})
 
 
-def _last_segment(head: Http1RequestHead) -> str:
+def _last_segment(head: RequestHead) -> str:
     return head.path.rpartition(b"/")[2].decode()
 
 
@@ -142,7 +144,7 @@ def _write_json(writer: asyncio.StreamWriter, status: int, body: Mapping[str, st
     writer.write(json.dumps(body).encode() + b"\n")
 
 
-async def _not_found(head: Http1RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _not_found(head: RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     _write_head(writer, 404, TEXT)
     writer.write(b"There is /, /echo, /events, /limited, /users/7 and /orders/7.\n")
 

@@ -6,7 +6,7 @@ from fastgw.exchange.chain cimport Chain
 from fastgw.exchange.reply cimport Response
 from fastgw.exchange.request_ids cimport RequestIds
 from fastgw.forwarded_headers cimport Peer
-from fastgw.http.http1.parser cimport Http1RequestHead
+from fastgw.http.messages cimport RequestHead
 
 cdef Py_ssize_t MAX_KEPT
 
@@ -38,7 +38,7 @@ cdef class Exchange:
     cdef public object fault
     cdef public object for_others
     cdef public object grpc_status
-    cdef public Http1RequestHead head
+    cdef public RequestHead head
     cdef public object id_shown
     cdef public bint is_authenticated
     cdef public object limits
@@ -79,7 +79,7 @@ cdef class Exchange:
     cdef public object why
     cdef object __weakref__
 
-    cdef _begin(self, Http1RequestHead head, ClientSide client, listener, Peer peer, Chain chain)
+    cdef _begin(self, RequestHead head, ClientSide client, listener, Peer peer, Chain chain)
     cpdef respond(self, Response response, bytes payload, bint ended, bint is_fault=*)
     cdef _add_trace_line(self, Response response)
     cpdef bint pass_response_steps(self, Response response, event=*) except -1
@@ -90,4 +90,4 @@ cdef class Exchange:
     cpdef identify(self, RequestIds ids)
 
 
-cpdef Exchange begin_exchange(Http1RequestHead head, ClientSide client, listener, Peer peer, Chain chain)
+cpdef Exchange begin_exchange(RequestHead head, ClientSide client, listener, Peer peer, Chain chain)

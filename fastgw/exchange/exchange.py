@@ -46,7 +46,6 @@ from fastgw.exchange.tunnel import Tunnel
 from fastgw.forwarded_headers import Peer
 from fastgw.http.fields import Fields, folded
 from fastgw.http.grpc.calls import is_grpc
-from fastgw.http.http1.parser import Http1RequestHead
 from fastgw.http.http1.serializer import names_alike
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.http.websocket.handshake import WEBSOCKET, fault_in_response
@@ -218,10 +217,10 @@ class Exchange:
     seconds.
     """
 
-    def __init__(self, head: Http1RequestHead, client: ClientSide, listener: Any, peer: Peer, chain: Chain) -> None:
+    def __init__(self, head: RequestHead, client: ClientSide, listener: Any, peer: Peer, chain: Chain) -> None:
         self._begin(head, client, listener, peer, chain)
 
-    def _begin(self, head: Http1RequestHead, client: ClientSide, listener: Any, peer: Peer, chain: Chain) -> None:
+    def _begin(self, head: RequestHead, client: ClientSide, listener: Any, peer: Peer, chain: Chain) -> None:
         self.head = head
         self.method = head.method
         self.path = head.path
@@ -743,7 +742,7 @@ class Exchange:
         return reply
 
 
-def begin_exchange(head: Http1RequestHead, client: ClientSide, listener: Any, peer: Peer, chain: Chain) -> Exchange:
+def begin_exchange(head: RequestHead, client: ClientSide, listener: Any, peer: Peer, chain: Chain) -> Exchange:
     """Return a new exchange. PERF: 300 instructions less than by `Exchange` (CPython 3.11, callgrind)."""
     exchange: Exchange = Exchange.__new__(Exchange)
     exchange._begin(head, client, listener, peer, chain)

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange
     from fastgw.exchange.ready_answer import ReadyAnswer
     from fastgw.exchange.route import Route
-    from fastgw.http.http1.parser import Http1RequestHead
-    from fastgw.http.messages import ResponseHead
+    from fastgw.http.messages import RequestHead, ResponseHead
 
 Outcome: TypeAlias = Reply | Awaitable[Reply | None] | None
 RequestStep: TypeAlias = "Callable[[Exchange], Outcome]"
@@ -28,7 +27,7 @@ TrailerStep: TypeAlias = "Callable[[Exchange, Trailers], Iterable[tuple[bytes, b
 RenewStep: TypeAlias = "Callable[[Exchange, ResponseHead], Awaitable[bool] | None]"
 TranslateStep: TypeAlias = "Callable[[Exchange, Any], bool]"
 """The second argument is the `Forward` of the route."""
-ReadyStep: TypeAlias = "Callable[[Http1RequestHead, Any, Route], ReadyAnswer | None]"
+ReadyStep: TypeAlias = "Callable[[RequestHead, Any, Route], ReadyAnswer | None]"
 """The second argument is the `Peer` of the connection."""
 
 

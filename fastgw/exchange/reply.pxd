@@ -2,14 +2,14 @@
 
 cimport cython
 
-from fastgw.http.http1.parser cimport Http1ResponseHead
+from fastgw.http.messages cimport ResponseHead
 
 
 @cython.final
 @cython.no_gc  # nothing that it holds leads back to it
 cdef class Response:
     cdef public object status
-    cdef public Http1ResponseHead head
+    cdef public ResponseHead head
     cdef public object added
     cdef public object dropped
     cdef public object body_length
@@ -19,4 +19,4 @@ cdef class Response:
     cdef public object is_held
 
 
-cpdef Response received_response(Http1ResponseHead head, bytes added, frozenset dropped)
+cpdef Response received_response(ResponseHead head, bytes added, frozenset dropped)

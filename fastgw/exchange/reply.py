@@ -13,7 +13,6 @@ from fastgw.http.field_names import Names
 from fastgw.http.fields import Fields, folded
 from fastgw.http.grammar import IS_TOKEN, IS_VALUE
 from fastgw.http.grpc.status import GrpcStatus
-from fastgw.http.http1.parser import Http1ResponseHead
 from fastgw.http.http1.serializer import names_alike
 from fastgw.http.messages import AS_DECLARED, ResponseHead
 from fastgw.typed_fields import expose_fields
@@ -270,7 +269,7 @@ class Response:
         return self.body_length == AS_DECLARED or method == b"HEAD" if head is None else not head.has_body
 
 
-def received_response(head: Http1ResponseHead, added: bytes, dropped: Names) -> Response:
+def received_response(head: ResponseHead, added: bytes, dropped: Names) -> Response:
     """Return the response of an upstream. PERF: 300 instructions less than by `Response` (CPython 3.11, callgrind)."""
     response: Response = Response.__new__(Response)
     response.status, response.head, response.added, response.dropped = head.status, head, added, dropped

@@ -1,4 +1,4 @@
-from fastgw.http.http1.parser cimport Http1RequestHead
+from fastgw.http.messages cimport RequestHead
 
 
 cdef class RequestIds:
@@ -10,11 +10,11 @@ cdef class RequestIds:
     cdef readonly frozenset dropped
 
     # The id of a request whose header is the usual one and is as received (`is_as_read`).
-    cdef bytes made_for(self, Http1RequestHead head)
-    cpdef bytes of(self, Http1RequestHead head)
-    cpdef bytes sent_line(self, Http1RequestHead head, bytes request_id)
-    cpdef bint replaces(self, Http1RequestHead head) except -1
+    cdef bytes made_for(self, RequestHead head)
+    cpdef bytes of(self, RequestHead head)
+    cpdef bytes sent_line(self, RequestHead head, bytes request_id)
+    cpdef bint replaces(self, RequestHead head) except -1
 
 
 # Whether the headers are unchanged.
-cdef bint is_as_read(Http1RequestHead head) noexcept
+cdef bint is_as_read(RequestHead head) noexcept

@@ -8,7 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from fastgw.http.http1.parser cimport Http1RequestHead, Span, bits_of, has_one_line, line_of
+from fastgw.http.messages cimport RequestHead, Span, bits_of, has_one_line, line_of
 
 import os
 from functools import lru_cache
@@ -91,13 +91,13 @@ cdef bint _acceptable(const char* text, Py_ssize_t length) noexcept nogil:
 cdef bytes _NO_LINE = b""
 
 
-cdef bytes line_for(Http1RequestHead head, bytes name):
+cdef bytes line_for(RequestHead head, bytes name):
     if head.names & _X_REQUEST_ID and has_one_line(head, _X_REQUEST_ID, name):
         return _NO_LINE
     return b"X-Request-Id: " + name + b"\r\n"  # as `id_line`
 
 
-cdef bint is_as_read(Http1RequestHead head) noexcept:
+cdef bint is_as_read(RequestHead head) noexcept:
     return head._fields is None
 
 
@@ -111,7 +111,7 @@ cdef class RequestIds:
         self._has_twins = self._lower not in READ_IN_REQUESTS  # for other names: similar names are forwarded
         self.is_usual = self._lower == REQUEST_ID
 
-    cdef bytes made_for(self, Http1RequestHead head):
+    cdef bytes made_for(self, RequestHead head):
         cdef const char* text
         cdef Span sent
         if self._trusts and head.names & _X_REQUEST_ID:
@@ -121,7 +121,7 @@ cdef class RequestIds:
                 return PyBytes_FromStringAndSize(text, sent.length)
         return made()
 
-    cpdef bytes of(self, Http1RequestHead head):
+    cpdef bytes of(self, RequestHead head):
         cdef bytes name
         if self.is_usual and is_as_read(head):
             return self.made_for(head)
@@ -131,14 +131,14 @@ cdef class RequestIds:
     def identify(self, exchange):
         exchange.identify(self)
 
-    cpdef bytes sent_line(self, Http1RequestHead head, bytes request_id):
+    cpdef bytes sent_line(self, RequestHead head, bytes request_id):
         if self.is_usual and is_as_read(head):
             return line_for(head, request_id)
         if not self._has_twins and head.values(self._lower) == [request_id]:
             return _NO_LINE  # it is forwarded as received
         return self.line(request_id)
 
-    cpdef bint replaces(self, Http1RequestHead head) except -1:
+    cpdef bint replaces(self, RequestHead head) except -1:
         if self.is_usual and is_as_read(head):
             return head.names & _X_REQUEST_ID
         return self._has_twins or bool(head.values(self._lower))

@@ -7,7 +7,7 @@ hook, and the forwarding goes on for the request that it sends.
 
 from typing import TYPE_CHECKING, Protocol
 
-from fastgw.http.http1.parser import Http1ResponseHead
+from fastgw.http.messages import ResponseHead
 
 if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange
@@ -20,7 +20,7 @@ class ResponseTaker(Protocol):
     def dropped(self) -> frozenset[bytes]:
         """Lower-case names of the client's headers that are not sent to the upstream."""
 
-    def take_response(self, head: Http1ResponseHead) -> bool:
+    def take_response(self, head: ResponseHead) -> bool:
         """Handle a response that was received as a whole, as the upstream has sent it; the response steps run next.
         False: the filter has to take the exchange over.
         """

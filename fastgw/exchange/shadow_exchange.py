@@ -16,6 +16,7 @@ from fastgw.exchange.exchange import UNCHANGED_QUERY, ClientSide, Exchange
 from fastgw.exchange.exchange_counts import NO_COUNTS
 from fastgw.exchange.reply import Response, fields_in
 from fastgw.http.fields import Fields
+from fastgw.http.http1.parser import copy_of_request, copy_of_response
 from fastgw.http.http1.serializer import names_alike
 from fastgw.http.messages import ResponseHead
 from fastgw.shm.held_body_budget import UNLIMITED, HeldBodyBudget
@@ -50,7 +51,7 @@ class ShadowExchange(Exchange):
         for name in _ALIKE:
             setattr(self, name, getattr(real, name))
         self.real = real
-        self.head = real.head.copy()
+        self.head = copy_of_request(real.head)
         self.client = self.response_sink = nobody = Nobody()
         nobody.held_body_budget = real.client.held_body_budget  # a shadow run holds real bytes
         self.service = self.taker = None
@@ -66,7 +67,7 @@ class ShadowExchange(Exchange):
 
     def replace_headers(self, fields: Fields) -> None:
         """Use these request headers in place of the current ones of the real exchange."""
-        self.head = self.real.head.copy(fields)
+        self.head = copy_of_request(self.real.head, fields)
 
     def show_decoded(self) -> None:
         """Leave out `Content-Encoding`, as an earlier shadow filter would have done."""
@@ -90,7 +91,7 @@ class ShadowExchange(Exchange):
 
     def respond_as(self, response: Response) -> None:
         """Take a copy of this response."""
-        head = None if response.head is None else response.head.copy()
+        head = None if response.head is None else copy_of_response(response.head)
         fields = None if head is not None else Fields(response.headers)
         self.response = Response(response.status, head, response.added, response.dropped, response.body_length, fields)
 

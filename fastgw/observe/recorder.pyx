@@ -19,7 +19,7 @@ from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.route cimport Route
-from fastgw.http.http1.parser cimport Http1RequestHead, Span, bits_of
+from fastgw.http.messages cimport RequestHead, Span, bits_of
 from fastgw.observe.access_log.line_queue cimport LineQueue
 
 import re
@@ -189,7 +189,7 @@ cdef inline bint _is_given(value) except -1:
     return value is not _NO_NAME and value is not None and bool(value)
 
 
-cdef inline Text _span(Http1RequestHead head, Span at) noexcept:
+cdef inline Text _span(RequestHead head, Span at) noexcept:
     cdef Text text
     text.start = PyBytes_AS_STRING(head.source) + at.start
     text.length = at.length if at.start else 0
@@ -211,7 +211,7 @@ for _index, _known in enumerate(_METHODS):
     _METHOD_TEXTS[<int>_index] = _text(_known)
 
 
-cdef inline int _method(Http1RequestHead head) noexcept:
+cdef inline int _method(RequestHead head) noexcept:
     """The index in `_METHODS`; 0, that of `other`: it is not there."""
     cdef const char* method = PyBytes_AS_STRING(head.source)
     cdef Py_ssize_t length = head.method_length
@@ -418,7 +418,7 @@ cdef class Recorder:
 
     cdef int _finish(self, object ended, double now, double date) except -1:
         cdef Exchange exchange = _exchange_of(ended)
-        cdef Http1RequestHead head = exchange.head
+        cdef RequestHead head = exchange.head
         cdef Entry* entry
         cdef Sort sort
         cdef short method = _method(head), version = head.version
@@ -524,7 +524,7 @@ cdef class Recorder:
             log.add(lines.json_line(told, log.secrets.mask))
 
     cdef Py_ssize_t _put_line(
-        self, char* line, Exchange exchange, Entry* entry, Http1RequestHead head, object known_as,
+        self, char* line, Exchange exchange, Entry* entry, RequestHead head, object known_as,
         double date, double duration_s, double upstream_s, uint64_t request_bytes, uint64_t response_bytes,
         uint64_t retries,
     ) except -2:

@@ -13,7 +13,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from time import monotonic
-from typing import Any
 
 from fastgw.errors import Fault
 from fastgw.exchange import Outcome, Reply, RequestStep, problem, run_request

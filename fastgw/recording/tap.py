@@ -17,6 +17,7 @@ from fastgw.exchange import Exchange, Response, Trailers
 from fastgw.exchange.client_wrapper import ClientWrapper
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.http1 import serializer
+from fastgw.http.http1.body import body_reader
 from fastgw.http.http1.parser import find_head_end, parse_request
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import RequestHead, ResponseHead
@@ -295,7 +296,7 @@ def _unframed(request: bytes, end: int) -> bytes:
     if not rest:
         return b""
     try:
-        return parse_request(request[:end]).body().feed(rest)
+        return body_reader(parse_request(request[:end])).feed(rest)
     except Malformed:
         return rest
 

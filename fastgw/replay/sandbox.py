@@ -45,10 +45,10 @@ from fastgw.filters.api.credential_locations import NOWHERE
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.gateway.compiler import compile
 from fastgw.gateway.tables import Gateway
-from fastgw.http.http1.parser import Http1RequestHead, parse_request, read_http2_request
+from fastgw.http.http1.parser import parse_request, read_http2_request
 from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.malformed import Malformed
-from fastgw.http.messages import ResponseHead
+from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.pipeline.request_pipeline import RequestStream, begin_request, cancel_waiting
 from fastgw.recording.record_observer import RecordObserver
@@ -356,7 +356,7 @@ def _isolated(settings: config.Config) -> config.Config:
     )
 
 
-def _head_of(recorded: RecordedRequest) -> tuple[Http1RequestHead, bytes]:
+def _head_of(recorded: RecordedRequest) -> tuple[RequestHead, bytes]:
     """Return the head of a recorded request, and its body."""
     body = recorded.request_body.content
     first, *lines = recorded.request.removesuffix(b"\r\n\r\n").split(b"\r\n")

@@ -8,7 +8,7 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
-from fastgw.http.http1.parser cimport Http1RequestHead
+from fastgw.http.messages cimport RequestHead
 
 import os
 from collections import OrderedDict
@@ -110,7 +110,7 @@ cdef class TokenCache:
     def get(self, bytes credential not None):
         return self._get(self._mark(credential))
 
-    def shown_by(self, Http1RequestHead head not None):
+    def shown_by(self, RequestHead head not None):
         if head._fields is None and head.authorizations < 2:
             if not head.authorizations:
                 return None

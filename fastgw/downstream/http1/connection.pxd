@@ -8,7 +8,8 @@ from fastgw.eventloop.socket_transport cimport SocketTransport
 from fastgw.exchange.exchange cimport Exchange, begin_exchange
 from fastgw.forwarded_headers cimport Peer
 from fastgw.http.http1 cimport serializer
-from fastgw.http.http1.parser cimport Http1RequestHead, take_begun, take_request
+from fastgw.http.http1.parser cimport take_begun, take_request
+from fastgw.http.messages cimport RequestHead
 from fastgw.http.http1.reserved_fields cimport ReservedFields
 from fastgw.pipeline.request_pipeline cimport begin_request
 
@@ -32,8 +33,8 @@ cdef class Http1ClientConnection(EndingConnection):
     cpdef bint eof_received(self) except -1
     cpdef pause_writing(self)
     cpdef resume_writing(self)
-    cdef _serve(self, Http1RequestHead head)
-    cdef _begin_request(self, Http1RequestHead head)
+    cdef _serve(self, RequestHead head)
+    cdef _begin_request(self, RequestHead head)
     cpdef response_sent(self, bint unread)
     cdef _next(self)
     cdef _read_requests(self)

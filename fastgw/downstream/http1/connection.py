@@ -45,17 +45,11 @@ from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.states import ENDED
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.http.http1.body import BodyReader
-from fastgw.http.http1.parser import (
-    Http1RequestHead,
-    find_head_end,
-    leading_bytes,
-    parse_request,
-    take_begun,
-    take_request,
-)
+from fastgw.http.http1.parser import find_head_end, leading_bytes, parse_request, take_begun, take_request
 from fastgw.http.http1.reserved_fields import OWN_FIELDS, ReservedFields
 from fastgw.http.http2.session import PREFACE
 from fastgw.http.malformed import Malformed
+from fastgw.http.messages import RequestHead
 from fastgw.http.percent_encoding import encode_utf8_target
 from fastgw.net.first_bytes import HTTP, spoken_protocol
 from fastgw.operator_events import OperatorEvent, log_event
@@ -269,7 +263,7 @@ class Http1ClientConnection(EndingConnection):
                 return None
         return None
 
-    def _parsed(self, raw: bytes) -> Http1RequestHead:
+    def _parsed(self, raw: bytes) -> RequestHead:
         """Parse one head. Raises `Malformed`."""
         most = self.server.header_count
         try:
@@ -335,14 +329,14 @@ class Http1ClientConnection(EndingConnection):
             if self.phase is not HEAD and self._has_enough():
                 self.pause()
 
-    def _serve(self, head: Http1RequestHead) -> None:
+    def _serve(self, head: RequestHead) -> None:
         """Begin an exchange. `_ahead` contains the bytes after its head: its body or the next request."""
         try:
             self._begin_request(head)
         except Exception:  # the edge of a request without an exchange
             self._fail_unbegun(head)
 
-    def _begin_request(self, head: Http1RequestHead) -> None:
+    def _begin_request(self, head: RequestHead) -> None:
         server, listener = self.server, self.listener
         if self._trusts is not listener.trusts and not self._check_peer():
             self._refuse_unread(Fault.CONNECTION_OUTDATED, None, head.raw)
@@ -432,7 +426,7 @@ class Http1ClientConnection(EndingConnection):
 
     # defects of the gateway
 
-    def _fail_unbegun(self, head: Http1RequestHead) -> None:
+    def _fail_unbegun(self, head: RequestHead) -> None:
         """End a request without an exchange after a defect: answer 500."""
         exchange = self.exchange
         if exchange is None and self.phase is ACTIVE:

@@ -7,7 +7,8 @@ from typing import Final
 
 from fastgw.http.field_names import READ_IN_REQUESTS
 from fastgw.http.grammar import TOKEN, VALUE
-from fastgw.http.http1.parser import Http1RequestHead, stand_in_head
+from fastgw.http.http1.parser import stand_in_head
+from fastgw.http.messages import RequestHead
 
 MOST: Final = 8192
 """Maximum bytes of the request that are inspected."""
@@ -17,7 +18,7 @@ _FIELD: Final = re.compile(rb"(?<=\n)(" + TOKEN + rb"++):" + VALUE + rb"*+\r\n")
 _USERINFO: Final = re.compile(rb"\A((?:[^/@]*:)?//|(?!/))[^ ]*@")
 
 
-def rejected_head(received: bytes, version: int = 11) -> Http1RequestHead:
+def rejected_head(received: bytes, version: int = 11) -> RequestHead:
     """Return the stand-in for the received bytes, which may be empty. It has what the log shows of them, and none of
     the fields that are processed (`READ_IN_REQUESTS`). `version`: HTTP version times ten.
     """

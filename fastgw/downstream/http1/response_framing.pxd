@@ -1,7 +1,7 @@
 from fastgw.exchange.exchange cimport Exchange
 
 from fastgw.exchange.reply cimport Response
-from fastgw.http.http1.parser cimport Http1ResponseHead
+from fastgw.http.messages cimport ResponseHead
 
 # The ending, and the length.
 cpdef (int, long long) framing_of(Exchange exchange, Response response, bytes payload, bint ended)

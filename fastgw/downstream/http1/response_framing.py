@@ -12,7 +12,6 @@ from fastgw.exchange.reply import NO_CONTENT, UNKNOWN, Response
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.fields import folded
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import Http1ResponseHead
 from fastgw.http.messages import AS_DECLARED, ResponseHead
 
 
@@ -35,8 +34,8 @@ def framing_of(exchange: Exchange, response: Response, payload: bytes, ended: bo
     `payload`: first bytes of the body; `ended`: the body is complete.
     """
     head, length, status = response.head, response.body_length, response.status
-    if type(head) is Http1ResponseHead and length == AS_DECLARED:
-        received: Http1ResponseHead = head
+    if type(head) is ResponseHead and length == AS_DECLARED:
+        received: ResponseHead = head
         if received.has_body and status not in NO_CONTENT and exchange.method != b"HEAD":
             if ended:
                 return LENGTH, len(payload)

@@ -11,7 +11,7 @@ from fastgw.exchange.ready_answer cimport ReadyAnswer, recorded_answer
 from fastgw.exchange.reply cimport Response
 from fastgw.http.http1 cimport serializer
 from fastgw.http.http1.body cimport BodyReader
-from fastgw.http.http1.parser cimport Http1RequestHead, payload_of
+from fastgw.http.messages cimport RequestHead, payload_of
 from fastgw.pipeline.request_pipeline cimport RequestStream
 
 cdef double inf
@@ -50,7 +50,7 @@ cdef class Http1Stream(RequestStream):
 
     cpdef read_body(self, bytes chunk)
     cpdef bytes read_body_ahead(self, BodyReader reader)
-    cpdef bytes expect_body(self, Exchange exchange, Http1RequestHead head)
+    cpdef bytes expect_body(self, Exchange exchange, RequestHead head)
     cpdef answer(self, Response response, bytes payload, bint ended)
     cpdef send_ready(self, Exchange exchange, ReadyAnswer answer)
     cpdef exchange_ended(self)

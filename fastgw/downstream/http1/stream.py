@@ -33,10 +33,9 @@ from fastgw.exchange.exchange_counts import ExchangeCounts
 from fastgw.exchange.ready_answer import ReadyAnswer, recorded_answer
 from fastgw.exchange.reply import Response
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.body import BodyReader
-from fastgw.http.http1.parser import Http1RequestHead, payload_of
+from fastgw.http.http1.body import BodyReader, body_reader
 from fastgw.http.malformed import Malformed
-from fastgw.http.messages import ResponseHead
+from fastgw.http.messages import RequestHead, ResponseHead, payload_of
 from fastgw.pipeline.request_pipeline import RequestStream, cancel_waiting
 from fastgw.shm.held_body_budget import HeldBodyBudget
 
@@ -139,7 +138,7 @@ class Http1Stream(RequestStream):
 
     # request body
 
-    def expect_body(self, exchange: Exchange, head: Http1RequestHead) -> bytes | None:
+    def expect_body(self, exchange: Exchange, head: RequestHead) -> bytes | None:
         """Prepare for a body, if there is one, and return its received part. None: the exchange has ended."""
         connection = self._connection
         limit = connection.server.body_bytes
@@ -154,7 +153,7 @@ class Http1Stream(RequestStream):
             connection.deadline = inf
             return payload
         exchange.request_body = Relay(connection, head.body_length)
-        self.reader = reader = head.body(connection.server.header_bytes, connection.server.header_count)
+        self.reader = reader = body_reader(head, connection.server.header_bytes, connection.server.header_count)
         self._body_bytes, self._line_until = limit, inf
         self.body_goes_to = -1
         self._asked_to_continue = not head.expects_continue  # otherwise the client waits for the gateway

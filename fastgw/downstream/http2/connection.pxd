@@ -5,7 +5,7 @@ from fastgw.downstream.http1.serving cimport ServingListener, ServingWorker
 from fastgw.eventloop.idle_order cimport put_last
 from fastgw.eventloop.socket_transport cimport SocketTransport
 from fastgw.forwarded_headers cimport Peer
-from fastgw.http.http1.parser cimport Http1RequestHead
+from fastgw.http.messages cimport RequestHead
 
 cdef double inf
 cdef int BROKEN, CLOSED, CONNECT, DATA, DISCARDED, END, ENDING, FEW_EVENTS, FULL, HAS_OUTPUT, HEAD, HOLDS, IN_HEAD

@@ -23,7 +23,7 @@ from fastgw.eventloop.idle_order import put_last
 from fastgw.eventloop.socket_transport import SocketTransport, unread_in_kernel
 from fastgw.exchange import Trailers
 from fastgw.forwarded_headers import Peer
-from fastgw.http.http1.parser import Http1RequestHead, read_http2_request
+from fastgw.http.http1.parser import read_http2_request
 from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.http1.trailers import TRAILERS_TOO_LARGE, parse_trailers
 from fastgw.http.http2.session import (
@@ -54,6 +54,7 @@ from fastgw.http.http2.session import (
     stalled_streams,
 )
 from fastgw.http.malformed import Malformed
+from fastgw.http.messages import RequestHead
 from fastgw.http.percent_encoding import encode_utf8_target
 from fastgw.http.websocket.handshake import upgrade_for
 from fastgw.operator_events import OperatorEvent, log_event
@@ -415,7 +416,7 @@ class Http2ClientConnection(MultiplexedConnection):
         elif (exchange := stream.exchange) is not None:
             exchange.fail(fault, detail)  # its trailers are invalid
 
-    def _note_reception(self, head: Http1RequestHead) -> None:
+    def _note_reception(self, head: RequestHead) -> None:
         """Record how long a head took that came in more than one read."""
         assert self._head_begun_at is not None
         head.received_s, self._head_begun_at = monotonic() - self._head_begun_at, None

@@ -10,7 +10,7 @@ from fastgw.exchange.ready_answer cimport ReadyAnswer, recorded_answer
 from fastgw.exchange.reply cimport Response
 from fastgw.forwarded_headers cimport Peer
 from fastgw.http.http1 cimport serializer
-from fastgw.http.http1.parser cimport Http1RequestHead, payload_of
+from fastgw.http.messages cimport RequestHead, payload_of
 from fastgw.http.http2._session cimport Session
 from fastgw.pipeline.request_pipeline cimport RequestStream, begin_request
 
@@ -53,7 +53,7 @@ cdef class Http2Stream(RequestStream):
     cdef public bint receiving
     cdef public double waits_since
 
-    cpdef serve(self, Http1RequestHead head)
+    cpdef serve(self, RequestHead head)
     cpdef answer(self, Response response, bytes payload, bint ended)
     cpdef send_ready(self, Exchange exchange, ReadyAnswer answer)
     cpdef feed(self, bytes payload)

@@ -28,10 +28,9 @@ from fastgw.exchange.reply import Response, body_at_once
 from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import Http1RequestHead, payload_of
 from fastgw.http.http2._session import Session
 from fastgw.http.http2.session import ErrorCode
-from fastgw.http.messages import ResponseHead
+from fastgw.http.messages import RequestHead, ResponseHead, payload_of
 from fastgw.pipeline.request_pipeline import RequestStream, begin_request, cancel_waiting
 from fastgw.shm.held_body_budget import HeldBodyBudget
 
@@ -140,7 +139,7 @@ class Http2Stream(RequestStream):
 
     # request
 
-    def serve(self, head: Http1RequestHead) -> None:
+    def serve(self, head: RequestHead) -> None:
         """Begin the exchange of a request; its body follows, if it has one (`receiving`)."""
         connection = self._connection
         server, listener = connection.server, connection.listener
@@ -165,13 +164,13 @@ class Http2Stream(RequestStream):
                 return
         begin_request(self, exchange, listener.router)
 
-    def refuse(self, head: Http1RequestHead, fault: Fault, detail: str | None) -> None:
+    def refuse(self, head: RequestHead, fault: Fault, detail: str | None) -> None:
         """Answer a request that is rejected; `head`: stand-in for its head."""
         connection = self._connection
         exchange = self.exchange = Exchange(head, self, connection.listener, connection.peer, connection.listener.early)
         exchange.fail(fault, detail)
 
-    def _expect_body(self, exchange: Exchange, head: Http1RequestHead) -> bool:
+    def _expect_body(self, exchange: Exchange, head: RequestHead) -> bool:
         """Prepare for the body. False: it is rejected."""
         limit = self._connection.server.body_bytes
         exchange.request_body = Relay(self, head.body_length)

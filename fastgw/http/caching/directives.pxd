@@ -2,7 +2,7 @@
 
 cimport cython
 
-from fastgw.http.http1.parser cimport first_of, values_of
+from fastgw.http.messages cimport first_of, values_of
 
 cdef dict _parsed
 

@@ -13,8 +13,7 @@ import cython
 import http_sf
 
 from fastgw.http.grammar import IS_TOKEN, TOKEN, elements
-from fastgw.http.http1.parser import first_of, values_of
-from fastgw.http.messages import RequestHead, ResponseHead
+from fastgw.http.messages import RequestHead, ResponseHead, first_of, values_of
 
 LONGEST: Final = 2**31
 """Maximum of delta-seconds; larger values mean this one (RFC 9111 section 1.2.2)."""

@@ -2,7 +2,7 @@
 
 from fastgw.http.caching.directives cimport ResponseDirectives
 from fastgw.http.dates cimport parse_date
-from fastgw.http.http1.parser cimport first_of, values_of
+from fastgw.http.messages cimport first_of, values_of
 
 cpdef parse_age(head)
 cpdef corrected_age(head)

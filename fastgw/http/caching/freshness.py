@@ -6,8 +6,7 @@ import cython
 
 from fastgw.http.caching.directives import LONGEST, ResponseDirectives
 from fastgw.http.dates import Seconds, parse_date
-from fastgw.http.http1.parser import first_of, values_of
-from fastgw.http.messages import ResponseHead
+from fastgw.http.messages import ResponseHead, first_of, values_of
 
 HEURISTIC: Final = frozenset((200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501))
 """Statuses whose responses may get a heuristic freshness (RFC 9110 section 15.1), without 206."""

@@ -8,7 +8,7 @@ from fastgw.http.caching.freshness cimport (
 )
 from fastgw.http.caching.vary cimport find_varying
 from fastgw.http.dates cimport parse_date
-from fastgw.http.http1.parser cimport first_of, values_of
+from fastgw.http.messages cimport first_of, values_of
 from fastgw.http.http1.serializer cimport end_to_end
 from fastgw.http.preconditions cimport is_entity_tag
 

@@ -31,10 +31,9 @@ from fastgw.http.caching.records import StoredHead
 from fastgw.http.caching.vary import find_varying
 from fastgw.http.dates import format_date, parse_date
 from fastgw.http.field_names import HOP_BY_HOP
-from fastgw.http.http1.parser import first_of, values_of
 from fastgw.http.http1.serializer import end_to_end
 from fastgw.http.media_types import media_type_of, patterns_of
-from fastgw.http.messages import RequestHead, ResponseHead
+from fastgw.http.messages import RequestHead, ResponseHead, first_of, values_of
 from fastgw.http.preconditions import is_entity_tag
 
 NOT_STORED: Final = HOP_BY_HOP | {b"age", b"proxy-authentication-info", b"trailer"}

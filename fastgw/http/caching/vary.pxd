@@ -2,7 +2,7 @@
 
 from fastgw.http.caching.key_text cimport joined_parts
 from fastgw.http.caching.keys cimport digest_of
-from fastgw.http.http1.parser cimport values_of
+from fastgw.http.messages cimport values_of
 
 cdef dict _found
 cdef dict _normalized

@@ -10,7 +10,7 @@ from fastgw.http.caching.keys import digest_of
 from fastgw.http.content_coding.accept_encoding import normalize_accept_encoding
 from fastgw.http.grammar import IS_TOKEN, elements
 from fastgw.http.header_conditions import SINGLE
-from fastgw.http.http1.parser import values_of
+from fastgw.http.messages import values_of
 
 _VARIANT: Final = blake2b(digest_size=KEY_BYTES, person=b"fastgw-variant")
 _MOST_NAMES: Final = 16

@@ -7,6 +7,7 @@ parsers agree.
 from typing import Final
 
 from fastgw.http.http1.second_parser import SecondParser
+from fastgw.http.messages import RequestHead, ResponseHead
 
 LONGEST_EXTENSIONS: Final = 4096
 """Maximum number of bytes of chunk extensions in one body, in all chunks together. Extensions are read and dropped."""
@@ -46,3 +47,8 @@ class ChunkedReader(BodyReader):
     """A body in chunks, with its trailers."""
 
     def __init__(self, second_parser: SecondParser, longest_trailers: int = ..., most_trailers: int = ...) -> None: ...
+
+def body_reader(head: RequestHead | ResponseHead, longest_trailers: int = ..., most_trailers: int = ...) -> BodyReader:
+    """Return the reader for the bytes after a head whose `payload` is None. Call it once: it continues the second
+    parser.
+    """

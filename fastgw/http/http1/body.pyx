@@ -10,6 +10,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
 from fastgw.http.http1.second_parser cimport SecondParser
+from fastgw.http.messages cimport Head, ResponseHead
 
 import re
 
@@ -351,3 +352,18 @@ cdef class ChunkedReader(BodyReader):
     def eof(self):
         if not self.done:
             raise Malformed("The connection was closed before the last chunk.")
+
+
+def body_reader(
+    Head head not None,
+    Py_ssize_t longest_trailers=_LONGEST_TRAILERS,
+    Py_ssize_t most_trailers=MOST_TRAILERS,
+):
+    if type(head) is ResponseHead:
+        if not (<ResponseHead>head).has_body:
+            return LengthReader(0, None)
+        if not head.chunked and (<ResponseHead>head).until_close:
+            return UntilCloseReader(head._second_parser)
+    if head.chunked:
+        return ChunkedReader(head._second_parser, longest_trailers, most_trailers)
+    return LengthReader(head.length, head._second_parser)

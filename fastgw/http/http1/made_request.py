@@ -5,7 +5,8 @@ from typing import TypeAlias
 
 from fastgw.http.field_names import WRITTEN_HERE
 from fastgw.http.fields import Fields
-from fastgw.http.http1.parser import Http1RequestHead, make_request
+from fastgw.http.http1.parser import make_request
+from fastgw.http.messages import RequestHead
 
 Length: TypeAlias = int | None
 _SIZED = (b"POST", b"PUT", b"PATCH")
@@ -19,7 +20,7 @@ def build_request(
     fields: Iterable[tuple[bytes, bytes]] = (),
     body_length: int | None = 0,
     accepts_trailers: bool = False,
-) -> Http1RequestHead:
+) -> RequestHead:
     """Return the head of a request.
 
     `authority`: b"": that of the target which it is sent to. `target`: path and query. `body_length`: bytes of its

@@ -1,7 +1,7 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint64_t
 
-from fastgw.http.http1.parser cimport SLOT_WORDS, Http1RequestHead
+from fastgw.http.messages cimport SLOT_WORDS, RequestHead
 
 
 @cython.final
@@ -13,6 +13,6 @@ cdef class ReservedFields:
     cdef uint64_t _beginnings  # a bit for each `beginning_of` of a name
     cdef uint64_t _continued  # those of prefixes
 
-    cpdef take_out_of(self, Http1RequestHead head)
-    cdef bint _is_in(self, Http1RequestHead head) except -1
+    cpdef take_out_of(self, RequestHead head)
+    cdef bint _is_in(self, RequestHead head) except -1
     cdef bint _begins(self, const uint8_t* name, const uint8_t* end) except -1

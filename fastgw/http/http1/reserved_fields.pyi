@@ -8,7 +8,7 @@ its successors.
 from collections.abc import Iterable
 from typing import Final, final
 
-from fastgw.http.http1.parser import Http1RequestHead
+from fastgw.http.messages import RequestHead
 
 ANYTHING: Final = b"*"
 """Marker at the end of a name: any continuation matches."""
@@ -17,7 +17,7 @@ ANYTHING: Final = b"*"
 class ReservedFields:
     """Field names, in any case and with any punctuation in place of a hyphen; a name that ends in `*` is a prefix.
 
-    Names in `Http1RequestHead.KNOWN` are never among them: they have rules of their own. `exempt`: names, but no
+    Names in `RequestHead.KNOWN` are never among them: they have rules of their own. `exempt`: names, but no
     prefixes, that are not reserved.
     """
 
@@ -25,7 +25,7 @@ class ReservedFields:
     def has(self, name: bytes) -> bool:
         """Whether `name` is one of them."""
 
-    def take_out_of(self, head: Http1RequestHead) -> tuple[bytes, ...]:
+    def take_out_of(self, head: RequestHead) -> tuple[bytes, ...]:
         """Remove the lines from `head` and return their names as they were sent."""
 
 OWN_FIELDS: Final[ReservedFields]

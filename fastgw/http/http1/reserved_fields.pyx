@@ -6,7 +6,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memchr
 
-from fastgw.http.http1.parser cimport BEGINNING, SLOT_WORDS, Http1RequestHead, beginning_of, slot_of
+from fastgw.http.messages cimport BEGINNING, SLOT_WORDS, RequestHead, beginning_of, slot_of
 
 from fastgw.http.field_names import DEBUG_TOKEN
 from fastgw.http.fields import folded
@@ -39,9 +39,9 @@ cdef class ReservedFields:
         wanted = folded(name)
         if (wanted not in self._names and not wanted.startswith(self._prefixes)) or wanted in self._exempt:
             return False
-        return name.lower() not in Http1RequestHead.KNOWN
+        return name.lower() not in RequestHead.KNOWN
 
-    cpdef take_out_of(self, Http1RequestHead head):
+    cpdef take_out_of(self, RequestHead head):
         cdef int word
         if head is None:
             raise TypeError("expected a head")
@@ -55,7 +55,7 @@ cdef class ReservedFields:
                 return ()
         return head.fields().take_out(self.has) if self._is_in(head) else ()
 
-    cdef bint _is_in(self, Http1RequestHead head) except -1:
+    cdef bint _is_in(self, RequestHead head) except -1:
         """Whether a line has one of the names. Different names may have the bits of a reserved one together.
 
         PERF: 34,000 instructions less than by a pattern, for a head with `apikey`, whose hash is that of a prefix

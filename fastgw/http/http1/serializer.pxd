@@ -1,8 +1,8 @@
-from fastgw.http.http1.parser cimport Http1RequestHead, Http1ResponseHead
+from fastgw.http.messages cimport RequestHead, ResponseHead
 
 cpdef bytes end_to_end(head, frozenset also=*)
 cpdef bytes request(
-    Http1RequestHead head, bytes target=*, bytes host=*, frozenset also=*, bytes added=*, bytes payload=*, bytes request_id=*,
+    RequestHead head, bytes target=*, bytes host=*, frozenset also=*, bytes added=*, bytes payload=*, bytes request_id=*,
     long long length=*
 )
 cpdef bytes response(
@@ -10,5 +10,5 @@ cpdef bytes response(
     bytes request_id=*
 )
 cpdef bytes whole(
-    Http1ResponseHead head, date_line, bytes last, frozenset also=*, bytes added=*, bytes request_id=*, bytes changed=*
+    ResponseHead head, date_line, bytes last, frozenset also=*, bytes added=*, bytes request_id=*, bytes changed=*
 )

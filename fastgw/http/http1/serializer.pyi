@@ -18,7 +18,6 @@ from fastgw.http.http1.lines import last_chunk as last_chunk
 from fastgw.http.http1.lines import names_alike as names_alike
 from fastgw.http.http1.lines import own_lines as own_lines
 from fastgw.http.http1.lines import status_line as status_line
-from fastgw.http.http1.parser import Http1ResponseHead
 from fastgw.http.messages import Head, RequestHead, ResponseHead
 
 def request(
@@ -58,7 +57,7 @@ def response(
     """
 
 def whole(
-    head: Http1ResponseHead,
+    head: ResponseHead,
     date_line: Callable[[], bytes],
     last: bytes,
     also: frozenset[bytes] = ...,
@@ -66,7 +65,7 @@ def whole(
     request_id: bytes = b"",
     changed: bytes | None = None,
 ) -> bytes:
-    """Return a response that was received completely (`Http1ResponseHead.whole`), for the client; equal to `response`
+    """Return a response that was received completely (`ResponseHead.whole`), for the client; equal to `response`
     with its body, or with `changed` in place of it.
     """
 

@@ -11,9 +11,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcpy
 
-from fastgw.http.http1.parser cimport (
-    SLOT_WORDS, Head, Http1RequestHead, Http1ResponseHead, bits_of, has_one_line, slot_of
-)
+from fastgw.http.messages cimport SLOT_WORDS, Head, RequestHead, ResponseHead, bits_of, has_one_line, slot_of
 
 from fastgw.http.field_names import FORWARDING
 from fastgw.http.fields import folded, without_fields
@@ -147,7 +145,7 @@ cdef class _Masks:
     cdef bint of_requests
 
     def __init__(self, head_type):
-        self.of_requests = head_type is Http1RequestHead
+        self.of_requests = head_type is RequestHead
         self.known = head_type.KNOWN
         self.dropped = head_type.DROPPED
         self.kept = {}
@@ -182,8 +180,8 @@ cdef class _Masks:
 
 cdef frozenset _NO_VIA = frozenset((NO_VIA,))
 cdef frozenset _AUTHORIZATION = frozenset((b"authorization",))  # without punctuation, so without twins
-cdef _Masks _request_masks = _Masks(Http1RequestHead)
-cdef _Masks _response_masks = _Masks(Http1ResponseHead)
+cdef _Masks _request_masks = _Masks(RequestHead)
+cdef _Masks _response_masks = _Masks(ResponseHead)
 
 
 cdef bint _is_rendered(Head head) except -1:
@@ -196,9 +194,9 @@ cdef int _find_cuts(Head head, _Left left, uint32_t more) except -1:
     cdef uint32_t mask = left.mask | more
     if left.sought is None or not left.sought.may_be_in(head):
         return _cut_known(head, mask)
-    if left.authorization and (<Http1RequestHead>head).authorizations < 2:
+    if left.authorization and (<RequestHead>head).authorizations < 2:
         _cut_known(head, mask)
-        return _cut_authorization(<Http1RequestHead>head) if (<Http1RequestHead>head).authorizations else 0
+        return _cut_authorization(<RequestHead>head) if (<RequestHead>head).authorizations else 0
     return _cut_sought(head, mask, left.sought)
 
 
@@ -240,7 +238,7 @@ cdef int _cut_known(Head head, uint32_t mask) except -1:
     return 0
 
 
-cdef int _cut_authorization(Http1RequestHead head) except -1:
+cdef int _cut_authorization(RequestHead head) except -1:
     """Insert the only `Authorization` line among the removed lines."""
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
     cdef Py_ssize_t start = head.authorization_at.start
@@ -393,7 +391,7 @@ cdef inline bytes _via_of(bint is_left_out, int version):
 
 
 cpdef bytes request(
-    Http1RequestHead head,
+    RequestHead head,
     bytes target=None,
     bytes host=None,
     frozenset also=_NOTHING,
@@ -422,7 +420,7 @@ cpdef bytes request(
 
 
 cdef bytes _rendered_request(
-    Http1RequestHead head, bytes target, bytes host, frozenset also, bytes added, bytes payload, bytes request_id, long long length
+    RequestHead head, bytes target, bytes host, frozenset also, bytes added, bytes payload, bytes request_id, long long length
 ):
     """Return a request whose fields were changed."""
     cdef _Left left
@@ -506,7 +504,7 @@ cpdef bytes response(
 
 
 cpdef bytes whole(
-    Http1ResponseHead head,
+    ResponseHead head,
     date_line,
     bytes last,
     frozenset also=_NOTHING,
@@ -538,15 +536,15 @@ cdef bytes _response(
     bytes request_id,
 ):
     cdef _Left left
-    cdef Http1ResponseHead ours
+    cdef ResponseHead ours
     cdef bytes date = _NO_BYTES
     if (
-        type(head) is not Http1ResponseHead
-        or status != (<Http1ResponseHead>head).status
+        type(head) is not ResponseHead
+        or status != (<ResponseHead>head).status
         or ((<Head>head)._fields is not None and _is_rendered(<Head>head))
     ):
         return _other_response(head, status, also, added, payload, length, date_line, last, request_id)
-    ours = <Http1ResponseHead>head
+    ours = <ResponseHead>head
     left = _response_masks.left(also)
     if date_line is not None and not ours.names & _DATE:
         date = date_line()

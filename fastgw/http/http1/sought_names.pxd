@@ -1,3 +1,3 @@
-from fastgw.http.http1.parser cimport Http1RequestHead
+from fastgw.http.messages cimport RequestHead
 
-cpdef bint has_any_of(tuple names, Http1RequestHead head) except -1
+cpdef bint has_any_of(tuple names, RequestHead head) except -1

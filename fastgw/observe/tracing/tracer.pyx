@@ -6,7 +6,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from fastgw.http.http1.parser cimport SLOT_WORDS, Head, Http1RequestHead, slot_of
+from fastgw.http.messages cimport SLOT_WORDS, Head, RequestHead, slot_of
 
 import os
 from math import inf
@@ -277,12 +277,12 @@ cdef class Tracer:
         return PyBytes_FromStringAndSize(text, SPAN_ID)
 
     def begin_trace(self, head):
-        cdef Http1RequestHead ours
+        cdef RequestHead ours
         cdef int word
         cdef bint has_parent = False, has_other = False
-        if type(head) is not Http1RequestHead or (<Http1RequestHead>head)._fields is not None:
+        if type(head) is not RequestHead or (<RequestHead>head)._fields is not None:
             return self._continued(head)
-        ours = <Http1RequestHead>head
+        ours = <RequestHead>head
         for word in range(SLOT_WORDS):
             has_other = has_other or ours.others[word] & self.other_slots[word] != 0
             has_parent = has_parent or ours.others[word] & self.parent_slots[word] != 0

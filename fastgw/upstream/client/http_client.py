@@ -26,7 +26,6 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Trailers
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.fields import Fields
-from fastgw.http.http1.parser import Http1ResponseHead
 from fastgw.http.http1.tolerance import STRICT, ResponseRules
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.tracing.tracer import Trace
@@ -51,7 +50,7 @@ _TLS: Final = settings.UpstreamTls()
 _POOL: Final = settings.Pool(max_connections=256, max_idle=32, idle_timeout=30.0, max_pending=1_000_000)
 # Every fetch has a time limit of its own; these apply to a connect that is no longer waited for.
 _TIMEOUTS: Final = settings.UpstreamTimeouts(connect=10.0, response_headers=3600.0, idle=3600.0)
-_OURS: Final = frozenset((b"host", b"content-length", *Http1ResponseHead.DROPPED))
+_OURS: Final = frozenset((b"host", b"content-length", *ResponseHead.DROPPED))
 _WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 
 

@@ -8,7 +8,8 @@ from fastgw.exchange.reply cimport Response
 from fastgw.exchange.upstream_chains cimport UpstreamChains
 from fastgw.forwarded_headers cimport Peer
 from fastgw.http.http1.made_request cimport framing_line
-from fastgw.http.http1.parser cimport Http1RequestHead, make_request
+from fastgw.http.http1.parser cimport make_request
+from fastgw.http.messages cimport RequestHead
 from fastgw.upstream.forwarding.forward_action cimport Forward
 from fastgw.upstream.upstream cimport Upstream
 

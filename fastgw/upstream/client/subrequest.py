@@ -32,8 +32,8 @@ from fastgw.exchange.upstream_chains import NO_FILTERS, UpstreamChains
 from fastgw.forwarded_headers import Peer, reported_lines
 from fastgw.http.fields import Fields
 from fastgw.http.http1.made_request import field_lines, framing_line
-from fastgw.http.http1.parser import Http1RequestHead, make_request
-from fastgw.http.messages import ResponseHead
+from fastgw.http.http1.parser import make_request
+from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.client.derived_exchange import end_call
@@ -445,7 +445,7 @@ def send_lines(
         named = {name.lower() for name, _ in Fields.parse(lines, 0)}
         lines += field_lines([line for line in reported if line[0] not in named])
     lines += framing_line(method, 0 if body is None else body.length)
-    head: Http1RequestHead = make_request(method, target, parent.head.authority, lines)
+    head: RequestHead = make_request(method, target, parent.head.authority, lines)
     sent: Subrequest = Subrequest.__new__(Subrequest)
     sent._begin(listener, real.client)
     exchange: Exchange = begin_exchange(head, sent, parent.listener, peer, chain)

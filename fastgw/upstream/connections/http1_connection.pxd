@@ -1,7 +1,8 @@
 # The types of `http1_connection.py`.
 
 from fastgw.http.http1.body cimport BodyReader
-from fastgw.http.http1.parser cimport Http1ResponseHead, take_answer
+from fastgw.http.http1.parser cimport take_answer
+from fastgw.http.messages cimport ResponseHead
 from fastgw.upstream.connections.pooled_connection cimport HttpConnection
 from fastgw.upstream.connections.stream cimport ResponseListener
 
@@ -25,10 +26,10 @@ cdef class UpstreamConnection(HttpConnection):
     cpdef pause_writing(self)
     cpdef resume_writing(self)
     cdef _read_body(self, bytes chunk)
-    cdef _begin_body(self, Http1ResponseHead head, bytes received, Py_ssize_t end)
+    cdef _begin_body(self, ResponseHead head, bytes received, Py_ssize_t end)
     cdef _begin_counting(self, bytes chunk, bytes payload, long long assured)
     cdef _end_body(self)
     cpdef close(self)
     cdef _read_head(self, bytes received)
-    cdef _answered_whole(self, Http1ResponseHead head)
+    cdef _answered_whole(self, ResponseHead head)
     cdef _finish(self)

@@ -18,10 +18,11 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Trailers
 from fastgw.exchange.exchange import ClientSide
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.body import BodyReader
-from fastgw.http.http1.parser import Http1ResponseHead, leading_bytes, parse_answer, take_answer
+from fastgw.http.http1.body import BodyReader, body_reader
+from fastgw.http.http1.parser import leading_bytes, parse_answer, take_answer
 from fastgw.http.http1.tolerance import Repair, RepairedChunks
 from fastgw.http.malformed import Malformed
+from fastgw.http.messages import ResponseHead
 from fastgw.upstream.connections.pooled_connection import HttpConnection, Lender
 from fastgw.upstream.connections.stream import (
     AWAITING,
@@ -277,7 +278,7 @@ class UpstreamConnection(HttpConnection):
             self._repair = Repair(self.target.response_rules)
         return self._repair
 
-    def _answered_whole(self, head: Http1ResponseHead) -> None:
+    def _answered_whole(self, head: ResponseHead) -> None:
         listener = self._listener
         self.target.minor = head.minor
         self.reusable = not (head.close or self._unasked_body)
@@ -297,7 +298,7 @@ class UpstreamConnection(HttpConnection):
         else:
             self._begun, self._searched = received, len(received)
 
-    def _inform(self, head: Http1ResponseHead) -> bool:
+    def _inform(self, head: ResponseHead) -> bool:
         """Forward an interim response. False: the exchange has ended."""
         self._special = True
         self._informed += 1
@@ -312,7 +313,7 @@ class UpstreamConnection(HttpConnection):
         self._listener.on_interim(head)
         return self._listener is not None  # otherwise it was cancelled in between
 
-    def _begin_body(self, head: Http1ResponseHead, received: bytes, end: cython.Py_ssize_t) -> None:
+    def _begin_body(self, head: ResponseHead, received: bytes, end: cython.Py_ssize_t) -> None:
         listener = self._listener
         self.target.minor = head.minor
         # A target that responds without having requested the body may parse the body as the next request.
@@ -324,7 +325,7 @@ class UpstreamConnection(HttpConnection):
             return
         self.phase = RECEIVING
         rules = self.target.response_rules
-        reader = head.body(rules.header_bytes, rules.header_count)
+        reader = body_reader(head, rules.header_bytes, rules.header_count)
         if head.chunked and rules.repairs_chunks:
             reader = RepairedChunks(reader, self._repairing())
         self.reader = reader
@@ -412,7 +413,7 @@ class UpstreamConnection(HttpConnection):
             self.paused = False
             self.transport.resume_reading()
 
-    def _switch(self, head: Http1ResponseHead, early: bytes) -> None:
+    def _switch(self, head: ResponseHead, early: bytes) -> None:
         tunnel = self._tunnel
         if tunnel is None or not set(head.upgrade) & set(self._offered):
             self._fail(Fault.UPGRADE_UNEXPECTED)

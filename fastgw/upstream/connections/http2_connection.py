@@ -24,7 +24,7 @@ from fastgw.eventloop.socket_transport import SocketTransport
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Trailers
 from fastgw.exchange.reply import NO_CONTENT
-from fastgw.http.http1.parser import Http1ResponseHead, read_http2_response
+from fastgw.http.http1.parser import read_http2_response
 from fastgw.http.http1.trailers import TRAILERS_TOO_LARGE, parse_trailers
 from fastgw.http.http2._session import HeldBytes, Session
 from fastgw.http.http2.session import (
@@ -51,6 +51,7 @@ from fastgw.http.http2.session import (
     stalled_streams,
 )
 from fastgw.http.malformed import Malformed
+from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.connections.pooled_connection import HttpConnection
 from fastgw.upstream.connections.stream import (
@@ -393,7 +394,7 @@ class Http2UpstreamStream(UpstreamStream):
 
     # calls to the listener
 
-    def _parsed(self, text: bytes, received: bytes) -> Http1ResponseHead:
+    def _parsed(self, text: bytes, received: bytes) -> ResponseHead:
         return read_http2_response(received, len(text), self._method, MAX_FIELDS)
 
     def _deliver_kept(self) -> None:

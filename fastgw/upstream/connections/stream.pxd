@@ -2,13 +2,14 @@
 
 from fastgw.eventloop.body_reads cimport BodyReading
 from fastgw.eventloop.timer_wheel cimport Timed, Wheel
+from fastgw.http.messages cimport ResponseHead
 from fastgw.upstream.targets.target cimport Target
 
 cdef double inf
 
 
 cdef class ResponseListener(Timed):
-    cpdef on_head(self, head, bytes payload, bint ended)
+    cpdef on_head(self, ResponseHead head, bytes payload, bint ended)
     cpdef on_data(self, bytes payload)
     cpdef on_end(self, tuple trailers)
 

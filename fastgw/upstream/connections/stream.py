@@ -16,7 +16,6 @@ from fastgw.eventloop.body_reads import BodyReading
 from fastgw.eventloop.timer_wheel import Timed, Wheel
 from fastgw.exchange import Trailers
 from fastgw.exchange.exchange import ClientSide
-from fastgw.http.http1.parser import Http1ResponseHead
 from fastgw.http.messages import ResponseHead
 from fastgw.upstream.targets.target import Target
 
@@ -41,7 +40,7 @@ class ResponseListener(Timed):
         """Handle an interim response (1xx other than 101)."""
         raise NotImplementedError
 
-    def on_head(self, head: Http1ResponseHead, payload: bytes | None, ended: bool) -> None:
+    def on_head(self, head: ResponseHead, payload: bytes | None, ended: bool) -> None:
         """Handle the head of the final response, with the first part of its body; `ended`: with all of it.
 
         `payload`: None if the whole body is in `head.payload`.

@@ -5,7 +5,7 @@ from fastgw.eventloop.timer_wheel cimport Timed, Wheel
 from fastgw.exchange.body_relay cimport Relay
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.http.grpc.status cimport check_status, check_trailers, status_name
-from fastgw.http.http1.parser cimport Http1ResponseHead, payload_of
+from fastgw.http.messages cimport ResponseHead, payload_of
 from fastgw.upstream.connections.stream cimport ResponseListener, UpstreamStream
 from fastgw.upstream.forwarding.forwarded_request cimport ForwardedRequest
 from fastgw.upstream.targets.target cimport Target
@@ -31,7 +31,8 @@ cdef class Attempts(Timed):
     cpdef bint is_replayable(self) except -1
     cpdef bint keeps_body(self) except -1
     cpdef response_received(
-        self, Attempt attempt, head, bytes payload, bint ended, double now, bytes grpc_status, str invalid_status
+        self, Attempt attempt, ResponseHead head, bytes payload, bint ended, double now, bytes grpc_status,
+        str invalid_status,
     )
     cpdef done(self, Attempt attempt)
 

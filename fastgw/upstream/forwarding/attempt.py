@@ -21,10 +21,9 @@ from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.http.field_names import EXPECT
 from fastgw.http.grpc.status import STATUS, check_status, check_trailers, outcome_of, status_at_end, status_name
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import Http1ResponseHead, payload_of
 from fastgw.http.http2.session import ErrorCode
 from fastgw.http.malformed import Malformed
-from fastgw.http.messages import ResponseHead
+from fastgw.http.messages import ResponseHead, payload_of
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.recording.tap import RecordedTrace, TappedListener
 from fastgw.upstream.connections.http2_connection import NEEDS_HTTP1

@@ -5,7 +5,7 @@ from fastgw.exchange.body_relay cimport Relay
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.forwarded_headers cimport Peer
 from fastgw.http.http1 cimport serializer
-from fastgw.http.http1.parser cimport Http1RequestHead
+from fastgw.http.messages cimport RequestHead
 from fastgw.upstream.targets.target cimport Target
 from fastgw.upstream.upstream cimport Upstream
 
@@ -48,8 +48,8 @@ cdef class ForwardedRequest(Action):
         self, Exchange exchange, Target target, left=*, bytes payload=*, double call_left=*, bytes span_id=*
     )
     cpdef joined(self, frozenset drop, frozenset dropped)
-    cpdef tuple forwarding_headers(self, asked, Peer peer, head, frozenset dropped)
+    cpdef tuple forwarding_headers(self, asked, Peer peer, RequestHead head, frozenset dropped)
     cpdef bytes sent_target(self, asked, Target target, bytes query=*)
-    cpdef bytes host_header(self, Target target, Http1RequestHead head)
+    cpdef bytes host_header(self, Target target, RequestHead head)
     cpdef tuple asked_upgrade(self, Exchange exchange)
     cpdef bytes _special_lines(self, Exchange exchange)

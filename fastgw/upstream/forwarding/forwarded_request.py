@@ -21,7 +21,6 @@ from fastgw.http.authority import parse_authority
 from fastgw.http.field_names import DIGESTS, EXPECT, Names
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, timeout_line
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import Http1RequestHead
 from fastgw.http.messages import AS_DECLARED, RequestHead
 from fastgw.upstream.forwarding.gateway_urls import OwnUrls
 from fastgw.upstream.forwarding.request_trailers import TE_TRAILERS
@@ -123,7 +122,7 @@ class ForwardedRequest(Action):
         self, asked: BalancingRequest, target: Target, query: bytes | None = UNCHANGED_QUERY
     ) -> bytes | None:
         """Return the request target for the upstream; None: unchanged."""
-        head: Http1RequestHead = asked.head
+        head: RequestHead = asked.head
         if query is UNCHANGED_QUERY:
             if head.path_as_sent and not head.scheme:
                 if self.keeps_path:
@@ -218,7 +217,7 @@ class ForwardedRequest(Action):
             stripped=b"" if self.stripped is None else self.stripped.of(asked.path),
         )
 
-    def host_header(self, target: Target, head: Http1RequestHead) -> bytes | None:
+    def host_header(self, target: Target, head: RequestHead) -> bytes | None:
         """Return the `Host` of a request to a target; None: that of the client."""
         own = self._host_header
         host = target.host_header if own is None else target.host_for(own)

@@ -2,7 +2,7 @@
 
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.reply cimport Response, received_response
-from fastgw.http.http1.parser cimport Http1ResponseHead, has_field
+from fastgw.http.messages cimport ResponseHead, has_field
 from fastgw.upstream.forwarding.attempt cimport Attempt, Attempts, new_attempt
 from fastgw.upstream.forwarding.forwarded_request cimport ForwardedRequest
 from fastgw.upstream.targets.target cimport Target
@@ -11,7 +11,7 @@ from fastgw.upstream.upstream cimport Upstream
 cdef double inf
 cdef object FIRST, RETRY
 
-cdef bint _has_urls(Http1ResponseHead head) except -1
+cdef bint _has_urls(ResponseHead head) except -1
 
 
 cdef class Forwarding(Attempts):
@@ -30,13 +30,14 @@ cdef class Forwarding(Attempts):
 
     cpdef attempt(self, bint fresh, Target target=*, bint again=*, bint has_probe=*)
     cpdef response_received(
-        self, Attempt attempt, head, bytes payload, bint ended, double now, bytes grpc_status, str invalid_status
+        self, Attempt attempt, ResponseHead head, bytes payload, bint ended, double now, bytes grpc_status,
+        str invalid_status,
     )
     cpdef done(self, Attempt attempt)
-    cdef Response _response(self, Target target, head, bytes added, frozenset dropped)
-    cdef bint _take_response(self, head, bint ended) except -1
+    cdef Response _response(self, Target target, ResponseHead head, bytes added, frozenset dropped)
+    cdef bint _take_response(self, ResponseHead head, bint ended) except -1
     cdef _note_response(self, Target target, double seconds)
-    cdef bint _has_own_url(self, head, Target target) except -1
+    cdef bint _has_own_url(self, ResponseHead head, Target target) except -1
     cdef _end(self)
 
 

@@ -24,8 +24,7 @@ from fastgw.exchange.reply import Response, received_response
 from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED, HOLDING
 from fastgw.http.field_names import EXPECT, Names
 from fastgw.http.grpc.status import STATUS_FIELDS, GrpcStatus, parse_status, status_lines
-from fastgw.http.http1.parser import Http1ResponseHead, has_field
-from fastgw.http.messages import ResponseHead
+from fastgw.http.messages import ResponseHead, has_field
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.forwarding.attempt import Attempt, Attempts, new_attempt
 from fastgw.upstream.forwarding.credential_renewal import CredentialRenewal, HeldResponse
@@ -41,7 +40,7 @@ NOBODY: Final = frozenset((Fault.NO_HEALTHY_TARGET, Fault.CIRCUIT_OPEN, Fault.PO
 """Faults without any attempt, now or later."""
 
 
-def _has_urls(head: Http1ResponseHead) -> bool:
+def _has_urls(head: ResponseHead) -> bool:
     """Whether a response has a header with a URL that may be a target's."""
     return has_field(head, _LOCATION) or has_field(head, _CONTENT_LOCATION) or has_field(head, _REFRESH)
 
@@ -282,7 +281,7 @@ class Forwarding(Attempts):
         assert current is not None
         # What is not sent as it was received is not stored so.
         is_changed = self.upstream.cookies is not None or self._has_own_url(head, current.target)
-        if ended and isinstance(head, Http1ResponseHead) and head.whole and head.has_body and not is_changed:
+        if ended and isinstance(head, ResponseHead) and head.whole and head.has_body and not is_changed:
             try:
                 if taker.take_response(head):
                     self.exchange.taker = None
@@ -298,7 +297,7 @@ class Forwarding(Attempts):
     def _has_own_url(self, head: ResponseHead, target: Target) -> bool:
         """Whether a header of the response may have a URL that becomes the gateway's."""
         urls = self.forward.own_urls
-        if urls is None or (isinstance(head, Http1ResponseHead) and not _has_urls(head)):
+        if urls is None or (isinstance(head, ResponseHead) and not _has_urls(head)):
             return False
         return urls.has_own(head, target, self.exchange.peer)
 

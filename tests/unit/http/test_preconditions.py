@@ -3,7 +3,7 @@
 import pytest
 
 from fastgw.http.http1.made_request import build_request
-from fastgw.http.http1.parser import Http1RequestHead
+from fastgw.http.messages import RequestHead
 from fastgw.http.preconditions import (
     PreconditionResult,
     Validators,
@@ -26,7 +26,7 @@ WEAK = Validators(b'W/"a"', MODIFIED, NOW)
 BARE = Validators(None, None, NOW)
 
 
-def request(*lines: tuple[bytes, bytes], method: bytes = b"GET") -> Http1RequestHead:
+def request(*lines: tuple[bytes, bytes], method: bytes = b"GET") -> RequestHead:
     return build_request(method, b"files.test", b"/a", lines)
 
 

@@ -21,6 +21,7 @@ from fastgw.filters.api import (
     Reply,
     StageFactory,
 )
+from fastgw.http.http1.body import body_reader
 from fastgw.http.http1.parser import find_head_end, parse_response
 from fastgw.testing import Ran, run
 from tests.support.memory import Plane, probe
@@ -60,7 +61,7 @@ def answer_of(ran: Ran, method: bytes = b"GET") -> tuple[int, dict[bytes, bytes]
     """Status, fields and body of what the client got; a body that is not complete is a failure."""
     end = find_head_end(ran.received)
     head = parse_response(ran.received[:end], method)
-    reader = head.body()
+    reader = body_reader(head)
     body = reader.feed(ran.received[end:])
     if not reader.done:
         reader.eof()

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw.filters.api import BodyHook, Bounded, Phase, StageFactory
+from fastgw.http.http1.body import body_reader
 from fastgw.http.http1.parser import find_head_end, parse_request, parse_response
 from tests.support.memory import Plane, Wire, probe
 from tests.unit.pipeline.test_body_hooks import Doubling, Reversing, cut
@@ -67,7 +68,7 @@ def taken_request(sent: bytes) -> bytes | None:
     end = find_head_end(sent)
     if end <= 0:
         return None
-    reader = parse_request(sent[:end]).body()
+    reader = body_reader(parse_request(sent[:end]))
     body = reader.feed(sent[end:])
     assert not reader.rest
     return body if reader.done else None
@@ -80,7 +81,7 @@ def taken_response(received: bytes, closed: bool) -> tuple[bytes | None, bytes]:
         return None, b""
     head = parse_response(received[:end], b"PUT")
     assert head.status == 200, received
-    reader = head.body()
+    reader = body_reader(head)
     body = reader.feed(received[end:])
     if not reader.done and closed:
         reader.eof()

@@ -12,7 +12,7 @@ from fastgw.http.caching.freshness cimport corrected_age
 from fastgw.http.caching.keys cimport primary_key, search_key, swapped_key
 from fastgw.http.caching.storing cimport Times, decide_storing, find_identity
 from fastgw.http.caching.vary cimport variant_key
-from fastgw.http.http1.parser cimport Http1ResponseHead, has_field, payload_of
+from fastgw.http.messages cimport ResponseHead, has_field, payload_of
 from fastgw.http.http1.sought_names cimport has_any_of
 from fastgw.sync.cache_purges cimport url_tag
 from fastgw.upstream.forwarding.forward_action cimport Forward
@@ -60,4 +60,4 @@ cdef class CachedRequest:
     cdef bint _is_sent_as_asked(self) except -1
     cdef bint _recall(self) except -1
     cdef _stop_waiting(self)
-    cdef _store(self, lease, Http1ResponseHead head, bytes payload, judged)
+    cdef _store(self, lease, ResponseHead head, bytes payload, judged)

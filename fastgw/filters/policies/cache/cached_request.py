@@ -35,8 +35,8 @@ from fastgw.http.caching.reuse import Decision, Reuse, Trouble, decide_reuse, fi
 from fastgw.http.caching.storing import RequestIdentity, Times, decide_storing, find_identity
 from fastgw.http.caching.validation import CONDITIONS
 from fastgw.http.caching.vary import variant_key
-from fastgw.http.http1.parser import Http1ResponseHead, has_field, payload_of
 from fastgw.http.http1.sought_names import has_any_of
+from fastgw.http.messages import ResponseHead, has_field, payload_of
 from fastgw.sync.cache_purges import url_tag
 from fastgw.upstream.client.response_action import ResponseAction
 from fastgw.upstream.forwarding.forward_action import Forward
@@ -327,7 +327,7 @@ class CachedRequest:
 
     # calls while the request is forwarded as it is (`ResponseTaker`)
 
-    def take_response(self, head: Http1ResponseHead) -> bool:
+    def take_response(self, head: ResponseHead) -> bool:
         """Store a response that was received as a whole, or end the lease with a mark. What is decided is decided by
         the same functions as in `Fetch`, which goes on otherwise.
         """
@@ -365,9 +365,7 @@ class CachedRequest:
         exchange.cache_status = forwarded_status(self._forwarded_why, None, detail is None, False, ttl, detail)
         return True
 
-    def _store(
-        self, lease: SharedLease, head: Http1ResponseHead, payload: bytes, judged: StoredHead
-    ) -> NotStored | None:
+    def _store(self, lease: SharedLease, head: ResponseHead, payload: bytes, judged: StoredHead) -> NotStored | None:
         """Store a response; return why it was not. None: it was."""
         tags, url = self.policy.tags_of(head), purge_url(self.exchange, self.query)
         if len(tags) > MOST_TAGS:

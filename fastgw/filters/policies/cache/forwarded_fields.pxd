@@ -3,7 +3,7 @@
 cimport cython
 
 from fastgw.exchange.exchange cimport Exchange
-from fastgw.http.http1.parser cimport values_of
+from fastgw.http.messages cimport values_of
 
 
 @cython.final

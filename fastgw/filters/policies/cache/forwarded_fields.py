@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import cython
 
 from fastgw.exchange.exchange import Exchange, changed_values
-from fastgw.http.http1.parser import values_of
+from fastgw.http.messages import values_of
 
 
 @cython.cclass

@@ -10,7 +10,7 @@ from fastgw.forwarded_headers cimport Peer, client_authority, client_scheme
 from fastgw.http.caching.keys cimport filter_query, resource_text
 from fastgw.http.caching.storing cimport StorePolicy
 from fastgw.http.caching.vary cimport normalized_value
-from fastgw.http.http1.parser cimport values_of
+from fastgw.http.messages cimport values_of
 from fastgw.upstream.forwarding.forward_action cimport Forward
 from fastgw.upstream.upstream cimport Upstream
 

@@ -23,8 +23,7 @@ from fastgw.http.caching.storing import StorePolicy
 from fastgw.http.caching.validation import CONDITIONS
 from fastgw.http.caching.vary import RequestFields, normalized_value
 from fastgw.http.fields import folded
-from fastgw.http.http1.parser import values_of
-from fastgw.http.messages import ResponseHead
+from fastgw.http.messages import ResponseHead, values_of
 from fastgw.routing.requirements import cookies_named
 from fastgw.upstream.client.response_action import ResponseAction
 from fastgw.upstream.forwarding.forward_action import Forward

@@ -8,7 +8,7 @@ from fastgw.exchange.ready_answer cimport ReadyAnswer
 from fastgw.exchange.route cimport Route
 from fastgw.forwarded_headers cimport Peer
 from fastgw.exchange.sent_fields cimport fields_for_request
-from fastgw.http.http1.parser cimport Http1RequestHead
+from fastgw.http.messages cimport RequestHead
 from fastgw.http.http1.sought_names cimport has_any_of
 
 
@@ -47,8 +47,8 @@ cdef class ReadyAnswers:
     cdef public tuple _special
     cdef public SharedStore store
 
-    cpdef bint needs_policy(self, head, Peer peer) except -1
-    cpdef find(self, Http1RequestHead head, Peer peer, Route route)
+    cpdef bint needs_policy(self, RequestHead head, Peer peer) except -1
+    cpdef find(self, RequestHead head, Peer peer, Route route)
 
 
 cdef answer_form(Chain chain, fields)

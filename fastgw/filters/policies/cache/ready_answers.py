@@ -26,7 +26,7 @@ from fastgw.http.caching.records import StoredHead
 from fastgw.http.caching.validation import CONDITIONS
 from fastgw.http.caching.vary import RequestFields
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import Http1RequestHead, parse_response
+from fastgw.http.http1.parser import parse_response
 from fastgw.http.http1.sought_names import has_any_of
 from fastgw.http.messages import RequestHead
 
@@ -183,7 +183,7 @@ class ReadyAnswers:
         """Whether a GET has headers that the policy has to read."""
         return has_any_of(self._special, head) or (peer.trusted and head.forwarded)
 
-    def find(self, head: Http1RequestHead, peer: Peer, route: Route) -> ReadyAnswer | None:
+    def find(self, head: RequestHead, peer: Peer, route: Route) -> ReadyAnswer | None:
         """Return the answer to an ordinary request without a body. None: the policy has to answer it."""
         chain: Chain = route.chain
         fields = fields_for_request(chain.response_fields, head, peer)

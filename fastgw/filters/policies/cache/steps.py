@@ -19,9 +19,9 @@ from fastgw.filters.policies.cache.ready_hits import ReadyHits
 from fastgw.http.caching.cache_status import PURGE, Forwarded, forwarded_status
 from fastgw.http.caching.invalidation import find_invalidated, invalidates
 from fastgw.http.caching.validation import FOR_ORIGIN
-from fastgw.http.http1.parser import first_of
 from fastgw.http.http1.sought_names import has_any_of
 from fastgw.http.malformed import Malformed
+from fastgw.http.messages import first_of
 from fastgw.http.path_normalization import normalize
 from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, tags_to_purge
 from fastgw.upstream.client.response_action import ResponseAction

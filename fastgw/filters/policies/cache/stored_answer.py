@@ -27,7 +27,8 @@ from fastgw.http.caching.validation import (
     not_modified_lines,
     part_lines,
 )
-from fastgw.http.http1.parser import Http1ResponseHead, parse_response
+from fastgw.http.http1.parser import parse_response
+from fastgw.http.messages import ResponseHead
 
 AT_ONCE: Final = 64 * 1024
 """Maximum bytes of a body that are sent together with the head; more are sent in pieces of this size."""
@@ -104,11 +105,11 @@ def _send_file(exchange: Exchange, found: DiskObject, response: Response, first:
         sender.start_sending()
 
 
-def _head(status: int, reason: bytes, lines: bytes, age: int, method: bytes) -> Http1ResponseHead:
+def _head(status: int, reason: bytes, lines: bytes, age: int, method: bytes) -> ResponseHead:
     return parse_response(b"HTTP/1.1 %d %b\r\n%bAge: %d\r\n\r\n" % (status, reason, lines, age), method, MOST_FIELDS)
 
 
-def _send_head(exchange: Exchange, head: Http1ResponseHead, dropped: frozenset[bytes]) -> None:
+def _send_head(exchange: Exchange, head: ResponseHead, dropped: frozenset[bytes]) -> None:
     """Send a response without a body."""
     exchange.response_bytes = 0
     exchange.respond(Response(head.status, head, dropped=dropped), b"", True)

@@ -5,7 +5,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t
 from libc.string cimport memchr
 
-from fastgw.http.http1.parser cimport Http1RequestHead
+from fastgw.http.messages cimport RequestHead
 
 
 cdef enum:
@@ -26,8 +26,8 @@ def unknown_values(headers, frozenset skipped not None, frozenset of_files not N
     need no search.
     """
     cdef list values = []
-    if type(headers) is Http1RequestHead and (<Http1RequestHead>headers)._fields is None:
-        found = _values_of_lines(<Http1RequestHead>headers, skipped, of_files, known, known_cookies)
+    if type(headers) is RequestHead and (<RequestHead>headers)._fields is None:
+        found = _values_of_lines(<RequestHead>headers, skipped, of_files, known, known_cookies)
         if found is not None:
             return found
     for name, value in headers.fields():
@@ -40,7 +40,7 @@ def unknown_values(headers, frozenset skipped not None, frozenset of_files not N
 
 
 cdef tuple _values_of_lines(
-    Http1RequestHead head, frozenset skipped, frozenset of_files, known, known_cookies
+    RequestHead head, frozenset skipped, frozenset of_files, known, known_cookies
 ):
     """Read a head as it was received. None: a name is long, or a value has `$`.
 

@@ -15,6 +15,7 @@ from fastgw.eventloop.body_reads import (
     READERS_PER_TURN,
     SMALL_READ_BYTES,
 )
+from fastgw.http.http1.body import body_reader
 from fastgw.http.http1.parser import parse_request
 from tests.support import memory
 from tests.support.memory import Wire
@@ -282,6 +283,6 @@ def test_a_line_that_is_cut_in_two_is_read_on() -> None:
     sent, payload = crumbs(2_000)
     sent = b"1;a=b\r\nx\r\n" + sent + LAST
     for size in range(1, 40):
-        reader = parse_request(POST).body()
+        reader = body_reader(parse_request(POST))
         received = b"".join(reader.feed(sent[at : at + size * 50 + 1]) for at in range(0, len(sent), size * 50 + 1))
         assert (received, reader.done) == (b"x" + payload, True)

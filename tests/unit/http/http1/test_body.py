@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fastgw.http.http1.body import LONGEST_EXTENSIONS, BodyReader
+from fastgw.http.http1.body import LONGEST_EXTENSIONS, BodyReader, body_reader
 from fastgw.http.http1.parser import parse_request, parse_response
 from fastgw.http.http1.trailers import LONGEST_TRAILERS, MOST_TRAILERS, TRAILERS_TOO_LARGE
 from fastgw.http.malformed import Malformed
@@ -30,11 +30,11 @@ Feed = Callable[[BodyReader, bytes], bytes]
 
 
 def of_request(framing: bytes) -> BodyReader:
-    return parse_request(b"POST / HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n\r\n").body()
+    return body_reader(parse_request(b"POST / HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n\r\n"))
 
 
 def of_response(framing: bytes) -> BodyReader:
-    return parse_response(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n", b"GET").body()
+    return body_reader(parse_response(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n", b"GET"))
 
 
 both_sides = pytest.mark.parametrize("reader_of", [of_request, of_response])
@@ -195,12 +195,12 @@ def test_trailers_that_are_too_long_are_answered_431(reader_of: ReaderOf, feed: 
 def test_trailers_of_a_request_have_the_limits_that_are_given(feed: Feed):
     head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     for lines in (b"A: b\r\n" * 3, b"A: " + b"b" * 91 + b"\r\n"):  # with the line ends around them 100 bytes
-        reader = parse_request(head).body(100, 3)
+        reader = body_reader(parse_request(head), 100, 3)
         assert feed(reader, b"3\r\nabc\r\n0\r\n" + lines + b"\r\n") == b"abc"
         assert reader.done
     for lines in (b"A: b\r\n" * 4, b"A: " + b"b" * 92 + b"\r\n"):
         with pytest.raises(Malformed) as caught:
-            feed(parse_request(head).body(100, 3), b"3\r\nabc\r\n0\r\n" + lines + b"\r\n")
+            feed(body_reader(parse_request(head), 100, 3), b"3\r\nabc\r\n0\r\n" + lines + b"\r\n")
         assert (caught.value.status, caught.value.reason) == (431, TRAILERS_TOO_LARGE)
 
 

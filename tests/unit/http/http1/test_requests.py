@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fastgw.http.http1.body import body_reader
 from fastgw.http.http1.parser import (
-    Http1RequestHead,
     find_head_end,
     leading_bytes,
     parse_request,
@@ -19,6 +19,7 @@ from fastgw.http.http1.parser import (
     take_request,
 )
 from fastgw.http.malformed import Malformed
+from fastgw.http.messages import RequestHead
 from tests.support.table import for_each
 
 
@@ -286,7 +287,7 @@ def test_connect_is_read_so_that_it_can_be_refused_by_name():
     request = parse_request(head(b"CONNECT a:443 HTTP/1.1", host=b"Host: A:443"))
     assert (request.method, request.authority, request.raw_path, request.path) == (b"CONNECT", b"a:443", b"", b"")
     assert request.close
-    assert request.body().done
+    assert body_reader(request).done
 
 
 def test_trace_is_read_so_that_it_can_be_refused_by_name():
@@ -300,7 +301,7 @@ def test_methods_pass_whether_llhttp_knows_them_or_not(method: bytes):
     assert parse_request(raw).method == read_http2_request(raw, 100, b"").method == method
     fields = (b"Content-Length: 3", b"Upgrade: a", b"Connection: upgrade")
     request = parse_request(head(method + b" / HTTP/1.1", *fields))
-    reader = request.body()
+    reader = body_reader(request)
     assert (request.method, reader.feed(b"abcGET"), reader.done, reader.rest) == (method, b"abc", True, b"GET")
     with pytest.raises(Malformed):
         parse_request(head(method + b" / HTTP/1.1", b"Content-Length: 3", b"Transfer-Encoding: chunked"))
@@ -395,7 +396,7 @@ def test_the_next_request_is_judged_for_itself(connection: bytes):
 def test_how_the_body_ends(fields, length, chunked):
     request = parse_request(post(*fields))
     assert (request.length, request.chunked) == (length, chunked)
-    assert request.body().done is (length == 0 and not chunked)
+    assert body_reader(request).done is (length == 0 and not chunked)
 
 
 @for_each(
@@ -423,7 +424,7 @@ def test_what_the_client_would_upgrade_to(version, fields, upgrade):
 def test_a_body_with_an_upgrade_offer_is_read_to_its_end(framing: bytes):
     """llhttp would take the offer for the end of HTTP and the body for another protocol."""
     body = b"abc" if b"Length" in framing else b"3\r\nabc\r\n0\r\n\r\n"
-    reader = parse_request(post(b"Connection: upgrade", b"Upgrade: h2c", framing)).body()
+    reader = body_reader(parse_request(post(b"Connection: upgrade", b"Upgrade: h2c", framing)))
     assert reader.feed(body + b"GET") == b"abc"
     assert reader.done
     assert reader.rest == b"GET"
@@ -511,7 +512,7 @@ def test_known_fields_are_found_with_their_places():
     assert [value for _, _, value in known[b"x-forwarded-for"]] == [b"1", b"3"]
 
 
-@for_each("name", sorted(Http1RequestHead.KNOWN))
+@for_each("name", sorted(RequestHead.KNOWN))
 def test_every_known_field_is_known(name: bytes):
     value = {b"host": b"a", b"content-length": b"0", b"transfer-encoding": b"chunked", b"expect": b"100-continue"}
     line = name.title() + b": " + value.get(name, b"a")
@@ -528,7 +529,7 @@ def test_the_number_of_fields_is_bounded():
 
 def test_a_repr_tells_the_state_without_secrets():
     request = parse_request(head(b"POST /s3cret HTTP/1.1", b"Authorization: s3cret", b"Content-Length: 3"))
-    assert repr(request) == "<Http1RequestHead POST, length 3>"
+    assert repr(request) == "<RequestHead POST, length 3>"
 
 
 def test_the_end_of_a_head_is_found_wherever_it_is_cut():
@@ -649,7 +650,7 @@ def test_a_head_is_taken_with_the_beginning_of_its_body(case: tuple[bytes, bytes
     took = take(raw + body[:cut], max_bytes=len(raw))
     assert (took.raw, took.payload, took.whole, took.ordinary, took.plain) == (raw, None, False, False, True)
     assert (take_begun(took), take_begun(took)) == (body[:cut], None)
-    reader = took.body()
+    reader = body_reader(took)
     assert (reader.feed(body[:cut]), reader.bytes_assured(), reader.done) == (body[:cut], len(body) - cut, False)
     assert (reader.feed(body[cut:]), reader.rest, reader.done) == (body[cut:], b"", True)
 
@@ -789,7 +790,7 @@ def test_a_request_that_came_by_http2(lines, accepts_trailers, ordinary):
     assert (waiting.payload, waiting.whole, waiting.ordinary) == (None, False, False)
 
 
-@for_each("name", sorted(Http1RequestHead.KNOWN | {b"authorization", b"origin", b"x" * 40}))
+@for_each("name", sorted(RequestHead.KNOWN | {b"authorization", b"origin", b"x" * 40}))
 def test_names_are_known_in_whatever_case_and_none_that_only_seems_to_be_in_another(name: bytes):
     """A control, too, becomes a hyphen or a digit by the bit that makes letters small."""
     spellings = [name, name.upper(), name.title()]
@@ -800,7 +801,7 @@ def test_names_are_known_in_whatever_case_and_none_that_only_seems_to_be_in_anot
         except Malformed:
             continue
         assert request.first(name) == (b"3" if spelling.lower() == name else None)
-        assert (name in request.known) is (spelling.lower() == name and name in Http1RequestHead.KNOWN)
+        assert (name in request.known) is (spelling.lower() == name and name in RequestHead.KNOWN)
         assert request.values(spelling.lower()) == [b"3"]
 
 

@@ -2,8 +2,10 @@
 
 import pytest
 
-from fastgw.http.http1.parser import Http1ResponseHead, parse_answer, parse_response, read_http2_response, take_answer
+from fastgw.http.http1.body import body_reader
+from fastgw.http.http1.parser import parse_answer, parse_response, read_http2_response, take_answer
 from fastgw.http.malformed import Malformed
+from fastgw.http.messages import ResponseHead
 from tests.support.table import for_each
 
 
@@ -127,7 +129,7 @@ def test_how_the_body_ends(method, status, fields, body):
     assert response.until_close is (body == "until close")
     assert response.close is (body == "until close")
     assert (
-        type(response.body()).__name__
+        type(body_reader(response)).__name__
         == {
             "chunked": "ChunkedReader",
             "length": "LengthReader",
@@ -135,7 +137,7 @@ def test_how_the_body_ends(method, status, fields, body):
             "until close": "UntilCloseReader",
         }[body]
     )
-    assert response.body().done is (body == "none")
+    assert body_reader(response).done is (body == "none")
 
 
 @pytest.mark.parametrize(("method", "status"), [(b"HEAD", 200), (b"GET", 304)])
@@ -203,14 +205,14 @@ def test_underscores_are_no_twins_in_responses():
     assert parse_response(ok(LENGTH, b"Content_Length: 4"), b"GET").length == 3
 
 
-@for_each("name", sorted(Http1ResponseHead.KNOWN))
+@for_each("name", sorted(ResponseHead.KNOWN))
 def test_every_known_field_is_known(name: bytes):
     value = {b"content-length": b"0", b"transfer-encoding": b"chunked"}.get(name, b"a")
     assert name in parse_response(ok(name.upper() + b": " + value), b"GET").known
 
 
 def test_a_repr_tells_the_state_without_secrets():
-    assert repr(parse_response(ok(CHUNKED, b"Set-Cookie: s3cret"), b"GET")) == "<Http1ResponseHead 200, chunked>"
+    assert repr(parse_response(ok(CHUNKED, b"Set-Cookie: s3cret"), b"GET")) == "<ResponseHead 200, chunked>"
 
 
 LENGTH_3 = ok(b"Content-Length: 3")
@@ -263,7 +265,7 @@ def test_a_body_that_came_with_its_head_is_judged_with_it(raw: bytes, method: by
     for name in ("raw", "status", "reason", "minor", "length", "chunked", "close", "until_close", "has_body", "known"):
         assert getattr(answer, name) == getattr(alone, name)
     if payload is None:
-        reader, reader_alone = answer.body(), alone.body()
+        reader, reader_alone = body_reader(answer), body_reader(alone)
         assert reader.feed(following) == reader_alone.feed(following)
         assert (reader.done, reader.rest) == (reader_alone.done, reader_alone.rest)
 
@@ -274,9 +276,7 @@ def test_nonsense_is_refused_whatever_came_behind_it(raw: bytes):
         parse_answer(raw + b"abc", len(raw), b"GET")
 
 
-def take(
-    received: bytes, method: bytes = b"GET", room: bytes = b"\r\n\r\nof an earlier read"
-) -> Http1ResponseHead | bytes:
+def take(received: bytes, method: bytes = b"GET", room: bytes = b"\r\n\r\nof an earlier read") -> ResponseHead | bytes:
     """What is taken out of a buffer that is read into anew at once."""
     buffer = memoryview(bytearray(received + room))
     took = take_answer(buffer, len(received), method)

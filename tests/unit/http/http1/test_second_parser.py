@@ -9,16 +9,10 @@ import pytest
 from httptools import HttpRequestParser, HttpResponseParser
 
 from fastgw.http.http1.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
-from fastgw.http.http1.parser import (
-    Http1RequestHead,
-    parse_answer,
-    parse_request,
-    read_request,
-    read_response,
-    take_request,
-)
+from fastgw.http.http1.parser import parse_answer, parse_request, read_request, read_response, take_request
 from fastgw.http.http1.second_parser import SecondParser, SharedParser
 from fastgw.http.malformed import Malformed
+from fastgw.http.messages import RequestHead
 from tests.support.table import for_each
 
 
@@ -182,7 +176,7 @@ def test_a_head_that_llhttp_sees_a_body_behind_when_we_do_not_is_refused(body_fo
     SecondParser(HttpRequestParser).head(raw, not body_follows)
 
 
-def take(received: bytes) -> Http1RequestHead | bytes:
+def take(received: bytes) -> RequestHead | bytes:
     return take_request(memoryview(received), len(received), len(received), 100)
 
 
