@@ -3,22 +3,12 @@
 cimport cython
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
-cdef extern from "nghttp2/nghttp2.h":
-    ctypedef struct nghttp2_session:
-        pass
-    ctypedef struct nghttp2_nv:
-        uint8_t* name
-        uint8_t* value
-        size_t namelen
-        size_t valuelen
-        uint8_t flags
+from fastgw.http.http2.nghttp2 cimport nghttp2_nv, nghttp2_session
+from fastgw.http.http2.received_head cimport ReceivedHead
 
 cdef enum:
     DATE_LENGTH = 29  # of an HTTP date (RFC 9110 section 5.6.7)
     FRAME_HEAD = 9  # bytes before the payload of a frame (RFC 9113 section 4.1)
-
-
-cdef struct ReceivedHead
 
 
 @cython.final
@@ -54,11 +44,6 @@ cdef struct Inflow:
     double since
 
 
-cdef struct Span:
-    size_t start
-    size_t length
-
-
 @cython.final
 cdef class Session:
     cdef nghttp2_session* _session
@@ -68,20 +53,7 @@ cdef class Session:
     cdef bint _is_client
     cdef bint _secure
     # the head that is being received
-    cdef ReceivedHead* _head  # NULL: none
-    cdef Span _method
-    cdef Span _path
-    cdef Span _authority
-    cdef Span _scheme
-    cdef Span _protocol
-    cdef Span _host
-    cdef int _status
-    cdef size_t _head_bytes
-    cdef int _head_fields
-    cdef bint _too_long
-    cdef bint _has_length
-    cdef bint _has_host
-    cdef str _refusal
+    cdef ReceivedHead _head  # None: none
     cdef size_t _most_head_bytes
     cdef int _most_head_fields
     cdef int _continuations
@@ -141,10 +113,7 @@ cdef class Session:
     cdef void _count_reset(self) noexcept
     cdef void _count_late(self, int frames, size_t length) noexcept
     cdef void _count_control(self) noexcept
-    cdef bint _begin_head(self) noexcept
-    cdef void _release_head(self) noexcept
-    cdef bint _keep_pseudo(self, Span* span, const uint8_t* value, size_t length) noexcept
-    cdef bint _add_field(self, const uint8_t* name, size_t namelen, const uint8_t* value, size_t length) noexcept
+    cdef void _begin_head(self)
     cdef void _end_head(self, int32_t stream, bint ended)
     cdef void _add_data(self, int32_t stream, bytes payload)
     cdef void _end_body(self, int32_t stream)
@@ -156,12 +125,6 @@ cdef class Session:
     cdef void _adapt_window(self, int32_t stream, Inflow* inflow) noexcept
     cdef Py_ssize_t _window_of_path(self) noexcept
     cdef void _set_window(self, int32_t stream, Inflow* inflow, Py_ssize_t window) noexcept
-    cdef bytes _lines(self)
-    cdef bytes _text(self, Span span)
-    cdef bint _says(self, Span span, const char* word, size_t length) noexcept
-    cdef str _request_refusal(self)
-    cdef str _host_refusal(self)
-    cdef bytes _request_text(self, bint ended)
     cdef void _end_response_head(self, int32_t stream, bint ended)
     cdef void _end_trailers(self, int32_t stream)
     cpdef respond(self, int32_t stream, bytes message, bint ended, bytes trailers=*)

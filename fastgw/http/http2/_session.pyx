@@ -22,18 +22,16 @@ from collections import deque
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memchr, memcmp, memcpy
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy
 
 from fastgw.http.http2._header_block cimport MOST_IN_FRAME, PLAIN_BLOCK, write_plain
+from fastgw.http.http2.nghttp2 cimport *
+from fastgw.http.http2.received_head cimport ReceivedHead, give_back, take_head, without_body
+from fastgw.http.http2.sent_head cimport FIELDS_ON_STACK, SentHead, begin_sent_head, end_sent_head, take_apart
 
-from fastgw.http.authority import parse_authority
-from fastgw.http.malformed import Malformed
 from fastgw.http.reason_phrases import STATUS_LINES
-
-cdef extern from "<string.h>" nogil:  # of POSIX 2024, and of C libraries before
-    void* memmem(const void* text, size_t length, const void* part, size_t part_length)
 
 cdef extern from "<time.h>" nogil:
     ctypedef int clockid_t
@@ -48,156 +46,6 @@ cdef extern from "sys/socket.h" nogil:
         MSG_DONTWAIT
         MSG_NOSIGNAL
     ssize_t send_bytes "send"(int fd, const void* bytes, size_t length, int flags)
-
-cdef extern from "nghttp2/nghttp2.h":
-    ctypedef struct nghttp2_session_callbacks:
-        pass
-    ctypedef struct nghttp2_option:
-        pass
-    ctypedef struct nghttp2_info:
-        const char* version_str
-    ctypedef struct nghttp2_frame_hd:
-        size_t length
-        int32_t stream_id
-        uint8_t type
-        uint8_t flags
-    ctypedef struct nghttp2_data:
-        nghttp2_frame_hd hd
-        size_t padlen
-    ctypedef struct nghttp2_headers:
-        nghttp2_frame_hd hd
-        int cat
-    ctypedef struct nghttp2_rst_stream:
-        nghttp2_frame_hd hd
-        uint32_t error_code
-    ctypedef struct nghttp2_goaway:
-        nghttp2_frame_hd hd
-        int32_t last_stream_id
-        uint32_t error_code
-        uint8_t* opaque_data
-        size_t opaque_data_len
-    ctypedef struct nghttp2_ping:
-        nghttp2_frame_hd hd
-        uint8_t opaque_data[8]
-    ctypedef union nghttp2_frame:
-        nghttp2_frame_hd hd
-        nghttp2_data data
-        nghttp2_headers headers
-        nghttp2_rst_stream rst_stream
-        nghttp2_goaway goaway
-        nghttp2_ping ping
-    ctypedef struct nghttp2_settings_entry:
-        int32_t settings_id
-        uint32_t value
-    ctypedef union nghttp2_data_source:
-        int fd
-        void* ptr
-    ctypedef ssize_t (*nghttp2_data_source_read_callback)(
-        nghttp2_session*, int32_t, uint8_t*, size_t, uint32_t*, nghttp2_data_source*, void*
-    ) noexcept
-    ctypedef struct nghttp2_data_provider:
-        nghttp2_data_source source
-        nghttp2_data_source_read_callback read_callback
-
-    nghttp2_info* nghttp2_version(int least)
-    const char* nghttp2_strerror(int code)
-    int nghttp2_session_callbacks_new(nghttp2_session_callbacks**)
-    void nghttp2_session_callbacks_set_on_begin_frame_callback(nghttp2_session_callbacks*, void*)
-    void nghttp2_session_callbacks_set_on_begin_headers_callback(nghttp2_session_callbacks*, void*)
-    void nghttp2_session_callbacks_set_on_header_callback(nghttp2_session_callbacks*, void*)
-    void nghttp2_session_callbacks_set_on_invalid_header_callback(nghttp2_session_callbacks*, void*)
-    void nghttp2_session_callbacks_set_on_data_chunk_recv_callback(nghttp2_session_callbacks*, void*)
-    void nghttp2_session_callbacks_set_on_frame_recv_callback(nghttp2_session_callbacks*, void*)
-    void nghttp2_session_callbacks_set_on_frame_send_callback(nghttp2_session_callbacks*, void*)
-    void nghttp2_session_callbacks_set_send_data_callback(nghttp2_session_callbacks*, void*)
-    void nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(nghttp2_session_callbacks*, void*)
-    void nghttp2_session_callbacks_set_unpack_extension_callback(nghttp2_session_callbacks*, void*)
-    void nghttp2_session_callbacks_set_on_frame_not_send_callback(nghttp2_session_callbacks*, void*)
-    void nghttp2_session_callbacks_set_on_stream_close_callback(nghttp2_session_callbacks*, void*)
-    int nghttp2_option_new(nghttp2_option**)
-    void nghttp2_option_set_no_auto_window_update(nghttp2_option*, int)
-    void nghttp2_option_set_max_send_header_block_length(nghttp2_option*, size_t)
-    void nghttp2_option_set_no_closed_streams(nghttp2_option*, int)
-    void nghttp2_option_set_max_settings(nghttp2_option*, size_t)
-    void nghttp2_option_set_user_recv_extension_type(nghttp2_option*, uint8_t)
-    int nghttp2_session_server_new2(nghttp2_session**, nghttp2_session_callbacks*, void*, nghttp2_option*)
-    int nghttp2_session_client_new2(nghttp2_session**, nghttp2_session_callbacks*, void*, nghttp2_option*)
-    void nghttp2_session_del(nghttp2_session*)
-    ssize_t nghttp2_session_mem_recv(nghttp2_session*, const uint8_t*, size_t)
-    ssize_t nghttp2_session_mem_send(nghttp2_session*, const uint8_t**)
-    int nghttp2_session_want_read(nghttp2_session*)
-    int nghttp2_session_want_write(nghttp2_session*)
-    int nghttp2_session_consume_connection(nghttp2_session*, size_t)
-    int nghttp2_session_consume(nghttp2_session*, int32_t, size_t)
-    int nghttp2_session_resume_data(nghttp2_session*, int32_t)
-    void* nghttp2_session_get_stream_user_data(nghttp2_session*, int32_t)
-    int nghttp2_session_set_stream_user_data(nghttp2_session*, int32_t, void*)
-    int nghttp2_session_get_stream_remote_close(nghttp2_session*, int32_t)
-    int nghttp2_session_set_local_window_size(nghttp2_session*, uint8_t, int32_t, int32_t)
-    int32_t nghttp2_session_get_last_proc_stream_id(nghttp2_session*)
-    uint32_t nghttp2_session_get_remote_settings(nghttp2_session*, int)
-    int32_t nghttp2_session_get_remote_window_size(nghttp2_session*)
-    int32_t nghttp2_session_get_stream_remote_window_size(nghttp2_session*, int32_t)
-    size_t nghttp2_session_get_outbound_queue_size(nghttp2_session*)
-    void* nghttp2_session_find_stream(nghttp2_session*, int32_t)
-    int nghttp2_session_terminate_session(nghttp2_session*, uint32_t)
-    int nghttp2_submit_settings(nghttp2_session*, uint8_t, const nghttp2_settings_entry*, size_t)
-    int nghttp2_submit_response(nghttp2_session*, int32_t, const nghttp2_nv*, size_t, const nghttp2_data_provider*)
-    int32_t nghttp2_submit_request(
-        nghttp2_session*, const void*, const nghttp2_nv*, size_t, const nghttp2_data_provider*, void*
-    )
-    int32_t nghttp2_submit_headers(
-        nghttp2_session*, uint8_t, int32_t, const void*, const nghttp2_nv*, size_t, void*
-    )
-    int nghttp2_submit_trailer(nghttp2_session*, int32_t, const nghttp2_nv*, size_t)
-    int nghttp2_submit_rst_stream(nghttp2_session*, uint8_t, int32_t, uint32_t)
-    int nghttp2_submit_shutdown_notice(nghttp2_session*)
-    int nghttp2_submit_goaway(nghttp2_session*, uint8_t, int32_t, uint32_t, const uint8_t*, size_t)
-    int nghttp2_submit_ping(nghttp2_session*, uint8_t, const uint8_t*)
-
-cdef enum:
-    F_DATA = 0
-    F_HEADERS = 1
-    F_PRIORITY = 2
-    F_RST_STREAM = 3
-    F_SETTINGS = 4
-    F_PING = 6
-    F_GOAWAY = 7
-    F_WINDOW_UPDATE = 8
-    F_CONTINUATION = 9
-    FIRST_UNKNOWN = 10
-    LAST_UNKNOWN = 255
-    FLAG_END_STREAM = 1
-    FLAG_ACK = 1
-    FLAG_END_HEADERS = 4
-    FLAG_PADDED = 8
-    FLAG_PRIORITY = 32
-    PRIORITY_FIELDS = 5  # bytes before the header block
-    CAT_REQUEST = 0
-    CAT_RESPONSE = 1
-    CAT_HEADERS = 3
-    DATA_FLAG_EOF = 1
-    DATA_FLAG_NO_END_STREAM = 2
-    DATA_FLAG_NO_COPY = 4
-    NV_NO_INDEX = 1
-    NV_NO_COPY = 6  # neither of the name nor of the value
-    ERR_WOULDBLOCK = -504
-    ERR_DEFERRED = -508
-    ERR_PAUSE = -526
-    ERR_STREAM_CLOSED = -510
-    ERR_STREAM_CLOSING = -511
-    ERR_TEMPORAL_CALLBACK_FAILURE = -521
-    ERR_REFUSED_STREAM = -533
-    ERR_CANCEL = -535
-    ERR_CALLBACK_FAILURE = -902
-    ERR_FLOODED = -904
-    ERR_TOO_MANY_CONTINUATIONS = -905  # of versions that fix CVE-2024-28182, before the limit here is reached
-    SETTING_ENABLE_PUSH = 2
-    SETTING_MAX_CONCURRENT_STREAMS = 3
-    SETTING_INITIAL_WINDOW_SIZE = 4
-    SETTING_MAX_HEADER_LIST_SIZE = 6
-    SETTING_ENABLE_CONNECT_PROTOCOL = 8
-    SETTING_NO_RFC7540_PRIORITIES = 9
 
 cdef enum:
     NO_ERROR = 0
@@ -242,13 +90,10 @@ cdef enum:
 
 cdef enum:
     FIELD_OVERHEAD = 32  # of a field in the size of a head (RFC 9113 section 6.5.2)
-    FIELDS_ON_STACK = 256  # fields of a sent head; more of them are in memory of their own
-    USUAL_NAMES = 1024  # bytes of the names of a sent head; longer ones are in further memory
     OUT_BYTES = 65536
     PREFACE = 24
     SHORTEST_PLAIN = 137  # bytes of a frame
     FRAME = FRAME_HEAD + 16384
-    KEPT_HEAD = 65536
     # Rate limits of control frames.
     RESET_BURST = 100
     RESETS_PER_SECOND = 33
@@ -292,66 +137,7 @@ cdef uint8_t _out[OUT_BYTES + FRAME]  # empty between two calls
 cdef size_t _filled = 0  # its bytes that are to be sent
 cdef uint8_t _plain[FRAME_HEAD + PRIORITY_FIELDS + PLAIN_BLOCK]  # a HEADERS frame without Huffman code
 cdef bint _plain_in_use = False
-cdef uint8_t _lower[256]
-
-
-cdef void _set_up_tables() noexcept:
-    cdef int code
-    for code in range(256):
-        _lower[code] = <uint8_t>(code + 32 if 65 <= code <= 90 else code)
-
-
-_set_up_tables()
-
-
-cdef struct Block:
-    # Growing byte buffer.
-    uint8_t* bytes
-    size_t length
-    size_t room
-
-
-cdef struct ReceivedHead:
-    # Text of a head while it is received: its lines, the value of its Cookie, and pseudo-headers one after the other.
-    Block fields
-    Block cookies
-    Block pseudo
-
-
-cdef struct SentHead:
-    # Fields of a head that is sent, and the memory of their names.
-    uint8_t* names
-    uint8_t* more_names  # further ones; NULL: there are none
-    nghttp2_nv* fields
-    nghttp2_nv* many  # their memory, if there are too many for the stack
-    int date  # place of the last Date; 0: there is none
-
-
 cdef dict _status_lines = STATUS_LINES  # HTTP/2 has no reason phrases; some clients of HTTP/1.1 expect them
-cdef bytes _OF_UNKNOWN_LENGTH = b"transfer-encoding: chunked\r\n\r\n"  # end of the text of a request
-
-
-cdef inline bint _declares_none(const uint8_t* method, Py_ssize_t length) noexcept nogil:
-    """Whether a request without a body declares its length: POST, PUT and PATCH (RFC 9110 section 8.6)."""
-    return length > 2 and method[0] == c"P"
-
-
-cdef inline bint _append(Block* block, const uint8_t* text, size_t length) noexcept nogil:
-    cdef size_t room = block.room
-    cdef uint8_t* grown
-    if block.length + length > room:
-        room = 2 * room if room > 256 else 512
-        while room < block.length + length:
-            room *= 2
-        grown = <uint8_t*>realloc(block.bytes, room)
-        if grown is NULL:
-            return False
-        block.bytes = grown
-        block.room = room
-    if length:  # otherwise both may be NULL
-        memcpy(block.bytes + block.length, text, length)
-    block.length += length
-    return True
 
 
 cdef inline Py_ssize_t _payload_length(const uint8_t* frame) noexcept nogil:
@@ -375,40 +161,6 @@ cdef Py_ssize_t _write_plain_frame(const uint8_t* frame, Py_ssize_t length) noex
     memcpy(_plain, frame, before)
     _plain[0], _plain[1], _plain[2] = length >> 16, length >> 8 & 0xFF, length & 0xFF
     return FRAME_HEAD + length
-
-
-# PERF: one for all sessions, as a head is nearly always complete within a call: each one's own is rarely in the
-# processor's cache (64 connections: 12 lines less are missed per request), and takes 2 KB of a connection at rest.
-cdef ReceivedHead* _spare_head = NULL
-
-
-cdef inline void _empty(ReceivedHead* head) noexcept:
-    head.fields.length = head.cookies.length = head.pseudo.length = 0
-
-
-cdef ReceivedHead* _take_head() noexcept:
-    """Return an empty head; NULL: out of memory."""
-    global _spare_head
-    cdef ReceivedHead* head = _spare_head
-    if head is NULL:
-        return <ReceivedHead*>calloc(1, sizeof(ReceivedHead))
-    _spare_head = NULL
-    _empty(head)
-    return head
-
-
-cdef void _give_back(ReceivedHead* head) noexcept:
-    """Keep the memory of a head for the next one, or free it. `head`: may be NULL."""
-    global _spare_head
-    if head is NULL:
-        return
-    if _spare_head is NULL and head.fields.room + head.cookies.room + head.pseudo.room <= KEPT_HEAD:
-        _spare_head = head
-        return
-    free(head.fields.bytes)
-    free(head.cookies.bytes)
-    free(head.pseudo.bytes)
-    free(head)
 
 
 @cython.final
@@ -537,7 +289,6 @@ cdef class Session:
             self._end_inflow(self._inflows)
         if self._session is not NULL:
             nghttp2_session_del(self._session)
-        _give_back(self._head)
 
     # input
 
@@ -716,97 +467,30 @@ cdef class Session:
         if self._control < 0:
             self._flooded("too many control frames")
 
-    cdef bint _begin_head(self) noexcept:
-        """False: out of memory."""
-        if self._head is NULL:
-            self._head = _take_head()
-            if self._head is NULL:
-                return False
-        else:
-            _empty(self._head)
-        self._method.length = self._path.length = self._authority.length = self._scheme.length = 0
-        self._protocol.length = self._host.length = 0
-        self._status = -1
-        self._head_bytes = 0
-        self._head_fields = 0
-        self._too_long = self._has_length = self._has_host = False
-        self._refusal = None
+    cdef void _begin_head(self):
+        if self._head is None:
+            self._head = take_head()
+        self._head.begin(self._is_client, self._most_head_bytes, self._most_head_fields)
         self.in_head = True
-        return True
-
-    cdef void _release_head(self) noexcept:
-        _give_back(self._head)
-        self._head = NULL
-
-    cdef bint _keep_pseudo(self, Span* span, const uint8_t* value, size_t length) noexcept:
-        span.start, span.length = self._head.pseudo.length, length
-        return _append(&self._head.pseudo, value, length)
-
-    cdef bint _add_field(self, const uint8_t* name, size_t namelen, const uint8_t* value, size_t length) noexcept:
-        """Add a field to the head that is being received. False: out of memory."""
-        cdef bint is_cookie = namelen == 6 and not self._is_client and not memcmp(name, b"cookie", 6)
-        self._head_bytes += namelen + length + 32
-        if not (is_cookie and self._head.cookies.length):  # one Cookie header is sent on (RFC 9113 section 8.2.3)
-            self._head_fields += 1
-        if self._head_bytes > self._most_head_bytes or self._head_fields > self._most_head_fields:
-            self._too_long = True
-            if namelen == 5 and name[0] == c":":  # which of the two is too long
-                return self._keep_pseudo(&self._path, value, length)
-            return True
-        if name[0] == c":":
-            self._head_fields -= 1
-            if namelen == 7 and name[1] == c"m":
-                return self._keep_pseudo(&self._method, value, length)
-            if namelen == 5:
-                return self._keep_pseudo(&self._path, value, length)
-            if namelen == 7 and name[2] == c"c":
-                return self._keep_pseudo(&self._scheme, value, length)
-            if namelen == 10:
-                return self._keep_pseudo(&self._authority, value, length)
-            if namelen == 9:
-                return self._keep_pseudo(&self._protocol, value, length)
-            if namelen == 7:  # :status, three digits, as checked by nghttp2
-                self._status = 100 * (value[0] - c"0") + 10 * (value[1] - c"0") + (value[2] - c"0")
-            return True
-        if length and (value[0] == c" " or value[0] == c"\t" or value[length - 1] == c" " or value[length - 1] == c"\t"):
-            self._refusal = "A header's value begins or ends with white space."
-            return True
-        if not self._is_client:
-            if namelen == 4 and not memcmp(name, b"host", 4):
-                if self._has_host:
-                    self._refusal = "There is more than one Host header."
-                self._has_host = True
-                return self._keep_pseudo(&self._host, value, length)
-            if is_cookie:
-                if self._head.cookies.length and not _append(&self._head.cookies, b"; ", 2):
-                    return False
-                return _append(&self._head.cookies, value, length)
-        if namelen == 14 and not memcmp(name, b"content-length", 14):
-            self._has_length = True
-        return (
-            _append(&self._head.fields, name, namelen)
-            and _append(&self._head.fields, b": ", 2)
-            and _append(&self._head.fields, value, length)
-            and _append(&self._head.fields, b"\r\n", 2)
-        )
 
     cdef void _end_head(self, int32_t stream, bint ended):
         """Report a complete head as HTTP/1.1 text."""
+        cdef ReceivedHead head = self._head
         self.in_head = False
-        if self._too_long:
-            self._events.append((E_TOO_LONG, stream, self._request_text(ended)))
+        if head.too_long:
+            self._events.append((E_TOO_LONG, stream, head.request_text(ended)))
             return
-        if self._refusal is None:
-            self._refusal = self._request_refusal()
-        if self._refusal is not None:
-            self._events.append((E_REFUSED, stream, self._refusal))
+        if head.refusal is None:
+            head.refusal = head.request_refusal(self._secure)
+        if head.refusal is not None:
+            self._events.append((E_REFUSED, stream, head.refusal))
             return
-        if self._protocol.length:
-            self._events.append((E_CONNECT, stream, (self._text(self._protocol), self._request_text(ended), ended)))
+        if head.protocol.length:
+            self._events.append((E_CONNECT, stream, (head.text_of(head.protocol), head.request_text(ended), ended)))
         else:
             if not ended:
                 self._begun[stream] = (len(self._events), -1)
-            self._events.append((E_WHOLE if ended else E_HEAD, stream, self._request_text(ended)))
+            self._events.append((E_WHOLE if ended else E_HEAD, stream, head.request_text(ended)))
 
     cdef void _add_data(self, int32_t stream, bytes payload):
         """Report a piece of a body."""
@@ -827,7 +511,7 @@ cdef class Session:
         head_at, body_at = <tuple>begun
         text = self._events[head_at][2]
         if body_at < 0:
-            self._events[head_at] = (E_WHOLE, stream, _without_body(text))
+            self._events[head_at] = (E_WHOLE, stream, without_body(text))
             return
         payload = self._events[body_at][2]
         self._release_inflow(stream)  # the body is its receiver's
@@ -921,135 +605,43 @@ cdef class Session:
         inflow.widest = max(inflow.widest, inflow.window)
         nghttp2_session_set_local_window_size(self._session, 0, stream, inflow.window)
 
-    cdef bytes _lines(self):
-        return PyBytes_FromStringAndSize(<const char*>self._head.fields.bytes, self._head.fields.length)
-
-    cdef bytes _text(self, Span span):
-        return PyBytes_FromStringAndSize(<const char*>self._head.pseudo.bytes + span.start, span.length)
-
-    cdef bint _says(self, Span span, const char* word, size_t length) noexcept:
-        """Whether it equals this word, ignoring case."""
-        cdef size_t place
-        if span.length != length:
-            return False
-        for place in range(length):
-            if _lower[self._head.pseudo.bytes[span.start + place]] != <uint8_t>word[place]:
-                return False
-        return True
-
-    cdef str _request_refusal(self):
-        """Return why a request cannot be rendered, or must not be served."""
-        cdef size_t place
-        for place in range(self._head.pseudo.length):  # all of them, one after the other
-            if not 0x21 <= self._head.pseudo.bytes[place] <= 0x7E:
-                # The parser of the text refuses those beyond ASCII in a path, where the listener does not tolerate them.
-                if self._head.pseudo.bytes[place] < 0x80 or place - self._path.start >= self._path.length:
-                    return "The method, path or authority has a character that no URL has."
-        if self._protocol.length:  # extended CONNECT (RFC 8441), as checked by nghttp2
-            if self._has_length:
-                return "A tunnel has no Content-Length."
-        elif self._says(self._method, b"connect", 7):
-            return "CONNECT is not supported."
-        if not self._says(self._scheme, b"https", 5) and (self._secure or not self._says(self._scheme, b"http", 4)):
-            return "The scheme is not that of the connection."
-        if not self._path.length:
-            return "There is no path."
-        if self._says(self._method, b"pri", 3):
-            return "The method PRI is reserved."  # RFC 9113 section 11.6: it is the connection preface
-        if self._has_host and self._authority.length and (
-            self._host.length != self._authority.length
-            or memcmp(
-                self._head.pseudo.bytes + self._host.start,
-                self._head.pseudo.bytes + self._authority.start,
-                self._host.length,
-            )
-        ):
-            return self._host_refusal()
-        return None
-
-    cdef str _host_refusal(self):
-        """Return why a Host header that is not written like the authority is refused (RFC 9113 section 8.3.1). None: both
-        name the same host and port; the authority is forwarded.
-        """
-        cdef bytes scheme = self._text(self._scheme).lower()
-        try:
-            if parse_authority(self._text(self._host)).same_as(parse_authority(self._text(self._authority)), scheme):
-                return None
-        except Malformed as error:
-            return error.reason
-        return "The Host header and the authority name different hosts."
-
-    cdef bytes _request_text(self, bint ended):
-        cdef Span host = self._authority if self._authority.length else self._host
-        cdef const char* framing = b""
-        cdef size_t framing_length = 0
-        cdef size_t total
-        cdef bytes made
-        cdef uint8_t* out
-        if not self._has_length and not self._protocol.length:
-            if not ended:
-                framing, framing_length = b"transfer-encoding: chunked\r\n", 28
-            elif _declares_none(self._head.pseudo.bytes + self._method.start, self._method.length):
-                framing, framing_length = b"content-length: 0\r\n", 19
-        total = self._method.length + 1 + self._path.length + 11 + 8 + self._head.fields.length + framing_length + 2
-        if host.length:
-            total += host.length
-        if self._head.cookies.length:
-            total += 8 + self._head.cookies.length + 2
-        made = PyBytes_FromStringAndSize(NULL, total if host.length else total - 8)
-        out = <uint8_t*>PyBytes_AS_STRING(made)
-        out = _put(out, self._head.pseudo.bytes + self._method.start, self._method.length)
-        out = _put(out, b" ", 1)
-        out = _put(out, self._head.pseudo.bytes + self._path.start, self._path.length)
-        out = _put(out, b" HTTP/1.1\r\n", 11)
-        if host.length:
-            out = _put(out, b"host: ", 6)
-            out = _put(out, self._head.pseudo.bytes + host.start, host.length)
-            out = _put(out, b"\r\n", 2)
-        out = _put(out, self._head.fields.bytes, self._head.fields.length)
-        if self._head.cookies.length:
-            out = _put(out, b"cookie: ", 8)
-            out = _put(out, self._head.cookies.bytes, self._head.cookies.length)
-            out = _put(out, b"\r\n", 2)
-        out = _put(out, framing, framing_length)
-        _put(out, b"\r\n", 2)
-        return made
-
     cdef void _end_response_head(self, int32_t stream, bint ended):
-        cdef bytes framing = b"" if self._has_length or ended or self._status < 200 else b"transfer-encoding: chunked\r\n"
+        cdef ReceivedHead head = self._head
+        cdef bytes framing = b"" if head.has_length or ended or head.status < 200 else b"transfer-encoding: chunked\r\n"
         cdef bytes text
         self.in_head = False
-        if self._too_long:
+        if head.too_long:
             self._events.append((E_TOO_LONG, stream, b""))
-        elif self._refusal is not None:
-            self._events.append((E_REFUSED, stream, self._refusal))
+        elif head.refusal is not None:
+            self._events.append((E_REFUSED, stream, head.refusal))
         else:
-            line = _status_lines.get(self._status) or b"HTTP/1.1 %d \r\n" % self._status
-            text = b"%b%b%b\r\n" % (line, self._lines(), framing)
-            self._events.append((E_INTERIM if self._status < 200 else E_WHOLE if ended else E_HEAD, stream, text))
+            line = _status_lines.get(head.status) or b"HTTP/1.1 %d \r\n" % head.status
+            text = b"%b%b%b\r\n" % (line, head.lines(), framing)
+            self._events.append((E_INTERIM if head.status < 200 else E_WHOLE if ended else E_HEAD, stream, text))
 
     cdef void _end_trailers(self, int32_t stream):
+        cdef ReceivedHead head = self._head
         self.in_head = False
-        if self._refusal is None and (self._has_host or self._head.cookies.length):
-            self._refusal = "A trailer has a header that is not allowed in trailers."
-        if self._too_long:
+        if head.refusal is None and (head.has_host or head.cookies.length):
+            head.refusal = "A trailer has a header that is not allowed in trailers."
+        if head.too_long:
             self._events.append((E_TOO_LONG, stream, None))
-        elif self._refusal is not None:
-            self._events.append((E_REFUSED, stream, self._refusal))
+        elif head.refusal is not None:
+            self._events.append((E_REFUSED, stream, head.refusal))
         else:
-            self._events.append((E_END, stream, self._lines()))
+            self._events.append((E_END, stream, head.lines()))
 
     # output
 
     cpdef respond(self, int32_t stream, bytes message, bint ended, bytes trailers=b""):
-        if message is None or trailers is None:
-            raise TypeError("expected bytes")
         """Send a response: `message` is its head as HTTP/1.1 text, and the body after it. `trailers`: serialized lines,
         if it has `ended`.
 
         A status below 200 has no body, and further responses follow. HTTP/1.1 framing lines are left out. Raises
         `ValueError`: it is no complete head, or the stream has a response with a body already.
         """
+        if message is None or trailers is None:
+            raise TypeError("expected bytes")
         self._respond(stream, message, ended, trailers)
 
     cdef int _respond(self, int32_t stream, bytes message, bint ended, bytes trailers) except -1:
@@ -1060,9 +652,9 @@ cdef class Session:
         cdef nghttp2_data_provider provider
         cdef _Outgoing outgoing
         cdef int place
-        _begin_sent_head(&head, on_stack)
+        begin_sent_head(&head, on_stack)
         try:
-            count = _take_apart(message, &head, False, False, &end)
+            count = take_apart(message, &head, False, False, &end)
             if head.fields[0].value[0] == c"1":
                 nghttp2_submit_headers(self._session, 0, stream, NULL, head.fields, count, NULL)
                 return 0
@@ -1089,15 +681,15 @@ cdef class Session:
             if nghttp2_submit_response(self._session, stream, head.fields, count, &provider):
                 self._outgoing.pop(stream, None)
         finally:
-            _end_sent_head(&head)
+            end_sent_head(&head)
         return 0
 
     cpdef int32_t request(self, bytes message, bint ended) except? -1:
-        if message is None:
-            raise TypeError("expected bytes")
         """Send a request, like `respond`. Returns its stream; -1: no further stream can be opened; -2: the peer does
         not accept so long a head.
         """
+        if message is None:
+            raise TypeError("expected bytes")
         cdef nghttp2_nv on_stack[FIELDS_ON_STACK]
         cdef SentHead head
         cdef Py_ssize_t end = 0
@@ -1105,9 +697,9 @@ cdef class Session:
         cdef int32_t stream
         cdef nghttp2_data_provider provider
         cdef _Outgoing outgoing
-        _begin_sent_head(&head, on_stack)
+        begin_sent_head(&head, on_stack)
         try:
-            count = _take_apart(message, &head, True, self._secure, &end)
+            count = take_apart(message, &head, True, self._secure, &end)
             if end + FIELD_OVERHEAD * count > nghttp2_session_get_remote_settings(
                 self._session, SETTING_MAX_HEADER_LIST_SIZE
             ) and self._is_head_too_long(head.fields, count):
@@ -1123,7 +715,7 @@ cdef class Session:
                 self._outgoing[stream] = outgoing
             return stream
         finally:
-            _end_sent_head(&head)
+            end_sent_head(&head)
 
     cdef void _index_repeated_date(self, nghttp2_nv* date) noexcept:
         """Make a Date an entry of HPACK's table only if it is that of the previous response as well.
@@ -1337,204 +929,6 @@ cdef class Session:
 # micro/http2).
 
 
-cdef bytes _without_body(bytes text):
-    """Return the text of a request whose body has turned out to be empty, as if its head had ended the stream."""
-    if not text.endswith(_OF_UNKNOWN_LENGTH):
-        return text
-    declares_none = _declares_none(<const uint8_t*>PyBytes_AS_STRING(text), text.find(b" "))
-    return text[:-len(_OF_UNKNOWN_LENGTH)] + (b"content-length: 0\r\n\r\n" if declares_none else b"\r\n")
-
-
-cdef inline uint8_t* _put(uint8_t* out, const void* text, size_t length) noexcept nogil:
-    if length:  # otherwise `text` may be NULL
-        memcpy(out, text, length)
-    return out + length
-
-
-cdef inline void _put_in_lower_case(uint8_t* out, const uint8_t* text, size_t length) noexcept nogil:
-    """Write ASCII text in lower case: eight bytes at once, then the rest.
-
-    PERF: 700 instructions less per response than a byte at a time (CPython 3.11, micro/http2).
-    """
-    cdef uint64_t eight, low, upper
-    cdef size_t place = 0
-    while place + 8 <= length:
-        memcpy(&eight, text + place, 8)
-        low = eight & 0x7F7F7F7F7F7F7F7FULL
-        # The highest bit of each byte that is from A, to Z, and ASCII; two below is the one of lower case.
-        upper = (low + 0x3F3F3F3F3F3F3F3FULL) & ~(low + 0x2525252525252525ULL) & ~eight & 0x8080808080808080ULL
-        eight |= upper >> 2
-        memcpy(out + place, &eight, 8)
-        place += 8
-    while place < length:
-        out[place] = _lower[text[place]]
-        place += 1
-
-
-cdef inline void _set_field(
-    nghttp2_nv* field, const uint8_t* name, size_t namelen, const uint8_t* value, size_t length
-) noexcept nogil:
-    field.name, field.namelen = <uint8_t*>name, namelen
-    field.value, field.valuelen = <uint8_t*>value, length
-    field.flags = 0
-
-
-cdef inline void _begin_sent_head(SentHead* head, nghttp2_nv* fields) noexcept nogil:
-    head.names = head.more_names = NULL
-    head.fields, head.many = fields, NULL
-
-
-cdef inline void _end_sent_head(SentHead* head) noexcept nogil:
-    free(head.names)
-    free(head.more_names)
-    free(head.many)
-
-
-cdef int _grow_fields(SentHead* head, int count) except -1:
-    """Double the memory of so many fields, that are all it has room for."""
-    cdef nghttp2_nv* grown = <nghttp2_nv*>realloc(head.many, 2 * count * sizeof(nghttp2_nv))
-    if grown is NULL:
-        raise MemoryError
-    if head.many is NULL:
-        memcpy(grown, head.fields, count * sizeof(nghttp2_nv))
-    head.fields = head.many = grown
-    return 2 * count
-
-
-cdef int _take_apart(
-    bytes message, SentHead* head, bint is_request, bint secure, Py_ssize_t* end_at
-) except -1:
-    """Split a head as HTTP/1.1 text into fields. `head`: memory for them and their names. Returns their number.
-
-    `end_at`: start of the body. Raises `ValueError`: it is no complete head. Nothing behind its end is read.
-    """
-    cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(message)
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(message)
-    cdef const uint8_t* stop = base + size
-    cdef const uint8_t* at
-    cdef const uint8_t* line_end
-    cdef const uint8_t* head_end
-    cdef const uint8_t* name_end
-    cdef const uint8_t* value
-    cdef uint8_t* name
-    cdef uint8_t* names_end
-    cdef size_t namelen, place
-    cdef int count, room = FIELDS_ON_STACK
-    cdef bint has_host = False
-    head.date = 0
-    line_end = <const uint8_t*>memchr(base, c"\r", size)
-    if line_end is NULL:
-        raise ValueError("no head")
-    if not is_request:
-        if line_end - base < 12:
-            raise ValueError("no status line")
-        _set_field(&head.fields[0], b":status", 7, base + 9, 3)
-        count = 1
-    else:
-        name_end = <const uint8_t*>memchr(base, c" ", line_end - base)
-        if name_end is NULL:
-            raise ValueError("no request line")
-        value = <const uint8_t*>memchr(name_end + 1, c" ", line_end - name_end - 1)
-        if value is NULL:
-            raise ValueError("no request line")
-        _set_field(&head.fields[0], b":method", 7, base, name_end - base)
-        if secure:
-            _set_field(&head.fields[1], b":scheme", 7, b"https", 5)
-        else:
-            _set_field(&head.fields[1], b":scheme", 7, b"http", 4)
-        _set_field(&head.fields[2], b":path", 5, name_end + 1, value - name_end - 1)
-        _set_field(&head.fields[3], b":authority", 10, b"", 0)
-        count = 4
-    at = line_end + 2
-    name = head.names = <uint8_t*>malloc(USUAL_NAMES)
-    if name is NULL:
-        raise MemoryError
-    names_end = name + USUAL_NAMES
-    while at < stop and at[0] != c"\r":
-        line_end = <const uint8_t*>memchr(at, c"\r", stop - at)
-        if line_end is NULL:
-            raise ValueError("the head has no end")
-        name_end = <const uint8_t*>memchr(at, c":", line_end - at)
-        if name_end is NULL:
-            raise ValueError("a line without a colon")
-        namelen = name_end - at
-        if namelen > <size_t>(names_end - name):
-            # Enough for this name and all others, that are in the rest of the head; without the length of the body,
-            # for the memory is kept until a client reads.
-            head_end = <const uint8_t*>memmem(at, stop - at, b"\r\n\r\n", 4)
-            if head_end is NULL:
-                raise ValueError("the head has no end")
-            stop = head_end + 4
-            name = head.more_names = <uint8_t*>malloc(stop - at)
-            if name is NULL:
-                raise MemoryError
-            names_end = name + (stop - at)
-        _put_in_lower_case(name, at, namelen)
-        value = name_end + 1
-        at = line_end + 2
-        while value < line_end and (value[0] == c" " or value[0] == c"\t"):
-            value += 1
-        while line_end > value and ((line_end - 1)[0] == c" " or (line_end - 1)[0] == c"\t"):
-            line_end -= 1
-        if _is_of_http1(name, namelen):
-            continue
-        if is_request and namelen == 4 and not memcmp(name, b"host", 4):
-            has_host = line_end > value
-            _set_field(&head.fields[3], b":authority", 10, value, line_end - value)
-            continue
-        if count == room:
-            room = _grow_fields(head, count)
-        _set_field(&head.fields[count], name, namelen, value, line_end - value)
-        if _is_of_one_message(name, namelen):
-            head.fields[count].flags = NV_NO_INDEX
-        elif namelen == 4 and not memcmp(name, b"date", 4):
-            head.date = count
-        count += 1
-        name += namelen
-    if stop - at < 2 or at[1] != c"\n":
-        raise ValueError("the head has no end")
-    end_at[0] = at + 2 - base
-    if is_request and not has_host:  # an HTTP/1.0 client: an empty authority is left out (RFC 9113 section 8.3.1)
-        count -= 1
-        for place in range(3, <size_t>count):
-            head.fields[place] = head.fields[place + 1]
-    return count
-
-
-cdef inline bint _is_of_one_message(const uint8_t* name, size_t length) noexcept nogil:
-    """Whether a field is no entry of HPACK's table: its value differs in each message, or is a credential.
-
-    The table would be full of such values: others would be evicted, and each look-up of the name would compare all of
-    them. PERF: 4,200 instructions less per response with `X-RateLimit-Remaining` (CPython 3.11, micro/http2).
-    """
-    if length == 9:
-        return not memcmp(name, b"ratelimit", 9)
-    if length == 11:
-        return not memcmp(name, b"traceparent", 11)
-    if length == 12:
-        return not memcmp(name, b"x-request-id", 12)
-    if length == 13:
-        return not memcmp(name, b"authorization", 13)
-    if length == 15:
-        return not memcmp(name, b"ratelimit-reset", 15)
-    if length == 17:
-        return not memcmp(name, b"x-ratelimit-reset", 17)
-    if length == 19:
-        return not memcmp(name, b"ratelimit-remaining", 19)
-    return length == 21 and not memcmp(name, b"x-ratelimit-remaining", 21)
-
-
-cdef inline bint _is_of_http1(const uint8_t* name, size_t length) noexcept nogil:
-    """Whether a field is specific to an HTTP/1.1 connection (RFC 9113 section 8.2.2)."""
-    if length == 10:
-        return not memcmp(name, b"connection", 10) or not memcmp(name, b"keep-alive", 10)
-    if length == 17:
-        return not memcmp(name, b"transfer-encoding", 17)
-    if length == 7:
-        return not memcmp(name, b"upgrade", 7)
-    return length == 16 and not memcmp(name, b"proxy-connection", 16)
-
-
 cdef ssize_t _length_of_data(
     nghttp2_session* session, int32_t stream, uint8_t* out, size_t room, uint32_t* flags,
     nghttp2_data_source* source, void* user,
@@ -1606,14 +1000,14 @@ cdef bint _submit_trailers(nghttp2_session* session, int32_t stream, bytes trail
     cdef Py_ssize_t end = 0
     cdef int count
     cdef bytes text = b"HTTP/1.1 200 \r\n" + trailers + b"\r\n"  # the fields point into it until they are submitted
-    _begin_sent_head(&head, on_stack)
+    begin_sent_head(&head, on_stack)
     try:
-        count = _take_apart(text, &head, False, False, &end)
+        count = take_apart(text, &head, False, False, &end)
         return count > 1 and not nghttp2_submit_trailer(session, stream, head.fields + 1, count - 1)
     except (ValueError, MemoryError):
         return False
     finally:
-        _end_sent_head(&head)
+        end_sent_head(&head)
 
 
 # callbacks of nghttp2
@@ -1661,21 +1055,22 @@ cdef ssize_t _ignore_extension(nghttp2_session* session, void** payload, const n
 
 
 cdef int _on_begin_headers(nghttp2_session* session, const nghttp2_frame* frame, void* user) noexcept:
-    return 0 if (<Session>user)._begin_head() else ERR_CALLBACK_FAILURE
+    (<Session>user)._begin_head()
+    return 0
 
 
 cdef int _on_header(
     nghttp2_session* session, const nghttp2_frame* frame, const uint8_t* name, size_t namelen, const uint8_t* value,
     size_t length, uint8_t flags, void* user,
 ) noexcept:
-    return 0 if (<Session>user)._add_field(name, namelen, value, length) else ERR_CALLBACK_FAILURE
+    return 0 if (<Session>user)._head.add_field(name, namelen, value, length) else ERR_CALLBACK_FAILURE
 
 
 cdef int _on_invalid_header(
     nghttp2_session* session, const nghttp2_frame* frame, const uint8_t* name, size_t namelen, const uint8_t* value,
     size_t length, uint8_t flags, void* user,
 ) noexcept:
-    (<Session>user)._refusal = "A header has a character that is not allowed."
+    (<Session>user)._head.refusal = "A header has a character that is not allowed."
     return 0
 
 
@@ -1702,11 +1097,12 @@ cdef int _on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* u
     if frame.hd.type == F_HEADERS:
         if <int>frame.headers.cat == CAT_REQUEST:
             self._end_head(frame.hd.stream_id, ended)
-        elif not self._is_client or self._status < 0:  # without :status
+        elif not self._is_client or self._head.status < 0:  # without :status
             self._end_trailers(frame.hd.stream_id)
         else:
             self._end_response_head(frame.hd.stream_id, ended)
-        self._release_head()
+        give_back(self._head)
+        self._head = None
         return 0
     if frame.hd.type == F_DATA:
         if ended:
