@@ -24,14 +24,10 @@ from fastgw.observe.metrics.series_layout import (
     ROUTES_AT,
     SUM,
     UNCELLED,
-    cache_cell_labels,
-    cell_labels,
-    consumer_row,
-    fault_cell_labels,
-    is_cache_cell,
-    is_fault_cell,
-    is_request_cell,
-    route_row,
+    CellKind,
+    cell_of,
+    kind_of,
+    series_of,
 )
 from fastgw.observe.metrics.totals import sums
 from fastgw.shm.slot_assignment import SlotTable
@@ -39,6 +35,7 @@ from fastgw.shm.slot_assignment import SlotTable
 CELL: Final = 1 << 63
 """Bit of the counters that are cells; the others are numbers of words."""
 _FAULTS: Final = (OTHER, *dict.fromkeys(fault.label for fault in Fault))
+_KEPT: Final = frozenset((CellKind.REQUEST, CellKind.CACHE, CellKind.FAULT))
 _KIND_OF_WORD: Final = {
     SUM: "microseconds",
     ROUTE_REQUEST_BYTES: "request_bytes",
@@ -72,8 +69,9 @@ class RowNames(NamedTuple):
 
     def following(self, slot_table: SlotTable, groups: Mapping[str, str]) -> "RowNames":
         """Return the names of another generation. `groups`: by consumer."""
-        routes = {route_row(slot): name for name, slot in slot_table.routes.items()}
-        consumers = {consumer_row(slot): (name, groups.get(name, "")) for name, slot in slot_table.consumers.items()}
+        series = series_of(slot_table)
+        routes = {row: name for name, row in series.routes.items()}
+        consumers = {row: (name, groups.get(name, "")) for name, row in series.consumers.items()}
         return RowNames({**self.routes, **routes}, {**self.consumers, **consumers})
 
 
@@ -95,7 +93,7 @@ def read_counters(
 ) -> CounterReading:
     """Read the columns of the workers. Takes some milliseconds."""
     words, cells = sums(columns)
-    counts = {key: count for key, count in cells.items() if count and _is_kept(key)}
+    counts = {key: count for key, count in cells.items() if count and kind_of(key) in _KEPT}
     for first, length in (
         (UNCELLED, 1),
         (ROUTES_AT, ROUTE_ROWS * ROUTE_WORDS),
@@ -105,10 +103,6 @@ def read_counters(
             if count:
                 counts[word] = count
     return CounterReading(date, counts, names, begins)
-
-
-def _is_kept(key: int) -> bool:
-    return is_request_cell(key) or is_cache_cell(key) or is_fault_cell(key)
 
 
 def labels_of(counter: int, names: RowNames) -> SeriesLabels:
@@ -141,12 +135,10 @@ def _of_consumer(word: int) -> tuple[str, int]:
 
 
 def _labels_of_cell(key: int, names: RowNames) -> SeriesLabels:
-    if is_fault_cell(key):
-        _, row, fault = fault_cell_labels(key)
-        label = _FAULTS[fault] if fault < len(_FAULTS) else OTHER
-        return SeriesLabels("faults", names.routes.get(row, OTHER), detail=label)
-    if is_cache_cell(key):
-        row, result = cache_cell_labels(key)
-        return SeriesLabels("cache", names.routes.get(row, OTHER), detail=CACHE_RESULTS[result])
-    _, row, method, status = cell_labels(key)
-    return SeriesLabels("requests", names.routes.get(row, OTHER), METHODS[method].decode(), status)
+    cell = cell_of(key)
+    route = names.routes.get(cell.route, OTHER)
+    if cell.kind is CellKind.FAULT:
+        return SeriesLabels("faults", route, detail=_FAULTS[cell.number] if cell.number < len(_FAULTS) else OTHER)
+    if cell.kind is CellKind.CACHE:
+        return SeriesLabels("cache", route, detail=CACHE_RESULTS[cell.number])
+    return SeriesLabels("requests", route, METHODS[cell.part].decode(), cell.number)

@@ -10,7 +10,7 @@ from fastgw.observe.access_log.sink_kinds import CallCollector
 from fastgw.observe.metrics.counters import ExchangeCounters, Note
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.observe.metrics.request_meter import MeterPlan, RequestMeter
-from fastgw.observe.metrics.series_layout import WORDS, Series
+from fastgw.observe.metrics.series_layout import WORDS, CellKind, Series
 from fastgw.observe.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ class Observer:
         self.count_content_coding = self._recorder.count_content_coding
         self.count_cache_miss = self._recorder.count_cache_miss
         self.count_filter = self._counters.count_filter
-        self.count_validation = self._counters.count_validation
         self.note_exemplar = self._counters.note_exemplar
 
     def keep_stories(self, keep: "KeepStory | None", slower_than: float) -> None:
@@ -69,6 +68,12 @@ class Observer:
     def count_shadow_decision(self, ended: FinishedExchange, instance: str, decision: FilterEvent) -> None:
         """Count the decision of a filter in shadow mode, by the route of the exchange."""
         self._counters.count_shadow_decision(instance, "" if ended.route is None else ended.route.name, decision)
+
+    def count_validation(self, route: str, message: str) -> None:
+        """Count a message (`VALIDATED_MESSAGES`) that does not conform to its schema and passes. `route`: "" if none
+        matched.
+        """
+        self._counters.count_label(CellKind.VALIDATION, route, message)
 
     def count_websocket(self, ended: FinishedExchange, side: int, what: int, count: int) -> None:
         """Count messages of a kind that a side has sent, or the end of a WebSocket with a close code."""

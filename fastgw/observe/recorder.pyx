@@ -112,6 +112,11 @@ if lines.MAX_LINE != MAX_LINE or len(lines.JSON_SLOTS) != SLOTS:
 if len(families.CodingOperation) != CODING_OPERATIONS or len(families.ContentCoding) != CODINGS:
     raise ImportError("other content codings")
 
+cdef object _CACHE = series.CellKind.CACHE
+cdef object _CACHE_MISS = series.CellKind.CACHE_MISS
+cdef object _GRPC = series.CellKind.GRPC
+cdef object _CODING_INPUT = series.CellKind.CODING_INPUT
+cdef object _CODING_OUTPUT = series.CellKind.CODING_OUTPUT
 cdef object _PLAIN = re.compile(r'[ !#-\[\]-~]*')  # what JSON shows as it is
 cdef enum:
     MOST_METHODS = 16
@@ -235,14 +240,6 @@ cdef inline int _bucket(double seconds) noexcept nogil:
 
 
 @cython.final
-cdef class CodingWords:
-    """Words of the counters of content codings of one route, before and after each operation. 0: not known yet."""
-
-    cdef Py_ssize_t before[CODING_OPERATIONS * CODINGS]
-    cdef Py_ssize_t after[CODING_OPERATIONS * CODINGS]
-
-
-@cython.final
 @cython.no_gc  # nothing it holds leads back to it; and CPython 3.11 crashes if it collects a memoryview that is held
 cdef class Recorder:
     cdef object _counters  # the column's, which looks up the words
@@ -273,10 +270,8 @@ cdef class Recorder:
     cdef bytes _second_text
     cdef dict _target_rows  # of sub-requests, by upstream and target
     cdef dict _consumers  # as `ExchangeCounters.consumers`
-    cdef dict _cache_words  # `ExchangeCounters.cache_words`
-    cdef dict _cache_miss_words  # `ExchangeCounters.cache_miss_words`
-    cdef dict _grpc_words  # `ExchangeCounters.grpc_words`
-    cdef dict _coding_words  # by route: its `CodingWords`
+    cdef dict _label_words  # by kind of cell, route and label
+    cdef dict _coding_words  # before and after, by route and index of the label
 
     def __cinit__(self, counters, logs, meters=(), take_bodies=None):
         PyObject_GetBuffer(counters.column, &self._column, PyBUF_WRITABLE | PyBUF_FORMAT | PyBUF_ND)
@@ -294,8 +289,6 @@ cdef class Recorder:
         self._counters, self._take_bodies = counters, take_bodies
         self._learned, self._sorts, self._pieces, self._forgotten = {}, {}, {}, series_kinds.LazyDisposal()
         self._second = -1
-        self._cache_words, self._grpc_words = counters.cache_words, counters.grpc_words
-        self._cache_miss_words = counters.cache_miss_words
         self.keep_stories(None, inf)
         self.adopt(logs, meters)
 
@@ -338,6 +331,7 @@ cdef class Recorder:
         self._sorts = self._forgotten.instead_of(self._sorts)
         self._pieces = {}
         self._target_rows = {}
+        self._label_words = {}
         self._coding_words = {}
         return 0
 
@@ -379,27 +373,24 @@ cdef class Recorder:
     def count_content_coding(self, ended, int operation, int coding, uint64_t bytes_in, uint64_t bytes_out):
         # PERF: 4,100 instructions less than in three functions in Python, of which one was a property of the connection
         # (CPython 3.11, callgrind, micro/content_coding).
-        cdef CodingWords words
-        cdef int index = operation * CODINGS + coding
-        route = ended.route
-        name = _NO_NAME if route is None else route.name
-        known = self._coding_words.get(name)
-        if known is None:
-            known = self._coding_words[name] = CodingWords()
-        words = <CodingWords>known
+        cdef Py_ssize_t before, after
         if not (0 <= coding < CODINGS and 0 <= operation < CODING_OPERATIONS):
             raise ValueError("an unknown operation or coding")
-        if not words.before[index]:
-            before, after = self._counters.coding_words(name, operation, coding)
-            words.before[index], words.after[index] = before or 0, after or 0
-        if words.before[index]:
-            add_to_word(self._at(words.before[index]), bytes_in)
-        if words.after[index]:
-            add_to_word(self._at(words.after[index]), bytes_out)
+        route = ended.route
+        name = _NO_NAME if route is None else route.name
+        key = name, coding * CODING_OPERATIONS + operation
+        words = self._coding_words.get(key)
+        if words is None:
+            words = self._counters.label_word(_CODING_INPUT, *key), self._counters.label_word(_CODING_OUTPUT, *key)
+            if None in words:
+                return
+            self._coding_words[key] = words
+        before, after = words
+        add_to_word(self._at(before), bytes_in)
+        add_to_word(self._at(after), bytes_out)
 
     def count_cache_miss(self, route, reason):
-        if not self._count_known(self._cache_miss_words, route, reason):
-            self._counters.count_cache_miss(route, reason)
+        self._count_label(_CACHE_MISS, route, reason, 1)
 
     cdef uint64_t* _at(self, Py_ssize_t word) except NULL:
         """Return the word of this number, which exists."""
@@ -459,10 +450,10 @@ cdef class Recorder:
             if _is_given(cache_result):
                 add_to_word(&consumer_words[_CONSUMER_CACHE + (1 if cache_result in _CACHE_HITS else 0)], 1)
         add_to_word(&words[entry.request], 1)
-        if _is_given(cache_result) and not self._count_known(self._cache_words, <object>entry.route, cache_result):
-            self._counters.count_cache(<object>entry.route, cache_result)
-        if _is_given(grpc_status) and not self._count_known(self._grpc_words, <object>entry.route, grpc_status):
-            self._counters.count_grpc(<object>entry.route, grpc_status)
+        if _is_given(cache_result):
+            self._count_label(_CACHE, <object>entry.route, cache_result, 1)
+        if _is_given(grpc_status):
+            self._count_label(_GRPC, <object>entry.route, grpc_status, 1)
         add_to_word(&words[entry.row + _bucket(duration_s)], 1)
         add_to_word(&words[entry.row + _SUM], <uint64_t>(duration_s * 1e6))
         if request_bytes:
@@ -669,18 +660,18 @@ cdef class Recorder:
                 return ODD
         return to - line
 
-    cdef bint _count_known(self, dict counters, route, result) except -1:
-        """Count by route and result, if the word of the counter is known. PERF: 300 instructions, by a function in
-        Python 2,500 (CPython 3.11, callgrind, micro/response_cache)."""
-        cdef Py_ssize_t word
-        known = counters.get((route, result))
+    cdef int _count_label(self, kind, route, label, uint64_t count) except -1:
+        """Count by route and label. Not counted if the column has no free cell. PERF: 300 instructions, by a function
+        in Python 2,500 (CPython 3.11, callgrind, micro/response_cache)."""
+        key = kind, route, label
+        known = self._label_words.get(key)
         if known is None:
-            return False
-        word = known
-        if not 0 <= word < self._word_count:
-            raise ValueError("a word outside of the column")
-        add_to_word(&self._words[word], 1)
-        return True
+            known = self._counters.label_word(kind, route, label)
+            if known is None:
+                return 0
+            self._label_words[key] = known
+        add_to_word(self._at(known), count)
+        return 0
 
     cdef Entry* _entry_of(self, Exchange exchange, short method, short version) except NULL:
         cdef Entry* entry

@@ -12,7 +12,8 @@ from fastgw.observe.access_log.formats import MAX_LINE, SecretNames, masked_path
 from fastgw.observe.access_log.record import TCP, UDP, Record
 from fastgw.observe.metrics import series_layout as layout
 from fastgw.observe.metrics.counters import ExchangeCounters
-from fastgw.observe.metrics.families import BOUNDS_S, CACHE_HITS
+from fastgw.observe.metrics.families import BOUNDS_S, CACHE_HITS, CodingOperation, ContentCoding
+from fastgw.observe.metrics.series_layout import CELL_LABELS, CellKind
 
 
 def count(
@@ -64,7 +65,11 @@ def count_consumer(
 def count_content_coding(
     counters: ExchangeCounters, route: str, operation: int, coding: int, bytes_in: int, bytes_out: int
 ) -> None:
-    for word, count in zip(counters.coding_words(route, operation, coding), (bytes_in, bytes_out), strict=True):
+    index = CELL_LABELS[CellKind.CODING_INPUT].index(
+        (ContentCoding(coding).name.lower(), CodingOperation(operation).name.lower())
+    )
+    for kind, count in ((CellKind.CODING_INPUT, bytes_in), (CellKind.CODING_OUTPUT, bytes_out)):
+        word = counters.label_word(kind, route, index)
         assert word is not None
         counters.column[word] += count
 
@@ -79,9 +84,9 @@ def count_record(counters: ExchangeCounters, record: Record) -> None:
     if record.consumer:
         count_consumer(counters, record.consumer, record.status, record.duration_s, *numbers, record.cache)
     if record.cache:
-        counters.count_cache(record.route, record.cache)
+        counters.count_label(CellKind.CACHE, record.route, record.cache)
     if record.grpc_status:
-        counters.count_grpc(record.route, record.grpc_status)
+        counters.count_label(CellKind.GRPC, record.route, record.grpc_status)
 
 
 def fields_of(record: Record, redact: Iterable[str]) -> dict[str, Any]:

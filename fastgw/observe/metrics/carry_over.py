@@ -10,7 +10,7 @@ new name is not counted yet. A reader with the slots of the committed generation
 before and after the move alike. `CARRYING` is odd while words are being moved.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fastgw.observe.metrics.meter_rows import COUNTS, MeterKey, MeterRows, unpacked
 from fastgw.observe.metrics.series_layout import (
@@ -26,23 +26,10 @@ from fastgw.observe.metrics.series_layout import (
     TARGETS_AT,
     UPSTREAM_WORDS,
     UPSTREAMS_AT,
+    CellKind,
     SeriesCells,
-    cell_labels,
-    cell_name,
-    consumer_row,
-    fault_cell_labels,
-    fault_cell_name,
-    filter_row,
-    host_row,
-    is_fault_cell,
-    is_refusal_cell,
-    is_shadow_cell,
-    listener_row,
-    refusal_cell_labels,
-    refusal_cell_name,
-    route_row,
-    target_row,
-    upstream_row,
+    cell_of,
+    series_of,
 )
 from fastgw.observe.metrics.totals import measured_rows, sums
 from fastgw.shm.node_limits import MemoryFence
@@ -60,15 +47,24 @@ class CounterCarryOver:
 
     def carry(self, columns: Sequence[memoryview], before: SlotTable, after: SlotTable) -> None:
         """Move the counts of slots that get another name in the next generation. `columns`: of the workers."""
-        routes = {route_row(slot) for slot in _new_slots(before.routes, after.routes)}
-        upstreams = {upstream_row(slot) for slot in _new_slots(before.upstream_rows, after.upstream_rows)}
-        filters = {filter_row(slot) for slot in _new_slots(before.filters, after.filters)}
-        consumers = {consumer_row(slot) for slot in _new_slots(before.consumers, after.consumers)}
-        targets = {target_row(slot) for slot in _new_slots(before.target_rows, after.target_rows)}
-        listeners = {listener_row(slot) for slot in _new_slots(before.listeners, after.listeners)}
-        hosts = {host_row(slot) for slot in _new_slots(before.hosts, after.hosts)}
+        old, new = series_of(before), series_of(after)
+        routes = _new_rows(old.routes, new.routes)
+        upstreams = _new_rows(old.upstreams, new.upstreams)
+        filters = _new_rows(old.filters, new.filters)
+        consumers = _new_rows(old.consumers, new.consumers)
+        targets = _new_rows(old.targets, new.targets)
+        listeners = _new_rows(old.listeners, new.listeners)
+        hosts = _new_rows(old.hosts, new.hosts)
         if not (routes or upstreams or filters or consumers or targets or listeners or hosts):
             return
+        owners = {
+            CellKind.REQUEST: listeners,
+            CellKind.WEBSOCKET_MESSAGE: listeners,
+            CellKind.WEBSOCKET_CLOSE: listeners,
+            CellKind.FAULT: upstreams,
+            CellKind.SHADOW: filters,
+            CellKind.REFUSAL: filters,
+        }
         words, cells = sums([*columns, self._added], self._returned)
         measured, _ = measured_rows([*columns, self._added], self._returned)
         self._added[CARRYING] += 1
@@ -78,24 +74,14 @@ class CounterCarryOver:
         self._carry_rows(words, filters, FILTERS_AT, FILTER_WORDS)
         self._carry_rows(words, consumers, CONSUMERS_AT, CONSUMER_WORDS)
         self._carry_rows(words, targets, TARGETS_AT, TARGET_WORDS)
-        for name, count in cells.items():
-            if is_fault_cell(name):
-                upstream, route, fault = fault_cell_labels(name)
-                if count and (upstream in upstreams or route in routes):
-                    kept = 0 if upstream in upstreams else upstream, 0 if route in routes else route, fault
-                    self._carry_cell(name, fault_cell_name(*kept), count)
-                continue
-            if is_refusal_cell(name):
-                row, consumer = refusal_cell_labels(name)
-                if count and (row in filters or consumer in consumers):
-                    left_to = 0 if row in filters else row, 0 if consumer in consumers else consumer
-                    self._carry_cell(name, refusal_cell_name(*left_to), count)
-                continue
-            first, route, method, status = cell_labels(name)
-            moved = filters if is_shadow_cell(name) else listeners  # rows of the first label
-            if count and (first in moved or route in routes):
-                target = cell_name(0 if first in moved else first, 0 if route in routes else route, method, status)
-                self._carry_cell(name, target, count)
+        for key, count in cells.items():
+            cell = cell_of(key)
+            kept = cell._replace(
+                owner=0 if cell.owner in owners.get(cell.kind, ()) else cell.owner,
+                route=0 if cell.route in (consumers if cell.kind is CellKind.REFUSAL else routes) else cell.route,
+            )
+            if count and kept != cell:
+                self._carry_cell(key, kept.key, count)
         for (key, shape), counts in measured.items():
             slots = unpacked(key)
             left = slots._replace(
@@ -136,6 +122,6 @@ class CounterCarryOver:
             self._returned[back] += count
 
 
-def _new_slots(before: dict[str, int], after: dict[str, int]) -> Collection[int]:
-    """Return the slots assigned to a new name."""
-    return dict(after.items() - before.items()).values()
+def _new_rows(before: Mapping[str, int], after: Mapping[str, int]) -> set[int]:
+    """Return the rows assigned to a new name."""
+    return {row for _, row in after.items() - before.items()}

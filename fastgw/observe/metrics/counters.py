@@ -5,18 +5,11 @@ from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import NamedTuple
 
-from fastgw.http.grpc.status import GrpcStatus
 from fastgw.observe.metrics.exemplars import write_exemplar
-from fastgw.observe.metrics.families import (
-    BOUNDS_S,
-    CACHE_MISS_REASONS,
-    CACHE_RESULTS,
-    METHOD_INDEXES,
-    VALIDATED_MESSAGES,
-    FilterEvent,
-)
+from fastgw.observe.metrics.families import BOUNDS_S, METHOD_INDEXES, FilterEvent, WebsocketMessage
 from fastgw.observe.metrics.request_meter import MeterPlan, RequestMeter
 from fastgw.observe.metrics.series_layout import (
+    CELL_LABELS,
     DROPPED_UNQUEUED,
     DROPPED_UNWRITTEN,
     FAULTS_AT,
@@ -30,19 +23,11 @@ from fastgw.observe.metrics.series_layout import (
     TARGET_SERVER_ERRORS,
     UNCELLED,
     WORDS,
+    Cell,
+    CellKind,
     Series,
     SeriesCells,
-    cache_cell_name,
-    cache_miss_cell_name,
-    cell_name,
-    coding_cell_name,
     exemplar_word,
-    fault_cell_name,
-    grpc_cell_name,
-    refusal_cell_name,
-    shadow_cell_name,
-    validation_cell_name,
-    websocket_cell_name,
 )
 from fastgw.shm.slot_assignment import SlotTable
 
@@ -73,12 +58,6 @@ class ExchangeCounters:
         self.column = column[:WORDS]
         self.cells = SeriesCells(self.column)
         self._series = series
-        self.cache_words: dict[tuple[str, str], int] = {}
-        """Words of the counters of `count_cache` that are known, by route and result. It stays the same object."""
-        self.grpc_words: dict[tuple[str, str], int] = {}
-        """Words of the counters of `count_grpc` that are known, by route and status. It stays the same object."""
-        self.cache_miss_words: dict[tuple[str, str], int] = {}
-        """Words of the counters of `count_cache_miss` that are known, by route and reason. It stays the same object."""
         self._unwritten = Lock()
 
     @property
@@ -89,9 +68,6 @@ class ExchangeCounters:
     def adopt(self, series: Series) -> None:
         """Use the slots of another generation. Places returned before are invalid from now on."""
         self._series = series
-        self.cache_words.clear()
-        self.grpc_words.clear()
-        self.cache_miss_words.clear()
 
     def series_words(
         self, listener: str, route: str, upstream: str, method: bytes, status: int, fault: str = "", target: str = ""
@@ -102,8 +78,8 @@ class ExchangeCounters:
         """
         series = self._series
         row = series.routes_by_name.get(route, 0)
-        name = cell_name(series.listeners.get(listener, 0), row, METHOD_INDEXES.get(method, 0), status)
-        request = self.cells.word(name)
+        place = series.listeners.get(listener, 0), METHOD_INDEXES.get(method, 0)
+        request = self.cells.word(Cell(CellKind.REQUEST, row, status, *place).key)
         target_row = series.target_words(upstream, target)
         return SeriesWords(
             UNCELLED if request is None else request,
@@ -118,7 +94,7 @@ class ExchangeCounters:
         series = self._series
         fault_row = series.faults.get(fault, 0)
         upstream_row = series.upstreams.get(upstream, 0) if upstream else NO_UPSTREAM
-        word = self.cells.word(fault_cell_name(upstream_row, route, fault_row))
+        word = self.cells.word(Cell(CellKind.FAULT, route, fault_row, upstream_row).key)
         return FAULTS_AT + fault_row if word is None else word
 
     def upstream_rows(self, upstream: str, target: str) -> tuple[int, int]:
@@ -135,64 +111,28 @@ class ExchangeCounters:
         none matched. Not counted if the column has no free cell.
         """
         series = self._series
-        listener_row, route_row = series.listeners.get(listener, 0), series.routes_by_name.get(route, 0)
-        word = self.cells.word(websocket_cell_name(listener_row, route_row, side, what))
+        kind = CellKind.WEBSOCKET_MESSAGE if what < len(WebsocketMessage) else CellKind.WEBSOCKET_CLOSE
+        cell = Cell(kind, series.routes_by_name.get(route, 0), what, series.listeners.get(listener, 0), side)
+        self._count_in(cell, count)
+
+    def _count_in(self, cell: Cell, count: int = 1) -> bool:
+        """Add to the count of a cell. False: the column has no free one."""
+        word = self.cells.word(cell.key)
         if word is not None:
             self.column[word] += count
+        return word is not None
 
-    def coding_words(self, route: str, operation: int, coding: int) -> tuple[int | None, int | None]:
-        """Return the words that count the bytes of a body before and after an operation with a content coding.
+    def label_word(self, kind: CellKind, route: str, label: str | int) -> int | None:
+        """Return the word that counts a label of a kind of `CELL_LABELS`, or the label with this index.
 
         None: the column has no free cell. `route`: "" if none matched.
         """
-        row = self._series.routes_by_name.get(route, 0)
-        return (
-            self.cells.word(coding_cell_name(row, operation, coding, False)),
-            self.cells.word(coding_cell_name(row, operation, coding, True)),
-        )
+        number = label if isinstance(label, int) else CELL_LABELS[kind].index(label)
+        return self.cells.word(Cell(kind, self._series.routes_by_name.get(route, 0), number).key)
 
-    def count_cache(self, route: str, result: str) -> None:
-        """Count a request by the result of its route's cache (`CacheResult`). Not counted if the column has no free
-        cell.
-        """
-        self._count_labelled(self.cache_words, route, result, cache_cell_name, CACHE_RESULTS.index)
-
-    def count_cache_miss(self, route: str, reason: str) -> None:
-        """Count a response that a cache has fetched (`CACHE_MISS_REASONS`). Not counted if the column has no free
-        cell.
-        """
-        self._count_labelled(self.cache_miss_words, route, reason, cache_miss_cell_name, CACHE_MISS_REASONS.index)
-
-    def count_grpc(self, route: str, status: str) -> None:
-        """Count a gRPC call by the name of its status. Not counted if the column has no free cell."""
-        self._count_labelled(self.grpc_words, route, status, grpc_cell_name, GrpcStatus.__getitem__)
-
-    def _count_labelled(
-        self,
-        words: dict[tuple[str, str], int],
-        route: str,
-        label: str,
-        cell_name: Callable[[int, int], int],
-        number_of: Callable[[str], int],
-    ) -> None:
-        """Count by route and label. `words`: those that are known; `number_of`: returns the number of the label in the
-        name of its cell.
-        """
-        key = route, label
-        word = words.get(key)
-        if word is None:
-            word = self.cells.word(cell_name(self._series.routes_by_name.get(route, 0), number_of(label)))
-            if word is None:
-                return
-            words[key] = word
-        self.column[word] += 1
-
-    def count_validation(self, route: str, message: str) -> None:
-        """Count a message (`VALIDATED_MESSAGES`) that does not conform to its schema and passes. `route`: "" if none
-        matched. Not counted if the column has no free cell.
-        """
-        row = self._series.routes_by_name.get(route, 0)
-        word = self.cells.word(validation_cell_name(row, VALIDATED_MESSAGES.index(message)))
+    def count_label(self, kind: CellKind, route: str, label: str) -> None:
+        """Count a label of a kind of `CELL_LABELS`. Not counted if the column has no free cell."""
+        word = self.label_word(kind, route, label)
         if word is not None:
             self.column[word] += 1
 
@@ -206,11 +146,8 @@ class ExchangeCounters:
         """
         series = self._series
         row = series.consumers.get(consumer, 0) if consumer else NO_CONSUMER
-        word = self.cells.word(refusal_cell_name(series.filters.get(instance, 0), row))
-        if word is None:
+        if not self._count_in(Cell(CellKind.REFUSAL, row, owner=series.filters.get(instance, 0))):
             self.count_filter(instance, FilterEvent.REFUSED)
-        else:
-            self.column[word] += 1
 
     def count_shadow_decision(self, instance: str, route: str, decision: FilterEvent) -> None:
         """Count the decision of a filter in shadow mode. `route`: "" if none matched. If the column has no free cell,
@@ -218,11 +155,8 @@ class ExchangeCounters:
         """
         series = self._series
         row = series.routes_by_name.get(route, 0)
-        word = self.cells.word(shadow_cell_name(series.filters.get(instance, 0), row, decision))
-        if word is None:
+        if not self._count_in(Cell(CellKind.SHADOW, row, decision, series.filters.get(instance, 0))):
             self.count_filter(instance, decision)
-        else:
-            self.column[word] += 1
 
     def meter(self, plan: MeterPlan) -> RequestMeter:
         """Return the meter for a plan, with the names of this generation."""

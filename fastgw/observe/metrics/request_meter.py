@@ -23,7 +23,7 @@ from fastgw.observe.metrics.meter_rows import (
     MeterRows,
     shape_of,
 )
-from fastgw.observe.metrics.series_layout import METERS_AT, Series, SeriesCells, slo_cell_name
+from fastgw.observe.metrics.series_layout import METERS_AT, Cell, CellKind, Series, SeriesCells
 
 _MOST_KNOWN: Final = 8192
 """Maximum number of combinations whose rows are remembered: peers can send any method."""
@@ -227,7 +227,7 @@ class RequestMeter:
         objectives = self._plan.objectives_of(route) if route else None
         if objectives is not None:
             row = self._series.routes_by_name.get(route, 0)
-            words = [self._cells.word(slo_cell_name(row, count)) for count in SloCount]
+            words = [self._cells.word(Cell(CellKind.SLO, row, count).key) for count in SloCount]
             if None not in words:
                 known = [word for word in words if word is not None], objectives.latency_s
         self._known_objectives[route] = known

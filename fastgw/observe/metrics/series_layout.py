@@ -11,12 +11,24 @@ keys and continues them; so does a worker that changes to a new generation, in w
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import IntEnum
+from typing import Final, NamedTuple
 
 from fastgw.errors import Fault
+from fastgw.http.grpc.status import GrpcStatus
 from fastgw.observe.metrics.exemplars import EXEMPLAR_WORDS
-from fastgw.observe.metrics.families import BOUNDS_S, NONE, OTHER, FilterEvent
+from fastgw.observe.metrics.families import (
+    BOUNDS_S,
+    CACHE_MISS_REASONS,
+    CACHE_RESULTS,
+    NONE,
+    OTHER,
+    VALIDATED_MESSAGES,
+    CodingOperation,
+    ContentCoding,
+    FilterEvent,
+)
 from fastgw.observe.metrics.meter_rows import METER_WORDS
 from fastgw.shm.memory import Layout
 from fastgw.shm.slot_assignment import MAX_CONSUMERS, MAX_FILTERS, MAX_ROWS, SlotTable, target_name
@@ -84,16 +96,6 @@ WORDS: Final = EXEMPLARS_AT + ROUTE_ROWS * SUM * EXEMPLAR_WORDS
 """Length of a column in words."""
 
 _CLAIMED: Final = 1 << 63  # the key of a used cell is never 0
-_FAULT: Final = 1 << 62  # set in the key of a fault by route and upstream
-_WEBSOCKET: Final = 1 << 31  # it counts messages or ends of WebSockets: the top bit of the method's place
-_CODING: Final = 1 << 30  # it counts bytes before and after a content coding: the next bit
-_CACHE: Final = 1 << 29  # it counts results of caches: the bit after that
-_MISS: Final = 1 << 15  # with it: reasons of their misses
-_SLO: Final = 1 << 28  # it counts requests of a service level objective: the bit after that
-_GRPC: Final = 1 << 27  # it counts gRPC calls: the bit after that
-_VALIDATION: Final = 1 << 26  # it counts messages that do not conform and pass: the bit after that
-_SHADOW: Final = 1 << 25  # it counts decisions of filters in shadow mode: the bit after that
-_REFUSAL: Final = 1 << 24  # it counts requests that filters have refused: the bit after that
 NO_UPSTREAM: Final = 0x3FFF
 """Marker in place of an upstream's row: the fault happened before an upstream was selected."""
 NO_CONSUMER: Final = 0xFFFF
@@ -113,14 +115,14 @@ class Series:
     def __init__(self, slot_table: SlotTable, faults: Iterable[str]) -> None:
         """Create the rows. `faults`: labels of all faults, always in the same order."""
         self.slot_table = slot_table
-        self.listeners = {name: listener_row(slot) for name, slot in slot_table.listeners.items()} | {OTHER: 0}
-        self.routes = {name: route_row(slot) for name, slot in slot_table.routes.items()} | {OTHER: 0, NONE: 1}
+        self.listeners = _rows(slot_table.listeners, OTHER)
+        self.routes = _rows(slot_table.routes, OTHER, NONE)
         self.routes_by_name = self.routes | {"": 1}
-        self.upstreams = {name: upstream_row(slot) for name, slot in slot_table.upstream_rows.items()} | {OTHER: 0}
-        self.filters = {name: filter_row(slot) for name, slot in slot_table.filters.items()} | {OTHER: 0}
-        self.consumers = {name: consumer_row(slot) for name, slot in slot_table.consumers.items()} | {OTHER: 0}
-        self.hosts = {name: host_row(slot) for name, slot in slot_table.hosts.items()} | {OTHER: 0}
-        self.targets = {name: target_row(slot) for name, slot in slot_table.target_rows.items()} | {OTHER: 0}
+        self.upstreams = _rows(slot_table.upstream_rows, OTHER)
+        self.filters = _rows(slot_table.filters, OTHER)
+        self.consumers = _rows(slot_table.consumers, OTHER)
+        self.hosts = _rows(slot_table.hosts, OTHER)
+        self.targets = _rows(slot_table.target_rows, OTHER)
         self.faults = {name: row for row, name in enumerate(dict.fromkeys((OTHER, *faults)))}
         if len(self.faults) > FAULT_ROWS:
             raise ValueError("more faults than a column has room for")
@@ -138,6 +140,11 @@ class Series:
         return TARGETS_AT + self.targets.get(target_name(upstream, label), 0) * TARGET_WORDS
 
 
+def _rows(slots: Mapping[str, int], *labels: str) -> dict[str, int]:
+    """Return the rows of names, behind those of labels that every generation has."""
+    return {name: slot + len(labels) for name, slot in slots.items()} | {name: row for row, name in enumerate(labels)}
+
+
 def series_of(slot_table: SlotTable) -> Series:
     """Return the series of the generation with these slots."""
     return Series(slot_table, [fault.label for fault in Fault])
@@ -146,34 +153,6 @@ def series_of(slot_table: SlotTable) -> Series:
 def counted_in(layout: Layout) -> int:
     """Reserve the counters in the node's memory, and return their offset in a worker's column."""
     return layout.counter("series", WORDS)
-
-
-def listener_row(slot: int) -> int:
-    return slot + 1
-
-
-def route_row(slot: int) -> int:
-    return slot + 2
-
-
-def upstream_row(slot: int) -> int:
-    return slot + 1
-
-
-def filter_row(slot: int) -> int:
-    return slot + 1
-
-
-def consumer_row(slot: int) -> int:
-    return slot + 1
-
-
-def host_row(slot: int) -> int:
-    return slot + 1
-
-
-def target_row(slot: int) -> int:
-    return slot + 1
 
 
 class SeriesCells:
@@ -203,163 +182,76 @@ def claimed(column: memoryview) -> Iterator[tuple[int, int]]:
     return zip(words[::2], words[1::2], strict=True)
 
 
-def cell_name(listener: int, route: int, method: int, status: int) -> int:
-    """Return the key of a cell, made of rows and the method's index in `METHODS`."""
-    return _CLAIMED | listener << 48 | route << 32 | method << 16 | status
+class CellKind(IntEnum):
+    """Kinds of counts in cells, with the labels of each beside its route."""
+
+    REQUEST = 0
+    """`owner`: listener; `part`: index in `METHODS`; `number`: status."""
+    FAULT = 1
+    """`owner`: upstream, or `NO_UPSTREAM`; `number`: row of the fault."""
+    WEBSOCKET_MESSAGE = 2
+    """`owner`: listener; `part`: `WebsocketSide`; `number`: `WebsocketMessage`."""
+    WEBSOCKET_CLOSE = 3
+    """`owner`: listener; `part`: `WebsocketSide`; `number`: close code."""
+    CODING_INPUT = 4
+    """Bytes before an operation with a content coding. `number`, here and of the next kinds: index in `CELL_LABELS`."""
+    CODING_OUTPUT = 5
+    """Bytes after it."""
+    CACHE = 6
+    """Requests by result of a cache."""
+    CACHE_MISS = 7
+    """Responses that a cache has fetched."""
+    GRPC = 8
+    """Calls by status."""
+    VALIDATION = 9
+    """Messages that do not conform and pass."""
+    SLO = 10
+    """`number`: `SloCount`."""
+    SHADOW = 11
+    """`owner`: filter in shadow mode; `number`: `FilterEvent` of its decision."""
+    REFUSAL = 12
+    """`owner`: filter that has refused requests; `route`: consumer, or `NO_CONSUMER`."""
 
 
-def cell_labels(name: int) -> tuple[int, int, int, int]:
-    """Return the arguments of `cell_name` for a key."""
-    return name >> 48 & 0x3FFF, name >> 32 & 0xFFFF, name >> 16 & 0xFFFF, name & 0xFFFF
+_CODINGS: Final = tuple(
+    (coding.name.lower(), operation.name.lower()) for coding in ContentCoding for operation in CodingOperation
+)
+CELL_LABELS: Final[Mapping[CellKind, Sequence[object]]] = {
+    CellKind.CODING_INPUT: _CODINGS,
+    CellKind.CODING_OUTPUT: _CODINGS,
+    CellKind.CACHE: CACHE_RESULTS,
+    CellKind.CACHE_MISS: CACHE_MISS_REASONS,
+    CellKind.GRPC: tuple(status.name for status in GrpcStatus),
+    CellKind.VALIDATION: VALIDATED_MESSAGES,
+}
+"""Labels of the kinds whose cells have the index of one."""
 
 
-def fault_cell_name(upstream: int, route: int, fault: int) -> int:
-    """Return the key of a cell that counts a fault, made of rows. `upstream`: a row, or `NO_UPSTREAM`."""
-    return _CLAIMED | _FAULT | upstream << 48 | route << 32 | fault
+class Cell(NamedTuple):
+    """Labels of a cell: rows of names, and numbers."""
+
+    kind: CellKind
+    route: int
+    number: int = 0
+    owner: int = 0
+    part: int = 0
+
+    @property
+    def key(self) -> int:
+        """Number that identifies the cell in a column."""
+        return _CLAIMED | self.owner << 48 | self.route << 32 | self.kind << 28 | self.part << 16 | self.number
 
 
-def websocket_cell_name(listener: int, route: int, side: int, what: int) -> int:
-    """Return the name of a cell that counts messages of a kind, or ends with a close code (1000 and above)."""
-    return _CLAIMED | listener << 48 | route << 32 | _WEBSOCKET | side << 16 | what
+def cell_of(key: int) -> Cell:
+    """Return the labels of the cell with this key."""
+    return Cell(kind_of(key), key >> 32 & 0xFFFF, key & 0xFFFF, key >> 48 & 0x7FFF, key >> 16 & 0xFFF)
 
 
-def is_websocket_cell(name: int) -> bool:
-    return not name & _FAULT and bool(name & _WEBSOCKET)
-
-
-def websocket_cell_labels(name: int) -> tuple[int, int, int, int]:
-    """Return the arguments that `websocket_cell_name` was given."""
-    return name >> 48 & 0x3FFF, name >> 32 & 0xFFFF, name >> 16 & 0x7FFF, name & 0xFFFF
-
-
-def coding_cell_name(route: int, operation: int, coding: int, output: bool) -> int:
-    """Return the name of a cell that counts the bytes before or after (`output`) an operation with a content coding."""
-    return _CLAIMED | route << 32 | _CODING | operation << 16 | coding << 1 | output
-
-
-def is_coding_cell(name: int) -> bool:
-    return not name & (_FAULT | _WEBSOCKET) and bool(name & _CODING)
-
-
-def coding_cell_labels(name: int) -> tuple[int, int, int, bool]:
-    """Return the arguments that `coding_cell_name` was given."""
-    return name >> 32 & 0xFFFF, name >> 16 & 0x3FFF, (name & 0xFFFF) >> 1, bool(name & 1)
-
-
-def cache_cell_name(route: int, result: int) -> int:
-    """Return the key of a cell that counts a result of a cache, by its index in `CACHE_RESULTS`."""
-    return _CLAIMED | route << 32 | _CACHE | result
-
-
-def is_cache_cell(name: int) -> bool:
-    return not name & (_FAULT | _WEBSOCKET | _CODING | _MISS) and bool(name & _CACHE)
-
-
-def cache_cell_labels(name: int) -> tuple[int, int]:
-    """Return the arguments of `cache_cell_name` for a key."""
-    return name >> 32 & 0xFFFF, name & 0xFFFF
-
-
-def cache_miss_cell_name(route: int, reason: int) -> int:
-    """Return the key of a cell that counts misses of a cache, by the index of the reason in `CACHE_MISS_REASONS`."""
-    return _CLAIMED | route << 32 | _CACHE | _MISS | reason
-
-
-def is_cache_miss_cell(name: int) -> bool:
-    return not name & (_FAULT | _WEBSOCKET | _CODING) and bool(name & _CACHE) and bool(name & _MISS)
-
-
-def cache_miss_cell_labels(name: int) -> tuple[int, int]:
-    """Return the arguments of `cache_miss_cell_name` for a key."""
-    return name >> 32 & 0xFFFF, name & (_MISS - 1)
-
-
-def slo_cell_name(route: int, count: int) -> int:
-    """Return the key of a cell that counts requests of an objective, by its number in `families.SloCount`."""
-    return _CLAIMED | route << 32 | _SLO | count
-
-
-def is_slo_cell(name: int) -> bool:
-    return not name & (_FAULT | _WEBSOCKET | _CODING | _CACHE) and bool(name & _SLO)
-
-
-def slo_cell_labels(name: int) -> tuple[int, int]:
-    """Return the arguments of `slo_cell_name` for a key."""
-    return name >> 32 & 0xFFFF, name & 0xFFFF
-
-
-def grpc_cell_name(route: int, status: int) -> int:
-    """Return the key of a cell that counts gRPC calls, by the number of their status."""
-    return _CLAIMED | route << 32 | _GRPC | status
-
-
-def is_grpc_cell(name: int) -> bool:
-    return not name & (_FAULT | _WEBSOCKET | _CODING | _CACHE | _SLO) and bool(name & _GRPC)
-
-
-def grpc_cell_labels(name: int) -> tuple[int, int]:
-    """Return the arguments of `grpc_cell_name` for a key."""
-    return name >> 32 & 0xFFFF, name & 0xFFFF
-
-
-def validation_cell_name(route: int, message: int) -> int:
-    """Return the key of a cell that counts messages that do not conform and pass, by the index in
-    `VALIDATED_MESSAGES`."""
-    return _CLAIMED | route << 32 | _VALIDATION | message
-
-
-def is_validation_cell(name: int) -> bool:
-    return not name & (_FAULT | _WEBSOCKET | _CODING | _CACHE | _SLO | _GRPC) and bool(name & _VALIDATION)
-
-
-def validation_cell_labels(name: int) -> tuple[int, int]:
-    """Return the arguments of `validation_cell_name` for a key."""
-    return name >> 32 & 0xFFFF, name & 0xFFFF
-
-
-def shadow_cell_name(filter_row_number: int, route: int, decision: int) -> int:
-    """Return the key of a cell that counts decisions of a filter in shadow mode, by their `FilterEvent`."""
-    return _CLAIMED | filter_row_number << 48 | route << 32 | _SHADOW | decision
-
-
-def is_shadow_cell(name: int) -> bool:
-    kinds = _FAULT | _WEBSOCKET | _CODING | _CACHE | _SLO | _GRPC | _VALIDATION
-    return not name & kinds and bool(name & _SHADOW)
-
-
-def shadow_cell_labels(name: int) -> tuple[int, int, int]:
-    """Return the arguments of `shadow_cell_name` for a key."""
-    return name >> 48 & 0x3FFF, name >> 32 & 0xFFFF, name & 0xFFFF
-
-
-def refusal_cell_name(filter_row_number: int, consumer: int) -> int:
-    """Return the key of a cell that counts refused requests. `consumer`: a row, or `NO_CONSUMER`."""
-    return _CLAIMED | filter_row_number << 48 | consumer << 32 | _REFUSAL
-
-
-def is_refusal_cell(name: int) -> bool:
-    kinds = _FAULT | _WEBSOCKET | _CODING | _CACHE | _SLO | _GRPC | _VALIDATION | _SHADOW
-    return not name & kinds and bool(name & _REFUSAL)
-
-
-def refusal_cell_labels(name: int) -> tuple[int, int]:
-    """Return the arguments of `refusal_cell_name` for a key."""
-    return name >> 48 & 0x3FFF, name >> 32 & 0xFFFF
-
-
-def is_request_cell(name: int) -> bool:
-    return not name & (_FAULT | _WEBSOCKET | _CODING | _CACHE | _SLO | _GRPC | _VALIDATION | _SHADOW | _REFUSAL)
+def kind_of(key: int) -> CellKind:
+    """Return the kind of the cell with this key."""
+    return CellKind(key >> 28 & 0xF)
 
 
 def exemplar_word(route_row_number: int, bucket: int) -> int:
     """Return the first word of the exemplar of a bucket of a route's row."""
     return EXEMPLARS_AT + (route_row_number * SUM + bucket) * EXEMPLAR_WORDS
-
-
-def is_fault_cell(name: int) -> bool:
-    return bool(name & _FAULT)
-
-
-def fault_cell_labels(name: int) -> tuple[int, int, int]:
-    """Return the arguments of `fault_cell_name` for a key."""
-    return name >> 48 & 0x3FFF, name >> 32 & 0xFFFF, name & 0xFFFF

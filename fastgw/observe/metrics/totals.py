@@ -5,20 +5,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import add, sub
-from typing import Final
+from typing import Any, Final, NamedTuple
 
-from fastgw.http.grpc.status import GrpcStatus
 from fastgw.observe.metrics.families import (
     BOUNDS_S,
-    CACHE_MISS_REASONS,
-    CACHE_RESULTS,
     METHODS,
     NONE,
     OTHER,
     SHADOW_DECISIONS,
-    VALIDATED_MESSAGES,
-    CodingOperation,
-    ContentCoding,
     FilterEvent,
     WebsocketMessage,
     WebsocketSide,
@@ -27,6 +21,7 @@ from fastgw.observe.metrics.families import (
 from fastgw.observe.metrics.meter_rows import FOLDED, claimed_rows
 from fastgw.observe.metrics.series_layout import (
     CARRYING,
+    CELL_LABELS,
     CELLS_AT,
     CONSUMER_ROWS,
     CONSUMER_WORDS,
@@ -53,30 +48,11 @@ from fastgw.observe.metrics.series_layout import (
     UPSTREAM_ROWS,
     UPSTREAM_WORDS,
     UPSTREAMS_AT,
+    Cell,
+    CellKind,
     Series,
-    cache_cell_labels,
-    cache_miss_cell_labels,
-    cell_labels,
+    cell_of,
     claimed,
-    coding_cell_labels,
-    fault_cell_labels,
-    grpc_cell_labels,
-    is_cache_cell,
-    is_cache_miss_cell,
-    is_coding_cell,
-    is_fault_cell,
-    is_grpc_cell,
-    is_refusal_cell,
-    is_request_cell,
-    is_shadow_cell,
-    is_slo_cell,
-    is_validation_cell,
-    is_websocket_cell,
-    refusal_cell_labels,
-    shadow_cell_labels,
-    slo_cell_labels,
-    validation_cell_labels,
-    websocket_cell_labels,
 )
 from fastgw.shm.node_limits import MemoryFence
 
@@ -140,34 +116,34 @@ def totals(
         (words, cells), (measured, folded) = sums(columns), measured_rows(columns)
     else:
         (words, cells), (measured, folded) = _at_rest(columns, added, returned)
-    messages, closes = _websockets(series, cells)
-    coding_input, coding_output = _content_codings(series, cells)
-    uncelled = _rows(series.filters, words, FILTERS_AT, FILTER_WORDS, FILTER_ROWS)
-    refusals = _refusals(series, cells, uncelled)
-    filters = _with_refusals(uncelled, refusals)
+    counts = _cell_counts(series, cells)
+    if uncelled := words[UNCELLED]:
+        counts[CellKind.REQUEST][OTHER, OTHER, OTHER, 0] += uncelled
+    for label, row in series.faults.items():
+        if uncelled := words[FAULTS_AT + row]:
+            counts[CellKind.FAULT][label, OTHER, OTHER] += uncelled
+    filters = _filter_events(_rows(series.filters, words, FILTERS_AT, FILTER_WORDS, FILTER_ROWS), counts)
     return Totals(
-        requests=_requests(series, cells, words[UNCELLED]),
+        requests=counts[CellKind.REQUEST],
         routes=_rows(series.routes, words, ROUTES_AT, ROUTE_WORDS, ROUTE_ROWS),
         upstreams=_rows(series.upstreams, words, UPSTREAMS_AT, UPSTREAM_WORDS, UPSTREAM_ROWS),
         filters=filters,
-        refusals=refusals,
-        shadow_decisions=_shadow_decisions(series, cells, filters),
+        refusals=counts[CellKind.REFUSAL],
+        shadow_decisions=counts[CellKind.SHADOW],
         consumers=_rows(series.consumers, words, CONSUMERS_AT, CONSUMER_WORDS, CONSUMER_ROWS),
-        faults=_faults(series, cells, words),
+        faults=counts[CellKind.FAULT],
         targets=_rows(series.targets, words, TARGETS_AT, TARGET_WORDS, TARGET_ROWS),
-        websocket_messages=messages,
-        websocket_closes=closes,
-        coding_input_bytes=coding_input,
-        coding_output_bytes=coding_output,
-        cache_requests=_by_label_and_route(series, cells, is_cache_cell, cache_cell_labels, CACHE_RESULTS),
-        cache_misses=_by_label_and_route(series, cells, is_cache_miss_cell, cache_miss_cell_labels, CACHE_MISS_REASONS),
-        objectives=_objectives(series, cells),
+        websocket_messages=counts[CellKind.WEBSOCKET_MESSAGE],
+        websocket_closes=counts[CellKind.WEBSOCKET_CLOSE],
+        coding_input_bytes=counts[CellKind.CODING_INPUT],
+        coding_output_bytes=counts[CellKind.CODING_OUTPUT],
+        cache_requests=counts[CellKind.CACHE],
+        cache_misses=counts[CellKind.CACHE_MISS],
+        objectives=counts[CellKind.SLO],
         measured=measured,
         measured_folded=folded,
-        grpc_calls=_grpc_calls(series, cells),
-        validation_reports=_by_label_and_route(
-            series, cells, is_validation_cell, validation_cell_labels, VALIDATED_MESSAGES
-        ),
+        grpc_calls=counts[CellKind.GRPC],
+        validation_reports=counts[CellKind.VALIDATION],
         log_records_dropped=words[DROPPED_UNQUEUED] + words[DROPPED_UNWRITTEN],
         spans={
             "dropped": words[SPANS_DROPPED],
@@ -252,80 +228,103 @@ def _summed(looks: Sequence[_Look], returned: _Look | None) -> tuple[memoryview,
     return memoryview(words).cast("Q"), cells
 
 
-def _requests(series: Series, cells: Mapping[int, int], uncelled: int) -> Mapping[tuple[str, str, str, int], int]:
-    listeners = {row: name for name, row in series.listeners.items()}
-    routes = {row: name for name, row in series.routes.items()}
-    methods = [method.decode() for method in METHODS]
-    found: Counter[tuple[str, str, str, int]] = Counter()
-    for name, count in cells.items():
-        if count and is_request_cell(name):
-            listener, route, method, status = cell_labels(name)
-            found[listeners.get(listener, OTHER), routes.get(route, OTHER), methods[method], status] += count
-    if uncelled:
-        found[OTHER, OTHER, OTHER, 0] += uncelled
+class _NamesByRow(dict[int, str]):
+    """Names of a generation by row. Rows without a name are `_other`. `unset`: marker in place of a row."""
+
+    def __init__(self, rows: Mapping[str, int], unset: int | None = None) -> None:
+        super().__init__({row: name for name, row in rows.items()})
+        if unset is not None:
+            self[unset] = NONE
+
+    def __missing__(self, row: int) -> str:
+        return OTHER
+
+
+class _RowNames(NamedTuple):
+    listeners: _NamesByRow
+    routes: _NamesByRow
+    upstreams: _NamesByRow
+    filters: _NamesByRow
+    consumers: _NamesByRow
+    faults: _NamesByRow
+
+
+def _labelled(names: _RowNames, cell: Cell) -> tuple[object, ...]:
+    label = CELL_LABELS[cell.kind][cell.number]
+    return *(label if isinstance(label, tuple) else (label,)), names.routes[cell.route]
+
+
+_LABELS: Final[Mapping[CellKind, Callable[[_RowNames, Cell], tuple[object, ...]]]] = {
+    CellKind.REQUEST: lambda names, cell: (
+        names.listeners[cell.owner],
+        names.routes[cell.route],
+        METHODS[cell.part].decode(),
+        cell.number,
+    ),
+    CellKind.FAULT: lambda names, cell: (
+        names.faults[cell.number],
+        names.routes[cell.route],
+        names.upstreams[cell.owner],
+    ),
+    CellKind.WEBSOCKET_MESSAGE: lambda names, cell: (
+        WebsocketMessage(cell.number).name.lower(),
+        names.listeners[cell.owner],
+        names.routes[cell.route],
+        WebsocketSide(cell.part).name.lower(),
+    ),
+    CellKind.WEBSOCKET_CLOSE: lambda names, cell: (
+        WebsocketSide(cell.part).name.lower(),
+        close_label(cell.number),
+        names.listeners[cell.owner],
+        names.routes[cell.route],
+    ),
+    CellKind.SLO: lambda names, cell: (names.routes[cell.route], cell.number),
+    CellKind.SHADOW: lambda names, cell: (
+        FilterEvent(cell.number).decision,
+        names.filters[cell.owner],
+        names.routes[cell.route],
+    ),
+    CellKind.REFUSAL: lambda names, cell: (names.consumers[cell.route], names.filters[cell.owner]),
+    **dict.fromkeys(CELL_LABELS, _labelled),
+}
+"""Labels of a cell, in the order of `Totals`."""
+
+
+def _cell_counts(series: Series, cells: Mapping[int, int]) -> Mapping[CellKind, Counter[Any]]:
+    """Return the counts of the cells of each kind, by their labels."""
+    names = _RowNames(
+        listeners=_NamesByRow(series.listeners),
+        routes=_NamesByRow(series.routes),
+        upstreams=_NamesByRow(series.upstreams, NO_UPSTREAM),
+        filters=_NamesByRow(series.filters),
+        consumers=_NamesByRow(series.consumers, NO_CONSUMER),
+        faults=_NamesByRow(series.faults),
+    )
+    found: dict[CellKind, Counter[Any]] = {kind: Counter() for kind in CellKind}
+    for key, count in cells.items():
+        if count:
+            cell = cell_of(key)
+            found[cell.kind][_LABELS[cell.kind](names, cell)] += count
     return found
 
 
-_ByWebsocket = Mapping[tuple[str, str, str, str], int]
-
-
-def _websockets(series: Series, cells: Mapping[int, int]) -> tuple[_ByWebsocket, _ByWebsocket]:
-    listeners = {row: name for name, row in series.listeners.items()}
-    routes = {row: name for name, row in series.routes.items()}
-    messages: Counter[tuple[str, str, str, str]] = Counter()
-    closes: Counter[tuple[str, str, str, str]] = Counter()
-    for name, count in cells.items():
-        if count and is_websocket_cell(name):
-            listener, route, place, what = websocket_cell_labels(name)
-            where = listeners.get(listener, OTHER), routes.get(route, OTHER)
-            side = WebsocketSide(place).name.lower()
-            if what < len(WebsocketMessage):
-                messages[WebsocketMessage(what).name.lower(), *where, side] += count
-            else:
-                closes[side, close_label(what), *where] += count
-    return messages, closes
-
-
-_ByCoding = Mapping[tuple[str, str, str], int]
-
-
-def _content_codings(series: Series, cells: Mapping[int, int]) -> tuple[_ByCoding, _ByCoding]:
-    routes = {row: name for name, row in series.routes.items()}
-    found: tuple[Counter[tuple[str, str, str]], Counter[tuple[str, str, str]]] = Counter(), Counter()
-    for name, count in cells.items():
-        if count and is_coding_cell(name):
-            route, operation, coding, output = coding_cell_labels(name)
-            labels = ContentCoding(coding).name.lower(), CodingOperation(operation).name.lower()
-            found[output][*labels, routes.get(route, OTHER)] += count
-    return found
-
-
-def _by_label_and_route(
-    series: Series,
-    cells: Mapping[int, int],
-    is_cell: Callable[[int], bool],
-    labels_of: Callable[[int], tuple[int, int]],
-    names: Sequence[str],
-) -> Mapping[tuple[str, str], int]:
-    """Return the counts of the cells of one kind, by label and route. `labels_of`: returns the row of the route, and
-    the position of the label in `names`.
+def _filter_events(
+    filters: Mapping[str, Sequence[int]], counts: Mapping[CellKind, Counter[Any]]
+) -> Mapping[str, Sequence[int]]:
+    """Return the events of filters with the refused requests in cells. Refusals and decisions among the events, for
+    which no cell was free, are added to `counts`.
     """
-    routes = {row: name for name, row in series.routes.items()}
-    found: Counter[tuple[str, str]] = Counter()
-    for name, count in cells.items():
-        if count and is_cell(name):
-            route, label = labels_of(name)
-            found[names[label], routes.get(route, OTHER)] += count
-    return found
-
-
-def _objectives(series: Series, cells: Mapping[int, int]) -> Mapping[tuple[str, int], int]:
-    routes = {row: name for name, row in series.routes.items()}
-    found: Counter[tuple[str, int]] = Counter()
-    for name, count in cells.items():
-        if count and is_slo_cell(name):
-            route, which = slo_cell_labels(name)
-            found[routes.get(route, OTHER), which] += count
+    refusals, decisions = counts[CellKind.REFUSAL], counts[CellKind.SHADOW]
+    found = {name: [*events] for name, events in filters.items()}
+    for instance, events in filters.items():
+        if uncelled := events[FilterEvent.REFUSED]:
+            refusals[OTHER, instance] += uncelled
+        found[instance][FilterEvent.REFUSED] = 0
+        for event in SHADOW_DECISIONS:
+            if uncelled := events[event]:
+                decisions[event.decision, instance, OTHER] += uncelled
+    for (_, instance), count in refusals.items():
+        found.setdefault(instance, [0] * FILTER_WORDS)[FilterEvent.REFUSED] += count
     return found
 
 
@@ -344,76 +343,6 @@ def measured_rows(
         if (key, shape) in rows:
             rows[key, shape] = [*map(sub, rows[key, shape], counts)]
     return rows, sum(column[METERS_AT + FOLDED] for column in columns)
-
-
-def _grpc_calls(series: Series, cells: Mapping[int, int]) -> Mapping[tuple[str, str], int]:
-    routes = {row: name for name, row in series.routes.items()}
-    found: Counter[tuple[str, str]] = Counter()
-    for name, count in cells.items():
-        if count and is_grpc_cell(name):
-            route, status = grpc_cell_labels(name)
-            found[GrpcStatus(status).name, routes.get(route, OTHER)] += count
-    return found
-
-
-def _refusals(
-    series: Series, cells: Mapping[int, int], filters: Mapping[str, Sequence[int]]
-) -> Mapping[tuple[str, str], int]:
-    names = {row: name for name, row in series.filters.items()}
-    consumers = {row: name for name, row in series.consumers.items()} | {NO_CONSUMER: NONE}
-    found: Counter[tuple[str, str]] = Counter()
-    for name, count in cells.items():
-        if count and is_refusal_cell(name):
-            row, consumer = refusal_cell_labels(name)
-            found[consumers.get(consumer, OTHER), names.get(row, OTHER)] += count
-    for instance, events in filters.items():
-        if uncelled := events[FilterEvent.REFUSED]:
-            found[OTHER, instance] += uncelled
-    return found
-
-
-def _with_refusals(
-    filters: Mapping[str, Sequence[int]], refusals: Mapping[tuple[str, str], int]
-) -> Mapping[str, Sequence[int]]:
-    """Return the events of filters with all refused requests, those in cells too."""
-    found = {name: [*events] for name, events in filters.items()}
-    for events in found.values():
-        events[FilterEvent.REFUSED] = 0
-    for (_, instance), count in refusals.items():
-        found.setdefault(instance, [0] * FILTER_WORDS)[FilterEvent.REFUSED] += count
-    return found
-
-
-def _shadow_decisions(
-    series: Series, cells: Mapping[int, int], filters: Mapping[str, Sequence[int]]
-) -> Mapping[tuple[str, str, str], int]:
-    names = {row: name for name, row in series.filters.items()}
-    routes = {row: name for name, row in series.routes.items()}
-    found: Counter[tuple[str, str, str]] = Counter()
-    for name, count in cells.items():
-        if count and is_shadow_cell(name):
-            row, route, decision = shadow_cell_labels(name)
-            found[FilterEvent(decision).decision, names.get(row, OTHER), routes.get(route, OTHER)] += count
-    for instance, events in filters.items():
-        for event in SHADOW_DECISIONS:
-            if uncelled := events[event]:
-                found[event.decision, instance, OTHER] += uncelled
-    return found
-
-
-def _faults(series: Series, cells: Mapping[int, int], words: Sequence[int]) -> Mapping[tuple[str, str, str], int]:
-    faults = {row: name for name, row in series.faults.items()}
-    routes = {row: name for name, row in series.routes.items()}
-    upstreams = {row: name for name, row in series.upstreams.items()} | {NO_UPSTREAM: NONE}
-    found: Counter[tuple[str, str, str]] = Counter()
-    for name, count in cells.items():
-        if count and is_fault_cell(name):
-            upstream, route, fault = fault_cell_labels(name)
-            found[faults.get(fault, OTHER), routes.get(route, OTHER), upstreams.get(upstream, OTHER)] += count
-    for row, label in faults.items():
-        if uncelled := words[FAULTS_AT + row]:
-            found[label, OTHER, OTHER] += uncelled
-    return found
 
 
 def _rows(

@@ -14,7 +14,7 @@ from fastgw.analytics.readings import RowNames
 from fastgw.observe.metrics.families import METHODS, OTHER
 from fastgw.observe.metrics.meter_rows import unpacked
 from fastgw.observe.metrics.request_meter import MeterPlan
-from fastgw.observe.metrics.series_layout import UNCELLED, cell_labels, is_request_cell
+from fastgw.observe.metrics.series_layout import UNCELLED, CellKind, cell_of, kind_of
 from fastgw.observe.metrics.totals import measured_rows, sums
 
 MOST_TIMERS: Final = 64
@@ -109,8 +109,9 @@ class StatsdCounts:
         self.last = now
         for key, count in now.requests.items():
             if more := count - last.requests.get(key, 0):
-                _, row, method, status = cell_labels(key)
-                self._add(Tags(names.routes.get(row, OTHER), METHODS[method].decode(), str(status)), more)
+                cell = cell_of(key)
+                route = names.routes.get(cell.route, OTHER)
+                self._add(Tags(route, METHODS[cell.part].decode(), str(cell.number)), more)
         if more := now.uncelled - last.uncelled:
             self._add(Tags(OTHER, OTHER, OTHER), more)
         shapes = {} if plan is None else plan.shapes
@@ -150,7 +151,7 @@ class StatsdCounts:
 def counters_of(columns: Sequence[memoryview]) -> CountersReading:
     """Read the columns of the workers."""
     words, cells = sums(columns)
-    requests = {key: count for key, count in cells.items() if count and is_request_cell(key)}
+    requests = {key: count for key, count in cells.items() if count and kind_of(key) is CellKind.REQUEST}
     return CountersReading(requests, words[UNCELLED], dict(measured_rows(columns)[0]))
 
 

@@ -22,10 +22,11 @@ from fastgw.observe.metrics.series_layout import (
     TARGET_WORDS,
     TARGETS_AT,
     UNCELLED,
+    CellKind,
     answers_at,
     claimed,
     counted_in,
-    is_request_cell,
+    kind_of,
 )
 from fastgw.observe.metrics.series_layout import WORDS as COUNTED
 from fastgw.observe.metrics.totals import totals
@@ -361,7 +362,7 @@ class ShmLayout:
     def requests_of(self, column: Column) -> int:
         """Return the number of requests finished by this worker, and by earlier ones in this column."""
         counted = self.counted(column)
-        return counted[UNCELLED] + sum(count for name, count in claimed(counted) if is_request_cell(name))
+        return counted[UNCELLED] + sum(count for key, count in claimed(counted) if kind_of(key) is CellKind.REQUEST)
 
     def reloaded(self, shared: SharedMemory, ok: bool, date: float, *, of_contents: bool = False) -> None:
         """Record the end of a reload, in the supervisor, with its date (epoch seconds). `of_contents`: it loaded

@@ -21,15 +21,22 @@ from fastgw.analytics.readings import CELL, NO_NAMES, CounterReading, RowNames, 
 from fastgw.analytics.store import AnalyticsStore, CannotKeepAnalytics
 from fastgw.analytics.usage import TooMuch, read_usage, why_not_analytics
 from fastgw.observe.metrics.counters import ExchangeCounters
-from fastgw.observe.metrics.series_layout import ROUTES_AT, WORDS, cell_name, series_of
+from fastgw.observe.metrics.series_layout import ROUTES_AT, WORDS, Cell, CellKind, series_of
 from fastgw.shm.slot_assignment import SlotNames, SlotTable, first
 from tests.support import counted
 from tests.support.small_file_system import small_file_system
 
 NOW = 1_800_000_000.0 // DAY * DAY + 12 * HOUR
 NAMES = RowNames({**NO_NAMES.routes, 2: "users"}, {**NO_NAMES.consumers, 1: ("alice", "gold,team")})
-USERS = cell_name(1, 2, 1, 200)
-FAILED = cell_name(1, 2, 1, 503)
+
+
+def request_cell(listener: int, method: int, status: int) -> int:
+    """Return the key of the cell of a request of the route `users`."""
+    return Cell(CellKind.REQUEST, 2, status, listener, method).key
+
+
+USERS = request_cell(1, 1, 200)
+FAILED = request_cell(1, 1, 503)
 
 
 def reading(date: float, counts: dict[int, int], *, begins: bool = False) -> CounterReading:
@@ -201,7 +208,7 @@ def test_the_database_of_an_earlier_version_is_taken_over_while_its_process_stil
 def test_the_file_stays_within_its_size(tmp_path: Path) -> None:
     size = 1 << 18
     store = store_at(tmp_path / "a.db", size=size)
-    cells = [cell_name(listener, 2, 1, status) for listener in (1, 2) for status in range(100, 600)]
+    cells = [request_cell(listener, 1, status) for listener in (1, 2) for status in range(100, 600)]
     for minute in range(60):
         store.write([reading(NOW + minute * 10 * MINUTE, dict.fromkeys(cells, minute + 1))])
     found = read_usage(str(tmp_path / "a.db"), UsageQuery("route", NOW, NOW + 30 * DAY))
@@ -215,14 +222,14 @@ def test_the_file_stays_within_its_size(tmp_path: Path) -> None:
 def test_a_size_that_was_lowered_is_reached_while_counts_are_written(tmp_path: Path) -> None:
     """The earliest minutes go first, their hours stay, and no write fails for it."""
     path = tmp_path / "a.db"
-    counts = [cell_name(1, 2, method, status) for method in range(3) for status in range(200, 600, 10)]
+    counts = [request_cell(1, method, status) for method in range(3) for status in range(200, 600, 10)]
     large = store_at(path)
     for at in range(180):
         large.write([reading(NOW + at * 10 * MINUTE, dict.fromkeys(counts, at + 1))])
     large.close()
     size = path.stat().st_size // 2
     small = store_at(path, size=size)
-    more = [cell_name(1, 2, method, status) for method in range(3) for status in range(205, 600, 10)]
+    more = [request_cell(1, method, status) for method in range(3) for status in range(205, 600, 10)]
     for at in range(180, 190):
         small.write([reading(NOW + at * 10 * MINUTE, {**dict.fromkeys(counts, at + 1), **dict.fromkeys(more, at)})])
     small.close()
@@ -239,7 +246,7 @@ def test_a_full_disk_leaves_what_was_written_and_loses_nothing_later(tmp_path: P
     with small_file_system(folder) as limited:
         store = store_at(folder / "a.db")
         store.write([reading(NOW, {USERS: 7})])
-        cells = [cell_name(listener, 2, 1, status) for listener in range(2, 60) for status in range(100, 600)]
+        cells = [request_cell(listener, 1, status) for listener in range(2, 60) for status in range(100, 600)]
         with limited():
             (folder / "others").write_bytes(b"x" * 20_000)
             minutes = [reading(NOW + each * MINUTE, {USERS: 7, **dict.fromkeys(cells, each)}) for each in range(1, 20)]
@@ -315,7 +322,7 @@ def test_a_damaged_database_is_set_aside_and_what_the_memory_has_counted_is_in_t
 ) -> None:
     path = tmp_path / "a.db"
     first_store, store = store_at(path), store_at(path)
-    first_store.write([reading(NOW, {cell_name(1, 2, 1, status): 1 for status in range(200, 500)})])
+    first_store.write([reading(NOW, {request_cell(1, 1, status): 1 for status in range(200, 500)})])
     first_store.close()
     if is_open:
         store._open()
@@ -342,7 +349,7 @@ def test_a_file_that_was_removed_is_made_again(tmp_path: Path) -> None:
 
 def test_pages_of_rows(tmp_path: Path) -> None:
     store = store_at(tmp_path / "a.db")
-    store.write([reading(NOW, {cell_name(1, 2, 1, status): status for status in range(200, 210)})])
+    store.write([reading(NOW, {request_cell(1, 1, status): status for status in range(200, 210)})])
     store.close()
     query = UsageQuery("status", 0.0, NOW + DAY, offset=2, limit=3)
     usage = read_usage(str(tmp_path / "a.db"), query)
@@ -366,5 +373,5 @@ def test_a_removed_name_is_known_until_its_row_has_another() -> None:
     names = NO_NAMES.following(SlotTable(routes={"a": 0}), {})
     gone = names.following(SlotTable(), {})
     assert labels_of(ROUTES_AT + 0, gone).name == "_other"
-    assert labels_of(cell_name(1, 2, 1, 200) | CELL, gone) == SeriesLabels("requests", "a", "GET", 200)
-    assert labels_of(cell_name(1, 2, 1, 200), gone.following(SlotTable(routes={"b": 0}), {})).name == "b"
+    assert labels_of(request_cell(1, 1, 200) | CELL, gone) == SeriesLabels("requests", "a", "GET", 200)
+    assert labels_of(request_cell(1, 1, 200), gone.following(SlotTable(routes={"b": 0}), {})).name == "b"

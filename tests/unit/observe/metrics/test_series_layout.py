@@ -24,7 +24,8 @@ from fastgw.observe.metrics.series_layout import (
     SUM,
     UPSTREAM_RETRIES,
     WORDS,
-    cell_name,
+    Cell,
+    CellKind,
     claimed,
 )
 from fastgw.observe.metrics.totals import sums, totals
@@ -312,7 +313,7 @@ def test_decisions_in_shadow_without_a_free_cell_count_for_other_routes() -> Non
     node.reload(SlotNames(["public"], ["a"], filters=["limit"]))
     counters = node.tallies[0]
     for status in range(CELLS):
-        counters.cells.word(cell_name(0, 0, 1, status))
+        counters.cells.word(Cell(CellKind.REQUEST, 0, status, part=1).key)
     counters.count_shadow_decision("limit", "a", FilterEvent.ANSWER)
     assert node.totals.shadow_decisions == {("answer", "limit", "_other"): 1}
 
@@ -351,7 +352,7 @@ def test_refusals_without_a_free_cell_count_for_other_consumers() -> None:
     counters = node.tallies[0]
     counters.count_refusal("limit", "alice")
     for status in range(CELLS):
-        counters.cells.word(cell_name(0, 0, 1, status))
+        counters.cells.word(Cell(CellKind.REQUEST, 0, status, part=1).key)
     counters.count_refusal("limit", "")
     assert node.totals.refusals == {("alice", "limit"): 1, ("_other", "limit"): 1}
     assert node.totals.filters["limit"][FilterEvent.REFUSED] == 2

@@ -25,7 +25,7 @@ from fastgw.observe import Record
 from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.families import NONE, FilterEvent
 from fastgw.observe.metrics.request_meter import MeterPlan, Objectives
-from fastgw.observe.metrics.series_layout import UPSTREAM_CONNECTS, series_of
+from fastgw.observe.metrics.series_layout import UPSTREAM_CONNECTS, CellKind, series_of
 from fastgw.redis import availability
 from fastgw.runtime.control.health_checker import OfUpstream
 from fastgw.runtime.node.metrics import FAMILIES, Exposition
@@ -172,12 +172,12 @@ def test_every_family_is_told_with_its_labels_and_kind(node: Node, accept: bytes
     node.counters.count_websocket("main", "user", 0, 1, 1)
     node.counters.count_websocket("main", "user", 0, 1000, 1)
     count_content_coding(node.counters, "user", 0, 2, 1000, 300)
-    node.counters.count_cache("user", "hit")
-    node.counters.count_cache_miss("user", "no-store")
-    node.counters.count_validation("user", "response")
+    node.counters.count_label(CellKind.CACHE, "user", "hit")
+    node.counters.count_label(CellKind.CACHE_MISS, "user", "no-store")
+    node.counters.count_label(CellKind.VALIDATION, "user", "response")
     node.counters.meter(PLAN).add_record(RECORD)
     node.shared.supervisor.words[node.words.metric_pushes] = 1
-    node.counters.count_grpc("user", "NOT_FOUND")
+    node.counters.count_label(CellKind.GRPC, "user", "NOT_FOUND")
     node.own.words[node.words.state_up] = availability.UP
     content_type, text = node.exposition.text(accept)
     assert content_type == (OPENMETRICS if accept else PROMETHEUS).content_type
