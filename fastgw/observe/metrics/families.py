@@ -250,19 +250,6 @@ FILTER_REFUSALS: Final = Family(
     "Requests refused by a limit: rate_limit, quota, concurrency, graphql, sequence, websocket, fault; "
     'consumer="_none" without an authenticated client, "_other" for folded and unconfigured consumers.',
 )
-FILTER_COPIES: Final = Family(
-    "fastgw_filter_copies_total",
-    "counter",
-    ("filter", "result"),
-    "Copies of requests by what became of them: sent, different (answered otherwise), failed, skipped (not made).",
-)
-FILTER_SHADOW_DECISIONS: Final = Family(
-    "fastgw_filter_shadow_decisions_total",
-    "counter",
-    ("decision", "filter", "route"),
-    "Requests by what a filter in shadow would have done: pass, change, answer, raise; unknown when it took too long "
-    "or would have acted on something that is not judged in shadow.",
-)
 FILTER_HELPER_REQUESTS: Final = Family(
     "fastgw_filter_helper_requests_total",
     "counter",
@@ -275,6 +262,19 @@ WAF_BLOCKED: Final = Family(
     "counter",
     ("attack", "filter"),
     "Requests that the filter waf has refused, by the class of attack with the highest score.",
+)
+FILTER_COPIES: Final = Family(
+    "fastgw_filter_copies_total",
+    "counter",
+    ("filter", "result"),
+    "Copies of requests by what became of them: sent, different (answered otherwise), failed, skipped (not made).",
+)
+FILTER_SHADOW_DECISIONS: Final = Family(
+    "fastgw_filter_shadow_decisions_total",
+    "counter",
+    ("decision", "filter", "route"),
+    "Requests by what a filter in shadow would have done: pass, change, answer, raise; unknown when it took too long "
+    "or would have acted on something that is not judged in shadow.",
 )
 CONSUMER_REQUESTS: Final = Family(
     "fastgw_consumer_requests_total",
@@ -365,46 +365,5 @@ CONSUMERS_FOLDED: Final = Family(
     "fastgw_consumers_folded", "gauge", (), 'Consumers counted together as consumer="_other".'
 )
 
-FAMILIES: Final = (
-    REQUESTS,
-    REQUEST_SECONDS,
-    UPSTREAM_SECONDS,
-    REQUEST_BYTES,
-    RESPONSE_BYTES,
-    RETRIES,
-    RETRIES_DENIED,
-    HEDGES,
-    UPSTREAM_CONNECTS,
-    POOL_WAITS,
-    EJECTIONS,
-    BREAKER_OPENINGS,
-    FAULTS,
-    TARGET_SECONDS,
-    TARGET_ERRORS,
-    LOG_RECORDS_DROPPED,
-    TRACE_SPANS,
-    FILTER_ERRORS,
-    FILTER_TIMEOUTS,
-    FILTER_AWAY,
-    FILTER_REFUSALS,
-    FILTER_HELPER_REQUESTS,
-    WAF_BLOCKED,
-    FILTER_COPIES,
-    FILTER_SHADOW_DECISIONS,
-    CONSUMER_REQUESTS,
-    WEBSOCKET_MESSAGES,
-    WEBSOCKET_CLOSES,
-    CODING_INPUT_BYTES,
-    CODING_OUTPUT_BYTES,
-    CACHE_REQUESTS,
-    CACHE_MISSES,
-    VALIDATION_REPORTS,
-    REQUEST_DURATION,
-    REQUEST_DURATION_FOLDED,
-    SLO_REQUESTS,
-    GRPC_CALLS,
-    ROUTES_FOLDED,
-    TARGETS_FOLDED,
-    UPSTREAMS_FOLDED,
-    CONSUMERS_FOLDED,
-)
+FAMILIES: Final = tuple(family for family in tuple(globals().values()) if isinstance(family, Family))
+"""All of them, in the order of a scrape."""
