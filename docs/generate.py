@@ -20,9 +20,9 @@ from fastgw.config.decoding.json_schema import field_docs
 from fastgw.filters import TYPES
 from fastgw.filters.plugins.reference_docs import as_markdown, settings_as_markdown
 from fastgw.http.reason_phrases import PHRASES
-from fastgw.observe.access_log.formats import masker
 from fastgw.observe.access_log.line_formats import FORMATS, source_name
 from fastgw.observe.access_log.record import Record
+from fastgw.observe.access_log.secret_names import masker
 from fastgw.runtime.node.metrics import FAMILIES
 
 FOLDER: Final = Path(__file__).parent

@@ -46,7 +46,7 @@ from fastgw.http.malformed import Malformed
 from fastgw.net.client_certificate import ClientCertificate
 from fastgw.net.pem import decoded
 from fastgw.net.server_name import ClientHello
-from fastgw.observe.access_log.formats import SecretNames, masker
+from fastgw.observe.access_log.secret_names import SecretNames, masker
 from fastgw.observe.tracing.otlp_encoder import OtlpEncoder
 from fastgw.observe.tracing.spans import SpanBuilder
 from fastgw.observe.tracing.tracer import Tracer

@@ -16,11 +16,12 @@ from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import parse_request
 from fastgw.observe import Series
 from fastgw.observe.access_log.finished_exchange import FinishedExchange, record_of
-from fastgw.observe.access_log.formats import LineFormat, Mask, SecretNames
+from fastgw.observe.access_log.formats import LineFormat, Mask
 from fastgw.observe.access_log.line_formats import FORMATS
 from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.log import Log
 from fastgw.observe.access_log.record import Record
+from fastgw.observe.access_log.secret_names import SecretNames
 from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.series_layout import WORDS
 from fastgw.observe.recorder import Recorder

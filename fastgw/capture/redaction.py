@@ -13,7 +13,8 @@ from urllib.parse import unquote_to_bytes
 
 from fastgw.capture.captured_exchange import CapturedExchange
 from fastgw.capture.secret_members import HIDDEN, without_secrets
-from fastgw.observe.access_log.formats import SecretNames, masked_path, masked_words
+from fastgw.observe.access_log.formats import masked_path, masked_words
+from fastgw.observe.access_log.secret_names import SecretNames
 
 COOKIES: Final = frozenset((b"cookie", b"set-cookie"))
 _SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9_-]*) +\S")

@@ -2,13 +2,13 @@
 """See `recorder.pyi`.
 
 A line is put together here, and no object is made, where the HTTP/1 parser has made the head, or where a connection or
-session is no request at all, and where the line needs no escapes, no masks and no cuts. All others are made from a
-record by `json_line`.
+session is no request at all, and where the line needs no escapes and no cuts. All others are made from a record by
+`json_line`. Secrets are masked by `SecretNames` in both.
 """
 
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
@@ -21,25 +21,20 @@ from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.route cimport Route
 from fastgw.http.messages cimport RequestHead, Span, bits_of
 from fastgw.observe.access_log.line_queue cimport LineQueue
+from fastgw.observe.access_log.secret_names cimport SecretNames
 
 import re
 from math import inf
 
 from fastgw.observe import series_kinds
 from fastgw.observe.access_log import formats as lines, record
-from fastgw.observe.access_log.credential_names import HINTS, HINTS_OF_HEADERS, USUAL_NAMES
 from fastgw.observe.access_log.finished_exchange import CLIENT_LEFT, record_of
 from fastgw.observe.metrics import families, series_layout as series
-
-_HINTS = (*HINTS, *HINTS_OF_HEADERS)
-if len(_HINTS) > MOST_HINTS:
-    raise ImportError("no room for so many hints")
 
 cdef extern from "_line.h" nogil:
     char* put_plain(char* to, const char* start, Py_ssize_t length, int* odd)
     char* put_text(char* to, const char* start, Py_ssize_t length, int* odd)
-    enum: EQUALS
-    char* put_marked(char* to, const char* start, Py_ssize_t length, int* odd, int* marks)
+    char* put_marked(char* to, const char* start, Py_ssize_t length, int* odd, int* marked)
     char* put_digits(char* to, uint64_t number, int count)
     char* put_number(char* to, uint64_t number)
     char* put_micros(char* to, uint64_t micros)
@@ -48,18 +43,6 @@ cdef extern from "_line.h" nogil:
     ctypedef struct Text:
         const char* start
         Py_ssize_t length
-    ctypedef struct Secrets:
-        const Text* names
-        Py_ssize_t count
-        const Text* hints
-        Py_ssize_t hint_count
-        Py_ssize_t any_hint_count
-    enum:
-        MOST_HINTS
-    void prepare(Secrets* secrets)
-    bint is_shown(Text text, int marks, const Secrets* secrets)
-    bint no_value_is_secret(Text query, const Secrets* secrets)
-    char* put_masked(char* to, Text query, const Secrets* secrets, int* odd)
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* length) except NULL
@@ -259,10 +242,7 @@ cdef class Recorder:
     cdef Entry* _entries
     cdef unsigned int _swept  # up to where entries of generations before were let go of last
     cdef void* _room  # where the entries lie
-    cdef tuple _secret_names  # kept for `_secret_texts`
-    cdef Text* _secret_texts  # what `_secrets` refers to
-    cdef Secrets _secrets
-    cdef bint _mask_alike  # all JSON logs have the same secrets
+    cdef tuple _secrets  # of each JSON log; one for those that mask the same names
     cdef object _keep_story
     cdef int _story_status  # stories are kept of requests with this status and above,
     cdef double _slower_than  # and of those that take longer
@@ -297,28 +277,10 @@ cdef class Recorder:
         self._story_status, self._slower_than = (NO_STATUS, inf) if keep is None else (ERRORS, slower_than)
 
     def adopt(self, logs, meters=()):
-        cdef Text* texts
-        cdef Py_ssize_t count
         json_logs = tuple([log for log in logs if log.is_plain_json])
         helds = tuple([<LineQueue?>log.held for log in json_logs])
-        # A name of nothing but ASCII is none of the others, whatever its case.
-        names = {name for log in json_logs for name in log.secrets.names}
-        self._mask_alike = all([log.secrets.names == json_logs[0].secrets.names for log in json_logs])
-        names.update([name.decode() for name in USUAL_NAMES for log in json_logs if log.secrets.has_member(name)])
-        secrets = tuple([name.encode() for name in names if name.isascii()])
-        count = len(secrets)
-        secrets += _HINTS
-        texts = <Text*>PyMem_Calloc(max(1, len(secrets)), sizeof(Text))
-        if texts is NULL:
-            raise MemoryError
-        for index, name in enumerate(secrets):
-            texts[<int>index] = _text(name)
-        PyMem_Free(self._secret_texts)
-        self._secret_names, self._secret_texts = secrets, texts
-        self._secrets.names, self._secrets.count = texts, count
-        self._secrets.hints = texts + count
-        self._secrets.hint_count, self._secrets.any_hint_count = len(HINTS), len(_HINTS)
-        prepare(&self._secrets)
+        by_names = {}
+        self._secrets = tuple([<SecretNames?>by_names.setdefault(log.secrets.names, log.secrets) for log in json_logs])
         self._other_logs = (*[log for log in logs if not log.is_plain_json], *meters)
         self._consumers = self._counters.consumers
         self._json_logs, self._held = json_logs, helds
@@ -342,7 +304,6 @@ cdef class Recorder:
                 Py_XDECREF(self._entries[index].route)
                 Py_XDECREF(self._entries[index].sort)
         PyMem_Free(self._room)
-        PyMem_Free(self._secret_texts)
         PyBuffer_Release(&self._column)
 
     def count_subrequest(self, ended, int status):
@@ -410,6 +371,7 @@ cdef class Recorder:
     cdef int _finish(self, object ended, double now, double date) except -1:
         cdef Exchange exchange = _exchange_of(ended)
         cdef RequestHead head = exchange.head
+        cdef SecretNames secrets, before = None
         cdef Entry* entry
         cdef Sort sort
         cdef short method = _method(head), version = head.version
@@ -420,6 +382,7 @@ cdef class Recorder:
         cdef uint64_t* words = self._words
         cdef uint64_t* consumer_words
         cdef int bucket
+        told = None
 
         entry = self._entry_of(exchange, method, version)
         sort = <Sort>entry.sort
@@ -480,18 +443,21 @@ cdef class Recorder:
             self._keep_story(ended, now, date)
         if self._other_logs:
             self._log_others(ended, now, date)
-        if self._held:
-            if sort.method and not entry.is_odd:
-                length = self._put_line(
-                    line, exchange, entry, head, known_as, date, duration_s, upstream_s, request_bytes,
-                    response_bytes, retries,
-                )
+        for index in range(len(self._held)):
+            secrets = <SecretNames>self._secrets[index]
+            if secrets is not before:
+                before, length = secrets, ODD
+                if sort.method and not entry.is_odd:
+                    length = self._put_line(
+                        line, exchange, entry, head, known_as, secrets, date, duration_s, upstream_s,
+                        request_bytes, response_bytes, retries,
+                    )
             if length == ODD:
-                self._log_odd(ended, now, date)
-                return 0
-            for index in range(len(self._held)):
-                if not (<LineQueue>self._held[index]).append_line(line, length):
-                    self._drops[index]()
+                if told is None:
+                    told = record_of(ended, now, date)
+                self._json_logs[index].add(lines.json_line(told, secrets.mask))
+            elif not (<LineQueue>self._held[index]).append_line(line, length):
+                self._drops[index]()
         return 0
 
     def _remember(self, ended):
@@ -509,23 +475,16 @@ cdef class Recorder:
         for log in self._other_logs:
             log.add_record(told)
 
-    def _log_odd(self, ended, double now, double date):
-        told = record_of(ended, now, date)
-        for log in self._json_logs:
-            log.add(lines.json_line(told, log.secrets.mask))
-
     cdef Py_ssize_t _put_line(
         self, char* line, Exchange exchange, Entry* entry, RequestHead head, object known_as,
-        double date, double duration_s, double upstream_s, uint64_t request_bytes, uint64_t response_bytes,
-        uint64_t retries,
+        SecretNames secrets, double date, double duration_s, double upstream_s, uint64_t request_bytes,
+        uint64_t response_bytes, uint64_t retries,
     ) except -2:
         """Put the JSON line in place, and return its length; or `ODD`."""
         cdef Sort sort = <Sort>entry.sort
         cdef Text host, path, query, user_agent, referer, request_id, client, consumer, detail
         cdef char* to = line
-        cdef char* at_query
         cdef int odd = 0
-        cdef int path_marks = 0, query_marks = 0, referer_marks = 0, user_agent_marks = 0
         cdef int64_t date_ms, duration_us = nearest_micros(duration_s)
         cdef int64_t upstream_us = nearest_micros(upstream_s) if upstream_s >= 0.0 else 0
         cdef Py_ssize_t length
@@ -590,14 +549,9 @@ cdef class Recorder:
         to = _put_piece(to, sort, 4)
         to = put_text(to, host.start, host.length, &odd)
         to = _put_piece(to, sort, 5)
-        to = put_marked(to, path.start, path.length, &odd, &path_marks)
+        to = _put_masked(to, path, secrets, False, &odd)
         to = _put_piece(to, sort, 6)
-        at_query = to
-        to = put_marked(to, query.start, query.length, &odd, &query_marks)
-        if query_marks & EQUALS and self._mask_alike and not no_value_is_secret(query, &self._secrets):
-            # PERF: 2,000 instructions more than another line; from a record 20 us (CPython 3.11, by hand).
-            to = put_masked(at_query, query, &self._secrets, &odd)
-            query_marks &= ~EQUALS
+        to = _put_masked(to, query, secrets, False, &odd)
         to = _put_piece(to, sort, 7)
         to = put_text(to, detail.start, detail.length, &odd)
         to = _put_piece(to, sort, 8)
@@ -613,9 +567,9 @@ cdef class Recorder:
         to = _put_piece(to, sort, 13)
         to = put_text(to, request_id.start, request_id.length, &odd)
         to = _put_piece(to, sort, 14)
-        to = put_marked(to, user_agent.start, user_agent.length, &odd, &user_agent_marks)
+        to = _put_masked(to, user_agent, secrets, True, &odd)
         to = _put_piece(to, sort, 15)
-        to = put_marked(to, referer.start, referer.length, &odd, &referer_marks)
+        to = _put_masked(to, referer, secrets, False, &odd)
         to = _put_piece(to, sort, 16)
         if _is_given(cache_result):
             client.start = PyUnicode_AsUTF8AndSize(cache_result, &client.length)
@@ -648,17 +602,7 @@ cdef class Recorder:
             to[0] = c"}"
             to[1] = c"\n"
             to += 2
-        if odd or user_agent_marks & EQUALS:  # hardly any of them has parameters
-            return ODD
-        if path_marks | query_marks | referer_marks | user_agent_marks:
-            if not (
-                is_shown(user_agent, user_agent_marks, &self._secrets)
-                and is_shown(query, query_marks, &self._secrets)
-                and is_shown(referer, referer_marks, &self._secrets)
-                and is_shown(path, path_marks, &self._secrets)
-            ):
-                return ODD
-        return to - line
+        return ODD if odd else to - line
 
     cdef int _count_label(self, kind, route, label, uint64_t count) except -1:
         """Count by route and label. Not counted if the column has no free cell. PERF: 300 instructions, by a function
@@ -783,6 +727,23 @@ cdef inline char* _put_piece(char* to, Sort sort, int index) noexcept:
     cdef PyObject* piece = PyTuple_GET_ITEM(sort.pieces, index)
     memcpy(to, PyBytes_AS_STRING(<bytes>piece), PyBytes_GET_SIZE(<bytes>piece))
     return to + PyBytes_GET_SIZE(<bytes>piece)
+
+
+cdef char* _put_masked(char* to, Text text, SecretNames secrets, bint has_words, int* odd) except NULL:
+    """Put a text with its secrets masked. `has_words`: it is no URL, but may have some."""
+    cdef int is_marked = 0
+    cdef char* end = put_marked(to, text.start, text.length, odd, &is_marked)
+    cdef bytes whole, shown
+    if not is_marked or secrets.hides_nothing(text.start, text.length):
+        return end
+    whole = PyBytes_FromStringAndSize(text.start, text.length)
+    shown = lines.masked_words(whole, secrets.mask) if has_words else secrets.mask(whole)
+    if shown is whole:
+        return end
+    if PyBytes_GET_SIZE(shown) > text.length:  # there may be no room for it
+        odd[0] = 1
+        return end
+    return put_text(to, PyBytes_AS_STRING(shown), PyBytes_GET_SIZE(shown), odd)
 
 
 cdef inline char* _put_name(char* to, Entry* entry) noexcept:

@@ -31,7 +31,8 @@ from fastgw.observe.access_log.credential_names import (
     is_credential_header,
     is_credential_member,
 )
-from fastgw.observe.access_log.formats import BETWEEN_WORDS, EQUALS, MAX_LINE, SecretNames, may_hide
+from fastgw.observe.access_log.formats import BETWEEN_WORDS, EQUALS, MAX_LINE
+from fastgw.observe.access_log.secret_names import SecretNames, may_hide
 from fastgw.recording.records import MASK, RecordedBody, RecordedRequest
 
 SHORTEST_VALUE: Final = 6

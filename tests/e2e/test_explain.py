@@ -20,7 +20,7 @@ from fastgw import config
 from fastgw.explain import Explanation, explain, request_bytes
 from fastgw.filters import TYPES
 from fastgw.gateway.compiler import compile
-from fastgw.observe.access_log.formats import SecretNames
+from fastgw.observe.access_log.secret_names import SecretNames
 from tests.support.client import Client, Response
 from tests.support.gateway import Gateway
 from tests.support.origin import Origin

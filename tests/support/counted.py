@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from fastgw.observe.access_log.formats import MAX_LINE, SecretNames, masked_path, masked_words
+from fastgw.observe.access_log.formats import MAX_LINE, masked_path, masked_words
 from fastgw.observe.access_log.record import TCP, UDP, Record
+from fastgw.observe.access_log.secret_names import SecretNames
 from fastgw.observe.metrics import series_layout as layout
 from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.families import BOUNDS_S, CACHE_HITS, CodingOperation, ContentCoding

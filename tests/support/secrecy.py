@@ -10,8 +10,8 @@ import msgspec
 from fastgw.explain import as_text, explain
 from fastgw.gateway.tables import Gateway
 from fastgw.observe import Record
-from fastgw.observe.access_log.formats import masker
 from fastgw.observe.access_log.line_formats import FORMATS
+from fastgw.observe.access_log.secret_names import masker
 
 SECRET_NAMES = (
     *("token", "access_token", "id_token", "refresh_token", "auth_token", "api_token", "id_token_hint", "logout_token"),

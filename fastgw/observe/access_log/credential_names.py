@@ -57,12 +57,6 @@ HINTS: Final = (
     *(*_KEYS, *_CODES, b"sess", b"saml", b"otp", b"token", b"dpop"),
 )
 """Parts, of at least three bytes, of all names of credentials in lower case that have no hyphen."""
-USUAL_NAMES: Final = (
-    *(b"token", b"access_token", b"id_token", b"refresh_token", b"auth_token", b"api_key", b"apikey", b"access_key"),
-    *(b"password", b"passwd", b"pwd", b"secret", b"client_secret", b"signature", b"jwt", b"csrf_token", b"session_id"),
-    *(b"sessionid", b"otp", b"x-amz-signature", b"x-amz-credential", b"x-amz-security-token"),
-)
-"""Some of the parameters that have such names."""
 HINTS_OF_HEADERS: Final = (b"auth", b"cookie", b"-key", b"_key", *(_EXACTLY - {b"dpop"}))
 """Parts of those that have none of `HINTS`."""
 

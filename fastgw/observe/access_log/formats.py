@@ -7,16 +7,15 @@ can end or forge a line. Rule 3: secrets are masked first, in the query and wher
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache
 from time import gmtime, strftime
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes
 
 import orjson
 
-from fastgw.observe.access_log.credential_names import WORDS, is_credential_header, is_credential_member
 from fastgw.observe.access_log.record import TCP, UDP, Record
+from fastgw.observe.access_log.secret_names import may_hide
 
 MAX_LINE: Final = 4096
 """Maximum length of a line in bytes: a write of this size to a pipe is atomic (PIPE_BUF)."""
@@ -31,140 +30,17 @@ LineFormat = Callable[[Record, Mask], bytes]
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 VERSIONS = {10: "1.0", 11: "1.1", 20: "2"}
 PROTOCOLS = {TCP: "TCP", UDP: "UDP", 10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2"}
-_BETWEEN = re.compile("[-_]+")
-_NAME = re.compile(rb"(?:^|[&;?#])([^&;?#=]*)=")
-# The same names as bytes, each up to its `=`. PERF: 0.30 us for a URL of 64 bytes, 1.40 for `_NAME` (CPython 3.11).
-_NAMES_IN_TURN = re.compile(rb"(?>(?:[^&;?#=]*+[&;?#])*)([^&;?#=]*+)=[^&;?#]*+")
-# A URL inside a parameter of another URL, percent-encoded once or several times.
-_ENCODED_EQUALS = re.compile(rb"%(?>(?:25)*)3[dD]")
-_MOST_DECODED, _LONGEST_NAME = 4, 512  # maximum number of encodings that are decoded; maximum length of a cached name
-_USERINFO = re.compile(
-    rb"((?::|%(?>(?:25)*)3[aA])(?:/|%(?>(?:25)*)2[fF]){2})"
-    rb"(?:[^/?#&\s%]|%(?!(?>(?:25)*)(?:2[fF36]|3[fF])))+(@|%(?>(?:25)*)40)"
-)
 # Separators of words in a text, except around a `=`. It reads each character a constant number of times.
 BETWEEN_WORDS: Final = re.compile(rb"""((?<![=\s])(?>(?:[(),"'<>{}|](?!\s*+=)|\s++(?!=))+))""")
 # PERF: bytes are searched for by number: `in` with a bytes object raises a TypeError internally first, 1,100
 # instructions each time (CPython 3.11, callgrind, micro/observe).
 EQUALS: Final = ord("=")
 _PERCENT, _AT = ord("%"), ord("@")
-_REMEMBERED, _REMEMBERED_LENGTH = 4096, 64  # peers choose these names
 _NOT_PLAIN = re.compile(rb'[^\x20-\x7e]|["\\]')
 _PLAIN: Final = bytes(byte for byte in range(256) if not _NOT_PLAIN.match(bytes([byte])))
 _MILLISECONDS: Final = tuple(f".{ms:03d}Z" for ms in range(1000))
 # In UTF-8: U+0080-009F (C1), U+2028-202E (line separators, text direction) and U+2066-2069 (text direction).
 _OBEYED = re.compile(rb"\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
-
-
-class SecretNames:
-    """Names of secrets, those of `credential_names` and those in `redact`; masks parameters with these names.
-
-    Names are compared percent-decoded and without case, from their last `/`; words may be joined by `_`, `-` or nothing
-    (`accessToken`). Names in brackets and before them are compared separately (`user[password]`, `token[]`). A
-    parameter may also begin after `;`, `?` and `#`, because a query may contain a URL, encoded or not, and some
-    upstreams split at `;`. A masked value ends only at `&`, because to other upstreams the text after `;` belongs to
-    the secret. Usernames and passwords in URLs are masked.
-    """
-
-    def __init__(self, redact: Iterable[str] = ()) -> None:
-        names = [name.casefold() for name in (*WORDS, *redact)]
-        spelt = [_BETWEEN.sub(sign, name) for name in names for sign in ("_", "-", "")]
-        self.names = frozenset((*names, *filter(None, spelt)))
-        self._harmless: set[bytes] = set()
-
-    def has_header(self, name: bytes) -> bool:
-        """Whether a header, which has this name in lower case, has a secret as its value."""
-        return is_credential_header(name) or self.has_member(name)
-
-    def has_member(self, name: bytes) -> bool:
-        """Whether a member of a body or form, which has this name in lower case, has a secret as its value."""
-        return self._is_masked(name) or not self.none_in(name + b"=")
-
-    def mask(self, query: bytes | None) -> bytes | None:
-        """Return the query, or URL with a query, with `***` in place of secret values.
-
-        At most one line's length is read and kept: more would not be shown, and a peer that sends thousands of names
-        would occupy the worker.
-        """
-        if not query:
-            return query
-        if len(query) > MAX_LINE:
-            query = query[:MAX_LINE] + CUT.encode()
-        hides = (_AT in query or _PERCENT in query) and may_hide(query)  # nearly always without a call
-        if not hides and self.none_in(query[: query.rfind(b"=") + 1]):
-            return query
-        return _USERINFO.sub(rb"\1***\2", b"&".join(map(self._masked, query.split(b"&"))))
-
-    def none_in(self, query: bytes) -> bool:
-        """Whether a query has no secret parameter, apart from encoded URLs in it (`may_hide`).
-
-        `query` ends with `=`. The text before it may be the name of a parameter without a value.
-        """
-        # PERF: nearly all names are in the cache, and one set operation compares them all: 0.4 us for a URL of 64
-        # bytes, 2.3 with a cached call for each name (CPython 3.11, micro/observe).
-        names = _NAMES_IN_TURN.findall(query)
-        return self._harmless.issuperset(names) or self._learn(names)
-
-    def _learn(self, names: list[bytes]) -> bool:
-        if any(map(self._is_secret, set(names))):
-            return False
-        if len(self._harmless) > _REMEMBERED:
-            self._harmless.clear()
-        self._harmless.update(name for name in names if len(name) <= _REMEMBERED_LENGTH)
-        return True
-
-    def _is_secret(self, name: bytes) -> bool:
-        if _PERCENT in name or b"+" in name:
-            name = _decoded_name(name[-_LONGEST_NAME:].replace(b"+", b" "))
-        if b"[" not in name:
-            return self._is_masked(name)
-        return any(self._is_masked(each.rstrip(b" ]")) for each in name.split(b"[") if each.strip(b" ]"))
-
-    def _is_masked(self, name: bytes) -> bool:
-        text = name.rpartition(b"/")[2].decode(errors="replace").strip().casefold()
-        return text in self.names or is_credential_member(text.encode())
-
-    def _masked(self, part: bytes) -> bytes:
-        ends = [name.end() for name in _NAME.finditer(part) if self._is_secret(name[1])][:1]
-        encoded = _ENCODED_EQUALS.search(part)
-        if encoded is not None and self._hides_secret(part):
-            ends.append(encoded.end())
-        return part[: min(ends)] + b"***" if ends else part
-
-    def _hides_secret(self, part: bytes) -> bool:
-        """Whether decoding reveals a secret parameter, however often it was encoded."""
-        for _ in range(_MOST_DECODED):
-            # Names before a literal `=` were checked before.
-            before, part = part, unquote_to_bytes(part.replace(b"=", b"&"))
-            if any(map(self._is_secret, set(map(_last_name, part.split(b"=")[:-1])))):
-                return True
-            if part == before:
-                break
-        return False
-
-
-def _decoded_name(text: bytes) -> bytes:
-    """Return the text after the last possible start of a parameter, percent-decoded."""
-    for _ in range(_MOST_DECODED):
-        before, text = text, unquote_to_bytes(text)
-        if text == before:
-            break
-    return _last_name(text)
-
-
-def _last_name(text: bytes) -> bytes:
-    """Return the text after the last possible start of a parameter."""
-    return text[max(map(text.rfind, (b"&", b";", b"?", b"#", b"="))) + 1 :]
-
-
-def may_hide(text: bytes) -> bool:
-    """Whether the text may contain a URL with credentials, or encoded parameters."""
-    return _AT in text or (_PERCENT in text and (b"%3D" in text or b"%3d" in text or b"%25" in text or b"%40" in text))
-
-
-def masker(redact: Iterable[str]) -> Mask:
-    """Return the `mask` method for these names."""
-    return SecretNames(redact).mask
 
 
 def json_line(record: Record, mask: Mask) -> bytes:

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from threading import Thread
 from typing import Final, Protocol
 
-from fastgw.observe.access_log.formats import SecretNames, json_line
+from fastgw.observe.access_log.formats import json_line
 from fastgw.observe.access_log.line_formats import format_of, w3c_directives
 from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.record import Record
+from fastgw.observe.access_log.secret_names import SecretNames
 from fastgw.observe.access_log.selection import SelectionCondition, selection_of
 from fastgw.observe.access_log.sink_kinds import CallCollector, RemoteSettings, sink_of
 from fastgw.observe.metrics.counters import ExchangeCounters

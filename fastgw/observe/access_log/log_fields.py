@@ -8,17 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from fastgw.net.proxy_protocol import TLV_TEXTS
-from fastgw.observe.access_log.formats import (
-    PROTOCOLS,
-    VERSIONS,
-    Mask,
-    SecretNames,
-    masked_path,
-    masked_words,
-    rfc3339,
-    text_of,
-)
+from fastgw.observe.access_log.formats import PROTOCOLS, VERSIONS, Mask, masked_path, masked_words, rfc3339, text_of
 from fastgw.observe.access_log.record import Record
+from fastgw.observe.access_log.secret_names import SecretNames
 
 Value = Callable[[Record, Mask], Any]
 """Function that returns the value of a field: a text, a number, an object or None."""

@@ -11,7 +11,8 @@ from fastgw.audit.chain import AuditEntry
 from fastgw.audit.log import AuditLog
 from fastgw.config.settings.gateway import Config
 from fastgw.gateway.compiler import secret_names_of
-from fastgw.observe.access_log.formats import Mask, masked_words, masker
+from fastgw.observe.access_log.formats import Mask, masked_words
+from fastgw.observe.access_log.secret_names import masker
 from fastgw.runtime.node.node_state import ReloadRecord
 from fastgw.sync.revocations import RevocationEvent
 

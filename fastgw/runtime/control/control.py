@@ -22,7 +22,8 @@ from fastgw.config.settings.gateway import Admin
 from fastgw.config.sources.files import pattern_in
 from fastgw.downstream.tls.contexts import files_of, server_context
 from fastgw.eventloop.worker_loop import WorkerLoop
-from fastgw.observe.access_log.formats import Mask, masker
+from fastgw.observe.access_log.formats import Mask
+from fastgw.observe.access_log.secret_names import masker
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import configure, described, notice
 from fastgw.runtime.control import statsd

@@ -16,7 +16,7 @@ from fastgw import VERSION
 from fastgw.config.settings.telemetry import OtlpExport
 from fastgw.gateway.tables import Gateway
 from fastgw.http.grpc.protobuf import rejected_items
-from fastgw.observe.access_log.formats import SecretNames
+from fastgw.observe.access_log.secret_names import SecretNames
 from fastgw.observe.observer import Observer
 from fastgw.observe.tracing.otlp import OtlpEnvelope
 from fastgw.observe.tracing.otlp_encoder import OtlpEncoder

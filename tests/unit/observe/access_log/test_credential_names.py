@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from fastgw.capture.redaction import Redaction
 from fastgw.observe.access_log.credential_names import HINTS, HINTS_OF_HEADERS, is_credential_member
-from fastgw.observe.access_log.formats import SecretNames, masker
 from fastgw.observe.access_log.log_fields import chosen_field
+from fastgw.observe.access_log.secret_names import SecretNames, masker
 from fastgw.recording.redaction import RecordRedaction
 from tests.support.secrecy import SECRET_NAMES
 from tests.support.table import for_each
@@ -86,6 +86,6 @@ def test_a_secret_is_hidden_wherever_it_is(name: str) -> None:
 
 @given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=4).map(b"".join))
 def test_every_name_of_a_credential_has_a_hint(name: bytes) -> None:
-    """The compiled recorder and recordings look for hints first."""
+    """Recordings look for hints first."""
     hints = (*HINTS, *HINTS_OF_HEADERS) if b"-" in name else HINTS
     assert not is_credential_member(name) or any(hint in name for hint in hints)

@@ -21,10 +21,11 @@ from fastgw.http.fields import Fields
 from fastgw.http.http1.parser import parse_request
 from fastgw.http.messages import AS_DECLARED
 from fastgw.observe.access_log import line_formats
-from fastgw.observe.access_log.formats import json_line, masker
+from fastgw.observe.access_log.formats import json_line
 from fastgw.observe.access_log.line_formats import ECS_FIELDS, FORMATS, format_of, w3c_directives
 from fastgw.observe.access_log.log_fields import FIELDS, check_field
 from fastgw.observe.access_log.record import TCP
+from fastgw.observe.access_log.secret_names import masker
 from fastgw.observe.access_log.selection import selection_of
 from fastgw.observe.access_log.sink import Sink
 from tests.support.table import for_each

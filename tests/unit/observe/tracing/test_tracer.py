@@ -19,7 +19,7 @@ from fastgw.config.settings.telemetry import OtlpExport, Sampling, Traces
 from fastgw.errors import Fault
 from fastgw.http.grpc.protobuf import rejected_items
 from fastgw.http.http1.parser import parse_request
-from fastgw.observe.access_log.formats import masker
+from fastgw.observe.access_log.secret_names import masker
 from fastgw.observe.tracing.otlp import OtlpEnvelope
 from fastgw.observe.tracing.otlp_encoder import OtlpEncoder
 from fastgw.observe.tracing.queue import SpanQueue
