@@ -1,13 +1,14 @@
 """Recording of an exchange: counted, formatted, and queued for the log's thread."""
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from bench.micro.heads import REQUESTS
 from bench.micro.timing import Room
+from fastgw.config.settings.gateway import AccessLog
 from fastgw.exchange import Exchange, Response, Route
 from fastgw.exchange.action import Action
 from fastgw.exchange.shadow_exchange import Nobody
@@ -19,9 +20,9 @@ from fastgw.observe.access_log.finished_exchange import FinishedExchange, record
 from fastgw.observe.access_log.formats import LineFormat, Mask
 from fastgw.observe.access_log.line_formats import FORMATS
 from fastgw.observe.access_log.line_queue import LineQueue
-from fastgw.observe.access_log.log import Log
 from fastgw.observe.access_log.record import Record
 from fastgw.observe.access_log.secret_names import SecretNames
+from fastgw.observe.log import Log
 from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.series_layout import WORDS
 from fastgw.observe.recorder import Recorder
@@ -34,18 +35,6 @@ MOST = 1 << 40  # queued bytes: nothing is dropped, because drops would be timed
 @dataclass(slots=True)
 class Name:
     name: str
-
-
-@dataclass(frozen=True)
-class Settings:
-    sink: str = "stdout"
-    format: str = "json"
-    redact: tuple[str, ...] = ()
-    fields: tuple[str, ...] = ()
-    only: None = None
-    always: None = None
-    sample: float = 1.0
-    sample_routes: Mapping[str, float] = field(default_factory=dict)
 
 
 def rooms() -> Iterator[Room]:
@@ -62,7 +51,7 @@ def rooms() -> Iterator[Room]:
         exchange.upstream, exchange.target, exchange.upstream_s = "origin", "127.0.0.1:9001", 0.001
         exchanges.append(exchange)
     series = Series(first(SlotNames(["public"], list(routes), {"origin": ()})), [])
-    for logs in ([], [Settings()]):
+    for logs in ([], [AccessLog()]):
         recorder = _recorder(series, logs)
         yield Room("count it and hold its line" if logs else "count it", recorder.finish, exchanges)
     now, date = time.monotonic(), time.time()
@@ -78,7 +67,7 @@ def _line(make: LineFormat, mask: Mask, record: Record) -> bytes:
     return make(record, mask)
 
 
-def _recorder(series: Series, logs: list[Settings]) -> Any:
+def _recorder(series: Series, logs: list[AccessLog]) -> Any:
     counters = ExchangeCounters(series, memoryview(bytearray(8 * WORDS)).cast("Q"))
     made = [Log(settings, counters) for settings in logs]
     for log in made:

@@ -1,7 +1,6 @@
 """Metrics and access logs of finished exchanges."""
 
 from fastgw.observe.access_log.finished_exchange import FinishedExchange, record_of
-from fastgw.observe.access_log.log import AccessLog
 from fastgw.observe.access_log.record import Record
 from fastgw.observe.metrics.families import FAMILIES, Family
 from fastgw.observe.metrics.series_layout import Series
@@ -9,7 +8,6 @@ from fastgw.observe.metrics.totals import Totals, totals
 
 __all__ = [
     "FAMILIES",
-    "AccessLog",
     "Family",
     "FinishedExchange",
     "Record",

@@ -4,14 +4,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from fastgw.config.settings.gateway import AccessLog
 from fastgw.observe.access_log.finished_exchange import FinishedExchange, record_of
-from fastgw.observe.access_log.log import ABANDON_S, AccessLog, Log
-from fastgw.observe.access_log.sink_kinds import CallCollector
+from fastgw.observe.log import ABANDON_S, Log
 from fastgw.observe.metrics.counters import ExchangeCounters, Note
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.observe.metrics.request_meter import MeterPlan, RequestMeter
 from fastgw.observe.metrics.series_layout import WORDS, CellKind, Series
 from fastgw.observe.recorder import Recorder
+from fastgw.observe.sink_kinds import CallCollector
 
 if TYPE_CHECKING:
     from fastgw.observe.recorder import KeepStory, TakeBodies

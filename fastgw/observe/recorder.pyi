@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import final
 
 from fastgw.observe.access_log.finished_exchange import FinishedExchange
-from fastgw.observe.access_log.log import Log
 from fastgw.observe.access_log.record import LoggedBodies
+from fastgw.observe.log import Log
 from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.request_meter import RequestMeter
 

@@ -16,7 +16,7 @@ from unittest.mock import patch
 from fastgw.config.settings.gateway import AccessLog
 from fastgw.errors import Fault
 from fastgw.observe.access_log.finished_exchange import FinishedExchange, record_of
-from fastgw.observe.access_log.log import Log
+from fastgw.observe.log import Log
 from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.series_layout import WORDS
 from fastgw.observe.recorder import Recorder

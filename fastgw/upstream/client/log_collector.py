@@ -11,11 +11,11 @@ from typing import Final, NamedTuple, final
 import uvloop
 
 from fastgw.config.base.value_types import Endpoint
+from fastgw.config.settings.log_sinks import OtlpSink
 from fastgw.config.settings.upstreams import UpstreamTls
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.observe.access_log.otlp_logs import OtlpLogBody
 from fastgw.observe.access_log.remote_sink import Undelivered, split_by_size
-from fastgw.observe.access_log.sink_kinds import OtlpSettings
 from fastgw.upstream.client.collector_client import PROTOBUF, BatchRefused, CollectorClient, CollectorHeaders
 from fastgw.upstream.client.http_client import Fetcher
 
@@ -60,7 +60,7 @@ class _Calls:
 class LogCollector:
     """Transport of one log. Its client begins with the first lines, on the thread that delivers them."""
 
-    def __init__(self, settings: OtlpSettings) -> None:
+    def __init__(self, settings: OtlpSink) -> None:
         self._export = _Export(
             settings.endpoint,
             "gzip" if settings.gzip else "none",

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from fastgw.config.settings.gateway import AccessLog
 from fastgw.observe import Series
 from fastgw.observe.metrics.series_layout import ROUTE_REQUEST_BYTES, WORDS, claimed
 from fastgw.observe.metrics.totals import totals
@@ -18,7 +19,7 @@ from fastgw.observe.observer import Observer
 from fastgw.observe.series_kinds import LazyDisposal
 from fastgw.shm.slot_assignment import SlotNames, SlotTable, first
 from tests.unit.observe.access_log.test_finished_exchange import Named, over
-from tests.unit.observe.access_log.test_logs import AccessLog, wait_until
+from tests.unit.observe.access_log.test_logs import wait_until
 
 
 class Worker:
@@ -50,7 +51,7 @@ class Worker:
 
 
 def logs(*sinks: Path) -> list[AccessLog]:
-    return [AccessLog(str(sink)) for sink in sinks]
+    return [AccessLog(sink=str(sink)) for sink in sinks]
 
 
 def routes_in(log: Path) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 
+from fastgw.config.settings.gateway import AccessLog
 from fastgw.errors import Fault
 from fastgw.exchange import Chain
 from fastgw.exchange import Exchange as RealExchange
@@ -21,9 +22,9 @@ from fastgw.http.http1.parser import stand_in_head
 from fastgw.http.malformed import Malformed
 from fastgw.observe import Series, record_of
 from fastgw.observe.access_log.formats import JSON_SLOTS, json_line
-from fastgw.observe.access_log.log import Log
 from fastgw.observe.access_log.record import TCP, UDP
 from fastgw.observe.access_log.secret_names import masker
+from fastgw.observe.log import Log
 from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.families import BOUNDS_S, CodingOperation, ContentCoding
 from fastgw.observe.metrics.series_layout import ROUTES_AT, WORDS
@@ -31,7 +32,6 @@ from fastgw.observe.recorder import Recorder
 from fastgw.shm.slot_assignment import SlotNames, first
 from tests.support.counted import assert_line, count_content_coding, count_record
 from tests.unit.observe.access_log.test_finished_exchange import Body, Exchange, Named, Response, over
-from tests.unit.observe.access_log.test_logs import AccessLog
 
 REDACT = ("sid", "Session id", "straße")
 ROUTES = [None, *map(Named, ("user", "files", "gone", 'a"%b', "ü"))]
@@ -54,10 +54,10 @@ class Traced:
 class Told:
     """A recorder with its column and one JSON log."""
 
-    def __init__(self, *formats: str, redact: tuple[str, ...] = REDACT) -> None:
+    def __init__(self, *formats: Any, redact: tuple[str, ...] = REDACT) -> None:
         self.column = memoryview(bytearray(8 * WORDS)).cast("Q")
         self.counters = ExchangeCounters(series_of("user", "files"), self.column)
-        wanted = [AccessLog("stdout", each, redact) for each in formats or ("json",)]
+        wanted = [AccessLog(format=each, redact=redact) for each in formats or ("json",)]
         self.logs = [Log(each, self.counters) for each in wanted]
         self.recorder = Recorder(self.counters, self.logs)
 
@@ -274,7 +274,7 @@ def test_other_formats_are_made_beside() -> None:
 def test_each_log_masks_its_own_names() -> None:
     """One that masks more than another does not mask for it."""
     told = Told()
-    more = Log(AccessLog("stdout", "json", ("other",)), told.counters)
+    more = Log(AccessLog(redact=("other",)), told.counters)
     recorder = Recorder(told.counters, [*told.logs, more])
     recorder.finish(over(line=b"GET /a;sid=1?sid=1&other=2 HTTP/1.1"))
     first, second = orjson.loads(told.lines()[0]), orjson.loads(more.held.pop_lines())

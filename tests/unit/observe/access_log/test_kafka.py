@@ -21,7 +21,7 @@ from fastgw.observe.access_log import remote_sink
 from fastgw.observe.access_log.kafka_delivery import KafkaTransport
 from fastgw.observe.access_log.remote_sink import Undelivered
 from fastgw.observe.access_log.sink import why_not
-from fastgw.observe.access_log.sink_kinds import sink_of
+from fastgw.observe.sink_kinds import sink_of
 from tests.support.certificates import Certificates, server_tls
 from tests.support.kafka_broker import TOPIC, KafkaBroker
 from tests.support.peer import DEADLINE

@@ -11,17 +11,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
 
-from fastgw.observe import Series
-from fastgw.observe.access_log import log
+from fastgw.config.settings.gateway import AccessLog
+from fastgw.observe import Series, log
 from fastgw.observe.access_log.sink import Sink
 from fastgw.observe.metrics.series_layout import WORDS
 from fastgw.observe.metrics.totals import totals
@@ -32,25 +30,13 @@ from tests.unit.observe.access_log.test_finished_exchange import over
 Process = subprocess.Popen[str]
 
 
-@dataclass
-class AccessLog:
-    sink: str
-    format: str = "json"
-    redact: tuple[str, ...] = ()
-    fields: tuple[str, ...] = ()
-    only: Any = None
-    always: Any = None
-    sample: float = 1.0
-    sample_routes: Mapping[str, float] = field(default_factory=dict)
-
-
 class Worker:
     """An observer with its column, and what it has dropped."""
 
     def __init__(self, *sinks: Path | str) -> None:
         self._series = Series(first(SlotNames(["public"])), [])
         self._column = memoryview(bytearray(8 * WORDS)).cast("Q")
-        logs = [AccessLog(str(sink)) for sink in sinks]
+        logs = [AccessLog(sink=str(sink)) for sink in sinks]
         self.observer = Observer(logs=logs, column=self._column, series=self._series)
 
     def finish(self, count: int, fields: bytes = b"", **known: object) -> None:

@@ -39,8 +39,8 @@ from fastgw.config.settings.log_sinks import (
 from fastgw.config.settings.secrets import Secret
 from fastgw.observe.access_log import remote_sink
 from fastgw.observe.access_log.sink import why_not
-from fastgw.observe.access_log.sink_kinds import sink_of
 from fastgw.observe.access_log.spool import Spool as LineSpool
+from fastgw.observe.sink_kinds import sink_of
 from tests.support.certificates import Certificates, server_tls
 from tests.support.gateway import wait_until
 

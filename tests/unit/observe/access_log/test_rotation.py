@@ -22,7 +22,7 @@ from fastgw.config.settings.log_sinks import FileSink, RemoteSink
 from fastgw.observe.access_log import rotation
 from fastgw.observe.access_log.rotation import Rotation
 from fastgw.observe.access_log.sink import Sink, why_not
-from fastgw.observe.access_log.sink_kinds import sink_of
+from fastgw.observe.sink_kinds import sink_of
 from fastgw.operator_events import OUTAGE_REPORT_S
 from tests.support.small_file_system import small_file_system
 

@@ -15,7 +15,7 @@ import pytest
 from fastgw.config.base.value_types import parse_target_url
 from fastgw.config.settings.log_sinks import RemoteSink, Spool, SyslogSink
 from fastgw.observe.access_log import remote_sink
-from fastgw.observe.access_log.sink_kinds import sink_of
+from fastgw.observe.sink_kinds import sink_of
 from tests.support.gateway import wait_until
 
 WAIT_S = 60.0

@@ -20,7 +20,7 @@ from fastgw.config.settings.log_sinks import OtlpSink, RemoteSink, Spool
 from fastgw.config.settings.secrets import Secret
 from fastgw.observe.access_log import remote_sink
 from fastgw.observe.access_log.remote_sink import Undelivered
-from fastgw.observe.access_log.sink_kinds import sink_of
+from fastgw.observe.sink_kinds import sink_of
 from fastgw.upstream.client import log_collector
 from fastgw.upstream.client.log_collector import LogCollector
 from tests.support.certificates import Certificates

@@ -8,18 +8,18 @@ Rule 4: the thread only writes, and wakes rarely, because it holds the GIL meanw
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
 from threading import Thread
-from typing import Final, Protocol
+from typing import Final
 
+from fastgw.config.settings.gateway import AccessLog
 from fastgw.observe.access_log.formats import json_line
 from fastgw.observe.access_log.line_formats import format_of, w3c_directives
 from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.record import Record
 from fastgw.observe.access_log.secret_names import SecretNames
-from fastgw.observe.access_log.selection import SelectionCondition, selection_of
-from fastgw.observe.access_log.sink_kinds import CallCollector, RemoteSettings, sink_of
+from fastgw.observe.access_log.selection import selection_of
 from fastgw.observe.metrics.counters import ExchangeCounters
+from fastgw.observe.sink_kinds import CallCollector, sink_of
 from fastgw.operator_events import OperatorEvent, log_event
 
 log = logging.getLogger("fastgw")
@@ -29,42 +29,6 @@ MAX_HELD: Final = 16 * 1024 * 1024
 _GATHER_S: Final = 0.05  # lines that come meanwhile share one wake-up of the thread
 ABANDON_S: Final = 0.5
 """Seconds in which a thread notices that it was abandoned: while it waits, it looks five times as often."""
-
-
-class AccessLog(Protocol):
-    """The settings of an access log."""
-
-    @property
-    def sink(self) -> str | RemoteSettings:
-        """`stdout`, the path of a file, or a sink on another machine."""
-
-    @property
-    def format(self) -> str:
-        """Key of `line_formats.FORMATS`."""
-
-    @property
-    def fields(self) -> Sequence[str]:
-        """Fields of the line, see `log_fields.chosen_field`; none = those of the format."""
-
-    @property
-    def only(self) -> SelectionCondition | None:
-        """Requests that are logged; None: all."""
-
-    @property
-    def always(self) -> SelectionCondition | None:
-        """Requests that are logged whatever `only` and the shares say."""
-
-    @property
-    def sample(self) -> float:
-        """Share of requests that are logged."""
-
-    @property
-    def sample_routes(self) -> Mapping[str, float]:
-        """Share of requests of a route, in place of `sample`."""
-
-    @property
-    def redact(self) -> Sequence[str]:
-        """Query parameters to mask in addition to those of `credential_names`."""
 
 
 class Log:
