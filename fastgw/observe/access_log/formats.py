@@ -20,7 +20,6 @@ from fastgw.observe.access_log.secret_names import may_hide
 MAX_LINE: Final = 4096
 """Maximum length of a line in bytes: a write of this size to a pipe is atomic (PIPE_BUF)."""
 CUT: Final = "..."
-ECS_VERSION: Final = "8.11.0"
 
 Mask = Callable[[bytes | None], bytes | None]
 """Function that masks the values of secret parameters in a query, or in a URL with a query."""
@@ -83,8 +82,8 @@ def _json_fields(record: Record, mask: Mask) -> dict[str, Any]:
         "fault_detail": record.fault_detail or None,
         "request_bytes": record.request_bytes,
         "response_bytes": record.response_bytes,
-        "duration_s": _micros(record.duration_s),
-        "upstream_s": _micros(record.upstream_s) if record.upstream_s >= 0.0 else None,
+        "duration_s": micros(record.duration_s),
+        "upstream_s": micros(record.upstream_s) if record.upstream_s >= 0.0 else None,
         "retries": record.retries,
         "request_id": text_of(record.request_id),
         "user_agent": text_of(masked_words(record.user_agent, mask)),
@@ -114,58 +113,6 @@ def json_pieces(record: Record) -> tuple[bytes, ...]:
 
 def _as_it_is(query: bytes | None) -> bytes | None:
     return query
-
-
-def ecs_line(record: Record, mask: Mask) -> bytes:
-    """Return a line of Elastic Common Schema with dotted names; fastgw's own are under `fastgw.`. Unset values are left
-    out.
-    """
-    is_http = record.version in VERSIONS
-    fields: dict[str, Any] = {
-        "@timestamp": rfc3339(record.ended_date),
-        "ecs.version": ECS_VERSION,
-        "event.kind": "event",
-        "event.category": ["web" if is_http else "network"],
-        "event.dataset": "fastgw.access",
-        "event.outcome": "success" if record.status < 400 else "failure",
-        "event.duration": int(record.duration_s * 1e9),
-        "client.address": record.client,
-        "user.name": record.consumer,
-        "http.version": VERSIONS.get(record.version),
-        "http.request.method": text_of(record.method) if is_http else None,
-        "http.request.id": text_of(record.request_id),
-        "http.request.referrer": text_of(mask(record.referer)),
-        "http.request.body.bytes": record.request_bytes if is_http else None,
-        "http.response.status_code": record.status if is_http else None,
-        "http.response.body.bytes": record.response_bytes if is_http else None,
-        "url.scheme": text_of(record.scheme),
-        "url.domain": text_of(record.host),
-        "url.path": text_of(masked_path(record.path, mask)),
-        "url.query": text_of(mask(record.query)),
-        "user_agent.original": text_of(masked_words(record.user_agent, mask)),
-        "error.code": record.fault,
-        "error.message": record.fault_detail,
-        "fastgw.listener": record.listener,
-        "fastgw.route": record.route,
-        "fastgw.upstream": record.upstream,
-        "fastgw.target": record.target,
-        "fastgw.upstream_s": _micros(record.upstream_s) if record.upstream_s >= 0.0 else None,
-        "fastgw.retries": record.retries,
-        "fastgw.cache": record.cache,
-        "fastgw.grpc_status": record.grpc_status,
-        "fastgw.subrequests": record.subrequests,
-        "fastgw.shadow": record.shadowed,
-        "trace.id": text_of(record.trace_id),
-        "span.id": text_of(record.span_id),
-        "fastgw.websocket": record.tunnel,
-    }
-    if not is_http:
-        fields["network.transport"] = PROTOCOLS[record.version].lower()
-        fields["source.bytes"] = record.request_bytes
-        fields["destination.bytes"] = record.response_bytes
-        fields["fastgw.status"] = record.status
-    # `is not None` comes first: a comparison of two types is slow.
-    return fitted({name: value for name, value in fields.items() if value or (value is not None and value == 0)})
 
 
 def combined_line(record: Record, mask: Mask) -> bytes:
@@ -247,7 +194,7 @@ def text_of(value: bytes | None) -> str | None:
         return value.decode(errors="backslashreplace")
 
 
-def _micros(seconds: float) -> float:
+def micros(seconds: float) -> float:
     """Return the seconds rounded to microseconds, as `round` does."""
     # PERF: `round` takes twice as long: it works on the decimal digits, which only matter in the middle between two
     # microseconds (CPython 3.11, micro/observe).

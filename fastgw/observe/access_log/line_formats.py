@@ -7,15 +7,14 @@ from socket import gethostname
 from typing import Any, Final
 
 from fastgw.observe.access_log.formats import (
-    ECS_VERSION,
     MAX_LINE,
+    PROTOCOLS,
     VERSIONS,
     LineFormat,
     Mask,
     combined_line,
     common_line,
     cut,
-    ecs_line,
     fitted,
     json_line,
     rfc3339,
@@ -43,6 +42,7 @@ W3C_FIELDS: Final[Mapping[str, str]] = {
 """Names of fields in the W3C Extended Log File Format; those of other fields begin with `x-`."""
 _W3C_DEFAULT: Final = ("time", *(name for name in W3C_FIELDS if name not in ("listener", "target")))
 
+ECS_VERSION: Final = "8.11.0"
 ECS_FIELDS: Final[Mapping[str, str]] = {
     "time": "@timestamp",
     "client": "client.address",
@@ -70,10 +70,56 @@ ECS_FIELDS: Final[Mapping[str, str]] = {
 """Names of fields in the Elastic Common Schema; those of other fields begin with `fastgw.`, chosen ones with
 `labels.`."""
 
+_ECS_DEFAULT: Final = (
+    *("duration_s", "client", "consumer", "protocol", "method", "request_id", "referer", "request_bytes", "status"),
+    *("response_bytes", "scheme", "host", "path", "query", "user_agent", "fault", "fault_detail", "listener", "route"),
+    *("upstream", "target", "upstream_s", "retries", "cache", "grpc_status", "subrequests", "shadow"),
+    *("trace_id", "span_id", "websocket"),
+)
+"""Fields of a line in this schema, in order, after those of the event."""
+
 _GELF_LEVELS: Final = ((500, 3), (400, 4), (0, 6))
 _NOT_GELF: Final = re.compile(r"[^\w.-]")
 # White space, and control characters of terminals: those of C0 and C1, and those of the direction of text.
 _BLANK: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+_ECS_VALUES: Final[Mapping[str, Value]] = {
+    "duration_s": lambda record, mask: int(record.duration_s * 1e9),
+    "protocol": lambda record, mask: VERSIONS.get(record.version),
+}
+_EcsColumn = tuple[str, Value]
+_ECS_OF_REQUESTS: Final[tuple[_EcsColumn, ...]] = tuple(
+    (ECS_FIELDS.get(name, f"fastgw.{name}"), _ECS_VALUES.get(name, FIELDS[name])) for name in _ECS_DEFAULT
+)
+_ECS_OF_CONNECTIONS: Final[tuple[_EcsColumn, ...]] = (
+    *(column for column in _ECS_OF_REQUESTS if not column[0].startswith("http.")),
+    ("network.transport", lambda record, mask: PROTOCOLS[record.version].lower()),
+    ("source.bytes", FIELDS["request_bytes"]),
+    ("destination.bytes", FIELDS["response_bytes"]),
+    ("fastgw.status", FIELDS["status"]),
+)
+"""Columns of connections and sessions, which are no requests."""
+
+
+def ecs_line(record: Record, mask: Mask) -> bytes:
+    """Return a line of Elastic Common Schema with dotted names; fastgw's own are under `fastgw.`. Unset values are left
+    out.
+    """
+    is_http = record.version in VERSIONS
+    fields: dict[str, Any] = {
+        "@timestamp": rfc3339(record.ended_date),
+        "ecs.version": ECS_VERSION,
+        "event.kind": "event",
+        "event.category": ["web" if is_http else "network"],
+        "event.dataset": "fastgw.access",
+        "event.outcome": "success" if record.status < 400 else "failure",
+    }
+    for name, value in _ECS_OF_REQUESTS if is_http else _ECS_OF_CONNECTIONS:
+        known = value(record, mask)
+        if known or (known is not None and known == 0):  # in this order: a comparison of two types is slow
+            fields[name] = known
+    return fitted(fields)
 
 
 @lru_cache(1)
@@ -188,12 +234,6 @@ def format_of(name: str, fields: Iterable[str], redact: Iterable[str]) -> LineFo
         named = [(_gelf_name(field.name), field.value) for field in chosen]
         return lambda record, mask: fitted(_gelf(record, mask, ((name, value(record, mask)) for name, value in named)))
     return _ecs_format(chosen)
-
-
-_ECS_VALUES: Final[Mapping[str, Value]] = {
-    "duration_s": lambda record, mask: int(record.duration_s * 1e9),
-    "protocol": lambda record, mask: VERSIONS.get(record.version),
-}
 
 
 def _ecs_format(fields: Iterable[ChosenField]) -> LineFormat:

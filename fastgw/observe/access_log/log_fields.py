@@ -8,7 +8,16 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from fastgw.net.proxy_protocol import TLV_TEXTS
-from fastgw.observe.access_log.formats import PROTOCOLS, VERSIONS, Mask, masked_path, masked_words, rfc3339, text_of
+from fastgw.observe.access_log.formats import (
+    PROTOCOLS,
+    VERSIONS,
+    Mask,
+    masked_path,
+    masked_words,
+    micros,
+    rfc3339,
+    text_of,
+)
 from fastgw.observe.access_log.record import Record
 from fastgw.observe.access_log.secret_names import SecretNames
 
@@ -37,10 +46,6 @@ class ChosenField(NamedTuple):
     is_ours: bool
 
 
-def _seconds(seconds: float) -> float | None:
-    return round(seconds, 6) if seconds >= 0.0 else None
-
-
 FIELDS: Final[Mapping[str, Value]] = {
     "time": lambda record, mask: rfc3339(record.ended_date),
     "client": lambda record, mask: record.client or None,
@@ -60,8 +65,8 @@ FIELDS: Final[Mapping[str, Value]] = {
     "fault_detail": lambda record, mask: record.fault_detail or None,
     "request_bytes": lambda record, mask: record.request_bytes,
     "response_bytes": lambda record, mask: record.response_bytes,
-    "duration_s": lambda record, mask: round(record.duration_s, 6),
-    "upstream_s": lambda record, mask: _seconds(record.upstream_s),
+    "duration_s": lambda record, mask: micros(record.duration_s),
+    "upstream_s": lambda record, mask: micros(record.upstream_s) if record.upstream_s >= 0.0 else None,
     "retries": lambda record, mask: record.retries,
     "request_id": lambda record, mask: text_of(record.request_id),
     "user_agent": lambda record, mask: text_of(masked_words(record.user_agent, mask)),
