@@ -31,8 +31,8 @@ from fastgw.gateway.tables import Gateway
 from fastgw.http.fields import Fields
 from fastgw.http.http1.body import body_reader
 from fastgw.http.http1.parser import find_head_end, parse_request, parse_response
-from fastgw.observe import Record
 from fastgw.observe.access_log.finished_exchange import FinishedExchange, record_of
+from fastgw.observe.access_log.record import Record
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.shm.node_limits import own_counts
 from fastgw.shm.rate_limit_table import own_table

@@ -15,7 +15,6 @@ from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.exchange.upstream_chains import NO_FILTERS
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import parse_request
-from fastgw.observe import Series
 from fastgw.observe.access_log.finished_exchange import FinishedExchange, record_of
 from fastgw.observe.access_log.formats import LineFormat, Mask
 from fastgw.observe.access_log.line_formats import FORMATS
@@ -24,7 +23,7 @@ from fastgw.observe.access_log.record import Record
 from fastgw.observe.access_log.secret_names import SecretNames
 from fastgw.observe.log import Log
 from fastgw.observe.metrics.counters import ExchangeCounters
-from fastgw.observe.metrics.series_layout import WORDS
+from fastgw.observe.metrics.series_layout import WORDS, Series
 from fastgw.observe.recorder import Recorder
 from fastgw.shm.slot_assignment import SlotNames, first
 

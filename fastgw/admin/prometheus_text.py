@@ -6,7 +6,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from fastgw.observe import Family
+from fastgw.observe.metrics.families import Family
 
 Sample = tuple[str, str, int | float]
 """Sample: suffix of the family's name, labels as `labels` returns them, value."""

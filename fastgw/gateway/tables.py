@@ -24,7 +24,6 @@ from fastgw.exchange import FilterInstance, Route
 from fastgw.exchange.chain import ValueStep
 from fastgw.filters.api import FilterResources, Services
 from fastgw.filters.wrappers.misconfigured import Misconfigured
-from fastgw.observe import Series
 from fastgw.observe.metrics.families import COMPOSITIONS
 from fastgw.observe.metrics.series_layout import (
     BROKEN_OFF,
@@ -32,6 +31,7 @@ from fastgw.observe.metrics.series_layout import (
     UPSTREAM_EJECTIONS,
     UPSTREAM_OPENINGS,
     UPSTREAM_WAITS,
+    Series,
     answers_at,
     counted_in,
     series_of,

@@ -15,7 +15,7 @@ from fastgw.observe.recorder import Recorder
 from fastgw.observe.sink_kinds import CallCollector
 
 if TYPE_CHECKING:
-    from fastgw.observe.recorder import KeepStory, TakeBodies
+    from fastgw.observe.recorder import TakeBodies
 
 
 class Observer:
@@ -57,10 +57,8 @@ class Observer:
         self.count_cache_miss = self._recorder.count_cache_miss
         self.count_filter = self._counters.count_filter
         self.note_exemplar = self._counters.note_exemplar
-
-    def keep_stories(self, keep: "KeepStory | None", slower_than: float) -> None:
-        """Call `keep` for requests with errors, and for those that take longer than this number of seconds."""
-        self._recorder.keep_stories(keep, slower_than)
+        self.count_spans = self._counters.count_spans
+        self.keep_stories = self._recorder.keep_stories
 
     def count_refusal(self, ended: FinishedExchange, instance: str) -> None:
         """Count a request that a filter has refused, by its consumer."""
@@ -90,10 +88,6 @@ class Observer:
         record.request_bytes, record.response_bytes = request_bytes, response_bytes
         for log in self._logs:
             log.add_record(record)
-
-    def count_spans(self, exported: int = 0, dropped: int = 0, failed: int = 0) -> None:
-        """Count spans by what has become of them."""
-        self._counters.count_spans(exported, dropped, failed)
 
     def _meters(self, plan: MeterPlan | None) -> list[RequestMeter]:
         return [] if plan is None else [self._counters.meter(plan)]

@@ -10,9 +10,10 @@ from typing import Any
 
 from fastgw.http.http1.parser import parse_request
 from fastgw.http.malformed import Malformed
-from fastgw.observe import Record, Series, record_of
+from fastgw.observe.access_log.finished_exchange import record_of
+from fastgw.observe.access_log.record import Record
 from fastgw.observe.metrics.counters import ExchangeCounters
-from fastgw.observe.metrics.series_layout import WORDS
+from fastgw.observe.metrics.series_layout import WORDS, Series
 from fastgw.observe.observer import Observer
 from fastgw.shm.slot_assignment import SlotNames, first
 from tests.fuzz import messages

@@ -35,8 +35,8 @@ from fastgw.filters.api import Env, Filter, Hooks, Phase
 from fastgw.gateway.compiler import building
 from fastgw.gateway.compiler import compile as compile_tables
 from fastgw.gateway.tables import dismantling
-from fastgw.observe import Record
 from fastgw.observe.access_log.finished_exchange import FinishedExchange, record_of
+from fastgw.observe.access_log.record import Record
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.routing.table import at_once
 from fastgw.shm.held_body_budget import HeldBodyBudget

@@ -9,8 +9,8 @@ import msgspec
 
 from fastgw.explain import as_text, explain
 from fastgw.gateway.tables import Gateway
-from fastgw.observe import Record
 from fastgw.observe.access_log.line_formats import FORMATS
+from fastgw.observe.access_log.record import Record
 from fastgw.observe.access_log.secret_names import masker
 
 SECRET_NAMES = (

@@ -169,7 +169,7 @@ class ExchangeCounters:
             self.column, exemplar_word(row, bisect_left(BOUNDS_S, duration_s)), route, trace_id, duration_s, date
         )
 
-    def count_spans(self, exported: int, dropped: int, failed: int) -> None:
+    def count_spans(self, exported: int = 0, dropped: int = 0, failed: int = 0) -> None:
         """Count spans by what has become of them."""
         column = self.column
         column[SPANS_EXPORTED] += exported

@@ -28,7 +28,6 @@ from fastgw.config.settings.gateway import NONE, Config, Route, Target, Upstream
 from fastgw.consumers.index import Index
 from fastgw.eventloop.addressed_connections import ConnectionOrder, OrderAnswer, send_order
 from fastgw.gateway.compiler import secret_names_of
-from fastgw.observe import Totals
 from fastgw.observe.metrics.families import BOUNDS_S
 from fastgw.observe.metrics.series_layout import (
     TARGET_FAULT_WORDS,
@@ -38,7 +37,7 @@ from fastgw.observe.metrics.series_layout import (
     UPSTREAM_RETRIES,
     series_of,
 )
-from fastgw.observe.metrics.totals import quantile
+from fastgw.observe.metrics.totals import Totals, quantile
 from fastgw.runtime.control import limit_report
 from fastgw.runtime.control.auditing import Auditing
 from fastgw.runtime.control.cache_contents import CacheContents

@@ -13,9 +13,9 @@ from typing import Final, NamedTuple, final
 
 from fastgw.admin.prometheus_text import Sample, parse_labels
 from fastgw.http.grpc.protobuf import field, key_value, resource_of, scope_of, varint
-from fastgw.observe import Family
 from fastgw.observe.metrics import families
 from fastgw.observe.metrics.exemplars import Exemplar
+from fastgw.observe.metrics.families import Family
 
 MOST_REQUEST_BYTES: Final = 1024 * 1024
 """Size from which points are put into another request: collectors refuse messages of more than 4 MiB."""

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, final
 
-from fastgw.observe import Totals
 from fastgw.observe.metrics.families import SloCount
 from fastgw.observe.metrics.request_meter import MeterPlan
+from fastgw.observe.metrics.totals import Totals
 from fastgw.runtime.node.measured_metrics import SLO_COUNTS
 
 EVERY_S: Final = 15.0

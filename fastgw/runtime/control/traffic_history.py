@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 from fastgw.admin.node_interface import HistoryPoint, Live
-from fastgw.observe import Totals
 from fastgw.observe.metrics.families import BOUNDS_S
 from fastgw.observe.metrics.series_layout import TARGET_SERVER_ERRORS
+from fastgw.observe.metrics.totals import Totals
 
 EVERY_S: Final = 10.0
 POINTS: Final = 360

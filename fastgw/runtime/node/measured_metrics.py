@@ -6,11 +6,12 @@ from math import inf
 from typing import Final
 
 from fastgw.admin.prometheus_text import Sample, histogram, labels
-from fastgw.observe import Series, Totals
 from fastgw.observe.metrics import families
 from fastgw.observe.metrics.families import NONE, OTHER, Family, SloCount
 from fastgw.observe.metrics.meter_rows import LABELS, NO_FAULT, NO_ROW, MeterKey, unpacked
 from fastgw.observe.metrics.request_meter import MeterPlan
+from fastgw.observe.metrics.series_layout import Series
+from fastgw.observe.metrics.totals import Totals
 
 SLO_COUNTS: Final = (
     ("availability", SloCount.AVAILABILITY_ALL, SloCount.AVAILABILITY_BAD),

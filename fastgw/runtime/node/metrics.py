@@ -21,7 +21,6 @@ from fastgw.admin.prometheus_text import (
 )
 from fastgw.cache.store import StoreNumbers
 from fastgw.downstream.tls.connection import HandshakeOutcome
-from fastgw.observe import Series, Totals
 from fastgw.observe.metrics import families
 from fastgw.observe.metrics.exemplars import Exemplar, latest
 from fastgw.observe.metrics.families import (
@@ -48,8 +47,10 @@ from fastgw.observe.metrics.series_layout import (
     UPSTREAM_RETRIES,
     UPSTREAM_RETRIES_DENIED,
     UPSTREAM_WAITS,
+    Series,
     exemplar_word,
 )
+from fastgw.observe.metrics.totals import Totals
 from fastgw.runtime.node.measured_metrics import counted_requests, measured
 from fastgw.runtime.node.shm_layout import ShmLayout
 from fastgw.runtime.process.process_stats import Process, process

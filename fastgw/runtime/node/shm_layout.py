@@ -14,7 +14,6 @@ from fastgw.config.settings import gateway as config
 from fastgw.downstream.tls.connection import HandshakeOutcome
 from fastgw.eventloop.idle_order import Evicted
 from fastgw.gateway.tables import Gateway
-from fastgw.observe import Series, Totals
 from fastgw.observe.metrics.carry_over import CounterCarryOver
 from fastgw.observe.metrics.series_layout import (
     CARRIED,
@@ -23,13 +22,14 @@ from fastgw.observe.metrics.series_layout import (
     TARGETS_AT,
     UNCELLED,
     CellKind,
+    Series,
     answers_at,
     claimed,
     counted_in,
     kind_of,
 )
 from fastgw.observe.metrics.series_layout import WORDS as COUNTED
-from fastgw.observe.metrics.totals import totals
+from fastgw.observe.metrics.totals import Totals, totals
 from fastgw.redis import availability
 from fastgw.routing.table import Steps
 from fastgw.shm.held_body_budget import HeldBodyBudget

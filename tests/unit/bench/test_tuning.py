@@ -15,7 +15,7 @@ from bench.knobs.knobs import KNOBS
 from bench.scenarios import SCENARIOS
 from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
-from fastgw.observe import FAMILIES
+from fastgw.observe.metrics.families import FAMILIES
 from fastgw.runtime.node.metrics import Exposition
 from fastgw.runtime.process.machine_capacity import connections_held
 from fastgw.runtime.sockets.listening_sockets import BACKLOG

@@ -12,8 +12,7 @@ from typing import Any
 import orjson
 
 from fastgw.config.settings.gateway import AccessLog
-from fastgw.observe import Series
-from fastgw.observe.metrics.series_layout import ROUTE_REQUEST_BYTES, WORDS, claimed
+from fastgw.observe.metrics.series_layout import ROUTE_REQUEST_BYTES, WORDS, Series, claimed
 from fastgw.observe.metrics.totals import totals
 from fastgw.observe.observer import Observer
 from fastgw.observe.series_kinds import LazyDisposal

@@ -20,14 +20,14 @@ from fastgw.exchange.shadow_exchange import Nobody
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import stand_in_head
 from fastgw.http.malformed import Malformed
-from fastgw.observe import Series, record_of
+from fastgw.observe.access_log.finished_exchange import record_of
 from fastgw.observe.access_log.formats import JSON_SLOTS, json_line
 from fastgw.observe.access_log.record import TCP, UDP
 from fastgw.observe.access_log.secret_names import masker
 from fastgw.observe.log import Log
 from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.families import BOUNDS_S, CodingOperation, ContentCoding
-from fastgw.observe.metrics.series_layout import ROUTES_AT, WORDS
+from fastgw.observe.metrics.series_layout import ROUTES_AT, WORDS, Series
 from fastgw.observe.recorder import Recorder
 from fastgw.shm.slot_assignment import SlotNames, first
 from tests.support.counted import assert_line, count_content_coding, count_record

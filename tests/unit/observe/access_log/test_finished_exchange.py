@@ -7,7 +7,7 @@ from typing import Any
 
 from fastgw.errors import Fault
 from fastgw.http.http1.parser import parse_request
-from fastgw.observe import record_of
+from fastgw.observe.access_log.finished_exchange import record_of
 
 
 @dataclass(slots=True)

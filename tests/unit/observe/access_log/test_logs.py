@@ -19,9 +19,9 @@ import orjson
 import pytest
 
 from fastgw.config.settings.gateway import AccessLog
-from fastgw.observe import Series, log
+from fastgw.observe import log
 from fastgw.observe.access_log.sink import Sink
-from fastgw.observe.metrics.series_layout import WORDS
+from fastgw.observe.metrics.series_layout import WORDS, Series
 from fastgw.observe.metrics.totals import totals
 from fastgw.observe.observer import Observer
 from fastgw.shm.slot_assignment import SlotNames, first

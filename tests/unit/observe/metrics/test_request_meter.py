@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from fastgw.observe import Record
+from fastgw.observe.access_log.record import Record
 from fastgw.observe.metrics import meter_rows
 from fastgw.observe.metrics.carry_over import CounterCarryOver
 from fastgw.observe.metrics.counters import ExchangeCounters

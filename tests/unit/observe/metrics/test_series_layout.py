@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.observe import Series, Totals
 from fastgw.observe.metrics.carry_over import CounterCarryOver
 from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.families import BOUNDS_S, METHODS, FilterEvent
@@ -26,9 +25,10 @@ from fastgw.observe.metrics.series_layout import (
     WORDS,
     Cell,
     CellKind,
+    Series,
     claimed,
 )
-from fastgw.observe.metrics.totals import sums, totals
+from fastgw.observe.metrics.totals import Totals, sums, totals
 from fastgw.shm.slot_assignment import MAX_ROWS, SlotNames, SlotTable, first
 from tests.support import counted
 

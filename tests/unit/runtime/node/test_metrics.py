@@ -21,7 +21,7 @@ from fastgw.downstream.tls.connection import HandshakeOutcome
 from fastgw.filters.policies.size import Size
 from fastgw.gateway.compiler import compile as compiled
 from fastgw.gateway.tables import Gateway
-from fastgw.observe import Record
+from fastgw.observe.access_log.record import Record
 from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.families import NONE, FilterEvent
 from fastgw.observe.metrics.request_meter import MeterPlan, Objectives

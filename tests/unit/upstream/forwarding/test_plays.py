@@ -14,7 +14,7 @@ import pytest
 
 from fastgw.errors import Fault
 from fastgw.filters.api import Consumer, Exchange, Filter, Phase, Reply
-from fastgw.observe import Record
+from fastgw.observe.access_log.record import Record
 from tests.support.memory import Plane, Wire, probe
 from tests.support.table import for_each
 
