@@ -129,7 +129,7 @@ EDGES = {
     "runtime/reload/coordinator.py": 1,  # a package that the supervisor cannot import changes nothing
     "cache/tiers/tier_threads.py": 1,  # whatever a job of the disk tier raises, requests go on without it
     "runtime/worker/sliced_work.py": 1,  # work on a worker's loop that nobody waits for
-    "observe/access_log/kafka_delivery.py": 1,  # what a broker answers may be a TypeError of the library
+    "observe/kafka_delivery.py": 1,  # what a broker answers may be a TypeError of the library
     "replay/sandbox.py": 1,  # what a filter raises that was not started
     "explain.py": 2,  # what a filter raises that is asked by explain
     "gateway/compiler.py": 1,  # what a filter's build raises

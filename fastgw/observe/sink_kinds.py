@@ -5,13 +5,13 @@ from typing import Final
 
 from fastgw.config.settings import log_sinks
 from fastgw.observe.access_log.http_delivery import BulkBody, HttpTransport, LineBody, LokiBody
-from fastgw.observe.access_log.kafka_delivery import KafkaTransport
 from fastgw.observe.access_log.otlp_logs import OtlpLogBody
 from fastgw.observe.access_log.remote_sink import RemoteSink, Transport
 from fastgw.observe.access_log.rotation import Rotation
 from fastgw.observe.access_log.sink import Sink
 from fastgw.observe.access_log.spool import Spool
 from fastgw.observe.access_log.syslog import SyslogTransport
+from fastgw.observe.kafka_delivery import KafkaTransport
 
 SYSLOG_BATCH: Final = 500
 CallCollector = Callable[[log_sinks.OtlpSink], Transport]
@@ -33,7 +33,7 @@ def sink_of(
     if http is not None:
         transport, batch, spool = _http_transport(http, call_collector), http.batch, http.spool
     elif (kafka := settings.kafka) is not None:
-        transport, batch, spool = _kafka_transport(kafka), kafka.batch, kafka.spool
+        transport, batch, spool = KafkaTransport(kafka), kafka.batch, kafka.spool
     else:
         syslog = settings.syslog
         assert syslog is not None
@@ -55,18 +55,3 @@ def _http_transport(http: log_sinks.HttpSink, call_collector: CallCollector | No
         body, url = OtlpLogBody(http.service), http.endpoint
     files = http.ca, http.certificate, http.key
     return HttpTransport(url, body, http.authorization, http.timeout, files, http.gzip)
-
-
-def _kafka_transport(kafka: log_sinks.KafkaSink) -> KafkaTransport:
-    return KafkaTransport(
-        kafka.brokers,
-        kafka.topic,
-        acks=kafka.acks,
-        compresses=kafka.gzip,
-        tls=kafka.tls,
-        ca=kafka.ca,
-        certificate=kafka.certificate,
-        key=kafka.key,
-        sasl=kafka.credentials,
-        timeout=kafka.timeout,
-    )

@@ -11,16 +11,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from socket import AF_INET, SHUT_RDWR, create_server, socket
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
 from fastgw.config.settings.log_sinks import KafkaSasl, KafkaSink, RemoteSink, Spool
 from fastgw.config.settings.secrets import Secret
 from fastgw.observe.access_log import remote_sink
-from fastgw.observe.access_log.kafka_delivery import KafkaTransport
 from fastgw.observe.access_log.remote_sink import Undelivered
 from fastgw.observe.access_log.sink import why_not
+from fastgw.observe.kafka_delivery import KafkaTransport
 from fastgw.observe.sink_kinds import sink_of
 from tests.support.certificates import Certificates, server_tls
 from tests.support.kafka_broker import TOPIC, KafkaBroker
@@ -36,15 +36,20 @@ def broker() -> Iterator[KafkaBroker]:
     made.close()
 
 
-def transport(broker: KafkaBroker | SecureBroker, **more: object) -> KafkaTransport:
-    files = {"ca": None, "certificate": None, "key": None}
-    settings = {"acks": "all", "compresses": False, "tls": False, **files, "sasl": lambda: None, "timeout": 2.0}
-    return KafkaTransport([broker.address], TOPIC, **(settings | more))  # type: ignore[arg-type]  # by name
+Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+
+
+def transport(broker: KafkaBroker | SecureBroker, **more: Any) -> KafkaTransport:
+    return KafkaTransport(KafkaSink(brokers=(broker.address,), topic=TOPIC, **{"timeout": 2.0, **more}))
+
+
+def user(mechanism: Mechanism, password: str) -> KafkaSasl:
+    return KafkaSasl(username="gateway", password=Secret(text=password), mechanism=mechanism)
 
 
 @pytest.mark.parametrize(("acks", "compresses"), [("all", True), ("leader", False), ("none", False)])
 def test_lines_are_messages_of_the_topic(broker: KafkaBroker, acks: str, compresses: bool) -> None:
-    sent = transport(broker, acks=acks, compresses=compresses)
+    sent = transport(broker, acks=acks, gzip=compresses)
     try:
         assert sent.deliver([b'{"a":%d}' % number for number in range(300)]) == 0
         assert sent.deliver([b"later"]) == 0
@@ -152,11 +157,8 @@ def test_a_server_that_answers_nonsense_costs_no_line_and_not_the_thread(answer:
                         connection.recv(65536)
 
         threading.Thread(target=serve, daemon=True).start()
-        files = {"ca": None, "certificate": None, "key": None}
         address = f"127.0.0.1:{listening.getsockname()[1]}"
-        sent = KafkaTransport(
-            [address], TOPIC, acks="all", compresses=False, tls=False, sasl=lambda: None, timeout=0.5, **files
-        )
+        sent = KafkaTransport(KafkaSink(brokers=(address,), topic=TOPIC, timeout=0.5))
         try:
             with pytest.raises(Undelivered) as refused:
                 sent.deliver([b"a", b"b"])
@@ -184,11 +186,8 @@ def test_a_response_of_a_gigabyte_is_not_read() -> None:
                     ended.set()
 
         threading.Thread(target=serve, daemon=True).start()
-        files = {"ca": None, "certificate": None, "key": None}
         address = f"127.0.0.1:{listening.getsockname()[1]}"
-        kafka = KafkaTransport(
-            [address], TOPIC, acks="all", compresses=False, tls=False, sasl=lambda: None, timeout=DEADLINE, **files
-        )
+        kafka = KafkaTransport(KafkaSink(brokers=(address,), topic=TOPIC, timeout=DEADLINE))
         try:
             with pytest.raises(Undelivered):
                 kafka.deliver([b"a"])
@@ -202,7 +201,7 @@ def test_a_secret_that_is_unavailable_is_told_and_tried_again(broker: KafkaBroke
     sink = KafkaSink(
         brokers=(broker.address,), topic=TOPIC, sasl=KafkaSasl(username="a", password=Secret(file=str(tmp_path / "p")))
     )
-    sent = transport(broker, sasl=sink.credentials)
+    sent = KafkaTransport(sink)
     try:
         with pytest.raises(Undelivered, match="No such file"):
             sent.deliver([b"a"])
@@ -265,19 +264,19 @@ def test_a_user_is_authenticated_over_tls(
         finally:
             sink.close()
         assert broker.has(b"a line")
-        wrong = refusal(broker, tls=True, ca=certificates.ca, sasl=lambda: (mechanism, "gateway", "falsch"))
+        wrong = refusal(broker, tls=True, ca=certificates.ca, sasl=user(mechanism, "falsch"))
         assert wrong == "the broker refuses `sasl`: username or password is wrong"
 
 
 def test_scram_needs_no_tls_and_another_mechanism_is_told() -> None:
     with secure_broker(None, "SCRAM-SHA-256") as broker:
-        sent = transport(broker, sasl=lambda: ("SCRAM-SHA-256", "gateway", "geheim"))
+        sent = transport(broker, sasl=user("SCRAM-SHA-256", "geheim"))
         try:
             assert sent.deliver([b"a line"]) == 0
         finally:
             sent.close()
         assert broker.has(b"a line")
-        other = refusal(broker, sasl=lambda: ("SCRAM-SHA-512", "gateway", "geheim"))
+        other = refusal(broker, sasl=user("SCRAM-SHA-512", "geheim"))
         assert other == "the broker does not have `sasl.mechanism`"
 
 
@@ -329,12 +328,12 @@ def test_connections_are_closed_though_the_broker_does_not_close_its_side(
     broker = SecureBroker(server_tls(issued), "PLAIN", lingers=True)
     tls = {"tls": True, "ca": certificates.ca, "timeout": DEADLINE}
     try:
-        sent = transport(broker, sasl=lambda: ("PLAIN", "gateway", "geheim"), **tls)
+        sent = transport(broker, sasl=user("PLAIN", "geheim"), **tls)
         assert sent.deliver([b"a"]) == 0
         assert connections_to(broker.port) > 0
         sent.close()
         assert connections_to(broker.port) == 0
-        refused = transport(broker, sasl=lambda: ("PLAIN", "gateway", "falsch"), **tls)
+        refused = transport(broker, sasl=user("PLAIN", "falsch"), **tls)
         with pytest.raises(Undelivered, match="password is wrong"):
             refused.deliver([b"a"])
         assert connections_to(broker.port) == 0  # at once: the loop of the client runs during deliveries only

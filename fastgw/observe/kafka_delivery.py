@@ -7,17 +7,18 @@ during deliveries only.
 
 import asyncio
 import logging
+import ssl
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final, Literal, final
+from typing import Any, Final, final
 
 from fastgw import VERSION
+from fastgw.config.settings.log_sinks import KafkaSink
 from fastgw.observe.access_log.remote_sink import Undelivered
 from fastgw.observe.access_log.sink_tls import connection_reason, sink_context
 
-Acks = Literal["all", "leader", "none"]
 _ACKS: Final = {"all": "all", "leader": 1, "none": 0}
 _CLOSE_S: Final = 2.0
 MOST_RESPONSE: Final = 16 * 1024 * 1024
@@ -128,35 +129,17 @@ class _ClientLoop(asyncio.SelectorEventLoop):
 
 @final
 class KafkaTransport:
-    """Producer of one topic, begun on first use and again after a failure.
-
-    `sasl`: returns mechanism, username and password for each connection, because secrets are renewed, or None; raises
-    `ValueError`.
-    """
+    """Producer of one topic, begun on first use and again after a failure."""
 
     refusal = "lines are longer than the broker takes"
 
-    def __init__(
-        self,
-        brokers: Sequence[str],
-        topic: str,
-        *,
-        acks: Acks,
-        compresses: bool,
-        tls: bool,
-        ca: str | None,
-        certificate: str | None,
-        key: str | None,
-        sasl: Callable[[], tuple[str, str, str] | None],
-        timeout: float,
-    ) -> None:
-        self._brokers, self._topic, self._acks, self._compresses = [*brokers], topic, acks, compresses
-        self._tls, self._files, self._sasl, self._timeout = tls, (ca, certificate, key), sasl, timeout
+    def __init__(self, settings: KafkaSink) -> None:
+        self._settings = settings
         self._runner: asyncio.Runner | None = None
         self._producer: Any = None
 
     def __repr__(self) -> str:
-        return f"<KafkaTransport {self._topic} at {','.join(self._brokers)}>"
+        return f"<KafkaTransport {self._settings.topic} at {','.join(self._settings.brokers)}>"
 
     def deliver(self, lines: Sequence[bytes]) -> int:
         if self._runner is None:
@@ -171,11 +154,11 @@ class KafkaTransport:
         sent: list[tuple[bytes, asyncio.Future[Any]]] = []
         refused = 0
         try:
-            async with asyncio.timeout(2 * self._timeout):
+            async with asyncio.timeout(2 * self._settings.timeout):
                 producer = self._producer or await self._start()
                 for line in lines:
                     try:
-                        sent.append((line, await producer.send(self._topic, line)))
+                        sent.append((line, await producer.send(self._settings.topic, line)))
                     except MessageSizeTooLargeError:
                         refused += 1
                 results = await asyncio.gather(*(each for _, each in sent), return_exceptions=True)
@@ -197,17 +180,18 @@ class KafkaTransport:
         from aiokafka import AIOKafkaProducer
 
         _CAUSES.forget_causes()
-        sasl = self._sasl()
-        protocol = ("SASL_" if sasl else "") + ("SSL" if self._tls else "PLAINTEXT")
+        settings = self._settings
+        sasl = settings.credentials()
+        protocol = ("SASL_" if sasl else "") + ("SSL" if settings.tls else "PLAINTEXT")
         mechanism, username, password = sasl or ("PLAIN", None, None)
         producer = AIOKafkaProducer(
-            bootstrap_servers=self._brokers,
+            bootstrap_servers=[*settings.brokers],
             client_id=f"fastgw-{VERSION}",
-            acks=_ACKS[self._acks],
-            compression_type="gzip" if self._compresses else None,
-            request_timeout_ms=int(self._timeout * 1000),
+            acks=_ACKS[settings.acks],
+            compression_type="gzip" if settings.gzip else None,
+            request_timeout_ms=int(settings.timeout * 1000),
             security_protocol=protocol,
-            ssl_context=sink_context(*self._files) if self._tls else None,
+            ssl_context=_context(settings),
             sasl_mechanism=mechanism,
             sasl_plain_username=username,
             sasl_plain_password=password,
@@ -236,6 +220,10 @@ class KafkaTransport:
             self._runner.run(self._end())
             self._runner.close()
             self._runner = None
+
+
+def _context(settings: KafkaSink) -> ssl.SSLContext | None:
+    return sink_context(settings.ca, settings.certificate, settings.key) if settings.tls else None
 
 
 def _is_error(result: object) -> bool:
