@@ -7,8 +7,9 @@ request costs nothing otherwise.
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
+from fastgw.observe.access_log.record import Record
 from fastgw.observe.metrics.families import METHOD_INDEXES, SloCount
 from fastgw.observe.metrics.meter_rows import (
     ALL_OTHER,
@@ -97,23 +98,6 @@ class MeterPlan(NamedTuple):
         return self.route_objectives.get(route, self.objectives)
 
 
-class MeasuredRequest(Protocol):
-    """Record of a finished exchange, as the meter uses it."""
-
-    @property
-    def route(self) -> str: ...
-    @property
-    def host(self) -> bytes: ...
-    @property
-    def status(self) -> int: ...
-    @property
-    def version(self) -> int: ...
-    @property
-    def duration_s(self) -> float: ...
-    @property
-    def is_tunnel(self) -> bool: ...
-
-
 _HTTP_SINCE: Final = 10
 """Records of connections and sessions have lower versions."""
 _ATTRIBUTES: Final[Mapping[str, str]] = {"status_class": "status"}
@@ -139,7 +123,7 @@ class RequestMeter:
         self._longest_host = max(map(len, self._hosts))
         self._has_objectives = plan.objectives is not None or bool(plan.route_objectives)
 
-    def add_record(self, record: MeasuredRequest) -> None:
+    def add_record(self, record: Record) -> None:
         """Count a request."""
         column = self._column
         if self._plan.labels:
@@ -158,7 +142,7 @@ class RequestMeter:
         if self._has_objectives:
             self._count_objectives(record)
 
-    def _learn(self, combination: Any, record: Any) -> tuple[int, tuple[float, ...]]:
+    def _learn(self, combination: Any, record: Record) -> tuple[int, tuple[float, ...]]:
         """Return the first word of a combination's row, and its bounds. A combination that has none is looked up again
         each time, and counted as folded; 0: not even that of all others has one.
         """
@@ -171,7 +155,7 @@ class RequestMeter:
         self._column[METERS_AT + FOLDED] += 1
         return self._rows.word(ALL_OTHER.packed(), shape) or 0, bounds
 
-    def _learn_request(self, combination: Any, record: Any) -> int:
+    def _learn_request(self, combination: Any, record: Record) -> int:
         """Return the first word of the row that counts a combination, or that of all others; 0: there is none."""
         word = self._rows.word(self._key(record, self._plan.request_labels).packed(), self._request_shape)
         if word is None:
@@ -179,7 +163,7 @@ class RequestMeter:
         _room_in(self._known_requests)[combination] = word
         return word
 
-    def _key(self, record: Any, labels: Sequence[str]) -> MeterKey:
+    def _key(self, record: Record, labels: Sequence[str]) -> MeterKey:
         series = self._series
         status = record.status
         listener = series.listeners.get(record.listener, 0) if "listener" in labels else 0
@@ -205,7 +189,7 @@ class RequestMeter:
             row = self._hosts.get(dot + parents) if dot else 0
         return row
 
-    def _count_objectives(self, record: MeasuredRequest) -> None:
+    def _count_objectives(self, record: Record) -> None:
         route = record.route
         known = self._known_objectives[route] if route in self._known_objectives else self._learn_objectives(route)
         if known is None:

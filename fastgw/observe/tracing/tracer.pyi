@@ -5,9 +5,10 @@ Rule 2: the decision is made once, when the request is received; only failed and
 Rule 3: finished spans are encoded at once and queued in bounded memory; those that do not fit are dropped and counted.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, final, type_check_only
+from collections.abc import Callable
+from typing import final
 
+from fastgw.config.settings.telemetry import Traces
 from fastgw.observe.access_log.finished_exchange import FinishedExchange
 from fastgw.observe.tracing.context import ContextHeaders
 from fastgw.observe.tracing.spans import SpanBuilder
@@ -15,32 +16,6 @@ from fastgw.observe.tracing.trace import EndedAttempt, EndedWait
 
 NoteExemplar = Callable[[str, bytes, float, float], None]
 """Function that records a request as an exemplar: its route, trace, seconds, and date."""
-
-@type_check_only
-class SamplingSettings(Protocol):
-    @property
-    def parent(self) -> bool: ...
-    @property
-    def ratio(self) -> float: ...
-    @property
-    def rate(self) -> float | None: ...
-    @property
-    def errors(self) -> bool: ...
-    @property
-    def slower_than(self) -> float | None: ...
-
-@type_check_only
-class TraceSettings(Protocol):
-    """Settings of traces, as the tracer uses them."""
-
-    @property
-    def sampling(self) -> SamplingSettings: ...
-    @property
-    def propagation(self) -> Sequence[str]: ...
-    @property
-    def b3(self) -> str: ...
-    @property
-    def server_timing(self) -> bool: ...
 
 @final
 class Trace:
@@ -104,7 +79,7 @@ class Tracer:
 
     def __init__(
         self,
-        settings: TraceSettings,
+        settings: Traces,
         workers: int,
         builder: SpanBuilder,
         add: Callable[[list[bytes]], None],
