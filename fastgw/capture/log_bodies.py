@@ -12,6 +12,8 @@ from typing import Final, NamedTuple, Protocol, final
 from fastgw.capture.body_collector import BodyCollector, CollectedBody
 from fastgw.capture.observed_tables import observer_link
 from fastgw.capture.redaction import Redaction
+from fastgw.config.base.settings_base import listed
+from fastgw.config.settings.log_lines import LogCondition
 from fastgw.exchange import Exchange
 from fastgw.exchange.body_stages import StageFactory
 from fastgw.exchange.hooks import Hooks, Outcome
@@ -19,7 +21,6 @@ from fastgw.exchange.route import Route
 from fastgw.observe.access_log.formats import CUT
 from fastgw.observe.access_log.log_fields import MOST_BODY, shows_bodies
 from fastgw.observe.access_log.record import LoggedBodies
-from fastgw.observe.access_log.selection import SelectionCondition, listed
 from fastgw.routing.entry import Routable
 
 
@@ -29,9 +30,9 @@ class BodyLog(Protocol):
     @property
     def fields(self) -> Sequence[str]: ...
     @property
-    def only(self) -> SelectionCondition | None: ...
+    def only(self) -> LogCondition | None: ...
     @property
-    def always(self) -> SelectionCondition | None: ...
+    def always(self) -> LogCondition | None: ...
 
 
 class _Wish(NamedTuple):
@@ -119,7 +120,7 @@ class LogBodies:
             self._ended = _Bodies(exchange, collected.request, collected.response)
 
 
-def _wish_of(condition: SelectionCondition | None) -> _Wish:
+def _wish_of(condition: LogCondition | None) -> _Wish:
     if condition is None:
         return _Wish(frozenset(), frozenset())
     methods = frozenset(method.encode() for method in listed(condition.method))

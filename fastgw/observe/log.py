@@ -17,8 +17,8 @@ from fastgw.observe.access_log.line_formats import format_of, w3c_directives
 from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.record import Record
 from fastgw.observe.access_log.secret_names import SecretNames
-from fastgw.observe.access_log.selection import selection_of
 from fastgw.observe.metrics.counters import ExchangeCounters
+from fastgw.observe.selection import selection_of
 from fastgw.observe.sink_kinds import CallCollector, sink_of
 from fastgw.operator_events import OperatorEvent, log_event
 

@@ -19,6 +19,11 @@ Some = Annotated[tuple[T, ...], Meta(min_length=1)]
 NONE: Final[Mapping[Any, Any]] = MappingProxyType({})
 
 
+def listed(value: T | tuple[T, ...]) -> tuple[T, ...]:
+    """Return the values of a setting that has one or some."""
+    return value if isinstance(value, tuple) else (value,)
+
+
 def view(held: dict[Any, Any]) -> Mapping[Any, Any]:
     """Return a read-only view of a mapping."""
     return MappingProxyType(held) if held else NONE

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from fastgw.config.base.problems import Path, Problem, format_value, shorten, suggest
 from fastgw.config.base.route_patterns import LIKE_REGEX
+from fastgw.config.base.settings_base import listed
 from fastgw.config.base.value_types import Url, write_size
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourceLocation
@@ -22,7 +23,6 @@ from fastgw.config.settings.value_maps import constant_source
 from fastgw.config.validation.listener_protocols import upstreams_of_events
 from fastgw.http.error_templates import VALUES, unknown_placeholders
 from fastgw.http.field_names import HOP_BY_HOP
-from fastgw.observe.access_log.selection import listed
 
 _EXPANSION: Final = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*(:?[-+?=][^}]*)?\}")
 _NGINX: Final = re.compile(

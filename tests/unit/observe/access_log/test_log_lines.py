@@ -26,8 +26,8 @@ from fastgw.observe.access_log.line_formats import ECS_FIELDS, FORMATS, format_o
 from fastgw.observe.access_log.log_fields import FIELDS, check_field
 from fastgw.observe.access_log.record import TCP
 from fastgw.observe.access_log.secret_names import masker
-from fastgw.observe.access_log.selection import selection_of
 from fastgw.observe.access_log.sink import Sink
+from fastgw.observe.selection import selection_of
 from tests.support.table import for_each
 from tests.unit.observe.access_log.test_formats import PROXIED, REFUSED, changed
 

@@ -2,50 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from random import random
-from typing import Protocol
 
+from fastgw.config.base.settings_base import listed
+from fastgw.config.settings.gateway import AccessLog
+from fastgw.config.settings.log_lines import LogCondition
 from fastgw.observe.access_log.record import Record
-
-
-class SelectionCondition(Protocol):
-    """The settings of a condition. All that is set has to hold; nothing set = every request."""
-
-    @property
-    def status(self) -> int | Sequence[int]:
-        """Statuses, and numbers of classes: 5 for `5xx`."""
-
-    @property
-    def method(self) -> str | Sequence[str]: ...
-    @property
-    def route(self) -> str | Sequence[str]: ...
-    @property
-    def listener(self) -> str | Sequence[str]: ...
-    @property
-    def consumer(self) -> str | Sequence[str]: ...
-    @property
-    def fault(self) -> bool | None: ...
-    @property
-    def slower_than(self) -> float | None:
-        """Duration in seconds."""
-
-
-class Selected(Protocol):
-    """The settings of a selection."""
-
-    @property
-    def only(self) -> SelectionCondition | None: ...
-    @property
-    def always(self) -> SelectionCondition | None: ...
-    @property
-    def sample(self) -> float: ...
-    @property
-    def sample_routes(self) -> Mapping[str, float]: ...
-
 
 Test = Callable[[Record], bool]
 
 
-def selection_of(settings: Selected) -> Test | None:
+def selection_of(settings: AccessLog) -> Test | None:
     """Return the test whether a log has a request. None: it has all of them."""
     tests = []
     if settings.only is not None:
@@ -66,7 +32,7 @@ def _share_of(share: float, of_routes: Mapping[str, float]) -> Test:
     return lambda record: random() < shares.get(record.route, share)
 
 
-def _test_of(condition: SelectionCondition) -> Test:
+def _test_of(condition: LogCondition) -> Test:
     tests: list[Test] = []
     if condition.status:
         statuses = _statuses(condition.status)
@@ -84,17 +50,13 @@ def _test_of(condition: SelectionCondition) -> Test:
     return _all_of(tests)
 
 
-def listed(value: str | Sequence[str]) -> Sequence[str]:
-    return value if isinstance(value, tuple | list) else (value,)
-
-
 def _name_test(attribute: str, names: frozenset[str]) -> Test:
     return lambda record: getattr(record, attribute) in names
 
 
-def _statuses(statuses: int | Sequence[int]) -> frozenset[int]:
+def _statuses(statuses: int | tuple[int, ...]) -> frozenset[int]:
     chosen: set[int] = set()
-    for status in statuses if isinstance(statuses, Sequence) else (statuses,):
+    for status in listed(statuses):
         chosen.update((status,) if status >= 100 else range(100 * status, 100 * status + 100))
     return frozenset(chosen)
 
