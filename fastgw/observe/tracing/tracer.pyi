@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import final
 
 from fastgw.config.settings.telemetry import Traces
+from fastgw.http.messages import RequestHead
 from fastgw.observe.access_log.finished_exchange import FinishedExchange
-from fastgw.observe.tracing.context import ContextHeaders
 from fastgw.observe.tracing.spans import SpanBuilder
 from fastgw.observe.tracing.trace import EndedAttempt, EndedWait
 
@@ -88,5 +88,5 @@ class Tracer:
     def new_span_id(self) -> bytes:
         """Return a random id, which is no secret."""
 
-    def begin_trace(self, head: ContextHeaders) -> Trace:
+    def begin_trace(self, head: RequestHead) -> Trace:
         """Continue the trace of a received request, or begin one."""

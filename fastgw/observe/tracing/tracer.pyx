@@ -276,16 +276,14 @@ cdef class Tracer:
         _put_word(text, _next())
         return PyBytes_FromStringAndSize(text, SPAN_ID)
 
-    def begin_trace(self, head):
-        cdef RequestHead ours
+    def begin_trace(self, RequestHead head not None):
         cdef int word
         cdef bint has_parent = False, has_other = False
-        if type(head) is not RequestHead or (<RequestHead>head)._fields is not None:
+        if head._fields is not None:
             return self._continued(head)
-        ours = <RequestHead>head
         for word in range(SLOT_WORDS):
-            has_other = has_other or ours.others[word] & self.other_slots[word] != 0
-            has_parent = has_parent or ours.others[word] & self.parent_slots[word] != 0
+            has_other = has_other or head.others[word] & self.other_slots[word] != 0
+            has_parent = has_parent or head.others[word] & self.parent_slots[word] != 0
         if has_other:
             return self._continued(head)
         if not has_parent:
