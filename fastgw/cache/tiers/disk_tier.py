@@ -382,7 +382,10 @@ class DiskTier:
         with self._opening:
             if self._directory is None:
                 path = os.path.join(self.disk.path, OBJECTS + self.disk.id)
-                self._open_folder()
+                if self._folder < 0:
+                    self._folder = os.open(self.disk.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                    # Threads may use it after `close`, so it is closed with the tier.
+                    self._close_folder = weakref.finalize(self, os.close, self._folder)
                 directory = ObjectDirectory(path, self.counts, DiskGhosts(self._store.cells), self.disk.most_bytes)
                 if self._was_removed:
                     for shard in range(SHARDS):
@@ -393,30 +396,25 @@ class DiskTier:
 
     @contextmanager
     def held_folder(self) -> Iterator[int]:
-        """Hold the directory of the tier open as it was found first. Raises `OSError`.
+        """Hold the directory of the tier open as it was found; -1: it is not open. Raises `OSError`.
 
         Another thread may close its descriptor, whose number then becomes that of any other file.
         """
         with self._opening:
-            held = os.dup(self._open_folder())
+            held = os.dup(self._folder) if self._folder >= 0 else -1
         try:
             yield held
         finally:
-            os.close(held)
-
-    def _open_folder(self) -> int:
-        if self._folder < 0:
-            self._folder = os.open(self.disk.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            # Threads may use it after `close`, so it is closed with the tier.
-            self._close_folder = weakref.finalize(self, os.close, self._folder)
-        return self._folder
+            if held >= 0:
+                os.close(held)
 
     def _forget_removed(self) -> None:
         """Forget the directory if it was removed: the next job makes another one. Its purges are in the memory."""
         with self._opening:
-            if self._directory is not None and self._directory.is_removed:
-                self._directory, self._was_removed = None, True
-            if self._folder >= 0 and os.fstat(self._folder).st_nlink == 0:
+            if self._directory is None or not self._directory.is_removed:
+                return
+            self._directory, self._was_removed = None, True
+            if os.fstat(self._folder).st_nlink == 0:
                 self._close_folder()
                 self._folder = -1
 

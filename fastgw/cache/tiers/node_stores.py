@@ -12,7 +12,7 @@ from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import StoreNumbers
 from fastgw.cache.tiers.disk_claims import DiskClaims, UnusableDisk, restore_purges
 from fastgw.cache.tiers.disk_tier import DiskLocation, DiskTier
-from fastgw.cache.tiers.purge_journal import end_journal, opened_folder
+from fastgw.cache.tiers.purge_journal import end_journal
 from fastgw.cache.tiers.redis_purges import ALL
 from fastgw.cache.tiers.redis_tier import RedisTier
 from fastgw.cache.tiers.slower_tiers import SlowerTiers
@@ -43,8 +43,7 @@ class NodeStore(NamedTuple):
     def end_failed_journal(self) -> None:
         """End the journal of a disk tier that lacks a purge. Raises `OSError`."""
         if self.disk is not None and self.memory.words[DISK_FAILED] == JOURNAL_LEFT:
-            with opened_folder(self.disk.path) as folder:
-                end_journal(folder, self.disk.id)
+            end_journal(self.disk.path, self.disk.id)
 
 
 class DiskSettings(NamedTuple):

@@ -64,7 +64,8 @@ class Run(NamedTuple):
 
 def begin_run(path: str) -> Run:
     """Read the journal of a directory, and begin a run, also while other processes append to it. Raises `OSError`."""
-    with opened_folder(path) as folder:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
         try:
             with _locked(folder) as fd:
                 id_, purges = _read(fd)
@@ -75,20 +76,23 @@ def begin_run(path: str) -> Run:
             id_, number, purges = os.urandom(_ID), 1 << RUN_AT, []
             _rewrite(folder, id_, [Purge("run", number)])
         return Run(id_.hex(), number, purges)
+    finally:
+        os.close(folder)
 
 
-def append_purges(folder: int, id_: str, purges: Sequence[Purge]) -> None:
-    """Append to the journal, so that it survives a crash. Raises `OSError` and `DamagedJournal`.
-
-    `folder`: the directory, open.
-    """
-    with _locked(folder) as fd:
-        if os.pread(fd, len(_MAGIC) + _ID, 0) != _MAGIC + bytes.fromhex(id_):
-            raise DamagedJournal("it was replaced")
-        _append(fd, purges)
-        if os.fstat(fd).st_size > MOST_BYTES:
-            _, known = _read(fd)
-            _rewrite(folder, bytes.fromhex(id_), compacted(known))
+def append_purges(path: str, id_: str, purges: Sequence[Purge]) -> None:
+    """Append to the journal, so that it survives a crash. Raises `OSError` and `DamagedJournal`."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with _locked(folder) as fd:
+            if os.pread(fd, len(_MAGIC) + _ID, 0) != _MAGIC + bytes.fromhex(id_):
+                raise DamagedJournal("it was replaced")
+            _append(fd, purges)
+            if os.fstat(fd).st_size > MOST_BYTES:
+                _, known = _read(fd)
+                _rewrite(folder, bytes.fromhex(id_), compacted(known))
+    finally:
+        os.close(folder)
 
 
 def remove_journal(path: str) -> None:
@@ -97,13 +101,33 @@ def remove_journal(path: str) -> None:
         os.unlink(os.path.join(path, JOURNAL))
 
 
-def end_journal(folder: int, id_: str) -> None:
+def end_journal(path: str, id_: str, folder: int = -1) -> None:
     """Make a journal invalid for good: at the next start all objects are gone. Raises `OSError` if it may be valid yet.
 
-    `folder`: the directory, open: so it is the right one also where its path leads elsewhere meanwhile, and can be
-    written when another mount covers it. A journal of another id is left alone.
+    `folder`: the directory as it was opened earlier; -1: it is not open. It is the right one when the path leads
+    elsewhere meanwhile, and can be written when another mount covers it. A journal of another id is left alone.
     """
-    head = _MAGIC + bytes.fromhex(id_)
+    head, failure, there = _MAGIC + bytes.fromhex(id_), None, -1
+    try:
+        there = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        if folder < 0 or not isinstance(error, FileNotFoundError | NotADirectoryError):
+            failure = error
+    try:
+        for each in (there, folder):
+            if each >= 0:
+                try:
+                    _end(each, head)
+                except OSError as error:
+                    failure = error
+    finally:
+        if there >= 0:
+            os.close(there)
+    if failure is not None:
+        raise failure
+
+
+def _end(folder: int, head: bytes) -> None:
     try:
         fd = os.open(JOURNAL, os.O_RDONLY | _FLAGS, dir_fd=folder)
     except FileNotFoundError:
@@ -123,16 +147,6 @@ def end_journal(folder: int, id_: str) -> None:
             finally:
                 os.close(fd)
     os.fsync(folder)  # also if it was removed before: that may not be on the disk yet
-
-
-@contextmanager
-def opened_folder(path: str) -> Iterator[int]:
-    """Open a directory. Raises `OSError`."""
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield folder
-    finally:
-        os.close(folder)
 
 
 def compacted(purges: Iterable[Purge]) -> list[Purge]:

@@ -78,7 +78,7 @@ class PurgeWriter(PurgeQueue):
         tier = self._tier
         with suppress(OSError):
             with tier.held_folder() as folder:
-                end_journal(folder, tier.disk.id)
+                end_journal(tier.disk.path, tier.disk.id, folder)
             tier.memory.words[DISK_FAILED] = JOURNAL_ENDED
 
     def close(self) -> None:
@@ -100,8 +100,7 @@ class PurgeWriter(PurgeQueue):
         why: OSError | DamagedJournal | None = None
         for attempt in range(_ATTEMPTS):
             try:
-                with tier.held_folder() as folder:
-                    append_purges(folder, tier.disk.id, purges)
+                append_purges(tier.disk.path, tier.disk.id, purges)
             except (OSError, DamagedJournal) as error:
                 why = error
                 if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
