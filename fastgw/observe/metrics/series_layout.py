@@ -152,7 +152,7 @@ def series_of(slot_table: SlotTable) -> Series:
 
 def counted_in(layout: Layout) -> int:
     """Reserve the counters in the node's memory, and return their offset in a worker's column."""
-    return layout.counter("series", WORDS)
+    return layout.counter("series by kind", WORDS)
 
 
 class SeriesCells:

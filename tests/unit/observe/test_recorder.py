@@ -195,6 +195,8 @@ WORDS_HIDING = st.lists(st.sampled_from([*PIECES, b" ", b" = "]), max_size=8).ma
 
 @example(path=b"", query=b"", referer=b"", user_agent=b"token[%3D")
 @example(path=b"", query=b"", referer=b"", user_agent=b"token%5Buser:pw@host%3D")
+@example(path=b"", query=b"", referer=b"", user_agent=b"a=1 token=x")
+@example(path=b"", query=b"", referer=b"", user_agent=b"probe sid=1")
 @given(path=HIDING, query=HIDING, referer=HIDING, user_agent=WORDS_HIDING)
 @settings(max_examples=600)
 def test_what_is_masked_is_what_a_record_masks(path: bytes, query: bytes, referer: bytes, user_agent: bytes) -> None:
