@@ -288,7 +288,8 @@ class SharedStore:
 
     def purge(self, kind: PurgeKind, values: Sequence[bytes] = _EVERYTHING, *, soft: bool = False) -> Counting:
         """Purge all objects that have at least one of these tags, or whose URL begins with one of these prefixes, or
-        all. Raises `ValueError` for a prefix of more than `MOST_URL` bytes.
+        all; or those of a key, of which a fetch in flight may still be joined. Raises `ValueError` for a prefix of more
+        than `MOST_URL` bytes.
 
         A purge holds as soon as this returns; run the steps for the number of purged objects. `soft`: the objects
         stay, and `is_soft_purged`.

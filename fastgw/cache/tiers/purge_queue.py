@@ -7,11 +7,12 @@ from fastgw.cache.tiers.purge_journal import Purge
 
 MOST_PURGES: Final = 10_000
 """Purges that are yet to be written; with more, everything is purged from the tier."""
-_BATCH: Final = 500
 
 
 class PurgeQueue:
-    """Queue of a tier, which implements `write_batch`."""
+    """Queue of a tier, which implements `write_batch`. `most_at_once`: purges that one call writes."""
+
+    most_at_once = MOST_PURGES
 
     def __init__(self) -> None:
         self.pending: list[Purge] = []
@@ -44,7 +45,7 @@ class PurgeQueue:
         """Write what is pending, if that is possible."""
         if self._is_writing or not self.pending:
             return
-        batch, self.pending = self.pending[:_BATCH], self.pending[_BATCH:]
+        batch, self.pending = self.pending[: self.most_at_once], self.pending[self.most_at_once :]
         self._is_writing = True
 
         def ended(*, is_written: bool) -> None:

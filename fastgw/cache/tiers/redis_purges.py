@@ -34,6 +34,8 @@ class RedisPurges(PurgeQueue):
     triples of purges (kind, soft, value), see `CacheRedis.run_script`.
     """
 
+    most_at_once = 500
+
     def __init__(self, memory: CacheMemory, column: int, loop: WatchLoop, call: Call) -> None:
         super().__init__()
         self._memory, self._words, self._word = memory, memory.words, column + REDIS_PENDING

@@ -59,6 +59,21 @@ def test_processes_share_a_store_and_one_that_joins_later_too(stores: NodeStores
     control.close()
 
 
+def test_a_purge_by_a_replaced_handle_reaches_its_successor(stores: NodeStores) -> None:
+    worker = handles(stores, 1)
+    before = worker.get("main")
+    assert before is not None
+    added = stores.planned({"main": SMALL._replace(memory=2 << 20)})["main"]
+    worker.open_store("main", CacheMemory(2 << 20, os.dup(added.memory.fd)), SMALL.most_bytes)
+    after = worker.get("main")
+    assert after is not None
+    assert after is not before
+    put(after, KEY, b"body")
+    before.purge("all")
+    assert after.find(KEY) is None
+    worker.close()
+
+
 def test_the_column_of_a_dead_process_is_cleaned_up(stores: NodeStores) -> None:
     pid = os.fork()
     if pid == 0:
