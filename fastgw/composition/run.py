@@ -21,7 +21,7 @@ from fastgw.composition.answers import UsedAnswer, decode_answer, use_body
 from fastgw.composition.call import PartAnswer, PartCall, PartCalls
 from fastgw.composition.freshness import cache_fields, tag_fields, with_vary
 from fastgw.composition.helper_program import AnswerToUse, ResponseToWrite
-from fastgw.composition.outputs import XML, Composed, OutputForm
+from fastgw.composition.outputs import TOO_DEEP, XML, Composed, OutputForm
 from fastgw.composition.part import CompiledPart, SentRequest, joined_list
 from fastgw.composition.plan import CompositionPlan
 from fastgw.composition.rules import MOST_AT_ONCE
@@ -558,7 +558,7 @@ class ComposeRun(PartCalls):
             self._offload(request, Composed, lambda: write(most), reply)
 
         def reply_or_go_on(made: Composed | str) -> None:
-            if isinstance(made, str) and most < action.most_xml:
+            if isinstance(made, str) and made != TOO_DEEP and most < action.most_xml:
                 offload()
             else:
                 reply(made)

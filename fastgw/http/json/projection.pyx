@@ -88,7 +88,8 @@ cdef inline bint _write(Projecting* work, const void* piece, Py_ssize_t length, 
     """Write a piece and the byte behind it. False: no memory."""
     if not _reserve(work, length):
         return False
-    memcpy(work.out + work.used, piece, length)
+    if length:  # otherwise `piece` may be NULL
+        memcpy(work.out + work.used, piece, length)
     work.used += length + 1
     work.out[work.used - 1] = behind
     return True
