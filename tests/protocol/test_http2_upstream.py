@@ -827,6 +827,13 @@ def test_a_target_that_requires_http1_gets_the_request_over_it(make: Any, by: st
     alone.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
     assert client.read_response(b"POST").body == b"ok"
     assert world.gateway.wait_for_record(method="POST")["retries"] == 1
+    client.send(GET % b"/again")  # over what is left: the stream was refused, or the connection
+    if by == "stream":
+        answer(peer)
+    else:
+        assert alone.read_until(b"\r\n\r\n").startswith(b"GET /again HTTP/1.1\r\n")
+        alone.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    assert client.read_response().body == b"ok"
 
 
 def test_a_target_that_requires_http1_and_has_no_choice_is_a_failure(world: World) -> None:

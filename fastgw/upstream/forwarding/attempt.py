@@ -165,7 +165,7 @@ class Attempt(ResponseListener):
             except (ValueError, Malformed):
                 self._forwarding.fail(Fault.MISDIRECTED, "the host is no server name for TLS")
                 return
-        if http1:
+        if http1 or (target.negotiates and not fresh and target.rests_over_http1()):
             target = target.over_http1()
         pool = self._upstream.pool  # it stays until its method returns
         lent = pool.lend(target, self, fresh, idle_at_most)

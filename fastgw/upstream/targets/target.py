@@ -186,6 +186,13 @@ class Target:
         self.minor = part.minor
         return part
 
+    def rests_over_http1(self) -> bool:
+        """Whether a connection over HTTP/1.1 is idle, and none over HTTP/2 is open: as where HTTP/2 was refused."""
+        if self.idle or self.shared:
+            return False
+        part = self.whole._parts.get((self.server_name, True))
+        return part is not None and bool(part.idle)
+
     def _known_part(self, key: str | tuple[str, bool], name: str) -> "Target":
         """Return the part with this key, which has the server name `name`."""
         part = self._parts.pop(key, None)
