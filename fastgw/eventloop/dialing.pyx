@@ -18,11 +18,14 @@ cdef extern from "sys/epoll.h" nogil:
 
 def dial(address):
     sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    error = sock.connect_ex(address.sockaddr)
-    if error and error != EINPROGRESS:
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        error = sock.connect_ex(address.sockaddr)
+        if error and error != EINPROGRESS:
+            raise OSError(error, os.strerror(error))
+    except BaseException:  # also for a zone that does not exist
         sock.close()
-        raise OSError(error, os.strerror(error))
+        raise
     return sock.detach()
 
 

@@ -1,6 +1,7 @@
 """Opening a connection to a target: Happy Eyeballs over its addresses (RFC 8305), then TLS, within one time limit.
 
-Rule: a connect that fails, times out or is cancelled leaves no open socket.
+Rule: a connect that fails, times out or is cancelled closes its sockets, those of other addresses within two turns of
+the event loop.
 """
 
 import asyncio
@@ -317,6 +318,8 @@ async def _dial_any(target: Target, addresses: Sequence[TargetAddress]) -> tuple
         return await _dial(addresses[0]), addresses[0]
     loop, left = asyncio.get_running_loop(), deque(addresses)
     running: dict[asyncio.Task[socket.socket], TargetAddress] = {}
+    done: set[asyncio.Task[socket.socket]] = set()
+    task: asyncio.Task[socket.socket] | None = None
     error: BaseException | None = None
     try:
         while left or running:
@@ -333,11 +336,11 @@ async def _dial_any(target: Target, addresses: Sequence[TargetAddress]) -> tuple
                 target.avoid(address)
         raise error or OSError("no address")
     finally:
-        del error  # its traceback is a reference cycle
         for task, address in running.items():
             target.avoid(address)  # a later attempt was faster, or none succeeded
             task.add_done_callback(_close_unused)
             task.cancel()
+        error, task, done = None, None, set()  # the traceback of an error, which a task holds, refers to this frame
 
 
 def _close_unused(task: asyncio.Task[socket.socket]) -> None:

@@ -281,7 +281,7 @@ class Forwarding(Attempts):
         assert current is not None
         # What is not sent as it was received is not stored so.
         is_changed = self.upstream.cookies is not None or self._has_own_url(head, current.target)
-        if ended and isinstance(head, ResponseHead) and head.whole and head.has_body and not is_changed:
+        if ended and head.whole and head.has_body and not is_changed:
             try:
                 if taker.take_response(head):
                     self.exchange.taker = None
@@ -297,7 +297,7 @@ class Forwarding(Attempts):
     def _has_own_url(self, head: ResponseHead, target: Target) -> bool:
         """Whether a header of the response may have a URL that becomes the gateway's."""
         urls = self.forward.own_urls
-        if urls is None or (isinstance(head, ResponseHead) and not _has_urls(head)):
+        if urls is None or not _has_urls(head):
             return False
         return urls.has_own(head, target, self.exchange.peer)
 

@@ -97,4 +97,6 @@ def test_what_cannot_be_begun_raises_and_leaves_no_socket() -> None:
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match="unreachable"):
         dial(TargetAddress(socket.AF_INET, ("255.255.255.255", 1)))
-    assert len(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(socket.gaierror) as raised:  # it holds the frame, and thus the socket if that is open
+        dial(TargetAddress(socket.AF_INET6, ("fe80::1%none", 1)))
+    assert len(os.listdir("/proc/self/fd")) == before, raised

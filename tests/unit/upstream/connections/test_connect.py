@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -13,10 +14,11 @@ import pytest
 from fastgw.config.base.value_types import parse_url
 from fastgw.errors import Fault
 from fastgw.upstream.connections import connect as connecting
-from fastgw.upstream.connections.connect import connect
+from fastgw.upstream.connections.connect import ConnectFailed, connect
 from fastgw.upstream.targets import dns
 from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
+from tests.support.collector import no_collector
 from tests.support.on_loop import on_loop, sockets, until
 from tests.support.upstream import LONG, SHORT, Greeting, Peer, address_of, failure, greeted, named
 
@@ -245,7 +247,15 @@ async def test_a_slow_address_may_still_win(monkeypatch, refusing):
 @on_loop
 async def test_when_all_addresses_fail_so_does_the_connect(monkeypatch, refusing):
     target = named(monkeypatch, refusing, refusing._replace(sockaddr=("127.0.0.2", refusing.sockaddr[1])))
-    assert (await failure(target)).fault is Fault.CONNECT_REFUSED
+    fault = None
+    with no_collector():
+        try:
+            await connect(target, Peer(), LONG)
+        except ConnectFailed as error:
+            fault = error.fault
+        await asyncio.sleep(0)
+        assert not any(isinstance(each, ConnectionRefusedError) for each in gc.get_objects())  # no circle holds it
+    assert fault is Fault.CONNECT_REFUSED
     target.stop()
 
 
