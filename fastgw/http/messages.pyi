@@ -29,7 +29,7 @@ class Head:
     minor: Final[int]
     """The digit after `HTTP/1.`: 0 or 1."""
     version: Final[int]
-    """HTTP version times ten: 10, 11 or 20."""
+    """HTTP version times ten: 10, 11 or 20. Of a stand-in also the number of another protocol."""
     fields_start: Final[int]
     """Offset of the first field line in `raw`."""
     length: Final[int]
@@ -71,7 +71,9 @@ class Head:
 
 @final
 class RequestHead(Head):
-    """A request head that was accepted by both parsers."""
+    """A request head that was accepted by both parsers, or stands in for one (`http1.parser.stand_in_head`): then its
+    text is made up, and it has no authority.
+    """
 
     received_s: float
     """Seconds from the first byte of the head to its end; 0.0 if it came in one read. Set by the connection."""

@@ -1,8 +1,8 @@
 # cython: binding=False, language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """See `recorder.pyi`.
 
-A line is put together here, and no object is made, where the HTTP/1 parser has made the head, or where a connection or
-session is no request at all, and where the line needs no escapes and no cuts. All others are made from a record by
+A line is put together here, and no object is made, where the head has a host and a path, or is that of a connection or
+session without requests, and where the line needs no escapes and no cuts. All others are made from a record by
 `json_line`. Secrets are masked by `SecretNames` in both.
 """
 

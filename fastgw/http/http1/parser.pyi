@@ -52,9 +52,11 @@ def stand_in_head(
     """
 
 def copy_of_request(head: RequestHead, fields: Fields | None = None) -> RequestHead:
-    """Return a copy, whose fields are changed apart from those of `head`. It is not forwarded. `fields`: its own."""
+    """Return a copy without the body, whose fields are changed apart from those of `head`. It is not forwarded.
+    `fields`: its own.
+    """
 
-def copy_of_response(head: ResponseHead, fields: Fields | None = None) -> ResponseHead:
+def copy_of_response(head: ResponseHead) -> ResponseHead:
     """Return a copy, as `copy_of_request` does."""
 
 def parse_request(raw: bytes, max_fields: int = 100) -> RequestHead:

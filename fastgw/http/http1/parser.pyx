@@ -484,8 +484,8 @@ cpdef RequestHead make_request(bytes method, bytes target, bytes authority, byte
     return head
 
 
-cpdef RequestHead stand_in_head(
-    bytes method, bytes host=b"", bytes raw_path=b"", bytes query=None, bytes lines=b"", int version=11
+def stand_in_head(
+    bytes method not None, bytes host=b"", bytes raw_path=b"", bytes query=None, bytes lines=b"", int version=11
 ):
     cdef RequestHead head = RequestHead.__new__(RequestHead)
     cdef const uint8_t* end
@@ -522,7 +522,8 @@ def copy_of_request(RequestHead head not None, fields=None):
         made = RequestHead.__new__(RequestHead)
         made.source, made.http2, made.made = head.raw, head.http2, head.made
         _read_request(made, INT_MAX, True)
-    made.whole, made._payload, made.plain, made.ordinary = head.whole, payload_of(head), head.plain, head.ordinary
+    made.plain = head.plain
+    made.whole = made.ordinary = False  # the body is not copied
     made.received_s, made.upgrade, made.connect_protocol = head.received_s, head.upgrade, head.connect_protocol
     made._fields = fields if fields is not None or head._fields is None else Fields(head._fields)
     return made
@@ -717,7 +718,7 @@ cdef bint _settle_whole(ResponseHead head, Py_ssize_t following) except -1:
     return True
 
 
-def copy_of_response(ResponseHead head not None, fields=None):
+def copy_of_response(ResponseHead head not None):
     cdef ResponseHead made = ResponseHead.__new__(ResponseHead)
     made.source = head.raw
     made.head_length = made.message_length = head.head_length
@@ -726,7 +727,7 @@ def copy_of_response(ResponseHead head not None, fields=None):
     made.until_close, made.has_body, made._payload = head.until_close, head.has_body, payload_of(head)
     made.whole, made.payload_length = head.whole, head.payload_length
     made.payload_at = NULL if made._payload is None else PyBytes_AS_STRING(made._payload)
-    made._fields = fields if fields is not None or head._fields is None else Fields(head._fields)
+    made._fields = None if head._fields is None else Fields(head._fields)
     return made
 
 

@@ -1056,7 +1056,7 @@ cdef ssize_t _ignore_extension(nghttp2_session* session, void** payload, const n
 
 cdef int _on_begin_headers(nghttp2_session* session, const nghttp2_frame* frame, void* user) noexcept:
     (<Session>user)._begin_head()
-    return 0
+    return 0 if (<Session>user)._head is not None else ERR_CALLBACK_FAILURE
 
 
 cdef int _on_header(

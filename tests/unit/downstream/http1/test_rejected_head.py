@@ -30,6 +30,20 @@ def test_who_asks_is_not_told_with_a_password(target: str, shown: tuple[str, str
     assert (head.raw_path.decode(), query) == shown
 
 
+@for_each(
+    ("lines", "shown"),
+    [
+        (b"User-Agent: a\r\nReferer: b\r\n", b"a"),
+        (b"User-Agent: a", b"a"),  # what has come in time
+        (b"Bad Name: x\nUser-Agent: a\nOther: b\n\n", b"a"),
+        (b"User-Agent: a\x01b\r\n", b"a?b"),
+        (b"Cookie: c\r\nX: y\r\n", None),
+    ],
+)
+def test_fields_that_can_be_told_are_shown(lines: bytes, shown: bytes | None) -> None:
+    assert rejected_head(b"GET / HTTP/1.1\r\n" + lines).first(b"user-agent") == shown
+
+
 @pytest.mark.parametrize(
     "line", ["GET http://user:planted@a/x", "CONNECT user:planted@a:443", "GET //user:planted@a x"]
 )
