@@ -34,12 +34,12 @@ def framing_of(exchange: Exchange, response: Response, payload: bytes, ended: bo
     `payload`: first bytes of the body; `ended`: the body is complete.
     """
     head, length, status = response.head, response.body_length, response.status
-    if head is not None and length == AS_DECLARED:
-        if head.has_body and status not in NO_CONTENT and exchange.method != b"HEAD":
-            if ended:
-                return LENGTH, len(payload)
-            if not head.chunked and not head.until_close:
-                return LENGTH, head.length
+    has_body = head is not None and head.has_body and status not in NO_CONTENT and exchange.method != b"HEAD"
+    if head is not None and has_body and length == AS_DECLARED:
+        if ended:
+            return LENGTH, len(payload)
+        if not head.chunked and not head.until_close:
+            return LENGTH, head.length
     if exchange.method == b"HEAD" or status in NO_CONTENT or (head is not None and not head.has_body):
         if head is not None:
             return NO_BODY, serializer.UNFRAMED if length == UNKNOWN else _length_without_body(exchange, head, status)
