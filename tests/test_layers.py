@@ -291,7 +291,7 @@ KNOWS_HTTP1 = (
     "upstream/forwarding",
     "demo",
 )
-OF_HTTP1 = {"raw", "chunked", "minor", "connection_named", "fields_start", "known"}
+OF_HTTP1 = {"raw", "chunked", "minor", "connection_named", "known"}
 
 
 def http1_reads(nodes: Iterable[ast.AST]) -> list[int]:

@@ -144,7 +144,7 @@ cpdef bytes payload_of(Head head)
 
 # Whether the head was received with a field of this name, which is in lower case.
 cpdef bint has_field(Head head, bytes name) except -1
-cpdef bytes first_of(head, bytes name)
+cpdef bytes first_of(Head head, bytes name)
 cpdef values_of(head, bytes name)
 
 # All values that the head was received with, as `values` returns them while its fields were not parsed.
@@ -173,7 +173,6 @@ cdef inline bytes cut(Head head, Span span):
     return PyBytes_FromStringAndSize(PyBytes_AS_STRING(head.source) + span.start, span.length)
 
 
-cdef bytes raw_of(Head head)
 # Let go of what was received behind the head.
 cdef int cut_off_payload(RequestHead head) except -1
 

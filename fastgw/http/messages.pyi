@@ -1,7 +1,7 @@
 """Heads of requests and responses in the terms of RFC 9110: the interface for filters, routing and the log.
 
 `http1.parser` reads them, also those of HTTP/2, which are rendered as text. How a message was framed and its received
-bytes (`raw`, `chunked`, `minor`, `connection_named`, `fields_start`, `known`) concern only the connections and
+bytes (`raw`, `chunked`, `minor`, `connection_named`, `known`) concern only the connections and
 forwarding, which passes the bytes of one connection on to another.
 """
 
@@ -30,8 +30,6 @@ class Head:
     """The digit after `HTTP/1.`: 0 or 1."""
     version: Final[int]
     """HTTP version times ten: 10, 11 or 20. Of a stand-in also the number of another protocol."""
-    fields_start: Final[int]
-    """Offset of the first field line in `raw`."""
     length: Final[int]
     """Content-Length; 0 if there is none."""
     chunked: Final[bool]
@@ -153,17 +151,14 @@ class ResponseHead(Head):
 class _Values(Protocol):
     def values(self, name: bytes, /) -> Sequence[bytes]: ...
 
-class _Fields(_Values, Protocol):
-    def first(self, name: bytes, /) -> bytes | None: ...
-
 def payload_of(head: RequestHead | ResponseHead) -> bytes | None:
     """Return `payload`; from typed modules by few instructions."""
 
-def first_of(head: _Fields, name: bytes) -> bytes | None:
-    """Return `first` of any head."""
+def first_of(head: RequestHead | ResponseHead, name: bytes) -> bytes | None:
+    """Return `first`; from typed modules by few instructions."""
 
 def values_of(head: _Values, name: bytes) -> Sequence[bytes]:
-    """Return `values` of any head."""
+    """Return `values` of a head, or of what stands for one."""
 
 def has_field(head: RequestHead | ResponseHead, name: bytes) -> bool:
     """Whether a head was received with a field of this name, which is in lower case."""

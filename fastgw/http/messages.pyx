@@ -242,15 +242,11 @@ cdef class Head:
 
     @property
     def raw(self):
-        return raw_of(self)
+        return _raw_of(self)
 
     @property
     def payload(self):
         return payload_of(self)
-
-    @property
-    def fields_start(self):
-        return self.first_line
 
     @property
     def known(self):
@@ -281,8 +277,8 @@ cdef class Head:
         return self._fields.get_all(name) if self._fields is not None else all_values(self, name)
 
 
-cpdef bytes first_of(head, bytes name):
-    return _first(<Head>head, name) if isinstance(head, Head) else head.first(name)
+cpdef bytes first_of(Head head, bytes name):
+    return _first(head, name)
 
 
 cpdef values_of(head, bytes name):
@@ -291,7 +287,7 @@ cpdef values_of(head, bytes name):
     return head.values(name)
 
 
-cdef bytes raw_of(Head head):
+cdef bytes _raw_of(Head head):
     if head._raw is None:
         head._raw = PyBytes_FromStringAndSize(PyBytes_AS_STRING(head.source), head.head_length)
     return head._raw
@@ -451,7 +447,7 @@ cdef int cut_off_payload(RequestHead head) except -1:
     if <Py_ssize_t>head.message_length == PyBytes_GET_SIZE(head.source):
         # PERF: a short one goes with the head: a copy of the head takes 900 instructions (CPython 3.11, callgrind).
         if head.message_length - head.head_length > SHORT_PAYLOAD:
-            head.source = raw_of(head)
+            head.source = _raw_of(head)
         head.message_length = head.head_length
     return 0
 

@@ -17,7 +17,7 @@ from fastgw.http.http1.second_parser cimport UNKNOWN, SecondParser, SharedParser
 from fastgw.http.messages cimport (
     CONNECTION, CONTENT_LENGTH, DIGIT, EXPECT, HOST, HOST_NAME, MAX_FORWARDS, PLAIN_PATH, TARGET, TE, TOKEN,
     TRANSFER_ENCODING, UPGRADE, Head, Line, RequestHead, ResponseHead, Span, bit_of, cut, cut_off_payload, has_one_line,
-    kinds, line_of, payload_of, raw_of, read_fields,
+    kinds, line_of, payload_of, read_fields,
 )
 
 import re

@@ -43,7 +43,7 @@ NAMES: Final = {"tracecontext": TRACECONTEXT_NAMES, "b3": B3_NAMES}
 
 
 class ContextHeaders(Protocol):
-    """ContextHeaders of a received request."""
+    """Headers of a received request."""
 
     def first(self, name: bytes) -> bytes | None: ...
     def values(self, name: bytes) -> list[bytes]: ...

@@ -6,7 +6,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from fastgw.http.messages cimport SLOT_WORDS, Head, RequestHead, slot_of
+from fastgw.http.messages cimport SLOT_WORDS, RequestHead, slot_of
 
 import os
 from math import inf
