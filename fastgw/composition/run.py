@@ -8,7 +8,7 @@ it as long as it needs no lock of the interpreter, or not for long, and else a h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import inf
@@ -129,7 +129,7 @@ class ComposeRun(PartCalls):
         self._ready: list[Callable[[], None]] = []
         self._draining = False
         self._calls: set[PartCall] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()  # that wait for a helper process, until the end of the run
+        self._tasks: set[asyncio.Task[Any]] = set()  # of work elsewhere, until the end of the run
         self._held = self._taken = 0
         self._heads: list[ResponseHead] = []
         self._body: HeldBody | None = None
@@ -366,24 +366,16 @@ class ComposeRun(PartCalls):
             return
         part = call.part
         if len(answer.body) * part.cost > MOST_AT_ONCE:
-            self._use_long(call, answer)
+            self._go_on(self._use_elsewhere(part, answer.body), partial(self._used, call, answer))
         else:
             self._used(call, answer, use_body(part.rules, part.shape, answer.body))
 
-    def _use_long(self, call: PartCall, answer: PartAnswer) -> None:
-        """Use an answer elsewhere."""
-        part = call.part
-
-        def use() -> UsedAnswer | str:
-            return use_body(part.rules, part.shape, answer.body)
-
-        def then(used: UsedAnswer | str | HelperError) -> None:
-            self._used(call, answer, used)
-
-        if len(answer.body) > MOST_IN_THREAD and part.cost > 1:  # its rules make values
-            self._offload(AnswerToUse(part.encoded_rules, answer.body), tuple[bytes, bytes], use, then)
-        else:
-            self._compute_in_thread(use, then)
+    async def _use_elsewhere(self, part: CompiledPart, body: bytes) -> UsedAnswer | str | HelperError:
+        """Use a long answer in a thread, or in a helper process if the rules make values of it."""
+        use = partial(use_body, part.rules, part.shape, body)
+        if len(body) <= MOST_IN_THREAD or part.cost == 1:
+            return await self._in_thread(use)
+        return await self._in_helper(AnswerToUse(part.encoded_rules, body), tuple[bytes, bytes], use)
 
     def _used(self, call: PartCall, answer: PartAnswer, used: UsedAnswer | str | HelperError) -> None:
         if isinstance(used, HelperError):
@@ -399,38 +391,28 @@ class ComposeRun(PartCalls):
         if size <= MOST_AT_ONCE:
             then(work())
         else:
-            self._compute_in_thread(work, then)
+            self._go_on(self._in_thread(work), then)
 
-    def _compute_in_thread(self, work: Callable[[], T], then: Callable[[T], None]) -> None:
-        future = self._upstream.worker_loop.loop.run_in_executor(_threads, work)
-        future.add_done_callback(lambda done: self._computed(done, then))
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await self._upstream.worker_loop.loop.run_in_executor(_threads, work)
 
-    def _offload(
-        self,
-        request: AnswerToUse | ResponseToWrite,
-        result: type[T],
-        work: Callable[[], T | str],
-        then: Callable[[T | str | HelperError], None],
-    ) -> None:
-        """Let a helper process work, until this run is cancelled; without one, a thread does the same `work`."""
-        assert self._exchange is not None
-        loop = self._upstream.worker_loop
-        task = loop.loop.create_task(loop.attached(ValueWork).run(request, result, self._exchange.client.counts))
+    async def _in_helper(
+        self, request: AnswerToUse | ResponseToWrite, result: type[T], work: Callable[[], T | str]
+    ) -> T | str | HelperError:
+        """Let a helper process work; if it is busy, a thread does the same `work`."""
+        exchange = self._exchange
+        assert exchange is not None
+        made = await self._upstream.worker_loop.attached(ValueWork).run(request, result, exchange.client.counts)
+        return await self._in_thread(work) if isinstance(made, HelperBusy) else made
+
+    def _go_on(self, work: Coroutine[Any, Any, T], then: Callable[[T], None]) -> None:
+        """Go on with the result of work that is done elsewhere, unless this run is cancelled before."""
+        task = self._upstream.worker_loop.loop.create_task(work)
         self._tasks.add(task)
+        task.add_done_callback(lambda done: self._computed(done, then))
 
-        def then_or_work(made: T | str | HelperError) -> None:
-            if isinstance(made, HelperBusy):
-                self._compute_in_thread(work, then)
-            else:
-                then(made)
-
-        def done(task: asyncio.Task[T | str | HelperError]) -> None:
-            self._tasks.discard(task)
-            self._computed(task, then_or_work)
-
-        task.add_done_callback(done)
-
-    def _computed(self, done: asyncio.Future[T], then: Callable[[T], None]) -> None:
+    def _computed(self, done: asyncio.Task[T], then: Callable[[T], None]) -> None:
+        self._tasks.discard(done)
         if done.cancelled():
             return
         error = done.exception()
@@ -534,46 +516,45 @@ class ComposeRun(PartCalls):
             self._fail_whole(None, PartAnswer.failed(Fault.COMPOSITION_FAILED))
             return
         form = action.form_for(exchange)
-        if action.cost_of(form) == 1 and self._held <= MOST_AT_ONCE:
-            self._reply(action.write(contents, static, form, not failures, action.most_xml), form, failures)
+        made = None
+        if self._held * action.cost_of(form) <= MOST_AT_ONCE:
+            made = self._written(contents, static, form, not failures, MOST_AT_ONCE)
+        if made is None:
+            work = self._write_elsewhere(contents, static, form, not failures)
+            self._go_on(work, partial(self._reply, form, failures))
         else:
-            self._merge_long(contents, static, form, failures)
+            self._reply(form, failures, made)
 
-    def _merge_long(self, contents: list[bytes], static: bytes | None, form: OutputForm, failures: _Failures) -> None:
+    def _written(
+        self, contents: list[bytes], static: bytes | None, form: OutputForm, complete: bool, most: cython.Py_ssize_t
+    ) -> Composed | str | None:
+        """Return the response, or why it cannot be written; None: it has more than `most` bytes as XML, but may have
+        them.
+        """
+        action = self._action
+        limit: cython.Py_ssize_t = action.most_xml
+        made = action.write(contents, static, form, complete, min(most, limit))
+        return None if isinstance(made, str) and made != TOO_DEEP and most < limit else made
+
+    async def _write_elsewhere(
+        self, contents: list[bytes], static: bytes | None, form: OutputForm, complete: bool
+    ) -> Composed | str | HelperError:
         """Write a response whose members are long, or that needs their values."""
-        action, complete = self._action, not failures
+        action = self._action
+        write = partial(action.write, contents, static, form, complete)
+        if action.cost_of(form) == 1:
+            return await self._in_thread(partial(write, action.most_xml))
+        if self._held <= MOST_IN_THREAD:
+            made = await self._in_thread(partial(self._written, contents, static, form, complete, MOST_XML_IN_THREAD))
+            if made is not None:
+                return made
+        if sum(map(len, contents)) > MOST_SENT:
+            return f"made of more than {MOST_SENT} bytes"
+        most = min(action.most_xml, MOST_WRITTEN)
+        request = ResponseToWrite(contents, action.settings.flatmap, static, form.name, complete, most)
+        return await self._in_helper(request, Composed, partial(write, most))
 
-        def write(most: int) -> Composed | str:
-            return action.write(contents, static, form, complete, most)
-
-        def reply(made: Composed | str | HelperError) -> None:
-            self._reply(made, form, failures)
-
-        def offload() -> None:
-            if sum(map(len, contents)) > MOST_SENT:
-                reply(f"made of more than {MOST_SENT} bytes")
-                return
-            most = min(action.most_xml, MOST_WRITTEN)
-            request = ResponseToWrite(contents, action.settings.flatmap, static, form.name, complete, most)
-            self._offload(request, Composed, lambda: write(most), reply)
-
-        def reply_or_go_on(made: Composed | str) -> None:
-            if isinstance(made, str) and made != TOO_DEEP and most < action.most_xml:
-                offload()
-            else:
-                reply(made)
-
-        cost = action.cost_of(form)
-        size = self._held * cost
-        if cost == 1:
-            self._compute_in_thread(lambda: write(action.most_xml), reply)
-        elif self._held > MOST_IN_THREAD:
-            offload()
-        else:
-            most = min(action.most_xml, MOST_AT_ONCE if size <= MOST_AT_ONCE else MOST_XML_IN_THREAD)
-            self._compute(size, lambda: write(most), reply_or_go_on)
-
-    def _reply(self, made: Composed | str | HelperError, form: OutputForm, failures: _Failures) -> None:
+    def _reply(self, form: OutputForm, failures: _Failures, made: Composed | str | HelperError) -> None:
         exchange, action = self._exchange, self._action
         assert exchange is not None
         if isinstance(made, HelperError):
