@@ -3,16 +3,19 @@
 May run in a thread or a helper process: it uses nothing but the answer and the rules.
 """
 
+from __future__ import annotations
+
 from codecs import getincrementaldecoder
 from typing import Final, TypeAlias
 
 import orjson
 
-from fastgw.composition.call import PartAnswer
 from fastgw.composition.rules import AnswerRules, TextRule, Unusable, member
+from fastgw.errors import Fault
 from fastgw.http.content_coding.content_encoding import ALIASES
 from fastgw.http.json.invalid import InvalidJson
 from fastgw.http.json.texts import check_text
+from fastgw.http.messages import ResponseHead
 
 _RATIO: Final = 100
 """Maximum ratio of an answer to its encoded form."""
@@ -22,6 +25,36 @@ _PIECE: Final = 16 * 1024
 
 UsedAnswer: TypeAlias = tuple[bytes, bytes]
 """An answer as received, for the templates of other parts, and by the rules of its part: an object."""
+
+
+class PartAnswer:
+    """Answer to one request, or its failure. `head`: None for a failure without a response."""
+
+    def __init__(self, head: ResponseHead | None = None, body: bytes = b"") -> None:
+        self.head, self.body = head, body
+        self.status = 0 if head is None else head.status
+        self.fault: Fault | None = None
+        self.why = ""
+
+    @classmethod
+    def failed(cls, fault: Fault, why: str = "", head: ResponseHead | None = None) -> PartAnswer:
+        answer = cls(head)
+        answer.fault, answer.why = fault, why or fault.label
+        return answer
+
+    @property
+    def coding(self) -> bytes:
+        """Content coding of the body, in lower case; b"": none. Several ones are a list, which is unknown."""
+        values = () if self.head is None else self.head.values(b"content-encoding")
+        if not values:
+            return b""
+        coding = b",".join(values).strip().lower()
+        return b"" if coding == b"identity" else coding
+
+    @property
+    def media_type(self) -> bytes | None:
+        """Value of its `Content-Type`."""
+        return None if self.head is None else self.head.first(b"content-type")
 
 
 def decode_answer(answer: PartAnswer, most: int) -> PartAnswer | str:

@@ -1,6 +1,6 @@
 # The types of `freshness.py`.
 
-from fastgw.http.preconditions cimport joined
+from fastgw.http.messages cimport first_of, values_of
 
 cdef Py_ssize_t MOST_REMEMBERED_BYTES
 

@@ -6,8 +6,7 @@ from typing import Final, TypeAlias
 
 from fastgw.http.caching.directives import LONGEST, split_directives
 from fastgw.http.dates import parse_date
-from fastgw.http.messages import ResponseHead
-from fastgw.http.preconditions import joined
+from fastgw.http.messages import ResponseHead, first_of, values_of
 
 _RESTRICTIONS = (b"no-store", b"no-cache", b"private", b"must-revalidate", b"proxy-revalidate")
 """Directives that restrict the whole as soon as one part has them. Their arguments name headers, of which the whole has
@@ -35,10 +34,10 @@ def cache_fields(answers: Sequence[ResponseHead], now: float) -> tuple[tuple[byt
     stated: list[_Stated] = []
     size = 0
     for head in answers:
-        control: bytes = joined(head, b"cache-control") or b""
-        vary: bytes = joined(head, b"vary") or b""
-        age: bytes = head.first(b"age") or b""
-        until_expiry = None if head.first(b"expires") is None else _until_expiry(head, now)
+        control: bytes = b", ".join(values_of(head, b"cache-control"))
+        vary: bytes = b", ".join(values_of(head, b"vary"))
+        age: bytes = first_of(head, b"age") or b""
+        until_expiry = None if first_of(head, b"expires") is None else _until_expiry(head, now)
         stated.append((control, vary, age, until_expiry))
         size += len(control) + len(vary) + len(age)
     # PERF: services send the same lines with each response: 5 us instead of 20 (CPython 3.11, bench compose).

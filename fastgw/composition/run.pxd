@@ -2,15 +2,16 @@
 
 cimport cython
 
-from fastgw.composition.answers cimport use_body
-from fastgw.composition.call cimport PartAnswer, PartCall, PartCalls
+from fastgw.composition.answers cimport PartAnswer, use_body
 from fastgw.composition.freshness cimport cache_fields
 from fastgw.composition.part cimport CompiledPart, SentRequest
 from fastgw.composition.plan cimport CompositionPlan
-from fastgw.eventloop.timer_wheel cimport Wheel
+from fastgw.eventloop.timer_wheel cimport Timed, Wheel
+from fastgw.exchange.body_relay cimport whole_body
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.http.preconditions cimport evaluate
 from fastgw.upstream.client.response_action cimport is_for_cache
+from fastgw.upstream.client.subrequest cimport Subrequest, WholeListener, send_lines
 from fastgw.upstream.upstream cimport Upstream
 
 cdef double inf
@@ -31,7 +32,25 @@ cdef class _PartState:
     cdef public int waits
 
 
-cdef class ComposeRun(PartCalls):
+cdef class ComposeRun
+
+
+cdef class PartCall(WholeListener):
+    cdef public object _head
+    cdef public list _pieces
+    cdef public ComposeRun _run
+    cdef public Subrequest _sent
+    cdef public Py_ssize_t _size
+    cdef public Py_ssize_t index
+    cdef public CompiledPart part
+
+    cdef send(self, Exchange exchange, tuple request, double timeout, int most_requests)
+    cpdef on_whole(self, head, bytes body)
+    cdef _finish(self, PartAnswer answer)
+    cdef bint _takes(self, Py_ssize_t size) except -1
+
+
+cdef class ComposeRun(Timed):
     cdef public CompositionPlan _action
     cdef public object _body
     cdef public set _calls
@@ -41,6 +60,7 @@ cdef class ComposeRun(PartCalls):
     cdef public Exchange _exchange
     cdef public list _heads
     cdef public Py_ssize_t _held
+    cdef Py_ssize_t most_bytes
     cdef public list _ready
     cdef public list _states
     cdef public Py_ssize_t _taken

@@ -17,20 +17,19 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import cython
 
-from fastgw.composition.answers import UsedAnswer, decode_answer, use_body
-from fastgw.composition.call import PartAnswer, PartCall, PartCalls
+from fastgw.composition.answers import PartAnswer, UsedAnswer, decode_answer, use_body
 from fastgw.composition.freshness import cache_fields, tag_fields, with_vary
 from fastgw.composition.helper_program import AnswerToUse, ResponseToWrite
 from fastgw.composition.outputs import TOO_DEEP, XML, Composed, OutputForm
-from fastgw.composition.part import CompiledPart, SentRequest, joined_list
+from fastgw.composition.part import CompiledPart, PartRequest, SentRequest, joined_list
 from fastgw.composition.plan import CompositionPlan
 from fastgw.composition.rules import MOST_AT_ONCE
 from fastgw.composition.templates import MissingValue
 from fastgw.composition.value_work import MOST_IN_THREAD, MOST_SENT, MOST_WRITTEN, MOST_XML_IN_THREAD, ValueWork
 from fastgw.errors import Fault
-from fastgw.eventloop.timer_wheel import Wheel
-from fastgw.exchange import Reply, Response, problem
-from fastgw.exchange.body_relay import MAX_KEPT
+from fastgw.eventloop.timer_wheel import Timed, Wheel
+from fastgw.exchange import Reply, Response, Trailers, problem
+from fastgw.exchange.body_relay import MAX_KEPT, whole_body
 from fastgw.exchange.exchange import Exchange
 from fastgw.helper_processes.pool import HelperBusy, HelperError
 from fastgw.helper_processes.shared_pool import fault_of
@@ -41,6 +40,7 @@ from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.shm.held_body_budget import WHY_NOT_HELD
 from fastgw.upstream.client.held_body import HeldBody
 from fastgw.upstream.client.response_action import is_for_cache, send_made
+from fastgw.upstream.client.subrequest import Subrequest, SubrequestFailed, WholeListener, send_lines
 from fastgw.upstream.upstream import Upstream
 
 T = TypeVar("T")
@@ -116,7 +116,101 @@ class _Values:
         return self._run.state_of(part).value(path)
 
 
-class ComposeRun(PartCalls):
+class PartCall(WholeListener):
+    """Listener to the response to one request of a part. `index`: of its element, for `for_each`."""
+
+    def __init__(self, part: CompiledPart, index: int, run: ComposeRun) -> None:
+        self.part, self.index = part, index
+        self._run: ComposeRun | None = run  # until the end of the request
+        self._pieces: list[bytes] | None = None
+        self._size = 0
+        self._head: ResponseHead | None = None
+        self._sent: Subrequest | None = None
+
+    def send(self, exchange: Exchange, request: PartRequest, timeout: float, most_requests: cython.int) -> None:
+        """Send the request, which may end before this returns. `timeout`: inf: that of the whole is enough."""
+        part = self.part
+        target, lines, payload = request
+        body = whole_body(payload, len(payload)) if payload else None
+        try:
+            sent: Any = send_lines(
+                exchange, part.upstream, part.forward, self, part.method, target, lines, body, timeout, most_requests
+            )
+        except ValueError as error:
+            self._finish(PartAnswer.failed(Fault.INTERNAL, str(error)))
+            return
+        if isinstance(sent, SubrequestFailed):
+            self._finish(PartAnswer.failed(sent.fault, sent.why))
+        elif self._run is not None:
+            self._sent = sent
+
+    def expire(self) -> None:
+        """End the request, because the time of the whole has passed."""
+        self._end(PartAnswer.failed(Fault.UPSTREAM_TIMEOUT, head=self._head))
+
+    def cancel(self) -> None:
+        """Cancel the request: its answer is not needed any more."""
+        self._run = None
+        sent, self._sent = self._sent, None
+        if sent is not None:
+            sent.cancel()
+
+    def _finish(self, answer: PartAnswer) -> None:
+        run, self._run = self._run, None
+        self._sent = self._pieces = None
+        if run is not None:
+            run.answered(self, answer)
+
+    def _refuse(self, why: str) -> None:
+        """End the request, whose response cannot be held."""
+        self._end(PartAnswer.failed(Fault.RESPONSE_TOO_LARGE, why, self._head))
+
+    def _end(self, answer: PartAnswer) -> None:
+        """End the request before the end of its response."""
+        sent, self._sent = self._sent, None
+        self._finish(answer)
+        if sent is not None:
+            sent.cancel()
+
+    # calls of the sub-request
+
+    def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        self._head = head
+        if self._takes(len(body)):
+            self._finish(PartAnswer(head, body))
+
+    def on_response(self, head: ResponseHead) -> None:
+        self._head = head
+
+    def on_data(self, payload: bytes) -> None:
+        if self._takes(len(payload)):
+            if self._pieces is None:
+                self._pieces = [payload]
+            else:
+                self._pieces.append(payload)
+
+    def on_end(self, trailers: Trailers) -> None:
+        self._finish(PartAnswer(self._head, b"".join(self._pieces or ())))
+
+    def on_failure(self, failure: SubrequestFailed) -> None:
+        self._finish(PartAnswer.failed(failure.fault, failure.why, self._head))
+
+    def _takes(self, size: cython.Py_ssize_t) -> bool:
+        """Whether more bytes of the body can be held; otherwise the request ends."""
+        run = self._run
+        if run is None:
+            return False
+        self._size += size
+        if self._size > run.most_bytes:
+            self._refuse(f"the response has more than {run.most_bytes} bytes")
+            return False
+        if not run.take_memory(size):
+            self._refuse(WHY_NOT_HELD)
+            return False
+        return True
+
+
+class ComposeRun(Timed):
     """Service side of a composed exchange."""
 
     def __init__(self, action: CompositionPlan, exchange: Exchange) -> None:
