@@ -127,7 +127,7 @@ def _measure(scenario: Scenario, effort: Effort, only: str = "") -> Outcome:
         contestants = measure(scenario, effort)
     except (NotReady, NotTheSameWork, NoAnswers) as error:
         raise CannotMeasure(f"{scenario.name}: {error}") from error
-    return Outcome(scenario, effort, contestants, machine.describe(), scenario.parts())
+    return Outcome(scenario, effort, contestants, machine.describe())
 
 
 def _check_names(scenarios: Sequence[Scenario], only: str) -> None:

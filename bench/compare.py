@@ -81,7 +81,6 @@ def between(scenario: Scenario, pythons: dict[str, Path]) -> Scenario:
         peers=peers,
         tables=[table(each) for each in scenario.tables],
         prove=lambda name, running: scenario.prove(without_revision(name), running),
-        parts=dict,
         pictures=(),
     )
 

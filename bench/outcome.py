@@ -20,7 +20,6 @@ class Outcome:
     contestants: Sequence[Measured]
     about: Mapping[str, str]
     """Machine, versions, revision and date."""
-    parts: Mapping[str, float]
 
     @property
     def void(self) -> list[str]:
@@ -38,7 +37,6 @@ def write(outcome: Outcome, file: Path) -> None:
         "about": outcome.about,
         "effort": asdict(outcome.effort),
         "void": outcome.void,
-        "parts": outcome.parts,
         "contestants": [asdict(each) for each in outcome.contestants],
     }
     file.write_text(json.dumps(kept, indent=1) + "\n")
@@ -51,7 +49,7 @@ def read(file: Path) -> Outcome:
         replace(Measured(**each), samples=[Sample(**sample) for sample in each["samples"]])
         for each in kept["contestants"]
     ]
-    return Outcome(SCENARIOS[kept["scenario"]], Effort(**kept["effort"]), contestants, kept["about"], kept["parts"])
+    return Outcome(SCENARIOS[kept["scenario"]], Effort(**kept["effort"]), contestants, kept["about"])
 
 
 def newest(scenario: str, folder: Path = RESULTS) -> Path | None:

@@ -53,9 +53,6 @@ def _lines(outcome: Outcome) -> Iterator[str]:
         yield f"## {table.title or table.load}"
         yield ""
         yield from rows(table, outcome.contestants)
-        if table is shown[0]:
-            width = len(table.columns) - 1
-            yield from (_row([part, f"{us:.2f}", *[""] * (width + 1)]) for part, us in outcome.parts.items())
     yield ""
     yield "; ".join(f"{each.name} {each.version}" for each in outcome.contestants)
 

@@ -16,7 +16,7 @@ from fastgw.http.http1.parser import (
     take_answer,
     take_request,
 )
-from fastgw.http.http1.second_parser import SecondParser, SharedParser
+from fastgw.http.http1.second_parser import SecondParser
 from fastgw.http.messages import ResponseHead
 
 MAX_BYTES, MAX_FIELDS = 65_536, 100
@@ -37,7 +37,7 @@ def rooms() -> Iterator[Room]:
     yield Room("find the end of a request head", find_head_end, REQUESTS)
     yield Room("judge a request head", parse_request, REQUESTS)
     yield Room("  our judge alone", lambda raw: read_request(raw, MAX_FIELDS), REQUESTS)
-    yield Room("  llhttp alone", SharedParser(HttpRequestParser).head, REQUESTS)
+    yield Room("  llhttp alone", lambda raw: SecondParser(HttpRequestParser).head(raw, False), REQUESTS)
     yield Room(
         "take an answer out of the read buffer",
         lambda buffer: take_answer(buffer, len(buffer) - ROOM, b"GET"),
@@ -45,7 +45,7 @@ def rooms() -> Iterator[Room]:
     )
     yield Room("judge a response with its body", _judge_answer, answers)
     yield Room("  our judge alone, of its head", lambda raw: read_response(raw, b"GET", MAX_FIELDS), RESPONSES)
-    yield Room("  llhttp alone", SharedParser(HttpResponseParser).whole, ANSWERS)
+    yield Room("  llhttp alone", lambda raw: SecondParser(HttpResponseParser).whole(raw), ANSWERS)
     yield Room("judge a response head", lambda raw: parse_response(raw, b"GET"), RESPONSES)
     yield Room("  llhttp alone", lambda raw: SecondParser(HttpResponseParser).head(raw, True), RESPONSES)
 

@@ -1,14 +1,7 @@
 """plain: cost of a request that is only routed, forwarded and logged."""
 
-import re
-
-from httptools import HttpRequestParser, HttpResponseParser
-
 from bench.load.h2load import FixedRate
 from bench.load.wrk import Wrk
-from bench.micro.heads import REQUESTS, RESPONSES
-from bench.micro.timing import Room, time_room
-from bench.origin import BODY
 from bench.peers import Caddy, Envoy, Fastgw, Haproxy, Nginx
 from bench.scenarios.scenario import (
     CORE_USED,
@@ -26,22 +19,9 @@ from bench.scenarios.scenario import (
     Table,
     ratio_to,
 )
-from fastgw.http.http1.second_parser import SharedParser
 
 CPU = (CPU_US, USER_US, SYSTEM_US, ratio_to("nginx"), ratio_to("nginx (no log)"), RATE, CORE_USED, P50, P90, P99, P999)
 BODY_OF_ANSWERS = {"body": "@body.json"}
-CONTENT_LENGTH, LENGTH = re.compile(rb"Content-Length: [0-9]+"), b"Content-Length: %d" % len(BODY)
-PASSES = 9
-
-
-def parts() -> dict[str, float]:
-    """Return the share of the second parser: llhttp reads both heads and the response body."""
-    request, response = SharedParser(HttpRequestParser), SharedParser(HttpResponseParser)
-    answers = [head + BODY.encode() for head in (CONTENT_LENGTH.sub(LENGTH, head) for head in RESPONSES)]
-    ns = time_room(Room("request", request.head, REQUESTS), PASSES).least
-    ns += time_room(Room("response", response.whole, answers), PASSES).least
-    return {"of fastgw's, llhttp as the second judge (timed alone)": ns / 1000}
-
 
 SCENARIO = Scenario(
     name="plain",
@@ -70,7 +50,6 @@ SCENARIO = Scenario(
         Table("16 connections", CPU),
         Table("half load", (*CPU, ratio_to("nginx", P99))),
     ),
-    parts=parts,
     thorough=frozenset({"nginx (no log)", "haproxy (no log)"}),
     pictures=(
         Picture(Kind.BARS, "64 connections", "CPU per proxied request, 64 connections"),

@@ -1,6 +1,6 @@
 """Definition of a scenario: contestants, loads, verification, tables and plots."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -121,8 +121,6 @@ class Scenario:
     """Whether the contestants are restarted for each round, without a warm-up: for figures that depend on their age."""
     rounds_of: int = 1
     """Run one round of this many: for long rounds with stable results."""
-    parts: Callable[[], Mapping[str, float]] = dict
-    """Function that times parts of fastgw's CPU time per request, in us, after the rounds: rows of the first table."""
     pictures: Sequence[Picture] = ()
     thorough: frozenset[str] = frozenset()
     """Contestants left out by `quick`."""

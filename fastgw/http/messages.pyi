@@ -69,7 +69,7 @@ class Head:
 
 @final
 class RequestHead(Head):
-    """A request head that was accepted by both parsers, or stands in for one (`http1.parser.stand_in_head`): then its
+    """A request head that was accepted by the parsers, or stands in for one (`http1.parser.stand_in_head`): then its
     text is made up, and it has no authority.
     """
 
@@ -134,7 +134,7 @@ class RequestHead(Head):
 
 @final
 class ResponseHead(Head):
-    """A response head that was accepted by both parsers. `length` and `chunked` are as declared, also if no body
+    """A response head that was accepted by the parsers. `length` and `chunked` are as declared, also if no body
     follows (HEAD, 304) and they describe the response to a GET.
     """
 

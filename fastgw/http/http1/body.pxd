@@ -1,7 +1,5 @@
 from libc.stdint cimport uint8_t
 
-from fastgw.http.http1.second_parser cimport SecondParser
-
 
 cdef class BodyBuffer:
     cdef Py_ssize_t _size
@@ -21,10 +19,9 @@ cdef class BodyReader:
 
 
 cdef class LengthReader(BodyReader):
-    cdef SecondParser _second_parser
     cdef long long _left
 
 
 # Return the payload of a chunked body that begins at `at` and ends exactly at `end`. None: it ends elsewhere, or has
-# extensions or trailers. This is the first parser only: llhttp has to accept it as well.
+# extensions or trailers.
 cdef bytes plain_payload(const uint8_t* at, const uint8_t* end)

@@ -1,6 +1,6 @@
 """Body readers: by length, in chunks, or until the connection ends (RFC 9112 sections 6 and 7).
 
-They hold only an incomplete chunk line or trailer section. llhttp reads the same bytes, and a body ends only where both
+They hold only an incomplete chunk line or trailer section. llhttp reads the same chunks, and they end only where both
 parsers agree.
 """
 
@@ -34,14 +34,12 @@ class BodyReader:
         """Handle the end of the connection. Raises `Malformed` if the body is incomplete."""
 
 class LengthReader(BodyReader):
-    """A body of `length` bytes; with 0 there is no body, and no second parser."""
+    """A body of `length` bytes; with 0 there is no body."""
 
-    def __init__(self, length: int, second_parser: SecondParser | None) -> None: ...
+    def __init__(self, length: int) -> None: ...
 
 class UntilCloseReader(BodyReader):
     """A response body that ends with its connection."""
-
-    def __init__(self, second_parser: SecondParser) -> None: ...
 
 class ChunkedReader(BodyReader):
     """A body in chunks, with its trailers."""
@@ -49,6 +47,6 @@ class ChunkedReader(BodyReader):
     def __init__(self, second_parser: SecondParser, longest_trailers: int = ..., most_trailers: int = ...) -> None: ...
 
 def body_reader(head: RequestHead | ResponseHead, longest_trailers: int = ..., most_trailers: int = ...) -> BodyReader:
-    """Return the reader for the bytes after a head whose `payload` is None. Call it once: it continues the second
-    parser.
+    """Return the reader for the bytes after a head whose `payload` is None. Call it once: that of chunks continues the
+    second parser.
     """

@@ -79,9 +79,8 @@ cdef class BodyReader:
 
 
 cdef class LengthReader(BodyReader):
-    def __init__(self, long long length, SecondParser second_parser):
+    def __init__(self, long long length):
         self._left = length
-        self._second_parser = second_parser
         self.done = length == 0
 
     cpdef long long bytes_assured(self) except -1:
@@ -92,15 +91,13 @@ cdef class LengthReader(BodyReader):
             raise TypeError("expected bytes")
         cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(chunk)
         cdef Py_ssize_t length = PyBytes_GET_SIZE(chunk)
-        if self.done or self._second_parser is None:
+        if self.done:
             self.rest += chunk
             return b""
         if length < self._left:
-            self._second_parser.read_on(at, length)
             self._left -= length
             return chunk
         cdef Py_ssize_t left = self._left
-        self._second_parser.read_last(at, left)
         self._left = 0
         self.done = True
         if length == left:
@@ -114,18 +111,12 @@ cdef class LengthReader(BodyReader):
 
 
 cdef class UntilCloseReader(BodyReader):
-    cdef SecondParser _second_parser
-
-    def __init__(self, SecondParser second_parser not None):
-        self._second_parser = second_parser
-
     cpdef long long bytes_assured(self) except -1:
         return <long long>1 << 62
 
     cpdef bytes feed(self, bytes chunk):
         if chunk is None:
             raise TypeError("expected bytes")
-        self._second_parser.read_on(<const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
         return chunk
 
     def eof(self):
@@ -361,9 +352,9 @@ def body_reader(
 ):
     if type(head) is ResponseHead:
         if not (<ResponseHead>head).has_body:
-            return LengthReader(0, None)
+            return LengthReader(0)
         if not head.chunked and (<ResponseHead>head).until_close:
-            return UntilCloseReader(head._second_parser)
+            return UntilCloseReader()
     if head.chunked:
         return ChunkedReader(head._second_parser, longest_trailers, most_trailers)
-    return LengthReader(head.length, head._second_parser)
+    return LengthReader(head.length)

@@ -13,7 +13,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memchr, memcmp
 
 from fastgw.http.http1.body cimport BodyBuffer, plain_payload
-from fastgw.http.http1.second_parser cimport UNKNOWN, SecondParser, SharedParser
+from fastgw.http.http1.second_parser cimport UNKNOWN, SecondParser
 from fastgw.http.messages cimport (
     CONNECTION, CONTENT_LENGTH, DIGIT, EXPECT, HOST, HOST_NAME, MAX_FORWARDS, PLAIN_PATH, TARGET, TE, TOKEN,
     TRANSFER_ENCODING, UPGRADE, Head, Line, RequestHead, ResponseHead, Span, bit_of, cut, cut_off_payload, has_one_line,
@@ -116,6 +116,14 @@ cdef int _refuse_codings(Head head, bint request) except -1:
     if request and codings and codings.pop() == b"chunked" and codings and b"chunked" not in codings:
         raise Malformed("The only supported transfer coding is chunked.", 501)
     raise Malformed("Transfer-Encoding is not chunked.")
+
+
+cdef bint _has_usual_framing(Head head) noexcept:
+    """Whether no parser can read it otherwise: the first one accepts CRLF, no white space before a colon, no continued
+    line and one number as the only length; without transfer codings and other protocols nothing else is framing. The
+    body of a response that is `whole` has plain chunks. That llhttp reads all of them alike is shown by fuzzing.
+    """
+    return head.minor == 1 and not head.names & bit_of(UPGRADE)
 
 
 cdef bint _is_odd_for_llhttp(Head head) noexcept:
@@ -411,15 +419,12 @@ cdef int _read_demands(RequestHead head, bint upgrading) except -1:
     return 0
 
 
-cdef SharedParser _second_parser_of_requests = SharedParser(HttpRequestParser)
-
-
 cdef int _parse_request_again(RequestHead head) except -1:
-    """Parse what was received again with llhttp. Raises `Malformed`."""
+    """Parse what was received again with llhttp, if it may be read otherwise. Raises `Malformed`."""
     cdef bytes text = head.source, method = None
     cdef SecondParser parser
     cdef Py_ssize_t length = head.message_length
-    if head.whole and not head.close and _second_parser_of_requests.agrees(_start(text), length, head.length > 0):
+    if _has_usual_framing(head) and not head.chunked and head.origin_form and _has_common_method(head):
         return 0
     if not _has_common_method(head):
         method = method_for_llhttp(head.method)
@@ -428,11 +433,11 @@ cdef int _parse_request_again(RequestHead head) except -1:
     if method is not None or ((head.length or head.chunked) and _is_odd_for_llhttp(head)):
         text = _message_for_llhttp(head, method)
         length = PyBytes_GET_SIZE(text)
-    if head.whole:
-        _second_parser_of_requests.read_message(_start(text), length, head.length > 0, head.close)
+    parser = SecondParser(HttpRequestParser)
+    if head.whole and head.length:
+        parser.read_whole(_start(text), length)
     else:
-        parser = SecondParser(HttpRequestParser)
-        parser.read_head(_start(text), length, True)
+        parser.read_head(_start(text), length, not head.whole)
         head._second_parser = parser
     return 0
 
@@ -655,29 +660,23 @@ cdef inline bint _is_head(bytes method) noexcept:
     return PyBytes_GET_SIZE(method) == 4 and not memcmp(PyBytes_AS_STRING(method), b"HEAD", 4)
 
 
-cdef SharedParser _second_parser_of_responses = SharedParser(HttpResponseParser)
-
-
 cdef int _parse_response_again(ResponseHead head, bytes request_method) except -1:
-    """Parse the head again with llhttp, and the body if all of it was received. Raises `Malformed`."""
+    """Parse the head again with llhttp, and the body if all of it was received, if they may be read otherwise. Raises
+    `Malformed`.
+    """
     cdef bytes text = head.source
     cdef SecondParser parser
-    if head.whole and not head.close and not _is_head(request_method) and _second_parser_of_responses.agrees(
-        _start(text), PyBytes_GET_SIZE(text), head.has_body
-    ):
+    if _has_usual_framing(head) and head.status >= 200 and not head.until_close and (head.whole or not head.chunked):
         return 0
     if head.upgrade is _NO_NAMES and _is_odd_for_llhttp(head):
         text = _message_for_llhttp(head, None)
+    parser = SecondParser(HttpResponseParser)
     if _is_head(request_method):
-        SecondParser(HttpResponseParser).read_head(_start(text), PyBytes_GET_SIZE(text), UNKNOWN)
-    elif head.whole or not head.has_body:
-        _second_parser_of_responses.read_message(
-            _start(text), PyBytes_GET_SIZE(text), head.has_body,
-            head.close or head.upgrade is not _NO_NAMES,
-        )
+        parser.read_head(_start(text), PyBytes_GET_SIZE(text), UNKNOWN)
+    elif head.whole and head.has_body:
+        parser.read_whole(_start(text), PyBytes_GET_SIZE(text))
     else:
-        parser = SecondParser(HttpResponseParser)
-        parser.read_head(_start(text), PyBytes_GET_SIZE(text), True)
+        parser.read_head(_start(text), PyBytes_GET_SIZE(text), head.has_body)
         head._second_parser = parser
     return 0
 

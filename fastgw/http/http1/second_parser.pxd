@@ -23,11 +23,3 @@ cdef class SecondParser:
     cdef int read_on(self, const uint8_t* at, Py_ssize_t length) except -1
     cdef int read_last(self, const uint8_t* at, Py_ssize_t length) except -1
     cdef bint _feed(self, const uint8_t* at, Py_ssize_t length) except -1
-
-
-cdef class SharedParser:
-    cdef object _kind
-    cdef SecondParser _parser
-
-    cdef bint agrees(self, const uint8_t* at, Py_ssize_t length, bint has_body) except -1
-    cdef int read_message(self, const uint8_t* at, Py_ssize_t length, bint has_body, bint closes) except -1

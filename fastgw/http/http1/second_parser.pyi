@@ -1,4 +1,6 @@
-"""Second parser: llhttp also reads every head and body byte, and has to find the same message in them.
+"""Second parser: llhttp also reads what may be read in more than one way, and has to find the same message in it: heads
+of other methods, targets and versions than the usual ones, offers of other protocols, bodies that end with their
+connection, and chunks that arrive one after the other.
 
 It only confirms the result of the first parser: that the bytes are well-formed, whether a body follows the head, and
 that the message ends with the same byte. It runs without field callbacks, so it creates no objects, and without any
@@ -31,17 +33,6 @@ class SecondParser:
 
     def last(self, chunk: bytes) -> None:
         """Read at least one byte, up to the last byte of the message. Raises `Malformed`."""
-
-@final
-class SharedParser:
-    """llhttp parser of all messages that were received as a whole and leave the connection open."""
-
-    def __init__(self, kind: type[HttpRequestParser] | type[HttpResponseParser]) -> None: ...
-    def head(self, raw: bytes) -> None:
-        """Read exactly one head without a body. Raises `Malformed`."""
-
-    def whole(self, message: bytes) -> None:
-        """Read exactly one message with a body. Raises `Malformed`."""
 
 def disagreement() -> Malformed:
     """Return the error for bytes in which llhttp finds another message than the first parser."""

@@ -156,7 +156,7 @@ def test_nothing_is_concluded_from_void_results():
 def test_the_newest_results_are_read_as_they_were_kept(tmp_path: Path):
     contestants = [measured("fastgw", [9.0, 9.0]), measured("nginx", [10.0, 10.0])]
     for date, chosen in (("2026-11-20T0915Z", contestants), ("2026-11-19T2359Z", [])):
-        outcome = Outcome(SCENARIOS["plain"], Effort(2, 1, (0, 1)), chosen, {}, {})
+        outcome = Outcome(SCENARIOS["plain"], Effort(2, 1, (0, 1)), chosen, {})
         write(outcome, tmp_path / f"plain-{date}.json")
     found = kept("plain", tmp_path)
     assert found is not None

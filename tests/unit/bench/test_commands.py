@@ -17,7 +17,6 @@ KEPT = {
     "about": {"date": "2026-11-20T09:15Z"},
     "effort": {"rounds": 1, "seconds": 1, "cores": [0, 1]},
     "void": [],
-    "parts": {},
     "contestants": [],
 }
 LOADED = SCENARIOS["plain"].tables[0].load
@@ -91,7 +90,7 @@ OTHER_FORMS = {
     "no text": "\udcff",
     "a list": "[]",
     "a scenario that is no more": json.dumps({**KEPT, "scenario": "gone"}),
-    "without a part": json.dumps({key: value for key, value in KEPT.items() if key != "parts"}),
+    "without its effort": json.dumps({key: value for key, value in KEPT.items() if key != "effort"}),
     "an earlier sample": json.dumps({**KEPT, "contestants": [{"name": "a", "version": "1", "samples": [{"us": 1}]}]}),
     "no figures": json.dumps({**KEPT, "contestants": [{"name": "a", "version": "1", "samples": [NO_FIGURES]}]}),
 }

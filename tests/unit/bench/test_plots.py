@@ -17,7 +17,7 @@ CONTESTANTS = [
     Measured("fastgw", "0.1.0", [SAMPLE, replace(SAMPLE, round=2, cpu_s=0.03)]),
     Measured("nginx (no log)", "1.22.1", [replace(SAMPLE, cpu_s=0.01)]),
 ]
-OUTCOME = Outcome(SCENARIO, Effort(2, 2, (0, 1)), CONTESTANTS, {}, {})
+OUTCOME = Outcome(SCENARIO, Effort(2, 2, (0, 1)), CONTESTANTS, {})
 
 
 def test_pictures_are_drawn_of_what_was_measured(tmp_path: Path) -> None:

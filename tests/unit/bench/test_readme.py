@@ -25,7 +25,7 @@ FULL = Sample("64 connections", 1, 1000, 0.5, 0.03, 0.01, 0.02, FIGURES, None, {
 FASTGW = Measured("fastgw", "0.1.0", [replace(FULL, cpu_s=0.018), replace(FULL, load="half load", cpu_s=0.02)])
 PURE = Measured("fastgw (pure Python)", "0.1.0", [replace(FULL, cpu_s=0.025)])
 NGINX = Measured("nginx", "1.22.1", [replace(FULL, cpu_s=0.02), replace(FULL, load="half load", cpu_s=0.025)])
-PLAIN = Outcome(SCENARIOS["plain"], Effort(1, 1, (0, 1)), [PURE, NGINX, FASTGW], ABOUT, {})
+PLAIN = Outcome(SCENARIOS["plain"], Effort(1, 1, (0, 1)), [PURE, NGINX, FASTGW], ABOUT)
 
 
 @pytest.fixture

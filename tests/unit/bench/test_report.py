@@ -61,7 +61,7 @@ def test_a_contestant_that_a_load_was_not_meant_for_has_no_row():
 
 
 def outcome(*contestants: Measured) -> Outcome:
-    return Outcome(SCENARIO, Effort(3, 2, (0, 1)), contestants, {"date": "2026-11-20T09:15Z"}, {"of it, llhttp": 1.2})
+    return Outcome(SCENARIO, Effort(3, 2, (0, 1)), contestants, {"date": "2026-11-20T09:15Z"})
 
 
 def test_a_report_says_first_that_it_is_void_and_counts_errors():
@@ -77,9 +77,8 @@ def test_a_report_says_first_that_it_is_void_and_counts_errors():
     assert "| fastgw | 22.00 | 1.100 [1.100..1.100] | 500 | 2.35 | 3 |" in lines
 
 
-def test_parts_are_rows_as_wide_as_the_first_table_and_loads_not_measured_have_none():
+def test_loads_not_measured_have_no_table():
     text = report.as_markdown(outcome(FASTGW, NGINX))
-    assert "| of it, llhttp | 1.20 |  |  |  |  |" in text
     assert "## 64 connections" in text
     assert "## 16 connections" not in text
 

@@ -123,7 +123,7 @@ def test_log_lines_and_requests_agree_but_for_what_the_end_cut_off(tmp_path, mon
 def measured_plain(**faults: int) -> Outcome:
     contestants = [Measured("fastgw", "0.1.0", [replace(SAMPLE, faults=faults)]), Measured("nginx", "1.22.1", [SAMPLE])]
     about = {"date": "2026-11-20T09:15Z", "revision": "bd74b3d"}
-    return Outcome(SCENARIOS["plain"], Effort(1, 2, [0, 1]), contestants, about, {"llhttp": 1.25})
+    return Outcome(SCENARIOS["plain"], Effort(1, 2, [0, 1]), contestants, about)
 
 
 def test_what_is_kept_is_read_again(tmp_path):
