@@ -2,6 +2,8 @@
 
 cimport cython
 
+from fastgw.http.messages cimport values_of
+
 
 cdef class Peer:
     cdef public bytes _authority
@@ -23,3 +25,12 @@ cdef class Peer:
 
 cpdef bytes client_scheme(head, Peer peer)
 cpdef bytes client_authority(head, Peer peer)
+cpdef client_origin(head, Peer peer)
+cpdef bytes reported_value(head, bytes name)
+cdef bytes _addresses_before(Peer peer, head)
+cdef bytes _addresses_of(head)
+cdef bytes _as_list(lines)
+cdef bytes _ip(str ip)
+cdef bytes _joined(bytes one, bytes other)
+cdef bytes _lines(bytes for_, bytes origin_lines, bytes real_ip, bytes client_cert)
+cdef bytes _list_of(head, bytes name)

@@ -1,8 +1,8 @@
 """Parser of request and response heads: what they mean, and how the body after them ends (RFC 9112 sections 2 to 6).
 
 An ambiguous head is rejected, not repaired. Of what could be read in more than one way two parsers decide: this one,
-and llhttp (`second_parser`); both must accept the head and agree on whether a body follows. Only the fields that a proxy has to process are parsed (`known`);
-the grammar of the others is checked, and they are forwarded unchanged.
+and llhttp (`second_parser`); both must accept the head and agree on whether a body follows. Only the fields that a
+proxy has to process are parsed (`known`); the grammar of the others is checked, and they are forwarded unchanged.
 """
 
 from typing import Final
