@@ -256,13 +256,22 @@ def rooms() -> Iterator[Room]:
     yield from _room("a POST of 1 KB", posts)
     yield from _room("a POST of 1 KB, 8 filters", posts, filters=8)
     yield from _room("a GET answered in chunks", chunked)
+    yield from _room("a GET behind a load balancer", [(_told(request), answer) for request, answer in gets], proxy=True)
     yield from _room_alone("a GET on a connection of its own", gets)
 
 
-def _room(name: str, messages: Messages, log: bool = False, filters: int = 0) -> Iterator[Room]:
+def _room(name: str, messages: Messages, log: bool = False, filters: int = 0, proxy: bool = False) -> Iterator[Room]:
     with TemporaryDirectory() as folder:
-        sinks = [f"{folder}/access.log"] if log else []
-        yield from room(name, messages, Path(folder), configuration(sinks, filters))
+        configured = configuration([f"{folder}/access.log"] if log else [], filters)
+        if proxy:
+            configured["listeners"]["public"]["trusted_proxies"] = ["192.0.2.0/24"]
+        yield from room(name, messages, Path(folder), configured)
+
+
+def _told(request: bytes) -> bytes:
+    """Return the request as received from a proxy that terminates TLS."""
+    fields = b"X-Forwarded-For: 198.51.100.7\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Port: 443\r\n\r\n"
+    return request.replace(b"\r\n\r\n", b"\r\n" + fields, 1)
 
 
 def _room_alone(name: str, messages: Messages) -> Iterator[Room]:
