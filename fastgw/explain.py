@@ -44,8 +44,8 @@ from fastgw.http.http1.parser import parse_request
 from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.malformed import Malformed
 from fastgw.net.client_certificate import ClientCertificate
+from fastgw.net.client_hello import ClientHello
 from fastgw.net.pem import decoded
-from fastgw.net.server_name import ClientHello
 from fastgw.observe.access_log.secret_names import SecretNames, masker
 from fastgw.observe.tracing.otlp_encoder import OtlpEncoder
 from fastgw.observe.tracing.spans import SpanBuilder

@@ -3,8 +3,8 @@
 import re
 from typing import Final
 
-from fastgw.net.client_hello import HANDSHAKE
-
+HANDSHAKE: Final = 22
+"""Content type of the first record of a TLS client."""
 PROXY_V1: Final = b"PROXY "
 PROXY_V2: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 PROXY_PROTOCOL: Final = "the PROXY protocol"

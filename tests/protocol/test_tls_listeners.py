@@ -17,7 +17,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from fastgw.net.client_hello import DECODE_ERROR, NO_APPLICATION_PROTOCOL
+from fastgw.net.client_hello import NO_APPLICATION_PROTOCOL, Alert
 from tests.support.certificates import Certificates, client_tls
 from tests.support.faults import assert_fault
 from tests.support.gateway import Gateway, wait_until
@@ -397,7 +397,7 @@ def test_a_hello_longer_than_any_is_refused_at_once(place: Place) -> None:
     before = metric(place, 'fastgw_tls_handshake_failures_total{fault="protocol_error"}')
     with place.gateway.connect() as client:
         client.send(b"\x16\x03\x01\x40\x00\x01\x01\x00\x00" + b"x" * 16_380)
-        assert client.read_to_end() == DECODE_ERROR
+        assert client.read_to_end() == Alert.DECODE_ERROR.record
     wait_until_counted(place, 'fastgw_tls_handshake_failures_total{fault="protocol_error"}', before)
 
 

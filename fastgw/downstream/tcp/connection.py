@@ -28,8 +28,8 @@ from fastgw.eventloop.socket_transport import SocketTransport, send_at_once
 from fastgw.eventloop.tls_transport import text_of
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import stand_in_head
+from fastgw.net.client_hello import Alert, ClientHello, HelloReader, InvalidHello
 from fastgw.net.proxy_protocol import Address, TerminatedTls, header_v1, header_v2
-from fastgw.net.server_name import Alert, ClientHello, HelloReader, InvalidHello
 from fastgw.observe.access_log.record import TCP
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.connections.connect import ConnectFailed, secure

@@ -8,7 +8,7 @@ from random import random
 from typing import Any, NamedTuple, final
 
 from fastgw.config.settings import gateway as config
-from fastgw.net.server_name import ClientHello
+from fastgw.net.client_hello import ClientHello
 from fastgw.upstream.policies.traffic_split import share_ends
 from fastgw.upstream.upstream import Upstream
 

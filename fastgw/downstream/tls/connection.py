@@ -22,17 +22,17 @@ from fastgw.eventloop.socket_transport import SocketTransport, unread_in_kernel
 from fastgw.eventloop.timer_wheel import Timed, Wheel
 from fastgw.eventloop.tls_transport import CLOSED, OPEN, SILENT, TlsTransport, text_of
 from fastgw.forwarded_headers import Peer, TlsParameters
-from fastgw.http.malformed import Malformed
 from fastgw.net.client_certificate import ClientCertificate
 from fastgw.net.client_hello import (
-    DECODE_ERROR,
-    HANDSHAKE,
     LONGEST_HELLO,
+    LONGEST_MESSAGE,
     NO_APPLICATION_PROTOCOL,
-    HelloBuffer,
+    Alert,
+    ClientHello,
+    HelloReader,
+    InvalidHello,
 )
-from fastgw.net.first_bytes import PROXY_PROTOCOL, not_begun_with, spoken_protocol
-from fastgw.net.server_name import Alert, ClientHello, HelloReader, InvalidHello, hello_of
+from fastgw.net.first_bytes import HANDSHAKE, PROXY_PROTOCOL, not_begun_with, spoken_protocol
 from fastgw.operator_events import OperatorEvent
 from fastgw.shm.node_limits import AddressLimit
 from fastgw.sync import acme_challenges
@@ -157,7 +157,6 @@ class TlsConnection(TlsTransport):
         "_address_limit",
         "_admitted",
         "_greeting",
-        "_hello",
         "_limit",
         "_local",
         "_server",
@@ -181,8 +180,7 @@ class TlsConnection(TlsTransport):
         self.peer = peer
         self._server = server
         self._limit: _Limit | _CertificateExpiry | None = None  # of the handshake; then of what it has verified
-        self._hello: HelloBuffer | None = None
-        self._greeting: HelloReader | None = None  # in its place where some names are passed through
+        self._greeting: HelloReader | None = None
         self._admitted = False
         self._address_limit: AddressLimit | None = None
         self._trusts, self._vouched = listener.trusts, b""
@@ -218,42 +216,17 @@ class TlsConnection(TlsTransport):
                 self._fail(HandshakeOutcome.PROTOCOL_ERROR, "data before the handshake")
         elif self._greeting is not None:
             self._read_greeting(self._greeting, received)
-        elif self._hello is None:
-            self._read_first_bytes(bytes(received))
         else:
-            self._read_hello(bytes(received))
+            self._read_first_bytes(bytes(received))
 
     def _read_first_bytes(self, received: bytes) -> None:
         if self.listener.tls is None or received[0] != HANDSHAKE:
             self._answer_plain(received)
             return
         tcp = self.listener.tcp
-        if tcp is not None and tcp.passes_some:
-            self._greeting = HelloReader()
-            self._read_greeting(self._greeting, received)
-            return
-        self._hello = HelloBuffer()
-        self._read_hello(received)
-
-    def _read_hello(self, chunk: bytes) -> None:
-        """Start the handshake once the whole ClientHello was received: until then it costs little more than its
-        bytes.
-        """
-        hello = self._hello
-        assert hello is not None
-        try:
-            if not hello.feed(chunk):
-                return
-        except Malformed as malformed:
-            self._reject_hello(malformed.reason, DECODE_ERROR)
-            return
-        received, self._hello = bytes(hello.received), None
-        try:
-            whole = hello_of(hello.message())
-        except InvalidHello as invalid:
-            self._reject_hello(str(invalid), b"" if invalid.alert is None else invalid.alert.record)
-            return
-        self._answer_hello(whole or ClientHello(), received)
+        passes_some = tcp is not None and tcp.passes_some
+        self._greeting = HelloReader(LONGEST_MESSAGE if passes_some else LONGEST_HELLO)
+        self._read_greeting(self._greeting, received)
 
     def _reject_hello(self, why: str, alert: bytes) -> None:
         if alert:
@@ -262,7 +235,7 @@ class TlsConnection(TlsTransport):
 
     def _read_greeting(self, greeting: HelloReader, chunk: bytes | memoryview) -> None:
         """Pass the connection through or start the handshake, once its ClientHello was read as strictly as where all
-        names are passed through.
+        names are passed through. Until then it costs little more than its bytes.
         """
         try:
             hello = greeting.feed(chunk)
@@ -276,8 +249,8 @@ class TlsConnection(TlsTransport):
         route = None if tcp is None else tcp.find(hello)
         if route is not None and route.passes_through:
             self._pass_through(greeting, hello)
-        elif len(greeting.received) > LONGEST_HELLO:
-            self._reject_hello(f"the ClientHello is longer than {LONGEST_HELLO} bytes", DECODE_ERROR)
+        elif greeting.message_bytes > LONGEST_HELLO:
+            self._reject_hello(f"the ClientHello is longer than {LONGEST_HELLO} bytes", Alert.DECODE_ERROR.record)
         else:
             self._answer_hello(hello, bytes(greeting.received))
 

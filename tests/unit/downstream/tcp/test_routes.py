@@ -11,7 +11,7 @@ import pytest
 from fastgw.config.base.value_types import Address
 from fastgw.config.settings.gateway import Listener, TlsRoute
 from fastgw.downstream.tcp.routes import TcpRoutes
-from fastgw.net.server_name import ClientHello
+from fastgw.net.client_hello import ClientHello
 from tests.support.table import for_each
 
 UPSTREAMS: Any = {name: name for name in ("exact", "special", "deep", "wide", "any", "any h2")}
