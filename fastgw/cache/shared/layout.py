@@ -72,9 +72,6 @@ DISK_FAILED: Final = 104
 """A purge could not be written to the disk tier, which is not used any more; see `JOURNAL_LEFT`."""
 DISK_SHARD: Final = 112
 """Number for the turns over the directories of the disk tier."""
-REMOVALS: Final = 128
-"""Words with the number of removals, by class of their keys, and half of the hash of the last key."""
-REMOVAL_CLASSES: Final = 128
 DISK_COUNTS: Final = 256
 """Words with the number and the bytes of the files in each directory of the disk tier."""
 

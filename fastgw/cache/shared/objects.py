@@ -228,7 +228,7 @@ class SharedWriter:
         time for a copy, `old` is removed and the lease ends.
         """
         store, key = self._store, self._key
-        self._lease_key, self._old, self._removals = lease_key, old, store.removals(key)
+        self._lease_key, self._old = lease_key, old
         former = self._cells.open(key)
         self._former = 0 if former is None else former.entry
         if former is not None:
@@ -285,21 +285,14 @@ class SharedWriter:
         or replaced meanwhile, or others were faster.
         """
         store, key, old = self._store, self._key, self._old
-        entry = self._cells.entry(key, self._location)
         replaced: int | None
         if old is not None:
+            entry = self._cells.entry(key, self._location)
             replaced = old.entry if self._cells.replace(old.position, old.entry, entry) else None
         else:
             replaced = None if self._is_outdated() else store.insert(key, self._location)
-        if replaced is None:
-            return None
-        # Only now it is found. A removal counts first, and looks then: so one of both sees the other.
-        store.memory.fence()
-        if old is None and store.was_removed(key, self._removals):
-            if not replaced or not store.put_back(key, self._location, replaced):
-                store.remove_entry(key, entry)
-            return None
-        self._words[self._at + STATUS] = GROWING
+        if replaced is not None:
+            self._words[self._at + STATUS] = GROWING  # only now it is found
         return replaced
 
     def _is_outdated(self) -> bool:

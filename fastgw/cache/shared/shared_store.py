@@ -37,8 +37,6 @@ from fastgw.cache.shared.layout import (
     EVICTED_FROM_INDEX,
     INSERTED,
     PURGE_SEQUENCE,
-    REMOVAL_CLASSES,
-    REMOVALS,
     REMOVED,
     CacheMemory,
 )
@@ -78,8 +76,6 @@ _FOUND_AGAIN: Final = 64
 """Every so many calls of `is_unchanged` one counts as a `find`, which shows what is popular."""
 _EVERYTHING: Final = (b"",)
 """Value of a purge of everything."""
-_LAST: Final = 0xFFFFFFFF
-"""Part of a word of `REMOVALS` that tells the last key; the other one is the number."""
 OWN_BYTES: Final = 16 * 1024**2
 _SHARE: Final = 8
 """An object takes at most this fraction of the memory."""
@@ -253,7 +249,6 @@ class SharedStore:
 
     def remove_from_memory(self, key: bytes) -> bool:
         """Remove the object of a key from memory alone."""
-        self._count_removal(key)  # also for an object that is not in the index yet
         was_there = is_changed = False
         # Again, if another process has changed the entry meanwhile: what it has put there may be the same object with
         # another head or in another segment, or one that breaks off, so that the object comes back.
@@ -268,7 +263,7 @@ class SharedStore:
         return was_there
 
     def remove_older(self, key: bytes, than: FetchBegin) -> None:
-        """Remove the object of a key, unless its fetch has begun later, and keep away what is being recalled of it."""
+        """Remove the object of a key, unless its fetch has begun later."""
         found, is_later = self.cells.open(key), False
         if found is not None:
             began, date = self._words[found.at + BEGAN], self._words[found.at + DATE]
@@ -410,24 +405,6 @@ class SharedStore:
             return False
         cells.unpin(found.segment)
         return True
-
-    def removals(self, key: bytes) -> int:
-        """Return a number to ask `was_removed` with."""
-        return self._words[REMOVALS + self.cells.hash(key) % REMOVAL_CLASSES]
-
-    def was_removed(self, key: bytes, removals: int) -> bool:
-        """Whether `remove` was called for a key since then, or several times for others that are counted with it."""
-        now = self.removals(key)
-        is_one_other = (now >> 32) - (removals >> 32) == 1 and now & _LAST != self.cells.hash(key) >> 32
-        return now != removals and not is_one_other
-
-    def _count_removal(self, key: bytes) -> None:
-        hash_ = self.cells.hash(key)
-        at = REMOVALS + hash_ % REMOVAL_CLASSES
-        while True:
-            seen = self._words[at]
-            if self.memory.swap(at, seen, ((seen >> 32) + 1 & _LAST) << 32 | hash_ >> 32):
-                return
 
     def remove_entry(self, key: bytes, entry: int) -> bool:
         """Remove an entry from the index. False: it was not in it any more."""

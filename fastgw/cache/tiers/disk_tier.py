@@ -29,12 +29,11 @@ from fastgw.cache.shared.layout import (
 )
 from fastgw.cache.shared.purges import Validity
 from fastgw.cache.shared.shared_store import SharedStore
-from fastgw.cache.shared.watches import TimerHandle
 from fastgw.cache.store import DiskNumbers, FetchBegin, StoredObject
 from fastgw.cache.tiers.disk_object import DiskFile, DiskObject
 from fastgw.cache.tiers.object_directory import ObjectDirectory
 from fastgw.cache.tiers.object_file import BadFile, ObjectRecord, read_blocks, read_record
-from fastgw.cache.tiers.promotion import check_record, count_removals, promote_object
+from fastgw.cache.tiers.promotion import check_record, promote_object
 from fastgw.cache.tiers.purge_writer import PurgeWriter
 from fastgw.cache.tiers.shard_counts import SHARDS, DiskGhosts, ShardCounts
 from fastgw.cache.tiers.tier_threads import TierLoop, TierThreads, Work
@@ -144,27 +143,14 @@ class DiskTier:
                 return False
             recall = self._recalls[name] = _Recall()
             timer = self.loop.call_later(RECALL_S, lambda: self._end_recall(name, recall, None))
-            self._look_up(name, recall, timer, is_last=False)
+
+            def done(found: _Found | None) -> None:
+                timer.cancel()
+                self._end_recall(name, recall, found)
+
+            self.threads.run(Work.READ, lambda: self._find_file(name), done)
         recall.callbacks.append(callback)
         return True
-
-    def _look_up(self, name: tuple[bytes, ...], recall: _Recall, timer: TimerHandle, *, is_last: bool) -> None:
-        """Read the first object in a thread. One that was read before a removal is not put into memory after it, but
-        read again, as that may have been of another key; not if this `is_last`. It may be sent from its file.
-        """
-        removals = count_removals(self._store, name)
-
-        def done(found: _Found | None) -> None:
-            if found is not None and found.file is None:
-                is_outdated = self._store.was_removed(found.key, removals[found.key])
-                if is_outdated and not is_last and recall.callbacks and not self.threads.is_closing:
-                    self._look_up(name, recall, timer, is_last=True)
-                    return
-                found = None if is_outdated else found
-            timer.cancel()
-            self._end_recall(name, recall, found)
-
-        self.threads.run(Work.READ, lambda: self._find_file(name), done)
 
     def _end_recall(self, name: tuple[bytes, ...], recall: _Recall, found: _Found | None) -> None:
         if self._recalls.get(name) is recall:

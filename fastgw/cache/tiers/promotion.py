@@ -1,7 +1,5 @@
 """Objects of slower tiers on their way into memory."""
 
-from collections.abc import Iterable
-
 from fastgw.cache.shared.purges import Validity
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import FetchBegin
@@ -14,11 +12,6 @@ def check_record(store: SharedStore, key: bytes, record: ObjectRecord, began: in
     hashes = [*{cells.key_tag(key), cells.key_tag(record.lease_key)}, *map(cells.name_tag, record.tags)]
     began = record.began if began is None else began
     return store.purges.check(began, began, hashes, lambda: record.url)
-
-
-def count_removals(store: SharedStore, keys: Iterable[bytes]) -> dict[bytes, int]:
-    """Return numbers for `SharedStore.was_removed`: what was read before a removal is not put into memory after it."""
-    return {key: store.removals(key) for key in keys}
 
 
 def promote_object(store: SharedStore, key: bytes, record: ObjectRecord, body: bytes) -> None:

@@ -13,7 +13,7 @@ from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.shared.watches import WatchLoop
 from fastgw.cache.store import PurgePosition, RedisNumbers, StoredObject
 from fastgw.cache.tiers.object_file import ObjectRecord
-from fastgw.cache.tiers.promotion import check_record, count_removals, promote_object
+from fastgw.cache.tiers.promotion import check_record, promote_object
 from fastgw.cache.tiers.redis_purges import RedisPurges
 from fastgw.cache.tiers.redis_values import (
     BadValue,
@@ -76,14 +76,12 @@ class RedisTier:
         if callbacks is None:
             if len(self._recalls) >= MOST_RECALLS:
                 return False
-            began, removals = self.purges.confirmed(), count_removals(self._store, name)
+            began = self.purges.confirmed()
 
             def answered(answer: list[Any] | None) -> None:
                 callbacks = self._recalls.pop(name)
                 if answer is not None and answer[2]:
-                    key = name[answer[2] - 1]
-                    if not self._store.was_removed(key, removals[key]):
-                        self._use(key, answer, began)
+                    self._use(name[answer[2] - 1], answer, began)
                 for each in callbacks:
                     each(None)
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from queue import SimpleQueue
 
-from fastgw.cache.shared._cells import Cells
-from fastgw.cache.shared.layout import COLUMNS, REMOVAL_CLASSES, CacheMemory
+from fastgw.cache.shared.layout import COLUMNS, CacheMemory
 from fastgw.cache.shared.lifecycle import SharedLease
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.store import Refusal, StoredObject, Writer
@@ -220,14 +218,6 @@ def put(store: SharedStore, key: bytes, body: bytes = b"", head: bytes = b"head"
     if body:
         assert writer.append(body)
     assert writer.complete()
-
-
-def key_of_class(memory: CacheMemory, key: bytes) -> bytes:
-    """Another key whose removals are counted as those of this one."""
-    cells = Cells(memory, 0)
-    wanted = cells.hash(key) % REMOVAL_CLASSES
-    keys = (b"other %010d" % number for number in itertools.count())
-    return next(each for each in keys if cells.hash(each) % REMOVAL_CLASSES == wanted)
 
 
 def body_of(found: StoredObject, offset: int = 0) -> bytes:

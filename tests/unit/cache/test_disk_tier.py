@@ -26,7 +26,7 @@ from fastgw.cache.tiers.shard_counts import DiskGhosts, ShardCounts
 from fastgw.cache.tiers.tier_threads import Work
 from fastgw.routing.table import at_once
 from tests.support.small_file_system import small_file_system
-from tests.unit.cache.nodes import TieredNode, begin, key_of_class, leased, put
+from tests.unit.cache.nodes import TieredNode, begin, leased, put
 
 K, L, M = (bytes([each]) * 16 for each in b"KLM")
 URL = b"http://a.test/x"
@@ -94,70 +94,6 @@ def test_what_is_recalled_while_a_large_object_is_written_does_not_hide_it(node:
     expected = {"complete": (b"new", bytes(LARGE)), "broken off": (b"old", b"old" * 1000), "too long": None}
     for store in (node.a, node.b):
         assert content(node.recall(K, store)) == expected[end]
-
-
-def test_what_was_read_before_a_large_object_was_written_is_not_put_into_memory_afterwards(node: TieredNode) -> None:
-    store_one(node, K, b"old" * 1000, head=b"old")
-    node.date.now += 10
-    writer = begin(node.a, K, b"new", LARGE, url=URL)
-    recalled: list[StoredObject | None] = []
-    assert node.b.recall([K], recalled.append)
-    end_recall = node.ready.get(timeout=60)
-    assert writer.append(bytes(LARGE))
-    assert writer.complete()
-    assert node.a.tiers is not None
-    assert node.a.tiers.disk is not None
-    while node.a.tiers.disk.is_busy:
-        node.ready.get(timeout=60)()
-    end_recall()
-    assert node.b.find(K) is None
-    node.settle()
-    assert [content(each) for each in recalled] == [(b"new", bytes(LARGE))]
-    for store in (node.a, node.b):
-        assert store.find(K) is None
-        assert content(node.recall(K, store)) == (b"new", bytes(LARGE))
-
-
-@pytest.mark.parametrize("body", [b"body", bytes(LARGE)], ids=["small", "large"])
-@pytest.mark.parametrize("times", [1, 3])
-def test_removals_of_other_objects_make_no_hit_a_miss(node: TieredNode, body: bytes, times: int) -> None:
-    """Neither if it goes into memory, nor if it is sent from its file."""
-    assert node.a.tiers is not None
-    store_one(node, K, body)
-    node.forget()
-    recalled: list[StoredObject | None] = []
-    assert node.a.recall([K], recalled.append)
-    for _ in range(times):
-        node.a.remove_from_memory(key_of_class(node.memory, K))
-    node.settle()
-    assert len(recalled) == 1
-    assert content(recalled[0] or node.a.find(K)) == (b"head", body)
-
-
-@pytest.mark.parametrize("end", ["removed again", "timeout", "closed"])
-def test_what_may_have_been_removed_is_read_once_more_at_most(node: TieredNode, end: str) -> None:
-    assert node.a.tiers is not None
-    disk = node.a.tiers.disk
-    assert disk is not None
-    store_one(node)
-    node.forget()
-    recalled: list[StoredObject | None] = []
-    assert disk.recall([K], recalled.append)
-    node.a.remove_from_memory(K)
-    end_first = node.ready.get(timeout=60)
-    if end == "timeout":
-        for timer in list(node.loops[1].later):
-            timer.callback()
-    elif end == "closed":
-        disk.close()
-    end_first()
-    if end == "removed again":
-        assert not recalled
-        node.a.remove_from_memory(K)
-        node.settle()
-    assert recalled == [None]
-    assert node.a.find(K) is None
-    assert not disk.is_busy
 
 
 def files_in(node: TieredNode) -> list[Path]:

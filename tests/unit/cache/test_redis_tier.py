@@ -18,7 +18,7 @@ from fastgw.cache.tiers.node_stores import DiskSettings, NodeStores, StoreHandle
 from fastgw.redis.url import RedisSource
 from tests.support.peer import DEADLINE
 from tests.support.redis_server import RedisServer
-from tests.unit.cache.nodes import key_of_class, leased, put, read
+from tests.unit.cache.nodes import leased, put, read
 
 K, L, M = (bytes([each]) * 16 for each in b"KLM")
 URL = b"http://a.test/x"
@@ -127,38 +127,6 @@ def test_what_one_node_has_stored_another_finds(redis: RedisServer) -> None:
         found.release()
         assert (a.numbers.written, b.numbers.hits, b.numbers.damaged) == (2, 2, 0)
         assert 0 < int(redis.ask("PTTL", object_name(K))[1:]) <= 86_400_000
-
-    play(scene, redis)
-
-
-def test_what_was_asked_for_before_it_was_outdated_is_not_put_into_memory_afterwards(redis: RedisServer) -> None:
-    """As by a large response, which is on disk alone."""
-
-    async def scene(a: SharingNode, b: SharingNode) -> None:
-        put(a.store, K, b"old", url=URL)
-        await a.settle()
-        called: list[StoredObject | None] = []
-        assert b.store.recall([K], called.append)
-        b.store.remove_from_memory(K)
-        await until(lambda: called)
-        assert read(b.store, K) is None
-        assert await b.recall(K) == (b"head", b"old")
-
-    play(scene, redis)
-
-
-@pytest.mark.parametrize("is_asked_for", [False, True])
-def test_the_removal_of_another_object_makes_no_hit_a_miss(redis: RedisServer, is_asked_for: bool) -> None:
-    """Neither of one that is counted with it, nor of one that is looked for as well, as a list of variants is."""
-
-    async def scene(a: SharingNode, b: SharingNode) -> None:
-        put(a.store, K, b"body", url=URL)
-        await a.settle()
-        called: list[StoredObject | None] = []
-        assert b.store.recall([L, K] if is_asked_for else [K], called.append)
-        b.store.remove_from_memory(L if is_asked_for else key_of_class(b.store.memory, K))
-        await until(lambda: called)
-        assert read(b.store, K) == (b"head", b"body")
 
     play(scene, redis)
 

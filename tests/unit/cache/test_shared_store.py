@@ -31,7 +31,6 @@ from tests.unit.cache.nodes import (
     SharedNode,
     begin,
     body_of,
-    key_of_class,
     leased,
     objects_in,
     pins_in,
@@ -113,7 +112,7 @@ def test_the_memory_is_sealed_and_of_one_layout() -> None:
     with pytest.raises(OtherCacheLayout):
         CacheMemory(2 * MEMORY, os.dup(memory.fd))
     words, version = memory.words, memory.words[0]
-    words[0] = 3  # its removals are counted otherwise
+    words[0] = 3
     with pytest.raises(OtherCacheLayout):
         CacheMemory(MEMORY, os.dup(memory.fd))
     words[0] = version
@@ -576,77 +575,6 @@ def test_a_removal_holds_also_while_the_object_is_moved(node: SharedNode) -> Non
     assert removed
     assert [number for number in range(4) if read(node.b, key_of(number)) is not None] == [0, 1, 3]
     assert node.a.numbers().objects == objects_in(node.a)
-
-
-@pytest.mark.parametrize("when", ["while space is reserved", "before it is inserted", "after it was inserted"])
-def test_a_removal_holds_for_an_object_that_is_not_found_yet(slow_node: SharedNode, when: str) -> None:
-    node, key = slow_node, key_of(1)
-    put(node.a, key, b"former")
-    removed: list[bool] = []
-
-    def remove(now: str) -> None:
-        if now == when:
-            removed.append(node.b.remove(key))
-            assert node.b.find(key) is None
-
-    class Store:
-        """The store as its writer uses it."""
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(node.a, name)
-
-        def insert(self, key: bytes, location: int) -> int | None:
-            remove("before it is inserted")
-            replaced = node.a.insert(key, location)
-            remove("after it was inserted")
-            return replaced
-
-    writer: Any = begin(node.a, key, size=300_000)
-    writer._store = Store()
-    remove("while space is reserved")
-    assert not all(writer.append(bytes(1000)) for _ in range(300)) or not writer.complete()
-    assert removed == [True]
-    assert node.a.find(key) is node.b.find(key) is None
-    assert node.a.numbers().objects == objects_in(node.a) == pins_in(node.memory) == 0
-
-
-def test_the_removal_of_another_object_keeps_none_from_being_stored(slow_node: SharedNode) -> None:
-    node, key, body = slow_node, key_of(1), content(1, 0, 300_000)
-    other = key_of_class(node.memory, key)
-    put(node.a, other, b"other")
-    writer = begin(node.a, key, size=len(body))
-    assert node.b.remove(other)
-    assert all(writer.append(body[at : at + 1000]) for at in range(0, len(body), 1000))
-    assert writer.complete()
-    assert read(node.b, key) == (b"head", body)
-    assert node.a.numbers().objects == objects_in(node.a) == 1
-
-
-@pytest.mark.parametrize("keys", ["own", "own, other", "other, own", "own, own"])
-def test_a_removal_holds_among_those_that_are_counted_with_it(slow_node: SharedNode, keys: str) -> None:
-    node, key = slow_node, key_of(1)
-    names = {"own": key, "other": key_of_class(node.memory, key)}
-    for each in names.values():
-        node.b.remove(each)
-    writer = begin(node.a, key, size=300_000)
-    for name in keys.split(", "):
-        node.b.remove(names[name])
-    assert not all(writer.append(bytes(1000)) for _ in range(300))
-    assert node.b.find(key) is None
-    assert pins_in(node.memory) == 0
-
-
-def test_the_removal_of_another_object_leaves_the_former_one_in_place(slow_node: SharedNode) -> None:
-    """Removals are counted by classes of keys, so those of other keys are sometimes taken for one of this key."""
-    node, key = slow_node, key_of(1)
-    put(node.a, key, b"former")
-    writer = begin(node.a, key, size=300_000)
-    for number in range(2, 1500):
-        node.b.remove(key_of(number))
-    assert not all(writer.append(bytes(1000)) for _ in range(300))
-    assert read(node.b, key) == (b"head", b"former")
-    assert node.a.numbers().objects == objects_in(node.a) == 1
-    assert pins_in(node.memory) == 0
 
 
 @pytest.mark.parametrize("meanwhile", ["removed", "replaced"])
