@@ -1,4 +1,4 @@
-"""The script that a Redis tier calls: one atomic call reads, stores, freshens, removes or purges.
+"""The script that a Redis tier calls: one atomic call reads, stores, removes or purges.
 
 Keys: a hash with the purges of a store, then objects, each a hash that expires. Every purge has a number there, valid
 for all nodes, and every object the number that was the last one when its fetch began; it is valid while no purge of its
@@ -8,8 +8,8 @@ that began before it cannot bring anything back.
 The purges have an epoch, which objects name. It ends with the process of Redis (a copy of its data may lack the last
 purges), when Redis has evicted them, and when they cannot be written: then all objects are misses, and none is wrong.
 
-Fields of an object: e epoch, b number, d date of the fetch, i digest of the head, t digests of tags and keys (16 bytes
-each), u URL, and the sealed parts of `redis_values`: x, h, v.
+Fields of an object: e epoch, b number, d date of the fetch, t digests of tags and keys (16 bytes each), u URL, x sealed
+record (`redis_values`), v body.
 """
 
 from typing import Final
@@ -61,15 +61,15 @@ end
 
 if what == 'g' then
   for at = 2, #KEYS do
-    local found = redis.pcall('HMGET', KEYS[at], 'e', 'b', 't', 'u', 'x', 'h')
+    local found = redis.pcall('HMGET', KEYS[at], 'e', 'b', 't', 'u', 'x')
     local is_whole = not found.err
-    for field = 1, 6 do is_whole = is_whole and found[field] end
+    for field = 1, 5 do is_whole = is_whole and found[field] end
     if is_whole and found[1] == epoch and redis.call('HSTRLEN', KEYS[at], 'v') <= tonumber(ARGV[4]) then
       local began = tonumber(found[2]) or -1
       local soft = judge(began, found[3], found[4])
       if soft then
         local body = redis.call('HGET', KEYS[at], 'v') or ''
-        return {epoch, number, at - 1, soft, found[3], found[4], found[5], found[6], body}
+        return {epoch, number, at - 1, soft, found[3], found[4], found[5], body}
       end
       redis.call('DEL', KEYS[at])
     elseif found.err or found[1] then
@@ -84,24 +84,14 @@ elseif what == 's' and epoch == ARGV[4] then
     local before, before_date = tonumber(there[2] or -1) or -1, tonumber(there[3] or 0) or 0
     local is_newer = there[1] == epoch and (before > began or before == began and before_date > tonumber(date))
     if not is_newer then
-      local done = redis.pcall('HSET', KEYS[2], 'e', epoch, 'b', ARGV[5], 'd', date, 'i', ARGV[10], 't', tags,
-        'u', url, 'x', ARGV[11], 'h', ARGV[12], 'v', ARGV[13])
+      local done = redis.pcall('HSET', KEYS[2], 'e', epoch, 'b', ARGV[5], 'd', date, 't', tags, 'u', url,
+        'x', ARGV[10], 'v', ARGV[11])
       if type(done) == 'number' then
         redis.call('PEXPIRE', KEYS[2], ttl)
         return {epoch, number, 1}
       end
       redis.call('DEL', KEYS[2]) -- out of memory: an older one is not left
     end
-  end
-elseif what == 'f' and epoch == ARGV[4] then
-  local there = redis.pcall('HMGET', KEYS[2], 'e', 'i', 't', 'u')
-  if not there.err and there[1] == epoch and there[2] == ARGV[5] and judge(tonumber(ARGV[6]), there[3], there[4]) then
-    local done = redis.pcall('HSET', KEYS[2], 'b', ARGV[6], 'd', ARGV[7], 'i', ARGV[8], 'h', ARGV[9])
-    if type(done) == 'number' then
-      redis.call('PEXPIRE', KEYS[2], ARGV[10])
-      return {epoch, number, 1}
-    end
-    redis.call('DEL', KEYS[2])
   end
 elseif what == 'd' then
   redis.call('DEL', KEYS[2])

@@ -5,24 +5,19 @@ there. It is optional: no request waits for it longer than the timeout of `state
 not asked.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, final
+
+from msgspec import structs
 
 from fastgw.cache.shared.layout import REDIS_DAMAGED, REDIS_DROPPED, REDIS_HITS, REDIS_WRITTEN
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.shared.watches import WatchLoop
-from fastgw.cache.store import PurgePosition, RedisNumbers, StoredObject
+from fastgw.cache.store import FetchBegin, PurgePosition, RedisNumbers, StoredObject
 from fastgw.cache.tiers.object_file import ObjectRecord
 from fastgw.cache.tiers.promotion import check_record, promote_object
 from fastgw.cache.tiers.redis_purges import RedisPurges
-from fastgw.cache.tiers.redis_values import (
-    BadValue,
-    StoredParts,
-    decode_object,
-    encode_head,
-    encode_object,
-    head_name,
-)
+from fastgw.cache.tiers.redis_values import BadValue, StoredFields, decode_object, encode_object
 
 if TYPE_CHECKING:
     from fastgw.cache.tiers.redis_client import CacheRedis
@@ -93,29 +88,40 @@ class RedisTier:
 
     def _use(self, key: bytes, answer: list[Any], began: int) -> None:
         """Put an object into memory. `began`: purge sequence up to which Redis has checked it."""
-        try:
-            soft, parts = answer[3], StoredParts(*answer[4:])
-            record = decode_object(key, parts, began)
-        except (BadValue, TypeError):
-            self.count(REDIS_DAMAGED)
-            self.remove(key)
+        found, store = self._decoded(key, answer, began), self._store
+        if found is None:
             return
-        store = self._store
+        record, body = found
         if record.is_outdated(store.date()):
             self.remove(key)
             return
-        if soft or check_record(store, key, record).is_purged:
+        if answer[3] or check_record(store, key, record).is_purged:
             return  # one that another node has softly purged would be taken as fresh here
         self.count(REDIS_HITS)
-        promote_object(store, key, record, parts.body)
+        promote_object(store, key, record, body)
+
+    def _decoded(self, key: bytes, answer: list[Any], began: int) -> tuple[ObjectRecord, bytes] | None:
+        """Return the record and the body of an object that Redis has found; None: it was damaged, and is removed."""
+        try:
+            fields = StoredFields(*answer[4:])
+            return decode_object(key, fields, began), fields.body
+        except (BadValue, TypeError):
+            self.count(REDIS_DAMAGED)
+            self.remove(key)
+            return None
 
     # writes
 
     def write(
-        self, key: bytes, record: ObjectRecord, held: StoredObject | None, position: PurgePosition | None
+        self,
+        key: bytes,
+        record: ObjectRecord,
+        length: int,
+        pieces: Iterable[bytes | memoryview],
+        position: PurgePosition | None,
     ) -> None:
-        """Write an object. `held`: it in memory; None: it has no body. `position`: as of the begin of its fetch."""
-        ttl, length = self._ttl(record.expires_date), 0 if held is None else held.length
+        """Write an object. `length`, `pieces`: of its body. `position`: as of the begin of its fetch."""
+        ttl = self._ttl(record.expires_date)
         if position is None or self._client is None or not self._client.is_connected:
             return
         fits = ttl > 0 and length <= LONGEST
@@ -123,55 +129,38 @@ class RedisTier:
             self.count(REDIS_DROPPED, int(fits))
             self.remove(key)  # an older one
             return
-        body = b"" if held is None else b"".join(held.pieces())
-        parts = encode_object(key, record, body)
-        self._ahead += len(body)
+        fields = encode_object(key, record, b"".join(pieces))
+        self._ahead += length
 
         def answered(answer: list[Any] | None) -> None:
-            self._ahead -= len(body)
+            self._ahead -= length
             self.count(REDIS_WRITTEN if answer is not None and answer[2] else REDIS_DROPPED)
 
-        is_sent = self._run_script(
-            [key],
-            b"s",
-            [
-                position.epoch,
-                b"%d" % position.number,
-                parts.tags,
-                parts.url,
-                b"%d" % ttl,
-                b"%.6f" % record.stored_date,
-                head_name(record.head),
-                parts.fixed,
-                parts.changing,
-                parts.body,
-            ],
-            answered,
-        )
-        if not is_sent:
-            self._ahead -= len(body)
-
-    def freshen(
-        self, key: bytes, before: bytes, head: bytes, stored_date: float, position: PurgePosition | None
-    ) -> None:
-        """Give an object another head, if it still has the one from before."""
-        expires = self._expires(head)
-        ttl = self._ttl(expires)
-        if position is None:
-            return
-        if ttl <= 0:
-            self.remove(key)
-            return
         arguments = [
             position.epoch,
-            head_name(before),
             b"%d" % position.number,
-            b"%.6f" % stored_date,
-            head_name(head),
-            encode_head(key, stored_date, expires, head),
+            fields.tags,
+            fields.url,
             b"%d" % ttl,
+            b"%.6f" % record.stored_date,
+            fields.sealed,
+            fields.body,
         ]
-        self._run_script([key], b"f", arguments, lambda answer: None)
+        if not self._run_script([key], b"s", arguments, answered):
+            self._ahead -= length
+
+    def freshen(self, key: bytes, before: bytes, head: bytes, fetched: FetchBegin) -> None:
+        """Give an object another head, if it still has the one from before: it is read, and written again."""
+
+        def answered(answer: list[Any] | None) -> None:
+            found = None if answer is None or not answer[2] else self._decoded(key, answer, fetched.began)
+            if found is not None and found[0].head == before:
+                record = structs.replace(
+                    found[0], head=head, stored_date=fetched.date, expires_date=self._expires(head)
+                )
+                self.write(key, record, len(found[1]), (found[1],), fetched.position)
+
+        self._run_script([key], b"g", [_MOST_VALUE], answered)
 
     def remove(self, key: bytes) -> None:
         """Remove the object of a key. It may come back from elsewhere, unless it is purged as well."""

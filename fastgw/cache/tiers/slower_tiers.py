@@ -124,7 +124,8 @@ class SlowerTiers:
         """Write a complete object. `held`: it in memory, released afterwards; None: it has no body."""
         record = self._record(fetched, lease_key, head, url, tags)
         if self.redis is not None:
-            self.redis.write(key, record, held, fetched.position)
+            length, pieces = (0, []) if held is None else (held.length, held.pieces())
+            self.redis.write(key, record, length, pieces, fetched.position)
         if self.disk is not None:
             self.disk.write(key, record, held)
         elif held is not None:
@@ -141,7 +142,7 @@ class SlowerTiers:
         if self.disk is not None:
             self.disk.replace_record(key, head, fetched, lambda: None)
         if self.redis is not None:
-            self.redis.freshen(key, before, head, fetched.date, fetched.position)
+            self.redis.freshen(key, before, head, fetched)
 
     # objects that are on disk alone
 
