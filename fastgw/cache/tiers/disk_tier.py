@@ -35,7 +35,7 @@ from fastgw.cache.tiers.object_directory import ObjectDirectory
 from fastgw.cache.tiers.object_file import BadFile, ObjectRecord, read_blocks, read_record
 from fastgw.cache.tiers.promotion import check_record, promote_object
 from fastgw.cache.tiers.purge_writer import PurgeWriter
-from fastgw.cache.tiers.shard_counts import SHARDS, DiskGhosts, ShardCounts
+from fastgw.cache.tiers.shard_counts import SHARDS, ShardCounts
 from fastgw.cache.tiers.tier_threads import TierLoop, TierThreads, Work
 from fastgw.operator_events import OperatorEvent, log_event
 
@@ -372,7 +372,7 @@ class DiskTier:
                     self._folder = os.open(self.disk.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                     # Threads may use it after `close`, so it is closed with the tier.
                     self._close_folder = weakref.finalize(self, os.close, self._folder)
-                directory = ObjectDirectory(path, self.counts, DiskGhosts(self._store.cells), self.disk.most_bytes)
+                directory = ObjectDirectory(path, self.counts, self._store.cells)
                 if self._was_removed:
                     for shard in range(SHARDS):
                         directory.count_shard(shard)

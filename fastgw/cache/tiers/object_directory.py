@@ -5,9 +5,9 @@ complete, so none that is half written is ever seen (`O_TMPFILE` and `linkat`; e
 spread over 256 directories by the first byte of the key. Changes of one of these need its lock (`flock`), so
 its files are counted exactly, over all processes, in a word of shared memory; a killed process leaves no lock behind.
 
-Eviction: a writer that finds the tier full evicts by S3-FIFO among the files of some directories, in turns over all of
-them. A file's `atime` has its queue, its hits from disk and when it entered its queue, see `_encode_state`; nothing
-else of the gateway changes it (`O_NOATIME`). Other programs that change it cost order, and nothing else.
+Eviction: a writer that finds the tier full evicts among the files of some directories, in turns over all of them. A
+file's `atime` is later than its `mtime` once it was found; nothing else of the gateway changes it (`O_NOATIME`). Other
+programs that change it cost order, and nothing else.
 """
 
 import errno
@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple, final
 
+from fastgw.cache.shared._cells import Cells
+from fastgw.cache.tiers.eviction import ListedFile, choose_evicted
 from fastgw.cache.tiers.object_file import (
     BadFile,
     FoundRecord,
@@ -33,8 +35,7 @@ from fastgw.cache.tiers.object_file import (
     slot_offset,
     write_all,
 )
-from fastgw.cache.tiers.s3_fifo import QueuedObject, QueueState, plan_eviction
-from fastgw.cache.tiers.shard_counts import SHARDS, DiskGhosts, ShardCounts
+from fastgw.cache.tiers.shard_counts import SHARDS, ShardCounts
 
 _UNIT: Final = 4096
 _SECOND: Final = 1_000_000_000
@@ -57,23 +58,13 @@ class NewFile(NamedTuple):
     name: str | None
 
 
-class _Listed(NamedTuple):
-    shard: int
-    name: str
-    inode: int
-    size: int
-    accessed_ns: int
-    modified_ns: int
-
-
 @final
 class ObjectDirectory:
-    """The directories of one tier. `most_bytes`: its size."""
+    """The directories of one tier. `cells`: of its memory, which remembers keys that were evicted lately."""
 
-    def __init__(self, path: str, counts: ShardCounts, ghosts: DiskGhosts, most_bytes: int) -> None:
+    def __init__(self, path: str, counts: ShardCounts, cells: Cells) -> None:
         """Raises `OSError`."""
-        self.most_bytes = most_bytes
-        self._counts, self._ghosts = counts, ghosts
+        self._counts, self._cells = counts, cells
         with suppress(FileExistsError):
             os.mkdir(path, 0o700)
         self._fd = os.open(path, _DIRECTORY)
@@ -112,8 +103,7 @@ class ObjectDirectory:
     def mark_used(self, fd: int) -> None:
         """Note that an object was used."""
         with suppress(OSError):
-            state = _decode_state(os.fstat(fd).st_atime_ns).found()
-            os.utime(fd, ns=(_encode_state(state), find_body_time(fd)))
+            _set_used(fd, find_body_time(fd))
 
     # writing
 
@@ -163,10 +153,11 @@ class ObjectDirectory:
         shard = key[0]
         with self._locked(shard, make=True) as folder:
             assert folder is not None
-            state = self._state_of(folder, key)
+            was_used = self._was_used(folder, key)
             if not self._remove_older(folder, key, record):
                 return False
-            os.utime(new.fd, ns=(_encode_state(state), os.fstat(new.fd).st_mtime_ns))
+            if was_used:
+                _set_used(new.fd, os.fstat(new.fd).st_mtime_ns)
             if new.name is None:
                 os.link(f"/proc/self/fd/{new.fd}", key.hex(), dst_dir_fd=folder, follow_symlinks=True)
             else:
@@ -174,11 +165,12 @@ class ObjectDirectory:
             self._counts.add_file(shard, 1, _size(layout.total))
         return True
 
-    def _state_of(self, folder: int, key: bytes) -> QueueState:
-        """Return the state of a new file: that of the one in whose place it comes."""
+    def _was_used(self, folder: int, key: bytes) -> bool:
+        """Whether the file in whose place a new one comes was found, or one was evicted lately."""
         with suppress(OSError):
-            return _decode_state(os.stat(key.hex(), dir_fd=folder, follow_symlinks=False).st_atime_ns)
-        return QueueState(time.time_ns(), is_main=self._ghosts.is_remembered(key))
+            status = os.stat(key.hex(), dir_fd=folder, follow_symlinks=False)
+            return status.st_atime_ns > status.st_mtime_ns
+        return self._cells.is_remembered(_ghost_of(key))
 
     def _remove_older(self, folder: int, key: bytes, record: ObjectRecord) -> bool:
         """Remove the present object of a key. False: it is newer."""
@@ -263,39 +255,27 @@ class ObjectDirectory:
             excess = self._counts.size - most_bytes
             if excess <= 0:
                 break
-            sample: list[_Listed] = []
+            sample: list[ListedFile] = []
             for _ in range(SHARDS):
                 sample += self._files(self._counts.next_shard() % SHARDS)
                 if len(sample) >= _SAMPLE:
                     break
-            objects = [QueuedObject(_decode_state(each.accessed_ns), _size(each.size)) for each in sample]
-            most = max(1, sum(each.size for each in objects) // 2)
-            changes = plan_eviction(objects, min(excess, most), time.time_ns())
-            evicted = sum(self._change_state(sample[index], state) for index, state in changes.items())
+            most = max(1, sum(each.size for each in sample) // 2)
+            evicted = sum(map(self._evict, choose_evicted(sample, min(excess, most))))
             count += evicted
             if not evicted:
                 break
         return count
 
-    def _change_state(self, file: _Listed, state: QueueState | None) -> bool:
-        """Change the state of a file; None: evict it. Returns whether it is evicted."""
+    def _evict(self, file: ListedFile) -> bool:
         with self._locked(file.shard) as folder:
-            if folder is None:
+            if folder is None or not self._unlink(folder, file.shard, file.name, file.inode):
                 return False
-            if state is None:
-                if not self._unlink(folder, file.shard, file.name, file.inode):
-                    return False
-                if not _decode_state(file.accessed_ns).is_main:
-                    self._ghosts.remember(bytes.fromhex(file.name))
-                return True
-            with suppress(OSError):
-                # Under the lock: the listing may be older than the file of this name.
-                modified_ns = os.stat(file.name, dir_fd=folder, follow_symlinks=False).st_mtime_ns
-                times = _encode_state(state), modified_ns
-                os.utime(file.name, ns=times, dir_fd=folder, follow_symlinks=False)
-            return False
+        if not file.was_used:
+            self._cells.remember(_ghost_of(bytes.fromhex(file.name)))
+        return True
 
-    def _files(self, shard: int) -> list[_Listed]:
+    def _files(self, shard: int) -> list[ListedFile]:
         with self._shard(shard) as folder:
             return [] if folder is None else list(_listed(folder, shard))
 
@@ -309,7 +289,7 @@ class ObjectDirectory:
                 return
             objects = size = 0
             for each in _listed(folder, shard):
-                objects, size = objects + 1, size + _size(each.size)
+                objects, size = objects + 1, size + each.size
             self._counts.set_shard(shard, objects, size)
 
     def remove_abandoned(self, now: float) -> None:
@@ -349,15 +329,17 @@ class ObjectDirectory:
             yield folder
 
 
-def _listed(folder: int, shard: int) -> Iterator[_Listed]:
+def _listed(folder: int, shard: int) -> Iterator[ListedFile]:
     """Yield the object files of a directory."""
     with os.scandir(folder) as entries:
         for entry in entries:
             try:
                 status = entry.stat(follow_symlinks=False)
                 if stat.S_ISREG(status.st_mode) and _is_name(entry.name, shard):
-                    times = status.st_atime_ns, status.st_mtime_ns
-                    yield _Listed(shard, entry.name, status.st_ino, status.st_size, *times)
+                    used_ns, size = status.st_atime_ns, _size(status.st_size)
+                    yield ListedFile(
+                        shard, entry.name, status.st_ino, size, used_ns, was_used=used_ns > status.st_mtime_ns
+                    )
             except FileNotFoundError:
                 continue
 
@@ -366,18 +348,14 @@ def _is_name(name: str, shard: int) -> bool:
     return len(name) == _NAME and name[:2] == f"{shard:02x}" and not name.strip("0123456789abcdef")
 
 
-def _encode_state(state: QueueState) -> int:
-    """Return an `atime` in nanoseconds. Its seconds, in units of eight, and its nanoseconds, in eighths, say when the
-    object entered its queue; the last three bits of the seconds are the queue and the hits. So a file system that keeps
-    whole seconds loses no more than order.
-    """
-    seconds, rest = divmod(state.entered, 8 * _SECOND)
-    return (8 * seconds + 4 * state.is_main + state.hits) * _SECOND + rest // 8
+def _ghost_of(key: bytes) -> bytes:
+    """Return the key by which the memory remembers that a file was evicted, beside those that it has evicted itself."""
+    return key[8:] + key[:8]
 
 
-def _decode_state(accessed_ns: int) -> QueueState:
-    seconds, rest = divmod(accessed_ns, _SECOND)
-    return QueueState(seconds // 8 * 8 * _SECOND + 8 * rest, bool(seconds & 4), seconds & 3)
+def _set_used(fd: int, modified_ns: int) -> None:
+    """Let the times of a file say that it was found: also where the file system keeps whole seconds."""
+    os.utime(fd, ns=(max(time.time_ns(), modified_ns + _SECOND), modified_ns))
 
 
 def _size(count: int) -> int:

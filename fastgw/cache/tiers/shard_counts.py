@@ -1,8 +1,7 @@
-"""Counts of the files of a disk tier, and keys of those evicted lately, in the shared memory of its store."""
+"""Counts of the files of a disk tier, in the shared memory of its store."""
 
 from typing import Final, final
 
-from fastgw.cache.shared._cells import Cells
 from fastgw.cache.shared.layout import DISK_COUNTS, DISK_SHARD, CacheMemory
 
 SHARDS: Final = 256
@@ -44,19 +43,3 @@ class ShardCounts:
 
     def _shards(self) -> list[int]:
         return self._words[DISK_COUNTS : DISK_COUNTS + SHARDS].tolist()
-
-
-@final
-class DiskGhosts:
-    """Keys that were evicted from the small queue lately. They may be forgotten, or taken for others: they are among
-    those of the memory, under hashes of their own.
-    """
-
-    def __init__(self, cells: Cells) -> None:
-        self._cells = cells
-
-    def remember(self, key: bytes) -> None:
-        self._cells.remember(key[8:] + key[:8])
-
-    def is_remembered(self, key: bytes) -> bool:
-        return self._cells.is_remembered(key[8:] + key[:8])

@@ -1187,7 +1187,7 @@ class CacheDisk(Settings):
     gateway creates it if it does not exist, accessible only by its own user; the directory above it has to exist."""
     size: Size
     """Maximum size of all files, at least 16MiB, and at least `max_object`, which is 64MiB unless it is set. Responses
-    that are not requested again are evicted first (S3-FIFO)."""
+    that are not requested again are evicted first."""
 
     def __post_init__(self) -> None:
         if self.size < 1 << 24:

@@ -22,7 +22,7 @@ from fastgw.cache.tiers import disk_tier, object_directory, purge_journal, purge
 from fastgw.cache.tiers.disk_object import DiskObject
 from fastgw.cache.tiers.object_directory import ObjectDirectory
 from fastgw.cache.tiers.object_file import BLOCK, ObjectRecord, read_blocks, read_record
-from fastgw.cache.tiers.shard_counts import DiskGhosts, ShardCounts
+from fastgw.cache.tiers.shard_counts import ShardCounts
 from fastgw.cache.tiers.tier_threads import Work
 from fastgw.routing.table import at_once
 from tests.support.small_file_system import small_file_system
@@ -407,19 +407,6 @@ class Counts:
         return self.turns
 
 
-class Remembered:
-    """Ghosts that are never forgotten."""
-
-    def __init__(self) -> None:
-        self.keys: set[bytes] = set()
-
-    def remember(self, key: bytes) -> None:
-        self.keys.add(key)
-
-    def is_remembered(self, key: bytes) -> bool:
-        return key in self.keys
-
-
 def read_file(directory: ObjectDirectory) -> tuple[bytes, bytes] | None:
     fd = directory.open_object(K)
     if fd is None:
@@ -433,7 +420,7 @@ def read_file(directory: ObjectDirectory) -> tuple[bytes, bytes] | None:
 
 @pytest.mark.parametrize("has_tmpfile", [True, False])
 def test_a_killed_writer_leaves_whole_files_only(tmp_path: Path, has_tmpfile: bool) -> None:
-    directory = ObjectDirectory(str(tmp_path / "objects"), Counts(), Remembered(), 1 << 30)
+    directory = ObjectDirectory(str(tmp_path / "objects"), Counts(), Cells(CacheMemory(1 << 20), 0))
     directory._has_tmpfile = has_tmpfile
     record = ObjectRecord(1, 1000.0, 0.0, K, URL, (), b"old")
     directory.write_object(K, record, [b"old"], 3)
@@ -527,10 +514,10 @@ def test_what_is_asked_for_again_survives_what_is_asked_for_once(tmp_path: Path)
     node.close()
 
 
-def test_what_is_asked_for_again_after_its_eviction_goes_to_the_main_queue(tmp_path: Path) -> None:
-    memory, ghosts = CacheMemory(1 << 20), Remembered()
-    counts = ShardCounts(memory)
-    directory = ObjectDirectory(str(tmp_path / "objects"), counts, ghosts, 1 << 30)
+def test_what_is_asked_for_again_after_its_eviction_stays_longer(tmp_path: Path) -> None:
+    memory = CacheMemory(1 << 20)
+    counts, cells = ShardCounts(memory), Cells(memory, 0)
+    directory = ObjectDirectory(str(tmp_path / "objects"), counts, cells)
     record = ObjectRecord(1, 1000.0, 0.0, K, URL, (), b"head")
 
     def is_there(key: bytes) -> bool:
@@ -541,7 +528,6 @@ def test_what_is_asked_for_again_after_its_eviction_goes_to_the_main_queue(tmp_p
 
     directory.write_object(K, record, [b"body"], 4)
     assert directory.evict_down_to(0) == 1
-    assert ghosts.keys == {K}
     younger = [number.to_bytes(2, "little") * 8 for number in range(50)]
     for key in (K, *younger):
         directory.write_object(key, record, [b"body"], 4)
@@ -552,11 +538,9 @@ def test_what_is_asked_for_again_after_its_eviction_goes_to_the_main_queue(tmp_p
     assert is_there(K)
     assert not any(map(is_there, younger))
     assert directory.evict_down_to(0) == 1
-    assert ghosts.keys == {K, *younger}
-    kept, key = DiskGhosts(Cells(memory, 0)), bytes(range(16))
-    kept.remember(key)
-    assert (kept.is_remembered(key), kept.is_remembered(L)) == (True, False)
-    assert not Cells(memory, 0).is_remembered(key)
+    directory.write_object(bytes(range(16)), record, [b"body"], 4)
+    assert directory.evict_down_to(0) == 1
+    assert not cells.is_remembered(bytes(range(16)))  # the memory has evicted nothing
 
 
 def test_clocks_that_jump(node: TieredNode) -> None:
