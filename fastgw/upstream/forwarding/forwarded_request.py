@@ -167,8 +167,8 @@ class ForwardedRequest(Action):
             added = peer.set_lines(head.authority)
             if own_line:
                 added += own_line
-            if dropped:
-                added = without_chosen(added, dropped)
+            if exchange.request_dropped:
+                added = without_chosen(added, exchange.request_dropped)
         if dropped or self.marks:
             drop = self.joined(drop, dropped)
         if exchange.request_added:
