@@ -40,6 +40,7 @@ cdef class SharedLease:
     cdef long long _segment_bytes
 
     cdef bint _is_too_long(self, Py_ssize_t tags, Py_ssize_t url, Py_ssize_t head) except -1
+    cpdef bint store_whole(self, bytes head, bytes body, bytes url, tags, bytes key=*) except -1
     cpdef give_up(self, double mark_s=*)
     cdef WrittenRecord _write(self, bytes head, size, bytes key, bytes url, tags, int status, bytes body)
     cdef WrittenRecord _write_record_of(

@@ -152,7 +152,7 @@ class SharedLease:
         return True
 
     def store_whole(
-        self, head: bytes, body: bytes, *, key: bytes | None = None, url: bytes, tags: Collection[bytes]
+        self, head: bytes, body: bytes, url: bytes, tags: Collection[bytes], key: bytes | None = None
     ) -> bool:
         """Store a complete object with its body, and end the lease. False: see `why_not`; the lease may go on.
 

@@ -45,16 +45,18 @@ def forwarded_status(
     `upstream_status`: if the status of the upstream is not that of the response. `stored`: whether the response was
     stored. `collapsed`: whether it was the response to the request of another client. `detail`: a token.
     """
-    value = _FORWARDED + reason
+    parts: list[bytes] = [_FORWARDED, reason]
     if upstream_status is not None:
-        value += b"; fwd-status=%d" % upstream_status
+        parts += (b"; fwd-status=", str(upstream_status).encode())
     if ttl is not None:
-        value += b"; ttl=%d" % ttl
+        parts += (b"; ttl=", str(ttl).encode())
     if stored:
-        value += b"; stored"
+        parts.append(b"; stored")
     if collapsed:
-        value += b"; collapsed"
-    return value if detail is None else value + b"; detail=" + detail
+        parts.append(b"; collapsed")
+    if detail is not None:
+        parts += (b"; detail=", detail)
+    return b"".join(parts)
 
 
 def unanswered_status(detail: bytes) -> bytes:

@@ -46,3 +46,11 @@ cpdef bytes joined_parts(parts, bytes end=b""):
             out += PyBytes_GET_SIZE(part)
     memcpy(out, PyBytes_AS_STRING(end), PyBytes_GET_SIZE(end))
     return made
+
+
+cpdef bytes swapped_key(bytes key):
+    cdef Py_ssize_t half = PyBytes_GET_SIZE(key) // 2
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, 2 * half)
+    memcpy(PyBytes_AS_STRING(made), PyBytes_AS_STRING(key) + half, half)
+    memcpy(PyBytes_AS_STRING(made) + half, PyBytes_AS_STRING(key), half)
+    return made

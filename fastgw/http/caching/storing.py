@@ -253,7 +253,7 @@ def decide_storing_for(
         last_modified,
         date,
         vary,
-        identity,
+        int(identity),
         cookies,
     )
 

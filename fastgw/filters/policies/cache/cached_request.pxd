@@ -2,6 +2,8 @@
 
 cimport cython
 
+from fastgw.cache.shared.lifecycle cimport SharedLease
+from fastgw.cache.shared.shared_store cimport SharedStore
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.route cimport Route
 from fastgw.filters.policies.cache.forwarded_fields cimport ForwardedFields
@@ -9,7 +11,8 @@ from fastgw.filters.policies.cache.policy cimport CachePolicy, dropped_for, is_a
 from fastgw.http.caching.cache_status cimport forwarded_status
 from fastgw.http.caching.directives cimport RequestDirectives, parse_request
 from fastgw.http.caching.freshness cimport corrected_age
-from fastgw.http.caching.keys cimport primary_key, search_key, swapped_key
+from fastgw.http.caching.key_text cimport swapped_key
+from fastgw.http.caching.keys cimport primary_key, search_key
 from fastgw.http.caching.storing cimport Times, decide_storing, find_identity
 from fastgw.http.caching.vary cimport variant_key
 from fastgw.http.messages cimport ResponseHead, has_field, payload_of
@@ -37,7 +40,7 @@ cdef class CachedRequest:
     cdef bint _has_waited
     cdef bint _is_recalled_again
     cdef bint _is_recalling
-    cdef object _lease
+    cdef SharedLease _lease
     cdef object _recalled  # keys that slower tiers were asked for
     cdef object _record  # of the stored response that was found
     cdef object _refused
@@ -60,4 +63,4 @@ cdef class CachedRequest:
     cdef bint _is_sent_as_asked(self) except -1
     cdef bint _recall(self) except -1
     cdef _stop_waiting(self)
-    cdef _store(self, lease, ResponseHead head, bytes payload, judged)
+    cdef _store(self, SharedLease lease, ResponseHead head, bytes payload, judged)

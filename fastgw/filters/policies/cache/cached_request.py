@@ -6,6 +6,7 @@ from typing import Final
 import cython
 
 from fastgw.cache.shared.lifecycle import SharedLease
+from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.shared.watches import KeyWatch
 from fastgw.cache.store import NotStored, Refusal, RefusedLease, StoredObject
 from fastgw.cache.tiers.disk_object import DiskObject
@@ -28,7 +29,8 @@ from fastgw.filters.policies.cache.stored_answer import answer_from
 from fastgw.http.caching.cache_status import Detail, Forwarded, Number, forwarded_status, hit_status, unanswered_status
 from fastgw.http.caching.directives import parse_request
 from fastgw.http.caching.freshness import corrected_age
-from fastgw.http.caching.keys import primary_key, resource_of_body, search_key, swapped_key
+from fastgw.http.caching.key_text import swapped_key
+from fastgw.http.caching.keys import primary_key, resource_of_body, search_key
 from fastgw.http.caching.no_vary_search import SearchVariance, equivalent_key
 from fastgw.http.caching.records import SearchRecord, StoredHead, VariantsRecord, decode_record, encode_record
 from fastgw.http.caching.reuse import Decision, Reuse, Trouble, decide_reuse, find_age, find_ttl, may_send_stale
@@ -137,7 +139,8 @@ class CachedRequest:
 
     def _find(self) -> StoredObject | None:
         """Look the request up. Sets `key`, `variants`, and the record of what was found."""
-        policy, store = self.policy, self.policy.store
+        policy = self.policy
+        store: SharedStore = policy.store
         self.key, self.primary, self.rule, self.variants = self.exact, self.exact, None, None
         found = store.find(self.exact) or self._find_equivalent()
         if found is None:
@@ -167,7 +170,8 @@ class CachedRequest:
 
     def _find_equivalent(self) -> StoredObject | None:
         """Look up by the rule of `No-Vary-Search` that the path has. Sets `key`, `primary` and `rule`."""
-        store, key = self.policy.store, self._find_rule_key()
+        store: SharedStore = self.policy.store
+        key = self._find_rule_key()
         listed = store.find(key)
         if listed is None:
             return None
@@ -245,7 +249,8 @@ class CachedRequest:
         if exchange.method == b"HEAD" or (found is not None and self._validates_for_itself):
             self._fetch(_IN_FLIGHT, why, found, record)
             return True
-        lease = self.policy.store.lease(self.key)
+        store: SharedStore = self.policy.store
+        lease = store.lease(self.key)
         if type(lease) is not Refusal and self._has_waited and self._recalled and not self._is_recalled_again:
             # What this request has waited for may be in a slower tier only.
             self._is_recalled_again, self._recalled = True, frozenset()
@@ -378,7 +383,7 @@ class CachedRequest:
             listed = encode_record(VariantsRecord(judged.vary, (key,)))
             if not lease.store_head(listed, key=self.key, url=url, tags=(of_url,)):
                 return lease.why_not
-        is_stored = lease.store_whole(encode_record(judged), payload, key=key, url=url, tags=tags)
+        is_stored = lease.store_whole(encode_record(judged), payload, url, tags, key)
         return None if is_stored else lease.why_not
 
     def take_over(self, exchange: Exchange) -> Exchange:

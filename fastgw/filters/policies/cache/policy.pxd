@@ -2,6 +2,7 @@
 
 cimport cython
 
+from fastgw.cache.shared.shared_store cimport SharedStore
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.route cimport Route
 from fastgw.filters.policies.cache.ready_answers cimport ReadyAnswers
@@ -35,7 +36,7 @@ cdef class CachePolicy:
     cdef public ReadyAnswers ready
     cdef public ReadyHits ready_hits
     cdef public object storage_ttl
-    cdef public object store
+    cdef public SharedStore store
     cdef public object store_name
     cdef public tuple tag_headers
     cdef public object worker_loop
@@ -53,3 +54,5 @@ cpdef str name_of(forward)
 cpdef dropped_for(CachePolicy policy, Exchange exchange, bint with_conditions=*, bint with_body=*)
 cpdef bytes purge_url(Exchange exchange, bytes query)
 cpdef bytes whole_query_of(Exchange exchange)
+cdef bint _has_port(bytes authority) except -1
+cdef int _COLON

@@ -64,6 +64,7 @@ _PAIRS: Final = re.compile(rb"[^;]+").findall
 _BESIDE_NAMES: Final = bytes({*range(0x20), *b'"', *range(0x7F, 0x100)})
 """Bytes that some server does not take for a part of a cookie's name: Django removes a no-break space."""
 _FOLDING: Final = bytes.maketrans(b" .+[ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"____abcdefghijklmnopqrstuvwxyz")
+_COLON: Final = 0x3A
 _PORTS: Final[Mapping[bytes, bytes]] = {b"http": b":80", b"https": b":443"}
 
 
@@ -321,10 +322,18 @@ def purge_url(exchange: Exchange, query: bytes | None) -> bytes:
     """
     head, peer = exchange.head, exchange.peer
     scheme, authority = client_scheme(head, peer), client_authority(head, peer)
-    if authority.find(b":") >= 0:
+    if _has_port(authority):
         if authority.endswith(b":%d" % peer.server_port):
             authority = authority.rpartition(b":")[0]
         else:
             authority = authority.removesuffix(_PORTS[scheme])
-    url = scheme + b"://" + authority + exchange.path
-    return url if query is None else url + b"?" + query
+    url = b"".join((scheme, b"://", authority, exchange.path))
+    return url if query is None else b"".join((url, b"?", query))
+
+
+def _has_port(authority: bytes) -> bool:
+    each: cython.uchar
+    for each in authority:  # noqa: SIM110 (a loop over bytes, without calls)
+        if each == _COLON:
+            return True
+    return False

@@ -105,7 +105,7 @@ class CacheSteps:
         assert answer is not None
         if not exchange.cache_status:
             return
-        answer.added += b"Cache-Status: " + exchange.cache_status + b"\r\n"
+        answer.added = b"".join((answer.added, b"Cache-Status: ", exchange.cache_status, b"\r\n"))
         if (
             exchange.cache_result == "bypass"
             and exchange.method not in self._policy.methods

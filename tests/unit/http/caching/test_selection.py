@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from fastgw.http.caching.cache_status import Forwarded, forwarded_status, hit_status
 from fastgw.http.caching.invalidation import find_invalidated, invalidates
+from fastgw.http.caching.key_text import swapped_key
 from fastgw.http.caching.keys import (
     NO_QUERY,
     QueryRule,
@@ -13,7 +14,6 @@ from fastgw.http.caching.keys import (
     primary_key,
     resource_text,
     search_key,
-    swapped_key,
 )
 from fastgw.http.caching.no_vary_search import SearchVariance, normalize_query, parse_search_variance
 from fastgw.http.caching.vary import find_varying, join_varying, normalized_value, variant_key
