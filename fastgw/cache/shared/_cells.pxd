@@ -87,7 +87,7 @@ cdef class Cells:
     cdef int _coldness(self, uint64_t entry) noexcept nogil
     cdef bint _settle(self, const Key* key, uint64_t* slot, uint64_t entry) noexcept nogil
     cdef bint _may_be_of(self, const Key* key, uint64_t entry) noexcept nogil
-    cpdef bint may_be_of(self, bytes key, uint64_t entry) except -1
+    cpdef bint remove(self, bytes key) except -1
     cpdef bint is_remembered(self, bytes key) except -1
     cpdef int remember(self, bytes key) except -1
 

@@ -86,7 +86,6 @@ cdef enum:
     FREE = 0
     OPEN = 1
     SEALED = 2
-    MOST_SEALED = 16
     GENERATION_MASK = 0x3FFF
     SMALL = 0
     MAIN = 1
@@ -230,20 +229,6 @@ cdef class Cells:
         slot = self._slot_of(&read, entry)
         return -1 if slot is NULL else slot - self._words
 
-    def candidates(self, bytes key):
-        """Return positions and entries that may be of this key, in the order of precedence."""
-        cdef Key read
-        cdef uint64_t* bucket
-        cdef uint64_t entry
-        cdef int number
-        self._read(key, &read)
-        bucket, found = self._bucket(&read), []
-        for number in range(BUCKET):
-            entry = fastgw_cache_load(bucket + number)
-            if entry and entry >> 48 == read.hash >> 48:
-                found.append((bucket - self._words + number, entry))
-        return found
-
     def entries(self):
         """Yield all entries with their positions, by bucket."""
         cdef int64_t at
@@ -364,11 +349,29 @@ cdef class Cells:
             and record[KEY_LOW] == key.low
         )
 
-    cpdef bint may_be_of(self, bytes key, uint64_t entry) except -1:
-        """Whether an entry has a record of this key, also in a segment that is being recycled."""
+    cpdef bint remove(self, bytes key) except -1:
+        """Remove all entries of a key from the index, also those of a segment that is being recycled, and count that.
+        False: there were none.
+        """
         cdef Key read
+        cdef uint64_t* slot
+        cdef uint64_t* ends
+        cdef uint64_t seen
+        cdef bint is_removed = False
         self._read(key, &read)
-        return self._may_be_of(&read, entry)
+        slot = self._bucket(&read)
+        ends = slot + BUCKET
+        while slot < ends:
+            seen = fastgw_cache_load(slot)
+            if seen and seen >> 48 == read.hash >> 48 and self._may_be_of(&read, seen):
+                # Again, if another process has changed it meanwhile: what it has put there may be the same object with
+                # another head or in another segment, or the former one, if this one breaks off.
+                if not fastgw_cache_swap(slot, seen, 0):
+                    continue
+                self._words[self._column + REMOVED] += 1
+                is_removed = True
+            slot += 1
+        return is_removed
 
     cpdef bint is_remembered(self, bytes key) except -1:
         """Whether an object of this key was evicted lately: it is asked for more often than its eviction assumed."""
@@ -719,56 +722,27 @@ cdef class Cells:
                 return segment
         return -1
 
-    def sealed(self, int most):
-        """Return the oldest sealed segments, with their states as words: up to `most` of each queue, that first which
-        is to give space. `most`: up to 16.
+    def oldest(self, uint64_t until):
+        """Return the oldest sealed segment of the queue that is to give space, with its state as a word; of the other
+        queue, if that has none. `until`: segments that were sealed after this one (`ORDER`) do not count.
         """
-        cdef int64_t found[2][MOST_SEALED]
-        cdef uint64_t orders[2][MOST_SEALED]
-        cdef uint64_t words[2][MOST_SEALED]
-        cdef int counts[2]
         cdef int64_t segment, small = 0
+        cdef int64_t found[2]
         cdef uint64_t word, order
-        cdef int queue, at
-        if not 0 < most <= MOST_SEALED:
-            raise ValueError("too many segments")
-        counts[0] = counts[1] = 0
+        cdef uint64_t orders[2]
+        cdef uint64_t words[2]
+        cdef int queue
+        found[SMALL] = found[MAIN] = -1
         for segment in range(self._segments):
             word = fastgw_cache_load(self._words + self._states + segment)
             if word & 0xF != SEALED:
                 continue
-            queue = word >> 4 & 1
+            queue, order = word >> 4 & 1, self._words[self._orders + segment]
             small += queue == SMALL
-            order = self._words[self._orders + segment]
-            at = counts[queue]
-            if at == most:
-                if order >= orders[queue][at - 1]:
-                    continue
-                at -= 1
-            else:
-                counts[queue] += 1
-            while at and orders[queue][at - 1] > order:
-                found[queue][at], orders[queue][at] = found[queue][at - 1], orders[queue][at - 1]
-                words[queue][at] = words[queue][at - 1]
-                at -= 1
-            found[queue][at], orders[queue][at], words[queue][at] = segment, order, word
-        oldest = []
-        for queue in (SMALL, MAIN) if 10 * small >= self._segments else (MAIN, SMALL):
-            oldest += [(found[queue][at], words[queue][at]) for at in range(counts[queue])]
-        return oldest
-
-    def is_cold(self, int64_t segment, uint64_t generation):
-        """Whether a segment has neither records that were found since they are in its queue, nor chunks."""
-        cdef int64_t offset = 0
-        cdef bint is_chunk = False
-        cdef uint64_t* record
-        self._checked_segment(segment)
-        while True:
-            record = self._walked(segment, generation, &offset, &is_chunk)
-            if record is NULL:
-                return True
-            if is_chunk or record[HITS]:
-                return False
+            if order <= until and (found[queue] < 0 or order < orders[queue]):
+                found[queue], orders[queue], words[queue] = segment, order, word
+        queue = SMALL if (10 * small >= self._segments and found[SMALL] >= 0) or found[MAIN] < 0 else MAIN
+        return None if found[queue] < 0 else (found[queue], words[queue])
 
     def survivors(self, int64_t segment, uint64_t generation, bint is_main):
         """Return the objects that are kept when a segment is recycled: entry, first word, hits, and the record with its

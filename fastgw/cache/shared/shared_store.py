@@ -249,16 +249,8 @@ class SharedStore:
 
     def remove_from_memory(self, key: bytes) -> bool:
         """Remove the object of a key from memory alone."""
-        was_there = is_changed = False
-        # Again, if another process has changed the entry meanwhile: what it has put there may be the same object with
-        # another head or in another segment, or one that breaks off, so that the object comes back.
-        while (seen := self._entry_of(key)) is not None:
-            position, entry = seen
-            found = self.cells.open_entry(key, position, entry)
-            is_valid = found is None or self._check(found) >= 0
-            removed = self.cells.drop(position, entry) if found is None else self._drop(found)
-            was_there, is_changed = was_there or (removed and is_valid), is_changed or removed
-        if is_changed:
+        was_there = self.cells.remove(key)
+        if was_there:
             self.report(key)
         return was_there
 
@@ -271,13 +263,6 @@ class SharedStore:
             self.cells.unpin(found.segment)
         if not is_later:
             self.remove_from_memory(key)
-
-    def _entry_of(self, key: bytes) -> tuple[int, int] | None:
-        """Return position and entry of the first record of a key, also in a segment that is being recycled."""
-        for position, entry in self.cells.candidates(key):
-            if self.cells.may_be_of(key, entry):
-                return position, entry
-        return None
 
     # --- purges ---
 

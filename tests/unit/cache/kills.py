@@ -93,6 +93,7 @@ for _name in (
     "insert",
     "move",
     "pin",
+    "remove",
     "replace",
     "set_used",
     "take_lease",

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fastgw.cache.shared import lifecycle, shared_store
-from fastgw.cache.shared._cells import Cells
 from fastgw.cache.shared.layout import CacheMemory, OtherCacheLayout
 from fastgw.cache.shared.popular import popular_objects
 from fastgw.cache.shared.recovery import clean_up
@@ -655,7 +654,8 @@ def test_a_death_at_the_begin_of_a_recycling_takes_nothing_from_readers(node: Sh
     """The worker has not looked yet whether others read the segment."""
     for number in range(200):
         put(node.a, key_of(number), content(number, 0, 3000))
-    sealed = [segment for segment, _ in node.a.cells.sealed(16)]
+    segments = node.a.segments
+    sealed = [each for each in range(segments.count) if segments.state(each).state is SegmentState.SEALED]
     found = next(
         each
         for number in range(200)
@@ -911,37 +911,6 @@ def test_a_head_of_an_object_of_several_segments_is_replaced(node: SharedNode) -
         lease.give_up()
         assert read(node.b, key_of(2)) == (b"head", body)
     assert not pins_in(node.memory)
-
-
-@pytest.mark.parametrize("meanwhile", ["broken off", "freshened"])
-def test_a_removal_holds_also_if_the_object_is_replaced_meanwhile(node: SharedNode, meanwhile: str) -> None:
-    """The other worker comes between the look-up and the change of the entry."""
-    key = key_of(1)
-    put(node.a, key, b"old")
-    found, lease = node.b.find(key), leased(node.b, key)
-    assert found is not None
-    begun: list[Writer] = []
-    calls: list[int] = []
-
-    class Later(Cells):
-        def replace(self, position: int, seen: int, wanted: int) -> bool:
-            calls.append(position)
-            if len(calls) == 1 and meanwhile == "freshened":
-                assert lease.freshen(found, b"new head")
-            elif len(calls) == 1:
-                writer = lease.store(b"head", 8)
-                assert writer is not None
-                begun.append(writer)
-            return super().replace(position, seen, wanted)
-
-    node.a.cells = Later(node.memory, 1)
-    assert node.a.remove(key)
-    assert len(calls) == 2
-    for writer in begun:
-        writer.abort()
-    found.release()
-    assert node.a.find(key) is node.b.find(key) is None
-    assert node.a.numbers().objects == objects_in(node.a) == pins_in(node.memory) == 0
 
 
 def test_a_long_object_that_cannot_be_copied_stays_as_it_was(node: SharedNode) -> None:
