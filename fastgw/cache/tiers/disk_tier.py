@@ -41,7 +41,7 @@ from fastgw.operator_events import OperatorEvent, log_event
 
 RECALL_S: Final = 2.0
 """Seconds that requests wait for the disk."""
-MOST_RECALLS: Final = 256
+MOST_READS: Final = 256
 """Look-ups of a process at a time."""
 MOST_WRITES: Final = 256
 """Objects that a process has yet to write."""
@@ -74,18 +74,6 @@ class _Found(NamedTuple):
     file: DiskFile | None
 
 
-class _Recall:
-    """A look-up, for all requests that wait for it."""
-
-    def __init__(self) -> None:
-        self.callbacks: list[Callable[[StoredObject | None], None]] = []
-
-    def end(self, found: Callable[[], StoredObject | None]) -> None:
-        callbacks, self.callbacks = self.callbacks, []
-        for each in callbacks:
-            each(found())
-
-
 @final
 class DiskTier:
     """The tier in one process. `store`: its memory. `expires`: returns the epoch seconds from which on an object with
@@ -114,14 +102,13 @@ class DiskTier:
         self._folder = -1
         """The directory of the tier, open as soon as it was used, so that it is found where it was moved to."""
         self._verified: dict[tuple[int, int, int], None] = {}
-        self._recalls: dict[tuple[bytes, ...], _Recall] = {}
-        self._writes = 0
+        self._reads = self._writes = 0
         self._held_bytes = 0
         self._held: dict[int, StoredObject] = {}
         self._full_until = self._reported_at = 0.0
 
     def __repr__(self) -> str:
-        return f"<DiskTier {self.disk.path} writes={self._writes} recalls={len(self._recalls)}>"
+        return f"<DiskTier {self.disk.path} writes={self._writes} reads={self._reads}>"
 
     @property
     def has_failed(self) -> bool:
@@ -130,52 +117,43 @@ class DiskTier:
     @property
     def is_busy(self) -> bool:
         """Whether a thread has something to do, or the loop with its results."""
-        return bool(self._writes or self._recalls or self.purges.is_busy)
+        return bool(self._writes or self._reads or self.purges.is_busy)
 
     # look-ups
 
-    def recall(self, keys: Sequence[bytes], callback: Callable[[StoredObject | None], None]) -> bool:
-        """See `SharedStore.recall`."""
-        name = tuple(keys)
-        recall = self._recalls.get(name)
-        if recall is None:
-            if self.has_failed or len(self._recalls) >= MOST_RECALLS:
-                return False
-            recall = self._recalls[name] = _Recall()
-            timer = self.loop.call_later(RECALL_S, lambda: self._end_recall(name, recall, None))
+    def recall(self, keys: Sequence[bytes], done: Callable[[DiskObject | None], None]) -> bool:
+        """See `SlowerTiers.recall`."""
+        if self.has_failed or self._reads >= MOST_READS:
+            return False
+        is_late = False
 
-            def done(found: _Found | None) -> None:
+        def end_late() -> None:
+            nonlocal is_late
+            is_late = True
+            done(None)
+
+        def ended(found: _Found | None) -> None:
+            self._reads -= 1
+            if not is_late:
                 timer.cancel()
-                self._end_recall(name, recall, found)
+                done(None if found is None else self._use(found))
 
-            self.threads.run(Work.READ, lambda: self._find_file(name), done)
-        recall.callbacks.append(callback)
+        self._reads += 1
+        timer = self.loop.call_later(RECALL_S, end_late)
+        self.threads.run(Work.READ, lambda: self._find_file(keys), ended)
         return True
 
-    def _end_recall(self, name: tuple[bytes, ...], recall: _Recall, found: _Found | None) -> None:
-        if self._recalls.get(name) is recall:
-            del self._recalls[name]
-        if not recall.callbacks:
-            return  # it was late
-        if found is None or not self._promote_object(found):
-            recall.end(lambda: None)
-            return
-        self.count(DISK_HITS)
-        file = found.file
-        if file is None:
-            recall.end(lambda: None)
-            return
-        soft = self.check(found.key, found.record).is_soft_purged
-        recall.end(lambda: DiskObject(found.key, found.record, file, is_soft_purged=soft))
-
-    def _promote_object(self, found: _Found) -> bool:
-        """Put an object into memory, unless it is sent from its file. False: it was purged."""
-        if self.check(found.key, found.record).is_purged:
+    def _use(self, found: _Found) -> DiskObject | None:
+        """Put an object into memory, or return it if it is sent from its file. None also if it was purged."""
+        validity = self.check(found.key, found.record)
+        if validity.is_purged:
             self.remove(found.key)
-            return False
+            return None
+        self.count(DISK_HITS)
         if found.file is None:
             promote_object(self._store, found.key, found.record, found.body)
-        return True
+            return None
+        return DiskObject(found.key, found.record, found.file, is_soft_purged=validity.is_soft_purged)
 
     def check(self, key: bytes, record: ObjectRecord, began: int | None = None) -> Validity:
         """Return whether an object is valid. `began`: as if its fetch had begun at this purge sequence."""

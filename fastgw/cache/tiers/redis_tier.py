@@ -13,7 +13,7 @@ from msgspec import structs
 from fastgw.cache.shared.layout import REDIS_DAMAGED, REDIS_DROPPED, REDIS_HITS, REDIS_WRITTEN
 from fastgw.cache.shared.shared_store import SharedStore
 from fastgw.cache.shared.watches import WatchLoop
-from fastgw.cache.store import FetchBegin, PurgePosition, RedisNumbers, StoredObject
+from fastgw.cache.store import FetchBegin, PurgePosition, RedisNumbers
 from fastgw.cache.tiers.object_file import ObjectRecord
 from fastgw.cache.tiers.promotion import check_record, promote_object
 from fastgw.cache.tiers.redis_purges import RedisPurges
@@ -28,10 +28,7 @@ MOST_TTL_S: Final = 86_400.0
 """Maximum seconds for which Redis keeps an object."""
 MOST_AHEAD: Final = 4 * 1024 * 1024
 """Maximum bytes that are written and not confirmed. With more, objects are dropped."""
-MOST_RECALLS: Final = 256
 _MOST_VALUE: Final = b"%d" % (2 * LONGEST)
-
-Recalled = Callable[[StoredObject | None], None]
 
 
 @final
@@ -42,14 +39,13 @@ class RedisTier:
         self._store, self._expires, self._name = store, expires, name.encode()
         self._client: CacheRedis | None = None
         self._namespace = b""
-        self._recalls: dict[tuple[bytes, ...], list[Recalled]] = {}
         self._ahead = 0
         self.purges = RedisPurges(store.memory, store.counters, loop, self._send_purges)
         self.position: PurgePosition | None = None
         """The last known one: a fetch that begins now is newer. None: Redis has not answered yet."""
 
     def __repr__(self) -> str:
-        return f"<RedisTier {self._client!r} recalls={len(self._recalls)} ahead={self._ahead}>"
+        return f"<RedisTier {self._client!r} ahead={self._ahead}>"
 
     def use_client(self, client: "CacheRedis | None") -> None:
         """Use this connection from now on; None: none."""
@@ -64,27 +60,16 @@ class RedisTier:
 
     # look-ups
 
-    def recall(self, keys: Sequence[bytes], callback: Recalled) -> bool:
-        """See `SharedStore.recall`. The callback gets None."""
-        name = tuple(keys)
-        callbacks = self._recalls.get(name)
-        if callbacks is None:
-            if len(self._recalls) >= MOST_RECALLS:
-                return False
-            began = self.purges.confirmed()
+    def recall(self, keys: Sequence[bytes], done: Callable[[], None]) -> bool:
+        """See `SlowerTiers.recall`: what is found is in memory then."""
+        began = self.purges.confirmed()
 
-            def answered(answer: list[Any] | None) -> None:
-                callbacks = self._recalls.pop(name)
-                if answer is not None and answer[2]:
-                    self._use(name[answer[2] - 1], answer, began)
-                for each in callbacks:
-                    each(None)
+        def answered(answer: list[Any] | None) -> None:
+            if answer is not None and answer[2]:
+                self._use(keys[answer[2] - 1], answer, began)
+            done()
 
-            if not self._run_script(name, b"g", [_MOST_VALUE], answered):
-                return False
-            callbacks = self._recalls[name] = []
-        callbacks.append(callback)
-        return True
+        return self._run_script(keys, b"g", [_MOST_VALUE], answered)
 
     def _use(self, key: bytes, answer: list[Any], began: int) -> None:
         """Put an object into memory. `began`: purge sequence up to which Redis has checked it."""

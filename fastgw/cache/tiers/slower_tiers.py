@@ -6,7 +6,7 @@ another one.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from fastgw.cache.shared.lifecycle import SharedLease
 from fastgw.cache.shared.shared_store import SharedStore
@@ -32,6 +32,9 @@ from fastgw.cache.tiers.purge_journal import Purge
 if TYPE_CHECKING:
     from fastgw.cache.tiers.redis_tier import RedisTier
 
+MOST_RECALLS: Final = 256
+"""Look-ups of a process at a time."""
+
 
 @final
 class SlowerTiers:
@@ -48,6 +51,7 @@ class SlowerTiers:
         redis: "RedisTier | None" = None,
     ) -> None:
         self._store, self.disk, self.redis, self.expires = store, disk, redis, expires
+        self._recalls: dict[tuple[bytes, ...], list[Callable[[StoredObject | None], None]]] = {}
         self.most_bytes = 0 if disk is None else min(most_bytes, disk.disk.most_bytes // 8)
         """Maximum bytes of a body that is stored on disk alone."""
 
@@ -60,18 +64,31 @@ class SlowerTiers:
         return None if self.redis is None else self.redis.position
 
     def recall(self, keys: Sequence[bytes], callback: Callable[[StoredObject | None], None]) -> bool:
-        """See `SharedStore.recall`."""
-        disk, redis = self.disk, self.redis
-        if redis is None:
-            return disk is not None and disk.recall(keys, callback)
-        if disk is None:
-            return redis.recall(keys, callback)
+        """See `SharedStore.recall`; equal look-ups are one. A tier puts what it has found into memory, or it calls back
+        with an object that is sent from its file.
+        """
+        name = tuple(keys)
+        callbacks = self._recalls.get(name)
+        if callbacks is None:
+            if len(self._recalls) >= MOST_RECALLS or not (self._ask_disk(name) or self._ask_redis(name)):
+                return False
+            callbacks = self._recalls[name] = []
+        callbacks.append(callback)
+        return True
 
-        def go_on(found: StoredObject | None) -> None:
-            if found is not None or self._has_any(keys) or not redis.recall(keys, callback):
-                callback(found)
+    def _ask_disk(self, keys: tuple[bytes, ...]) -> bool:
+        def done(found: DiskObject | None) -> None:
+            if found is not None or self._has_any(keys) or not self._ask_redis(keys):
+                self._end_recall(keys, found)
 
-        return disk.recall(keys, go_on) or redis.recall(keys, callback)
+        return self.disk is not None and self.disk.recall(keys, done)
+
+    def _ask_redis(self, keys: tuple[bytes, ...]) -> bool:
+        return self.redis is not None and self.redis.recall(keys, lambda: self._end_recall(keys, None))
+
+    def _end_recall(self, keys: tuple[bytes, ...], found: DiskObject | None) -> None:
+        for callback in self._recalls.pop(keys):
+            callback(None if found is None else found.copy())
 
     def _has_any(self, keys: Sequence[bytes]) -> bool:
         for key in keys:
