@@ -2,7 +2,7 @@
 
 cimport cython
 
-from fastgw.cache.shared._cells cimport Cells, OpenRecord
+from fastgw.cache.shared._cells cimport Cells
 from fastgw.cache.shared.space cimport Extent, Space
 
 cdef int BEGAN, CHECKED, COMPLETE, FAILED, FOUND, GROWING, HEADER, HITS, RESERVING, STATUS
@@ -44,5 +44,5 @@ cdef class SharedLease:
     cpdef give_up(self, double mark_s=*)
     cdef WrittenRecord _write(self, bytes head, size, bytes key, bytes url, tags, int status, bytes body)
     cdef WrittenRecord _write_record_of(
-        self, bytes key, bytes head, bytes url, list hashes, size, int status, bytes body, OpenRecord old,
+        self, bytes key, bytes head, bytes url, list hashes, size, int status, bytes body
     )

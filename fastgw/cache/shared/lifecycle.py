@@ -17,12 +17,11 @@ from fastgw.cache.shared._cells import (
     HITS,
     RESERVING,
     STATUS,
-    OpenRecord,
 )
 from fastgw.cache.shared.objects import SharedObject, SharedWriter
 from fastgw.cache.shared.purges import Validity
 from fastgw.cache.shared.segments import Queue
-from fastgw.cache.shared.space import Extent, Space, rounded
+from fastgw.cache.shared.space import Extent, Space
 from fastgw.cache.store import MOST_HEAD, MOST_TAGS, MOST_URL, FetchBegin, NotStored, StoredObject, Writer
 
 if TYPE_CHECKING:
@@ -122,19 +121,26 @@ class SharedLease:
         written = self._write(head, size, key, url, tags, GROWING, None)
         if written is None:
             return None
-        writer = SharedWriter(self._store, written, size, self.give_up)
+        writer = self._begin_body(written, size)
+        if writer is None:
+            return None
         if tiers is not None and url:
             writer.stored = partial(tiers.write, self.fetched, self.key, written.key, head, url, tags)
         if not written.is_found:
-            why_not = writer.begin_body(self.key)
-            if why_not is not None:
-                self.why_not = why_not
-                return None
             return writer
         if key is not None and key != self.key:
             self._store.report(self.key)
         self._store.report(written.key)
         return writer
+
+    def _begin_body(self, written: WrittenRecord, size: Size) -> SharedWriter | None:
+        """Return what writes the body of a record; None: there is no space, see `why_not`."""
+        writer = SharedWriter(self._store, written, size, self.give_up)
+        why_not = None if written.is_found else writer.begin_body(self.key)
+        if why_not is None:
+            return writer
+        self.why_not = why_not
+        return None
 
     def store_head(
         self, head: bytes, *, key: bytes | None = None, url: bytes = b"", tags: Collection[bytes] = ()
@@ -174,8 +180,7 @@ class SharedLease:
     def freshen(self, found: StoredObject, head: bytes) -> bool:
         """Give a complete object another head (a 304 has validated it), as if it had been fetched under this lease, and
         end the lease. False: the object is gone, was purged since the lease, or cannot be changed, such as for want of
-        space: it stays as it was, or is removed and the lease ends, if that would take too long. `found` stays as
-        it is; the next `find` has the new head.
+        space: it stays as it was. `found` stays as it is; the next `find` has the new head.
         """
         tiers = self._tiers
         if not isinstance(found, SharedObject):
@@ -192,53 +197,38 @@ class SharedLease:
         if self._ended or at < 0 or not found.is_complete:
             self.why_not = NotStored.EXPIRED if self._ended else NotStored.GONE
             return False
-        tags, url = cells.tags(at), cells.url(at)
+        tags, url, length = cells.tags(at), cells.url(at), found.length
         if self._is_too_long(len(tags), len(url), len(head)):
             self.why_not = NotStored.HEAD_SIZE
             return False
-        old = cells.open(found.key)
-        if old is not None:
-            cells.unpin(old.segment)  # `found` has a pin of its own
-        if old is None or old.at != at:
+        if length > min(_MOST_COPIED, store.most_bytes):
+            self.why_not = NotStored.BODY_SIZE
+            return False
+        present = cells.open(found.key)
+        if present is not None:
+            cells.unpin(present.segment)  # `found` has a pin of its own
+        if present is None or present.at != at:
             self.why_not = NotStored.GONE
             return False
         was = store.purges.check(words[at + BEGAN], words[at + CHECKED] >> 1, tags, lambda: url)
         if was.is_purged:
             self.why_not = NotStored.PURGED
             return False
-        length = found.length
-        if rounded(HEADER + 8 * len(tags) + len(url) + len(head) + length) > self._segment_bytes:
-            return self._freshen_by_copy(found, head, url, tags, old)
-        body = b"".join(found.pieces())
-        written = self._write_record_of(found.key, head, url, tags, length, COMPLETE, body, old)
+        written = self._write_record_of(found.key, head, url, tags, length, GROWING, None)
         if written is None:
             return False
-        cells.unpin(written.extent.segment)
-        self.give_up()
-        store.report(found.key)
-        return True
-
-    def _check(self, hashes: Hashes, url: bytes) -> Validity:
-        """Return whether a record of this fetch with these hashes of its tags and keys is valid."""
-        return self._store.purges.check(self._began, self._began, hashes, lambda: url)
-
-    def _freshen_by_copy(self, found: SharedObject, head: bytes, url: bytes, tags: list[int], old: OpenRecord) -> bool:
-        """Replace an object of several segments by a copy with another head. False: there is none, see `why_not`."""
-        if found.length > min(_MOST_COPIED, self._store.most_bytes):
-            self.why_not = NotStored.BODY_SIZE
-            return False
-        written = self._write_record_of(found.key, head, url, tags, found.length, GROWING, None, old)
-        if written is None:
-            return False
-        writer = SharedWriter(self._store, written, found.length, self.give_up)
-        why_not = writer.begin_body(self.key, old)
-        if why_not is not None:
-            self.why_not = why_not
+        words[written.at + HITS], words[written.at + FOUND] = words[at + HITS], words[at + FOUND]
+        writer = self._begin_body(written, length)
+        if writer is None:
             return False
         is_whole = all(writer.append(piece) for piece in found.pieces()) and writer.complete()
         if not is_whole:
             self.why_not = NotStored.FULL
         return is_whole
+
+    def _check(self, hashes: Hashes, url: bytes) -> Validity:
+        """Return whether a record of this fetch with these hashes of its tags and keys is valid."""
+        return self._store.purges.check(self._began, self._began, hashes, lambda: url)
 
     def give_up(self, mark_s: float = 0.0) -> None:
         """End the lease without an object. `mark_s`: for so many seconds requests for this key have to fetch
@@ -300,7 +290,7 @@ class SharedLease:
         if (size or 0) > store.most_bytes:
             self.why_not = NotStored.BODY_SIZE
             return None
-        return self._write_record_of(key, head, url, hashes, size, status, body, None)
+        return self._write_record_of(key, head, url, hashes, size, status, body)
 
     def _write_record_of(
         self,
@@ -311,11 +301,8 @@ class SharedLease:
         size: Size,
         status: cython.int,
         body: bytes | None,
-        old: OpenRecord | None,
     ) -> WrittenRecord | None:
-        """Do so for these hashes of its tags and keys. `old`: the record that it goes in the place of, or is not found;
-        None: it replaces whatever is there.
-        """
+        """Do so for these hashes of its tags and keys."""
         # PERF: 4 us for an object of 1 KB, 50 in Python (CPython 3.11, micro/cache_store).
         cells = self._cells
         space: Space = self._store.space
@@ -326,8 +313,7 @@ class SharedLease:
                 self.why_not = NotStored.PURGED
                 return None
             checked |= validity.is_soft_purged
-        is_wanted: bool = old is not None or cells.is_remembered(key)
-        queue: cython.int = _MAIN_QUEUE if is_wanted else _SMALL_QUEUE
+        queue: cython.int = _MAIN_QUEUE if cells.is_remembered(key) else _SMALL_QUEUE
         before: cython.longlong = HEADER + 8 * len(hashes) + len(url) + len(head)
         length: cython.longlong = -1 if size is None else size
         wanted: cython.longlong = before + (_FIRST_PART if length < 0 else length)
@@ -349,18 +335,12 @@ class SharedLease:
         )
         written.queue, written.extent, written.key, written.body = queue, extent, key, before
         written.location = cells.location(extent.segment, extent.offset)
-        words = self._store.memory.words
-        if old is not None:
-            words[written.at + HITS], words[written.at + FOUND] = words[old.at + HITS], words[old.at + FOUND]
         if is_divided:
             return written
-        if old is not None:
-            written.is_found = cells.replace(old.position, old.entry, cells.entry(key, written.location))
-        elif cells.insert(key, written.location):
+        if cells.insert(key, written.location):
             written.replaced, written.is_found = cells.replaced, True
-        if written.is_found:
             return written
-        words[written.at + STATUS] = FAILED
+        self._store.memory.words[written.at + STATUS] = FAILED
         cells.unpin(extent.segment)
-        self.why_not = NotStored.CONTESTED if old is None else NotStored.GONE
+        self.why_not = NotStored.CONTESTED
         return None

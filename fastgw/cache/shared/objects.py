@@ -17,7 +17,6 @@ from fastgw.cache.shared._cells import (
     NEXT,
     SIZE,
     STATUS,
-    OpenRecord,
 )
 from fastgw.cache.shared.space import Extent
 from fastgw.cache.store import NotStored
@@ -33,8 +32,6 @@ _RESERVING_S: Final = 0.002
 """Time after which no more space is reserved in a turn of the event loop for a body of known length. The last
 chunk may take longer by the opening of one segment: up to 5 ms with the smallest objects.
 """
-_COPYING_S: Final = 0.008
-"""Time for the space of a copy, which is made in one turn, or not at all."""
 
 
 @final
@@ -220,38 +217,29 @@ class SharedWriter:
 
     # space
 
-    def begin_body(self, lease_key: bytes, old: OpenRecord | None = None) -> NotStored | None:
-        """Reserve space for the body, if the object is not in the index yet: all of it, or as much as there is time
+    def begin_body(self, lease_key: bytes) -> NotStored | None:
+        """Reserve space for the body of an object that is not in the index yet: all of it, or as much as there is time
         for; each `append` reserves more then. Returns why it cannot be stored; the writer has ended then, its lease has
-        not. `lease_key`: of the lease; it is reported as well when the object is found. `old`: the object that this one
-        is a copy of, and goes in the place of: at once, or not at all; None: it replaces whatever is there. Without
-        time for a copy, `old` is removed and the lease ends.
+        not. `lease_key`: of the lease; it is reported as well when the object is found.
         """
-        store, key = self._store, self._key
-        self._lease_key, self._old = lease_key, old
+        self._lease_key, key = lease_key, self._key
         former = self._cells.open(key)
         self._former = 0 if former is None else former.entry
         if former is not None:
             self._cells.unpin(former.segment)
         self._missing = (self._announced or 0) - self._free  # bytes of the body without space
-        why_not = self._reserve_more(_RESERVING_S if old is None else _COPYING_S)
-        if why_not is None and old is not None and self._replaced is None:
-            why_not = NotStored.FULL
-            # Each use would try again and take space from others. The next fetch stores it, over several turns.
-            if store.remove_entry(key, old.entry):
-                store.report(key)
-            self._ended(0.0)
+        why_not = self._reserve_more()
         if why_not is not None:
             self._words[self._at + STATUS] = FAILED
             self._goes_on = False
             self._cells.unpin(self._segment)
         return why_not
 
-    def _reserve_more(self, seconds: float = _RESERVING_S) -> NotStored | None:
-        """Reserve space for a body of known length until the object is in the index, or so much time has passed.
+    def _reserve_more(self) -> NotStored | None:
+        """Reserve space for a body of known length until the object is in the index, or `_RESERVING_S` has passed.
         Returns why that cannot be done.
         """
-        until = self._store.clock() + seconds
+        until = self._store.clock() + _RESERVING_S
         while self._replaced is None:
             why_not = self._reserve_next()
             if why_not is not None or self._store.clock() >= until:
@@ -271,29 +259,15 @@ class SharedWriter:
             return None
         assert self._announced is not None
         words[self._at + SIZE] = self._announced + 1
-        replaced = self._insert()
+        replaced = None if self._is_outdated() else store.insert(self._key, self._location)
         if replaced is None:
-            return NotStored.CONTESTED if self._old is None else NotStored.GONE
+            return NotStored.CONTESTED  # also if others were faster
+        words[self._at + STATUS] = GROWING  # only now it is found
         self._replaced = replaced
         if self._lease_key != self._key:
             store.report(self._lease_key)
         store.report(self._key)
         return None
-
-    def _insert(self) -> int | None:
-        """Add the object to the index; return the entry that it has replaced, 0: there was none. None: it was removed
-        or replaced meanwhile, or others were faster.
-        """
-        store, key, old = self._store, self._key, self._old
-        replaced: int | None
-        if old is not None:
-            entry = self._cells.entry(key, self._location)
-            replaced = old.entry if self._cells.replace(old.position, old.entry, entry) else None
-        else:
-            replaced = None if self._is_outdated() else store.insert(key, self._location)
-        if replaced is not None:
-            self._words[self._at + STATUS] = GROWING  # only now it is found
-        return replaced
 
     def _is_outdated(self) -> bool:
         """Whether a later response was stored meanwhile, as after a purge or the end of the lease. The former one is
