@@ -101,10 +101,9 @@ cdef class Cells:
     cdef int64_t _body_of(self, const uint64_t* record) noexcept nogil
     cdef uint64_t* _checked_record(self, int64_t at) except NULL
     cpdef OpenRecord open(self, bytes key)
+    cdef bytes _image_of(self, uint64_t* record)
     cpdef OpenRecord open_entry(self, bytes key, int64_t position, uint64_t entry)
-    cpdef int64_t record_at(self, uint64_t location) except -2
     cpdef int64_t word_at(self, uint64_t location) except -1
-    cpdef int64_t chunk_at(self, uint64_t location) except -2
     cpdef int missing(self, int64_t at) except -1
     cpdef bint is_current(self, int64_t at) except -1
     cpdef int count_found(self, int64_t at) except -1

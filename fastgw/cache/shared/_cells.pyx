@@ -476,13 +476,6 @@ cdef class Cells:
         record = self._opened(entry, NULL if key is None else &read)
         return None if record is NULL else self._open(record, self._words + position, entry)
 
-    cpdef int64_t record_at(self, uint64_t location) except -2:
-        """Return the first word of the record at a location; -1: it is gone. Without a pin, what is read there is a
-        hint.
-        """
-        cdef uint64_t* record = self._there(location, False)
-        return -1 if record is NULL else record - self._words
-
     cpdef int64_t word_at(self, uint64_t location) except -1:
         """Return the first word at a location, of a chunk whose record is pinned: also while a process that looks for
         space has its segment in hand.
@@ -490,11 +483,6 @@ cdef class Cells:
         if not self._is_sound(location):
             raise ValueError("there is no such location")
         return self._at(_segment_of(location), location >> 2 & 0xFFFF) - self._words
-
-    cpdef int64_t chunk_at(self, uint64_t location) except -2:
-        """Return the first word of the chunk at a location; -1: it is gone."""
-        cdef uint64_t* chunk = self._there(location, True)
-        return -1 if chunk is NULL else chunk - self._words
 
     cpdef int missing(self, int64_t at) except -1:
         """Return whether a chunk of a pinned record is missing. 0: all are there, as long as it is pinned; 1: a process
@@ -745,10 +733,10 @@ cdef class Cells:
         return None if found[queue] < 0 else (found[queue], words[queue])
 
     def survivors(self, int64_t segment, uint64_t generation, bint is_main):
-        """Return the objects that are kept when a segment is recycled: entry, first word, hits, and the record with its
-        body; None instead if that goes on in chunks. None: they are more than half of it.
+        """Return the objects that are kept when a segment is recycled: entry, hits, and the record with its body. None:
+        they are more than half of it.
         """
-        cdef int64_t offset = 0, begins = 0, live = 0, count
+        cdef int64_t offset = 0, begins = 0, live = 0
         cdef bint is_chunk = False
         cdef uint64_t* record
         cdef uint64_t* popular
@@ -770,12 +758,35 @@ cdef class Cells:
                 entry = key.hash >> 48 << 48 | _location(generation, segment, begins)
                 if self._slot_of(&key, entry) is not NULL:
                     live += <int64_t> record[TOTAL]
-                    image, count = None, self._body_of(record) + <int64_t> record[LENGTH]
-                    if not record[NEXT] and 0 < count <= <int64_t> record[TOTAL]:
-                        image = PyBytes_FromStringAndSize(<char*> record, count)
-                    found.append((entry, record - self._words, record[HITS] - 1 if is_main else 0, image))
+                    image = self._image_of(record)
+                    if image is not None:
+                        found.append((entry, record[HITS] - 1 if is_main else 0, image))
             if 2 * live > self._segment:
                 return None
+
+    cdef bytes _image_of(self, uint64_t* record):
+        """Return a record with its whole body, which may go on in chunks; None: it is too large to be moved, or a part
+        of it is gone.
+        """
+        cdef int64_t count = self._body_of(record) + <int64_t> record[LENGTH]
+        cdef int64_t filled = min(count, self._body_of(record) + <int64_t> record[CAPACITY]), part
+        cdef uint64_t following = record[NEXT]
+        cdef uint64_t* chunk
+        cdef bytes image
+        if not 0 < filled <= min(count, <int64_t> record[TOTAL]) or count > self._segment // 2:
+            return None
+        image = PyBytes_FromStringAndSize(NULL, count)
+        memcpy(PyBytes_AS_STRING(image), record, filled)
+        while filled < count:
+            chunk = self._there(following, True) if following else NULL
+            if chunk is NULL:
+                return None
+            part = min(count - filled, <int64_t> chunk[CHUNK_CAPACITY])
+            if not 0 < part <= self._segment - CHUNK_HEADER - <int64_t> (following >> 2 & 0xFFFF) * UNIT:
+                return None
+            memcpy(PyBytes_AS_STRING(image) + filled, <char*> chunk + CHUNK_HEADER, part)
+            filled, following = filled + part, chunk[CHUNK_NEXT]
+        return None if self.missing(record - self._words) else image
 
     def retain(self, int64_t segment, uint64_t generation, bint is_main):
         """Lower the hits of the records of a segment, which gets another turn in the main queue; see `Space`."""

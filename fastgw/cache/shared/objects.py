@@ -182,7 +182,7 @@ class SharedWriter:
             self._words[self._capacity_at] -= free
             store.space.resize(self._extent, self._extent_at, self._extent.length - free)
         self._cells.completed(self._at, self._length)
-        is_stored = store.holds(self._key, self._location)
+        is_stored = store.holds(self._key, self._at)
         self._end()
         if held is not None and not is_stored:
             held.release()

@@ -1,10 +1,10 @@
-"""The objects of a store that were found most often, for people: read without pins but for those that are returned."""
+"""The objects of a store that were found most often, for people."""
 
 import heapq
 from collections.abc import Generator
 from typing import Final, NamedTuple
 
-from fastgw.cache.shared._cells import COMPLETE, FOUND, PARTS, SIZE, STATUS, Cells
+from fastgw.cache.shared._cells import COMPLETE, FOUND, SIZE, STATUS, Cells
 
 BUCKETS: Final = 32
 """Buckets of the index that are read in one step: up to 512 objects, well below 1 ms."""
@@ -24,24 +24,18 @@ Popular = Generator[None, None, list[PopularObject]]
 
 def popular_objects(words: memoryview, cells: Cells, most: int) -> Popular:
     """Return the `most` objects that were found most often, in order. Objects without a URL were made of others."""
-    best: list[tuple[int, int, int]] = []  # found, position and entry
+    best: list[tuple[int, bytes, int]] = []  # found, URL and length
     for number, bucket in enumerate(cells.entries()):
         for position, entry in bucket:
-            at = cells.record_at(entry)
-            if at < 0 or not (found := words[at + FOUND]) or not words[at + PARTS] >> 32 & 0xFFFF:
+            opened = cells.open_entry(None, position, entry)
+            if opened is None:
                 continue
-            if len(best) < most:
-                heapq.heappush(best, (found, position, entry))
-            elif found > best[0][0]:
-                heapq.heapreplace(best, (found, position, entry))
+            found, at = words[opened.at + FOUND], opened.at
+            is_better = found > (best[0][0] if len(best) == most else 0)
+            if is_better and words[at + STATUS] == COMPLETE and (url := cells.url(at)):
+                add = heapq.heapreplace if len(best) == most else heapq.heappush
+                add(best, (found, url, words[at + SIZE] - 1))
+            cells.unpin(opened.segment)
         if not number % BUCKETS:
             yield
-    objects = []
-    for found, position, entry in sorted(best, reverse=True):
-        opened = cells.open_entry(None, position, entry)
-        if opened is None:
-            continue
-        if words[opened.at + STATUS] == COMPLETE:
-            objects.append(PopularObject(cells.url(opened.at), found, words[opened.at + SIZE] - 1))
-        cells.unpin(opened.segment)
-    return objects
+    return [PopularObject(url, found, length) for found, url, length in sorted(best, reverse=True)]

@@ -41,6 +41,6 @@ cdef class SharedStore:
     cdef unsigned long long _now(self) except? 0
     cdef bint _is_whole(self, OpenRecord found) except -1
     cdef bint _drop(self, OpenRecord found) except -1
-    cpdef bint holds(self, bytes key, unsigned long long location) except -1
+    cpdef bint holds(self, bytes key, long long at) except -1
     cpdef report(self, bytes key)
     cpdef end_lease(self, long long at, unsigned long long word, double mark_s)

@@ -377,19 +377,13 @@ class SharedStore:
         """
         return self.cells.replaced if self.cells.insert(key, location) else None
 
-    def holds(self, key: bytes, location: cython.ulonglong) -> bool:
-        """Whether requests find this record."""
-        cells = self.cells
-        entry = cells.entry(key, location)
-        position = cells.position(key, entry)
-        found = None if position < 0 else cells.open_entry(key, position, entry)
-        if found is None:
+    def holds(self, key: bytes, at: cython.longlong) -> bool:
+        """Whether requests find this record. `at`: its first word."""
+        found = self.cells.open(key)
+        if found is None or not self._is_whole(found):
             return False
-        if self._words[found.at + CHECKED] >> 1 != cells.purge_sequence() and self._check(found) < 0:
-            self._drop(found)
-            return False
-        cells.unpin(found.segment)
-        return True
+        self.cells.unpin(found.segment)
+        return bool(found.at == at)
 
     def remove_entry(self, key: bytes, entry: int) -> bool:
         """Remove an entry from the index. False: it was not in it any more."""

@@ -190,7 +190,13 @@ def pins_in(memory: CacheMemory) -> int:
 
 def objects_in(store: SharedStore) -> int:
     """The entries of the index whose records are there: what the counters should say."""
-    return sum(store.cells.record_at(entry) >= 0 for bucket in store.cells.entries() for _, entry in bucket)
+    count = 0
+    for bucket in store.cells.entries():
+        for position, entry in bucket:
+            if (opened := store.cells.open_entry(None, position, entry)) is not None:
+                store.cells.unpin(opened.segment)
+                count += 1
+    return count
 
 
 def leases_in(store: SharedStore) -> int:
