@@ -147,7 +147,7 @@ class CachedRequest:
             return None
         record = decode_record(found.head)
         if isinstance(record, VariantsRecord):
-            if policy.ready_hits is not None:
+            if policy.ready is not None:
                 self._variants_stamp = store.stamp(found)
             found.release()
             self.variants = record
@@ -203,23 +203,13 @@ class CachedRequest:
 
     def _keep_ready(self, found: StoredObject, record: StoredHead) -> None:
         """Keep a fresh response in the memory of the worker."""
-        exchange, policy, forward, variants = self.exchange, self.policy, self.forward, self.variants
-        if self.body is not None:
+        exchange, ready, forward, variants = self.exchange, self.policy.ready, self.forward, self.variants
+        if ready is None or self.body is not None:
             return  # the look-up of ready answers has no body
+        if not isinstance(forward, Forward) and len(forward.key_values(exchange)) != 1:
+            return  # a value that this request does not have would select another response, too
         selection = None if variants is None else Selection(variants.vary, self._variants_stamp)
-        if self._may_be_ready:
-            assert policy.ready is not None
-            policy.ready.add(exchange, found, record, forward.marks, selection)
-        elif policy.ready_hits is not None and isinstance(forward, Forward):
-            policy.ready_hits.add(exchange, forward, found, record, selection)
-
-    @property
-    def _may_be_ready(self) -> bool:
-        """Whether the answer may be kept as ready bytes: it depends on nothing that their key does not have."""
-        if self.policy.ready is None or self.exchange.chain.ready_answer is None:
-            return False
-        # A value that this request does not have would select another response, too.
-        return isinstance(self.forward, Forward) or len(self.forward.key_values(self.exchange)) == 1
+        ready.add(exchange, forward, found, record, selection)
 
     def _validate_later(self, sent: StoredObject) -> None:
         """Validate a stale response in the background, unless another request does. `sent`: it is sent meanwhile."""

@@ -29,7 +29,6 @@ from fastgw.filters.policies.cache.policy import CachePolicy, dropped_with, is_a
 from fastgw.filters.policies.cache.ready_answers import ReadyMemory
 from fastgw.filters.policies.cache.steps import CacheSteps
 from fastgw.filters.policies.ip.address_check import address_check
-from fastgw.http.caching.cache_status import Forwarded, forwarded_status
 from fastgw.http.caching.directives import parse_request
 from fastgw.http.caching.invalidation import invalidates
 from fastgw.http.caching.keys import NO_QUERY, QueryRule
@@ -53,12 +52,7 @@ def parse_status(text: str) -> str:
 StatusCode = Annotated[
     str, Notation('a status code such as "404"', parse_status, {"type": "string", "pattern": "^[2-5][0-9]{2}$"})
 ]
-_SOFT_PURGE: Final = b"fastgw-soft-purge"
-_COUNTED_AT_ONCE: Final = 4
-"""Steps of counting between two turns of the event loop."""
 _OWN_RESPONSES: Final = "responses of `files`, `respond` and `redirect` are not cached"
-_METHOD: Final = forwarded_status(Forwarded.METHOD)
-_BYPASS: Final = forwarded_status(Forwarded.BYPASS)
 
 
 class QueryNames(Settings):
@@ -275,9 +269,8 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             store = services.caches(self.store)
             if store is not None:
                 policy.store, policy.has_store = store, True
-                for ready in (policy.ready, policy.ready_hits):
-                    if ready is not None:
-                        ready.store = store
+                if policy.ready is not None:
+                    policy.ready.store = store
 
         def explain(exchange: Exchange) -> str:
             return self._explained(policy, exchange, tiers, may_purge)
@@ -295,7 +288,7 @@ class Cache(Filter, name="cache", phase=Phase.CACHE):
             translate=TranslateHook(
                 steps.translate,
                 of_copies=steps.translate_copy,
-                ready=None if policy.ready is None else policy.ready.find,
+                ready=None if policy.ready is None or policy.by_consumer else policy.ready.find,
             ),
             start=start,
             explain=explain,

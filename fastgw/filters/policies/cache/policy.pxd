@@ -6,7 +6,6 @@ from fastgw.cache.shared.shared_store cimport SharedStore
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.route cimport Route
 from fastgw.filters.policies.cache.ready_answers cimport ReadyAnswers
-from fastgw.filters.policies.cache.ready_hits cimport ReadyHits
 from fastgw.forwarded_headers cimport Peer, client_authority, client_scheme
 from fastgw.http.caching.keys cimport filter_query, resource_text
 from fastgw.http.caching.storing cimport StorePolicy
@@ -34,7 +33,6 @@ cdef class CachePolicy:
     cdef public object methods
     cdef public object query_rule
     cdef public ReadyAnswers ready
-    cdef public ReadyHits ready_hits
     cdef public object storage_ttl
     cdef public SharedStore store
     cdef public object store_name

@@ -15,7 +15,6 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange
 from fastgw.exchange.route import Route
 from fastgw.filters.policies.cache.ready_answers import ReadyAnswers, ReadyMemory
-from fastgw.filters.policies.cache.ready_hits import ReadyHits
 from fastgw.forwarded_headers import client_authority, client_origin, client_scheme
 from fastgw.http.caching.cache_status import Detail
 from fastgw.http.caching.keys import QueryRule, filter_query, resource_text
@@ -80,7 +79,7 @@ class CachePolicy:
 
     `key_names`: kinds and names of the values that these settings add to the key, in order: the store outlives a reload
     with others, after which no value may pass for that of another kind or name. None: they add none. `ready`: None: the
-    key has parts that are only known once filters have run. `ready_hits`: None: the key has cookies.
+    key has cookies.
     """
 
     store: SharedStore
@@ -115,12 +114,9 @@ class CachePolicy:
         self.key_names = b" ".join(names) or None
         self.bypass_header, self.tag_headers = bypass_header, tag_headers
         self.has_store = False
-        is_apart = key_cookies or by_consumer
-        answers = ReadyAnswers(ready_memory, bypass_header, key_headers, time)
-        self.ready = None if is_apart else answers
-        self.ready_hits: ReadyHits | None = None
+        self.ready: ReadyAnswers | None = None
         if not key_cookies:
-            self.ready_hits = ReadyHits(ready_memory, answers, key_headers, by_consumer, time)
+            self.ready = ReadyAnswers(ready_memory, bypass_header, key_headers, by_consumer, time)
         self.clock: Callable[[], float] = time  # epoch seconds
         self.dropped = dropped_with(key_headers)
 

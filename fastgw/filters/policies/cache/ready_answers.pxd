@@ -4,11 +4,15 @@ cimport cython
 
 from fastgw.cache.shared.shared_store cimport SharedStore
 from fastgw.exchange.chain cimport Chain
+from fastgw.exchange.exchange cimport Exchange
+from fastgw.exchange.reply cimport Response
 from fastgw.exchange.ready_answer cimport ReadyAnswer
 from fastgw.exchange.route cimport Route
 from fastgw.forwarded_headers cimport Peer
 from fastgw.exchange.sent_fields cimport fields_for_request
+from fastgw.filters.policies.cache.forwarded_fields cimport ForwardedFields
 from fastgw.http.messages cimport RequestHead
+from fastgw.upstream.forwarding.forward_action cimport Forward
 from fastgw.http.http1.sought_names cimport has_any_of
 
 
@@ -19,8 +23,11 @@ cdef class _Entry:
     cdef public double born_date
     cdef public bytes head
     cdef public long long lifetime
+    cdef public bytes lines
     cdef public long long second
     cdef public object stamp
+    cdef public bytes status
+    cdef public Py_ssize_t weight
 
 
 @cython.final
@@ -40,15 +47,20 @@ cdef class ReadyMemory:
 
 @cython.final
 cdef class ReadyAnswers:
-    cdef public object _clock
-    cdef public tuple _key_headers
-    cdef public ReadyMemory _memory
-    cdef public object _number
-    cdef public tuple _special
     cdef public SharedStore store
+    cdef bint _by_consumer
+    cdef object _clock
+    cdef tuple _key_headers
+    cdef ReadyMemory _memory
+    cdef object _number
+    cdef tuple _special
 
     cpdef bint needs_policy(self, RequestHead head, Peer peer) except -1
     cpdef find(self, RequestHead head, Peer peer, Route route)
+    cpdef bint answer(self, Exchange exchange, Forward forward) except -1
+    cdef _Entry _selected(self, tuple key, found, fields)
+    cdef bint _applies(self, Exchange exchange, Forward forward) except -1
+    cdef tuple _key(self, Exchange exchange, fields)
 
 
 cdef answer_form(Chain chain, fields)

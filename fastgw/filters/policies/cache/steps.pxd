@@ -6,7 +6,7 @@ from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.reply cimport Response
 from fastgw.filters.policies.cache.cached_request cimport CachedRequest
 from fastgw.filters.policies.cache.policy cimport CachePolicy, purge_url, whole_query_of
-from fastgw.filters.policies.cache.ready_hits cimport ReadyHits
+from fastgw.filters.policies.cache.ready_answers cimport ReadyAnswers
 from fastgw.http.messages cimport first_of
 from fastgw.http.http1.sought_names cimport has_any_of
 from fastgw.upstream.forwarding.forward_action cimport Forward

@@ -15,7 +15,7 @@ from fastgw.exchange.shadow_exchange import ShadowExchange
 from fastgw.filters.policies.cache.cached_request import CachedRequest
 from fastgw.filters.policies.cache.fetch import explain_fetch, narrow_copy
 from fastgw.filters.policies.cache.policy import CachePolicy, purge_url, whole_query_of
-from fastgw.filters.policies.cache.ready_hits import ReadyHits
+from fastgw.filters.policies.cache.ready_answers import ReadyAnswers
 from fastgw.http.caching.cache_status import PURGE, Forwarded, forwarded_status
 from fastgw.http.caching.invalidation import find_invalidated, invalidates
 from fastgw.http.caching.validation import FOR_ORIGIN
@@ -74,7 +74,7 @@ class CacheSteps:
                 return True
             if body is not None:
                 return policy.has_store and CachedRequest(policy, exchange, forward, body).answer()
-            ready: ReadyHits | None = policy.ready_hits
+            ready: ReadyAnswers | None = policy.ready
             if policy.has_store and ready is not None and ready.answer(exchange, forward):
                 return True
         elif isinstance(forward, CallRecorder):

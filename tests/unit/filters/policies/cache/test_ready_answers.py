@@ -40,7 +40,7 @@ def lines(client: Wire) -> list[bytes]:
 def ready(world: World) -> int:
     (link,) = (each for each in world.plane.gateway.live if each.hooks.translate is not None)
     (memory,) = (kept.value for kept in link.keeps if isinstance(getattr(kept, "value", None), ReadyMemory))
-    return sum(type(entry).__name__ != "_Hit" for entry in memory._entries.values())
+    return sum(getattr(entry, "answer", entry) is not None for entry in memory._entries.values())
 
 
 @for_each(
@@ -56,7 +56,7 @@ def ready(world: World) -> int:
     ],
 )
 def test_the_full_path_reads_conditions_directives_and_the_header_of_bypass(line: bytes, needs: bool) -> None:
-    answers = ReadyAnswers(ReadyMemory(), b"x-bypass", (), lambda: 0.0)
+    answers = ReadyAnswers(ReadyMemory(), b"x-bypass", (), False, lambda: 0.0)
     head = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n" % line)
     assert answers.needs_policy(head, Peer("192.0.2.1", 1, 80, False)) is needs
 
