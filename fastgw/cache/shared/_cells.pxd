@@ -89,7 +89,6 @@ cdef class Cells:
     cdef bint _may_be_of(self, const Key* key, uint64_t entry) noexcept nogil
     cpdef bint remove(self, bytes key) except -1
     cpdef bint is_remembered(self, bytes key) except -1
-    cpdef int remember(self, bytes key) except -1
 
     # records
     cdef uint64_t _seal(self, uint64_t generation, int64_t segment, int64_t offset, bint is_chunk) noexcept nogil
@@ -103,28 +102,21 @@ cdef class Cells:
     cpdef OpenRecord open(self, bytes key)
     cdef bytes _image_of(self, uint64_t* record)
     cpdef OpenRecord open_entry(self, bytes key, int64_t position, uint64_t entry)
-    cpdef int64_t word_at(self, uint64_t location) except -1
     cpdef int missing(self, int64_t at) except -1
     cpdef bint is_current(self, int64_t at) except -1
     cpdef int count_found(self, int64_t at) except -1
     cpdef bytes head(self, int64_t at)
     cpdef bytes url(self, int64_t at)
     cpdef list tags(self, int64_t at)
-    cpdef int64_t body_offset(self, int64_t at) except -1
     cpdef uint64_t location(self, int64_t segment, int64_t offset) except? 0
     cpdef int64_t write(self, bytes key, bytes head, bytes url, list tags, int64_t segment, int64_t offset,
                         int64_t total, int64_t size, uint64_t began, uint64_t checked, uint64_t date, int status,
                         bytes whole) except -1
-    cpdef int64_t write_chunk(self, uint64_t record, int64_t segment, int64_t offset, int64_t total) except -1
-    cpdef int64_t fill(self, int64_t position, int64_t free, data, Py_ssize_t begin) except -1
-    cpdef int grown(self, int64_t at, uint64_t length) except -1
-    cpdef int completed(self, int64_t at, uint64_t length) except -1
 
     # segments
     cdef int64_t _checked_segment(self, int64_t segment) except -1
     cdef void _pin(self, int64_t segment) noexcept nogil
     cdef void _unpin(self, int64_t segment) noexcept nogil
-    cpdef int pin(self, int64_t segment) except -1
     cpdef int unpin(self, int64_t segment) except -1
     cpdef int64_t used(self, int64_t segment) except -1
     cpdef int set_used(self, int64_t segment, int64_t count) except -1
@@ -135,7 +127,6 @@ cdef class Cells:
     cdef bint _is_lease_of(self, uint64_t word, const Key* key, uint64_t epoch, uint64_t now) noexcept nogil
     cdef bint _is_live(self, uint64_t word, uint64_t now) noexcept nogil
     cdef int64_t _refusal_of(self, uint64_t word, uint64_t now) noexcept nogil
-    cpdef int64_t take_lease(self, bytes key, uint64_t now, uint64_t ticks) except? -2
+    cpdef int64_t take_lease(self, bytes key, uint64_t now, uint64_t ticks, bint ends_mark) except? -2
     cpdef int end_lease(self, int64_t at, uint64_t word, uint64_t now, uint64_t ticks) except -1
-    cpdef int forget_mark(self, bytes key) except -1
     cpdef bint report(self, bytes key) except -1

@@ -379,12 +379,11 @@ cdef class Cells:
         self._read(key, &read)
         return self._words[self._ghosts + <int64_t> (read.hash >> 20 & self._ghost_mask)] == read.hash
 
-    cpdef int remember(self, bytes key) except -1:
+    def remember(self, bytes key):
         """Remember that an object of this key was evicted without having been asked for again."""
         cdef Key read
         self._read(key, &read)
         self._words[self._ghosts + <int64_t> (read.hash >> 20 & self._ghost_mask)] = read.hash
-        return 0
 
     # records
 
@@ -476,7 +475,7 @@ cdef class Cells:
         record = self._opened(entry, NULL if key is None else &read)
         return None if record is NULL else self._open(record, self._words + position, entry)
 
-    cpdef int64_t word_at(self, uint64_t location) except -1:
+    def word_at(self, uint64_t location):
         """Return the first word at a location, of a chunk whose record is pinned: also while a process that looks for
         space has its segment in hand.
         """
@@ -540,7 +539,7 @@ cdef class Cells:
             <char*> record + HEADER + (parts >> 48) + (parts >> 32 & 0xFFFF), parts & <uint64_t> 0xFFFFFFFF
         )
 
-    cpdef int64_t body_offset(self, int64_t at) except -1:
+    def body_offset(self, int64_t at):
         """Return the offset of the body from the start of a record, in bytes."""
         return self._body_of(self._checked_record(at))
 
@@ -590,7 +589,7 @@ cdef class Cells:
         self._pin(segment)
         return record - self._words
 
-    cpdef int64_t write_chunk(self, uint64_t record, int64_t segment, int64_t offset, int64_t total) except -1:
+    def write_chunk(self, uint64_t record, int64_t segment, int64_t offset, int64_t total):
         """Write an empty chunk of a record to reserved space, which is used then; return its first word. `record`: its
         location. `total`: bytes of the space.
         """
@@ -605,7 +604,7 @@ cdef class Cells:
         fastgw_cache_fence()
         return chunk - self._words
 
-    cpdef int64_t fill(self, int64_t position, int64_t free, data, Py_ssize_t begin) except -1:
+    def fill(self, int64_t position, int64_t free, data, Py_ssize_t begin):
         """Write the next bytes of a body whose record is pinned, from `begin` of `data` on; return how many fitted.
         `position`: first free byte in the memory; `free`: number of free bytes there.
         """
@@ -619,20 +618,18 @@ cdef class Cells:
         PyBuffer_Release(&view)
         return count
 
-    cpdef int grown(self, int64_t at, uint64_t length) except -1:
+    def grown(self, int64_t at, uint64_t length):
         """Let readers see so many bytes of the body of a record."""
         cdef uint64_t* record = self._checked_record(at)
         fastgw_cache_fence()
         fastgw_cache_store(record + LENGTH, length)
-        return 0
 
-    cpdef int completed(self, int64_t at, uint64_t length) except -1:
+    def completed(self, int64_t at, uint64_t length):
         """Let readers know that the body of a record is complete."""
         cdef uint64_t* record = self._checked_record(at)
         record[SIZE] = length + 1
         fastgw_cache_fence()
         fastgw_cache_store(record + STATUS, COMPLETE)
-        return 0
 
     # segments
 
@@ -650,10 +647,9 @@ cdef class Cells:
         cdef uint64_t* pin = self._words + self._column + self._pins + segment
         fastgw_cache_store(pin, pin[0] - 1)
 
-    cpdef int pin(self, int64_t segment) except -1:
+    def pin(self, int64_t segment):
         """Pin a segment, in which this process reads or writes records."""
         self._pin(self._checked_segment(segment))
-        return 0
 
     cpdef int unpin(self, int64_t segment) except -1:
         """Release a segment that this process has pinned."""
@@ -854,9 +850,10 @@ cdef class Cells:
     cdef uint64_t* _lease_bucket(self, const Key* key) noexcept nogil:
         return self._words + self._leases + <int64_t> (key.hash >> 12 & self._lease_mask) * LEASE_BUCKET
 
-    cpdef int64_t take_lease(self, bytes key, uint64_t now, uint64_t ticks) except? -2:
+    cpdef int64_t take_lease(self, bytes key, uint64_t now, uint64_t ticks, bint ends_mark) except? -2:
         """Return the position of the lease of a key, whose word is `lease_word`; or `IN_FLIGHT`, `UNCACHEABLE`,
         `OUTGROWN`, `NO_SLOT`. `now`, `ticks`: the present instant, and how long it holds at most, in `TICKS`.
+        `ends_mark`: whether it takes the place of a mark of the key.
         """
         cdef Key wanted
         cdef uint64_t* cells
@@ -870,8 +867,10 @@ cdef class Cells:
             for number in range(LEASE_BUCKET):
                 word = fastgw_cache_load(cells + number)
                 if self._is_lease_of(word, &wanted, epoch, now):
-                    return self._refusal_of(word, now)
-                if free < 0 and not self._is_live(word, now):
+                    if not ends_mark or not word >> 37 & 1:
+                        return self._refusal_of(word, now)
+                    free, seen = number, word
+                elif free < 0 and not self._is_live(word, now):
                     free, seen = number, word
             if free < 0:
                 return NO_SLOT
@@ -909,20 +908,6 @@ cdef class Cells:
         if ticks and (word >> 26 & EPOCH_MASK) == epoch:
             mark = word >> 46 << 46 | self._owner << 38 | <uint64_t> 1 << 37 | epoch << 26 | (now + ticks & ENDS_MASK)
         fastgw_cache_swap(self._words + at, word, mark)
-        return 0
-
-    cpdef int forget_mark(self, bytes key) except -1:
-        """Remove the mark of a key."""
-        cdef Key read
-        cdef uint64_t* cells
-        cdef uint64_t word
-        cdef int number
-        self._read(key, &read)
-        cells = self._lease_bucket(&read)
-        for number in range(LEASE_BUCKET):
-            word = fastgw_cache_load(cells + number)
-            if word and word >> 46 == read.hash >> 46 and word >> 37 & 1:
-                fastgw_cache_swap(cells + number, word, 0)
         return 0
 
     def end_leases(self):

@@ -200,9 +200,7 @@ class SharedStore:
         of the key ends. Objects of this lease are as old as the fetch, so purges since then concern them.
         """
         cells = self.cells
-        if begun is not None:
-            cells.forget_mark(key)
-        at: cython.longlong = cells.take_lease(key, self._now(), _LEASE_TICKS)
+        at: cython.longlong = cells.take_lease(key, self._now(), _LEASE_TICKS, begun is not None)
         if at >= 0:
             return SharedLease(self, key, at, cells.lease_word, begun)
         return _REFUSALS[at]
