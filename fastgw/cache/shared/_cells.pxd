@@ -65,42 +65,23 @@ cdef class Cells:
     cdef readonly uint64_t replaced  # entry of its key that the record that was inserted last has replaced; 0: none
 
     # keys
-    cdef uint64_t _mix(self, uint64_t first, uint64_t second) noexcept nogil
-    cdef int _read(self, bytes key, Key* found) except -1
-    cdef void _read_of(self, const uint64_t* record, Key* found) noexcept nogil
     cpdef uint64_t hash(self, bytes key) except? 0
     cpdef uint64_t key_tag(self, bytes key) except? 0
     cpdef uint64_t name_tag(self, bytes tag) except? 0
     cpdef uint64_t purge_sequence(self) noexcept
 
     # the index
-    cdef uint64_t* _bucket(self, const Key* key) noexcept nogil
-    cdef uint64_t* _slot_of(self, const Key* key, uint64_t entry) noexcept nogil
-    cdef int64_t _checked_position(self, int64_t position) except -1
     cpdef uint64_t entry(self, bytes key, uint64_t location) except? 0
     cpdef int64_t position(self, bytes key, uint64_t entry) except -2
     cpdef bint holds(self, int64_t position, uint64_t value) except -1
     cpdef bint replace(self, int64_t position, uint64_t seen, uint64_t wanted) except -1
     cpdef bint drop(self, int64_t position, uint64_t entry) except -1
     cpdef bint insert(self, bytes key, uint64_t location) except -1
-    cdef int _coldest(self, const uint64_t* bucket) noexcept nogil
-    cdef int _coldness(self, uint64_t entry) noexcept nogil
-    cdef bint _settle(self, const Key* key, uint64_t* slot, uint64_t entry) noexcept nogil
-    cdef bint _may_be_of(self, const Key* key, uint64_t entry) noexcept nogil
     cpdef bint remove(self, bytes key) except -1
     cpdef bint is_remembered(self, bytes key) except -1
 
     # records
-    cdef uint64_t _seal(self, uint64_t generation, int64_t segment, int64_t offset, bint is_chunk) noexcept nogil
-    cdef uint64_t* _at(self, int64_t segment, int64_t offset) noexcept nogil
-    cdef bint _is_sound(self, uint64_t location) noexcept nogil
-    cdef uint64_t* _there(self, uint64_t location, bint is_chunk) noexcept nogil
-    cdef uint64_t* _opened(self, uint64_t entry, const Key* key) noexcept nogil
-    cdef OpenRecord _open(self, const uint64_t* record, const uint64_t* slot, uint64_t entry)
-    cdef int64_t _body_of(self, const uint64_t* record) noexcept nogil
-    cdef uint64_t* _checked_record(self, int64_t at) except NULL
     cpdef OpenRecord open(self, bytes key)
-    cdef bytes _image_of(self, uint64_t* record)
     cpdef OpenRecord open_entry(self, bytes key, int64_t position, uint64_t entry)
     cpdef int missing(self, int64_t at) except -1
     cpdef bint is_current(self, int64_t at) except -1
@@ -114,19 +95,11 @@ cdef class Cells:
                         bytes whole) except -1
 
     # segments
-    cdef int64_t _checked_segment(self, int64_t segment) except -1
-    cdef void _pin(self, int64_t segment) noexcept nogil
-    cdef void _unpin(self, int64_t segment) noexcept nogil
     cpdef int unpin(self, int64_t segment) except -1
     cpdef int64_t used(self, int64_t segment) except -1
     cpdef int set_used(self, int64_t segment, int64_t count) except -1
-    cdef uint64_t* _walked(self, int64_t segment, uint64_t generation, int64_t* offset, bint* is_chunk) noexcept nogil
 
     # leases and events
-    cdef uint64_t* _lease_bucket(self, const Key* key) noexcept nogil
-    cdef bint _is_lease_of(self, uint64_t word, const Key* key, uint64_t epoch, uint64_t now) noexcept nogil
-    cdef bint _is_live(self, uint64_t word, uint64_t now) noexcept nogil
-    cdef int64_t _refusal_of(self, uint64_t word, uint64_t now) noexcept nogil
     cpdef int64_t take_lease(self, bytes key, uint64_t now, uint64_t ticks, bint ends_mark) except? -2
     cpdef int end_lease(self, int64_t at, uint64_t word, uint64_t now, uint64_t ticks) except -1
     cpdef bint report(self, bytes key) except -1

@@ -116,6 +116,266 @@ cdef class OpenRecord:
     """
 
 
+cdef uint64_t _mix(Cells cells, uint64_t first, uint64_t second) noexcept nogil:
+    """Return a hash of two words that clients cannot predict."""
+    cdef uint64_t value = (first ^ cells._secrets[0]) * cells._secrets[1] + second * cells._secrets[2]
+    value = (value ^ value >> 29) * cells._secrets[1]
+    return value ^ value >> 32
+
+
+cdef int _read(Cells cells, bytes key, Key* found) except -1:
+    """Read a key."""
+    if key is None or PyBytes_GET_SIZE(key) != 16:
+        raise ValueError("a key has 16 bytes")
+    memcpy(&found.high, PyBytes_AS_STRING(key), 8)
+    memcpy(&found.low, PyBytes_AS_STRING(key) + 8, 8)
+    found.hash = _mix(cells, found.high, found.low)
+    return 0
+
+
+cdef void _read_of(Cells cells, const uint64_t* record, Key* found) noexcept nogil:
+    """Read the key of a record."""
+    found.high, found.low = record[KEY_HIGH], record[KEY_LOW]
+    found.hash = _mix(cells, found.high, found.low)
+
+
+cdef uint64_t* _bucket(Cells cells, const Key* key) noexcept nogil:
+    return cells._words + cells._entries + <int64_t> (key.hash >> 16 & cells._mask) * BUCKET
+
+
+cdef uint64_t* _slot_of(Cells cells, const Key* key, uint64_t entry) noexcept nogil:
+    """Return the word of the index with an entry; NULL: there is none."""
+    cdef uint64_t* bucket = _bucket(cells, key)
+    cdef int number
+    for number in range(BUCKET):
+        if fastgw_cache_load(bucket + number) == entry:
+            return bucket + number
+    return NULL
+
+
+cdef int64_t _checked_position(Cells cells, int64_t position) except -1:
+    if not 0 <= position < cells._view.len // 8:
+        raise IndexError("a word outside of the memory")
+    return position
+
+
+cdef int _coldest(Cells cells, const uint64_t* bucket) noexcept nogil:
+    """Return the number of the entry that a new one may replace: an empty or outdated one, or the coldest."""
+    cdef int number, coldness, least = 2 * MOST_HITS, coldest = 0
+    for number in range(BUCKET):
+        if not bucket[number]:
+            return number
+    for number in range(BUCKET):
+        coldness = _coldness(cells, bucket[number])
+        if coldness < least:
+            least, coldest = coldness, number
+    return coldest
+
+
+cdef int _coldness(Cells cells, uint64_t entry) noexcept nogil:
+    """Return how often a record was found, or more if it grows; -1: it is not there."""
+    cdef uint64_t* record = _there(cells, entry, False)
+    if record is NULL:
+        return -1
+    return MOST_HITS + 1 if record[STATUS] == GROWING else <int> min(record[HITS], <uint64_t> MOST_HITS)
+
+
+cdef bint _settle(Cells cells, const Key* key, uint64_t* slot, uint64_t entry) noexcept nogil:
+    """Leave one of two entries that two processes have added for a key at the same time, the first one. False: it
+    is the other one.
+    """
+    cdef uint64_t* other = _bucket(cells, key)
+    cdef uint64_t* ends = other + BUCKET
+    cdef uint64_t seen
+    while other < ends:
+        seen = fastgw_cache_load(other)
+        if other == slot or not seen or seen >> 48 != key.hash >> 48:
+            pass
+        elif _opened(cells, seen, key) is not NULL:
+            _unpin(cells, _segment_of(seen))
+            if other < slot:
+                cells._words[cells._column + REMOVED] += fastgw_cache_swap(slot, entry, 0)
+                return False
+            cells._words[cells._column + REMOVED] += fastgw_cache_swap(other, seen, 0)
+        elif _may_be_of(cells, key, seen):
+            # In a segment that another process recycles it may be kept, and would hide the new one then.
+            if not fastgw_cache_swap(other, seen, 0):
+                continue
+            cells._words[cells._column + REMOVED] += 1
+        other += 1
+    return True
+
+
+cdef bint _may_be_of(Cells cells, const Key* key, uint64_t entry) noexcept nogil:
+    """Whether an entry has a record of this key, also in a segment that is being recycled: that may be kept, or the
+    record moved, and then found. Without a pin: good enough to remove the entry, which does no harm.
+    """
+    cdef int64_t segment = _segment_of(entry), offset = entry >> 2 & 0xFFFF
+    cdef uint64_t generation
+    cdef uint64_t* record
+    if not _is_sound(cells, entry):
+        return False
+    generation = fastgw_cache_load(cells._words + cells._states + segment) >> 16
+    if generation & GENERATION_MASK != entry >> 34 & GENERATION_MASK:
+        return True  # if it is moved within its segment, its entry changes last
+    record = _at(cells, segment, offset)
+    return (
+        record[SEAL] == _seal(cells, generation, segment, offset, False)
+        and record[KEY_HIGH] == key.high
+        and record[KEY_LOW] == key.low
+    )
+
+
+cdef uint64_t _seal(Cells cells, uint64_t generation, int64_t segment, int64_t offset, bint is_chunk) noexcept nogil:
+    """Return the first word of a record or chunk."""
+    return _mix(cells, generation << 1 | is_chunk, <uint64_t> segment << 32 | <uint64_t> offset)
+
+
+cdef uint64_t* _at(Cells cells, int64_t segment, int64_t offset) noexcept nogil:
+    return cells._words + (cells._data + segment * cells._segment + offset * UNIT) // 8
+
+
+cdef bint _is_sound(Cells cells, uint64_t location) noexcept nogil:
+    """Whether the location is one that the memory has."""
+    return (
+        _segment_of(location) < cells._segments
+        and <int64_t> (location >> 2 & 0xFFFF) * UNIT <= cells._segment - HEADER
+    )
+
+
+cdef uint64_t* _there(Cells cells, uint64_t location, bint is_chunk) noexcept nogil:
+    """Return the record or chunk at a location; NULL: it is gone. Without a pin, what is read there is a hint."""
+    cdef int64_t segment = _segment_of(location), offset = location >> 2 & 0xFFFF
+    cdef uint64_t state, generation
+    cdef uint64_t* record
+    if not _is_sound(cells, location):
+        return NULL
+    state = fastgw_cache_load(cells._words + cells._states + segment)
+    generation = state >> 16
+    record = _at(cells, segment, offset)
+    if (
+        (state & 0xF != OPEN and state & 0xF != SEALED)
+        or generation & GENERATION_MASK != location >> 34 & GENERATION_MASK
+        or record[SEAL] != _seal(cells, generation, segment, offset, is_chunk)
+    ):
+        return NULL
+    return record
+
+
+cdef uint64_t* _opened(Cells cells, uint64_t entry, const Key* key) noexcept nogil:
+    """Pin and return the record of an entry; NULL: it is outdated, or of another key. `key`: NULL for any."""
+    cdef uint64_t* record
+    if not _is_sound(cells, entry):
+        return NULL
+    _pin(cells, _segment_of(entry))
+    record = _there(cells, entry, False)
+    if record is NULL or (key is not NULL and (record[KEY_HIGH] != key.high or record[KEY_LOW] != key.low)):
+        _unpin(cells, _segment_of(entry))
+        return NULL
+    return record
+
+
+cdef OpenRecord _open(Cells cells, const uint64_t* record, const uint64_t* slot, uint64_t entry):
+    cdef OpenRecord found = OpenRecord.__new__(OpenRecord)
+    found.at, found.segment = record - cells._words, _segment_of(entry)
+    found.position, found.entry = slot - cells._words, entry
+    return found
+
+
+cdef int64_t _body_of(Cells cells, const uint64_t* record) noexcept nogil:
+    """Return the offset of the body from the start of a record."""
+    cdef uint64_t parts = record[PARTS]
+    return HEADER + <int64_t> (parts >> 48) + <int64_t> (parts >> 32 & 0xFFFF) + <int64_t> (parts << 32 >> 32)
+
+
+cdef uint64_t* _checked_record(Cells cells, int64_t at) except NULL:
+    if 8 * at < cells._data or 8 * at + HEADER > cells._view.len:
+        raise ValueError("there is no record")
+    if _body_of(cells, cells._words + at) > cells._view.len - 8 * at:
+        raise ValueError("the record is damaged")
+    return cells._words + at
+
+
+cdef int64_t _checked_segment(Cells cells, int64_t segment) except -1:
+    if not 0 <= segment < cells._segments:
+        raise ValueError("there is no such segment")
+    return segment
+
+
+cdef void _pin(Cells cells, int64_t segment) noexcept nogil:
+    cdef uint64_t* pin = cells._words + cells._column + cells._pins + segment
+    fastgw_cache_store(pin, pin[0] + 1)
+    fastgw_cache_fence()
+
+
+cdef void _unpin(Cells cells, int64_t segment) noexcept nogil:
+    cdef uint64_t* pin = cells._words + cells._column + cells._pins + segment
+    fastgw_cache_store(pin, pin[0] - 1)
+
+
+cdef uint64_t* _walked(Cells cells, int64_t segment, uint64_t generation, int64_t* offset, bint* is_chunk) noexcept nogil:
+    """Return the record or chunk at an offset, which is set to that of the next one; NULL: there is none."""
+    cdef uint64_t* record
+    cdef uint64_t total
+    if offset[0] * UNIT >= <int64_t> cells._words[cells._used + segment] or offset[0] * UNIT > cells._segment - UNIT:
+        return NULL
+    record = _at(cells, segment, offset[0])
+    is_chunk[0] = record[SEAL] == _seal(cells, generation, segment, offset[0], True)
+    if not is_chunk[0] and record[SEAL] != _seal(cells, generation, segment, offset[0], False):
+        return NULL
+    total = record[TOTAL]
+    if not total or total > <uint64_t> (cells._segment - offset[0] * UNIT) or total % UNIT:
+        return NULL
+    offset[0] += <int64_t> total // UNIT
+    return record
+
+
+cdef bytes _image_of(Cells cells, uint64_t* record):
+    """Return a record with its whole body, which may go on in chunks; None: it is too large to be moved, or a part
+    of it is gone.
+    """
+    cdef int64_t count = _body_of(cells, record) + <int64_t> record[LENGTH]
+    cdef int64_t filled = min(count, _body_of(cells, record) + <int64_t> record[CAPACITY]), part
+    cdef uint64_t following = record[NEXT]
+    cdef uint64_t* chunk
+    cdef bytes image
+    if not 0 < filled <= min(count, <int64_t> record[TOTAL]) or count > cells._segment // 2:
+        return None
+    image = PyBytes_FromStringAndSize(NULL, count)
+    memcpy(PyBytes_AS_STRING(image), record, filled)
+    while filled < count:
+        chunk = _there(cells, following, True) if following else NULL
+        if chunk is NULL:
+            return None
+        part = min(count - filled, <int64_t> chunk[CHUNK_CAPACITY])
+        if not 0 < part <= cells._segment - CHUNK_HEADER - <int64_t> (following >> 2 & 0xFFFF) * UNIT:
+            return None
+        memcpy(PyBytes_AS_STRING(image) + filled, <char*> chunk + CHUNK_HEADER, part)
+        filled, following = filled + part, chunk[CHUNK_NEXT]
+    return None if cells.missing(record - cells._words) else image
+
+
+cdef uint64_t* _lease_bucket(Cells cells, const Key* key) noexcept nogil:
+    return cells._words + cells._leases + <int64_t> (key.hash >> 12 & cells._lease_mask) * LEASE_BUCKET
+
+
+cdef bint _is_lease_of(Cells cells, uint64_t word, const Key* key, uint64_t epoch, uint64_t now) noexcept nogil:
+    """Whether a word is a live lease or mark of a key."""
+    return word >> 46 == key.hash >> 46 and (word >> 26 & EPOCH_MASK) == epoch and _is_live(cells, word, now)
+
+
+cdef int64_t _refusal_of(Cells cells, uint64_t word, uint64_t now) noexcept nogil:
+    """Return why the lease of a key with this live word cannot be taken."""
+    if not word >> 37 & 1:
+        return IN_FLIGHT
+    return OUTGROWN if ((word & ENDS_MASK) - now) & ENDS_MASK > OUTGROWN_TICKS else UNCACHEABLE
+
+
+cdef bint _is_live(Cells cells, uint64_t word, uint64_t now) noexcept nogil:
+    cdef uint64_t left = ((word & ENDS_MASK) - now) & ENDS_MASK
+    return word != 0 and 0 < left and left <= ENDS_MASK >> 1
+
+
 @cython.no_gc_clear  # it lets go of the bytes before their owner
 cdef class Cells:
     """The memory of a store, for one process. Positions are in words. `index`: of its column."""
@@ -154,43 +414,23 @@ cdef class Cells:
 
     # keys
 
-    cdef uint64_t _mix(self, uint64_t first, uint64_t second) noexcept nogil:
-        """Return a hash of two words that clients cannot predict."""
-        cdef uint64_t value = (first ^ self._secrets[0]) * self._secrets[1] + second * self._secrets[2]
-        value = (value ^ value >> 29) * self._secrets[1]
-        return value ^ value >> 32
-
-    cdef int _read(self, bytes key, Key* found) except -1:
-        """Read a key."""
-        if key is None or PyBytes_GET_SIZE(key) != 16:
-            raise ValueError("a key has 16 bytes")
-        memcpy(&found.high, PyBytes_AS_STRING(key), 8)
-        memcpy(&found.low, PyBytes_AS_STRING(key) + 8, 8)
-        found.hash = self._mix(found.high, found.low)
-        return 0
-
-    cdef void _read_of(self, const uint64_t* record, Key* found) noexcept nogil:
-        """Read the key of a record."""
-        found.high, found.low = record[KEY_HIGH], record[KEY_LOW]
-        found.hash = self._mix(found.high, found.low)
-
     cpdef uint64_t hash(self, bytes key) except? 0:
         """Return the hash of a key."""
         cdef Key read
-        self._read(key, &read)
+        _read(self, key, &read)
         return read.hash
 
     cpdef uint64_t key_tag(self, bytes key) except? 0:
         """Return the hash by which a purge of a key finds its objects, as those of a tag."""
         cdef Key read
-        self._read(key, &read)
-        return self._mix(read.low, read.high)
+        _read(self, key, &read)
+        return _mix(self, read.low, read.high)
 
     cpdef uint64_t name_tag(self, bytes tag) except? 0:
         """Return the hash by which a purge of a tag finds its objects."""
         if tag is None:
             raise TypeError("a tag is bytes")
-        return self._mix(fastgw_cache_polynomial(PyBytes_AS_STRING(tag), PyBytes_GET_SIZE(tag), self._secrets[3]), 0)
+        return _mix(self, fastgw_cache_polynomial(PyBytes_AS_STRING(tag), PyBytes_GET_SIZE(tag), self._secrets[3]), 0)
 
     cpdef uint64_t purge_sequence(self) noexcept:
         """Return the number of the last purge."""
@@ -198,35 +438,18 @@ cdef class Cells:
 
     # the index
 
-    cdef uint64_t* _bucket(self, const Key* key) noexcept nogil:
-        return self._words + self._entries + <int64_t> (key.hash >> 16 & self._mask) * BUCKET
-
-    cdef uint64_t* _slot_of(self, const Key* key, uint64_t entry) noexcept nogil:
-        """Return the word of the index with an entry; NULL: there is none."""
-        cdef uint64_t* bucket = self._bucket(key)
-        cdef int number
-        for number in range(BUCKET):
-            if fastgw_cache_load(bucket + number) == entry:
-                return bucket + number
-        return NULL
-
-    cdef int64_t _checked_position(self, int64_t position) except -1:
-        if not 0 <= position < self._view.len // 8:
-            raise IndexError("a word outside of the memory")
-        return position
-
     cpdef uint64_t entry(self, bytes key, uint64_t location) except? 0:
         """Return the entry for a record of this key."""
         cdef Key read
-        self._read(key, &read)
+        _read(self, key, &read)
         return read.hash >> 48 << 48 | location
 
     cpdef int64_t position(self, bytes key, uint64_t entry) except -2:
         """Return the position of an entry of this key; -1: there is none."""
         cdef Key read
         cdef uint64_t* slot
-        self._read(key, &read)
-        slot = self._slot_of(&read, entry)
+        _read(self, key, &read)
+        slot = _slot_of(self, &read, entry)
         return -1 if slot is NULL else slot - self._words
 
     def entries(self):
@@ -242,11 +465,11 @@ cdef class Cells:
 
     cpdef bint holds(self, int64_t position, uint64_t value) except -1:
         """Whether a word has this value."""
-        return fastgw_cache_load(self._words + self._checked_position(position)) == value
+        return fastgw_cache_load(self._words + _checked_position(self, position)) == value
 
     cpdef bint replace(self, int64_t position, uint64_t seen, uint64_t wanted) except -1:
         """Replace an entry by another one. False: it was changed meanwhile. Callers count what they remove."""
-        return fastgw_cache_swap(self._words + self._checked_position(position), seen, wanted)
+        return fastgw_cache_swap(self._words + _checked_position(self, position), seen, wanted)
 
     cpdef bint drop(self, int64_t position, uint64_t entry) except -1:
         """Remove an entry from the index, and count that. False: it was changed meanwhile."""
@@ -262,92 +485,29 @@ cdef class Cells:
         cdef uint64_t entry
         cdef int number, attempt
         cdef bint is_eviction
-        self._read(key, &read)
-        bucket, entry = self._bucket(&read), read.hash >> 48 << 48 | location
+        _read(self, key, &read)
+        bucket, entry = _bucket(self, &read), read.hash >> 48 << 48 | location
         for attempt in range(TRIES):
             for number in range(BUCKET):
                 entries[number] = fastgw_cache_load(bucket + number)
             for number in range(BUCKET):
-                if entries[number] >> 48 == read.hash >> 48 and self._opened(entries[number], &read) is not NULL:
-                    self._unpin(_segment_of(entries[number]))
+                if entries[number] >> 48 == read.hash >> 48 and _opened(self, entries[number], &read) is not NULL:
+                    _unpin(self, _segment_of(entries[number]))
                     break
             else:
-                number = self._coldest(entries)
-                is_eviction = entries[number] != 0 and self._coldness(entries[number]) >= 0
+                number = _coldest(self, entries)
+                is_eviction = entries[number] != 0 and _coldness(self, entries[number]) >= 0
                 if not fastgw_cache_swap(bucket + number, entries[number], entry):
                     continue
                 self._words[self._column + INSERTED] += 1
                 self._words[self._column + REMOVED] += is_eviction
                 self._words[self._column + EVICTED_FROM_INDEX] += is_eviction
                 self.replaced = 0
-                return self._settle(&read, bucket + number, entry)
+                return _settle(self, &read, bucket + number, entry)
             if fastgw_cache_swap(bucket + number, entries[number], entry):
                 self.replaced = entries[number]
                 return True
         return False
-
-    cdef int _coldest(self, const uint64_t* bucket) noexcept nogil:
-        """Return the number of the entry that a new one may replace: an empty or outdated one, or the coldest."""
-        cdef int number, coldness, least = 2 * MOST_HITS, coldest = 0
-        for number in range(BUCKET):
-            if not bucket[number]:
-                return number
-        for number in range(BUCKET):
-            coldness = self._coldness(bucket[number])
-            if coldness < least:
-                least, coldest = coldness, number
-        return coldest
-
-    cdef int _coldness(self, uint64_t entry) noexcept nogil:
-        """Return how often a record was found, or more if it grows; -1: it is not there."""
-        cdef uint64_t* record = self._there(entry, False)
-        if record is NULL:
-            return -1
-        return MOST_HITS + 1 if record[STATUS] == GROWING else <int> min(record[HITS], <uint64_t> MOST_HITS)
-
-    cdef bint _settle(self, const Key* key, uint64_t* slot, uint64_t entry) noexcept nogil:
-        """Leave one of two entries that two processes have added for a key at the same time, the first one. False: it
-        is the other one.
-        """
-        cdef uint64_t* other = self._bucket(key)
-        cdef uint64_t* ends = other + BUCKET
-        cdef uint64_t seen
-        while other < ends:
-            seen = fastgw_cache_load(other)
-            if other == slot or not seen or seen >> 48 != key.hash >> 48:
-                pass
-            elif self._opened(seen, key) is not NULL:
-                self._unpin(_segment_of(seen))
-                if other < slot:
-                    self._words[self._column + REMOVED] += fastgw_cache_swap(slot, entry, 0)
-                    return False
-                self._words[self._column + REMOVED] += fastgw_cache_swap(other, seen, 0)
-            elif self._may_be_of(key, seen):
-                # In a segment that another process recycles it may be kept, and would hide the new one then.
-                if not fastgw_cache_swap(other, seen, 0):
-                    continue
-                self._words[self._column + REMOVED] += 1
-            other += 1
-        return True
-
-    cdef bint _may_be_of(self, const Key* key, uint64_t entry) noexcept nogil:
-        """Whether an entry has a record of this key, also in a segment that is being recycled: that may be kept, or the
-        record moved, and then found. Without a pin: good enough to remove the entry, which does no harm.
-        """
-        cdef int64_t segment = _segment_of(entry), offset = entry >> 2 & 0xFFFF
-        cdef uint64_t generation
-        cdef uint64_t* record
-        if not self._is_sound(entry):
-            return False
-        generation = fastgw_cache_load(self._words + self._states + segment) >> 16
-        if generation & GENERATION_MASK != entry >> 34 & GENERATION_MASK:
-            return True  # if it is moved within its segment, its entry changes last
-        record = self._at(segment, offset)
-        return (
-            record[SEAL] == self._seal(generation, segment, offset, False)
-            and record[KEY_HIGH] == key.high
-            and record[KEY_LOW] == key.low
-        )
 
     cpdef bint remove(self, bytes key) except -1:
         """Remove all entries of a key from the index, also those of a segment that is being recycled, and count that.
@@ -358,12 +518,12 @@ cdef class Cells:
         cdef uint64_t* ends
         cdef uint64_t seen
         cdef bint is_removed = False
-        self._read(key, &read)
-        slot = self._bucket(&read)
+        _read(self, key, &read)
+        slot = _bucket(self, &read)
         ends = slot + BUCKET
         while slot < ends:
             seen = fastgw_cache_load(slot)
-            if seen and seen >> 48 == read.hash >> 48 and self._may_be_of(&read, seen):
+            if seen and seen >> 48 == read.hash >> 48 and _may_be_of(self, &read, seen):
                 # Again, if another process has changed it meanwhile: what it has put there may be the same object with
                 # another head or in another segment, or the former one, if this one breaks off.
                 if not fastgw_cache_swap(slot, seen, 0):
@@ -376,78 +536,16 @@ cdef class Cells:
     cpdef bint is_remembered(self, bytes key) except -1:
         """Whether an object of this key was evicted lately: it is asked for more often than its eviction assumed."""
         cdef Key read
-        self._read(key, &read)
+        _read(self, key, &read)
         return self._words[self._ghosts + <int64_t> (read.hash >> 20 & self._ghost_mask)] == read.hash
 
     def remember(self, bytes key):
         """Remember that an object of this key was evicted without having been asked for again."""
         cdef Key read
-        self._read(key, &read)
+        _read(self, key, &read)
         self._words[self._ghosts + <int64_t> (read.hash >> 20 & self._ghost_mask)] = read.hash
 
     # records
-
-    cdef uint64_t _seal(self, uint64_t generation, int64_t segment, int64_t offset, bint is_chunk) noexcept nogil:
-        """Return the first word of a record or chunk."""
-        return self._mix(generation << 1 | is_chunk, <uint64_t> segment << 32 | <uint64_t> offset)
-
-    cdef uint64_t* _at(self, int64_t segment, int64_t offset) noexcept nogil:
-        return self._words + (self._data + segment * self._segment + offset * UNIT) // 8
-
-    cdef bint _is_sound(self, uint64_t location) noexcept nogil:
-        """Whether the location is one that the memory has."""
-        return (
-            _segment_of(location) < self._segments
-            and <int64_t> (location >> 2 & 0xFFFF) * UNIT <= self._segment - HEADER
-        )
-
-    cdef uint64_t* _there(self, uint64_t location, bint is_chunk) noexcept nogil:
-        """Return the record or chunk at a location; NULL: it is gone. Without a pin, what is read there is a hint."""
-        cdef int64_t segment = _segment_of(location), offset = location >> 2 & 0xFFFF
-        cdef uint64_t state, generation
-        cdef uint64_t* record
-        if not self._is_sound(location):
-            return NULL
-        state = fastgw_cache_load(self._words + self._states + segment)
-        generation = state >> 16
-        record = self._at(segment, offset)
-        if (
-            (state & 0xF != OPEN and state & 0xF != SEALED)
-            or generation & GENERATION_MASK != location >> 34 & GENERATION_MASK
-            or record[SEAL] != self._seal(generation, segment, offset, is_chunk)
-        ):
-            return NULL
-        return record
-
-    cdef uint64_t* _opened(self, uint64_t entry, const Key* key) noexcept nogil:
-        """Pin and return the record of an entry; NULL: it is outdated, or of another key. `key`: NULL for any."""
-        cdef uint64_t* record
-        if not self._is_sound(entry):
-            return NULL
-        self._pin(_segment_of(entry))
-        record = self._there(entry, False)
-        if record is NULL or (key is not NULL and (record[KEY_HIGH] != key.high or record[KEY_LOW] != key.low)):
-            self._unpin(_segment_of(entry))
-            return NULL
-        return record
-
-    cdef OpenRecord _open(self, const uint64_t* record, const uint64_t* slot, uint64_t entry):
-        cdef OpenRecord found = OpenRecord.__new__(OpenRecord)
-        found.at, found.segment = record - self._words, _segment_of(entry)
-        found.position, found.entry = slot - self._words, entry
-        return found
-
-    cdef int64_t _body_of(self, const uint64_t* record) noexcept nogil:
-        """Return the offset of the body from the start of a record."""
-        cdef uint64_t parts = record[PARTS]
-        return HEADER + <int64_t> (parts >> 48) + <int64_t> (parts >> 32 & 0xFFFF) + <int64_t> (parts << 32 >> 32)
-
-    cdef uint64_t* _checked_record(self, int64_t at) except NULL:
-        if 8 * at < self._data or 8 * at + HEADER > self._view.len:
-            raise ValueError("there is no record")
-        if self._body_of(self._words + at) > self._view.len - 8 * at:
-            raise ValueError("the record is damaged")
-        return self._words + at
 
     cpdef OpenRecord open(self, bytes key):
         """Pin and return the record of a key; None: there is none."""
@@ -456,14 +554,14 @@ cdef class Cells:
         cdef uint64_t* record
         cdef uint64_t entry
         cdef int number
-        self._read(key, &read)
-        bucket = self._bucket(&read)
+        _read(self, key, &read)
+        bucket = _bucket(self, &read)
         for number in range(BUCKET):
             entry = fastgw_cache_load(bucket + number)
             if entry and entry >> 48 == read.hash >> 48:
-                record = self._opened(entry, &read)
+                record = _opened(self, entry, &read)
                 if record is not NULL:
-                    return self._open(record, bucket + number, entry)
+                    return _open(self, record, bucket + number, entry)
         return None
 
     cpdef OpenRecord open_entry(self, bytes key, int64_t position, uint64_t entry):
@@ -471,28 +569,28 @@ cdef class Cells:
         cdef Key read
         cdef uint64_t* record
         if key is not None:
-            self._read(key, &read)
-        record = self._opened(entry, NULL if key is None else &read)
-        return None if record is NULL else self._open(record, self._words + position, entry)
+            _read(self, key, &read)
+        record = _opened(self, entry, NULL if key is None else &read)
+        return None if record is NULL else _open(self, record, self._words + position, entry)
 
     def word_at(self, uint64_t location):
         """Return the first word at a location, of a chunk whose record is pinned: also while a process that looks for
         space has its segment in hand.
         """
-        if not self._is_sound(location):
+        if not _is_sound(self, location):
             raise ValueError("there is no such location")
-        return self._at(_segment_of(location), location >> 2 & 0xFFFF) - self._words
+        return _at(self, _segment_of(location), location >> 2 & 0xFFFF) - self._words
 
     cpdef int missing(self, int64_t at) except -1:
         """Return whether a chunk of a pinned record is missing. 0: all are there, as long as it is pinned; 1: a process
         that looks for space has one in hand, and may leave it as it was; 2: one was overwritten.
         """
-        cdef uint64_t following = fastgw_cache_load(self._checked_record(at) + NEXT), state
+        cdef uint64_t following = fastgw_cache_load(_checked_record(self, at) + NEXT), state
         cdef uint64_t* chunk
         while following:
-            chunk = self._there(following, True)
+            chunk = _there(self, following, True)
             if chunk is NULL:
-                if not self._is_sound(following):
+                if not _is_sound(self, following):
                     return 2
                 state = fastgw_cache_load(self._words + self._states + _segment_of(following))
                 return 1 if state >> 16 & GENERATION_MASK == following >> 34 & GENERATION_MASK else 2
@@ -501,7 +599,7 @@ cdef class Cells:
 
     cpdef bint is_current(self, int64_t at) except -1:
         """Whether a pinned record was checked since the last purge, and has no chunks."""
-        cdef uint64_t* record = self._checked_record(at)
+        cdef uint64_t* record = _checked_record(self, at)
         return (
             fastgw_cache_load(record + CHECKED) >> 1 == fastgw_cache_load(self._words + PURGE_SEQUENCE)
             and not fastgw_cache_load(record + NEXT)
@@ -509,7 +607,7 @@ cdef class Cells:
 
     cpdef int count_found(self, int64_t at) except -1:
         """Count that a pinned record was found."""
-        cdef uint64_t* record = self._checked_record(at)
+        cdef uint64_t* record = _checked_record(self, at)
         if record[HITS] < MOST_HITS:
             record[HITS] += 1
         record[FOUND] += 1
@@ -517,23 +615,23 @@ cdef class Cells:
 
     def key(self, int64_t at):
         """Return the key of a record."""
-        return PyBytes_FromStringAndSize(<char*> (self._checked_record(at) + KEY_HIGH), 16)
+        return PyBytes_FromStringAndSize(<char*> (_checked_record(self, at) + KEY_HIGH), 16)
 
     cpdef list tags(self, int64_t at):
         """Return the hashes of the tags of a record."""
-        cdef uint64_t* record = self._checked_record(at)
+        cdef uint64_t* record = _checked_record(self, at)
         cdef uint64_t number
         return [record[HEADER // 8 + number] for number in range((record[PARTS] >> 48) // 8)]
 
     cpdef bytes url(self, int64_t at):
         """Return the URL of a record, or what it has instead."""
-        cdef uint64_t* record = self._checked_record(at)
+        cdef uint64_t* record = _checked_record(self, at)
         cdef uint64_t parts = record[PARTS]
         return PyBytes_FromStringAndSize(<char*> record + HEADER + (parts >> 48), parts >> 32 & 0xFFFF)
 
     cpdef bytes head(self, int64_t at):
         """Return the head of a record."""
-        cdef uint64_t* record = self._checked_record(at)
+        cdef uint64_t* record = _checked_record(self, at)
         cdef uint64_t parts = record[PARTS]
         return PyBytes_FromStringAndSize(
             <char*> record + HEADER + (parts >> 48) + (parts >> 32 & 0xFFFF), parts & <uint64_t> 0xFFFFFFFF
@@ -541,11 +639,11 @@ cdef class Cells:
 
     def body_offset(self, int64_t at):
         """Return the offset of the body from the start of a record, in bytes."""
-        return self._body_of(self._checked_record(at))
+        return _body_of(self, _checked_record(self, at))
 
     cpdef uint64_t location(self, int64_t segment, int64_t offset) except? 0:
         """Return the location of what this process writes at an offset of a segment that it has open."""
-        cdef uint64_t generation = self._words[self._states + self._checked_segment(segment)] >> 16
+        cdef uint64_t generation = self._words[self._states + _checked_segment(self, segment)] >> 16
         return _location(generation, segment, offset)
 
     cpdef int64_t write(self, bytes key, bytes head, bytes url, list tags, int64_t segment, int64_t offset,
@@ -562,12 +660,12 @@ cdef class Cells:
         cdef int64_t body = HEADER + tag_bytes + url_bytes + head_bytes
         cdef int number
         cdef char* out
-        self._read(key, &read)
+        _read(self, key, &read)
         if offset < 0 or total % UNIT or offset * UNIT + total > self._segment or (
             body + (0 if whole is None else PyBytes_GET_SIZE(whole)) > total
         ):
             raise ValueError("the record does not fit")
-        record = self._at(self._checked_segment(segment), offset)
+        record = _at(self, _checked_segment(self, segment), offset)
         memset(record, 0, HEADER)
         record[KEY_HIGH], record[KEY_LOW] = read.high, read.low
         record[TOTAL], record[CAPACITY] = total, total - body
@@ -583,10 +681,10 @@ cdef class Cells:
             memcpy(out + url_bytes + head_bytes, PyBytes_AS_STRING(whole), PyBytes_GET_SIZE(whole))
             record[LENGTH] = record[CAPACITY] = PyBytes_GET_SIZE(whole)
         fastgw_cache_store(
-            record + SEAL, self._seal(self._words[self._states + segment] >> 16, segment, offset, False)
+            record + SEAL, _seal(self, self._words[self._states + segment] >> 16, segment, offset, False)
         )
         self.set_used(segment, offset * UNIT + total)
-        self._pin(segment)
+        _pin(self, segment)
         return record - self._words
 
     def write_chunk(self, uint64_t record, int64_t segment, int64_t offset, int64_t total):
@@ -596,10 +694,10 @@ cdef class Cells:
         cdef uint64_t* chunk
         if offset < 0 or total < CHUNK_HEADER or offset * UNIT + total > self._segment:
             raise ValueError("the chunk does not fit")
-        chunk = self._at(self._checked_segment(segment), offset)
+        chunk = _at(self, _checked_segment(self, segment), offset)
         chunk[CHUNK_RECORD], chunk[TOTAL], chunk[CHUNK_CAPACITY] = record, total, total - CHUNK_HEADER
         chunk[CHUNK_NEXT] = 0
-        fastgw_cache_store(chunk + SEAL, self._seal(self._words[self._states + segment] >> 16, segment, offset, True))
+        fastgw_cache_store(chunk + SEAL, _seal(self, self._words[self._states + segment] >> 16, segment, offset, True))
         self.set_used(segment, offset * UNIT + total)
         fastgw_cache_fence()
         return chunk - self._words
@@ -620,51 +718,37 @@ cdef class Cells:
 
     def grown(self, int64_t at, uint64_t length):
         """Let readers see so many bytes of the body of a record."""
-        cdef uint64_t* record = self._checked_record(at)
+        cdef uint64_t* record = _checked_record(self, at)
         fastgw_cache_fence()
         fastgw_cache_store(record + LENGTH, length)
 
     def completed(self, int64_t at, uint64_t length):
         """Let readers know that the body of a record is complete."""
-        cdef uint64_t* record = self._checked_record(at)
+        cdef uint64_t* record = _checked_record(self, at)
         record[SIZE] = length + 1
         fastgw_cache_fence()
         fastgw_cache_store(record + STATUS, COMPLETE)
 
     # segments
 
-    cdef int64_t _checked_segment(self, int64_t segment) except -1:
-        if not 0 <= segment < self._segments:
-            raise ValueError("there is no such segment")
-        return segment
-
-    cdef void _pin(self, int64_t segment) noexcept nogil:
-        cdef uint64_t* pin = self._words + self._column + self._pins + segment
-        fastgw_cache_store(pin, pin[0] + 1)
-        fastgw_cache_fence()
-
-    cdef void _unpin(self, int64_t segment) noexcept nogil:
-        cdef uint64_t* pin = self._words + self._column + self._pins + segment
-        fastgw_cache_store(pin, pin[0] - 1)
-
     def pin(self, int64_t segment):
         """Pin a segment, in which this process reads or writes records."""
-        self._pin(self._checked_segment(segment))
+        _pin(self, _checked_segment(self, segment))
 
     cpdef int unpin(self, int64_t segment) except -1:
         """Release a segment that this process has pinned."""
-        self._unpin(self._checked_segment(segment))
+        _unpin(self, _checked_segment(self, segment))
         return 0
 
     cpdef int64_t used(self, int64_t segment) except -1:
         """Return the number of bytes of a segment in which there are records."""
-        return self._words[self._used + self._checked_segment(segment)]
+        return self._words[self._used + _checked_segment(self, segment)]
 
     cpdef int set_used(self, int64_t segment, int64_t count) except -1:
         """Set the number of bytes in which there are records, of a segment that this process has open."""
         if not 0 <= count <= self._segment or count % UNIT:
             raise ValueError("a segment has no such part")
-        fastgw_cache_store(self._words + self._used + self._checked_segment(segment), count)
+        fastgw_cache_store(self._words + self._used + _checked_segment(self, segment), count)
         return 0
 
     def walk(self, int64_t segment, uint64_t generation):
@@ -673,30 +757,14 @@ cdef class Cells:
         cdef bint is_chunk = False
         cdef uint64_t* record
         found = []
-        self._checked_segment(segment)
+        _checked_segment(self, segment)
         while True:
             begins = offset
-            record = self._walked(segment, generation, &offset, &is_chunk)
+            record = _walked(self, segment, generation, &offset, &is_chunk)
             if record is NULL:
                 return found
             if not is_chunk:
                 found.append((_location(generation, segment, begins), record - self._words))
-
-    cdef uint64_t* _walked(self, int64_t segment, uint64_t generation, int64_t* offset, bint* is_chunk) noexcept nogil:
-        """Return the record or chunk at an offset, which is set to that of the next one; NULL: there is none."""
-        cdef uint64_t* record
-        cdef uint64_t total
-        if offset[0] * UNIT >= <int64_t> self._words[self._used + segment] or offset[0] * UNIT > self._segment - UNIT:
-            return NULL
-        record = self._at(segment, offset[0])
-        is_chunk[0] = record[SEAL] == self._seal(generation, segment, offset[0], True)
-        if not is_chunk[0] and record[SEAL] != self._seal(generation, segment, offset[0], False):
-            return NULL
-        total = record[TOTAL]
-        if not total or total > <uint64_t> (self._segment - offset[0] * UNIT) or total % UNIT:
-            return NULL
-        offset[0] += <int64_t> total // UNIT
-        return record
 
     def next_free(self, int64_t begin):
         """Return the first free segment from this one on; -1: there is none."""
@@ -738,60 +806,36 @@ cdef class Cells:
         cdef uint64_t* popular
         cdef uint64_t entry
         cdef Key key
-        self._checked_segment(segment)
+        _checked_segment(self, segment)
         found = []
         while True:
             begins = offset
-            record = self._walked(segment, generation, &offset, &is_chunk)
+            record = _walked(self, segment, generation, &offset, &is_chunk)
             if record is NULL:
                 return found
             if is_chunk:
-                popular = self._there(record[CHUNK_RECORD], False)
+                popular = _there(self, record[CHUNK_RECORD], False)
                 if popular is not NULL and popular[HITS]:
                     live += <int64_t> record[TOTAL]
             elif record[HITS] and record[STATUS] == COMPLETE:
-                self._read_of(record, &key)
+                _read_of(self, record, &key)
                 entry = key.hash >> 48 << 48 | _location(generation, segment, begins)
-                if self._slot_of(&key, entry) is not NULL:
+                if _slot_of(self, &key, entry) is not NULL:
                     live += <int64_t> record[TOTAL]
-                    image = self._image_of(record)
+                    image = _image_of(self, record)
                     if image is not None:
                         found.append((entry, record[HITS] - 1 if is_main else 0, image))
             if 2 * live > self._segment:
                 return None
-
-    cdef bytes _image_of(self, uint64_t* record):
-        """Return a record with its whole body, which may go on in chunks; None: it is too large to be moved, or a part
-        of it is gone.
-        """
-        cdef int64_t count = self._body_of(record) + <int64_t> record[LENGTH]
-        cdef int64_t filled = min(count, self._body_of(record) + <int64_t> record[CAPACITY]), part
-        cdef uint64_t following = record[NEXT]
-        cdef uint64_t* chunk
-        cdef bytes image
-        if not 0 < filled <= min(count, <int64_t> record[TOTAL]) or count > self._segment // 2:
-            return None
-        image = PyBytes_FromStringAndSize(NULL, count)
-        memcpy(PyBytes_AS_STRING(image), record, filled)
-        while filled < count:
-            chunk = self._there(following, True) if following else NULL
-            if chunk is NULL:
-                return None
-            part = min(count - filled, <int64_t> chunk[CHUNK_CAPACITY])
-            if not 0 < part <= self._segment - CHUNK_HEADER - <int64_t> (following >> 2 & 0xFFFF) * UNIT:
-                return None
-            memcpy(PyBytes_AS_STRING(image) + filled, <char*> chunk + CHUNK_HEADER, part)
-            filled, following = filled + part, chunk[CHUNK_NEXT]
-        return None if self.missing(record - self._words) else image
 
     def retain(self, int64_t segment, uint64_t generation, bint is_main):
         """Lower the hits of the records of a segment, which gets another turn in the main queue; see `Space`."""
         cdef int64_t offset = 0
         cdef bint is_chunk = False
         cdef uint64_t* record
-        self._checked_segment(segment)
+        _checked_segment(self, segment)
         while True:
-            record = self._walked(segment, generation, &offset, &is_chunk)
+            record = _walked(self, segment, generation, &offset, &is_chunk)
             if record is NULL:
                 return
             if not is_chunk:
@@ -806,15 +850,15 @@ cdef class Cells:
         cdef uint64_t* slot
         if count < HEADER or offset < 0 or count > total or offset * UNIT + total > self._segment:
             raise ValueError("the record does not fit")
-        record = self._at(self._checked_segment(segment), offset)
+        record = _at(self, _checked_segment(self, segment), offset)
         memcpy(record, PyBytes_AS_STRING(image), count)
         generation = fastgw_cache_load(self._words + self._states + segment) >> 16
-        record[TOTAL], record[CAPACITY], record[NEXT] = total, count - self._body_of(record), 0
+        record[TOTAL], record[CAPACITY], record[NEXT] = total, count - _body_of(self, record), 0
         record[HITS] = hits
-        fastgw_cache_store(record + SEAL, self._seal(generation, segment, offset, False))
+        fastgw_cache_store(record + SEAL, _seal(self, generation, segment, offset, False))
         self.set_used(segment, offset * UNIT + total)
-        self._read_of(record, &key)
-        slot = self._slot_of(&key, entry)
+        _read_of(self, record, &key)
+        slot = _slot_of(self, &key, entry)
         if slot is not NULL:
             fastgw_cache_swap(slot, entry, key.hash >> 48 << 48 | _location(generation, segment, offset))
 
@@ -827,17 +871,17 @@ cdef class Cells:
         cdef uint64_t* record
         cdef uint64_t* slot
         cdef uint64_t entry
-        self._checked_segment(segment)
+        _checked_segment(self, segment)
         while True:
             begins = offset
-            record = self._walked(segment, generation, &offset, &is_chunk)
+            record = _walked(self, segment, generation, &offset, &is_chunk)
             if record is NULL:
                 return
             if is_chunk:
                 continue
-            self._read_of(record, &key)
+            _read_of(self, record, &key)
             entry = key.hash >> 48 << 48 | _location(generation, segment, begins)
-            slot = self._slot_of(&key, entry)
+            slot = _slot_of(self, &key, entry)
             if slot is NULL or (keeps and entry in kept) or not fastgw_cache_swap(slot, entry, 0):
                 continue
             self._words[self._column + REMOVED] += 1
@@ -846,9 +890,6 @@ cdef class Cells:
                 self._words[self._ghosts + <int64_t> (key.hash >> 20 & self._ghost_mask)] = key.hash
 
     # leases and events
-
-    cdef uint64_t* _lease_bucket(self, const Key* key) noexcept nogil:
-        return self._words + self._leases + <int64_t> (key.hash >> 12 & self._lease_mask) * LEASE_BUCKET
 
     cpdef int64_t take_lease(self, bytes key, uint64_t now, uint64_t ticks, bint ends_mark) except? -2:
         """Return the position of the lease of a key, whose word is `lease_word`; or `IN_FLIGHT`, `UNCACHEABLE`,
@@ -859,18 +900,18 @@ cdef class Cells:
         cdef uint64_t* cells
         cdef uint64_t word, seen, epoch
         cdef int number, free
-        self._read(key, &wanted)
-        cells = self._lease_bucket(&wanted)
+        _read(self, key, &wanted)
+        cells = _lease_bucket(self, &wanted)
         for _ in range(LEASE_BUCKET):  # again, if another process has changed the cell meanwhile
             free, seen = -1, 0
             epoch = fastgw_cache_load(self._words + LEASE_EPOCH) & EPOCH_MASK
             for number in range(LEASE_BUCKET):
                 word = fastgw_cache_load(cells + number)
-                if self._is_lease_of(word, &wanted, epoch, now):
+                if _is_lease_of(self, word, &wanted, epoch, now):
                     if not ends_mark or not word >> 37 & 1:
-                        return self._refusal_of(word, now)
+                        return _refusal_of(self, word, now)
                     free, seen = number, word
-                elif free < 0 and not self._is_live(word, now):
+                elif free < 0 and not _is_live(self, word, now):
                     free, seen = number, word
             if free < 0:
                 return NO_SLOT
@@ -880,31 +921,17 @@ cdef class Cells:
             # Another process may have taken one of the same key at the same time, in a cell before: this one gives way.
             for number in range(free):
                 word = fastgw_cache_load(cells + number)
-                if self._is_lease_of(word, &wanted, epoch, now):
+                if _is_lease_of(self, word, &wanted, epoch, now):
                     fastgw_cache_swap(cells + free, self.lease_word, 0)
-                    return self._refusal_of(word, now)
+                    return _refusal_of(self, word, now)
             return cells + free - self._words
         return NO_SLOT
-
-    cdef bint _is_lease_of(self, uint64_t word, const Key* key, uint64_t epoch, uint64_t now) noexcept nogil:
-        """Whether a word is a live lease or mark of a key."""
-        return word >> 46 == key.hash >> 46 and (word >> 26 & EPOCH_MASK) == epoch and self._is_live(word, now)
-
-    cdef int64_t _refusal_of(self, uint64_t word, uint64_t now) noexcept nogil:
-        """Return why the lease of a key with this live word cannot be taken."""
-        if not word >> 37 & 1:
-            return IN_FLIGHT
-        return OUTGROWN if ((word & ENDS_MASK) - now) & ENDS_MASK > OUTGROWN_TICKS else UNCACHEABLE
-
-    cdef bint _is_live(self, uint64_t word, uint64_t now) noexcept nogil:
-        cdef uint64_t left = ((word & ENDS_MASK) - now) & ENDS_MASK
-        return word != 0 and 0 < left and left <= ENDS_MASK >> 1
 
     cpdef int end_lease(self, int64_t at, uint64_t word, uint64_t now, uint64_t ticks) except -1:
         """End a lease, with a mark for so many ticks, unless another process has taken it."""
         cdef uint64_t mark = 0
         cdef uint64_t epoch = fastgw_cache_load(self._words + LEASE_EPOCH) & EPOCH_MASK
-        self._checked_position(at)
+        _checked_position(self, at)
         if ticks and (word >> 26 & EPOCH_MASK) == epoch:
             mark = word >> 46 << 46 | self._owner << 38 | <uint64_t> 1 << 37 | epoch << 26 | (now + ticks & ENDS_MASK)
         fastgw_cache_swap(self._words + at, word, mark)
@@ -924,7 +951,7 @@ cdef class Cells:
         cdef Key read
         cdef int64_t number, class_
         cdef uint64_t* event
-        self._read(key, &read)
+        _read(self, key, &read)
         class_ = read.hash % CLASSES
         event = self._words + self._column + self._events + class_
         fastgw_cache_store(event, event[0] + 1)
