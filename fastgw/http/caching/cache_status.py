@@ -3,6 +3,8 @@
 from enum import Enum
 from typing import Final, TypeAlias
 
+import cython
+
 _CACHE: Final = b"fastgw"
 _FORWARDED: Final = _CACHE + b"; fwd="
 Number: TypeAlias = int | None
@@ -47,15 +49,16 @@ def forwarded_status(
     """
     parts: list[bytes] = [_FORWARDED, reason]
     if upstream_status is not None:
-        parts += (b"; fwd-status=", str(upstream_status).encode())
+        parts.append(b"; fwd-status=%d" % upstream_status)
     if ttl is not None:
-        parts += (b"; ttl=", str(ttl).encode())
+        seconds: cython.longlong = ttl
+        parts.append(f"; ttl={seconds}".encode())
     if stored:
         parts.append(b"; stored")
     if collapsed:
         parts.append(b"; collapsed")
     if detail is not None:
-        parts += (b"; detail=", detail)
+        parts.append(b"; detail=" + detail)
     return b"".join(parts)
 
 
