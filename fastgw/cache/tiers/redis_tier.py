@@ -145,7 +145,8 @@ class RedisTier:
                 )
                 self.write(key, record, len(found[1]), (found[1],), fetched.position)
 
-        self._run_script([key], b"g", [_MOST_VALUE], answered)
+        if fetched.position is not None:
+            self._run_script([key], b"g", [_MOST_VALUE], answered)
 
     def remove(self, key: bytes) -> None:
         """Remove the object of a key. It may come back from elsewhere, unless it is purged as well."""
