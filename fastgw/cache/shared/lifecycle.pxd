@@ -7,7 +7,7 @@ from fastgw.cache.shared.space cimport Extent, Space
 
 cdef int BEGAN, CHECKED, COMPLETE, FAILED, FOUND, GROWING, HEADER, HITS, RESERVING, STATUS
 cdef int _SMALL_QUEUE, _MAIN_QUEUE
-cdef long long _FIRST_PART
+cdef long long _FIRST_PART, _SMALL
 
 
 @cython.final

@@ -6,6 +6,7 @@ from fastgw.cache.shared._cells cimport Cells, OpenRecord
 from fastgw.cache.shared.lifecycle cimport SharedLease
 from fastgw.cache.shared.space cimport Space
 
+cdef int _FOUND_AGAIN, _LEASE_TICKS, _TICKS
 cdef int BEGAN, CHECKED, COMPLETE, DATE, FOUND, PURGE_SEQUENCE, RESERVING, STATUS
 
 

@@ -72,7 +72,7 @@ def resource_text(
     raw path as it is forwarded; None: the same. `upstream`: name of the upstream (of a split, the one that was chosen).
     `parts`: values of headers and cookies in the key, and identities; None: the request has none.
     """
-    return joined_parts((endpoint, authority, path, sent_path, upstream, *parts), b"/")
+    return joined_parts([endpoint, authority, path, sent_path, upstream, *parts], b"/")
 
 
 def resource_of_body(resource: bytes, body: bytes, described_by: Iterable[Sequence[bytes]]) -> bytes:

@@ -296,7 +296,8 @@ class ReadyAnswers:
         """
         head = exchange.head
         return (
-            exchange.method == b"GET"
+            exchange.chain.ready_answer is None
+            and exchange.method == b"GET"
             and head.ordinary
             and exchange.request_body is None
             and exchange.query_sent is UNCHANGED_QUERY
@@ -304,7 +305,6 @@ class ReadyAnswers:
             and head.edited() is None
             and not forward.checks_path
             and not exchange.chain.treats_responses
-            and exchange.chain.ready_answer is None
             and not exchange.sends_client_authorization
             and not self.needs_policy(head, exchange.peer)
         )
