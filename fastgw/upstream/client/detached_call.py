@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, final
 
 from fastgw.errors import Fault
-from fastgw.exchange import CallSide, Exchange, Reply, Response, Trailers, problem
+from fastgw.exchange import CallSide, Exchange, Relay, Reply, Response, Trailers, problem
 from fastgw.exchange.body_relay import whole_body
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
@@ -56,10 +56,15 @@ class DetachedCall(CallSide):
         self._forward = forward
         self.asker = exchange.client  # it counts events also after the end of its exchange
         self._paused = False
-        self._call: Exchange
+        self._call: Exchange | None = None
 
     def __repr__(self) -> str:
         return f"<DetachedCall {self._call!r}>"
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it is sent for the copy of a request (`Subrequest.is_copy`)."""
+        return bool(getattr(self.asker, "is_copy", False))
 
     def send(
         self,
@@ -76,6 +81,16 @@ class DetachedCall(CallSide):
             call.request_body = whole_body(body, len(body))
         self._forward.begin(call)
 
+    def send_translated(self, exchange: Exchange, head: RequestHead, body: Relay | None) -> None:
+        """Send a request with a path and a body of its own, and with the data of the gateway as it is."""
+        call = self._derive(exchange, head)
+        call.begun_at = exchange.begun_at
+        call.request_added, call.request_dropped = exchange.request_added, exchange.request_dropped
+        call.for_others = exchange.for_others
+        call.query_sent = head.query
+        call.request_body = body
+        self._forward.begin(call)
+
     def prepare(
         self, exchange: Exchange, head: RequestHead, query: bytes | None, dropped: frozenset[bytes], added: bytes
     ) -> Exchange:
@@ -84,58 +99,67 @@ class DetachedCall(CallSide):
         `query`: as in `Exchange.query_sent`. `dropped`: lower-case names of headers of `head` that are not sent,
         in addition to those of the exchange. `added`: serialized header lines.
         """
-        call = derive_exchange(exchange, head, self, call_chain(exchange.chain), self._forward)
+        call = self._derive(exchange, head)
         call.path = exchange.path
         call.request_added = exchange.request_added + added
         call.request_dropped = exchange.request_dropped | dropped if exchange.request_dropped else dropped
         call.query_sent = query
         others = exchange.for_others
         call.for_others = None if others is None else (others[0] + added, others[1] | dropped, query)
-        self._call = call
         return call
 
-    def report(self, exchange: Exchange) -> None:
-        """Update the exchange of a client, for its log, with the state of the call."""
+    def _derive(self, exchange: Exchange, head: RequestHead) -> Exchange:
+        self._call = call = derive_exchange(exchange, head, self, call_chain(exchange.chain), self._forward)
+        return call
+
+    def report(self, exchange: Exchange, with_fault: bool = True) -> None:
+        """Update the exchange of a client, for its log and its fallback, with the state of the call."""
         call = self._call
+        if call is None:
+            return
+        if with_fault:
+            exchange.fault, exchange.why = exchange.fault or call.fault, exchange.why or call.why
         exchange.target, exchange.upstream_s, exchange.retries = call.target, call.upstream_s, call.retries
-        exchange.sent, exchange.reset_code = call.sent, call.reset_code
-        exchange.fault, exchange.why = exchange.fault or call.fault, exchange.why or call.why
+        exchange.sent, exchange.grpc_status, exchange.reset_code = call.sent, call.grpc_status, call.reset_code
         if exchange.subrequests is None and call.subrequests is not None:
             exchange.subrequests = call.subrequests.log_of_another()  # some may go on, and outlive this exchange
 
     def pause(self) -> None:
         self._paused = True
-        if self._call.service is not None:
+        if self._call is not None and self._call.service is not None:
             self._call.service.pause()
 
     def resume(self) -> None:
         self._paused = False
-        if self._call.service is not None:
+        if self._call is not None and self._call.service is not None:
             self._call.service.resume()
 
-    def cancel(self) -> None:
+    def cancel(self, fault: Fault = Fault.CLIENT_LEFT) -> None:
         """Cancel the call, because its response is not needed. Does nothing after its end."""
-        if self._end() is not None:
-            self._call.cancel(Fault.CLIENT_LEFT)
+        listener, self._listener = self._listener, None
+        if listener is not None and self._call is not None:
+            self._call.cancel(fault)
             end_call(self._call)
 
     # endings
 
     def _end(self) -> DetachedListener | None:
         listener, self._listener = self._listener, None
+        if listener is not None and self._call is not None:
+            end_call(self._call)
         return listener
 
     def _fail(self, reply: Reply, fault: Fault) -> None:
         listener = self._end()
-        if listener is not None:
-            end_call(self._call)
+        if listener is not None and self._call is not None:
             listener.on_failure(reply, fault, self._call.why)
 
     def _notify(self, listener: DetachedListener, listen: Callable[[], None]) -> None:
         try:
             listen()
         except Exception:  # the edge of a filter: the connection's owner could not handle its exception
-            log_event(OperatorEvent.FILTER_RAISED, "a listener to a call to %s", self._call.upstream, error=True)
+            upstream = "" if self._call is None else self._call.upstream
+            log_event(OperatorEvent.FILTER_RAISED, "a listener to a call to %s", upstream, error=True)
             self.cancel()
             listener.on_failure(problem(Fault.INTERNAL), Fault.INTERNAL, "a filter could not take the response")
 
@@ -148,7 +172,7 @@ class DetachedCall(CallSide):
 
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         listener, call = self._listener, self._call
-        if listener is None:
+        if listener is None or call is None:
             return
         if response.head is None:  # of the gateway itself
             fault = call.fault or Fault.INTERNAL
@@ -156,7 +180,6 @@ class DetachedCall(CallSide):
             return
         if ended:
             self._end()
-            end_call(self._call)
         self._notify(listener, lambda: listener.on_response(response, payload, ended))
         if self._paused and call.service is not None:
             call.service.pause()
@@ -169,12 +192,12 @@ class DetachedCall(CallSide):
     def end(self, trailers: Trailers) -> None:
         listener = self._end()
         if listener is not None:
-            end_call(self._call)
-            listener.on_end(trailers)
+            self._notify(listener, lambda: listener.on_end(trailers))
 
     def abort(self, fault: Fault) -> None:
         self._fail(problem(fault), fault)
 
     def tunnel(self, early: bytes, timeout: float) -> None:
-        self._call.break_off()
-        self._fail(problem(Fault.UPGRADE_UNEXPECTED), Fault.UPGRADE_UNEXPECTED)
+        if self._call is not None:
+            self._call.break_off()
+        self.abort(Fault.UPGRADE_UNEXPECTED)

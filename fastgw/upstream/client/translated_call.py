@@ -1,22 +1,19 @@
 """Translated call: the request of an exchange as its upstream gets it, in a protocol that the client does not speak.
 
-A filter with a `translate` hook takes an exchange over once all filters have let it pass, and sends the call by the
-forward action of the route, so balancing, health checks, retries, deadlines and breakers apply as usual. The call is an
-exchange of its own, because its method, path, headers and bodies differ: its client is the filter. Rule 1: log and
-metrics have the client's exchange, with target, retries and time of the call. Rule 2: the call ends with the client's
-exchange. Rule 3: a fault of the gateway ends the client's exchange; the listener gets what an upstream has sent.
-Rule 4: filters have processed the client's exchange; for the call only their `sign` and `renew` hooks run.
+A filter with a `translate` hook takes an exchange over once all filters have let it pass, and sends the call
+(`DetachedCall`), because its method, path, headers and bodies differ. Rule 1: log and metrics have the client's
+exchange, with target, retries and time of the call. Rule 2: the call ends with the client's exchange. Rule 3: a fault
+of the gateway ends the client's exchange; the listener gets what an upstream has sent.
 """
 
-from collections.abc import Callable
 from typing import Protocol, final
 
 from fastgw.errors import Fault
-from fastgw.exchange import CallSide, Exchange, Relay, Reply, Response, Trailers
+from fastgw.exchange import Exchange, Relay, Reply, Response, Trailers
 from fastgw.exchange.states import ANSWERING
-from fastgw.http.messages import RequestHead
+from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.upstream.client.derived_exchange import call_chain, derive_exchange, end_call
+from fastgw.upstream.client.detached_call import DetachedCall
 from fastgw.upstream.forwarding.forward_action import Forward
 
 
@@ -42,17 +39,16 @@ class CallListener(Protocol):
 
 
 @final
-class TranslatedCall(CallSide):
-    """Service side of the client's exchange, and client side of the call."""
+class TranslatedCall:
+    """Service side of the client's exchange, and listener to its call."""
 
     def __init__(self, exchange: Exchange, forward: Forward, listener: CallListener) -> None:
         """`forward`: forward action of the route, or `unrewritten` if the route's path rewriting does not apply to the
         call.
         """
-        self._exchange, self.asker = exchange, exchange.client
-        self._forward = forward
+        self._exchange = exchange
         self._listener: CallListener | None = listener
-        self._call: Exchange | None = None
+        self._call = DetachedCall(exchange, forward, self)
         self._paused = self._on_hold = False
         exchange.service = self
         exchange.upstream = forward.upstream.name
@@ -60,22 +56,9 @@ class TranslatedCall(CallSide):
     def __repr__(self) -> str:
         return f"<TranslatedCall {self._call!r}>"
 
-    @property
-    def is_copy(self) -> bool:
-        """Whether it is the call of a copy (`Subrequest.is_copy`)."""
-        return bool(getattr(self._exchange.client, "is_copy", False))
-
     def send(self, head: RequestHead, body: Relay | None) -> None:
         """Send the request. `head`: with the end-to-end headers of the client's request. `body`: the call's own."""
-        exchange = self._exchange
-        call = derive_exchange(exchange, head, self, call_chain(exchange.chain), self._forward)
-        call.begun_at = exchange.begun_at
-        call.request_added, call.request_dropped = exchange.request_added, exchange.request_dropped
-        call.for_others = exchange.for_others
-        call.query_sent = head.query
-        call.request_body = body
-        self._call = call
-        self._forward.begin(call)
+        self._call.send_translated(self._exchange, head, body)
 
     # calls of the client side (`ServiceSide`)
 
@@ -93,13 +76,10 @@ class TranslatedCall(CallSide):
         self._brake()
 
     def _brake(self) -> None:
-        service = None if self._call is None else self._call.service
-        if service is None:
-            return
         if self._paused or self._on_hold:
-            service.pause()
+            self._call.pause()
         else:
-            service.resume()
+            self._call.resume()
 
     def feed_raw(self, chunk: bytes) -> None: ...
     def end_raw(self) -> None: ...
@@ -107,96 +87,54 @@ class TranslatedCall(CallSide):
     def cancel(self) -> None:
         """Cancel the call, because its response is not needed. Does nothing after its end."""
         listener, self._listener = self._listener, None
-        if listener is None:
-            return
-        if self._call is not None:
+        if listener is not None:
             self._call.cancel(self._exchange.fault or Fault.CLIENT_LEFT)
-            self._finish(self._call)
-        listener.on_cancel()
-
-    # endings
+            self._call.report(self._exchange, with_fault=False)
+            listener.on_cancel()
 
     def _end(self) -> CallListener | None:
-        """End the call. Returns the listener to call; None: it had ended before."""
+        """End the service. Returns the listener to call; None: it had ended before."""
         listener, self._listener = self._listener, None
         if listener is not None:
-            assert self._call is not None
-            self._finish(self._call)
+            self._call.report(self._exchange, with_fault=False)
             self._exchange.service = None
         return listener
 
-    def _finish(self, call: Exchange) -> None:
-        self._report(call)
-        end_call(call)
+    # calls of the call (`DetachedListener`)
 
-    def _report(self, call: Exchange) -> None:
-        """Update the client's exchange, for the log and the fallback, with the state of the call."""
-        exchange = self._exchange
-        exchange.target, exchange.upstream_s, exchange.retries = call.target, call.upstream_s, call.retries
-        exchange.sent, exchange.grpc_status, exchange.reset_code = call.sent, call.grpc_status, call.reset_code
+    def on_interim(self, head: ResponseHead) -> None: ...
 
-    def _fail(self, reply: Reply, fault: Fault) -> None:
-        listener = self._end()
-        if listener is not None:
-            assert self._call is not None
-            listener.on_cancel()
-            self._exchange.fail_with(reply, fault, self._call.why)
-
-    def _call_listener(self, listen: Callable[[], None]) -> None:
-        try:
-            listen()
-        except Exception:  # the edge of a filter: the connection's owner could not handle its exception
-            exchange = self._exchange
-            log_event(OperatorEvent.FILTER_RAISED, "a listener to a call to %s", exchange.upstream, error=True)
-            exchange.fail(Fault.INTERNAL, why="a filter could not translate the response")
-
-    # calls of the call's exchange (`ClientSide`)
-
-    def answer(self, response: Response, payload: bytes, ended: bool) -> None:
-        listener, call = self._listener, self._call
-        if listener is None or call is None:
-            return
-        self._report(call)
-        if response.head is None:  # of the gateway itself
-            fault = call.fault or Fault.INTERNAL
-            self._fail(Reply(response.status, payload, tuple(response.headers), fault), fault)
-            return
-        self._call_listener(lambda: listener.on_response(response))
+    def on_response(self, response: Response, payload: bytes, ended: bool) -> None:
+        self._call.report(self._exchange, with_fault=False)
+        if self._listener is not None:
+            self._listener.on_response(response)
         if payload:
-            self.feed(payload)
+            self.on_data(payload)
         if ended:
-            self.end(())
-        elif self._paused or self._on_hold:
-            self._brake()
+            self.on_end(())
 
-    def feed(self, payload: bytes) -> None:
-        listener = self._listener
-        if listener is not None:
-            self._call_listener(lambda: listener.on_data(payload))
+    def on_data(self, payload: bytes) -> None:
+        if self._listener is not None:
+            self._listener.on_data(payload)
 
-    def end(self, trailers: Trailers) -> None:
+    def on_end(self, trailers: Trailers) -> None:
         listener = self._end()
         if listener is not None:
-            self._call_listener(lambda: listener.on_end(trailers))
+            listener.on_end(trailers)
 
-    def abort(self, fault: Fault) -> None:
-        listener, call, exchange = self._end(), self._call, self._exchange
-        if listener is None or call is None:
-            return
-        exchange.fault, exchange.why = exchange.fault or fault, exchange.why or call.why
-        if exchange.state is ANSWERING and self._is_ended_by(listener, fault):
-            return
-        listener.on_cancel()
-        exchange.fail(fault)
+    def on_failure(self, reply: Reply, fault: Fault, why: str) -> None:
+        exchange, listener = self._exchange, self._end()
+        if exchange.state is ANSWERING:
+            exchange.fault, exchange.why = exchange.fault or fault, exchange.why or why
+            if listener is not None and self._is_ended_by(listener, fault):
+                return
+        if listener is not None:
+            listener.on_cancel()
+        exchange.fail_with(reply, fault, why)
 
     def _is_ended_by(self, listener: CallListener, fault: Fault) -> bool:
         try:
-            return listener.on_abort(fault)
-        except Exception:  # the edge of a filter, as in `_call_listener`
+            return fault is not Fault.INTERNAL and listener.on_abort(fault)
+        except Exception:  # the edge of a filter: the connection's owner could not handle its exception
             log_event(OperatorEvent.FILTER_RAISED, "a listener to a call to %s", self._exchange.upstream, error=True)
             return False
-
-    def tunnel(self, early: bytes, timeout: float) -> None:
-        if self._call is not None:
-            self._call.break_off()
-        self.abort(Fault.UPGRADE_UNEXPECTED)
