@@ -14,7 +14,7 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.observe.metrics.series_layout import UPSTREAM_RETRIES_DENIED
 from fastgw.shm.node_queue import NodeQueue
-from fastgw.upstream.connections.connection_maker import connection_maker
+from fastgw.upstream.connections.http1_connection import connection_maker
 from fastgw.upstream.connections.pool import Pool
 from fastgw.upstream.connections.pool_limit import PoolLimit
 from fastgw.upstream.connections.socket_connection import SocketConnection

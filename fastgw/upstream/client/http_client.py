@@ -30,7 +30,7 @@ from fastgw.http.http1.tolerance import STRICT, ResponseRules
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.tracing.tracer import Trace
 from fastgw.upstream.client.fetch_span import FetchSpan
-from fastgw.upstream.connections.connection_maker import connection_maker
+from fastgw.upstream.connections.http1_connection import connection_maker
 from fastgw.upstream.connections.pool import Pool
 from fastgw.upstream.connections.stream import ResponseListener, UpstreamStream
 from fastgw.upstream.forwarding.attempt import JUST_USED_S

@@ -20,6 +20,7 @@ from fastgw.eventloop.socket_transport import SocketTransport, StreamProtocol
 from fastgw.eventloop.tls_transport import text_of
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.upstream.connections.http2_connection import NO_STREAMS, Http2UpstreamConnection
+from fastgw.upstream.connections.pooled_connection import HttpConnection
 from fastgw.upstream.connections.socket_connection import SocketConnection
 from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
 from fastgw.upstream.targets.dns import TargetAddress
@@ -79,7 +80,7 @@ class ConnectFailed(Exception):
 
 
 class Connecting(Protocol):
-    """A `StreamProtocol`, or the placeholder of one."""
+    """A `StreamProtocol`."""
 
     worker_loop: WorkerLoop
 
@@ -216,8 +217,9 @@ async def _hand_over(sock: socket.socket, address: TargetAddress, target: Target
     else:
         done: asyncio.Future[OSError | StreamProtocol] = worker_loop.loop.create_future()
         resuming, name, connection = target.tls.at(address), target.server_name, cast(Any, protocol)
+        choose = connection.negotiated if isinstance(protocol, HttpConnection) else lambda _: connection
         tls = _take_over(
-            sock, lambda fd: TlsClientTransport(worker_loop, fd, resuming, name, connection, target.http1_only)
+            sock, lambda fd: TlsClientTransport(worker_loop, fd, resuming, name, choose, target.http1_only)
         )
         tls.begin_tls(done)
         try:

@@ -6,13 +6,16 @@ only if the response ended exactly where its framing declared, with no further b
 and neither side asked to close (`release`).
 """
 
+from collections.abc import Callable
 from errno import errorcode
+from functools import partial
 from math import inf
 from ssl import SSLError
-from typing import Final
+from typing import Any, Final
 
 import cython
 
+from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Trailers
@@ -23,6 +26,7 @@ from fastgw.http.http1.parser import leading_bytes, parse_answer, take_answer
 from fastgw.http.http1.tolerance import Repair, RepairedChunks
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
+from fastgw.upstream.connections.http2_connection import HTTP2, Http2UpstreamConnection
 from fastgw.upstream.connections.pooled_connection import HttpConnection, Lender
 from fastgw.upstream.connections.stream import (
     AWAITING,
@@ -36,6 +40,7 @@ from fastgw.upstream.connections.stream import (
 )
 from fastgw.upstream.connections.tls_client import TlsBroken
 from fastgw.upstream.targets.target import Target
+from fastgw.upstream.targets.tls import protocols_of
 
 _LOOKS: Final = 4
 """Looks per `idle` at what the target has accepted: nothing reports that, so a stall is noticed this part late. While
@@ -57,6 +62,11 @@ class UpstreamConnection(HttpConnection):
         self._searched = 0
         self._repair: Repair | None = None  # of the current response
         self._full = False  # the last read filled the buffer: more data may be available
+
+    def negotiated(self, protocol: str | None) -> HttpConnection:
+        if protocol == HTTP2:
+            return Http2UpstreamConnection(self.worker_loop, self.pool, self.target)
+        return self
 
     def __repr__(self) -> str:
         return f"<UpstreamConnection {self.target.label} {self.phase.name} uses={self.uses}>"
@@ -469,3 +479,11 @@ class UpstreamConnection(HttpConnection):
 def _errno_of(error: Exception | None) -> str:
     """The name of the errno that ended a connection; "" if there is none."""
     return errorcode.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+
+
+def connection_maker(worker_loop: WorkerLoop, upstream: settings.Upstream) -> Callable[..., Any]:
+    """Return the factory of connections that belong to a pool, for targets of the upstream. What ALPN may choose
+    between begins as one over HTTP/1.1 (`negotiated`).
+    """
+    is_http2 = protocols_of(upstream) == (HTTP2,)
+    return partial(Http2UpstreamConnection if is_http2 else UpstreamConnection, worker_loop)

@@ -79,6 +79,8 @@ PONG_S: Final = 5.0
 FURTHER_PINGS_S: Final = 330.0
 """Seconds between PINGs of which only the answer was received: gRPC servers treat more than one in 5 minutes as abuse,
 and end the connection, unless they have sent something else in between."""
+HTTP2: Final = "h2"
+"""Its name for ALPN."""
 NOT_HTTP2: Final = "the target does not speak HTTP/2"
 SPEAKS_HTTP1: Final = "the target has answered with HTTP/1, not HTTP/2: it needs `protocol: http1` or `auto`"
 NO_SETTINGS: Final = "the target has closed the connection before its SETTINGS: it may not speak HTTP/2"
@@ -452,6 +454,11 @@ class Http2UpstreamConnection(HttpConnection):
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self._streams)} of {self.capacity} streams"
         return f"<Http2UpstreamConnection {self.target.label} {state} uses={self.uses}>"
+
+    def negotiated(self, protocol: str | None) -> HttpConnection:
+        if protocol != HTTP2:
+            raise ConnectionError(f"the target has not chosen {HTTP2} by ALPN")
+        return self
 
     # for the pool
 

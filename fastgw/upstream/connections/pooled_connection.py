@@ -91,6 +91,12 @@ class HttpConnection(PooledConnection):
             self._tls = transport
             self._special = self._tls_is_new = True
 
+    def negotiated(self, protocol: str | None) -> HttpConnection:
+        """Return the connection for the protocol that ALPN has selected (RFC 7301), in place of this one. None: the
+        target has selected nothing. Raises `ConnectionError`.
+        """
+        raise NotImplementedError
+
     def _remember_session(self) -> None:
         """Store the TLS session: further connections may resume it."""
         self._tls_is_new = False

@@ -6,12 +6,12 @@ counts as a proper end: anyone on the network path can end a TCP connection, and
 
 import asyncio
 import ssl
-from typing import Final, cast, final
+from collections.abc import Callable
+from typing import Final, final
 
 from fastgw.eventloop.socket_transport import SocketTransport, StreamProtocol
 from fastgw.eventloop.tls_transport import TlsTransport, text_of
 from fastgw.eventloop.worker_loop import WorkerLoop
-from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
 from fastgw.upstream.targets.tls import ClientContext, Resuming
 
 _PLAIN: Final = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "PACKET_LENGTH_TOO_LONG"))
@@ -26,7 +26,7 @@ class TlsBroken(ConnectionError):
 class TlsClientTransport(TlsTransport):
     """Connection that begins its handshake at once (`begin_tls`)."""
 
-    __slots__ = ("_client", "_done", "_http1", "_is_v1_2", "_name", "lost_by", "resuming")
+    __slots__ = ("_client_for", "_done", "_http1", "_is_v1_2", "_name", "lost_by", "resuming")
 
     def __init__(
         self,
@@ -34,17 +34,18 @@ class TlsClientTransport(TlsTransport):
         fd: int,
         resuming: Resuming,
         name: str,
-        client: "StreamProtocol | NegotiatingConnection",
+        client_for: Callable[[str | None], StreamProtocol],
         http1: bool = False,
     ) -> None:
-        """`http1`: HTTP/1.1 alone is offered to a target that negotiates the version. `name`: the server name
-        that is sent (SNI) and that the certificate has to be valid for.
+        """`client_for`: returns the protocol above, for what ALPN has selected, or raises `ConnectionError`. `http1`:
+        HTTP/1.1 alone is offered to a target that negotiates the version. `name`: the server name that is sent (SNI)
+        and that the certificate has to be valid for.
         """
         super().__init__(worker_loop, fd)
         self.resuming = resuming
         self._name = name
         self._http1 = http1
-        self._client: StreamProtocol | NegotiatingConnection | None = client
+        self._client_for: Callable[[str | None], StreamProtocol] | None = client_for
         self._done: asyncio.Future[OSError | StreamProtocol] | None = None
         self._is_v1_2 = False
         self.lost_by = ""
@@ -72,14 +73,13 @@ class TlsClientTransport(TlsTransport):
 
     def _handshake_completed(self, last: bytes) -> None:
         self._send(last)
-        client, self._client = self._client, None
-        assert client is not None
+        client_for, self._client_for = self._client_for, None
+        assert client_for is not None
         context = self._tls.context
         try:
             if isinstance(context, ClientContext) and context.names:
                 context.check_names(self._tls)
-            if isinstance(client, NegotiatingConnection):
-                client = cast(StreamProtocol, client.choose(self._tls.selected_alpn_protocol()))
+            client = client_for(self._tls.selected_alpn_protocol())
         except (ssl.SSLCertVerificationError, ConnectionError) as error:
             self._shut()
             SocketTransport.close(self)
@@ -107,7 +107,7 @@ class TlsClientTransport(TlsTransport):
 
     def _shut(self) -> None:
         super()._shut()
-        self._client = None
+        self._client_for = None
 
     def _note(self, error: Exception | None) -> None:
         if self._own_answers and self._is_v1_2:  # otherwise it sends nothing by itself

@@ -18,7 +18,7 @@ from fastgw.http.authority import parse_authority
 from fastgw.http.messages import ResponseHead
 from fastgw.net.proxy_protocol import LOCAL_V2, UNKNOWN_V1
 from fastgw.upstream.connections.connect import ConnectFailed, connect
-from fastgw.upstream.connections.connection_maker import connection_maker
+from fastgw.upstream.connections.http1_connection import connection_maker
 from fastgw.upstream.connections.pooled_connection import Lender, PooledConnection
 from fastgw.upstream.connections.stream import ResponseListener
 from fastgw.upstream.health.grpc_health import health_call, health_verdict

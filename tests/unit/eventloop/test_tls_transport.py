@@ -174,7 +174,9 @@ class Connection:
         self.server = Server(tls, far)
         self.client = Client(worker_loop, dice)
         done: Any = asyncio.Future(loop=cast(Any, worker_loop.turns))
-        self.transport = TlsClientTransport(cast(Any, worker_loop), near.detach(), resuming, "a.test", self.client)
+        self.transport = TlsClientTransport(
+            cast(Any, worker_loop), near.detach(), resuming, "a.test", lambda _: self.client
+        )
         self.transport.begin_tls(done)
         self.server.read()
         self.done = done
