@@ -29,7 +29,7 @@ from fastgw.composition.value_work import MOST_IN_THREAD, MOST_SENT, MOST_WRITTE
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed, Wheel
 from fastgw.exchange import Reply, Response, Trailers, problem
-from fastgw.exchange.body_relay import MAX_KEPT, whole_body
+from fastgw.exchange.body_relay import MAX_KEPT, Relay, whole_body
 from fastgw.exchange.exchange import Exchange
 from fastgw.helper_processes.pool import HelperBusy, HelperError
 from fastgw.helper_processes.shared_pool import fault_of
@@ -38,8 +38,7 @@ from fastgw.http.messages import ResponseHead
 from fastgw.http.preconditions import PreconditionResult, Validators, evaluate
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.shm.held_body_budget import WHY_NOT_HELD
-from fastgw.upstream.client.held_body import HeldBody
-from fastgw.upstream.client.response_action import is_for_cache, send_made
+from fastgw.upstream.client.response_action import hold_body, is_for_cache, send_made
 from fastgw.upstream.client.subrequest import Subrequest, SubrequestFailed, WholeListener, send_lines
 from fastgw.upstream.upstream import Upstream
 
@@ -226,7 +225,7 @@ class ComposeRun(Timed):
         self._tasks: set[asyncio.Task[Any]] = set()  # of work elsewhere, until the end of the run
         self._held = self._taken = 0
         self._heads: list[ResponseHead] = []
-        self._body: HeldBody | None = None
+        self._body: Relay | None = None  # the client's, while it is received
         self._client_body = b""
         self._due_at = inf
 
@@ -244,12 +243,11 @@ class ComposeRun(Timed):
         if body is None:
             self._start_parts()
             return
-        most = self._action.most_bytes
-        self._body = HeldBody(exchange, "compose.max_bytes", most, self._start_with)
-        self._body.collect(body)
+        self._body = body
+        hold_body(exchange, body, "compose.max_bytes", self._action.most_bytes, self._start_with)
 
     def _start_with(self, body: bytes) -> None:
-        self._client_body = body
+        self._body, self._client_body = None, body
         self._start_parts()
 
     # calls of the exchange (`ServiceSide`)
@@ -264,8 +262,8 @@ class ComposeRun(Timed):
         exchange, self._exchange = self._exchange, None
         if exchange is None:
             return
-        if self._body is not None:
-            self._body.release()
+        if exchange.request_body is not None:
+            exchange.request_body.forget_head()
         calls, self._calls = self._calls, set()
         for call in calls:
             call.cancel()
@@ -298,9 +296,9 @@ class ComposeRun(Timed):
 
     def expire(self, now: float) -> None:
         """The time of the whole has passed: parts without an answer have failed, also those that wait for the body."""
-        if self._body is not None and not self._body.ended:
-            self._body.release()
-            self._start_parts()
+        if self._body is not None:
+            self._body.forget_head()
+            self._start_with(b"")
             return
         self._draining = True  # none of them settles the whole before the last one has ended
         for call in tuple(self._calls):

@@ -14,7 +14,6 @@ cdef class Relay:
     cdef public object _when_whole
     cdef public long long bytes
     cdef public bint ended
-    cdef public bint is_collected
     cdef public object kept
     cdef public object length
     cdef public Py_ssize_t most_kept

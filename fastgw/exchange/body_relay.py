@@ -126,8 +126,6 @@ class Relay:
         self._no_room: Callable[[], None] | None = None
         self._head_bytes: HeldBytes | None = None  # of the beginning that a filter needs
         self._most_head = 0
-        self.is_collected = False
-        """Whether the sink passes nothing on before the end."""
         self._wait_until = inf  # while the body is held: the end of the time for more of it
         self._timed_bytes = 0  # bytes that have prolonged it
 
@@ -149,17 +147,23 @@ class Relay:
     ) -> bool:
         """Receive the beginning of the body: this many bytes, or all of it. Returns whether it is there already;
         otherwise `when_there` is called once it is, or `no_room`, which ends the exchange, if the memory for it is used
-        up. Call it before `begin_stages`.
+        up. Of a body that passes stages it is the output. Call `forget_head` or `begin_stages` in the end.
         """
-        if self.ended or self.bytes >= most:
+        size = self.bytes if self._stages is None else self.sent_bytes
+        if self.ended or size >= most:
             return True
         self._head_bytes, self._no_room = HeldBytes(room), no_room
-        if not self._head_bytes.try_hold(self.bytes):
+        if not self._head_bytes.try_hold(size):
             no_room()
             return False
         self._most_head, self._when_head = most, when_there
         self.resume()
         return False
+
+    def forget_head(self) -> None:
+        """Wait no more for the beginning of the body, and release the memory for it."""
+        self._when_head = self._no_room = None
+        self._release_head()
 
     def head(self, most: int) -> bytes:
         """Return the received beginning of the body, at most this many bytes; see `await_head`."""
@@ -212,7 +216,7 @@ class Relay:
         """Return when the time for the next bytes ends, in seconds of the clock of `now`: after `idle` seconds. A body
         that is held in memory until more of it arrives gets one second more for each `rate` bytes only, up to that.
         """
-        is_held = self._when_whole is not None or self._when_head is not None or self.is_collected
+        is_held = self._when_whole is not None or self._when_head is not None
         if not rate or not is_held:
             self._wait_until = inf
             return now + idle
@@ -280,8 +284,8 @@ class Relay:
 
     def _pass(self, payload: bytes) -> None:
         sink, kept = self.sink, self.kept
+        size = self.bytes if self._stages is None else self.sent_bytes
         if kept is not None:
-            size = self.bytes if self._stages is None else self.sent_bytes
             if sink is not None and size > self.most_kept:
                 self.kept = None
             elif type(kept) is list:
@@ -296,10 +300,10 @@ class Relay:
         elif self._when_head is not None:
             assert self._head_bytes is not None
             assert self._no_room is not None
-            if not self.ended and not self._head_bytes.try_hold(self.bytes):
+            if not self.ended and not self._head_bytes.try_hold(size):
                 self._when_head = None
                 self._no_room()
-            elif self.bytes >= self._most_head and not self.ended:
+            elif size >= self._most_head and not self.ended:
                 self.pause()
                 self._head_is_there()
         elif self._when_whole is None:

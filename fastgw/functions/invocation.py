@@ -23,8 +23,7 @@ from fastgw.functions.streamed import StreamedResponse
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.shm.held_body_budget import WHY_NOT_HELD
-from fastgw.upstream.client.held_body import HeldBody
-from fastgw.upstream.client.response_action import send_made
+from fastgw.upstream.client.response_action import hold_body, send_made
 from fastgw.upstream.client.subrequest import SubrequestFailed
 from fastgw.upstream.client.subrequest_service import SubrequestService
 
@@ -46,12 +45,11 @@ _TOO_MANY_REQUESTS: Final = 429
 class Invocation(SubrequestService):
     """Service side of the exchange, and listener to the response of Lambda."""
 
-    __slots__ = ("_action", "_body", "_head", "_held", "_pieces", "_streamed")
+    __slots__ = ("_action", "_head", "_held", "_pieces", "_streamed")
 
     def __init__(self, action: "LambdaAction", exchange: Exchange) -> None:
         super().__init__(exchange)
         self._action = action
-        self._body: HeldBody | None = None
         self._head: ResponseHead | None = None
         self._streamed: StreamedResponse | None = None
         self._pieces: list[bytes] = []
@@ -67,9 +65,7 @@ class Invocation(SubrequestService):
         if exchange.request_body is None:
             self._invoke(b"")
             return
-        most = action.settings.max_bytes
-        self._body = HeldBody(exchange, "lambda.max_bytes", most, self._invoke)
-        self._body.collect(exchange.request_body)
+        hold_body(exchange, exchange.request_body, "lambda.max_bytes", action.settings.max_bytes, self._invoke)
 
     def _invoke(self, body: bytes) -> None:
         exchange = self._exchange
@@ -150,8 +146,8 @@ class Invocation(SubrequestService):
         self._stop_timer()
         if self._streamed is not None:
             self._streamed.is_over = True
-        if self._body is not None:
-            self._body.release()
+        if exchange.request_body is not None:
+            exchange.request_body.forget_head()
         self._cancel_sent()
         self._pieces = []
         self._action.upstream.worker_loop.held_body_budget.give_back(self._held)

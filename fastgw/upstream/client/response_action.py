@@ -4,10 +4,14 @@ A filter that takes an exchange over (`translate`), such as a cache, gets their 
 with a head, and sends its requests by them.
 """
 
+from collections.abc import Callable
 from typing import Final
 
+from fastgw.errors import Fault
 from fastgw.exchange.action import Action
+from fastgw.exchange.body_relay import Relay
 from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.filter_steps import fail_unheld, request_budget
 from fastgw.exchange.reply import NO_CONTENT, Reply, Response, own_response
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import parse_response
@@ -61,3 +65,30 @@ def made_response(exchange: Exchange, reply: Reply, length: int | None, stored: 
     raw = b"%b%b\r\n" % (serializer.status_line(reply.status), lines)
     head = parse_response(raw, exchange.method, _MOST_FIELDS)
     return Response(reply.status, head, b"", MARKS if stored else _UNSTORED_MARKS)
+
+
+def hold_body(exchange: Exchange, body: Relay, limit: str, most: int, done: Callable[[bytes], None]) -> None:
+    """Receive the whole body of a request within the memory for it, which the caller releases (`forget_head`). A body
+    that cannot be held is answered with the fault.
+
+    `most`: maximum bytes. `limit`: name of the setting with this maximum. `done`: called once with the body, perhaps
+    before this returns.
+    """
+    if body.kept is None:
+        exchange.fail(Fault.INTERNAL, why="the body of the request was sent elsewhere")
+        return
+    if exchange.head.expects_continue and not body.bytes and not body.ended:
+        exchange.client.send_interim(None)
+    budget = request_budget(exchange)
+
+    def received() -> None:
+        held = b"".join(body.kept or ())
+        if len(held) > most:
+            exchange.fail(Fault.BODY_TOO_LARGE, why=f"{limit}: the body has more than {most} bytes")
+            return
+        if len(held) > body.most_kept:
+            body.keep_no_more()
+        done(held)
+
+    if body.await_head(most + 1, received, budget, lambda: fail_unheld(exchange, budget.why)):
+        received()
