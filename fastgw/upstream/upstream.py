@@ -338,7 +338,11 @@ class Upstream:
         breaker = None if self.health is None else self.health.breaker
         self.balancer = balancer if breaker is None else breaker.guard(balancer)
 
-    def _hashed_by(self, members: Sequence[Member], key: Key, load_factor: float | None) -> Balancer:
+    def _by_latency(self, members: Sequence[Member]) -> Balancer:
+        latencies = self._latencies
+        return Random(members) if latencies is None else LatencyBalancing(members, latencies)  # none are known yet
+
+    def _by_hash(self, members: Sequence[Member], key: Key, load_factor: float | None) -> Balancer:
         return ConsistentHash(members, key, RoundRobin(members), self._loads, load_factor, self._hashed)
 
     def unavailable(self) -> Fault:
@@ -380,40 +384,17 @@ def _members(settings: config.Upstream, targets: tuple[Target, ...]) -> tuple[Me
     )
 
 
-def _in_turn(upstream: Upstream, members: Sequence[Member]) -> Balancer:
-    return RoundRobin(members)
-
-
-def _by_lot(upstream: Upstream, members: Sequence[Member]) -> Balancer:
-    return Random(members)
-
-
-def _by_load(upstream: Upstream, members: Sequence[Member]) -> Balancer:
-    return LeastConnections(members, upstream._loads)
-
-
-def _by_latency(upstream: Upstream, members: Sequence[Member]) -> Balancer:
-    if upstream._latencies is None:  # there are no values yet
-        return Random(members)
-    return LatencyBalancing(members, upstream._latencies)
-
-
-def _by_address(upstream: Upstream, members: Sequence[Member]) -> Balancer:
-    return upstream._hashed_by(members, address, None)
-
-
-def _by_hash(upstream: Upstream, members: Sequence[Member]) -> Balancer:
-    balancing = upstream.settings.load_balancing
-    return upstream._hashed_by(members, key_of(balancing.hash_on), balancing.load_factor)
-
-
 _ALGORITHMS: Final[Mapping[str, Callable[[Upstream, Sequence[Member]], Balancer]]] = MappingProxyType(
     {
-        "round_robin": _in_turn,
-        "random": _by_lot,
-        "least_connections": _by_load,
-        "latency": _by_latency,
-        "ip_hash": _by_address,
-        "consistent_hash": _by_hash,
+        "round_robin": lambda upstream, members: RoundRobin(members),
+        "random": lambda upstream, members: Random(members),
+        "least_connections": lambda upstream, members: LeastConnections(members, upstream._loads),
+        "latency": lambda upstream, members: upstream._by_latency(members),
+        "ip_hash": lambda upstream, members: upstream._by_hash(members, address, None),
+        "consistent_hash": lambda upstream, members: upstream._by_hash(
+            members,
+            key_of(upstream.settings.load_balancing.hash_on),
+            upstream.settings.load_balancing.load_factor,
+        ),
     }
 )
