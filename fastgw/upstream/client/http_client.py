@@ -234,20 +234,6 @@ class _Origin:
 class _ClientRequest(ResponseListener):
     """One request in flight: borrower of a stream, and listener to its response."""
 
-    __slots__ = (
-        "_body",
-        "_done",
-        "_head",
-        "_method",
-        "_most",
-        "_origin",
-        "_repeatable",
-        "_request",
-        "_span",
-        "_stream",
-        "late",
-    )
-
     def __init__(self, request: bytes, method: bytes, most: int, repeatable: bool, span: FetchSpan | None) -> None:
         self._request = request
         self._method = method

@@ -47,23 +47,6 @@ class CredentialRenewal(ResponseListener):
     client gets it.
     """
 
-    __slots__ = (
-        "_answered_at",
-        "_forwarding",
-        "_head",
-        "_limit",
-        "_pieces",
-        "_size",
-        "_step",
-        "_task",
-        "_trailers",
-        "attempt",
-        "fault",
-        "reset_code",
-        "sent",
-        "why",
-    )
-
     def __init__(
         self, forwarding: "Forwarding", attempt: "Attempt", head: ResponseHead, payload: bytes, answered_at: float
     ) -> None:

@@ -42,22 +42,6 @@ class Breaker:
     changes.
     """
 
-    __slots__ = (
-        "_clock",
-        "_column",
-        "_full_at",
-        "_full_round",
-        "_on_change",
-        "_on_open",
-        "_settings",
-        "_slot",
-        "_state",
-        "_trying_since",
-        "_window",
-        "_words",
-        "phase",
-    )
-
     def __init__(
         self,
         settings: CircuitBreaker,

@@ -93,20 +93,6 @@ class Outliers:
     `drained`: returns the targets drained by an operator. `on_eject`: called when this worker has ejected a target.
     """
 
-    __slots__ = (
-        "_column",
-        "_drained",
-        "_groups",
-        "_needed",
-        "_needed_connects",
-        "_on_eject",
-        "_read_at",
-        "_settings",
-        "_slots",
-        "_windows",
-        "_words",
-    )
-
     def __init__(
         self,
         targets: Sequence[Target],

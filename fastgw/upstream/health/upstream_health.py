@@ -69,24 +69,6 @@ class Health(AttemptListener):
     change.
     """
 
-    __slots__ = (
-        "_attempts",
-        "_attempts_at",
-        "_clock",
-        "_column",
-        "_errors",
-        "_mine",
-        "_of_targets",
-        "_outliers",
-        "_returns_at",
-        "_slots",
-        "_upstream",
-        "_words",
-        "breaker",
-        "tries",
-        "watches",
-    )
-
     def __init__(
         self,
         upstream: "Upstream",

@@ -43,19 +43,6 @@ class RetryRules:
     conditions for gRPC statuses.
     """
 
-    __slots__ = (
-        "_conditions",
-        "_first_wait",
-        "_longest_wait",
-        "any_method",
-        "body_bytes",
-        "grpc_statuses",
-        "max",
-        "per_try",
-        "retries_lost",
-        "statuses",
-    )
-
     def __init__(self, settings: config.Retries) -> None:
         self.max = settings.max
         of_reused = (RESET,) if LOST in settings.conditions else ()
