@@ -93,9 +93,8 @@ class OwnUrls(NamedTuple):
         return False
 
     def rewrite(self, response: Response, exchange: Exchange, target: Target) -> None:
-        """Rewrite the headers of a response of the target."""
-        if response.head is not None and self.has_own(response.head, target, exchange.peer):
-            rewrite_urls(response, HEADERS, lambda reference: self._gateway_url(reference, exchange, target))
+        """Rewrite the headers of a response of the target, if it `has_own`."""
+        rewrite_urls(response, HEADERS, lambda reference: self._gateway_url(reference, exchange, target))
 
     def _gateway_url(self, text: bytes, exchange: Exchange, target: Target) -> bytes | None:
         reference = parse_reference(text)
