@@ -30,10 +30,7 @@ cdef class Attempts(Timed):
     cdef _begin(self, ForwardedRequest forward, Exchange exchange)
     cpdef bint is_replayable(self) except -1
     cpdef bint keeps_body(self) except -1
-    cpdef response_received(
-        self, Attempt attempt, ResponseHead head, bytes payload, bint ended, double now, bytes grpc_status,
-        str invalid_status,
-    )
+    cpdef response_received(self, Attempt attempt, ResponseHead head, bytes payload, bint ended)
     cpdef done(self, Attempt attempt)
 
 
@@ -48,6 +45,9 @@ cdef class Attempt(ResponseListener):
     cdef public int _status
     cdef public Upstream _upstream
     cdef public Exchange exchange
+    cdef public bytes grpc_status
+    cdef public double head_at
+    cdef public str invalid_status
     cdef public UpstreamStream stream
     cdef public object _tap
     cdef public Target target

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final
 
 from fastgw.errors import Fault, Retry
 from fastgw.eventloop.timer_wheel import Timed, Wheel
@@ -75,19 +75,8 @@ class Attempts(Timed):
         exchange = self.exchange
         return self.is_replayable() or (bool(exchange.chain.renew_steps) and not exchange.renewed)
 
-    def response_received(
-        self,
-        attempt: Attempt,
-        head: ResponseHead,
-        payload: bytes,
-        ended: bool,
-        now: float,
-        grpc_status: bytes | None,
-        invalid_status: str,
-    ) -> None:
-        """Handle the head of a response, with the first part of the body; `ended`: it is the whole body. `now`:
-        monotonic seconds. `grpc_status`, `invalid_status`: the status in the head of a gRPC call, as of `check_status`.
-        """
+    def response_received(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool) -> None:
+        """Handle the head of a response, with the first part of the body; `ended`: it is the whole body."""
         raise NotImplementedError
 
     def done(self, attempt: Attempt) -> None:
@@ -96,7 +85,11 @@ class Attempts(Timed):
 
 
 class Attempt(ResponseListener):
-    """Borrower of a stream to `target`, and the sink of the request body. Its deadline: `per_try_timeout`."""
+    """Borrower of a stream to `target`, and the sink of the request body. Its deadline: `per_try_timeout`.
+
+    `head_at`: monotonic seconds of the response head. `grpc_status`, `invalid_status`: the status in the head of a gRPC
+    call, as of `check_status`.
+    """
 
     def _begin(self, forwarding: Attempts, target: Target) -> None:
         self._forwarding: Forwarding = forwarding  # type: ignore[assignment]  # there are no other `Attempts`
@@ -104,6 +97,9 @@ class Attempt(ResponseListener):
         self.exchange: Exchange = forwarding.exchange
         self.target = target
         self.stream: UpstreamStream | None = None
+        self.head_at = 0.0
+        self.grpc_status: bytes | None = None
+        self.invalid_status = ""
         self._begun_at = 0.0  # if hedging is configured
         self._status = 0  # HTTP status of the response to a gRPC call
         self._answered_at = 0.0  # time of the response head of a gRPC call whose outcome is still unknown
@@ -308,19 +304,18 @@ class Attempt(ResponseListener):
     def on_head(self, head: ResponseHead, payload: bytes | None, ended: bool) -> None:
         if payload is None:
             payload = payload_of(head) or b""
-        now = monotonic()
-        status, why = None, ""
+        self.head_at = now = monotonic()
         forwarding = self._forwarding  # it stays until its method returns, though this attempt may end in it
         if forwarding.forward.grpc:
             self._status = head.status
             if ended:
-                status, why = check_status(head.values(STATUS))
-                status = self._take_status(status, why)
+                status, self.invalid_status = check_status(head.values(STATUS))
+                self.grpc_status = self._take_status(status, self.invalid_status)
         if self._record is not None:
             if not forwarding.forward.grpc:
                 self._record.answer(head.status, now)
             elif ended:
-                self._record.answer(self._outcome(head.status, status), now)
+                self._record.answer(self._outcome(head.status, self.grpc_status), now)
             else:
                 self._record.status, self._record.head_at = head.status, now
                 self._answered_at = now  # the listeners hear the outcome at the end
@@ -328,7 +323,7 @@ class Attempt(ResponseListener):
                     self._message_received()
         exchange = self.exchange
         try:
-            forwarding.response_received(self, head, payload, ended, now, status, why)
+            forwarding.response_received(self, head, payload, ended)
         except Exception:  # the edge of this exchange: the connection calls no listener any more
             log_event(OperatorEvent.DEFECT, "a defect while taking the response of %s", self.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
@@ -423,7 +418,7 @@ class Attempt(ResponseListener):
         self.deadline = inf
         timeout = self._forwarding.forward.timeouts.tunnel_idle
         stream.limit_silence(timeout)
-        stream.attach_source(_TunnelSource(self.exchange))
+        stream.attach_source(self)
         self._forwarding.switched(self, head, early, timeout)
 
     def on_tunnel_data(self, chunk: bytes) -> None:
@@ -441,6 +436,22 @@ class Attempt(ResponseListener):
         elif self.stream is not None:
             self.stream.cancel()
             self.on_failure(Fault.TUNNEL_IDLE, False, "")
+
+    # source of a tunnel's data for the target (`RequestSource`): its client, or the filter that inspects the data
+
+    def pause(self) -> None:
+        exchange = self.exchange
+        if exchange.tunnel is None:
+            exchange.client.pause_tunnel()
+        else:
+            exchange.tunnel.pause_client()
+
+    def resume(self) -> None:
+        exchange = self.exchange
+        if exchange.tunnel is None:
+            exchange.client.resume_tunnel()
+        else:
+            exchange.tunnel.resume_client()
 
     def _half_closed(self) -> None:
         """Handle the end of one direction of the tunnel. Usually that side has closed, so the timeout of the other is
@@ -578,27 +589,3 @@ def new_attempt(forwarding: Attempts, target: Target) -> Attempt:
     attempt: Attempt = Attempt.__new__(Attempt)
     attempt._begin(forwarding, target)
     return attempt
-
-
-@final
-class _TunnelSource:
-    """Client of a tunnel, or the filter that inspects its data, as the source of the data for the target."""
-
-    __slots__ = ("_exchange",)
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-
-    def pause(self) -> None:
-        exchange = self._exchange
-        if exchange.tunnel is None:
-            exchange.client.pause_tunnel()
-        else:
-            exchange.tunnel.pause_client()
-
-    def resume(self) -> None:
-        exchange = self._exchange
-        if exchange.tunnel is None:
-            exchange.client.resume_tunnel()
-        else:
-            exchange.tunnel.resume_client()

@@ -47,14 +47,11 @@ class CredentialRenewal(ResponseListener):
     client gets it.
     """
 
-    def __init__(
-        self, forwarding: "Forwarding", attempt: "Attempt", head: ResponseHead, payload: bytes, answered_at: float
-    ) -> None:
+    def __init__(self, forwarding: "Forwarding", attempt: "Attempt", head: ResponseHead, payload: bytes) -> None:
         self._forwarding = forwarding
         self._size = len(payload)
         self.attempt = attempt
         self._head = head
-        self._answered_at = answered_at  # monotonic seconds
         self._pieces = [payload]
         self._trailers: Trailers = ()
         self.fault: Fault | None = None  # fault by which the response was aborted
@@ -125,7 +122,7 @@ class CredentialRenewal(ResponseListener):
 
     def held_response(self) -> HeldResponse:
         """Return the received part of the response."""
-        seconds = self._answered_at - self._forwarding.exchange.begun_at
+        seconds = self.attempt.head_at - self._forwarding.exchange.begun_at
         return HeldResponse(self.attempt.target, self._head, b"".join(self._pieces), seconds, self._trailers)
 
     def cancel(self) -> None:

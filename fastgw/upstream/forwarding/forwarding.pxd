@@ -29,10 +29,7 @@ cdef class Forwarding(Attempts):
     cdef public Attempt current
 
     cpdef attempt(self, bint fresh, Target target=*, bint again=*, bint has_probe=*)
-    cpdef response_received(
-        self, Attempt attempt, ResponseHead head, bytes payload, bint ended, double now, bytes grpc_status,
-        str invalid_status,
-    )
+    cpdef response_received(self, Attempt attempt, ResponseHead head, bytes payload, bint ended)
     cpdef done(self, Attempt attempt)
     cdef Response _response(self, Target target, ResponseHead head, bytes added, frozenset dropped)
     cdef bint _take_response(self, ResponseHead head, bint ended) except -1

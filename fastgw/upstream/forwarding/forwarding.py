@@ -212,16 +212,7 @@ class Forwarding(Attempts):
             fresh = condition == RESET and attempt.target.capacity == 1
             self._schedule_retry(wait, fresh=fresh, target=self._retry_target, has_probe=is_probe)
 
-    def response_received(
-        self,
-        attempt: Attempt,
-        head: ResponseHead,
-        payload: bytes,
-        ended: bool,
-        now: float,
-        grpc_status: bytes | None,
-        invalid_status: str,
-    ) -> None:
+    def response_received(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool) -> None:
         exchange, upstream = self.exchange, self.upstream
         if exchange.taker is not None and not self._take_response(head, ended):
             exchange = self.exchange
@@ -229,27 +220,27 @@ class Forwarding(Attempts):
                 return  # it has failed
         if (
             exchange.chain.renew_steps
-            and rejects_credentials(head.status, grpc_status)
-            and self._renew(attempt, head, payload, ended, now)
+            and rejects_credentials(head.status, attempt.grpc_status)
+            and self._renew(attempt, head, payload, ended)
         ):
             return
         retried = self.forward.retried_statuses
-        if retried and head.status in retried and self._refuse(attempt, head, payload, ended, now, str(head.status)):
+        if retried and head.status in retried and self._refuse(attempt, head, payload, ended, str(head.status)):
             return
-        if grpc_status is not None and self.forward.rules.grpc_statuses:
-            condition = self.forward.rules.grpc_statuses.get(parse_status(grpc_status))
-            if condition is not None and self._refuse(attempt, head, payload, ended, now, condition):
+        if attempt.grpc_status is not None and self.forward.rules.grpc_statuses:
+            condition = self.forward.rules.grpc_statuses.get(parse_status(attempt.grpc_status))
+            if condition is not None and self._refuse(attempt, head, payload, ended, condition):
                 return
-        self._note_response(attempt.target, now - exchange.begun_at)
+        self._note_response(attempt.target, attempt.head_at - exchange.begun_at)
         exchange.response_bytes = len(payload)
         if upstream.hedging is not None:
             upstream.hedging.times.add(attempt.seconds())
             self._cancel_others(attempt)
         cookie = b"" if upstream.cookies is None else self._cookie(attempt.target)
         marks = self.forward.marks
-        if invalid_status:
+        if attempt.invalid_status:
             marks |= STATUS_FIELDS
-            cookie += status_lines(GrpcStatus.UNKNOWN, invalid_status)
+            cookie += status_lines(GrpcStatus.UNKNOWN, attempt.invalid_status)
         response = self._response(attempt.target, head, cookie, marks)
         if ended:
             self.done(attempt)
@@ -339,9 +330,7 @@ class Forwarding(Attempts):
 
     # further attempts
 
-    def _refuse(
-        self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float, condition: str
-    ) -> bool:
+    def _refuse(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, condition: str) -> bool:
         """Drop a response because another attempt is in flight, or follows. False: the client gets it."""
         if not self.is_replayable() or self.exchange.renewed:
             return False
@@ -355,7 +344,7 @@ class Forwarding(Attempts):
             return False
         exchange, target = self.exchange, self._retry_target
         if ended:
-            self._held = HeldResponse(attempt.target, head, payload, now - exchange.begun_at)
+            self._held = HeldResponse(attempt.target, head, payload, attempt.head_at - exchange.begun_at)
         elif target is None:
             target = self.upstream.balancer.pick(exchange, tried)
             if target is None:
@@ -422,7 +411,7 @@ class Forwarding(Attempts):
 
     # retry with renewed credentials
 
-    def _renew(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float) -> bool:
+    def _renew(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool) -> bool:
         """Hold a response back, because a filter may renew the credentials. False: the client gets it."""
         exchange, hedging = self.exchange, self.upstream.hedging
         if exchange.renewed:
@@ -438,7 +427,7 @@ class Forwarding(Attempts):
         if hedging is not None:
             hedging.times.add(attempt.seconds())
             self._cancel_others(attempt)
-        self._timer = renewal = CredentialRenewal(self, attempt, head, payload, now)
+        self._timer = renewal = CredentialRenewal(self, attempt, head, payload)
         renewal.renew_credential(ended, step, outcome)
         return True
 
