@@ -159,8 +159,7 @@ EDGES = {
     "filters/api/reply_bodies.py": 1,  # what makes the body of a reply may raise
     "exchange/response_relay.py": 2,  # likewise
     "upstream/client/subrequest_body.py": 1,  # what makes the body of a sub-request may raise
-    "upstream/client/detached_call.py": 1,  # a listener that raises: its client is answered 500
-    "upstream/client/translated_call.py": 1,  # likewise, of an aborted response: it breaks off
+    "upstream/client/call.py": 2,  # a listener that raises: its client is answered 500, or its response breaks off
     "upstream/forwarding/forward_action.py": 1,  # what a filter could not translate is not forwarded
     "upstream/client/subrequest.py": 2,  # a listener of a filter's that raises is told no more
     "upstream/forwarding/forwarding.py": 1,  # a filter that could not take a response has its exchange answered

@@ -77,7 +77,7 @@ class Chain:
         # name of a listener with filters of its own, and settings of a part. Unlike `variant`, they name the same
         # requests when the order of the parts changes. b"": nothing.
         self.sent_settings = b""
-        # Chains of requests of the gateway's own for exchanges of this one (`upstream.client.derived_exchange`), made
+        # Chains of requests of the gateway's own for exchanges of this one (`upstream.client.call`), made
         # when the first one is sent; None: none was.
         self.of_calls: Chain | None = None
         self.of_copies: Chain | None = None

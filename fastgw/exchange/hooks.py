@@ -128,7 +128,7 @@ class TranslateHook:
 
     `step`: `(exchange, forward) -> bool`, once all request steps and body hooks have let the request pass, for a route
     with an upstream. True: the filter has taken the exchange over and answers it, with an
-    `upstream.client.translated_call` by `forward`. False: the next one of the chain is asked, and the exchange is
+    `upstream.client.call` by `forward`. False: the next one of the chain is asked, and the exchange is
     forwarded as usual if none has taken it. `of_copies`: the same for copies of the request for another upstream
     (`mirror`), which run no other hook: to translate them as well, or to change them as what is sent. `signs`: it runs
     after all others, and for each call of a filter that has taken the exchange over: its request is final, but for the

@@ -46,12 +46,11 @@ from fastgw.shm.slot_assignment import MAX_CONSUMERS, SlotNames, SlotTable, firs
 from fastgw.shm.upstream_words import TargetWords
 from fastgw.sync import drained_targets
 from fastgw.sync.drained_targets import by_upstream
-from fastgw.upstream.health.attempt_counters import Note
 from fastgw.upstream.health.outlier_ejection import may_eject
-from fastgw.upstream.health.upstream_health import Health, HealthPoller
+from fastgw.upstream.health.upstream_health import Health, HealthPoller, Note
 from fastgw.upstream.health.upstream_health import HealthEvent as HealthEvent
 from fastgw.upstream.load_balancing.load_tracking import Loads
-from fastgw.upstream.policies.retry_budget import SPARE_RETRIES
+from fastgw.upstream.policies.retry import SPARE_RETRIES
 from fastgw.upstream.targets.target import Target, build_targets
 from fastgw.upstream.targets.tls import Identity
 from fastgw.upstream.upstream import Upstream

@@ -18,10 +18,9 @@ from fastgw.upstream.connections.http1_connection import connection_maker
 from fastgw.upstream.connections.pool import Pool
 from fastgw.upstream.connections.pool_limit import PoolLimit
 from fastgw.upstream.connections.socket_connection import SocketConnection
-from fastgw.upstream.health.attempt_counters import AttemptCounters, Note
 from fastgw.upstream.health.circuit_breaker import HalfOpenGate
 from fastgw.upstream.health.outlier_ejection import may_eject
-from fastgw.upstream.health.upstream_health import Health, HealthWindows
+from fastgw.upstream.health.upstream_health import AttemptCounters, Health, HealthWindows, Note
 from fastgw.upstream.load_balancing import Balancer, BalancingRequest, Member, NoTarget
 from fastgw.upstream.load_balancing.eligible_targets import SlowStart, in_use
 from fastgw.upstream.load_balancing.hashing import ConsistentHash, Key, address, key_of
@@ -29,9 +28,7 @@ from fastgw.upstream.load_balancing.load_tracking import Latencies, Loads
 from fastgw.upstream.load_balancing.random_choice import LatencyBalancing, LeastConnections, Random
 from fastgw.upstream.load_balancing.round_robin import RoundRobin, SingleTarget
 from fastgw.upstream.load_balancing.sticky_sessions import Cookies, StickySessions
-from fastgw.upstream.policies.hedging import Hedging
-from fastgw.upstream.policies.retry import any_untried, rules_of
-from fastgw.upstream.policies.retry_budget import RetryBudget
+from fastgw.upstream.policies.retry import Hedging, RetryBudget, any_untried, rules_of
 from fastgw.upstream.targets.attempt_listener import AttemptListener
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.targets.tls import Identity

@@ -9,7 +9,7 @@ from fastgw.errors import Fault
 from fastgw.filters.api import Filter
 from fastgw.observe.metrics.series_layout import UPSTREAM_HEDGES, UPSTREAM_RETRIES_DENIED, UPSTREAM_WORDS
 from fastgw.upstream.connections.pool_limit import LocalLimit
-from fastgw.upstream.policies.retry_budget import SPARE_RETRIES
+from fastgw.upstream.policies.retry import SPARE_RETRIES
 from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream

@@ -24,7 +24,7 @@ from fastgw.shm.memory import Column, SharedMemory
 from fastgw.upstream.health.outlier_ejection import may_eject
 from fastgw.upstream.health.upstream_health import Health, HealthPoller
 from fastgw.upstream.load_balancing.load_tracking import Loads
-from fastgw.upstream.policies.retry_budget import SPARE_RETRIES
+from fastgw.upstream.policies.retry import SPARE_RETRIES
 from fastgw.upstream.targets.attempt_listener import AttemptListener, AttemptRecord
 from fastgw.upstream.upstream import Upstream
 from tests.support.memory import Observer, Plane

@@ -9,7 +9,7 @@ from fastgw.exchange import Exchange, Trailers
 from fastgw.exchange.body_relay import whole_body
 from fastgw.http.field_names import DIGESTS, EXPECT
 from fastgw.http.messages import ResponseHead
-from fastgw.upstream.client.derived_exchange import copy_chain, derive_exchange
+from fastgw.upstream.client.call import copy_chain, derive_exchange
 from fastgw.upstream.client.subrequest import Subrequest, SubrequestFailed
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.forwarding.forwarded_request import ForwardSettings

@@ -15,7 +15,7 @@ from fastgw.exchange.filter_steps import fail_unheld, request_budget
 from fastgw.exchange.reply import NO_CONTENT, Reply, Response, own_response
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import parse_response
-from fastgw.upstream.client.detached_call import DetachedCall
+from fastgw.upstream.client.call import DetachedCall
 
 MARKS: Final = frozenset((serializer.NO_VIA,))
 """Value of `Response.dropped`: no `Via`, because the gateway is the origin of these responses."""

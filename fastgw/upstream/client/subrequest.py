@@ -36,7 +36,7 @@ from fastgw.http.http1.parser import make_request
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.upstream.client.derived_exchange import end_call
+from fastgw.upstream.client.call import end_call
 from fastgw.upstream.client.subrequest_body import BodyFeeder
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.forwarding.forwarded_request import ForwardSettings

@@ -32,9 +32,9 @@ from fastgw.upstream.connections.stream import (
     AWAITING,
     CLOSED,
     IDLE,
-    MAX_INFORMATIONAL,
     NOT_ACCEPTED,
     RECEIVING,
+    TOO_MANY_INTERIM,
     TUNNEL,
     ResponseListener,
 )
@@ -310,17 +310,9 @@ class UpstreamConnection(HttpConnection):
 
     def _inform(self, head: ResponseHead) -> bool:
         """Forward an interim response. False: the exchange has ended."""
-        self._special = True
-        self._informed += 1
-        if self._informed > MAX_INFORMATIONAL:
-            self._fail(Fault.UPSTREAM_MALFORMED, f"There are more than {MAX_INFORMATIONAL} interim responses.")
-            return False
         self.target.minor = head.minor
-        if head.status == 100:
-            self._unasked_body = False
-            self._targets_turn = not self._sending
-            self._watch_head()
-        self._listener.on_interim(head)
+        if not self._report_interim(head):
+            self._fail(Fault.UPSTREAM_MALFORMED, TOO_MANY_INTERIM)
         return self._listener is not None  # otherwise it was cancelled in between
 
     def _begin_body(self, head: ResponseHead, received: bytes, end: cython.Py_ssize_t) -> None:

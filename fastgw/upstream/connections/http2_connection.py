@@ -57,9 +57,9 @@ from fastgw.upstream.connections.pooled_connection import HttpConnection
 from fastgw.upstream.connections.stream import (
     AWAITING,
     IDLE,
-    MAX_INFORMATIONAL,
     NOT_ACCEPTED,
     RECEIVING,
+    TOO_MANY_INTERIM,
     ResponseListener,
     UpstreamStream,
 )
@@ -239,19 +239,13 @@ class Http2UpstreamStream(UpstreamStream):
 
     def take_interim(self, text: bytes) -> None:
         """Handle an interim response."""
-        self._informed += 1
         try:
             head = self._parsed(text, text)
         except Malformed as malformed:
             self.break_off(Fault.UPSTREAM_MALFORMED, malformed.reason)
             return
-        if self._informed > MAX_INFORMATIONAL:
-            self.break_off(Fault.UPSTREAM_MALFORMED, f"There are more than {MAX_INFORMATIONAL} interim responses.")
-            return
-        if head.status == 100:
-            self._targets_turn = not self._sending
-            self._watch_head()
-        self._listener.on_interim(head)
+        if not self._report_interim(head):
+            self.break_off(Fault.UPSTREAM_MALFORMED, TOO_MANY_INTERIM)
 
     def take_head(self, text: bytes, ended: bool) -> None:
         """Handle the final head; data after it is kept until `take_rest`."""

@@ -95,6 +95,7 @@ NOT_ACCEPTED: Final = "the target did not accept the rest of the request"
 """Reason of a timeout before the request was sent."""
 MAX_INFORMATIONAL: Final = 16
 """Maximum number of interim responses to one request; an upstream that sends more is faulty."""
+TOO_MANY_INTERIM: Final = f"There are more than {MAX_INFORMATIONAL} interim responses."
 
 
 class UpstreamStream(BodyReading):
@@ -232,6 +233,19 @@ class UpstreamStream(BodyReading):
         The connection is reused only if request and response both ended properly.
         """
         raise NotImplementedError
+
+    def _report_interim(self, head: ResponseHead) -> bool:
+        """Report an interim response, which may request the body. False: it is one too many."""
+        self._special = True
+        self._informed += 1
+        if self._informed > MAX_INFORMATIONAL:
+            return False
+        if head.status == 100:
+            self._unasked_body = False
+            self._targets_turn = not self._sending
+            self._watch_head()
+        self._listener.on_interim(head)
+        return True
 
     # time
 

@@ -28,8 +28,7 @@ from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.recording.tap import RecordedTrace, TappedListener
 from fastgw.upstream.connections.http2_connection import NEEDS_HTTP1
 from fastgw.upstream.connections.stream import ResponseListener, UpstreamStream
-from fastgw.upstream.forwarding.forwarded_request import ForwardedRequest
-from fastgw.upstream.forwarding.request_trailers import sent_trailers
+from fastgw.upstream.forwarding.forwarded_request import ForwardedRequest, sent_trailers
 from fastgw.upstream.policies.retry import CONNECT_FAILURE, IDEMPOTENT, LOST, NEVER, PER_TRY_TIMEOUT, REFUSED, RESET
 from fastgw.upstream.targets.attempt_listener import FIRST, AttemptKind, AttemptRecord
 from fastgw.upstream.targets.target import Target

@@ -11,6 +11,7 @@ from math import inf
 from typing import Any, Final, NamedTuple
 
 from fastgw.config.settings.gateway import RouteRetries, RouteTimeouts
+from fastgw.exchange import Exchange, Trailers
 from fastgw.exchange.action import Action
 from fastgw.exchange.body_relay import Relay
 from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange
@@ -19,11 +20,12 @@ from fastgw.exchange.sent_fields import join_names
 from fastgw.forwarded_headers import FAMILY, Peer, Policy, fields_for_upstream, prefix_line, without_chosen
 from fastgw.http.authority import parse_authority
 from fastgw.http.field_names import DIGESTS, EXPECT, Names
+from fastgw.http.fields import Fields, folded
 from fastgw.http.grpc.calls import GRPC_TIMEOUT, timeout_line
 from fastgw.http.http1 import serializer
+from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.messages import AS_DECLARED, RequestHead
 from fastgw.upstream.forwarding.gateway_urls import OwnUrls
-from fastgw.upstream.forwarding.request_trailers import TE_TRAILERS
 from fastgw.upstream.load_balancing import BalancingRequest
 from fastgw.upstream.policies.path_rewrite import StrippedPrefix
 from fastgw.upstream.policies.retry import rules_of
@@ -262,3 +264,27 @@ class ForwardedRequest(Action):
         if not offered or exchange.request_body is not None:
             return ()
         return tuple([protocol for protocol in offered if protocol in self.upgrade])
+
+
+TE_TRAILERS: Final = b"Connection: TE\r\nTE: trailers\r\n"
+"""Header lines that say to the target that trailers are accepted (RFC 9110 section 10.1.4)."""
+
+
+def sent_trailers(exchange: Exchange, trailers: Trailers) -> Trailers:
+    """Return the trailers that are forwarded. Fields that are not allowed in trailers are rejected by the parser: see
+    `http.http1.body`.
+    """
+    if not trailers:
+        return trailers
+    head = exchange.head
+    known = {folded(name) for name in (*exchange.request_dropped, *head.received_names())}
+    known.update(folded(name) for name, _ in Fields.parse(exchange.request_added, 0))
+    edited = head.fields()
+    known.update(folded(name) for name, _ in edited)
+    known |= edited.taken
+    body = exchange.request_body
+    if body is not None and body.changed:
+        known |= DIGESTS
+    sent = tuple(line for line in trailers if folded(line[0]) not in known)
+    reserved = OWN_FIELDS if exchange.peer.trusted else exchange.listener.reserved
+    return tuple(line for line in sent if not reserved.has(line[0]))

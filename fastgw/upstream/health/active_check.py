@@ -5,6 +5,7 @@ targets the control process would otherwise keep as many descriptors open.
 """
 
 import asyncio
+from enum import IntEnum
 from ssl import SSLContext
 from typing import Any, Final, final
 
@@ -15,13 +16,13 @@ from fastgw.errors import Fault, Side
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Trailers
 from fastgw.http.authority import parse_authority
+from fastgw.http.grpc.frames import PREFIX, frame
 from fastgw.http.messages import ResponseHead
 from fastgw.net.proxy_protocol import LOCAL_V2, UNKNOWN_V1
 from fastgw.upstream.connections.connect import ConnectFailed, connect
 from fastgw.upstream.connections.http1_connection import connection_maker
 from fastgw.upstream.connections.pooled_connection import Lender, PooledConnection
 from fastgw.upstream.connections.stream import ResponseListener
-from fastgw.upstream.health.grpc_health import health_call, health_verdict
 from fastgw.upstream.targets.target import build_targets
 
 MOST: Final = 65536
@@ -174,3 +175,38 @@ class _CheckPool(Lender):
     def discard(self, connection: PooledConnection) -> None: ...  # it is not counted in a limit
 
     give_back = discard
+
+
+class ServingStatus(IntEnum):
+    """Status that a service reports about itself."""
+
+    UNKNOWN = 0
+    SERVING = 1
+    NOT_SERVING = 2
+    SERVICE_UNKNOWN = 3
+
+
+def health_call(host: bytes, lines: bytes, service: str) -> bytes:
+    """Return the call for a service, as HTTP/1.1 text. `lines`: further headers."""
+    name = service.encode()
+    length, rest = b"", len(name)
+    while rest > 127:
+        length, rest = length + bytes((rest % 128 + 128,)), rest // 128
+    message = b"\x0a" + length + bytes((rest,)) + name if name else b""
+    head = (
+        b"POST /grpc.health.v1.Health/Check HTTP/1.1\r\nHost: %b\r\nContent-Type: application/grpc\r\nTE: trailers\r\n"
+    )
+    return head % host + lines + b"\r\n" + frame(message)
+
+
+def health_verdict(status: int, body: bytes) -> str:
+    """Return the error in the response; "" = healthy. Without a message, the gRPC status is the error."""
+    if status != 200:
+        return f"status {status}"
+    if len(body) < PREFIX:
+        return "no answer of grpc.health.v1"
+    message = body[PREFIX : PREFIX + int.from_bytes(body[1:PREFIX], "big")]
+    value = message[1] if len(message) == 2 and message[0] == 8 else 0
+    if value == ServingStatus.SERVING:
+        return ""
+    return ServingStatus(value).name if value in ServingStatus.__members__.values() else "unexpected answer"

@@ -5,16 +5,19 @@ upstream cannot have acted, and which require a request that may be sent again (
 status always requires it.
 """
 
+from bisect import bisect_left
 from collections.abc import Container, Sequence
 from functools import lru_cache
 from math import inf
 from random import random
 from typing import Final, final
 
+from fastgw.config.base.value_types import count_within
 from fastgw.config.settings import gateway as config
 from fastgw.http.grpc.status import GrpcStatus
 from fastgw.http.messages import ResponseHead
 from fastgw.http.retry_after import wait_in
+from fastgw.upstream.connections.pool_limit import LocalLimit, PoolLimit
 from fastgw.upstream.targets.target import Target
 
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
@@ -98,3 +101,120 @@ def asked_wait(head: ResponseHead) -> float:
 
 def any_untried(targets: Sequence[Target], tried: Container[Target]) -> bool:
     return any(target not in tried for target in targets)
+
+
+SPARE_RETRIES: Final = 3
+"""Retries in flight that the node may have in addition to the budget, because the budget of a few requests is less than
+one.
+"""
+
+_UNCOUNTED: Final = memoryview(bytearray(8)).cast("Q")
+"""A counter that is not read."""
+
+
+@final
+class RetryBudget:
+    """Retry budget of one upstream in one worker. `in_use`: requests that are being retried or hedged."""
+
+    __slots__ = ("_counts", "_denied_at", "_share", "_spare", "_spared", "in_use")
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._spare: PoolLimit | None = None  # without a counter of the node: created on demand
+        self._spared = 0  # number of retries in use that are counted in `_spare`
+        self._counts = _UNCOUNTED
+        self._denied_at = 0
+        self.in_use = 0
+
+    def __repr__(self) -> str:
+        return f"<RetryBudget of {self._share:.0%}, {self.in_use} in use>"
+
+    def count_in(self, spare: PoolLimit, counts: memoryview, denied_at: int) -> None:
+        """Share the budget with the node. `spare`: its limit of `SPARE_RETRIES`. `denied_at`: position in `counts` of
+        the counter of denied retries.
+        """
+        self._spare, self._counts, self._denied_at = spare, counts, denied_at
+
+    def try_take(self, active: int) -> bool:
+        """Take one retry of the budget, which is returned at the end of the request. `active`: requests in flight."""
+        if self.in_use - self._spared + 1 > count_within(self._share, active):
+            self._spare = self._spare or LocalLimit(SPARE_RETRIES)
+            if not self._spare.try_take():
+                self._counts[self._denied_at] += 1
+                return False
+            self._spared += 1
+        self.in_use += 1
+        return True
+
+    def give_back(self) -> None:
+        self.in_use -= 1
+        if self._spared and self._spare is not None:
+            self._spared -= 1
+            self._spare.give_back()
+
+
+BOUNDS_S: Final = tuple(0.001 * 2 ** (step / 4) for step in range(65))
+"""Upper bounds of the buckets, 1 ms to 65 s: a value read from them is at most a fifth too long."""
+ENOUGH: Final = 100
+"""Minimum number of responses for an estimate of the slowest 5 %."""
+KEPT: Final = 2000
+"""Number of counted values at which all counts are halved, so older values lose weight."""
+EVERY: Final = 20
+"""Number of responses between two evaluations."""
+SHARE: Final = 0.05
+SOONEST_S: Final = 0.005
+"""Minimum delay of a hedge: below it a second request is not useful."""
+
+
+@final
+class HeadTimes:
+    """Latency of an upstream until the response head, measured in this worker. `slow`: the 95th percentile (seconds).
+
+    `slow` is `inf` until there are enough values.
+    """
+
+    __slots__ = ("_counts", "_seen", "slow")
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BOUNDS_S) + 1)
+        self._seen = 0
+        self.slow = inf
+
+    def add(self, seconds: float) -> None:
+        """Record the duration of an attempt, or the time after which it was cancelled."""
+        self._counts[bisect_left(BOUNDS_S, seconds)] += 1
+        self._seen += 1
+        if self._seen % EVERY == 0:
+            self._update_delay()
+
+    def _update_delay(self) -> None:
+        total = sum(self._counts)
+        if total >= KEPT:
+            self._counts = [count // 2 for count in self._counts]
+            total = sum(self._counts)
+        if total < ENOUGH:
+            return
+        above = 0
+        for index in range(len(BOUNDS_S), -1, -1):
+            above += self._counts[index]
+            if above > SHARE * total:
+                self.slow = max(BOUNDS_S[index], SOONEST_S) if index < len(BOUNDS_S) else inf
+                return
+
+
+@final
+class Hedging:
+    """`hedge` of an upstream, in one worker. `max`: hedges of one request."""
+
+    __slots__ = ("_after", "max", "times")
+
+    def __init__(self, settings: config.Hedge) -> None:
+        self._after = None if settings.after == "p95" else float(settings.after)
+        self.max = settings.max
+        self.times = HeadTimes()
+
+    def after(self) -> float:
+        """Return the seconds without a response after which a hedge is sent; inf: never, because the latency is not
+        known yet.
+        """
+        return self.times.slow if self._after is None else self._after

@@ -44,7 +44,7 @@ from fastgw.http.field_names import WRITTEN_HERE
 from fastgw.http.http1.made_request import build_request
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.sync.cache_purges import search_tag, url_tag
-from fastgw.upstream.client.detached_call import DetachedCall
+from fastgw.upstream.client.call import DetachedCall
 from fastgw.upstream.forwarding.fallback import FAULTS
 from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
 

@@ -34,7 +34,7 @@ from fastgw.http.grpc.status import (
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.made_request import build_request
 from fastgw.http.http1.serializer import names_alike
-from fastgw.upstream.client.translated_call import CallListener, TranslatedCall
+from fastgw.upstream.client.call import CallListener, TranslatedCall
 from fastgw.upstream.forwarding.forward_action import Forward
 
 MOST: Final = 2**32 - 1

@@ -50,7 +50,7 @@ from fastgw.http.grpc.status import (
 )
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.made_request import build_request
-from fastgw.upstream.client.translated_call import CallListener, TranslatedCall
+from fastgw.upstream.client.call import CallListener, TranslatedCall
 from fastgw.upstream.forwarding.forward_action import Forward
 
 JSON: Final = b"application/json"

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from fastgw.upstream.policies.hedging import ENOUGH, KEPT, SOONEST_S, HeadTimes
+from fastgw.upstream.policies.retry import ENOUGH, KEPT, SOONEST_S, HeadTimes
 from tests.support.attempts import GET, OK, Service, asking, saying
 
 FIRST, SECOND = "127.0.0.1:9", "127.0.0.2:9"

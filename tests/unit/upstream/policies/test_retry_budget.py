@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastgw.upstream.policies.retry_budget import SPARE_RETRIES, RetryBudget
+from fastgw.upstream.policies.retry import SPARE_RETRIES, RetryBudget
 
 
 @pytest.mark.parametrize(("share", "active", "most"), [(0.29, 100, 29), (0.57, 100, 57), (0.2, 9, 1), (0.0, 50, 0)])
