@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterable, Iterable
-from typing import Final, NamedTuple, final
+from typing import Final, TypeAlias, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Relay, Trailers
-from fastgw.http.field_names import HOP_BY_HOP
-from fastgw.http.fields import Fields
 from fastgw.http.messages import ResponseHead
+from fastgw.upstream.client.http_client import Fetched
 from fastgw.upstream.client.subrequest import OVER, TIMEOUT, SubrequestFailed, send_subrequest
 from fastgw.upstream.upstream import Upstream
 
@@ -16,14 +15,7 @@ MOST: Final = 1024 * 1024
 """Default maximum of bytes of a response body that is returned as a whole."""
 
 
-class Subresponse(NamedTuple):
-    """A whole response with any status."""
-
-    status: int
-    fields: Fields
-    """End-to-end header fields."""
-    body: bytes
-    trailers: Trailers = ()
+Subresponse: TypeAlias = Fetched
 
 
 async def subrequest(
@@ -91,8 +83,7 @@ class _WholeResponse:
     def on_end(self, trailers: Trailers) -> None:
         head = self._head
         assert head is not None
-        fields = Fields(line for line in head.fields() if line[0].lower() not in HOP_BY_HOP)
-        self._settle(Subresponse(head.status, fields, bytes(self._body), trailers))
+        self._settle(Subresponse.of(head, bytes(self._body), trailers))
 
     def on_failure(self, failure: SubrequestFailed) -> None:
         self._settle(failure)

@@ -236,7 +236,9 @@ class CallListener(Protocol):
 
 @final
 class TranslatedCall:
-    """Service side of the client's exchange, and listener to its call."""
+    """Service side of the client's exchange, and listener to its call. A fault of the gateway ends the exchange; the
+    listener gets what an upstream has sent.
+    """
 
     def __init__(self, exchange: Exchange, forward: Forward, listener: CallListener) -> None:
         """`forward`: forward action of the route, or `unrewritten` if the route's path rewriting does not apply to the

@@ -16,7 +16,7 @@ import ssl
 from collections.abc import Iterable
 from math import inf
 from time import monotonic
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, Self, final
 
 from fastgw.config.base.value_types import Endpoint, Url, parse_endpoint
 from fastgw.config.settings import gateway as settings
@@ -55,13 +55,18 @@ _WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 
 
 class Fetched(NamedTuple):
-    """A response with any status."""
+    """A whole response with any status."""
 
     status: int
     fields: Fields
     """End-to-end header fields."""
     body: bytes
     trailers: Trailers = ()
+
+    @classmethod
+    def of(cls, head: ResponseHead, body: bytes, trailers: Trailers) -> Self:
+        fields = Fields(line for line in head.fields() if line[0].lower() not in HOP_BY_HOP)
+        return cls(head.status, fields, body, trailers)
 
 
 class FetchFailed(Exception):
@@ -234,7 +239,7 @@ class _Origin:
 class _ClientRequest(ResponseListener):
     """One request in flight: borrower of a stream, and listener to its response."""
 
-    def __init__(self, request: bytes, method: bytes, most: int, repeatable: bool, span: FetchSpan | None) -> None:
+    def __init__(self, request: bytes, method: bytes, most: int, repeatable: bool, span: "FetchSpan | None") -> None:
         self._request = request
         self._method = method
         self._most = most
@@ -319,8 +324,7 @@ class _ClientRequest(ResponseListener):
         assert head is not None
         self._stream = None
         stream.release()
-        fields = Fields(line for line in head.fields() if line[0].lower() not in HOP_BY_HOP)
-        self._finish(Fetched(head.status, fields, bytes(self._body), trailers))
+        self._finish(Fetched.of(head, bytes(self._body), trailers))
 
     def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
         stream, self._stream = self._stream, None
@@ -383,8 +387,11 @@ _NOTHING: Final = frozenset[bytes]()
 
 @final
 class FetchSpan:
-    """Span of one fetch; `add_to_trace` is called once, at its end. `head_at`: time of the response head, in monotonic
-    seconds; 0.0: there is none.
+    """Span of one fetch on behalf of a request, such as the question of `forward_auth`: the service gets its context,
+    and the request's trace shows it like an attempt at an upstream.
+
+    `add_to_trace` is called once, at its end. `head_at`: time of the response head, in monotonic seconds; 0.0: there is
+    none.
     """
 
     __slots__ = ("_begun_at", "_established", "_reused", "_sent_at", "_span_id", "_trace", "head_at")

@@ -48,7 +48,7 @@ def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callabl
     if exchange.request_body is not None:
         declared, trailers = exchange.request_body.length, exchange.request_body.trailers
         copy.request_body = whole_body(body, None if declared is None or trailers else len(body))
-        copy.request_body.trailers = trailers  # checked again when they are sent: see `request_trailers`
+        copy.request_body.trailers = trailers  # checked again when they are sent: see `sent_trailers`
         if exchange.request_body.changed:
             copy.request_dropped |= DIGESTS
     sent.takes_replies = bool(chain.translate_steps)

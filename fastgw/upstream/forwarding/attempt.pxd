@@ -54,7 +54,7 @@ cdef class Attempt(ResponseListener):
 
     cdef _begin(self, Attempts forwarding, Target target)
     cpdef start_attempt(self, bint fresh, kind)
-    cpdef request_stream(self, bint fresh)
+    cdef _request_stream(self, bint fresh)
     cpdef lent(self, UpstreamStream stream)
     cpdef release(self)
     cpdef feed(self, bytes payload)

@@ -121,7 +121,7 @@ class Attempt(ResponseListener):
             self._record = self._new_record(kind, monotonic()).report_begun()
         if self._forwarding.forward.per_try != inf and self._request_is_whole():
             self._limit_time()
-        self.request_stream(fresh)
+        self._request_stream(fresh)
 
     def _new_record(self, kind: AttemptKind, begun_at: float) -> AttemptRecord:
         forwarding = self._forwarding
@@ -141,7 +141,7 @@ class Attempt(ResponseListener):
         if self._record is not None:
             self._record.exchange = exchange
 
-    def request_stream(self, fresh: bool) -> None:
+    def _request_stream(self, fresh: bool) -> None:
         exchange = self.exchange
         target: Target = self.target
         exchange.target = target.label

@@ -16,10 +16,11 @@ from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply
 from fastgw.exchange.states import ATTEMPT_FAILED, FORWARDING
 from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.upstream.forwarding.forwarding import NOBODY
 from fastgw.upstream.policies.retry import IDEMPOTENT
 
 FAULTS: Final[Mapping[FallbackCondition, frozenset[Fault]]] = {
-    "unavailable": frozenset((Fault.NO_HEALTHY_TARGET, Fault.CIRCUIT_OPEN, Fault.POOL_FULL, Fault.POOL_TIMEOUT)),
+    "unavailable": NOBODY,
     "unreachable": frozenset(
         (
             *(Fault.CONNECT_REFUSED, Fault.CONNECT_TIMEOUT, Fault.UPSTREAM_UNREACHABLE, Fault.STREAM_REFUSED),

@@ -14,4 +14,3 @@ cdef double inf
 cdef class Forward(ForwardedRequest):
     cpdef begin(self, Exchange exchange)
     cdef _send(self, Exchange exchange)
-    cdef Forwarding _forwarding(self, Exchange exchange)

@@ -74,7 +74,13 @@ class Forward(ForwardedRequest):
             return
         if self.checks_path and self.refuse_path(exchange):
             return
-        forwarding: Forwarding = self._forwarding(exchange)
+        forwarding: Forwarding = new_forwarding(self, exchange)
+        exchange.service = forwarding
+        body: Relay | None = exchange.request_body
+        if body is not None:
+            body.most_kept = most = self.body_bytes
+            if most > MAX_KEPT and not body.ended:
+                body.count_kept(request_budget(exchange))
         exchange.upstream = upstream.name
         upstream.active += 1
         if self.grpc:
@@ -127,16 +133,6 @@ class Forward(ForwardedRequest):
         else:
             return False
         return True
-
-    def _forwarding(self, exchange: Exchange) -> Forwarding:
-        exchange.service = forwarding = new_forwarding(self, exchange)
-        body: Relay | None = exchange.request_body
-        if body is not None:
-            most = self.body_bytes
-            body.most_kept = most
-            if most > MAX_KEPT and not body.ended:
-                body.count_kept(request_budget(exchange))
-        return forwarding
 
 
 def sent_target_of(ended: FinishedExchange, target: LabelledTarget) -> bytes:

@@ -11,7 +11,7 @@ from math import inf
 from typing import Any, Final, NamedTuple
 
 from fastgw.config.settings.gateway import RouteRetries, RouteTimeouts
-from fastgw.exchange import Exchange, Trailers
+from fastgw.exchange import Trailers
 from fastgw.exchange.action import Action
 from fastgw.exchange.body_relay import Relay
 from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange
@@ -271,8 +271,13 @@ TE_TRAILERS: Final = b"Connection: TE\r\nTE: trailers\r\n"
 
 
 def sent_trailers(exchange: Exchange, trailers: Trailers) -> Trailers:
-    """Return the trailers that are forwarded. Fields that are not allowed in trailers are rejected by the parser: see
-    `http.http1.body`.
+    """Return the request trailers that are forwarded after the body, although filters have only checked the head.
+    Fields that are not allowed in trailers are rejected by the parser: see `http.http1.body`.
+
+    A trailer is dropped if its name occurs in the head, or must not occur there. Many servers merge trailers into the
+    header fields, and would accept from the client a value that a filter has written, removed or checked. Dropping is
+    always allowed (RFC 9110 section 6.5.1). A digest is dropped if a filter has changed the body, as it is from the
+    head.
     """
     if not trailers:
         return trailers

@@ -2,7 +2,7 @@
 
 It combines `retries` of the upstream and the route (`policies/retry.py`), the targets that were not tried yet, and the
 time that is left. The caller knows whether the request itself may be sent again (`Forwarding.is_replayable`), and is
-counted in the retry budget (`policies/retry_budget.py`) until its end.
+counted in the retry budget (`RetryBudget`) until its end.
 """
 
 from math import inf

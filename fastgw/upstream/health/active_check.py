@@ -178,7 +178,11 @@ class _CheckPool(Lender):
 
 
 class ServingStatus(IntEnum):
-    """Status that a service reports about itself."""
+    """Status that a service reports about itself (grpc.health.v1).
+
+    Encoded by hand, because its messages have a single field: `HealthCheckRequest {string service = 1}`,
+    `HealthCheckResponse {ServingStatus status = 1}`.
+    """
 
     UNKNOWN = 0
     SERVING = 1

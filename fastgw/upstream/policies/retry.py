@@ -3,6 +3,11 @@
 A condition names the reason why an attempt failed. The fault's row in `errors.py` defines for which conditions the
 upstream cannot have acted, and which require a request that may be sent again (see the contract's "Retry and reuse"); a
 status always requires it.
+
+The retry budget (`retries.budget`) is the share of the upstream's requests in flight that may be retries or hedges.
+Without it an overloaded upstream would get every request twice. Each worker limits retries to the share of its own
+requests in flight, so the limit holds for the node as well. In addition, `SPARE_RETRIES` are allowed for the whole
+node. A hedge is a second request to another target in parallel to a slow one: after a configured or learned time.
 """
 
 from bisect import bisect_left
