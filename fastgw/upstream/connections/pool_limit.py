@@ -2,18 +2,17 @@
 
 from typing import TypeAlias, final
 
+from msgspec import Struct
+
 from fastgw.shm.node_limits import NodeLimit
 
 
 @final
-class LocalLimit:
+class LocalLimit(Struct, eq=False):
     """Limit of a single worker, or of a program without any, with the interface of `NodeLimit`."""
 
-    __slots__ = ("_taken", "most")
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._taken = 0
+    most: int
+    _taken: int = 0
 
     def try_take(self, beyond: int = 0) -> bool:
         if self._taken >= self.most + beyond:

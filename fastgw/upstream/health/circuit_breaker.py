@@ -16,6 +16,8 @@ from collections.abc import Callable, Container
 from enum import Enum
 from typing import final
 
+from msgspec import Struct
+
 from fastgw.config.settings.gateway import CircuitBreaker
 from fastgw.shm.health_words import NEVER_OPEN, BreakerState, HealthWords
 from fastgw.shm.memory import Column
@@ -205,15 +207,12 @@ class Breaker:
 
 
 @final
-class HalfOpenGate:
+class HalfOpenGate(Struct, eq=False):
     """Balancer that lets as many requests pass as a half-open breaker allows."""
 
-    __slots__ = ("_breaker", "balancer")
-
-    def __init__(self, breaker: Breaker, balancer: Balancer) -> None:
-        self._breaker = breaker
-        self.balancer = balancer
-        """The balancer behind the gate: it selects the target for a request that has its probe already."""
+    _breaker: Breaker
+    balancer: Balancer
+    """The balancer behind the gate: it selects the target for a request that has its probe already."""
 
     def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
         target = self.balancer.pick(asked, tried)

@@ -4,6 +4,8 @@ from collections.abc import Container, Iterable, Sequence, Set
 from itertools import groupby
 from typing import Final
 
+from msgspec import Struct
+
 from fastgw.upstream.load_balancing import Member
 from fastgw.upstream.targets.target import Target
 
@@ -42,13 +44,12 @@ def in_use(
     return [member for member in taken if member.target not in shunned]
 
 
-class SlowStart:
+class SlowStart(Struct, eq=False):
     """Slow start: the times since which targets below their full weight are eligible."""
 
-    def __init__(self, slow_start: float) -> None:
-        self._slow_start = slow_start
-        self._usable: Set[Target] | None = None
-        self._since: dict[Target, float] = {}
+    _slow_start: float
+    _usable: Set[Target] | None = None
+    _since: dict[Target, float] = {}
 
     def take_over_from(self, before: "SlowStart") -> None:
         """Continue from the state in the previous configuration: targets new in this one begin a slow start."""

@@ -7,6 +7,8 @@ from math import exp, inf
 from time import monotonic
 from typing import Final, final
 
+from msgspec import Struct
+
 from fastgw.errors import Fault, Side
 from fastgw.upstream.targets.attempt_listener import AttemptListener, AttemptRecord
 from fastgw.upstream.targets.target import Target
@@ -79,13 +81,11 @@ class Loads(AttemptListener):
 
 
 @final
-class _SeenLatency:
+class _SeenLatency(Struct, eq=False):
     """Latency of a target: `cost` in seconds as of `at`."""
 
-    __slots__ = ("at", "cost")
-
-    def __init__(self, at: float, cost: float) -> None:
-        self.at, self.cost = at, cost
+    at: float
+    cost: float
 
 
 def _begin_of(attempt: AttemptRecord, until: float) -> float:

@@ -210,25 +210,23 @@ def path_check(
     return _PathCheck(raw, slash_allowed, whole, captures).reply
 
 
-class _PathCheck:
+class _PathCheck(NamedTuple):
     """Step that answers paths that are not forwarded."""
 
-    __slots__ = ("_always", "_raw", "_slash_allowed", "_whole")
-
-    def __init__(
-        self, raw: Callable[[BalancingRequest], bytes] | None, slash_allowed: bool, whole: bool, always: bool
-    ) -> None:
-        """`always`: whether a path that was received in its normal form is checked too."""
-        self._raw, self._slash_allowed, self._whole, self._always = raw, slash_allowed, whole, always
+    raw: Callable[[BalancingRequest], bytes] | None
+    slash_allowed: bool
+    whole: bool
+    always: bool
+    """Whether a path that was received in its normal form is checked too."""
 
     def reply(self, exchange: Exchange) -> Reply | None:
         if exchange.path == b"*":
-            return None if self._whole else Reply(204, fields=(ALLOW,))
-        if not self._slash_allowed and _SLASH.search(exchange.path):
+            return None if self.whole else Reply(204, fields=(ALLOW,))
+        if not self.slash_allowed and _SLASH.search(exchange.path):
             return problem(Fault.BAD_REQUEST, "An encoded slash is not allowed in this path.")
-        if self._raw is not None and (self._always or not exchange.head.path_as_sent):
+        if self.raw is not None and (self.always or not exchange.head.path_as_sent):
             try:
-                self._raw(exchange)
+                self.raw(exchange)
             except Malformed as malformed:
                 return problem(Fault.BAD_REQUEST, malformed.reason)
         return None

@@ -17,6 +17,8 @@ from math import inf
 from random import random
 from typing import Final, final
 
+from msgspec import Struct
+
 from fastgw.config.base.value_types import count_within
 from fastgw.config.settings import gateway as config
 from fastgw.http.grpc.status import GrpcStatus
@@ -118,18 +120,15 @@ _UNCOUNTED: Final = memoryview(bytearray(8)).cast("Q")
 
 
 @final
-class RetryBudget:
+class RetryBudget(Struct, eq=False):
     """Retry budget of one upstream in one worker. `in_use`: requests that are being retried or hedged."""
 
-    __slots__ = ("_counts", "_denied_at", "_share", "_spare", "_spared", "in_use")
-
-    def __init__(self, share: float) -> None:
-        self._share = share
-        self._spare: PoolLimit | None = None  # without a counter of the node: created on demand
-        self._spared = 0  # number of retries in use that are counted in `_spare`
-        self._counts = _UNCOUNTED
-        self._denied_at = 0
-        self.in_use = 0
+    _share: float
+    _spare: PoolLimit | None = None  # without a counter of the node: created on demand
+    _spared: int = 0  # number of retries in use that are counted in `_spare`
+    _counts: memoryview = _UNCOUNTED
+    _denied_at: int = 0
+    in_use: int = 0
 
     def __repr__(self) -> str:
         return f"<RetryBudget of {self._share:.0%}, {self.in_use} in use>"

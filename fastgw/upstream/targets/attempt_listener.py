@@ -10,6 +10,8 @@ from enum import IntEnum
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
+from msgspec import Struct
+
 from fastgw.errors import Fault
 from fastgw.http.grpc.calls import is_grpc
 from fastgw.observe.access_log.finished_exchange import FinishedExchange, target_of
@@ -73,60 +75,35 @@ class AttemptedExchange(FinishedExchange, Protocol):
 
 
 @final
-class AttemptRecord:
+class AttemptRecord(Struct, eq=False):
     """Record of one attempt. Times are monotonic seconds; 0.0 for steps that it has not reached."""
 
-    __slots__ = (
-        "_upstream",
-        "begun_at",
-        "connected_at",
-        "ended_at",
-        "established",
-        "exchange",
-        "head_at",
-        "kind",
-        "number",
-        "queue_left_at",
-        "refused",
-        "request_line",
-        "reused",
-        "sent_at",
-        "span_id",
-        "status",
-        "target",
-    )
-
-    def __init__(
-        self,
-        exchange: AttemptedExchange,
-        upstream: "Upstream",
-        target: Target,
-        kind: AttemptKind,
-        number: int,
-        begun_at: float,
-    ) -> None:
-        self._upstream = upstream
-        self.exchange = exchange
-        """The exchange, or a sub-request that may become one."""
-        self.target = target
-        self.kind = kind
-        self.number = number
-        """Number of the attempt at this upstream for the exchange, from 1."""
-        self.begun_at = begun_at
-        self.connected_at = self.head_at = self.ended_at = self.queue_left_at = self.sent_at = 0.0
-        """`sent_at`: end of a request that the client had not completed when the attempt began."""
-        self.established = 0.0, 0.0
-        """When TCP and TLS of a new connection were established, if it is traced."""
-        self.reused = False
-        """Whether its connection had carried a request before."""
-        self.status = 0
-        """Status of the response; 0 until its head has come."""
-        self.refused = False
-        """The response was dropped for another attempt."""
-        self.span_id = b""
-        """Id of its span, which the target gets as its parent; b"": it has none, or not yet."""
-        self.request_line = b""
-        """First line of the request that was sent, if it is traced."""
+    exchange: AttemptedExchange
+    """The exchange, or a sub-request that may become one."""
+    _upstream: "Upstream"
+    target: Target
+    kind: AttemptKind
+    number: int
+    """Number of the attempt at this upstream for the exchange, from 1."""
+    begun_at: float
+    connected_at: float = 0.0
+    head_at: float = 0.0
+    ended_at: float = 0.0
+    queue_left_at: float = 0.0
+    sent_at: float = 0.0
+    """End of a request that the client had not completed when the attempt began."""
+    established: tuple[float, float] = (0.0, 0.0)
+    """When TCP and TLS of a new connection were established, if it is traced."""
+    reused: bool = False
+    """Whether its connection had carried a request before."""
+    status: int = 0
+    """Status of the response; 0 until its head has come."""
+    refused: bool = False
+    """The response was dropped for another attempt."""
+    span_id: bytes = b""
+    """Id of its span, which the target gets as its parent; b"": it has none, or not yet."""
+    request_line: bytes = b""
+    """First line of the request that was sent, if it is traced."""
 
     def __repr__(self) -> str:
         return f"<AttemptRecord {self.number} ({self.kind.name}) at {self.target.label}, status={self.status}>"

@@ -18,6 +18,8 @@ from itertools import chain, zip_longest
 from math import inf
 from typing import Any, Final, NamedTuple, final
 
+from msgspec import Struct
+
 from fastgw.sync.known_addresses import HostAddress, KnownAddresses
 
 RETRY: Final = 1.0
@@ -131,7 +133,7 @@ def _start_lookup(host: str, port: int) -> Future[list[TargetAddress]]:
 
 
 @final
-class Name:
+class Name(Struct, eq=False):
     """A host's name and port, and its addresses.
 
     While the name is in use it is looked up again every `interval` seconds, in the background: while connections to
@@ -141,42 +143,23 @@ class Name:
     the host has found, in this process or another one, but waits as well if they are older than the interval.
     """
 
-    __slots__ = (
-        "_avoided",
-        "_current",
-        "_found",
-        "_found_at",
-        "_interval",
-        "_overdue_at",
-        "_reason",
-        "_task",
-        "_timer",
-        "_turn",
-        "_used",
-        "host",
-        "is_connected",
-        "on_change",
-        "port",
-    )
-
-    def __init__(self, host: str, port: int, interval: float) -> None:
-        self.host = host
-        self.port = port
-        self._interval = interval
-        self.on_change: Callable[[], None] | None = None
-        """Called after addresses were removed."""
-        self.is_connected: Callable[[], bool] | None = None
-        """Returns whether connections to its addresses are open."""
-        self._found: tuple[TargetAddress, ...] = ()
-        self._found_at = -inf  # monotonic seconds
-        self._reason = "not resolved yet"
-        self._current = False  # whether the result of the last lookup is still valid
-        self._overdue_at = inf  # from then on, no caller that has addresses waits for the running lookup
-        self._used = False  # since the last lookup
-        self._avoided: Set[TargetAddress] = _NONE
-        self._turn = 0
-        self._task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+    host: str
+    port: int
+    _interval: float
+    on_change: Callable[[], None] | None = None
+    """Called after addresses were removed."""
+    is_connected: Callable[[], bool] | None = None
+    """Returns whether connections to its addresses are open."""
+    _found: tuple[TargetAddress, ...] = ()
+    _found_at: float = -inf  # monotonic seconds
+    _reason: str = "not resolved yet"
+    _current: bool = False  # whether the result of the last lookup is still valid
+    _overdue_at: float = inf  # from then on, no caller that has addresses waits for the running lookup
+    _used: bool = False  # since the last lookup
+    _avoided: Set[TargetAddress] = _NONE
+    _turn: int = 0
+    _task: asyncio.Task[None] | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         state = "current" if self._current else "lapsed"

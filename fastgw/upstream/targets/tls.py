@@ -15,6 +15,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, NamedTuple, final
 
+from msgspec import Struct
+
 from fastgw.config.settings import gateway as settings
 from fastgw.net import openssl
 from fastgw.net.pem import as_file
@@ -187,17 +189,14 @@ def client_tls(
 
 
 @final
-class TargetTls:
+class TargetTls(Struct, eq=False):
     """TLS of one target: the context, which is shared with others, and its own sessions.
 
     A name may resolve to several hosts that do not share sessions, so each address has its own.
     """
 
-    __slots__ = ("_at", "context")
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self.context = context
-        self._at: dict[Hashable, Resuming] = {}
+    context: ssl.SSLContext
+    _at: "dict[Hashable, Resuming]" = {}
 
     def at(self, address: Hashable) -> "Resuming":
         """Return the TLS session state for connections to this address."""
@@ -210,7 +209,7 @@ class TargetTls:
 
 
 @final
-class Resuming:
+class Resuming(Struct, eq=False):
     """Creates the TLS object of a connection, as a context does, and resumes an earlier session if there is one.
 
     A session is used for as many connections as the target accepts; a target that accepts each only once resumes every
@@ -223,14 +222,11 @@ class Resuming:
     issues none, or refuses them (CPython 3.11, OpenSSL 3.0, uvloop, nginx).
     """
 
-    __slots__ = ("_context", "_not_before", "_refused", "_session", "_until")
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-        self._session: ssl.SSLSession | None = None
-        self._until = 0.0
-        self._not_before = 0.0
-        self._refused = 0
+    _context: ssl.SSLContext
+    _session: ssl.SSLSession | None = None
+    _until: float = 0.0
+    _not_before: float = 0.0
+    _refused: int = 0
 
     def __repr__(self) -> str:
         return f"<Resuming {'a session' if self._session is not None else 'nothing'}>"
