@@ -179,17 +179,14 @@ def _failed(step: ConnectStep, error: OSError, timeout: float, late_reason: str 
     if isinstance(error, TimeoutError) and error.errno is None:
         late = f"timed out after {timeout:g} s{late_reason}"
         return ConnectFailed(step.late, f"{step.text}: {late}", f"{step.text} {late}"[:DETAIL_MAX])
-    return ConnectFailed(_fault(step, error), f"{step.text}: {_reason(error)}", _detail(step, error))
+    reason = str(error) or type(error).__name__
+    return ConnectFailed(_fault(step, error), f"{step.text}: {reason}", _detail(step, error))
 
 
 def _fault(step: ConnectStep, error: OSError) -> Fault:
     if isinstance(error, TimeoutError):
         return step.late
     return _CONNECT_FAULTS.get(error.errno or 0, step.failed) if step is ConnectStep.CONNECT else step.failed
-
-
-def _reason(error: OSError) -> str:
-    return str(error) or type(error).__name__
 
 
 def _detail(step: ConnectStep, error: OSError) -> str:

@@ -721,9 +721,11 @@ class Http2UpstreamConnection(HttpConnection):
 
     def _lose_closed(self, why: str) -> None:
         """Handle the end of the connection by the target, which may have sent something invalid before."""
-        if self._gone:
-            return
-        self.session.to_send()  # nothing is sent any more, but an error is known once its GOAWAY is made
+        if not self._gone:
+            self.session.to_send()  # nothing is sent any more, but an error is known once its GOAWAY is made
+            self._lose_by_session(why)
+
+    def _lose_by_session(self, why: str) -> None:
         if self.session.error is None:
             self._lose(Fault.CONNECTION_LOST, why)
         else:
@@ -765,15 +767,7 @@ class Http2UpstreamConnection(HttpConnection):
                 self.end_rest()
 
     def _end_if_done(self) -> None:
-        session = self.session
-        if session.error is not None:
-            self._lose(Fault.UPSTREAM_MALFORMED, f"HTTP/2: {session.error}")
-            self._end()
-        elif session.done:
-            self._lose(Fault.CONNECTION_LOST, "")
-            self._end()
-
-    def _end(self) -> None:
-        """Close a connection that is not in the pool, or not any more."""
-        if not self._gone:
-            self.close()
+        if self.session.error is not None or self.session.done:
+            self._lose_by_session("")
+            if not self._gone:  # it is not in the pool, or not any more
+                self.close()
