@@ -29,7 +29,6 @@ cdef class Attempts(Timed):
 
     cdef _begin(self, ForwardedRequest forward, Exchange exchange)
     cpdef bint is_replayable(self) except -1
-    cpdef bint keeps_body(self) except -1
     cpdef response_received(self, Attempt attempt, ResponseHead head, bytes payload, bint ended)
     cpdef done(self, Attempt attempt)
 

@@ -69,11 +69,6 @@ class Attempts(Timed):
             return False
         return exchange.is_still_there()
 
-    def keeps_body(self) -> bool:
-        """Whether the body may have to be sent again."""
-        exchange = self.exchange
-        return self.is_replayable() or (bool(exchange.chain.renew_steps) and not exchange.renewed)
-
     def response_received(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool) -> None:
         """Handle the head of a response, with the first part of the body; `ended`: it is the whole body."""
         raise NotImplementedError
@@ -245,7 +240,9 @@ class Attempt(ResponseListener):
         if self._forwarding.begun > 1 and body.bytes and exchange.head.expects_continue:
             exchange.drop_everywhere(EXPECT)  # the client has not waited, and the body is there
         held = body.attach(self)
-        if frames_bodies and not self._forwarding.keeps_body():  # otherwise it may be refused unprocessed
+        may_renew = bool(exchange.chain.renew_steps) and not exchange.renewed
+        # Otherwise it may have to be sent again; over HTTP/2 also because it was refused unprocessed.
+        if frames_bodies and not may_renew and not self._forwarding.is_replayable():
             body.keep_no_more()
         if body.kept is None:  # no other attempt can follow
             self.deadline = inf
