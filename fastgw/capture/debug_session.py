@@ -21,7 +21,7 @@ from fastgw.exchange.hooks import Hooks
 from fastgw.exchange.request_ids import made
 from fastgw.exchange.route import Route
 from fastgw.http.field_names import DEBUG_TOKEN
-from fastgw.http.http1.known_fields import values_in
+from fastgw.http.messages import RequestHead
 from fastgw.routing.entry import Routable
 
 MOST_SHOWN: Final = 4096
@@ -54,8 +54,7 @@ class DebugSession:
         return self._is_allowed(head_of(request), route.name)
 
     def _is_allowed(self, head: Any, route: str) -> bool:
-        raw = getattr(head, "raw", b"")
-        for value in values_in(raw, DEBUG_TOKEN, 0):
+        for value in head.received_values(DEBUG_TOKEN) if isinstance(head, RequestHead) else ():
             token = verify(self._key, value, time())
             if token is not None and token.route in ("", route):
                 return True

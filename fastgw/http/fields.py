@@ -7,9 +7,10 @@ from typing import Final, final
 from fastgw.http.field_names import FORWARDING
 from fastgw.http.grammar import IS_TOKEN, IS_VALUE
 
-_FOLDED: Final = bytes(
+FOLDED: Final = bytes(
     code if chr(code).isascii() and chr(code).isalnum() else 0x2D for code in bytes(range(256)).lower()
 )
+"""Table of `folded`, by bytes."""
 _NO_NAMES: Final[frozenset[bytes]] = frozenset()
 _LINE: Final = re.compile(rb"([^:\r\n]++):[\t ]*+([^\r]*+)\r\n")
 
@@ -156,7 +157,7 @@ class Fields:
 
 def folded(name: bytes) -> bytes:
     """Return the common form of a name and its twins: in lower case, with hyphens in place of other punctuation."""
-    return name.translate(_FOLDED)
+    return name.translate(FOLDED)
 
 
 def without_fields(lines: bytes, names: Container[bytes]) -> bytes:

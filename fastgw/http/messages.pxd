@@ -10,14 +10,15 @@ cdef struct Span:
 
 
 cdef struct Line:
-    # The line of a known field, including its line end, and the value in it.
+    # A field line. It ends behind the LF that follows its value: `line_end`.
     uint32_t start
-    uint32_t end
     Span value
-    uint8_t name
+    uint8_t name  # the number of its name, or `UNNUMBERED`
+    uint8_t slot  # `slot_of` its name
+    uint8_t signs  # whether its name has punctuation other than hyphens
 
 
-# Names with special handling have fixed numbers; all other known names follow.
+# Names with special handling have fixed numbers; other numbered names follow.
 cdef enum Name:
     AUTHORIZATION
     CONNECTION
@@ -46,7 +47,8 @@ cdef enum:
 cdef uint8_t[256] kinds
 
 cdef enum:
-    USUAL_LINES = 6
+    UNNUMBERED = 31  # in place of the number of a name
+    USUAL_LINES = 16
     SLOT_WORDS = 4
     BEGINNING = 4
 
@@ -54,10 +56,9 @@ cdef enum:
 cdef class Head:
     # All offsets are relative to `source`, which begins with the message.
     cdef bytes source
-    cdef uint32_t names  # a bit for each known name that occurs
+    cdef uint32_t names  # a bit for each numbered name that occurs
     cdef uint32_t repeated  # those that occur more than once
     cdef uint64_t others[SLOT_WORDS]  # a bit for each `slot_of` of other names
-    cdef uint64_t beginnings  # `beginning_of` them, together
     cdef uint32_t message_length  # what follows it are pieces that were not received like that
     cdef uint32_t head_length
     cdef uint32_t first_line
@@ -72,14 +73,13 @@ cdef class Head:
     cdef readonly int minor
     cdef readonly int version
     cdef readonly long long length
-    cdef Line* lines  # of known names: `usual_lines`, or owned
+    cdef Line* lines  # `usual_lines`, or owned
     cdef Line usual_lines[USUAL_LINES]
     cdef bytes _raw
     cdef bytes _payload
     cdef readonly tuple upgrade
     cdef readonly tuple connection_named
     cdef object _fields  # parsed from the beginning if `Connection` names some: they are not among them
-    cdef dict _known
     cdef object _second_parser  # `SecondParser` of the body that follows
 
 
@@ -90,8 +90,6 @@ cdef class RequestHead(Head):
     cdef uint8_t stands_in  # for a request that could not be parsed, or a connection without requests
     cdef uint8_t origin_form
     cdef uint8_t read_in_two_ways  # see `path_normalization.has_other_readings`
-    cdef uint8_t authorizations  # 2: two or more
-    cdef uint8_t origins  # 2: two or more
     cdef uint32_t method_length
     cdef Span target_at  # the request target: path and query
     cdef Span path_at  # the path as sent
@@ -99,10 +97,6 @@ cdef class RequestHead(Head):
     cdef uint32_t host_sent_at  # where `authority` begins as it was sent
     cdef Span authority_at  # in lower case, without an empty port
     cdef Span host_at  # the authority without port and last dot
-    cdef Span authorization_at
-    cdef Span user_agent_at  # the first one of each
-    cdef Span referer_at
-    cdef Span origin_at
     cdef bytes begun  # of the body: what was received with the head, until it is taken
     cdef readonly bytes method
     cdef readonly bytes authority
@@ -142,23 +136,37 @@ cdef inline uint64_t beginning_of(const uint8_t* name) noexcept nogil:
 
 cpdef bytes payload_of(Head head)
 
+# The number of a name, ignoring case; -1: it has none.
+cdef int number_of(bytes name) noexcept
+
 # Whether the head was received with a field of this name, which is in lower case.
 cpdef bint has_field(Head head, bytes name) except -1
 cpdef bytes first_of(Head head, bytes name)
 cpdef values_of(head, bytes name)
 
-# All values that the head was received with, as `values` returns them while its fields were not parsed.
+# The values of all lines that the head was received with.
 cdef list all_values(Head head, bytes name)
 
+# Whether the head was received with a numbered name among `numbers`, or with another one that may have one of `slots`.
+cdef bint may_have(Head head, uint32_t numbers, const uint64_t* slots) noexcept nogil
+
 cdef inline Line* line_of(Head head, uint32_t bit) noexcept:
-    """Return the first line of the known name of this bit, which occurs."""
+    """Return the first line of the numbered name of this bit, which occurs."""
     cdef Line* line = head.lines
     while not bit >> line.name & 1:
         line += 1
     return line
 
+cdef inline const uint8_t* line_end(Head head, const Line* line) noexcept:
+    """Return the position behind a line and its CRLF."""
+    cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(head.source) + line.value.start + line.value.length
+    while at[0] != c"\n":  # white space, and CR
+        at += 1
+    return at + 1
+
+
 cdef inline bint has_one_line(Head head, uint32_t bit, bytes value) noexcept:
-    """Whether the known name of this bit, which occurs, does so once, with this `value`."""
+    """Whether the numbered name of this bit, which occurs, does so once, with this `value`."""
     cdef Span said = line_of(head, bit).value
     if head.repeated & bit or said.length != PyBytes_GET_SIZE(value):
         return False

@@ -1,7 +1,7 @@
 """Heads of requests and responses in the terms of RFC 9110: the interface for filters, routing and the log.
 
 `http1.parser` reads them, also those of HTTP/2, which are rendered as text. How a message was framed and its received
-bytes (`raw`, `chunked`, `minor`, `connection_named`, `known`) concern only the connections and
+bytes (`raw`, `chunked`, `minor`, `connection_named`) concern only the connections and
 forwarding, which passes the bytes of one connection on to another.
 """
 
@@ -18,8 +18,6 @@ class Head:
 
     DROPPED: ClassVar[frozenset[bytes]]
     """Lower-case names of fields that are hop-by-hop or re-serialized, and never forwarded."""
-    KNOWN: ClassVar[frozenset[bytes]]
-    """Lower-case names of all fields that `known` looks for, including those in `DROPPED`."""
     raw: Final[bytes]
     """The head as received."""
     http2: Final[bool]
@@ -46,8 +44,6 @@ class Head:
     payload: Final[bytes | None]
     """The whole body (empty if there is none), if it was received and checked with the head. None: see
     `http1.body.body_reader`."""
-    known: Final[dict[bytes, list[tuple[int, int, bytes]]]]
-    """Lines of the fields in `KNOWN`: start and end (with its CRLF) of each such line, and its value."""
 
     def fields(self) -> Fields:
         """All fields except those that `Connection` names, parsed once. Changes to them are sent.
@@ -73,6 +69,8 @@ class RequestHead(Head):
     text is made up, and it has no authority.
     """
 
+    KNOWN: ClassVar[frozenset[bytes]]
+    """Lower-case names of fields that the gateway processes by rules of their own, including those in `DROPPED`."""
     received_s: float
     """Seconds from the first byte of the head to its end; 0.0 if it came in one read. Set by the connection."""
     connect_protocol: Final[bytes]
@@ -121,7 +119,7 @@ class RequestHead(Head):
         """Return the fields as received, without later changes."""
 
     def received_values(self, name: bytes) -> list[bytes]:
-        """Return the values of a field as received, even if it was changed since. `name`: one of `KNOWN`."""
+        """Return the values of a field as received, even if it was changed since."""
 
     def received_names(self) -> set[bytes]:
         """Return the names of all fields as received, and those that `Connection` names."""

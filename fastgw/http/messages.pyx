@@ -9,13 +9,12 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memchr, memcpy
+from libc.string cimport memcpy
 
 from fastgw.http.field_names import FORWARDING, HOP_BY_HOP, READ_IN_REQUESTS, WRITTEN_HERE
 from fastgw.http.fields import Fields
 
 AS_DECLARED = -3
-_KNOWN_IN_RESPONSES = HOP_BY_HOP | frozenset(b"date server trailer via x-request-id".split())
 
 cdef extern from "_bytes.h" nogil:
     const uint8_t* word_end(const uint8_t* at, const uint8_t* end)
@@ -29,11 +28,11 @@ _NUMBERED = (
     b"authorization", b"connection", b"content-length", b"expect", b"host", b"max-forwards", b"origin",
     b"referer", b"te", b"transfer-encoding", b"upgrade", b"user-agent", b"x-request-id",
 )
-cdef tuple _NAMES = _NUMBERED + tuple(sorted((READ_IN_REQUESTS | _KNOWN_IN_RESPONSES) - set(_NUMBERED)))
+cdef tuple _NAMES = _NUMBERED + tuple(sorted((READ_IN_REQUESTS | {b"date", b"server"}) - set(_NUMBERED)))
 cdef dict _NUMBERS = {name: number for number, name in enumerate(_NAMES)}
 
 cdef enum:
-    MOST_NAMES = 32  # one bit each
+    MOST_NAMES = UNNUMBERED  # one bit each
     SLOTS = 64 * SLOT_WORDS
     LONGEST_NAME = 27
 
@@ -60,7 +59,7 @@ cdef uint8_t slot_of(const uint8_t* name, Py_ssize_t length) noexcept nogil:
 
 
 cdef inline int _number_in(uint8_t slot, const uint8_t* name, Py_ssize_t length) noexcept nogil:
-    """Return the number of a token with this slot, ignoring case; -1: not a known name."""
+    """Return the number of a token with this slot, ignoring case; -1: its name is not numbered."""
     cdef int number
     while _slots[slot]:
         number = _slots[slot] - 1
@@ -74,7 +73,7 @@ cdef bint _set_up() except -1:
     cdef int code, number
     cdef uint8_t slot
     if len(_NAMES) > MOST_NAMES or max(map(len, _NAMES)) > LONGEST_NAME:
-        raise ImportError("there is no room for so many known fields")
+        raise ImportError("there is no room for so many numbered names")
     for code in range(256):
         _lower[code] = code + 32 if 65 <= code <= 90 else code
     for kind, members in (
@@ -100,7 +99,6 @@ cdef bint _set_up() except -1:
 _set_up()
 
 cdef uint32_t _REQUEST_KNOWN = bits_of(READ_IN_REQUESTS)
-cdef uint32_t _RESPONSE_KNOWN = bits_of(_KNOWN_IN_RESPONSES)
 cdef uint32_t _FORWARDING = bits_of(FORWARDING)
 
 
@@ -117,13 +115,11 @@ cdef const uint8_t* read_fields(
     cdef const uint8_t* stop
     cdef uint8_t slot
     cdef bint signs
-    cdef uint32_t known = _REQUEST_KNOWN if request else _RESPONSE_KNOWN
     cdef uint32_t bit
-    cdef uint64_t beginnings = 0
-    cdef int number, fields = 0
-    cdef Line* line
-    cdef Span value
-    head.lines = head.usual_lines
+    cdef int number
+    cdef Line* line = head.usual_lines
+    cdef Line* last = line + USUAL_LINES
+    head.lines = line
     head.line_room = USUAL_LINES
     head.first_line = <uint32_t>(at - base)
     while True:
@@ -134,11 +130,10 @@ cdef const uint8_t* read_fields(
             signs = True  # punctuation has ended the word
             at += 1
         if at == name:
-            head.beginnings = beginnings
+            head.line_count = <uint32_t>(line - head.lines)
             return at + 2 if end - at >= 2 and at[0] == c"\r" and at[1] == c"\n" else NULL
-        if at == end or at[0] != c":" or fields == max_fields:
+        if at == end or at[0] != c":" or line - head.lines == max_fields:
             return NULL
-        fields += 1
         if request and signs and _is_like_known(name, at - name):
             head.imitates = True
         slot = slot_of(name, at - name)
@@ -149,31 +144,24 @@ cdef const uint8_t* read_fields(
         stop = value_end(at, end)
         if end - stop < 2 or stop[0] != c"\r" or stop[1] != c"\n":
             return NULL
+        if line is last:
+            _make_room(head)
+            line = head.lines + (head.line_room >> 1)
+            last = head.lines + head.line_room
+        line.start = <uint32_t>(name - base)
+        line.value.start = <uint32_t>(at - base)
+        line.value.length = <uint32_t>(_trimmed(at, stop) - at)
+        line.slot = slot
+        line.signs = signs
         if number < 0:
+            line.name = UNNUMBERED
             head.others[slot >> 6] |= <uint64_t>1 << (slot & 63)
-            if request:
-                # A name with punctuation other than hyphens may begin like any other. The line end follows it.
-                beginnings |= ~<uint64_t>0 if signs else beginning_of(name)
         else:
-            value.start = <uint32_t>(at - base)
-            value.length = <uint32_t>(_trimmed(at, stop) - at)
+            line.name = <uint8_t>number
             bit = <uint32_t>1 << number
-            if known & bit:
-                if head.line_count == head.line_room:
-                    _make_room(head)
-                line = &head.lines[head.line_count]
-                line.start = <uint32_t>(name - base)
-                line.end = <uint32_t>(stop + 2 - base)
-                line.value = value
-                line.name = <uint8_t>number
-                head.line_count += 1
-                head.repeated |= head.names & bit
-                head.names |= bit
-            else:
-                head.others[slot >> 6] |= <uint64_t>1 << (slot & 63)
-                if request:
-                    beginnings |= beginning_of(name)
-                    _note(<RequestHead>head, number, value)
+            head.repeated |= head.names & bit
+            head.names |= bit
+        line += 1
         at = stop + 2
 
 
@@ -193,24 +181,6 @@ cdef inline const uint8_t* _trimmed(const uint8_t* start, const uint8_t* stop) n
     while stop > start and ((stop - 1)[0] == c" " or (stop - 1)[0] == c"\t"):
         stop -= 1
     return stop
-
-
-cdef inline void _note(RequestHead head, int number, Span value) noexcept:
-    """Record fields that are logged, or often read by filters."""
-    if number == AUTHORIZATION:
-        if head.authorizations == 0:
-            head.authorization_at = value
-        if head.authorizations < 2:
-            head.authorizations += 1
-    elif number == USER_AGENT and not head.user_agent_at.start:
-        head.user_agent_at = value
-    elif number == REFERER and not head.referer_at.start:
-        head.referer_at = value
-    elif number == ORIGIN:
-        if head.origins == 0:
-            head.origin_at = value
-        if head.origins < 2:
-            head.origins += 1
 
 
 cdef bint _is_like_known(const uint8_t* name, Py_ssize_t length) noexcept nogil:
@@ -248,17 +218,6 @@ cdef class Head:
     def payload(self):
         return payload_of(self)
 
-    @property
-    def known(self):
-        cdef Line* line
-        cdef uint32_t place
-        if self._known is None:
-            self._known = {}
-            for place in range(self.line_count):
-                line = &self.lines[place]
-                self._known.setdefault(_NAMES[line.name], []).append((line.start, line.end, cut(self, line.value)))
-        return self._known
-
     def fields(self):
         if self._fields is None:
             self._fields = Fields.parse(self.raw, self.first_line)
@@ -283,7 +242,7 @@ cpdef bytes first_of(Head head, bytes name):
 
 cpdef values_of(head, bytes name):
     if isinstance(head, Head) and (<Head>head)._fields is None:
-        return all_values(<Head>head, name) if _occurs(<Head>head, name) else ()
+        return all_values(<Head>head, name)
     return head.values(name)
 
 
@@ -294,78 +253,68 @@ cdef bytes _raw_of(Head head):
 
 
 cdef bytes _first(Head head, bytes name):
+    cdef const Line* line
     if head._fields is not None:
         return head._fields.get(name)
-    return _first_known(head, name) if name in head.KNOWN else _first_of_any(head, name)
+    line = _next_line(head, name, head.lines)
+    return None if line is NULL else cut(head, line.value)
 
 
-cdef bytes _first_known(Head head, bytes name):
-    cdef int number = _NUMBERS[name]
-    cdef uint32_t place
-    if head.names & (<uint32_t>1 << number):
-        for place in range(head.line_count):
-            if head.lines[place].name == number:
-                return cut(head, head.lines[place].value)
-    return None
-
-
-cdef bytes _first_of_any(Head head, bytes name):
-    """Return the first value of a name that is not in `KNOWN`."""
-    cdef Py_ssize_t length = PyBytes_GET_SIZE(name)
-    cdef uint8_t slot = slot_of(<const uint8_t*>PyBytes_AS_STRING(name), length) if length else 0
-    if not head.others[slot >> 6] >> (slot & 63) & 1:
-        return None
-    cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(head.source) + head.first_line
-    return _next_of_any(head, name, &at)
-
-
-cdef int _occurs(Head head, bytes name) noexcept:
-    """Whether the head was received with a field of this name. -1: only its lines can tell."""
+cdef int number_of(bytes name) noexcept:
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(name)
     cdef Py_ssize_t length = PyBytes_GET_SIZE(name)
+    return _number_in(slot_of(text, length), text, length) if length else -1
+
+
+cdef const Line* _next_line(Head head, bytes name, const Line* line) noexcept:
+    """Return the next line with this name, from `line` on; NULL: there is none."""
+    cdef const uint8_t* wanted = <const uint8_t*>PyBytes_AS_STRING(name)
+    cdef Py_ssize_t length = PyBytes_GET_SIZE(name)
+    cdef const Line* end = head.lines + head.line_count
     cdef uint8_t slot
     cdef int number
     if not length:
-        return 0
-    slot = slot_of(text, length)
-    number = _number_in(slot, text, length)
-    if number >= 0 and (_REQUEST_KNOWN if type(head) is RequestHead else _RESPONSE_KNOWN) >> number & 1:
-        return head.names >> number & 1
-    return -1 if head.others[slot >> 6] >> (slot & 63) & 1 else 0
+        return NULL
+    slot = slot_of(wanted, length)
+    number = _number_in(slot, wanted, length)
+    if not (head.names >> number if number >= 0 else head.others[slot >> 6] >> (slot & 63)) & 1:
+        return NULL
+    while line < end:
+        if line.name == number or (
+            number < 0 and line.slot == slot and line.name == UNNUMBERED and _is_called(head, line, wanted, length)
+        ):
+            return line
+        line += 1
+    return NULL
+
+
+cdef bint _is_called(Head head, const Line* line, const uint8_t* wanted, Py_ssize_t length) noexcept:
+    """Whether the name of a line is this one, ignoring case."""
+    cdef const uint8_t* name = <const uint8_t*>PyBytes_AS_STRING(head.source) + line.start
+    cdef Py_ssize_t place
+    if <Py_ssize_t>(line.value.start - line.start) <= length or name[length] != c":":
+        return False
+    for place in range(length):
+        if _lower[name[place]] != _lower[wanted[place]]:
+            return False
+    return True
 
 
 cdef list all_values(Head head, bytes name):
-    cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(head.source) + head.first_line
+    cdef const Line* line = _next_line(head, name, head.lines)
     cdef list found = []
-    if not _occurs(head, name):
-        return found
-    while (value := _next_of_any(head, name, &at)) is not None:
-        found.append(value)
+    while line is not NULL:
+        found.append(cut(head, line.value))
+        line = _next_line(head, name, line + 1)
     return found
 
 
-cdef bytes _next_of_any(Head head, bytes name, const uint8_t** line):
-    """Return the value of the next field of this name, from a line on; `line` becomes the following line."""
-    cdef const uint8_t* at = line[0]
-    cdef const uint8_t* end = <const uint8_t*>PyBytes_AS_STRING(head.source) + head.head_length
-    cdef const uint8_t* wanted = <const uint8_t*>PyBytes_AS_STRING(name)
-    cdef Py_ssize_t length = PyBytes_GET_SIZE(name)
-    cdef Py_ssize_t place
-    cdef const uint8_t* stop
-    while end - at > length:
-        for place in range(length):
-            if _lower[at[place]] != _lower[wanted[place]]:
-                break
-        else:
-            if at[length] == c":":
-                at += length + 1
-                while at[0] == c" " or at[0] == c"\t":
-                    at += 1
-                stop = value_end(at, end)
-                line[0] = <const uint8_t*>memchr(stop, c"\n", end - stop) + 1
-                return PyBytes_FromStringAndSize(<const char*>at, _trimmed(at, stop) - at)
-        at = <const uint8_t*>memchr(at, c"\n", end - at) + 1  # the head ends with a line end
-    return None
+cdef bint may_have(Head head, uint32_t numbers, const uint64_t* slots) noexcept nogil:
+    cdef int word
+    for word in range(SLOT_WORDS):
+        if head.others[word] & slots[word]:
+            return True
+    return head.names & numbers != 0
 
 
 cdef str _framing_text(Head head):
@@ -383,19 +332,6 @@ cdef class RequestHead(Head):
     def came_by_connect(self, bytes protocol not None):
         self.plain = self.ordinary = False
         self.connect_protocol = protocol
-
-    def first(self, bytes name not None):
-        if self._fields is None and name == b"origin":
-            return cut(self, self.origin_at) if self.origins else None
-        return _first(self, name)
-
-    def values(self, bytes name not None):
-        # PERF: 0.06 us, 0.2 by a search in 15 lines (CPython 3.11, micro/tokens).
-        if self._fields is None and self.authorizations < 2 and name == b"authorization":
-            return [cut(self, self.authorization_at)] if self.authorizations else []
-        if self._fields is None and self.origins < 2 and name == b"origin":
-            return [cut(self, self.origin_at)] if self.origins else []
-        return Head.values(self, name)
 
     @property
     def request_target(self):
@@ -421,7 +357,7 @@ cdef class RequestHead(Head):
         return Fields.parse(self.raw, self.first_line, self.connection_named)
 
     def received_values(self, bytes name not None):
-        return [line[2] for line in self.known.get(name, ())]
+        return all_values(self, name)
 
     def received_names(self):
         return {*self.connection_named, *(name for name, _ in Fields.parse(self.raw, self.first_line))}
@@ -458,7 +394,6 @@ cdef int cut_off_payload(RequestHead head) except -1:
 @cython.no_gc
 cdef class ResponseHead(Head):
     DROPPED = HOP_BY_HOP
-    KNOWN = _KNOWN_IN_RESPONSES
 
     @property
     def body_length(self):
@@ -484,6 +419,4 @@ cpdef bytes payload_of(Head head):
 
 
 cpdef bint has_field(Head head, bytes name) except -1:
-    cdef const uint8_t* line = <const uint8_t*>PyBytes_AS_STRING(head.source) + head.first_line
-    cdef int found = _occurs(head, name)
-    return found > 0 if found >= 0 else _next_of_any(head, name, &line) is not None
+    return _next_line(head, name, head.lines) is not NULL

@@ -19,7 +19,7 @@ from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 from fastgw.exchange.exchange cimport Exchange
 from fastgw.exchange.route cimport Route
-from fastgw.http.messages cimport RequestHead, Span, bits_of
+from fastgw.http.messages cimport REFERER, USER_AGENT, RequestHead, Span, bit_of, bits_of, line_of
 from fastgw.observe.access_log.line_queue cimport LineQueue
 from fastgw.observe.access_log.secret_names cimport SecretNames
 
@@ -175,6 +175,11 @@ cdef struct Entry:
 cdef inline bint _is_given(value) except -1:
     """Whether it is true; nearly always it is the one empty text, or None."""
     return value is not _NO_NAME and value is not None and bool(value)
+
+
+cdef inline Text _value(RequestHead head, uint32_t bit) noexcept:
+    """Return the value of the first line of the numbered name of this bit."""
+    return _span(head, line_of(head, bit).value if head.names & bit else Span(0, 0))
 
 
 cdef inline Text _span(RequestHead head, Span at) noexcept:
@@ -493,7 +498,7 @@ cdef class Recorder:
         if not (host.length and path.length) and head.version != _TCP and head.version != _UDP:
             return ODD
         if head._fields is None:
-            user_agent, referer = _span(head, head.user_agent_at), _span(head, head.referer_at)
+            user_agent, referer = _value(head, bit_of(USER_AGENT)), _value(head, bit_of(REFERER))
         else:
             edited_user_agent, edited_referer = head.first(b"user-agent"), head.first(b"referer")
             user_agent, referer = _text(edited_user_agent), _text(edited_referer)

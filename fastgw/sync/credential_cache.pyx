@@ -8,7 +8,7 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
-from fastgw.http.messages cimport RequestHead
+from fastgw.http.messages cimport AUTHORIZATION, RequestHead, Span, bit_of, line_of
 
 import os
 from collections import OrderedDict
@@ -111,14 +111,12 @@ cdef class TokenCache:
         return self._get(self._mark(credential))
 
     def shown_by(self, RequestHead head not None):
-        if head._fields is None and head.authorizations < 2:
-            if not head.authorizations:
+        cdef Span credential
+        if head._fields is None and not head.repeated & bit_of(AUTHORIZATION):
+            if not head.names & bit_of(AUTHORIZATION):
                 return None
-            return self._get(
-                self._mark_of(
-                    PyBytes_AS_STRING(head.source) + head.authorization_at.start, head.authorization_at.length
-                )
-            )
+            credential = line_of(head, bit_of(AUTHORIZATION)).value
+            return self._get(self._mark_of(PyBytes_AS_STRING(head.source) + credential.start, credential.length))
         values = head.values(b"authorization")
         return self.get(values[0]) if len(values) == 1 else None
 

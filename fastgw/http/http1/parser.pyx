@@ -16,8 +16,8 @@ from fastgw.http.http1.body cimport BodyBuffer, plain_payload
 from fastgw.http.http1.second_parser cimport UNKNOWN, SecondParser
 from fastgw.http.messages cimport (
     CONNECTION, CONTENT_LENGTH, DIGIT, EXPECT, HOST, HOST_NAME, MAX_FORWARDS, PLAIN_PATH, TARGET, TE, TOKEN,
-    TRANSFER_ENCODING, UPGRADE, Head, Line, RequestHead, ResponseHead, Span, bit_of, cut, cut_off_payload, has_one_line,
-    kinds, line_of, payload_of, read_fields,
+    TRANSFER_ENCODING, UPGRADE, Head, Line, RequestHead, ResponseHead, Span, all_values, bit_of, cut, cut_off_payload,
+    has_one_line, kinds, line_end, line_of, payload_of, read_fields,
 )
 
 import re
@@ -27,8 +27,8 @@ from httptools import HttpRequestParser, HttpResponseParser
 from fastgw.http.authority import parse_authority
 from fastgw.http.fields import Fields
 from fastgw.http.grammar import TOKEN as _TOKEN
-from fastgw.http.grammar import check_fields, elements
-from fastgw.http.http1.known_fields import connection_options, joined, protocols
+from fastgw.http.grammar import check_fields
+from fastgw.http.http1.known_fields import connection_options, members, protocols
 from fastgw.http.http1.methods import method_for_llhttp
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import has_other_readings, normalize
@@ -72,7 +72,7 @@ cdef bint _settle_connection(Head head) except -1:
 
 
 cdef bint _read_connection_options(Head head) except -1:
-    head.close, keep_alive, upgrading, named = connection_options(head.known)
+    head.close, keep_alive, upgrading, named = connection_options(all_values(head, b"connection"))
     if not head.minor and not keep_alive:
         head.close = True
     if named:
@@ -112,7 +112,7 @@ cdef int _settle_framing(Head head, bint request) except -1:
 
 
 cdef int _refuse_codings(Head head, bint request) except -1:
-    codings = elements(joined(head.known, b"transfer-encoding"))
+    codings = members(all_values(head, b"transfer-encoding"))
     if request and codings and codings.pop() == b"chunked" and codings and b"chunked" not in codings:
         raise Malformed("The only supported transfer coding is chunked.", 501)
     raise Malformed("Transfer-Encoding is not chunked.")
@@ -136,7 +136,7 @@ cdef bint _is_odd_for_llhttp(Head head) noexcept:
     if not head.chunked:
         return False
     line = line_of(head, bit_of(TRANSFER_ENCODING))
-    return line.value.start + line.value.length + 2 != line.end
+    return line_end(head, line) != _start(head.source) + line.value.start + line.value.length + 2
 
 
 cdef bytes _message_for_llhttp(Head head, bytes method):
@@ -146,13 +146,14 @@ cdef bytes _message_for_llhttp(Head head, bytes method):
     cdef bytes text = head.source[:head.message_length]
     cdef bint has_body = head.length or head.chunked
     cdef Line* line
-    cdef Py_ssize_t number
+    cdef Py_ssize_t number, end
     for number in range(<Py_ssize_t>head.line_count - 1, -1, -1):
         line = &head.lines[number]
+        end = line_end(head, line) - _start(head.source)
         if line.name == UPGRADE and has_body:
-            text = text[:line.start] + text[line.end:]
+            text = text[:line.start] + text[end:]
         elif line.name == TRANSFER_ENCODING:
-            text = text[:line.value.start] + b"chunked\r\n" + text[line.end:]
+            text = text[:line.value.start] + b"chunked\r\n" + text[end:]
     return text if method is None else method + text[text.index(b" "):]
 
 
@@ -408,14 +409,14 @@ cdef int _read_other_target(RequestHead head, bint connects) except -1:
 cdef int _read_demands(RequestHead head, bint upgrading) except -1:
     """Read what a request demands of the connection: `Expect`, `TE` and `Upgrade`."""
     if head.names & bit_of(TE):
-        head.accepts_trailers = has_one_line(head, bit_of(TE), b"trailers") or b"trailers" in elements(
-            joined(head.known, b"te")
+        head.accepts_trailers = has_one_line(head, bit_of(TE), b"trailers") or b"trailers" in members(
+            all_values(head, b"te")
         )
     if head.names & bit_of(EXPECT) and head.minor:
         # Any other value is ignored, as by peers (RFC 9110 section 10.1.1).
-        head.expects_continue = elements(joined(head.known, b"expect")) == [b"100-continue"]
+        head.expects_continue = members(all_values(head, b"expect")) == [b"100-continue"]
     if head.names & bit_of(UPGRADE) and upgrading and head.minor and not head.length and not head.chunked:
-        head.upgrade = protocols(head.known)
+        head.upgrade = protocols(all_values(head, b"upgrade"))
     return 0
 
 
@@ -629,7 +630,7 @@ cdef bint _read_response(
     head.upgrade = head.connection_named = _NO_NAMES
     upgrading = _settle_connection(head)
     if head.status == 101:
-        offered = protocols(head.known) if upgrading else ()
+        offered = protocols(all_values(head, b"upgrade")) if upgrading else ()
         if not offered:
             raise Malformed("A 101 response has no Upgrade header.")
         head.upgrade = offered

@@ -1,7 +1,8 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint64_t
 
-from fastgw.http.messages cimport SLOT_WORDS, RequestHead
+from fastgw.http.http1.sought_names cimport SoughtNames
+from fastgw.http.messages cimport RequestHead
 
 
 @cython.final
@@ -9,9 +10,8 @@ cdef class ReservedFields:
     cdef frozenset _names  # `folded`, without those of known fields
     cdef tuple _prefixes
     cdef frozenset _exempt
-    cdef uint64_t _slots[SLOT_WORDS]  # a bit for each `slot_of` of a complete name and its twins
-    cdef uint64_t _beginnings  # a bit for each `beginning_of` of a name
-    cdef uint64_t _continued  # those of prefixes
+    cdef SoughtNames _sought  # the complete names
+    cdef uint64_t _beginnings  # a bit for each `beginning_of` of a prefix
 
     cpdef take_out_of(self, RequestHead head)
     cdef bint _is_in(self, RequestHead head) except -1

@@ -3,7 +3,7 @@
 Hop-by-hop lines are removed, and the gateway's own lines (`lines`) are added.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from fastgw.http.http1.lines import CHUNKED_LINE as CHUNKED_LINE
 from fastgw.http.http1.lines import IN_CHUNKS as IN_CHUNKS
@@ -75,6 +75,3 @@ def end_to_end(head: Head, also: frozenset[bytes] = ...) -> bytes:
     Hop-by-hop fields, those that `Connection` names, framing, a request's Host, and the lower-case names in `also` with
     their twins (`Fields`) are left out. Other lines keep their bytes, unless a filter has changed the fields.
     """
-
-def slots_of(name: bytes) -> Iterator[int]:
-    """Return the bits of a `folded` name and its twins."""

@@ -7,19 +7,21 @@ rendered.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdint cimport uint8_t, uint32_t
+from libc.stdlib cimport realloc
 from libc.string cimport memchr, memcpy
 
-from fastgw.http.messages cimport SLOT_WORDS, Head, RequestHead, ResponseHead, bits_of, has_one_line, slot_of
+from fastgw.http.http1.sought_names cimport SoughtNames
+from fastgw.http.messages cimport UNNUMBERED, Head, Line, RequestHead, ResponseHead, bits_of, has_one_line, line_end
 
 from fastgw.http.field_names import FORWARDING
-from fastgw.http.fields import folded, without_fields
+from fastgw.http.fields import FOLDED, folded, without_fields
 from fastgw.http.http1.lines import (
     CHUNKED_LINE, IN_CHUNKS, LAST_CHUNK, NO_VIA, REQUEST_ID, REQUEST_IDS, UNFRAMED, VIA, chunk, id_line, last_chunk,
     names_alike, own_lines, status_line, upgrade_offer,
 )
 
+cdef const uint8_t* _FOLDED = <const uint8_t*>PyBytes_AS_STRING(FOLDED)
 cdef uint32_t _DATE = bits_of((b"date",))
 cdef uint32_t _REQUEST_ID = bits_of((REQUEST_ID,))
 
@@ -53,91 +55,37 @@ cdef enum:
 
 
 @cython.final
-cdef class _Sought:
-    """Names whose lines have not been located yet, with all their twins: `folded`."""
-
-    cdef tuple names
-    cdef int count
-    cdef Text* texts
-    cdef uint64_t some_length  # a bit for each length that occurs; lengths from 63 on share one
-    cdef uint64_t slots[SLOT_WORDS]  # a bit for each `slot_of` of a name and its twins
-
-    def __init__(self, names):
-        cdef bytes name
-        self.names = tuple(sorted(names))  # keeps the texts alive
-        self.texts = <Text*>malloc(len(names) * sizeof(Text))
-        if self.texts is NULL:
-            raise MemoryError
-        for name in self.names:
-            self.texts[self.count].text = <const uint8_t*>PyBytes_AS_STRING(name)
-            self.texts[self.count].length = len(name)
-            self.some_length |= <uint64_t>1 << min(len(name), 63)
-            for slot in slots_of(name):
-                self.slots[<int>slot >> 6] |= <uint64_t>1 << (<int>slot & 63)
-            self.count += 1
-
-    def __dealloc__(self):
-        free(self.texts)
-
-    cdef bint may_be_in(self, Head head) noexcept:
-        """Whether a line with such a name may be present."""
-        cdef int word
-        for word in range(SLOT_WORDS):
-            if self.slots[word] & head.others[word]:
-                return True
-        return False
-
-    cdef bint has(self, const uint8_t* name, Py_ssize_t length) noexcept:
-        cdef int number
-        cdef Py_ssize_t place
-        cdef uint8_t letter
-        if not self.some_length >> min(length, <Py_ssize_t>63) & 1:
-            return False
-        for number in range(self.count):
-            if self.texts[number].length != length:
-                continue
-            for place in range(length):
-                letter = name[place]
-                if c"A" <= letter <= c"Z":
-                    letter += 32
-                elif not (c"a" <= letter <= c"z" or c"0" <= letter <= c"9"):
-                    letter = c"-"
-                if letter != self.texts[number].text[place]:
-                    break
-            else:
-                return True
-        return False
-
-
-_SIGNS = b"!#$%&'*+-.^_`|~"
-
-
-def slots_of(bytes name not None):
-    cdef Py_ssize_t last = len(name) - 1
-    cdef bytes twin
-    for start in _SIGNS if name.startswith(b"-") else name[:1]:
-        for end in _SIGNS if name.endswith(b"-") else name[last:]:
-            twin = bytes((start, *name[1:last], end)) if last else bytes((start,))
-            yield slot_of(<const uint8_t*>PyBytes_AS_STRING(twin), last + 1)
-
-
-@cython.final
 cdef class _Left:
-    """Removed fields: bits of names whose lines are known, and names to search for."""
+    """Removed fields: bits of numbered names, and other names, which are sought with their twins."""
 
     cdef frozenset names
     cdef frozenset alike  # `folded`: left out together with their twins
     cdef uint32_t mask
-    cdef _Sought sought  # None: no further names
+    cdef SoughtNames sought
     cdef bint no_via
-    cdef bint authorization  # only `Authorization` of a request, whose line `parser` has located
+
+    cdef bint has(self, Head head, const Line* line) noexcept:
+        """Whether a line, whose name is not numbered, is removed."""
+        cdef const uint8_t* name = <const uint8_t*>PyBytes_AS_STRING(head.source) + line.start
+        cdef Py_ssize_t place, length
+        cdef bytes wanted
+        if not self.sought.may_be(line):
+            return False
+        length = <const uint8_t*>memchr(name, c":", line.value.start - line.start) - name
+        for wanted in self.sought.names:
+            if PyBytes_GET_SIZE(wanted) == length:
+                for place in range(length):
+                    if _FOLDED[name[place]] != <uint8_t>PyBytes_AS_STRING(wanted)[place]:
+                        break
+                else:
+                    return True
+        return False
 
 
 @cython.final
 cdef class _Masks:
     """Removed fields, including `DROPPED`, for each set of further names."""
 
-    cdef frozenset known
     cdef frozenset dropped
     cdef frozenset last
     cdef _Left last_left
@@ -146,7 +94,6 @@ cdef class _Masks:
 
     def __init__(self, head_type):
         self.of_requests = head_type is RequestHead
-        self.known = head_type.KNOWN
         self.dropped = head_type.DROPPED
         self.kept = {}
         self.last = None
@@ -170,16 +117,12 @@ cdef class _Masks:
         # A twin of a response's `X-Request-Id` does no harm: it is kept.
         left.names = self.dropped | also
         left.alike = names_alike(also if self.of_requests else also - REQUEST_IDS)
-        left.mask = bits_of(self.dropped) | bits_of(also & self.known)
-        if not also <= self.known:
-            left.mask |= bits_of(frozenset([name for name in self.known if folded(name) in left.alike]))
-            left.sought = _Sought(left.alike)
-            left.authorization = self.of_requests and also - self.known == _AUTHORIZATION
+        left.sought = SoughtNames(left.alike, twins=True)
+        left.mask = bits_of(self.dropped) | SoughtNames(also).numbers | left.sought.numbers
         return left
 
 
 cdef frozenset _NO_VIA = frozenset((NO_VIA,))
-cdef frozenset _AUTHORIZATION = frozenset((b"authorization",))  # without punctuation, so without twins
 cdef _Masks _request_masks = _Masks(RequestHead)
 cdef _Masks _response_masks = _Masks(ResponseHead)
 
@@ -190,93 +133,29 @@ cdef bint _is_rendered(Head head) except -1:
 
 
 cdef int _find_cuts(Head head, _Left left, uint32_t more) except -1:
-    """Find the lines to remove, including known ones with a bit in `more`."""
+    """Find the lines to remove, including those of numbered names with a bit in `more`."""
+    global _cuts, _cut_room, _cut_count, _cut_bytes
     cdef uint32_t mask = left.mask | more
-    if left.sought is None or not left.sought.may_be_in(head):
-        return _cut_known(head, mask)
-    if left.authorization and (<RequestHead>head).authorizations < 2:
-        _cut_known(head, mask)
-        return _cut_authorization(<RequestHead>head) if (<RequestHead>head).authorizations else 0
-    return _cut_sought(head, mask, left.sought)
-
-
-cdef inline int _cut(Py_ssize_t start, Py_ssize_t end) except -1:
-    global _cut_count, _cut_bytes
-    if _cut_count == _cut_room:
-        _make_room(2 * _cut_room)
-    _cuts[_cut_count].start = <uint32_t>start
-    _cuts[_cut_count].end = <uint32_t>end
-    _cut_count += 1
-    _cut_bytes += end - start
-    return 0
-
-
-cdef int _make_room(Py_ssize_t count) except -1:
-    global _cuts, _cut_room
-    cdef Cut* more = <Cut*>realloc(_cuts, max(count, 32) * sizeof(Cut))
-    if more is NULL:
-        raise MemoryError
-    _cuts = more
-    _cut_room = max(count, 32)
-    return 0
-
-
-cdef int _cut_known(Head head, uint32_t mask) except -1:
-    global _cut_count, _cut_bytes
-    cdef Py_ssize_t count = 0, size = 0
-    cdef uint32_t place
-    if head.names & mask:
-        if _cut_room < head.line_count:
-            _make_room(head.line_count)
-        for place in range(head.line_count):
-            if mask & (<uint32_t>1 << head.lines[place].name):
-                _cuts[count].start = head.lines[place].start
-                _cuts[count].end = head.lines[place].end
-                size += _cuts[count].end - _cuts[count].start
-                count += 1
-    _cut_count, _cut_bytes = count, size
-    return 0
-
-
-cdef int _cut_authorization(RequestHead head) except -1:
-    """Insert the only `Authorization` line among the removed lines."""
-    cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
-    cdef Py_ssize_t start = head.authorization_at.start
-    cdef Py_ssize_t end = <const uint8_t*>memchr(text + start, c"\n", head.head_length - start) + 1 - text
-    cdef Py_ssize_t place = _cut_count
-    while text[start - 1] != c"\n":
-        start -= 1
-    _cut(start, end)
-    while place and _cuts[place - 1].start > <uint32_t>start:
-        _cuts[place] = _cuts[place - 1]
-        place -= 1
-    _cuts[place].start = <uint32_t>start
-    _cuts[place].end = <uint32_t>end
-    return 0
-
-
-cdef int _cut_sought(Head head, uint32_t mask, _Sought sought) except -1:
-    """Search all lines."""
-    global _cut_count, _cut_bytes
-    cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
-    cdef const uint8_t* colon
-    cdef Py_ssize_t at = head.first_line, last = head.head_length - 2, end
-    cdef uint32_t place = 0
-    cdef bint left_out
-    _cut_count = 0
-    _cut_bytes = 0
-    while at < last:
-        end = <const uint8_t*>memchr(text + at, c"\n", head.head_length - at) + 1 - text
-        left_out = False
-        if place < head.line_count and head.lines[place].start == <uint32_t>at:
-            left_out = mask & (<uint32_t>1 << head.lines[place].name) != 0
-            place += 1
-        if not left_out:
-            colon = <const uint8_t*>memchr(text + at, c":", end - at)
-            left_out = sought.has(text + at, colon - (text + at))
-        if left_out:
-            _cut(at, end)
-        at = end
+    cdef bint seeks = left.sought.may_be_in(head)
+    cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(head.source)
+    cdef const Line* line = head.lines
+    cdef const Line* end = line + head.line_count
+    cdef Cut* grown
+    _cut_count = _cut_bytes = 0
+    if not seeks and not head.names & mask:
+        return 0
+    if _cut_room < head.line_count:
+        grown = <Cut*>realloc(_cuts, 2 * head.line_count * sizeof(Cut))
+        if grown is NULL:
+            raise MemoryError
+        _cuts, _cut_room = grown, 2 * head.line_count
+    while line < end:
+        if mask >> line.name & 1 or (seeks and line.name == UNNUMBERED and left.has(head, line)):
+            _cuts[_cut_count].start = line.start
+            _cuts[_cut_count].end = <uint32_t>(line_end(head, line) - base)
+            _cut_bytes += _cuts[_cut_count].end - line.start
+            _cut_count += 1
+        line += 1
     return 0
 
 

@@ -6,7 +6,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from fastgw.http.messages cimport SLOT_WORDS, RequestHead, slot_of
+from fastgw.http.http1.sought_names cimport SoughtNames
+from fastgw.http.messages cimport RequestHead
 
 import os
 from math import inf
@@ -29,6 +30,7 @@ cdef enum:
     MOST_LINES = 512 + MOST_STATE
     TAIL_BITS = 56  # of a trace id: those that decide
 
+cdef frozenset _PARENT = frozenset((b"traceparent",))
 cdef int SAMPLED = _SAMPLED
 cdef int RANDOM = _RANDOM
 cdef int ERRORS = _ERRORS
@@ -239,12 +241,10 @@ cdef class Tracer:
     cdef frozenset names
     cdef frozenset before
     cdef frozenset joined
-    cdef uint64_t parent_slots[SLOT_WORDS]  # of `traceparent`
-    cdef uint64_t other_slots[SLOT_WORDS]  # of all other names
+    cdef SoughtNames parent  # `traceparent`
+    cdef SoughtNames others
 
     def __init__(self, settings, int workers, builder, add, note=None):
-        cdef bytes name
-        cdef int slot
         sampling = settings.sampling
         self.settings, self.builder, self.add, self.note = settings, builder, add, note
         self.keeps_errors, self.server_timing = sampling.errors, settings.server_timing
@@ -261,12 +261,7 @@ cdef class Tracer:
             self.formats[<int>index] = (
                 TRACECONTEXT if each == "tracecontext" else B3_SINGLE if settings.b3 == "single" else B3_MULTI
             )
-            for name in NAMES[each]:
-                slot = slot_of(<const uint8_t*>PyBytes_AS_STRING(name), len(name))
-                if name == b"traceparent":
-                    self.parent_slots[slot >> 6] |= <uint64_t>1 << (slot & 63)
-                else:
-                    self.other_slots[slot >> 6] |= <uint64_t>1 << (slot & 63)
+        self.parent, self.others = SoughtNames(self.names & _PARENT), SoughtNames(self.names - _PARENT)
 
     def __repr__(self):
         return f"<Tracer {self.settings!r}>"
@@ -277,16 +272,9 @@ cdef class Tracer:
         return PyBytes_FromStringAndSize(text, SPAN_ID)
 
     def begin_trace(self, RequestHead head not None):
-        cdef int word
-        cdef bint has_parent = False, has_other = False
-        if head._fields is not None:
+        if head._fields is not None or self.others.may_be_in(head):
             return self._continued(head)
-        for word in range(SLOT_WORDS):
-            has_other = has_other or head.others[word] & self.other_slots[word] != 0
-            has_parent = has_parent or head.others[word] & self.parent_slots[word] != 0
-        if has_other:
-            return self._continued(head)
-        if not has_parent:
+        if not self.parent.may_be_in(head):
             return self._begun(None)
         values = head.values(b"traceparent")
         trace = self._continued_by(values[0]) if len(values) == 1 else None

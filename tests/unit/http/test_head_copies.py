@@ -15,7 +15,7 @@ from fastgw.http.http1.parser import (
 )
 from fastgw.http.messages import RequestHead, ResponseHead
 
-BOTH = ["body_length", "close", "connection_named", "http2", "known", "length", "minor", "raw", "upgrade", "version"]
+BOTH = ["body_length", "close", "connection_named", "http2", "length", "minor", "raw", "upgrade", "version"]
 OF_REQUESTS = [
     "accepts_trailers",
     "authority",

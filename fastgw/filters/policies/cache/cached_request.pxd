@@ -16,9 +16,11 @@ from fastgw.http.caching.keys cimport primary_key, search_key
 from fastgw.http.caching.storing cimport Times, decide_storing, find_identity
 from fastgw.http.caching.vary cimport variant_key
 from fastgw.http.messages cimport ResponseHead, has_field, payload_of
-from fastgw.http.http1.sought_names cimport has_any_of
+from fastgw.http.http1.sought_names cimport SoughtNames
 from fastgw.sync.cache_purges cimport url_tag
 from fastgw.upstream.forwarding.forward_action cimport Forward
+
+cdef SoughtNames _CONDITIONS
 
 
 @cython.final

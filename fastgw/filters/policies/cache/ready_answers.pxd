@@ -12,8 +12,8 @@ from fastgw.forwarded_headers cimport Peer
 from fastgw.exchange.sent_fields cimport fields_for_request
 from fastgw.filters.policies.cache.forwarded_fields cimport ForwardedFields
 from fastgw.http.messages cimport RequestHead
+from fastgw.http.http1.sought_names cimport SoughtNames
 from fastgw.upstream.forwarding.forward_action cimport Forward
-from fastgw.http.http1.sought_names cimport has_any_of
 
 
 @cython.final
@@ -53,7 +53,7 @@ cdef class ReadyAnswers:
     cdef tuple _key_headers
     cdef ReadyMemory _memory
     cdef object _number
-    cdef tuple _special
+    cdef SoughtNames _special
 
     cpdef bint needs_policy(self, RequestHead head, Peer peer) except -1
     cpdef find(self, RequestHead head, Peer peer, Route route)

@@ -34,7 +34,7 @@ from fastgw.http.caching.validation import CONDITIONS
 from fastgw.http.caching.vary import RequestFields
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import parse_response
-from fastgw.http.http1.sought_names import has_any_of
+from fastgw.http.http1.sought_names import SoughtNames
 from fastgw.http.messages import RequestHead
 from fastgw.upstream.client.response_action import ResponseAction
 from fastgw.upstream.forwarding.forward_action import Forward
@@ -151,7 +151,7 @@ class ReadyAnswers:
         self._memory, self._number, self._key_headers = memory, memory.new_number(), key_headers
         self._by_consumer, self._clock = by_consumer, clock
         self.store: SharedStore
-        self._special = _SPECIAL if bypass_header is None else (*_SPECIAL, bypass_header)
+        self._special = SoughtNames(_SPECIAL if bypass_header is None else (*_SPECIAL, bypass_header))
 
     def add(
         self,
@@ -232,7 +232,7 @@ class ReadyAnswers:
 
     def needs_policy(self, head: RequestHead, peer: Peer) -> bool:
         """Whether a GET has headers that the policy has to read."""
-        return has_any_of(self._special, head) or (peer.trusted and head.forwarded)
+        return self._special.occur_in(head) or (peer.trusted and head.forwarded)
 
     def find(self, head: RequestHead, peer: Peer, route: Route) -> ReadyAnswer | None:
         """Return the answer to an ordinary request without a body. None: the policy has to answer it."""

@@ -8,8 +8,10 @@ from fastgw.filters.policies.cache.cached_request cimport CachedRequest
 from fastgw.filters.policies.cache.policy cimport CachePolicy, purge_url, whole_query_of
 from fastgw.filters.policies.cache.ready_answers cimport ReadyAnswers
 from fastgw.http.messages cimport first_of
-from fastgw.http.http1.sought_names cimport has_any_of
+from fastgw.http.http1.sought_names cimport SoughtNames
 from fastgw.upstream.forwarding.forward_action cimport Forward
+
+cdef SoughtNames _FOR_ORIGIN
 
 
 @cython.final

@@ -19,7 +19,7 @@ from fastgw.filters.policies.cache.ready_answers import ReadyAnswers
 from fastgw.http.caching.cache_status import PURGE, Forwarded, forwarded_status
 from fastgw.http.caching.invalidation import find_invalidated, invalidates
 from fastgw.http.caching.validation import FOR_ORIGIN
-from fastgw.http.http1.sought_names import has_any_of
+from fastgw.http.http1.sought_names import SoughtNames
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import first_of
 from fastgw.http.path_normalization import normalize
@@ -27,6 +27,7 @@ from fastgw.sync.cache_purges import PurgeOrder, PurgeTarget, tags_to_purge
 from fastgw.upstream.client.response_action import ResponseAction
 from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward
 
+_FOR_ORIGIN: Final = SoughtNames(FOR_ORIGIN)
 _POST: Final = b"POST"
 _SOFT_PURGE: Final = b"fastgw-soft-purge"
 _COUNTED_AT_ONCE: Final = 4
@@ -97,7 +98,7 @@ class CacheSteps:
             (isinstance(forward, Forward) and forward.grpc)
             or bool(head.upgrade)
             or (bypass_header is not None and first_of(head, bypass_header) is not None)
-            or has_any_of(FOR_ORIGIN, head)
+            or _FOR_ORIGIN.occur_in(head)
         )
 
     def response(self, exchange: Exchange) -> None:

@@ -2,10 +2,9 @@
 """Header values that a firewall has to search: not those of names that are skipped, and not those that are known."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t
 from libc.string cimport memchr
 
-from fastgw.http.messages cimport RequestHead
+from fastgw.http.messages cimport Line, RequestHead, cut
 
 
 cdef enum:
@@ -46,45 +45,32 @@ cdef tuple _values_of_lines(
 
     PERF: without `Fields` for the whole head a GET takes 12,000 instructions less (CPython 3.11, micro/waf).
     """
-    cdef const uint8_t* at
-    cdef const uint8_t* end
-    cdef const uint8_t* line_end
-    cdef const uint8_t* colon
-    cdef const uint8_t* stop
+    cdef const char* text = PyBytes_AS_STRING(head.source)
+    cdef const Line* line = head.lines
+    cdef const Line* end = line + head.line_count
+    cdef const char* sent
     cdef char[LONGEST_NAME] folded
     cdef Py_ssize_t length, place
     cdef bytes name, value
     cdef list values = [], cookies = []
-    at = <const uint8_t*>PyBytes_AS_STRING(head.source) + head.first_line
-    end = <const uint8_t*>PyBytes_AS_STRING(head.source) + head.head_length
-    if at < end and memchr(at, c"$", end - at) is not NULL:
+    if memchr(text + head.first_line, c"$", head.head_length - head.first_line) is not NULL:
         return None
-    while at < end:
-        line_end = <const uint8_t*>memchr(at, c"\n", end - at)
-        if line_end is NULL:
-            break
-        colon = <const uint8_t*>memchr(at, c":", line_end - at)
-        if colon is not NULL:
-            length = colon - at
-            if length > LONGEST_NAME:
-                return None
-            for place in range(length):
-                folded[place] = at[place] + 32 if c"A" <= at[place] <= c"Z" else at[place]
-            name = PyBytes_FromStringAndSize(folded, length)
-            if name not in skipped or name == _COOKIE:
-                colon += 1
-                while colon[0] == c" " or colon[0] == c"\t":
-                    colon += 1
-                stop = line_end
-                while stop > colon and ((stop - 1)[0] == c"\r" or (stop - 1)[0] == c" " or (stop - 1)[0] == c"\t"):
-                    stop -= 1
-                value = PyBytes_FromStringAndSize(<const char*>colon, stop - colon)
-                if name in of_files:
-                    values.append((PyBytes_FromStringAndSize(<const char*>at, length), FILENAME % value))
-                elif name != _COOKIE:
-                    if value not in known:
-                        values.append((PyBytes_FromStringAndSize(<const char*>at, length), value))
-                elif value not in known_cookies:
-                    cookies.append(value)
-        at = line_end + 1
+    while line < end:
+        sent = text + line.start
+        length = <const char*>memchr(sent, c":", line.value.start - line.start) - sent
+        if length > LONGEST_NAME:
+            return None
+        for place in range(length):
+            folded[place] = sent[place] + 32 if c"A" <= sent[place] <= c"Z" else sent[place]
+        name = PyBytes_FromStringAndSize(folded, length)
+        if name not in skipped or name == _COOKIE:
+            value = cut(head, line.value)
+            if name in of_files:
+                values.append((PyBytes_FromStringAndSize(sent, length), FILENAME % value))
+            elif name != _COOKIE:
+                if value not in known:
+                    values.append((PyBytes_FromStringAndSize(sent, length), value))
+            elif value not in known_cookies:
+                cookies.append(value)
+        line += 1
     return values, cookies
