@@ -2,10 +2,14 @@
 """See `trailers.pyi`."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memcmp
+from libc.limits cimport INT_MAX
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memchr
+
+from fastgw.http.messages cimport Head, Line, cut, read_fields
 
 from fastgw.http.field_names import NOT_IN_TRAILERS
-from fastgw.http.fields import Fields, folded
+from fastgw.http.fields import folded
 from fastgw.http.grammar import check_fields
 from fastgw.http.malformed import Malformed
 
@@ -16,54 +20,30 @@ cdef frozenset _NOT_IN_TRAILERS = NOT_IN_TRAILERS
 
 
 def parse_trailers(bytes section not None, Py_ssize_t longest=LONGEST_TRAILERS, Py_ssize_t most=MOST_TRAILERS):
-    # PERF: those of nearly all gRPC calls are plain (micro/grpc).
-    found = _plain_trailers(section, longest, most)
-    if found is not None:
-        return found
-    if len(section) > longest or section.count(b"\n", 2) - 1 > most:
+    cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(section)
+    cdef const uint8_t* end = base + PyBytes_GET_SIZE(section)
+    cdef const char* name
+    cdef const Line* line
+    cdef uint32_t place
+    cdef Head head = Head.__new__(Head)
+    cdef bytes sent, lower
+    cdef list trailers = []
+    if end - base > longest:
         raise Malformed(TRAILERS_TOO_LARGE, 431)
-    check_fields(section, 2, most)
-    trailers = Fields.parse(section, 2)
-    for name, _ in trailers:
-        lower = folded(name)
+    head.source = section
+    if end - base < 4 or read_fields(head, base + 2, end, False, <int>min(most, <Py_ssize_t>INT_MAX)) is not end:
+        if section.count(b"\n", 2) - 1 > most:
+            raise Malformed(TRAILERS_TOO_LARGE, 431)
+        check_fields(section, 2, most)
+        raise AssertionError("trailers that were refused are well-formed")
+    for place in range(head.line_count):
+        line = &head.lines[place]
+        name = PyBytes_AS_STRING(section) + line.start
+        sent = PyBytes_FromStringAndSize(
+            name, <const char*>memchr(name, c":", line.value.start - line.start) - name
+        )
+        lower = folded(sent)
         if lower in _NOT_IN_TRAILERS or (lower.startswith(b"content-") and lower != b"content-digest"):
             raise Malformed("A trailer has a header that is not allowed in trailers.")
+        trailers.append((sent, cut(head, line.value)))
     return tuple(trailers)
-
-
-cdef tuple _plain_trailers(bytes section, Py_ssize_t longest, Py_ssize_t most):
-    """Return trailers whose names are of lower-case letters, digits and hyphens, and whose values are visible ASCII.
-    None: there are others, or some that are not allowed.
-    """
-    cdef const unsigned char* at = <const unsigned char*>PyBytes_AS_STRING(section) + 2
-    cdef const unsigned char* end = at + PyBytes_GET_SIZE(section) - 4
-    cdef const unsigned char* name
-    cdef const unsigned char* value
-    cdef list trailers = []
-    cdef bytes name_text
-    if end < at or end - at + 4 > longest:
-        return None
-    while at < end:
-        name = at
-        while at < end and (c"a" <= at[0] <= c"z" or c"0" <= at[0] <= c"9" or at[0] == c"-"):
-            at += 1
-        if at == name or end - at < 3 or at[0] != c":":
-            return None
-        if at - name >= 8 and not memcmp(name, b"content-", 8):
-            return None
-        name_text = PyBytes_FromStringAndSize(<const char*>name, at - name)
-        if name_text in _NOT_IN_TRAILERS:
-            return None
-        at += 1
-        if at[0] == c" ":
-            at += 1
-        value = at
-        while at < end and c" " <= at[0] <= c"~":
-            at += 1
-        if end - at < 2 or at[0] != c"\r" or at[1] != c"\n":
-            return None
-        if at > value and (value[0] == c" " or (at - 1)[0] == c" "):
-            return None
-        trailers.append((name_text, PyBytes_FromStringAndSize(<const char*>value, at - value)))
-        at += 2
-    return tuple(trailers) if len(trailers) <= most else None
