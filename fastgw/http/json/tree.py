@@ -19,31 +19,13 @@ _SPACE: Final = b" \t\r\n"
 
 
 def rendered(node: Node) -> bytes:
-    """Return the text of a node."""
+    """Return the text of a node. Raises `RecursionError` for a tree that is opened deeper than orjson writes."""
     if isinstance(node, bytes):
         return node
-    pieces: list[bytes] = []
-    _render(node, pieces)
-    return b"".join(pieces)
-
-
-def _render(node: Node, pieces: list[bytes]) -> None:
-    if isinstance(node, bytes):
-        pieces.append(node)
-    elif isinstance(node, dict):
-        begin = b"{"
-        for name, inner in node.items():
-            pieces.append(begin + orjson.dumps(name) + b":")
-            _render(inner, pieces)
-            begin = b","
-        pieces.append(b"}" if node else b"{}")
-    else:
-        begin = b"["
-        for inner in node:
-            pieces.append(begin)
-            _render(inner, pieces)
-            begin = b","
-        pieces.append(b"]" if node else b"[]")
+    try:
+        return orjson.dumps(node, default=orjson.Fragment)  # of bytes, which are written as they are
+    except orjson.JSONEncodeError as error:
+        raise RecursionError(str(error)) from error
 
 
 def text_of(node: Node) -> bytes | None:
