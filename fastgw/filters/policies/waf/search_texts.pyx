@@ -154,29 +154,14 @@ def decoded(bytes text not None, bint plus):
 def search_text(texts):
     """Return texts normalized, with `SEPARATOR` between them, and whether all of them are plain (`PLAIN`)."""
     cdef tuple held = tuple(texts)
-    cdef Py_ssize_t length = 0, number
     cdef int kinds = 0
-    cdef uint8_t* to
-    cdef const uint8_t* at
-    cdef bytes text, joined
+    cdef bytes text
     for text in held:
         kinds |= _kind_of(text)
-        length += PyBytes_GET_SIZE(text) + 1
     is_plain = not kinds & (IS_NOT_PLAIN | IS_SEMICOLON)
     if kinds & (CHANGES | IS_QUOTE):
         return _SEPARATOR.join([_normalized(text) for text in held]), is_plain
-    if not held:
-        return b"", is_plain
-    joined = PyBytes_FromStringAndSize(NULL, length - 1)
-    to = <uint8_t*>PyBytes_AS_STRING(joined)
-    for number in range(len(held)):
-        if number:
-            to[0] = 0
-            to += 1
-        text = held[number]
-        at = <const uint8_t*>PyBytes_AS_STRING(text)
-        to = _copy_lower(to, at, at + PyBytes_GET_SIZE(text))
-    return joined, is_plain
+    return _SEPARATOR.join(held).lower(), is_plain
 
 
 def plain_target(bytes path not None, bytes query, Py_ssize_t most):
