@@ -1,11 +1,12 @@
-"""Encoding of protobuf messages by hand, for those that the gateway writes often: fields, varints and attributes.
+"""Protobuf messages by hand: encoding of those that the gateway writes often, and reading of fields by their numbers.
 
 Source: protobuf.dev/programming-guides/encoding; `KeyValue` of opentelemetry/proto/common/v1/common.proto.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _SHORT: Final = tuple(bytes((number,)) for number in range(128))
 
 
@@ -48,37 +49,37 @@ def rejected_items(response: bytes) -> int:
     A response that is malformed rejects none: the collector has answered with success.
     """
     try:
-        for number, value in _fields(response):
+        for number, value in fields_of(response):
             if number == 1 and isinstance(value, bytes):
-                return next((each for inner, each in _fields(value) if inner == 1 and isinstance(each, int)), 0)
-    except IndexError:
+                return next((each for inner, each in fields_of(value) if inner == 1 and isinstance(each, int)), 0)
+    except ValueError:
         pass
     return 0
 
 
-def _fields(message: bytes) -> Iterable[tuple[int, int | bytes]]:
-    """Yield number and value of each varint and length-delimited field. Raises `IndexError` if it is cut off."""
+def fields_of(message: bytes) -> Iterator[tuple[int, bytes | int]]:
+    """Yield the fields of a message by their numbers. Raises `ValueError` where it is malformed."""
     at = 0
     while at < len(message):
-        tag, at = _read_varint(message, at)
-        if tag & 7 == 0:
-            number, at = _read_varint(message, at)
-            yield tag >> 3, number
-        elif tag & 7 == 2:
-            length, at = _read_varint(message, at)
-            yield tag >> 3, message[at : at + length]
-            at += length
-        else:
-            return
+        key, at = _read_varint(message, at)
+        number, kind = key >> 3, key & 7
+        size = 8 if kind == _FIXED64 else 4
+        if kind in (_VARINT, _BYTES):
+            size, at = _read_varint(message, at)
+        if kind == _VARINT:
+            yield number, size
+            continue
+        if kind not in (_FIXED64, _BYTES, _FIXED32) or at + size > len(message):
+            raise ValueError("not a message in Protobuf")
+        yield number, message[at : at + size]
+        at += size
 
 
 def _read_varint(message: bytes, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while shift < 64:
-        byte = message[at]
-        at += 1
-        number |= (byte & 127) << shift
-        if byte < 128:
-            break
-        shift += 7
-    return number, at
+    """Return a number and the place behind it. Raises `ValueError`."""
+    value = 0
+    for place, byte in enumerate(message[at : at + 10]):
+        value |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            return value, at + place + 1
+    raise ValueError("not a message in Protobuf")
