@@ -1,11 +1,16 @@
 """Trace context in headers: W3C Trace Context (levels 1 and 2) and B3, read strictly.
 
 A header that breaks its grammar is treated as missing. Headers of a client are never forwarded as they came:
-the gateway writes those of all configured formats itself (`trace.py`).
+the gateway writes those of all configured formats itself.
 """
 
 import re
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+import cython
+
+from fastgw.http.messages import values_of
 
 MOST_MEMBERS: Final = 32
 """Maximum number of list members of `tracestate`; a longer one is discarded (Trace Context section 3.3.1.1)."""
@@ -18,11 +23,10 @@ SAMPLED: Final = 1
 RANDOM: Final = 2
 """Flag of level 2: at least the last seven bytes of the trace id are random."""
 
-# Section 3.2.2: a later version may append fields after another dash; version ff is invalid.
-_TRACEPARENT: Final = re.compile(
-    rb"(?:00|(?!ff)([0-9a-f]{2}))-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?", re.DOTALL
-).fullmatch
 _VERSION_00: Final = 55
+_NO_TRACE, _NO_SPAN = b"0" * 32, b"0" * 16
+_DASH: Final = ord("-")
+_DIGITS: Final = b"0123456789abcdef"
 # Section 3.3.1.3; a value does not end with a space.
 _MEMBER: Final = re.compile(rb"([a-z0-9][a-z0-9_\-*/@]{0,255})=[ -+\--<>-~]{0,255}[!-+\--<>-~]").fullmatch
 
@@ -45,38 +49,45 @@ NAMES: Final = {"tracecontext": TRACECONTEXT_NAMES, "b3": B3_NAMES}
 class ContextHeaders(Protocol):
     """Headers of a received request."""
 
-    def first(self, name: bytes) -> bytes | None: ...
     def values(self, name: bytes) -> list[bytes]: ...
 
 
-class Parent(NamedTuple):
-    """Context that a request was received with. Ids are lower-case hexadecimal digits."""
+@cython.cclass
+class Parent:
+    """Context that a request was received with. Ids are lower-case hexadecimal digits.
 
-    trace_id: bytes
-    """32 digits; b"" = the sender has only decided about sampling."""
-    span_id: bytes
-    is_sampled: bool | None
-    """The sender's sampling decision; None = it leaves the decision to the gateway."""
-    is_random: bool = False
-    state: bytes = b""
-    """`tracestate` to forward."""
+    `trace_id`: 32 digits; b"" = the sender has only decided about sampling. `is_sampled`: that decision; None = the
+    sender leaves it to the gateway. `state`: `tracestate` to forward.
+    """
+
+    def __init__(
+        self, trace_id: bytes, span_id: bytes, is_sampled: bool | None, is_random: bool = False, state: bytes = b""
+    ) -> None:
+        self.trace_id, self.span_id, self.state = trace_id, span_id, state
+        self.is_sampled, self.is_random = is_sampled, is_random
 
 
 def read_tracecontext(head: ContextHeaders) -> Parent | None:
     """Return the context of `traceparent` and `tracestate`; None: there is none, or it is invalid."""
-    values = head.values(b"traceparent")
+    values = values_of(head, b"traceparent")
     if len(values) != 1:
         return None
-    text = values[0].strip(b" \t")
-    match = _TRACEPARENT(text)
-    if match is None or (match[1] is None and len(text) != _VERSION_00):
+    text: bytes = values[0].strip(b" \t")
+    length, version = len(text), text[:2]
+    # Section 3.2.2: a later version may append fields after another dash; version ff is invalid.
+    if length != _VERSION_00 and (length < _VERSION_00 or text[55] != _DASH or version == b"00"):
         return None
-    flags = int(match[4], 16)
-    state = read_tracestate(head.values(b"tracestate"))
-    return Parent(match[2], match[3], bool(flags & SAMPLED), bool(flags & RANDOM), state)
+    if text[2] != _DASH or text[35] != _DASH or text[52] != _DASH or version == b"ff":
+        return None
+    trace_id, span_id = text[3:35], text[36:52]
+    if text[:_VERSION_00].translate(None, _DIGITS) != b"---" or trace_id == _NO_TRACE or span_id == _NO_SPAN:
+        return None
+    flags = int(text[53:55], 16)
+    state = read_tracestate(values_of(head, b"tracestate"))
+    return Parent(trace_id, span_id, flags & SAMPLED != 0, flags & RANDOM != 0, state)
 
 
-def read_tracestate(values: list[bytes]) -> bytes:
+def read_tracestate(values: Sequence[bytes]) -> bytes:
     """Return the combined lines of `tracestate`, within `MOST_STATE`; b"" if one member is invalid.
 
     Of members with the same key the first, which is the most recent, is kept.
@@ -112,7 +123,7 @@ def _shortened(members: list[bytes]) -> bytes:
 
 def read_b3(head: ContextHeaders) -> Parent | None:
     """Return the context of `b3`, or of the `X-B3-` headers; None: there is none, or it is invalid."""
-    values = head.values(b"b3")
+    values = values_of(head, b"b3")
     if len(values) > 1:
         return None
     if not values:
@@ -128,7 +139,7 @@ def read_b3(head: ContextHeaders) -> Parent | None:
 
 
 def _read_b3_multi(head: ContextHeaders) -> Parent | None:
-    fields = [head.values(name) for name in (b"x-b3-traceid", b"x-b3-spanid", b"x-b3-sampled", b"x-b3-flags")]
+    fields = [values_of(head, name) for name in (b"x-b3-traceid", b"x-b3-spanid", b"x-b3-sampled", b"x-b3-flags")]
     if any(len(each) > 1 for each in fields):
         return None
     trace_id, span_id, sampled, flags = (each[0].strip(b" \t") if each else b"" for each in fields)
@@ -141,3 +152,27 @@ def _read_b3_multi(head: ContextHeaders) -> Parent | None:
 
 
 READERS: Final = {"tracecontext": read_tracecontext, "b3": read_b3}
+
+
+def _tracecontext_lines(trace_id: bytes, span_id: bytes, flags: int, state: bytes) -> bytes:
+    line = b"".join((b"traceparent: 00-", trace_id, b"-", span_id, _FLAGS[flags]))
+    return b"%btracestate: %b\r\n" % (line, state) if state else line
+
+
+def _b3_line(trace_id: bytes, span_id: bytes, flags: int, state: bytes) -> bytes:
+    return b"b3: %b-%b-%d\r\n" % (trace_id, span_id, flags & SAMPLED)
+
+
+def _b3_lines(trace_id: bytes, span_id: bytes, flags: int, state: bytes) -> bytes:
+    told = trace_id, span_id, flags & SAMPLED
+    return b"X-B3-TraceId: %b\r\nX-B3-SpanId: %b\r\nX-B3-Sampled: %d\r\n" % told
+
+
+_FLAGS: Final = tuple(b"-%02x\r\n" % flags for flags in range(4))
+B3_MULTI: Final = "b3 multi"
+WRITERS: Final[Mapping[str, Callable[[bytes, bytes, int, bytes], bytes]]] = {
+    "tracecontext": _tracecontext_lines,
+    "b3": _b3_line,
+    B3_MULTI: _b3_lines,
+}
+"""Functions that return the header lines for trace, span, flags and `tracestate`."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw.http.fields import Fields
-from fastgw.observe.tracing.context import MOST_STATE, Parent, read_b3, read_tracecontext, read_tracestate
+from fastgw.observe.tracing import context
+from fastgw.observe.tracing.context import MOST_STATE, ContextHeaders, read_tracestate
 from tests.support.table import for_each
 
 ID, SPAN = b"12345678901234567890123456789012", b"1234567890123456"
@@ -23,6 +26,30 @@ class Head:
 
     def values(self, name: bytes) -> list[bytes]:
         return self._fields.get_all(name)
+
+
+class Parent(NamedTuple):
+    """A context that was read, to compare."""
+
+    trace_id: bytes
+    span_id: bytes
+    is_sampled: bool | None
+    is_random: bool = False
+    state: bytes = b""
+
+
+def told(parent: context.Parent | None) -> Parent | None:
+    if parent is None:
+        return None
+    return Parent(parent.trace_id, parent.span_id, parent.is_sampled, bool(parent.is_random), parent.state)
+
+
+def read_tracecontext(head: ContextHeaders) -> Parent | None:
+    return told(context.read_tracecontext(head))
+
+
+def read_b3(head: ContextHeaders) -> Parent | None:
+    return told(context.read_b3(head))
 
 
 def parent_of(*values: bytes, state: list[bytes] | None = None) -> Parent | None:

@@ -1,0 +1,1 @@
+# `spans.py` is compiled: it needs no types of its own.
