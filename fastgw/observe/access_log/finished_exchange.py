@@ -2,143 +2,51 @@
 exchange itself is in a higher package.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
-from fastgw.errors import Side
+from fastgw.errors import Fault
+from fastgw.http.messages import RequestHead
 from fastgw.observe.access_log.record import Record
 
 
-class FinishedHead(Protocol):
-    """Request head: the attributes that are logged."""
+class FinishedExchange(Protocol):
+    """Exchange that has just ended. The attributes are documented in `exchange`; what is of higher packages has no type
+    here.
+    """
 
-    @property
-    def method(self) -> bytes: ...
-    @property
-    def host(self) -> bytes: ...
-    @property
-    def version(self) -> int: ...
-    @property
-    def raw_path(self) -> bytes: ...
-    @property
-    def path(self) -> bytes: ...
-    @property
-    def query(self) -> bytes | None: ...
-    @property
-    def upgrade(self) -> tuple[bytes, ...]: ...
-    @property
-    def connect_protocol(self) -> bytes: ...
-    @property
-    def received_s(self) -> float: ...
-    def first(self, name: bytes) -> bytes | None: ...
+    head: RequestHead
+    scheme: bytes
+    client_ip: str
+    consumer: Any
+    listener: Any
+    route: Any
+    request_body: Any
+    request_bytes: int
+    response: Any
+    response_bytes: int
+    begun_at: float
+    """When the request head was complete; timeouts begin then. See `first_byte_at`."""
+    upstream: str
+    target: str
+    upstream_s: float
+    retries: int
+    fault: Fault | None
+    why: str
+    request_id: bytes
+    cache_result: str
+    grpc_status: str
+    shadowed: str
+    tunnel: Any
+    """Tunnel that a filter has inspected; read only if the request asked for an upgrade."""
+    trace: Any
+    """Trace of the request; None: it has none."""
+    subrequests: Any
+    """Sub-requests as text; None: there were none."""
 
 
-def target_of(head: FinishedHead) -> bytes:
+def target_of(head: RequestHead) -> bytes:
     """Return the path and query of a request, as they were received."""
     return head.raw_path if head.query is None else b"%b?%b" % (head.raw_path, head.query)
-
-
-class Named(Protocol):
-    """A listener, a route or a consumer."""
-
-    @property
-    def name(self) -> str: ...
-
-
-class FinishedBody(Protocol):
-    @property
-    def bytes(self) -> int: ...
-
-
-class Answer(Protocol):
-    @property
-    def status(self) -> int: ...
-
-
-class Failure(Protocol):
-    """Fault: the attributes that logs and spans use."""
-
-    @property
-    def label(self) -> str: ...
-    @property
-    def side(self) -> Side: ...
-
-
-class Summarized(Protocol):
-    def summary(self) -> dict[str, object]: ...
-
-
-class RequestTrace(Protocol):
-    """Trace of a request. The ids are hexadecimal digits."""
-
-    @property
-    def trace_id(self) -> bytes: ...
-    @property
-    def span_id(self) -> bytes: ...
-    def is_kept(self, status: int, duration_s: float) -> bool:
-        """Whether the spans of the request are exported, which has ended."""
-
-    def record(self, ended: "FinishedExchange", now: float, date: float) -> None:
-        """Make the spans and queue them. `now`: monotonic seconds; `date`: epoch seconds."""
-
-
-class FinishedExchange(Protocol):
-    """Exchange that has just ended. The attributes are documented in `exchange`."""
-
-    @property
-    def head(self) -> FinishedHead: ...
-    @property
-    def scheme(self) -> bytes: ...
-    @property
-    def client_ip(self) -> str: ...
-    @property
-    def consumer(self) -> Named | None: ...
-    @property
-    def listener(self) -> Named: ...
-    @property
-    def route(self) -> Named | None: ...
-    @property
-    def request_body(self) -> FinishedBody | None: ...
-    @property
-    def request_bytes(self) -> int: ...
-    @property
-    def response(self) -> Answer | None: ...
-    @property
-    def response_bytes(self) -> int: ...
-    @property
-    def begun_at(self) -> float:
-        """When the request head was complete; timeouts begin then. See `first_byte_at`."""
-
-    @property
-    def upstream(self) -> str: ...
-    @property
-    def target(self) -> str: ...
-    @property
-    def upstream_s(self) -> float: ...
-    @property
-    def retries(self) -> int: ...
-    @property
-    def fault(self) -> Failure | None: ...
-    @property
-    def why(self) -> str: ...
-    @property
-    def request_id(self) -> bytes: ...
-    @property
-    def cache_result(self) -> str: ...
-    @property
-    def grpc_status(self) -> str: ...
-    @property
-    def shadowed(self) -> str: ...
-    @property
-    def tunnel(self) -> Summarized | None:
-        """Tunnel that a filter has inspected; read only if the request asked for an upgrade."""
-
-    @property
-    def trace(self) -> RequestTrace | None:
-        """Trace of the request; None: it has none."""
-
-    @property
-    def subrequests(self) -> object:
-        """Sub-requests as text; None: there were none."""
 
 
 CLIENT_LEFT = 499

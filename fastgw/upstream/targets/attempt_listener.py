@@ -8,7 +8,7 @@ response may be received.
 
 from enum import IntEnum
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Protocol, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from msgspec import Struct
 
@@ -16,7 +16,6 @@ from fastgw.errors import Fault
 from fastgw.http.grpc.calls import is_grpc
 from fastgw.observe.access_log.finished_exchange import FinishedExchange, target_of
 from fastgw.observe.tracing.trace import MOST_ATTEMPTS, MOST_TIMELINE, EndedAttempt
-from fastgw.observe.tracing.tracer import Trace
 from fastgw.upstream.targets.target import Target
 
 if TYPE_CHECKING:
@@ -65,20 +64,11 @@ class AttemptListener:
         """
 
 
-class AttemptedExchange(FinishedExchange, Protocol):
-    """Exchange that records its last target and its number of retries for the log."""
-
-    target: str
-    retries: int
-    grpc_status: str
-    trace: Trace | None
-
-
 @final
 class AttemptRecord(Struct, eq=False):
     """Record of one attempt. Times are monotonic seconds; 0.0 for steps that it has not reached."""
 
-    exchange: AttemptedExchange
+    exchange: FinishedExchange
     """The exchange, or a sub-request that may become one."""
     _upstream: "Upstream"
     target: Target
