@@ -7,7 +7,7 @@ can end or forge a line. Rule 3: secrets are masked first, in the query and wher
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from time import gmtime, strftime
 from typing import Any, Final
@@ -23,6 +23,8 @@ CUT: Final = "..."
 
 Mask = Callable[[bytes | None], bytes | None]
 """Function that masks the values of secret parameters in a query, or in a URL with a query."""
+Value = Callable[[Record, Mask], Any]
+"""Function that returns the value of a field: a text, a number, an object or None."""
 LineFormat = Callable[[Record, Mask], bytes]
 
 # The month names of strftime depend on the locale.
@@ -42,55 +44,6 @@ _MILLISECONDS: Final = tuple(f".{ms:03d}Z" for ms in range(1000))
 _OBEYED = re.compile(rb"\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
 
 
-def json_line(record: Record, mask: Mask) -> bytes:
-    """Return a line in fastgw's own JSON format. Common keys are in every line, null if unset; rare ones only if
-    set.
-    """
-    fields = _json_fields(record, mask)
-    if record.cache:
-        fields["cache"] = record.cache
-    if record.grpc_status:
-        fields["grpc_status"] = record.grpc_status
-    if record.trace_id:
-        fields["trace_id"], fields["span_id"] = text_of(record.trace_id), text_of(record.span_id)
-    if record.subrequests:
-        fields["subrequests"] = record.subrequests
-    if record.shadowed:
-        fields["shadow"] = record.shadowed
-    if record.tunnel:
-        fields["websocket"] = record.tunnel
-    return fitted(fields)
-
-
-def _json_fields(record: Record, mask: Mask) -> dict[str, Any]:
-    return {
-        "time": rfc3339(record.ended_date),
-        "client": record.client or None,
-        "consumer": record.consumer or None,
-        "listener": record.listener,
-        "route": record.route or None,
-        "upstream": record.upstream or None,
-        "target": record.target or None,
-        "method": text_of(record.method) if record.version in VERSIONS else None,
-        "scheme": text_of(record.scheme),
-        "host": text_of(record.host),
-        "path": text_of(masked_path(record.path, mask)),
-        "query": text_of(mask(record.query)),
-        "protocol": PROTOCOLS[record.version] if not record.connect_protocol else text_of(record.connect_protocol),
-        "status": record.status,
-        "fault": record.fault or None,
-        "fault_detail": record.fault_detail or None,
-        "request_bytes": record.request_bytes,
-        "response_bytes": record.response_bytes,
-        "duration_s": micros(record.duration_s),
-        "upstream_s": micros(record.upstream_s) if record.upstream_s >= 0.0 else None,
-        "retries": record.retries,
-        "request_id": text_of(record.request_id),
-        "user_agent": text_of(masked_words(record.user_agent, mask)),
-        "referer": text_of(mask(record.referer)),
-    }
-
-
 JSON_SLOTS: Final = (
     *("time", "client", "consumer", "route", "host", "path", "query", "fault_detail", "request_bytes"),
     *("response_bytes", "duration_s", "upstream_s", "retries", "request_id", "user_agent", "referer"),
@@ -101,13 +54,13 @@ JSON_SLOTS: Final = (
 def json_pieces(record: Record) -> tuple[bytes, ...]:
     """Return the parts of the record's line before, between and after the values of `JSON_SLOTS`."""
     pieces, piece = [], b"{"
-    for name, value in _json_fields(record, _as_it_is).items():
+    for name in _COMMON:
         piece += b'"%b":' % name.encode()
         if name in JSON_SLOTS:
             pieces.append(piece)
             piece = b","
         else:
-            piece += _json(value).rstrip(b"\n") + b","
+            piece += _json(FIELDS[name](record, _as_it_is)).rstrip(b"\n") + b","
     return *pieces, piece.removesuffix(b",") + b"}\n"
 
 
@@ -241,3 +194,55 @@ def _common_date(date: int) -> bytes:
     return (
         f"{at.tm_mday:02d}/{MONTHS[at.tm_mon - 1]}/{at.tm_year}:{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} +0000"
     ).encode()
+
+
+FIELDS: Final[Mapping[str, Value]] = {
+    "time": lambda record, mask: rfc3339(record.ended_date),
+    "client": lambda record, mask: record.client or None,
+    "consumer": lambda record, mask: record.consumer or None,
+    "listener": lambda record, mask: record.listener,
+    "route": lambda record, mask: record.route or None,
+    "upstream": lambda record, mask: record.upstream or None,
+    "target": lambda record, mask: record.target or None,
+    "method": lambda record, mask: text_of(record.method) if record.version in VERSIONS else None,
+    "scheme": lambda record, mask: text_of(record.scheme),
+    "host": lambda record, mask: text_of(record.host),
+    "path": lambda record, mask: text_of(masked_path(record.path, mask)),
+    "query": lambda record, mask: text_of(mask(record.query)),
+    "protocol": lambda record, mask: text_of(record.connect_protocol) or PROTOCOLS[record.version],
+    "status": lambda record, mask: record.status,
+    "fault": lambda record, mask: record.fault or None,
+    "fault_detail": lambda record, mask: record.fault_detail or None,
+    "request_bytes": lambda record, mask: record.request_bytes,
+    "response_bytes": lambda record, mask: record.response_bytes,
+    "duration_s": lambda record, mask: micros(record.duration_s),
+    "upstream_s": lambda record, mask: micros(record.upstream_s) if record.upstream_s >= 0.0 else None,
+    "retries": lambda record, mask: record.retries,
+    "request_id": lambda record, mask: text_of(record.request_id),
+    "user_agent": lambda record, mask: text_of(masked_words(record.user_agent, mask)),
+    "referer": lambda record, mask: text_of(mask(record.referer)),
+    "cache": lambda record, mask: record.cache or None,
+    "grpc_status": lambda record, mask: record.grpc_status or None,
+    "trace_id": lambda record, mask: text_of(record.trace_id),
+    "span_id": lambda record, mask: text_of(record.span_id),
+    "subrequests": lambda record, mask: record.subrequests or None,
+    "shadow": lambda record, mask: record.shadowed or None,
+    "websocket": lambda record, mask: record.tunnel,
+}
+"""The fields of `json`, by name, with the values that they have there."""
+
+_RARE: Final = ("cache", "grpc_status", "trace_id", "span_id", "subrequests", "shadow", "websocket")
+_COMMON: Final = tuple(name for name in FIELDS if name not in _RARE)
+_COLUMNS: Final = tuple((name, value, name in _RARE) for name, value in FIELDS.items())
+
+
+def json_line(record: Record, mask: Mask) -> bytes:
+    """Return a line in fastgw's own JSON format. Common keys are in every line, null if unset; rare ones only if
+    set.
+    """
+    fields = {}
+    for name, value, is_rare in _COLUMNS:
+        known = value(record, mask)
+        if known or not is_rare:
+            fields[name] = known
+    return fitted(fields)

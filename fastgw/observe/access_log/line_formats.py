@@ -7,11 +7,13 @@ from socket import gethostname
 from typing import Any, Final
 
 from fastgw.observe.access_log.formats import (
+    FIELDS,
     MAX_LINE,
     PROTOCOLS,
     VERSIONS,
     LineFormat,
     Mask,
+    Value,
     combined_line,
     common_line,
     cut,
@@ -19,7 +21,7 @@ from fastgw.observe.access_log.formats import (
     json_line,
     rfc3339,
 )
-from fastgw.observe.access_log.log_fields import FIELDS, ChosenField, Value, chosen_field
+from fastgw.observe.access_log.log_fields import ChosenField, chosen_field
 from fastgw.observe.access_log.record import Record
 
 W3C_FIELDS: Final[Mapping[str, str]] = {

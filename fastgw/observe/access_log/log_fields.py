@@ -8,21 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from fastgw.net.proxy_protocol import TLV_TEXTS
-from fastgw.observe.access_log.formats import (
-    PROTOCOLS,
-    VERSIONS,
-    Mask,
-    masked_path,
-    masked_words,
-    micros,
-    rfc3339,
-    text_of,
-)
+from fastgw.observe.access_log.formats import FIELDS, VERSIONS, Mask, Value, masked_words, text_of
 from fastgw.observe.access_log.record import Record
 from fastgw.observe.access_log.secret_names import SecretNames
-
-Value = Callable[[Record, Mask], Any]
-"""Function that returns the value of a field: a text, a number, an object or None."""
 
 MOST_FIELDS: Final = 48
 MOST_NAME: Final = 64
@@ -44,42 +32,6 @@ class ChosenField(NamedTuple):
     name: str
     value: Value
     is_ours: bool
-
-
-FIELDS: Final[Mapping[str, Value]] = {
-    "time": lambda record, mask: rfc3339(record.ended_date),
-    "client": lambda record, mask: record.client or None,
-    "consumer": lambda record, mask: record.consumer or None,
-    "listener": lambda record, mask: record.listener,
-    "route": lambda record, mask: record.route or None,
-    "upstream": lambda record, mask: record.upstream or None,
-    "target": lambda record, mask: record.target or None,
-    "method": lambda record, mask: text_of(record.method) if record.version in VERSIONS else None,
-    "scheme": lambda record, mask: text_of(record.scheme),
-    "host": lambda record, mask: text_of(record.host),
-    "path": lambda record, mask: text_of(masked_path(record.path, mask)),
-    "query": lambda record, mask: text_of(mask(record.query)),
-    "protocol": lambda record, mask: text_of(record.connect_protocol) or PROTOCOLS[record.version],
-    "status": lambda record, mask: record.status,
-    "fault": lambda record, mask: record.fault or None,
-    "fault_detail": lambda record, mask: record.fault_detail or None,
-    "request_bytes": lambda record, mask: record.request_bytes,
-    "response_bytes": lambda record, mask: record.response_bytes,
-    "duration_s": lambda record, mask: micros(record.duration_s),
-    "upstream_s": lambda record, mask: micros(record.upstream_s) if record.upstream_s >= 0.0 else None,
-    "retries": lambda record, mask: record.retries,
-    "request_id": lambda record, mask: text_of(record.request_id),
-    "user_agent": lambda record, mask: text_of(masked_words(record.user_agent, mask)),
-    "referer": lambda record, mask: text_of(mask(record.referer)),
-    "cache": lambda record, mask: record.cache or None,
-    "grpc_status": lambda record, mask: record.grpc_status or None,
-    "trace_id": lambda record, mask: text_of(record.trace_id),
-    "span_id": lambda record, mask: text_of(record.span_id),
-    "subrequests": lambda record, mask: record.subrequests or None,
-    "shadow": lambda record, mask: record.shadowed or None,
-    "websocket": lambda record, mask: record.tunnel,
-}
-"""The fields of `json`, by name, with the values that they have there."""
 
 
 _Bodies = Callable[[Record, tuple[str, ...]], str | None]

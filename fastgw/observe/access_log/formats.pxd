@@ -1,0 +1,1 @@
+# `formats.py` is compiled: it needs no types of its own.
