@@ -297,7 +297,7 @@ def explain(
     exchange.client_ip = client_address(head, peer, chosen.trusts)
     traces = gateway.config.telemetry.traces
     if traces is not None:
-        builder = SpanBuilder(OtlpEncoder(), masker(traces.redact), {})
+        builder = SpanBuilder(OtlpEncoder().encode, masker(traces.redact), {})
         exchange.trace = Tracer(traces, gateway.workers, builder, lambda spans: None).begin_trace(head)
     explanation.client = exchange.client_ip
     if gateway.limits.body_bytes is not None and (head.body_length or 0) > gateway.limits.body_bytes:

@@ -4,16 +4,22 @@ Source: protobuf.dev/programming-guides/encoding; `KeyValue` of opentelemetry/pr
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Final
+from struct import pack
+from typing import Any, Final
+
+import cython
+import orjson
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _SHORT: Final = tuple(bytes((number,)) for number in range(128))
+_MOST_INT: Final = 2**63
 
 
-def varint(number: int) -> bytes:
-    """Encode a number that is not negative."""
+def varint(number: cython.ulonglong) -> bytes:
+    """Encode a number that is not negative, of at most 64 bits."""
     if number < 128:
-        return _SHORT[number]
+        short: bytes = _SHORT[number]
+        return short
     pieces = bytearray()
     while number > 127:
         pieces.append(number & 127 | 128)
@@ -24,12 +30,24 @@ def varint(number: int) -> bytes:
 
 def field(tag: bytes, payload: bytes) -> bytes:
     """Encode a length-delimited field. `tag`: with wire type 2."""
-    return tag + varint(len(payload)) + payload
+    return b"".join((tag, varint(len(payload)), payload))
 
 
-def key_value(name: str, value: str | int) -> bytes:
-    """Encode a `KeyValue`, with its key as field 1 and an `AnyValue` as field 2."""
-    given = field(b"\x0a", value.encode()) if type(value) is str else b"\x18" + varint(int(value))
+def key_value(name: str, value: Any) -> bytes:
+    """Encode a `KeyValue`, with its key as field 1 and an `AnyValue` as field 2. `value`: as JSON has it; objects and
+    lists are shown as JSON.
+    """
+    kind = type(value)
+    if kind is str:
+        given = field(b"\x0a", value.encode())
+    elif kind is bool:
+        given = b"\x10\x01" if value else b"\x10\x00"
+    elif kind is int and 0 <= value < _MOST_INT:
+        given = b"\x18" + varint(value)
+    elif kind is dict or kind is list:
+        given = field(b"\x0a", orjson.dumps(value))
+    else:
+        given = b"\x21" + pack("<d", value)
     return field(b"\x0a", name.encode()) + field(b"\x12", given)
 
 

@@ -9,14 +9,12 @@ import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from struct import pack
 from typing import Any, Final, final
 
 import orjson
 
 from fastgw import VERSION
-from fastgw.http.grpc.protobuf import field, rejected_items, resource_of, scope_of, varint
+from fastgw.http.grpc.protobuf import field, key_value, rejected_items, resource_of, scope_of, varint
 from fastgw.observe.access_log.http_delivery import LineBody
 from fastgw.observe.access_log.line_dates import date_ns_in
 
@@ -26,9 +24,6 @@ _STATUS: Final = ("status", "http.response.status_code", "_status")
 _TRACE, _SPAN = ("trace_id", "trace.id", "_trace_id"), ("span_id", "span.id", "_span_id")
 _TRACE_ID: Final = re.compile(r"[0-9a-f]{32}").fullmatch
 _SPAN_ID: Final = re.compile(r"[0-9a-f]{16}").fullmatch
-_MOST_INT: Final = 2**63
-_ONE_BYTE: Final = 0x80
-"""Lengths below it take one byte."""
 
 
 @final
@@ -66,7 +61,7 @@ def _record(line: bytes, now_ns: int) -> bytes:
         field(b"\x1a", text.encode()),
         field(b"\x2a", field(b"\x0a", line.decode(errors="replace").encode())),
     ]
-    pieces += [_attribute(name, value) for name, value in fields.items() if value is not None]
+    pieces += [field(b"\x32", key_value(name, value)) for name, value in fields.items() if value is not None]
     for tag, names, is_id in ((b"\x4a", _TRACE, _TRACE_ID), (b"\x52", _SPAN, _SPAN_ID)):
         known = _first(fields, names)
         if isinstance(known, str) and is_id(known):
@@ -80,30 +75,3 @@ def _first(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
         if name in fields:
             return fields[name]
     return None
-
-
-@lru_cache(maxsize=1024)  # names of fields come from the settings, or from the request's headers that they choose
-def _key(name: str) -> bytes:
-    return field(b"\x0a", name.encode())
-
-
-def _attribute(name: str, value: Any) -> bytes:
-    """Encode a `KeyValue` in its place. Objects and lists are shown as JSON. `value`: as JSON has it.
-
-    PERF: by the exact type, and a short text in one step: a line of 21 fields takes 18 us instead of 29 (CPython 3.11,
-    `_record`; timeit).
-    """
-    key, kind = _key(name), type(value)
-    if kind is str or kind is dict or kind is list:
-        text = value.encode() if kind is str else orjson.dumps(value)
-        size = len(key) + len(text) + 4
-        if size < _ONE_BYTE:
-            return b"\x32%c%b\x12%c\x0a%c%b" % (size, key, len(text) + 2, len(text), text)
-        given = field(b"\x0a", text)
-    elif kind is int and 0 <= value < _MOST_INT:
-        given = b"\x18" + varint(value)
-    elif kind is bool:
-        given = b"\x10" + varint(int(value))
-    else:
-        given = b"\x21" + pack("<d", value)
-    return field(b"\x32", key + field(b"\x12", given))

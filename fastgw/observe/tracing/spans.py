@@ -115,12 +115,6 @@ class Targeted(Protocol):
     def targets(self) -> Sequence[LabelledTarget]: ...
 
 
-class Encoder(Protocol):
-    """Encoding of spans."""
-
-    def encode(self, span: TraceSpan) -> bytes: ...
-
-
 class NewIds(Protocol):
     def new_span_id(self) -> bytes: ...
 
@@ -134,13 +128,13 @@ class SpanBuilder:
 
     def __init__(
         self,
-        encoder: Encoder,
+        encode: Callable[[TraceSpan], bytes],
         mask: Mask,
         templates: Mapping[str, Routed],
         upstreams: Mapping[str, Targeted] = MappingProxyType({}),
         sent_target: Callable[[FinishedExchange, LabelledTarget], bytes] = lambda ended, _: target_of(ended.head),
     ) -> None:
-        self._encode = encoder.encode
+        self._encode = encode
         self._mask = mask
         self._templates = templates
         self._upstreams = upstreams

@@ -11,8 +11,10 @@ _KINDS: Final = {SERVER: "SERVER", CLIENT: "CLIENT"}
 
 
 @final
-class ZipkinEncoder:
-    """Encoder of spans as JSON objects."""
+class ZipkinFormat:
+    """Encoding of spans as JSON objects, and of batches."""
+
+    content_type = b"application/json"
 
     def __init__(self, service: str) -> None:
         self._endpoint = {"serviceName": service}
@@ -39,13 +41,6 @@ class ZipkinEncoder:
             made["annotations"] = [{"timestamp": at // 1000, "value": name} for at, name in span.events]
         return orjson.dumps(made)
 
-
-@final
-class ZipkinEnvelope:
-    """Envelope of a batch: a JSON array."""
-
-    content_type = b"application/json"
-
     def seal(self, spans: Sequence[bytes]) -> bytes:
-        """Return the body for these spans."""
+        """Return the body for these spans, a JSON array."""
         return b"[" + b",".join(spans) + b"]"

@@ -8,6 +8,7 @@ failed. Rule 4: a worker that ends exports what is queued first, within the time
 
 import asyncio
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Final, final
@@ -21,9 +22,9 @@ from fastgw.observe.observer import Observer
 from fastgw.observe.tracing.otlp import OtlpEnvelope
 from fastgw.observe.tracing.otlp_encoder import OtlpEncoder
 from fastgw.observe.tracing.queue import SpanQueue
-from fastgw.observe.tracing.spans import Encoder, SpanBuilder
+from fastgw.observe.tracing.spans import SpanBuilder, TraceSpan
 from fastgw.observe.tracing.tracer import Tracer
-from fastgw.observe.tracing.zipkin import ZipkinEncoder, ZipkinEnvelope
+from fastgw.observe.tracing.zipkin import ZipkinFormat
 from fastgw.operator_events import OperatorEvent, OutageReports, log_event
 from fastgw.runtime.process.lasting_tasks import keep_running, pause
 from fastgw.upstream.client.collector_client import BatchRefused, CollectorClient, CollectorHeaders, RetryPause
@@ -54,12 +55,13 @@ class TraceExport:
             "telemetry.sdk.language": "python",
             "telemetry.sdk.version": VERSION,
         }
-        self._envelope: OtlpEnvelope | ZipkinEnvelope
-        encoder: Encoder
+        self._envelope: OtlpEnvelope | ZipkinFormat
+        encode: Callable[[TraceSpan], bytes]
         if settings.otlp is not None:
-            encoder, self._envelope = OtlpEncoder(), OtlpEnvelope(resource, "fastgw", VERSION)
+            encode, self._envelope = OtlpEncoder().encode, OtlpEnvelope(resource, "fastgw", VERSION)
         else:
-            encoder, self._envelope = ZipkinEncoder(settings.service), ZipkinEnvelope()
+            self._envelope = ZipkinFormat(settings.service)
+            encode = self._envelope.encode
         is_call = settings.otlp is not None and settings.otlp.protocol == "grpc"
         content_type = self._envelope.content_type
         self._client = CollectorClient(fetcher, self._export, headers, content_type, is_call=is_call)
@@ -67,7 +69,7 @@ class TraceExport:
         self._stopping = asyncio.Event()
         self.queue = SpanQueue(self._pressed.set, lambda count: observer.count_spans(dropped=count))
         mask = SecretNames(settings.redact).mask
-        builder = SpanBuilder(encoder, mask, gateway.routes_by_name, gateway.upstreams, sent_target_of)
+        builder = SpanBuilder(encode, mask, gateway.routes_by_name, gateway.upstreams, sent_target_of)
         self.tracer = Tracer(settings, gateway.workers, builder, self.queue.add, observer.note_exemplar)
         self._builder = builder
         self._in_flight = 0  # spans of the batch that is being sent

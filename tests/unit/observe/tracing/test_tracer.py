@@ -27,7 +27,7 @@ from fastgw.observe.tracing.spans import CLIENT, Common, SpanBuilder, TraceSpan
 from fastgw.observe.tracing.trace import EndedAttempt, EndedWait
 from fastgw.observe.tracing.trace_rate import TraceRate
 from fastgw.observe.tracing.tracer import Tracer
-from fastgw.observe.tracing.zipkin import ZipkinEncoder
+from fastgw.observe.tracing.zipkin import ZipkinFormat
 
 ID, SPAN = b"12345678901234567890123456789012", b"1234567890123456"
 SENT = b"feedfeedfeedfeed"
@@ -79,10 +79,10 @@ class Ended:
 class World:
     """A tracer and what it has queued."""
 
-    def __init__(self, encoder: Any = None, **traces: Any) -> None:
+    def __init__(self, encode: Any = None, **traces: Any) -> None:
         self.queued: list[bytes] = []
         routes = {"user": Routed("/users/{id}"), "two": Routed(*PATHS), "any": Routed()}
-        builder = SpanBuilder(encoder or OtlpEncoder(), masker(()), routes)
+        builder = SpanBuilder(encode or OtlpEncoder().encode, masker(()), routes)
         self.tracer = Tracer(Traces(otlp=EXPORT, **traces), 1, builder, self.queued.extend)
 
     def spans(self) -> list[Span]:
@@ -309,7 +309,7 @@ def test_the_route_of_a_span_is_the_pattern_that_has_matched(route: str, path: b
 
 
 def test_zipkin_has_the_same() -> None:
-    world = World(ZipkinEncoder("edge"))
+    world = World(ZipkinFormat("edge").encode)
     trace = world.tracer.begin_trace(head_of())
     trace.record(Ended(head_of(), trace, Named("user"), response=Answered(503)), 101.0, 1_700_000_001.0)
     (span,) = map(orjson.loads, world.queued)
