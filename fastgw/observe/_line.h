@@ -7,17 +7,10 @@
 /* Sixteen bytes of text at once; GCC and Clang make of it what the machine has. */
 typedef int8_t Sixteen __attribute__((vector_size(16)));
 
-/* Of a text, in some byte of each: is there one that JSON does not show as it is; one of `=`, `%` and `@`? */
+/* Of texts that were put, in some byte of each: is there one that JSON does not show as it is; one of `=`, `%`, `@`? */
 typedef struct {
     Sixteen odd, marked;
 } Seen;
-
-static inline void see(Seen *seen, Sixteen bytes)
-{
-    /* What is not ASCII is below zero. */
-    seen->odd |= (bytes < ' ') | (bytes == '"') | (bytes == '\\');
-    seen->marked |= (bytes == '=') | (bytes == '%') | (bytes == '@');
-}
 
 static inline int any_of(Sixteen found)
 {
@@ -26,78 +19,50 @@ static inline int any_of(Sixteen found)
     return (halves[0] | halves[1]) != 0;
 }
 
-/* Copy, and look at every byte. Nothing is read but the text. */
-static inline char *put_seen(char *to, const char *from, Py_ssize_t length, Seen *seen)
+/* Fewer than sixteen bytes of text, and others that JSON shows as they are. */
+static inline Sixteen few(const char *from, Py_ssize_t length)
 {
+    char text[16];
     Sixteen bytes;
-    Py_ssize_t at = 0;
-    if (length >= 16) {
-        for (; length - at >= 16; at += 16) {
+    memset(text, 'a', 16);
+    if (length >= 8) { /* the first eight and the last, some of them again */
+        memcpy(text, from, 8);
+        memcpy(text + length - 8, from + length - 8, 8);
+    } else {
+        for (Py_ssize_t at = 0; at < length; at++)
+            text[at] = from[at];
+    }
+    memcpy(&bytes, text, 16);
+    return bytes;
+}
+
+/* Put a text in quotes, null if it is empty, and look at every byte. Nothing is read but the text; up to 15 bytes
+ * behind it are written. JSON shows ASCII as it is, but for controls, `"` and `\`. */
+static inline char *put_text(char *to, const char *from, Py_ssize_t length, Seen *seen)
+{
+    if (!length) {
+        memcpy(to, "null", 4);
+        return to + 4;
+    }
+    Sixteen odd = seen->odd, marked = seen->marked;
+    *to++ = '"';
+    for (Py_ssize_t at = 0; at < length; at += 16) {
+        Sixteen bytes;
+        if (length < 16) {
+            bytes = few(from, length);
+        } else {
+            if (length - at < 16)
+                at = length - 16; /* the last sixteen, some of them again */
             memcpy(&bytes, from + at, 16);
-            memcpy(to + at, &bytes, 16);
-            see(seen, bytes);
         }
-        if (at < length) { /* the last sixteen, some of them again */
-            memcpy(&bytes, from + length - 16, 16);
-            memcpy(to + length - 16, &bytes, 16);
-            see(seen, bytes);
-        }
-    } else if (length >= 8) { /* the first eight and the last, likewise */
-        uint64_t eights[2];
-        memcpy(&eights[0], from, 8);
-        memcpy(&eights[1], from + length - 8, 8);
-        memcpy(to, &eights[0], 8);
-        memcpy(to + length - 8, &eights[1], 8);
-        memcpy(&bytes, eights, 16);
-        see(seen, bytes);
-    } else if (length) {
-        char few[16];
-        memset(few, from[0], 16);
-        for (; at < length; at++)
-            few[at] = to[at] = from[at];
-        memcpy(&bytes, few, 16);
-        see(seen, bytes);
+        memcpy(to + at, &bytes, 16);
+        odd |= (bytes < ' ') | (bytes == '"') | (bytes == '\\'); /* what is not ASCII is below zero */
+        marked |= (bytes == '=') | (bytes == '%') | (bytes == '@');
     }
-    return to + length;
-}
-
-/* Copy what JSON shows as it is: ASCII but for controls, `"` and `\`. Anything else makes `odd` true. */
-static inline char *put_plain(char *to, const char *from, Py_ssize_t length, int *odd)
-{
-    Seen seen = {{0}, {0}};
-    to = put_seen(to, from, length, &seen);
-    *odd |= any_of(seen.odd);
-    return to;
-}
-
-/* The same in quotes; null for an empty text. */
-static inline char *put_text(char *to, const char *from, Py_ssize_t length, int *odd)
-{
-    if (!length) {
-        memcpy(to, "null", 4);
-        return to + 4;
-    }
-    *to++ = '"';
-    to = put_plain(to, from, length, odd);
-    *to++ = '"';
-    return to;
-}
-
-/* The same. `marked`: whether a `=`, `%` or `@` is in it. */
-static inline char *put_marked(char *to, const char *from, Py_ssize_t length, int *odd, int *marked)
-{
-    Seen seen = {{0}, {0}};
-    *marked = 0;
-    if (!length) {
-        memcpy(to, "null", 4);
-        return to + 4;
-    }
-    *to++ = '"';
-    to = put_seen(to, from, length, &seen);
-    *to++ = '"';
-    *odd |= any_of(seen.odd);
-    *marked = any_of(seen.marked);
-    return to;
+    seen->odd = odd;
+    seen->marked = marked;
+    to[length] = '"';
+    return to + length + 1;
 }
 
 static inline char *put_digits(char *to, uint64_t number, int count)

@@ -14,7 +14,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_GET_ITEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 from fastgw.exchange.exchange cimport Exchange
@@ -32,9 +32,13 @@ from fastgw.observe.access_log.finished_exchange import CLIENT_LEFT, record_of
 from fastgw.observe.metrics import families, series_layout as series
 
 cdef extern from "_line.h" nogil:
-    char* put_plain(char* to, const char* start, Py_ssize_t length, int* odd)
-    char* put_text(char* to, const char* start, Py_ssize_t length, int* odd)
-    char* put_marked(char* to, const char* start, Py_ssize_t length, int* odd, int* marked)
+    ctypedef struct Sixteen:
+        pass
+    ctypedef struct Seen:
+        Sixteen odd
+        Sixteen marked
+    bint any_of(Sixteen found)
+    char* put_text(char* to, const char* start, Py_ssize_t length, Seen* seen)
     char* put_digits(char* to, uint64_t number, int count)
     char* put_number(char* to, uint64_t number)
     char* put_micros(char* to, uint64_t micros)
@@ -81,7 +85,7 @@ cdef enum:
     NO_STATUS = 1000
     ERRORS = 500  # statuses from here on are errors of the gateway or an upstream
     MOST_TARGETS = 4096  # of sub-requests whose rows are remembered: names from DNS and discovery change
-    ODD = -1  # the line has to be made from a record
+    NO_LINE = -1  # it has to be made from a record
     MOST_BOUNDS = 32
     SHORT = 31  # bytes of a name that its entry has room for
     CODING_OPERATIONS = 2
@@ -189,7 +193,7 @@ cdef inline Text _span(RequestHead head, Span at) noexcept:
     return text
 
 
-cdef inline Text _text(bytes value):
+cdef inline Text _text(bytes value) noexcept:
     """`value` has to outlive the text."""
     cdef Text text
     text.start = NULL
@@ -198,6 +202,14 @@ cdef inline Text _text(bytes value):
         text.start = PyBytes_AS_STRING(value)
         text.length = PyBytes_GET_SIZE(value)
     return text
+
+
+cdef inline int _find_utf8(text, Text* utf8) except -1:
+    """Set `utf8` to the bytes of a text, which has to outlive it; None: to none."""
+    utf8[0] = _text(None)
+    if text is not None:
+        utf8.start = PyUnicode_AsUTF8AndSize(text, &utf8.length)
+    return 0
 
 
 for _index, _known in enumerate(_METHODS):
@@ -234,15 +246,11 @@ cdef class Recorder:
     cdef object _take_bodies
     cdef tuple _json_logs
     cdef tuple _held
-    cdef tuple _drops
     cdef tuple _other_logs  # and the meters
     cdef Py_buffer _column
     cdef uint64_t* _words
     cdef Py_ssize_t _word_count
-    cdef dict _learned
-    cdef object _forgotten
     cdef unsigned int _generation
-    cdef dict _pieces  # each piece and each tuple of them that occurs, so that there is one of it
     cdef dict _sorts
     cdef Entry* _entries
     cdef unsigned int _swept  # up to where entries of generations before were let go of last
@@ -271,7 +279,6 @@ cdef class Recorder:
 
     def __init__(self, counters, logs, meters=(), take_bodies=None):
         self._counters, self._take_bodies = counters, take_bodies
-        self._learned, self._sorts, self._pieces, self._forgotten = {}, {}, {}, series_kinds.LazyDisposal()
         self._second = -1
         self.keep_stories(None, inf)
         self.adopt(logs, meters)
@@ -281,24 +288,14 @@ cdef class Recorder:
         self._story_status, self._slower_than = (NO_STATUS, inf) if keep is None else (ERRORS, slower_than)
 
     def adopt(self, logs, meters=()):
-        json_logs = tuple([log for log in logs if log.is_plain_json])
-        helds = tuple([<LineQueue?>log.held for log in json_logs])
         by_names = {}
+        self._json_logs = json_logs = tuple([log for log in logs if log.is_plain_json])
+        self._held = tuple([<LineQueue?>log.held for log in json_logs])
         self._secrets = tuple([<SecretNames?>by_names.setdefault(log.secrets.names, log.secrets) for log in json_logs])
         self._other_logs = (*[log for log in logs if not log.is_plain_json], *meters)
         self._consumers = self._counters.consumers
-        self._json_logs, self._held = json_logs, helds
-        self._drops = tuple([log.drop for log in json_logs])
-        self._forget()
+        self._sorts, self._target_rows, self._label_words = {}, {}, {}
         self._generation += 1
-
-    cdef int _forget(self) except -1:
-        self._learned = self._forgotten.instead_of(self._learned)
-        self._sorts = self._forgotten.instead_of(self._sorts)
-        self._pieces = {}
-        self._target_rows = {}
-        self._label_words = {}
-        return 0
 
     def __dealloc__(self):
         cdef int index
@@ -310,11 +307,8 @@ cdef class Recorder:
         PyBuffer_Release(&self._column)
 
     def count_subrequest(self, ended, int status):
-        cdef Py_ssize_t upstream_row, target_row
         cdef Exchange exchange = _exchange_of(ended)
-        cdef double seconds = exchange.upstream_s
-        cdef uint64_t retries = exchange.retries, micros
-        cdef int bucket
+        cdef Py_ssize_t upstream_row, target_row
         key = (exchange.upstream, exchange.target)
         rows = self._target_rows.get(key)
         if rows is None:
@@ -322,17 +316,36 @@ cdef class Recorder:
                 self._target_rows.clear()
             rows = self._target_rows[key] = self._counters.upstream_rows(*key)
         upstream_row, target_row = rows
+        self._check_rows(upstream_row, target_row)
+        server_error = target_row + _TARGET_SERVER_ERRORS if status >= ERRORS else 0
+        self._count_upstream(upstream_row, target_row, server_error, exchange.upstream_s, exchange.retries)
+
+    cdef int _check_rows(self, Py_ssize_t upstream_row, Py_ssize_t target_row) except -1:
+        """Check that the rows of an upstream and of a target are in the column."""
+        self._at(upstream_row)
+        self._at(upstream_row + _UPSTREAM_RETRIES)
+        self._at(target_row)
+        self._at(target_row + _TARGET_SERVER_ERRORS)
+        return 0
+
+    cdef void _count_upstream(
+        self, Py_ssize_t upstream_row, Py_ssize_t target_row, Py_ssize_t server_error, double seconds, uint64_t retries
+    ) noexcept:
+        """Count a response of a target, in rows that were checked. `server_error`: 0 = it is none. `seconds`: negative,
+        or NaN: there was no response.
+        """
+        cdef uint64_t* words = self._words
+        cdef int bucket
         if retries:
-            add_to_word(self._at(upstream_row + _UPSTREAM_RETRIES), retries)
-        if not seconds >= 0.0:
-            return
-        bucket, micros = _bucket(seconds), <uint64_t>(seconds * 1e6)
-        add_to_word(self._at(upstream_row + bucket), 1)
-        add_to_word(self._at(upstream_row + _SUM), micros)
-        add_to_word(self._at(target_row + bucket), 1)
-        add_to_word(self._at(target_row + _SUM), micros)
-        if status >= ERRORS:
-            add_to_word(self._at(target_row + _TARGET_SERVER_ERRORS), 1)
+            add_to_word(&words[upstream_row + _UPSTREAM_RETRIES], retries)
+        if seconds >= 0.0:
+            bucket = _bucket(seconds)
+            add_to_word(&words[upstream_row + bucket], 1)
+            add_to_word(&words[upstream_row + _SUM], <uint64_t>(seconds * 1e6))
+            add_to_word(&words[target_row + bucket], 1)
+            add_to_word(&words[target_row + _SUM], <uint64_t>(seconds * 1e6))
+            if server_error:
+                add_to_word(&words[server_error], 1)
 
     def count_content_coding(self, ended, int operation, int coding, uint64_t bytes_in, uint64_t bytes_out):
         # PERF: 4,100 instructions less than in three functions in Python, of which one was a property of the connection
@@ -372,10 +385,9 @@ cdef class Recorder:
         cdef char line[MAX_LINE]
         cdef double duration_s, upstream_s, received_s = head.received_s
         cdef uint64_t request_bytes, response_bytes, retries
-        cdef Py_ssize_t consumer_row, index, length = ODD
+        cdef Py_ssize_t consumer_row, index, length = NO_LINE
         cdef uint64_t* words = self._words
         cdef uint64_t* consumer_words
-        cdef int bucket
         told = None
 
         entry = self._entry_of(exchange, method, version)
@@ -417,16 +429,7 @@ cdef class Recorder:
             add_to_word(&words[entry.row + _ROUTE_REQUEST_BYTES], request_bytes)
         if response_bytes:
             add_to_word(&words[entry.row + _ROUTE_RESPONSE_BYTES], response_bytes)
-        if upstream_s >= 0.0:
-            bucket = _bucket(upstream_s)
-            add_to_word(&words[sort.upstream_row + bucket], 1)
-            add_to_word(&words[sort.upstream_row + _SUM], <uint64_t>(upstream_s * 1e6))
-            add_to_word(&words[sort.target_row + bucket], 1)
-            add_to_word(&words[sort.target_row + _SUM], <uint64_t>(upstream_s * 1e6))
-            if sort.server_error:
-                add_to_word(&words[sort.server_error], 1)
-        if retries:
-            add_to_word(&words[sort.upstream_row + _UPSTREAM_RETRIES], retries)
+        self._count_upstream(sort.upstream_row, sort.target_row, sort.server_error, upstream_s, retries)
         if sort.fault_word:
             add_to_word(&words[sort.fault_word], 1)
             if sort.status >= ERRORS and entry.length:
@@ -440,18 +443,18 @@ cdef class Recorder:
         for index in range(len(self._held)):
             secrets = <SecretNames>self._secrets[index]
             if secrets is not before:
-                before, length = secrets, ODD
+                before, length = secrets, NO_LINE
                 if sort.method and not entry.is_odd:
                     length = self._put_line(
                         line, exchange, entry, head, known_as, secrets, date, duration_s, upstream_s,
                         request_bytes, response_bytes, retries,
                     )
-            if length == ODD:
+            if length == NO_LINE:
                 if told is None:
                     told = record_of(ended, now, date)
                 self._json_logs[index].add(lines.json_line(told, secrets.mask))
             elif not (<LineQueue>self._held[index]).append_line(line, length):
-                self._drops[index]()
+                self._json_logs[index].drop()
         return 0
 
     def _remember(self, ended):
@@ -474,16 +477,16 @@ cdef class Recorder:
         SecretNames secrets, double date, double duration_s, double upstream_s, uint64_t request_bytes,
         uint64_t response_bytes, uint64_t retries,
     ) except -2:
-        """Put the JSON line in place, and return its length; or `ODD`."""
+        """Put the JSON line in place, and return its length; or `NO_LINE`."""
         cdef Sort sort = <Sort>entry.sort
         cdef Text host, path, query, user_agent, referer, request_id, client, consumer, detail
         cdef char* to = line
-        cdef int odd = 0
+        cdef Seen seen
         cdef int64_t date_ms, duration_us = nearest_micros(duration_s)
         cdef int64_t upstream_us = nearest_micros(upstream_s) if upstream_s >= 0.0 else 0
         cdef Py_ssize_t length
         if duration_us < 0 or upstream_us < 0 or _is_given(exchange.shadowed):
-            return ODD
+            return NO_LINE
         cache_result = exchange.cache_result
         grpc_status = exchange.grpc_status
         trace = exchange.trace
@@ -491,12 +494,12 @@ cdef class Recorder:
         asked = exchange.subrequests
         subrequests = None if asked is None else str(asked).encode(errors="backslashreplace") or None
         if not 0.0 <= date < 1e11:
-            return ODD
+            return NO_LINE
         if head.names & _UPGRADE and head.upgrade:
-            return ODD  # tunnels have more attributes
+            return NO_LINE  # tunnels have more attributes
         host, path, query = _span(head, head.host_at), _span(head, head.path_at), _span(head, head.query_at)
         if not (host.length and path.length) and head.version != _TCP and head.version != _UDP:
-            return ODD
+            return NO_LINE
         if head._fields is None:
             user_agent, referer = _value(head, bit_of(USER_AGENT)), _value(head, bit_of(REFERER))
         else:
@@ -505,49 +508,44 @@ cdef class Recorder:
         id_given = exchange.request_id
         request_id = _text(id_given)
         address = exchange.client_ip
-        client.start = PyUnicode_AsUTF8AndSize(address, &client.length)
-        detail = consumer = _text(None)
-        if known_as is not None:
-            consumer.start = PyUnicode_AsUTF8AndSize(known_as, &consumer.length)
+        _find_utf8(address, &client)
+        _find_utf8(known_as, &consumer)
+        _find_utf8(why, &detail)
         length = (
             sort.length + entry.length + client.length + host.length + path.length + query.length
-            + request_id.length + user_agent.length + referer.length + consumer.length
+            + request_id.length + user_agent.length + referer.length + consumer.length + detail.length
         )
-        if _is_given(why):
-            # PERF: 3,000 instructions for the line of a refusal, from a record 60,000 (CPython 3.11, callgrind).
-            detail.start = PyUnicode_AsUTF8AndSize(why, &detail.length)
-            length += detail.length
         if subrequests is not None:
             length += len(subrequests)
-        if length > MAX_LINE - 416:  # the rest is numbers, quotes, and ids of a trace
-            return ODD
+        if length > MAX_LINE - 448:  # the rest is numbers, quotes, and ids of a trace
+            return NO_LINE
         if not client.length:
-            return ODD
+            return NO_LINE
         date_ms = <int64_t>(date * 1000)
         if date_ms // 1000 != self._second:
             self._second_text = lines.second_text(date_ms // 1000)
             self._second = date_ms // 1000
+        memset(&seen, 0, sizeof(seen))
         to = _put_piece(to, sort, 0)
-        to[0] = c'"'
-        to = put_plain(to + 1, PyBytes_AS_STRING(self._second_text), PyBytes_GET_SIZE(self._second_text), &odd)
-        to[0] = c"."
-        to = put_digits(to + 1, date_ms % 1000, 3)
+        to = put_text(to, PyBytes_AS_STRING(self._second_text), PyBytes_GET_SIZE(self._second_text), &seen)
+        to[-1] = c"."
+        to = put_digits(to, date_ms % 1000, 3)
         to[0] = c"Z"
         to[1] = c'"'
         to = _put_piece(to + 2, sort, 1)
-        to = put_text(to, client.start, client.length, &odd)
+        to = put_text(to, client.start, client.length, &seen)
         to = _put_piece(to, sort, 2)
-        to = put_text(to, consumer.start, consumer.length, &odd)
+        to = put_text(to, consumer.start, consumer.length, &seen)
         to = _put_piece(to, sort, 3)
         to = _put_name(to, entry)
         to = _put_piece(to, sort, 4)
-        to = put_text(to, host.start, host.length, &odd)
+        to = put_text(to, host.start, host.length, &seen)
         to = _put_piece(to, sort, 5)
-        to = _put_masked(to, path, secrets, False, &odd)
+        to = _put_masked(to, path, secrets, False, &seen)
         to = _put_piece(to, sort, 6)
-        to = _put_masked(to, query, secrets, False, &odd)
+        to = _put_masked(to, query, secrets, False, &seen)
         to = _put_piece(to, sort, 7)
-        to = put_text(to, detail.start, detail.length, &odd)
+        to = put_text(to, detail.start, detail.length, &seen)
         to = _put_piece(to, sort, 8)
         to = put_number(to, request_bytes)
         to = _put_piece(to, sort, 9)
@@ -555,48 +553,29 @@ cdef class Recorder:
         to = _put_piece(to, sort, 10)
         to = put_micros(to, duration_us)
         to = _put_piece(to, sort, 11)
-        to = put_micros(to, upstream_us) if upstream_s >= 0.0 else put_text(to, NULL, 0, &odd)
+        to = put_micros(to, upstream_us) if upstream_s >= 0.0 else put_text(to, NULL, 0, &seen)
         to = _put_piece(to, sort, 12)
         to = put_number(to, retries)
         to = _put_piece(to, sort, 13)
-        to = put_text(to, request_id.start, request_id.length, &odd)
+        to = put_text(to, request_id.start, request_id.length, &seen)
         to = _put_piece(to, sort, 14)
-        to = _put_masked(to, user_agent, secrets, True, &odd)
+        to = _put_masked(to, user_agent, secrets, True, &seen)
         to = _put_piece(to, sort, 15)
-        to = _put_masked(to, referer, secrets, False, &odd)
+        to = _put_masked(to, referer, secrets, False, &seen)
         to = _put_piece(to, sort, 16)
         if _is_given(cache_result):
-            client.start = PyUnicode_AsUTF8AndSize(cache_result, &client.length)
-            memcpy(to - 2, b',"cache":', 9)
-            to = put_text(to + 7, client.start, client.length, &odd)
-            to[0] = c"}"
-            to[1] = c"\n"
-            to += 2
+            _find_utf8(cache_result, &client)
+            to = _put_member(to, b',"cache":', client, &seen)
         if _is_given(grpc_status):
-            client.start = PyUnicode_AsUTF8AndSize(grpc_status, &client.length)
-            memcpy(to - 2, b',"grpc_status":', 15)
-            to = put_text(to + 13, client.start, client.length, &odd)
-            to[0] = c"}"
-            to[1] = c"\n"
-            to += 2
+            _find_utf8(grpc_status, &client)
+            to = _put_member(to, b',"grpc_status":', client, &seen)
         if trace is not None:
-            request_id = _text(trace.trace_id)
-            memcpy(to - 2, b',"trace_id":', 12)
-            to = put_text(to + 10, request_id.start, request_id.length, &odd)
-            request_id = _text(trace.span_id)
-            memcpy(to, b',"span_id":', 11)
-            to = put_text(to + 11, request_id.start, request_id.length, &odd)
-            to[0] = c"}"
-            to[1] = c"\n"
-            to += 2
+            trace_id, span_id = trace.trace_id, trace.span_id
+            to = _put_member(to, b',"trace_id":', _text(trace_id), &seen)
+            to = _put_member(to, b',"span_id":', _text(span_id), &seen)
         if subrequests is not None:
-            consumer = _text(subrequests)
-            memcpy(to - 2, b',"subrequests":', 15)
-            to = put_text(to + 13, consumer.start, consumer.length, &odd)
-            to[0] = c"}"
-            to[1] = c"\n"
-            to += 2
-        return ODD if odd else to - line
+            to = _put_member(to, b',"subrequests":', _text(subrequests), &seen)
+        return NO_LINE if any_of(seen.odd) else to - line
 
     cdef int _count_label(self, kind, route, label, uint64_t count) except -1:
         """Count by route and label. Not counted if the column has no free cell. PERF: 300 instructions, by a function
@@ -668,35 +647,30 @@ cdef class Recorder:
         """Make it an entry of this kind."""
         cdef Sort sort
         cdef str route = kind.route
-        cdef tuple pieces
         self._sweep()
-        learned = self._learned.get(kind)
-        if learned is None:
-            self._forgotten.thin_out()
-            if len(self._learned) >= series_kinds.MAX_KINDS:
-                self._forget()
-            only = self._pieces.setdefault
-            pieces = tuple([only(piece, piece) for piece in series_kinds.pieces_of(kind)])
-            words = self._counters.series_words(
-                kind.listener, kind.route, kind.upstream, kind.method, kind.status, kind.fault, kind.target
-            )
-            learned = self._learned[kind] = words, only(pieces, pieces)
-        words, pieces = learned
+        words = self._counters.series_words(
+            kind.listener, kind.route, kind.upstream, kind.method, kind.status, kind.fault, kind.target
+        )
         request, row, upstream_row, target_row, server_error, fault_word = words
-        last = max(row + _ROUTE_RESPONSE_BYTES, upstream_row + _UPSTREAM_RETRIES, target_row + _SUM)
-        if min(words) < 0 or max(last, *words) >= self._word_count or len(pieces) != SLOTS + 1:
+        if min(words) < 0 or max(row + _ROUTE_RESPONSE_BYTES, *words) >= self._word_count:
             raise ValueError("a word outside of the column")
+        self._check_rows(upstream_row, target_row)
         alike = kind if kind.fault else kind._replace(route="")  # faults are counted by route
         sort = self._sorts.get(alike)
         if sort is None or not (
             sort.target is kind.target and sort.upstream is kind.upstream and sort.listener is kind.listener
             and sort.scheme is kind.scheme and sort.fault is kind.fault
         ):
+            if len(self._sorts) >= series_kinds.MOST_SORTS:
+                self._sorts = {}
             sort = self._sorts[alike] = Sort()
             sort.target, sort.upstream, sort.listener = kind.target, kind.upstream, kind.listener
             sort.scheme, sort.fault, sort.status = kind.scheme, kind.fault, kind.status
             sort.method, sort.version = method, kind.version
-            sort.pieces, sort.length = pieces, sum(map(len, pieces))
+            sort.pieces = series_kinds.pieces_of(kind)
+            if len(sort.pieces) != SLOTS + 1:
+                raise ValueError("a line of another form")
+            sort.length = sum(map(len, sort.pieces))
             sort.upstream_row, sort.target_row = upstream_row, target_row
             sort.server_error, sort.fault_word = server_error, fault_word
         before = entry[0]
@@ -723,21 +697,30 @@ cdef inline char* _put_piece(char* to, Sort sort, int index) noexcept:
     return to + PyBytes_GET_SIZE(<bytes>piece)
 
 
-cdef char* _put_masked(char* to, Text text, SecretNames secrets, bint has_words, int* odd) except NULL:
+cdef inline char* _put_member(char* to, bytes key, Text text, Seen* seen):
+    """Put another member in front of the end of the line. `key`: with its comma and colon."""
+    memcpy(to - 2, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+    to = put_text(to - 2 + PyBytes_GET_SIZE(key), text.start, text.length, seen)
+    memcpy(to, b"}\n", 2)
+    return to + 2
+
+
+cdef char* _put_masked(char* to, Text text, SecretNames secrets, bint has_words, Seen* seen) except NULL:
     """Put a text with its secrets masked. `has_words`: it is no URL, but may have some."""
-    cdef int is_marked = 0
-    cdef char* end = put_marked(to, text.start, text.length, odd, &is_marked)
+    cdef char* end
     cdef bytes whole, shown
-    if not is_marked or (not has_words and secrets.hides_nothing(text.start, text.length)):
+    memset(&seen.marked, 0, sizeof(seen.marked))
+    end = put_text(to, text.start, text.length, seen)
+    if not any_of(seen.marked) or (not has_words and secrets.hides_nothing(text.start, text.length)):
         return end
     whole = PyBytes_FromStringAndSize(text.start, text.length)
     shown = lines.masked_words(whole, secrets.mask) if has_words else secrets.mask(whole)
     if shown is whole:
         return end
     if PyBytes_GET_SIZE(shown) > text.length:  # there may be no room for it
-        odd[0] = 1
+        memset(&seen.odd, 0xFF, sizeof(seen.odd))
         return end
-    return put_text(to, PyBytes_AS_STRING(shown), PyBytes_GET_SIZE(shown), odd)
+    return put_text(to, PyBytes_AS_STRING(shown), PyBytes_GET_SIZE(shown), seen)
 
 
 cdef inline char* _put_name(char* to, Entry* entry) noexcept:

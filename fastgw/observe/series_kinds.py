@@ -5,7 +5,8 @@ from typing import Any, Final, NamedTuple
 from fastgw.observe.access_log.formats import json_pieces
 from fastgw.observe.access_log.record import Record
 
-MAX_KINDS: Final = 16_384
+MOST_SORTS: Final = 4096
+"""Maximum number of sorts that are found again: those whose places are in use stay."""
 
 
 class SeriesKey(NamedTuple):
@@ -34,27 +35,6 @@ _VARYING: Final[dict[str, Any]] = {
     "response_bytes": 0,
     "duration_s": 0.0,
 }
-
-
-class LazyDisposal:
-    """Gradual disposal of invalid cache entries: freeing all of them at once could take milliseconds."""
-
-    def __init__(self) -> None:
-        self._learned: list[dict[Any, Any]] = []
-
-    def instead_of(self, learned: dict[Any, Any]) -> dict[Any, Any]:
-        """Return an empty dictionary, and dispose of this one later."""
-        if learned:
-            self._learned.append(learned)
-        return {}
-
-    def thin_out(self) -> None:
-        """Free up to four entries. Each new entry frees more than one old one, so the disposal ends."""
-        for _ in range(4):
-            if self._learned:
-                self._learned[-1].popitem()
-                if not self._learned[-1]:
-                    self._learned.pop()
 
 
 def pieces_of(kind: SeriesKey) -> tuple[bytes, ...]:

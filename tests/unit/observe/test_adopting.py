@@ -7,7 +7,6 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -15,7 +14,6 @@ from fastgw.config.settings.gateway import AccessLog
 from fastgw.observe.metrics.series_layout import ROUTE_REQUEST_BYTES, WORDS, Series, claimed
 from fastgw.observe.metrics.totals import totals
 from fastgw.observe.observer import Observer
-from fastgw.observe.series_kinds import LazyDisposal
 from fastgw.shm.slot_assignment import SlotNames, SlotTable, first
 from tests.unit.observe.access_log.test_finished_exchange import Named, over
 from tests.unit.observe.access_log.test_logs import wait_until
@@ -161,20 +159,6 @@ def test_what_was_learned_of_a_thousand_generations_is_let_go() -> None:
             worker.observer.finish(over(route=Named(f"{generation}-{each}"), target=f"http://{generation}.test:{each}"))
         blocks.append(sys.getallocatedblocks())
     assert max(blocks[1000:]) - max(blocks[500:1000]) < 4000
-
-
-def test_what_was_learned_is_let_go_in_pieces() -> None:
-    """Each thing that is learned anew lets go of several: what is kept does not grow."""
-    forgotten = LazyDisposal()
-    most = 0
-    for _ in range(100):
-        learned: dict[Any, Any] = {}
-        for each in range(10):
-            forgotten.thin_out()
-            learned[each] = None
-        assert forgotten.instead_of(learned) == {}
-        most = max(most, sum(map(len, forgotten._learned)))
-    assert most == 10
 
 
 def test_the_recorder_that_is_asked_stays_the_same() -> None:

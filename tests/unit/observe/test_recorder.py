@@ -286,7 +286,7 @@ def test_each_log_masks_its_own_names() -> None:
 
 def test_kinds_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Targets that come and go are not remembered for ever; each exchange is told all the same."""
-    monkeypatch.setattr("fastgw.observe.series_kinds.MAX_KINDS", 8)
+    monkeypatch.setattr("fastgw.observe.series_kinds.MOST_SORTS", 8)
     told = Told()
     for number in range(50):
         told.recorder.finish(over(target=f"t-{number}"))
