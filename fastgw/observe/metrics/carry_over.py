@@ -12,21 +12,14 @@ before and after the move alike. `CARRYING` is odd while words are being moved.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from fastgw.observe.metrics.meter_rows import COUNTS, MeterKey, MeterRows, unpacked
+from fastgw.observe.metrics.meter_rows import COUNTS, METER_NAMES, MeterKey, MeterRows, unpacked
 from fastgw.observe.metrics.series_layout import (
     CARRYING,
-    CONSUMER_WORDS,
-    CONSUMERS_AT,
-    FILTER_WORDS,
-    FILTERS_AT,
+    CELL_NAMES,
     METERS_AT,
-    ROUTE_WORDS,
-    ROUTES_AT,
-    TARGET_WORDS,
-    TARGETS_AT,
-    UPSTREAM_WORDS,
-    UPSTREAMS_AT,
-    CellKind,
+    NAMES,
+    ROWS,
+    Rows,
     SeriesCells,
     cell_of,
     series_of,
@@ -48,48 +41,28 @@ class CounterCarryOver:
     def carry(self, columns: Sequence[memoryview], before: SlotTable, after: SlotTable) -> None:
         """Move the counts of slots that get another name in the next generation. `columns`: of the workers."""
         old, new = series_of(before), series_of(after)
-        routes = _new_rows(old.routes, new.routes)
-        upstreams = _new_rows(old.upstreams, new.upstreams)
-        filters = _new_rows(old.filters, new.filters)
-        consumers = _new_rows(old.consumers, new.consumers)
-        targets = _new_rows(old.targets, new.targets)
-        listeners = _new_rows(old.listeners, new.listeners)
-        hosts = _new_rows(old.hosts, new.hosts)
-        if not (routes or upstreams or filters or consumers or targets or listeners or hosts):
+        moved = {name: _new_rows(getattr(old, name), getattr(new, name)) for name in NAMES}
+        if not any(moved.values()):
             return
-        owners = {
-            CellKind.REQUEST: listeners,
-            CellKind.WEBSOCKET_MESSAGE: listeners,
-            CellKind.WEBSOCKET_CLOSE: listeners,
-            CellKind.FAULT: upstreams,
-            CellKind.SHADOW: filters,
-            CellKind.REFUSAL: filters,
-        }
         words, cells = sums([*columns, self._added], self._returned)
         measured, _ = measured_rows([*columns, self._added], self._returned)
         self._added[CARRYING] += 1
         self._fence()
-        self._carry_rows(words, routes, ROUTES_AT, ROUTE_WORDS)
-        self._carry_rows(words, upstreams, UPSTREAMS_AT, UPSTREAM_WORDS)
-        self._carry_rows(words, filters, FILTERS_AT, FILTER_WORDS)
-        self._carry_rows(words, consumers, CONSUMERS_AT, CONSUMER_WORDS)
-        self._carry_rows(words, targets, TARGETS_AT, TARGET_WORDS)
+        for name, rows in ROWS.items():
+            self._carry_rows(words, moved[name], rows)
         for key, count in cells.items():
             cell = cell_of(key)
+            of_route, of_owner = CELL_NAMES[cell.kind]
             kept = cell._replace(
-                owner=0 if cell.owner in owners.get(cell.kind, ()) else cell.owner,
-                route=0 if cell.route in (consumers if cell.kind is CellKind.REFUSAL else routes) else cell.route,
+                owner=0 if cell.owner in moved.get(of_owner, ()) else cell.owner,
+                route=0 if cell.route in moved[of_route] else cell.route,
             )
             if count and kept != cell:
                 self._carry_cell(key, kept.key, count)
         for (key, shape), counts in measured.items():
             slots = unpacked(key)
             left = slots._replace(
-                route=0 if slots.route in routes else slots.route,
-                upstream=0 if slots.upstream in upstreams else slots.upstream,
-                consumer=0 if slots.consumer in consumers else slots.consumer,
-                listener=0 if slots.listener in listeners else slots.listener,
-                host=0 if slots.host in hosts else slots.host,
+                **{label: 0 for label, name in METER_NAMES.items() if getattr(slots, label) in moved[name]}
             )
             if left != slots and any(counts):
                 self._carry_measured(key, left, shape, counts)
@@ -104,12 +77,12 @@ class CounterCarryOver:
                 self._added[to + word] += count
                 self._returned[back + word] += count
 
-    def _carry_rows(self, words: Sequence[int], rows: Iterable[int], at: int, width: int) -> None:
-        for row in rows:
-            first = at + row * width
-            for word in range(width):
+    def _carry_rows(self, words: Sequence[int], moved: Iterable[int], rows: Rows) -> None:
+        for row in moved:
+            first = rows.at + row * rows.width
+            for word in range(rows.width):
                 if count := words[first + word]:
-                    self._added[at + word] += count
+                    self._added[rows.at + word] += count
                     self._returned[first + word] += count
 
     def _carry_cell(self, name: int, target: int, count: int) -> None:

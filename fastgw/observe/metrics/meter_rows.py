@@ -28,6 +28,14 @@ REQUEST_LABELS: Final = ("listener", "method", "route", "status")
 """Labels of `fastgw_requests_total`."""
 MORE_REQUEST_LABELS: Final = ("upstream", "consumer", "fault", "host")
 """Labels that it can have in addition."""
+METER_NAMES: Final = {
+    "route": "routes",
+    "upstream": "upstreams",
+    "consumer": "consumers",
+    "listener": "listeners",
+    "host": "hosts",
+}
+"""Kinds of names of the labels that are slots of names."""
 _CLAIMED: Final = 1 << 63
 _ROW_BITS, _FAULT_BITS, _METHOD_BITS, _STATUS_BITS = 10, 9, 4, 10
 LAST_ROW: Final = (1 << _ROW_BITS) - 2

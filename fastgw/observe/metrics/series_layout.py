@@ -95,6 +95,26 @@ CARRIED: Final = EXEMPLARS_AT
 WORDS: Final = EXEMPLARS_AT + ROUTE_ROWS * SUM * EXEMPLAR_WORDS
 """Length of a column in words."""
 
+
+class Rows(NamedTuple):
+    """Rows of a column that have the counts of names of one kind."""
+
+    at: int
+    """First word of the first row."""
+    width: int
+    number: int
+
+
+ROWS: Final[Mapping[str, Rows]] = {
+    "routes": Rows(ROUTES_AT, ROUTE_WORDS, ROUTE_ROWS),
+    "upstreams": Rows(UPSTREAMS_AT, UPSTREAM_WORDS, UPSTREAM_ROWS),
+    "filters": Rows(FILTERS_AT, FILTER_WORDS, FILTER_ROWS),
+    "consumers": Rows(CONSUMERS_AT, CONSUMER_WORDS, CONSUMER_ROWS),
+    "targets": Rows(TARGETS_AT, TARGET_WORDS, TARGET_ROWS),
+}
+"""Rows by the kind of names, which is an attribute of `Series` and of `Totals`."""
+NAMES: Final = (*ROWS, "listeners", "hosts")
+"""Kinds of names of a generation."""
 _CLAIMED: Final = 1 << 63  # the key of a used cell is never 0
 NO_UPSTREAM: Final = 0x3FFF
 """Marker in place of an upstream's row: the fault happened before an upstream was selected."""
@@ -225,6 +245,18 @@ CELL_LABELS: Final[Mapping[CellKind, Sequence[object]]] = {
     CellKind.VALIDATION: VALIDATED_MESSAGES,
 }
 """Labels of the kinds whose cells have the index of one."""
+
+
+CELL_NAMES: Final[Mapping[CellKind, tuple[str, str]]] = {
+    **dict.fromkeys(CellKind, ("routes", "")),
+    CellKind.REQUEST: ("routes", "listeners"),
+    CellKind.FAULT: ("routes", "upstreams"),
+    CellKind.WEBSOCKET_MESSAGE: ("routes", "listeners"),
+    CellKind.WEBSOCKET_CLOSE: ("routes", "listeners"),
+    CellKind.SHADOW: ("routes", "filters"),
+    CellKind.REFUSAL: ("consumers", "filters"),
+}
+"""Kinds of names of a cell's `route` and `owner`; "": it has no owner."""
 
 
 class Cell(NamedTuple):

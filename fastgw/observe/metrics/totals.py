@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import add, sub
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from fastgw.observe.metrics.families import (
     BOUNDS_S,
@@ -22,34 +22,23 @@ from fastgw.observe.metrics.meter_rows import FOLDED, claimed_rows
 from fastgw.observe.metrics.series_layout import (
     CARRYING,
     CELL_LABELS,
+    CELL_NAMES,
     CELLS_AT,
-    CONSUMER_ROWS,
-    CONSUMER_WORDS,
-    CONSUMERS_AT,
     DROPPED_UNQUEUED,
     DROPPED_UNWRITTEN,
     FAULTS_AT,
-    FILTER_ROWS,
     FILTER_WORDS,
-    FILTERS_AT,
     METERS_AT,
     NO_CONSUMER,
     NO_UPSTREAM,
-    ROUTE_ROWS,
-    ROUTE_WORDS,
-    ROUTES_AT,
+    ROWS,
     SPANS_DROPPED,
     SPANS_EXPORTED,
     SPANS_FAILED,
-    TARGET_ROWS,
-    TARGET_WORDS,
-    TARGETS_AT,
     UNCELLED,
-    UPSTREAM_ROWS,
-    UPSTREAM_WORDS,
-    UPSTREAMS_AT,
     Cell,
     CellKind,
+    Rows,
     Series,
     cell_of,
     claimed,
@@ -63,43 +52,21 @@ _LOOKS: Final = 1000  # attempts to read all columns while the supervisor does n
 class Totals:
     """Counts by name, without zeros."""
 
-    requests: Mapping[tuple[str, str, str, int], int]
-    """Requests by listener, route, method and status; status 0 = any, if the cells were used up."""
+    cells: Mapping[CellKind, Mapping[Any, int]]
+    """Counts in cells, by the labels of their kind: see `_LABELS`. Requests have the status 0, any, if the cells were
+    used up."""
     routes: Mapping[str, Sequence[int]]
     """Words of each route's row: see `series_layout`."""
     upstreams: Mapping[str, Sequence[int]]
     filters: Mapping[str, Sequence[int]]
-    """Filter events by instance; words of each row: see `families.FilterEvent`."""
-    refusals: Mapping[tuple[str, str], int]
-    """Requests that filters have refused, by consumer and filter: part of the events in `filters`."""
-    shadow_decisions: Mapping[tuple[str, str, str], int]
-    """Decisions of filters in shadow mode, by decision, filter and route."""
+    """Filter events by instance; words of each row: see `families.FilterEvent`. Those of refusals and of decisions in
+    shadow mode are in cells as well."""
     consumers: Mapping[str, Sequence[int]]
-    """Words of each consumer's row: see `series_layout`."""
-    faults: Mapping[tuple[str, str, str], int]
-    """Faults by label, route and upstream."""
     targets: Mapping[str, Sequence[int]]
     """Words of each target's row, by `target_name`."""
-    websocket_messages: Mapping[tuple[str, str, str, str], int]
-    """Messages of WebSockets by kind, listener, route and sender."""
-    websocket_closes: Mapping[tuple[str, str, str, str], int]
-    """Ended WebSockets by the side that closed, close code, listener and route."""
-    coding_input_bytes: Mapping[tuple[str, str, str], int]
-    """Bytes before an operation with a content coding, by coding, operation and route."""
-    coding_output_bytes: Mapping[tuple[str, str, str], int]
-    cache_requests: Mapping[tuple[str, str], int]
-    """Requests by result of the route's cache, and route."""
-    cache_misses: Mapping[tuple[str, str], int]
-    """Responses that a cache has fetched, by reason and route."""
-    objectives: Mapping[tuple[str, int], int]
-    """Requests of routes with service level objectives, by route and `SloCount`."""
     measured: Mapping[tuple[int, int], Sequence[int]]
     """Rows of measured requests: see `meter_rows`."""
     measured_folded: int
-    grpc_calls: Mapping[tuple[str, str], int]
-    """gRPC calls by name of the status and route."""
-    validation_reports: Mapping[tuple[str, str], int]
-    """Messages that do not conform and pass, by kind of message and route."""
     log_records_dropped: int
     spans: Mapping[str, int]
     """Spans of traces by what has become of them: `exported`, `dropped` or `failed`."""
@@ -122,28 +89,13 @@ def totals(
     for label, row in series.faults.items():
         if uncelled := words[FAULTS_AT + row]:
             counts[CellKind.FAULT][label, OTHER, OTHER] += uncelled
-    filters = _filter_events(_rows(series.filters, words, FILTERS_AT, FILTER_WORDS, FILTER_ROWS), counts)
+    rows = {name: _rows(getattr(series, name), words, block) for name, block in ROWS.items()}
+    rows["filters"] = _filter_events(rows["filters"], counts)
     return Totals(
-        requests=counts[CellKind.REQUEST],
-        routes=_rows(series.routes, words, ROUTES_AT, ROUTE_WORDS, ROUTE_ROWS),
-        upstreams=_rows(series.upstreams, words, UPSTREAMS_AT, UPSTREAM_WORDS, UPSTREAM_ROWS),
-        filters=filters,
-        refusals=counts[CellKind.REFUSAL],
-        shadow_decisions=counts[CellKind.SHADOW],
-        consumers=_rows(series.consumers, words, CONSUMERS_AT, CONSUMER_WORDS, CONSUMER_ROWS),
-        faults=counts[CellKind.FAULT],
-        targets=_rows(series.targets, words, TARGETS_AT, TARGET_WORDS, TARGET_ROWS),
-        websocket_messages=counts[CellKind.WEBSOCKET_MESSAGE],
-        websocket_closes=counts[CellKind.WEBSOCKET_CLOSE],
-        coding_input_bytes=counts[CellKind.CODING_INPUT],
-        coding_output_bytes=counts[CellKind.CODING_OUTPUT],
-        cache_requests=counts[CellKind.CACHE],
-        cache_misses=counts[CellKind.CACHE_MISS],
-        objectives=counts[CellKind.SLO],
+        cells=counts,
+        **rows,
         measured=measured,
         measured_folded=folded,
-        grpc_calls=counts[CellKind.GRPC],
-        validation_reports=counts[CellKind.VALIDATION],
         log_records_dropped=words[DROPPED_UNQUEUED] + words[DROPPED_UNWRITTEN],
         spans={
             "dropped": words[SPANS_DROPPED],
@@ -240,71 +192,42 @@ class _NamesByRow(dict[int, str]):
         return OTHER
 
 
-class _RowNames(NamedTuple):
-    listeners: _NamesByRow
-    routes: _NamesByRow
-    upstreams: _NamesByRow
-    filters: _NamesByRow
-    consumers: _NamesByRow
-    faults: _NamesByRow
-
-
-def _labelled(names: _RowNames, cell: Cell) -> tuple[object, ...]:
-    label = CELL_LABELS[cell.kind][cell.number]
-    return *(label if isinstance(label, tuple) else (label,)), names.routes[cell.route]
-
-
-_LABELS: Final[Mapping[CellKind, Callable[[_RowNames, Cell], tuple[object, ...]]]] = {
-    CellKind.REQUEST: lambda names, cell: (
-        names.listeners[cell.owner],
-        names.routes[cell.route],
-        METHODS[cell.part].decode(),
-        cell.number,
+_Names = Mapping[str, Mapping[int, str]]
+_LABELS: Final[Mapping[CellKind, Callable[[_Names, Cell, str, str], tuple[object, ...]]]] = {
+    CellKind.REQUEST: lambda names, cell, route, owner: (owner, route, METHODS[cell.part].decode(), cell.number),
+    CellKind.FAULT: lambda names, cell, route, owner: (names["faults"][cell.number], route, owner),
+    CellKind.WEBSOCKET_MESSAGE: lambda names, cell, route, owner: (
+        *(WebsocketMessage(cell.number).name.lower(), owner, route, WebsocketSide(cell.part).name.lower()),
     ),
-    CellKind.FAULT: lambda names, cell: (
-        names.faults[cell.number],
-        names.routes[cell.route],
-        names.upstreams[cell.owner],
+    CellKind.WEBSOCKET_CLOSE: lambda names, cell, route, owner: (
+        *(WebsocketSide(cell.part).name.lower(), close_label(cell.number), owner, route),
     ),
-    CellKind.WEBSOCKET_MESSAGE: lambda names, cell: (
-        WebsocketMessage(cell.number).name.lower(),
-        names.listeners[cell.owner],
-        names.routes[cell.route],
-        WebsocketSide(cell.part).name.lower(),
-    ),
-    CellKind.WEBSOCKET_CLOSE: lambda names, cell: (
-        WebsocketSide(cell.part).name.lower(),
-        close_label(cell.number),
-        names.listeners[cell.owner],
-        names.routes[cell.route],
-    ),
-    CellKind.SLO: lambda names, cell: (names.routes[cell.route], cell.number),
-    CellKind.SHADOW: lambda names, cell: (
-        FilterEvent(cell.number).decision,
-        names.filters[cell.owner],
-        names.routes[cell.route],
-    ),
-    CellKind.REFUSAL: lambda names, cell: (names.consumers[cell.route], names.filters[cell.owner]),
-    **dict.fromkeys(CELL_LABELS, _labelled),
+    CellKind.SLO: lambda names, cell, route, owner: (route, cell.number),
+    CellKind.SHADOW: lambda names, cell, route, owner: (FilterEvent(cell.number).decision, owner, route),
+    CellKind.REFUSAL: lambda names, cell, consumer, owner: (consumer, owner),
+    **dict.fromkeys(CELL_LABELS, lambda names, cell, route, owner: (*_told(cell), route)),
 }
-"""Labels of a cell, in the order of `Totals`."""
+"""Labels of a cell, in the alphabetical order of their names but for the method and status of a request. Arguments: all
+names by row, the cell, and the names of its `route` and `owner`."""
+
+
+def _told(cell: Cell) -> tuple[object, ...]:
+    label = CELL_LABELS[cell.kind][cell.number]
+    return label if isinstance(label, tuple) else (label,)
 
 
 def _cell_counts(series: Series, cells: Mapping[int, int]) -> Mapping[CellKind, Counter[Any]]:
     """Return the counts of the cells of each kind, by their labels."""
-    names = _RowNames(
-        listeners=_NamesByRow(series.listeners),
-        routes=_NamesByRow(series.routes),
-        upstreams=_NamesByRow(series.upstreams, NO_UPSTREAM),
-        filters=_NamesByRow(series.filters),
-        consumers=_NamesByRow(series.consumers, NO_CONSUMER),
-        faults=_NamesByRow(series.faults),
-    )
+    unset = {"upstreams": NO_UPSTREAM, "consumers": NO_CONSUMER}
+    kinds = "listeners", "routes", "upstreams", "filters", "consumers", "faults"
+    names = {kind: _NamesByRow(getattr(series, kind), unset.get(kind)) for kind in kinds}
     found: dict[CellKind, Counter[Any]] = {kind: Counter() for kind in CellKind}
     for key, count in cells.items():
         if count:
             cell = cell_of(key)
-            found[cell.kind][_LABELS[cell.kind](names, cell)] += count
+            of_route, of_owner = CELL_NAMES[cell.kind]
+            owner = names[of_owner][cell.owner] if of_owner else ""
+            found[cell.kind][_LABELS[cell.kind](names, cell, names[of_route][cell.route], owner)] += count
     return found
 
 
@@ -345,16 +268,14 @@ def measured_rows(
     return rows, sum(column[METERS_AT + FOLDED] for column in columns)
 
 
-def _rows(
-    names: Mapping[str, int], words: memoryview, first: int, width: int, rows: int
-) -> Mapping[str, Sequence[int]]:
+def _rows(names: Mapping[str, int], words: memoryview, rows: Rows) -> Mapping[str, Sequence[int]]:
     """Return the rows by name; those without a name are summed as `_other`."""
     named = {row: name for name, row in names.items() if row}
     found: dict[str, Sequence[int]] = {}
-    rest = [0] * width
-    for row in _used(words, first, width, rows):
-        at = first + row * width
-        if any(counted := words[at : at + width].tolist()):
+    rest = [0] * rows.width
+    for row in _used(words, rows):
+        at = rows.at + row * rows.width
+        if any(counted := words[at : at + rows.width].tolist()):
             if row in named:
                 found[named[row]] = counted
             else:
@@ -364,10 +285,10 @@ def _rows(
     return found
 
 
-def _used(words: memoryview, first: int, width: int, rows: int) -> Iterator[int]:
+def _used(words: memoryview, rows: Rows) -> Iterator[int]:
     """Yield all rows with counts, and few others."""
-    step = _BLOCK // width
-    for row in range(0, rows, step):
-        until = min(row + step, rows)
-        if not _NOTHING.startswith(words[first + row * width : first + until * width].tobytes()):
+    step = _BLOCK // rows.width
+    for row in range(0, rows.number, step):
+        until = min(row + step, rows.number)
+        if not _NOTHING.startswith(words[rows.at + row * rows.width : rows.at + until * rows.width].tobytes()):
             yield from range(row, until)

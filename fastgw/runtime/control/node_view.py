@@ -35,6 +35,7 @@ from fastgw.observe.metrics.series_layout import (
     UPSTREAM_EJECTIONS,
     UPSTREAM_OPENINGS,
     UPSTREAM_RETRIES,
+    CellKind,
     series_of,
 )
 from fastgw.observe.metrics.totals import Totals, quantile
@@ -197,7 +198,7 @@ class NodeView:
             state=self._state(),
             workers=workers,
             connections=sum(worker.connections for worker in workers),
-            requests=sum(self._totals().requests.values()),
+            requests=sum(self._totals().cells[CellKind.REQUEST].values()),
             reloads=self._reloads(),
             stale=self._proposer.stale,
             kept_files=self._proposer.kept_files,
@@ -254,7 +255,7 @@ class NodeView:
     def live(self) -> node_interface.Live:
         totals, workers = self._totals(), self._workers()
         responses: Counter[str] = Counter(dict.fromkeys(("2xx", "3xx", "4xx", "5xx", "499"), 0))
-        for (*_, status), count in totals.requests.items():
+        for (*_, status), count in totals.cells[CellKind.REQUEST].items():
             responses["499" if status == CLIENT_LEFT else f"{status // 100}xx"] += count
         buckets = [0] * (len(BOUNDS_S) + 1)
         for row in totals.routes.values():
@@ -265,7 +266,7 @@ class NodeView:
             generation=self._proposer.current.generation,
             state=self._state(),
             connections=sum(worker.connections for worker in workers),
-            requests=sum(totals.requests.values()),
+            requests=sum(totals.cells[CellKind.REQUEST].values()),
             responses=responses,
             faults=_by_fault(totals),
             latency=node_interface.Latency(BOUNDS_S, buckets),
@@ -284,7 +285,7 @@ class NodeView:
             self._node_state.shared.views, self._exposition.series.slot_table
         )
         faults: dict[str, dict[str, int]] = {}
-        for (fault, route, _), count in totals.faults.items():
+        for (fault, route, _), count in totals.cells[CellKind.FAULT].items():
             of_route = faults.setdefault(route, {})
             of_route[fault] = of_route.get(fault, 0) + count
         recent_faults: dict[str, dict[str, int]] = {}
@@ -293,11 +294,11 @@ class NodeView:
                 recent_faults.setdefault(route, {})[fault] = count
         requests: Counter[str] = Counter()
         errors: Counter[str] = Counter()
-        for (_, route, _, status), count in totals.requests.items():
+        for (_, route, _, status), count in totals.cells[CellKind.REQUEST].items():
             requests[route] += count
             errors[route] += count if status >= ERRORS else 0
         cached: dict[str, dict[str, int]] = {}
-        for (result, route), count in totals.cache_requests.items():
+        for (result, route), count in totals.cells[CellKind.CACHE].items():
             cached.setdefault(route, {})[result] = count
         parts = self._current_parts()
         return [
@@ -642,14 +643,14 @@ def _labelled(upstream: Upstream) -> Iterator[tuple[Target, str]]:
 
 def _by_cache_result(totals: Totals) -> Mapping[str, int]:
     found: Counter[str] = Counter()
-    for (result, _), count in totals.cache_requests.items():
+    for (result, _), count in totals.cells[CellKind.CACHE].items():
         found[result] += count
     return found
 
 
 def _by_fault(totals: Totals) -> Counter[str]:
     found: Counter[str] = Counter()
-    for (fault, _, _), count in totals.faults.items():
+    for (fault, _, _), count in totals.cells[CellKind.FAULT].items():
         found[fault] += count
     return found
 

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, final
 
 from fastgw.observe.metrics.families import SloCount
 from fastgw.observe.metrics.request_meter import MeterPlan
+from fastgw.observe.metrics.series_layout import CellKind
 from fastgw.observe.metrics.totals import Totals
 from fastgw.runtime.node.measured_metrics import SLO_COUNTS
 
@@ -60,7 +61,7 @@ class SloHistory:
             return
         now = self._clock()
         begins = self._uptime() < EVERY_S and not any(self._marks.values())
-        mark = _Mark(now, {} if begins else self._totals().objectives)
+        mark = _Mark(now, {} if begins else self._totals().cells[CellKind.SLO])
         for window, marks in self._marks.items():
             if not marks or now - marks[-1].at >= WINDOWS[window] / _STEPS - EVERY_S / 2:
                 marks.append(mark)
@@ -74,7 +75,7 @@ class SloHistory:
         plan = self._plan()
         if plan is None or not self._has_objectives():
             return {}
-        now, counts = self._clock(), self._totals().objectives
+        now, counts = self._clock(), self._totals().cells[CellKind.SLO]
         found: dict[tuple[str, str, str], float] = {}
         for route in dict.fromkeys(route for route, _ in counts):
             objectives = plan.objectives_of(route)

@@ -13,7 +13,7 @@ from typing import Final, Literal, NamedTuple
 
 from fastgw.admin.node_interface import HistoryPoint, Live
 from fastgw.observe.metrics.families import BOUNDS_S
-from fastgw.observe.metrics.series_layout import TARGET_SERVER_ERRORS
+from fastgw.observe.metrics.series_layout import TARGET_SERVER_ERRORS, CellKind
 from fastgw.observe.metrics.totals import Totals
 
 EVERY_S: Final = 10.0
@@ -102,7 +102,7 @@ def response_count(row: Sequence[int]) -> int:
 
 def _mark(totals: Totals, now: float) -> _Mark:
     faults: Counter[tuple[str, str]] = Counter()
-    for (fault, route, _), count in totals.faults.items():
+    for (fault, route, _), count in totals.cells[CellKind.FAULT].items():
         faults[route, fault] += count
     targets, routes = _copied(totals.targets), _copied(totals.routes)
     return _Mark(now, targets, routes, faults)

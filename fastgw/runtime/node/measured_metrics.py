@@ -10,7 +10,7 @@ from fastgw.observe.metrics import families
 from fastgw.observe.metrics.families import NONE, OTHER, Family, SloCount
 from fastgw.observe.metrics.meter_rows import LABELS, NO_FAULT, NO_ROW, MeterKey, unpacked
 from fastgw.observe.metrics.request_meter import MeterPlan
-from fastgw.observe.metrics.series_layout import Series
+from fastgw.observe.metrics.series_layout import CellKind, Series
 from fastgw.observe.metrics.totals import Totals
 
 SLO_COUNTS: Final = (
@@ -35,7 +35,7 @@ def measured(
         folded.append(("", "", totals.measured_folded))
     yield families.REQUEST_DURATION, histograms
     yield families.REQUEST_DURATION_FOLDED, folded
-    requests = totals.objectives
+    requests = totals.cells[CellKind.SLO]
     slo = families.SLO_REQUESTS
     samples: list[Sample] = []
     for route in dict.fromkeys(route for route, _ in requests):
@@ -51,7 +51,7 @@ def counted_requests(series: Series, totals: Totals, plan: MeterPlan | None) -> 
     """Return the counter of requests, by the labels of a plan if it has more."""
     family = families.REQUESTS
     if plan is None or not plan.more_request_labels:
-        requests = totals.requests.items()
+        requests = totals.cells[CellKind.REQUEST].items()
         return family, [
             ("", labels(family, listener, method, route, f"{status}" if status else OTHER), count)
             for (listener, route, method, status), count in requests

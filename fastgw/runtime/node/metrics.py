@@ -47,6 +47,7 @@ from fastgw.observe.metrics.series_layout import (
     UPSTREAM_RETRIES,
     UPSTREAM_RETRIES_DENIED,
     UPSTREAM_WAITS,
+    CellKind,
     Series,
     exemplar_word,
 )
@@ -690,7 +691,7 @@ class Exposition:
         yield [("", labels(FEED_SUCCESS, each.feed, each.used_by), date) for each, date in dates if date is not None]
 
     def _objectives(self, found: Totals, plan: MeterPlan | None) -> Iterator[Sequence[Sample]]:
-        known = {} if plan is None else {route: plan.objectives_of(route) for route, _ in found.objectives}
+        known = {} if plan is None else {route: plan.objectives_of(route) for route, _ in found.cells[CellKind.SLO]}
         yield [
             ("", labels(SLO_OBJECTIVE, route, name), objective)
             for route, each in known.items()
@@ -755,7 +756,7 @@ def counted(
         (families.FILTER_AWAY, FilterEvent.AWAY),
     ):
         yield family, [("", labels(family, name), totals.filters.get(name, unused)[event]) for name in names]
-    refusals = {(NONE, name): 0 for name in names} | dict(totals.refusals)
+    refusals = {(NONE, name): 0 for name in names} | dict(totals.cells[CellKind.REFUSAL])
     family = families.FILTER_REFUSALS
     yield family, [("", labels(family, *by), count) for by, count in refusals.items()]
     for family, results in ((families.FILTER_COPIES, COPIES), (families.FILTER_HELPER_REQUESTS, HELPER_RESULTS)):
@@ -780,20 +781,23 @@ def counted(
     )
     family = families.CONSUMER_REQUESTS
     yield family, [("", labels(family, name), sum(row[:SUM])) for name, row in totals.consumers.items()]
-    for family, counts in (
-        (families.FILTER_SHADOW_DECISIONS, totals.shadow_decisions),
-        (families.WEBSOCKET_MESSAGES, totals.websocket_messages),
-        (families.WEBSOCKET_CLOSES, totals.websocket_closes),
-        (families.CODING_INPUT_BYTES, totals.coding_input_bytes),
-        (families.CODING_OUTPUT_BYTES, totals.coding_output_bytes),
-        (families.CACHE_REQUESTS, totals.cache_requests),
-        (families.CACHE_MISSES, totals.cache_misses),
-        (families.VALIDATION_REPORTS, totals.validation_reports),
-        (families.GRPC_CALLS, totals.grpc_calls),
+    for family, kind in (
+        (families.FILTER_SHADOW_DECISIONS, CellKind.SHADOW),
+        (families.WEBSOCKET_MESSAGES, CellKind.WEBSOCKET_MESSAGE),
+        (families.WEBSOCKET_CLOSES, CellKind.WEBSOCKET_CLOSE),
+        (families.CODING_INPUT_BYTES, CellKind.CODING_INPUT),
+        (families.CODING_OUTPUT_BYTES, CellKind.CODING_OUTPUT),
+        (families.CACHE_REQUESTS, CellKind.CACHE),
+        (families.CACHE_MISSES, CellKind.CACHE_MISS),
+        (families.VALIDATION_REPORTS, CellKind.VALIDATION),
+        (families.GRPC_CALLS, CellKind.GRPC),
     ):
-        yield family, [("", labels(family, *names), count) for names, count in counts.items()]
+        yield family, [("", labels(family, *names), count) for names, count in totals.cells[kind].items()]
     yield from measured(series, totals, plan)
-    yield families.FAULTS, [("", labels(families.FAULTS, *names), count) for names, count in totals.faults.items()]
+    yield (
+        families.FAULTS,
+        [("", labels(families.FAULTS, *names), count) for names, count in totals.cells[CellKind.FAULT].items()],
+    )
     yield families.TARGET_SECONDS, _target_seconds(totals)
     yield (
         families.TARGET_ERRORS,

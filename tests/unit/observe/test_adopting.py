@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 
 from fastgw.config.settings.gateway import AccessLog
-from fastgw.observe.metrics.series_layout import ROUTE_REQUEST_BYTES, WORDS, Series, claimed
+from fastgw.observe.metrics.series_layout import ROUTE_REQUEST_BYTES, WORDS, CellKind, Series, claimed
 from fastgw.observe.metrics.totals import totals
 from fastgw.observe.observer import Observer
 from fastgw.shm.slot_assignment import SlotNames, SlotTable, first
@@ -44,7 +44,7 @@ class Worker:
     def requests(self) -> dict[str, int]:
         found = totals(Series(self.slot_table, []), [self.column])
         assert all(row[ROUTE_REQUEST_BYTES] == 3 * sum(row[:16]) for row in found.routes.values())
-        return dict(Counter({route: count for (_, route, _, _), count in found.requests.items()}))
+        return dict(Counter({route: count for (_, route, _, _), count in found.cells[CellKind.REQUEST].items()}))
 
 
 def logs(*sinks: Path) -> list[AccessLog]:
@@ -77,7 +77,7 @@ def test_misses_of_a_cache_are_counted_for_the_routes_of_the_present_configurati
     worker.adopt(["b", "c"])  # at the place of "a"
     for route in ("a", "b", "c", "c"):
         worker.observer.count_cache_miss(route, "stored")
-    found = totals(Series(worker.slot_table, []), [worker.column]).cache_misses
+    found = totals(Series(worker.slot_table, []), [worker.column]).cells[CellKind.CACHE_MISS]
     assert found == {("stored", "b"): 2, ("stored", "c"): 1 + 2, ("stored", "_other"): 1}
 
 

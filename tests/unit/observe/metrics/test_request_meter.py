@@ -13,7 +13,7 @@ from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.families import SloCount
 from fastgw.observe.metrics.meter_rows import MeterKey, unpacked
 from fastgw.observe.metrics.request_meter import MeterPlan, Objectives
-from fastgw.observe.metrics.series_layout import WORDS, series_of
+from fastgw.observe.metrics.series_layout import WORDS, CellKind, series_of
 from fastgw.observe.metrics.totals import totals
 from fastgw.runtime.node.measured_metrics import counted_requests
 from fastgw.shm.slot_assignment import SlotNames, SlotTable, first
@@ -147,4 +147,4 @@ def test_a_tunnel_is_no_request_of_the_latency_objective(
     expected = {("a", SloCount.AVAILABILITY_ALL): 1}
     if counts:
         expected |= {("a", SloCount.LATENCY_ALL): 1, ("a", SloCount.LATENCY_BAD): 1}
-    assert totals(series, [own]).objectives == expected
+    assert totals(series, [own]).cells[CellKind.SLO] == expected

@@ -106,7 +106,7 @@ def test_the_requests_of_all_series_are_the_requests(finished: list[tuple[int, K
         route = {"": "_none", "gone": "_other"}.get(route, route)
         counted[listener, route, method.decode() if method in METHODS else "other", status] += 1
     found = totals(series(), columns)
-    assert found.requests == counted
+    assert found.cells[CellKind.REQUEST] == counted
     assert sum(durations(found.routes.items()).values()) == len(finished)
 
 
@@ -116,7 +116,7 @@ def test_what_peers_send_makes_no_label_and_no_memory() -> None:
     counters = ExchangeCounters(series(), own)
     for each in range(1000):
         count(counters, method=b"X%d" % each)
-    assert totals(series(), [own]).requests == {("public", "user", "other", 200): 1000}
+    assert totals(series(), [own]).cells[CellKind.REQUEST] == {("public", "user", "other", 200): 1000}
     assert len(counters.cells) == 1
 
 
@@ -133,7 +133,7 @@ def test_routes_beyond_the_limit_are_folded() -> None:
         assert len(rows) == MAX_ROWS + 1
         assert durations(rows.items())["_other"] == 100
         assert durations(rows.items())["r499"] == 1
-    assert found.requests["public", "_other", "GET", 200] == 100
+    assert found.cells[CellKind.REQUEST]["public", "_other", "GET", 200] == 100
     assert found.upstreams["_other"][UPSTREAM_RETRIES] == 100
 
 
@@ -155,7 +155,7 @@ def test_when_the_cells_run_out_the_sum_stays_exact(monkeypatch: pytest.MonkeyPa
     statuses = [*range(100, 1000)]
     for status in statuses + statuses:
         count(counters, status=status)
-    counts = totals(series(), [own]).requests
+    counts = totals(series(), [own]).cells[CellKind.REQUEST]
     assert sum(counts.values()) == 2 * len(statuses)
     assert len(counts) == 500 + 1
     assert counts["_other", "_other", "_other", 0] == 2 * (len(statuses) - 500)
@@ -174,7 +174,7 @@ def test_a_replaced_worker_counts_on_in_its_column() -> None:
     own = column()
     for status in (200, 404, 200, 503):
         count(ExchangeCounters(series(), own), status=status)
-    counts = totals(series(), [own]).requests
+    counts = totals(series(), [own]).cells[CellKind.REQUEST]
     assert counts == {("public", "user", "GET", status): n for status, n in ((200, 2), (404, 1), (503, 1))}
 
 
@@ -200,7 +200,7 @@ def test_bytes_retries_and_faults_are_summed_under_their_labels() -> None:
     assert {name: row[ROUTE_REQUEST_BYTES] for name, row in found.routes.items()} == {"user": 2**40 + 10, "_none": 0}
     assert {name: row[ROUTE_RESPONSE_BYTES] for name, row in found.routes.items()} == {"user": 3, "_none": 4}
     assert found.upstreams["users"][UPSTREAM_RETRIES] == 2
-    assert found.faults == {("_other", "_none", "_none"): 1, ("connection_lost", "user", "_none"): 1}
+    assert found.cells[CellKind.FAULT] == {("_other", "_none", "_none"): 1, ("connection_lost", "user", "_none"): 1}
 
 
 # --- over generations ---
@@ -244,12 +244,12 @@ def test_a_name_that_is_gone_is_other_from_the_commit_on_and_its_place_begins_at
         count(counters, route="b", status=404)
     node.reload(names(["b"]))
     gone = {("public", "_other", "GET", 200): 2, ("public", "b", "GET", 404): 2}
-    assert node.totals.requests == gone
+    assert node.totals.cells[CellKind.REQUEST] == gone
     node.reload(names(["b", "c"]))
     assert node.slot_table.routes == {"b": 1, "c": 0}
-    assert node.totals.requests == gone
+    assert node.totals.cells[CellKind.REQUEST] == gone
     count(node.tallies[0], route="c")
-    assert node.totals.requests == gone | {("public", "c", "GET", 200): 1}
+    assert node.totals.cells[CellKind.REQUEST] == gone | {("public", "c", "GET", 200): 1}
     assert node.totals.routes["_other"][ROUTE_REQUEST_BYTES] == 10
     assert durations(node.totals.routes.items()) == {"_other": 2, "b": 2, "c": 1}
     assert durations(node.totals.upstreams.items())["users"] == 2
@@ -260,7 +260,7 @@ def test_an_exchange_that_ends_after_its_route_has_gone_counts_as_other() -> Non
     node.reload(names(["b"]))
     count(node.tallies[0], route="a")
     count(node.tallies[0], route="b")
-    assert node.totals.requests == {("public", "_other", "GET", 200): 1, ("public", "b", "GET", 200): 1}
+    assert node.totals.cells[CellKind.REQUEST] == {("public", "_other", "GET", 200): 1, ("public", "b", "GET", 200): 1}
 
 
 def test_a_worker_that_is_late_to_adopt_gives_no_name_another_ones_counts() -> None:
@@ -279,10 +279,10 @@ def test_a_listener_that_is_gone_is_other() -> None:
     node = Node(["user"])
     count(node.tallies[0], listener="public")
     node.reload(SlotNames(["local"], ["user"]))
-    assert node.totals.requests == {("_other", "user", "GET", 200): 1}
+    assert node.totals.cells[CellKind.REQUEST] == {("_other", "user", "GET", 200): 1}
     node.reload(SlotNames(["local", "late"], ["user"]))
     count(node.tallies[1], listener="late")
-    assert node.totals.requests == {("_other", "user", "GET", 200): 1, ("late", "user", "GET", 200): 1}
+    assert node.totals.cells[CellKind.REQUEST] == {("_other", "user", "GET", 200): 1, ("late", "user", "GET", 200): 1}
 
 
 def test_decisions_in_shadow_are_counted_by_filter_and_route_and_a_name_that_is_gone_is_other() -> None:
@@ -297,15 +297,15 @@ def test_decisions_in_shadow_are_counted_by_filter_and_route_and_a_name_that_is_
     other.count_shadow_decision("waf", "b", FilterEvent.PASS)
     other.count_shadow_decision("waf", "", FilterEvent.PASS)
     in_no_route = {("pass", "waf", "_none"): 1}
-    assert node.totals.shadow_decisions == {("answer", "limit", "a"): 2, ("pass", "waf", "b"): 1, **in_no_route}
+    assert node.totals.cells[CellKind.SHADOW] == {("answer", "limit", "a"): 2, ("pass", "waf", "b"): 1, **in_no_route}
     node.reload(named(["waf"], ["a"]))
     gone = {("answer", "_other", "a"): 2, ("pass", "waf", "_other"): 1, **in_no_route}
-    assert node.totals.shadow_decisions == gone
+    assert node.totals.cells[CellKind.SHADOW] == gone
     node.reload(named(["waf", "late"], ["a", "c"]))
-    assert node.totals.shadow_decisions == gone
+    assert node.totals.cells[CellKind.SHADOW] == gone
     one.count_shadow_decision("late", "c", FilterEvent.CHANGE)
-    assert node.totals.shadow_decisions == gone | {("change", "late", "c"): 1}
-    assert not node.totals.requests
+    assert node.totals.cells[CellKind.SHADOW] == gone | {("change", "late", "c"): 1}
+    assert not node.totals.cells[CellKind.REQUEST]
 
 
 def test_decisions_in_shadow_without_a_free_cell_count_for_other_routes() -> None:
@@ -315,7 +315,7 @@ def test_decisions_in_shadow_without_a_free_cell_count_for_other_routes() -> Non
     for status in range(CELLS):
         counters.cells.word(Cell(CellKind.REQUEST, 0, status, part=1).key)
     counters.count_shadow_decision("limit", "a", FilterEvent.ANSWER)
-    assert node.totals.shadow_decisions == {("answer", "limit", "_other"): 1}
+    assert node.totals.cells[CellKind.SHADOW] == {("answer", "limit", "_other"): 1}
 
 
 def test_refusals_are_counted_by_consumer_and_filter_and_a_name_that_is_gone_is_other() -> None:
@@ -334,16 +334,16 @@ def test_refusals_are_counted_by_consumer_and_filter_and_a_name_that_is_gone_is_
     ):
         counters.count_refusal(filter_, consumer)
     strangers = {("_other", "quota"): 1, ("_none", "quota"): 1}
-    assert node.totals.refusals == {("alice", "limit"): 2, ("bob", "limit"): 1, **strangers}
+    assert node.totals.cells[CellKind.REFUSAL] == {("alice", "limit"): 2, ("bob", "limit"): 1, **strangers}
     assert node.totals.filters["limit"][FilterEvent.REFUSED] == 3
     node.reload(named(["quota"], ["alice"]))
     gone = {("alice", "_other"): 2, ("_other", "_other"): 1, **strangers}
-    assert node.totals.refusals == gone
+    assert node.totals.cells[CellKind.REFUSAL] == gone
     node.reload(named(["quota", "late"], ["alice", "carol"]))
-    assert node.totals.refusals == gone
+    assert node.totals.cells[CellKind.REFUSAL] == gone
     one.count_refusal("late", "carol")
-    assert node.totals.refusals == gone | {("carol", "late"): 1}
-    assert not node.totals.requests
+    assert node.totals.cells[CellKind.REFUSAL] == gone | {("carol", "late"): 1}
+    assert not node.totals.cells[CellKind.REQUEST]
 
 
 def test_refusals_without_a_free_cell_count_for_other_consumers() -> None:
@@ -354,7 +354,7 @@ def test_refusals_without_a_free_cell_count_for_other_consumers() -> None:
     for status in range(CELLS):
         counters.cells.word(Cell(CellKind.REQUEST, 0, status, part=1).key)
     counters.count_refusal("limit", "")
-    assert node.totals.refusals == {("alice", "limit"): 1, ("_other", "limit"): 1}
+    assert node.totals.cells[CellKind.REFUSAL] == {("alice", "limit"): 1, ("_other", "limit"): 1}
     assert node.totals.filters["limit"][FilterEvent.REFUSED] == 2
 
 
@@ -364,7 +364,7 @@ def test_a_column_whose_worker_has_died_is_carried_like_any_other() -> None:
     del node.tallies[0]
     for routes in (["b"], ["c"], ["d"], ["e"]):
         node.reload(names(routes))
-    assert node.totals.requests == {("public", "_other", "GET", 200): 1}
+    assert node.totals.cells[CellKind.REQUEST] == {("public", "_other", "GET", 200): 1}
 
 
 @given(st.lists(st.lists(st.sampled_from("abcd"), unique=True, max_size=3), max_size=8), st.data())
@@ -380,7 +380,7 @@ def test_each_name_has_what_was_counted_for_it_since_it_came(generations: list[l
             count(node.tallies[worker], route=route)
             model[route if route in routes else "_other"] += 1
         assert durations(node.totals.routes.items()) == +model
-        assert Counter({route: n for (_, route, _, _), n in node.totals.requests.items()}) == +model
+        assert Counter({route: n for (_, route, _, _), n in node.totals.cells[CellKind.REQUEST].items()}) == +model
 
 
 def test_who_reads_while_counts_are_carried_sees_each_once() -> None:
@@ -439,6 +439,6 @@ def test_a_thousand_reloads_of_changing_names_take_no_more_room_than_a_few() -> 
         used.append(sum(1 for each in (*node.columns, node.added, node.returned) for _ in claimed(each)))
     assert used[-1] == used[10] <= 4 * 11
     found = node.totals
-    assert sum(found.requests.values()) == 10_000
+    assert sum(found.cells[CellKind.REQUEST].values()) == 10_000
     assert durations(found.routes.items()) == {"_other": 9990, **dict.fromkeys(routes, 2)}
     assert durations(found.upstreams.items()) == {"_other": 9990, "u999": 10}

@@ -7,6 +7,7 @@ import pytest
 
 from fastgw.observe.metrics.families import SloCount
 from fastgw.observe.metrics.request_meter import MeterPlan, Objectives
+from fastgw.observe.metrics.series_layout import CellKind
 from fastgw.runtime.control.slo_history import EVERY_S, SloHistory
 from fastgw.runtime.node.measured_metrics import SLO_COUNTS
 
@@ -20,7 +21,7 @@ class History:
     def __init__(self, uptime: float) -> None:
         self.counts: dict[tuple[str, SloCount], int] = {}
         self.now = 1000.0
-        totals = lambda: cast(Any, SimpleNamespace(objectives=dict(self.counts)))  # noqa: E731 - read at each call
+        totals = lambda: cast(Any, SimpleNamespace(cells={CellKind.SLO: dict(self.counts)}))  # noqa: E731 - read at each call
         self.slo = SloHistory(totals, lambda: PLAN, lambda: uptime, lambda: self.now)
 
     def count(self, every: int, bad: int) -> None:
