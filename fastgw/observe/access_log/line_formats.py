@@ -130,33 +130,30 @@ def source_name() -> str:
     return gethostname() or "fastgw"
 
 
-def gelf_line(record: Record, mask: Mask) -> bytes:
-    """Return a line of the Graylog Extended Log Format, version 1.1. Unset values are left out."""
-    return fitted(_gelf(record, mask, ((f"_{name}", value(record, mask)) for name, value in FIELDS.items())))
+def _gelf_format(fields: Iterable[ChosenField]) -> LineFormat:
+    """Return the Graylog Extended Log Format, version 1.1, with these fields. Unset values are left out."""
+    named = [(_gelf_name(field.name), field.value) for field in fields]
 
+    def line(record: Record, mask: Mask) -> bytes:
+        told = (FIELDS[name](record, mask) for name in ("method", "path", "protocol", "status"))
+        shown: dict[str, Any] = {
+            "version": "1.1",
+            "host": source_name(),
+            "short_message": " ".join(str(each) for each in told if each is not None),
+            "timestamp": int(record.ended_date * 1000) / 1000,
+            "level": next(level for least, level in _GELF_LEVELS if record.status >= least),
+        }
+        for name, value in named:
+            known = value(record, mask)
+            if known is not None and name != "_time":
+                shown[name] = known if isinstance(known, str | int | float) else str(known)
+        return fitted(shown)
 
-def _gelf(record: Record, mask: Mask, additional: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    told = (FIELDS[name](record, mask) for name in ("method", "path", "protocol", "status"))
-    line: dict[str, Any] = {
-        "version": "1.1",
-        "host": source_name(),
-        "short_message": " ".join(str(each) for each in told if each is not None),
-        "timestamp": int(record.ended_date * 1000) / 1000,
-        "level": next(level for least, level in _GELF_LEVELS if record.status >= least),
-    }
-    for name, value in additional:
-        if value is not None and name != "_time":
-            line[name] = value if isinstance(value, str | int | float) else str(value)
     return line
 
 
 def _gelf_name(name: str) -> str:
     return "_id_" if name == "id" else f"_{_NOT_GELF.sub('_', name)}"  # `_id` is reserved
-
-
-def w3c_line(record: Record, mask: Mask) -> bytes:
-    """Return a line of the W3C Extended Log File Format with the fields of `w3c_directives(())`."""
-    return _W3C_LINE(record, mask)
 
 
 def w3c_directives(fields: Iterable[str]) -> bytes:
@@ -205,15 +202,13 @@ def _fitted_columns(columns: list[str]) -> bytes:
     return line
 
 
-_W3C_LINE: Final = _w3c_format([chosen_field(name, ()) for name in _W3C_DEFAULT])
-
 FORMATS: Final[Mapping[str, LineFormat]] = {
     "json": json_line,
     "ecs": ecs_line,
-    "gelf": gelf_line,
+    "gelf": _gelf_format([chosen_field(name, ()) for name in FIELDS]),
     "combined": combined_line,
     "common": common_line,
-    "w3c": w3c_line,
+    "w3c": _w3c_format([chosen_field(name, ()) for name in _W3C_DEFAULT]),
 }
 """Formats with their default fields."""
 JSON_FORMATS: Final = ("json", "ecs", "gelf")
@@ -233,8 +228,7 @@ def format_of(name: str, fields: Iterable[str], redact: Iterable[str]) -> LineFo
     if name == "w3c":
         return _w3c_format(chosen)
     if name == "gelf":
-        named = [(_gelf_name(field.name), field.value) for field in chosen]
-        return lambda record, mask: fitted(_gelf(record, mask, ((name, value(record, mask)) for name, value in named)))
+        return _gelf_format(chosen)
     return _ecs_format(chosen)
 
 

@@ -73,24 +73,17 @@ class FilterEvent(IntEnum):
         return self.name.lower()
 
 
-COPIES: Final = {
-    "sent": FilterEvent.COPY_SENT,
-    "different": FilterEvent.COPY_DIFFERENT,
-    "failed": FilterEvent.COPY_FAILED,
-    "skipped": FilterEvent.COPY_SKIPPED,
-}
+def _labelled(prefix: str) -> dict[str, FilterEvent]:
+    """Return the events whose names begin so, by their labels."""
+    return {each.name.removeprefix(prefix).lower(): each for each in FilterEvent if each.name.startswith(prefix)}
+
+
+COPIES: Final = _labelled("COPY_")
 SHADOW_DECISIONS: Final = tuple(event for event in FilterEvent if FilterEvent.PASS <= event <= FilterEvent.RAISE)
-HELPER_RESULTS: Final = {
-    "answered": FilterEvent.HELPER_ANSWERED,
-    "late": FilterEvent.HELPER_LATE,
-    "busy": FilterEvent.HELPER_BUSY,
-    "failed": FilterEvent.HELPER_FAILED,
-}
+HELPER_RESULTS: Final = _labelled("HELPER_")
 COMPOSITIONS: Final = "(compose)"
 """Name under which requests of compositions to their helper processes are counted. No filter can have it."""
-WAF_ATTACKS: Final = {
-    event.name.removeprefix("WAF_").lower(): event for event in FilterEvent if event.name.startswith("WAF_")
-}
+WAF_ATTACKS: Final = _labelled("WAF_")
 """Classes of attacks, as in the tags of rules."""
 
 
