@@ -196,25 +196,20 @@ class SpanBuilder:
         common = self._servers.get(key)
         if common is None:
             common = _remember_common(self._servers, key, _server_common(ended, status, label, pattern, call))
-        own: list[Attribute] = [("url.path", _text(self._shown(raw_path))), ("client.address", ended.client_ip)]
-        if head.query:
-            own.append(("url.query", _text(self._mask(head.query) or b"")))
-        agent = head.first(b"user-agent")
-        if agent:
-            own.append(("user_agent.original", _text(masked_words(agent, self._mask) or b"")))
-        if ended.request_id:
-            own.append(("fastgw.request_id", _text(ended.request_id)))
-        if ended.consumer is not None:
-            own.append(("fastgw.consumer", ended.consumer.name))
-        body = ended.request_body
+        agent, body = head.first(b"user-agent"), ended.request_body
         request_bytes = ended.request_bytes if body is None else body.bytes
-        if request_bytes:
-            own.append(("http.request.body.size", request_bytes))
-        own.append(("http.response.body.size", ended.response_bytes))
-        if ended.why:
-            own.append(("fastgw.fault_detail", ended.why[:MOST_TEXT]))
-        if head.method not in METHOD_INDEXES:
-            own.append(_original_of(head.method))
+        own = _known(
+            ("url.path", _text(self._shown(raw_path))),
+            ("client.address", ended.client_ip),
+            ("url.query", _text(self._mask(head.query) or b"") if head.query else None),
+            ("user_agent.original", _text(masked_words(agent, self._mask) or b"") if agent else None),
+            ("fastgw.request_id", _text(ended.request_id) if ended.request_id else None),
+            ("fastgw.consumer", None if ended.consumer is None else ended.consumer.name),
+            ("http.request.body.size", request_bytes or None),
+            ("http.response.body.size", ended.response_bytes),
+            ("fastgw.fault_detail", ended.why[:MOST_TEXT] or None),
+            ("http.request.method_original", _unknown_method(head.method)),
+        )
         return own, common
 
     def _pattern_of(self, route: str, path: bytes) -> str:
@@ -284,10 +279,10 @@ class SpanBuilder:
         return received if target is None else self._sent_target(ended, target)
 
     def _client_own(self, method: bytes, target: bytes, each: EndedAttempt) -> list[Attribute]:
-        own: list[Attribute] = [("url.full", self._url(each.scheme, each.target, target))]
-        if method not in METHOD_INDEXES:
-            own.append(_original_of(method))
-        return own
+        return _known(
+            ("url.full", self._url(each.scheme, each.target, target)),
+            ("http.request.method_original", _unknown_method(method)),
+        )
 
     def _url(self, scheme: bytes, host: str, target: bytes) -> str:
         if host.startswith(_UNIX):
@@ -317,26 +312,20 @@ def _server_common(ended: FinishedExchange, status: int, fault: str, pattern: st
     head, route = ended.head, ended.route
     method = _method(head.method)
     host, port = _split(getattr(head, "authority", head.host), ended.scheme)
-    attributes: list[Attribute] = [
+    attributes = _known(
         ("http.request.method", method),
         ("url.scheme", ended.scheme.decode()),
         ("server.address", host),
         ("server.port", port),
         ("network.protocol.version", _VERSIONS.get(head.version, "")),
         ("fastgw.listener", ended.listener.name),
-    ]
-    if ended.response is not None:
-        attributes.append(("http.response.status_code", status))
-    if pattern:
-        attributes.append(("http.route", pattern))
-    if route is not None:
-        attributes.append(("fastgw.route", route.name))
-    if ended.upstream:
-        attributes.append(("fastgw.upstream", ended.upstream))
-    if ended.cache_result:
-        attributes.append(("fastgw.cache", ended.cache_result))
-    if fault:
-        attributes.append(("fastgw.fault", fault))
+        ("http.response.status_code", None if ended.response is None else status),
+        ("http.route", pattern or None),
+        ("fastgw.route", None if route is None else route.name),
+        ("fastgw.upstream", ended.upstream or None),
+        ("fastgw.cache", ended.cache_result or None),
+        ("fastgw.fault", fault or None),
+    )
     is_error = status >= 500 or _is_broken_off(ended, status)
     name = f"{'HTTP' if method == '_OTHER' else method} {pattern}".rstrip()
     if call:
@@ -358,22 +347,18 @@ def _client_common(method: bytes, each: EndedAttempt, rpc: bytes) -> Common:
     shown = _method(method)
     is_socket = each.target.startswith(_UNIX)
     host, _, port = (each.target.removeprefix(_UNIX), "", "") if is_socket else each.target.rpartition(":")
-    attributes: list[Attribute] = [
+    # The attempt has the outcome of a call for health checks, such as 503; a call that has a status was answered 200.
+    status = HTTP_OK if each.status and rpc and each.grpc_status else each.status
+    attributes = _known(
         ("http.request.method", shown),
         ("server.address", (host or each.target).strip("[]")),
         ("fastgw.attempt", each.kind),
         ("fastgw.connection_reused", str(each.reused).lower()),
-    ]
-    if each.upstream:
-        attributes.append(("fastgw.upstream", each.upstream))
-    if port.isdecimal():
-        attributes.append(("server.port", int(port)))
-    if each.number > 1:
-        attributes.append(("http.request.resend_count", each.number - 1))
-    # The attempt has the outcome of a call for health checks, such as 503; a call that has a status was answered 200.
-    status = HTTP_OK if each.status and rpc and each.grpc_status else each.status
-    if status:
-        attributes.append(("http.response.status_code", status))
+        ("fastgw.upstream", each.upstream or None),
+        ("server.port", int(port) if port.isdecimal() else None),
+        ("http.request.resend_count", each.number - 1 if each.number > 1 else None),
+        ("http.response.status_code", status or None),
+    )
     is_error = status >= ERRORS_OF_CLIENTS or bool(each.fault)
     name = "HTTP" if shown == "_OTHER" else shown
     if rpc:
@@ -425,8 +410,13 @@ def _split(authority: bytes, scheme: bytes) -> tuple[str, int]:
     return _text(authority).strip("[]"), _PORTS.get(scheme, 0)
 
 
-def _original_of(method: bytes) -> Attribute:
-    return ("http.request.method_original", _text(method))
+def _unknown_method(method: bytes) -> str | None:
+    return None if method in METHOD_INDEXES else _text(method)
+
+
+def _known(*attributes: tuple[str, str | int | None]) -> list[Attribute]:
+    """Return the attributes that have a value."""
+    return [(name, value) for name, value in attributes if value is not None]
 
 
 def _table_of(patterns: Sequence[PathPattern]) -> str | Router[str]:
