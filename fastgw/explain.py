@@ -30,8 +30,8 @@ from fastgw.exchange.body_stages import BodyHook
 from fastgw.exchange.explain_exchange import OpenExchange, OpenShadow
 from fastgw.exchange.filter_steps import abandon, checked
 from fastgw.exchange.request_keys import cookie, reader
-from fastgw.exchange.request_stages import drop_ranges
 from fastgw.exchange.shadow_exchange import Nobody, ShadowRun
+from fastgw.exchange.staged_body import drop_ranges
 from fastgw.files.action import FilesAction
 from fastgw.filters.api import Phase, secret_names
 from fastgw.forwarded_headers import client_address

@@ -144,12 +144,11 @@ EDGES = {
     "filters/wrappers/shadow.py": 7,  # what a filter in shadow raises is told, and nothing else happens
     "capture/story_keeper.py": 1,  # what a filter raises that explains its decision after the end of the request
     "files/action.py": 1,  # a defect in the response of one request leaves no other one that waits without its own
-    "exchange/body_stages.py": 1,  # a stage that raises as it is cancelled: the others are still told
     "helper_processes/child.py": 2,  # what the program of a helper process raises is passed to its worker
-    "exchange/filter_steps.py": 6,  # a filter's step that raises is a fault, never a pass
+    "exchange/filter_steps.py": 3,  # a filter's step that raises is a fault, never a pass
     "exchange/exchange.py": 5,  # likewise
     "exchange/sent_fields.py": 1,  # likewise
-    "exchange/request_stages.py": 1,  # likewise
+    "exchange/staged_body.py": 5,  # likewise; one that raises as it is cancelled: the others are still told
     "downstream/http1/defect_response.py": 1,  # a defect in the 500 of a defect
     "downstream/http1/connection.py": 4,  # a defect is answered 500: before an exchange, in it, in its body
     "pipeline/request_pipeline.py": 1,  # likewise, after a filter has waited
@@ -157,7 +156,7 @@ EDGES = {
     "upstream/connections/http2_connection.py": 2,  # likewise
     "eventloop/body_iterator.py": 1,  # what closing the pieces of a filter's body raises
     "filters/api/reply_bodies.py": 1,  # what makes the body of a reply may raise
-    "exchange/response_relay.py": 2,  # likewise
+    "exchange/response_relay.py": 1,  # likewise
     "upstream/client/subrequest_body.py": 1,  # what makes the body of a sub-request may raise
     "upstream/client/call.py": 2,  # a listener that raises: its client is answered 500, or its response breaks off
     "upstream/forwarding/forward_action.py": 1,  # what a filter could not translate is not forwarded

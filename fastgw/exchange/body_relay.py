@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import Final, Protocol, TypeAlias, cast, final
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast, final
 
 from fastgw.exchange.held_pieces import append_piece
 from fastgw.shm.held_body_budget import HeldBodyBudget, HeldBytes
 from fastgw.typed_fields import expose_fields
+
+if TYPE_CHECKING:
+    from fastgw.exchange.staged_body import StagedBody
 
 Trailers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
@@ -25,34 +28,6 @@ class BodySink(Protocol):
 class BodySource(Protocol):
     def pause(self) -> None: ...
     def resume(self) -> None: ...
-
-
-class RequestStages(Protocol):
-    """Interface of the stages of a request's body (`body_stages.BodyStages`); a stage that refuses the body ends the
-    exchange.
-    """
-
-    @property
-    def holds(self) -> bool: ...
-    @property
-    def keeps_length(self) -> bool: ...
-    @property
-    def changes(self) -> bool: ...
-    @property
-    def changed(self) -> bool: ...
-    @property
-    def complete(self) -> bool: ...
-
-    def feed(self, payload: bytes, is_last: bool) -> bytes | None:
-        """`is_last`: the body is complete, and `end` follows at once. None: the exchange is over."""
-
-    def end(self, when_done: Callable[[bytes], None]) -> bytes | None:
-        """None: the exchange is over, or a stage still computes the output, with which `when_done` is called later."""
-
-    def release_held(self) -> None:
-        """Give back the memory of their output so far: it was passed on."""
-
-    def cancel(self) -> None: ...
 
 
 MAX_KEPT: Final = 65536
@@ -120,7 +95,7 @@ class Relay:
         self.ended = False
         self.paused = False
         self.trailers: Trailers = ()
-        self._stages: RequestStages | None = None
+        self._stages: StagedBody | None = None
         self._when_whole: Callable[[], None] | None = None
         self._when_head: Callable[[], None] | None = None
         self._no_room: Callable[[], None] | None = None
@@ -169,7 +144,7 @@ class Relay:
         """Return the received beginning of the body, at most this many bytes; see `await_head`."""
         return b"".join(self.kept or ())[:most]
 
-    def begin_stages(self, stages: RequestStages, when_whole: Callable[[], None]) -> bool:
+    def begin_stages(self, stages: StagedBody, when_whole: Callable[[], None]) -> bool:
         """Pass the whole body through these stages, beginning with the received part. False: the exchange has ended.
 
         If they buffer the body, `when_whole` is called once all output is available, unless it already is: see `waits`.
@@ -250,7 +225,7 @@ class Relay:
         self.kept.append(passed)
         self.sent_bytes += len(passed)
 
-    def _end_stages(self, stages: RequestStages) -> bool:
+    def _end_stages(self, stages: StagedBody) -> bool:
         """Take the data that the stages have held back. False: the exchange has ended, or the data comes later."""
         rest = stages.end(self._complete)
         if rest is None:
@@ -264,7 +239,7 @@ class Relay:
         self._take_rest(self._stages, rest)
         self._all_received()
 
-    def _take_rest(self, stages: RequestStages, rest: bytes) -> None:
+    def _take_rest(self, stages: StagedBody, rest: bytes) -> None:
         if self.sink is not None:
             if rest:
                 self.sent_bytes += len(rest)

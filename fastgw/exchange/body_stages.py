@@ -1,22 +1,18 @@
 """Body stages: filters that read a body, change it as it arrives, or need it as a whole.
 
 The hooks of a route are compiled into its chain; a stage is created for each exchange that a hook applies to.
-Rule 1: a stage holds no more than it declares: one that needs a whole body has a bound, above which the exchange fails.
-Rule 2: the output is framed after the stages have declared whether they keep the length. Rule 3: data that a stage
-could not check or change is not forwarded. Rule 4: what the stages of a body hold while more of it is to come, or while
-one computes its output, takes from the node's memory for held bodies; a body for which none is left is refused.
+Rule: a stage holds no more than it declares: one that needs a whole body has a bound, above which the exchange fails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 from fastgw.config.base.value_types import parse_size
 from fastgw.exchange.held_pieces import append_piece
 from fastgw.exchange.reply import Reply, Response
-from fastgw.shm.held_body_budget import HeldBodyBudget, HeldBytes
 
 if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange
@@ -313,176 +309,3 @@ def _checked(outcome: bytes | Reply | None) -> bytes | None:
     if type(outcome) is Reply:
         raise BodyRefused(outcome)
     raise TypeError(f"a body hook returned a {type(outcome).__name__}; expected bytes, a Reply or None")
-
-
-@final
-class BodyStages:
-    """The stages of one body, in sequence.
-
-    `failing`: the hook whose stage has raised, while the exception is handled. `holds`: a stage buffers the whole body.
-    `takes_empty`: a stage takes an empty body.
-    `changes`: whether the output may differ from the input. `complete`: all output was returned. `raised`: called in
-    the exception handler with the step of a hook whose stage raises on cancellation. `budget`: of the bytes that they
-    hold, until they are cancelled, or `release_held` is called and they hold nothing back.
-    """
-
-    __slots__ = ("_collected", "_ended", "_fed", "_held", "_held_bytes", "_raised", "_stages", "changes", "complete",
-                 "failing", "holds", "keeps_length", "takes_empty")  # fmt: skip
-
-    def __init__(
-        self,
-        stages: Iterable[tuple[BodyHook, BodyStage]],
-        raised: Callable[[BodyFunction | StageFactory], object],
-        budget: HeldBodyBudget,
-    ) -> None:
-        self._stages = tuple(stages)
-        self._raised = raised
-        # Stages that need the whole body get it one after the other: at the end of the body, each passes on what the
-        # first one has collected, or its own output in place of it. So only the first one is counted.
-        self._collected = 0
-        self._held_bytes = HeldBytes(budget)
-        self._fed = self.complete = False
-        self._ended = 0  # number of stages that were ended or cancelled
-        self._held = [0] * len(self._stages)  # bytes that each stage still owes, if it keeps the length
-        self.holds = self.changes = self.takes_empty = False
-        self.keeps_length = True
-        for hook, stage in self._stages:
-            self.holds = self.holds or isinstance(stage, WholeBodyStage)
-            self.keeps_length = self.keeps_length and stage.keeps_length
-            self.changes = self.changes or hook.changes
-            self.takes_empty = self.takes_empty or stage.takes_empty
-        self.failing: BodyHook | None = None
-
-    def check_length(self, length: int) -> None:
-        """Check the declared length of a request body before it comes. An exception of a stage propagates."""
-        for hook, stage in self._stages:
-            self.failing = hook
-            stage.check_length(length)
-            if not stage.keeps_length:
-                break
-        self.failing = None
-
-    def feed(self, payload: bytes, is_last: bool = False) -> bytes:
-        """Return the output of the last stage. An exception of a stage propagates. Raises `NoRoomForBody`.
-
-        `is_last`: the body is complete, and `end` follows at once. Such a piece needs no memory of the node, so that
-        clients that stall cannot keep others from being served.
-        """
-        self._fed = True
-        payload = self._feed_from(0, payload)
-        self.failing = None
-        if not is_last:
-            self._hold()
-        return payload
-
-    def _hold(self) -> None:
-        if not self._held_bytes.try_hold(self._collected + self._held_back()):
-            raise NoRoomForBody(self._held_bytes.why)
-
-    def _held_back(self) -> int:
-        """Return the bytes that stages hold which do not need the whole body."""
-        return sum(self._held) + sum([stage.held_bytes for _, stage in self._stages])
-
-    def _feed_from(self, begin: int, payload: bytes) -> bytes:
-        for place, (hook, stage) in enumerate(self._stages[begin:], begin):
-            if not payload:
-                break
-            self.failing = hook
-            if isinstance(stage, WholeBodyStage):
-                self._collected += len(payload)
-            try:
-                payload = self._checked(place, len(payload), stage.feed(payload))
-            except BodyRefused as refused:
-                self._pass_on(place, refused)
-                raise
-        return payload
-
-    def _pass_on(self, place: int, refused: BodyRefused) -> None:
-        """Let the stages after a place change what the stage there has passed before it has refused the body."""
-        if refused.passed:
-            refused.passed = self._feed_from(place + 1, refused.passed)
-            self.failing = self._stages[place][0]
-
-    def end(self) -> bytes | PendingOutput:
-        """Return the final output; nothing for an empty body, unless a stage takes it. An exception of a stage
-        propagates. A future: a stage waits for it; call `end_pending` once it is done. Raises `NoRoomForBody` if there
-        is no memory to hold the body meanwhile.
-        """
-        return self._end_from(b"", False)
-
-    def end_pending(self) -> bytes | PendingOutput:
-        """Continue `end` after the stage that has waited."""
-        return self._end_from(b"", True)
-
-    def _end_from(self, out: bytes, waited: bool) -> bytes | PendingOutput:
-        for place in range(self._ended, len(self._stages)):
-            hook, stage = self._stages[place]
-            self.failing = hook
-            came, fed = len(out), b""
-            if not waited:
-                if not (self._fed or out or stage.takes_empty):
-                    self._cancel_next()
-                    continue
-                try:
-                    fed = stage.feed(out) if out else b""
-                except BodyRefused as refused:
-                    self._pass_on(place, refused)
-                    raise
-                if stage.may_wait and (pending := stage.pending()) is not None:
-                    self._checked(place, came, fed)
-                    self._hold()
-                    return pending
-            waited = False
-            self._ended += 1
-            try:
-                out = self._checked(place, came, fed + stage.end())
-            except BodyRefused as refused:
-                refused.passed = fed + refused.passed
-                self._pass_on(place, refused)
-                raise
-            if self._held[place]:
-                raise ValueError("a body stage that keeps the length returned fewer bytes than it got")
-        self.failing = None
-        self.complete = True
-        if not self.holds:
-            self._held_bytes.release()
-        return out
-
-    def _checked(self, place: int, came: int, out: bytes) -> bytes:
-        """Return the output of a stage. Raises `TypeError` or `ValueError` for an invalid one."""
-        if type(out) is not bytes:
-            raise TypeError(f"a body stage returned a {type(out).__name__}; expected bytes")
-        if self._stages[place][1].keeps_length:
-            self._held[place] = held = self._held[place] + came - len(out)
-            if held < 0:
-                raise ValueError("a body stage that keeps the length returned more bytes than it got")
-        return out
-
-    def __bool__(self) -> bool:
-        """Whether there are stages."""
-        return bool(self._stages)
-
-    @property
-    def changed(self) -> bool:
-        """Whether the output differs from the input so far."""
-        return any(stage.changed for _, stage in self._stages)
-
-    def cancel(self) -> None:
-        """Cancel the stages, because the body will not be completed, or the exchange has ended."""
-        self._held_bytes.release()
-        while self._ended < len(self._stages):
-            self._cancel_next()
-
-    def release_held(self) -> None:
-        """Give back the memory of the output so far, which was passed on; bytes that stages hold back still count."""
-        self._collected = 0
-        is_over = self._ended == len(self._stages)
-        self._held_bytes.try_hold(0 if is_over else self._held_back())  # less than before
-
-    def _cancel_next(self) -> None:
-        hook, stage = self._stages[self._ended]
-        self._ended += 1
-        try:
-            stage.cancel()
-        except BaseException:  # the edge of a filter: the exception is logged, the other stages are still cancelled
-            self._raised(hook.step)

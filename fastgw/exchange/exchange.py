@@ -16,7 +16,7 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange.body_relay import MAX_KEPT, BodySink, Relay, Trailers
 from fastgw.exchange.chain import Chain
 from fastgw.exchange.exchange_counts import ExchangeCounts
-from fastgw.exchange.filter_steps import before_any, changed_whole, checked, count_raised, stages_of
+from fastgw.exchange.filter_steps import before_any, checked, count_raised
 from fastgw.exchange.hooks import RequestStep
 from fastgw.exchange.reply import (
     NO_CONTENT,
@@ -31,6 +31,7 @@ from fastgw.exchange.reply import (
 )
 from fastgw.exchange.request_ids import RequestIds
 from fastgw.exchange.response_relay import ResponseRelay, tell_of_change
+from fastgw.exchange.staged_body import changed_whole, staged_body
 from fastgw.exchange.states import (
     ANSWER_BEGUN,
     ANSWER_ENDED,
@@ -556,7 +557,7 @@ class Exchange:
                 return
             stages = made
         else:
-            stages = stages_of(self.chain.response_body_hooks_due(self.answered_by), self, "response body")
+            stages = staged_body(self.chain.response_body_hooks_due(self.answered_by), self)
         if isinstance(stages, str):
             self.why = stages
             self.answer_instead()

@@ -1,25 +1,14 @@
-"""Running the steps and body hooks of filters; the consequences if one raises."""
+"""Running the steps of filters; the consequences if one raises."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable
-from functools import partial
 from inspect import CORO_CREATED, getcoroutinestate, isawaitable, iscoroutine
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from fastgw.errors import Fault
-from fastgw.exchange.body_stages import (
-    BodyHook,
-    BodyRefused,
-    BodyStage,
-    BodyStages,
-    BodyTooLong,
-    NoRoomForBody,
-    StageFactory,
-    WholeBodyStage,
-)
 from fastgw.exchange.hooks import Outcome, RenewStep, RequestStep
 from fastgw.exchange.reply import Reply, problem
 from fastgw.exchange.states import ENDED
@@ -27,13 +16,11 @@ from fastgw.http.grpc.status import GrpcStatus, parse_status
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.observe.tracing.trace import MOST_TIMELINE, EndedWait
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.shm.held_body_budget import WHY_NO_SHARE, HeldBodyBudget
 
 if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange
     from fastgw.http.messages import ResponseHead
 
-NO_SHARE: Final = "Too much memory holds the bodies of your other requests. Try again later."
 LOG_EVERY_S: Final = 1.0
 LONG_WAIT_S: Final = 0.001
 """Seconds from which a wait for a filter is part of the story of a request."""
@@ -132,91 +119,6 @@ def abandon(outcome: Awaitable[Any]) -> None:
         for each in given:
             if getcoroutinestate(each) == CORO_CREATED:  # never awaited, which would be a warning
                 abandon(each)
-
-
-def stages_of(hooks: Iterable[BodyHook], exchange: Exchange, kind: str) -> BodyStages | str:
-    """Make the stages of a body for the hooks that need one. `kind`: kind of the steps, for the log.
-
-    A string: a hook has raised, and the stages made so far were cancelled; the string is for the access log.
-    """
-    stages: list[tuple[BodyHook, BodyStage]] = []
-    raised = partial(count_raised, kind=kind, exchange=exchange)
-    budget = request_budget(exchange) if exchange.response is None else exchange.client.held_body_budget
-    for hook in hooks:
-        try:
-            stage = hook.stage_for(exchange)
-        except BaseException:  # the edge of a filter: data that it could not check is not forwarded
-            why = raised(hook.step)
-            BodyStages(stages, raised, budget).cancel()
-            return why
-        if stage is not None:
-            stages.append((hook, stage))
-            response = exchange.response
-            if response is None:
-                continue
-            if hook.changes:
-                response.encoded_forms = None  # the next stages get another body
-            response.is_held = response.is_held or isinstance(stage, WholeBodyStage)
-    return BodyStages(stages, raised, budget)
-
-
-def request_budget(exchange: Exchange) -> HeldBodyBudget:
-    """Return the budget from which the request's body takes the memory in which it is held: its client's share."""
-    return exchange.client.held_body_budget.share_of(exchange.client_ip)
-
-
-def fail_unheld(exchange: Exchange, why: str) -> None:
-    """Refuse a request whose body the budget does not allow; `why`: its reason."""
-    exchange.fail(Fault.OVERLOADED, NO_SHARE if why is WHY_NO_SHARE else None, why=why)
-
-
-def checked_whole(hook: BodyHook, exchange: Exchange, body: bytes) -> BodyStages | Reply | str | None:
-    """Return the result of a hook for a complete request body (`Chain.whole_check`), or the stages, as `stages_of`
-    does. None: the body passes as it is.
-    """
-    try:
-        made = hook.check_whole(exchange, body)
-    except BaseException:  # the edge of a filter: data that it could not check is not forwarded
-        return count_raised(hook.step, "body", exchange)
-    if not isinstance(made, BodyStage):
-        return made
-    raised = partial(count_raised, kind="body", exchange=exchange)
-    return BodyStages(((hook, made),), raised, request_budget(exchange))
-
-
-def changed_whole(hook: BodyHook, exchange: Exchange, body: bytes) -> bytes | BodyStages | str:
-    """Return a complete response body as a hook changes it (`Chain.whole_hook`), or the stages, as `stages_of` does."""
-    step = hook.step
-    assert isinstance(step, StageFactory)
-    assert step.change_whole is not None
-    try:
-        assert exchange.response is not None
-        made = step.change_whole(exchange, exchange.response, body)
-    except BaseException:  # the edge of a filter: data that it could not check is not forwarded
-        return count_raised(step, "response body", exchange)
-    if type(made) is bytes:
-        return made
-    stages = () if made is None else ((hook, cast(BodyStage, made)),)
-    raised = partial(count_raised, kind="response body", exchange=exchange)
-    return BodyStages(stages, raised, exchange.client.held_body_budget)
-
-
-def failed_stage(error: BaseException, stages: BodyStages, exchange: Exchange, kind: str, too_long: Fault) -> None:
-    """End an exchange because a stage of a body has raised. Its stages are cancelled first. Called in the exception
-    handler.
-    """
-    if isinstance(error, NoRoomForBody):
-        fail_unheld(exchange, str(error))
-        return
-    hook = stages.failing
-    assert hook is not None
-    if isinstance(error, BodyTooLong):
-        name = exchange.chain.name_of(hook.step)
-        exchange.fail(too_long, why=f"filter {name} needs the whole body, which has more than {hook.bound} bytes")
-    elif isinstance(error, BodyRefused):
-        exchange.fail_with(error.reply, error.reply.fault or Fault.INTERNAL)
-    else:
-        exchange.fail(Fault.INTERNAL, why=count_raised(hook.step, kind, exchange))
 
 
 def count_raised(step: object, kind: str, exchange: Exchange) -> str:

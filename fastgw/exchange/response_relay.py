@@ -5,15 +5,14 @@ of the body is known, or known to be unknown: at once, or, if a filter needs the
 Rule 2: a body that may have changed is sent without digest, strong ETag and ranges.
 """
 
-from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, final
 
 from fastgw.errors import Fault
 from fastgw.exchange.body_relay import BodySink, Trailers
-from fastgw.exchange.body_stages import BodyRefused, BodyStages, PendingOutput
-from fastgw.exchange.filter_steps import count_raised, failed_stage
+from fastgw.exchange.filter_steps import count_raised
 from fastgw.exchange.reply import UNKNOWN, Response
+from fastgw.exchange.staged_body import StagedBody
 from fastgw.exchange.states import ANSWER_BEGUN
 from fastgw.http.field_names import DIGESTS, NOT_IN_TRAILERS
 from fastgw.http.fields import Fields
@@ -29,13 +28,14 @@ _OF_THE_BODY_IN_TRAILERS = DIGESTS | {b"etag"}
 class ResponseRelay(BodySink):
     """Relay that passes the body of one response through its stages, and the trailers through the hooks of filters."""
 
-    __slots__ = ("_began", "_exchange", "_over", "_stages")
+    __slots__ = ("_began", "_exchange", "_over", "_stages", "_unsent")
 
-    def __init__(self, exchange: "Exchange", stages: BodyStages) -> None:
+    def __init__(self, exchange: "Exchange", stages: StagedBody) -> None:
         self._exchange = exchange
         self._stages = stages
         self._began = False  # the head was sent
         self._over = False
+        self._unsent = b""  # output of the stages for a body that was received at once
 
     def start_response(self, response: Response, payload: bytes, ended: bool) -> None:
         """Take the head and the first part of the body. `ended`: all of it."""
@@ -46,13 +46,16 @@ class ResponseRelay(BodySink):
                 tell_of_change(response)
                 response.body_length = UNKNOWN
             self._over = ended  # otherwise trailers may follow: a declared length of 0 over HTTP/2 does not end it
-            stages.cancel()
+            stages.skip()
             self._send(payload, ended)
             return
         if not stages.holds and stages.changes:
             tell_of_change(response)
         if ended:
-            self._take_all(response, payload)
+            passed = stages.feed(payload, True) if payload else b""
+            if passed is not None:
+                self._unsent = passed
+                self.end(())
             return
         if stages.holds:
             self.feed(payload)
@@ -60,20 +63,17 @@ class ResponseRelay(BodySink):
         if not stages.keeps_length or (exchange.head.accepts_trailers and exchange.chain.trailer_steps):
             response.body_length = UNKNOWN
         exchange.response_bytes = 0
-        passed = self._pass(payload)
-        if passed is not None:
-            self._send(passed, False)
-            exchange.response_bytes = len(passed)
+        begun = stages.feed(payload) if payload else b""
+        if begun is not None:
+            self._send(begun, False)
+            exchange.response_bytes = len(begun)
 
-    def _take_all(self, response: Response, payload: bytes) -> None:
-        """Handle the complete body."""
-        passed = self._pass(payload, True)
-        rest = None if passed is None else self._pass_end((), passed)
-        if passed is not None and rest is not None:
-            self._answer_whole(response, passed + rest, ())
-
-    def _answer_whole(self, response: Response, body: bytes, trailers: Trailers) -> None:
+    def _answer_whole(self, trailers: Trailers, rest: bytes) -> None:
+        """Send the response with its whole body: `rest`, behind what was passed on before."""
         exchange, stages = self._exchange, self._stages
+        response, body = exchange.response, self._unsent + rest
+        if self._over or response is None:
+            return
         stages.release_held()  # the client's side counts what it has to hold
         if stages.holds and stages.changed:
             tell_of_change(response)
@@ -101,19 +101,19 @@ class ResponseRelay(BodySink):
         if not payload or self._over:
             return
         exchange.response_bytes -= len(payload)  # first: if a stage aborts the body, it is reported as such
-        passed = self._pass(payload)
+        passed = self._stages.feed(payload)
         if passed:
             exchange.response_bytes += len(passed)
             exchange.client.feed(passed)
 
     def end(self, trailers: Trailers) -> None:
         exchange = self._exchange
-        rest = None if self._over else self._pass_end(trailers)
+        answer_whole = partial(self._answer_whole, trailers)  # later: a stage that still computes has held all of it
+        rest = None if self._over else self._stages.end(answer_whole)
         if rest is None:
             return
-        assert exchange.response is not None
         if not self._began:
-            self._answer_whole(exchange.response, rest, trailers)
+            answer_whole(rest)
             return
         if rest:
             exchange.response_bytes += len(rest)
@@ -131,48 +131,13 @@ class ResponseRelay(BodySink):
 
     # the stages
 
-    def _pass(self, payload: bytes, is_last: bool = False) -> bytes | None:
-        passed = self._run(self._stages.feed, payload, is_last) if payload else b""
-        assert passed is None or isinstance(passed, bytes)
-        return passed
-
-    def _pass_end(self, trailers: Trailers, unsent: bytes = b"") -> bytes | None:
-        return self._settled(self._run(self._stages.end, unsent=unsent), trailers)
-
-    def _settled(self, output: bytes | PendingOutput | None, trailers: Trailers) -> bytes | None:
-        """Return the output. None: there is none, or a stage still computes it, so that the whole response is sent
-        later: such a stage holds all of it, so nothing was sent yet.
-        """
-        if output is None or isinstance(output, bytes):
-            return output
-        output.add_done_callback(partial(self._continue, trailers))
-        return None
-
-    def _continue(self, trailers: Trailers, _: object) -> None:
-        if self._over:
-            return
-        rest = self._settled(self._run(self._stages.end_pending), trailers)
-        response = self._exchange.response
-        if rest is not None and response is not None:
-            self._answer_whole(response, rest, trailers)
-
-    def _run(
-        self, step: Callable[..., bytes | PendingOutput], *given: bytes | bool, unsent: bytes = b""
-    ) -> bytes | PendingOutput | None:
-        """None: a stage has raised, and the exchange gets another response or is aborted. `unsent`: earlier output."""
-        try:
-            return step(*given)
-        except BaseException as error:  # the edge of a filter: data that it could not check is not sent
-            if isinstance(error, BodyRefused) and (unsent or error.passed) and not self._stages.holds:
-                self._send_passed(unsent + error.passed)
-            self.cancel()
-            failed_stage(error, self._stages, self._exchange, "response body", Fault.RESPONSE_TOO_LARGE)
-            return None
-
-    def _send_passed(self, payload: bytes) -> None:
+    def send_passed(self, payload: bytes) -> None:
         """Send what the stages have passed of a body that is cut off now."""
         exchange, response = self._exchange, self._exchange.response
         assert response is not None
+        payload = self._unsent + payload
+        if not payload:
+            return
         if self._began:
             exchange.response_bytes += len(payload)
             exchange.client.feed(payload)
@@ -188,7 +153,7 @@ class ResponseRelay(BodySink):
         for step in exchange.chain.trailer_steps_due(exchange.answered_by):
             try:
                 trailers = _checked(step(exchange, trailers))
-            except BaseException:  # the edge of a filter, as in `_run`
+            except BaseException:  # the edge of a filter, as in `StagedBody`
                 self._over = True
                 exchange.fail(Fault.INTERNAL, why=count_raised(step, "trailers", exchange))
                 return ()

@@ -17,11 +17,10 @@ from time import monotonic
 from fastgw.errors import Fault
 from fastgw.exchange import Outcome, Reply, RequestStep, problem, run_request
 from fastgw.exchange.exchange import ClientSide, Exchange, filter_timeout_of
-from fastgw.exchange.filter_steps import fail_unheld, request_budget
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import body_at_once
-from fastgw.exchange.request_stages import begin_request_stages
 from fastgw.exchange.route import Route
+from fastgw.exchange.staged_body import begin_request_stages, fail_unheld, request_budget
 from fastgw.http.field_names import EXPECT
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, log_event

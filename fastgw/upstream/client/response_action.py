@@ -11,8 +11,8 @@ from fastgw.errors import Fault
 from fastgw.exchange.action import Action
 from fastgw.exchange.body_relay import Relay
 from fastgw.exchange.exchange import Exchange
-from fastgw.exchange.filter_steps import fail_unheld, request_budget
 from fastgw.exchange.reply import NO_CONTENT, Reply, Response, own_response
+from fastgw.exchange.staged_body import fail_unheld, request_budget
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import parse_response
 from fastgw.upstream.client.call import DetachedCall

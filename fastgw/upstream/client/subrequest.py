@@ -25,8 +25,8 @@ from fastgw.exchange.chain import Chain
 from fastgw.exchange.exchange import CallSide, ClientSide, Exchange, begin_exchange
 from fastgw.exchange.filter_steps import LOG_EVERY_S
 from fastgw.exchange.reply import Response, body_at_once
-from fastgw.exchange.request_stages import begin_request_stages
 from fastgw.exchange.shadow_exchange import ShadowExchange
+from fastgw.exchange.staged_body import begin_request_stages
 from fastgw.exchange.states import ENDED
 from fastgw.exchange.upstream_chains import NO_FILTERS, UpstreamChains
 from fastgw.forwarded_headers import Peer, reported_lines

@@ -13,8 +13,9 @@ from fastgw.errors import Fault
 from fastgw.exchange.action import Action
 from fastgw.exchange.body_relay import MAX_KEPT, Relay
 from fastgw.exchange.exchange import UNCHANGED_QUERY, Exchange
-from fastgw.exchange.filter_steps import count_raised, request_budget
+from fastgw.exchange.filter_steps import count_raised
 from fastgw.exchange.reply import problem
+from fastgw.exchange.staged_body import request_budget
 from fastgw.http.grpc.calls import is_grpc, timeout_of
 from fastgw.http.malformed import Malformed
 from fastgw.observe.access_log.finished_exchange import FinishedExchange, target_of

@@ -2,7 +2,7 @@
 
 A form is found by the stored response that it was made of: its key, the date of its fetch and its length. So it is
 never used for another response, whatever was purged or fetched in between; forms of removed responses are evicted. It
-is a form of the stored body: one that a filter has changed for a client has none (`chain.stages_of`).
+is a form of the stored body: one that a filter has changed for a client has none (`staged_body`).
 """
 
 from hashlib import blake2b
