@@ -12,8 +12,7 @@ from time import time
 from typing import Final, NamedTuple, Protocol
 
 from fastgw.config.settings import gateway as config
-from fastgw.downstream.http1.connection import Http1ClientConnection
-from fastgw.downstream.http1.endings import LAST_REQUEST_S
+from fastgw.downstream.http1.connection import LAST_REQUEST_S, Http1ClientConnection
 from fastgw.downstream.http1.serving import ServingListener, ServingWorker
 from fastgw.downstream.http2.connection import Http2ClientConnection
 from fastgw.downstream.protocols import speaks_http1

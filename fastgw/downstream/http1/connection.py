@@ -3,13 +3,12 @@
 It handles the bytes and timeouts of HTTP/1; the parser checks requests, and the exchange handles them. Rule 1: a phase
 changes together with its deadline. Rule 2: at most one exchange is in flight; pipelined bytes wait in `_ahead` from
 `_at` on, up to 64 KiB, and reading continues so that a disconnect is detected. Rule 3: the bytes of a body are buffered
-in its relay or in the transport, never in both.
+in its relay or in the transport, never in both. Rule 4: a connection ends once; what is in flight is recorded before.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -17,15 +16,17 @@ from typing import TYPE_CHECKING, Final
 import cython
 
 from fastgw.downstream.http1.defect_response import answer_defect
-from fastgw.downstream.http1.endings import LAST_REQUEST_S, LINGER_IDLE_S, EndingConnection
 from fastgw.downstream.http1.rejected_head import rejected_head
 from fastgw.downstream.http1.states import (
     ACTIVE,
+    CLOSE,
+    CLOSED,
     CLOSING,
     FLUSHING,
     HEAD,
     HEAD_BEGUN,
     IDLE,
+    LAST_RESPONSE,
     LINGERING,
     LOST,
     NEXT,
@@ -33,20 +34,19 @@ from fastgw.downstream.http1.states import (
     RESPONSE_WAITS,
     SWITCHED,
     TUNNEL,
+    ClientPhase,
 )
-from fastgw.downstream.http1.stream import Http1Stream
+from fastgw.downstream.http1.stream import Http1Stream, StreamedConnection
 from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.body_reads import MEDIUM_READ_BYTES, READ_BYTES
 from fastgw.eventloop.idle_order import put_last
-from fastgw.eventloop.socket_transport import SocketTransport
+from fastgw.eventloop.socket_transport import unread_in_kernel
 from fastgw.exchange import Relay
-from fastgw.exchange.exchange import Exchange, begin_exchange
-from fastgw.exchange.exchange_counts import ExchangeCounts
-from fastgw.exchange.states import ENDED
-from fastgw.forwarded_headers import Peer, client_address
+from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.states import ANSWERING, ENDED
+from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.body import BodyReader
 from fastgw.http.http1.parser import find_head_end, leading_bytes, parse_request, take_begun, take_request
-from fastgw.http.http1.reserved_fields import OWN_FIELDS, ReservedFields
 from fastgw.http.http2.session import PREFACE
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import RequestHead
@@ -58,7 +58,6 @@ from fastgw.pipeline.route_selection import too_long
 
 if TYPE_CHECKING:
     from fastgw.downstream.server import Listener, Server
-from fastgw.shm.node_limits import AddressLimit
 
 log = logging.getLogger("fastgw.downstream")
 
@@ -71,6 +70,17 @@ REQUESTS_PER_TURN: Final = 16
 """Maximum number of pipelined requests that are answered in one iteration of the event loop: 1,200 fit into one read,
 and take 150 ms.
 """
+LINGER_IDLE_S: Final = 5.0
+LINGER_TOTAL_S: Final = 30.0
+"""Lingering close: seconds for which data from the client is read and dropped after a response that ended the
+connection early.
+
+Closing at once would reset the connection, and the client might lose the response (RFC 9112 section 9.6).
+"""
+LAST_REQUEST_S: Final = 1.0
+"""Seconds for which a drain waits for one more request on an idle connection: it may be in transit, and would otherwise
+be lost.
+"""
 PREFACE_HEAD: Final = PREFACE[:18]
 """First bytes of the HTTP/2 preface that look like a request."""
 _CLOSE: Final = b"Connection: close\r\n"
@@ -79,18 +89,19 @@ _CR: Final = 13
 TOKEN_START: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
-class Http1ClientConnection(EndingConnection):
+class Http1ClientConnection(StreamedConnection):
     def __init__(self, server: Server, listener: Listener, peer: Peer) -> None:
-        EndingConnection.__init__(self, server, listener, peer)
-        self.counts: ExchangeCounts = server.counts
-        self.requests = 0  # answered on this connection
+        StreamedConnection.__init__(self, server, listener, peer)
+        self.phase: ClientPhase = IDLE
+        self._stream: Http1Stream | None = None  # created for the first request
+        self._ahead = b""  # received bytes of the next requests, or read ahead; empty once they are processed
+        self._at = 0  # offset of the next request in it
         self._searched = 0
         self._head_begun_at = 0.0  # when the first bytes of an incomplete head came, in `HEAD`
         self._ended = False  # the client has ended its direction, and what it has sent whole is served
-        self._stopped = False  # reading of the transport is paused; updated late while `_beginning`
         self._beginning = False  # a request with a body begins: reading is paused or resumed at the end
         self._starting = False
-        self._unsent = 0
+        self._linger_end = inf
 
     def __repr__(self) -> str:
         return f"<Http1ClientConnection {self.peer.ip} {self.phase.name} requests={self.requests} {self.exchange!r}>"
@@ -98,6 +109,11 @@ class Http1ClientConnection(EndingConnection):
     @property
     def is_tunnel(self) -> bool:
         return self.phase is TUNNEL
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """The exchange in flight."""
+        return None if self._stream is None else self._stream.exchange
 
     @property
     def stream(self) -> Http1Stream:
@@ -109,28 +125,8 @@ class Http1ClientConnection(EndingConnection):
 
     # calls of the event loop
 
-    def connection_made(self, transport: SocketTransport) -> None:
-        address_limit = self.server.address_limit_for(self.listener, self.peer.ip)
-        refused = self.server.admit(self.peer.ip, address_limit)
-        if refused is None:
-            self.attach_transport(transport, address_limit)
-        else:
-            self.transport = transport
-            self._refuse_unread(refused, linger=False)  # load shedding: no lingering
-
-    def attach_transport(self, transport: SocketTransport, address_limit: AddressLimit | None) -> None:
-        """Start a connection that is counted in the node's limits, including `address_limit`."""
-        self.transport = transport
-        self._address_limit = address_limit
-        self._asks = True
-        self.listener.askers += 1
-        self.server.connections.add(self)
-        self.server.idle.put_last(self)
-        self.watch(self.server.timeouts.request_headers)
-
-    def trust_as_of(self, trusts: Callable[[str], bool], vouched: bytes) -> None:
-        """Set the trusted proxies as of the handshake; the tables may have changed since."""
-        self._trusts, self._vouched = trusts, vouched
+    def shed(self, fault: Fault) -> None:
+        self._refuse_unread(fault, linger=False)  # load shedding: no lingering
 
     def buffer_updated(self, nbytes: cython.Py_ssize_t) -> None:
         phase = self.phase
@@ -160,7 +156,7 @@ class Http1ClientConnection(EndingConnection):
                 if self._has_enough():
                     self.pause()
         elif phase is TUNNEL:
-            self.stream.read_raw(chunk)
+            self.stream.feed_tunnel(chunk)
             self.reads.count(self, nbytes, 0)
         elif phase is LINGERING:
             if not self.write_paused:
@@ -278,7 +274,7 @@ class Http1ClientConnection(EndingConnection):
         server, transport = self.server, self.transport
         self.phase = LOST[self.phase]
         self._wheel.drop(self)
-        self._ask_no_more()
+        self.ask_no_more()
         server.connections.discard(self)
         server.idle.forget(self)
         server.speak_http2(self.listener, self.peer, transport, self._address_limit, received)
@@ -337,23 +333,15 @@ class Http1ClientConnection(EndingConnection):
             self._fail_unbegun(head)
 
     def _begin_request(self, head: RequestHead) -> None:
-        server, listener = self.server, self.listener
-        if self._trusts is not listener.trusts and not self._check_peer():
+        listener = self.listener
+        if self._trusts is not listener.trusts and not self.check_peer():
             self._refuse_unread(Fault.CONNECTION_OUTDATED, None, head.raw)
             return
-        peer: Peer = self.peer
-        reserved: ReservedFields = OWN_FIELDS if peer.trusted else listener.reserved
-        reserved.take_out_of(head)
         self.phase = REQUEST[self.phase]
         self.closing = listener.closing or head.close
         stream: Http1Stream = self._stream or self.stream
-        exchange = begin_exchange(head, stream, listener, peer, listener.early)
-        stream.exchange = exchange
+        exchange: Exchange = stream.begin(head)
         try:
-            if server.tracer is not None:
-                exchange.trace = server.tracer.begin_trace(head)
-            if peer.trusted:
-                exchange.client_ip = client_address(head, peer, listener.trusts)
             received: bytes | None = b""  # the last piece of the body so far
             if head.length or not head.ordinary:
                 received = stream.expect_body(exchange, head)
@@ -377,24 +365,6 @@ class Http1ClientConnection(EndingConnection):
         reader = stream.reader
         if not self.paused and reader is not None and (assured := reader.bytes_assured()):
             self.buffer = self.reads.buffer_for(piece, piece, assured, stream.body_goes_to)
-
-    def _check_peer(self) -> bool:
-        """Evaluate the peer again, because the trusted proxies of the configuration have changed, or because its client
-        certificate expires soon, which the response announces.
-
-        False: its client certificate is no longer valid.
-        """
-        listener = self.listener
-        if self._certificate_expired or listener.is_outdated(self._vouched):
-            return False
-        if self._trusts is None:
-            self.server.worker_loop.loop.call_soon(self.leave)  # when the request has begun
-        else:
-            self._trusts = listener.trusts
-        peer = listener.reassess(self.peer)
-        if peer is not self.peer:  # the exchange in flight continues with its peer
-            self.peer = peer
-        return True
 
     def end_rest(self) -> None:
         stream = self._stream
@@ -517,37 +487,21 @@ class Http1ClientConnection(EndingConnection):
         """Pause or resume the transport, according to `paused`."""
         if self.paused and not self.write_paused:
             self.deadline = inf
-        if self.paused == self._stopped or self.phase >= CLOSING:
-            return
-        self._stopped = self.paused
-        if self.paused:
-            self.transport.pause_reading()
-            self.server.worker_loop.hangups.watch(self.transport)
-        else:
-            self.server.worker_loop.hangups.unwatch(self.transport)
-            if not self.resting:
-                self.transport.resume_reading()
+        if self.phase < CLOSING:
+            self.stop_reading(self.paused)
 
     # calls of the stream
 
     def begin_tunnel(self, message: bytes) -> bytes:
         """Send `message` and start the tunnel. Returns the bytes that the client has already sent."""
         self.phase = SWITCHED[self.phase]
-        self._ask_no_more()
+        self.ask_no_more()
         self.deadline = inf
         self.transport.write(message)
         ahead = self._ahead[self._at :]
         self._ahead, self._at = b"", 0
         self.resume()  # first, because the target may not accept all that was read ahead
         return ahead
-
-    def tunnel_begun(self) -> None:
-        """Repeat for the tunnel what may have happened since its request was evaluated."""
-        loop = self.server.worker_loop.loop
-        if self.listener.is_outdated(self._vouched):
-            loop.call_soon(self.end_outdated)
-        if self.server.draining:
-            loop.call_soon(self.drain)
 
     def response_sent(self, unread: bool) -> None:
         self.requests += 1
@@ -575,12 +529,10 @@ class Http1ClientConnection(EndingConnection):
         head = rejected_head(received)
         if self.phase is HEAD:
             head.received_s = monotonic() - self._head_begun_at
-        stream = self.stream
-        exchange = stream.exchange = Exchange(head, stream, self.listener, self.peer, self.listener.early)
         self.phase = REQUEST[self.phase]
         self.closing = True
         self._ahead, self._at = b"-" if linger else b"", 0  # unread data causes lingering
-        exchange.fail(fault, detail)
+        self.stream.reject(head, fault, detail)
 
     def _refuse_malformed(self, fault: Fault, reason: str, received: bytes) -> None:
         """Answer bytes that are not a request, and close. On a new connection they may be of another protocol."""
@@ -592,3 +544,154 @@ class Http1ClientConnection(EndingConnection):
     def refuse(self, fault: Fault, received: bytes) -> None:
         """Answer a connection that will not be served, ignoring its data, and close."""
         self._refuse_unread(fault, None, received)
+
+    # the client's direction
+
+    def _follow_end(self) -> bool:
+        """Go on behind the end of the client's direction: requests that were received whole are served, the last one
+        with the last response. False: none is left.
+        """
+        if self.phase is ACTIVE and self._stream is not None and self._stream.reader is not None:
+            self._leave_unserved()  # its body stays incomplete
+        elif self.phase is ACTIVE and not self._ahead:
+            self.closing = True
+        elif not self._ahead and (self.phase is FLUSHING or self.phase is IDLE):
+            self.close()
+        return self.phase is not HEAD and self.phase is not CLOSED
+
+    def peer_left(self) -> None:
+        """Handle the end of the client's direction while reading is paused (`Hangups`)."""
+        if not self.listener.serves_half_closed:  # otherwise it is met where reading resumes, behind all that was sent
+            self._leave_unserved()
+
+    def _leave_unserved(self) -> None:
+        """Handle a client that has closed its side while it waits for a response: there is no receiver for it (as in
+        nginx).
+
+        A response that was already handed over is still sent; further requests of the client are dropped.
+        """
+        if self.phase is ACTIVE:
+            self._break_off(Fault.CLIENT_LEFT)
+            self.abort()
+        elif self.phase is FLUSHING:
+            self.close()
+
+    # the last response
+
+    def _end(self, unread: bool) -> None:
+        """Handle the end of the last response. `unread`: its request has not ended."""
+        if unread or self._ahead:
+            self._linger()
+        else:
+            self.close()
+
+    def _break_off(self, fault: Fault) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        exchange.cancel(fault)
+        self.stream.record()
+
+    def _linger(self) -> None:
+        self.phase = LAST_RESPONSE[self.phase]
+        self._ahead, self._at = b"", 0
+        self.server.idle.put_last(self)
+        if not self.write_paused:  # otherwise the client's write timeout applies
+            self._watch_rest()
+        self.transport.write_eof()
+        if self.paused:
+            self.resume()
+
+    def _watch_rest(self) -> None:
+        """Start the timeout for the rest of the request, after the response was sent."""
+        self._linger_end = self._wheel.now + LINGER_TOTAL_S
+        self.watch(LINGER_IDLE_S)
+
+    def close(self) -> None:
+        """Close after all data was sent, within the write timeout of the client."""
+        if self.phase < CLOSING:
+            self.phase = CLOSE[self.phase]
+            self.watch(self.server.timeouts.response_idle)
+            self.transport.close()
+
+    def close_idle(self) -> bool:
+        """Close at once, to make room for another connection (`Idler`). Idle is what waits for a request or for the
+        rest of its head, or drops what follows the last response.
+        """
+        phase = self.phase
+        if phase is IDLE or phase is HEAD:
+            if (phase is IDLE and self._ahead) or unread_in_kernel(self.transport.fd):  # a request, perhaps
+                return False
+        elif phase is not LINGERING:
+            return False
+        self._forget()
+        if self.write_paused:
+            self.transport.abort()
+        else:
+            self.transport.close()
+        return True
+
+    def abort(self) -> None:
+        self._forget()
+        self.transport.abort()
+
+    def _forget(self) -> None:
+        if self.phase is not CLOSED:
+            self.phase = LOST[self.phase]
+            self._ahead, self._at = b"", 0
+            self._stream = None  # avoids a reference cycle
+            self.leave_server()
+
+    # drain
+
+    def leave(self) -> None:
+        """Prepare to close, because the listener closes: the next response whose head is not sent yet is the last
+        one.
+        """
+        exchange = self.exchange
+        if exchange is not None and exchange.state < ANSWERING:
+            self.closing = True
+        if self.phase is IDLE:
+            self.watch(LAST_REQUEST_S)
+
+    def certificate_expires_soon(self) -> None:
+        """Announce the end with each following response, because the client's certificate expires soon."""
+        self._trusts = None
+        self.leave()
+
+    def certificate_expired(self) -> None:
+        """Accept no further request, because the client's certificate has expired. A tunnel has none, and continues."""
+        self._certificate_expired = True
+        self.certificate_expires_soon()
+
+    def end_outdated(self) -> None:
+        """End a tunnel at once if the verification of its client certificate is outdated: it will send no further
+        request."""
+        if self.phase is TUNNEL and self.listener.is_outdated(self._vouched):
+            if self.exchange is not None:
+                self._break_off(Fault.CONNECTION_OUTDATED)
+            self.abort()
+
+    def drain(self) -> None:
+        """Call `leave`, and end a tunnel that one side has ended."""
+        self.leave()
+        if self.phase is TUNNEL:
+            self.stream.drain_tunnel()
+
+    def cut_requests(self) -> bool:
+        """Call `cut`, except for a tunnel, which continues."""
+        return self.phase is not TUNNEL and self.cut()
+
+    def cut_tunnels(self) -> bool:
+        """Call `cut` for a tunnel."""
+        return self.phase is TUNNEL and self.cut()
+
+    def cut(self) -> bool:
+        """Abort at once, with a 503 if no response has begun. True: an exchange or tunnel was aborted."""
+        exchange = self.exchange
+        self.closing = True
+        if exchange is not None and exchange.state < ANSWERING:
+            exchange.fail(Fault.GATEWAY_STOPPED)
+        elif exchange is not None:
+            self._break_off(Fault.GATEWAY_STOPPED)
+        self.abort()
+        return exchange is not None

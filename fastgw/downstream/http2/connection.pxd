@@ -13,8 +13,6 @@ cdef int MALFORMED, PONG, REFUSED, REQUEST, SENT, TOO_LONG, WHOLE
 
 
 cdef class Http2ClientConnection(MultiplexedConnection):
-    cdef public object _address_limit
-    cdef public bint _asks
     cdef public bint _awaits_head
     cdef public bint _closing
     cdef public object _events
@@ -26,16 +24,9 @@ cdef class Http2ClientConnection(MultiplexedConnection):
     cdef public Py_ssize_t _read_while_unsent
     cdef public list _spare
     cdef public double _stalled_at
-    cdef public bint _stopped
     cdef public dict _streams
-    cdef public object _trusts
-    cdef public Py_ssize_t _unsent
-    cdef public object _vouched
     cdef public bint closed
-    cdef public long long requests
-    cdef public bint write_paused
 
-    cpdef connection_made(self, SocketTransport transport)
     cpdef buffer_updated(self, Py_ssize_t nbytes)
     cpdef bint eof_received(self) except -1
     cpdef pause_writing(self)

@@ -8,7 +8,6 @@ while reading is paused, and while the client does not read.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +23,6 @@ from fastgw.eventloop.socket_transport import SocketTransport, unread_in_kernel
 from fastgw.exchange import Trailers
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import read_http2_request
-from fastgw.http.http1.reserved_fields import OWN_FIELDS
 from fastgw.http.http1.trailers import TRAILERS_TOO_LARGE, parse_trailers
 from fastgw.http.http2.session import (
     BROKEN,
@@ -92,29 +90,16 @@ class Http2ClientConnection(MultiplexedConnection):
             listener.takes_tunnels,
         )
         MultiplexedConnection.__init__(self, server, listener, peer, session)
-        self.transport: SocketTransport = None  # type: ignore[assignment]  # set before anything else is called
-        self.reads = server.worker_loop.reads
-        self.buffer = self.reads.read_buffer
         self._streams: dict[int, Http2Stream] = {}
         self._spare: list[Http2Stream] = []
         self._events: deque[Event] = deque()  # events for the next loop iteration
-        self.requests = 0  # requests begun on this connection
-        # Used to evaluate `peer`. None: the client's certificate has expired, so each request has its peer checked.
-        self._trusts: Callable[[str], bool] | None = listener.trusts
-        self._vouched: bytes | None = None  # over TLS: settings that verified its certificate (`ServerContexts`)
-        self._address_limit: AddressLimit | None = None
-        self._asks = False  # counted in the listener's `askers`
         self._last_calls = 0  # 1: GOAWAY was announced; 2: no further streams
         self._last_calls_at = inf  # when the second GOAWAY is due
         self._stalled_at = inf  # when the client, or its close, has stalled
         self._closing = False  # the transport is closing
         self.closed = False
-        self.write_paused = False
-        self._unsent = 0
         self._read_while_unsent = 0
-        self._stopped = False  # reading of the transport is paused
         self._full = 0  # `FULL`: the process holds too many bytes of bodies
-        self.resting = False
         self._flush_is_due = False
         self._head_begun_at: float | None = None  # when the first bytes of an incomplete head came
         self._awaits_head = False  # its deadline is that of an incomplete head, with other streams open
@@ -129,27 +114,12 @@ class Http2ClientConnection(MultiplexedConnection):
 
     # calls of the event loop
 
-    def connection_made(self, transport: SocketTransport) -> None:
-        address_limit = self.server.address_limit_for(self.listener, self.peer.ip)
-        if self.server.admit(self.peer.ip, address_limit) is None:
-            self.attach_transport(transport, address_limit)
-        else:
-            transport.abort()  # load shedding: no lingering
+    def shed(self, fault: Fault) -> None:
+        self.transport.abort()  # load shedding: no lingering
 
     def attach_transport(self, transport: SocketTransport, address_limit: AddressLimit | None) -> None:
-        """Start a connection that is counted in the node's limits, including `address_limit`."""
-        self.transport = transport
-        self._address_limit = address_limit
-        self._asks = True
-        self.listener.askers += 1
-        self.server.connections.add(self)
-        put_last(self.server.idle, self)
-        self.watch(self.server.timeouts.request_headers)
+        MultiplexedConnection.attach_transport(self, transport, address_limit)
         self.flush_soon()
-
-    def trust_as_of(self, trusts: Callable[[str], bool], vouched: bytes) -> None:
-        """Set the trusted proxies as of the handshake; the tables may have changed since."""
-        self._trusts, self._vouched = trusts, vouched
 
     def buffer_updated(self, nbytes: cython.Py_ssize_t) -> None:
         self.receive(self.buffer, nbytes)
@@ -238,17 +208,8 @@ class Http2ClientConnection(MultiplexedConnection):
         crowded = self.server.worker_loop.crowded
         (crowded.add if self._full else crowded.discard)(self)
         blocked = self.write_paused and self._read_while_unsent > READ_WHILE_UNSENT
-        stop = blocked or bool(self._events) or bool(self._full)
-        if stop is self._stopped or self._closing:
-            return
-        self._stopped = stop
-        if stop:
-            self.transport.pause_reading()
-            self.server.worker_loop.hangups.watch(self.transport)
-        else:
-            self.server.worker_loop.hangups.unwatch(self.transport)
-            if not self.resting:
-                self.transport.resume_reading()
+        if not self._closing:
+            self.stop_reading(blocked or bool(self._events) or bool(self._full))
 
     # received frames
 
@@ -352,7 +313,7 @@ class Http2ClientConnection(MultiplexedConnection):
         end comes later. `protocol`: that of an extended CONNECT.
         """
         server, listener = self.server, self.listener
-        if self._trusts is not listener.trusts and not self._check_peer():
+        if self._trusts is not listener.trusts and not self.check_peer():
             self._refuse(number, Fault.CONNECTION_OUTDATED, None, text)
             self.leave()
             return
@@ -366,7 +327,6 @@ class Http2ClientConnection(MultiplexedConnection):
         if self._head_begun_at is not None:
             self._note_reception(head)
         streams = self._streams
-        peer: Peer = self.peer
         stream: Http2Stream = self._spare.pop() if self._spare else Http2Stream(self)
         stream.id = number
         stream.receiving = payload is None
@@ -377,13 +337,13 @@ class Http2ClientConnection(MultiplexedConnection):
                 self.deadline = inf
         else:
             streams[number] = stream
-            address_limit = server.address_limit_for(listener, peer.ip)
-            fault = server.admit(peer.ip, address_limit)
+            ip = self.peer.ip
+            address_limit = server.address_limit_for(listener, ip)
+            fault = server.admit(ip, address_limit)
             if fault is not None:
-                stream.refuse(rejected_head(text), fault, None)
+                stream.reject(rejected_head(text), fault, None)
                 return
             stream.has_place, stream.address_limit = True, address_limit
-        (OWN_FIELDS if peer.trusted else listener.reserved).take_out_of(head)
         stream.serve(head)
 
     def _open(self, number: int) -> Http2Stream:
@@ -412,7 +372,7 @@ class Http2ClientConnection(MultiplexedConnection):
         if stream is None:
             if self._head_begun_at is not None:
                 self._note_reception(head)
-            self._open(number).refuse(head, fault, detail)
+            self._open(number).reject(head, fault, detail)
         elif (exchange := stream.exchange) is not None:
             exchange.fail(fault, detail)  # its trailers are invalid
 
@@ -453,23 +413,6 @@ class Http2ClientConnection(MultiplexedConnection):
             self.flush_soon()
         elif not self._last_calls and not self.write_paused:
             self._wheel.watch(self, self._wheel.now + server.keepalive)
-
-    def _drop_spare(self) -> None:
-        self._spare.clear()
-
-    def _check_peer(self) -> bool:
-        """Evaluate the peer again, because the trusted proxies of the configuration have changed. False: its client
-        certificate is no longer valid.
-        """
-        listener = self.listener
-        if self._trusts is None or listener.is_outdated(self._vouched):
-            return False
-        self._trusts = listener.trusts
-        peer = listener.reassess(self.peer)
-        if peer is not self.peer:
-            self.peer = peer
-            self._drop_spare()
-        return True
 
     # output
 
@@ -587,24 +530,15 @@ class Http2ClientConnection(MultiplexedConnection):
         if self.closed:
             return
         self.closed = True
-        server = self.server
-        server.worker_loop.wheel.drop(self)
         for stream in tuple(self._streams.values()):
             self._stream_closed(stream)
         self._streams.clear()
-        self._drop_spare()
+        self._spare.clear()
         self.sending.clear()
         self._events.clear()
-        if self._asks:
-            self._asks = False
-            self.listener.askers -= 1
-        server.worker_loop.hangups.unwatch(self.transport)
-        server.worker_loop.crowded.discard(self)
-        server.worker_loop.holders.discard(self)
-        if self in server.connections:
-            server.release(self.peer, self._address_limit)
-            server.idle.forget(self)
-            server.closed(self)
+        self.server.worker_loop.crowded.discard(self)
+        self.server.worker_loop.holders.discard(self)
+        self.leave_server()
 
     def watch(self, seconds: float) -> None:
         self._wheel.watch(self, min(self._wheel.now + seconds, self._last_calls_at))
@@ -626,7 +560,7 @@ class Http2ClientConnection(MultiplexedConnection):
 
     def certificate_expired(self) -> None:
         """Accept no further streams, because the client's certificate has expired. Tunnels continue."""
-        self._trusts = None
+        self._trusts, self._certificate_expired = None, True
         self.leave()
 
     def _call_last(self) -> None:
@@ -639,18 +573,7 @@ class Http2ClientConnection(MultiplexedConnection):
         self.leave()
         for stream in tuple(self._streams.values()):
             if stream.is_tunnel:
-                stream.end_of_tunnel()
-                exchange = stream.exchange
-                if exchange is not None and exchange.tunnel is not None:
-                    exchange.tunnel.drain()
-
-    def tunnel_begun(self) -> None:
-        """Handle a new tunnel: repeat changes that happened since its request was evaluated."""
-        loop = self.server.worker_loop.loop
-        if self.listener.is_outdated(self._vouched):
-            loop.call_soon(self.end_outdated)
-        if self.server.draining:
-            loop.call_soon(self.drain)
+                stream.drain_tunnel()
 
     def end_outdated(self) -> None:
         """End tunnels at once if the verification of the client certificate is outdated; further requests are

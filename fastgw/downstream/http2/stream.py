@@ -9,30 +9,25 @@ switched, never with another 2xx; END_STREAM ends one direction of a tunnel, and
 
 from __future__ import annotations
 
-import asyncio
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from fastgw.downstream.http1.held_response import send_held
-from fastgw.downstream.http1.response_framing import CHUNKED, NO_BODY, framing_of, own_answer, switching_head
+from fastgw.downstream.http1.response_framing import CHUNKED, NO_BODY, framing_of, switching_head
+from fastgw.downstream.http1.serving import TARGET, ServingConnection, ServingStream
 from fastgw.downstream.http2.grpc_answer import answers_grpc, late_status, trailers_only
 from fastgw.errors import Fault
-from fastgw.eventloop.body_reads import BodyReading
-from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.exchange import Trailers, problem
-from fastgw.exchange.body_relay import Relay, whole_body
-from fastgw.exchange.exchange import Exchange, begin_exchange
-from fastgw.exchange.exchange_counts import ExchangeCounts
-from fastgw.exchange.ready_answer import ReadyAnswer, recorded_answer
+from fastgw.exchange.body_relay import whole_body
+from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import Response, body_at_once
 from fastgw.exchange.states import ANSWERING
-from fastgw.forwarded_headers import Peer, client_address
+from fastgw.forwarded_headers import Peer
 from fastgw.http.http1 import serializer
 from fastgw.http.http2._session import Session
 from fastgw.http.http2.session import ErrorCode
 from fastgw.http.messages import RequestHead, ResponseHead, payload_of
-from fastgw.pipeline.request_pipeline import RequestStream, begin_request, cancel_waiting
-from fastgw.shm.held_body_budget import HeldBodyBudget
+from fastgw.pipeline.request_pipeline import begin_request
 
 if TYPE_CHECKING:
     from fastgw.downstream.http2.connection import Http2ClientConnection
@@ -47,23 +42,18 @@ LINGER_IDLE_S: Final = 5.0
 LINGER_TOTAL_S: Final = 30.0
 """Seconds for which data from the client is read and dropped after a response to an incomplete request."""
 _CONTINUE: Final = b"HTTP/1.1 100 \r\n\r\n"
-_CLIENT, _TARGET = 1, 2  # the ends of a tunnel
-_BOTH: Final = _CLIENT | _TARGET
 _OF_UPGRADE: Final = frozenset((b"sec-websocket-accept",))  # not used over HTTP/2 (RFC 8441 section 5)
 
 
-class MultiplexedConnection(BodyReading):
+class MultiplexedConnection(ServingConnection):
     """The part of a connection that its streams use for each request. `sending`: streams with new response data since
     the last flush.
     """
 
     def __init__(self, server: Server, listener: Listener, peer: Peer, session: Session) -> None:
-        self.server = server
-        self.listener = listener
-        self.peer = peer
+        ServingConnection.__init__(self, server, listener, peer)
         self.session = session
         self.sending: list[Http2Stream] = []
-        self._wheel: Wheel = server.worker_loop.wheel
 
     def flush_soon(self) -> None:
         """Write pending output at the end of this loop iteration."""
@@ -74,12 +64,12 @@ class MultiplexedConnection(BodyReading):
         raise NotImplementedError
 
 
-class Http2Stream(RequestStream):
+class Http2Stream(ServingStream):
     """Client side of one exchange at a time. A closed stream is reused for a later exchange."""
 
     def __init__(self, connection: Http2ClientConnection) -> None:
-        self._connection = connection
-        self.exchange: Exchange | None = None
+        ServingStream.__init__(self, connection)
+        self._connection: Http2ClientConnection = connection
         self.braked = False
         """Whether the source of the response is paused, because the client does not read it."""
         self.id = 0
@@ -108,7 +98,7 @@ class Http2Stream(RequestStream):
         """Whether the upstream has switched: data belongs to a tunnel."""
         self._ahead: list[bytes] | None = None  # data received before the response to an extended CONNECT
         self._tunnel_ends = 0
-        self._tunnel_timeout = inf
+        self.tunnel_timeout = inf
 
     def __repr__(self) -> str:
         return f"<Http2Stream {self.id} {self.exchange!r}>"
@@ -119,68 +109,29 @@ class Http2Stream(RequestStream):
     def accepts_more(self) -> bool:
         return not self.braked
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        return self._connection.server.worker_loop.loop
-
     def fail_after_defect(self, exchange: Exchange) -> None:
         self._connection.fail_after_defect(self.id)
-
-    @property
-    def counts(self) -> ExchangeCounts:
-        return self._connection.server.counts
-
-    @property
-    def held_body_budget(self) -> HeldBodyBudget:
-        return self._connection.server.worker_loop.held_body_budget
-
-    def filter_timeout(self) -> float:
-        return self._connection.server.timeouts.filters
 
     # request
 
     def serve(self, head: RequestHead) -> None:
         """Begin the exchange of a request; its body follows, if it has one (`receiving`)."""
         connection = self._connection
-        server, listener = connection.server, connection.listener
-        peer: Peer = connection.peer
-        exchange = begin_exchange(head, self, listener, peer, listener.early)
-        self.exchange = exchange
-        if server.tracer is not None:
-            exchange.trace = server.tracer.begin_trace(head)
-        if peer.trusted:
-            exchange.client_ip = client_address(head, peer, listener.trusts)
+        exchange: Exchange = self.begin(head)
         payload: bytes | None = payload_of(head)
         if not head.plain and head.connect_protocol:
             self._ahead = []
             self._asked_to_continue = False  # the client waits for a 100
         elif self.receiving:
-            if not self._expect_body(exchange, head):
+            if not self.admits_body(exchange, head, self):
                 return
+            self.watch_body()
         elif payload:
             exchange.request_body = whole_body(payload, None if head.chunked else head.length)
-            if len(payload) > server.body_bytes:
+            if len(payload) > connection.server.body_bytes:
                 exchange.reply(problem(Fault.BODY_TOO_LARGE))
                 return
-        begin_request(self, exchange, listener.router)
-
-    def refuse(self, head: RequestHead, fault: Fault, detail: str | None) -> None:
-        """Answer a request that is rejected; `head`: stand-in for its head."""
-        connection = self._connection
-        exchange = self.exchange = Exchange(head, self, connection.listener, connection.peer, connection.listener.early)
-        exchange.fail(fault, detail)
-
-    def _expect_body(self, exchange: Exchange, head: RequestHead) -> bool:
-        """Prepare for the body. False: it is rejected."""
-        limit = self._connection.server.body_bytes
-        exchange.request_body = Relay(self, head.body_length)
-        if head.length > limit:
-            exchange.reply(problem(Fault.BODY_TOO_LARGE))
-            return False
-        self._body_bytes = limit
-        self._asked_to_continue = not head.expects_continue  # otherwise the client waits for the gateway
-        self.watch_body()
-        return True
+        begin_request(self, exchange, connection.listener.router)
 
     def read_body(self, payload: bytes) -> None:
         """Handle a piece of the request's body, or of a tunnel."""
@@ -188,7 +139,7 @@ class Http2Stream(RequestStream):
         if self._ahead is not None and exchange is not None:
             self._unconsumed += len(payload)
             if self.is_tunnel:
-                self._read_raw(payload)
+                self._feed_tunnel(payload)
             else:
                 self._ahead.append(payload)  # at most one window
             return
@@ -215,7 +166,7 @@ class Http2Stream(RequestStream):
         self.receiving = False
         exchange = self.exchange
         if self.is_tunnel:
-            self._end_raw()
+            self.end_raw()
         elif exchange is not None:
             self.watch_body()
             if exchange.request_body is not None:
@@ -280,7 +231,8 @@ class Http2Stream(RequestStream):
         connection.flush_soon()
 
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
-        exchange, connection = self.exchange, self._connection
+        exchange = self.exchange
+        connection: MultiplexedConnection = self._connection
         assert exchange is not None
         if self._ahead is not None:
             self._ahead = None
@@ -292,23 +244,17 @@ class Http2Stream(RequestStream):
         is_unframed = not length and head is not None and head.version == 20 and head.body_length is None
         if ending == CHUNKED or is_unframed:
             length = serializer.UNFRAMED  # optional without a body, and gRPC responses have none
-        date_line, shown = connection.server.date_line, exchange.id_shown
-        body = payload
         self._has_body = ending != NO_BODY
-        if not self._has_body:
+        as_grpc = head is None and response.status >= 400 and answers_grpc(exchange, response, ended)
+        message: bytes
+        if as_grpc:
+            message = trailers_only(exchange, response, payload, connection.server.date_line, exchange.id_shown)
+        if as_grpc or not self._has_body:
             payload = b""
         if head is None:
-            as_grpc = response.status >= 400 and answers_grpc(exchange, response, ended)
-            if as_grpc:
-                payload = b""
             exchange.response_bytes = len(payload)
-            if as_grpc:
-                message = trailers_only(exchange, response, body, date_line, shown)
-            else:
-                message = own_answer(response, payload, length, date_line, b"", shown)
-        else:
-            status, dropped, added = response.status, response.dropped, response.added
-            message = serializer.response(head, status, dropped, added, payload, length, date_line, b"", shown)
+        if not as_grpc:
+            message = self.message(exchange, response, payload, length, b"")
         connection.session.respond(self.id, message, ended)
         connection.sending.append(self)
         if ended:
@@ -320,13 +266,8 @@ class Http2Stream(RequestStream):
             self._brake()
 
     def send_ready(self, exchange: Exchange, answer: ReadyAnswer) -> None:
-        lines = serializer.id_line(exchange.id_shown) if exchange.id_shown else b""
-        if exchange.trace is not None:
-            lines += exchange.trace.response_line
-        exchange.response = recorded_answer(answer.status, answer.head)
-        exchange.cache_result = answer.cache_result
-        exchange.response_bytes = answer.length
-        connection = self._connection
+        lines: bytes = self.record_ready(exchange, answer)
+        connection: MultiplexedConnection = self._connection
         connection.session.respond(self.id, b"".join((answer.head, lines, b"\r\n", answer.body)), True)
         connection.sending.append(self)
         self._complete()
@@ -335,7 +276,7 @@ class Http2Stream(RequestStream):
     def send_held(self, exchange: Exchange, response: Response, body: bytes, trailers: Trailers) -> bool:
         if response.head is None and answers_grpc(exchange, response, True):
             return False  # the body is left out
-        return send_held(exchange, response, body, trailers, self._connection.server.worker_loop)
+        return ServingStream.send_held(self, exchange, response, body, trailers)
 
     def feed(self, payload: bytes) -> None:
         if not self._has_body:
@@ -355,10 +296,10 @@ class Http2Stream(RequestStream):
 
     def end(self, trailers: Trailers) -> None:
         if self.is_tunnel:
-            if self._tunnel_ends & _TARGET == 0:
+            if self._tunnel_ends & TARGET == 0:
                 self._connection.session.end(self.id, b"")
                 self._connection.flush_soon()
-                self.end_of_tunnel(_TARGET)
+                self.end_of_tunnel(TARGET)
             return
         lines = lines_of(trailers)
         self._connection.session.end(self.id, lines)
@@ -367,7 +308,7 @@ class Http2Stream(RequestStream):
 
     def abort(self, fault: Fault) -> None:
         """Abort an incomplete response: the client detects it by the reset, or by the gRPC status."""
-        if self._tunnel_ends & _TARGET:
+        if self._tunnel_ends & TARGET:
             self._complete()  # stopping the reads is enough
             return
         exchange = self.exchange
@@ -383,7 +324,7 @@ class Http2Stream(RequestStream):
             self._discount(exchange, self._unsent())
         self._connection.session.reset(self.id, code)
         self._connection.flush_soon()
-        self._record()
+        self.record()
 
     @property
     def reset_code(self) -> ErrorCode:
@@ -392,7 +333,7 @@ class Http2Stream(RequestStream):
 
     def _complete(self) -> None:
         """Handle the end of the response."""
-        self._record()
+        self.record()
         if self._unconsumed:
             self._consume()
         if not self.receiving:
@@ -404,20 +345,10 @@ class Http2Stream(RequestStream):
             if not self._held_at_last_look:
                 self.watch(LINGER_IDLE_S)
 
-    def _record(self) -> None:
-        """Finish the exchange: finish steps, counters, log."""
-        exchange = self.exchange
-        assert exchange is not None
-        self.exchange = None
+    def record(self) -> None:
         self.braked = self.is_tunnel = False
         self._ahead = None
-        if self.waiting is not None:
-            cancel_waiting(self)
-        exchange.finish()
-        server = self._connection.server
-        if server.draining:
-            server.drained += 1
-        server.finish(exchange)
+        ServingStream.record(self)
 
     # tunnels
 
@@ -426,7 +357,7 @@ class Http2Stream(RequestStream):
         assert exchange is not None
         assert exchange.response is not None
         ahead, self._ahead = self._ahead, []
-        self.is_tunnel, self._tunnel_timeout = True, timeout
+        self.is_tunnel, self.tunnel_timeout = True, timeout
         response = exchange.response
         response.dropped |= _OF_UPGRADE
         response.status = 200
@@ -437,26 +368,15 @@ class Http2Stream(RequestStream):
         if len(early) > MOST_HELD:
             self._brake()
         for piece in ahead or ():
-            self._read_raw(piece)
+            self._feed_tunnel(piece)
         if not self.receiving and self.is_tunnel:
-            self._end_raw()
+            self.end_raw()
         connection.tunnel_begun()
 
-    def _read_raw(self, piece: bytes) -> None:
-        exchange = self.exchange
-        if exchange is not None:
-            exchange.request_bytes += len(piece)
-            if exchange.service is not None:
-                exchange.service.feed_raw(piece)
+    def _feed_tunnel(self, piece: bytes) -> None:
+        self.feed_tunnel(piece)
         if not self._paused:
             self._consume()
-
-    def _end_raw(self) -> None:
-        """Handle the end of the client's data in a tunnel."""
-        exchange = self.exchange
-        if exchange is not None and exchange.service is not None:
-            exchange.service.end_raw()
-        self.end_of_tunnel(_CLIENT)
 
     def pause_tunnel(self) -> None:
         if self.is_tunnel:
@@ -466,17 +386,9 @@ class Http2Stream(RequestStream):
         if self.is_tunnel:
             self.resume()
 
-    def end_of_tunnel(self, end: int = 0) -> None:
-        """Handle the end of one direction; 0: of none. The tunnel ends with both; during a drain with either."""
-        self._tunnel_ends = ends = self._tunnel_ends | end
-        exchange = self.exchange
-        if exchange is None or not (ends == _BOTH or (ends and self._connection.server.draining)):
-            return
-        if exchange.service is not None:
-            exchange.service.cancel()
-            exchange.service = None
-        if ends & _TARGET == 0:
-            self._tunnel_ends = _BOTH
+    def close_tunnel(self) -> None:
+        if self._tunnel_ends & TARGET == 0:
+            self._tunnel_ends |= TARGET
             self._connection.session.end(self.id, b"")
             self._connection.flush_soon()
         self._complete()
@@ -489,7 +401,7 @@ class Http2Stream(RequestStream):
 
     def _write_timeout(self) -> float:
         """Seconds in which the client has to read some of the data sent to it."""
-        return self._tunnel_timeout if self.is_tunnel else self._connection.server.timeouts.response_idle
+        return self.tunnel_timeout if self.is_tunnel else self._connection.server.timeouts.response_idle
 
     def look_at_held(self) -> None:
         """Check whether the client reads buffered response data."""
@@ -547,11 +459,11 @@ class Http2Stream(RequestStream):
             return False
         unsent = self._unsent()
         self._discount(exchange, unsent)
-        if fault is Fault.CLIENT_LEFT and self._tunnel_ends & _TARGET and not unsent:
+        if fault is Fault.CLIENT_LEFT and self._tunnel_ends & TARGET and not unsent:
             exchange.break_off()  # the client has got the end, so the tunnel is complete, as with its END_STREAM
         else:
             exchange.cancel(fault)
-        self._record()
+        self.record()
         return True
 
     def note_discarded(self, unsent: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fastgw.downstream.http1.endings import LAST_REQUEST_S
+from fastgw.downstream.http1.connection import LAST_REQUEST_S
 from fastgw.downstream.http1.states import ClientPhase
 from fastgw.downstream.server import NOTIFIED_AT_ONCE
 from fastgw.exchange import Exchange, Reply

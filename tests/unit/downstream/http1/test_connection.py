@@ -5,7 +5,7 @@ from collections.abc import Awaitable
 
 import pytest
 
-from fastgw.downstream.http1.endings import LINGER_IDLE_S
+from fastgw.downstream.http1.connection import LINGER_IDLE_S
 from fastgw.eventloop import body_reads
 from fastgw.eventloop.body_reads import (
     BODY_BYTES_PER_TURN,
