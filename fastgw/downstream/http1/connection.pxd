@@ -17,7 +17,6 @@ cdef object ACTIVE, CLOSED, CLOSING, FLUSHING, HEAD, IDLE, LINGERING, TUNNEL
 cdef class Http1ClientConnection(StreamedConnection):
     cdef public bytes _ahead
     cdef public Py_ssize_t _at
-    cdef public bint _beginning
     cdef public bint _ended
     cdef public double _head_begun_at
     cdef public double _linger_end
@@ -37,9 +36,7 @@ cdef class Http1ClientConnection(StreamedConnection):
     cdef _end(self, bint unread)
     cdef _read_requests(self)
     cdef _read_body(self, Http1Stream stream, bytes chunk)
-    cdef _handle_incomplete_body(self, bytes piece)
     cdef _take_up_to(self, Py_ssize_t end)
-    cdef _stop_or_start(self)
     cdef bint _has_enough(self) except -1
     cpdef pause(self)
     cpdef resume(self)

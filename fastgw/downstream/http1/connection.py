@@ -99,7 +99,6 @@ class Http1ClientConnection(StreamedConnection):
         self._searched = 0
         self._head_begun_at = 0.0  # when the first bytes of an incomplete head came, in `HEAD`
         self._ended = False  # the client has ended its direction, and what it has sent whole is served
-        self._beginning = False  # a request with a body begins: reading is paused or resumed at the end
         self._starting = False
         self._linger_end = inf
 
@@ -350,21 +349,11 @@ class Http1ClientConnection(StreamedConnection):
             else:
                 self.deadline = inf
             begin_request(stream, exchange, listener.router)
-            if self._beginning and received is not None:
-                self._handle_incomplete_body(received)
+            reader: BodyReader | None = stream.reader
+            if reader is not None and received and not self.paused and (assured := reader.bytes_assured()):
+                self.buffer = self.reads.buffer_for(received, received, assured, stream.body_goes_to)
         except Exception:  # the edge of this exchange
             self.fail_exchange(exchange)
-
-    def _handle_incomplete_body(self, piece: bytes) -> None:
-        """Handle a request that was forwarded or waits, and whose body is incomplete. `piece`: the last received part
-        of the body.
-        """
-        self._beginning = False
-        self._stop_or_start()
-        stream = self.stream
-        reader = stream.reader
-        if not self.paused and reader is not None and (assured := reader.bytes_assured()):
-            self.buffer = self.reads.buffer_for(piece, piece, assured, stream.body_goes_to)
 
     def end_rest(self) -> None:
         stream = self._stream
@@ -377,14 +366,10 @@ class Http1ClientConnection(StreamedConnection):
             except Exception:  # the edge of this exchange
                 self.fail_exchange(exchange)
             if stream.reader is None and stream.exchange is exchange:  # the body has ended; further bytes may follow
-                if self._has_enough():
-                    self.pause()
-                else:
-                    self._read_on()
+                self._read_further_requests()
         else:
             self._resume_requests()
-        if not self._stopped and not self.resting and not self.transport.is_closing():
-            self.transport.resume_reading()
+        StreamedConnection.end_rest(self)
 
     def _read_body(self, stream: Http1Stream, chunk: bytes) -> None:
         exchange = stream.exchange
@@ -411,9 +396,6 @@ class Http1ClientConnection(StreamedConnection):
         """
         log_event(OperatorEvent.DEFECT, "a defect in a request of %s", self.peer.ip, error=True)
         self.closing = True
-        if self._beginning:
-            self._beginning = False
-            self._stop_or_start()
         if exchange is not None and exchange.state is not ENDED:
             self.stream.exchange = exchange
         if answer_defect(exchange, self.peer.ip):
@@ -426,16 +408,20 @@ class Http1ClientConnection(StreamedConnection):
 
     def begin_body(self, stream: Http1Stream, reader: BodyReader) -> bytes:
         """Read the received part of a body. Returns the last piece."""
-        self._beginning = True
-        self.paused = False  # if it was paused for bytes read ahead, they belong to this body
+        self._read_on()  # if it was paused for bytes read ahead, they belong to this body
         if not reader.bytes_assured():
             self.buffer = self.reads.medium_buffer
         piece = stream.read_body_ahead(reader)
-        self._beginning = stream.reader is reader
-        if not self._beginning:
-            self.paused = self._has_enough()
-            self._stop_or_start()
+        if stream.reader is not reader:
+            self._read_further_requests()
         return piece
+
+    def _read_further_requests(self) -> None:
+        """Read on behind a body, unless enough pipelined bytes are buffered."""
+        if self._has_enough():
+            self.pause()
+        else:
+            self._read_on()
 
     def take_ahead(self, assured: cython.longlong) -> bytes:
         """Return a piece of the pipelined bytes: `assured` bytes, or at most one read if `assured` is 0."""
@@ -460,9 +446,9 @@ class Http1ClientConnection(StreamedConnection):
 
     def pause(self) -> None:
         if not self.paused and self.phase < LINGERING:
-            self.paused = True
-            if not self._beginning:
-                self._stop_or_start()
+            self.stop_reading()
+            if not self.write_paused:
+                self.deadline = inf
 
     def resume(self) -> None:
         """Resume reading, unless enough pipelined bytes are buffered: then it resumes after they were processed."""
@@ -478,17 +464,8 @@ class Http1ClientConnection(StreamedConnection):
             self.deadline = inf
 
     def _read_on(self) -> None:
-        if self.paused:
-            self.paused = False
-            if not self._beginning:
-                self._stop_or_start()
-
-    def _stop_or_start(self) -> None:
-        """Pause or resume the transport, according to `paused`."""
-        if self.paused and not self.write_paused:
-            self.deadline = inf
-        if self.phase < CLOSING:
-            self.stop_reading(self.paused)
+        if self.paused and self.phase < CLOSING:
+            self.start_reading()
 
     # calls of the stream
 

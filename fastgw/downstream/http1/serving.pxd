@@ -48,20 +48,21 @@ cdef class ServingConnection(BodyReading):
     cdef public object _address_limit
     cdef public bint _asks
     cdef public bint _certificate_expired
-    cdef public bint _stopped
     cdef public object _trusts
     cdef public Py_ssize_t _unsent
     cdef public object _vouched
     cdef public Wheel _wheel
     cdef public ServingListener listener
     cdef public Peer peer
+    cdef public bint paused
     cdef public long long requests
     cdef public ServingWorker server
     cdef public bint write_paused
 
     cpdef connection_made(self, SocketTransport transport)
     cpdef watch(self, double seconds)
-    cpdef stop_reading(self, bint stop)
+    cpdef stop_reading(self)
+    cpdef start_reading(self)
 
 
 cdef class ServingStream(RequestStream):

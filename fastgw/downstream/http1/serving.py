@@ -96,7 +96,7 @@ class ServingConnection(BodyReading):
         self.requests = 0
         self.write_paused = False
         self._unsent = 0
-        self._stopped = False  # reading of the transport is paused
+        self.paused = False  # it is not read from
         # Used to evaluate `peer`. None: the client's certificate expires soon, so each request has its peer checked.
         self._trusts: Callable[[str], bool] | None = listener.trusts
         self._certificate_expired = False
@@ -154,19 +154,24 @@ class ServingConnection(BodyReading):
         if deadline < self.filed_at:
             wheel.file(self, deadline)
 
-    def stop_reading(self, stop: bool) -> None:
-        """Pause reading of the transport, or resume it."""
-        if stop == self._stopped:
-            return
-        self._stopped = stop
-        hangups = self.server.worker_loop.hangups
-        if stop:
+    def stop_reading(self) -> None:
+        """Pause reading; a client that leaves meanwhile is noticed."""
+        if not self.paused:
+            self.paused = True
             self.transport.pause_reading()
-            hangups.watch(self.transport)
-        else:
-            hangups.unwatch(self.transport)
+            self.server.worker_loop.hangups.watch(self.transport)
+
+    def start_reading(self) -> None:
+        """Resume reading, as soon as it is the connection's turn."""
+        if self.paused:
+            self.paused = False
+            self.server.worker_loop.hangups.unwatch(self.transport)
             if not self.resting:
                 self.transport.resume_reading()
+
+    def end_rest(self) -> None:
+        if not self.paused and not self.resting and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def tunnel_begun(self) -> None:
         """Repeat for a new tunnel what may have happened since its request was evaluated."""

@@ -21,7 +21,6 @@ cdef class Http1Stream
 
 cdef class StreamedConnection(ServingConnection):
     cdef public bint closing
-    cdef public bint paused
 
     cpdef response_sent(self, bint unread)
     cpdef bytes begin_body(self, Http1Stream stream, BodyReader reader)

@@ -45,7 +45,6 @@ class StreamedConnection(ServingConnection):
     def __init__(self, server: Server, listener: Listener, peer: Peer) -> None:
         ServingConnection.__init__(self, server, listener, peer)
         self.closing = False
-        self.paused = False
 
     def response_sent(self, unread: bool) -> None:
         """Handle the end of a response. `unread`: its request has not ended."""

@@ -37,5 +37,6 @@ cdef class Http2ClientConnection(MultiplexedConnection):
     cpdef receive(self, received, Py_ssize_t length)
     cdef _handle(self, list events)
     cdef _handle_event(self, int kind, int number, value)
+    cdef Http2Stream _open(self, int number)
     cdef _begin_request(self, int number, bytes text, bytes payload, bytes protocol=*)
     cdef _stream_closed(self, Http2Stream stream)

@@ -198,18 +198,18 @@ class Http2ClientConnection(MultiplexedConnection):
         elif self.session.in_head or not self._streams:
             self._end(ErrorCode.NO_ERROR)
 
-    def end_rest(self) -> None:
-        if not self._stopped and not self.transport.is_closing():
-            self.transport.resume_reading()
-
     def _stop_or_start(self) -> None:
         """Pause or resume reading of the transport."""
         self._full = self.session.state() & FULL
         crowded = self.server.worker_loop.crowded
         (crowded.add if self._full else crowded.discard)(self)
         blocked = self.write_paused and self._read_while_unsent > READ_WHILE_UNSENT
-        if not self._closing:
-            self.stop_reading(blocked or bool(self._events) or bool(self._full))
+        if self._closing:
+            return
+        if blocked or self._events or self._full:
+            self.stop_reading()
+        else:
+            self.start_reading()
 
     # received frames
 
@@ -326,17 +326,10 @@ class Http2ClientConnection(MultiplexedConnection):
             head.came_by_connect(protocol)
         if self._head_begun_at is not None:
             self._note_reception(head)
-        streams = self._streams
-        stream: Http2Stream = self._spare.pop() if self._spare else Http2Stream(self)
-        stream.id = number
+        is_alone = not self._streams
+        stream = self._open(number)
         stream.receiving = payload is None
-        self.requests += 1
-        if not streams:
-            streams[number] = stream
-            if not self.write_paused and not self._last_calls:
-                self.deadline = inf
-        else:
-            streams[number] = stream
+        if not is_alone:
             ip = self.peer.ip
             address_limit = server.address_limit_for(listener, ip)
             fault = server.admit(ip, address_limit)
@@ -346,9 +339,9 @@ class Http2ClientConnection(MultiplexedConnection):
             stream.has_place, stream.address_limit = True, address_limit
         stream.serve(head)
 
-    def _open(self, number: int) -> Http2Stream:
-        """Open a stream for a request that is rejected; others are opened by `_begin_request`."""
-        stream = self._spare.pop() if self._spare else Http2Stream(self)
+    def _open(self, number: cython.int) -> Http2Stream:
+        """Open a stream for a request."""
+        stream: Http2Stream = self._spare.pop() if self._spare else Http2Stream(self)
         stream.id = number
         if not self._streams and not self.write_paused and not self._last_calls:
             self.deadline = inf
