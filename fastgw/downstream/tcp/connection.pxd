@@ -12,30 +12,9 @@ from fastgw.upstream.upstream cimport Upstream
 
 @cython.final
 cdef class TcpConnection(EndOwner):
-    cdef object _server
-    cdef Wheel _wheel
-    cdef readonly object listener
     cdef readonly Peer peer
     cdef object _local
-    cdef readonly object route
-    cdef readonly object client_ip
-    cdef readonly object head
-    cdef readonly object scheme
-    cdef readonly double begun_at
-    cdef readonly object fault
-    cdef readonly str why
-    cdef readonly object response
-    cdef readonly long long request_bytes
-    cdef readonly long long response_bytes
-    cdef public int retries
-    cdef readonly str upstream
-    cdef readonly str target
-    cdef readonly double upstream_s
-    cdef readonly bytes request_id
     cdef object _phase
-    cdef double _idle
-    cdef double _total_at
-    cdef object _address_limit
     cdef RelayEnd _client
     cdef RelayEnd _target_end
     cdef object _greeting
@@ -43,23 +22,14 @@ cdef class TcpConnection(EndOwner):
     cdef object _tls
     cdef object _vouched
     cdef double _unsent
-    cdef Upstream _upstream
-    cdef Target _target
-    cdef int _attempt
     cdef object _lent
     cdef bint _has_place
     cdef SocketTransport _dialing
-    cdef object _record
-    cdef tuple _tried
-    cdef Target _selected
-    cdef int _retried
-    cdef bint _retrying
-    cdef object _timer
     cdef object _securing
 
     cdef _enter(self, RelayEnd client, limit)
     cdef _choose(self, hello)
-    cpdef _connect(self, kind)
+    cpdef _connect(self)
     cdef _borrow(self, Upstream upstream, Target target)
     cdef _dial(self, Upstream upstream, Target target)
     cdef _hang_up(self)
@@ -73,4 +43,3 @@ cdef class TcpConnection(EndOwner):
     cdef bint _client_reads(self) except -1
     cdef _end(self, fault, str why=*)
     cdef _give_back(self)
-    cdef _tell(self)

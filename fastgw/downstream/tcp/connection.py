@@ -11,17 +11,15 @@ the target has ended (`_leave_pool`). Rule 3: a half-closed connection continues
 import asyncio
 import os
 import ssl
-from collections.abc import Mapping
 from enum import IntEnum
 from functools import partial
 from math import inf
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import cython
 
 from fastgw.downstream.tcp.relay_end import End, EndOwner, Loss, RelayEnd
-from fastgw.errors import Fault, Retry
+from fastgw.errors import Fault
 from fastgw.eventloop.dialing import DialedTransport, dial
 from fastgw.eventloop.socket_accept import AcceptedSocket
 from fastgw.eventloop.socket_transport import SocketTransport, send_at_once
@@ -34,9 +32,6 @@ from fastgw.observe.access_log.record import TCP
 from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.connections.connect import ConnectFailed, secure
 from fastgw.upstream.connections.socket_connection import SocketConnection
-from fastgw.upstream.forwarding.retry_decision import decide_retry
-from fastgw.upstream.policies.retry import CONNECT_FAILURE, NEVER
-from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
 
@@ -44,8 +39,6 @@ if TYPE_CHECKING:
     from fastgw.downstream.server import Listener, Server
     from fastgw.shm.node_limits import AddressLimit
 
-CONNECTED: Final = 200
-"""Status, in log and metrics, of a connection that was connected to a target, whatever happened later."""
 HALF_CLOSED_S: Final = 60.0
 """Maximum seconds without bytes after a target has ended its direction: most have closed the connection, which only
 further data of the client would show, and an idle client does not notice it either.
@@ -76,50 +69,20 @@ class TcpPhase(IntEnum):
 
 
 GREETING, CONNECTING, OPEN, FAREWELL, CLOSED = TcpPhase
-_FIRST, _RETRY = AttemptKind.FIRST, AttemptKind.RETRY
-
-
-class Outcome(NamedTuple):
-    status: int
 
 
 NO_NAME: Final = stand_in_head(b"tcp", version=TCP)
-CONNECTED_OUTCOME: Final = Outcome(CONNECTED)
-NO_PARAMETERS: Final[Mapping[str, bytes]] = {}
 
 
 class TcpConnection(EndOwner):
-    """Both ends of a connection. For observers it acts as an exchange, for balancers as a request."""
-
-    # constants that only requests have
-    consumer = request_body = None
-    shadowed = cache_result = grpc_status = ""
-    subrequests = trace = None
-    path = raw_path = b""
-    params = NO_PARAMETERS
+    """Both ends of a connection."""
 
     def __init__(self, server: "Server", listener: "Listener", peer: Peer, local: Address | None) -> None:
         """`local`: the address that the client has connected to, if it is not that of the socket."""
-        assert listener.tcp is not None
-        self._server = server
-        self._wheel = server.worker_loop.wheel
-        self.listener = listener
+        EndOwner.__init__(self, server, listener, peer.ip, b"tcp", NO_NAME)
         self.peer = peer
         self._local = local
-        self.route = listener.tcp
-        self.client_ip = peer.ip
-        self.head = NO_NAME
-        self.scheme = b"tcp"
-        self.begun_at = monotonic()
-        self.fault: Fault | None = None
-        self.why = ""
-        self.response: Outcome | None = None
-        self.request_bytes = self.response_bytes = self.retries = 0
-        self.upstream = self.target = ""
-        self.upstream_s = -1.0
         self._phase = CONNECTING
-        self._idle = self._total_at = inf
-        self._address_limit: AddressLimit | None = None
         self._client: RelayEnd | None = None
         self._target_end: RelayEnd | None = None
         self._greeting: HelloReader | None = None
@@ -128,18 +91,9 @@ class TcpConnection(EndOwner):
         self.request_id = peer.tlvs.unique_id.encode()
         self._vouched: bytes | None = None
         self._unsent: float = inf
-        self._upstream: Upstream | None = None
-        self._target: Target | None = None
-        self._attempt = 0
         self._lent: SocketConnection | None = None
         self._has_place = False  # in the pool, for a connection that it has not opened
         self._dialing: SocketTransport | None = None
-        self._record: AttemptRecord | None = None
-        self._tried: tuple[Target, ...] = ()
-        self._selected: Target | None = None
-        self._retried = 0
-        self._retrying = False
-        self._timer: asyncio.TimerHandle | None = None
         self._securing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -297,28 +251,18 @@ class TcpConnection(EndOwner):
         if self._tls is not None and (route.passes_through or self.route.needs_hello):
             self._refuse(Fault.ROUTE_NOT_FOUND, PASSED_SINCE, None)
             return
-        self._upstream = upstream = route.choose()
-        self.upstream = upstream.name
-        upstream.active += 1
-        self._total_at = self._wheel.now + upstream.total_timeout
-        self._idle = upstream.settings.timeouts.tunnel_idle
+        self._use(route.choose())
         self._watch(inf)
-        self._connect(_FIRST)
+        self._connect()
 
     # connection to a target
 
-    def _connect(self, kind: AttemptKind) -> None:
-        self._timer = None
-        upstream = self._upstream
+    def _connect(self) -> None:
+        target, upstream = self._begin_attempt(), self._upstream
         assert upstream is not None
-        target, self._selected = self._selected or upstream.balancer.pick(cast(Any, self), self._tried), None
         if target is None:
             self._end(upstream.unavailable())
             return
-        self._target, self.target = target, target.label
-        self._attempt += 1
-        if upstream.attempt_listeners or kind is not _FIRST:
-            self._record = self._new_record(kind).report_begun()
         # PERF: without the pool's task: 115 us of CPU for a short connection instead of 180, both ends of it included
         # (CPython 3.11, uvloop 0.23).
         is_literal = target.literal is not None and target.scheme != "unix"
@@ -381,11 +325,6 @@ class TcpConnection(EndOwner):
         if dialing is not None:
             dialing.close()
 
-    def _new_record(self, kind: AttemptKind) -> AttemptRecord:
-        assert self._upstream is not None
-        assert self._target is not None
-        return AttemptRecord(cast(Any, self), self._upstream, self._target, kind, self._attempt, monotonic())
-
     def queue_left(self) -> None: ...
 
     def lent(self, connection: SocketConnection) -> None:
@@ -415,8 +354,7 @@ class TcpConnection(EndOwner):
     def _greet(self, fd: int) -> bool:
         """Send the PROXY header, if the target gets one, on the socket that is connected. False: it cannot be sent."""
         assert self._upstream is not None
-        if self._record is not None:
-            self._record.connect(False, monotonic())
+        self._note_connect()
         version = self._upstream.settings.proxy_protocol
         if version is None:
             return True
@@ -448,32 +386,15 @@ class TcpConnection(EndOwner):
         """Handle the failure to connect to this target."""
         if self._phase is not CONNECTING:
             return
-        upstream, target, record = self._upstream, self._target, self._record
-        assert upstream is not None
-        assert target is not None
         self._give_back()
-        self._record = None
-        (self._new_record(_FIRST) if record is None else record).give_up(fault, why, monotonic())
-        self._tried += (target,)
-        condition = CONNECT_FAILURE if fault.retry is Retry.SAFE else NEVER
-        decision = decide_retry(
-            upstream, cast(Any, self), upstream.rules, condition, self._retried, self._tried, self._total_at, 0.0
-        )
-        if decision.wait == inf or not (decision.is_free or self._take_place(upstream)):
+        self._give_up_attempt(fault, why)
+        wait = self._retry(fault, self._total_at)
+        if wait == inf:
             self._end(fault, why)
-            return
-        self._retried += 1
-        self._selected = decision.target
-        if decision.wait:
-            self._timer = self._server.worker_loop.loop.call_later(decision.wait, self._connect, _RETRY)
+        elif wait:
+            self._timer = self._server.worker_loop.loop.call_later(wait, self._connect)
         else:
-            self._connect(_RETRY)
-
-    def _take_place(self, upstream: Upstream) -> bool:
-        """Count a retry in the retry budget, until the end of the connection."""
-        if not self._retrying:
-            self._retrying = upstream.retry_budget.try_take(upstream.active)
-        return self._retrying
+            self._connect()
 
     def _proxy_header(self, version: str) -> bytes:
         peer = self.peer
@@ -491,13 +412,10 @@ class TcpConnection(EndOwner):
 
     def _open(self, target: RelayEnd) -> None:
         """Connect both ends with each other."""
-        now = monotonic()
         client = self._client_end
         self._target_end = target
         self._phase = OPEN
-        self.response, self.upstream_s = CONNECTED_OUTCOME, now - self.begun_at
-        if self._record is not None:
-            self._record.answer(CONNECTED, now)
+        self._note_answer()
         client.read_for(target)
         target.read_for(client)
         self._watch(self._idle)
@@ -638,9 +556,6 @@ class TcpConnection(EndOwner):
             if self._securing is not None:
                 self._securing.cancel()
                 self._securing = None
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
         self._phase = CLOSED
         self._wheel.drop(self)
         for end in (client, target):
@@ -653,18 +568,9 @@ class TcpConnection(EndOwner):
                     end.close()
         self.request_bytes = 0 if client is None else client.received
         self.response_bytes = 0 if target is None else target.received
-        upstream = self._upstream
-        if upstream is not None:
-            if not self._release_place() and was_connecting:
-                upstream.pool.withdraw(cast(Any, self))
-            upstream.active -= 1
-            if self._retrying:
-                upstream.retry_budget.give_back()
-            record, self._record = self._record, None
-            if record is not None and target is not None:
-                record.end(monotonic())
-            elif record is not None:
-                record.give_up(None, "", monotonic())
+        if not self._release_place() and was_connecting and self._upstream is not None:
+            self._upstream.pool.withdraw(cast(Any, self))
+        self._leave_upstream()
         if self in server.connections:
             server.release(self.peer, self._address_limit)
             server.closed(self)
@@ -672,12 +578,6 @@ class TcpConnection(EndOwner):
             server.drained += 1
         self._tell()
         self._client = self._target_end = None  # avoids a reference cycle
-
-    def _tell(self) -> None:
-        """Count and log the connection, once."""
-        if self.response is None:
-            self.response = Outcome(CONNECTED if self.fault is None else self.fault.status)
-        self._server.finish(cast(Any, self))
 
     # calls of the server
 

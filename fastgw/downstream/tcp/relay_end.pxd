@@ -2,12 +2,12 @@
 
 cimport cython
 
+from fastgw.downstream.tcp.relayed_session cimport RelayedSession
 from fastgw.eventloop.body_reads cimport BodyReading
 from fastgw.eventloop.socket_transport cimport SocketTransport, pending_error
-from fastgw.eventloop.timer_wheel cimport Timed
 
 
-cdef class EndOwner(Timed):
+cdef class EndOwner(RelayedSession):
     cpdef dialed(self, SocketTransport transport, int error)
     cpdef touched(self)
     cpdef ended(self, end)

@@ -13,9 +13,9 @@ from typing import Final, Protocol, TypeAlias, final
 
 import cython
 
+from fastgw.downstream.tcp.relayed_session import RelayedSession
 from fastgw.eventloop.body_reads import BODY_READ_BYTES, BodyReading
 from fastgw.eventloop.socket_transport import SocketTransport, pending_error
-from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.http.http1.parser import leading_bytes
 from fastgw.net.proxy_protocol import Address
@@ -43,8 +43,8 @@ _DROP: Final = _Drop()
 
 
 @cython.cclass
-class EndOwner(Timed):
-    """Owner of both ends."""
+class EndOwner(RelayedSession):
+    """Session that owns both ends."""
 
     def dialed(self, transport: SocketTransport, error: cython.int) -> None:
         """Handle the end of a connect. `error`: its errno, or 0."""

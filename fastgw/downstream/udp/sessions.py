@@ -18,25 +18,19 @@ import asyncio
 import socket
 from errno import EAGAIN, ECONNREFUSED, EMFILE, EMSGSIZE, ENFILE, ENOBUFS, ENOMEM, ENOSPC
 from math import inf
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, cast, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from fastgw.config.settings.gateway import address_share
-from fastgw.downstream.tcp.connection import CONNECTED, Outcome
+from fastgw.downstream.tcp.relayed_session import CONNECTED_OUTCOME, RelayedSession
 from fastgw.downstream.udp.listening import LONGEST, Ancillary, Datagram, receive
-from fastgw.errors import Fault, Retry
+from fastgw.errors import Fault
 from fastgw.eventloop.idle_order import Evicted, IdleOrder
 from fastgw.eventloop.socket_poller import READABLE
-from fastgw.eventloop.timer_wheel import Timed
 from fastgw.http.http1.parser import stand_in_head
 from fastgw.observe.access_log.record import UDP
 from fastgw.operator_events import OperatorEvent
 from fastgw.shm.node_limits import subscriber
-from fastgw.upstream.forwarding.retry_decision import decide_retry
-from fastgw.upstream.policies.retry import CONNECT_FAILURE, NEVER
-from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
 from fastgw.upstream.targets.dns import TargetAddress
-from fastgw.upstream.targets.target import Target
 
 if TYPE_CHECKING:
     from fastgw.downstream.server import Listener, Server
@@ -65,7 +59,6 @@ LOST: Final = frozenset({EMSGSIZE, ENOBUFS, ENOMEM, EAGAIN})
 allows, or there is no memory for it. Neither side is gone."""
 NO_FILES: Final = "the remaining file descriptors are reserved for connections"
 _HEAD: Final = stand_in_head(b"udp", version=UDP)
-_CONNECTED: Final = Outcome(CONNECTED)
 
 Key = tuple[str, tuple[Any, ...], Ancillary]
 """Name of the listener, address of the client, and the address that the client sends to: a session has one, from which
@@ -154,39 +147,13 @@ class UdpSessions:
 
 
 @final
-class UdpSession(Timed):
-    """One session. For observers it acts as an exchange, for balancers as a request."""
+class UdpSession(RelayedSession):
+    """One session."""
 
     __slots__ = (
-        *("_address_limit", "_answer_from", "_client", "_in_retry_budget", "_kept", "_kept_bytes", "_key", "_limit"),
-        *("_listening", "_order", "_own"),
-        *(
-            "_is_listed",
-            "_record",
-            "_resolving",
-            "_selected",
-            "_retried",
-            "_sessions",
-            "_server",
-            "_socket",
-            "_target",
-            "_targets",
-            "_timer",
-            "_tried",
-        ),
-        *("_total_at", "_tunnel_idle", "_unanswered_at", "_upstream", "_waiting"),
-        *("begun_at", "client_ip", "fault", "is_open", "listener", "request_bytes", "response", "response_bytes"),
-        *("retries", "route", "target", "upstream", "upstream_s", "why"),
+        *("_answer_from", "_client", "_is_listed", "_kept", "_kept_bytes", "_key", "_limit", "_listening", "_order"),
+        *("_own", "_resolving", "_sessions", "_socket", "_targets", "_unanswered_at", "_waiting", "is_open"),
     )
-
-    # constants that only requests have
-    consumer = request_body = None
-    request_id, shadowed, cache_result, grpc_status = b"", "", "", ""
-    subrequests = trace = None
-    path = raw_path = b""
-    params: Any = {}
-    head = _HEAD
-    scheme = b"udp"
 
     def __init__(
         self,
@@ -197,71 +164,42 @@ class UdpSession(Timed):
         listening: socket.socket,
         first: Datagram,
     ) -> None:
-        assert listener.tcp is not None
-        self._server, self._sessions, self._key = server, sessions, key
+        super().__init__(server, listener, client_ip(first), b"udp", _HEAD)
+        self._sessions, self._key = sessions, key
         self._limit, self._address_limit = server.session_limit, server.session_address_limit
-        self.listener = listener
-        self.route = listener.tcp
         self._listening = listening
         self._client, self._answer_from = first.client, first.answer_from
-        self.client_ip = client_ip(first)
         self._order = sessions.fresh
         self._own = sessions.by_address.setdefault(subscriber(self.client_ip), IdleOrder())
-        self.begun_at = monotonic()
         self.is_open = True
-        self.fault: Fault | None = None
-        self.why = ""
-        self.response: Outcome | None = None
-        self.request_bytes = self.response_bytes = self.retries = 0
-        self.target = ""
-        self.upstream_s = -1.0
         self._unanswered_at = inf  # of the first datagram since the last response
         self._socket: socket.socket | None = None
         self._waiting: list[bytes] = []
         self._kept: list[tuple[float, bytes]] = []  # with the time of sending; the oldest is the first
         self._kept_bytes = 0
-        self._tried: tuple[Target, ...] = ()
-        self._selected: Target | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._retried = 0
-        self._in_retry_budget = False
         self._resolving: asyncio.Task[list[TargetAddress]] | None = None
-        self._record: AttemptRecord | None = None
-        self._target: Target | None = None
         route = self.route.only_route
         assert route is not None
         upstream = route.choose()
-        self._upstream, self.upstream = upstream, upstream.name
+        self._use(upstream)
         self._targets, self._is_listed = upstream.targets, True
-        self._tunnel_idle = upstream.settings.timeouts.tunnel_idle
-        self._total_at = server.worker_loop.wheel.now + upstream.total_timeout
-        upstream.active += 1
 
     def __repr__(self) -> str:
         return f"<UdpSession {self.client_ip} to {self.target}>"
 
     def begin(self) -> None:
         """Select a target, and look up its name if it has one."""
-        self._timer = None
-        upstream = self._upstream
-        target, self._selected = self._selected or upstream.balancer.pick(cast(Any, self), self._tried), None
+        target, upstream = self._begin_attempt(), self._upstream
+        assert upstream is not None
         if target is None:
             self._finish(upstream.unavailable())
             return
-        self._target, self.target = target, target.label
-        if upstream.attempt_listeners or self._retried:
-            self._record = self._new_record().report_begun()
         self._touched()
         if target.literal is not None:
             self._connect(target.literal)
             return
         self._resolving = self._server.worker_loop.loop.create_task(target.addresses())
         self._resolving.add_done_callback(self._resolved)
-
-    def _new_record(self) -> AttemptRecord:
-        assert self._target is not None
-        kind = AttemptKind.RETRY if self._retried else AttemptKind.FIRST
-        return AttemptRecord(cast(Any, self), self._upstream, self._target, kind, 1 + self._retried, monotonic())
 
     def _resolved(self, task: "asyncio.Task[list[TargetAddress]]") -> None:
         if task.cancelled() or not self.is_open:
@@ -282,8 +220,7 @@ class UdpSession(Timed):
         except OSError as error:
             self._broken(error)
             return
-        if self._record is not None:
-            self._record.connect(False, monotonic())
+        self._note_connect()
         for payload in self._take_waiting():
             if self._socket is connected:
                 self._send_to_target(payload)
@@ -369,10 +306,7 @@ class UdpSession(Timed):
         self._touched()
         if self.response is None:
             self._kept = []
-            now = monotonic()
-            self.response, self.upstream_s = _CONNECTED, now - self.begun_at
-            if self._record is not None:
-                self._record.answer(CONNECTED, now)
+            self._note_answer()
 
     def _broken(self, error: OSError) -> None:
         """Handle an error of the socket, such as an ICMP error: the target has refused a datagram, or is
@@ -385,39 +319,22 @@ class UdpSession(Timed):
         self._failed(fault, error.strerror or str(error))
 
     def _failed(self, fault: Fault, why: str) -> None:
-        record, self._record = self._record, None
-        (self._new_record() if record is None else record).give_up(fault, why, monotonic())
-        if self.response is None and self._retry(fault):
-            return
-        self._finish(fault, why)
+        self._give_up_attempt(fault, why)
+        wait = inf if self.response is not None else self._retry(fault, self.deadline)
+        if wait == inf:
+            self._finish(fault, why)
+        else:
+            self._send_again(wait)
 
-    def _retry(self, fault: Fault) -> bool:
-        """Send the datagrams to another target, if one may be tried."""
-        upstream, target = self._upstream, self._target
-        assert target is not None
-        self._tried += (target,)
-        condition = CONNECT_FAILURE if fault.retry is Retry.SAFE else NEVER
-        decision = decide_retry(
-            upstream, cast(Any, self), upstream.rules, condition, self._retried, self._tried, self.deadline, 0.0
-        )
-        if decision.wait == inf or not (decision.is_free or self._take_from_budget()):
-            return False
+    def _send_again(self, wait: float) -> None:
+        """Send the datagrams to another target, after so many seconds."""
         self._close_socket()
         now = self._server.worker_loop.wheel.now
         refused = [payload for sent_at, payload in self._kept if now - sent_at <= REFUSAL_S]
         self._kept, self._kept_bytes = [], 0
         for payload in refused + self._take_waiting():
             self._wait(payload)
-        self._retried += 1
-        self._selected = decision.target
-        self._timer = self._server.worker_loop.loop.call_later(decision.wait, self.begin)
-        return True
-
-    def _take_from_budget(self) -> bool:
-        """Count the session in the retry budget, until its end."""
-        if not self._in_retry_budget:
-            self._in_retry_budget = self._upstream.retry_budget.try_take(self._upstream.active)
-        return self._in_retry_budget
+        self._timer = self._server.worker_loop.loop.call_later(wait, self.begin)
 
     def _close_socket(self) -> None:
         if self._socket is not None:
@@ -427,7 +344,7 @@ class UdpSession(Timed):
 
     def _touched(self) -> None:
         wheel = self._server.worker_loop.wheel
-        self.deadline = deadline = min(wheel.now + self._tunnel_idle, self._total_at)
+        self.deadline = deadline = min(wheel.now + self._idle, self._total_at)
         if deadline < self.filed_at:
             wheel.file(self, deadline)
         self._order.put_last(self)
@@ -451,18 +368,9 @@ class UdpSession(Timed):
         self.fault, self.why = fault, why
         if self._resolving is not None:
             self._resolving.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
         self._close_socket()
         self._take_waiting()
-        if self._in_retry_budget:
-            self._upstream.retry_budget.give_back()
-        record, self._record = self._record, None
-        if record is not None and self.response is not None:
-            record.end(monotonic())
-        elif record is not None:
-            record.give_up(None, "", monotonic())
-        self._upstream.active -= 1
+        self._leave_upstream()
         self._limit.give_back()
         if self._address_limit is not None:
             self._address_limit.give_back(self.client_ip)
@@ -472,11 +380,11 @@ class UdpSession(Timed):
             self._sessions.by_address.pop(subscriber(self.client_ip), None)
         self._sessions.sessions.pop(self._key, None)
         server.closed(self)
-        if self.response is None:
-            self.response = Outcome(CONNECTED if fault in (None, Fault.TUNNEL_EXPIRED) else fault.status)
         if server.draining:
             server.drained += 1
-        server.finish(cast(Any, self))
+        if self.response is None and fault is Fault.TUNNEL_EXPIRED:
+            self.response = CONNECTED_OUTCOME
+        self._tell()
 
     def has_lost_target(self, listener: "Listener") -> bool:
         """Whether the target was removed from the listener's upstream and does not answer any more."""
@@ -504,7 +412,7 @@ class UdpSession(Timed):
         if self._unanswered_at == inf:
             self._finish()
             return
-        self._tunnel_idle = min(self._tunnel_idle, LAST_ANSWER_S)
+        self._idle = min(self._idle, LAST_ANSWER_S)
         self._touched()
 
     drain = leave
