@@ -72,26 +72,6 @@ class Listener(ServingListener):
     `askers`: number of connections that may still send requests; the connections count themselves.
     """
 
-    __slots__ = (
-        "address",
-        "askers",
-        "http2",
-        "is_udp",
-        "name",
-        "proxy_protocol_required",
-        "refuses_ambiguous_paths",
-        "scheme",
-        "sends_proxy_header",
-        "serves_half_closed",
-        "speaks_http1",
-        "speaks_http2",
-        "takes_tunnels",
-        "tcp",
-        "tls",
-        "tolerates_utf8_targets",
-        "upstream_chains",
-    )
-
     def __init__(self, name: str, table: ListenerTable) -> None:
         ServingListener.__init__(self, table.early, NO_FIELDS, table.router, table.trusts)
         self.name = name
@@ -228,28 +208,6 @@ class DateLine:
 
 class Server(ServingWorker):
     """Server of one worker. Connections add and remove themselves in `connections`."""
-
-    __slots__ = (
-        "_listeners",
-        "_ocsp_responses",
-        "_quiet",
-        "_seeds",
-        "_shook_hands",
-        "acme_contexts",
-        "address_limit",
-        "complain",
-        "connection_limit",
-        "connections",
-        "counts",
-        "evicted",
-        "handshakes",
-        "on_demand",
-        "session_address_limit",
-        "session_limit",
-        "shaken",
-        "timeouts",
-        "udp",
-    )
 
     def __init__(
         self,
