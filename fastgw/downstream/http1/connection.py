@@ -91,7 +91,6 @@ TOKEN_START: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUV
 
 class Http1ClientConnection(StreamedConnection):
     def __init__(self, server: Server, listener: Listener, peer: Peer) -> None:
-        StreamedConnection.__init__(self, server, listener, peer)
         self.phase: ClientPhase = IDLE
         self._stream: Http1Stream | None = None  # created for the first request
         self._ahead = b""  # received bytes of the next requests, or read ahead; empty once they are processed

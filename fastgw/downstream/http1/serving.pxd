@@ -1,7 +1,6 @@
 # The types of `serving.py`.
 
 from fastgw.eventloop.body_reads cimport BodyReading
-from fastgw.eventloop.idle_order cimport put_last
 from fastgw.eventloop.socket_transport cimport SocketTransport
 from fastgw.eventloop.timer_wheel cimport Wheel
 from fastgw.exchange.body_relay cimport Relay
@@ -60,6 +59,9 @@ cdef class ServingConnection(BodyReading):
     cdef public bint write_paused
 
     cpdef connection_made(self, SocketTransport transport)
+    cpdef attach_transport(self, SocketTransport transport, address_limit)
+    cpdef ask_no_more(self)
+    cpdef leave_server(self)
     cpdef watch(self, double seconds)
     cpdef stop_reading(self)
     cpdef start_reading(self)

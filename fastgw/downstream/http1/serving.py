@@ -15,7 +15,7 @@ from fastgw.downstream.http1.held_response import send_held
 from fastgw.downstream.http1.response_framing import own_answer
 from fastgw.errors import Fault
 from fastgw.eventloop.body_reads import BodyReading
-from fastgw.eventloop.idle_order import IdleOrder, put_last
+from fastgw.eventloop.idle_order import IdleOrder
 from fastgw.eventloop.socket_transport import SocketTransport
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.eventloop.worker_loop import WorkerLoop
@@ -86,7 +86,8 @@ class ServingConnection(BodyReading):
     `requests`: number of its requests so far.
     """
 
-    def __init__(self, server: Server, listener: Listener, peer: Peer) -> None:
+    # `__cinit__` of each class runs with the arguments of its own, as `__init__` does.
+    def __cinit__(self, server: Server, listener: Listener, peer: Peer) -> None:  # type: ignore[override]
         self.server = server
         self.listener = listener
         self.peer = peer
@@ -124,7 +125,7 @@ class ServingConnection(BodyReading):
         self._asks = True
         self.listener.askers += 1
         self.server.connections.add(cast(Any, self))
-        put_last(self.server.idle, self)
+        self.server.idle.put_last(self)
         self.watch(self.server.timeouts.request_headers)
 
     def trust_as_of(self, trusts: Callable[[str], bool], vouched: bytes) -> None:
@@ -214,7 +215,8 @@ class ServingConnection(BodyReading):
 class ServingStream(RequestStream):
     """Client side of one exchange at a time. It is used again for later ones."""
 
-    def __init__(self, connection: ServingConnection) -> None:
+    # likewise
+    def __cinit__(self, connection: ServingConnection) -> None:  # type: ignore[override]
         self._connection = connection
         self.exchange: Exchange | None = None
         self.tunnel_timeout = inf

@@ -21,7 +21,6 @@ from fastgw.exchange.body_relay import Relay, whole_body
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import Response
-from fastgw.forwarded_headers import Peer
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.body import BodyReader, body_reader
 from fastgw.http.malformed import Malformed
@@ -29,7 +28,6 @@ from fastgw.http.messages import RequestHead, ResponseHead, payload_of
 
 if TYPE_CHECKING:
     from fastgw.downstream.http1.connection import Http1ClientConnection
-    from fastgw.downstream.server import Listener, Server
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE: Final = b"Connection: close\r\n"
@@ -42,9 +40,7 @@ JOINED: Final = 8192
 class StreamedConnection(ServingConnection):
     """The part of a connection that its stream uses for each request. `closing`: the next response is the last one."""
 
-    def __init__(self, server: Server, listener: Listener, peer: Peer) -> None:
-        ServingConnection.__init__(self, server, listener, peer)
-        self.closing = False
+    closing: bool
 
     def response_sent(self, unread: bool) -> None:
         """Handle the end of a response. `unread`: its request has not ended."""
@@ -65,7 +61,6 @@ class StreamedConnection(ServingConnection):
 
 class Http1Stream(ServingStream):
     def __init__(self, connection: Http1ClientConnection) -> None:
-        ServingStream.__init__(self, connection)
         self._connection: Http1ClientConnection = connection
         self.reader: BodyReader | None = None
         """Reader of the request body that is being received; None: there is none."""

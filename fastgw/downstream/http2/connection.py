@@ -78,7 +78,7 @@ SPARE_STREAMS: Final = 32
 class Http2ClientConnection(MultiplexedConnection):
     def __init__(self, server: Server, listener: Listener, peer: Peer) -> None:
         bounds = listener.http2
-        session = Session(
+        self.session = Session(
             False,
             peer.tls is not None,
             server.worker_loop.wheel.now,
@@ -89,7 +89,7 @@ class Http2ClientConnection(MultiplexedConnection):
             server.header_count,
             listener.takes_tunnels,
         )
-        MultiplexedConnection.__init__(self, server, listener, peer, session)
+        self.sending = []
         self._streams: dict[int, Http2Stream] = {}
         self._spare: list[Http2Stream] = []
         self._events: deque[Event] = deque()  # events for the next loop iteration

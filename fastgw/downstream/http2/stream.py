@@ -22,7 +22,6 @@ from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.ready_answer import ReadyAnswer
 from fastgw.exchange.reply import Response, body_at_once
 from fastgw.exchange.states import ANSWERING
-from fastgw.forwarded_headers import Peer
 from fastgw.http.http1 import serializer
 from fastgw.http.http2._session import Session
 from fastgw.http.http2.session import ErrorCode
@@ -31,7 +30,6 @@ from fastgw.pipeline.request_pipeline import begin_request
 
 if TYPE_CHECKING:
     from fastgw.downstream.http2.connection import Http2ClientConnection
-    from fastgw.downstream.server import Listener, Server
     from fastgw.shm.node_limits import AddressLimit
 
 MOST_HELD: Final = 65536
@@ -50,10 +48,8 @@ class MultiplexedConnection(ServingConnection):
     the last flush.
     """
 
-    def __init__(self, server: Server, listener: Listener, peer: Peer, session: Session) -> None:
-        ServingConnection.__init__(self, server, listener, peer)
-        self.session = session
-        self.sending: list[Http2Stream] = []
+    session: Session
+    sending: list[Http2Stream]
 
     def flush_soon(self) -> None:
         """Write pending output at the end of this loop iteration."""
@@ -68,7 +64,6 @@ class Http2Stream(ServingStream):
     """Client side of one exchange at a time. A closed stream is reused for a later exchange."""
 
     def __init__(self, connection: Http2ClientConnection) -> None:
-        ServingStream.__init__(self, connection)
         self._connection: Http2ClientConnection = connection
         self.braked = False
         """Whether the source of the response is paused, because the client does not read it."""
