@@ -1,14 +1,13 @@
 """fastgw with an additional filter, `noop`, which lets every request pass.
 
 `python with_noop.py run ...` is `fastgw run ...`. The filter is added to the table that the commands read when they are
-called, or in older revisions when they are imported; the product is not changed. (This folder is first on the path of
+called; the product is not changed. (This folder is first on the path of
 programs run from it, unless Python is isolated: it has no other module.)
 """
 
-from types import MappingProxyType
-
 from fastgw import filters
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase
+from fastgw.filters.plugins.loader import FilterTypes
 
 
 class Noop(Filter, name="noop", phase=Phase.TRANSFORM):
@@ -22,7 +21,7 @@ class Noop(Filter, name="noop", phase=Phase.TRANSFORM):
 
 
 if __name__ == "__main__":
-    vars(filters)["TYPES"] = MappingProxyType({**filters.TYPES, Noop.type_name: Noop})
+    vars(filters)["TYPES"] = FilterTypes([*filters.TYPES.built_in.values(), Noop])
     from fastgw import cli
 
     cli.main()
