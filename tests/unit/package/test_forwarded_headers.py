@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 from fastgw.config.base.value_types import parse_network
 from fastgw.forwarded_headers import (
     FAMILY,
+    MOST_REMEMBERED_BYTES,
     Peer,
     _elements,
+    _remembered_lines,
+    _remembered_origin,
     client_address,
     client_authority,
     client_scheme,
@@ -441,3 +444,15 @@ def test_the_prefix_of_the_path_is_that_of_all_proxies(
         assert b"x-forwarded-prefix" in dropped
         found = re.findall(rb"X-Forwarded-Prefix: (.*)\r\n", lines)
         assert found == ([] if expected is None else [expected])
+
+
+def test_long_headers_of_a_proxy_are_not_remembered():
+    """Any client may send them, through a proxy that passes them on."""
+    for size in (MOST_REMEMBERED_BYTES - 9, MOST_REMEMBERED_BYTES + 1, 20_000):
+        _remembered_lines.cache_clear()
+        _remembered_origin.cache_clear()
+        host = b"h" * size
+        for _ in range(2):
+            assert added(None, PROXY, b"X-Forwarded-Host: " + host)[b"X-Forwarded-Host"] == host
+        kept = _remembered_lines.cache_info().currsize, _remembered_origin.cache_info().currsize
+        assert kept == ((1, 1) if size < MOST_REMEMBERED_BYTES else (0, 0))
