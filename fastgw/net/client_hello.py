@@ -103,7 +103,11 @@ class HelloReader:
         while len(received) > self._record_at:
             start: cython.Py_ssize_t = self._record_at + _RECORD_HEADER
             size: cython.Py_ssize_t = _record_size(bytes(received[self._record_at : start]), self)
-            if size < 0 or len(received) < start + size:
+            if size < 0:
+                return None
+            if self.message_bytes + size > self._longest:  # before the record is collected
+                raise InvalidHello(f"the ClientHello is longer than {self._longest} bytes")
+            if len(received) < start + size:
                 return None
             self._records += 1
             self._header += received[start : min(start + size, start + _MESSAGE_HEADER - len(self._header))]

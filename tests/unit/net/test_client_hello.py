@@ -11,6 +11,7 @@ import pytest
 from fastgw.net.client_hello import (
     LONGEST_HELLO,
     LONGEST_MESSAGE,
+    LONGEST_RECORD,
     MOST_EXTENSIONS,
     MOST_PROTOCOLS,
     MOST_RECORDS,
@@ -112,6 +113,14 @@ def test_the_longest_and_one_byte_more(most: int) -> None:
     assert reader.message_bytes == most
     with pytest.raises(InvalidHello, match=f"longer than {most} bytes"):
         HelloReader(most).feed(record(message(bytes(4))[:1] + (most - 3).to_bytes(3)))
+
+
+def test_a_record_with_which_it_would_be_too_long_is_not_collected() -> None:
+    reader = HelloReader(LONGEST_HELLO)
+    whole = message(bytes(LONGEST_HELLO - 4))
+    assert reader.feed(record(whole[:-4])) is None
+    with pytest.raises(InvalidHello, match=f"longer than {LONGEST_HELLO} bytes"):
+        reader.feed(record(b"x" * LONGEST_RECORD)[:5])
 
 
 def test_records_without_end_are_refused() -> None:
