@@ -298,6 +298,7 @@ class ComposeRun(Timed):
         """The time of the whole has passed: parts without an answer have failed, also those that wait for the body."""
         if self._body is not None:
             self._body.forget_head()
+            self._body.keep_no_more()
             self._start_with(b"")
             return
         self._draining = True  # none of them settles the whole before the last one has ended

@@ -135,6 +135,14 @@ class Relay:
         self.resume()
         return False
 
+    def count_held(self, size: int, room: HeldBodyBudget) -> bool:
+        """Count this many bytes of the body, which others hold, in the memory for its beginning, until `forget_head`.
+        False: there is no room for them.
+        """
+        if self._head_bytes is None:
+            self._head_bytes = HeldBytes(room)
+        return self._head_bytes.try_hold(size)
+
     def forget_head(self) -> None:
         """Wait no more for the beginning of the body, and release the memory for it."""
         self._when_head = self._no_room = None

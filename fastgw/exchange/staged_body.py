@@ -232,7 +232,7 @@ class StagedBody:
         try:
             return step(*given)
         except BaseException as error:  # the edge of a filter: data that it could not check is not forwarded
-            if isinstance(error, BodyRefused) and self._is_response and not self.holds:
+            if isinstance(error, BodyRefused) and self._is_response and not (self.holds or self._over):
                 cast("ResponseRelay", self._exchange.response_sink).send_passed(error.passed)
             self.cancel()
             self._fail(error)

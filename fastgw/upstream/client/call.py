@@ -332,7 +332,7 @@ class TranslatedCall:
 
     def _is_ended_by(self, listener: CallListener, fault: Fault) -> bool:
         try:
-            return fault is not Fault.INTERNAL and listener.on_abort(fault)
+            return listener.on_abort(fault)
         except Exception:  # the edge of a filter: the connection's owner could not handle its exception
             log_event(OperatorEvent.FILTER_RAISED, "a listener to a call to %s", self._exchange.upstream, error=True)
             return False

@@ -81,14 +81,20 @@ def hold_body(exchange: Exchange, body: Relay, limit: str, most: int, done: Call
         exchange.client.send_interim(None)
     budget = request_budget(exchange)
 
+    def no_room() -> None:
+        body.keep_no_more()
+        fail_unheld(exchange, budget.why)
+
     def received() -> None:
         held = b"".join(body.kept or ())
+        if len(held) > body.most_kept:
+            body.keep_no_more()  # first: stages release their share
         if len(held) > most:
             exchange.fail(Fault.BODY_TOO_LARGE, why=f"{limit}: the body has more than {most} bytes")
-            return
-        if len(held) > body.most_kept:
-            body.keep_no_more()
-        done(held)
+        elif body.count_held(len(held), budget):
+            done(held)
+        else:
+            no_room()
 
-    if body.await_head(most + 1, received, budget, lambda: fail_unheld(exchange, budget.why)):
+    if body.await_head(most + 1, received, budget, no_room):
         received()

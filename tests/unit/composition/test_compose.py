@@ -1677,6 +1677,34 @@ def test_what_exceeds_the_free_allowance_counts_towards_the_memory_of_the_node()
     held.ended()
 
 
+OF_HELD_BODIES: dict[str, dict[str, Any]] = {
+    "no filter": {},
+    "validate": {"validate": {"body": {"inline": {}, "max_bytes": "8MiB"}}},
+    "decompress": {"decompress": {}},
+}
+
+
+@pytest.mark.parametrize("filters", OF_HELD_BODIES.values(), ids=OF_HELD_BODIES)
+def test_the_body_of_the_client_counts_while_the_parts_are_asked(filters: dict[str, Any]) -> None:
+    """Also if a filter has held or inflated it, and all of it comes in one read."""
+    text = orjson.dumps([number * 7_919_999 for number in range(9000)])
+    sent = gzip.compress(text) if "decompress" in filters else text
+    parts = {"name": "a", "method": "POST", "body": "pass"}, {"name": "b"}
+    made = Composed(*parts, more={"filters": filters} if filters else {}, max_bytes="4MiB")
+    coding = b"Content-Encoding: gzip\r\n" if "decompress" in filters else b""
+    made.client.sends(b"POST /d/7 HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n" + coding)
+    made.client.sends(b"Content-Length: %d\r\n\r\n" % len(sent))
+    for at in range(0, len(sent), 30_000):
+        made.client.sends(sent[at : at + 30_000])
+    made.plane.settle()
+    made.connects()
+    assert len(text) - MAX_KEPT <= made.plane.worker_loop.held_body_budget.in_use <= len(text)
+    made.gets("/a", answer({"a": 1}))
+    made.gets("/b", answer({"b": 1}))
+    assert made.status == 200
+    made.ended()
+
+
 def joined(size: int, **settings: Any) -> tuple[Composed, bytes]:
     """Return a composition of two parts, whose client reads nothing, and the body of its response."""
     made = Composed({"name": "a"}, {"name": "b"}, **settings).asks()
