@@ -1,7 +1,7 @@
 """HTTP client of the gateway itself: for key sets, tokens and authorization services. Everything is limited in size and
 time.
 
-It uses the same parts as clients' requests: pooled connections, verified TLS, the same two parsers for responses. Rule
+It uses the same parts as clients' requests: pooled connections, verified TLS, the same parsers for responses. Rule
 1: a fetch that fails, times out or is cancelled leaves no connection in use.
 Rule 2: a redirect is a response like any other, and is not followed.
 

@@ -10,7 +10,7 @@ import pytest
 from httptools import HttpRequestParser, HttpResponseParser
 
 from fastgw.http.http1.body import BodyReader, ChunkedReader
-from fastgw.http.http1.parser import parse_answer, parse_request, read_request, read_response, take_request
+from fastgw.http.http1.parser import parse_answer, parse_request, read_request, read_response, take_answer, take_request
 from fastgw.http.http1.second_parser import SecondParser
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import RequestHead
@@ -155,6 +155,21 @@ def test_llhttp_reads_usual_heads_alike_which_are_not_given_to_it(raw: bytes):
             if made.startswith((*(method + b" " for method in USUAL_METHODS), b"HTTP/")):
                 assert is_read_by_llhttp(parser, made, follows), made
     assert accepted > 5_000
+
+
+CHUNKED_WHOLE = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n00A\r\n0123456789\r\n0\r\n\r\n"
+
+
+def test_llhttp_reads_chunks_alike_that_come_with_their_head():
+    """With any byte in the place of each, and between any two, of the body."""
+    accepted = 0
+    for at, byte, size in product(range(CHUNKED_WHOLE.index(b"\r\n\r\n") + 4, len(CHUNKED_WHOLE)), range(256), (0, 1)):
+        made = CHUNKED_WHOLE[:at] + bytes((byte,)) + CHUNKED_WHOLE[at + size :]
+        taken = take_answer(memoryview(made + b" "), len(made), b"GET")
+        if not isinstance(taken, bytes):
+            accepted += 1
+            SecondParser(HttpResponseParser).whole(made)
+    assert accepted > 1_000
 
 
 LENGTH_3 = b"Content-Length: 3\r\n"
