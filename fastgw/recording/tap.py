@@ -385,3 +385,15 @@ class TappedListener(ResponseListener):
     def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
         self._kept.call.fault = fault.label
         self.inner.on_failure(fault, silent, why)
+
+    def on_switch(self, head: ResponseHead, early: bytes) -> None:
+        self.inner.on_switch(head, early)
+
+    def on_tunnel_data(self, chunk: bytes) -> None:
+        self.inner.on_tunnel_data(chunk)
+
+    def on_tunnel_end(self) -> None:
+        self.inner.on_tunnel_end()
+
+    def on_tunnel_idle(self) -> None:
+        self.inner.on_tunnel_idle()

@@ -150,7 +150,7 @@ class UpstreamConnection(HttpConnection):
 
     def close(self) -> None:
         """Close at once, even with a request in flight. No listener is called."""
-        self._listener = self._source = self._tunnel = None
+        self._listener = self._source = None
         if self.phase is not CLOSED:
             done = self.phase is IDLE and not self.write_paused
             self._mark_closed()
@@ -178,8 +178,8 @@ class UpstreamConnection(HttpConnection):
         elif self.phase is RECEIVING:
             self._fail(Fault.UPSTREAM_STALLED)
         elif self.phase is TUNNEL:
-            assert self._tunnel is not None
-            self._tunnel.on_tunnel_idle()
+            assert self._listener is not None
+            self._listener.on_tunnel_idle()
 
     # calls of the loop
 
@@ -202,16 +202,16 @@ class UpstreamConnection(HttpConnection):
             self._read_body(chunk)
         elif phase is TUNNEL:
             self._watch(self.idle_timeout)
-            assert self._tunnel is not None
-            self._tunnel.on_tunnel_data(chunk)
+            assert self._listener is not None
+            self._listener.on_tunnel_data(chunk)
             self.reads.count(self, nbytes, 0)
         elif phase is IDLE:  # bytes without a request belong to no response
             self._leave_pool()
 
     def eof_received(self) -> bool:
         if self.phase is TUNNEL:
-            assert self._tunnel is not None
-            self._tunnel.on_tunnel_end()
+            assert self._listener is not None
+            self._listener.on_tunnel_end()
             return not self.closed  # the other direction may continue
         if self.phase is IDLE:
             self._leave_pool()
@@ -405,7 +405,7 @@ class UpstreamConnection(HttpConnection):
             self._repair = None
             self._special = self._unasked_body = self._sending = self._chunked = False
             self._targets_turn = True
-            self._source = self._tunnel = None
+            self._source = None
             self._offered = ()
             self._informed = 0
             self._head_timeout, self.idle_timeout = self.target.timeouts.response_headers, self.target.timeouts.idle
@@ -416,14 +416,14 @@ class UpstreamConnection(HttpConnection):
             self.transport.resume_reading()
 
     def _switch(self, head: ResponseHead, early: bytes) -> None:
-        tunnel = self._tunnel
-        if tunnel is None or not set(head.upgrade) & set(self._offered):
+        listener = self._listener
+        if listener is None or set(head.upgrade).isdisjoint(self._offered):
             self._fail(Fault.UPGRADE_UNEXPECTED)
             return
         self._begun = b""
         self.phase = TUNNEL
         self.reusable = False
-        tunnel.on_switch(head, early)
+        listener.on_switch(head, early)
 
     def _peer_ended(self) -> None:
         """Handle a clean end of input, which may be the end of the response (RFC 9112 section 6.3, rule 8)."""

@@ -221,7 +221,7 @@ class Http2UpstreamStream(UpstreamStream):
     def forget(self) -> None:
         """Drop the stream, because the connection was closed. No listener is called."""
         self.phase = OVER
-        self._listener = self._source = self._tunnel = None
+        self._listener = self._source = None
         self._wheel.drop(self)
 
     def _end(self, reset: bool) -> None:

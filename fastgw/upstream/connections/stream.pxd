@@ -12,6 +12,7 @@ cdef class ResponseListener(Timed):
     cpdef on_head(self, ResponseHead head, bytes payload, bint ended)
     cpdef on_data(self, bytes payload)
     cpdef on_end(self, tuple trailers)
+    cpdef on_tunnel_data(self, bytes chunk)
 
 
 cdef class UpstreamStream(BodyReading):
@@ -25,7 +26,6 @@ cdef class UpstreamStream(BodyReading):
     cdef public object _source
     cdef public bint _special
     cdef public bint _targets_turn
-    cdef public object _tunnel
     cdef public bint _unasked_body
     cdef public Wheel _wheel
     cdef public tuple established
@@ -42,6 +42,7 @@ cdef class UpstreamStream(BodyReading):
     cpdef send_request(self, ResponseListener listener, bytes request, bytes method)
     cpdef take_body_from(self, client)
     cpdef send_body(self, bytes payload)
+    cpdef send_raw(self, bytes chunk)
     cpdef end_body(self, tuple trailers)
     cpdef release(self)
     cdef _watch_head(self)

@@ -62,25 +62,25 @@ class ResponseListener(Timed):
         """
         raise NotImplementedError
 
-
-class TunnelListener(Protocol):
-    """Listener to a tunnel, if an offered upgrade was accepted.
-
-    A broken tunnel is reported by `on_failure` of the response's listener.
-    """
+    # calls for a request that offers an upgrade, if the target accepts it
 
     def on_switch(self, head: ResponseHead, early: bytes) -> None:
         """Handle the target's 101. `early`: bytes after the head, of the other protocol."""
+        raise NotImplementedError
 
-    def on_tunnel_data(self, chunk: bytes) -> None: ...
+    def on_tunnel_data(self, chunk: bytes) -> None:
+        """Handle bytes of the target."""
+        raise NotImplementedError
 
     def on_tunnel_end(self) -> None:
         """Handle the end of data from the target; the other direction may continue."""
+        raise NotImplementedError
 
     def on_tunnel_idle(self) -> None:
         """Handle the idle timeout (`UpstreamStream.limit_silence`): cancel the stream, or close the tunnel as its
         protocol defines.
         """
+        raise NotImplementedError
 
 
 class RequestSource(Protocol):
@@ -125,7 +125,6 @@ class UpstreamStream(BodyReading):
         self._targets_turn = True
         self._unasked_body = False
         self._offered: Sequence[bytes] = ()  # protocols to switch to
-        self._tunnel: TunnelListener | None = None
         self._informed = 0
         self._special = False  # whether a field was set that the next request has to find as it was
 
@@ -158,16 +157,15 @@ class UpstreamStream(BodyReading):
         source: RequestSource | None = None,
         expects_continue: bool = False,
         upgrade: Sequence[bytes] = (),
-        tunnel: TunnelListener | None = None,
     ) -> None:
         """Start a request whose body is incomplete, or that offers an upgrade.
 
         `request`: its head, and the received part of its body, framed. `whole`: the body is complete. `chunked`:
         framing of the rest. `source`: source of the rest. `expects_continue`: the body is sent only when the target
-        asks for it. `upgrade`: offered protocols, which HTTP/2 has not; `tunnel`: listener for an accepted one.
+        asks for it. `upgrade`: offered protocols, which HTTP/2 has not.
         """
         self._special = True
-        self._offered, self._tunnel = upgrade, tunnel
+        self._offered = upgrade
         self._targets_turn = whole or expects_continue
         self._unasked_body = expects_continue
         self._sending, self._chunked, self._source = not whole, chunked, source

@@ -58,6 +58,7 @@ cdef class Attempt(ResponseListener):
     cpdef release(self)
     cpdef feed(self, bytes payload)
     cpdef end(self, tuple trailers)
+    cpdef feed_raw(self, bytes chunk)
     cdef bytes _take_body(self, Relay body)
     cdef _send_special(self, UpstreamStream stream, ResponseListener listener, bytes request)
     cdef bytes _take_status(self, bytes grpc_status, str why)

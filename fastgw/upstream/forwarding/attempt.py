@@ -276,7 +276,6 @@ class Attempt(ResponseListener):
             source=body,
             expects_continue=expects_continue,
             upgrade=forwarding.forward.asked_upgrade(exchange),
-            tunnel=self,
         )
         if trailers and self.stream is stream:
             stream.end_body(sent_trailers(exchange, trailers))
@@ -404,7 +403,7 @@ class Attempt(ResponseListener):
         early = min(EARLY_S, (due_at - self.exchange.begun_at) * EARLY_SHARE)
         return reset_code in (None, ErrorCode.CANCEL) and due_at - monotonic() <= early
 
-    # calls of a tunnel (`TunnelListener`)
+    # calls of a tunnel
 
     def on_switch(self, head: ResponseHead, early: bytes) -> None:
         stream = self.stream

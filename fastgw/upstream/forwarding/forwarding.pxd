@@ -31,6 +31,7 @@ cdef class Forwarding(Attempts):
     cpdef attempt(self, bint fresh, Target target=*, bint again=*, bint has_probe=*)
     cpdef response_received(self, Attempt attempt, ResponseHead head, bytes payload, bint ended)
     cpdef done(self, Attempt attempt)
+    cpdef feed_raw(self, bytes chunk)
     cdef Response _response(self, Target target, ResponseHead head, bytes added, frozenset dropped)
     cdef bint _take_response(self, ResponseHead head, bint ended) except -1
     cdef _note_response(self, Target target, double seconds)
