@@ -2,7 +2,7 @@
 
 cimport cython
 
-from fastgw.cache.shared._cells cimport Cells
+from fastgw.cache.shared._cells cimport Cells, OpenRecord
 from fastgw.cache.shared.space cimport Extent, Space
 
 cdef int BEGAN, CHECKED, COMPLETE, FAILED, FOUND, GROWING, HEADER, HITS, RESERVING, STATUS

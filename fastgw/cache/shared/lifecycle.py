@@ -17,6 +17,7 @@ from fastgw.cache.shared._cells import (
     HITS,
     RESERVING,
     STATUS,
+    OpenRecord,
 )
 from fastgw.cache.shared.objects import SharedObject, SharedWriter
 from fastgw.cache.shared.purges import Validity
@@ -47,8 +48,8 @@ class WrittenRecord:
     """A record whose segment is pinned.
 
     `body`: offset of the body from the start of the record. `replaced`: entry of the index that it has replaced; 0:
-    there was none. `is_found`: whether it is in the index. If it is not, space for a part of its body, whose length is
-    known, is still to be reserved.
+    there was none. `is_found`: whether it is in the index. If it is not, `SharedWriter.begin_body` adds it as soon as
+    there is space for all of its body, whose length is known.
     """
 
     queue: cython.int
@@ -133,10 +134,12 @@ class SharedLease:
         self._store.report(written.key)
         return writer
 
-    def _begin_body(self, written: WrittenRecord, size: Size) -> SharedWriter | None:
-        """Return what writes the body of a record; None: there is no space, see `why_not`."""
+    def _begin_body(self, written: WrittenRecord, size: Size, old: OpenRecord | None = None) -> SharedWriter | None:
+        """Return what writes the body of a record; None: it cannot be stored, see `why_not`. `old`: as of
+        `SharedWriter.begin_body`.
+        """
         writer = SharedWriter(self._store, written, size, self.give_up)
-        why_not = None if written.is_found else writer.begin_body(self.key)
+        why_not = None if written.is_found else writer.begin_body(self.key, old)
         if why_not is None:
             return writer
         self.why_not = why_not
@@ -214,16 +217,16 @@ class SharedLease:
         if was.is_purged:
             self.why_not = NotStored.PURGED
             return False
-        written = self._write_record_of(found.key, head, url, tags, length, GROWING, None)
+        written = self._write_record_of(found.key, head, url, tags, length, RESERVING, None)
         if written is None:
             return False
         words[written.at + HITS], words[written.at + FOUND] = words[at + HITS], words[at + FOUND]
-        writer = self._begin_body(written, length)
+        writer = self._begin_body(written, length, present)
         if writer is None:
             return False
         is_whole = all(writer.append(piece) for piece in found.pieces()) and writer.complete()
         if not is_whole:
-            self.why_not = NotStored.FULL
+            self.why_not = NotStored.GONE  # there was space for all of it
         return is_whole
 
     def _check(self, hashes: Hashes, url: bytes) -> Validity:
@@ -302,7 +305,7 @@ class SharedLease:
         status: cython.int,
         body: bytes | None,
     ) -> WrittenRecord | None:
-        """Do so for these hashes of its tags and keys."""
+        """Do so for these hashes of its tags and keys. One that is `RESERVING` is not added to the index."""
         # PERF: 4 us for an object of 1 KB, 50 in Python (CPython 3.11, micro/cache_store).
         cells = self._cells
         space: Space = self._store.space
@@ -335,7 +338,7 @@ class SharedLease:
         )
         written.queue, written.extent, written.key, written.body = queue, extent, key, before
         written.location = cells.location(extent.segment, extent.offset)
-        if is_divided:
+        if status == RESERVING:
             return written
         if cells.insert(key, written.location):
             written.replaced, written.is_found = cells.replaced, True

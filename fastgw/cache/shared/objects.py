@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, Final, final
 
 from fastgw.cache.shared._cells import (
@@ -17,6 +18,7 @@ from fastgw.cache.shared._cells import (
     NEXT,
     SIZE,
     STATUS,
+    OpenRecord,
 )
 from fastgw.cache.shared.space import Extent
 from fastgw.cache.store import NotStored
@@ -217,31 +219,33 @@ class SharedWriter:
 
     # space
 
-    def begin_body(self, lease_key: bytes) -> NotStored | None:
+    def begin_body(self, lease_key: bytes, old: OpenRecord | None = None) -> NotStored | None:
         """Reserve space for the body of an object that is not in the index yet: all of it, or as much as there is time
         for; each `append` reserves more then. Returns why it cannot be stored; the writer has ended then, its lease has
-        not. `lease_key`: of the lease; it is reported as well when the object is found.
+        not. `lease_key`: of the lease; it is reported as well when the object is found. `old`: the record, held by a
+        pin of the caller, that this one is a copy of: this one goes in its place now, or not at all, if it was removed
+        or replaced meanwhile.
         """
-        self._lease_key, key = lease_key, self._key
+        self._lease_key, self._old, key = lease_key, old, self._key
         former = self._cells.open(key)
         self._former = 0 if former is None else former.entry
         if former is not None:
             self._cells.unpin(former.segment)
         self._missing = (self._announced or 0) - self._free  # bytes of the body without space
-        why_not = self._reserve_more()
+        why_not = self._reserve_more(_RESERVING_S if old is None else inf)
         if why_not is not None:
             self._words[self._at + STATUS] = FAILED
             self._goes_on = False
             self._cells.unpin(self._segment)
         return why_not
 
-    def _reserve_more(self) -> NotStored | None:
-        """Reserve space for a body of known length until the object is in the index, or `_RESERVING_S` has passed.
+    def _reserve_more(self, seconds: float = _RESERVING_S) -> NotStored | None:
+        """Reserve space for a body of known length until the object is in the index, or so much time has passed.
         Returns why that cannot be done.
         """
-        until = self._store.clock() + _RESERVING_S
+        until = self._store.clock() + seconds
         while self._replaced is None:
-            why_not = self._reserve_next()
+            why_not = self._reserve_next() if self._missing > 0 else self._insert()
             if why_not is not None or self._store.clock() >= until:
                 return why_not
         return None
@@ -250,18 +254,24 @@ class SharedWriter:
         """Reserve one more chunk of a body of known length; with the last one, the object is added to the index.
         Returns why that cannot be done.
         """
-        store, words = self._store, self._words
         at = self._reserve_chunk(self._missing)
         if at is None:
             return NotStored.FULL
-        self._missing -= words[at + CHUNK_CAPACITY]
-        if self._missing > 0:
-            return None
+        self._missing -= self._words[at + CHUNK_CAPACITY]
+        return None if self._missing > 0 else self._insert()
+
+    def _insert(self) -> NotStored | None:
+        """Add the object, for which there is space, to the index. Returns why that cannot be done."""
+        store, words, old = self._store, self._words, self._old
         assert self._announced is not None
         words[self._at + SIZE] = self._announced + 1
-        replaced = None if self._is_outdated() else store.insert(self._key, self._location)
+        if old is None:
+            replaced = None if self._is_outdated() else store.insert(self._key, self._location)
+        else:
+            entry = self._cells.entry(self._key, self._location)
+            replaced = old.entry if self._cells.replace(old.position, old.entry, entry) else None
         if replaced is None:
-            return NotStored.CONTESTED  # also if others were faster
+            return NotStored.CONTESTED if old is None else NotStored.GONE  # the former also if others were faster
         words[self._at + STATUS] = GROWING  # only now it is found
         self._replaced = replaced
         if self._lease_key != self._key:

@@ -21,6 +21,7 @@ from fastgw.cache.shared.layout import CacheMemory, OtherCacheLayout
 from fastgw.cache.shared.popular import popular_objects
 from fastgw.cache.shared.recovery import clean_up
 from fastgw.cache.shared.segments import Queue, Segments, SegmentState, StateWord
+from fastgw.cache.shared.space import Extent, Space
 from fastgw.cache.store import MOST_TAGS, MOST_URL, NotStored, Refusal, StoredObject, Writer
 from fastgw.routing.table import at_once
 from tests.support.small_process import run_in_small_process
@@ -552,6 +553,38 @@ def test_a_removal_holds_also_while_the_object_is_moved(node: SharedNode) -> Non
     assert removed
     assert [number for number in range(4) if read(node.b, key_of(number)) is not None] == [0, 1, 3]
     assert node.a.numbers().objects == objects_in(node.a)
+
+
+@pytest.mark.parametrize("meanwhile", ["removed", "replaced"])
+@pytest.mark.parametrize("length", [1000, 100_000])
+def test_an_object_that_is_removed_while_it_is_validated_does_not_come_back(
+    node: SharedNode, length: int, meanwhile: str
+) -> None:
+    key = key_of(1)
+    put(node.a, key, bytes(length), b"old")
+    found, lease = node.a.find(key), leased(node.a, key)
+    assert found is not None
+    removed: list[bool] = []
+
+    class Beside(Space):
+        """The space of a worker. Another one comes before it is used."""
+
+        def reserve(self, queue: int, least: int, wanted: int) -> Extent | None:
+            if not removed:
+                removed.append(node.b.remove(key))
+                if meanwhile == "replaced":
+                    put(node.b, key_of(2), b"newer")
+                    assert node.b.restore(key, node.b.present_moment()).store_head(b"newer")
+            return super().reserve(queue, least, wanted)
+
+    node.a.space = Beside(node.memory, node.a.segments, node.a.cells)
+    assert not lease.freshen(found, b"new head")
+    assert removed == [True]
+    assert lease.why_not is NotStored.GONE
+    found.release()
+    assert read(node.b, key) == (None if meanwhile == "removed" else (b"newer", b""))
+    assert node.a.numbers().objects == objects_in(node.a)
+    assert pins_in(node.memory) == 0
 
 
 @pytest.mark.parametrize("length", [1000, 100_000])
