@@ -78,19 +78,21 @@ if what == 'g' then
   end
 elseif what == 's' and epoch == ARGV[4] then
   local began, tags, url, ttl, date = tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+  local former = ARGV[12] -- date of the object that it goes in the place of, or is not stored; nil: of any
   if judge(began, tags, url) then
     local there = redis.pcall('HMGET', KEYS[2], 'e', 'b', 'd')
     if there.err then redis.call('DEL', KEYS[2]) end
     local before, before_date = tonumber(there[2] or -1) or -1, tonumber(there[3] or 0) or 0
     local is_newer = there[1] == epoch and (before > began or before == began and before_date > tonumber(date))
-    if not is_newer then
+    local is_gone = former and (there[1] ~= epoch or there[3] ~= former)
+    if not is_newer and not is_gone then
       local done = redis.pcall('HSET', KEYS[2], 'e', epoch, 'b', ARGV[5], 'd', date, 't', tags, 'u', url,
         'x', ARGV[10], 'v', ARGV[11])
       if type(done) == 'number' then
         redis.call('PEXPIRE', KEYS[2], ttl)
         return {epoch, number, 1}
       end
-      redis.call('DEL', KEYS[2]) -- out of memory: an older one is not left
+      if not former then redis.call('DEL', KEYS[2]) end -- out of memory: an older one is not left
     end
   end
 elseif what == 'd' then

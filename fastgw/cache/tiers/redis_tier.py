@@ -28,6 +28,8 @@ MOST_TTL_S: Final = 86_400.0
 """Maximum seconds for which Redis keeps an object."""
 MOST_AHEAD: Final = 4 * 1024 * 1024
 """Maximum bytes that are written and not confirmed. With more, objects are dropped."""
+MOST_READS: Final = 256
+"""Objects of a process that are read at a time to freshen them. With more, they stay as they are."""
 _MOST_VALUE: Final = b"%d" % (2 * LONGEST)
 
 
@@ -39,7 +41,7 @@ class RedisTier:
         self._store, self._expires, self._name = store, expires, name.encode()
         self._client: CacheRedis | None = None
         self._namespace = b""
-        self._ahead = 0
+        self._ahead = self._reads = 0
         self.purges = RedisPurges(store.memory, store.counters, loop, self._send_purges)
         self.position: PurgePosition | None = None
         """The last known one: a fetch that begins now is newer. None: Redis has not answered yet."""
@@ -104,15 +106,19 @@ class RedisTier:
         length: int,
         pieces: Iterable[bytes | memoryview],
         position: PurgePosition | None,
+        former_date: float | None = None,
     ) -> None:
-        """Write an object. `length`, `pieces`: of its body. `position`: as of the begin of its fetch."""
+        """Write an object. `length`, `pieces`: of its body. `position`: as of the begin of its fetch. `former_date`:
+        `stored_date` of the object that it goes in the place of, if that is still there; None: of any.
+        """
         ttl = self._ttl(record.expires_date)
         if position is None or self._client is None or not self._client.is_connected:
             return
         fits = ttl > 0 and length <= LONGEST
         if not fits or self._ahead + length > MOST_AHEAD:
             self.count(REDIS_DROPPED, int(fits))
-            self.remove(key)  # an older one
+            if not fits or former_date is None:
+                self.remove(key)  # an older one
             return
         fields = encode_object(key, record, b"".join(pieces))
         self._ahead += length
@@ -131,22 +137,31 @@ class RedisTier:
             fields.sealed,
             fields.body,
         ]
+        if former_date is not None:
+            arguments.append(b"%.6f" % former_date)
         if not self._run_script([key], b"s", arguments, answered):
             self._ahead -= length
 
     def freshen(self, key: bytes, before: bytes, head: bytes, fetched: FetchBegin) -> None:
-        """Give an object another head, if it still has the one from before: it is read, and written again."""
+        """Give an object another head, if it still has the one from before: it is read, and written again unless it was
+        removed or replaced in between. If there is too much to read or to write, it stays as it is.
+        """
 
         def answered(answer: list[Any] | None) -> None:
+            self._reads -= 1
             found = None if answer is None or not answer[2] else self._decoded(key, answer, fetched.began)
             if found is not None and found[0].head == before:
                 record = structs.replace(
                     found[0], head=head, stored_date=fetched.date, expires_date=self._expires(head)
                 )
-                self.write(key, record, len(found[1]), (found[1],), fetched.position)
+                self.write(key, record, len(found[1]), (found[1],), fetched.position, found[0].stored_date)
 
-        if fetched.position is not None:
-            self._run_script([key], b"g", [_MOST_VALUE], answered)
+        if fetched.position is None:
+            return
+        if self._reads >= MOST_READS:
+            self.count(REDIS_DROPPED)
+        elif self._run_script([key], b"g", [_MOST_VALUE], answered):
+            self._reads += 1
 
     def remove(self, key: bytes) -> None:
         """Remove the object of a key. It may come back from elsewhere, unless it is purged as well."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -321,6 +321,78 @@ def test_a_validated_object_gets_its_new_head(redis: RedisServer) -> None:
         await a.settle()  # and written
         b.forget()
         assert await b.recall(K) == (b"third", b"newer")
+
+    play(scene, redis)
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "removed", "replaced"])
+def test_what_another_node_changes_during_a_validation_is_left_alone(redis: RedisServer, meanwhile: str) -> None:
+    async def scene(a: SharingNode, b: SharingNode) -> None:
+        put(a.store, K, b"body", b"first", url=URL)
+        await a.settle()
+        earlier = leased(b.store, K)
+        found = a.store.find(K)
+        assert found is not None
+        run, held = a.tier._run_script, list[Callable[[], bool]]()
+
+        def hold(
+            keys: Sequence[bytes], what: bytes, arguments: Sequence[bytes], answered: Callable[[object], None]
+        ) -> bool:
+            if what != b"s":
+                return run(keys, what, arguments, answered)
+            held.append(lambda: run(keys, what, arguments, answered))
+            return True
+
+        with mock.patch.object(a.tier, "_run_script", hold):
+            assert leased(a.store, K).freshen(found, b"second")
+            await until(lambda: held)  # it was read
+        found.release()
+        if meanwhile == "removed":
+            b.tier.remove(K)
+        elif meanwhile == "replaced":
+            assert earlier.store_whole(b"third", b"newer", URL, [])
+        await b.settle()
+        assert [write() for write in held] == [True]
+        await a.settle()
+        b.forget()
+        expected = {"nothing": (b"second", b"body"), "removed": None, "replaced": (b"third", b"newer")}
+        assert await b.recall(K) == expected[meanwhile]
+        assert a.numbers.written == (2 if meanwhile == "nothing" else 1)
+
+    play(scene, redis)
+
+
+@pytest.mark.parametrize("busy", ["reads", "writes", "memory"])
+def test_a_validated_object_that_cannot_be_written_again_stays_as_it_was(redis: RedisServer, busy: str) -> None:
+    async def scene(a: SharingNode, b: SharingNode) -> None:
+        put(a.store, K, b"body", b"first", url=URL)
+        await a.settle()
+        found = a.store.find(K)
+        assert found is not None
+        redis.ask("CONFIG", "SET", "maxmemory", str(int(busy == "memory")))
+        try:
+            with (
+                mock.patch.object(redis_tier, "MOST_READS", 0 if busy == "reads" else 1),
+                mock.patch.object(redis_tier, "MOST_AHEAD", 3 if busy == "writes" else 4),
+            ):
+                assert leased(a.store, K).freshen(found, b"second")
+                await a.settle()  # it was read
+                await a.settle()  # and written, if it was
+        finally:
+            redis.ask("CONFIG", "SET", "maxmemory", "0")
+        found.release()
+        assert a.numbers.dropped == 1
+        assert await b.recall(K) == (b"first", b"body")
+        put(a.store, L, b"other", b"first", url=URL)
+        await a.settle()
+        found = a.store.find(L)
+        assert found is not None
+        with mock.patch.object(redis_tier, "MOST_READS", 1):
+            assert leased(a.store, L).freshen(found, b"second")
+        found.release()
+        await a.settle()
+        await a.settle()
+        assert await b.recall(L) == (b"second", b"other")
 
     play(scene, redis)
 
