@@ -235,8 +235,8 @@ class SharedStore:
         return self.watches.add(self.cells.hash(key) % CLASSES, callback)
 
     def remove(self, key: bytes) -> bool:
-        """Remove the object of a key; return whether memory had one. A fetch in flight is not affected, unless there
-        are slower tiers: then it is as after a purge.
+        """Remove the object of a key; return whether memory had one, also one that was purged and not swept yet. A
+        fetch in flight is not affected, unless there are slower tiers: then it is as after a purge.
         """
         was_there = self.remove_from_memory(key)
         if self.tiers is not None:
