@@ -253,7 +253,10 @@ class SharedStore:
         return was_there
 
     def remove_older(self, key: bytes, than: FetchBegin) -> None:
-        """Remove the object of a key, unless its fetch has begun later."""
+        """Remove the object of a key from memory, unless its fetch has begun later.
+
+        An older one that a look-up has read from disk already is put into memory after this (`DiskTier.recall`).
+        """
         found, is_later = self.cells.open(key), False
         if found is not None:
             began, date = self._words[found.at + BEGAN], self._words[found.at + DATE]

@@ -144,7 +144,12 @@ class DiskTier:
         return True
 
     def _use(self, found: _Found) -> DiskObject | None:
-        """Put an object into memory, or return it if it is sent from its file. None also if it was purged."""
+        """Put an object into memory, or return it if it is sent from its file. None also if it was purged.
+
+        A small file that was read just before a larger response, which is for the disk alone, took its place is put
+        into memory all the same, and hides that response as long as it is there: until it is stale, and its
+        validation or the next fetch replaces it, or it is evicted.
+        """
         validity = self.check(found.key, found.record)
         if validity.is_purged:
             self.remove(found.key)
