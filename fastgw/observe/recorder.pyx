@@ -663,16 +663,17 @@ cdef class Recorder:
         ):
             if len(self._sorts) >= series_kinds.MOST_SORTS:
                 self._sorts = {}
-            sort = self._sorts[alike] = Sort()
+            pieces = series_kinds.pieces_of(kind)
+            if len(pieces) != SLOTS + 1:
+                raise ValueError("a line of another form")
+            sort = Sort()
             sort.target, sort.upstream, sort.listener = kind.target, kind.upstream, kind.listener
             sort.scheme, sort.fault, sort.status = kind.scheme, kind.fault, kind.status
             sort.method, sort.version = method, kind.version
-            sort.pieces = series_kinds.pieces_of(kind)
-            if len(sort.pieces) != SLOTS + 1:
-                raise ValueError("a line of another form")
-            sort.length = sum(map(len, sort.pieces))
+            sort.pieces, sort.length = pieces, sum(map(len, pieces))
             sort.upstream_row, sort.target_row = upstream_row, target_row
             sort.server_error, sort.fault_word = server_error, fault_word
+            self._sorts[alike] = sort
         before = entry[0]
         Py_INCREF(route)
         Py_INCREF(sort)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -291,6 +291,30 @@ def test_kinds_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(50):
         told.recorder.finish(over(target=f"t-{number}"))
     assert [orjson.loads(line)["target"] for line in told.lines()[0].splitlines()] == [f"t-{n}" for n in range(50)]
+
+
+def test_a_kind_that_could_not_be_learned_is_learned_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is remembered of the attempt, whether its pieces could not be made or were of another form."""
+    told = Told()
+    ended = over(target="t-1")
+    for failure in (MemoryError, ValueError):
+        with monkeypatch.context() as patched:
+            patched.setattr("fastgw.observe.series_kinds.pieces_of", pieces_that_fail(failure))
+            with pytest.raises(failure):
+                told.recorder.finish(ended)
+    told.recorder.finish_at(ended, 1.0, 1.0)
+    assert_line(told.lines()[0], record_of(ended, 1.0, 1.0), REDACT)
+
+
+def pieces_that_fail(failure: type[Exception]) -> Callable[[object], tuple[bytes, ...]]:
+    """`pieces_of` for which there is no memory, or whose pieces are too few."""
+
+    def pieces_of(kind: object) -> tuple[bytes, ...]:
+        if failure is MemoryError:
+            raise MemoryError
+        return (b"{", b"}\n")
+
+    return pieces_of
 
 
 class Unnamed:
