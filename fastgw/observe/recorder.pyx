@@ -289,11 +289,14 @@ cdef class Recorder:
 
     def adopt(self, logs, meters=()):
         by_names = {}
-        self._json_logs = json_logs = tuple([log for log in logs if log.is_plain_json])
-        self._held = tuple([<LineQueue?>log.held for log in json_logs])
-        self._secrets = tuple([<SecretNames?>by_names.setdefault(log.secrets.names, log.secrets) for log in json_logs])
-        self._other_logs = (*[log for log in logs if not log.is_plain_json], *meters)
-        self._consumers = self._counters.consumers
+        json_logs = tuple([log for log in logs if log.is_plain_json])
+        held = tuple([<LineQueue?>log.held for log in json_logs])
+        secrets = tuple([<SecretNames?>by_names.setdefault(log.secrets.names, log.secrets) for log in json_logs])
+        other_logs = (*[log for log in logs if not log.is_plain_json], *meters)
+        consumers = <dict?>self._counters.consumers
+        # All or nothing: the tuples are read by the index of one of them, which is not checked.
+        self._json_logs, self._held, self._secrets, self._other_logs = json_logs, held, secrets, other_logs
+        self._consumers = consumers
         self._sorts, self._target_rows, self._label_words = {}, {}, {}
         self._generation += 1
 

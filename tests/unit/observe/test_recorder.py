@@ -284,6 +284,20 @@ def test_each_log_masks_its_own_names() -> None:
     assert (second["path"], second["query"]) == ("/a;sid=1", "sid=1&other=***")
 
 
+@pytest.mark.parametrize("name", ["held", "secrets"])
+def test_logs_that_cannot_be_adopted_change_nothing(name: str) -> None:
+    """The lines stay those of the logs before."""
+    told = Told("json", "combined")
+    (log,) = Told().logs
+    setattr(log, name, SimpleNamespace(names=frozenset()))
+    with pytest.raises(TypeError):
+        told.recorder.adopt([*Told("json", "json").logs, log])
+    told.recorder.finish(over(line=b"GET /a;sid=1 HTTP/1.1"))
+    json, combined = told.lines()
+    assert orjson.loads(json)["path"] == "/a;sid=***"
+    assert b"/a;sid=***" in combined
+
+
 def test_kinds_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Targets that come and go are not remembered for ever; each exchange is told all the same."""
     monkeypatch.setattr("fastgw.observe.series_kinds.MOST_SORTS", 8)
