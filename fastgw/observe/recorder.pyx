@@ -142,7 +142,8 @@ for _index, _bound in enumerate(families.BOUNDS_S):
 cdef class Sort:
     """Common part of `SeriesKey`s without a fault that differ in the route alone, told by its texts' identity.
 
-    There are few of them, and what is known of one stays in the processor's near caches.
+    There are few of them, and what is known of one stays in the processor's near caches. With targets that come and
+    go there are more: up to one for each of the `KINDS`. Equal pieces of several are one object.
     """
 
     cdef str target
@@ -252,6 +253,7 @@ cdef class Recorder:
     cdef Py_ssize_t _word_count
     cdef unsigned int _generation
     cdef dict _sorts
+    cdef dict _pieces  # of the sorts, by themselves
     cdef Entry* _entries
     cdef unsigned int _swept  # up to where entries of generations before were let go of last
     cdef void* _room  # where the entries lie
@@ -297,7 +299,7 @@ cdef class Recorder:
         # All or nothing: the tuples are read by the index of one of them, which is not checked.
         self._json_logs, self._held, self._secrets, self._other_logs = json_logs, held, secrets, other_logs
         self._consumers = consumers
-        self._sorts, self._target_rows, self._label_words = {}, {}, {}
+        self._sorts, self._pieces, self._target_rows, self._label_words = {}, {}, {}, {}
         self._generation += 1
 
     def __dealloc__(self):
@@ -665,8 +667,8 @@ cdef class Recorder:
             and sort.scheme is kind.scheme and sort.fault is kind.fault
         ):
             if len(self._sorts) >= series_kinds.MOST_SORTS:
-                self._sorts = {}
-            pieces = series_kinds.pieces_of(kind)
+                self._sorts, self._pieces = {}, {}
+            pieces = tuple([self._pieces.setdefault(piece, piece) for piece in series_kinds.pieces_of(kind)])
             if len(pieces) != SLOTS + 1:
                 raise ValueError("a line of another form")
             sort = Sort()

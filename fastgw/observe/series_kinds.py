@@ -6,7 +6,9 @@ from fastgw.observe.access_log.formats import json_pieces
 from fastgw.observe.access_log.record import Record
 
 MOST_SORTS: Final = 4096
-"""Maximum number of sorts that are found again: those whose places are in use stay."""
+"""Maximum number of sorts that are found by their attributes, and share their pieces. Others live on while one of the
+recorder's places has them.
+"""
 
 
 class SeriesKey(NamedTuple):
