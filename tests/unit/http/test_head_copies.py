@@ -14,6 +14,7 @@ from fastgw.http.http1.parser import (
     stand_in_head,
 )
 from fastgw.http.messages import RequestHead, ResponseHead
+from tests.support.head_lines import lines_found
 
 BOTH = ["body_length", "close", "connection_named", "http2", "length", "minor", "raw", "upgrade", "version"]
 OF_REQUESTS = [
@@ -69,6 +70,7 @@ def test_a_copy_of_a_request_is_equal_and_changed_apart(head: RequestHead) -> No
     copy = copy_of_request(head)
     for name in BOTH + OF_REQUESTS:
         assert getattr(copy, name) == getattr(head, name), name
+    assert lines_found(copy) == lines_found(head)
     assert [*copy.fields()] == [*head.fields()]
     copy.fields().set(b"A", b"changed")
     assert (head.edited(), copy.first(b"a")) == (None, b"changed")
@@ -90,5 +92,6 @@ def test_a_copy_of_a_response_is_equal_and_changed_apart(head: ResponseHead) -> 
     copy = copy_of_response(head)
     for name in BOTH + OF_RESPONSES:
         assert getattr(copy, name) == getattr(head, name), name
+    assert lines_found(copy) == lines_found(head)
     copy.fields().set(b"A", b"changed")
     assert (head.edited(), copy.first(b"a")) == (None, b"changed")

@@ -6,6 +6,7 @@ from fastgw.http.http1.body import body_reader
 from fastgw.http.http1.parser import parse_answer, parse_response, read_http2_response, take_answer
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
+from tests.support.head_lines import lines_found
 from tests.support.table import for_each
 
 
@@ -264,6 +265,7 @@ def test_a_body_that_came_with_its_head_is_judged_with_it(raw: bytes, method: by
     assert answer.payload == payload
     for name in ("raw", "status", "reason", "minor", "length", "chunked", "close", "until_close", "has_body"):
         assert getattr(answer, name) == getattr(alone, name)
+    assert lines_found(answer) == lines_found(alone)
     if payload is None:
         reader, reader_alone = body_reader(answer), body_reader(alone)
         assert reader.feed(following) == reader_alone.feed(following)
@@ -308,7 +310,9 @@ def test_an_answer_is_taken_when_all_of_it_is_there_and_no_more(raw: bytes, foll
     took = take(answer)
     assert not isinstance(took, bytes)
     assert (took.raw, took.payload, took.payload_length, took.whole) == (raw, payload, len(payload), True)
-    assert [*took.fields()] == [*parse_response(raw, b"GET").fields()]
+    alone = parse_response(raw, b"GET")
+    assert lines_found(took) == lines_found(alone)
+    assert [*took.fields()] == [*alone.fields()]
     for behind in (b"\r\n", b"a", b"\x00", ok(b"Content-Length: 0")):
         assert take(answer + behind) == answer + behind
     for end in {*range(min(len(answer), 300)), len(answer) - 1}:
