@@ -20,6 +20,7 @@ from fastgw.config.settings.gateway import Route
 from fastgw.config.validation.listener_protocols import upstreams_of_events
 from fastgw.config.validation.value_maps import known_maps
 from fastgw.http.field_names import HOP_BY_HOP, READ_IN_REQUESTS
+from fastgw.http.json.tree import DEEPEST, is_too_deep
 
 Rule = Callable[[Merged], None]
 _OWN = (READ_IN_REQUESTS - {b"x-request-id"}) | {b"accept-encoding"}
@@ -187,6 +188,10 @@ def _earlier(name: str, order: Mapping[str, tuple[str, ...]]) -> set[str]:
 
 
 def _check_part(part: Part, compose: Compose, parameters: frozenset[str], maps: KnownNames, at: SourceLocation) -> None:
+    if part.body is not None and not part.takes_body and is_too_deep(orjson.loads(part.body)):
+        expected = f"expected at most {DEEPEST} levels of objects and lists"
+        at.below("body").report("nested too deep", expected, at_key=False)
+        return
     earlier = _earlier(part.name, compose.order())
     for below, variable in _variables_of(part, at):
         name = f"{{{variable.name}}}"

@@ -7,7 +7,7 @@ before (`texts.check_text`).
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 import orjson
@@ -15,11 +15,25 @@ import orjson
 Node: TypeAlias = "bytes | dict[str, Node] | list[Node]"
 Object: TypeAlias = dict[str, Node]
 
+DEEPEST: Final = 254
+"""Maximum number of objects and arrays within one another that `rendered` writes, as orjson does."""
+
 _SPACE: Final = b" \t\r\n"
 
 
+def is_too_deep(value: Any) -> bool:
+    """Whether a decoded value has more than `DEEPEST` objects and arrays within one another."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        held = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level = [each for inner in held for each in inner]
+        if not held:
+            return False
+    return True
+
+
 def rendered(node: Node) -> bytes:
-    """Return the text of a node. Raises `RecursionError` for a tree that is opened deeper than orjson writes."""
+    """Return the text of a node. Raises `RecursionError` for a tree that is opened deeper than `DEEPEST`."""
     if isinstance(node, bytes):
         return node
     try:

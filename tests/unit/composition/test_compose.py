@@ -233,6 +233,12 @@ def test_a_body_of_json_keeps_the_values_of_others() -> None:
     assert b"Content-Type: application/json\r\n" in head + b"\r\n"
 
 
+def test_a_body_of_json_is_as_deep_as_can_be_written() -> None:
+    body = json.loads("[" * 254 + '"{id}"' + "]" * 254)
+    made = Composed({"name": "a", "method": "POST", "body": body}).asks()
+    assert made.requests[0].partition(b"\r\n\r\n")[2] == b"[" * 254 + b'"7"' + b"]" * 254
+
+
 def test_the_body_of_the_client_is_passed_to_those_that_take_it() -> None:
     made = Composed(
         {"name": "a", "method": "POST", "body": "pass"}, {"name": "b"}, {"name": "c", "method": "PUT", "body": "pass"}
@@ -1387,6 +1393,7 @@ def test_what_a_filter_hides_is_not_passed_on() -> None:
     ("parts", "compose", "wrong"),
     [
         ([{"name": "a"}, {"name": "a"}], {}, "is the name of another part"),
+        ([{"name": "a", "body": json.loads("[" * 255 + "]" * 255)}], {}, r"body: nested too deep; .* most 254 levels"),
         ([{"name": "a", "after": ["b"]}], {}, 'unknown part "b"'),
         ([{"name": "a"}, {"name": "b", "after": ["c"]}], {}, r"parts\[1\].after\[0\]: unknown part"),
         ([{"name": "a", "after": ["b"]}, {"name": "b", "after": ["a"]}], {}, "expected parts without a cycle"),

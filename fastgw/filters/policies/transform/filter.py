@@ -34,6 +34,7 @@ from fastgw.filters.policies.transform.xml_reading import compile_xml_input
 from fastgw.filters.policies.transform.xml_writing import compile_xml_template
 from fastgw.http.json.projection import EACH
 from fastgw.http.json.strict import MOST_INLINE
+from fastgw.http.json.tree import DEEPEST, is_too_deep
 
 _MOST = 200
 _MOST_OFFLOADED = 8 * 1024**2
@@ -394,6 +395,9 @@ class Transform(Filter, name="transform", phase=Phase.TRANSFORM, order=20):  # t
         """Yield the positions of unknown variables and invalid expressions, with the error and the expected form."""
         for side, change in (("request", self.request), ("response", self.response)):
             for steps, value in () if change is None else change.values():
+                if is_too_deep(value):
+                    yield (side, *steps), "nested too deep", f"expected at most {DEEPEST} levels of objects and lists"
+                    continue
                 try:
                     compile_value(value, steps[-1])
                 except ValueError as error:

@@ -52,6 +52,13 @@ def answered(response: bytes, request: bytes = GET, timeout: float = 5.0, **chan
     return run(configured(Transform, response=change), request, response=response, timeout=timeout)
 
 
+def within(lists: int, value: Any) -> Any:
+    """A value within this many lists."""
+    for _ in range(lists):
+        value = [value]
+    return value
+
+
 @for_each(
     ("rules", "body", "mapped"),
     [
@@ -263,6 +270,12 @@ def test_the_client_is_told_why_its_body_is_refused_and_nothing_of_the_rules(
     ran = run(configured(Transform, request=change), request, timeout=60)  # a helper process starts
     problem = json.loads(ran.received.partition(b"\r\n\r\n")[2])
     assert (ran.status, problem["detail"]) == (400, f"The request body cannot be processed: {reason}.")
+
+
+def test_a_template_is_as_deep_as_can_be_written() -> None:
+    template = within(253, {"a": "{{ a }}"})
+    ran = answered(ok(b'{"a":1.0}'), template=template)
+    assert ran.body == b"[" * 253 + b'{"a":1.0}' + b"]" * 253
 
 
 def test_a_template_builds_the_body() -> None:
@@ -658,6 +671,9 @@ def dechunked(text: bytes) -> tuple[bytes, bool]:
         ({"response": {"template": {"a": ["{{ " + "a || " * 300 + "b }}"]}}}, "expected at most 1000"),
         ({"response": {"template": {"a": "{{ " + "[" * 40 + "a" + "]" * 40 + " }}"}}}, "nested too deeply"),
         ({"response": {"json": {"deny": ["a"]}, "max_bytes": "9MiB"}}, "max_bytes"),
+        ({"response": {"template": within(255, "{param.a}")}}, "template: nested too deep; expected at most 254"),
+        ({"response": {"template": within(900, {})}}, "template: nested too deep; expected at most 254"),
+        ({"request": {"json": {"set": {"a": within(255, 1)}}}}, "set.a: nested too deep; expected at most 254"),
         ({"request": {"jq": ".", "template": 1}}, "`template` and `jq` are mutually exclusive"),
         ({"request": {"jq": ".", "output": "form", "on_timeout": "pass"}}, "keep their content type"),
         ({"request": {"jq": ".", "deadline": "31s"}}, "deadline"),
