@@ -447,7 +447,7 @@ class _Pool(Lender):
         self._connected = connected
 
     def lend(
-        self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf, http1: bool = False
+        self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf
     ) -> UpstreamConnection | Fault | None:
         self._worker_loop.loop.call_soon(self._connect, target, borrower)
         return None

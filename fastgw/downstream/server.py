@@ -165,7 +165,7 @@ class Listener(ServingListener):
 
 
 class Compiled(Protocol):
-    """Compiled configuration, as the data plane uses it (`compile.Gateway`)."""
+    """Compiled configuration, as the data plane uses it (`gateway.tables.Gateway`)."""
 
     @property
     def timeouts(self) -> config.Timeouts: ...

@@ -1,6 +1,6 @@
 """A socket's transport that speaks TLS, for either side of a connection; independent of HTTP.
 
-Subclasses do the handshake: `downstream.tls.connection` as server, `upstream.tls_client` as client. Everything else is
+Subclasses do the handshake: `downstream.tls.connection` as server, `upstream.connections.tls_client` as client. Everything else is
 the same for both: either direction may end separately (`write_eof`, `eof_received`; RFC 8446 section 6.1), reading and
 writing have backpressure as over plain TCP, and a proper end is distinguished from a truncation.
 

@@ -1,7 +1,7 @@
 """Decision whether, when and at which target a request is retried after a failed attempt.
 
 It combines `retries` of the upstream and the route (`policies/retry.py`), the targets that were not tried yet, and the
-time that is left. The caller knows whether the request itself may be sent again (`Forwarding.is_replayable`), and is
+time that is left. The caller knows whether the request itself may be sent again (`Attempts.is_replayable`), and is
 counted in the retry budget (`RetryBudget`) until its end.
 """
 
