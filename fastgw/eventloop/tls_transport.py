@@ -1,8 +1,8 @@
 """A socket's transport that speaks TLS, for either side of a connection; independent of HTTP.
 
-Subclasses do the handshake: `downstream.tls.connection` as server, `upstream.connections.tls_client` as client. Everything else is
-the same for both: either direction may end separately (`write_eof`, `eof_received`; RFC 8446 section 6.1), reading and
-writing have backpressure as over plain TCP, and a proper end is distinguished from a truncation.
+Subclasses do the handshake: `downstream.tls.connection` as server, `upstream.connections.tls_client` as client.
+Everything else is the same for both: either direction may end separately (`write_eof`, `eof_received`; RFC 8446 section
+6.1), reading and writing have backpressure as over plain TCP, and a proper end is distinguished from a truncation.
 
 uvloop's own TLS is not used. It cannot end one direction and continue in the other, which tunnels and early responses
 need; it holds a buffer of 256 KiB for each connection and as much for unread data; and a client that does not speak TLS

@@ -135,9 +135,8 @@ class Http1ClientConnection(StreamedConnection):
                 self._ahead = request
                 self._read_requests()
             else:
-                begun = take_begun(request)
-                if begun is not None:
-                    self._ahead = begun
+                if request.length:
+                    self._ahead = take_begun(request) or b""
                 self._serve(request)
             return
         chunk = leading_bytes(self.buffer, nbytes)
