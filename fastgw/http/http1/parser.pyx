@@ -139,11 +139,9 @@ cdef bint _is_odd_for_llhttp(Head head) noexcept:
     return line_end(head, line) != _start(head.source) + line.value.start + line.value.length + 2
 
 
-cdef bytes _message_for_llhttp(Head head, bytes method):
-    """Return what was received of the message without what makes it odd for llhttp, and with this method unless it is
-    None.
-    """
-    cdef bytes text = head.source[:head.message_length]
+cdef bytes _head_for_llhttp(Head head, bytes method):
+    """Return the head without what makes it odd for llhttp, and with this method unless it is None."""
+    cdef bytes text = head.source[:head.head_length]
     cdef bint has_body = head.length or head.chunked
     cdef Line* line
     cdef Py_ssize_t number, end
@@ -421,10 +419,10 @@ cdef int _read_demands(RequestHead head, bint upgrading) except -1:
 
 
 cdef int _parse_request_again(RequestHead head) except -1:
-    """Parse what was received again with llhttp, if it may be read otherwise. Raises `Malformed`."""
+    """Parse the head again with llhttp, if it may be read otherwise. Raises `Malformed`."""
     cdef bytes text = head.source, method = None
     cdef SecondParser parser
-    cdef Py_ssize_t length = head.message_length
+    cdef Py_ssize_t length = head.head_length
     if _has_usual_framing(head) and not head.chunked and head.origin_form and _has_common_method(head):
         return 0
     if not _has_common_method(head):
@@ -432,13 +430,11 @@ cdef int _parse_request_again(RequestHead head) except -1:
         if method == head.method:
             method = None
     if method is not None or ((head.length or head.chunked) and _is_odd_for_llhttp(head)):
-        text = _message_for_llhttp(head, method)
+        text = _head_for_llhttp(head, method)
         length = PyBytes_GET_SIZE(text)
     parser = SecondParser(HttpRequestParser)
-    if head.whole and head.length:
-        parser.read_whole(_start(text), length)
-    else:
-        parser.read_head(_start(text), length, not head.whole)
+    parser.read_head(_start(text), length, head.chunked or head.length > 0)
+    if head.chunked:
         head._second_parser = parser
     return 0
 
@@ -662,22 +658,18 @@ cdef inline bint _is_head(bytes method) noexcept:
 
 
 cdef int _parse_response_again(ResponseHead head, bytes request_method) except -1:
-    """Parse the head again with llhttp, and the body if all of it was received, if they may be read otherwise. Raises
-    `Malformed`.
-    """
+    """Parse the head again with llhttp, if it may be read otherwise, or if its chunks come later. Raises `Malformed`."""
     cdef bytes text = head.source
     cdef SecondParser parser
+    cdef Py_ssize_t length = head.head_length
     if _has_usual_framing(head) and head.status >= 200 and not head.until_close and (head.whole or not head.chunked):
         return 0
     if head.upgrade is _NO_NAMES and _is_odd_for_llhttp(head):
-        text = _message_for_llhttp(head, None)
+        text = _head_for_llhttp(head, None)
+        length = PyBytes_GET_SIZE(text)
     parser = SecondParser(HttpResponseParser)
-    if _is_head(request_method):
-        parser.read_head(_start(text), PyBytes_GET_SIZE(text), UNKNOWN)
-    elif head.whole and head.has_body:
-        parser.read_whole(_start(text), PyBytes_GET_SIZE(text))
-    else:
-        parser.read_head(_start(text), PyBytes_GET_SIZE(text), head.has_body)
+    parser.read_head(_start(text), length, UNKNOWN if _is_head(request_method) else head.has_body)
+    if head.chunked:
         head._second_parser = parser
     return 0
 

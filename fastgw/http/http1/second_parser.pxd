@@ -16,10 +16,7 @@ cdef class SecondParser:
     cdef object _refusal
     cdef Py_ssize_t _upgraded_at
 
-    cdef bint _agrees_on_head(self, const uint8_t* at, Py_ssize_t length, int body_follows) except -1
-    cdef bint _agrees_on_whole(self, const uint8_t* at, Py_ssize_t length) except -1
     cdef int read_head(self, const uint8_t* at, Py_ssize_t length, int body_follows) except -1
-    cdef int read_whole(self, const uint8_t* at, Py_ssize_t length) except -1
     cdef int read_on(self, const uint8_t* at, Py_ssize_t length) except -1
     cdef int read_last(self, const uint8_t* at, Py_ssize_t length) except -1
     cdef bint _feed(self, const uint8_t* at, Py_ssize_t length) except -1

@@ -1,6 +1,6 @@
 """Second parser: llhttp also reads what may be read in more than one way, and has to find the same message in it: heads
-of other methods, targets and versions than the usual ones, offers of other protocols, bodies that end with their
-connection, and chunks that arrive one after the other.
+of other methods, targets and versions than the usual ones or whose body ends with the connection, offers of other
+protocols, and chunks that do not come with their head.
 
 It only confirms the result of the first parser: that the bytes are well-formed, whether a body follows the head, and
 that the message ends with the same byte. It runs without field callbacks, so it creates no objects, and without any
@@ -24,9 +24,6 @@ class SecondParser:
         `body_follows` None: llhttp cannot know (its response parser is not informed that the request was HEAD), and
         reads nothing after this.
         """
-
-    def whole(self, message: bytes) -> None:
-        """Read exactly one message with a body. Raises `Malformed`, also if llhttp ends it at another byte."""
 
     def body(self, chunk: bytes) -> None:
         """Read bytes after which the message continues. Raises `Malformed`."""

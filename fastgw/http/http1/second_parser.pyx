@@ -68,38 +68,16 @@ cdef class SecondParser:
         _window.length = 0
         return True
 
-    cdef bint _agrees_on_head(self, const uint8_t* at, Py_ssize_t length, int body_follows) except -1:
-        """Whether this is exactly one head, and a body follows or does not."""
+    cdef int read_head(self, const uint8_t* at, Py_ssize_t length, int body_follows) except -1:
         self._seen.heads = self._seen.messages = 0
         self._upgraded_at = -1
-        return (
+        if not (
             self._feed(at, length)
             and (self._upgraded_at < 0 or self._upgraded_at == length)
             and self._seen.heads == 1
             and (body_follows == UNKNOWN or self._seen.messages == (not body_follows))
-        )
-
-    cdef bint _agrees_on_whole(self, const uint8_t* at, Py_ssize_t length) except -1:
-        """Whether this is exactly one message, which ends with the last byte."""
-        self._seen.heads = self._seen.messages = 0
-        self._upgraded_at = -1
-        return (
-            self._feed(at, length - 1)
-            and self._seen.messages == 0
-            and self._feed(at + length - 1, 1)
-            and self._seen.messages == 1
-            and self._seen.heads == 1
-            and self._upgraded_at < 0
-        )
-
-    cdef int read_head(self, const uint8_t* at, Py_ssize_t length, int body_follows) except -1:
-        if not self._agrees_on_head(at, length, body_follows):
+        ):
             raise self._refused("head")
-        return 0
-
-    cdef int read_whole(self, const uint8_t* at, Py_ssize_t length) except -1:
-        if not self._agrees_on_whole(at, length):
-            raise self._refused("body" if self._seen.heads else "head")
         return 0
 
     cdef int read_on(self, const uint8_t* at, Py_ssize_t length) except -1:
@@ -125,9 +103,6 @@ cdef class SecondParser:
 
     def head(self, bytes raw not None, body_follows):
         self.read_head(_text(raw), PyBytes_GET_SIZE(raw), UNKNOWN if body_follows is None else body_follows)
-
-    def whole(self, bytes message not None):
-        self.read_whole(_text(message), PyBytes_GET_SIZE(message))
 
     def body(self, bytes chunk not None):
         self.read_on(_text(chunk), PyBytes_GET_SIZE(chunk))

@@ -214,14 +214,6 @@ def test_the_reason_names_an_empty_line_before_the_request_line(line_end: bytes)
     assert refused.value.reason == "The request line is malformed: there is an empty line before the request line."
 
 
-@pytest.mark.parametrize("raw", [each for each, _ in REFUSED.values()], ids=REFUSED.keys())
-def test_a_refused_head_leaves_nothing_behind_in_the_parsers(raw: bytes):
-    """llhttp is long-lived: what one client sent must not decide over another's request."""
-    with pytest.raises(Malformed):
-        parse_request(raw)
-    assert parse_request(head(b"GET /next HTTP/1.1")).path == b"/next"
-
-
 REASONS = {
     b"A: b\rc": "A line contains a bare CR.",
     b"A: b\nc: d": "A line ends with a bare LF.",
@@ -370,14 +362,6 @@ def test_whether_the_connection_closes(version, connection, close):
     """RFC 9112 section 9.3."""
     request = parse_request(head(b"GET / HTTP/" + version, *(b"Connection: " + each for each in connection)))
     assert request.close is close
-
-
-@pytest.mark.parametrize("connection", [b"close", b"closed", b"close, x", b"x", b"@, close;q=1", b"keep-alive, closed"])
-def test_the_next_request_is_judged_for_itself(connection: bytes):
-    """However llhttp reads `Connection`, the request that follows, perhaps of another client, is not refused for it."""
-    for version in (b"1.0", b"1.1"):
-        parse_request(head(b"GET / HTTP/" + version, b"Connection: " + connection))
-        parse_request(head())
 
 
 @pytest.mark.parametrize(
