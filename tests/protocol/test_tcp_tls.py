@@ -99,17 +99,6 @@ def passing(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield running
 
 
-def _hello(name: str | None, *protocols: str) -> bytes:
-    tls = ssl.create_default_context()
-    tls.check_hostname = False
-    if protocols:
-        tls.set_alpn_protocols(list(protocols))
-    sent = ssl.MemoryBIO()
-    with contextlib.suppress(ssl.SSLWantReadError):
-        tls.wrap_bio(ssl.MemoryBIO(), sent, server_hostname=name).do_handshake()
-    return sent.read()
-
-
 def _extended(hello: bytes, extensions: bytes) -> bytes:
     """Return a ClientHello, without the header of a record, with more extensions."""
     body = bytearray(hello[9:])
@@ -124,7 +113,7 @@ def _extended(hello: bytes, extensions: bytes) -> bytes:
 
 def _long_hello(name: str) -> bytes:
     """Return a ClientHello, without the header of a record, with an unassigned extension of 40 KB."""
-    return _extended(_hello(name), b"\xfd\xe8" + (40_000).to_bytes(2) + bytes(40_000))
+    return _extended(client_hello(name=name), b"\xfd\xe8" + (40_000).to_bytes(2) + bytes(40_000))
 
 
 def _in_records(message: bytes) -> bytes:
@@ -189,7 +178,7 @@ def test_a_client_talks_tls_with_the_service_itself(passing: Gateway, place: Pla
 def test_name_and_protocols_decide(
     passing: Gateway, place: Place, name: str | None, protocols: tuple[str, ...], listener: str, service: str
 ) -> None:
-    sent = _hello(name, *protocols)
+    sent = client_hello(*protocols, name=name)
     with connected(passing.port(listener)) as client:
         client.sendall(sent)
         with (place.a if service == "a" else place.b).accept() as got:
@@ -204,7 +193,7 @@ def test_an_unknown_name_gets_an_alert_and_no_byte_reaches_a_service(
     passing: Gateway, place: Place, name: str | None
 ) -> None:
     with connected(passing.port()) as client:
-        client.sendall(_hello(name) + b"early")
+        client.sendall(client_hello(name=name) + b"early")
         assert read_all(client) == UNRECOGNIZED_NAME
     assert place.a.has_nobody()
     assert place.b.has_nobody()
@@ -214,7 +203,7 @@ def test_an_unknown_name_gets_an_alert_and_no_byte_reaches_a_service(
 
 def test_what_is_sent_behind_an_alert_is_bounded(passing: Gateway) -> None:
     """Its client has a second to read it; one that goes on sending meanwhile is reset after 64 KiB."""
-    hello = _hello("flood.test")
+    hello = client_hello(name="flood.test")
     with connected(passing.port()) as client:
         client.sendall(hello)
         assert client.recv(100) == UNRECOGNIZED_NAME
@@ -226,7 +215,7 @@ def test_what_is_sent_behind_an_alert_is_bounded(passing: Gateway) -> None:
 
 def test_a_hello_in_pieces_and_several_records(passing: Gateway, place: Place) -> None:
     """RFC 8446 section 5.1: a message may be cut into records, and TCP cuts anywhere."""
-    message = _hello("a.test")[5:]
+    message = client_hello(name="a.test")[5:]
     cut = b"".join(b"\x16\x03\x01\x00\x40" + message[at : at + 64] for at in range(0, len(message) - 64, 64))
     rest = message[len(cut) // 69 * 64 :]
     cut += b"\x16\x03\x01" + len(rest).to_bytes(2) + rest
@@ -273,7 +262,7 @@ def test_a_hello_with_thousands_of_entries_is_refused(
 ) -> None:
     """OpenSSL would answer it; each costs as much time as many connections, which wait meanwhile."""
     with connected(passing.port(listener)) as client:
-        client.sendall(_in_records(_extended(_hello("a.test"), extensions)))
+        client.sendall(_in_records(_extended(client_hello(name="a.test"), extensions)))
         assert read_all(client) == DECODE_ERROR
     assert place.a.has_nobody()
 
@@ -288,7 +277,7 @@ def test_a_hello_that_does_not_come_in_time(passing: Gateway, place: Place) -> N
 
 def test_an_end_right_behind_the_hello_arrives_and_the_answer_comes(passing: Gateway, place: Place) -> None:
     """The client has ended its direction before there is a target."""
-    sent = _hello("a.test") + b"early" * 5_000
+    sent = client_hello(name="a.test") + b"early" * 5_000
     with connected(passing.port()) as client:
         client.sendall(sent)
         client.shutdown(socket.SHUT_WR)
@@ -299,7 +288,7 @@ def test_an_end_right_behind_the_hello_arrives_and_the_answer_comes(passing: Gat
 
 
 def test_the_service_may_end_first_and_a_reset_still_arrives(passing: Gateway, place: Place) -> None:
-    hello = _hello("a.test")
+    hello = client_hello(name="a.test")
     with connected(passing.port()) as client:
         client.sendall(hello)
         with place.a.accept() as got:
@@ -332,7 +321,7 @@ def test_tls_ends_for_the_other_names_of_a_port_that_passes_some_through(
 @pytest.mark.parametrize("cut", [1, 4, 100, None])
 def test_names_are_passed_through_beside_those_whose_tls_ends(passing: Gateway, place: Place, cut: int | None) -> None:
     """The service gets the bytes of the client alone, wherever they are cut; half-close goes both ways."""
-    sent = _hello("y.wild.test") + b"early" * 5_000
+    sent = client_hello(name="y.wild.test") + b"early" * 5_000
     with connected(passing.port("mixed")) as client:
         for part in (sent[:cut], sent[cut:]) if cut else (sent,):
             client.sendall(part)
@@ -345,7 +334,7 @@ def test_names_are_passed_through_beside_those_whose_tls_ends(passing: Gateway, 
 
 
 def test_protocols_too_decide_what_is_passed_through(passing: Gateway, place: Place) -> None:
-    hello = _hello("a.test", "special")
+    hello = client_hello("special", name="a.test")
     with connected(passing.port("mixed")) as client:
         client.sendall(hello)
         with place.b.accept() as got:
@@ -377,7 +366,7 @@ def test_a_long_hello_is_passed_through_and_not_ended(passing: Gateway, place: P
 def test_what_openssl_might_read_otherwise_ends_no_tls_where_names_are_passed_through(
     passing: Gateway, place: Place
 ) -> None:
-    hello = _hello("y.wild.test")
+    hello = client_hello(name="y.wild.test")
     with connected(passing.port("mixed")) as client:
         client.sendall(hello[:3] + (len(hello) - 4).to_bytes(2) + hello[5:] + b"x")
         assert read_all(client) == UNEXPECTED_MESSAGE
@@ -390,7 +379,7 @@ PROXIED = header_v2(("192.0.2.1", 1111), ("192.0.2.2", 2222), ProxyTlvs("h2", "a
 @pytest.mark.parametrize("header", [PROXIED, b"PROXY TCP4 192.0.2.1 192.0.2.2 1111 2222\r\n"])
 def test_a_hello_follows_a_proxy_header_wherever_it_is_cut(passing: Gateway, place: Place, header: bytes) -> None:
     """The service gets the client's bytes alone."""
-    hello = _hello("a.test")
+    hello = client_hello(name="a.test")
     for cut in range(1, len(header) + 1):
         with connected(passing.port("proxied")) as client:
             client.sendall(header[:cut])
@@ -411,7 +400,7 @@ def test_a_hello_follows_a_proxy_header_wherever_it_is_cut(passing: Gateway, pla
 )
 def test_a_hello_behind_anything_else_reaches_no_service(passing: Gateway, place: Place, header: bytes) -> None:
     with connected(passing.port("proxied")) as client:
-        client.sendall(header + _hello("a.test"))
+        client.sendall(header + client_hello(name="a.test"))
         with contextlib.suppress(ConnectionResetError):  # there was more than was read
             assert read_all(client) == b""
     assert place.a.has_nobody()
@@ -699,7 +688,7 @@ def test_a_header_of_a_proxy_before_tls_is_told_on_as_it_was(place: Place, tmp_p
                     client = client_tls(place.authority).wrap_socket(raw, server_hostname=name)
                     client.sendall(b"question")
                 else:
-                    raw.sendall(_hello(name))
+                    raw.sendall(client_hello(name=name))
                 with place.a.accept() as service:
                     if version == "v1":
                         assert read_exactly(service, len(greeting)) == greeting

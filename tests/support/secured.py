@@ -54,14 +54,18 @@ class Secured(Client):
         return x509.load_der_x509_certificate(shown).serial_number
 
 
-def client_hello(*protocols: str) -> bytes:
-    """Return a ClientHello in one record."""
+def client_hello(
+    *protocols: str, name: str | None = "a.test", highest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+) -> bytes:
+    """Return a ClientHello of OpenSSL in one record. `name`: of the server; None: it has none."""
     tls = ssl.create_default_context()
+    tls.check_hostname = False
+    tls.maximum_version = highest
     if protocols:
         tls.set_alpn_protocols(list(protocols))
     sent = ssl.MemoryBIO()
     with contextlib.suppress(ssl.SSLWantReadError):
-        tls.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="a.test").do_handshake()
+        tls.wrap_bio(ssl.MemoryBIO(), sent, server_hostname=name).do_handshake()
     return sent.read()
 
 

@@ -20,20 +20,8 @@ from fastgw.net.client_hello import (
     HelloReader,
     InvalidHello,
 )
+from tests.support.secured import client_hello
 from tests.support.table import for_each
-
-
-def made(name: str | None, *protocols: str, highest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> bytes:
-    """A ClientHello of OpenSSL's, in one record."""
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    tls.check_hostname = False
-    tls.maximum_version = highest
-    if protocols:
-        tls.set_alpn_protocols(list(protocols))
-    sent = ssl.MemoryBIO()
-    with contextlib.suppress(ssl.SSLWantReadError):
-        tls.wrap_bio(ssl.MemoryBIO(), sent, server_hostname=name).do_handshake()
-    return sent.read()
 
 
 def vector(size: int, content: bytes) -> bytes:
@@ -75,13 +63,13 @@ def read(*chunks: bytes) -> ClientHello | None:
 @for_each("name", ["a.test", "A.TEST", None])
 @for_each("protocols", [(), ("h2", "http/1.1")])
 def test_hellos_of_openssl(name: str | None, protocols: tuple[str, ...], highest: ssl.TLSVersion) -> None:
-    found = read(made(name, *protocols, highest=highest))
+    found = read(client_hello(*protocols, name=name, highest=highest))
     assert found == ClientHello((name or "").lower(), tuple(each.encode() for each in protocols))
 
 
 def test_byte_by_byte_and_in_any_records() -> None:
     """RFC 8446 section 5.1: a message may be cut anywhere; it is whole with its last byte and not before."""
-    whole = made("a.test", "h2")
+    whole = client_hello("h2")
     assert read(*(whole[at : at + 1] for at in range(len(whole)))) == ClientHello("a.test", (b"h2",))
     content, dice = whole[5:], random.Random(7)
     for _ in range(50):
@@ -93,7 +81,7 @@ def test_byte_by_byte_and_in_any_records() -> None:
 def test_what_follows_in_records_of_its_own_is_passed_on() -> None:
     """Early data comes right behind (RFC 8446 section 4.2.10)."""
     reader = HelloReader()
-    sent = made("a.test") + record(b"early", kind=23)
+    sent = client_hello() + record(b"early", kind=23)
     assert reader.feed(sent) == ClientHello("a.test")
     assert bytes(reader.received) == sent
 
@@ -265,7 +253,7 @@ def test_a_port_of_a_name_is_ignored() -> None:
 def test_changed_bytes_end_in_one_of_three_ways() -> None:
     """Whatever comes, it is a hello, more is waited for, or it is refused; and OpenSSL finds no other name."""
     dice = random.Random(20261122)
-    sent = made("a.test", "h2", "http/1.1")
+    sent = client_hello("h2", "http/1.1")
     for _ in range(20_000):
         changed = bytearray(sent)
         for _ in range(dice.randint(1, 4)):
